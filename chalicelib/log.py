@@ -1,0 +1,85 @@
+"""One JSON object a line on standard output, each with the request id of what caused it.
+
+Only the project's own logger is touched: urllib3's and botocore's would write URLs and payloads.
+"""
+
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+from chalicelib.events import rfc3339
+
+_logger = logging.getLogger("triggers_api")
+_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+
+class JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": self.formatTime(record),
+            "level": record.levelname,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        return rfc3339(record.created)
+
+
+class _StandardOutput(logging.Handler):
+    """Looks `sys.stdout` up for each line, so that redirecting it works at any time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stdout.write(self.format(record) + "\n")
+        sys.stdout.flush()
+
+
+def configure(level: str) -> None:
+    """Send lines of `level` and above to standard output, unless a handler is there already."""
+    if not _logger.handlers:
+        handler = _StandardOutput()
+        handler.setFormatter(JsonFormatter())
+        _logger.addHandler(handler)
+    _logger.setLevel(level)
+    _logger.propagate = False
+    # urllib3 warns of odd answers with the URL in the text, and the webhook's path is a secret.
+    logging.getLogger("urllib3").setLevel(logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def request_id(value: str) -> Iterator[None]:
+    """Put `value` on every line that is written inside, in this thread."""
+    token = _request_id.set(value)
+    try:
+        yield
+    finally:
+        _request_id.reset(token)
+
+
+def debug(message: str, **fields: object) -> None:
+    _write(logging.DEBUG, message, fields)
+
+
+def info(message: str, **fields: object) -> None:
+    _write(logging.INFO, message, fields)
+
+
+def warning(message: str, **fields: object) -> None:
+    _write(logging.WARNING, message, fields)
+
+
+def exception(message: str, **fields: object) -> None:
+    """Log an error with the trace of the exception being handled."""
+    _write(logging.ERROR, message, fields, exc_info=True)
+
+
+def _write(level: int, message: str, fields: dict[str, object], *, exc_info: bool = False) -> None:
+    if _logger.isEnabledFor(level):
+        extra = {"fields": {**fields, "request_id": _request_id.get()}}
+        _logger.log(level, message, extra=extra, exc_info=exc_info)

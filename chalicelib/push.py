@@ -1,0 +1,202 @@
+"""One HTTP attempt to push an event, and what came of it.
+
+Knows nothing of retries or storage. The URL's path and query, the secrets and the payload never leave this module
+but to the receiver: urllib3's exceptions carry the path in their text, so none of that text is repeated.
+"""
+
+import email.utils
+import http.client
+import re
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC
+from enum import StrEnum
+
+import urllib3
+from urllib3.response import BaseHTTPResponse
+
+from chalicelib import __version__
+from chalicelib.connection import Connection, TlsConnection, TlsSocket
+from chalicelib.events import Event
+from chalicelib.signing import signature
+
+MAX_ANSWER_BYTES = 1024
+MAX_RETRY_AFTER_SECONDS = 3600
+# Servers close idle connections after 5 s (Node.js, Apache) or later; a frozen container cannot see it happen.
+KEEP_SECONDS = 4.0
+# The outcome is known once the head of an answer is read: its body is waited for only to keep the connection.
+BODY_SECONDS = 1.0
+
+BROKEN = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, ValueError)
+
+
+class Result(StrEnum):
+    DELIVERED = "delivered"
+    RETRY = "retry"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came back from one push. `error` is a sentence for a person, without secrets."""
+
+    result: Result
+    duration_ms: int
+    status_code: int | None = None
+    error: str | None = None
+    retry_after_seconds: float = 0.0
+    timed_out: bool = False
+
+
+class PushClient:
+    """Pushes events to one webhook URL over kept connections. Safe to share between threads."""
+
+    def __init__(
+        self,
+        url: str,
+        signing_secrets: tuple[bytes, ...],
+        *,
+        connect_timeout_seconds: float,
+        clock: Callable[[], float],
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        parsed = urllib3.util.parse_url(url)
+        self._host = (parsed.host or "").strip("[]")
+        self._port = parsed.port or (443 if parsed.scheme == "https" else 80)
+        self._target = parsed.request_uri
+        self._secrets = signing_secrets
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._clock = clock
+        self._ssl_context = None
+        if parsed.scheme == "https":
+            self._ssl_context = ssl_context or ssl.create_default_context()
+            self._ssl_context.sslsocket_class = TlsSocket
+        self._kept: deque[tuple[float, Connection]] = deque()  # the oldest first
+
+    def send(self, event: Event, timeout_seconds: float) -> Outcome:
+        """Push `event` once, in `timeout_seconds` at most, however slowly the receiver answers."""
+        body = event.push_body()
+        headers = self._headers(event.event_id, body)
+        started = time.monotonic()
+        try:
+            status_code, retry_after = self._exchange(headers, body, started + timeout_seconds)
+        except BROKEN as error:
+            result, text = _broken(error)
+            return Outcome(result, _ms(started), error=text, timed_out=isinstance(error, TimeoutError))
+        result = _result(status_code)
+        error_text = None if result is Result.DELIVERED else f"the receiver answered {status_code}"
+        wait = _retry_after_seconds(retry_after, self._clock()) if status_code in (429, 503) else 0.0
+        return Outcome(result, _ms(started), status_code, error_text, wait)
+
+    def _headers(self, event_id: str, body: bytes) -> dict[str, str]:
+        timestamp = int(self._clock())
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": f"triggers-api/{__version__}",
+            "webhook-id": event_id,
+            "webhook-timestamp": str(timestamp),
+        }
+        if self._secrets:
+            headers["webhook-signature"] = signature(self._secrets, event_id, timestamp, body)
+        return headers
+
+    def _exchange(self, headers: dict[str, str], body: bytes, deadline: float) -> tuple[int, str | None]:
+        """Send, and return the status code and Retry-After of the answer."""
+        connection = self._kept_connection() or self._new_connection()
+        try:
+            connection.set_deadline(deadline)
+            if connection.is_closed:
+                connection.connect()
+            try:
+                connection.request(
+                    "POST", self._target, body=body, headers=headers, preload_content=False, decode_content=False
+                )
+            except BrokenPipeError:
+                pass  # it stopped listening, perhaps after an answer such as 413
+            response = connection.getresponse()
+        except BaseException:
+            connection.close()
+            raise
+        self._keep_or_close(connection, response)
+        return response.status, response.headers.get("Retry-After")
+
+    def _kept_connection(self) -> Connection | None:
+        """Return a connection that the receiver has not closed, the last used first."""
+        while self._kept:
+            try:
+                kept_at, connection = self._kept.pop()
+            except IndexError:  # another thread took it
+                break
+            if self._clock() - kept_at <= KEEP_SECONDS and connection.is_connected:
+                return connection
+            connection.close()
+        return None
+
+    def _new_connection(self) -> Connection:
+        if self._ssl_context:
+            connection: Connection = TlsConnection(self._host, self._port, ssl_context=self._ssl_context)
+        else:
+            connection = Connection(self._host, self._port)
+        connection.connect_timeout_seconds = self._connect_timeout_seconds
+        return connection
+
+    def _keep_or_close(self, connection: Connection, response: BaseHTTPResponse) -> None:
+        """Keep the connection if the answer ends soon and within 1 KiB. Whatever becomes of it, the outcome stands."""
+        try:
+            if not connection.is_closed and (response.length_remaining or 0) <= MAX_ANSWER_BYTES:
+                connection.set_deadline(min(connection.deadline, time.monotonic() + BODY_SECONDS))
+                response.read(MAX_ANSWER_BYTES)
+                if response.closed:
+                    self._kept.append((self._clock(), connection))
+                    return
+        except BROKEN:
+            pass
+        response.close()
+        connection.close()
+
+
+def _ms(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)
+
+
+def _result(status_code: int) -> Result:
+    if 200 <= status_code < 300:
+        return Result.DELIVERED
+    if status_code in (408, 425, 429) or 500 <= status_code < 600:
+        return Result.RETRY
+    return Result.FAILED
+
+
+def _broken(error: Exception) -> tuple[Result, str]:
+    """Return what an exchange without an answer means. The first row that fits counts."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Result.FAILED, f"the certificate does not verify: {error.verify_message}"
+    reasons: tuple[tuple[type[Exception], str], ...] = (
+        (TimeoutError, "no answer in time"),
+        (ssl.SSLError, "TLS failed"),
+        (socket.gaierror, "the host name does not resolve"),
+        (ConnectionRefusedError, "the connection was refused"),
+        (http.client.RemoteDisconnected, "the connection was closed without an answer"),
+        (ConnectionError, "the connection was reset"),
+        (OSError, "the receiver cannot be reached"),
+    )
+    reason = next((text for kind, text in reasons if isinstance(error, kind)), "the answer is not HTTP")
+    return Result.RETRY, reason
+
+
+def _retry_after_seconds(value: str | None, now: float) -> float:
+    """Return the seconds that `Retry-After` asks for (RFC 9110, section 10.2.3), between 0 and an hour; 0 if none."""
+    if value is None:
+        return 0.0
+    if re.fullmatch(r"[0-9]+", value):
+        return float(min(MAX_RETRY_AFTER_SECONDS, int(value[:9])))
+    try:
+        moment = email.utils.parsedate_to_datetime(value)
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
+    except (ValueError, OverflowError):
+        return 0.0
+    return min(float(MAX_RETRY_AFTER_SECONDS), max(0.0, seconds))

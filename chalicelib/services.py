@@ -1,0 +1,114 @@
+"""Builds what a container needs, once, at first use, and holds it.
+
+The only place that makes AWS clients. Tests build their own with other clocks and clients.
+"""
+
+import os
+import random
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from chalicelib import log
+from chalicelib.breaker import Breaker
+from chalicelib.dynamodb import EventStore
+from chalicelib.metrics import Metrics
+from chalicelib.push import PushClient
+from chalicelib.settings import Settings, load
+from chalicelib.sqs import Queue
+
+# Two tries of 1 s to connect and 2 s to read, with up to 1 s between them: the longest that one AWS call may take.
+AWS_CALL_SECONDS = 7
+AWS_CONFIG = Config(
+    connect_timeout=1,
+    read_timeout=2,
+    retries={"mode": "standard", "total_max_attempts": 2},
+    tcp_keepalive=True,
+    max_pool_connections=64,
+)
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything that outlives a request, and the clock, sleep, random and ids that are passed in."""
+
+    settings: Settings
+    store: EventStore
+    inbox: Queue
+    dlq: Queue
+    push: PushClient
+    breaker: Breaker
+    metrics: Metrics
+    clock: Callable[[], float]
+    sleep: Callable[[float], None]
+    random: Callable[[], float]
+    new_id: Callable[[], str]
+
+
+def build(
+    settings: Settings,
+    dynamodb: Any,
+    sqs: Any,
+    *,
+    push: PushClient | None = None,
+    clock: Callable[[], float] = time.time,
+    sleep: Callable[[float], None] = time.sleep,
+    random: Callable[[], float] = random.random,
+    new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+) -> Services:
+    """Return services on the given boto3 clients. `new_id` gives 32 hexadecimal digits, never the same twice."""
+    return Services(
+        settings=settings,
+        store=EventStore(dynamodb, settings.events_table_name, clock=clock),
+        inbox=Queue(sqs, settings.inbox_queue_url),
+        dlq=Queue(sqs, settings.inbox_dlq_url),
+        push=push
+        or PushClient(
+            settings.webhook_url,
+            settings.signing_secrets,
+            connect_timeout_seconds=settings.push_connect_timeout_seconds,
+            clock=clock,
+        ),
+        breaker=Breaker(failures=settings.breaker_failures, open_seconds=settings.breaker_open_seconds, clock=clock),
+        metrics=Metrics(settings.metrics_namespace, settings.stage, clock=clock, write=_print_line),
+        clock=clock,
+        sleep=sleep,
+        random=random,
+        new_id=new_id,
+    )
+
+
+def _print_line(line: str) -> None:
+    sys.stdout.write(line + "\n")  # in one piece: threads write at the same time
+    sys.stdout.flush()
+
+
+_lock = Lock()
+_services: Services | None = None
+
+
+def use(services: Services | None) -> None:
+    """Hold these services from now on; None: build new ones when they are next asked for."""
+    global _services  # noqa: PLW0603
+    _services = services
+
+
+def get() -> Services:
+    """Return this container's services; raise SettingsError when the environment is not usable."""
+    global _services  # noqa: PLW0603
+    with _lock:
+        if _services is None:
+            log.configure("INFO")
+            settings = load(os.environ)
+            log.configure(settings.log_level)
+            _services = build(
+                settings, boto3.client("dynamodb", config=AWS_CONFIG), boto3.client("sqs", config=AWS_CONFIG)
+            )
+        return _services

@@ -1,0 +1,111 @@
+"""What may be posted as an event: the body of POST /events, checked as a whole.
+
+Knows nothing of headers or storage.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from chalicelib.errors import BodyTooLargeError, Fault, InvalidRequestError
+from chalicelib.events import EVENT_TYPE, compact
+
+MAX_BODY_BYTES = 256 * 1024
+MAX_DEPTH = 100
+
+
+@dataclass(frozen=True)
+class NewEvent:
+    """A valid body of POST /events. `payload` and `metadata` are compact JSON; equal JSON has an equal `body_hash`."""
+
+    event_type: str
+    payload: str
+    metadata: str
+    body_hash: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of what was posted: what a page that shows it must carry."""
+        return len(self.payload.encode()) + len(self.metadata.encode())
+
+
+def parse_new_event(body: bytes) -> NewEvent:
+    """Return the event that `body` describes.
+
+    Raises BodyTooLargeError over 256 KiB, as sent or as compact JSON (250 KB of `1e15` grows past what DynamoDB
+    stores), and InvalidRequestError with every fault found.
+    """
+    if len(body) > MAX_BODY_BYTES:
+        raise BodyTooLargeError(f"The body may have {MAX_BODY_BYTES} bytes at most.")
+    document = _parse_json(body)
+    canonical = _canonical(document)
+    if len(canonical) > MAX_BODY_BYTES:
+        raise BodyTooLargeError(f"The body may have {MAX_BODY_BYTES} bytes at most, as compact JSON too.")
+    faults = _faults(document)
+    if faults:
+        raise InvalidRequestError(*faults)
+    return NewEvent(
+        event_type=document["event_type"],
+        payload=compact(document["payload"]),
+        metadata=compact(document.get("metadata")),
+        body_hash=hashlib.sha256(canonical).hexdigest(),
+    )
+
+
+def _parse_json(body: bytes) -> Any:
+    try:
+        document = json.loads(body.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise _unusable("must be UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise _unusable(f"must be JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
+    except RecursionError:
+        raise _unusable(f"must not be nested deeper than {MAX_DEPTH}") from None
+    except ValueError:  # CPython converts no integer of more than 4,300 digits
+        raise _unusable("must not hold an integer of more than 4,300 digits") from None
+    if _depth(document) > MAX_DEPTH:
+        raise _unusable(f"must not be nested deeper than {MAX_DEPTH}")
+    return document
+
+
+def _canonical(document: Any) -> bytes:
+    """Return one text for all spellings of the same JSON: members sorted, nothing between them.
+
+    `json` reads NaN, and 1e400 as Infinity, and lone surrogates: none of them can be written again.
+    """
+    try:
+        text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
+        return text.encode()
+    except UnicodeEncodeError:
+        raise _unusable("must not hold lone surrogates") from None
+    except ValueError:
+        raise _unusable("must hold finite numbers only, none beyond the range of a double") from None
+
+
+def _depth(document: Any) -> int:
+    depth, level = 0, [document]
+    while level := [value for value in level if isinstance(value, dict | list)]:
+        depth += 1
+        level = [child for value in level for child in (value.values() if isinstance(value, dict) else value)]
+    return depth
+
+
+def _unusable(message: str) -> InvalidRequestError:
+    return InvalidRequestError(Fault("body", message))
+
+
+def _faults(document: Any) -> list[Fault]:
+    if not isinstance(document, dict):
+        return [Fault("body", "must be a JSON object")]
+    faults = []
+    event_type = document.get("event_type")
+    if not (isinstance(event_type, str) and EVENT_TYPE.fullmatch(event_type)):
+        faults.append(Fault("event_type", "is required: 1 to 128 characters of A-Z a-z 0-9 . _ - : /"))
+    if not isinstance(document.get("payload"), dict):
+        faults.append(Fault("payload", "is required: a JSON object"))
+    if not isinstance(document.get("metadata"), dict | None):
+        faults.append(Fault("metadata", "must be a JSON object or null"))
+    unknown = document.keys() - {"event_type", "payload", "metadata"}
+    faults += [Fault(name[:128], "is not a member of an event") for name in sorted(unknown)]
+    return faults
