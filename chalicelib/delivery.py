@@ -56,7 +56,13 @@ def accept(
         if written.event.body_hash != new.body_hash:
             raise IdempotencyConflictError
         return Accepted(written.event, replayed=True)
-    log.info("event accepted", event_id=event.event_id, event_type=event.event_type, created_by=created_by)
+    log.info(
+        "event accepted",
+        event_id=event.event_id,
+        event_type=event.event_type,
+        created_by=created_by,
+        status=event.status,
+    )
     services.metrics.emit(EventsAccepted=1)
     try:
         return Accepted(_push_inline(event, services) if push_now else _queue(event, services))

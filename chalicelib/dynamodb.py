@@ -64,10 +64,7 @@ class EventStore:
     def put(self, event: Event) -> Written:
         """Store a new event. It carries a `claim_id`, claimed or not."""
         written = self._write("put_item", ABSENT, {}, claim_id=event.claim_id, Item=typed(attributes(event)))
-        if not written.done:
-            return written
-        log.info("status changed", event_id=event.event_id, to=event.status)
-        return Written(True, event)
+        return Written(True, event) if written.done else written
 
     def claim(self, event_id: str, claim_id: str) -> Written:
         """Take the exclusive right to push a due event for CLAIM_SECONDS, and count the attempt."""
@@ -110,11 +107,12 @@ class EventStore:
                 log.info("status changed", event_id=event.event_id, **fields)
             return Written(True, event)
         current = written.event
-        if current and current.claim_id == event.claim_id and current.claimed_until is None:
+        still_mine = current is not None and current.claim_id == event.claim_id
+        if current and still_mine and current.claimed_until is None:
             return Written(True, current)  # this very write, when its answer was lost
         log.warning("record refused", event_id=event.event_id, status=current.status if current else None)
-        # What is left of the claim would make a replay wait for nothing.
-        self._update(event.event_id, RELEASABLE, {"claimed_until": None}, mine)
+        if still_mine:  # what is left of the claim would make a replay wait for nothing
+            self._update(event.event_id, RELEASABLE, {"claimed_until": None}, mine)
         return written
 
     def acknowledge(self, event_id: str) -> Written:

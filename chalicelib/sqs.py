@@ -98,15 +98,22 @@ class Queue:
 
     def _call(self, operation: str, call: Callable[..., Any], fields: dict[str, Any], **parameters: Any) -> Any:
         started = time.monotonic()
-        error = None
+        answer, error = {}, None
         try:
-            return call(QueueUrl=self._url, **parameters)
+            answer = call(QueueUrl=self._url, **parameters)
+            return answer
         except (ClientError, BotoCoreError) as failure:
             error = type(failure).__name__
             raise QueueUnavailableError(f"{self.name}: {operation} failed") from failure
         finally:
-            duration_ms = round((time.monotonic() - started) * 1000)
-            log.info(f"sqs {operation}", queue=self.name, **fields, duration_ms=duration_ms, error=error)
+            log.info(
+                f"sqs {operation}",
+                queue=self.name,
+                **fields,
+                message_id=answer.get("MessageId"),  # the request id of whoever receives it
+                duration_ms=round((time.monotonic() - started) * 1000),
+                error=error,
+            )
 
 
 def _parameters(message: Outgoing) -> dict[str, Any]:

@@ -19,15 +19,20 @@ import boto3
 import moto.sqs.models
 import pytest
 from moto import mock_aws
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.core.botocore_stubber import BotocoreStubber
+from moto.sqs.models import sqs_backends
 
 import app
-from chalicelib import services, settings
+from chalicelib import log, services, settings
+from chalicelib.sqs import Depth, Queue
 
 ROOT = Path(__file__).parent.parent.parent
 KEY = "test-key"
 PRODUCER_KEY = "producer-key"
 CONSUMER_KEY = "consumer-key"
 START = 1_795_000_000.0  # any moment will do
+REGION = "us-east-1"
 
 
 def digest(key: str) -> str:
@@ -76,12 +81,16 @@ class Answer:
 
 @dataclass
 class World:
-    """A deployed system: call its API, run its worker and its schedules, look into its queues."""
+    """A deployed system: call its API, run its worker and its schedules, look into its queues.
+
+    `dynamodb` and `sqs` are the system's own clients; what the world does itself goes through `outside`.
+    """
 
     clock: Clock
     environ: dict[str, str]
     dynamodb: Any
     sqs: Any
+    outside: Any
     services: services.Services = field(init=False)
 
     def __post_init__(self) -> None:
@@ -90,8 +99,10 @@ class World:
     def restart(self, **environ: str) -> None:
         """Start anew as a fresh container would, with other variables too."""
         self.environ |= environ
+        loaded = settings.load(self.environ)
+        log.configure(loaded.log_level)
         self.services = services.build(
-            settings.load(self.environ), self.dynamodb, self.sqs, clock=self.clock, sleep=self.clock.sleep
+            loaded, self.dynamodb, self.sqs, clock=self.clock, sleep=self.clock.sleep
         )
         services.use(self.services)
 
@@ -129,10 +140,12 @@ class World:
         event: dict[str, Any] = self.call("GET", f"/events/{event_id}").json
         return event
 
-    def run_worker(self) -> int:
+    def run_worker(self, *, timeout_seconds: float = 50) -> int:
         """Do once what Lambda's event source does: receive a batch, call the worker, delete it unless it raised."""
         queue_url = self.environ["INBOX_QUEUE_URL"]
-        received = self.sqs.receive_message(QueueUrl=queue_url, MaxNumberOfMessages=10).get("Messages", [])
+        # Without waiting: a long poll would wait for a clock that stands still.
+        received = self.outside.receive_message(QueueUrl=queue_url, MaxNumberOfMessages=10, WaitTimeSeconds=0)
+        received = received.get("Messages", [])
         if not received:
             return 0
         records = [
@@ -144,9 +157,9 @@ class World:
             }
             for message in received
         ]
-        app.worker({"Records": records}, LambdaContext(self.clock, 50))
+        app.worker({"Records": records}, LambdaContext(self.clock, timeout_seconds))
         for message in received:
-            self.sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=message["ReceiptHandle"])
+            self.outside.delete_message(QueueUrl=queue_url, ReceiptHandle=message["ReceiptHandle"])
         return len(received)
 
     def run_schedule(self, schedule: Any) -> None:
@@ -166,46 +179,65 @@ class World:
             self.run_schedule(app.sweep)
         raise AssertionError("still not settled")
 
-    def depth(self) -> Any:
-        return self.services.inbox.depth()
+    def depth(self) -> Depth:
+        return Queue(self.outside, self.environ["INBOX_QUEUE_URL"]).depth()
+
+    def messages(self) -> list[dict[str, Any]]:
+        """Return every message in the inbox queue, hidden or not."""
+        return self._look_into("INBOX_QUEUE_URL")
 
     def dead_letters(self) -> list[dict[str, Any]]:
         """Return every message in the dead letter queue: `body` as text, `attributes` by name."""
-        queue = self.environ["INBOX_DLQ_URL"]
-        letters: list[dict[str, Any]] = []
-        while received := self.sqs.receive_message(
-            QueueUrl=queue, MaxNumberOfMessages=10, MessageAttributeNames=["All"], VisibilityTimeout=0
-        ).get("Messages"):
-            if any(letter["id"] == received[0]["MessageId"] for letter in letters):
-                break
-            letters += [
-                {
-                    "id": message["MessageId"],
-                    "body": message["Body"],
-                    "attributes": {k: v["StringValue"] for k, v in message.get("MessageAttributes", {}).items()},
-                }
-                for message in received
-            ]
-        return letters
+        return self._look_into("INBOX_DLQ_URL")
+
+    def _look_into(self, variable: str) -> list[dict[str, Any]]:
+        """Return all messages of a queue, without receiving them; `delay_seconds` is what is left of their delay."""
+        return [
+            {
+                "id": message.id,
+                "body": message.body,
+                "attributes": {name: value["StringValue"] for name, value in message.message_attributes.items()},
+                "delay_seconds": max(0.0, message.delayed_until / 1000 - self.clock()),
+            }
+            for message in self._queue(variable)._messages
+        ]
+
+    def move_back(self) -> None:
+        """Move every message of the dead letter queue to the inbox queue, as SQS's own redrive does."""
+        for message in self.dead_letters():
+            self.send(message["body"], **message["attributes"])
+        self._queue("INBOX_DLQ_URL")._messages.clear()
+
+    def _queue(self, variable: str) -> moto.sqs.models.Queue:
+        return sqs_backends[DEFAULT_ACCOUNT_ID][REGION].queues[self.environ[variable].rsplit("/", 1)[-1]]
 
     def send(self, body: str, **attributes: str) -> None:
         """Put a message into the inbox queue as anybody might."""
         typed = {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()}
-        self.sqs.send_message(QueueUrl=self.environ["INBOX_QUEUE_URL"], MessageBody=body, MessageAttributes=typed)
+        self.outside.send_message(QueueUrl=self.environ["INBOX_QUEUE_URL"], MessageBody=body, MessageAttributes=typed)
 
 
 @contextmanager
 def world(webhook_url: str, **environ: str) -> Iterator[World]:
     """A system that pushes to `webhook_url`, made from resources.json; `environ` adds to its variables."""
     clock = Clock()
+    one_at_a_time = threading.Lock()
+    process_request = BotocoreStubber.process_request
+
+    def atomically(stubber: BotocoreStubber, request: Any) -> Any:
+        """Serve one call: moto checks a condition and writes in two steps, which AWS does in one."""
+        with one_at_a_time:
+            return process_request(stubber, request)
+
     with pytest.MonkeyPatch.context() as patch, mock_aws():
+        patch.setattr(BotocoreStubber, "process_request", atomically)
         patch.setattr(moto.sqs.models, "unix_time", clock)
         patch.setattr(moto.sqs.models, "unix_time_millis", lambda: clock() * 1000)
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "testing")
         patch.delenv("AWS_PROFILE", raising=False)
-        region = {"region_name": "us-east-1"}
-        cloudformation = boto3.client("cloudformation", **region)
+        patch.setattr(services, "_services", None)
+        cloudformation = boto3.client("cloudformation", REGION)
         cloudformation.create_stack(StackName="resources", TemplateBody=(ROOT / "resources.json").read_text())
         stack = cloudformation.describe_stacks(StackName="resources")["Stacks"][0]
         outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
@@ -225,7 +257,7 @@ def world(webhook_url: str, **environ: str) -> Iterator[World]:
                 ),
                 **environ,
             },
-            boto3.client("dynamodb", **region),
-            boto3.client("sqs", **region),
+            boto3.client("dynamodb", REGION, config=services.AWS_CONFIG),
+            boto3.client("sqs", REGION, config=services.AWS_CONFIG),
+            boto3.client("sqs", REGION),
         )
-        services.use(None)
