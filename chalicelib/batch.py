@@ -4,7 +4,6 @@ Knows nothing of Lambda but how long it may still run.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -36,7 +35,7 @@ def serve(batch: Sequence[Received], services: Services, remaining_seconds: floa
     """
     last_start = services.clock() + remaining_seconds - STEP_AWS_SECONDS - services.settings.push_timeout_seconds
     patience = Patience(services.settings.in_process_wait_seconds, last_start)
-    with ThreadPoolExecutor(max_workers=len(batch)) as pool:
+    with services.threads(len(batch)) as pool:
         served = list(pool.map(partial(_serve_one, services, patience), batch))
     well = [each.message.receipt_handle for each in served if each.well]
     if len(well) == len(batch):

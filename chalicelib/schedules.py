@@ -1,6 +1,5 @@
 """What runs by the clock: the sweep that finds what everybody forgot, and the eyes on the dead letters."""
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from chalicelib import listing, log, messages
@@ -24,7 +23,7 @@ def sweep(services: Services, remaining_seconds: float) -> int:
         log.info("sweep waits for the queue", visible=visible)
         return 0
     deadline = services.clock() + remaining_seconds - 2 * AWS_CALL_SECONDS
-    with ThreadPoolExecutor(SHARDS) as pool:
+    with services.threads(SHARDS) as pool:
         count = sum(pool.map(partial(_sweep_shard, services, deadline), range(SHARDS)))
     log.info("swept", queued=count)
     return count

@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -37,7 +38,7 @@ AWS_CONFIG = Config(
 
 @dataclass(frozen=True)
 class Services:
-    """Everything that outlives a request, and the clock, sleep, random and ids that are passed in."""
+    """Everything that outlives a request, and what is passed in: clock, sleep, random, ids, and pools of n threads."""
 
     settings: Settings
     store: EventStore
@@ -50,6 +51,7 @@ class Services:
     sleep: Callable[[float], None]
     random: Callable[[], float]
     new_id: Callable[[], str]
+    threads: Callable[[int], Executor]
 
 
 def build(
@@ -62,6 +64,7 @@ def build(
     sleep: Callable[[float], None] = time.sleep,
     random: Callable[[], float] = random.random,
     new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    threads: Callable[[int], Executor] = ThreadPoolExecutor,
 ) -> Services:
     """Return services on the given boto3 clients. `new_id` gives 32 hexadecimal digits, never the same twice."""
     return Services(
@@ -82,6 +85,7 @@ def build(
         sleep=sleep,
         random=random,
         new_id=new_id,
+        threads=threads,
     )
 
 
