@@ -18,7 +18,7 @@ def delay_seconds(attempt: int, *, base: float, cap: float, random: Callable[[],
 
 @dataclass(frozen=True)
 class Patience:
-    """How long one invocation may wait: `wait_seconds` in all, and no step begins after `last_start` (epoch seconds)."""
+    """How long one invocation waits: `wait_seconds` in all, and no step begins after `last_start` (Unix seconds)."""
 
     wait_seconds: float
     last_start: float

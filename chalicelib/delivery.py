@@ -48,14 +48,14 @@ def accept(
     for another body. Whatever fails once the event is stored is logged, and made up for by the sweep.
     """
     push_now = not respond_async and services.breaker.allows()
-    event = _new_event(new, services, created_by, idempotency_key, claimed=push_now)
-    written = services.store.put(event)
+    written = services.store.put(_new_event(new, services, created_by, idempotency_key, claimed=push_now))
+    event = written.event
+    if event is None:  # it expired between the refusal and now
+        raise StorageUnavailableError
     if not written.done:
-        if written.event is None:  # it expired between the refusal and now
-            raise StorageUnavailableError
-        if written.event.body_hash != new.body_hash:
+        if event.body_hash != new.body_hash:
             raise IdempotencyConflictError
-        return Accepted(written.event, replayed=True)
+        return Accepted(event, replayed=True)
     log.info(
         "event accepted",
         event_id=event.event_id,
@@ -65,7 +65,7 @@ def accept(
     )
     services.metrics.emit(EventsAccepted=1)
     try:
-        return Accepted(_push_inline(event, services) if push_now else _queue(event, services))
+        return Accepted(_begin(event, services))
     except Exception:  # the promise is wider than the errors known: what is stored is answered with 202
         log.exception("stored, and left to the sweep", event_id=event.event_id)
         return Accepted(event)
@@ -137,12 +137,13 @@ def _new_event(
     )
 
 
-def _queue(event: Event, services: Services) -> Event:
-    _wake_up(event.event_id, 0, services)
-    return event
-
-
-def _push_inline(event: Event, services: Services) -> Event:
+def _begin(event: Event, services: Services) -> Event:
+    """Push a new event if it was stored with a claim, else queue it; return it as it is then."""
+    if event.status is not Status.PENDING:
+        return event  # acknowledged before the answer of the put arrived
+    if event.claimed_until is None:
+        _wake_up(event.event_id, 0, services)
+        return event
     event, outcome = _push(event, services.settings.inline_push_timeout_seconds, services)
     if outcome.result is Result.RETRY:
         services.breaker.failed(timed_out=outcome.timed_out)

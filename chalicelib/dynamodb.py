@@ -64,13 +64,16 @@ class EventStore:
     def put(self, event: Event) -> Written:
         """Store a new event. It carries a `claim_id`, claimed or not."""
         written = self._write("put_item", ABSENT, {}, claim_id=event.claim_id, Item=typed(attributes(event)))
-        return Written(True, event) if written.done else written
+        return Written(True, written.event or event) if written.done else written
 
     def claim(self, event_id: str, claim_id: str) -> Written:
         """Take the exclusive right to push a due event for CLAIM_SECONDS, and count the attempt."""
         until = self._in(CLAIM_SECONDS)
         changes = {"claim_id": claim_id, "claimed_until": until, "requeue_at": until}
-        return self._update(event_id, CLAIMABLE, changes, count_attempt=True, ReturnValues="ALL_NEW")
+        written = self._update(event_id, CLAIMABLE, changes, count_attempt=True, ReturnValues="ALL_NEW")
+        # Acknowledged since the first try of this write, whose answer was lost: there is nothing left to push.
+        over = written.event is not None and written.event.status is not Status.PENDING
+        return replace(written, done=written.done and not over)
 
     def record_delivered(self, event: Event) -> Written:
         """Say that the push under the event's claim arrived."""
@@ -141,7 +144,7 @@ class EventStore:
             "expires_at": expires_at,
             **dict.fromkeys(("claimed_until", "delivered_at", "delivered_via", "failed_at", "reason")),
         }
-        condition = STILL_THAT_FAILURE if failed_at else REPLAYABLE
+        condition = REPLAYABLE if failed_at is None else STILL_THAT_FAILURE
         written = self._update(event_id, condition, changes, {":failure": failed_at}, ReturnValues="ALL_NEW")
         if written.done:
             log.info("status changed", event_id=event_id, to=Status.PENDING, reason="replay")

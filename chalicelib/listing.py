@@ -101,8 +101,10 @@ def _parse(
     faults += [Fault(name, "must be given once") for name in allowed if len(parameters.get(name, ())) > 1]
 
     def given(name: str, default: str, wanted: str, pattern: str) -> str:
-        text = parameters[name][-1] if name in allowed and name in parameters else default
-        if text is not default and not re.fullmatch(pattern, text):
+        if name not in parameters or name not in allowed:
+            return default
+        text = parameters[name][-1]
+        if not re.fullmatch(pattern, text):
             faults.append(Fault(name, f"must be {wanted}"))
             return default
         return text

@@ -4,6 +4,7 @@ Knows nothing of retries or storage. The URL's path and query, the secrets and t
 but to the receiver: urllib3's exceptions carry the path in their text, so none of that text is repeated.
 """
 
+import contextlib
 import email.utils
 import http.client
 import re
@@ -87,7 +88,7 @@ class PushClient:
         except BROKEN as error:
             result, text = _broken(error)
             return Outcome(result, _ms(started), error=text, timed_out=isinstance(error, TimeoutError))
-        result = _result(status_code)
+        result = result_of(status_code)
         error_text = None if result is Result.DELIVERED else f"the receiver answered {status_code}"
         wait = _retry_after_seconds(retry_after, self._clock()) if status_code in (429, 503) else 0.0
         return Outcome(result, _ms(started), status_code, error_text, wait)
@@ -111,12 +112,10 @@ class PushClient:
             connection.set_deadline(deadline)
             if connection.is_closed:
                 connection.connect()
-            try:
+            with contextlib.suppress(BrokenPipeError):  # it stopped listening, perhaps after an answer such as 413
                 connection.request(
                     "POST", self._target, body=body, headers=headers, preload_content=False, decode_content=False
                 )
-            except BrokenPipeError:
-                pass  # it stopped listening, perhaps after an answer such as 413
             response = connection.getresponse()
         except BaseException:
             connection.close()
@@ -163,7 +162,7 @@ def _ms(started: float) -> int:
     return round((time.monotonic() - started) * 1000)
 
 
-def _result(status_code: int) -> Result:
+def result_of(status_code: int) -> Result:
     if 200 <= status_code < 300:
         return Result.DELIVERED
     if status_code in (408, 425, 429) or 500 <= status_code < 600:
@@ -192,11 +191,11 @@ def _retry_after_seconds(value: str | None, now: float) -> float:
     """Return the seconds that `Retry-After` asks for (RFC 9110, section 10.2.3), between 0 and an hour; 0 if none."""
     if value is None:
         return 0.0
-    if re.fullmatch(r"[0-9]+", value):
-        return float(min(MAX_RETRY_AFTER_SECONDS, int(value[:9])))
+    if seconds := re.fullmatch(r"0*([0-9]+)", value.strip()):
+        return float(min(MAX_RETRY_AFTER_SECONDS, int(seconds[1][:9])))
     try:
         moment = email.utils.parsedate_to_datetime(value)
-        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
+        wait = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
     except (ValueError, OverflowError):
         return 0.0
-    return min(float(MAX_RETRY_AFTER_SECONDS), max(0.0, seconds))
+    return min(float(MAX_RETRY_AFTER_SECONDS), max(0.0, wait))

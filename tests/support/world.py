@@ -9,9 +9,11 @@ import re
 import threading
 import urllib.parse
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,14 @@ import boto3
 import moto.sqs.models
 import pytest
 from moto import mock_aws
-from moto.core import DEFAULT_ACCOUNT_ID
 from moto.core.botocore_stubber import BotocoreStubber
+from moto.core.models import DEFAULT_ACCOUNT_ID
+from moto.dynamodb.models import dynamodb_backends
 from moto.sqs.models import sqs_backends
 
 import app
 from chalicelib import log, services, settings
+from chalicelib.services import Services
 from chalicelib.sqs import Depth, Queue
 
 ROOT = Path(__file__).parent.parent.parent
@@ -79,6 +83,34 @@ class Answer:
         return json.loads(self.text)
 
 
+def call(
+    clock: Callable[[], float],
+    method: str,
+    path: str,
+    body: bytes | str | None = None,
+    *,
+    key: str | None = KEY,
+    **headers: str,
+) -> Answer:
+    """Call the API as API Gateway does; header names have `_` for `-`."""
+    path, _, query = path.partition("?")
+    event_id = re.match(r"/events/([^/]+)", path)
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    if key is not None:
+        given["authorization"] = f"Bearer {key}"
+    event = {
+        "requestContext": {"httpMethod": method, "resourcePath": re.sub(r"^/events/[^/]+", "/events/{event_id}", path)},
+        "headers": given,
+        "pathParameters": {"event_id": event_id[1]} if event_id else {},
+        "multiValueQueryStringParameters": urllib.parse.parse_qs(query, keep_blank_values=True) or None,
+        "stageVariables": {},
+        "body": body.encode() if isinstance(body, str) else body,
+    }
+    answer = app.app(event, LambdaContext(clock, 30))
+    answered = {name.lower(): value for name, value in answer["headers"].items()}
+    return Answer(answer["statusCode"], answered, answer["body"])
+
+
 @dataclass
 class World:
     """A deployed system: call its API, run its worker and its schedules, look into its queues.
@@ -91,42 +123,45 @@ class World:
     dynamodb: Any
     sqs: Any
     outside: Any
-    services: services.Services = field(init=False)
+    services: Services = field(init=False)
 
     def __post_init__(self) -> None:
-        self.restart()
+        self._first_environ = {**self.environ}
+        self._start()
 
     def restart(self, **environ: str) -> None:
         """Start anew as a fresh container would, with other variables too."""
+        self.stop()
         self.environ |= environ
+        self._start()
+
+    def _start(self) -> None:
         loaded = settings.load(self.environ)
         log.configure(loaded.log_level)
-        self.services = services.build(
-            loaded, self.dynamodb, self.sqs, clock=self.clock, sleep=self.clock.sleep
-        )
+        self.services = services.build(loaded, self.dynamodb, self.sqs, clock=self.clock, sleep=self.clock.sleep)
         services.use(self.services)
+
+    def stop(self) -> None:
+        """Close the connections that are kept to the receiver."""
+        for _, connection in self.services.push._kept:
+            connection.close()
+
+    def forget(self, **environ: str) -> None:
+        """Be as if just made, with other variables: making another world takes far longer."""
+        self.environ = {**self._first_environ}
+        table = dynamodb_backends[DEFAULT_ACCOUNT_ID][REGION].tables[self.environ["EVENTS_TABLE_NAME"]]
+        table.items.clear()
+        for variable in ("INBOX_QUEUE_URL", "INBOX_DLQ_URL"):
+            queue = self._queue(variable)
+            for held in (queue._messages, queue.pending_messages, queue.deleted_messages):
+                held.clear()
+        self.clock.now = START
+        self.restart(**environ)
 
     def call(
         self, method: str, path: str, body: bytes | str | None = None, *, key: str | None = KEY, **headers: str
     ) -> Answer:
-        """Call the API as API Gateway does; header names have `_` for `-`."""
-        path, _, query = path.partition("?")
-        event_id = re.match(r"/events/([^/]+)", path)
-        raw = body.encode() if isinstance(body, str) else body
-        given = {name.replace("_", "-"): value for name, value in headers.items()}
-        if key is not None:
-            given["authorization"] = f"Bearer {key}"
-        event = {
-            "requestContext": {"httpMethod": method, "resourcePath": re.sub(r"^/events/[^/]+", "/events/{event_id}", path)},
-            "headers": given,
-            "pathParameters": {"event_id": event_id[1]} if event_id else {},
-            "multiValueQueryStringParameters": urllib.parse.parse_qs(query, keep_blank_values=True) or None,
-            "stageVariables": {},
-            "body": raw,
-        }
-        answer = app.app(event, LambdaContext(self.clock, 30))
-        headers = {name.lower(): value for name, value in answer["headers"].items()}
-        return Answer(answer["statusCode"], headers, answer["body"])
+        return call(self.clock, method, path, body, key=key, **headers)
 
     def post(self, payload: object = None, *, event_type: str = "order.created", **headers: str) -> dict[str, Any]:
         """Post an event that must be accepted, and return the answer."""
@@ -217,6 +252,12 @@ class World:
         self.outside.send_message(QueueUrl=self.environ["INBOX_QUEUE_URL"], MessageBody=body, MessageAttributes=typed)
 
 
+@cache
+def _session() -> Any:
+    """Return a session that keeps what it has read of botocore's data."""
+    return boto3.Session("testing", "testing", region_name=REGION)
+
+
 @contextmanager
 def world(webhook_url: str, **environ: str) -> Iterator[World]:
     """A system that pushes to `webhook_url`, made from resources.json; `environ` adds to its variables."""
@@ -233,31 +274,32 @@ def world(webhook_url: str, **environ: str) -> Iterator[World]:
         patch.setattr(BotocoreStubber, "process_request", atomically)
         patch.setattr(moto.sqs.models, "unix_time", clock)
         patch.setattr(moto.sqs.models, "unix_time_millis", lambda: clock() * 1000)
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "testing")
-        patch.delenv("AWS_PROFILE", raising=False)
+        for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL"):
+            patch.delenv(name, raising=False)
         patch.setattr(services, "_services", None)
-        cloudformation = boto3.client("cloudformation", REGION)
-        cloudformation.create_stack(StackName="resources", TemplateBody=(ROOT / "resources.json").read_text())
+        session = _session()
+        cloudformation = session.client("cloudformation")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Tried to parse AWS::CloudWatch::Alarm")  # moto makes none
+            cloudformation.create_stack(StackName="resources", TemplateBody=(ROOT / "resources.json").read_text())
         stack = cloudformation.describe_stacks(StackName="resources")["Stacks"][0]
         outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
-        yield World(
+        keys = (f"acme:{digest(KEY)}", f"shop:{digest(PRODUCER_KEY)}:produce", f"reader:{digest(CONSUMER_KEY)}:consume")
+        made = World(
             clock,
             {
                 "EVENTS_TABLE_NAME": outputs["EventsTableName"],
                 "INBOX_QUEUE_URL": outputs["InboxQueueUrl"],
                 "INBOX_DLQ_URL": outputs["InboxDLQUrl"],
                 "ZAPIER_WEBHOOK_URL": webhook_url,
-                "API_KEYS": ",".join(
-                    (
-                        f"acme:{digest(KEY)}",
-                        f"shop:{digest(PRODUCER_KEY)}:produce",
-                        f"reader:{digest(CONSUMER_KEY)}:consume",
-                    )
-                ),
+                "API_KEYS": ",".join(keys),
                 **environ,
             },
-            boto3.client("dynamodb", REGION, config=services.AWS_CONFIG),
-            boto3.client("sqs", REGION, config=services.AWS_CONFIG),
-            boto3.client("sqs", REGION),
+            session.client("dynamodb", config=services.AWS_CONFIG),
+            session.client("sqs", config=services.AWS_CONFIG),
+            session.client("sqs"),
         )
+        try:
+            yield made
+        finally:
+            made.stop()

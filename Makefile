@@ -1,0 +1,34 @@
+PYTHON ?= python3
+PY := .venv/bin/python
+SET_UP := .venv/.set-up
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check api-key
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(SET_UP) ## run the whole system on this machine (PORT=8000)
+	@exec $(PY) -m tools.run
+
+test: $(SET_UP) ## run every test
+	@$(PY) -m pytest
+
+check: $(SET_UP) ## format, lint, types, tests
+	@$(PY) -m ruff format --check
+	@$(PY) -m ruff check
+	@$(PY) -m mypy
+	@$(PY) -m pytest
+
+api-key: $(SET_UP) ## make an API key (NAME=acme SCOPES=produce+consume)
+	@exec $(PY) -m tools.api_key "$$NAME" "$$SCOPES"
+
+$(SET_UP): requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo 'Python 3.11 or newer is needed, for example: make PYTHON=python3.12 ...' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null \
+	  || { echo '$(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
+	@echo 'setting up .venv (once, a minute or two)'
+	@$(PYTHON) -m venv --clear .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

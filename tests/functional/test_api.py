@@ -1,0 +1,652 @@
+"""What callers of the API are promised: who may call, what may be posted, and what comes back."""
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+
+from chalicelib.events import rfc3339
+from tests.functional.conftest import Output
+from tests.support.aws import Aws
+from tests.support.receiver import Exchange, Receiver, slow, status
+from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, START, Answer, World, digest
+
+UNKNOWN = "evt_" + "0" * 32
+SUMMARY = [
+    *("event_id", "event_type", "status", "created_at", "delivered_at", "next_attempt_at"),
+    *("delivery_attempts", "delivered_via", "created_by", "message"),
+]
+EVENT = '{"event_type": "a", "payload": {}}'
+
+CALLS = [  # and what a key that can only produce, or only consume, is answered
+    ("POST", "/events", 202, 403),
+    ("GET", f"/events/{UNKNOWN}", 404, 404),
+    ("GET", "/events", 403, 200),
+    ("GET", "/inbox", 403, 200),
+    ("POST", f"/events/{UNKNOWN}/acknowledge", 403, 404),
+    ("POST", f"/events/{UNKNOWN}/replay", 403, 404),
+]
+
+
+def assert_problem(answer: Answer, status_code: int, fields: list[str] | None = None) -> None:
+    """Check that an answer is a problem document with faults of exactly these fields."""
+    assert answer.status_code == status_code, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (answer.json["type"], answer.json["status"]) == ("about:blank", status_code)
+    assert answer.json["title"]
+    assert answer.json["detail"]
+    assert sorted(fault["field"] for fault in answer.json.get("errors", [])) == sorted(fields or [])
+    assert all(fault["message"] for fault in answer.json.get("errors", []))
+
+
+def ids(answer: Answer) -> list[str]:
+    assert answer.status_code == 200, answer.text
+    return [event["event_id"] for event in answer.json["events"]]
+
+
+def walk(world: World, path: str) -> list[list[str]]:
+    """Return the ids on each page from the first to the last."""
+    pages, cursor = [], ""
+    while cursor is not None:
+        answer = world.call("GET", path + (f"&cursor={cursor}" if cursor else ""))
+        pages.append(ids(answer))
+        cursor = answer.json["next_cursor"]
+    return pages
+
+
+# Who may call
+
+
+def test_health_needs_neither_a_key_nor_aws(world: World, aws: Aws) -> None:
+    answer = world.call("GET", "/health", key=None)
+
+    assert (answer.status_code, answer.json) == (200, {"status": "ok", "version": "0.1.0", "stage": "dev"})
+    assert answer.headers["content-type"] == "application/json"
+    assert aws.calls == []
+
+
+@pytest.mark.parametrize(("method", "path"), [call[:2] for call in CALLS])
+def test_every_other_call_needs_a_known_key(world: World, aws: Aws, method: str, path: str) -> None:
+    headers = ("", "Bearer", "Bearer ", "Bearer wrong", f"Basic {KEY}", KEY, f"Bearer {KEY} x", "Bearer schlüssel")
+
+    refusals = [world.call(method, path, EVENT, key=None, authorization=value) for value in headers]
+
+    for answer in [*refusals, world.call(method, path, EVENT, key=None)]:
+        assert_problem(answer, 401)
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert answer.text == refusals[0].text  # nothing tells a wrong key from none
+    assert aws.calls == []
+
+
+@pytest.mark.parametrize("scheme", ["bearer", "BEARER", "bEaReR"])
+def test_the_case_of_the_scheme_does_not_matter(world: World, scheme: str) -> None:
+    assert world.call("GET", "/events", key=None, authorization=f"{scheme} {KEY}").status_code == 200
+
+
+@pytest.mark.parametrize(("method", "path", "to_producer", "to_consumer"), CALLS)
+def test_a_key_without_the_scope_is_refused(
+    world: World, method: str, path: str, to_producer: int, to_consumer: int
+) -> None:
+    for key, status_code in ((PRODUCER_KEY, to_producer), (CONSUMER_KEY, to_consumer)):
+        answer = world.call(method, path, EVENT, key=key)
+        assert answer.status_code == status_code
+        if status_code == 403:
+            assert_problem(answer, 403)
+
+
+def test_without_keys_every_call_is_refused(world: World) -> None:
+    world.restart(API_KEYS="")
+
+    assert {world.call(method, path, EVENT).status_code for method, path, *_ in CALLS} == {401}
+    assert world.call("GET", "/health").status_code == 200
+
+
+def test_a_name_may_have_two_keys_while_it_changes_them(world: World, receiver: Receiver) -> None:
+    world.restart(API_KEYS=f"shop:{digest('old')}:produce,shop:{digest('new').upper()}:produce")
+
+    answers = [world.call("POST", "/events", EVENT, key=key, idempotency_key="1") for key in ("old", "new")]
+
+    assert [answer.headers.get("idempotency-replayed") for answer in answers] == [None, "true"]
+    assert world.call("GET", answers[0].headers["location"], key="new").json["created_by"] == "shop"
+    assert len(receiver.requests) == 1
+
+
+# Posting
+
+
+def test_an_accepted_event_is_answered_without_what_the_caller_knows(world: World) -> None:
+    event = world.post({"secret": 1})
+
+    assert list(event) == SUMMARY
+    assert event["event_id"].removeprefix("evt_").isalnum()
+    assert (event["event_type"], event["created_at"], event["created_by"]) == ("order.created", rfc3339(START), "acme")
+    assert event["message"].endswith(".")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"{", b"null", b"[]", b'"text"', b"1", b"{} {}", b"\xef\xbb\xbf{}", b"\xff", "{}".encode("utf-16")),
+        *(b'{"event_type": "a", "payload": {"n": %s}}' % n for n in (b"NaN", b"-Infinity", b"1e400", b"9" * 4301)),
+        *(b'{"event_type": "a", "payload": {"n": %s}}' % s for s in (b'"\\ud800"', b'{"\\udfff": 1}', b'"\xc3\x28"')),
+        b'{"event_type": "a", "payload": {"n": %s}}' % (b"[" * 99 + b"]" * 99),
+        b"[" * 100_000,
+        b'{"a":' * 30_000,
+    ],
+    ids=lambda body: repr(body[:40]) + str(len(body)),
+)
+def test_what_cannot_be_read_is_a_fault_of_the_body(world: World, aws: Aws, body: bytes) -> None:
+    assert_problem(world.call("POST", "/events", body), 400, ["body"])
+    assert aws.calls == []
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({}, ["event_type", "payload"]),
+        ({"event_type": "a" * 129, "payload": {}}, ["event_type"]),
+        *(
+            ({"event_type": bad, "payload": {}}, ["event_type"])
+            for bad in ("", "a b", "ä", "a\n", "a*", None, 1, ["a"])
+        ),
+        *(({"event_type": "a", "payload": bad}, ["payload"]) for bad in (None, [], "{}", 1, True)),
+        *(({"event_type": "a", "payload": {}, "metadata": bad}, ["metadata"]) for bad in ([], "", 0, False)),
+        ({"event_type": "a", "payload": {}, "id": 1, "größe": 2}, ["id", "größe"]),
+        (
+            {"event_type": 1, "payload": 1, "metadata": 1, "Payload": 1, "": 1},
+            ["event_type", "payload", "metadata", "Payload", ""],
+        ),
+    ],
+)
+def test_every_fault_of_an_event_is_named(world: World, aws: Aws, body: object, fields: list[str]) -> None:
+    assert_problem(world.call("POST", "/events", json.dumps(body)), 400, fields)
+    assert aws.calls == []
+
+
+@pytest.mark.parametrize("event_type", ["a", "A" * 128, "order.created", "v1/order:paid_now-0"])
+def test_an_event_type_has_1_to_128_characters_of_a_small_set(world: World, event_type: str) -> None:
+    assert world.post(event_type=event_type)["event_type"] == event_type
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        '{"z":1,"a":{"é":"","":"\\u2028"},"m":["日本","🎉",null,true,false,[],{}]}',
+        '{"n":123456789012345678901234567890123456789012345678901234567890,"m":-9007199254740993}',
+        '{"n":[0.1,1.5e+300,5e-324,-0.0]}',
+        f'{{"n":{"[" * 98}{"]" * 98}}}',
+        f'{{"n":"{"x" * (256 * 1024 - 42)}"}}',
+    ],
+    ids=lambda payload: payload[:30],
+)
+def test_payload_and_metadata_come_back_as_they_were_sent(world: World, receiver: Receiver, payload: str) -> None:
+    posted = f'{{"event_type":"a","payload":{payload}}}'
+    assert len(posted.encode()) <= 256 * 1024
+
+    answer = world.call("POST", "/events", posted)
+
+    assert answer.status_code == 202
+    stored = world.call("GET", answer.headers["location"])
+    for text in (stored.text, receiver.requests[0].body.decode()):
+        assert json.dumps(json.loads(text)["payload"]) == json.dumps(json.loads(payload))
+        assert json.loads(text)["metadata"] is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f'{{"event_type":"a","payload":{{"n":"{"x" * 256 * 1024}"}}}}',
+        '{"event_type":"a","payload":{}}' + " " * 256 * 1024,
+        f'{{"event_type":"a","payload":{{"n":[{",".join(["1e15"] * 30_000)}]}}}}',
+    ],
+    ids=["as sent", "with its spaces", "as compact JSON"],
+)
+def test_a_body_over_256_kib_is_too_large(world: World, aws: Aws, body: str) -> None:
+    assert_problem(world.call("POST", "/events", body), 413)
+    assert aws.calls == []
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/json", "Application/JSON", "application/json; charset=utf-8", "application/json;x", ""],
+)
+def test_json_and_no_content_type_are_taken_as_json(world: World, content_type: str) -> None:
+    assert world.call("POST", "/events", EVENT, content_type=content_type).status_code == 202
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/json5", "x"])
+def test_every_other_content_type_is_refused(world: World, content_type: str) -> None:
+    assert_problem(world.call("POST", "/events", EVENT, content_type=content_type), 415)
+
+
+@pytest.mark.parametrize("prefer", ["respond-async", "Respond-Async", "wait=5, respond-async;x=y", "respond-async,a"])
+def test_a_caller_who_prefers_it_does_not_wait_for_the_push(world: World, receiver: Receiver, prefer: str) -> None:
+    answer = world.call("POST", "/events", EVENT, prefer=prefer)
+
+    assert answer.status_code == 202
+    assert answer.headers["preference-applied"] == "respond-async"
+    assert (answer.json["status"], answer.json["delivery_attempts"]) == ("pending", 0)
+    assert answer.json["next_attempt_at"] == rfc3339(START)
+    assert [message["attributes"] for message in world.messages()] == [{"EventId": answer.json["event_id"]}]
+    assert receiver.requests == []
+    world.run_worker()
+    assert world.event(answer.json["event_id"])["status"] == "delivered"
+
+
+@pytest.mark.parametrize("prefer", ["", "wait=5", "respond-asynchronously", "return=minimal"])
+def test_other_preferences_change_nothing(world: World, receiver: Receiver, prefer: str) -> None:
+    answer = world.call("POST", "/events", EVENT, prefer=prefer)
+
+    assert "preference-applied" not in answer.headers
+    assert len(receiver.requests) == 1
+
+
+# Posting again
+
+
+def test_the_same_key_gives_the_same_event_and_no_second_push(world: World, receiver: Receiver, output: Output) -> None:
+    receiver.script(status(503))
+    body = '{"event_type": "a", "payload": {"x": 1, "y": [2]}, "metadata": null}'
+    first = world.call("POST", "/events", body, idempotency_key="k")
+    world.settle()
+    respelled = '{"metadata":null,"payload":{"y":[2],"x":1},"event_type":"\\u0061"}'
+
+    again = world.call("POST", "/events", respelled, idempotency_key="k")
+
+    assert "idempotency-replayed" not in first.headers
+    assert (again.status_code, again.headers["idempotency-replayed"]) == (202, "true")
+    assert again.headers["location"] == first.headers["location"]
+    assert (first.json["status"], again.json["status"]) == ("pending", "delivered")
+    assert len(receiver.requests) == 2
+    assert sum(values.get("EventsAccepted", 0) for values in output.metrics()) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        '{"event_type": "b", "payload": {"x": 1}}',
+        '{"event_type": "a", "payload": {"x": 2}}',
+        '{"event_type": "a", "payload": {"x": true}}',
+        '{"event_type": "a", "payload": {"x": 1}, "metadata": {}}',
+    ],
+)
+def test_the_same_key_with_another_body_is_refused(world: World, receiver: Receiver, other: str) -> None:
+    world.call("POST", "/events", '{"event_type": "a", "payload": {"x": 1}}', idempotency_key="k")
+
+    assert_problem(world.call("POST", "/events", other, idempotency_key="k"), 422)
+    assert len(receiver.requests) == 1
+
+
+def test_idempotency_keys_are_taken_as_they_stand_and_belong_to_an_api_key(world: World, receiver: Receiver) -> None:
+    world.restart(API_KEYS=f"a:{digest('1')},ab:{digest('2')}")
+    pairs = [
+        ("1", "bk"),
+        ("1", '"bk"'),
+        ("1", "bk "),
+        ("1", "BK"),
+        ("2", "k"),
+        ("2", "bk"),
+        ("1", "~" * 255),
+        ("1", " "),
+    ]
+
+    answers = [world.call("POST", "/events", EVENT, key=key, idempotency_key=name) for key, name in pairs]
+
+    assert len({answer.json["event_id"] for answer in answers}) == len(pairs) == len(receiver.requests)
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256, "schlüssel", "a\tb", "a\x7f"])
+def test_an_unusable_idempotency_key_is_a_fault(world: World, aws: Aws, key: str) -> None:
+    assert_problem(world.call("POST", "/events", EVENT, idempotency_key=key), 400, ["Idempotency-Key"])
+    assert aws.calls == []
+
+
+def test_an_idempotency_key_holds_for_the_retention_period(world: World, receiver: Receiver) -> None:
+    world.restart(EVENT_RETENTION_DAYS="2")
+    first = world.call("POST", "/events", EVENT, idempotency_key="k")
+    world.clock.sleep(2 * 86400 - 1)
+    within = world.call("POST", "/events", '{"event_type": "b", "payload": {}}', idempotency_key="k")
+    world.clock.sleep(1)
+    after = world.call("POST", "/events", '{"event_type": "b", "payload": {}}', idempotency_key="k")
+
+    assert [answer.status_code for answer in (first, within, after)] == [202, 422, 202]
+    assert "idempotency-replayed" not in after.headers
+    assert len(receiver.requests) == 2
+
+
+# Reading
+
+
+def test_a_single_event_is_shown_whole(world: World, receiver: Receiver) -> None:
+    receiver.script(status(404))
+    body = '{"event_type": "a", "payload": {"b": 1}, "metadata": {"c": 2}}'
+    location = world.call("POST", "/events", body).headers["location"]
+
+    event = world.call("GET", location).json
+
+    assert list(event) == [*SUMMARY[:2], "payload", "metadata", *SUMMARY[2:], "attempts"]
+    assert (event["payload"], event["metadata"]) == ({"b": 1}, {"c": 2})
+    assert list(event["attempts"][0]) == ["at", "outcome", "status_code", "error", "duration_ms"]
+    assert event["attempts"][0]["outcome"] == "failed"
+
+
+def test_at_most_the_last_25_attempts_are_shown_newest_last(world: World, receiver: Receiver) -> None:
+    receiver.default = status(503)
+    receiver.script(*[status(500)] * 10)
+    world.restart(MAX_DELIVERY_ATTEMPTS="30", BACKOFF_BASE_SECONDS="0")
+    event_id = world.post()["event_id"]
+
+    world.run_worker()
+
+    event = world.event(event_id)
+    assert event["delivery_attempts"] == 30
+    assert [attempt["status_code"] for attempt in event["attempts"]] == [500] * 5 + [503] * 20
+
+
+def test_a_key_without_consume_sees_only_what_it_posted(world: World) -> None:
+    own, others = world.post(key=PRODUCER_KEY)["event_id"], world.post()["event_id"]
+
+    def seen(key: str) -> list[int]:
+        return [world.call("GET", f"/events/{event_id}", key=key).status_code for event_id in (own, others)]
+
+    assert (seen(PRODUCER_KEY), seen(CONSUMER_KEY), seen(KEY)) == ([200, 404], [200, 200], [200, 200])
+    hidden = world.call("GET", f"/events/{others}", key=PRODUCER_KEY)
+    assert hidden.text == world.call("GET", f"/events/{UNKNOWN}").text
+
+
+@pytest.mark.parametrize(("method", "suffix"), [("GET", ""), ("POST", "/acknowledge"), ("POST", "/replay")])
+def test_an_unknown_event_is_not_found_and_an_impossible_id_is_not_even_asked_for(
+    world: World, aws: Aws, method: str, suffix: str
+) -> None:
+    for impossible in ("x", UNKNOWN[:-1], UNKNOWN + "0", UNKNOWN.upper(), f"{UNKNOWN}\n", UNKNOWN[:-1] + "g"):
+        assert_problem(world.call(method, f"/events/{impossible}{suffix}"), 404)
+    assert aws.calls == []
+
+    assert_problem(world.call(method, f"/events/{UNKNOWN}{suffix}"), 404)
+    assert len(aws.calls) == 1
+
+
+def test_an_event_is_gone_when_its_retention_ends_however_late_dynamodb_deletes_it(world: World, aws: Aws) -> None:
+    event_id = world.post(prefer="respond-async")["event_id"]
+    world.clock.sleep(30 * 86400)
+
+    for method, suffix in (("GET", ""), ("POST", "/acknowledge"), ("POST", "/replay")):
+        assert_problem(world.call(method, f"/events/{event_id}{suffix}"), 404)
+    assert (ids(world.call("GET", "/events")), ids(world.call("GET", "/inbox"))) == ([], [])
+
+
+# Listing
+
+
+def post_various(world: World, receiver: Receiver) -> dict[str, list[str]]:
+    """Post 13 events, a second apart but for two pairs, of two types in all statuses; return their ids by status."""
+    statuses = ["delivered", "pending", "failed", "pending", "delivered", "failed"] * 2 + ["pending"]
+    codes = {"delivered": 200, "pending": 503, "failed": 404}
+    posted: dict[str, list[str]] = {"delivered": [], "pending": [], "failed": [], "": [], "a": [], "b": []}
+    for number, name in enumerate(statuses):
+        receiver.script(status(codes[name]))
+        event_id = world.post({"n": number}, event_type="ab"[number % 2])["event_id"]
+        for kept_under in (name, "", "ab"[number % 2]):
+            posted[kept_under].append(event_id)
+        world.clock.sleep(0 if number in (3, 8) else 1)
+    for same_moment in (posted[""][3:5], posted[""][8:10]):
+        for ordered in posted.values():
+            if set(same_moment) <= set(ordered):
+                at = ordered.index(same_moment[0])
+                ordered[at : at + 2] = sorted(same_moment)
+    return posted
+
+
+def test_events_are_listed_newest_first_by_status_type_and_order(world: World, receiver: Receiver) -> None:
+    world.restart(BREAKER_FAILURES="100")
+    posted = post_various(world, receiver)
+
+    for query, expected in (
+        ("", posted[""][::-1]),
+        ("?order=newest", posted[""][::-1]),
+        ("?order=oldest", posted[""]),
+        ("?status=pending", posted["pending"][::-1]),
+        ("?status=delivered&order=oldest", posted["delivered"]),
+        ("?status=failed&event_type=a", [i for i in posted["failed"][::-1] if i in posted["a"]]),
+        ("?event_type=b", posted["b"][::-1]),
+        ("?event_type=nothing", []),
+        ("?limit=100", posted[""][::-1]),
+    ):
+        assert ids(world.call("GET", f"/events{query}")) == expected, query
+    listed = world.call("GET", "/events").json
+    assert listed["next_cursor"] is None
+    for event in listed["events"]:
+        whole = world.event(event["event_id"])
+        assert event == {name: whole[name] for name in SUMMARY}
+
+
+def test_the_inbox_holds_everything_undelivered_oldest_first_and_whole(world: World, receiver: Receiver) -> None:
+    world.restart(BREAKER_FAILURES="100")
+    posted = post_various(world, receiver)
+    undelivered = [event_id for event_id in posted[""] if event_id not in posted["delivered"]]
+
+    for query, expected in (
+        ("", undelivered),
+        ("?order=newest", undelivered[::-1]),
+        ("?event_type=a", [event_id for event_id in undelivered if event_id in posted["a"]]),
+    ):
+        assert ids(world.call("GET", f"/inbox{query}")) == expected, query
+    for event in world.call("GET", "/inbox").json["events"]:
+        whole = world.event(event["event_id"])
+        assert list(event) == [*SUMMARY[:2], "payload", "metadata", *SUMMARY[2:]]
+        assert event == {name: whole[name] for name in event}
+
+
+def test_walking_the_pages_shows_every_event_once(world: World, receiver: Receiver) -> None:
+    world.restart(BREAKER_FAILURES="100")
+    post_various(world, receiver)
+    paths = ("/events?order=newest", "/events?order=oldest", "/events?event_type=a", "/inbox?order=oldest")
+
+    for path, limit in itertools.product(paths, (1, 4, 13)):
+        pages = walk(world, f"{path}&limit={limit}")
+
+        assert [event_id for page in pages for event_id in page] == ids(world.call("GET", path))
+        assert all(len(page) <= limit for page in pages)
+
+
+def test_a_page_has_50_events_unless_told_otherwise(world: World) -> None:
+    for _ in range(51):
+        world.post(prefer="respond-async")
+
+    assert [len(page) for page in walk(world, "/events?status=pending")] == [50, 1]
+
+
+def test_a_page_of_the_inbox_ends_early_rather_than_grow_past_what_lambda_answers(
+    world: World, receiver: Receiver
+) -> None:
+    receiver.default = status(404)
+    posted = [world.post({"x": "y" * 250_000})["event_id"] for _ in range(12)]
+
+    pages = walk(world, "/inbox?order=oldest")
+
+    assert max(len(page) for page in pages) * 250_000 <= 2.5 * 1024 * 1024
+    assert sorted(event_id for page in pages for event_id in page) == sorted(posted)
+
+
+def test_the_inbox_leaves_out_what_is_being_pushed_at_this_moment(world: World, receiver: Receiver) -> None:
+    seen: list[Answer] = []
+
+    def look_meanwhile(exchange: Exchange) -> None:
+        seen.append(world.call("GET", "/inbox"))
+        status(503)(exchange)
+
+    receiver.script(look_meanwhile)
+    event_id = world.post()["event_id"]
+
+    assert ids(seen[0]) == []
+    assert ids(world.call("GET", "/inbox")) == [event_id]
+
+
+@pytest.mark.parametrize(
+    ("query", "fields"),
+    [
+        ("unknown=1", ["unknown"]),
+        ("Status=pending", ["Status"]),
+        *((f"order={bad}", ["order"]) for bad in ("", "up", "Newest", "oldest%0a")),
+        *((f"limit={bad}", ["limit"]) for bad in ("", "0", "101", "-1", "1.5", "05", "ten", "%D9%A1", "50%0a")),
+        *((f"cursor={bad}", ["cursor"]) for bad in ("x", "A" * 96, "%20" * 96, "%C3%BC" * 96)),
+        ("event_type=a%20b", ["event_type"]),
+        ("limit=5&limit=6", ["limit"]),
+        ("limit=0&order=up&cursor=x&a=1&b=2", ["limit", "order", "cursor", "a", "b"]),
+    ],
+)
+@pytest.mark.parametrize("path", ["/events", "/inbox"])
+def test_every_fault_of_a_query_is_named(world: World, aws: Aws, path: str, query: str, fields: list[str]) -> None:
+    assert_problem(world.call("GET", f"{path}?{query}"), 400, fields)
+    assert aws.calls == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/events?status=gone", "/events?status=", "/events?status=a%20b", "/inbox?status=failed"]
+)
+def test_an_unknown_status_is_a_fault_and_the_inbox_knows_none(world: World, path: str) -> None:
+    assert_problem(world.call("GET", path), 400, ["status"])
+
+
+def test_a_damaged_cursor_is_a_fault(world: World) -> None:
+    world.post()
+    world.post()
+    cursor = world.call("GET", "/events?limit=1").json["next_cursor"]
+
+    for damaged in (cursor[:-1], cursor + "A", cursor.swapcase(), "A" + cursor[1:], cursor[:-1] + "A", cursor[::-1]):
+        assert_problem(world.call("GET", f"/events?cursor={damaged}"), 400, ["cursor"])
+    assert world.call("GET", f"/events?cursor={cursor}").status_code == 200
+
+
+# Acknowledging and replaying
+
+
+@pytest.mark.parametrize("code", [503, 404])
+def test_an_acknowledgement_counts_once(world: World, receiver: Receiver, code: int) -> None:
+    receiver.script(status(code))
+    event_id = world.post()["event_id"]
+    first = world.call("POST", f"/events/{event_id}/acknowledge")
+    after_it = world.event(event_id)
+    world.clock.sleep(10)
+
+    again = world.call("POST", f"/events/{event_id}/acknowledge", key=CONSUMER_KEY)
+
+    assert [(answer.status_code, answer.text) for answer in (first, again)] == [(204, "")] * 2
+    assert after_it["delivered_via"] == "pull"
+    assert world.event(event_id) == after_it
+
+
+def test_acknowledging_what_a_push_delivered_changes_nothing(world: World) -> None:
+    event_id = world.post()["event_id"]
+    before = world.event(event_id)
+
+    assert world.call("POST", f"/events/{event_id}/acknowledge").status_code == 204
+    assert world.event(event_id) == before
+
+
+@pytest.mark.parametrize("code", [200, 503, 404])
+def test_an_acknowledgement_stands_whatever_comes_of_a_push_that_was_running(
+    world: World, receiver: Receiver, code: int
+) -> None:
+    def acknowledge_meanwhile(exchange: Exchange) -> None:
+        world.call("POST", f"/events/{exchange.request.headers['webhook-id']}/acknowledge")
+        status(code)(exchange)
+
+    receiver.script(acknowledge_meanwhile)
+
+    event_id = world.post()["event_id"]
+
+    world.settle()
+    event = world.event(event_id)
+    assert (event["status"], event["delivered_via"], len(receiver.requests)) == ("delivered", "pull", 1)
+    assert world.call("POST", f"/events/{event_id}/replay").status_code == 202  # nothing holds the event
+
+
+@pytest.mark.parametrize("ending", [200, 503, 404, "pull"])
+def test_an_event_of_any_status_can_be_replayed(world: World, receiver: Receiver, ending: Any, output: Output) -> None:
+    receiver.script(status(503 if ending == "pull" else ending))
+    event_id = world.post()["event_id"]
+    if ending == "pull":
+        world.call("POST", f"/events/{event_id}/acknowledge")
+    world.clock.sleep(100)
+    waiting = len(world.messages())
+
+    answer = world.call("POST", f"/events/{event_id}/replay")
+
+    assert answer.status_code == 202
+    assert list(answer.json) == SUMMARY
+    event = answer.json
+    assert (event["event_id"], event["status"], event["delivery_attempts"]) == (event_id, "pending", 0)
+    assert (event["next_attempt_at"], event["delivered_at"], event["delivered_via"]) == (
+        rfc3339(START + 100),
+        None,
+        None,
+    )
+    assert len(world.messages()) == waiting + 1
+    output.lines()
+    world.clock.sleep(5)
+    world.run_worker()
+    event = world.event(event_id)
+    assert (event["status"], event["delivered_via"], event["delivery_attempts"]) == ("delivered", "push", 1)
+    assert [request.headers["webhook-id"] for request in receiver.requests] == [event_id] * 2
+    assert output.metrics()[0]["DeliveryLatency"] == 5000
+
+
+def test_an_event_that_is_being_pushed_cannot_be_replayed(world: World, receiver: Receiver) -> None:
+    refused: list[Answer] = []
+
+    def replay_meanwhile(exchange: Exchange) -> None:
+        refused.append(world.call("POST", f"/events/{exchange.request.headers['webhook-id']}/replay"))
+        status(200)(exchange)
+
+    receiver.script(replay_meanwhile)
+
+    event = world.post()
+
+    assert_problem(refused[0], 409)
+    assert refused[0].headers["retry-after"] == "60"
+    assert event["status"] == "delivered"
+
+
+def test_a_replayed_event_is_kept_for_another_retention_period(world: World) -> None:
+    event_id = world.post()["event_id"]
+    world.clock.sleep(30 * 86400 - 1)
+    world.call("POST", f"/events/{event_id}/replay")
+    world.clock.sleep(30 * 86400 - 1)
+
+    assert world.call("GET", f"/events/{event_id}").status_code == 200
+
+
+# Methods
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/events", "GET, POST"),
+        ("DELETE", f"/events/{UNKNOWN}", "GET"),
+        ("POST", "/inbox", "GET"),
+        ("GET", f"/events/{UNKNOWN}/acknowledge", "POST"),
+        ("PATCH", f"/events/{UNKNOWN}/replay", "POST"),
+        ("POST", "/health", "GET"),
+    ],
+)
+def test_a_method_that_a_resource_does_not_have_is_refused_in_kind(
+    world: World, method: str, path: str, allowed: str
+) -> None:
+    answer = world.call(method, path)
+
+    assert_problem(answer, 405)
+    assert sorted(answer.headers["allow"].split(", ")) == allowed.split(", ")
+
+
+def test_a_slow_receiver_holds_a_caller_no_longer_than_the_inline_timeout(world: World, receiver: Receiver) -> None:
+    world.restart(INLINE_PUSH_TIMEOUT_SECONDS="0.2")
+    receiver.script(slow(5))
+
+    event = world.post()
+
+    [attempt] = world.event(event["event_id"])["attempts"]
+    assert (event["status"], attempt["outcome"], attempt["status_code"]) == ("pending", "retry", None)
+    assert attempt["duration_ms"] < 1000

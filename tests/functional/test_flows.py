@@ -1,0 +1,132 @@
+"""The five ways an event can go, each from the call that posts it to its end."""
+
+import json
+from datetime import UTC, datetime
+
+from standardwebhooks.webhooks import Webhook
+
+import app
+from chalicelib.events import epoch_seconds, rfc3339
+from tests.functional.conftest import Output
+from tests.support.receiver import Receiver, close_without_answer, status
+from tests.support.world import START, World
+
+SECRETS = ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_b2xkIHNlY3JldA==")
+
+
+def test_an_event_is_pushed_at_once(world: World, receiver: Receiver, output: Output) -> None:
+    world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(SECRETS))
+    posted = {"event_type": "order.created", "payload": {"größe": [1, 2.5, ""]}, "metadata": {"source": "shop"}}
+
+    answer = world.call("POST", "/events", json.dumps(posted))
+
+    event = answer.json
+    assert answer.status_code == 202
+    assert answer.headers["location"] == f"/events/{event['event_id']}"
+    assert (event["status"], event["delivered_via"], event["delivery_attempts"]) == ("delivered", "push", 1)
+    [request] = receiver.requests
+    pushed = {"event_id": event["event_id"], **posted, "created_at": event["created_at"]}
+    assert request.method == "POST"
+    assert request.body.decode() == json.dumps(pushed, ensure_ascii=False, separators=(",", ":"))
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["user-agent"] == "triggers-api/0.1.0"
+    assert request.headers["webhook-id"] == event["event_id"]
+    assert request.headers["webhook-timestamp"] == str(int(START))
+    sent_at, body = datetime.fromtimestamp(START, UTC), request.body.decode()
+    assert request.headers["webhook-signature"].split(" ") == [
+        Webhook(secret).sign(event["event_id"], sent_at, body) for secret in SECRETS
+    ]
+    assert (world.messages(), world.dead_letters()) == ([], [])
+    accepted, delivered = output.metrics()
+    assert accepted == {"EventsAccepted": 1}
+    assert delivered == {"DeliverySuccess": 1, "PushDuration": delivered["PushDuration"], "DeliveryLatency": 0}
+
+
+def test_an_event_whose_push_fails_is_queued(world: World, receiver: Receiver, output: Output) -> None:
+    receiver.script(status(503))
+
+    event = world.post()
+
+    assert (event["status"], event["delivered_at"], event["delivery_attempts"]) == ("pending", None, 1)
+    delay = epoch_seconds(event["next_attempt_at"]) - START
+    assert 0.5 <= delay <= 1
+    [message] = world.messages()
+    assert message["body"] == json.dumps({"event_id": event["event_id"]}, separators=(",", ":"))
+    assert message["attributes"] == {"EventId": event["event_id"]}
+    assert message["delay_seconds"] == 1
+    [attempt] = world.event(event["event_id"])["attempts"]
+    assert attempt == {
+        "at": rfc3339(START),
+        "outcome": "retry",
+        "status_code": 503,
+        "error": "the receiver answered 503",
+        "duration_ms": attempt["duration_ms"],
+    }
+    accepted, retried = output.metrics()
+    assert (accepted, retried) == ({"EventsAccepted": 1}, {"DeliveryRetry": 1, "PushDuration": attempt["duration_ms"]})
+
+
+def test_a_queued_event_is_tried_again_and_delivered(world: World, receiver: Receiver, output: Output) -> None:
+    receiver.script(status(503), close_without_answer(), status(429), status(201))
+    event_id = world.post()["event_id"]
+    world.clock.sleep(1)
+
+    assert world.run_worker() == 1
+
+    event = world.event(event_id)
+    assert (event["status"], event["delivered_via"], event["delivery_attempts"]) == ("delivered", "push", 4)
+    assert [attempt["outcome"] for attempt in event["attempts"]] == ["retry", "retry", "retry", "delivered"]
+    assert [attempt["status_code"] for attempt in event["attempts"]] == [503, None, 429, 201]
+    assert event["next_attempt_at"] is None
+    assert event["delivered_at"] == rfc3339(world.clock())
+    assert {request.headers["webhook-id"] for request in receiver.requests} == {event_id}
+    assert (world.messages(), world.dead_letters()) == ([], [])
+    assert output.metrics()[-1]["DeliveryLatency"] == round((world.clock() - START) * 1000)
+
+
+def test_an_event_whose_attempts_are_exhausted_goes_to_the_dead_letter_queue(
+    world: World, receiver: Receiver, output: Output
+) -> None:
+    receiver.default = status(500)
+    world.restart(MAX_DELIVERY_ATTEMPTS="3")
+    event_id = world.post()["event_id"]
+
+    world.settle()
+
+    event = world.event(event_id)
+    assert (event["status"], event["delivery_attempts"], len(receiver.requests)) == ("failed", 3, 3)
+    assert (event["next_attempt_at"], event["delivered_at"], event["delivered_via"]) == (None, None, None)
+    assert event["attempts"][-1]["outcome"] == "retry"
+    [letter] = world.dead_letters()
+    assert letter["attributes"] == {"EventId": event_id, "Reason": "exhausted"}
+    assert json.loads(letter["body"]) == {
+        "event_id": event_id,
+        "reason": "exhausted",
+        "last_status_code": 500,
+        "last_error": "the receiver answered 500",
+        "delivery_attempts": 3,
+        "failed_at": event["attempts"][-1]["at"],
+    }
+    assert output.metrics()[-1] == {"DeliveryFailure": 1}
+    assert [event["event_id"] for event in world.call("GET", "/inbox").json["events"]] == [event_id]
+
+
+def test_an_event_is_acknowledged_from_the_inbox(world: World, receiver: Receiver) -> None:
+    receiver.default = status(503)
+    event_id = world.post({"order_id": "12345"})["event_id"]
+    [shown] = world.call("GET", "/inbox").json["events"]
+    assert (shown["event_id"], shown["payload"]) == (event_id, {"order_id": "12345"})
+
+    answer = world.call("POST", f"/events/{event_id}/acknowledge")
+
+    assert (answer.status_code, answer.text) == (204, "")
+    event = world.event(event_id)
+    assert (event["status"], event["delivered_via"]) == ("delivered", "pull")
+    assert event["delivered_at"] == rfc3339(START)
+    assert event["next_attempt_at"] is None
+    assert world.call("GET", "/inbox").json == {"events": [], "next_cursor": None}
+    world.clock.sleep(60)
+    assert world.run_worker() == 1
+    world.run_schedule(app.sweep)
+    assert len(receiver.requests) == 1
+    assert world.messages() == []

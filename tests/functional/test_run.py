@@ -1,0 +1,237 @@
+"""`make run`, as the process it is."""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from chalicelib import settings
+from chalicelib.auth import authenticate
+from tools.local import TO_BE_MADE
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*not supported by moto")
+
+ROOT = Path(__file__).parent.parent.parent
+OURS = "PORT|STAGE|AWS_.*|API_KEYS|ZAPIER_WEBHOOK_URL|EVENTS_TABLE_NAME|INBOX_.*|WORKER_.*|LOG_LEVEL"
+
+
+def environment(**settings: str) -> dict[str, str]:
+    others = {name: value for name, value in os.environ.items() if not re.fullmatch(OURS, name)}
+    return {**others, "PORT": "0", **settings}
+
+
+class Run:
+    """A running system, and what it has printed."""
+
+    key: str
+    port: int
+
+    def __init__(self, **settings: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tools.run"],
+            cwd=ROOT,
+            env=environment(**settings),
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert self.process.stdout
+        self.output = self.process.stdout
+        self.lines: Queue[str] = Queue()
+        self.reader = Thread(target=self._read)
+        self.reader.start()
+
+    def _read(self) -> None:
+        for line in self.output:
+            self.lines.put(line)
+
+    def wait_for(self, pattern: str) -> str:
+        """Return the group of `pattern` in the first line to come that begins with it."""
+        deadline = time.monotonic() + 40
+        while True:
+            try:
+                line = self.lines.get(timeout=deadline - time.monotonic())
+            except (Empty, ValueError):  # ValueError: the time is up
+                pytest.fail(f"no line: {pattern}")
+            if match := re.match(pattern, line):
+                return match[1]
+
+    def call(
+        self, method: str, path: str, body: str | None = None, **headers: str
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        authorization = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        connection.request(method, path, body, {**authorization, **headers})
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        return answer.status, answer.headers, content
+
+    def end(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(timeout=5)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.reader.join()
+        self.output.close()
+
+
+@contextlib.contextmanager
+def running(**settings: str) -> Iterator[Run]:
+    with contextlib.closing(Run(**settings)) as system:
+        system.key = system.wait_for(r"  key +(\S+)")
+        system.port = int(system.wait_for(r"ready  http://127.0.0.1:(\d+)"))
+        yield system
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[str]:
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_run() -> Iterator[Run]:
+    with running() as system:
+        yield system
+
+
+def test_what_is_posted_is_pushed_to_the_built_in_receiver(shared_run: Run) -> None:
+    status, _, content = shared_run.call("POST", "/events", '{"event_type": "order.created", "payload": {"id": 7}}')
+
+    event_id = json.loads(content)["event_id"]
+    shown = shared_run.wait_for(rf"\S+  {event_id[:12]}  received +(.*)")
+    assert (status, json.loads(content)["status"]) == (202, "delivered")
+    assert shown == 'order.created, delivery 1, answered 200: {"id": 7}'
+
+
+def test_what_was_queued_is_pushed_by_the_worker(shared_run: Run) -> None:
+    body = '{"event_type": "order.queued", "payload": {}}'
+
+    status, _, content = shared_run.call("POST", "/events", body, Prefer="respond-async")
+
+    assert (status, json.loads(content)["status"]) == (202, "pending")
+    shared_run.wait_for(rf"\S+  {json.loads(content)['event_id'][:12]}  (received)")
+
+
+def test_an_unknown_path_is_a_problem_that_repeats_no_credentials(shared_run: Run) -> None:
+    status, headers, content = shared_run.call("GET", "/nowhere")
+
+    assert (status, headers["Content-Type"]) == (404, "application/problem+json")
+    assert shared_run.key.encode() not in content
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ("Content-Length: many", b"400"),
+        ("Content-Length: -1", b"400"),
+        ("Transfer-Encoding: chunked", b"411"),
+        ("Content-Length: 10485761", b"413"),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_refused_and_the_connection_closed(
+    shared_run: Run, headers: str, expected: bytes
+) -> None:
+    with socket.create_connection(("127.0.0.1", shared_run.port), timeout=5) as connection:
+        connection.sendall(f"POST /events HTTP/1.1\r\nHost: local\r\n{headers}\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    assert answer.split()[1] == expected
+
+
+def test_an_answer_without_a_body_leaves_the_connection_usable(shared_run: Run) -> None:
+    requests = (
+        "HEAD /health HTTP/1.1\r\nHost: local\r\n\r\nGET /health HTTP/1.1\r\nHost: local\r\nConnection: close\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", shared_run.port), timeout=5) as connection:
+        connection.sendall(requests.encode())
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    assert re.search(rb"\r\n\r\nHTTP/1.1 200 OK\r\n", answer)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_time_and_leaves_no_process(emulator: str, number: signal.Signals) -> None:
+    with running(AWS_ENDPOINT_URL=emulator) as system:
+        status = system.end(number)
+
+        assert status == 0
+        with pytest.raises(ProcessLookupError):
+            os.killpg(system.process.pid, 0)
+
+
+def test_on_a_given_aws_a_second_start_finds_what_the_first_made_and_left_when_it_was_killed(emulator: str) -> None:
+    body = '{"event_type": "order.created", "payload": {}}'
+    with running(AWS_ENDPOINT_URL=emulator, STAGE="again") as first:
+        event_id = json.loads(first.call("POST", "/events", body)[2])["event_id"]
+        first.process.kill()
+
+    with running(AWS_ENDPOINT_URL=emulator, STAGE="again") as second:
+        status, _, content = second.call("GET", f"/events/{event_id}")
+
+    assert (status, json.loads(content)["status"]) == (200, "delivered")
+
+
+def ended(*command: str, **settings: str) -> tuple[int, str, str]:
+    """Return the status of a command that ends by itself, what it printed, and its errors."""
+    process = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+    return process.returncode, process.stdout, process.stderr
+
+
+def test_settings_at_fault_stop_it_with_one_line_that_names_each() -> None:
+    status, output, errors = ended("tools.run", API_KEYS="acme", WORKER_MAX_CONCURRENCY="1", PORT="http")
+
+    assert (status, output, errors.count("\n")) == (1, "", 1)
+    assert all(name in errors for name in ("API_KEYS", "WORKER_MAX_CONCURRENCY", "PORT"))
+
+
+def test_a_port_that_is_taken_stops_it_with_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        status, output, errors = ended("tools.run", PORT=port)
+
+    assert (status, output, errors.count("\n")) == (1, "", 1)
+    assert port in errors
+
+
+@pytest.mark.parametrize(("scopes", "granted"), [("", {"produce", "consume"}), ("produce", {"produce"})])
+def test_a_new_key_is_shown_with_the_entry_that_lets_it_in(scopes: str, granted: set[str]) -> None:
+    _, output, _ = ended("tools.api_key", "acme", scopes)
+
+    shown, line = (row.split()[-1] for row in output.splitlines())
+    key = authenticate(f"Bearer {shown}", settings.load({**TO_BE_MADE, "API_KEYS": line}).api_keys)
+    assert (key.name, set(key.scopes)) == ("acme", granted)
+
+
+@pytest.mark.parametrize(("name", "scopes"), [("", ""), ("a:b", ""), ("a,b", ""), ("acme", "all")])
+def test_a_name_or_scope_that_cannot_stand_in_an_entry_is_refused(name: str, scopes: str) -> None:
+    status, output, errors = ended("tools.api_key", name, scopes)
+
+    assert (status, output, errors.count("\n")) == (1, "", 1)

@@ -1,0 +1,415 @@
+"""What becomes of messages: when the worker tries again, what it drops, and what it sets aside."""
+
+import email.utils
+import json
+import threading
+
+import pytest
+
+import app
+from chalicelib.batch import BatchError
+from chalicelib.events import epoch_seconds, rfc3339
+from tests.functional.conftest import Output
+from tests.support.aws import Aws, Fault
+from tests.support.receiver import Exchange, Receiver, status
+from tests.support.world import START, World
+
+UNKNOWN = "evt_" + "0" * 32
+
+
+def queued(world: World) -> str:
+    """Post an event that waits in the queue for its first attempt."""
+    return str(world.post(prefer="respond-async")["event_id"])
+
+
+def due_in(world: World, event_id: str) -> float:
+    return epoch_seconds(world.event(event_id)["next_attempt_at"]) - world.clock()
+
+
+# Retry
+
+
+def test_the_delay_doubles_up_to_an_hour_with_jitter_over_twenty_attempts(world: World, receiver: Receiver) -> None:
+    receiver.default = status(503)
+    world.restart(IN_PROCESS_WAIT_SECONDS="0")
+    event_id, delays = queued(world), []
+    while world.run_worker() and world.event(event_id)["status"] == "pending":
+        delays.append(due_in(world, event_id))
+        world.clock.sleep(delays[-1] + 1)
+        if not world.messages():
+            world.run_schedule(app.sweep)
+
+    full = [min(3600, 2.0**n) for n in range(19)]
+    assert len(receiver.requests) == 20
+    assert all(most / 2 - 0.001 <= delay <= most + 0.001 for delay, most in zip(delays, full, strict=True))
+    assert len({round(delay / most, 3) for delay, most in zip(delays, full, strict=True)}) > 10
+    assert world.event(event_id)["status"] == "failed"
+
+
+def test_the_worker_waits_itself_while_the_waiting_stays_within_its_limit(world: World, receiver: Receiver) -> None:
+    receiver.default = status(503)
+    event_id = queued(world)
+
+    world.run_worker()
+
+    waited, rest = world.clock() - START, due_in(world, event_id)
+    assert waited <= 8 < waited + rest
+    assert len(receiver.requests) >= 3
+    [message] = world.messages()
+    assert message["attributes"] == {"EventId": event_id}
+    assert rest <= message["delay_seconds"] < rest + 1.001
+
+
+@pytest.mark.parametrize("timeout_seconds", [5, 12, 33, 38])
+def test_the_worker_does_not_wait_when_its_time_allows_no_other_push(
+    world: World, receiver: Receiver, timeout_seconds: int
+) -> None:
+    receiver.default = status(503)
+    world.restart(IN_PROCESS_WAIT_SECONDS="900", BACKOFF_BASE_SECONDS="2")
+    queued(world)
+
+    world.run_worker(timeout_seconds=timeout_seconds)
+
+    waited = world.clock() - START
+    assert waited <= max(0, timeout_seconds - 10)  # PUSH_TIMEOUT_SECONDS
+    assert (waited > 0) == (timeout_seconds > 30)
+    assert len(world.messages()) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "retry_after", "least", "most"),
+    [
+        (503, "30", 30, 30),
+        (429, "30", 30, 30),
+        (429, "1", 5, 10),
+        (503, "3601", 3600, 3600),
+        (429, "9" * 30, 3600, 3600),
+        (503, email.utils.formatdate(START + 120, usegmt=True), 119, 121),
+        (429, email.utils.formatdate(START - 120, usegmt=True), 5, 10),
+        (503, "soon", 5, 10),
+        (503, "-5", 5, 10),
+        (500, "30", 5, 10),
+        (408, "30", 5, 10),
+    ],
+)
+def test_the_next_attempt_is_not_earlier_than_receiver_and_schedule_say(
+    world: World, receiver: Receiver, code: int, retry_after: str, least: float, most: float
+) -> None:
+    world.restart(BACKOFF_BASE_SECONDS="10")
+    receiver.script(status(code, headers={"Retry-After": retry_after}))
+
+    event_id = world.post()["event_id"]
+
+    due = due_in(world, event_id)
+    assert least <= due <= most
+    assert [round(message["delay_seconds"] - due) in (0, 1) for message in world.messages()] == [True] * (due <= 900)
+
+
+@pytest.mark.parametrize("by", ["caller", "worker"])
+def test_a_delay_over_900_seconds_is_left_to_the_sweep(world: World, receiver: Receiver, by: str) -> None:
+    receiver.script(status(429, headers={"Retry-After": "901"}))
+    event_id = queued(world) if by == "worker" else world.post()["event_id"]
+    world.run_worker()
+    assert world.messages() == []
+
+    world.clock.sleep(900)
+    world.run_schedule(app.sweep)
+    assert world.messages() == []
+    world.clock.sleep(1)
+    world.run_schedule(app.sweep)
+    world.run_worker()
+
+    assert world.event(event_id)["status"] == "delivered"
+
+
+def test_a_message_that_comes_early_waits_or_goes_on_with_the_rest_of_the_delay(
+    world: World, receiver: Receiver
+) -> None:
+    waits = ("5", "100", "1000")
+    receiver.script(*(status(503, headers={"Retry-After": seconds}) for seconds in waits))
+    soon, later, much_later = [world.post()["event_id"] for _ in waits]
+    world.restart()  # with a closed breaker
+    for event_id in (soon, later, much_later):
+        world.send(json.dumps({"event_id": event_id}))
+    world.clock.sleep(0.5)
+
+    assert world.run_worker() == 3
+
+    assert world.event(soon)["delivered_at"] == rfc3339(START + 5)
+    assert len(receiver.requests) == 4
+    assert [world.event(event_id)["status"] for event_id in (later, much_later)] == ["pending"] * 2
+    delays = sorted(message["delay_seconds"] for message in world.messages() if later in message["body"])
+    assert len(delays) == 2
+    assert delays[0] == 95  # the first message
+    assert 95 <= delays[1] <= 100
+    assert not [message for message in world.messages() if much_later in message["body"]]
+
+
+@pytest.mark.parametrize("last_words", ["a worker that died", "a lower limit"])
+def test_an_event_whose_attempts_are_used_up_becomes_a_dead_letter_without_another_push(
+    world: World, receiver: Receiver, last_words: str
+) -> None:
+    world.restart(MAX_DELIVERY_ATTEMPTS="2", IN_PROCESS_WAIT_SECONDS="0")
+    receiver.script(status(503), status(503))
+    event_id = world.post()["event_id"]
+    if last_words == "a lower limit":
+        world.restart(MAX_DELIVERY_ATTEMPTS="1")
+    else:
+        world.clock.sleep(1)
+        assert world.services.store.claim(event_id, "1" * 32).done
+    pushed = len(receiver.requests)
+
+    world.settle()
+
+    event, [letter] = world.event(event_id), world.dead_letters()
+    attempts = 1 if last_words == "a lower limit" else 2
+    assert (event["status"], event["delivery_attempts"], len(receiver.requests)) == ("failed", attempts, pushed)
+    assert letter["attributes"] == {"EventId": event_id, "Reason": "exhausted"}
+    assert json.loads(letter["body"])["delivery_attempts"] == attempts
+    assert json.loads(letter["body"])["last_status_code"] == 503
+
+
+@pytest.mark.parametrize("code", [301, 400, 401, 404, 410, 422])
+def test_a_permanent_failure_is_a_dead_letter_at_once(world: World, receiver: Receiver, code: int) -> None:
+    receiver.script(status(code, headers={"Location": receiver.url}))
+    event_id = queued(world)
+
+    world.run_worker()
+
+    [letter] = world.dead_letters()
+    assert (world.event(event_id)["status"], len(receiver.requests), world.messages()) == ("failed", 1, [])
+    assert letter["attributes"] == {"EventId": event_id, "Reason": "permanent"}
+    assert list(json.loads(letter["body"])) == [
+        *("event_id", "reason", "last_status_code", "last_error", "delivery_attempts", "failed_at")
+    ]
+    assert json.loads(letter["body"])["last_status_code"] == code
+
+
+# Messages
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        *((body, "malformed") for body in ("hello", "{", "[]", "null", "1" * 5000, "[" * 9000, "NaN", '"evt"', "{}")),
+        *((f'{{"event_id": {bad}}}', "malformed") for bad in ("null", '"x"', "1", f'"{UNKNOWN.upper()}"', "[]")),
+        (f'{{"event_id": "{UNKNOWN}", "failed_at": 1}}', "malformed"),
+        (f' {{"event_id" : "{UNKNOWN}"}} ', "unknown_event"),
+        (f'{{"event_id": "{UNKNOWN}", "reason": "permanent", "failed_at": "{rfc3339(START)}"}}', "unknown_event"),
+    ],
+    ids=lambda value: value[:50],
+)
+def test_a_message_that_cannot_be_served_goes_to_the_dead_letter_queue_unchanged(
+    world: World, body: str, reason: str
+) -> None:
+    world.send(body, EventId="whatever")
+
+    world.run_worker()
+
+    assert world.messages() == []
+    assert [(letter["body"], letter["attributes"]) for letter in world.dead_letters()] == [(body, {"Reason": reason})]
+
+
+@pytest.mark.parametrize("state", ["delivered", "acknowledged", "failed", "being pushed"])
+def test_a_message_for_an_event_that_needs_no_push_is_dropped(world: World, receiver: Receiver, state: str) -> None:
+    receiver.script(status({"delivered": 200, "acknowledged": 503}.get(state, 404)))
+    event_id = queued(world) if state == "being pushed" else world.post()["event_id"]
+    if state == "acknowledged":
+        world.call("POST", f"/events/{event_id}/acknowledge")
+    if state == "being pushed":
+        assert world.services.store.claim(event_id, "1" * 32).done
+    before = (world.event(event_id), len(receiver.requests), world.dead_letters())
+    world.send(json.dumps({"event_id": event_id}))
+
+    world.clock.sleep(2)
+    world.run_worker()
+
+    assert (world.event(event_id), len(receiver.requests), world.dead_letters()) == before
+    assert world.messages() == []
+
+
+def test_a_dead_letter_that_is_moved_back_replays_its_event(world: World, receiver: Receiver) -> None:
+    receiver.script(status(404))
+    event_id = world.post()["event_id"]
+    world.clock.sleep(60)
+    world.move_back()
+
+    assert world.run_worker() == 1
+
+    event = world.event(event_id)
+    assert (event["status"], event["delivery_attempts"], len(receiver.requests)) == ("delivered", 1, 2)
+    assert (world.messages(), world.dead_letters()) == ([], [])
+
+
+def test_only_the_dead_letter_of_the_latest_failure_replays_an_event(world: World, receiver: Receiver) -> None:
+    receiver.script(status(404), status(410))
+    event_id = world.post()["event_id"]
+    world.clock.sleep(60)
+    world.call("POST", f"/events/{event_id}/replay")
+    world.run_worker()
+    first, second = world.dead_letters()
+    assert json.loads(first["body"])["failed_at"] != json.loads(second["body"])["failed_at"]
+
+    world.send(first["body"], **first["attributes"])
+    world.run_worker()
+    assert (world.event(event_id)["status"], len(receiver.requests)) == ("failed", 2)
+
+    world.send(second["body"], **second["attributes"])
+    world.run_worker()
+    assert (world.event(event_id)["status"], len(receiver.requests)) == ("delivered", 3)
+
+
+@pytest.mark.parametrize("since", ["delivered", "acknowledged"])
+def test_a_dead_letter_of_an_event_that_arrived_since_is_dropped(world: World, receiver: Receiver, since: str) -> None:
+    receiver.script(status(404))
+    event_id = world.post()["event_id"]
+    world.call("POST", f"/events/{event_id}/{'replay' if since == 'delivered' else 'acknowledge'}")
+    world.run_worker()
+    before = (world.event(event_id), len(receiver.requests))
+    world.move_back()
+
+    assert world.run_worker() == 1
+
+    assert (world.event(event_id), len(receiver.requests)) == before
+    assert (world.messages(), world.dead_letters()) == ([], [])
+
+
+def test_a_dead_letter_of_an_event_that_is_pending_again_is_a_wake_up(world: World, receiver: Receiver) -> None:
+    receiver.script(status(404), status(503))
+    event_id = world.post()["event_id"]
+    world.restart(IN_PROCESS_WAIT_SECONDS="0")
+    world.call("POST", f"/events/{event_id}/replay")
+    world.run_worker()
+    world.clock.sleep(1)
+    world.move_back()
+
+    world.run_worker()
+
+    event = world.event(event_id)
+    assert (event["status"], event["delivery_attempts"], len(receiver.requests)) == ("delivered", 2, 3)
+
+
+@pytest.mark.parametrize("failed_at", ["", "2026-01-01T00:00:00.000000Z", "x"])
+def test_a_dead_letter_with_another_time_of_failure_replays_nothing(
+    world: World, receiver: Receiver, failed_at: str
+) -> None:
+    receiver.script(status(404))
+    failed, delivered = [world.post()["event_id"] for _ in range(2)]
+    for event_id in (failed, delivered):
+        world.send(json.dumps({"event_id": event_id, "reason": "permanent", "failed_at": failed_at}))
+
+    world.run_worker()
+
+    assert [world.event(event_id)["status"] for event_id in (failed, delivered)] == ["failed", "delivered"]
+    assert len(receiver.requests) == 2
+
+
+# Batches
+
+
+def test_all_messages_of_a_batch_are_served_at_the_same_time_and_no_thread_outlives_it(
+    world: World, receiver: Receiver
+) -> None:
+    all_here = threading.Barrier(10)
+
+    def answer_when_all_are_here(exchange: Exchange) -> None:
+        all_here.wait(5)
+        status(200)(exchange)
+
+    receiver.default = answer_when_all_are_here
+    for _ in range(10):
+        queued(world)
+    before = set(threading.enumerate())
+
+    assert world.run_worker() == 10
+
+    left = {thread for thread in threading.enumerate() if thread.name != "receiver"} - before
+    assert (receiver.max_concurrent, left) == (10, set())
+    assert len(world.call("GET", "/events?status=delivered").json["events"]) == 10
+
+
+@pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.UNREACHED])
+def test_a_fault_in_one_message_never_costs_another(world: World, receiver: Receiver, aws: Aws, fault: Fault) -> None:
+    event_ids = [queued(world) for _ in range(4)]
+    world.send("malformed")
+    aws.fail(fault, at=1)
+
+    with pytest.raises(BatchError, match="1 of 5"):
+        world.run_worker()
+
+    aws.heal()
+    assert len(world.messages()) == 1  # what was served was deleted
+    assert len(receiver.requests) + len(world.dead_letters()) == 4
+    world.clock.sleep(301)
+    assert world.run_worker() == 1
+    assert {world.event(event_id)["status"] for event_id in event_ids} == {"delivered"}
+    assert (len(receiver.requests), len(world.dead_letters())) == (4, 1)
+
+
+def test_messages_that_cannot_be_deleted_come_back_and_are_dropped(world: World, receiver: Receiver, aws: Aws) -> None:
+    for _ in range(3):
+        queued(world)
+    world.send("malformed")
+    aws.fail(Fault.REFUSED, "SendMessage", "DeleteMessageBatch")
+
+    with pytest.raises(BatchError, match="1 of 4"):
+        world.run_worker()
+
+    aws.heal()
+    assert (len(world.messages()), len(receiver.requests)) == (4, 3)
+    world.clock.sleep(301)
+    assert world.run_worker() == 4
+    assert (world.messages(), len(receiver.requests), len(world.dead_letters())) == ([], 3, 1)
+
+
+def test_the_claim_decides_between_two_deliveries_at_the_same_time(world: World, receiver: Receiver) -> None:
+    def deliver_again_meanwhile(exchange: Exchange) -> None:
+        world.send(json.dumps({"event_id": exchange.request.headers["webhook-id"]}))
+        assert world.run_worker() == 1
+        status(200)(exchange)
+
+    receiver.script(deliver_again_meanwhile)
+    event_id = queued(world)
+
+    world.run_worker()
+
+    event = world.event(event_id)
+    assert (event["status"], event["delivery_attempts"], len(receiver.requests)) == ("delivered", 1, 1)
+    assert world.messages() == []
+
+
+def test_a_message_that_always_fails_is_redriven_to_the_dead_letter_queue_and_its_event_is_still_delivered(
+    world: World, aws: Aws
+) -> None:
+    event_id = queued(world)
+    aws.fail(Fault.UNREACHED)
+    for _ in range(5):
+        with pytest.raises(BatchError):
+            world.run_worker()
+        world.clock.sleep(301)
+
+    assert world.run_worker() == 0
+    assert [letter["attributes"] for letter in world.dead_letters()] == [{"EventId": event_id}]
+    aws.heal()
+    world.settle()
+    assert world.event(event_id)["status"] == "delivered"
+
+
+def test_one_request_id_runs_through_everything_that_a_message_caused(
+    world: World, receiver: Receiver, output: Output
+) -> None:
+    receiver.default = status(404)
+    message_ids = {queued(world): world.messages()[-1]["id"] for _ in range(3)}
+    output.lines()
+
+    world.run_worker()
+
+    lines = [line for line in output.lines() if "_aws" not in line]
+    assert {line["request_id"] for line in lines} == set(message_ids.values())
+    for event_id, message_id in message_ids.items():
+        told = [line["message"] for line in lines if line["request_id"] == message_id]
+        assert told == ["attempt", "sqs send", "status changed"]
+        [attempt] = [line for line in lines if line["message"] == "attempt" and line["event_id"] == event_id]
+        assert (attempt["request_id"], attempt["level"]) == (message_id, "INFO")
+        assert (attempt["attempt"], attempt["outcome"], attempt["status_code"]) == (1, "failed", 404)
+        assert {"duration_ms", "retry_in_seconds", "time"} <= attempt.keys()

@@ -1,0 +1,201 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from botocore.exceptions import (
+    ClientError,
+    ConnectionClosedError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    ReadTimeoutError,
+)
+
+from chalicelib.errors import QueueUnavailableError
+from chalicelib.sqs import Depth, Outgoing, Queue, Received
+from tests.conftest import During, LogLines
+from tests.support.world import World
+
+BODY = '{"text":"secret é \U0001f511"}'
+
+
+@pytest.fixture
+def queue(shared_world: World) -> Queue:
+    """Give the inbox queue, empty."""
+    shared_world._queue("INBOX_QUEUE_URL")._messages.clear()
+    return shared_world.services.inbox
+
+
+def receive(queue: Queue) -> list[Received]:
+    return queue.receive(wait_seconds=0)
+
+
+def test_a_message_arrives_as_it_was_sent(queue: Queue) -> None:
+    queue.send(Outgoing(BODY, {"EventId": "evt_1", "Reason": "permanent"}))
+    (message,) = receive(queue)
+    assert (message.body, message.attributes) == (BODY, {"EventId": "evt_1", "Reason": "permanent"})
+    assert message.message_id
+
+
+def test_a_message_needs_no_attributes(queue: Queue) -> None:
+    queue.send(Outgoing(BODY))
+    queue.send_many([Outgoing(BODY)])
+    assert [message.attributes for message in receive(queue)] == [{}, {}]
+
+
+@pytest.mark.parametrize(("delay_seconds", "hidden_seconds"), [(0, 0), (0.001, 1), (1, 1), (29.2, 30), (900, 900)])
+@pytest.mark.parametrize("many", [False, True])
+def test_a_delay_is_rounded_up_to_whole_seconds(
+    many: bool, delay_seconds: float, hidden_seconds: int, queue: Queue, shared_world: World
+) -> None:
+    message = Outgoing(BODY, delay_seconds=delay_seconds)
+    if many:
+        queue.send_many([message])
+    else:
+        queue.send(message)
+    if hidden_seconds:
+        shared_world.clock.sleep(hidden_seconds - 0.01)
+        assert receive(queue) == []
+        shared_world.clock.sleep(0.02)
+    assert len(receive(queue)) == 1
+
+
+@pytest.mark.parametrize(("count", "calls"), [(0, 0), (1, 1), (10, 1), (11, 2), (25, 3)])
+def test_many_messages_are_sent_ten_a_call(
+    count: int, calls: int, queue: Queue, shared_world: World, log_lines: LogLines
+) -> None:
+    queue.send_many([Outgoing(f"body {number}", {"EventId": f"evt_{number}"}) for number in range(count)])
+    sent = [(message["body"], message["attributes"]) for message in shared_world.messages()]
+    assert sent == [(f"body {number}", {"EventId": f"evt_{number}"}) for number in range(count)]
+    assert len(log_lines()) == calls
+
+
+def test_all_are_tried_before_refused_messages_are_an_error(queue: Queue, shared_world: World, during: During) -> None:
+    def refuse_one(parsed: dict[str, Any], **_: Any) -> None:
+        parsed["Failed"] = [{"Id": "0", "SenderFault": True, "Code": "InternalError"}]
+
+    during(queue._client, "after-call.sqs.SendMessageBatch", refuse_one)
+    with pytest.raises(QueueUnavailableError, match="refused 3 of 25 messages"):
+        queue.send_many([Outgoing(f"body {number}") for number in range(25)])
+    assert len(shared_world.messages()) == 25
+
+
+def test_a_batch_that_fails_is_an_error(queue: Queue, during: During) -> None:
+    during(queue._client, "before-call.sqs.SendMessageBatch", fail_with(client_error("ServiceUnavailable")))
+    with pytest.raises(QueueUnavailableError):
+        queue.send_many([Outgoing(BODY)])
+
+
+def test_up_to_ten_messages_are_received_and_hidden_from_others(queue: Queue, shared_world: World) -> None:
+    queue.send_many([Outgoing(f"body {number}") for number in range(15)])
+    first, second = receive(queue), receive(queue)
+    assert (len(first), len(second), receive(queue)) == (10, 5, [])
+    assert len({message.body for message in first + second}) == 15
+    shared_world.clock.sleep(300.1)
+    assert len(receive(queue)) == 10
+
+
+def test_fewer_may_be_asked_for(queue: Queue) -> None:
+    queue.send_many([Outgoing(BODY)] * 3)
+    assert len(queue.receive(max_messages=2, wait_seconds=0)) == 2
+
+
+def test_receiving_is_a_long_poll_of_twenty_seconds_unless_told_otherwise(queue: Queue, during: During) -> None:
+    waits: list[int] = []
+
+    def note(params: dict[str, Any], **_: Any) -> Any:
+        waits.append(params["WaitTimeSeconds"])
+        params["WaitTimeSeconds"] = 0
+
+    during(queue._client, "provide-client-params.sqs.ReceiveMessage", note)
+    queue.receive()
+    queue.receive(wait_seconds=3)
+    assert waits == [20, 3]
+
+
+def test_what_was_deleted_does_not_come_back(queue: Queue, shared_world: World) -> None:
+    queue.send_many([Outgoing(f"body {number}") for number in range(3)])
+    handles = {message.body: message.receipt_handle for message in receive(queue)}
+    queue.delete_many([handles["body 0"], handles["body 2"]])
+    shared_world.clock.sleep(300.1)
+    assert [message.body for message in receive(queue)] == ["body 1"]
+
+
+def test_a_refused_deletion_is_an_error(queue: Queue, during: During) -> None:
+    def refuse(parsed: dict[str, Any], **_: Any) -> None:
+        parsed["Failed"] = [{"Id": "0", "SenderFault": True, "Code": "ReceiptHandleIsInvalid"}]
+
+    queue.send(Outgoing(BODY))
+    (message,) = receive(queue)
+    during(queue._client, "after-call.sqs.DeleteMessageBatch", refuse)
+    with pytest.raises(QueueUnavailableError, match="refused to delete 1 messages"):
+        queue.delete_many([message.receipt_handle])
+
+
+def test_depth_tells_what_waits_what_is_worked_on_and_what_is_delayed(queue: Queue) -> None:
+    assert queue.depth() == Depth(0, 0, 0)
+    queue.send_many([Outgoing(BODY)] * 5)
+    queue.receive(max_messages=2, wait_seconds=0)
+    queue.send(Outgoing(BODY, delay_seconds=10))
+    assert queue.depth() == Depth(visible=3, in_flight=2, delayed=1)
+
+
+# Faults
+
+
+def client_error(code: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": f"not now: {BODY}"}}, "SomeOperation")
+
+
+def fail_with(error: Exception) -> Callable[..., None]:
+    def fail(**_: Any) -> None:
+        raise error
+
+    return fail
+
+
+URL = "https://sqs.example/"
+FAULTS = [
+    *map(
+        client_error,
+        ("RequestThrottled", "ServiceUnavailable", "AccessDenied", "AWS.SimpleQueueService.NonExistentQueue"),
+    ),
+    ConnectTimeoutError(endpoint_url=URL),
+    ReadTimeoutError(endpoint_url=URL),
+    EndpointConnectionError(endpoint_url=URL),
+    ConnectionClosedError(endpoint_url=URL),
+]
+OPERATIONS: dict[str, Callable[[Queue], object]] = {
+    "send": lambda queue: queue.send(Outgoing(BODY)),
+    "send_many": lambda queue: queue.send_many([Outgoing(BODY)]),
+    "receive": receive,
+    "delete": lambda queue: queue.delete_many(["handle"]),
+    "depth": lambda queue: queue.depth(),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: str(fault)[:50].replace(URL, ""))
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_whatever_fails_in_sqs_is_one_error_and_one_line_without_the_body(
+    operation: str, fault: Exception, queue: Queue, during: During, log_lines: LogLines
+) -> None:
+    during(queue._client, "before-call.sqs", fail_with(fault))
+    with pytest.raises(QueueUnavailableError) as caught:
+        OPERATIONS[operation](queue)
+    (line,) = log_lines()
+    assert (line["message"], line["error"]) == (f"sqs {operation.removesuffix('_many')}", type(fault).__name__)
+    assert "secret" not in str(caught.value) + str(line)
+
+
+def test_each_operation_is_one_line_without_the_body(queue: Queue, log_lines: LogLines) -> None:
+    queue.send(Outgoing(BODY, {"EventId": "evt_1"}))
+    queue.send_many([Outgoing(BODY, {"EventId": "evt_2"})] * 2)
+    messages = receive(queue)
+    queue.delete_many([message.receipt_handle for message in messages])
+    queue.depth()
+    first = next(message for message in messages if message.attributes["EventId"] == "evt_1")
+    lines = log_lines()
+    assert [line["message"] for line in lines] == ["sqs send", "sqs send", "sqs receive", "sqs delete", "sqs depth"]
+    assert {(line["level"], line["queue"], line["error"]) for line in lines} == {("INFO", queue.name, None)}
+    assert all(line["duration_ms"] >= 0 for line in lines)
+    assert (lines[0]["EventId"], lines[0]["message_id"]) == ("evt_1", first.message_id)
+    assert "secret" not in str(lines)

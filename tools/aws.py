@@ -1,0 +1,70 @@
+"""An AWS to run on: moto inside this process, or the one that `AWS_ENDPOINT_URL` names.
+
+Nothing of a person's own AWS account is used or reached while moto serves.
+"""
+
+import logging
+import os
+import warnings
+from functools import cache
+from threading import Lock, Thread
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+DUMMY = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
+REGION = "us-east-1"
+
+
+@cache
+def client(service: str) -> Any:
+    """Return a client, patient with slow answers (long polls, stacks) but not with a closed port."""
+    config = Config(connect_timeout=3, read_timeout=60, retries={"total_max_attempts": 1})
+    return boto3.client(service, config=config)  # type: ignore[call-overload]
+
+
+def embed() -> None:
+    """Start moto on a free loopback port and point this process at it, whatever profile or endpoint is set."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    nothing = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+    os.environ |= {**DUMMY, **nothing, "AWS_DEFAULT_REGION": REGION, "AWS_ENDPOINT_URL": _start_moto()}
+    _keep_from_proxies("127.0.0.1")
+
+
+def use_given() -> None:
+    """Fill in what a client of an emulator needs, where it is missing."""
+    os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")  # nobody answers there, and asking takes seconds
+    session = boto3.Session()
+    if session.get_credentials() is None:
+        os.environ |= DUMMY
+    if session.region_name is None:
+        os.environ["AWS_DEFAULT_REGION"] = os.environ.get("AWS_REGION") or REGION
+
+
+def _start_moto() -> str:
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from werkzeug.serving import make_server
+
+    for noisy in ("moto", "werkzeug"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module="moto")  # "AWS::CloudWatch::Alarm is not supported"
+    moto = DomainDispatcherApplication(create_backend_app)
+    lock = Lock()
+
+    def serve(environ: dict[str, Any], start_response: Any) -> Any:
+        """Take DynamoDB requests one at a time: moto checks a condition and writes in two steps."""
+        if not environ.get("HTTP_X_AMZ_TARGET", "").startswith("DynamoDB"):
+            return moto(environ, start_response)
+        with lock:
+            return moto(environ, start_response)
+
+    server = make_server("127.0.0.1", 0, serve, threaded=True, request_handler=MotoRequestHandler)
+    Thread(target=server.serve_forever, name="moto", daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+def _keep_from_proxies(host: str) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), host]))

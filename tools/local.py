@@ -1,0 +1,206 @@
+"""Puts the system together on one machine: AWS, receiver, API, worker, schedules, in the order they need each other.
+
+Whatever is set in the environment is used, and what is missing is made. Settings at fault are found before anything is.
+"""
+
+import http.client
+import importlib
+import io
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+from chalice.app import Chalice, ScheduledEventConfig, SQSEventConfig
+from chalice.config import Config
+from chalice.local import LocalDevServer
+
+from chalicelib import __version__, log, settings
+from tools import api_key, aws, resources
+from tools.invoke import EventSource, Function, rate_seconds, start_schedule
+from tools.receiver import Receiver
+from tools.screen import Screen, ScreenHandler, what_is_where, what_to_try
+from tools.server import create_server
+
+ROOT = Path(__file__).parent.parent
+CHALICE_CONFIG = ROOT / ".chalice" / "config.json"
+LOG_FILE = ROOT / ".local" / "run.log"
+GRACE_SECONDS = 3
+TIMEOUT_SECONDS = {"api_handler": 30, "worker": 50, "sweep": 60, "check_dlq": 60}
+
+# Stands in for what will be made, so that the rest can be checked before anything is.
+TO_BE_MADE = {
+    "EVENTS_TABLE_NAME": "events",
+    "INBOX_QUEUE_URL": "http://127.0.0.1/inbox",
+    "INBOX_DLQ_URL": "http://127.0.0.1/dlq",
+    "ZAPIER_WEBHOOK_URL": "http://127.0.0.1/",
+    "API_KEYS": f"local:{'0' * 64}",
+}
+
+
+class StartError(Exception):
+    """It cannot start: `str()` is one line for a person."""
+
+
+@dataclass(frozen=True)
+class System:
+    """What runs, and can be stopped."""
+
+    screen: Screen
+    server: LocalDevServer
+    event_source: EventSource
+
+    def stop(self) -> None:
+        """Take nothing new, and give what is under way a moment; a moment is not always enough."""
+        self.screen.say("\nstopping")
+        self.server.shutdown()
+        self.event_source.stop(GRACE_SECONDS)
+
+
+def start() -> System:
+    """Start everything, and say how to use it once it answers; raise StartError."""
+    port, checked = _check(os.environ)
+    screen, log_place = _open_screen(checked.log_level)
+    config = Config(checked.stage, config_from_disk=json.loads(CHALICE_CONFIG.read_text()))
+    app: Chalice = importlib.import_module("app").app
+    server = _listen(app, config, port)
+    url = f"http://127.0.0.1:{server.server.server_port}"
+    aws_place = _provide_aws(checked.stage)
+    receiver = _provide_receiver(screen)
+    key = _provide_key()
+    event_source = _start_functions(app, config)
+    Thread(target=server.server.serve_forever, name="api", daemon=True).start()
+    _await_health(server.server.server_port)
+    receiver_url = receiver.url if receiver else None
+    screen.say(f"triggers-api {__version__}, stage {checked.stage}\n")
+    screen.say(what_is_where(url, key, receiver_url, aws_place, log_place))
+    screen.say(what_to_try(url, key, receiver_url))
+    screen.say(f"ready  {url}")
+    return System(screen, server, event_source)
+
+
+def _check(environ: Mapping[str, str]) -> tuple[int, settings.Settings]:
+    """Return the port and the settings as far as they are given; raise StartError naming every variable at fault."""
+    given = {name: value for name, value in environ.items() if name == "API_KEYS" or value.strip()}
+    faults, checked = [], None
+    try:
+        checked = settings.load({**TO_BE_MADE, **given})
+    except settings.SettingsError as error:
+        faults.append(str(error))
+    try:
+        settings.load_event_source({**given, "STAGE": "dev"})
+    except settings.SettingsError as error:
+        faults.append(str(error))
+    port = given.get("PORT", "8000").strip()
+    if not (re.fullmatch(r"[0-9]{1,5}", port) and int(port) <= 65535):
+        faults.append("PORT is unusable: it must be 0 to 65535")
+    if not re.match(r"https?://[^/]", given.get("AWS_ENDPOINT_URL", "http://-").strip()):
+        faults.append("AWS_ENDPOINT_URL is unusable: it must be an http or https URL")
+    if faults or checked is None:
+        raise StartError("; ".join(faults))
+    return int(port), checked
+
+
+def _open_screen(log_level: str) -> tuple[Screen, str]:
+    """Return the screen, and where JSON lines go: to a file while a person watches, else to the same output."""
+    log.configure(log_level)
+    terminal = sys.stdout
+    if isinstance(terminal, io.TextIOWrapper):
+        terminal.reconfigure(errors="replace")
+    if not terminal.isatty():
+        return Screen(terminal, color=False), "standard output"
+    LOG_FILE.parent.mkdir(exist_ok=True)
+    sys.stdout = LOG_FILE.open("w", encoding="utf-8")
+    screen = Screen(terminal, color="NO_COLOR" not in os.environ)
+    logging.getLogger("triggers_api").addHandler(ScreenHandler(screen))
+    return screen, os.path.relpath(LOG_FILE)
+
+
+def _listen(app: Chalice, config: Config, port: int) -> LocalDevServer:
+    local_config = Config.create(lambda_timeout=_timeout_seconds(config, "api_handler"))
+    try:
+        return create_server(app, local_config, port)
+    except OSError as error:
+        raise StartError(f"port {port}: {error.strerror}; try make run PORT={port + 1}") from error
+
+
+def _provide_aws(stage: str) -> str:
+    """See that table and queues are there and that the environment names them; return where they are."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL", "").strip()
+    place = endpoint or "inside this process, empty at each start"
+    variables = resources.VARIABLES.values()
+    given = {name: os.environ[name] for name in variables if os.environ.get(name, "").strip()}
+    try:
+        if endpoint:
+            aws.use_given()
+        else:
+            aws.embed()
+        if not endpoint or len(given) < len(variables):
+            os.environ |= {**resources.ensure(stage), **given}
+        resources.check(given)
+    except (BotoCoreError, ClientError, ResponseParserError, resources.ResourcesError) as error:
+        raise StartError(f"AWS {place}: {' '.join(str(error).split())}") from error
+    return place
+
+
+def _provide_receiver(screen: Screen) -> Receiver | None:
+    if os.environ.get("ZAPIER_WEBHOOK_URL", "").strip():
+        return None
+    receiver = Receiver(screen)
+    receiver.start()
+    os.environ["ZAPIER_WEBHOOK_URL"] = receiver.url + receiver.hook_path
+    return receiver
+
+
+def _provide_key() -> str | None:
+    if "API_KEYS" in os.environ:
+        return None
+    key = api_key.new_key()
+    os.environ["API_KEYS"] = api_key.entry("local", key)
+    return key
+
+
+def _start_functions(app: Chalice, config: Config) -> EventSource:
+    """Start what Lambda would call: the schedules, and the worker on its queue, with the numbers that app.py gives."""
+
+    def function(name: str) -> Function:
+        return Function(name, app.handler_map[name], _timeout_seconds(config, name))
+
+    worker = next(source for source in app.event_sources if isinstance(source, SQSEventConfig))
+    event_source = EventSource(
+        aws.client("sqs"),
+        os.environ["INBOX_QUEUE_URL"],
+        function(worker.name),
+        batch_size=worker.batch_size,
+        concurrency=worker.maximum_concurrency or 1,
+    )
+    event_source.start()
+    for source in app.event_sources:
+        if isinstance(source, ScheduledEventConfig):
+            start_schedule(function(source.name), rate_seconds(source.schedule_expression))
+    return event_source
+
+
+def _timeout_seconds(config: Config, name: str) -> int:
+    return config.scope(config.chalice_stage, name).lambda_timeout or TIMEOUT_SECONDS[name]
+
+
+def _await_health(port: int) -> None:
+    """Return when the API answers; raise StartError when it does not, or not well."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request("GET", "/health")
+        status = connection.getresponse().status
+    except OSError as error:
+        raise StartError(f"the API does not answer: {error}") from error
+    finally:
+        connection.close()
+    if status != http.HTTPStatus.OK:
+        raise StartError(f"the API is not well: GET /health answers {status}")

@@ -1,0 +1,105 @@
+"""Chalice's local server, made to behave towards odd requests and on kept connections.
+
+Routing and the Lambda event stay Chalice's. Only reading a request and writing an answer are ours: Chalice trusts any
+length, takes a chunked body for the next request, sends a body on HEAD and echoes credentials on unknown paths.
+"""
+
+import contextlib
+import functools
+import json
+import re
+import socket
+from http import HTTPStatus
+from typing import Any
+
+from chalice.app import Chalice
+from chalice.config import Config
+from chalice.local import ChaliceRequestHandler, LocalDevServer, ThreadedHTTPServer, create_local_server
+
+MAX_BODY_BYTES = 10 * 1024 * 1024  # API Gateway: payload size
+
+
+class UnreadableRequestError(Exception):
+    """The body cannot be read, so where the next request begins is not known: answer `status` and close."""
+
+    def __init__(self, status: HTTPStatus, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+def create_server(app: Chalice, config: Config, port: int) -> LocalDevServer:
+    """Return a server that listens on loopback already; raise OSError when the port is taken."""
+    ThreadedHTTPServer.request_queue_size = 128
+    server = create_local_server(app, config, "127.0.0.1", port)
+    server.server.RequestHandlerClass = functools.partial(Handler, app_object=app, config=config)
+    return server
+
+
+class Handler(ChaliceRequestHandler):
+    """One connection."""
+
+    disable_nagle_algorithm = True
+    timeout = 60  # a client that stops in the middle of a request holds a thread no longer than this
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError, TimeoutError):  # the client is gone: nobody to tell
+            super().handle()
+
+    def answer(self) -> None:
+        try:
+            headers, body = dict(self.headers), self._read_body()
+            self.local_gateway.event_converter.create_lambda_event(self.command, self.path, headers)
+        except UnreadableRequestError as error:
+            self.send_error(error.status, str(error))
+            self._linger()
+        except ValueError:  # Chalice knows no route
+            self._problem(HTTPStatus.NOT_FOUND, "There is nothing at this path.")
+        else:
+            response = self.local_gateway.handle_request(self.command, self.path, headers, body)
+            content = self._handle_binary(response)["body"] or b""
+            self._send(response["statusCode"], {**response["headers"], **response["multiValueHeaders"]}, content)
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do_PATCH = do_OPTIONS = answer
+
+    def _read_body(self) -> bytes:
+        if "Transfer-Encoding" in self.headers:
+            raise UnreadableRequestError(HTTPStatus.LENGTH_REQUIRED, "Send a Content-Length, and no Transfer-Encoding.")
+        length = self.headers.get("Content-Length", "0").strip()
+        if not re.fullmatch(r"[0-9]{1,18}", length):
+            raise UnreadableRequestError(HTTPStatus.BAD_REQUEST, "Content-Length must be a number.")
+        if int(length) > MAX_BODY_BYTES:
+            detail = f"The body may have {MAX_BODY_BYTES} bytes at most."
+            raise UnreadableRequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+        body: bytes = self.rfile.read(int(length))
+        if len(body) < int(length):
+            raise ConnectionAbortedError
+        return body
+
+    def _linger(self) -> None:
+        """Take for a moment what still comes: closing on unread bytes would take the answer back with a reset."""
+        self.connection.shutdown(socket.SHUT_WR)
+        self.connection.settimeout(1)
+        for _ in range(1024):
+            if not self.rfile.read1(65536):
+                break
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer with a problem and close. Also what the base class calls when it cannot parse a request."""
+        self.close_connection = True
+        self._problem(HTTPStatus(code), message or HTTPStatus(code).description or "", Connection="close")
+
+    def _problem(self, status: HTTPStatus, detail: str, **headers: str) -> None:
+        problem = {"type": "about:blank", "title": status.phrase, "status": status, "detail": detail}
+        self._send(status, {"Content-Type": "application/problem+json", **headers}, json.dumps(problem))
+
+    def _send(self, status: int, headers: dict[str, Any], body: str | bytes) -> None:
+        content = body.encode() if isinstance(body, str) else body
+        self.send_response(status)
+        if status != HTTPStatus.NO_CONTENT:  # RFC 9110, section 8.6
+            self.send_header("Content-Length", str(len(content)))
+        self._send_headers(headers)
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
