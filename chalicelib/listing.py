@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from chalicelib import log
 from chalicelib.dynamodb import EventStore
 from chalicelib.errors import Fault, InvalidRequestError
 from chalicelib.events import EVENT_TYPE, Event, Status, rfc3339
@@ -127,7 +128,7 @@ def _rows(store: EventStore, query: Query, keep: Callable[[Event], bool]) -> tup
     """Return the events next in order, and the sort key beyond which some shard was not read (None: all is read)."""
     partitions = [partition(status, shard) for status in query.statuses for shard in range(SHARDS)]
     with ThreadPoolExecutor(SHARDS) as pool:
-        answers = list(pool.map(partial(_read, store, query), partitions))
+        answers = list(pool.map(log.carried(partial(_read, store, query)), partitions))
     ends = [value(answer["LastEvaluatedKey"]["sort_key"]) for answer in answers if "LastEvaluatedKey" in answer]
     # By sort key: an event that changes its status meanwhile may stand in two partitions.
     rows = {sort_key(event): event for answer in answers for event in map(event_of, answer["Items"])}

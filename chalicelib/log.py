@@ -7,10 +7,14 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from typing import TypeVar
 
 from chalicelib.events import rfc3339
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _logger = logging.getLogger("triggers_api")
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -53,13 +57,24 @@ def configure(level: str) -> None:
 
 
 @contextlib.contextmanager
-def request_id(value: str) -> Iterator[None]:
+def request_id(value: str | None) -> Iterator[None]:
     """Put `value` on every line that is written inside, in this thread."""
     token = _request_id.set(value)
     try:
         yield
     finally:
         _request_id.reset(token)
+
+
+def carried(function: Callable[[T], R]) -> Callable[[T], R]:
+    """Return `function` for threads of a pool, which do not know of themselves what request they serve."""
+    value = _request_id.get()
+
+    def run(argument: T) -> R:
+        with request_id(value):
+            return function(argument)
+
+    return run
 
 
 def debug(message: str, **fields: object) -> None:

@@ -24,7 +24,7 @@ def sweep(services: Services, remaining_seconds: float) -> int:
         return 0
     deadline = services.clock() + remaining_seconds - 2 * AWS_CALL_SECONDS
     with services.threads(SHARDS) as pool:
-        count = sum(pool.map(partial(_sweep_shard, services, deadline), range(SHARDS)))
+        count = sum(pool.map(log.carried(partial(_sweep_shard, services, deadline)), range(SHARDS)))
     log.info("swept", queued=count)
     return count
 

@@ -32,7 +32,7 @@ from tools.server import create_server
 ROOT = Path(__file__).parent.parent
 CHALICE_CONFIG = ROOT / ".chalice" / "config.json"
 LOG_FILE = ROOT / ".local" / "run.log"
-GRACE_SECONDS = 3
+GRACE_SECONDS = 2
 TIMEOUT_SECONDS = {"api_handler": 30, "worker": 50, "sweep": 60, "check_dlq": 60}
 
 # Stands in for what will be made, so that the rest can be checked before anything is.

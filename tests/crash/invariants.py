@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from chalicelib.events import Event, Status, Via
 
 
-class Violation(AssertionError):
+class ViolationError(AssertionError):
     """A promise was broken."""
 
 
@@ -70,12 +70,12 @@ class Witness:
 
 
 def check(witness: Witness, stored: Mapping[str, Event], letters: Iterable[Mapping[str, Any]], faults: int) -> None:
-    """Raise Violation unless a settled system kept its promises. `faults` is how many were put into it."""
+    """Raise ViolationError unless a settled system kept its promises. `faults` is how many were put into it."""
     for violation in witness.violations:
-        raise Violation(violation)
+        raise ViolationError(violation)
     told = {(letter.get("event_id"), letter.get("failed_at")) for letter in letters}
     if missing := witness.accepted - stored.keys():
-        raise Violation(f"accepted and not stored: {missing}")
+        raise ViolationError(f"accepted and not stored: {missing}")
     for event in stored.values():
         _check_end(event, witness, told)
         _check_attempts(event, witness, faults)
@@ -84,16 +84,16 @@ def check(witness: Witness, stored: Mapping[str, Event], letters: Iterable[Mappi
 def _check_end(event: Event, witness: Witness, told: set[tuple[Any, Any]]) -> None:
     """Refused posts too: what is stored is delivered or failed in the end, and for a reason."""
     if event.status is Status.PENDING:
-        raise Violation("pending for ever")
+        raise ViolationError("pending for ever")
     if event.status is Status.FAILED and (event.event_id, event.failed_at) not in told:
-        raise Violation("failed without a message in the dead letter queue")
+        raise ViolationError("failed without a message in the dead letter queue")
     if event.delivered_via is Via.PULL and event.event_id not in witness.acknowledged:
-        raise Violation("delivered by pull, and nobody acknowledged")
+        raise ViolationError("delivered by pull, and nobody acknowledged")
     if event.delivered_via is Via.PUSH and not any(push.arrived for push in witness.pushes[event.event_id]):
-        raise Violation("delivered by push, and the receiver never said so")
+        raise ViolationError("delivered by push, and the receiver never said so")
 
 
 def _check_attempts(event: Event, witness: Witness, faults: int) -> None:
     seen = [push for push in witness.pushes[event.event_id] if push.event.replayed_at == event.replayed_at]
     if not len(seen) <= event.delivery_attempts <= len(seen) + faults:
-        raise Violation(f"{event.delivery_attempts} attempts counted, {len(seen)} seen, {faults} faults")
+        raise ViolationError(f"{event.delivery_attempts} attempts counted, {len(seen)} seen, {faults} faults")

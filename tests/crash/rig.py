@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from random import Random
 from typing import Any
@@ -22,7 +22,7 @@ from chalicelib.events import Event, Status
 from chalicelib.items import event_of
 from chalicelib.metrics import Metrics
 from chalicelib.push import Outcome, Result, result_of
-from tests.crash.invariants import Push, Violation, Witness, check
+from tests.crash.invariants import Push, ViolationError, Witness, check
 from tests.support.fake_aws import FakeDynamoDB, FakeSQS
 from tests.support.world import KEY, Answer, Clock, LambdaContext, World, digest
 
@@ -210,14 +210,14 @@ class Rig:
 
     threads: Any = SerialPool
 
-    def __init__(self, *, seed: int = 0, **environ: str) -> None:
+    def __init__(self, environ: Mapping[str, str], *, seed: int = 0) -> None:
         self.settings = settings.load({**ENVIRON, **environ})
         self.clock = Clock()
         self.random = Random(seed)
         self.dynamodb = FakeDynamoDB(self.clock)
-        self.sqs = FakeSQS(self.clock)
-        self.sqs.queue(DLQ, visibility_timeout=30)
-        self.sqs.queue(INBOX, visibility_timeout=300, redrive=(DLQ, 5))
+        self.sqs = FakeSQS(self.clock, shuffle=self.random)
+        self.sqs.queue(DLQ)
+        self.sqs.queue(INBOX, redrive=(DLQ, 5))
         self.witness = Witness()
         self.answers: list[int | None] = []
         self.while_pushing: list[Callable[[str], None]] = []
@@ -266,24 +266,18 @@ class Rig:
         while self.clock() < end:
             while Process(self).work():
                 pass
-            if all(event.status is not Status.PENDING for event in self.items().values()) and not self._waiting():
+            pending = any(event.status is Status.PENDING for event in self.items().values())
+            if not pending and not self.sqs.messages(INBOX):
                 return
             self.clock.sleep(60)
             Process(self).sweep()
-        raise Violation("something stays pending for ever, or a message stays in the queue")
-
-    def _waiting(self) -> int:
-        attributes = self.sqs.get_queue_attributes(QueueUrl=INBOX, AttributeNames=["All"])["Attributes"]
-        return sum(int(count) for name, count in attributes.items() if name.startswith("Approximate"))
+        raise ViolationError("something stays pending for ever, or a message stays in the queue")
 
     def letters(self) -> list[dict[str, Any]]:
-        """Return the bodies in the DLQ that are notices of dead letters."""
-        self.clock.sleep(60)  # past the visibility of an earlier look
-        letters = []
-        while received := self.sqs.receive_message(QueueUrl=DLQ, MaxNumberOfMessages=10).get("Messages"):
-            letters += [json.loads(message["Body"]) for message in received if message["Body"].startswith("{")]
-        return letters
+        """Return the dead letters' notices: not the messages that could not be read."""
+        bodies = [message["Body"] for message in self.sqs.messages(DLQ)]
+        return [json.loads(body) for body in bodies if body.startswith("{")]
 
     def check(self) -> None:
-        """Raise Violation unless everything promised of a settled system is so."""
+        """Raise ViolationError unless everything promised of a settled system is so."""
         check(self.witness, self.items(), self.letters(), self.faults)

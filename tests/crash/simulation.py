@@ -88,7 +88,7 @@ class Pool:
         def run(number: int, value: Any) -> None:
             try:
                 results[number] = function(value)
-            except BaseException as failure:  # a death too: whoever waits for it is told
+            except BaseException as failure:  # noqa: BLE001  # a death too: whoever waits is told
                 failures.append(failure)
                 results[number] = None
             if len(results) == len(todo):
@@ -107,10 +107,9 @@ class Storm(Rig):
     """A rig in which everybody acts at the same time and anything may fail, until the storm is over."""
 
     def __init__(self, seed: int) -> None:
-        super().__init__(seed=seed, MAX_DELIVERY_ATTEMPTS="6", BACKOFF_CAP_SECONDS="120")
+        super().__init__({"MAX_DELIVERY_ATTEMPTS": "6", "BACKOFF_CAP_SECONDS": "120"}, seed=seed)
         self.hub = Hub(self.clock, self.random.randrange)
         self.threads = lambda size: Pool(self.hub)
-        self.sqs.shuffle = self.random
         self.sqs.duplicate_probability = self.random.choice((0.0, 0.05, 0.2))
         self._fault_rate = self.random.choice((0.0, 0.02, 0.1, 0.25))
         self._mood = self.random.choice(("well", "flaky", "down", "refusing", "hanging"))
@@ -125,7 +124,15 @@ class Storm(Rig):
 
     def run(self) -> None:
         """Live through the storm, then let the calm settle everything, and check what was promised."""
-        actors = [self._callers, self._callers, self._event_source, self._sweeps, self._consumer, self._operator, self._moods]
+        actors = [
+            self._callers,
+            self._callers,
+            self._event_source,
+            self._sweeps,
+            self._consumer,
+            self._operator,
+            self._moods,
+        ]
         for act in actors:
             self.hub.spawn(act)
         self.hub.run()
@@ -195,7 +202,7 @@ class Storm(Rig):
 
 
 def live_through(seed: int) -> Storm:
-    """Run one simulation; raises Violation with the seed when a promise was broken."""
+    """Run one simulation; raises ViolationError with the seed when a promise was broken."""
     storm = Storm(seed)
     try:
         storm.run()

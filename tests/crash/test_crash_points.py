@@ -122,7 +122,7 @@ PATHS = {
 
 def run(path: Path, point: int | None, fault: Fault | None) -> tuple[Rig, Process]:
     """Live through a path, with a fault at one of its calls, and all that comes after it."""
-    rig = Rig(**path.environ)
+    rig = Rig(path.environ)
     rig.answers = list(path.answers)
     path.first(rig, Process(rig))
     process = Process(rig, lambda number, label: fault if number == point else None)

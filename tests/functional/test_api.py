@@ -142,26 +142,27 @@ def test_what_cannot_be_read_is_a_fault_of_the_body(world: World, aws: Aws, body
 
 
 @pytest.mark.parametrize(
-    ("body", "fields"),
+    ("member", "bad"),
     [
-        ({}, ["event_type", "payload"]),
-        ({"event_type": "a" * 129, "payload": {}}, ["event_type"]),
-        *(
-            ({"event_type": bad, "payload": {}}, ["event_type"])
-            for bad in ("", "a b", "ä", "a\n", "a*", None, 1, ["a"])
-        ),
-        *(({"event_type": "a", "payload": bad}, ["payload"]) for bad in (None, [], "{}", 1, True)),
-        *(({"event_type": "a", "payload": {}, "metadata": bad}, ["metadata"]) for bad in ([], "", 0, False)),
-        ({"event_type": "a", "payload": {}, "id": 1, "größe": 2}, ["id", "größe"]),
-        (
-            {"event_type": 1, "payload": 1, "metadata": 1, "Payload": 1, "": 1},
-            ["event_type", "payload", "metadata", "Payload", ""],
-        ),
+        ("event_type", ["", "a" * 129, "a b", "ä", "a\n", "a*", None, 1, ["a"]]),
+        ("payload", [None, [], "{}", 1, True]),
+        ("metadata", [[], "", 0, False]),
+        ("größe", [None, {}]),
     ],
 )
-def test_every_fault_of_an_event_is_named(world: World, aws: Aws, body: object, fields: list[str]) -> None:
-    assert_problem(world.call("POST", "/events", json.dumps(body)), 400, fields)
+def test_a_faulty_member_is_named(world: World, aws: Aws, member: str, bad: list[object]) -> None:
+    for value in bad:
+        body = json.dumps({"event_type": "a", "payload": {}, "metadata": {}, member: value})
+        assert_problem(world.call("POST", "/events", body), 400, [member])
     assert aws.calls == []
+
+
+def test_every_fault_is_named_not_only_the_first(world: World) -> None:
+    body = json.dumps({"metadata": 1, "Payload": 1, "": 1})
+
+    answer = world.call("POST", "/events", body)
+
+    assert_problem(answer, 400, ["event_type", "payload", "metadata", "Payload", ""])
 
 
 @pytest.mark.parametrize("event_type", ["a", "A" * 128, "order.created", "v1/order:paid_now-0"])
@@ -443,7 +444,7 @@ def test_walking_the_pages_shows_every_event_once(world: World, receiver: Receiv
     post_various(world, receiver)
     paths = ("/events?order=newest", "/events?order=oldest", "/events?event_type=a", "/inbox?order=oldest")
 
-    for path, limit in itertools.product(paths, (1, 4, 13)):
+    for path, limit in itertools.product(paths, (3, 13)):
         pages = walk(world, f"{path}&limit={limit}")
 
         assert [event_id for page in pages for event_id in page] == ids(world.call("GET", path))

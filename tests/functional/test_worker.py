@@ -280,6 +280,7 @@ def test_a_dead_letter_of_an_event_that_is_pending_again_is_a_wake_up(world: Wor
     world.restart(IN_PROCESS_WAIT_SECONDS="0")
     world.call("POST", f"/events/{event_id}/replay")
     world.run_worker()
+    world.lose_messages()
     world.clock.sleep(1)
     world.move_back()
 

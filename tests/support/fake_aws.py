@@ -348,7 +348,7 @@ class FakeSQS:
             raise ValueError("duplicates are drawn from `shuffle`")
         self._clock = clock
         self._shuffle = shuffle
-        self._duplicate_probability = duplicate_probability
+        self.duplicate_probability = duplicate_probability
         self._queues: dict[str, _Queue] = {}
         self._numbers = itertools.count(1)
         self._lock = Lock()
@@ -475,7 +475,7 @@ class FakeSQS:
 
     def _is_repeated(self, queue: _Queue, message: _Message, timeout: float) -> bool:
         """Return whether the message comes again, and hide it for a random part of `timeout` if it does."""
-        if self._shuffle is None or self._shuffle.random() >= self._duplicate_probability:
+        if self._shuffle is None or self._shuffle.random() >= self.duplicate_probability:
             return False
         queue.hide(message, IN_FLIGHT, self._clock() + self._shuffle.random() * timeout)
         return True

@@ -149,8 +149,7 @@ class World:
     def forget(self, **environ: str) -> None:
         """Be as if just made, with other variables: making another world takes far longer."""
         self.environ = {**self._first_environ}
-        table = dynamodb_backends[DEFAULT_ACCOUNT_ID][REGION].tables[self.environ["EVENTS_TABLE_NAME"]]
-        table.items.clear()
+        self._table().items.clear()
         for variable in ("INBOX_QUEUE_URL", "INBOX_DLQ_URL"):
             queue = self._queue(variable)
             for held in (queue._messages, queue.pending_messages, queue.deleted_messages):
@@ -208,7 +207,9 @@ class World:
         while self.clock() < end:
             while self.run_worker():
                 pass
-            if not self.call("GET", "/events?status=pending").json["events"] and not any(vars(self.depth()).values()):
+            if not self.messages() and all(
+                item.attrs["status"].value != "pending" for item in self._table().all_items()
+            ):
                 return
             self.clock.sleep(60)
             self.run_schedule(app.sweep)
@@ -242,6 +243,20 @@ class World:
         for message in self.dead_letters():
             self.send(message["body"], **message["attributes"])
         self._queue("INBOX_DLQ_URL")._messages.clear()
+
+    def lose_messages(self) -> None:
+        """Let every message in the inbox queue be lost."""
+        self._queue("INBOX_QUEUE_URL")._messages.clear()
+
+    def fill_inbox(self, count: int, *, delay_seconds: int = 0) -> None:
+        """Put many messages into the inbox queue."""
+        for start in range(0, count, 10):
+            numbers = map(str, range(start, min(start + 10, count)))
+            entries = [{"Id": number, "MessageBody": "{}", "DelaySeconds": delay_seconds} for number in numbers]
+            self.outside.send_message_batch(QueueUrl=self.environ["INBOX_QUEUE_URL"], Entries=entries)
+
+    def _table(self) -> Any:
+        return dynamodb_backends[DEFAULT_ACCOUNT_ID][REGION].tables[self.environ["EVENTS_TABLE_NAME"]]
 
     def _queue(self, variable: str) -> moto.sqs.models.Queue:
         return sqs_backends[DEFAULT_ACCOUNT_ID][REGION].queues[self.environ[variable].rsplit("/", 1)[-1]]

@@ -91,35 +91,27 @@ IMPORT_APP = """
 import json, os, sys
 root, read, calls = os.getcwd(), set(), []
 
-class Environ(dict):
-    def _note(self, name):
-        frame = sys._getframe()
-        while frame and frame.f_globals["__name__"] in ("__main__", "os", "_collections_abc"):
-            frame = frame.f_back
-        if frame and frame.f_code.co_filename.startswith(root):
-            read.add(name)
-    def get(self, name, default=None):
-        self._note(name)
-        return dict.get(self, name, default)
+class Watched(type(os.environ)):
     def __getitem__(self, name):
-        self._note(name)
-        return dict.__getitem__(self, name)
-    def __contains__(self, name):
-        self._note(name)
-        return dict.__contains__(self, name)
-    def keys(self):
-        self._note("everything")
-        return list(dict.keys(self))
+        note(name)
+        return super().__getitem__(name)
     def __iter__(self):
-        return iter(self.keys())
-    items = values = copy = keys
+        note("everything")
+        return super().__iter__()
+
+def note(name):
+    frame = sys._getframe()
+    while frame and frame.f_globals["__name__"] in ("__main__", "os", "collections.abc"):
+        frame = frame.f_back
+    if frame and frame.f_code.co_filename.startswith(root):
+        read.add(name)
 
 network = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
 sys.addaudithook(lambda event, _: calls.append(event) if event in network else None)
 import boto3, botocore.session
 for owner, name in ((boto3, "client"), (boto3, "resource"), (botocore.session.Session, "create_client")):
     setattr(owner, name, lambda *_, **__: calls.append("client"))
-os.environ = Environ(os.environ)
+os.environ.__class__ = Watched
 sys.path.insert(0, root)
 import app
 print(json.dumps({"read": sorted(read), "calls": calls}))

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from chalicelib.backoff import Patience, delay_seconds, repeat
@@ -8,6 +8,7 @@ NOW = 1_795_000_000.0
 SECONDS = st.floats(0, 86_400)
 
 
+@settings(deadline=None)
 @given(attempt=st.integers(1, 1000), base=SECONDS, cap=SECONDS, drawn=st.floats(0, 1, exclude_max=True))
 @example(attempt=1000, base=86_400, cap=86_400, drawn=0.5)
 def test_a_delay_is_between_half_and_all_of_the_backoff(attempt: int, base: float, cap: float, drawn: float) -> None:
@@ -71,6 +72,7 @@ def test_the_loop_waits_while_there_is_room_and_hands_back_the_delay_that_does_n
     assert len(invocation.began) == slept + 1
 
 
+@settings(deadline=None)
 @given(
     delays=st.lists(st.integers(0, 10)),
     step_seconds=st.integers(0, 5),

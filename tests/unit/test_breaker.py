@@ -5,14 +5,7 @@ from threading import Barrier, BrokenBarrierError
 import pytest
 
 from chalicelib.breaker import Breaker
-
-
-class Clock:
-    now = 1_795_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
+from tests.support.world import Clock
 
 # What happens, in order: f a failure, t a timeout, s a success, a number of seconds pass,
 # + a caller is let through, - a caller is not. Three failures open it, for 30 seconds.
@@ -31,8 +24,7 @@ SCENARIOS = {
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)
-def test_the_breaker_follows_the_scenario(scenario: str) -> None:
-    clock = Clock()
+def test_the_breaker_follows_the_scenario(scenario: str, clock: Clock) -> None:
     breaker = Breaker(failures=3, open_seconds=30, clock=clock)
     for number, happening in enumerate(scenario.split()):
         if happening in "ft":
@@ -45,20 +37,20 @@ def test_the_breaker_follows_the_scenario(scenario: str) -> None:
             clock.now += float(happening)
 
 
-def test_of_many_threads_that_ask_in_one_window_one_gets_the_trial() -> None:
-    now, crowd, meeting = Clock(), 16, Barrier(2)
+def test_of_many_threads_that_ask_in_one_window_one_gets_the_trial(clock: Clock) -> None:
+    crowd, meeting = 16, Barrier(2)
 
-    def clock() -> float:
+    def met() -> float:
         """Hold who asks for the time until another asks, which must not be possible in the middle of a decision."""
         with suppress(BrokenBarrierError):
             meeting.wait(timeout=0.05)
-        return now()
+        return clock()
 
-    breaker = Breaker(failures=1, open_seconds=30, clock=clock)
+    breaker = Breaker(failures=1, open_seconds=30, clock=met)
     breaker.failed(timed_out=False)
     meeting.reset()
     with ThreadPoolExecutor(crowd) as pool:
         for _ in range(10):
-            now.now += 30
+            clock.now += 30
             asked = [pool.submit(breaker.allows) for _ in range(crowd)]
             assert sum(answer.result() for answer in asked) == 1

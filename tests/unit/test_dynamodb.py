@@ -1,7 +1,7 @@
 import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -92,6 +92,11 @@ class Table:
         assert item == typed(attributes(current))
         return current
 
+    def present(self, event: Event) -> Event | None:
+        """Return the event as `in_state` stored it, if it counts as there."""
+        there = self.item(event.event_id) and event.expires_at > self.clock()
+        return event if there else None
+
     def in_state(self, name: str) -> Event:
         """Store and return an event of STATES; an absent one is not stored."""
         event = self.event(**STATES[name](self))
@@ -138,44 +143,167 @@ def lose_an_answer(during: During, table: Table, meanwhile: Callable[[], object]
     during(table.client, "needs-retry.dynamodb", again)
 
 
-def assert_refused(written: Written, event: Event, state: str, before: object, table: Table) -> None:
-    """A refused write says what is there, and has changed nothing."""
-    there = None if state.startswith("expired") or state == "absent" else event
-    assert written == Written(False, there)
+# Each transition: who may make it, and what it makes of an event
+
+
+def becomes(event: Event, *gone: str, **changes: Any) -> Event:
+    return replace(event, **{**dict.fromkeys(gone), **changes})
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One write; `granted` names the states where it takes effect. `tells`: it returns the event after it."""
+
+    write: Callable[[EventStore, Event], Written]
+    granted: tuple[str, ...]
+    after: Callable[[Table, Event], Event]
+    tells: bool = True
+
+
+FAR = 2_000_000_000
+PENDING = ("due", "due at this moment", "not due yet", "claimed", "claimed to this moment", "claim ran out")
+UNCLAIMED = ("due", "due at this moment", "not due yet", "claim ran out", "delivered", "failed")
+OVER = ("claimed_until", "next_attempt_at", "requeue_at")
+
+
+def replayed(table: Table, event: Event) -> Event:
+    gone = ("claimed_until", "delivered_at", "delivered_via", "failed_at", "reason")
+    event = becomes(event, *gone, status=Status.PENDING, claim_id="d" * 32, delivery_attempts=0, expires_at=FAR)
+    return becomes(event, next_attempt_at=table.at(0), requeue_at=table.at(60), replayed_at=table.at(0))
+
+
+RECORDS = {
+    "record delivered": Transition(
+        lambda store, event: store.record_delivered(event),
+        PENDING,
+        lambda table, event: becomes(
+            event, *OVER, status=Status.DELIVERED, delivered_at=table.at(0), delivered_via=Via.PUSH
+        ),
+    ),
+    "record retry": Transition(
+        lambda store, event: store.record_retry(event, 90.5, message_follows=True),
+        PENDING,
+        lambda table, event: becomes(
+            event, "claimed_until", next_attempt_at=table.at(90.5), requeue_at=table.at(150.5)
+        ),
+    ),
+    "record retry by the sweep": Transition(
+        lambda store, event: store.record_retry(event, 1000, message_follows=False),
+        PENDING,
+        lambda table, event: becomes(event, "claimed_until", next_attempt_at=table.at(1000), requeue_at=table.at(1000)),
+    ),
+    "record failed": Transition(
+        lambda store, event: store.record_failed(replace(event, reason=Reason.PERMANENT, failed_at="then")),
+        PENDING,
+        lambda table, event: becomes(event, *OVER, status=Status.FAILED, reason=Reason.PERMANENT, failed_at="then"),
+    ),
+}
+TRANSITIONS = RECORDS | {
+    "claim": Transition(
+        lambda store, event: store.claim(event.event_id, "d" * 32),
+        ("due", "due at this moment", "claim ran out"),
+        lambda table, event: becomes(
+            event, claim_id="d" * 32, claimed_until=table.at(60), requeue_at=table.at(60), delivery_attempts=4
+        ),
+    ),
+    "acknowledge": Transition(
+        lambda store, event: store.acknowledge(event.event_id),
+        (*PENDING, "failed"),
+        lambda table, event: becomes(
+            event,
+            *("next_attempt_at", "requeue_at", "failed_at", "reason"),  # the claim stays: a push may be running
+            status=Status.DELIVERED,
+            delivered_at=table.at(0),
+            delivered_via=Via.PULL,
+        ),
+        tells=False,
+    ),
+    "replay": Transition(
+        lambda store, event: store.replay(event.event_id, "d" * 32, expires_at=FAR), UNCLAIMED, replayed
+    ),
+    "replay of that failure": Transition(
+        lambda store, event: store.replay(
+            event.event_id, "d" * 32, expires_at=FAR, failed_at=event.failed_at or event.created_at
+        ),
+        ("failed",),
+        replayed,
+    ),
+    "replay of an earlier failure": Transition(
+        lambda store, event: store.replay(event.event_id, "d" * 32, expires_at=FAR, failed_at=event.created_at),
+        (),
+        replayed,
+    ),
+    "mark": Transition(
+        lambda store, event: store.mark_requeued(event.event_id, event.requeue_at or event.created_at),
+        PENDING,
+        lambda table, event: becomes(event, requeue_at=table.at(60)),
+        tells=False,
+    ),
+    "mark of another moment": Transition(
+        lambda store, event: store.mark_requeued(event.event_id, event.created_at), (), lambda table, event: event
+    ),
+}
+GRANTED = [(name, state) for name, transition in TRANSITIONS.items() for state in transition.granted]
+REFUSED = [(name, state) for name, transition in TRANSITIONS.items() for state in STATES.keys() - transition.granted]
+
+
+@pytest.mark.parametrize(("name", "state"), GRANTED)
+def test_a_transition_that_is_granted_changes_what_it_should_and_nothing_else(
+    name: str, state: str, store: EventStore, table: Table
+) -> None:
+    event, transition = table.in_state(state), TRANSITIONS[name]
+    after = transition.after(table, event)
+    assert transition.write(store, event) == Written(True, after if transition.tells else None)
+    assert table.now(event) == after
+
+
+@pytest.mark.parametrize(("name", "state"), sorted(REFUSED))
+def test_a_transition_that_is_refused_says_what_is_there_and_changes_nothing(
+    name: str, state: str, store: EventStore, table: Table
+) -> None:
+    event = table.in_state(state)
+    before = table.item(event.event_id)
+    mine = replace(event, claim_id="e" * 32) if name in RECORDS else event
+    assert TRANSITIONS[name].write(store, mine) == Written(False, table.present(event))
     assert table.item(event.event_id) == before
 
 
-# Put
+@pytest.mark.parametrize("name", [name for name in TRANSITIONS if TRANSITIONS[name].granted])
+def test_a_transition_whose_answer_was_lost_was_made_once(
+    name: str, store: EventStore, table: Table, during: During
+) -> None:
+    transition = TRANSITIONS[name]
+    event = table.in_state(transition.granted[-1])
+    after = transition.after(table, event)
+    lose_an_answer(during, table)
+    # A transition that begins nothing is refused by what it has made itself, and says so.
+    assert transition.write(store, event) == Written(transition.tells, after)
+    assert table.now(event) == after
 
 
-@pytest.mark.parametrize("changes", [{}, {"delivery_attempts": 0, "attempts": (), "claimed_until": None}])
-def test_an_event_that_was_not_there_is_stored_whole(changes: dict[str, Any], store: EventStore, table: Table) -> None:
-    event = table.event(**changes)
+# A put
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["answered", "answer lost"])
+@pytest.mark.parametrize("state", ["absent", "expired", "expired and failed"])
+def test_an_event_is_stored_whole_where_there_is_none(
+    state: str, lost: bool, store: EventStore, table: Table, during: During
+) -> None:
+    event = table.event(event_id=table.in_state(state).event_id, attempts=(), delivery_attempts=1)
+    if lost:
+        lose_an_answer(during, table)
     assert store.put(event) == Written(True, event)
     assert table.now(event) == store.get(event.event_id) == event
 
 
 @pytest.mark.parametrize("state", ["due", "claimed", "delivered", "failed"])
-def test_a_put_is_refused_by_what_is_there(state: str, store: EventStore, table: Table) -> None:
+def test_a_put_is_refused_by_an_event_that_looks_the_same_but_for_the_claim(
+    state: str, store: EventStore, table: Table
+) -> None:
     event = table.in_state(state)
     before = table.item(event.event_id)
-    # The same but for the claim: so look two requests with one idempotency key.
-    assert_refused(store.put(replace(event, claim_id="d" * 32)), event, state, before, table)
-
-
-@pytest.mark.parametrize("state", ["expired", "expired and failed"])
-def test_a_put_overwrites_what_has_expired(state: str, store: EventStore, table: Table) -> None:
-    expired = table.in_state(state)
-    event = table.event(event_id=expired.event_id, attempts=(), delivery_attempts=1)
-    assert store.put(event) == Written(True, event)
-    assert table.now(event) == event
-
-
-@pytest.mark.parametrize("state", ["absent", "expired"])
-def test_a_put_whose_answer_was_lost_was_done(state: str, store: EventStore, table: Table, during: During) -> None:
-    event = table.event(event_id=table.in_state(state).event_id)
-    lose_an_answer(during, table)
-    assert store.put(event) == Written(True, event)
+    assert store.put(replace(event, claim_id="d" * 32)) == Written(False, event)
+    assert table.item(event.event_id) == before
 
 
 PAYLOADS = [
@@ -197,26 +325,7 @@ def test_payload_and_metadata_come_back_byte_for_byte(payload: str, store: Event
     assert [each and (each.payload, each.metadata) for each in found] == [(event.payload, event.metadata)] * 3
 
 
-# Claim
-
-
-@pytest.mark.parametrize("state", ["due", "due at this moment", "claim ran out"])
-def test_a_due_event_is_claimed_for_a_minute_and_the_attempt_is_counted(
-    state: str, store: EventStore, table: Table
-) -> None:
-    event = table.in_state(state)
-    claimed = replace(
-        event, claim_id="d" * 32, claimed_until=table.at(60), requeue_at=table.at(60), delivery_attempts=4
-    )
-    assert store.claim(event.event_id, "d" * 32) == Written(True, claimed)
-    assert table.now(event) == claimed
-
-
-@pytest.mark.parametrize("state", sorted(STATES.keys() - {"due", "due at this moment", "claim ran out"}))
-def test_a_claim_is_refused_by_what_is_not_to_be_pushed_now(state: str, store: EventStore, table: Table) -> None:
-    event = table.in_state(state)
-    before = table.item(event.event_id)
-    assert_refused(store.claim(event.event_id, "d" * 32), event, state, before, table)
+# Meanwhile
 
 
 def test_of_many_who_claim_at_once_one_does(store: EventStore, table: Table) -> None:
@@ -228,17 +337,14 @@ def test_of_many_who_claim_at_once_one_does(store: EventStore, table: Table) -> 
     assert (table.now(event).claim_id, table.now(event).delivery_attempts) == (winner, 4)
 
 
-def test_a_claim_whose_answer_was_lost_was_done_and_counts_once(
-    store: EventStore, table: Table, during: During
-) -> None:
+def test_of_many_sweeps_that_saw_the_same_one_marks(store: EventStore, table: Table) -> None:
     event = table.stored()
-    lose_an_answer(during, table)
-    written = store.claim(event.event_id, "d" * 32)
-    assert (written.done, written.event) == (True, table.now(event))
-    assert table.now(event).delivery_attempts == 4
+    with ThreadPoolExecutor(8) as pool:
+        written = list(pool.map(lambda _: store.mark_requeued(event.event_id, event.requeue_at or ""), range(8)))
+    assert [each.done for each in written].count(True) == 1
 
 
-def test_a_claim_whose_answer_was_lost_for_so_long_that_another_took_it_was_not_done(
+def test_a_claim_whose_answer_was_lost_until_another_took_it_was_not_made(
     store: EventStore, table: Table, during: During
 ) -> None:
     def another() -> None:
@@ -273,213 +379,30 @@ def test_what_was_acknowledged_while_the_answer_of_its_put_was_lost_is_not_pushe
     assert (accepted.event.event_id, accepted.replayed, receiver.requests) == (event_id, False, [])
 
 
-# Record
-
-Record = Callable[[EventStore, Event], Written]
-RECORDS: dict[str, Record] = {
-    "delivered": lambda store, event: store.record_delivered(event),
-    "retry": lambda store, event: store.record_retry(event, 90.5, message_follows=True),
-    "retry by the sweep": lambda store, event: store.record_retry(event, 1000, message_follows=False),
-    "failed": lambda store, event: store.record_failed(replace(event, reason=Reason.PERMANENT, failed_at="then")),
-}
-
-
-def recorded(name: str, event: Event, table: Table) -> Event:
-    """Return what a record makes of an event under its claim."""
-    changes: dict[str, dict[str, Any]] = {
-        "delivered": {**DELIVERED, "delivered_at": table.at(0), "delivered_via": Via.PUSH},
-        "retry": {"next_attempt_at": table.at(90.5), "requeue_at": table.at(150.5)},
-        "retry by the sweep": {"next_attempt_at": table.at(1000), "requeue_at": table.at(1000)},
-        "failed": {**FAILED, "reason": Reason.PERMANENT, "failed_at": "then"},
-    }
-    return replace(event, claimed_until=None, **changes[name])
-
-
-def pushed(table: Table, **changes: Any) -> tuple[Event, Event]:
-    """Store a claimed event; return it, and as it is after a push, with one attempt more."""
-    event = table.stored(claimed_until=table.at(30), **changes)
-    return event, event.with_attempt(replace(ATTEMPT, status_code=500))
-
-
 @pytest.mark.parametrize("name", RECORDS)
-@pytest.mark.parametrize("late_seconds", [0, 31], ids=["in time", "late, but nobody else took it"])
-def test_an_outcome_is_recorded_under_the_claim_which_ends(
-    late_seconds: float, name: str, store: EventStore, table: Table
+@pytest.mark.parametrize("other", ["claim", "replay"])
+def test_a_record_is_refused_once_another_took_over_and_leaves_it_alone(
+    other: str, name: str, store: EventStore, table: Table
 ) -> None:
-    event, after = pushed(table)
-    table.clock.sleep(late_seconds)
-    assert RECORDS[name](store, after) == Written(True, recorded(name, after, table))
-    assert table.now(event) == recorded(name, after, table)
-
-
-@pytest.mark.parametrize("name", RECORDS)
-def test_a_record_whose_answer_was_lost_was_done(name: str, store: EventStore, table: Table, during: During) -> None:
-    event, after = pushed(table)
-    lose_an_answer(during, table)
-    assert RECORDS[name](store, after) == Written(True, recorded(name, after, table))
-    assert table.now(event) == recorded(name, after, table)
-
-
-@pytest.mark.parametrize("name", RECORDS)
-def test_a_record_is_refused_once_another_has_the_claim_and_leaves_it_alone(
-    name: str, store: EventStore, table: Table
-) -> None:
-    event, after = pushed(table)
-    table.clock.sleep(30.1)
-    theirs = store.claim(event.event_id, "e" * 32).event
-    assert RECORDS[name](store, after) == Written(False, theirs)
+    event = table.in_state("claim ran out")
+    theirs = TRANSITIONS[other].write(store, event).event
+    assert RECORDS[name].write(store, event.with_attempt(ATTEMPT)) == Written(False, theirs)
     assert table.now(event) == theirs
-
-
-@pytest.mark.parametrize("name", RECORDS)
-def test_a_record_is_refused_after_a_replay_and_leaves_it_alone(name: str, store: EventStore, table: Table) -> None:
-    event, after = pushed(table)
-    table.clock.sleep(30.1)
-    replayed = store.replay(event.event_id, "e" * 32, expires_at=event.expires_at).event
-    assert RECORDS[name](store, after) == Written(False, replayed)
-    assert table.now(event) == replayed
 
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_record_after_an_acknowledgement_is_refused_and_gives_the_claim_up(
     name: str, store: EventStore, table: Table
 ) -> None:
-    event, after = pushed(table)
-    store.acknowledge(event.event_id)
-    acknowledged = table.now(event)
-    assert acknowledged.claimed_until == event.claimed_until
-    assert RECORDS[name](store, after) == Written(False, acknowledged)
-    assert table.now(event) == replace(acknowledged, claimed_until=None)
-    assert store.replay(event.event_id, "e" * 32, expires_at=event.expires_at).done
+    event = table.in_state("acknowledged during a push")
+    assert RECORDS[name].write(store, event.with_attempt(ATTEMPT)) == Written(False, event)
+    assert table.now(event) == replace(event, claimed_until=None)
 
 
-# Acknowledge
-
-
-@pytest.mark.parametrize("state", ["due", "not due yet", "claimed", "claim ran out", "failed"])
-def test_what_is_undelivered_is_acknowledged_and_a_running_push_keeps_its_claim(
-    state: str, store: EventStore, table: Table
-) -> None:
-    event = table.in_state(state)
-    assert store.acknowledge(event.event_id).done
-    delivered: dict[str, Any] = {
-        **DELIVERED,
-        "delivered_at": table.at(0),
-        "delivered_via": Via.PULL,
-        "failed_at": None,
-        "reason": None,
-    }
-    assert table.now(event) == replace(event, **delivered)
-
-
-@pytest.mark.parametrize(
-    "state", ["delivered", "acknowledged during a push", "expired", "expired and failed", "absent"]
-)
-def test_nothing_else_is_acknowledged(state: str, store: EventStore, table: Table) -> None:
-    event = table.in_state(state)
-    before = table.item(event.event_id)
-    assert_refused(store.acknowledge(event.event_id), event, state, before, table)
-
-
-def test_an_acknowledgement_whose_answer_was_lost_finds_it_delivered_by_pull(
-    store: EventStore, table: Table, during: During
-) -> None:
-    event = table.stored()
-    lose_an_answer(during, table)
-    assert store.acknowledge(event.event_id).event == table.now(event)
-    assert table.now(event).delivered_via is Via.PULL
-
-
-# Replay
-
-
-def replayed_of(event: Event, table: Table) -> Event:
-    nothing: dict[str, Any] = dict.fromkeys(("claimed_until", "delivered_at", "delivered_via", "failed_at", "reason"))
-    return replace(
-        event,
-        status=Status.PENDING,
-        claim_id="d" * 32,
-        delivery_attempts=0,
-        next_attempt_at=table.at(0),
-        requeue_at=table.at(60),
-        replayed_at=table.at(0),
-        expires_at=2_000_000_000,
-        **nothing,
-    )
-
-
-@pytest.mark.parametrize("state", ["due", "not due yet", "claim ran out", "delivered", "failed"])
-def test_a_replay_makes_an_event_of_any_status_pending_anew(state: str, store: EventStore, table: Table) -> None:
-    event = table.in_state(state)
-    written = store.replay(event.event_id, "d" * 32, expires_at=2_000_000_000)
-    assert written == Written(True, replayed_of(event, table))
-    assert table.now(event) == replayed_of(event, table)
-
-
-@pytest.mark.parametrize(
-    "state",
-    ["claimed", "claimed to this moment", "acknowledged during a push", "expired", "expired and failed", "absent"],
-)
-def test_a_replay_is_refused_while_a_push_is_running_or_when_there_is_no_event(
-    state: str, store: EventStore, table: Table
-) -> None:
-    event = table.in_state(state)
-    before = table.item(event.event_id)
-    written = store.replay(event.event_id, "d" * 32, expires_at=2_000_000_000)
-    assert_refused(written, event, state, before, table)
-
-
-def test_a_replay_whose_answer_was_lost_was_done(store: EventStore, table: Table, during: During) -> None:
-    event = table.in_state("failed")
-    lose_an_answer(during, table)
-    written = store.replay(event.event_id, "d" * 32, expires_at=2_000_000_000, failed_at=event.failed_at)
-    assert written == Written(True, replayed_of(event, table))
-
-
-def test_a_dead_letter_replays_the_failure_it_tells_of(store: EventStore, table: Table) -> None:
-    event = table.in_state("failed")
-    written = store.replay(event.event_id, "d" * 32, expires_at=2_000_000_000, failed_at=event.failed_at)
-    assert written == Written(True, replayed_of(event, table))
-
-
-@pytest.mark.parametrize("state", sorted(STATES.keys() - {"failed"}))
-def test_a_dead_letter_replays_nothing_but_a_failed_event(state: str, store: EventStore, table: Table) -> None:
-    event = table.in_state(state)
-    before = table.item(event.event_id)
-    failed_at = event.failed_at or table.at(-5)
-    written = store.replay(event.event_id, "d" * 32, expires_at=2_000_000_000, failed_at=failed_at)
-    assert_refused(written, event, state, before, table)
-
-
-def test_a_dead_letter_of_an_earlier_failure_replays_nothing(store: EventStore, table: Table) -> None:
-    event = table.in_state("failed")
-    before = table.item(event.event_id)
-    written = store.replay(event.event_id, "d" * 32, expires_at=2_000_000_000, failed_at=table.at(-6))
-    assert_refused(written, event, "failed", before, table)
-
-
-# The sweep's mark
-
-
-@pytest.mark.parametrize("state", ["due", "not due yet", "claimed", "claim ran out"])
-def test_a_mark_moves_the_time_to_queue_and_nothing_else(state: str, store: EventStore, table: Table) -> None:
-    event = table.in_state(state)
-    assert store.mark_requeued(event.event_id, event.requeue_at or "").done
-    assert table.now(event) == replace(event, requeue_at=table.at(60))
-
-
-@pytest.mark.parametrize("state", ["delivered", "failed", "expired", "expired and failed", "absent"])
-def test_a_mark_is_refused_by_what_is_not_pending(state: str, store: EventStore, table: Table) -> None:
-    event = table.in_state(state)
-    before = table.item(event.event_id)
-    assert_refused(store.mark_requeued(event.event_id, table.at(59)), event, state, before, table)
-
-
-def test_of_many_sweeps_that_saw_the_same_one_marks(store: EventStore, table: Table) -> None:
-    event = table.stored()
-    with ThreadPoolExecutor(8) as pool:
-        written = list(pool.map(lambda _: store.mark_requeued(event.event_id, event.requeue_at or ""), range(8)))
-    assert [each.done for each in written].count(True) == 1
+def test_a_record_carries_the_attempts(store: EventStore, table: Table) -> None:
+    event = table.in_state("claimed").with_attempt(replace(ATTEMPT, status_code=500))
+    store.record_retry(event, 1, message_follows=True)
+    assert table.now(event).attempts == event.attempts
 
 
 # Reading
@@ -488,9 +411,9 @@ def test_of_many_sweeps_that_saw_the_same_one_marks(store: EventStore, table: Ta
 @pytest.mark.parametrize("state", STATES)
 def test_what_is_absent_or_has_expired_is_not_read(state: str, store: EventStore, table: Table) -> None:
     event = table.in_state(state)
-    there = not state.startswith("expired") and state != "absent"
-    assert store.get(event.event_id) == (event if there else None)
-    assert store.get_many([event.event_id]) == ({event.event_id: event} if there else {})
+    there = table.present(event)
+    assert store.get(event.event_id) == there
+    assert store.get_many([event.event_id]) == ({event.event_id: there} if there else {})
 
 
 def test_a_hundred_are_read_at_once_and_none_too(store: EventStore, table: Table) -> None:
@@ -523,28 +446,13 @@ def test_a_table_that_gives_nothing_is_not_asked_for_ever(store: EventStore, tab
 
 # All of them
 
-UPDATES: dict[str, Callable[[EventStore, Event], object]] = {
-    **RECORDS,
-    "claim": lambda store, event: store.claim(event.event_id, "d" * 32),
-    "acknowledge": lambda store, event: store.acknowledge(event.event_id),
-    "replay": lambda store, event: store.replay(event.event_id, "d" * 32, expires_at=2_000_000_000),
-    "replay of a failure": lambda store, event: store.replay(event.event_id, "d", expires_at=1, failed_at="then"),
-    "mark": lambda store, event: store.mark_requeued(event.event_id, event.requeue_at or ""),
-}
 METHODS: dict[str, Callable[[EventStore, Event], object]] = {
-    **UPDATES,
+    **{name: transition.write for name, transition in TRANSITIONS.items()},
     "put": lambda store, event: store.put(event),
     "get": lambda store, event: store.get(event.event_id),
     "get_many": lambda store, event: store.get_many([event.event_id]),
     "query": lambda store, event: store.query("pending#0", "", {}),
 }
-
-
-@pytest.mark.parametrize("name", UPDATES)
-def test_an_update_never_makes_an_event(name: str, store: EventStore, table: Table) -> None:
-    event = table.event()
-    UPDATES[name](store, event)
-    assert table.item(event.event_id) is None
 
 
 def client_error(code: str) -> ClientError:
@@ -580,31 +488,24 @@ def test_whatever_fails_in_dynamodb_is_one_error_and_one_line(
     assert "secret" not in str(caught.value) + str(line)
 
 
-CHANGES = [
-    ("claimed", "delivered", {"to": "delivered", "via": "push"}),
-    ("claimed", "failed", {"to": "failed", "reason": "permanent"}),
-    ("due", "acknowledge", {"to": "delivered", "via": "pull"}),
-    ("failed", "replay", {"to": "pending", "reason": "replay"}),
-]
-
-
-@pytest.mark.parametrize(("state", "name", "fields"), CHANGES)
-def test_each_change_of_status_is_a_line(
+@pytest.mark.parametrize(
+    ("state", "name", "fields"),
+    [
+        ("claimed", "record delivered", {"to": "delivered", "via": "push"}),
+        ("claimed", "record failed", {"to": "failed", "reason": "permanent"}),
+        ("due", "acknowledge", {"to": "delivered", "via": "pull"}),
+        ("failed", "replay", {"to": "pending", "reason": "replay"}),
+    ],
+)
+def test_each_change_of_status_is_a_line_and_none_is_told_twice(
     state: str, name: str, fields: dict[str, str], store: EventStore, table: Table, log_lines: LogLines
 ) -> None:
     event = table.in_state(state)
-    UPDATES[name](store, event)
+    TRANSITIONS[name].write(store, event)
     (line,) = log_lines()
     assert (line["message"], line["event_id"]) == ("status changed", event.event_id)
     assert fields.items() <= line.items()
-    assert "secret" not in str(line)
-
-
-@pytest.mark.parametrize(
-    ("state", "name"), [("delivered", "acknowledge"), ("claimed", "replay"), ("absent", "delivered")]
-)
-def test_a_refused_change_of_status_is_not_told_as_one(
-    state: str, name: str, store: EventStore, table: Table, log_lines: LogLines
-) -> None:
-    UPDATES[name](store, table.in_state(state))
-    assert "status changed" not in [line["message"] for line in log_lines()]
+    TRANSITIONS[name].write(store, table.in_state("acknowledged during a push"))  # refused
+    lines = [line, *log_lines()]
+    assert [line["message"] for line in lines].count("status changed") == 1
+    assert "secret" not in str(lines)

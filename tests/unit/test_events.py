@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chalicelib.events import Attempt, Event, Reason, Status, Via, epoch_seconds, rfc3339
@@ -112,6 +112,7 @@ def test_an_event_is_claimed_until_its_moment_has_passed(claimed_until: str | No
 MICROSECONDS = st.integers(0, 4_000_000_000 * 10**6)
 
 
+@settings(deadline=None)
 @given(MICROSECONDS, MICROSECONDS)
 def test_times_are_rfc_3339_of_one_width_that_sort_as_time_does(one: int, other: int) -> None:
     first, second = rfc3339(one / 10**6), rfc3339(other / 10**6)

@@ -1,7 +1,7 @@
 from collections import Counter
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chalicelib.events import Attempt, Event, Reason, Status, Via
@@ -15,6 +15,7 @@ TEXTS = ("event_type", "created_by", "payload", "metadata", "body_hash")
 MAYBE_TIMES = ("next_attempt_at", "requeue_at", "claimed_until", "replayed_at", "delivered_at", "failed_at")
 
 
+@settings(deadline=None, max_examples=40)
 @given(
     st.builds(
         replace,

@@ -37,7 +37,8 @@ def test_what_is_not_set_has_its_default_and_secrets_do_not_show() -> None:
         f"Settings(events_table_name='{table}', inbox_queue_url='{inbox}', inbox_dlq_url='{dlq}', "
         "max_delivery_attempts=20, backoff_base_seconds=1, backoff_cap_seconds=3600, in_process_wait_seconds=8, "
         "push_timeout_seconds=10, push_connect_timeout_seconds=5, inline_push_timeout_seconds=5, breaker_failures=3, "
-        "breaker_open_seconds=30, event_retention_days=30, stage='dev', log_level='INFO', metrics_namespace='TriggersApi')"
+        "breaker_open_seconds=30, event_retention_days=30, stage='dev', log_level='INFO', "
+        "metrics_namespace='TriggersApi')"
     )
 
 

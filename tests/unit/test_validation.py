@@ -3,7 +3,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from chalicelib.errors import BodyTooLargeError, InvalidRequestError
@@ -11,18 +11,14 @@ from chalicelib.validation import parse_new_event
 
 MOST = 256 * 1024
 
-SCALARS = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.integers(-(10**4299), 10**4299)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text()
-)
+NUMBERS = st.integers() | st.integers(-(10**99), 10**99) | st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4), max_leaves=12
+    st.none() | st.booleans() | NUMBERS | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
 )
-OBJECTS = st.dictionaries(st.text(), JSON, max_size=5)
+OBJECTS = st.dictionaries(st.text(), JSON, max_size=3)
+on_a_busy_machine_too = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 
 
 def post(payload: str = "{}", event_type: str = '"t"', **others: str) -> bytes:
@@ -37,6 +33,7 @@ def faults(body: bytes) -> dict[str, str]:
     return {fault.field: fault.message for fault in refused.value.faults}
 
 
+@on_a_busy_machine_too
 @given(payload=OBJECTS, metadata=st.none() | OBJECTS, ascii_only=st.booleans())
 @example(payload={"": -0.0, "big": 10**4300 - 1, "z": [], "a": "\u2028\0😀"}, metadata={}, ascii_only=True)
 def test_payload_and_metadata_come_back_as_they_were_sent(payload: Any, metadata: Any, ascii_only: bool) -> None:
@@ -68,7 +65,7 @@ def test_an_event_type_may_be_1_to_128_of_its_characters(event_type: str) -> Non
         (b'{"event_type":"t"}', ["payload"]),
         (b'{"payload":{}}', ["event_type"]),
         (b"{}", ["event_type", "payload"]),
-        (post(extra="1"), ["extra"]),
+        (post(**{"x" * 5000: "1"}), ["x" * 128]),  # a name is cut
         (post(id="1", Payload="{}", event_id="2"), ["Payload", "event_id", "id"]),
         (
             post(event_type='""', payload="[]", metadata="1", b="1", a="2"),
@@ -79,10 +76,6 @@ def test_an_event_type_may_be_1_to_128_of_its_characters(event_type: str) -> Non
 )
 def test_every_fault_found_is_named(body: bytes, fields: list[str]) -> None:
     assert list(faults(body)) == fields
-
-
-def test_the_name_of_an_unknown_member_is_cut() -> None:
-    assert [len(name) for name in faults(post(**{"x" * 5000: "1"}))] == [128]
 
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -134,13 +127,13 @@ def test_a_hundred_levels_are_nested_well_and_one_more_is_not(member: str, openi
 
 
 def padded(length: int) -> bytes:
-    empty = post('{"a":""}')
-    return empty.replace(b'""', b'"' + b"x" * (length - len(empty)) + b'"')
+    return post('{"a":"' + "x" * (length - len(post('{"a":""}'))) + '"}')
 
 
-def test_a_body_of_256_kib_is_taken() -> None:
-    assert parse_new_event(padded(MOST)).size < MOST
-    assert parse_new_event(post() + b" " * (MOST - len(post()))).payload == "{}"
+@pytest.mark.parametrize("body", [padded(MOST), post() + b" " * (MOST - len(post()))], ids=["text", "spaces"])
+def test_a_body_of_256_kib_is_taken(body: bytes) -> None:
+    assert len(body) == MOST
+    assert parse_new_event(body).event_type == "t"
 
 
 @pytest.mark.parametrize(
@@ -166,6 +159,7 @@ def shuffled(value: Any, chance: random.Random) -> Any:
     return {name: shuffled(value[name], chance) for name in chance.sample(sorted(value), len(value))}
 
 
+@on_a_busy_machine_too
 @given(payload=OBJECTS, chance=st.randoms(use_true_random=False), ascii_only=st.booleans())
 def test_spacing_and_order_and_escapes_do_not_change_the_hash(
     payload: Any, chance: random.Random, ascii_only: bool

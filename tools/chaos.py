@@ -1,4 +1,4 @@
-"""`make chaos SEEDS=1000`: as many simulations as wanted, on every core, and what they came to; `SEED=7` repeats one."""
+"""`make chaos SEEDS=1000`: as many simulations as wanted, and what they came to. `make chaos SEED=7` repeats one."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rich.progress import track
 
-from tests.crash.invariants import Violation
+from tests.crash.invariants import ViolationError
 from tests.crash.simulation import live_through
 
 
@@ -27,7 +27,7 @@ class Result:
 def run(seed: int) -> Result:
     try:
         storm = live_through(seed)
-    except Violation as violation:
+    except ViolationError as violation:
         return Result(seed, violation=str(violation))
     witness = storm.witness
     pushes = sum(len(pushes) for pushes in witness.pushes.values())
