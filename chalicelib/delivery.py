@@ -53,6 +53,8 @@ def accept(
     if event is None:  # it expired between the refusal and now
         raise StorageUnavailableError
     if not written.done:
+        if push_now:
+            services.breaker.forgo()
         if event.body_hash != new.body_hash:
             raise IdempotencyConflictError
         return Accepted(event, replayed=True)

@@ -8,7 +8,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -91,8 +91,12 @@ def overdue(store: EventStore, shard: int, *, now: float) -> Iterator[list[tuple
 
 def oldest_pending(store: EventStore, *, now: float) -> Event | None:
     """Return the pending event that was created first."""
-    rows, _ = _rows(store, Query((Status.PENDING,), newest_first=False, limit=1), lambda event: event.expires_at > now)
-    return rows[0] if rows else None
+    query = Query((Status.PENDING,), newest_first=False)
+    while True:
+        rows, horizon = _rows(store, query, lambda event: event.expires_at > now)
+        if rows or horizon is None:
+            return rows[0] if rows else None
+        query = replace(query, after=horizon)
 
 
 def _parse(

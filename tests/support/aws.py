@@ -23,6 +23,7 @@ class Aws:
 
     def __init__(self, world: World) -> None:
         self.calls: list[str] = []
+        self.faults = 0
         self._lock = threading.Lock()
         self._seen = 0
         self._plan: Callable[[int, str], Fault | None] = _all_well
@@ -41,7 +42,7 @@ class Aws:
         def plan(number: int, name: str) -> Fault | None:
             return fault if at in (None, number) and (not operations or name in operations) else None
 
-        self._seen, self._plan = 0, plan
+        self._seen, self.faults, self._plan = 0, 0, plan
 
     def heal(self) -> None:
         self._plan = _all_well
@@ -57,6 +58,7 @@ class Aws:
             self.calls.append(model.name)
             self._seen += 1
             fault = context["fault"] = self._plan(self._seen, model.name)
+            self.faults += fault is not None
         if fault is Fault.REFUSED:
             error = {"Code": "InternalServerError", "Message": "made up by a test"}
             return SimpleNamespace(status_code=500), {"Error": error, "ResponseMetadata": {"HTTPStatusCode": 500}}

@@ -244,9 +244,9 @@ class World:
             self.send(message["body"], **message["attributes"])
         self._queue("INBOX_DLQ_URL")._messages.clear()
 
-    def lose_messages(self) -> None:
-        """Let every message in the inbox queue be lost."""
-        self._queue("INBOX_QUEUE_URL")._messages.clear()
+    def lose_messages(self, count: int | None = None) -> None:
+        """Let the oldest messages in the inbox queue be lost, or all."""
+        del self._queue("INBOX_QUEUE_URL")._messages[:count]
 
     def fill_inbox(self, count: int, *, delay_seconds: int = 0) -> None:
         """Put many messages into the inbox queue."""

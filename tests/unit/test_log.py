@@ -1,6 +1,6 @@
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from logging.handlers import BufferingHandler
 from threading import Barrier
@@ -15,10 +15,11 @@ Lines = Callable[[], list[dict[str, Any]]]
 
 
 @pytest.fixture
-def lines(capsys: pytest.CaptureFixture[str]) -> Lines:
+def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Lines]:
     """What was written to standard output, line by line."""
     log.configure("INFO")
-    return lambda: [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    yield lambda: [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    log.configure("INFO")
 
 
 def test_a_line_is_one_json_object_with_time_level_message_and_fields(lines: Lines) -> None:
@@ -46,7 +47,6 @@ def test_lines_below_the_level_are_not_written_and_the_level_may_change(lines: L
     log.debug("yes")
     log.configure("ERROR")
     log.warning("no")
-    log.configure("INFO")
     assert [line["message"] for line in lines()] == ["yes"]  # once, however often it was configured
 
 
@@ -77,10 +77,19 @@ def test_each_thread_has_a_request_id_of_its_own(lines: Lines) -> None:
     assert sorted((line["name"], line["request_id"]) for line in lines()) == [(name, name) for name in "abcdefgh"]
 
 
+def test_threads_of_a_pool_may_carry_the_request_id_of_who_asked_them(lines: Lines) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for request_id in ("one", "two"):
+            with log.request_id(request_id):
+                list(pool.map(log.carried(log.info), "abcd"))
+        list(pool.map(log.carried(log.info), "a"))
+    assert [line["request_id"] for line in lines()] == ["one"] * 4 + ["two"] * 4 + [None]
+
+
 @pytest.mark.parametrize("name", ["urllib3", "urllib3.connection", "urllib3.connectionpool", "urllib3.util.retry"])
 def test_urllib3_says_nothing_because_it_would_say_the_webhooks_path(name: str) -> None:
     logging.getLogger("urllib3").setLevel(logging.NOTSET)
-    log.configure("DEBUG")
+    log.configure("INFO")
     assert not logging.getLogger(name).isEnabledFor(logging.ERROR)
 
 

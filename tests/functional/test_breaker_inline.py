@@ -1,0 +1,110 @@
+"""The breaker of the inline push, seen by those who post: a dead receiver makes nobody wait."""
+
+import pytest
+
+from tests.support.receiver import Exchange, Receiver, close_without_answer, hang, refused_url, status
+from tests.support.world import World
+
+
+def pushed(world: World, receiver: Receiver, **headers: str) -> bool:
+    """Post an event and return whether it was pushed before the answer came."""
+    before = len(receiver.requests)
+    event = world.post(**headers)
+    now = len(receiver.requests) > before
+    assert event["delivery_attempts"] == now
+    return now
+
+
+def test_after_three_failures_in_a_row_events_are_queued_at_once_for_half_a_minute(
+    world: World, receiver: Receiver
+) -> None:
+    receiver.script(status(503), close_without_answer(), status(429))
+    assert [pushed(world, receiver) for _ in range(3)] == [True] * 3
+
+    world.clock.sleep(29.9)
+    assert [pushed(world, receiver) for _ in range(2)] == [False] * 2
+    assert len(world.messages()) == 5
+
+    world.settle()
+    assert len(world.call("GET", "/events?status=delivered").json["events"]) == 5
+
+
+def test_refused_connections_open_it_too(world: World) -> None:
+    world.restart(ZAPIER_WEBHOOK_URL=refused_url())
+
+    assert [world.post()["delivery_attempts"] for _ in range(4)] == [1, 1, 1, 0]
+
+
+def test_one_push_that_timed_out_is_enough(world: World, receiver: Receiver) -> None:
+    world.restart(INLINE_PUSH_TIMEOUT_SECONDS="0.3")
+    receiver.script(hang())
+
+    event_id = world.post()["event_id"]
+
+    [attempt] = world.event(event_id)["attempts"]
+    assert (attempt["outcome"], attempt["status_code"]) == ("retry", None)
+    assert attempt["duration_ms"] < 2000  # not PUSH_TIMEOUT_SECONDS
+    assert [pushed(world, receiver) for _ in range(2)] == [False, False]
+
+
+@pytest.mark.parametrize("code", [200, 404])
+def test_an_answer_for_or_against_an_event_shows_that_the_receiver_is_alive(
+    world: World, receiver: Receiver, code: int
+) -> None:
+    for _ in range(2):
+        receiver.script(status(503), status(503), status(code))
+        assert [pushed(world, receiver) for _ in range(3)] == [True] * 3
+
+    assert pushed(world, receiver)
+
+
+@pytest.mark.parametrize(("code", "after_it"), [(200, [True, True]), (404, [True, True]), (503, [False, False])])
+def test_when_the_time_is_over_one_event_is_tried(
+    world: World, receiver: Receiver, code: int, after_it: list[bool]
+) -> None:
+    world.restart(BREAKER_FAILURES="1", BREAKER_OPEN_SECONDS="5")
+    meanwhile: list[int] = []
+
+    def post_another_meanwhile(exchange: Exchange) -> None:
+        meanwhile.append(world.post()["delivery_attempts"])
+        status(code)(exchange)
+
+    receiver.script(status(500), post_another_meanwhile)
+    pushed(world, receiver)
+    world.clock.sleep(5)
+
+    assert pushed(world, receiver)
+    assert meanwhile == [0]
+    assert [pushed(world, receiver) for _ in range(2)] == after_it
+    world.clock.sleep(5)
+    assert pushed(world, receiver)
+
+
+def test_what_the_worker_sees_does_not_open_it(world: World, receiver: Receiver) -> None:
+    receiver.script(*[status(503)] * 3)
+    world.post(prefer="respond-async")
+    world.run_worker()
+
+    assert pushed(world, receiver)
+
+
+@pytest.mark.parametrize("other", ["a repetition", "respond-async"])
+def test_the_one_try_is_not_used_up_by_a_post_that_makes_none(world: World, receiver: Receiver, other: str) -> None:
+    world.restart(BREAKER_FAILURES="1")
+    receiver.script(status(503))
+    pushed(world, receiver, idempotency_key="k")
+    world.clock.sleep(30)
+
+    world.post(**({"idempotency_key": "k"} if other == "a repetition" else {"prefer": "respond-async"}))
+
+    assert pushed(world, receiver)
+
+
+def test_a_fresh_container_knows_nothing_of_the_failures_of_others(world: World, receiver: Receiver) -> None:
+    world.restart(BREAKER_FAILURES="1")
+    receiver.script(status(503))
+    assert [pushed(world, receiver) for _ in range(2)] == [True, False]
+
+    world.restart()
+
+    assert pushed(world, receiver)

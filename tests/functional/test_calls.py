@@ -1,0 +1,121 @@
+"""What each path costs: exactly which calls to AWS, in which order."""
+
+from collections import Counter
+
+import pytest
+
+import app
+from tests.support.aws import Aws
+from tests.support.receiver import Receiver, status
+from tests.support.world import World
+
+PUT, GET, UPDATE, SEND, QUERY = "PutItem", "GetItem", "UpdateItem", "SendMessage", "Query"
+DEPTH = "GetQueueAttributes"
+EVENT = '{"event_type": "a", "payload": {}}'
+
+
+@pytest.mark.parametrize(
+    ("code", "headers", "calls"),
+    [
+        (200, {}, [PUT, UPDATE]),
+        (200, {"idempotency_key": "k"}, [PUT, UPDATE]),
+        (503, {}, [PUT, UPDATE, SEND]),
+        (404, {}, [PUT, SEND, UPDATE]),
+        (200, {"prefer": "respond-async"}, [PUT, SEND]),
+        (200, {"content_type": "text/plain"}, []),
+        (200, {"key": "wrong"}, []),
+    ],
+)
+def test_the_calls_of_posting(
+    world: World, receiver: Receiver, aws: Aws, code: int, headers: dict[str, str], calls: list[str]
+) -> None:
+    receiver.default = status(code)
+
+    assert aws.during(lambda: world.call("POST", "/events", EVENT, **headers)) == calls
+    assert len(receiver.requests) == (UPDATE in calls)
+
+
+@pytest.mark.parametrize(
+    ("codes", "wait_seconds", "calls"),
+    [
+        ([200], "0", [UPDATE, UPDATE]),
+        ([503], "0", [UPDATE, UPDATE, SEND]),
+        ([503, 503, 200], "8", [UPDATE] * 6),
+        ([404], "0", [UPDATE, SEND, UPDATE]),
+        ([503, 404], "8", [UPDATE, UPDATE, UPDATE, SEND, UPDATE]),
+    ],
+)
+def test_the_calls_of_the_worker(
+    world: World, receiver: Receiver, aws: Aws, codes: list[int], wait_seconds: str, calls: list[str]
+) -> None:
+    world.restart(IN_PROCESS_WAIT_SECONDS=wait_seconds)
+    receiver.script(*map(status, codes))
+    world.post(prefer="respond-async")
+
+    assert aws.during(world.run_worker) == calls
+
+
+@pytest.mark.parametrize(
+    ("body", "calls"),
+    [
+        ("malformed", [SEND]),
+        ('{"event_id": "evt_00000000000000000000000000000000"}', [UPDATE, SEND]),
+        ('{"event_id": "%s"}', [UPDATE]),
+        ('{"event_id": "%s", "failed_at": "long ago"}', [UPDATE, UPDATE]),
+    ],
+)
+def test_the_calls_for_messages_that_bring_no_push(world: World, aws: Aws, body: str, calls: list[str]) -> None:
+    world.send(body.replace("%s", world.post()["event_id"]))
+
+    assert aws.during(world.run_worker) == calls
+
+
+def test_the_calls_for_a_dead_letter_that_comes_back(world: World, receiver: Receiver, aws: Aws) -> None:
+    receiver.script(status(404))
+    world.post()
+    world.move_back()
+
+    assert aws.during(world.run_worker) == [UPDATE] * 3
+
+
+@pytest.mark.parametrize(
+    ("call", "calls"),
+    [
+        ("GET /events/%s", {GET: 1}),
+        ("GET /events", {QUERY: 24}),
+        ("GET /events?status=failed&limit=100", {QUERY: 8}),
+        ("GET /inbox", {QUERY: 16, "BatchGetItem": 1}),
+        ("GET /inbox?event_type=none", {QUERY: 16}),
+        ("POST /events/%s/acknowledge", {UPDATE: 1}),
+        ("POST /events/%s/replay", {UPDATE: 1, SEND: 1}),
+    ],
+)
+def test_the_calls_of_reading_acknowledging_and_replaying(
+    world: World, receiver: Receiver, aws: Aws, call: str, calls: dict[str, int]
+) -> None:
+    receiver.script(status(404))
+    method, path = call.replace("%s", world.post()["event_id"]).split(" ")
+
+    assert Counter(aws.during(lambda: world.call(method, path))) == calls
+
+
+@pytest.mark.parametrize(("body", "calls"), [(EVENT, [PUT]), (EVENT.replace('"a"', '"b"'), [PUT]), ("{}", [])])
+def test_the_calls_of_an_idempotent_repetition(world: World, aws: Aws, body: str, calls: list[str]) -> None:
+    world.call("POST", "/events", EVENT, idempotency_key="k")
+
+    assert aws.during(lambda: world.call("POST", "/events", body, idempotency_key="k")) == calls
+
+
+def test_the_calls_of_the_schedules(world: World, aws: Aws) -> None:
+    idle = {DEPTH: 1, QUERY: 8}
+    assert Counter(aws.during(lambda: world.run_schedule(app.sweep))) == idle
+    for _ in range(2):
+        world.post(prefer="respond-async")
+    world.clock.sleep(60)
+
+    overdue = Counter(aws.during(lambda: world.run_schedule(app.sweep)))
+
+    assert overdue == {**idle, UPDATE: 2, "SendMessageBatch": overdue["SendMessageBatch"]}
+    assert 1 <= overdue["SendMessageBatch"] <= 2  # one for each shard
+    assert Counter(aws.during(lambda: world.run_schedule(app.sweep))) == idle
+    assert Counter(aws.during(lambda: world.run_schedule(app.check_dlq))) == {DEPTH: 2, QUERY: 8}

@@ -1,0 +1,148 @@
+"""What must never be seen: not in a log, a metric, an error, a message or an answer, whatever happens."""
+
+import base64
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+import app
+from chalicelib.batch import BatchError
+from tests.support import receiver as receivers
+from tests.support.aws import Aws, Fault
+from tests.support.receiver import Receiver, status
+from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, Answer, World, digest
+
+SIGNING_SECRET = "whsec_" + base64.b64encode(b"signing-secret-itself").decode()
+KEYS = (KEY, PRODUCER_KEY, CONSUMER_KEY, "wrong-key-itself")
+CONTENTS = ("payload-itself", "metadata-itself", "member-itself")
+SECRETS = (
+    *("secret-path", "secret-query", SIGNING_SECRET.removeprefix("whsec_"), "signing-secret-itself"),
+    *KEYS,
+    *map(digest, KEYS),
+)
+BODY = json.dumps(
+    {"event_type": "a", "payload": {"member-itself": "payload-itself"}, "metadata": {"m": "metadata-itself"}}
+)
+BEHAVIOURS = [
+    *(status(code, headers={"Location": "/hooks/secret-path"}) for code in (200, 302, 404, 410, 429, 503)),
+    status(503, headers={"Retry-After": "payload-itself secret-query"}, body=b"secret-path payload-itself"),
+    receivers.close_without_answer(),
+    receivers.reset_before_answer(),
+    receivers.reset_mid_headers(),
+    receivers.reset_mid_body(),
+    receivers.garbage(),
+    receivers.garbage(b"HTTP/1.1 200 OK\r\nno colon here\r\n\r\n"),
+    receivers.garbage(b"HTTP/1.1 abc OK\r\n\r\n"),
+    receivers.hang(),
+]
+
+
+@pytest.fixture(autouse=True)
+def other_loggers_may_speak(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """Let warnings of the libraries reach standard error, as they would in Lambda."""
+    handler = logging.StreamHandler()
+    logging.getLogger().addHandler(handler)
+    yield
+    logging.getLogger().removeHandler(handler)
+
+
+def post_in_every_way(world: World) -> list[Answer]:
+    posts = [world.call("POST", "/events", BODY), world.call("POST", "/events", BODY, prefer="respond-async")]
+    with contextlib.suppress(BatchError):
+        world.run_worker()
+    return posts
+
+
+def use_the_api(world: World) -> list[Answer]:
+    """Make every call, good and bad, whose answer is not meant to hold what was posted."""
+    event_id = world.call("POST", "/events", BODY, idempotency_key="k").json.get("event_id", "evt_" + "0" * 32)
+    bodies = (
+        BODY[:-1],
+        BODY.replace('"payload"', '"load"'),
+        BODY.replace('"a"', '"payload-itself "'),
+        "payload-itself",
+    )
+    return [
+        *(world.call("POST", "/events", body) for body in bodies),
+        world.call("POST", "/events", BODY.replace("itself", "other"), idempotency_key="k"),
+        world.call("POST", "/events", BODY, content_type="payload-itself"),
+        *(world.call("POST", "/events", BODY, key=key) for key in (None, "wrong-key-itself", CONSUMER_KEY)),
+        *(world.call("GET", path, key=PRODUCER_KEY) for path in ("/events", "/inbox", f"/events/{event_id}")),
+        *(world.call("GET", path) for path in ("/events", "/events?payload=1", "/inbox?cursor=x", "/health")),
+        *(world.call("POST", f"/events/{event_id}/{verb}") for verb in ("replay", "acknowledge", "replay")),
+        world.call("PUT", "/events", BODY),
+    ]
+
+
+def run_schedules(world: World) -> None:
+    world.clock.sleep(61)
+    for schedule in (app.sweep, app.check_dlq):
+        with contextlib.suppress(Exception):
+            world.run_schedule(schedule)
+
+
+def assert_silence(world: World, capfd: pytest.CaptureFixture[str], answers: list[Answer]) -> None:
+    written = "".join(capfd.readouterr())
+    assert written
+    told = "".join(f"{answer.headers} {answer.text}" for answer in answers)
+    kept = json.dumps(world.messages() + world.dead_letters())
+    for secret in (*SECRETS, *CONTENTS):
+        for place, text in (("output", written), ("answers", told), ("messages", kept)):
+            at = text.find(secret)
+            assert at < 0, f"{secret} in the {place}: {text[max(0, at - 200) : at + 200]}"
+
+
+def test_whatever_the_receiver_does(world: World, receiver: Receiver, capfd: pytest.CaptureFixture[str]) -> None:
+    answers = []
+    world.restart(LOG_LEVEL="DEBUG", WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET, BREAKER_FAILURES="1000")
+    world.restart(PUSH_TIMEOUT_SECONDS="0.3", MAX_DELIVERY_ATTEMPTS="2")
+    for behaviour in BEHAVIOURS:
+        receiver.default = behaviour
+        answers += post_in_every_way(world)
+    receiver.default = status(200)
+    answers += use_the_api(world)
+    run_schedules(world)
+
+    assert_silence(world, capfd, answers)
+    assert all("secret-path" in request.path for request in receiver.requests)
+    shown = [world.event(answer.json["event_id"]) for answer in answers if answer.status_code == 202]
+    for secret in SECRETS:
+        assert secret not in json.dumps(shown)
+    assert {event["payload"]["member-itself"] for event in shown} == {"payload-itself"}
+
+
+@pytest.mark.parametrize("way", ["refused", "unresolvable", "certificate", "handshake", "plain text"])
+def test_whatever_becomes_of_the_connection(world: World, capfd: pytest.CaptureFixture[str], way: str) -> None:
+    unknown = receivers.certificates().unknown_authority() if way == "certificate" else None
+    on_accept = {"handshake": receivers.tls_broken_off, "plain text": receivers.plain_text_on_tls_port}.get(way)
+    with Receiver(tls=unknown, on_accept=on_accept) as bad_receiver:
+        url = receivers.refused_url() if way == "refused" else bad_receiver.url.replace("http://", "https://")
+        if way == "unresolvable":
+            url = "https://unresolvable.invalid/hooks/secret-path?token=secret-query"
+        world.restart(ZAPIER_WEBHOOK_URL=url, LOG_LEVEL="DEBUG", PUSH_TIMEOUT_SECONDS="1", MAX_DELIVERY_ATTEMPTS="1")
+
+        answers = post_in_every_way(world)
+
+    assert len(world.dead_letters()) == 2
+    assert_silence(world, capfd, answers)
+    errors = [world.event(answer.json["event_id"])["attempts"][0]["error"] for answer in answers]
+    assert len(set(errors)) == 1
+    assert not any(secret in errors[0] for secret in SECRETS)
+
+
+@pytest.mark.parametrize("fault", Fault)
+@pytest.mark.parametrize("operations", [(), ("UpdateItem",), ("SendMessage", "SendMessageBatch")])
+def test_whatever_aws_does(
+    world: World, receiver: Receiver, aws: Aws, capfd: pytest.CaptureFixture[str], fault: Fault, operations: tuple[str]
+) -> None:
+    world.restart(LOG_LEVEL="DEBUG", WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)
+    receiver.script(status(200), status(404), status(503))
+    aws.fail(fault, *operations)
+
+    answers = [*post_in_every_way(world), *post_in_every_way(world), *use_the_api(world)]
+    run_schedules(world)
+
+    assert_silence(world, capfd, answers)
