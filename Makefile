@@ -3,7 +3,7 @@ PY := .venv/bin/python
 SET_UP := .venv/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check api-key
+.PHONY: help run test check chaos mutants api-key
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,12 @@ check: $(SET_UP) ## format, lint, types, tests
 	@$(PY) -m ruff check
 	@$(PY) -m mypy
 	@$(PY) -m pytest
+
+chaos: $(SET_UP) ## simulate storms of faults and crashes (SEEDS=1000, or SEED=7 to repeat one)
+	@exec $(PY) -m tools.chaos
+
+mutants: $(SET_UP) ## break the code in many ways and see a test fail for each
+	@exec $(PY) -m tools.mutants
 
 api-key: $(SET_UP) ## make an API key (NAME=acme SCOPES=produce+consume)
 	@exec $(PY) -m tools.api_key "$$NAME" "$$SCOPES"

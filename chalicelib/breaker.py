@@ -29,11 +29,6 @@ class Breaker:
             self._closed_to_all_until = now + self._open_seconds
             return True
 
-    def forgo(self) -> None:
-        """What was allowed was not done: if it was the one trial, the next who asks has it."""
-        with self._lock:
-            self._closed_to_all_until = 0.0
-
     def succeeded(self) -> None:
         """The receiver answered with its mind made up, for or against: it is alive."""
         with self._lock:

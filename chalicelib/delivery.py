@@ -53,19 +53,9 @@ def accept(
     if event is None:  # it expired between the refusal and now
         raise StorageUnavailableError
     if not written.done:
-        if push_now:
-            services.breaker.forgo()
         if event.body_hash != new.body_hash:
             raise IdempotencyConflictError
         return Accepted(event, replayed=True)
-    log.info(
-        "event accepted",
-        event_id=event.event_id,
-        event_type=event.event_type,
-        created_by=created_by,
-        status=event.status,
-    )
-    services.metrics.emit(EventsAccepted=1)
     try:
         return Accepted(_begin(event, services))
     except Exception:  # the promise is wider than the errors known: what is stored is answered with 202
@@ -141,6 +131,9 @@ def _new_event(
 
 def _begin(event: Event, services: Services) -> Event:
     """Push a new event if it was stored with a claim, else queue it; return it as it is then."""
+    fields = {"event_type": event.event_type, "created_by": event.created_by, "status": event.status}
+    log.info("event accepted", event_id=event.event_id, **fields)
+    services.metrics.emit(EventsAccepted=1)
     if event.status is not Status.PENDING:
         return event  # acknowledged before the answer of the put arrived
     if event.claimed_until is None:

@@ -136,7 +136,7 @@ class Event:
                 if self.reason is Reason.PERMANENT
                 else f"none of {count} attempts succeeded"
             )
-            return f"Not delivered: {cause}. It is in the dead letter queue and the inbox; replay it to push again."
+            return f"Not delivered: {cause}; it stays in the inbox and can be replayed."
         if self.claimed_until is not None:
             return f"Attempt {count} was begun; its outcome is not recorded yet."
         if count == 0:

@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from chalicelib.events import rfc3339
 
@@ -36,12 +36,15 @@ class JsonFormatter(logging.Formatter):
         return rfc3339(record.created)
 
 
-class _StandardOutput(logging.Handler):
+class _StandardOutput(logging.StreamHandler[TextIO]):
     """Looks `sys.stdout` up for each line, so that redirecting it works at any time."""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        sys.stdout.write(self.format(record) + "\n")
-        sys.stdout.flush()
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stdout
 
 
 def configure(level: str) -> None:

@@ -49,6 +49,8 @@ def parse(body: str) -> Message:
     if not isinstance(content, dict):
         raise MalformedMessageError
     event_id, failed_at = content.get("event_id"), content.get("failed_at")
-    if not (isinstance(event_id, str) and EVENT_ID.fullmatch(event_id) and isinstance(failed_at, str | None)):
+    if not (isinstance(event_id, str) and EVENT_ID.fullmatch(event_id)):
+        raise MalformedMessageError
+    if not (failed_at is None or (isinstance(failed_at, str) and failed_at.isascii())):
         raise MalformedMessageError
     return Message(event_id, failed_at)

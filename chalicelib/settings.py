@@ -182,8 +182,11 @@ def _choice(*choices: str) -> Callable[[str], str]:
 
 def _url(value: str) -> SplitResult:
     url = urlsplit(value)
-    if not url.hostname or url.port == 0 or re.search(r"[^\x21-\x7e]", value):
+    host = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)]|[A-Za-z0-9._-]+)(?::[0-9]+)?", url.netloc)
+    if not host or url.port == 0 or re.search(r"[^\x21-\x7e]", value):
         raise ValueError
+    if host[1]:
+        ipaddress.IPv6Address(host[1])
     return url
 
 
@@ -196,7 +199,7 @@ def _queue_url(value: str) -> str:
 def _webhook_url(value: str) -> str:
     url = _url(value)
     secure = url.scheme == "https" or (url.scheme == "http" and _is_loopback(url.hostname or ""))
-    if not secure or url.username is not None or url.fragment:
+    if not secure or url.fragment:
         raise ValueError
     return value
 

@@ -22,7 +22,10 @@ from chalicelib import settings
 from chalicelib.auth import authenticate
 from tools.local import TO_BE_MADE
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*not supported by moto")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*not supported by moto"),
+    pytest.mark.xdist_group("run"),  # most of these tests look at one system
+]
 
 ROOT = Path(__file__).parent.parent.parent
 OURS = "PORT|STAGE|AWS_.*|API_KEYS|ZAPIER_WEBHOOK_URL|EVENTS_TABLE_NAME|INBOX_.*|WORKER_.*|LOG_LEVEL"

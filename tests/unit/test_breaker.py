@@ -7,8 +7,8 @@ import pytest
 from chalicelib.breaker import Breaker
 from tests.support.world import Clock
 
-# What happens, in order: f a failure, t a timeout, s a success, a number of seconds pass,
-# + a caller is let through, - a caller is not. Three failures open it, for 30 seconds.
+# What happens, in order: f a failure, t a timeout, s a success, x what was allowed was not done, a number of seconds
+# pass, + a caller is let through, - a caller is not. Three failures open it, for 30 seconds.
 SCENARIOS = {
     "it begins closed": "+ + + +",
     "fewer failures than the limit leave it closed": "f f + + + +",
@@ -23,7 +23,10 @@ SCENARIOS = {
 }
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)
+@pytest.mark.parametrize(
+    "scenario",
+    [pytest.param(text, id=name) for name, text in SCENARIOS.items()],
+)
 def test_the_breaker_follows_the_scenario(scenario: str, clock: Clock) -> None:
     breaker = Breaker(failures=3, open_seconds=30, clock=clock)
     for number, happening in enumerate(scenario.split()):
