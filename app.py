@@ -14,7 +14,6 @@ from chalicelib.auth import ApiKey, Scope, authenticate, authorize
 from chalicelib.errors import (
     EventNotFoundError,
     Fault,
-    InvalidRequestError,
     MethodNotAllowedError,
     TriggersError,
     UnsupportedMediaTypeError,
@@ -122,10 +121,10 @@ def get_health(call: Call) -> Response:
 def post_event(call: Call) -> Response:
     headers = call.request.headers
     require_json(headers.get("content-type", ""))
-    idempotency_key = parse_idempotency_key(headers.get("idempotency-key"))
+    idempotency_key = headers.get("idempotency-key")
     respond_async = prefers_async(headers.get("prefer", ""))
     accepted = delivery.accept(
-        parse_new_event(call.body),
+        parse_new_event(call.body, idempotency_key_faults(idempotency_key)),
         call.services,
         created_by=call.key.name,
         idempotency_key=idempotency_key,
@@ -215,11 +214,11 @@ def require_json(content_type: str) -> None:
         raise UnsupportedMediaTypeError("The body must be application/json.")
 
 
-def parse_idempotency_key(value: str | None) -> str | None:
-    """Return the key as it stands, quotes included."""
-    if value is not None and not re.fullmatch(r"[\x20-\x7e]{1,255}", value):
-        raise InvalidRequestError(Fault("Idempotency-Key", "must be 1 to 255 printable ASCII characters"))
-    return value
+def idempotency_key_faults(value: str | None) -> tuple[Fault, ...]:
+    """Return what is wrong with an Idempotency-Key, which counts as it stands, quotes included."""
+    if value is None or re.fullmatch(r"[\x20-\x7e]{1,255}", value):
+        return ()
+    return (Fault("Idempotency-Key", "must be 1 to 255 printable ASCII characters"),)
 
 
 def prefers_async(prefer: str) -> bool:

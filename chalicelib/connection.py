@@ -6,6 +6,7 @@ Here one deadline, in seconds of `time.monotonic()`, ends every wait.
 
 import http.client
 import math
+import select
 import socket
 import ssl
 import time
@@ -14,14 +15,20 @@ from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+MAX_HEAD_BYTES = 128 * 1024
+RESET_SECONDS = 0.25  # a round trip: a reset comes right after the end of the stream
+
 
 class DeadlineSocket:
-    """A socket whose every wait ends at one moment.
+    """A socket whose every wait ends at one moment, and that takes in so many bytes and no more.
 
     A timeout of the socket's own starts anew with each byte that drips in; this one does not.
     """
 
     deadline = math.inf  # time.monotonic()
+    budget = MAX_HEAD_BYTES
+    is_reused = False
+    was_closed_to_us = False
 
     def arm(self) -> None:
         remaining = self.deadline - time.monotonic()
@@ -31,7 +38,21 @@ class DeadlineSocket:
 
     def recv_into(self, *args: Any) -> int:
         self.arm()
-        return super().recv_into(*args)  # type: ignore[misc,no-any-return]
+        count: int = super().recv_into(*args)  # type: ignore[misc]
+        if count == 0 and self.is_reused:
+            self.was_closed_to_us = self._is_reset()
+        self.is_reused = False
+        self.budget -= count
+        if self.budget < 0:
+            raise http.client.HTTPException("too much of an answer")
+        return count
+
+    def _is_reset(self) -> bool:
+        """Return whether the end of the stream is followed by a reset: the receiver had closed before it could read
+        what was sent. One that reads and then closes without an answer sends no reset."""
+        poll = select.poll()
+        poll.register(self.fileno(), 0)  # type: ignore[attr-defined]  # POLLHUP and POLLERR are always told
+        return bool(poll.poll(RESET_SECONDS * 1000))
 
     def send(self, *args: Any) -> int:  # what SSLSocket.sendall loops over
         self.arm()
@@ -67,30 +88,43 @@ class Connection(HTTPConnection):
     response_class = FinalResponse
     connect_timeout_seconds: float
     deadline: float
+    budget: int
 
-    def set_deadline(self, deadline: float) -> None:
-        self.deadline = deadline
+    def set_limits(self, deadline: float, budget: int) -> None:
+        """End every wait at `deadline`, and take in `budget` bytes at most."""
+        self.deadline, self.budget = deadline, budget
         if isinstance(self.sock, DeadlineSocket):
-            self.sock.deadline = deadline
+            self.sock.deadline, self.sock.budget = deadline, budget
 
     def connect(self) -> None:
         super().connect()
-        self.set_deadline(self.deadline)
+        self.set_limits(self.deadline, self.budget)
+
+    def answer(self) -> http.client.HTTPResponse:
+        """Return the answer as http.client has it: urllib3's refuses some whose status is plain to see."""
+        return http.client.HTTPConnection.getresponse(self)
 
     def _new_conn(self) -> socket.socket:
-        """Try the name's addresses one after another, all before the deadline of connecting.
+        """Try the name's addresses one after another, each with its share of the time to connect.
 
         The socket leaves here with the time that is left as its timeout, which is that of the whole TLS handshake.
         """
         deadline = min(self.deadline, time.monotonic() + self.connect_timeout_seconds)
+        addresses = _resolve(self.host, self.port, deadline)
         failure: OSError = socket.gaierror()
-        for family, kind, protocol, _, address in _resolve(self.host, self.port, deadline):
-            sock = TcpSocket(family, kind, protocol)
+        for number, (family, kind, protocol, _, address) in enumerate(addresses):
             try:
-                sock.deadline = deadline
+                sock = TcpSocket(family, kind, protocol)
+            except OSError as error:  # a family that this host does not speak
+                failure = error
+                continue
+            try:
+                now = time.monotonic()
+                sock.deadline = now + (deadline - now) / (len(addresses) - number)
                 sock.arm()
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.connect(address)
+                sock.deadline = deadline
                 sock.arm()
                 return sock
             except OSError as error:

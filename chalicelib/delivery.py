@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from chalicelib import backoff, log, messages
-from chalicelib.dynamodb import CLAIM_SECONDS, MESSAGE_GRACE_SECONDS
+from chalicelib.dynamodb import CLAIM_SECONDS, MESSAGE_GRACE_SECONDS, Written
 from chalicelib.errors import (
     EventNotFoundError,
     IdempotencyConflictError,
@@ -25,6 +25,11 @@ from chalicelib.sqs import MAX_DELAY_SECONDS, Outgoing
 from chalicelib.validation import NewEvent
 
 DAY_SECONDS = 86_400
+SWEPT_SOON_SECONDS = 60
+
+
+class ClaimRunOutError(Exception):
+    """So much time passed since the claim that the event is no longer ours to push."""
 
 
 class UnknownEventError(Exception):
@@ -48,7 +53,12 @@ def accept(
     for another body. Whatever fails once the event is stored is logged, and made up for by the sweep.
     """
     push_now = not respond_async and services.breaker.allows()
-    written = services.store.put(_new_event(new, services, created_by, idempotency_key, claimed=push_now))
+    written = Written(False)
+    try:
+        written = services.store.put(_new_event(new, services, created_by, idempotency_key, claimed=push_now))
+    finally:
+        if push_now and not written.done:
+            services.breaker.give_back()
     event = written.event
     if event is None:  # it expired between the refusal and now
         raise StorageUnavailableError
@@ -161,9 +171,10 @@ def _claim_and_push(event_id: str, services: Services) -> float | None:
         if event.status is not Status.PENDING or event.next_attempt_at is None or event.is_claimed(rfc3339(now)):
             return None  # done, or somebody is at it
         return max(0.0, epoch_seconds(event.next_attempt_at) - now)  # a message that came early
-    if event.delivery_attempts > services.settings.max_delivery_attempts:
-        # The last attempt killed its process before its outcome was recorded. This one is not made.
-        _bury(replace(event, delivery_attempts=event.delivery_attempts - 1), Reason.EXHAUSTED, services)
+    if event.reason or event.delivery_attempts > services.settings.max_delivery_attempts:
+        # Its dead letter is still owed, or the last attempt killed its process. This one is not made.
+        unmade = replace(event, delivery_attempts=event.delivery_attempts - 1)
+        _bury(unmade, event.reason or Reason.EXHAUSTED, services)
         return None
     event, outcome = _push(event, services.settings.push_timeout_seconds, services)
     return _settle(event, outcome, services)[1]
@@ -171,6 +182,8 @@ def _claim_and_push(event_id: str, services: Services) -> float | None:
 
 def _push(event: Event, timeout_seconds: float, services: Services) -> tuple[Event, Outcome]:
     started_at = rfc3339(services.clock())
+    if event.claimed_until is None or event.is_claimed(started_at) is False:
+        raise ClaimRunOutError  # this process stood still: another may be at it
     outcome = services.push.send(event, timeout_seconds)
     attempt = Attempt(started_at, outcome.result, outcome.status_code, outcome.error, outcome.duration_ms)
     return event.with_attempt(attempt), outcome
@@ -190,10 +203,12 @@ def _settle(event: Event, outcome: Outcome, services: Services) -> tuple[Event, 
         retry_in_seconds=None if delay_seconds is None else round(delay_seconds, 3),
     )
     if outcome.result is Result.DELIVERED:
-        since = epoch_seconds(event.replayed_at or event.created_at)
-        latency_ms = round((services.clock() - since) * 1000)
-        services.metrics.emit(DeliverySuccess=1, PushDuration=outcome.duration_ms, DeliveryLatency=latency_ms)
-        return services.store.record_delivered(event).event or event, None
+        written = services.store.record_delivered(event)
+        if written.done:
+            since = epoch_seconds(event.replayed_at or event.created_at)
+            latency_ms = round((services.clock() - since) * 1000)
+            services.metrics.emit(DeliverySuccess=1, PushDuration=outcome.duration_ms, DeliveryLatency=latency_ms)
+        return written.event or event, None
     if delay_seconds is not None:
         services.metrics.emit(DeliveryRetry=1, PushDuration=outcome.duration_ms)
         return _record_retry(event, delay_seconds, services)
@@ -228,13 +243,19 @@ def _record_retry(event: Event, delay_seconds: float, services: Services) -> tup
 
 def _bury(event: Event, reason: Reason, services: Services) -> Event:
     """Make a dead letter of an event, the message first: a crash in between makes two messages, never none."""
-    event = replace(event, reason=reason, failed_at=rfc3339(services.clock()))
+    event = replace(event, reason=reason)
+    dead = replace(event, failed_at=rfc3339(services.clock()))
     attributes = {"EventId": event.event_id, "Reason": reason}
-    services.dlq.send(Outgoing(messages.dead_letter_body(event), attributes))
-    written = services.store.record_failed(event)
+    try:
+        services.dlq.send(Outgoing(messages.dead_letter_body(dead), attributes))
+    except QueueUnavailableError:
+        # Owed: the sweep wakes up whoever claims it next, and the reason tells that it needs no push.
+        services.store.record_retry(event, SWEPT_SOON_SECONDS, message_follows=False)
+        raise
+    written = services.store.record_failed(dead)
     if written.done:
         services.metrics.emit(DeliveryFailure=1)
-    return written.event or event
+    return written.event or dead
 
 
 def _wake_up(event_id: str, delay_seconds: float, services: Services) -> None:

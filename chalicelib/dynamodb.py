@@ -114,8 +114,9 @@ class EventStore:
         if current and still_mine and current.claimed_until is None:
             return Written(True, current)  # this very write, when its answer was lost
         log.warning("record refused", event_id=event.event_id, status=current.status if current else None)
-        if still_mine:  # what is left of the claim would make a replay wait for nothing
-            self._update(event.event_id, RELEASABLE, {"claimed_until": None}, mine)
+        if still_mine:  # acknowledged meanwhile: what is left of the claim would make a replay wait for nothing
+            changes = {"claimed_until": None, "attempts": stored["attempts"]}
+            self._update(event.event_id, RELEASABLE, changes, mine)
         return written
 
     def acknowledge(self, event_id: str) -> Written:

@@ -7,7 +7,6 @@ but to the receiver: urllib3's exceptions carry the path in their text, so none 
 import contextlib
 import email.utils
 import http.client
-import re
 import socket
 import ssl
 import time
@@ -16,16 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC
 from enum import StrEnum
+from urllib.parse import urlsplit, urlunsplit
 
 import urllib3
-from urllib3.response import BaseHTTPResponse
 
 from chalicelib import __version__
-from chalicelib.connection import Connection, TlsConnection, TlsSocket
+from chalicelib.connection import MAX_HEAD_BYTES, Connection, DeadlineSocket, TlsConnection, TlsSocket
 from chalicelib.events import Event
 from chalicelib.signing import signature
 
 MAX_ANSWER_BYTES = 1024
+MAX_BODY_READ_BYTES = 16 * 1024  # what a buffer may take off the socket for it, chunk sizes and trailers included
 MAX_RETRY_AFTER_SECONDS = 3600
 # Servers close idle connections after 5 s (Node.js, Apache) or later; a frozen container cannot see it happen.
 KEEP_SECONDS = 4.0
@@ -65,10 +65,10 @@ class PushClient:
         clock: Callable[[], float],
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        parsed = urllib3.util.parse_url(url)
-        self._host = (parsed.host or "").strip("[]")
+        parsed = urlsplit(url)
+        self._host = parsed.hostname or ""
         self._port = parsed.port or (443 if parsed.scheme == "https" else 80)
-        self._target = parsed.request_uri
+        self._target = urlunsplit(("", "", parsed.path or "/", parsed.query, ""))
         self._secrets = signing_secrets
         self._connect_timeout_seconds = connect_timeout_seconds
         self._clock = clock
@@ -106,17 +106,30 @@ class PushClient:
         return headers
 
     def _exchange(self, headers: dict[str, str], body: bytes, deadline: float) -> tuple[int, str | None]:
-        """Send, and return the status code and Retry-After of the answer."""
-        connection = self._kept_connection() or self._new_connection()
+        """Send, and return the status code and Retry-After of the answer.
+
+        A kept connection that the receiver had closed by then took nothing to it: then once more, on a new one.
+        """
+        connection = self._kept_connection()
+        if connection is not None:
+            sock = connection.sock
+            try:
+                return self._exchange_over(connection, headers, body, deadline)
+            except ConnectionError as error:
+                if not isinstance(error, BrokenPipeError) and not getattr(sock, "was_closed_to_us", False):
+                    raise
+        return self._exchange_over(self._new_connection(), headers, body, deadline)
+
+    def _exchange_over(
+        self, connection: Connection, headers: dict[str, str], body: bytes, deadline: float
+    ) -> tuple[int, str | None]:
         try:
-            connection.set_deadline(deadline)
+            connection.set_limits(deadline, MAX_HEAD_BYTES)
             if connection.is_closed:
                 connection.connect()
             with contextlib.suppress(BrokenPipeError):  # it stopped listening, perhaps after an answer such as 413
-                connection.request(
-                    "POST", self._target, body=body, headers=headers, preload_content=False, decode_content=False
-                )
-            response = connection.getresponse()
+                connection.request("POST", self._target, body=body, headers=headers)
+            response = connection.answer()
         except BaseException:
             connection.close()
             raise
@@ -131,6 +144,8 @@ class PushClient:
             except IndexError:  # another thread took it
                 break
             if self._clock() - kept_at <= KEEP_SECONDS and connection.is_connected:
+                if isinstance(connection.sock, DeadlineSocket):
+                    connection.sock.is_reused = True
                 return connection
             connection.close()
         return None
@@ -143,13 +158,14 @@ class PushClient:
         connection.connect_timeout_seconds = self._connect_timeout_seconds
         return connection
 
-    def _keep_or_close(self, connection: Connection, response: BaseHTTPResponse) -> None:
+    def _keep_or_close(self, connection: Connection, response: http.client.HTTPResponse) -> None:
         """Keep the connection if the answer ends soon and within 1 KiB. Whatever becomes of it, the outcome stands."""
         try:
-            if not connection.is_closed and (response.length_remaining or 0) <= MAX_ANSWER_BYTES:
-                connection.set_deadline(min(connection.deadline, time.monotonic() + BODY_SECONDS))
+            if not connection.is_closed and (response.length or 0) <= MAX_ANSWER_BYTES:
+                deadline = min(connection.deadline, time.monotonic() + BODY_SECONDS)
+                connection.set_limits(deadline, MAX_BODY_READ_BYTES)
                 response.read(MAX_ANSWER_BYTES)
-                if response.closed:
+                if response.isclosed():
                     self._kept.append((self._clock(), connection))
                     return
         except BROKEN:
@@ -189,10 +205,11 @@ def _broken(error: Exception) -> tuple[Result, str]:
 
 def _retry_after_seconds(value: str | None, now: float) -> float:
     """Return the seconds that `Retry-After` asks for (RFC 9110, section 10.2.3), between 0 and an hour; 0 if none."""
-    if value is None:
+    if value is None or len(value) > MAX_ANSWER_BYTES:
         return 0.0
-    if seconds := re.fullmatch(r"0*([0-9]+)", value.strip()):
-        return float(min(MAX_RETRY_AFTER_SECONDS, int(seconds[1][:9])))
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(min(MAX_RETRY_AFTER_SECONDS, int(value.lstrip("0")[:9] or 0)))
     try:
         moment = email.utils.parsedate_to_datetime(value)
         wait = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now

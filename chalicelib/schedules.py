@@ -42,8 +42,10 @@ def check_dlq(services: Services) -> None:
 def _sweep_shard(services: Services, deadline: float, shard: int) -> int:
     count = 0
     for overdue in listing.overdue(services.store, shard, now=services.clock()):
+        if services.clock() > deadline:
+            break
         for start in range(0, len(overdue), BATCH_SIZE):
-            if count >= MOST_OF_A_SHARD or services.clock() > deadline:
+            if count >= MOST_OF_A_SHARD:
                 return count
             # Marked, then sent: a crash in between costs a minute, the other way round it would send twice.
             marked = [

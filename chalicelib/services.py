@@ -3,6 +3,7 @@
 The only place that makes AWS clients. Tests build their own with other clocks and clients.
 """
 
+import contextlib
 import os
 import random
 import sys
@@ -90,8 +91,9 @@ def build(
 
 
 def _print_line(line: str) -> None:
-    sys.stdout.write(line + "\n")  # in one piece: threads write at the same time
-    sys.stdout.flush()
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it: no reason to stop delivering
+        sys.stdout.write(line + "\n")  # in one piece: threads write at the same time
+        sys.stdout.flush()
 
 
 _lock = Lock()

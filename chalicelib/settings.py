@@ -139,7 +139,7 @@ class _Reader:
         least = "above 0" if above is not None else "from 0"
 
         def parse(text: str) -> float:
-            value = float(text)
+            value = float(_plain_number(text))
             if not (0 <= value <= to) or value == above:  # NaN is refused here too
                 raise ValueError
             return value
@@ -148,7 +148,7 @@ class _Reader:
 
     def whole(self, name: str, default: int, least: int, most: int) -> int:
         def parse(text: str) -> int:
-            value = int(text)
+            value = int(_plain_number(text))
             if not least <= value <= most:
                 raise ValueError
             return value
@@ -162,6 +162,13 @@ class _Reader:
         wanted = "name:sha256hex[:scope+scope], comma between, scopes produce and consume"
         # Set but empty closes a stage on purpose: every call is refused.
         return self.read("API_KEYS", (), _api_keys, wanted, required="API_KEYS" not in self._environ)
+
+
+def _plain_number(text: str) -> str:
+    """Return `text` if it is a number as people write it: Python takes 1_0 and other scripts' digits too."""
+    if not re.fullmatch(r"[0-9.eE+-]+", text):
+        raise ValueError
+    return text
 
 
 def _matching(pattern: str) -> Callable[[str], str]:

@@ -30,19 +30,22 @@ class NewEvent:
         return len(self.payload.encode()) + len(self.metadata.encode())
 
 
-def parse_new_event(body: bytes) -> NewEvent:
-    """Return the event that `body` describes.
+def parse_new_event(body: bytes, other_faults: tuple[Fault, ...] = ()) -> NewEvent:
+    """Return the event that `body` describes; `other_faults` of its request are told with its own.
 
     Raises BodyTooLargeError over 256 KiB, as sent or as compact JSON (250 KB of `1e15` grows past what DynamoDB
     stores), and InvalidRequestError with every fault found.
     """
     if len(body) > MAX_BODY_BYTES:
         raise BodyTooLargeError(f"The body may have {MAX_BODY_BYTES} bytes at most.")
-    document = _parse_json(body)
-    canonical = _canonical(document)
+    try:
+        document = _parse_json(body)
+        canonical = _canonical(document)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(*other_faults, *error.faults) from None
     if len(canonical) > MAX_BODY_BYTES:
         raise BodyTooLargeError(f"The body may have {MAX_BODY_BYTES} bytes at most, as compact JSON too.")
-    faults = _faults(document)
+    faults = [*other_faults, *_faults(document)]
     if faults:
         raise InvalidRequestError(*faults)
     return NewEvent(

@@ -29,7 +29,7 @@ def embed() -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
     nothing = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
-    os.environ |= {**DUMMY, **nothing, "AWS_DEFAULT_REGION": REGION, "AWS_ENDPOINT_URL": _start_moto()}
+    os.environ |= {**DUMMY, **nothing, "AWS_DEFAULT_REGION": REGION, "AWS_ENDPOINT_URL": start_moto()}
     _keep_from_proxies("127.0.0.1")
 
 
@@ -43,7 +43,8 @@ def use_given() -> None:
         os.environ["AWS_DEFAULT_REGION"] = os.environ.get("AWS_REGION") or REGION
 
 
-def _start_moto() -> str:
+def start_moto() -> str:
+    """Serve moto on a free loopback port until the process ends; return its URL."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
     from werkzeug.serving import make_server
 

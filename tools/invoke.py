@@ -21,7 +21,7 @@ from chalicelib.events import rfc3339
 # Brief, for ministack hands messages to long polls whose client is gone.
 WAIT_SECONDS = 1
 DELETE_TRIES = 3
-UNIT_SECONDS = {"minute": 60, "hour": 3600, "day": 86400}
+UNIT_SECONDS: dict[str, float] = {"minute": 60, "hour": 3600, "day": 86400}
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class EventSource:
         log.warning("messages not deleted, they will come again", count=len(entries))
 
 
-def start_schedule(function: Function, every_seconds: int) -> None:
+def start_schedule(function: Function, every_seconds: float) -> None:
     """Call `function` now and at its rate from then on: what a crash left behind should not wait."""
 
     def run() -> None:
@@ -133,7 +133,7 @@ def start_schedule(function: Function, every_seconds: int) -> None:
     Thread(target=run, name=function.name, daemon=True).start()
 
 
-def rate_seconds(expression: str | ScheduleExpression) -> int:
+def rate_seconds(expression: str | ScheduleExpression) -> float:
     """Return the seconds between two runs of an EventBridge `rate(...)`; raise ValueError for anything else."""
     text = expression if isinstance(expression, str) else expression.to_string()
     rate = re.fullmatch(r"rate\((\d+) (minute|hour|day)s?\)", text)

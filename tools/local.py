@@ -145,7 +145,7 @@ def _provide_aws(stage: str) -> str:
         if not endpoint or len(given) < len(variables):
             os.environ |= {**resources.ensure(stage), **given}
         resources.check(given)
-    except (BotoCoreError, ClientError, ResponseParserError, resources.ResourcesError) as error:
+    except (BotoCoreError, ClientError, ResponseParserError, ValueError, KeyError, resources.ResourcesError) as error:
         raise StartError(f"AWS {place}: {' '.join(str(error).split())}") from error
     return place
 

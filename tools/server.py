@@ -47,7 +47,7 @@ class Handler(ChaliceRequestHandler):
 
     def answer(self) -> None:
         try:
-            headers, body = dict(self.headers), self._read_body()
+            headers, body = self._joined_headers(), self._read_body()
             self.local_gateway.event_converter.create_lambda_event(self.command, self.path, headers)
         except UnreadableRequestError as error:
             self.send_error(error.status, str(error))
@@ -61,19 +61,42 @@ class Handler(ChaliceRequestHandler):
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do_PATCH = do_OPTIONS = answer
 
+    def _joined_headers(self) -> dict[str, str]:
+        """Return each header once: lines of one name are one list (RFC 9110, section 5.3)."""
+        return {name: ", ".join(self.headers.get_all(name, ())).strip() for name in self.headers}
+
     def _read_body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() == "chunked" and "Content-Length" not in self.headers:
+            return self._read_chunks()
         if "Transfer-Encoding" in self.headers:
-            raise UnreadableRequestError(HTTPStatus.LENGTH_REQUIRED, "Send a Content-Length, and no Transfer-Encoding.")
+            raise UnreadableRequestError(HTTPStatus.BAD_REQUEST, "Send a Content-Length, or chunks alone.")
         length = self.headers.get("Content-Length", "0").strip()
         if not re.fullmatch(r"[0-9]{1,18}", length):
             raise UnreadableRequestError(HTTPStatus.BAD_REQUEST, "Content-Length must be a number.")
-        if int(length) > MAX_BODY_BYTES:
+        return self._read_exactly(int(length), MAX_BODY_BYTES)
+
+    def _read_chunks(self) -> bytes:
+        body = b""
+        while True:
+            size = self.rfile.readline(1024).split(b";")[0].strip()
+            if not re.fullmatch(rb"[0-9A-Fa-f]{1,15}", size):
+                raise UnreadableRequestError(HTTPStatus.BAD_REQUEST, "A chunk has no size.")
+            if int(size, 16) == 0:
+                break
+            body += self._read_exactly(int(size, 16), MAX_BODY_BYTES - len(body))
+            self.rfile.readline(1024)
+        while self.rfile.readline(65536).strip():
+            pass  # a trailer
+        return body
+
+    def _read_exactly(self, length: int, most: int) -> bytes:
+        if length > most:
             detail = f"The body may have {MAX_BODY_BYTES} bytes at most."
             raise UnreadableRequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
-        body: bytes = self.rfile.read(int(length))
-        if len(body) < int(length):
+        content: bytes = self.rfile.read(length)
+        if len(content) < length:
             raise ConnectionAbortedError
-        return body
+        return content
 
     def _linger(self) -> None:
         """Take for a moment what still comes: closing on unread bytes would take the answer back with a reset."""

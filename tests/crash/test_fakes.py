@@ -1,7 +1,8 @@
 """The fakes are worth what is proven with them: they answer as moto does, and as AWS does where moto does not."""
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -205,13 +206,12 @@ def test_page_after_page_shows_every_row_of_the_index_once(
     monkeypatch.setattr(fake, "page_rows", 2)
     for shard in range(SHARDS):
         place = partition(Status.DELIVERED, shard)
-        answer = on_fake.query(place, "", {}, ScanIndexForward=forward)
-        rows = answer["Items"]
-        while "LastEvaluatedKey" in answer:
-            position = answer["LastEvaluatedKey"]
-            answer = on_fake.query(place, "", {}, ScanIndexForward=forward, ExclusiveStartKey=position)
-            assert len(answer["Items"]) <= 2
-            rows += answer["Items"]
+        pages = [on_fake.query(place, "", {}, ScanIndexForward=forward)]
+        while "LastEvaluatedKey" in pages[-1]:
+            position = pages[-1]["LastEvaluatedKey"]
+            pages.append(on_fake.query(place, "", {}, ScanIndexForward=forward, ExclusiveStartKey=position))
+        assert max(page["Count"] for page in pages) <= 2
+        rows = [row for page in pages for row in page["Items"]]
         assert rows == on_moto.query(place, "", {}, ScanIndexForward=forward)["Items"]
 
 
@@ -432,21 +432,27 @@ def test_an_index_that_lags_shows_the_table_as_it_was(row: tuple[FakeDynamoDB, E
     assert store.query(place, "", {})["Count"] == 0
 
 
-@pytest.fixture
-def hasty_threads() -> Iterator[None]:
-    """Make threads change places as often as they can."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
+class Turnstile:
+    """A clock that lets other threads run while it is asked, and counts who asks at the same time."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self.most = 0
+
+    def __call__(self) -> float:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        time.sleep(0)
+        self.inside -= 1
+        return START
 
 
-@pytest.mark.usefixtures("hasty_threads")
-def test_no_count_is_lost_between_threads(clock: Clock) -> None:
-    fake, sqs = FakeDynamoDB(clock), FakeSQS(clock)
+def test_threads_take_turns() -> None:
+    clocks = Turnstile(), Turnstile()
+    fake, sqs = FakeDynamoDB(clocks[0]), FakeSQS(clocks[1])
     sqs.queue(INBOX)
 
-    def count(_: int) -> None:
+    def call(_: int) -> None:
         fake.update_item(
             TableName="t",
             Key=KEY,
@@ -459,9 +465,10 @@ def test_no_count_is_lost_between_threads(clock: Clock) -> None:
 
     received: list[dict[str, Any]] = []
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(count, range(1000)))
-    assert fake.items()["evt_1"]["n"] == {"N": "1000"}
-    assert len({message["MessageId"] for message in received}) == len(sqs.messages(INBOX)) == 1000
+        list(pool.map(call, range(400)))
+    assert [clock.most for clock in clocks] == [1, 1]
+    assert fake.items()["evt_1"]["n"] == {"N": "400"}
+    assert len({message["MessageId"] for message in received}) == len(sqs.messages(INBOX)) == 400
 
 
 # ---- SQS, the queue on both
@@ -694,3 +701,29 @@ def test_a_message_in_flight_may_come_to_another_as_well(clock: Clock) -> None:
     assert first["MessageId"] == second["MessageId"]
     sqs.delete_message(QueueUrl=INBOX, ReceiptHandle=first["ReceiptHandle"])
     assert len(sqs.messages(INBOX)) == 1
+
+
+class Drawn(Random):
+    """Draws what it is told to, again and again."""
+
+    def __init__(self, *draws: float) -> None:
+        super().__init__(0)
+        self._draws = itertools.cycle(draws)
+
+    def random(self) -> float:
+        return next(self._draws)
+
+
+def test_a_message_that_was_deleted_may_come_again_and_is_no_nearer_to_the_dead_letter_queue(clock: Clock) -> None:
+    received_once, deleted_and_comes_again, at = 0.9, 0.1, 0.5
+    sqs = FakeSQS(clock, shuffle=Drawn(received_once, deleted_and_comes_again, at), duplicate_probability=0.2)
+    sqs.queue(DLQ)
+    sqs.queue(INBOX, redrive=(DLQ, REDRIVE_AFTER))
+    sqs.send_message(QueueUrl=INBOX, MessageBody="x")
+    for _ in range(2 * REDRIVE_AFTER):
+        (message,) = receive(sqs)
+        for _ in range(2):  # the second time it is gone for all that SQS knows
+            sqs.delete_message(QueueUrl=INBOX, ReceiptHandle=message["ReceiptHandle"])
+        assert sqs.next_change() == clock() + 150
+        clock.sleep(150)
+    assert sqs.messages(DLQ) == []

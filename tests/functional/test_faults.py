@@ -54,6 +54,10 @@ def test_a_fault_while_posting(
             answer = world.call("POST", "/events", EVENT, **headers)
             assert ("idempotency-replayed" in answer.headers) == (fault is Fault.LOST)
         assert answer.status_code == 202
+        if fault is Fault.REPEATED:  # as if nothing had happened
+            assert "idempotency-replayed" not in answer.headers
+            assert len(receiver.requests) - before == (code is not None)
+            assert len(world.messages()) == (code in {503, None}) * (1 + (at == calls))  # the last call sends
         assert_settles_once(world, receiver, code or 200, before)
 
 
@@ -73,6 +77,8 @@ def test_a_fault_in_the_worker(world: World, receiver: Receiver, aws: Aws, fault
 
         aws.heal()
         assert aws.faults == 1
+        if fault is Fault.REPEATED:
+            assert (len(receiver.requests) - before, len(world.messages())) == (1, (code == 503) * (1 + (at == calls)))
         assert_settles_once(world, receiver, code, before)
 
 
@@ -142,7 +148,7 @@ def test_a_fault_in_one_shard_does_not_keep_a_sweep_from_the_others(world: World
         world.post(prefer="respond-async")
     world.lose_messages()
     world.clock.sleep(60)
-    aws.fail(Fault.REFUSED, "UpdateItem", at=10)
+    aws.fail(Fault.REFUSED, "UpdateItem", at=1)
 
     with pytest.raises(StorageUnavailableError):
         world.run_schedule(app.sweep)

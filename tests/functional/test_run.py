@@ -1,7 +1,5 @@
 """`make run`, as the process it is."""
 
-import contextlib
-import http.client
 import json
 import os
 import re
@@ -9,97 +7,20 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
-from queue import Empty, Queue
-from threading import Thread
 
 import pytest
 from moto.server import ThreadedMotoServer
 
 from chalicelib import settings
 from chalicelib.auth import authenticate
+from tests.support.running import ROOT, Run, environment, running
 from tools.local import TO_BE_MADE
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*not supported by moto"),
     pytest.mark.xdist_group("run"),  # most of these tests look at one system
 ]
-
-ROOT = Path(__file__).parent.parent.parent
-OURS = "PORT|STAGE|AWS_.*|API_KEYS|ZAPIER_WEBHOOK_URL|EVENTS_TABLE_NAME|INBOX_.*|WORKER_.*|LOG_LEVEL"
-
-
-def environment(**settings: str) -> dict[str, str]:
-    others = {name: value for name, value in os.environ.items() if not re.fullmatch(OURS, name)}
-    return {**others, "PORT": "0", **settings}
-
-
-class Run:
-    """A running system, and what it has printed."""
-
-    key: str
-    port: int
-
-    def __init__(self, **settings: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tools.run"],
-            cwd=ROOT,
-            env=environment(**settings),
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        assert self.process.stdout
-        self.output = self.process.stdout
-        self.lines: Queue[str] = Queue()
-        self.reader = Thread(target=self._read)
-        self.reader.start()
-
-    def _read(self) -> None:
-        for line in self.output:
-            self.lines.put(line)
-
-    def wait_for(self, pattern: str) -> str:
-        """Return the group of `pattern` in the first line to come that begins with it."""
-        deadline = time.monotonic() + 40
-        while True:
-            try:
-                line = self.lines.get(timeout=deadline - time.monotonic())
-            except (Empty, ValueError):  # ValueError: the time is up
-                pytest.fail(f"no line: {pattern}")
-            if match := re.match(pattern, line):
-                return match[1]
-
-    def call(
-        self, method: str, path: str, body: str | None = None, **headers: str
-    ) -> tuple[int, http.client.HTTPMessage, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        authorization = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
-        connection.request(method, path, body, {**authorization, **headers})
-        answer = connection.getresponse()
-        content = answer.read()
-        connection.close()
-        return answer.status, answer.headers, content
-
-    def end(self, number: signal.Signals) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(timeout=5)
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.reader.join()
-        self.output.close()
-
-
-@contextlib.contextmanager
-def running(**settings: str) -> Iterator[Run]:
-    with contextlib.closing(Run(**settings)) as system:
-        system.key = system.wait_for(r"  key +(\S+)")
-        system.port = int(system.wait_for(r"ready  http://127.0.0.1:(\d+)"))
-        yield system
 
 
 @pytest.fixture(scope="module")

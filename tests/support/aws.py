@@ -1,5 +1,6 @@
 """A hand on every call that a world's system makes to AWS: see them, and let some fail."""
 
+import itertools
 import threading
 from collections.abc import Callable
 from enum import StrEnum
@@ -25,8 +26,7 @@ class Aws:
         self.calls: list[str] = []
         self.faults = 0
         self._lock = threading.Lock()
-        self._seen = 0
-        self._plan: Callable[[int, str], Fault | None] = _all_well
+        self._plan: Callable[[str], Fault | None] = _all_well
         hooks = (("before-call", self._before), ("needs-retry", self._needs_retry), ("after-call", self._after))
         self._hooks = [(c.meta.events, *hook) for c in (world.dynamodb, world.sqs) for hook in hooks]
         for events, name, hook in self._hooks:
@@ -37,12 +37,15 @@ class Aws:
             events.unregister(name, hook)
 
     def fail(self, fault: Fault, *operations: str, at: int | None = None) -> None:
-        """Let every call fail, or only those of `operations`, or only number `at` of the next ones (from 1)."""
+        """Let every call fail, or those of `operations`, or of the next ones of these only number `at` (from 1)."""
+        numbers = itertools.count(1)
 
-        def plan(number: int, name: str) -> Fault | None:
-            return fault if at in (None, number) and (not operations or name in operations) else None
+        def plan(name: str) -> Fault | None:
+            if operations and name not in operations:
+                return None
+            return fault if at in (None, next(numbers)) else None
 
-        self._seen, self.faults, self._plan = 0, 0, plan
+        self.faults, self._plan = 0, plan
 
     def heal(self) -> None:
         self._plan = _all_well
@@ -56,8 +59,7 @@ class Aws:
     def _before(self, model: Any, context: dict[str, Any], **_: object) -> Any:
         with self._lock:
             self.calls.append(model.name)
-            self._seen += 1
-            fault = context["fault"] = self._plan(self._seen, model.name)
+            fault = context["fault"] = self._plan(model.name)
             self.faults += fault is not None
         if fault is Fault.REFUSED:
             error = {"Code": "InternalServerError", "Message": "made up by a test"}
@@ -74,5 +76,5 @@ class Aws:
             raise ReadTimeoutError(endpoint_url="https://aws.test")
 
 
-def _all_well(number: int, operation: str) -> Fault | None:
+def _all_well(operation: str) -> Fault | None:
     return None

@@ -3,6 +3,7 @@
 import socket
 import ssl
 import time
+from dataclasses import replace
 from pathlib import Path
 from threading import Event as Signal
 from typing import Any
@@ -116,6 +117,22 @@ def test_an_answer_over_tls_that_takes_too_long_is_a_timeout(what: str, secure_p
     assert 200 <= outcome.duration_ms < SOON * 1000
 
 
+def test_a_receiver_that_does_not_read_over_tls_holds_nobody_longer_than_the_timeout(secure_push: Any) -> None:
+    left = Signal()
+
+    def shake_hands_and_no_more(connection: socket.socket) -> None:
+        with certificates().valid().wrap_socket(connection, server_side=True):
+            left.wait(5)
+
+    huge = replace(EVENT, payload=f'"{"x" * 8 * 1024 * 1024}"')  # more than the network holds
+    with Receiver(on_accept=shake_hands_and_no_more) as receiver:
+        receiver.url = receiver.url.replace("http://127.0.0.1", "https://localhost")
+        outcome = secure_push(receiver).send(huge, 0.3)
+        left.set()
+    assert outcome.timed_out
+    assert outcome.duration_ms < SOON * 1000
+
+
 def test_a_kept_tls_connection_that_the_receiver_closed_is_not_a_failed_attempt(secure_push: Any) -> None:
     closed = Signal()
     with Receiver(tls=certificates().valid()) as receiver:
@@ -135,6 +152,7 @@ class Names:
 
     def __init__(self) -> None:
         self.machines = socket.getaddrinfo
+        self.error: Exception | None = None
         self.urls: tuple[str, ...] = ()
         self.answers = Signal()
         self.answers.set()
@@ -143,6 +161,8 @@ class Names:
         if host != "receiver.example":
             return self.machines(host, *parameters, **more)
         self.answers.wait()
+        if self.error:
+            raise self.error
         ports = [int(url.split(":")[2].split("/")[0]) for url in self.urls]
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
 
@@ -180,6 +200,16 @@ def test_many_dead_addresses_share_one_time_to_connect(
         outcome = named_push.send(EVENT, timeout_seconds)
     assert (outcome.result, outcome.timed_out) == (Result.RETRY, True)
     assert outcome.duration_ms < 1000
+
+
+@pytest.mark.parametrize("error", [socket.gaierror(-2, "Name or service not known"), UnicodeError("label too long")])
+def test_a_name_without_an_address_earns_another_attempt(
+    error: Exception, names: Names, named_push: PushClient
+) -> None:
+    names.error = error
+    outcome = named_push.send(EVENT, LONG)
+    assert (outcome.result, outcome.error) == (Result.RETRY, "the host name does not resolve")
+    assert not outcome.timed_out
 
 
 @pytest.mark.parametrize("timeout_seconds", [0.2, LONG])

@@ -40,7 +40,8 @@ BODY = (
     '"metadata":{"source":"shop"},"created_at":"2026-11-25T00:00:00.000001Z"}'
 ).encode()
 SECRETS = (b"first secret, of 24 byte", b"second secret \x00\xff", b"third secret")
-HUGE = replace(EVENT, payload=f'"{"x" * 8 * 1024 * 1024}"')  # more than the network holds
+MIB = 1024 * 1024
+HUGE = replace(EVENT, payload=f'"{"x" * 8 * MIB}"')  # more than the network holds
 LONG = 10.0  # for what must end long before its timeout
 SOON = 2.0  # long before LONG, and enough for a busy machine
 
@@ -212,8 +213,15 @@ def test_a_dripping_body_is_not_waited_for_to_the_end_of_the_timeout(
     assert send_within(SOON, push, LONG).result is DELIVERED
 
 
+def endless_chunks(exchange: Exchange) -> None:
+    exchange.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while True:
+        exchange.send(b"2000\r\n" + b"x" * 0x2000 + b"\r\n")
+
+
 ENDLESS = {
     "body": behave.endless_body(),
+    "chunks": endless_chunks,
     "zipped body": behave.gzip_bomb(256),
     "headers": behave.endless_headers(),
     "1xx": behave.endless_informational(),
@@ -229,14 +237,17 @@ def test_an_endless_answer_is_neither_read_nor_kept_in_memory(what: str, receive
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak_bytes < 2 * 1024 * 1024
+    assert peak_bytes < 2 * MIB
 
 
-def test_no_more_of_an_endless_body_is_taken_than_the_network_holds(receiver: Receiver, push: PushClient) -> None:
-    receiver.script(behave.endless_body())
-    send_within(SOON, push, LONG)
+@pytest.mark.parametrize("what", ["body", "chunks"])
+def test_no_more_of_an_endless_body_is_taken_than_the_network_holds(
+    what: str, receiver: Receiver, push: PushClient
+) -> None:
+    receiver.script(ENDLESS[what])
+    assert send_within(SOON, push, LONG).result is DELIVERED
     receiver.wait_until_left()
-    assert receiver.bytes_sent < 8 * 1024 * 1024
+    assert receiver.bytes_sent < 8 * MIB
 
 
 # Nobody there, and too slow
@@ -258,7 +269,6 @@ SLOW = {
     "dripped headers": behave.drip_headers(0.02),
     "dripped 1xx": behave.endless_informational(103, 0.02),
     "endless 1xx": behave.endless_informational(100),
-    "late": behave.slow(5),
 }
 
 
@@ -272,6 +282,11 @@ def test_an_answer_that_takes_too_long_is_a_timeout_however_it_drips(
     assert outcome.duration_ms >= 200
     receiver.wait_until_left()  # and its connection is not used again
     assert send_within(SOON, push, LONG).result is DELIVERED
+
+
+def test_a_push_takes_its_timeout_and_not_much_more(receiver: Receiver, push: PushClient) -> None:
+    receiver.script(behave.hang())
+    assert send_within(1, push, 0.5).timed_out
 
 
 def test_an_answer_that_comes_late_but_in_time_counts(receiver: Receiver, push: PushClient) -> None:
@@ -376,6 +391,17 @@ def test_retry_after_is_believed_up_to_an_hour(
     assert push.send(EVENT, LONG).retry_after_seconds == seconds
 
 
+def test_a_date_without_a_zone_is_utc_wherever_the_machine_stands(
+    receiver: Receiver, push: PushClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver.script(behave.status(503, headers={"Retry-After": f"{NOW + timedelta(seconds=90):%a %b %d %H:%M:%S %Y}"}))
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Etc/GMT-9")
+        time.tzset()
+        assert push.send(EVENT, LONG).retry_after_seconds == 90
+    time.tzset()
+
+
 @pytest.mark.parametrize("code", [200, 301, 404, 408, 425, 500, 502, 504])
 def test_retry_after_counts_on_429_and_503_alone(code: int, receiver: Receiver, push: PushClient) -> None:
     receiver.script(behave.status(code, headers={"Retry-After": "120"}))
@@ -395,6 +421,7 @@ def with_more_than_was_asked_for(exchange: Exchange) -> None:
 
 KEPT = {str(code): behave.status(code) for code in (200, 204, 304, 404, 429, 503)}
 KEPT |= {"1 KiB": behave.status(200, body=b"x" * 1024), "chunked": chunked}
+KEPT |= {"not gzip": behave.status(200, headers={"Content-Encoding": "gzip"})}
 
 
 @pytest.mark.parametrize("answer", KEPT)
@@ -404,22 +431,24 @@ def test_connections_are_kept_and_used_again(answer: str, receiver: Receiver, pu
     assert (receiver.connections, len(receiver.requests)) == (1, 3)
 
 
-@pytest.mark.parametrize(
-    "behaviour",
-    [
-        behave.status(200, headers={"Connection": "close"}),
-        behave.status(200, body=b"x" * 1025),
-        behave.drip_body(0.01),
-        with_more_than_was_asked_for,
-    ],
-    ids=["asked to close", "more than 1 KiB", "dripping", "more than one answer"],
-)
-def test_a_connection_that_cannot_be_used_again_is_closed(
-    behaviour: Behaviour, receiver: Receiver, push: PushClient
-) -> None:
-    receiver.script(behaviour)
+CLOSED: dict[str, Behaviour] = {
+    "asked to close": behave.status(200, headers={"Connection": "close"}),
+    "more than 1 KiB": behave.status(200, body=b"x" * 1025),
+    "dripping": behave.drip_body(0.01),
+    "chunks": endless_chunks,
+}
+
+
+@pytest.mark.parametrize("answer", CLOSED)
+def test_a_connection_that_cannot_be_used_again_is_closed(answer: str, receiver: Receiver, push: PushClient) -> None:
+    receiver.script(CLOSED[answer])
     assert [push.send(EVENT, LONG).status_code for _ in range(2)] == [200, 200]
-    assert len(receiver.requests) == 2
+    assert (receiver.connections, len(receiver.requests)) == (2, 2)
+
+
+def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next(receiver: Receiver, push: PushClient) -> None:
+    receiver.script(with_more_than_was_asked_for)
+    assert [push.send(EVENT, LONG).status_code for _ in range(2)] == [200, 200]
 
 
 @pytest.mark.parametrize("close", [behave.answer_then_close, behave.answer_then_half_close], ids=["close", "half"])
@@ -435,8 +464,8 @@ def test_a_kept_connection_that_the_receiver_closed_meanwhile_is_not_a_failed_at
     assert (receiver.connections, len(receiver.requests)) == (2, 2)
 
 
-@pytest.mark.parametrize(("idle_seconds", "connections"), [(KEEP_SECONDS, 1), (KEEP_SECONDS + 0.001, 2)])
-def test_a_connection_that_was_idle_for_long_is_not_trusted(
+@pytest.mark.parametrize(("idle_seconds", "connections"), [(KEEP_SECONDS, 1), (5, 2)])
+def test_a_connection_that_was_idle_as_long_as_servers_keep_it_is_not_trusted(
     idle_seconds: float, connections: int, receiver: Receiver, push: PushClient, clock: Clock
 ) -> None:
     push.send(EVENT, LONG)

@@ -145,7 +145,7 @@ def test_the_table_outlives_its_stack() -> None:
     assert (table["DeletionPolicy"], table["UpdateReplacePolicy"]) == ("Retain", "Retain")
 
 
-@pytest.mark.parametrize("resource", sorted(sorted(PROPERTIES.keys() - {"DeliveryDashboard"})))  # dashboards have no tags
+@pytest.mark.parametrize("resource", sorted(PROPERTIES.keys() - {"DeliveryDashboard"}))  # dashboards have no tags
 def test_everything_is_tagged(resource: str) -> None:
     assert PROPERTIES[resource]["Tags"] == [
         {"Key": "Service", "Value": "triggers-api"},

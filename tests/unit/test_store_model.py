@@ -195,5 +195,5 @@ class StoreModel(RuleBasedStateMachine):
 
 def test_any_order_of_transitions_does_to_the_store_what_it_does_to_the_model(shared_world: World) -> None:
     machine = type("Machine", (StoreModel,), {"world": shared_world})
-    how = settings(max_examples=20, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+    how = settings(max_examples=10, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(machine, settings=how)

@@ -1,0 +1,89 @@
+"""`make run`'s system as the process it is: start it, read what it prints, call it, kill it."""
+
+import contextlib
+import http.client
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+OURS = "PORT|STAGE|AWS_.*|API_KEYS|ZAPIER_WEBHOOK_URL|EVENTS_TABLE_NAME|INBOX_.*|WORKER_.*|LOG_LEVEL"
+
+
+def environment(**settings: str) -> dict[str, str]:
+    others = {name: value for name, value in os.environ.items() if not re.fullmatch(OURS, name)}
+    return {**others, "PORT": "0", **settings}
+
+
+class Run:
+    """A running system, and what it has printed."""
+
+    key: str
+    port: int
+
+    def __init__(self, module: str, **settings: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            cwd=ROOT,
+            env=environment(**settings),
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        assert self.process.stdout
+        self.output = self.process.stdout
+        self.lines: Queue[str] = Queue()
+        self.reader = Thread(target=self._read)
+        self.reader.start()
+
+    def _read(self) -> None:
+        for line in self.output:
+            self.lines.put(line)
+
+    def wait_for(self, pattern: str) -> str:
+        """Return the group of `pattern` in the first line to come that begins with it."""
+        deadline = time.monotonic() + 40
+        while True:
+            try:
+                line = self.lines.get(timeout=deadline - time.monotonic())
+            except (Empty, ValueError):  # ValueError: the time is up
+                pytest.fail(f"no line: {pattern}")
+            if match := re.match(pattern, line):
+                return match[1]
+
+    def call(
+        self, method: str, path: str, body: str | None = None, **headers: str
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        authorization = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
+            connection.request(method, path, body, {**authorization, **headers})
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read()
+
+    def end(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(timeout=5)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.reader.join()
+        self.output.close()
+
+
+@contextlib.contextmanager
+def running(*, module: str = "tools.run", key: str = "", **settings: str) -> Iterator[Run]:
+    """Run the system until the end of the block, and kill it then if it still runs. `key` is one of API_KEYS."""
+    with contextlib.closing(Run(module, **settings)) as system:
+        system.key = key or system.wait_for(r"  key +(\S+)")
+        system.port = int(system.wait_for(r"ready  http://127.0.0.1:(\d+)"))
+        yield system
