@@ -704,7 +704,7 @@ def test_a_message_in_flight_may_come_to_another_as_well(clock: Clock) -> None:
 
 
 class Drawn(Random):
-    """Draws what it is told to, again and again."""
+    """Draws what it is told to, over and over."""
 
     def __init__(self, *draws: float) -> None:
         super().__init__(0)
@@ -715,8 +715,9 @@ class Drawn(Random):
 
 
 def test_a_message_that_was_deleted_may_come_again_and_is_no_nearer_to_the_dead_letter_queue(clock: Clock) -> None:
-    received_once, deleted_and_comes_again, at = 0.9, 0.1, 0.5
-    sqs = FakeSQS(clock, shuffle=Drawn(received_once, deleted_and_comes_again, at), duplicate_probability=0.2)
+    which, received_once, deleted_and_comes_again, half_the_timeout = 0.0, 0.9, 0.1, 0.5
+    draws = Drawn(which, received_once, deleted_and_comes_again, half_the_timeout)
+    sqs = FakeSQS(clock, shuffle=draws, duplicate_probability=0.2)
     sqs.queue(DLQ)
     sqs.queue(INBOX, redrive=(DLQ, REDRIVE_AFTER))
     sqs.send_message(QueueUrl=INBOX, MessageBody="x")

@@ -35,13 +35,14 @@ def assert_settles_once(world: World, receiver: Receiver, code: int, since: int)
 @pytest.mark.parametrize("fault", Fault)
 @pytest.mark.parametrize(("code", "calls"), [*PATHS, (None, 2)], ids=["delivered", "retry", "permanent", "async"])
 def test_a_fault_while_posting(
-    world: World, receiver: Receiver, aws: Aws, fault: Fault, code: int | None, calls: int
+    world: World, receiver: Receiver, aws: Aws, output: Output, fault: Fault, code: int | None, calls: int
 ) -> None:
     for at in range(1, calls + 1):
         world.forget(ZAPIER_WEBHOOK_URL=receiver.url, IN_PROCESS_WAIT_SECONDS="0")
         receiver.default = status(404 if code == 404 else 200)
         receiver.script(*[status(503)] * (code == 503))
         before = len(receiver.requests)
+        output.lines()
         aws.fail(fault, at=at)
         headers = {"idempotency_key": "k"} if code else {"idempotency_key": "k", "prefer": "respond-async"}
 
@@ -57,6 +58,7 @@ def test_a_fault_while_posting(
         if fault is Fault.REPEATED:  # as if nothing had happened
             assert "idempotency-replayed" not in answer.headers
             assert len(receiver.requests) - before == (code is not None)
+            assert [1 for values in output.metrics() if "DeliveryFailure" in values] == [1] * (code == 404)
             assert len(world.messages()) == (code in {503, None}) * (1 + (at == calls))  # the last call sends
         assert_settles_once(world, receiver, code or 200, before)
 
@@ -166,7 +168,7 @@ def test_the_dead_letter_queue_is_told_before_the_event_is_failed(world: World, 
     aws.heal()
     world.settle(hours=1)
     assert world.event(event["event_id"])["status"] == "failed"
-    assert len(world.dead_letters()) == 1
+    assert (len(world.dead_letters()), len(receiver.requests)) == (1, 1)  # refused for good: not pushed again
 
 
 def test_a_retry_whose_record_is_unknown_is_queued_all_the_same(world: World, receiver: Receiver, aws: Aws) -> None:

@@ -1,5 +1,7 @@
 """`make run`, as the process it is."""
 
+import contextlib
+import http.client
 import json
 import os
 import re
@@ -63,12 +65,24 @@ def test_an_unknown_path_is_a_problem_that_repeats_no_credentials(shared_run: Ru
     assert shared_run.key.encode() not in content
 
 
+def test_a_body_in_chunks_is_read_whole(shared_run: Run) -> None:
+    chunks = iter([b'{"event_type": "order.', b'chunked", "payload": {}}'])
+    connection = http.client.HTTPConnection("127.0.0.1", shared_run.port, timeout=5)
+    with contextlib.closing(connection):
+        for _ in range(2):  # on one connection: the next request is found behind the last chunk
+            connection.request("POST", "/events", chunks, {"Authorization": f"Bearer {shared_run.key}"})
+            answer = connection.getresponse()
+            assert (answer.status, json.loads(answer.read())["event_type"]) == (202, "order.chunked")
+            chunks = iter([b'{"event_type": "order.chunked", "payload": {}}'])
+
+
 @pytest.mark.parametrize(
     ("headers", "expected"),
     [
         ("Content-Length: many", b"400"),
         ("Content-Length: -1", b"400"),
-        ("Transfer-Encoding: chunked", b"411"),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 5", b"400"),
+        ("Transfer-Encoding: chunked\r\n\r\n-1", b"400"),
         ("Content-Length: 10485761", b"413"),
     ],
 )

@@ -122,7 +122,7 @@ def test_whatever_becomes_of_the_connection(world: World, capfd: pytest.CaptureF
         url = receivers.refused_url() if way == "refused" else bad_receiver.url.replace("http://", "https://")
         if way == "unresolvable":
             url = "https://unresolvable.invalid/hooks/secret-path?token=secret-query"
-        world.restart(ZAPIER_WEBHOOK_URL=url, LOG_LEVEL="DEBUG", PUSH_TIMEOUT_SECONDS="1", MAX_DELIVERY_ATTEMPTS="1")
+        world.restart(ZAPIER_WEBHOOK_URL=url, LOG_LEVEL="DEBUG", PUSH_TIMEOUT_SECONDS="5", MAX_DELIVERY_ATTEMPTS="1")
 
         answers = post_in_every_way(world)
 

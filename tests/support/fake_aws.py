@@ -336,9 +336,9 @@ class _Queue:
 class FakeSQS:
     """A client for the queues that `queue` makes. WaitTimeSeconds is not waited for.
 
-    Messages come in the order in which they became visible, or with `shuffle` in any. With `duplicate_probability` one
-    that was received comes again before its visibility timeout, and one that was deleted comes again, as from a server
-    of SQS that was out of reach; neither brings it nearer to the DLQ.
+    Messages come in the order in which they became visible, or with `shuffle` in any. With `duplicate_probability`
+    (settable) one that was received comes again before its visibility timeout, and one that was deleted comes again, as
+    from a server of SQS that was out of reach; neither brings it nearer to the DLQ.
     """
 
     def __init__(

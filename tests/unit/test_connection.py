@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from chalicelib.connection import Connection
 from chalicelib.events import Event, Status
 from chalicelib.push import PushClient, Result
 from tests.conftest import MakePush
@@ -133,13 +134,18 @@ def test_a_receiver_that_does_not_read_over_tls_holds_nobody_longer_than_the_tim
     assert outcome.duration_ms < SOON * 1000
 
 
-def test_a_kept_tls_connection_that_the_receiver_closed_is_not_a_failed_attempt(secure_push: Any) -> None:
+@pytest.mark.parametrize("looks_open", [False, True])
+def test_a_kept_tls_connection_that_the_receiver_closed_is_not_a_failed_attempt(
+    looks_open: bool, secure_push: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     closed = Signal()
     with Receiver(tls=certificates().valid()) as receiver:
         receiver.script(behave.answer_then_close(closed))
         push = secure_push(receiver)
         push.send(EVENT, LONG)
         assert closed.wait(5)
+        if looks_open:  # closed the moment after the look
+            monkeypatch.setattr(Connection, "is_connected", True)
         assert push.send(EVENT, LONG).result is Result.DELIVERED
         assert (receiver.connections, len(receiver.requests)) == (2, 2)
 
@@ -154,6 +160,7 @@ class Names:
         self.machines = socket.getaddrinfo
         self.error: Exception | None = None
         self.urls: tuple[str, ...] = ()
+        self.families: tuple[int, ...] = (socket.AF_INET,) * 9
         self.answers = Signal()
         self.answers.set()
 
@@ -164,7 +171,8 @@ class Names:
         if self.error:
             raise self.error
         ports = [int(url.split(":")[2].split("/")[0]) for url in self.urls]
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
+        kind = (socket.SOCK_STREAM, 6, "")
+        return [(family, *kind, ("127.0.0.1", port)) for family, port in zip(self.families, ports, strict=False)]
 
 
 @pytest.fixture
@@ -183,6 +191,23 @@ def test_the_next_address_is_tried_when_one_refuses(names: Names, named_push: Pu
     names.urls = (behave.refused_url(), behave.refused_url(), receiver.url)
     assert named_push.send(EVENT, LONG).result is Result.DELIVERED
     assert receiver.requests[0].headers["host"] == "receiver.example:443"
+
+
+def test_the_next_address_is_tried_in_time_when_one_hangs(
+    names: Names, make_push: MakePush, receiver: Receiver
+) -> None:
+    push = make_push("http://receiver.example:443/hook", connect_timeout_seconds=1)
+    with behave.blackhole_listener() as dead:
+        names.urls = (dead, dead, receiver.url)
+        assert push.send(EVENT, LONG).result is Result.DELIVERED
+
+
+def test_the_next_address_is_tried_when_this_machine_cannot_speak_to_one(
+    names: Names, named_push: PushClient, receiver: Receiver
+) -> None:
+    names.families = (-1, socket.AF_INET)
+    names.urls = (receiver.url, receiver.url)
+    assert named_push.send(EVENT, LONG).result is Result.DELIVERED
 
 
 def test_no_address_that_takes_the_connection_earns_another_attempt(names: Names, named_push: PushClient) -> None:

@@ -391,12 +391,13 @@ def test_a_record_is_refused_once_another_took_over_and_leaves_it_alone(
 
 
 @pytest.mark.parametrize("name", RECORDS)
-def test_a_record_after_an_acknowledgement_is_refused_and_gives_the_claim_up(
+def test_a_record_after_an_acknowledgement_is_refused_but_tells_of_the_attempt_and_gives_the_claim_up(
     name: str, store: EventStore, table: Table
 ) -> None:
     event = table.in_state("acknowledged during a push")
-    assert RECORDS[name].write(store, event.with_attempt(ATTEMPT)) == Written(False, event)
-    assert table.now(event) == replace(event, claimed_until=None)
+    after = event.with_attempt(replace(ATTEMPT, status_code=500))
+    assert RECORDS[name].write(store, after) == Written(False, event)
+    assert table.now(event) == replace(after, claimed_until=None)
 
 
 def test_a_record_carries_the_attempts(store: EventStore, table: Table) -> None:

@@ -16,6 +16,7 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from chalicelib import __version__
+from chalicelib.connection import Connection
 from chalicelib.events import Event, Status
 from chalicelib.push import KEEP_SECONDS, Outcome, PushClient, Result
 from tests.conftest import LogLines, MakePush
@@ -104,6 +105,23 @@ def test_the_id_stays_the_same_and_the_timestamp_is_that_of_each_attempt_in_whol
     assert sent == [(EVENT.event_id, "1795000000"), (EVENT.event_id, "1795000061")]
 
 
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("", "/"),
+        ("/", "/"),
+        ("?a=b", "/?a=b"),
+        ("//hook/x", "//hook/x"),
+        ("/a%20%7e;b/%2F?x=%2f&y", "/a%20%7e;b/%2F?x=%2f&y"),
+    ],
+)
+def test_path_and_query_are_sent_as_they_were_given(
+    path: str, target: str, receiver: Receiver, make_push: MakePush
+) -> None:
+    make_push(receiver.url.removesuffix(SECRET_PATH) + path).send(EVENT, LONG)
+    assert receiver.requests[0].path == target
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_each_secret_signs_what_is_sent(count: int, receiver: Receiver, make_push: MakePush) -> None:
     make_push(receiver.url, *SECRETS[:count], clock=time.time).send(EVENT, LONG)
@@ -169,6 +187,7 @@ NO_ANSWER = {
     "number too small": (behave.garbage(b"HTTP/1.1 99 Odd\r\n\r\n"), NOT_HTTP),
     "long line": (behave.garbage(b"HTTP/1.1 200 " + b"x" * 100_000), NOT_HTTP),
     "endless headers": (behave.endless_headers(), NOT_HTTP),
+    "endless 1xx": (behave.endless_informational(), NOT_HTTP),
 }
 
 
@@ -196,6 +215,14 @@ def test_whatever_becomes_of_the_body_the_outcome_stands(code: int, receiver: Re
     )
     outcomes = [send_within(SOON, push, 0.2) for _ in range(5)]
     assert [(outcome.status_code, outcome.timed_out) for outcome in outcomes] == [(code, False)] * 5
+
+
+@pytest.mark.parametrize("length", ["5, 6", "-1", "x", "9" * 30])
+def test_an_answer_whose_length_makes_no_sense_counts_by_its_status(
+    length: str, receiver: Receiver, push: PushClient
+) -> None:
+    receiver.script(behave.status(200, headers={"Content-Length": length, "Connection": "close"}))
+    assert send_within(SOON, push, LONG).status_code == 200
 
 
 def drip_short_body(exchange: Exchange) -> None:
@@ -268,7 +295,6 @@ SLOW = {
     "hang": behave.hang(),
     "dripped headers": behave.drip_headers(0.02),
     "dripped 1xx": behave.endless_informational(103, 0.02),
-    "endless 1xx": behave.endless_informational(100),
 }
 
 
@@ -282,6 +308,28 @@ def test_an_answer_that_takes_too_long_is_a_timeout_however_it_drips(
     assert outcome.duration_ms >= 200
     receiver.wait_until_left()  # and its connection is not used again
     assert send_within(SOON, push, LONG).result is DELIVERED
+
+
+UNMEASURED = {
+    "1xx": behave.endless_informational(100),
+    "zeros in Retry-After": behave.garbage(b"HTTP/1.1 503 x\r\nRetry-After: " + b"0" * 65_000 + b"x\r\n\r\n"),
+    "a chunk of less than nothing": behave.garbage(
+        b"HTTP/1.1 503 x\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n" + b"x" * 10_000_000
+    ),
+}
+
+
+@pytest.mark.parametrize("what", UNMEASURED)
+def test_an_answer_without_measure_costs_neither_time_nor_memory(
+    what: str, receiver: Receiver, push: PushClient
+) -> None:
+    receiver.script(UNMEASURED[what])
+    tracemalloc.start()
+    outcome = send_within(SOON, push, LONG)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (outcome.result, outcome.timed_out) == (RETRY, False)
+    assert peak < 2_000_000 + len(EVENT.push_body())
 
 
 def test_a_push_takes_its_timeout_and_not_much_more(receiver: Receiver, push: PushClient) -> None:
@@ -462,6 +510,51 @@ def test_a_kept_connection_that_the_receiver_closed_meanwhile_is_not_a_failed_at
     outcome = send_within(SOON, push, LONG)
     assert outcome.result is DELIVERED
     assert (receiver.connections, len(receiver.requests)) == (2, 2)
+
+
+@pytest.fixture
+def blind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a kept connection look open, as it does when the receiver closes it the moment after the look."""
+    monkeypatch.setattr(Connection, "is_connected", True)
+
+
+@pytest.mark.usefixtures("blind")
+def test_a_kept_connection_that_the_receiver_closed_at_the_last_moment_is_not_a_failed_attempt(
+    receiver: Receiver, push: PushClient
+) -> None:
+    for _ in range(2):
+        closed = Signal()
+        receiver.script(behave.answer_then_close(closed))
+        assert send_within(SOON, push, LONG).result is DELIVERED
+        assert closed.wait(5)
+    assert (receiver.connections, len(receiver.requests)) == (2, 2)
+
+
+TAKEN = {
+    "closed": behave.close_without_answer(),
+    "reset": behave.reset_before_answer(),
+    "closed in the status line": behave.garbage(b"HTTP/1.1 2"),
+    "timeout": behave.hang(),
+}
+
+
+@pytest.mark.parametrize("what", TAKEN)
+def test_a_push_that_the_receiver_took_from_a_kept_connection_is_an_attempt_whatever_follows(
+    what: str, receiver: Receiver, push: PushClient
+) -> None:
+    receiver.script(behave.status(200), TAKEN[what])
+    assert [push.send(EVENT, 0.5).result for _ in range(2)] == [DELIVERED, RETRY]
+    assert (receiver.connections, len(receiver.requests)) == (1, 2)
+
+
+@pytest.mark.usefixtures("blind")
+def test_a_push_that_a_half_closed_connection_took_is_an_attempt(receiver: Receiver, push: PushClient) -> None:
+    closed = Signal()
+    receiver.script(behave.answer_then_half_close(closed))
+    push.send(EVENT, LONG)
+    assert closed.wait(5)
+    assert push.send(EVENT, LONG).result is RETRY
+    assert (receiver.connections, len(receiver.wait_for(2))) == (1, 2)
 
 
 @pytest.mark.parametrize(("idle_seconds", "connections"), [(KEEP_SECONDS, 1), (5, 2)])

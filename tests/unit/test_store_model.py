@@ -4,9 +4,17 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, multiple, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from chalicelib.dynamodb import Written
 from chalicelib.events import Attempt, Event, Reason, Status, Via, rfc3339
@@ -100,6 +108,7 @@ class StoreModel(RuleBasedStateMachine):
         self.done_with.discard(event_id)
         return self.begin_push(event)
 
+    @precondition(lambda self: len(self.model) < 2)  # so that what is done is done to the same again and again
     @rule(target=ids)
     def put_new(self) -> str:
         event_id = f"evt_{next(numbers):032x}"
@@ -144,7 +153,7 @@ class StoreModel(RuleBasedStateMachine):
             return
         assert written == Written(False, there)
         if there and mine:  # acknowledged meanwhile
-            self.model[push.event_id] = changed(there, "claimed_until")
+            self.model[push.event_id] = changed(there, "claimed_until", attempts=push.attempts)
         self.check(push.event_id)
 
     @rule(event_id=ids, lose=LOST)
@@ -195,5 +204,11 @@ class StoreModel(RuleBasedStateMachine):
 
 def test_any_order_of_transitions_does_to_the_store_what_it_does_to_the_model(shared_world: World) -> None:
     machine = type("Machine", (StoreModel,), {"world": shared_world})
-    how = settings(max_examples=10, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+    how = settings(
+        max_examples=10,
+        stateful_step_count=50,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.explicit, Phase.reuse, Phase.generate),  # to shrink what failed would take longer than a test may
+    )
     run_state_machine_as_test(machine, settings=how)
