@@ -52,7 +52,8 @@ def stop_everywhere() -> None:
     )
     print(
         f"{len(PATHS)} paths, stopped at each of {len(points)} calls in {len(Fault)} ways: "
-        f"{len(points) * len(Fault):,} runs, no promise broken; {doubles.total()} pushes made again after a 2xx, each because of"
+        f"{len(points) * len(Fault):,} runs, no promise broken; "
+        f"{doubles.total()} pushes made again after a 2xx, each because of"
     )
     show(doubles)
 
