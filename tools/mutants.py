@@ -113,8 +113,8 @@ MUTANTS = (
     Mutant(
         "the record is made before the dead letter",
         "delivery",
-        "    services.dlq.send(Outgoing(messages.dead_letter_body(event), attributes))\n    written = services.store.record_failed(event)\n",
-        "    written = services.store.record_failed(event)\n    services.dlq.send(Outgoing(messages.dead_letter_body(event), attributes))\n",
+        "    try:\n        services.dlq.send(Outgoing(messages.dead_letter_body(dead)",
+        "    services.store.record_failed(dead)\n    try:\n        services.dlq.send(Outgoing(messages.dead_letter_body(dead)",
     ),
     Mutant(
         "the push comes before the put",
@@ -132,9 +132,23 @@ MUTANTS = (
     Mutant(
         "a claim over the last attempt pushes",
         "delivery",
-        "if event.delivery_attempts > services.settings.max_delivery_attempts:",
-        "if False:",
+        "if event.reason or event.delivery_attempts > services.settings.max_delivery_attempts:",
+        "if event.reason:",
         "tests/functional/test_worker.py",
+    ),
+    Mutant(
+        "an event whose dead letter is owed is pushed again",
+        "delivery",
+        "if event.reason or event.delivery_attempts > services",
+        "if event.delivery_attempts > services",
+        "tests/functional",
+    ),
+    Mutant(
+        "a process that stood still pushes past its claim",
+        "delivery",
+        "event.is_claimed(started_at) is False",
+        "False",
+        "tests/functional",
     ),
     Mutant(
         "Retry-After is passed over",

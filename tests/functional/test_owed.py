@@ -1,0 +1,57 @@
+"""What is owed after trouble: a dead letter that the queue refused, a push that a process was too late for."""
+
+from chalicelib.batch import BatchError
+from tests.support.aws import Aws, Fault
+from tests.support.receiver import Receiver, status
+from tests.support.world import World
+
+
+def test_an_event_whose_dead_letter_was_refused_is_not_pushed_again_for_it(
+    world: World, receiver: Receiver, aws: Aws
+) -> None:
+    receiver.default = status(404)
+    aws.fail(Fault.REFUSED, "SendMessage")
+    event_id = world.post()["event_id"]
+    aws.heal()
+
+    world.settle(hours=1)
+
+    event = world.event(event_id)
+    assert (event["status"], event["delivery_attempts"], len(event["attempts"])) == ("failed", 1, 1)
+    assert len(receiver.requests) == 1
+    assert len(world.dead_letters()) == 1
+
+
+def test_attempts_are_not_counted_for_pushes_that_were_not_made(world: World, receiver: Receiver, aws: Aws) -> None:
+    world.restart(MAX_DELIVERY_ATTEMPTS="1")
+    receiver.default = status(500)
+    aws.fail(Fault.REFUSED, "SendMessage", "SendMessageBatch")
+    event_id = world.post()["event_id"]
+    for _ in range(5):
+        world.clock.sleep(61)
+        world.send(f'{{"event_id": "{event_id}"}}')
+        try:
+            world.run_worker()
+        except BatchError:
+            continue
+    aws.heal()
+
+    world.settle(hours=1)
+
+    event = world.event(event_id)
+    assert (event["status"], event["delivery_attempts"], len(receiver.requests)) == ("failed", 1, 1)
+    assert '"last_status_code":500' in world.dead_letters()[-1]["body"]
+
+
+def test_a_process_that_stood_still_does_not_push_past_its_claim(world: World, receiver: Receiver, aws: Aws) -> None:
+    def stand_still(**_: object) -> None:
+        world.clock.sleep(61)
+
+    world.dynamodb.meta.events.register("after-call.dynamodb.PutItem", stand_still)
+    event_id = world.post()["event_id"]
+    world.dynamodb.meta.events.unregister("after-call.dynamodb.PutItem", stand_still)
+
+    assert receiver.requests == []
+    world.settle(hours=1)
+    assert world.event(event_id)["status"] == "delivered"
+    assert len(receiver.requests) == 1
