@@ -160,6 +160,9 @@ class _Client:
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         def make(**parameters: Any) -> Any:
+            if operation.startswith("send_message"):
+                self._process.rig.sent += len(parameters.get("Entries", (None,)))
+
             def act() -> Any:
                 return getattr(self._client, operation)(**parameters)
 
@@ -222,6 +225,7 @@ class Rig:
         self.answers: list[int | None] = []
         self.while_pushing: list[Callable[[str], None]] = []
         self.faults = 0
+        self.sent = 0  # messages that processes put into queues
         log.configure("CRITICAL")
         self._ids = itertools.count(1)
 

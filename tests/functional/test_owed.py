@@ -1,5 +1,10 @@
 """What is owed after trouble: a dead letter that the queue refused, a push that a process was too late for."""
 
+import io
+import sys
+
+import pytest
+
 from chalicelib.batch import BatchError
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Receiver, status
@@ -55,3 +60,23 @@ def test_a_process_that_stood_still_does_not_push_past_its_claim(world: World, r
     world.settle(hours=1)
     assert world.event(event_id)["status"] == "delivered"
     assert len(receiver.requests) == 1
+
+
+class ClosedPipe(io.StringIO):
+    """A standard output that nobody reads any more."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+def test_an_event_is_delivered_though_nobody_can_be_told(
+    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", ClosedPipe())
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+
+    assert world.post()["status"] == "delivered"
+
+    world.post(prefer="respond-async")
+    world.settle(hours=1)
+    assert len(receiver.requests) == 2
