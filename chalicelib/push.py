@@ -4,7 +4,6 @@ Knows nothing of retries or storage. The URL's path and query, the secrets and t
 but to the receiver: urllib3's exceptions carry the path in their text, so none of that text is repeated.
 """
 
-import contextlib
 import email.utils
 import http.client
 import socket
@@ -51,6 +50,10 @@ class Outcome:
     error: str | None = None
     retry_after_seconds: float = 0.0
     timed_out: bool = False
+
+
+class NotSentError(ConnectionError):
+    """The connection broke before all was sent: the receiver cannot have taken it."""
 
 
 class PushClient:
@@ -116,7 +119,8 @@ class PushClient:
             try:
                 return self._exchange_over(connection, headers, body, deadline)
             except ConnectionError as error:
-                if not isinstance(error, BrokenPipeError) and not getattr(sock, "was_closed_to_us", False):
+                not_taken = isinstance(error, NotSentError | BrokenPipeError)
+                if not not_taken and not getattr(sock, "was_closed_to_us", False):
                     raise
         return self._exchange_over(self._new_connection(), headers, body, deadline)
 
@@ -127,8 +131,12 @@ class PushClient:
             connection.set_limits(deadline, MAX_HEAD_BYTES)
             if connection.is_closed:
                 connection.connect()
-            with contextlib.suppress(BrokenPipeError):  # it stopped listening, perhaps after an answer such as 413
+            try:
                 connection.request("POST", self._target, body=body, headers=headers)
+            except BrokenPipeError:
+                pass  # it stopped listening, perhaps after an answer such as 413
+            except (ConnectionError, ssl.SSLError) as error:
+                raise NotSentError from error
             response = connection.answer()
         except BaseException:
             connection.close()
