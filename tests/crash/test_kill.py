@@ -88,7 +88,7 @@ def test_nothing_accepted_is_lost_when_a_system_under_load_is_killed(
     for kill in range(KILLS):
         with running(module="tests.crash.hasty", key=KEY, **settings) as system, ThreadPoolExecutor(CALLERS) as pool:
             callers = [pool.submit(load.post, system, f"{kill}-{caller}") for caller in range(CALLERS)]
-            receiver.wait_for(len(receiver.requests) + 40, timeout=30)
+            receiver.wait_for(len(receiver.requests) + 30, timeout=30)
             system.process.send_signal(signal.SIGKILL)
             for caller in callers:
                 caller.result()

@@ -202,10 +202,18 @@ def test_the_next_address_is_tried_in_time_when_one_hangs(
         assert push.send(EVENT, LONG).result is Result.DELIVERED
 
 
+def test_a_handshake_has_all_the_time_to_connect_that_is_left(names: Names, make_push: MakePush) -> None:
+    context = ssl._create_unverified_context()
+    push = make_push("https://receiver.example:443/", connect_timeout_seconds=1, ssl_context=context)
+    with Receiver(tls=certificates().valid(), on_accept=lambda _: time.sleep(0.4)) as receiver:
+        names.urls = (receiver.url.replace("localhost", "127.0.0.1"),) * 4
+        assert push.send(EVENT, LONG).result is Result.DELIVERED
+
+
 def test_the_next_address_is_tried_when_this_machine_cannot_speak_to_one(
     names: Names, named_push: PushClient, receiver: Receiver
 ) -> None:
-    names.families = (-1, socket.AF_INET)
+    names.families = (999, socket.AF_INET)
     names.urls = (receiver.url, receiver.url)
     assert named_push.send(EVENT, LONG).result is Result.DELIVERED
 

@@ -88,7 +88,7 @@ def ids_of(pages: list[Page]) -> list[str]:
 def test_walking_the_pages_shows_every_event_once_in_order(
     order: str, limit: int, rows_a_query: int, store: EventStore, dynamodb: FakeDynamoDB, clock: Clock
 ) -> None:
-    events = store_all(store, map(make_event, range(250)))
+    events = store_all(store, map(make_event, range(160)))
     dynamodb.page_rows = rows_a_query
     pages = walk(store, clock(), order=order, limit=limit)
     assert ids_of(pages) == ids(events if order == "oldest" else reversed(events))
@@ -99,7 +99,7 @@ def test_walking_the_pages_shows_every_event_once_in_order(
 def test_walking_the_inbox_shows_everything_undelivered_once_and_whole(
     order: str, limit: int, store: EventStore, clock: Clock
 ) -> None:
-    events = store_all(store, map(make_event, range(250)))
+    events = store_all(store, map(make_event, range(160)))
     waiting = [event for event in events if event.status is not Status.DELIVERED]
     shown = [event for page in walk(store, clock(), inbox=True, order=order, limit=limit) for event in page.events]
     assert shown == (waiting if order == "oldest" else waiting[::-1])
@@ -130,7 +130,7 @@ def test_an_event_is_listed_as_the_index_shows_it(store: EventStore, clock: Cloc
 def test_events_are_filtered_by_status_and_type(
     status: Status | None, event_type: str, rows_a_query: int, store: EventStore, dynamodb: FakeDynamoDB, clock: Clock
 ) -> None:
-    events = store_all(store, map(make_event, range(250)))
+    events = store_all(store, map(make_event, range(160)))
     dynamodb.page_rows = rows_a_query
     wanted: dict[str, Any] = {"event_type": event_type, "limit": 3} | ({"status": status} if status else {})
     expected = [event for event in events if event.event_type == event_type and status in (None, event.status)]

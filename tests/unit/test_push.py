@@ -463,12 +463,22 @@ def chunked(exchange: Exchange) -> None:
     exchange.answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")
 
 
+def body_apart(exchange: Exchange) -> None:
+    exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    exchange.pause(0.02)
+    exchange.answer(b"x" * 1000)
+
+
+def long_chunk(exchange: Exchange) -> None:
+    exchange.answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n800\r\n" + b"x" * 0x800 + b"\r\n0\r\n\r\n")
+
+
 def with_more_than_was_asked_for(exchange: Exchange) -> None:
     exchange.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
 
 
 KEPT = {str(code): behave.status(code) for code in (200, 204, 304, 404, 429, 503)}
-KEPT |= {"1 KiB": behave.status(200, body=b"x" * 1024), "chunked": chunked}
+KEPT |= {"1 KiB": behave.status(200, body=b"x" * 1024), "chunked": chunked, "body apart": body_apart}
 KEPT |= {"not gzip": behave.status(200, headers={"Content-Encoding": "gzip"})}
 
 
@@ -483,7 +493,8 @@ CLOSED: dict[str, Behaviour] = {
     "asked to close": behave.status(200, headers={"Connection": "close"}),
     "more than 1 KiB": behave.status(200, body=b"x" * 1025),
     "dripping": behave.drip_body(0.01),
-    "chunks": endless_chunks,
+    "more than 1 KiB in chunks": long_chunk,
+    "endless chunks": endless_chunks,
 }
 
 
@@ -530,10 +541,17 @@ def test_a_kept_connection_that_the_receiver_closed_at_the_last_moment_is_not_a_
     assert (receiver.connections, len(receiver.requests)) == (2, 2)
 
 
-TAKEN = {
+def closed_after_103(exchange: Exchange) -> None:
+    exchange.send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+    exchange.half_close()
+    exchange.reset()
+
+
+TAKEN: dict[str, Behaviour] = {
     "closed": behave.close_without_answer(),
     "reset": behave.reset_before_answer(),
     "closed in the status line": behave.garbage(b"HTTP/1.1 2"),
+    "closed after 103": closed_after_103,
     "timeout": behave.hang(),
 }
 
