@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC
 from enum import StrEnum
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import urllib3
 
@@ -71,7 +71,7 @@ class PushClient:
         parsed = urlsplit(url)
         self._host = parsed.hostname or ""
         self._port = parsed.port or (443 if parsed.scheme == "https" else 80)
-        self._target = urlunsplit(("", "", parsed.path or "/", parsed.query, ""))
+        self._target = (parsed.path or "/") + (f"?{parsed.query}" if parsed.query else "")
         self._secrets = signing_secrets
         self._connect_timeout_seconds = connect_timeout_seconds
         self._clock = clock
