@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from chalicelib import log
 from chalicelib.errors import StorageUnavailableError
@@ -254,7 +255,7 @@ class EventStore:
         try:
             answer: dict[str, Any] = getattr(self._client, operation)(**parameters)
             return answer
-        except (ClientError, BotoCoreError) as error:
+        except (ClientError, BotoCoreError, ResponseParserError) as error:
             code = error.response["Error"].get("Code") if isinstance(error, ClientError) else type(error).__name__
             if isinstance(error, ClientError) and code == "ConditionalCheckFailedException":
                 raise _RefusedError(error.response.get("Item")) from None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from chalicelib import log
 from chalicelib.errors import QueueUnavailableError
@@ -102,7 +103,7 @@ class Queue:
         try:
             answer = call(QueueUrl=self._url, **parameters)
             return answer
-        except (ClientError, BotoCoreError) as failure:
+        except (ClientError, BotoCoreError, ResponseParserError) as failure:
             error = type(failure).__name__
             raise QueueUnavailableError(f"{self.name}: {operation} failed") from failure
         finally:

@@ -12,6 +12,7 @@ from botocore.exceptions import (
     EndpointConnectionError,
     ReadTimeoutError,
 )
+from botocore.parsers import ResponseParserError
 
 from chalicelib import delivery
 from chalicelib.backoff import Patience
@@ -469,6 +470,7 @@ FAULTS = {code: client_error(code) for code in CODES} | {
     kind.__name__: kind(endpoint_url=URL)
     for kind in (ConnectTimeoutError, ReadTimeoutError, EndpointConnectionError, ConnectionClosedError)
 }
+FAULTS["ResponseParserError"] = ResponseParserError("not what AWS says")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from botocore.exceptions import (
     EndpointConnectionError,
     ReadTimeoutError,
 )
+from botocore.parsers import ResponseParserError
 
 from chalicelib.errors import QueueUnavailableError
 from chalicelib.sqs import Depth, Outgoing, Queue, Received
@@ -162,6 +163,7 @@ FAULTS = [
     ConnectTimeoutError(endpoint_url=URL),
     ReadTimeoutError(endpoint_url=URL),
     EndpointConnectionError(endpoint_url=URL),
+    ResponseParserError("not what AWS says"),
     ConnectionClosedError(endpoint_url=URL),
 ]
 OPERATIONS: dict[str, Callable[[Queue], object]] = {
