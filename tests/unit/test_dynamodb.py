@@ -466,7 +466,7 @@ CODES = (
     *("ServiceUnavailable", "ResourceNotFoundException", "ValidationException", "AccessDeniedException"),
 )
 URL = "https://dynamodb.example/"
-FAULTS = {code: client_error(code) for code in CODES} | {
+FAULTS: dict[str, Exception] = {code: client_error(code) for code in CODES} | {
     kind.__name__: kind(endpoint_url=URL)
     for kind in (ConnectTimeoutError, ReadTimeoutError, EndpointConnectionError, ConnectionClosedError)
 }
