@@ -45,7 +45,7 @@ def _sweep_shard(services: Services, deadline: float, shard: int) -> int:
         if services.clock() > deadline:
             break
         for start in range(0, len(overdue), BATCH_SIZE):
-            if count >= MOST_OF_A_SHARD:
+            if count >= MOST_OF_A_SHARD or services.clock() > deadline:
                 return count
             # Marked, then sent: a crash in between costs a minute, the other way round it would send twice.
             marked = [
