@@ -3,7 +3,7 @@ PY := .venv/bin/python
 SET_UP := .venv/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos mutants api-key
+.PHONY: help run test check chaos mutants api-key package
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ mutants: $(SET_UP) ## break the code in many ways and see a test fail for each
 
 api-key: $(SET_UP) ## make an API key (NAME=acme SCOPES=produce+consume)
 	@exec $(PY) -m tools.api_key "$$NAME" "$$SCOPES"
+
+package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev)
+	@exec $(PY) -m tools.package
 
 $(SET_UP): requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -24,8 +24,8 @@ from chalicelib.settings import load_event_source
 from chalicelib.sqs import Received
 from chalicelib.validation import parse_new_event
 
-app = Chalice(app_name="triggers-api", configure_logs=False)
 event_source = load_event_source(os.environ)
+app = Chalice(app_name=f"triggers-api-{event_source.stage}", configure_logs=False)  # what API Gateway calls the API
 
 NOBODY = ApiKey(name="", digest="", scopes=frozenset())
 

@@ -25,6 +25,7 @@ class SettingsError(Exception):
 class EventSource:
     """The worker's event source, as `chalice deploy` makes it."""
 
+    stage: str
     queue_name: str
     batch_window_seconds: int
     maximum_concurrency: int
@@ -110,7 +111,7 @@ def load_event_source(environ: Mapping[str, str]) -> EventSource:
     window = env.whole("WORKER_BATCH_WINDOW_SECONDS", 5, 0, 300)
     concurrency = env.whole("WORKER_MAX_CONCURRENCY", 5, 2, 1000)
     env.stop_on_faults()
-    return EventSource(f"triggers-api-{stage}-inbox-queue", window, concurrency)
+    return EventSource(stage, f"triggers-api-{stage}-inbox-queue", window, concurrency)
 
 
 class _Reader:

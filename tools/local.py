@@ -13,7 +13,6 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Thread
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -22,27 +21,18 @@ from chalice.app import Chalice, ScheduledEventConfig, SQSEventConfig
 from chalice.config import Config
 from chalice.local import LocalDevServer
 
-from chalicelib import __version__, log, settings
+from chalicelib import __version__, log
+from chalicelib.settings import Settings
 from tools import api_key, aws, resources
 from tools.invoke import EventSource, Function, rate_seconds, start_schedule
 from tools.receiver import Receiver
 from tools.screen import Screen, ScreenHandler, what_is_where, what_to_try
 from tools.server import create_server
+from tools.stage import CONFIG, ROOT, TABLE_AND_QUEUES, WEBHOOK_AND_KEYS, check, given
 
-ROOT = Path(__file__).parent.parent
-CHALICE_CONFIG = ROOT / ".chalice" / "config.json"
 LOG_FILE = ROOT / ".local" / "run.log"
 GRACE_SECONDS = 2
 TIMEOUT_SECONDS = {"api_handler": 30, "worker": 50, "sweep": 60, "check_dlq": 60}
-
-# Stands in for what will be made, so that the rest can be checked before anything is.
-TO_BE_MADE = {
-    "EVENTS_TABLE_NAME": "events",
-    "INBOX_QUEUE_URL": "http://127.0.0.1/inbox",
-    "INBOX_DLQ_URL": "http://127.0.0.1/dlq",
-    "ZAPIER_WEBHOOK_URL": "http://127.0.0.1/",
-    "API_KEYS": f"local:{'0' * 64}",
-}
 
 
 class StartError(Exception):
@@ -68,7 +58,7 @@ def start() -> System:
     """Start everything, and say how to use it once it answers; raise StartError."""
     port, checked = _check(os.environ)
     screen, log_place = _open_screen(checked.log_level)
-    config = Config(checked.stage, config_from_disk=json.loads(CHALICE_CONFIG.read_text()))
+    config = Config(checked.stage, config_from_disk=json.loads(CONFIG.read_text()))
     app: Chalice = importlib.import_module("app").app
     server = _listen(app, config, port)
     url = f"http://127.0.0.1:{server.server.server_port}"
@@ -86,22 +76,14 @@ def start() -> System:
     return System(screen, server, event_source)
 
 
-def _check(environ: Mapping[str, str]) -> tuple[int, settings.Settings]:
+def _check(environ: Mapping[str, str]) -> tuple[int, Settings]:
     """Return the port and the settings as far as they are given; raise StartError naming every variable at fault."""
-    given = {name: value for name, value in environ.items() if name == "API_KEYS" or value.strip()}
-    faults, checked = [], None
-    try:
-        checked = settings.load({**TO_BE_MADE, **given})
-    except settings.SettingsError as error:
-        faults.append(str(error))
-    try:
-        settings.load_event_source({**given, "STAGE": "dev"})
-    except settings.SettingsError as error:
-        faults.append(str(error))
-    port = given.get("PORT", "8000").strip()
+    variables = given(environ)
+    checked, faults = check(environ, {**TABLE_AND_QUEUES, **WEBHOOK_AND_KEYS})
+    port = variables.get("PORT", "8000").strip()
     if not (re.fullmatch(r"[0-9]{1,5}", port) and int(port) <= 65535):
         faults.append("PORT is unusable: it must be 0 to 65535")
-    if not re.match(r"https?://[^/]", given.get("AWS_ENDPOINT_URL", "http://-").strip()):
+    if not re.match(r"https?://[^/]", variables.get("AWS_ENDPOINT_URL", "http://-").strip()):
         faults.append("AWS_ENDPOINT_URL is unusable: it must be an http or https URL")
     if faults or checked is None:
         raise StartError("; ".join(faults))
@@ -136,15 +118,15 @@ def _provide_aws(stage: str) -> str:
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "").strip()
     place = endpoint or "inside this process, empty at each start"
     variables = resources.VARIABLES.values()
-    given = {name: os.environ[name] for name in variables if os.environ.get(name, "").strip()}
+    named = {name: value for name, value in given(os.environ).items() if name in variables}
     try:
         if endpoint:
             aws.use_given()
         else:
             aws.embed()
-        if not endpoint or len(given) < len(variables):
-            os.environ |= {**resources.ensure(stage), **given}
-        resources.check(given)
+        if not endpoint or len(named) < len(variables):
+            os.environ |= {**resources.ensure(stage), **named}
+        resources.check(named)
     except (BotoCoreError, ClientError, ResponseParserError, ValueError, KeyError, resources.ResourcesError) as error:
         raise StartError(f"AWS {place}: {' '.join(str(error).split())}") from error
     return place

@@ -17,7 +17,7 @@ from moto.server import ThreadedMotoServer
 from chalicelib import settings
 from chalicelib.auth import authenticate
 from tests.support.running import ROOT, Run, environment, running
-from tools.local import TO_BE_MADE
+from tools.stage import TABLE_AND_QUEUES, WEBHOOK_AND_KEYS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*not supported by moto"),
@@ -164,7 +164,9 @@ def test_a_new_key_is_shown_with_the_entry_that_lets_it_in(scopes: str, granted:
     _, output, _ = ended("tools.api_key", "acme", scopes)
 
     shown, line = (row.split()[-1] for row in output.splitlines())
-    key = authenticate(f"Bearer {shown}", settings.load({**TO_BE_MADE, "API_KEYS": line}).api_keys)
+    key = authenticate(
+        f"Bearer {shown}", settings.load({**TABLE_AND_QUEUES, **WEBHOOK_AND_KEYS, "API_KEYS": line}).api_keys
+    )
     assert (key.name, set(key.scopes)) == ("acme", granted)
 
 

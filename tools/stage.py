@@ -1,0 +1,90 @@
+"""One stage as it is deployed: what is given for it in the environment, and Chalice's configuration of it.
+
+Settings reach Chalice in memory: git tracks `.chalice/config.json`, and secrets never land there.
+"""
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from chalice.config import Config
+
+from chalicelib import settings
+from chalicelib.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+CONFIG = ROOT / ".chalice" / "config.json"
+FUNCTIONS = ("api_handler", "worker", "sweep", "check_dlq")
+
+SECRET = ("ZAPIER_WEBHOOK_URL", "API_KEYS", "WEBHOOK_SIGNING_SECRETS")
+OPTIONAL = (
+    "MAX_DELIVERY_ATTEMPTS",
+    "BACKOFF_BASE_SECONDS",
+    "BACKOFF_CAP_SECONDS",
+    "IN_PROCESS_WAIT_SECONDS",
+    "PUSH_TIMEOUT_SECONDS",
+    "PUSH_CONNECT_TIMEOUT_SECONDS",
+    "INLINE_PUSH_TIMEOUT_SECONDS",
+    "BREAKER_FAILURES",
+    "BREAKER_OPEN_SECONDS",
+    "EVENT_RETENTION_DAYS",
+    "LOG_LEVEL",
+    "METRICS_NAMESPACE",
+)
+
+# Stand in for what is made later, so that the rest can be checked before anything is.
+TABLE_AND_QUEUES = {
+    "EVENTS_TABLE_NAME": "events",
+    "INBOX_QUEUE_URL": "http://127.0.0.1/inbox",
+    "INBOX_DLQ_URL": "http://127.0.0.1/dlq",
+}
+WEBHOOK_AND_KEYS = {"ZAPIER_WEBHOOK_URL": "http://127.0.0.1/", "API_KEYS": f"local:{'0' * 64}"}
+
+
+def given(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that are set. Set but empty counts as not set, but for API_KEYS: no keys is a choice."""
+    return {name: value for name, value in environ.items() if name == "API_KEYS" or value.strip()}
+
+
+def check(environ: Mapping[str, str], stand_ins: Mapping[str, str]) -> tuple[Settings | None, list[str]]:
+    """Return the settings, with `stand_ins` for what is not given, or None and every fault that was found."""
+    variables, faults, checked = {**stand_ins, **given(environ)}, [], None
+    try:
+        checked = settings.load(variables)
+    except settings.SettingsError as error:
+        faults += str(error).split("; ")
+    try:
+        settings.load_event_source({**variables, "STAGE": "dev"})  # the stage was checked
+    except settings.SettingsError as error:
+        faults += str(error).split("; ")
+    return checked, faults
+
+
+def known_stages() -> list[str]:
+    return list(json.loads(CONFIG.read_text())["stages"])
+
+
+def function_name(stage: str, function: str) -> str:
+    """Return what Chalice calls a function in Lambda."""
+    return f"triggers-api-{stage}" if function == "api_handler" else f"triggers-api-{stage}-{function}"
+
+
+def log_group(stage: str, function: str) -> str:
+    return f"/aws/lambda/{function_name(stage, function)}"
+
+
+def chalice_config(stage: str, variables: Mapping[str, str]) -> Config:
+    """Return Chalice's configuration of `stage`, whose functions get `variables` too.
+
+    STAGE and the event source's variables must be in the environment: importing app.py reads them.
+    """
+    from_disk: dict[str, Any] = json.loads(CONFIG.read_text())
+    from_disk["stages"][stage]["environment_variables"] |= variables
+    return Config(
+        chalice_stage=stage,
+        user_provided_params={"chalice_app": lambda: importlib.import_module("app").app},
+        config_from_disk=from_disk,
+        default_params={"project_dir": str(ROOT), "api_gateway_stage": "api"},
+    )
