@@ -42,8 +42,8 @@ build/package/ has sam.json, the template of everything, and deployment.zip. To 
   aws cloudformation package --template-file build/package/sam.json --s3-bucket YOUR-BUCKET \\
     --output-template-file build/package/packaged.yaml
   aws cloudformation deploy --template-file build/package/packaged.yaml --stack-name triggers-api-{stage} \\
-    --capabilities CAPABILITY_IAM CAPABILITY_AUTO_EXPAND --parameter-overrides \\
-    ZapierWebhookUrl="$ZAPIER_WEBHOOK_URL" ApiKeys="$API_KEYS" AlarmEmail="$ALARM_EMAIL\""""
+    --s3-bucket YOUR-BUCKET --capabilities CAPABILITY_IAM CAPABILITY_AUTO_EXPAND \\
+    --parameter-overrides ZapierWebhookUrl="$ZAPIER_WEBHOOK_URL" ApiKeys="$API_KEYS" AlarmEmail="$ALARM_EMAIL\""""
 
 
 def overlay() -> dict[str, Any]:
@@ -117,13 +117,10 @@ def _reference(arn: str, arns: dict[str, str]) -> dict[str, str] | None:
 
 def main(stage: str) -> int:
     """Say what is wrong with what is given, or what was made and how it is deployed."""
-    checked, faults = stages.check(
-        {**os.environ, "STAGE": stage}, {**stages.TABLE_AND_QUEUES, **stages.WEBHOOK_AND_KEYS}
-    )
-    if checked and stage not in stages.known_stages():
-        faults.append(f"STAGE is unusable: .chalice/config.json knows {' and '.join(stages.known_stages())}")
+    _, faults = stages.check({**os.environ, "STAGE": stage}, {**stages.TABLE_AND_QUEUES, **stages.WEBHOOK_AND_KEYS})
+    faults += stages.unknown(stage)
     if faults:
-        print("make package: nothing was made", *faults, sep="\n  ", file=sys.stderr)
+        print("make package: nothing was made, since", *faults, sep="\n  ", file=sys.stderr)
         return 1
     os.environ["STAGE"] = stage  # app.py reads it
     os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # Chalice asks for one; the template is for any

@@ -16,6 +16,7 @@ from chalicelib.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / ".chalice" / "config.json"
+API_STAGE = "api"  # a part of the URL; each of our stages has an API of its own
 FUNCTIONS = ("api_handler", "worker", "sweep", "check_dlq")
 
 SECRET = ("ZAPIER_WEBHOOK_URL", "API_KEYS", "WEBHOOK_SIGNING_SECRETS")
@@ -62,8 +63,10 @@ def check(environ: Mapping[str, str], stand_ins: Mapping[str, str]) -> tuple[Set
     return checked, faults
 
 
-def known_stages() -> list[str]:
-    return list(json.loads(CONFIG.read_text())["stages"])
+def unknown(stage: str) -> list[str]:
+    """Return the fault that `stage` is, or nothing."""
+    known = list(json.loads(CONFIG.read_text())["stages"])
+    return [] if stage in known else [f"STAGE is unusable: .chalice/config.json knows {' and '.join(known)}"]
 
 
 def function_name(stage: str, function: str) -> str:
@@ -73,6 +76,14 @@ def function_name(stage: str, function: str) -> str:
 
 def log_group(stage: str, function: str) -> str:
     return f"/aws/lambda/{function_name(stage, function)}"
+
+
+def access_log_group(stage: str) -> str:
+    return f"/aws/apigateway/triggers-api-{stage}"
+
+
+def log_groups(stage: str) -> list[str]:
+    return [*(log_group(stage, function) for function in FUNCTIONS), access_log_group(stage)]
 
 
 def chalice_config(stage: str, variables: Mapping[str, str]) -> Config:
@@ -86,5 +97,5 @@ def chalice_config(stage: str, variables: Mapping[str, str]) -> Config:
         chalice_stage=stage,
         user_provided_params={"chalice_app": lambda: importlib.import_module("app").app},
         config_from_disk=from_disk,
-        default_params={"project_dir": str(ROOT), "api_gateway_stage": "api"},
+        default_params={"project_dir": str(ROOT), "api_gateway_stage": API_STAGE},
     )

@@ -1,0 +1,198 @@
+"""`make deploy STAGE=dev`: the resources' stack, then Chalice's deployment, then what Chalice knows nothing of.
+
+What is missing is said before anything is changed. Every step can be repeated: stopped midway, it is run again.
+"""
+
+import contextlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+from botocore.session import Session
+from chalice.app import Chalice
+from chalice.awsclient import TypedAWSClient
+from chalice.deploy.appgraph import ApplicationGraphBuilder, DependencyBuilder
+from chalice.deploy.deployer import ChaliceDeploymentError, Deployer, ResultsRecorder, create_build_stage
+from chalice.deploy.executor import Executor
+from chalice.deploy.models import RestAPI
+from chalice.deploy.planner import PlanStage, RemoteState
+from chalice.deploy.swagger import TemplatedSwaggerGenerator
+from chalice.deploy.sweeper import ResourceSweeper
+from chalice.utils import UI, OSUtils
+from rich.console import Console
+
+from tools import deployed, gateway, package
+from tools import stage as stages
+from tools.deployed import Resource
+from tools.stack import Stack, StackError
+
+MOST_ENVIRONMENT_BYTES = 4096  # Lambda quotas, "Environment variables"
+MAIL = r"[^@\s]+@[^@\s]+"
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+class DeployError(Exception):
+    """It cannot be done: `str()` says why, without secrets."""
+
+
+def main() -> int:
+    stage = os.environ.get("STAGE") or "dev"
+    try:
+        deploy(stage)
+    except DeployError as error:
+        print(f"make deploy: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\nmake deploy: stopped. Run it again, it goes on from what is there.", file=sys.stderr)
+    else:
+        return 0
+    return 1
+
+
+def deploy(stage: str) -> None:
+    """Bring a stage to what the code and the environment say; raise DeployError."""
+    variables = _check(stage)
+    os.environ["STAGE"] = stage  # app.py reads it
+    with _failures(variables), console.status(f"stage {stage}"):
+        outputs = _deploy_resources(stage)
+        variables |= {
+            "EVENTS_TABLE_NAME": outputs["EventsTableName"],
+            "INBOX_QUEUE_URL": outputs["InboxQueueUrl"],
+            "INBOX_DLQ_URL": outputs["InboxDLQUrl"],
+        }
+        _make_log_groups(stage)
+        api = _deploy_functions(stage, variables)
+        gateway.set_up(api["rest_api_id"], stage, console.print)
+    console.print(WHAT_IS_WHERE.format(url=api["rest_api_url"].rstrip("/"), stage=stage))
+    if mail := os.environ["ALARM_EMAIL"].strip():
+        console.print(f"Alarms go to {mail}, once the link in the mail from AWS is followed.")
+
+
+WHAT_IS_WHERE = """
+The API: {url}
+
+  curl -sS {url}/health
+  curl -sS {url}/events -H "Authorization: Bearer $API_KEY" -H 'Content-Type: application/json' \\
+    -d '{{"event_type": "order.created", "payload": {{"order_id": "12345"}}}}'
+
+The dashboard: CloudWatch, triggers-api-{stage}-delivery. Dead letters: make dlq STAGE={stage}"""
+
+
+def _check(stage: str) -> dict[str, str]:
+    """Return the variables that the functions get; raise DeployError naming everything that is missing."""
+    environ = {**os.environ, "STAGE": stage}
+    given = stages.given(environ)
+    checked, faults = stages.check(environ, stages.TABLE_AND_QUEUES)
+    faults += stages.unknown(stage)
+    if checked and not checked.webhook_url.startswith("https:"):
+        faults.append("ZAPIER_WEBHOOK_URL is unusable: Lambda cannot reach this machine, it must be an https URL")
+    if not re.fullmatch(f"|{MAIL}", os.environ.get("ALARM_EMAIL", "-").strip()):
+        faults.append("ALARM_EMAIL is missing: who is mailed when events die; set but empty for nobody")
+    variables = {name: given[name] for name in (*stages.SECRET, *stages.OPTIONAL) if name in given}
+    if sum(len(f"{name}{value}".encode()) for name, value in variables.items()) > MOST_ENVIRONMENT_BYTES - 512:
+        faults.append(
+            "API_KEYS and the other variables are longer than the 4 KB that Lambda takes: fewer keys are needed"
+        )
+    faults += account_faults()
+    if faults:
+        raise DeployError("\n  ".join(["nothing was changed, since", *faults]))
+    return variables
+
+
+def account_faults() -> list[str]:
+    session = boto3.Session()
+    faults = []
+    if session.region_name is None:
+        faults.append("AWS_DEFAULT_REGION is missing: the region to deploy to, for example us-east-1")
+    if session.get_credentials() is None:
+        faults.append("AWS credentials are missing: AWS_PROFILE, or aws configure, or aws sso login")
+    if not faults:
+        try:
+            account = session.client("sts").get_caller_identity()["Account"]
+            console.print(f"account {account}, region {session.region_name}")
+        except (BotoCoreError, ClientError) as error:
+            faults.append(f"AWS credentials are not taken: {error}")
+    return faults
+
+
+@contextlib.contextmanager
+def _failures(variables: dict[str, str]) -> Iterator[None]:
+    """Turn what AWS and Chalice raise into a DeployError. Lambda repeats the whole environment in some errors."""
+    try:
+        yield
+    except (BotoCoreError, ClientError, ResponseParserError, ChaliceDeploymentError, StackError) as error:
+        text = str(error)
+        for name in stages.SECRET:
+            for part in re.split(r"[\s,]+", variables.get(name, "")):
+                text = text.replace(part, f"<{name}>") if part else text
+        raise DeployError(text) from None
+
+
+def resources_stack(stage: str) -> Stack:
+    return Stack(boto3.client("cloudformation"), f"triggers-api-{stage}-resources", console.print)
+
+
+def _deploy_resources(stage: str) -> dict[str, str]:
+    template = json.loads(package.RESOURCES.read_text())
+    # A name that CloudFormation computes keeps it from taking over the table that an earlier stack left.
+    table = f"triggers-api-{stage}-events"
+    template["Resources"]["EventsTable"]["Properties"]["TableName"] = table
+    parameters = {"Stage": stage, "AlarmEmail": os.environ["ALARM_EMAIL"].strip()}
+    if namespace := stages.given(os.environ).get("METRICS_NAMESPACE"):
+        parameters["MetricsNamespace"] = namespace
+    return resources_stack(stage).deploy(template, parameters, import_existing=_table_exists(table))
+
+
+def _table_exists(name: str) -> bool:
+    dynamodb = boto3.client("dynamodb")
+    try:
+        dynamodb.describe_table(TableName=name)
+    except dynamodb.exceptions.ResourceNotFoundException:
+        return False
+    return True
+
+
+def _make_log_groups(stage: str) -> None:
+    """Make the groups before Lambda does: it would keep logs for ever."""
+    logs = boto3.client("logs")
+    for name in stages.log_groups(stage):
+        with contextlib.suppress(logs.exceptions.ResourceAlreadyExistsException):
+            logs.create_log_group(logGroupName=name, tags={"Service": "triggers-api", "Environment": stage})
+        logs.put_retention_policy(logGroupName=name, retentionInDays=package.LOG_RETENTION_DAYS)
+
+
+class _Swagger(TemplatedSwaggerGenerator):
+    """Chalice's description of the API, with ours of what API Gateway answers by itself."""
+
+    def generate_swagger(self, app: Chalice, rest_api: RestAPI | None = None) -> dict[str, Any]:
+        document: dict[str, Any] = super().generate_swagger(app, rest_api)
+        document |= package.overlay()["Resources"]["RestAPI"]["Properties"]["DefinitionBody"]
+        return document
+
+
+def _deploy_functions(stage: str, variables: dict[str, str]) -> Resource:
+    """Have Chalice make or update functions, roles, schedules, event source and API; return the API."""
+    deployed.record(stage)
+    config = stages.chalice_config(stage, variables)
+    client = TypedAWSClient(Session())
+    deployer = Deployer(
+        application_builder=ApplicationGraphBuilder(),
+        deps_builder=DependencyBuilder(),
+        build_stage=create_build_stage(OSUtils(), UI(), _Swagger(), config),
+        plan_stage=PlanStage(RemoteState(client, config.deployed_resources(stage)), OSUtils()),
+        sweeper=ResourceSweeper(),
+        executor=Executor(client, UI()),
+        recorder=ResultsRecorder(OSUtils()),
+    )
+    resources = deployer.deploy(config, stage)["resources"]
+    return next(resource for resource in resources if resource["resource_type"] == "rest_api")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

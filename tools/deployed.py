@@ -1,0 +1,98 @@
+"""What of a stage is there, read from AWS by its names, and told to Chalice in the file where it keeps such notes.
+
+Chalice's own note is written at the end of a deployment, on the laptop that made it. Without one it would make a second
+API and refuse the event source that is there: after an interruption, and on anybody else's laptop.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import boto3
+
+from tools import stage as stages
+
+SCHEDULED = ("sweep", "check_dlq")
+
+Resource = dict[str, str]
+
+
+def record(stage: str) -> list[Resource]:
+    """Write `.chalice/deployed/<stage>.json` from what is there, and return it. Raises botocore's errors."""
+    resources = find(stage)
+    file = stages.ROOT / ".chalice" / "deployed" / f"{stage}.json"
+    file.parent.mkdir(exist_ok=True)
+    note = {"resources": resources, "schema_version": "2.0", "backend": "api"}
+    file.write_text(json.dumps(note, indent=2) + "\n")
+    return resources
+
+
+def find(stage: str) -> list[Resource]:
+    """Return what Chalice made of a stage, in Chalice's words and order: it deletes from the last to the first."""
+    found = []
+    for name in ("worker", "sweep", "check_dlq", "api_handler"):
+        function = _function(stage, name)
+        found += [*_role(stage, name), *function]
+        if name == "worker" and function:
+            found += _event_source(stage, function[0]["lambda_arn"])
+        elif name in SCHEDULED:
+            found += _rule(stage, name)
+    return found + _rest_api(stage)
+
+
+def _role(stage: str, function: str) -> list[Resource]:
+    iam, name = boto3.client("iam"), f"triggers-api-{stage}-{function}"
+    role = _if_there(iam.exceptions.NoSuchEntityException, lambda: iam.get_role(RoleName=name)["Role"])
+    if not role:
+        return []
+    return [{"name": f"{function}_role", "resource_type": "iam_role", "role_name": name, "role_arn": role["Arn"]}]
+
+
+def _function(stage: str, function: str) -> list[Resource]:
+    functions, name = boto3.client("lambda"), stages.function_name(stage, function)
+    arn = _if_there(
+        functions.exceptions.ResourceNotFoundException,
+        lambda: functions.get_function(FunctionName=name)["Configuration"]["FunctionArn"],
+    )
+    return [{"name": function, "resource_type": "lambda_function", "lambda_arn": arn}] if arn else []
+
+
+def _event_source(stage: str, worker_arn: str) -> list[Resource]:
+    queue = f"triggers-api-{stage}-inbox-queue"
+    pages = boto3.client("lambda").get_paginator("list_event_source_mappings").paginate(FunctionName=worker_arn)
+    sources = [
+        source
+        for page in pages
+        for source in page["EventSourceMappings"]
+        if source["EventSourceArn"].endswith(f":{queue}") and source["State"] != "Deleting"
+    ]
+    return [
+        {
+            "name": "worker-sqs-event-source",
+            "resource_type": "sqs_event",
+            "queue": queue,
+            "queue_arn": source["EventSourceArn"],
+            "event_uuid": source["UUID"],
+            "lambda_arn": worker_arn,
+        }
+        for source in sources[:1]
+    ]
+
+
+def _rule(stage: str, function: str) -> list[Resource]:
+    events, name = boto3.client("events"), f"triggers-api-{stage}-{function}-event"
+    rule = _if_there(events.exceptions.ResourceNotFoundException, lambda: events.describe_rule(Name=name))
+    return [{"name": f"{function}-event", "resource_type": "cloudwatch_event", "rule_name": name}] if rule else []
+
+
+def _rest_api(stage: str) -> list[Resource]:
+    pages = boto3.client("apigateway").get_paginator("get_rest_apis").paginate()
+    apis = [api["id"] for page in pages for api in page["items"] if api["name"] == f"triggers-api-{stage}"]
+    return [{"name": "rest_api", "resource_type": "rest_api", "rest_api_id": api} for api in apis[:1]]
+
+
+def _if_there(absent: type[Exception], read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except absent:
+        return None

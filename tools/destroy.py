@@ -1,0 +1,63 @@
+"""`make destroy STAGE=dev`: takes down what `make deploy` made. The table stays, and is named.
+
+Every step can be repeated: stopped midway, it is run again.
+"""
+
+import contextlib
+import os
+import sys
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.session import Session
+from chalice.awsclient import TypedAWSClient
+from chalice.deploy.deployer import ChaliceDeploymentError, create_deletion_deployer
+from chalice.utils import UI
+
+from tools import deployed
+from tools import stage as stages
+from tools.deploy import DeployError, account_faults, console, resources_stack
+from tools.stack import StackError
+
+
+def main() -> int:
+    stage = os.environ.get("STAGE") or "dev"
+    try:
+        destroy(stage)
+    except (DeployError, BotoCoreError, ClientError, ChaliceDeploymentError, StackError) as error:
+        print(f"make destroy: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\nmake destroy: stopped. Run it again, it goes on from what is there.", file=sys.stderr)
+    else:
+        return 0
+    return 1
+
+
+def destroy(stage: str) -> None:
+    """Take down a stage; raise DeployError, StackError and what AWS and Chalice raise."""
+    faults = stages.unknown(stage) + account_faults()
+    if faults:
+        raise DeployError("\n  ".join(["nothing was changed, since", *faults]))
+    os.environ["STAGE"] = stage  # app.py reads it
+    with console.status(f"stage {stage}"):
+        deployed.record(stage)
+        create_deletion_deployer(TypedAWSClient(Session()), UI()).deploy(stages.chalice_config(stage, {}), stage)
+        deployed.record(stage)
+        _delete_log_groups(stage)
+        resources_stack(stage).delete()
+    console.print(
+        f"Stage {stage} is taken down. Its events are kept in the table triggers-api-{stage}-events: "
+        f"make deploy STAGE={stage} takes it over again. To delete it for good:\n"
+        f"  aws dynamodb delete-table --table-name triggers-api-{stage}-events"
+    )
+
+
+def _delete_log_groups(stage: str) -> None:
+    logs = boto3.client("logs")
+    for name in stages.log_groups(stage):
+        with contextlib.suppress(logs.exceptions.ResourceNotFoundException):
+            logs.delete_log_group(logGroupName=name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
