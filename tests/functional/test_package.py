@@ -1,0 +1,127 @@
+"""What `make package` writes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cfnlint.api import lint
+
+from chalicelib import settings
+from tools import package
+from tools.stage import OPTIONAL, SECRET, TABLE_AND_QUEUES, WEBHOOK_AND_KEYS
+
+ROOT = Path(__file__).parent.parent.parent
+FUNCTIONS = ("APIHandler", "Worker", "Sweep", "CheckDlq")
+MOST_ZIPPED_BYTES = 250_000
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """Give the template of the stage prod, and the folder where it lies."""
+    out = tmp_path_factory.mktemp("package")
+    program = "import sys; from pathlib import Path; from tools import package as p; "
+    program += "p.package('prod', {'MAX_DELIVERY_ATTEMPTS': '7', 'METRICS_NAMESPACE': 'Shop'}, Path(sys.argv[1]))"
+    environ = {**os.environ, "STAGE": "prod", "AWS_DEFAULT_REGION": "eu-west-1"}
+    subprocess.run([sys.executable, "-c", program, out], cwd=ROOT, env=environ, check=True, stdout=subprocess.DEVNULL)
+    return json.loads((out / "sam.json").read_text()), out
+
+
+def properties(made: tuple[dict[str, Any], Path], logical_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = made[0]["Resources"][logical_id]["Properties"]
+    return found
+
+
+def test_the_package_is_clean(made: tuple[dict[str, Any], Path]) -> None:
+    assert [str(match) for match in lint(json.dumps(made[0]))] == []
+
+
+def test_the_zip_stays_small(made: tuple[dict[str, Any], Path]) -> None:
+    assert (made[1] / "deployment.zip").stat().st_size < MOST_ZIPPED_BYTES
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_function_is_told_everything_that_it_needs(made: tuple[dict[str, Any], Path], function: str) -> None:
+    variables = properties(made, function)["Environment"]["Variables"]
+
+    literal = {name: value for name, value in variables.items() if isinstance(value, str)}
+    references = {name: value["Ref"] for name, value in variables.items() if isinstance(value, dict)}
+
+    assert literal == {"STAGE": "prod", "MAX_DELIVERY_ATTEMPTS": "7"}
+    assert references == {
+        "EVENTS_TABLE_NAME": "EventsTable",
+        "INBOX_QUEUE_URL": "InboxQueue",
+        "INBOX_DLQ_URL": "InboxDLQ",
+        "ZAPIER_WEBHOOK_URL": "ZapierWebhookUrl",
+        "API_KEYS": "ApiKeys",
+        "WEBHOOK_SIGNING_SECRETS": "WebhookSigningSecrets",
+        "METRICS_NAMESPACE": "MetricsNamespace",
+    }
+    assert set(references.values()) <= {*made[0]["Resources"], *made[0]["Parameters"]}
+
+
+@pytest.mark.parametrize("parameter", ["ZapierWebhookUrl", "ApiKeys", "WebhookSigningSecrets"])
+def test_a_secret_is_never_shown(made: tuple[dict[str, Any], Path], parameter: str) -> None:
+    assert made[0]["Parameters"][parameter]["NoEcho"] is True
+
+
+def test_the_template_is_for_its_own_stage(made: tuple[dict[str, Any], Path]) -> None:
+    assert made[0]["Parameters"]["Stage"]["AllowedValues"] == ["prod"]
+    assert made[0]["Parameters"]["MetricsNamespace"]["Default"] == "Shop"
+
+
+@pytest.mark.parametrize("role", ["ApiHandlerRole", "WorkerRole", "SweepRole", "CheckDlqRole"])
+def test_a_role_refers_to_what_the_template_makes(made: tuple[dict[str, Any], Path], role: str) -> None:
+    (policy,) = properties(made, role)["Policies"]
+    resources = [arn for statement in policy["PolicyDocument"]["Statement"] for arn in statement["Resource"]]
+
+    assert all(set(arn) == {"Fn::Sub"} for arn in resources)
+    assert "*" not in json.dumps(resources)
+
+
+def test_the_worker_is_fed_by_the_queue_of_the_template(made: tuple[dict[str, Any], Path]) -> None:
+    (source,) = properties(made, "Worker")["Events"].values()
+    assert source["Properties"]["Queue"] == {"Fn::Sub": "${InboxQueue.Arn}"}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_logs_are_kept_for_a_month(made: tuple[dict[str, Any], Path], function: str) -> None:
+    group = properties(made, f"{function}Logs")
+    name = properties(made, function)["FunctionName"]["Fn::Sub"]
+
+    assert made[0]["Resources"][function]["DependsOn"] == f"{function}Logs"
+    assert group == {"LogGroupName": {"Fn::Sub": f"/aws/lambda/{name}"}, "RetentionInDays": 30}
+
+
+def test_the_rate_of_calls_is_limited(made: tuple[dict[str, Any], Path]) -> None:
+    (limits,) = properties(made, "RestAPI")["MethodSettings"]
+    assert (limits["ResourcePath"], limits["HttpMethod"]) == ("/*", "*")
+    assert 0 < limits["ThrottlingRateLimit"] <= limits["ThrottlingBurstLimit"]
+
+
+def test_every_variable_that_the_settings_read_can_be_deployed() -> None:
+    asked = set()
+
+    class Asked(dict[str, str]):
+        def get(self, name: str, default: Any = None) -> Any:
+            asked.add(name)
+            return super().get(name, default)
+
+    settings.load(Asked(**TABLE_AND_QUEUES, **WEBHOOK_AND_KEYS))
+
+    assert asked == {*SECRET, *OPTIONAL, *TABLE_AND_QUEUES, "STAGE"}
+
+
+def test_a_value_that_would_not_start_is_not_packaged(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MAX_DELIVERY_ATTEMPTS", "many")
+
+    assert package.main("qa") == 1
+
+    said = capsys.readouterr().err
+    assert "MAX_DELIVERY_ATTEMPTS is unusable" in said
+    assert "STAGE is unusable: .chalice/config.json knows dev and prod" in said

@@ -1,0 +1,136 @@
+"""Each function may do what it is seen to do, and nothing else."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chalice.config import Config
+
+import app
+from chalicelib.batch import BatchError
+from tests.support.aws import Aws, Fault
+from tests.support.receiver import Receiver, status
+from tests.support.world import World
+
+ROOT = Path(__file__).parent.parent.parent
+CONFIG = json.loads((ROOT / ".chalice" / "config.json").read_text())
+
+# What IAM calls the calls that have another name.
+ACTIONS = {
+    "SendMessageBatch": "SendMessage",
+    "DeleteMessageBatch": "DeleteMessage",
+    "ChangeMessageVisibilityBatch": "ChangeMessageVisibility",
+}
+LOGS = ("logs:CreateLogStream", "logs:PutLogEvents")
+# What Lambda itself does for a queue's function, with the function's role.
+EVENT_SOURCE = {
+    (f"sqs:{action}", "triggers-api-dev-inbox-queue")
+    for action in ("ReceiveMessage", "DeleteMessage", "GetQueueAttributes")
+}
+
+
+class Watch:
+    """Sees every action, with its resource, that the system takes while it looks."""
+
+    def __init__(self, world: World) -> None:
+        self.seen: set[tuple[str, str]] = set()
+        self._clients = (world.dynamodb, world.sqs)
+
+    def __enter__(self) -> None:
+        for client in self._clients:
+            client.meta.events.register("before-parameter-build", self._note)
+
+    def __exit__(self, *_: object) -> None:
+        for client in self._clients:
+            client.meta.events.unregister("before-parameter-build", self._note)
+
+    def _note(self, params: dict[str, Any], model: Any, **_: object) -> None:
+        action = f"{model.service_model.service_name}:{ACTIONS.get(model.name, model.name)}"
+        tables = [params["TableName"]] if "TableName" in params else list(params.get("RequestItems", ()))
+        index = f"/index/{params['IndexName']}" if "IndexName" in params else ""
+        queues = [params["QueueUrl"].rsplit("/", 1)[-1]] if "QueueUrl" in params else []
+        self.seen.update((action, resource) for resource in [*(table + index for table in tables), *queues])
+
+
+def allowed(stage: str, function: str) -> set[tuple[str, str]]:
+    file = Config(stage, function, config_from_disk=CONFIG).iam_policy_file
+    statements = json.loads((ROOT / ".chalice" / file).read_text())["Statement"]
+    assert {statement["Effect"] for statement in statements} == {"Allow"}
+    return {
+        (action, resource.split(":", 5)[5].removeprefix("table/"))
+        for statement in statements
+        for action in statement["Action"]
+        for resource in statement["Resource"]
+    }
+
+
+def use_the_api(world: World, receiver: Receiver, watch: Watch) -> None:
+    receiver.script(status(200), status(503), status(404))
+    with watch:
+        delivered, retried, dead = world.post(), world.post(), world.post()
+        for path in (f"/events/{delivered['event_id']}", "/events", "/inbox"):
+            assert world.call("GET", path).status_code == 200
+        assert world.call("POST", f"/events/{retried['event_id']}/acknowledge").status_code == 204
+        assert world.call("POST", f"/events/{dead['event_id']}/replay").status_code == 202
+
+
+def use_the_worker(world: World, receiver: Receiver, watch: Watch) -> None:
+    world.restart(IN_PROCESS_WAIT_SECONDS="0")
+    receiver.script(status(200), status(503), status(404))
+    for _ in range(3):
+        world.post(prefer="respond-async")
+    world.send("malformed")
+    with watch:
+        world.run_worker()
+    for _ in range(2):
+        world.post(prefer="respond-async")
+    aws = Aws(world)
+    aws.fail(Fault.REFUSED, "UpdateItem", at=1)
+    with watch, pytest.raises(BatchError):
+        world.run_worker()
+    aws.let_go()
+
+
+def use_the_sweep(world: World, receiver: Receiver, watch: Watch) -> None:
+    world.post(prefer="respond-async")
+    world.clock.sleep(120)
+    with watch:
+        world.run_schedule(app.sweep)
+
+
+def use_the_check(world: World, receiver: Receiver, watch: Watch) -> None:
+    with watch:
+        world.run_schedule(app.check_dlq)
+
+
+@pytest.mark.parametrize("stage", CONFIG["stages"])
+@pytest.mark.parametrize(
+    ("function", "name", "use", "event_source"),
+    [
+        ("api_handler", "", use_the_api, set()),
+        ("worker", "-worker", use_the_worker, EVENT_SOURCE),
+        ("sweep", "-sweep", use_the_sweep, set()),
+        ("check_dlq", "-check_dlq", use_the_check, set()),
+    ],
+)
+def test_a_policy_allows_what_its_function_does_and_nothing_else(
+    stage: str,
+    function: str,
+    name: str,
+    use: Callable[[World, Receiver, Watch], None],
+    event_source: set[tuple[str, str]],
+    world: World,
+    receiver: Receiver,
+) -> None:
+    watch = Watch(world)
+    use(world, receiver, watch)
+    logs = {(action, f"log-group:/aws/lambda/triggers-api-dev{name}:*") for action in LOGS}
+
+    expected = {
+        (action, resource.replace("triggers-api-dev", f"triggers-api-{stage}"))
+        for action, resource in watch.seen | event_source | logs
+    }
+
+    assert allowed(stage, function) == expected
