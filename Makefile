@@ -3,7 +3,7 @@ PY := .venv/bin/python
 SET_UP := .venv/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos mutants api-key package
+.PHONY: help run test check chaos mutants api-key package deploy destroy
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,12 @@ api-key: $(SET_UP) ## make an API key (NAME=acme SCOPES=produce+consume)
 
 package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev)
 	@exec $(PY) -m tools.package
+
+deploy: $(SET_UP) ## deploy a stage to AWS, or update it (STAGE=dev)
+	@exec $(PY) -m tools.deploy
+
+destroy: $(SET_UP) ## take a stage down; its table is kept (STAGE=dev)
+	@exec $(PY) -m tools.destroy
 
 $(SET_UP): requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -1,0 +1,242 @@
+"""`make deploy` and `make destroy`, as the processes they are, against moto's server."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+import requests
+
+from tests.support.moto_server import MotoServer, moto_server
+from tests.support.running import ROOT, environment
+
+pytestmark = [pytest.mark.xdist_group("deploy"), pytest.mark.timeout(120)]
+
+SECRET_PATH = "/hooks/catch/123/s3cr3t"
+KEY_HASH = "ab" * 32
+GIVEN = {
+    "ZAPIER_WEBHOOK_URL": f"https://hooks.example.com{SECRET_PATH}",
+    "API_KEYS": f"acme:{KEY_HASH}",
+    "ALARM_EMAIL": "ops@example.com",
+    "MAX_DELIVERY_ATTEMPTS": "7",
+    "WORKER_MAX_CONCURRENCY": "9",
+}
+ACCOUNT = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
+FUNCTIONS = ["triggers-api-dev", "triggers-api-dev-check_dlq", "triggers-api-dev-sweep", "triggers-api-dev-worker"]
+
+
+class Laptop:
+    """Somebody's checkout and credentials."""
+
+    def __init__(self, moto: MotoServer) -> None:
+        self.moto = moto
+        self.environ = environment(STAGE="dev", AWS_ENDPOINT_URL=moto.url, **ACCOUNT, **GIVEN)
+
+    def run(self, command: str, *, stop_after: tuple[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run `make deploy` or `make destroy`; kill it once a request like (operation, path) was answered."""
+        arguments = [sys.executable, "-m", f"tools.{command}"]
+        process = subprocess.Popen(
+            arguments, cwd=ROOT, env=self.environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        if stop_after:
+            operation, pattern = stop_after
+
+            def stop(seen: str, path: str) -> None:
+                if seen == operation and re.search(pattern, path):
+                    process.send_signal(signal.SIGKILL)
+
+            self.moto.seen = stop
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            self.moto.seen = lambda operation, path: None
+            process.kill()
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def aws(self, service: str) -> Any:
+        keys = {"aws_access_key_id": "x", "aws_secret_access_key": "x"}
+        return boto3.client(service, endpoint_url=self.moto.url, region_name="us-east-1", **keys)  # type: ignore[call-overload]
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[MotoServer]:
+    with moto_server() as server:
+        yield server
+
+
+@pytest.fixture
+def laptop(moto: MotoServer) -> Laptop:
+    requests.post(f"{moto.url}/moto-api/reset", timeout=10)
+    (ROOT / ".chalice" / "deployed" / "dev.json").unlink(missing_ok=True)
+    return Laptop(moto)
+
+
+def what_is_there(laptop: Laptop) -> dict[str, Any]:
+    """Return everything that a deployment makes, by kind."""
+    apis = laptop.aws("apigateway").get_rest_apis()["items"]
+    sources = laptop.aws("lambda").list_event_source_mappings()["EventSourceMappings"]
+    return {
+        "stacks": [stack["StackName"] for stack in laptop.aws("cloudformation").describe_stacks()["Stacks"]],
+        "tables": laptop.aws("dynamodb").list_tables()["TableNames"],
+        "queues": sorted(url.rsplit("/", 1)[-1] for url in laptop.aws("sqs").list_queues().get("QueueUrls", ())),
+        "functions": sorted(
+            function["FunctionName"] for function in laptop.aws("lambda").list_functions()["Functions"]
+        ),
+        "sources": [source["EventSourceArn"].rsplit(":", 1)[-1] for source in sources],
+        "rules": sorted(rule["Name"] for rule in laptop.aws("events").list_rules()["Rules"]),
+        "apis": [api["name"] for api in apis],
+        "roles": sorted(role["RoleName"] for role in laptop.aws("iam").list_roles()["Roles"]),
+        "logs": sorted(
+            (group["logGroupName"], group["retentionInDays"])
+            for group in laptop.aws("logs").describe_log_groups()["logGroups"]
+        ),
+    }
+
+
+WHOLE = {
+    "stacks": ["triggers-api-dev-resources"],
+    "tables": ["triggers-api-dev-events"],
+    "queues": ["triggers-api-dev-inbox-dlq", "triggers-api-dev-inbox-queue"],
+    "functions": FUNCTIONS,
+    "sources": ["triggers-api-dev-inbox-queue"],
+    "rules": ["triggers-api-dev-check_dlq-event", "triggers-api-dev-sweep-event"],
+    "apis": ["triggers-api-dev"],
+    "roles": [
+        "triggers-api-access-logs",
+        "triggers-api-dev-api_handler",
+        "triggers-api-dev-check_dlq",
+        "triggers-api-dev-sweep",
+        "triggers-api-dev-worker",
+    ],
+    "logs": [("/aws/apigateway/triggers-api-dev", 30), *((f"/aws/lambda/{name}", 30) for name in FUNCTIONS)],
+}
+
+
+def test_a_deployment_is_whole_says_where_it_is_and_can_be_repeated_and_taken_down(laptop: Laptop) -> None:
+    first = laptop.run("deploy")
+    assert first.returncode == 0, first.stderr
+    assert what_is_there(laptop) == WHOLE
+    (api,) = laptop.aws("apigateway").get_rest_apis()["items"]
+    assert f"curl -sS https://{api['id']}.execute-api.us-east-1.amazonaws.com/api/health" in first.stdout
+    assert SECRET_PATH not in first.stdout + first.stderr
+
+    again = laptop.run("deploy")
+    assert again.returncode == 0, again.stderr
+    assert what_is_there(laptop) == WHOLE
+    assert laptop.aws("apigateway").get_rest_apis()["items"][0]["id"] == api["id"]
+
+    destroyed = laptop.run("destroy")
+    assert destroyed.returncode == 0, destroyed.stderr
+    left = {kind: found for kind, found in what_is_there(laptop).items() if found}
+    assert left == {"tables": ["triggers-api-dev-events"], "roles": ["triggers-api-access-logs"]}
+    assert "kept in the table triggers-api-dev-events" in destroyed.stdout
+    assert laptop.run("destroy").returncode == 0
+
+
+def test_the_functions_get_what_was_given_and_what_was_made(laptop: Laptop) -> None:
+    assert laptop.run("deploy").returncode == 0
+
+    for name in FUNCTIONS:
+        function = laptop.aws("lambda").get_function_configuration(FunctionName=name)
+        variables = function["Environment"]["Variables"]
+        assert {name: value for name, value in GIVEN.items() if variables.get(name) == value}.keys() == {
+            "ZAPIER_WEBHOOK_URL",
+            "API_KEYS",
+            "MAX_DELIVERY_ATTEMPTS",
+        }
+        assert variables["STAGE"] == "dev"
+        assert variables["EVENTS_TABLE_NAME"] == "triggers-api-dev-events"
+        assert variables["INBOX_QUEUE_URL"].endswith("/triggers-api-dev-inbox-queue")
+        assert variables["INBOX_DLQ_URL"].endswith("/triggers-api-dev-inbox-dlq")
+        assert function["Role"].endswith(f":role/{name}") or name == "triggers-api-dev"
+        assert function["Architectures"] == ["arm64"]
+    (source,) = laptop.aws("lambda").list_event_source_mappings()["EventSourceMappings"]
+    assert source["ScalingConfig"] == {"MaximumConcurrency": 9}
+    git = subprocess.run(["git", "grep", "-lF", KEY_HASH], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert git.stdout == ""
+
+
+def test_the_api_is_limited_logged_and_answers_in_one_form(laptop: Laptop) -> None:
+    assert laptop.run("deploy").returncode == 0
+
+    gateway = laptop.aws("apigateway")
+    (api,) = gateway.get_rest_apis()["items"]
+    (stage,) = gateway.get_stages(restApiId=api["id"])["item"]
+    assert stage["methodSettings"]["*/*"]["throttlingRateLimit"] == 200
+    assert stage["methodSettings"]["*/*"]["throttlingBurstLimit"] == 400
+    assert stage["accessLogSettings"]["destinationArn"].endswith(":log-group:/aws/apigateway/triggers-api-dev")
+    assert set(json.loads(stage["accessLogSettings"]["format"])) >= {"request_id", "status", "duration_ms"}
+    assert not stage.get("tracingEnabled")
+    assert gateway.get_account()["cloudwatchRoleArn"].endswith(":role/triggers-api-access-logs")
+
+
+@pytest.mark.parametrize(
+    "stop_after",
+    [
+        ("CreateStack", ""),
+        ("POST", r"^/2015-03-31/functions$"),
+        ("POST", r"^/2015-03-31/event-source-mappings"),
+        ("POST", r"^/restapis$"),
+        ("PATCH", r"^/restapis/\w+/stages/"),
+    ],
+    ids=str,
+)
+def test_a_deployment_that_was_stopped_midway_is_whole_after_the_next_from_any_laptop(
+    laptop: Laptop, stop_after: tuple[str, str]
+) -> None:
+    stopped = laptop.run("deploy", stop_after=stop_after)
+    assert stopped.returncode == -signal.SIGKILL
+    (ROOT / ".chalice" / "deployed" / "dev.json").unlink(missing_ok=True)  # another laptop has no such note
+
+    done = laptop.run("deploy")
+
+    assert done.returncode == 0, done.stderr
+    assert what_is_there(laptop) == WHOLE
+
+
+def test_what_is_missing_is_said_before_anything_is_changed(laptop: Laptop) -> None:
+    for name in (*GIVEN, "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        del laptop.environ[name]
+    nothing = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+    laptop.environ |= {**nothing, "AWS_EC2_METADATA_DISABLED": "true", "BACKOFF_CAP_SECONDS": "long", "STAGE": "qa"}
+
+    refused = laptop.run("deploy")
+
+    assert refused.returncode == 1
+    first, *rest = refused.stderr.splitlines()
+    assert first == "make deploy: nothing was changed, since"
+    assert [line.split()[0] for line in rest] == [
+        "ZAPIER_WEBHOOK_URL",
+        "API_KEYS",
+        "BACKOFF_CAP_SECONDS",
+        "STAGE",
+        "ALARM_EMAIL",
+        "AWS_DEFAULT_REGION",
+        "AWS",
+    ]
+    assert all(not found for found in what_is_there(laptop).values())
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("ZAPIER_WEBHOOK_URL", "http://127.0.0.1:9000/hook", "it must be an https URL"),
+        ("API_KEYS", ",".join(f"key-{number}:{KEY_HASH}" for number in range(60)), "longer than the 4 KB"),
+        ("ALARM_EMAIL", "nobody", "ALARM_EMAIL"),
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:1", "AWS credentials are not taken"),
+    ],
+)
+def test_what_cannot_work_is_refused(laptop: Laptop, variable: str, value: str, said: str) -> None:
+    laptop.environ[variable] = value
+
+    refused = laptop.run("deploy")
+
+    assert refused.returncode == 1
+    assert said in refused.stderr
+    assert not what_is_there(laptop)["stacks"]
