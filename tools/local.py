@@ -116,7 +116,7 @@ def _listen(app: Chalice, config: Config, port: int) -> LocalDevServer:
 def _provide_aws(stage: str) -> str:
     """See that table and queues are there and that the environment names them; return where they are."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "").strip()
-    place = endpoint or "inside this process, empty at each start"
+    place = endpoint or "inside this process"
     variables = resources.VARIABLES.values()
     named = {name: value for name, value in given(os.environ).items() if name in variables}
     try:
@@ -129,7 +129,7 @@ def _provide_aws(stage: str) -> str:
         resources.check(named)
     except (BotoCoreError, ClientError, ResponseParserError, ValueError, KeyError, resources.ResourcesError) as error:
         raise StartError(f"AWS {place}: {' '.join(str(error).split())}") from error
-    return place
+    return endpoint or f"{os.environ['AWS_ENDPOINT_URL']}  (inside this process, empty at each start)"
 
 
 def _provide_receiver(screen: Screen) -> Receiver | None:
