@@ -1,0 +1,40 @@
+"""`python -m tools.ops`: see, mend and measure a running system."""
+
+import io
+import sys
+
+import click
+
+from tools.ops import queues
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """See, mend and measure a running Triggers API.
+
+    \b
+    By AWS, with your own credentials:     dlq, redrive
+    By the HTTP API, with an API key:      events, show, replay, send, stats
+
+    Each command takes --json for scripts. Results go to standard output, progress and remarks to standard error.
+
+    \b
+    Exit codes:
+      0    done
+      1    failed: what went wrong is one line on standard error
+      2    used wrongly
+      3    not found: no such event, queue or running move
+      4    the dead letter queue is not empty (dlq --exit-code)
+      130  stopped by Ctrl-C; how to go on is on standard error
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character shows another
+
+
+for command in (queues.dlq, queues.redrive):
+    main.add_command(command)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m tools.ops")

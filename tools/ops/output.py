@@ -1,0 +1,149 @@
+"""How every command speaks: tables for a person, JSON for a script, one line for an error.
+
+Results go to standard output, progress and remarks to standard error. Nothing of an event can steer a terminal or be
+taken for markup.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
+from functools import wraps
+from typing import IO, Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+from rich.text import Text
+
+from tools.screen import printable
+
+PIPED_WIDTH = 200  # nobody looks at a pipe: nothing is folded to 80 columns there
+STYLES = {"delivered": "green", "pending": "yellow", "retry": "yellow", "failed": "red"}
+
+
+class Exit(IntEnum):
+    """What a script learns. Click itself exits with 2 when a command is used wrongly."""
+
+    FAILED = 1
+    NOT_FOUND = 3
+    NOT_EMPTY = 4
+    STOPPED = 130
+
+
+class OpsError(click.ClickException):
+    """It cannot go on: `str()` is one line for a person, without secrets."""
+
+    exit_code = Exit.FAILED
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"error: {printable(self.message)}", err=True)
+
+
+class NotFoundError(OpsError):
+    """What was asked for is not there."""
+
+    exit_code = Exit.NOT_FOUND
+
+
+class Output:
+    """Where a command writes, and whether a script reads it."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self._out = _console(sys.stdout, stderr=False)
+        self._err = _console(sys.stderr, stderr=True)
+
+    def json(self, value: object) -> None:
+        """Write one line of JSON, in ASCII: no character of it can steer a terminal."""
+        click.echo(json.dumps(value, separators=(",", ":")))
+
+    def show(self, *what: Table | Text | str) -> None:
+        for part in what:
+            self._out.print(Text(printable(part)) if isinstance(part, str) else part)
+
+    def remark(self, text: str) -> None:
+        self._err.print(Text(printable(text)))
+
+    @contextmanager
+    def progress(self, label: str, total: int | None) -> Iterator[Callable[[int, int | None], None]]:
+        """Give what moves a bar to so many of so many; there is no bar where nobody looks."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        hidden = self.as_json or not self._err.is_terminal
+        with Progress(*columns, console=self._err, disable=hidden) as bar:
+            task = bar.add_task(label, total=total)
+            yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+def _console(stream: IO[str], *, stderr: bool) -> Console:
+    width = None if stream.isatty() else PIPED_WIDTH
+    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+
+
+def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command `--json`, and an `Output` as its first argument."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Write JSON on standard output, and no decoration.")
+    @wraps(command)
+    def with_output(*arguments: Any, as_json: bool, **options: Any) -> Any:
+        return command(Output(as_json=as_json), *arguments, **options)
+
+    return with_output
+
+
+def table(*columns: Column | str, rows: Iterable[Iterable[object]], header: bool = True) -> Table:
+    """Return a table that folds what is too long: an operator copies from it."""
+    made = Table(
+        *columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_header=header
+    )
+    for column in made.columns:
+        column.overflow = "fold"
+    for row in rows:
+        made.add_row(*map(cell, row))
+    return made
+
+
+def cell(value: object) -> Text:
+    text = "" if value is None else printable(str(value))
+    return Text(text, style=STYLES.get(text, ""))
+
+
+def short_time(timestamp: str | None) -> str:
+    """Return `11-25 02:25:03` of an RFC 3339 timestamp in UTC."""
+    return timestamp[5:19].replace("T", " ") if timestamp else ""
+
+
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class Duration(click.ParamType[timedelta]):
+    """`90s`, `15m`, `1h`, `2d`."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        number, unit = value[:-1], UNITS.get(value[-1:])
+        if not (unit and number.isascii() and number.isdigit() and 0 < int(number) <= 100_000):
+            self.fail(f"{value!r} is not like 90s, 15m, 1h or 2d", param, ctx)
+        return timedelta(**{unit: int(number)})
+
+
+class Moment(click.ParamType[str]):
+    """An RFC 3339 time or a date, taken as UTC where it has no zone, or a duration: so long ago."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return RFC 3339 UTC with microseconds, as the API writes it, so that text compares as time does."""
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            moment = datetime.now(UTC) - Duration().convert(value, param, ctx)
+        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
