@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -20,15 +21,19 @@ from moto.sqs.responses import SQSResponse
 
 from chalicelib.events import compact
 from tests.support import receiver as receivers
-from tests.support.running import ROOT
+from tests.support.receiver import Receiver
+from tests.support.running import ROOT, Run, running
 from tools.ops import queues
 from tools.ops.__main__ import main
+from tools.ops.api import Api
+from tools.ops.stats import human, percentile, sparkline
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*not supported by moto"),
     pytest.mark.xdist_group("ops"),  # most of these tests look at one system
 ]
 
+NUMBERS = itertools.count()
 STAGES = map("stage-{}".format, itertools.count())
 
 
@@ -351,6 +356,339 @@ def test_a_move_that_fails_is_told_with_its_reason(stage: Stage, move_tasks: Mov
 
     assert run("redrive", "--stage", stage.name, status=1).stderr == "error: the move ended as failed: AccessDenied\n"
     del move_tasks._move
+
+
+# By the HTTP API
+
+
+@pytest.fixture(scope="module")
+def webhook() -> Iterator[Receiver]:
+    with Receiver() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def system(emulator: str, webhook: Receiver) -> Iterator[Run]:
+    aws = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_DEFAULT_REGION": "us-east-1"}
+    pace = {"MAX_DELIVERY_ATTEMPTS": "3", "BACKOFF_BASE_SECONDS": "0.02", "BREAKER_FAILURES": "1000"}
+    settings = {"AWS_ENDPOINT_URL": emulator, "STAGE": "live", "ZAPIER_WEBHOOK_URL": webhook.url, **aws, **pace}
+    with running(**settings) as made:
+        yield made
+
+
+@pytest.fixture
+def api(system: Run, webhook: Receiver, monkeypatch: pytest.MonkeyPatch) -> Api:
+    webhook.default = receivers.status(200)
+    url = f"http://127.0.0.1:{system.port}"
+    monkeypatch.setenv("TRIGGERS_URL", url)
+    monkeypatch.setenv("TRIGGERS_API_KEY", system.key)
+    return Api(url, system.key)
+
+
+def post(api: Api, event_type: str, **headers: Any) -> str:
+    body = compact({"event_type": event_type, "payload": {"card": "secret-payload"}}).encode()
+    return str(api.post(body, f"{event_type}-{next(NUMBERS)}", respond_async=False)[0]["event_id"])
+
+
+def settled(api: Api, event_id: str, status: str) -> dict[str, Any]:
+    wait_until(lambda: api.event(event_id)["status"] == status)
+    event: dict[str, Any] = api.event(event_id)
+    return event
+
+
+def pushes(webhook: Receiver, event_id: str) -> int:
+    return sum(request.headers["webhook-id"] == event_id for request in webhook.requests)
+
+
+def test_what_is_redriven_is_delivered_once_the_receiver_is_mended(
+    api: Api, webhook: Receiver, move_tasks: MoveTasks
+) -> None:
+    webhook.default = receivers.status(404)
+    dead = post(api, "redrive.me")
+    webhook.default = receivers.status(200)
+
+    [letter] = json.loads(run("dlq", "--stage", "live", "--json").stdout)["messages"]
+    run("redrive", "--stage", "live")
+
+    assert (letter["event_id"], letter["reason"], letter["last_status_code"]) == (dead, "permanent", 404)
+    settled(api, dead, "delivered")
+    run("dlq", "--stage", "live", "--exit-code")
+
+
+def test_events_are_listed_by_what_is_asked_for(api: Api, webhook: Receiver) -> None:
+    first, second = post(api, "list.me"), post(api, "list.me")
+    webhook.script(receivers.status(410))
+    third = post(api, "list.me")
+
+    def listed(*arguments: str) -> list[str]:
+        lines = run("events", "--event-type", "list.me", "--json", *arguments).stdout.splitlines()
+        return [json.loads(line)["event_id"] for line in lines]
+
+    assert listed() == [third, second, first]
+    assert listed("--order", "oldest", "--limit", "2") == [first, second]
+    assert listed("--status", "failed") == [third]
+    shown = run("events", "--event-type", "list.me").stdout
+    assert re.search(rf"{third} +failed +1 +list.me", shown)
+    assert "\x1b" not in shown
+
+
+def test_new_events_are_shown_as_they_come(api: Api) -> None:
+    old = post(api, "follow.me")
+    command = [sys.executable, "-m", "tools.ops", "events", "--event-type", "follow.me", "--follow", "--json"]
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ, stdout=subprocess.PIPE, text=True) as watcher:
+        assert watcher.stdout
+        assert json.loads(watcher.stdout.readline())["event_id"] == old
+        new = [post(api, "follow.me"), post(api, "follow.me")]
+        assert [json.loads(watcher.stdout.readline())["event_id"] for _ in new] == new
+        watcher.send_signal(signal.SIGINT)
+        assert watcher.wait(timeout=10) == 0
+
+
+def test_show_tells_the_life_of_an_event_and_not_its_payload(api: Api, webhook: Receiver) -> None:
+    webhook.script(*[receivers.status(503)] * 3)
+    event_id = post(api, "show.me")
+    settled(api, event_id, "failed")
+    run("replay", event_id)
+    settled(api, event_id, "delivered")
+
+    shown = run("show", event_id).stdout
+
+    told = [line[23:].split() for line in shown.splitlines()[4:]]
+    names = ["created", "attempt", "attempt", "attempt", "replayed", "attempt 1", "delivered"]
+    assert [name for name, line in zip(names, told, strict=True) if name not in " ".join(line)] == []
+    assert shown.count("503") == 3
+    for output in (shown, run("show", event_id, "--json").stdout):
+        assert "secret-payload" not in output
+        assert event_id in output
+
+
+@pytest.mark.parametrize("command", ["show", "replay"])
+def test_an_event_that_is_not_there_is_status_3_and_a_misspelt_one_status_2(api: Api, command: str) -> None:
+    run(command, f"evt_{0:032x}", status=3)
+    run(command, "evt_../../health", status=2)
+
+
+def test_a_replay_of_many_takes_what_failed_in_that_time_alone(api: Api, webhook: Receiver) -> None:
+    webhook.default = receivers.status(404)
+    failed = [post(api, "replay.failed") for _ in range(3)]
+    webhook.default = receivers.status(200)
+    delivered = post(api, "replay.failed")
+    since, until = (api.event(event_id)["created_at"] for event_id in (failed[1], failed[2]))
+    asked = ("replay", "--since", since, "--until", until, "--event-type", "replay.failed", "--rate", "1000", "--json")
+
+    dry = json.loads(run(*asked, "--dry-run").stdout)
+    assert api.event(failed[1])["status"] == "failed"
+    told = json.loads(run(*asked).stdout)
+
+    assert [match["event_id"] for match in dry["first"]] == failed[1:]
+    assert told == {"matches": 2, "replayed": 2, "gone": 0, "busy": 0}
+    assert settled(api, failed[1], "delivered")["delivery_attempts"] == 1
+    settled(api, failed[2], "delivered")
+    assert (api.event(failed[0])["status"], pushes(webhook, delivered)) == ("failed", 1)
+    assert json.loads(run(*asked).stdout)["matches"] == 0
+
+
+def test_a_stopped_replay_says_how_to_go_on_and_takes_none_twice(
+    api: Api, webhook: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [post(api, "replay.stopped") for _ in range(4)]
+    since = api.event(ids[0])["created_at"]
+    replay, stopped = Api.replay, iter([False, False, True, False, False])
+
+    def replay_or_stop(self: Api, event_id: str) -> Any:
+        if next(stopped):
+            raise KeyboardInterrupt
+        return replay(self, event_id)
+
+    monkeypatch.setattr(Api, "replay", replay_or_stop)
+    asked = ("replay", "--since", since, "--status", "delivered", "--event-type", "replay.stopped", "--rate", "1000")
+    result = run(*asked, status=130)
+    go_on = result.stderr.split("python -m tools.ops ")[1].split()
+    assert "2 of 2 events replayed" in run(*go_on).stdout
+
+    wait_until(lambda: all(pushes(webhook, event_id) == 2 for event_id in ids))
+
+
+@pytest.fixture
+def events_file(tmp_path: Path) -> Path:
+    lines = [compact({"event_type": "send.me", "payload": {"number": number}}) for number in range(5)]
+    file = tmp_path / "events.jsonl"
+    file.write_text("\n".join([*lines[:2], "", *lines[2:]]) + "\n")
+    return file
+
+
+def test_a_file_that_is_sent_again_after_a_stop_sends_nothing_twice(
+    api: Api, webhook: Receiver, events_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, real = len(webhook.requests), Api.post
+
+    def post_or_stop(self: Api, body: bytes, idempotency_key: str, *, respond_async: bool) -> Any:
+        if b'"number":3' in body:
+            raise KeyboardInterrupt
+        return real(self, body, idempotency_key, respond_async=respond_async)
+
+    asked = ("send", "-f", str(events_file), "--rate", "1000", "--concurrency", "2")
+    with monkeypatch.context() as patch:
+        patch.setattr(Api, "post", post_or_stop)
+        run(*asked, status=130)
+    lines = [json.loads(line) for line in run(*asked, "--json").stdout.splitlines()]
+
+    assert [line["line"] for line in lines] == [1, 2, 4, 5, 6]
+    assert [line["already_there"] for line in lines][:3] == [True, True, True]
+    pushed = [request.json()["payload"]["number"] for request in webhook.requests[before:]]
+    assert sorted(pushed) == [0, 1, 2, 3, 4]
+    assert "5 events: 5 already there" in run(*asked).stdout
+    assert "5 events: 5 delivered" in run(*asked, "--idempotency-prefix", "another").stdout
+
+
+def test_a_line_that_is_refused_is_told_and_the_rest_is_sent(api: Api, events_file: Path) -> None:
+    with events_file.open("a") as file:
+        file.write('{"event_type": "send.bad", "payload": 7}\nnot json\n')
+
+    result = run("send", "-f", str(events_file), "--rate", "1000", "--async", status=1)
+
+    assert "7 events: 5 pending, 2 refused" in result.stdout
+    assert "line 7: 400: " in result.stderr
+    assert "payload: is required" in result.stderr
+    assert result.stderr.endswith("error: 2 of 7 were refused\n")
+
+
+def test_one_event_is_sent_and_so_are_lines_from_standard_input(api: Api) -> None:
+    told = json.loads(
+        run("send", "--type", "send.one", "--payload", '{"id": 10000000000000000000001}', "--json").stdout
+    )
+    assert api.event(told["event_id"])["payload"] == {"id": 10000000000000000000001}
+
+    run("send", "-f", "-", stdin="{}", status=2)
+    line = '{"event_type": "send.stdin", "payload": {}}'
+    assert "1 delivered" in run("send", "-f", "-", "--idempotency-prefix", "stdin", stdin=line).stdout
+
+
+def test_stats_tell_what_became_of_the_events_of_a_window(api: Api, webhook: Receiver) -> None:
+    post(api, "stats.me")
+    webhook.script(receivers.status(503))
+    settled(api, post(api, "stats.me"), "delivered")
+    webhook.script(receivers.status(404))
+    post(api, "stats.me")
+
+    told = json.loads(run("stats", "--event-type", "stats.me", "--json").stdout)
+    shown = run("stats", "--event-type", "stats.me", "--window", "15m").stdout
+
+    counts = {name: told[name] for name in ("accepted", "delivered", "pending", "failed", "retried", "acknowledged")}
+    assert counts == {"accepted": 3, "delivered": 2, "pending": 0, "failed": 1, "retried": 1, "acknowledged": 0}
+    assert told["success_rate"] == pytest.approx(2 / 3)
+    assert 0 < told["latency_ms"]["p50"] <= told["latency_ms"]["p99"] == told["latency_ms"]["max"]
+    assert sum(told["latency_counts"]) == 2
+    assert (sum(told["accepted_by_slice"]), sum(told["undelivered_by_slice"])) == (3, 1)
+    assert "66.67%" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_stats_of_nothing_are_no_error(api: Api) -> None:
+    assert "accepted" in run("stats", "--event-type", "nothing.here").stdout
+
+
+@pytest.mark.parametrize(("percent", "expected"), [(50, 50), (95, 95), (99, 99), (100, 100), (0, 1)])
+def test_a_percentile_is_the_value_of_its_rank(percent: int, expected: int) -> None:
+    assert percentile(list(range(1, 101)), percent) == expected
+    assert percentile([7], percent) == 7
+
+
+def test_figures_are_drawn_small() -> None:
+    assert sparkline([0, 1, 4, 8]) == " ▂▅█"
+    assert [human(ms) for ms in (7, 999, 1_500, 90_000, 5_400_000)] == ["7 ms", "999 ms", "1.5 s", "1.5 min", "1.5 h"]
+
+
+@pytest.fixture
+def fake(webhook: Receiver, monkeypatch: pytest.MonkeyPatch) -> Receiver:
+    """An API that answers as a test tells it to."""
+    monkeypatch.setenv("TRIGGERS_URL", f"http://127.0.0.1:{webhook.port}")
+    monkeypatch.setenv("TRIGGERS_API_KEY", "trk_secret-key")
+    webhook.default = receivers.status(500, body=b"{}")
+    return webhook
+
+
+PENDING = compact({"event_id": f"evt_{1:032x}", "message": "Stored.", "status": "pending"}).encode()
+
+
+@pytest.mark.parametrize("code", [409, 429, 503])
+def test_a_call_is_made_again_not_before_retry_after(fake: Receiver, code: int) -> None:
+    before = len(fake.requests)
+    fake.script(receivers.status(code, headers={"Retry-After": "1"}, body=b"{}"), receivers.status(202, body=PENDING))
+
+    run("replay", f"evt_{1:032x}")
+
+    first, second = fake.requests[before:]
+    assert second.at - first.at >= 1
+
+
+def test_a_replay_whose_answer_is_lost_is_not_repeated(fake: Receiver) -> None:
+    before = len(fake.requests)
+    fake.script(receivers.close_without_answer())
+
+    run("replay", f"evt_{1:032x}", status=1)
+
+    assert len(fake.requests) == before + 1
+
+
+def test_a_post_whose_answer_is_lost_is_repeated_with_its_key(fake: Receiver) -> None:
+    before = len(fake.requests)
+    fake.script(receivers.close_without_answer(), receivers.status(202, body=PENDING))
+
+    run("send", "--type", "a")
+
+    assert len({request.headers["idempotency-key"] for request in fake.requests[before:]}) == 1
+    assert len(fake.requests) == before + 2
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "told"),
+    [
+        (receivers.status(401, body=b'{"detail": "No."}'), r"error: 401: No. \(TRIGGERS_API_KEY\)"),
+        (receivers.status(500, body=b'{"detail": "a\\u001b[2Jb"}'), r"error: 500: a\?\[2Jb"),
+        (receivers.status(200, body=b"<html>"), "error: .* answers 200, and not as the API does.*"),
+        (receivers.redirect("http://127.0.0.1:9/", 307), "error: .* answers 307, and not as the API does.*"),
+        (receivers.garbage(), "error: the API at 127.0.0.1 is not reached: .*"),
+    ],
+)
+def test_what_goes_wrong_is_one_line_without_the_key(fake: Receiver, behaviour: Any, told: str) -> None:
+    fake.script(*[behaviour] * 5)
+
+    result = run("show", f"evt_{1:032x}", status=1)
+
+    fake._script.clear()
+    assert (result.stdout, "trk_" in result.stderr) == ("", False)
+    assert re.fullmatch(told + "\n", result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("url", "key"),
+    [
+        ("http://example.com", "trk_key"),
+        ("https://user:password@example.com", "trk_key"),
+        ("example.com", "trk_key"),
+        ("https://", "trk_key"),
+        ("http://127.0.0.1:99999999", "trk_key"),
+        ("https://example.com", ""),
+        ("https://example.com", "trk_\nx"),
+        ("https://example.com", "trk_é"),
+    ],
+)
+def test_no_call_is_made_without_a_safe_url_and_a_key(url: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIGGERS_API_KEY", key)
+
+    result = run("events", "--url", url, status=2)
+
+    assert "password" not in result.output
+
+
+def test_a_certificate_that_does_not_verify_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIGGERS_API_KEY", "trk_key")
+    with Receiver(tls=receivers.certificates().valid()) as other:
+        result = run("events", "--url", f"https://localhost:{other.port}", status=1)
+
+    assert "certificate verify failed" in result.stderr
+    assert other.requests == []
 
 
 def wait_until(holds: Any, seconds: float = 20) -> None:

@@ -1,11 +1,16 @@
 """`python -m tools.ops`: see, mend and measure a running system."""
 
 import io
+import logging
 import sys
 
 import click
 
-from tools.ops import queues
+from tools.ops.events import events, show
+from tools.ops.queues import dlq, redrive
+from tools.ops.replay import replay
+from tools.ops.send import send
+from tools.ops.stats import stats
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -32,9 +37,10 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a terminal that lacks a character shows another
 
 
-for command in (queues.dlq, queues.redrive):
+for command in (dlq, redrive, events, show, replay, send, stats):
     main.add_command(command)
 
 
 if __name__ == "__main__":
+    logging.lastResort = None  # what a library says of a call that it makes again is not for this screen
     main(prog_name="python -m tools.ops")

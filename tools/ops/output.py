@@ -14,7 +14,6 @@ from functools import wraps
 from typing import IO, Any
 
 import click
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
@@ -41,7 +40,8 @@ class OpsError(click.ClickException):
     exit_code = Exit.FAILED
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"error: {printable(self.message)}", err=True)
+        line = printable(" ".join(self.message.split()))
+        click.echo(f"error: {line if len(line) <= 300 else line[:299] + '…'}", err=True)
 
 
 class NotFoundError(OpsError):
@@ -96,11 +96,10 @@ def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def table(*columns: Column | str, rows: Iterable[Iterable[object]], header: bool = True) -> Table:
-    """Return a table that folds what is too long: an operator copies from it."""
-    made = Table(
-        *columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_header=header
-    )
+    """Return a table that cuts nothing: where it is too narrow, the last column is folded."""
+    made = Table(*columns, box=None, padding=(0, 1, 0, 0), pad_edge=False, show_header=header)
     for column in made.columns:
+        column.no_wrap = column is not made.columns[-1]
         column.overflow = "fold"
     for row in rows:
         made.add_row(*map(cell, row))

@@ -28,9 +28,9 @@ APPEARS_SECONDS = 60  # a task that was started is in the list by then
 MOVING = ("RUNNING", "CANCELLING")
 
 NOTES = {
-    "malformed": "not a message of this system; its text is not shown",
-    "unknown_event": "no such event: expired, or never stored here",
-    "unserved": "moved here by SQS: the worker never came to an end with it",
+    "malformed": "unreadable; its text is not shown",
+    "unknown_event": "no such event, or expired",
+    "unserved": "the worker never finished with it",
 }
 
 stage_option = click.option(
@@ -224,7 +224,7 @@ def _show(output: Output, letters: list[DeadLetter]) -> None:
         rows = [(x.event_id, x.reason, x.delivery_attempts, short_time(x.failed_at), x.cause) for x in dead]
         output.show(table("event", "reason", "tries", "failed at", "cause", rows=rows), "")
     if others:
-        notes = [(x.event_id or f"message {x.message_id}", x.reason, short_time(x.sent_at), x.note) for x in others]
+        notes = [(x.event_id or x.message_id, x.reason, short_time(x.sent_at), x.note) for x in others]
         output.show(table("event or message", "reason", "sent at", "what it is", rows=notes), "")
     told = summary(letters)
     output.show(table("messages", "reason", rows=((n, name) for name, n in told["reasons"].items())))

@@ -1,0 +1,162 @@
+"""`events` and `show`: what there is, and the life of one event, by the HTTP API. Shows no payload."""
+
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any
+
+import click
+from rich.table import Column, Table
+
+from chalicelib.events import EVENT_ID, Status
+from tools.ops.api import Api, Event, Query, api_option
+from tools.ops.output import Output, output_option, short_time, table
+
+FOLLOW_SECONDS = 2
+FOLLOW_PAGES = 5
+
+status_choice = click.Choice([status.value for status in Status])
+
+
+class EventId(click.ParamType[str]):
+    """The id of an event, checked before anything is asked."""
+
+    name = "event_id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not EVENT_ID.fullmatch(value):
+            self.fail("an event id is evt_ and 32 characters of 0-9a-f", param, ctx)
+        return str(value)
+
+
+@click.command(short_help="List events, or watch new ones come.")
+@click.option("--status", type=status_choice)
+@click.option("--event-type")
+@click.option("--order", type=click.Choice(["newest", "oldest"]), help="Which come first; newest by default.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many in all.")
+@click.option("--follow", is_flag=True, help="Show the newest, then new ones as they come, until Ctrl-C.")
+@api_option
+@output_option
+def events(output: Output, *, api: Api, order: str | None, limit: int, follow: bool, **query: str | None) -> None:
+    """List events without their payloads. With --json, one event a line.
+
+    The listing follows an index that lags a moment behind; `show` tells the truth of one event.
+    """
+    if follow and order:
+        raise click.UsageError("--follow has an order of its own")
+    found = list(islice(api.events(query, order or "newest"), limit))
+    _list(output, reversed(found) if follow else found, header=True)
+    if not follow:
+        return
+    seen = {event["event_id"] for event in found}
+    start = found[-1]["created_at"] if len(found) == limit else ""
+    try:
+        while True:
+            time.sleep(FOLLOW_SECONDS)
+            fresh = _unseen(api, seen, start, query)
+            seen |= {event["event_id"] for event in fresh}
+            _list(output, fresh, header=False)
+    except KeyboardInterrupt:
+        return
+
+
+def _unseen(api: Api, seen: set[str], start: str, query: Query) -> list[Event]:
+    """Return the events created since `start` that are not among `seen`, oldest first."""
+    fresh: list[Event] = []
+    for page in islice(api.pages(query), FOLLOW_PAGES):
+        unseen = [event for event in page if event["event_id"] not in seen and event["created_at"] >= start]
+        if page and not unseen:
+            break
+        fresh += unseen
+    return fresh[::-1]
+
+
+def _list(output: Output, found: Any, *, header: bool) -> None:
+    if output.as_json:
+        for event in found:
+            output.json(event)
+        return
+    rows = [
+        (short_time(e["created_at"]), e["event_id"], e["status"], e["delivery_attempts"], e["event_type"])
+        for e in found
+    ]
+    if rows or header:
+        output.show(_event_table(rows, header=header))
+
+
+def _event_table(rows: list[tuple[Any, ...]], *, header: bool) -> Table:
+    widths = {"created at": 14, "event": 36, "status": 9, "tries": 5}
+    columns = [Column(name, min_width=width) for name, width in widths.items()]
+    return table(*columns, "type", rows=rows, header=header)
+
+
+@click.command(short_help="The life of one event.")
+@click.argument("event_id", type=EventId())
+@api_option
+@output_option
+def show(output: Output, event_id: str, *, api: Api) -> None:
+    """Show the life of one event as a timeline: created, attempts, what became of it.
+
+    `wait` is the time since the step before had ended. The API keeps the last 25 attempts and not the moment of a
+    replay: it is shown where the attempts tell that there was one. The payload is not shown.
+    """
+    event = api.event(event_id)
+    if output.as_json:
+        output.json({name: value for name, value in event.items() if name not in ("payload", "metadata")})
+        return
+    output.show(f"{event['event_id']}  {event['event_type']}  by {event['created_by']}", event["message"], "")
+    output.show(table("time (UTC)", "wait", "what", "outcome", "took", "answer", rows=timeline(event)))
+
+
+def timeline(event: Event) -> Iterator[tuple[str, ...]]:
+    """Yield the rows that tell an event's life."""
+    attempts = event["attempts"]
+    first_anew = len(attempts) - event["delivery_attempts"]  # the attempt after the last replay, or a later one
+    yield _clock(event["created_at"]), "", "created", "", "", ""
+    ended = event["created_at"]
+    for index, attempt in enumerate(attempts):
+        if index and (index == first_anew or attempts[index - 1]["outcome"] != "retry"):
+            yield "", "", "replayed", "", "", ""
+        number = index + 1 - max(0, first_anew) if index >= first_anew else None
+        answer = str(attempt["status_code"] or attempt["error"] or "")
+        took = f"{attempt['duration_ms']:,} ms"
+        name = f"attempt {number}" if number else "attempt"
+        yield _clock(attempt["at"]), _wait(ended, attempt["at"]), name, attempt["outcome"], took, answer
+        ended = _later(attempt["at"], attempt["duration_ms"])
+    match event["status"]:
+        case "delivered" if event["delivered_via"] == "pull":
+            yield (
+                _clock(event["delivered_at"]),
+                _wait(ended, event["delivered_at"]),
+                "acknowledged",
+                "delivered",
+                "",
+                "",
+            )
+        case "delivered":
+            yield _clock(event["delivered_at"]), "", "delivered", "delivered", "", ""
+        case "failed":
+            yield "", "", "dead letter", "failed", "", ""
+        case "pending":
+            if attempts and (event["delivery_attempts"] == 0 or attempts[-1]["outcome"] != "retry"):
+                yield "", "", "replayed", "", "", ""
+            due = event["next_attempt_at"]
+            yield _clock(due), _wait(ended, due), "next attempt due", "pending", "", ""
+
+
+def _clock(timestamp: str) -> str:
+    return timestamp[:23].replace("T", " ")
+
+
+def _later(timestamp: str, milliseconds: int) -> str:
+    return (datetime.fromisoformat(timestamp) + timedelta(milliseconds=milliseconds)).isoformat()
+
+
+def _wait(since: str, until: str) -> str:
+    seconds = max(0.0, (datetime.fromisoformat(until) - datetime.fromisoformat(since)).total_seconds())
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 600:
+        return f"{seconds:.1f} s"
+    return str(timedelta(seconds=round(seconds)))

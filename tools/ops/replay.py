@@ -1,0 +1,129 @@
+"""`replay`: one event or many pushed again, by the HTTP API, in a run that may be stopped at any moment."""
+
+import shlex
+import time
+from collections import Counter
+from typing import NamedTuple
+
+import click
+
+from chalicelib.events import rfc3339
+from tools.ops.api import Api, BusyError, Pace, Query, api_option
+from tools.ops.events import EventId, status_choice
+from tools.ops.output import Exit, Moment, NotFoundError, OpsError, Output, output_option, table
+
+
+class Match(NamedTuple):
+    """An event to replay. These sort as time goes."""
+
+    created_at: str
+    event_id: str
+    event_type: str
+
+    @property
+    def position(self) -> str:
+        return f"{self.created_at}/{self.event_id}"
+
+
+@click.command(short_help="Have one event, or many, pushed again.")
+@click.argument("event_id", type=EventId(), required=False)
+@click.option("--since", type=Moment(), help="Created then or later: 2h, 2026-11-25, 2026-11-25T02:00:00Z.")
+@click.option("--until", type=Moment(), help="Created then or earlier; by default now.")
+@click.option("--status", type=status_choice, default="failed", show_default=True)
+@click.option("--event-type")
+@click.option("--after", default="", help="Go on behind this one: what a run that was stopped has printed.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="A second.")
+@click.option("--dry-run", is_flag=True, help="Say how many there are, and which come first.")
+@api_option
+@output_option
+def replay(
+    output: Output,
+    event_id: str | None,
+    *,
+    api: Api,
+    since: str | None,
+    rate: float,
+    dry_run: bool,
+    after: str,
+    until: str | None,
+    **query: str | None,
+) -> None:
+    """Have EVENT_ID pushed again, or all events of a time, oldest first.
+
+    A run that was stopped prints the command that goes on where it was. Without it nothing is lost: an event that was
+    replayed is no longer `failed`, unless it failed again.
+
+    An event that is being pushed is waited for, a minute at most.
+    """
+    if (event_id is None) == (since is None):
+        raise click.UsageError("give an EVENT_ID, or --since for many")
+    if event_id:
+        event = api.replay(event_id)
+        if output.as_json:
+            output.json(event)
+        else:
+            output.show(f"{event_id}: {event['message']}")
+        return
+    since, until = str(since), until or rfc3339(time.time())
+    matches = [match for match in _matches(api, query, since, until) if match.position > after]
+    if dry_run:
+        first = [match._asdict() for match in matches[:10]]
+        if output.as_json:
+            output.json({"matches": len(matches), "first": first})
+        else:
+            output.show(f"{len(matches)} events would be replayed" + (", first of all:" if first else ""))
+            if first:
+                output.show(table("created at", "event", "type", rows=(match.values() for match in first)))
+        return
+    command = ["replay", "--url", api.url, "--since", since, "--until", until, "--rate", f"{rate:g}"]
+    for name, value in query.items():
+        command += [f"--{name.replace('_', '-')}", value] if value else []
+    _replay_all(output, api, matches, Pace(rate), command)
+
+
+def _matches(api: Api, query: Query, since: str, until: str) -> list[Match]:
+    """Return what to replay, oldest first. It is read from the newest on: the listing cannot start at a time."""
+    found = []
+    for event in api.events(query):
+        if event["created_at"] < since:
+            break
+        if event["created_at"] <= until:
+            found.append(Match(event["created_at"], event["event_id"], event["event_type"]))
+    return found[::-1]
+
+
+def _replay_all(output: Output, api: Api, matches: list[Match], pace: Pace, command: list[str]) -> None:
+    counts: Counter[str] = Counter()
+    position = ""
+    try:
+        with output.progress("replaying", len(matches)) as progress:
+            for number, match in enumerate(matches, 1):
+                pace.wait()
+                counts[_replay_one(api, match.event_id)] += 1
+                position = match.position
+                progress(number, len(matches))
+    except (KeyboardInterrupt, OpsError) as stop:
+        rest = ["--after", position] if position else []
+        output.remark(
+            f"{counts['replayed']} replayed. To go on: {shlex.join(['python', '-m', 'tools.ops', *command, *rest])}"
+        )
+        if isinstance(stop, OpsError):
+            raise
+        raise click.exceptions.Exit(Exit.STOPPED) from None
+    if output.as_json:
+        output.json({"matches": len(matches)} | {name: counts[name] for name in ("replayed", "gone", "busy")})
+    else:
+        gone = f", {counts['gone']} expired meanwhile" if counts["gone"] else ""
+        output.show(f"{counts['replayed']} of {len(matches)} events replayed{gone}")
+    if counts["busy"]:
+        raise OpsError(f"{counts['busy']} events were being pushed each time: try again later")
+
+
+def _replay_one(api: Api, event_id: str) -> str:
+    try:
+        api.replay(event_id)
+    except NotFoundError:
+        return "gone"
+    except BusyError:
+        return "busy"
+    return "replayed"

@@ -1,0 +1,110 @@
+"""`send`: one event or a file of them posted by the HTTP API; nothing is sent twice, however often it is run again."""
+
+import hashlib
+import secrets
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import click
+
+from chalicelib.events import compact
+from tools.ops.api import Api, Pace, RefusedError, api_option
+from tools.ops.output import Exit, OpsError, Output, output_option
+
+REFUSALS_SHOWN = 10
+
+
+@click.command(short_help="Post one event, or a file of them.")
+@click.option("--type", "event_type", help="Of one event.")
+@click.option("--payload", default="{}", help="Of one event: a JSON object.")
+@click.option("-f", "--file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), help="One event a line.")
+@click.option("--idempotency-prefix", help="Instead of the file's path.")
+@click.option("--async", "respond_async", is_flag=True, help="Store and queue, and wait for no push.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="A second.")
+@click.option("--concurrency", type=click.IntRange(1, 16), default=4, show_default=True, help="Calls at a time.")
+@api_option
+@output_option
+def send(
+    output: Output,
+    *,
+    api: Api,
+    event_type: str | None,
+    payload: str,
+    file: str | None,
+    idempotency_prefix: str | None,
+    respond_async: bool,
+    rate: float,
+    concurrency: int,
+) -> None:
+    """Post one event (--type, --payload), or each line of a file (-f events.jsonl, - for standard input).
+
+    A line is the body of one POST /events: {"event_type": "order.created", "payload": {"order_id": "12345"}}.
+
+    Each line has an Idempotency-Key of its own, made of the file's path, the line's number and its text: run it again
+    after a stop, and nothing is sent twice. --idempotency-prefix stands in for the path, when the file has moved, or
+    when the same file is to be sent anew. Standard input has no path and needs it.
+
+    A line that the API refuses is told by its number; the rest is sent, and the exit code is 1.
+    """
+    if (event_type is None) == (file is None):
+        raise click.UsageError("give --type for one event, or -f for a file of them")
+    if file == "-" and not idempotency_prefix:
+        raise click.UsageError("standard input needs --idempotency-prefix")
+    if file is None:
+        prefix = idempotency_prefix or secrets.token_hex(16)
+        lines = [(1, f'{{"event_type":{compact(event_type)},"payload":{payload}}}'.encode())]
+    else:
+        prefix = idempotency_prefix or str(Path(file).resolve())
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        lines = [(number, line) for number, line in enumerate(content.split(b"\n"), 1) if line.strip()]
+    pace = Pace(rate)
+
+    def post(numbered: tuple[int, bytes]) -> dict[str, Any]:
+        number, line = numbered
+        pace.wait()
+        try:
+            event, known = api.post(line, idempotency_key(prefix, number, line), respond_async=respond_async)
+        except RefusedError as refusal:
+            return {"line": number, "error": refusal.message}
+        return {"line": number, "event_id": event["event_id"], "status": event["status"], "already_there": known}
+
+    counts: Counter[str] = Counter()
+    pool = ThreadPoolExecutor(concurrency)
+    try:
+        with output.progress("sending", len(lines)) as progress:
+            for number, sent in enumerate(pool.map(post, lines), 1):
+                _tell(output, sent, counts)
+                progress(number, len(lines))
+    except (KeyboardInterrupt, OpsError) as stop:
+        output.remark(f"stopped after {counts.total()} of {len(lines)}: run it again, and nothing is sent twice")
+        if isinstance(stop, OpsError):
+            raise
+        raise click.exceptions.Exit(Exit.STOPPED) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if not output.as_json:
+        told = ", ".join(f"{count} {what}" for what, count in counts.items())
+        output.show(f"{len(lines)} events: {told}" if file else told)
+    if counts["refused"]:
+        raise OpsError(f"{counts['refused']} of {len(lines)} were refused")
+
+
+def idempotency_key(prefix: str, number: int, line: bytes) -> str:
+    digest = hashlib.sha256(b"\0".join((prefix.encode(), str(number).encode(), line.strip())))
+    return f"ops-{digest.hexdigest()}"
+
+
+def _tell(output: Output, sent: dict[str, Any], counts: Counter[str]) -> None:
+    if output.as_json:
+        output.json(sent)
+    if "error" in sent:
+        counts["refused"] += 1
+        if counts["refused"] <= REFUSALS_SHOWN:
+            output.remark(f"line {sent['line']}: {sent['error']}")
+    elif sent["already_there"]:
+        counts["already there"] += 1
+    else:
+        counts[sent["status"]] += 1
