@@ -138,9 +138,9 @@ def run(*arguments: str, status: int = 0, stdin: str | None = None) -> Result:
 class Stage:
     """The queues of a stage without a system: what lies in them stays there."""
 
-    def __init__(self) -> None:
+    def __init__(self, sqs: Any) -> None:
         self.name = next(STAGES)
-        self.sqs: Any = boto3.Session().client("sqs")
+        self.sqs = sqs
         self.inbox_url, self.dlq_url = (
             self.sqs.create_queue(QueueName=f"triggers-api-{self.name}-{name}")["QueueUrl"]
             for name in ("inbox-queue", "inbox-dlq")
@@ -157,11 +157,16 @@ class Stage:
         return int(attributes[names[0]]), int(attributes[names[1]])
 
 
+@pytest.fixture(scope="module")
+def sqs(emulator: str) -> Iterator[Any]:
+    client = boto3.Session("local", "local", region_name="us-east-1").client("sqs", endpoint_url=emulator)
+    yield client
+    client.close()
+
+
 @pytest.fixture
-def stage(_environment: None) -> Iterator[Stage]:
-    stage = Stage()
-    yield stage
-    stage.sqs.close()
+def stage(sqs: Any) -> Stage:
+    return Stage(sqs)
 
 
 def dead(number: int, **other: object) -> dict[str, object]:
@@ -551,6 +556,13 @@ def test_a_line_that_is_refused_is_told_and_the_rest_is_sent(api: Api, events_fi
     assert "line 7: 400: " in result.stderr
     assert "payload: is required" in result.stderr
     assert result.stderr.endswith("error: 2 of 7 were refused\n")
+
+
+def test_an_event_from_the_command_line_is_told_by_its_id(api: Api) -> None:
+    told = run("send", "--type", "send.told").stdout
+
+    event_id = told.split(":")[0]
+    assert api.event(event_id)["event_type"] == "send.told"
 
 
 def test_one_event_is_sent_and_so_are_lines_from_standard_input(api: Api) -> None:

@@ -3,17 +3,29 @@
 import io
 import logging
 import sys
+from typing import Any
 
 import click
 
 from tools.ops.events import events, show
+from tools.ops.output import Exit
 from tools.ops.queues import dlq, redrive
 from tools.ops.replay import replay
 from tools.ops.send import send
 from tools.ops.stats import stats
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Commands(click.Group):
+    """Commands that Ctrl-C stops as it stops any other program: with 130."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(Exit.STOPPED) from None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
     """See, mend and measure a running Triggers API.
 
@@ -30,7 +42,7 @@ def main() -> None:
       2    used wrongly
       3    not found: no such event, queue or running move
       4    the dead letter queue is not empty (dlq --exit-code)
-      130  stopped by Ctrl-C; how to go on is on standard error
+      130  stopped by Ctrl-C; how to go on, where there is more to do, is on standard error
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -1,15 +1,15 @@
 """`events` and `show`: what there is, and the life of one event, by the HTTP API. Shows no payload."""
 
 import time
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from itertools import islice
 from typing import Any
 
 import click
-from rich.table import Column, Table
+from rich.table import Column
 
-from chalicelib.events import EVENT_ID, Status
+from chalicelib.events import EVENT_ID, MAX_ATTEMPTS_SHOWN, Status, epoch_seconds, rfc3339
 from tools.ops.api import Api, Event, Query, api_option
 from tools.ops.output import Output, output_option, short_time, table
 
@@ -72,7 +72,7 @@ def _unseen(api: Api, seen: set[str], start: str, query: Query) -> list[Event]:
     return fresh[::-1]
 
 
-def _list(output: Output, found: Any, *, header: bool) -> None:
+def _list(output: Output, found: Iterable[Event], *, header: bool) -> None:
     if output.as_json:
         for event in found:
             output.json(event)
@@ -82,13 +82,9 @@ def _list(output: Output, found: Any, *, header: bool) -> None:
         for e in found
     ]
     if rows or header:
-        output.show(_event_table(rows, header=header))
-
-
-def _event_table(rows: list[tuple[Any, ...]], *, header: bool) -> Table:
-    widths = {"created at": 14, "event": 36, "status": 9, "tries": 5}
-    columns = [Column(name, min_width=width) for name, width in widths.items()]
-    return table(*columns, "type", rows=rows, header=header)
+        widths = {"created at": 14, "event": 36, "status": 9, "try": 3}  # the same in every table of --follow
+        columns = [Column(name, min_width=width) for name, width in widths.items()]
+        output.show(table(*columns, "type", rows=rows, header=header))
 
 
 @click.command(short_help="The life of one event.")
@@ -110,53 +106,37 @@ def show(output: Output, event_id: str, *, api: Api) -> None:
 
 
 def timeline(event: Event) -> Iterator[tuple[str, ...]]:
-    """Yield the rows that tell an event's life."""
-    attempts = event["attempts"]
-    first_anew = len(attempts) - event["delivery_attempts"]  # the attempt after the last replay, or a later one
-    yield _clock(event["created_at"]), "", "created", "", "", ""
-    ended = event["created_at"]
+    """Yield the rows that tell an event's life: time, wait before, what, outcome, duration, answer."""
+    attempts, ended = event["attempts"], event["created_at"]
+    older = len(attempts) - event["delivery_attempts"]  # attempts before the last replay
+    if older < 0 and len(attempts) < MAX_ATTEMPTS_SHOWN:
+        older = 0  # one is running, or was never recorded
+    yield _row("created", ended)
     for index, attempt in enumerate(attempts):
-        if index and (index == first_anew or attempts[index - 1]["outcome"] != "retry"):
-            yield "", "", "replayed", "", "", ""
-        number = index + 1 - max(0, first_anew) if index >= first_anew else None
+        if index and (index == older or attempts[index - 1]["outcome"] != "retry"):
+            yield _row("replayed")
+        name = f"attempt {index + 1 - older}" if index >= older else "attempt"
         answer = str(attempt["status_code"] or attempt["error"] or "")
-        took = f"{attempt['duration_ms']:,} ms"
-        name = f"attempt {number}" if number else "attempt"
-        yield _clock(attempt["at"]), _wait(ended, attempt["at"]), name, attempt["outcome"], took, answer
-        ended = _later(attempt["at"], attempt["duration_ms"])
+        yield _row(name, attempt["at"], ended, attempt["outcome"], f"{attempt['duration_ms']:,} ms", answer)
+        ended = rfc3339(epoch_seconds(attempt["at"]) + attempt["duration_ms"] / 1000)
     match event["status"]:
-        case "delivered" if event["delivered_via"] == "pull":
-            yield (
-                _clock(event["delivered_at"]),
-                _wait(ended, event["delivered_at"]),
-                "acknowledged",
-                "delivered",
-                "",
-                "",
-            )
         case "delivered":
-            yield _clock(event["delivered_at"]), "", "delivered", "delivered", "", ""
+            what = "acknowledged" if event["delivered_via"] == "pull" else "delivered"
+            yield _row(what, event["delivered_at"], ended, "delivered")
         case "failed":
-            yield "", "", "dead letter", "failed", "", ""
+            yield _row("dead letter", outcome="failed")
         case "pending":
             if attempts and (event["delivery_attempts"] == 0 or attempts[-1]["outcome"] != "retry"):
-                yield "", "", "replayed", "", "", ""
-            due = event["next_attempt_at"]
-            yield _clock(due), _wait(ended, due), "next attempt due", "pending", "", ""
+                yield _row("replayed")
+            yield _row("attempt due", event["next_attempt_at"], ended, "pending")
 
 
-def _clock(timestamp: str) -> str:
-    return timestamp[:23].replace("T", " ")
-
-
-def _later(timestamp: str, milliseconds: int) -> str:
-    return (datetime.fromisoformat(timestamp) + timedelta(milliseconds=milliseconds)).isoformat()
+def _row(what: str, at: str = "", since: str = "", outcome: str = "", *more: str) -> tuple[str, ...]:
+    return at[:23].replace("T", " "), _wait(since, at) if since else "", what, outcome, *(*more, "", "")[:2]
 
 
 def _wait(since: str, until: str) -> str:
-    seconds = max(0.0, (datetime.fromisoformat(until) - datetime.fromisoformat(since)).total_seconds())
+    seconds = max(0.0, epoch_seconds(until) - epoch_seconds(since))
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
-    if seconds < 600:
-        return f"{seconds:.1f} s"
-    return str(timedelta(seconds=round(seconds)))
+    return f"{seconds:.1f} s" if seconds < 600 else str(timedelta(seconds=round(seconds)))

@@ -272,7 +272,7 @@ def redrive(output: Output, stage: str, rate: int | None, *, cancel: bool) -> No
         except KeyboardInterrupt:
             command = f"python -m tools.ops redrive --stage {stage}"
             output.remark(f"the move goes on without you. To watch it: {command}; to cancel it: {command} --cancel")
-            raise click.exceptions.Exit(Exit.STOPPED) from None
+            raise
     moved = int(task.get("ApproximateNumberOfMessagesMoved", 0))
     if output.as_json:
         output.json({"status": task["Status"].lower(), "moved": moved, "failure": task.get("FailureReason")})

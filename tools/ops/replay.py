@@ -10,7 +10,7 @@ import click
 from chalicelib.events import rfc3339
 from tools.ops.api import Api, BusyError, Pace, Query, api_option
 from tools.ops.events import EventId, status_choice
-from tools.ops.output import Exit, Moment, NotFoundError, OpsError, Output, output_option, table
+from tools.ops.output import Moment, NotFoundError, OpsError, Output, output_option, table
 
 
 class Match(NamedTuple):
@@ -50,8 +50,8 @@ def replay(
 ) -> None:
     """Have EVENT_ID pushed again, or all events of a time, oldest first.
 
-    A run that was stopped prints the command that goes on where it was. Without it nothing is lost: an event that was
-    replayed is no longer `failed`, unless it failed again.
+    A run that was stopped prints the command that goes on where it was. With --status failed the first command does
+    as well: what was replayed is no longer failed, unless it failed again.
 
     An event that is being pushed is waited for, a minute at most.
     """
@@ -102,14 +102,12 @@ def _replay_all(output: Output, api: Api, matches: list[Match], pace: Pace, comm
                 counts[_replay_one(api, match.event_id)] += 1
                 position = match.position
                 progress(number, len(matches))
-    except (KeyboardInterrupt, OpsError) as stop:
+    except (KeyboardInterrupt, OpsError):
         rest = ["--after", position] if position else []
         output.remark(
             f"{counts['replayed']} replayed. To go on: {shlex.join(['python', '-m', 'tools.ops', *command, *rest])}"
         )
-        if isinstance(stop, OpsError):
-            raise
-        raise click.exceptions.Exit(Exit.STOPPED) from None
+        raise
     if output.as_json:
         output.json({"matches": len(matches)} | {name: counts[name] for name in ("replayed", "gone", "busy")})
     else:

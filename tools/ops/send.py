@@ -1,9 +1,11 @@
 """`send`: one event or a file of them posted by the HTTP API; nothing is sent twice, however often it is run again."""
 
 import hashlib
+import os
 import secrets
 import sys
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,11 @@ import click
 
 from chalicelib.events import compact
 from tools.ops.api import Api, Pace, RefusedError, api_option
-from tools.ops.output import Exit, OpsError, Output, output_option
+from tools.ops.output import OpsError, Output, output_option
 
 REFUSALS_SHOWN = 10
+
+Line = tuple[int, bytes]  # its number, from 1, and its text
 
 
 @click.command(short_help="Post one event, or a file of them.")
@@ -44,8 +48,8 @@ def send(
     A line is the body of one POST /events: {"event_type": "order.created", "payload": {"order_id": "12345"}}.
 
     Each line has an Idempotency-Key of its own, made of the file's path, the line's number and its text: run it again
-    after a stop, and nothing is sent twice. --idempotency-prefix stands in for the path, when the file has moved, or
-    when the same file is to be sent anew. Standard input has no path and needs it.
+    after a stop, with a key of the same name, and nothing is sent twice. --idempotency-prefix stands in for the path,
+    when the file has moved or is to be sent anew. Standard input has no path and needs it.
 
     A line that the API refuses is told by its number; the rest is sent, and the exit code is 1.
     """
@@ -53,16 +57,9 @@ def send(
         raise click.UsageError("give --type for one event, or -f for a file of them")
     if file == "-" and not idempotency_prefix:
         raise click.UsageError("standard input needs --idempotency-prefix")
-    if file is None:
-        prefix = idempotency_prefix or secrets.token_hex(16)
-        lines = [(1, f'{{"event_type":{compact(event_type)},"payload":{payload}}}'.encode())]
-    else:
-        prefix = idempotency_prefix or str(Path(file).resolve())
-        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        lines = [(number, line) for number, line in enumerate(content.split(b"\n"), 1) if line.strip()]
     pace = Pace(rate)
 
-    def post(numbered: tuple[int, bytes]) -> dict[str, Any]:
+    def post(numbered: Line) -> dict[str, Any]:
         number, line = numbered
         pace.wait()
         try:
@@ -71,6 +68,32 @@ def send(
             return {"line": number, "error": refusal.message}
         return {"line": number, "event_id": event["event_id"], "status": event["status"], "already_there": known}
 
+    if file is None:
+        prefix = idempotency_prefix or secrets.token_hex(16)
+        body = f'{{"event_type":{compact(event_type)},"payload":{payload}}}'
+        _tell_one(output, post((1, os.fsencode(body))))
+    else:
+        prefix = idempotency_prefix or str(Path(file).resolve())
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        lines = [(number, line) for number, line in enumerate(content.split(b"\n"), 1) if line.strip()]
+        _send_all(output, lines, post, concurrency)
+
+
+def idempotency_key(prefix: str, number: int, line: bytes) -> str:
+    digest = hashlib.sha256(b"\0".join((os.fsencode(prefix), str(number).encode(), line.strip())))
+    return f"ops-{digest.hexdigest()}"
+
+
+def _tell_one(output: Output, sent: dict[str, Any]) -> None:
+    if "error" in sent:
+        raise OpsError(sent["error"])
+    if output.as_json:
+        output.json(sent)
+    else:
+        output.show(f"{sent['event_id']}: {sent['status']}")
+
+
+def _send_all(output: Output, lines: list[Line], post: Callable[[Line], dict[str, Any]], concurrency: int) -> None:
     counts: Counter[str] = Counter()
     pool = ThreadPoolExecutor(concurrency)
     try:
@@ -78,23 +101,15 @@ def send(
             for number, sent in enumerate(pool.map(post, lines), 1):
                 _tell(output, sent, counts)
                 progress(number, len(lines))
-    except (KeyboardInterrupt, OpsError) as stop:
+    except (KeyboardInterrupt, OpsError):
         output.remark(f"stopped after {counts.total()} of {len(lines)}: run it again, and nothing is sent twice")
-        if isinstance(stop, OpsError):
-            raise
-        raise click.exceptions.Exit(Exit.STOPPED) from None
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
     if not output.as_json:
-        told = ", ".join(f"{count} {what}" for what, count in counts.items())
-        output.show(f"{len(lines)} events: {told}" if file else told)
+        output.show(f"{len(lines)} events: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
     if counts["refused"]:
         raise OpsError(f"{counts['refused']} of {len(lines)} were refused")
-
-
-def idempotency_key(prefix: str, number: int, line: bytes) -> str:
-    digest = hashlib.sha256(b"\0".join((prefix.encode(), str(number).encode(), line.strip())))
-    return f"ops-{digest.hexdigest()}"
 
 
 def _tell(output: Output, sent: dict[str, Any], counts: Counter[str]) -> None:
