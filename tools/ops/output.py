@@ -64,10 +64,13 @@ class Output:
 
     def show(self, *what: Table | Text | str) -> None:
         for part in what:
-            self._out.print(Text(printable(part)) if isinstance(part, str) else part)
+            if isinstance(part, str):
+                self._out.print(Text(printable(part)), soft_wrap=True)
+            else:
+                self._out.print(part)
 
     def remark(self, text: str) -> None:
-        self._err.print(Text(printable(text)))
+        self._err.print(Text(printable(text)), soft_wrap=True)  # a command in it can be pasted
 
     @contextmanager
     def progress(self, label: str, total: int | None) -> Iterator[Callable[[int, int | None], None]]:
