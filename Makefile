@@ -3,7 +3,7 @@ PY := .venv/bin/python
 SET_UP := .venv/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos mutants api-key package deploy destroy
+.PHONY: help run test check chaos mutants api-key package deploy destroy dlq redrive events stats replay
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,21 @@ deploy: $(SET_UP) ## deploy a stage to AWS, or update it (STAGE=dev)
 
 destroy: $(SET_UP) ## take a stage down; its table is kept (STAGE=dev)
 	@exec $(PY) -m tools.destroy
+
+dlq: $(SET_UP) ## show the dead letter queue, and why (STAGE=dev)
+	@exec $(PY) -m tools.ops dlq
+
+redrive: $(SET_UP) ## move the dead letter queue back to the inbox queue (STAGE=dev RATE=50)
+	@exec $(PY) -m tools.ops redrive $${RATE:+--rate "$$RATE"}
+
+events: $(SET_UP) ## list events (TRIGGERS_URL=... TRIGGERS_API_KEY=...)
+	@exec $(PY) -m tools.ops events
+
+stats: $(SET_UP) ## draw how well events were delivered (WINDOW=1h)
+	@exec $(PY) -m tools.ops stats $${WINDOW:+--window "$$WINDOW"}
+
+replay: $(SET_UP) ## push what failed again (SINCE=2h)
+	@exec $(PY) -m tools.ops replay --since "$${SINCE:?for example SINCE=2h}"
 
 $(SET_UP): requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
