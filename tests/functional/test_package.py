@@ -102,6 +102,20 @@ def test_the_rate_of_calls_is_limited(made: tuple[dict[str, Any], Path]) -> None
     assert 0 < limits["ThrottlingRateLimit"] <= limits["ThrottlingBurstLimit"]
 
 
+def test_what_api_gateway_answers_by_itself_has_the_form_of_every_other_error(
+    made: tuple[dict[str, Any], Path],
+) -> None:
+    answers = properties(made, "RestAPI")["DefinitionBody"]["x-amazon-apigateway-gateway-responses"]
+
+    assert {"MISSING_AUTHENTICATION_TOKEN", "THROTTLED", "DEFAULT_4XX", "DEFAULT_5XX"} <= answers.keys()
+    for answer in answers.values():
+        document = json.loads(answer["responseTemplates"]["application/json"])
+        assert {"type", "title", "detail"} <= document.keys()
+        # A status would be that of every type which has no answer of its own.
+        assert str(document.get("status", "")) == answer.get("statusCode", "")
+        assert answer["responseParameters"]["gatewayresponse.header.Content-Type"] == "'application/problem+json'"
+
+
 def test_every_variable_that_the_settings_read_can_be_deployed() -> None:
     asked = set()
 
