@@ -4,7 +4,9 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from chalice.app import Chalice, CloudWatchEvent, Rate, Request, Response, SQSEvent
@@ -117,6 +119,11 @@ def get_health(call: Call) -> Response:
     return answer(200, compact({"status": "ok", "version": __version__, "stage": call.services.settings.stage}))
 
 
+@route("GET", "/openapi.json")
+def get_openapi(call: Call) -> Response:
+    return answer(200, openapi_document())
+
+
 @route("POST", "/events", Scope.PRODUCE)
 def post_event(call: Call) -> Response:
     headers = call.request.headers
@@ -200,6 +207,11 @@ def check_dlq(event: CloudWatchEvent) -> None:
 
 def remaining_seconds(context: Any) -> float:
     return float(context.get_remaining_time_in_millis()) / 1000
+
+
+@cache
+def openapi_document() -> str:
+    return Path(__file__).with_name("chalicelib").joinpath("openapi.json").read_text(encoding="utf-8")
 
 
 def checked(event_id: str) -> str:
