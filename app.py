@@ -120,7 +120,7 @@ def get_health(call: Call) -> Response:
 
 
 @route("GET", "/openapi.json")
-def get_openapi(call: Call) -> Response:
+def get_openapi(_: Call) -> Response:
     return answer(200, openapi_document())
 
 
