@@ -10,11 +10,12 @@ import json
 import re
 import socket
 from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from chalice.app import Chalice
 from chalice.config import Config
-from chalice.local import ChaliceRequestHandler, LocalDevServer, ThreadedHTTPServer, create_local_server
+from chalice.local import ChaliceRequestHandler, LocalDevServer, LocalGateway, ThreadedHTTPServer, create_local_server
 
 MAX_BODY_BYTES = 10 * 1024 * 1024  # API Gateway: payload size
 
@@ -35,11 +36,22 @@ def create_server(app: Chalice, config: Config, port: int) -> LocalDevServer:
     return server
 
 
+class Gateway(LocalGateway):
+    """Leaves OPTIONS to the app, which refuses it. Chalice would answer 200 by itself, though no route has CORS."""
+
+    def _has_user_defined_options_method(self, lambda_event: Any) -> bool:
+        return True
+
+
 class Handler(ChaliceRequestHandler):
     """One connection."""
 
     disable_nagle_algorithm = True
     timeout = 60  # a client that stops in the middle of a request holds a thread no longer than this
+
+    def __init__(self, request: Any, client_address: Any, server: Any, app_object: Chalice, config: Config) -> None:
+        self.local_gateway = Gateway(app_object, config)
+        BaseHTTPRequestHandler.__init__(self, request, client_address, server)  # Chalice's own makes its own gateway
 
     def handle(self) -> None:
         with contextlib.suppress(ConnectionError, TimeoutError):  # the client is gone: nobody to tell

@@ -480,7 +480,7 @@ def served(world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) ->
     serving.join()
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "OPTIONS"])
+@pytest.mark.parametrize("method", METHODS)
 def test_an_unknown_path_or_method_is_a_problem_like_any_other(served: Served, method: str) -> None:
     described: dict[str, set[str]] = {"/nowhere": set()}
     for operation in OPERATIONS.values():
