@@ -3,7 +3,7 @@ PY := .venv/bin/python
 SET_UP := .venv/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos mutants api-key package deploy destroy dlq redrive events stats replay
+.PHONY: help run test check chaos mutants api-key package e2e deploy destroy dlq redrive events stats replay
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ api-key: $(SET_UP) ## make an API key (NAME=acme SCOPES=produce+consume)
 
 package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev)
 	@exec $(PY) -m tools.package
+
+e2e: $(SET_UP) ## deploy the package to an emulated AWS, and drive it
+	@exec $(PY) -m tools.e2e
 
 deploy: $(SET_UP) ## deploy a stage to AWS, or update it (STAGE=dev)
 	@exec $(PY) -m tools.deploy

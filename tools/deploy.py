@@ -178,8 +178,8 @@ class _Swagger(TemplatedSwaggerGenerator):
 
 def _deploy_functions(stage: str, variables: dict[str, str]) -> Resource:
     """Have Chalice make or update functions, roles, schedules, event source and API; return the API."""
-    deployed.record(stage)
-    config = stages.chalice_config(stage, variables)
+    config = deployed.chalice_config(stage, variables)
+    config.found = deployed.find(stage)
     client = TypedAWSClient(Session())
     deployer = Deployer(
         application_builder=ApplicationGraphBuilder(),

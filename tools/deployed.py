@@ -1,14 +1,17 @@
-"""What of a stage is there, read from AWS by its names, and told to Chalice in the file where it keeps such notes.
+"""A stage as Chalice is told of it: its configuration, the settings given now, and what is there already.
 
-Chalice's own note is written at the end of a deployment, on the laptop that made it. Without one it would make a second
-API and refuse the event source that is there: after an interruption, and on anybody else's laptop.
+Settings reach Chalice in memory: git tracks `.chalice/config.json`, and secrets never land there. What is there is read
+from AWS by its names. Chalice itself believes a note that it writes at the end of a deployment, on the laptop that made
+it; without one it would make a second API and refuse the event source that is there.
 """
 
+import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import boto3
+from chalice.config import Config, DeployedResources
 
 from tools import stage as stages
 
@@ -17,18 +20,35 @@ SCHEDULED = ("sweep", "check_dlq")
 Resource = dict[str, str]
 
 
-def record(stage: str) -> list[Resource]:
-    """Write `.chalice/deployed/<stage>.json` from what is there, and return it. Raises botocore's errors."""
-    resources = find(stage)
-    file = stages.ROOT / ".chalice" / "deployed" / f"{stage}.json"
-    file.parent.mkdir(exist_ok=True)
-    note = {"resources": resources, "schema_version": "2.0", "backend": "api"}
-    file.write_text(json.dumps(note, indent=2) + "\n")
-    return resources
+class StageConfig(Config):
+    """Chalice's configuration, with `found` in the place of the note."""
+
+    found: Sequence[Resource] = ()
+
+    def deployed_resources(self, chalice_stage_name: str) -> DeployedResources:
+        return DeployedResources({"resources": list(self.found)})
+
+
+def chalice_config(stage: str, variables: Mapping[str, str]) -> StageConfig:
+    """Return the configuration of `stage`, whose functions get `variables` too.
+
+    STAGE and the event source's variables must be in the environment: importing app.py reads them.
+    """
+    from_disk: dict[str, Any] = json.loads(stages.CONFIG.read_text())
+    from_disk["stages"][stage]["environment_variables"] |= variables
+    return StageConfig(
+        chalice_stage=stage,
+        user_provided_params={"chalice_app": lambda: importlib.import_module("app").app},
+        config_from_disk=from_disk,
+        default_params={"project_dir": str(stages.ROOT), "api_gateway_stage": stages.API_STAGE},
+    )
 
 
 def find(stage: str) -> list[Resource]:
-    """Return what Chalice made of a stage, in Chalice's words and order: it deletes from the last to the first."""
+    """Return what Chalice made of a stage, in Chalice's words and order: it deletes from the last to the first.
+
+    Raises botocore's errors.
+    """
     found = []
     for name in ("worker", "sweep", "check_dlq", "api_handler"):
         function = _function(stage, name)

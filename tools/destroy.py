@@ -40,9 +40,9 @@ def destroy(stage: str) -> None:
         raise DeployError("\n  ".join(["nothing was changed, since", *faults]))
     os.environ["STAGE"] = stage  # app.py reads it
     with console.status(f"stage {stage}"):
-        deployed.record(stage)
-        create_deletion_deployer(TypedAWSClient(Session()), UI()).deploy(stages.chalice_config(stage, {}), stage)
-        deployed.record(stage)
+        config = deployed.chalice_config(stage, {})
+        config.found = deployed.find(stage)
+        create_deletion_deployer(TypedAWSClient(Session()), UI()).deploy(config, stage)
         _delete_log_groups(stage)
         resources_stack(stage).delete()
     console.print(

@@ -17,6 +17,7 @@ from chalice.awsclient import TypedAWSClient
 from chalice.package import PackageOptions, TemplateDeepMerger, create_app_packager
 
 from tools import stage as stages
+from tools.deployed import chalice_config
 
 OUT = stages.ROOT / "build" / "package"
 RESOURCES = stages.ROOT / "resources.json"
@@ -54,7 +55,7 @@ def overlay() -> dict[str, Any]:
 
 def package(stage: str, variables: dict[str, str], out: Path = OUT) -> dict[str, Any]:
     """Write `sam.json` and `deployment.zip` into `out`, and return the template. `variables` are set as they stand."""
-    config = stages.chalice_config(stage, variables)
+    config = chalice_config(stage, variables)
     options = PackageOptions(TypedAWSClient(Session()))
     with tempfile.NamedTemporaryFile("w", suffix=".json") as merged:
         json.dump(TemplateDeepMerger().merge(overlay(), json.loads(RESOURCES.read_text())), merged)

@@ -1,15 +1,8 @@
-"""One stage as it is deployed: what is given for it in the environment, and Chalice's configuration of it.
+"""One stage as it is deployed: what is given for it in the environment, and what things are called in it."""
 
-Settings reach Chalice in memory: git tracks `.chalice/config.json`, and secrets never land there.
-"""
-
-import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from chalice.config import Config
 
 from chalicelib import settings
 from chalicelib.settings import Settings
@@ -84,18 +77,3 @@ def access_log_group(stage: str) -> str:
 
 def log_groups(stage: str) -> list[str]:
     return [*(log_group(stage, function) for function in FUNCTIONS), access_log_group(stage)]
-
-
-def chalice_config(stage: str, variables: Mapping[str, str]) -> Config:
-    """Return Chalice's configuration of `stage`, whose functions get `variables` too.
-
-    STAGE and the event source's variables must be in the environment: importing app.py reads them.
-    """
-    from_disk: dict[str, Any] = json.loads(CONFIG.read_text())
-    from_disk["stages"][stage]["environment_variables"] |= variables
-    return Config(
-        chalice_stage=stage,
-        user_provided_params={"chalice_app": lambda: importlib.import_module("app").app},
-        config_from_disk=from_disk,
-        default_params={"project_dir": str(ROOT), "api_gateway_stage": API_STAGE},
-    )
