@@ -278,7 +278,7 @@ def _assumed(given: dict[str, Any]) -> list[str]:
     return [
         f"the receiver takes {given['receiver_ms']:g} ms, also to answer 503 (--receiver-ms)",
         f"a call to DynamoDB or SQS takes {given['aws_call_ms']:g} ms (--aws-call-ms)",
-        "CPU time is that of this machine; a function has memory / 1,769 MB of a vCPU",
+        "CPU time is that of the machine on which this runs; a function has memory / 1,769 MB of a vCPU",
         f"{given['cold_percent']:g} % of invocations start a container (--cold-percent)",
         f"its init of {given['init_ms']:g} ms (--init-ms) is billed: {INIT_IS_BILLED}",
         f"a payload has {given['payload_bytes']:,} bytes (--payload-bytes)",
