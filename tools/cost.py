@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from chalicelib.settings import load_event_source
+from chalicelib.sqs import BATCH_SIZE
 from tests.support.receiver import Receiver
 from tools.meter import GB, Assumptions, Meter, Usage, answers, meter
 
@@ -28,11 +29,8 @@ MONTH_DAYS = 730 / 24
 # "Configuring scaling behavior for SQS event source mappings", AWS Lambda Developer Guide: five batches at a time at
 # the least; the optimization to two is not available with maximum concurrency set. Each waits 20 s (resources.json).
 IDLE_POLLS = 5 * MONTH_MINUTES * 60 // 20
-BATCH = 10
 ROUNDS = 10  # of a measurement, to even out the delays
-INIT_IS_BILLED = (
-    'AWS Compute Blog, "AWS Lambda standardizes billing for INIT Phase": since August 2025, under 1 % start'
-)
+INIT_IS_BILLED = 'since August 2025 ("AWS Lambda standardizes billing for INIT Phase", AWS Compute Blog)'
 OUTAGE = "in the outage all events come within the hour and are queued; trial pushes, one each 30 s, are left out"
 MEASURED = {
     "lambda_requests": "invocations",
@@ -87,7 +85,7 @@ def kept(stored_bytes: tuple[float, float], log_gb: float, retention_days: int) 
 def at_once(system: Meter, receiver: Receiver) -> Scenario:
     """Every event is delivered by the push that POST /events makes."""
     del receiver
-    events = 2 * BATCH
+    events = 2 * BATCH_SIZE
     for _ in range(events):
         system.post()
     return _million("all delivered at once", system, system.taken() * (1 / events), {})
@@ -116,20 +114,20 @@ def outage(system: Meter, receiver: Receiver) -> Scenario:
     system.world.lose_messages()  # the breaker is open now
     system.taken()
 
-    for _ in range(2 * BATCH):
+    for _ in range(2 * BATCH_SIZE):
         system.post()
-    posted = system.taken() * (1 / (2 * BATCH))
-    _run_worker(system, BATCH)
+    posted = system.taken() * (1 / (2 * BATCH_SIZE))
+    _run_worker(system, BATCH_SIZE)
     failing, failing_seconds = system.taken(), system.last_seconds
     receiver.default = ok
-    _run_worker(system, BATCH)
+    _run_worker(system, BATCH_SIZE)
     draining, draining_seconds = system.taken(), system.last_seconds
     system.clock.sleep(60)
-    _run_worker(system, BATCH)
+    _run_worker(system, BATCH_SIZE)
     again = system.taken()
 
-    failing_batches = min(MILLION / BATCH, concurrency * HOUR_SECONDS / failing_seconds)
-    first_batches = MILLION / BATCH - failing_batches
+    failing_batches = min(MILLION / BATCH_SIZE, concurrency * HOUR_SECONDS / failing_seconds)
+    first_batches = MILLION / BATCH_SIZE - failing_batches
     drain_seconds = (first_batches + failing_batches) * draining_seconds / concurrency
     system.world.fill_inbox(1000)
     system.run_schedule("sweep")
@@ -280,7 +278,7 @@ def _assumed(given: dict[str, Any]) -> list[str]:
         f"a call to DynamoDB or SQS takes {given['aws_call_ms']:g} ms (--aws-call-ms)",
         "CPU time is that of the machine on which this runs; a function has memory / 1,769 MB of a vCPU",
         f"{given['cold_percent']:g} % of invocations start a container (--cold-percent)",
-        f"its init of {given['init_ms']:g} ms (--init-ms) is billed: {INIT_IS_BILLED}",
+        f"its init of {given['init_ms']:g} ms (--init-ms) is billed {INIT_IS_BILLED}",
         f"a payload has {given['payload_bytes']:,} bytes (--payload-bytes)",
         "an event is kept for EVENT_RETENTION_DAYS; its logs for one month, uncompressed",
         "the worker finds a retried event alone in its batch, and a backlog in batches of ten",
