@@ -302,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if as_json:
         print(json.dumps(told, indent=2))
     else:
-        show(Console(), told)
+        show(Console(width=max(120, Console().width)), told)
     return 0
 
 

@@ -21,6 +21,7 @@ from chalice.deploy.appgraph import ApplicationGraphBuilder, DependencyBuilder
 from chalice.deploy.deployer import ChaliceDeploymentError, Deployer, ResultsRecorder, create_build_stage
 from chalice.deploy.executor import Executor
 from chalice.deploy.models import RestAPI
+from chalice.deploy.packager import NoSuchPackageError, PackageDownloadError
 from chalice.deploy.planner import PlanStage, RemoteState
 from chalice.deploy.swagger import TemplatedSwaggerGenerator
 from chalice.deploy.sweeper import ResourceSweeper
@@ -35,7 +36,18 @@ from tools.stack import Stack, StackError
 MOST_ENVIRONMENT_BYTES = 4096  # Lambda quotas, "Environment variables"
 MAIL = r"[^@\s]+@[^@\s]+"
 
-console = Console(highlight=False, soft_wrap=True)
+FAILURES = (
+    BotoCoreError,
+    ClientError,
+    ResponseParserError,
+    ChaliceDeploymentError,
+    NoSuchPackageError,
+    PackageDownloadError,
+    StackError,
+    RuntimeError,
+)
+
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 class DeployError(Exception):
@@ -50,6 +62,7 @@ def main() -> int:
         print(f"make deploy: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("\nmake deploy: stopped. Run it again, it goes on from what is there.", file=sys.stderr)
+        return 130
     else:
         return 0
     return 1
@@ -57,9 +70,9 @@ def main() -> int:
 
 def deploy(stage: str) -> None:
     """Bring a stage to what the code and the environment say; raise DeployError."""
-    variables = _check(stage)
-    os.environ["STAGE"] = stage  # app.py reads it
-    with _failures(variables), console.status(f"stage {stage}"):
+    with failures(), console.status(f"stage {stage}"):
+        variables = _check(stage)
+        os.environ["STAGE"] = stage  # app.py reads it
         outputs = _deploy_resources(stage)
         variables |= {
             "EVENTS_TABLE_NAME": outputs["EventsTableName"],
@@ -99,38 +112,48 @@ def _check(stage: str) -> dict[str, str]:
         faults.append(
             "API_KEYS and the other variables are longer than the 4 KB that Lambda takes: fewer keys are needed"
         )
-    faults += account_faults()
+    faults += account_faults() or _elsewhere_faults(stage)
     if faults:
         raise DeployError("\n  ".join(["nothing was changed, since", *faults]))
     return variables
 
 
+def _elsewhere_faults(stage: str) -> list[str]:
+    """Return a fault where the stage has roles, which have no region, and no stack in this one."""
+    if resources_stack(stage).exists or not deployed.find_role(stage, "worker"):
+        return []
+    return [f"STAGE {stage} is deployed in another region of this account: a stage has one region"]
+
+
 def account_faults() -> list[str]:
-    session = boto3.Session()
+    """Return what keeps us from the account, or say which it is."""
     faults = []
-    if session.region_name is None:
-        faults.append("AWS_DEFAULT_REGION is missing: the region to deploy to, for example us-east-1")
-    if session.get_credentials() is None:
-        faults.append("AWS credentials are missing: AWS_PROFILE, or aws configure, or aws sso login")
-    if not faults:
-        try:
+    try:
+        session = boto3.Session()
+        if session.region_name is None:
+            faults.append("AWS_DEFAULT_REGION is missing: the region to deploy to, for example us-east-1")
+        if session.get_credentials() is None:
+            faults.append("AWS credentials are missing: AWS_PROFILE, or aws configure, or aws sso login")
+        if not faults:
             account = session.client("sts").get_caller_identity()["Account"]
             console.print(f"account {account}, region {session.region_name}")
-        except (BotoCoreError, ClientError) as error:
-            faults.append(f"AWS credentials are not taken: {error}")
+    except (BotoCoreError, ClientError, ResponseParserError, ValueError) as error:
+        faults.append(f"AWS credentials are not taken: {error}")
     return faults
 
 
 @contextlib.contextmanager
-def _failures(variables: dict[str, str]) -> Iterator[None]:
+def failures() -> Iterator[None]:
     """Turn what AWS and Chalice raise into a DeployError. Lambda repeats the whole environment in some errors."""
     try:
         yield
-    except (BotoCoreError, ClientError, ResponseParserError, ChaliceDeploymentError, StackError) as error:
-        text = str(error)
+    except FAILURES as error:
+        # Chalice wraps lines, also in the middle of a secret.
+        text = str(getattr(error, "original_error", error))
         for name in stages.SECRET:
-            for part in re.split(r"[\s,]+", variables.get(name, "")):
-                text = text.replace(part, f"<{name}>") if part else text
+            for secret in re.split(r"[\s,]+", os.environ.get(name, "")):
+                for form in (secret, json.dumps(secret)[1:-1]):
+                    text = text.replace(form, f"<{name}>") if form else text
         raise DeployError(text) from None
 
 

@@ -7,6 +7,7 @@ it; without one it would make a second API and refuse the event source that is t
 
 import importlib
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from chalice.config import Config, DeployedResources
 
 from tools import stage as stages
 
+POLL_SECONDS = 3.0
 SCHEDULED = ("sweep", "check_dlq")
 
 Resource = dict[str, str]
@@ -52,7 +54,7 @@ def find(stage: str) -> list[Resource]:
     found = []
     for name in ("worker", "sweep", "check_dlq", "api_handler"):
         function = _function(stage, name)
-        found += [*_role(stage, name), *function]
+        found += [*find_role(stage, name), *function]
         if name == "worker" and function:
             found += _event_source(stage, function[0]["lambda_arn"])
         elif name in SCHEDULED:
@@ -60,7 +62,7 @@ def find(stage: str) -> list[Resource]:
     return found + _rest_api(stage)
 
 
-def _role(stage: str, function: str) -> list[Resource]:
+def find_role(stage: str, function: str) -> list[Resource]:
     iam, name = boto3.client("iam"), f"triggers-api-{stage}-{function}"
     role = _if_there(iam.exceptions.NoSuchEntityException, lambda: iam.get_role(RoleName=name)["Role"])
     if not role:
@@ -78,14 +80,19 @@ def _function(stage: str, function: str) -> list[Resource]:
 
 
 def _event_source(stage: str, worker_arn: str) -> list[Resource]:
+    """Return what feeds the worker. One that is being deleted is waited for: it is in the way of a new one."""
     queue = f"triggers-api-{stage}-inbox-queue"
-    pages = boto3.client("lambda").get_paginator("list_event_source_mappings").paginate(FunctionName=worker_arn)
-    sources = [
-        source
-        for page in pages
-        for source in page["EventSourceMappings"]
-        if source["EventSourceArn"].endswith(f":{queue}") and source["State"] != "Deleting"
-    ]
+    pages = boto3.client("lambda").get_paginator("list_event_source_mappings")
+    while True:
+        sources = [
+            source
+            for page in pages.paginate(FunctionName=worker_arn)
+            for source in page["EventSourceMappings"]
+            if source["EventSourceArn"].endswith(f":{queue}")
+        ]
+        if all(source["State"] != "Deleting" for source in sources):
+            break
+        time.sleep(POLL_SECONDS)
     return [
         {
             "name": "worker-sqs-event-source",

@@ -8,47 +8,53 @@ import os
 import sys
 
 import boto3
-from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import Session
 from chalice.awsclient import TypedAWSClient
-from chalice.deploy.deployer import ChaliceDeploymentError, create_deletion_deployer
+from chalice.deploy.deployer import create_deletion_deployer
 from chalice.utils import UI
 
 from tools import deployed
 from tools import stage as stages
-from tools.deploy import DeployError, account_faults, console, resources_stack
-from tools.stack import StackError
+from tools.deploy import FAILURES, DeployError, account_faults, console, resources_stack
+from tools.gateway import ACCESS_LOG_ROLE
 
 
 def main() -> int:
-    stage = os.environ.get("STAGE") or "dev"
+    stage = os.environ.get("STAGE", "")
     try:
         destroy(stage)
-    except (DeployError, BotoCoreError, ClientError, ChaliceDeploymentError, StackError) as error:
+    except (DeployError, *FAILURES) as error:
         print(f"make destroy: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("\nmake destroy: stopped. Run it again, it goes on from what is there.", file=sys.stderr)
+        return 130
     else:
         return 0
     return 1
 
 
 def destroy(stage: str) -> None:
-    """Take down a stage; raise DeployError, StackError and what AWS and Chalice raise."""
-    faults = stages.unknown(stage) + account_faults()
+    """Take down a stage; raise DeployError, and what AWS and Chalice raise."""
+    _, faults = stages.check({**os.environ, "STAGE": stage}, {**stages.TABLE_AND_QUEUES, **stages.WEBHOOK_AND_KEYS})
+    faults += stages.unknown(stage) + account_faults()
     if faults:
         raise DeployError("\n  ".join(["nothing was changed, since", *faults]))
+    stack = resources_stack(stage)
+    if not stack.exists:  # it goes last; in a wrong region there is none, but roles have no region
+        console.print(f"There is no stage {stage} in this account and region.")
+        return
     os.environ["STAGE"] = stage  # app.py reads it
     with console.status(f"stage {stage}"):
         config = deployed.chalice_config(stage, {})
         config.found = deployed.find(stage)
         create_deletion_deployer(TypedAWSClient(Session()), UI()).deploy(config, stage)
         _delete_log_groups(stage)
-        resources_stack(stage).delete()
+        stack.delete()
     console.print(
         f"Stage {stage} is taken down. Its events are kept in the table triggers-api-{stage}-events: "
         f"make deploy STAGE={stage} takes it over again. To delete it for good:\n"
-        f"  aws dynamodb delete-table --table-name triggers-api-{stage}-events"
+        f"  aws dynamodb delete-table --table-name triggers-api-{stage}-events\n"
+        f"API Gateway's role for logs is kept, too, if it was made: {ACCESS_LOG_ROLE} serves the whole account."
     )
 
 

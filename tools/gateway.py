@@ -13,7 +13,7 @@ from tools import package
 from tools import stage as stages
 
 ACCESS_LOG_ROLE = "triggers-api-access-logs"
-ROLE_TRIES, ROLE_WAIT_SECONDS = 10, 3.0
+TRIES, WAIT_SECONDS = 20, 3.0
 # As AWS's own policy AmazonAPIGatewayPushToCloudWatchLogs has them.
 ACCESS_LOG_ACTIONS = (
     "logs:CreateLogGroup",
@@ -35,18 +35,24 @@ def set_up(api_id: str, stage: str, say: Callable[[str], None]) -> None:
         "/*/*/throttling/burstLimit": str(limits["ThrottlingBurstLimit"]),
     }
     _update_stage(api_id, settings)
-    groups = boto3.client("logs").describe_log_groups(logGroupNamePrefix=stages.access_log_group(stage))["logGroups"]
-    try:
-        _let_api_gateway_log(say)
-        _update_stage(
-            api_id,
-            {
-                "/accessLogSettings/destinationArn": groups[0]["arn"].removesuffix(":*"),
-                "/accessLogSettings/format": properties["AccessLogSetting"]["Fn::If"][1]["Format"],
-            },
-        )
-    except ClientError as error:
-        say(f"access logs stay off: {error}")
+    for attempt in range(TRIES):
+        try:
+            _let_api_gateway_log(say)
+            _update_stage(api_id, _access_logs(stage, properties["AccessLogSetting"]["Fn::If"][1]["Format"]))
+        except ClientError as error:  # what was just made takes a while to be known everywhere
+            if attempt == TRIES - 1 or error.response["Error"]["Code"] != "BadRequestException":
+                say(f"access logs stay off, run it again to try again: {error}")
+                return
+            time.sleep(WAIT_SECONDS)
+        else:
+            return
+
+
+def _access_logs(stage: str, form: str) -> dict[str, str]:
+    name = stages.access_log_group(stage)
+    groups = boto3.client("logs").describe_log_groups(logGroupNamePrefix=name)["logGroups"]
+    (arn,) = [group["arn"] for group in groups if group["logGroupName"] == name]
+    return {"/accessLogSettings/destinationArn": arn.removesuffix(":*"), "/accessLogSettings/format": form}
 
 
 def _update_stage(api_id: str, settings: dict[str, str]) -> None:
@@ -68,16 +74,8 @@ def _let_api_gateway_log(say: Callable[[str], None]) -> None:
         iam.create_role(RoleName=ACCESS_LOG_ROLE, AssumeRolePolicyDocument=_policy(trust))
     iam.put_role_policy(RoleName=ACCESS_LOG_ROLE, PolicyName="logs", PolicyDocument=_policy(allowed))
     arn = iam.get_role(RoleName=ACCESS_LOG_ROLE)["Role"]["Arn"]
-    for attempt in range(ROLE_TRIES):
-        try:
-            gateway.update_account(patchOperations=[{"op": "replace", "path": "/cloudwatchRoleArn", "value": arn}])
-        except gateway.exceptions.BadRequestException:  # a new role takes a while to be known everywhere
-            if attempt == ROLE_TRIES - 1:
-                raise
-            time.sleep(ROLE_WAIT_SECONDS)
-        else:
-            say(f"role {ACCESS_LOG_ROLE}: API Gateway writes the logs of this account and region with it")
-            return
+    gateway.update_account(patchOperations=[{"op": "replace", "path": "/cloudwatchRoleArn", "value": arn}])
+    say(f"role {ACCESS_LOG_ROLE}: API Gateway writes the logs of this account and region with it")
 
 
 def _policy(statement: dict[str, Any]) -> str:

@@ -44,7 +44,8 @@ build/package/ has sam.json, the template of everything, and deployment.zip. To 
     --output-template-file build/package/packaged.yaml
   aws cloudformation deploy --template-file build/package/packaged.yaml --stack-name triggers-api-{stage} \\
     --s3-bucket YOUR-BUCKET --capabilities CAPABILITY_IAM CAPABILITY_AUTO_EXPAND \\
-    --parameter-overrides ZapierWebhookUrl="$ZAPIER_WEBHOOK_URL" ApiKeys="$API_KEYS" AlarmEmail="$ALARM_EMAIL\""""
+    --parameter-overrides AlarmEmail="$ALARM_EMAIL" AccessLogs=off ZapierWebhookUrl="$ZAPIER_WEBHOOK_URL" \\
+    ApiKeys="$API_KEYS" WebhookSigningSecrets="$WEBHOOK_SIGNING_SECRETS\""""
 
 
 def overlay() -> dict[str, Any]:
@@ -66,6 +67,8 @@ def package(stage: str, variables: dict[str, str], out: Path = OUT) -> dict[str,
     arns = {f"triggers-api-{stage}-{name}": logical_id for name, logical_id in NAMED.items()}
     arns |= {f"{stages.log_group(stage, function)}:*": f"{name}Logs" for function, name in LOGICAL_IDS.items()}
     template: dict[str, Any] = _with_references(json.loads(file.read_text()), arns)
+    # CloudFormation can take over a table that an earlier stack left, by a name that it need not compute.
+    template["Resources"]["EventsTable"]["Properties"]["TableName"] = f"triggers-api-{stage}-events"
     template["Parameters"]["Stage"] |= {"Default": stage, "AllowedValues": [stage]}
     if "METRICS_NAMESPACE" in variables:
         template["Parameters"]["MetricsNamespace"]["Default"] = variables["METRICS_NAMESPACE"]

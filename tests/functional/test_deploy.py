@@ -12,9 +12,12 @@ from typing import Any
 import boto3
 import pytest
 import requests
+from botocore.exceptions import ClientError
+from chalice.deploy.deployer import ChaliceDeploymentError
 
 from tests.support.moto_server import MotoServer, moto_server
 from tests.support.running import ROOT, environment
+from tools import deploy
 
 pytestmark = [pytest.mark.xdist_group("deploy"), pytest.mark.timeout(120)]
 
@@ -135,8 +138,43 @@ def test_a_deployment_is_whole_says_where_it_is_and_can_be_repeated_and_taken_do
     left = {kind: found for kind, found in what_is_there(laptop).items() if found}
     assert left == {"tables": ["triggers-api-dev-events"], "roles": ["triggers-api-access-logs"]}
     assert "kept in the table triggers-api-dev-events" in destroyed.stdout
-    nothing_left = laptop.run("destroy")
-    assert nothing_left.returncode == 0, nothing_left.stdout + nothing_left.stderr
+    assert "There is no stage dev" in laptop.run("destroy").stdout
+
+
+def test_a_stage_is_left_alone_by_who_looks_in_another_region(laptop: Laptop) -> None:
+    assert laptop.run("deploy").returncode == 0
+    laptop.environ["AWS_DEFAULT_REGION"] = "eu-west-1"
+
+    assert "There is no stage dev in this account and region" in laptop.run("destroy").stdout
+    refused = laptop.run("deploy")
+
+    assert "STAGE dev is deployed in another region" in refused.stderr
+    assert what_is_there(laptop) == WHOLE
+
+
+def test_destroying_wants_to_know_what(laptop: Laptop) -> None:
+    del laptop.environ["STAGE"]
+    assert "STAGE is unusable: .chalice/config.json knows dev and prod" in laptop.run("destroy").stderr
+
+
+@pytest.mark.parametrize("length", range(20, 80, 7))
+def test_what_aws_repeats_of_the_environment_is_not_shown(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lambda repeats every variable when they are too long, and Chalice wraps the lines."""
+    secrets = {
+        "ZAPIER_WEBHOOK_URL": GIVEN["ZAPIER_WEBHOOK_URL"],
+        "WEBHOOK_SIGNING_SECRETS": "whsec_c2VjcmV0 whsec_bW9yZQ==",
+    }
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    message = f"String measured: {'x' * length} {json.dumps(secrets)}"
+    refusal = ClientError({"Error": {"Code": "InvalidParameterValueException", "Message": message}}, "CreateFunction")
+
+    with pytest.raises(deploy.DeployError) as raised, deploy.failures():
+        raise ChaliceDeploymentError(refusal)
+
+    said = "".join(str(raised.value).split())
+    assert "CreateFunction" in said
+    assert not [secret for secret in (SECRET_PATH, "c2VjcmV0", "bW9yZQ==") if secret in said]
 
 
 def test_the_functions_get_what_was_given_and_what_was_made(laptop: Laptop) -> None:
@@ -229,6 +267,8 @@ def test_what_is_missing_is_said_before_anything_is_changed(laptop: Laptop) -> N
         ("API_KEYS", ",".join(f"key-{number}:{KEY_HASH}" for number in range(60)), "longer than the 4 KB"),
         ("ALARM_EMAIL", "nobody", "ALARM_EMAIL"),
         ("AWS_ENDPOINT_URL", "http://127.0.0.1:1", "AWS credentials are not taken"),
+        ("AWS_ENDPOINT_URL", "localhost:1", "AWS credentials are not taken"),
+        ("AWS_PROFILE", "no-such-profile", "AWS credentials are not taken"),
     ],
 )
 def test_what_cannot_work_is_refused(laptop: Laptop, variable: str, value: str, said: str) -> None:

@@ -132,6 +132,7 @@ def test_what_moto_passes_over_stands_in_the_template(resource: str, name: str, 
     ("alarm", "metric", "of"),
     [
         ("WorkerErrorsAlarm", ("AWS/Lambda", "Errors"), ("FunctionName", "triggers-api-${Stage}-worker")),
+        ("SweepErrorsAlarm", ("AWS/Lambda", "Errors"), ("FunctionName", "triggers-api-${Stage}-sweep")),
         ("ApiErrorsAlarm", ("AWS/ApiGateway", "5XXError"), ("ApiName", "triggers-api-${Stage}")),
         ("ApiThrottlesAlarm", ("AWS/Lambda", "Throttles"), ("FunctionName", "triggers-api-${Stage}")),
         ("WorkerThrottlesAlarm", ("AWS/Lambda", "Throttles"), ("FunctionName", "triggers-api-${Stage}-worker")),
@@ -142,6 +143,20 @@ def test_an_alarm_watches_what_it_is_called_after(alarm: str, metric: tuple[str,
     watched = PROPERTIES[alarm]
     assert (watched["Namespace"], watched["MetricName"]) == metric
     assert watched["Dimensions"] == [{"Name": of[0], "Value": {"Fn::Sub": of[1]}}]
+
+
+def test_the_index_is_watched_beside_the_table() -> None:
+    table, index = (PROPERTIES[f"{name}ThrottlesAlarm"] for name in ("Table", "Index"))
+    (index_name,) = (index["IndexName"] for index in PROPERTIES["EventsTable"]["GlobalSecondaryIndexes"])
+    assert index["MetricName"] == table["MetricName"]
+    assert index["Dimensions"] == [
+        *table["Dimensions"],
+        {"Name": "GlobalSecondaryIndexName", "Value": index_name},
+    ]
+
+
+def test_silence_is_told_of() -> None:
+    assert PROPERTIES["OldestPendingAlarm"]["InsufficientDataActions"] == [{"Ref": "DLQAlarmTopic"}]
 
 
 def test_the_age_of_the_oldest_pending_event_is_watched_where_the_functions_publish_it() -> None:
