@@ -1,0 +1,55 @@
+"""`make bench`: measure everything, print the table, write docs/performance.md.
+
+`--quick` takes a tenth of the rounds and writes nothing; `--strict` makes a goal that is missed an exit status.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+
+for name in [name for name in os.environ if name.startswith("AWS_")]:
+    del os.environ[name]  # nothing of a person's own AWS account is used or reached
+
+from tools.bench import calls, footprint, lab, paths, report, scale  # noqa: E402
+from tools.bench.measure import Row  # noqa: E402
+
+ROUNDS, STARTS = 300, 15
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--strict", action="store_true", help="fail when a goal is missed")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the rounds, and write nothing")
+    options = parser.parse_args()
+    rounds, starts = (ROUNDS // 10, 3) if options.quick else (ROUNDS, STARTS)
+    os.environ |= lab.OWN_VARIABLES
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123  # the app's log
+        _say("calls to AWS")
+        counts = calls.counted()
+        _say("cold starts, package, memory")
+        footprint_rows = footprint.rows(starts)
+        _say("posts, worker")
+        path_rows, posts = paths.rows(rounds)
+        _say("inbox, sweep")
+        scale_rows, pages = scale.rows(rounds // 5)
+    right = sum(made == wanted for _, made, wanted in counts)
+    exact = Row(
+        "AWS calls of each path", f"{right} paths as designed", str(len(counts)), goal="=", met=right == len(counts)
+    )
+    rows = [*path_rows, exact, *scale_rows, *footprint_rows]
+    print(report.text(rows))
+    if not options.quick:
+        report.write(rows, counts, posts, pages)
+        print("\nwritten: docs/performance.md")
+    missed = sum(row.met is False for row in rows)
+    print(f"\n{missed} of {sum(row.met is not None for row in rows)} goals missed" if missed else "\nevery goal is met")
+    return 1 if missed and options.strict else 0
+
+
+def _say(what: str) -> None:
+    print(f"measuring {what}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

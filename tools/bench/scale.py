@@ -1,0 +1,108 @@
+"""Whether reading stays as cheap when much is waiting: pages of the inbox, and the sweep."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tools.bench.lab import Parameters, System, ask, bare_of, proxy_event, serving
+from tools.bench.measure import Pairs, Row, timed
+from tools.resources import TEMPLATE
+
+INBOX_SIZES = (100, 10_000, 50_000)
+SWEEP_SIZES = (1_000, 50_000)
+KEYS = ("event_id", "status_shard", "sort_key")
+
+
+@dataclass
+class Filled:
+    """A system with so many undelivered events."""
+
+    size: int
+    system: System
+    row_bytes: int
+
+
+def rows(rounds: int) -> tuple[list[Row], dict[int, Pairs]]:
+    """Return the rows, and the series of the inbox by size."""
+    with contextlib.ExitStack() as stack:
+        filled = {size: stack.enter_context(_filled(size)) for size in sorted({*INBOX_SIZES, *SWEEP_SIZES})}
+        pages = _pages([filled[size] for size in INBOX_SIZES], rounds)
+        return [*_inbox(filled, pages), *_sweeps([filled[size] for size in SWEEP_SIZES], max(3, rounds // 20))], pages
+
+
+@contextlib.contextmanager
+def _filled(size: int) -> Iterator[Filled]:
+    """Fill a server with copies of an event that the app posted."""
+    with serving("memory", "receiver") as names:
+        system = System(names)
+        item = bare_of(system).queued[0][1]["Item"]
+        row_bytes = row_size(item)
+        ask(names["AWS_ENDPOINT_URL"], "/fill", {"item": item, "count": size, "row_bytes": row_bytes})
+        yield Filled(size, system, row_bytes)
+
+
+def row_size(item: Mapping[str, Mapping[str, str]]) -> int:
+    """Return the bytes that DynamoDB reads for an item in the index.
+
+    Source: "DynamoDB item sizes and formats", Amazon DynamoDB Developer Guide: UTF-8 bytes of names and strings; a
+    number has about a byte for two digits, and one more.
+    """
+    (index,) = json.loads(TEMPLATE.read_text())["Resources"]["EventsTable"]["Properties"]["GlobalSecondaryIndexes"]
+    projected = {name: item[name] for name in (*KEYS, *index["Projection"]["NonKeyAttributes"]) if name in item}
+    return sum(len(name) + _value_size(value) for name, value in projected.items())
+
+
+def _value_size(value: Mapping[str, str]) -> int:
+    return (len(value["N"]) + 1) // 2 + 1 if "N" in value else len(value["S"].encode())
+
+
+def _pages(filled: list[Filled], rounds: int) -> dict[int, Pairs]:
+    page = proxy_event("GET", "/inbox?limit=50")
+    taken: dict[int, list[float]] = {each.size: [] for each in filled}
+    for number in range(rounds + 2):
+        for each in filled:
+            seconds = timed(lambda each=each: each.system.call(page))  # type: ignore[misc]
+            if number >= 2:
+                taken[each.size].append(seconds)
+    return {size: Pairs(series, taken[filled[0].size]) for size, series in taken.items()}
+
+
+def _inbox(filled: Mapping[int, Filled], pages: Mapping[int, Pairs]) -> Iterator[Row]:
+    least, *others = INBOX_SIZES
+    for size in others:
+        yield pages[size].row(f"GET /inbox, page of 50 of {size:,}; floor: of {least}", most=1.3)
+    read = {size: rows_read(filled[size].system, "/inbox?limit=50") for size in INBOX_SIZES}
+    calls, number, least_number = read[others[-1]][0], read[others[-1]][1], read[least][1]
+    yield Row(
+        f"the same: queries, rows read in all, of {others[-1]:,}",
+        f"{calls}, {number}",
+        f"{read[least][0]}, {least_number}",
+    )
+
+
+def rows_read(system: System, path: str) -> tuple[int, int]:
+    """Return how many queries a call of the API makes, and how many rows of the index they read."""
+    counts: list[int] = []
+
+    def count(parsed: Parameters, **_: Any) -> None:
+        counts.append(parsed["ScannedCount"])
+
+    system.dynamodb.meta.events.register("after-call.dynamodb.Query", count)
+    try:
+        system.call(proxy_event("GET", path))
+    finally:
+        system.dynamodb.meta.events.unregister("after-call.dynamodb.Query", count)
+    return len(counts), sum(counts)
+
+
+def _sweeps(filled: list[Filled], rounds: int) -> Iterator[Row]:
+    taken: dict[int, list[float]] = {each.size: [] for each in filled}
+    for _ in range(rounds):
+        for each in filled:
+            taken[each.size].append(timed(each.system.sweep) / each.size * 1000)
+    many = Pairs(taken[filled[1].size], taken[filled[0].size])
+    yield many.row(f"sweep, for each 1,000 of {filled[1].size:,} pending; floor: of {filled[0].size:,}", most=1.3)
+    row_bytes = filled[0].row_bytes
+    yield Row("sweep: bytes read for each pending event", str(row_bytes), "-", goal="≤ 300", met=row_bytes <= 300)
