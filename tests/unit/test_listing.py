@@ -283,3 +283,35 @@ def test_a_real_table_gives_the_same_pages(
     for inbox in (False, True):
         assert walk(real, clock(), inbox=inbox, **parameters) == walk(store, clock(), inbox=inbox, **parameters)
     assert [list(listing.overdue(real, shard, now=clock())) for shard in range(SHARDS)] == [[[]]] * SHARDS
+
+
+def test_a_page_is_full_although_one_shard_holds_it_all(store: EventStore) -> None:
+    alike = (event for number in range(1000) if shard_of(event := make_event(number, status=Status.PENDING)) == 3)
+    events = store_all(store, list(alike)[:60])
+
+    page = listing.inbox_page(store, listing.parse_inbox_query({}), now=START)
+
+    assert ids(page.events) == ids(events[:50])
+
+
+def test_a_page_reads_no_more_of_a_long_inbox_than_it_needs(
+    store: EventStore, dynamodb: FakeDynamoDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = store_all(store, (make_event(number, status=Status.PENDING) for number in range(1000)))
+    query, read = dynamodb.query, []
+
+    def counting(**parameters: Any) -> dict[str, Any]:
+        answer = query(**parameters)
+        read.append(answer["ScannedCount"])
+        return answer
+
+    monkeypatch.setattr(dynamodb, "query", counting)
+    page = listing.inbox_page(store, listing.parse_inbox_query({}), now=START)
+
+    assert ids(page.events) == ids(events[:50])
+    assert len(read) == 2 * SHARDS
+    assert sum(read) <= 3 * 50
+
+
+def shard_of(event: Event) -> int:
+    return int(partition_of(event.event_id, event.status).split("#")[1])
