@@ -6,6 +6,7 @@ A refused condition is an answer: it says what the item is instead. Knows nothin
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -232,9 +233,7 @@ class EventStore:
             ":failed": Status.FAILED,
             **values,
         }
-        expressions = f"{condition} {parameters.get('UpdateExpression', '')}"
-        names = {f"#{name}": name for name in re.findall(r"#(\w+)", expressions)}
-        used = {name: known[name] for name in re.findall(r":\w+", expressions)}  # DynamoDB refuses any not used
+        names, placeholders = _used(f"{condition} {parameters.get('UpdateExpression', '')}")
         if names:
             parameters["ExpressionAttributeNames"] = names
         try:
@@ -242,7 +241,7 @@ class EventStore:
                 operation,
                 TableName=self._table_name,
                 ConditionExpression=condition,
-                ExpressionAttributeValues=typed(used),
+                ExpressionAttributeValues=typed({name: known[name] for name in placeholders}),
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
                 **parameters,
             )
@@ -269,6 +268,12 @@ class _RefusedError(Exception):
     def __init__(self, item: Any) -> None:
         super().__init__()
         self.item = item
+
+
+@cache
+def _used(expressions: str) -> tuple[dict[str, str], frozenset[str]]:
+    """Return the names and the placeholders of values that expressions use: DynamoDB refuses any that is not used."""
+    return {name: name[1:] for name in re.findall(r"#\w+", expressions)}, frozenset(re.findall(r":\w+", expressions))
 
 
 def _status(event_id: str, status: Status) -> Values:

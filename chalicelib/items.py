@@ -14,6 +14,7 @@ from chalicelib.events import Attempt, Event, Reason, Status, Via, compact
 SHARDS = 8  # an index partition takes 1,000 writes a second; each of these takes an eighth of them
 
 Item = Mapping[str, Mapping[str, str]]
+FIELDS = tuple(field.name for field in fields(Event))
 
 
 def partition(status: Status, shard: int) -> str:
@@ -32,7 +33,7 @@ def sort_key(event: Event) -> str:
 
 def attributes(event: Event) -> dict[str, str | int | None]:
     """Return everything stored of an event by name; None for what it has not."""
-    stored: dict[str, Any] = {field.name: getattr(event, field.name) for field in fields(event)}
+    stored: dict[str, Any] = {name: getattr(event, name) for name in FIELDS}
     stored["attempts"] = compact([vars(attempt) for attempt in event.attempts])
     stored["status_shard"] = partition_of(event.event_id, event.status)
     stored["sort_key"] = sort_key(event)
@@ -41,7 +42,7 @@ def attributes(event: Event) -> dict[str, str | int | None]:
 
 def event_of(item: Item) -> Event:
     """Return the event of an item of the table or, without what is not projected, of the index."""
-    stored: dict[str, Any] = {field.name: value(item[field.name]) for field in fields(Event) if field.name in item}
+    stored: dict[str, Any] = {name: value(item[name]) for name in FIELDS if name in item}
     created_at, event_id = value(item["sort_key"]).split("#")
     stored |= {"event_id": event_id, "created_at": created_at}
     stored["status"] = Status(value(item["status_shard"]).split("#")[0])

@@ -128,23 +128,14 @@ def _parse(
     return Query(named, order == "newest", int(limit), event_type or None, after)
 
 
-def _rows(store: EventStore, query: Query, keep: Callable[[Event], bool]) -> tuple[list[Event], str | None]:
+def _rows(
+    store: EventStore, query: Query, keep: Callable[[Event], bool], of_each: int | None = None
+) -> tuple[list[Event], str | None]:
     """Return the events next in order, and the sort key beyond which some shard was not read (None: all is read).
 
-    Ids are random, so that each shard has about an eighth of a page: twice that is read, and a whole page of each
-    where it was not enough.
+    Ids are random, so a shard has about an eighth of a page: `of_each` is twice that, or a page if that was too little.
     """
-    share = FILTERED_READ if query.event_type else query.limit // SHARDS * 2 + 5
-    rows, horizon = _read_all(store, query, keep, share)
-    if horizon is None or len(rows) >= query.limit or share > query.limit:
-        return rows, horizon
-    return _read_all(store, query, keep, query.limit + 1)
-
-
-def _read_all(
-    store: EventStore, query: Query, keep: Callable[[Event], bool], of_each: int
-) -> tuple[list[Event], str | None]:
-    """Read so many rows of each shard, and return what `_rows` does."""
+    of_each = of_each or (FILTERED_READ if query.event_type else query.limit // SHARDS * 2 + 5)
     partitions = [partition(status, shard) for status in query.statuses for shard in range(SHARDS)]
     with ThreadPoolExecutor(SHARDS) as pool:
         answers = list(pool.map(log.carried(partial(_read, store, query, of_each)), partitions))
@@ -157,7 +148,10 @@ def _read_all(
     else:
         horizon = min(ends, default=None)
         reached = [key for key in rows if horizon is None or key <= horizon]
-    return [rows[key] for key in sorted(reached, reverse=query.newest_first) if keep(rows[key])], horizon
+    kept = [rows[key] for key in sorted(reached, reverse=query.newest_first) if keep(rows[key])]
+    if horizon is None or len(kept) >= query.limit or of_each > query.limit:
+        return kept, horizon
+    return _rows(store, query, keep, query.limit + 1)
 
 
 def _read(store: EventStore, query: Query, most: int, of_partition: str) -> dict[str, Any]:
