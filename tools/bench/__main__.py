@@ -8,11 +8,8 @@ import contextlib
 import os
 import sys
 
-for name in [name for name in os.environ if name.startswith("AWS_")]:
-    del os.environ[name]  # nothing of a person's own AWS account is used or reached
-
-from tools.bench import calls, footprint, lab, paths, report, scale  # noqa: E402
-from tools.bench.measure import Row  # noqa: E402
+from tools.bench import calls, footprint, lab, paths, report, scale
+from tools.bench.measure import Pairs, Row
 
 ROUNDS, STARTS = 300, 15
 
@@ -22,7 +19,21 @@ def main() -> int:
     parser.add_argument("--strict", action="store_true", help="fail when a goal is missed")
     parser.add_argument("--quick", action="store_true", help="a tenth of the rounds, and write nothing")
     options = parser.parse_args()
-    rounds, starts = (ROUNDS // 10, 3) if options.quick else (ROUNDS, STARTS)
+    measured = measure(*((ROUNDS // 10, 3) if options.quick else (ROUNDS, STARTS)))
+    rows = measured[0]
+    print(report.text(rows))
+    if not options.quick:
+        report.write(*measured)
+        print("\nwritten: docs/performance.md")
+    missed = sum(row.met is False for row in rows)
+    print(f"\n{missed} of {sum(row.met is not None for row in rows)} goals missed" if missed else "\nevery goal is met")
+    return 1 if missed and options.strict else 0
+
+
+def measure(rounds: int, starts: int) -> tuple[list[Row], report.Counts, dict[str, Pairs], dict[int, Pairs]]:
+    """Return the table, the calls of each path, and the series that are drawn."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]  # nothing of a person's own AWS account is used or reached
     os.environ |= lab.OWN_VARIABLES
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123  # the app's log
         _say("calls to AWS")
@@ -34,17 +45,9 @@ def main() -> int:
         _say("inbox, sweep")
         scale_rows, pages = scale.rows(rounds // 5)
     right = sum(made == wanted for _, made, wanted in counts)
-    exact = Row(
-        "AWS calls of each path", f"{right} paths as designed", str(len(counts)), goal="=", met=right == len(counts)
-    )
-    rows = [*path_rows, exact, *scale_rows, *footprint_rows]
-    print(report.text(rows))
-    if not options.quick:
-        report.write(rows, counts, posts, pages)
-        print("\nwritten: docs/performance.md")
-    missed = sum(row.met is False for row in rows)
-    print(f"\n{missed} of {sum(row.met is not None for row in rows)} goals missed" if missed else "\nevery goal is met")
-    return 1 if missed and options.strict else 0
+    met = right == len(counts)
+    exact = Row("AWS calls of each path, as designed", f"{right} paths", f"{len(counts)} paths", goal="=", met=met)
+    return [*path_rows, exact, *scale_rows, *footprint_rows], counts, posts, pages
 
 
 def _say(what: str) -> None:
