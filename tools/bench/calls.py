@@ -1,11 +1,10 @@
 """Every path of the system, and exactly what it asks of AWS.
 
-`python -m tools.bench.calls` runs them on the world that the tests use (its clock can be turned) and prints JSON.
+`python -m tools.bench.calls` runs them on the world that the tests use (its clock can be turned) and prints JSON: what,
+the calls that were made, and those that should be. It wants a process of its own, for moto patches botocore.
 """
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -127,15 +126,8 @@ PATHS = (
 )
 
 
-def counted() -> list[tuple[str, dict[str, int], dict[str, int]]]:
-    """Return each path with its calls, and with those that were wanted. Runs in a process of its own: moto patches."""
-    run = subprocess.run([sys.executable, "-m", "tools.bench.calls"], capture_output=True, text=True, check=True)
-    counts = json.loads(run.stdout.splitlines()[-1])
-    return [(path.what, calls, path.wanted) for path, calls in zip(PATHS, counts, strict=True)]
-
-
 def main() -> None:
-    counts = []
+    counted = []
     with Receiver() as receiver, world(receiver.url) as system:
         rig = Rig(system, receiver)
         for path in PATHS:
@@ -144,9 +136,9 @@ def main() -> None:
             if path.before:
                 path.before(rig)
             aws = Aws(system)
-            counts.append(Counter(aws.during(_acting(path.act, rig))))
+            counted.append((path.what, Counter(aws.during(_acting(path.act, rig))), path.wanted))
             aws.let_go()
-    print(json.dumps(counts))
+    print(json.dumps(counted))
 
 
 def _acting(act: Act | str, rig: Rig) -> Callable[[], object]:
