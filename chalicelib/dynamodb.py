@@ -37,6 +37,8 @@ OUTCOME = (
     *("delivered_at", "delivered_via", "failed_at", "reason"),
 )
 
+OVER: dict[str, None] = {"next_attempt_at": None, "requeue_at": None}
+
 Values = Mapping[str, str | int | None]
 
 
@@ -79,7 +81,7 @@ class EventStore:
 
     def record_delivered(self, event: Event) -> Written:
         """Say that the push under the event's claim arrived."""
-        return self._end(replace(event, status=Status.DELIVERED, delivered_at=self._in(0), delivered_via=Via.PUSH))
+        return self._record(event, status=Status.DELIVERED, delivered_at=self._in(0), delivered_via=Via.PUSH, **OVER)
 
     def record_retry(self, event: Event, delay_seconds: float, *, message_follows: bool) -> Written:
         """Say that the push under the event's claim did not arrive, and that the next is due after `delay_seconds`.
@@ -88,21 +90,18 @@ class EventStore:
         """
         grace = MESSAGE_GRACE_SECONDS if message_follows else 0
         due, requeue_at = self._in(delay_seconds), self._in(delay_seconds + grace)
-        return self._record(replace(event, next_attempt_at=due, requeue_at=requeue_at))
+        return self._record(event, next_attempt_at=due, requeue_at=requeue_at)
 
     def record_failed(self, event: Event) -> Written:
         """Make a dead letter of an event that carries `reason` and `failed_at`. Its DLQ message was sent before."""
-        return self._end(replace(event, status=Status.FAILED))
+        return self._record(event, status=Status.FAILED, **OVER)
 
-    def _end(self, event: Event) -> Written:
-        return self._record(replace(event, next_attempt_at=None, requeue_at=None))
-
-    def _record(self, event: Event) -> Written:
+    def _record(self, event: Event, **changes: Any) -> Written:
         """Write down what the event has become and give its claim up.
 
         Refused when a consumer acknowledged meanwhile, or when the claim ran out and another took it.
         """
-        event = replace(event, claimed_until=None)
+        event = replace(event, claimed_until=None, **changes)
         stored = attributes(event)
         mine = {":mine": event.claim_id}
         written = self._update(event.event_id, RECORDABLE, {name: stored[name] for name in OUTCOME}, mine)

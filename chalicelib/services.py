@@ -8,7 +8,6 @@ import os
 import random
 import sys
 import time
-import uuid
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -64,7 +63,7 @@ def build(
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
     random: Callable[[], float] = random.random,
-    new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    new_id: Callable[[], str] = lambda: os.urandom(16).hex(),
     threads: Callable[[int], Executor] = ThreadPoolExecutor,
 ) -> Services:
     """Return services on the given boto3 clients. `new_id` gives 32 hexadecimal digits, never the same twice."""
