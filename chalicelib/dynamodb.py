@@ -36,7 +36,6 @@ OUTCOME = (
     *("status", "status_shard", "attempts", "delivery_attempts", "claimed_until", "next_attempt_at", "requeue_at"),
     *("delivered_at", "delivered_via", "failed_at", "reason"),
 )
-
 OVER: dict[str, None] = {"next_attempt_at": None, "requeue_at": None}
 
 Values = Mapping[str, str | int | None]

@@ -21,6 +21,7 @@ from chalicelib.items import SHARDS, event_of, partition, sort_key, value
 DEFAULT_LIMIT, MAX_LIMIT = 50, 100
 MAX_PAGE_BYTES = 5 * 1024 * 1024 // 2  # Lambda answers 6 MB at most, and JSON in JSON grows
 FILTERED_READ = 500  # rows read from a shard when most of them may be of another type
+Rows = tuple[list[Event], str | None]
 
 
 @dataclass(frozen=True)
@@ -128,13 +129,9 @@ def _parse(
     return Query(named, order == "newest", int(limit), event_type or None, after)
 
 
-def _rows(
-    store: EventStore, query: Query, keep: Callable[[Event], bool], of_each: int | None = None
-) -> tuple[list[Event], str | None]:
-    """Return the events next in order, and the sort key beyond which some shard was not read (None: all is read).
-
-    Ids are random, so a shard has about an eighth of a page: `of_each` is twice that, or a page if that was too little.
-    """
+def _rows(store: EventStore, query: Query, keep: Callable[[Event], bool], of_each: int | None = None) -> Rows:
+    """Return the events next in order, and the sort key beyond which some shard was not read (None: all is read)."""
+    # Ids are random, so a shard has about an eighth of a page: twice that, or a whole page if that was too little.
     of_each = of_each or (FILTERED_READ if query.event_type else query.limit // SHARDS * 2 + 5)
     partitions = [partition(status, shard) for status in query.statuses for shard in range(SHARDS)]
     with ThreadPoolExecutor(SHARDS) as pool:
