@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import ge, le
 from typing import Any
 
 from chalicelib import log
@@ -139,12 +140,9 @@ def _rows(store: EventStore, query: Query, keep: Callable[[Event], bool], of_eac
     ends = [value(answer["LastEvaluatedKey"]["sort_key"]) for answer in answers if "LastEvaluatedKey" in answer]
     # By sort key: an event that changes its status meanwhile may stand in two partitions.
     rows = {sort_key(event): event for answer in answers for event in map(event_of, answer["Items"])}
-    if query.newest_first:
-        horizon = max(ends, default=None)
-        reached = [key for key in rows if horizon is None or key >= horizon]
-    else:
-        horizon = min(ends, default=None)
-        reached = [key for key in rows if horizon is None or key <= horizon]
+    horizon = (max if query.newest_first else min)(ends, default=None)
+    is_reached = ge if query.newest_first else le
+    reached = [key for key in rows if horizon is None or is_reached(key, horizon)]
     kept = [rows[key] for key in sorted(reached, reverse=query.newest_first) if keep(rows[key])]
     if horizon is None or len(kept) >= query.limit or of_each > query.limit:
         return kept, horizon

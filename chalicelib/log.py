@@ -17,6 +17,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _logger = logging.getLogger("triggers_api")
+_encode = json.JSONEncoder(default=str).encode
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
@@ -30,7 +31,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return _encode(line)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
         return rfc3339(record.created)
@@ -100,4 +101,6 @@ def exception(message: str, **fields: object) -> None:
 def _write(level: int, message: str, fields: dict[str, object], *, exc_info: bool = False) -> None:
     if _logger.isEnabledFor(level):
         extra = {"fields": {**fields, "request_id": _request_id.get()}}
-        _logger.log(level, message, extra=extra, exc_info=exc_info)
+        # Without logging's search for the caller's file and line, which no line shows.
+        trace = sys.exc_info() if exc_info else None
+        _logger.handle(_logger.makeRecord(_logger.name, level, "", 0, message, (), trace, extra=extra))

@@ -67,8 +67,7 @@ def _parse_json(body: bytes) -> Any:
         raise _unusable(f"must not be nested deeper than {MAX_DEPTH}") from None
     except ValueError:  # CPython converts no integer of more than 4,300 digits
         raise _unusable("must not hold an integer of more than 4,300 digits") from None
-    # Most bodies have fewer brackets than it takes to be too deep.
-    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _depth(document) > MAX_DEPTH:
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _depth(document) > MAX_DEPTH:  # else too few to be so deep
         raise _unusable(f"must not be nested deeper than {MAX_DEPTH}")
     return document
 
