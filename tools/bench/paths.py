@@ -13,7 +13,7 @@ from tools.bench.measure import Pairs, Row, timed
 
 BATCH = 10
 SLOW_SECONDS = 0.2
-EMULATORS = {"moto": "moto", "memory": "in memory"}
+EMULATORS = {"memory": "in memory", "moto": "moto"}
 
 
 def rows(rounds: int) -> tuple[list[Row], dict[str, Pairs]]:
