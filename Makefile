@@ -3,7 +3,7 @@ PY := .venv/bin/python
 SET_UP := .venv/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos mutants api-key package e2e deploy destroy dlq redrive events stats replay
+.PHONY: help run test check chaos mutants api-key package e2e bench cost deploy destroy dlq redrive events stats replay
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,12 @@ package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev
 
 e2e: $(SET_UP) ## deploy the package to an emulated AWS, and drive it
 	@exec $(PY) -m tools.e2e
+
+bench: $(SET_UP) ## measure against the bare calls; writes docs/performance.md
+	@exec $(PY) -m tools.bench
+
+cost: $(SET_UP) ## what a million events cost
+	@exec $(PY) -m tools.cost
 
 deploy: $(SET_UP) ## deploy a stage to AWS, or update it (STAGE=dev)
 	@exec $(PY) -m tools.deploy
