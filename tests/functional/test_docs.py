@@ -455,7 +455,10 @@ def api_url(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_the_code_step_reads_the_inbox_until_it_is_acknowledged(world: World, receiver: Receiver, api_url: str) -> None:
     receiver.default = status(410)
-    event_ids = [world.post({"number": number})["event_id"] for number in range(2)]
+    event_ids = []
+    for number in range(2):
+        event_ids.append(world.post({"number": number})["event_id"])
+        world.clock.sleep(1)  # events of one moment come in the order of their ids
 
     def step() -> Any:
         names: dict[str, Any] = {"input_data": {"api_url": f"{api_url}/", "api_key": CONSUMER_KEY}}
