@@ -4,7 +4,6 @@ Knows nothing of Lambda but how long it may still run.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from chalicelib import delivery, log, messages
@@ -21,12 +20,6 @@ class BatchError(Exception):
     """DynamoDB or SQS failed some messages of a batch: they are to come back."""
 
 
-@dataclass(frozen=True)
-class Served:
-    message: Received
-    well: bool
-
-
 def serve(batch: Sequence[Received], services: Services, remaining_seconds: float) -> None:
     """Serve all messages of a batch, and end before `remaining_seconds` are over.
 
@@ -37,7 +30,7 @@ def serve(batch: Sequence[Received], services: Services, remaining_seconds: floa
     patience = Patience(services.settings.in_process_wait_seconds, last_start)
     with services.threads(len(batch)) as pool:
         served = list(pool.map(partial(_serve_one, services, patience), batch))
-    well = [each.message.receipt_handle for each in served if each.well]
+    well = [message.receipt_handle for message, is_well in zip(batch, served, strict=True) if is_well]
     if len(well) == len(batch):
         return
     if well:
@@ -48,14 +41,14 @@ def serve(batch: Sequence[Received], services: Services, remaining_seconds: floa
     raise BatchError(f"{len(batch) - len(well)} of {len(batch)} messages could not be served")
 
 
-def _serve_one(services: Services, patience: Patience, message: Received) -> Served:
+def _serve_one(services: Services, patience: Patience, message: Received) -> bool:
     with log.request_id(message.message_id):
         try:
             _serve(message.body, services, patience)
         except Exception:  # the outer edge of a message: its fault is its own
             log.exception("message failed")
-            return Served(message, well=False)
-        return Served(message, well=True)
+            return False
+        return True
 
 
 def _serve(body: str, services: Services, patience: Patience) -> None:

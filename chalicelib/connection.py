@@ -1,7 +1,7 @@
 """An HTTP connection that is made, used and read before one moment, however slowly the other side goes.
 
-urllib3's read timeout starts anew with each byte that drips in, and its connect timeout with each address of a name.
-Here one deadline, in seconds of `time.monotonic()`, ends every wait.
+A socket's own timeout starts anew with each byte that drips in, and with each address of a name. Here one deadline, in
+seconds of `time.monotonic()`, ends every wait.
 """
 
 import http.client
@@ -12,8 +12,6 @@ import ssl
 import time
 from threading import Thread
 from typing import Any
-
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
 MAX_HEAD_BYTES = 128 * 1024
 RESET_SECONDS = 0.25  # a round trip: a reset comes right after the end of the stream
@@ -82,13 +80,21 @@ class FinalResponse(http.client.HTTPResponse):
             http.client.parse_headers(self.fp)
 
 
-class Connection(HTTPConnection):
-    """A connection that is made, used and read before one moment."""
+class Connection(http.client.HTTPConnection):
+    """A connection that is made, used and read before one moment; over TLS where there is an `ssl_context`."""
 
     response_class = FinalResponse
-    connect_timeout_seconds: float
     deadline: float
     budget: int
+
+    def __init__(
+        self, host: str, port: int, *, connect_timeout_seconds: float, ssl_context: ssl.SSLContext | None
+    ) -> None:
+        super().__init__(host, port)
+        # Port 443 is left out of the Host header of https, as 80 is of http.
+        self.default_port = http.client.HTTPS_PORT if ssl_context else http.client.HTTP_PORT
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._ssl_context = ssl_context
 
     def set_limits(self, deadline: float, budget: int) -> None:
         """End every wait at `deadline`, and take in `budget` bytes at most."""
@@ -96,20 +102,32 @@ class Connection(HTTPConnection):
         if isinstance(self.sock, DeadlineSocket):
             self.sock.deadline, self.sock.budget = deadline, budget
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the other side has neither closed nor said anything that nobody asked for."""
+        if not isinstance(self.sock, socket.socket):
+            return False
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return not poll.poll(0)
+
     def connect(self) -> None:
-        super().connect()
+        sock = self._new_socket()
+        if self._ssl_context:
+            try:
+                sock = self._ssl_context.wrap_socket(sock, server_hostname=self.host)
+            except BaseException:
+                sock.close()
+                raise
+        self.sock = sock
         self.set_limits(self.deadline, self.budget)
 
-    def answer(self) -> http.client.HTTPResponse:
-        """Return the answer as http.client has it: urllib3's refuses some whose status is plain to see."""
-        return http.client.HTTPConnection.getresponse(self)
-
-    def _new_conn(self) -> socket.socket:
+    def _new_socket(self) -> socket.socket:
         """Try the name's addresses one after another, each with its share of the time to connect.
 
         The socket leaves here with the time that is left as its timeout, which is that of the whole TLS handshake.
         """
-        deadline = min(self.deadline, time.monotonic() + self.connect_timeout_seconds)
+        deadline = min(self.deadline, time.monotonic() + self._connect_timeout_seconds)
         addresses = _resolve(self.host, self.port, deadline)
         failure: OSError = socket.gaierror()
         for number, (family, kind, protocol, _, address) in enumerate(addresses):
@@ -131,10 +149,6 @@ class Connection(HTTPConnection):
                 sock.close()
                 failure = error
         raise failure
-
-
-class TlsConnection(Connection, HTTPSConnection):
-    pass
 
 
 def _resolve(host: str, port: int | None, deadline: float) -> list[Any]:

@@ -1,6 +1,6 @@
 """One JSON object a line on standard output, each with the request id of what caused it.
 
-Only the project's own logger is touched: urllib3's and botocore's would write URLs and payloads.
+Only the project's own logger is touched: botocore's would write URLs and payloads.
 """
 
 import contextlib
@@ -56,8 +56,6 @@ def configure(level: str) -> None:
         _logger.addHandler(handler)
     _logger.setLevel(level)
     _logger.propagate = False
-    # urllib3 warns of odd answers with the URL in the text, and the webhook's path is a secret.
-    logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 
 
 @contextlib.contextmanager
@@ -101,6 +99,4 @@ def exception(message: str, **fields: object) -> None:
 def _write(level: int, message: str, fields: dict[str, object], *, exc_info: bool = False) -> None:
     if _logger.isEnabledFor(level):
         extra = {"fields": {**fields, "request_id": _request_id.get()}}
-        # Without logging's search for the caller's file and line, which no line shows.
-        trace = sys.exc_info() if exc_info else None
-        _logger.handle(_logger.makeRecord(_logger.name, level, "", 0, message, (), trace, extra=extra))
+        _logger.log(level, message, extra=extra, exc_info=exc_info)

@@ -1,7 +1,7 @@
 """One HTTP attempt to push an event, and what came of it.
 
 Knows nothing of retries or storage. The URL's path and query, the secrets and the payload never leave this module
-but to the receiver: urllib3's exceptions carry the path in their text, so none of that text is repeated.
+but to the receiver; no text of an exception is repeated.
 """
 
 import email.utils
@@ -14,12 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC
 from enum import StrEnum
+from functools import partial
 from urllib.parse import urlsplit
 
-import urllib3
-
 from chalicelib import __version__
-from chalicelib.connection import MAX_HEAD_BYTES, Connection, DeadlineSocket, TlsConnection, TlsSocket
+from chalicelib.connection import MAX_HEAD_BYTES, Connection, DeadlineSocket, TlsSocket
 from chalicelib.events import Event
 from chalicelib.signing import signature
 
@@ -31,7 +30,7 @@ KEEP_SECONDS = 4.0
 # The outcome is known once the head of an answer is read: its body is waited for only to keep the connection.
 BODY_SECONDS = 1.0
 
-BROKEN = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, ValueError)
+BROKEN = (OSError, http.client.HTTPException, ValueError)
 
 
 class Result(StrEnum):
@@ -69,16 +68,20 @@ class PushClient:
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         parsed = urlsplit(url)
-        self._host = parsed.hostname or ""
-        self._port = parsed.port or (443 if parsed.scheme == "https" else 80)
         self._target = (parsed.path or "/") + (f"?{parsed.query}" if parsed.query else "")
         self._secrets = signing_secrets
-        self._connect_timeout_seconds = connect_timeout_seconds
         self._clock = clock
-        self._ssl_context = None
         if parsed.scheme == "https":
-            self._ssl_context = ssl_context or ssl.create_default_context()
-            self._ssl_context.sslsocket_class = TlsSocket
+            ssl_context = ssl_context or ssl.create_default_context()
+            ssl_context.sslsocket_class = TlsSocket
+            ssl_context.set_alpn_protocols(["http/1.1"])
+        self._new_connection = partial(
+            Connection,
+            parsed.hostname or "",
+            parsed.port or (443 if ssl_context else 80),
+            connect_timeout_seconds=connect_timeout_seconds,
+            ssl_context=ssl_context,
+        )
         self._kept: deque[tuple[float, Connection]] = deque()  # the oldest first
 
     def send(self, event: Event, timeout_seconds: float) -> Outcome:
@@ -129,7 +132,7 @@ class PushClient:
     ) -> tuple[int, str | None]:
         try:
             connection.set_limits(deadline, MAX_HEAD_BYTES)
-            if connection.is_closed:
+            if connection.sock is None:
                 connection.connect()
             try:
                 connection.request("POST", self._target, body=body, headers=headers)
@@ -137,7 +140,7 @@ class PushClient:
                 pass  # it stopped listening, perhaps after an answer such as 413
             except (ConnectionError, ssl.SSLError) as error:
                 raise NotSentError from error
-            response = connection.answer()
+            response = connection.getresponse()
         except BaseException:
             connection.close()
             raise
@@ -151,25 +154,17 @@ class PushClient:
                 kept_at, connection = self._kept.pop()
             except IndexError:  # another thread took it
                 break
-            if self._clock() - kept_at <= KEEP_SECONDS and connection.is_connected:
+            if self._clock() - kept_at <= KEEP_SECONDS and connection.is_open:
                 if isinstance(connection.sock, DeadlineSocket):
                     connection.sock.is_reused = True
                 return connection
             connection.close()
         return None
 
-    def _new_connection(self) -> Connection:
-        if self._ssl_context:
-            connection: Connection = TlsConnection(self._host, self._port, ssl_context=self._ssl_context)
-        else:
-            connection = Connection(self._host, self._port)
-        connection.connect_timeout_seconds = self._connect_timeout_seconds
-        return connection
-
     def _keep_or_close(self, connection: Connection, response: http.client.HTTPResponse) -> None:
         """Keep the connection if the answer ends soon and within 1 KiB. Whatever becomes of it, the outcome stands."""
         try:
-            if not connection.is_closed and (response.length or 0) <= MAX_ANSWER_BYTES:
+            if connection.sock is not None and (response.length or 0) <= MAX_ANSWER_BYTES:
                 deadline = min(connection.deadline, time.monotonic() + BODY_SECONDS)
                 connection.set_limits(deadline, MAX_BODY_READ_BYTES)
                 response.read(MAX_ANSWER_BYTES)

@@ -16,7 +16,7 @@ from tools.stage import OPTIONAL, SECRET, TABLE_AND_QUEUES, WEBHOOK_AND_KEYS
 
 ROOT = Path(__file__).parent.parent.parent
 FUNCTIONS = ("APIHandler", "Worker", "Sweep", "CheckDlq")
-MOST_ZIPPED_BYTES = 250_000
+MOST_ZIPPED_BYTES = 100_000
 
 
 @pytest.fixture(scope="module")

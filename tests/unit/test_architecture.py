@@ -30,8 +30,6 @@ MAY_IMPORT = {
     "services": {"boto3", "botocore"},
     "dynamodb": {"botocore"},
     "sqs": {"botocore"},
-    "push": {"urllib3"},
-    "connection": {"urllib3"},
 }
 
 

@@ -145,7 +145,7 @@ def test_a_kept_tls_connection_that_the_receiver_closed_is_not_a_failed_attempt(
         push.send(EVENT, LONG)
         assert closed.wait(5)
         if looks_open:  # closed the moment after the look
-            monkeypatch.setattr(Connection, "is_connected", True)
+            monkeypatch.setattr(Connection, "is_open", True)
         assert push.send(EVENT, LONG).result is Result.DELIVERED
         assert (receiver.connections, len(receiver.requests)) == (2, 2)
 

@@ -86,13 +86,6 @@ def test_threads_of_a_pool_may_carry_the_request_id_of_who_asked_them(lines: Lin
     assert [line["request_id"] for line in lines()] == ["one"] * 4 + ["two"] * 4 + [None]
 
 
-@pytest.mark.parametrize("name", ["urllib3", "urllib3.connection", "urllib3.connectionpool", "urllib3.util.retry"])
-def test_urllib3_says_nothing_because_it_would_say_the_webhooks_path(name: str) -> None:
-    logging.getLogger("urllib3").setLevel(logging.NOTSET)
-    log.configure("INFO")
-    assert not logging.getLogger(name).isEnabledFor(logging.ERROR)
-
-
 def test_the_root_logger_is_left_alone_and_sees_nothing(lines: Lines) -> None:
     root, handler = logging.getLogger(), BufferingHandler(100)
     root.addHandler(handler)

@@ -526,7 +526,7 @@ def test_a_kept_connection_that_the_receiver_closed_meanwhile_is_not_a_failed_at
 @pytest.fixture
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a kept connection look open, as it does when the receiver closes it the moment after the look."""
-    monkeypatch.setattr(Connection, "is_connected", True)
+    monkeypatch.setattr(Connection, "is_open", True)
 
 
 @pytest.mark.usefixtures("blind")

@@ -16,6 +16,8 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import urllib3
+
 from tools import package
 from tools.bench.lab import EVENT, System, bare_of, proxy_event, serving, sqs_event
 from tools.bench.measure import Pairs, Row
@@ -72,14 +74,22 @@ def _package(out: Path) -> Path:
 
 def _size(zipped: Path) -> Row:
     with zipfile.ZipFile(zipped) as file:
-        parts = {info.filename: info.compress_size for info in file.infolist()}
-    urllib3 = sum(size for name, size in parts.items() if name.startswith("urllib3"))
-    chalice = sum(size for name, size in parts.items() if name.startswith("chalice/"))
-    ratio = zipped.stat().st_size / urllib3
+        chalice = sum(info.compress_size for info in file.infolist() if info.filename.startswith("chalice/"))
+    floor = _zipped_bytes(Path(urllib3.__file__).parent)
+    ratio = zipped.stat().st_size / floor
     ours = f"{zipped.stat().st_size / 1000:.0f} kB, {chalice / 1000:.0f} kB of it Chalice's"
     return Row(
-        "package, zipped; floor: urllib3 alone", ours, f"{urllib3 / 1000:.0f} kB", ratio, None, "≤ 1.3", ratio <= 1.3
+        "package, zipped; floor: urllib3 alone", ours, f"{floor / 1000:.0f} kB", ratio, None, "≤ 1.3", ratio <= 1.3
     )
+
+
+def _zipped_bytes(package_folder: Path) -> int:
+    """Return the size of a zip with a package's sources."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as file:
+        for source in package_folder.rglob("*.py"):
+            file.write(source)
+    return len(content.getvalue())
 
 
 def _starts(task: Path, rounds: int) -> dict[str, Pairs]:
