@@ -249,7 +249,7 @@ def _dollar_table(told: dict[str, Any]) -> Table:
 
 def _measured_table(told: dict[str, Any]) -> Table:
     table = Table(title="Measured: what one of these uses, on average")
-    table.add_column("one")
+    table.add_column("one", no_wrap=True)
     for title in MEASURED.values():
         table.add_column(title, justify="right")
     for name, seen in told["seen"].items():
@@ -276,7 +276,7 @@ def _assumed(given: dict[str, Any]) -> list[str]:
     return [
         f"the receiver takes {given['receiver_ms']:g} ms, also to answer 503 (--receiver-ms)",
         f"a call to DynamoDB or SQS takes {given['aws_call_ms']:g} ms (--aws-call-ms)",
-        "CPU time is that of the machine on which this runs; a function has memory / 1,769 MB of a vCPU",
+        "CPU time is that of the machine on which this runs; a function has memory / 1,769 MB of a vCPU (--memory-mb)",
         f"{given['cold_percent']:g} % of invocations start a container (--cold-percent)",
         f"its init of {given['init_ms']:g} ms (--init-ms) is billed {INIT_IS_BILLED}",
         f"a payload has {given['payload_bytes']:,} bytes (--payload-bytes)",
@@ -302,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if as_json:
         print(json.dumps(told, indent=2))
     else:
-        show(Console(width=max(120, Console().width)), told)
+        show(Console(width=max(140, Console().width)), told)
     return 0
 
 
