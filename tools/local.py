@@ -13,7 +13,9 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from threading import Thread
+from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
@@ -26,11 +28,11 @@ from chalicelib.settings import Settings
 from tools import api_key, aws, resources
 from tools.invoke import EventSource, Function, rate_seconds, start_schedule
 from tools.receiver import Receiver
-from tools.screen import Screen, ScreenHandler, what_is_where, what_to_try
+from tools.screen import FOLD, FirstDeadLetter, Screen, ScreenHandler, what_is_where, what_next, what_to_try
 from tools.server import create_server
 from tools.stage import CONFIG, ROOT, TABLE_AND_QUEUES, WEBHOOK_AND_KEYS, check, given
 
-LOG_FILE = ROOT / ".local" / "run.log"
+LOGS = ROOT / ".local"
 GRACE_SECONDS = 2
 TIMEOUT_SECONDS = {"api_handler": 30, "worker": 50, "sweep": 60, "check_dlq": 60}
 
@@ -57,22 +59,26 @@ class System:
 def start() -> System:
     """Start everything, and say how to use it once it answers; raise StartError."""
     port, checked = _check(os.environ)
-    screen, log_place = _open_screen(checked.log_level)
     config = Config(checked.stage, config_from_disk=json.loads(CONFIG.read_text()))
     app: Chalice = importlib.import_module("app").app
     server = _listen(app, config, port)
-    url = f"http://127.0.0.1:{server.server.server_port}"
+    port = server.server.server_port
+    url = f"http://127.0.0.1:{port}"
+    screen, log_place, fold = _open_screen(checked.log_level, port)
     aws_place = _provide_aws(checked.stage)
     receiver = _provide_receiver(screen)
     key = _provide_key()
     event_source = _start_functions(app, config)
     Thread(target=server.server.serve_forever, name="api", daemon=True).start()
-    _await_health(server.server.server_port)
+    _await_health(port)
     receiver_url = receiver.url if receiver else None
+    pushes_to = f"{receiver_url}  (built in, shows what it gets)" if receiver_url else _webhook_place()
+    look = partial(what_next, url=url, key=key, python=_python(), aws=_aws_variables(checked.stage), fold=fold)
+    logging.getLogger("triggers_api").addHandler(FirstDeadLetter(screen, look))
     screen.say(f"triggers-api {__version__}, stage {checked.stage}\n")
-    screen.say(what_is_where(url, key, receiver_url, aws_place, log_place))
-    screen.say(what_to_try(url, key, receiver_url))
-    screen.say(f"ready  {url}")
+    screen.say(what_is_where(url, _key_place(key), pushes_to, aws_place, log_place))
+    screen.say(what_to_try(url, key, receiver_url, fold))
+    screen.say(f"ready  {url}  (Ctrl-C ends it)")
     return System(screen, server, event_source)
 
 
@@ -90,19 +96,27 @@ def _check(environ: Mapping[str, str]) -> tuple[int, Settings]:
     return int(port), checked
 
 
-def _open_screen(log_level: str) -> tuple[Screen, str]:
-    """Return the screen, and where JSON lines go: to a file while a person watches, else to the same output."""
+def _open_screen(log_level: str, port: int) -> tuple[Screen, str, str]:
+    """Return the screen, where JSON lines go, and what stands between the parts of a command.
+
+    JSON goes to a file while a person watches, one for each port, for there may be two runs; else to the same output.
+    """
     log.configure(log_level)
     terminal = sys.stdout
     if isinstance(terminal, io.TextIOWrapper):
         terminal.reconfigure(errors="replace")
     if not terminal.isatty():
-        return Screen(terminal, color=False), "standard output"
-    LOG_FILE.parent.mkdir(exist_ok=True)
-    sys.stdout = LOG_FILE.open("w", encoding="utf-8")
-    screen = Screen(terminal, color="NO_COLOR" not in os.environ)
+        return Screen(terminal, color=False), "standard output", " "
+    log_file = LOGS / f"run-{port}.log"
+    try:
+        LOGS.mkdir(exist_ok=True)
+        sys.stdout = log_file.open("w", encoding="utf-8")
+    except OSError as error:
+        raise StartError(f"{os.path.relpath(log_file)}: {error.strerror}") from error
+    color = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    screen = Screen(terminal, color=color)
     logging.getLogger("triggers_api").addHandler(ScreenHandler(screen))
-    return screen, os.path.relpath(LOG_FILE)
+    return screen, os.path.relpath(log_file), FOLD
 
 
 def _listen(app: Chalice, config: Config, port: int) -> LocalDevServer:
@@ -110,7 +124,7 @@ def _listen(app: Chalice, config: Config, port: int) -> LocalDevServer:
     try:
         return create_server(app, local_config, port)
     except OSError as error:
-        raise StartError(f"port {port}: {error.strerror}; try make run PORT={port + 1}") from error
+        raise StartError(f"port {port}: {error.strerror}; make run PORT=0 takes one that is free") from error
 
 
 def _provide_aws(stage: str) -> str:
@@ -147,6 +161,32 @@ def _provide_key() -> str | None:
     key = api_key.new_key()
     os.environ["API_KEYS"] = api_key.entry("local", key)
     return key
+
+
+def _key_place(key: str | None) -> str:
+    if key:
+        return f"{key}  (for this run)"
+    if not os.environ["API_KEYS"].strip():
+        return "none: API_KEYS is empty, so every call is refused"
+    return "as in API_KEYS; put one into TRIGGERS_API_KEY to paste what follows"
+
+
+def _webhook_place() -> str:
+    """Return as much of the webhook URL as may be shown: its path is a secret."""
+    url = urlsplit(os.environ["ZAPIER_WEBHOOK_URL"].strip())
+    return f"{url.scheme}://{url.netloc}/…  (ZAPIER_WEBHOOK_URL)"
+
+
+def _python() -> str:
+    return min(sys.executable, os.path.relpath(sys.executable), key=len)
+
+
+def _aws_variables(stage: str) -> dict[str, str]:
+    """Return what another process needs to find the queues. A person's own credentials it has to find itself."""
+    names = ["AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"]
+    made = {name: value for name, value in aws.DUMMY.items() if os.environ.get(name) == value}
+    found = {name: os.environ[name] for name in names if name in os.environ}
+    return {**({} if stage == "dev" else {"STAGE": stage}), **found, **made}
 
 
 def _start_functions(app: Chalice, config: Config) -> EventSource:

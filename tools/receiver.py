@@ -40,7 +40,7 @@ class Receiver(ThreadingHTTPServer):
         """Show a delivery and return the status code to answer it with."""
         try:
             event = json.loads(body)
-            event_id, event_type, payload = str(event["event_id"]), event["event_type"], event["payload"]
+            event_id, payload = str(event["event_id"]), event["payload"]
         except (ValueError, KeyError, TypeError):
             return 400
         with self._lock:
@@ -51,9 +51,9 @@ class Receiver(ThreadingHTTPServer):
                 status = 200
             self._seen[event_id] += 1
             nth = self._seen[event_id]
+        answered = f"answered {status}" if nth == 1 else f"answered {status}, delivery {nth}"
         text = json.dumps(payload, ensure_ascii=False)
-        shown = text if len(text) <= 60 else f"{text[:59]}…"
-        self._screen.event(event_id, "received", f"{event_type}, delivery {nth}, answered {status}: {shown}")
+        self._screen.event(event_id, "received", f"{answered}: {text}", cut=True)
         return status
 
 
