@@ -63,11 +63,12 @@ replay: $(SET_UP) ## push what failed again (SINCE=2h)
 	@exec $(PY) -m tools.ops replay --since "$${SINCE:?for example SINCE=2h}"
 
 $(SET_UP): requirements.txt requirements-dev.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
 	  || { echo 'Python 3.11 or newer is needed, for example: make PYTHON=python3.12 ...' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null \
 	  || { echo '$(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
 	@echo 'setting up .venv (once, a minute or two)'
 	@$(PYTHON) -m venv --clear .venv
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt \
+	  || { echo 'packages are missing; this once the network is needed, and make begins anew next time' >&2; exit 1; }
 	@touch $@

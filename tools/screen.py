@@ -125,8 +125,8 @@ def what_next(event_id: str, *, url: str, key: str | None, python: str, aws: Map
     variables = [f"{name}={shlex.quote(value)}" for name, value in aws.items()]
     return "\n".join(
         [
-            "\n  It is not pushed again by itself. In another terminal, in this folder, show it,",
-            "  replay it, and look into the dead letter queue:",
+            "\n  It is not pushed again by itself. In another terminal, in the project's",
+            "  folder, show it, replay it, and look into the dead letter queue:",
             f"  export TRIGGERS_URL={url}",
             *([f"  export TRIGGERS_API_KEY={key}"] if key else []),
             f"  {ops} show {event_id}",

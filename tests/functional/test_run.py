@@ -5,10 +5,13 @@ import http.client
 import json
 import os
 import re
+import select
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +20,8 @@ from moto.server import ThreadedMotoServer
 from chalicelib import settings
 from chalicelib.auth import authenticate
 from tests.support.running import ROOT, Run, environment, running
+from tools import aws, local
+from tools.screen import what_next
 from tools.stage import TABLE_AND_QUEUES, WEBHOOK_AND_KEYS
 
 pytestmark = [
@@ -46,7 +51,7 @@ def test_what_is_posted_is_pushed_to_the_built_in_receiver(shared_run: Run) -> N
     event_id = json.loads(content)["event_id"]
     shown = shared_run.wait_for(rf"\S+  {event_id[:12]}  received +(.*)")
     assert (status, json.loads(content)["status"]) == (202, "delivered")
-    assert shown == 'order.created, delivery 1, answered 200: {"id": 7}'
+    assert shown == 'answered 200: {"id": 7}'
 
 
 def test_what_was_queued_is_pushed_by_the_worker(shared_run: Run) -> None:
@@ -117,6 +122,97 @@ def test_a_signal_ends_it_in_time_and_leaves_no_process(emulator: str, number: s
             os.killpg(system.process.pid, 0)
 
 
+class Terminal:
+    """`make run`'s system with a terminal of 80 columns, and what stands there."""
+
+    def __init__(self, **settings: str) -> None:
+        ours, theirs = os.openpty()
+        self.screen = os.fdopen(ours, "rb", buffering=0)
+        self.shown = ""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tools.run"],
+            cwd=ROOT,
+            env=environment(COLUMNS="80", **settings),
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+
+    def wait_for(self, pattern: str) -> str:
+        """Return everything shown so far once `pattern` is in it."""
+        deadline = time.monotonic() + 40
+        while not re.search(pattern, self.shown):
+            if not select.select([self.screen], [], [], max(0, deadline - time.monotonic()))[0]:
+                pytest.fail(f"not shown: {pattern}")
+            self.shown += self.screen.read(65536).decode().replace("\r\n", "\n")
+        return self.shown
+
+
+@pytest.fixture
+def terminal(emulator: str) -> Iterator[Terminal]:
+    made = Terminal(AWS_ENDPOINT_URL=emulator, STAGE="seen", NO_COLOR="1", LOG_LEVEL="INFO")
+    yield made
+    made.process.kill()
+    made.process.wait()
+    made.screen.close()
+
+
+def pasted(text: str, beginning: str) -> list[str]:
+    """Return the words of the command in `text` that begins so, as a shell reads them."""
+    command = re.search(rf"^  {re.escape(beginning)}(.*\\\n)*.*$", text, re.MULTILINE)
+    assert command
+    return shlex.split(command[0].replace("\\\n", ""))
+
+
+def test_a_terminal_shows_short_lines_commands_to_paste_and_what_to_do_with_a_dead_letter(terminal: Terminal) -> None:
+    started = terminal.wait_for(r"(?m)^ready .*\n")
+    curl = pasted(started, "curl -sS -w '\\n' http://")
+    fail = next(word for word in pasted(started, "curl -sS -X POST") if "fail" in word)
+    port, authorization, body = curl[4].split(":")[2].split("/")[0], curl[6].split(": ")[1], curl[-1]
+    for url_port, path, content, headers in (
+        (fail.split(":")[2].split("/")[0], "/fail?status=404", None, {}),
+        (port, "/events", body, {"Authorization": authorization, "Content-Type": "application/json"}),
+    ):
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", int(url_port), timeout=5)) as connection:
+            connection.request("POST", path, content, headers)
+            event = connection.getresponse().read()
+    shown = terminal.wait_for(r"tools\.ops dlq\n")
+
+    assert started.count("\n") <= 24
+    assert [line for line in shown.splitlines() if len(line) > 80] == []
+    assert f"tools.ops replay {json.loads(event)['event_id']}\n" in shown
+    assert "\x1b" not in shown
+
+
+def test_it_ends_by_itself_when_the_terminal_is_closed(terminal: Terminal) -> None:
+    terminal.wait_for(r"(?m)^ready .*\n")
+
+    terminal.screen.close()
+
+    assert terminal.process.wait(timeout=5) == 0
+
+
+def test_it_ends_quietly_when_nobody_reads_on(emulator: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tools.run"],
+        cwd=ROOT,
+        env=environment(AWS_ENDPOINT_URL=emulator),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stderr
+
+    process.stdout.readline()
+    process.stdout.close()
+
+    assert (process.wait(timeout=20), process.stderr.read()) == (0, "")
+    process.stderr.close()
+
+
 def test_on_a_given_aws_a_second_start_finds_what_the_first_made_and_left_when_it_was_killed(emulator: str) -> None:
     body = '{"event_type": "order.created", "payload": {}}'
     with running(AWS_ENDPOINT_URL=emulator, STAGE="again") as first:
@@ -175,3 +271,13 @@ def test_a_name_or_scope_that_cannot_stand_in_an_entry_is_refused(name: str, sco
     status, output, errors = ended("tools.api_key", name, scopes)
 
     assert (status, output, errors.count("\n")) == (1, "", 1)
+
+
+def test_a_persons_own_credentials_are_not_shown_with_a_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in aws.DUMMY:
+        monkeypatch.setenv(name, "wJalrXUtnFEMI")
+
+    variables = local._aws_variables("dev")
+
+    shown = what_next("evt_1", url="http://127.0.0.1:8000", key=None, python="python", aws=variables, fold=" ")
+    assert "wJalrXUtnFEMI" not in shown
