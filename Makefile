@@ -70,5 +70,5 @@ $(SET_UP): requirements.txt requirements-dev.txt
 	@echo 'setting up .venv (once, a minute or two)'
 	@$(PYTHON) -m venv --clear .venv
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt \
-	  || { echo 'packages are missing; this once the network is needed, and make begins anew next time' >&2; exit 1; }
+	  || { echo 'the packages were not installed: that needs the network, once; the next make starts it again' >&2; exit 1; }
 	@touch $@

@@ -73,7 +73,8 @@ def start() -> System:
     _await_health(port)
     receiver_url = receiver.url if receiver else None
     pushes_to = f"{receiver_url}  (built in, shows what it gets)" if receiver_url else _webhook_place()
-    look = partial(what_next, url=url, key=key, python=_python(), aws=_aws_variables(checked.stage), fold=fold)
+    python, queues = os.path.relpath(sys.executable), _aws_variables(checked.stage)
+    look = partial(what_next, url=url, key=key, python=python, aws=queues, fold=fold)
     logging.getLogger("triggers_api").addHandler(FirstDeadLetter(screen, look))
     screen.say(f"triggers-api {__version__}, stage {checked.stage}\n")
     screen.say(what_is_where(url, _key_place(key), pushes_to, aws_place, log_place))
@@ -177,16 +178,12 @@ def _webhook_place() -> str:
     return f"{url.scheme}://{url.netloc}/…  (ZAPIER_WEBHOOK_URL)"
 
 
-def _python() -> str:
-    return min(sys.executable, os.path.relpath(sys.executable), key=len)
-
-
 def _aws_variables(stage: str) -> dict[str, str]:
     """Return what another process needs to find the queues. A person's own credentials it has to find itself."""
-    names = ["AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"]
+    names = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
+    place = {name: os.environ[name] for name in names if name in os.environ}
     made = {name: value for name, value in aws.DUMMY.items() if os.environ.get(name) == value}
-    found = {name: os.environ[name] for name in names if name in os.environ}
-    return {**({} if stage == "dev" else {"STAGE": stage}), **found, **made}
+    return {"STAGE": stage, **place, **made}
 
 
 def _start_functions(app: Chalice, config: Config) -> EventSource:

@@ -10,7 +10,10 @@ import os
 import select
 import signal
 import sys
+import time
 from typing import TextIO
+
+GONE = select.POLLERR | select.POLLHUP
 
 
 def main() -> int:
@@ -45,9 +48,9 @@ def _await_end_of_reader(output: TextIO) -> None:
     """Return when the other end of a pipe or of a terminal is gone; never for a file."""
     logging.raiseExceptions = False  # no trace from a thread that writes just then
     watch = select.poll()
-    watch.register(output.fileno(), select.POLLERR | select.POLLHUP)
-    while not any(happened & (select.POLLERR | select.POLLHUP) for _, happened in watch.poll(1000)):
-        pass
+    watch.register(output.fileno(), GONE)
+    while not any(happened & GONE for _, happened in watch.poll(0)):
+        time.sleep(0.5)  # not in poll: for what it cannot watch it returns at once
 
 
 if __name__ == "__main__":
