@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from chalicelib.validation import parse_new_event
 event_source = load_event_source(os.environ)
 app = Chalice(app_name=f"triggers-api-{event_source.stage}", configure_logs=False)  # what API Gateway calls the API
 
+OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"
 NOBODY = ApiKey(name="", digest="", scopes=frozenset())
 
 
@@ -121,7 +121,7 @@ def get_health(call: Call) -> Response:
 
 @route("GET", "/openapi.json")
 def get_openapi(_: Call) -> Response:
-    return answer(200, openapi_document())
+    return answer(200, OPENAPI.read_text(encoding="utf-8"))
 
 
 @route("POST", "/events", Scope.PRODUCE)
@@ -207,11 +207,6 @@ def check_dlq(event: CloudWatchEvent) -> None:
 
 def remaining_seconds(context: Any) -> float:
     return float(context.get_remaining_time_in_millis()) / 1000
-
-
-@cache
-def openapi_document() -> str:
-    return Path(__file__).with_name("chalicelib").joinpath("openapi.json").read_text(encoding="utf-8")
 
 
 def checked(event_id: str) -> str:
