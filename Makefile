@@ -6,7 +6,7 @@ SET_UP := .venv/.set-up
 .PHONY: help run test check chaos mutants api-key package e2e bench cost deploy destroy dlq redrive events stats replay
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(SET_UP) ## run the whole system on this machine (PORT=8000)
 	@exec $(PY) -m tools.run
@@ -50,7 +50,7 @@ destroy: $(SET_UP) ## take a stage down; its table is kept (STAGE=dev)
 dlq: $(SET_UP) ## show the dead letter queue, and why (STAGE=dev)
 	@exec $(PY) -m tools.ops dlq
 
-redrive: $(SET_UP) ## move the dead letter queue back to the inbox queue (STAGE=dev RATE=50)
+redrive: $(SET_UP) ## move the dead letter queue back to the inbox queue (STAGE=dev RATE=20)
 	@exec $(PY) -m tools.ops redrive $${RATE:+--rate "$$RATE"}
 
 events: $(SET_UP) ## list events (TRIGGERS_URL=... TRIGGERS_API_KEY=...)

@@ -104,9 +104,9 @@ def _faults(document: Any) -> list[Fault]:
     faults = []
     event_type = document.get("event_type")
     if not (isinstance(event_type, str) and EVENT_TYPE.fullmatch(event_type)):
-        faults.append(Fault("event_type", "is required: 1 to 128 characters of A-Z a-z 0-9 . _ - : /"))
+        faults.append(Fault("event_type", "is required, and must be 1 to 128 characters of A-Z a-z 0-9 . _ - : /"))
     if not isinstance(document.get("payload"), dict):
-        faults.append(Fault("payload", "is required: a JSON object"))
+        faults.append(Fault("payload", "is required, and must be a JSON object"))
     if not isinstance(document.get("metadata"), dict | None):
         faults.append(Fault("metadata", "must be a JSON object or null"))
     unknown = document.keys() - {"event_type", "payload", "metadata"}

@@ -375,6 +375,20 @@ def test_a_move_that_fails_is_told_with_its_reason(stage: Stage, move_tasks: Mov
 # By the HTTP API
 
 
+@pytest.mark.parametrize("options", [(), ("--cancel",)])
+def test_an_aws_without_move_tasks_is_told_in_one_line(
+    stage: Stage, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.bury(dead(0))
+    monkeypatch.delattr(SQSResponse, "list_message_move_tasks")
+
+    result = run("redrive", "--stage", stage.name, *options, status=1)
+
+    assert (
+        result.stderr == "error: this AWS moves no messages, as emulators do not: use replay, which pushes them too\n"
+    )
+
+
 @pytest.fixture(scope="module")
 def webhook() -> Iterator[Receiver]:
     with Receiver() as made:
@@ -502,6 +516,17 @@ def test_a_replay_of_many_takes_what_failed_in_that_time_alone(api: Api, webhook
     assert json.loads(run(*asked).stdout)["matches"] == 0
 
 
+@pytest.mark.parametrize("option", ["--dry-run", "--status=failed", "--event-type=a", "--until=1h", "--rate=5"])
+def test_what_is_meant_for_many_is_refused_for_one_event(api: Api, webhook: Receiver, option: str) -> None:
+    event_id = post(api, "ops.one")
+    before = pushes(webhook, event_id)
+
+    result = run("replay", event_id, option, status=2)
+
+    assert "is for many events, not for one EVENT_ID" in result.stderr
+    assert pushes(webhook, event_id) == before == 1
+
+
 def test_a_stopped_replay_says_how_to_go_on_and_takes_none_twice(
     api: Api, webhook: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -564,7 +589,7 @@ def test_a_line_that_is_refused_is_told_and_the_rest_is_sent(api: Api, events_fi
 
     assert "7 events: 5 pending, 2 refused" in result.stdout
     assert "line 7: 400: " in result.stderr
-    assert "payload: is required" in result.stderr
+    assert "payload: is required, and must be" in result.stderr
     assert result.stderr.endswith("error: 2 of 7 were refused\n")
 
 

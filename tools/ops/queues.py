@@ -95,6 +95,10 @@ def queues_of(stage: str) -> Iterator[Queues]:
         code, message = error.response["Error"].get("Code", ""), error.response["Error"].get("Message", "")
         if code.rsplit(".", 1)[-1] in ("QueueDoesNotExist", "NonExistentQueue"):
             raise NotFoundError(f"stage {stage} has no queues in this account and region") from error
+        if "MessageMoveTask" in error.operation_name and not re.fullmatch(r"[A-Za-z.]+", code):
+            raise OpsError(
+                "this AWS moves no messages, as emulators do not: use replay, which pushes them too"
+            ) from error
         raise OpsError(f"AWS: {error.operation_name}: {code}: {message}") from error
     except (BotoCoreError, ResponseParserError, ValueError) as error:
         raise OpsError(f"AWS: {' '.join(str(error).split())}") from error

@@ -6,11 +6,14 @@ from collections import Counter
 from typing import NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from chalicelib.events import rfc3339
 from tools.ops.api import Api, BusyError, Pace, Query, api_option
 from tools.ops.events import EventId, status_choice
 from tools.ops.output import Moment, NotFoundError, OpsError, Output, output_option, table
+
+OF_MANY = ("until", "status", "event_type", "after", "rate", "dry_run")
 
 
 class Match(NamedTuple):
@@ -58,6 +61,9 @@ def replay(
     if (event_id is None) == (since is None):
         raise click.UsageError("give an EVENT_ID, or --since for many")
     if event_id:
+        of_many = [name for name in OF_MANY if is_given(name)]
+        if of_many:
+            raise click.UsageError(f"--{of_many[0].replace('_', '-')} is for many events, not for one EVENT_ID")
         event = api.replay(event_id)
         if output.as_json:
             output.json(event)
@@ -71,7 +77,7 @@ def replay(
         if output.as_json:
             output.json({"matches": len(matches), "first": first})
         else:
-            output.show(f"{len(matches)} events would be replayed" + (", first of all:" if first else ""))
+            output.show(f"to be replayed: {len(matches)}" + (", first of all:" if first else ""))
             if first:
                 output.show(table("created at", "event", "type", rows=(match.values() for match in first)))
         return
@@ -79,6 +85,11 @@ def replay(
     for name, value in query.items():
         command += [f"--{name.replace('_', '-')}", value] if value else []
     _replay_all(output, api, matches, Pace(rate), command)
+
+
+def is_given(name: str) -> bool:
+    """Whether an option of the running command was given, and is not its default."""
+    return click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
 def _matches(api: Api, query: Query, since: str, until: str) -> list[Match]:
