@@ -285,7 +285,8 @@ def _assumed(given: dict[str, Any]) -> list[str]:
         OUTAGE,
         f"Lambda asks an idle queue {IDLE_POLLS:,} times a month (5 pollers that wait 20 s)",
         "EventBridge's scheduled rules cost nothing: no price for them was found, only one for EventBridge Scheduler",
-        "data transfer counts bytes of HTTP, not of TLS and TCP; mails of the alarm topic are left out",
+        "data transfer counts bytes of HTTP, not of TLS and TCP",
+        "left out: mails of the alarm topic, API Gateway's access logs, requests to the key that encrypts the table",
     ]
 
 

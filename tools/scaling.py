@@ -231,7 +231,7 @@ def outages_table() -> Table:
 
 
 def main() -> int:
-    console = Console()
+    console = Console(width=max(120, Console().width))
     console.print(shards_table())
     console.print(outages_table())
     return 0

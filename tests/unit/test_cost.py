@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from tests.support.world import Clock
-from tools import cost, meter
+from tools import cost, meter, sizes
 from tools.meter import Abreast, Assumptions, Usage
 
 pytestmark = pytest.mark.xdist_group("cost")  # one measurement for all
@@ -30,22 +30,22 @@ PRICES: dict[str, Any] = json.loads(cost.PRICES.read_text(encoding="utf-8"))
         ({"a": {"S": "xy"}, "expires_at": {"N": "1795000000"}}, 16),
     ],
 )
-def test_an_item_is_as_large_as_its_names_and_values(item: meter.Item, size: int) -> None:
-    assert meter.item_bytes(item) == size
+def test_an_item_is_as_large_as_its_names_and_values(item: sizes.Item, size: int) -> None:
+    assert sizes.item_bytes(item) == size
 
 
-def sized(size: int, shard: str = "pending#1") -> meter.Item:
+def sized(size: int, shard: str = "pending#1") -> sizes.Item:
     """Return an item of `size` bytes."""
     item = {"status_shard": {"S": shard}, "a": {"S": ""}}
-    return {**item, "a": {"S": "x" * (size - meter.item_bytes(item))}}
+    return {**item, "a": {"S": "x" * (size - sizes.item_bytes(item))}}
 
 
 @pytest.mark.parametrize(
     ("before", "after", "units"),
     [({}, sized(1024), 1), ({}, sized(1025), 2), (sized(3000), sized(100), 3), ({}, {}, 1)],
 )
-def test_a_write_takes_a_unit_for_each_kb_of_the_larger_item(before: meter.Item, after: meter.Item, units: int) -> None:
-    assert meter.write_units(before, after) == units
+def test_a_write_takes_a_unit_for_each_kb_of_the_larger_item(before: sizes.Item, after: sizes.Item, units: int) -> None:
+    assert sizes.write_units(before, after) == units
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_a_write_takes_a_unit_for_each_kb_of_the_larger_item(before: meter.Item,
     ],
 )
 def test_an_index_is_written_when_it_changes_and_twice_when_its_key_does(
-    before: meter.Item, after: meter.Item, units: int
+    before: sizes.Item, after: sizes.Item, units: int
 ) -> None:
-    assert meter.index_write_units(before, after, KEY) == units
+    assert sizes.index_write_units(before, after, KEY) == units
 
 
 @pytest.mark.parametrize(("size", "units"), [(0, 0.5), (4096, 0.5), (4097, 1.0), (16_000, 2.0)])
 def test_an_eventually_consistent_query_takes_half_a_unit_for_each_4_kb(size: int, units: float) -> None:
-    assert meter.read_units(size) == units
+    assert sizes.read_units(size) == units
 
 
 @pytest.mark.parametrize(("size", "requests"), [(1, 1), (65_536, 1), (65_537, 2)])

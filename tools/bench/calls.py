@@ -102,7 +102,7 @@ PATHS = (
     Path("POST /events, refused for good", {PUT: 1, SEND: 1, UPDATE: 1}, _post(), _answering(404)),
     Path("POST /events, respond-async", {PUT: 1, SEND: 1}, _post(prefer="respond-async")),
     Path("POST /events, breaker open", {PUT: 1, SEND: 1}, _post(), _breaker_open),
-    Path("POST /events, bad key or body", {}, _post(key="wrong")),
+    Path("POST /events, a key that is not known", {}, _post(key="wrong")),
     Path("worker, delivered", {UPDATE: 2}, _work, _waiting(200)),
     Path("worker, to be tried again", {UPDATE: 2, SEND: 1}, _work, _waiting(503)),
     Path("worker, the third try in one invocation", {UPDATE: 6}, _work, _waiting(503, 503, 200, wait_seconds=8)),

@@ -1,7 +1,7 @@
 """What a container costs before it does anything: the package, the first answer after a cold start, and memory.
 
-A cold start is a new Python process on this machine, on the package as it is deployed: unpacked, and without compiled
-files, for Lambda keeps none. boto3 comes from where it is installed, as from Lambda's runtime.
+A cold start is a new Python process on this machine, on the package as it is deployed: unpacked. Lambda keeps no
+compiled files but those that are in it. boto3 comes from where it is installed, as from Lambda's runtime.
 """
 
 import contextlib

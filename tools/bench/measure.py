@@ -34,12 +34,13 @@ class Pairs:
 
     @property
     def spread(self) -> tuple[float, float]:
-        tenths = statistics.quantiles([a / b for a, b in zip(self.ours, self.floor, strict=True)], n=10)
+        ratios = [ours / floor for ours, floor in zip(self.ours, self.floor, strict=True)]
+        tenths = statistics.quantiles(ratios, n=10, method="inclusive")
         return tenths[0], tenths[-1]
 
     def row(self, what: str, *, most: float | None = None) -> Row:
         """Return the row; `most` is the greatest ratio that meets the goal."""
-        met = None if most is None else round(self.ratio, 2) <= most
+        met = None if most is None else self.ratio <= most
         goal = "" if most is None else f"≤ {most:g}"
         return Row(
             what,

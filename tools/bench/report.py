@@ -27,11 +27,13 @@ turns in one run says how much of the time is ours.
   EventBridge.
 - **The floor** is the same calls, made directly with boto3 and urllib3. They are recorded from the app: the same item,
   condition and body, with another event's id. Clients are made once with the same configuration, connections are kept,
-  and nothing is decided, validated, signed or logged in between.
+  and nothing is decided, validated, signed or logged in between. urllib3 takes some 0.1 ms longer for a push than
+  `http.client`, which the system uses: in memory that is a twentieth of a POST.
 - **The other side** is in processes of its own. "moto" is moto's server, some milliseconds a call. "In memory"
   is `tests/support/fake_aws.py` behind AWS's protocols, with indexes in order: well under a millisecond a call, so that
   what is ours weighs the most. Rows that do not say are "in memory".
-- **Ratio** is median by median. The spread is that of the ratios of pairs.
+- **Ratio** is median by median; the spread is that of the ratios of pairs. Posts are measured 300 times, batches 15, a
+  hanging one 10, pages of the inbox 60, sweeps 10, cold starts 15 times.
 - **A cold start** is a new process on the deployed package, until a line says that the answer is there.
 """
 

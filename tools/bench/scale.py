@@ -1,18 +1,16 @@
 """Whether reading stays as cheap when much is waiting: pages of the inbox, and the sweep."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tools.bench.lab import Parameters, System, ask, bare_of, proxy_event, serving
 from tools.bench.measure import Pairs, Row, timed
-from tools.resources import TEMPLATE
+from tools.sizes import Item, index, item_bytes, projected
 
 INBOX_SIZES = (100, 10_000, 50_000)
 SWEEP_SIZES = (1_000, 50_000)
-KEYS = ("event_id", "status_shard", "sort_key")
 
 
 @dataclass
@@ -29,7 +27,9 @@ def rows(rounds: int) -> tuple[list[Row], dict[int, Pairs]]:
     with contextlib.ExitStack() as stack:
         filled = {size: stack.enter_context(_filled(size)) for size in sorted({*INBOX_SIZES, *SWEEP_SIZES})}
         pages = _pages([filled[size] for size in INBOX_SIZES], rounds)
-        return [*_inbox(filled, pages), *_sweeps([filled[size] for size in SWEEP_SIZES], max(3, rounds // 20))], pages
+        with serving("memory", "receiver") as names:
+            sweeps = [*_sweeps(System(names), [filled[size] for size in SWEEP_SIZES], max(3, rounds // 6))]
+        return [*_inbox(filled, pages), *sweeps], pages
 
 
 @contextlib.contextmanager
@@ -43,19 +43,9 @@ def _filled(size: int) -> Iterator[Filled]:
         yield Filled(size, system, row_bytes)
 
 
-def row_size(item: Mapping[str, Mapping[str, str]]) -> int:
-    """Return the bytes that DynamoDB reads for an item in the index.
-
-    Source: "DynamoDB item sizes and formats", Amazon DynamoDB Developer Guide: UTF-8 bytes of names and strings; a
-    number has about a byte for two digits, and one more.
-    """
-    (index,) = json.loads(TEMPLATE.read_text())["Resources"]["EventsTable"]["Properties"]["GlobalSecondaryIndexes"]
-    projected = {name: item[name] for name in (*KEYS, *index["Projection"]["NonKeyAttributes"]) if name in item}
-    return sum(len(name) + _value_size(value) for name, value in projected.items())
-
-
-def _value_size(value: Mapping[str, str]) -> int:
-    return (len(value["N"]) + 1) // 2 + 1 if "N" in value else len(value["S"].encode())
+def row_size(item: Item) -> int:
+    """Return the bytes that DynamoDB reads for an item in the index."""
+    return item_bytes(projected(item, index().index_attributes))
 
 
 def _pages(filled: list[Filled], rounds: int) -> dict[int, Pairs]:
@@ -97,11 +87,13 @@ def rows_read(system: System, path: str) -> tuple[int, int]:
     return len(counts), sum(counts)
 
 
-def _sweeps(filled: list[Filled], rounds: int) -> Iterator[Row]:
+def _sweeps(empty: System, filled: list[Filled], rounds: int) -> Iterator[Row]:
+    """Measure what reading takes, without what a sweep of nothing takes."""
     taken: dict[int, list[float]] = {each.size: [] for each in filled}
     for _ in range(rounds):
+        nothing = timed(empty.sweep)
         for each in filled:
-            taken[each.size].append(timed(each.system.sweep) / each.size * 1000)
+            taken[each.size].append((timed(each.system.sweep) - nothing) / each.size * 1000)
     many = Pairs(taken[filled[1].size], taken[filled[0].size])
     yield many.row(f"sweep, for each 1,000 of {filled[1].size:,} pending; floor: of {filled[0].size:,}", most=1.3)
     row_bytes = filled[0].row_bytes
