@@ -4,6 +4,7 @@ Arithmetic only, the same at each run: no AWS, no threads, and the project's own
 """
 
 import heapq
+import json
 import math
 import sys
 from collections import Counter, deque
@@ -21,8 +22,12 @@ from chalicelib.dynamodb import MESSAGE_GRACE_SECONDS
 from chalicelib.events import Status
 from chalicelib.items import SHARDS, partition_of
 from chalicelib.schedules import MOST_OF_A_SHARD, QUEUE_IS_LONG
+from chalicelib.settings import load, load_event_source
 from chalicelib.sqs import BATCH_SIZE, MAX_DELAY_SECONDS
+from tools.stage import CONFIG, TABLE_AND_QUEUES, WEBHOOK_AND_KEYS
 
+SETTINGS, SOURCE = load({**TABLE_AND_QUEUES, **WEBHOOK_AND_KEYS}), load_event_source({})
+WORKER_SECONDS: float = json.loads(CONFIG.read_text())["lambda_functions"]["worker"]["lambda_timeout"]
 PARTITION_WRITE_UNITS = 1000
 # Put into its pending partition, and deleted from it again; the delivered partition takes one write.
 PENDING_WRITES_OF_AN_EVENT = 2
@@ -51,16 +56,16 @@ class Outage:
 
     events_a_second: float
     outage_seconds: float
-    concurrency: int = 5
+    concurrency: int = SOURCE.maximum_concurrency
     is_gated: bool = True
     claim_seconds: float = 0.01
     push_seconds: float = 0.11  # and the record of it
-    base_seconds: float = 1
-    cap_seconds: float = 3600
-    in_process_wait_seconds: float = 8
-    worker_seconds: float = 50
-    push_timeout_seconds: float = 10
-    breaker_open_seconds: float = 30
+    base_seconds: float = SETTINGS.backoff_base_seconds
+    cap_seconds: float = SETTINGS.backoff_cap_seconds
+    in_process_wait_seconds: float = SETTINGS.in_process_wait_seconds
+    worker_seconds: float = WORKER_SECONDS
+    push_timeout_seconds: float = SETTINGS.push_timeout_seconds
+    breaker_open_seconds: float = SETTINGS.breaker_open_seconds
 
 
 @dataclass
