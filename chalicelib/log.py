@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import TextIO, TypeVar
+from typing import TypeVar
 
 from chalicelib.events import rfc3339
 
@@ -21,39 +21,30 @@ _encode = json.JSONEncoder(default=str).encode
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
-class JsonFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
+class JsonLines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
         line = {
-            "time": self.formatTime(record),
+            "time": rfc3339(record.created),
             "level": record.levelname,
             "message": record.getMessage(),
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
-            line["trace"] = self.formatException(record.exc_info)
-        return _encode(line)
-
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
-        return rfc3339(record.created)
+            line["trace"] = logging.Formatter().formatException(record.exc_info)
+        print_line(_encode(line))
 
 
-class _StandardOutput(logging.StreamHandler[TextIO]):
-    """Looks `sys.stdout` up for each line, so that redirecting it works at any time."""
-
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self) -> TextIO:  # type: ignore[override]
-        return sys.stdout
+def print_line(line: str) -> None:
+    """Write to what is `sys.stdout` at this moment, in one piece: threads write at the same time."""
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it: no reason to stop delivering
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
 
 
 def configure(level: str) -> None:
     """Send lines of `level` and above to standard output, unless a handler is there already."""
     if not _logger.handlers:
-        handler = _StandardOutput()
-        handler.setFormatter(JsonFormatter())
-        _logger.addHandler(handler)
+        _logger.addHandler(JsonLines())
     _logger.setLevel(level)
     _logger.propagate = False
 

@@ -3,11 +3,9 @@
 The only place that makes AWS clients. Tests build their own with other clocks and clients.
 """
 
-import contextlib
 import gc
 import os
 import random
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -81,19 +79,13 @@ def build(
             clock=clock,
         ),
         breaker=Breaker(failures=settings.breaker_failures, open_seconds=settings.breaker_open_seconds, clock=clock),
-        metrics=Metrics(settings.metrics_namespace, settings.stage, clock=clock, write=_print_line),
+        metrics=Metrics(settings.metrics_namespace, settings.stage, clock=clock, write=log.print_line),
         clock=clock,
         sleep=sleep,
         random=random,
         new_id=new_id,
         threads=threads,
     )
-
-
-def _print_line(line: str) -> None:
-    with contextlib.suppress(OSError, ValueError):  # nobody reads it: no reason to stop delivering
-        sys.stdout.write(line + "\n")  # in one piece: threads write at the same time
-        sys.stdout.flush()
 
 
 _lock = Lock()
