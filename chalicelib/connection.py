@@ -17,28 +17,28 @@ MAX_HEAD_BYTES = 128 * 1024
 RESET_SECONDS = 0.25  # a round trip: a reset comes right after the end of the stream
 
 
-class DeadlineSocket:
-    """A socket whose every wait ends at one moment, and that takes in so many bytes and no more.
+class NotTakenError(ConnectionError):
+    """The connection broke so early that the receiver cannot have taken what was sent."""
 
-    A timeout of the socket's own starts anew with each byte that drips in; this one does not.
-    """
 
-    deadline = math.inf  # time.monotonic()
+class DeadlineSocket(socket.socket):
+    """A socket whose every wait ends at one moment, and that takes in so many bytes and no more."""
+
+    deadline = math.inf
     budget = MAX_HEAD_BYTES
     is_reused = False
-    was_closed_to_us = False
 
     def arm(self) -> None:
         remaining = self.deadline - time.monotonic()
         if remaining <= 0:
             raise TimeoutError
-        self.settimeout(remaining)  # type: ignore[attr-defined]
+        self.settimeout(remaining)
 
     def recv_into(self, *args: Any) -> int:
         self.arm()
-        count: int = super().recv_into(*args)  # type: ignore[misc]
-        if count == 0 and self.is_reused:
-            self.was_closed_to_us = self._is_reset()
+        count = super().recv_into(*args)
+        if count == 0 and self.is_reused and self._is_reset():
+            raise NotTakenError
         self.is_reused = False
         self.budget -= count
         if self.budget < 0:
@@ -49,20 +49,16 @@ class DeadlineSocket:
         """Return whether the end of the stream is followed by a reset: the receiver had closed before it could read
         what was sent. One that reads and then closes without an answer sends no reset."""
         poll = select.poll()
-        poll.register(self.fileno(), 0)  # type: ignore[attr-defined]  # POLLHUP and POLLERR are always told
+        poll.register(self, 0)  # POLLHUP and POLLERR are always told
         return bool(poll.poll(RESET_SECONDS * 1000))
 
     def send(self, *args: Any) -> int:  # what SSLSocket.sendall loops over
         self.arm()
-        return super().send(*args)  # type: ignore[misc,no-any-return]
+        return super().send(*args)
 
     def sendall(self, *args: Any) -> None:
         self.arm()
-        super().sendall(*args)  # type: ignore[misc]
-
-
-class TcpSocket(DeadlineSocket, socket.socket):
-    pass
+        super().sendall(*args)
 
 
 class TlsSocket(DeadlineSocket, ssl.SSLSocket):
@@ -84,6 +80,7 @@ class Connection(http.client.HTTPConnection):
     """A connection that is made, used and read before one moment; over TLS where there is an `ssl_context`."""
 
     response_class = FinalResponse
+    sock: DeadlineSocket | None
     deadline: float
     budget: int
 
@@ -99,13 +96,13 @@ class Connection(http.client.HTTPConnection):
     def set_limits(self, deadline: float, budget: int) -> None:
         """End every wait at `deadline`, and take in `budget` bytes at most."""
         self.deadline, self.budget = deadline, budget
-        if isinstance(self.sock, DeadlineSocket):
+        if self.sock is not None:
             self.sock.deadline, self.sock.budget = deadline, budget
 
     @property
     def is_open(self) -> bool:
         """Whether the other side has neither closed nor said anything that nobody asked for."""
-        if not isinstance(self.sock, socket.socket):
+        if self.sock is None:
             return False
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
@@ -113,16 +110,16 @@ class Connection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         sock = self._new_socket()
-        if self._ssl_context:
+        if self._ssl_context:  # it makes a TlsSocket
             try:
-                sock = self._ssl_context.wrap_socket(sock, server_hostname=self.host)
+                sock = self._ssl_context.wrap_socket(sock, server_hostname=self.host)  # type: ignore[assignment]
             except BaseException:
                 sock.close()
                 raise
         self.sock = sock
         self.set_limits(self.deadline, self.budget)
 
-    def _new_socket(self) -> socket.socket:
+    def _new_socket(self) -> DeadlineSocket:
         """Try the name's addresses one after another, each with its share of the time to connect.
 
         The socket leaves here with the time that is left as its timeout, which is that of the whole TLS handshake.
@@ -132,7 +129,7 @@ class Connection(http.client.HTTPConnection):
         failure: OSError = socket.gaierror()
         for number, (family, kind, protocol, _, address) in enumerate(addresses):
             try:
-                sock = TcpSocket(family, kind, protocol)
+                sock = DeadlineSocket(family, kind, protocol)
             except OSError as error:  # a family that this host does not speak
                 failure = error
                 continue

@@ -4,6 +4,7 @@ Knows nothing of retries or storage. The URL's path and query, the secrets and t
 but to the receiver; no text of an exception is repeated.
 """
 
+import contextlib
 import email.utils
 import http.client
 import socket
@@ -18,7 +19,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from chalicelib import __version__
-from chalicelib.connection import MAX_HEAD_BYTES, Connection, DeadlineSocket, TlsSocket
+from chalicelib.connection import MAX_HEAD_BYTES, Connection, NotTakenError, TlsSocket
 from chalicelib.events import Event
 from chalicelib.signing import signature
 
@@ -49,10 +50,6 @@ class Outcome:
     error: str | None = None
     retry_after_seconds: float = 0.0
     timed_out: bool = False
-
-
-class NotSentError(ConnectionError):
-    """The connection broke before all was sent: the receiver cannot have taken it."""
 
 
 class PushClient:
@@ -118,13 +115,8 @@ class PushClient:
         """
         connection = self._kept_connection()
         if connection is not None:
-            sock = connection.sock
-            try:
+            with contextlib.suppress(NotTakenError, BrokenPipeError):
                 return self._exchange_over(connection, headers, body, deadline)
-            except ConnectionError as error:
-                not_taken = isinstance(error, NotSentError | BrokenPipeError)
-                if not not_taken and not getattr(sock, "was_closed_to_us", False):
-                    raise
         return self._exchange_over(self._new_connection(), headers, body, deadline)
 
     def _exchange_over(
@@ -134,12 +126,14 @@ class PushClient:
             connection.set_limits(deadline, MAX_HEAD_BYTES)
             if connection.sock is None:
                 connection.connect()
+            else:
+                connection.sock.is_reused = True
             try:
                 connection.request("POST", self._target, body=body, headers=headers)
             except BrokenPipeError:
                 pass  # it stopped listening, perhaps after an answer such as 413
             except (ConnectionError, ssl.SSLError) as error:
-                raise NotSentError from error
+                raise NotTakenError from error
             response = connection.getresponse()
         except BaseException:
             connection.close()
@@ -155,8 +149,6 @@ class PushClient:
             except IndexError:  # another thread took it
                 break
             if self._clock() - kept_at <= KEEP_SECONDS and connection.is_open:
-                if isinstance(connection.sock, DeadlineSocket):
-                    connection.sock.is_reused = True
                 return connection
             connection.close()
         return None
