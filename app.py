@@ -72,7 +72,7 @@ def route(method: str, path: str, *scopes: Scope) -> Callable[[Callable[..., Res
                     return problem(error)
                 except Exception:
                     log.exception("request failed", method=method, path=path)
-                    return problem(TriggersError("Something went wrong here; it is in the log."))
+                    return problem(TriggersError())
 
         # No content types: Chalice would answer 415 in its own way, and to `Application/JSON` too.
         app.route(path, methods=[method], name=view.__name__, content_types=[])(edge)
@@ -218,7 +218,7 @@ def checked(event_id: str) -> str:
 
 def require_json(content_type: str) -> None:
     if content_type.split(";")[0].strip().lower() not in ("", "application/json"):
-        raise UnsupportedMediaTypeError("The body must be application/json.")
+        raise UnsupportedMediaTypeError
 
 
 def idempotency_key_faults(value: str | None) -> tuple[Fault, ...]:

@@ -36,7 +36,7 @@ def authenticate(authorization: str | None, keys: Iterable[ApiKey]) -> ApiKey:
     digest = hashlib.sha256(bearer[1].encode("utf-8", "replace") if bearer else b"").hexdigest()
     matches = [key for key in keys if hmac.compare_digest(key.digest, digest)]
     if not bearer or not matches:
-        raise UnauthorizedError("A valid API key is needed: Authorization: Bearer <key>.")
+        raise UnauthorizedError
     return matches[0]
 
 

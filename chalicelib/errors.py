@@ -18,11 +18,12 @@ class TriggersError(Exception):
     """What a caller is answered instead of a result. `str()` is one sentence without secrets."""
 
     status_code = 500
+    detail = "Something went wrong here; it is in the log."
     retry_after_seconds: int | None = None
+    faults: tuple[Fault, ...] = ()
 
-    def __init__(self, detail: str, faults: tuple[Fault, ...] = ()) -> None:
-        super().__init__(detail)
-        self.faults = faults
+    def __init__(self, detail: str | None = None) -> None:
+        super().__init__(detail or self.detail)
 
 
 class InvalidRequestError(TriggersError):
@@ -31,13 +32,15 @@ class InvalidRequestError(TriggersError):
     status_code = 400
 
     def __init__(self, *faults: Fault) -> None:
-        super().__init__("; ".join(f"{fault.field}: {fault.message}" for fault in faults), faults)
+        super().__init__("; ".join(f"{fault.field}: {fault.message}" for fault in faults))
+        self.faults = faults
 
 
 class UnauthorizedError(TriggersError):
     """Send a key that is known."""
 
     status_code = 401
+    detail = "A valid API key is needed: Authorization: Bearer <key>."
 
 
 class ForbiddenError(TriggersError):
@@ -50,9 +53,7 @@ class EventNotFoundError(TriggersError):
     """There is no such event, or none that this key may see."""
 
     status_code = 404
-
-    def __init__(self) -> None:
-        super().__init__("There is no such event.")
+    detail = "There is no such event."
 
 
 class MethodNotAllowedError(TriggersError):
@@ -65,9 +66,10 @@ class PushRunningError(TriggersError):
     """A push of the event is running: ask again when its claim has run out."""
 
     status_code = 409
+    detail = "A push of this event is running; ask again when it has ended."
 
     def __init__(self, retry_after_seconds: int) -> None:
-        super().__init__("A push of this event is running; ask again when it has ended.")
+        super().__init__()
         self.retry_after_seconds = retry_after_seconds
 
 
@@ -81,25 +83,22 @@ class UnsupportedMediaTypeError(TriggersError):
     """Send JSON."""
 
     status_code = 415
+    detail = "The body must be application/json."
 
 
 class IdempotencyConflictError(TriggersError):
     """Use a new key for a new event."""
 
     status_code = 422
-
-    def __init__(self) -> None:
-        super().__init__("This Idempotency-Key was used before, with another body.")
+    detail = "This Idempotency-Key was used before, with another body."
 
 
 class StorageUnavailableError(TriggersError):
     """DynamoDB failed: ask again. Whether a write took effect is not known."""
 
     status_code = 503
+    detail = "The event store did not answer; try again."
     retry_after_seconds = 2
-
-    def __init__(self) -> None:
-        super().__init__("The event store did not answer; try again.")
 
 
 class QueueUnavailableError(Exception):
