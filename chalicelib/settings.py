@@ -4,12 +4,12 @@ Reads nothing by itself and never repeats a value that may be a secret.
 """
 
 import base64
-import binascii
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from chalicelib.auth import ApiKey, Scope
@@ -21,171 +21,62 @@ class SettingsError(Exception):
     """The start stops here: `str()` is one line with each variable at fault and what it should be."""
 
 
-@dataclass(frozen=True)
-class EventSource:
-    """The worker's event source, as `chalice deploy` makes it."""
+def _variable(
+    name: str,
+    default: T | None,
+    parse: Callable[[str], T],
+    wanted: str,
+    *,
+    secret: bool = False,
+    may_be_empty: bool = False,
+) -> T:
+    """Return the field of a dataclass that a variable fills; `default` counts when it is not set, None: it must be.
 
-    stage: str
-    queue_name: str
-    batch_window_seconds: int
-    maximum_concurrency: int
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything the environment decides. Secrets stay out of `repr()`."""
-
-    events_table_name: str
-    inbox_queue_url: str
-    inbox_dlq_url: str
-    webhook_url: str = field(repr=False)
-    api_keys: tuple[ApiKey, ...] = field(repr=False)
-    signing_secrets: tuple[bytes, ...] = field(repr=False)
-    max_delivery_attempts: int
-    backoff_base_seconds: float
-    backoff_cap_seconds: float
-    in_process_wait_seconds: float
-    push_timeout_seconds: float
-    push_connect_timeout_seconds: float
-    inline_push_timeout_seconds: float
-    breaker_failures: int
-    breaker_open_seconds: float
-    event_retention_days: int
-    stage: str
-    log_level: str
-    metrics_namespace: str
+    `parse` raises ValueError for what is not `wanted`. Set but empty is the same as not set, unless it `may_be_empty`.
+    """
+    row: T = field(repr=not secret, metadata={"variable": (name, default, parse, wanted, may_be_empty)})
+    return row
 
 
-def load(environ: Mapping[str, str]) -> Settings:
-    """Return the settings that `environ` describes; raise SettingsError naming every variable at fault."""
-    env = _Reader(environ)
-    push_timeout = env.number("PUSH_TIMEOUT_SECONDS", 10, above=0, to=20)
-    inline_timeout = env.number("INLINE_PUSH_TIMEOUT_SECONDS", 5, above=0, to=20)
-    settings = Settings(
-        events_table_name=env.read("EVENTS_TABLE_NAME", "", str, "the name of the DynamoDB table", required=True),
-        inbox_queue_url=env.read("INBOX_QUEUE_URL", "", _queue_url, "the URL of the inbox queue", required=True),
-        inbox_dlq_url=env.read("INBOX_DLQ_URL", "", _queue_url, "the URL of the dead letter queue", required=True),
-        webhook_url=env.read(
-            "ZAPIER_WEBHOOK_URL",
-            "",
-            _webhook_url,
-            "an https URL without user or fragment (http only to a loopback host)",
-            required=True,
-        ),
-        api_keys=env.api_keys(),
-        signing_secrets=env.read(
-            "WEBHOOK_SIGNING_SECRETS", (), _signing_secrets, "whsec_ and base64, a space between two"
-        ),
-        max_delivery_attempts=env.whole("MAX_DELIVERY_ATTEMPTS", 20, 1, 1000),
-        backoff_base_seconds=env.number("BACKOFF_BASE_SECONDS", 1, to=86_400),
-        backoff_cap_seconds=env.number("BACKOFF_CAP_SECONDS", 3600, to=86_400),
-        in_process_wait_seconds=env.number("IN_PROCESS_WAIT_SECONDS", 8, to=900),
-        push_timeout_seconds=push_timeout,
-        push_connect_timeout_seconds=env.number("PUSH_CONNECT_TIMEOUT_SECONDS", 5, above=0, to=20),
-        inline_push_timeout_seconds=min(inline_timeout, push_timeout),
-        breaker_failures=env.whole("BREAKER_FAILURES", 3, 1, 1_000_000),
-        breaker_open_seconds=env.number("BREAKER_OPEN_SECONDS", 30, to=86_400),
-        event_retention_days=env.whole("EVENT_RETENTION_DAYS", 30, 1, 3650),
-        stage=env.stage(),
-        log_level=env.read(
-            "LOG_LEVEL",
-            "INFO",
-            _choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
-            "DEBUG, INFO, WARNING or ERROR",
-        ),
-        metrics_namespace=env.read(
-            "METRICS_NAMESPACE",
-            "TriggersApi",
-            _matching(r"(?!AWS/)[A-Za-z0-9.\-_/#:]{1,255}"),
-            "1 to 255 of A-Z a-z 0-9 . - _ / # :, not beginning with AWS/",
-        ),
-    )
-    env.stop_on_faults()
-    return settings
+def _seconds(name: str, default: float, most: float, *, positive: bool = False) -> float:
+    def parse(text: str) -> float:
+        value = float(_plain_number(text))
+        if not (0 <= value <= most) or (positive and value == 0):  # NaN is refused here too
+            raise ValueError
+        return value
+
+    least = "above 0" if positive else "from 0"
+    return _variable(name, default, parse, f"a number of seconds {least} to {most:g}")
 
 
-def load_event_source(environ: Mapping[str, str]) -> EventSource:
-    """Return what the worker's event source is made from; raise SettingsError. The only values read at import."""
-    env = _Reader(environ)
-    stage = env.stage()
-    window = env.whole("WORKER_BATCH_WINDOW_SECONDS", 5, 0, 300)
-    concurrency = env.whole("WORKER_MAX_CONCURRENCY", 5, 2, 1000)
-    env.stop_on_faults()
-    return EventSource(stage, f"triggers-api-{stage}-inbox-queue", window, concurrency)
+def _whole(name: str, default: int, least: int, most: int) -> int:
+    def parse(text: str) -> int:
+        value = int(_plain_number(text))
+        if not least <= value <= most:
+            raise ValueError
+        return value
+
+    return _variable(name, default, parse, f"a whole number from {least} to {most}")
 
 
-class _Reader:
-    """Reads one variable after another and remembers what was wrong with each."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        self._faults: list[str] = []
-
-    def stop_on_faults(self) -> None:
-        if self._faults:
-            raise SettingsError("; ".join(self._faults))
-
-    def read(self, name: str, default: T, parse: Callable[[str], T], wanted: str, *, required: bool = False) -> T:
-        value = self._environ.get(name, "").strip()
-        try:
-            if value:
-                return parse(value)
-            if required:
-                self._faults.append(f"{name} is missing: it must be {wanted}")
-        except ValueError:
-            self._faults.append(f"{name} is unusable: it must be {wanted}")
-        return default
-
-    def number(self, name: str, default: float, *, above: float | None = None, to: float) -> float:
-        least = "above 0" if above is not None else "from 0"
-
-        def parse(text: str) -> float:
-            value = float(_plain_number(text))
-            if not (0 <= value <= to) or value == above:  # NaN is refused here too
-                raise ValueError
-            return value
-
-        return self.read(name, default, parse, f"a number of seconds {least} to {to:g}")
-
-    def whole(self, name: str, default: int, least: int, most: int) -> int:
-        def parse(text: str) -> int:
-            value = int(_plain_number(text))
-            if not least <= value <= most:
-                raise ValueError
-            return value
-
-        return self.read(name, default, parse, f"a whole number from {least} to {most}")
-
-    def stage(self) -> str:
-        return self.read("STAGE", "dev", _matching(r"[A-Za-z0-9-]{1,32}"), "1 to 32 of A-Z a-z 0-9 -")
-
-    def api_keys(self) -> tuple[ApiKey, ...]:
-        wanted = "name:sha256hex[:scope+scope], comma between, scopes produce and consume"
-        # Set but empty closes a stage on purpose: every call is refused.
-        return self.read("API_KEYS", (), _api_keys, wanted, required="API_KEYS" not in self._environ)
+def _stage() -> str:
+    return _variable("STAGE", "dev", partial(_matched, r"[A-Za-z0-9-]{1,32}"), "1 to 32 of A-Z a-z 0-9 -")
 
 
-def _plain_number(text: str) -> str:
-    """Return `text` if it is a number as people write it: Python takes 1_0 and other scripts' digits too."""
-    if not re.fullmatch(r"[0-9.eE+-]+", text):
+def _matched(pattern: str, text: str) -> str:
+    """Return `text`; raise ValueError if it is not of the form."""
+    if not re.fullmatch(pattern, text):
         raise ValueError
     return text
 
 
-def _matching(pattern: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        if not re.fullmatch(pattern, value):
-            raise ValueError
-        return value
-
-    return parse
+def _plain_number(text: str) -> str:
+    """Return `text` if it is a number as people write it: Python takes 1_0 and other scripts' digits too."""
+    return _matched(r"[0-9.eE+-]+", text)
 
 
-def _choice(*choices: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        return choices[choices.index(value.upper())]
-
-    return parse
+def _log_level(text: str) -> str:
+    return _matched("DEBUG|INFO|WARNING|ERROR|CRITICAL", text.upper())
 
 
 def _url(value: str) -> SplitResult:
@@ -224,12 +115,7 @@ def _signing_secrets(value: str) -> tuple[bytes, ...]:
 
 
 def _signing_secret(value: str) -> bytes:
-    if not value.startswith("whsec_"):
-        raise ValueError
-    try:
-        secret = base64.b64decode(value.removeprefix("whsec_"), validate=True)
-    except binascii.Error as error:
-        raise ValueError from error
+    secret = base64.b64decode(_matched("whsec_.+", value).removeprefix("whsec_"), validate=True)
     if not secret:
         raise ValueError
     return secret
@@ -241,11 +127,100 @@ def _api_keys(value: str) -> tuple[ApiKey, ...]:
 
 def _api_key(entry: str) -> ApiKey:
     name, digest, *rest = entry.split(":")
-    if (
-        not (1 <= len(name) <= 64 and name.isprintable())
-        or not re.fullmatch(r"[0-9a-fA-F]{64}", digest)
-        or len(rest) > 1
-    ):
+    if not (1 <= len(name) <= 64 and name.isprintable()) or len(rest) > 1:
         raise ValueError
     scopes = frozenset(Scope(scope) for scope in rest[0].split("+")) if rest else frozenset(Scope)
-    return ApiKey(name, digest.lower(), scopes)
+    return ApiKey(name, _matched("[0-9a-fA-F]{64}", digest).lower(), scopes)
+
+
+@dataclass(frozen=True)
+class EventSource:
+    """The worker's event source, as `chalice deploy` makes it."""
+
+    stage: str = _stage()
+    batch_window_seconds: int = _whole("WORKER_BATCH_WINDOW_SECONDS", 5, 0, 300)
+    maximum_concurrency: int = _whole("WORKER_MAX_CONCURRENCY", 5, 2, 1000)
+
+    @property
+    def queue_name(self) -> str:
+        return f"triggers-api-{self.stage}-inbox-queue"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything the environment decides. Secrets stay out of `repr()`."""
+
+    events_table_name: str = _variable("EVENTS_TABLE_NAME", None, str, "the name of the DynamoDB table")
+    inbox_queue_url: str = _variable("INBOX_QUEUE_URL", None, _queue_url, "the URL of the inbox queue")
+    inbox_dlq_url: str = _variable("INBOX_DLQ_URL", None, _queue_url, "the URL of the dead letter queue")
+    webhook_url: str = _variable(
+        "ZAPIER_WEBHOOK_URL",
+        None,
+        _webhook_url,
+        "an https URL without user or fragment (http only to a loopback host)",
+        secret=True,
+    )
+    api_keys: tuple[ApiKey, ...] = _variable(
+        "API_KEYS",
+        None,
+        _api_keys,
+        "name:sha256hex[:scope+scope], comma between, scopes produce and consume",
+        secret=True,
+        may_be_empty=True,  # which closes a stage on purpose: every call is refused
+    )
+    signing_secrets: tuple[bytes, ...] = _variable(
+        "WEBHOOK_SIGNING_SECRETS", (), _signing_secrets, "whsec_ and base64, a space between two", secret=True
+    )
+    max_delivery_attempts: int = _whole("MAX_DELIVERY_ATTEMPTS", 20, 1, 1000)
+    backoff_base_seconds: float = _seconds("BACKOFF_BASE_SECONDS", 1, 86_400)
+    backoff_cap_seconds: float = _seconds("BACKOFF_CAP_SECONDS", 3600, 86_400)
+    in_process_wait_seconds: float = _seconds("IN_PROCESS_WAIT_SECONDS", 8, 900)
+    push_timeout_seconds: float = _seconds("PUSH_TIMEOUT_SECONDS", 10, 20, positive=True)
+    push_connect_timeout_seconds: float = _seconds("PUSH_CONNECT_TIMEOUT_SECONDS", 5, 20, positive=True)
+    inline_push_timeout_seconds: float = _seconds("INLINE_PUSH_TIMEOUT_SECONDS", 5, 20, positive=True)
+    breaker_failures: int = _whole("BREAKER_FAILURES", 3, 1, 1_000_000)
+    breaker_open_seconds: float = _seconds("BREAKER_OPEN_SECONDS", 30, 86_400)
+    event_retention_days: int = _whole("EVENT_RETENTION_DAYS", 30, 1, 3650)
+    stage: str = _stage()
+    log_level: str = _variable("LOG_LEVEL", "INFO", _log_level, "DEBUG, INFO, WARNING or ERROR")
+    metrics_namespace: str = _variable(
+        "METRICS_NAMESPACE",
+        "TriggersApi",
+        partial(_matched, r"(?!AWS/)[A-Za-z0-9.\-_/#:]{1,255}"),
+        "1 to 255 of A-Z a-z 0-9 . - _ / # :, not beginning with AWS/",
+    )
+
+
+Read = TypeVar("Read", EventSource, Settings)
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """Return the settings that `environ` describes; raise SettingsError naming every variable at fault."""
+    settings = _read(Settings, environ)
+    inline = min(settings.inline_push_timeout_seconds, settings.push_timeout_seconds)
+    return replace(settings, inline_push_timeout_seconds=inline)
+
+
+def load_event_source(environ: Mapping[str, str]) -> EventSource:
+    """Return what the worker's event source is made from; raise SettingsError. The only values read at import."""
+    return _read(EventSource, environ)
+
+
+def _read(kind: type[Read], environ: Mapping[str, str]) -> Read:
+    values: dict[str, Any] = {}
+    faults = []
+    for each in fields(kind):
+        name, default, parse, wanted, may_be_empty = each.metadata["variable"]
+        text = environ.get(name, "").strip()
+        if text or (may_be_empty and name in environ):
+            try:
+                values[each.name] = parse(text)
+            except ValueError:
+                faults.append(f"{name} is unusable: it must be {wanted}")
+        elif default is None:
+            faults.append(f"{name} is missing: it must be {wanted}")
+        else:
+            values[each.name] = default
+    if faults:
+        raise SettingsError("; ".join(faults))
+    return kind(**values)

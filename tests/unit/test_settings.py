@@ -166,9 +166,10 @@ def test_neither_the_line_nor_its_trace_holds_a_secret(name: str, value: str) ->
 
 
 def test_the_event_source_has_defaults_and_reads_nothing_required() -> None:
-    assert load_event_source({}) == EventSource("dev", "triggers-api-dev-inbox-queue", 5, 5)
+    assert load_event_source({}) == EventSource("dev", 5, 5)
     environ = {"STAGE": "prod", "WORKER_BATCH_WINDOW_SECONDS": "0", "WORKER_MAX_CONCURRENCY": "2"}
-    assert load_event_source(environ) == EventSource("prod", "triggers-api-prod-inbox-queue", 0, 2)
+    assert load_event_source(environ) == EventSource("prod", 0, 2)
+    assert load_event_source(environ).queue_name == "triggers-api-prod-inbox-queue"
 
 
 def test_the_event_sources_faults_stand_in_one_line_too() -> None:
