@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 MAX_ATTEMPTS_SHOWN = 25
+SHOWN = ("status", "created_at", "delivered_at", "next_attempt_at", "delivery_attempts", "delivered_via", "created_by")
 
 EVENT_ID = re.compile(r"evt_[0-9a-f]{32}")
 EVENT_TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
@@ -107,19 +108,8 @@ class Event:
         members = {"event_id": compact(self.event_id), "event_type": compact(self.event_type)}
         if body:
             members |= {"payload": self.payload, "metadata": self.metadata}
-        members |= {
-            name: compact(value)
-            for name, value in (
-                ("status", self.status),
-                ("created_at", self.created_at),
-                ("delivered_at", self.delivered_at),
-                ("next_attempt_at", self.next_attempt_at),
-                ("delivery_attempts", self.delivery_attempts),
-                ("delivered_via", self.delivered_via),
-                ("created_by", self.created_by),
-                ("message", self.message()),
-            )
-        }
+        members |= {name: compact(getattr(self, name)) for name in SHOWN}
+        members["message"] = compact(self.message())
         if attempts:
             members["attempts"] = compact([vars(attempt) for attempt in self.attempts])
         return _object(members)
