@@ -143,14 +143,12 @@ class PushClient:
 
     def _kept_connection(self) -> Connection | None:
         """Return a connection that the receiver has not closed, the last used first."""
-        while self._kept:
-            try:
+        with contextlib.suppress(IndexError):  # none is left
+            while True:
                 kept_at, connection = self._kept.pop()
-            except IndexError:  # another thread took it
-                break
-            if self._clock() - kept_at <= KEEP_SECONDS and connection.is_open:
-                return connection
-            connection.close()
+                if self._clock() - kept_at <= KEEP_SECONDS and connection.is_open:
+                    return connection
+                connection.close()
         return None
 
     def _keep_or_close(self, connection: Connection, response: http.client.HTTPResponse) -> None:
