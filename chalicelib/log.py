@@ -70,10 +70,6 @@ def carried(function: Callable[[T], R]) -> Callable[[T], R]:
     return run
 
 
-def debug(message: str, **fields: object) -> None:
-    _write(logging.DEBUG, message, fields)
-
-
 def info(message: str, **fields: object) -> None:
     _write(logging.INFO, message, fields)
 

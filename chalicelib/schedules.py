@@ -12,8 +12,8 @@ QUEUE_IS_LONG = 1000  # visible messages: pending events wait in line then, and 
 MOST_OF_A_SHARD = 500
 
 
-def sweep(services: Services, remaining_seconds: float) -> int:
-    """Queue pending events that nobody will push, and return how many; a few thousand at most.
+def sweep(services: Services, remaining_seconds: float) -> None:
+    """Queue pending events that nobody will push; a few thousand at most.
 
     Nothing while the inbox queue is long. Raises StorageUnavailableError and QueueUnavailableError, after all shards
     were tried.
@@ -21,12 +21,11 @@ def sweep(services: Services, remaining_seconds: float) -> int:
     visible = services.inbox.depth().visible
     if visible >= QUEUE_IS_LONG:
         log.info("sweep waits for the queue", visible=visible)
-        return 0
+        return
     deadline = services.clock() + remaining_seconds - 2 * AWS_CALL_SECONDS
     with services.threads(SHARDS) as pool:
         count = sum(pool.map(log.carried(partial(_sweep_shard, services, deadline)), range(SHARDS)))
     log.info("swept", queued=count)
-    return count
 
 
 def check_dlq(services: Services) -> None:
