@@ -12,13 +12,7 @@ from chalice.app import Chalice, CloudWatchEvent, Rate, Request, Response, SQSEv
 
 from chalicelib import __version__, batch, delivery, listing, log, schedules, services
 from chalicelib.auth import ApiKey, Scope, authenticate, authorize
-from chalicelib.errors import (
-    EventNotFoundError,
-    Fault,
-    MethodNotAllowedError,
-    TriggersError,
-    UnsupportedMediaTypeError,
-)
+from chalicelib.errors import EventNotFoundError, Fault, MethodNotAllowedError, TriggersError, UnsupportedMediaTypeError
 from chalicelib.events import EVENT_ID, compact
 from chalicelib.services import Services
 from chalicelib.settings import load_event_source

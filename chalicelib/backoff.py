@@ -25,11 +25,7 @@ class Patience:
 
 
 def repeat(
-    step: Callable[[], float | None],
-    patience: Patience,
-    *,
-    clock: Callable[[], float],
-    sleep: Callable[[float], None],
+    step: Callable[[], float | None], patience: Patience, *, clock: Callable[[], float], sleep: Callable[[float], None]
 ) -> float | None:
     """Call `step` until it returns None (settled) or a delay that `patience` has no room for; return that delay.
 

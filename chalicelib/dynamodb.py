@@ -153,9 +153,8 @@ class EventStore:
 
     def mark_requeued(self, event_id: str, requeue_at: str) -> Written:
         """Take over the queueing of an event that a sweep found overdue: one sweep of several wins."""
-        return self._update(
-            event_id, STILL_OVERDUE, {"requeue_at": self._in(MESSAGE_GRACE_SECONDS)}, {":seen": requeue_at}
-        )
+        changes = {"requeue_at": self._in(MESSAGE_GRACE_SECONDS)}
+        return self._update(event_id, STILL_OVERDUE, changes, {":seen": requeue_at})
 
     def get(self, event_id: str) -> Event | None:
         """Return the event as it is at this moment, or None."""
