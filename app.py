@@ -120,19 +120,19 @@ def post_event(call: Call) -> Response:
     require_json(headers.get("content-type", ""))
     idempotency_key = headers.get("idempotency-key")
     respond_async = prefers_async(headers.get("prefer", ""))
-    accepted = delivery.accept(
+    event, is_repeated = delivery.accept(
         parse_new_event(body, idempotency_key_faults(idempotency_key)),
         call.services,
         created_by=call.key.name,
         idempotency_key=idempotency_key,
         respond_async=respond_async,
     )
-    extra = {"Location": f"/events/{accepted.event.event_id}"}
-    if accepted.replayed:
+    extra = {"Location": f"/events/{event.event_id}"}
+    if is_repeated:
         extra["Idempotency-Replayed"] = "true"
     if respond_async:
         extra["Preference-Applied"] = "respond-async"
-    return answer(202, accepted.event.to_json(), **extra)
+    return answer(202, event.to_json(), **extra)
 
 
 @route("GET", "/events/{event_id}", Scope.PRODUCE, Scope.CONSUME)

@@ -6,7 +6,7 @@ Knows nothing of routes, SQS records or boto3.
 
 import hashlib
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from chalicelib import backoff, log, messages
@@ -36,19 +36,12 @@ class UnknownEventError(Exception):
     """A message names an event that is not stored, or no longer."""
 
 
-@dataclass(frozen=True)
-class Accepted:
-    """An event that is stored. `replayed`: an earlier call with the same Idempotency-Key stored it."""
-
-    event: Event
-    replayed: bool = False
-
-
 def accept(
     new: NewEvent, services: Services, *, created_by: str, idempotency_key: str | None, respond_async: bool
-) -> Accepted:
+) -> tuple[Event, bool]:
     """Store an event and push it once, or queue it when asked to or while the breaker is open.
 
+    Return it, and whether it was there already, stored by an earlier call with the same Idempotency-Key.
     Raises StorageUnavailableError when it is not known to be stored, and IdempotencyConflictError when the key stands
     for another body. Whatever fails once the event is stored is logged, and made up for by the sweep.
     """
@@ -65,12 +58,12 @@ def accept(
     if not written.done:
         if event.body_hash != new.body_hash:
             raise IdempotencyConflictError
-        return Accepted(event, replayed=True)
+        return event, True
     try:
-        return Accepted(_begin(event, services))
+        return _begin(event, services), False
     except Exception:  # the promise is wider than the errors known: what is stored is answered with 202
         log.exception("stored, and left to the sweep", event_id=event.event_id)
-        return Accepted(event)
+        return event, False
 
 
 def deliver(event_id: str, services: Services, patience: backoff.Patience) -> None:

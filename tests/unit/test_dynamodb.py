@@ -376,8 +376,8 @@ def test_what_was_acknowledged_while_the_answer_of_its_put_was_lost_is_not_pushe
     services = replace(shared_world.services, push=make_push(receiver.url), new_id=lambda: next(ids))
     lose_an_answer(during, table, lambda: services.store.acknowledge(event_id))
     new = parse_new_event(b'{"event_type":"t","payload":{}}')
-    accepted = delivery.accept(new, services, created_by="acme", idempotency_key=None, respond_async=False)
-    assert (accepted.event.event_id, accepted.replayed, receiver.requests) == (event_id, False, [])
+    accepted, is_repeated = delivery.accept(new, services, created_by="acme", idempotency_key=None, respond_async=False)
+    assert (accepted.event_id, is_repeated, receiver.requests) == (event_id, False, [])
 
 
 @pytest.mark.parametrize("name", RECORDS)
