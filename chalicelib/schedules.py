@@ -18,7 +18,7 @@ def sweep(services: Services, remaining_seconds: float) -> None:
     Nothing while the inbox queue is long. Raises StorageUnavailableError and QueueUnavailableError, after all shards
     were tried.
     """
-    visible = services.inbox.depth().visible
+    visible = services.inbox.depth()
     if visible >= QUEUE_IS_LONG:
         log.info("sweep waits for the queue", visible=visible)
         return
@@ -33,9 +33,9 @@ def check_dlq(services: Services) -> None:
     dead, waiting = services.dlq.depth(), services.inbox.depth()
     oldest = listing.oldest_pending(services.store, now=services.clock())
     age_seconds = max(0.0, services.clock() - epoch_seconds(oldest.created_at)) if oldest else 0.0
-    services.metrics.emit(DLQDepth=dead.visible, InboxDepth=waiting.visible, OldestPendingAge=round(age_seconds, 3))
-    if dead.visible:
-        log.warning("dead letters are waiting", queue=services.dlq.name, visible=dead.visible)
+    services.metrics.emit(DLQDepth=dead, InboxDepth=waiting, OldestPendingAge=round(age_seconds, 3))
+    if dead:
+        log.warning("dead letters are waiting", queue=services.dlq.name, visible=dead)
 
 
 def _sweep_shard(services: Services, deadline: float, shard: int) -> int:

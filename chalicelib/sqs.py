@@ -1,4 +1,4 @@
-"""One SQS queue: send, receive, delete, depth; every operation leaves one line in the log.
+"""One SQS queue: send, delete, depth; every operation leaves one line in the log.
 
 Knows nothing of events. Bodies are never logged.
 """
@@ -30,21 +30,11 @@ class Outgoing:
 
 @dataclass(frozen=True)
 class Received:
-    """A message received and hidden from others; `receipt_handle` deletes it."""
+    """A message that Lambda received for the worker, hidden from others; `receipt_handle` deletes it."""
 
     message_id: str
     receipt_handle: str
     body: str
-    attributes: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Depth:
-    """How many messages wait, are being worked on, and are delayed. SQS calls all three approximate."""
-
-    visible: int
-    in_flight: int
-    delayed: int
 
 
 class Queue:
@@ -69,18 +59,6 @@ class Queue:
         if refused:
             raise QueueUnavailableError(f"{self.name} refused {refused} of {len(messages)} messages")
 
-    def receive(self, *, max_messages: int = BATCH_SIZE, wait_seconds: int = 20) -> list[Received]:
-        """Return up to ten messages, waiting for the first for `wait_seconds` (0 to 20: long polling)."""
-        answer = self._call(
-            "receive",
-            self._client.receive_message,
-            {},
-            MaxNumberOfMessages=max_messages,
-            WaitTimeSeconds=wait_seconds,
-            MessageAttributeNames=["All"],
-        )
-        return [_received(message) for message in answer.get("Messages", ())]
-
     def delete_many(self, receipt_handles: Sequence[str]) -> None:
         """Delete up to ten received messages."""
         entries = [{"Id": str(number), "ReceiptHandle": handle} for number, handle in enumerate(receipt_handles)]
@@ -88,14 +66,11 @@ class Queue:
         if answer.get("Failed"):
             raise QueueUnavailableError(f"{self.name} refused to delete {len(answer['Failed'])} messages")
 
-    def depth(self) -> Depth:
-        names = (
-            "ApproximateNumberOfMessages",
-            "ApproximateNumberOfMessagesNotVisible",
-            "ApproximateNumberOfMessagesDelayed",
-        )
-        answer = self._call("depth", self._client.get_queue_attributes, {}, AttributeNames=list(names))
-        return Depth(*(int(answer["Attributes"].get(name, 0)) for name in names))
+    def depth(self) -> int:
+        """Return how many messages wait, neither being worked on nor delayed; SQS calls the number approximate."""
+        name = "ApproximateNumberOfMessages"
+        answer = self._call("depth", self._client.get_queue_attributes, {}, AttributeNames=[name])
+        return int(answer["Attributes"].get(name, 0))
 
     def _call(self, operation: str, call: Callable[..., Any], fields: dict[str, Any], **parameters: Any) -> Any:
         started = time.monotonic()
@@ -124,13 +99,3 @@ def _parameters(message: Outgoing) -> dict[str, Any]:
         "MessageAttributes": attributes,
         "DelaySeconds": math.ceil(message.delay_seconds),
     }
-
-
-def _received(message: dict[str, Any]) -> Received:
-    attributes = message.get("MessageAttributes", {})
-    return Received(
-        message_id=message["MessageId"],
-        receipt_handle=message["ReceiptHandle"],
-        body=message["Body"],
-        attributes={name: value.get("StringValue", "") for name, value in attributes.items()},
-    )

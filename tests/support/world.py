@@ -29,7 +29,6 @@ from moto.sqs.models import sqs_backends
 import app
 from chalicelib import log, services, settings
 from chalicelib.services import Services
-from chalicelib.sqs import Depth, Queue
 
 ROOT = Path(__file__).parent.parent.parent
 KEY = "test-key"
@@ -214,9 +213,6 @@ class World:
             self.clock.sleep(60)
             self.run_schedule(app.sweep)
         raise AssertionError("still not settled")
-
-    def depth(self) -> Depth:
-        return Queue(self.outside, self.environ["INBOX_QUEUE_URL"]).depth()
 
     def messages(self) -> list[dict[str, Any]]:
         """Return every message in the inbox queue, hidden or not."""
