@@ -81,7 +81,7 @@ def test_a_pure_module_needs_nothing_but_pure_modules_and_the_standard_library(n
 def test_the_whole_is_read_at_one_sitting() -> None:
     lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in SOURCES.items()}
     assert {name: count for name, count in lines.items() if count > 280} == {}
-    assert sum(lines.values()) <= 2800
+    assert sum(lines.values()) <= 2700
 
 
 # In a process of its own: reads of the environment are told apart by the file of who reads.
