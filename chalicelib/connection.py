@@ -110,9 +110,10 @@ class Connection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         sock = self._new_socket()
+        name = self.host.rstrip(".")  # certificates have no dot at the end
         if self._ssl_context:  # it makes a TlsSocket
             try:
-                sock = self._ssl_context.wrap_socket(sock, server_hostname=self.host)  # type: ignore[assignment]
+                sock = self._ssl_context.wrap_socket(sock, server_hostname=name)  # type: ignore[assignment]
             except BaseException:
                 sock.close()
                 raise

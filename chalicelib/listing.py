@@ -93,7 +93,7 @@ def overdue(store: EventStore, shard: int, *, now: float) -> Iterator[list[tuple
 
 def oldest_pending(store: EventStore, *, now: float) -> Event | None:
     """Return the pending event that was created first."""
-    query = Query((Status.PENDING,), newest_first=False)
+    query = Query((Status.PENDING,), newest_first=False, limit=1)
     while True:
         rows, horizon = _rows(store, query, lambda event: event.expires_at > now)
         if rows or horizon is None:
@@ -144,7 +144,7 @@ def _rows(store: EventStore, query: Query, keep: Callable[[Event], bool], of_eac
     is_reached = ge if query.newest_first else le
     reached = [key for key in rows if horizon is None or is_reached(key, horizon)]
     kept = [rows[key] for key in sorted(reached, reverse=query.newest_first) if keep(rows[key])]
-    if horizon is None or len(kept) >= query.limit or of_each > query.limit:
+    if horizon is None or len(reached) >= query.limit or of_each > query.limit:
         return kept, horizon
     return _rows(store, query, keep, query.limit + 1)
 

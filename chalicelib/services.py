@@ -107,9 +107,10 @@ def get() -> Services:
             settings = load(os.environ)
             log.configure(settings.log_level)
             gc.disable()  # what boto3 loads stays: looking through it for garbage is a tenth of a cold start
-            _services = build(
-                settings, boto3.client("dynamodb", config=AWS_CONFIG), boto3.client("sqs", config=AWS_CONFIG)
-            )
-            gc.freeze()
-            gc.enable()
+            try:
+                dynamodb, sqs = boto3.client("dynamodb", config=AWS_CONFIG), boto3.client("sqs", config=AWS_CONFIG)
+                _services = build(settings, dynamodb, sqs)
+                gc.freeze()
+            finally:
+                gc.enable()
         return _services

@@ -42,6 +42,18 @@ def test_a_trusted_certificate_delivers_over_one_kept_connection(secure_push: An
         assert (receiver.connections, receiver.requests[0].body) == (1, EVENT.push_body())
 
 
+def test_a_name_with_a_dot_at_its_end_is_the_name_of_the_certificate(
+    secure_push: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *more, **options: resolve(host.rstrip("."), *more, **options)
+    )
+    with Receiver(tls=certificates().valid()) as receiver:
+        receiver.url = receiver.url.replace("localhost", "localhost.")
+        assert secure_push(receiver).send(EVENT, LONG).result is Result.DELIVERED
+
+
 def test_the_machines_own_authorities_are_trusted(
     make_push: MakePush, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

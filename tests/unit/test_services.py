@@ -1,7 +1,10 @@
+import gc
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from botocore.exceptions import NoRegionError
 
 from chalicelib import services
 from chalicelib.events import Event, Status
@@ -42,6 +45,17 @@ def test_an_unusable_environment_stops_every_call_until_it_is_mended(monkeypatch
 
 
 @pytest.mark.usefixtures("environ")
+def test_garbage_is_collected_though_building_failed(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {**environ, "AWS_CONFIG_FILE": os.devnull}.items():
+        monkeypatch.setenv(name, value)
+    services.use(None)
+    with pytest.raises(NoRegionError):
+        services.get()
+    assert gc.isenabled()
+
+
 def test_an_aws_call_takes_no_longer_than_the_arithmetic_elsewhere_believes() -> None:
     config = services.get().store._client.meta.config
     tries = config.retries["total_max_attempts"]
