@@ -44,7 +44,6 @@ def test_an_unusable_environment_stops_every_call_until_it_is_mended(monkeypatch
     assert services.get().settings.max_delivery_attempts == 20
 
 
-@pytest.mark.usefixtures("environ")
 def test_garbage_is_collected_though_building_failed(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
@@ -56,6 +55,7 @@ def test_garbage_is_collected_though_building_failed(environ: dict[str, str], mo
     assert gc.isenabled()
 
 
+@pytest.mark.usefixtures("environ")
 def test_an_aws_call_takes_no_longer_than_the_arithmetic_elsewhere_believes() -> None:
     config = services.get().store._client.meta.config
     tries = config.retries["total_max_attempts"]
