@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import boto3
@@ -54,23 +54,23 @@ class DeployError(Exception):
     """It cannot be done: `str()` says why, without secrets."""
 
 
-def main() -> int:
-    stage = os.environ.get("STAGE") or "dev"
+def run(target: str, act: Callable[[str], None], stage: str) -> int:
+    """Do what a make target does, and return its exit status."""
     try:
-        deploy(stage)
+        with failures():
+            act(stage)
     except DeployError as error:
-        print(f"make deploy: {error}", file=sys.stderr)
+        print(f"{target}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print("\nmake deploy: stopped. Run it again, it goes on from what is there.", file=sys.stderr)
+        print(f"\n{target}: stopped. Run it again, it goes on from what is there.", file=sys.stderr)
         return 130
-    else:
-        return 0
-    return 1
+    return 0
 
 
 def deploy(stage: str) -> None:
     """Bring a stage to what the code and the environment say; raise DeployError."""
-    with failures(), console.status(f"stage {stage}"):
+    with console.status(f"stage {stage}"):
         variables = _check(stage)
         os.environ["STAGE"] = stage  # app.py reads it
         outputs = _deploy_resources(stage)
@@ -218,4 +218,4 @@ def _deploy_functions(stage: str, variables: dict[str, str]) -> Resource:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("make deploy", deploy, os.environ.get("STAGE") or "dev"))

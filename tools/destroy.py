@@ -15,22 +15,8 @@ from chalice.utils import UI
 
 from tools import deployed
 from tools import stage as stages
-from tools.deploy import FAILURES, DeployError, account_faults, console, resources_stack
+from tools.deploy import DeployError, account_faults, console, resources_stack, run
 from tools.gateway import ACCESS_LOG_ROLE
-
-
-def main() -> int:
-    stage = os.environ.get("STAGE", "")
-    try:
-        destroy(stage)
-    except (DeployError, *FAILURES) as error:
-        print(f"make destroy: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("\nmake destroy: stopped. Run it again, it goes on from what is there.", file=sys.stderr)
-        return 130
-    else:
-        return 0
-    return 1
 
 
 def destroy(stage: str) -> None:
@@ -66,4 +52,4 @@ def _delete_log_groups(stage: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("make destroy", destroy, os.environ.get("STAGE", "")))

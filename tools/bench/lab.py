@@ -31,7 +31,6 @@ EVENT = {
     "payload": {"order_id": "12345", "lines": [{"sku": f"sku-{n}", "quantity": n, "price": "9.90"} for n in range(16)]},
     "metadata": {"source": "shop"},
 }
-HANG = json.dumps({**EVENT, "event_type": "hang"})
 OWN_VARIABLES = {
     "API_KEYS": f"bench:{hashlib.sha256(KEY.encode()).hexdigest()}",
     "STAGE": "bench",
