@@ -82,9 +82,9 @@ def test_a_make_target_is_there_and_is_run(command: str, system: Run, tmp_path: 
     target, *settings = command.removeprefix("make ").split()
     # Whether the packages are set up does not matter here.
     dry = subprocess.run(
-        ["make", "-n", "-o", ".venv/.set-up", target, *settings],
+        ["make", "--no-print-directory", "-n", "-o", ".venv/.set-up", target, *settings],
         cwd=ROOT,
-        env={**os.environ, "MAKEFLAGS": ""},
+        env={**os.environ, "MAKEFLAGS": "", "MAKELEVEL": "0"},
         capture_output=True,
         text=True,
         check=True,
