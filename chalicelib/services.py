@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache, partial
 from threading import Lock
 from typing import Any
 
@@ -53,6 +54,19 @@ class Services:
     threads: Callable[[int], Executor]
 
 
+class _Lazy:
+    """Stands for what is made when it is first used, once: a path that does without it does not wait for it."""
+
+    def __init__(self, make: Callable[[], object]) -> None:
+        self._make = cache(make)
+        self._lock = Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        with self._lock:  # two threads would have `cache` call twice
+            made = self._make()
+        return getattr(made, name)
+
+
 def build(
     settings: Settings,
     dynamodb: Any,
@@ -66,18 +80,21 @@ def build(
     threads: Callable[[int], Executor] = ThreadPoolExecutor,
 ) -> Services:
     """Return services on the given boto3 clients. `new_id` gives 32 hexadecimal digits, never the same twice."""
+    pushes: Any = push or _Lazy(
+        partial(
+            PushClient,
+            settings.webhook_url,
+            settings.signing_secrets,
+            connect_timeout_seconds=settings.push_connect_timeout_seconds,
+            clock=clock,
+        )
+    )
     return Services(
         settings=settings,
         store=EventStore(dynamodb, settings.events_table_name, clock=clock),
         inbox=Queue(sqs, settings.inbox_queue_url),
         dlq=Queue(sqs, settings.inbox_dlq_url),
-        push=push
-        or PushClient(
-            settings.webhook_url,
-            settings.signing_secrets,
-            connect_timeout_seconds=settings.push_connect_timeout_seconds,
-            clock=clock,
-        ),
+        push=pushes,
         breaker=Breaker(failures=settings.breaker_failures, open_seconds=settings.breaker_open_seconds, clock=clock),
         metrics=Metrics(settings.metrics_namespace, settings.stage, clock=clock, write=log.print_line),
         clock=clock,
@@ -108,7 +125,8 @@ def get() -> Services:
             log.configure(settings.log_level)
             gc.disable()  # what boto3 loads stays: looking through it for garbage is a tenth of a cold start
             try:
-                dynamodb, sqs = boto3.client("dynamodb", config=AWS_CONFIG), boto3.client("sqs", config=AWS_CONFIG)
+                dynamodb = boto3.client("dynamodb", config=AWS_CONFIG)
+                sqs = _Lazy(partial(boto3.client, "sqs", config=AWS_CONFIG))
                 _services = build(settings, dynamodb, sqs)
                 gc.freeze()
             finally:

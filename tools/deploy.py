@@ -201,19 +201,20 @@ class _Swagger(TemplatedSwaggerGenerator):
 
 def _deploy_functions(stage: str, variables: dict[str, str]) -> Resource:
     """Have Chalice make or update functions, roles, schedules, event source and API; return the API."""
-    config = deployed.chalice_config(stage, variables)
-    config.found = deployed.find(stage)
-    client = TypedAWSClient(Session())
-    deployer = Deployer(
-        application_builder=ApplicationGraphBuilder(),
-        deps_builder=DependencyBuilder(),
-        build_stage=create_build_stage(OSUtils(), UI(), _Swagger(), config),
-        plan_stage=PlanStage(RemoteState(client, config.deployed_resources(stage)), OSUtils()),
-        sweeper=ResourceSweeper(),
-        executor=Executor(client, UI()),
-        recorder=ResultsRecorder(OSUtils()),
-    )
-    resources = deployer.deploy(config, stage)["resources"]
+    with deployed.packageable() as project:
+        config = deployed.chalice_config(stage, variables, project)
+        config.found = deployed.find(stage)
+        client = TypedAWSClient(Session())
+        deployer = Deployer(
+            application_builder=ApplicationGraphBuilder(),
+            deps_builder=DependencyBuilder(),
+            build_stage=create_build_stage(OSUtils(), UI(), _Swagger(), config),
+            plan_stage=PlanStage(RemoteState(client, config.deployed_resources(stage)), OSUtils()),
+            sweeper=ResourceSweeper(),
+            executor=Executor(client, UI()),
+            recorder=ResultsRecorder(OSUtils()),
+        )
+        resources = deployer.deploy(config, stage)["resources"]
     return next(resource for resource in resources if resource["resource_type"] == "rest_api")
 
 

@@ -17,7 +17,7 @@ from chalice.awsclient import TypedAWSClient
 from chalice.package import PackageOptions, TemplateDeepMerger, create_app_packager
 
 from tools import stage as stages
-from tools.deployed import chalice_config
+from tools.deployed import chalice_config, packageable
 
 OUT = stages.ROOT / "build" / "package"
 RESOURCES = stages.ROOT / "resources.json"
@@ -56,11 +56,11 @@ def overlay() -> dict[str, Any]:
 
 def package(stage: str, variables: dict[str, str], out: Path = OUT) -> dict[str, Any]:
     """Write `sam.json` and `deployment.zip` into `out`, and return the template. `variables` are set as they stand."""
-    config = chalice_config(stage, variables)
     options = PackageOptions(TypedAWSClient(Session()))
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as merged:
+    with packageable() as project, tempfile.NamedTemporaryFile("w", suffix=".json") as merged:
         json.dump(TemplateDeepMerger().merge(overlay(), json.loads(RESOURCES.read_text())), merged)
         merged.flush()
+        config = chalice_config(stage, variables, project)
         packager = create_app_packager(config, options, merge_template=merged.name)
         packager.package_app(config, str(out), stage)
     file = out / "sam.json"

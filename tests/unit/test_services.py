@@ -2,7 +2,9 @@ import gc
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import boto3
 import pytest
 from botocore.exceptions import NoRegionError
 
@@ -32,6 +34,24 @@ def test_services_are_built_once_though_many_threads_ask_at_once() -> None:
     assert all(each is given[0] for each in given)
     assert given[0].store.get(EVENT.event_id) is None
     assert given[0].inbox.depth() == 0
+
+
+@pytest.mark.usefixtures("environ")
+def test_what_a_path_does_not_use_is_not_made_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    client = boto3.client
+
+    def noted(service: str, **options: Any) -> Any:
+        made.append(service)
+        return client(service, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(boto3, "client", noted)
+    given = services.get()
+    assert given.store.get(EVENT.event_id) is None
+    assert made == ["dynamodb"]
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(lambda _: given.inbox.depth(), range(16))) == [0] * 16
+    assert made == ["dynamodb", "sqs"]
 
 
 @pytest.mark.usefixtures("environ")
