@@ -81,8 +81,11 @@ def deploy(stage: str) -> None:
         }
         _make_log_groups(stage)
         api = _deploy_functions(stage, variables)
+        _let_the_worker_queue(stage)
         gateway.set_up(api["rest_api_id"], stage, console.print)
     console.print(WHAT_IS_WHERE.format(url=api["rest_api_url"].rstrip("/"), stage=stage))
+    if any(source["State"] in ("Disabled", "Disabling") for source in deployed.event_sources(stage)):
+        console.print("The worker is not fed, and nothing is tried again: its event source is disabled.")
     if mail := os.environ["ALARM_EMAIL"].strip():
         console.print(f"Alarms go to {mail}, once the link in the mail from AWS is followed.")
 
@@ -112,17 +115,31 @@ def _check(stage: str) -> dict[str, str]:
         faults.append(
             "API_KEYS and the other variables are longer than the 4 KB that Lambda takes: fewer keys are needed"
         )
-    faults += account_faults() or _elsewhere_faults(stage)
+    faults += account_faults() or _stage_faults(stage)
     if faults:
         raise DeployError("\n  ".join(["nothing was changed, since", *faults]))
     return variables
 
 
-def _elsewhere_faults(stage: str) -> list[str]:
-    """Return a fault where the stage has roles, which have no region, and no stack in this one."""
-    if resources_stack(stage).exists or not deployed.find_role(stage, "worker"):
-        return []
-    return [f"STAGE {stage} is deployed in another region of this account: a stage has one region"]
+def _stage_faults(stage: str) -> list[str]:
+    """Return what is in the way of this stage in this region, and what would be lost of it unsaid."""
+    worker = deployed.find_function(stage, "worker")
+    if stack := package_stack(worker):
+        return [f"STAGE {stage} is the packaged stack {stack}: update that, or delete it first"]
+    if not worker and not resources_stack(stage).exists and deployed.find_role(stage, "worker"):
+        return [f"STAGE {stage} is deployed in another region of this account: a stage has one region"]
+    there = worker.get("Configuration", {}).get("Environment", {}).get("Variables", {})
+    return [
+        f"{name} is set on AWS and not here: set it, or set it empty to do without"
+        for name in (*stages.SECRET, *stages.OPTIONAL)
+        if name in there and name not in os.environ
+    ]
+
+
+def package_stack(function: dict[str, Any]) -> str | None:
+    """Return the name of the stack that made a function, if one did: `make package` uses the same names."""
+    name: str | None = function.get("Tags", {}).get("aws:cloudformation:stack-name")
+    return name
 
 
 def account_faults() -> list[str]:
@@ -216,6 +233,12 @@ def _deploy_functions(stage: str, variables: dict[str, str]) -> Resource:
         )
         resources = deployer.deploy(config, stage)["resources"]
     return next(resource for resource in resources if resource["resource_type"] == "rest_api")
+
+
+def _let_the_worker_queue(stage: str) -> None:
+    """Let the worker send messages to the queue that starts it: Lambda takes some 16 of an event's for a loop."""
+    name = stages.function_name(stage, "worker")
+    boto3.client("lambda").put_function_recursion_config(FunctionName=name, RecursiveLoop="Allow")
 
 
 if __name__ == "__main__":

@@ -89,14 +89,13 @@ def _compile(source: Path, folder: Path) -> None:
 def find(stage: str) -> list[Resource]:
     """Return what Chalice made of a stage, in Chalice's words and order: it deletes from the last to the first.
 
-    Raises botocore's errors.
+    What AWS is still changing is waited for. Raises botocore's errors.
     """
     found = []
     for name in ("worker", "sweep", "check_dlq", "api_handler"):
-        function = _function(stage, name)
-        found += [*find_role(stage, name), *function]
-        if name == "worker" and function:
-            found += _event_source(stage, function[0]["lambda_arn"])
+        found += [*find_role(stage, name), *_function(stage, name)]
+        if name == "worker":
+            found += _event_source(stage)
         elif name in SCHEDULED:
             found += _rule(stage, name)
     return found + _rest_api(stage)
@@ -110,39 +109,50 @@ def find_role(stage: str, function: str) -> list[Resource]:
     return [{"name": f"{function}_role", "resource_type": "iam_role", "role_name": name, "role_arn": role["Arn"]}]
 
 
-def _function(stage: str, function: str) -> list[Resource]:
+def find_function(stage: str, function: str) -> dict[str, Any]:
+    """Return what Lambda tells of a function: `Configuration`, `Tags` and more, or nothing."""
     functions, name = boto3.client("lambda"), stages.function_name(stage, function)
-    arn = _if_there(
-        functions.exceptions.ResourceNotFoundException,
-        lambda: functions.get_function(FunctionName=name)["Configuration"]["FunctionArn"],
+    return (
+        _if_there(functions.exceptions.ResourceNotFoundException, lambda: functions.get_function(FunctionName=name))
+        or {}
     )
-    return [{"name": function, "resource_type": "lambda_function", "lambda_arn": arn}] if arn else []
 
 
-def _event_source(stage: str, worker_arn: str) -> list[Resource]:
-    """Return what feeds the worker. One that is being deleted is waited for: it is in the way of a new one."""
-    queue = f"triggers-api-{stage}-inbox-queue"
-    pages = boto3.client("lambda").get_paginator("list_event_source_mappings")
-    while True:
-        sources = [
-            source
-            for page in pages.paginate(FunctionName=worker_arn)
-            for source in page["EventSourceMappings"]
-            if source["EventSourceArn"].endswith(f":{queue}")
-        ]
-        if all(source["State"] != "Deleting" for source in sources):
-            break
+def _function(stage: str, function: str) -> list[Resource]:
+    found = find_function(stage, function)
+    if not found:
+        return []
+    for waiter in ("function_active_v2", "function_updated_v2"):  # until then it takes no change
+        boto3.client("lambda").get_waiter(waiter).wait(FunctionName=stages.function_name(stage, function))
+    arn = found["Configuration"]["FunctionArn"]
+    return [{"name": function, "resource_type": "lambda_function", "lambda_arn": arn}]
+
+
+def event_sources(stage: str) -> list[dict[str, Any]]:
+    """Return what feeds the worker, as Lambda tells it, whether or not the worker is there."""
+    queue, worker = f":triggers-api-{stage}-inbox-queue", f":{stages.function_name(stage, 'worker')}"
+    pages = boto3.client("lambda").get_paginator("list_event_source_mappings").paginate()
+    sources: list[dict[str, Any]] = [source for page in pages for source in page["EventSourceMappings"]]
+    return [
+        source
+        for source in sources
+        if source["EventSourceArn"].endswith(queue) and source["FunctionArn"].endswith(worker)
+    ]
+
+
+def _event_source(stage: str) -> list[Resource]:
+    while any(source["State"] == "Deleting" for source in event_sources(stage)):  # it is in the way of a new one
         time.sleep(POLL_SECONDS)
     return [
         {
             "name": "worker-sqs-event-source",
             "resource_type": "sqs_event",
-            "queue": queue,
+            "queue": f"triggers-api-{stage}-inbox-queue",
             "queue_arn": source["EventSourceArn"],
             "event_uuid": source["UUID"],
-            "lambda_arn": worker_arn,
+            "lambda_arn": source["FunctionArn"],
         }
-        for source in sources[:1]
+        for source in event_sources(stage)[:1]
     ]
 
 

@@ -15,21 +15,24 @@ from chalice.utils import UI
 
 from tools import deployed
 from tools import stage as stages
-from tools.deploy import DeployError, account_faults, console, resources_stack, run
+from tools.deploy import DeployError, account_faults, console, package_stack, resources_stack, run
 from tools.gateway import ACCESS_LOG_ROLE
 
 
 def destroy(stage: str) -> None:
     """Take down a stage; raise DeployError, and what AWS and Chalice raise."""
-    _, faults = stages.check({**os.environ, "STAGE": stage}, {**stages.TABLE_AND_QUEUES, **stages.WEBHOOK_AND_KEYS})
-    faults += stages.unknown(stage) + account_faults()
+    faults = stages.unknown(stage) + account_faults()
+    if not faults and (name := package_stack(worker := deployed.find_function(stage, "worker"))):
+        faults.append(f"STAGE {stage} is the packaged stack {name}: delete that")
     if faults:
         raise DeployError("\n  ".join(["nothing was changed, since", *faults]))
     stack = resources_stack(stage)
-    if not stack.exists:  # it goes last; in a wrong region there is none, but roles have no region
+    if not stack.exists and not worker:  # in a wrong region, where only the roles are seen
         console.print(f"There is no stage {stage} in this account and region.")
         return
-    os.environ["STAGE"] = stage  # app.py reads it
+    os.environ["STAGE"] = stage  # app.py reads it, and some of the others, which do not matter here
+    for name in stages.OPTIONAL:
+        os.environ.pop(name, None)
     with console.status(f"stage {stage}"):
         config = deployed.chalice_config(stage, {})
         config.found = deployed.find(stage)

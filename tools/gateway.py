@@ -35,6 +35,7 @@ def set_up(api_id: str, stage: str, say: Callable[[str], None]) -> None:
         "/*/*/throttling/burstLimit": str(limits["ThrottlingBurstLimit"]),
     }
     _update_stage(api_id, settings)
+    _delete_old_deployments(api_id)
     for attempt in range(TRIES):
         try:
             _let_api_gateway_log(say)
@@ -46,6 +47,16 @@ def set_up(api_id: str, stage: str, say: Callable[[str], None]) -> None:
             time.sleep(WAIT_SECONDS)
         else:
             return
+
+
+def _delete_old_deployments(api_id: str) -> None:
+    """Delete all deployments but the one that is in use: Chalice makes one each time."""
+    gateway = boto3.client("apigateway")
+    used = gateway.get_stage(restApiId=api_id, stageName=stages.API_STAGE)["deploymentId"]
+    for page in gateway.get_paginator("get_deployments").paginate(restApiId=api_id):
+        for deployment in page["items"]:
+            if deployment["id"] != used:
+                gateway.delete_deployment(restApiId=api_id, deploymentId=deployment["id"])
 
 
 def _access_logs(stage: str, form: str) -> dict[str, str]:

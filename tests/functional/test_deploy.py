@@ -93,6 +93,9 @@ def what_is_there(laptop: Laptop) -> dict[str, Any]:
         "sources": [source["EventSourceArn"].rsplit(":", 1)[-1] for source in sources],
         "rules": sorted(rule["Name"] for rule in laptop.aws("events").list_rules()["Rules"]),
         "apis": [api["name"] for api in apis],
+        "deployments": [
+            api["name"] for api in apis for _ in laptop.aws("apigateway").get_deployments(restApiId=api["id"])["items"]
+        ],
         "roles": sorted(role["RoleName"] for role in laptop.aws("iam").list_roles()["Roles"]),
         "logs": sorted(
             (group["logGroupName"], group["retentionInDays"])
@@ -109,6 +112,7 @@ WHOLE = {
     "sources": ["triggers-api-dev-inbox-queue"],
     "rules": ["triggers-api-dev-check_dlq-event", "triggers-api-dev-sweep-event"],
     "apis": ["triggers-api-dev"],
+    "deployments": ["triggers-api-dev"],
     "roles": [
         "triggers-api-access-logs",
         "triggers-api-dev-api_handler",
@@ -139,6 +143,71 @@ def test_a_deployment_is_whole_says_where_it_is_and_can_be_repeated_and_taken_do
     assert left == {"tables": ["triggers-api-dev-events"], "roles": ["triggers-api-access-logs"]}
     assert "kept in the table triggers-api-dev-events" in destroyed.stdout
     assert "There is no stage dev" in laptop.run("destroy").stdout
+
+
+def test_the_events_of_a_stage_that_was_taken_down_are_there_when_it_is_back(laptop: Laptop) -> None:
+    assert laptop.run("deploy").returncode == 0
+    dynamodb, table = laptop.aws("dynamodb"), "triggers-api-dev-events"
+    dynamodb.put_item(TableName=table, Item={"event_id": {"S": "evt_kept"}})
+    assert laptop.run("destroy").returncode == 0
+
+    back = laptop.run("deploy")
+
+    assert back.returncode == 0, back.stderr
+    assert what_is_there(laptop) == WHOLE
+    assert dynamodb.scan(TableName=table)["Items"] == [{"event_id": {"S": "evt_kept"}}]
+
+
+def test_a_stage_whose_stack_was_deleted_is_whole_after_the_next_deployment(laptop: Laptop) -> None:
+    assert laptop.run("deploy").returncode == 0
+    laptop.aws("cloudformation").delete_stack(StackName="triggers-api-dev-resources")
+
+    again = laptop.run("deploy")
+
+    assert again.returncode == 0, again.stderr
+    assert what_is_there(laptop) == WHOLE
+
+
+@pytest.mark.parametrize("command", ["deploy", "destroy"])
+def test_a_packaged_stage_is_left_alone(laptop: Laptop, command: str) -> None:
+    assert laptop.run("deploy").returncode == 0
+    functions = laptop.aws("lambda")
+    worker = functions.get_function(FunctionName="triggers-api-dev-worker")["Configuration"]["FunctionArn"]
+    functions.tag_resource(Resource=worker, Tags={"aws:cloudformation:stack-name": "everything"})
+
+    refused = laptop.run(command)
+
+    assert refused.returncode == 1
+    assert "STAGE dev is the packaged stack everything" in refused.stderr
+    assert what_is_there(laptop) == WHOLE
+
+
+def test_a_variable_that_was_forgotten_is_not_taken_away(laptop: Laptop) -> None:
+    assert laptop.run("deploy").returncode == 0
+    del laptop.environ["MAX_DELIVERY_ATTEMPTS"]
+
+    refused = laptop.run("deploy")
+    assert refused.returncode == 1
+    assert "MAX_DELIVERY_ATTEMPTS is set on AWS and not here" in refused.stderr
+
+    laptop.environ["MAX_DELIVERY_ATTEMPTS"] = ""
+    assert laptop.run("deploy").returncode == 0
+    function = laptop.aws("lambda").get_function_configuration(FunctionName="triggers-api-dev-worker")
+    assert "MAX_DELIVERY_ATTEMPTS" not in function["Environment"]["Variables"]
+
+
+def test_the_worker_may_queue_and_who_deploys_is_told_when_nothing_feeds_it(laptop: Laptop) -> None:
+    allowed = []
+    laptop.moto.seen = lambda operation, path: allowed.append(path) if "Recursion" in operation else None
+    assert "its event source is disabled" not in laptop.run("deploy").stdout
+    functions = laptop.aws("lambda")
+    (source,) = functions.list_event_source_mappings()["EventSourceMappings"]
+    functions.update_event_source_mapping(UUID=source["UUID"], Enabled=False)
+
+    told = laptop.run("deploy").stdout
+
+    assert allowed == ["/2024-08-31/functions/triggers-api-dev-worker/recursion-config"]
+    assert "its event source is disabled" in told
 
 
 def test_a_stage_is_left_alone_by_who_looks_in_another_region(laptop: Laptop) -> None:
@@ -187,6 +256,7 @@ def test_the_functions_get_what_was_given_and_what_was_made(laptop: Laptop) -> N
             "ZAPIER_WEBHOOK_URL",
             "API_KEYS",
             "MAX_DELIVERY_ATTEMPTS",
+            "WORKER_MAX_CONCURRENCY",
         }
         assert variables["STAGE"] == "dev"
         assert variables["EVENTS_TABLE_NAME"] == "triggers-api-dev-events"

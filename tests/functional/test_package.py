@@ -67,6 +67,10 @@ def test_what_python_left_beside_the_sources_is_not_packaged() -> None:
     assert {content[4:8] for content in compiled} == {b"\x03\0\0\0"}  # checked by the hash of the source (PEP 552)
 
 
+def test_the_worker_may_send_messages_to_the_queue_that_starts_it(made: tuple[dict[str, Any], Path]) -> None:
+    assert properties(made, "Worker")["RecursiveLoop"] == "Allow"
+
+
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_a_function_is_told_everything_that_it_needs(made: tuple[dict[str, Any], Path], function: str) -> None:
     variables = properties(made, function)["Environment"]["Variables"]
@@ -149,6 +153,7 @@ def test_every_variable_that_the_settings_read_can_be_deployed() -> None:
             return super().get(name, default)
 
     settings.load(Asked(**TABLE_AND_QUEUES, **WEBHOOK_AND_KEYS))
+    settings.load_event_source(Asked())
 
     assert asked == {*SECRET, *OPTIONAL, *TABLE_AND_QUEUES, "STAGE"}
 
