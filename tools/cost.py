@@ -1,7 +1,7 @@
 """`make cost`: what a million events cost, from what the real handlers use (tools/meter.py) and list prices.
 
-Prices and their sources are data (tools/prices.json), assumptions are flags, and all of them are printed. The free
-tier is left out.
+Prices and their sources are data (tools/prices.json), assumptions are flags, and all of them are printed. What the
+always-free tier leaves to pay is told apart.
 """
 
 import argparse
@@ -61,6 +61,11 @@ def cost(usage: Usage, prices: dict[str, Any]) -> dict[str, float]:
         for name, count in usage.units.items()
         if name in prices
     }
+
+
+def beyond(usage: Usage, free: dict[str, float]) -> Usage:
+    """Return what is left of `usage` after the allowances of a free tier."""
+    return Usage({name: max(0, count - free.get(name, 0)) for name, count in usage.units.items()})
 
 
 def plan_cost(plan: dict[str, Any], events: int) -> float:
@@ -194,6 +199,10 @@ def report(scenarios: Sequence[Scenario], assumptions: Assumptions, prices: dict
         "region": prices["region"],
         "assumptions": asdict(assumptions),
         "dollars": {scenario.name: cost(scenario.usage, prices["aws"]) for scenario in scenarios},
+        "beyond_free": {
+            scenario.name: sum(cost(beyond(scenario.usage, prices["free"]["units"]), prices["aws"]).values())
+            for scenario in scenarios
+        },
         "units": {scenario.name: dict(scenario.usage.units) for scenario in scenarios},
         "seen": {
             scenario.name: {what: dict(usage.units) for what, usage in scenario.seen.items()} for scenario in scenarios
@@ -212,6 +221,10 @@ def show(console: Console, told: dict[str, Any]) -> None:
     for line in _assumed(told["assumptions"]):
         console.print(f"- {line}", highlight=False, soft_wrap=True)
     console.print(f"[bold]Prices[/], {prices['region']}, read on {prices['read']} in stored copies of these pages")
+    free = prices["free"]
+    console.print(
+        f"- {free['label']}: {free['page']}, {free['url']} ({free['as_of']})", highlight=False, soft_wrap=True
+    )
     for page, lines in _sources([*prices["aws"].values(), *prices["others"]]).items():
         console.print(f"- {page}", highlight=False, soft_wrap=True)
         for line in lines:
@@ -232,7 +245,7 @@ def _sources(prices: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
 
 
 def _dollar_table(told: dict[str, Any]) -> Table:
-    table = Table(title=f"Dollars for a million events ({told['region']}, list prices, no free tier)")
+    table = Table(title=f"Dollars for a million events ({told['region']}, list prices)")
     table.add_column("billed")
     for name in told["dollars"]:
         table.add_column(name, justify="right")
@@ -244,6 +257,8 @@ def _dollar_table(told: dict[str, Any]) -> Table:
     table.add_section()
     table.add_row("together", *(f"{total:,.2f}" for total in totals), style="bold")
     table.add_row("and the idle month's", *(f"{total + totals[-1]:,.2f}" for total in totals[:-1]), "")
+    free = told["beyond_free"].values()
+    table.add_row("together, where the always-free tier is unused", *(f"{dollars:,.2f}" for dollars in free))
     return table
 
 

@@ -106,13 +106,21 @@ def test_what_has_no_price_costs_nothing() -> None:
     assert cost.cost(Usage({"api_requests": 2_000_000, "aws_calls": 9}), prices) == {"api_requests": 7.0}
 
 
+def test_what_a_free_tier_allows_is_not_paid() -> None:
+    left = cost.beyond(
+        Usage({"dashboards": 4, "alarm_metrics": 9, "log_gb": 1}), {"dashboards": 3, "alarm_metrics": 10}
+    )
+
+    assert left.units == {"dashboards": 1, "alarm_metrics": 0, "log_gb": 1}
+
+
 @pytest.mark.parametrize(("events", "dollars"), [(0, 10), (100, 10), (1100, 30)])
 def test_a_plan_costs_its_month_and_what_goes_beyond_it(events: int, dollars: float) -> None:
     assert cost.plan_cost({"monthly": 10, "included": 100, "dollars": 2, "per": 100}, events) == dollars
 
 
 def test_every_price_names_its_page() -> None:
-    for price in (*PRICES["aws"].values(), *PRICES["others"]):
+    for price in (*PRICES["aws"].values(), PRICES["free"], *PRICES["others"]):
         assert price["page"]
         assert price["url"].startswith("https://")
         assert price["as_of"]
