@@ -51,12 +51,12 @@ def route(method: str, path: str, *scopes: Scope) -> Callable[[Callable[..., Res
             request: Any = app.current_request
             with log.request_id(request.lambda_context.aws_request_id):
                 try:
-                    ours = services.get()
+                    held = services.get()
                     key = NOBODY
                     if scopes:
-                        key = authenticate(request.headers.get("authorization"), ours.settings.api_keys)
+                        key = authenticate(request.headers.get("authorization"), held.settings.api_keys)
                         authorize(key, scopes)
-                    return view(Call(request, ours, key), **captured)
+                    return view(Call(request, held, key), **captured)
                 except TriggersError as error:
                     return problem(error)
                 except Exception:
@@ -93,7 +93,7 @@ def answer(status_code: int, body: str, **headers: str) -> Response:
 
 
 @app.middleware("http")
-def refuse_methods_in_kind(request: Request, get_response: Callable[[Request], Response]) -> Response:
+def method_not_allowed_as_problem(request: Request, get_response: Callable[[Request], Response]) -> Response:
     """Give Chalice's own answer to a wrong method the form of every other error."""
     response = get_response(request)
     if response.status_code != HTTPStatus.METHOD_NOT_ALLOWED:
@@ -137,7 +137,7 @@ def post_event(call: Call) -> Response:
 
 @route("GET", "/events/{event_id}", Scope.PRODUCE, Scope.CONSUME)
 def get_event(call: Call, event_id: str) -> Response:
-    event = call.services.store.get(checked(event_id))
+    event = call.services.store.get(valid(event_id))
     if event is None or (Scope.CONSUME not in call.key.scopes and event.created_by != call.key.name):
         raise EventNotFoundError
     return answer(200, event.to_json(body=True, attempts=True))
@@ -159,13 +159,13 @@ def list_inbox(call: Call) -> Response:
 
 @route("POST", "/events/{event_id}/acknowledge", Scope.CONSUME)
 def acknowledge_event(call: Call, event_id: str) -> Response:
-    delivery.acknowledge(checked(event_id), call.services)
+    delivery.acknowledge(valid(event_id), call.services)
     return Response("", {}, 204)
 
 
 @route("POST", "/events/{event_id}/replay", Scope.CONSUME)
 def replay_event(call: Call, event_id: str) -> Response:
-    event = delivery.replay(checked(event_id), call.services)
+    event = delivery.replay(valid(event_id), call.services)
     return answer(202, event.to_json(), Location=f"/events/{event_id}")
 
 
@@ -177,8 +177,10 @@ def replay_event(call: Call, event_id: str) -> Response:
 )
 def worker(event: SQSEvent) -> None:
     """Serve a batch. Raises when messages could not be served: SQS gives them back after the visibility timeout."""
+    context: Any = event.context
     messages = [Received(record.to_dict()["messageId"], record.receipt_handle, record.body) for record in event]
-    batch.serve(messages, services.get(), remaining_seconds(event.context))
+    with log.request_id(context.aws_request_id):
+        batch.serve(messages, services.get(), remaining_seconds(context))
 
 
 @app.schedule(Rate(1, unit=Rate.MINUTES))
@@ -199,7 +201,7 @@ def remaining_seconds(context: Any) -> float:
     return float(context.get_remaining_time_in_millis()) / 1000
 
 
-def checked(event_id: str) -> str:
+def valid(event_id: str) -> str:
     """Return `event_id`; raise EventNotFoundError, without asking DynamoDB, if it cannot be one."""
     if not EVENT_ID.fullmatch(event_id):
         raise EventNotFoundError

@@ -1,4 +1,4 @@
-"""The worker's batch: every message at the same time, each with its own fate.
+"""The worker's batch: all messages at the same time, and one's failure is not another's.
 
 Knows nothing of Lambda but how long it may still run.
 """
@@ -6,14 +6,14 @@ Knows nothing of Lambda but how long it may still run.
 from collections.abc import Sequence
 from functools import partial
 
-from chalicelib import delivery, log, messages
+from chalicelib import aws, delivery, log, messages
 from chalicelib.backoff import Patience
 from chalicelib.errors import QueueUnavailableError
-from chalicelib.services import AWS_CALL_SECONDS, Services
-from chalicelib.sqs import Outgoing, Received
+from chalicelib.services import Services
+from chalicelib.sqs import Received
 
 # A step of a delivery claims, tells the queue, and records.
-STEP_AWS_SECONDS = 3 * AWS_CALL_SECONDS
+STEP_AWS_SECONDS = 3 * aws.CALL_SECONDS
 
 
 class BatchError(Exception):
@@ -30,15 +30,15 @@ def serve(batch: Sequence[Received], services: Services, remaining_seconds: floa
     patience = Patience(services.settings.in_process_wait_seconds, last_start)
     with services.threads(len(batch)) as pool:
         served = list(pool.map(partial(_serve_one, services, patience), batch))
-    well = [message.receipt_handle for message, is_well in zip(batch, served, strict=True) if is_well]
-    if len(well) == len(batch):
+    if all(served):
         return
-    if well:
+    done = [message.receipt_handle for message, succeeded in zip(batch, served, strict=True) if succeeded]
+    if done:
         try:
-            services.inbox.delete_many(well)
+            services.inbox.delete_many(done)
         except QueueUnavailableError:
             log.exception("served messages will come back")
-    raise BatchError(f"{len(batch) - len(well)} of {len(batch)} messages could not be served")
+    raise BatchError(f"{len(batch) - len(done)} of {len(batch)} messages could not be served")
 
 
 def _serve_one(services: Services, patience: Patience, message: Received) -> bool:
@@ -58,11 +58,8 @@ def _serve(body: str, services: Services, patience: Patience) -> None:
         _set_aside(body, "malformed", services)
         return
     try:
-        if message.failed_at is not None:  # a dead letter came back: refused unless it tells of the latest failure
-            expires_at = delivery.expiry(services)
-            services.store.replay(
-                message.event_id, services.new_id(), expires_at=expires_at, failed_at=message.failed_at
-            )
+        if message.failed_at is not None:
+            delivery.redrive(message.event_id, message.failed_at, services)
         delivery.deliver(message.event_id, services, patience)
     except delivery.UnknownEventError:
         _set_aside(body, "unknown_event", services)
@@ -70,4 +67,4 @@ def _serve(body: str, services: Services, patience: Patience) -> None:
 
 def _set_aside(body: str, reason: str, services: Services) -> None:
     log.warning("message cannot be served", reason=reason)
-    services.dlq.send(Outgoing(body, {"Reason": reason}))
+    services.dlq.send(body, {"Reason": reason})

@@ -22,7 +22,7 @@ class NotTakenError(ConnectionError):
 
 
 class DeadlineSocket(socket.socket):
-    """A socket whose every wait ends at one moment, and that takes in so many bytes and no more."""
+    """A socket whose every wait ends at one moment, and that reads `budget` bytes at most."""
 
     deadline = math.inf
     budget = MAX_HEAD_BYTES
@@ -50,7 +50,8 @@ class DeadlineSocket(socket.socket):
         what was sent. One that reads and then closes without an answer sends no reset."""
         poll = select.poll()
         poll.register(self, 0)  # POLLHUP and POLLERR are always told
-        return bool(poll.poll(RESET_SECONDS * 1000))
+        remaining = min(RESET_SECONDS, self.deadline - time.monotonic())
+        return bool(poll.poll(max(0.0, remaining) * 1000))
 
     def send(self, *args: Any) -> int:  # what SSLSocket.sendall loops over
         self.arm()
@@ -63,6 +64,11 @@ class DeadlineSocket(socket.socket):
 
 class TlsSocket(DeadlineSocket, ssl.SSLSocket):
     pass
+
+
+# What a head may hold is limited by MAX_HEAD_BYTES alone: 2xx with 101 headers is a delivery, too.
+for limit in ("_MAXHEADERS", "_MAXLINE"):
+    setattr(http.client, limit, MAX_HEAD_BYTES)
 
 
 class FinalResponse(http.client.HTTPResponse):
@@ -101,7 +107,7 @@ class Connection(http.client.HTTPConnection):
 
     @property
     def is_open(self) -> bool:
-        """Whether the other side has neither closed nor said anything that nobody asked for."""
+        """Whether the other side has neither closed the connection nor sent anything unasked."""
         if self.sock is None:
             return False
         poll = select.poll()

@@ -21,15 +21,15 @@ from chalicelib.errors import (
 from chalicelib.events import Attempt, Event, Reason, Status, epoch_seconds, rfc3339
 from chalicelib.push import Outcome, Result
 from chalicelib.services import Services
-from chalicelib.sqs import MAX_DELAY_SECONDS, Outgoing
+from chalicelib.sqs import MAX_DELAY_SECONDS
 from chalicelib.validation import NewEvent
 
 DAY_SECONDS = 86_400
-SWEPT_SOON_SECONDS = 60
+DEAD_LETTER_RETRY_SECONDS = 60
 
 
-class ClaimRunOutError(Exception):
-    """So much time passed since the claim that the event is no longer ours to push."""
+class ClaimExpiredError(Exception):
+    """The claim ends too soon for a push: another worker may hold the event by then."""
 
 
 class UnknownEventError(Exception):
@@ -86,21 +86,23 @@ def acknowledge(event_id: str, services: Services) -> None:
 
 def replay(event_id: str, services: Services) -> Event:
     """Make an event pending anew and queue it; raise EventNotFoundError, or PushRunningError while it is claimed."""
-    written = services.store.replay(event_id, services.new_id(), expires_at=expiry(services))
+    written = services.store.replay(event_id, services.new_id(), expires_at=_expiry(services))
     if written.event is None:
         raise EventNotFoundError
     if not written.done:
         claimed_until = written.event.claimed_until
         left = epoch_seconds(claimed_until) - services.clock() if claimed_until else 0
         raise PushRunningError(max(1, math.ceil(left)))
-    try:
-        _wake_up(event_id, 0, services)
-    except QueueUnavailableError:
-        log.exception("pending again, and left to the sweep", event_id=event_id)
+    _wake_up_or_leave(event_id, 0, services)
     return written.event
 
 
-def expiry(services: Services) -> int:
+def redrive(event_id: str, failed_at: str, services: Services) -> None:
+    """Make an event pending anew whose dead letter came back, if that still tells of the latest failure."""
+    services.store.replay(event_id, services.new_id(), expires_at=_expiry(services), failed_at=failed_at)
+
+
+def _expiry(services: Services) -> int:
     """Return when an event that is stored or replayed now is deleted, in Unix seconds."""
     return int(services.clock()) + services.settings.event_retention_days * DAY_SECONDS
 
@@ -119,7 +121,7 @@ def _new_event(
         status=Status.PENDING,
         created_at=rfc3339(now),
         created_by=created_by,
-        expires_at=expiry(services),
+        expires_at=_expiry(services),
         size=new.size,
         payload=new.payload,
         metadata=new.metadata,
@@ -140,7 +142,7 @@ def _begin(event: Event, services: Services) -> Event:
     if event.status is not Status.PENDING:
         return event  # acknowledged before the answer of the put arrived
     if event.claimed_until is None:
-        _wake_up(event.event_id, 0, services)
+        _wake_up_or_leave(event.event_id, 0, services)
         return event
     event, outcome = _push(event, services.settings.inline_push_timeout_seconds, services)
     if outcome.result is Result.RETRY:
@@ -149,7 +151,7 @@ def _begin(event: Event, services: Services) -> Event:
         services.breaker.succeeded()
     event, delay_seconds = _settle(event, outcome, services)
     if delay_seconds is not None:
-        _wake_up(event.event_id, delay_seconds, services)
+        _wake_up_or_leave(event.event_id, delay_seconds, services)
     return event
 
 
@@ -166,19 +168,19 @@ def _claim_and_push(event_id: str, services: Services) -> float | None:
         return max(0.0, epoch_seconds(event.next_attempt_at) - now)  # a message that came early
     if event.reason or event.delivery_attempts > services.settings.max_delivery_attempts:
         # Its dead letter is still owed, or the last attempt killed its process. This one is not made.
-        unmade = replace(event, delivery_attempts=event.delivery_attempts - 1)
-        _bury(unmade, event.reason or Reason.EXHAUSTED, services)
+        uncounted = replace(event, delivery_attempts=event.delivery_attempts - 1)
+        _dead_letter(uncounted, event.reason or Reason.EXHAUSTED, services)
         return None
     event, outcome = _push(event, services.settings.push_timeout_seconds, services)
     return _settle(event, outcome, services)[1]
 
 
 def _push(event: Event, timeout_seconds: float, services: Services) -> tuple[Event, Outcome]:
-    started_at = rfc3339(services.clock())
-    if event.claimed_until is None or event.is_claimed(started_at) is False:
-        raise ClaimRunOutError  # this process stood still: another may be at it
+    started = services.clock()
+    if not event.is_claimed(rfc3339(started + timeout_seconds)):
+        raise ClaimExpiredError  # this process stood still
     outcome = services.push.send(event, timeout_seconds)
-    attempt = Attempt(started_at, outcome.result, outcome.status_code, outcome.error, outcome.duration_ms)
+    attempt = Attempt(rfc3339(started), outcome.result, outcome.status_code, outcome.error, outcome.duration_ms)
     return event.with_attempt(attempt), outcome
 
 
@@ -207,7 +209,7 @@ def _settle(event: Event, outcome: Outcome, services: Services) -> tuple[Event, 
         return _record_retry(event, delay_seconds, services)
     services.metrics.emit(PushDuration=outcome.duration_ms)
     reason = Reason.PERMANENT if outcome.result is Result.FAILED else Reason.EXHAUSTED
-    return _bury(event, reason, services), None
+    return _dead_letter(event, reason, services), None
 
 
 def _next_delay_seconds(event: Event, outcome: Outcome, services: Services) -> float | None:
@@ -234,24 +236,32 @@ def _record_retry(event: Event, delay_seconds: float, services: Services) -> tup
     return written.event or event, delay_seconds if written.done else None
 
 
-def _bury(event: Event, reason: Reason, services: Services) -> Event:
+def _dead_letter(event: Event, reason: Reason, services: Services) -> Event:
     """Make a dead letter of an event, the message first: a crash in between makes two messages, never none."""
     event = replace(event, reason=reason)
-    dead = replace(event, failed_at=rfc3339(services.clock()))
+    failed = replace(event, failed_at=rfc3339(services.clock()))
     attributes = {"EventId": event.event_id, "Reason": reason}
     try:
-        services.dlq.send(Outgoing(messages.dead_letter_body(dead), attributes))
+        services.dlq.send(messages.dead_letter_body(failed), attributes)
     except QueueUnavailableError:
         # Owed: the sweep wakes up whoever claims it next, and the reason tells that it needs no push.
-        services.store.record_retry(event, SWEPT_SOON_SECONDS, message_follows=False)
+        services.store.record_retry(event, DEAD_LETTER_RETRY_SECONDS, message_follows=False)
         raise
-    written = services.store.record_failed(dead)
+    written = services.store.record_failed(failed)
     if written.done:
         services.metrics.emit(DeliveryFailure=1)
-    return written.event or dead
+    return written.event or failed
+
+
+def _wake_up_or_leave(event_id: str, delay_seconds: float, services: Services) -> None:
+    """Wake a worker up if the queue can; the sweep will if it cannot."""
+    try:
+        _wake_up(event_id, delay_seconds, services)
+    except QueueUnavailableError:
+        log.exception("stored, and left to the sweep", event_id=event_id)
 
 
 def _wake_up(event_id: str, delay_seconds: float, services: Services) -> None:
     """Send a message that makes a worker look at the event; past SQS's longest delay the sweep will."""
     if delay_seconds <= MAX_DELAY_SECONDS:
-        services.inbox.send(Outgoing(messages.inbox_body(event_id), {"EventId": event_id}, delay_seconds))
+        services.inbox.send(messages.inbox_body(event_id), {"EventId": event_id}, delay_seconds)

@@ -9,10 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError
-
-from chalicelib import log
+from chalicelib import aws, log
 from chalicelib.errors import StorageUnavailableError
 from chalicelib.events import Event, Status, Via, rfc3339
 from chalicelib.items import attributes, event_of, partition_of, typed
@@ -32,10 +29,9 @@ REPLAYABLE = f"{EXISTS} AND {UNCLAIMED}"
 STILL_THAT_FAILURE = f"{REPLAYABLE} AND #status = :failed AND failed_at = :failure"
 STILL_OVERDUE = f"{PENDING} AND requeue_at = :seen"
 
-OUTCOME = (
-    *("status", "status_shard", "attempts", "delivery_attempts", "claimed_until", "next_attempt_at", "requeue_at"),
-    *("delivered_at", "delivered_via", "failed_at", "reason"),
-)
+# What a record writes.
+SCHEDULE = ("claimed_until", "next_attempt_at", "requeue_at")
+OUTCOME = ("delivery_attempts", "attempts", "delivered_at", "delivered_via", "failed_at", "reason")
 OVER: dict[str, None] = {"next_attempt_at": None, "requeue_at": None}
 
 Values = Mapping[str, str | int | None]
@@ -79,11 +75,11 @@ class EventStore:
         return replace(written, done=written.done and not over)
 
     def record_delivered(self, event: Event) -> Written:
-        """Say that the push under the event's claim arrived."""
+        """Record that the push made under the event's claim was delivered."""
         return self._record(event, status=Status.DELIVERED, delivered_at=self._in(0), delivered_via=Via.PUSH, **OVER)
 
     def record_retry(self, event: Event, delay_seconds: float, *, message_follows: bool) -> Written:
-        """Say that the push under the event's claim did not arrive, and that the next is due after `delay_seconds`.
+        """Record that the push made under the event's claim failed, and that the next is due after `delay_seconds`.
 
         From then on the sweep may queue the event, or a grace later when a message is on its way.
         """
@@ -96,14 +92,15 @@ class EventStore:
         return self._record(event, status=Status.FAILED, **OVER)
 
     def _record(self, event: Event, **changes: Any) -> Written:
-        """Write down what the event has become and give its claim up.
+        """Record what the event has become, and release its claim.
 
         Refused when a consumer acknowledged meanwhile, or when the claim ran out and another took it.
         """
         event = replace(event, claimed_until=None, **changes)
         stored = attributes(event)
+        outcome = {**_status(event.event_id, event.status), **{name: stored[name] for name in (*OUTCOME, *SCHEDULE)}}
         mine = {":mine": event.claim_id}
-        written = self._update(event.event_id, RECORDABLE, {name: stored[name] for name in OUTCOME}, mine)
+        written = self._update(event.event_id, RECORDABLE, outcome, mine)
         if written.done:
             if event.status is not Status.PENDING:
                 fields = {"to": event.status, "via": event.delivered_via, "reason": event.reason}
@@ -251,12 +248,12 @@ class EventStore:
         try:
             answer: dict[str, Any] = getattr(self._client, operation)(**parameters)
             return answer
-        except (ClientError, BotoCoreError, ResponseParserError) as error:
-            code = error.response["Error"].get("Code") if isinstance(error, ClientError) else type(error).__name__
-            if isinstance(error, ClientError) and code == "ConditionalCheckFailedException":
-                raise _RefusedError(error.response.get("Item")) from None
+        except aws.FAILURES as error:
+            code = aws.code(error)
+            if code == "ConditionalCheckFailedException":
+                raise _RefusedError(error.response.get("Item")) from None  # type: ignore[union-attr]
             log.warning("dynamodb failed", operation=operation, error=code)
-            raise StorageUnavailableError from error
+            raise StorageUnavailableError from None
 
 
 class _RefusedError(Exception):

@@ -27,7 +27,7 @@ class TriggersError(Exception):
 
 
 class InvalidRequestError(TriggersError):
-    """Mend the request: every fault found is in `faults`."""
+    """Correct the request: every fault found is in `faults`."""
 
     status_code = 400
 

@@ -7,7 +7,6 @@ import base64
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import ge, le
@@ -80,8 +79,8 @@ def overdue(store: EventStore, shard: int, *, now: float) -> Iterator[list[tuple
         answer = store.query(
             partition(Status.PENDING, shard),
             "",
-            {":now": rfc3339(now)},
-            FilterExpression="requeue_at <= :now",
+            {":now": rfc3339(now), ":now_seconds": int(now)},
+            FilterExpression="requeue_at <= :now AND expires_at > :now_seconds",
             ProjectionExpression="event_id, requeue_at",
             **position,
         )
@@ -132,11 +131,11 @@ def _parse(
 
 def _rows(store: EventStore, query: Query, keep: Callable[[Event], bool], of_each: int | None = None) -> Rows:
     """Return the events next in order, and the sort key beyond which some shard was not read (None: all is read)."""
-    # Ids are random, so a shard has about an eighth of a page: twice that, or a whole page if that was too little.
-    of_each = of_each or (FILTERED_READ if query.event_type else query.limit // SHARDS * 2 + 5)
+    # Ids are random, so a shard has about an eighth of a page: twice that, or more if that was too little.
+    of_each = of_each or query.limit // SHARDS * 2 + 5
     partitions = [partition(status, shard) for status in query.statuses for shard in range(SHARDS)]
-    with ThreadPoolExecutor(SHARDS) as pool:
-        answers = list(pool.map(log.carried(partial(_read, store, query, of_each)), partitions))
+    with log.pool(SHARDS) as pool:
+        answers = list(pool.map(partial(_read, store, query, of_each), partitions))
     ends = [value(answer["LastEvaluatedKey"]["sort_key"]) for answer in answers if "LastEvaluatedKey" in answer]
     # By sort key: an event that changes its status meanwhile may stand in two partitions.
     rows = {sort_key(event): event for answer in answers for event in map(event_of, answer["Items"])}
@@ -146,7 +145,7 @@ def _rows(store: EventStore, query: Query, keep: Callable[[Event], bool], of_eac
     kept = [rows[key] for key in sorted(reached, reverse=query.newest_first) if keep(rows[key])]
     if horizon is None or len(reached) >= query.limit or of_each > query.limit:
         return kept, horizon
-    return _rows(store, query, keep, query.limit + 1)
+    return _rows(store, query, keep, FILTERED_READ if query.event_type else query.limit + 1)
 
 
 def _read(store: EventStore, query: Query, most: int, of_partition: str) -> dict[str, Any]:

@@ -7,14 +7,11 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from typing import TypeVar
 
 from chalicelib.events import rfc3339
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 _logger = logging.getLogger("triggers_api")
 _encode = json.JSONEncoder(default=str).encode
@@ -59,15 +56,9 @@ def request_id(value: str | None) -> Iterator[None]:
         _request_id.reset(token)
 
 
-def carried(function: Callable[[T], R]) -> Callable[[T], R]:
-    """Return `function` for threads of a pool, which do not know of themselves what request they serve."""
-    value = _request_id.get()
-
-    def run(argument: T) -> R:
-        with request_id(value):
-            return function(argument)
-
-    return run
+def pool(size: int) -> ThreadPoolExecutor:
+    """Return a pool of threads that log the request id of whoever made it."""
+    return ThreadPoolExecutor(size, initializer=_request_id.set, initargs=(_request_id.get(),))
 
 
 def info(message: str, **fields: object) -> None:

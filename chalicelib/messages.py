@@ -1,4 +1,4 @@
-"""What travels in the queues: a wake-up for an event, and the death notice of one.
+"""What travels in the queues: a wake-up for an event, and its dead letter.
 
 A message never carries the event itself: the truth is in the store.
 """
@@ -26,7 +26,7 @@ def inbox_body(event_id: str) -> str:
 
 
 def dead_letter_body(event: Event) -> str:
-    """Return the notice of `event`, which carries `reason` and `failed_at` already."""
+    """Return the dead letter of `event`, which carries `reason` and `failed_at` already."""
     last = event.attempts[-1] if event.attempts else None
     return compact(
         {

@@ -1,12 +1,12 @@
-"""What runs by the clock: the sweep that finds what everybody forgot, and the eyes on the dead letters."""
+"""What runs by the clock: the sweep queues overdue events again, check_dlq publishes depths and age."""
 
 from functools import partial
 
-from chalicelib import listing, log, messages
+from chalicelib import aws, listing, log, messages
 from chalicelib.events import epoch_seconds
 from chalicelib.items import SHARDS
-from chalicelib.services import AWS_CALL_SECONDS, Services
-from chalicelib.sqs import BATCH_SIZE, Outgoing
+from chalicelib.services import Services
+from chalicelib.sqs import BATCH_SIZE
 
 QUEUE_IS_LONG = 1000  # visible messages: pending events wait in line then, and more messages would feed the pile
 MOST_OF_A_SHARD = 500
@@ -22,20 +22,24 @@ def sweep(services: Services, remaining_seconds: float) -> None:
     if visible >= QUEUE_IS_LONG:
         log.info("sweep waits for the queue", visible=visible)
         return
-    deadline = services.clock() + remaining_seconds - 2 * AWS_CALL_SECONDS
+    deadline = services.clock() + remaining_seconds - 2 * aws.CALL_SECONDS
     with services.threads(SHARDS) as pool:
-        count = sum(pool.map(log.carried(partial(_sweep_shard, services, deadline)), range(SHARDS)))
+        count = sum(pool.map(partial(_sweep_shard, services, deadline), range(SHARDS)))
     log.info("swept", queued=count)
 
 
 def check_dlq(services: Services) -> None:
     """Publish the depth of both queues and the age of the oldest pending event; warn while there are dead letters."""
-    dead, waiting = services.dlq.depth(), services.inbox.depth()
-    oldest = listing.oldest_pending(services.store, now=services.clock())
-    age_seconds = max(0.0, services.clock() - epoch_seconds(oldest.created_at)) if oldest else 0.0
-    services.metrics.emit(DLQDepth=dead, InboxDepth=waiting, OldestPendingAge=round(age_seconds, 3))
-    if dead:
-        log.warning("dead letters are waiting", queue=services.dlq.name, visible=dead)
+    depths = {"DLQDepth": services.dlq.depth(), "InboxDepth": services.inbox.depth()}
+    if depths["DLQDepth"]:
+        log.warning("dead letters are waiting", queue=services.dlq.name, visible=depths["DLQDepth"])
+    age: dict[str, float] = {}
+    try:
+        oldest = listing.oldest_pending(services.store, now=services.clock())
+        age_seconds = max(0.0, services.clock() - epoch_seconds(oldest.created_at)) if oldest else 0.0
+        age["OldestPendingAge"] = round(age_seconds, 3)
+    finally:  # the depths are known though the store may fail
+        services.metrics.emit(**depths, **age)
 
 
 def _sweep_shard(services: Services, deadline: float, shard: int) -> int:
@@ -52,7 +56,8 @@ def _sweep_shard(services: Services, deadline: float, shard: int) -> int:
                 for event_id, requeue_at in overdue[start : start + BATCH_SIZE]
                 if services.store.mark_requeued(event_id, requeue_at).done
             ]
-            wake_ups = [Outgoing(messages.inbox_body(event_id), {"EventId": event_id}) for event_id in marked]
-            services.inbox.send_many(wake_ups)
-            count += len(marked)
+            wake_ups = [(messages.inbox_body(event_id), {"EventId": event_id}) for event_id in marked]
+            if wake_ups:
+                services.inbox.send_many(wake_ups)
+            count += len(wake_ups)
     return count

@@ -1,6 +1,6 @@
 """Builds what a container needs, once, at first use, and holds it.
 
-The only place that makes AWS clients. Tests build their own with other clocks and clients.
+Tests build their own with other clocks and clients.
 """
 
 import gc
@@ -8,32 +8,19 @@ import os
 import random
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cache, partial
 from threading import Lock
 from typing import Any
 
-import boto3
-from botocore.config import Config
-
-from chalicelib import log
+from chalicelib import aws, log
 from chalicelib.breaker import Breaker
 from chalicelib.dynamodb import EventStore
 from chalicelib.metrics import Metrics
 from chalicelib.push import PushClient
 from chalicelib.settings import Settings, load
 from chalicelib.sqs import Queue
-
-# Two tries of 1 s to connect and 2 s to read, with up to 1 s between them: the longest that one AWS call may take.
-AWS_CALL_SECONDS = 7
-AWS_CONFIG = Config(
-    connect_timeout=1,
-    read_timeout=2,
-    retries={"mode": "standard", "total_max_attempts": 2},
-    tcp_keepalive=True,
-    max_pool_connections=64,
-)
 
 
 @dataclass(frozen=True)
@@ -77,7 +64,7 @@ def build(
     sleep: Callable[[float], None] = time.sleep,
     random: Callable[[], float] = random.random,
     new_id: Callable[[], str] = lambda: os.urandom(16).hex(),
-    threads: Callable[[int], Executor] = ThreadPoolExecutor,
+    threads: Callable[[int], Executor] = log.pool,
 ) -> Services:
     """Return services on the given boto3 clients. `new_id` gives 32 hexadecimal digits, never the same twice."""
     pushes: Any = push or _Lazy(
@@ -125,9 +112,7 @@ def get() -> Services:
             log.configure(settings.log_level)
             gc.disable()  # what boto3 loads stays: looking through it for garbage is a tenth of a cold start
             try:
-                dynamodb = boto3.client("dynamodb", config=AWS_CONFIG)
-                sqs = _Lazy(partial(boto3.client, "sqs", config=AWS_CONFIG))
-                _services = build(settings, dynamodb, sqs)
+                _services = build(settings, aws.client("dynamodb"), _Lazy(partial(aws.client, "sqs")))
                 gc.freeze()
             finally:
                 gc.enable()

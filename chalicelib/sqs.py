@@ -5,27 +5,15 @@ Knows nothing of events. Bodies are never logged.
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError
-
-from chalicelib import log
+from chalicelib import aws, log
 from chalicelib.errors import QueueUnavailableError
 
 MAX_DELAY_SECONDS = 900
 BATCH_SIZE = 10
-
-
-@dataclass(frozen=True)
-class Outgoing:
-    """A message to send. `delay_seconds` is 0 to 900 and rounded up; attributes are strings."""
-
-    body: str
-    attributes: dict[str, str] = field(default_factory=dict)
-    delay_seconds: float = 0
 
 
 @dataclass(frozen=True)
@@ -45,22 +33,20 @@ class Queue:
         self._url = url
         self.name = url.rsplit("/", 1)[-1]
 
-    def send(self, message: Outgoing) -> None:
-        self._call("send", self._client.send_message, message.attributes, **_parameters(message))
+    def send(self, body: str, attributes: Mapping[str, str], delay_seconds: float = 0) -> None:
+        """Send a message, to be seen after a delay of 0 to MAX_DELAY_SECONDS, which is rounded up."""
+        message = _message(body, attributes) | {"DelaySeconds": math.ceil(delay_seconds)}
+        self._call("send", self._client.send_message, attributes, **message)
 
-    def send_many(self, messages: Sequence[Outgoing]) -> None:
-        """Send any number, ten a call. All are tried before a refused one raises."""
-        refused = 0
-        for start in range(0, len(messages), BATCH_SIZE):
-            batch = messages[start : start + BATCH_SIZE]
-            entries = [{"Id": str(number), **_parameters(message)} for number, message in enumerate(batch)]
-            answer = self._call("send", self._client.send_message_batch, {"count": len(batch)}, Entries=entries)
-            refused += len(answer.get("Failed", ()))
-        if refused:
-            raise QueueUnavailableError(f"{self.name} refused {refused} of {len(messages)} messages")
+    def send_many(self, messages: Sequence[tuple[str, Mapping[str, str]]]) -> None:
+        """Send up to BATCH_SIZE messages, each a body and attributes."""
+        entries = [{"Id": str(number), **_message(*message)} for number, message in enumerate(messages)]
+        answer = self._call("send", self._client.send_message_batch, {"count": len(entries)}, Entries=entries)
+        if answer.get("Failed"):
+            raise QueueUnavailableError(f"{self.name} refused {len(answer['Failed'])} of {len(entries)} messages")
 
     def delete_many(self, receipt_handles: Sequence[str]) -> None:
-        """Delete up to ten received messages."""
+        """Delete up to BATCH_SIZE received messages."""
         entries = [{"Id": str(number), "ReceiptHandle": handle} for number, handle in enumerate(receipt_handles)]
         answer = self._call("delete", self._client.delete_message_batch, {"count": len(entries)}, Entries=entries)
         if answer.get("Failed"):
@@ -72,15 +58,15 @@ class Queue:
         answer = self._call("depth", self._client.get_queue_attributes, {}, AttributeNames=[name])
         return int(answer["Attributes"].get(name, 0))
 
-    def _call(self, operation: str, call: Callable[..., Any], fields: dict[str, Any], **parameters: Any) -> Any:
+    def _call(self, operation: str, call: Callable[..., Any], fields: Mapping[str, Any], **parameters: Any) -> Any:
         started = time.monotonic()
         answer, error = {}, None
         try:
             answer = call(QueueUrl=self._url, **parameters)
             return answer
-        except (ClientError, BotoCoreError, ResponseParserError) as failure:
-            error = type(failure).__name__
-            raise QueueUnavailableError(f"{self.name}: {operation} failed") from failure
+        except aws.FAILURES as failure:
+            error = aws.code(failure)
+            raise QueueUnavailableError(f"{self.name}: {operation} failed: {error}") from None
         finally:
             log.info(
                 f"sqs {operation}",
@@ -92,10 +78,6 @@ class Queue:
             )
 
 
-def _parameters(message: Outgoing) -> dict[str, Any]:
-    attributes = {name: {"DataType": "String", "StringValue": value} for name, value in message.attributes.items()}
-    return {
-        "MessageBody": message.body,
-        "MessageAttributes": attributes,
-        "DelaySeconds": math.ceil(message.delay_seconds),
-    }
+def _message(body: str, attributes: Mapping[str, str]) -> dict[str, Any]:
+    typed = {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()}
+    return {"MessageBody": body, "MessageAttributes": typed}

@@ -23,7 +23,7 @@ import pytest
 from moto.core.botocore_stubber import BotocoreStubber
 
 import app
-from chalicelib import listing, services
+from chalicelib import log, services
 from tests.support.receiver import Behaviour, Exchange, Receiver, status
 from tests.support.world import REGION, Answer, Clock, World, world
 from tools.sizes import Item, index, index_write_units, item_bytes, projected, read_units, write_units
@@ -274,7 +274,7 @@ def meter(assumptions: Assumptions) -> Iterator[tuple[Meter, Receiver]]:
         system = stack.enter_context(world(receiver.url))
         made = Meter(system, receiver, assumptions)
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr(listing, "ThreadPoolExecutor", made.pool)
+        patch.setattr(log, "pool", made.pool)
         patch.setattr(BotocoreStubber, "process_request", _aside(made, BotocoreStubber.process_request))
         patch.setattr(app, "worker", _invoked(made, "worker", app.worker))
         yield made, receiver

@@ -2,7 +2,7 @@
 
 import pytest
 
-from chalicelib.services import AWS_CALL_SECONDS
+from chalicelib.aws import CALL_SECONDS
 from tests.crash.rig import Fault, FaultAt, Process, Rig
 
 HANGS = {"INLINE_PUSH_TIMEOUT_SECONDS": "20", "PUSH_TIMEOUT_SECONDS": "20"}
@@ -14,7 +14,7 @@ def hanging_at(rig: Rig, point: int) -> FaultAt:
     def plan(number: int, label: str) -> Fault | None:
         if number != point or label == "push":
             return None
-        rig.clock.sleep(AWS_CALL_SECONDS)
+        rig.clock.sleep(CALL_SECONDS)
         return Fault.UNREACHED
 
     return plan
@@ -49,7 +49,7 @@ def test_the_worker_ends_in_its_50_seconds_though_every_call_hangs() -> None:
     def plan(number: int, label: str) -> Fault | None:
         if label == "push":
             return None
-        rig.clock.sleep(AWS_CALL_SECONDS)
+        rig.clock.sleep(CALL_SECONDS)
         return Fault.ANSWER_LOST  # as late as can be, and still an answer
 
     rig.answers = [None]

@@ -382,6 +382,19 @@ def test_the_inbox_holds_everything_undelivered_oldest_first_and_whole(world: Wo
         assert event == {name: whole[name] for name in event}
 
 
+@pytest.mark.parametrize("text", ["я", "\x7f", '"'], ids=["Cyrillic", "DEL", "quotes"])
+def test_a_page_of_the_inbox_fits_into_an_answer_of_lambda(world: World, text: str) -> None:
+    """Which quotes it as JSON once more, and escapes all but ASCII in doing so before Python 3.12."""
+    body = json.dumps({"event_type": "a", "payload": {"text": text * 100_000}}, ensure_ascii=False)
+    for _ in range(16):
+        assert world.call("POST", "/events", body, prefer="respond-async").status_code == 202
+
+    page = world.call("GET", "/inbox?limit=100")
+
+    assert page.json["next_cursor"]
+    assert len(json.dumps(page.text)) < 6_000_000
+
+
 def test_walking_the_pages_shows_every_event_once(world: World, receiver: Receiver) -> None:
     world.restart(BREAKER_FAILURES="100")
     post_various(world, receiver)
@@ -447,7 +460,7 @@ def test_an_acknowledgement_counts_once_and_only_if_nothing_arrived(
 
 @pytest.mark.parametrize("code", [200, 503, 404])
 def test_an_acknowledgement_stands_whatever_comes_of_a_push_that_was_running(
-    world: World, receiver: Receiver, code: int
+    world: World, receiver: Receiver, code: int, output: Output
 ) -> None:
     def acknowledge_meanwhile(exchange: Exchange) -> None:
         world.call("POST", f"/events/{exchange.request.headers['webhook-id']}/acknowledge")
@@ -460,6 +473,7 @@ def test_an_acknowledgement_stands_whatever_comes_of_a_push_that_was_running(
     world.settle()
     event = world.event(event_id)
     assert (event["status"], event["delivered_via"], len(receiver.requests)) == ("delivered", "pull", 1)
+    assert not [values for values in output.metrics() if {"DeliverySuccess", "DeliveryFailure"} & values.keys()]
     assert world.call("POST", f"/events/{event_id}/replay").status_code == 202  # nothing holds the event
 
 

@@ -19,7 +19,7 @@ from tests.support.moto_server import MotoServer, moto_server
 from tests.support.running import ROOT, environment
 from tools import deploy
 
-pytestmark = [pytest.mark.xdist_group("deploy"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.timeout(120)]
 
 SECRET_PATH = "/hooks/catch/123/s3cr3t"
 KEY_HASH = "ab" * 32

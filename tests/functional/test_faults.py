@@ -184,6 +184,16 @@ def test_a_retry_whose_record_is_unknown_is_queued_all_the_same(world: World, re
     assert len(receiver.requests) == 2
 
 
+def test_a_caller_is_told_of_the_attempt_though_the_queue_fails(world: World, receiver: Receiver, aws: Aws) -> None:
+    receiver.script(status(503))
+    aws.fail(Fault.UNREACHED, "SendMessage")
+
+    event = world.post()
+
+    assert event["message"].startswith("Attempt 1 did not succeed; the next is due at ")
+    assert event == {name: world.event(event["event_id"])[name] for name in event}
+
+
 def test_what_goes_wrong_after_an_event_is_stored_is_logged_with_its_trace(
     world: World, aws: Aws, output: Output
 ) -> None:

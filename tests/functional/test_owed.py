@@ -48,9 +48,12 @@ def test_attempts_are_not_counted_for_pushes_that_were_not_made(world: World, re
     assert '"last_status_code":500' in world.dead_letters()[-1]["body"]
 
 
-def test_a_process_that_stood_still_does_not_push_past_its_claim(world: World, receiver: Receiver, aws: Aws) -> None:
+@pytest.mark.parametrize("seconds", [61, 56])  # a push may take five more, and a claim holds for sixty
+def test_a_process_that_stood_still_does_not_push_past_its_claim(
+    world: World, receiver: Receiver, aws: Aws, seconds: float
+) -> None:
     def stand_still(**_: object) -> None:
-        world.clock.sleep(61)
+        world.clock.sleep(seconds)
 
     world.dynamodb.meta.events.register("after-call.dynamodb.PutItem", stand_still)
     event_id = world.post()["event_id"]
@@ -60,6 +63,23 @@ def test_a_process_that_stood_still_does_not_push_past_its_claim(world: World, r
     world.settle(hours=1)
     assert world.event(event_id)["status"] == "delivered"
     assert len(receiver.requests) == 1
+
+
+def test_an_event_that_was_acknowledged_before_the_answer_of_its_put_came_is_not_pushed(
+    world: World, receiver: Receiver, aws: Aws
+) -> None:
+    def acknowledge_meanwhile(attempts: int, **_: object) -> None:
+        if attempts == 1:
+            [item] = world._table().all_items()
+            world.services.store.acknowledge(item.attrs["event_id"].value)
+
+    world.dynamodb.meta.events.register_first("needs-retry.dynamodb.PutItem", acknowledge_meanwhile)
+    aws.fail(Fault.REPEATED, "PutItem")
+    event = world.post()
+    world.dynamodb.meta.events.unregister("needs-retry.dynamodb.PutItem", acknowledge_meanwhile)
+
+    assert (event["status"], event["delivered_via"]) == ("delivered", "pull")
+    assert receiver.requests == []
 
 
 class ClosedPipe(io.StringIO):

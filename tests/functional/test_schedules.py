@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 import app
+from chalicelib import schedules
+from chalicelib.aws import CALL_SECONDS
+from chalicelib.errors import StorageUnavailableError
 from tests.functional.conftest import Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Receiver, status
@@ -143,6 +146,43 @@ def test_two_sweeps_at_once_queue_an_event_once(world: World) -> None:
 
     assert not both_found_it.broken
     assert len(world.messages()) == 1
+
+
+def test_a_sweep_ends_before_its_function_does(world: World) -> None:
+    for _ in range(100):
+        world.post(prefer="respond-async")
+    world.lose_messages()
+    world.clock.sleep(60)
+
+    def take_a_second(**_: object) -> None:
+        world.clock.sleep(1)
+
+    world.dynamodb.meta.events.register("after-call.dynamodb.UpdateItem", take_a_second)
+    schedules.sweep(world.services, 5)  # too little time for two calls that hang
+    assert world.messages() == []
+    schedules.sweep(world.services, 2 * CALL_SECONDS + 3)
+    world.dynamodb.meta.events.unregister("after-call.dynamodb.UpdateItem", take_a_second)
+
+    assert 0 < len(world.messages()) < 100
+
+
+def test_an_expired_event_is_not_swept(world: World, aws: Aws) -> None:
+    world.post(prefer="respond-async")
+    world.lose_messages()
+    world.clock.sleep(31 * 86_400)
+
+    world.run_schedule(app.sweep)
+
+    assert (world.messages(), aws.calls.count("UpdateItem")) == ([], 0)
+
+
+def test_depths_are_told_though_the_store_fails(world: World, aws: Aws, output: Output) -> None:
+    aws.fail(Fault.REFUSED, "Query")
+
+    with pytest.raises(StorageUnavailableError):
+        world.run_schedule(app.check_dlq)
+
+    assert [(values["DLQDepth"], values["InboxDepth"]) for values in output.metrics()] == [(0, 0)]
 
 
 def test_a_sweep_queues_a_few_thousand_events_at_most(world: World) -> None:

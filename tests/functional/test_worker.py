@@ -76,6 +76,19 @@ def test_the_worker_does_not_wait_when_its_time_allows_no_other_push(
     assert len(world.messages()) == 1
 
 
+def test_the_worker_begins_no_wait_after_which_a_push_could_outlast_it(world: World, receiver: Receiver) -> None:
+    slow = {"PUSH_TIMEOUT_SECONDS": "20", "IN_PROCESS_WAIT_SECONDS": "900"}
+    world.restart(**slow, BACKOFF_BASE_SECONDS="20")  # the first delay is 10 to 20 s; 9 s leave room for 20 and 21
+    receiver.script(status(503))
+    world.post(prefer="respond-async")
+
+    world.run_worker()
+
+    assert len(receiver.requests) == 1
+    [message] = world.messages()
+    assert message["delay_seconds"] >= 10
+
+
 def test_the_next_attempt_is_not_earlier_than_receiver_and_schedule_say(world: World, receiver: Receiver) -> None:
     in_two_minutes, ago = (email.utils.formatdate(START + seconds, usegmt=True) for seconds in (120, -120))
     world.restart(BACKOFF_BASE_SECONDS="10", BREAKER_FAILURES="100")

@@ -27,7 +27,7 @@ from moto.dynamodb.models import dynamodb_backends
 from moto.sqs.models import sqs_backends
 
 import app
-from chalicelib import log, services, settings
+from chalicelib import aws, log, services, settings
 from chalicelib.services import Services
 
 ROOT = Path(__file__).parent.parent.parent
@@ -306,8 +306,8 @@ def world(webhook_url: str, **environ: str) -> Iterator[World]:
                 "API_KEYS": ",".join(keys),
                 **environ,
             },
-            session.client("dynamodb", config=services.AWS_CONFIG),
-            session.client("sqs", config=services.AWS_CONFIG),
+            session.client("dynamodb", config=aws.CONFIG),
+            session.client("sqs", config=aws.CONFIG),
             session.client("sqs"),
         )
         try:

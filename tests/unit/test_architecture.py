@@ -16,7 +16,7 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOU
 # A module imports from the rows above its own alone. A new module finds its row here first.
 ROWS = (
     {"__init__"},
-    {"errors", "events", "backoff", "breaker", "signing", "metrics", "connection"},
+    {"errors", "events", "backoff", "breaker", "signing", "metrics", "connection", "aws"},
     {"auth", "validation", "messages", "items", "log"},
     {"settings", "dynamodb", "sqs", "push"},
     {"services"},
@@ -27,9 +27,7 @@ ROWS = (
 PURE = {"errors", "events", "backoff", "breaker", "signing", "auth", "validation", "messages", "settings"}
 MAY_IMPORT = {
     "app": {"chalice"},
-    "services": {"boto3", "botocore"},
-    "dynamodb": {"botocore"},
-    "sqs": {"botocore"},
+    "aws": {"boto3", "botocore"},
 }
 
 
@@ -81,7 +79,7 @@ def test_a_pure_module_needs_nothing_but_pure_modules_and_the_standard_library(n
 def test_the_whole_is_read_at_one_sitting() -> None:
     lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in SOURCES.items()}
     assert {name: count for name, count in lines.items() if count > 280} == {}
-    assert sum(lines.values()) <= 2700
+    assert sum(lines.values()) <= 2720
 
 
 # In a process of its own: reads of the environment are told apart by the file of who reads.

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,7 +72,7 @@ def shape(value: object) -> object:
         case dict():
             return {name: part if name.endswith("Expression") else shape(part) for name, part in value.items()}
         case str():
-            return len(value)
+            return len(re.sub(r'(?<="duration_ms":)\d+', "1", value))  # a push may take 9 ms or 10
     return value
 
 

@@ -20,6 +20,8 @@ SCENARIOS = {
     "a trial that fails opens it for a whole window from then": "f f f 30 + 5 f 29.9 - 0.1 + -",
     "a trial that times out does so too": "t 30 + 5 t 29.9 - 0.1 + -",
     "a push begun before it opened may close it": "f f f - s + +",
+    "a trial that is not made goes to the next who asks": "t 30 + x + - 30 + x + -",
+    "what is not made while it is closed changes nothing": "f + x f + x + f -",
 }
 
 
@@ -32,6 +34,8 @@ def test_the_breaker_follows_the_scenario(scenario: str, clock: Clock) -> None:
     for number, happening in enumerate(scenario.split()):
         if happening in "ft":
             breaker.failed(timed_out=happening == "t")
+        elif happening == "x":
+            breaker.give_back()
         elif happening == "s":
             breaker.succeeded()
         elif happening in "+-":

@@ -40,6 +40,7 @@ def test_a_trusted_certificate_delivers_over_one_kept_connection(secure_push: An
         outcomes = [push.send(EVENT, LONG) for _ in range(3)]
         assert [outcome.status_code for outcome in outcomes] == [200, 503, 200]
         assert (receiver.connections, receiver.requests[0].body) == (1, EVENT.push_body())
+        assert receiver.requests[0].headers["host"] == f"localhost:{receiver.port}"
 
 
 def test_a_name_with_a_dot_at_its_end_is_the_name_of_the_certificate(

@@ -10,8 +10,6 @@ from tests.support.world import Clock
 from tools import cost, meter, sizes
 from tools.meter import Abreast, Assumptions, Usage
 
-pytestmark = pytest.mark.xdist_group("cost")  # one measurement for all
-
 KEY = frozenset({"status_shard"})
 PRICES: dict[str, Any] = json.loads(cost.PRICES.read_text(encoding="utf-8"))
 

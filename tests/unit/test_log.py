@@ -78,12 +78,12 @@ def test_each_thread_has_a_request_id_of_its_own(lines: Lines) -> None:
     assert sorted((line["name"], line["request_id"]) for line in lines()) == [(name, name) for name in "abcdefgh"]
 
 
-def test_threads_of_a_pool_may_carry_the_request_id_of_who_asked_them(lines: Lines) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        for request_id in ("one", "two"):
-            with log.request_id(request_id):
-                list(pool.map(log.carried(log.info), "abcd"))
-        list(pool.map(log.carried(log.info), "a"))
+def test_threads_of_a_pool_log_the_request_id_of_who_made_it(lines: Lines) -> None:
+    for request_id in ("one", "two"):
+        with log.request_id(request_id), log.pool(4) as pool:
+            list(pool.map(log.info, "abcd"))
+    with log.pool(4) as pool:
+        list(pool.map(log.info, "a"))
     assert [line["request_id"] for line in lines()] == ["one"] * 4 + ["two"] * 4 + [None]
 
 

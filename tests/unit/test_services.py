@@ -8,7 +8,7 @@ import boto3
 import pytest
 from botocore.exceptions import NoRegionError
 
-from chalicelib import services
+from chalicelib import aws, services
 from chalicelib.events import Event, Status
 from chalicelib.push import Result
 from chalicelib.settings import SettingsError, load
@@ -81,7 +81,7 @@ def test_an_aws_call_takes_no_longer_than_the_arithmetic_elsewhere_believes() ->
     tries = config.retries["total_max_attempts"]
     assert config.retries["mode"] == "standard"
     assert (config.connect_timeout, config.read_timeout, tries) == (1, 2, 2)
-    assert tries * (config.connect_timeout + config.read_timeout) + 1 <= services.AWS_CALL_SECONDS
+    assert tries * (config.connect_timeout + config.read_timeout) + 1 <= aws.CALL_SECONDS
     assert services.get().inbox._client.meta.config.read_timeout == 2
     assert config.max_pool_connections >= 64  # no batch's threads wait for each other's connections
 

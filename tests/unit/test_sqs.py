@@ -12,7 +12,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from chalicelib.errors import QueueUnavailableError
-from chalicelib.sqs import Outgoing, Queue
+from chalicelib.sqs import Queue
 from tests.conftest import During, LogLines
 from tests.support.world import World
 
@@ -37,28 +37,23 @@ def receive(queue: Queue, most: int = 10) -> list[dict[str, Any]]:
 
 
 def test_a_message_arrives_as_it_was_sent(queue: Queue) -> None:
-    queue.send(Outgoing(BODY, {"EventId": "evt_1", "Reason": "permanent"}))
+    queue.send(BODY, {"EventId": "evt_1", "Reason": "permanent"})
     (message,) = receive(queue)
     assert message["Body"] == BODY
     assert message["MessageAttributes"] == {"EventId": "evt_1", "Reason": "permanent"}
 
 
 def test_a_message_needs_no_attributes(queue: Queue) -> None:
-    queue.send(Outgoing(BODY))
-    queue.send_many([Outgoing(BODY)])
+    queue.send(BODY, {})
+    queue.send_many([(BODY, {})])
     assert [message["MessageAttributes"] for message in receive(queue)] == [{}, {}]
 
 
 @pytest.mark.parametrize(("delay_seconds", "hidden_seconds"), [(0, 0), (0.001, 1), (1, 1), (29.2, 30), (900, 900)])
-@pytest.mark.parametrize("many", [False, True])
 def test_a_delay_is_rounded_up_to_whole_seconds(
-    many: bool, delay_seconds: float, hidden_seconds: int, queue: Queue, shared_world: World
+    delay_seconds: float, hidden_seconds: int, queue: Queue, shared_world: World
 ) -> None:
-    message = Outgoing(BODY, delay_seconds=delay_seconds)
-    if many:
-        queue.send_many([message])
-    else:
-        queue.send(message)
+    queue.send(BODY, {}, delay_seconds)
     if hidden_seconds:
         shared_world.clock.sleep(hidden_seconds - 0.01)
         assert receive(queue) == []
@@ -66,34 +61,30 @@ def test_a_delay_is_rounded_up_to_whole_seconds(
     assert len(receive(queue)) == 1
 
 
-@pytest.mark.parametrize(("count", "calls"), [(0, 0), (1, 1), (10, 1), (11, 2), (25, 3)])
-def test_many_messages_are_sent_ten_a_call(
-    count: int, calls: int, queue: Queue, shared_world: World, log_lines: LogLines
-) -> None:
-    queue.send_many([Outgoing(f"body {number}", {"EventId": f"evt_{number}"}) for number in range(count)])
+def test_ten_messages_are_sent_in_one_call(queue: Queue, shared_world: World, log_lines: LogLines) -> None:
+    queue.send_many([(f"body {number}", {"EventId": f"evt_{number}"}) for number in range(10)])
     sent = [(message["body"], message["attributes"]) for message in shared_world.messages()]
-    assert sent == [(f"body {number}", {"EventId": f"evt_{number}"}) for number in range(count)]
-    assert len(log_lines()) == calls
+    assert sent == [(f"body {number}", {"EventId": f"evt_{number}"}) for number in range(10)]
+    assert len(log_lines()) == 1
 
 
-def test_all_are_tried_before_refused_messages_are_an_error(queue: Queue, shared_world: World, during: During) -> None:
+def test_a_refused_message_is_an_error(queue: Queue, shared_world: World, during: During) -> None:
     def refuse_one(parsed: dict[str, Any], **_: Any) -> None:
         parsed["Failed"] = [{"Id": "0", "SenderFault": True, "Code": "InternalError"}]
 
     during(queue._client, "after-call.sqs.SendMessageBatch", refuse_one)
-    with pytest.raises(QueueUnavailableError, match="refused 3 of 25 messages"):
-        queue.send_many([Outgoing(f"body {number}") for number in range(25)])
-    assert len(shared_world.messages()) == 25
+    with pytest.raises(QueueUnavailableError, match="refused 1 of 3 messages"):
+        queue.send_many([(f"body {number}", {}) for number in range(3)])
 
 
 def test_a_batch_that_fails_is_an_error(queue: Queue, during: During) -> None:
     during(queue._client, "before-call.sqs.SendMessageBatch", fail_with(client_error("ServiceUnavailable")))
     with pytest.raises(QueueUnavailableError):
-        queue.send_many([Outgoing(BODY)])
+        queue.send_many([(BODY, {})])
 
 
 def test_what_was_deleted_does_not_come_back(queue: Queue, shared_world: World) -> None:
-    queue.send_many([Outgoing(f"body {number}") for number in range(3)])
+    queue.send_many([(f"body {number}", {}) for number in range(3)])
     handles = {message["Body"]: message["ReceiptHandle"] for message in receive(queue)}
     queue.delete_many([handles["body 0"], handles["body 2"]])
     shared_world.clock.sleep(300.1)
@@ -104,7 +95,7 @@ def test_a_refused_deletion_is_an_error(queue: Queue, during: During) -> None:
     def refuse(parsed: dict[str, Any], **_: Any) -> None:
         parsed["Failed"] = [{"Id": "0", "SenderFault": True, "Code": "ReceiptHandleIsInvalid"}]
 
-    queue.send(Outgoing(BODY))
+    queue.send(BODY, {})
     (message,) = receive(queue)
     during(queue._client, "after-call.sqs.DeleteMessageBatch", refuse)
     with pytest.raises(QueueUnavailableError, match="refused to delete 1 messages"):
@@ -113,9 +104,9 @@ def test_a_refused_deletion_is_an_error(queue: Queue, during: During) -> None:
 
 def test_depth_tells_what_waits_and_neither_is_worked_on_nor_delayed(queue: Queue) -> None:
     assert queue.depth() == 0
-    queue.send_many([Outgoing(BODY)] * 5)
+    queue.send_many([(BODY, {})] * 5)
     receive(queue, 2)
-    queue.send(Outgoing(BODY, delay_seconds=10))
+    queue.send(BODY, {}, 10)
     assert queue.depth() == 3
 
 
@@ -146,8 +137,8 @@ FAULTS = [
     ConnectionClosedError(endpoint_url=URL),
 ]
 OPERATIONS: dict[str, Callable[[Queue], object]] = {
-    "send": lambda queue: queue.send(Outgoing(BODY)),
-    "send_many": lambda queue: queue.send_many([Outgoing(BODY)]),
+    "send": lambda queue: queue.send(BODY, {}),
+    "send_many": lambda queue: queue.send_many([(BODY, {})]),
     "delete": lambda queue: queue.delete_many(["handle"]),
     "depth": lambda queue: queue.depth(),
 }
@@ -162,13 +153,14 @@ def test_whatever_fails_in_sqs_is_one_error_and_one_line_without_the_body(
     with pytest.raises(QueueUnavailableError) as caught:
         OPERATIONS[operation](queue)
     (line,) = log_lines()
-    assert (line["message"], line["error"]) == (f"sqs {operation.removesuffix('_many')}", type(fault).__name__)
+    code = fault.response["Error"]["Code"] if isinstance(fault, ClientError) else type(fault).__name__
+    assert (line["message"], line["error"]) == (f"sqs {operation.removesuffix('_many')}", code)
     assert "secret" not in str(caught.value) + str(line)
 
 
 def test_each_operation_is_one_line_without_the_body(queue: Queue, log_lines: LogLines) -> None:
-    queue.send(Outgoing(BODY, {"EventId": "evt_1"}))
-    queue.send_many([Outgoing(BODY, {"EventId": "evt_2"})] * 2)
+    queue.send(BODY, {"EventId": "evt_1"})
+    queue.send_many([(BODY, {"EventId": "evt_2"})] * 2)
     messages = receive(queue)
     queue.delete_many([message["ReceiptHandle"] for message in messages])
     queue.depth()

@@ -21,7 +21,7 @@ import urllib3
 from chalice.local import LambdaContext
 
 import app
-from chalicelib import log, services, settings
+from chalicelib import aws, log, services, settings
 from chalicelib.items import event_of
 from tools.aws import DUMMY, REGION
 
@@ -111,8 +111,7 @@ class System:
     def __init__(self, names: Mapping[str, str], **environ: str) -> None:
         self.environ = {**OWN_VARIABLES, **names, **environ}
         os.environ |= {"AWS_ENDPOINT_URL": self.environ["AWS_ENDPOINT_URL"]}
-        self.dynamodb: Any = boto3.client("dynamodb", config=services.AWS_CONFIG)
-        self.sqs: Any = boto3.client("sqs", config=services.AWS_CONFIG)
+        self.dynamodb, self.sqs = aws.client("dynamodb"), aws.client("sqs")
         loaded = settings.load(self.environ)
         log.configure(loaded.log_level)
         self.services = services.build(loaded, self.dynamodb, self.sqs)
@@ -168,8 +167,8 @@ class Bare:
 
     def __post_init__(self) -> None:
         environ = self.system.environ
-        self._dynamodb: Any = boto3.client("dynamodb", config=services.AWS_CONFIG)
-        self._sqs: Any = boto3.client("sqs", config=services.AWS_CONFIG)
+        self._dynamodb: Any = boto3.client("dynamodb", config=aws.CONFIG)
+        self._sqs: Any = boto3.client("sqs", config=aws.CONFIG)
         url = urllib3.util.parse_url(environ["ZAPIER_WEBHOOK_URL"])
         self._pool = urllib3.HTTPConnectionPool(url.host or "", url.port, maxsize=16)
         self._target = url.request_uri
