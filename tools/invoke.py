@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from threading import Event, Semaphore, Thread
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
 from chalice.app import ScheduleExpression
 from chalice.local import LambdaContext
 
-from chalicelib import log
+from chalicelib import aws, log
 from chalicelib.events import rfc3339
 
 # Brief, for ministack hands messages to long polls whose client is gone.
@@ -80,9 +79,9 @@ class EventSource:
             try:
                 messages = self._receive()
                 unwell = False
-            except (BotoCoreError, ClientError) as error:
+            except aws.FAILURES as error:
                 if not unwell:
-                    log.warning("queue cannot be read, trying on", error=type(error).__name__)
+                    log.warning("queue cannot be read, trying on", error=aws.code(error))
                 unwell = True
                 self._stopping.wait(1)
             if messages:
@@ -113,7 +112,7 @@ class EventSource:
         for _ in range(DELETE_TRIES):
             try:
                 answer = self._sqs.delete_message_batch(QueueUrl=self._queue_url, Entries=entries)
-            except (BotoCoreError, ClientError):
+            except aws.FAILURES:
                 continue
             refused = {failure["Id"] for failure in answer.get("Failed", ())}
             entries = [entry for entry in entries if entry["Id"] in refused]
