@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 from chalicelib import settings
-from chalicelib.settings import Settings
+from chalicelib.settings import EventSource, Settings
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / ".chalice" / "config.json"
@@ -13,22 +14,6 @@ API_STAGE = "api"  # a part of the URL; each of our stages has an API of its own
 FUNCTIONS = ("api_handler", "worker", "sweep", "check_dlq")
 
 SECRET = ("ZAPIER_WEBHOOK_URL", "API_KEYS", "WEBHOOK_SIGNING_SECRETS")
-OPTIONAL = (
-    "MAX_DELIVERY_ATTEMPTS",
-    "BACKOFF_BASE_SECONDS",
-    "BACKOFF_CAP_SECONDS",
-    "IN_PROCESS_WAIT_SECONDS",
-    "PUSH_TIMEOUT_SECONDS",
-    "PUSH_CONNECT_TIMEOUT_SECONDS",
-    "INLINE_PUSH_TIMEOUT_SECONDS",
-    "BREAKER_FAILURES",
-    "BREAKER_OPEN_SECONDS",
-    "EVENT_RETENTION_DAYS",
-    "WORKER_BATCH_WINDOW_SECONDS",
-    "WORKER_MAX_CONCURRENCY",
-    "LOG_LEVEL",
-    "METRICS_NAMESPACE",
-)
 
 # Stand in for what is made later, so that the rest can be checked before anything is.
 TABLE_AND_QUEUES = {
@@ -37,6 +22,13 @@ TABLE_AND_QUEUES = {
     "INBOX_DLQ_URL": "http://127.0.0.1/dlq",
 }
 WEBHOOK_AND_KEYS = {"ZAPIER_WEBHOOK_URL": "http://127.0.0.1/", "API_KEYS": f"local:{'0' * 64}"}
+
+OPTIONAL = tuple(
+    name
+    for kind in (Settings, EventSource)
+    for field in fields(kind)
+    if (name := field.metadata["variable"][0]) not in {*SECRET, *TABLE_AND_QUEUES, "STAGE"}
+)
 
 
 def given(environ: Mapping[str, str]) -> dict[str, str]:

@@ -13,10 +13,8 @@ from typing import Any
 import pytest
 from cfnlint.api import lint
 
-from chalicelib import settings
 from tools import package
 from tools.deployed import packageable
-from tools.stage import OPTIONAL, SECRET, TABLE_AND_QUEUES, WEBHOOK_AND_KEYS
 
 ROOT = Path(__file__).parent.parent.parent
 FUNCTIONS = ("APIHandler", "Worker", "Sweep", "CheckDlq")
@@ -142,20 +140,6 @@ def test_what_api_gateway_answers_by_itself_has_the_form_of_every_other_error(
         # A status would be that of every type which has no answer of its own.
         assert str(document.get("status", "")) == answer.get("statusCode", "")
         assert answer["responseParameters"]["gatewayresponse.header.Content-Type"] == "'application/problem+json'"
-
-
-def test_every_variable_that_the_settings_read_can_be_deployed() -> None:
-    asked = set()
-
-    class Asked(dict[str, str]):
-        def get(self, name: str, default: Any = None) -> Any:
-            asked.add(name)
-            return super().get(name, default)
-
-    settings.load(Asked(**TABLE_AND_QUEUES, **WEBHOOK_AND_KEYS))
-    settings.load_event_source(Asked())
-
-    assert asked == {*SECRET, *OPTIONAL, *TABLE_AND_QUEUES, "STAGE"}
 
 
 def test_a_value_that_would_not_start_is_not_packaged(
