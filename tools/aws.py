@@ -51,6 +51,7 @@ def start_moto() -> str:
     for noisy in ("moto", "werkzeug"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="moto")  # "AWS::CloudWatch::Alarm is not supported"
+    _query_partitions()
     moto = DomainDispatcherApplication(create_backend_app)
     lock = Lock()
 
@@ -64,6 +65,23 @@ def start_moto() -> str:
     server = make_server("127.0.0.1", 0, serve, threaded=True, request_handler=MotoRequestHandler)
     Thread(target=server.serve_forever, name="moto", daemon=True).start()
     return f"http://127.0.0.1:{server.server_port}"
+
+
+def _query_partitions() -> None:
+    """Give each query of moto its own partition alone: it would sort the whole table, 0.1 s for 6,000 events."""
+    from moto.dynamodb.models import table
+
+    moto_table: Any = table.Table
+    query = moto_table.query
+
+    def query_partition(whole: Any, *arguments: Any, **options: Any) -> Any:
+        [(name, wanted)] = options["hash_key_conditions"]
+        rows = [row for row in whole.items.values() if name in row.attrs and row.attrs[name].value == wanted.value]
+        partition = object.__new__(moto_table)  # not copy.copy: moto keeps a list of every table made
+        partition.__dict__ = {**whole.__dict__, "all_items": lambda: rows}
+        return query(partition, *arguments, **options)
+
+    moto_table.query = query_partition
 
 
 def _keep_from_proxies(host: str) -> None:

@@ -17,13 +17,14 @@ from functools import partial
 from threading import Thread
 from urllib.parse import urlsplit
 
+from botocore.config import Config as ClientConfig
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 from chalice.app import Chalice, ScheduledEventConfig, SQSEventConfig
 from chalice.config import Config
 from chalice.local import LocalDevServer
 
-from chalicelib import __version__, log
+from chalicelib import __version__, log, services
 from chalicelib.settings import Settings
 from tools import api_key, aws, resources
 from tools.invoke import EventSource, Function, rate_seconds, start_schedule
@@ -34,6 +35,7 @@ from tools.stage import CONFIG, ROOT, TABLE_AND_QUEUES, WEBHOOK_AND_KEYS, check,
 
 LOGS = ROOT / ".local"
 GRACE_SECONDS = 2
+EMBEDDED = ClientConfig(read_timeout=20)  # moto takes seconds where thousands of events are looked through
 TIMEOUT_SECONDS = {"api_handler": 30, "worker": 50, "sweep": 60, "check_dlq": 60}
 
 
@@ -139,6 +141,7 @@ def _provide_aws(stage: str) -> str:
             aws.use_given()
         else:
             aws.embed()
+            services.AWS_CONFIG = services.AWS_CONFIG.merge(EMBEDDED)
         if not endpoint or len(named) < len(variables):
             os.environ |= {**resources.ensure(stage), **named}
         resources.check(named)

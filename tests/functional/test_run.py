@@ -13,8 +13,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
+import boto3
 import pytest
+from moto.dynamodb.models.dynamo_type import DynamoType
 from moto.server import ThreadedMotoServer
 
 from chalicelib import settings
@@ -224,6 +227,53 @@ def test_on_a_given_aws_a_second_start_finds_what_the_first_made_and_left_when_i
         status, _, content = second.call("GET", f"/events/{event_id}")
 
     assert (status, json.loads(content)["status"]) == (200, "delivered")
+
+
+def test_a_query_of_the_embedded_aws_looks_at_its_partition_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    credentials: Any = {"aws_access_key_id": "local", "aws_secret_access_key": "local", "region_name": "us-east-1"}
+    dynamodb = boto3.client("dynamodb", endpoint_url=aws.start_moto(), **credentials)
+    dynamodb.create_table(
+        TableName="crowded",
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("id", "part", "time")],
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        GlobalSecondaryIndexes=[
+            {
+                "IndexName": "parts",
+                "KeySchema": [
+                    {"AttributeName": "part", "KeyType": "HASH"},
+                    {"AttributeName": "time", "KeyType": "RANGE"},
+                ],
+                "Projection": {"ProjectionType": "ALL"},
+            }
+        ],
+    )
+    for number in range(500):
+        names = {
+            "id": f"{number * 7919 % 500:03}",
+            "part": "few" if number % 50 == 0 else "many",
+            "time": f"{number:03}",
+        }
+        dynamodb.put_item(TableName="crowded", Item={name: {"S": value} for name, value in names.items()})
+    compared: list[str] = []
+
+    def is_less(ours: DynamoType, theirs: DynamoType) -> bool:
+        compared.append(ours.value)
+        return bool(ours.value < theirs.value)
+
+    monkeypatch.setattr(DynamoType, "__lt__", is_less)
+
+    page = dynamodb.query(
+        TableName="crowded",
+        IndexName="parts",
+        KeyConditionExpression="part = :part",
+        ExpressionAttributeValues={":part": {"S": "few"}},
+        ScanIndexForward=False,
+        Limit=3,
+    )
+
+    assert [row["time"]["S"] for row in page["Items"]] == ["450", "400", "350"]
+    assert len(compared) < 50
 
 
 def ended(*command: str, **settings: str) -> tuple[int, str, str]:
