@@ -82,7 +82,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not (200 <= status <= 599 and times >= 0):
             return 400, "status must be 200 to 599, times a number from 0"
         self.server.fail(status, times)
-        return 200, f"the next {times} deliveries: {status}" if times else "all well again"
+        if not times:
+            return 200, "all well again"
+        return 200, f"the next {'delivery is' if times == 1 else f'{times} deliveries are'} answered {status}"
 
     def _answer(self, status: int, text: str = "") -> None:
         body = f"{text}\n".encode() if text else b""

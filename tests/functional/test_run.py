@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import io
 import json
 import os
 import re
@@ -24,7 +25,8 @@ from chalicelib import settings
 from chalicelib.auth import authenticate
 from tests.support.running import ROOT, Run, environment, running
 from tools import aws, local
-from tools.screen import what_next
+from tools.receiver import Receiver
+from tools.screen import Screen, what_next
 from tools.stage import TABLE_AND_QUEUES, WEBHOOK_AND_KEYS
 
 pytestmark = [
@@ -55,6 +57,27 @@ def test_what_is_posted_is_pushed_to_the_built_in_receiver(shared_run: Run) -> N
     shown = shared_run.wait_for(rf"\S+  {event_id[:12]}  received +(.*)")
     assert (status, json.loads(content)["status"]) == (202, "delivered")
     assert shown == 'answered 200: {"id": 7}'
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("status=404", "the next delivery is answered 404\n"),
+        ("status=404&times=1", "the next delivery is answered 404\n"),
+        ("times=2", "the next 2 deliveries are answered 503\n"),
+        ("times=0", "all well again\n"),
+    ],
+)
+def test_the_built_in_receiver_says_what_it_will_answer(query: str, said: str) -> None:
+    receiver = Receiver(Screen(io.StringIO(), color=False))
+    receiver.start()
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", receiver.server_port, timeout=5)) as connection:
+        connection.request("POST", f"/fail?{query}")
+        answer = connection.getresponse().read().decode()
+    receiver.shutdown()
+    receiver.server_close()
+
+    assert answer == said
 
 
 def test_what_was_queued_is_pushed_by_the_worker(shared_run: Run) -> None:
