@@ -17,6 +17,8 @@ from chalice.app import Chalice
 from chalice.config import Config
 from chalice.local import ChaliceRequestHandler, LocalDevServer, LocalGateway, ThreadedHTTPServer, create_local_server
 
+from tools.stage import API_STAGE
+
 MAX_BODY_BYTES = 10 * 1024 * 1024  # API Gateway: payload size
 
 
@@ -46,6 +48,7 @@ class Gateway(LocalGateway):
 class Handler(ChaliceRequestHandler):
     """One connection."""
 
+    path: str
     disable_nagle_algorithm = True
     timeout = 60  # a client that stops in the middle of a request holds a thread no longer than this
 
@@ -58,6 +61,7 @@ class Handler(ChaliceRequestHandler):
             super().handle()
 
     def answer(self) -> None:
+        self.path = re.sub(f"^/{API_STAGE}(?=/)", "", self.path)  # as on AWS, and as openapi.json says
         try:
             headers, body = self._joined_headers(), self._read_body()
             self.local_gateway.event_converter.create_lambda_event(self.command, self.path, headers)

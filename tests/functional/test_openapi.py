@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import hypothesis
 import pytest
@@ -32,7 +32,9 @@ from chalicelib import __version__, services, signing
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Exchange, Receiver, status
 from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, Answer, World
+from tools.package import overlay
 from tools.server import create_server
+from tools.stage import API_STAGE
 
 DOCUMENT_FILE = Path(app.__file__).parent / "chalicelib" / "openapi.json"
 DOCUMENT: dict[str, Any] = json.loads(DOCUMENT_FILE.read_text(encoding="utf-8"))
@@ -92,7 +94,18 @@ OPERATIONS = {
 }
 ORDER, SMALLEST = OPERATIONS["postEvent"].request_examples.values()
 CURSOR = OPERATIONS["listEvents"].response_examples("200")["page"]["next_cursor"]
-ANSWERS = [(name, code) for name, operation in OPERATIONS.items() for code in operation.described["responses"]]
+# What API Gateway answers by itself: which of its responses each example shows.
+GATEWAY = {
+    "413": {"too large for the gateway": "REQUEST_TOO_LARGE"},
+    "429": {"too many": "THROTTLED"},
+    "504": {"no answer": "INTEGRATION_FAILURE", "too late": "INTEGRATION_TIMEOUT"},
+}
+ANSWERS = [
+    (name, code)
+    for name, operation in OPERATIONS.items()
+    for code in operation.described["responses"]
+    if code not in ("429", "504")
+]
 
 
 # The document itself
@@ -329,6 +342,8 @@ def test_what_is_answered_is_what_the_examples_show(
     response = OPERATIONS[operation_id].response(status_code)
     content_type = next(iter(response.get("content", [])), None)
     examples = OPERATIONS[operation_id].response_examples(status_code)
+    for name in GATEWAY.get(status_code, ()):
+        del examples[name]
     scenes = SCENES.get((operation_id, status_code)) or FAILURES[status_code]
     headers = {name.lower(): resolved(header) for name, header in response.get("headers", {}).items()}
     seen: set[str] = set()
@@ -345,6 +360,29 @@ def test_what_is_answered_is_what_the_examples_show(
         assert answer.headers.keys() >= {name for name, header in headers.items() if header.get("required")}
         seen |= answer.headers.keys()
     assert seen == headers.keys()
+
+
+@pytest.mark.parametrize("operation_id", OPERATIONS)
+def test_what_api_gateway_answers_by_itself_is_what_the_examples_show(operation_id: str) -> None:
+    answers = overlay()["Resources"]["RestAPI"]["Properties"]["DefinitionBody"]["x-amazon-apigateway-gateway-responses"]
+    operation = OPERATIONS[operation_id]
+
+    assert operation.described["responses"].keys() >= {"429", "504"}
+    for code, shown in GATEWAY.items():
+        if code not in operation.described["responses"]:
+            continue
+        examples = operation.response_examples(code)
+        for name, response in shown.items():
+            answer = answers[response]
+            parameters = answer["responseParameters"]
+            sent = {
+                name.removeprefix("gatewayresponse.header."): value.strip("'") for name, value in parameters.items()
+            }
+            assert answer["statusCode"] == code
+            assert json.loads(answer["responseTemplates"]["application/json"]) == examples[name]
+            assert sent.pop("Content-Type") in operation.response(code)["content"]
+            assert sent.keys() == operation.response(code).get("headers", {}).keys()
+            assert all(int(value) > 0 for value in sent.values())
 
 
 @pytest.mark.parametrize("example", OPERATIONS["postEvent"].request_examples.values())
@@ -480,6 +518,18 @@ def served(world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) ->
     serving.join()
 
 
+def test_urls_made_from_the_servers_lead_to_the_api(served: Served) -> None:
+    here, ours = (server["url"] for server in DOCUMENT["servers"])
+    path = f"{here}/health"
+
+    assert served.ask("GET", path).json["status"] == "ok"
+    assert ours == "http://127.0.0.1:8000"
+    assert here == f"/{API_STAGE}"
+    for origin in (served.url, "https://abc123.execute-api.us-east-1.amazonaws.com"):
+        for document in (f"{origin}/openapi.json", f"{origin}{here}/openapi.json"):
+            assert urljoin(document, here) + "/health" == origin + path  # RFC 3986, then appended as OpenAPI says
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_an_unknown_path_or_method_is_a_problem_like_any_other(served: Served, method: str) -> None:
     described: dict[str, set[str]] = {"/nowhere": set()}
@@ -494,6 +544,10 @@ def test_an_unknown_path_or_method_is_a_problem_like_any_other(served: Served, m
         assert answer.status_code == (405 if methods else 404)
         assert answer.headers["content-type"] == "application/problem+json"
         assert set(answer.headers.get("allow", "").split(", ")) == (methods or {""})
+        if methods and method == "DELETE":
+            refusal = DOCUMENT["components"]["responses"]["MethodNotAllowed"]
+            assert refusal["headers"].keys() == {"Allow"}
+            assert answer.json == refusal["content"]["application/problem+json"]["examples"]["wrong method"]["value"]
         if method == "HEAD":
             assert answer.text == ""
         else:
