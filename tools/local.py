@@ -109,7 +109,7 @@ def _open_screen(log_level: str, port: int) -> tuple[Screen, str, str]:
     if isinstance(terminal, io.TextIOWrapper):
         terminal.reconfigure(errors="replace")
     if not terminal.isatty():
-        return Screen(terminal, color=False), "standard output", " "
+        return Screen(terminal, color=False), "standard output, in lines that begin with {", " "
     log_file = LOGS / f"run-{port}.log"
     try:
         LOGS.mkdir(exist_ok=True)

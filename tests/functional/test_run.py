@@ -138,6 +138,14 @@ def test_an_answer_without_a_body_leaves_the_connection_usable(shared_run: Run) 
     assert re.search(rb"\r\n\r\nHTTP/1.1 200 OK\r\n", answer)
 
 
+def test_without_a_terminal_it_says_how_to_tell_logs_from_the_rest(emulator: str) -> None:
+    with contextlib.closing(Run([sys.executable, "-m", "tools.run"], AWS_ENDPOINT_URL=emulator)) as system:
+        said = system.wait_for(r"  logs +(.*)")
+        system.wait_for("(ready)")
+
+    assert said == "standard output, in lines that begin with {"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_in_time_and_leaves_no_process(emulator: str, number: signal.Signals) -> None:
     with running(AWS_ENDPOINT_URL=emulator) as system:
