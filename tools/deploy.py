@@ -94,7 +94,9 @@ WHAT_IS_WHERE = """
 The API: {url}
 
   curl -sS {url}/health
-  curl -sS {url}/events -H "Authorization: Bearer $API_KEY" -H 'Content-Type: application/json' \\
+  export TRIGGERS_URL={url} TRIGGERS_API_KEY=trk_...
+  curl -sS -w '\\n' "$TRIGGERS_URL/events" \\
+    -H "Authorization: Bearer $TRIGGERS_API_KEY" -H 'Content-Type: application/json' \\
     -d '{{"event_type": "order.created", "payload": {{"order_id": "12345"}}}}'
 
 The dashboard: CloudWatch, triggers-api-{stage}-delivery. Dead letters: make dlq STAGE={stage}"""

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
@@ -30,9 +30,9 @@ class Run:
     key: str
     port: int
 
-    def __init__(self, module: str, **settings: str) -> None:
+    def __init__(self, command: Sequence[str], **settings: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            command,
             cwd=ROOT,
             env=environment(**settings),
             stdout=subprocess.PIPE,
@@ -74,16 +74,17 @@ class Run:
         return self.process.wait(timeout=5)
 
     def close(self) -> None:
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.reader.join()
         self.output.close()
 
 
 @contextlib.contextmanager
-def running(*, module: str = "tools.run", key: str = "", **settings: str) -> Iterator[Run]:
+def running(*, module: str = "tools.run", command: Sequence[str] = (), key: str = "", **settings: str) -> Iterator[Run]:
     """Run the system until the end of the block, and kill it then if it still runs. `key` is one of API_KEYS."""
-    with contextlib.closing(Run(module, **settings)) as system:
+    with contextlib.closing(Run(command or [sys.executable, "-m", module], **settings)) as system:
         system.key = key or system.wait_for(r"  key +(\S+)")
         system.port = int(system.wait_for(r"ready  http://127.0.0.1:(\d+)"))
         yield system
