@@ -172,6 +172,13 @@ def test_the_settings_in_the_readme_are_those_that_are_read() -> None:
     assert {name for row in table for name in re.findall(r"`(\w+)`", row[0])} == names
 
 
+def test_the_key_has_one_name_in_all_documents() -> None:
+    others = {
+        document.name for document in DOCUMENTS if re.search(r"\bAPI_KEY\b", document.read_text(encoding="utf-8"))
+    }
+    assert not others
+
+
 def test_every_source_that_is_cited_is_listed_and_the_other_way_round() -> None:
     text, sources = ZAPIER.split("\n## Sources\n")
     cited = {int(number) for number in re.findall(r"\[(\d+)\](?!\()", without_blocks(text))}
