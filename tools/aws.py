@@ -13,14 +13,16 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from chalicelib import aws as calls
+
 DUMMY = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 REGION = "us-east-1"
 
 
 @cache
-def client(service: str) -> Any:
-    """Return a client, patient with slow answers (long polls, stacks) but not with a closed port."""
-    config = Config(connect_timeout=3, read_timeout=60, retries={"total_max_attempts": 1})
+def client(service: str, read_timeout_seconds: float = 60) -> Any:
+    """Return a client, patient with slow answers (stacks) but not with a closed port."""
+    config = Config(connect_timeout=3, read_timeout=read_timeout_seconds, retries={"total_max_attempts": 1})
     return boto3.client(service, config=config)  # type: ignore[call-overload]
 
 
@@ -30,6 +32,8 @@ def embed() -> None:
         del os.environ[name]
     nothing = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
     os.environ |= {**DUMMY, **nothing, "AWS_DEFAULT_REGION": REGION, "AWS_ENDPOINT_URL": start_moto()}
+    # Moto takes seconds where thousands of events are looked through.
+    calls.CONFIG = calls.CONFIG.merge(Config(read_timeout=20))
     _keep_from_proxies("127.0.0.1")
 
 

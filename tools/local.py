@@ -17,17 +17,16 @@ from functools import partial
 from threading import Thread
 from urllib.parse import urlsplit
 
-from botocore.config import Config as ClientConfig
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 from chalice.app import Chalice, ScheduledEventConfig, SQSEventConfig
 from chalice.config import Config
 from chalice.local import LocalDevServer
 
-from chalicelib import __version__, log, services
+from chalicelib import __version__, log
 from chalicelib.settings import Settings
 from tools import api_key, aws, resources
-from tools.invoke import EventSource, Function, rate_seconds, start_schedule
+from tools.invoke import WAIT_SECONDS, EventSource, Function, rate_seconds, start_schedule
 from tools.receiver import Receiver
 from tools.screen import FOLD, FirstDeadLetter, Screen, ScreenHandler, what_is_where, what_next, what_to_try
 from tools.server import create_server
@@ -35,7 +34,6 @@ from tools.stage import CONFIG, ROOT, TABLE_AND_QUEUES, WEBHOOK_AND_KEYS, check,
 
 LOGS = ROOT / ".local"
 GRACE_SECONDS = 2
-EMBEDDED = ClientConfig(read_timeout=20)  # moto takes seconds where thousands of events are looked through
 TIMEOUT_SECONDS = {"api_handler": 30, "worker": 50, "sweep": 60, "check_dlq": 60}
 
 
@@ -141,7 +139,6 @@ def _provide_aws(stage: str) -> str:
             aws.use_given()
         else:
             aws.embed()
-            services.AWS_CONFIG = services.AWS_CONFIG.merge(EMBEDDED)
         if not endpoint or len(named) < len(variables):
             os.environ |= {**resources.ensure(stage), **named}
         resources.check(named)
@@ -197,7 +194,7 @@ def _start_functions(app: Chalice, config: Config) -> EventSource:
 
     worker = next(source for source in app.event_sources if isinstance(source, SQSEventConfig))
     event_source = EventSource(
-        aws.client("sqs"),
+        aws.client("sqs", read_timeout_seconds=WAIT_SECONDS + 4),
         os.environ["INBOX_QUEUE_URL"],
         function(worker.name),
         batch_size=worker.batch_size,
