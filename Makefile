@@ -3,7 +3,8 @@ PY := .venv/bin/python
 SET_UP := .venv/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos mutants api-key package e2e bench cost deploy destroy dlq redrive events stats replay
+.PHONY: help run test check chaos mutants api-key package e2e bench cost deploy destroy dlq redrive events stats \
+  show replay
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,8 +60,12 @@ events: $(SET_UP) ## list events (TRIGGERS_URL=... TRIGGERS_API_KEY=...)
 stats: $(SET_UP) ## draw how well events were delivered (WINDOW=1h)
 	@exec $(PY) -m tools.ops stats $${WINDOW:+--window "$$WINDOW"}
 
-replay: $(SET_UP) ## push what failed again (SINCE=2h)
-	@exec $(PY) -m tools.ops replay --since "$${SINCE:?for example SINCE=2h}"
+show: $(SET_UP) ## tell the life of one event (EVENT_ID=evt_...)
+	@exec $(PY) -m tools.ops show "$$EVENT_ID"
+
+replay: $(SET_UP) ## say what failed, or push it again (SINCE=2h GO=1 STATUS= EVENT_TYPE= RATE=)
+	@exec $(PY) -m tools.ops replay $(if $(GO),,--dry-run) $${SINCE:+--since "$$SINCE"} $${STATUS:+--status "$$STATUS"} \
+	  $${EVENT_TYPE:+--event-type "$$EVENT_TYPE"} $${RATE:+--rate "$$RATE"}
 
 $(SET_UP): requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \

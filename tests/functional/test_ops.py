@@ -135,6 +135,15 @@ def _environment(emulator: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+def make(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a make target in this environment, with this Python."""
+    command = ["make", "--no-print-directory", "-o", ".venv/.set-up", f"PY={sys.executable}", *arguments]
+    environ = {**os.environ, "MAKEFLAGS": "", "MAKELEVEL": "0"}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert bool(done.returncode) == bool(status), done.stderr
+    return done
+
+
 def run(*arguments: str, status: int = 0, stdin: str | None = None) -> Result:
     """Run a command in this process; its output is that of a pipe."""
     result = CliRunner().invoke(main, arguments, input=stdin)
@@ -372,9 +381,6 @@ def test_a_move_that_fails_is_told_with_its_reason(stage: Stage, move_tasks: Mov
     del move_tasks._move
 
 
-# By the HTTP API
-
-
 @pytest.mark.parametrize("options", [(), ("--cancel",)])
 def test_an_aws_without_move_tasks_is_told_in_one_line(
     stage: Stage, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
@@ -387,6 +393,9 @@ def test_an_aws_without_move_tasks_is_told_in_one_line(
     assert (
         result.stderr == "error: this AWS moves no messages, as emulators do not: use replay, which pushes them too\n"
     )
+
+
+# By the HTTP API
 
 
 @pytest.fixture(scope="module")
@@ -514,6 +523,27 @@ def test_a_replay_of_many_takes_what_failed_in_that_time_alone(api: Api, webhook
     settled(api, failed[2], "delivered")
     assert [pushes(webhook, event_id) for event_id in (failed[0], failed[3], delivered)] == [1, 1, 1]
     assert json.loads(run(*asked).stdout)["matches"] == 0
+
+
+def test_make_replay_says_what_it_would_push_until_it_is_told_to_go(api: Api, webhook: Receiver) -> None:
+    event_id = post(api, "replay.made")
+    asked = ("replay", "SINCE=1h", "STATUS=delivered", "EVENT_TYPE=replay.made", "RATE=100")
+
+    dry = make(*asked)
+    assert "to be replayed: 1" in dry.stdout
+    assert "add GO=1" in dry.stderr
+    assert event_id in make("show", f"EVENT_ID={event_id}").stdout
+    assert pushes(webhook, event_id) == 1
+
+    make(*asked, "GO=1")
+    wait_until(lambda: pushes(webhook, event_id) == 2)
+
+
+@pytest.mark.parametrize("target", ["replay", "show"])
+def test_a_make_target_that_lacks_its_variable_says_so_in_one_line(api: Api, target: str) -> None:
+    errors = make(target, status=2).stderr.splitlines()
+
+    assert [line.split()[0] for line in errors] == ["error:", "make:"]
 
 
 @pytest.mark.parametrize("option", ["--dry-run", "--status=failed", "--event-type=a", "--until=1h", "--rate=5"])
@@ -727,6 +757,29 @@ def test_no_call_is_made_without_a_safe_url_and_a_key(url: str, key: str, monkey
     result = run("events", "--url", url, status=2)
 
     assert "password" not in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--nonsense",),
+        ("nonsense",),
+        ("show",),
+        ("events", "--nonsense"),
+        ("events", "--limit", "0"),
+        ("events", "--status", "nonsense"),
+        ("events",),
+    ],
+)
+def test_what_is_used_wrongly_is_told_in_one_line(arguments: tuple[str, ...]) -> None:
+    result = run(*arguments, status=2)
+
+    assert result.stdout == ""
+    assert re.fullmatch(r"error: .*\n", result.stderr)
+
+
+def test_without_a_command_there_is_help() -> None:
+    assert "Commands:" in run(status=2).stderr
 
 
 def test_a_certificate_that_does_not_verify_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

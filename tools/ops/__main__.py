@@ -3,7 +3,7 @@
 import io
 import logging
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -13,10 +13,23 @@ from tools.ops.queues import dlq, redrive
 from tools.ops.replay import replay
 from tools.ops.send import send
 from tools.ops.stats import stats
+from tools.screen import printable
 
 
 class Commands(click.Group):
-    """Commands that Ctrl-C stops as it stops any other program: with 130."""
+    """Commands that say in one line what is wrong, and that Ctrl-C stops as it stops any other program: with 130."""
+
+    def main(self, *arguments: Any, **options: Any) -> NoReturn:
+        try:
+            status = super().main(*arguments, **{**options, "standalone_mode": False})
+        except click.exceptions.NoArgsIsHelpError as wanted:
+            wanted.show()
+            status = wanted.exit_code
+        except click.ClickException as error:
+            line = printable(" ".join(error.format_message().split()))
+            click.echo(f"error: {line if len(line) <= 300 else line[:299] + '…'}", err=True)
+            status = error.exit_code
+        sys.exit(status)
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -33,12 +46,13 @@ def main() -> None:
     By AWS, with your own credentials:     dlq, redrive
     By the HTTP API, with an API key:      events, show, replay, send, stats
 
-    Each command takes --json for scripts. Results go to standard output, progress and remarks to standard error.
+    Each command takes --json for scripts. Results go to standard output, progress, remarks and an error, one line, to
+    standard error.
 
     \b
     Exit codes:
       0    done
-      1    failed: what went wrong is one line on standard error
+      1    failed
       2    used wrongly
       3    not found: no such event, queue or running move
       4    the dead letter queue is not empty (dlq --exit-code)

@@ -39,10 +39,6 @@ class OpsError(click.ClickException):
 
     exit_code = Exit.FAILED
 
-    def show(self, file: IO[Any] | None = None) -> None:
-        line = printable(" ".join(self.message.split()))
-        click.echo(f"error: {line if len(line) <= 300 else line[:299] + '…'}", err=True)
-
 
 class NotFoundError(OpsError):
     """What was asked for is not there."""

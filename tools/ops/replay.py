@@ -59,7 +59,7 @@ def replay(
     An event that is being pushed is waited for, a minute at most.
     """
     if (event_id is None) == (since is None):
-        raise click.UsageError("give an EVENT_ID, or --since for many")
+        raise click.UsageError("give an EVENT_ID, or --since for many: --since 2h; with make, SINCE=2h")
     if event_id:
         of_many = [name for name in OF_MANY if is_given(name)]
         if of_many:
@@ -80,6 +80,7 @@ def replay(
             output.show(f"to be replayed: {len(matches)}" + (", first of all:" if first else ""))
             if first:
                 output.show(table("created at", "event", "type", rows=(match.values() for match in first)))
+                output.remark("a dry run: nothing was pushed. To push, leave out --dry-run; with make, add GO=1")
         return
     command = ["replay", "--url", api.url, "--since", since, "--until", until, "--rate", f"{rate:g}"]
     for name, value in query.items():
