@@ -23,6 +23,7 @@ from chalicelib.events import compact
 from tests.support import receiver as receivers
 from tests.support.receiver import Receiver
 from tests.support.running import ROOT, Run, running
+from tools.ops import api as operators_api
 from tools.ops import queues
 from tools.ops.__main__ import main
 from tools.ops.api import Api
@@ -677,45 +678,73 @@ def test_figures_are_drawn_small() -> None:
 
 
 @pytest.fixture
-def fake(webhook: Receiver, monkeypatch: pytest.MonkeyPatch) -> Receiver:
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     """An API that answers as a test tells it to."""
-    monkeypatch.setenv("TRIGGERS_URL", f"http://127.0.0.1:{webhook.port}")
-    monkeypatch.setenv("TRIGGERS_API_KEY", "trk_secret-key")
-    webhook.default = receivers.status(500, body=b"{}")
-    return webhook
+    with Receiver() as made:
+        monkeypatch.setenv("TRIGGERS_URL", f"http://127.0.0.1:{made.port}")
+        monkeypatch.setenv("TRIGGERS_API_KEY", "trk_secret-key")
+        made.default = receivers.status(500, body=b"{}")
+        yield made
 
 
 PENDING = compact({"event_id": f"evt_{1:032x}", "message": "Stored.", "status": "pending"}).encode()
 
 
+NOTHING = r"nothing is at this path: is TRIGGERS_URL right\?"
+
+
 @pytest.mark.parametrize("code", [409, 429, 503])
 def test_a_call_is_made_again_not_before_retry_after(fake: Receiver, code: int) -> None:
-    before = len(fake.requests)
     fake.script(receivers.status(code, headers={"Retry-After": "1"}, body=b"{}"), receivers.status(202, body=PENDING))
 
     run("replay", f"evt_{1:032x}")
 
-    first, second = fake.requests[before:]
+    first, second = fake.requests
     assert second.at - first.at >= 1
 
 
+@pytest.mark.parametrize("arguments", [("show", f"evt_{1:032x}", "--json"), ("send", "--type", "a")])
+def test_a_call_that_may_be_repeated_is_made_again_when_a_gateway_did_not_wait(
+    fake: Receiver, arguments: tuple[str, ...]
+) -> None:
+    fake.script(receivers.status(504, body=b"{}"), receivers.status(202, body=PENDING))
+
+    run(*arguments)
+
+
+def test_a_replay_that_a_gateway_did_not_wait_for_is_not_repeated(fake: Receiver) -> None:
+    fake.script(receivers.status(504, body=b'{"detail": "No answer."}'))
+
+    assert run("replay", f"evt_{1:032x}", status=1).stderr == "error: 504: No answer.\n"
+    assert len(fake.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [("http://127.0.0.1:1", "refuses connections"), ("https://no-such-host.invalid", "is not found: no such host")],
+)
+def test_an_api_that_is_not_there_is_told_in_words(url: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operators_api, "TRIES", 1)  # without a network, a name takes its time
+    monkeypatch.setenv("TRIGGERS_API_KEY", "trk_key")
+
+    assert run("events", "--url", url + "/api", status=1).stderr == f"error: {url} {told}\n"
+
+
 def test_a_replay_whose_answer_is_lost_is_not_repeated(fake: Receiver) -> None:
-    before = len(fake.requests)
     fake.script(receivers.close_without_answer())
 
     run("replay", f"evt_{1:032x}", status=1)
 
-    assert len(fake.requests) == before + 1
+    assert len(fake.requests) == 1
 
 
 def test_a_post_whose_answer_is_lost_is_repeated_with_its_key(fake: Receiver) -> None:
-    before = len(fake.requests)
     fake.script(receivers.close_without_answer(), receivers.status(202, body=PENDING))
 
     run("send", "--type", "a")
 
-    assert len({request.headers["idempotency-key"] for request in fake.requests[before:]}) == 1
-    assert len(fake.requests) == before + 2
+    assert len({request.headers["idempotency-key"] for request in fake.requests}) == 1
+    assert len(fake.requests) == 2
 
 
 @pytest.mark.parametrize(
@@ -725,15 +754,22 @@ def test_a_post_whose_answer_is_lost_is_repeated_with_its_key(fake: Receiver) ->
         (receivers.status(500, body=b'{"detail": "a\\u001b[2Jb"}'), r"error: 500: a\?\[2Jb"),
         (receivers.status(200, body=b"<html>"), "error: .* answers 200, and not as the API does.*"),
         (receivers.redirect("http://127.0.0.1:9/", 307), "error: .* answers 307, and not as the API does.*"),
-        (receivers.garbage(), "error: the API at 127.0.0.1 is not reached: .*"),
+        (receivers.status(404, body=b'{"detail": "There is nothing at this path."}'), f"error: {NOTHING}"),
+        (receivers.status(404, body=b"<html>"), f"error: {NOTHING}"),
+        (receivers.status(403, body=b'{"message": "Missing Authentication Token"}'), f"error: {NOTHING}"),
+        (receivers.garbage(), r"error: http://127.0.0.1:\d+ does not speak HTTP"),
+        (receivers.close_without_answer(), r"error: http://127.0.0.1:\d+ breaks off the connection"),
+        (receivers.hang(), r"error: http://127.0.0.1:\d+ gives no answer in 0.05 s"),
     ],
 )
-def test_what_goes_wrong_is_one_line_without_the_key(fake: Receiver, behaviour: Any, told: str) -> None:
+def test_what_goes_wrong_is_one_line_without_the_key(
+    fake: Receiver, behaviour: Any, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operators_api, "READ_SECONDS", 0.05)
     fake.script(*[behaviour] * 5)
 
     result = run("show", f"evt_{1:032x}", status=1)
 
-    fake._script.clear()
     assert (result.stdout, "trk_" in result.stderr) == ("", False)
     assert re.fullmatch(told + "\n", result.stderr)
 

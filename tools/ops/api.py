@@ -9,13 +9,23 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import wraps
+from http.client import BadStatusLine, RemoteDisconnected
 from typing import Any
 
 import click
 import urllib3
-from urllib3.exceptions import HTTPError, LocationParseError, SSLError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    LocationParseError,
+    NameResolutionError,
+    NewConnectionError,
+    ProtocolError,
+    ReadTimeoutError,
+)
 from urllib3.util import parse_url
 
+from chalicelib.errors import EventNotFoundError
 from tools.ops.output import NotFoundError, OpsError
 
 Event = dict[str, Any]
@@ -24,8 +34,14 @@ Query = dict[str, str | None]  # `status` and `event_type`; None and "" ask for 
 PAGE = 100
 CONNECTIONS = 16
 TRIES = 5
+CONNECT_SECONDS, READ_SECONDS = 5, 30
 LONGEST_WAIT_SECONDS = 120  # of a Retry-After; a running push holds its event for 60 s at most
+OF_A_GATEWAY = ("Missing Authentication Token", "Forbidden")  # to what no path or stage of it matches
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
+
+class OutageError(OpsError):
+    """The API cannot be reached, or is in trouble: later it may go well."""
 
 
 class RefusedError(OpsError):
@@ -41,9 +57,10 @@ class Api:
 
     def __init__(self, url: str, key: str) -> None:
         self.url = url.rstrip("/")
-        self._host = parse_url(url).host
+        parsed = parse_url(url)
+        self._place = f"{parsed.scheme}://{parsed.netloc}"
         headers = {"Authorization": f"Bearer {key}", "User-Agent": "triggers-api-ops"}
-        timeout = urllib3.Timeout(connect=5, read=30)
+        timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
         self._pool = urllib3.PoolManager(headers=headers, timeout=timeout, maxsize=CONNECTIONS)
 
     def event(self, event_id: str) -> Any:
@@ -84,7 +101,7 @@ class Api:
         method: str,
         path: str,
         *,
-        again: tuple[int, ...] = (429, 503),
+        again: tuple[int, ...] = (429, 503, 504),
         repeatable: bool = True,
         headers: dict[str, str] | None = None,
         **options: Any,
@@ -106,9 +123,7 @@ class Api:
                 method, self.url + path, headers=headers, retries=retries, redirect=False, **options
             )
         except HTTPError as error:
-            reason = getattr(error, "reason", None) or error
-            what = str(reason) if isinstance(reason, SSLError) else type(reason).__name__
-            raise OpsError(f"the API at {self._host} is not reached: {what}") from error
+            raise OutageError(f"{self._place} {_in_words(getattr(error, 'reason', None) or error)}") from error
 
     def _read(self, answer: urllib3.BaseHTTPResponse) -> Any:
         """Return what was answered; raise what its status means."""
@@ -116,22 +131,47 @@ class Api:
             content = json.loads(answer.data)
         except ValueError:
             content = None
-        status = answer.status
+        told = content if isinstance(content, dict) else {}
+        status, detail = answer.status, told.get("detail") or told.get("message")
+        if (status == 404 and detail != EventNotFoundError.detail) or (status == 403 and detail in OF_A_GATEWAY):
+            raise OpsError("nothing is at this path: is TRIGGERS_URL right?")
+        failed = OutageError if status >= 500 else OpsError
         if not isinstance(content, dict):
-            raise OpsError(f"{self._host} answers {status}, and not as the API does: is the URL right?")
+            raise failed(f"{self._place} answers {status}, and not as the API does: is TRIGGERS_URL right?")
         if 200 <= status < 300:
             return content
-        told = f"{status}: {content.get('detail') or content.get('message')}"
+        message = f"{status}: {detail}"
         match status:
             case 401 | 403:
-                raise OpsError(f"{told} (TRIGGERS_API_KEY)")
+                raise OpsError(f"{message} (TRIGGERS_API_KEY)")
             case 404:
-                raise NotFoundError(told)
+                raise NotFoundError(message)
             case 409:
-                raise BusyError(told)
+                raise BusyError(message)
             case 400 | 413 | 415 | 422:
-                raise RefusedError(told)
-        raise OpsError(told)
+                raise RefusedError(message)
+        raise failed(message)
+
+
+def _in_words(reason: Exception) -> str:
+    """Return what goes wrong, said of who was called."""
+    said = f"is not reached: {reason}"
+    match reason:
+        case NameResolutionError():
+            said = "is not found: no such host"
+        case NewConnectionError(__cause__=ConnectionRefusedError()):
+            said = "refuses connections"
+        case NewConnectionError(__cause__=OSError(strerror=str(why))):
+            said = f"is not reached: {why}"
+        case ConnectTimeoutError():
+            said = f"takes no connection in {CONNECT_SECONDS} s"
+        case ReadTimeoutError():
+            said = f"gives no answer in {READ_SECONDS} s"
+        case ProtocolError(args=(_, BadStatusLine() as cause)) if not isinstance(cause, RemoteDisconnected):
+            said = "does not speak HTTP"
+        case ProtocolError():
+            said = "breaks off the connection"
+    return said
 
 
 class Pace:
