@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from tests.support.running import ROOT, Run, running
 from tools.ops import api as operators_api
 from tools.ops import queues
 from tools.ops.__main__ import main
-from tools.ops.api import Api
+from tools.ops.api import Api, Pace
 from tools.ops.stats import human, percentile, sparkline
 
 pytestmark = [
@@ -343,14 +344,15 @@ def test_a_move_goes_on_without_its_watcher_and_can_be_joined(stage: Stage, move
     move_tasks.step = 0
     stage.bury(dead(1), "permanent")
     stage.bury(dead(2), "permanent")
-    command = [sys.executable, "-m", "tools.ops", "redrive", "--stage", stage.name]
+    command = [sys.executable, "-m", "tools.ops", "redrive", "--stage", stage.name, "--json"]
     with subprocess.Popen(command, cwd=ROOT, env=os.environ, stderr=subprocess.PIPE, text=True) as watcher:
         wait_until(lambda: move_tasks.started)
         watcher.send_signal(signal.SIGINT)
         _, errors = watcher.communicate(timeout=20)
 
     assert watcher.returncode == 130
-    assert f"redrive --stage {stage.name} --cancel" in errors
+    python = os.path.relpath(sys.executable, ROOT)
+    assert f"{python} -m tools.ops redrive --stage {stage.name} --json --cancel" in errors
     assert "Traceback" not in errors
     move_tasks.step = 1
     joined = run("redrive", "--stage", stage.name)
@@ -563,21 +565,67 @@ def test_a_stopped_replay_says_how_to_go_on_and_takes_none_twice(
 ) -> None:
     ids = [post(api, "replay.stopped") for _ in range(4)]
     since = api.event(ids[0])["created_at"]
-    replay, stopped = Api.replay, iter([False, False, True, False, False])
+    replay = Api.replay
 
-    def replay_or_stop(self: Api, event_id: str) -> Any:
-        if next(stopped):
-            raise KeyboardInterrupt
-        return replay(self, event_id)
+    def replay_and_stop(self: Api, event_id: str) -> Any:
+        answer = replay(self, event_id)
+        if event_id == ids[1]:
+            signal.raise_signal(signal.SIGINT)  # the API has it, and its answer is not read yet
+        return answer
 
-    monkeypatch.setattr(Api, "replay", replay_or_stop)
+    monkeypatch.setattr(Api, "replay", replay_and_stop)
     asked = ("replay", "--since", since, "--status", "delivered", "--event-type", "replay.stopped", "--rate", "1000")
-    result = run(*asked, status=130)
-    assert result.stderr.count("\n") == 1
-    go_on = result.stderr.split("python -m tools.ops ")[1].split()
-    assert "2 of 2 events replayed" in run(*go_on).stdout
+    stopping, remark = run(*asked, "--json", status=130).stderr.splitlines()
+    assert stopping.startswith("stopping once this call is answered")
+    told, command = remark.split(" To go on: ")
+    assert told == "2 replayed."
+    done = subprocess.run(shlex.split(command), cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {"matches": 2, "replayed": 2, "gone": 0, "busy": 0}
 
     wait_until(lambda: all(pushes(webhook, event_id) == 2 for event_id in ids))
+
+
+def test_a_replay_that_was_stopped_before_its_first_goes_on_where_the_one_before_it_was(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [post(api, "replay.rest") for _ in range(2)]
+    after = f"{api.event(ids[0])['created_at']}/{ids[0]}"
+    monkeypatch.setattr(Pace, "wait", lambda self: signal.raise_signal(signal.SIGINT))
+    asked = ("replay", "--since", "1h", "--status", "delivered", "--event-type", "replay.rest", "--after", after)
+
+    assert run(*asked, status=130).stderr.endswith(f" --after {after}\n")
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_call(fake: Receiver) -> None:
+    page = {"events": [{"created_at": "2999", "event_id": "evt_1", "event_type": "a"}], "next_cursor": None}
+
+    def stop_twice_and_hang(exchange: receivers.Exchange) -> None:
+        waiting = signal.getsignal(signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        wait_until(lambda: signal.getsignal(signal.SIGINT) is not waiting)
+        os.kill(os.getpid(), signal.SIGINT)
+        exchange.wait_until_left()
+
+    fake.script(receivers.status(200, body=compact(page).encode()), stop_twice_and_hang)
+
+    stopped = run("replay", "--since", "1h", "--until", "3000-01-01", status=130)
+
+    assert "0 replayed. To go on: " in stopped.stderr
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_was_dead_and_is_replayed_is_still_in_the_queue_and_that_is_said(api: Api, webhook: Receiver) -> None:
+    webhook.script(*[receivers.status(404)] * 2)
+    first, second, delivered = (post(api, "replay.dead") for _ in range(3))
+    many = ("replay", "--since", "1h", "--event-type", "replay.dead")
+
+    said = "the messages of dead letters stay in the dead letter queue: make redrive clears them\n"
+    assert run("replay", first).stderr == said
+    settled(api, first, "delivered")
+    assert run(*many).stderr == said
+    settled(api, second, "delivered")
+    assert run(*many).stderr == ""
+    assert run("replay", delivered).stderr == ""
 
 
 @pytest.fixture
@@ -695,11 +743,12 @@ NOTHING = r"nothing is at this path: is TRIGGERS_URL right\?"
 
 @pytest.mark.parametrize("code", [409, 429, 503])
 def test_a_call_is_made_again_not_before_retry_after(fake: Receiver, code: int) -> None:
-    fake.script(receivers.status(code, headers={"Retry-After": "1"}, body=b"{}"), receivers.status(202, body=PENDING))
+    found, busy = receivers.status(200, body=PENDING), receivers.status(code, headers={"Retry-After": "1"}, body=b"{}")
+    fake.script(found, busy, receivers.status(202, body=PENDING))
 
     run("replay", f"evt_{1:032x}")
 
-    first, second = fake.requests
+    _, first, second = fake.requests
     assert second.at - first.at >= 1
 
 
@@ -713,10 +762,10 @@ def test_a_call_that_may_be_repeated_is_made_again_when_a_gateway_did_not_wait(
 
 
 def test_a_replay_that_a_gateway_did_not_wait_for_is_not_repeated(fake: Receiver) -> None:
-    fake.script(receivers.status(504, body=b'{"detail": "No answer."}'))
+    fake.script(receivers.status(200, body=PENDING), receivers.status(504, body=b'{"detail": "No answer."}'))
 
     assert run("replay", f"evt_{1:032x}", status=1).stderr == "error: 504: No answer.\n"
-    assert len(fake.requests) == 1
+    assert len(fake.requests) == 2
 
 
 @pytest.mark.parametrize(
@@ -731,11 +780,11 @@ def test_an_api_that_is_not_there_is_told_in_words(url: str, told: str, monkeypa
 
 
 def test_a_replay_whose_answer_is_lost_is_not_repeated(fake: Receiver) -> None:
-    fake.script(receivers.close_without_answer())
+    fake.script(receivers.status(200, body=PENDING), receivers.close_without_answer())
 
     run("replay", f"evt_{1:032x}", status=1)
 
-    assert len(fake.requests) == 1
+    assert len(fake.requests) == 2
 
 
 def test_a_post_whose_answer_is_lost_is_repeated_with_its_key(fake: Receiver) -> None:

@@ -5,6 +5,9 @@ taken for markup.
 """
 
 import json
+import os
+import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -69,6 +72,25 @@ class Output:
         self._err.print(Text(printable(text)), soft_wrap=True)  # a command in it can be pasted
 
     @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Let Ctrl-C wait for the end of the block, and stop then. A second one stops at once."""
+        pressed = False
+
+        def wait(*_: object) -> None:
+            nonlocal pressed
+            pressed = True
+            signal.signal(signal.SIGINT, before)
+            self.remark("stopping once this call is answered; Ctrl-C again stops at once")
+
+        before = signal.signal(signal.SIGINT, wait)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+        if pressed:
+            raise KeyboardInterrupt
+
+    @contextmanager
     def progress(self, label: str, total: int | None) -> Iterator[Callable[[int, int | None], None]]:
         """Give what moves a bar to so many of so many; there is no bar where nobody looks."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -81,6 +103,11 @@ class Output:
 def _console(stream: IO[str], *, stderr: bool) -> Console:
     width = None if stream.isatty() else PIPED_WIDTH
     return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+
+
+def command_line(*arguments: str) -> str:
+    """Return a command of these tools, to be pasted into a shell where this one was."""
+    return shlex.join([os.path.relpath(sys.executable), "-m", "tools.ops", *arguments])
 
 
 def output_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,9 +19,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from chalicelib.events import EVENT_ID, Reason, rfc3339
-from tools.ops.output import Exit, NotFoundError, OpsError, Output, output_option, short_time, table
+from chalicelib.sqs import BATCH_SIZE
+from tools.ops.output import Exit, NotFoundError, OpsError, Output, command_line, output_option, short_time, table
 
-BATCH_SIZE = 10
 POLL_SECONDS = 2
 WAIT_SECONDS = 1  # a long poll asks all of SQS's servers, a short one some
 APPEARS_SECONDS = 60  # a task that was started is in the list by then
@@ -274,7 +274,7 @@ def redrive(output: Output, stage: str, rate: int | None, *, cancel: bool) -> No
                 _start(queues, source, rate)
             task = _await_end(output, queues.sqs, source, None if moving else before)
         except KeyboardInterrupt:
-            command = f"python -m tools.ops redrive --stage {stage}"
+            command = command_line("redrive", "--stage", stage, *(["--json"] if output.as_json else []))
             output.remark(f"the move goes on without you. To watch it: {command}; to cancel it: {command} --cancel")
             raise
     moved = int(task.get("ApproximateNumberOfMessagesMoved", 0))

@@ -1,6 +1,5 @@
 """`replay`: one event or many pushed again, by the HTTP API, in a run that may be stopped at any moment."""
 
-import shlex
 import time
 from collections import Counter
 from typing import NamedTuple
@@ -8,11 +7,12 @@ from typing import NamedTuple
 import click
 from click.core import ParameterSource
 
-from chalicelib.events import rfc3339
+from chalicelib.events import Status, rfc3339
 from tools.ops.api import Api, BusyError, Pace, Query, api_option
 from tools.ops.events import EventId, status_choice
-from tools.ops.output import Moment, NotFoundError, OpsError, Output, output_option, table
+from tools.ops.output import Moment, NotFoundError, OpsError, Output, command_line, output_option, table
 
+LEFT_IN_DLQ = "the messages of dead letters stay in the dead letter queue: make redrive clears them"
 OF_MANY = ("until", "status", "event_type", "after", "rate", "dry_run")
 
 
@@ -53,8 +53,9 @@ def replay(
 ) -> None:
     """Have EVENT_ID pushed again, or all events of a time, oldest first.
 
-    A run that was stopped prints the command that goes on where it was. With --status failed the first command does
-    as well: what was replayed is no longer failed, unless it failed again.
+    Ctrl-C stops a run as soon as the call that is running is answered; a second one does not wait. A run that was
+    stopped prints the command that goes on where it was. With --status failed the first command does as well: what
+    was replayed is no longer failed, unless it failed again.
 
     An event that is being pushed is waited for, a minute at most.
     """
@@ -64,11 +65,14 @@ def replay(
         of_many = [name for name in OF_MANY if is_given(name)]
         if of_many:
             raise click.UsageError(f"--{of_many[0].replace('_', '-')} is for many events, not for one EVENT_ID")
+        was_failed = api.event(event_id)["status"] == Status.FAILED
         event = api.replay(event_id)
         if output.as_json:
             output.json(event)
         else:
             output.show(f"{event_id}: {event['message']}")
+        if was_failed:
+            output.remark(LEFT_IN_DLQ)
         return
     since, until = str(since), until or rfc3339(time.time())
     matches = [match for match in _matches(api, query, since, until) if match.position > after]
@@ -85,7 +89,10 @@ def replay(
     command = ["replay", "--url", api.url, "--since", since, "--until", until, "--rate", f"{rate:g}"]
     for name, value in query.items():
         command += [f"--{name.replace('_', '-')}", value] if value else []
-    _replay_all(output, api, matches, Pace(rate), command)
+    command += ["--json"] if output.as_json else []
+    _replay_all(output, api, matches, Pace(rate), command=command, position=after)
+    if query["status"] == Status.FAILED and matches:
+        output.remark(LEFT_IN_DLQ)
 
 
 def is_given(name: str) -> bool:
@@ -104,21 +111,21 @@ def _matches(api: Api, query: Query, since: str, until: str) -> list[Match]:
     return found[::-1]
 
 
-def _replay_all(output: Output, api: Api, matches: list[Match], pace: Pace, command: list[str]) -> None:
+def _replay_all(
+    output: Output, api: Api, matches: list[Match], pace: Pace, *, command: list[str], position: str
+) -> None:
     counts: Counter[str] = Counter()
-    position = ""
     try:
         with output.progress("replaying", len(matches)) as progress:
             for number, match in enumerate(matches, 1):
                 pace.wait()
-                counts[_replay_one(api, match.event_id)] += 1
-                position = match.position
+                with output.undisturbed():
+                    counts[_replay_one(api, match.event_id)] += 1
+                    position = match.position
                 progress(number, len(matches))
     except (KeyboardInterrupt, OpsError):
         rest = ["--after", position] if position else []
-        output.remark(
-            f"{counts['replayed']} replayed. To go on: {shlex.join(['python', '-m', 'tools.ops', *command, *rest])}"
-        )
+        output.remark(f"{counts['replayed']} replayed. To go on: {command_line(*command, *rest)}")
         raise
     if output.as_json:
         output.json({"matches": len(matches)} | {name: counts[name] for name in ("replayed", "gone", "busy")})
