@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from tools.ops import api as operators_api
 from tools.ops import queues
 from tools.ops.__main__ import main
 from tools.ops.api import Api, Pace
+from tools.ops.output import OpsError
 from tools.ops.stats import human, percentile, sparkline
 
 pytestmark = [
@@ -331,7 +333,7 @@ def test_a_second_redrive_waits_for_its_own_move(stage: Stage, move_tasks: MoveT
     move_tasks.lag = 2
     for number in (1, 2):
         stage.bury(dead(number), "permanent")
-        assert "1 messages moved" in run("redrive", "--stage", stage.name).stdout
+        assert "1 message moved" in run("redrive", "--stage", stage.name).stdout
     assert (len(move_tasks.started), stage.visible(stage.inbox_url)[0]) == (2, 2)
 
 
@@ -641,23 +643,81 @@ def test_a_file_that_is_sent_again_after_a_stop_sends_nothing_twice(
 ) -> None:
     before, real = len(webhook.requests), Api.post
 
+    stopped = threading.Event()
+
     def post_or_stop(self: Api, body: bytes, idempotency_key: str, *, respond_async: bool) -> Any:
         if b'"number":3' in body:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
+            stopped.wait(20)
+            raise OpsError("stopped")
         return real(self, body, idempotency_key, respond_async=respond_async)
 
-    asked = ("send", "-f", str(events_file), "--rate", "1000", "--concurrency", "2")
+    asked = ("send", "-f", str(events_file), "--rate", "1000", "--concurrency", "1")
     with monkeypatch.context() as patch:
         patch.setattr(Api, "post", post_or_stop)
         run(*asked, status=130)
+        stopped.set()
     lines = [json.loads(line) for line in run(*asked, "--json").stdout.splitlines()]
 
     assert [line["line"] for line in lines] == [1, 2, 4, 5, 6]
     assert [line["already_there"] for line in lines][:3] == [True, True, True]
     pushed = [request.json()["payload"]["number"] for request in webhook.requests[before:]]
     assert sorted(pushed) == [0, 1, 2, 3, 4]
-    assert "5 events: 5 already there" in run(*asked).stdout
+    again = run(*asked)
+    assert again.stdout == "5 events: 5 already there\n"
+    assert "To send them anew, give an --idempotency-prefix" in again.stderr
     assert "5 events: 5 delivered" in run(*asked, "--idempotency-prefix", "another").stdout
+
+
+def test_sending_stops_at_once_while_the_api_hangs_and_says_how_far_it_was(fake: Receiver, events_file: Path) -> None:
+    fake.default = receivers.hang()
+    command = [sys.executable, "-m", "tools.ops", "send", "-f", str(events_file), "--rate", "1000"]
+    with subprocess.Popen(command, cwd=ROOT, env=os.environ, stderr=subprocess.PIPE, text=True) as sender:
+        fake.wait_for(4, timeout=20)
+        sender.send_signal(signal.SIGINT)
+        _, errors = sender.communicate(timeout=5)
+
+    assert sender.returncode == 130
+    assert errors == "stopped after 0 of 5: run it again, and nothing is sent twice\n"
+
+
+@pytest.mark.parametrize("option", ["--payload", "--metadata"])
+@pytest.mark.parametrize("text", ['{}, "event_type": "other"', "[]", "{", "", "[" * 100_000])
+def test_what_is_no_json_object_is_refused_before_anything_is_sent(fake: Receiver, option: str, text: str) -> None:
+    result = run("send", "--type", "a", option, text, status=2)
+
+    assert result.stderr == f"error: Invalid value for '{option}': not a JSON object\n"
+    assert fake.requests == []
+
+
+@pytest.mark.parametrize("option", ["--payload", "--metadata"])
+def test_what_belongs_to_one_event_is_refused_with_a_file(api: Api, events_file: Path, option: str) -> None:
+    assert "--type" in run("send", "-f", str(events_file), option, "{}", status=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "0 events\n"),
+        ('\ufeff{"event_type": "send.few", "payload": {}}\r\n', "1 event: 1 delivered\n"),
+    ],
+)
+def test_a_file_of_few_is_told_as_such(api: Api, tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "few.jsonl"
+    file.write_text(text, encoding="utf-8")
+
+    result = run("send", "-f", str(file))
+
+    assert (result.stdout, result.stderr) == (told, "")
+
+
+def test_a_script_is_told_of_a_refusal_once(api: Api, events_file: Path) -> None:
+    events_file.write_text("not json\n")
+
+    result = run("send", "-f", str(events_file), "--json", status=1)
+
+    assert json.loads(result.stdout)["line"] == 1
+    assert result.stderr == "error: refused: 1 of 1\n"
 
 
 def test_a_line_that_is_refused_is_told_and_the_rest_is_sent(api: Api, events_file: Path) -> None:
@@ -669,7 +729,7 @@ def test_a_line_that_is_refused_is_told_and_the_rest_is_sent(api: Api, events_fi
     assert "7 events: 5 pending, 2 refused" in result.stdout
     assert "line 7: 400: " in result.stderr
     assert "payload: is required, and must be" in result.stderr
-    assert result.stderr.endswith("error: 2 of 7 were refused\n")
+    assert result.stderr.endswith("error: refused: 2 of 7\n")
 
 
 def test_an_event_from_the_command_line_is_told_by_its_id(api: Api) -> None:
@@ -679,11 +739,16 @@ def test_an_event_from_the_command_line_is_told_by_its_id(api: Api) -> None:
     assert api.event(event_id)["event_type"] == "send.told"
 
 
+BIG = '{"z":1%s1,"a":"é"}' % ("0" * 4000)  # integers of any size, members in their order
+
+
 def test_one_event_is_sent_and_so_are_lines_from_standard_input(api: Api) -> None:
     told = json.loads(
-        run("send", "--type", "send.one", "--payload", '{"id": 10000000000000000000001}', "--json").stdout
+        run("send", "--type", "send.one", "--payload", BIG, "--metadata", '{"source": "shop"}', "--json").stdout
     )
-    assert api.event(told["event_id"])["payload"] == {"id": 10000000000000000000001}
+    event = api.event(told["event_id"])
+    assert compact(event["payload"]) == BIG
+    assert event["metadata"] == {"source": "shop"}
 
     run("send", "-f", "-", stdin="{}", status=2)
     line = '{"event_type": "send.stdin", "payload": {}}'

@@ -105,6 +105,10 @@ def _console(stream: IO[str], *, stderr: bool) -> Console:
     return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
 
 
+def plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def command_line(*arguments: str) -> str:
     """Return a command of these tools, to be pasted into a shell where this one was."""
     return shlex.join([os.path.relpath(sys.executable), "-m", "tools.ops", *arguments])

@@ -20,7 +20,17 @@ from botocore.parsers import ResponseParserError
 
 from chalicelib.events import EVENT_ID, Reason, rfc3339
 from chalicelib.sqs import BATCH_SIZE
-from tools.ops.output import Exit, NotFoundError, OpsError, Output, command_line, output_option, short_time, table
+from tools.ops.output import (
+    Exit,
+    NotFoundError,
+    OpsError,
+    Output,
+    command_line,
+    output_option,
+    plural,
+    short_time,
+    table,
+)
 
 POLL_SECONDS = 2
 WAIT_SECONDS = 1  # a long poll asks all of SQS's servers, a short one some
@@ -281,7 +291,7 @@ def redrive(output: Output, stage: str, rate: int | None, *, cancel: bool) -> No
     if output.as_json:
         output.json({"status": task["Status"].lower(), "moved": moved, "failure": task.get("FailureReason")})
     else:
-        output.show(f"{moved} messages moved from {queues.dlq_name} to the inbox queue")
+        output.show(f"{plural(moved, 'message')} moved from {queues.dlq_name} to the inbox queue")
     if task["Status"] != "COMPLETED":
         raise OpsError(f"the move ended as {task['Status'].lower()}: {task.get('FailureReason') or 'no reason given'}")
 
@@ -328,4 +338,4 @@ def _cancel(output: Output, sqs: Any, task: dict[str, Any]) -> None:
     if output.as_json:
         output.json({"status": "cancelling", "moved": moved})
     else:
-        output.show(f"cancelled; about {moved} messages were moved before")
+        output.show(f"cancelled; moved before: about {plural(moved, 'message')}")

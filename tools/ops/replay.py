@@ -10,7 +10,7 @@ from click.core import ParameterSource
 from chalicelib.events import Status, rfc3339
 from tools.ops.api import Api, BusyError, Pace, Query, api_option
 from tools.ops.events import EventId, status_choice
-from tools.ops.output import Moment, NotFoundError, OpsError, Output, command_line, output_option, table
+from tools.ops.output import Moment, NotFoundError, OpsError, Output, command_line, output_option, plural, table
 
 LEFT_IN_DLQ = "the messages of dead letters stay in the dead letter queue: make redrive clears them"
 OF_MANY = ("until", "status", "event_type", "after", "rate", "dry_run")
@@ -133,7 +133,7 @@ def _replay_all(
         gone = f", {counts['gone']} expired meanwhile" if counts["gone"] else ""
         output.show(f"{counts['replayed']} of {len(matches)} events replayed{gone}")
     if counts["busy"]:
-        raise OpsError(f"{counts['busy']} events were being pushed each time: try again later")
+        raise OpsError(f"being pushed each time it was asked for: {plural(counts['busy'], 'event')}; try again later")
 
 
 def _replay_one(api: Api, event_id: str) -> str:

@@ -1,12 +1,14 @@
 """`send`: one event or a file of them posted by the HTTP API; nothing is sent twice, however often it is run again."""
 
+import codecs
 import hashlib
+import json
 import os
 import secrets
 import sys
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,32 @@ import click
 
 from chalicelib.events import compact
 from tools.ops.api import Api, Pace, RefusedError, api_option
-from tools.ops.output import OpsError, Output, output_option
+from tools.ops.output import OpsError, Output, output_option, plural
 
 REFUSALS_SHOWN = 10
 
 Line = tuple[int, bytes]  # its number, from 1, and its text
 
 
+class JsonObject(click.ParamType[str]):
+    """The text of one JSON object, as it was given: whatever size its integers have."""
+
+    name = "json"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            parsed = json.loads(value, parse_int=str)
+        except (ValueError, RecursionError):
+            parsed = None
+        if not isinstance(parsed, dict):
+            self.fail("not a JSON object", param, ctx)
+        return str(value)
+
+
 @click.command(short_help="Post one event, or a file of them.")
 @click.option("--type", "event_type", help="Of one event.")
-@click.option("--payload", default="{}", help="Of one event: a JSON object.")
+@click.option("--payload", type=JsonObject(), help="Of one event: a JSON object; {} by default.")
+@click.option("--metadata", type=JsonObject(), help="Of one event: a JSON object.")
 @click.option("-f", "--file", type=click.Path(exists=True, dir_okay=False, allow_dash=True), help="One event a line.")
 @click.option("--idempotency-prefix", help="Instead of the file's path.")
 @click.option("--async", "respond_async", is_flag=True, help="Store and queue, and wait for no push.")
@@ -36,14 +54,15 @@ def send(
     *,
     api: Api,
     event_type: str | None,
-    payload: str,
+    payload: str | None,
+    metadata: str | None,
     file: str | None,
     idempotency_prefix: str | None,
     respond_async: bool,
     rate: float,
     concurrency: int,
 ) -> None:
-    """Post one event (--type, --payload), or each line of a file (-f events.jsonl, - for standard input).
+    """Post one event (--type, --payload, --metadata), or each line of a file (-f events.jsonl, - for standard input).
 
     A line is the body of one POST /events: {"event_type": "order.created", "payload": {"order_id": "12345"}}.
 
@@ -51,10 +70,13 @@ def send(
     after a stop, with a key of the same name, and nothing is sent twice. --idempotency-prefix stands in for the path,
     when the file has moved or is to be sent anew. Standard input has no path and needs it.
 
-    A line that the API refuses is told by its number; the rest is sent, and the exit code is 1.
+    A line that the API refuses is told by its number; the rest is sent, and the exit code is 1. Ctrl-C waits for no
+    answer.
     """
     if (event_type is None) == (file is None):
         raise click.UsageError("give --type for one event, or -f for a file of them")
+    if file and (payload or metadata):
+        raise click.UsageError("--payload and --metadata are of one event (--type); in a file each line has its own")
     if file == "-" and not idempotency_prefix:
         raise click.UsageError("standard input needs --idempotency-prefix")
     pace = Pace(rate)
@@ -70,12 +92,14 @@ def send(
 
     if file is None:
         prefix = idempotency_prefix or secrets.token_hex(16)
-        body = f'{{"event_type":{compact(event_type)},"payload":{payload}}}'
+        members = f'"event_type":{compact(event_type)},"payload":{payload or "{}"}'
+        body = f'{{{members},"metadata":{metadata}}}' if metadata else f"{{{members}}}"
         _tell_one(output, post((1, os.fsencode(body))))
     else:
         prefix = idempotency_prefix or str(Path(file).resolve())
         content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        lines = [(number, line) for number, line in enumerate(content.split(b"\n"), 1) if line.strip()]
+        split = enumerate(content.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1)
+        lines = [(number, line) for number, line in split if line.strip()]
         _send_all(output, lines, post, concurrency)
 
 
@@ -95,21 +119,22 @@ def _tell_one(output: Output, sent: dict[str, Any]) -> None:
 
 def _send_all(output: Output, lines: list[Line], post: Callable[[Line], dict[str, Any]], concurrency: int) -> None:
     counts: Counter[str] = Counter()
-    pool = ThreadPoolExecutor(concurrency)
     try:
-        with output.progress("sending", len(lines)) as progress:
-            for number, sent in enumerate(pool.map(post, lines), 1):
+        # Not the threads of concurrent.futures: a process does not end before those have their answers.
+        with ThreadPool(concurrency) as pool, output.progress("sending", len(lines)) as progress:
+            for number, sent in enumerate(pool.imap(post, lines), 1):
                 _tell(output, sent, counts)
                 progress(number, len(lines))
     except (KeyboardInterrupt, OpsError):
         output.remark(f"stopped after {counts.total()} of {len(lines)}: run it again, and nothing is sent twice")
         raise
-    finally:
-        pool.shutdown(cancel_futures=True)
     if not output.as_json:
-        output.show(f"{len(lines)} events: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
+        told = ", ".join(f"{count} {what}" for what, count in counts.items())
+        output.show(plural(len(lines), "event") + (f": {told}" if told else ""))
+    if lines and counts["already there"] == len(lines):
+        output.remark("nothing was sent: all were there already. To send them anew, give an --idempotency-prefix")
     if counts["refused"]:
-        raise OpsError(f"{counts['refused']} of {len(lines)} were refused")
+        raise OpsError(f"refused: {counts['refused']} of {len(lines)}")
 
 
 def _tell(output: Output, sent: dict[str, Any], counts: Counter[str]) -> None:
@@ -117,7 +142,7 @@ def _tell(output: Output, sent: dict[str, Any], counts: Counter[str]) -> None:
         output.json(sent)
     if "error" in sent:
         counts["refused"] += 1
-        if counts["refused"] <= REFUSALS_SHOWN:
+        if counts["refused"] <= REFUSALS_SHOWN and not output.as_json:
             output.remark(f"line {sent['line']}: {sent['error']}")
     elif sent["already_there"]:
         counts["already there"] += 1
