@@ -1,5 +1,6 @@
 """The operator's commands against a running system, with an AWS whose queues can be looked into."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import click
 import pytest
 from click.testing import CliRunner, Result
 from moto.core.responses import ActionResult
@@ -26,11 +28,12 @@ from tests.support import receiver as receivers
 from tests.support.receiver import Receiver
 from tests.support.running import ROOT, Run, running
 from tools.ops import api as operators_api
+from tools.ops import events as operators_events
 from tools.ops import queues
 from tools.ops.__main__ import main
 from tools.ops.api import Api, Pace
 from tools.ops.output import OpsError
-from tools.ops.stats import human, percentile, sparkline
+from tools.ops.stats import human, merged, percentile, sparkline
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*not supported by moto"),
@@ -254,7 +257,7 @@ def test_dlq_gives_back_what_it_holds_when_it_is_stopped(stage: Stage, monkeypat
             return stage.sqs.receive_message(**parameters)
 
     with pytest.raises(KeyboardInterrupt):
-        queues.peek(queues.Queues(Stopped(), stage.inbox_url, stage.dlq_url), 100)
+        queues.peek(queues.Queues(Stopped(), stage.inbox_url, stage.dlq_url), 100, lambda *_: None)
     assert stage.visible(stage.dlq_url) == (12, 0)
 
 
@@ -438,6 +441,10 @@ def settled(api: Api, event_id: str, status: str) -> dict[str, Any]:
     return event
 
 
+def bodies(webhook: Receiver, event_type: str) -> list[dict[str, Any]]:
+    return [body for request in webhook.requests if (body := request.json())["event_type"] == event_type]
+
+
 def pushes(webhook: Receiver, event_id: str) -> int:
     return sum(request.headers["webhook-id"] == event_id for request in webhook.requests)
 
@@ -483,7 +490,123 @@ def test_new_events_are_shown_as_they_come(api: Api) -> None:
         new = [post(api, "follow.me"), post(api, "follow.me")]
         assert [json.loads(watcher.stdout.readline())["event_id"] for _ in new] == new
         watcher.send_signal(signal.SIGINT)
-        assert watcher.wait(timeout=10) == 0
+        assert watcher.wait(timeout=10) == 130
+
+
+def page(*numbers: int, more: bool = False) -> receivers.Behaviour:
+    """Answer with events as the listing has them."""
+    made = [
+        {
+            "event_id": f"evt_{number:032x}",
+            "created_at": f"2026-11-25T02:00:00.{number:06}Z",
+            "status": "delivered",
+            "delivery_attempts": 1,
+            "event_type": "a",
+        }
+        for number in numbers
+    ]
+    return receivers.status(200, body=compact({"events": made, "next_cursor": "c" if more else None}).encode())
+
+
+def stop(exchange: receivers.Exchange) -> None:
+    """Press Ctrl-C while the answer is waited for."""
+    os.kill(os.getpid(), signal.SIGINT)
+    exchange.wait_until_left()
+
+
+def test_following_outlasts_an_outage_and_tells_of_it_once(fake: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operators_events, "FOLLOW_SECONDS", 0)
+    outage = receivers.status(500, body=b'{"detail": "Trouble."}')
+    fake.script(page(1), outage, *[receivers.close_without_answer()] * 5, outage, page(2, 1), stop)
+
+    result = run("events", "--follow", "--json", status=130)
+
+    assert [json.loads(line)["event_id"][-1] for line in result.stdout.splitlines()] == ["1", "2"]
+    assert result.stderr == "500: Trouble.; still trying\nthe API answers again\n"
+
+
+def test_following_ends_when_the_key_is_refused(fake: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operators_events, "FOLLOW_SECONDS", 0)
+    fake.script(page(1), receivers.status(401, body=b'{"detail": "No."}'))
+
+    run("events", "--follow", status=1)
+
+
+def test_following_shows_all_that_came_in_between(fake: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operators_events, "FOLLOW_SECONDS", 0)
+    new = [page(*range(start, start - 100, -1), more=True) for start in range(1000, 0, -100)]
+    fake.script(page(0), *new, page(0), stop)
+
+    lines = run("events", "--follow", "--json", status=130).stdout.splitlines()
+
+    assert [json.loads(line)["event_id"] for line in lines] == [f"evt_{number:032x}" for number in range(1001)]
+
+
+def on_terminal(columns: int, *arguments: str, stream: str = "stdout") -> str:
+    """Run a command whose output, or another stream, is a terminal of so many columns; return what it wrote there."""
+    master, terminal = os.openpty()
+    environ = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
+    command = [sys.executable, "-m", "tools.ops", *arguments]
+    streams: dict[str, int] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: terminal}
+    with subprocess.Popen(command, cwd=ROOT, env=environ, **streams) as process:  # type: ignore[call-overload]
+        os.close(terminal)
+        written = b""
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
+            while part := os.read(master, 4096):
+                written += part
+    os.close(master)
+    assert process.returncode == 0
+    return click.unstyle(written.decode().replace("\r\n", "\n"))
+
+
+def narrow_and_wide(columns: int, *arguments: str) -> list[list[str]]:
+    """Return the characters of what a command shows on a terminal and in a pipe, sorted: folding moves them."""
+    shown = on_terminal(columns, *arguments)
+    assert max(map(len, shown.splitlines())) <= columns
+    return [sorted(re.findall(r"[\w.,:-]", text)) for text in (shown, run(*arguments).stdout)]
+
+
+@pytest.mark.parametrize("columns", [30, 40, 60, 70, 80])
+def test_a_terminal_that_is_too_narrow_folds_and_cuts_nothing(api: Api, stage: Stage, columns: int) -> None:
+    event_id = post(api, "narrow.type-that-is-long-enough-to-be-folded")
+    stage.bury(dead(1, last_status_code=None, last_error="the certificate does not verify"), "permanent")
+
+    listed, wide = narrow_and_wide(columns, "events", "--event-type", "narrow.type-that-is-long-enough-to-be-folded")
+    assert listed == wide
+    told, wide = narrow_and_wide(columns, "show", event_id)
+    assert told == wide
+    buried, wide = narrow_and_wide(columns, "dlq", "--stage", stage.name)
+    assert buried == wide
+
+
+@pytest.mark.parametrize("columns", [30, 40, 60])
+def test_stats_are_drawn_as_wide_as_the_terminal_is(api: Api, columns: int) -> None:
+    post(api, f"stats.narrow-{columns}")
+
+    lines = on_terminal(columns, "stats", "--event-type", f"stats.narrow-{columns}").splitlines()
+
+    assert max(map(len, lines)) <= columns
+    whole_bars = [line for line in lines if line.endswith("██")]
+    assert [line.split()[0] for line in whole_bars] == ["delivered", "up"]
+    assert [line.split() for line in lines if line.endswith(" now")] == [["-1", "h", "now"]]
+
+
+@pytest.mark.parametrize("name", ["events", "stats", "dlq", "replay"])
+def test_a_terminal_shows_that_something_is_read(api: Api, name: str) -> None:
+    options = {"dlq": ["--stage", "live"], "replay": ["--since", "1h", "--dry-run"]}.get(name, [])
+
+    assert "reading" in on_terminal(80, name, *options, stream="stderr")
+    assert "reading" not in run(name, *options).output
+
+
+def test_a_pipe_gets_numbers_under_each_other_and_no_spaces_at_the_ends(stage: Stage) -> None:
+    stage.bury(dead(1), "permanent")
+    stage.bury(dead(2, delivery_attempts=12, reason="exhausted", last_status_code=503), "exhausted")
+
+    lines = run("dlq", "--stage", stage.name).stdout.splitlines()
+
+    assert [line[46:52] for line in lines[:3]] == [" tries", "     1", "    12"]
+    assert [line for line in lines if line != line.rstrip()] == []
 
 
 def test_show_tells_the_life_of_an_event_and_not_its_payload(api: Api, webhook: Receiver) -> None:
@@ -502,6 +625,17 @@ def test_show_tells_the_life_of_an_event_and_not_its_payload(api: Api, webhook: 
     for output in (shown, run("show", event_id, "--json").stdout):
         assert "secret-payload" not in output
         assert event_id in output
+
+
+def test_show_tells_when_an_event_became_a_dead_letter(api: Api, webhook: Receiver) -> None:
+    webhook.script(receivers.status(404))
+    event_id = post(api, "show.dead")
+    [attempt] = api.event(event_id)["attempts"]
+
+    line = run("show", event_id).stdout.splitlines()[-1]
+
+    assert attempt["at"][:23].replace("T", " ") <= line[:23]
+    assert line.split()[-3:] == ["dead", "letter", "failed"]
 
 
 @pytest.mark.parametrize("command", ["show", "replay"])
@@ -641,7 +775,7 @@ def events_file(tmp_path: Path) -> Path:
 def test_a_file_that_is_sent_again_after_a_stop_sends_nothing_twice(
     api: Api, webhook: Receiver, events_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, real = len(webhook.requests), Api.post
+    real = Api.post
 
     stopped = threading.Event()
 
@@ -661,7 +795,7 @@ def test_a_file_that_is_sent_again_after_a_stop_sends_nothing_twice(
 
     assert [line["line"] for line in lines] == [1, 2, 4, 5, 6]
     assert [line["already_there"] for line in lines][:3] == [True, True, True]
-    pushed = [request.json()["payload"]["number"] for request in webhook.requests[before:]]
+    pushed = [body["payload"]["number"] for body in bodies(webhook, "send.me")]
     assert sorted(pushed) == [0, 1, 2, 3, 4]
     again = run(*asked)
     assert again.stdout == "5 events: 5 already there\n"
@@ -772,6 +906,8 @@ def test_stats_tell_what_became_of_the_events_of_a_window(api: Api, webhook: Rec
     assert sum(told["latency_counts"]) == 2
     assert (sum(told["accepted_by_slice"]), sum(told["undelivered_by_slice"])) == (3, 1)
     assert "66.67%" in shown
+    assert [line[:13].split() for line in shown.splitlines()[10:14]] == [["accepted"], ["undelivered"], [], []]
+    assert re.search(r"\n {13}-15 min +now\n {13}█ [123] events? in 15 s\n", shown)
     assert max(map(len, shown.splitlines())) <= 80
 
 
@@ -786,7 +922,11 @@ def test_a_percentile_is_the_value_of_its_rank(percent: int, expected: int) -> N
 
 
 def test_figures_are_drawn_small() -> None:
-    assert sparkline([0, 1, 4, 8]) == " ▂▅█"
+    assert sparkline([0, 1, 4, 8], 8) == " ▂▅█"
+    assert sparkline([1, 4], 8) == "▂▅"
+    assert merged([1] * 60, 60) == [1] * 60
+    assert merged([1] * 60, 59) == [2] * 30
+    assert merged([1] * 60, 0) == [60]
     assert [human(ms) for ms in (7, 999, 1_500, 90_000, 5_400_000)] == ["7 ms", "999 ms", "1.5 s", "1.5 min", "1.5 h"]
 
 

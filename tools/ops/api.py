@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import wraps
 from http.client import BadStatusLine, RemoteDisconnected
+from itertools import takewhile
 from typing import Any
 
 import click
@@ -80,6 +81,10 @@ class Api:
         for page in self.pages(query, order):
             yield from page
 
+    def events_since(self, since: str, query: Query) -> Iterator[Event]:
+        """Yield the events created at `since` (RFC 3339) or later, newest first: the listing cannot start at a time."""
+        return takewhile(lambda event: event["created_at"] >= since, self.events(query))
+
     def replay(self, event_id: str) -> Any:
         """Have an event pushed again, once no push of it is running; raise BusyError if one always is."""
         # A second replay would push again what the first has delivered meanwhile: no answer is no reason for one.
@@ -135,7 +140,7 @@ class Api:
         status, detail = answer.status, told.get("detail") or told.get("message")
         if (status == 404 and detail != EventNotFoundError.detail) or (status == 403 and detail in OF_A_GATEWAY):
             raise OpsError("nothing is at this path: is TRIGGERS_URL right?")
-        failed = OutageError if status >= 500 else OpsError
+        failed = OutageError if status == 429 or status >= 500 else OpsError
         if not isinstance(content, dict):
             raise failed(f"{self._place} answers {status}, and not as the API does: is TRIGGERS_URL right?")
         if 200 <= status < 300:

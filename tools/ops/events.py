@@ -4,17 +4,16 @@ import time
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from itertools import islice
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from rich.table import Column
 
 from chalicelib.events import EVENT_ID, MAX_ATTEMPTS_SHOWN, Status, epoch_seconds, rfc3339
-from tools.ops.api import Api, Event, Query, api_option
-from tools.ops.output import Output, output_option, short_time, table
+from tools.ops.api import Api, Event, OutageError, Query, api_option
+from tools.ops.output import Output, numeric, output_option, short_time, table
 
 FOLLOW_SECONDS = 2
-FOLLOW_PAGES = 5
 
 status_choice = click.Choice([status.value for status in Status])
 
@@ -45,26 +44,37 @@ def events(output: Output, *, api: Api, order: str | None, limit: int, follow: b
     """
     if follow and order:
         raise click.UsageError("--follow has an order of its own")
-    found = list(islice(api.events(query, order or "newest"), limit))
+    found = list(output.reading(islice(api.events(query, order or "newest"), limit)))
     _list(output, reversed(found) if follow else found, header=True)
-    if not follow:
-        return
+    if follow:
+        _follow(output, api, found, query, limit)
+
+
+def _follow(output: Output, api: Api, found: list[Event], query: Query, limit: int) -> NoReturn:
+    """Show what comes after the events that were found, newest first, at most `limit`. An outage ends nothing."""
     seen = {event["event_id"] for event in found}
     start = found[-1]["created_at"] if len(found) == limit else ""
-    try:
-        while True:
-            time.sleep(FOLLOW_SECONDS)
+    is_out = False
+    while True:
+        time.sleep(FOLLOW_SECONDS)
+        try:
             fresh = _unseen(api, seen, start, query)
-            seen |= {event["event_id"] for event in fresh}
-            _list(output, fresh, header=False)
-    except KeyboardInterrupt:
-        return
+        except OutageError as error:
+            if not is_out:
+                output.remark(f"{error.message}; still trying")
+            is_out = True
+            continue
+        if is_out:
+            output.remark("the API answers again")
+        is_out = False
+        seen |= {event["event_id"] for event in fresh}
+        _list(output, fresh, header=False)
 
 
 def _unseen(api: Api, seen: set[str], start: str, query: Query) -> list[Event]:
     """Return the events created since `start` that are not among `seen`, oldest first."""
     fresh: list[Event] = []
-    for page in islice(api.pages(query), FOLLOW_PAGES):
+    for page in api.pages(query):
         unseen = [event for event in page if event["event_id"] not in seen and event["created_at"] >= start]
         if page and not unseen:
             break
@@ -82,9 +92,9 @@ def _list(output: Output, found: Iterable[Event], *, header: bool) -> None:
         for e in found
     ]
     if rows or header:
-        widths = {"created at": 14, "event": 36, "status": 9, "try": 3}  # the same in every table of --follow
+        widths = {"created at": 14, "event": 36, "status": 9}  # the same in every table of --follow
         columns = [Column(name, min_width=width) for name, width in widths.items()]
-        output.show(table(*columns, "type", rows=rows, header=header))
+        output.show(table(*columns, numeric("try", 3), "type", rows=rows, header=header))
 
 
 @click.command(short_help="The life of one event.")
@@ -102,7 +112,8 @@ def show(output: Output, event_id: str, *, api: Api) -> None:
         output.json({name: value for name, value in event.items() if name not in ("payload", "metadata")})
         return
     output.show(f"{event['event_id']}  {event['event_type']}  by {event['created_by']}", event["message"], "")
-    output.show(table("time (UTC)", "wait", "what", "outcome", "took", "answer", rows=timeline(event)))
+    rows = timeline(event)
+    output.show(table("time (UTC)", numeric("wait"), "what", "outcome", numeric("took"), "answer", rows=rows))
 
 
 def timeline(event: Event) -> Iterator[tuple[str, ...]]:
@@ -124,7 +135,7 @@ def timeline(event: Event) -> Iterator[tuple[str, ...]]:
             what = "acknowledged" if event["delivered_via"] == "pull" else "delivered"
             yield _row(what, event["delivered_at"], ended, "delivered")
         case "failed":
-            yield _row("dead letter", outcome="failed")
+            yield _row("dead letter", ended if attempts else "", outcome="failed")
         case "pending":
             if attempts and (event["delivery_attempts"] == 0 or attempts[-1]["outcome"] != "retry"):
                 yield _row("replayed")

@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from functools import wraps
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
@@ -25,7 +26,11 @@ from rich.text import Text
 from tools.screen import printable
 
 PIPED_WIDTH = 200  # nobody looks at a pipe: nothing is folded to 80 columns there
+LAST_COLUMN_WIDTH = 12  # less than this, and it is hard to read
 STYLES = {"delivered": "green", "pending": "yellow", "retry": "yellow", "failed": "red"}
+
+
+Found = TypeVar("Found")
 
 
 class Exit(IntEnum):
@@ -57,16 +62,22 @@ class Output:
         self._out = _console(sys.stdout, stderr=False)
         self._err = _console(sys.stderr, stderr=True)
 
+    @property
+    def width(self) -> int:
+        return self._out.width
+
     def json(self, value: object) -> None:
         """Write one line of JSON, in ASCII: no character of it can steer a terminal."""
         click.echo(json.dumps(value, separators=(",", ":")))
 
-    def show(self, *what: Table | Text | str) -> None:
+    def show(self, *what: Table | str) -> None:
         for part in what:
-            if isinstance(part, str):
-                self._out.print(Text(printable(part)), soft_wrap=True)
-            else:
-                self._out.print(part)
+            with self._out.capture() as shown:
+                if isinstance(part, str):
+                    self._out.print(Text(printable(part)), soft_wrap=not self._out.is_terminal)
+                else:
+                    self._out.print(fitted(part, self.width))
+            click.echo("".join(f"{line.rstrip()}\n" for line in shown.get().splitlines()), nl=False)
 
     def remark(self, text: str) -> None:
         self._err.print(Text(printable(text)), soft_wrap=True)  # a command in it can be pasted
@@ -90,12 +101,21 @@ class Output:
         if pressed:
             raise KeyboardInterrupt
 
+    def reading(self, found: Iterable[Found]) -> Iterator[Found]:
+        """Yield what is found, and show meanwhile how much that is. It wants to be read to its end."""
+        with self.progress("reading", None, transient=True) as progress:
+            for number, one in enumerate(found, 1):
+                progress(number, None)
+                yield one
+
     @contextmanager
-    def progress(self, label: str, total: int | None) -> Iterator[Callable[[int, int | None], None]]:
+    def progress(
+        self, label: str, total: int | None, *, transient: bool = False
+    ) -> Iterator[Callable[[int, int | None], None]]:
         """Give what moves a bar to so many of so many; there is no bar where nobody looks."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         hidden = self.as_json or not self._err.is_terminal
-        with Progress(*columns, console=self._err, disable=hidden) as bar:
+        with Progress(*columns, console=self._err, disable=hidden, transient=transient) as bar:
             task = bar.add_task(label, total=total)
             yield lambda done, of: bar.update(task, completed=done, total=of)
 
@@ -126,13 +146,28 @@ def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def table(*columns: Column | str, rows: Iterable[Iterable[object]], header: bool = True) -> Table:
-    """Return a table that cuts nothing: where it is too narrow, the last column is folded."""
     made = Table(*columns, box=None, padding=(0, 1, 0, 0), pad_edge=False, show_header=header)
-    for column in made.columns:
-        column.no_wrap = column is not made.columns[-1]
-        column.overflow = "fold"
     for row in rows:
         made.add_row(*map(cell, row))
+    return made
+
+
+def numeric(header: str = "", min_width: int | None = None) -> Column:
+    return Column(header, justify="right", min_width=min_width)
+
+
+def fitted(made: Table, width: int) -> Table:
+    """Return a table that cuts nothing: it folds the last column where it is too wide, and each if that is not enough.
+
+    A column that is not folded would be cut.
+    """
+    texts = [[str(text) for text in (column.header, *column.cells)] for column in made.columns]
+    widths = [max(column.min_width or 0, *map(cell_len, of)) for column, of in zip(made.columns, texts, strict=True)]
+    fits = sum(widths[:-1]) + len(widths[:-1]) + min(widths[-1], LAST_COLUMN_WIDTH) <= width
+    for column in made.columns:
+        column.overflow = "fold"
+        column.no_wrap = fits and column is not made.columns[-1]
+        column.min_width = column.min_width if fits else None
     return made
 
 

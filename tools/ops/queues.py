@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,6 +26,7 @@ from tools.ops.output import (
     OpsError,
     Output,
     command_line,
+    numeric,
     output_option,
     plural,
     short_time,
@@ -138,7 +139,10 @@ def dlq(output: Output, stage: str, limit: int, *, exit_code: bool) -> None:
     """
     with queues_of(stage) as queues:
         visible, held = queues.depth()
-        letters = sorted(map(read, peek(queues, limit)), key=lambda letter: letter.failed_at or letter.sent_at)
+        total = min(visible, limit)
+        with output.progress("reading", total, transient=True) as progress:
+            messages = peek(queues, limit, lambda seen: progress(seen, total))
+        letters = sorted(map(read, messages), key=lambda letter: letter.failed_at or letter.sent_at)
     deep = max(visible + held, len(letters))
     if output.as_json:
         output.json({"queue": queues.dlq_name, "depth": deep, "seen": len(letters), **summary(letters)})
@@ -153,8 +157,11 @@ def dlq(output: Output, stage: str, limit: int, *, exit_code: bool) -> None:
         raise click.exceptions.Exit(Exit.NOT_EMPTY)
 
 
-def peek(queues: Queues, limit: int) -> list[dict[str, Any]]:
-    """Return up to `limit` messages of the dead letter queue, given back as soon as they were seen."""
+def peek(queues: Queues, limit: int, on_seen: Callable[[int], None]) -> list[dict[str, Any]]:
+    """Return up to `limit` messages of the dead letter queue, given back as soon as they were seen.
+
+    `on_seen` is told how many that were so far.
+    """
     # Half a second for each receive: none comes back before the last is seen, and none is hidden for long by a crash.
     hidden_seconds = 30 + limit // 20
     seen: dict[str, dict[str, Any]] = {}
@@ -172,6 +179,7 @@ def peek(queues: Queues, limit: int) -> list[dict[str, Any]]:
             seen |= {message["MessageId"]: message for message in answer.get("Messages", ())}
             if len(seen) == known:
                 break
+            on_seen(len(seen))
     finally:
         messages = list(seen.values())
         for start in range(0, len(messages), BATCH_SIZE):
@@ -236,14 +244,14 @@ def _show(output: Output, letters: list[DeadLetter]) -> None:
     others = [letter for letter in letters if letter.note is not None]
     if dead:
         rows = [(x.event_id, x.reason, x.delivery_attempts, short_time(x.failed_at), x.cause) for x in dead]
-        output.show(table("event", "reason", "tries", "failed at", "cause", rows=rows), "")
+        output.show(table("event", "reason", numeric("tries"), "failed at", "cause", rows=rows), "")
     if others:
         notes = [(x.event_id or x.message_id, x.reason, short_time(x.sent_at), x.note) for x in others]
         output.show(table("event or message", "reason", "sent at", "what it is", rows=notes), "")
     told = summary(letters)
-    output.show(table("messages", "reason", rows=((n, name) for name, n in told["reasons"].items())))
+    output.show(table(numeric("messages"), "reason", rows=((n, name) for name, n in told["reasons"].items())))
     if dead:
-        output.show("", table("messages", "cause", rows=((n, name) for name, n in told["causes"].items())))
+        output.show("", table(numeric("messages"), "cause", rows=((n, name) for name, n in told["causes"].items())))
         output.show("", f"failed between {told['oldest_failed_at']} and {told['newest_failed_at']}")
 
 

@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from chalicelib.events import Status, rfc3339
-from tools.ops.api import Api, BusyError, Pace, Query, api_option
+from tools.ops.api import Api, BusyError, Pace, api_option
 from tools.ops.events import EventId, status_choice
 from tools.ops.output import Moment, NotFoundError, OpsError, Output, command_line, output_option, plural, table
 
@@ -75,7 +75,9 @@ def replay(
             output.remark(LEFT_IN_DLQ)
         return
     since, until = str(since), until or rfc3339(time.time())
-    matches = [match for match in _matches(api, query, since, until) if match.position > after]
+    found = output.reading(api.events_since(since, query))
+    matches = [Match(event["created_at"], event["event_id"], event["event_type"]) for event in found]
+    matches = [match for match in reversed(matches) if match.created_at <= until and match.position > after]
     if dry_run:
         first = [match._asdict() for match in matches[:10]]
         if output.as_json:
@@ -98,17 +100,6 @@ def replay(
 def is_given(name: str) -> bool:
     """Whether an option of the running command was given, and is not its default."""
     return click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
-
-
-def _matches(api: Api, query: Query, since: str, until: str) -> list[Match]:
-    """Return what to replay, oldest first. It is read from the newest on: the listing cannot start at a time."""
-    found = []
-    for event in api.events(query):
-        if event["created_at"] < since:
-            break
-        if event["created_at"] <= until:
-            found.append(Match(event["created_at"], event["event_id"], event["event_type"]))
-    return found[::-1]
 
 
 def _replay_all(

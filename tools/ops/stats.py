@@ -9,10 +9,12 @@ import click
 
 from chalicelib.events import epoch_seconds, rfc3339
 from tools.ops.api import Api, Event, api_option
-from tools.ops.output import Duration, Output, output_option, table
+from tools.ops.output import Duration, Output, numeric, output_option, plural, table
 
 SLICES = 60
 BAR_WIDTH = 40
+BESIDE_BAR = 22  # a name, and a number of eight digits
+UNDELIVERED = "undelivered  "
 PERCENTILES = {"p50": 50, "p95": 95, "p99": 99, "max": 100}
 BLOCKS = "▁▂▃▄▅▆▇█"
 BOUNDS_MS = (50, 100, 250, 500, 1_000, 5_000, 30_000, 300_000, 3_600_000, math.inf)
@@ -54,16 +56,12 @@ def stats(output: Output, *, api: Api, window: timedelta, event_type: str | None
     """
     until = datetime.now(UTC).timestamp()
     since = until - window.total_seconds()
-    found = []
-    for event in api.events({"event_type": event_type}):
-        if event["created_at"] < rfc3339(since):
-            break
-        found.append(event)
+    found = output.reading(api.events_since(rfc3339(since), {"event_type": event_type}))
     told = measure(found, since, until)
     if output.as_json:
         output.json(asdict(told))
     else:
-        _draw(output, told)
+        _draw(output, told, window)
 
 
 def measure(events: Iterable[Event], since: float, until: float) -> Stats:
@@ -105,39 +103,57 @@ def _by_slice(events: Iterable[Event], since: float, until: float) -> list[int]:
     return slices
 
 
-def _draw(output: Output, told: Stats) -> None:
+def _draw(output: Output, told: Stats, window: timedelta) -> None:
     output.show(f"{told.since[:19]}Z to {told.until[:19]}Z", "")
     rate = "-" if told.success_rate is None else f"{told.success_rate:.2%}"
+    bar_width = max(1, min(BAR_WIDTH, output.width - BESIDE_BAR))
+    counts = ("delivered", "pending", "failed", "retried", "acknowledged")
     rows: list[tuple[object, ...]] = [
         ("accepted", told.accepted, ""),
-        ("delivered", told.delivered, bar(told.delivered, told.accepted)),
-        ("pending", told.pending, bar(told.pending, told.accepted)),
-        ("failed", told.failed, bar(told.failed, told.accepted)),
-        ("retried", told.retried, bar(told.retried, told.accepted)),
-        ("acknowledged", told.acknowledged, bar(told.acknowledged, told.accepted)),
+        *((name, getattr(told, name), bar(getattr(told, name), told.accepted, bar_width)) for name in counts),
         ("success", rate, ""),
     ]
-    output.show(table("", "", "", rows=rows, header=False), "")
-    output.show(f"accepted     {sparkline(told.accepted_by_slice)}")
-    output.show(f"undelivered  {sparkline(told.undelivered_by_slice)}")
+    output.show(table("", numeric(), "", rows=rows, header=False), "")
+    _draw_slices(output, told, window.total_seconds() * 1000)
     if not told.latency_ms:
         return
-    output.show("", "latency  " + "  ".join(f"{name} {human(ms)}" for name, ms in told.latency_ms.items()), "")
+    output.show("", "latency")
+    output.show(table(*map(numeric, told.latency_ms), rows=[map(human, told.latency_ms.values())]), "")
     last = max(index for index, count in enumerate(told.latency_counts) if count)
     labels = [*(f"up to {human(ms)}" for ms in BOUNDS_MS[:-1]), "longer"]
-    counts = told.latency_counts[: last + 1]
-    output.show(
-        table("", "", "", rows=((labels[i], n, bar(n, max(counts))) for i, n in enumerate(counts)), header=False)
-    )
+    counted = list(zip(labels, told.latency_counts[: last + 1], strict=False))
+    most = max(count for _, count in counted)
+    rows = [(label, count, bar(count, most, bar_width)) for label, count in counted]
+    output.show(table("", numeric(), "", rows=rows, header=False))
 
 
-def bar(part: int, whole: int) -> str:
+def _draw_slices(output: Output, told: Stats, window_ms: float) -> None:
+    """Draw how many were accepted and are not delivered, over time and in one scale."""
+    room = output.width - len(UNDELIVERED)
+    accepted, undelivered = merged(told.accepted_by_slice, room), merged(told.undelivered_by_slice, room)
+    top = max(accepted)
+    output.show(f"{'accepted':{len(UNDELIVERED)}}{sparkline(accepted, top)}")
+    output.show(f"{UNDELIVERED}{sparkline(undelivered, top)}")
+    indent, ago = " " * len(UNDELIVERED), f"-{human(window_ms)} "
+    output.show(f"{indent}{ago.ljust(len(accepted) - 3)}now")
+    if top:
+        output.show(f"{indent}{BLOCKS[-1]} {plural(top, 'event')} in {human(window_ms / len(accepted))}")
+
+
+def bar(part: int, whole: int, width: int) -> str:
     """Return a bar, at least a mark where there is anything."""
-    return "█" * max(part > 0, round(BAR_WIDTH * part / whole)) if whole else ""
+    return "█" * max(part > 0, round(width * part / whole)) if whole else ""
 
 
-def sparkline(values: list[int]) -> str:
-    top = max(values)
+def merged(values: list[int], room: int) -> list[int]:
+    """Return sums of neighbours, each of equally many: as many sums as there is room for."""
+    sizes = [size for size in range(1, len(values)) if len(values) % size == 0 and len(values) // size <= room]
+    size = min(sizes, default=len(values))
+    return [sum(values[start : start + size]) for start in range(0, len(values), size)]
+
+
+def sparkline(values: list[int], top: int) -> str:
+    """Return a column for each value; `top` is the value of the highest that there may be."""
     return "".join(BLOCKS[math.ceil(value / top * (len(BLOCKS) - 1))] if value else " " for value in values)
 
 
