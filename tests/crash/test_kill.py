@@ -21,7 +21,7 @@ KILLS = 3
 CALLERS = 4
 HASTE = 10  # a claim of 60 s runs out in 6
 
-pytestmark = [pytest.mark.timeout(150), pytest.mark.xdist_group("kill")]
+pytestmark = [pytest.mark.timeout(150)]
 
 
 class Load:

@@ -94,13 +94,11 @@ def outage() -> Town:
     return town
 
 
-@pytest.mark.xdist_group("outage")
 def test_callers_wait_no_longer_for_a_dead_receiver_than_for_a_healthy_one(healthy: Town, outage: Town) -> None:
     assert len(outage.witness.accepted) == POSTS
     assert statistics.median(outage.waits) <= statistics.median(healthy.waits)
 
 
-@pytest.mark.xdist_group("outage")
 def test_after_an_outage_everything_is_delivered_once_and_gently(outage: Town) -> None:
     outage.check()
     assert all(event.status is Status.DELIVERED for event in outage.items().values())
@@ -109,7 +107,6 @@ def test_after_an_outage_everything_is_delivered_once_and_gently(outage: Town) -
     assert outage.witness.doubles == []
 
 
-@pytest.mark.xdist_group("outage")
 def test_the_sweep_doubles_no_messages_during_an_outage(outage: Town) -> None:
     pushes = sum(len(pushes) for pushes in outage.witness.pushes.values())
     assert outage.sent <= pushes + POSTS

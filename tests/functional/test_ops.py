@@ -37,7 +37,6 @@ from tools.ops.stats import human, merged, percentile, sparkline
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*not supported by moto"),
-    pytest.mark.xdist_group("ops"),  # most of these tests look at one system
 ]
 
 NUMBERS = itertools.count()

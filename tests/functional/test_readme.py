@@ -25,7 +25,7 @@ from tests.functional.test_ops import MoveTasks
 from tests.support.moto_server import moto_server
 from tests.support.running import ROOT, Run, environment, running
 
-pytestmark = [pytest.mark.xdist_group("readme"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.timeout(120)]
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKE = ["make", "--no-print-directory", "-o", ".venv/.set-up", f"PY={sys.executable}"]
@@ -132,7 +132,7 @@ def test_a_stage_is_deployed_operated_and_taken_down(monkeypatch: pytest.MonkeyP
     assert "TRIGGERS_API_KEY" in deployed
     assert "you@example.com" in deployed
     assert "permanent" in listed
-    assert "1 messages moved" in moved
+    assert "1 message moved" in moved
     assert "is taken down" in gone
 
 

@@ -31,7 +31,6 @@ from tools.stage import TABLE_AND_QUEUES, WEBHOOK_AND_KEYS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*not supported by moto"),
-    pytest.mark.xdist_group("run"),  # most of these tests look at one system
 ]
 
 
