@@ -13,7 +13,7 @@ import sys
 from tools.bench import lab, paths, report, scale
 from tools.bench.measure import Pairs, Row
 
-ROUNDS, STARTS = 300, 15
+ROUNDS, STARTS = 400, 30
 
 
 def main() -> int:
