@@ -23,6 +23,8 @@ ACTIONS = {
     "DeleteMessageBatch": "DeleteMessage",
     "ChangeMessageVisibilityBatch": "ChangeMessageVisibility",
 }
+# Wanted where `xray` is true, as the README says.
+TRACING = {"Effect": "Allow", "Action": ["xray:PutTraceSegments", "xray:PutTelemetryRecords"], "Resource": ["*"]}
 LOGS = ("logs:CreateLogStream", "logs:PutLogEvents")
 # What Lambda itself does for a queue's function, with the function's role.
 EVENT_SOURCE = {
@@ -57,6 +59,8 @@ class Watch:
 def allowed(stage: str, function: str) -> set[tuple[str, str]]:
     file = Config(stage, function, config_from_disk=CONFIG).iam_policy_file
     statements = json.loads((ROOT / ".chalice" / file).read_text())["Statement"]
+    if CONFIG["xray"]:
+        statements.remove(TRACING)
     assert {statement["Effect"] for statement in statements} == {"Allow"}
     return {
         (action, resource.split(":", 5)[5].removeprefix("table/"))
