@@ -36,7 +36,12 @@ class DeadlineSocket(socket.socket):
 
     def recv_into(self, *args: Any) -> int:
         self.arm()
-        count = super().recv_into(*args)
+        try:
+            count = super().recv_into(*args)
+        except ssl.SSLError as error:  # TLS that ended without a goodbye: other builds of Python return 0
+            if error.reason != "UNEXPECTED_EOF_WHILE_READING":
+                raise
+            count = 0
         if count == 0 and self.is_reused and self._is_reset():
             raise NotTakenError
         self.is_reused = False
