@@ -64,7 +64,7 @@ show: $(SET_UP) ## tell the life of one event (EVENT_ID=evt_...)
 	@exec $(PY) -m tools.ops show "$$EVENT_ID"
 
 replay: $(SET_UP) ## say what failed, or push it again (SINCE=2h GO=1 STATUS= EVENT_TYPE= RATE=)
-	@exec $(PY) -m tools.ops replay $(if $(GO),,--dry-run) $${SINCE:+--since "$$SINCE"} $${STATUS:+--status "$$STATUS"} \
+	@exec $(PY) -m tools.ops replay $(if $(filter 1,$(GO)),,--dry-run) $${SINCE:+--since "$$SINCE"} $${STATUS:+--status "$$STATUS"} \
 	  $${EVENT_TYPE:+--event-type "$$EVENT_TYPE"} $${RATE:+--rate "$$RATE"}
 
 $(SET_UP): requirements.txt requirements-dev.txt

@@ -23,6 +23,7 @@ event_source = load_event_source(os.environ)
 app = Chalice(app_name=f"triggers-api-{event_source.stage}", configure_logs=False)  # what API Gateway calls the API
 
 OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"
+TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110; HTTPStatus has them since Python 3.13
 NOBODY = ApiKey(name="", digest="", scopes=frozenset())
 
 
@@ -74,7 +75,7 @@ def problem(error: TriggersError) -> Response:
     """Answer with a problem document (RFC 9457)."""
     document: dict[str, Any] = {
         "type": "about:blank",
-        "title": HTTPStatus(error.status_code).phrase,
+        "title": TITLES.get(error.status_code) or HTTPStatus(error.status_code).phrase,
         "status": error.status_code,
         "detail": str(error),
     }

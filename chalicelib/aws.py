@@ -16,14 +16,14 @@ CONFIG = Config(
     tcp_keepalive=True,
     max_pool_connections=64,
 )
-# The last two come from botocore's parsers, when an answer is JSON but no object: it is not from AWS.
-FAILURES = (ClientError, BotoCoreError, ResponseParserError, AttributeError, TypeError)
+# The last three come from botocore's parsers, over what is no JSON object: it is not from AWS.
+FAILURES = (ClientError, BotoCoreError, ResponseParserError, AttributeError, TypeError, ValueError)
 
 
 def client(service: str) -> Any:
     """Return a boto3 client of `service` whose calls take CALL_SECONDS at most, or raise one of FAILURES."""
     made: Any = boto3.client(service, config=CONFIG)  # type: ignore[call-overload]
-    made.meta.events.register("after-call", _refuse_cut_answer)
+    made.meta.events.register("after-call", _refuse_what_is_no_answer)
     return made
 
 
@@ -32,8 +32,9 @@ def code(error: Exception) -> str:
     return str(error.response["Error"].get("Code")) if isinstance(error, ClientError) else type(error).__name__
 
 
-def _refuse_cut_answer(http_response: Any, **_: object) -> None:
-    """Raise if an answer is not whole: botocore reads half a JSON text as an empty answer."""
+def _refuse_what_is_no_answer(http_response: Any, **_: object) -> None:
+    """Raise if an answer is not a whole JSON object: botocore takes it for an empty one, as that of a write."""
     body: bytes = http_response.content
-    if len(body) != int(http_response.headers.get("Content-Length", len(body))):
-        raise ResponseParserError("the answer was cut short")
+    is_whole = len(body) == int(http_response.headers.get("Content-Length", len(body)))
+    if not (is_whole and body.strip().startswith(b"{") and body.strip().endswith(b"}")):
+        raise ResponseParserError("the answer is cut short, or not from AWS")

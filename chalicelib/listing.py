@@ -143,9 +143,10 @@ def _rows(store: EventStore, query: Query, keep: Callable[[Event], bool], of_eac
     is_reached = ge if query.newest_first else le
     reached = [key for key in rows if horizon is None or is_reached(key, horizon)]
     kept = [rows[key] for key in sorted(reached, reverse=query.newest_first) if keep(rows[key])]
-    if horizon is None or len(reached) >= query.limit or of_each > query.limit:
+    most = FILTERED_READ if query.event_type else query.limit + 1
+    if horizon is None or len(reached) >= query.limit or of_each >= most:
         return kept, horizon
-    return _rows(store, query, keep, FILTERED_READ if query.event_type else query.limit + 1)
+    return _rows(store, query, keep, most)
 
 
 def _read(store: EventStore, query: Query, most: int, of_partition: str) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def _check(stage: str) -> dict[str, str]:
         faults.append(
             "API_KEYS and the other variables are longer than the 4 KB that Lambda takes: fewer keys are needed"
         )
-    faults += account_faults() or _stage_faults(stage)
+    faults += account_faults() or ([] if stages.unknown(stage) else _stage_faults(stage))
     if faults:
         raise DeployError("\n  ".join(["nothing was changed, since", *faults]))
     return variables
@@ -140,6 +140,8 @@ def _stage_faults(stage: str) -> list[str]:
 
 def package_stack(function: dict[str, Any]) -> str | None:
     """Return the name of the stack that made a function, if one did: `make package` uses the same names."""
+    if function and "Tags" not in function:
+        raise DeployError("the functions' tags cannot be read: lambda:ListTags is needed")
     name: str | None = function.get("Tags", {}).get("aws:cloudformation:stack-name")
     return name
 

@@ -83,7 +83,8 @@ def _compile(source: Path, folder: Path) -> None:
     if source.stat().st_size >= COMPILED_BYTES:
         compiled = folder / "__pycache__" / f"{source.stem}.{sys.implementation.cache_tag}.pyc"
         mode = py_compile.PycInvalidationMode.CHECKED_HASH
-        py_compile.compile(str(source), str(compiled), doraise=True, invalidation_mode=mode)
+        # A name without the folder, or no two packages of the same sources would be the same.
+        py_compile.compile(str(source), str(compiled), source.name, doraise=True, invalidation_mode=mode)
 
 
 def find(stage: str) -> list[Resource]:
@@ -119,13 +120,12 @@ def find_function(stage: str, function: str) -> dict[str, Any]:
 
 
 def _function(stage: str, function: str) -> list[Resource]:
-    found = find_function(stage, function)
-    if not found:
-        return []
-    for waiter in ("function_active_v2", "function_updated_v2"):  # until then it takes no change
-        boto3.client("lambda").get_waiter(waiter).wait(FunctionName=stages.function_name(stage, function))
-    arn = found["Configuration"]["FunctionArn"]
-    return [{"name": function, "resource_type": "lambda_function", "lambda_arn": arn}]
+    while found := find_function(stage, function):
+        configuration = found["Configuration"]
+        if configuration.get("State") != "Pending" and configuration.get("LastUpdateStatus") != "InProgress":
+            return [{"name": function, "resource_type": "lambda_function", "lambda_arn": configuration["FunctionArn"]}]
+        time.sleep(POLL_SECONDS)  # until then it takes no change
+    return []
 
 
 def event_sources(stage: str) -> list[dict[str, Any]]:
@@ -136,7 +136,7 @@ def event_sources(stage: str) -> list[dict[str, Any]]:
     return [
         source
         for source in sources
-        if source["EventSourceArn"].endswith(queue) and source["FunctionArn"].endswith(worker)
+        if source.get("EventSourceArn", "").endswith(queue) and source.get("FunctionArn", "").endswith(worker)
     ]
 
 

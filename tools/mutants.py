@@ -233,7 +233,7 @@ MUTANTS = (
     Mutant(
         "half an answer of AWS is taken for a whole one",
         "aws",
-        'made.meta.events.register("after-call", _refuse_cut_answer)',
+        'made.meta.events.register("after-call", _refuse_what_is_no_answer)',
         "pass",
         "tests/unit/test_aws.py",
     ),

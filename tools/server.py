@@ -19,6 +19,7 @@ from chalice.local import ChaliceRequestHandler, LocalDevServer, LocalGateway, T
 
 from tools.stage import API_STAGE
 
+MAX_HEADER_BYTES = 10_240  # API Gateway: total combined size of header values
 MAX_BODY_BYTES = 10 * 1024 * 1024  # API Gateway: payload size
 
 
@@ -79,7 +80,13 @@ class Handler(ChaliceRequestHandler):
 
     def _joined_headers(self) -> dict[str, str]:
         """Return each header once: lines of one name are one list (RFC 9110, section 5.3)."""
-        return {name: ", ".join(self.headers.get_all(name, ())).strip() for name in self.headers}
+        joined: dict[str, list[str]] = {}
+        for name, value in self.headers.items():
+            joined.setdefault(name.lower(), []).append(value.strip())
+        if sum(len(name) + len(value) for name, values in joined.items() for value in values) > MAX_HEADER_BYTES:
+            detail = f"The headers may have {MAX_HEADER_BYTES} bytes at most."
+            raise UnreadableRequestError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
+        return {name: ", ".join(values) for name, values in joined.items()}
 
     def _read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked" and "Content-Length" not in self.headers:

@@ -811,7 +811,7 @@ def test_sending_stops_at_once_while_the_api_hangs_and_says_how_far_it_was(fake:
         _, errors = sender.communicate(timeout=5)
 
     assert sender.returncode == 130
-    assert errors == "stopped after 0 of 5: run it again, and nothing is sent twice\n"
+    assert errors == "stopped after at least 0 of 5: run it again, and nothing is sent twice\n"
 
 
 @pytest.mark.parametrize("option", ["--payload", "--metadata"])

@@ -59,8 +59,11 @@ def test_lambda_need_not_compile_what_is_large(made: tuple[dict[str, Any], Path]
 
 def test_what_python_left_beside_the_sources_is_not_packaged() -> None:
     py_compile.compile(str(ROOT / "chalicelib" / "auth.py"))
-    with packageable() as project:
-        compiled = [file.read_bytes() for file in project.glob("**/__pycache__/*")]
+    with packageable() as project, packageable() as again:
+        compiled, same = (
+            [file.read_bytes() for file in sorted(each.glob("**/__pycache__/*"))] for each in (project, again)
+        )
+    assert compiled == same
     assert len(compiled) >= 3
     assert {content[4:8] for content in compiled} == {b"\x03\0\0\0"}  # checked by the hash of the source (PEP 552)
 

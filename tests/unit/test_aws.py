@@ -21,6 +21,11 @@ ODD = {
     "a list": b"HTTP/1.1 500 Odd\r\nContent-Length: 2\r\n\r\n[]",
     "a text": b'HTTP/1.1 503 Odd\r\nContent-Length: 21\r\n\r\n"Service Unavailable"',
     "HTML": b"HTTP/1.1 502 Odd\r\nContent-Length: 13\r\n\r\n<html></html>",
+    "HTML and 200": b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n<html></html>",
+    "nothing and 200": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    "cut, of no length": CUT.replace(b"Content-Length: 500\r\n", b""),
+    "not UTF-8": b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{\xff}",
+    "no number": b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\n{}",
     "nothing": b"HTTP/1.1 500 Odd\r\nContent-Length: 0\r\n\r\n",
 }
 

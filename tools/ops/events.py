@@ -44,6 +44,8 @@ def events(output: Output, *, api: Api, order: str | None, limit: int, follow: b
     """
     if follow and order:
         raise click.UsageError("--follow has an order of its own")
+    if follow and query["status"]:
+        raise click.UsageError("--follow shows events as they are posted, whatever becomes of them: no --status")
     found = list(output.reading(islice(api.events(query, order or "newest"), limit)))
     _list(output, reversed(found) if follow else found, header=True)
     if follow:

@@ -93,7 +93,11 @@ class Output:
             signal.signal(signal.SIGINT, before)
             self.remark("stopping once this call is answered; Ctrl-C again stops at once")
 
-        before = signal.signal(signal.SIGINT, wait)
+        before = signal.getsignal(signal.SIGINT)
+        if before in (signal.SIG_IGN, None):  # a script's background job, which Ctrl-C is not for
+            yield
+            return
+        signal.signal(signal.SIGINT, wait)
         try:
             yield
         finally:

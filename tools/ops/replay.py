@@ -106,17 +106,22 @@ def _replay_all(
     output: Output, api: Api, matches: list[Match], pace: Pace, *, command: list[str], position: str
 ) -> None:
     counts: Counter[str] = Counter()
+    busy: list[str] = []
     try:
         with output.progress("replaying", len(matches)) as progress:
             for number, match in enumerate(matches, 1):
                 pace.wait()
                 with output.undisturbed():
-                    counts[_replay_one(api, match.event_id)] += 1
+                    outcome = _replay_one(api, match.event_id)
+                    counts[outcome] += 1
+                    busy += [match.event_id] if outcome == "busy" else []
                     position = match.position
                 progress(number, len(matches))
     except (KeyboardInterrupt, OpsError):
         rest = ["--after", position] if position else []
         output.remark(f"{counts['replayed']} replayed. To go on: {command_line(*command, *rest)}")
+        if busy:
+            output.remark(f"being pushed each time they were asked for, and passed over then: {' '.join(busy)}")
         raise
     if output.as_json:
         output.json({"matches": len(matches)} | {name: counts[name] for name in ("replayed", "gone", "busy")})

@@ -126,7 +126,9 @@ def _send_all(output: Output, lines: list[Line], post: Callable[[Line], dict[str
                 _tell(output, sent, counts)
                 progress(number, len(lines))
     except (KeyboardInterrupt, OpsError):
-        output.remark(f"stopped after {counts.total()} of {len(lines)}: run it again, and nothing is sent twice")
+        output.remark(
+            f"stopped after at least {counts.total()} of {len(lines)}: run it again, and nothing is sent twice"
+        )
         raise
     if not output.as_json:
         told = ", ".join(f"{count} {what}" for what, count in counts.items())
