@@ -13,11 +13,12 @@ import boto3
 import pytest
 import requests
 from botocore.exceptions import ClientError
+from botocore.stub import Stubber
 from chalice.deploy.deployer import ChaliceDeploymentError
 
 from tests.support.moto_server import MotoServer, moto_server
 from tests.support.running import ROOT, environment
-from tools import deploy
+from tools import deploy, deployed
 
 pytestmark = [pytest.mark.timeout(120)]
 
@@ -194,6 +195,16 @@ def test_a_variable_that_was_forgotten_is_not_taken_away(laptop: Laptop) -> None
     assert laptop.run("deploy").returncode == 0
     function = laptop.aws("lambda").get_function_configuration(FunctionName="triggers-api-dev-worker")
     assert "MAX_DELIVERY_ATTEMPTS" not in function["Environment"]["Variables"]
+
+
+def test_a_mapping_of_somebody_else_without_a_queue_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    kafka = {"UUID": "0" * 36, "SelfManagedEventSource": {}, "FunctionArn": "arn:aws:lambda:us-east-1:1:function:other"}
+    client = boto3.client("lambda", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+    with Stubber(client) as stub:
+        stub.add_response("list_event_source_mappings", {"EventSourceMappings": [kafka]})
+        monkeypatch.setattr(boto3, "client", lambda _: client)
+
+        assert deployed.event_sources("dev") == []
 
 
 def test_the_worker_may_queue_and_who_deploys_is_told_when_nothing_feeds_it(laptop: Laptop) -> None:

@@ -524,6 +524,12 @@ def test_following_outlasts_an_outage_and_tells_of_it_once(fake: Receiver, monke
     assert result.stderr == "500: Trouble.; still trying\nthe API answers again\n"
 
 
+def test_following_is_of_what_is_posted_not_of_what_becomes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIGGERS_API_KEY", "k")
+    told = run("events", "--url", "http://127.0.0.1:1", "--follow", "--status", "failed", status=2)
+    assert "no --status" in told.stderr
+
+
 def test_following_ends_when_the_key_is_refused(fake: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operators_events, "FOLLOW_SECONDS", 0)
     fake.script(page(1), receivers.status(401, body=b'{"detail": "No."}'))

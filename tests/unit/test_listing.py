@@ -140,6 +140,16 @@ def test_events_are_filtered_by_status_and_type(
         assert ids_of(walk(store, clock(), **wanted, inbox=True)) == ids(expected)
 
 
+@pytest.mark.parametrize("limit", [1, 4, 5, 100])
+def test_a_rare_type_is_looked_for_in_large_steps(limit: int, store: EventStore, clock: Clock) -> None:
+    store_all(store, (make_event(number, status=Status.PENDING, event_type="common") for number in range(1500)))
+    store.put(make_event(1500, status=Status.PENDING, event_type="rare"))
+
+    pages = walk(store, clock(), event_type="rare", limit=limit, order="oldest")
+
+    assert (len(ids_of(pages)), len(pages)) == (1, 1)
+
+
 def test_what_is_claimed_or_has_expired_is_not_in_the_inbox(store: EventStore, clock: Clock) -> None:
     changes: dict[str, dict[str, Any]] = {
         "waiting": {},
