@@ -36,8 +36,7 @@ class Reason(StrEnum):
 
 def rfc3339(epoch_seconds: float) -> str:
     """Return RFC 3339 UTC with microseconds and Z: fixed width, so that text compares as time does."""
-    moment = datetime.fromtimestamp(epoch_seconds, UTC)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return datetime.fromtimestamp(epoch_seconds, UTC).isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
 
 
 def epoch_seconds(timestamp: str) -> float:

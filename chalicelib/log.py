@@ -76,5 +76,8 @@ def exception(message: str, **fields: object) -> None:
 
 def _write(level: int, message: str, fields: dict[str, object], *, exc_info: bool = False) -> None:
     if _logger.isEnabledFor(level):
-        extra = {"fields": {**fields, "request_id": _request_id.get()}}
-        _logger.log(level, message, extra=extra, exc_info=exc_info)
+        trace = sys.exc_info() if exc_info else None
+        # Not by `log`, which would look for its caller through all frames.
+        record = logging.LogRecord(_logger.name, level, "", 0, message, None, trace)
+        record.fields = {**fields, "request_id": _request_id.get()}
+        _logger.handle(record)

@@ -14,6 +14,10 @@ from chalicelib.events import EVENT_TYPE, compact
 MAX_BODY_BYTES = 256 * 1024
 MAX_DEPTH = 100
 
+_encode_canonically = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False
+).encode
+
 
 @dataclass(frozen=True)
 class NewEvent:
@@ -82,8 +86,7 @@ def _canonical(document: Any) -> bytes:
     `json` reads NaN, and 1e400 as Infinity, and lone surrogates: none of them can be written again.
     """
     try:
-        text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
-        return text.encode()
+        return _encode_canonically(document).encode()
     except UnicodeEncodeError:
         raise _unusable("must not hold lone surrogates") from None
     except ValueError:
