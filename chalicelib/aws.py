@@ -36,5 +36,6 @@ def _refuse_what_is_no_answer(http_response: Any, **_: object) -> None:
     """Raise if an answer is not a whole JSON object: botocore takes it for an empty one, as that of a write."""
     body: bytes = http_response.content
     is_whole = len(body) == int(http_response.headers.get("Content-Length", len(body)))
-    if not (is_whole and body.strip().startswith(b"{") and body.strip().endswith(b"}")):
+    text = body.strip()
+    if not (is_whole and text.startswith(b"{") and text.endswith(b"}")):
         raise ResponseParserError("the answer is cut short, or not from AWS")

@@ -71,9 +71,8 @@ class TlsSocket(DeadlineSocket, ssl.SSLSocket):
     pass
 
 
-# What a head may hold is limited by MAX_HEAD_BYTES alone: 2xx with 101 headers is a delivery, too.
-for limit in ("_MAXHEADERS", "_MAXLINE"):
-    setattr(http.client, limit, MAX_HEAD_BYTES)
+# A head is limited by its bytes alone: 2xx with 101 headers is a delivery, too. It holds for the whole process.
+vars(http.client).update(_MAXHEADERS=MAX_HEAD_BYTES, _MAXLINE=MAX_HEAD_BYTES)
 
 
 class FinalResponse(http.client.HTTPResponse):

@@ -197,14 +197,37 @@ def test_a_variable_that_was_forgotten_is_not_taken_away(laptop: Laptop) -> None
     assert "MAX_DELIVERY_ATTEMPTS" not in function["Environment"]["Variables"]
 
 
-def test_a_mapping_of_somebody_else_without_a_queue_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    kafka = {"UUID": "0" * 36, "SelfManagedEventSource": {}, "FunctionArn": "arn:aws:lambda:us-east-1:1:function:other"}
+@pytest.fixture
+def stubbed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stubber]:
+    """Give a Lambda that answers what it is told to, and nothing else."""
     client = boto3.client("lambda", region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="x")
+    monkeypatch.setattr(boto3, "client", lambda _: client)
     with Stubber(client) as stub:
-        stub.add_response("list_event_source_mappings", {"EventSourceMappings": [kafka]})
-        monkeypatch.setattr(boto3, "client", lambda _: client)
+        yield stub
+        stub.assert_no_pending_responses()
 
-        assert deployed.event_sources("dev") == []
+
+def test_a_function_that_is_being_changed_is_waited_for_and_one_that_failed_is_not(
+    stubbed: Stubber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployed, "POLL_SECONDS", 0)
+    for state, update in (("Pending", "InProgress"), ("Active", "InProgress"), ("Active", "Failed")):
+        told = {"FunctionArn": "arn:aws:lambda:us-east-1:1:function:f", "State": state, "LastUpdateStatus": update}
+        stubbed.add_response("get_function", {"Configuration": told})
+
+    assert [found["name"] for found in deployed._function("dev", "worker")] == ["worker"]
+
+
+def test_functions_whose_tags_cannot_be_read_are_left_alone() -> None:
+    with pytest.raises(deploy.DeployError, match="lambda:ListTags"):
+        deploy.package_stack({"Configuration": {}, "TagsError": {"ErrorCode": "AccessDenied"}})
+
+
+def test_a_mapping_of_somebody_else_without_a_queue_is_passed_over(stubbed: Stubber) -> None:
+    kafka = {"UUID": "0" * 36, "SelfManagedEventSource": {}, "FunctionArn": "arn:aws:lambda:us-east-1:1:function:other"}
+    stubbed.add_response("list_event_source_mappings", {"EventSourceMappings": [kafka]})
+
+    assert deployed.event_sources("dev") == []
 
 
 def test_the_worker_may_queue_and_who_deploys_is_told_when_nothing_feeds_it(laptop: Laptop) -> None:

@@ -31,7 +31,7 @@ from tools.ops import api as operators_api
 from tools.ops import events as operators_events
 from tools.ops import queues
 from tools.ops.__main__ import main
-from tools.ops.api import Api, Pace
+from tools.ops.api import Api, BusyError, Pace
 from tools.ops.output import OpsError
 from tools.ops.stats import human, merged, percentile, sparkline
 
@@ -673,9 +673,10 @@ def test_make_replay_says_what_it_would_push_until_it_is_told_to_go(api: Api, we
     event_id = post(api, "replay.made")
     asked = ("replay", "SINCE=1h", "STATUS=delivered", "EVENT_TYPE=replay.made", "RATE=100")
 
-    dry = make(*asked)
-    assert "to be replayed: 1" in dry.stdout
-    assert "add GO=1" in dry.stderr
+    for more in ([], ["GO=0"], ["GO=/usr/bin/go"]):
+        dry = make(*asked, *more)
+        assert "to be replayed: 1" in dry.stdout
+        assert "add GO=1" in dry.stderr
     assert event_id in make("show", f"EVENT_ID={event_id}").stdout
     assert pushes(webhook, event_id) == 1
 
@@ -735,6 +736,37 @@ def test_a_replay_that_was_stopped_before_its_first_goes_on_where_the_one_before
     asked = ("replay", "--since", "1h", "--status", "delivered", "--event-type", "replay.rest", "--after", after)
 
     assert run(*asked, status=130).stderr.endswith(f" --after {after}\n")
+
+
+def test_a_replay_that_ctrl_c_is_not_for_goes_on(api: Api, webhook: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a job that a script left in the background."""
+    event_id, replay = post(api, "replay.ignoring"), Api.replay
+
+    def replay_meanwhile(self: Api, event_id: str) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return replay(self, event_id)
+
+    monkeypatch.setattr(Api, "replay", replay_meanwhile)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        run("replay", "--since", "1h", "--status", "delivered", "--event-type", "replay.ignoring")
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    wait_until(lambda: pushes(webhook, event_id) == 2)
+
+
+def test_what_was_passed_over_is_told_when_a_replay_is_stopped(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = post(api, "replay.busy")
+
+    def busy_and_stopped(self: Api, event_id: str) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        raise BusyError("409: a push is running")
+
+    monkeypatch.setattr(Api, "replay", busy_and_stopped)
+    stopped = run("replay", "--since", "1h", "--status", "delivered", "--event-type", "replay.busy", status=130)
+
+    assert stopped.stderr.splitlines()[-1].endswith(f"passed over then: {busy}")
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_call(fake: Receiver) -> None:

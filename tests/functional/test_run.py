@@ -114,9 +114,10 @@ def test_a_body_in_chunks_is_read_whole(shared_run: Run) -> None:
         ("Transfer-Encoding: chunked\r\nContent-Length: 5", b"400"),
         ("Transfer-Encoding: chunked\r\n\r\n-1", b"400"),
         ("Content-Length: 10485761", b"413"),
+        ("\r\n".join(["A: " + "x" * 50] * 300), b"431"),
     ],
 )
-def test_a_body_that_cannot_be_read_is_refused_and_the_connection_closed(
+def test_a_request_that_cannot_be_read_is_refused_and_the_connection_closed(
     shared_run: Run, headers: str, expected: bytes
 ) -> None:
     with socket.create_connection(("127.0.0.1", shared_run.port), timeout=5) as connection:

@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
+from chalicelib.events import rfc3339
 from tools.screen import printable
 
 PIPED_WIDTH = 200  # nobody looks at a pipe: nothing is folded to 80 columns there
@@ -213,5 +214,5 @@ class Moment(click.ParamType[str]):
             moment = datetime.fromisoformat(value)
         except ValueError:
             moment = datetime.now(UTC) - Duration().convert(value, param, ctx)
-        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return rfc3339(moment.timestamp())
