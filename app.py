@@ -1,4 +1,4 @@
-"""The only file that knows Chalice: routes, the worker, the schedules. Each translates, calls and answers."""
+"""Routes, worker and schedules: the only file that knows Chalice. Each handler parses, calls and responds."""
 
 import os
 import re
@@ -10,26 +10,26 @@ from typing import Any
 
 from chalice.app import Chalice, CloudWatchEvent, Rate, Request, Response, SQSEvent
 
-from chalicelib import __version__, batch, delivery, listing, log, schedules, services
+from chalicelib import __version__, batch, delivery, listing, schedules, services, telemetry
 from chalicelib.auth import ApiKey, Scope, authenticate, authorize
-from chalicelib.errors import EventNotFoundError, Fault, MethodNotAllowedError, TriggersError, UnsupportedMediaTypeError
+from chalicelib.errors import ApiError, EventNotFoundError, FieldError
 from chalicelib.events import EVENT_ID, compact
+from chalicelib.queue import Message
 from chalicelib.services import Services
-from chalicelib.settings import load_event_source
-from chalicelib.sqs import Received
+from chalicelib.settings import SettingsError, load_event_source
 from chalicelib.validation import parse_new_event
 
 event_source = load_event_source(os.environ)
-app = Chalice(app_name=f"triggers-api-{event_source.stage}", configure_logs=False)  # what API Gateway calls the API
+app = Chalice(app_name=f"triggers-api-{event_source.stage}", configure_logs=False)  # the name of the REST API
 
 OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"
 TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110; HTTPStatus has them since Python 3.13
-NOBODY = ApiKey(name="", digest="", scopes=frozenset())
+ANONYMOUS = ApiKey(name="", digest="", scopes=frozenset())
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the API, and the key that it was made with."""
+    """An authenticated request."""
 
     request: Request
     services: Services
@@ -41,46 +41,49 @@ class Call:
         return {name: parameters.getlist(name) for name in parameters} if parameters else {}
 
 
-def route(method: str, path: str, *scopes: Scope) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
-    """Register a view that is given a Call; one of `scopes` is needed, no key where there is none.
+def route(methods: str, path: str, *scopes: Scope) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
+    """Register a view that takes a Call and the path's parameters; the key needs one of `scopes`, if there are any.
 
-    Whatever goes wrong in the view becomes a problem document.
+    Errors become problem documents.
     """
 
     def register(view: Callable[..., Response]) -> Callable[..., Response]:
-        def edge(**captured: str) -> Response:
+        def handle(**parameters: str) -> Response:
             request: Any = app.current_request
-            with log.request_id(request.lambda_context.aws_request_id):
+            with telemetry.request_id(request.lambda_context.aws_request_id):
                 try:
-                    held = services.get()
-                    key = NOBODY
+                    current = services.get()
+                    key = ANONYMOUS
                     if scopes:
-                        key = authenticate(request.headers.get("authorization"), held.settings.api_keys)
+                        key = authenticate(request.headers.get("authorization"), current.settings.api_keys)
                         authorize(key, scopes)
-                    return view(Call(request, held, key), **captured)
-                except TriggersError as error:
+                    return view(Call(request, current, key), **parameters)
+                except ApiError as error:
                     return problem(error)
+                except SettingsError as error:
+                    telemetry.logger.error("settings unusable", extra={"error": str(error)})
+                    return problem(ApiError(503, str(error), retry_after_seconds=60))
                 except Exception:
-                    log.exception("request failed", method=method, path=path)
-                    return problem(TriggersError())
+                    telemetry.logger.exception("request failed", extra={"path": path})
+                    return problem(ApiError(500, "Internal error; the log has the details."))
 
-        # No content types: Chalice would answer 415 in its own way, and to `Application/JSON` too.
-        app.route(path, methods=[method], name=view.__name__, content_types=[])(edge)
+        # Without content types: Chalice would answer 415 itself, also to `Application/JSON`.
+        app.route(path, methods=methods.split(), name=view.__name__, content_types=[])(handle)
         return view
 
     return register
 
 
-def problem(error: TriggersError) -> Response:
-    """Answer with a problem document (RFC 9457)."""
+def problem(error: ApiError) -> Response:
+    """Return a problem document (RFC 9457)."""
     document: dict[str, Any] = {
         "type": "about:blank",
         "title": TITLES.get(error.status_code) or HTTPStatus(error.status_code).phrase,
         "status": error.status_code,
         "detail": str(error),
     }
-    if error.faults:
-        document["errors"] = [vars(fault) for fault in error.faults]
+    if error.errors:
+        document["errors"] = [vars(fault) for fault in error.errors]
     headers: dict[str, str | list[str]] = {"Content-Type": "application/problem+json"}
     if error.status_code == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
@@ -89,85 +92,87 @@ def problem(error: TriggersError) -> Response:
     return Response(compact(document), headers, error.status_code)
 
 
-def answer(status_code: int, body: str, **headers: str) -> Response:
+def respond(status_code: int, body: str, **headers: str) -> Response:
     return Response(body, {"Content-Type": "application/json", **headers}, status_code)
 
 
 @app.middleware("http")
 def method_not_allowed_as_problem(request: Request, get_response: Callable[[Request], Response]) -> Response:
-    """Give Chalice's own answer to a wrong method the form of every other error."""
+    """Replace Chalice's response to a wrong method by a problem document."""
     response = get_response(request)
     if response.status_code != HTTPStatus.METHOD_NOT_ALLOWED:
         return response
-    refusal = problem(MethodNotAllowedError(f"{request.method} is not a method of this resource."))
-    refusal.headers["Allow"] = response.headers["Allow"]
-    return refusal
+    replacement = problem(ApiError(405, f"This resource does not support {request.method}."))
+    replacement.headers["Allow"] = response.headers["Allow"]
+    return replacement
 
 
-@route("GET", "/health")
+@route("GET HEAD", "/health")
 def get_health(call: Call) -> Response:
-    return answer(200, compact({"status": "ok", "version": __version__, "stage": call.services.settings.stage}))
+    return respond(200, compact({"status": "ok", "version": __version__, "stage": call.services.settings.stage}))
 
 
 @route("GET", "/openapi.json")
 def get_openapi(_: Call) -> Response:
-    return answer(200, OPENAPI.read_text(encoding="utf-8"))
+    return respond(200, OPENAPI.read_text(encoding="utf-8"))
 
 
 @route("POST", "/events", Scope.PRODUCE)
 def post_event(call: Call) -> Response:
     headers = call.request.headers
-    body: Any = call.request.raw_body  # bytes, though Chalice's hint leaves it open
+    body: Any = call.request.raw_body  # bytes
     require_json(headers.get("content-type", ""))
     idempotency_key = headers.get("idempotency-key")
     respond_async = prefers_async(headers.get("prefer", ""))
     event, is_repeated = delivery.accept(
-        parse_new_event(body, idempotency_key_faults(idempotency_key)),
+        parse_new_event(body, idempotency_key_errors(idempotency_key)),
         call.services,
         created_by=call.key.name,
         idempotency_key=idempotency_key,
         respond_async=respond_async,
     )
-    extra = {"Location": f"/events/{event.event_id}"}
+    # Relative, so that it resolves behind a stage path too (RFC 3986, section 5.2).
+    extra = {"Location": f"events/{event.event_id}"}
     if is_repeated:
         extra["Idempotency-Replayed"] = "true"
     if respond_async:
         extra["Preference-Applied"] = "respond-async"
-    return answer(202, event.to_json(), **extra)
+    return respond(202, event.to_json(), **extra)
 
 
 @route("GET", "/events/{event_id}", Scope.PRODUCE, Scope.CONSUME)
 def get_event(call: Call, event_id: str) -> Response:
-    event = call.services.store.get(valid(event_id))
-    if event is None or (Scope.CONSUME not in call.key.scopes and event.created_by != call.key.name):
+    event = call.services.store.get(valid_id(event_id))
+    may_consume = Scope.CONSUME in call.key.scopes
+    if event is None or not (may_consume or event.created_by == call.key.name):
         raise EventNotFoundError
-    return answer(200, event.to_json(body=True, attempts=True))
+    return respond(200, event.to_json(include_payload=True, include_attempts=True))
 
 
 @route("GET", "/events", Scope.CONSUME)
 def list_events(call: Call) -> Response:
     query = listing.parse_events_query(call.query)
     page = listing.events_page(call.services.store, query, now=call.services.clock())
-    return answer_page(page, body=False)
+    return respond_page(page, include_payload=False)
 
 
 @route("GET", "/inbox", Scope.CONSUME)
 def list_inbox(call: Call) -> Response:
     query = listing.parse_inbox_query(call.query)
     page = listing.inbox_page(call.services.store, query, now=call.services.clock())
-    return answer_page(page, body=True)
+    return respond_page(page, include_payload=True)
 
 
 @route("POST", "/events/{event_id}/acknowledge", Scope.CONSUME)
 def acknowledge_event(call: Call, event_id: str) -> Response:
-    delivery.acknowledge(valid(event_id), call.services)
+    delivery.acknowledge(valid_id(event_id), call.services)
     return Response("", {}, 204)
 
 
 @route("POST", "/events/{event_id}/replay", Scope.CONSUME)
 def replay_event(call: Call, event_id: str) -> Response:
-    event = delivery.replay(valid(event_id), call.services)
-    return answer(202, event.to_json(), Location=f"/events/{event_id}")
+    event = delivery.replay(valid_id(event_id), call.services)
+    return respond(202, event.to_json(), Location=f"../{event_id}")
 
 
 @app.on_sqs_message(
@@ -177,24 +182,24 @@ def replay_event(call: Call, event_id: str) -> Response:
     maximum_concurrency=event_source.maximum_concurrency,
 )
 def worker(event: SQSEvent) -> None:
-    """Serve a batch. Raises when messages could not be served: SQS gives them back after the visibility timeout."""
+    """Process a batch; raise if some messages failed, which SQS returns after the visibility timeout."""
     context: Any = event.context
-    messages = [Received(record.to_dict()["messageId"], record.receipt_handle, record.body) for record in event]
-    with log.request_id(context.aws_request_id):
-        batch.serve(messages, services.get(), remaining_seconds(context))
+    messages = [Message(record.to_dict()["messageId"], record.receipt_handle, record.body) for record in event]
+    with telemetry.request_id(context.aws_request_id):
+        batch.process(messages, services.get(), remaining_seconds(context))
 
 
 @app.schedule(Rate(1, unit=Rate.MINUTES))
 def sweep(event: CloudWatchEvent) -> None:
     context: Any = event.context
-    with log.request_id(context.aws_request_id):
+    with telemetry.request_id(context.aws_request_id):
         schedules.sweep(services.get(), remaining_seconds(context))
 
 
 @app.schedule(Rate(5, unit=Rate.MINUTES))
 def check_dlq(event: CloudWatchEvent) -> None:
     context: Any = event.context
-    with log.request_id(context.aws_request_id):
+    with telemetry.request_id(context.aws_request_id):
         schedules.check_dlq(services.get())
 
 
@@ -202,8 +207,8 @@ def remaining_seconds(context: Any) -> float:
     return float(context.get_remaining_time_in_millis()) / 1000
 
 
-def valid(event_id: str) -> str:
-    """Return `event_id`; raise EventNotFoundError, without asking DynamoDB, if it cannot be one."""
+def valid_id(event_id: str) -> str:
+    """Return `event_id`; raise EventNotFoundError if it is malformed."""
     if not EVENT_ID.fullmatch(event_id):
         raise EventNotFoundError
     return event_id
@@ -211,21 +216,21 @@ def valid(event_id: str) -> str:
 
 def require_json(content_type: str) -> None:
     if content_type.split(";")[0].strip().lower() not in ("", "application/json"):
-        raise UnsupportedMediaTypeError
+        raise ApiError(415, "The body must be application/json.")
 
 
-def idempotency_key_faults(value: str | None) -> tuple[Fault, ...]:
-    """Return what is wrong with an Idempotency-Key, which counts as it stands, quotes included."""
+def idempotency_key_errors(value: str | None) -> tuple[FieldError, ...]:
+    """Return the fault of an Idempotency-Key, which is taken literally, quotes included."""
     if value is None or re.fullmatch(r"[\x20-\x7e]{1,255}", value):
         return ()
-    return (Fault("Idempotency-Key", "must be 1 to 255 printable ASCII characters"),)
+    return (FieldError("Idempotency-Key", "must be 1 to 255 printable ASCII characters"),)
 
 
 def prefers_async(prefer: str) -> bool:
-    """Return whether `Prefer` (RFC 7240) asks not to wait for the push."""
+    """Return whether `Prefer` (RFC 7240) has `respond-async`."""
     return any(part.split(";")[0].strip().lower() == "respond-async" for part in prefer.split(","))
 
 
-def answer_page(page: listing.Page, *, body: bool) -> Response:
-    events = ",".join(event.to_json(body=body) for event in page.events)
-    return answer(200, f'{{"events":[{events}],"next_cursor":{compact(page.next_cursor)}}}')
+def respond_page(page: listing.Page, *, include_payload: bool) -> Response:
+    events = ",".join(event.to_json(include_payload=include_payload) for event in page.events)
+    return respond(200, f'{{"events":[{events}],"next_cursor":{compact(page.next_cursor)}}}')

@@ -1,16 +1,14 @@
-"""API keys: who calls, and what may they do.
+"""API keys and their scopes. Only SHA-256 hashes of keys are stored."""
 
-Only hashes of keys are known here; a key itself is seen once, in the call that carries it.
-"""
-
+import base64
+import binascii
 import hashlib
 import hmac
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from chalicelib.errors import ForbiddenError, UnauthorizedError
+from chalicelib.errors import ApiError
 
 
 class Scope(StrEnum):
@@ -28,19 +26,32 @@ class ApiKey:
 
 
 def authenticate(authorization: str | None, keys: Iterable[ApiKey]) -> ApiKey:
-    """Return the entry whose key `Authorization: Bearer <key>` carries; raise UnauthorizedError.
+    """Return the entry of the key in an Authorization header (Bearer, or Basic with the key as password).
 
-    Every entry is compared, in constant time, so that the time taken tells nothing.
+    Raises ApiError 401. All entries are compared in constant time.
     """
-    bearer = re.fullmatch(r"bearer +(\S+)", authorization or "", re.IGNORECASE)
-    digest = hashlib.sha256(bearer[1].encode("utf-8", "replace") if bearer else b"").hexdigest()
-    matches = [key for key in keys if hmac.compare_digest(key.digest, digest)]
-    if not bearer or not matches:
-        raise UnauthorizedError
+    scheme, _, credentials = (authorization or "").strip().partition(" ")
+    key = credentials.strip()
+    if scheme.lower() == "basic":
+        key = _basic_password(key)
+    elif scheme.lower() != "bearer":
+        key = ""
+    digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
+    matches = [entry for entry in keys if hmac.compare_digest(entry.digest, digest)]
+    if not key or not matches:
+        raise ApiError(401, "A valid API key is required: Authorization: Bearer <key>.")
     return matches[0]
 
 
 def authorize(key: ApiKey, scopes: Iterable[Scope]) -> None:
-    """Raise ForbiddenError unless `key` has one of `scopes`."""
+    """Raise ApiError 403 unless `key` has one of `scopes`."""
     if key.scopes.isdisjoint(scopes):
-        raise ForbiddenError(f"This key lacks the scope {' or '.join(scopes)}.")
+        raise ApiError(403, f"This key lacks the scope {' or '.join(scopes)}.")
+
+
+def _basic_password(credentials: str) -> str:
+    """Return the password of Basic credentials (RFC 7617), or "" if they are malformed."""
+    try:
+        return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
+    except (binascii.Error, ValueError):
+        return ""

@@ -1,70 +1,68 @@
-"""The worker's batch: all messages at the same time, and one's failure is not another's.
-
-Knows nothing of Lambda but how long it may still run.
-"""
+"""The worker's batch: a thread for each message, all joined before the function returns."""
 
 from collections.abc import Sequence
 from functools import partial
 
-from chalicelib import aws, delivery, log, messages
-from chalicelib.backoff import Patience
+from chalicelib import delivery, messages
 from chalicelib.errors import QueueUnavailableError
+from chalicelib.queue import Message
 from chalicelib.services import Services
-from chalicelib.sqs import Received
+from chalicelib.telemetry import logger, request_id
 
-# A step of a delivery claims, tells the queue, and records.
-STEP_AWS_SECONDS = 3 * aws.CALL_SECONDS
+RETURN_SECONDS = 1  # for joining threads and returning
 
 
 class BatchError(Exception):
-    """DynamoDB or SQS failed some messages of a batch: they are to come back."""
+    """DynamoDB or SQS failed some messages of a batch, which must be received again."""
 
 
-def serve(batch: Sequence[Received], services: Services, remaining_seconds: float) -> None:
-    """Serve all messages of a batch, and end before `remaining_seconds` are over.
+def process(batch: Sequence[Message], services: Services, remaining_seconds: float) -> None:
+    """Process all messages of a batch within `remaining_seconds`.
 
-    Raises BatchError when one could not be served, after all were tried and the others were deleted: SQS then gives
-    back only what it should. No thread outlives the call: one that thawed later would push past its claim.
+    Raises BatchError if some failed, after the others were deleted: SQS returns only the failed ones. No thread
+    outlives the call: one that is thawed with the next invocation would push after its claim ended.
     """
-    last_start = services.clock() + remaining_seconds - STEP_AWS_SECONDS - services.settings.push_timeout_seconds
-    patience = Patience(services.settings.in_process_wait_seconds, last_start)
-    with services.threads(len(batch)) as pool:
-        served = list(pool.map(partial(_serve_one, services, patience), batch))
-    if all(served):
+    deadline = services.clock() + remaining_seconds - RETURN_SECONDS
+    with services.thread_pool(len(batch)) as pool:
+        succeeded = list(pool.map(partial(_process_message, services, deadline), batch))
+    if all(succeeded):
         return
-    done = [message.receipt_handle for message, succeeded in zip(batch, served, strict=True) if succeeded]
-    if done:
+    handles = [message.receipt_handle for message, done in zip(batch, succeeded, strict=True) if done]
+    if handles:
         try:
-            services.inbox.delete_many(done)
+            services.inbox.delete_many(handles)
         except QueueUnavailableError:
-            log.exception("served messages will come back")
-    raise BatchError(f"{len(batch) - len(done)} of {len(batch)} messages could not be served")
+            logger.exception("processed messages will be received again")
+    raise BatchError(f"{len(batch) - len(handles)} of {len(batch)} messages failed")
 
 
-def _serve_one(services: Services, patience: Patience, message: Received) -> bool:
-    with log.request_id(message.message_id):
+def _process_message(services: Services, deadline: float, message: Message) -> bool:
+    with request_id(message.message_id):
         try:
-            _serve(message.body, services, patience)
-        except Exception:  # the outer edge of a message: its fault is its own
-            log.exception("message failed")
+            _handle(message, services, deadline)
+        except Exception:  # one message's error must not cost another
+            logger.exception("message failed")
             return False
         return True
 
 
-def _serve(body: str, services: Services, patience: Patience) -> None:
+def _handle(message: Message, services: Services, deadline: float) -> None:
     try:
-        message = messages.parse(body)
+        wake_up = messages.parse(message.body)
     except messages.MalformedMessageError:
-        _set_aside(body, "malformed", services)
+        _move_to_dlq(message, "malformed", services)
         return
     try:
-        if message.failed_at is not None:
-            delivery.redrive(message.event_id, message.failed_at, services)
-        delivery.deliver(message.event_id, services, patience)
+        if wake_up.failed_at is not None:
+            delay_seconds = delivery.redrive(wake_up.event_id, wake_up.failed_at, services)
+            if delay_seconds is not None:
+                services.inbox.send(message.body, {"EventId": wake_up.event_id}, delay_seconds)
+                return
+        delivery.deliver(wake_up.event_id, services, deadline)
     except delivery.UnknownEventError:
-        _set_aside(body, "unknown_event", services)
+        _move_to_dlq(message, "unknown_event", services)
 
 
-def _set_aside(body: str, reason: str, services: Services) -> None:
-    log.warning("message cannot be served", reason=reason)
-    services.dlq.send(body, {"Reason": reason})
+def _move_to_dlq(message: Message, reason: str, services: Services) -> None:
+    logger.warning("message cannot be processed", extra={"reason": reason})
+    services.dlq.send(message.body, {"Reason": reason})

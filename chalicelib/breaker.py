@@ -1,14 +1,11 @@
-"""The circuit breaker of the inline push: a dead receiver must not make callers wait.
-
-One for each container; knows nothing of what it protects.
-"""
+"""Circuit breaker of the inline push: callers of POST /events do not wait for a receiver that is down."""
 
 from collections.abc import Callable
 from threading import Lock
 
 
 class Breaker:
-    """Opens after `failures` in a row, or one that timed out; lets one trial through each `open_seconds`."""
+    """Opens after `failures` failures in a row, or one timeout; then lets one trial through every `open_seconds`."""
 
     def __init__(self, *, failures: int, open_seconds: float, clock: Callable[[], float]) -> None:
         self._threshold = failures
@@ -18,29 +15,30 @@ class Breaker:
         self._failures = 0
         self._open_until = 0.0
 
-    def allows(self) -> bool:
-        """Return whether to push now. A True given while open is the one trial: the next is `open_seconds` away."""
+    def acquire(self) -> float | None:
+        """Return a permit to push now, or None while the breaker is open. Pass the permit to `release` if unused."""
         with self._lock:
             if self._failures < self._threshold:
-                return True
+                return 0.0
             now = self._clock()
             if now < self._open_until:
-                return False
+                return None
             self._open_until = now + self._open_seconds
-            return True
+            return self._open_until
 
-    def give_back(self) -> None:
-        """The push that was allowed is not made: if it was the trial, the next who asks gets it."""
+    def release(self, permit: float) -> None:
+        """Return an unused permit: if it was the trial, the next caller gets it."""
         with self._lock:
-            self._open_until = 0.0
+            if permit and permit == self._open_until:
+                self._open_until = 0.0
 
     def succeeded(self) -> None:
-        """The receiver gave a final answer, for or against: it is alive."""
+        """Close: the receiver gave a final answer."""
         with self._lock:
             self._failures = 0
 
     def failed(self, *, timed_out: bool) -> None:
-        """The receiver is in trouble; a timeout is enough to open, since each costs a caller seconds."""
+        """Count a failure. A timeout opens at once, since each costs a caller seconds."""
         with self._lock:
             self._failures = self._threshold if timed_out else self._failures + 1
             if self._failures >= self._threshold:

@@ -1,105 +1,57 @@
-"""Every way a call can end badly, each saying what the caller does next.
-
-Knows nothing of HTTP beyond the status code that each one means.
-"""
+"""Errors that callers of the API or of a service handle."""
 
 from dataclasses import dataclass
 
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+
+AWS_ERRORS = (ClientError, BotoCoreError, ResponseParserError)  # what a boto3 call raises when AWS fails
+
 
 @dataclass(frozen=True)
-class Fault:
-    """One thing wrong with what a caller sent: where, and what it should be."""
+class FieldError:
+    """One fault in a request: the member, header or parameter, and what it must be."""
 
     field: str
     message: str
 
 
-class TriggersError(Exception):
-    """What a caller is answered instead of a result. `str()` is one sentence without secrets."""
+class ApiError(Exception):
+    """An error response: status code, one sentence without secrets, and seconds for `Retry-After` if a retry helps."""
 
-    status_code = 500
-    detail = "Something went wrong here; it is in the log."
-    retry_after_seconds: int | None = None
-    faults: tuple[Fault, ...] = ()
-
-    def __init__(self, detail: str | None = None) -> None:
-        super().__init__(detail or self.detail)
-
-
-class InvalidRequestError(TriggersError):
-    """Correct the request: every fault found is in `faults`."""
-
-    status_code = 400
-
-    def __init__(self, *faults: Fault) -> None:
-        super().__init__("; ".join(f"{fault.field}: {fault.message}" for fault in faults))
-        self.faults = faults
-
-
-class UnauthorizedError(TriggersError):
-    """Send a key that is known."""
-
-    status_code = 401
-    detail = "A valid API key is needed: Authorization: Bearer <key>."
-
-
-class ForbiddenError(TriggersError):
-    """Use a key that has the scope."""
-
-    status_code = 403
-
-
-class EventNotFoundError(TriggersError):
-    """There is no such event, or none that this key may see."""
-
-    status_code = 404
-    detail = "There is no such event."
-
-
-class MethodNotAllowedError(TriggersError):
-    """Use a method that the resource has: the answer's `Allow` names them."""
-
-    status_code = 405
-
-
-class PushRunningError(TriggersError):
-    """A push of the event is running: ask again when its claim has run out."""
-
-    status_code = 409
-    detail = "A push of this event is running; ask again when it has ended."
-
-    def __init__(self, retry_after_seconds: int) -> None:
-        super().__init__()
+    def __init__(self, status_code: int, detail: str, *, retry_after_seconds: int | None = None) -> None:
+        super().__init__(detail)
+        self.status_code = status_code
         self.retry_after_seconds = retry_after_seconds
+        self.errors: tuple[FieldError, ...] = ()
 
 
-class BodyTooLargeError(TriggersError):
-    """Send less."""
+class InvalidRequestError(ApiError):
+    """400: the request has the given faults."""
 
-    status_code = 413
-
-
-class UnsupportedMediaTypeError(TriggersError):
-    """Send JSON."""
-
-    status_code = 415
-    detail = "The body must be application/json."
+    def __init__(self, *errors: FieldError) -> None:
+        super().__init__(400, "; ".join(f"{error.field}: {error.message}" for error in errors))
+        self.errors = errors
 
 
-class IdempotencyConflictError(TriggersError):
-    """Use a new key for a new event."""
+class EventNotFoundError(ApiError):
+    """404: the event does not exist, has expired, or is not visible to this API key."""
 
-    status_code = 422
-    detail = "This Idempotency-Key was used before, with another body."
+    def __init__(self) -> None:
+        super().__init__(404, "There is no such event.")
 
 
-class StorageUnavailableError(TriggersError):
-    """DynamoDB failed: ask again. Whether a write took effect is not known."""
+class StorageUnavailableError(ApiError):
+    """503: DynamoDB failed. Whether a write took effect is unknown."""
 
-    status_code = 503
-    detail = "The event store did not answer; try again."
-    retry_after_seconds = 2
+    def __init__(self) -> None:
+        super().__init__(503, "The event store is unavailable; try again.", retry_after_seconds=2)
 
 
 class QueueUnavailableError(Exception):
-    """SQS failed: whether a message was sent is not known. The sweep makes up for it; no caller is told."""
+    """SQS failed. Whether a message was sent or deleted is unknown."""
+
+
+def error_code(error: Exception) -> str:
+    """Return the AWS error code or the class name, for logs: the text of the error may repeat the request."""
+    return str(error.response["Error"].get("Code")) if isinstance(error, ClientError) else type(error).__name__

@@ -1,19 +1,22 @@
-"""What an event is: its states, and the JSON that callers and receivers see.
+"""Events: their states, and the JSON that callers and receivers see.
 
-Knows nothing of HTTP, DynamoDB or SQS. Payloads and metadata stay the JSON text that was posted.
+Payload and metadata stay the JSON text that was posted: DynamoDB numbers and Python floats would change them.
 """
 
 import json
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
-MAX_ATTEMPTS_SHOWN = 25
-SHOWN = ("status", "created_at", "delivered_at", "next_attempt_at", "delivery_attempts", "delivered_via", "created_by")
-
+MAX_ATTEMPTS_KEPT = 25
 EVENT_ID = re.compile(r"evt_[0-9a-f]{32}")
 EVENT_TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
+
+# json.dumps would build an encoder for each value.
+compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Status(StrEnum):
@@ -22,9 +25,10 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
-class Via(StrEnum):
+class DeliveredVia(StrEnum):
     PUSH = "push"
     PULL = "pull"
+    SUBSCRIPTIONS = "subscriptions"
 
 
 class Reason(StrEnum):
@@ -34,33 +38,34 @@ class Reason(StrEnum):
     EXHAUSTED = "exhausted"
 
 
-def rfc3339(epoch_seconds: float) -> str:
-    """Return RFC 3339 UTC with microseconds and Z: fixed width, so that text compares as time does."""
-    return datetime.fromtimestamp(epoch_seconds, UTC).isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
+def rfc3339(unix_seconds: float) -> str:
+    """Return RFC 3339 UTC with microseconds and `Z`: fixed width, so that strings compare as times do."""
+    return datetime.fromtimestamp(unix_seconds, UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
-def epoch_seconds(timestamp: str) -> float:
-    """Return Unix seconds of what `rfc3339` wrote."""
+def unix_seconds(timestamp: str) -> float:
+    """Return the Unix seconds of a timestamp made by `rfc3339`."""
     return datetime.fromisoformat(timestamp).timestamp()
-
-
-compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # json.dumps would make one for each value
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One push that was started: `at` is RFC 3339, `outcome` delivered, retry or failed, `error` without secrets."""
+    """One push: `at` is RFC 3339, `outcome` is delivered, retry or failed, `error` has no secrets.
+
+    `response` is an excerpt of the response body, for consumers only.
+    """
 
     at: str
     outcome: str
     status_code: int | None
     error: str | None
     duration_ms: int
+    response: str | None = None
 
 
 @dataclass(frozen=True)
 class Event:
-    """One event as stored. Times are RFC 3339, but `expires_at` (Unix seconds, as DynamoDB's TTL wants it)."""
+    """An event as stored. Times are RFC 3339, but `expires_at` is in Unix seconds (DynamoDB TTL)."""
 
     event_id: str
     event_type: str
@@ -80,19 +85,46 @@ class Event:
     claimed_until: str | None = None
     replayed_at: str | None = None
     delivered_at: str | None = None
-    delivered_via: Via | None = None
+    delivered_via: DeliveredVia | None = None
     failed_at: str | None = None
     reason: Reason | None = None
+    lease_count: int = 0
+    subscription_id: str | None = None
+    source_event_id: str | None = None
+    copies: tuple[str, ...] = ()
 
-    def is_claimed(self, now: str) -> bool:
-        """Return whether somebody may be pushing it at this moment."""
-        return self.claimed_until is not None and self.claimed_until >= now
+    @classmethod
+    def from_item(cls, item: Mapping[str, Mapping[str, str]]) -> "Event":
+        """Return the event of a DynamoDB item of the table or, with the projected attributes only, of the index."""
+        plain: dict[str, Any] = {name: int(value["N"]) if "N" in value else value["S"] for name, value in item.items()}
+        created_at, event_id = plain["sort_key"].split("#")
+        status = Status(plain["status_shard"].split("#")[0])
+        values = {name: plain[name] for name in _FIELDS if name in plain}
+        values |= {"event_id": event_id, "created_at": created_at, "status": status}
+        if "attempts" in values:
+            values["attempts"] = tuple(Attempt(**attempt) for attempt in json.loads(values["attempts"]))
+        if "copies" in values:
+            values["copies"] = tuple(json.loads(values["copies"]))
+        if "delivered_via" in values:
+            values["delivered_via"] = DeliveredVia(values["delivered_via"])
+        if "reason" in values:
+            values["reason"] = Reason(values["reason"])
+        return cls(**values)
+
+    @property
+    def sort_key(self) -> str:
+        """The sort key of the index: creation time, then id."""
+        return f"{self.created_at}#{self.event_id}"
+
+    def is_claimed(self, now: float) -> bool:
+        """Return whether someone holds the event at `now` (Unix seconds)."""
+        return self.claimed_until is not None and self.claimed_until >= rfc3339(now)
 
     def with_attempt(self, attempt: Attempt) -> "Event":
-        return replace(self, attempts=(*self.attempts, attempt)[-MAX_ATTEMPTS_SHOWN:])
+        return replace(self, attempts=(*self.attempts, attempt)[-MAX_ATTEMPTS_KEPT:])
 
     def push_body(self) -> bytes:
-        """Return the bytes that a receiver gets, and that are signed."""
+        """Return the body of a push: the bytes that are sent and signed."""
         members = {
             "event_id": compact(self.event_id),
             "event_type": compact(self.event_type),
@@ -100,38 +132,67 @@ class Event:
             "metadata": self.metadata,
             "created_at": compact(self.created_at),
         }
-        return _object(members).encode()
+        return _join(members).encode()
 
-    def to_json(self, *, body: bool = False, attempts: bool = False) -> str:
-        """Return what a caller sees; `payload` and `metadata`, and `attempts`, only when asked for."""
+    def to_json(
+        self,
+        *,
+        include_payload: bool = False,
+        include_attempts: bool = False,
+        include_responses: bool = True,
+        include_lease: bool = False,
+    ) -> str:
+        """Return the event as callers see it."""
         members = {"event_id": compact(self.event_id), "event_type": compact(self.event_type)}
-        if body:
+        if include_payload:
             members |= {"payload": self.payload, "metadata": self.metadata}
-        members |= {name: compact(getattr(self, name)) for name in SHOWN}
+        members |= {name: compact(getattr(self, name)) for name in _SHOWN}
         members["message"] = compact(self.message())
-        if attempts:
-            members["attempts"] = compact([vars(attempt) for attempt in self.attempts])
-        return _object(members)
+        if include_attempts:
+            hidden = {} if include_responses else {"response": None}
+            members["attempts"] = compact([vars(attempt) | hidden for attempt in self.attempts])
+        if include_lease:
+            members["lease_id"] = compact(self.claim_id)
+            members["leased_until"] = compact(self.claimed_until)
+            members["lease_count"] = compact(self.lease_count)
+        return _join(members)
 
     def message(self) -> str:
-        """Return one sentence for a person."""
+        """Return the state of the event as one sentence."""
         count = self.delivery_attempts
         if self.status is Status.DELIVERED:
-            return "A consumer acknowledged it." if self.delivered_via is Via.PULL else f"Delivered by attempt {count}."
+            if self.delivered_via is DeliveredVia.PULL:
+                return "A consumer acknowledged it."
+            if self.delivered_via is DeliveredVia.SUBSCRIPTIONS:
+                return "Stored as a copy for each matching subscription."
+            return f"Delivered by attempt {count}."
         if self.status is Status.FAILED:
-            cause = (
-                f"the receiver refused it for good at attempt {count}"
-                if self.reason is Reason.PERMANENT
-                else f"none of {count} attempts succeeded"
-            )
-            return f"Not delivered: {cause}; it stays in the inbox and can be replayed."
+            cause = "was refused by the receiver" if self.reason is Reason.PERMANENT else "was the last one allowed"
+            return f"Not delivered: attempt {count} {cause}. It stays in the inbox and can be replayed."
         if self.claimed_until is not None:
-            return f"Attempt {count} was begun; its outcome is not recorded yet."
+            return f"Being pushed or leased, until {self.claimed_until} at the latest."
+        if self.next_attempt_at is None:
+            return "Waits in the inbox for a consumer."
         if count == 0:
             return f"Stored; the first attempt is due at {self.next_attempt_at}."
         return f"Attempt {count} did not succeed; the next is due at {self.next_attempt_at}."
 
 
-def _object(members: dict[str, str]) -> str:
-    """Return a JSON object of members that are JSON texts already."""
+_FIELDS = tuple(field.name for field in fields(Event))
+_SHOWN = (
+    "status",
+    "created_at",
+    "delivered_at",
+    "next_attempt_at",
+    "delivery_attempts",
+    "delivered_via",
+    "created_by",
+    "subscription_id",
+    "source_event_id",
+    "copies",
+)
+
+
+def _join(members: Mapping[str, str]) -> str:
+    """Return a JSON object whose values are JSON texts."""
     return "{" + ",".join(f'"{name}":{text}' for name, text in members.items()) + "}"

@@ -1,7 +1,4 @@
-"""What travels in the queues: a wake-up for an event, and its dead letter.
-
-A message never carries the event itself: the truth is in the store.
-"""
+"""Bodies of queue messages: a wake-up names an event, a dead letter tells why it failed. Neither carries the event."""
 
 import json
 from dataclasses import dataclass
@@ -10,23 +7,23 @@ from chalicelib.events import EVENT_ID, Event, compact
 
 
 class MalformedMessageError(Exception):
-    """The text is of neither shape: keep it where a person can see it."""
+    """The body is neither a wake-up nor a dead letter."""
 
 
 @dataclass(frozen=True)
-class Message:
-    """A wake-up for `event_id`; with `failed_at` it is a dead letter that came back, and asks for a replay."""
+class WakeUp:
+    """What a message asks of the worker; `failed_at` is set in a redriven dead letter, which asks for a replay."""
 
     event_id: str
     failed_at: str | None
 
 
-def inbox_body(event_id: str) -> str:
+def wake_up_body(event_id: str) -> str:
     return compact({"event_id": event_id})
 
 
 def dead_letter_body(event: Event) -> str:
-    """Return the dead letter of `event`, which carries `reason` and `failed_at` already."""
+    """Return the DLQ message of an event that carries `reason` and `failed_at`."""
     last = event.attempts[-1] if event.attempts else None
     return compact(
         {
@@ -40,17 +37,14 @@ def dead_letter_body(event: Event) -> str:
     )
 
 
-def parse(body: str) -> Message:
-    """Return what `body` asks for; raise MalformedMessageError."""
+def parse(body: str) -> WakeUp:
+    """Return what the message asks for; raise MalformedMessageError."""
     try:
         content = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        event_id, failed_at = content["event_id"], content.get("failed_at")
+        well_formed = EVENT_ID.fullmatch(event_id) and (failed_at is None or failed_at.isascii())
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise MalformedMessageError from error
-    if not isinstance(content, dict):
+    if not well_formed:
         raise MalformedMessageError
-    event_id, failed_at = content.get("event_id"), content.get("failed_at")
-    if not (isinstance(event_id, str) and EVENT_ID.fullmatch(event_id)):
-        raise MalformedMessageError
-    if not (failed_at is None or (isinstance(failed_at, str) and failed_at.isascii())):
-        raise MalformedMessageError
-    return Message(event_id, failed_at)
+    return WakeUp(event_id, failed_at)

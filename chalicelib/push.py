@@ -34,25 +34,26 @@ BODY_SECONDS = 1.0
 BROKEN = (OSError, http.client.HTTPException, ValueError)
 
 
-class Result(StrEnum):
+class Outcome(StrEnum):
     DELIVERED = "delivered"
     RETRY = "retry"
     FAILED = "failed"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PushResult:
     """What came back from one push. `error` is a sentence for a person, without secrets."""
 
-    result: Result
+    outcome: Outcome
     duration_ms: int
     status_code: int | None = None
     error: str | None = None
     retry_after_seconds: float = 0.0
     timed_out: bool = False
+    response: str | None = None
 
 
-class PushClient:
+class _OnePush:
     """Pushes events to one webhook URL over kept connections. Safe to share between threads."""
 
     def __init__(
@@ -81,7 +82,7 @@ class PushClient:
         )
         self._kept: deque[tuple[float, Connection]] = deque()  # the oldest first
 
-    def send(self, event: Event, timeout_seconds: float) -> Outcome:
+    def send(self, event: Event, timeout_seconds: float) -> PushResult:
         """Push `event` once, in `timeout_seconds` at most, however slowly the receiver answers."""
         body = event.push_body()
         headers = self._headers(event.event_id, body)
@@ -89,12 +90,12 @@ class PushClient:
         try:
             status_code, retry_after = self._exchange(headers, body, started + timeout_seconds)
         except BROKEN as error:
-            result, text = _broken(error)
-            return Outcome(result, _ms(started), error=text, timed_out=isinstance(error, TimeoutError))
-        result = result_of(status_code)
-        error_text = None if result is Result.DELIVERED else f"the receiver answered {status_code}"
+            outcome, text = _broken(error)
+            return PushResult(outcome, _ms(started), error=text, timed_out=isinstance(error, TimeoutError))
+        result = outcome_of(status_code)
+        error_text = None if result is Outcome.DELIVERED else f"the receiver answered {status_code}"
         wait = _retry_after_seconds(retry_after, self._clock()) if status_code in (429, 503) else 0.0
-        return Outcome(result, _ms(started), status_code, error_text, wait)
+        return PushResult(result, _ms(started), status_code, error_text, wait)
 
     def _headers(self, event_id: str, body: bytes) -> dict[str, str]:
         timestamp = int(self._clock())
@@ -171,18 +172,18 @@ def _ms(started: float) -> int:
     return round((time.monotonic() - started) * 1000)
 
 
-def result_of(status_code: int) -> Result:
+def outcome_of(status_code: int) -> Outcome:
     if 200 <= status_code < 300:
-        return Result.DELIVERED
+        return Outcome.DELIVERED
     if status_code in (408, 425, 429) or 500 <= status_code < 600:
-        return Result.RETRY
-    return Result.FAILED
+        return Outcome.RETRY
+    return Outcome.FAILED
 
 
-def _broken(error: Exception) -> tuple[Result, str]:
+def _broken(error: Exception) -> tuple[Outcome, str]:
     """Return what an exchange without an answer means. The first row that fits counts."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return Result.FAILED, f"the certificate does not verify: {error.verify_message}"
+        return Outcome.FAILED, f"the certificate does not verify: {error.verify_message}"
     reasons: tuple[tuple[type[Exception], str], ...] = (
         (TimeoutError, "no answer in time"),
         (ssl.SSLError, "TLS failed"),
@@ -193,7 +194,7 @@ def _broken(error: Exception) -> tuple[Result, str]:
         (OSError, "the receiver cannot be reached"),
     )
     reason = next((text for kind, text in reasons if isinstance(error, kind)), "the answer is not HTTP")
-    return Result.RETRY, reason
+    return Outcome.RETRY, reason
 
 
 def _retry_after_seconds(value: str | None, now: float) -> float:
@@ -209,3 +210,19 @@ def _retry_after_seconds(value: str | None, now: float) -> float:
     except (ValueError, OverflowError):
         return 0.0
     return min(float(MAX_RETRY_AFTER_SECONDS), max(0.0, wait))
+
+
+class PushClient:
+    def __init__(self, signing_secrets, *, connect_timeout_seconds, clock, ssl_context=None):
+        self._make = lambda url: _OnePush(url, signing_secrets, connect_timeout_seconds=connect_timeout_seconds, clock=clock, ssl_context=ssl_context)
+        self._clients = {}
+
+    def send(self, event, url, timeout_seconds):
+        if url not in self._clients:
+            self._clients[url] = self._make(url)
+        return self._clients[url].send(event, timeout_seconds)
+
+    def close(self):
+        for client in self._clients.values():
+            for _, connection in client._kept:
+                connection.close()

@@ -1,63 +1,62 @@
-"""What runs by the clock: the sweep queues overdue events again, check_dlq publishes depths and age."""
+"""Scheduled work: the sweep queues overdue events, check_dlq publishes queue depths and ages."""
 
 from functools import partial
 
-from chalicelib import aws, listing, log, messages
-from chalicelib.events import epoch_seconds
-from chalicelib.items import SHARDS
-from chalicelib.services import Services
-from chalicelib.sqs import BATCH_SIZE
+from chalicelib import listing, messages
+from chalicelib.events import unix_seconds
+from chalicelib.queue import BATCH_SIZE
+from chalicelib.services import CALL_SECONDS, Services
+from chalicelib.store import SHARDS
+from chalicelib.telemetry import logger
 
-QUEUE_IS_LONG = 1000  # visible messages: pending events wait in line then, and more messages would feed the pile
-MOST_OF_A_SHARD = 500
+MAX_VISIBLE_MESSAGES = 1000  # above this, pending events wait in the queue and more messages would only lengthen it
+MAX_SWEPT_PER_SHARD = 1000
 
 
 def sweep(services: Services, remaining_seconds: float) -> None:
-    """Queue pending events that nobody will push; a few thousand at most.
+    """Queue pending events that nobody will push, at most MAX_SWEPT_PER_SHARD of each shard.
 
-    Nothing while the inbox queue is long. Raises StorageUnavailableError and QueueUnavailableError, after all shards
-    were tried.
+    Raises StorageUnavailableError and QueueUnavailableError after all shards were tried.
     """
     visible = services.inbox.depth()
-    if visible >= QUEUE_IS_LONG:
-        log.info("sweep waits for the queue", visible=visible)
+    if visible >= MAX_VISIBLE_MESSAGES:
+        logger.info("sweep skipped: the queue is long", extra={"visible": visible})
         return
-    deadline = services.clock() + remaining_seconds - 2 * aws.CALL_SECONDS
-    with services.threads(SHARDS) as pool:
+    deadline = services.clock() + remaining_seconds - 2 * CALL_SECONDS
+    with services.thread_pool(SHARDS) as pool:
         count = sum(pool.map(partial(_sweep_shard, services, deadline), range(SHARDS)))
-    log.info("swept", queued=count)
+    logger.info("swept", extra={"queued": count})
 
 
 def check_dlq(services: Services) -> None:
-    """Publish the depth of both queues and the age of the oldest pending event; warn while there are dead letters."""
+    """Publish the depth of both queues and the age of the oldest pending event; warn if the DLQ is not empty."""
     depths = {"DLQDepth": services.dlq.depth(), "InboxDepth": services.inbox.depth()}
     if depths["DLQDepth"]:
-        log.warning("dead letters are waiting", queue=services.dlq.name, visible=depths["DLQDepth"])
+        extra = {"queue": services.dlq.name, "visible": depths["DLQDepth"]}
+        logger.warning("the dead letter queue is not empty", extra=extra)
     age: dict[str, float] = {}
     try:
-        oldest = listing.oldest_pending(services.store, now=services.clock())
-        age_seconds = max(0.0, services.clock() - epoch_seconds(oldest.created_at)) if oldest else 0.0
-        age["OldestPendingAge"] = round(age_seconds, 3)
-    finally:  # the depths are known though the store may fail
+        now = services.clock()
+        oldest = listing.oldest_pending(services.store, now=now)
+        age["OldestPendingAge"] = round(max(0.0, now - unix_seconds(oldest.created_at)), 3) if oldest else 0.0
+    finally:  # publish the depths even if DynamoDB fails
         services.metrics.emit(**depths, **age)
 
 
 def _sweep_shard(services: Services, deadline: float, shard: int) -> int:
     count = 0
     for overdue in listing.overdue(services.store, shard, now=services.clock()):
-        if services.clock() > deadline:
-            break
         for start in range(0, len(overdue), BATCH_SIZE):
-            if count >= MOST_OF_A_SHARD or services.clock() > deadline:
+            if count >= MAX_SWEPT_PER_SHARD or services.clock() > deadline:
                 return count
-            # Marked, then sent: a crash in between costs a minute, the other way round it would send twice.
+            # Mark, then send: a crash in between costs a minute; the other way round, two sweeps would both send.
             marked = [
                 event_id
                 for event_id, requeue_at in overdue[start : start + BATCH_SIZE]
-                if services.store.mark_requeued(event_id, requeue_at).done
+                if services.store.mark_requeued(event_id, requeue_at).applied
             ]
-            wake_ups = [(messages.inbox_body(event_id), {"EventId": event_id}) for event_id in marked]
-            if wake_ups:
+            if marked:
+                wake_ups = [(messages.wake_up_body(event_id), {"EventId": event_id}) for event_id in marked]
                 services.inbox.send_many(wake_ups)
-            count += len(wake_ups)
+                count += len(marked)
     return count

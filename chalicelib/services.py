@@ -1,7 +1,4 @@
-"""Builds what a container needs, once, at first use, and holds it.
-
-Tests build their own with other clocks and clients.
-"""
+"""The collaborators of one container: AWS clients, store, queues, push client. Tests pass their own."""
 
 import gc
 import os
@@ -9,110 +6,122 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from functools import cache, partial
+from functools import cached_property
 from threading import Lock
 from typing import Any
 
-from chalicelib import aws, log
+import boto3
+from botocore.config import Config
+from botocore.parsers import ResponseParserError
+
+from chalicelib import settings as settings_module
+from chalicelib import telemetry
 from chalicelib.breaker import Breaker
-from chalicelib.dynamodb import EventStore
-from chalicelib.metrics import Metrics
 from chalicelib.push import PushClient
-from chalicelib.settings import Settings, load
-from chalicelib.sqs import Queue
+from chalicelib.queue import Queue
+from chalicelib.settings import Settings
+from chalicelib.store import EventStore
 
-
-@dataclass(frozen=True)
-class Services:
-    """Everything that outlives a request, and what is passed in: clock, sleep, random, ids, and pools of n threads."""
-
-    settings: Settings
-    store: EventStore
-    inbox: Queue
-    dlq: Queue
-    push: PushClient
-    breaker: Breaker
-    metrics: Metrics
-    clock: Callable[[], float]
-    sleep: Callable[[float], None]
-    random: Callable[[], float]
-    new_id: Callable[[], str]
-    threads: Callable[[int], Executor]
-
-
-class _Lazy:
-    """Stands for what is made when it is first used, once: a path that does without it does not wait for it."""
-
-    def __init__(self, make: Callable[[], object]) -> None:
-        self._make = cache(make)
-        self._lock = Lock()
-
-    def __getattr__(self, name: str) -> Any:
-        with self._lock:  # two threads would have `cache` call twice
-            made = self._make()
-        return getattr(made, name)
-
-
-def build(
-    settings: Settings,
-    dynamodb: Any,
-    sqs: Any,
-    *,
-    push: PushClient | None = None,
-    clock: Callable[[], float] = time.time,
-    sleep: Callable[[float], None] = time.sleep,
-    random: Callable[[], float] = random.random,
-    new_id: Callable[[], str] = lambda: os.urandom(16).hex(),
-    threads: Callable[[int], Executor] = log.pool,
-) -> Services:
-    """Return services on the given boto3 clients. `new_id` gives 32 hexadecimal digits, never the same twice."""
-    pushes: Any = push or _Lazy(
-        partial(
-            PushClient,
-            settings.webhook_url,
-            settings.signing_secrets,
-            connect_timeout_seconds=settings.push_connect_timeout_seconds,
-            clock=clock,
-        )
-    )
-    return Services(
-        settings=settings,
-        store=EventStore(dynamodb, settings.events_table_name, clock=clock),
-        inbox=Queue(sqs, settings.inbox_queue_url),
-        dlq=Queue(sqs, settings.inbox_dlq_url),
-        push=pushes,
-        breaker=Breaker(failures=settings.breaker_failures, open_seconds=settings.breaker_open_seconds, clock=clock),
-        metrics=Metrics(settings.metrics_namespace, settings.stage, clock=clock, write=log.print_line),
-        clock=clock,
-        sleep=sleep,
-        random=random,
-        new_id=new_id,
-        threads=threads,
-    )
-
-
+# Two tries, each 1 s to connect and 2 s to read, with up to 1 s in between: the longest that one call can take.
+CALL_SECONDS = 7
+CONFIG = Config(
+    connect_timeout=1,
+    read_timeout=2,
+    retries={"mode": "standard", "total_max_attempts": 2},
+    tcp_keepalive=True,
+    max_pool_connections=64,
+)
 _lock = Lock()
+
+
+def client(service: str) -> Any:
+    """Return a boto3 client whose calls take at most CALL_SECONDS."""
+    with _lock:  # the default session is not thread-safe
+        made: Any = boto3.client(service, config=CONFIG)  # type: ignore[call-overload]
+    made.meta.events.register("before-parse", _require_json_object)
+    return made
+
+
+def _require_json_object(response_dict: dict[str, Any], **_: object) -> None:
+    """Raise ResponseParserError if a response is not a whole JSON object: botocore would take it for an empty one."""
+    body: bytes = response_dict["body"]
+    expected_length = int(response_dict["headers"].get("Content-Length", len(body)))
+    text = body.strip()
+    is_whole = len(body) == expected_length and text.startswith(b"{") and text.endswith(b"}")
+    if response_dict["status_code"] < 300 and not is_whole:
+        raise ResponseParserError("not a JSON object, or truncated")
+
+
+class Services:
+    """What outlives a request. Clients are created at first use; clock, sleep, random, ids and threads are passed in.
+
+    `new_id` returns 32 unique hexadecimal digits; `thread_pool` takes the number of threads.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        client: Callable[[str], Any] = client,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+        random: Callable[[], float] = random.random,
+        new_id: Callable[[], str] = lambda: os.urandom(16).hex(),
+        thread_pool: Callable[[int], Executor] = telemetry.thread_pool,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.sleep = sleep
+        self.random = random
+        self.new_id = new_id
+        self.thread_pool = thread_pool
+        self._client = client
+        self.store = EventStore(client("dynamodb"), settings.events_table_name, clock=clock)
+        self.metrics = telemetry.Metrics(settings.metrics_namespace, settings.stage, clock=clock)
+        self.breaker = Breaker(
+            failures=settings.breaker_failures, open_seconds=settings.breaker_open_seconds, clock=clock
+        )
+
+    @cached_property
+    def inbox(self) -> Queue:
+        return Queue(self._sqs, self.settings.inbox_queue_url)
+
+    @cached_property
+    def dlq(self) -> Queue:
+        return Queue(self._sqs, self.settings.inbox_dlq_url)
+
+    @cached_property
+    def push(self) -> PushClient:
+        settings = self.settings
+        connect_timeout_seconds = settings.push_connect_timeout_seconds
+        return PushClient(settings.signing_secrets, connect_timeout_seconds=connect_timeout_seconds, clock=self.clock)
+
+    @cached_property
+    def _sqs(self) -> Any:
+        return self._client("sqs")
+
+
 _services: Services | None = None
+_services_lock = Lock()
 
 
 def use(services: Services | None) -> None:
-    """Hold these services from now on; None: build new ones when they are next asked for."""
+    """Use these services from now on; None: create them from the environment at the next `get`."""
     global _services  # noqa: PLW0603
     _services = services
 
 
 def get() -> Services:
-    """Return this container's services; raise SettingsError when the environment is not usable."""
+    """Return this container's services; raise SettingsError if the environment is unusable."""
     global _services  # noqa: PLW0603
-    with _lock:
+    with _services_lock:
         if _services is None:
-            log.configure("INFO")
-            settings = load(os.environ)
-            log.configure(settings.log_level)
-            gc.disable()  # what boto3 loads stays: looking through it for garbage is a tenth of a cold start
+            telemetry.configure("INFO")
+            settings = settings_module.load(os.environ)
+            telemetry.configure(settings.log_level)
+            gc.disable()  # nothing that boto3 loads is garbage; looking for it is a tenth of a cold start
             try:
-                _services = build(settings, aws.client("dynamodb"), _Lazy(partial(aws.client, "sqs")))
+                _services = Services(settings)
                 gc.freeze()
             finally:
                 gc.enable()

@@ -1,106 +1,95 @@
-"""Environment variables in, one frozen `Settings` out, or one line that names every fault.
+"""Read and validate the environment variables, and the secret that completes them.
 
-Reads nothing by itself and never repeats a value that may be a secret.
+Faults name the variable and what it should be; a value is never repeated, because it may be a secret.
 """
 
 import base64
 import ipaddress
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
-from typing import Any, TypeVar
-from urllib.parse import SplitResult, urlsplit
+from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 from chalicelib.auth import ApiKey, Scope
+
+DAY_SECONDS = 86_400
+RETRY_AFTER_SECONDS = 3600  # the longest Retry-After that is honoured
+API_KEYS = "must be name:sha256hex[:scope+scope], separated by commas, with the scopes produce and consume"
 
 T = TypeVar("T")
 
 
 class SettingsError(Exception):
-    """The start stops here: `str()` is one line with each variable at fault and what it should be."""
+    """One line that names each missing or unusable variable and what it should be."""
 
 
-def _variable(
-    name: str,
-    default: T | None,
-    parse: Callable[[str], T],
-    wanted: str,
-    *,
-    secret: bool = False,
-    may_be_empty: bool = False,
-) -> T:
-    """Return the field of a dataclass that a variable fills; `default` counts when it is not set, None: it must be.
-
-    `parse` raises ValueError for what is not `wanted`. Set but empty is the same as not set, unless it `may_be_empty`.
-    """
-    row: T = field(repr=not secret, metadata={"variable": (name, default, parse, wanted, may_be_empty)})
-    return row
+class InvalidValueError(ValueError):
+    """A value is unusable; the text says what it must be and does not repeat it."""
 
 
-def _seconds(name: str, default: float, most: float, *, positive: bool = False) -> float:
-    def parse(text: str) -> float:
-        value = float(_plain_number(text))
-        if not (0 <= value <= most) or (positive and value == 0):  # NaN is refused here too
-            raise ValueError
-        return value
+def _matching(pattern: str, expected: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise InvalidValueError(expected)
+        return text
 
-    least = "above 0" if positive else "from 0"
-    return _variable(name, default, parse, f"a number of seconds {least} to {most:g}")
+    return parse
 
 
-def _whole(name: str, default: int, least: int, most: int) -> int:
+def _integer(minimum: int, maximum: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        value = int(_plain_number(text))
-        if not least <= value <= most:
-            raise ValueError
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not minimum <= int(text) <= maximum:
+            raise InvalidValueError(f"must be an integer from {minimum} to {maximum}")
+        return int(text)
+
+    return parse
+
+
+def _seconds(maximum: float, *, positive: bool = False) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = float(text) if re.fullmatch(r"[0-9]*\.?[0-9]+", text) else -1
+        if not 0 <= value <= maximum or (positive and value == 0):
+            minimum = "above 0" if positive else "from 0"
+            raise InvalidValueError(f"must be a number of seconds {minimum} to {maximum}")
         return value
 
-    return _variable(name, default, parse, f"a whole number from {least} to {most}")
-
-
-def _stage() -> str:
-    return _variable("STAGE", "dev", partial(_matched, r"[A-Za-z0-9-]{1,32}"), "1 to 32 of A-Z a-z 0-9 -")
-
-
-def _matched(pattern: str, text: str) -> str:
-    """Return `text`; raise ValueError if it is not of the form."""
-    if not re.fullmatch(pattern, text):
-        raise ValueError
-    return text
-
-
-def _plain_number(text: str) -> str:
-    """Return `text` if it is a number as people write it: Python takes 1_0 and other scripts' digits too."""
-    return _matched(r"[0-9.eE+-]+", text)
+    return parse
 
 
 def _log_level(text: str) -> str:
-    return _matched("DEBUG|INFO|WARNING|ERROR|CRITICAL", text.upper())
+    return _matching("DEBUG|INFO|WARNING|ERROR|CRITICAL", "must be DEBUG, INFO, WARNING or ERROR")(text.upper())
 
 
-def _url(value: str) -> SplitResult:
-    url = urlsplit(value)
-    host = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)]|[A-Za-z0-9._-]+)(?::[0-9]+)?", url.netloc)
-    if not host or url.port == 0 or re.search(r"[^\x21-\x7e]", value):
-        raise ValueError
-    if host[1]:
-        ipaddress.IPv6Address(host[1])
-    return url
+def _webhook_url(text: str) -> str | None:
+    return None if text == "none" else _push_url(text)
 
 
-def _queue_url(value: str) -> str:
-    if _url(value).scheme not in ("https", "http"):
-        raise ValueError
-    return value
+def _push_url(text: str) -> str:
+    """Return a URL that events may be pushed to; raise InvalidValueError."""
+    url = urlsplit(_http_url(text))
+    if url.scheme == "http" and not _is_loopback(url.hostname or ""):
+        raise InvalidValueError("must begin with https:// (http:// is for a loopback host)")
+    if "#" in text:
+        raise InvalidValueError("must not have a fragment (#)")
+    return text
 
 
-def _webhook_url(value: str) -> str:
-    url = _url(value)
-    secure = url.scheme == "https" or (url.scheme == "http" and _is_loopback(url.hostname or ""))
-    if not secure or url.fragment:
-        raise ValueError
-    return value
+def _http_url(text: str) -> str:
+    if re.search(r"[^\x21-\x7e]", text):
+        raise InvalidValueError("must not have spaces, control characters or non-ASCII characters")
+    try:
+        url, port = urlsplit(text), urlsplit(text).port
+    except ValueError:
+        raise InvalidValueError("must have a valid host and port") from None
+    if url.scheme not in ("http", "https"):
+        raise InvalidValueError("must begin with https://")
+    if "@" in url.netloc:
+        raise InvalidValueError("must not have a user name or password")
+    if port == 0 or not re.fullmatch(r"(\[[0-9A-Fa-f:.]+]|[A-Za-z0-9._-]+)(:[0-9]+)?", url.netloc):
+        raise InvalidValueError("must have a valid host and port")
+    return text
 
 
 def _is_loopback(host: str) -> bool:
@@ -110,117 +99,183 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _signing_secrets(value: str) -> tuple[bytes, ...]:
-    return tuple(_signing_secret(secret) for secret in value.split())
+def _hosts(text: str) -> tuple[str, ...]:
+    if text == "none":
+        return ()
+    hosts = tuple(entry.strip().lower().removesuffix(".") for entry in text.split(","))
+    if not all(re.fullmatch(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*|[0-9a-f:]*:[0-9a-f:.]*", host) for host in hosts):
+        raise InvalidValueError("must be host names or .example.com, separated by commas, or none")
+    return hosts
 
 
-def _signing_secret(value: str) -> bytes:
-    secret = base64.b64decode(_matched("whsec_.+", value).removeprefix("whsec_"), validate=True)
-    if not secret:
-        raise ValueError
-    return secret
+def _signing_secrets(text: str) -> tuple[bytes, ...]:
+    """Return the bytes of each secret; their number is that of Standard Webhooks, "Signature scheme"."""
+    try:
+        secrets = [base64.b64decode(_matching("whsec_.+", "")(entry)[6:], validate=True) for entry in text.split()]
+    except ValueError:  # not whsec_, not base64 or not ASCII
+        secrets = [b""]
+    if not all(24 <= len(secret) <= 64 for secret in secrets):
+        raise InvalidValueError("must be whsec_ and base64 of 24 to 64 bytes, separated by spaces")
+    return tuple(secrets)
 
 
-def _api_keys(value: str) -> tuple[ApiKey, ...]:
-    return tuple(_api_key(entry.strip()) for entry in value.split(",") if entry.strip())
+def _api_keys(text: str) -> tuple[ApiKey, ...]:
+    return tuple(_api_key(entry.strip()) for entry in text.split(",") if entry.strip())
 
 
 def _api_key(entry: str) -> ApiKey:
-    name, digest, *rest = entry.split(":")
-    if not (1 <= len(name) <= 64 and name.isprintable()) or len(rest) > 1:
-        raise ValueError
-    scopes = frozenset(Scope(scope) for scope in rest[0].split("+")) if rest else frozenset(Scope)
-    return ApiKey(name, _matched("[0-9a-fA-F]{64}", digest).lower(), scopes)
+    match = re.fullmatch(r"([^:]{1,64}):([0-9a-fA-F]{64})(?::([a-z+]+))?", entry)
+    scopes = match[3].split("+") if match and match[3] else list(Scope)
+    if not match or not match[1].isprintable() or not set(scopes) <= set(Scope):
+        raise InvalidValueError(API_KEYS)
+    return ApiKey(match[1], match[2].lower(), frozenset(Scope(scope) for scope in scopes))
+
+
+def _required(name: str, parse: Callable[[str], T], expected: str, *, secret: bool = False) -> T:
+    return cast("T", field(repr=not secret, metadata={"name": name, "parse": parse, "expected": expected}))
+
+
+def _optional(name: str, default: T, parse: Callable[[str], T], *, secret: bool = False) -> T:
+    return field(default=default, repr=not secret, metadata={"name": name, "parse": parse})
+
+
+STAGE = _matching(r"[A-Za-z0-9-]{1,32}", "must be 1 to 32 of A-Z a-z 0-9 -")
 
 
 @dataclass(frozen=True)
 class EventSource:
-    """The worker's event source, as `chalice deploy` makes it."""
+    """The event source of the worker, which `chalice deploy` creates."""
 
-    stage: str = _stage()
-    batch_window_seconds: int = _whole("WORKER_BATCH_WINDOW_SECONDS", 5, 0, 300)
-    maximum_concurrency: int = _whole("WORKER_MAX_CONCURRENCY", 5, 2, 1000)
+    stage: str = _optional("STAGE", "dev", STAGE)
+    batch_window_seconds: int = _optional("WORKER_BATCH_WINDOW_SECONDS", 5, _integer(0, 300))
+    maximum_concurrency: int = _optional("WORKER_MAX_CONCURRENCY", 5, _integer(2, 1000))
 
     @property
     def queue_name(self) -> str:
         return f"triggers-api-{self.stage}-inbox-queue"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything the environment decides. Secrets stay out of `repr()`."""
+    """All settings of a function. Secrets are left out of `repr()`."""
 
-    events_table_name: str = _variable("EVENTS_TABLE_NAME", None, str, "the name of the DynamoDB table")
-    inbox_queue_url: str = _variable("INBOX_QUEUE_URL", None, _queue_url, "the URL of the inbox queue")
-    inbox_dlq_url: str = _variable("INBOX_DLQ_URL", None, _queue_url, "the URL of the dead letter queue")
-    webhook_url: str = _variable(
-        "ZAPIER_WEBHOOK_URL",
-        None,
-        _webhook_url,
-        "an https URL without user or fragment (http only to a loopback host)",
-        secret=True,
+    events_table_name: str = _required("EVENTS_TABLE_NAME", str, "must be the name of the DynamoDB table")
+    inbox_queue_url: str = _required("INBOX_QUEUE_URL", _http_url, "must be the URL of the inbox queue")
+    inbox_dlq_url: str = _required("INBOX_DLQ_URL", _http_url, "must be the URL of the dead letter queue")
+    webhook_url: str | None = _required(  # None: pull-only
+        "ZAPIER_WEBHOOK_URL", _webhook_url, "must be an https URL, or none for pull-only", secret=True
     )
-    api_keys: tuple[ApiKey, ...] = _variable(
-        "API_KEYS",
-        None,
-        _api_keys,
-        "name:sha256hex[:scope+scope], comma between, scopes produce and consume",
-        secret=True,
-        may_be_empty=True,  # which closes a stage on purpose: every call is refused
-    )
-    signing_secrets: tuple[bytes, ...] = _variable(
-        "WEBHOOK_SIGNING_SECRETS", (), _signing_secrets, "whsec_ and base64, a space between two", secret=True
-    )
-    max_delivery_attempts: int = _whole("MAX_DELIVERY_ATTEMPTS", 20, 1, 1000)
-    backoff_base_seconds: float = _seconds("BACKOFF_BASE_SECONDS", 1, 86_400)
-    backoff_cap_seconds: float = _seconds("BACKOFF_CAP_SECONDS", 3600, 86_400)
-    in_process_wait_seconds: float = _seconds("IN_PROCESS_WAIT_SECONDS", 8, 900)
-    push_timeout_seconds: float = _seconds("PUSH_TIMEOUT_SECONDS", 10, 20, positive=True)
-    push_connect_timeout_seconds: float = _seconds("PUSH_CONNECT_TIMEOUT_SECONDS", 5, 20, positive=True)
-    inline_push_timeout_seconds: float = _seconds("INLINE_PUSH_TIMEOUT_SECONDS", 5, 20, positive=True)
-    breaker_failures: int = _whole("BREAKER_FAILURES", 3, 1, 1_000_000)
-    breaker_open_seconds: float = _seconds("BREAKER_OPEN_SECONDS", 30, 86_400)
-    event_retention_days: int = _whole("EVENT_RETENTION_DAYS", 30, 1, 3650)
-    stage: str = _stage()
-    log_level: str = _variable("LOG_LEVEL", "INFO", _log_level, "DEBUG, INFO, WARNING or ERROR")
-    metrics_namespace: str = _variable(
+    api_keys: tuple[ApiKey, ...] = _required("API_KEYS", _api_keys, API_KEYS, secret=True)
+    signing_secrets: tuple[bytes, ...] = _optional("WEBHOOK_SIGNING_SECRETS", (), _signing_secrets, secret=True)
+    subscription_hosts: tuple[str, ...] = _optional("SUBSCRIPTION_HOSTS", ("hooks.zapier.com",), _hosts)
+    max_delivery_attempts: int = _optional("MAX_DELIVERY_ATTEMPTS", 20, _integer(1, 1000))
+    backoff_base_seconds: float = _optional("BACKOFF_BASE_SECONDS", 1.0, _seconds(DAY_SECONDS))
+    backoff_cap_seconds: float = _optional("BACKOFF_CAP_SECONDS", 3600.0, _seconds(DAY_SECONDS))
+    in_process_wait_seconds: float = _optional("IN_PROCESS_WAIT_SECONDS", 8.0, _seconds(900))
+    push_timeout_seconds: float = _optional("PUSH_TIMEOUT_SECONDS", 10.0, _seconds(20, positive=True))
+    push_connect_timeout_seconds: float = _optional("PUSH_CONNECT_TIMEOUT_SECONDS", 5.0, _seconds(20, positive=True))
+    inline_push_timeout_seconds: float = _optional("INLINE_PUSH_TIMEOUT_SECONDS", 5.0, _seconds(8, positive=True))
+    breaker_failures: int = _optional("BREAKER_FAILURES", 3, _integer(1, 1_000_000))
+    breaker_open_seconds: float = _optional("BREAKER_OPEN_SECONDS", 30.0, _seconds(DAY_SECONDS))
+    event_retention_days: int = _optional("EVENT_RETENTION_DAYS", 30, _integer(1, 3650))
+    stage: str = _optional("STAGE", "dev", STAGE)
+    log_level: str = _optional("LOG_LEVEL", "INFO", _log_level)
+    metrics_namespace: str = _optional(
         "METRICS_NAMESPACE",
         "TriggersApi",
-        partial(_matched, r"(?!AWS/)[A-Za-z0-9.\-_/#:]{1,255}"),
-        "1 to 255 of A-Z a-z 0-9 . - _ / # :, not beginning with AWS/",
+        _matching(r"(?!AWS/)[A-Za-z0-9._/#:-]{1,255}", "must be 1 to 255 of A-Z a-z 0-9 . - _ / # :, not AWS/…"),
     )
 
 
-Read = TypeVar("Read", EventSource, Settings)
+REQUIRED = {row.metadata["name"] for row in fields(Settings) if "expected" in row.metadata}
 
 
-def load(environ: Mapping[str, str]) -> Settings:
-    """Return the settings that `environ` describes; raise SettingsError naming every variable at fault."""
-    settings = _read(Settings, environ)
-    inline = min(settings.inline_push_timeout_seconds, settings.push_timeout_seconds)
-    return replace(settings, inline_push_timeout_seconds=inline)
+def load(environ: Mapping[str, str], read_secret: Callable[[str], str] | None = None) -> Settings:
+    """Return the settings; raise SettingsError naming every missing or unusable variable.
+
+    `read_secret` returns the text of a Secrets Manager secret. It is called at most once, with the value of
+    SETTINGS_SECRET, when a required variable is not set. Variables that are set take precedence over the secret.
+    """
+    variables = _set_variables(environ)
+    if read_secret and "SETTINGS_SECRET" in variables and not variables.keys() >= REQUIRED:
+        variables = _parse_secret(read_secret(variables["SETTINGS_SECRET"])) | variables
+    values, missing, unusable = _read(Settings, variables)
+    unusable += _read(EventSource, variables)[2]
+    if missing or unusable:
+        raise SettingsError("; ".join(dict.fromkeys(missing + unusable)))
+    settings = Settings(**values)
+    inline_seconds = min(settings.inline_push_timeout_seconds, settings.push_timeout_seconds)
+    return replace(settings, inline_push_timeout_seconds=inline_seconds)
 
 
 def load_event_source(environ: Mapping[str, str]) -> EventSource:
-    """Return what the worker's event source is made from; raise SettingsError. The only values read at import."""
-    return _read(EventSource, environ)
+    """Return the event source; raise SettingsError if any variable that is set is unusable.
+
+    Called when app.py is imported, so that a bad value stops `chalice deploy` and `chalice local`. In Lambda nothing is
+    raised: there `load` reports the fault, and requests are answered with 503.
+    """
+    variables = _set_variables(environ)
+    values, _, unusable = _read(EventSource, variables)
+    unusable += _read(Settings, variables)[2]
+    if unusable and "AWS_LAMBDA_FUNCTION_NAME" not in environ:
+        raise SettingsError("; ".join(dict.fromkeys(unusable)))
+    return EventSource(**values)
 
 
-def _read(kind: type[Read], environ: Mapping[str, str]) -> Read:
+def check_target_url(url: str, hosts: tuple[str, ...]) -> str | None:
+    """Return what is wrong with the target URL of a subscription, or None.
+
+    `hosts` is `Settings.subscription_hosts`: a host name, or `.example.com` for all hosts below example.com.
+    """
+    try:
+        host = (urlsplit(_push_url(url)).hostname or "").removesuffix(".")
+    except InvalidValueError as error:
+        return str(error)
+    if not any(host == entry or (entry.startswith(".") and host.endswith(entry)) for entry in hosts):
+        return "must name a host that SUBSCRIPTION_HOSTS allows"
+    return None
+
+
+def _set_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that are set. An empty one counts as not set, except API_KEYS: no keys is a choice."""
+    return {name: value.strip() for name, value in environ.items() if value.strip() or name == "API_KEYS"}
+
+
+def _parse_secret(text: str) -> dict[str, str]:
+    """Return the variables in a text of `NAME=value` lines; blank lines and `#` comments are skipped."""
+    lines = [line.strip() for line in text.splitlines()]
+    pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
+    if not all(separator for _, separator, _ in pairs):
+        raise SettingsError("SETTINGS_SECRET is unusable: it must name a secret of NAME=value lines")
+    return _set_variables({name.strip(): value for name, _, value in pairs})
+
+
+def _read(kind: type[Settings | EventSource], variables: dict[str, str]) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Return the values of the variables that are set, and the faults: missing ones, unusable ones."""
     values: dict[str, Any] = {}
-    faults = []
-    for each in fields(kind):
-        name, default, parse, wanted, may_be_empty = each.metadata["variable"]
-        text = environ.get(name, "").strip()
-        if text or (may_be_empty and name in environ):
+    missing, unusable = [], []
+    for row in fields(kind):
+        name = row.metadata["name"]
+        if name in variables:
             try:
-                values[each.name] = parse(text)
-            except ValueError:
-                faults.append(f"{name} is unusable: it must be {wanted}")
-        elif default is None:
-            faults.append(f"{name} is missing: it must be {wanted}")
-        else:
-            values[each.name] = default
-    if faults:
-        raise SettingsError("; ".join(faults))
-    return kind(**values)
+                values[row.name] = row.metadata["parse"](variables[name])
+            except InvalidValueError as error:
+                unusable.append(f"{name} is unusable: it {error}")
+        elif name in REQUIRED:
+            missing.append(f"{name} is missing: it {row.metadata['expected']}")
+    if kind is Settings and not unusable:
+        unusable += _retention_faults(values)
+    return values, missing, unusable
+
+
+def _retention_faults(values: dict[str, Any]) -> list[str]:
+    """Return a fault if an event could expire before its last attempt: the longest delays and a day must fit."""
+    attempts = values.get("max_delivery_attempts", Settings.max_delivery_attempts)
+    base = values.get("backoff_base_seconds", Settings.backoff_base_seconds)
+    cap = values.get("backoff_cap_seconds", Settings.backoff_cap_seconds)
+    delays = [max(RETRY_AFTER_SECONDS, min(cap, base * 2.0 ** (attempt - 1))) for attempt in range(1, attempts)]
+    days = math.ceil(sum(delays) / DAY_SECONDS + 1)
+    if days <= values.get("event_retention_days", Settings.event_retention_days):
+        return []
+    names = "MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS"
+    return [f"{names} are unusable together: {attempts} attempts need EVENT_RETENTION_DAYS to be {days} or more"]

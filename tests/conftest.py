@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chalicelib import log
+from chalicelib import telemetry
 from chalicelib.push import PushClient
 from tests.support.receiver import Receiver
 from tests.support.world import Clock, World, world
@@ -31,26 +31,24 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def make_push(clock: Clock) -> Iterator[MakePush]:
-    """Give what makes clients, and close in the end what they keep open."""
+    """Return a function that makes push clients, which are closed after the test."""
     made: list[PushClient] = []
 
     def make(
-        url: str,
         *secrets: bytes,
         connect_timeout_seconds: float = 5,
         clock: Callable[[], float] = clock,
         ssl_context: ssl.SSLContext | None = None,
     ) -> PushClient:
         push = PushClient(
-            url, secrets, connect_timeout_seconds=connect_timeout_seconds, clock=clock, ssl_context=ssl_context
+            secrets, connect_timeout_seconds=connect_timeout_seconds, clock=clock, ssl_context=ssl_context
         )
         made.append(push)
         return push
 
     yield make
     for push in made:
-        for _, connection in push._kept:
-            connection.close()
+        push.close()
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +75,6 @@ def during() -> Iterator[During]:
 @pytest.fixture
 def log_lines(capsys: pytest.CaptureFixture[str]) -> Iterator[LogLines]:
     """Give what reads the lines logged since it was last called, debug too."""
-    log.configure("DEBUG")
+    telemetry.configure("DEBUG")
     yield lambda: [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     logging.getLogger("triggers_api").setLevel("INFO")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from chalicelib.events import Event, Status, Via
+from chalicelib.events import Event, Status, DeliveredVia
 
 
 class ViolationError(AssertionError):
@@ -53,7 +53,7 @@ class Witness:
             self.violations.append("two pushes of one event at the same time")
         if stored.claim_id != event.claim_id:
             self.violations.append("a push under a claim that is somebody else's")
-        if stored.status is not Status.PENDING and stored.delivered_via is not Via.PULL:
+        if stored.status is not Status.PENDING and stored.delivered_via is not DeliveredVia.PULL:
             self.violations.append(f"a push of an event that is {stored.status}")
         for earlier in self.pushes[event.event_id]:
             if earlier.arrived and earlier.event.replayed_at == event.replayed_at:
@@ -87,9 +87,9 @@ def _check_end(event: Event, witness: Witness, told: set[tuple[Any, Any]]) -> No
         raise ViolationError("pending for ever")
     if event.status is Status.FAILED and (event.event_id, event.failed_at) not in told:
         raise ViolationError("failed without a message in the dead letter queue")
-    if event.delivered_via is Via.PULL and event.event_id not in witness.acknowledged:
+    if event.delivered_via is DeliveredVia.PULL and event.event_id not in witness.acknowledged:
         raise ViolationError("delivered by pull, and nobody acknowledged")
-    if event.delivered_via is Via.PUSH and not any(push.arrived for push in witness.pushes[event.event_id]):
+    if event.delivered_via is DeliveredVia.PUSH and not any(push.arrived for push in witness.pushes[event.event_id]):
         raise ViolationError("delivered by push, and the receiver never said so")
 
 

@@ -19,9 +19,9 @@ from chalicelib import log, services, settings
 from chalicelib.batch import BatchError
 from chalicelib.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.events import Event, Status
-from chalicelib.items import event_of
-from chalicelib.metrics import Metrics
-from chalicelib.push import Outcome, Result, result_of
+from chalicelib.store import Event.from_item
+from chalicelib.telemetry import Metrics
+from chalicelib.push import Outcome, PushResult, outcome_of
 from tests.crash.invariants import Push, ViolationError, Witness, check
 from tests.support.fake_aws import FakeDynamoDB, FakeSQS
 from tests.support.world import KEY, Answer, Clock, LambdaContext, World, digest
@@ -73,7 +73,7 @@ class Process:
             sleep=rig.sleep,
             random=rig.random.random,
             new_id=rig.new_id,
-            threads=rig.threads,
+            thread_pool=rig.threads,
         )
         self.services = dataclasses.replace(built, metrics=Metrics("", "", clock=rig.clock, write=lambda line: None))
 
@@ -184,11 +184,11 @@ class _Push:
     def __init__(self, process: Process) -> None:
         self._process = process
 
-    def send(self, event: Event, timeout_seconds: float) -> Outcome:
-        def act() -> Outcome:
+    def send(self, event: Event, timeout_seconds: float) -> PushResult:
+        def act() -> PushResult:
             return self._process.rig.receive(event, timeout_seconds, self._process)
 
-        outcome: Outcome = self._process.at("push", act, lambda fault: Outcome(Result.RETRY, 0, error=str(fault)))
+        outcome: Outcome = self._process.at("push", act, lambda fault: PushResult(Outcome.RETRY, 0, error=str(fault)))
         return outcome
 
 
@@ -226,7 +226,7 @@ class Rig:
         self.while_pushing: list[Callable[[str], None]] = []
         self.faults = 0
         self.sent = 0  # messages that processes put into queues
-        log.configure("CRITICAL")
+        telemetry.configure("CRITICAL")
         self._ids = itertools.count(1)
 
     def pause(self) -> None:
@@ -239,18 +239,18 @@ class Rig:
         return f"{next(self._ids):032x}"
 
     def items(self) -> dict[str, Event]:
-        return {key: event_of(item) for key, item in self.dynamodb.items().items()}
+        return {key: Event.from_item(item) for key, item in self.dynamodb.items().items()}
 
     def item(self, event_id: str) -> Event:
         key = {"event_id": {"S": event_id}}
-        return event_of(self.dynamodb.get_item(TableName=TABLE, Key=key, ConsistentRead=True)["Item"])
+        return Event.from_item(self.dynamodb.get_item(TableName=TABLE, Key=key, ConsistentRead=True)["Item"])
 
     def answer(self, event: Event) -> tuple[int | None, float]:
         """Return the status code of the receiver's next answer, and the seconds it takes."""
         status_code = self.answers.pop(0) if self.answers else 200
         return status_code, 0.05
 
-    def receive(self, event: Event, timeout_seconds: float, process: Process) -> Outcome:
+    def receive(self, event: Event, timeout_seconds: float, process: Process) -> PushResult:
         """Be the receiver of one push, and see whether it may be."""
         witness = self.witness
         witness.see_begin(event, self.item(event.event_id))
@@ -261,8 +261,8 @@ class Rig:
         self.sleep(min(seconds if status_code else timeout_seconds, timeout_seconds))
         witness.see_end(Push(event, started, status_code, process, len(process.faults)))
         if status_code is None:
-            return Outcome(Result.RETRY, 0, error="hangs", timed_out=True)
-        return Outcome(result_of(status_code), 0, status_code, None if status_code < 300 else "refused")
+            return PushResult(Outcome.RETRY, 0, error="hangs", timed_out=True)
+        return Outcome(outcome_of(status_code), 0, status_code, None if status_code < 300 else "refused")
 
     def settle(self, *, hours: float = 72) -> None:
         """Let time pass, with healthy workers and sweeps, until no event is pending and no message is left."""

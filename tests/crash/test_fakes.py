@@ -14,12 +14,12 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from chalicelib import listing
-from chalicelib.dynamodb import EventStore
+from chalicelib.store import EventStore
 from chalicelib.errors import StorageUnavailableError
 from chalicelib.events import Attempt, Event, Reason, Status, rfc3339
-from chalicelib.items import SHARDS, partition, partition_of
+from chalicelib.store import SHARDS, partition, partition_of
 from chalicelib.listing import Query
-from chalicelib.sqs import Queue
+from chalicelib.queue import Queue
 from tests.support.fake_aws import DELAYED, IN_FLIGHT, VISIBLE, FakeDynamoDB, FakeSQS
 from tests.support.world import START, Clock, World
 

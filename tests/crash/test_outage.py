@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chalicelib.events import Event, Status, epoch_seconds
+from chalicelib.events import Event, Status, unix_seconds
 from tests.crash.rig import INBOX, Process, Rig, SerialPool
 from tests.crash.simulation import Hub, Pool
 
@@ -127,5 +127,5 @@ def test_a_slow_event_does_not_keep_the_others_of_its_batch_from_being_recorded(
     town.hub.run()
 
     recorded = [town.items()[event].delivered_at for event in events]
-    waits = [epoch_seconds(at) - started[0] for at in recorded if at]
+    waits = [unix_seconds(at) - started[0] for at in recorded if at]
     assert len([wait for wait in waits if wait < 1]) == 9

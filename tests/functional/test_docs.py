@@ -26,7 +26,7 @@ from standardwebhooks import WebhookVerificationError
 
 import app
 from chalicelib.backoff import delay_seconds
-from chalicelib.push import Result, result_of
+from chalicelib.push import Result, outcome_of
 from chalicelib.settings import SettingsError, load, load_event_source
 from tests.support.receiver import Receiver, status
 from tests.support.world import CONSUMER_KEY, ROOT, World
@@ -235,7 +235,7 @@ def test_a_status_code_means_what_the_table_says() -> None:
     seen = set()
     for answers, outcome, _ in rows(RECEIVING, "What to answer"):
         for code in re.findall(r"\b\d{3}\b", answers):
-            assert result_of(int(code)) is Result(outcome), code
+            assert outcome_of(int(code)) is Result(outcome), code
             seen.add(Result(outcome))
     assert seen == set(Result)
 
@@ -323,7 +323,7 @@ def library_verify(secret: str) -> Verify:
 
     def verify(headers: Headers, body: bytes) -> bool:
         try:
-            return bool(names["event_of"](headers, body, secret) == json.loads(body))
+            return bool(names["Event.from_item"](headers, body, secret) == json.loads(body))
         except (WebhookVerificationError, ValueError):  # not of the form, too
             return False
 

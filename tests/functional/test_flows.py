@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from standardwebhooks.webhooks import Webhook
 
 import app
-from chalicelib.events import epoch_seconds, rfc3339
+from chalicelib.events import unix_seconds, rfc3339
 from tests.functional.conftest import Output
 from tests.support.receiver import Receiver, close_without_answer, status
 from tests.support.world import START, World
@@ -53,7 +53,7 @@ def test_an_event_whose_push_fails_is_queued(world: World, receiver: Receiver, o
     event = world.post()
 
     assert (event["status"], event["delivered_at"], event["delivery_attempts"]) == ("pending", None, 1)
-    delay = epoch_seconds(event["next_attempt_at"]) - START
+    delay = unix_seconds(event["next_attempt_at"]) - START
     assert 0.5 <= delay <= 1
     [message] = world.messages()
     assert message["body"] == json.dumps({"event_id": event["event_id"]}, separators=(",", ":"))

@@ -31,7 +31,7 @@ def never_recorded(world: World, aws: Aws, receiver: Receiver) -> str:
 
 def claim_of_a_worker_that_died(world: World, aws: Aws, receiver: Receiver) -> str:
     event_id = str(world.post(prefer="respond-async")["event_id"])
-    assert world.services.store.claim(event_id, "1" * 32).done
+    assert world.services.store.claim(event_id, "1" * 32).applied
     world.lose_messages()
     return event_id
 

@@ -8,7 +8,7 @@ import pytest
 
 import app
 from chalicelib.batch import BatchError
-from chalicelib.events import epoch_seconds, rfc3339
+from chalicelib.events import unix_seconds, rfc3339
 from tests.functional.conftest import Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Exchange, Receiver, status
@@ -23,7 +23,7 @@ def queued(world: World) -> str:
 
 
 def due_in(world: World, event_id: str) -> float:
-    return epoch_seconds(world.event(event_id)["next_attempt_at"]) - world.clock()
+    return unix_seconds(world.event(event_id)["next_attempt_at"]) - world.clock()
 
 
 # Retry
@@ -159,7 +159,7 @@ def test_an_event_whose_attempts_are_used_up_becomes_a_dead_letter_without_anoth
         world.restart(MAX_DELIVERY_ATTEMPTS="1")
     else:
         world.clock.sleep(1)
-        assert world.services.store.claim(event_id, "1" * 32).done
+        assert world.services.store.claim(event_id, "1" * 32).applied
     pushed = len(receiver.requests)
 
     world.settle()
@@ -217,7 +217,7 @@ def test_a_message_for_an_event_that_needs_no_push_is_dropped(world: World, rece
     if state == "acknowledged":
         world.call("POST", f"/events/{event_id}/acknowledge")
     if state == "being pushed":
-        assert world.services.store.claim(event_id, "1" * 32).done
+        assert world.services.store.claim(event_id, "1" * 32).applied
     before = (world.event(event_id), len(receiver.requests), world.dead_letters())
     world.send(json.dumps({"event_id": event_id}))
 

@@ -27,7 +27,7 @@ from moto.dynamodb.models import dynamodb_backends
 from moto.sqs.models import sqs_backends
 
 import app
-from chalicelib import aws, log, services, settings
+from chalicelib import services, settings, telemetry
 from chalicelib.services import Services
 
 ROOT = Path(__file__).parent.parent.parent
@@ -136,14 +136,16 @@ class World:
 
     def _start(self) -> None:
         loaded = settings.load(self.environ)
-        log.configure(loaded.log_level)
-        self.services = services.build(loaded, self.dynamodb, self.sqs, clock=self.clock, sleep=self.clock.sleep)
+        telemetry.configure(loaded.log_level)
+        self.services = Services(loaded, client=self._client, clock=self.clock, sleep=self.clock.sleep)
         services.use(self.services)
 
+    def _client(self, service: str) -> Any:
+        return {"dynamodb": self.dynamodb, "sqs": self.sqs}[service]
+
     def stop(self) -> None:
-        """Close the connections that are kept to the receiver."""
-        for _, connection in self.services.push._kept:
-            connection.close()
+        """Close the connections to the receiver."""
+        self.services.push.close()
 
     def forget(self, **environ: str) -> None:
         """Be as if just made, with other variables: making another world takes far longer."""
@@ -306,8 +308,8 @@ def world(webhook_url: str, **environ: str) -> Iterator[World]:
                 "API_KEYS": ",".join(keys),
                 **environ,
             },
-            session.client("dynamodb", config=aws.CONFIG),
-            session.client("sqs", config=aws.CONFIG),
+            session.client("dynamodb", config=services.CONFIG),
+            session.client("sqs", config=services.CONFIG),
             session.client("sqs"),
         )
         try:

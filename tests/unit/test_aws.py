@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from chalicelib import aws
-from chalicelib.dynamodb import EventStore
+from chalicelib.store import EventStore
 from chalicelib.errors import QueueUnavailableError, StorageUnavailableError
-from chalicelib.sqs import Queue
+from chalicelib.queue import Queue
 from tests.support import receiver as behave
 from tests.support.receiver import Receiver
 from tests.support.world import Clock

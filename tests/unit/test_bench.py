@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from chalicelib.events import Event, Status
-from chalicelib.items import attributes, typed
+from chalicelib.store import attributes, typed
 from tools.bench import __main__ as bench
 from tools.bench import calls, report
 from tools.bench.measure import Pairs, Row

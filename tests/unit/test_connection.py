@@ -52,7 +52,7 @@ def test_a_name_with_a_dot_at_its_end_is_the_name_of_the_certificate(
     )
     with Receiver(tls=certificates().valid()) as receiver:
         receiver.url = receiver.url.replace("localhost", "localhost.")
-        assert secure_push(receiver).send(EVENT, LONG).result is Result.DELIVERED
+        assert secure_push(receiver).send(EVENT, LONG).result is Outcome.DELIVERED
 
 
 def test_the_machines_own_authorities_are_trusted(
@@ -62,7 +62,7 @@ def test_the_machines_own_authorities_are_trusted(
         before = make_push(receiver.url).send(EVENT, LONG)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificates().write_authority(tmp_path / "authority.pem")))
         after = make_push(receiver.url).send(EVENT, LONG)
-    assert (before.result, after.result) == (Result.FAILED, Result.DELIVERED)
+    assert (before.result, after.result) == (Outcome.FAILED, Outcome.DELIVERED)
 
 
 @pytest.mark.parametrize("fault", ["unknown_authority", "wrong_host", "expired"])
@@ -73,7 +73,7 @@ def test_a_certificate_that_does_not_verify_is_a_failure_at_once_and_nothing_is_
         outcome = secure_push(receiver).send(EVENT, LONG)
         receiver.wait_until_left()
         assert receiver.requests == []
-    assert (outcome.result, outcome.status_code, outcome.timed_out) == (Result.FAILED, None, False)
+    assert (outcome.result, outcome.status_code, outcome.timed_out) == (Outcome.FAILED, None, False)
     assert outcome.error.startswith("the certificate does not verify: ")
 
 
@@ -92,8 +92,8 @@ def test_a_handshake_that_breaks_off_earns_another_attempt(what: str, secure_pus
         push = secure_push(receiver)
         outcome = push.send(EVENT, LONG)
         receiver.on_accept = None
-        assert push.send(EVENT, LONG).result is Result.DELIVERED
-    assert (outcome.result, outcome.error, outcome.timed_out) == (Result.RETRY, error, False)
+        assert push.send(EVENT, LONG).result is Outcome.DELIVERED
+    assert (outcome.result, outcome.error, outcome.timed_out) == (Outcome.RETRY, error, False)
     assert outcome.duration_ms < SOON * 1000
 
 
@@ -113,7 +113,7 @@ def test_a_handshake_has_the_time_to_connect(
     with Receiver(tls=certificates().valid(), on_accept=on_accept) as receiver:
         push = secure_push(receiver, connect_timeout_seconds=connect_timeout_seconds)
         outcome = push.send(EVENT, timeout_seconds)
-    assert (outcome.result, outcome.timed_out) == (Result.RETRY, True)
+    assert (outcome.result, outcome.timed_out) == (Outcome.RETRY, True)
     assert 200 <= outcome.duration_ms < SOON * 1000
 
 
@@ -127,7 +127,7 @@ def test_an_answer_over_tls_that_takes_too_long_is_a_timeout(what: str, secure_p
         push = secure_push(receiver, connect_timeout_seconds=0.5)
         push.send(EVENT, LONG)
         outcome = push.send(EVENT, 0.2)
-    assert (outcome.result, outcome.timed_out) == (Result.RETRY, True)
+    assert (outcome.result, outcome.timed_out) == (Outcome.RETRY, True)
     assert 200 <= outcome.duration_ms < SOON * 1000
 
 
@@ -159,7 +159,7 @@ def test_a_kept_tls_connection_that_the_receiver_closed_is_not_a_failed_attempt(
         assert closed.wait(5)
         if looks_open:  # closed the moment after the look
             monkeypatch.setattr(Connection, "is_open", True)
-        assert push.send(EVENT, LONG).result is Result.DELIVERED
+        assert push.send(EVENT, LONG).result is Outcome.DELIVERED
         assert (receiver.connections, len(receiver.requests)) == (2, 2)
 
 
@@ -202,7 +202,7 @@ def named_push(names: Names, make_push: MakePush) -> PushClient:
 
 def test_the_next_address_is_tried_when_one_refuses(names: Names, named_push: PushClient, receiver: Receiver) -> None:
     names.urls = (behave.refused_url(), behave.refused_url(), receiver.url)
-    assert named_push.send(EVENT, LONG).result is Result.DELIVERED
+    assert named_push.send(EVENT, LONG).result is Outcome.DELIVERED
     assert receiver.requests[0].headers["host"] == "receiver.example:443"
 
 
@@ -212,7 +212,7 @@ def test_the_next_address_is_tried_in_time_when_one_hangs(
     push = make_push("http://receiver.example:443/hook", connect_timeout_seconds=1)
     with behave.blackhole_listener() as dead:
         names.urls = (dead, dead, receiver.url)
-        assert push.send(EVENT, LONG).result is Result.DELIVERED
+        assert push.send(EVENT, LONG).result is Outcome.DELIVERED
 
 
 def test_a_handshake_has_all_the_time_to_connect_that_is_left(names: Names, make_push: MakePush) -> None:
@@ -220,7 +220,7 @@ def test_a_handshake_has_all_the_time_to_connect_that_is_left(names: Names, make
     push = make_push("https://receiver.example:443/", connect_timeout_seconds=1, ssl_context=context)
     with Receiver(tls=certificates().valid(), on_accept=lambda _: time.sleep(0.4)) as receiver:
         names.urls = (receiver.url.replace("localhost", "127.0.0.1"),) * 4
-        assert push.send(EVENT, LONG).result is Result.DELIVERED
+        assert push.send(EVENT, LONG).result is Outcome.DELIVERED
 
 
 def test_the_next_address_is_tried_when_this_machine_cannot_speak_to_one(
@@ -228,13 +228,13 @@ def test_the_next_address_is_tried_when_this_machine_cannot_speak_to_one(
 ) -> None:
     names.families = (999, socket.AF_INET)
     names.urls = (receiver.url, receiver.url)
-    assert named_push.send(EVENT, LONG).result is Result.DELIVERED
+    assert named_push.send(EVENT, LONG).result is Outcome.DELIVERED
 
 
 def test_no_address_that_takes_the_connection_earns_another_attempt(names: Names, named_push: PushClient) -> None:
     names.urls = (behave.refused_url(),) * 3
     outcome = named_push.send(EVENT, LONG)
-    assert (outcome.result, outcome.error) == (Result.RETRY, "the connection was refused")
+    assert (outcome.result, outcome.error) == (Outcome.RETRY, "the connection was refused")
 
 
 @pytest.mark.parametrize("timeout_seconds", [0.2, LONG])
@@ -244,7 +244,7 @@ def test_many_dead_addresses_share_one_time_to_connect(
     with behave.blackhole_listener() as dead:
         names.urls = (dead,) * 8
         outcome = named_push.send(EVENT, timeout_seconds)
-    assert (outcome.result, outcome.timed_out) == (Result.RETRY, True)
+    assert (outcome.result, outcome.timed_out) == (Outcome.RETRY, True)
     assert outcome.duration_ms < 1000
 
 
@@ -254,7 +254,7 @@ def test_a_name_without_an_address_earns_another_attempt(
 ) -> None:
     names.error = error
     outcome = named_push.send(EVENT, LONG)
-    assert (outcome.result, outcome.error) == (Result.RETRY, "the host name does not resolve")
+    assert (outcome.result, outcome.error) == (Outcome.RETRY, "the host name does not resolve")
     assert not outcome.timed_out
 
 
@@ -266,5 +266,5 @@ def test_a_resolver_that_does_not_answer_is_not_waited_for(
     started = time.monotonic()
     outcome = named_push.send(EVENT, timeout_seconds)
     names.answers.set()
-    assert (outcome.result, outcome.timed_out) == (Result.RETRY, True)
+    assert (outcome.result, outcome.timed_out) == (Outcome.RETRY, True)
     assert time.monotonic() - started < 1

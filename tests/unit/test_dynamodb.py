@@ -16,10 +16,10 @@ from botocore.parsers import ResponseParserError
 
 from chalicelib import delivery
 from chalicelib.backoff import Patience
-from chalicelib.dynamodb import EventStore, Written
+from chalicelib.store import EventStore, WriteResult
 from chalicelib.errors import StorageUnavailableError
-from chalicelib.events import Attempt, Event, Reason, Status, Via, rfc3339
-from chalicelib.items import attributes, event_of, typed
+from chalicelib.events import Attempt, Event, Reason, Status, DeliveredVia, rfc3339
+from chalicelib.store import attributes, Event.from_item, typed
 from chalicelib.validation import parse_new_event
 from tests.conftest import During, LogLines, MakePush
 from tests.support.receiver import Receiver
@@ -89,7 +89,7 @@ class Table:
         """Return what has become of an event, and check that the index and the item say the same."""
         item = self.item(event.event_id)
         assert item is not None
-        current = event_of(item)
+        current = Event.from_item(item)
         assert item == typed(attributes(current))
         return current
 
@@ -111,11 +111,11 @@ STATES: dict[str, Callable[[Table], dict[str, Any]]] = {
     "claimed": lambda table: {"claimed_until": table.at(30)},
     "claimed to this moment": lambda table: {"claimed_until": table.at(0)},
     "claim ran out": lambda table: {"claimed_until": table.at(-0.000001)},
-    "delivered": lambda table: {**DELIVERED, "delivered_at": table.at(-5), "delivered_via": Via.PUSH},
+    "delivered": lambda table: {**DELIVERED, "delivered_at": table.at(-5), "delivered_via": DeliveredVia.PUSH},
     "acknowledged during a push": lambda table: {
         **DELIVERED,
         "delivered_at": table.at(-5),
-        "delivered_via": Via.PULL,
+        "delivered_via": DeliveredVia.PULL,
         "claimed_until": table.at(30),
     },
     "failed": lambda table: {**FAILED, "failed_at": table.at(-5)},
@@ -155,7 +155,7 @@ def becomes(event: Event, *gone: str, **changes: Any) -> Event:
 class Transition:
     """One write; `granted` names the states where it takes effect. `tells`: it returns the event after it."""
 
-    write: Callable[[EventStore, Event], Written]
+    write: Callable[[EventStore, Event], WriteResult]
     granted: tuple[str, ...]
     after: Callable[[Table, Event], Event]
     tells: bool = True
@@ -178,7 +178,7 @@ RECORDS = {
         lambda store, event: store.record_delivered(event),
         PENDING,
         lambda table, event: becomes(
-            event, *OVER, status=Status.DELIVERED, delivered_at=table.at(0), delivered_via=Via.PUSH
+            event, *OVER, status=Status.DELIVERED, delivered_at=table.at(0), delivered_via=DeliveredVia.PUSH
         ),
     ),
     "record retry": Transition(
@@ -215,7 +215,7 @@ TRANSITIONS = RECORDS | {
             *("next_attempt_at", "requeue_at", "failed_at", "reason"),  # the claim stays: a push may be running
             status=Status.DELIVERED,
             delivered_at=table.at(0),
-            delivered_via=Via.PULL,
+            delivered_via=DeliveredVia.PULL,
         ),
         tells=False,
     ),
@@ -254,7 +254,7 @@ def test_a_transition_that_is_granted_changes_what_it_should_and_nothing_else(
 ) -> None:
     event, transition = table.in_state(state), TRANSITIONS[name]
     after = transition.after(table, event)
-    assert transition.write(store, event) == Written(True, after if transition.tells else None)
+    assert transition.write(store, event) == WriteResult(True, after if transition.tells else None)
     assert table.now(event) == after
 
 
@@ -265,7 +265,7 @@ def test_a_transition_that_is_refused_says_what_is_there_and_changes_nothing(
     event = table.in_state(state)
     before = table.item(event.event_id)
     mine = replace(event, claim_id="e" * 32) if name in RECORDS else event
-    assert TRANSITIONS[name].write(store, mine) == Written(False, table.present(event))
+    assert TRANSITIONS[name].write(store, mine) == WriteResult(False, table.present(event))
     assert table.item(event.event_id) == before
 
 
@@ -278,7 +278,7 @@ def test_a_transition_whose_answer_was_lost_was_made_once(
     after = transition.after(table, event)
     lose_an_answer(during, table)
     # A transition that begins nothing is refused by what it has made itself, and says so.
-    assert transition.write(store, event) == Written(transition.tells, after)
+    assert transition.write(store, event) == WriteResult(transition.tells, after)
     assert table.now(event) == after
 
 
@@ -293,7 +293,7 @@ def test_an_event_is_stored_whole_where_there_is_none(
     event = table.event(event_id=table.in_state(state).event_id, attempts=(), delivery_attempts=1)
     if lost:
         lose_an_answer(during, table)
-    assert store.put(event) == Written(True, event)
+    assert store.put(event) == WriteResult(True, event)
     assert table.now(event) == store.get(event.event_id) == event
 
 
@@ -303,7 +303,7 @@ def test_a_put_is_refused_by_an_event_that_looks_the_same_but_for_the_claim(
 ) -> None:
     event = table.in_state(state)
     before = table.item(event.event_id)
-    assert store.put(replace(event, claim_id="d" * 32)) == Written(False, event)
+    assert store.put(replace(event, claim_id="d" * 32)) == WriteResult(False, event)
     assert table.item(event.event_id) == before
 
 
@@ -334,7 +334,7 @@ def test_of_many_who_claim_at_once_one_does(store: EventStore, table: Table) -> 
     claims = [f"{number:032x}" for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
         written = list(pool.map(lambda claim: store.claim(event.event_id, claim), claims))
-    (winner,) = [claim for claim, each in zip(claims, written, strict=True) if each.done]
+    (winner,) = [claim for claim, each in zip(claims, written, strict=True) if each.applied]
     assert (table.now(event).claim_id, table.now(event).delivery_attempts) == (winner, 4)
 
 
@@ -342,7 +342,7 @@ def test_of_many_sweeps_that_saw_the_same_one_marks(store: EventStore, table: Ta
     event = table.stored()
     with ThreadPoolExecutor(8) as pool:
         written = list(pool.map(lambda _: store.mark_requeued(event.event_id, event.requeue_at or ""), range(8)))
-    assert [each.done for each in written].count(True) == 1
+    assert [each.applied for each in written].count(True) == 1
 
 
 def test_a_claim_whose_answer_was_lost_until_another_took_it_was_not_made(
@@ -350,12 +350,12 @@ def test_a_claim_whose_answer_was_lost_until_another_took_it_was_not_made(
 ) -> None:
     def another() -> None:
         table.clock.sleep(60.1)
-        assert store.claim(event.event_id, "e" * 32).done
+        assert store.claim(event.event_id, "e" * 32).applied
 
     event = table.stored()
     lose_an_answer(during, table, another)
     written = store.claim(event.event_id, "d" * 32)
-    assert (written.done, written.event) == (False, table.now(event))
+    assert (written.applied, written.event) == (False, table.now(event))
 
 
 def test_what_was_acknowledged_while_the_answer_of_its_claim_was_lost_is_not_pushed(
@@ -365,7 +365,7 @@ def test_what_was_acknowledged_while_the_answer_of_its_claim_was_lost_is_not_pus
     event = table.stored()
     lose_an_answer(during, table, lambda: services.store.acknowledge(event.event_id))
     delivery.deliver(event.event_id, services, Patience(wait_seconds=0, last_start=table.clock()))
-    assert (table.now(event).delivered_via, receiver.requests) == (Via.PULL, [])
+    assert (table.now(event).delivered_via, receiver.requests) == (DeliveredVia.PULL, [])
 
 
 def test_what_was_acknowledged_while_the_answer_of_its_put_was_lost_is_not_pushed(
@@ -387,7 +387,7 @@ def test_a_record_is_refused_once_another_took_over_and_leaves_it_alone(
 ) -> None:
     event = table.in_state("claim ran out")
     theirs = TRANSITIONS[other].write(store, event).event
-    assert RECORDS[name].write(store, event.with_attempt(ATTEMPT)) == Written(False, theirs)
+    assert RECORDS[name].write(store, event.with_attempt(ATTEMPT)) == WriteResult(False, theirs)
     assert table.now(event) == theirs
 
 
@@ -397,7 +397,7 @@ def test_a_record_after_an_acknowledgement_is_refused_but_tells_of_the_attempt_a
 ) -> None:
     event = table.in_state("acknowledged during a push")
     after = event.with_attempt(replace(ATTEMPT, status_code=500))
-    assert RECORDS[name].write(store, after) == Written(False, event)
+    assert RECORDS[name].write(store, after) == WriteResult(False, event)
     assert table.now(event) == replace(after, claimed_until=None)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chalicelib.events import Attempt, Event, Reason, Status, Via, epoch_seconds, rfc3339
+from chalicelib.events import Attempt, Event, Reason, Status, DeliveredVia, unix_seconds, rfc3339
 
 DUE = "2026-11-25T00:00:09.500000Z"
 CREATED = "2026-11-25T00:00:00.000001Z"
@@ -24,7 +24,7 @@ PENDING = replace(
     requeue_at=DUE,
     claim_id="claim",
 )
-DELIVERED = replace(PENDING, status=Status.DELIVERED, next_attempt_at=None, delivered_at=DUE, delivered_via=Via.PUSH)
+DELIVERED = replace(PENDING, status=Status.DELIVERED, next_attempt_at=None, delivered_at=DUE, delivered_via=DeliveredVia.PUSH)
 FAILED = replace(PENDING, status=Status.FAILED, next_attempt_at=None, reason=Reason.PERMANENT, failed_at=DUE)
 
 HEAD = '{"event_id":"evt_0123456789abcdef0123456789abcdef","event_type":"order.created",'
@@ -63,7 +63,7 @@ def test_a_receiver_gets_what_was_posted_and_nothing_of_its_fate() -> None:
     [
         (PENDING, ("pending", None, DUE, None)),
         (DELIVERED, ("delivered", DUE, None, "push")),
-        (replace(DELIVERED, delivered_via=Via.PULL), ("delivered", DUE, None, "pull")),
+        (replace(DELIVERED, delivered_via=DeliveredVia.PULL), ("delivered", DUE, None, "pull")),
         (FAILED, ("failed", None, None, None)),
     ],
 )
@@ -79,7 +79,7 @@ def test_a_status_shows_its_own_times_and_null_for_the_others(event: Event, expe
         (replace(PENDING, claimed_until=DUE), ["Attempt 2", "not recorded yet"]),
         (PENDING, ["Attempt 2 did not succeed", DUE]),
         (DELIVERED, ["Delivered", "attempt 2"]),
-        (replace(DELIVERED, delivered_via=Via.PULL), ["consumer acknowledged"]),
+        (replace(DELIVERED, delivered_via=DeliveredVia.PULL), ["consumer acknowledged"]),
         (FAILED, ["refused", "attempt 2", "inbox"]),
         (replace(FAILED, reason=Reason.EXHAUSTED), ["none of 2 attempts"]),
     ],
@@ -116,4 +116,4 @@ def test_times_are_rfc_3339_of_one_width_that_sort_as_time_does(one: int, other:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", first)
     assert datetime.fromisoformat(first) == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=one)
     assert (first < second) == (one < other)
-    assert rfc3339(epoch_seconds(first)) == first
+    assert rfc3339(unix_seconds(first)) == first

@@ -4,8 +4,8 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chalicelib.events import Attempt, Event, Reason, Status, Via
-from chalicelib.items import SHARDS, attributes, event_of, partition, partition_of, sort_key, typed
+from chalicelib.events import Attempt, Event, Reason, Status, DeliveredVia
+from chalicelib.store import SHARDS, attributes, Event.from_item, partition, partition_of, sort_key, typed
 
 EVENT = Event("evt_" + "0" * 32, "t", Status.PENDING, "2026-11-25T00:00:00.000001Z", "acme", expires_at=5, size=6)
 TIMES = st.datetimes().map(lambda moment: moment.isoformat(timespec="microseconds") + "Z")
@@ -25,7 +25,7 @@ MAYBE_TIMES = ("next_attempt_at", "requeue_at", "claimed_until", "replayed_at", 
         created_at=TIMES,
         attempts=st.tuples(st.builds(Attempt, TIMES, st.text(), st.none() | COUNTS, MAYBE_TEXT, COUNTS)),
         claim_id=MAYBE_TEXT,
-        delivered_via=st.none() | st.sampled_from(Via),
+        delivered_via=st.none() | st.sampled_from(DeliveredVia),
         reason=st.none() | st.sampled_from(Reason),
         **dict.fromkeys(TEXTS, st.text()),
         **dict.fromkeys(MAYBE_TIMES, st.none() | TIMES),
@@ -34,7 +34,7 @@ MAYBE_TIMES = ("next_attempt_at", "requeue_at", "claimed_until", "replayed_at", 
 )
 def test_an_event_is_the_same_after_it_was_stored(event: Event) -> None:
     item = typed(attributes(event))
-    back = event_of(item)
+    back = Event.from_item(item)
     assert back == event
     # An enum equals its text; it must be one all the same.
     assert [type(each) for each in vars(back).values()] == [type(each) for each in vars(event).values()]
@@ -44,7 +44,7 @@ def test_an_event_is_the_same_after_it_was_stored(event: Event) -> None:
 def test_a_row_of_the_index_is_an_event_without_what_the_index_lacks() -> None:
     event = replace(EVENT, payload='{"a":1}', attempts=(Attempt("1", "retry", 500, None, 1),), next_attempt_at="2")
     row = {name: text for name, text in typed(attributes(event)).items() if name not in ("payload", "attempts")}
-    assert event_of(row) == replace(event, payload="{}", attempts=())
+    assert Event.from_item(row) == replace(event, payload="{}", attempts=())
 
 
 def test_events_spread_evenly_over_the_shards_of_their_status() -> None:

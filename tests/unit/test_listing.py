@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from chalicelib import listing
-from chalicelib.dynamodb import EventStore
+from chalicelib.store import EventStore
 from chalicelib.errors import InvalidRequestError
-from chalicelib.events import Event, Reason, Status, Via, rfc3339
-from chalicelib.items import SHARDS, partition_of
+from chalicelib.events import Event, Reason, Status, DeliveredVia, rfc3339
+from chalicelib.store import SHARDS, partition_of
 from chalicelib.listing import MAX_PAGE_BYTES, Page, Query
 from tests.support.fake_aws import FakeDynamoDB
 from tests.support.world import START, Clock, World
@@ -45,7 +45,7 @@ def make_event(number: int, **changes: Any) -> Event:
         metadata='{"m":1}',
         claim_id="c" * 32,
         delivered_at="then" if status is Status.DELIVERED else None,
-        delivered_via=Via.PULL if status is Status.DELIVERED else None,
+        delivered_via=DeliveredVia.PULL if status is Status.DELIVERED else None,
         reason=Reason.PERMANENT if status is Status.FAILED else None,
     )
     return replace(made, **changes)
@@ -54,7 +54,7 @@ def make_event(number: int, **changes: Any) -> Event:
 def store_all(store: EventStore, events: Iterable[Event]) -> list[Event]:
     """Store events, and return them the oldest first."""
     stored = list(events)
-    assert all(store.put(event).done for event in stored)
+    assert all(store.put(event).applied for event in stored)
     return sorted(stored, key=lambda event: (event.created_at, event.event_id))
 
 
@@ -174,7 +174,7 @@ def test_what_the_index_does_not_know_yet_is_not_in_the_inbox(
     other = make_event(3)
     store_all(store, [event, other])
     dynamodb.index_lag_seconds = 1
-    assert (store.acknowledge(event.event_id) if happens == "acknowledge" else store.claim(event.event_id, "d")).done
+    assert (store.acknowledge(event.event_id) if happens == "acknowledge" else store.claim(event.event_id, "d")).applied
     pages = walk(store, clock(), inbox=True)
     assert ids_of(pages) == [other.event_id]
     assert [len(page.events) for page in pages] == [0, 1]  # a page may be empty while there are more

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chalicelib import log
-from chalicelib.events import epoch_seconds
+from chalicelib.events import unix_seconds
 
 Lines = Callable[[], list[dict[str, Any]]]
 
@@ -17,15 +17,15 @@ Lines = Callable[[], list[dict[str, Any]]]
 @pytest.fixture
 def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Lines]:
     """What was written to standard output, line by line."""
-    log.configure("INFO")
+    telemetry.configure("INFO")
     yield lambda: [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    log.configure("INFO")
+    telemetry.configure("INFO")
 
 
 def test_a_line_is_one_json_object_with_time_level_message_and_fields(lines: Lines) -> None:
     log.info("sent 100%s\n", event_id="evt_1", text="é\u2028\ud800\n", nothing=None, odd={1})
     (line,) = lines()
-    assert epoch_seconds(line.pop("time")) > 1_700_000_000
+    assert unix_seconds(line.pop("time")) > 1_700_000_000
     fields = {"event_id": "evt_1", "text": "é\u2028\ud800\n", "nothing": None, "odd": "{1}"}
     assert line == {"level": "INFO", "message": "sent 100%s\n", **fields, "request_id": None}
 
@@ -42,22 +42,22 @@ def test_an_exceptions_trace_stands_in_the_same_line(lines: Lines) -> None:
 
 
 def test_lines_below_the_level_are_not_written_and_the_level_may_change(lines: Lines) -> None:
-    log.configure("WARNING")
+    telemetry.configure("WARNING")
     log.info("no")
-    log.configure("INFO")
+    telemetry.configure("INFO")
     log.info("yes")
-    log.configure("ERROR")
+    telemetry.configure("ERROR")
     log.warning("no")
     assert [line["message"] for line in lines()] == ["yes"]  # once, however often it was configured
 
 
 def test_the_request_id_stands_on_every_line_inside_and_on_none_outside(lines: Lines) -> None:
     def fail() -> None:
-        with log.request_id("inner"):
+        with telemetry.request_id("inner"):
             log.info("1")
             raise RuntimeError
 
-    with log.request_id("outer"):
+    with telemetry.request_id("outer"):
         with pytest.raises(RuntimeError):
             fail()
         log.info("2")
@@ -69,20 +69,20 @@ def test_each_thread_has_a_request_id_of_its_own(lines: Lines) -> None:
     barrier = Barrier(8)
 
     def serve(name: str) -> None:
-        with log.request_id(name):
+        with telemetry.request_id(name):
             barrier.wait()
             log.info("served", name=name)
 
-    with log.request_id("batch"), ThreadPoolExecutor(8) as pool:
+    with telemetry.request_id("batch"), ThreadPoolExecutor(8) as pool:
         list(pool.map(serve, "abcdefgh"))
     assert sorted((line["name"], line["request_id"]) for line in lines()) == [(name, name) for name in "abcdefgh"]
 
 
 def test_threads_of_a_pool_log_the_request_id_of_who_made_it(lines: Lines) -> None:
     for request_id in ("one", "two"):
-        with log.request_id(request_id), log.pool(4) as pool:
+        with telemetry.request_id(request_id), telemetry.thread_pool(4) as pool:
             list(pool.map(log.info, "abcd"))
-    with log.pool(4) as pool:
+    with telemetry.thread_pool(4) as pool:
         list(pool.map(log.info, "a"))
     assert [line["request_id"] for line in lines()] == ["one"] * 4 + ["two"] * 4 + [None]
 
@@ -91,7 +91,7 @@ def test_the_root_logger_is_left_alone_and_sees_nothing(lines: Lines) -> None:
     root, handler = logging.getLogger(), BufferingHandler(100)
     root.addHandler(handler)
     before = root.level, root.handlers[:], root.filters[:]
-    log.configure("DEBUG")
+    telemetry.configure("DEBUG")
     log.warning("ours")
     logging.getLogger("another").warning("theirs")
     after = root.level, root.handlers[:], root.filters[:]

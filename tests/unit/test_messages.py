@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from chalicelib.events import Attempt, Event, Reason, Status
-from chalicelib.messages import MalformedMessageError, Message, dead_letter_body, inbox_body, parse
+from chalicelib.messages import MalformedMessageError, Message, dead_letter_body, wake_up_body, parse
 
 ID = "evt_0123456789abcdef0123456789abcdef"
 FAILED_AT = "2026-11-25T00:00:09.500000Z"
@@ -18,8 +18,8 @@ DEAD = replace(
 
 
 def test_a_wake_up_names_the_event_and_nothing_else() -> None:
-    assert inbox_body(ID) == f'{{"event_id":"{ID}"}}'
-    assert parse(inbox_body(ID)) == Message(ID, failed_at=None)
+    assert wake_up_body(ID) == f'{{"event_id":"{ID}"}}'
+    assert parse(wake_up_body(ID)) == Message(ID, failed_at=None)
 
 
 @pytest.mark.parametrize(

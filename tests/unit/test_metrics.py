@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from chalicelib.metrics import Metrics
+from chalicelib.telemetry import Metrics
 
 UNITS = {
     **dict.fromkeys(("EventsAccepted", "DeliverySuccess", "DeliveryFailure", "DeliveryRetry"), "Count"),

@@ -52,7 +52,7 @@ def push(receiver: Receiver, make_push: MakePush) -> PushClient:
     return make_push(receiver.url)
 
 
-def send_within(seconds: float, push: PushClient, timeout_seconds: float) -> Outcome:
+def send_within(seconds: float, push: PushClient, timeout_seconds: float) -> PushResult:
     """Push, and hold the client to the time it may take; the duration that it tells must be true."""
     started = time.monotonic()
     outcome = push.send(EVENT, timeout_seconds)
@@ -137,7 +137,7 @@ def test_each_secret_signs_what_is_sent(count: int, receiver: Receiver, make_pus
 
 # What comes back
 
-DELIVERED, RETRY, FAILED = Result.DELIVERED, Result.RETRY, Result.FAILED
+DELIVERED, RETRY, FAILED = Outcome.DELIVERED, Outcome.RETRY, Outcome.FAILED
 CODES = {
     DELIVERED: (200, 201, 202, 204, 206, 226, 299),
     RETRY: (408, 425, 429, 500, 501, 502, 503, 504, 507, 599),

@@ -12,7 +12,7 @@ from cfnlint.api import lint
 from chalice.config import Config
 from moto import mock_aws
 
-from chalicelib.metrics import UNITS
+from chalicelib.telemetry import UNITS
 
 ROOT = Path(__file__).parent.parent.parent
 TEXT = (ROOT / "resources.json").read_text()

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 from rich.console import Console
 
-from chalicelib.items import SHARDS
+from chalicelib.store import SHARDS
 from chalicelib.schedules import QUEUE_IS_LONG
 from tools import scaling
 from tools.scaling import Backlog, Outage

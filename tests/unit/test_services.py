@@ -105,7 +105,7 @@ def test_what_the_settings_say_reaches_those_who_do_it(
         "METRICS_NAMESPACE": "Mine",
     }
     built = services.build(load(environ | more), None, None, clock=clock)
-    assert built.push.send(EVENT, 5).result is Result.DELIVERED
+    assert built.push.send(EVENT, 5).result is Outcome.DELIVERED
     assert receiver.requests[0].headers["webhook-signature"].count("v1,") == 2
     for _, connection in built.push._kept:
         connection.close()

@@ -12,7 +12,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from chalicelib.errors import QueueUnavailableError
-from chalicelib.sqs import Queue
+from chalicelib.queue import Queue
 from tests.conftest import During, LogLines
 from tests.support.world import World
 

@@ -16,9 +16,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from chalicelib.dynamodb import Written
-from chalicelib.events import Attempt, Event, Reason, Status, Via, rfc3339
-from chalicelib.items import attributes, typed
+from chalicelib.store import WriteResult
+from chalicelib.events import Attempt, Event, Reason, Status, DeliveredVia, rfc3339
+from chalicelib.store import attributes, typed
 from tests.support.world import World
 
 numbers = itertools.count()
@@ -70,9 +70,9 @@ class StoreModel(RuleBasedStateMachine):
         item = self.client.get_item(TableName=table, Key=key)["Item"]
         assert item == typed(attributes(self.model[event_id]))  # the index's keys too
 
-    def check_write(self, event_id: str, after: Event | None, written: Written, *, tells: bool = True) -> None:
+    def check_write(self, event_id: str, after: Event | None, written: WriteResult, *, tells: bool = True) -> None:
         """Check a write that makes `after` of an event; None: it must be refused by what is there."""
-        assert written == (Written(True, after if tells else None) if after else Written(False, self.present(event_id)))
+        assert written == (WriteResult(True, after if tells else None) if after else WriteResult(False, self.present(event_id)))
         if after:
             self.model[event_id] = after
         self.check(event_id)
@@ -138,7 +138,7 @@ class StoreModel(RuleBasedStateMachine):
         self.lose = lose
         if result == "delivered":
             written = self.store.record_delivered(push)
-            after = changed(over, status=Status.DELIVERED, delivered_at=self.at(), delivered_via=Via.PUSH)
+            after = changed(over, status=Status.DELIVERED, delivered_at=self.at(), delivered_via=DeliveredVia.PUSH)
             self.done_with |= {push.event_id} if done else set()
         elif result == "failed":
             dead = {"reason": Reason.EXHAUSTED, "failed_at": self.at()}
@@ -151,7 +151,7 @@ class StoreModel(RuleBasedStateMachine):
         if done:
             self.check_write(push.event_id, after, written)
             return
-        assert written == Written(False, there)
+        assert written == WriteResult(False, there)
         if there and mine:  # acknowledged meanwhile
             self.model[push.event_id] = changed(there, "claimed_until", attempts=push.attempts)
         self.check(push.event_id)
@@ -161,13 +161,13 @@ class StoreModel(RuleBasedStateMachine):
         event, after = self.present(event_id), None
         if event and event.status is not Status.DELIVERED:
             over = changed(event, "next_attempt_at", "requeue_at", "failed_at", "reason")
-            after = changed(over, status=Status.DELIVERED, delivered_at=self.at(), delivered_via=Via.PULL)
+            after = changed(over, status=Status.DELIVERED, delivered_at=self.at(), delivered_via=DeliveredVia.PULL)
             self.done_with.add(event_id)
         self.lose = lose
         written = self.store.acknowledge(event_id)
         if lose and after:  # refused by what its first try made of the event
-            assert written == Written(False, after)
-            written = Written(True)
+            assert written == WriteResult(False, after)
+            written = WriteResult(True)
         self.check_write(event_id, after, written, tells=False)
 
     @rule(event_id=ids, told=st.sampled_from(["nothing", "the failure", "another failure"]), lose=LOST)
@@ -193,8 +193,8 @@ class StoreModel(RuleBasedStateMachine):
         self.lose = lose
         written = self.store.mark_requeued(event_id, seen)
         if lose and after and after.requeue_at != seen:  # refused by its own first try: another minute
-            assert written == Written(False, after)
-            written = Written(True)
+            assert written == WriteResult(False, after)
+            written = WriteResult(True)
         self.check_write(event_id, after, written, tells=False)
 
     @rule(seconds=st.sampled_from([0.5, 1.5, 30, 59.9, 60, 60.1, 1000, DAY]))

@@ -1,0 +1,105 @@
+"""The SQS client: send, receive, delete, depth. Each operation logs one line; bodies are never logged."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from chalicelib.errors import AWS_ERRORS, QueueUnavailableError, error_code
+from chalicelib.telemetry import logger
+
+MAX_DELAY_SECONDS = 900
+BATCH_SIZE = 10
+
+
+@dataclass(frozen=True)
+class Message:
+    """A received message, hidden from other consumers until its visibility timeout ends."""
+
+    message_id: str
+    receipt_handle: str
+    body: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+class Queue:
+    """One queue. Every method raises QueueUnavailableError when SQS fails; what took effect is unknown then."""
+
+    def __init__(self, client: Any, url: str) -> None:
+        self._client = client
+        self._url = url
+        self.name = url.rsplit("/", 1)[-1]
+
+    def send(self, body: str, attributes: Mapping[str, str], delay_seconds: float = 0) -> None:
+        """Send a message that becomes visible after `delay_seconds`: 0 to MAX_DELAY_SECONDS, rounded up."""
+        message = _message(body, attributes) | {"DelaySeconds": math.ceil(delay_seconds)}
+        self._call("send_message", attributes, **message)
+
+    def send_many(self, messages: Sequence[tuple[str, Mapping[str, str]]]) -> None:
+        """Send up to BATCH_SIZE messages, each a body and its attributes."""
+        entries = [{"Id": str(number), **_message(*message)} for number, message in enumerate(messages)]
+        self._call("send_message_batch", {"count": len(entries)}, Entries=entries)
+
+    def receive(self, max_messages: int = BATCH_SIZE, wait_seconds: int = 20) -> list[Message]:
+        """Receive up to `max_messages` (1 to 10) messages, waiting up to `wait_seconds` (0 to 20) for the first."""
+        response = self._call(
+            "receive_message",
+            {},
+            MaxNumberOfMessages=max_messages,
+            WaitTimeSeconds=wait_seconds,
+            MessageAttributeNames=["All"],
+        )
+        return [
+            Message(
+                message["MessageId"],
+                message["ReceiptHandle"],
+                message["Body"],
+                {name: value["StringValue"] for name, value in message.get("MessageAttributes", {}).items()},
+            )
+            for message in response.get("Messages", ())
+        ]
+
+    def delete(self, receipt_handle: str) -> None:
+        """Delete a received message."""
+        self._call("delete_message", {}, ReceiptHandle=receipt_handle)
+
+    def delete_many(self, receipt_handles: Sequence[str]) -> None:
+        """Delete up to BATCH_SIZE received messages."""
+        entries = [{"Id": str(number), "ReceiptHandle": handle} for number, handle in enumerate(receipt_handles)]
+        self._call("delete_message_batch", {"count": len(entries)}, Entries=entries)
+
+    def depth(self) -> int:
+        """Return the approximate number of visible messages."""
+        name = "ApproximateNumberOfMessages"
+        response = self._call("get_queue_attributes", {}, AttributeNames=[name])
+        return int(response["Attributes"].get(name, 0))
+
+    def _call(self, operation: str, fields: Mapping[str, Any], **parameters: Any) -> dict[str, Any]:
+        """Call SQS and log one line; a batch operation fails if SQS refused an entry."""
+        started = time.monotonic()
+        response: dict[str, Any] = {}
+        error: str | None = None
+        try:
+            response = getattr(self._client, operation)(QueueUrl=self._url, **parameters)
+            if refused := response.get("Failed"):
+                error = f"{len(refused)} entries refused: {refused[0].get('Code')}"
+        except AWS_ERRORS as failure:
+            error = error_code(failure)
+        extra = {
+            "queue": self.name,
+            **fields,
+            "message_id": response.get("MessageId"),
+            "duration_ms": round((time.monotonic() - started) * 1000),
+            "error": error,
+        }
+        logger.log(logging.ERROR if error else logging.INFO, "sqs %s", operation, extra=extra)
+        if error:
+            raise QueueUnavailableError(f"{self.name}: {operation} failed: {error}")
+        return response
+
+
+def _message(body: str, attributes: Mapping[str, str]) -> dict[str, Any]:
+    values = {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()}
+    return {"MessageBody": body, "MessageAttributes": values}
