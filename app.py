@@ -25,7 +25,6 @@ app = Chalice(app_name=f"triggers-api-{event_source.stage}", configure_logs=Fals
 
 OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"
 TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110; HTTPStatus has them since Python 3.13
-ANONYMOUS = ApiKey(name="", digest="", scopes=frozenset())
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,8 @@ class Call:
     """An authenticated request."""
 
     request: Request
-    services: Services
     key: ApiKey
+    services: Services
 
     @property
     def query(self) -> dict[str, list[str]]:
@@ -55,9 +54,9 @@ class Call:
 
 
 def route(methods: str, path: str, *scopes: Scope) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
-    """Register a view that takes a Call and the path's parameters; the key needs one of `scopes`, if there are any.
+    """Register a view; errors become problem documents.
 
-    Errors become problem documents.
+    With `scopes`, the view takes a Call and the path's parameters, and the API key needs one of them.
     """
 
     def register(view: Callable[..., Response]) -> Callable[..., Response]:
@@ -65,12 +64,12 @@ def route(methods: str, path: str, *scopes: Scope) -> Callable[[Callable[..., Re
             request: Any = app.current_request
             with telemetry.request_id(request.lambda_context.aws_request_id):
                 try:
+                    if not scopes:
+                        return view()
                     current = services.get()
-                    key = ANONYMOUS
-                    if scopes:
-                        key = authenticate(request.headers.get("authorization"), current.settings.api_keys)
-                        authorize(key, scopes)
-                    return view(Call(request, current, key), **parameters)
+                    key = authenticate(request.headers.get("authorization"), current.settings.api_keys)
+                    authorize(key, scopes)
+                    return view(Call(request, key, current), **parameters)
                 except ApiError as error:
                     return problem(error)
                 except SettingsError as error:
@@ -121,19 +120,18 @@ def method_not_allowed_as_problem(request: Request, get_response: Callable[[Requ
 
 
 @route("GET HEAD", "/health")
-def get_health(call: Call) -> Response:
-    return respond(200, compact({"status": "ok", "version": __version__, "stage": call.services.settings.stage}))
+def get_health() -> Response:
+    return respond(200, compact({"status": "ok", "version": __version__, "stage": event_source.stage}))
 
 
 @route("GET", "/me", *Scope)
 def get_me(call: Call) -> Response:
     key = call.key
-    stage = call.services.settings.stage
-    return respond(200, compact({"name": key.name, "scopes": sorted(key.scopes), "stage": stage}))
+    return respond(200, compact({"name": key.name, "scopes": sorted(key.scopes), "stage": event_source.stage}))
 
 
 @route("GET", "/openapi.json")
-def get_openapi(_: Call) -> Response:
+def get_openapi() -> Response:
     return respond(200, OPENAPI.read_text(encoding="utf-8"))
 
 

@@ -89,16 +89,15 @@ def deliver(wake_up: WakeUp, services: Services, deadline: float) -> None:
     QueueUnavailableError.
     """
     settings = services.settings
-    step_seconds = CALL_SECONDS + settings.push_timeout_seconds + AFTER_PUSH_SECONDS
-    delay_seconds = backoff.retry_in_process(
-        partial(attempt_delivery, wake_up.event_id, services, deadline),
-        wait_seconds=settings.in_process_wait_seconds,
-        last_start=deadline - step_seconds,
-        clock=services.clock,
-        sleep=services.sleep,
-    )
-    if delay_seconds is not None:
-        _wake_up(wake_up.event_id, wake_up.subscription_id, delay_seconds, services)
+    last_start = deadline - (CALL_SECONDS + settings.push_timeout_seconds + AFTER_PUSH_SECONDS)
+    waited = 0.0
+    while (delay := attempt_delivery(wake_up.event_id, services, deadline)) is not None:
+        waited += delay.seconds
+        is_late = services.clock() + delay.seconds > last_start
+        if is_late or waited > settings.in_process_wait_seconds or not delay.may_wait:
+            _wake_up(wake_up, delay.seconds, services)
+            return
+        services.sleep(delay.seconds)
 
 
 def attempt_delivery(event_id: str, services: Services, deadline: float) -> Delay | None:
@@ -152,21 +151,26 @@ def lease(request: LeaseRequest, services: Services) -> list[Event]:
     Raises StorageUnavailableError if DynamoDB fails before any is leased.
     """
     lease_id = f"lse_{services.new_id()}"
-    deadline = services.clock() + LEASE_SECONDS
-    query = listing.inbox_query(request.limit, request.event_type)
-    lease_one = partial(_lease_one, services, lease_id, request.lease_seconds)
     leased: list[Event] = []
-    while True:
-        room = MAX_LEASED_BYTES - sum(event.size for event in leased)
-        page = listing.find(services, query, max_bytes=room)
-        results = services.map(lease_one, page.events)
-        leased += [event for result in results if result for event in result]
-        if None in results and not leased:
-            raise StorageUnavailableError
-        query = replace(query, limit=request.limit - len(leased), after=page.after)
-        is_full = query.limit == 0 or sum(event.size for event in leased) >= MAX_LEASED_BYTES
-        if is_full or page.after is None or services.clock() > deadline:
-            return leased
+
+    def take(event: Event) -> None:
+        result = services.store.lease(event.event_id, lease_id, request.lease_seconds)
+        if result.applied and result.event and result.event.status is not Status.DELIVERED:
+            leased.append(result.event)
+
+    deadline = services.clock() + LEASE_SECONDS
+    room, after, is_last = MAX_LEASED_BYTES, None, False
+    try:
+        while not is_last and len(leased) < request.limit and room > 0 and services.clock() < deadline:
+            query = listing.inbox_query(request.limit - len(leased), request.event_type, after)
+            page = listing.find(services, query, max_bytes=room)
+            services.map(take, page.events)
+            room = MAX_LEASED_BYTES - sum(event.size for event in leased)
+            after, is_last = page.after, page.after is None
+    except StorageUnavailableError:
+        if not leased:
+            raise
+    return sorted(leased, key=lambda event: event.sort_key)
 
 
 def replay(event_id: str, services: Services) -> Event:
@@ -183,7 +187,7 @@ def replay(event_id: str, services: Services) -> Event:
     logger.info("replayed", extra={"event_id": event_id})
     if is_pushed:
         with _errors_left_to_sweep(event_id):
-            _wake_up(event_id, event.subscription_id, 0, services)
+            _wake_up(event, 0, services)
     return event
 
 
@@ -284,7 +288,7 @@ def _queue_new(services: Services, deadline: float, events: list[Event]) -> None
     with _errors_left_to_sweep(events[0].event_id):
         if services.clock() + CALL_SECONDS > deadline:
             raise OutOfTimeError
-        services.inbox.send_many([messages.wake_up(event.event_id, event.subscription_id) for event in events])
+        services.inbox.send_many([messages.wake_up(event) for event in events])
 
 
 def _push_new(event: Event, url: str, services: Services, deadline: float) -> Event:
@@ -298,7 +302,7 @@ def _push_new(event: Event, url: str, services: Services, deadline: float) -> Ev
             breaker.succeeded()
         event, delay = _settle(event, result, services, deadline)
         if delay is not None:
-            _wake_up(event.event_id, event.subscription_id, delay.seconds, services)
+            _wake_up(event, delay.seconds, services)
     return event
 
 
@@ -387,7 +391,7 @@ def _next_delay(event: Event, result: PushResult, services: Services) -> Delay |
 
 
 def _record_delivered(event: Event, result: PushResult, services: Services, deadline: float) -> Event:
-    record = _record(partial(services.store.record_delivered, event), event, services, deadline)
+    record = _record(services.store.record_delivered, event, services, deadline)
     if record.applied:
         started = unix_seconds(event.replayed_at or event.created_at)
         latency_ms = round((services.clock() - started) * 1000)
@@ -397,12 +401,12 @@ def _record_delivered(event: Event, result: PushResult, services: Services, dead
 
 def _record_retry(event: Event, delay: Delay, services: Services, deadline: float) -> tuple[Event, Delay | None]:
     message_follows = delay.seconds <= MAX_DELAY_SECONDS
-    write = partial(services.store.record_retry, event, delay.seconds, message_follows=message_follows)
+    write = partial(services.store.record_retry, delay_seconds=delay.seconds, message_follows=message_follows)
     try:
         record = _record(write, event, services, deadline)
     except StorageUnavailableError:
         # It may have been recorded: a message too many is dropped, one too few costs a minute.
-        _wake_up(event.event_id, event.subscription_id, delay.seconds, services)
+        _wake_up(event, delay.seconds, services)
         raise
     return record.event or event, delay if record.applied else None
 
@@ -411,28 +415,25 @@ def _dead_letter(event: Event, reason: Reason, services: Services, deadline: flo
     """Send the DLQ message, then record the failure: a crash in between makes a second message, never none."""
     failed = replace(event, reason=reason, failed_at=rfc3339(services.clock()))
     try:
-        services.dlq.send(
-            messages.dead_letter_body(failed),
-            {**messages.attributes(event.event_id, event.subscription_id), "Reason": reason},
-        )
+        services.dlq.send(messages.dead_letter_body(failed), messages.attributes(event) | {"Reason": reason})
     except QueueUnavailableError:
-        services.store.record_retry(event, DEAD_LETTER_RETRY_SECONDS, message_follows=False)
+        services.store.record_retry(event, delay_seconds=DEAD_LETTER_RETRY_SECONDS, message_follows=False)
         raise
-    record = _record(partial(services.store.record_failed, failed), failed, services, deadline)
+    record = _record(services.store.record_failed, failed, services, deadline)
     if record.applied:
         services.metrics.emit(DeliveryFailure=1)
         logger.warning("dead letter", extra={"event_id": event.event_id, "reason": reason})
     return record.event or failed
 
 
-def _record(write: Callable[[], WriteResult], event: Event, services: Services, deadline: float) -> WriteResult:
+def _record(write: Callable[[Event], WriteResult], event: Event, services: Services, deadline: float) -> WriteResult:
     """Write a record, again and again while the claim and the function last: a lost record is a second push."""
     last_start = deadline - AFTER_PUSH_SECONDS
     if event.claimed_until is not None:
         last_start = min(last_start, unix_seconds(event.claimed_until))
     while True:
         try:
-            return write()
+            return write(event)
         except StorageUnavailableError:
             if services.clock() + RECORD_RETRY_SECONDS > last_start:
                 raise
@@ -456,22 +457,12 @@ def _expires_at(services: Services) -> int:
     return int(services.clock()) + services.settings.event_retention_days * DAY_SECONDS
 
 
-def _lease_one(services: Services, lease_id: str, lease_seconds: int, event: Event) -> list[Event] | None:
-    """Return the event if it could be leased, or None if that is unknown."""
-    try:
-        result = services.store.lease(event.event_id, lease_id, lease_seconds)
-    except StorageUnavailableError:
-        return None
-    leased = result.event if result.applied else None
-    return [leased] if leased and leased.status is not Status.DELIVERED else []
-
-
 def _is_copy(event_id: str, services: Services) -> bool:
     event = services.store.get(event_id)
     return event is not None and event.subscription_id is not None
 
 
-def _wake_up(event_id: str, subscription_id: str | None, delay_seconds: float, services: Services) -> None:
+def _wake_up(event: Event | WakeUp, delay_seconds: float, services: Services) -> None:
     """Send a message for the event; after a delay that SQS does not support, the sweep sends it."""
     if delay_seconds <= MAX_DELAY_SECONDS:
-        services.inbox.send(*messages.wake_up(event_id, subscription_id), delay_seconds)
+        services.inbox.send(*messages.wake_up(event), delay_seconds)

@@ -10,6 +10,7 @@ from typing import Any
 
 from chalicelib.errors import FieldError, InvalidRequestError
 from chalicelib.events import EVENT_TYPE, Event, Status, rfc3339
+from chalicelib.messages import WakeUp
 from chalicelib.services import Services
 from chalicelib.store import SHARDS, EventStore, partition
 from chalicelib.subscriptions import SUBSCRIPTION_ID
@@ -62,13 +63,13 @@ def parse_events_query(parameters: Mapping[str, Sequence[str]]) -> Query:
 
 def parse_inbox_query(parameters: Mapping[str, Sequence[str]]) -> Query:
     """Return the query of `GET /inbox`; raise InvalidRequestError with every fault."""
-    query = replace(inbox_query(DEFAULT_LIMIT), include_payload=True)
+    query = replace(inbox_query(), include_payload=True)
     return _parse(parameters, query, ("event_type", "order", "limit", "cursor"))
 
 
-def inbox_query(limit: int, event_type: str | None = None) -> Query:
+def inbox_query(limit: int = DEFAULT_LIMIT, event_type: str | None = None, after: str | None = None) -> Query:
     """Return the query of undelivered events that nobody holds, oldest first."""
-    return Query((Status.PENDING, Status.FAILED), newest_first=False, limit=limit, event_type=event_type, in_inbox=True)
+    return Query((Status.PENDING, Status.FAILED), False, limit, event_type, after=after, in_inbox=True)
 
 
 def page(services: Services, query: Query) -> Page:
@@ -102,11 +103,8 @@ def find(services: Services, query: Query, *, max_bytes: int | None = None) -> P
     return Page(events, rows[size - 1].sort_key if len(rows) > size else None)
 
 
-def overdue(services: Services, shard: int) -> Iterator[list[tuple[str, str | None, str]]]:
-    """Yield pages of a shard's pending events that are due and that nobody will push.
-
-    Each event is (event_id, subscription_id, requeue_at).
-    """
+def overdue(services: Services, shard: int) -> Iterator[list[tuple[WakeUp, str]]]:
+    """Yield pages of a shard's pending events that are due and that nobody will push, with their `requeue_at`."""
     now = services.clock()
     start: dict[str, Any] = {}
     while True:
@@ -118,8 +116,8 @@ def overdue(services: Services, shard: int) -> Iterator[list[tuple[str, str | No
             ProjectionExpression="event_id, subscription_id, requeue_at",
             **start,
         )
-        rows = response["Items"]
-        yield [(row["event_id"]["S"], row.get("subscription_id", {}).get("S"), row["requeue_at"]["S"]) for row in rows]
+        rows = [{name: value["S"] for name, value in row.items()} for row in response["Items"]]
+        yield [(WakeUp(row["event_id"], None, row.get("subscription_id")), row["requeue_at"]) for row in rows]
         if "LastEvaluatedKey" not in response:
             return
         start = {"ExclusiveStartKey": response["LastEvaluatedKey"]}
