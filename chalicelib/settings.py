@@ -67,33 +67,31 @@ def _webhook_url(text: str) -> str | None:
 
 def _push_url(text: str) -> str:
     """Return a URL that events may be pushed to; raise InvalidValueError."""
-    url = urlsplit(_http_url(text))
-    if url.scheme == "http" and not _is_loopback(url.hostname or ""):
-        raise InvalidValueError("must begin with https:// (http:// is for a loopback host)")
-    if "#" in text:
-        raise InvalidValueError("must not have a fragment (#)")
-    return text
-
-
-def _http_url(text: str) -> str:
-    if re.search(r"[^\x21-\x7e]", text):
-        raise InvalidValueError("must not have spaces, control characters or non-ASCII characters")
     try:
         url, port = urlsplit(text), urlsplit(text).port
     except ValueError:
         raise InvalidValueError("must have a valid host and port") from None
-    if url.scheme not in ("http", "https"):
-        raise InvalidValueError("must begin with https://")
-    if "@" in url.netloc:
-        raise InvalidValueError("must not have a user name or password")
-    if port == 0 or not re.fullmatch(r"(\[[0-9A-Fa-f:.]+]|[A-Za-z0-9._-]+)(:[0-9]+)?", url.netloc):
-        raise InvalidValueError("must have a valid host and port")
+    has_host = re.fullmatch(r"(\[[0-9A-Fa-f:.]+]|[A-Za-z0-9._-]+)(:[0-9]+)?", url.netloc) and port != 0
+    rules = (
+        (not re.search(r"[^\x21-\x7e]", text), "must not have spaces, control characters or non-ASCII characters"),
+        (url.scheme in ("http", "https"), "must begin with https://"),
+        ("@" not in url.netloc, "must not have a user name or password"),
+        (has_host, "must have a valid host and port"),
+        (
+            url.scheme == "https" or _is_loopback(url.hostname),
+            "must begin with https:// (http:// is for loopback hosts)",
+        ),
+        ("#" not in text, "must not have a fragment (#)"),
+    )
+    for is_kept, expected in rules:
+        if not is_kept:
+            raise InvalidValueError(expected)
     return text
 
 
-def _is_loopback(host: str) -> bool:
+def _is_loopback(host: str | None) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host or "").is_loopback
     except ValueError:
         return host == "localhost"
 
@@ -138,13 +136,16 @@ def _optional(name: str, default: T, parse: Callable[[str], T], *, secret: bool 
     return field(default=default, repr=not secret, metadata={"name": name, "parse": parse})
 
 
+QUEUE_URL = _matching(r"https?://\S+", "must be the URL of an SQS queue")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """All settings of a function. Secrets are left out of `repr()`."""
 
     events_table_name: str = _required("EVENTS_TABLE_NAME", str, "must be the name of the DynamoDB table")
-    inbox_queue_url: str = _required("INBOX_QUEUE_URL", _http_url, "must be the URL of the inbox queue")
-    inbox_dlq_url: str = _required("INBOX_DLQ_URL", _http_url, "must be the URL of the dead letter queue")
+    inbox_queue_url: str = _required("INBOX_QUEUE_URL", QUEUE_URL, "must be the URL of the inbox queue")
+    inbox_dlq_url: str = _required("INBOX_DLQ_URL", QUEUE_URL, "must be the URL of the dead letter queue")
     webhook_url: str | None = _required(  # None: pull-only
         "ZAPIER_WEBHOOK_URL", _webhook_url, "must be an https URL, or none for pull-only", secret=True
     )
