@@ -40,25 +40,26 @@ def test_a_post_that_dynamodb_fails_is_answered_with_503_and_can_be_repeated(
     assert len(receiver.requests) == 1
 
 
-@pytest.mark.parametrize(("code", "calls"), [(200, 2), (503, 3), (404, 3)])
+@pytest.mark.parametrize(("code", "calls"), [(200, []), (503, ["SendMessage"]), (404, ["SendMessage"])])
 def test_a_call_that_boto3_repeats_changes_nothing(
-    world: World, receiver: Receiver, aws: Aws, output: Output, code: int, calls: int
+    world: World, receiver: Receiver, aws: Aws, output: Output, code: int, calls: list[str]
 ) -> None:
     receiver.default = status(code)
-    for at in range(1, calls + 1):
+    for operation in ["PutItem", "UpdateItem", *calls]:
         world.restart()
+        pushed = len(receiver.requests)
         world.lose_messages()
         output.lines()
-        aws.fail(Fault.REPEATED, at=at)
+        aws.fail(Fault.REPEATED, operation)
 
-        answer = world.call("POST", "/events", EVENT, idempotency_key=str(at))
+        answer = world.call("POST", "/events", EVENT, idempotency_key=operation)
 
-        assert (answer.status_code, len(receiver.requests)) == (202, at)
+        assert (answer.status_code, len(receiver.requests)) == (202, pushed + 1)
         assert "idempotency-replayed" not in answer.headers
         assert answer.json["delivery_attempts"] == 1
         failures = [values for values in output.metrics() if "DeliveryFailure" in values]
         assert len(failures) == (code == 404)
-        assert len(world.messages()) == (code == 503) * (1 + (at == calls))  # the last call sends
+        assert len(world.messages()) == (code == 503) * (1 + (operation == "SendMessage"))
 
 
 @pytest.mark.parametrize("fault", FAILURES)
@@ -90,7 +91,7 @@ def test_a_throttled_record_is_written_again_instead_of_a_second_push(
 
     event = world.post()
 
-    assert (event["status"], aws.calls) == ("delivered", ["PutItem", "UpdateItem", "UpdateItem"])
+    assert (event["status"], aws.calls[-2:]) == ("delivered", ["UpdateItem", "UpdateItem"])
     assert len(receiver.requests) == 1
 
 

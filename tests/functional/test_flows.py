@@ -62,7 +62,7 @@ def test_an_event_whose_push_fails_is_queued(world: World, receiver: Receiver, o
         "at": rfc3339(START),
         "outcome": "retry",
         "status_code": 503,
-        "error": "the receiver answered 503",
+        "error": "receiver responded 503",
         "duration_ms": attempt["duration_ms"],
         "response": "ok",
     }
@@ -107,7 +107,7 @@ def test_an_event_whose_attempts_are_exhausted_goes_to_the_dead_letter_queue(
         "event_id": event_id,
         "reason": "exhausted",
         "last_status_code": 500,
-        "last_error": "the receiver answered 500",
+        "last_error": "receiver responded 500",
         "delivery_attempts": 3,
         "failed_at": event["attempts"][-1]["at"],
     }

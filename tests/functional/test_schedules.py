@@ -21,7 +21,7 @@ from tests.support.world import START, World
 
 
 def never_queued(world: World, aws: Aws, receiver: Receiver) -> str:
-    aws.fail(Fault.REFUSED, "SendMessage")
+    aws.fail(Fault.REFUSED, "SendMessageBatch")
     return str(world.post(prefer="respond-async")["event_id"])
 
 
