@@ -136,9 +136,9 @@ def get_openapi() -> Response:
 
 
 @route("GET", "/")
-def get_console(_: Call) -> Response:
+def get_console() -> Response:
     html, headers = console.page()
-    return Response(html, headers, 200)
+    return Response(html, {**headers}, 200)
 
 
 @route("POST", "/events", Scope.PRODUCE)

@@ -1,4 +1,4 @@
-"""The console: one static page, and the Content-Security-Policy that allows its own script and style only."""
+"""The console: a static page, and the Content-Security-Policy that allows nothing but its own script and style."""
 
 import base64
 import hashlib
@@ -6,19 +6,20 @@ import re
 from functools import cache
 from pathlib import Path
 
+HEADERS = {
+    "Content-Type": "text/html; charset=utf-8",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+POLICY = "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
 
 @cache
 def page() -> tuple[str, dict[str, str]]:
-    """Return the page and its response headers."""
+    """Return the page and its headers. The policy names script and style by hash (CSP Level 3, section 2.3.1)."""
     html = Path(__file__).with_name("console.html").read_text(encoding="utf-8")
-    policy = (
-        f"default-src 'none'; script-src {_hash('script', html)}; style-src {_hash('style', html)}; connect-src 'self'; "
-        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    return html, {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": policy}
-
-
-def _hash(tag: str, html: str) -> str:
-    """Return the hash source (CSP Level 3, section 2.3.1) of the only element named `tag`."""
-    [content] = re.findall(rf"<{tag}\b[^>]*>(.*?)</{tag}>", html, re.DOTALL)
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+    inline = re.findall(r"<(script|style)\b[^>]*>(.*?)</", html, re.DOTALL)
+    digests = [(tag, base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()) for tag, text in inline]
+    hashes = "".join(f"; {tag}-src 'sha256-{digest}'" for tag, digest in digests)
+    return html, {**HEADERS, "Content-Security-Policy": f"default-src 'none'{hashes}; {POLICY}"}
