@@ -21,7 +21,7 @@ check: $(SET_UP) ## format, lint, types, tests
 	@$(PY) -m mypy
 	@$(PY) -m pytest
 
-chaos: $(SET_UP) ## simulate storms of faults and crashes (SEEDS=1000, or SEED=7 to repeat one)
+chaos: $(SET_UP) ## simulate storms of faults and crashes (SEEDS=500, or SEED=7 to repeat one)
 	@exec $(PY) -m tests.crash.chaos
 
 mutants: $(SET_UP) ## break the code in many ways and see a test fail for each
