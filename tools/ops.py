@@ -259,7 +259,7 @@ class Api:
 
     def __init__(self) -> None:
         self._url, key = (os.environ.get(name, "").strip() for name in ("TRIGGERS_URL", "TRIGGERS_API_KEY"))
-        if not re.match(r"https://[^/@]+|http://(localhost|127\.0\.0\.1)[:/]", self._url):
+        if not re.fullmatch(r"(https://[^/?#@]+|http://(localhost|127\.0\.0\.1)(:\d+)?)(/[^?#]*)?", self._url):
             raise click.UsageError("set TRIGGERS_URL to the https URL of the API (http only for this machine)")
         if not (key and key.isascii() and key.isprintable()):
             raise click.UsageError("set TRIGGERS_API_KEY to an API key")
@@ -343,7 +343,7 @@ def show(event_id: str, *, payload: bool) -> None:
 @click.argument("event_ids", nargs=-1)
 @click.option("--since", type=parse_time, help="Created at or after: 2h, 2026-11-25, 2026-11-25T02:00Z.")
 @click.option("--until", type=parse_time, default="0s", help="Created at or before. Default: now.")
-@click.option("--status", type=click.Choice([*Status]), default="failed", show_default=True)
+@click.option("--status", type=click.Choice([*map(str, Status)]), default="failed", show_default=True)
 @click.option("--event-type", default="", help="Only events of this type.")
 @rate_option
 @click.option("--dry-run", is_flag=True, help="Only show how many events match, and the first ten.")
