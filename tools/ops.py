@@ -192,7 +192,7 @@ def describe(message: Message) -> tuple[object, ...]:
     """Return the table row of a message. The text of one that is not a dead letter is not shown."""
     reason = message.attributes.get("Reason")
     try:
-        event = parse(message.body)
+        event = parse(message.body, message.attributes)
     except MalformedMessageError:
         return f"message {message.message_id}", reason or "malformed"
     if event.failed_at is None:  # moved by SQS: the worker received it too often and never finished
@@ -328,10 +328,11 @@ def show(event_id: str, *, payload: bool) -> None:
     rows: list[tuple[object, ...]] = [(event["created_at"], "created")]
     for attempt in event["attempts"]:
         answer = attempt["status_code"] or attempt["error"]
-        rows.append((attempt["at"], attempt["outcome"], f"{attempt['duration_ms']:,} ms", answer, attempt["response"]))
+        took = f"{attempt['duration_ms']:,} ms"
+        rows.append((attempt["at"], f"attempt: {attempt['outcome']}", took, answer, attempt["response"]))
     if event["next_attempt_at"]:
         rows.append((event["next_attempt_at"], "next attempt"))
-    if event["delivered_at"]:
+    if event["delivered_via"] in ("pull", "subscriptions"):
         rows.append((event["delivered_at"], f"delivered by {event['delivered_via']}"))
     click.echo()
     print_table(("time", "what", "took", "answer", "response"), rows)

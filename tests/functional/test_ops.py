@@ -1,6 +1,7 @@
 """The operator's commands, run as a user runs them against the real app over HTTP, and moto's SQS."""
 
 import functools
+import itertools
 import os
 import re
 import shlex
@@ -26,6 +27,7 @@ from tests.support.world import KEY, World
 from tools.ops import Pace, cli, move_messages
 
 FAST = ("--rate", "10000")
+ALWAYS = ("--since", "2026-01-01", "--until", "2027-01-01")
 
 
 @pytest.fixture(autouse=True)
@@ -48,17 +50,32 @@ class Ran:
         assert result.exit_code == status, result.output
 
 
+Before = Callable[..., None]
+
+
 @pytest.fixture
-def on_sqs(world: World) -> Iterator[Callable[[str, Callable[[], None]], None]]:
-    """Return a function that makes something happen before each SQS call of a kind that a command makes."""
+def before(world: World) -> Iterator[Before]:
+    """Return a function that makes something happen before the nth call of a kind: of a command's SQS client (`sqs.`),
+    or of the app's DynamoDB client (`dynamodb.`).
+    """
     boto3.setup_default_session()
     assert boto3.DEFAULT_SESSION
-    events = boto3.DEFAULT_SESSION.events
+    emitters = {"sqs": boto3.DEFAULT_SESSION.events, "dynamodb": world.dynamodb.meta.events}
+    registered: list[tuple[str, Callable[..., None]]] = []
 
-    def register(operation: str, act: Callable[[], None]) -> None:
-        events.register(f"before-call.sqs.{operation}", lambda **_: act())
+    def register(operation: str, act: Callable[[], None], number: int = 1) -> None:
+        numbers = itertools.count(1)
+
+        def count(**_: object) -> None:
+            if next(numbers) == number:
+                act()
+
+        emitters[operation.partition(".")[0]].register(f"before-call.{operation}", count)
+        registered.append((operation, count))
 
     yield register
+    for operation, count in registered:
+        emitters[operation.partition(".")[0]].unregister(f"before-call.{operation}", count)
     boto3.DEFAULT_SESSION = None
 
 
@@ -71,19 +88,8 @@ def kill() -> None:
 
 
 def interrupt() -> None:
+    """Press Ctrl-C."""
     os.kill(os.getpid(), signal.SIGINT)
-
-
-def on_call(number: int, act: Callable[[], object]) -> Callable[[], None]:
-    """Return a function that acts when it is called for the nth time."""
-    calls = Counter[str]()
-
-    def count() -> None:
-        calls["all"] += 1
-        if calls["all"] == number:
-            act()
-
-    return count
 
 
 def fail(world: World, receiver: Receiver, count: int = 1) -> list[str]:
@@ -100,6 +106,10 @@ def fail(world: World, receiver: Receiver, count: int = 1) -> list[str]:
 def run_workers(world: World) -> None:
     while world.run_worker():
         pass
+
+
+def pushes(receiver: Receiver) -> Counter[str]:
+    return Counter(request.headers["webhook-id"] for request in receiver.requests)
 
 
 def contents(messages: list[dict[str, Any]]) -> list[tuple[str, dict[str, str]]]:
@@ -145,13 +155,11 @@ def test_redrive_sends_messages_on_unchanged_and_their_events_are_delivered(
     assert {world.event(event_id)["status"] for event_id in event_ids} == {"delivered"}
 
 
-@pytest.mark.parametrize("operation", ["SendMessageBatch", "DeleteMessageBatch"])
-def test_a_redrive_that_is_killed_loses_nothing_and_pushes_each_event_once(
-    world: World, receiver: Receiver, on_sqs: Any, operation: str
+def test_a_redrive_killed_between_send_and_delete_loses_nothing_and_pushes_each_event_once(
+    world: World, receiver: Receiver, before: Before
 ) -> None:
     event_ids = fail(world, receiver, 15)
-    pushed = len(receiver.requests)
-    on_sqs(operation, on_call(2, kill))
+    before("sqs.DeleteMessageBatch", kill, 2)
     with pytest.raises(Killed):
         Ran("redrive", *FAST)
 
@@ -160,15 +168,14 @@ def test_a_redrive_that_is_killed_loses_nothing_and_pushes_each_event_once(
 
     assert world.dead_letters() == []
     run_workers(world)
-    again = [request.headers["webhook-id"] for request in receiver.requests[pushed:]]
-    assert sorted(again) == sorted(event_ids)
+    assert pushes(receiver) == Counter(event_ids * 2)
 
 
 def test_a_redrive_that_is_stopped_says_how_far_it_came_and_how_to_go_on(
-    world: World, receiver: Receiver, on_sqs: Any
+    world: World, receiver: Receiver, before: Before
 ) -> None:
     fail(world, receiver, 15)
-    on_sqs("SendMessageBatch", on_call(2, interrupt))
+    before("sqs.SendMessageBatch", interrupt, 2)
 
     errors = Ran("redrive", *FAST, status=130).errors
 
@@ -176,10 +183,10 @@ def test_a_redrive_that_is_stopped_says_how_far_it_came_and_how_to_go_on(
     assert re.search(r"To move the rest: \S+ -m tools.ops redrive --rate 10000\n", errors)
 
 
-def test_a_redrive_ends_though_messages_come_back(world: World, on_sqs: Any) -> None:
+def test_a_redrive_ends_though_messages_come_back(world: World, before: Before) -> None:
     world.send("not a message of ours")
     run_workers(world)
-    on_sqs("DeleteMessageBatch", lambda: run_workers(world))
+    before("sqs.DeleteMessageBatch", lambda: run_workers(world))
 
     assert "moved 1 of 1 " in Ran("redrive", *FAST).output
 
@@ -208,57 +215,29 @@ def test_a_redrive_keeps_to_its_rate(world: World) -> None:
     assert moments == [(4, 0), (4, 1), (2, 2)]
 
 
-class ApiServer:
-    """The app on loopback. `before_call` is told method and path of each request before the app is."""
+class QuietHandler(ChaliceRequestHandler):
+    disable_nagle_algorithm = True
 
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        self.before_call: Callable[[str], object] = self.calls.append
-
-    def count(self, pattern: str) -> int:
-        return sum(bool(re.fullmatch(pattern, call)) for call in self.calls)
+    def log_message(self, *args: object) -> None:
+        pass
 
 
 @pytest.fixture
-def api(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
-    api = ApiServer()
-
-    class Handler(ChaliceRequestHandler):
-        disable_nagle_algorithm = True
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-        def parse_request(self) -> bool:
-            parsed: bool = super().parse_request()
-            api.before_call(f"{self.command} {self.path}")
-            return parsed
-
+def api(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The app on loopback."""
     monkeypatch.setattr(app.app, "__class__", app.app.__class__)  # the server gives the app a class of its own
     config = Config.create()
     server = create_local_server(app.app, config, "127.0.0.1", 0).server
     server.daemon_threads = True
-    monkeypatch.setattr(server, "handle_error", lambda *_: None)  # a client that is stopped breaks its connection
-    server.RequestHandlerClass = functools.partial(Handler, app_object=app.app, config=config)
+    server.RequestHandlerClass = functools.partial(QuietHandler, app_object=app.app, config=config)
+    monkeypatch.setattr(server, "handle_error", lambda *_: None)  # a command that is stopped breaks its connection
     serving = threading.Thread(target=server.serve_forever, args=(0.05,))
     serving.start()
     monkeypatch.setenv("TRIGGERS_URL", f"http://127.0.0.1:{server.server_port}")
-    yield api
+    yield
     server.shutdown()
     server.server_close()
     serving.join()
-
-
-def interrupt_at(api: ApiServer, pattern: str, number: int) -> None:
-    """Press Ctrl-C when the nth call that matches arrives."""
-    count = on_call(number, interrupt)
-
-    def before_call(call: str) -> None:
-        api.calls.append(call)
-        if re.match(pattern, call):
-            count()
-
-    api.before_call = before_call
 
 
 def command_to_continue(errors: str) -> list[str]:
@@ -266,9 +245,8 @@ def command_to_continue(errors: str) -> list[str]:
     return shlex.split(command)
 
 
-def test_show_tells_the_attempts_of_an_event_and_its_payload_only_when_asked(
-    api: ApiServer, world: World, receiver: Receiver
-) -> None:
+@pytest.mark.usefixtures("api")
+def test_show_tells_the_attempts_of_an_event_and_its_payload_only_when_asked(world: World, receiver: Receiver) -> None:
     receiver.script(receivers.status(503, body=b"come back later"))
     event_id = world.post({"card": "secret-payload"})["event_id"]
     world.settle()
@@ -276,25 +254,30 @@ def test_show_tells_the_attempts_of_an_event_and_its_payload_only_when_asked(
     shown = Ran("show", event_id).output
 
     assert shown.startswith(f"{event_id}  order.created  delivered  posted by acme\nDelivered by attempt 2.\n")
-    assert re.search(r"Z +created +\n.*Z +retry +\d+ ms +503 +come back later +\n.*Z +delivered +\d+ ms +200", shown)
+    rows = (
+        r"\S+Z +created",
+        r"\S+Z +attempt: retry +\d+ ms +503 +come back later",
+        r"\S+Z +attempt: delivered +\d+ ms +200",
+    )
+    assert re.search(" *\n".join(rows), shown)
     assert "secret" not in shown
     assert '"card": "secret-payload"' in Ran("show", event_id, "--payload").output
 
 
-def test_a_dry_run_of_a_replay_changes_nothing(api: ApiServer, world: World, receiver: Receiver) -> None:
+@pytest.mark.usefixtures("api")
+def test_a_dry_run_of_a_replay_changes_nothing(world: World, receiver: Receiver) -> None:
     [event_id] = fail(world, receiver)
 
-    said = Ran("replay", "--since", "2026-01-01", "--until", "2027-01-01", "--dry-run").output
+    said = Ran("replay", *ALWAYS, "--dry-run").output
 
     assert said.startswith("would be replayed: 1\n")
     assert event_id in said
     assert world.event(event_id)["status"] == "failed"
-    assert api.count("POST .*") == 0
+    assert world.messages() == []
 
 
-def test_a_replay_takes_the_events_of_a_period_and_a_type_oldest_first(
-    api: ApiServer, world: World, receiver: Receiver
-) -> None:
+@pytest.mark.usefixtures("api")
+def test_a_replay_takes_the_events_of_a_period_and_a_type_oldest_first(world: World, receiver: Receiver) -> None:
     early, first, second, late = fail(world, receiver, 4)
     receiver.script(receivers.status(404))
     world.post(event_type="other.type")
@@ -303,37 +286,29 @@ def test_a_replay_takes_the_events_of_a_period_and_a_type_oldest_first(
     said = Ran("replay", "--since", since, "--until", until, "--event-type", "order.created", *FAST).output
 
     assert said == "replayed 2 of 2 events\n"
-    assert [call for call in api.calls if "POST" in call] == [
-        f"POST /events/{event_id}/replay" for event_id in (first, second)
-    ]
-    run_workers(world)
-    assert [world.event(e)["status"] for e in (early, first, second, late)] == [
-        "failed",
-        "delivered",
-        "delivered",
-        "failed",
-    ]
+    assert [message["attributes"]["EventId"] for message in world.messages()] == [first, second]
+    assert [world.event(event_id)["status"] for event_id in (early, late)] == ["failed", "failed"]
 
 
+@pytest.mark.usefixtures("api")
 def test_a_replay_that_is_stopped_prints_the_command_that_goes_on(
-    api: ApiServer, world: World, receiver: Receiver
+    world: World, receiver: Receiver, before: Before
 ) -> None:
     event_ids = fail(world, receiver, 5)
-    interrupt_at(api, "POST", 3)
+    before("dynamodb.UpdateItem", interrupt, 3)
 
-    errors = Ran("replay", "--since", "2026-01-01", "--until", "2027-01-01", *FAST, status=130).errors
+    errors = Ran("replay", *ALWAYS, *FAST, status=130).errors
     assert errors.startswith("replayed 2 of 5 events\n")
-    run_workers(world)
     Ran(*command_to_continue(errors))
 
     run_workers(world)
-    assert {world.event(event_id)["status"] for event_id in event_ids} == {"delivered"}
-    assert [api.count(f"POST /events/{event_id}/replay") for event_id in event_ids[:2]] == [1, 1]
+    assert pushes(receiver) == Counter(event_ids * 2)
 
 
-def test_an_event_that_is_held_is_skipped_and_named(api: ApiServer, world: World, receiver: Receiver) -> None:
+@pytest.mark.usefixtures("api")
+def test_an_event_that_is_held_is_skipped_and_named(world: World, receiver: Receiver) -> None:
     leased, free = fail(world, receiver, 2)
-    world.call("POST", "/inbox/lease", '{"limit": 1}', Content_Type="application/json")
+    world.services.store.lease(leased, "lease", 60)
 
     ran = Ran("replay", leased, free, *FAST, status=1)
 
@@ -341,7 +316,8 @@ def test_an_event_that_is_held_is_skipped_and_named(api: ApiServer, world: World
     assert ran.errors == "Error: some events were skipped\n"
 
 
-def test_send_posts_one_event_from_its_arguments(api: ApiServer, world: World) -> None:
+@pytest.mark.usefixtures("api")
+def test_send_posts_one_event_from_its_arguments(world: World) -> None:
     said = Ran("send", "--type", "invoice.paid", "--payload", '{"n": 1}', "--metadata", '{"source": "shop"}').output
 
     event = world.event(said.split(":")[0])
@@ -361,7 +337,8 @@ def stored(world: World) -> int:
     return len(world.call("GET", "/events").json["events"])
 
 
-def test_a_file_is_sent_once_however_often_the_command_runs(api: ApiServer, world: World, lines: Path) -> None:
+@pytest.mark.usefixtures("api")
+def test_a_file_is_sent_once_however_often_the_command_runs(world: World, lines: Path) -> None:
     assert Ran("send", "-f", str(lines)).output == "4 of 4 lines: 4 sent\n"
     assert Ran("send", "-f", str(lines)).output == "4 of 4 lines: 4 sent before\n"
     assert stored(world) == 4
@@ -370,8 +347,9 @@ def test_a_file_is_sent_once_however_often_the_command_runs(api: ApiServer, worl
     assert stored(world) == 8
 
 
-def test_a_file_that_was_stopped_is_completed_by_the_same_command(api: ApiServer, world: World, lines: Path) -> None:
-    interrupt_at(api, "POST", 3)
+@pytest.mark.usefixtures("api")
+def test_a_file_that_was_stopped_is_completed_by_the_same_command(world: World, lines: Path, before: Before) -> None:
+    before("dynamodb.PutItem", interrupt, 3)
 
     errors = Ran("send", "-f", str(lines), status=130).errors
 
@@ -380,7 +358,8 @@ def test_a_file_that_was_stopped_is_completed_by_the_same_command(api: ApiServer
     assert stored(world) == 4
 
 
-def test_a_bad_line_is_named_and_the_others_are_sent(api: ApiServer, world: World, lines: Path) -> None:
+@pytest.mark.usefixtures("api")
+def test_a_bad_line_is_named_and_the_others_are_sent(world: World, lines: Path) -> None:
     lines.write_text('not JSON\n\n{"event_type": "a"}\n' + lines.read_text())
 
     ran = Ran("send", "-f", str(lines), status=1)
@@ -390,7 +369,8 @@ def test_a_bad_line_is_named_and_the_others_are_sent(api: ApiServer, world: Worl
     assert stored(world) == 4
 
 
-def test_a_terminal_shows_a_progress_bar(api: ApiServer, lines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("api")
+def test_a_terminal_shows_a_progress_bar(lines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
 
     errors = click.unstyle(Ran("send", "-f", str(lines)).errors)
