@@ -168,7 +168,7 @@ def dlq(stage: str | None, limit: int) -> None:
     if sample:
         print_table(("event", "reason", "attempts", "failed at", "last error"), sample)
         click.echo()
-    click.echo(f"{queue.name} holds {depth:,} messages, {len(sample)} of them shown")
+    click.echo(f"{queue.name} {f'holds {depth:,} messages, {len(sample)} of them shown' if depth else 'is empty'}")
 
 
 def peek(sqs: Any, url: str, limit: int) -> list[Message]:
@@ -285,11 +285,9 @@ class Api:
         except urllib3.exceptions.HTTPError as error:
             raise ApiCallError(0, f"cannot reach {self._url}: {getattr(error, 'reason', error)}") from error
         try:
-            content = response.json()
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
-            raise ApiCallError(response.status, f"{response.status} without JSON: check TRIGGERS_URL")
+            content = dict(response.json())
+        except (ValueError, TypeError):
+            raise ApiCallError(response.status, f"{response.status} without JSON: check TRIGGERS_URL") from None
         if not 200 <= response.status < 300:
             hint = " (check TRIGGERS_URL and TRIGGERS_API_KEY)" if response.status in (401, 403) else ""
             detail = content.get("detail") or content.get("message")
