@@ -230,7 +230,7 @@ def delete_subscription(call: Call, subscription_id: str) -> Response:
     queue=event_source.queue_name,
     batch_size=10,
     maximum_batching_window_in_seconds=event_source.batch_window_seconds,
-    maximum_concurrency=event_source.maximum_concurrency,
+    maximum_concurrency=event_source.max_concurrency,
 )
 def worker(event: SQSEvent) -> None:
     """Process a batch; raise if some messages failed, which SQS returns after the visibility timeout."""

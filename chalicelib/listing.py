@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 from chalicelib.errors import FieldError, InvalidRequestError
@@ -97,7 +98,9 @@ def find(services: Services, query: Query, *, max_bytes: int | None = None) -> P
     rows = [found[key] for key in sorted(found, reverse=query.newest_first)]
     now = services.clock()
     matching = [row for row in rows[:size] if query.matches(row, now)]
-    events = _first(matching, query.limit, max_bytes)
+    sizes = accumulate(row.size for row in matching)
+    fitting = [row for row, total in zip(matching, sizes, strict=True) if max_bytes is None or total <= max_bytes]
+    events = (fitting or matching[:1])[: query.limit]
     if len(events) < len(matching):
         return Page(events, events[-1].sort_key)
     return Page(events, rows[size - 1].sort_key if len(rows) > size else None)
@@ -171,23 +174,9 @@ def _parse(parameters: Mapping[str, Sequence[str]], query: Query, allowed: Seque
 
 
 def _read(store: EventStore, query: Query, limit: int, of_partition: str) -> dict[str, Any]:
-    condition, values = "", {}
-    if query.after:
-        condition = f" AND sort_key {'<' if query.newest_first else '>'} :after"
-        values[":after"] = query.after
+    condition = f" AND sort_key {'<' if query.newest_first else '>'} :after" if query.after else ""
+    values = {":after": query.after}
     return store.query(of_partition, condition, values, ScanIndexForward=not query.newest_first, Limit=limit)
-
-
-def _first(events: list[Event], limit: int, max_bytes: int | None) -> list[Event]:
-    """Return up to `limit` events with up to `max_bytes` of payload, but at least one."""
-    chosen: list[Event] = []
-    total = 0
-    for event in events[:limit]:
-        total += event.size
-        if chosen and max_bytes is not None and total > max_bytes:
-            break
-        chosen.append(event)
-    return chosen
 
 
 def _encode_cursor(sort_key: str) -> str:
