@@ -3,8 +3,8 @@ PY := .venv/bin/python
 SET_UP := .venv/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos mutants api-key package e2e bench cost deploy destroy dlq redrive events stats \
-  show replay
+.PHONY: help run test check chaos mutants api-key package e2e bench deploy destroy dlq redrive show replay \
+  send
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,11 +21,11 @@ check: $(SET_UP) ## format, lint, types, tests
 	@$(PY) -m mypy
 	@$(PY) -m pytest
 
-chaos: $(SET_UP) ## simulate storms of faults and crashes (SEEDS=1000, or SEED=7 to repeat one)
-	@exec $(PY) -m tools.chaos
+chaos: $(SET_UP) ## simulate storms of faults and crashes (SEEDS=500, or SEED=7 to repeat one)
+	@exec $(PY) -m tests.crash.chaos
 
 mutants: $(SET_UP) ## break the code in many ways and see a test fail for each
-	@exec $(PY) -m tools.mutants
+	@exec $(PY) -m tests.mutants
 
 api-key: $(SET_UP) ## make an API key (NAME=acme SCOPES=produce+consume)
 	@exec $(PY) -m tools.api_key "$$NAME" "$$SCOPES"
@@ -36,11 +36,8 @@ package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev
 e2e: $(SET_UP) ## deploy the package to an emulated AWS, and drive it
 	@exec $(PY) -m tools.e2e
 
-bench: $(SET_UP) ## measure against the bare calls; writes docs/performance.md
+bench: $(SET_UP) ## measure the performance goals; writes docs/performance.md
 	@exec $(PY) -m tools.bench
-
-cost: $(SET_UP) ## what a million events cost
-	@exec $(PY) -m tools.cost
 
 deploy: $(SET_UP) ## deploy a stage to AWS, or update it (STAGE=dev)
 	@exec $(PY) -m tools.deploy
@@ -48,24 +45,21 @@ deploy: $(SET_UP) ## deploy a stage to AWS, or update it (STAGE=dev)
 destroy: $(SET_UP) ## take a stage down; its table is kept (STAGE=dev)
 	@exec $(PY) -m tools.destroy
 
-dlq: $(SET_UP) ## show the dead letter queue, and why (STAGE=dev)
+dlq: $(SET_UP) ## show the dead letter queue (STAGE=dev)
 	@exec $(PY) -m tools.ops dlq
 
-redrive: $(SET_UP) ## move the dead letter queue back to the inbox queue (STAGE=dev RATE=20)
+redrive: $(SET_UP) ## move dead letters back to the inbox queue (STAGE=dev RATE=20)
 	@exec $(PY) -m tools.ops redrive $${RATE:+--rate "$$RATE"}
 
-events: $(SET_UP) ## list events (TRIGGERS_URL=... TRIGGERS_API_KEY=...)
-	@exec $(PY) -m tools.ops events
+show: $(SET_UP) ## show the life of one event (EVENT_ID=evt_...)
+	@exec $(PY) -m tools.ops show $${EVENT_ID:+"$$EVENT_ID"}
 
-stats: $(SET_UP) ## draw how well events were delivered (WINDOW=1h)
-	@exec $(PY) -m tools.ops stats $${WINDOW:+--window "$$WINDOW"}
+replay: $(SET_UP) ## count failed events, or push them again (SINCE=2h GO=1 STATUS= EVENT_TYPE= RATE=)
+	@exec $(PY) -m tools.ops replay $(if $(filter 1,$(GO)),,--dry-run) $${SINCE:+--since "$$SINCE"} $${UNTIL:+--until "$$UNTIL"} \
+	  $${STATUS:+--status "$$STATUS"} $${EVENT_TYPE:+--event-type "$$EVENT_TYPE"} $${RATE:+--rate "$$RATE"}
 
-show: $(SET_UP) ## tell the life of one event (EVENT_ID=evt_...)
-	@exec $(PY) -m tools.ops show "$$EVENT_ID"
-
-replay: $(SET_UP) ## say what failed, or push it again (SINCE=2h GO=1 STATUS= EVENT_TYPE= RATE=)
-	@exec $(PY) -m tools.ops replay $(if $(filter 1,$(GO)),,--dry-run) $${SINCE:+--since "$$SINCE"} $${STATUS:+--status "$$STATUS"} \
-	  $${EVENT_TYPE:+--event-type "$$EVENT_TYPE"} $${RATE:+--rate "$$RATE"}
+send: $(SET_UP) ## post an event (TYPE=order.created PAYLOAD='{...}'), or a file of JSON lines (FILE=events.jsonl)
+	@exec $(PY) -m tools.ops send $${TYPE:+--type "$$TYPE"} $${PAYLOAD:+--payload "$$PAYLOAD"} $${FILE:+--file "$$FILE"}
 
 $(SET_UP): requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
