@@ -78,8 +78,9 @@ def accept(
         logger.info("event accepted", extra={**extra, "copies": len(copies)})
         services.metrics.emit(EventsAccepted=1)
     new = [each for each, result in zip(stored, results, strict=True) if result.applied]
-    started = _begin(new, urls, services, deadline)
-    return started.get(event.event_id, event), is_repeated
+    with _errors_left_to_sweep(event.event_id):
+        event = _begin(new, urls, services, deadline).get(event.event_id, event)
+    return event, is_repeated
 
 
 def deliver(wake_up: WakeUp, services: Services, deadline: float) -> None:
