@@ -153,6 +153,6 @@ def get() -> Services:
         if _services is None:
             telemetry.configure("INFO")
             settings = settings_module.load(os.environ, _read_secret)
-            telemetry.configure(settings.log_level.upper())
+            telemetry.configure(settings.log_level)
             _services = Services(settings)
         return _services

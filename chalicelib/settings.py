@@ -128,7 +128,7 @@ def _optional(name: str, default: T, parse: Callable[[str], T], *, secret: bool 
     return field(default=default, repr=not secret, metadata={"name": name, "parse": parse})
 
 
-LOG_LEVEL = _matching("(?i:DEBUG|INFO|WARNING|ERROR|CRITICAL)", "must be DEBUG, INFO, WARNING or ERROR")
+LOG_LEVEL = _matching("DEBUG|INFO|WARNING|ERROR|CRITICAL", "must be DEBUG, INFO, WARNING or ERROR")
 QUEUE_URL = _matching(r"https?://\S+", "must be the URL of an SQS queue")
 
 
@@ -159,7 +159,7 @@ class Settings:
     breaker_open_seconds: float = _optional("BREAKER_OPEN_SECONDS", 30.0, _seconds(0, DAY_SECONDS))
     event_retention_days: int = _optional("EVENT_RETENTION_DAYS", 30, _integer(1, 3650))
     stage: str = _optional("STAGE", "dev", _matching(r"[A-Za-z0-9-]{1,32}", "must be 1 to 32 of A-Z a-z 0-9 -"))
-    log_level: str = _optional("LOG_LEVEL", "INFO", LOG_LEVEL)
+    log_level: str = _optional("LOG_LEVEL", "INFO", lambda text: LOG_LEVEL(text.upper()))
     metrics_namespace: str = _optional(
         "METRICS_NAMESPACE",
         "TriggersApi",
