@@ -3,7 +3,7 @@ PY := .venv/bin/python
 SET_UP := .venv/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos mutants api-key package e2e bench cost deploy destroy dlq redrive show replay \
+.PHONY: help run test check chaos mutants api-key package e2e bench deploy destroy dlq redrive show replay \
   send
 
 help: ## show this
@@ -21,11 +21,11 @@ check: $(SET_UP) ## format, lint, types, tests
 	@$(PY) -m mypy
 	@$(PY) -m pytest
 
-chaos: $(SET_UP) ## simulate storms of faults and crashes (SEEDS=1000, or SEED=7 to repeat one)
-	@exec $(PY) -m tools.chaos
+chaos: $(SET_UP) ## simulate storms of faults and crashes (SEEDS=500, or SEED=7 to repeat one)
+	@exec $(PY) -m tests.crash.chaos
 
 mutants: $(SET_UP) ## break the code in many ways and see a test fail for each
-	@exec $(PY) -m tools.mutants
+	@exec $(PY) -m tests.mutants
 
 api-key: $(SET_UP) ## make an API key (NAME=acme SCOPES=produce+consume)
 	@exec $(PY) -m tools.api_key "$$NAME" "$$SCOPES"
@@ -36,11 +36,8 @@ package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev
 e2e: $(SET_UP) ## deploy the package to an emulated AWS, and drive it
 	@exec $(PY) -m tools.e2e
 
-bench: $(SET_UP) ## measure against the bare calls; writes docs/performance.md
+bench: $(SET_UP) ## measure the performance goals; writes docs/performance.md
 	@exec $(PY) -m tools.bench
-
-cost: $(SET_UP) ## what a million events cost
-	@exec $(PY) -m tools.cost
 
 deploy: $(SET_UP) ## deploy a stage to AWS, or update it (STAGE=dev)
 	@exec $(PY) -m tools.deploy
