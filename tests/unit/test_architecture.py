@@ -1,7 +1,6 @@
 """The direction of imports, the size of the whole, and what importing the app may do."""
 
 import ast
-import json
 import subprocess
 import sys
 from pathlib import Path
