@@ -3,11 +3,12 @@ PY := .venv/bin/python
 SET_UP := .venv/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos mutants api-key package e2e bench cost deploy destroy dlq redrive events stats \
+.PHONY: help run test check chaos mutants api-key signing-secret package e2e bench cost resources deploy destroy dlq \
+  redrive events stats \
   show replay
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(SET_UP) ## run the whole system on this machine (PORT=8000)
 	@exec $(PY) -m tools.run
@@ -30,8 +31,11 @@ mutants: $(SET_UP) ## break the code in many ways and see a test fail for each
 api-key: $(SET_UP) ## make an API key (NAME=acme SCOPES=produce+consume)
 	@exec $(PY) -m tools.api_key "$$NAME" "$$SCOPES"
 
+signing-secret: ## print a secret for WEBHOOK_SIGNING_SECRETS
+	@$(PYTHON) -c 'import base64, os; print("whsec_" + base64.b64encode(os.urandom(32)).decode())'
+
 package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev)
-	@exec $(PY) -m tools.package
+	@exec $(PY) -m tools.package "$${STAGE:-dev}"
 
 e2e: $(SET_UP) ## deploy the package to an emulated AWS, and drive it
 	@exec $(PY) -m tools.e2e
@@ -42,11 +46,16 @@ bench: $(SET_UP) ## measure against the bare calls; writes docs/performance.md
 cost: $(SET_UP) ## what a million events cost
 	@exec $(PY) -m tools.cost
 
-deploy: $(SET_UP) ## deploy a stage to AWS, or update it (STAGE=dev)
-	@exec $(PY) -m tools.deploy
+resources: $(SET_UP) ## create or update the stack of a stage's resources and settings (STAGE=dev)
+	@exec $(PY) -m tools.resources "$${STAGE:-dev}"
 
-destroy: $(SET_UP) ## take a stage down; its table is kept (STAGE=dev)
-	@exec $(PY) -m tools.destroy
+deploy: resources ## the same, then deploy the functions and the API (STAGE=dev)
+	@exec .venv/bin/chalice deploy --stage "$${STAGE:-dev}"
+
+destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table is kept (STAGE=dev)
+	@: "$${STAGE:?make destroy needs the stage: make destroy STAGE=dev}"
+	@.venv/bin/chalice delete --stage "$$STAGE"
+	@exec $(PY) -m tools.resources "$$STAGE" delete
 
 dlq: $(SET_UP) ## show the dead letter queue, and why (STAGE=dev)
 	@exec $(PY) -m tools.ops dlq

@@ -19,7 +19,10 @@ from chalicelib.services import Services
 from chalicelib.settings import SettingsError, load_event_source
 from chalicelib.validation import parse_new_event
 
-event_source = load_event_source(os.environ)
+try:
+    event_source = load_event_source(os.environ)
+except SettingsError as error:  # of .chalice/config.json: one line instead of Chalice's traceback
+    raise SystemExit(str(error)) from None
 app = Chalice(app_name=f"triggers-api-{event_source.stage}", configure_logs=False)  # the name of the REST API
 
 OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"
