@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -22,8 +23,9 @@ from chalicelib.validation import parse_lease_request, parse_new_event
 
 try:
     event_source = load_event_source(os.environ)
-except SettingsError as error:  # of .chalice/config.json: one line instead of Chalice's traceback
-    raise SystemExit(str(error)) from None
+except SettingsError as error:  # a variable of .chalice/config.json; in Lambda nothing is raised
+    sys.stderr.write(f"{error}\n")
+    os._exit(1)  # an exception in the thread that `chalice local` imports this file in would not end the process
 app = Chalice(app_name=f"triggers-api-{event_source.stage}", configure_logs=False)  # the name of the REST API
 
 OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"

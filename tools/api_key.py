@@ -16,9 +16,13 @@ def new_key() -> str:
 def entry(name: str, key: str, scopes: str = "") -> str:
     """Return the entry of API_KEYS for a key; no scopes means both. Raises ValueError naming the unusable argument."""
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
-        raise ValueError("NAME is unusable: it must be 1 to 64 of A-Z a-z 0-9 . _ -, for example: make api-key NAME=acme")
+        raise ValueError(
+            "NAME is unusable: it must be 1 to 64 of A-Z a-z 0-9 . _ -, for example: make api-key NAME=acme"
+        )
     if scopes and not set(scopes.split("+")) <= set(Scope):
-        raise ValueError(f"SCOPES is unusable: it must be {' or '.join(Scope)}, or {'+'.join(Scope)}, which is the default")
+        raise ValueError(
+            f"SCOPES is unusable: it must be {' or '.join(Scope)}, or {'+'.join(Scope)}, which is the default"
+        )
     digest = hashlib.sha256(key.encode()).hexdigest()
     return f"{name}:{digest}:{scopes}" if scopes else f"{name}:{digest}"
 

@@ -103,6 +103,36 @@ def delete(stage: str, cloudformation: Any) -> None:
     print(f"stack {name}: deleted; the table triggers-api-{stage}-events is kept, and the next stack takes it over")
 
 
+def restore_record(stage: str) -> None:
+    """Write Chalice's record of what is deployed, if a deployment was interrupted before Chalice wrote it.
+
+    Chalice finds roles, functions and rules by name. Of the API it would make a second one, and the event source of the
+    worker it could not make again.
+    """
+    record = ROOT / ".chalice" / "deployed" / f"{stage}.json"
+    if record.exists() and json.loads(record.read_text())["resources"]:
+        return
+    worker, resources = f"triggers-api-{stage}-worker", []
+    functions, gateway = boto3.client("lambda"), boto3.client("apigateway")
+    with contextlib.suppress(functions.exceptions.ResourceNotFoundException):
+        for source in functions.list_event_source_mappings(FunctionName=worker)["EventSourceMappings"]:
+            arn = source["EventSourceArn"]
+            event = {"queue_arn": arn, "queue": arn.rsplit(":", 1)[-1], "event_uuid": source["UUID"]}
+            event |= {
+                "name": "worker-sqs-event-source",
+                "resource_type": "sqs_event",
+                "lambda_arn": source["FunctionArn"],
+            }
+            resources.append(event)
+    for page in gateway.get_paginator("get_rest_apis").paginate():
+        found = [api["id"] for api in page["items"] if api["name"] == f"triggers-api-{stage}"]
+        resources += [{"name": "rest_api", "resource_type": "rest_api", "rest_api_id": api} for api in found]
+    if resources:
+        record.parent.mkdir(exist_ok=True)
+        record.write_text(json.dumps({"resources": resources, "schema_version": "2.0", "backend": "api"}, indent=2))
+        print(f"{record.relative_to(ROOT)} restored: a deployment was interrupted")
+
+
 def ensure(stage: str) -> dict[str, str]:
     """Create the table and the queues in a local AWS where they are missing; return the variables that name them."""
     template = read_template(stage)["Resources"]
@@ -197,8 +227,11 @@ def _wait(waiter: str, name: str, cloudformation: Any) -> None:
 
 def main(stage: str, act: str = "update") -> int:
     try:
-        cloudformation = boto3.client("cloudformation")
-        {"update": update, "delete": delete}[act](stage, cloudformation)
+        if act == "delete":
+            delete(stage, boto3.client("cloudformation"))
+        else:
+            update(stage, boto3.client("cloudformation"))
+            restore_record(stage)
     except (ResourcesError, SettingsError, BotoCoreError, ClientError) as error:
         print(f"make resources: {error}", file=sys.stderr)
         return 1
