@@ -1,79 +1,86 @@
 PYTHON ?= python3
 PY := .venv/bin/python
-SET_UP := .venv/.set-up
+RUN := .venv/.set-up
+DEV := .venv/.set-up-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos mutants api-key package e2e bench cost deploy destroy dlq redrive events stats \
-  show replay
+.PHONY: help run test check chaos mutants zapier api-key signing-secret resources deploy destroy package e2e \
+  bench dlq redrive show replay send
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: $(SET_UP) ## run the whole system on this machine (PORT=8000)
+run: $(RUN) ## run the whole system on this machine (PORT=8000)
 	@exec $(PY) -m tools.run
 
-test: $(SET_UP) ## run every test
+test: $(DEV) ## run every test
 	@$(PY) -m pytest
 
-check: $(SET_UP) ## format, lint, types, tests
+check: $(DEV) ## format, lint, types, tests
 	@$(PY) -m ruff format --check
 	@$(PY) -m ruff check
 	@$(PY) -m mypy
 	@$(PY) -m pytest
 
-chaos: $(SET_UP) ## simulate storms of faults and crashes (SEEDS=1000, or SEED=7 to repeat one)
+chaos: $(DEV) ## simulate storms of faults and crashes (SEEDS=1000, or SEED=7 to repeat one)
 	@exec $(PY) -m tools.chaos
 
-mutants: $(SET_UP) ## break the code in many ways and see a test fail for each
+mutants: $(DEV) ## break the code in many ways and see a test fail for each
 	@exec $(PY) -m tools.mutants
 
-api-key: $(SET_UP) ## make an API key (NAME=acme SCOPES=produce+consume)
+zapier: ## test the Zapier integration (needs Node)
+	@cd examples/zapier && npm install --no-audit --no-fund --silent && npm test
+
+api-key: $(RUN) ## make an API key (NAME=acme SCOPES=produce+consume)
 	@exec $(PY) -m tools.api_key "$$NAME" "$$SCOPES"
 
-package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev)
-	@exec $(PY) -m tools.package
+signing-secret: $(RUN) ## make a secret that signs pushes
+	@exec $(PY) -c 'import base64, secrets; print("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode())'
 
-e2e: $(SET_UP) ## deploy the package to an emulated AWS, and drive it
-	@exec $(PY) -m tools.e2e
+resources: $(RUN) ## make or update the stack of a stage (STAGE=dev)
+	@exec $(PY) -m tools.resources
 
-bench: $(SET_UP) ## measure against the bare calls; writes docs/performance.md
-	@exec $(PY) -m tools.bench
+deploy: resources ## make resources and chalice deploy (STAGE=dev)
+	@exec $(PY) -m chalice.cli deploy --stage "$${STAGE:-dev}"
 
-cost: $(SET_UP) ## what a million events cost
-	@exec $(PY) -m tools.cost
-
-deploy: $(SET_UP) ## deploy a stage to AWS, or update it (STAGE=dev)
-	@exec $(PY) -m tools.deploy
-
-destroy: $(SET_UP) ## take a stage down; its table is kept (STAGE=dev)
+destroy: $(RUN) ## take a stage down; its table is kept (STAGE=dev)
 	@exec $(PY) -m tools.destroy
 
-dlq: $(SET_UP) ## show the dead letter queue, and why (STAGE=dev)
+package: $(RUN) ## make one CloudFormation template for everything (STAGE=dev)
+	@exec $(PY) -m tools.package
+
+e2e: $(DEV) ## deploy the package to an emulated AWS, and drive it
+	@exec $(PY) -m tools.e2e
+
+bench: $(DEV) ## measure against the bare calls
+	@exec $(PY) -m tools.bench
+
+dlq: $(RUN) ## show the dead letter queue, and why (STAGE=dev)
 	@exec $(PY) -m tools.ops dlq
 
-redrive: $(SET_UP) ## move the dead letter queue back to the inbox queue (STAGE=dev RATE=20)
+redrive: $(RUN) ## move the dead letter queue back to the inbox queue (STAGE=dev RATE=20)
 	@exec $(PY) -m tools.ops redrive $${RATE:+--rate "$$RATE"}
 
-events: $(SET_UP) ## list events (TRIGGERS_URL=... TRIGGERS_API_KEY=...)
-	@exec $(PY) -m tools.ops events
-
-stats: $(SET_UP) ## draw how well events were delivered (WINDOW=1h)
-	@exec $(PY) -m tools.ops stats $${WINDOW:+--window "$$WINDOW"}
-
-show: $(SET_UP) ## tell the life of one event (EVENT_ID=evt_...)
+show: $(RUN) ## show the life of one event (EVENT_ID=evt_...)
 	@exec $(PY) -m tools.ops show "$$EVENT_ID"
 
-replay: $(SET_UP) ## say what failed, or push it again (SINCE=2h GO=1 STATUS= EVENT_TYPE= RATE=)
+replay: $(RUN) ## list what failed, or push it again (SINCE=2h GO=1 STATUS= EVENT_TYPE= RATE=)
 	@exec $(PY) -m tools.ops replay $(if $(filter 1,$(GO)),,--dry-run) $${SINCE:+--since "$$SINCE"} $${STATUS:+--status "$$STATUS"} \
 	  $${EVENT_TYPE:+--event-type "$$EVENT_TYPE"} $${RATE:+--rate "$$RATE"}
 
-$(SET_UP): requirements.txt requirements-dev.txt
+$(RUN): requirements.txt requirements-run.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
 	  || { echo 'Python 3.11 or newer is needed, for example: make PYTHON=python3.12 ...' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null \
 	  || { echo '$(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
-	@echo 'setting up .venv (once, a minute or two)'
+	@echo 'setting up .venv (once, half a minute or so)'
 	@$(PYTHON) -m venv --clear .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-run.txt \
+	  || { echo 'the packages were not installed, which needs the network once; make again retries' >&2; exit 1; }
+	@touch $@
+
+$(DEV): $(RUN) requirements-dev.txt
+	@echo 'adding what tests need to .venv (once, half a minute or so)'
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt \
-	  || { echo 'the packages were not installed: that needs the network, once; the next make starts it again' >&2; exit 1; }
+	  || { echo 'the packages were not installed, which needs the network once; make again retries' >&2; exit 1; }
 	@touch $@

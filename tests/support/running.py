@@ -16,7 +16,7 @@ from threading import Thread
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-OURS = "PORT|STAGE|AWS_.*|API_KEYS|ZAPIER_WEBHOOK_URL|EVENTS_TABLE_NAME|INBOX_.*|WORKER_.*|LOG_LEVEL"
+OURS = "PORT|STAGE|AWS_.*|API_KEYS|ZAPIER_WEBHOOK_URL|.*_SECRETS?|EVENTS_TABLE_NAME|INBOX_.*|WORKER_.*|LOG_LEVEL|SUBSCRIPTION_HOSTS"
 
 
 def environment(**settings: str) -> dict[str, str]:
