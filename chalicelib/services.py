@@ -4,11 +4,12 @@ import gc
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import boto3
 from botocore.config import Config
@@ -17,10 +18,12 @@ from botocore.parsers import ResponseParserError
 from chalicelib import settings as settings_module
 from chalicelib import telemetry
 from chalicelib.breaker import Breaker
+from chalicelib.errors import AWS_ERRORS, ApiError, error_code
 from chalicelib.push import PushClient
 from chalicelib.queue import Queue
 from chalicelib.settings import Settings
 from chalicelib.store import EventStore
+from chalicelib.subscriptions import Subscriptions
 
 # Two tries, each 1 s to connect and 2 s to read, with up to 1 s in between: the longest that one call can take.
 CALL_SECONDS = 7
@@ -31,13 +34,20 @@ CONFIG = Config(
     tcp_keepalive=True,
     max_pool_connections=64,
 )
+T = TypeVar("T")
+R = TypeVar("R")
 _lock = Lock()
 
 
 def client(service: str) -> Any:
     """Return a boto3 client whose calls take at most CALL_SECONDS."""
     with _lock:  # the default session is not thread-safe
-        made: Any = boto3.client(service, config=CONFIG)  # type: ignore[call-overload]
+        gc.disable()  # nothing that boto3 loads is garbage; looking for it is a tenth of a cold start
+        try:
+            made: Any = boto3.client(service, config=CONFIG)  # type: ignore[call-overload]
+            gc.freeze()
+        finally:
+            gc.enable()
     made.meta.events.register("before-parse", _require_json_object)
     return made
 
@@ -52,35 +62,42 @@ def _require_json_object(response_dict: dict[str, Any], **_: object) -> None:
         raise ResponseParserError("not a JSON object, or truncated")
 
 
+@dataclass
 class Services:
-    """What outlives a request. Clients are created at first use; clock, sleep, random, ids and threads are passed in.
+    """What outlives a request. AWS clients are created at first use.
 
     `new_id` returns 32 unique hexadecimal digits; `thread_pool` takes the number of threads.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        client: Callable[[str], Any] = client,
-        clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] = time.sleep,
-        random: Callable[[], float] = random.random,
-        new_id: Callable[[], str] = lambda: os.urandom(16).hex(),
-        thread_pool: Callable[[int], Executor] = telemetry.thread_pool,
-    ) -> None:
-        self.settings = settings
-        self.clock = clock
-        self.sleep = sleep
-        self.random = random
-        self.new_id = new_id
-        self.thread_pool = thread_pool
-        self._client = client
-        self.store = EventStore(client("dynamodb"), settings.events_table_name, clock=clock)
-        self.metrics = telemetry.Metrics(settings.metrics_namespace, settings.stage, clock=clock)
-        self.breaker = Breaker(
-            failures=settings.breaker_failures, open_seconds=settings.breaker_open_seconds, clock=clock
-        )
+    settings: Settings
+    client: Callable[[str], Any] = client
+    clock: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+    random: Callable[[], float] = random.random
+    new_id: Callable[[], str] = lambda: os.urandom(16).hex()
+    thread_pool: Callable[[int], Executor] = telemetry.thread_pool
+    breakers: dict[str, Breaker] = field(default_factory=dict)
+
+    @cached_property
+    def store(self) -> EventStore:
+        return EventStore(self._dynamodb, self.settings.events_table_name, clock=self.clock)
+
+    @cached_property
+    def subscriptions(self) -> Subscriptions:
+        return Subscriptions(self._dynamodb, self.settings.events_table_name, clock=self.clock)
+
+    def breaker(self, url: str) -> Breaker:
+        """Return the breaker of a destination."""
+        settings = self.settings
+        new = Breaker(failures=settings.breaker_failures, open_seconds=settings.breaker_open_seconds, clock=self.clock)
+        return self.breakers.setdefault(url, new)
+
+    def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Return the results of calls made in parallel; raise the first error after all have ended."""
+        if len(items) <= 1:
+            return [function(item) for item in items]
+        with self.thread_pool(len(items)) as pool:
+            return list(pool.map(function, items))
 
     @cached_property
     def inbox(self) -> Queue:
@@ -97,8 +114,26 @@ class Services:
         return PushClient(settings.signing_secrets, connect_timeout_seconds=connect_timeout_seconds, clock=self.clock)
 
     @cached_property
+    def metrics(self) -> telemetry.Metrics:
+        return telemetry.Metrics(self.settings.metrics_namespace, self.settings.stage, clock=self.clock)
+
+    @cached_property
+    def _dynamodb(self) -> Any:
+        return self.client("dynamodb")
+
+    @cached_property
     def _sqs(self) -> Any:
-        return self._client("sqs")
+        return self.client("sqs")
+
+
+def _read_secret(name: str) -> str:
+    """Return the text of a Secrets Manager secret; raise ApiError 503."""
+    try:
+        text: str = client("secretsmanager").get_secret_value(SecretId=name)["SecretString"]
+    except AWS_ERRORS as error:
+        telemetry.logger.critical("secret not readable", extra={"secret": name, "error": error_code(error)})
+        raise ApiError(503, "The settings cannot be read; try again.", retry_after_seconds=2) from None
+    return text
 
 
 _services: Services | None = None
@@ -117,12 +152,7 @@ def get() -> Services:
     with _services_lock:
         if _services is None:
             telemetry.configure("INFO")
-            settings = settings_module.load(os.environ)
+            settings = settings_module.load(os.environ, _read_secret)
             telemetry.configure(settings.log_level)
-            gc.disable()  # nothing that boto3 loads is garbage; looking for it is a tenth of a cold start
-            try:
-                _services = Services(settings)
-                gc.freeze()
-            finally:
-                gc.enable()
+            _services = Services(settings)
         return _services

@@ -124,7 +124,7 @@ class EventStore(Table):
         delivered = {"delivered_at": self._after(0), "delivered_via": DeliveredVia.PUSH}
         return self._record(event, status=Status.DELIVERED, **delivered, **NOT_DUE)
 
-    def record_retry(self, event: Event, delay_seconds: float, *, message_follows: bool) -> WriteResult:
+    def record_retry(self, event: Event, *, delay_seconds: float, message_follows: bool) -> WriteResult:
         """Record that the push failed and the next is due after `delay_seconds`.
 
         The sweep may queue the event when it is due, or MESSAGE_GRACE_SECONDS later if a message is being sent.

@@ -17,7 +17,7 @@ from chalicelib.validation import parse_object
 SUBSCRIPTION_ID = re.compile(r"sub_[0-9a-f]{32}")
 PARTITION = "subscription"
 MAX_SUBSCRIPTIONS = 100
-MAX_EVENT_TYPES = 100
+MAX_EVENT_TYPES = 50  # one page of a query, 1 MB, holds all subscriptions
 MAX_URL_LENGTH = 2048
 CACHE_SECONDS = 10
 
@@ -46,7 +46,7 @@ class Subscription:
     def matches(self, event_type: str) -> bool:
         """Return whether the subscription gets events of this type; an entry may be a prefix followed by `*`."""
         return self.event_types is None or any(
-            event_type == entry or (entry.endswith("*") and event_type.startswith(entry[:-1]))
+            event_type.startswith(entry[:-1]) if entry.endswith("*") else event_type == entry
             for entry in self.event_types
         )
 
@@ -70,7 +70,9 @@ class Subscriptions(Table):
         self._cached: tuple[Subscription, ...] = ()
         self._cached_until = 0.0
 
-    def create(self, target_url: str, event_types: tuple[str, ...] | None, created_by: str) -> tuple[Subscription, bool]:
+    def create(
+        self, target_url: str, event_types: tuple[str, ...] | None, created_by: str
+    ) -> tuple[Subscription, bool]:
         """Store a subscription; return it, and whether it is new: the same key, URL and types make the same one.
 
         Raises ApiError 409 if there are MAX_SUBSCRIPTIONS already. Concurrent calls may exceed that limit slightly.
@@ -131,7 +133,7 @@ class Subscriptions(Table):
 
 def parse_subscription(body: bytes, hosts: tuple[str, ...]) -> tuple[str, tuple[str, ...] | None]:
     """Return target URL and event types of the body of POST /subscriptions; raise InvalidRequestError."""
-    document, errors = parse_object(body, ("target_url", "event_types"))
+    document, _, errors = parse_object(body, ("target_url", "event_types"))
     target_url, event_types = document.get("target_url"), document.get("event_types")
     if not isinstance(target_url, str) or len(target_url) > MAX_URL_LENGTH:
         errors.append(FieldError("target_url", f"must be a URL of at most {MAX_URL_LENGTH} characters"))
@@ -148,4 +150,6 @@ def parse_subscription(body: bytes, hosts: tuple[str, ...]) -> tuple[str, tuple[
 def _are_event_types(value: Any) -> bool:
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_EVENT_TYPES:
         return False
-    return all(isinstance(entry, str) and (entry == "*" or EVENT_TYPE.fullmatch(entry.removesuffix("*"))) for entry in value)
+    return all(
+        isinstance(entry, str) and (entry == "*" or EVENT_TYPE.fullmatch(entry.removesuffix("*"))) for entry in value
+    )

@@ -28,7 +28,7 @@ from openapi_schema_validator import OAS31Validator, oas31_format_checker
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 import app
-from chalicelib import __version__, services, signing
+from chalicelib import __version__, push, services
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Exchange, Receiver, status
 from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, Answer, World
@@ -427,7 +427,7 @@ def test_the_signature_shown_is_that_of_the_example() -> None:
     shown = {parameter["name"]: parameter["example"] for parameter in webhook.parameters}
     body = json.dumps(webhook.request_examples["order"], separators=(",", ":")).encode()
 
-    signature = signing.signature([b"Triggers API example"], shown["webhook-id"], int(shown["webhook-timestamp"]), body)
+    signature = push.signature([b"Triggers API example"], shown["webhook-id"], int(shown["webhook-timestamp"]), body)
 
     assert shown["webhook-signature"] == signature
 
