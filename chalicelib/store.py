@@ -107,7 +107,7 @@ class EventStore(Table):
 
     def put(self, event: Event) -> WriteResult:
         """Store a new event, claimed or not; it carries a new `claim_id` either way."""
-        result = self._write("put_item", ABSENT, {}, claim_id=event.claim_id, Item=_item(event))
+        result = self._write("put_item", ABSENT, {}, claim_id=event.claim_id, Item=serialize(_attributes(event)))
         return replace(result, event=result.event or event) if result.applied else result
 
     def claim(self, event_id: str, claim_id: str) -> WriteResult:
@@ -329,10 +329,6 @@ def _attributes(event: Event) -> dict[str, Any]:
     stored["attempts"] = compact([vars(attempt) for attempt in event.attempts])
     stored["copies"] = compact(event.copies) if event.copies else None
     return {**stored, **_status(event.event_id, event.status), "sort_key": event.sort_key}
-
-
-def _item(event: Event) -> dict[str, dict[str, str]]:
-    return serialize(_attributes(event))
 
 
 @cache

@@ -247,7 +247,7 @@ def _start_worker(current: Services, timeout_seconds: float) -> None:
             batch.process(messages, current, timeout_seconds)
             queue.delete_many([message.receipt_handle for message in messages])
 
-    for _ in range(settings.load_event_source(os.environ).maximum_concurrency):
+    for _ in range(settings.load_event_source(os.environ).max_concurrency):
         _schedule("worker", 0, process_batch)
 
 
