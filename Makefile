@@ -29,7 +29,7 @@ mutants: $(SET_UP_DEV) ## break the code in many ways and see a test fail for ea
 	@exec $(PY) -m tests.mutants
 
 zapier: $(SET_UP_DEV) ## test the Zapier integration (needs Node)
-	@cd examples/zapier && npm install --no-audit --no-fund --no-package-lock --silent
+	@cd examples/zapier && npm ci --no-audit --no-fund --silent
 	@exec $(PY) -m pytest -n 0 tests/zapier
 
 api-key: $(SET_UP) ## make an API key (NAME=acme SCOPES=produce+consume)
