@@ -5,7 +5,7 @@ A failed condition is returned, not raised; the result carries the current event
 
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
@@ -76,6 +76,18 @@ class Table:
             ExpressionAttributeValues=serialize({":partition": partition, **values}),
             **parameters,
         )
+
+    def pages(
+        self, partition: str, condition: str, values: Values, **parameters: Any
+    ) -> Iterator[list[dict[str, dict[str, str]]]]:
+        """Yield the rows of a partition of the index: DynamoDB ends a page after 1 MB, even below the limit."""
+        start: dict[str, Any] = {}
+        while True:
+            response = self.query(partition, condition, values, **parameters, **start)
+            yield response["Items"]
+            if "LastEvaluatedKey" not in response:
+                return
+            start = {"ExclusiveStartKey": response["LastEvaluatedKey"]}
 
     def _get(self, key: str) -> Any:
         """Return an item, read consistently, or None."""
