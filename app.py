@@ -11,7 +11,7 @@ from typing import Any
 
 from chalice.app import Chalice, CloudWatchEvent, Rate, Request, Response, SQSEvent
 
-from chalicelib import __version__, batch, delivery, listing, schedules, services, telemetry
+from chalicelib import __version__, batch, console, delivery, listing, schedules, services, telemetry
 from chalicelib.auth import ApiKey, Scope, authenticate, authorize
 from chalicelib.errors import ApiError, EventNotFoundError, FieldError, InvalidRequestError
 from chalicelib.events import EVENT_ID, compact
@@ -140,6 +140,12 @@ def get_openapi() -> Response:
     return respond(200, OPENAPI.read_text(encoding="utf-8"))
 
 
+@route("GET", "/")
+def get_console() -> Response:
+    html, headers = console.page()
+    return Response(html, {**headers}, 200)
+
+
 @route("POST", "/events", Scope.PRODUCE)
 def post_event(call: Call) -> Response:
     headers = call.request.headers
@@ -235,7 +241,7 @@ def delete_subscription(call: Call, subscription_id: str) -> Response:
     queue=event_source.queue_name,
     batch_size=10,
     maximum_batching_window_in_seconds=event_source.batch_window_seconds,
-    maximum_concurrency=event_source.maximum_concurrency,
+    maximum_concurrency=event_source.max_concurrency,
 )
 def worker(event: SQSEvent) -> None:
     """Process a batch; raise if some messages failed, which SQS returns after the visibility timeout."""

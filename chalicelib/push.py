@@ -190,6 +190,12 @@ class _FinalResponse(http.client.HTTPResponse):
             http.client.parse_headers(self.fp)
         raise http.client.HTTPException("too many informational responses")
 
+    def begin(self) -> None:
+        super().begin()
+        del self.headers["Content-Length"]  # urllib3 raises an error where http.client ignores a wrong one
+        if self.length is not None:
+            self.headers["Content-Length"] = str(self.length)
+
 
 class _Connection(HTTPSConnection):
     """A connection for either scheme: with TLS if it has an `ssl_context`."""

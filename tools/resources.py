@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, WaiterError
 
 from chalicelib import settings
@@ -136,7 +137,8 @@ def restore_record(stage: str) -> None:
 def ensure(stage: str) -> dict[str, str]:
     """Create the table and the queues in a local AWS where they are missing; return the variables that name them."""
     template = read_template(stage)["Resources"]
-    dynamodb, sqs = boto3.client("dynamodb"), boto3.client("sqs")
+    config = Config(connect_timeout=3, retries={"total_max_attempts": 1})  # a closed port is reported at once
+    dynamodb, sqs = boto3.client("dynamodb", config=config), boto3.client("sqs", config=config)
     table = template["EventsTable"]["Properties"]
     with contextlib.suppress(dynamodb.exceptions.ResourceInUseException):
         names = ("TableName", "BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")

@@ -1,4 +1,4 @@
-"""`make resources`, `chalice deploy`, `chalice local` and `chalice delete`, run as processes in checkouts, on ministack."""
+"""`make resources`, `chalice deploy`, `chalice local` and `chalice delete`, as processes in checkouts, on ministack."""
 
 import http.client
 import json
