@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -10,7 +11,7 @@ from typing import Any
 
 from chalice.app import Chalice, CloudWatchEvent, Rate, Request, Response, SQSEvent
 
-from chalicelib import __version__, batch, delivery, listing, schedules, services, telemetry
+from chalicelib import __version__, batch, console, delivery, listing, schedules, services, telemetry
 from chalicelib.auth import ApiKey, Scope, authenticate, authorize
 from chalicelib.errors import ApiError, EventNotFoundError, FieldError, InvalidRequestError
 from chalicelib.events import EVENT_ID, compact
@@ -20,7 +21,11 @@ from chalicelib.settings import SettingsError, load_event_source
 from chalicelib.subscriptions import SUBSCRIPTION_ID, parse_subscription
 from chalicelib.validation import parse_lease_request, parse_new_event
 
-event_source = load_event_source(os.environ)
+try:
+    event_source = load_event_source(os.environ)
+except SettingsError as error:  # a variable of .chalice/config.json; in Lambda nothing is raised
+    sys.stderr.write(f"{error}\n")
+    os._exit(1)  # an exception in the thread that `chalice local` imports this file in would not end the process
 app = Chalice(app_name=f"triggers-api-{event_source.stage}", configure_logs=False)  # the name of the REST API
 
 OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"
@@ -133,6 +138,12 @@ def get_me(call: Call) -> Response:
 @route("GET", "/openapi.json")
 def get_openapi() -> Response:
     return respond(200, OPENAPI.read_text(encoding="utf-8"))
+
+
+@route("GET", "/")
+def get_console() -> Response:
+    html, headers = console.page()
+    return Response(html, {**headers}, 200)
 
 
 @route("POST", "/events", Scope.PRODUCE)
