@@ -9,15 +9,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import boto3
+from botocore.config import Config
 from botocore.exceptions import ClientError, WaiterError
-
-from tools.aws import client
 
 TEMPLATE = Path(__file__).parent.parent / "resources.json"
 VARIABLES = {"EventsTable": "EVENTS_TABLE_NAME", "InboxQueue": "INBOX_QUEUE_URL", "InboxDLQ": "INBOX_DLQ_URL"}
 
 # What `Ref` and `Fn::GetAtt` give for a resource.
 Attributes = dict[str, str]
+
+
+def client(service: str) -> Any:
+    config = Config(connect_timeout=3, retries={"total_max_attempts": 1})
+    return boto3.client(service, config=config)  # type: ignore[call-overload]
 
 
 class ResourcesError(Exception):
