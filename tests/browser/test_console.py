@@ -37,7 +37,6 @@ def system(receiver: Receiver) -> Iterator[Run]:
         SUBSCRIPTION_HOSTS="127.0.0.1",
         MAX_DELIVERY_ATTEMPTS="3",
         BACKOFF_BASE_SECONDS="2",
-        BREAKER_FAILURES="1000",
     ) as system:
         yield system
 
@@ -195,7 +194,6 @@ def test_an_event_is_acknowledged_only_after_a_confirmation(console: Console, re
     console.page.get_by_role("button", name="Acknowledge").press("Enter")
     console.page.keyboard.press("Escape")
     console.text("#status").to_have_text("failed")
-    console.text("#answer").to_be_hidden()
 
     console.press("Acknowledge")
 
