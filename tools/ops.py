@@ -236,11 +236,9 @@ def move_messages(source: Queue, target: Queue, total: int, pace: Pace) -> Itera
         if not messages:
             return
         copies = [(message.body, message.attributes) for message in messages]
-        if sum(len(body.encode()) for body, _ in copies) <= MAX_BATCH_BYTES:
-            target.send_many(copies)
-        else:
-            for body, attributes in copies:
-                target.send(body, attributes)
+        fits = sum(len(body.encode()) for body, _ in copies) <= MAX_BATCH_BYTES
+        for batch in [copies] if fits else [[copy] for copy in copies]:
+            target.send_many(batch)
         source.delete_many([message.receipt_handle for message in messages])
         total -= len(messages)
         yield len(messages)
