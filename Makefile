@@ -4,7 +4,7 @@ SET_UP := .venv/.set-up
 SET_UP_DEV := .venv/.set-up-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos mutants zapier api-key signing-secret package e2e bench deploy destroy \
+.PHONY: help run test check chaos mutants zapier api-key signing-secret package e2e bench resources deploy destroy \
   dlq redrive show replay send
 
 help: ## show this
@@ -35,11 +35,11 @@ zapier: $(SET_UP_DEV) ## test the Zapier integration (needs Node)
 api-key: $(SET_UP) ## make an API key (NAME=acme SCOPES=produce+consume)
 	@exec $(PY) -m tools.api_key "$$NAME" "$$SCOPES"
 
-signing-secret: $(SET_UP) ## make a secret that signs pushes
+signing-secret: $(SET_UP) ## print a new secret for WEBHOOK_SIGNING_SECRETS
 	@exec $(PY) -c 'import base64, secrets; print("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode())'
 
 package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev)
-	@exec $(PY) -m tools.package
+	@exec $(PY) -m tools.package "$${STAGE:-dev}"
 
 e2e: $(SET_UP_DEV) ## deploy the package to an emulated AWS, and drive it
 	@exec $(PY) -m tools.e2e
@@ -47,11 +47,16 @@ e2e: $(SET_UP_DEV) ## deploy the package to an emulated AWS, and drive it
 bench: $(SET_UP_DEV) ## measure the performance goals; writes docs/performance.md
 	@exec $(PY) -m tools.bench
 
-deploy: $(SET_UP) ## deploy a stage to AWS, or update it (STAGE=dev)
-	@exec $(PY) -m tools.deploy
+resources: $(SET_UP) ## create or update the stack of a stage's resources and settings (STAGE=dev)
+	@exec $(PY) -m tools.resources "$${STAGE:-dev}"
 
-destroy: $(SET_UP) ## take a stage down; its table is kept (STAGE=dev)
-	@exec $(PY) -m tools.destroy
+deploy: resources ## the same, then deploy the functions and the API (STAGE=dev)
+	@exec .venv/bin/chalice deploy --stage "$${STAGE:-dev}"
+
+destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table is kept (STAGE=dev)
+	@: "$${STAGE:?make destroy needs the stage: make destroy STAGE=dev}"
+	@.venv/bin/chalice delete --stage "$$STAGE"
+	@exec $(PY) -m tools.resources "$$STAGE" delete
 
 dlq: $(SET_UP) ## show the dead letter queue (STAGE=dev)
 	@exec $(PY) -m tools.ops dlq

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import boto3
 import click
@@ -167,7 +168,6 @@ def dlq(stage: str | None, limit: int) -> None:
     sample = [describe(message) for message in peek(sqs, url, min(limit, depth))]
     if sample:
         print_table(("event", "reason", "attempts", "failed at", "last error"), sample)
-        click.echo()
     click.echo(f"{queue.name} {f'holds {depth:,} messages, {len(sample)} of them shown' if depth else 'is empty'}")
 
 
@@ -317,7 +317,7 @@ class Api:
 @click.option("--payload", is_flag=True, help="Show payload and metadata, too.")
 def show(event_id: str, *, payload: bool) -> None:
     """Show the timeline of an event: creation, the last 25 attempts, and its state."""
-    event, _ = Api().call("GET", f"/events/{event_id}")
+    event, _ = Api().call("GET", f"/events/{quote(event_id, safe='')}")
     click.echo(f"{event_id}  {event['event_type']}  {event['status']}  posted by {event['created_by']}")
     click.echo(event["message"])
     for name in ("subscription_id", "source_event_id", "copies", "lease_id", "leased_until", "lease_count"):
@@ -367,7 +367,7 @@ def replay(
     def report() -> str:
         lines = [f"replayed {done - len(skipped):,} of {len(found):,} events"]
         if skipped:
-            lines.append(f"skipped, being pushed, leased or gone: {' '.join(skipped)}")
+            lines.append(f"skipped, because they are being pushed, leased or unknown: {' '.join(skipped)}")
         if done < len(found):
             window = ("--since", found[done]["created_at"], "--until", until) if since else event_ids[done:]
             options = (f"--{name.replace('_', '-')}={value}" for name, value in filters.items())
@@ -380,7 +380,7 @@ def replay(
             pace.wait()
             try:
                 # Not repeated when the response is lost: that would push again what is delivered meanwhile.
-                api.call("POST", f"/events/{event['event_id']}/replay", read_retries=0)
+                api.call("POST", f"/events/{quote(event['event_id'], safe='')}/replay", read_retries=0)
             except ApiCallError as error:
                 if error.status not in (404, 409):
                     raise
