@@ -12,12 +12,13 @@ from chalice.app import Chalice, CloudWatchEvent, Rate, Request, Response, SQSEv
 
 from chalicelib import __version__, batch, delivery, listing, schedules, services, telemetry
 from chalicelib.auth import ApiKey, Scope, authenticate, authorize
-from chalicelib.errors import ApiError, EventNotFoundError, FieldError
+from chalicelib.errors import ApiError, EventNotFoundError, FieldError, InvalidRequestError
 from chalicelib.events import EVENT_ID, compact
 from chalicelib.queue import Message
 from chalicelib.services import Services
 from chalicelib.settings import SettingsError, load_event_source
-from chalicelib.validation import parse_new_event
+from chalicelib.subscriptions import SUBSCRIPTION_ID, parse_subscription
+from chalicelib.validation import parse_lease_request, parse_new_event
 
 event_source = load_event_source(os.environ)
 app = Chalice(app_name=f"triggers-api-{event_source.stage}", configure_logs=False)  # the name of the REST API
@@ -40,6 +41,18 @@ class Call:
         parameters = self.request.query_params
         return {name: parameters.getlist(name) for name in parameters} if parameters else {}
 
+    def query_parameter(self, name: str) -> str | None:
+        """Return the last value of a query parameter."""
+        return self.query.get(name, [None])[-1]
+
+    def json_body(self) -> bytes:
+        """Return the body; raise ApiError 415 if the content type is not JSON."""
+        content_type: str = self.request.headers.get("content-type", "")
+        if content_type.split(";")[0].strip().lower() not in ("", "application/json"):
+            raise ApiError(415, "The body must be application/json.")
+        body: Any = self.request.raw_body  # bytes
+        return bytes(body)
+
 
 def route(methods: str, path: str, *scopes: Scope) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
     """Register a view that takes a Call and the path's parameters; the key needs one of `scopes`, if there are any.
@@ -61,7 +74,7 @@ def route(methods: str, path: str, *scopes: Scope) -> Callable[[Callable[..., Re
                 except ApiError as error:
                     return problem(error)
                 except SettingsError as error:
-                    telemetry.logger.error("settings unusable", extra={"error": str(error)})
+                    telemetry.logger.critical("settings unusable", extra={"error": str(error)})
                     return problem(ApiError(503, str(error), retry_after_seconds=60))
                 except Exception:
                     telemetry.logger.exception("request failed", extra={"path": path})
@@ -112,6 +125,13 @@ def get_health(call: Call) -> Response:
     return respond(200, compact({"status": "ok", "version": __version__, "stage": call.services.settings.stage}))
 
 
+@route("GET", "/me", *Scope)
+def get_me(call: Call) -> Response:
+    key = call.key
+    stage = call.services.settings.stage
+    return respond(200, compact({"name": key.name, "scopes": sorted(key.scopes), "stage": stage}))
+
+
 @route("GET", "/openapi.json")
 def get_openapi(_: Call) -> Response:
     return respond(200, OPENAPI.read_text(encoding="utf-8"))
@@ -120,8 +140,7 @@ def get_openapi(_: Call) -> Response:
 @route("POST", "/events", Scope.PRODUCE)
 def post_event(call: Call) -> Response:
     headers = call.request.headers
-    body: Any = call.request.raw_body  # bytes
-    require_json(headers.get("content-type", ""))
+    body = call.json_body()
     idempotency_key = headers.get("idempotency-key")
     respond_async = prefers_async(headers.get("prefer", ""))
     event, is_repeated = delivery.accept(
@@ -146,26 +165,39 @@ def get_event(call: Call, event_id: str) -> Response:
     may_consume = Scope.CONSUME in call.key.scopes
     if event is None or not (may_consume or event.created_by == call.key.name):
         raise EventNotFoundError
-    return respond(200, event.to_json(include_payload=True, include_attempts=True))
+    body = event.to_json(include_payload=True, include_attempts=True, include_responses=may_consume)
+    return respond(200, body)
 
 
 @route("GET", "/events", Scope.CONSUME)
 def list_events(call: Call) -> Response:
-    query = listing.parse_events_query(call.query)
-    page = listing.events_page(call.services.store, query, now=call.services.clock())
-    return respond_page(page, include_payload=False)
+    return respond_page(listing.parse_events_query(call.query), call.services)
 
 
 @route("GET", "/inbox", Scope.CONSUME)
 def list_inbox(call: Call) -> Response:
-    query = listing.parse_inbox_query(call.query)
-    page = listing.inbox_page(call.services.store, query, now=call.services.clock())
-    return respond_page(page, include_payload=True)
+    return respond_page(listing.parse_inbox_query(call.query), call.services)
+
+
+@route("POST", "/inbox/lease", Scope.CONSUME)
+def lease_events(call: Call) -> Response:
+    events = delivery.lease(parse_lease_request(call.json_body()), call.services)
+    bodies = (event.to_json(include_payload=True, include_attempts=True, include_lease=True) for event in events)
+    return respond(200, f'{{"events":[{",".join(bodies)}]}}')
 
 
 @route("POST", "/events/{event_id}/acknowledge", Scope.CONSUME)
 def acknowledge_event(call: Call, event_id: str) -> Response:
-    delivery.acknowledge(valid_id(event_id), call.services)
+    delivery.acknowledge(valid_id(event_id), call.services, call.query_parameter("lease_id"))
+    return Response("", {}, 204)
+
+
+@route("POST", "/events/{event_id}/release", Scope.CONSUME)
+def release_event(call: Call, event_id: str) -> Response:
+    lease_id = call.query_parameter("lease_id")
+    if not lease_id:
+        raise InvalidRequestError(FieldError("lease_id", "is required"))
+    delivery.release(valid_id(event_id), lease_id, call.services)
     return Response("", {}, 204)
 
 
@@ -173,6 +205,27 @@ def acknowledge_event(call: Call, event_id: str) -> Response:
 def replay_event(call: Call, event_id: str) -> Response:
     event = delivery.replay(valid_id(event_id), call.services)
     return respond(202, event.to_json(), Location=f"../{event_id}")
+
+
+@route("POST", "/subscriptions", Scope.CONSUME)
+def create_subscription(call: Call) -> Response:
+    target_url, event_types = parse_subscription(call.json_body(), call.services.settings.subscription_hosts)
+    subscription, is_new = call.services.subscriptions.create(target_url, event_types, call.key.name)
+    location = f"subscriptions/{subscription.subscription_id}"
+    return respond(201 if is_new else 200, subscription.to_json(), Location=location)
+
+
+@route("GET", "/subscriptions", Scope.CONSUME)
+def list_subscriptions(call: Call) -> Response:
+    subscriptions = ",".join(subscription.to_json() for subscription in call.services.subscriptions.all())
+    return respond(200, f'{{"subscriptions":[{subscriptions}]}}')
+
+
+@route("DELETE", "/subscriptions/{subscription_id}", Scope.CONSUME)
+def delete_subscription(call: Call, subscription_id: str) -> Response:
+    if SUBSCRIPTION_ID.fullmatch(subscription_id):
+        call.services.subscriptions.delete(subscription_id)
+    return Response("", {}, 204)
 
 
 @app.on_sqs_message(
@@ -184,7 +237,7 @@ def replay_event(call: Call, event_id: str) -> Response:
 def worker(event: SQSEvent) -> None:
     """Process a batch; raise if some messages failed, which SQS returns after the visibility timeout."""
     context: Any = event.context
-    messages = [Message(record.to_dict()["messageId"], record.receipt_handle, record.body) for record in event]
+    messages = [Message.from_record(record.to_dict()) for record in event]
     with telemetry.request_id(context.aws_request_id):
         batch.process(messages, services.get(), remaining_seconds(context))
 
@@ -214,11 +267,6 @@ def valid_id(event_id: str) -> str:
     return event_id
 
 
-def require_json(content_type: str) -> None:
-    if content_type.split(";")[0].strip().lower() not in ("", "application/json"):
-        raise ApiError(415, "The body must be application/json.")
-
-
 def idempotency_key_errors(value: str | None) -> tuple[FieldError, ...]:
     """Return the fault of an Idempotency-Key, which is taken literally, quotes included."""
     if value is None or re.fullmatch(r"[\x20-\x7e]{1,255}", value):
@@ -231,6 +279,7 @@ def prefers_async(prefer: str) -> bool:
     return any(part.split(";")[0].strip().lower() == "respond-async" for part in prefer.split(","))
 
 
-def respond_page(page: listing.Page, *, include_payload: bool) -> Response:
-    events = ",".join(event.to_json(include_payload=include_payload) for event in page.events)
+def respond_page(query: listing.Query, services: Services) -> Response:
+    page = listing.page(services, query)
+    events = ",".join(event.to_json(include_payload=query.include_payload) for event in page.events)
     return respond(200, f'{{"events":[{events}],"next_cursor":{compact(page.next_cursor)}}}')

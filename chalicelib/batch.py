@@ -23,8 +23,7 @@ def process(batch: Sequence[Message], services: Services, remaining_seconds: flo
     outlives the call: one that is thawed with the next invocation would push after its claim ended.
     """
     deadline = services.clock() + remaining_seconds - RETURN_SECONDS
-    with services.thread_pool(len(batch)) as pool:
-        succeeded = list(pool.map(partial(_process_message, services, deadline), batch))
+    succeeded = services.map(partial(_process_message, services, deadline), batch)
     if all(succeeded):
         return
     handles = [message.receipt_handle for message, done in zip(batch, succeeded, strict=True) if done]
@@ -48,19 +47,20 @@ def _process_message(services: Services, deadline: float, message: Message) -> b
 
 def _handle(message: Message, services: Services, deadline: float) -> None:
     try:
-        wake_up = messages.parse(message.body)
+        wake_up = messages.parse(message.body, message.attributes)
     except messages.MalformedMessageError:
         _move_to_dlq(message, "malformed", services)
         return
     try:
         if wake_up.failed_at is not None:
-            delay_seconds = delivery.redrive(wake_up.event_id, wake_up.failed_at, services)
+            delay_seconds = delivery.redrive(wake_up, services)
             if delay_seconds is not None:
-                services.inbox.send(message.body, {"EventId": wake_up.event_id}, delay_seconds)
+                services.inbox.send(message.body, message.attributes, delay_seconds)
                 return
-        delivery.deliver(wake_up.event_id, services, deadline)
+        delivery.deliver(wake_up, services, deadline)
     except delivery.UnknownEventError:
-        _move_to_dlq(message, "unknown_event", services)
+        if wake_up.subscription_id is None:  # else a copy, deleted because its subscription is gone
+            _move_to_dlq(message, "unknown_event", services)
 
 
 def _move_to_dlq(message: Message, reason: str, services: Services) -> None:

@@ -15,22 +15,16 @@ class Breaker:
         self._failures = 0
         self._open_until = 0.0
 
-    def acquire(self) -> float | None:
-        """Return a permit to push now, or None while the breaker is open. Pass the permit to `release` if unused."""
+    def allows(self) -> bool:
+        """Return whether to push now. While open, one caller in `open_seconds` gets True, for a trial."""
         with self._lock:
             if self._failures < self._threshold:
-                return 0.0
+                return True
             now = self._clock()
             if now < self._open_until:
-                return None
+                return False
             self._open_until = now + self._open_seconds
-            return self._open_until
-
-    def release(self, permit: float) -> None:
-        """Return an unused permit: if it was the trial, the next caller gets it."""
-        with self._lock:
-            if permit and permit == self._open_until:
-                self._open_until = 0.0
+            return True
 
     def succeeded(self) -> None:
         """Close: the receiver gave a final answer."""

@@ -1,31 +1,39 @@
-"""The life of an event, top down: accept, attempt, settle, dead-letter, replay, acknowledge.
+"""The life of an event, top down: accept, attempt, settle, dead-letter, replay, lease, acknowledge.
 
 Each step may be the last before a crash: what is stored by then is enough for the sweep to continue.
 """
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from http import HTTPStatus
+from itertools import islice
 
-from chalicelib import backoff, messages
+from chalicelib import backoff, listing, messages
 from chalicelib.backoff import Delay
 from chalicelib.errors import ApiError, EventNotFoundError, QueueUnavailableError, StorageUnavailableError
-from chalicelib.events import Attempt, Event, Reason, Status, rfc3339, unix_seconds
+from chalicelib.events import Attempt, DeliveredVia, Event, Reason, Status, rfc3339, unix_seconds
+from chalicelib.messages import WakeUp
 from chalicelib.push import Outcome, PushResult
-from chalicelib.queue import MAX_DELAY_SECONDS
+from chalicelib.queue import BATCH_SIZE, MAX_DELAY_SECONDS
 from chalicelib.services import CALL_SECONDS, Services
+from chalicelib.settings import DAY_SECONDS
 from chalicelib.store import CLAIM_SECONDS, MESSAGE_GRACE_SECONDS, WriteResult
+from chalicelib.subscriptions import Subscription
 from chalicelib.telemetry import logger
-from chalicelib.validation import NewEvent
+from chalicelib.validation import LeaseRequest, NewEvent
 
-DAY_SECONDS = 86_400
 POST_SECONDS = 27  # API Gateway ends a request after 29 s
 # After a push come two calls: the record and, for a retry, the message.
 AFTER_PUSH_SECONDS = 2 * CALL_SECONDS
 RECORD_RETRY_SECONDS = 0.5
 DEAD_LETTER_RETRY_SECONDS = 60
+MAX_INLINE_PUSHES = 10
+LEASE_SECONDS = 10  # for finding events that nobody holds
+MAX_LEASED_BYTES = 2 * 1024 * 1024  # of payload: with attempts, and quoted as JSON once more, less than Lambda's 6 MB
 
 
 class OutOfTimeError(Exception):
@@ -39,39 +47,42 @@ class UnknownEventError(Exception):
 def accept(
     new_event: NewEvent, services: Services, *, created_by: str, idempotency_key: str | None, respond_async: bool
 ) -> tuple[Event, bool]:
-    """Store an event, then push it once, or queue it if `respond_async` or while the breaker is open.
+    """Store an event and a copy for each matching subscription, then push up to MAX_INLINE_PUSHES of them once.
 
-    Returns the event, and whether an earlier call with the same Idempotency-Key stored it. Raises
-    StorageUnavailableError if it may not be stored, ApiError 422 if the key was used with another body. Errors after
-    the event is stored are logged; the sweep retries the delivery.
+    The others are queued, as are all if `respond_async` and those whose breaker is open. Returns the event, and whether
+    an earlier call with the same Idempotency-Key stored it. Raises StorageUnavailableError if some may not be stored,
+    ApiError 422 if the key was used with another body. Later errors are logged; the sweep retries the delivery.
     """
     deadline = services.clock() + POST_SECONDS
-    permit = None if respond_async else services.breaker.acquire()
-    stored = WriteResult(False)
-    try:
-        claimed = permit is not None
-        stored = services.store.put(_new_event(new_event, services, created_by, idempotency_key, claimed=claimed))
-    finally:
-        if permit is not None and not stored.applied:
-            services.breaker.release(permit)
-    event = stored.event
-    if event is None:  # it expired between the failed condition and now
-        raise StorageUnavailableError
-    if not stored.applied:
-        if event.body_hash != new_event.body_hash:
-            raise ApiError(422, "This Idempotency-Key was used before, with another body.")
-        return event, True
-    extra = {"event_id": event.event_id, "event_type": event.event_type, "created_by": event.created_by}
-    logger.info("event accepted", extra=extra)
-    services.metrics.emit(EventsAccepted=1)
-    try:
-        return _begin(event, services, deadline), False
-    except Exception:  # a stored event is answered with 202, whatever fails
-        logger.exception("delivery left to the sweep", extra={"event_id": event.event_id})
-        return event, False
+    event = _new_event(new_event, services, created_by, idempotency_key)
+    subscriptions = _matching_subscriptions(event, services)
+    if subscriptions and idempotency_key is not None:
+        earlier = services.store.get(event.event_id)
+        if earlier is not None:  # subscriptions made since then get no copy
+            return _require_same_body(earlier, new_event), True
+    copies = [_copy(event, subscription, services) for subscription in subscriptions]
+    urls = {copy.event_id: subscription.target_url for copy, subscription in zip(copies, subscriptions, strict=True)}
+    if services.settings.webhook_url is None:
+        event = _without_push(event, has_copies=bool(copies))
+    else:
+        urls[event.event_id] = services.settings.webhook_url
+    event = replace(event, copies=tuple(copy.event_id for copy in copies))
+    inline = set() if respond_async else _allowed_by_breakers(urls, services)
+    *copies, event = [_claimed(each, services) if each.event_id in inline else each for each in (*copies, event)]
+    # The event comes last, so that an event that is there has all its copies.
+    results = [*services.map(services.store.put, copies), services.store.put(event)]
+    stored = [_require_same_body(result.event, new_event) for result in results]
+    event, is_repeated = stored[-1], not results[-1].applied
+    if not is_repeated:
+        extra = {"event_id": event.event_id, "event_type": event.event_type, "created_by": event.created_by}
+        logger.info("event accepted", extra={**extra, "copies": len(copies)})
+        services.metrics.emit(EventsAccepted=1)
+    new = [each for each, result in zip(stored, results, strict=True) if result.applied]
+    started = _begin(new, urls, services, deadline)
+    return started.get(event.event_id, event), is_repeated
 
 
-def deliver(event_id: str, services: Services, deadline: float) -> None:
+def deliver(wake_up: WakeUp, services: Services, deadline: float) -> None:
     """Push an event until it is settled or the next attempt must wait longer than this invocation can.
 
     The function must return by `deadline` (Unix seconds). Raises UnknownEventError, StorageUnavailableError and
@@ -80,14 +91,14 @@ def deliver(event_id: str, services: Services, deadline: float) -> None:
     settings = services.settings
     step_seconds = CALL_SECONDS + settings.push_timeout_seconds + AFTER_PUSH_SECONDS
     delay_seconds = backoff.retry_in_process(
-        partial(attempt_delivery, event_id, services, deadline),
+        partial(attempt_delivery, wake_up.event_id, services, deadline),
         wait_seconds=settings.in_process_wait_seconds,
         last_start=deadline - step_seconds,
         clock=services.clock,
         sleep=services.sleep,
     )
     if delay_seconds is not None:
-        _wake_up(event_id, delay_seconds, services)
+        _wake_up(wake_up.event_id, wake_up.subscription_id, delay_seconds, services)
 
 
 def attempt_delivery(event_id: str, services: Services, deadline: float) -> Delay | None:
@@ -98,26 +109,71 @@ def attempt_delivery(event_id: str, services: Services, deadline: float) -> Dela
         raise UnknownEventError
     if not claim.applied:
         return _delay_until_due(event, services)
+    url = _target_url(event, services)
+    if url is None:
+        _drop_claimed(event, services)
+        return None
     max_attempts = services.settings.max_delivery_attempts
     if event.delivery_attempts > max_attempts:  # the last attempt was not recorded
         _dead_letter(replace(event, delivery_attempts=max_attempts), Reason.EXHAUSTED, services, deadline)
         return None
-    event, result = _push(event, services.settings.push_timeout_seconds, services, deadline)
+    event, result = _push(event, url, services.settings.push_timeout_seconds, services, deadline)
     return _settle(event, result, services, deadline)[1]
 
 
-def acknowledge(event_id: str, services: Services) -> None:
-    """Record that a consumer has processed an event; raise EventNotFoundError."""
-    result = services.store.acknowledge(event_id)
-    if result.event is None and not result.applied:
-        raise EventNotFoundError
+def acknowledge(event_id: str, services: Services, lease_id: str | None = None) -> None:
+    """Record that a consumer has processed an event.
+
+    Raises EventNotFoundError, and ApiError 409 if `lease_id` is given and neither holds the event nor acknowledged it.
+    """
+    result = services.store.acknowledge(event_id, lease_id)
+    event = result.event
     if result.applied:
         logger.info("acknowledged", extra={"event_id": event_id})
+    elif event is None:
+        raise EventNotFoundError
+    elif lease_id is not None and (event.status is not Status.DELIVERED or event.claim_id != lease_id):
+        raise ApiError(409, "This lease does not hold the event.")
+
+
+def release(event_id: str, lease_id: str, services: Services) -> None:
+    """End a lease before its time; raise EventNotFoundError, or ApiError 409 unless it holds the event."""
+    result = services.store.release(event_id, lease_id)
+    if result.applied:
+        return
+    if result.event is None:
+        raise EventNotFoundError
+    raise ApiError(409, "This lease does not hold the event.")
+
+
+def lease(request: LeaseRequest, services: Services) -> list[Event]:
+    """Claim the oldest undelivered events that nobody holds, for a consumer; all get the same `claim_id`.
+
+    Raises StorageUnavailableError if DynamoDB fails before any is leased.
+    """
+    lease_id = f"lse_{services.new_id()}"
+    deadline = services.clock() + LEASE_SECONDS
+    query = listing.inbox_query(request.limit, request.event_type)
+    lease_one = partial(_lease_one, services, lease_id, request.lease_seconds)
+    leased: list[Event] = []
+    while True:
+        room = MAX_LEASED_BYTES - sum(event.size for event in leased)
+        page = listing.find(services, query, max_bytes=room)
+        results = services.map(lease_one, page.events)
+        leased += [event for result in results if result for event in result]
+        if None in results and not leased:
+            raise StorageUnavailableError
+        query = replace(query, limit=request.limit - len(leased), after=page.after)
+        is_full = query.limit == 0 or sum(event.size for event in leased) >= MAX_LEASED_BYTES
+        if is_full or page.after is None or services.clock() > deadline:
+            return leased
 
 
 def replay(event_id: str, services: Services) -> Event:
     """Make an event pending again and queue it; raise EventNotFoundError, or ApiError 409 while it is claimed."""
-    result = services.store.replay(event_id, services.new_id(), expires_at=_expires_at(services))
+    is_pushed = services.settings.webhook_url is not None or _is_copy(event_id, services)
+    expires_at = _expires_at(services)
+    result = services.store.replay(event_id, services.new_id(), expires_at=expires_at, is_pushed=is_pushed)
     event = result.event
     if event is None:
         raise EventNotFoundError
@@ -125,25 +181,27 @@ def replay(event_id: str, services: Services) -> Event:
         seconds = math.ceil(_claim_seconds_left(event, services))
         raise ApiError(409, "The event is claimed; try again when the claim ends.", retry_after_seconds=max(1, seconds))
     logger.info("replayed", extra={"event_id": event_id})
-    _wake_up_or_leave_to_sweep(event_id, 0, services)
+    if is_pushed:
+        with _errors_left_to_sweep(event_id):
+            _wake_up(event_id, event.subscription_id, 0, services)
     return event
 
 
-def redrive(event_id: str, failed_at: str, services: Services) -> float | None:
-    """Replay an event whose dead letter was moved back, if that tells of its latest failure.
+def redrive(wake_up: WakeUp, services: Services) -> float | None:
+    """Replay the event of a dead letter that was moved back, if that tells of its latest failure.
 
     Returns the seconds after which the dead letter must be looked at again if the event is claimed, else None: the
     dead letter is sent before the failure is recorded, so it can come back before that.
     """
-    result = services.store.replay(event_id, services.new_id(), expires_at=_expires_at(services), failed_at=failed_at)
+    result = services.store.replay(
+        wake_up.event_id, services.new_id(), expires_at=_expires_at(services), failed_at=wake_up.failed_at
+    )
     if result.applied or result.event is None or not result.event.is_claimed(services.clock()):
         return None
     return min(MAX_DELAY_SECONDS, _claim_seconds_left(result.event, services) + 1)
 
 
-def _new_event(
-    new_event: NewEvent, services: Services, created_by: str, idempotency_key: str | None, *, claimed: bool
-) -> Event:
+def _new_event(new_event: NewEvent, services: Services, created_by: str, idempotency_key: str | None) -> Event:
     now = services.clock()
     if idempotency_key is None:
         digits = services.new_id()
@@ -160,40 +218,127 @@ def _new_event(
         payload=new_event.payload,
         metadata=new_event.metadata,
         body_hash=new_event.body_hash,
-        delivery_attempts=1 if claimed else 0,
         next_attempt_at=rfc3339(now),
-        requeue_at=rfc3339(now + (CLAIM_SECONDS if claimed else MESSAGE_GRACE_SECONDS)),
+        requeue_at=rfc3339(now + MESSAGE_GRACE_SECONDS),
         claim_id=services.new_id(),
-        claimed_until=rfc3339(now + CLAIM_SECONDS) if claimed else None,
     )
 
 
-def _begin(event: Event, services: Services, deadline: float) -> Event:
-    """Push a new event if it was stored with a claim, else queue it; return it as it is then."""
-    if event.status is not Status.PENDING:  # acknowledged before the response of the put arrived
+def _matching_subscriptions(event: Event, services: Services) -> list[Subscription]:
+    return services.subscriptions.matching(event.event_type) if services.settings.subscription_hosts else []
+
+
+def _copy(event: Event, subscription: Subscription, services: Services) -> Event:
+    """Return the copy for a subscription: the same id each time, so that a repeated POST stores it once."""
+    digest = hashlib.sha256(f"{event.event_id}\0{subscription.subscription_id}".encode()).hexdigest()
+    return replace(
+        event,
+        event_id=f"evt_{digest[:32]}",
+        claim_id=services.new_id(),
+        subscription_id=subscription.subscription_id,
+        source_event_id=event.event_id,
+    )
+
+
+def _without_push(event: Event, *, has_copies: bool) -> Event:
+    """Return an event for pull-only mode: it waits in the inbox, or its copies are delivered in its place."""
+    event = replace(event, next_attempt_at=None, requeue_at=None)
+    if not has_copies:
         return event
-    if event.claimed_until is None:
-        _wake_up_or_leave_to_sweep(event.event_id, 0, services)
-        return event
-    event, result = _push(event, services.settings.inline_push_timeout_seconds, services, deadline)
-    if result.outcome is Outcome.RETRY:
-        services.breaker.failed(timed_out=result.timed_out)
-    else:
-        services.breaker.succeeded()
-    event, delay = _settle(event, result, services, deadline)
-    if delay is not None:
-        _wake_up_or_leave_to_sweep(event.event_id, delay.seconds, services)
+    via = DeliveredVia.SUBSCRIPTIONS
+    return replace(event, status=Status.DELIVERED, delivered_at=event.created_at, delivered_via=via)
+
+
+def _allowed_by_breakers(urls: Mapping[str, str], services: Services) -> set[str]:
+    """Return the ids of the first MAX_INLINE_PUSHES events that may be pushed at once."""
+    return {event_id for event_id, url in islice(urls.items(), MAX_INLINE_PUSHES) if services.breaker(url).allows()}
+
+
+def _claimed(event: Event, services: Services) -> Event:
+    until = rfc3339(services.clock() + CLAIM_SECONDS)
+    return replace(event, delivery_attempts=1, claimed_until=until, requeue_at=until)
+
+
+def _require_same_body(event: Event | None, new_event: NewEvent) -> Event:
+    """Return an event as stored; raise ApiError 422 if it was made of another body."""
+    if event is None:  # it expired between the failed condition and now
+        raise StorageUnavailableError
+    if event.body_hash != new_event.body_hash:
+        raise ApiError(422, "This Idempotency-Key was used before, with another body.")
     return event
 
 
-def _push(event: Event, timeout_seconds: float, services: Services, deadline: float) -> tuple[Event, PushResult]:
+def _begin(events: list[Event], urls: Mapping[str, str], services: Services, deadline: float) -> dict[str, Event]:
+    """Push the new events that were stored with a claim, and queue the others; return those pushed, by id."""
+    # Not due: pull-only, or acknowledged before the response of the put arrived.
+    due = [event for event in events if event.status is Status.PENDING and event.next_attempt_at is not None]
+    unclaimed = [event for event in due if event.claimed_until is None]
+    tens = [unclaimed[start : start + BATCH_SIZE] for start in range(0, len(unclaimed), BATCH_SIZE)]
+    services.map(partial(_queue_new, services, deadline), tens)
+    claimed = [event for event in due if event.claimed_until is not None]
+    pushed = services.map(lambda event: _push_new(event, urls[event.event_id], services, deadline), claimed)
+    return {event.event_id: event for event in pushed}
+
+
+def _queue_new(services: Services, deadline: float, events: list[Event]) -> None:
+    with _errors_left_to_sweep(events[0].event_id):
+        if services.clock() + CALL_SECONDS > deadline:
+            raise OutOfTimeError
+        services.inbox.send_many([messages.wake_up(event.event_id, event.subscription_id) for event in events])
+
+
+def _push_new(event: Event, url: str, services: Services, deadline: float) -> Event:
+    """Push a new event once; return it as it is then."""
+    with _errors_left_to_sweep(event.event_id):
+        event, result = _push(event, url, services.settings.inline_push_timeout_seconds, services, deadline)
+        breaker = services.breaker(url)
+        if result.outcome is Outcome.RETRY:
+            breaker.failed(timed_out=result.timed_out)
+        else:
+            breaker.succeeded()
+        event, delay = _settle(event, result, services, deadline)
+        if delay is not None:
+            _wake_up(event.event_id, event.subscription_id, delay.seconds, services)
+    return event
+
+
+@contextlib.contextmanager
+def _errors_left_to_sweep(event_id: str) -> Iterator[None]:
+    """Log any error: the event is stored, and the sweep queues it when nobody holds it."""
+    try:
+        yield
+    except Exception:
+        logger.exception("delivery left to the sweep", extra={"event_id": event_id})
+
+
+def _target_url(event: Event, services: Services) -> str | None:
+    """Return where to push an event, or None in pull-only mode or if its subscription is gone."""
+    if event.subscription_id is None:
+        return services.settings.webhook_url
+    subscription = services.subscriptions.find(event.subscription_id)
+    return subscription.target_url if subscription else None
+
+
+def _drop_claimed(event: Event, services: Services) -> None:
+    """Leave a claimed event in the inbox, or delete it if it is a copy, which nobody waits for."""
+    if event.subscription_id is None:
+        services.store.record_unscheduled(event)
+    else:
+        services.store.delete(event)
+
+
+def _push(
+    event: Event, url: str, timeout_seconds: float, services: Services, deadline: float
+) -> tuple[Event, PushResult]:
     """Push a claimed event once; return it with the attempt. Raises OutOfTimeError."""
     started = services.clock()
     timeout_seconds = min(timeout_seconds, deadline - started - AFTER_PUSH_SECONDS)
     if timeout_seconds <= 0 or not event.is_claimed(started + timeout_seconds):
         raise OutOfTimeError
-    result = services.push.send(event, services.settings.webhook_url, timeout_seconds)
-    attempt = Attempt(rfc3339(started), result.outcome, result.status_code, result.error, result.duration_ms)
+    result = services.push.send(event, url, timeout_seconds)
+    attempt = Attempt(
+        rfc3339(started), result.outcome, result.status_code, result.error, result.duration_ms, result.response
+    )
     return event.with_attempt(attempt), result
 
 
@@ -212,6 +357,11 @@ def _settle(event: Event, result: PushResult, services: Services, deadline: floa
             "retry_in_seconds": round(delay.seconds, 3) if delay else None,
         },
     )
+    if result.status_code == HTTPStatus.GONE and event.subscription_id is not None:
+        services.subscriptions.delete(event.subscription_id)
+        logger.warning("subscription ended by its target", extra={"subscription_id": event.subscription_id})
+        _drop_claimed(event, services)
+        return event, None
     if result.outcome is Outcome.DELIVERED:
         return _record_delivered(event, result, services, deadline), None
     if delay is not None:
@@ -252,7 +402,7 @@ def _record_retry(event: Event, delay: Delay, services: Services, deadline: floa
         record = _record(write, event, services, deadline)
     except StorageUnavailableError:
         # It may have been recorded: a message too many is dropped, one too few costs a minute.
-        _wake_up(event.event_id, delay.seconds, services)
+        _wake_up(event.event_id, event.subscription_id, delay.seconds, services)
         raise
     return record.event or event, delay if record.applied else None
 
@@ -261,7 +411,10 @@ def _dead_letter(event: Event, reason: Reason, services: Services, deadline: flo
     """Send the DLQ message, then record the failure: a crash in between makes a second message, never none."""
     failed = replace(event, reason=reason, failed_at=rfc3339(services.clock()))
     try:
-        services.dlq.send(messages.dead_letter_body(failed), {"EventId": event.event_id, "Reason": reason})
+        services.dlq.send(
+            messages.dead_letter_body(failed),
+            {**messages.attributes(event.event_id, event.subscription_id), "Reason": reason},
+        )
     except QueueUnavailableError:
         services.store.record_retry(event, DEAD_LETTER_RETRY_SECONDS, message_follows=False)
         raise
@@ -303,14 +456,22 @@ def _expires_at(services: Services) -> int:
     return int(services.clock()) + services.settings.event_retention_days * DAY_SECONDS
 
 
-def _wake_up_or_leave_to_sweep(event_id: str, delay_seconds: float, services: Services) -> None:
+def _lease_one(services: Services, lease_id: str, lease_seconds: int, event: Event) -> list[Event] | None:
+    """Return the event if it could be leased, or None if that is unknown."""
     try:
-        _wake_up(event_id, delay_seconds, services)
-    except QueueUnavailableError:
-        logger.exception("delivery left to the sweep", extra={"event_id": event_id})
+        result = services.store.lease(event.event_id, lease_id, lease_seconds)
+    except StorageUnavailableError:
+        return None
+    leased = result.event if result.applied else None
+    return [leased] if leased and leased.status is not Status.DELIVERED else []
 
 
-def _wake_up(event_id: str, delay_seconds: float, services: Services) -> None:
+def _is_copy(event_id: str, services: Services) -> bool:
+    event = services.store.get(event_id)
+    return event is not None and event.subscription_id is not None
+
+
+def _wake_up(event_id: str, subscription_id: str | None, delay_seconds: float, services: Services) -> None:
     """Send a message for the event; after a delay that SQS does not support, the sweep sends it."""
     if delay_seconds <= MAX_DELAY_SECONDS:
-        services.inbox.send(messages.wake_up_body(event_id), {"EventId": event_id}, delay_seconds)
+        services.inbox.send(*messages.wake_up(event_id, subscription_id), delay_seconds)

@@ -1,6 +1,7 @@
-"""Bodies of queue messages: a wake-up names an event, a dead letter tells why it failed. Neither carries the event."""
+"""Queue messages: a wake-up names an event, a dead letter tells why it failed. Neither carries the event."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from chalicelib.events import EVENT_ID, Event, compact
@@ -12,14 +13,25 @@ class MalformedMessageError(Exception):
 
 @dataclass(frozen=True)
 class WakeUp:
-    """What a message asks of the worker; `failed_at` is set in a redriven dead letter, which asks for a replay."""
+    """What a message asks of the worker.
+
+    `failed_at` is set in a redriven dead letter, which asks for a replay. `subscription_id` is set if the event is a
+    copy, which may be gone by then.
+    """
 
     event_id: str
-    failed_at: str | None
+    failed_at: str | None = None
+    subscription_id: str | None = None
 
 
-def wake_up_body(event_id: str) -> str:
-    return compact({"event_id": event_id})
+def wake_up(event_id: str, subscription_id: str | None) -> tuple[str, dict[str, str]]:
+    """Return body and attributes of a message that asks for a push."""
+    return compact({"event_id": event_id}), attributes(event_id, subscription_id)
+
+
+def attributes(event_id: str, subscription_id: str | None) -> dict[str, str]:
+    """Return the attributes of a message about an event."""
+    return {"EventId": event_id} | ({"SubscriptionId": subscription_id} if subscription_id else {})
 
 
 def dead_letter_body(event: Event) -> str:
@@ -37,7 +49,7 @@ def dead_letter_body(event: Event) -> str:
     )
 
 
-def parse(body: str) -> WakeUp:
+def parse(body: str, message_attributes: Mapping[str, str]) -> WakeUp:
     """Return what the message asks for; raise MalformedMessageError."""
     try:
         content = json.loads(body)
@@ -47,4 +59,4 @@ def parse(body: str) -> WakeUp:
         raise MalformedMessageError from error
     if not well_formed:
         raise MalformedMessageError
-    return WakeUp(event_id, failed_at)
+    return WakeUp(event_id, failed_at, message_attributes.get("SubscriptionId"))

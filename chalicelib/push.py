@@ -214,7 +214,9 @@ def _retry_after_seconds(value: str | None, now: float) -> float:
 
 class PushClient:
     def __init__(self, signing_secrets, *, connect_timeout_seconds, clock, ssl_context=None):
-        self._make = lambda url: _OnePush(url, signing_secrets, connect_timeout_seconds=connect_timeout_seconds, clock=clock, ssl_context=ssl_context)
+        self._make = lambda url: _OnePush(
+            url, signing_secrets, connect_timeout_seconds=connect_timeout_seconds, clock=clock, ssl_context=ssl_context
+        )
         self._clients = {}
 
     def send(self, event, url, timeout_seconds):

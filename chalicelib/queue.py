@@ -23,6 +23,13 @@ class Message:
     body: str
     attributes: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Message":
+        """Return the message of a record that Lambda received."""
+        attributes = record.get("messageAttributes", {}).items()
+        texts = {name: value["stringValue"] for name, value in attributes if value.get("stringValue")}
+        return cls(record["messageId"], record["receiptHandle"], record["body"], texts)
+
 
 class Queue:
     """One queue. Every method raises QueueUnavailableError when SQS fails; what took effect is unknown then."""

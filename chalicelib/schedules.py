@@ -23,8 +23,7 @@ def sweep(services: Services, remaining_seconds: float) -> None:
         logger.info("sweep skipped: the queue is long", extra={"visible": visible})
         return
     deadline = services.clock() + remaining_seconds - 2 * CALL_SECONDS
-    with services.thread_pool(SHARDS) as pool:
-        count = sum(pool.map(partial(_sweep_shard, services, deadline), range(SHARDS)))
+    count = sum(services.map(partial(_sweep_shard, services, deadline), range(SHARDS)))
     logger.info("swept", extra={"queued": count})
 
 
@@ -36,27 +35,27 @@ def check_dlq(services: Services) -> None:
         logger.warning("the dead letter queue is not empty", extra=extra)
     age: dict[str, float] = {}
     try:
-        now = services.clock()
-        oldest = listing.oldest_pending(services.store, now=now)
-        age["OldestPendingAge"] = round(max(0.0, now - unix_seconds(oldest.created_at)), 3) if oldest else 0.0
+        oldest = listing.oldest_pending(services)
+        age["OldestPendingAge"] = (
+            round(max(0.0, services.clock() - unix_seconds(oldest.created_at)), 3) if oldest else 0.0
+        )
     finally:  # publish the depths even if DynamoDB fails
         services.metrics.emit(**depths, **age)
 
 
 def _sweep_shard(services: Services, deadline: float, shard: int) -> int:
     count = 0
-    for overdue in listing.overdue(services.store, shard, now=services.clock()):
+    for overdue in listing.overdue(services, shard):
         for start in range(0, len(overdue), BATCH_SIZE):
             if count >= MAX_SWEPT_PER_SHARD or services.clock() > deadline:
                 return count
             # Mark, then send: a crash in between costs a minute; the other way round, two sweeps would both send.
             marked = [
-                event_id
-                for event_id, requeue_at in overdue[start : start + BATCH_SIZE]
+                messages.wake_up(event_id, subscription_id)
+                for event_id, subscription_id, requeue_at in overdue[start : start + BATCH_SIZE]
                 if services.store.mark_requeued(event_id, requeue_at).applied
             ]
             if marked:
-                wake_ups = [(messages.wake_up_body(event_id), {"EventId": event_id}) for event_id in marked]
-                services.inbox.send_many(wake_ups)
+                services.inbox.send_many(marked)
                 count += len(marked)
     return count

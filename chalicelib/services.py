@@ -4,11 +4,11 @@ import gc
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import cached_property
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import boto3
 from botocore.config import Config
@@ -17,10 +17,12 @@ from botocore.parsers import ResponseParserError
 from chalicelib import settings as settings_module
 from chalicelib import telemetry
 from chalicelib.breaker import Breaker
+from chalicelib.errors import AWS_ERRORS, ApiError, error_code
 from chalicelib.push import PushClient
 from chalicelib.queue import Queue
 from chalicelib.settings import Settings
 from chalicelib.store import EventStore
+from chalicelib.subscriptions import Subscriptions
 
 # Two tries, each 1 s to connect and 2 s to read, with up to 1 s in between: the longest that one call can take.
 CALL_SECONDS = 7
@@ -31,6 +33,8 @@ CONFIG = Config(
     tcp_keepalive=True,
     max_pool_connections=64,
 )
+T = TypeVar("T")
+R = TypeVar("R")
 _lock = Lock()
 
 
@@ -76,11 +80,24 @@ class Services:
         self.new_id = new_id
         self.thread_pool = thread_pool
         self._client = client
-        self.store = EventStore(client("dynamodb"), settings.events_table_name, clock=clock)
+        dynamodb = client("dynamodb")
+        self.store = EventStore(dynamodb, settings.events_table_name, clock=clock)
+        self.subscriptions = Subscriptions(dynamodb, settings.events_table_name, clock=clock)
         self.metrics = telemetry.Metrics(settings.metrics_namespace, settings.stage, clock=clock)
-        self.breaker = Breaker(
-            failures=settings.breaker_failures, open_seconds=settings.breaker_open_seconds, clock=clock
-        )
+        self._breakers: dict[str, Breaker] = {}
+
+    def breaker(self, url: str) -> Breaker:
+        """Return the breaker of a destination."""
+        settings = self.settings
+        new = Breaker(failures=settings.breaker_failures, open_seconds=settings.breaker_open_seconds, clock=self.clock)
+        return self._breakers.setdefault(url, new)
+
+    def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Return the results of calls made in parallel; raise the first error after all have ended."""
+        if len(items) <= 1:
+            return [function(item) for item in items]
+        with self.thread_pool(len(items)) as pool:
+            return list(pool.map(function, items))
 
     @cached_property
     def inbox(self) -> Queue:
@@ -101,6 +118,16 @@ class Services:
         return self._client("sqs")
 
 
+def _read_secret(name: str) -> str:
+    """Return the text of a Secrets Manager secret; raise StorageUnavailableError."""
+    try:
+        text: str = client("secretsmanager").get_secret_value(SecretId=name)["SecretString"]
+    except AWS_ERRORS as error:
+        telemetry.logger.critical("secret not readable", extra={"secret": name, "error": error_code(error)})
+        raise ApiError(503, "The settings cannot be read; try again.", retry_after_seconds=2) from None
+    return text
+
+
 _services: Services | None = None
 _services_lock = Lock()
 
@@ -117,7 +144,7 @@ def get() -> Services:
     with _services_lock:
         if _services is None:
             telemetry.configure("INFO")
-            settings = settings_module.load(os.environ)
+            settings = settings_module.load(os.environ, _read_secret)
             telemetry.configure(settings.log_level)
             gc.disable()  # nothing that boto3 loads is garbage; looking for it is a tenth of a cold start
             try:

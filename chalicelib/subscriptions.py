@@ -70,7 +70,9 @@ class Subscriptions(Table):
         self._cached: tuple[Subscription, ...] = ()
         self._cached_until = 0.0
 
-    def create(self, target_url: str, event_types: tuple[str, ...] | None, created_by: str) -> tuple[Subscription, bool]:
+    def create(
+        self, target_url: str, event_types: tuple[str, ...] | None, created_by: str
+    ) -> tuple[Subscription, bool]:
         """Store a subscription; return it, and whether it is new: the same key, URL and types make the same one.
 
         Raises ApiError 409 if there are MAX_SUBSCRIPTIONS already. Concurrent calls may exceed that limit slightly.
@@ -148,4 +150,6 @@ def parse_subscription(body: bytes, hosts: tuple[str, ...]) -> tuple[str, tuple[
 def _are_event_types(value: Any) -> bool:
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_EVENT_TYPES:
         return False
-    return all(isinstance(entry, str) and (entry == "*" or EVENT_TYPE.fullmatch(entry.removesuffix("*"))) for entry in value)
+    return all(
+        isinstance(entry, str) and (entry == "*" or EVENT_TYPE.fullmatch(entry.removesuffix("*"))) for entry in value
+    )
