@@ -3,20 +3,23 @@
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from random import Random
 from typing import Any
 
 from botocore.exceptions import ClientError, ReadTimeoutError
+from greenlet import getcurrent, greenlet
 
 import app
 from chalicelib import services, settings, telemetry
 from chalicelib.batch import BatchError
+from chalicelib.delivery import AFTER_PUSH_SECONDS
 from chalicelib.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.events import Event, Status
 from chalicelib.push import Outcome, PushResult, outcome_of
 from chalicelib.services import Services
+from chalicelib.subscriptions import CACHE_SECONDS
 from tests.crash.invariants import Push, ViolationError, Witness, check
 from tests.support.fake_aws import FakeDynamoDB, FakeSQS
 from tests.support.world import KEY, Answer, Clock, LambdaContext, call, digest
@@ -34,6 +37,7 @@ ENVIRON = {
 # The timeouts of .chalice/config.json.
 API_SECONDS, WORKER_SECONDS, SCHEDULE_SECONDS = 30.0, 50.0, 60.0
 STALL_SECONDS = 45.0
+LAST_PUSH_SECONDS = 3 + AFTER_PUSH_SECONDS  # so long before a timeout no push begins, even of an event that is claimed
 
 
 class Death(BaseException):
@@ -51,6 +55,8 @@ class Fault(StrEnum):
     ALL_ANSWERS_LOST = "it took effect, no answer ever came"
 
 
+# The calls of POST /events before its pushes.
+STORING = ("dynamodb.query", "dynamodb.get_item", "dynamodb.put_item", "sqs.send_message_batch")
 TAKES_EFFECT = (Fault.DIES_AFTER, Fault.ANSWER_LOST, Fault.ALL_ANSWERS_LOST)
 BATCHES = ("send_message_batch", "delete_message_batch", "batch_get_item")
 
@@ -96,11 +102,12 @@ class Process:
         if self.is_dead:
             raise Death
 
-    def at(self, label: str, event_ids: Iterable[str], act: Callable[[], Any], fail: Callable[[Fault], Any]) -> Any:
+    def at(self, label: str, event_ids: Sequence[str], act: Callable[[], Any], fail: Callable[[Fault], Any]) -> Any:
         """Make a call, or what a fault makes of it; `fail` raises or returns what the caller sees of a failure."""
         fault = self._fault_at(len(self.calls), label)
         self.calls.append(label)
-        before, after = self.rig.latency()
+        struck = self._struck(label, event_ids)
+        before, after = (0.0, 0.0) if label == "push" else self.rig.latency()
         try:
             if self.is_dead:  # by another of its threads
                 raise Death
@@ -125,14 +132,28 @@ class Process:
             raise
         finally:
             if fault is not None:
-                self._fail(label, event_ids, fault)
+                self.rig.faults += 1
+                self._strikes_all |= self._is_api and label in STORING
+            is_late = self.rig.clock() > self.ends_at - LAST_PUSH_SECONDS
+            if fault is not None or self._strikes_all or is_late:
+                self._strike(label, struck, fault)
 
-    def _fail(self, label: str, event_ids: Iterable[str], fault: Fault) -> None:
-        self.rig.faults += 1
+    def _struck(self, label: str, event_ids: Sequence[str]) -> Sequence[str]:
+        """Return the events that a fault of a call would strike.
+
+        That is the event of the call, or else of the call before in the same thread. Storing is one step: a fault in it
+        strikes all that a POST has stored.
+        """
+        event_ids = self._subjects[getcurrent()] = event_ids or self._subjects.get(getcurrent(), ())
+        if label == "dynamodb.put_item":
+            self._stored.extend(event_ids)
+        return self._stored if self._is_api and label in STORING else event_ids
+
+    def _strike(self, label: str, event_ids: Iterable[str], fault: Fault | None) -> None:
+        is_lost = label == "push" and fault not in (None, Fault.STALLS)
         for event_id in event_ids:
-            stored = self.rig.item(event_id)
-            what = f"{label}: {fault}"
-            self.rig.witness.see_fault(event_id, stored, self.invocation, what, is_push=label == "push")
+            what = f"{label}: {fault or 'late'}"
+            self.rig.witness.see_fault(event_id, self.invocation, what, is_lost=is_lost)
 
     def _client(self, service: str) -> Any:
         return _Client(self, service, {"dynamodb": self.rig.dynamodb, "sqs": self.rig.sqs}[service])
@@ -140,39 +161,82 @@ class Process:
     def _begin(self, timeout_seconds: float) -> None:
         self.invocation = object()
         self.ends_at = self.rig.clock() + timeout_seconds
-        self._stalled = False
+        self._is_api = timeout_seconds == API_SECONDS
+        self._stalled = self._strikes_all = False
+        self._stored: list[str] = []
+        self._subjects: dict[greenlet, Sequence[str]] = {}
 
-    def call(self, method: str, path: str, body: str | None = None, **headers: str) -> Answer | None:
+    def call(self, method: str, path: str, body: Any = None, **headers: str) -> Answer | None:
         """Call the API; None when the process died over it."""
         self._begin(API_SECONDS)
         services.use(self.services)
         try:
-            return call(self.rig.clock, method, path, body, **headers)
+            answer = call(self.rig.clock, method, path, None if body is None else json.dumps(body), **headers)
         except Death:
             return None
+        assert answer.status_code in (200, 201, 202, 204, 404, 409, 503), answer
+        return answer
 
     def post(self, **headers: str) -> str | None:
         """Post an event; return its id if it was accepted."""
-        answer = self.call("POST", "/events", json.dumps({"event_type": "a", "payload": {}}), **headers)
+        expected = self.rig.witness.subscriptions_at(self.rig.clock(), self.rig.subscription_lag_seconds())
+        answer = self.call("POST", "/events", {"event_type": "a", "payload": {}}, **headers)
         if answer is None or answer.status_code != 202:
-            assert answer is None or answer.status_code == 503, answer
             return None
-        event_id = str(answer.json["event_id"])
-        self.rig.witness.accepted.add(event_id)
-        return event_id
+        is_new = "idempotency-replayed" not in answer.headers
+        self.rig.witness.see_accepted(str(answer.json["event_id"]), expected if is_new else set())
+        return str(answer.json["event_id"])
 
-    def acknowledge(self, event_id: str) -> None:
+    def lease(self, *, limit: int = 10, seconds: int = 60) -> list[tuple[str, str]]:
+        """Lease events; return each with the id of the lease."""
+        answer = self.call("POST", "/inbox/lease", {"limit": limit, "lease_seconds": seconds})
+        if answer is None or answer.status_code != 200:
+            return []
+        leased = [(str(event["event_id"]), str(event["lease_id"])) for event in answer.json["events"]]
+        self.rig.witness.see_leased(leased)
+        return leased
+
+    def acknowledge(self, event_id: str, lease_id: str | None = None) -> None:
         self.rig.witness.acknowledged.add(event_id)  # from now on it may be, whatever the response
-        self.call("POST", f"/events/{event_id}/acknowledge")
+        query = f"?lease_id={lease_id}" if lease_id else ""
+        answer = self.call("POST", f"/events/{event_id}/acknowledge{query}")
+        if answer and answer.status_code == 204 and lease_id:
+            self.rig.witness.see_acknowledged(event_id, lease_id)
+
+    def release(self, event_id: str, lease_id: str) -> None:
+        self.call("POST", f"/events/{event_id}/release?lease_id={lease_id}")
 
     def replay(self, event_id: str) -> None:
         self.call("POST", f"/events/{event_id}/replay")
 
+    def subscribe(self, url: str) -> str | None:
+        """Subscribe a target; return the id of the subscription."""
+        answer = self.call("POST", "/subscriptions", {"target_url": url})
+        if answer is None or answer.status_code not in (200, 201):
+            return None
+        subscription_id = str(answer.json["subscription_id"])
+        self.rig.witness.see_subscribed(subscription_id, self.rig.clock())
+        return subscription_id
+
+    def unsubscribe(self, subscription_id: str) -> None:
+        self.rig.witness.see_unsubscribed(subscription_id)
+        self.call("DELETE", f"/subscriptions/{subscription_id}")
+
     def work(self, *, max_messages: int = 10) -> int:
         """Process a batch as Lambda's event source does; return how many messages there were."""
-        received = self.rig.sqs.receive_message(QueueUrl=INBOX, MaxNumberOfMessages=max_messages).get("Messages", [])
+        received = self.rig.sqs.receive_message(
+            QueueUrl=INBOX, MaxNumberOfMessages=max_messages, MessageAttributeNames=["All"]
+        ).get("Messages", [])
         records = [
-            {"messageId": message["MessageId"], "receiptHandle": message["ReceiptHandle"], "body": message["Body"]}
+            {
+                "messageId": message["MessageId"],
+                "receiptHandle": message["ReceiptHandle"],
+                "body": message["Body"],
+                "messageAttributes": {
+                    name: {"stringValue": value["StringValue"]}
+                    for name, value in message.get("MessageAttributes", {}).items()
+                },
+            }
             for message in received
         ]
         if records and self._invoke(app.worker, {"Records": records}, WORKER_SECONDS):
@@ -220,7 +284,7 @@ class _Client:
                 try:
                     return getattr(self._client, operation)(**parameters)
                 finally:  # a failed condition is a response too
-                    if operation == "update_item":
+                    if operation == "update_item" and event_ids:
                         self._process.rig.witness.see_record(event_ids[0], self._process.invocation)
 
             def fail(fault: Fault) -> Any:
@@ -256,7 +320,8 @@ def _halves(values: list[Any]) -> tuple[list[Any], list[Any]]:
 def _event_ids(parameters: Mapping[str, Any]) -> list[str]:
     """Return the events that a call to AWS is about, as far as a fault of it can matter to them."""
     if item := parameters.get("Item") or parameters.get("Key"):
-        return [item["event_id"]["S"]]
+        key = item["event_id"]["S"]
+        return [key] if key.startswith("evt_") else []
     bodies = [entry.get("MessageBody", "") for entry in parameters.get("Entries", [parameters])]
     return [json.loads(body)["event_id"] for body in bodies if body.startswith("{")]
 
@@ -326,11 +391,19 @@ class Rig:
     def stall_seconds(self) -> float:
         return STALL_SECONDS
 
+    def subscription_lag_seconds(self) -> float:
+        """Return how old a container's list of subscriptions may be."""
+        return CACHE_SECONDS + self.dynamodb.index_lag_seconds
+
     def new_id(self) -> str:
         return f"{next(self._ids):032x}"
 
     def items(self) -> dict[str, Event]:
-        return {key: Event.from_item(item) for key, item in self.dynamodb.items().items()}
+        """Return all events by id."""
+        return {key: Event.from_item(item) for key, item in self.dynamodb.items().items() if key.startswith("evt_")}
+
+    def subscriptions(self) -> set[str]:
+        return {key for key in self.dynamodb.items() if key.startswith("sub_")}
 
     def item(self, event_id: str) -> Event | None:
         key = {"event_id": {"S": event_id}}
@@ -338,7 +411,7 @@ class Rig:
         return Event.from_item(item) if item else None
 
     def answer(self, event: Event, url: str) -> tuple[int | None, float]:
-        """Return the status code of the receiver's next answer, and the seconds it takes."""
+        """Return the status code of the next response of a target, and the seconds that it takes."""
         status_code = self.answers.pop(0) if self.answers else 200
         return status_code, 0.05
 
@@ -347,6 +420,8 @@ class Rig:
         push = Push(event, process.invocation, self.clock())
         self.witness.see_push(push, self.item(event.event_id))
         status_code, seconds = self.answer(event, url)
+        if status_code == 410 and event.subscription_id:
+            self.witness.see_unsubscribed(event.subscription_id)
         for act in self.while_pushing:
             act(event.event_id)
         try:
@@ -378,4 +453,4 @@ class Rig:
 
     def check(self) -> None:
         """Raise ViolationError unless a settled system kept its promises."""
-        check(self.witness, self.items(), self.dead_letters())
+        check(self.witness, self.items(), self.subscriptions(), self.dead_letters())

@@ -17,6 +17,15 @@ from tests.crash.rig import DLQ, INBOX, Fault, Process, Rig, SerialPool
 from tests.support.world import Clock
 
 STORM_SECONDS = 900.0
+# How a target responds; None is no response.
+MOODS: dict[str, tuple[int | None, ...]] = {
+    "well": (200,),
+    "flaky": (200, 503, 500, 429, None, 204),
+    "down": (503,),
+    "refusing": (404, 410, 200),
+    "hanging": (None, None, 200),
+    "leaving": (200, 200, 503, 410),
+}
 MAX_WORKERS = 3
 
 
@@ -143,6 +152,7 @@ class Storm(Simulation):
         self._max_skew_seconds = draw((0.0, MAX_SKEW_SECONDS))
         self._redrive_seconds = draw(((60.0, 300.0), (1.0, 10.0)))
         self._mood = "well"
+        self._moods_of_targets: dict[str, str] = {}
         self._end = self.clock() + STORM_SECONDS
         self._working = 0
 
@@ -168,7 +178,10 @@ class Storm(Simulation):
             self._callers,
             self._event_source,
             self._sweeps,
-            self._consumer,
+            self._meddler,
+            self._leasing_consumer,
+            self._leasing_consumer,
+            self._subscriber,
             self._operator,
             self._moods,
         )
@@ -181,14 +194,8 @@ class Storm(Simulation):
         self.check()
 
     def answer(self, event: Event, url: str) -> tuple[int | None, float]:
-        moods: dict[str, tuple[int | None, ...]] = {
-            "well": (200,),
-            "flaky": (200, 503, 500, 429, None, 204),
-            "down": (503,),
-            "refusing": (404, 410, 200),
-            "hanging": (None, None, 200),
-        }
-        return self.random.choice(moods[self._mood]), self.random.choice((0.01, 0.3, 4.0))
+        statuses = MOODS[self._moods_of_targets.get(url, self._mood)]
+        return self.random.choice(statuses), self.random.choice((0.01, 0.3, 4.0))
 
     def _fault(self, number: int, label: str) -> Fault | None:
         return self.random.choice(list(Fault)) if self.random.random() < self._fault_rate else None
@@ -223,27 +230,59 @@ class Storm(Simulation):
         for _ in self._every(30, 60):  # two may run at the same time
             self.hub.spawn(self.start().sweep)
 
-    def _consumer(self) -> None:
+    def _meddler(self) -> None:
+        """Acknowledge without a lease, or replay, whatever is there."""
         for _ in self._every(5, 60):
-            if events := sorted(self.dynamodb.items()):
-                event_id = self.random.choice(events)
-                act = self.random.choice((Process.acknowledge, Process.replay))
-                self.hub.spawn(lambda act=act, event_id=event_id: act(self.start(), event_id))  # type: ignore[misc]
+            if events := sorted(self.items()):
+                self._spawn_call(self.random.choice((Process.acknowledge, Process.replay)), self.random.choice(events))
+
+    def _leasing_consumer(self) -> None:
+        """Lease events; acknowledge each at once or late, release it, replay it, or forget it."""
+        for _ in self._every(5, 60):
+            with self.container() as process:
+                leased = process.lease(limit=self.random.randint(1, 5), seconds=self.random.choice((30, 60, 120)))
+            for event_id, lease_id in leased:
+                self.hub.sleep(self.random.choice((0.0, 0.0, 1.0, 20.0, 70.0)))
+                act = self.random.choice((Process.acknowledge, Process.acknowledge, Process.release, None))
+                if act:
+                    self._spawn_call(act, event_id, lease_id)
+                elif self.random.random() < 0.5:
+                    self._spawn_call(Process.replay, event_id)
+
+    def _subscriber(self) -> None:
+        """Subscribe targets, and end subscriptions."""
+        active: list[str] = []
+        for number, _ in enumerate(self._every(10, 200)):
+            url = f"https://hooks.zapier.com/{number}"
+            self._moods_of_targets[url] = self.random.choice(list(MOODS))
+            with self.container() as process:
+                if subscription_id := process.subscribe(url):
+                    active.append(subscription_id)
+            if len(active) > 2 or self.random.random() < 0.3:
+                self._spawn_call(Process.unsubscribe, active.pop(0)) if active else None
+
+    def _spawn_call(self, act: Callable[..., Any], *parameters: Any) -> None:
+        def call() -> None:
+            with self.container() as process:
+                act(process, *parameters)
+
+        self.hub.spawn(call)
 
     def _operator(self) -> None:
         """Move dead letters back now and then, or all the time; a letter may stay in the queue as well."""
         for _ in self._every(*self._redrive_seconds):
-            for message in self.sqs.receive_message(QueueUrl=DLQ, MaxNumberOfMessages=10).get("Messages", []):
-                self.sqs.send_message(QueueUrl=INBOX, MessageBody=message["Body"])
+            received = self.sqs.receive_message(QueueUrl=DLQ, MaxNumberOfMessages=10, MessageAttributeNames=["All"])
+            for message in received.get("Messages", []):
+                attributes = message.get("MessageAttributes", {})
+                self.sqs.send_message(QueueUrl=INBOX, MessageBody=message["Body"], MessageAttributes=attributes)
                 self.hub.sleep(self.random.choice((0.0, 1.0)))
                 if self.random.random() < 0.9:
                     self.sqs.delete_message(QueueUrl=DLQ, ReceiptHandle=message["ReceiptHandle"])
 
     def _moods(self) -> None:
-        moods = ("well", "well", "flaky", "down", "refusing", "hanging")
-        self._mood = self.random.choice(moods)
+        """Change how the webhook responds."""
         for _ in self._every(20, 200):
-            self._mood = self.random.choice(moods)
+            self._mood = self.random.choice(("well", "well", "flaky", "down", "refusing", "hanging"))
 
 
 def run(seed: int, storm: type[Storm] = Storm) -> Storm:

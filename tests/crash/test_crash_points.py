@@ -26,8 +26,6 @@ def post_with_key(rig: Rig, process: Process) -> None:
         assert Process(rig).post(idempotency_key="k")
 
 
-
-
 def post_twice(rig: Rig, process: Process) -> None:
     """The first push times out and opens the breaker; the second event is queued."""
     process.post()

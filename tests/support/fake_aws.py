@@ -88,7 +88,9 @@ class FakeDynamoDB:
             self._store(key[KEY], _checked("UpdateItem", item))
         return {"Attributes": _typed(item)} if ReturnValues == "ALL_NEW" else {}
 
-    def delete_item(self, *, TableName: str, Key: Typed, ConditionExpression: str = "", **condition: Any) -> dict[str, Any]:
+    def delete_item(
+        self, *, TableName: str, Key: Typed, ConditionExpression: str = "", **condition: Any
+    ) -> dict[str, Any]:
         key = _plain(Key)[KEY]
         with self._lock:
             self._require("DeleteItem", key, "", ConditionExpression=ConditionExpression, **condition)
@@ -379,6 +381,11 @@ class FakeSQS:
         """Return every message in a queue, hidden ones too. No call of boto3's: a look for tests."""
         with self._lock:
             return [message.shown(["All"]) for message in self._queues[url].messages.values()]
+
+    def visible(self, url: str) -> int:
+        """Return how many messages a queue would give now, for tests."""
+        with self._lock:
+            return sum(message.state == VISIBLE for message in self._queue(url).messages.values())
 
     def send_message(self, *, QueueUrl: str, **message: Any) -> dict[str, Any]:
         with self._lock:

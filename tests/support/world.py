@@ -91,16 +91,16 @@ def call(
     key: str | None = KEY,
     **headers: str,
 ) -> Answer:
-    """Call the API as API Gateway does; header names have `_` for `-`."""
+    """Call the API as API Gateway does. Header names have `_` for `-`."""
     path, _, query = path.partition("?")
-    event_id = re.match(r"/events/([^/]+)", path)
+    resource, parameters = find_route(path)
     given = {name.replace("_", "-"): value for name, value in headers.items()}
     if key is not None:
-        given["authorization"] = f"Bearer {key}"
+        given.setdefault("authorization", f"Bearer {key}")
     event = {
-        "requestContext": {"httpMethod": method, "resourcePath": re.sub(r"^/events/[^/]+", "/events/{event_id}", path)},
+        "requestContext": {"httpMethod": method, "resourcePath": resource},
         "headers": given,
-        "pathParameters": {"event_id": event_id[1]} if event_id else {},
+        "pathParameters": parameters,
         "multiValueQueryStringParameters": urllib.parse.parse_qs(query, keep_blank_values=True) or None,
         "stageVariables": {},
         "body": body.encode() if isinstance(body, str) else body,
@@ -108,6 +108,14 @@ def call(
     answer = app.app(event, LambdaContext(clock, 30))
     answered = {name.lower(): value for name, value in answer["headers"].items()}
     return Answer(answer["statusCode"], answered, answer["body"])
+
+
+def find_route(path: str) -> tuple[str, dict[str, str]]:
+    """Return the route of a path, and its path parameters."""
+    for route in app.app.routes:
+        if match := re.fullmatch(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", route), path):
+            return route, match.groupdict()
+    return path, {}
 
 
 @dataclass
