@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -10,7 +11,7 @@ from typing import Any
 
 from chalice.app import Chalice, CloudWatchEvent, Rate, Request, Response, SQSEvent
 
-from chalicelib import __version__, batch, delivery, listing, schedules, services, telemetry
+from chalicelib import __version__, batch, console, delivery, listing, schedules, services, telemetry
 from chalicelib.auth import ApiKey, Scope, authenticate, authorize
 from chalicelib.errors import ApiError, EventNotFoundError, FieldError, InvalidRequestError
 from chalicelib.events import EVENT_ID, compact
@@ -20,12 +21,15 @@ from chalicelib.settings import SettingsError, load_event_source
 from chalicelib.subscriptions import SUBSCRIPTION_ID, parse_subscription
 from chalicelib.validation import parse_lease_request, parse_new_event
 
-event_source = load_event_source(os.environ)
+try:
+    event_source = load_event_source(os.environ)
+except SettingsError as error:  # a variable of .chalice/config.json; in Lambda nothing is raised
+    sys.stderr.write(f"{error}\n")
+    os._exit(1)  # an exception in the thread that `chalice local` imports this file in would not end the process
 app = Chalice(app_name=f"triggers-api-{event_source.stage}", configure_logs=False)  # the name of the REST API
 
 OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"
 TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110; HTTPStatus has them since Python 3.13
-ANONYMOUS = ApiKey(name="", digest="", scopes=frozenset())
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,8 @@ class Call:
     """An authenticated request."""
 
     request: Request
-    services: Services
     key: ApiKey
+    services: Services
 
     @property
     def query(self) -> dict[str, list[str]]:
@@ -55,9 +59,9 @@ class Call:
 
 
 def route(methods: str, path: str, *scopes: Scope) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
-    """Register a view that takes a Call and the path's parameters; the key needs one of `scopes`, if there are any.
+    """Register a view; errors become problem documents.
 
-    Errors become problem documents.
+    With `scopes`, the view takes a Call and the path's parameters, and the API key needs one of them.
     """
 
     def register(view: Callable[..., Response]) -> Callable[..., Response]:
@@ -65,12 +69,12 @@ def route(methods: str, path: str, *scopes: Scope) -> Callable[[Callable[..., Re
             request: Any = app.current_request
             with telemetry.request_id(request.lambda_context.aws_request_id):
                 try:
+                    if not scopes:
+                        return view()
                     current = services.get()
-                    key = ANONYMOUS
-                    if scopes:
-                        key = authenticate(request.headers.get("authorization"), current.settings.api_keys)
-                        authorize(key, scopes)
-                    return view(Call(request, current, key), **parameters)
+                    key = authenticate(request.headers.get("authorization"), current.settings.api_keys)
+                    authorize(key, scopes)
+                    return view(Call(request, key, current), **parameters)
                 except ApiError as error:
                     return problem(error)
                 except SettingsError as error:
@@ -121,20 +125,25 @@ def method_not_allowed_as_problem(request: Request, get_response: Callable[[Requ
 
 
 @route("GET HEAD", "/health")
-def get_health(call: Call) -> Response:
-    return respond(200, compact({"status": "ok", "version": __version__, "stage": call.services.settings.stage}))
+def get_health() -> Response:
+    return respond(200, compact({"status": "ok", "version": __version__, "stage": event_source.stage}))
 
 
 @route("GET", "/me", *Scope)
 def get_me(call: Call) -> Response:
     key = call.key
-    stage = call.services.settings.stage
-    return respond(200, compact({"name": key.name, "scopes": sorted(key.scopes), "stage": stage}))
+    return respond(200, compact({"name": key.name, "scopes": sorted(key.scopes), "stage": event_source.stage}))
 
 
 @route("GET", "/openapi.json")
-def get_openapi(_: Call) -> Response:
+def get_openapi() -> Response:
     return respond(200, OPENAPI.read_text(encoding="utf-8"))
+
+
+@route("GET", "/")
+def get_console() -> Response:
+    html, headers = console.page()
+    return Response(html, {**headers}, 200)
 
 
 @route("POST", "/events", Scope.PRODUCE)
@@ -232,7 +241,7 @@ def delete_subscription(call: Call, subscription_id: str) -> Response:
     queue=event_source.queue_name,
     batch_size=10,
     maximum_batching_window_in_seconds=event_source.batch_window_seconds,
-    maximum_concurrency=event_source.maximum_concurrency,
+    maximum_concurrency=event_source.max_concurrency,
 )
 def worker(event: SQSEvent) -> None:
     """Process a batch; raise if some messages failed, which SQS returns after the visibility timeout."""

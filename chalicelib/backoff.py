@@ -1,4 +1,4 @@
-"""Exponential backoff with jitter, and the loop that retries in process. Clock, sleep and random are passed in."""
+"""Exponential backoff with jitter."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,25 +19,3 @@ def delay_seconds(attempt: int, *, base: float, cap: float, random: Callable[[],
     """
     ceiling = min(cap, base * 2.0 ** (attempt - 1))
     return ceiling / 2 + random() * ceiling / 2
-
-
-def retry_in_process(
-    step: Callable[[], Delay | None],
-    *,
-    wait_seconds: float,
-    last_start: float,
-    clock: Callable[[], float],
-    sleep: Callable[[float], None],
-) -> float | None:
-    """Call `step` until it returns None (settled) or a delay that cannot be waited for here; return that delay.
-
-    At most `wait_seconds` are waited in total, and no step starts after `last_start` (Unix seconds).
-    """
-    waited = 0.0
-    while (delay := step()) is not None:
-        too_long = waited + delay.seconds > wait_seconds or clock() + delay.seconds > last_start
-        if too_long or not delay.may_wait:
-            return delay.seconds
-        sleep(delay.seconds)
-        waited += delay.seconds
-    return None

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
-from itertools import islice
 
 from chalicelib import backoff, listing, messages
 from chalicelib.backoff import Delay
@@ -55,19 +54,20 @@ def accept(
     """
     deadline = services.clock() + POST_SECONDS
     event = _new_event(new_event, services, created_by, idempotency_key)
-    subscriptions = _matching_subscriptions(event, services)
+    subscriptions = services.subscriptions.matching(event.event_type) if services.settings.subscription_hosts else []
     if subscriptions and idempotency_key is not None:
         earlier = services.store.get(event.event_id)
         if earlier is not None:  # subscriptions made since then get no copy
             return _require_same_body(earlier, new_event), True
     copies = [_copy(event, subscription, services) for subscription in subscriptions]
     urls = {copy.event_id: subscription.target_url for copy, subscription in zip(copies, subscriptions, strict=True)}
+    event = replace(event, copies=tuple(urls))
     if services.settings.webhook_url is None:
-        event = _without_push(event, has_copies=bool(copies))
+        event = _without_push(event)
     else:
         urls[event.event_id] = services.settings.webhook_url
-    event = replace(event, copies=tuple(copy.event_id for copy in copies))
-    inline = set() if respond_async else _allowed_by_breakers(urls, services)
+    candidates = [] if respond_async else list(urls.items())[:MAX_INLINE_PUSHES]
+    inline = {event_id for event_id, url in candidates if services.breaker(url).allows()}
     *copies, event = [_claimed(each, services) if each.event_id in inline else each for each in (*copies, event)]
     # The event comes last, so that an event that is there has all its copies.
     results = [*services.map(services.store.put, copies), services.store.put(event)]
@@ -78,8 +78,9 @@ def accept(
         logger.info("event accepted", extra={**extra, "copies": len(copies)})
         services.metrics.emit(EventsAccepted=1)
     new = [each for each, result in zip(stored, results, strict=True) if result.applied]
-    started = _begin(new, urls, services, deadline)
-    return started.get(event.event_id, event), is_repeated
+    with _errors_left_to_sweep(event.event_id):
+        event = _begin(new, urls, services, deadline).get(event.event_id, event)
+    return event, is_repeated
 
 
 def deliver(wake_up: WakeUp, services: Services, deadline: float) -> None:
@@ -89,16 +90,15 @@ def deliver(wake_up: WakeUp, services: Services, deadline: float) -> None:
     QueueUnavailableError.
     """
     settings = services.settings
-    step_seconds = CALL_SECONDS + settings.push_timeout_seconds + AFTER_PUSH_SECONDS
-    delay_seconds = backoff.retry_in_process(
-        partial(attempt_delivery, wake_up.event_id, services, deadline),
-        wait_seconds=settings.in_process_wait_seconds,
-        last_start=deadline - step_seconds,
-        clock=services.clock,
-        sleep=services.sleep,
-    )
-    if delay_seconds is not None:
-        _wake_up(wake_up.event_id, wake_up.subscription_id, delay_seconds, services)
+    last_start = deadline - (CALL_SECONDS + settings.push_timeout_seconds + AFTER_PUSH_SECONDS)
+    waited = 0.0
+    while (delay := attempt_delivery(wake_up.event_id, services, deadline)) is not None:
+        waited += delay.seconds
+        is_late = services.clock() + delay.seconds > last_start
+        if is_late or waited > settings.in_process_wait_seconds or not delay.may_wait:
+            _wake_up(wake_up, delay.seconds, services)
+            return
+        services.sleep(delay.seconds)
 
 
 def attempt_delivery(event_id: str, services: Services, deadline: float) -> Delay | None:
@@ -127,12 +127,13 @@ def acknowledge(event_id: str, services: Services, lease_id: str | None = None) 
     Raises EventNotFoundError, and ApiError 409 if `lease_id` is given and neither holds the event nor acknowledged it.
     """
     result = services.store.acknowledge(event_id, lease_id)
-    event = result.event
     if result.applied:
         logger.info("acknowledged", extra={"event_id": event_id})
-    elif event is None:
+        return
+    if result.event is None:
         raise EventNotFoundError
-    elif lease_id is not None and (event.status is not Status.DELIVERED or event.claim_id != lease_id):
+    is_mine = lease_id in (None, result.event.claim_id)
+    if result.event.status is not Status.DELIVERED or not is_mine:
         raise ApiError(409, "This lease does not hold the event.")
 
 
@@ -152,26 +153,34 @@ def lease(request: LeaseRequest, services: Services) -> list[Event]:
     Raises StorageUnavailableError if DynamoDB fails before any is leased.
     """
     lease_id = f"lse_{services.new_id()}"
-    deadline = services.clock() + LEASE_SECONDS
-    query = listing.inbox_query(request.limit, request.event_type)
-    lease_one = partial(_lease_one, services, lease_id, request.lease_seconds)
     leased: list[Event] = []
-    while True:
-        room = MAX_LEASED_BYTES - sum(event.size for event in leased)
-        page = listing.find(services, query, max_bytes=room)
-        results = services.map(lease_one, page.events)
-        leased += [event for result in results if result for event in result]
-        if None in results and not leased:
-            raise StorageUnavailableError
-        query = replace(query, limit=request.limit - len(leased), after=page.after)
-        is_full = query.limit == 0 or sum(event.size for event in leased) >= MAX_LEASED_BYTES
-        if is_full or page.after is None or services.clock() > deadline:
-            return leased
+
+    def take(event: Event) -> None:
+        result = services.store.lease(event.event_id, lease_id, request.lease_seconds)
+        if result.applied and result.event and result.event.status is not Status.DELIVERED:
+            leased.append(result.event)
+
+    deadline = services.clock() + LEASE_SECONDS
+    room, after, is_last = MAX_LEASED_BYTES, None, False
+    try:
+        while not is_last and len(leased) < request.limit and room > 0 and services.clock() < deadline:
+            query = listing.inbox_query(request.limit - len(leased), request.event_type, after)
+            page = listing.find(services, query, max_bytes=room)
+            services.map(take, page.events)
+            room = MAX_LEASED_BYTES - sum(event.size for event in leased)
+            after, is_last = page.after, page.after is None
+    except StorageUnavailableError:
+        if not leased:
+            raise
+    return sorted(leased, key=lambda event: event.sort_key)
 
 
 def replay(event_id: str, services: Services) -> Event:
     """Make an event pending again and queue it; raise EventNotFoundError, or ApiError 409 while it is claimed."""
-    is_pushed = services.settings.webhook_url is not None or _is_copy(event_id, services)
+    is_pushed = services.settings.webhook_url is not None
+    if not is_pushed:
+        stored = services.store.get(event_id)
+        is_pushed = stored is not None and stored.subscription_id is not None  # only copies, in pull-only mode
     expires_at = _expires_at(services)
     result = services.store.replay(event_id, services.new_id(), expires_at=expires_at, is_pushed=is_pushed)
     event = result.event
@@ -183,7 +192,7 @@ def replay(event_id: str, services: Services) -> Event:
     logger.info("replayed", extra={"event_id": event_id})
     if is_pushed:
         with _errors_left_to_sweep(event_id):
-            _wake_up(event_id, event.subscription_id, 0, services)
+            _wake_up(event, 0, services)
     return event
 
 
@@ -228,10 +237,6 @@ def _new_event(new_event: NewEvent, services: Services, created_by: str, idempot
     )
 
 
-def _matching_subscriptions(event: Event, services: Services) -> list[Subscription]:
-    return services.subscriptions.matching(event.event_type) if services.settings.subscription_hosts else []
-
-
 def _copy(event: Event, subscription: Subscription, services: Services) -> Event:
     """Return the copy for a subscription: the same id each time, so that a repeated POST stores it once."""
     digest = hashlib.sha256(f"{event.event_id}\0{subscription.subscription_id}".encode()).hexdigest()
@@ -244,18 +249,13 @@ def _copy(event: Event, subscription: Subscription, services: Services) -> Event
     )
 
 
-def _without_push(event: Event, *, has_copies: bool) -> Event:
+def _without_push(event: Event) -> Event:
     """Return an event for pull-only mode: it waits in the inbox, or its copies are delivered in its place."""
     event = replace(event, next_attempt_at=None, requeue_at=None)
-    if not has_copies:
+    if not event.copies:
         return event
     via = DeliveredVia.SUBSCRIPTIONS
     return replace(event, status=Status.DELIVERED, delivered_at=event.created_at, delivered_via=via)
-
-
-def _allowed_by_breakers(urls: Mapping[str, str], services: Services) -> set[str]:
-    """Return the ids of the first MAX_INLINE_PUSHES events that may be pushed at once."""
-    return {event_id for event_id, url in islice(urls.items(), MAX_INLINE_PUSHES) if services.breaker(url).allows()}
 
 
 def _claimed(event: Event, services: Services) -> Event:
@@ -288,7 +288,7 @@ def _queue_new(services: Services, deadline: float, events: list[Event]) -> None
     with _errors_left_to_sweep(events[0].event_id):
         if services.clock() + CALL_SECONDS > deadline:
             raise OutOfTimeError
-        services.inbox.send_many([messages.wake_up(event.event_id, event.subscription_id) for event in events])
+        services.inbox.send_many([messages.wake_up(event) for event in events])
 
 
 def _push_new(event: Event, url: str, services: Services, deadline: float) -> Event:
@@ -302,7 +302,7 @@ def _push_new(event: Event, url: str, services: Services, deadline: float) -> Ev
             breaker.succeeded()
         event, delay = _settle(event, result, services, deadline)
         if delay is not None:
-            _wake_up(event.event_id, event.subscription_id, delay.seconds, services)
+            _wake_up(event, delay.seconds, services)
     return event
 
 
@@ -391,7 +391,7 @@ def _next_delay(event: Event, result: PushResult, services: Services) -> Delay |
 
 
 def _record_delivered(event: Event, result: PushResult, services: Services, deadline: float) -> Event:
-    record = _record(partial(services.store.record_delivered, event), event, services, deadline)
+    record = _record(services.store.record_delivered, event, services, deadline)
     if record.applied:
         started = unix_seconds(event.replayed_at or event.created_at)
         latency_ms = round((services.clock() - started) * 1000)
@@ -401,12 +401,12 @@ def _record_delivered(event: Event, result: PushResult, services: Services, dead
 
 def _record_retry(event: Event, delay: Delay, services: Services, deadline: float) -> tuple[Event, Delay | None]:
     message_follows = delay.seconds <= MAX_DELAY_SECONDS
-    write = partial(services.store.record_retry, event, delay.seconds, message_follows=message_follows)
+    write = partial(services.store.record_retry, delay_seconds=delay.seconds, message_follows=message_follows)
     try:
         record = _record(write, event, services, deadline)
     except StorageUnavailableError:
         # It may have been recorded: a message too many is dropped, one too few costs a minute.
-        _wake_up(event.event_id, event.subscription_id, delay.seconds, services)
+        _wake_up(event, delay.seconds, services)
         raise
     return record.event or event, delay if record.applied else None
 
@@ -415,28 +415,25 @@ def _dead_letter(event: Event, reason: Reason, services: Services, deadline: flo
     """Send the DLQ message, then record the failure: a crash in between makes a second message, never none."""
     failed = replace(event, reason=reason, failed_at=rfc3339(services.clock()))
     try:
-        services.dlq.send(
-            messages.dead_letter_body(failed),
-            {**messages.attributes(event.event_id, event.subscription_id), "Reason": reason},
-        )
+        services.dlq.send(messages.dead_letter_body(failed), messages.attributes(event) | {"Reason": reason})
     except QueueUnavailableError:
-        services.store.record_retry(event, DEAD_LETTER_RETRY_SECONDS, message_follows=False)
+        services.store.record_retry(event, delay_seconds=DEAD_LETTER_RETRY_SECONDS, message_follows=False)
         raise
-    record = _record(partial(services.store.record_failed, failed), failed, services, deadline)
+    record = _record(services.store.record_failed, failed, services, deadline)
     if record.applied:
         services.metrics.emit(DeliveryFailure=1)
         logger.warning("dead letter", extra={"event_id": event.event_id, "reason": reason})
     return record.event or failed
 
 
-def _record(write: Callable[[], WriteResult], event: Event, services: Services, deadline: float) -> WriteResult:
+def _record(write: Callable[[Event], WriteResult], event: Event, services: Services, deadline: float) -> WriteResult:
     """Write a record, again and again while the claim and the function last: a lost record is a second push."""
     last_start = deadline - AFTER_PUSH_SECONDS
     if event.claimed_until is not None:
         last_start = min(last_start, unix_seconds(event.claimed_until))
     while True:
         try:
-            return write()
+            return write(event)
         except StorageUnavailableError:
             if services.clock() + RECORD_RETRY_SECONDS > last_start:
                 raise
@@ -460,22 +457,7 @@ def _expires_at(services: Services) -> int:
     return int(services.clock()) + services.settings.event_retention_days * DAY_SECONDS
 
 
-def _lease_one(services: Services, lease_id: str, lease_seconds: int, event: Event) -> list[Event] | None:
-    """Return the event if it could be leased, or None if that is unknown."""
-    try:
-        result = services.store.lease(event.event_id, lease_id, lease_seconds)
-    except StorageUnavailableError:
-        return None
-    leased = result.event if result.applied else None
-    return [leased] if leased and leased.status is not Status.DELIVERED else []
-
-
-def _is_copy(event_id: str, services: Services) -> bool:
-    event = services.store.get(event_id)
-    return event is not None and event.subscription_id is not None
-
-
-def _wake_up(event_id: str, subscription_id: str | None, delay_seconds: float, services: Services) -> None:
+def _wake_up(event: Event | WakeUp, delay_seconds: float, services: Services) -> None:
     """Send a message for the event; after a delay that SQS does not support, the sweep sends it."""
     if delay_seconds <= MAX_DELAY_SECONDS:
-        services.inbox.send(*messages.wake_up(event_id, subscription_id), delay_seconds)
+        services.inbox.send(*messages.wake_up(event), delay_seconds)

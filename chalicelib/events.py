@@ -5,7 +5,7 @@ Payload and metadata stay the JSON text that was posted: DynamoDB numbers and Py
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -96,20 +96,11 @@ class Event:
     @classmethod
     def from_item(cls, item: Mapping[str, Mapping[str, str]]) -> "Event":
         """Return the event of a DynamoDB item of the table or, with the projected attributes only, of the index."""
-        plain: dict[str, Any] = {name: int(value["N"]) if "N" in value else value["S"] for name, value in item.items()}
-        created_at, event_id = plain["sort_key"].split("#")
-        status = Status(plain["status_shard"].split("#")[0])
-        values = {name: plain[name] for name in _FIELDS if name in plain}
-        values |= {"event_id": event_id, "created_at": created_at, "status": status}
-        if "attempts" in values:
-            values["attempts"] = tuple(Attempt(**attempt) for attempt in json.loads(values["attempts"]))
-        if "copies" in values:
-            values["copies"] = tuple(json.loads(values["copies"]))
-        if "delivered_via" in values:
-            values["delivered_via"] = DeliveredVia(values["delivered_via"])
-        if "reason" in values:
-            values["reason"] = Reason(values["reason"])
-        return cls(**values)
+        values: dict[str, Any] = {name: int(value["N"]) if "N" in value else value["S"] for name, value in item.items()}
+        values["created_at"], values["event_id"] = values["sort_key"].split("#")
+        values["status"] = values["status_shard"].split("#")[0]
+        values |= {name: parse(values[name]) for name, parse in _PARSERS.items() if name in values}
+        return cls(**{name: values[name] for name in _FIELDS if name in values})
 
     @property
     def sort_key(self) -> str:
@@ -179,6 +170,13 @@ class Event:
 
 
 _FIELDS = tuple(field.name for field in fields(Event))
+_PARSERS: dict[str, Callable[[Any], Any]] = {
+    "status": Status,
+    "delivered_via": DeliveredVia,
+    "reason": Reason,
+    "attempts": lambda text: tuple(Attempt(**attempt) for attempt in json.loads(text)),
+    "copies": lambda text: tuple(json.loads(text)),
+}
 _SHOWN = (
     "status",
     "created_at",

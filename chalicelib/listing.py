@@ -6,10 +6,11 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from itertools import accumulate
 
 from chalicelib.errors import FieldError, InvalidRequestError
 from chalicelib.events import EVENT_TYPE, Event, Status, rfc3339
+from chalicelib.messages import WakeUp
 from chalicelib.services import Services
 from chalicelib.store import SHARDS, EventStore, partition
 from chalicelib.subscriptions import SUBSCRIPTION_ID
@@ -62,13 +63,13 @@ def parse_events_query(parameters: Mapping[str, Sequence[str]]) -> Query:
 
 def parse_inbox_query(parameters: Mapping[str, Sequence[str]]) -> Query:
     """Return the query of `GET /inbox`; raise InvalidRequestError with every fault."""
-    query = replace(inbox_query(DEFAULT_LIMIT), include_payload=True)
+    query = replace(inbox_query(), include_payload=True)
     return _parse(parameters, query, ("event_type", "order", "limit", "cursor"))
 
 
-def inbox_query(limit: int, event_type: str | None = None) -> Query:
+def inbox_query(limit: int = DEFAULT_LIMIT, event_type: str | None = None, after: str | None = None) -> Query:
     """Return the query of undelivered events that nobody holds, oldest first."""
-    return Query((Status.PENDING, Status.FAILED), newest_first=False, limit=limit, event_type=event_type, in_inbox=True)
+    return Query((Status.PENDING, Status.FAILED), False, limit, event_type, after=after, in_inbox=True)
 
 
 def page(services: Services, query: Query) -> Page:
@@ -92,37 +93,30 @@ def find(services: Services, query: Query, *, max_bytes: int | None = None) -> P
     partitions = [partition(status, shard) for status in query.statuses for shard in range(SHARDS)]
     responses = services.map(partial(_read, services.store, query, size + 1), partitions)
     # By sort key: an event whose status changes meanwhile may be in two partitions.
-    found = {event.sort_key: event for response in responses for event in map(Event.from_item, response["Items"])}
+    found = {event.sort_key: event for rows in responses for event in map(Event.from_item, rows)}
     rows = [found[key] for key in sorted(found, reverse=query.newest_first)]
     now = services.clock()
     matching = [row for row in rows[:size] if query.matches(row, now)]
-    events = _first(matching, query.limit, max_bytes)
+    sizes = accumulate(row.size for row in matching)
+    fitting = [row for row, total in zip(matching, sizes, strict=True) if max_bytes is None or total <= max_bytes]
+    events = (fitting or matching[:1])[: query.limit]
     if len(events) < len(matching):
         return Page(events, events[-1].sort_key)
     return Page(events, rows[size - 1].sort_key if len(rows) > size else None)
 
 
-def overdue(services: Services, shard: int) -> Iterator[list[tuple[str, str | None, str]]]:
-    """Yield pages of a shard's pending events that are due and that nobody will push.
-
-    Each event is (event_id, subscription_id, requeue_at).
-    """
+def overdue(services: Services, shard: int) -> Iterator[list[tuple[WakeUp, str]]]:
+    """Yield pages of a shard's pending events that are due and that nobody will push, with their `requeue_at`."""
     now = services.clock()
-    start: dict[str, Any] = {}
-    while True:
-        response = services.store.query(
-            partition(Status.PENDING, shard),
-            "",
-            {":now": rfc3339(now), ":now_seconds": int(now)},
-            FilterExpression="requeue_at <= :now AND next_attempt_at <= :now AND expires_at > :now_seconds",
-            ProjectionExpression="event_id, subscription_id, requeue_at",
-            **start,
-        )
-        rows = response["Items"]
-        yield [(row["event_id"]["S"], row.get("subscription_id", {}).get("S"), row["requeue_at"]["S"]) for row in rows]
-        if "LastEvaluatedKey" not in response:
-            return
-        start = {"ExclusiveStartKey": response["LastEvaluatedKey"]}
+    for page in services.store.pages(
+        partition(Status.PENDING, shard),
+        "",
+        {":now": rfc3339(now), ":now_seconds": int(now)},
+        FilterExpression="requeue_at <= :now AND next_attempt_at <= :now AND expires_at > :now_seconds",
+        ProjectionExpression="event_id, subscription_id, requeue_at",
+    ):
+        rows = [{name: value["S"] for name, value in row.items()} for row in page]
+        yield [(WakeUp(row["event_id"], None, row.get("subscription_id")), row["requeue_at"]) for row in rows]
 
 
 def oldest_pending(services: Services) -> Event | None:
@@ -172,24 +166,15 @@ def _parse(parameters: Mapping[str, Sequence[str]], query: Query, allowed: Seque
     )
 
 
-def _read(store: EventStore, query: Query, limit: int, of_partition: str) -> dict[str, Any]:
-    condition, values = "", {}
-    if query.after:
-        condition = f" AND sort_key {'<' if query.newest_first else '>'} :after"
-        values[":after"] = query.after
-    return store.query(of_partition, condition, values, ScanIndexForward=not query.newest_first, Limit=limit)
-
-
-def _first(events: list[Event], limit: int, max_bytes: int | None) -> list[Event]:
-    """Return up to `limit` events with up to `max_bytes` of payload, but at least one."""
-    chosen: list[Event] = []
-    total = 0
-    for event in events[:limit]:
-        total += event.size
-        if chosen and max_bytes is not None and total > max_bytes:
+def _read(store: EventStore, query: Query, limit: int, of_partition: str) -> list[dict[str, dict[str, str]]]:
+    condition = f" AND sort_key {'<' if query.newest_first else '>'} :after" if query.after else ""
+    values = {":after": query.after}
+    rows: list[dict[str, dict[str, str]]] = []
+    for page in store.pages(of_partition, condition, values, ScanIndexForward=not query.newest_first, Limit=limit):
+        rows += page
+        if len(rows) >= limit:
             break
-        chosen.append(event)
-    return chosen
+    return rows
 
 
 def _encode_cursor(sort_key: str) -> str:

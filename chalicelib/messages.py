@@ -24,14 +24,14 @@ class WakeUp:
     subscription_id: str | None = None
 
 
-def wake_up(event_id: str, subscription_id: str | None) -> tuple[str, dict[str, str]]:
+def wake_up(event: Event | WakeUp) -> tuple[str, dict[str, str]]:
     """Return body and attributes of a message that asks for a push."""
-    return compact({"event_id": event_id}), attributes(event_id, subscription_id)
+    return compact({"event_id": event.event_id}), attributes(event)
 
 
-def attributes(event_id: str, subscription_id: str | None) -> dict[str, str]:
+def attributes(event: Event | WakeUp) -> dict[str, str]:
     """Return the attributes of a message about an event."""
-    return {"EventId": event_id} | ({"SubscriptionId": subscription_id} if subscription_id else {})
+    return {"EventId": event.event_id} | ({"SubscriptionId": event.subscription_id} if event.subscription_id else {})
 
 
 def dead_letter_body(event: Event) -> str:

@@ -51,9 +51,9 @@ def _sweep_shard(services: Services, deadline: float, shard: int) -> int:
                 return count
             # Mark, then send: a crash in between costs a minute; the other way round, two sweeps would both send.
             marked = [
-                messages.wake_up(event_id, subscription_id)
-                for event_id, subscription_id, requeue_at in overdue[start : start + BATCH_SIZE]
-                if services.store.mark_requeued(event_id, requeue_at).applied
+                messages.wake_up(event)
+                for event, requeue_at in overdue[start : start + BATCH_SIZE]
+                if services.store.mark_requeued(event.event_id, requeue_at).applied
             ]
             if marked:
                 services.inbox.send_many(marked)

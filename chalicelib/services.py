@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
 from typing import Any, TypeVar
@@ -41,8 +42,14 @@ _lock = Lock()
 def client(service: str) -> Any:
     """Return a boto3 client whose calls take at most CALL_SECONDS."""
     with _lock:  # the default session is not thread-safe
-        made: Any = boto3.client(service, config=CONFIG)  # type: ignore[call-overload]
+        gc.disable()  # nothing that boto3 loads is garbage; looking for it is a tenth of a cold start
+        try:
+            made: Any = boto3.client(service, config=CONFIG)  # type: ignore[call-overload]
+            gc.freeze()
+        finally:
+            gc.enable()
     made.meta.events.register("before-parse", _require_json_object)
+    made.meta.events.register("before-call", _remove_trace_header)
     return made
 
 
@@ -56,41 +63,40 @@ def _require_json_object(response_dict: dict[str, Any], **_: object) -> None:
         raise ResponseParserError("not a JSON object, or truncated")
 
 
+def _remove_trace_header(params: dict[str, Any], **_: object) -> None:
+    """Remove the header by which Lambda detects recursive loops: retries go through the worker's own queue."""
+    params["headers"].pop("X-Amzn-Trace-Id", None)
+
+
+@dataclass
 class Services:
-    """What outlives a request. Clients are created at first use; clock, sleep, random, ids and threads are passed in.
+    """What outlives a request. AWS clients are created at first use.
 
     `new_id` returns 32 unique hexadecimal digits; `thread_pool` takes the number of threads.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        client: Callable[[str], Any] = client,
-        clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] = time.sleep,
-        random: Callable[[], float] = random.random,
-        new_id: Callable[[], str] = lambda: os.urandom(16).hex(),
-        thread_pool: Callable[[int], Executor] = telemetry.thread_pool,
-    ) -> None:
-        self.settings = settings
-        self.clock = clock
-        self.sleep = sleep
-        self.random = random
-        self.new_id = new_id
-        self.thread_pool = thread_pool
-        self._client = client
-        dynamodb = client("dynamodb")
-        self.store = EventStore(dynamodb, settings.events_table_name, clock=clock)
-        self.subscriptions = Subscriptions(dynamodb, settings.events_table_name, clock=clock)
-        self.metrics = telemetry.Metrics(settings.metrics_namespace, settings.stage, clock=clock)
-        self._breakers: dict[str, Breaker] = {}
+    settings: Settings
+    client: Callable[[str], Any] = client
+    clock: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+    random: Callable[[], float] = random.random
+    new_id: Callable[[], str] = lambda: os.urandom(16).hex()
+    thread_pool: Callable[[int], Executor] = telemetry.thread_pool
+    breakers: dict[str, Breaker] = field(default_factory=dict)
+
+    @cached_property
+    def store(self) -> EventStore:
+        return EventStore(self._dynamodb, self.settings.events_table_name, clock=self.clock)
+
+    @cached_property
+    def subscriptions(self) -> Subscriptions:
+        return Subscriptions(self._dynamodb, self.settings.events_table_name, clock=self.clock)
 
     def breaker(self, url: str) -> Breaker:
         """Return the breaker of a destination."""
         settings = self.settings
         new = Breaker(failures=settings.breaker_failures, open_seconds=settings.breaker_open_seconds, clock=self.clock)
-        return self._breakers.setdefault(url, new)
+        return self.breakers.setdefault(url, new)
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Return the results of calls made in parallel; raise the first error after all have ended."""
@@ -114,12 +120,20 @@ class Services:
         return PushClient(settings.signing_secrets, connect_timeout_seconds=connect_timeout_seconds, clock=self.clock)
 
     @cached_property
+    def metrics(self) -> telemetry.Metrics:
+        return telemetry.Metrics(self.settings.metrics_namespace, self.settings.stage, clock=self.clock)
+
+    @cached_property
+    def _dynamodb(self) -> Any:
+        return self.client("dynamodb")
+
+    @cached_property
     def _sqs(self) -> Any:
-        return self._client("sqs")
+        return self.client("sqs")
 
 
 def _read_secret(name: str) -> str:
-    """Return the text of a Secrets Manager secret; raise StorageUnavailableError."""
+    """Return the text of a Secrets Manager secret; raise ApiError 503."""
     try:
         text: str = client("secretsmanager").get_secret_value(SecretId=name)["SecretString"]
     except AWS_ERRORS as error:
@@ -146,10 +160,5 @@ def get() -> Services:
             telemetry.configure("INFO")
             settings = settings_module.load(os.environ, _read_secret)
             telemetry.configure(settings.log_level)
-            gc.disable()  # nothing that boto3 loads is garbage; looking for it is a tenth of a cold start
-            try:
-                _services = Services(settings)
-                gc.freeze()
-            finally:
-                gc.enable()
+            _services = Services(settings)
         return _services

@@ -8,8 +8,8 @@ import ipaddress
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar, cast
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
 from chalicelib.auth import ApiKey, Scope
@@ -47,54 +47,43 @@ def _integer(minimum: int, maximum: int) -> Callable[[str], int]:
     return parse
 
 
-def _seconds(maximum: float, *, positive: bool = False) -> Callable[[str], float]:
+def _seconds(minimum: float, maximum: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         value = float(text) if re.fullmatch(r"[0-9]*\.?[0-9]+", text) else -1
-        if not 0 <= value <= maximum or (positive and value == 0):
-            minimum = "above 0" if positive else "from 0"
-            raise InvalidValueError(f"must be a number of seconds {minimum} to {maximum}")
+        if not minimum <= value <= maximum:
+            raise InvalidValueError(f"must be a number of seconds from {minimum} to {maximum}")
         return value
 
     return parse
 
 
-def _log_level(text: str) -> str:
-    return _matching("DEBUG|INFO|WARNING|ERROR|CRITICAL", "must be DEBUG, INFO, WARNING or ERROR")(text.upper())
-
-
-def _webhook_url(text: str) -> str | None:
-    return None if text == "none" else _push_url(text)
-
-
 def _push_url(text: str) -> str:
     """Return a URL that events may be pushed to; raise InvalidValueError."""
-    url = urlsplit(_http_url(text))
-    if url.scheme == "http" and not _is_loopback(url.hostname or ""):
-        raise InvalidValueError("must begin with https:// (http:// is for a loopback host)")
-    if "#" in text:
-        raise InvalidValueError("must not have a fragment (#)")
-    return text
-
-
-def _http_url(text: str) -> str:
-    if re.search(r"[^\x21-\x7e]", text):
-        raise InvalidValueError("must not have spaces, control characters or non-ASCII characters")
     try:
         url, port = urlsplit(text), urlsplit(text).port
     except ValueError:
         raise InvalidValueError("must have a valid host and port") from None
-    if url.scheme not in ("http", "https"):
-        raise InvalidValueError("must begin with https://")
-    if "@" in url.netloc:
-        raise InvalidValueError("must not have a user name or password")
-    if port == 0 or not re.fullmatch(r"(\[[0-9A-Fa-f:.]+]|[A-Za-z0-9._-]+)(:[0-9]+)?", url.netloc):
-        raise InvalidValueError("must have a valid host and port")
+    has_host = re.fullmatch(r"(\[[0-9A-Fa-f:.]+]|[A-Za-z0-9._-]+)(:[0-9]+)?", url.netloc) and port != 0
+    rules = (
+        (not re.search(r"[^\x21-\x7e]", text), "must not have spaces, control characters or non-ASCII characters"),
+        (url.scheme in ("http", "https"), "must begin with https://"),
+        ("@" not in url.netloc, "must not have a user name or password"),
+        (has_host, "must have a valid host and port"),
+        (
+            url.scheme == "https" or _is_loopback(url.hostname),
+            "must begin with https:// (http:// is for loopback hosts)",
+        ),
+        ("#" not in text, "must not have a fragment (#)"),
+    )
+    for is_kept, expected in rules:
+        if not is_kept:
+            raise InvalidValueError(expected)
     return text
 
 
-def _is_loopback(host: str) -> bool:
+def _is_loopback(host: str | None) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host or "").is_loopback
     except ValueError:
         return host == "localhost"
 
@@ -139,20 +128,8 @@ def _optional(name: str, default: T, parse: Callable[[str], T], *, secret: bool 
     return field(default=default, repr=not secret, metadata={"name": name, "parse": parse})
 
 
-STAGE = _matching(r"[A-Za-z0-9-]{1,32}", "must be 1 to 32 of A-Z a-z 0-9 -")
-
-
-@dataclass(frozen=True)
-class EventSource:
-    """The event source of the worker, which `chalice deploy` creates."""
-
-    stage: str = _optional("STAGE", "dev", STAGE)
-    batch_window_seconds: int = _optional("WORKER_BATCH_WINDOW_SECONDS", 5, _integer(0, 300))
-    maximum_concurrency: int = _optional("WORKER_MAX_CONCURRENCY", 5, _integer(2, 1000))
-
-    @property
-    def queue_name(self) -> str:
-        return f"triggers-api-{self.stage}-inbox-queue"
+LOG_LEVEL = _matching("DEBUG|INFO|WARNING|ERROR|CRITICAL", "must be DEBUG, INFO, WARNING or ERROR")
+QUEUE_URL = _matching(r"https?://\S+", "must be the URL of an SQS queue")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,31 +137,46 @@ class Settings:
     """All settings of a function. Secrets are left out of `repr()`."""
 
     events_table_name: str = _required("EVENTS_TABLE_NAME", str, "must be the name of the DynamoDB table")
-    inbox_queue_url: str = _required("INBOX_QUEUE_URL", _http_url, "must be the URL of the inbox queue")
-    inbox_dlq_url: str = _required("INBOX_DLQ_URL", _http_url, "must be the URL of the dead letter queue")
+    inbox_queue_url: str = _required("INBOX_QUEUE_URL", QUEUE_URL, "must be the URL of the inbox queue")
+    inbox_dlq_url: str = _required("INBOX_DLQ_URL", QUEUE_URL, "must be the URL of the dead letter queue")
     webhook_url: str | None = _required(  # None: pull-only
-        "ZAPIER_WEBHOOK_URL", _webhook_url, "must be an https URL, or none for pull-only", secret=True
+        "ZAPIER_WEBHOOK_URL",
+        lambda text: None if text == "none" else _push_url(text),
+        "must be an https URL, or none for pull-only",
+        secret=True,
     )
     api_keys: tuple[ApiKey, ...] = _required("API_KEYS", _api_keys, API_KEYS, secret=True)
     signing_secrets: tuple[bytes, ...] = _optional("WEBHOOK_SIGNING_SECRETS", (), _signing_secrets, secret=True)
     subscription_hosts: tuple[str, ...] = _optional("SUBSCRIPTION_HOSTS", ("hooks.zapier.com",), _hosts)
     max_delivery_attempts: int = _optional("MAX_DELIVERY_ATTEMPTS", 20, _integer(1, 1000))
-    backoff_base_seconds: float = _optional("BACKOFF_BASE_SECONDS", 1.0, _seconds(DAY_SECONDS))
-    backoff_cap_seconds: float = _optional("BACKOFF_CAP_SECONDS", 3600.0, _seconds(DAY_SECONDS))
-    in_process_wait_seconds: float = _optional("IN_PROCESS_WAIT_SECONDS", 8.0, _seconds(900))
-    push_timeout_seconds: float = _optional("PUSH_TIMEOUT_SECONDS", 10.0, _seconds(20, positive=True))
-    push_connect_timeout_seconds: float = _optional("PUSH_CONNECT_TIMEOUT_SECONDS", 5.0, _seconds(20, positive=True))
-    inline_push_timeout_seconds: float = _optional("INLINE_PUSH_TIMEOUT_SECONDS", 5.0, _seconds(8, positive=True))
+    backoff_base_seconds: float = _optional("BACKOFF_BASE_SECONDS", 1.0, _seconds(0, DAY_SECONDS))
+    backoff_cap_seconds: float = _optional("BACKOFF_CAP_SECONDS", 3600.0, _seconds(0, DAY_SECONDS))
+    in_process_wait_seconds: float = _optional("IN_PROCESS_WAIT_SECONDS", 8.0, _seconds(0, 900))
+    push_timeout_seconds: float = _optional("PUSH_TIMEOUT_SECONDS", 10.0, _seconds(0.01, 20))
+    push_connect_timeout_seconds: float = _optional("PUSH_CONNECT_TIMEOUT_SECONDS", 5.0, _seconds(0.01, 20))
+    inline_push_timeout_seconds: float = _optional("INLINE_PUSH_TIMEOUT_SECONDS", 5.0, _seconds(0.01, 8))
     breaker_failures: int = _optional("BREAKER_FAILURES", 3, _integer(1, 1_000_000))
-    breaker_open_seconds: float = _optional("BREAKER_OPEN_SECONDS", 30.0, _seconds(DAY_SECONDS))
+    breaker_open_seconds: float = _optional("BREAKER_OPEN_SECONDS", 30.0, _seconds(0, DAY_SECONDS))
     event_retention_days: int = _optional("EVENT_RETENTION_DAYS", 30, _integer(1, 3650))
-    stage: str = _optional("STAGE", "dev", STAGE)
-    log_level: str = _optional("LOG_LEVEL", "INFO", _log_level)
+    stage: str = _optional("STAGE", "dev", _matching(r"[A-Za-z0-9-]{1,32}", "must be 1 to 32 of A-Z a-z 0-9 -"))
+    log_level: str = _optional("LOG_LEVEL", "INFO", lambda text: LOG_LEVEL(text.upper()))
     metrics_namespace: str = _optional(
         "METRICS_NAMESPACE",
         "TriggersApi",
         _matching(r"(?!AWS/)[A-Za-z0-9._/#:-]{1,255}", "must be 1 to 255 of A-Z a-z 0-9 . - _ / # :, not AWS/…"),
     )
+
+    worker_batch_window_seconds: int = _optional("WORKER_BATCH_WINDOW_SECONDS", 5, _integer(0, 300))
+    worker_max_concurrency: int = _optional("WORKER_MAX_CONCURRENCY", 5, _integer(2, 1000))
+
+
+class EventSource(NamedTuple):
+    """The event source of the worker, which `chalice deploy` creates."""
+
+    stage: str
+    queue_name: str
+    batch_window_seconds: int
+    max_concurrency: int
 
 
 REQUIRED = {row.metadata["name"] for row in fields(Settings) if "expected" in row.metadata}
@@ -199,10 +191,9 @@ def load(environ: Mapping[str, str], read_secret: Callable[[str], str] | None = 
     variables = _set_variables(environ)
     if read_secret and "SETTINGS_SECRET" in variables and not variables.keys() >= REQUIRED:
         variables = _parse_secret(read_secret(variables["SETTINGS_SECRET"])) | variables
-    values, missing, unusable = _read(Settings, variables)
-    unusable += _read(EventSource, variables)[2]
+    values, missing, unusable = _read(variables)
     if missing or unusable:
-        raise SettingsError("; ".join(dict.fromkeys(missing + unusable)))
+        raise SettingsError("; ".join(missing + unusable))
     settings = Settings(**values)
     inline_seconds = min(settings.inline_push_timeout_seconds, settings.push_timeout_seconds)
     return replace(settings, inline_push_timeout_seconds=inline_seconds)
@@ -214,12 +205,12 @@ def load_event_source(environ: Mapping[str, str]) -> EventSource:
     Called when app.py is imported, so that a bad value stops `chalice deploy` and `chalice local`. In Lambda nothing is
     raised: there `load` reports the fault, and requests are answered with 503.
     """
-    variables = _set_variables(environ)
-    values, _, unusable = _read(EventSource, variables)
-    unusable += _read(Settings, variables)[2]
+    values, _, unusable = _read(_set_variables(environ))
     if unusable and "AWS_LAMBDA_FUNCTION_NAME" not in environ:
-        raise SettingsError("; ".join(dict.fromkeys(unusable)))
-    return EventSource(**values)
+        raise SettingsError("; ".join(unusable))
+    stage = values["stage"]
+    queue_name = f"triggers-api-{stage}-inbox-queue"
+    return EventSource(stage, queue_name, values["worker_batch_window_seconds"], values["worker_max_concurrency"])
 
 
 def check_target_url(url: str, hosts: tuple[str, ...]) -> str | None:
@@ -250,11 +241,11 @@ def _parse_secret(text: str) -> dict[str, str]:
     return _set_variables({name.strip(): value for name, _, value in pairs})
 
 
-def _read(kind: type[Settings | EventSource], variables: dict[str, str]) -> tuple[dict[str, Any], list[str], list[str]]:
-    """Return the values of the variables that are set, and the faults: missing ones, unusable ones."""
-    values: dict[str, Any] = {}
+def _read(variables: dict[str, str]) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Return the values of the settings, defaults included, and the faults: missing ones, unusable ones."""
+    values: dict[str, Any] = {row.name: row.default for row in fields(Settings) if row.default is not MISSING}
     missing, unusable = [], []
-    for row in fields(kind):
+    for row in fields(Settings):
         name = row.metadata["name"]
         if name in variables:
             try:
@@ -263,19 +254,24 @@ def _read(kind: type[Settings | EventSource], variables: dict[str, str]) -> tupl
                 unusable.append(f"{name} is unusable: it {error}")
         elif name in REQUIRED:
             missing.append(f"{name} is missing: it {row.metadata['expected']}")
-    if kind is Settings and not unusable:
-        unusable += _retention_faults(values)
+    if not unusable and (fault := _retention_fault(**values)):
+        unusable.append(fault)
     return values, missing, unusable
 
 
-def _retention_faults(values: dict[str, Any]) -> list[str]:
+def _retention_fault(
+    *,
+    max_delivery_attempts: int,
+    backoff_base_seconds: float,
+    backoff_cap_seconds: float,
+    event_retention_days: int,
+    **_: object,
+) -> str | None:
     """Return a fault if an event could expire before its last attempt: the longest delays and a day must fit."""
-    attempts = values.get("max_delivery_attempts", Settings.max_delivery_attempts)
-    base = values.get("backoff_base_seconds", Settings.backoff_base_seconds)
-    cap = values.get("backoff_cap_seconds", Settings.backoff_cap_seconds)
-    delays = [max(RETRY_AFTER_SECONDS, min(cap, base * 2.0 ** (attempt - 1))) for attempt in range(1, attempts)]
-    days = math.ceil(sum(delays) / DAY_SECONDS + 1)
-    if days <= values.get("event_retention_days", Settings.event_retention_days):
-        return []
+    scheduled = [min(backoff_cap_seconds, backoff_base_seconds * 2.0**n) for n in range(max_delivery_attempts - 1)]
+    longest = sum(max(RETRY_AFTER_SECONDS, seconds) for seconds in scheduled)
+    days = math.ceil(longest / DAY_SECONDS + 1)
+    if days <= event_retention_days:
+        return None
     names = "MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS"
-    return [f"{names} are unusable together: {attempts} attempts need EVENT_RETENTION_DAYS to be {days} or more"]
+    return f"{names} are unusable together: {max_delivery_attempts} attempts need {days} days or more"

@@ -17,7 +17,7 @@ from chalicelib.validation import parse_object
 SUBSCRIPTION_ID = re.compile(r"sub_[0-9a-f]{32}")
 PARTITION = "subscription"
 MAX_SUBSCRIPTIONS = 100
-MAX_EVENT_TYPES = 100
+MAX_EVENT_TYPES = 50  # one page of a query, 1 MB, holds all subscriptions
 MAX_URL_LENGTH = 2048
 CACHE_SECONDS = 10
 
@@ -46,7 +46,7 @@ class Subscription:
     def matches(self, event_type: str) -> bool:
         """Return whether the subscription gets events of this type; an entry may be a prefix followed by `*`."""
         return self.event_types is None or any(
-            event_type == entry or (entry.endswith("*") and event_type.startswith(entry[:-1]))
+            event_type.startswith(entry[:-1]) if entry.endswith("*") else event_type == entry
             for entry in self.event_types
         )
 
@@ -109,7 +109,7 @@ class Subscriptions(Table):
 
     def all(self) -> tuple[Subscription, ...]:
         """Return all subscriptions, the oldest first."""
-        return tuple(Subscription.from_item(item) for item in self.query(PARTITION, "", {})["Items"])
+        return tuple(Subscription.from_item(item) for page in self.pages(PARTITION, "", {}) for item in page)
 
     def matching(self, event_type: str) -> list[Subscription]:
         """Return the subscriptions that get events of this type, from a list that is at most CACHE_SECONDS old."""
@@ -133,7 +133,7 @@ class Subscriptions(Table):
 
 def parse_subscription(body: bytes, hosts: tuple[str, ...]) -> tuple[str, tuple[str, ...] | None]:
     """Return target URL and event types of the body of POST /subscriptions; raise InvalidRequestError."""
-    document, errors = parse_object(body, ("target_url", "event_types"))
+    document, _, errors = parse_object(body, ("target_url", "event_types"))
     target_url, event_types = document.get("target_url"), document.get("event_types")
     if not isinstance(target_url, str) or len(target_url) > MAX_URL_LENGTH:
         errors.append(FieldError("target_url", f"must be a URL of at most {MAX_URL_LENGTH} characters"))

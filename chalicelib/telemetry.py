@@ -18,17 +18,7 @@ logging.getLogger("urllib3").setLevel(logging.CRITICAL)  # its messages contain 
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 _RECORD_ATTRIBUTES = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName"}
 
-UNITS = {
-    "EventsAccepted": "Count",
-    "DeliverySuccess": "Count",
-    "DeliveryFailure": "Count",
-    "DeliveryRetry": "Count",
-    "PushDuration": "Milliseconds",
-    "DeliveryLatency": "Milliseconds",
-    "DLQDepth": "Count",
-    "InboxDepth": "Count",
-    "OldestPendingAge": "Seconds",
-}
+UNITS = {"PushDuration": "Milliseconds", "DeliveryLatency": "Milliseconds", "OldestPendingAge": "Seconds"}
 
 
 class JsonFormatter(logging.Formatter):
@@ -99,11 +89,11 @@ class Metrics:
         self._clock = clock
 
     def emit(self, **values: float) -> None:
-        """Write one line with `values`, each named and measured as in UNITS."""
+        """Write one line with `values`, in the units of UNITS, or else counts."""
         directive = {
             "Namespace": self._namespace,
             "Dimensions": [["Stage"]],
-            "Metrics": [{"Name": name, "Unit": UNITS[name]} for name in values],
+            "Metrics": [{"Name": name, "Unit": UNITS.get(name, "Count")} for name in values],
         }
         metadata = {"Timestamp": int(self._clock() * 1000), "CloudWatchMetrics": [directive]}
         write_line(json.dumps({"_aws": metadata, "Stage": self._stage, **values}))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,16 +48,22 @@ class LeaseRequest:
     event_type: str | None = None
 
 
-def parse_new_event(body: bytes, header_errors: tuple[FieldError, ...] = ()) -> NewEvent:
+def parse_new_event(body: bytes, header_errors: Sequence[FieldError] = ()) -> NewEvent:
     """Return the event in `body`; `header_errors` are reported together with the faults of the body.
 
     Raises ApiError 413 over MAX_BODY_BYTES, as sent or as compact JSON (250 KB of `1e15` would exceed DynamoDB's
     400 KB), and InvalidRequestError with every fault.
     """
-    document, canonical, error = _parse_json(body)
+    document, canonical, errors = parse_object(body, ("event_type", "payload", "metadata"), header_errors)
     if len(canonical) > MAX_BODY_BYTES:
         raise ApiError(413, f"The body must have at most {MAX_BODY_BYTES} bytes as compact JSON.")
-    errors = [*header_errors, *([FieldError("body", error)] if error else _field_errors(document))]
+    errors += [FieldError(name, "is required") for name in ("event_type", "payload") if name not in document]
+    if "event_type" in document and not is_event_type(document["event_type"]):
+        errors.append(FieldError("event_type", EVENT_TYPE_RULE))
+    if "payload" in document and not isinstance(document["payload"], dict):
+        errors.append(FieldError("payload", "must be a JSON object"))
+    if not isinstance(document.get("metadata"), dict | None):
+        errors.append(FieldError("metadata", "must be a JSON object or null"))
     if errors:
         raise InvalidRequestError(*errors)
     return NewEvent(
@@ -71,10 +78,9 @@ def parse_lease_request(body: bytes) -> LeaseRequest:
     """Return the lease request in `body`, which may be empty; raise InvalidRequestError with every fault."""
     if not body.strip():
         return LeaseRequest()
-    document, errors = parse_object(body, ("limit", "lease_seconds", "event_type"))
+    document, _, errors = parse_object(body, ("limit", "lease_seconds", "event_type"))
     request = LeaseRequest(**{name: value for name, value in document.items() if value is not None})
-    maxima = {"limit": MAX_LEASED_EVENTS, "lease_seconds": MAX_LEASE_SECONDS}
-    for name, maximum in maxima.items():
+    for name, maximum in (("limit", MAX_LEASED_EVENTS), ("lease_seconds", MAX_LEASE_SECONDS)):
         value = getattr(request, name)
         if type(value) is not int or not 1 <= value <= maximum:
             errors.append(FieldError(name, f"must be an integer from 1 to {maximum}"))
@@ -85,52 +91,49 @@ def parse_lease_request(body: bytes) -> LeaseRequest:
     return request
 
 
-def parse_object(body: bytes, members: tuple[str, ...]) -> tuple[dict[str, Any], list[FieldError]]:
-    """Return those of `members` that the JSON object in `body` has, and a fault for each other member.
+def parse_object(
+    body: bytes, members: Sequence[str], header_errors: Sequence[FieldError] = ()
+) -> tuple[dict[str, Any], bytes, list[FieldError]]:
+    """Return the JSON object in `body`, its canonical JSON (members sorted), and the faults found so far.
 
-    Raises ApiError 413 over MAX_BODY_BYTES, and InvalidRequestError if the body is not a JSON object.
+    A fault is each of `header_errors` and each member that is not one of `members`, which is left out. Raises ApiError
+    413 over MAX_BODY_BYTES, and InvalidRequestError if the body is not a JSON object.
     """
-    document, _, error = _parse_json(body)
-    if error is None and not isinstance(document, dict):
-        error = "must be a JSON object"
-    if error is not None:
-        raise InvalidRequestError(FieldError("body", error))
+    if len(body) > MAX_BODY_BYTES:
+        raise ApiError(413, f"The body must have at most {MAX_BODY_BYTES} bytes.")
+    document, canonical, fault = _decode(body)
+    if fault is not None:
+        raise InvalidRequestError(*header_errors, FieldError("body", fault))
     unknown = sorted(document.keys() - set(members))
     errors = [FieldError(name[:128], f"is not one of {', '.join(members)}") for name in unknown]
-    return {name: document[name] for name in members if name in document}, errors
+    return {name: document[name] for name in members if name in document}, canonical, [*header_errors, *errors]
 
 
 def is_event_type(value: object) -> bool:
     return isinstance(value, str) and EVENT_TYPE.fullmatch(value) is not None
 
 
-def _parse_json(body: bytes) -> tuple[Any, bytes, str | None]:
-    """Return the document, its canonical JSON (members sorted, no spaces), and what is wrong with it, if anything.
-
-    Raises ApiError 413 over MAX_BODY_BYTES.
-    """
-    if len(body) > MAX_BODY_BYTES:
-        raise ApiError(413, f"The body must have at most {MAX_BODY_BYTES} bytes.")
-    too_deep = f"must not be nested deeper than {MAX_DEPTH}"
+def _decode(body: bytes) -> tuple[Any, bytes, str | None]:
+    """Return a JSON object, its canonical JSON, and what is wrong with it, if anything."""
     try:
         document = json.loads(body.decode("utf-8"))
-    except UnicodeDecodeError:
-        return None, b"", "must be UTF-8"
-    except json.JSONDecodeError as error:
-        return None, b"", f"must be JSON: {error.msg} at line {error.lineno} column {error.colno}"
-    except RecursionError:
-        return None, b"", too_deep
-    except ValueError:  # CPython's limit for converting integers
-        return None, b"", "must not contain an integer of more than 4,300 digits"
-    # More than MAX_DEPTH brackets are needed for that depth: most bodies need no walk.
-    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _depth(document) > MAX_DEPTH:
-        return None, b"", too_deep
-    try:
+        if not isinstance(document, dict):
+            return None, b"", "must be a JSON object"
+        # More than MAX_DEPTH brackets are needed for that depth: most bodies need no walk.
+        if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _depth(document) > MAX_DEPTH:
+            return None, b"", f"must not be nested deeper than {MAX_DEPTH}"
         return document, _encode_canonically(document).encode(), None
+    except UnicodeDecodeError:
+        fault = "must be UTF-8"
+    except json.JSONDecodeError as error:
+        fault = f"must be JSON: {error.msg} at line {error.lineno} column {error.colno}"
+    except RecursionError:
+        fault = f"must not be nested deeper than {MAX_DEPTH}"
     except UnicodeEncodeError:
-        return None, b"", "must not contain lone surrogates"
-    except ValueError:  # json.loads accepts NaN, and reads 1e400 as Infinity
-        return None, b"", "must contain only finite numbers within the range of a double"
+        fault = "must not contain lone surrogates"
+    except ValueError:  # json.loads accepts NaN, reads 1e400 as Infinity, and has CPython's limit of digits
+        fault = "must contain only finite numbers within the range of a double, and integers of at most 4,300 digits"
+    return None, b"", fault
 
 
 def _depth(document: Any) -> int:
@@ -139,21 +142,3 @@ def _depth(document: Any) -> int:
         depth += 1
         level = [child for value in level for child in (value.values() if isinstance(value, dict) else value)]
     return depth
-
-
-def _field_errors(document: Any) -> list[FieldError]:
-    if not isinstance(document, dict):
-        return [FieldError("body", "must be a JSON object")]
-    errors = []
-    if "event_type" not in document:
-        errors.append(FieldError("event_type", "is required"))
-    elif not is_event_type(document["event_type"]):
-        errors.append(FieldError("event_type", EVENT_TYPE_RULE))
-    if "payload" not in document:
-        errors.append(FieldError("payload", "is required"))
-    elif not isinstance(document["payload"], dict):
-        errors.append(FieldError("payload", "must be a JSON object"))
-    if not isinstance(document.get("metadata"), dict | None):
-        errors.append(FieldError("metadata", "must be a JSON object or null"))
-    unknown = sorted(document.keys() - {"event_type", "payload", "metadata"})
-    return errors + [FieldError(name[:128], "is not a member of an event") for name in unknown]

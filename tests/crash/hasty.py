@@ -1,4 +1,4 @@
-"""`python -m tests.crash.hasty`: the system of `make run` by a fast wall clock, so that a claim of 60 s is soon over.
+"""`python -m tests.crash.hasty`: the system of `make run` by a fast wall clock, so that a claim of 60 s ends soon.
 
 HASTE is how many seconds pass in one, counted from HASTE_FROM (Unix seconds) in every process alike.
 """
@@ -15,9 +15,9 @@ def _fast() -> float:
 
 time.time = _fast  # before anything is imported that keeps it
 
-from tools import invoke, run  # noqa: E402
+from tools import local, run  # noqa: E402
 
-invoke.UNIT_SECONDS["minute"] = 60 / _haste
+local.SWEEP_SECONDS /= _haste
 
 if __name__ == "__main__":
     os._exit(run.main())

@@ -15,7 +15,7 @@ import pytest
 from tests.support.receiver import Exchange, Receiver, status
 from tests.support.running import Run, running
 from tests.support.world import KEY, digest
-from tools import aws
+from tools import local_aws
 
 KILLS = 3
 CALLERS = 4
@@ -77,7 +77,7 @@ def test_nothing_accepted_is_lost_when_a_system_under_load_is_killed(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {
-        "AWS_ENDPOINT_URL": aws.start_moto(),
+        "AWS_ENDPOINT_URL": local_aws.start_moto(),
         "ZAPIER_WEBHOOK_URL": receiver.url,
         "API_KEYS": f"acme:{digest(KEY)}",
         "HASTE": str(HASTE),

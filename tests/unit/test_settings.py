@@ -155,10 +155,10 @@ def test_the_secret_completes_the_environment_and_is_read_once_if_needed() -> No
 
 
 def test_the_event_source_is_read_without_required_variables_and_checks_every_other() -> None:
-    assert load_event_source({}) == EventSource("dev", 5, 5)
+    assert load_event_source({}) == EventSource("dev", "triggers-api-dev-inbox-queue", 5, 5)
     environ = {"STAGE": "prod", "WORKER_BATCH_WINDOW_SECONDS": "0", "WORKER_MAX_CONCURRENCY": "2"}
-    assert load_event_source(environ) == EventSource("prod", 0, 2)
-    with pytest.raises(SettingsError, match=r"WORKER_MAX_CONCURRENCY .*; LOG_LEVEL "):
+    assert load_event_source(environ) == EventSource("prod", "triggers-api-prod-inbox-queue", 0, 2)
+    with pytest.raises(SettingsError, match=r"LOG_LEVEL .*; WORKER_MAX_CONCURRENCY "):
         load_event_source({"WORKER_MAX_CONCURRENCY": "1", "LOG_LEVEL": "?"})
     load_event_source({"LOG_LEVEL": "?", "AWS_LAMBDA_FUNCTION_NAME": "worker"})
 

@@ -1,0 +1,450 @@
+"""Operator commands: inspect and redrive the dead letter queue; show, replay and send events.
+
+Results go to standard output, progress and errors to standard error. Payloads are shown only by `show --payload`.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import boto3
+import click
+import urllib3
+from botocore.config import Config
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from chalicelib.errors import AWS_ERRORS, QueueUnavailableError
+from chalicelib.events import Status, rfc3339
+from chalicelib.messages import MalformedMessageError, parse
+from chalicelib.queue import BATCH_SIZE, Message, Queue
+
+RECEIVE_WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
+MAX_BATCH_BYTES = 200_000  # SQS limits a batch to 256 KiB, attributes included
+UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class Commands(click.Group):
+    """Report AWS errors in one line with exit code 1, and exit with 130 after Ctrl-C."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(130)
+        except (*AWS_ERRORS, QueueUnavailableError) as error:
+            raise click.ClickException(f"AWS: {' '.join(str(error).split())}") from error
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def cli() -> None:
+    """Operate a running Triggers API.
+
+    dlq and redrive use the AWS credentials, region and AWS_ENDPOINT_URL that boto3 finds. show, replay and send call
+    the API at TRIGGERS_URL with the key in TRIGGERS_API_KEY.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
+    """
+
+
+stage_option = click.option("--stage", envvar="STAGE", help="Whose queues. Default: INBOX_*_URL if set, else dev.")
+rate_option = click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True, help="At most so many a second."
+)
+
+
+def parse_time(value: str) -> str:
+    """Return a time or an age in RFC 3339 UTC with microseconds, which compares as the API's times do."""
+    try:
+        if age := re.fullmatch(r"([0-9]{1,6})([smhd])", value):
+            return rfc3339(time.time() - int(age[1]) * UNIT_SECONDS[age[2]])
+        moment = datetime.fromisoformat(value)
+        return rfc3339((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter(f"{value!r} is neither a time (2026-11-25T02:00Z) nor an age (15m, 2h, 7d)") from error
+
+
+def printable(text: str) -> str:
+    """Replace characters that could control the terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable("" if value is None else str(value))) for value in row))
+    Console(width=None if sys.stdout.isatty() else 250).print(table)
+
+
+@contextmanager
+def progress_bar(label: str, total: int, report: Callable[[], str]) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on a terminal and yield the function that advances it.
+
+    Print the `report`, which says how far the command came, at the end and when Ctrl-C or an error stops it.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    try:
+        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+            task = progress.add_task(label, total=total)
+            yield lambda count: progress.advance(task, count)
+    except (KeyboardInterrupt, click.ClickException, QueueUnavailableError):
+        click.echo(report(), err=True)
+        raise
+    click.echo(report())
+
+
+def command_line(*arguments: str) -> str:
+    """Return one of these commands, to be pasted into the same shell."""
+    return shlex.join([os.path.relpath(sys.executable), "-m", "tools.ops", *arguments])
+
+
+@dataclass
+class Pace:
+    """Limit a loop to `per_second` items a second."""
+
+    per_second: float
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    next_start: float = 0.0
+
+    def wait(self, count: int = 1) -> None:
+        """Sleep until the next `count` items may start."""
+        now = self.clock()
+        start = max(now, self.next_start)
+        self.next_start = start + count / self.per_second
+        if start > now:
+            self.sleep(start - now)
+
+
+def open_queues(stage: str | None) -> tuple[Any, str, str]:
+    """Return an SQS client and the URLs of the inbox queue and of the dead letter queue."""
+    try:
+        sqs = boto3.client("sqs", config=Config(connect_timeout=5, read_timeout=30))
+    except ValueError as error:  # an unusable AWS_ENDPOINT_URL
+        raise click.ClickException(f"AWS: {error}") from error
+    inbox_url, dlq_url = (os.environ.get(name, "") for name in ("INBOX_QUEUE_URL", "INBOX_DLQ_URL"))
+    if inbox_url and dlq_url and not stage:
+        return sqs, inbox_url, dlq_url
+    prefix = f"triggers-api-{stage or 'dev'}"
+    try:
+        inbox_url, dlq_url = (
+            sqs.get_queue_url(QueueName=f"{prefix}-{name}")["QueueUrl"] for name in ("inbox-queue", "inbox-dlq")
+        )
+    except sqs.exceptions.QueueDoesNotExist as error:
+        raise click.ClickException(f"{prefix}-inbox-queue or -dlq does not exist in this account and region") from error
+    return sqs, inbox_url, dlq_url
+
+
+@cli.command(short_help="Show the depth and a sample of the dead letter queue.")
+@stage_option
+@click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="Size of the sample.")
+def dlq(stage: str | None, limit: int) -> None:
+    """Show how many dead letters there are, and a sample of them with their reasons.
+
+    Nothing is removed: the messages of the sample are received and at once made visible again.
+    """
+    sqs, _, url = open_queues(stage)
+    queue = Queue(sqs, url)
+    depth = queue.depth()
+    sample = [describe(message) for message in peek(sqs, url, min(limit, depth))]
+    if sample:
+        print_table(("event", "reason", "attempts", "failed at", "last error"), sample)
+    click.echo(f"{queue.name} {f'holds {depth:,} messages, {len(sample)} of them shown' if depth else 'is empty'}")
+
+
+def peek(sqs: Any, url: str, limit: int) -> list[Message]:
+    """Receive up to `limit` messages and make them visible again."""
+    queue = Queue(sqs, url)
+    seen: dict[str, Message] = {}
+    try:
+        while len(seen) < limit:
+            known = len(seen)
+            received = queue.receive(min(BATCH_SIZE, limit - known), RECEIVE_WAIT_SECONDS)
+            seen |= {message.message_id: message for message in received}
+            if len(seen) == known:
+                break
+    finally:
+        for message in seen.values():
+            sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=message.receipt_handle, VisibilityTimeout=0)
+    return list(seen.values())
+
+
+def describe(message: Message) -> tuple[object, ...]:
+    """Return the table row of a message. The text of one that is not a dead letter is not shown."""
+    reason = message.attributes.get("Reason")
+    try:
+        event = parse(message.body, message.attributes)
+    except MalformedMessageError:
+        return f"message {message.message_id}", reason or "malformed"
+    if event.failed_at is None:  # moved by SQS: the worker received it too often and never finished
+        return event.event_id, reason or "unprocessed"
+    content = json.loads(message.body)
+    cause = content.get("last_status_code") or content.get("last_error")
+    return event.event_id, content.get("reason"), content.get("delivery_attempts"), event.failed_at, cause
+
+
+@cli.command(short_help="Move dead letters back to the inbox queue.")
+@stage_option
+@rate_option
+def redrive(stage: str | None, rate: float) -> None:
+    """Move the dead letters back to the inbox queue; the worker pushes their events again.
+
+    Fix the cause first, or they come back. A message is deleted after it was sent on: stopping loses nothing, and what
+    was sent twice is pushed once. The worker drops messages of events that were replayed or acknowledged meanwhile, and
+    returns what it cannot read.
+    """
+    sqs, inbox_url, dlq_url = open_queues(stage)
+    inbox, source = Queue(sqs, inbox_url), Queue(sqs, dlq_url)
+    total, moved = source.depth(), 0
+    again = command_line("redrive", *(["--stage", stage] if stage else []), "--rate", f"{rate:g}")
+
+    def report() -> str:
+        rest = f"\nTo move the rest: {again}" if moved < total else ""
+        return f"moved {moved:,} of {total:,} messages from {source.name} to {inbox.name}{rest}"
+
+    with progress_bar("redriving", total, report) as advance:
+        for count in move_messages(source, inbox, total, Pace(rate)):
+            moved += count
+            advance(count)
+
+
+def move_messages(source: Queue, target: Queue, total: int, pace: Pace) -> Iterator[int]:
+    """Move up to `total` messages and yield the size of each batch. `total` ends it when messages come back."""
+    while total > 0:
+        size = min(BATCH_SIZE, total, max(1, int(pace.per_second)))
+        pace.wait(size)  # before receiving: received messages are hidden
+        messages = source.receive(size, RECEIVE_WAIT_SECONDS)
+        if not messages:
+            return
+        copies = [(message.body, message.attributes) for message in messages]
+        if sum(len(body.encode()) for body, _ in copies) <= MAX_BATCH_BYTES:
+            target.send_many(copies)
+        else:
+            for body, attributes in copies:
+                target.send(body, attributes)
+        source.delete_many([message.receipt_handle for message in messages])
+        total -= len(messages)
+        yield len(messages)
+
+
+class ApiCallError(click.ClickException):
+    """The API refused a call with `status`, or could not be reached (0)."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(printable(message))
+        self.status = status
+
+
+class Api:
+    """The HTTP API that the environment names. Calls are repeated on 429 and 503 after Retry-After, 10 s at most."""
+
+    def __init__(self) -> None:
+        self._url, key = (os.environ.get(name, "").strip() for name in ("TRIGGERS_URL", "TRIGGERS_API_KEY"))
+        if not re.fullmatch(r"(https://[^/?#@]+|http://(localhost|127\.0\.0\.1)(:\d+)?)(/[^?#]*)?", self._url):
+            raise click.UsageError("set TRIGGERS_URL to the https URL of the API (http only for this machine)")
+        if not (key and key.isascii() and key.isprintable()):
+            raise click.UsageError("set TRIGGERS_API_KEY to an API key")
+        self._headers = {"Authorization": f"Bearer {key}", "User-Agent": "triggers-api-ops"}
+        self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=5, read=35))
+
+    def call(
+        self, method: str, path: str, *, read_retries: int = 4, headers: dict[str, str] | None = None, **options: Any
+    ) -> tuple[dict[str, Any], Mapping[str, str]]:
+        """Return the JSON object and the headers of a 2xx response; raise ApiCallError."""
+        retries = urllib3.Retry(
+            4,
+            read=read_retries,
+            status_forcelist=(429, 503),
+            allowed_methods=None,
+            backoff_factor=0.2,
+            raise_on_status=False,
+            retry_after_max=10,
+        )
+        options |= {"headers": self._headers | (headers or {}), "retries": retries, "redirect": False}
+        try:
+            response = self._pool.request(method, self._url.rstrip("/") + path, **options)
+        except urllib3.exceptions.HTTPError as error:
+            raise ApiCallError(0, f"cannot reach {self._url}: {getattr(error, 'reason', error)}") from error
+        try:
+            content = dict(response.json())
+        except (ValueError, TypeError):
+            raise ApiCallError(response.status, f"{response.status} without JSON: check TRIGGERS_URL") from None
+        if not 200 <= response.status < 300:
+            hint = " (check TRIGGERS_URL and TRIGGERS_API_KEY)" if response.status in (401, 403) else ""
+            detail = content.get("detail") or content.get("message")
+            raise ApiCallError(response.status, f"{response.status}: {detail}{hint}")
+        return content, response.headers
+
+    def post_event(self, body: bytes, idempotency_key: str, **headers: str) -> tuple[dict[str, Any], bool]:
+        """Return the event, and whether the same request had been sent before."""
+        headers |= {"Content-Type": "application/json", "Idempotency-Key": idempotency_key}
+        event, answered = self.call("POST", "/events", body=body, headers=headers)
+        return event, answered.get("Idempotency-Replayed") == "true"
+
+    def find_events(self, since: str, until: str, filters: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Return the events created in a period, oldest first. The API lists the newest first, from now."""
+        fields, found = {**filters, "limit": "100"}, []
+        with Console(stderr=True).status("listing events"):
+            while True:
+                page, _ = self.call("GET", "/events", fields=fields)
+                found += [event for event in page["events"] if since <= event["created_at"] <= until]
+                if not page["next_cursor"] or any(event["created_at"] < since for event in page["events"]):
+                    return found[::-1]
+                fields["cursor"] = page["next_cursor"]
+
+
+@cli.command(short_help="Show the life of one event.")
+@click.argument("event_id")
+@click.option("--payload", is_flag=True, help="Show payload and metadata, too.")
+def show(event_id: str, *, payload: bool) -> None:
+    """Show the timeline of an event: creation, the last 25 attempts, and its state."""
+    event, _ = Api().call("GET", f"/events/{quote(event_id, safe='')}")
+    click.echo(f"{event_id}  {event['event_type']}  {event['status']}  posted by {event['created_by']}")
+    click.echo(event["message"])
+    for name in ("subscription_id", "source_event_id", "copies", "lease_id", "leased_until", "lease_count"):
+        if event.get(name):
+            click.echo(f"{name}: {event[name]}")
+    rows: list[tuple[object, ...]] = [(event["created_at"], "created")]
+    for attempt in event["attempts"]:
+        answer = attempt["status_code"] or attempt["error"]
+        took = f"{attempt['duration_ms']:,} ms"
+        rows.append((attempt["at"], f"attempt: {attempt['outcome']}", took, answer, attempt["response"]))
+    if event["next_attempt_at"]:
+        rows.append((event["next_attempt_at"], "next attempt"))
+    if event["delivered_via"] in ("pull", "subscriptions"):
+        rows.append((event["delivered_at"], f"delivered by {event['delivered_via']}"))
+    click.echo()
+    print_table(("time", "what", "took", "answer", "response"), rows)
+    if payload:
+        click.echo(json.dumps({name: event[name] for name in ("payload", "metadata")}, indent=2))
+
+
+@cli.command(short_help="Push events again.")
+@click.argument("event_ids", nargs=-1)
+@click.option("--since", type=parse_time, help="Created at or after: 2h, 2026-11-25, 2026-11-25T02:00Z.")
+@click.option("--until", type=parse_time, default="0s", help="Created at or before. Default: now.")
+@click.option("--status", type=click.Choice([*map(str, Status)]), default="failed", show_default=True)
+@click.option("--event-type", default="", help="Only events of this type.")
+@rate_option
+@click.option("--dry-run", is_flag=True, help="Only show how many events match, and the first ten.")
+def replay(
+    event_ids: tuple[str, ...], *, since: str | None, until: str, rate: float, dry_run: bool, **query: str
+) -> None:
+    """Push EVENT_IDS again, or all events created since a time, oldest first.
+
+    When it is stopped it prints the command that continues. Events that are being pushed or are leased are skipped and
+    named. Dead letters of replayed events stay in the dead letter queue until a redrive, which drops them.
+    """
+    if bool(event_ids) == bool(since):
+        raise click.UsageError("give event ids, or --since (with make: SINCE=2h)")
+    api, filters = Api(), {name: value for name, value in query.items() if value}
+    found = api.find_events(since, until, filters) if since else [{"event_id": event_id} for event_id in event_ids]
+    if dry_run or not found:
+        click.echo(f"would be replayed: {len(found):,}")
+        print_table(("created at", "event"), ((event.get("created_at"), event["event_id"]) for event in found[:10]))
+        return
+    done, skipped = 0, list[str]()
+
+    def report() -> str:
+        lines = [f"replayed {done - len(skipped):,} of {len(found):,} events"]
+        if skipped:
+            lines.append(f"skipped, because they are being pushed, leased or unknown: {' '.join(skipped)}")
+        if done < len(found):
+            window = ("--since", found[done]["created_at"], "--until", until) if since else event_ids[done:]
+            options = (f"--{name.replace('_', '-')}={value}" for name, value in filters.items())
+            lines.append(f"To continue: {command_line('replay', *window, *options, f'--rate={rate:g}')}")
+        return "\n".join(lines)
+
+    pace = Pace(rate)
+    with progress_bar("replaying", len(found), report) as advance:
+        for event in found:
+            pace.wait()
+            try:
+                # Not repeated when the response is lost: that would push again what is delivered meanwhile.
+                api.call("POST", f"/events/{quote(event['event_id'], safe='')}/replay", read_retries=0)
+            except ApiCallError as error:
+                if error.status not in (404, 409):
+                    raise
+                skipped.append(event["event_id"])
+            done += 1
+            advance(1)
+    if skipped:
+        raise click.ClickException("some events were skipped")
+
+
+@cli.command(short_help="Post one event, or a file of JSON lines.")
+@click.option("--type", "event_type", help="Type of one event.")
+@click.option("--payload", type=json.loads, metavar="JSON", help="Payload of one event: a JSON object. Default: {}.")
+@click.option("--metadata", type=json.loads, metavar="JSON", help="Metadata of one event: a JSON object.")
+@click.option(
+    "-f", "--file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A file of JSON lines."
+)
+@click.option("--idempotency-key", help="Default: random for one event, and for a file its path.")
+def send(event_type: str | None, file: Path | None, idempotency_key: str | None, **contents: Any) -> None:
+    """Post one event (--type), or each line of a file (--file): {"event_type": "order.created", "payload": {}}.
+
+    The lines of a file are queued and pushed by the worker. Each gets an Idempotency-Key made of the file's path (or
+    --idempotency-key) and the line's text, so that running the command again sends only what was not sent. A line that
+    the API refuses is named, the others are sent, and the exit code is 1.
+    """
+    if bool(event_type) == bool(file) or (file and contents != {"payload": None, "metadata": None}):
+        raise click.UsageError("give --type (with --payload, --metadata), or --file")
+    api = Api()
+    if file:
+        send_lines(api, file.read_bytes(), idempotency_key or str(file.resolve()))
+        return
+    given = {name: value for name, value in contents.items() if value is not None}
+    body = json.dumps({"event_type": event_type, "payload": {}} | given)
+    event, _ = api.post_event(body.encode(), idempotency_key or secrets.token_hex(16))
+    click.echo(f"{event['event_id']}: {event['message']}")
+
+
+def send_lines(api: Api, content: bytes, prefix: str) -> None:
+    """Post each line that is not blank. Equal lines are different events: the key counts them."""
+    lines = [(number, line.strip()) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
+    counts, occurrences = Counter[str](), Counter[bytes]()
+
+    def report() -> str:
+        outcomes = ", ".join(f"{count:,} {what}" for what, count in counts.items()) or "none sent"
+        rest = "\nTo send the rest, run the same command again." if counts.total() < len(lines) else ""
+        return f"{counts.total():,} of {len(lines):,} lines: {outcomes}{rest}"
+
+    with progress_bar("sending", len(lines), report) as advance:
+        for number, line in lines:
+            occurrences[line] += 1
+            key = hashlib.sha256(f"{prefix}\n{occurrences[line]}\n".encode() + line).hexdigest()
+            try:
+                _, repeated = api.post_event(line, f"ops-{key}", Prefer="respond-async")
+                counts["sent before" if repeated else "sent"] += 1
+            except ApiCallError as error:
+                if error.status not in (400, 413, 415, 422):  # any other error concerns every line
+                    raise
+                counts["refused"] += 1
+                click.echo(f"line {number}: {error.message}", err=True)
+            advance(1)
+    if counts["refused"]:
+        raise click.ClickException("some lines were refused")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(handlers=[logging.NullHandler()])  # the commands report errors themselves
+    cli(prog_name="python -m tools.ops")

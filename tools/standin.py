@@ -1,0 +1,186 @@
+"""DynamoDB, SQS, Secrets Manager and a receiver in memory, for measuring: they answer at once, so our own time shows.
+
+SQLite evaluates DynamoDB's expressions, which are nearly SQL. Only what the measured calls use is there.
+"""
+# ruff: noqa: S608  # the statements are made of the project's own expressions
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from chalicelib.events import Event, Status, rfc3339
+from chalicelib.store import SHARDS, partition
+
+RESOURCES = Path(__file__).parent.parent / "resources.json"
+KEYS = ("event_id", "status_shard", "sort_key")
+TABLES = ("events", "inbox_10", "inbox_1000", "inbox_50000")
+API_KEY = "bench-key"
+SETTINGS = {
+    "EVENTS_TABLE_NAME": "events",
+    "INBOX_QUEUE_URL": "{url}/1/inbox",
+    "INBOX_DLQ_URL": "{url}/1/dlq",
+    "ZAPIER_WEBHOOK_URL": "{url}/hook",
+    "API_KEYS": f"bench:{hashlib.sha256(API_KEY.encode()).hexdigest()}",
+    "WEBHOOK_SIGNING_SECRETS": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3",
+    "SUBSCRIPTION_HOSTS": "127.0.0.1",
+}
+AWS = {
+    "AWS_ENDPOINT_URL": "{url}",
+    "AWS_ACCESS_KEY_ID": "bench",
+    "AWS_SECRET_ACCESS_KEY": "bench",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "STAGE": "bench",
+}
+
+Item = dict[str, dict[str, str]]
+
+
+class StandIn:
+    """Holds the tables, and answers the calls of boto3."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+        table = json.loads(RESOURCES.read_text())["Resources"]["EventsTable"]["Properties"]
+        projection = table["GlobalSecondaryIndexes"][0]["Projection"]["NonKeyAttributes"]
+        self._projected = ", ".join((*KEYS, *projection))
+        columns = dict.fromkeys((*KEYS, *(field.name for field in fields(Event)), "target_url", "event_types"))
+        self._database = sqlite3.connect(":memory:", isolation_level=None)
+        self._database.row_factory = sqlite3.Row
+        for name in TABLES:
+            self._database.execute(f"CREATE TABLE {name} ({', '.join(columns)}, PRIMARY KEY (event_id))")
+            self._database.execute(f"CREATE INDEX {name}_index ON {name} (status_shard, sort_key)")
+
+    def answer(self, operation: str, parameters: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Return the status code and the body of the response to a call."""
+        if operation == "GetSecretValue":
+            return 200, {"SecretString": self._secret}
+        if "TableName" not in parameters:  # a message is sent
+            return 200, {"MessageId": "id"}
+        table, values = parameters["TableName"], plain(parameters.get("ExpressionAttributeValues", {}))
+        if operation == "Query":
+            condition, limit = sql(parameters["KeyConditionExpression"]), parameters.get("Limit", -1)
+            query = f"SELECT {self._projected} FROM {table} WHERE {condition} ORDER BY sort_key LIMIT {limit}"
+            return 200, {"Items": [serialized(dict(row)) for row in self._database.execute(query, values)]}
+        values["key"] = (parameters.get("Item") or parameters["Key"])["event_id"]["S"]
+        condition = sql(parameters.get("ConditionExpression", "TRUE"))
+        joined = f"(SELECT 1) LEFT JOIN {table} ON event_id = :key"
+        current = self._one(f"SELECT ({condition}) AS holds, {table}.* FROM {joined}", values)
+        if not current.pop("holds"):
+            return 400, {"__type": "ConditionalCheckFailedException", "message": "", "Item": serialized(current)}
+        if operation == "GetItem":
+            return 200, {"Item": serialized(current)}
+        if operation == "PutItem":
+            self._put(table, plain(parameters["Item"]))
+        elif operation == "UpdateItem":
+            changes = assignments(parameters["UpdateExpression"])
+            current = self._one(f"UPDATE {table} SET {changes} WHERE event_id = :key RETURNING *", values)
+        return 200, {"Attributes": serialized(current)} if parameters.get("ReturnValues") == "ALL_NEW" else {}
+
+    def fill(self, source: str, event_id: str, table: str, count: int) -> None:
+        """Store `count` pending copies of an event of the table `source`, each a millisecond younger than the last."""
+        original = self._one(f"SELECT * FROM {source} WHERE event_id = :key", {"key": event_id})
+        for number in range(count):
+            copy_id, created_at = f"evt_{uuid.uuid4().hex}", rfc3339(time.time() + (number - count) / 1000)
+            own = {"event_id": copy_id, "created_at": created_at, "sort_key": f"{created_at}#{copy_id}"}
+            self._put(table, original | own | {"status_shard": partition(Status.PENDING, number % SHARDS)})
+
+    def _put(self, table: str, item: dict[str, Any]) -> None:
+        names, placeholders = ", ".join(item), ", ".join(f":{name}" for name in item)
+        self._database.execute(f"INSERT OR REPLACE INTO {table} ({names}) VALUES ({placeholders})", item)
+
+    def _one(self, statement: str, values: dict[str, Any]) -> dict[str, Any]:
+        return dict(self._database.execute(statement, values).fetchone())
+
+
+def sql(condition: str) -> str:
+    """Return a condition of DynamoDB as SQL; a placeholder `#name` stands for the attribute `name`."""
+    text = re.sub(r"attribute_exists\((\w+)\)", r"\1 NOTNULL", condition.replace("#", ""))
+    return re.sub(r"attribute_not_exists\((\w+)\)", r"\1 ISNULL", text)
+
+
+def assignments(update: str) -> str:
+    """Return an update expression as what follows SET in SQL."""
+    clauses = dict(re.findall(r"(SET|REMOVE|ADD) (.+?)(?= REMOVE | ADD |$)", update.replace("#", "")))
+    removed = [f"{name} = NULL" for name in clauses.get("REMOVE", "").split(", ") if name]
+    added = re.sub(r"(\w+) (:\w+)", r"\1 = coalesce(\1, 0) + \2", clauses.get("ADD", ""))
+    return ", ".join(filter(None, (clauses.get("SET"), *removed, added)))
+
+
+def plain(item: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Return a DynamoDB item, or values of placeholders, as Python values by name."""
+    return {name.lstrip(":"): int(value["N"]) if "N" in value else value["S"] for name, value in item.items()}
+
+
+def serialized(row: Mapping[str, Any]) -> Item:
+    """Return Python values by name as a DynamoDB item."""
+    return {
+        name: {"N" if isinstance(value, int) else "S": str(value)} for name, value in row.items() if value is not None
+    }
+
+
+@contextlib.contextmanager
+def running() -> Iterator[None]:
+    """Run a stand-in in a process of its own, and make the environment point the app at it."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_run, args=(theirs,), daemon=True)
+    process.start()
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]  # nothing of a person's own AWS account is used
+    try:
+        os.environ |= _variables(AWS | SETTINGS, ours.recv())
+        yield
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _variables(templates: Mapping[str, str], url: str) -> dict[str, str]:
+    return {name: template.format(url=url) for name, template in templates.items()}
+
+
+def _run(pipe: Connection) -> None:
+    asyncio.run(_serve(pipe))
+
+
+async def _serve(pipe: Connection) -> None:
+    """Serve AWS; `/hook`, a receiver that takes `?delay_ms=`; and `/fill`."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                length = re.search(r"content-length: *(\d+)", head, re.IGNORECASE)
+                body = await reader.readexactly(int(length[1]) if length else 0)
+                status_code: int = 200
+                answer: dict[str, Any] = {}
+                if target := re.search(r"x-amz-target: *\S+\.(\w+)", head, re.IGNORECASE):
+                    status_code, answer = stand_in.answer(target[1], json.loads(body))
+                elif head.startswith("POST /fill"):
+                    stand_in.fill(**json.loads(body))
+                elif delay_ms := re.search(r"delay_ms=(\d+)", head):
+                    await asyncio.sleep(int(delay_ms[1]) / 1000)
+                content = json.dumps(answer).encode()
+                writer.write(f"HTTP/1.1 {status_code} -\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content)
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0, backlog=128)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    stand_in = StandIn("\n".join(f"{name}={value}" for name, value in _variables(SETTINGS, url).items()))
+    pipe.send(url)
+    await server.serve_forever()
