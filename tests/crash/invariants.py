@@ -136,7 +136,7 @@ class Witness:
         self.pushes[event.event_id].append(push)
 
     def see_record(self, event_id: str, invocation: object) -> None:
-        """Note a write that took effect: what the invocation pushed, and had the response of, is recorded or refused."""
+        """Note a write that was answered: what the invocation pushed, unless its response was lost, is recorded."""
         for push in self.pushes.get(event_id, ()):
             if push.invocation is invocation and event_id not in self.running and not push.is_lost:
                 push.is_recorded = True
@@ -156,8 +156,8 @@ def check(
     for violation in witness.violations:
         raise ViolationError(violation)
     told = {(letter.get("event_id"), letter.get("failed_at")) for letter in dead_letters}
-    if missing := {each for each in witness.accepted - stored.keys()}:
-        raise ViolationError(f"accepted and not stored: {missing}")
+    if not_stored := witness.accepted - stored.keys():
+        raise ViolationError(f"accepted and not stored: {not_stored}")
     for event in stored.values():
         _check_end(event, witness, told)
         _check_attempts(event, witness)

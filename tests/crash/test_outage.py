@@ -1,6 +1,7 @@
 """A receiver that is down, or hangs now and then: who waits for it, and how long, in virtual time without faults."""
 
 import statistics
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -158,7 +159,7 @@ def test_events_that_hang_do_not_hold_up_the_healthy_ones() -> None:
         ("not waiting", after),
         ("not waiting, PUSH_TIMEOUT_SECONDS=3", shorter),
     ):
-        print(f"{name}: healthy events wait {median:.1f} s (median), {p95:.1f} s (p95)")
+        sys.stdout.write(f"{name}: healthy events wait {median:.1f} s (median), {p95:.1f} s (p95)\n")
     assert after[0] < before[0] / 2
     assert after[1] < before[1] / 2
     assert shorter[1] < after[1]
