@@ -94,7 +94,7 @@ def use_the_worker(world: World, receiver: Receiver, watch: Watch) -> None:
     aws.fail(Fault.REFUSED, "UpdateItem", at=1)
     with watch, pytest.raises(BatchError):
         world.run_worker()
-    aws.let_go()
+    aws.close()
 
 
 def use_the_sweep(world: World, receiver: Receiver, watch: Watch) -> None:
