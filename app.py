@@ -10,7 +10,7 @@ from typing import Any
 
 from chalice.app import Chalice, CloudWatchEvent, Rate, Request, Response, SQSEvent
 
-from chalicelib import __version__, batch, delivery, listing, schedules, services, telemetry
+from chalicelib import __version__, batch, console, delivery, listing, schedules, services, telemetry
 from chalicelib.auth import ApiKey, Scope, authenticate, authorize
 from chalicelib.errors import ApiError, EventNotFoundError, FieldError, InvalidRequestError
 from chalicelib.events import EVENT_ID, compact
@@ -133,6 +133,12 @@ def get_me(call: Call) -> Response:
 @route("GET", "/openapi.json")
 def get_openapi() -> Response:
     return respond(200, OPENAPI.read_text(encoding="utf-8"))
+
+
+@route("GET", "/")
+def get_console() -> Response:
+    html, headers = console.page()
+    return Response(html, {**headers}, 200)
 
 
 @route("POST", "/events", Scope.PRODUCE)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
-from itertools import islice
 
 from chalicelib import backoff, listing, messages
 from chalicelib.backoff import Delay
@@ -55,19 +54,20 @@ def accept(
     """
     deadline = services.clock() + POST_SECONDS
     event = _new_event(new_event, services, created_by, idempotency_key)
-    subscriptions = _matching_subscriptions(event, services)
+    subscriptions = services.subscriptions.matching(event.event_type) if services.settings.subscription_hosts else []
     if subscriptions and idempotency_key is not None:
         earlier = services.store.get(event.event_id)
         if earlier is not None:  # subscriptions made since then get no copy
             return _require_same_body(earlier, new_event), True
     copies = [_copy(event, subscription, services) for subscription in subscriptions]
     urls = {copy.event_id: subscription.target_url for copy, subscription in zip(copies, subscriptions, strict=True)}
+    event = replace(event, copies=tuple(urls))
     if services.settings.webhook_url is None:
-        event = _without_push(event, has_copies=bool(copies))
+        event = _without_push(event)
     else:
         urls[event.event_id] = services.settings.webhook_url
-    event = replace(event, copies=tuple(copy.event_id for copy in copies))
-    inline = set() if respond_async else _allowed_by_breakers(urls, services)
+    candidates = [] if respond_async else list(urls.items())[:MAX_INLINE_PUSHES]
+    inline = {event_id for event_id, url in candidates if services.breaker(url).allows()}
     *copies, event = [_claimed(each, services) if each.event_id in inline else each for each in (*copies, event)]
     # The event comes last, so that an event that is there has all its copies.
     results = [*services.map(services.store.put, copies), services.store.put(event)]
@@ -78,8 +78,9 @@ def accept(
         logger.info("event accepted", extra={**extra, "copies": len(copies)})
         services.metrics.emit(EventsAccepted=1)
     new = [each for each, result in zip(stored, results, strict=True) if result.applied]
-    started = _begin(new, urls, services, deadline)
-    return started.get(event.event_id, event), is_repeated
+    with _errors_left_to_sweep(event.event_id):
+        event = _begin(new, urls, services, deadline).get(event.event_id, event)
+    return event, is_repeated
 
 
 def deliver(wake_up: WakeUp, services: Services, deadline: float) -> None:
@@ -126,12 +127,13 @@ def acknowledge(event_id: str, services: Services, lease_id: str | None = None) 
     Raises EventNotFoundError, and ApiError 409 if `lease_id` is given and neither holds the event nor acknowledged it.
     """
     result = services.store.acknowledge(event_id, lease_id)
-    event = result.event
     if result.applied:
         logger.info("acknowledged", extra={"event_id": event_id})
-    elif event is None:
+        return
+    if result.event is None:
         raise EventNotFoundError
-    elif lease_id is not None and (event.status is not Status.DELIVERED or event.claim_id != lease_id):
+    is_mine = lease_id in (None, result.event.claim_id)
+    if result.event.status is not Status.DELIVERED or not is_mine:
         raise ApiError(409, "This lease does not hold the event.")
 
 
@@ -175,7 +177,10 @@ def lease(request: LeaseRequest, services: Services) -> list[Event]:
 
 def replay(event_id: str, services: Services) -> Event:
     """Make an event pending again and queue it; raise EventNotFoundError, or ApiError 409 while it is claimed."""
-    is_pushed = services.settings.webhook_url is not None or _is_copy(event_id, services)
+    is_pushed = services.settings.webhook_url is not None
+    if not is_pushed:
+        stored = services.store.get(event_id)
+        is_pushed = stored is not None and stored.subscription_id is not None  # only copies, in pull-only mode
     expires_at = _expires_at(services)
     result = services.store.replay(event_id, services.new_id(), expires_at=expires_at, is_pushed=is_pushed)
     event = result.event
@@ -228,10 +233,6 @@ def _new_event(new_event: NewEvent, services: Services, created_by: str, idempot
     )
 
 
-def _matching_subscriptions(event: Event, services: Services) -> list[Subscription]:
-    return services.subscriptions.matching(event.event_type) if services.settings.subscription_hosts else []
-
-
 def _copy(event: Event, subscription: Subscription, services: Services) -> Event:
     """Return the copy for a subscription: the same id each time, so that a repeated POST stores it once."""
     digest = hashlib.sha256(f"{event.event_id}\0{subscription.subscription_id}".encode()).hexdigest()
@@ -244,18 +245,13 @@ def _copy(event: Event, subscription: Subscription, services: Services) -> Event
     )
 
 
-def _without_push(event: Event, *, has_copies: bool) -> Event:
+def _without_push(event: Event) -> Event:
     """Return an event for pull-only mode: it waits in the inbox, or its copies are delivered in its place."""
     event = replace(event, next_attempt_at=None, requeue_at=None)
-    if not has_copies:
+    if not event.copies:
         return event
     via = DeliveredVia.SUBSCRIPTIONS
     return replace(event, status=Status.DELIVERED, delivered_at=event.created_at, delivered_via=via)
-
-
-def _allowed_by_breakers(urls: Mapping[str, str], services: Services) -> set[str]:
-    """Return the ids of the first MAX_INLINE_PUSHES events that may be pushed at once."""
-    return {event_id for event_id, url in islice(urls.items(), MAX_INLINE_PUSHES) if services.breaker(url).allows()}
 
 
 def _claimed(event: Event, services: Services) -> Event:
@@ -455,11 +451,6 @@ def _claim_seconds_left(event: Event, services: Services) -> float:
 def _expires_at(services: Services) -> int:
     """Return the Unix seconds at which an event stored or replayed now expires."""
     return int(services.clock()) + services.settings.event_retention_days * DAY_SECONDS
-
-
-def _is_copy(event_id: str, services: Services) -> bool:
-    event = services.store.get(event_id)
-    return event is not None and event.subscription_id is not None
 
 
 def _wake_up(event: Event | WakeUp, delay_seconds: float, services: Services) -> None:

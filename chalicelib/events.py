@@ -99,7 +99,8 @@ class Event:
         values: dict[str, Any] = {name: int(value["N"]) if "N" in value else value["S"] for name, value in item.items()}
         values["created_at"], values["event_id"] = values["sort_key"].split("#")
         values["status"] = values["status_shard"].split("#")[0]
-        return cls(**{name: _PARSERS.get(name, _same)(values[name]) for name in _FIELDS if name in values})
+        values |= {name: parse(values[name]) for name, parse in _PARSERS.items() if name in values}
+        return cls(**{name: values[name] for name in _FIELDS if name in values})
 
     @property
     def sort_key(self) -> str:
@@ -166,10 +167,6 @@ class Event:
         if count == 0:
             return f"Stored; the first attempt is due at {self.next_attempt_at}."
         return f"Attempt {count} did not succeed; the next is due at {self.next_attempt_at}."
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 _FIELDS = tuple(field.name for field in fields(Event))

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
-from typing import Any
 
 from chalicelib.errors import FieldError, InvalidRequestError
 from chalicelib.events import EVENT_TYPE, Event, Status, rfc3339
@@ -94,7 +93,7 @@ def find(services: Services, query: Query, *, max_bytes: int | None = None) -> P
     partitions = [partition(status, shard) for status in query.statuses for shard in range(SHARDS)]
     responses = services.map(partial(_read, services.store, query, size + 1), partitions)
     # By sort key: an event whose status changes meanwhile may be in two partitions.
-    found = {event.sort_key: event for response in responses for event in map(Event.from_item, response["Items"])}
+    found = {event.sort_key: event for rows in responses for event in map(Event.from_item, rows)}
     rows = [found[key] for key in sorted(found, reverse=query.newest_first)]
     now = services.clock()
     matching = [row for row in rows[:size] if query.matches(row, now)]
@@ -109,21 +108,15 @@ def find(services: Services, query: Query, *, max_bytes: int | None = None) -> P
 def overdue(services: Services, shard: int) -> Iterator[list[tuple[WakeUp, str]]]:
     """Yield pages of a shard's pending events that are due and that nobody will push, with their `requeue_at`."""
     now = services.clock()
-    start: dict[str, Any] = {}
-    while True:
-        response = services.store.query(
-            partition(Status.PENDING, shard),
-            "",
-            {":now": rfc3339(now), ":now_seconds": int(now)},
-            FilterExpression="requeue_at <= :now AND next_attempt_at <= :now AND expires_at > :now_seconds",
-            ProjectionExpression="event_id, subscription_id, requeue_at",
-            **start,
-        )
-        rows = [{name: value["S"] for name, value in row.items()} for row in response["Items"]]
+    for page in services.store.pages(
+        partition(Status.PENDING, shard),
+        "",
+        {":now": rfc3339(now), ":now_seconds": int(now)},
+        FilterExpression="requeue_at <= :now AND next_attempt_at <= :now AND expires_at > :now_seconds",
+        ProjectionExpression="event_id, subscription_id, requeue_at",
+    ):
+        rows = [{name: value["S"] for name, value in row.items()} for row in page]
         yield [(WakeUp(row["event_id"], None, row.get("subscription_id")), row["requeue_at"]) for row in rows]
-        if "LastEvaluatedKey" not in response:
-            return
-        start = {"ExclusiveStartKey": response["LastEvaluatedKey"]}
 
 
 def oldest_pending(services: Services) -> Event | None:
@@ -173,10 +166,15 @@ def _parse(parameters: Mapping[str, Sequence[str]], query: Query, allowed: Seque
     )
 
 
-def _read(store: EventStore, query: Query, limit: int, of_partition: str) -> dict[str, Any]:
+def _read(store: EventStore, query: Query, limit: int, of_partition: str) -> list[dict[str, dict[str, str]]]:
     condition = f" AND sort_key {'<' if query.newest_first else '>'} :after" if query.after else ""
     values = {":after": query.after}
-    return store.query(of_partition, condition, values, ScanIndexForward=not query.newest_first, Limit=limit)
+    rows: list[dict[str, dict[str, str]]] = []
+    for page in store.pages(of_partition, condition, values, ScanIndexForward=not query.newest_first, Limit=limit):
+        rows += page
+        if len(rows) >= limit:
+            break
+    return rows
 
 
 def _encode_cursor(sort_key: str) -> str:

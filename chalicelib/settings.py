@@ -57,14 +57,6 @@ def _seconds(minimum: float, maximum: float) -> Callable[[str], float]:
     return parse
 
 
-def _log_level(text: str) -> str:
-    return _matching("DEBUG|INFO|WARNING|ERROR|CRITICAL", "must be DEBUG, INFO, WARNING or ERROR")(text.upper())
-
-
-def _webhook_url(text: str) -> str | None:
-    return None if text == "none" else _push_url(text)
-
-
 def _push_url(text: str) -> str:
     """Return a URL that events may be pushed to; raise InvalidValueError."""
     try:
@@ -136,6 +128,7 @@ def _optional(name: str, default: T, parse: Callable[[str], T], *, secret: bool 
     return field(default=default, repr=not secret, metadata={"name": name, "parse": parse})
 
 
+LOG_LEVEL = _matching("DEBUG|INFO|WARNING|ERROR|CRITICAL", "must be DEBUG, INFO, WARNING or ERROR")
 QUEUE_URL = _matching(r"https?://\S+", "must be the URL of an SQS queue")
 
 
@@ -147,7 +140,10 @@ class Settings:
     inbox_queue_url: str = _required("INBOX_QUEUE_URL", QUEUE_URL, "must be the URL of the inbox queue")
     inbox_dlq_url: str = _required("INBOX_DLQ_URL", QUEUE_URL, "must be the URL of the dead letter queue")
     webhook_url: str | None = _required(  # None: pull-only
-        "ZAPIER_WEBHOOK_URL", _webhook_url, "must be an https URL, or none for pull-only", secret=True
+        "ZAPIER_WEBHOOK_URL",
+        lambda text: None if text == "none" else _push_url(text),
+        "must be an https URL, or none for pull-only",
+        secret=True,
     )
     api_keys: tuple[ApiKey, ...] = _required("API_KEYS", _api_keys, API_KEYS, secret=True)
     signing_secrets: tuple[bytes, ...] = _optional("WEBHOOK_SIGNING_SECRETS", (), _signing_secrets, secret=True)
@@ -163,7 +159,7 @@ class Settings:
     breaker_open_seconds: float = _optional("BREAKER_OPEN_SECONDS", 30.0, _seconds(0, DAY_SECONDS))
     event_retention_days: int = _optional("EVENT_RETENTION_DAYS", 30, _integer(1, 3650))
     stage: str = _optional("STAGE", "dev", _matching(r"[A-Za-z0-9-]{1,32}", "must be 1 to 32 of A-Z a-z 0-9 -"))
-    log_level: str = _optional("LOG_LEVEL", "INFO", _log_level)
+    log_level: str = _optional("LOG_LEVEL", "INFO", lambda text: LOG_LEVEL(text.upper()))
     metrics_namespace: str = _optional(
         "METRICS_NAMESPACE",
         "TriggersApi",

@@ -5,7 +5,7 @@ A failed condition is returned, not raised; the result carries the current event
 
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
@@ -77,6 +77,18 @@ class Table:
             **parameters,
         )
 
+    def pages(
+        self, partition: str, condition: str, values: Values, **parameters: Any
+    ) -> Iterator[list[dict[str, dict[str, str]]]]:
+        """Yield the rows of a partition of the index: DynamoDB ends a page after 1 MB, even below the limit."""
+        start: dict[str, Any] = {}
+        while True:
+            response = self.query(partition, condition, values, **parameters, **start)
+            yield response["Items"]
+            if "LastEvaluatedKey" not in response:
+                return
+            start = {"ExclusiveStartKey": response["LastEvaluatedKey"]}
+
     def _get(self, key: str) -> Any:
         """Return an item, read consistently, or None."""
         return self._call("get_item", Key=serialize({"event_id": key}), ConsistentRead=True).get("Item")
@@ -107,7 +119,7 @@ class EventStore(Table):
 
     def put(self, event: Event) -> WriteResult:
         """Store a new event, claimed or not; it carries a new `claim_id` either way."""
-        result = self._write("put_item", ABSENT, {}, claim_id=event.claim_id, Item=_item(event))
+        result = self._write("put_item", ABSENT, {}, claim_id=event.claim_id, Item=serialize(_attributes(event)))
         return replace(result, event=result.event or event) if result.applied else result
 
     def claim(self, event_id: str, claim_id: str) -> WriteResult:
@@ -329,10 +341,6 @@ def _attributes(event: Event) -> dict[str, Any]:
     stored["attempts"] = compact([vars(attempt) for attempt in event.attempts])
     stored["copies"] = compact(event.copies) if event.copies else None
     return {**stored, **_status(event.event_id, event.status), "sort_key": event.sort_key}
-
-
-def _item(event: Event) -> dict[str, dict[str, str]]:
-    return serialize(_attributes(event))
 
 
 @cache

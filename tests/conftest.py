@@ -1,7 +1,6 @@
-"""What several modules of tests share."""
+"""Fixtures that several test modules share."""
 
 import json
-import logging
 import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +14,6 @@ from tests.support.world import Clock, World, world
 
 MakePush = Callable[..., PushClient]
 During = Callable[[Any, str, Callable[..., Any]], None]
-LogLines = Callable[[], list[dict[str, Any]]]
 
 
 @pytest.fixture
@@ -53,14 +51,14 @@ def make_push(clock: Clock) -> Iterator[MakePush]:
 
 @pytest.fixture(scope="module")
 def shared_world() -> Iterator[World]:
-    """A system for a whole module, whose tests must keep out of each other's way. Nobody listens to its pushes."""
+    """A system for a whole module; nobody listens to its pushes."""
     with world("http://127.0.0.1:9/hook") as system:
         yield system
 
 
 @pytest.fixture
 def during() -> Iterator[During]:
-    """Give what has a handler called at an event of a boto3 client, before all others, until the test ends."""
+    """Return a function that registers a handler at an event of a boto3 client until the test ends."""
     hooks: list[Any] = []
 
     def hook(client: Any, event: str, handler: Callable[..., Any]) -> None:
@@ -72,9 +70,25 @@ def during() -> Iterator[During]:
         events.unregister(event, handler)
 
 
+class Output:
+    """What the system wrote to standard output since it was last read: a JSON object in each line."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._capsys.readouterr().out.splitlines()]
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Return the values of each metric line, by name."""
+        return [
+            {metric["Name"]: line[metric["Name"]] for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
+            for line in self.lines()
+            if "_aws" in line
+        ]
+
+
 @pytest.fixture
-def log_lines(capsys: pytest.CaptureFixture[str]) -> Iterator[LogLines]:
-    """Give what reads the lines logged since it was last called, debug too."""
-    telemetry.configure("DEBUG")
-    yield lambda: [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
-    logging.getLogger("triggers_api").setLevel("INFO")
+def output(capsys: pytest.CaptureFixture[str]) -> Output:
+    telemetry.configure("INFO")
+    return Output(capsys)

@@ -1,6 +1,5 @@
-"""A system that pushes to a receiver, a hand on its calls to AWS, and what it writes."""
+"""Fixtures of the functional tests: a system that pushes to a receiver, its AWS calls, and what it writes."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,13 +7,23 @@ import pytest
 
 from tests.support import world as worlds
 from tests.support.aws import Aws
+from tests.support.openapi import assert_described
 from tests.support.receiver import Receiver
-from tests.support.world import World
+from tests.support.world import Answer, World, find_route
+
+
+class DescribedWorld(World):
+    """Checks every response against chalicelib/openapi.json."""
+
+    def call(self, method: str, path: str, *args: Any, **kwargs: Any) -> Answer:
+        answer = super().call(method, path, *args, **kwargs)
+        assert_described(method, find_route(path.partition("?")[0])[0], answer)
+        return answer
 
 
 @pytest.fixture(scope="module")
 def reused_world() -> Iterator[World]:
-    with worlds.world("http://127.0.0.1:9/") as system:
+    with worlds.world("http://127.0.0.1:9/", kind=DescribedWorld) as system:
         yield system
 
 
@@ -29,27 +38,4 @@ def world(reused_world: World, receiver: Receiver) -> Iterator[World]:
 def aws(world: World) -> Iterator[Aws]:
     aws = Aws(world)
     yield aws
-    aws.let_go()
-
-
-class Output:
-    """What the system wrote to standard output since it was last read: a JSON object a line."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._capsys.readouterr().out.splitlines()]
-
-    def metrics(self) -> list[dict[str, float]]:
-        """Return the values of each metric line, by name."""
-        return [
-            {metric["Name"]: line[metric["Name"]] for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
-            for line in self.lines()
-            if "_aws" in line
-        ]
-
-
-@pytest.fixture
-def output(capsys: pytest.CaptureFixture[str]) -> Output:
-    return Output(capsys)
+    aws.close()

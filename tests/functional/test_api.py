@@ -1,13 +1,16 @@
-"""What callers of the API are promised: who may call, what may be posted, and what comes back."""
+"""What callers of the API are promised: who may call, what may be posted, and what is returned."""
 
+import base64
 import itertools
 import json
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 
+from chalicelib import __version__, services
 from chalicelib.events import rfc3339
-from tests.functional.conftest import Output
+from tests.conftest import Output
 from tests.support.aws import Aws
 from tests.support.receiver import Exchange, Receiver, status
 from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, START, Answer, World, digest
@@ -15,11 +18,11 @@ from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, START, Answer, 
 UNKNOWN = "evt_" + "0" * 32
 SUMMARY = [
     *("event_id", "event_type", "status", "created_at", "delivered_at", "next_attempt_at"),
-    *("delivery_attempts", "delivered_via", "created_by", "message"),
+    *("delivery_attempts", "delivered_via", "created_by", "subscription_id", "source_event_id", "copies", "message"),
 ]
 EVENT = '{"event_type": "a", "payload": {}}'
 
-CALLS = [  # and what a key that can only produce, or only consume, is answered
+CALLS = [  # with the status for a key that can only produce, or only consume
     ("POST", "/events", 202, 403),
     ("GET", f"/events/{UNKNOWN}", 404, 404),
     ("GET", "/events", 403, 200),
@@ -49,39 +52,51 @@ def walk(world: World, path: str) -> list[list[str]]:
     """Return the ids on each page from the first to the last."""
     pages, cursor = [], ""
     while cursor is not None:
-        answer = world.call("GET", path + (f"&cursor={cursor}" if cursor else ""))
+        answer = world.call("GET", f"{path}&cursor={cursor}")
         pages.append(ids(answer))
         cursor = answer.json["next_cursor"]
     return pages
 
 
-# Who may call
+def basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-def test_health_needs_neither_a_key_nor_aws(world: World, aws: Aws) -> None:
-    answer = world.call("GET", "/health", key=None)
+# Authentication
 
-    assert (answer.status_code, answer.json) == (200, {"status": "ok", "version": "0.1.0", "stage": "dev"})
-    assert answer.headers["content-type"] == "application/json"
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_health_needs_neither_a_key_nor_aws(world: World, aws: Aws, method: str) -> None:
+    answer = world.call(method, "/health", key=None)
+
+    assert (answer.status_code, answer.json) == (200, {"status": "ok", "version": __version__, "stage": "dev"})
     assert aws.calls == []
 
 
 @pytest.mark.parametrize(("method", "path"), [call[:2] for call in CALLS])
 def test_every_other_call_needs_a_known_key(world: World, aws: Aws, method: str, path: str) -> None:
-    headers = ("", "Bearer", "Bearer ", "Bearer wrong", f"Basic {KEY}", KEY, f"Bearer {KEY} x", "Bearer schlüssel")
+    headers = (
+        *("", "Bearer", "Bearer ", "Bearer wrong", KEY, f"Bearer {KEY} x", "Bearer schlüssel", f"Bearer {digest(KEY)}"),
+        *(f"Basic {KEY}", "Basic", basic(KEY, ""), basic("", "wrong"), "Basic ä", "Digest " + KEY),
+    )
 
     refusals = [world.call(method, path, EVENT, key=None, authorization=value) for value in headers]
 
     for answer in [*refusals, world.call(method, path, EVENT, key=None)]:
         assert_problem(answer, 401)
-        assert answer.headers["www-authenticate"] == "Bearer"
-        assert answer.text == refusals[0].text  # nothing tells a wrong key from none
+        assert answer.headers["www-authenticate"]
+        assert answer.text == refusals[0].text  # a wrong key looks like none
     assert aws.calls == []
 
 
-@pytest.mark.parametrize("scheme", ["bearer", "BEARER", "bEaReR"])
-def test_the_case_of_the_scheme_does_not_matter(world: World, scheme: str) -> None:
-    assert world.call("GET", "/events", key=None, authorization=f"{scheme} {KEY}").status_code == 200
+@pytest.mark.parametrize(
+    "authorization",
+    [*(f"{scheme} {KEY}" for scheme in ("bearer", "BEARER", "bEaReR")), *(basic(user, KEY) for user in ("", "any"))],
+)
+def test_a_key_is_sent_as_a_bearer_token_or_as_the_password_of_basic(world: World, authorization: str) -> None:
+    assert world.call("GET", "/events", key=None, authorization=authorization).status_code == 200
+    lower = authorization.replace("Basic", "basic")
+    assert world.call("GET", "/events", key=None, authorization=lower).status_code == 200
 
 
 @pytest.mark.parametrize(("method", "path", "to_producer", "to_consumer"), CALLS)
@@ -102,20 +117,49 @@ def test_without_keys_every_call_is_refused(world: World) -> None:
     assert world.call("GET", "/health").status_code == 200
 
 
-def test_a_name_may_have_two_keys_while_it_changes_them(world: World, receiver: Receiver) -> None:
+def test_a_name_may_have_two_keys_while_it_is_rotated(world: World, receiver: Receiver) -> None:
     world.restart(API_KEYS=f"shop:{digest('old')}:produce,shop:{digest('new').upper()}:produce")
 
     answers = [world.call("POST", "/events", EVENT, key=key, idempotency_key="1") for key in ("old", "new")]
 
     assert [answer.headers.get("idempotency-replayed") for answer in answers] == [None, "true"]
-    assert world.call("GET", answers[0].headers["location"], key="new").json["created_by"] == "shop"
+    assert world.call("GET", f"/{answers[0].headers['location']}", key="new").json["created_by"] == "shop"
     assert len(receiver.requests) == 1
+
+
+def test_missing_and_unusable_settings_are_named_and_never_their_values(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**world.environ, "API_KEYS": "payload-itself", "ZAPIER_WEBHOOK_URL": ""}.items():
+        monkeypatch.setenv(name, value)
+    services.use(None)
+
+    answer = world.call("POST", "/events", EVENT)
+
+    assert_problem(answer, 503)
+    assert answer.headers["retry-after"]
+    for words in (
+        "API_KEYS is unusable: it must be name:sha256hex",
+        "ZAPIER_WEBHOOK_URL is missing: it must be an https",
+    ):
+        assert words in answer.json["detail"]
+    assert "payload-itself" not in answer.text
 
 
 # Posting
 
 
-def test_what_cannot_be_read_is_a_fault_of_the_body(world: World, aws: Aws) -> None:
+def test_a_location_resolves_against_the_url_of_the_request(world: World) -> None:
+    answer = world.call("POST", "/events", EVENT)
+    again = world.call("POST", f"/events/{answer.json['event_id']}/replay")
+
+    for base in ("https://example.com", "https://abc.execute-api.us-east-1.amazonaws.com/api"):
+        event_url = f"{base}/events/{answer.json['event_id']}"
+        assert urljoin(f"{base}/events", answer.headers["location"]) == event_url
+        assert urljoin(f"{event_url}/replay", again.headers["location"]) == event_url
+
+
+def test_an_unreadable_body_is_a_fault_of_the_body(world: World, aws: Aws) -> None:
     numbers = (b"NaN", b"-Infinity", b"1e400", b"9" * 4301, b'"\\ud800"', b'{"\\udfff": 1}', b'"\xc3\x28"')
     nested = (b"[" * 99 + b"]" * 99, b"[" * 100_000)
     for body in (
@@ -137,8 +181,12 @@ def test_every_fault_of_an_event_is_named(world: World, aws: Aws) -> None:
     bodies = [({member: value}, [member]) for member, values in faulty.items() for value in values]
     for body, fields in (*bodies, (dict.fromkeys(faulty, 1), list(faulty))):
         posted = json.dumps({"event_type": "a", "payload": {}, "metadata": {}, **body})
-        assert_problem(world.call("POST", "/events", posted), 400, fields)
-    assert_problem(world.call("POST", "/events", "{}"), 400, ["event_type", "payload"])
+        answer = world.call("POST", "/events", posted)
+        assert_problem(answer, 400, fields)
+        assert "required" not in answer.text  # it was sent
+    missing = world.call("POST", "/events", "{}")
+    assert_problem(missing, 400, ["event_type", "payload"])
+    assert {fault["message"] for fault in missing.json["errors"]} == {"is required"}
     assert aws.calls == []
 
 
@@ -160,7 +208,7 @@ def test_payload_and_metadata_come_back_as_they_were_sent(world: World, receiver
     answer = world.call("POST", "/events", posted)
 
     assert answer.status_code == 202
-    stored = world.call("GET", answer.headers["location"])
+    stored = world.call("GET", f"/{answer.headers['location']}")
     for text in (stored.text, receiver.requests[0].body.decode()):
         assert json.dumps(json.loads(text)["payload"]) == json.dumps(json.loads(payload))
         assert json.loads(text)["metadata"] is None
@@ -176,7 +224,7 @@ def test_a_body_over_256_kib_as_sent_or_as_compact_json_is_too_large(world: Worl
     assert aws.calls == []
 
 
-def test_json_and_no_content_type_are_taken_as_json_and_no_other(world: World) -> None:
+def test_only_json_or_no_content_type_is_accepted(world: World) -> None:
     for content_type in ("application/json", "Application/JSON", "application/json; charset=utf-8", ""):
         assert world.call("POST", "/events", EVENT, content_type=content_type).status_code == 202
     for content_type in ("text/plain", "application/x-www-form-urlencoded", "application/json5", "json"):
@@ -184,7 +232,7 @@ def test_json_and_no_content_type_are_taken_as_json_and_no_other(world: World) -
 
 
 @pytest.mark.parametrize("prefer", ["respond-async", "Respond-Async", "wait=5, respond-async;x=y", "respond-async,a"])
-def test_a_caller_who_prefers_it_does_not_wait_for_the_push(world: World, receiver: Receiver, prefer: str) -> None:
+def test_respond_async_queues_the_event_without_a_push(world: World, receiver: Receiver, prefer: str) -> None:
     answer = world.call("POST", "/events", EVENT, prefer=prefer)
 
     assert answer.status_code == 202
@@ -204,7 +252,7 @@ def test_other_preferences_change_nothing(world: World, receiver: Receiver) -> N
     assert len(receiver.requests) == 4
 
 
-# Posting again
+# Idempotency
 
 
 def test_the_same_key_gives_the_same_event_and_no_second_push(world: World, receiver: Receiver, output: Output) -> None:
@@ -233,7 +281,7 @@ def test_the_same_key_with_another_body_is_refused(world: World, receiver: Recei
     assert len(receiver.requests) == 1
 
 
-def test_idempotency_keys_are_taken_as_they_stand_and_belong_to_an_api_key(world: World, receiver: Receiver) -> None:
+def test_idempotency_keys_are_literal_and_belong_to_an_api_key(world: World, receiver: Receiver) -> None:
     world.restart(API_KEYS=f"a:{digest('1')},ab:{digest('2')}")
     names = {"1": ["bk", '"bk"', "bk ", "BK", " ", "~" * 255], "2": ["k", "bk"]}
     pairs = [(key, name) for key, its_names in names.items() for name in its_names]
@@ -268,13 +316,13 @@ def test_an_idempotency_key_holds_for_the_retention_period(world: World, receive
 def test_a_single_event_is_shown_whole(world: World, receiver: Receiver) -> None:
     receiver.script(status(404))
     body = '{"event_type": "a", "payload": {"b": 1}, "metadata": {"c": 2}}'
-    location = world.call("POST", "/events", body).headers["location"]
+    event_id = world.call("POST", "/events", body).json["event_id"]
 
-    event = world.call("GET", location).json
+    event = world.event(event_id)
 
     assert list(event) == [*SUMMARY[:2], "payload", "metadata", *SUMMARY[2:], "attempts"]
     assert (event["payload"], event["metadata"]) == ({"b": 1}, {"c": 2})
-    assert list(event["attempts"][0]) == ["at", "outcome", "status_code", "error", "duration_ms"]
+    assert list(event["attempts"][0]) == ["at", "outcome", "status_code", "error", "duration_ms", "response"]
     assert event["attempts"][0]["outcome"] == "failed"
 
 
@@ -303,18 +351,18 @@ def test_a_key_without_consume_sees_only_what_it_posted(world: World) -> None:
 
 
 @pytest.mark.parametrize(("method", "suffix"), [("GET", ""), ("POST", "/acknowledge"), ("POST", "/replay")])
-def test_an_unknown_event_is_not_found_and_an_impossible_id_is_not_even_asked_for(
+def test_a_malformed_event_id_is_not_found_without_asking_dynamodb(
     world: World, aws: Aws, method: str, suffix: str
 ) -> None:
-    for impossible in ("x", UNKNOWN[:-1], UNKNOWN + "0", UNKNOWN.upper(), f"{UNKNOWN}\n", UNKNOWN[:-1] + "g"):
-        assert_problem(world.call(method, f"/events/{impossible}{suffix}"), 404)
+    for malformed in ("x", UNKNOWN[:-1], UNKNOWN + "0", UNKNOWN.upper(), f"{UNKNOWN}\n", UNKNOWN[:-1] + "g"):
+        assert_problem(world.call(method, f"/events/{malformed}{suffix}"), 404)
     assert aws.calls == []
 
     assert_problem(world.call(method, f"/events/{UNKNOWN}{suffix}"), 404)
     assert len(aws.calls) == 1
 
 
-def test_an_event_is_gone_when_its_retention_ends_however_late_dynamodb_deletes_it(world: World, aws: Aws) -> None:
+def test_an_expired_event_is_absent_before_dynamodb_deletes_it(world: World) -> None:
     event_id = world.post(prefer="respond-async")["event_id"]
     world.clock.sleep(30 * 86400)
 
@@ -337,7 +385,7 @@ def post_various(world: World, receiver: Receiver) -> dict[str, list[str]]:
         for kept_under in (name, "", "ab"[number % 2]):
             posted[kept_under].append(event_id)
         world.clock.sleep(0 if number in (3, 8) else 1)
-    for at in (3, 8):  # what was posted at the same moment stands by its id
+    for at in (3, 8):  # events of the same moment are in the order of their ids
         posted[""][at : at + 2] = sorted(posted[""][at : at + 2])
     return posted
 
@@ -363,6 +411,8 @@ def test_events_are_listed_newest_first_by_status_type_and_order(world: World, r
     for event in listed["events"]:
         whole = world.event(event["event_id"])
         assert event == {name: whole[name] for name in SUMMARY}
+    [whole] = world.call("GET", "/events?limit=1&include=payload").json["events"]
+    assert (whole["payload"], whole["metadata"]) == ({"n": 12}, None)
 
 
 def test_the_inbox_holds_everything_undelivered_oldest_first_and_whole(world: World, receiver: Receiver) -> None:
@@ -383,22 +433,23 @@ def test_the_inbox_holds_everything_undelivered_oldest_first_and_whole(world: Wo
 
 
 @pytest.mark.parametrize("text", ["я", "\x7f", '"'], ids=["Cyrillic", "DEL", "quotes"])
-def test_a_page_of_the_inbox_fits_into_an_answer_of_lambda(world: World, text: str) -> None:
-    """Which quotes it as JSON once more, and escapes all but ASCII in doing so before Python 3.12."""
+def test_a_page_with_payloads_fits_into_a_response_of_lambda(world: World, text: str) -> None:
+    """Lambda quotes a response as JSON once more and, before Python 3.12, escapes all but ASCII."""
     body = json.dumps({"event_type": "a", "payload": {"text": text * 100_000}}, ensure_ascii=False)
     for _ in range(16):
         assert world.call("POST", "/events", body, prefer="respond-async").status_code == 202
 
-    page = world.call("GET", "/inbox?limit=100")
+    for path in ("/inbox?limit=100", "/events?limit=100&include=payload"):
+        page = world.call("GET", path)
 
-    assert page.json["next_cursor"]
-    assert len(json.dumps(page.text)) < 6_000_000
+        assert page.json["next_cursor"]
+        assert len(json.dumps(page.text)) < 6_000_000
 
 
 def test_walking_the_pages_shows_every_event_once(world: World, receiver: Receiver) -> None:
     world.restart(BREAKER_FAILURES="100")
     post_various(world, receiver)
-    paths = ("/events?order=newest", "/events?order=oldest", "/events?event_type=a", "/inbox?order=oldest")
+    paths = ("/events?order=newest", "/events?include=payload", "/events?event_type=a", "/inbox?order=oldest")
 
     for path, limit in itertools.product(paths, (3, 13)):
         pages = walk(world, f"{path}&limit={limit}")
@@ -407,7 +458,7 @@ def test_walking_the_pages_shows_every_event_once(world: World, receiver: Receiv
         assert all(len(page) <= limit for page in pages)
 
 
-def test_the_inbox_leaves_out_what_is_being_pushed_at_this_moment(world: World, receiver: Receiver) -> None:
+def test_the_inbox_leaves_out_events_that_are_being_pushed(world: World, receiver: Receiver) -> None:
     seen: list[Answer] = []
 
     def look_meanwhile(exchange: Exchange) -> None:
@@ -427,14 +478,17 @@ def test_every_fault_of_a_query_is_named(world: World, aws: Aws, path: str) -> N
         ("unknown=1&Status=pending", ["unknown", "Status"]),
         *((f"order={bad}", ["order"]) for bad in ("", "up", "Newest", "oldest%0a")),
         *((f"limit={bad}", ["limit"]) for bad in ("", "0", "101", "-1", "1.5", "05", "ten", "%D9%A1", "50%0a")),
-        *((f"cursor={bad}", ["cursor"]) for bad in ("", "x", "A" * 96, "%C3%BC" * 96)),
+        *((f"cursor={bad}", ["cursor"]) for bad in ("x", "A" * 96, "%C3%BC" * 96)),
         ("event_type=a%20b", ["event_type"]),
         ("limit=5&limit=6", ["limit"]),
         ("limit=0&order=up&cursor=x&a=1", ["limit", "order", "cursor", "a"]),
     ):
         assert_problem(world.call("GET", f"{path}?{query}"), 400, fields)
-    for bad in ("gone", "", "Failed") if path == "/events" else ("failed",):  # the inbox knows no status
-        assert_problem(world.call("GET", f"{path}?status={bad}"), 400, ["status"])
+    of_events = {"status": ["gone", "", "Failed"], "include": ["", "all"], "subscription_id": ["", "sub_1"]}
+    of_inbox = {"status": ["failed"], "include": ["payload"], "subscription_id": ["sub_" + "0" * 32]}
+    for name, values in (of_events if path == "/events" else of_inbox).items():
+        for bad in values:
+            assert_problem(world.call("GET", f"{path}?{name}={bad}"), 400, [name])
     assert aws.calls == []
 
 
@@ -442,7 +496,7 @@ def test_every_fault_of_a_query_is_named(world: World, aws: Aws, path: str) -> N
 
 
 @pytest.mark.parametrize(("code", "via"), [(503, "pull"), (404, "pull"), (200, "push")])
-def test_an_acknowledgement_counts_once_and_only_if_nothing_arrived(
+def test_an_acknowledgement_counts_once_and_only_if_undelivered(
     world: World, receiver: Receiver, code: int, via: str
 ) -> None:
     receiver.script(status(code))
@@ -459,7 +513,7 @@ def test_an_acknowledgement_counts_once_and_only_if_nothing_arrived(
 
 
 @pytest.mark.parametrize("code", [200, 503, 404])
-def test_an_acknowledgement_stands_whatever_comes_of_a_push_that_was_running(
+def test_an_acknowledgement_stands_whatever_a_running_push_returns(
     world: World, receiver: Receiver, code: int, output: Output
 ) -> None:
     def acknowledge_meanwhile(exchange: Exchange) -> None:
@@ -474,7 +528,7 @@ def test_an_acknowledgement_stands_whatever_comes_of_a_push_that_was_running(
     event = world.event(event_id)
     assert (event["status"], event["delivered_via"], len(receiver.requests)) == ("delivered", "pull", 1)
     assert not [values for values in output.metrics() if {"DeliverySuccess", "DeliveryFailure"} & values.keys()]
-    assert world.call("POST", f"/events/{event_id}/replay").status_code == 202  # nothing holds the event
+    assert world.call("POST", f"/events/{event_id}/replay").status_code == 202  # no claim is left
 
 
 @pytest.mark.parametrize("ending", [200, 503, 404, "pull"])
@@ -519,7 +573,7 @@ def test_an_event_that_is_being_pushed_cannot_be_replayed(world: World, receiver
     assert event["status"] == "delivered"
 
 
-def test_a_replayed_event_is_kept_for_another_retention_period(world: World) -> None:
+def test_a_replay_starts_another_retention_period(world: World) -> None:
     event_id = world.post()["event_id"]
     world.clock.sleep(30 * 86400 - 1)
     world.call("POST", f"/events/{event_id}/replay")
@@ -531,14 +585,14 @@ def test_a_replayed_event_is_kept_for_another_retention_period(world: World) -> 
 # Methods
 
 
-def test_a_method_that_a_resource_does_not_have_is_refused_in_kind(world: World) -> None:
+def test_an_unsupported_method_is_a_problem_with_allow(world: World) -> None:
     for method, path, allowed in (
         ("PUT", "/events", "GET, POST"),
         ("DELETE", f"/events/{UNKNOWN}", "GET"),
         ("POST", "/inbox", "GET"),
         ("GET", f"/events/{UNKNOWN}/acknowledge", "POST"),
         ("PATCH", f"/events/{UNKNOWN}/replay", "POST"),
-        ("POST", "/health", "GET"),
+        ("POST", "/health", "GET, HEAD"),
     ):
         answer = world.call(method, path)
 

@@ -1,4 +1,4 @@
-"""The breaker of the inline push, seen by those who post: a dead receiver makes nobody wait."""
+"""The breaker of the inline push: callers do not wait for a receiver that is down."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.support.world import World
 
 
 def pushed(world: World, receiver: Receiver, **headers: str) -> bool:
-    """Post an event and return whether it was pushed before the answer came."""
+    """Post an event, and return whether it was pushed before the response."""
     before = len(receiver.requests)
     event = world.post(**headers)
     now = len(receiver.requests) > before
@@ -35,7 +35,7 @@ def test_refused_connections_open_it_too(world: World) -> None:
     assert [world.post()["delivery_attempts"] for _ in range(4)] == [1, 1, 1, 0]
 
 
-def test_one_push_that_timed_out_is_enough(world: World, receiver: Receiver) -> None:
+def test_one_timeout_opens_it(world: World, receiver: Receiver) -> None:
     world.restart(INLINE_PUSH_TIMEOUT_SECONDS="0.3")
     receiver.script(hang())
 
@@ -48,9 +48,7 @@ def test_one_push_that_timed_out_is_enough(world: World, receiver: Receiver) -> 
 
 
 @pytest.mark.parametrize("code", [200, 404])
-def test_an_answer_for_or_against_an_event_shows_that_the_receiver_is_alive(
-    world: World, receiver: Receiver, code: int
-) -> None:
+def test_a_final_response_resets_the_count(world: World, receiver: Receiver, code: int) -> None:
     for _ in range(2):
         receiver.script(status(503), status(503), status(code))
         assert [pushed(world, receiver) for _ in range(3)] == [True] * 3
@@ -59,7 +57,7 @@ def test_an_answer_for_or_against_an_event_shows_that_the_receiver_is_alive(
 
 
 @pytest.mark.parametrize(("code", "after_it"), [(200, [True, True]), (404, [True, True]), (503, [False, False])])
-def test_when_the_time_is_over_one_event_is_tried(
+def test_after_the_open_time_one_event_is_tried(
     world: World, receiver: Receiver, code: int, after_it: list[bool]
 ) -> None:
     world.restart(BREAKER_FAILURES="1", BREAKER_OPEN_SECONDS="5")
@@ -80,7 +78,7 @@ def test_when_the_time_is_over_one_event_is_tried(
     assert pushed(world, receiver)
 
 
-def test_what_the_worker_sees_does_not_open_it(world: World, receiver: Receiver) -> None:
+def test_failures_of_the_worker_do_not_open_it(world: World, receiver: Receiver) -> None:
     receiver.script(*[status(503)] * 3)
     world.post(prefer="respond-async")
     world.run_worker()
@@ -88,7 +86,7 @@ def test_what_the_worker_sees_does_not_open_it(world: World, receiver: Receiver)
     assert pushed(world, receiver)
 
 
-def test_the_one_try_is_not_used_up_by_a_post_that_asks_for_none(world: World, receiver: Receiver) -> None:
+def test_a_post_without_a_push_does_not_use_up_the_trial(world: World, receiver: Receiver) -> None:
     world.restart(BREAKER_FAILURES="1")
     receiver.script(status(503))
     pushed(world, receiver)
@@ -99,7 +97,7 @@ def test_the_one_try_is_not_used_up_by_a_post_that_asks_for_none(world: World, r
     assert pushed(world, receiver)
 
 
-def test_a_fresh_container_knows_nothing_of_the_failures_of_others(world: World, receiver: Receiver) -> None:
+def test_each_container_has_a_breaker_of_its_own(world: World, receiver: Receiver) -> None:
     world.restart(BREAKER_FAILURES="1")
     receiver.script(status(503))
     assert [pushed(world, receiver) for _ in range(2)] == [True, False]

@@ -1,4 +1,4 @@
-"""A hand on every call that a world's system makes to AWS: see them, and let some fail."""
+"""Records the calls that a world's system makes to AWS, and lets some of them fail."""
 
 import itertools
 import threading
@@ -13,31 +13,31 @@ from tests.support.world import World
 
 
 class Fault(StrEnum):
-    REFUSED = "AWS answers with an error"
+    REFUSED = "AWS returns an error"
     UNREACHED = "AWS is not reached"
-    LOST = "the call took effect, and no answer came"
-    REPEATED = "the first answer is lost, and boto3 sends the call again"
+    LOST = "the call takes effect, and no response arrives"
+    REPEATED = "the first response is lost, and boto3 sends the call again"
 
 
 class Aws:
-    """Every call of the system by its operation; `fail` says which of the next ones do not go well."""
+    """`calls` are the operations called; `fail` decides which of the next ones fail."""
 
     def __init__(self, world: World) -> None:
         self.calls: list[str] = []
         self.faults = 0
         self._lock = threading.Lock()
-        self._plan: Callable[[str], Fault | None] = _all_well
+        self._plan: Callable[[str], Fault | None] = _no_fault
         hooks = (("before-call", self._before), ("needs-retry", self._needs_retry), ("after-call", self._after))
         self._hooks = [(c.meta.events, *hook) for c in (world.dynamodb, world.sqs) for hook in hooks]
         for events, name, hook in self._hooks:
             events.register(name, hook)
 
-    def let_go(self) -> None:
+    def close(self) -> None:
         for events, name, hook in self._hooks:
             events.unregister(name, hook)
 
     def fail(self, fault: Fault, *operations: str, at: int | None = None) -> None:
-        """Let every call fail, or those of `operations`, or of the next ones of these only number `at` (from 1)."""
+        """Let calls fail: all, or those of `operations`, and of these only the call number `at` (from 1)."""
         numbers = itertools.count(1)
 
         def plan(name: str) -> Fault | None:
@@ -48,7 +48,7 @@ class Aws:
         self.faults, self._plan = 0, plan
 
     def heal(self) -> None:
-        self._plan = _all_well
+        self._plan = _no_fault
 
     def during(self, act: Callable[[], object]) -> list[str]:
         """Return the calls that `act` causes."""
@@ -62,7 +62,7 @@ class Aws:
             fault = context["fault"] = self._plan(model.name)
             self.faults += fault is not None
         if fault is Fault.REFUSED:
-            error = {"Code": "InternalServerError", "Message": "made up by a test"}
+            error = {"Code": "InternalServerError", "Message": "injected by a test"}
             return SimpleNamespace(status_code=500), {"Error": error, "ResponseMetadata": {"HTTPStatusCode": 500}}
         if fault is Fault.UNREACHED:
             raise EndpointConnectionError(endpoint_url="https://aws.test")
@@ -76,5 +76,5 @@ class Aws:
             raise ReadTimeoutError(endpoint_url="https://aws.test")
 
 
-def _all_well(operation: str) -> Fault | None:
+def _no_fault(operation: str) -> Fault | None:
     return None

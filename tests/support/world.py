@@ -1,6 +1,6 @@
-"""The whole system in one process: AWS by moto, the real app, and a clock that tests turn.
+"""The whole system in one process: the real app, AWS by moto, and a clock that tests set.
 
-SQS' delays and visibility follow the same clock, so that a retry an hour away is a matter of milliseconds.
+The delays and visibility timeouts of SQS follow the same clock: an hour's retry takes milliseconds.
 """
 
 import hashlib
@@ -9,7 +9,6 @@ import re
 import threading
 import urllib.parse
 import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,7 +33,7 @@ ROOT = Path(__file__).parent.parent.parent
 KEY = "test-key"
 PRODUCER_KEY = "producer-key"
 CONSUMER_KEY = "consumer-key"
-START = 1_795_000_000.0  # any moment will do
+START = 1_795_000_000.0
 REGION = "us-east-1"
 
 
@@ -43,7 +42,7 @@ def digest(key: str) -> str:
 
 
 class Clock:
-    """Time that passes only when somebody sleeps or a test says so."""
+    """Time that passes only when someone sleeps on it."""
 
     def __init__(self, now: float = START) -> None:
         self.now = now
@@ -58,7 +57,7 @@ class Clock:
 
 
 class LambdaContext:
-    """What Lambda hands to a function: an id, and the time that is left on the world's clock."""
+    """The context that Lambda passes to a function."""
 
     def __init__(self, clock: Callable[[], float], timeout_seconds: float) -> None:
         self.aws_request_id = str(uuid.uuid4())
@@ -71,7 +70,7 @@ class LambdaContext:
 
 @dataclass
 class Answer:
-    """One answer of the API. `headers` have lower-case names."""
+    """A response of the API. `headers` have lower-case names."""
 
     status_code: int
     headers: dict[str, str]
@@ -91,16 +90,16 @@ def call(
     key: str | None = KEY,
     **headers: str,
 ) -> Answer:
-    """Call the API as API Gateway does; header names have `_` for `-`."""
+    """Call the API as API Gateway does. Header names have `_` for `-`."""
     path, _, query = path.partition("?")
-    event_id = re.match(r"/events/([^/]+)", path)
+    resource, parameters = find_route(path)
     given = {name.replace("_", "-"): value for name, value in headers.items()}
     if key is not None:
-        given["authorization"] = f"Bearer {key}"
+        given.setdefault("authorization", f"Bearer {key}")
     event = {
-        "requestContext": {"httpMethod": method, "resourcePath": re.sub(r"^/events/[^/]+", "/events/{event_id}", path)},
+        "requestContext": {"httpMethod": method, "resourcePath": resource},
         "headers": given,
-        "pathParameters": {"event_id": event_id[1]} if event_id else {},
+        "pathParameters": parameters,
         "multiValueQueryStringParameters": urllib.parse.parse_qs(query, keep_blank_values=True) or None,
         "stageVariables": {},
         "body": body.encode() if isinstance(body, str) else body,
@@ -110,11 +109,19 @@ def call(
     return Answer(answer["statusCode"], answered, answer["body"])
 
 
+def find_route(path: str) -> tuple[str, dict[str, str]]:
+    """Return the route of a path, and its path parameters."""
+    for route in app.app.routes:
+        if match := re.fullmatch(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", route), path):
+            return route, match.groupdict()
+    return path, {}
+
+
 @dataclass
 class World:
-    """A deployed system: call its API, run its worker and its schedules, look into its queues.
+    """A deployed system: call its API, run its worker and schedules, look into its queues.
 
-    `dynamodb` and `sqs` are the system's own clients; what the world does itself goes through `outside`.
+    `dynamodb` and `sqs` are the system's own clients; `outside` is another SQS client.
     """
 
     clock: Clock
@@ -129,7 +136,7 @@ class World:
         self._start()
 
     def restart(self, **environ: str) -> None:
-        """Start anew as a fresh container would, with other variables too."""
+        """Start a new container, with these variables changed."""
         self.stop()
         self.environ |= environ
         self._start()
@@ -148,7 +155,7 @@ class World:
         self.services.push.close()
 
     def forget(self, **environ: str) -> None:
-        """Be as if just made, with other variables: making another world takes far longer."""
+        """Empty the table and the queues, and start a new container: faster than making another world."""
         self.environ = {**self._first_environ}
         self._table().items.clear()
         for variable in ("INBOX_QUEUE_URL", "INBOX_DLQ_URL"):
@@ -164,7 +171,7 @@ class World:
         return call(self.clock, method, path, body, key=key, **headers)
 
     def post(self, payload: object = None, *, event_type: str = "order.created", **headers: str) -> dict[str, Any]:
-        """Post an event that must be accepted, and return the answer."""
+        """Post an event, which must be accepted; return it."""
         body = json.dumps({"event_type": event_type, "payload": {} if payload is None else payload})
         answer = self.call("POST", "/events", body, **headers)
         assert answer.status_code == 202, answer.text
@@ -176,9 +183,9 @@ class World:
         return event
 
     def run_worker(self, *, timeout_seconds: float = 50) -> int:
-        """Do once what Lambda's event source does: receive a batch, call the worker, delete it unless it raised."""
+        """Receive a batch, call the worker and delete the batch unless it raised, as Lambda's event source does."""
         queue_url = self.environ["INBOX_QUEUE_URL"]
-        # Without waiting: a long poll would wait for a clock that stands still.
+        # No long poll: it would wait for a clock that stands still.
         received = self.outside.receive_message(QueueUrl=queue_url, MaxNumberOfMessages=10, WaitTimeSeconds=0)
         received = received.get("Messages", [])
         if not received:
@@ -203,7 +210,7 @@ class World:
         schedule(dict.fromkeys(names, ""), LambdaContext(self.clock, 60))
 
     def settle(self, *, hours: float = 24) -> None:
-        """Let time pass, with the worker and the sweep at work, until nothing is pending and no message is left."""
+        """Let time pass, running the worker and the sweep, until nothing is pending and no message is left."""
         end = self.clock() + hours * 3600
         while self.clock() < end:
             while self.run_worker():
@@ -243,15 +250,8 @@ class World:
         self._queue("INBOX_DLQ_URL")._messages.clear()
 
     def lose_messages(self, count: int | None = None) -> None:
-        """Let the oldest messages in the inbox queue be lost, or all."""
+        """Drop the oldest messages of the inbox queue, or all."""
         del self._queue("INBOX_QUEUE_URL")._messages[:count]
-
-    def fill_inbox(self, count: int, *, delay_seconds: int = 0) -> None:
-        """Put many messages into the inbox queue."""
-        for start in range(0, count, 10):
-            numbers = map(str, range(start, min(start + 10, count)))
-            entries = [{"Id": number, "MessageBody": "{}", "DelaySeconds": delay_seconds} for number in numbers]
-            self.outside.send_message_batch(QueueUrl=self.environ["INBOX_QUEUE_URL"], Entries=entries)
 
     def _table(self) -> Any:
         return dynamodb_backends[DEFAULT_ACCOUNT_ID][REGION].tables[self.environ["EVENTS_TABLE_NAME"]]
@@ -260,50 +260,60 @@ class World:
         return sqs_backends[DEFAULT_ACCOUNT_ID][REGION].queues[self.environ[variable].rsplit("/", 1)[-1]]
 
     def send(self, body: str, **attributes: str) -> None:
-        """Put a message into the inbox queue as anybody might."""
+        """Send a message to the inbox queue."""
         typed = {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()}
         self.outside.send_message(QueueUrl=self.environ["INBOX_QUEUE_URL"], MessageBody=body, MessageAttributes=typed)
 
 
 @cache
 def _session() -> Any:
-    """Return a session that keeps what it has read of botocore's data."""
+    """Return a session, which keeps the service models that it has read."""
     return boto3.Session("testing", "testing", region_name=REGION)
 
 
+def _create_resources(session: Any) -> dict[str, str]:
+    """Create the table and the queues of resources.json; return the variables that name them."""
+    template = json.loads((ROOT / "resources.json").read_text(encoding="utf-8"))
+    created = ("EventsTable", "InboxQueue", "InboxDLQ")
+    template["Resources"] = {name: template["Resources"][name] for name in created}
+    template["Outputs"] = {name: {"Value": {"Ref": name}} for name in created}
+    without_default = [name for name, parameter in template["Parameters"].items() if "Default" not in parameter]
+    cloudformation = session.client("cloudformation")
+    cloudformation.create_stack(
+        StackName="resources",
+        TemplateBody=json.dumps(template),
+        Parameters=[{"ParameterKey": name, "ParameterValue": "none"} for name in without_default],
+    )
+    stack = cloudformation.describe_stacks(StackName="resources")["Stacks"][0]
+    values = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+    return dict(zip(("EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL"), map(values.get, created), strict=True))
+
+
 @contextmanager
-def world(webhook_url: str, **environ: str) -> Iterator[World]:
-    """A system that pushes to `webhook_url`, made from resources.json; `environ` adds to its variables."""
+def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Iterator[World]:
+    """Create a system that pushes to `webhook_url`; `environ` adds to its variables."""
     clock = Clock()
-    one_at_a_time = threading.Lock()
+    lock = threading.Lock()
     process_request = BotocoreStubber.process_request
 
-    def atomically(stubber: BotocoreStubber, request: Any) -> Any:
-        """Serve one call: moto checks a condition and writes in two steps, which AWS does in one."""
-        with one_at_a_time:
+    def process_one_request(stubber: BotocoreStubber, request: Any) -> Any:
+        """Serialize calls: moto checks a condition and writes in two steps, AWS in one."""
+        with lock:
             return process_request(stubber, request)
 
     with pytest.MonkeyPatch.context() as patch, mock_aws():
-        patch.setattr(BotocoreStubber, "process_request", atomically)
+        patch.setattr(BotocoreStubber, "process_request", process_one_request)
         patch.setattr(moto.sqs.models, "unix_time", clock)
         patch.setattr(moto.sqs.models, "unix_time_millis", lambda: clock() * 1000)
         for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL"):
             patch.delenv(name, raising=False)
         patch.setattr(services, "_services", None)
         session = _session()
-        cloudformation = session.client("cloudformation")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Tried to parse AWS::CloudWatch::Alarm")  # moto makes none
-            cloudformation.create_stack(StackName="resources", TemplateBody=(ROOT / "resources.json").read_text())
-        stack = cloudformation.describe_stacks(StackName="resources")["Stacks"][0]
-        outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
         keys = (f"acme:{digest(KEY)}", f"shop:{digest(PRODUCER_KEY)}:produce", f"reader:{digest(CONSUMER_KEY)}:consume")
-        made = World(
+        made = kind(
             clock,
             {
-                "EVENTS_TABLE_NAME": outputs["EventsTableName"],
-                "INBOX_QUEUE_URL": outputs["InboxQueueUrl"],
-                "INBOX_DLQ_URL": outputs["InboxDLQUrl"],
+                **_create_resources(session),
                 "ZAPIER_WEBHOOK_URL": webhook_url,
                 "API_KEYS": ",".join(keys),
                 **environ,

@@ -1,0 +1,55 @@
+"""Checks that a response is what chalicelib/openapi.json describes."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jsonschema.exceptions import best_match
+from openapi_schema_validator import OAS31Validator, oas31_format_checker
+
+from tests.support.world import ROOT, Answer
+
+DOCUMENT: dict[str, Any] = json.loads(Path(ROOT, "chalicelib", "openapi.json").read_text(encoding="utf-8"))
+
+
+def resolve(value: dict[str, Any]) -> dict[str, Any]:
+    """Return what a reference refers to, or the value itself."""
+    while "$ref" in value:
+        found: Any = DOCUMENT
+        for name in value["$ref"].removeprefix("#/").split("/"):
+            found = found[name]
+        value = found
+    return value
+
+
+def assert_fits(value: object, schema: dict[str, Any]) -> None:
+    error = best_match(_validator(json.dumps(schema)).iter_errors(value))
+    assert error is None, f"{error.json_path}: {error.message}"
+
+
+def assert_described(method: str, route: str, answer: Answer) -> None:
+    """Check status, headers and body of an answer against the document; it must not hold anything else."""
+    operation = DOCUMENT["paths"].get(route, {}).get(method.lower())
+    if operation is None:
+        described = resolve(DOCUMENT["components"]["responses"]["MethodNotAllowed"])
+    else:
+        described = resolve(operation["responses"][str(answer.status_code)])
+    headers = {name.lower(): resolve(header) for name, header in described.get("headers", {}).items()}
+    content = described.get("content", {})
+    content_type = answer.headers.get("content-type")
+    assert (content_type in content) == bool(content), content_type
+    given = answer.headers.keys() - {"content-type"}
+    assert given <= headers.keys()
+    assert given >= {name for name, header in headers.items() if header.get("required")}
+    for name in given:
+        value, schema = answer.headers[name], headers[name]["schema"]
+        assert_fits(int(value) if schema["type"] == "integer" else value, schema)
+    if content_type and content_type.endswith("json"):
+        assert_fits(answer.json, {**content[content_type]["schema"], "unevaluatedProperties": False})
+
+
+@cache
+def _validator(schema: str) -> Any:
+    whole = {**json.loads(schema), "components": DOCUMENT["components"]}
+    return OAS31Validator(whole, format_checker=oas31_format_checker)

@@ -1,0 +1,93 @@
+import pytest
+from botocore.exceptions import ClientError, ReadTimeoutError
+from botocore.parsers import ResponseParserError
+
+from chalicelib.errors import QueueUnavailableError
+from chalicelib.queue import Queue
+from tests.conftest import During, Output
+from tests.support.world import World
+
+BODY = '{"text":"secret é \U0001f511"}'
+
+
+@pytest.fixture
+def queue(shared_world: World) -> Queue:
+    shared_world.forget()
+    return shared_world.services.inbox
+
+
+def test_a_message_is_received_as_it_was_sent_until_it_is_deleted(queue: Queue, shared_world: World) -> None:
+    queue.send(BODY, {"EventId": "evt_1", "Reason": "permanent"})
+    queue.send_many([(BODY, {}), (BODY, {"EventId": "evt_2"})])
+
+    received = queue.receive(wait_seconds=0)
+
+    assert [message.body for message in received] == [BODY] * 3
+    assert [dict(message.attributes) for message in received] == [
+        {"EventId": "evt_1", "Reason": "permanent"},
+        {},
+        {"EventId": "evt_2"},
+    ]
+    queue.delete(received[0].receipt_handle)
+    queue.delete_many([message.receipt_handle for message in received[1:]])
+    assert (queue.depth(), shared_world.messages()) == (0, [])
+
+
+@pytest.mark.parametrize(("delay_seconds", "hidden_seconds"), [(0, 0), (0.001, 1), (29.2, 30), (900, 900)])
+def test_a_delay_is_rounded_up_to_whole_seconds(
+    delay_seconds: float, hidden_seconds: int, queue: Queue, shared_world: World
+) -> None:
+    queue.send(BODY, {}, delay_seconds)
+
+    assert [message["delay_seconds"] for message in shared_world.messages()] == [hidden_seconds]
+    assert queue.depth() == (hidden_seconds == 0)
+
+
+@pytest.mark.parametrize("operation", ["SendMessageBatch", "DeleteMessageBatch"])
+def test_a_refused_entry_of_a_batch_is_an_error(queue: Queue, during: During, operation: str) -> None:
+    queue.send_many([(BODY, {})] * 3)
+    handles = [message.receipt_handle for message in queue.receive(wait_seconds=0)]
+    refused = [{"Id": "0", "SenderFault": True, "Code": "InternalError"}]
+    during(queue._client, f"after-call.sqs.{operation}", lambda parsed, **_: parsed.update(Failed=refused))
+
+    with pytest.raises(QueueUnavailableError):
+        if operation == "SendMessageBatch":
+            queue.send_many([(BODY, {})] * 3)
+        else:
+            queue.delete_many(handles)
+
+
+def test_each_operation_logs_one_line_without_bodies_and_failures_at_error(
+    queue: Queue, during: During, output: Output
+) -> None:
+    operations = (
+        lambda: queue.send(BODY, {"EventId": "evt_1"}),
+        lambda: queue.send_many([(BODY, {})]),
+        lambda: queue.receive(wait_seconds=0),
+        lambda: queue.delete("handle"),
+        lambda: queue.delete_many(["handle"]),
+        queue.depth,
+    )
+    errors = (
+        ClientError({"Error": {"Code": "ServiceUnavailable", "Message": BODY}}, "SendMessage"),
+        ReadTimeoutError(endpoint_url="https://sqs.test"),
+        ResponseParserError(BODY),
+    )
+    queue.send(BODY, {"EventId": "evt_1"})
+    [line] = output.lines()
+    assert (line["level"], line["EventId"], bool(line["message_id"])) == ("INFO", "evt_1", True)
+
+    def fail(**_: object) -> None:
+        raise next(failures)
+
+    failures = iter([*errors, *errors])
+    during(queue._client, "before-call.sqs", fail)
+    for operation in operations:
+        with pytest.raises(QueueUnavailableError) as raised:
+            operation()
+        assert "secret" not in str(raised.value)
+
+    lines = output.lines()
+    assert [line["level"] for line in lines] == ["ERROR"] * len(operations)
+    assert [line["error"] for line in lines[:3]] == ["ServiceUnavailable", "ReadTimeoutError", "ResponseParserError"]
+    assert "secret" not in str(lines)

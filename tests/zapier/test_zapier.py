@@ -1,0 +1,32 @@
+"""The Zapier integration against a running system, in Zapier's own test harness."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from tests.support.running import ROOT, running
+
+INTEGRATION = ROOT / "examples" / "zapier"
+
+pytestmark = [
+    pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js"),
+    pytest.mark.skipif(not (INTEGRATION / "node_modules").exists(), reason="needs `make zapier`, which installs it"),
+]
+
+
+def test_the_integration_passes_in_zapiers_test_harness() -> None:
+    with running(SUBSCRIPTION_HOSTS="127.0.0.1") as system:
+        environ = {"TRIGGERS_URL": f"http://127.0.0.1:{system.port}", "TRIGGERS_API_KEY": system.key}
+        result = subprocess.run(
+            ["node", "--test", "test/"],
+            cwd=INTEGRATION,
+            env={**os.environ, **environ},
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "# skipped 0" in result.stdout
