@@ -1,49 +1,63 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 SET_UP := .venv/.set-up
+SET_UP_DEV := .venv/.set-up-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos mutants api-key package e2e bench deploy destroy dlq redrive show replay \
-  send
+.PHONY: help run test check chaos mutants zapier api-key signing-secret package e2e bench resources deploy destroy \
+  dlq redrive show replay send
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(SET_UP) ## run the whole system on this machine (PORT=8000)
 	@exec $(PY) -m tools.run
 
-test: $(SET_UP) ## run every test
+test: $(SET_UP_DEV) ## run every test
 	@$(PY) -m pytest
 
-check: $(SET_UP) ## format, lint, types, tests
+check: $(SET_UP_DEV) ## format, lint, types, tests
 	@$(PY) -m ruff format --check
 	@$(PY) -m ruff check
 	@$(PY) -m mypy
 	@$(PY) -m pytest
 
-chaos: $(SET_UP) ## simulate storms of faults and crashes (SEEDS=500, or SEED=7 to repeat one)
-	@exec $(PY) -m tests.crash.chaos
+chaos: $(SET_UP_DEV) ## simulate storms of faults and crashes (SEEDS=500, or SEED=7 to repeat one)
+	@$(PY) -m tests.crash.chaos
+	@test -n "$$SEED" || CHAOS=1 $(PY) -m pytest -n 0 tests/crash/test_kill.py
 
-mutants: $(SET_UP) ## break the code in many ways and see a test fail for each
+mutants: $(SET_UP_DEV) ## break the code in many ways and see a test fail for each
 	@exec $(PY) -m tests.mutants
+
+zapier: $(SET_UP_DEV) ## test the Zapier integration (needs Node)
+	@cd examples/zapier && npm ci --no-audit --no-fund --silent
+	@exec $(PY) -m pytest -n 0 tests/zapier
 
 api-key: $(SET_UP) ## make an API key (NAME=acme SCOPES=produce+consume)
 	@exec $(PY) -m tools.api_key "$$NAME" "$$SCOPES"
 
-package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev)
-	@exec $(PY) -m tools.package
+signing-secret: $(SET_UP) ## print a new secret for WEBHOOK_SIGNING_SECRETS
+	@exec $(PY) -c 'import base64, secrets; print("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode())'
 
-e2e: $(SET_UP) ## deploy the package to an emulated AWS, and drive it
+package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev)
+	@exec $(PY) -m tools.package "$${STAGE:-dev}"
+
+e2e: $(SET_UP_DEV) ## deploy the package to an emulated AWS, and drive it
 	@exec $(PY) -m tools.e2e
 
-bench: $(SET_UP) ## measure the performance goals; writes docs/performance.md
+bench: $(SET_UP_DEV) ## measure the performance goals; writes docs/performance.md
 	@exec $(PY) -m tools.bench
 
-deploy: $(SET_UP) ## deploy a stage to AWS, or update it (STAGE=dev)
-	@exec $(PY) -m tools.deploy
+resources: $(SET_UP) ## create or update the stack of a stage's resources and settings (STAGE=dev)
+	@exec $(PY) -m tools.resources "$${STAGE:-dev}"
 
-destroy: $(SET_UP) ## take a stage down; its table is kept (STAGE=dev)
-	@exec $(PY) -m tools.destroy
+deploy: resources ## the same, then deploy the functions and the API (STAGE=dev)
+	@exec .venv/bin/chalice deploy --stage "$${STAGE:-dev}"
+
+destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table is kept (STAGE=dev)
+	@: "$${STAGE:?make destroy needs the stage: make destroy STAGE=dev}"
+	@.venv/bin/chalice delete --stage "$$STAGE"
+	@exec $(PY) -m tools.resources "$$STAGE" delete
 
 dlq: $(SET_UP) ## show the dead letter queue (STAGE=dev)
 	@exec $(PY) -m tools.ops dlq
@@ -61,13 +75,19 @@ replay: $(SET_UP) ## count failed events, or push them again (SINCE=2h GO=1 STAT
 send: $(SET_UP) ## post an event (TYPE=order.created PAYLOAD='{...}'), or a file of JSON lines (FILE=events.jsonl)
 	@exec $(PY) -m tools.ops send $${TYPE:+--type "$$TYPE"} $${PAYLOAD:+--payload "$$PAYLOAD"} $${FILE:+--file "$$FILE"}
 
-$(SET_UP): requirements.txt requirements-dev.txt
+$(SET_UP): requirements.txt requirements-run.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
 	  || { echo 'Python 3.11 or newer is needed, for example: make PYTHON=python3.12 ...' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null \
 	  || { echo '$(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
-	@echo 'setting up .venv (once, a minute or two)'
+	@echo 'setting up .venv (once, half a minute or so)'
 	@$(PYTHON) -m venv --clear .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-run.txt \
+	  || { echo 'the packages were not installed, which needs the network once; make again retries' >&2; exit 1; }
+	@touch $@
+
+$(SET_UP_DEV): $(SET_UP) requirements-dev.txt
+	@echo 'adding what tests need to .venv (once, half a minute or so)'
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt \
-	  || { echo 'the packages were not installed: that needs the network, once; the next make starts it again' >&2; exit 1; }
+	  || { echo 'the packages were not installed, which needs the network once; make again retries' >&2; exit 1; }
 	@touch $@

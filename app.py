@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -20,7 +21,11 @@ from chalicelib.settings import SettingsError, load_event_source
 from chalicelib.subscriptions import SUBSCRIPTION_ID, parse_subscription
 from chalicelib.validation import parse_lease_request, parse_new_event
 
-event_source = load_event_source(os.environ)
+try:
+    event_source = load_event_source(os.environ)
+except SettingsError as error:  # a variable of .chalice/config.json; in Lambda nothing is raised
+    sys.stderr.write(f"{error}\n")
+    os._exit(1)  # an exception in the thread that `chalice local` imports this file in would not end the process
 app = Chalice(app_name=f"triggers-api-{event_source.stage}", configure_logs=False)  # the name of the REST API
 
 OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"

@@ -7,7 +7,6 @@ import base64
 import hashlib
 import hmac
 import http.client
-import math
 import socket
 import ssl
 import time
@@ -28,14 +27,14 @@ from chalicelib import __version__
 from chalicelib.events import Event
 
 MAX_BODY_BYTES = 1024
+MAX_RESPONSE_CHARACTERS = 200
 BODY_SECONDS = 1.0  # the status decides; the body only serves diagnosis and the reuse of the connection
 MAX_RETRY_AFTER_SECONDS = 3600.0
 MAX_INFORMATIONAL_RESPONSES = 100
 IDLE_SECONDS = 4.0  # servers close idle connections after 5 s or later; a frozen container cannot see it happen
 ERRORS = (OSError, http.client.HTTPException, HTTPError, ValueError)
 ERROR_TEXTS: tuple[tuple[Any, str], ...] = (  # the first that applies
-    (TimeoutError, "timed out"),
-    (ReadTimeoutError, "timed out"),
+    ((TimeoutError, ReadTimeoutError), "timed out"),
     (ssl.SSLCertVerificationError, "certificate does not verify"),
     (ssl.SSLError, "TLS failed"),
     ((socket.gaierror, UnicodeError), "host name does not resolve"),
@@ -94,12 +93,12 @@ class PushClient:
             outcome = Outcome.FAILED if text == "certificate does not verify" else Outcome.RETRY
             return PushResult(outcome, _ms_since(started), error=text, timed_out=text == "timed out")
         status_code, outcome = response.status, outcome_of(response.status)
-        body = _read_body(response, discard=outcome is Outcome.DELIVERED)
+        text = _read_text(response)
         if outcome is Outcome.DELIVERED:
             return PushResult(outcome, _ms_since(started), status_code)
         wait = _retry_after_seconds(response, self._clock()) if status_code in (429, 503) else 0.0
         error_text = f"receiver responded {status_code}"
-        return PushResult(outcome, _ms_since(started), status_code, error_text, wait, response=_printable(body))
+        return PushResult(outcome, _ms_since(started), status_code, error_text, wait, response=text)
 
     def close(self) -> None:
         """Close the connections that are not in use."""
@@ -154,11 +153,11 @@ def outcome_of(status_code: int) -> Outcome:
 class _DeadlineSocket(socket.socket):
     """A socket whose timeout bounds all calls until the next `settimeout` together, instead of each one anew."""
 
-    _deadline = math.inf
+    _deadline: float
 
-    def settimeout(self, value: float | None) -> None:
-        self._deadline = math.inf if value is None else time.monotonic() + value
-        super().settimeout(value)
+    def settimeout(self, value: float) -> None:  # type: ignore[override]
+        self._deadline = time.monotonic() + value
+        super().settimeout(max(0.001, value))  # 0 would mean non-blocking
 
     def remaining_seconds(self) -> float:
         remaining = self._deadline - time.monotonic()
@@ -214,38 +213,35 @@ class _Connection(HTTPSConnection):
     @property
     def is_connected(self) -> bool:
         """Whether the connection can be reused: not closed, not idle for long, and without unread bytes."""
-        if self._clock() - self._idle_since > IDLE_SECONDS or not super().is_connected:
-            return False
-        return not (self.ssl_context and self.sock.pending())  # what OpenSSL has read already
+        idle = self._clock() - self._idle_since > IDLE_SECONDS
+        return super().is_connected and not idle and not (self.ssl_context and self.sock.pending())
 
     def connect(self) -> None:
         """Connect within the connect timeout, and leave what remains of the push's timeout in `self.timeout`."""
-        deadline = time.monotonic() + self.timeout
+        started = time.monotonic()
+        connect_seconds = min(self.timeout, self._connect_timeout_seconds)
         try:
-            self.sock = sock = self._open_socket(min(self.timeout, self._connect_timeout_seconds))
+            self.sock = self._open_socket(connect_seconds)
+            self.sock.settimeout(started + connect_seconds - time.monotonic())
             if self.ssl_context:
-                self.sock = self.ssl_context.wrap_socket(sock, server_hostname=self.host)
+                self.sock = self.ssl_context.wrap_socket(self.sock, server_hostname=self.host)
                 self.is_verified = True  # otherwise urllib3 warns
         except OSError as error:  # urllib3 ignores some of them, because a response may have come
             raise NewConnectionError(self, "no connection") from error
-        self.timeout = max(0.001, deadline - time.monotonic())
+        self.timeout -= time.monotonic() - started
         self.sock.settimeout(self.timeout)
 
     def _open_socket(self, timeout_seconds: float) -> _DeadlineSocket:
-        """Try the host's addresses in turn, each with an equal share of the time that is left."""
-        deadline = time.monotonic() + timeout_seconds
+        """Try the host's addresses in turn, each for an equal share of the time."""
         addresses = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        share = timeout_seconds / max(1, len(addresses))
         failure: OSError = socket.gaierror()
-        for index, (*_, address) in enumerate(addresses):
-            share = max(0.001, deadline - time.monotonic()) / (len(addresses) - index)
+        for *_, (host, port, *_) in addresses:
             try:
-                connected = create_connection(address[:2], share, socket_options=self.socket_options)  # type: ignore[arg-type]
+                sock = create_connection((str(host), int(port)), share, socket_options=self.socket_options)
+                return _DeadlineSocket(fileno=sock.detach())
             except OSError as error:
                 failure = error
-                continue
-            sock = _DeadlineSocket(fileno=connected.detach())
-            sock.settimeout(max(0.001, deadline - time.monotonic()))  # for the TLS handshake
-            return sock
         raise failure
 
     def request(self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any) -> None:
@@ -259,27 +255,23 @@ class _Connection(HTTPSConnection):
         return response
 
 
-def _read_body(response: urllib3.HTTPResponse, *, discard: bool) -> bytes:
-    """Read the beginning of the body, and keep the connection if that was all of it.
-
-    A body to discard is not read if the connection cannot be kept anyway.
-    """
-    closing = response.connection is None or response.connection.is_closed
-    wanted = not discard or not (closing or (response.length_remaining or 0) > MAX_BODY_BYTES)
+def _read_text(response: urllib3.HTTPResponse) -> str:
+    """Return the beginning of the body with control characters escaped. Keep the connection if that is all of it."""
     body = b""
     try:
-        while wanted and len(body) < MAX_BODY_BYTES and (data := response.read1(MAX_BODY_BYTES - len(body))):
+        while len(body) < MAX_BODY_BYTES and (data := response.read1(MAX_BODY_BYTES - len(body))):
             body += data
     except ERRORS:
         pass  # the status has decided
     if not response.isclosed():
         response.close()
     response.release_conn()
-    return body
+    text = body.decode("utf-8", "replace")[:MAX_RESPONSE_CHARACTERS]
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _error_text(error: BaseException | None) -> str:
-    """Describe an error without a response in plain words. urllib3 wraps errors up to three times."""
+    """Describe why there is no response. urllib3 wraps errors up to three times."""
     causes = []
     while error is not None:
         causes.append(error)
@@ -295,12 +287,6 @@ def _retry_after_seconds(response: urllib3.HTTPResponse, now: float) -> float:
     except (TypeError, ValueError, OverflowError):  # TypeError: parsedate_tz returned None
         return 0.0
     return min(MAX_RETRY_AFTER_SECONDS, max(0.0, seconds))
-
-
-def _printable(body: bytes) -> str:
-    """Return the first 200 characters with control characters escaped."""
-    text = body.decode("utf-8", "replace")[:200]
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _ms_since(started: float) -> int:

@@ -49,6 +49,7 @@ def client(service: str) -> Any:
         finally:
             gc.enable()
     made.meta.events.register("before-parse", _require_json_object)
+    made.meta.events.register("before-call", _remove_trace_header)
     return made
 
 
@@ -60,6 +61,11 @@ def _require_json_object(response_dict: dict[str, Any], **_: object) -> None:
     is_whole = len(body) == expected_length and text.startswith(b"{") and text.endswith(b"}")
     if response_dict["status_code"] < 300 and not is_whole:
         raise ResponseParserError("not a JSON object, or truncated")
+
+
+def _remove_trace_header(params: dict[str, Any], **_: object) -> None:
+    """Remove the header by which Lambda detects recursive loops: retries go through the worker's own queue."""
+    params["headers"].pop("X-Amzn-Trace-Id", None)
 
 
 @dataclass

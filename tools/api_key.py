@@ -1,7 +1,4 @@
-"""Makes an API key: the key is shown once, and what the service is given is its hash.
-
-Scopes left out mean both.
-"""
+"""`make api-key NAME=acme`: print a new API key, once, and its entry for API_KEYS, which has only a hash."""
 
 import hashlib
 import re
@@ -12,16 +9,20 @@ from chalicelib.auth import Scope
 
 
 def new_key() -> str:
-    """Return a key of 256 random bits. The prefix lets secret scanners and people tell what it is."""
+    """Return a key of 256 random bits; secret scanners know it by the prefix."""
     return f"trk_{secrets.token_urlsafe(32)}"
 
 
 def entry(name: str, key: str, scopes: str = "") -> str:
-    """Return what `API_KEYS` holds for `key`; raise ValueError with a sentence for a person."""
+    """Return the entry of API_KEYS for a key; no scopes means both. Raises ValueError naming the unusable argument."""
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
-        raise ValueError("NAME must be 1 to 64 of A-Z a-z 0-9 . _ -, for example: make api-key NAME=acme")
+        raise ValueError(
+            "NAME is unusable: it must be 1 to 64 of A-Z a-z 0-9 . _ -, for example: make api-key NAME=acme"
+        )
     if scopes and not set(scopes.split("+")) <= set(Scope):
-        raise ValueError(f"SCOPES must be {' or '.join(Scope)}, or {'+'.join(Scope)}, which is the default")
+        raise ValueError(
+            f"SCOPES is unusable: it must be {' or '.join(Scope)}, or {'+'.join(Scope)}, which is the default"
+        )
     digest = hashlib.sha256(key.encode()).hexdigest()
     return f"{name}:{digest}:{scopes}" if scopes else f"{name}:{digest}"
 
@@ -33,7 +34,7 @@ def main(name: str = "", scopes: str = "") -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"key, shown this once:  {key}")
+    print(f"key, shown only now:   {key}")
     print(f"entry for API_KEYS:    {line}")
     return 0
 

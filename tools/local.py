@@ -1,225 +1,278 @@
-"""Puts the system together on one machine: AWS, receiver, API, worker, schedules, in the order they need each other.
+"""Put the system together on one machine: AWS, receiver, API, worker and schedules.
 
-Whatever is set in the environment is used, and what is missing is made. Settings at fault are found before anything is.
+Variables that are set are used, what they leave open is made, and all are checked before anything is made.
 """
 
-import http.client
+import contextlib
+import functools
 import importlib
-import io
 import json
 import logging
 import os
 import re
+import shlex
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
-from threading import Thread
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from threading import Lock, Thread
+from typing import TextIO
 from urllib.parse import urlsplit
 
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError
-from chalice.app import Chalice, ScheduledEventConfig, SQSEventConfig
+import boto3
+from botocore.config import Config as ClientConfig
 from chalice.config import Config
-from chalice.local import LocalDevServer
+from chalice.local import ChaliceRequestHandler, LocalDevServer, create_local_server
 
-from chalicelib import __version__, log
-from chalicelib.settings import Settings
-from tools import api_key, aws, resources
-from tools.invoke import WAIT_SECONDS, EventSource, Function, rate_seconds, start_schedule
+from chalicelib import __version__, batch, schedules, services, settings, telemetry
+from chalicelib.errors import AWS_ERRORS, QueueUnavailableError, StorageUnavailableError
+from chalicelib.queue import Queue
+from chalicelib.services import Services
+from tools import api_key, local_aws, resources
 from tools.receiver import Receiver
-from tools.screen import FOLD, FirstDeadLetter, Screen, ScreenHandler, what_is_where, what_next, what_to_try
-from tools.server import create_server
-from tools.stage import CONFIG, ROOT, TABLE_AND_QUEUES, WEBHOOK_AND_KEYS, check, given
 
-LOGS = ROOT / ".local"
-GRACE_SECONDS = 2
-TIMEOUT_SECONDS = {"api_handler": 30, "worker": 50, "sweep": 60, "check_dlq": 60}
+ROOT = Path(__file__).parent.parent
+POLL_SECONDS = 3  # short, because emulators hand messages to long polls whose client is gone
+WORKER_TIMEOUT_SECONDS = 50.0  # as in .chalice/config.json
+SWEEP_TIMEOUT_SECONDS = 60.0
+SWEEP_SECONDS = 60.0
+CHECK_DLQ_SECONDS = 300.0
 
 
 class StartError(Exception):
-    """It cannot start: `str()` is one line for a person."""
+    """One line that says what keeps the system from starting."""
 
 
-@dataclass(frozen=True)
-class System:
-    """What runs, and can be stopped."""
+class Screen(logging.Handler):
+    """Write lines for a person, among them one for each log record that is about an event or a warning."""
 
-    screen: Screen
-    server: LocalDevServer
-    event_source: EventSource
+    def __init__(self, stream: TextIO, url: str) -> None:
+        super().__init__()
+        self._stream = stream
+        self._url = url
 
-    def stop(self) -> None:
-        """Take nothing new, and give what is under way a moment; a moment is not always enough."""
-        self.screen.say("\nstopping")
-        self.server.shutdown()
-        self.event_source.stop(GRACE_SECONDS)
+    def say(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
+
+    def event(self, event_id: str, text: str) -> None:
+        """Show what happened to an event; the first characters of its id tell it from its neighbours."""
+        printable = "".join(character if character.isprintable() else "?" for character in text)
+        self.say(f"{time.strftime('%H:%M:%S')}  {event_id[:12]:<12}  {printable}")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = vars(record)
+        event_id = str(fields.get("event_id", ""))
+        match record.getMessage():
+            case "attempt":
+                text = (
+                    f"{fields['outcome']:<11}  attempt {fields['attempt']}: {fields['status_code'] or fields['error']}"
+                )
+                seconds = fields["retry_in_seconds"]
+                self.event(event_id, text if seconds is None else f"{text}, next in {seconds:.1f} s")
+            case "dead letter":
+                self.event(event_id, f"dead letter  {fields.get('reason')}  {self._url}/#/events/{event_id}")
+            case "event accepted" | "acknowledged" | "replayed" as message:
+                self.event(event_id, message.removeprefix("event "))
+            case message if record.levelno >= logging.WARNING:
+                self.event(event_id, f"warning      {message} {fields.get('error') or fields.get('reason') or ''}")
 
 
-def start() -> System:
-    """Start everything, and say how to use it once it answers; raise StartError."""
-    port, checked = _check(os.environ)
-    config = Config(checked.stage, config_from_disk=json.loads(CONFIG.read_text()))
-    app: Chalice = importlib.import_module("app").app
-    server = _listen(app, config, port)
-    port = server.server.server_port
-    url = f"http://127.0.0.1:{port}"
-    screen, log_place, fold = _open_screen(checked.log_level, port)
-    aws_place = _provide_aws(checked.stage)
-    receiver = _provide_receiver(screen)
-    key = _provide_key()
-    event_source = _start_functions(app, config)
+class Handler(ChaliceRequestHandler):
+    """One connection of Chalice's local server."""
+
+    disable_nagle_algorithm = True
+    timeout = 60
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # the client is gone
+            super().handle()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def given(name: str) -> str:
+    """Return the value of an environment variable, "" if it is not set."""
+    return os.environ.get(name, "").strip()
+
+
+def start() -> None:
+    """Start everything in daemon threads, and say how to use it; raise StartError."""
+    config = _read_config()
+    port = _check_environment()
+    server = _listen(config, port)
+    url = f"http://127.0.0.1:{server.server.server_port}"
+    screen = _open_screen(url)
+    variables = _provide_aws()
+    receiver_url = _provide_receiver(screen, variables)
+    key = _provide_key(variables)
+    screen.say(_usage(url, key, receiver_url, variables))
+    current = _connect()
+    _start_worker(current)
+    _schedule("sweep", SWEEP_SECONDS, lambda: schedules.sweep(current, SWEEP_TIMEOUT_SECONDS))
+    _schedule("check_dlq", CHECK_DLQ_SECONDS, lambda: schedules.check_dlq(current))
     Thread(target=server.server.serve_forever, name="api", daemon=True).start()
-    _await_health(port)
-    receiver_url = receiver.url if receiver else None
-    pushes_to = f"{receiver_url}  (built in, shows what it gets)" if receiver_url else _webhook_place()
-    python, queues = os.path.relpath(sys.executable), _aws_variables(checked.stage)
-    look = partial(what_next, url=url, key=key, python=python, aws=queues, fold=fold)
-    logging.getLogger("triggers_api").addHandler(FirstDeadLetter(screen, look))
-    screen.say(f"triggers-api {__version__}, stage {checked.stage}\n")
-    screen.say(what_is_where(url, _key_place(key), pushes_to, aws_place, log_place))
-    screen.say(what_to_try(url, key, receiver_url, fold))
     screen.say(f"ready  {url}  (Ctrl-C ends it)")
-    return System(screen, server, event_source)
 
 
-def _check(environ: Mapping[str, str]) -> tuple[int, Settings]:
-    """Return the port and the settings as far as they are given; raise StartError naming every variable at fault."""
-    variables = given(environ)
-    checked, faults = check(environ, {**TABLE_AND_QUEUES, **WEBHOOK_AND_KEYS})
-    port = variables.get("PORT", "8000").strip()
+def _read_config() -> Config:
+    """Return Chalice's configuration of the stage; its optional settings count unless the environment has others."""
+    config_from_disk = json.loads((ROOT / ".chalice" / "config.json").read_text())
+    config = Config(given("STAGE") or "dev", config_from_disk=config_from_disk)
+    for name, value in config.environment_variables.items():
+        if name != "SETTINGS_SECRET":  # names what only a deployed stage has
+            os.environ[name] = given(name) or value
+    return config
+
+
+def _check_environment() -> int:
+    """Return the port; raise StartError naming every variable at fault."""
+    faults = []
+    stand_ins = {**dict.fromkeys(settings.REQUIRED, "http://127.0.0.1/"), "API_KEYS": ""}
+    try:
+        settings.load({**stand_ins, **{name: value for name, value in os.environ.items() if value.strip()}})
+    except settings.SettingsError as error:
+        faults.append(str(error))
+    port = given("PORT") or "8000"
     if not (re.fullmatch(r"[0-9]{1,5}", port) and int(port) <= 65535):
         faults.append("PORT is unusable: it must be 0 to 65535")
-    if not re.match(r"https?://[^/]", variables.get("AWS_ENDPOINT_URL", "http://-").strip()):
+    if not re.match(r"https?://[^/]", given("AWS_ENDPOINT_URL") or "http://-"):
         faults.append("AWS_ENDPOINT_URL is unusable: it must be an http or https URL")
-    if faults or checked is None:
+    if faults:
         raise StartError("; ".join(faults))
-    return int(port), checked
+    return int(port)
 
 
-def _open_screen(log_level: str, port: int) -> tuple[Screen, str, str]:
-    """Return the screen, where JSON lines go, and what stands between the parts of a command.
-
-    JSON goes to a file while a person watches, one for each port, for there may be two runs; else to the same output.
-    """
-    log.configure(log_level)
-    terminal = sys.stdout
-    if isinstance(terminal, io.TextIOWrapper):
-        terminal.reconfigure(errors="replace")
-    if not terminal.isatty():
-        return Screen(terminal, color=False), "standard output, in lines that begin with {", " "
-    log_file = LOGS / f"run-{port}.log"
+def _listen(config: Config, port: int) -> LocalDevServer:
+    """Return Chalice's local server, which listens already and does not yet respond."""
+    app = importlib.import_module("app").app
+    api_config = config.scope(config.chalice_stage, "api_handler")
     try:
-        LOGS.mkdir(exist_ok=True)
-        sys.stdout = log_file.open("w", encoding="utf-8")
+        server = create_local_server(app, api_config, "127.0.0.1", port)
     except OSError as error:
-        raise StartError(f"{os.path.relpath(log_file)}: {error.strerror}") from error
-    color = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    screen = Screen(terminal, color=color)
-    logging.getLogger("triggers_api").addHandler(ScreenHandler(screen))
-    return screen, os.path.relpath(log_file), FOLD
+        raise StartError(f"PORT {port}: {error.strerror}; make run PORT=0 takes a free one") from error
+    server.server.RequestHandlerClass = functools.partial(Handler, app_object=app, config=api_config)
+    server.server.socket.listen(128)
+    return server
 
 
-def _listen(app: Chalice, config: Config, port: int) -> LocalDevServer:
-    local_config = Config.create(lambda_timeout=_timeout_seconds(config, "api_handler"))
-    try:
-        return create_server(app, local_config, port)
-    except OSError as error:
-        raise StartError(f"port {port}: {error.strerror}; make run PORT=0 takes one that is free") from error
+def _open_screen(url: str) -> Screen:
+    """Return the screen. On a terminal, JSON lines go to a file instead of standard output."""
+    screen = Screen(sys.stdout, url)
+    telemetry.configure(given("LOG_LEVEL").upper() or "INFO")
+    telemetry.logger.addHandler(screen)
+    if sys.stdout.isatty():
+        (ROOT / ".local").mkdir(exist_ok=True)
+        sys.stdout = (ROOT / ".local" / f"run-{urlsplit(url).port}.log").open("w", encoding="utf-8")
+    return screen
 
 
-def _provide_aws(stage: str) -> str:
-    """See that table and queues are there and that the environment names them; return where they are."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL", "").strip()
-    place = endpoint or "inside this process"
-    variables = resources.VARIABLES.values()
-    named = {name: value for name, value in given(os.environ).items() if name in variables}
+def _provide_aws() -> dict[str, str]:
+    """Start an AWS unless one is given, and make the resources it lacks; return the variables that name them."""
+    endpoint = given("AWS_ENDPOINT_URL")
     try:
         if endpoint:
-            aws.use_given()
+            local_aws.complete_given()
         else:
-            aws.embed()
-        if not endpoint or len(named) < len(variables):
-            os.environ |= {**resources.ensure(stage), **named}
-        resources.check(named)
-    except (BotoCoreError, ClientError, ResponseParserError, ValueError, KeyError, resources.ResourcesError) as error:
-        raise StartError(f"AWS {place}: {' '.join(str(error).split())}") from error
-    return endpoint or f"{os.environ['AWS_ENDPOINT_URL']}  (inside this process, empty at each start)"
+            local_aws.embed()
+        if not given("SETTINGS_SECRET"):
+            made = resources.ensure(os.environ["STAGE"])
+            os.environ |= {name: value for name, value in made.items() if not given(name)}
+    except (*AWS_ERRORS, ValueError, resources.ResourcesError) as error:
+        raise StartError(f"AWS {endpoint}: {' '.join(str(error).split())}") from error
+    names = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL", "STAGE")
+    variables = {name: given(name) for name in names if given(name)}
+    return variables | {name: value for name, value in local_aws.CREDENTIALS.items() if given(name) == value}
 
 
-def _provide_receiver(screen: Screen) -> Receiver | None:
-    if os.environ.get("ZAPIER_WEBHOOK_URL", "").strip():
+def _provide_receiver(screen: Screen, variables: dict[str, str]) -> str | None:
+    """Start the built-in receiver unless a webhook URL is set; return its URL."""
+    if given("ZAPIER_WEBHOOK_URL") or given("SETTINGS_SECRET"):
         return None
-    receiver = Receiver(screen)
-    receiver.start()
-    os.environ["ZAPIER_WEBHOOK_URL"] = receiver.url + receiver.hook_path
-    return receiver
+    receiver = Receiver(screen.event)
+    Thread(target=receiver.serve_forever, name="receiver", daemon=True).start()
+    variables["ZAPIER_WEBHOOK_URL"] = os.environ["ZAPIER_WEBHOOK_URL"] = receiver.url + receiver.hook_path
+    return receiver.url
 
 
-def _provide_key() -> str | None:
-    if "API_KEYS" in os.environ:
+def _provide_key(variables: dict[str, str]) -> str | None:
+    """Make an API key unless keys are set; return it."""
+    if "API_KEYS" in os.environ or given("SETTINGS_SECRET"):
         return None
     key = api_key.new_key()
-    os.environ["API_KEYS"] = api_key.entry("local", key)
+    variables["API_KEYS"] = os.environ["API_KEYS"] = api_key.entry("local", key)
     return key
 
 
-def _key_place(key: str | None) -> str:
-    if key:
-        return f"{key}  (for this run)"
-    if not os.environ["API_KEYS"].strip():
-        return "none: API_KEYS is empty, so every call is refused"
-    return "as in API_KEYS; put one into TRIGGERS_API_KEY to paste what follows"
-
-
-def _webhook_place() -> str:
-    """Return as much of the webhook URL as may be shown: its path is a secret."""
-    url = urlsplit(os.environ["ZAPIER_WEBHOOK_URL"].strip())
-    return f"{url.scheme}://{url.netloc}/…  (ZAPIER_WEBHOOK_URL)"
-
-
-def _aws_variables(stage: str) -> dict[str, str]:
-    """Return what another process needs to find the queues. A person's own credentials it has to find itself."""
-    names = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
-    place = {name: os.environ[name] for name in names if name in os.environ}
-    made = {name: value for name, value in aws.DUMMY.items() if os.environ.get(name) == value}
-    return {"STAGE": stage, **place, **made}
-
-
-def _start_functions(app: Chalice, config: Config) -> EventSource:
-    """Start what Lambda would call: the schedules, and the worker on its queue, with the numbers that app.py gives."""
-
-    def function(name: str) -> Function:
-        return Function(name, app.handler_map[name], _timeout_seconds(config, name))
-
-    worker = next(source for source in app.event_sources if isinstance(source, SQSEventConfig))
-    event_source = EventSource(
-        aws.client("sqs", read_timeout_seconds=WAIT_SECONDS + 4),
-        os.environ["INBOX_QUEUE_URL"],
-        function(worker.name),
-        batch_size=worker.batch_size,
-        concurrency=worker.maximum_concurrency or 1,
-    )
-    event_source.start()
-    for source in app.event_sources:
-        if isinstance(source, ScheduledEventConfig):
-            start_schedule(function(source.name), rate_seconds(source.schedule_expression))
-    return event_source
-
-
-def _timeout_seconds(config: Config, name: str) -> int:
-    return config.scope(config.chalice_stage, name).lambda_timeout or TIMEOUT_SECONDS[name]
-
-
-def _await_health(port: int) -> None:
-    """Return when the API answers; raise StartError when it does not, or not well."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+def _connect() -> Services:
+    """Return the services after a first look at the table and both queues."""
     try:
-        connection.request("GET", "/health")
-        status = connection.getresponse().status
-    except OSError as error:
-        raise StartError(f"the API does not answer: {error}") from error
-    finally:
-        connection.close()
-    if status != http.HTTPStatus.OK:
-        raise StartError(f"the API is not well: GET /health answers {status}")
+        current = services.get()
+        schedules.check_dlq(current)
+    except (settings.SettingsError, QueueUnavailableError, StorageUnavailableError) as error:
+        raise StartError(f"settings name what is not there: {error}") from error
+    return current
+
+
+def _start_worker(current: Services) -> None:
+    """Start the threads that receive and process batches, one receiving at a time; there is no batch window."""
+    client_config = ClientConfig(connect_timeout=1, read_timeout=POLL_SECONDS + 5, retries={"total_max_attempts": 1})
+    queue = Queue(boto3.client("sqs", config=client_config), current.settings.inbox_queue_url)
+    receiving = Lock()
+
+    def process_batch() -> None:
+        try:
+            with receiving:
+                messages = queue.receive(wait_seconds=POLL_SECONDS)
+        except QueueUnavailableError:  # the queue has logged it
+            time.sleep(1)
+            return
+        if messages:
+            batch.process(messages, current, WORKER_TIMEOUT_SECONDS)
+            queue.delete_many([message.receipt_handle for message in messages])
+
+    for _ in range(settings.load_event_source(os.environ).max_concurrency):
+        _schedule("worker", 0, process_batch)
+
+
+def _schedule(name: str, seconds: float, function: Callable[[], None]) -> None:
+    """Call `function` now, for what a crash left behind should not wait, and every so many seconds."""
+
+    def run() -> None:
+        while True:
+            with telemetry.request_id(str(uuid.uuid4())):
+                try:
+                    function()
+                except Exception:
+                    telemetry.logger.exception("%s failed", name)
+            time.sleep(seconds)
+
+    Thread(target=run, name=name, daemon=True).start()
+
+
+def _usage(url: str, key: str | None, receiver_url: str | None, variables: dict[str, str]) -> str:
+    webhook_url = given("ZAPIER_WEBHOOK_URL") or "as in SETTINGS_SECRET"
+    authorization = f"-H 'Authorization: Bearer {key}'" if key else '-H "Authorization: Bearer $TRIGGERS_API_KEY"'
+    event = """-H 'Content-Type: application/json' -d '{"event_type": "order.created", "payload": {"order_id": "1"}}'"""
+    lines = [
+        f"console    {url}/{f'#key={key}' if key else ''}",
+        f"  version    {__version__}, stage {os.environ['STAGE']}",
+        f"  key        {key or 'yours; put it into TRIGGERS_API_KEY for the commands below'}",
+        f"  pushes to  {urlsplit(webhook_url).netloc or webhook_url}",
+        f"  logs       {sys.stdout.name}",
+        "  The variables of this AWS, for `chalice local` and other commands:",
+        "  export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items()),
+        "  Post an event, and list what is not delivered:",
+        f"  curl -sS {url}/events {authorization} {event}",
+        f"  curl -sS {url}/inbox {authorization}",
+    ]
+    if receiver_url:
+        lines += [
+            "  Make two deliveries fail and be retried; make one fail for good:",
+            f"  curl -sS -X POST '{receiver_url}/fail?status=503&times=2'",
+            f"  curl -sS -X POST '{receiver_url}/fail?status=404'",
+        ]
+    return "\n".join(lines)

@@ -3,6 +3,7 @@
 Results go to standard output, progress and errors to standard error. Payloads are shown only by `show --payload`.
 """
 
+import codecs
 import hashlib
 import json
 import logging
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import boto3
 import click
@@ -35,7 +37,7 @@ from chalicelib.messages import MalformedMessageError, parse
 from chalicelib.queue import BATCH_SIZE, Message, Queue
 
 RECEIVE_WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
-MAX_BATCH_BYTES = 200_000  # SQS limits a batch to 256 KiB, attributes included
+MAX_BATCH_BYTES = 1_000_000  # SQS limits a batch to 1 MiB, attributes included
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -167,7 +169,6 @@ def dlq(stage: str | None, limit: int) -> None:
     sample = [describe(message) for message in peek(sqs, url, min(limit, depth))]
     if sample:
         print_table(("event", "reason", "attempts", "failed at", "last error"), sample)
-        click.echo()
     click.echo(f"{queue.name} {f'holds {depth:,} messages, {len(sample)} of them shown' if depth else 'is empty'}")
 
 
@@ -236,11 +237,9 @@ def move_messages(source: Queue, target: Queue, total: int, pace: Pace) -> Itera
         if not messages:
             return
         copies = [(message.body, message.attributes) for message in messages]
-        if sum(len(body.encode()) for body, _ in copies) <= MAX_BATCH_BYTES:
-            target.send_many(copies)
-        else:
-            for body, attributes in copies:
-                target.send(body, attributes)
+        fits = sum(len(body.encode()) for body, _ in copies) <= MAX_BATCH_BYTES
+        for batch in [copies] if fits else [[copy] for copy in copies]:
+            target.send_many(batch)
         source.delete_many([message.receipt_handle for message in messages])
         total -= len(messages)
         yield len(messages)
@@ -317,7 +316,7 @@ class Api:
 @click.option("--payload", is_flag=True, help="Show payload and metadata, too.")
 def show(event_id: str, *, payload: bool) -> None:
     """Show the timeline of an event: creation, the last 25 attempts, and its state."""
-    event, _ = Api().call("GET", f"/events/{event_id}")
+    event, _ = Api().call("GET", f"/events/{quote(event_id, safe='')}")
     click.echo(f"{event_id}  {event['event_type']}  {event['status']}  posted by {event['created_by']}")
     click.echo(event["message"])
     for name in ("subscription_id", "source_event_id", "copies", "lease_id", "leased_until", "lease_count"):
@@ -367,7 +366,7 @@ def replay(
     def report() -> str:
         lines = [f"replayed {done - len(skipped):,} of {len(found):,} events"]
         if skipped:
-            lines.append(f"skipped, being pushed, leased or gone: {' '.join(skipped)}")
+            lines.append(f"skipped, because they are being pushed, leased or unknown: {' '.join(skipped)}")
         if done < len(found):
             window = ("--since", found[done]["created_at"], "--until", until) if since else event_ids[done:]
             options = (f"--{name.replace('_', '-')}={value}" for name, value in filters.items())
@@ -380,7 +379,7 @@ def replay(
             pace.wait()
             try:
                 # Not repeated when the response is lost: that would push again what is delivered meanwhile.
-                api.call("POST", f"/events/{event['event_id']}/replay", read_retries=0)
+                api.call("POST", f"/events/{quote(event['event_id'], safe='')}/replay", read_retries=0)
             except ApiCallError as error:
                 if error.status not in (404, 409):
                     raise
@@ -420,7 +419,8 @@ def send(event_type: str | None, file: Path | None, idempotency_key: str | None,
 
 def send_lines(api: Api, content: bytes, prefix: str) -> None:
     """Post each line that is not blank. Equal lines are different events: the key counts them."""
-    lines = [(number, line.strip()) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
+    numbered = enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), 1)
+    lines = [(number, line.strip()) for number, line in numbered if line.strip()]
     counts, occurrences = Counter[str](), Counter[bytes]()
 
     def report() -> str:

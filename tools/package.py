@@ -1,40 +1,34 @@
-"""`make package STAGE=dev`: one CloudFormation template for everything, and the zip it deploys, in `build/package/`.
+"""`make package STAGE=dev`: one CloudFormation template for everything, and the zip it deploys, in build/package/.
 
-Chalice makes the template of the functions and the API. Added here: `resources.json`, parameters for what is secret,
-log groups, and references in the place of names.
+`chalice package --merge-template` merges resources.json, and an overlay that replaces names by references.
 """
 
 import json
 import os
 import re
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from botocore.session import Session
-from chalice.awsclient import TypedAWSClient
-from chalice.package import PackageOptions, TemplateDeepMerger, create_app_packager
+from chalicelib.settings import SettingsError
+from tools.resources import ROOT, read_config, read_template
 
-from tools import stage as stages
-from tools.deployed import chalice_config, packageable
-
-OUT = stages.ROOT / "build" / "package"
-RESOURCES = stages.ROOT / "resources.json"
-OVERLAY = Path(__file__).parent / "package_overlay.json"
-LOG_RETENTION_DAYS = 30
-
-# The logical ids that Chalice gives to the functions.
-LOGICAL_IDS = {"api_handler": "APIHandler", "worker": "Worker", "sweep": "Sweep", "check_dlq": "CheckDlq"}
-NAMED = {"events": "EventsTable", "inbox-queue": "InboxQueue", "inbox-dlq": "InboxDLQ"}
-VARIABLES = {
-    "EVENTS_TABLE_NAME": {"Ref": "EventsTable"},
-    "INBOX_QUEUE_URL": {"Ref": "InboxQueue"},
-    "INBOX_DLQ_URL": {"Ref": "InboxDLQ"},
-    "ZAPIER_WEBHOOK_URL": {"Ref": "ZapierWebhookUrl"},
-    "API_KEYS": {"Ref": "ApiKeys"},
-    "WEBHOOK_SIGNING_SECRETS": {"Ref": "WebhookSigningSecrets"},
-    "METRICS_NAMESPACE": {"Ref": "MetricsNamespace"},
+OUT = ROOT / "build" / "package"
+# Chalice's name of a function: the logical ids of function, role and log group.
+FUNCTIONS = {
+    "api_handler": ("APIHandler", "ApiHandlerRole", "ApiLogs"),
+    "worker": ("Worker", "WorkerRole", "WorkerLogs"),
+    "sweep": ("Sweep", "SweepRole", "SweepLogs"),
+    "check_dlq": ("CheckDlq", "CheckDlqRole", "CheckDlqLogs"),
+}
+# The end of an ARN in a policy file, whose account and region are wildcards, and the reference that replaces it.
+ARNS = {
+    "table/[^/]*-events": "EventsTable.Arn",
+    "[^:]*-inbox-queue": "InboxQueue.Arn",
+    "[^:]*-inbox-dlq": "InboxDLQ.Arn",
+    'secret:[^"]*': "Settings",
 }
 
 DEPLOY = """\
@@ -44,95 +38,54 @@ build/package/ has sam.json, the template of everything, and deployment.zip. To 
     --output-template-file build/package/packaged.yaml
   aws cloudformation deploy --template-file build/package/packaged.yaml --stack-name triggers-api-{stage} \\
     --s3-bucket YOUR-BUCKET --capabilities CAPABILITY_IAM CAPABILITY_AUTO_EXPAND \\
-    --parameter-overrides AlarmEmail="$ALARM_EMAIL" AccessLogs=off ZapierWebhookUrl="$ZAPIER_WEBHOOK_URL" \\
-    ApiKeys="$API_KEYS" WebhookSigningSecrets="$WEBHOOK_SIGNING_SECRETS\""""
+    --parameter-overrides ZapierWebhookUrl="$ZAPIER_WEBHOOK_URL" ApiKeys="$API_KEYS" \\
+    WebhookSigningSecrets="$WEBHOOK_SIGNING_SECRETS" AlarmEmail="$ALARM_EMAIL\""""
 
 
-def overlay() -> dict[str, Any]:
-    """Return what `resources.json` and Chalice know nothing of: parameters, throttling, access logs."""
-    template: dict[str, Any] = json.loads(OVERLAY.read_text())
-    return template
-
-
-def package(stage: str, variables: dict[str, str], out: Path = OUT) -> dict[str, Any]:
-    """Write `sam.json` and `deployment.zip` into `out`, and return the template. `variables` are set as they stand."""
-    options = PackageOptions(TypedAWSClient(Session()))
-    with packageable() as project, tempfile.NamedTemporaryFile("w", suffix=".json") as merged:
-        json.dump(TemplateDeepMerger().merge(overlay(), json.loads(RESOURCES.read_text())), merged)
-        merged.flush()
-        config = chalice_config(stage, variables, project)
-        packager = create_app_packager(config, options, merge_template=merged.name)
-        packager.package_app(config, str(out), stage)
-    file = out / "sam.json"
-    arns = {f"triggers-api-{stage}-{name}": logical_id for name, logical_id in NAMED.items()}
-    arns |= {f"{stages.log_group(stage, function)}:*": f"{name}Logs" for function, name in LOGICAL_IDS.items()}
-    template: dict[str, Any] = _with_references(json.loads(file.read_text()), arns)
-    # CloudFormation can take over a table that an earlier stack left, by a name that it need not compute.
-    template["Resources"]["EventsTable"]["Properties"]["TableName"] = f"triggers-api-{stage}-events"
+def package(stage: str, out: Path = OUT) -> None:
+    """Write sam.json and deployment.zip; raise SettingsError or CalledProcessError."""
+    template = read_template(stage)
     template["Parameters"]["Stage"] |= {"Default": stage, "AllowedValues": [stage]}
-    if "METRICS_NAMESPACE" in variables:
-        template["Parameters"]["MetricsNamespace"]["Default"] = variables["METRICS_NAMESPACE"]
-    for function, logical_id in LOGICAL_IDS.items():
-        _complete(template["Resources"], stage, function, logical_id)
-    file.write_text(json.dumps(template, indent=2) + "\n")
-    return template
+    template["Resources"] |= _overlay(stage)
+    chalice = Path(sys.executable).with_name("chalice")
+    environ = {"AWS_DEFAULT_REGION": "us-east-1", **os.environ}  # Chalice wants one; the template is for any
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as merged:
+        json.dump(template, merged)
+        merged.flush()
+        command = [str(chalice), "package", "--stage", stage, "--merge-template", merged.name, str(out)]
+        subprocess.run(command, cwd=ROOT, env=environ, check=True)  # noqa: S603
 
 
-def _complete(resources: dict[str, Any], stage: str, function: str, logical_id: str) -> None:
-    """Give a function its name, its references and its log group: made first, or Lambda would make one of its own."""
-    logs = f"{logical_id}Logs"
-    resources[logical_id]["DependsOn"] = logs
-    properties = resources[logical_id]["Properties"]
-    properties["FunctionName"] = _named(stages.function_name(stage, function), stage)
-    properties["Environment"]["Variables"] |= VARIABLES
-    resources[logs] = {
-        "Type": "AWS::Logs::LogGroup",
-        "Properties": {
-            "LogGroupName": _named(stages.log_group(stage, function), stage),
-            "RetentionInDays": LOG_RETENTION_DAYS,
-        },
-    }
-
-
-def _named(name: str, stage: str) -> dict[str, str]:
-    return {"Fn::Sub": name.replace(f"triggers-api-{stage}", "triggers-api-${Stage}", 1)}
-
-
-def _with_references(part: Any, arns: dict[str, str]) -> Any:
-    """Return `part` with a reference for each name in `arns`, where policies and the event source spell an ARN out."""
-    match part:
-        case str() if part.startswith("arn:"):
-            return _reference(part, arns) or part
-        case {"Fn::Sub": str(arn)} if _reference(arn, arns):
-            return _reference(arn, arns)
-        case dict():
-            return {key: _with_references(value, arns) for key, value in part.items()}
-        case list():
-            return [_with_references(value, arns) for value in part]
-    return part
-
-
-def _reference(arn: str, arns: dict[str, str]) -> dict[str, str] | None:
-    for name, logical_id in arns.items():
-        if match := re.fullmatch(f"arn:.*[:/]{re.escape(name)}(/.*)?", arn):
-            return {"Fn::Sub": f"${{{logical_id}.Arn}}{match[1] or ''}"}
-    return None
+def _overlay(stage: str) -> dict[str, Any]:
+    # Without OpenApiVersion the SAM transform makes a second, public API stage, which is named Stage.
+    overlay: dict[str, Any] = {"RestAPI": {"Properties": {"OpenApiVersion": "2.0"}}}
+    files = read_config(stage)["stages"][stage]["lambda_functions"]
+    for name, (function, role, logs) in FUNCTIONS.items():
+        suffix = "" if name == "api_handler" else f"-{name}"
+        overlay[function] = {"Properties": {"FunctionName": f"triggers-api-{stage}{suffix}"}}
+        policy = (ROOT / ".chalice" / files[name]["iam_policy_file"]).read_text()
+        for end, reference in {**ARNS, 'log-group:[^"]*': f"{logs}.Arn"}.items():
+            pattern = rf'"arn:\*:\w+:\*:\*:{end}(/[^"]*)?"'
+            policy = re.sub(pattern, rf'{{"Fn::Sub": "${{{reference}}}\1"}}', policy)
+        overlay[role] = {"Properties": {"Policies": [{"PolicyName": role, "PolicyDocument": json.loads(policy)}]}}
+    queue = {
+        "Queue": {"Fn::Sub": "${InboxQueue.Arn}"}
+    }  # over Chalice's Fn::Sub; another function would stand beside it
+    overlay["Worker"]["Properties"]["Events"] = {"WorkerSqsEventSource": {"Properties": queue}}
+    return overlay
 
 
 def main(stage: str) -> int:
-    """Say what is wrong with what is given, or what was made and how it is deployed."""
-    _, faults = stages.check({**os.environ, "STAGE": stage}, {**stages.TABLE_AND_QUEUES, **stages.WEBHOOK_AND_KEYS})
-    faults += stages.unknown(stage)
-    if faults:
-        print("make package: nothing was made, since", *faults, sep="\n  ", file=sys.stderr)
+    try:
+        package(stage)
+    except SettingsError as error:
+        print(f"make package: {error}", file=sys.stderr)
         return 1
-    os.environ["STAGE"] = stage  # app.py reads it
-    os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # Chalice asks for one; the template is for any
-    given = stages.given(os.environ)
-    package(stage, {name: given[name] for name in stages.OPTIONAL if name in given})
+    except subprocess.CalledProcessError as error:  # Chalice said why
+        return error.returncode
     print(DEPLOY.format(stage=stage))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(os.environ.get("STAGE") or "dev"))
+    sys.exit(main(*sys.argv[1:]))

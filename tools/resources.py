@@ -1,118 +1,244 @@
-"""Makes what `resources.json` describes, where it is missing, and says what it is called.
+"""`make resources STAGE=dev`: create or update the stack of resources.json, with one change set.
 
-Safe to call again on an AWS that holds everything, or a part of it: what is there is left as it is.
+Parameters of an existing stack keep their values unless the environment has new ones.
 """
 
 import contextlib
 import json
+import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from botocore.exceptions import ClientError, WaiterError
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, WaiterError
 
-from tools.aws import client
+from chalicelib import settings
+from chalicelib.settings import SettingsError
 
-TEMPLATE = Path(__file__).parent.parent / "resources.json"
-VARIABLES = {"EventsTable": "EVENTS_TABLE_NAME", "InboxQueue": "INBOX_QUEUE_URL", "InboxDLQ": "INBOX_DLQ_URL"}
+ROOT = Path(__file__).parent.parent
 
-# What `Ref` and `Fn::GetAtt` give for a resource.
-Attributes = dict[str, str]
+# The variable that sets each parameter of the template. Some may be empty: no keys, no signatures, no mail.
+PARAMETERS = {
+    "ZapierWebhookUrl": "ZAPIER_WEBHOOK_URL",
+    "ApiKeys": "API_KEYS",
+    "WebhookSigningSecrets": "WEBHOOK_SIGNING_SECRETS",
+    "AlarmEmail": "ALARM_EMAIL",
+    "MetricsNamespace": "METRICS_NAMESPACE",
+}
+MAY_BE_EMPTY = ("ApiKeys", "WebhookSigningSecrets", "AlarmEmail")
+STAND_INS = {
+    "EVENTS_TABLE_NAME": "events",
+    "INBOX_QUEUE_URL": "https://sqs.invalid/inbox",
+    "INBOX_DLQ_URL": "https://sqs.invalid/dlq",
+    "ZAPIER_WEBHOOK_URL": "none",
+    "API_KEYS": "",
+}
+FIRST_TIME = """\
+{missing} must be set, the first time only:
+  ZAPIER_WEBHOOK_URL       where events are pushed to: an https URL, or none if consumers pull them
+  API_KEYS                 what `make api-key NAME=acme` prints, separated by commas
+  WEBHOOK_SIGNING_SECRETS  optional: what `make signing-secret` prints; without it, pushes are not signed
+  ALARM_EMAIL              optional: the address that alarms are mailed to"""
+NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
+NEVER_CREATED = ("CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "DELETE_FAILED")
+WAIT: Any = {"Delay": 1, "MaxAttempts": 1800}
 
 
 class ResourcesError(Exception):
-    """Something that is needed is not there: `str()` is one line for a person."""
+    """The stack cannot be created, updated or deleted; the text says why and what to do."""
+
+
+def update(stage: str, cloudformation: Any) -> None:
+    """Create or update the stack; raise ResourcesError, SettingsError, or what boto3 raises."""
+    given = _given(stage)
+    stack = _find(stage, cloudformation)
+    if stack and stack["StackStatus"] in NEVER_CREATED:
+        delete(stage, cloudformation)
+        stack = None
+    is_update = stack is not None and stack["StackStatus"] != "REVIEW_IN_PROGRESS"
+    known = {parameter["ParameterKey"] for parameter in stack.get("Parameters", ())} if stack and is_update else set()
+    missing = [PARAMETERS[key] for key in ("ZapierWebhookUrl", "ApiKeys") if key not in given.keys() | known]
+    if missing:
+        raise ResourcesError(FIRST_TIME.format(missing=" and ".join(missing)))
+    name = _stack_name(stage)
+    parameters: list[dict[str, Any]] = [{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()]
+    parameters += [{"ParameterKey": key, "UsePreviousValue": True} for key in PARAMETERS if key in known - given.keys()]
+    change_set = cloudformation.create_change_set(
+        StackName=name,
+        ChangeSetName=f"resources-{time.time_ns()}",
+        ChangeSetType="UPDATE" if is_update else "CREATE",
+        TemplateBody=json.dumps(read_template(stage)),
+        Parameters=parameters,
+        Tags=[{"Key": "Service", "Value": "triggers-api"}, {"Key": "Environment", "Value": stage}],
+        ImportExistingResources=True,  # the table that a deleted stack left
+    )["Id"]
+    try:
+        cloudformation.get_waiter("change_set_create_complete").wait(ChangeSetName=change_set, WaiterConfig=WAIT)
+    except WaiterError as error:
+        reason = error.last_response.get("StatusReason", str(error))
+        cloudformation.delete_change_set(ChangeSetName=change_set)
+        if not any(text in reason for text in NO_CHANGES):
+            raise ResourcesError(reason) from None
+        print(f"stack {name}: no changes")
+        return
+    print(f"stack {name}: {'update' if is_update else 'create'}")
+    for page in cloudformation.get_paginator("describe_change_set").paginate(ChangeSetName=change_set):
+        for change in (entry["ResourceChange"] for entry in page["Changes"]):
+            replaced = "  replaced" if change.get("Replacement") == "True" else ""
+            print(
+                f"  {change['Action']:<7} {change['LogicalResourceId']}  {change['ResourceType']}{replaced}", flush=True
+            )
+    cloudformation.execute_change_set(ChangeSetName=change_set)
+    _wait("stack_update_complete" if is_update else "stack_create_complete", name, cloudformation)
+    print(f"stack {name}: done")
+
+
+def delete(stage: str, cloudformation: Any) -> None:
+    """Delete the stack, if it exists; the table stays."""
+    name = _stack_name(stage)
+    cloudformation.delete_stack(StackName=name)
+    _wait("stack_delete_complete", name, cloudformation)
+    print(f"stack {name}: deleted; the table triggers-api-{stage}-events is kept, and the next stack takes it over")
+
+
+def restore_record(stage: str) -> None:
+    """Write Chalice's record of what is deployed, if a deployment was interrupted before Chalice wrote it.
+
+    Chalice finds roles, functions and rules by name. Of the API it would make a second one, and the event source of the
+    worker it could not make again.
+    """
+    record = ROOT / ".chalice" / "deployed" / f"{stage}.json"
+    if record.exists() and json.loads(record.read_text())["resources"]:
+        return
+    worker, resources = f"triggers-api-{stage}-worker", []
+    functions, gateway = boto3.client("lambda"), boto3.client("apigateway")
+    with contextlib.suppress(functions.exceptions.ResourceNotFoundException):
+        for source in functions.list_event_source_mappings(FunctionName=worker)["EventSourceMappings"]:
+            arn = source["EventSourceArn"]
+            event = {"queue_arn": arn, "queue": arn.rsplit(":", 1)[-1], "event_uuid": source["UUID"]}
+            event |= {
+                "name": "worker-sqs-event-source",
+                "resource_type": "sqs_event",
+                "lambda_arn": source["FunctionArn"],
+            }
+            resources.append(event)
+    for page in gateway.get_paginator("get_rest_apis").paginate():
+        found = [api["id"] for api in page["items"] if api["name"] == f"triggers-api-{stage}"]
+        resources += [{"name": "rest_api", "resource_type": "rest_api", "rest_api_id": api} for api in found]
+    if resources:
+        record.parent.mkdir(exist_ok=True)
+        record.write_text(json.dumps({"resources": resources, "schema_version": "2.0", "backend": "api"}, indent=2))
+        print(f"{record.relative_to(ROOT)} restored: a deployment was interrupted")
 
 
 def ensure(stage: str) -> dict[str, str]:
-    """Return the environment variables that name the table and the queues of `stage`, made now if need be.
-
-    Raises ResourcesError, and botocore's errors when AWS fails.
-    """
-    template = json.loads(TEMPLATE.read_text())
-    found = _find(template, stage)
-    if len(found) < len(VARIABLES):
-        _create(template, stage, found)
-        found = _find(template, stage)
-    absent = VARIABLES.keys() - found.keys()
-    if absent:
-        raise ResourcesError(f"not there, though its stack is: {', '.join(sorted(absent))}")
-    return {VARIABLES[logical_id]: attributes["Ref"] for logical_id, attributes in found.items()}
-
-
-def check(names: dict[str, str]) -> None:
-    """Raise ResourcesError unless the table and the queues that the variables `names` name are there."""
-    absent = [name for name, value in names.items() if not _attributes(name, value)]
-    if absent:
-        raise ResourcesError("; ".join(f"{name} names what is not there: {names[name]}" for name in absent))
-
-
-def _find(template: dict[str, Any], stage: str) -> dict[str, Attributes]:
-    """Return the table and the queues that are there already, by logical id."""
-    found = {}
-    for logical_id, variable in VARIABLES.items():
-        properties = template["Resources"][logical_id]["Properties"]
-        name = (properties.get("TableName") or properties["QueueName"])["Fn::Sub"].replace("${Stage}", stage)
-        attributes = _attributes(variable, name)
-        if attributes:
-            found[logical_id] = attributes
-    return found
+    """Create the table and the queues in a local AWS where they are missing; return the variables that name them."""
+    template = read_template(stage)["Resources"]
+    config = Config(connect_timeout=3, retries={"total_max_attempts": 1})  # a closed port is reported at once
+    dynamodb, sqs = boto3.client("dynamodb", config=config), boto3.client("sqs", config=config)
+    table = template["EventsTable"]["Properties"]
+    with contextlib.suppress(dynamodb.exceptions.ResourceInUseException):
+        names = ("TableName", "BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
+        dynamodb.create_table(**{name: table[name] for name in names})
+        dynamodb.get_waiter("table_exists").wait(TableName=table["TableName"], WaiterConfig=WAIT)
+        dynamodb.update_time_to_live(
+            TableName=table["TableName"], TimeToLiveSpecification=table["TimeToLiveSpecification"]
+        )
+    urls = {}
+    for queue in ("InboxDLQ", "InboxQueue"):
+        properties = template[queue]["Properties"]
+        try:
+            urls[queue] = sqs.get_queue_url(QueueName=properties["QueueName"])["QueueUrl"]
+        except sqs.exceptions.QueueDoesNotExist:
+            attributes = {key: str(value) for key, value in properties.items() if isinstance(value, int)}
+            if policy := properties.get("RedrivePolicy"):
+                dlq = sqs.get_queue_attributes(QueueUrl=urls["InboxDLQ"], AttributeNames=["QueueArn"])["Attributes"]
+                attributes["RedrivePolicy"] = json.dumps({**policy, "deadLetterTargetArn": dlq["QueueArn"]})
+            urls[queue] = sqs.create_queue(QueueName=properties["QueueName"], Attributes=attributes)["QueueUrl"]
+    return {
+        "EVENTS_TABLE_NAME": table["TableName"],
+        "INBOX_QUEUE_URL": urls["InboxQueue"],
+        "INBOX_DLQ_URL": urls["InboxDLQ"],
+    }
 
 
-def _attributes(variable: str, name: str) -> Attributes | None:
-    """Return what `name` refers to, None if it is not there. A queue's URL or its name will do."""
+def _stack_name(stage: str) -> str:
+    return f"triggers-api-{stage}-resources"
+
+
+def read_template(stage: str) -> Any:
+    """Return resources.json with the names of the stage spelled out: CloudFormation adopts only resources with such."""
+
+    def spell_out(part: dict[str, Any]) -> Any:
+        text = part.get("Fn::Sub")
+        name = text.replace("${Stage}", stage) if isinstance(text, str) else "${"
+        return part if "${" in name else name
+
+    return json.loads((ROOT / "resources.json").read_text(), object_hook=spell_out)
+
+
+def read_config(stage: str) -> Any:
+    """Return .chalice/config.json; raise SettingsError if it does not have the stage."""
+    config = json.loads((ROOT / ".chalice" / "config.json").read_text())
+    if stage not in config["stages"]:
+        raise SettingsError(f"STAGE is unusable: .chalice/config.json has the stages {' and '.join(config['stages'])}")
+    return config
+
+
+def _given(stage: str) -> dict[str, str]:
+    """Return the parameters that the environment sets; raise SettingsError if one is unusable, or config.json is."""
+    config = read_config(stage)
+    given = {"Stage": stage}
+    for key, variable in PARAMETERS.items():
+        value = " ".join(os.environ.get(variable, "").split())
+        if value or (variable in os.environ and key in MAY_BE_EMPTY):
+            given[key] = value
+    configured = config.get("environment_variables", {}) | config["stages"][stage].get("environment_variables", {})
+    settings.load({**STAND_INS, **configured, **{PARAMETERS[key]: given[key] for key in PARAMETERS if key in given}})
+    return given
+
+
+def _find(stage: str, cloudformation: Any) -> dict[str, Any] | None:
+    """Return the description of the stack, once nothing is in progress, or None."""
+    while True:
+        try:
+            [stack] = cloudformation.describe_stacks(StackName=_stack_name(stage))["Stacks"]
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "ValidationError":  # it does not exist
+                return None
+            raise
+        if stack["StackStatus"] == "REVIEW_IN_PROGRESS" or not stack["StackStatus"].endswith("_IN_PROGRESS"):
+            return dict(stack)
+        time.sleep(WAIT["Delay"])
+
+
+def _wait(waiter: str, name: str, cloudformation: Any) -> None:
     try:
-        if variable == "EVENTS_TABLE_NAME":
-            return {"Ref": name, "Arn": client("dynamodb").describe_table(TableName=name)["Table"]["TableArn"]}
-        sqs = client("sqs")
-        url = name if "/" in name else sqs.get_queue_url(QueueName=name)["QueueUrl"]
-        attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]
-        return {"Ref": url, "Arn": attributes["QueueArn"]}
-    except ClientError:
-        return None
+        cloudformation.get_waiter(waiter).wait(StackName=name, WaiterConfig=WAIT)
+    except WaiterError:
+        events = cloudformation.describe_stack_events(StackName=name)["StackEvents"]  # the newest first
+        failures = [event for event in events if event["ResourceStatus"].endswith("_FAILED")]
+        reason = (
+            f"{failures[-1]['LogicalResourceId']}: {failures[-1].get('ResourceStatusReason')}" if failures else waiter
+        )
+        raise ResourcesError(f"stack {name} failed: {reason}") from None
 
 
-def _create(template: dict[str, Any], stage: str, found: dict[str, Attributes]) -> None:
-    """Make a stack around what is there: CloudFormation refuses to make a thing whose name is taken.
-
-    When the stage has its stack, yet something is missing (killed halfway, deleted by hand), a second one completes it.
-    """
-    cloudformation, name = client("cloudformation"), f"triggers-api-{stage}-resources"
-    rest = {logical_id: resource for logical_id, resource in template["Resources"].items() if logical_id not in found}
+def main(stage: str, act: str = "update") -> int:
     try:
-        _create_stack(cloudformation, name, stage, {**template, "Resources": rest}, found)
-    except cloudformation.exceptions.AlreadyExistsException:
-        with contextlib.suppress(WaiterError):
-            _await_stack(cloudformation, name)
-        found = _find(template, stage)
-        missing = {logical_id: rest[logical_id] for logical_id in VARIABLES if logical_id not in found}
-        if missing:
-            _create_stack(cloudformation, f"{name}-{time.time_ns()}", stage, {**template, "Resources": missing}, found)
+        if act == "delete":
+            delete(stage, boto3.client("cloudformation"))
+        else:
+            update(stage, boto3.client("cloudformation"))
+            restore_record(stage)
+    except (ResourcesError, SettingsError, BotoCoreError, ClientError) as error:
+        print(f"make resources: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
-def _create_stack(
-    cloudformation: Any, name: str, stage: str, template: dict[str, Any], found: dict[str, Attributes]
-) -> None:
-    body = json.dumps({key: _resolve(part, found) for key, part in template.items() if key != "Outputs"})
-    parameters = [{"ParameterKey": "Stage", "ParameterValue": stage}]
-    cloudformation.create_stack(StackName=name, TemplateBody=body, Parameters=parameters)
-    _await_stack(cloudformation, name)
-
-
-def _await_stack(cloudformation: Any, name: str) -> None:
-    often = {"Delay": 1, "MaxAttempts": 120}
-    cloudformation.get_waiter("stack_create_complete").wait(StackName=name, WaiterConfig=often)
-
-
-def _resolve(part: Any, found: dict[str, Attributes]) -> Any:
-    """Return `part` of a template with what is there already in the place of references to it."""
-    match part:
-        case {"Ref": str(logical_id)} if logical_id in found:
-            return found[logical_id]["Ref"]
-        case {"Fn::GetAtt": [logical_id, "Arn"]} if logical_id in found:
-            return found[logical_id]["Arn"]
-        case dict():
-            return {key: _resolve(value, found) for key, value in part.items()}
-        case list():
-            return [_resolve(value, found) for value in part]
-    return part
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

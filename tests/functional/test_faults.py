@@ -10,7 +10,7 @@ from chalicelib.batch import BatchError
 from chalicelib.errors import QueueUnavailableError, StorageUnavailableError
 from tests.conftest import During, Output
 from tests.support.aws import Aws, Fault
-from tests.support.receiver import Receiver, status
+from tests.support.receiver import Exchange, Receiver, status
 from tests.support.world import START, Answer, World
 
 EVENT = '{"event_type": "a", "payload": {}}'
@@ -99,10 +99,11 @@ def test_a_throttled_record_is_written_again_instead_of_a_second_push(
 def test_a_record_is_retried_while_the_time_of_the_function_lasts(
     world: World, receiver: Receiver, aws: Aws, by: str, seconds: float
 ) -> None:
-    def fail_after_the_claim(**_: object) -> None:
+    def fail_the_records(exchange: Exchange) -> None:
         aws.fail(Fault.REFUSED, "UpdateItem")
+        status(200)(exchange)
 
-    receiver.script(lambda exchange: (fail_after_the_claim(), status(200)(exchange))[1])
+    receiver.script(fail_the_records)
     event_id = world.post(**({"prefer": "respond-async"} if by == "worker" else {}))["event_id"]
     if by == "worker":
         with pytest.raises(BatchError):

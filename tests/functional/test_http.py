@@ -1,6 +1,5 @@
 """The API over HTTP, served by Chalice's local server, with many callers at the same time."""
 
-import functools
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -8,10 +7,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import pytest
 import urllib3
-from chalice.config import Config
-from chalice.local import ChaliceRequestHandler, ThreadedHTTPServer, create_local_server
 
-import app
+from tests.support.loopback import serve_app
 from tests.support.receiver import Receiver, gate
 from tests.support.world import KEY, World
 
@@ -21,34 +18,16 @@ EVENT = b'{"event_type": "order.created", "payload": {"order_id": "12345"}, "met
 Call = Callable[..., urllib3.BaseHTTPResponse]
 
 
-class QuietHandler(ChaliceRequestHandler):
-    disable_nagle_algorithm = True
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
-def call(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call]:
+def call(world: World) -> Iterator[Call]:
     """Return a function that calls the API over kept connections; header names have `_` for `-`."""
-    monkeypatch.setattr(ThreadedHTTPServer, "request_queue_size", 128)
-    monkeypatch.setattr(ThreadedHTTPServer, "daemon_threads", True)
-    monkeypatch.setattr(app.app, "__class__", app.app.__class__)  # the server changes it
-    config = Config.create()
-    server = create_local_server(app.app, config, "127.0.0.1", 0).server
-    server.RequestHandlerClass = functools.partial(QuietHandler, app_object=app.app, config=config)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    with urllib3.HTTPConnectionPool("127.0.0.1", server.server_port, maxsize=20, timeout=10) as pool:
+    with serve_app() as port, urllib3.HTTPConnectionPool("127.0.0.1", port, maxsize=20, timeout=10) as pool:
 
         def call(method: str, path: str, body: bytes | None = None, **headers: str) -> urllib3.BaseHTTPResponse:
             given = {name.replace("_", "-"): value for name, value in headers.items()}
             return pool.request(method, path, body=body, headers={**HEADERS, **given})
 
         yield call
-    server.shutdown()
-    server.server_close()
-    thread.join()
 
 
 def test_an_event_is_posted_read_and_acknowledged(call: Call, receiver: Receiver) -> None:

@@ -122,7 +122,7 @@ def test_an_unknown_stage_is_one_line() -> None:
 def test_redrive_sends_messages_on_unchanged_and_their_events_are_delivered(world: World, receiver: Receiver) -> None:
     event_ids = fail(world, receiver, 10)
     for letter in "ab":  # too large to be sent on together
-        world.outside.send_message(QueueUrl=world.environ["INBOX_DLQ_URL"], MessageBody=letter * 200_000)
+        world.outside.send_message(QueueUrl=world.environ["INBOX_DLQ_URL"], MessageBody=letter * 600_000)
     before = [{**message, "id": ""} for message in world.dead_letters()]
 
     said = Ran("redrive", "--stage", "dev", *FAST).output
@@ -225,7 +225,7 @@ def test_an_event_that_is_held_is_skipped_and_named(world: World, receiver: Rece
 
     ran = Ran("replay", leased, free, *FAST, status=1)
 
-    assert ran.output == f"replayed 1 of 2 events\nskipped, being pushed, leased or gone: {leased}\n"
+    assert re.fullmatch(f"replayed 1 of 2 events\nskipped, because .*: {leased}\n", ran.output)
     assert ran.errors == "Error: some events were skipped\n"
 
 
@@ -238,9 +238,10 @@ def test_send_posts_one_event_from_its_arguments(world: World) -> None:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Four lines, of which two are equal."""
+    """Four lines, of which two are equal, behind a byte order mark."""
     file = tmp_path / "events.jsonl"
-    file.write_text("".join(f'{{"event_type": "a", "payload": {{"n": {number}}}}}\n' for number in (1, 2, 2, 3)))
+    lines = [f'{{"event_type": "a", "payload": {{"n": {number}}}}}\n' for number in (1, 2, 2, 3)]
+    file.write_text("".join(lines), encoding="utf-8-sig")
     return file
 
 
@@ -268,7 +269,7 @@ def test_a_file_that_was_stopped_is_completed_by_the_same_command(world: World, 
 
 
 def test_a_bad_line_is_named_and_the_others_are_sent(world: World, file: Path) -> None:
-    file.write_text('not JSON\n\n{"event_type": "a"}\n' + file.read_text())
+    file.write_text('not JSON\n\n{"event_type": "a"}\n' + file.read_text("utf-8-sig"))
 
     ran = Ran("send", "-f", str(file), status=1)
 
@@ -298,8 +299,7 @@ def test_a_call_is_repeated_when_the_api_asks_for_it(fake: Receiver, code: int) 
 
     assert Ran("send", "--type", "a").output == "evt_1: Stored.\n"
 
-    first, second = (request.headers["idempotency-key"] for request in fake.requests)
-    assert first == second
+    assert [*Counter(request.headers["idempotency-key"] for request in fake.requests).values()] == [2]
 
 
 def test_a_replay_whose_response_is_lost_is_not_repeated(fake: Receiver) -> None:

@@ -1,318 +1,188 @@
-"""`make run`, as the process it is."""
+"""`make run`, as a process: what it prints, what it does with the environment, how it ends."""
 
-import contextlib
 import http.client
-import io
 import json
 import os
 import re
-import select
 import shlex
 import signal
 import socket
 import subprocess
 import sys
-import time
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urljoin
 
-import boto3
 import pytest
-from moto.dynamodb.models.dynamo_type import DynamoType
-from moto.server import ThreadedMotoServer
 
 from chalicelib import settings
-from chalicelib.auth import authenticate
+from tests.support.receiver import Receiver
 from tests.support.running import ROOT, Run, environment, running
-from tools import aws, local
-from tools.receiver import Receiver
-from tools.screen import Screen, what_next
-from tools.stage import TABLE_AND_QUEUES, WEBHOOK_AND_KEYS
+from tests.support.world import KEY, digest
+from tools import local_aws
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*not supported by moto"),
-]
+EVENT = '{"event_type": "order.created", "payload": {"order_id": 7}}'
+OWN_KEY = {"API_KEYS": f"acme:{digest(KEY)}"}
 
 
 @pytest.fixture(scope="module")
-def emulator() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+def emulator() -> str:
+    return local_aws.start_moto()
 
 
 @pytest.fixture(scope="module")
-def shared_run() -> Iterator[Run]:
-    with running() as system:
-        yield system
+def printed() -> list[str]:
+    return []
 
 
-def test_what_is_posted_is_pushed_to_the_built_in_receiver(shared_run: Run) -> None:
-    status, _, content = shared_run.call("POST", "/events", '{"event_type": "order.created", "payload": {"id": 7}}')
-
-    event_id = json.loads(content)["event_id"]
-    shown = shared_run.wait_for(rf"\S+  {event_id[:12]}  received +(.*)")
-    assert (status, json.loads(content)["status"]) == (202, "delivered")
-    assert shown == 'answered 200: {"id": 7}'
-
-
-@pytest.mark.parametrize(
-    ("query", "said"),
-    [
-        ("status=404", "the next delivery is answered 404\n"),
-        ("status=404&times=1", "the next delivery is answered 404\n"),
-        ("times=2", "the next 2 deliveries are answered 503\n"),
-        ("times=0", "all well again\n"),
-    ],
-)
-def test_the_built_in_receiver_says_what_it_will_answer(query: str, said: str) -> None:
-    receiver = Receiver(Screen(io.StringIO(), color=False))
-    receiver.start()
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", receiver.server_port, timeout=5)) as connection:
-        connection.request("POST", f"/fail?{query}")
-        answer = connection.getresponse().read().decode()
-    receiver.shutdown()
-    receiver.server_close()
-
-    assert answer == said
+@pytest.fixture(scope="module")
+def system(printed: list[str]) -> Iterator[Run]:
+    """A system with nothing set; `printed` has the lines up to `ready`."""
+    run = Run([sys.executable, "-m", "tools.run"])
+    while not printed or not printed[-1].startswith("ready"):
+        printed.append(run.wait_for("(.*)"))
+    run.key = found(printed, r"key +(trk_\S+)")
+    run.port = int(found(printed, r"ready  http://127.0.0.1:(\d+)"))
+    yield run
+    run.close()
 
 
-def test_what_was_queued_is_pushed_by_the_worker(shared_run: Run) -> None:
-    body = '{"event_type": "order.queued", "payload": {}}'
-
-    status, _, content = shared_run.call("POST", "/events", body, Prefer="respond-async")
-
-    assert (status, json.loads(content)["status"]) == (202, "pending")
-    shared_run.wait_for(rf"\S+  {json.loads(content)['event_id'][:12]}  (received)")
+def found(lines: list[str], pattern: str) -> str:
+    match = re.search(pattern, "\n".join(lines), re.MULTILINE)
+    assert match, pattern
+    return match[1]
 
 
-def test_an_unknown_path_is_a_problem_that_repeats_no_credentials(shared_run: Run) -> None:
-    status, headers, content = shared_run.call("GET", "/nowhere")
-
-    assert (status, headers["Content-Type"]) == (404, "application/problem+json")
-    assert shared_run.key.encode() not in content
-
-
-def test_a_body_in_chunks_is_read_whole(shared_run: Run) -> None:
-    chunks = iter([b'{"event_type": "order.', b'chunked", "payload": {}}'])
-    connection = http.client.HTTPConnection("127.0.0.1", shared_run.port, timeout=5)
-    with contextlib.closing(connection):
-        for _ in range(2):  # on one connection: the next request is found behind the last chunk
-            connection.request("POST", "/events", chunks, {"Authorization": f"Bearer {shared_run.key}"})
-            answer = connection.getresponse()
-            assert (answer.status, json.loads(answer.read())["event_type"]) == (202, "order.chunked")
-            chunks = iter([b'{"event_type": "order.chunked", "payload": {}}'])
+def fail(printed: list[str], query: str) -> None:
+    """Tell the built-in receiver to fail, with the command that was printed."""
+    command = shlex.split(found(printed, rf"^ *(curl .*/fail\?{re.escape(query)}.*)"))
+    assert command[:-1] == ["curl", "-sS", "-X", "POST"]
+    urllib.request.urlopen(urllib.request.Request(command[-1], method="POST"), timeout=5).close()
 
 
-@pytest.mark.parametrize(
-    ("headers", "expected"),
-    [
-        ("Content-Length: many", b"400"),
-        ("Content-Length: -1", b"400"),
-        ("Transfer-Encoding: chunked\r\nContent-Length: 5", b"400"),
-        ("Transfer-Encoding: chunked\r\n\r\n-1", b"400"),
-        ("Content-Length: 10485761", b"413"),
-        ("\r\n".join(["A: " + "x" * 50] * 300), b"431"),
-    ],
-)
-def test_a_request_that_cannot_be_read_is_refused_and_the_connection_closed(
-    shared_run: Run, headers: str, expected: bytes
-) -> None:
-    with socket.create_connection(("127.0.0.1", shared_run.port), timeout=5) as connection:
-        connection.sendall(f"POST /events HTTP/1.1\r\nHost: local\r\n{headers}\r\n\r\n".encode())
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
-
-    assert answer.split()[1] == expected
+def post(system: Run, **headers: str) -> dict[str, Any]:
+    status, _, body = system.call("POST", "/events", EVENT, **headers)
+    assert status == 202
+    event: dict[str, Any] = json.loads(body)
+    return event
 
 
-def test_an_answer_without_a_body_leaves_the_connection_usable(shared_run: Run) -> None:
-    requests = (
-        "HEAD /health HTTP/1.1\r\nHost: local\r\n\r\nGET /health HTTP/1.1\r\nHost: local\r\nConnection: close\r\n\r\n"
-    )
-    with socket.create_connection(("127.0.0.1", shared_run.port), timeout=5) as connection:
-        connection.sendall(requests.encode())
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
-
-    assert re.search(rb"\r\n\r\nHTTP/1.1 200 OK\r\n", answer)
+def test_the_first_line_links_to_the_console_with_the_key(system: Run, printed: list[str]) -> None:
+    assert printed[0].split() == ["console", f"http://127.0.0.1:{system.port}/#key={system.key}"]
 
 
-def test_without_a_terminal_it_says_how_to_tell_logs_from_the_rest(emulator: str) -> None:
-    with contextlib.closing(Run([sys.executable, "-m", "tools.run"], AWS_ENDPOINT_URL=emulator)) as system:
-        said = system.wait_for(r"  logs +(.*)")
-        system.wait_for("(ready)")
+def test_the_printed_curl_posts_an_event_that_reaches_the_receiver(system: Run, printed: list[str]) -> None:
+    command = shlex.split(found(printed, r"^ *(curl .*/events .*)"))
 
-    assert said == "standard output, in lines that begin with {"
+    event = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=20).stdout)
+
+    assert event["status"] == "delivered"
+    assert "responded 200" in system.wait_for(rf"(.*{event['event_id'][:12]}  received.*)")
+
+
+def test_an_event_is_retried_until_the_receiver_recovers(system: Run, printed: list[str]) -> None:
+    fail(printed, "status=503&times=2")
+
+    event = post(system)
+
+    short_id = event["event_id"][:12]
+    assert event["status"] == "pending"
+    for outcome in ("retry", "retry", "delivered"):
+        system.wait_for(rf"\S+  {short_id}  ({outcome})")
+
+
+def test_a_dead_letter_is_linked_and_can_be_replayed(system: Run, printed: list[str]) -> None:
+    fail(printed, "status=404")
+
+    event_id = post(system)["event_id"]
+
+    link = system.wait_for(rf"\S+  {event_id[:12]}  dead letter .* (http\S+)")
+    assert link == f"http://127.0.0.1:{system.port}/#/events/{event_id}"
+    assert system.call("POST", f"/events/{event_id}/replay")[0] == 202
+    system.wait_for(rf"\S+  {event_id[:12]}  (delivered)")
+
+
+def test_location_resolves_to_the_event(system: Run) -> None:
+    _, headers, body = system.call("POST", "/events", EVENT)
+
+    assert urljoin("/events", headers["Location"]) == f"/events/{json.loads(body)['event_id']}"
+
+
+def test_the_printed_variables_are_the_settings_of_another_process(system: Run, printed: list[str]) -> None:
+    words = shlex.split(found(printed, r"^ *export (.*)"))
+
+    variables = dict(word.split("=", 1) for word in words)
+
+    assert settings.load(variables).events_table_name == "triggers-api-dev-events"
+    assert variables["AWS_ENDPOINT_URL"].startswith("http://127.0.0.1:")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_in_time_and_leaves_no_process(emulator: str, number: signal.Signals) -> None:
-    with running(AWS_ENDPOINT_URL=emulator) as system:
-        status = system.end(number)
+def test_a_signal_ends_make_and_the_system_within_five_seconds(emulator: str, number: signal.Signals) -> None:
+    make = ["make", "--no-print-directory", "-o", ".venv/.set-up", f"PY={sys.executable}", "run"]
+    with running(command=make, AWS_ENDPOINT_URL=emulator, MAKEFLAGS="", MAKELEVEL="0") as system:
+        if number == signal.SIGINT:  # what a terminal does with Ctrl-C
+            os.killpg(system.process.pid, number)
+        system.end(number)
 
-        assert status == 0
         with pytest.raises(ProcessLookupError):
             os.killpg(system.process.pid, 0)
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", system.port), timeout=1)
 
 
-class Terminal:
-    """`make run`'s system with a terminal of 80 columns, and what stands there."""
+def test_what_is_set_is_used_and_secrets_are_not_printed(emulator: str) -> None:
+    with Receiver() as receiver:
+        url = f"{receiver.url}/hooks/secret"
+        with running(key=KEY, AWS_ENDPOINT_URL=emulator, STAGE="own", ZAPIER_WEBHOOK_URL=url, **OWN_KEY) as system:
+            event = post(system)
+            system.end(signal.SIGTERM)
+            system.reader.join()
+            lines = list(system.lines.queue)
 
-    def __init__(self, **settings: str) -> None:
-        ours, theirs = os.openpty()
-        self.screen = os.fdopen(ours, "rb", buffering=0)
-        self.shown = ""
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tools.run"],
-            cwd=ROOT,
-            env=environment(COLUMNS="80", **settings),
-            stdin=subprocess.DEVNULL,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-        )
-        os.close(theirs)
-
-    def wait_for(self, pattern: str) -> str:
-        """Return everything shown so far once `pattern` is in it."""
-        deadline = time.monotonic() + 40
-        while not re.search(pattern, self.shown):
-            if not select.select([self.screen], [], [], max(0, deadline - time.monotonic()))[0]:
-                pytest.fail(f"not shown: {pattern}")
-            self.shown += self.screen.read(65536).decode().replace("\r\n", "\n")
-        return self.shown
+    assert [request.headers["webhook-id"] for request in receiver.requests] == [event["event_id"]]
+    assert not [line for line in lines if line and ("secret" in line or digest(KEY) in line)]
 
 
-@pytest.fixture
-def terminal(emulator: str) -> Iterator[Terminal]:
-    made = Terminal(AWS_ENDPOINT_URL=emulator, STAGE="seen", NO_COLOR="1", LOG_LEVEL="INFO")
-    yield made
-    made.process.kill()
-    made.process.wait()
-    made.screen.close()
-
-
-def pasted(text: str, beginning: str) -> list[str]:
-    """Return the words of the command in `text` that begins so, as a shell reads them."""
-    command = re.search(rf"^  {re.escape(beginning)}(.*\\\n)*.*$", text, re.MULTILINE)
-    assert command
-    return shlex.split(command[0].replace("\\\n", ""))
-
-
-def test_a_terminal_shows_short_lines_commands_to_paste_and_what_to_do_with_a_dead_letter(terminal: Terminal) -> None:
-    started = terminal.wait_for(r"(?m)^ready .*\n")
-    curl = pasted(started, "curl -sS -w '\\n' http://")
-    fail = next(word for word in pasted(started, "curl -sS -X POST") if "fail" in word)
-    port, authorization, body = curl[4].split(":")[2].split("/")[0], curl[6].split(": ")[1], curl[-1]
-    for url_port, path, content, headers in (
-        (fail.split(":")[2].split("/")[0], "/fail?status=404", None, {}),
-        (port, "/events", body, {"Authorization": authorization, "Content-Type": "application/json"}),
-    ):
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", int(url_port), timeout=5)) as connection:
-            connection.request("POST", path, content, headers)
-            event = connection.getresponse().read()
-    shown = terminal.wait_for(r"tools\.ops dlq\n")
-
-    assert started.count("\n") <= 24
-    usual = shown.replace(os.path.relpath(sys.executable), ".venv/bin/python")
-    assert [line for line in usual.splitlines() if len(line) > 80] == []
-    assert f"tools.ops replay {json.loads(event)['event_id']}\n" in shown
-    assert "\x1b" not in shown
-
-
-def test_it_ends_by_itself_when_the_terminal_is_closed(terminal: Terminal) -> None:
-    terminal.wait_for(r"(?m)^ready .*\n")
-
-    terminal.screen.close()
-
-    assert terminal.process.wait(timeout=5) == 0
-
-
-def test_it_ends_quietly_when_nobody_reads_on(emulator: str) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tools.run"],
-        cwd=ROOT,
-        env=environment(AWS_ENDPOINT_URL=emulator),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout
-    assert process.stderr
-
-    process.stdout.readline()
-    process.stdout.close()
-
-    assert (process.wait(timeout=20), process.stderr.read()) == (0, "")
-    process.stderr.close()
-
-
-def test_on_a_given_aws_a_second_start_finds_what_the_first_made_and_left_when_it_was_killed(emulator: str) -> None:
-    body = '{"event_type": "order.created", "payload": {}}'
+def test_a_second_start_finds_the_events_of_the_first_in_the_given_aws(emulator: str) -> None:
     with running(AWS_ENDPOINT_URL=emulator, STAGE="again") as first:
-        event_id = json.loads(first.call("POST", "/events", body)[2])["event_id"]
-        first.process.kill()
+        event_id = post(first)["event_id"]
 
     with running(AWS_ENDPOINT_URL=emulator, STAGE="again") as second:
-        status, _, content = second.call("GET", f"/events/{event_id}")
+        status, _, _ = second.call("GET", f"/events/{event_id}")
 
-    assert (status, json.loads(content)["status"]) == (200, "delivered")
-
-
-def test_a_query_of_the_embedded_aws_looks_at_its_partition_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    credentials: Any = {"aws_access_key_id": "local", "aws_secret_access_key": "local", "region_name": "us-east-1"}
-    dynamodb = boto3.client("dynamodb", endpoint_url=aws.start_moto(), **credentials)
-    dynamodb.create_table(
-        TableName="crowded",
-        BillingMode="PAY_PER_REQUEST",
-        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("id", "part", "time")],
-        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-        GlobalSecondaryIndexes=[
-            {
-                "IndexName": "parts",
-                "KeySchema": [
-                    {"AttributeName": "part", "KeyType": "HASH"},
-                    {"AttributeName": "time", "KeyType": "RANGE"},
-                ],
-                "Projection": {"ProjectionType": "ALL"},
-            }
-        ],
-    )
-    for number in range(500):
-        names = {
-            "id": f"{number * 7919 % 500:03}",
-            "part": "few" if number % 50 == 0 else "many",
-            "time": f"{number:03}",
-        }
-        dynamodb.put_item(TableName="crowded", Item={name: {"S": value} for name, value in names.items()})
-    compared: list[str] = []
-
-    def is_less(ours: DynamoType, theirs: DynamoType) -> bool:
-        compared.append(ours.value)
-        return bool(ours.value < theirs.value)
-
-    monkeypatch.setattr(DynamoType, "__lt__", is_less)
-
-    page = dynamodb.query(
-        TableName="crowded",
-        IndexName="parts",
-        KeyConditionExpression="part = :part",
-        ExpressionAttributeValues={":part": {"S": "few"}},
-        ScanIndexForward=False,
-        Limit=3,
-    )
-
-    assert [row["time"]["S"] for row in page["Items"]] == ["450", "400", "350"]
-    assert len(compared) < 50
+    assert status == 200
 
 
-def ended(*command: str, **settings: str) -> tuple[int, str, str]:
-    """Return the status of a command that ends by itself, what it printed, and its errors."""
+def test_pull_only_stores_events_for_consumers(emulator: str) -> None:
+    with running(AWS_ENDPOINT_URL=emulator, STAGE="pull", ZAPIER_WEBHOOK_URL="none") as system:
+        event = post(system)
+        _, _, body = system.call("GET", "/inbox")
+
+    assert event["status"] == "pending"
+    assert event["next_attempt_at"] is None
+    assert [item["event_id"] for item in json.loads(body)["events"]] == [event["event_id"]]
+
+
+def test_a_loopback_host_can_be_subscribed(emulator: str) -> None:
+    with (
+        Receiver() as receiver,
+        running(AWS_ENDPOINT_URL=emulator, STAGE="hooks", SUBSCRIPTION_HOSTS="127.0.0.1") as system,
+    ):
+        body = json.dumps({"target_url": receiver.url})
+        assert system.call("POST", "/subscriptions", body)[0] == 201
+        post(system)
+
+        assert receiver.wait_for(1, timeout=10)
+
+
+def ended(**variables: str) -> tuple[int, str, str]:
+    """Return status, standard output and standard error of a run that ends by itself."""
     process = subprocess.run(
-        [sys.executable, "-m", *command],
+        [sys.executable, "-m", "tools.run"],
         cwd=ROOT,
-        env=environment(**settings),
+        env=environment(**variables),
         capture_output=True,
         text=True,
         timeout=40,
@@ -321,45 +191,43 @@ def ended(*command: str, **settings: str) -> tuple[int, str, str]:
     return process.returncode, process.stdout, process.stderr
 
 
-def test_settings_at_fault_stop_it_with_one_line_that_names_each() -> None:
-    status, output, errors = ended("tools.run", API_KEYS="acme", WORKER_MAX_CONCURRENCY="1", PORT="http")
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"API_KEYS": "acme"},
+        {"ZAPIER_WEBHOOK_URL": "http://example.com/secret"},
+        {"WORKER_MAX_CONCURRENCY": "1"},
+        {"STAGE": "a b"},
+        {"LOG_LEVEL": "LOUD", "PORT": "http"},
+        {"AWS_ENDPOINT_URL": "localhost"},
+    ],
+)
+def test_unusable_variables_are_named_in_one_line(variables: dict[str, str]) -> None:
+    status, output, errors = ended(**variables)
 
     assert (status, output, errors.count("\n")) == (1, "", 1)
-    assert all(name in errors for name in ("API_KEYS", "WORKER_MAX_CONCURRENCY", "PORT"))
+    assert all(name in errors for name in variables)
+    assert "secret" not in errors
 
 
-def test_a_port_that_is_taken_stops_it_with_one_line() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        status, output, errors = ended("tools.run", PORT=port)
+def test_an_aws_that_does_not_respond_is_one_line() -> None:
+    status, output, errors = ended(AWS_ENDPOINT_URL="http://127.0.0.1:9")
+
+    assert (status, output, errors.count("\n")) == (1, "", 1)
+    assert "http://127.0.0.1:9" in errors
+
+
+def test_a_port_in_use_is_named_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        status, output, errors = ended(PORT=port)
 
     assert (status, output, errors.count("\n")) == (1, "", 1)
     assert port in errors
 
 
-@pytest.mark.parametrize(("scopes", "granted"), [("", {"produce", "consume"}), ("produce", {"produce"})])
-def test_a_new_key_is_shown_with_the_entry_that_lets_it_in(scopes: str, granted: set[str]) -> None:
-    _, output, _ = ended("tools.api_key", "acme", scopes)
+def test_a_client_that_stops_in_the_middle_does_not_block_others(system: Run) -> None:
+    with socket.create_connection(("127.0.0.1", system.port), timeout=5) as connection:
+        connection.sendall(b"POST /events HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
 
-    shown, line = (row.split()[-1] for row in output.splitlines())
-    key = authenticate(
-        f"Bearer {shown}", settings.load({**TABLE_AND_QUEUES, **WEBHOOK_AND_KEYS, "API_KEYS": line}).api_keys
-    )
-    assert (key.name, set(key.scopes)) == ("acme", granted)
-
-
-@pytest.mark.parametrize(("name", "scopes"), [("", ""), ("a:b", ""), ("a,b", ""), ("acme", "all")])
-def test_a_name_or_scope_that_cannot_stand_in_an_entry_is_refused(name: str, scopes: str) -> None:
-    status, output, errors = ended("tools.api_key", name, scopes)
-
-    assert (status, output, errors.count("\n")) == (1, "", 1)
-
-
-def test_a_persons_own_credentials_are_not_shown_with_a_dead_letter(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in aws.DUMMY:
-        monkeypatch.setenv(name, "wJalrXUtnFEMI")
-
-    variables = local._aws_variables("dev")
-
-    shown = what_next("evt_1", url="http://127.0.0.1:8000", key=None, python="python", aws=variables, fold=" ")
-    assert "wJalrXUtnFEMI" not in shown
+        assert system.call("GET", "/health")[0] == http.client.OK

@@ -1,4 +1,4 @@
-"""`make run`'s system as the process it is: start it, read what it prints, call it, kill it."""
+"""The system of `make run` as a process: start it, read what it prints, call it, stop it."""
 
 import contextlib
 import http.client
@@ -16,7 +16,10 @@ from threading import Thread
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-OURS = "PORT|STAGE|AWS_.*|API_KEYS|ZAPIER_WEBHOOK_URL|EVENTS_TABLE_NAME|INBOX_.*|WORKER_.*|LOG_LEVEL"
+OURS = (
+    "PORT|STAGE|LOG_LEVEL|AWS_.*|API_KEYS|.*_SECRETS?|ZAPIER_WEBHOOK_URL|SUBSCRIPTION_HOSTS|"
+    "EVENTS_TABLE_NAME|INBOX_.*|WORKER_.*"
+)
 
 
 def environment(**settings: str) -> dict[str, str]:
@@ -41,21 +44,24 @@ class Run:
         )
         assert self.process.stdout
         self.output = self.process.stdout
-        self.lines: Queue[str] = Queue()
+        self.lines: Queue[str | None] = Queue()  # None: the output has ended
         self.reader = Thread(target=self._read)
         self.reader.start()
 
     def _read(self) -> None:
         for line in self.output:
             self.lines.put(line)
+        self.lines.put(None)
 
     def wait_for(self, pattern: str) -> str:
-        """Return the group of `pattern` in the first line to come that begins with it."""
+        """Return the group of `pattern` in the next line that begins with it."""
         deadline = time.monotonic() + 40
         while True:
             try:
-                line = self.lines.get(timeout=deadline - time.monotonic())
-            except (Empty, ValueError):  # ValueError: the time is up
+                line = self.lines.get(timeout=max(0, deadline - time.monotonic()))
+            except Empty:
+                line = None
+            if line is None:
                 pytest.fail(f"no line: {pattern}")
             if match := re.match(pattern, line):
                 return match[1]
@@ -83,7 +89,7 @@ class Run:
 
 @contextlib.contextmanager
 def running(*, module: str = "tools.run", command: Sequence[str] = (), key: str = "", **settings: str) -> Iterator[Run]:
-    """Run the system until the end of the block, and kill it then if it still runs. `key` is one of API_KEYS."""
+    """Run the system until the end of the block; kill it if it still runs. `key` is one of API_KEYS."""
     with contextlib.closing(Run(command or [sys.executable, "-m", module], **settings)) as system:
         system.key = key or system.wait_for(r"  key +(\S+)")
         system.port = int(system.wait_for(r"ready  http://127.0.0.1:(\d+)"))

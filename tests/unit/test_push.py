@@ -5,14 +5,13 @@ import socket
 import ssl
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from threading import Event as Signal
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
@@ -25,25 +24,10 @@ from tests.support import receiver as behave
 from tests.support.receiver import SECRET_PATH, Behaviour, Exchange, Receiver, certificates, endless, garbage, head
 from tests.support.world import START, Clock
 
-EVENT = Event(
-    event_id="evt_0123456789abcdef0123456789abcdef",
-    event_type="order.created",
-    status=Status.PENDING,
-    created_at="2026-11-25T00:00:00.000001Z",
-    created_by="acme",
-    expires_at=2_000_000_000,
-    size=1,
-    payload='{"card":"secret-payload é \U0001f511 \\u0000","n":12345678901234567890123}',
-    metadata='{"source":"shop"}',
-)
-BODY = (
-    '{"event_id":"evt_0123456789abcdef0123456789abcdef","event_type":"order.created",'
-    '"payload":{"card":"secret-payload é \U0001f511 \\u0000","n":12345678901234567890123},'
-    '"metadata":{"source":"shop"},"created_at":"2026-11-25T00:00:00.000001Z"}'
-).encode()
+PAYLOAD = '{"card":"secret-payload é \U0001f511 \\u0000","n":12345678901234567890123}'
+EVENT = Event("evt_" + "0" * 32, "t", Status.PENDING, "2026-11-25T00:00:00Z", "acme", 5, size=1, payload=PAYLOAD)
 HUGE = replace(EVENT, payload=f'"{"x" * 8 * 1024 * 1024}"')  # more than the network holds
 LONG = 10.0  # for what must end long before its timeout
-SOON = 2.0  # long before LONG, and enough for a busy machine
 DELIVERED, RETRY, FAILED = Outcome.DELIVERED, Outcome.RETRY, Outcome.FAILED
 
 
@@ -57,13 +41,9 @@ def server(request: pytest.FixtureRequest) -> Iterator[Receiver]:
 @pytest.fixture
 def new_push(make_push: MakePush) -> MakePush:
     """Return a function that makes push clients that trust the authority of `certificates()`."""
-
-    def make(*secrets: bytes, **options: Any) -> PushClient:
-        context = ssl.create_default_context()
-        certificates().authority.configure_trust(context)
-        return make_push(*secrets, ssl_context=context, **options)
-
-    return make
+    context = ssl.create_default_context()
+    certificates().authority.configure_trust(context)
+    return lambda *secrets, **options: make_push(*secrets, ssl_context=context, **options)
 
 
 @pytest.fixture
@@ -74,23 +54,20 @@ def push(new_push: MakePush) -> PushClient:
 def send_within(seconds: float, push: PushClient, url: str, timeout_seconds: float, event: Event = EVENT) -> PushResult:
     started = time.monotonic()
     result = push.send(event, url, timeout_seconds)
-    taken = time.monotonic() - started
-    assert taken < seconds
-    assert result.duration_ms == pytest.approx(taken * 1000, abs=20)
+    assert time.monotonic() - started < seconds
+    assert result.duration_ms == pytest.approx((time.monotonic() - started) * 1000, abs=20)
     return result
-
-
-# The request
 
 
 def test_a_push_has_exactly_these_headers_and_this_body(receiver: Receiver, push: PushClient) -> None:
     push.send(EVENT, receiver.url, LONG)
     (request,) = receiver.requests
-    assert (request.method, request.path, request.body) == ("POST", SECRET_PATH, BODY)
+    assert (request.method, request.path, request.body) == ("POST", SECRET_PATH, EVENT.push_body())
+    assert f'"payload":{PAYLOAD}'.encode() in request.body
     assert request.headers == {
         "host": f"127.0.0.1:{receiver.port}",
         "accept-encoding": "identity",
-        "content-length": str(len(BODY)),
+        "content-length": str(len(EVENT.push_body())),
         "content-type": "application/json",
         "user-agent": f"triggers-api/{__version__}",
         "webhook-id": EVENT.event_id,
@@ -98,22 +75,17 @@ def test_a_push_has_exactly_these_headers_and_this_body(receiver: Receiver, push
     }
 
 
-@pytest.mark.parametrize(
-    ("path", "target"),
-    [
-        ("", "/"),
-        ("?a=b", "/?a=b"),
-        ("//hook/../x/./", "//hook/../x/./"),
-        ("/a%20%7e;b/%2F?x=%2f&y={}|^", "/a%20%7e;b/%2F?x=%2f&y={}|^"),
-    ],
-)
+TARGETS = [("", "/"), ("?a=b", "/?a=b"), *((same, same) for same in ("//a/../b/./", "/a%20%7e;b/%2F?x=%2f&y={}|^"))]
+
+
+@pytest.mark.parametrize(("path", "target"), TARGETS)
 def test_path_and_query_are_sent_as_they_were_given(path: str, target: str, server: Receiver, push: PushClient) -> None:
     push.send(EVENT, server.url.removesuffix(SECRET_PATH) + path, LONG)
     assert server.requests[0].path == target
 
 
-def test_an_ipv6_address_can_be_the_host(push: PushClient, receiver: Receiver, resolver: "Resolver") -> None:
-    resolver.answers = {"::1": [receiver.port]}
+def test_an_ipv6_address_can_be_the_host(receiver: Receiver, push: PushClient, resolve: Callable[..., None]) -> None:
+    resolve(receiver.port)
     assert push.send(EVENT, "http://[::1]:81/", LONG).outcome is DELIVERED
     assert receiver.requests[0].headers["host"] == "[::1]:81"
 
@@ -121,13 +93,11 @@ def test_an_ipv6_address_can_be_the_host(push: PushClient, receiver: Receiver, r
 def test_each_secret_signs_what_is_sent(receiver: Receiver, new_push: MakePush) -> None:
     secrets = (b"first secret, of 24 byte", b"second secret \x00\xff")
     new_push(*secrets, clock=time.time).send(EVENT, receiver.url, LONG)
-    (request,) = receiver.requests
+    headers, body = dict(receiver.requests[0].headers), receiver.requests[0].body
     for secret in secrets:
-        assert Webhook(base64.b64encode(secret).decode()).verify(request.body, dict(request.headers)) == json.loads(
-            BODY
-        )
+        assert Webhook(base64.b64encode(secret).decode()).verify(body, headers) == json.loads(body)
     with pytest.raises(WebhookVerificationError):
-        Webhook(base64.b64encode(b"not among them").decode()).verify(request.body, dict(request.headers))
+        Webhook(base64.b64encode(b"not among them").decode()).verify(body, headers)
 
 
 def test_the_signature_of_the_specification_comes_out() -> None:
@@ -136,17 +106,13 @@ def test_the_signature_of_the_specification_comes_out() -> None:
     assert header == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
-# The outcome
-
-CODES = {
-    DELIVERED: (200, 201, 202, 204, 206, 299),
-    RETRY: (408, 425, 429, 500, 501, 502, 503, 504, 599),
-    FAILED: (300, 304, 305, 400, 401, 403, 404, 405, 407, 409, 410, 413, 418, 422, 600, 999),
-}
+CODES = [(code, DELIVERED) for code in (200, 201, 202, 204, 206, 299)]
+CODES += [(code, RETRY) for code in (408, 425, 429, 500, 501, 502, 503, 504, 599)]
+CODES += [(code, FAILED) for code in (300, 304, 400, 401, 403, 404, 405, 407, 409, 410, 413, 418, 422, 600, 999)]
 
 
-@pytest.mark.parametrize(("outcome", "code"), [(outcome, code) for outcome in CODES for code in CODES[outcome]])
-def test_the_status_code_decides(outcome: Outcome, code: int, receiver: Receiver, push: PushClient) -> None:
+@pytest.mark.parametrize(("code", "outcome"), CODES)
+def test_the_status_code_decides(code: int, outcome: Outcome, receiver: Receiver, push: PushClient) -> None:
     receiver.script(behave.status(code))
     result = push.send(EVENT, receiver.url, LONG)
     error = None if outcome is DELIVERED else f"receiver responded {code}"
@@ -155,28 +121,27 @@ def test_the_status_code_decides(outcome: Outcome, code: int, receiver: Receiver
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
-def test_redirects_are_not_followed(code: int, receiver: Receiver, push: PushClient) -> None:
+def test_neither_redirects_nor_proxies_are_followed(
+    code: int, receiver: Receiver, push: PushClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", behave.refused_url())
     receiver.script(behave.redirect(receiver.url, code))
-    assert push.send(EVENT, receiver.url, LONG).outcome is FAILED
+    assert push.send(EVENT, receiver.url, LONG).status_code == code
     assert len(receiver.requests) == 1
 
 
-def test_proxies_of_the_environment_are_not_used(
-    receiver: Receiver, push: PushClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("http_proxy", behave.refused_url())
-    assert push.send(EVENT, receiver.url, LONG).outcome is DELIVERED
-
-
-@pytest.mark.parametrize("code", [200, 404, 503])
+@pytest.mark.parametrize("code", [200, 503])
 @pytest.mark.parametrize("before", [(100,), (101,), (102, 103, 103, 100)])
-def test_informational_responses_are_no_outcome(
+def test_informational_responses_are_skipped(
     before: tuple[int, ...], code: int, server: Receiver, push: PushClient
 ) -> None:
     informational = b"".join(head(each, {"Link": "</x>"}) for each in before)
     server.default = behave.answer(informational + head(code, {"Content-Length": "0"}))
     assert [push.send(EVENT, server.url, LONG).status_code for _ in range(2)] == [code, code]
     assert server.connections == 1
+
+
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -186,29 +151,18 @@ def test_informational_responses_are_no_outcome(
         (b"a\r\n\tb\x00\x7f\x1b[1m", "a\\r\\n\\tb\\x00\\x7f\\x1b[1m"),
         (b"\xff\xfe ok", "\ufffd\ufffd ok"),
         ("é".encode() * 2000, "é" * 200),
-        (b"", ""),
     ],
 )
 @pytest.mark.parametrize("code", [400, 503])
 def test_the_beginning_of_the_response_body_is_kept_unless_delivered(
     body: bytes, text: str, code: int, server: Receiver, push: PushClient
 ) -> None:
-    chunks = (
-        b"Transfer-Encoding: chunked\r\n\r\n" + (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
+    chunked = behave.answer(head(code)[:-2] + CHUNKED % (len(body), body))
+    broken = behave.in_turn(
+        lambda exchange: exchange.send(head(code, {"Content-Length": "9999"}) + body), Exchange.close
     )
-    server.script(
-        behave.status(code, body=body),
-        behave.answer(head(code)[:-2] + chunks),
-        garbage(head(code) + body),
-        behave.status(200, body=body),
-    )
+    server.script(behave.status(code, body=body), chunked, broken, behave.status(200, body=body))
     assert [push.send(EVENT, server.url, LONG).response for _ in range(4)] == [text, text, text, None]
-
-
-def test_what_came_of_a_broken_body_is_kept(receiver: Receiver, push: PushClient) -> None:
-    receiver.script(behave.reset_mid_body(422))
-    result = push.send(EVENT, receiver.url, LONG)
-    assert (result.outcome, result.status_code, result.response) == (FAILED, 422, "half")
 
 
 NOT_HTTP = "response is not HTTP"
@@ -223,7 +177,6 @@ FAULTY: dict[str, tuple[Behaviour, str]] = {
     "binary": (garbage(bytes(range(256)) * 10), NOT_HTTP),
     "no number": (garbage(b"HTTP/1.1 twohundred OK\r\n\r\n"), NOT_HTTP),
     "half a status line": (garbage(b"HTTP/1.1 2"), NOT_HTTP),
-    "long line": (garbage(b"HTTP/1.1 200 " + b"x" * 70_000), NOT_HTTP),
     "long header": (garbage(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n"), NOT_HTTP),
     "endless headers": (endless(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"), NOT_HTTP),
     "endless 100": (endless(b"", head(100)), NOT_HTTP),
@@ -232,27 +185,26 @@ FAULTY: dict[str, tuple[Behaviour, str]] = {
 
 
 @pytest.mark.parametrize("what", FAULTY)
-def test_a_response_that_is_not_http_earns_another_attempt(what: str, server: Receiver, push: PushClient) -> None:
-    server.script(FAULTY[what][0])
-    result = send_within(SOON, push, server.url, LONG)
-    assert result == PushResult(RETRY, result.duration_ms, error=result.error)
-    assert result.error == FAULTY[what][1] or (FAULTY[what][1] == RESET and server.url.startswith("https"))
-    assert push.send(EVENT, server.url, LONG).outcome is DELIVERED
-    assert len(server.requests) == 2  # sent once each time
+def test_no_http_response_is_a_retry_and_nothing_is_sent_twice(what: str, server: Receiver, push: PushClient) -> None:
+    server.default = FAULTY[what][0]
+    for _ in range(2):
+        result = send_within(2, push, server.url, LONG)
+        assert result == PushResult(RETRY, result.duration_ms, error=result.error)
+        assert result.error == FAULTY[what][1] or (FAULTY[what][1] == RESET and server.url.startswith("https"))
+    assert (server.connections, len(server.requests)) == (2, 2)
 
 
+OK_CHUNKED = head(200, {"Transfer-Encoding": "chunked"})
 BODIES: dict[str, Behaviour] = {
-    "stalls": behave.in_turn(
-        lambda exchange: exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nha"), behave.hang()
-    ),
+    "stalls": behave.in_turn(lambda exchange: exchange.send(head(200, {"Content-Length": "5"}) + b"ha"), behave.hang()),
     "trickles": endless(head(200, {"Content-Length": "1000"}), b"x", 0.02),
     "trickles until closed": endless(head(200), b"x", 0.02),
     "reset": behave.reset_mid_body(),
     "endless": endless(head(200), b"x" * 16384),
-    "endless chunks": endless(head(200, {"Transfer-Encoding": "chunked"}), b"2000\r\n" + b"x" * 0x2000 + b"\r\n"),
-    "chunk without a size": endless(head(200, {"Transfer-Encoding": "chunked"}), b"zz\r\n"),
-    "chunk below nothing": endless(head(200, {"Transfer-Encoding": "chunked"}) + b"-1\r\n", b"x" * 16384),
-    "endless trailers": endless(head(200, {"Transfer-Encoding": "chunked"}) + b"0\r\n", b"X: y\r\n"),
+    "endless chunks": endless(OK_CHUNKED, b"2000\r\n" + b"x" * 0x2000 + b"\r\n"),
+    "chunk without a size": endless(OK_CHUNKED, b"zz\r\n"),
+    "chunk of negative size": endless(OK_CHUNKED + b"-1\r\n", b"x" * 16384),
+    "endless trailers": endless(OK_CHUNKED + b"0\r\n", b"X: y\r\n"),
     "two lengths": garbage(head(200, {"Content-Length": "5, 6"}) + b"12345"),
     "negative length": garbage(head(200, {"Content-Length": "-1"}) + b"12345"),
     "not gzip": behave.status(200, headers={"Content-Encoding": "gzip"}),
@@ -263,15 +215,12 @@ BODIES: dict[str, Behaviour] = {
 def test_2xx_is_delivered_whatever_becomes_of_the_body(what: str, server: Receiver, push: PushClient) -> None:
     server.script(BODIES[what])
     tracemalloc.start()
-    result = send_within(1.0 + SOON / 2, push, server.url, LONG)
-    _, peak_bytes = tracemalloc.get_traced_memory()
+    result = send_within(2, push, server.url, LONG)
+    assert tracemalloc.get_traced_memory()[1] < 2_000_000
     tracemalloc.stop()
-    assert (result.outcome, result.status_code, result.timed_out) == (DELIVERED, 200, False)
-    assert peak_bytes < 2_000_000
+    assert result == PushResult(DELIVERED, result.duration_ms, 200)
     assert push.send(EVENT, server.url, LONG).outcome is DELIVERED
 
-
-# Time
 
 SLOW: dict[str, Behaviour] = {
     "hangs": behave.hang(),
@@ -284,9 +233,8 @@ SLOW: dict[str, Behaviour] = {
 @pytest.mark.parametrize("what", SLOW)
 @pytest.mark.parametrize("reused", [False, True])
 def test_a_response_that_takes_too_long_is_a_timeout(
-    reused: bool, what: str, server: Receiver, new_push: MakePush
+    reused: bool, what: str, server: Receiver, push: PushClient
 ) -> None:
-    push = new_push(connect_timeout_seconds=0.5)
     if reused:
         push.send(EVENT, server.url, LONG)
     server.script(SLOW[what])
@@ -307,19 +255,14 @@ def trickle_handshake(connection: socket.socket) -> None:
 
 @pytest.mark.parametrize(("connect_timeout_seconds", "timeout_seconds"), [(0.3, LONG), (LONG, 0.3)])
 @pytest.mark.parametrize("where", [None, behave.hang_on_accept, trickle_handshake])
-def test_a_connection_that_is_not_made_in_time_is_a_timeout(
+def test_a_connection_that_is_not_made_in_time_is_a_timeout_and_keeps_no_other_push_waiting(
     where: Any, connect_timeout_seconds: float, timeout_seconds: float, new_push: MakePush
 ) -> None:
     push = new_push(connect_timeout_seconds=connect_timeout_seconds)
-    tls = certificates().valid()
-    with (
-        behave.blackhole_listener() as url,
-        Receiver(tls=tls, on_accept=where) as receiver,
-        ThreadPoolExecutor(4) as pool,
-    ):
-        results = list(
-            pool.map(lambda _: send_within(1, push, receiver.url if where else url, timeout_seconds), "1234")
-        )
+    with behave.blackhole_listener() as url, Receiver(tls=certificates().valid(), on_accept=where) as receiver:
+        urls = [receiver.url if where else url] * 4
+        with ThreadPoolExecutor(4) as pool:
+            results = list(pool.map(lambda url: send_within(1, push, url, timeout_seconds), urls))
     assert {(result.outcome, result.error, result.timed_out) for result in results} == {(RETRY, "timed out", True)}
 
 
@@ -331,17 +274,13 @@ def test_the_time_to_connect_bounds_neither_sending_nor_the_response(server: Rec
 
 @pytest.mark.parametrize("secure", [False, True])
 @pytest.mark.parametrize("bytes_at_a_time", [0, 65536])
-def test_a_receiver_that_reads_slowly_holds_nobody_longer_than_the_timeout(
-    bytes_at_a_time: int, secure: bool, push: PushClient
-) -> None:
+def test_a_receiver_that_reads_slowly_is_a_timeout(bytes_at_a_time: int, secure: bool, push: PushClient) -> None:
     left = Signal()
 
     def read_slowly(connection: socket.socket) -> None:
-        if secure:
-            connection = certificates().valid().wrap_socket(connection, server_side=True)
-        with connection:
+        with certificates().valid().wrap_socket(connection, True) if secure else connection as sock:
             while not left.wait(0.02):
-                connection.recv(bytes_at_a_time)
+                sock.recv(bytes_at_a_time)
 
     with Receiver(on_accept=read_slowly) as receiver:
         url = receiver.url.replace("http://127.0.0.1", "https://localhost") if secure else receiver.url
@@ -360,46 +299,26 @@ def test_a_response_counts_though_the_receiver_did_not_read_the_request(push: Pu
         assert push.send(HUGE, receiver.url, LONG).status_code == 413
 
 
-# Retry-After
+LATER = datetime.fromtimestamp(START + 90, UTC)
+WAITS = [("0", 0), (" 0120 ", 120), ("3601", 3600), ("9" * 5000, 3600)]
+WAITS += [(format_datetime(LATER, usegmt=True), 90), (format_datetime(LATER + timedelta(hours=1), usegmt=True), 3600)]
+WAITS += [(f"{LATER:%A, %d-%b-%y %H:%M:%S} GMT", 90), (f"{LATER:%a %b %d %H:%M:%S %Y}", 90)]  # RFC 850, asctime
+WAITS += [(format_datetime(LATER - timedelta(hours=1), usegmt=True), 0), ("Fri, 31 Dec 99999 23:59:59 GMT", 0)]
+WAITS += [(value, 0) for value in ("-5", "1.5", "1e3", "+5", "\xb2", "soon", "", "120, 240", "0" * 65_000 + "x")]
 
-NOW = datetime.fromtimestamp(START, UTC)
 
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        ("0", 0),
-        (" 0120 ", 120),
-        ("3601", 3600),
-        ("9" * 5000, 3600),
-        (format_datetime(NOW + timedelta(seconds=90), usegmt=True), 90),
-        (f"{NOW + timedelta(seconds=90):%A, %d-%b-%y %H:%M:%S} GMT", 90),  # RFC 850
-        (f"{NOW + timedelta(seconds=90):%a %b %d %H:%M:%S %Y}", 90),  # asctime
-        (format_datetime(NOW + timedelta(hours=2), usegmt=True), 3600),
-        (format_datetime(NOW - timedelta(seconds=90), usegmt=True), 0),
-        ("Fri, 31 Dec 99999 23:59:59 GMT", 0),
-        *((value, 0) for value in ("-5", "1.5", "1e3", "+5", "\xb2", "soon", "", "120, 240", "0" * 65_000 + "x")),
-    ],
-)
-@pytest.mark.parametrize("code", [429, 503])
-def test_retry_after_is_honoured_up_to_an_hour(
-    code: int, value: str, seconds: float, receiver: Receiver, push: PushClient
+@pytest.mark.parametrize(("value", "seconds"), WAITS)
+def test_retry_after_is_honoured_up_to_an_hour_on_429_and_503(
+    value: str, seconds: float, receiver: Receiver, push: PushClient
 ) -> None:
-    receiver.script(behave.status(code, headers={"Retry-After": value}))
-    assert push.send(EVENT, receiver.url, LONG).retry_after_seconds == seconds
+    codes = (429, 503, 200, 301, 404, 408, 500, 502)
+    receiver.script(*(behave.status(code, headers={"Retry-After": value}) for code in codes))
+    waits = [push.send(EVENT, receiver.url, LONG).retry_after_seconds for _ in codes]
+    assert waits == [seconds, seconds, 0, 0, 0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("code", [200, 301, 404, 408, 500, 502])
-def test_retry_after_counts_on_429_and_503_alone(code: int, receiver: Receiver, push: PushClient) -> None:
-    receiver.script(behave.status(code, headers={"Retry-After": "120"}))
-    assert push.send(EVENT, receiver.url, LONG).retry_after_seconds == 0
-
-
-# Connections
-
-CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
 KEPT = {str(code): behave.status(code) for code in (200, 204, 304, 404, 429, 503)}
-KEPT |= {"1 KiB": behave.status(200, body=b"x" * 1024), "chunked": behave.answer(CHUNKED % (2, b"ok"))}
+KEPT |= {"1 KiB": behave.status(200, body=b"x" * 1024), "chunked": behave.answer(head(200)[:-2] + CHUNKED % (2, b"ok"))}
 
 
 @pytest.mark.parametrize("what", KEPT)
@@ -409,14 +328,15 @@ def test_connections_are_reused(what: str, server: Receiver, push: PushClient) -
     assert (server.connections, len(server.requests)) == (1, 3)
 
 
-SURPLUS = head(500, {"Content-Length": "0"})
+SURPLUS = head(200, {"Content-Length": "0"})  # would make a failed push a delivered one
 NOT_REUSED: dict[str, Behaviour] = {
     "asked to close": behave.status(200, headers={"Connection": "close"}),
     "more than 1 KiB": behave.status(200, body=b"x" * 1025),
-    "more than 1 KiB in chunks": behave.answer(CHUNKED % (1025, b"x" * 1025)),
+    "more than 1 KiB in chunks": behave.answer(head(200)[:-2] + CHUNKED % (1025, b"x" * 1025)),
     "unread after 8 KiB": behave.answer(head(200, {"Content-Length": "8192"}) + b"x" * 8192 + SURPLUS),
     "unread after 204": behave.answer(head(204) + b"x" * 12_000 + SURPLUS),
     "unread after 2 bytes": behave.answer(head(200, {"Content-Length": "2"}) + b"x" * 12_000 + SURPLUS),
+    "unread at the edge of a buffer": behave.answer(head(204).ljust(8192, b"x") + SURPLUS),
     "more later": behave.in_turn(behave.status(200), lambda exchange: exchange.pause(0.02), behave.answer(SURPLUS)),
     "closed": behave.in_turn(behave.status(200), Exchange.close),
 }
@@ -451,82 +371,66 @@ def test_a_connection_that_was_idle_for_four_seconds_is_not_reused(
 
 
 def test_threads_share_a_client_and_each_gets_its_own_response(server: Receiver, push: PushClient) -> None:
-    codes = (200, 404, 503, 429)
-    server.default = lambda exchange: behave.status(int(exchange.request.headers["webhook-id"].split("_")[1]))(exchange)
-    events = [replace(EVENT, event_id=f"evt_{codes[number % 4]}_{number}") for number in range(200)]
+    server.default = lambda exchange: behave.status(int(exchange.request.headers["webhook-id"]))(exchange)
+    codes = [200, 404, 503, 429] * 50
     with Receiver() as other, ThreadPoolExecutor(10) as pool:
-        urls = [server.url, other.url + "&other"] * 100
+        events = [replace(EVENT, event_id=str(code)) for code in codes] + [EVENT] * 100
+        urls = [server.url] * 200 + [other.url + "&2"] * 100
         results = list(pool.map(lambda event, url: push.send(event, url, LONG).status_code, events, urls))
-        assert results[::2] == [200, 503] * 50
-        assert results[1::2] == [200] * 100
-        assert {request.path for request in other.requests} == {SECRET_PATH + "&other"}
-        assert server.connections <= 10
-        assert other.connections <= 10
+        assert results == codes + [200] * 100
+        assert {request.path for request in other.requests} == {SECRET_PATH + "&2"}
+        assert max(server.connections, other.connections) <= 10
         push.close()
         server.wait_until_left()
         other.wait_until_left()
 
 
-# Names and certificates
-
-
-class Resolver:
-    """The machine's resolver with more names. Each answer is a port of 127.0.0.1, or an error."""
-
-    def __init__(self) -> None:
-        self.machines = socket.getaddrinfo
-        self.answers: dict[str, list[int] | Exception] = {}
-
-    def getaddrinfo(self, host: str, *parameters: Any, **more: Any) -> list[Any]:
-        answer = self.answers.get(host)
-        if isinstance(answer, Exception):
-            raise answer
-        if answer is None:
-            return self.machines(host, *parameters, **more)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in answer]
-
-
 @pytest.fixture
-def resolver(monkeypatch: pytest.MonkeyPatch) -> Resolver:
-    resolver = Resolver()
-    monkeypatch.setattr(socket, "getaddrinfo", resolver.getaddrinfo)
-    return resolver
+def resolve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that lets all names resolve to these ports of 127.0.0.1, or fail with an error."""
+    resolver = socket.getaddrinfo
+
+    def resolve(*ports: int, error: Exception | None = None) -> None:
+        def getaddrinfo(host: str, *parameters: Any, **more: Any) -> list[Any]:
+            if host == "127.0.0.1":
+                return resolver(host, *parameters, **more)
+            if error:
+                raise error
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    return resolve
 
 
-def port_of(url: str) -> int:
-    return urlsplit(url).port or 0
-
-
-def test_the_next_address_is_tried_when_one_refuses_or_hangs(
-    resolver: Resolver, push: PushClient, receiver: Receiver, new_push: MakePush
+def test_a_hosts_addresses_are_tried_in_turn_and_share_the_time_to_connect(
+    resolve: Callable[..., None], receiver: Receiver, new_push: MakePush
 ) -> None:
-    with behave.blackhole_listener() as dead:
-        resolver.answers = {"name.example": [port_of(behave.refused_url()), port_of(dead), receiver.port]}
-        push = new_push(connect_timeout_seconds=1)
+    push = new_push(connect_timeout_seconds=1)
+    with behave.blackhole_listener() as url:
+        dead, refused = (int(each.split(":")[2].split("/")[0]) for each in (url, behave.refused_url()))
+        resolve(refused, dead, receiver.port)
         assert push.send(EVENT, "http://name.example/hook", LONG).outcome is DELIVERED
-        resolver.answers = {"name.example": [port_of(dead)] * 8}
-        push.close()
-        result = send_within(1.2, push, "http://name.example/hook", LONG)
-    assert (result.outcome, result.timed_out) == (RETRY, True)
-    assert receiver.requests[0].headers["host"] == "name.example"
+        assert receiver.requests[0].headers["host"] == "name.example"
+        resolve(*[dead] * 8)
+        assert send_within(1.3, push, "http://other.example/hook", LONG).timed_out
 
 
 @pytest.mark.parametrize(
-    ("answer", "error"),
+    ("error", "text"),
     [
         (socket.gaierror(-2, "Name or service not known"), "host name does not resolve"),
         (UnicodeError("label too long"), "host name does not resolve"),
-        ([], "host name does not resolve"),
+        (None, "host name does not resolve"),  # to no address
         (OSError(101, "Network is unreachable"), "receiver cannot be reached"),
-        ([port_of(behave.refused_url())] * 3, "connection refused"),
     ],
 )
-def test_a_name_without_a_usable_address_earns_another_attempt(
-    answer: Any, error: str, resolver: Resolver, push: PushClient
+def test_a_host_without_a_usable_address_is_a_retry(
+    error: Exception | None, text: str, resolve: Callable[..., None], push: PushClient
 ) -> None:
-    resolver.answers = {"name.example": answer}
+    resolve(error=error)
     result = push.send(EVENT, "https://name.example/hook", LONG)
-    assert result == PushResult(RETRY, result.duration_ms, error=error)
+    assert result == PushResult(RETRY, result.duration_ms, error=text)
 
 
 @pytest.mark.parametrize("fault", ["unknown_authority", "wrong_host", "expired"])
@@ -538,37 +442,30 @@ def test_a_certificate_that_does_not_verify_is_a_failure_and_nothing_is_sent(fau
     assert result == PushResult(FAILED, result.duration_ms, error="certificate does not verify")
 
 
-@pytest.mark.parametrize(
-    ("on_accept", "error"),
-    [
-        (behave.tls_broken_off, "TLS failed"),
-        (behave.plain_text_on_tls_port, "TLS failed"),
-        (behave.reset_on_accept, "connection reset"),
-    ],
-)
-def test_a_handshake_that_breaks_off_earns_another_attempt(on_accept: Any, error: str, push: PushClient) -> None:
+HANDSHAKES: list[tuple[Any, str]] = [
+    (behave.tls_broken_off, "TLS failed"),
+    (behave.plain_text_on_tls_port, "TLS failed"),
+]
+
+
+@pytest.mark.parametrize(("on_accept", "error"), [*HANDSHAKES, (behave.reset_on_accept, "connection reset")])
+def test_a_handshake_that_breaks_off_is_a_retry(on_accept: Any, error: str, push: PushClient) -> None:
     with Receiver(tls=certificates().valid(), on_accept=on_accept) as receiver:
         result = push.send(EVENT, receiver.url, LONG)
         assert result == PushResult(RETRY, result.duration_ms, error=error)
 
 
-# Secrets
-
-
 def test_no_result_and_no_log_line_holds_a_secret(
-    server: Receiver, new_push: MakePush, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    server: Receiver, new_push: MakePush, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    server.script(
-        *(behaviour for behaviour, _ in FAULTY.values()),
-        behave.hang(),
-        behave.status(200),
-        behave.redirect(SECRET_PATH),
-        behave.status(503, headers={"Retry-After": SECRET_PATH}),
-        garbage(f"HTTP/1.1 503 No {SECRET_PATH}\r\nno colon\r\n: odd\r\n\r\n".encode()),
-    )
+    odd = garbage(f"HTTP/1.1 503 No {SECRET_PATH}\r\nno colon\r\n: odd\r\n\r\n".encode())
+    redirect, status = behave.redirect(SECRET_PATH), behave.status(503, headers={"Retry-After": SECRET_PATH})
+    server.script(*(behaviour for behaviour, _ in FAULTY.values()), behave.hang(), redirect, status, odd)
     push = new_push(b"a signing secret")
-    urls = [server.url] * (len(FAULTY) + 5) + [behave.refused_url(), "http://nobody.invalid" + SECRET_PATH]
-    told = [repr(push), *(repr(push.send(EVENT, url, 0.3)) for url in urls)]
-    text = "\n".join([*told, caplog.text, *capsys.readouterr()])
+    urls = [server.url] * (len(FAULTY) + 4) + [behave.refused_url(), "http://nobody.invalid" + SECRET_PATH]
+    text = "\n".join(
+        [repr(push), *(repr(push.send(EVENT, url, 0.3)) for url in urls), caplog.text, *capfd.readouterr()]
+    )
+    assert "connection refused" in text
     assert not any(secret in text for secret in ("secret-path", "secret-query", "secret-payload", "a signing secret"))

@@ -1,0 +1,85 @@
+"""What resources.json describes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cfnlint.api import lint
+from moto import mock_aws
+
+from chalicelib.telemetry import UNITS
+from tools import resources
+
+TEXT = (Path(__file__).parent.parent.parent / "resources.json").read_text()
+RESOURCES: dict[str, Any] = json.loads(TEXT)["Resources"]
+PROPERTIES: dict[str, Any] = {name: resource["Properties"] for name, resource in RESOURCES.items()}
+ALARMS = sorted(name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::CloudWatch::Alarm")
+
+
+def test_cfn_lint_finds_no_fault() -> None:
+    assert [str(match) for match in lint(TEXT)] == []
+
+
+def test_the_table_outlives_its_stack() -> None:
+    assert RESOURCES["EventsTable"]["DeletionPolicy"] == RESOURCES["EventsTable"]["UpdateReplacePolicy"] == "Retain"
+
+
+@pytest.mark.parametrize(
+    ("resource", "expected"),
+    [
+        ("EventsTable", {"BillingMode": "PAY_PER_REQUEST", "SSESpecification": {"SSEEnabled": True}}),
+        ("EventsTable", {"TimeToLiveSpecification": {"AttributeName": "expires_at", "Enabled": True}}),
+        ("EventsTable", {"PointInTimeRecoverySpecification": {"PointInTimeRecoveryEnabled": True}}),
+        ("InboxQueue", {"VisibilityTimeout": 300, "MessageRetentionPeriod": 7 * 86400, "SqsManagedSseEnabled": True}),
+        ("InboxQueue", {"ReceiveMessageWaitTimeSeconds": 20}),
+        ("InboxDLQ", {"MessageRetentionPeriod": 14 * 86400, "SqsManagedSseEnabled": True}),
+        ("DLQAlarm", {"Namespace": "AWS/SQS", "MetricName": "ApproximateNumberOfMessagesVisible"}),
+        ("DLQAlarm", {"Dimensions": [{"Name": "QueueName", "Value": PROPERTIES["InboxDLQ"]["QueueName"]}]}),
+        ("DLQAlarm", {"Statistic": "Maximum", "ComparisonOperator": "GreaterThanOrEqualToThreshold", "Threshold": 1}),
+        ("DLQAlarm", {"Period": 300, "EvaluationPeriods": 1, "TreatMissingData": "notBreaching"}),
+        ("OldestPendingAlarm", {"Namespace": {"Ref": "MetricsNamespace"}, "MetricName": "OldestPendingAge"}),
+        ("ApiErrorsAlarm", {"Namespace": "AWS/ApiGateway", "MetricName": "5XXError"}),
+    ],
+)
+def test_a_resource_has_its_properties(resource: str, expected: dict[str, Any]) -> None:
+    assert PROPERTIES[resource].items() >= expected.items()
+
+
+@pytest.mark.parametrize("alarm", ALARMS)
+def test_an_alarm_is_announced_when_it_begins_and_when_it_ends(alarm: str) -> None:
+    assert PROPERTIES[alarm]["AlarmActions"] == PROPERTIES[alarm]["OKActions"] == [{"Ref": "DLQAlarmTopic"}]
+
+
+@pytest.mark.parametrize("resource", sorted(PROPERTIES.keys() - {"DeliveryDashboard"}))  # dashboards have no tags
+def test_a_resource_is_tagged(resource: str) -> None:
+    tags = {tag["Key"]: tag["Value"] for tag in PROPERTIES[resource]["Tags"]}
+    assert tags == {"Service": "triggers-api", "Environment": {"Ref": "Stage"}}
+
+
+def test_the_dashboard_shows_every_metric_both_queues_and_the_alarms() -> None:
+    widgets = json.dumps(resources.read_template("qa")["Resources"]["DeliveryDashboard"])
+    shown = [*UNITS, "triggers-api-${Stage}-inbox-queue", "triggers-api-${Stage}-inbox-dlq"]
+    shown += [PROPERTIES[alarm]["AlarmName"]["Fn::Sub"] for alarm in ALARMS]
+    assert [name for name in shown if name not in widgets] == []
+
+
+@mock_aws
+def test_table_and_queues_are_created_in_a_local_aws_where_they_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    import boto3  # noqa: PLC0415
+
+    sqs = boto3.client("sqs")
+    sqs.create_queue(QueueName="triggers-api-qa-inbox-dlq", Attributes={"MessageRetentionPeriod": "60"})
+
+    variables = resources.ensure("qa")
+
+    assert resources.ensure("qa") == variables
+    table = boto3.client("dynamodb").describe_table(TableName=variables["EVENTS_TABLE_NAME"])["Table"]
+    assert table["TableName"] == "triggers-api-qa-events"
+    assert [index["IndexName"] for index in table["GlobalSecondaryIndexes"]] == ["status-index"]
+    inbox = sqs.get_queue_attributes(QueueUrl=variables["INBOX_QUEUE_URL"], AttributeNames=["All"])["Attributes"]
+    dlq = sqs.get_queue_attributes(QueueUrl=variables["INBOX_DLQ_URL"], AttributeNames=["All"])["Attributes"]
+    assert inbox["VisibilityTimeout"] == "300"
+    assert json.loads(inbox["RedrivePolicy"]) == {"deadLetterTargetArn": dlq["QueueArn"], "maxReceiveCount": 5}
+    assert dlq["MessageRetentionPeriod"] == "60"

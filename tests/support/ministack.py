@@ -1,0 +1,109 @@
+"""ministack, behind a proxy that responds as AWS does where ministack does not, and that a test can watch."""
+
+import http.client
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import boto3
+
+from tools import emulator
+from tools.emulator import Emulator
+
+ACCOUNT = {"region_name": emulator.REGION, "aws_access_key_id": "test", "aws_secret_access_key": "test"}
+MAPPINGS = "/2015-03-31/event-source-mappings"
+SETTLED = {b'"Pending"': b'"Active"', b'"InProgress"': b'"Successful"'}  # Chalice's waiters poll every five seconds
+
+
+class Ministack:
+    """`seen` is called with each operation that was served, such as `CreateRole /` or `POST /restapis`."""
+
+    def __init__(self, direct: Emulator) -> None:
+        self.direct = direct
+        self.seen: Callable[[str], None] = lambda operation: None
+        handler = type("Handler", (Proxy,), {"ministack": self})
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def client(self, service: str) -> Any:
+        return boto3.client(service, endpoint_url=self.url, **ACCOUNT)  # type: ignore[call-overload]
+
+    def reset(self) -> None:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.direct.port, timeout=30)) as connection:
+            connection.request("POST", "/_ministack/reset")
+            connection.getresponse().read()
+
+
+class Proxy(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    ministack: Ministack
+
+    def respond(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        fault = self._event_source_fault(body) if (self.command, self.path) == ("POST", MAPPINGS) else None
+        if fault:
+            headers, content = {"x-amzn-errortype": fault}, json.dumps({"Message": fault}).encode()
+            status = 409
+        elif self.command == "PUT" and re.fullmatch(r"/restapis/\w+(\?.*)?", self.path):  # PutRestApi is missing
+            status, headers, content = 200, {}, b"{}"
+        else:
+            if self.path.startswith("/restapis?mode=import"):  # its body is ignored, and with it the name
+                self.path, body = "/restapis", json.dumps({"name": json.loads(body)["info"]["title"]}).encode()
+                del self.headers["Content-Length"]
+            status, headers, content = self._forward(body)
+        action = re.search(rb"Action=(\w+)", body)
+        self.ministack.seen(f"{action[1].decode() if action else self.command} {self.path}")
+        self.send_response(status)
+        for name, value in headers.items():
+            if name.lower() in ("content-type", "x-amzn-errortype", "x-amzn-requestid", "x-amz-crc32"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = respond
+
+    def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.ministack.direct.port, timeout=60)) as connection:
+            connection.request(self.command, self.path, body, dict(self.headers))
+            response = connection.getresponse()
+            content = response.read()
+        if self.path.startswith("/2015-03-31/functions"):
+            for word, settled in SETTLED.items():
+                content = content.replace(word, settled)
+        elif self.path.startswith("/restapis"):  # an integer to botocore
+            content = re.sub(rb'("minimumCompressionSize": ?)""', rb"\1null", content)
+        return response.status, dict(response.getheaders()), content
+
+    def _event_source_fault(self, body: bytes) -> str | None:
+        """Return the error of AWS for an event source whose queue is missing, or that exists already."""
+        arn = json.loads(body)["EventSourceArn"]
+        sqs = self.ministack.direct.client("sqs")
+        try:
+            sqs.get_queue_url(QueueName=arn.rsplit(":", 1)[-1])
+        except sqs.exceptions.QueueDoesNotExist:
+            return "InvalidParameterValueException"
+        sources = self.ministack.direct.client("lambda").list_event_source_mappings()["EventSourceMappings"]
+        return "ResourceConflictException" if arn in [source["EventSourceArn"] for source in sources] else None
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def ministack(log_file: Path) -> Iterator[Ministack]:
+    with emulator.running(emulator.install(), log_file) as direct:
+        served = Ministack(direct)
+        thread = Thread(target=served.server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield served
+        finally:
+            served.server.shutdown()
+            thread.join()
+            served.server.server_close()
