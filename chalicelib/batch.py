@@ -6,7 +6,7 @@ from functools import partial
 from chalicelib import delivery, messages
 from chalicelib.errors import QueueUnavailableError
 from chalicelib.queue import Message
-from chalicelib.services import Services
+from chalicelib.services import CALL_SECONDS, Services
 from chalicelib.telemetry import logger, request_id
 
 RETURN_SECONDS = 1  # for joining threads and returning
@@ -27,7 +27,7 @@ def process(batch: Sequence[Message], services: Services, remaining_seconds: flo
     if all(succeeded):
         return
     handles = [message.receipt_handle for message, done in zip(batch, succeeded, strict=True) if done]
-    if handles:
+    if handles and services.clock() + CALL_SECONDS <= deadline:
         try:
             services.inbox.delete_many(handles)
         except QueueUnavailableError:

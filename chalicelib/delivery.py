@@ -205,9 +205,13 @@ def redrive(wake_up: WakeUp, services: Services) -> float | None:
     result = services.store.replay(
         wake_up.event_id, services.new_id(), expires_at=_expires_at(services), failed_at=wake_up.failed_at
     )
-    if result.applied or result.event is None or not result.event.is_claimed(services.clock()):
+    event = result.event
+    if result.applied or event is None:
         return None
-    return min(MAX_DELAY_SECONDS, _claim_seconds_left(result.event, services) + 1)
+    # The claim that refused the replay may have ended since.
+    if event.failed_at == wake_up.failed_at or event.is_claimed(services.clock()):
+        return min(MAX_DELAY_SECONDS, max(0.0, _claim_seconds_left(event, services)) + 1)
+    return None
 
 
 def _new_event(new_event: NewEvent, services: Services, created_by: str, idempotency_key: str | None) -> Event:

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock, Thread
-from typing import Any, TextIO
+from typing import TextIO
 from urllib.parse import urlsplit
 
 import boto3
@@ -33,17 +33,11 @@ from tools import api_key, local_aws, resources
 from tools.receiver import Receiver
 
 ROOT = Path(__file__).parent.parent
-LOGS = ROOT / ".local"
 POLL_SECONDS = 3  # short, because emulators hand messages to long polls whose client is gone
+WORKER_TIMEOUT_SECONDS = 50.0  # as in .chalice/config.json
+SWEEP_TIMEOUT_SECONDS = 60.0
 SWEEP_SECONDS = 60.0
 CHECK_DLQ_SECONDS = 300.0
-STAND_INS = {  # for what is made later, so that the rest can be checked first
-    "EVENTS_TABLE_NAME": "events",
-    "INBOX_QUEUE_URL": "http://127.0.0.1/inbox",
-    "INBOX_DLQ_URL": "http://127.0.0.1/dlq",
-    "ZAPIER_WEBHOOK_URL": "none",
-    "API_KEYS": "",
-}
 
 
 class StartError(Exception):
@@ -73,20 +67,17 @@ class Screen(logging.Handler):
         event_id = str(fields.get("event_id", ""))
         match record.getMessage():
             case "attempt":
-                self.event(event_id, _attempt(fields))
+                text = (
+                    f"{fields['outcome']:<11}  attempt {fields['attempt']}: {fields['status_code'] or fields['error']}"
+                )
+                seconds = fields["retry_in_seconds"]
+                self.event(event_id, text if seconds is None else f"{text}, next in {seconds:.1f} s")
             case "dead letter":
                 self.event(event_id, f"dead letter  {fields.get('reason')}  {self._url}/#/events/{event_id}")
             case "event accepted" | "acknowledged" | "replayed" as message:
                 self.event(event_id, message.removeprefix("event "))
             case message if record.levelno >= logging.WARNING:
                 self.event(event_id, f"warning      {message} {fields.get('error') or fields.get('reason') or ''}")
-
-
-def _attempt(fields: dict[str, Any]) -> str:
-    response = fields.get("status_code") or fields.get("error") or "no response"
-    text = f"{fields.get('outcome'):<11}  attempt {fields.get('attempt')}: {response}, {fields.get('duration_ms')} ms"
-    retry_in_seconds = fields.get("retry_in_seconds")
-    return text if retry_in_seconds is None else f"{text}, next in {retry_in_seconds:.1f} s"
 
 
 class Handler(ChaliceRequestHandler):
@@ -103,6 +94,11 @@ class Handler(ChaliceRequestHandler):
         pass
 
 
+def given(name: str) -> str:
+    """Return the value of an environment variable, "" if it is not set."""
+    return os.environ.get(name, "").strip()
+
+
 def start() -> None:
     """Start everything in daemon threads, and say how to use it; raise StartError."""
     config = _read_config()
@@ -115,8 +111,8 @@ def start() -> None:
     key = _provide_key(variables)
     screen.say(_usage(url, key, receiver_url, variables))
     current = _connect()
-    _start_worker(current, _timeout_seconds(config, "worker"))
-    _schedule("sweep", SWEEP_SECONDS, lambda: schedules.sweep(current, _timeout_seconds(config, "sweep")))
+    _start_worker(current)
+    _schedule("sweep", SWEEP_SECONDS, lambda: schedules.sweep(current, SWEEP_TIMEOUT_SECONDS))
     _schedule("check_dlq", CHECK_DLQ_SECONDS, lambda: schedules.check_dlq(current))
     Thread(target=server.server.serve_forever, name="api", daemon=True).start()
     screen.say(f"ready  {url}  (Ctrl-C ends it)")
@@ -125,25 +121,25 @@ def start() -> None:
 def _read_config() -> Config:
     """Return Chalice's configuration of the stage; its optional settings count unless the environment has others."""
     config_from_disk = json.loads((ROOT / ".chalice" / "config.json").read_text())
-    config = Config(os.environ.get("STAGE", "").strip() or "dev", config_from_disk=config_from_disk)
+    config = Config(given("STAGE") or "dev", config_from_disk=config_from_disk)
     for name, value in config.environment_variables.items():
         if name != "SETTINGS_SECRET":  # names what only a deployed stage has
-            os.environ[name] = os.environ.get(name, "").strip() or value
+            os.environ[name] = given(name) or value
     return config
 
 
 def _check_environment() -> int:
     """Return the port; raise StartError naming every variable at fault."""
-    given = {name: value for name, value in os.environ.items() if value.strip() or name == "API_KEYS"}
     faults = []
+    stand_ins = {**dict.fromkeys(settings.REQUIRED, "http://127.0.0.1/"), "API_KEYS": ""}
     try:
-        settings.load({**STAND_INS, **given})
+        settings.load({**stand_ins, **{name: value for name, value in os.environ.items() if value.strip()}})
     except settings.SettingsError as error:
         faults.append(str(error))
-    port = given.get("PORT", "8000").strip()
+    port = given("PORT") or "8000"
     if not (re.fullmatch(r"[0-9]{1,5}", port) and int(port) <= 65535):
         faults.append("PORT is unusable: it must be 0 to 65535")
-    if not re.match(r"https?://[^/]", given.get("AWS_ENDPOINT_URL", "http://-").strip()):
+    if not re.match(r"https?://[^/]", given("AWS_ENDPOINT_URL") or "http://-"):
         faults.append("AWS_ENDPOINT_URL is unusable: it must be an http or https URL")
     if faults:
         raise StartError("; ".join(faults))
@@ -166,41 +162,35 @@ def _listen(config: Config, port: int) -> LocalDevServer:
 def _open_screen(url: str) -> Screen:
     """Return the screen. On a terminal, JSON lines go to a file instead of standard output."""
     screen = Screen(sys.stdout, url)
-    telemetry.configure(os.environ.get("LOG_LEVEL", "").strip().upper() or "INFO")
+    telemetry.configure(given("LOG_LEVEL").upper() or "INFO")
     telemetry.logger.addHandler(screen)
     if sys.stdout.isatty():
-        try:
-            LOGS.mkdir(exist_ok=True)
-            sys.stdout = (LOGS / f"run-{urlsplit(url).port}.log").open("w", encoding="utf-8")
-        except OSError as error:
-            raise StartError(f"{LOGS}: {error.strerror}") from error
+        (ROOT / ".local").mkdir(exist_ok=True)
+        sys.stdout = (ROOT / ".local" / f"run-{urlsplit(url).port}.log").open("w", encoding="utf-8")
     return screen
 
 
 def _provide_aws() -> dict[str, str]:
-    """Start an AWS unless one is given, make what `resources.json` describes where it is missing there.
-
-    Return the variables with which another process finds it, without the user's own credentials.
-    """
-    endpoint = os.environ.get("AWS_ENDPOINT_URL", "").strip()
+    """Start an AWS unless one is given, and make the resources it lacks; return the variables that name them."""
+    endpoint = given("AWS_ENDPOINT_URL")
     try:
         if endpoint:
             local_aws.complete_given()
         else:
             local_aws.embed()
-        if "SETTINGS_SECRET" not in os.environ:
+        if not given("SETTINGS_SECRET"):
             made = resources.ensure(os.environ["STAGE"])
-            os.environ |= {name: value for name, value in made.items() if not os.environ.get(name, "").strip()}
+            os.environ |= {name: value for name, value in made.items() if not given(name)}
     except (*AWS_ERRORS, ValueError, resources.ResourcesError) as error:
         raise StartError(f"AWS {endpoint}: {' '.join(str(error).split())}") from error
     names = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL", "STAGE")
-    variables = {name: os.environ[name] for name in names if name in os.environ}
-    return variables | {name: value for name, value in local_aws.CREDENTIALS.items() if os.environ.get(name) == value}
+    variables = {name: given(name) for name in names if given(name)}
+    return variables | {name: value for name, value in local_aws.CREDENTIALS.items() if given(name) == value}
 
 
 def _provide_receiver(screen: Screen, variables: dict[str, str]) -> str | None:
     """Start the built-in receiver unless a webhook URL is set; return its URL."""
-    if os.environ.get("ZAPIER_WEBHOOK_URL", "").strip() or "SETTINGS_SECRET" in os.environ:
+    if given("ZAPIER_WEBHOOK_URL") or given("SETTINGS_SECRET"):
         return None
     receiver = Receiver(screen.event)
     Thread(target=receiver.serve_forever, name="receiver", daemon=True).start()
@@ -210,7 +200,7 @@ def _provide_receiver(screen: Screen, variables: dict[str, str]) -> str | None:
 
 def _provide_key(variables: dict[str, str]) -> str | None:
     """Make an API key unless keys are set; return it."""
-    if "API_KEYS" in os.environ or "SETTINGS_SECRET" in os.environ:
+    if "API_KEYS" in os.environ or given("SETTINGS_SECRET"):
         return None
     key = api_key.new_key()
     variables["API_KEYS"] = os.environ["API_KEYS"] = api_key.entry("local", key)
@@ -222,15 +212,12 @@ def _connect() -> Services:
     try:
         current = services.get()
         schedules.check_dlq(current)
-    except settings.SettingsError as error:
-        raise StartError(str(error)) from error
-    except (QueueUnavailableError, StorageUnavailableError) as error:
-        names = "EVENTS_TABLE_NAME, INBOX_QUEUE_URL or INBOX_DLQ_URL"
-        raise StartError(f"{names} names what is not there, or AWS does not respond: {error}") from error
+    except (settings.SettingsError, QueueUnavailableError, StorageUnavailableError) as error:
+        raise StartError(f"settings name what is not there: {error}") from error
     return current
 
 
-def _start_worker(current: Services, timeout_seconds: float) -> None:
+def _start_worker(current: Services) -> None:
     """Start the threads that receive and process batches, one receiving at a time; there is no batch window."""
     client_config = ClientConfig(connect_timeout=1, read_timeout=POLL_SECONDS + 5, retries={"total_max_attempts": 1})
     queue = Queue(boto3.client("sqs", config=client_config), current.settings.inbox_queue_url)
@@ -244,7 +231,7 @@ def _start_worker(current: Services, timeout_seconds: float) -> None:
             time.sleep(1)
             return
         if messages:
-            batch.process(messages, current, timeout_seconds)
+            batch.process(messages, current, WORKER_TIMEOUT_SECONDS)
             queue.delete_many([message.receipt_handle for message in messages])
 
     for _ in range(settings.load_event_source(os.environ).max_concurrency):
@@ -267,18 +254,15 @@ def _schedule(name: str, seconds: float, function: Callable[[], None]) -> None:
 
 
 def _usage(url: str, key: str | None, receiver_url: str | None, variables: dict[str, str]) -> str:
-    webhook_url = os.environ.get("ZAPIER_WEBHOOK_URL", "").strip()
-    pushes_to = (
-        "nothing: pull-only" if webhook_url == "none" else urlsplit(webhook_url).netloc or "as in SETTINGS_SECRET"
-    )
+    webhook_url = given("ZAPIER_WEBHOOK_URL") or "as in SETTINGS_SECRET"
     authorization = f"-H 'Authorization: Bearer {key}'" if key else '-H "Authorization: Bearer $TRIGGERS_API_KEY"'
     event = """-H 'Content-Type: application/json' -d '{"event_type": "order.created", "payload": {"order_id": "1"}}'"""
     lines = [
         f"console    {url}/{f'#key={key}' if key else ''}",
         f"  version    {__version__}, stage {os.environ['STAGE']}",
         f"  key        {key or 'yours; put it into TRIGGERS_API_KEY for the commands below'}",
-        f"  pushes to  {pushes_to}{(receiver_url and '  (built in, shows what it receives)') or ''}",
-        f"  logs       {os.path.relpath(sys.stdout.name) if os.path.exists(sys.stdout.name) else 'standard output'}",
+        f"  pushes to  {urlsplit(webhook_url).netloc or webhook_url}",
+        f"  logs       {sys.stdout.name}",
         "  The variables of this AWS, for `chalice local` and other commands:",
         "  export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items()),
         "  Post an event, and list what is not delivered:",
@@ -292,7 +276,3 @@ def _usage(url: str, key: str | None, receiver_url: str | None, variables: dict[
             f"  curl -sS -X POST '{receiver_url}/fail?status=404'",
         ]
     return "\n".join(lines)
-
-
-def _timeout_seconds(config: Config, name: str) -> float:
-    return float(config.scope(config.chalice_stage, name).lambda_timeout)

@@ -16,8 +16,8 @@ def embed() -> None:
     """Start moto and point this process at it; no profile, endpoint or credentials of the user are used."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
-    no_files = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
-    os.environ |= {**CREDENTIALS, **no_files, "AWS_DEFAULT_REGION": REGION, "AWS_ENDPOINT_URL": start_moto()}
+    os.environ |= dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), os.devnull)
+    os.environ |= {**CREDENTIALS, "AWS_DEFAULT_REGION": REGION, "AWS_ENDPOINT_URL": start_moto()}
     for name in ("no_proxy", "NO_PROXY"):
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1"]))
 

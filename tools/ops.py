@@ -3,6 +3,7 @@
 Results go to standard output, progress and errors to standard error. Payloads are shown only by `show --payload`.
 """
 
+import codecs
 import hashlib
 import json
 import logging
@@ -36,7 +37,7 @@ from chalicelib.messages import MalformedMessageError, parse
 from chalicelib.queue import BATCH_SIZE, Message, Queue
 
 RECEIVE_WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
-MAX_BATCH_BYTES = 200_000  # SQS limits a batch to 256 KiB, attributes included
+MAX_BATCH_BYTES = 1_000_000  # SQS limits a batch to 1 MiB, attributes included
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -418,7 +419,8 @@ def send(event_type: str | None, file: Path | None, idempotency_key: str | None,
 
 def send_lines(api: Api, content: bytes, prefix: str) -> None:
     """Post each line that is not blank. Equal lines are different events: the key counts them."""
-    lines = [(number, line.strip()) for number, line in enumerate(content.splitlines(), 1) if line.strip()]
+    numbered = enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), 1)
+    lines = [(number, line.strip()) for number, line in numbered if line.strip()]
     counts, occurrences = Counter[str](), Counter[bytes]()
 
     def report() -> str:

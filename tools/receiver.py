@@ -7,7 +7,6 @@ import json
 import secrets
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock
 from urllib.parse import parse_qsl, urlsplit
 
 
@@ -19,29 +18,10 @@ class Receiver(ThreadingHTTPServer):
 
     def __init__(self, show: Callable[[str, str], None]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        self.show = show
+        self.failures: list[int] = []  # status codes of the next responses
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.hook_path = f"/hooks/{secrets.token_urlsafe(16)}"
-        self._show = show
-        self._lock = Lock()
-        self._failures = (503, 0)
-
-    def fail(self, status: int = 503, times: int = 1) -> str:
-        """Respond to the next `times` deliveries with `status`."""
-        with self._lock:
-            self._failures = (status, times)
-        return f"the next {times} deliveries get {status}\n"
-
-    def deliver(self, body: bytes) -> int:
-        """Show a delivery; return the status code of the response."""
-        event = json.loads(body)
-        with self._lock:
-            status, times = self._failures
-            if times:
-                self._failures = (status, times - 1)
-        status = status if times else 200
-        payload = json.dumps(event["payload"], ensure_ascii=False)
-        self._show(event["event_id"], f"received     responded {status}: {payload}")
-        return status
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -55,21 +35,19 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         url = urlsplit(self.path)
-        try:
-            if url.path == self.server.hook_path:
-                self._respond(self.server.deliver(body))
-            elif url.path == "/fail":
-                self._respond(200, self.server.fail(**{name: int(value) for name, value in parse_qsl(url.query)}))
-            else:
-                self._respond(404)
-        except (ValueError, KeyError, TypeError):
-            self._respond(400)
-
-    def _respond(self, status: int, text: str = "") -> None:
+        status = 404
+        if url.path == self.server.hook_path:
+            status = self.server.failures.pop() if self.server.failures else 200
+            event = json.loads(body)
+            payload = json.dumps(event["payload"], ensure_ascii=False)
+            self.server.show(event["event_id"], f"received     responded {status}: {payload}")
+        elif url.path == "/fail":
+            query = {"status": "503", "times": "1"} | dict(parse_qsl(url.query))
+            self.server.failures = [int(query["status"])] * int(query["times"])
+            status = 200
         self.send_response(status)
-        self.send_header("Content-Length", str(len(text)))
+        self.send_header("Content-Length", "0")
         self.end_headers()
-        self.wfile.write(text.encode())
 
     def log_message(self, format: str, *args: object) -> None:
         pass

@@ -1,35 +1,43 @@
-"""What is promised of every run, whatever died in it: the one place that says so.
+"""The promises, checked for every run, whatever failed in it.
 
-A witness stands at the receiver, the callers and the consumers; at the end the store is compared with what it saw.
+A witness watches the table, the receiver, callers and consumers; at the end the store is compared with what it saw.
+A fault excuses only what happened to the event that it struck.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from chalicelib.events import Event, Status, DeliveredVia
+from chalicelib.events import DeliveredVia, Event, Status, rfc3339, unix_seconds
+
+MAX_SKEW_SECONDS = 5.0  # how far the clock of a container is off, either way
+
+NEVER = rfc3339(0)
+
+Item = Mapping[str, Any]
 
 
 class ViolationError(AssertionError):
     """A promise was broken."""
 
 
-class Container(Protocol):
-    """A process that pushes: it is `faults` that excuse a push that is made twice."""
-
-    faults: list[str]
-
-
-@dataclass(frozen=True)
+@dataclass
 class Push:
-    """One push that reached the receiver; `status_code` None: no answer. `faults` is how many `by` had had by then."""
+    """A push that reached the receiver. `status_code` None: no response.
+
+    `is_lost`: the sender never saw the response. `is_recorded` and `fault` tell what became of the record that its
+    `invocation` owed.
+    """
 
     event: Event
+    invocation: object
     started: float
-    status_code: int | None
-    by: Container
-    faults: int
+    life: int = 0
+    status_code: int | None = None
+    is_lost: bool = False
+    is_recorded: bool = False
+    fault: str | None = None
 
     @property
     def arrived(self) -> bool:
@@ -38,62 +46,144 @@ class Push:
 
 @dataclass
 class Witness:
-    """What callers, consumers and the receiver saw."""
+    """What callers, consumers, the receiver and the table saw."""
 
     accepted: set[str] = field(default_factory=set)
     acknowledged: set[str] = field(default_factory=set)
     pushes: defaultdict[str, list[Push]] = field(default_factory=lambda: defaultdict(list))
     running: set[str] = field(default_factory=set)
-    doubles: list[str] = field(default_factory=list)  # the fault that made an event be pushed again after a 2xx
-    violations: list[str] = field(default_factory=list)  # kept: the code under test survives whatever is raised
+    lives: Counter[str] = field(default_factory=Counter)  # of an event: how often it was replayed
+    faults: Counter[tuple[str, int]] = field(default_factory=Counter)  # by event and life
+    doubles: list[str] = field(default_factory=list)  # for each event pushed again after a 2xx: the fault behind it
+    violations: list[str] = field(default_factory=list)  # kept, not raised: the code under test catches exceptions
+    # Events and leases, as the table took them, and those that held an event when it was delivered.
+    leases: set[tuple[str, str]] = field(default_factory=set)
+    acknowledged_by: set[tuple[str, str]] = field(default_factory=set)
+    subscribed_at: dict[str, float] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)  # subscriptions that may be gone
+    sources: dict[str, tuple[str, str]] = field(default_factory=dict)  # event and subscription of each copy
+    expected_copies: set[tuple[str, str]] = field(default_factory=set)
 
-    def see_begin(self, event: Event, stored: Event) -> None:
-        """A push of `event` begins; `stored` is what the store holds at this moment."""
+    def see_write(self, before: Item | None, after: Item | None, now: float) -> None:
+        """Check a write to the table."""
+        item = after or before or {}
+        if "status" not in item:  # a subscription
+            return
+        event_id, subscription_id = item["event_id"], item.get("subscription_id")
+        if subscription_id:
+            self.sources[event_id] = item["source_event_id"], subscription_id
+        if after is None and subscription_id not in self.ended:
+            self.violations.append("an event was deleted, and its subscription is not gone")
+        if before is None or after is None:
+            return
+        claim_id = after["claim_id"]
+        held_until = unix_seconds(before.get("claimed_until", NEVER))
+        if claim_id != before["claim_id"] and now < held_until - MAX_SKEW_SECONDS:
+            self.violations.append("an event was taken from who held it")
+        revived = before["status"] != Status.PENDING == after["status"]
+        if revived or before.get("replayed_at") != after.get("replayed_at") or before["delivery_attempts"] > 0:
+            self.lives[event_id] += after["delivery_attempts"] == 0
+        if revived and after["delivery_attempts"] > 0:
+            self.violations.append(f"{before['status']} became pending without a replay")
+        if before.get("lease_count", 0) < after.get("lease_count", 0):
+            self.leases.add((event_id, claim_id))
+        if before["status"] != after["status"] == Status.DELIVERED:
+            self.acknowledged_by.add((event_id, claim_id))
+            ends_lease = "claimed_until" in before.keys() - after.keys() and after["delivered_via"] == DeliveredVia.PULL
+            if ends_lease and now > held_until + MAX_SKEW_SECONDS:
+                self.violations.append("acknowledged with a lease that was over")
+
+    def see_leased(self, leased: Iterable[tuple[str, str]]) -> None:
+        if not self.leases.issuperset(leased):
+            self.violations.append("a consumer was given an event without a lease")
+
+    def see_acknowledged(self, event_id: str, lease_id: str) -> None:
+        if (event_id, lease_id) not in self.acknowledged_by:
+            self.violations.append("a lease that did not hold the event was told that it acknowledged it")
+
+    def see_accepted(self, event_id: str, subscription_ids: set[str]) -> None:
+        """Note an accepted event; each of the subscriptions is to get a copy, unless it ended meanwhile."""
+        self.accepted.add(event_id)
+        self.expected_copies |= {(event_id, subscription_id) for subscription_id in subscription_ids - self.ended}
+
+    def see_subscribed(self, subscription_id: str, now: float) -> None:
+        self.subscribed_at[subscription_id] = now
+
+    def see_unsubscribed(self, subscription_id: str) -> None:
+        self.ended.add(subscription_id)
+
+    def subscriptions_at(self, now: float, lag_seconds: float) -> set[str]:
+        """Return the subscriptions that every container knows."""
+        return {each for each, at in self.subscribed_at.items() if at + lag_seconds <= now} - self.ended
+
+    def see_push(self, push: Push, stored: Event | None) -> None:
+        """Check a push that begins; `stored` is the event in the table at this moment."""
+        event = push.event
+        push.life = self.lives[event.event_id]
         if event.event_id in self.running:
             self.violations.append("two pushes of one event at the same time")
-        if stored.claim_id != event.claim_id:
-            self.violations.append("a push under a claim that is somebody else's")
-        if stored.status is not Status.PENDING and stored.delivered_via is not DeliveredVia.PULL:
-            self.violations.append(f"a push of an event that is {stored.status}")
+        if stored is None or stored.claim_id != event.claim_id:
+            self.violations.append("a push under a claim that is not held")
+        elif stored.status is not Status.PENDING and stored.delivered_via is not DeliveredVia.PULL:
+            self.violations.append(f"a push of a {stored.status} event")
         for earlier in self.pushes[event.event_id]:
-            if earlier.arrived and earlier.event.replayed_at == event.replayed_at:
-                after = earlier.by.faults[earlier.faults :]
-                if after:
-                    self.doubles.append(after[0])
+            if earlier.arrived and earlier.life == push.life:
+                if earlier.fault and not earlier.is_recorded:
+                    self.doubles.append(earlier.fault)
                 else:
-                    self.violations.append("pushed again after a 2xx whose record was not lost")
+                    self.violations.append("pushed again after a 2xx that could be recorded")
         self.running.add(event.event_id)
+        self.pushes[event.event_id].append(push)
 
-    def see_end(self, push: Push) -> None:
-        self.running.discard(push.event.event_id)
-        self.pushes[push.event.event_id].append(push)
+    def see_record(self, event_id: str, invocation: object) -> None:
+        """Note a write that was answered: what the invocation pushed, unless its response was lost, is recorded."""
+        for push in self.pushes.get(event_id, ()):
+            if push.invocation is invocation and event_id not in self.running and not push.is_lost:
+                push.is_recorded = True
+
+    def see_fault(self, event_id: str, invocation: object, fault: str, *, is_lost: bool) -> None:
+        self.faults[event_id, self.lives[event_id]] += 1
+        for push in self.pushes.get(event_id, ()):
+            if push.invocation is invocation:
+                push.fault = fault
+                push.is_lost = push.is_lost or is_lost
 
 
-def check(witness: Witness, stored: Mapping[str, Event], letters: Iterable[Mapping[str, Any]], faults: int) -> None:
-    """Raise ViolationError unless a settled system kept its promises. `faults` is how many were put into it."""
+def check(
+    witness: Witness, stored: Mapping[str, Event], subscriptions: set[str], dead_letters: Iterable[Mapping[str, Any]]
+) -> None:
+    """Raise ViolationError unless a settled system kept its promises."""
     for violation in witness.violations:
         raise ViolationError(violation)
-    told = {(letter.get("event_id"), letter.get("failed_at")) for letter in letters}
-    if missing := witness.accepted - stored.keys():
-        raise ViolationError(f"accepted and not stored: {missing}")
+    told = {(letter.get("event_id"), letter.get("failed_at")) for letter in dead_letters}
+    if not_stored := witness.accepted - stored.keys():
+        raise ViolationError(f"accepted and not stored: {not_stored}")
     for event in stored.values():
         _check_end(event, witness, told)
-        _check_attempts(event, witness, faults)
+        _check_attempts(event, witness)
+        for copy in set(event.copies) - stored.keys():
+            if witness.sources[copy][1] in subscriptions - witness.ended:
+                raise ViolationError("a copy is gone, and its subscription is not")
+    copies = {(event.source_event_id, event.subscription_id) for event in stored.values()}
+    if missing := {each for each in witness.expected_copies - copies if each[1] not in witness.ended}:
+        raise ViolationError(f"accepted without a copy: {missing}")
 
 
 def _check_end(event: Event, witness: Witness, told: set[tuple[Any, Any]]) -> None:
-    """Refused posts too: what is stored is delivered or failed in the end, and for a reason."""
+    """Check the end of an event, also of one whose caller was told 503: whatever is stored is delivered or failed."""
     if event.status is Status.PENDING:
         raise ViolationError("pending for ever")
     if event.status is Status.FAILED and (event.event_id, event.failed_at) not in told:
-        raise ViolationError("failed without a message in the dead letter queue")
+        raise ViolationError(f"{event.event_id} failed without a message in the dead letter queue")
     if event.delivered_via is DeliveredVia.PULL and event.event_id not in witness.acknowledged:
         raise ViolationError("delivered by pull, and nobody acknowledged")
     if event.delivered_via is DeliveredVia.PUSH and not any(push.arrived for push in witness.pushes[event.event_id]):
-        raise ViolationError("delivered by push, and the receiver never said so")
+        raise ViolationError("delivered by push, and the receiver never answered 2xx")
 
 
-def _check_attempts(event: Event, witness: Witness, faults: int) -> None:
-    seen = [push for push in witness.pushes[event.event_id] if push.event.replayed_at == event.replayed_at]
-    if not len(seen) <= event.delivery_attempts <= len(seen) + faults:
-        raise ViolationError(f"{event.delivery_attempts} attempts counted, {len(seen)} seen, {faults} faults")
+def _check_attempts(event: Event, witness: Witness) -> None:
+    life = witness.lives[event.event_id]
+    seen = sum(push.life == life for push in witness.pushes[event.event_id])
+    faults = witness.faults[event.event_id, life]
+    if not seen <= event.delivery_attempts <= seen + faults:
+        raise ViolationError(f"{event.delivery_attempts} attempts counted, {seen} seen, {faults} faults of that event")

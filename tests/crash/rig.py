@@ -1,30 +1,28 @@
-"""A system whose processes can be stopped at every call they make, and the witness who sees what comes of it.
-
-AWS is in memory and time is virtual, so that thousands of lives of an event take seconds.
-"""
+"""A system in memory and in virtual time, whose processes can be failed or killed at every call that they make."""
 
 import contextlib
-import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from random import Random
 from typing import Any
 
 from botocore.exceptions import ClientError, ReadTimeoutError
+from greenlet import getcurrent, greenlet
 
 import app
-from chalicelib import log, services, settings
+from chalicelib import services, settings, telemetry
 from chalicelib.batch import BatchError
+from chalicelib.delivery import AFTER_PUSH_SECONDS
 from chalicelib.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.events import Event, Status
-from chalicelib.store import Event.from_item
-from chalicelib.telemetry import Metrics
 from chalicelib.push import Outcome, PushResult, outcome_of
+from chalicelib.services import Services
+from chalicelib.subscriptions import CACHE_SECONDS
 from tests.crash.invariants import Push, ViolationError, Witness, check
 from tests.support.fake_aws import FakeDynamoDB, FakeSQS
-from tests.support.world import KEY, Answer, Clock, LambdaContext, World, digest
+from tests.support.world import KEY, Answer, Clock, LambdaContext, call, digest
 
 TABLE, INBOX, DLQ = "events", "https://sqs.test/inbox", "https://sqs.test/dlq"
 ENVIRON = {
@@ -36,112 +34,225 @@ ENVIRON = {
     "MAX_DELIVERY_ATTEMPTS": "4",
     "LOG_LEVEL": "CRITICAL",
 }
+# The timeouts of .chalice/config.json.
+API_SECONDS, WORKER_SECONDS, SCHEDULE_SECONDS = 30.0, 50.0, 60.0
+STALL_SECONDS = 45.0
+LAST_PUSH_SECONDS = 3 + AFTER_PUSH_SECONDS  # so long before a timeout no push begins, even of an event that is claimed
 
 
 class Death(BaseException):
-    """The process is gone. Nothing in the code under test may stop it from spreading."""
+    """The process is gone. Nothing in the code under test may catch it."""
 
 
 class Fault(StrEnum):
     DIES_BEFORE = "dies before the call"
     DIES_AFTER = "dies after it took effect"
+    STALLS = "stands still before the call, perhaps until the function's timeout"
     THROTTLED = "the call is throttled"
+    PARTLY_REFUSED = "a part of the batch is refused"
     UNREACHED = "the call does not arrive"
     ANSWER_LOST = "the first answer is lost, boto3 tries again"
     ALL_ANSWERS_LOST = "it took effect, no answer ever came"
 
+
+# The calls of POST /events before its pushes.
+STORING = ("dynamodb.query", "dynamodb.get_item", "dynamodb.put_item", "sqs.send_message_batch")
+TAKES_EFFECT = (Fault.DIES_AFTER, Fault.ANSWER_LOST, Fault.ALL_ANSWERS_LOST)
+BATCHES = ("send_message_batch", "delete_message_batch", "batch_get_item")
 
 FaultAt = Callable[[int, str], Fault | None]
 SCHEDULED = ("version", "account", "region", "detail", "detail-type", "source", "time", "id", "resources")
 
 
 class Process:
-    """One container. It dies, or is let down, where `fault_at` says so; `calls` are the labels of all it made."""
+    """One container. It fails where `fault_at` says so; `calls` are the labels of all that it made."""
 
-    def __init__(self, rig: "Rig", fault_at: FaultAt = lambda number, label: None) -> None:
+    def __init__(
+        self, rig: "Rig", fault_at: FaultAt = lambda number, label: None, *, skew_seconds: float = 0.0
+    ) -> None:
         self.rig = rig
         self.calls: list[str] = []
-        self.faults: list[str] = []
-        self.dead = False
+        self.is_dead = False
         self._fault_at = fault_at
-        built = services.build(
+        self._skew_seconds = skew_seconds
+        self._begin(API_SECONDS)
+        self.services = Services(
             rig.settings,
-            _Client(self, "dynamodb", rig.dynamodb),
-            _Client(self, "sqs", rig.sqs),
-            push=_Push(self),  # type: ignore[arg-type]
-            clock=rig.clock,
-            sleep=rig.sleep,
+            client=self._client,
+            clock=self.clock,
+            sleep=self.sleep,
             random=rig.random.random,
             new_id=rig.new_id,
             thread_pool=rig.threads,
         )
-        self.services = dataclasses.replace(built, metrics=Metrics("", "", clock=rig.clock, write=lambda line: None))
+        self.services.push = _Push(self)  # type: ignore[assignment]
+        self.services.metrics = _NoMetrics("", "", clock=self.clock)
 
-    def at(self, label: str, act: Callable[[], Any], fail: Callable[[Fault], Any]) -> Any:
-        """Make a call, or what a fault makes of it; `fail` raises or returns what the caller sees of a failure."""
-        self.rig.pause()
-        if self.dead:  # another of its threads died
-            self.faults.append(f"{label}: {Fault.DIES_BEFORE}")
+    def clock(self) -> float:
+        return self.rig.clock() + self._skew_seconds
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep, at most until the function's timeout, which kills the process; raise Death if it is dead by then."""
+        left = max(0.0, self.ends_at - self.rig.clock())
+        self.rig.sleep(min(seconds, left))
+        if seconds > left and not self.is_dead:
+            self.is_dead = True
+            if not self._stalled:
+                self.rig.witness.violations.append("a function ran into its timeout")
+        if self.is_dead:
             raise Death
+
+    def at(self, label: str, event_ids: Sequence[str], act: Callable[[], Any], fail: Callable[[Fault], Any]) -> Any:
+        """Make a call, or what a fault makes of it; `fail` raises or returns what the caller sees of a failure."""
         fault = self._fault_at(len(self.calls), label)
         self.calls.append(label)
-        if fault is None:
-            return act()
-        if fault in (Fault.DIES_AFTER, Fault.ANSWER_LOST, Fault.ALL_ANSWERS_LOST):
-            with contextlib.suppress(ClientError):  # a refusal is an answer too, and lost
-                act()
-        self.faults.append(f"{label}: {fault}")
-        self.rig.faults += 1
-        if fault in (Fault.DIES_BEFORE, Fault.DIES_AFTER):
-            self.dead = True
-            raise Death
-        return fail(fault)
+        struck = self._struck(label, event_ids)
+        before, after = (0.0, 0.0) if label == "push" else self.rig.latency()
+        try:
+            if self.is_dead:  # by another of its threads
+                raise Death
+            if fault is Fault.STALLS:
+                self._stalled = True
+                self.sleep(self.rig.stall_seconds())
+            self.sleep(before)
+            if fault in (None, Fault.STALLS):
+                try:
+                    return act()
+                finally:
+                    self.sleep(after)
+            if fault in TAKES_EFFECT:
+                with contextlib.suppress(ClientError):  # a failed condition is an answer too, and lost
+                    act()
+            if fault in (Fault.DIES_BEFORE, Fault.DIES_AFTER):
+                self.is_dead = True
+            self.sleep(after)
+            return fail(fault)
+        except Death:
+            fault = fault or Fault.DIES_AFTER
+            raise
+        finally:
+            if fault is not None:
+                self.rig.faults += 1
+                self._strikes_all |= self._is_api and label in STORING
+            is_late = self.rig.clock() > self.ends_at - LAST_PUSH_SECONDS
+            if fault is not None or self._strikes_all or is_late:
+                self._strike(label, struck, fault)
 
-    def call(self, method: str, path: str, body: str | None = None, **headers: str) -> Answer | None:
+    def _struck(self, label: str, event_ids: Sequence[str]) -> Sequence[str]:
+        """Return the events that a fault of a call would strike.
+
+        That is the event of the call, or else of the call before in the same thread. Storing is one step: a fault in it
+        strikes all that a POST has stored.
+        """
+        event_ids = self._subjects[getcurrent()] = event_ids or self._subjects.get(getcurrent(), ())
+        if label == "dynamodb.put_item":
+            self._stored.extend(event_ids)
+        return self._stored if self._is_api and label in STORING else event_ids
+
+    def _strike(self, label: str, event_ids: Iterable[str], fault: Fault | None) -> None:
+        is_lost = label == "push" and fault not in (None, Fault.STALLS)
+        for event_id in event_ids:
+            what = f"{label}: {fault or 'late'}"
+            self.rig.witness.see_fault(event_id, self.invocation, what, is_lost=is_lost)
+
+    def _client(self, service: str) -> Any:
+        return _Client(self, service, {"dynamodb": self.rig.dynamodb, "sqs": self.rig.sqs}[service])
+
+    def _begin(self, timeout_seconds: float) -> None:
+        self.invocation = object()
+        self.ends_at = self.rig.clock() + timeout_seconds
+        self._is_api = timeout_seconds == API_SECONDS
+        self._stalled = self._strikes_all = False
+        self._stored: list[str] = []
+        self._subjects: dict[greenlet, Sequence[str]] = {}
+
+    def call(self, method: str, path: str, body: Any = None, **headers: str) -> Answer | None:
         """Call the API; None when the process died over it."""
+        self._begin(API_SECONDS)
         services.use(self.services)
         try:
-            return World.call(self.rig, method, path, body, **headers)  # type: ignore[arg-type]
+            answer = call(self.rig.clock, method, path, None if body is None else json.dumps(body), **headers)
         except Death:
             return None
+        assert answer.status_code in (200, 201, 202, 204, 404, 409, 503), answer
+        return answer
 
     def post(self, **headers: str) -> str | None:
         """Post an event; return its id if it was accepted."""
-        answer = self.call("POST", "/events", json.dumps({"event_type": "a", "payload": {}}), **headers)
+        expected = self.rig.witness.subscriptions_at(self.rig.clock(), self.rig.subscription_lag_seconds())
+        answer = self.call("POST", "/events", {"event_type": "a", "payload": {}}, **headers)
         if answer is None or answer.status_code != 202:
-            assert answer is None or answer.status_code == 503, answer
             return None
-        event_id = str(answer.json["event_id"])
-        self.rig.witness.accepted.add(event_id)
-        return event_id
+        is_new = "idempotency-replayed" not in answer.headers
+        self.rig.witness.see_accepted(str(answer.json["event_id"]), expected if is_new else set())
+        return str(answer.json["event_id"])
 
-    def acknowledge(self, event_id: str) -> None:
-        self.rig.witness.acknowledged.add(event_id)  # from now on it may be, whatever is answered
-        self.call("POST", f"/events/{event_id}/acknowledge")
+    def lease(self, *, limit: int = 10, seconds: int = 60) -> list[tuple[str, str]]:
+        """Lease events; return each with the id of the lease."""
+        answer = self.call("POST", "/inbox/lease", {"limit": limit, "lease_seconds": seconds})
+        if answer is None or answer.status_code != 200:
+            return []
+        leased = [(str(event["event_id"]), str(event["lease_id"])) for event in answer.json["events"]]
+        self.rig.witness.see_leased(leased)
+        return leased
+
+    def acknowledge(self, event_id: str, lease_id: str | None = None) -> None:
+        self.rig.witness.acknowledged.add(event_id)  # from now on it may be, whatever the response
+        query = f"?lease_id={lease_id}" if lease_id else ""
+        answer = self.call("POST", f"/events/{event_id}/acknowledge{query}")
+        if answer and answer.status_code == 204 and lease_id:
+            self.rig.witness.see_acknowledged(event_id, lease_id)
+
+    def release(self, event_id: str, lease_id: str) -> None:
+        self.call("POST", f"/events/{event_id}/release?lease_id={lease_id}")
 
     def replay(self, event_id: str) -> None:
         self.call("POST", f"/events/{event_id}/replay")
 
-    def work(self, *, most: int = 10) -> int:
-        """Serve a batch as Lambda's event source has it served; return how many messages there were."""
-        received = self.rig.sqs.receive_message(QueueUrl=INBOX, MaxNumberOfMessages=most).get("Messages", [])
+    def subscribe(self, url: str) -> str | None:
+        """Subscribe a target; return the id of the subscription."""
+        answer = self.call("POST", "/subscriptions", {"target_url": url})
+        if answer is None or answer.status_code not in (200, 201):
+            return None
+        subscription_id = str(answer.json["subscription_id"])
+        self.rig.witness.see_subscribed(subscription_id, self.rig.clock())
+        return subscription_id
+
+    def unsubscribe(self, subscription_id: str) -> None:
+        self.rig.witness.see_unsubscribed(subscription_id)
+        self.call("DELETE", f"/subscriptions/{subscription_id}")
+
+    def work(self, *, max_messages: int = 10) -> int:
+        """Process a batch as Lambda's event source does; return how many messages there were."""
+        received = self.rig.sqs.receive_message(
+            QueueUrl=INBOX, MaxNumberOfMessages=max_messages, MessageAttributeNames=["All"]
+        ).get("Messages", [])
         records = [
-            {"messageId": message["MessageId"], "receiptHandle": message["ReceiptHandle"], "body": message["Body"]}
+            {
+                "messageId": message["MessageId"],
+                "receiptHandle": message["ReceiptHandle"],
+                "body": message["Body"],
+                "messageAttributes": {
+                    name: {"stringValue": value["StringValue"]}
+                    for name, value in message.get("MessageAttributes", {}).items()
+                },
+            }
             for message in received
         ]
-        if records and self._invoke(app.worker, {"Records": records}, 50):
+        if records and self._invoke(app.worker, {"Records": records}, WORKER_SECONDS):
             for message in received:
                 self.rig.sqs.delete_message(QueueUrl=INBOX, ReceiptHandle=message["ReceiptHandle"])
         return len(records)
 
     def sweep(self) -> None:
-        self._invoke(app.sweep, dict.fromkeys(SCHEDULED, ""), 60)
+        self._invoke(app.sweep, dict.fromkeys(SCHEDULED, ""), SCHEDULE_SECONDS)
 
     def check_dlq(self) -> None:
-        self._invoke(app.check_dlq, dict.fromkeys(SCHEDULED, ""), 60)
+        self._invoke(app.check_dlq, dict.fromkeys(SCHEDULED, ""), SCHEDULE_SECONDS)
 
     def _invoke(self, function: Any, event: dict[str, Any], timeout_seconds: float) -> bool:
-        """Call a function as Lambda does; return whether it ended well."""
+        """Call a function as Lambda does; return whether it succeeded."""
+        self._begin(timeout_seconds)
         services.use(self.services)
         try:
             function(event, LambdaContext(self.rig.clock, timeout_seconds))
@@ -150,8 +261,13 @@ class Process:
         return True
 
 
+class _NoMetrics(telemetry.Metrics):
+    def emit(self, **values: float) -> None:
+        pass
+
+
 class _Client:
-    """A boto3 client of a process: every call is a point where something may happen."""
+    """A boto3 client of a process: at each call a fault may happen."""
 
     def __init__(self, process: Process, service: str, client: Any) -> None:
         self._process = process
@@ -162,20 +278,52 @@ class _Client:
         def make(**parameters: Any) -> Any:
             if operation.startswith("send_message"):
                 self._process.rig.sent += len(parameters.get("Entries", (None,)))
+            event_ids = _event_ids(parameters)
 
             def act() -> Any:
-                return getattr(self._client, operation)(**parameters)
+                try:
+                    return getattr(self._client, operation)(**parameters)
+                finally:  # a failed condition is a response too
+                    if operation == "update_item" and event_ids:
+                        self._process.rig.witness.see_record(event_ids[0], self._process.invocation)
 
             def fail(fault: Fault) -> Any:
                 if fault is Fault.ANSWER_LOST:
                     return act()  # boto3's second try
-                if fault is Fault.THROTTLED:
+                if fault is Fault.PARTLY_REFUSED and operation in BATCHES:
+                    return self._partly(operation, parameters)
+                if fault in (Fault.THROTTLED, Fault.PARTLY_REFUSED):
                     raise ClientError({"Error": {"Code": "ThrottlingException"}}, operation)
                 raise ReadTimeoutError(endpoint_url=self._service)
 
-            return self._process.at(f"{self._service}.{operation}", act, fail)
+            return self._process.at(f"{self._service}.{operation}", event_ids, act, fail)
 
         return make
+
+    def _partly(self, operation: str, parameters: dict[str, Any]) -> Any:
+        """Make the first half of a batch, and return the rest as refused."""
+        if operation == "batch_get_item":
+            ((table, request),) = parameters["RequestItems"].items()
+            kept, refused = _halves(request["Keys"])
+            response = self._client.batch_get_item(RequestItems={table: {**request, "Keys": kept}}) if kept else {}
+            return {"Responses": {table: []}, **response, "UnprocessedKeys": {table: {**request, "Keys": refused}}}
+        kept, refused = _halves(parameters["Entries"])
+        response = getattr(self._client, operation)(**{**parameters, "Entries": kept}) if kept else {}
+        failed = [{"Id": entry["Id"], "SenderFault": False, "Code": "InternalError"} for entry in refused]
+        return {**response, "Failed": failed}
+
+
+def _halves(values: list[Any]) -> tuple[list[Any], list[Any]]:
+    return values[: len(values) // 2], values[len(values) // 2 :]
+
+
+def _event_ids(parameters: Mapping[str, Any]) -> list[str]:
+    """Return the events that a call to AWS is about, as far as a fault of it can matter to them."""
+    if item := parameters.get("Item") or parameters.get("Key"):
+        key = item["event_id"]["S"]
+        return [key] if key.startswith("evt_") else []
+    bodies = [entry.get("MessageBody", "") for entry in parameters.get("Entries", [parameters])]
+    return [json.loads(body)["event_id"] for body in bodies if body.startswith("{")]
 
 
 class _Push:
@@ -184,16 +332,19 @@ class _Push:
     def __init__(self, process: Process) -> None:
         self._process = process
 
-    def send(self, event: Event, timeout_seconds: float) -> PushResult:
+    def send(self, event: Event, url: str, timeout_seconds: float) -> PushResult:
         def act() -> PushResult:
-            return self._process.rig.receive(event, timeout_seconds, self._process)
+            return self._process.rig.receive(event, url, timeout_seconds, self._process)
 
-        outcome: Outcome = self._process.at("push", act, lambda fault: PushResult(Outcome.RETRY, 0, error=str(fault)))
-        return outcome
+        def fail(fault: Fault) -> PushResult:
+            return PushResult(Outcome.RETRY, 0, error=str(fault))
+
+        result: PushResult = self._process.at("push", [event.event_id], act, fail)
+        return result
 
 
 class SerialPool:
-    """A pool of threads that are one after another, so that a run can be repeated."""
+    """A pool whose threads run one after another, so that a run can be repeated."""
 
     def __init__(self, size: int) -> None:
         del size
@@ -217,11 +368,12 @@ class Rig:
         self.settings = settings.load({**ENVIRON, **environ})
         self.clock = Clock()
         self.random = Random(seed)
+        self.witness = Witness()
         self.dynamodb = FakeDynamoDB(self.clock)
+        self.dynamodb.on_write = lambda before, after: self.witness.see_write(before, after, self.clock())
         self.sqs = FakeSQS(self.clock, shuffle=self.random)
         self.sqs.queue(DLQ)
         self.sqs.queue(INBOX, redrive=(DLQ, 5))
-        self.witness = Witness()
         self.answers: list[int | None] = []
         self.while_pushing: list[Callable[[str], None]] = []
         self.faults = 0
@@ -229,40 +381,57 @@ class Rig:
         telemetry.configure("CRITICAL")
         self._ids = itertools.count(1)
 
-    def pause(self) -> None:
-        """Let others go first: nobody here."""
-
     def sleep(self, seconds: float) -> None:
         self.clock.sleep(seconds)
+
+    def latency(self) -> tuple[float, float]:
+        """Return how many seconds the next call takes before and after it takes effect."""
+        return 0.0, 0.0
+
+    def stall_seconds(self) -> float:
+        return STALL_SECONDS
+
+    def subscription_lag_seconds(self) -> float:
+        """Return how old a container's list of subscriptions may be."""
+        return CACHE_SECONDS + self.dynamodb.index_lag_seconds
 
     def new_id(self) -> str:
         return f"{next(self._ids):032x}"
 
     def items(self) -> dict[str, Event]:
-        return {key: Event.from_item(item) for key, item in self.dynamodb.items().items()}
+        """Return all events by id."""
+        return {key: Event.from_item(item) for key, item in self.dynamodb.items().items() if key.startswith("evt_")}
 
-    def item(self, event_id: str) -> Event:
+    def subscriptions(self) -> set[str]:
+        return {key for key in self.dynamodb.items() if key.startswith("sub_")}
+
+    def item(self, event_id: str) -> Event | None:
         key = {"event_id": {"S": event_id}}
-        return Event.from_item(self.dynamodb.get_item(TableName=TABLE, Key=key, ConsistentRead=True)["Item"])
+        item = self.dynamodb.get_item(TableName=TABLE, Key=key, ConsistentRead=True).get("Item")
+        return Event.from_item(item) if item else None
 
-    def answer(self, event: Event) -> tuple[int | None, float]:
-        """Return the status code of the receiver's next answer, and the seconds it takes."""
+    def answer(self, event: Event, url: str) -> tuple[int | None, float]:
+        """Return the status code of the next response of a target, and the seconds that it takes."""
         status_code = self.answers.pop(0) if self.answers else 200
         return status_code, 0.05
 
-    def receive(self, event: Event, timeout_seconds: float, process: Process) -> PushResult:
+    def receive(self, event: Event, url: str, timeout_seconds: float, process: Process) -> PushResult:
         """Be the receiver of one push, and see whether it may be."""
-        witness = self.witness
-        witness.see_begin(event, self.item(event.event_id))
-        status_code, seconds = self.answer(event)
-        started = self.clock()
+        push = Push(event, process.invocation, self.clock())
+        self.witness.see_push(push, self.item(event.event_id))
+        status_code, seconds = self.answer(event, url)
+        if status_code == 410 and event.subscription_id:
+            self.witness.see_unsubscribed(event.subscription_id)
         for act in self.while_pushing:
             act(event.event_id)
-        self.sleep(min(seconds if status_code else timeout_seconds, timeout_seconds))
-        witness.see_end(Push(event, started, status_code, process, len(process.faults)))
+        try:
+            process.sleep(min(seconds if status_code else timeout_seconds, timeout_seconds))
+        finally:
+            push.status_code = status_code
+            self.witness.running.discard(event.event_id)
         if status_code is None:
-            return PushResult(Outcome.RETRY, 0, error="hangs", timed_out=True)
-        return Outcome(outcome_of(status_code), 0, status_code, None if status_code < 300 else "refused")
+            return PushResult(Outcome.RETRY, 0, error="timed out", timed_out=True)
+        return PushResult(outcome_of(status_code), 0, status_code, None if status_code < 300 else "refused")
 
     def settle(self, *, hours: float = 72) -> None:
         """Let time pass, with healthy workers and sweeps, until no event is pending and no message is left."""
@@ -277,11 +446,11 @@ class Rig:
             Process(self).sweep()
         raise ViolationError("something stays pending for ever, or a message stays in the queue")
 
-    def letters(self) -> list[dict[str, Any]]:
-        """Return the dead letters' notices: not the messages that could not be read."""
+    def dead_letters(self) -> list[dict[str, Any]]:
+        """Return the bodies in the dead letter queue that tell of events."""
         bodies = [message["Body"] for message in self.sqs.messages(DLQ)]
         return [json.loads(body) for body in bodies if body.startswith("{")]
 
     def check(self) -> None:
-        """Raise ViolationError unless everything promised of a settled system is so."""
-        check(self.witness, self.items(), self.letters(), self.faults)
+        """Raise ViolationError unless a settled system kept its promises."""
+        check(self.witness, self.items(), self.subscriptions(), self.dead_letters())

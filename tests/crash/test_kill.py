@@ -1,14 +1,15 @@
-"""For real: a running system is killed under load, again and again, on an AWS that outlives it."""
+"""A running system is killed under load, again and again, while its AWS lives on. Slow: run by `make chaos`."""
 
 import http.client
 import json
+import os
 import signal
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
-from threading import Event
+from threading import Lock
 
 import pytest
 
@@ -19,22 +20,25 @@ from tools import local_aws
 
 KILLS = 3
 CALLERS = 4
-HASTE = 10  # a claim of 60 s runs out in 6
+CLAIM_AND_SWEEPS_SECONDS = 60 + 2 * 60
+RECORD_SECONDS = 5.0  # for the record of a push, on a busy machine
 
-pytestmark = [pytest.mark.timeout(150)]
+pytestmark = [
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(not os.environ.get("CHAOS"), reason="takes minutes; `make chaos` and CI set CHAOS"),
+]
 
 
 class Load:
-    """Callers who post without pause, each with keys of its own, and again until they are told 202."""
+    """Callers who post without pause, each with keys of its own, and repeat each until it is accepted."""
 
     def __init__(self) -> None:
         self.accepted: dict[str, str] = {}  # event by Idempotency-Key
-        self.stopped = Event()
 
     def post(self, system: Run, caller: str) -> None:
         for number in count():
             while not self._try(system, f"{caller}-{number}"):
-                if system.process.poll() is not None or self.stopped.is_set():
+                if system.process.poll() is not None:
                     return
 
     def _try(self, system: Run, key: str) -> bool:
@@ -48,61 +52,71 @@ class Load:
         return code == 202
 
 
+class Target:
+    """A webhook that is in trouble every third time. `arrived_at` are the times of each event's 2xx."""
+
+    def __init__(self) -> None:
+        self.arrived_at: defaultdict[str, list[float]] = defaultdict(list)
+        self._numbers = count()
+        self._lock = Lock()
+
+    def respond(self, exchange: Exchange) -> None:
+        with self._lock:
+            is_well = next(self._numbers) % 3 > 0
+            if is_well:
+                self.arrived_at[exchange.request.headers["webhook-id"]].append(time.monotonic())
+        status(200 if is_well else 503)(exchange)
+
+
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    """A receiver that is in trouble every third time."""
-    numbers = count()
+def target() -> Target:
+    return Target()
 
-    def moody(exchange: Exchange) -> None:
-        status(200 if next(numbers) % 3 else 503)(exchange)
 
+@pytest.fixture
+def receiver(target: Target) -> Iterator[Receiver]:
     with Receiver() as receiver:
-        receiver.default = moody
+        receiver.default = target.respond
         yield receiver
 
 
-def everything(system: Run, status: str) -> set[str]:
+def all_events(system: Run, status: str) -> set[str]:
     """Return the ids of all events of a status."""
     found: set[str] = set()
     cursor = ""
     while cursor is not None:
-        _, _, content = system.call("GET", f"/events?limit=100&status={status}{cursor and f'&cursor={cursor}'}")
+        _, _, content = system.call("GET", f"/events?limit=100&status={status}&cursor={cursor}")
         page = json.loads(content)
         found |= {event["event_id"] for event in page["events"]}
         cursor = page["next_cursor"]
     return found
 
 
-def test_nothing_accepted_is_lost_when_a_system_under_load_is_killed(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_system_loses_nothing_and_repeats_only_what_was_under_way(receiver: Receiver, target: Target) -> None:
     settings = {
         "AWS_ENDPOINT_URL": local_aws.start_moto(),
         "ZAPIER_WEBHOOK_URL": receiver.url,
         "API_KEYS": f"acme:{digest(KEY)}",
-        "HASTE": str(HASTE),
-        "HASTE_FROM": str(time.time()),
         "PUSH_TIMEOUT_SECONDS": "1",
     }
-    load = Load()
+    load, killed_at = Load(), []
     for kill in range(KILLS):
-        with running(module="tests.crash.hasty", key=KEY, **settings) as system, ThreadPoolExecutor(CALLERS) as pool:
+        with running(key=KEY, **settings) as system, ThreadPoolExecutor(CALLERS) as pool:
             callers = [pool.submit(load.post, system, f"{kill}-{caller}") for caller in range(CALLERS)]
             receiver.wait_for(len(receiver.requests) + 30, timeout=30)
             system.process.send_signal(signal.SIGKILL)
+            killed_at.append(time.monotonic())
             for caller in callers:
                 caller.result()
 
-    with running(module="tests.crash.hasty", key=KEY, **settings) as system:
-        deadline = time.monotonic() + 60
-        while everything(system, "pending") and time.monotonic() < deadline:
-            receiver.stopped.wait(0.5)
-        delivered = everything(system, "delivered")
+    with running(key=KEY, **settings) as system:
+        deadline = time.monotonic() + CLAIM_AND_SWEEPS_SECONDS
+        while all_events(system, "pending") and time.monotonic() < deadline:
+            time.sleep(1)
+        delivered = all_events(system, "delivered")
 
-    arrived = Counter(request.headers["webhook-id"] for request in receiver.requests)
-    assert set(load.accepted.values()) <= delivered
     assert len(load.accepted) > KILLS * CALLERS
-    assert delivered <= arrived.keys()
-    # Each push that was under way when the process died may have been made again, and no other.
-    pushed_twice = sum(arrived.values()) - len(arrived)
-    assert pushed_twice > 0
+    assert set(load.accepted.values()) <= delivered
+    assert delivered <= target.arrived_at.keys()
+    for first, *others in target.arrived_at.values():
+        assert not others or any(0 <= at - first < RECORD_SECONDS for at in killed_at)

@@ -42,22 +42,23 @@ class FakeDynamoDB:
     """A client for one table, whatever its name, and its index `status-index` with the projection of resources.json.
 
     `page_rows` ends a page of a query after so many rows, as 1 MB does. `index_lag_seconds` is how long a write takes
-    to show in the index.
+    to show in the index. `on_write` is called with the item before and after each write; None stands for absent.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.page_rows = sys.maxsize
         self.index_lag_seconds = 0.0
+        self.on_write: Callable[[Item | None, Item | None], None] = lambda before, after: None
         self._clock = clock
         self._projected = _projected()
         self._items: dict[str, Item] = {}
         self._rows: dict[str, Item] = {}
         self._partitions: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)  # sort key and key, in order
-        self._on_the_way: deque[tuple[float, Item]] = deque()
+        self._pending: deque[tuple[float, str, Item | None]] = deque()  # writes that the index does not show yet
         self._lock = Lock()
 
     def items(self) -> dict[str, dict[str, dict[str, str]]]:
-        """Return the whole table by key. No call of boto3's: a look for tests."""
+        """Return the whole table by key, for tests: boto3 has no such call."""
         with self._lock:
             return {key: _typed(item) for key, item in self._items.items()}
 
@@ -65,7 +66,7 @@ class FakeDynamoDB:
         item = _checked("PutItem", _plain(Item))
         with self._lock:
             self._require("PutItem", item[KEY], "", **condition)
-            self._store(item)
+            self._store(item[KEY], item)
         return {}
 
     def update_item(
@@ -84,8 +85,18 @@ class FakeDynamoDB:
                     item.pop(name, None)
                 else:
                     item[name] = item.get(name, 0) + values[value] if verb == "ADD" else values[value]
-            self._store(_checked("UpdateItem", item))
+            self._store(key[KEY], _checked("UpdateItem", item))
         return {"Attributes": _typed(item)} if ReturnValues == "ALL_NEW" else {}
+
+    def delete_item(
+        self, *, TableName: str, Key: Typed, ConditionExpression: str = "", **condition: Any
+    ) -> dict[str, Any]:
+        key = _plain(Key)[KEY]
+        with self._lock:
+            self._require("DeleteItem", key, "", ConditionExpression=ConditionExpression, **condition)
+            if key in self._items:
+                self._store(key, None)
+        return {}
 
     def get_item(self, *, TableName: str, Key: Typed, ConsistentRead: bool) -> dict[str, Any]:
         with self._lock:
@@ -162,19 +173,22 @@ class FakeDynamoDB:
             raise _error(operation, "ConditionalCheckFailedException", "The conditional request failed", **shown)
         return names, values
 
-    def _store(self, item: Item) -> None:
-        self._items[item[KEY]] = item
-        self._on_the_way.append((self._clock() + self.index_lag_seconds, item))
+    def _store(self, key: str, item: Item | None) -> None:
+        before = self._items.pop(key, None)
+        if item is not None:
+            self._items[key] = item
+        self._pending.append((self._clock() + self.index_lag_seconds, key, item))
         self._update_index()
+        self.on_write(before, item)
 
     def _update_index(self) -> None:
-        while self._on_the_way and self._on_the_way[0][0] <= self._clock():
-            _, item = self._on_the_way.popleft()
-            if old := self._rows.pop(item[KEY], None):
+        while self._pending and self._pending[0][0] <= self._clock():
+            _, key, item = self._pending.popleft()
+            if old := self._rows.pop(key, None):
                 places = self._partitions[old[PARTITION]]
                 del places[bisect_left(places, _place(old))]
-            if PARTITION in item and SORT in item:
-                self._rows[item[KEY]] = {name: item[name] for name in self._projected or item if name in item}
+            if item and PARTITION in item and SORT in item:
+                self._rows[key] = {name: item[name] for name in self._projected or item if name in item}
                 insort(self._partitions[item[PARTITION]], _place(item))
 
 
@@ -367,6 +381,11 @@ class FakeSQS:
         """Return every message in a queue, hidden ones too. No call of boto3's: a look for tests."""
         with self._lock:
             return [message.shown(["All"]) for message in self._queues[url].messages.values()]
+
+    def visible(self, url: str) -> int:
+        """Return how many messages a queue would give now, for tests."""
+        with self._lock:
+            return sum(message.state == VISIBLE for message in self._queue(url).messages.values())
 
     def send_message(self, *, QueueUrl: str, **message: Any) -> dict[str, Any]:
         with self._lock:

@@ -16,7 +16,10 @@ from threading import Thread
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-OURS = "PORT|STAGE|AWS_.*|API_KEYS|ZAPIER_WEBHOOK_URL|.*_SECRETS?|EVENTS_TABLE_NAME|INBOX_.*|WORKER_.*|LOG_LEVEL|SUBSCRIPTION_HOSTS"
+OURS = (
+    "PORT|STAGE|LOG_LEVEL|AWS_.*|API_KEYS|.*_SECRETS?|ZAPIER_WEBHOOK_URL|SUBSCRIPTION_HOSTS|"
+    "EVENTS_TABLE_NAME|INBOX_.*|WORKER_.*"
+)
 
 
 def environment(**settings: str) -> dict[str, str]:

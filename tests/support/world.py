@@ -186,8 +186,9 @@ class World:
         """Receive a batch, call the worker and delete the batch unless it raised, as Lambda's event source does."""
         queue_url = self.environ["INBOX_QUEUE_URL"]
         # No long poll: it would wait for a clock that stands still.
-        received = self.outside.receive_message(QueueUrl=queue_url, MaxNumberOfMessages=10, WaitTimeSeconds=0)
-        received = received.get("Messages", [])
+        received = self.outside.receive_message(
+            QueueUrl=queue_url, MaxNumberOfMessages=10, WaitTimeSeconds=0, MessageAttributeNames=["All"]
+        ).get("Messages", [])
         if not received:
             return 0
         records = [
@@ -195,6 +196,10 @@ class World:
                 "messageId": message["MessageId"],
                 "receiptHandle": message["ReceiptHandle"],
                 "body": message["Body"],
+                "messageAttributes": {
+                    name: {"stringValue": value["StringValue"], "dataType": value["DataType"]}
+                    for name, value in message.get("MessageAttributes", {}).items()
+                },
                 "eventSource": "aws:sqs",
             }
             for message in received
@@ -216,7 +221,7 @@ class World:
             while self.run_worker():
                 pass
             if not self.messages() and all(
-                item.attrs["status"].value != "pending" for item in self._table().all_items()
+                not item.attrs["status_shard"].value.startswith("pending") for item in self._table().all_items()
             ):
                 return
             self.clock.sleep(60)
@@ -286,7 +291,8 @@ def _create_resources(session: Any) -> dict[str, str]:
     )
     stack = cloudformation.describe_stacks(StackName="resources")["Stacks"][0]
     values = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
-    return dict(zip(("EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL"), map(values.get, created), strict=True))
+    variables = ("EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL")
+    return {variable: values[name] for variable, name in zip(variables, created, strict=True)}
 
 
 @contextmanager

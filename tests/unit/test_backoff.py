@@ -12,5 +12,3 @@ def test_the_delay_doubles_from_the_base_up_to_the_cap() -> None:
 @pytest.mark.parametrize(("drawn", "delay"), [(0.0, 2.0), (0.25, 2.5), (0.5, 3.0), (0.75, 3.5)])
 def test_the_jitter_is_uniform_between_half_and_all_of_the_delay(drawn: float, delay: float) -> None:
     assert delay_seconds(3, base=1, cap=3600, random=lambda: drawn) == delay
-
-

@@ -50,11 +50,9 @@ def test_a_refused_entry_of_a_batch_is_an_error(queue: Queue, during: During, op
     refused = [{"Id": "0", "SenderFault": True, "Code": "InternalError"}]
     during(queue._client, f"after-call.sqs.{operation}", lambda parsed, **_: parsed.update(Failed=refused))
 
+    call = {"SendMessageBatch": lambda: queue.send_many([(BODY, {})] * 3)}
     with pytest.raises(QueueUnavailableError):
-        if operation == "SendMessageBatch":
-            queue.send_many([(BODY, {})] * 3)
-        else:
-            queue.delete_many(handles)
+        call.get(operation, lambda: queue.delete_many(handles))()
 
 
 def test_each_operation_logs_one_line_without_bodies_and_failures_at_error(

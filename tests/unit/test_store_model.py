@@ -1,4 +1,4 @@
-"""The store's transitions in any order, with answers lost and time passing, against a model that fits on a page."""
+"""The store's transitions in any order, with lost responses and passing time, against a model of one page."""
 
 import itertools
 from dataclasses import replace
@@ -16,42 +16,41 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from chalicelib.events import Attempt, DeliveredVia, Event, Reason, Status, rfc3339
 from chalicelib.store import WriteResult
-from chalicelib.events import Attempt, Event, Reason, Status, DeliveredVia, rfc3339
-from chalicelib.store import attributes, typed
 from tests.support.world import World
 
 numbers = itertools.count()
-LOST = st.integers(0, 3).map(lambda number: number == 0)  # whether the answer is lost, and boto3 tries again
+LOST = st.integers(0, 3).map(lambda number: number == 0)  # whether the response is lost, and boto3 tries again
 DAY = 86_400
 
 
-def changed(event: Event, *gone: str, **changes: Any) -> Event:
-    return replace(event, **{**dict.fromkeys(gone), **changes})
+def changed(event: Event, *removed: str, **changes: Any) -> Event:
+    return replace(event, **{**dict.fromkeys(removed), **changes})
 
 
 class StoreModel(RuleBasedStateMachine):
-    """What every event is, as plain values: each rule says in one condition whether a write must take effect."""
+    """Each rule says in one condition whether a write must be applied, and what it makes of the event."""
 
     world: World
     ids = Bundle("ids")
-    pushes = Bundle("pushes")  # events as those hold them who claimed them
+    pushes = Bundle("pushes")  # events as their holders have them
+    leases = Bundle("leases")
 
     def __init__(self) -> None:
         super().__init__()
         self.clock, self.store, self.client = self.world.clock, self.world.services.store, self.world.dynamodb
         self.model: dict[str, Event] = {}
-        # Told apart from the model, what must never happen: two pushes at once, or one after a delivery.
-        self.pushing: dict[str, Event] = {}
-        self.done_with: set[str] = set()
+        self.held: dict[str, Event] = {}  # to see, apart from the model, that no two hold an event at once
+        self.delivered: set[str] = set()
         self.lose = False
-        self.client.meta.events.register_first("needs-retry.dynamodb", self.again)
+        self.client.meta.events.register_first("needs-retry.dynamodb", self.retry_once)
 
     def teardown(self) -> None:
-        self.client.meta.events.unregister("needs-retry.dynamodb", self.again)
+        self.client.meta.events.unregister("needs-retry.dynamodb", self.retry_once)
         assert all(self.store.get(event_id) == self.present(event_id) for event_id in self.model)
 
-    def again(self, **_: Any) -> int | None:
+    def retry_once(self, **_: Any) -> int | None:
         again, self.lose = self.lose, False
         return 0 if again else None
 
@@ -62,27 +61,27 @@ class StoreModel(RuleBasedStateMachine):
         event = self.model.get(event_id)
         return event if event and event.expires_at > self.clock() else None
 
-    def unclaimed(self, event: Event) -> bool:
+    def is_unclaimed(self, event: Event) -> bool:
         return event.claimed_until is None or event.claimed_until < self.at()
 
-    def check(self, event_id: str) -> None:
-        table, key = self.world.environ["EVENTS_TABLE_NAME"], typed({"event_id": event_id})
-        item = self.client.get_item(TableName=table, Key=key)["Item"]
-        assert item == typed(attributes(self.model[event_id]))  # the index's keys too
-
-    def check_write(self, event_id: str, after: Event | None, written: WriteResult, *, tells: bool = True) -> None:
-        """Check a write that makes `after` of an event; None: it must be refused by what is there."""
-        assert written == (WriteResult(True, after if tells else None) if after else WriteResult(False, self.present(event_id)))
+    def check(self, event_id: str, after: Event | None, result: WriteResult, *, returned: bool = True) -> None:
+        """Check a write that makes `after` of an event; None: the current event must refuse it."""
+        current = self.present(event_id)
+        assert result == (WriteResult(True, after if returned else None) if after else WriteResult(False, current))
         if after:
             self.model[event_id] = after
-        self.check(event_id)
+        assert self.store.get(event_id) == self.present(event_id)  # its status is read from the index key
 
-    def begin_push(self, claimed: Event) -> Event:
-        other = self.pushing.get(claimed.event_id)
+    def hold(self, event: Event) -> Event:
+        other = self.held.get(event.event_id)
         assert other is None or (other.claimed_until or "") < self.at()
-        assert claimed.event_id not in self.done_with
-        self.pushing[claimed.event_id] = claimed
-        return claimed
+        assert event.event_id not in self.delivered
+        self.held[event.event_id] = event
+        return event
+
+    def let_go(self, event: Event) -> None:
+        if self.held.get(event.event_id) == event:
+            del self.held[event.event_id]
 
     @rule(target=pushes, event_id=ids, claimed=st.booleans(), lose=LOST)
     def put(self, event_id: str, claimed: bool, lose: bool) -> Any:
@@ -100,15 +99,15 @@ class StoreModel(RuleBasedStateMachine):
             next_attempt_at=self.at(),
             requeue_at=self.at(60),
         )
-        there = self.present(event_id)
+        current = self.present(event_id)
         self.lose = lose
-        self.check_write(event_id, None if there else event, self.store.put(event))
-        if there:
+        self.check(event_id, None if current else event, self.store.put(event))
+        if current:
             return multiple()
-        self.done_with.discard(event_id)  # it had expired: this is another event
-        return self.begin_push(event) if claimed else multiple()
+        self.delivered.discard(event_id)  # the other had expired
+        return self.hold(event) if claimed else multiple()
 
-    @precondition(lambda self: len(self.model) < 2)  # so that what is done is done to the same again and again
+    @precondition(lambda self: len(self.model) < 2)  # so that much is done to the same events
     @rule(target=ids)
     def put_new(self) -> str:
         event_id = f"evt_{next(numbers):032x}"
@@ -118,57 +117,85 @@ class StoreModel(RuleBasedStateMachine):
     @rule(target=pushes, event_id=ids, lose=LOST)
     def claim(self, event_id: str, lose: bool) -> Any:
         event, after, mine = self.present(event_id), None, f"{next(numbers):032x}"
-        due = event and event.status is Status.PENDING and (event.next_attempt_at or "") <= self.at()
-        if event and due and self.unclaimed(event):
+        due = event and event.status is Status.PENDING and (event.next_attempt_at or "z") <= self.at()
+        if event and due and self.is_unclaimed(event):
             until, count = self.at(60), event.delivery_attempts + 1
             after = replace(event, claim_id=mine, claimed_until=until, requeue_at=until, delivery_attempts=count)
         self.lose = lose
-        self.check_write(event_id, after, self.store.claim(event_id, mine))
-        return self.begin_push(after) if after else multiple()
+        self.check(event_id, after, self.store.claim(event_id, mine))
+        return self.hold(after) if after else multiple()
 
-    @rule(push=consumes(pushes), result=st.sampled_from(["delivered", "failed", "retry", "sweep"]), lose=LOST)
-    def record(self, push: Event, result: str, lose: bool) -> None:
-        if self.pushing.get(push.event_id) == push:
-            del self.pushing[push.event_id]
-        push = push.with_attempt(Attempt(self.at(), result, 500, None, 1))
-        over = changed(push, "claimed_until", "next_attempt_at", "requeue_at")
-        there = self.present(push.event_id)
-        mine = there is not None and there.claim_id == push.claim_id
-        done = mine and there is not None and there.status is Status.PENDING
+    @rule(push=consumes(pushes), outcome=st.sampled_from(["delivered", "failed", "retry", "sweep", "none"]), lose=LOST)
+    def record(self, push: Event, outcome: str, lose: bool) -> None:
+        self.let_go(push)
+        push = push.with_attempt(Attempt(self.at(), outcome, 500, None, 1))
+        ended = changed(push, "claimed_until", "next_attempt_at", "requeue_at")
+        current = self.present(push.event_id)
+        mine = current is not None and current.claim_id == push.claim_id
+        applied = mine and current is not None and current.status is Status.PENDING
         self.lose = lose
-        if result == "delivered":
-            written = self.store.record_delivered(push)
-            after = changed(over, status=Status.DELIVERED, delivered_at=self.at(), delivered_via=DeliveredVia.PUSH)
-            self.done_with |= {push.event_id} if done else set()
-        elif result == "failed":
-            dead = {"reason": Reason.EXHAUSTED, "failed_at": self.at()}
-            written = self.store.record_failed(changed(push, **dead))
-            after = changed(over, status=Status.FAILED, **dead)
+        if outcome == "delivered":
+            result = self.store.record_delivered(push)
+            after = changed(ended, status=Status.DELIVERED, delivered_at=self.at(), delivered_via=DeliveredVia.PUSH)
+            self.delivered |= {push.event_id} if applied else set()
+        elif outcome == "failed":
+            failure = {"reason": Reason.EXHAUSTED, "failed_at": self.at()}
+            result = self.store.record_failed(changed(push, **failure))
+            after = changed(ended, status=Status.FAILED, **failure)
+        elif outcome == "none":
+            result = self.store.record_unscheduled(push)
+            after = changed(ended, delivery_attempts=push.delivery_attempts - 1)
         else:
-            delay, grace = (1.5, 60) if result == "retry" else (1000, 0)
-            written = self.store.record_retry(push, delay, message_follows=result == "retry")
-            after = changed(over, next_attempt_at=self.at(delay), requeue_at=self.at(delay + grace))
-        if done:
-            self.check_write(push.event_id, after, written)
+            delay, grace = (1.5, 60) if outcome == "retry" else (1000, 0)
+            result = self.store.record_retry(push, delay_seconds=delay, message_follows=outcome == "retry")
+            after = changed(ended, next_attempt_at=self.at(delay), requeue_at=self.at(delay + grace))
+        if applied:
+            self.check(push.event_id, after, result)
             return
-        assert written == WriteResult(False, there)
-        if there and mine:  # acknowledged meanwhile
-            self.model[push.event_id] = changed(there, "claimed_until", attempts=push.attempts)
-        self.check(push.event_id)
+        assert result == WriteResult(False, current)
+        if current and mine:  # acknowledged during the push
+            self.model[push.event_id] = changed(current, "claimed_until", attempts=push.attempts)
+        assert self.store.get(push.event_id) == self.present(push.event_id)
+
+    @rule(target=leases, event_id=ids, seconds=st.sampled_from([1, 60, 3600]), lose=LOST)
+    def lease(self, event_id: str, seconds: int, lose: bool) -> Any:
+        event, after, mine = self.present(event_id), None, f"lse_{next(numbers):032x}"
+        if event and event.status is not Status.DELIVERED and self.is_unclaimed(event):
+            until, count = self.at(seconds), event.lease_count + 1
+            after = replace(event, claim_id=mine, claimed_until=until, requeue_at=until, lease_count=count)
+        self.lose = lose
+        self.check(event_id, after, self.store.lease(event_id, mine, seconds))
+        return self.hold(after) if after else multiple()
+
+    @rule(lease=leases, how=st.sampled_from(["release", "acknowledge"]))
+    def end_lease(self, lease: Event, how: str) -> None:
+        event, after = self.present(lease.event_id), None
+        holds = event and event.claim_id == lease.claim_id and (event.claimed_until or "") >= self.at()
+        if event and holds and event.status is not Status.DELIVERED:
+            self.let_go(lease)
+            if how == "release":
+                after = changed(event, "claimed_until", requeue_at=self.at())
+            else:
+                after = changed(self.acknowledged(event), "claimed_until")
+        lease_id = lease.claim_id or ""
+        write = self.store.release if how == "release" else self.store.acknowledge
+        self.check(lease.event_id, after, write(lease.event_id, lease_id), returned=False)
+
+    def acknowledged(self, event: Event) -> Event:
+        self.delivered.add(event.event_id)
+        event = changed(event, "next_attempt_at", "requeue_at", "failed_at", "reason")
+        return changed(event, status=Status.DELIVERED, delivered_at=self.at(), delivered_via=DeliveredVia.PULL)
 
     @rule(event_id=ids, lose=LOST)
     def acknowledge(self, event_id: str, lose: bool) -> None:
-        event, after = self.present(event_id), None
-        if event and event.status is not Status.DELIVERED:
-            over = changed(event, "next_attempt_at", "requeue_at", "failed_at", "reason")
-            after = changed(over, status=Status.DELIVERED, delivered_at=self.at(), delivered_via=DeliveredVia.PULL)
-            self.done_with.add(event_id)
+        event = self.present(event_id)
+        after = self.acknowledged(event) if event and event.status is not Status.DELIVERED else None
         self.lose = lose
-        written = self.store.acknowledge(event_id)
-        if lose and after:  # refused by what its first try made of the event
-            assert written == WriteResult(False, after)
-            written = WriteResult(True)
-        self.check_write(event_id, after, written, tells=False)
+        result = self.store.acknowledge(event_id)
+        if lose and after:  # boto3's retry is refused by what its first try wrote
+            assert result == WriteResult(False, after)
+            result = WriteResult(True)
+        self.check(event_id, after, result, returned=False)
 
     @rule(event_id=ids, told=st.sampled_from(["nothing", "the failure", "another failure"]), lose=LOST)
     def replay(self, event_id: str, told: str, lose: bool) -> None:
@@ -176,40 +203,41 @@ class StoreModel(RuleBasedStateMachine):
         expires_at = int(self.clock()) + 2 * DAY
         the_failure = event.failed_at if event and told == "the failure" else None
         failed_at = None if told == "nothing" else the_failure or self.at(-0.5)
-        if event and self.unclaimed(event) and failed_at in (None, event.failed_at):
-            anew = changed(event, "claimed_until", "delivered_at", "delivered_via", "failed_at", "reason")
-            anew = changed(anew, status=Status.PENDING, claim_id=token, delivery_attempts=0, expires_at=expires_at)
-            after = changed(anew, next_attempt_at=self.at(), replayed_at=self.at(), requeue_at=self.at(60))
-            self.done_with.discard(event_id)
+        if event and self.is_unclaimed(event) and failed_at in (None, event.failed_at):
+            again = changed(event, "claimed_until", "delivered_at", "delivered_via", "failed_at", "reason")
+            again = changed(again, status=Status.PENDING, claim_id=token, delivery_attempts=0, expires_at=expires_at)
+            after = changed(again, next_attempt_at=self.at(), replayed_at=self.at(), requeue_at=self.at(60))
+            self.delivered.discard(event_id)
         self.lose = lose
-        written = self.store.replay(event_id, token, expires_at=expires_at, failed_at=failed_at)
-        self.check_write(event_id, after, written)
+        result = self.store.replay(event_id, token, expires_at=expires_at, failed_at=failed_at)
+        self.check(event_id, after, result)
 
     @rule(event_id=ids, stale=st.booleans(), lose=LOST)
-    def mark(self, event_id: str, stale: bool, lose: bool) -> None:
+    def mark_requeued(self, event_id: str, stale: bool, lose: bool) -> None:
         event = self.present(event_id)
         seen = self.at(-0.25) if stale or not event or not event.requeue_at else event.requeue_at
-        after = changed(event, requeue_at=self.at(60)) if event and event.requeue_at == seen else None
+        is_pending = event is not None and event.status is Status.PENDING
+        after = changed(event, requeue_at=self.at(60)) if event and is_pending and event.requeue_at == seen else None
         self.lose = lose
-        written = self.store.mark_requeued(event_id, seen)
-        if lose and after and after.requeue_at != seen:  # refused by its own first try: another minute
-            assert written == WriteResult(False, after)
-            written = WriteResult(True)
-        self.check_write(event_id, after, written, tells=False)
+        result = self.store.mark_requeued(event_id, seen)
+        if lose and after and after.requeue_at != seen:  # as above: it costs another minute
+            assert result == WriteResult(False, after)
+            result = WriteResult(True)
+        self.check(event_id, after, result, returned=False)
 
     @rule(seconds=st.sampled_from([0.5, 1.5, 30, 59.9, 60, 60.1, 1000, DAY]))
     def wait(self, seconds: float) -> None:
         self.clock.sleep(seconds)
 
 
-def test_any_order_of_transitions_does_to_the_store_what_it_does_to_the_model(shared_world: World) -> None:
+def test_transitions_in_any_order_do_what_the_model_does(shared_world: World) -> None:
     machine = type("Machine", (StoreModel,), {"world": shared_world})
-    how = settings(
-        max_examples=10,
+    options = settings(
+        max_examples=12,
         stateful_step_count=50,
         deadline=None,
-        derandomize=True,  # what fails must fail again
+        derandomize=True,
         suppress_health_check=list(HealthCheck),
-        phases=(Phase.explicit, Phase.reuse, Phase.generate),  # to shrink what failed would take longer than a test may
+        phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking would take longer than a test may
     )
-    run_state_machine_as_test(machine, settings=how)
+    run_state_machine_as_test(machine, settings=options)

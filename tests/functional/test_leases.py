@@ -1,0 +1,237 @@
+"""Leases: consumers pull events that nobody else gets, and pull-only mode."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+import app
+from chalicelib.events import rfc3339
+from tests.conftest import Output
+from tests.support.receiver import Exchange, Receiver, status
+from tests.support.world import CONSUMER_KEY, PRODUCER_KEY, START, Answer, World
+
+UNKNOWN, NO_LEASE = "evt_" + "0" * 32, "lse_" + "0" * 32
+
+
+def post_undelivered(world: World, count: int = 1) -> list[str]:
+    """Post events that the receiver refuses, a second apart; return their ids."""
+    event_ids = []
+    for number in range(count):
+        event_ids.append(world.post({"n": number})["event_id"])
+        world.clock.sleep(1)
+    return event_ids
+
+
+def lease(world: World, **request: Any) -> list[dict[str, Any]]:
+    answer = world.call("POST", "/inbox/lease", json.dumps(request), key=CONSUMER_KEY)
+    assert answer.status_code == 200, answer.text
+    events: list[dict[str, Any]] = answer.json["events"]
+    return events
+
+
+def end(world: World, verb: str, event_id: str, lease_id: str | None = None) -> Answer:
+    return world.call("POST", f"/events/{event_id}/{verb}{f'?lease_id={lease_id}' if lease_id else ''}")
+
+
+def inbox(world: World) -> list[str]:
+    return [event["event_id"] for event in world.call("GET", "/inbox").json["events"]]
+
+
+@pytest.fixture
+def receiver(receiver: Receiver) -> Receiver:
+    receiver.default = status(404)
+    return receiver
+
+
+def test_a_lease_returns_the_oldest_undelivered_events_whole(world: World) -> None:
+    event_ids = post_undelivered(world, 3)
+
+    events = lease(world, limit=2, lease_seconds=60)
+
+    assert [event["event_id"] for event in events] == event_ids[:2]
+    assert [event["payload"] for event in events] == [{"n": 0}, {"n": 1}]
+    assert len({event["lease_id"] for event in events}) == 1
+    assert {(event["leased_until"], event["lease_count"]) for event in events} == {(rfc3339(START + 63), 1)}
+    assert inbox(world) == event_ids[2:]
+    whole = world.event(event_ids[0])
+    assert (whole["status"], whole["delivery_attempts"]) == ("failed", 1)  # a lease is not an attempt
+
+
+def test_the_body_of_a_lease_is_optional_and_an_empty_inbox_gives_no_events(world: World) -> None:
+    assert world.call("POST", "/inbox/lease").json == {"events": []}
+    [event_id] = post_undelivered(world)
+    assert lease(world, event_type="other") == []
+    [event] = world.call("POST", "/inbox/lease").json["events"]
+    assert (event["event_id"], event["leased_until"]) == (event_id, rfc3339(START + 301))
+
+
+def test_two_consumers_never_get_the_same_event(world: World) -> None:
+    event_ids = post_undelivered(world, 12)
+
+    def consume(_: int) -> list[str]:
+        taken: list[str] = []
+        while events := lease(world, limit=4):
+            taken += [event["event_id"] for event in events]
+        return taken
+
+    with ThreadPoolExecutor(2) as pool:
+        taken = [event_id for of_one in pool.map(consume, range(2)) for event_id in of_one]
+
+    assert sorted(taken) == sorted(event_ids)
+
+
+def test_an_expired_lease_is_lost_and_the_event_can_be_leased_again(world: World) -> None:
+    [event_id] = post_undelivered(world)
+    [first] = lease(world, lease_seconds=10)
+    world.clock.sleep(10.001)
+    assert inbox(world) == [event_id]
+    for verb in ("acknowledge", "release"):
+        assert end(world, verb, event_id, first["lease_id"]).status_code == 409
+
+    [second] = lease(world)
+
+    assert (second["lease_count"], second["lease_id"] != first["lease_id"]) == (2, True)
+    assert end(world, "acknowledge", event_id, first["lease_id"]).status_code == 409
+    assert world.event(event_id)["status"] == "failed"
+
+
+def test_an_acknowledgement_with_the_lease_can_be_repeated(world: World) -> None:
+    [event_id] = post_undelivered(world)
+    [event] = lease(world)
+
+    answers = [end(world, "acknowledge", event_id, event["lease_id"]) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [204, 204]
+    assert world.event(event_id)["delivered_via"] == "pull"
+    assert end(world, "acknowledge", event_id, NO_LEASE).status_code == 409
+    assert end(world, "acknowledge", event_id).status_code == 204
+    assert end(world, "replay", event_id).status_code == 202  # the lease has ended
+
+
+def test_a_released_event_is_in_the_inbox_and_due_again(world: World, receiver: Receiver) -> None:
+    receiver.script(status(503))
+    [event_id] = post_undelivered(world)
+    world.lose_messages()
+    [event] = lease(world, lease_seconds=3600)
+
+    assert end(world, "release", event_id, NO_LEASE).status_code == 409
+    assert end(world, "release", event_id, event["lease_id"]).status_code == 204
+
+    assert inbox(world) == [event_id]
+    assert end(world, "release", event_id, event["lease_id"]).status_code == 409
+    receiver.default = status(200)
+    world.run_schedule(app.sweep)
+    world.run_worker()
+    assert world.event(event_id)["delivered_via"] == "push"
+
+
+def test_a_lease_that_does_not_exist_is_refused(world: World) -> None:
+    assert end(world, "release", UNKNOWN, NO_LEASE).status_code == 404
+    assert end(world, "acknowledge", UNKNOWN, NO_LEASE).status_code == 404
+    missing = end(world, "release", UNKNOWN)
+    assert (missing.status_code, missing.json["errors"][0]["field"]) == (400, "lease_id")
+    faulty = world.call("POST", "/inbox/lease", '{"limit": 0, "lease_seconds": 3601}')
+    assert [fault["field"] for fault in faulty.json["errors"]] == ["limit", "lease_seconds"]
+    assert world.call("POST", "/inbox/lease", key=PRODUCER_KEY).status_code == 403
+
+
+def test_no_push_begins_during_a_lease_and_the_sweep_queues_the_event_when_it_ends(
+    world: World, receiver: Receiver
+) -> None:
+    receiver.script(status(503))
+    [event_id] = post_undelivered(world)
+    lease(world, lease_seconds=600)
+
+    assert world.run_worker() == 1  # the message of the retry is dropped
+    for _ in range(9):
+        world.clock.sleep(60)
+        world.run_schedule(app.sweep)
+    assert (world.messages(), len(receiver.requests)) == ([], 1)
+
+    receiver.default = status(200)
+    world.clock.sleep(61)
+    world.run_schedule(app.sweep)
+    world.run_worker()
+    assert (world.event(event_id)["delivered_via"], len(receiver.requests)) == ("push", 2)
+
+
+def test_an_event_that_is_being_pushed_is_not_leased_and_a_leased_one_is_not_replayed(
+    world: World, receiver: Receiver
+) -> None:
+    leased_meanwhile = []
+
+    def lease_meanwhile(exchange: Exchange) -> None:
+        leased_meanwhile.extend(lease(world))
+        status(404)(exchange)
+
+    receiver.script(lease_meanwhile)
+    [event_id] = post_undelivered(world)
+    assert leased_meanwhile == []
+
+    lease(world, lease_seconds=60)
+    refused = end(world, "replay", event_id)
+    assert (refused.status_code, refused.headers["retry-after"]) == (409, "60")
+
+
+def test_a_redriven_dead_letter_of_a_leased_event_is_sent_on(world: World, receiver: Receiver) -> None:
+    [event_id] = post_undelivered(world)
+    lease(world, lease_seconds=1000)
+    world.move_back()
+
+    assert world.run_worker() == 1
+    assert [message["delay_seconds"] for message in world.messages()] == [900]
+    world.clock.sleep(900)
+    assert world.run_worker() == 1
+    assert [message["delay_seconds"] for message in world.messages()] == [101]
+
+    receiver.default = status(200)
+    world.clock.sleep(101)
+    world.run_worker()
+    assert world.event(event_id)["status"] == "delivered"
+    assert (world.messages(), world.dead_letters()) == ([], [])
+
+
+def test_leased_events_fit_into_a_response_of_lambda(world: World) -> None:
+    body = json.dumps({"event_type": "a", "payload": {"text": "я" * 100_000}}, ensure_ascii=False)
+    for _ in range(10):
+        world.call("POST", "/events", body, prefer="respond-async")
+
+    answers = [world.call("POST", "/inbox/lease", '{"limit": 10}') for _ in range(2)]
+
+    assert all(len(json.dumps(answer.text)) < 6_000_000 for answer in answers)
+    assert sum(len(answer.json["events"]) for answer in answers) == 10
+
+
+def test_in_pull_only_mode_events_wait_for_a_consumer(world: World, receiver: Receiver, output: Output) -> None:
+    world.restart(ZAPIER_WEBHOOK_URL="none")
+
+    event = world.post()
+
+    assert (event["status"], event["next_attempt_at"], event["delivery_attempts"]) == ("pending", None, 0)
+    assert output.metrics() == [{"EventsAccepted": 1}]
+    lease(world, lease_seconds=1)
+    assert end(world, "replay", event["event_id"]).status_code == 409
+    for _ in range(3):
+        world.clock.sleep(3600)
+        world.run_schedule(app.sweep)
+        assert end(world, "replay", event["event_id"]).json["next_attempt_at"] is None
+    assert (world.messages(), receiver.requests) == ([], [])
+    [leased] = lease(world)
+    assert end(world, "release", event["event_id"], leased["lease_id"]).status_code == 204
+    [leased] = lease(world)
+    assert end(world, "acknowledge", event["event_id"], leased["lease_id"]).status_code == 204
+    assert (inbox(world), world.event(event["event_id"])["delivered_via"]) == ([], "pull")
+
+
+def test_events_posted_before_a_switch_to_pull_only_mode_wait_in_the_inbox(world: World, receiver: Receiver) -> None:
+    receiver.default = status(503)
+    [event_id] = post_undelivered(world)
+    world.restart(ZAPIER_WEBHOOK_URL="none")
+
+    world.run_worker()
+
+    event = world.event(event_id)
+    assert (event["status"], event["next_attempt_at"], event["delivery_attempts"]) == ("pending", None, 1)
+    assert (inbox(world), world.messages(), len(receiver.requests)) == ([event_id], [], 1)

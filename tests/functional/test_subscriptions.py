@@ -1,0 +1,291 @@
+"""Subscriptions (REST hooks): each gets a copy of every matching event, with a life of its own."""
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.conftest import Output
+from tests.support.aws import Aws, Fault
+from tests.support.receiver import Exchange, Receiver, status
+from tests.support.world import CONSUMER_KEY, Answer, World
+
+
+@pytest.fixture
+def target() -> Iterator[Receiver]:
+    with Receiver() as target:
+        yield target
+
+
+@pytest.fixture
+def world(world: World) -> World:
+    world.restart(SUBSCRIPTION_HOSTS="127.0.0.1")
+    return world
+
+
+def subscribe(world: World, url: str, *event_types: str, key: str = CONSUMER_KEY) -> Answer:
+    body = {"target_url": url, "event_types": list(event_types)} if event_types else {"target_url": url}
+    return world.call("POST", "/subscriptions", json.dumps(body), key=key)
+
+
+def copies(world: World, event: dict[str, Any]) -> list[dict[str, Any]]:
+    return [world.event(event_id) for event_id in event["copies"]]
+
+
+def subscriptions(world: World) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = world.call("GET", "/subscriptions").json["subscriptions"]
+    return found
+
+
+# Subscribing
+
+
+def test_a_subscription_is_created_once_listed_and_deleted(world: World, target: Receiver) -> None:
+    first = subscribe(world, target.url, "order.created", "invoice.*")
+    again = subscribe(world, target.url, "order.created", "invoice.*")
+    world.clock.sleep(1)
+    others = [subscribe(world, target.url), subscribe(world, target.url, key="test-key")]
+
+    assert [answer.status_code for answer in (first, again, *others)] == [201, 200, 201, 201]
+    assert again.json == first.json
+    assert first.headers["location"] == f"subscriptions/{first.json['subscription_id']}"
+    assert (first.json["target_host"], first.json["created_by"]) == ("127.0.0.1", "reader")
+    assert [row["event_types"] for row in subscriptions(world)] == [["order.created", "invoice.*"], None, None]
+    for _ in range(2):
+        assert world.call("DELETE", f"/{first.headers['location']}").status_code == 204
+    assert len(subscriptions(world)) == 2
+    assert world.call("DELETE", "/subscriptions/unknown").status_code == 204
+
+
+def test_every_fault_of_a_subscription_is_named_without_repeating_the_url(world: World) -> None:
+    world.restart(SUBSCRIPTION_HOSTS="hooks.zapier.com,.example.com")
+    good = "https://hooks.zapier.com/secret"
+    for url in ("http://hooks.zapier.com/secret", "https://10.0.0.1/secret", "https://example.com/secret", "", 1, None):
+        answer = world.call("POST", "/subscriptions", json.dumps({"target_url": url}))
+        assert (answer.status_code, [fault["field"] for fault in answer.json["errors"]]) == (400, ["target_url"])
+        assert "secret" not in answer.text
+    for event_types in ([], ["a b"], ["*a"], ["a**"], "a", [1]):
+        answer = world.call("POST", "/subscriptions", json.dumps({"target_url": good, "event_types": event_types}))
+        assert [fault["field"] for fault in answer.json["errors"]] == ["event_types"]
+    assert world.call("POST", "/subscriptions", '{"url": 1}').json["errors"][0]["field"] == "url"
+    assert subscribe(world, "https://a.example.com/x", "*").status_code == 201
+    world.restart(SUBSCRIPTION_HOSTS="none")
+    assert subscribe(world, good).status_code == 400
+
+
+def test_a_stage_has_at_most_100_subscriptions(world: World, target: Receiver) -> None:
+    for number in range(100):
+        assert world.services.subscriptions.create(f"{target.url}&n={number}", None, "acme")[1]
+
+    assert subscribe(world, target.url).status_code == 409
+    assert subscribe(world, f"{target.url}&n=1", key="test-key").status_code == 200
+
+
+# Copies
+
+
+def test_each_matching_subscription_gets_a_copy_of_its_own(
+    world: World, receiver: Receiver, target: Receiver, output: Output
+) -> None:
+    all_events, orders, _ = (
+        subscribe(world, f"{target.url}&n={number}", *types).json["subscription_id"]
+        for number, types in enumerate(((), ("order.*", "x"), ("order", "invoice.*")))
+    )
+
+    event = world.post({"n": 1})
+
+    made = copies(world, event)
+    assert {copy["subscription_id"] for copy in made} == {all_events, orders}
+    assert [(copy["status"], copy["source_event_id"], copy["copies"]) for copy in made] == [
+        ("delivered", event["event_id"], [])
+    ] * 2
+    assert (event["subscription_id"], event["source_event_id"]) == (None, None)
+    assert {request.headers["webhook-id"] for request in target.requests} == set(event["copies"])
+    assert [request.json()["payload"] for request in target.requests] == [{"n": 1}] * 2
+    assert all(request.json()["event_id"] == request.headers["webhook-id"] for request in target.requests)
+    assert [request.headers["webhook-id"] for request in receiver.requests] == [event["event_id"]]
+    assert sum(values.get("EventsAccepted", 0) for values in output.metrics()) == 1
+
+
+def test_copies_are_listed_but_not_in_the_inbox_and_not_leased(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
+    receiver.default = target.default = status(404)
+    subscription_id = subscribe(world, target.url).json["subscription_id"]
+    event = world.post()
+
+    def ids(path: str, method: str = "GET") -> list[str]:
+        return [row["event_id"] for row in world.call(method, path).json["events"]]
+
+    assert set(ids("/events")) == {event["event_id"], *event["copies"]}
+    assert ids(f"/events?subscription_id={subscription_id}") == event["copies"]
+    assert ids("/inbox") == ids("/inbox/lease", "POST") == [event["event_id"]]
+
+
+def test_a_copy_is_retried_dead_lettered_and_replayed_by_itself(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
+    world.restart(MAX_DELIVERY_ATTEMPTS="2")
+    target.default = status(503)
+    subscribe(world, target.url)
+    event = world.post()
+    assert event["status"] == "delivered"
+
+    world.settle()
+
+    [copy], [letter] = copies(world, event), world.dead_letters()
+    assert (copy["status"], copy["delivery_attempts"]) == ("failed", 2)
+    assert letter["attributes"]["EventId"] == copy["event_id"]
+    target.default = status(200)
+    world.move_back()
+    world.run_worker()
+    assert world.event(copy["event_id"])["status"] == "delivered"
+    assert world.call("POST", f"/events/{copy['event_id']}/replay").status_code == 202
+    world.run_worker()
+    assert (len(target.requests), len(receiver.requests)) == (4, 1)
+
+
+def test_ten_destinations_are_pushed_at_once_and_more_are_queued(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
+    for number in range(11):
+        subscribe(world, f"{target.url}&n={number}")
+    all_here = threading.Barrier(10)
+
+    def answer_when_all_are_here(exchange: Exchange) -> None:
+        all_here.wait(5)
+        status(200)(exchange)
+
+    target.default = receiver.default = answer_when_all_are_here
+
+    event = world.post()
+
+    assert len(target.requests) + len(receiver.requests) == 10
+    assert len(world.messages()) == 2
+    target.default = receiver.default = status(200)
+    world.settle()
+    assert (
+        {copy["status"] for copy in copies(world, event)} == {world.event(event["event_id"])["status"]} == {"delivered"}
+    )
+    assert (len(target.requests), len(receiver.requests)) == (11, 1)
+
+
+def test_each_destination_has_a_breaker_of_its_own(world: World, receiver: Receiver, target: Receiver) -> None:
+    target.default = status(503)
+    subscribe(world, target.url)
+
+    for _ in range(5):
+        assert world.post()["status"] == "delivered"
+
+    assert (len(receiver.requests), len(target.requests)) == (5, 3)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_repeated_post_completes_what_a_failed_one_began(
+    world: World, receiver: Receiver, target: Receiver, aws: Aws, at: int
+) -> None:
+    for number in range(2):
+        subscribe(world, f"{target.url}&n={number}")
+    body = '{"event_type": "a", "payload": {}}'
+    aws.fail(Fault.REFUSED, "PutItem", at=at)
+    assert world.call("POST", "/events", body, idempotency_key="k").status_code == 503
+    assert world.call("GET", "/inbox").json["events"] == []  # the event is stored after its copies
+    aws.heal()
+
+    answers = [world.call("POST", "/events", body, idempotency_key="k") for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [202, 202]
+    assert ["idempotency-replayed" in answer.headers for answer in answers] == [False, True]
+    assert answers[0].json["copies"] == answers[1].json["copies"]
+    world.settle()
+    assert {copy["status"] for copy in copies(world, answers[0].json)} == {"delivered"}
+    assert (len(receiver.requests), len(target.requests)) == (1, 2)
+
+
+def test_a_container_sees_new_subscriptions_within_ten_seconds(world: World, target: Receiver) -> None:
+    assert world.post()["copies"] == []
+    elsewhere = type(world.services.subscriptions)(
+        world.dynamodb, world.environ["EVENTS_TABLE_NAME"], clock=world.clock
+    )
+    elsewhere.create(target.url, None, "acme")
+
+    world.clock.sleep(10)
+
+    assert len(world.post()["copies"]) == 1
+
+
+# The end of a subscription
+
+
+def test_410_ends_a_subscription_without_a_dead_letter(
+    world: World, receiver: Receiver, target: Receiver, output: Output
+) -> None:
+    target.script(status(503), status(410))
+    subscription_id = subscribe(world, target.url).json["subscription_id"]
+    retried, refused = world.post(), world.post()
+    lines = [line for line in output.lines() if line.get("level") == "WARNING"]
+
+    assert [line["subscription_id"] for line in lines] == [subscription_id]
+    assert (subscriptions(world), world.dead_letters()) == ([], [])
+    assert world.call("GET", f"/events/{refused['copies'][0]}").status_code == 404
+    world.clock.sleep(1)
+    world.run_worker()  # the other copy is deleted when its turn comes
+    assert world.call("GET", f"/events/{retried['copies'][0]}").status_code == 404
+    assert (len(target.requests), world.messages(), world.dead_letters()) == (2, [], [])
+    assert receiver.requests
+
+
+def test_copies_of_a_deleted_subscription_are_deleted(world: World, target: Receiver) -> None:
+    subscription = subscribe(world, target.url)
+    queued = world.post(prefer="respond-async")
+    target.script(status(404))
+    failed = world.post()
+    world.call("DELETE", f"/{subscription.headers['location']}")
+    assert len(world.dead_letters()) == 1
+
+    world.move_back()  # a dead letter, too, is only a copy
+    while world.run_worker():
+        pass
+
+    for event in (queued, failed):
+        assert world.event(event["event_id"])["status"] == "delivered"
+        assert world.call("GET", f"/events/{event['copies'][0]}").status_code == 404
+    assert (len(target.requests), world.messages(), world.dead_letters()) == (1, [], [])
+    world.send(f'{{"event_id":"{queued["copies"][0]}"}}', SubscriptionId=subscription.json["subscription_id"])
+    world.run_worker()
+    assert world.dead_letters() == []
+
+
+# Without a webhook
+
+
+def test_without_a_webhook_an_event_is_delivered_via_its_subscriptions(
+    world: World, target: Receiver, output: Output
+) -> None:
+    world.restart(ZAPIER_WEBHOOK_URL="none")
+    subscribe(world, target.url, "order.created")
+
+    event, other = world.post(), world.post(event_type="other")
+
+    assert (event["status"], event["delivered_via"], event["delivery_attempts"]) == ("delivered", "subscriptions", 0)
+    assert [copy["status"] for copy in copies(world, event)] == ["delivered"]
+    assert (other["status"], other["next_attempt_at"]) == ("pending", None)
+    assert [row["event_id"] for row in world.call("GET", "/inbox").json["events"]] == [other["event_id"]]
+    assert world.call("POST", f"/events/{event['copies'][0]}/replay").json["next_attempt_at"]
+    world.run_worker()
+    assert len(target.requests) == 2
+
+
+def test_the_url_of_a_target_is_a_secret(world: World, target: Receiver, output: Output) -> None:
+    world.restart(LOG_LEVEL="DEBUG")
+    target.script(status(404), status(503))
+    answers = [subscribe(world, target.url), subscribe(world, "https://127.0.0.1:70000/secret-path")]
+    answers += [world.call("GET", "/subscriptions"), world.call("GET", "/events?include=payload")]
+    events = [world.post() for _ in range(2)]
+
+    told = json.dumps(output.lines()) + json.dumps(world.dead_letters()) + json.dumps(events)
+
+    assert "secret-" not in told + "".join(answer.text for answer in answers)
+    assert all("secret-path" in request.path for request in target.requests)
