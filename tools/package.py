@@ -28,7 +28,7 @@ ARNS = {
     "table/[^/]*-events": "EventsTable.Arn",
     "[^:]*-inbox-queue": "InboxQueue.Arn",
     "[^:]*-inbox-dlq": "InboxDLQ.Arn",
-    'secret:[^"]*': "Settings",
+    'secret:[^"]*': "Settings.Id",
 }
 
 DEPLOY = """\

@@ -20,12 +20,14 @@ import pytest
 from tests.support.ministack import Ministack, ministack
 from tools import api_key
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.xdist_group("ministack")]
+pytestmark = pytest.mark.timeout(120)
 
 ROOT = Path(__file__).parent.parent.parent
 PROJECT = ("app.py", "chalicelib", "tools", "resources.json", "requirements.txt", ".chalice")
 CHALICE = str(Path(sys.executable).with_name("chalice"))
-KEY, NEW_KEY = api_key.new_key(), api_key.new_key()
+KEY = api_key.new_key()
+WEBHOOK_URL = "https://hooks.example.com/hooks/catch/123/s3cr3t"
+SIGNING_SECRET = "whsec_" + "c2VjcmV0" * 4
 GIVEN = {"ZAPIER_WEBHOOK_URL": "none", "API_KEYS": api_key.entry("acme", KEY), "ALARM_EMAIL": "ops@example.com"}
 FUNCTIONS = ["triggers-api-dev", "triggers-api-dev-check_dlq", "triggers-api-dev-sweep", "triggers-api-dev-worker"]
 EVENT = {"event_type": "order.created", "payload": {"order_id": "12345"}}
@@ -93,8 +95,9 @@ class Checkout:
             try:
                 output, _ = process.communicate(timeout=60)
             finally:
-                self.aws.seen = lambda operation: None
                 process.kill()
+                if stop_after:
+                    self.aws.seen = lambda operation: None
         return process.returncode, output
 
 
@@ -106,6 +109,7 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ministack]:
 
 @pytest.fixture
 def aws(emulated: Ministack) -> Ministack:
+    emulated.seen = lambda operation: None
     emulated.reset()
     return emulated
 
@@ -142,6 +146,41 @@ def test_chalice_deploy_completes_once_the_resources_are_there_and_can_be_repeat
     assert status == 0, output
     assert what_is_deployed(aws) == deployed
     assert post(aws, KEY) == 202
+
+
+def test_the_first_run_says_what_to_set_and_later_ones_keep_what_is_not_set_again(
+    checkout: Checkout, aws: Ministack
+) -> None:
+    status, output = checkout.resources()
+    assert status == 1
+    assert "ZAPIER_WEBHOOK_URL and API_KEYS must be set, the first time only" in output
+    assert settings_of(aws) is None
+
+    assert checkout.resources(**GIVEN, WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)[0] == 0
+    first = settings_of(aws)
+    assert first
+    assert first.items() >= {"ZAPIER_WEBHOOK_URL": "none", "API_KEYS": GIVEN["API_KEYS"]}.items()
+
+    assert checkout.resources() == (0, "stack triggers-api-dev-resources: no changes\n")
+
+    status, output = checkout.resources(ZAPIER_WEBHOOK_URL=WEBHOOK_URL, WEBHOOK_SIGNING_SECRETS="")
+    assert status == 0
+    assert [line.split()[:2] for line in output.splitlines() if line.startswith("  ")] == [["Modify", "Settings"]]
+    assert settings_of(aws) == {**first, "ZAPIER_WEBHOOK_URL": WEBHOOK_URL, "WEBHOOK_SIGNING_SECRETS": ""}
+
+
+def test_an_unusable_parameter_is_refused_without_being_shown(checkout: Checkout, aws: Ministack) -> None:
+    seen: list[str] = []
+    aws.seen = seen.append
+
+    status, output = checkout.resources(ZAPIER_WEBHOOK_URL=WEBHOOK_URL.replace("https", "http"), API_KEYS="acme")
+
+    assert status == 1
+    assert len(output.splitlines()) == 1
+    assert "ZAPIER_WEBHOOK_URL is unusable: it must begin with https://" in output
+    assert "API_KEYS is unusable" in output
+    assert "s3cr3t" not in output
+    assert not seen
 
 
 @pytest.mark.parametrize("stop_after", ["POST /2015-03-31/event-source-mappings", "POST /restapis"])
@@ -219,6 +258,15 @@ def what_is_deployed(aws: Ministack) -> dict[str, Any]:
         "apis": [api["id"] for api in aws.client("apigateway").get_rest_apis()["items"]],
         "variables": [set(function["Environment"]["Variables"]) for function in functions],
     }
+
+
+def settings_of(aws: Ministack) -> dict[str, str] | None:
+    secrets = aws.client("secretsmanager")
+    try:
+        text: str = secrets.get_secret_value(SecretId="triggers-api-dev-settings")["SecretString"]
+    except secrets.exceptions.ResourceNotFoundException:
+        return None
+    return {name: value for name, _, value in (line.partition("=") for line in text.splitlines())}
 
 
 def post(aws: Ministack, key: str) -> int:

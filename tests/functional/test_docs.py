@@ -1,16 +1,32 @@
-"""The documents: links resolve, commands exist, and the table of settings is complete."""
+"""The documents: links resolve, commands exist, settings are complete, and the code of the guides runs."""
 
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from chalicelib.push import outcome_of
 from chalicelib.settings import Settings
-from tests.support.world import ROOT
+from tests.support.loopback import serve_app
+from tests.support.receiver import Receiver, status
+from tests.support.world import CONSUMER_KEY, ROOT, World
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 TEXTS = {document: document.read_text(encoding="utf-8") for document in DOCUMENTS}
+RECEIVING = TEXTS[ROOT / "docs" / "receiving.md"]
+SNIPPETS = dict(re.findall(r"^```\w+\n((?:#|//) [\w.]+)\n(.*?)^```$", RECEIVING, re.MULTILINE | re.DOTALL))
+SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
+NODE = shutil.which("node") or ""
+needs_node = pytest.mark.skipif(not NODE, reason="Node.js is not installed")
 
 
 def without_blocks(text: str) -> str:
@@ -58,3 +74,66 @@ def test_the_table_of_settings_is_complete() -> None:
     tables = [row for text in TEXTS.values() for row in re.findall(r"^\|([^|]+)\|", text, re.MULTILINE)]
     documented = {name for cell in tables for name in re.findall(r"`([A-Z][A-Z_]+)`", cell)}
     assert names <= documented
+
+
+# The guide for receivers
+
+
+def is_genuine_in_python(headers: dict[str, str], body: bytes) -> bool:
+    names: dict[str, Any] = {}
+    exec(SNIPPETS["# verify.py"], names)
+    return bool(names["is_genuine"](headers, body, SECRETS[0]))
+
+
+def is_genuine_in_node(headers: dict[str, str], body: bytes) -> bool:
+    call = f"isGenuine({json.dumps(headers)}, Buffer.from({json.dumps(body.decode())}), {json.dumps(SECRETS[0])})"
+    code = f"{SNIPPETS['// verify.mjs']}\nprocess.stdout.write(String({call}));"
+    done = subprocess.run([NODE, "--input-type=module", "-e", code], capture_output=True, text=True, check=True)
+    return done.stdout == "true"
+
+
+@pytest.mark.parametrize("is_genuine", [is_genuine_in_python, pytest.param(is_genuine_in_node, marks=needs_node)])
+def test_the_verifiers_tell_genuine_pushes_from_forged_ones(
+    world: World, receiver: Receiver, is_genuine: Callable[[dict[str, str], bytes], bool]
+) -> None:
+    def pushed(*secrets: str, seconds_ago: float = 0) -> tuple[dict[str, str], bytes]:
+        world.clock.now = time.time() - seconds_ago
+        world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(secrets))
+        world.post({"price": "12 €"})
+        return dict(receiver.requests[-1].headers), receiver.requests[-1].body
+
+    genuine = [pushed(SECRETS[0]), pushed(*SECRETS), pushed(*reversed(SECRETS)), pushed(SECRETS[0], seconds_ago=240)]
+    headers, body = genuine[0]
+    forged = [
+        (headers, body + b" "),
+        *(({**headers, name: "1"}, body) for name in headers if name.startswith("webhook-")),
+        *((dict(headers.items() - {(name, headers[name])}), body) for name in headers if name.startswith("webhook-")),
+        *(pushed(SECRETS[1]), pushed(), pushed(SECRETS[0], seconds_ago=360), pushed(SECRETS[0], seconds_ago=-360)),
+    ]
+    assert [is_genuine(*request) for request in (*genuine, *forged)] == [True] * len(genuine) + [False] * len(forged)
+
+
+@pytest.mark.parametrize("name", ["# consumer.py", pytest.param("// consumer.mjs", marks=needs_node)])
+def test_the_consumers_lease_process_and_acknowledge(world: World, receiver: Receiver, name: str) -> None:
+    receiver.default = status(404)
+    events = [world.post({"n": number}, event_type=f"t{number}") for number in range(3)]
+    code = SNIPPETS[name]
+    command = [sys.executable, "-c", code] if name.endswith(".py") else [NODE, "--input-type=module", "-e", code]
+    with serve_app() as port:
+        environ = {**os.environ, "TRIGGERS_URL": f"http://127.0.0.1:{port}", "TRIGGERS_API_KEY": CONSUMER_KEY}
+        with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as consumer:
+            assert consumer.stdout
+            processed = [consumer.stdout.readline().split()[0] for _ in events]
+            consumer.kill()
+
+    assert sorted(processed) == sorted(event["event_id"] for event in events)
+    assert {world.event(event_id)["delivered_via"] for event_id in processed[:2]} == {"pull"}
+
+
+def test_the_documented_outcome_of_each_status_code_is_the_real_one() -> None:
+    table = re.findall(r"^\| ([^|]+) \| (delivered|retry|dead letter)", RECEIVING, re.MULTILINE)
+    documented = {code: outcome for cell, outcome in table for code in re.findall(r"\b[2-5](?:\d\d|xx)", cell)}
+    assert documented
+    for code, outcome in documented.items():
+        assert outcome_of(int(code.replace("xx", "00"))) == outcome
+    assert outcome_of(301) == outcome_of(404) == "failed"

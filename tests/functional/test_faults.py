@@ -7,7 +7,7 @@ import pytest
 
 import app
 from chalicelib.batch import BatchError
-from chalicelib.errors import QueueUnavailableError, StorageUnavailableError
+from chalicelib.errors import StorageUnavailableError
 from tests.conftest import During, Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Exchange, Receiver, status
@@ -147,18 +147,6 @@ def test_exhausted_attempts_are_not_exceeded_while_the_dlq_fails(world: World, r
     assert '"last_status_code":500' in world.dead_letters()[-1]["body"]
 
 
-def test_a_retry_whose_record_is_unknown_is_queued(world: World, receiver: Receiver, aws: Aws) -> None:
-    receiver.script(status(503))
-    aws.fail(Fault.LOST, "UpdateItem")
-
-    world.post()
-
-    aws.heal()
-    assert len(world.messages()) == 1
-    world.settle(hours=1)
-    assert len(receiver.requests) == 2
-
-
 def test_the_response_shows_the_attempt_though_sqs_fails(world: World, receiver: Receiver, aws: Aws) -> None:
     receiver.script(status(503))
     aws.fail(Fault.UNREACHED, "SendMessage")
@@ -217,22 +205,6 @@ def test_an_event_acknowledged_before_the_response_of_its_put_is_not_pushed(
 
 
 # The sweep, and a closed output
-
-
-@pytest.mark.parametrize("operation", ["GetQueueAttributes", "Query", "UpdateItem", "SendMessageBatch"])
-def test_a_failed_sweep_is_made_good_by_the_next(world: World, receiver: Receiver, aws: Aws, operation: str) -> None:
-    event_ids = [world.post(prefer="respond-async")["event_id"] for _ in range(5)]
-    world.lose_messages()
-    world.clock.sleep(61)
-    aws.fail(Fault.LOST, operation)
-    with pytest.raises((QueueUnavailableError, StorageUnavailableError)):
-        world.run_schedule(app.sweep)
-    aws.heal()
-
-    world.settle(hours=1)
-
-    assert {world.event(event_id)["status"] for event_id in event_ids} == {"delivered"}
-    assert len(receiver.requests) == 5
 
 
 def test_a_fault_in_one_shard_does_not_keep_the_sweep_from_the_others(world: World, aws: Aws) -> None:

@@ -24,7 +24,6 @@ from tests.support.world import KEY, World
 from tools.ops import Pace, cli, move_messages
 
 FAST = ("--rate", "10000")
-ALWAYS = ("--since", "2026-01-01", "--until", "2027-01-01")
 
 Before = Callable[[str, Callable[[], None], int], None]
 
@@ -99,18 +98,18 @@ def pushes(receiver: Receiver) -> Counter[str]:
 
 def test_dlq_shows_depth_and_reasons_without_removing_or_hiding_a_message(world: World, receiver: Receiver) -> None:
     [event_id] = fail(world, receiver)
-    world.send("secret \x1b[2J text")
-    world.settle()
+    odd = f'{{"event_id": "evt_{0:032}", "failed_at": "", "reason": "\\u001b[2Jodd"}}'
+    for body in ("secret text", odd):
+        world.outside.send_message(QueueUrl=world.environ["INBOX_DLQ_URL"], MessageBody=body)
 
     shown = Ran("dlq").output
 
     assert re.search(rf"{event_id} +permanent +1 +\S+Z +404", shown)
     assert re.search(r"message \S+ +malformed", shown)
-    assert shown.endswith("triggers-api-dev-inbox-dlq holds 2 messages, 2 of them shown\n")
-    assert "secret" not in shown
-    assert "\x1b" not in shown
+    assert shown.endswith("triggers-api-dev-inbox-dlq holds 3 messages, 3 of them shown\n")
+    assert not re.search("secret|\x1b", shown)
     world.clock.sleep(0.001)
-    assert Queue(world.outside, world.environ["INBOX_DLQ_URL"]).depth() == 2
+    assert Queue(world.outside, world.environ["INBOX_DLQ_URL"]).depth() == 3
 
 
 def test_an_unknown_stage_is_one_line() -> None:
@@ -204,14 +203,18 @@ def test_a_replay_takes_the_events_of_a_period_and_a_type_oldest_first(world: Wo
 def test_a_replay_that_is_stopped_prints_the_command_that_goes_on(
     world: World, receiver: Receiver, before: Before
 ) -> None:
-    event_ids = fail(world, receiver, 5)
+    first, second, third, fourth = fail(world, receiver, 4)
     before("dynamodb.UpdateItem", press_ctrl_c, 3)
 
-    errors = Ran("replay", *ALWAYS, *FAST, status=130).errors
-    assert errors.startswith("replayed 2 of 5 events\n")
+    errors = Ran("replay", "--since", "2026-01-01", "--until", "2027-01-01", *FAST, status=130).errors
+    assert errors.startswith("replayed 2 of 4 events\n")
+    receiver.default = receivers.status(404)
+    world.settle()  # what was replayed has failed again
     Ran(*command_to_continue(errors))
     world.settle()
-    assert pushes(receiver) == Counter(event_ids * 2)
+
+    counts = pushes(receiver)
+    assert (counts[first], counts[second], counts[third] >= 2, counts[fourth]) == (2, 2, True, 2)
 
 
 def command_to_continue(errors: str) -> list[str]:
@@ -249,8 +252,9 @@ def stored(world: World) -> int:
     return len(world.call("GET", "/events").json["events"])
 
 
-def test_a_file_is_sent_once_however_often_the_command_runs(world: World, file: Path) -> None:
+def test_a_file_is_queued_once_however_often_it_is_sent(world: World, receiver: Receiver, file: Path) -> None:
     assert Ran("send", "-f", str(file)).output == "4 of 4 lines: 4 sent\n"
+    assert pushes(receiver) == {}
     assert Ran("send", "-f", str(file)).output == "4 of 4 lines: 4 sent before\n"
     assert stored(world) == 4
 
@@ -295,7 +299,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
 @pytest.mark.parametrize("code", [429, 503])
 def test_a_call_is_repeated_when_the_api_asks_for_it(fake: Receiver, code: int) -> None:
     accepted = receivers.status(202, body=b'{"event_id": "evt_1", "message": "Stored."}')
-    fake.script(receivers.status(code, headers={"Retry-After": "0"}, body=b"{}"), accepted)
+    fake.script(receivers.status(code, body=b"{}"), accepted)
 
     assert Ran("send", "--type", "a").output == "evt_1: Stored.\n"
 
@@ -329,10 +333,7 @@ def test_an_api_error_is_one_line_without_the_key(fake: Receiver, behaviour: Any
     assert KEY not in errors
 
 
-UNSAFE = ["URL=http://example.com", "URL=https://user:password@example.com", "URL=", "API_KEY=", "API_KEY=a\nb"]
-
-
-@pytest.mark.parametrize("variable", UNSAFE)
+@pytest.mark.parametrize("variable", ["URL=http://a.example", "URL=https://a:password@b.example", "URL=", "API_KEY="])
 def test_no_call_is_made_without_a_safe_url_and_a_key(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     name, _, value = variable.partition("=")
     monkeypatch.setenv(f"TRIGGERS_{name}", value)
@@ -340,10 +341,7 @@ def test_no_call_is_made_without_a_safe_url_and_a_key(variable: str, monkeypatch
     assert "password" not in Ran("show", "evt_1", status=2).errors
 
 
-USED_WRONGLY = ["replay", "replay evt_1 --since 2h", "replay --since yesterday", "send", "send --type a --payload {"]
-
-
-@pytest.mark.parametrize("command", [*USED_WRONGLY, f"send --type a -f {__file__}"])
+@pytest.mark.parametrize("command", ["replay", "replay a --since 2h", "replay --since a", "send", "send --payload {"])
 def test_wrong_usage_is_refused_before_anything_is_called(fake: Receiver, command: str) -> None:
     assert Ran(*command.split(), status=2).errors.startswith("Usage: ")
 

@@ -1,4 +1,4 @@
-"""Each function may do what it is seen to do, and nothing else."""
+"""Each function may do what it does, and nothing else."""
 
 import json
 from collections.abc import Callable
@@ -17,16 +17,9 @@ from tests.support.world import World
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = json.loads((ROOT / ".chalice" / "config.json").read_text())
 
-# What IAM calls the calls that have another name.
-ACTIONS = {
-    "SendMessageBatch": "SendMessage",
-    "DeleteMessageBatch": "DeleteMessage",
-    "ChangeMessageVisibilityBatch": "ChangeMessageVisibility",
-}
-# Wanted where `xray` is true, as the README says.
-TRACING = {"Effect": "Allow", "Action": ["xray:PutTraceSegments", "xray:PutTelemetryRecords"], "Resource": ["*"]}
-LOGS = ("logs:CreateLogStream", "logs:PutLogEvents")
-# What Lambda itself does for a queue's function, with the function's role.
+# IAM has no actions for batches of SQS.
+ACTIONS = {"SendMessageBatch": "SendMessage", "DeleteMessageBatch": "DeleteMessage"}
+# What Lambda does for the event source, with the role of the function.
 EVENT_SOURCE = {
     (f"sqs:{action}", "triggers-api-dev-inbox-queue")
     for action in ("ReceiveMessage", "DeleteMessage", "GetQueueAttributes")
@@ -34,7 +27,7 @@ EVENT_SOURCE = {
 
 
 class Watch:
-    """Sees every action, with its resource, that the system takes while it looks."""
+    """Collect actions of a system, and their resources, inside `with`."""
 
     def __init__(self, world: World) -> None:
         self.seen: set[tuple[str, str]] = set()
@@ -57,10 +50,9 @@ class Watch:
 
 
 def allowed(stage: str, function: str) -> set[tuple[str, str]]:
+    """Return the actions and resources of a policy; account and region of its ARNs are wildcards."""
     file = Config(stage, function, config_from_disk=CONFIG).iam_policy_file
     statements = json.loads((ROOT / ".chalice" / file).read_text())["Statement"]
-    if CONFIG["xray"]:
-        statements.remove(TRACING)
     assert {statement["Effect"] for statement in statements} == {"Allow"}
     return {
         (action, resource.split(":", 5)[5].removeprefix("table/"))
@@ -70,22 +62,37 @@ def allowed(stage: str, function: str) -> set[tuple[str, str]]:
     }
 
 
+def subscribe(world: World, receiver: Receiver) -> str:
+    world.restart(SUBSCRIPTION_HOSTS="127.0.0.1")
+    target = json.dumps({"target_url": receiver.url, "event_types": ["copied"]})
+    subscription_id: str = world.call("POST", "/subscriptions", target).json["subscription_id"]
+    return subscription_id
+
+
 def use_the_api(world: World, receiver: Receiver, watch: Watch) -> None:
     receiver.script(status(200), status(503), status(404))
     with watch:
         delivered, retried, dead = world.post(), world.post(), world.post()
-        for path in (f"/events/{delivered['event_id']}", "/events", "/inbox"):
+        for path in (f"/events/{delivered['event_id']}", "/events", "/inbox", "/subscriptions"):
             assert world.call("GET", path).status_code == 200
         assert world.call("POST", f"/events/{retried['event_id']}/acknowledge").status_code == 204
         assert world.call("POST", f"/events/{dead['event_id']}/replay").status_code == 202
+        assert world.call("POST", "/inbox/lease").status_code == 200
+        subscription_id = subscribe(world, receiver)
+        world.post(event_type="copied", prefer="respond-async")
+        assert world.call("DELETE", f"/subscriptions/{subscription_id}").status_code == 204
 
 
 def use_the_worker(world: World, receiver: Receiver, watch: Watch) -> None:
-    world.restart(IN_PROCESS_WAIT_SECONDS="0")
+    subscription_id = subscribe(world, receiver)
+    world.restart(IN_PROCESS_WAIT_SECONDS="0", SUBSCRIPTION_HOSTS="127.0.0.1")
+    world.post(event_type="copied", prefer="respond-async")
+    world.call("DELETE", f"/subscriptions/{subscription_id}")
     receiver.script(status(200), status(503), status(404))
     for _ in range(3):
         world.post(prefer="respond-async")
     world.send("malformed")
+    world.restart()  # a container that has not read the subscriptions
     with watch:
         world.run_worker()
     for _ in range(2):
@@ -94,7 +101,7 @@ def use_the_worker(world: World, receiver: Receiver, watch: Watch) -> None:
     aws.fail(Fault.REFUSED, "UpdateItem", at=1)
     with watch, pytest.raises(BatchError):
         world.run_worker()
-    aws.let_go()
+    aws.close()
 
 
 def use_the_sweep(world: World, receiver: Receiver, watch: Watch) -> None:
@@ -104,25 +111,25 @@ def use_the_sweep(world: World, receiver: Receiver, watch: Watch) -> None:
         world.run_schedule(app.sweep)
 
 
-def use_the_check(world: World, receiver: Receiver, watch: Watch) -> None:
+def use_check_dlq(world: World, receiver: Receiver, watch: Watch) -> None:
     with watch:
         world.run_schedule(app.check_dlq)
 
 
 @pytest.mark.parametrize("stage", CONFIG["stages"])
 @pytest.mark.parametrize(
-    ("function", "name", "use", "event_source"),
+    ("function", "suffix", "use", "event_source"),
     [
         ("api_handler", "", use_the_api, set()),
         ("worker", "-worker", use_the_worker, EVENT_SOURCE),
         ("sweep", "-sweep", use_the_sweep, set()),
-        ("check_dlq", "-check_dlq", use_the_check, set()),
+        ("check_dlq", "-check_dlq", use_check_dlq, set()),
     ],
 )
 def test_a_policy_allows_what_its_function_does_and_nothing_else(
     stage: str,
     function: str,
-    name: str,
+    suffix: str,
     use: Callable[[World, Receiver, Watch], None],
     event_source: set[tuple[str, str]],
     world: World,
@@ -130,11 +137,13 @@ def test_a_policy_allows_what_its_function_does_and_nothing_else(
 ) -> None:
     watch = Watch(world)
     use(world, receiver, watch)
-    logs = {(action, f"log-group:/aws/lambda/triggers-api-dev{name}:*") for action in LOGS}
+    group = f"log-group:/aws/lambda/triggers-api-dev{suffix}:*"
+    logs = {("logs:CreateLogStream", group), ("logs:PutLogEvents", group)}
+    secret = {("secretsmanager:GetSecretValue", "secret:triggers-api-dev-settings-??????")}
 
     expected = {
         (action, resource.replace("triggers-api-dev", f"triggers-api-{stage}"))
-        for action, resource in watch.seen | event_source | logs
+        for action, resource in watch.seen | event_source | logs | secret
     }
 
     assert allowed(stage, function) == expected

@@ -36,7 +36,7 @@ def test_services_and_clients_are_created_once_at_first_use(monkeypatch: pytest.
 
     def record(service: str, **options: Any) -> Any:
         created.append(service)
-        return client(service, **options)  # type: ignore[call-overload]
+        return client(service, **options)
 
     monkeypatch.setattr(boto3, "client", record)
     with ThreadPoolExecutor(16) as pool:

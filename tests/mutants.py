@@ -1,0 +1,300 @@
+"""`make mutants`: break the code in one place at a time, and show that a test fails for each.
+
+A mutant is caught if pytest exits with 1: its tests ran, and one failed. Names of mutants as arguments select them.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+ROOT = Path(__file__).parent.parent
+LEFT_OUT = (".git", ".venv", ".local", ".hypothesis", ".*cache", "__pycache__", "node_modules", "build")
+TIMEOUT_SECONDS = 300
+
+# The module of chalicelib, the tests and a part of their names: what is broken; then what is replaced, and by what.
+MUTANTS = r"""
+@@ store functional/test_api::the_same_key_gives: the put overwrites an event
+- ABSENT = "attribute_not_exists(event_id) OR
++ ABSENT = "attribute_exists(event_id) OR attribute_not_exists(event_id) OR
+@@ store functional/test_api::expired_event: an expired event is there until DynamoDB deletes it
+- return event if event and event.expires_at > int(self._clock()) else None
++ return event
+@@ store crash/test_simulation: a claim is taken while another holds the event
+- next_attempt_at <= :now AND {UNCLAIMED}"
++ next_attempt_at <= :now"
+@@ store functional/test_worker::early_message: a claim is taken before the event is due
+- CLAIMABLE = f"{PENDING} AND next_attempt_at <= :now AND
++ CLAIMABLE = f"{PENDING} AND
+@@ store unit/test_store_model: anybody may record an outcome
+- RECORDABLE = f"{PENDING} AND claim_id = :mine"
++ RECORDABLE = f"{PENDING} AND (claim_id = :mine OR attribute_exists(claim_id))"
+@@ store functional/test_api::acknowledgement_stands: a record overwrites an acknowledgement
+- RECORDABLE = f"{PENDING} AND
++ RECORDABLE = f"{EXISTS} AND
+@@ store functional/test_leases::is_not_leased: a lease is taken while another holds the event
+- LEASABLE = f"{UNDELIVERED} AND {UNCLAIMED}"
++ LEASABLE = UNDELIVERED
+@@ store functional/test_leases::expired_lease: a lease that another one followed still acknowledges
+- LEASED = f"{UNDELIVERED} AND claim_id = :lease_id AND
++ LEASED = f"{UNDELIVERED} AND (claim_id = :lease_id OR attribute_exists(claim_id)) AND
+@@ store functional/test_leases::expired_lease: a lease that expired still acknowledges
+- AND claim_id = :lease_id AND claimed_until >= :now"
++ AND claim_id = :lease_id"
+@@ store functional/test_api::cannot_be_replayed: a replay interrupts a running push
+- REPLAYABLE = f"{EXISTS} AND {UNCLAIMED}"
++ REPLAYABLE = EXISTS
+@@ store functional/test_worker::latest_failure: the dead letter of an earlier failure replays the event
+- AND #status = :failed AND failed_at = :failed_at"
++ AND #status = :failed AND (failed_at = :failed_at OR attribute_exists(failed_at))"
+@@ store functional/test_schedules::two_sweeps: each of two sweeps queues an event
+- OVERDUE = f"{PENDING} AND requeue_at = :seen"
++ OVERDUE = f"{PENDING} AND (requeue_at = :seen OR attribute_exists(requeue_at))"
+@@ store functional/test_worker::doubles: claims are not counted
+- increment="delivery_attempts"
++ increment=""
+@@ store crash/test_simulation: a claim in four counts twice
+- {":one": 1, **
++ {":one": 2 if str(changes.get("claim_id"))[-1] in "048c" else 1, **
+@@ store functional/test_faults::boto3_repeats: a write whose response was lost is taken for somebody else's
+- WriteResult(bool(current and claim_id and current.claim_id == claim_id), current)
++ WriteResult(False, current)
+@@ store crash/test_simulation: somebody else's write is taken for one's own
+- WriteResult(bool(current and claim_id and current.claim_id == claim_id), current)
++ WriteResult(bool(current and claim_id), current)
+@@ store functional/test_schedules::nobody_will_push: the sweep never finds an event whose claim expired
+- changes = {"claim_id": claim_id, "claimed_until": until, "requeue_at": until}
++ changes = {"claim_id": claim_id, "claimed_until": until, "requeue_at": self._after(10**8)}
+@@ store functional/test_schedules::messages_are_lost: the sweep never finds an event whose message was lost
+- self._after(delay_seconds + grace)
++ self._after(10**8)
+@@ store functional/test_leases::queues_the_event_when_it_ends: the sweep never finds an event whose lease ended
+- changes = {"claim_id": lease_id, "claimed_until": until, "requeue_at": until}
++ changes = {"claim_id": lease_id, "claimed_until": until, "requeue_at": self._after(10**8)}
+@@ store functional/test_leases::oldest_undelivered: a lease counts as an attempt
+- increment="lease_count"
++ increment="delivery_attempts"
+@@ store functional/test_leases::released_event: a release does not end the lease
+- changes = {"claimed_until": None, "requeue_at": self._after(0)}
++ changes = {"requeue_at": self._after(0)}
+@@ store crash/test_simulation: an acknowledgement ends the claim of a running push
+- return self._update(event_id, UNDELIVERED, changes)
++ return self._update(event_id, UNDELIVERED, {**changes, "claimed_until": None})
+@@ store functional/test_api::can_be_replayed: a replay does not count from 0
+-             "delivery_attempts": 0,
++             "lease_count": 0,
+@@ store functional/test_api::retention_period: a replay does not renew the retention period
+-             "expires_at": expires_at,
++             "lease_count": 0,
+@@ delivery functional/test_faults::answered_with_503_and_can_be_repeated: the push comes before the put
+-     results = [*services.map(services.store.put, copies), services.store.put(event)]
++     _begin([event], urls, services, deadline)
++     results = [*services.map(services.store.put, copies), services.store.put(event)]
+@@ delivery functional/test_subscriptions::completes_what: an event is stored before its copies
+-     results = [*services.map(services.store.put, copies), services.store.put(event)]
++     stored_first = services.store.put(event)
++     results = [*services.map(services.store.put, copies), stored_first]
+@@ delivery functional/test_subscriptions::completes_what: a copy has another id when the POST is repeated
+- event_id=f"evt_{digest[:32]}",
++ event_id=f"evt_{services.new_id()}",
+@@ delivery functional/test_faults::before_the_failure: the failure is recorded before the dead letter is sent
+-     try:
+-         services.dlq.send(
++     services.store.record_failed(failed)
++     try:
++         services.dlq.send(
+@@ delivery functional/test_faults::while_the_dlq_fails: an event whose dead letter cannot be sent is lost
+-         services.store.record_retry(event, delay_seconds=DEAD_LETTER_RETRY_SECONDS, message_follows=False)
+-         raise
++         raise
+@@ delivery functional/test_worker::doubles: attempts never end
+- event.delivery_attempts >= settings.max_delivery_attempts
++ event.delivery_attempts >= 10 * settings.max_delivery_attempts
+@@ delivery functional/test_worker::exhausted: a claim over the last attempt pushes
+- if event.delivery_attempts > max_attempts:
++ if event.delivery_attempts > 10 * max_attempts:
+@@ delivery functional/test_faults::stood_still: a process that stood still pushes past its claim
+- if timeout_seconds <= 0 or not event.is_claimed(started + timeout_seconds):
++ if timeout_seconds <= 0:
+@@ delivery functional/test_worker::cannot_record_in_time: a push begins that cannot be recorded in time
+- min(timeout_seconds, deadline - started - AFTER_PUSH_SECONDS)
++ min(timeout_seconds, 60)
+@@ delivery functional/test_worker::not_earlier: Retry-After is ignored
+- Delay(max(scheduled, result.retry_after_seconds),
++ Delay(scheduled,
+@@ delivery functional/test_worker::timed_out: the worker waits after a push that timed out
+- may_wait=not result.timed_out
++ may_wait=True
+@@ delivery functional/test_worker::up_to_its_limit: the worker waits longer than it may
+- waited > settings.in_process_wait_seconds
++ waited > 10 * settings.in_process_wait_seconds
+@@ delivery functional/test_worker::allows_another_push: the worker waits past its time
+- is_late = services.clock() + delay.seconds > last_start
++ is_late = False
+@@ delivery functional/test_worker::over_900: SQS is asked for a delay over 900 seconds
+- if delay_seconds <= MAX_DELAY_SECONDS:
++ if delay_seconds <= 10 * MAX_DELAY_SECONDS:
+@@ delivery functional/test_worker::early_message: a message that comes early is dropped
+- return Delay(max(0.0, unix_seconds(event.next_attempt_at) - now))
++ return None
+@@ delivery functional/test_worker::claimed_event: a dead letter of a claimed event is dropped
+- if event.failed_at == wake_up.failed_at or event.is_claimed(services.clock()):
++ if False:
+@@ delivery functional/test_faults::with_its_traceback: an error after the event is stored is told to the caller
+-     except Exception:
+-         logger.exception("delivery left to the sweep"
++     except ZeroDivisionError:
++         logger.exception("delivery left to the sweep"
+@@ delivery functional/test_faults::throttled_record: a record is not tried again
+-             if services.clock() + RECORD_RETRY_SECONDS > last_start:
+-                 raise
++             raise
+@@ delivery functional/test_faults::record_is_unknown: a retry whose record is unknown is not queued
+-         _wake_up(event, delay.seconds, services)
+-         raise
++         raise
+@@ delivery functional/test_faults::acknowledged_before: an event that was acknowledged meanwhile is pushed
+- if event.status is Status.PENDING and event.next_attempt_at is not None]
++ if event.next_attempt_at is not None or event.status is Status.DELIVERED]
+@@ delivery functional/test_api::another_body: another body is accepted under the same Idempotency-Key
+- if event.body_hash != new_event.body_hash:
++ if False:
+@@ delivery functional/test_subscriptions::410_ends: 410 does not end the subscription
+- if result.status_code == HTTPStatus.GONE and event.subscription_id is not None:
++ if False:
+@@ delivery functional/test_subscriptions::copies_of_a_deleted: a copy stays though its subscription is gone
+- services.store.delete(event)
++ services.store.record_unscheduled(event)
+@@ delivery functional/test_subscriptions::ten_destinations: any number of destinations is pushed at once
+- list(urls.items())[:MAX_INLINE_PUSHES]
++ list(urls.items())
+@@ listing functional/test_subscriptions::not_leased: the inbox shows copies
+- (event.subscription_id is not None or event.is_claimed(now))
++ event.is_claimed(now)
+@@ batch functional/test_worker::never_costs: a message that failed is deleted
+-             logger.exception("message failed")
+-             return False
++             logger.exception("message failed")
++             return True
+@@ batch functional/test_worker::moved_to_the_dlq: a message of an unknown event is dropped
+- _move_to_dlq(message, "unknown_event", services)
++ len(message.body)
+@@ schedules functional/test_schedules::nobody_will_push: the sweep sends nothing
+- services.inbox.send_many(marked)
++ len(marked)
+@@ schedules functional/test_schedules::1000_messages: the sweep fills a long queue
+- if visible >= MAX_VISIBLE_MESSAGES:
++ if visible >= 10 * MAX_VISIBLE_MESSAGES:
+@@ schedules functional/test_schedules::ends_before: the sweep does not end before its function
+- if count >= MAX_SWEPT_PER_SHARD or services.clock() > deadline:
++ if count >= MAX_SWEPT_PER_SHARD:
+@@ backoff unit/test_backoff: the delay is less than half of what it may be
+- return ceiling / 2 + random() * ceiling / 2
++ return random() * ceiling
+@@ breaker functional/test_breaker_inline: the breaker never opens
+- if self._failures < self._threshold:
++ if self._failures < 10 * self._threshold:
+@@ breaker functional/test_breaker_inline: everybody is let through after the open time
+-             self._open_until = now + self._open_seconds
+-             return True
++             return True
+@@ push unit/test_push::takes_too_long: the timeout starts anew with each read
+-         super().settimeout(self.remaining_seconds())
+-         return super().recv_into(*args)
++         return super().recv_into(*args)
+@@ push unit/test_push::unread_bytes: a connection with unread bytes inside TLS is reused
+- not idle and not (self.ssl_context and self.sock.pending())
++ not idle
+@@ push unit/test_push::holds_a_secret: the error of a push repeats the exception
+- error=text, timed_out=
++ error=repr(error), timed_out=
+@@ queue unit/test_queue::without_bodies: bodies are logged
+-             "queue": self.name,
++             "queue": self.name, "parameters": str(parameters),
+@@ auth functional/test_api::without_the_scope: any key may do anything
+- if key.scopes.isdisjoint(scopes):
++ if False:
+@@ listing functional/test_api::being_pushed: the inbox shows events that are claimed
+- (event.subscription_id is not None or event.is_claimed(now))
++ event.subscription_id is not None
+@@ services unit/test_services::not_json: half a response of DynamoDB counts as a whole one
+- made.meta.events.register("before-parse", _require_json_object)
++ len(service)
+"""
+
+
+@dataclass
+class Mutant:
+    """One way to break a module: `old`, which stands in it once, becomes `new`. `name` is that of tests in `suite`."""
+
+    what: str
+    module: str
+    suite: str
+    name: str
+    old: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+
+    def mutated(self) -> str:
+        """Return the module's text, broken; raise ValueError or SyntaxError if the mutant is unusable."""
+        text, old = (ROOT / self.module).read_text(encoding="utf-8"), "\n".join(self.old)
+        if text.count(old) != 1:
+            raise ValueError(f"{self.what}: its place is {text.count(old)} times in {self.module}")
+        compile(text := text.replace(old, "\n".join(self.new)), self.module, "exec")
+        return text
+
+
+def parse(text: str) -> list[Mutant]:
+    mutants: list[Mutant] = []
+    for line in text.strip().splitlines():
+        if line.startswith("@@ "):
+            place, _, what = line[3:].partition(": ")
+            module, tests = place.split()
+            suite, _, name = tests.partition("::")
+            mutants.append(Mutant(what, f"chalicelib/{module}.py", f"tests/{suite}.py", name))
+        else:
+            (mutants[-1].old if line.startswith("- ") else mutants[-1].new).append(line[2:])
+    return mutants
+
+
+def exit_status(*tests: str, module: str = "", text: str = "") -> int:
+    """Run tests on a copy of the project, with the text of one module replaced; return the exit status of pytest."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        if module:
+            (copy / module).write_text(text, encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *tests]
+        return subprocess.run(command, cwd=copy, capture_output=True, check=False, timeout=TIMEOUT_SECONDS).returncode
+
+
+def main() -> int:
+    console = Console()
+    mutants = [mutant for mutant in parse(MUTANTS) if " ".join(sys.argv[1:]) in mutant.what]
+    texts = [mutant.mutated() for mutant in mutants]
+    console.print("running their tests without a mutant")
+    if status := exit_status(*sorted({mutant.suite for mutant in mutants})):
+        console.print(f"these fail already: pytest exited with {status}")
+        return 1
+
+    def run(mutant: Mutant, text: str) -> int:
+        return exit_status("-n", "0", mutant.suite, "-k", mutant.name, module=mutant.module, text=text)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        statuses = list(track(pool.map(run, mutants, texts), "mutants", total=len(mutants), console=console))
+    for mutant, status in zip(mutants, statuses, strict=True):
+        if status != 1:
+            outcome = "not tested" if status else "survived"
+            console.print(f"{outcome}: {mutant.what} ({mutant.module}), pytest exited with {status}", highlight=False)
+    console.print(f"{statuses.count(1)} of {len(mutants)} mutants caught")
+    return 0 if statuses.count(1) == len(mutants) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""What the console page may load and run, without a browser."""
+
+import base64
+import hashlib
+
+from chalicelib import console
+
+
+def test_the_policy_allows_the_page_s_own_script_and_style_and_nothing_else() -> None:
+    html, headers = console.page()
+
+    directives = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
+    for tag, opening in (("script", '<script type="module">'), ("style", "<style>")):
+        content = html.split(opening)[1].split(f"</{tag}>")[0]
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert directives.pop(f"{tag}-src") == f"'sha256-{digest}'"
+    assert directives.pop("connect-src") == "'self'"
+    assert directives.pop("img-src") == "data:"
+    assert set(directives) == {"default-src", "base-uri", "form-action", "frame-ancestors"}
+    assert set(directives.values()) == {"'none'"}
+
+
+def test_the_page_is_not_stored_nor_sniffed_and_its_address_is_not_sent_on() -> None:
+    _, headers = console.page()
+
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "no-referrer"
