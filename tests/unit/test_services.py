@@ -1,5 +1,6 @@
 import gc
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,12 +22,13 @@ EVENT_ID = "evt_" + "0" * 32
 
 
 @pytest.fixture
-def environ(shared_world: World, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def environ(shared_world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """Set the environment of a new container."""
     for name, value in {**shared_world.environ, "AWS_DEFAULT_REGION": "us-east-1"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(services, "_services", None)
-    return shared_world.environ
+    services.use(None)
+    yield shared_world.environ
+    services.use(None)
 
 
 @pytest.mark.usefixtures("environ")
