@@ -126,6 +126,9 @@ def test_copies_are_listed_but_not_in_the_inbox_and_not_leased(
         return [row["event_id"] for row in world.call(method, path).json["events"]]
 
     assert set(ids("/events")) == {event["event_id"], *event["copies"]}
+    for listed in world.call("GET", "/events").json["events"]:
+        whole = world.event(listed["event_id"])
+        assert listed == {name: whole[name] for name in listed}  # also `copies` and `subscription_id`
     assert ids(f"/events?subscription_id={subscription_id}") == event["copies"]
     assert ids("/inbox") == ids("/inbox/lease", "POST") == [event["event_id"]]
 
