@@ -156,10 +156,6 @@ MUTANTS = r"""
 -             if services.clock() + RECORD_RETRY_SECONDS > last_start:
 -                 raise
 +             raise
-@@ delivery functional/test_faults::record_is_unknown: a retry whose record is unknown is not queued
--         _wake_up(event, delay.seconds, services)
--         raise
-+         raise
 @@ delivery functional/test_faults::acknowledged_before: an event that was acknowledged meanwhile is pushed
 - if event.status is Status.PENDING and event.next_attempt_at is not None]
 + if event.next_attempt_at is not None or event.status is Status.DELIVERED]
@@ -178,6 +174,9 @@ MUTANTS = r"""
 @@ listing functional/test_subscriptions::not_leased: the inbox shows copies
 - (event.subscription_id is not None or event.is_claimed(now))
 + event.is_claimed(now)
+@@ subscriptions functional/test_subscriptions::each_matching: every subscription gets every event
+- return [subscription for subscription in self._recent() if subscription.matches(event_type)]
++ return list(self._recent())
 @@ batch functional/test_worker::never_costs: a message that failed is deleted
 -             logger.exception("message failed")
 -             return False
