@@ -151,7 +151,7 @@ def outcome_of(status_code: int) -> Outcome:
 
 
 class _DeadlineSocket(socket.socket):
-    """A socket whose timeout bounds all calls until the next `settimeout` together, instead of each one anew."""
+    """A socket whose timeout bounds all reads until the next `settimeout` together; it bounds a `sendall` anyway."""
 
     _deadline: float
 
@@ -168,10 +168,6 @@ class _DeadlineSocket(socket.socket):
     def recv_into(self, *args: Any) -> int:
         super().settimeout(self.remaining_seconds())
         return super().recv_into(*args)
-
-    def send(self, *args: Any) -> int:  # SSLSocket.sendall calls it in a loop; socket.sendall is one call
-        super().settimeout(self.remaining_seconds())
-        return super().send(*args)
 
 
 class _TlsSocket(_DeadlineSocket, ssl.SSLSocket):

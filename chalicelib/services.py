@@ -44,7 +44,7 @@ def client(service: str) -> Any:
     with _lock:  # the default session is not thread-safe
         gc.disable()  # nothing that boto3 loads is garbage; looking for it is a tenth of a cold start
         try:
-            made: Any = boto3.client(service, config=CONFIG)  # type: ignore[call-overload]
+            made: Any = boto3.client(service, config=CONFIG)
             gc.freeze()
         finally:
             gc.enable()

@@ -36,7 +36,7 @@ class Emulator:
         self.port = port
 
     def client(self, service: str) -> Any:
-        return boto3.client(  # type: ignore[call-overload]
+        return boto3.client(
             service,
             endpoint_url=f"http://127.0.0.1:{self.port}",
             region_name=REGION,

@@ -3,7 +3,6 @@
 What keeps it from starting is one line on standard error, and status 1.
 """
 
-import contextlib
 import gc
 import os
 import signal
@@ -12,26 +11,23 @@ import threading
 
 
 def main() -> int:
-    # Both are set because a shell that starts this in the background has SIGINT ignored.
+    # Both are set because a shell that starts this in the background has SIGINT ignored. What was in progress is found
+    # by the next sweep.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-    with contextlib.suppress(KeyboardInterrupt):
-        gc.disable()  # moto's objects stay; looking through them takes a third of the start
-        from tools import local  # slow, and Ctrl-C should show no traceback
+        signal.signal(number, lambda *_: os._exit(0))
+    gc.disable()  # moto's objects stay; looking through them takes a third of the start
+    from tools import local
 
-        try:
-            local.start()
-        except local.StartError as error:
-            print(f"make run: {error}", file=sys.stderr)
-            return 1
-        gc.freeze()
-        gc.enable()
-        threading.Event().wait()
+    try:
+        local.start()
+    except local.StartError as error:
+        print(f"make run: {error}", file=sys.stderr, flush=True)
+        return 1
+    gc.freeze()
+    gc.enable()
+    threading.Event().wait()
     return 0
 
 
 if __name__ == "__main__":
-    status = main()
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-    os._exit(status)  # waits for no thread; the next sweep finds what was in progress
+    os._exit(main())  # waits for no thread

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from random import Random
 from typing import Any
@@ -20,6 +20,7 @@ from chalicelib.events import Event, Status
 from chalicelib.push import Outcome, PushResult, outcome_of
 from chalicelib.services import Services
 from chalicelib.subscriptions import CACHE_SECONDS
+from tests.crash.hub import Hub, Pool
 from tests.crash.invariants import Push, ViolationError, Witness, check
 from tests.support.fake_aws import FakeDynamoDB, FakeSQS
 from tests.support.world import KEY, Answer, Clock, LambdaContext, call, digest
@@ -83,7 +84,7 @@ class Process:
             sleep=self.sleep,
             random=rig.random.random,
             new_id=rig.new_id,
-            thread_pool=rig.threads,
+            thread_pool=lambda size: Pool(rig.hub),  # type: ignore[arg-type,return-value]
         )
         self.services.push = _Push(self)  # type: ignore[assignment]
         self.services.metrics = _NoMetrics("", "", clock=self.clock)
@@ -94,7 +95,7 @@ class Process:
     def sleep(self, seconds: float) -> None:
         """Sleep, at most until the function's timeout, which kills the process; raise Death if it is dead by then."""
         left = max(0.0, self.ends_at - self.rig.clock())
-        self.rig.sleep(min(seconds, left))
+        self.rig.hub.sleep(min(seconds, left))
         if seconds > left and not self.is_dead:
             self.is_dead = True
             if not self._stalled:
@@ -224,9 +225,7 @@ class Process:
 
     def work(self, *, max_messages: int = 10) -> int:
         """Process a batch as Lambda's event source does; return how many messages there were."""
-        received = self.rig.sqs.receive_message(
-            QueueUrl=INBOX, MaxNumberOfMessages=max_messages, MessageAttributeNames=["All"]
-        ).get("Messages", [])
+        received = self.rig.receive(INBOX, max_messages)
         records = [
             {
                 "messageId": message["MessageId"],
@@ -334,7 +333,7 @@ class _Push:
 
     def send(self, event: Event, url: str, timeout_seconds: float) -> PushResult:
         def act() -> PushResult:
-            return self._process.rig.receive(event, url, timeout_seconds, self._process)
+            return self._process.rig.respond(event, url, timeout_seconds, self._process)
 
         def fail(fault: Fault) -> PushResult:
             return PushResult(Outcome.RETRY, 0, error=str(fault))
@@ -343,30 +342,13 @@ class _Push:
         return result
 
 
-class SerialPool:
-    """A pool whose threads run one after another, so that a run can be repeated."""
-
-    def __init__(self, size: int) -> None:
-        del size
-
-    def __enter__(self) -> "SerialPool":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def map(self, function: Callable[[Any], Any], values: Iterable[Any]) -> list[Any]:
-        return [function(value) for value in values]
-
-
 class Rig:
     """One deployed system in memory. `answers` are the receiver's next status codes, then 200; None is a hang."""
-
-    threads: Any = SerialPool
 
     def __init__(self, environ: Mapping[str, str], *, seed: int = 0) -> None:
         self.settings = settings.load({**ENVIRON, **environ})
         self.clock = Clock()
+        self.hub = Hub(self.clock, self.choose)
         self.random = Random(seed)
         self.witness = Witness()
         self.dynamodb = FakeDynamoDB(self.clock)
@@ -380,9 +362,23 @@ class Rig:
         self.sent = 0  # messages that processes put into queues
         telemetry.configure("CRITICAL")
         self._ids = itertools.count(1)
+        self._idle: list[Process] = []
 
-    def sleep(self, seconds: float) -> None:
-        self.clock.sleep(seconds)
+    def choose(self, count: int) -> int:
+        """Return which of so many actors goes on."""
+        return 0
+
+    def start(self) -> Process:
+        """Start a container."""
+        return Process(self)
+
+    @contextlib.contextmanager
+    def container(self) -> Iterator[Process]:
+        """Give a container that nobody else uses meanwhile: the one that was used last, if it still lives."""
+        process = self._idle.pop() if self._idle else self.start()
+        yield process
+        if not process.is_dead:
+            self._idle.append(process)
 
     def latency(self) -> tuple[float, float]:
         """Return how many seconds the next call takes before and after it takes effect."""
@@ -415,7 +411,7 @@ class Rig:
         status_code = self.answers.pop(0) if self.answers else 200
         return status_code, 0.05
 
-    def receive(self, event: Event, url: str, timeout_seconds: float, process: Process) -> PushResult:
+    def respond(self, event: Event, url: str, timeout_seconds: float, process: Process) -> PushResult:
         """Be the receiver of one push, and see whether it may be."""
         push = Push(event, process.invocation, self.clock())
         self.witness.see_push(push, self.item(event.event_id))
@@ -433,17 +429,29 @@ class Rig:
             return PushResult(Outcome.RETRY, 0, error="timed out", timed_out=True)
         return PushResult(outcome_of(status_code), 0, status_code, None if status_code < 300 else "refused")
 
+    def receive(self, url: str, max_messages: int = 10) -> list[dict[str, Any]]:
+        """Receive messages from a queue, as a consumer that never fails."""
+        response = self.sqs.receive_message(
+            QueueUrl=url, MaxNumberOfMessages=max_messages, MessageAttributeNames=["All"]
+        )
+        messages: list[dict[str, Any]] = response.get("Messages", [])
+        return messages
+
     def settle(self, *, hours: float = 72) -> None:
-        """Let time pass, with healthy workers and sweeps, until no event is pending and no message is left."""
+        """Let time pass, in which nothing fails, until nothing is pending and no message is left."""
         end = self.clock() + hours * 3600
         while self.clock() < end:
             while Process(self).work():
                 pass
-            pending = any(event.status is Status.PENDING for event in self.items().values())
+            pending = [event for event in self.items().values() if event.status is Status.PENDING]
             if not pending and not self.sqs.messages(INBOX):
                 return
             self.clock.sleep(60)
             Process(self).sweep()
+            if all(event.next_attempt_at is None for event in pending):  # pull-only
+                consumer = Process(self)
+                for event_id, lease_id in consumer.lease(limit=100):
+                    consumer.acknowledge(event_id, lease_id)
         raise ViolationError("something stays pending for ever, or a message stays in the queue")
 
     def dead_letters(self) -> list[dict[str, Any]]:

@@ -1,20 +1,11 @@
-"""The system under load in virtual time: everybody at once, repeatable by a seed.
+"""Storms: everybody at once and anything may fail, in an order that a seed decides, and repeats."""
 
-Actors are greenlets. Whoever makes a call steps aside, and the seed says who goes on.
-"""
-
-import contextlib
-import heapq
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
-
-from greenlet import getcurrent, greenlet
 
 from chalicelib.events import Event
 from tests.crash.invariants import MAX_SKEW_SECONDS
-from tests.crash.rig import DLQ, INBOX, Fault, Process, Rig, SerialPool
-from tests.support.world import Clock
+from tests.crash.rig import DLQ, INBOX, Fault, Process, Rig
 
 STORM_SECONDS = 900.0
 # How a target responds; None is no response.
@@ -29,117 +20,7 @@ MOODS: dict[str, tuple[int | None, ...]] = {
 MAX_WORKERS = 3
 
 
-class Hub:
-    """Runs actors one at a time. Time passes only when all of them sleep."""
-
-    def __init__(self, clock: Clock, choose: Callable[[int], int]) -> None:
-        self._clock = clock
-        self._choose = choose
-        self._ready: list[greenlet] = []
-        self._sleeping: list[tuple[float, int, greenlet]] = []
-        self._order = itertools.count()
-        self._hub = getcurrent()
-
-    def spawn(self, act: Callable[[], Any]) -> None:
-        self._ready.append(greenlet(act, self._hub))
-
-    def sleep(self, seconds: float) -> None:
-        """Let others go on, at least for so long."""
-        if not self._is_actor():
-            self._clock.sleep(seconds)
-            return
-        if seconds:
-            heapq.heappush(self._sleeping, (self._clock() + seconds, next(self._order), getcurrent()))
-        else:
-            self._ready.append(getcurrent())
-        self._hub.switch()
-
-    def wait(self) -> None:
-        """Wait until another actor wakes this one."""
-        self._hub.switch()
-
-    def wake(self, actor: greenlet) -> None:
-        self._ready.append(actor)
-
-    def run(self) -> None:
-        """Let everybody act until nobody has anything left to do."""
-        while self._ready or self._sleeping:
-            if not self._ready:
-                moment, _, actor = heapq.heappop(self._sleeping)
-                self._clock.now = max(self._clock.now, moment)
-                self._ready.append(actor)
-            self._ready.pop(self._choose(len(self._ready))).switch()
-
-    def _is_actor(self) -> bool:
-        """Return whether an actor asks: a thread of a real pool goes straight on."""
-        return getcurrent().parent is self._hub
-
-
-class Pool:
-    """A pool of threads that are actors."""
-
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-
-    def __enter__(self) -> "Pool":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def map(self, function: Callable[[Any], Any], values: Iterable[Any]) -> list[Any]:
-        results: dict[int, Any] = {}
-        failures: list[BaseException] = []
-        todo = list(enumerate(values))
-        owner = getcurrent()
-
-        def run(number: int, value: Any) -> None:
-            try:
-                results[number] = function(value)
-            except BaseException as failure:  # noqa: BLE001  # a death too: whoever waits is told
-                failures.append(failure)
-                results[number] = None
-            if len(results) == len(todo):
-                self._hub.wake(owner)
-
-        for number, value in todo:
-            self._hub.spawn(lambda number=number, value=value: run(number, value))  # type: ignore[misc]
-        if todo:
-            self._hub.wait()
-        if failures:
-            raise failures[0]
-        return [results[number] for number, _ in todo]
-
-
-class Simulation(Rig):
-    """A rig whose actors act at the same time. Containers live on from call to call."""
-
-    def __init__(self, environ: Mapping[str, str], *, seed: int = 0) -> None:
-        super().__init__(environ, seed=seed)
-        self.hub = Hub(self.clock, self.choose)
-        self.threads = lambda size: Pool(self.hub)
-        self._idle: list[Process] = []
-
-    def choose(self, count: int) -> int:
-        return 0
-
-    def sleep(self, seconds: float) -> None:
-        self.hub.sleep(seconds)
-
-    def start(self) -> Process:
-        """Start a container."""
-        return Process(self)
-
-    @contextlib.contextmanager
-    def container(self) -> Iterator[Process]:
-        """Give a container that nobody else has meanwhile, the one that was used last if it still lives."""
-        process = self._idle.pop() if self._idle else self.start()
-        yield process
-        if not process.is_dead:
-            self._idle.append(process)
-
-
-class Storm(Simulation):
+class Storm(Rig):
     """Everybody acts at the same time and anything may fail, until the storm is over."""
 
     def __init__(self, seed: int) -> None:
@@ -189,7 +70,7 @@ class Storm(Simulation):
             self.hub.spawn(act)
         self.hub.run()
         self._mood, self._fault_rate, self._max_latency_seconds = "well", 0.0, 0.0
-        self.sqs.duplicate_probability, self.threads = 0.0, SerialPool
+        self.sqs.duplicate_probability = 0.0
         self.settle()
         self.check()
 
@@ -271,8 +152,7 @@ class Storm(Simulation):
     def _operator(self) -> None:
         """Move dead letters back now and then, or all the time; a letter may stay in the queue as well."""
         for _ in self._every(*self._redrive_seconds):
-            received = self.sqs.receive_message(QueueUrl=DLQ, MaxNumberOfMessages=10, MessageAttributeNames=["All"])
-            for message in received.get("Messages", []):
+            for message in self.receive(DLQ):
                 attributes = message.get("MessageAttributes", {})
                 self.sqs.send_message(QueueUrl=INBOX, MessageBody=message["Body"], MessageAttributes=attributes)
                 self.hub.sleep(self.random.choice((0.0, 1.0)))

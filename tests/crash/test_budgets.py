@@ -8,8 +8,7 @@ import pytest
 
 from chalicelib.events import Event
 from chalicelib.services import CALL_SECONDS
-from tests.crash.rig import WORKER_SECONDS, Fault, FaultAt, Process
-from tests.crash.simulation import Simulation
+from tests.crash.rig import WORKER_SECONDS, Fault, FaultAt, Process, Rig
 
 POST_SECONDS = 28
 SLOWEST = {"INLINE_PUSH_TIMEOUT_SECONDS": "8", "PUSH_TIMEOUT_SECONDS": "20", "IN_PROCESS_WAIT_SECONDS": "900"}
@@ -24,7 +23,7 @@ PATTERNS: list[tuple[Fault | None, ...]] = [
 STATUS_CODES = [200, 404, 410, 503, None]
 
 
-class SlowSystem(Simulation):
+class SlowSystem(Rig):
     """Every call to AWS takes as long as one may, and so does the receiver."""
 
     status_code: int | None = 200

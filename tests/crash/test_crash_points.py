@@ -3,6 +3,7 @@
 The points are found by running: a call that is new tomorrow is covered tomorrow.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -36,24 +37,20 @@ def work(rig: Rig, process: Process) -> None:
     process.work()
 
 
-def forget_messages(rig: Rig) -> None:
-    while received := rig.sqs.receive_message(QueueUrl=INBOX, MaxNumberOfMessages=10).get("Messages"):
-        for message in received:
-            rig.sqs.delete_message(QueueUrl=INBOX, ReceiptHandle=message["ReceiptHandle"])
-
-
 def lose_the_message(rig: Rig, process: Process) -> None:
-    post_async(rig, process)
-    forget_messages(rig)
+    process.post(prefer="respond-async")
+    for message in rig.receive(INBOX):
+        rig.sqs.delete_message(QueueUrl=INBOX, ReceiptHandle=message["ReceiptHandle"])
     rig.clock.sleep(61)
 
 
 def move_back(rig: Rig, process: Process) -> None:
-    """Do what SQS's own redrive does with a dead letter."""
-    process.post()
-    (message,) = rig.sqs.receive_message(QueueUrl=DLQ, MaxNumberOfMessages=10)["Messages"]
-    rig.sqs.delete_message(QueueUrl=DLQ, ReceiptHandle=message["ReceiptHandle"])
-    rig.sqs.send_message(QueueUrl=INBOX, MessageBody=message["Body"])
+    """Do what SQS's own redrive does with dead letters."""
+    for message in rig.receive(DLQ):
+        rig.sqs.send_message(
+            QueueUrl=INBOX, MessageBody=message["Body"], MessageAttributes=message["MessageAttributes"]
+        )
+        rig.sqs.delete_message(QueueUrl=DLQ, ReceiptHandle=message["ReceiptHandle"])
 
 
 def acknowledge(rig: Rig, process: Process) -> None:
@@ -76,6 +73,64 @@ def say(text: str) -> Step:
     return send
 
 
+def say_first(rig: Rig, process: Process) -> None:
+    """Send a message for an event, as a stage that pushed before may have left."""
+    say(json.dumps({"event_id": next(iter(rig.witness.accepted))}))(rig, process)
+
+
+def lease_and(act: Step = lambda rig, process: None) -> Step:
+    """Return a step that leases, and then does something with each event while its lease is the only one."""
+
+    def lease(rig: Rig, process: Process) -> None:
+        process.lease(seconds=100)
+        act(rig, process)
+
+    return lease
+
+
+def acknowledge_leased(rig: Rig, process: Process) -> None:
+    for event_id, lease_id in sorted(rig.witness.leases):
+        process.acknowledge(event_id, lease_id)
+
+
+def release(rig: Rig, process: Process) -> None:
+    for event_id, lease_id in sorted(rig.witness.leases):
+        process.release(event_id, lease_id)
+
+
+def too_late(rig: Rig, process: Process) -> None:
+    """Acknowledge with leases that are over."""
+    rig.clock.sleep(101)
+    acknowledge_leased(rig, process)
+
+
+def lease_then_work(rig: Rig, process: Process) -> None:
+    Process(rig).lease(seconds=100)
+    process.work()
+
+
+def subscribe(count: int = 1) -> Step:
+    def act(rig: Rig, process: Process) -> None:
+        for number in range(count):
+            process.subscribe(f"https://hooks.zapier.com/{number}")
+        rig.clock.sleep(20)  # until every container knows
+
+    return act
+
+
+def unsubscribe(rig: Rig, process: Process) -> None:
+    for subscription_id in sorted(rig.subscriptions()):
+        process.unsubscribe(subscription_id)
+
+
+def each(*steps: Step) -> Step:
+    def act(rig: Rig, process: Process) -> None:
+        for step in steps:
+            step(rig, process)
+
+    return act
+
+
 @dataclass(frozen=True)
 class Path:
     """What a healthy process does first, and then the steps of the one that is stopped."""
@@ -86,6 +141,7 @@ class Path:
     environ: dict[str, str] = field(default_factory=dict)
 
 
+PULL_ONLY = {"ZAPIER_WEBHOOK_URL": "none"}
 AT_ONCE = {"IN_PROCESS_WAIT_SECONDS": "0"}
 PATHS = {
     "POST, delivered": Path(post),
@@ -107,8 +163,8 @@ PATHS = {
     ),
     "worker, refused for good": Path(work, first=post_async, answers=(503, 410)),
     "worker, exhausted": Path(work, first=post_async, answers=(503,) * 9, environ={"IN_PROCESS_WAIT_SECONDS": "20"}),
-    "worker, dead letter moved back": Path(work, first=move_back, answers=(404,)),
-    "worker, dead letter moved back fails again": Path(work, first=move_back, answers=(404, 503, 404)),
+    "worker, dead letter moved back": Path(work, first=each(post, move_back), answers=(404,)),
+    "worker, dead letter moved back fails again": Path(work, first=each(post, move_back), answers=(404, 503, 404)),
     "worker, message that cannot be read": Path(work, first=say("?")),
     "worker, message of an unknown event": Path(work, first=say('{"event_id": "evt_' + "0" * 32 + '"}')),
     "acknowledge, pending": Path(acknowledge, first=post_async),
@@ -116,6 +172,34 @@ PATHS = {
     "replay, failed": Path(replay, first=post, answers=(404,)),
     "replay, delivered": Path(replay, first=post),
     "replay, pending": Path(replay, first=post_async),
+    "replay, leased": Path(replay, first=each(post, lease_and()), answers=(404,)),
+    "lease": Path(lease_and(), first=each(post, post_async), answers=(404,)),
+    "lease, acknowledge": Path(lease_and(acknowledge_leased), first=each(post, post_async), answers=(404,)),
+    "lease, acknowledge too late": Path(lease_and(too_late), first=post_async),
+    "lease, release": Path(lease_and(release), first=each(post, post_async), answers=(404,)),
+    "lease, acknowledged by another": Path(lease_and(each(acknowledge, acknowledge_leased)), first=post_async),
+    "worker, leased meanwhile": Path(lease_then_work, first=post_async),
+    "worker, dead letter moved back, leased": Path(lease_then_work, first=each(post, move_back), answers=(404,)),
+    "subscribe": Path(each(subscribe(), post)),
+    "unsubscribe": Path(unsubscribe, first=each(subscribe(), post_async)),
+    "POST to a subscription": Path(post, first=subscribe()),
+    "POST to a subscription, one refuses": Path(post, first=subscribe(), answers=(404,)),
+    "POST to a subscription that ends": Path(post, first=subscribe(), answers=(410,)),
+    "POST to a subscription, with a key, until accepted": Path(post_with_key, first=subscribe()),
+    "POST to a subscription, with a key, repeated": Path(post_with_key, first=each(subscribe(), post_with_key)),
+    "POST to more than are pushed at once": Path(post, first=subscribe(11)),
+    "worker, a copy": Path(work, first=each(subscribe(), post_async), answers=(503, 200, 404)),
+    "worker, a copy's target ends it": Path(work, first=each(subscribe(), post_async), answers=(503, 410, 410)),
+    "worker, a copy without its subscription": Path(work, first=each(subscribe(), post_async, unsubscribe)),
+    "worker, a copy's dead letter moved back": Path(
+        each(move_back, work), first=each(subscribe(), post), answers=(404, 404, 503)
+    ),
+    "pull only, POST": Path(post, environ=PULL_ONLY),
+    "pull only, POST to a subscription": Path(post, first=subscribe(), environ=PULL_ONLY, answers=(503,)),
+    "pull only, lease": Path(lease_and(acknowledge_leased), first=post, environ=PULL_ONLY),
+    "pull only, release": Path(lease_and(release), first=post, environ=PULL_ONLY),
+    "pull only, replay": Path(replay, first=each(post, acknowledge), environ=PULL_ONLY),
+    "pull only, worker": Path(work, first=each(post, say_first), environ=PULL_ONLY),
     "sweep": Path(lambda rig, process: process.sweep(), first=lose_the_message),
     "check_dlq": Path(lambda rig, process: process.check_dlq(), first=post, answers=(404,)),
 }

@@ -10,13 +10,12 @@ import pytest
 
 from chalicelib.events import Event, Status, unix_seconds
 from chalicelib.push import PushResult
-from tests.crash.rig import INBOX, Process
-from tests.crash.simulation import Simulation
+from tests.crash.rig import INBOX, Process, Rig
 
 CONCURRENCY = 5
 
 
-class Town(Simulation):
+class Town(Rig):
     """Callers post at a steady rate; workers and sweeps run until every event is settled."""
 
     def __init__(self, **environ: str) -> None:
@@ -126,8 +125,8 @@ class HangingTown(Town):
     def answer(self, event: Event, url: str) -> tuple[int | None, float]:
         return (None, 0.0) if _hangs(event) else (200, 0.2)
 
-    def receive(self, event: Event, url: str, timeout_seconds: float, process: Process) -> PushResult:
-        result = super().receive(event, url, timeout_seconds, process)
+    def respond(self, event: Event, url: str, timeout_seconds: float, process: Process) -> PushResult:
+        result = super().respond(event, url, timeout_seconds, process)
         return replace(result, timed_out=result.timed_out and not self._waits_in_process)
 
     def is_settled(self, event: Event) -> bool:

@@ -435,20 +435,6 @@ def test_a_page_with_payloads_fits_into_a_response_of_lambda(world: World, text:
         assert len(json.dumps(page.text)) < 6_000_000
 
 
-def test_the_inbox_leaves_out_events_that_are_being_pushed(world: World, receiver: Receiver) -> None:
-    seen: list[Answer] = []
-
-    def look_meanwhile(exchange: Exchange) -> None:
-        seen.append(world.call("GET", "/inbox"))
-        status(503)(exchange)
-
-    receiver.script(look_meanwhile)
-    event_id = world.post()["event_id"]
-
-    assert ids(seen[0]) == []
-    assert ids(world.call("GET", "/inbox")) == [event_id]
-
-
 @pytest.mark.parametrize("path", ["/events", "/inbox"])
 def test_every_fault_of_a_query_is_named(world: World, aws: Aws, path: str) -> None:
     for query, fields in (

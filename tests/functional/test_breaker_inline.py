@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.receiver import Exchange, Receiver, close_without_answer, hang, refused_url, status
+from tests.support.receiver import Exchange, Receiver, close_without_answer, hang, status
 from tests.support.world import World
 
 
@@ -27,12 +27,6 @@ def test_after_three_failures_in_a_row_events_are_queued_at_once_for_half_a_minu
 
     world.settle()
     assert len(world.call("GET", "/events?status=delivered").json["events"]) == 5
-
-
-def test_refused_connections_open_it_too(world: World) -> None:
-    world.restart(ZAPIER_WEBHOOK_URL=refused_url())
-
-    assert [world.post()["delivery_attempts"] for _ in range(4)] == [1, 1, 1, 0]
 
 
 def test_one_timeout_opens_it(world: World, receiver: Receiver) -> None:

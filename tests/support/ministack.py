@@ -31,7 +31,7 @@ class Ministack:
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def client(self, service: str) -> Any:
-        return boto3.client(service, endpoint_url=self.url, **ACCOUNT)  # type: ignore[call-overload]
+        return boto3.client(service, endpoint_url=self.url, **ACCOUNT)
 
     def reset(self) -> None:
         with closing(http.client.HTTPConnection("127.0.0.1", self.direct.port, timeout=30)) as connection:

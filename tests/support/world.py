@@ -313,7 +313,6 @@ def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Ite
         patch.setattr(moto.sqs.models, "unix_time_millis", lambda: clock() * 1000)
         for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL"):
             patch.delenv(name, raising=False)
-        patch.setattr(services, "_services", None)
         session = _session()
         keys = (f"acme:{digest(KEY)}", f"shop:{digest(PRODUCER_KEY)}:produce", f"reader:{digest(CONSUMER_KEY)}:consume")
         made = kind(
@@ -332,3 +331,4 @@ def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Ite
             yield made
         finally:
             made.stop()
+            services.use(None)

@@ -1,5 +1,6 @@
 import gc
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,12 +22,13 @@ EVENT_ID = "evt_" + "0" * 32
 
 
 @pytest.fixture
-def environ(shared_world: World, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def environ(shared_world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """Set the environment of a new container."""
     for name, value in {**shared_world.environ, "AWS_DEFAULT_REGION": "us-east-1"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(services, "_services", None)
-    return shared_world.environ
+    services.use(None)
+    yield shared_world.environ
+    services.use(None)
 
 
 @pytest.mark.usefixtures("environ")
@@ -36,7 +38,7 @@ def test_services_and_clients_are_created_once_at_first_use(monkeypatch: pytest.
 
     def record(service: str, **options: Any) -> Any:
         created.append(service)
-        return client(service, **options)  # type: ignore[call-overload]
+        return client(service, **options)
 
     monkeypatch.setattr(boto3, "client", record)
     with ThreadPoolExecutor(16) as pool:

@@ -1,0 +1,95 @@
+"""Actors in virtual time, one at a time: greenlets that step aside whenever they wait."""
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from greenlet import getcurrent, greenlet
+
+from tests.support.world import Clock
+
+
+class Hub:
+    """Runs actors one at a time. Time passes only when all of them sleep."""
+
+    def __init__(self, clock: Clock, choose: Callable[[int], int]) -> None:
+        self._clock = clock
+        self._choose = choose
+        self._ready: list[greenlet] = []
+        self._sleeping: list[tuple[float, int, greenlet]] = []
+        self._order = itertools.count()
+        self._hub = getcurrent()
+
+    def spawn(self, act: Callable[[], Any]) -> None:
+        self._ready.append(greenlet(act, self._hub))
+
+    def sleep(self, seconds: float) -> None:
+        """Let others go on, at least for so long."""
+        if not self._is_actor():
+            self._clock.sleep(seconds)
+            return
+        if seconds:
+            heapq.heappush(self._sleeping, (self._clock() + seconds, next(self._order), getcurrent()))
+        else:
+            self._ready.append(getcurrent())
+        self._hub.switch()
+
+    def wait(self) -> None:
+        """Wait until another actor wakes this one."""
+        if self._is_actor():
+            self._hub.switch()
+        else:
+            self.run()
+
+    def wake(self, actor: greenlet) -> None:
+        if actor is not self._hub:
+            self._ready.append(actor)
+
+    def run(self) -> None:
+        """Let everybody act until nobody has anything left to do."""
+        while self._ready or self._sleeping:
+            if not self._ready:
+                moment, _, actor = heapq.heappop(self._sleeping)
+                self._clock.now = max(self._clock.now, moment)
+                self._ready.append(actor)
+            self._ready.pop(self._choose(len(self._ready))).switch()
+
+    def _is_actor(self) -> bool:
+        """Return whether an actor asks, not the test itself."""
+        return getcurrent().parent is self._hub
+
+
+class Pool:
+    """A pool of threads that are actors."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def map(self, function: Callable[[Any], Any], values: Iterable[Any]) -> list[Any]:
+        results: dict[int, Any] = {}
+        failures: list[BaseException] = []
+        todo = list(enumerate(values))
+        owner = getcurrent()
+
+        def run(number: int, value: Any) -> None:
+            try:
+                results[number] = function(value)
+            except BaseException as failure:  # noqa: BLE001  # a death too: whoever waits is told
+                failures.append(failure)
+                results[number] = None
+            if len(results) == len(todo):
+                self._hub.wake(owner)
+
+        for number, value in todo:
+            self._hub.spawn(lambda number=number, value=value: run(number, value))  # type: ignore[misc]
+        self._hub.wait()
+        if failures:
+            raise failures[0]
+        return [results[number] for number, _ in todo]
