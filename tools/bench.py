@@ -228,7 +228,7 @@ def measure(rounds: int, starts: int) -> Iterator[Row]:
         copies = {"source": "events", "event_id": event_id, "table": f"inbox_{count}", "count": count}
         urllib3.request("POST", f"{os.environ['AWS_ENDPOINT_URL']}/fill", json=copies, timeout=60)
     small, large = Lease("inbox_10"), Lease("inbox_50000")
-    yield compare("lease of 10 from 50,000", rounds // 5, large.prepare, "from 10", small.prepare, most=1.2)
+    yield compare("lease of 10 from 50,000", rounds // 5, large.prepare, "from 10", small.prepare, most=1.3)
     use_settings(EVENTS_TABLE_NAME="inbox_1000")
     yield drained_row()
     use_settings(EVENTS_TABLE_NAME="events")
