@@ -26,9 +26,8 @@ class Message:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Message":
         """Return the message of a record that Lambda received."""
-        attributes = record.get("messageAttributes", {}).items()
-        texts = {name: value["stringValue"] for name, value in attributes if value.get("stringValue")}
-        return cls(record["messageId"], record["receiptHandle"], record["body"], texts)
+        attributes = _texts(record.get("messageAttributes", {}), "stringValue")
+        return cls(record["messageId"], record["receiptHandle"], record["body"], attributes)
 
 
 class Queue:
@@ -42,7 +41,7 @@ class Queue:
     def send(self, body: str, attributes: Mapping[str, str], delay_seconds: float = 0) -> None:
         """Send a message that becomes visible after `delay_seconds`: 0 to MAX_DELAY_SECONDS, rounded up."""
         message = _message(body, attributes) | {"DelaySeconds": math.ceil(delay_seconds)}
-        self._call("send_message", attributes, **message)
+        self._call("send_message", {"event_id": attributes.get("EventId")}, **message)
 
     def send_many(self, messages: Sequence[tuple[str, Mapping[str, str]]]) -> None:
         """Send up to BATCH_SIZE messages, each a body and its attributes."""
@@ -63,7 +62,7 @@ class Queue:
                 message["MessageId"],
                 message["ReceiptHandle"],
                 message["Body"],
-                {name: value["StringValue"] for name, value in message.get("MessageAttributes", {}).items()},
+                _texts(message.get("MessageAttributes", {}), "StringValue"),
             )
             for message in response.get("Messages", ())
         ]
@@ -110,3 +109,8 @@ class Queue:
 def _message(body: str, attributes: Mapping[str, str]) -> dict[str, Any]:
     values = {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()}
     return {"MessageBody": body, "MessageAttributes": values}
+
+
+def _texts(attributes: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, str]:
+    """Return the attributes that are text; SQS also has binary ones."""
+    return {name: value[key] for name, value in attributes.items() if value.get(key)}

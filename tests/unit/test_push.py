@@ -278,13 +278,14 @@ def test_a_receiver_that_reads_slowly_is_a_timeout(bytes_at_a_time: int, secure:
     left = Signal()
 
     def read_slowly(connection: socket.socket) -> None:
+        left.wait(0.5)  # a slow TLS handshake takes from the same time
         with certificates().valid().wrap_socket(connection, True) if secure else connection as sock:
             while not left.wait(0.02):
                 sock.recv(bytes_at_a_time)
 
     with Receiver(on_accept=read_slowly) as receiver:
         url = receiver.url.replace("http://127.0.0.1", "https://localhost") if secure else receiver.url
-        assert send_within(1, push, url, 0.3, HUGE).timed_out
+        assert send_within(1, push, url, 0.6, HUGE).timed_out
         left.set()
 
 
