@@ -51,6 +51,23 @@ def test_services_and_clients_are_created_once_at_first_use(monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("environ")
+def test_calls_of_a_function_are_without_the_header_by_which_lambda_detects_loops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "triggers-api-dev-worker")
+    monkeypatch.setenv("_X_AMZN_TRACE_ID", "Root=1-5759e988-bd862e3fe1be46a994272793;Lineage=1:a87bd80c:15")
+    sent: list[bool] = []
+
+    for client in (boto3.client("sqs"), services.client("sqs")):
+        client.meta.events.register_first(
+            "before-send", lambda request, **_: sent.append("X-Amzn-Trace-Id" in request.headers)
+        )
+        client.list_queues()
+
+    assert sent == [True, False]
+
+
+@pytest.mark.usefixtures("environ")
 def test_unusable_settings_fail_every_call_until_they_are_corrected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAX_DELIVERY_ATTEMPTS", "many")
     for _ in range(2):
