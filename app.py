@@ -114,9 +114,11 @@ def respond(status_code: int, body: str, **headers: str) -> Response:
 
 
 @app.middleware("http")
-def method_not_allowed_as_problem(request: Request, get_response: Callable[[Request], Response]) -> Response:
-    """Replace Chalice's response to a wrong method by a problem document."""
+def complete_response(request: Request, get_response: Callable[[Request], Response]) -> Response:
+    """Replace Chalice's response to a wrong method by a problem document, and drop the body after HEAD."""
     response = get_response(request)
+    if request.method == "HEAD":
+        response.body = ""
     if response.status_code != HTTPStatus.METHOD_NOT_ALLOWED:
         return response
     replacement = problem(ApiError(405, f"This resource does not support {request.method}."))
