@@ -13,9 +13,10 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, WaiterError
+from botocore.exceptions import ClientError, WaiterError
 
 from chalicelib import settings
+from chalicelib.errors import AWS_ERRORS
 from chalicelib.settings import SettingsError
 
 ROOT = Path(__file__).parent.parent
@@ -54,22 +55,24 @@ def update(stage: str, cloudformation: Any) -> None:
     kept = [
         {"ParameterKey": key, "UsePreviousValue": True} for key in (known or set()) & PARAMETERS.keys() - given.keys()
     ]
-    new = {"ChangeSetType": "CREATE", "OnStackFailure": "DELETE"}
-    change_set = cloudformation.create_change_set(
-        StackName=_stack_name(stage),
-        ChangeSetName=f"resources-{time.time_ns()}",
-        TemplateBody=json.dumps(read_template(stage)),
-        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()] + kept,
-        Tags=[{"Key": "Service", "Value": "triggers-api"}, {"Key": "Environment", "Value": stage}],
-        ImportExistingResources=True,  # the table that a deleted stack left
-        **(new if known is None else {}),
-    )
-    name = {"ChangeSetName": change_set["Id"]}
+    kind = {"ChangeSetType": "CREATE", "OnStackFailure": "DELETE"} if known is None else {"ChangeSetType": "UPDATE"}
     try:
+        change_set = cloudformation.create_change_set(
+            StackName=_stack_name(stage),
+            ChangeSetName=f"resources-{time.time_ns()}",
+            TemplateBody=json.dumps(read_template(stage)),
+            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()] + kept,
+            Tags=[{"Key": "Service", "Value": "triggers-api"}, {"Key": "Environment", "Value": stage}],
+            ImportExistingResources=True,  # the table and the log groups that a deleted stack left
+            **kind,
+        )
+        name = {"ChangeSetName": change_set["Id"]}
         cloudformation.get_waiter("change_set_create_complete").wait(**name, WaiterConfig=WAIT)
-    except WaiterError as error:
-        reason = error.last_response.get("StatusReason", str(error))
-        cloudformation.delete_change_set(**name)
+    except (ClientError, WaiterError) as error:
+        reason = str(error)
+        if isinstance(error, WaiterError):
+            reason = error.last_response.get("StatusReason", reason)
+            cloudformation.delete_change_set(**name)
         if not any(text in reason for text in NO_CHANGES):
             raise ResourcesError(reason) from None
         print(f"stack {_stack_name(stage)}: no changes")
@@ -84,10 +87,10 @@ def update(stage: str, cloudformation: Any) -> None:
 
 
 def delete(stage: str, cloudformation: Any) -> None:
-    """Delete the stack, if it exists; the table stays."""
+    """Delete the stack, if it exists; the table and the log groups stay."""
     cloudformation.delete_stack(StackName=_stack_name(stage))
     _wait("stack_delete_complete", _stack_name(stage), cloudformation)
-    print(f"stack deleted; the table triggers-api-{stage}-events is kept, and the next stack takes it over")
+    print(f"stack deleted; kept, for the next stack to adopt: the table triggers-api-{stage}-events, the log groups")
 
 
 def restore_record(stage: str) -> None:
@@ -214,7 +217,7 @@ def main(stage: str, act: str = "update") -> int:
         else:
             update(stage, boto3.client("cloudformation"))
             restore_record(stage)
-    except (ResourcesError, SettingsError, BotoCoreError, ClientError) as error:
+    except (ResourcesError, SettingsError, *AWS_ERRORS) as error:
         print(f"make resources: {error}", file=sys.stderr)
         return 1
     return 0

@@ -292,19 +292,6 @@ def test_an_unusable_idempotency_key_is_a_fault(world: World, aws: Aws) -> None:
     assert aws.calls == []
 
 
-def test_an_idempotency_key_holds_for_the_retention_period(world: World, receiver: Receiver) -> None:
-    world.restart(EVENT_RETENTION_DAYS="2")
-    first = world.call("POST", "/events", EVENT, idempotency_key="k")
-    world.clock.sleep(2 * 86400 - 1)
-    within = world.call("POST", "/events", '{"event_type": "b", "payload": {}}', idempotency_key="k")
-    world.clock.sleep(1)
-    after = world.call("POST", "/events", '{"event_type": "b", "payload": {}}', idempotency_key="k")
-
-    assert [answer.status_code for answer in (first, within, after)] == [202, 422, 202]
-    assert "idempotency-replayed" not in after.headers
-    assert len(receiver.requests) == 2
-
-
 # Reading
 
 
@@ -534,15 +521,6 @@ def test_an_event_that_is_being_pushed_cannot_be_replayed(world: World, receiver
     assert_problem(refused[0], 409)
     assert refused[0].headers["retry-after"] == "60"
     assert event["status"] == "delivered"
-
-
-def test_a_replay_starts_another_retention_period(world: World) -> None:
-    event_id = world.post()["event_id"]
-    world.clock.sleep(30 * 86400 - 1)
-    world.call("POST", f"/events/{event_id}/replay")
-    world.clock.sleep(30 * 86400 - 1)
-
-    assert world.call("GET", f"/events/{event_id}").status_code == 200
 
 
 # Methods

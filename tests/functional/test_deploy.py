@@ -215,7 +215,7 @@ def test_a_deployed_stage_is_deleted_but_for_its_table_which_the_next_stack_take
     assert checkout.chalice("delete")[0] == 0
     status, output = checkout.resources("delete")
     assert status == 0
-    assert "triggers-api-dev-events is kept" in output
+    assert "the table triggers-api-dev-events" in output
     assert {kind: found for kind, found in what_is_deployed(aws).items() if found} == {}
     assert aws.client("sqs").list_queues().get("QueueUrls", []) == []
 

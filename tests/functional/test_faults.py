@@ -40,28 +40,6 @@ def test_a_post_that_dynamodb_fails_is_answered_with_503_and_can_be_repeated(
     assert len(receiver.requests) == 1
 
 
-@pytest.mark.parametrize(("code", "calls"), [(200, []), (503, ["SendMessage"]), (404, ["SendMessage"])])
-def test_a_call_that_boto3_repeats_changes_nothing(
-    world: World, receiver: Receiver, aws: Aws, output: Output, code: int, calls: list[str]
-) -> None:
-    receiver.default = status(code)
-    for operation in ["PutItem", "UpdateItem", *calls]:
-        world.restart()
-        pushed = len(receiver.requests)
-        world.lose_messages()
-        output.lines()
-        aws.fail(Fault.REPEATED, operation)
-
-        answer = world.call("POST", "/events", EVENT, idempotency_key=operation)
-
-        assert (answer.status_code, len(receiver.requests)) == (202, pushed + 1)
-        assert "idempotency-replayed" not in answer.headers
-        assert answer.json["delivery_attempts"] == 1
-        failures = [values for values in output.metrics() if "DeliveryFailure" in values]
-        assert len(failures) == (code == 404)
-        assert len(world.messages()) == (code == 503) * (1 + (operation == "SendMessage"))
-
-
 @pytest.mark.parametrize("fault", FAILURES)
 def test_every_other_call_is_answered_with_503_while_dynamodb_fails(
     world: World, receiver: Receiver, aws: Aws, fault: Fault
@@ -114,37 +92,6 @@ def test_a_record_is_retried_while_the_time_of_the_function_lasts(
     assert world.event(event_id)["status"] == "pending"
     world.settle(hours=1)
     assert world.event(event_id)["status"] == "delivered"
-
-
-def test_the_dead_letter_is_sent_before_the_failure_is_recorded(world: World, receiver: Receiver, aws: Aws) -> None:
-    receiver.default = status(404)
-    aws.fail(Fault.UNREACHED, "SendMessage")
-
-    event = world.post()
-
-    assert (event["status"], world.dead_letters()) == ("pending", [])
-    aws.heal()
-    world.settle(hours=1)
-    assert (world.event(event["event_id"])["status"], len(world.dead_letters())) == ("failed", 1)
-
-
-def test_exhausted_attempts_are_not_exceeded_while_the_dlq_fails(world: World, receiver: Receiver, aws: Aws) -> None:
-    world.restart(MAX_DELIVERY_ATTEMPTS="1")
-    receiver.default = status(500)
-    aws.fail(Fault.REFUSED, "SendMessage", "SendMessageBatch")
-    event_id = world.post()["event_id"]
-    for _ in range(3):
-        world.clock.sleep(61)
-        world.send(f'{{"event_id": "{event_id}"}}')
-        with pytest.raises(BatchError):
-            world.run_worker()
-    aws.heal()
-
-    world.settle(hours=1)
-
-    event = world.event(event_id)
-    assert (event["status"], event["delivery_attempts"], len(receiver.requests)) == ("failed", 1, 1)
-    assert '"last_status_code":500' in world.dead_letters()[-1]["body"]
 
 
 def test_the_response_shows_the_attempt_though_sqs_fails(world: World, receiver: Receiver, aws: Aws) -> None:

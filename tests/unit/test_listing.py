@@ -1,4 +1,3 @@
-import base64
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,7 +13,7 @@ from chalicelib.services import Services
 from chalicelib.settings import load
 from chalicelib.store import SHARDS
 from tests.support.fake_aws import FakeDynamoDB, FakeSQS
-from tests.support.world import START, Clock, World
+from tests.support.world import START, Clock
 
 MIB = 1024 * 1024
 STATUSES = list(Status)
@@ -94,15 +93,6 @@ def test_walking_the_pages_shows_every_event_once_in_order(
     for inbox, expected in ((False, events), (True, undelivered)):
         pages = walk(services, inbox=inbox, order=order, limit=limit)
         assert ids_of(pages) == ids(expected if order == "oldest" else reversed(expected))
-
-
-def test_an_event_is_listed_with_the_attributes_of_the_index(services: Services) -> None:
-    copy = {"subscription_id": "sub_" + "0" * 32, "source_event_id": "evt_" + "1" * 32}
-    event = make_event(0, **copy, copies=("evt_" + "2" * 32,), delivery_attempts=3, next_attempt_at="x", requeue_at="y")
-    services.store.put(event)
-    (page,) = walk(services)
-    # Without payload, metadata and attempts.
-    assert page.events == [replace(event, payload="{}", metadata="null", claim_id=None)]
 
 
 @pytest.mark.parametrize("event_type", ["common", "rare", "unheard.of"])
@@ -187,9 +177,7 @@ def test_a_damaged_cursor_is_refused(services: Services) -> None:
     cursor = walk(services, limit=1)[0].next_cursor
     assert cursor
     damaged = [cursor[:at] + ("A" if cursor[at] != "A" else "B") + cursor[at + 1 :] for at in range(len(cursor))]
-    damaged += [cursor[:-1], cursor[4:], cursor + "AAAA", cursor + "\n", " " + cursor[1:], "é" * 96, "A" * 96, "x"]
-    damaged += [base64.urlsafe_b64encode(bytes(72)).decode(), base64.b64encode(b"\xff" * 72).decode()]
-    for text in damaged:
+    for text in [*damaged, cursor[:-1], cursor + "AAAA", cursor + "\n", "é" * 96, "A" * 96, "_" * 96]:
         with pytest.raises(InvalidRequestError):
             listing.parse_events_query({"cursor": [text]})
     assert listing.parse_events_query({"cursor": [cursor]}).after
@@ -239,13 +227,3 @@ def test_the_oldest_pending_event_has_not_expired(expired: int, services: Servic
         metadata="null",
         claim_id=None,
     )
-
-
-def test_moto_gives_the_same_pages(shared_world: World, services: Services) -> None:
-    shared_world.forget()
-    for each in (services, shared_world.services):
-        store_all(each, map(make_event, range(30)))
-    for parameters in ({"limit": 9}, {"limit": 9, "event_type": "rare"}):
-        for inbox in (False, True):
-            assert walk(shared_world.services, inbox=inbox, **parameters) == walk(services, inbox=inbox, **parameters)
-    assert [list(listing.overdue(shared_world.services, shard)) for shard in range(SHARDS)] == [[[]]] * SHARDS
