@@ -8,6 +8,7 @@ import pytest
 import app
 from chalicelib.batch import BatchError
 from chalicelib.errors import StorageUnavailableError
+from chalicelib.events import rfc3339
 from tests.conftest import During, Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Exchange, Receiver, status
@@ -92,6 +93,18 @@ def test_a_record_is_retried_while_the_time_of_the_function_lasts(
     assert world.event(event_id)["status"] == "pending"
     world.settle(hours=1)
     assert world.event(event_id)["status"] == "delivered"
+
+
+def test_no_failure_is_recorded_while_the_dlq_fails(world: World, receiver: Receiver, aws: Aws) -> None:
+    receiver.default = status(404)
+    aws.fail(Fault.UNREACHED, "SendMessage")
+
+    event = world.event(world.post()["event_id"])
+
+    assert (event["status"], event["next_attempt_at"]) == ("pending", rfc3339(START + 60))
+    aws.heal()
+    world.settle(hours=1)
+    assert (world.event(event["event_id"])["status"], len(world.dead_letters())) == ("failed", 1)
 
 
 def test_the_response_shows_the_attempt_though_sqs_fails(world: World, receiver: Receiver, aws: Aws) -> None:
