@@ -58,7 +58,7 @@ class Call:
         return bytes(body)
 
 
-def route(methods: str, path: str, *scopes: Scope) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
+def route(method: str, path: str, *scopes: Scope) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
     """Register a view; errors become problem documents.
 
     With `scopes`, the view takes a Call and the path's parameters, and the API key needs one of them.
@@ -85,7 +85,7 @@ def route(methods: str, path: str, *scopes: Scope) -> Callable[[Callable[..., Re
                     return problem(ApiError(500, "Internal error; the log has the details."))
 
         # Without content types: Chalice would answer 415 itself, also to `Application/JSON`.
-        app.route(path, methods=methods.split(), name=view.__name__, content_types=[])(handle)
+        app.route(path, methods=[method], name=view.__name__, content_types=[])(handle)
         return view
 
     return register
@@ -114,11 +114,9 @@ def respond(status_code: int, body: str, **headers: str) -> Response:
 
 
 @app.middleware("http")
-def complete_response(request: Request, get_response: Callable[[Request], Response]) -> Response:
-    """Replace Chalice's response to a wrong method by a problem document, and drop the body after HEAD."""
+def method_not_allowed_as_problem(request: Request, get_response: Callable[[Request], Response]) -> Response:
+    """Replace Chalice's response to a wrong method by a problem document."""
     response = get_response(request)
-    if request.method == "HEAD":
-        response.body = ""
     if response.status_code != HTTPStatus.METHOD_NOT_ALLOWED:
         return response
     replacement = problem(ApiError(405, f"This resource does not support {request.method}."))
@@ -126,7 +124,12 @@ def complete_response(request: Request, get_response: Callable[[Request], Respon
     return replacement
 
 
-@route("GET HEAD", "/health")
+@route("HEAD", "/health")
+def head_health() -> Response:
+    return respond(200, "")
+
+
+@route("GET", "/health")
 def get_health() -> Response:
     return respond(200, compact({"status": "ok", "version": __version__, "stage": event_source.stage}))
 

@@ -56,12 +56,11 @@ def basic(user: str, password: str) -> str:
 # Authentication
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_health_needs_neither_a_key_nor_aws(world: World, aws: Aws, method: str) -> None:
-    answer = world.call(method, "/health", key=None)
+def test_health_needs_neither_a_key_nor_aws(world: World, aws: Aws) -> None:
+    answer = world.call("GET", "/health", key=None)
 
-    health = {"status": "ok", "version": __version__, "stage": "dev"}
-    assert (answer.status_code, json.loads(answer.text or "null")) == (200, health if method == "GET" else None)
+    assert (answer.status_code, answer.json) == (200, {"status": "ok", "version": __version__, "stage": "dev"})
+    assert world.call("HEAD", "/health", key=None).status_code == 200
     assert aws.calls == []
 
 
@@ -272,7 +271,7 @@ def test_the_same_key_with_another_body_is_refused(world: World, receiver: Recei
     body = '{"event_type": "a", "payload": {"x": 1}}'
     world.call("POST", "/events", body, idempotency_key="k")
 
-    for this, other in (('"a"', '"b"'), ("1", "2"), ("1", "true"), ("1", '"1"'), ("1}", '1}, "metadata": {}')):
+    for this, other in (('"a"', '"b"'), ("1", "2"), ("1", "true"), ("1}", '1}, "metadata": {}')):
         assert_problem(world.call("POST", "/events", body.replace(this, other), idempotency_key="k"), 422)
     assert len(receiver.requests) == 1
 
