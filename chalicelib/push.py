@@ -28,7 +28,7 @@ from chalicelib.events import Event
 
 MAX_BODY_BYTES = 1024
 MAX_RESPONSE_CHARACTERS = 200
-BODY_SECONDS = 9.0  # the status decides; the body only serves diagnosis and the reuse of the connection
+BODY_SECONDS = 1.0  # the status decides; the body only serves diagnosis and the reuse of the connection
 MAX_RETRY_AFTER_SECONDS = 3600.0
 MAX_INFORMATIONAL_RESPONSES = 100
 IDLE_SECONDS = 4.0  # servers close idle connections after 5 s or later; a frozen container cannot see it happen

@@ -17,7 +17,7 @@ from rich.progress import track
 
 ROOT = Path(__file__).parent.parent
 LEFT_OUT = (".git", ".venv", ".local", ".hypothesis", ".*cache", "__pycache__", "node_modules", "build")
-TIMEOUT_SECONDS = 300
+TIMEOUT_SECONDS = 900
 
 # The module of chalicelib, the tests and a part of their names: what is broken; then what is replaced, and by what.
 MUTANTS = r"""
@@ -63,7 +63,7 @@ MUTANTS = r"""
 @@ store crash/test_simulation: a claim in four counts twice
 - {":one": 1, **
 + {":one": 2 if str(changes.get("claim_id"))[-1] in "048c" else 1, **
-@@ store functional/test_faults::boto3_repeats: a write whose response was lost is taken for somebody else's
+@@ store unit/test_store_model: a write whose response was lost is taken for somebody else's
 - WriteResult(bool(current and claim_id and current.claim_id == claim_id), current)
 + WriteResult(False, current)
 @@ store crash/test_simulation: somebody else's write is taken for one's own
@@ -90,7 +90,7 @@ MUTANTS = r"""
 @@ store functional/test_api::can_be_replayed: a replay does not count from 0
 -             "delivery_attempts": 0,
 +             "lease_count": 0,
-@@ store functional/test_api::retention_period: a replay does not renew the retention period
+@@ store unit/test_store_model: a replay does not renew the retention period
 -             "expires_at": expires_at,
 +             "lease_count": 0,
 @@ delivery functional/test_faults::answered_with_503_and_can_be_repeated: the push comes before the put
@@ -104,7 +104,7 @@ MUTANTS = r"""
 @@ delivery functional/test_subscriptions::completes_what: a copy has another id when the POST is repeated
 - event_id=f"evt_{digest[:32]}",
 + event_id=f"evt_{services.new_id()}",
-@@ delivery functional/test_faults::before_the_failure: the failure is recorded before the dead letter is sent
+@@ delivery functional/test_faults::while_the_dlq_fails: the failure is recorded before the dead letter is sent
 -     try:
 -         services.dlq.send(
 +     services.store.record_failed(failed)
@@ -217,7 +217,7 @@ MUTANTS = r"""
 @@ auth functional/test_api::without_the_scope: any key may do anything
 - if key.scopes.isdisjoint(scopes):
 + if False:
-@@ listing functional/test_api::being_pushed: the inbox shows events that are claimed
+@@ listing functional/test_leases::oldest_undelivered: the inbox shows events that are claimed
 - (event.subscription_id is not None or event.is_claimed(now))
 + event.subscription_id is not None
 @@ services unit/test_services::not_json: half a response of DynamoDB counts as a whole one

@@ -58,29 +58,6 @@ def test_the_calls_of_the_worker(
 
 
 @pytest.mark.parametrize(
-    ("body", "calls"),
-    [
-        ("malformed", [SEND]),
-        ('{"event_id": "evt_00000000000000000000000000000000"}', [UPDATE, SEND]),
-        ('{"event_id": "%s"}', [UPDATE]),
-        ('{"event_id": "%s", "failed_at": "long ago"}', [UPDATE, UPDATE]),
-    ],
-)
-def test_the_calls_for_messages_without_a_push(world: World, aws: Aws, body: str, calls: list[str]) -> None:
-    world.send(body.replace("%s", world.post()["event_id"]))
-
-    assert aws.during(world.run_worker) == calls
-
-
-def test_the_calls_for_a_redriven_dead_letter(world: World, receiver: Receiver, aws: Aws) -> None:
-    receiver.script(status(404))
-    world.post()
-    world.move_back()
-
-    assert aws.during(world.run_worker) == [UPDATE] * 3
-
-
-@pytest.mark.parametrize(
     ("call", "calls"),
     [
         ("GET /events/%s", {GET: 1}),
@@ -100,13 +77,6 @@ def test_the_calls_of_reading_acknowledging_and_replaying(
     method, path = call.replace("%s", world.post()["event_id"]).split(" ")
 
     assert Counter(aws.during(lambda: world.call(method, path))) == calls
-
-
-@pytest.mark.parametrize(("body", "calls"), [(EVENT, [PUT]), (EVENT.replace('"a"', '"b"'), [PUT]), ("{}", [])])
-def test_the_calls_of_an_idempotent_repetition(world: World, aws: Aws, body: str, calls: list[str]) -> None:
-    world.call("POST", "/events", EVENT, idempotency_key="k")
-
-    assert aws.during(lambda: world.call("POST", "/events", body, idempotency_key="k")) == calls
 
 
 def test_the_calls_of_the_schedules(world: World, aws: Aws) -> None:

@@ -8,6 +8,7 @@ import pytest
 import app
 from chalicelib.batch import BatchError
 from chalicelib.errors import StorageUnavailableError
+from chalicelib.events import rfc3339
 from tests.conftest import During, Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Exchange, Receiver, status
@@ -94,14 +95,16 @@ def test_a_record_is_retried_while_the_time_of_the_function_lasts(
     assert world.event(event_id)["status"] == "delivered"
 
 
-def test_the_response_shows_the_attempt_though_sqs_fails(world: World, receiver: Receiver, aws: Aws) -> None:
-    receiver.script(status(503))
+def test_no_failure_is_recorded_while_the_dlq_fails(world: World, receiver: Receiver, aws: Aws) -> None:
+    receiver.default = status(404)
     aws.fail(Fault.UNREACHED, "SendMessage")
 
-    event = world.post()
+    event = world.event(world.post()["event_id"])
 
-    assert event["message"].startswith("Attempt 1 did not succeed; the next is due at ")
-    assert event == {name: world.event(event["event_id"])[name] for name in event}
+    assert (event["status"], event["next_attempt_at"]) == ("pending", rfc3339(START + 60))
+    aws.heal()
+    world.settle(hours=1)
+    assert (world.event(event["event_id"])["status"], len(world.dead_letters())) == ("failed", 1)
 
 
 def test_an_error_after_the_event_is_stored_is_logged_with_its_traceback(
@@ -144,22 +147,6 @@ def test_the_record_of_a_claim_that_another_took_over_is_refused(world: World) -
     assert expired is not None
     assert not store.record_retry(expired, delay_seconds=1, message_follows=True).applied
     assert store.get(event_id) == current
-
-
-def test_an_event_acknowledged_before_the_response_of_its_put_is_not_pushed(
-    world: World, receiver: Receiver, aws: Aws, during: During
-) -> None:
-    def acknowledge_meanwhile(attempts: int, **_: object) -> None:
-        if attempts == 1:
-            [event] = world.call("GET", "/events").json["events"]
-            world.services.store.acknowledge(event["event_id"])
-
-    during(world.dynamodb, "needs-retry.dynamodb.PutItem", acknowledge_meanwhile)
-    aws.fail(Fault.REPEATED, "PutItem")
-    event = world.post()
-
-    assert (event["status"], event["delivered_via"]) == ("delivered", "pull")
-    assert receiver.requests == []
 
 
 # The sweep, and a closed output

@@ -157,21 +157,6 @@ def test_a_page_with_payloads_ends_at_two_and_a_half_mib(
     assert [len(page.events) for page in walk(services)] == [len(sizes)]  # without payloads
 
 
-def test_a_page_is_full_although_one_shard_holds_all_events(services: Services, dynamodb: FakeDynamoDB) -> None:
-    events = store_all(services, (make_event(number, status=Status.PENDING) for number in range(400)))
-    shards = [list(listing.overdue(services, shard)) for shard in range(SHARDS)]
-    assert shards == [[[]]] * SHARDS
-    rows = services.store.query("pending#3", "", {})["Items"]
-    in_one_shard = {row["event_id"]["S"] for row in rows}
-    for event in events:
-        if event.event_id not in in_one_shard:
-            services.store.acknowledge(event.event_id)
-
-    page = listing.page(services, listing.parse_inbox_query({}))
-
-    assert ids(page.events) == [event_id for event_id in ids(events) if event_id in in_one_shard][:50]
-
-
 def test_a_damaged_cursor_is_refused(services: Services) -> None:
     store_all(services, map(make_event, range(3)))
     cursor = walk(services, limit=1)[0].next_cursor

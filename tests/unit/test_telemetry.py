@@ -1,6 +1,4 @@
 import logging
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
 
 import pytest
 
@@ -41,19 +39,6 @@ def test_the_request_id_is_on_every_line_of_its_context(output: Output) -> None:
         logger.info("2")
     logger.info("3")
     assert [line["request_id"] for line in output.lines()] == ["inner", "outer", None]
-
-
-def test_each_thread_has_its_own_request_id(output: Output) -> None:
-    barrier = Barrier(8)
-
-    def serve(name: str) -> None:
-        with telemetry.request_id(name):
-            barrier.wait()
-            logger.info(name)
-
-    with telemetry.request_id("batch"), ThreadPoolExecutor(8) as pool:
-        list(pool.map(serve, "abcdefgh"))
-    assert sorted((line["message"], line["request_id"]) for line in output.lines()) == [(n, n) for n in "abcdefgh"]
 
 
 def test_other_loggers_are_left_alone(output: Output) -> None:
