@@ -145,7 +145,7 @@ class Witness:
         self.faults[event_id, self.lives[event_id]] += 1
         for push in self.pushes.get(event_id, ()):
             if push.invocation is invocation:
-                push.fault = fault
+                push.fault = push.fault if push.is_lost else fault
                 push.is_lost = push.is_lost or is_lost
 
 
