@@ -108,16 +108,6 @@ def test_without_keys_every_call_is_refused(world: World) -> None:
     assert world.call("GET", "/health").status_code == 200
 
 
-def test_a_name_may_have_two_keys_while_it_is_rotated(world: World, receiver: Receiver) -> None:
-    world.restart(API_KEYS=f"shop:{digest('old')}:produce,shop:{digest('new').upper()}:produce")
-
-    answers = [world.call("POST", "/events", EVENT, key=key, idempotency_key="1") for key in ("old", "new")]
-
-    assert [answer.headers.get("idempotency-replayed") for answer in answers] == [None, "true"]
-    assert world.call("GET", f"/{answers[0].headers['location']}", key="new").json["created_by"] == "shop"
-    assert len(receiver.requests) == 1
-
-
 def test_missing_and_unusable_settings_are_named_and_never_their_values(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,7 +261,7 @@ def test_the_same_key_with_another_body_is_refused(world: World, receiver: Recei
     body = '{"event_type": "a", "payload": {"x": 1}}'
     world.call("POST", "/events", body, idempotency_key="k")
 
-    for this, other in (('"a"', '"b"'), ("1", "2"), ("1", "true"), ("1}", '1}, "metadata": {}')):
+    for this, other in (('"a"', '"b"'), ("1", "2"), ("1", "true"), ("1", '"1"'), ("1}", '1}, "metadata": {}')):
         assert_problem(world.call("POST", "/events", body.replace(this, other), idempotency_key="k"), 422)
     assert len(receiver.requests) == 1
 

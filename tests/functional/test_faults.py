@@ -149,6 +149,22 @@ def test_the_record_of_a_claim_that_another_took_over_is_refused(world: World) -
     assert store.get(event_id) == current
 
 
+def test_an_event_acknowledged_before_the_response_of_its_put_is_not_pushed(
+    world: World, receiver: Receiver, aws: Aws, during: During
+) -> None:
+    def acknowledge_meanwhile(attempts: int, **_: object) -> None:
+        if attempts == 1:
+            [event] = world.call("GET", "/events").json["events"]
+            world.services.store.acknowledge(event["event_id"])
+
+    during(world.dynamodb, "needs-retry.dynamodb.PutItem", acknowledge_meanwhile)
+    aws.fail(Fault.REPEATED, "PutItem")
+
+    event = world.post()
+
+    assert (event["status"], event["delivered_via"], receiver.requests) == ("delivered", "pull", [])
+
+
 # The sweep, and a closed output
 
 

@@ -137,26 +137,6 @@ def test_an_event_that_the_index_shows_too_late_is_not_in_the_inbox(
     assert [len(page.events) for page in pages] == [0, 1]  # a page may be empty while there are more
 
 
-@pytest.mark.parametrize(
-    ("sizes", "pages"),
-    [
-        ([MIB] * 5, [2, 2, 1]),
-        ([MAX_PAGE_BYTES, 1], [1, 1]),
-        ([MAX_PAGE_BYTES - 1, 1, 1], [2, 1]),
-        ([1, 9 * MIB, 1], [1, 1, 1]),
-    ],
-)
-def test_a_page_with_payloads_ends_at_two_and_a_half_mib(
-    sizes: list[int], pages: list[int], services: Services
-) -> None:
-    events = [make_event(9 * number, status=Status.FAILED, size=size) for number, size in enumerate(sizes)]
-    store_all(services, events)
-    walked = walk(services, inbox=True)
-    assert [len(page.events) for page in walked] == pages
-    assert ids_of(walked) == ids(events)
-    assert [len(page.events) for page in walk(services)] == [len(sizes)]  # without payloads
-
-
 def test_a_damaged_cursor_is_refused(services: Services) -> None:
     store_all(services, map(make_event, range(3)))
     cursor = walk(services, limit=1)[0].next_cursor

@@ -105,6 +105,7 @@ ODD = {
     "without a body": TRUNCATED.partition(b"{")[0],
     "truncated, without a length": TRUNCATED.replace(b"Content-Length: 500\r\n", b""),
     "HTML": b"HTTP/1.1 502 Odd\r\nContent-Length: 13\r\n\r\n<html></html>",
+    "null and 500": b"HTTP/1.1 500 Odd\r\nContent-Length: 4\r\n\r\nnull",
     "HTML and 200": b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n<html></html>",
     "empty and 200": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
 }
