@@ -234,3 +234,15 @@ def test_nothing_is_lost_wherever_a_path_is_stopped(name: str) -> None:
             except AssertionError as error:
                 raise AssertionError(f"{name}: call {point + 1}, {label}: {fault}: {error}") from error
     assert calls
+
+
+def test_a_dead_letter_is_kept_if_the_lease_that_blocks_it_ends_meanwhile() -> None:
+    rig = Rig({})
+    rig.answers = [404]
+    process = Process(rig)
+    each(post, lease_and(), move_back)(rig, process)
+    rig.clock.sleep(95)  # of 100
+    rig.latency = lambda: (0.0, 7.0)  # type: ignore[method-assign]
+    process.work()
+    rig.settle()
+    rig.check()
