@@ -23,7 +23,7 @@ from chalicelib.subscriptions import CACHE_SECONDS
 from tests.crash.hub import Hub, Pool
 from tests.crash.invariants import Push, ViolationError, Witness, check
 from tests.support.fake_aws import FakeDynamoDB, FakeSQS
-from tests.support.world import KEY, Answer, Clock, LambdaContext, call, digest
+from tests.support.world import KEY, Answer, Clock, LambdaContext, call, digest, sqs_record
 
 TABLE, INBOX, DLQ = "events", "https://sqs.test/inbox", "https://sqs.test/dlq"
 ENVIRON = {
@@ -227,18 +227,7 @@ class Process:
     def work(self, *, max_messages: int = 10) -> int:
         """Process a batch as Lambda's event source does; return how many messages there were."""
         received = self.rig.receive(INBOX, max_messages)
-        records = [
-            {
-                "messageId": message["MessageId"],
-                "receiptHandle": message["ReceiptHandle"],
-                "body": message["Body"],
-                "messageAttributes": {
-                    name: {"stringValue": value["StringValue"]}
-                    for name, value in message.get("MessageAttributes", {}).items()
-                },
-            }
-            for message in received
-        ]
+        records = [sqs_record(message) for message in received]
         if records and self._invoke(app.worker, {"Records": records}, WORKER_SECONDS):
             for message in received:
                 self.rig.sqs.delete_message(QueueUrl=INBOX, ReceiptHandle=message["ReceiptHandle"])
