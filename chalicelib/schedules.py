@@ -22,7 +22,7 @@ def sweep(services: Services, remaining_seconds: float) -> None:
     if visible >= MAX_VISIBLE_MESSAGES:
         logger.info("sweep skipped: the queue is long", extra={"visible": visible})
         return
-    deadline = services.clock() + remaining_seconds - 2 * CALL_SECONDS
+    deadline = services.clock() + remaining_seconds - 3 * CALL_SECONDS  # to mark, send and query once more
     count = sum(services.map(partial(_sweep_shard, services, deadline), range(SHARDS)))
     logger.info("swept", extra={"queued": count})
 
@@ -49,12 +49,10 @@ def _sweep_shard(services: Services, deadline: float, shard: int) -> int:
         for start in range(0, len(overdue), BATCH_SIZE):
             if count >= MAX_SWEPT_PER_SHARD or services.clock() > deadline:
                 return count
+            batch = overdue[start : start + BATCH_SIZE]
             # Mark, then send: a crash in between costs a minute; the other way round, two sweeps would both send.
-            marked = [
-                messages.wake_up(event)
-                for event, requeue_at in overdue[start : start + BATCH_SIZE]
-                if services.store.mark_requeued(event.event_id, requeue_at).applied
-            ]
+            marks = services.map(lambda row: services.store.mark_requeued(row[0].event_id, row[1]), batch)
+            marked = [messages.wake_up(event) for (event, _), mark in zip(batch, marks, strict=True) if mark.applied]
             if marked:
                 services.inbox.send_many(marked)
                 count += len(marked)

@@ -23,7 +23,7 @@ from chalicelib.subscriptions import CACHE_SECONDS
 from tests.crash.hub import Hub, Pool
 from tests.crash.invariants import Push, ViolationError, Witness, check
 from tests.support.fake_aws import FakeDynamoDB, FakeSQS
-from tests.support.world import KEY, Answer, Clock, LambdaContext, call, digest
+from tests.support.world import KEY, Answer, Clock, LambdaContext, call, digest, sqs_record
 
 TABLE, INBOX, DLQ = "events", "https://sqs.test/inbox", "https://sqs.test/dlq"
 ENVIRON = {
@@ -37,7 +37,6 @@ ENVIRON = {
 }
 # The timeouts of .chalice/config.json.
 API_SECONDS, WORKER_SECONDS, SCHEDULE_SECONDS = 30.0, 50.0, 60.0
-STALL_SECONDS = 45.0
 LAST_PUSH_SECONDS = 3 + AFTER_PUSH_SECONDS  # so long before a timeout no push begins, even of an event that is claimed
 
 
@@ -180,7 +179,9 @@ class Process:
 
     def post(self, **headers: str) -> str | None:
         """Post an event; return its id if it was accepted."""
-        expected = self.rig.witness.subscriptions_at(self.rig.clock(), self.rig.subscription_lag_seconds())
+        expected = self.rig.witness.subscriptions_at(
+            self.rig.clock() - CACHE_SECONDS - self.rig.dynamodb.index_lag_seconds
+        )
         answer = self.call("POST", "/events", {"event_type": "a", "payload": {}}, **headers)
         if answer is None or answer.status_code != 202:
             return None
@@ -226,18 +227,7 @@ class Process:
     def work(self, *, max_messages: int = 10) -> int:
         """Process a batch as Lambda's event source does; return how many messages there were."""
         received = self.rig.receive(INBOX, max_messages)
-        records = [
-            {
-                "messageId": message["MessageId"],
-                "receiptHandle": message["ReceiptHandle"],
-                "body": message["Body"],
-                "messageAttributes": {
-                    name: {"stringValue": value["StringValue"]}
-                    for name, value in message.get("MessageAttributes", {}).items()
-                },
-            }
-            for message in received
-        ]
+        records = [sqs_record(message) for message in received]
         if records and self._invoke(app.worker, {"Records": records}, WORKER_SECONDS):
             for message in received:
                 self.rig.sqs.delete_message(QueueUrl=INBOX, ReceiptHandle=message["ReceiptHandle"])
@@ -282,8 +272,8 @@ class _Client:
             def act() -> Any:
                 try:
                     return getattr(self._client, operation)(**parameters)
-                finally:  # a failed condition is a response too
-                    if operation == "update_item" and event_ids:
+                finally:  # a failed condition is a response too; claims add to a counter, records do not
+                    if operation == "update_item" and "ADD" not in parameters["UpdateExpression"]:
                         self._process.rig.witness.see_record(event_ids[0], self._process.invocation)
 
             def fail(fault: Fault) -> Any:
@@ -385,11 +375,7 @@ class Rig:
         return 0.0, 0.0
 
     def stall_seconds(self) -> float:
-        return STALL_SECONDS
-
-    def subscription_lag_seconds(self) -> float:
-        """Return how old a container's list of subscriptions may be."""
-        return CACHE_SECONDS + self.dynamodb.index_lag_seconds
+        return 45.0
 
     def new_id(self) -> str:
         return f"{next(self._ids):032x}"

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from chalicelib.events import Event
-from tests.crash.invariants import MAX_SKEW_SECONDS
+from chalicelib.events import Event, Reason
+from tests.crash.invariants import MAX_SKEW_SECONDS, ViolationError
 from tests.crash.rig import DLQ, INBOX, Fault, Process, Rig
 
 STORM_SECONDS = 900.0
@@ -24,7 +24,10 @@ class Storm(Rig):
     """Everybody acts at the same time and anything may fail, until the storm is over."""
 
     def __init__(self, seed: int) -> None:
-        super().__init__({"MAX_DELIVERY_ATTEMPTS": "6", "BACKOFF_CAP_SECONDS": "120"}, seed=seed)
+        environ = {"MAX_DELIVERY_ATTEMPTS": "6", "BACKOFF_CAP_SECONDS": "120"}
+        if seed % 10 == 9:
+            environ["ZAPIER_WEBHOOK_URL"] = "none"
+        super().__init__(environ, seed=seed)
         draw = self.random.choice
         self.sqs.duplicate_probability = draw((0.0, 0.05, 0.2))
         self.dynamodb.index_lag_seconds = draw((0.0, 1.0, 10.0))
@@ -73,6 +76,12 @@ class Storm(Rig):
         self.sqs.duplicate_probability = 0.0
         self.settle()
         self.check()
+        reasons = [
+            message.get("MessageAttributes", {}).get("Reason", {}).get("StringValue")
+            for message in self.sqs.messages(DLQ)
+        ]
+        if set(reasons) - {None, *Reason}:
+            raise ViolationError("a message that could be processed is in the dead letter queue")
 
     def answer(self, event: Event, url: str) -> tuple[int | None, float]:
         statuses = MOODS[self._moods_of_targets.get(url, self._mood)]

@@ -1,5 +1,6 @@
 """A running system is killed under load, again and again, while its AWS lives on. Slow: run by `make chaos`."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -9,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
-from threading import Lock
 
 import pytest
 
@@ -20,6 +20,7 @@ from tools import local_aws
 
 KILLS = 3
 CALLERS = 4
+EVENT = '{"event_type": "load", "payload": {}}'
 CLAIM_AND_SWEEPS_SECONDS = 60 + 2 * 60
 RECORD_SECONDS = 5.0  # for the record of a push, on a busy machine
 
@@ -29,55 +30,33 @@ pytestmark = [
 ]
 
 
-class Load:
-    """Callers who post without pause, each with keys of its own, and repeat each until it is accepted."""
-
-    def __init__(self) -> None:
-        self.accepted: dict[str, str] = {}  # event by Idempotency-Key
-
-    def post(self, system: Run, caller: str) -> None:
-        for number in count():
-            while not self._try(system, f"{caller}-{number}"):
-                if system.process.poll() is not None:
-                    return
-
-    def _try(self, system: Run, key: str) -> bool:
-        body = '{"event_type": "load", "payload": {}}'
-        try:
-            code, _, content = system.call("POST", "/events", body, **{"Idempotency-Key": key})
-        except (OSError, http.client.HTTPException):
-            return False
-        if code == 202:
-            self.accepted[key] = json.loads(content)["event_id"]
-        return code == 202
+def post_until_killed(system: Run, caller: str, accepted: dict[str, str]) -> None:
+    """Post without pause, and each event until it is accepted; note each by its Idempotency-Key."""
+    for number in count():
+        key = f"{caller}-{number}"
+        while key not in accepted:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                code, _, content = system.call("POST", "/events", EVENT, **{"Idempotency-Key": key})
+                if code == 202:
+                    accepted[key] = json.loads(content)["event_id"]
+            if system.process.poll() is not None:
+                return
 
 
-class Target:
+class Target(Receiver):
     """A webhook that is in trouble every third time. `arrived_at` are the times of each event's 2xx."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.arrived_at: defaultdict[str, list[float]] = defaultdict(list)
+        self.default = self._respond
         self._numbers = count()
-        self._lock = Lock()
 
-    def respond(self, exchange: Exchange) -> None:
-        with self._lock:
-            is_well = next(self._numbers) % 3 > 0
-            if is_well:
-                self.arrived_at[exchange.request.headers["webhook-id"]].append(time.monotonic())
+    def _respond(self, exchange: Exchange) -> None:
+        is_well = next(self._numbers) % 3 > 0
+        if is_well:
+            self.arrived_at[exchange.request.headers["webhook-id"]].append(time.monotonic())
         status(200 if is_well else 503)(exchange)
-
-
-@pytest.fixture
-def target() -> Target:
-    return Target()
-
-
-@pytest.fixture
-def receiver(target: Target) -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        receiver.default = target.respond
-        yield receiver
 
 
 def all_events(system: Run, status: str) -> set[str]:
@@ -92,18 +71,27 @@ def all_events(system: Run, status: str) -> set[str]:
     return found
 
 
-def test_a_killed_system_loses_nothing_and_repeats_only_what_was_under_way(receiver: Receiver, target: Target) -> None:
+@pytest.fixture
+def target() -> Iterator[Target]:
+    with Target() as target:
+        yield target
+
+
+def test_a_killed_system_loses_nothing_and_repeats_only_what_was_under_way(target: Target) -> None:
     settings = {
         "AWS_ENDPOINT_URL": local_aws.start_moto(),
-        "ZAPIER_WEBHOOK_URL": receiver.url,
+        "ZAPIER_WEBHOOK_URL": target.url,
         "API_KEYS": f"acme:{digest(KEY)}",
         "PUSH_TIMEOUT_SECONDS": "1",
     }
-    load, killed_at = Load(), []
+    accepted: dict[str, str] = {}
+    killed_at = []
     for kill in range(KILLS):
         with running(key=KEY, **settings) as system, ThreadPoolExecutor(CALLERS) as pool:
-            callers = [pool.submit(load.post, system, f"{kill}-{caller}") for caller in range(CALLERS)]
-            receiver.wait_for(len(receiver.requests) + 30, timeout=30)
+            callers = [
+                pool.submit(post_until_killed, system, f"{kill}-{caller}", accepted) for caller in range(CALLERS)
+            ]
+            target.wait_for(len(target.requests) + 30, timeout=30)
             system.process.send_signal(signal.SIGKILL)
             killed_at.append(time.monotonic())
             for caller in callers:
@@ -115,8 +103,8 @@ def test_a_killed_system_loses_nothing_and_repeats_only_what_was_under_way(recei
             time.sleep(1)
         delivered = all_events(system, "delivered")
 
-    assert len(load.accepted) > KILLS * CALLERS
-    assert set(load.accepted.values()) <= delivered
+    assert len(accepted) > KILLS * CALLERS
+    assert set(accepted.values()) <= delivered
     assert delivered <= target.arrived_at.keys()
     for first, *others in target.arrived_at.values():
         assert not others or any(0 <= at - first < RECORD_SECONDS for at in killed_at)

@@ -40,7 +40,7 @@ class MiscountingStorm(Storm):
         self.dynamodb.update_item = miscount  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SEEDS[::2])
 def test_every_seed_sees_one_claim_in_four_counted_twice(seed: int) -> None:
     with pytest.raises(ViolationError, match="attempts counted"):
         run(seed, MiscountingStorm)

@@ -117,6 +117,20 @@ def find_route(path: str) -> tuple[str, dict[str, str]]:
     return path, {}
 
 
+def sqs_record(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a received message as Lambda passes it to the worker."""
+    return {
+        "messageId": message["MessageId"],
+        "receiptHandle": message["ReceiptHandle"],
+        "body": message["Body"],
+        "messageAttributes": {
+            name: {"stringValue": value["StringValue"], "dataType": value["DataType"]}
+            for name, value in message.get("MessageAttributes", {}).items()
+        },
+        "eventSource": "aws:sqs",
+    }
+
+
 @dataclass
 class World:
     """A deployed system: call its API, run its worker and schedules, look into its queues.
@@ -191,19 +205,7 @@ class World:
         ).get("Messages", [])
         if not received:
             return 0
-        records = [
-            {
-                "messageId": message["MessageId"],
-                "receiptHandle": message["ReceiptHandle"],
-                "body": message["Body"],
-                "messageAttributes": {
-                    name: {"stringValue": value["StringValue"], "dataType": value["DataType"]}
-                    for name, value in message.get("MessageAttributes", {}).items()
-                },
-                "eventSource": "aws:sqs",
-            }
-            for message in received
-        ]
+        records = [sqs_record(message) for message in received]
         app.worker({"Records": records}, LambdaContext(self.clock, timeout_seconds))
         for message in received:
             self.outside.delete_message(QueueUrl=queue_url, ReceiptHandle=message["ReceiptHandle"])
