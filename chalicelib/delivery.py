@@ -6,20 +6,20 @@ Each step may be the last before a crash: what is stored by then is enough for t
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 
-from chalicelib import backoff, listing, messages
-from chalicelib.backoff import Delay
+from chalicelib import listing, messages
+from chalicelib.backoff import delay_seconds
 from chalicelib.errors import ApiError, EventNotFoundError, QueueUnavailableError, StorageUnavailableError
 from chalicelib.events import Attempt, DeliveredVia, Event, Reason, Status, rfc3339, unix_seconds
 from chalicelib.messages import WakeUp
 from chalicelib.push import Outcome, PushResult
 from chalicelib.queue import BATCH_SIZE, MAX_DELAY_SECONDS
 from chalicelib.services import CALL_SECONDS, Services
-from chalicelib.settings import DAY_SECONDS
+from chalicelib.settings import DAY_SECONDS, Settings
 from chalicelib.store import CLAIM_SECONDS, MESSAGE_GRACE_SECONDS, WriteResult
 from chalicelib.subscriptions import Subscription
 from chalicelib.telemetry import logger
@@ -78,9 +78,15 @@ def accept(
         logger.info("event accepted", extra={**extra, "copies": len(copies)})
         services.metrics.emit(EventsAccepted=1)
     new = [each for each, result in zip(stored, results, strict=True) if result.applied]
+    # Not due: pull-only, or acknowledged before the response of the put arrived.
+    due = [each for each in new if each.status is Status.PENDING and each.next_attempt_at is not None]
+    pushed: list[Event] = []
     with _errors_left_to_sweep(event.event_id):
-        event = _begin(new, urls, services, deadline).get(event.event_id, event)
-    return event, is_repeated
+        _queue([each for each in due if each.claimed_until is None], services, deadline)
+    with _errors_left_to_sweep(event.event_id):
+        claimed = [each for each in due if each.claimed_until is not None]
+        pushed = services.map(lambda each: _push_new(each, urls[each.event_id], services, deadline), claimed)
+    return next((each for each in pushed if each.event_id == event.event_id), event), is_repeated
 
 
 def deliver(wake_up: WakeUp, services: Services, deadline: float) -> None:
@@ -92,33 +98,45 @@ def deliver(wake_up: WakeUp, services: Services, deadline: float) -> None:
     settings = services.settings
     last_start = deadline - (CALL_SECONDS + settings.push_timeout_seconds + AFTER_PUSH_SECONDS)
     waited = 0.0
-    while (delay := attempt_delivery(wake_up.event_id, services, deadline)) is not None:
-        waited += delay.seconds
-        is_late = services.clock() + delay.seconds > last_start
-        if is_late or waited > settings.in_process_wait_seconds or not delay.may_wait:
-            _wake_up(wake_up, delay.seconds, services)
+    while (delay_seconds := attempt_delivery(wake_up.event_id, services, deadline)) is not None:
+        waited += delay_seconds
+        is_late = services.clock() + delay_seconds > last_start
+        if is_late or waited > settings.in_process_wait_seconds:
+            _wake_up(wake_up, delay_seconds, services)
             return
-        services.sleep(delay.seconds)
+        services.sleep(delay_seconds)
 
 
-def attempt_delivery(event_id: str, services: Services, deadline: float) -> Delay | None:
-    """Claim an event, push it and record the outcome; return the delay of the next attempt, or None if none is due."""
+def attempt_delivery(event_id: str, services: Services, deadline: float) -> float | None:
+    """Claim an event, push it and record the outcome.
+
+    Returns the seconds until the next attempt, or None if there is nothing to wait for in process.
+    """
     claim = services.store.claim(event_id, services.new_id())
     event = claim.event
     if event is None:
         raise UnknownEventError
     if not claim.applied:
-        return _delay_until_due(event, services)
+        return _seconds_until_due(event, services)
     url = _target_url(event, services)
-    if url is None:
-        _drop_claimed(event, services)
+    if url is None and event.subscription_id is None:  # pull-only: it waits in the inbox
+        services.store.record_unscheduled(event)
+        return None
+    if url is None:  # a copy, which nobody waits for
+        services.store.delete(event)
         return None
     max_attempts = services.settings.max_delivery_attempts
     if event.delivery_attempts > max_attempts:  # the last attempt was not recorded
         _dead_letter(replace(event, delivery_attempts=max_attempts), Reason.EXHAUSTED, services, deadline)
         return None
     event, result = _push(event, url, services.settings.push_timeout_seconds, services, deadline)
-    return _settle(event, result, services, deadline)[1]
+    event, delay_seconds = _settle(event, result, services, deadline)
+    if (
+        delay_seconds is not None and result.timed_out
+    ):  # a receiver that hangs must not hold a batch with others' events
+        _wake_up(event, delay_seconds, services)
+        return None
+    return delay_seconds
 
 
 def acknowledge(event_id: str, services: Services, lease_id: str | None = None) -> None:
@@ -272,23 +290,13 @@ def _require_same_body(event: Event | None, new_event: NewEvent) -> Event:
     return event
 
 
-def _begin(events: list[Event], urls: Mapping[str, str], services: Services, deadline: float) -> dict[str, Event]:
-    """Push the new events that were stored with a claim, and queue the others; return those pushed, by id."""
-    # Not due: pull-only, or acknowledged before the response of the put arrived.
-    due = [event for event in events if event.status is Status.PENDING and event.next_attempt_at is not None]
-    unclaimed = [event for event in due if event.claimed_until is None]
-    tens = [unclaimed[start : start + BATCH_SIZE] for start in range(0, len(unclaimed), BATCH_SIZE)]
-    services.map(partial(_queue_new, services, deadline), tens)
-    claimed = [event for event in due if event.claimed_until is not None]
-    pushed = services.map(lambda event: _push_new(event, urls[event.event_id], services, deadline), claimed)
-    return {event.event_id: event for event in pushed}
-
-
-def _queue_new(services: Services, deadline: float, events: list[Event]) -> None:
-    with _errors_left_to_sweep(events[0].event_id):
-        if services.clock() + CALL_SECONDS > deadline:
-            raise OutOfTimeError
-        services.inbox.send_many([messages.wake_up(event) for event in events])
+def _queue(events: list[Event], services: Services, deadline: float) -> None:
+    """Send messages for new events."""
+    wake_ups = [messages.wake_up(event) for event in events]
+    tens = [wake_ups[start : start + BATCH_SIZE] for start in range(0, len(wake_ups), BATCH_SIZE)]
+    if tens and services.clock() + CALL_SECONDS > deadline:
+        raise OutOfTimeError
+    services.map(services.inbox.send_many, tens)
 
 
 def _push_new(event: Event, url: str, services: Services, deadline: float) -> Event:
@@ -300,9 +308,9 @@ def _push_new(event: Event, url: str, services: Services, deadline: float) -> Ev
             breaker.failed(timed_out=result.timed_out)
         else:
             breaker.succeeded()
-        event, delay = _settle(event, result, services, deadline)
-        if delay is not None:
-            _wake_up(event, delay.seconds, services)
+        event, delay_seconds = _settle(event, result, services, deadline)
+        if delay_seconds is not None:
+            _wake_up(event, delay_seconds, services)
     return event
 
 
@@ -323,14 +331,6 @@ def _target_url(event: Event, services: Services) -> str | None:
     return subscription.target_url if subscription else None
 
 
-def _drop_claimed(event: Event, services: Services) -> None:
-    """Leave a claimed event in the inbox, or delete it if it is a copy, which nobody waits for."""
-    if event.subscription_id is None:
-        services.store.record_unscheduled(event)
-    else:
-        services.store.delete(event)
-
-
 def _push(
     event: Event, url: str, timeout_seconds: float, services: Services, deadline: float
 ) -> tuple[Event, PushResult]:
@@ -346,9 +346,9 @@ def _push(
     return event.with_attempt(attempt), result
 
 
-def _settle(event: Event, result: PushResult, services: Services, deadline: float) -> tuple[Event, Delay | None]:
-    """Record the outcome of an attempt; return the event, and the delay of the next attempt if there is one."""
-    delay = _next_delay(event, result, services)
+def _settle(event: Event, result: PushResult, services: Services, deadline: float) -> tuple[Event, float | None]:
+    """Record the outcome of an attempt; return the event, and the seconds until the next attempt if there is one."""
+    delay_seconds = _retry_delay_seconds(event, result, services.settings, services.random)
     logger.info(
         "attempt",
         extra={
@@ -358,36 +358,35 @@ def _settle(event: Event, result: PushResult, services: Services, deadline: floa
             "status_code": result.status_code,
             "error": result.error,
             "duration_ms": result.duration_ms,
-            "retry_in_seconds": round(delay.seconds, 3) if delay else None,
+            "retry_in_seconds": delay_seconds and round(delay_seconds, 3),
         },
     )
     if result.status_code == HTTPStatus.GONE and event.subscription_id is not None:
         services.subscriptions.delete(event.subscription_id)
         logger.warning("subscription ended by its target", extra={"subscription_id": event.subscription_id})
-        _drop_claimed(event, services)
+        services.store.delete(event)
         return event, None
     if result.outcome is Outcome.DELIVERED:
         return _record_delivered(event, result, services, deadline), None
-    if delay is not None:
+    if delay_seconds is not None:
         services.metrics.emit(DeliveryRetry=1, PushDuration=result.duration_ms)
-        return _record_retry(event, delay, services, deadline)
+        message_follows = delay_seconds <= MAX_DELAY_SECONDS
+        write = partial(services.store.record_retry, delay_seconds=delay_seconds, message_follows=message_follows)
+        record = _record(write, event, services, deadline)
+        return record.event or event, delay_seconds if record.applied else None
     services.metrics.emit(PushDuration=result.duration_ms)
     reason = Reason.PERMANENT if result.outcome is Outcome.FAILED else Reason.EXHAUSTED
     return _dead_letter(event, reason, services, deadline), None
 
 
-def _next_delay(event: Event, result: PushResult, services: Services) -> Delay | None:
-    settings = services.settings
-    if result.outcome is not Outcome.RETRY or event.delivery_attempts >= settings.max_delivery_attempts:
+def _retry_delay_seconds(
+    event: Event, result: PushResult, settings: Settings, random: Callable[[], float]
+) -> float | None:
+    attempt = event.delivery_attempts
+    if result.outcome is not Outcome.RETRY or attempt >= settings.max_delivery_attempts:
         return None
-    scheduled = backoff.delay_seconds(
-        event.delivery_attempts,
-        base=settings.backoff_base_seconds,
-        cap=settings.backoff_cap_seconds,
-        random=services.random,
-    )
-    # A receiver that hangs must not hold the batch, which may have events of others.
-    return Delay(max(scheduled, result.retry_after_seconds), may_wait=not result.timed_out)
+    base, cap = settings.backoff_base_seconds, settings.backoff_cap_seconds
+    return max(delay_seconds(attempt, base=base, cap=cap, random=random), result.retry_after_seconds)
 
 
 def _record_delivered(event: Event, result: PushResult, services: Services, deadline: float) -> Event:
@@ -397,18 +396,6 @@ def _record_delivered(event: Event, result: PushResult, services: Services, dead
         latency_ms = round((services.clock() - started) * 1000)
         services.metrics.emit(DeliverySuccess=1, PushDuration=result.duration_ms, DeliveryLatency=latency_ms)
     return record.event or event
-
-
-def _record_retry(event: Event, delay: Delay, services: Services, deadline: float) -> tuple[Event, Delay | None]:
-    message_follows = delay.seconds <= MAX_DELAY_SECONDS
-    write = partial(services.store.record_retry, delay_seconds=delay.seconds, message_follows=message_follows)
-    try:
-        record = _record(write, event, services, deadline)
-    except StorageUnavailableError:
-        # It may have been recorded: a message too many is dropped, one too few costs a minute.
-        _wake_up(event, delay.seconds, services)
-        raise
-    return record.event or event, delay if record.applied else None
 
 
 def _dead_letter(event: Event, reason: Reason, services: Services, deadline: float) -> Event:
@@ -440,12 +427,12 @@ def _record(write: Callable[[Event], WriteResult], event: Event, services: Servi
             services.sleep(RECORD_RETRY_SECONDS)
 
 
-def _delay_until_due(event: Event, services: Services) -> Delay | None:
-    """Return the delay of a message that came early, or None if the event needs no push or someone holds it."""
+def _seconds_until_due(event: Event, services: Services) -> float | None:
+    """Return by how much a message came early, or None if the event needs no push or someone holds it."""
     now = services.clock()
     if event.status is not Status.PENDING or event.next_attempt_at is None or event.is_claimed(now):
         return None
-    return Delay(max(0.0, unix_seconds(event.next_attempt_at) - now))
+    return max(0.0, unix_seconds(event.next_attempt_at) - now)
 
 
 def _claim_seconds_left(event: Event, services: Services) -> float:

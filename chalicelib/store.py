@@ -6,7 +6,7 @@ A failed condition is returned, not raised; the result carries the current event
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -34,18 +34,6 @@ REPLAYABLE = f"{EXISTS} AND {UNCLAIMED}"
 REDRIVABLE = f"{REPLAYABLE} AND #status = :failed AND failed_at = :failed_at"
 OVERDUE = f"{PENDING} AND requeue_at = :seen"
 
-# Attributes that recording an outcome sets or removes.
-OUTCOME = (
-    "delivery_attempts",
-    "attempts",
-    "delivered_at",
-    "delivered_via",
-    "failed_at",
-    "reason",
-    "claimed_until",
-    "next_attempt_at",
-    "requeue_at",
-)
 NOT_DUE: dict[str, None] = {"next_attempt_at": None, "requeue_at": None}
 
 Values = Mapping[str, str | int | None]
@@ -67,27 +55,19 @@ class Table:
         self._name = name
         self._clock = clock
 
-    def query(self, partition: str, condition: str, values: Values, **parameters: Any) -> dict[str, Any]:
-        """Return DynamoDB's response for one page of one partition of the index."""
-        return self._call(
-            "query",
-            IndexName=INDEX,
-            KeyConditionExpression=f"status_shard = :partition{condition}",
-            ExpressionAttributeValues=serialize({":partition": partition, **values}),
-            **parameters,
-        )
-
     def pages(
         self, partition: str, condition: str, values: Values, **parameters: Any
     ) -> Iterator[list[dict[str, dict[str, str]]]]:
         """Yield the rows of a partition of the index: DynamoDB ends a page after 1 MB, even below the limit."""
-        start: dict[str, Any] = {}
+        parameters["IndexName"] = INDEX
+        parameters["KeyConditionExpression"] = f"status_shard = :partition{condition}"
+        parameters["ExpressionAttributeValues"] = serialize({":partition": partition, **values})
         while True:
-            response = self.query(partition, condition, values, **parameters, **start)
+            response = self._call("query", **parameters)
             yield response["Items"]
             if "LastEvaluatedKey" not in response:
                 return
-            start = {"ExclusiveStartKey": response["LastEvaluatedKey"]}
+            parameters["ExclusiveStartKey"] = response["LastEvaluatedKey"]
 
     def _get(self, key: str) -> Any:
         """Return an item, read consistently, or None."""
@@ -147,7 +127,7 @@ class EventStore(Table):
 
     def record_failed(self, event: Event) -> WriteResult:
         """Record a dead letter; the event carries `reason` and `failed_at`, and its DLQ message was sent before."""
-        return self._record(event, status=Status.FAILED, **NOT_DUE)
+        return self._record(event, status=Status.FAILED, reason=event.reason, failed_at=event.failed_at, **NOT_DUE)
 
     def _record(self, event: Event, **changes: Any) -> WriteResult:
         """Record the outcome of a push and end its claim.
@@ -155,10 +135,10 @@ class EventStore(Table):
         Not applied when a consumer acknowledged the event meanwhile, or the claim expired and was taken by another.
         """
         event = replace(event, claimed_until=None, **changes)
-        stored = _attributes(event)
-        outcome = {**_status(event.event_id, event.status), **{name: stored[name] for name in OUTCOME}}
+        ended: Values = {"claimed_until": None, "attempts": _attempts(event)}
+        outcome = {"delivery_attempts": event.delivery_attempts, **changes, **_status(event.event_id, event.status)}
         mine = {":mine": event.claim_id}
-        result = self._update(event.event_id, RECORDABLE, outcome, mine)
+        result = self._update(event.event_id, RECORDABLE, {**outcome, **ended}, mine)
         if result.applied:
             return WriteResult(True, event)
         current = result.event
@@ -168,13 +148,12 @@ class EventStore(Table):
         if current.claimed_until is None:
             return WriteResult(True, current)  # applied by a try whose response was lost
         # Acknowledged during the push: end the claim, or a replay would have to wait for it.
-        changes = {"claimed_until": None, "attempts": stored["attempts"]}
-        self._update(event.event_id, f"{EXISTS} AND claim_id = :mine", changes, mine)
+        self._update(event.event_id, f"{EXISTS} AND claim_id = :mine", ended, mine)
         return result
 
     def record_unscheduled(self, event: Event) -> WriteResult:
         """Record that a claimed event is not to be pushed: the claimed attempt was not made."""
-        return self._record(event, delivery_attempts=event.delivery_attempts - 1, **NOT_DUE)
+        return self._record(replace(event, delivery_attempts=event.delivery_attempts - 1), **NOT_DUE)
 
     def lease(self, event_id: str, lease_id: str, lease_seconds: int) -> WriteResult:
         """Claim an undelivered event for a consumer. Pushes go on as scheduled when the lease ends."""
@@ -337,10 +316,13 @@ def _status(event_id: str, status: Status) -> Values:
 
 
 def _attributes(event: Event) -> dict[str, Any]:
-    stored: dict[str, Any] = {field.name: getattr(event, field.name) for field in fields(event)}
-    stored["attempts"] = compact([vars(attempt) for attempt in event.attempts])
-    stored["copies"] = compact(event.copies) if event.copies else None
-    return {**stored, **_status(event.event_id, event.status), "sort_key": event.sort_key}
+    copies = compact(event.copies) if event.copies else None
+    encoded = {"attempts": _attempts(event), "copies": copies, "sort_key": event.sort_key}
+    return {**vars(event), **encoded, **_status(event.event_id, event.status)}
+
+
+def _attempts(event: Event) -> str:
+    return compact([vars(attempt) for attempt in event.attempts])
 
 
 @cache

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from chalicelib.errors import ApiError, FieldError, InvalidRequestError
 from chalicelib.events import EVENT_TYPE, compact
 from chalicelib.settings import check_target_url
-from chalicelib.store import ConditionFailedError, Table, serialize
+from chalicelib.store import Table, serialize
 from chalicelib.validation import parse_object
 
 SUBSCRIPTION_ID = re.compile(r"sub_[0-9a-f]{32}")
@@ -94,12 +94,8 @@ class Subscriptions(Table):
                 "created_by": created_by,
             }
         )
-        try:
-            self._call("put_item", Item=item, ConditionExpression="attribute_not_exists(event_id)")
-        except ConditionFailedError:  # created at the same time, or by a try whose response was lost
-            return Subscription.from_item(self._get(subscription_id) or item), False
-        finally:
-            self._cached_until = 0.0
+        self._call("put_item", Item=item)  # if another call created it meanwhile, this is the same one
+        self._cached_until = 0.0
         return Subscription.from_item(item), True
 
     def delete(self, subscription_id: str) -> None:
