@@ -1,6 +1,7 @@
 """Scheduled work: the sweep queues overdue events, check_dlq publishes queue depths and ages."""
 
 from functools import partial
+from itertools import islice
 
 from chalicelib import listing, messages
 from chalicelib.events import unix_seconds
@@ -29,33 +30,25 @@ def sweep(services: Services, remaining_seconds: float) -> None:
 
 def check_dlq(services: Services) -> None:
     """Publish the depth of both queues and the age of the oldest pending event; warn if the DLQ is not empty."""
-    depths = {"DLQDepth": services.dlq.depth(), "InboxDepth": services.inbox.depth()}
-    if depths["DLQDepth"]:
-        extra = {"queue": services.dlq.name, "visible": depths["DLQDepth"]}
-        logger.warning("the dead letter queue is not empty", extra=extra)
-    age: dict[str, float] = {}
+    metrics: dict[str, float] = {"DLQDepth": services.dlq.depth(), "InboxDepth": services.inbox.depth()}
+    if visible := metrics["DLQDepth"]:
+        logger.warning("the dead letter queue is not empty", extra={"queue": services.dlq.name, "visible": visible})
     try:
         oldest = listing.oldest_pending(services)
-        age["OldestPendingAge"] = (
-            round(max(0.0, services.clock() - unix_seconds(oldest.created_at)), 3) if oldest else 0.0
-        )
+        age = services.clock() - unix_seconds(oldest.created_at) if oldest else 0.0
+        metrics["OldestPendingAge"] = round(max(0.0, age), 3)
     finally:  # publish the depths even if DynamoDB fails
-        services.metrics.emit(**depths, **age)
+        services.metrics.emit(**metrics)
 
 
 def _sweep_shard(services: Services, deadline: float, shard: int) -> int:
     count = 0
-    for overdue in listing.overdue(services, shard):
-        for start in range(0, len(overdue), BATCH_SIZE):
-            if count >= MAX_SWEPT_PER_SHARD or services.clock() > deadline:
-                return count
-            # Mark, then send: a crash in between costs a minute; the other way round, two sweeps would both send.
-            marked = [
-                messages.wake_up(event)
-                for event, requeue_at in overdue[start : start + BATCH_SIZE]
-                if services.store.mark_requeued(event.event_id, requeue_at).applied
-            ]
-            if marked:
-                services.inbox.send_many(marked)
-                count += len(marked)
+    overdue = islice(listing.overdue(services, shard), MAX_SWEPT_PER_SHARD)
+    while (events := list(islice(overdue, BATCH_SIZE))) and services.clock() <= deadline:
+        # Mark, then send: a crash in between costs a minute; the other way round, two sweeps would both send.
+        mark = services.store.mark_requeued
+        marked = [event for event in events if mark(event.event_id, event.requeue_at).applied]
+        if marked:
+            services.inbox.send_many([messages.wake_up(event) for event in marked])
+        count += len(marked)
     return count

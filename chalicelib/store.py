@@ -37,6 +37,7 @@ OVERDUE = f"{PENDING} AND requeue_at = :seen"
 NOT_DUE: dict[str, None] = {"next_attempt_at": None, "requeue_at": None}
 
 Values = Mapping[str, str | int | None]
+Item = dict[str, dict[str, str]]  # in DynamoDB's format
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,14 @@ class Table:
         self._name = name
         self._clock = clock
 
-    def pages(
-        self, partition: str, condition: str, values: Values, **parameters: Any
-    ) -> Iterator[list[dict[str, dict[str, str]]]]:
-        """Yield the rows of a partition of the index: DynamoDB ends a page after 1 MB, even below the limit."""
+    def rows(self, partition: str, condition: str, values: Values, **parameters: Any) -> Iterator[Item]:
+        """Yield the rows of a partition of the index; `Limit` is that of a page."""
         parameters["IndexName"] = INDEX
         parameters["KeyConditionExpression"] = f"status_shard = :partition{condition}"
         parameters["ExpressionAttributeValues"] = serialize({":partition": partition, **values})
         while True:
             response = self._call("query", **parameters)
-            yield response["Items"]
+            yield from response["Items"]
             if "LastEvaluatedKey" not in response:
                 return
             parameters["ExclusiveStartKey"] = response["LastEvaluatedKey"]
@@ -204,7 +203,7 @@ class EventStore(Table):
         condition = REPLAYABLE if failed_at is None else REDRIVABLE
         return self._update(event_id, condition, changes, {":failed_at": failed_at}, ReturnValues="ALL_NEW")
 
-    def mark_requeued(self, event_id: str, requeue_at: str) -> WriteResult:
+    def mark_requeued(self, event_id: str, requeue_at: str | None) -> WriteResult:
         """Postpone `requeue_at` of an overdue event: of several sweeps, one succeeds."""
         changes = {"requeue_at": self._after(MESSAGE_GRACE_SECONDS)}
         return self._update(event_id, OVERDUE, changes, {":seen": requeue_at})
@@ -302,7 +301,7 @@ def partition(status: Status, shard: int) -> str:
     return f"{status}#{shard}"
 
 
-def serialize(values: Values) -> dict[str, dict[str, str]]:
+def serialize(values: Values) -> Item:
     """Return values in DynamoDB's format, without those that are None."""
     return {
         name: {"N": str(value)} if isinstance(value, int) else {"S": str(value)}

@@ -105,7 +105,7 @@ class Subscriptions(Table):
 
     def all(self) -> tuple[Subscription, ...]:
         """Return all subscriptions, the oldest first."""
-        return tuple(Subscription.from_item(item) for page in self.pages(PARTITION, "", {}) for item in page)
+        return tuple(map(Subscription.from_item, self.rows(PARTITION, "", {})))
 
     def matching(self, event_type: str) -> list[Subscription]:
         """Return the subscriptions that get events of this type, from a list that is at most CACHE_SECONDS old."""
