@@ -29,6 +29,7 @@ except SettingsError as error:  # a variable of .chalice/config.json; in Lambda 
 app = Chalice(app_name=f"triggers-api-{event_source.stage}", configure_logs=False)  # the name of the REST API
 
 OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"
+RETURN_SECONDS = 3  # the function has 30 s, and API Gateway ends a request after 29 s
 TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110; HTTPStatus has them since Python 3.13
 
 
@@ -155,6 +156,7 @@ def post_event(call: Call) -> Response:
     event, is_repeated = delivery.accept(
         parse_new_event(body, idempotency_key_errors(idempotency_key)),
         call.services,
+        call.services.clock() + remaining_seconds(call.request.lambda_context) - RETURN_SECONDS,
         created_by=call.key.name,
         idempotency_key=idempotency_key,
         respond_async=respond_async,

@@ -25,13 +25,13 @@ from chalicelib.subscriptions import Subscription
 from chalicelib.telemetry import logger
 from chalicelib.validation import LeaseRequest, NewEvent
 
-POST_SECONDS = 27  # API Gateway ends a request after 29 s
 # After a push come two calls: the record and, for a retry, the message.
 AFTER_PUSH_SECONDS = 2 * CALL_SECONDS
 RECORD_RETRY_SECONDS = 0.5
+NOT_HELD = "This lease does not hold the event."
 DEAD_LETTER_RETRY_SECONDS = 60
 MAX_INLINE_PUSHES = 10
-LEASE_SECONDS = 10  # for finding events that nobody holds
+LEASE_SECONDS = 5  # for finding events that nobody holds; the search and the calls after it may take as long again
 MAX_LEASED_BYTES = 2 * 1024 * 1024  # of payload: with attempts, and quoted as JSON once more, less than Lambda's 6 MB
 
 
@@ -44,21 +44,25 @@ class UnknownEventError(Exception):
 
 
 def accept(
-    new_event: NewEvent, services: Services, *, created_by: str, idempotency_key: str | None, respond_async: bool
+    new_event: NewEvent,
+    services: Services,
+    deadline: float,
+    *,
+    created_by: str,
+    idempotency_key: str | None,
+    respond_async: bool,
 ) -> tuple[Event, bool]:
     """Store an event and a copy for each matching subscription, then push up to MAX_INLINE_PUSHES of them once.
 
-    The others are queued, as are all if `respond_async` and those whose breaker is open. Returns the event, and whether
-    an earlier call with the same Idempotency-Key stored it. Raises StorageUnavailableError if some may not be stored,
-    ApiError 422 if the key was used with another body. Later errors are logged; the sweep retries the delivery.
+    The others are queued, as are all if `respond_async` and those whose breaker is open. `deadline` (Unix seconds)
+    bounds the pushes. Returns the event, and whether an earlier call with the same Idempotency-Key stored it. Raises
+    StorageUnavailableError if some may not be stored, ApiError 422 if the key was used with another body. Later errors
+    are logged; the sweep retries the delivery.
     """
-    deadline = services.clock() + POST_SECONDS
     event = _new_event(new_event, services, created_by, idempotency_key)
     subscriptions = services.subscriptions.matching(event.event_type) if services.settings.subscription_hosts else []
-    if subscriptions and idempotency_key is not None:
-        earlier = services.store.get(event.event_id)
-        if earlier is not None:  # subscriptions made since then get no copy
-            return _require_same_body(earlier, new_event), True
+    if subscriptions and idempotency_key is not None and (earlier := services.store.get(event.event_id)):
+        return _require_same_body(earlier, event), True  # subscriptions made since then get no copy
     copies = [_copy(event, subscription, services) for subscription in subscriptions]
     urls = {copy.event_id: subscription.target_url for copy, subscription in zip(copies, subscriptions, strict=True)}
     event = replace(event, copies=tuple(urls))
@@ -68,25 +72,28 @@ def accept(
         urls[event.event_id] = services.settings.webhook_url
     candidates = [] if respond_async else list(urls.items())[:MAX_INLINE_PUSHES]
     inline = {event_id for event_id, url in candidates if services.breaker(url).allows()}
-    *copies, event = [_claimed(each, services) if each.event_id in inline else each for each in (*copies, event)]
+
+    def store(new: Event) -> tuple[Event, bool]:
+        result = services.store.put(_claimed(new, services) if new.event_id in inline else new)
+        return _require_same_body(result.event, new), result.applied
+
     # The event comes last, so that an event that is there has all its copies.
-    results = [*services.map(services.store.put, copies), services.store.put(event)]
-    stored = [_require_same_body(result.event, new_event) for result in results]
-    event, is_repeated = stored[-1], not results[-1].applied
-    if not is_repeated:
+    stored = services.map(store, copies)
+    stored.append(store(event))
+    event, is_new = stored[-1]
+    if is_new:
         extra = {"event_id": event.event_id, "event_type": event.event_type, "created_by": event.created_by}
         logger.info("event accepted", extra={**extra, "copies": len(copies)})
         services.metrics.emit(EventsAccepted=1)
-    new = [each for each, result in zip(stored, results, strict=True) if result.applied]
     # Not due: pull-only, or acknowledged before the response of the put arrived.
-    due = [each for each in new if each.status is Status.PENDING and each.next_attempt_at is not None]
+    due = [each for each, applied in stored if applied and each.status is Status.PENDING and each.next_attempt_at]
     pushed: list[Event] = []
     with _errors_left_to_sweep(event.event_id):
-        _queue([each for each in due if each.claimed_until is None], services, deadline)
+        _queue([each for each in due if each.event_id not in inline], services, deadline)
     with _errors_left_to_sweep(event.event_id):
-        claimed = [each for each in due if each.claimed_until is not None]
+        claimed = [each for each in due if each.event_id in inline]
         pushed = services.map(lambda each: _push_new(each, urls[each.event_id], services, deadline), claimed)
-    return next((each for each in pushed if each.event_id == event.event_id), event), is_repeated
+    return next((each for each in pushed if each.event_id == event.event_id), event), not is_new
 
 
 def deliver(wake_up: WakeUp, services: Services, deadline: float) -> None:
@@ -131,9 +138,7 @@ def attempt_delivery(event_id: str, services: Services, deadline: float) -> floa
         return None
     event, result = _push(event, url, services.settings.push_timeout_seconds, services, deadline)
     event, delay_seconds = _settle(event, result, services, deadline)
-    if (
-        delay_seconds is not None and result.timed_out
-    ):  # a receiver that hangs must not hold a batch with others' events
+    if delay_seconds is not None and result.timed_out:  # a receiver that hangs must not hold the batch
         _wake_up(event, delay_seconds, services)
         return None
     return delay_seconds
@@ -150,19 +155,15 @@ def acknowledge(event_id: str, services: Services, lease_id: str | None = None) 
         return
     if result.event is None:
         raise EventNotFoundError
-    is_mine = lease_id in (None, result.event.claim_id)
-    if result.event.status is not Status.DELIVERED or not is_mine:
-        raise ApiError(409, "This lease does not hold the event.")
+    if result.event.status is not Status.DELIVERED or lease_id not in (None, result.event.claim_id):
+        raise ApiError(409, NOT_HELD)
 
 
 def release(event_id: str, lease_id: str, services: Services) -> None:
     """End a lease before its time; raise EventNotFoundError, or ApiError 409 unless it holds the event."""
     result = services.store.release(event_id, lease_id)
-    if result.applied:
-        return
-    if result.event is None:
-        raise EventNotFoundError
-    raise ApiError(409, "This lease does not hold the event.")
+    if not result.applied:
+        raise ApiError(409, NOT_HELD) if result.event else EventNotFoundError
 
 
 def lease(request: LeaseRequest, services: Services) -> list[Event]:
@@ -281,13 +282,13 @@ def _claimed(event: Event, services: Services) -> Event:
     return replace(event, delivery_attempts=1, claimed_until=until, requeue_at=until)
 
 
-def _require_same_body(event: Event | None, new_event: NewEvent) -> Event:
-    """Return an event as stored; raise ApiError 422 if it was made of another body."""
-    if event is None:  # it expired between the failed condition and now
+def _require_same_body(stored: Event | None, event: Event) -> Event:
+    """Return the stored event; raise ApiError 422 if it was made of another body than `event`."""
+    if stored is None:  # it expired between the failed condition and now
         raise StorageUnavailableError
-    if event.body_hash != new_event.body_hash:
+    if stored.body_hash != event.body_hash:
         raise ApiError(422, "This Idempotency-Key was used before, with another body.")
-    return event
+    return stored
 
 
 def _queue(events: list[Event], services: Services, deadline: float) -> None:

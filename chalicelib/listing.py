@@ -15,7 +15,7 @@ from chalicelib.store import SHARDS, EventStore, Item, Values, partition
 from chalicelib.subscriptions import SUBSCRIPTION_ID
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 100
-SEARCH_SECONDS = 10
+SEARCH_SECONDS = 5
 MAX_PAGE_BYTES = 5 * 1024 * 1024 // 2  # Lambda's responses are limited to 6 MB, and it quotes JSON once more
 
 
