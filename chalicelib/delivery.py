@@ -32,7 +32,8 @@ NOT_HELD = "This lease does not hold the event."
 DEAD_LETTER_RETRY_SECONDS = 60
 MAX_INLINE_PUSHES = 10
 LEASE_SECONDS = 5  # for finding events that nobody holds; the search and the calls after it may take as long again
-MAX_LEASED_BYTES = 2 * 1024 * 1024  # of payload: with attempts, and quoted as JSON once more, less than Lambda's 6 MB
+MAX_LEASED_BYTES = 2 * 1024 * 1024  # quoted as JSON once more, and with those taken last, less than Lambda's 6 MB
+MAX_LEASED_AT_ONCE = 10  # the index does not tell the size of the attempts, up to 65 KB in a response
 
 
 class OutOfTimeError(Exception):
@@ -183,10 +184,10 @@ def lease(request: LeaseRequest, services: Services) -> list[Event]:
     room, after, is_last = MAX_LEASED_BYTES, None, False
     try:
         while not is_last and len(leased) < request.limit and room > 0 and services.clock() < deadline:
-            query = listing.inbox_query(request.limit - len(leased), request.event_type, after)
-            page = listing.find(services, query, max_bytes=room)
+            limit, count = min(MAX_LEASED_AT_ONCE, request.limit - len(leased)), len(leased)
+            page = listing.find(services, listing.inbox_query(limit, request.event_type, after), max_bytes=room)
             services.map(take, page.events)
-            room = MAX_LEASED_BYTES - sum(event.size for event in leased)
+            room -= sum(event.leased_size() for event in leased[count:])
             after, is_last = page.after, page.after is None
     except StorageUnavailableError:
         if not leased:

@@ -53,13 +53,16 @@ def client(service: str) -> Any:
     return made
 
 
-def _require_json_object(response_dict: dict[str, Any], **_: object) -> None:
-    """Raise ResponseParserError if a response is not a whole JSON object: botocore would take it for an empty one."""
+def _require_json_object(response_dict: dict[str, Any], operation_model: Any, **_: object) -> None:
+    """Raise ResponseParserError if a response is not a whole JSON object: botocore would take it for an empty one.
+
+    An operation without output, such as DeleteMessage, has an empty body.
+    """
     body: bytes = response_dict["body"]
     expected_length = int(response_dict["headers"].get("Content-Length", len(body)))
     text = body.strip()
     is_whole = len(body) == expected_length and text.startswith(b"{") and text.endswith(b"}")
-    if response_dict["status_code"] < 300 and not is_whole:
+    if response_dict["status_code"] < 300 and operation_model.output_shape and not is_whole:
         raise ResponseParserError("not a JSON object, or truncated")
 
 

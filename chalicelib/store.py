@@ -17,6 +17,7 @@ from chalicelib.events import DeliveredVia, Event, Status, compact, rfc3339
 from chalicelib.telemetry import logger
 
 INDEX = "status-index"
+CONDITION_FAILED = "ConditionalCheckFailedException"
 SHARDS = 4  # an index partition takes 1,000 writes a second; may be raised, never lowered
 CLAIM_SECONDS = 60  # more than the worker's timeout of 50 s: the holder of an expired claim has ended
 MESSAGE_GRACE_SECONDS = 60  # how late a message may be before the sweep sends another
@@ -79,8 +80,8 @@ class Table:
             response: dict[str, Any] = getattr(self._client, operation)(**parameters)
         except AWS_ERRORS as error:
             code = error_code(error)
-            if isinstance(error, ClientError) and code == "ConditionalCheckFailedException":
-                raise ConditionFailedError(error.response.get("Item")) from None
+            if code == CONDITION_FAILED:
+                raise
             logger.warning("dynamodb failed", extra={"operation": operation, "error": code})
             raise StorageUnavailableError from None
         return response
@@ -282,18 +283,10 @@ class EventStore(Table):
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
                 **parameters,
             )
-        except ConditionFailedError as failure:
-            current = self._unexpired(failure.item)
+        except ClientError as failure:  # the condition does not hold
+            current = self._unexpired(failure.response.get("Item"))
             return WriteResult(bool(current and claim_id and current.claim_id == claim_id), current)
         return WriteResult(True, Event.from_item(response["Attributes"]) if "Attributes" in response else None)
-
-
-class ConditionFailedError(Exception):
-    """A condition did not hold; `item` is the current item, if there is one."""
-
-    def __init__(self, item: Any) -> None:
-        super().__init__()
-        self.item = item
 
 
 def partition(status: Status, shard: int) -> str:

@@ -47,10 +47,9 @@ class StdoutHandler(logging.Handler):
 
 def configure(level: str) -> None:
     """Log lines of `level` and above to standard output."""
-    if not logger.handlers:
-        handler = StdoutHandler()
-        handler.setFormatter(JsonFormatter())
-        logger.addHandler(handler)
+    handler = StdoutHandler()
+    handler.setFormatter(JsonFormatter())
+    logger.handlers = [handler]
     logger.setLevel(level)
     logger.propagate = False
 
