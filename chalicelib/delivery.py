@@ -19,7 +19,7 @@ from chalicelib.messages import WakeUp
 from chalicelib.push import Outcome, PushResult
 from chalicelib.queue import BATCH_SIZE, MAX_DELAY_SECONDS
 from chalicelib.services import CALL_SECONDS, Services
-from chalicelib.settings import DAY_SECONDS, Settings
+from chalicelib.settings import DAY_SECONDS
 from chalicelib.store import CLAIM_SECONDS, MESSAGE_GRACE_SECONDS, WriteResult
 from chalicelib.subscriptions import Subscription
 from chalicelib.telemetry import logger
@@ -75,7 +75,10 @@ def accept(
     inline = {event_id for event_id, url in candidates if services.breaker(url).allows()}
 
     def store(new: Event) -> tuple[Event, bool]:
-        result = services.store.put(_claimed(new, services) if new.event_id in inline else new)
+        if new.event_id in inline:
+            until = rfc3339(services.clock() + CLAIM_SECONDS)
+            new = replace(new, delivery_attempts=1, claimed_until=until, requeue_at=until)
+        result = services.store.put(new)
         return _require_same_body(result.event, new), result.applied
 
     # The event comes last, so that an event that is there has all its copies.
@@ -184,8 +187,10 @@ def lease(request: LeaseRequest, services: Services) -> list[Event]:
     room, after, is_last = MAX_LEASED_BYTES, None, False
     try:
         while not is_last and len(leased) < request.limit and room > 0 and services.clock() < deadline:
-            limit, count = min(MAX_LEASED_AT_ONCE, request.limit - len(leased)), len(leased)
-            page = listing.find(services, listing.inbox_query(limit, request.event_type, after), max_bytes=room)
+            count = len(leased)
+            limit = min(MAX_LEASED_AT_ONCE, request.limit - count)
+            query = replace(listing.INBOX, limit=limit, event_type=request.event_type, after=after)
+            page = listing.find(services, query, max_bytes=room)
             services.map(take, page.events)
             room -= sum(event.leased_size() for event in leased[count:])
             after, is_last = page.after, page.after is None
@@ -222,14 +227,13 @@ def redrive(wake_up: WakeUp, services: Services) -> float | None:
     Returns the seconds after which the dead letter must be looked at again if the event is claimed, else None: the
     dead letter is sent before the failure is recorded, so it can come back before that.
     """
-    result = services.store.replay(
-        wake_up.event_id, services.new_id(), expires_at=_expires_at(services), failed_at=wake_up.failed_at
-    )
+    event_id, failed_at, expires_at = wake_up.event_id, wake_up.failed_at, _expires_at(services)
+    result = services.store.replay(event_id, services.new_id(), expires_at=expires_at, failed_at=failed_at)
     event = result.event
     if result.applied or event is None:
         return None
     # The claim that refused the replay may have ended since.
-    if event.failed_at == wake_up.failed_at or event.is_claimed(services.clock()):
+    if event.failed_at == failed_at or event.is_claimed(services.clock()):
         return min(MAX_DELAY_SECONDS, max(0.0, _claim_seconds_left(event, services)) + 1)
     return None
 
@@ -276,11 +280,6 @@ def _without_push(event: Event) -> Event:
         return event
     via = DeliveredVia.SUBSCRIPTIONS
     return replace(event, status=Status.DELIVERED, delivered_at=event.created_at, delivered_via=via)
-
-
-def _claimed(event: Event, services: Services) -> Event:
-    until = rfc3339(services.clock() + CLAIM_SECONDS)
-    return replace(event, delivery_attempts=1, claimed_until=until, requeue_at=until)
 
 
 def _require_same_body(stored: Event | None, event: Event) -> Event:
@@ -342,15 +341,13 @@ def _push(
     if timeout_seconds <= 0 or not event.is_claimed(started + timeout_seconds):
         raise OutOfTimeError
     result = services.push.send(event, url, timeout_seconds)
-    attempt = Attempt(
-        rfc3339(started), result.outcome, result.status_code, result.error, result.duration_ms, result.response
-    )
-    return event.with_attempt(attempt), result
+    outcome = (result.outcome, result.status_code, result.error, result.duration_ms, result.response)
+    return event.with_attempt(Attempt(rfc3339(started), *outcome)), result
 
 
 def _settle(event: Event, result: PushResult, services: Services, deadline: float) -> tuple[Event, float | None]:
     """Record the outcome of an attempt; return the event, and the seconds until the next attempt if there is one."""
-    delay_seconds = _retry_delay_seconds(event, result, services.settings, services.random)
+    delay_seconds = _retry_delay_seconds(event, result, services)
     logger.info(
         "attempt",
         extra={
@@ -369,7 +366,11 @@ def _settle(event: Event, result: PushResult, services: Services, deadline: floa
         services.store.delete(event)
         return event, None
     if result.outcome is Outcome.DELIVERED:
-        return _record_delivered(event, result, services, deadline), None
+        record = _record(services.store.record_delivered, event, services, deadline)
+        if record.applied:
+            latency_ms = round((services.clock() - unix_seconds(event.replayed_at or event.created_at)) * 1000)
+            services.metrics.emit(DeliverySuccess=1, PushDuration=result.duration_ms, DeliveryLatency=latency_ms)
+        return record.event or event, None
     if delay_seconds is not None:
         services.metrics.emit(DeliveryRetry=1, PushDuration=result.duration_ms)
         message_follows = delay_seconds <= MAX_DELAY_SECONDS
@@ -381,23 +382,12 @@ def _settle(event: Event, result: PushResult, services: Services, deadline: floa
     return _dead_letter(event, reason, services, deadline), None
 
 
-def _retry_delay_seconds(
-    event: Event, result: PushResult, settings: Settings, random: Callable[[], float]
-) -> float | None:
-    attempt = event.delivery_attempts
+def _retry_delay_seconds(event: Event, result: PushResult, services: Services) -> float | None:
+    settings, attempt = services.settings, event.delivery_attempts
     if result.outcome is not Outcome.RETRY or attempt >= settings.max_delivery_attempts:
         return None
     base, cap = settings.backoff_base_seconds, settings.backoff_cap_seconds
-    return max(delay_seconds(attempt, base=base, cap=cap, random=random), result.retry_after_seconds)
-
-
-def _record_delivered(event: Event, result: PushResult, services: Services, deadline: float) -> Event:
-    record = _record(services.store.record_delivered, event, services, deadline)
-    if record.applied:
-        started = unix_seconds(event.replayed_at or event.created_at)
-        latency_ms = round((services.clock() - started) * 1000)
-        services.metrics.emit(DeliverySuccess=1, PushDuration=result.duration_ms, DeliveryLatency=latency_ms)
-    return record.event or event
+    return max(delay_seconds(attempt, base=base, cap=cap, random=services.random), result.retry_after_seconds)
 
 
 def _dead_letter(event: Event, reason: Reason, services: Services, deadline: float) -> Event:

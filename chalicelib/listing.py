@@ -43,6 +43,10 @@ class Query:
         )
 
 
+EVENTS = Query(tuple(Status), newest_first=True)
+INBOX = Query((Status.PENDING, Status.FAILED), newest_first=False, in_inbox=True, include_payload=True)
+
+
 @dataclass(frozen=True)
 class Page:
     """Events in order, and the sort key of the last one seen unless it is the last page."""
@@ -58,18 +62,12 @@ class Page:
 def parse_events_query(parameters: Mapping[str, Sequence[str]]) -> Query:
     """Return the query of `GET /events`; raise InvalidRequestError with every fault."""
     allowed = ("status", "event_type", "order", "limit", "cursor", "include", "subscription_id")
-    return _parse(parameters, Query(tuple(Status), newest_first=True), allowed)
+    return _parse(parameters, EVENTS, allowed)
 
 
 def parse_inbox_query(parameters: Mapping[str, Sequence[str]]) -> Query:
     """Return the query of `GET /inbox`; raise InvalidRequestError with every fault."""
-    query = replace(inbox_query(), include_payload=True)
-    return _parse(parameters, query, ("event_type", "order", "limit", "cursor"))
-
-
-def inbox_query(limit: int = DEFAULT_LIMIT, event_type: str | None = None, after: str | None = None) -> Query:
-    """Return the query of undelivered events that nobody holds, oldest first."""
-    return Query((Status.PENDING, Status.FAILED), False, limit, event_type, after=after, in_inbox=True)
+    return _parse(parameters, INBOX, ("event_type", "order", "limit", "cursor"))
 
 
 def page(services: Services, query: Query) -> Page:
@@ -131,9 +129,8 @@ def oldest_pending(services: Services) -> Event | None:
 
 
 def _parse(parameters: Mapping[str, Sequence[str]], query: Query, allowed: Sequence[str]) -> Query:
-    errors = [
-        FieldError(name[:128], "is not a parameter of this listing") for name in parameters if name not in allowed
-    ]
+    unknown = [name for name in parameters if name not in allowed]
+    errors = [FieldError(name[:128], "is not a parameter of this listing") for name in unknown]
     errors += [FieldError(name, "must be given once") for name in allowed if len(parameters.get(name, ())) > 1]
 
     def read(name: str, pattern: str, expected: str) -> str | None:
