@@ -220,18 +220,15 @@ class EventStore(Table):
 
     def get_many(self, event_ids: Sequence[str]) -> dict[str, Event]:
         """Return those of up to 100 events that exist, by id, read consistently."""
-        found: dict[str, Event] = {}
         keys = [serialize({"event_id": event_id}) for event_id in event_ids]
-        while keys:
-            request = {self._name: {"Keys": keys, "ConsistentRead": True}}
-            response = self._call("batch_get_item", RequestItems=request)
-            events = map(self._unexpired, response["Responses"].get(self._name, ()))
-            found |= {event.event_id: event for event in events if event}
-            unprocessed = response.get("UnprocessedKeys", {}).get(self._name, {}).get("Keys", [])
-            if len(unprocessed) == len(keys):
-                raise StorageUnavailableError
-            keys = unprocessed
-        return found
+        if not keys:
+            return {}
+        request = {self._name: {"Keys": keys, "ConsistentRead": True}}
+        response = self._call("batch_get_item", RequestItems=request)
+        if response.get("UnprocessedKeys"):  # throttled
+            raise StorageUnavailableError
+        events = map(self._unexpired, response["Responses"].get(self._name, ()))
+        return {event.event_id: event for event in events if event}
 
     def _unexpired(self, item: Any) -> Event | None:
         event = Event.from_item(item) if item else None
