@@ -62,7 +62,7 @@ class Call:
 def route(methods: str, path: str, *scopes: Scope) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
     """Register a view; errors become problem documents.
 
-    With `scopes`, the view takes a Call and the path's parameters, and the API key needs one of them.
+    With `scopes`, the API key needs one of them, and the view takes a Call and the path's parameters.
     """
 
     def register(view: Callable[..., Response]) -> Callable[..., Response]:

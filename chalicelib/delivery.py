@@ -245,16 +245,13 @@ def _new_event(new_event: NewEvent, services: Services, created_by: str, idempot
     else:  # NUL separates the two, so that no two pairs give the same text
         digits = hashlib.sha256(f"{created_by}\0{idempotency_key}".encode()).hexdigest()[:32]
     return Event(
+        **vars(new_event),
         event_id=f"evt_{digits}",
-        event_type=new_event.event_type,
         status=Status.PENDING,
         created_at=rfc3339(now),
         created_by=created_by,
         expires_at=_expires_at(services),
         size=new_event.size,
-        payload=new_event.payload,
-        metadata=new_event.metadata,
-        body_hash=new_event.body_hash,
         next_attempt_at=rfc3339(now),
         requeue_at=rfc3339(now + MESSAGE_GRACE_SECONDS),
         claim_id=services.new_id(),
