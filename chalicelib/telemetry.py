@@ -47,9 +47,10 @@ class StdoutHandler(logging.Handler):
 
 def configure(level: str) -> None:
     """Log lines of `level` and above to standard output."""
-    handler = StdoutHandler()
-    handler.setFormatter(JsonFormatter())
-    logger.handlers = [handler]
+    if not logger.handlers:
+        handler = StdoutHandler()
+        handler.setFormatter(JsonFormatter())
+        logger.addHandler(handler)
     logger.setLevel(level)
     logger.propagate = False
 
