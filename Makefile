@@ -54,7 +54,7 @@ resources: $(SET_UP) ## create or update the stack of a stage's resources and se
 deploy: resources ## the same, then deploy the functions and the API (STAGE=dev)
 	@exec .venv/bin/chalice deploy --stage "$${STAGE:-dev}"
 
-destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table is kept (STAGE=dev)
+destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table stays (STAGE=dev)
 	@: "$${STAGE:?make destroy needs the stage: make destroy STAGE=dev}"
 	@.venv/bin/chalice delete --stage "$$STAGE"
 	@exec $(PY) -m tools.resources "$$STAGE" delete

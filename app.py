@@ -59,7 +59,7 @@ class Call:
         return bytes(body)
 
 
-def route(methods: str, path: str, *scopes: Scope) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
+def route(method: str, path: str, *scopes: Scope) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
     """Register a view; errors become problem documents.
 
     With `scopes`, the API key needs one of them, and the view takes a Call and the path's parameters.
@@ -86,7 +86,7 @@ def route(methods: str, path: str, *scopes: Scope) -> Callable[[Callable[..., Re
                     return problem(ApiError(500, "Internal error; the log has the details."))
 
         # Without content types: Chalice would answer 415 itself, also to `Application/JSON`.
-        app.route(path, methods=methods.split(), name=view.__name__, content_types=[])(handle)
+        app.route(path, methods=[method], name=view.__name__, content_types=[])(handle)
         return view
 
     return register
@@ -125,7 +125,12 @@ def method_not_allowed_as_problem(request: Request, get_response: Callable[[Requ
     return replacement
 
 
-@route("GET HEAD", "/health")
+@route("HEAD", "/health")
+def head_health() -> Response:
+    return respond(200, "")
+
+
+@route("GET", "/health")
 def get_health() -> Response:
     return respond(200, compact({"status": "ok", "version": __version__, "stage": event_source.stage}))
 

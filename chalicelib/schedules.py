@@ -23,7 +23,7 @@ def sweep(services: Services, remaining_seconds: float) -> None:
     if visible >= MAX_VISIBLE_MESSAGES:
         logger.info("sweep skipped: the queue is long", extra={"visible": visible})
         return
-    deadline = services.clock() + remaining_seconds - 2 * CALL_SECONDS
+    deadline = services.clock() + remaining_seconds - 3 * CALL_SECONDS  # to mark, send and query once more
     count = sum(services.map(partial(_sweep_shard, services, deadline), range(SHARDS)))
     logger.info("swept", extra={"queued": count})
 
@@ -46,9 +46,9 @@ def _sweep_shard(services: Services, deadline: float, shard: int) -> int:
     overdue = islice(listing.overdue(services, shard), MAX_SWEPT_PER_SHARD)
     while (events := list(islice(overdue, BATCH_SIZE))) and services.clock() <= deadline:
         # Mark, then send: a crash in between costs a minute; the other way round, two sweeps would both send.
-        mark = services.store.mark_requeued
-        marked = [event for event in events if mark(event.event_id, event.requeue_at).applied]
+        marks = services.map(lambda each: services.store.mark_requeued(each.event_id, each.requeue_at), events)
+        marked = [messages.wake_up(event) for event, mark in zip(events, marks, strict=True) if mark.applied]
         if marked:
-            services.inbox.send_many([messages.wake_up(event) for event in marked])
-        count += len(marked)
+            services.inbox.send_many(marked)
+            count += len(marked)
     return count

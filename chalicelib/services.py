@@ -54,7 +54,7 @@ def client(service: str) -> Any:
 
 
 def _require_json_object(response_dict: dict[str, Any], operation_model: Any, **_: object) -> None:
-    """Raise ResponseParserError if a response is not a whole JSON object: botocore would take it for an empty one.
+    """Raise ResponseParserError if a success is not a whole JSON object: botocore would take it for an empty one.
 
     An operation without output, such as DeleteMessage, has an empty body.
     """
@@ -62,8 +62,11 @@ def _require_json_object(response_dict: dict[str, Any], operation_model: Any, **
     expected_length = int(response_dict["headers"].get("Content-Length", len(body)))
     text = body.strip()
     is_whole = len(body) == expected_length and text.startswith(b"{") and text.endswith(b"}")
-    if response_dict["status_code"] < 300 and operation_model.output_shape and not is_whole:
+    if is_whole or (response_dict["status_code"] < 300 and operation_model.output_shape is None):
+        return
+    if response_dict["status_code"] < 300:
         raise ResponseParserError("not a JSON object, or truncated")
+    response_dict["body"] = b"{}"  # an error whose status code says enough, and is retried by it
 
 
 def _remove_trace_header(params: dict[str, Any], **_: object) -> None:

@@ -17,7 +17,7 @@ from rich.progress import track
 
 ROOT = Path(__file__).parent.parent
 LEFT_OUT = (".git", ".venv", ".local", ".hypothesis", ".*cache", "__pycache__", "node_modules", "build")
-TIMEOUT_SECONDS = 300
+TIMEOUT_SECONDS = 900
 
 # The module of chalicelib, the tests and a part of their names: what is broken; then what is replaced, and by what.
 MUTANTS = r"""
@@ -33,13 +33,13 @@ MUTANTS = r"""
 @@ store functional/test_worker::early_message: a claim is taken before the event is due
 - CLAIMABLE = f"{PENDING} AND next_attempt_at <= :now AND
 + CLAIMABLE = f"{PENDING} AND
-@@ store unit/test_store_model: anybody may record an outcome
+@@ store functional/test_faults::took_over: anybody may record an outcome
 - RECORDABLE = f"{PENDING} AND claim_id = :mine"
 + RECORDABLE = f"{PENDING} AND (claim_id = :mine OR attribute_exists(claim_id))"
 @@ store functional/test_api::acknowledgement_stands: a record overwrites an acknowledgement
 - RECORDABLE = f"{PENDING} AND
 + RECORDABLE = f"{EXISTS} AND
-@@ store functional/test_leases::is_not_leased: a lease is taken while another holds the event
+@@ store crash/test_simulation: a lease is taken while another holds the event
 - LEASABLE = f"{UNDELIVERED} AND {UNCLAIMED}"
 + LEASABLE = UNDELIVERED
 @@ store functional/test_leases::expired_lease: a lease that another one followed still acknowledges
@@ -63,7 +63,7 @@ MUTANTS = r"""
 @@ store crash/test_simulation: a claim in four counts twice
 - {":one": 1, **
 + {":one": 2 if str(changes.get("claim_id"))[-1] in "048c" else 1, **
-@@ store functional/test_faults::boto3_repeats: a write whose response was lost is taken for somebody else's
+@@ store unit/test_store_model: a write whose response was lost is taken for somebody else's
 - WriteResult(bool(current and claim_id and current.claim_id == claim_id), current)
 + WriteResult(False, current)
 @@ store crash/test_simulation: somebody else's write is taken for one's own
@@ -72,7 +72,7 @@ MUTANTS = r"""
 @@ store functional/test_schedules::nobody_will_push: the sweep never finds an event whose claim expired
 - changes = {"claim_id": claim_id, "claimed_until": until, "requeue_at": until}
 + changes = {"claim_id": claim_id, "claimed_until": until, "requeue_at": self._after(10**8)}
-@@ store functional/test_schedules::messages_are_lost: the sweep never finds an event whose message was lost
+@@ store crash/test_crash_points: the sweep never finds an event whose message was lost
 - self._after(delay_seconds + grace)
 + self._after(10**8)
 @@ store functional/test_leases::queues_the_event_when_it_ends: the sweep never finds an event whose lease ended
@@ -90,7 +90,7 @@ MUTANTS = r"""
 @@ store functional/test_api::can_be_replayed: a replay does not count from 0
 -             "delivery_attempts": 0,
 +             "lease_count": 0,
-@@ store functional/test_api::retention_period: a replay does not renew the retention period
+@@ store unit/test_store_model: a replay does not renew the retention period
 -             "expires_at": expires_at,
 +             "lease_count": 0,
 @@ delivery functional/test_faults::answered_with_503_and_can_be_repeated: the push comes before the put
@@ -105,7 +105,7 @@ MUTANTS = r"""
 @@ delivery functional/test_subscriptions::completes_what: a copy has another id when the POST is repeated
 - event_id=f"evt_{digest[:32]}",
 + event_id=f"evt_{services.new_id()}",
-@@ delivery functional/test_faults::before_the_failure: the failure is recorded before the dead letter is sent
+@@ delivery functional/test_faults::while_the_dlq_fails: the failure is recorded before the dead letter is sent
 -     try:
 -         services.dlq.send(
 +     services.store.record_failed(failed)
@@ -121,9 +121,6 @@ MUTANTS = r"""
 @@ delivery functional/test_worker::exhausted: a claim over the last attempt pushes
 - if event.delivery_attempts > max_attempts:
 + if event.delivery_attempts > 10 * max_attempts:
-@@ delivery functional/test_faults::stood_still: a process that stood still pushes past its claim
-- if timeout_seconds <= 0 or not event.is_claimed(started + timeout_seconds):
-+ if timeout_seconds <= 0:
 @@ delivery functional/test_worker::cannot_record_in_time: a push begins that cannot be recorded in time
 - min(timeout_seconds, deadline - started - AFTER_PUSH_SECONDS)
 + min(timeout_seconds, 60)
@@ -177,6 +174,9 @@ MUTANTS = r"""
 @@ listing functional/test_subscriptions::not_leased: the inbox shows copies
 - (event.subscription_id is not None or event.is_claimed(now))
 + event.is_claimed(now)
+@@ subscriptions functional/test_subscriptions::each_matching: every subscription gets every event
+- return [subscription for subscription in self._recent() if subscription.matches(event_type)]
++ return list(self._recent())
 @@ batch functional/test_worker::never_costs: a message that failed is deleted
 -             logger.exception("message failed")
 -             return False
@@ -186,7 +186,7 @@ MUTANTS = r"""
 - _move_to_dlq(message, "unknown_event", services)
 + len(message.body)
 @@ schedules functional/test_schedules::nobody_will_push: the sweep sends nothing
-- services.inbox.send_many([messages.wake_up(event) for event in marked])
+- services.inbox.send_many(marked)
 + len(marked)
 @@ schedules functional/test_schedules::1000_messages: the sweep fills a long queue
 - if visible >= MAX_VISIBLE_MESSAGES:
@@ -220,7 +220,7 @@ MUTANTS = r"""
 @@ auth functional/test_api::without_the_scope: any key may do anything
 - if key.scopes.isdisjoint(scopes):
 + if False:
-@@ listing functional/test_api::being_pushed: the inbox shows events that are claimed
+@@ listing functional/test_leases::oldest_undelivered: the inbox shows events that are claimed
 - (event.subscription_id is not None or event.is_claimed(now))
 + event.subscription_id is not None
 @@ services unit/test_services::not_json: half a response of DynamoDB counts as a whole one

@@ -30,12 +30,10 @@ def entry(name: str, key: str, scopes: str = "") -> str:
 def main(name: str = "", scopes: str = "") -> int:
     key = new_key()
     try:
-        line = entry(name, key, scopes)
+        print(f"key, shown only now:   {key}\nentry for API_KEYS:    {entry(name, key, scopes)}")
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"key, shown only now:   {key}")
-    print(f"entry for API_KEYS:    {line}")
     return 0
 
 

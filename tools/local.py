@@ -51,6 +51,7 @@ class Screen(logging.Handler):
         super().__init__()
         self._stream = stream
         self._url = url
+        self.key = ""
 
     def say(self, text: str) -> None:
         with contextlib.suppress(OSError):  # nobody reads it any more
@@ -73,7 +74,8 @@ class Screen(logging.Handler):
                 seconds = fields["retry_in_seconds"]
                 self.event(event_id, text if seconds is None else f"{text}, next in {seconds:.1f} s")
             case "dead letter":
-                self.event(event_id, f"dead letter  {fields.get('reason')}  {self._url}/#/events/{event_id}")
+                link = f"{self._url}/#/events/{event_id}" + (f"?key={self.key}" if self.key else "")
+                self.event(event_id, f"dead letter  {fields.get('reason')}  {link}")
             case "event accepted" | "acknowledged" | "replayed" as message:
                 self.event(event_id, message.removeprefix("event "))
             case message if record.levelno >= logging.WARNING:
@@ -109,6 +111,7 @@ def start() -> None:
     variables = _provide_aws()
     receiver_url = _provide_receiver(screen, variables)
     key = _provide_key(variables)
+    screen.key = key or ""
     screen.say(_usage(url, key, receiver_url, variables))
     current = _connect()
     _start_worker(current)

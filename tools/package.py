@@ -31,16 +31,6 @@ ARNS = {
     'secret:[^"]*': "Settings.Id",
 }
 
-DEPLOY = """\
-build/package/ has sam.json, the template of everything, and deployment.zip. To deploy them with the AWS CLI:
-
-  aws cloudformation package --template-file build/package/sam.json --s3-bucket YOUR-BUCKET \\
-    --output-template-file build/package/packaged.yaml
-  aws cloudformation deploy --template-file build/package/packaged.yaml --stack-name triggers-api-{stage} \\
-    --s3-bucket YOUR-BUCKET --capabilities CAPABILITY_IAM CAPABILITY_AUTO_EXPAND \\
-    --parameter-overrides ZapierWebhookUrl="$ZAPIER_WEBHOOK_URL" ApiKeys="$API_KEYS" \\
-    WebhookSigningSecrets="$WEBHOOK_SIGNING_SECRETS" AlarmEmail="$ALARM_EMAIL\""""
-
 
 def package(stage: str, out: Path = OUT) -> None:
     """Write sam.json and deployment.zip; raise SettingsError or CalledProcessError."""
@@ -68,9 +58,8 @@ def _overlay(stage: str) -> dict[str, Any]:
             pattern = rf'"arn:\*:\w+:\*:\*:{end}(/[^"]*)?"'
             policy = re.sub(pattern, rf'{{"Fn::Sub": "${{{reference}}}\1"}}', policy)
         overlay[role] = {"Properties": {"Policies": [{"PolicyName": role, "PolicyDocument": json.loads(policy)}]}}
-    queue = {
-        "Queue": {"Fn::Sub": "${InboxQueue.Arn}"}
-    }  # over Chalice's Fn::Sub; another function would stand beside it
+    # Chalice has Fn::Sub here, too: another function would be merged beside it.
+    queue = {"Queue": {"Fn::Sub": "${InboxQueue.Arn}"}}
     overlay["Worker"]["Properties"]["Events"] = {"WorkerSqsEventSource": {"Properties": queue}}
     return overlay
 
@@ -83,7 +72,7 @@ def main(stage: str) -> int:
         return 1
     except subprocess.CalledProcessError as error:  # Chalice said why
         return error.returncode
-    print(DEPLOY.format(stage=stage))
+    print(f"{OUT.relative_to(ROOT)}: sam.json and deployment.zip; docs/runbook.md tells how to deploy them")
     return 0
 
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, WaiterError
+from botocore.exceptions import ClientError, WaiterError
 
 from chalicelib import settings
+from chalicelib.errors import AWS_ERRORS
 from chalicelib.settings import SettingsError
 
 ROOT = Path(__file__).parent.parent
@@ -29,13 +30,8 @@ PARAMETERS = {
     "MetricsNamespace": "METRICS_NAMESPACE",
 }
 MAY_BE_EMPTY = ("ApiKeys", "WebhookSigningSecrets", "AlarmEmail")
-STAND_INS = {
-    "EVENTS_TABLE_NAME": "events",
-    "INBOX_QUEUE_URL": "https://sqs.invalid/inbox",
-    "INBOX_DLQ_URL": "https://sqs.invalid/dlq",
-    "ZAPIER_WEBHOOK_URL": "none",
-    "API_KEYS": "",
-}
+STAND_INS = {"EVENTS_TABLE_NAME": "-", "INBOX_QUEUE_URL": "https://inbox", "INBOX_DLQ_URL": "https://dlq"}
+STAND_INS |= {"ZAPIER_WEBHOOK_URL": "none", "API_KEYS": ""}
 FIRST_TIME = """\
 {missing} must be set, the first time only:
   ZAPIER_WEBHOOK_URL       where events are pushed to: an https URL, or none if consumers pull them
@@ -43,7 +39,6 @@ FIRST_TIME = """\
   WEBHOOK_SIGNING_SECRETS  optional: what `make signing-secret` prints; without it, pushes are not signed
   ALARM_EMAIL              optional: the address that alarms are mailed to"""
 NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
-NEVER_CREATED = ("CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "DELETE_FAILED")
 WAIT: Any = {"Delay": 1, "MaxAttempts": 1800}
 
 
@@ -53,85 +48,75 @@ class ResourcesError(Exception):
 
 def update(stage: str, cloudformation: Any) -> None:
     """Create or update the stack; raise ResourcesError, SettingsError, or what boto3 raises."""
-    given = _given(stage)
-    stack = _find(stage, cloudformation)
-    if stack and stack["StackStatus"] in NEVER_CREATED:
-        delete(stage, cloudformation)
-        stack = None
-    is_update = stack is not None and stack["StackStatus"] != "REVIEW_IN_PROGRESS"
-    known = {parameter["ParameterKey"] for parameter in stack.get("Parameters", ())} if stack and is_update else set()
-    missing = [PARAMETERS[key] for key in ("ZapierWebhookUrl", "ApiKeys") if key not in given.keys() | known]
+    given, known = _given(stage), _known_parameters(stage, cloudformation)
+    missing = [PARAMETERS[key] for key in ("ZapierWebhookUrl", "ApiKeys") if key not in {*given, *(known or ())}]
     if missing:
         raise ResourcesError(FIRST_TIME.format(missing=" and ".join(missing)))
-    name = _stack_name(stage)
-    parameters: list[dict[str, Any]] = [{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()]
-    parameters += [{"ParameterKey": key, "UsePreviousValue": True} for key in PARAMETERS if key in known - given.keys()]
-    change_set = cloudformation.create_change_set(
-        StackName=name,
-        ChangeSetName=f"resources-{time.time_ns()}",
-        ChangeSetType="UPDATE" if is_update else "CREATE",
-        TemplateBody=json.dumps(read_template(stage)),
-        Parameters=parameters,
-        Tags=[{"Key": "Service", "Value": "triggers-api"}, {"Key": "Environment", "Value": stage}],
-        ImportExistingResources=True,  # the table that a deleted stack left
-    )["Id"]
+    kept = [
+        {"ParameterKey": key, "UsePreviousValue": True} for key in (known or set()) & PARAMETERS.keys() - given.keys()
+    ]
+    kind = {"ChangeSetType": "CREATE", "OnStackFailure": "DELETE"} if known is None else {"ChangeSetType": "UPDATE"}
     try:
-        cloudformation.get_waiter("change_set_create_complete").wait(ChangeSetName=change_set, WaiterConfig=WAIT)
-    except WaiterError as error:
-        reason = error.last_response.get("StatusReason", str(error))
-        cloudformation.delete_change_set(ChangeSetName=change_set)
+        change_set = cloudformation.create_change_set(
+            StackName=_stack_name(stage),
+            ChangeSetName=f"resources-{time.time_ns()}",
+            TemplateBody=json.dumps(read_template(stage)),
+            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()] + kept,
+            Tags=[{"Key": "Service", "Value": "triggers-api"}, {"Key": "Environment", "Value": stage}],
+            ImportExistingResources=True,  # the table and the log groups that a deleted stack left
+            **kind,
+        )
+        name = {"ChangeSetName": change_set["Id"]}
+        cloudformation.get_waiter("change_set_create_complete").wait(**name, WaiterConfig=WAIT)
+    except (ClientError, WaiterError) as error:
+        reason = str(error)
+        if isinstance(error, WaiterError):
+            reason = error.last_response.get("StatusReason", reason)
+            cloudformation.delete_change_set(**name)
         if not any(text in reason for text in NO_CHANGES):
             raise ResourcesError(reason) from None
-        print(f"stack {name}: no changes")
+        print(f"stack {_stack_name(stage)}: no changes")
         return
-    print(f"stack {name}: {'update' if is_update else 'create'}")
-    for page in cloudformation.get_paginator("describe_change_set").paginate(ChangeSetName=change_set):
+    print(f"stack {_stack_name(stage)}:")
+    for page in cloudformation.get_paginator("describe_change_set").paginate(**name):
         for change in (entry["ResourceChange"] for entry in page["Changes"]):
-            replaced = "  replaced" if change.get("Replacement") == "True" else ""
-            print(
-                f"  {change['Action']:<7} {change['LogicalResourceId']}  {change['ResourceType']}{replaced}", flush=True
-            )
-    cloudformation.execute_change_set(ChangeSetName=change_set)
-    _wait("stack_update_complete" if is_update else "stack_create_complete", name, cloudformation)
-    print(f"stack {name}: done")
+            print(f"  {change['Action']:<7} {change['LogicalResourceId']}  {change['ResourceType']}", flush=True)
+    cloudformation.execute_change_set(**name)
+    _wait(f"stack_{'create' if known is None else 'update'}_complete", change_set["StackId"], cloudformation)
+    print("done")
 
 
 def delete(stage: str, cloudformation: Any) -> None:
-    """Delete the stack, if it exists; the table stays."""
-    name = _stack_name(stage)
-    cloudformation.delete_stack(StackName=name)
-    _wait("stack_delete_complete", name, cloudformation)
-    print(f"stack {name}: deleted; the table triggers-api-{stage}-events is kept, and the next stack takes it over")
+    """Delete the stack, if it exists; the table and the log groups stay."""
+    cloudformation.delete_stack(StackName=_stack_name(stage))
+    _wait("stack_delete_complete", _stack_name(stage), cloudformation)
+    print(f"stack deleted; kept, for the next stack to adopt: the table triggers-api-{stage}-events, the log groups")
 
 
 def restore_record(stage: str) -> None:
-    """Write Chalice's record of what is deployed, if a deployment was interrupted before Chalice wrote it.
+    """Write Chalice's record of the API and the event source, if an interrupted deployment left none.
 
-    Chalice finds roles, functions and rules by name. Of the API it would make a second one, and the event source of the
-    worker it could not make again.
+    Chalice finds everything else by name. It would create a second API, and fail at the event source.
     """
     record = ROOT / ".chalice" / "deployed" / f"{stage}.json"
     if record.exists() and json.loads(record.read_text())["resources"]:
         return
-    worker, resources = f"triggers-api-{stage}-worker", []
     functions, gateway = boto3.client("lambda"), boto3.client("apigateway")
+    found: list[dict[str, str]] = []
     with contextlib.suppress(functions.exceptions.ResourceNotFoundException):
+        worker = f"triggers-api-{stage}-worker"
         for source in functions.list_event_source_mappings(FunctionName=worker)["EventSourceMappings"]:
             arn = source["EventSourceArn"]
-            event = {"queue_arn": arn, "queue": arn.rsplit(":", 1)[-1], "event_uuid": source["UUID"]}
-            event |= {
-                "name": "worker-sqs-event-source",
-                "resource_type": "sqs_event",
-                "lambda_arn": source["FunctionArn"],
-            }
-            resources.append(event)
+            event = {"queue_arn": arn, "queue": arn.split(":")[-1], "event_uuid": source["UUID"]}
+            event |= {"name": "worker-sqs-event-source", "lambda_arn": source["FunctionArn"]}
+            found.append({**event, "resource_type": "sqs_event"})
     for page in gateway.get_paginator("get_rest_apis").paginate():
-        found = [api["id"] for api in page["items"] if api["name"] == f"triggers-api-{stage}"]
-        resources += [{"name": "rest_api", "resource_type": "rest_api", "rest_api_id": api} for api in found]
-    if resources:
+        ids = [api["id"] for api in page["items"] if api["name"] == f"triggers-api-{stage}"]
+        found += [{"name": "rest_api", "resource_type": "rest_api", "rest_api_id": api_id} for api_id in ids]
+    if found:
         record.parent.mkdir(exist_ok=True)
-        record.write_text(json.dumps({"resources": resources, "schema_version": "2.0", "backend": "api"}, indent=2))
-        print(f"{record.relative_to(ROOT)} restored: a deployment was interrupted")
+        record.write_text(json.dumps({"resources": found, "schema_version": "2.0", "backend": "api"}, indent=2))
+        print(f"{record.relative_to(ROOT)}: restored after an interrupted deployment")
 
 
 def ensure(stage: str) -> dict[str, str]:
@@ -140,20 +125,19 @@ def ensure(stage: str) -> dict[str, str]:
     config = Config(connect_timeout=3, retries={"total_max_attempts": 1})  # a closed port is reported at once
     dynamodb, sqs = boto3.client("dynamodb", config=config), boto3.client("sqs", config=config)
     table = template["EventsTable"]["Properties"]
+    name = {"TableName": table["TableName"]}
     with contextlib.suppress(dynamodb.exceptions.ResourceInUseException):
-        names = ("TableName", "BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
-        dynamodb.create_table(**{name: table[name] for name in names})
-        dynamodb.get_waiter("table_exists").wait(TableName=table["TableName"], WaiterConfig=WAIT)
-        dynamodb.update_time_to_live(
-            TableName=table["TableName"], TimeToLiveSpecification=table["TimeToLiveSpecification"]
-        )
+        keys = ("BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
+        dynamodb.create_table(**name, **{key: table[key] for key in keys})
+        dynamodb.get_waiter("table_exists").wait(**name, WaiterConfig=WAIT)
+        dynamodb.update_time_to_live(**name, TimeToLiveSpecification=table["TimeToLiveSpecification"])
     urls = {}
     for queue in ("InboxDLQ", "InboxQueue"):
         properties = template[queue]["Properties"]
         try:
             urls[queue] = sqs.get_queue_url(QueueName=properties["QueueName"])["QueueUrl"]
         except sqs.exceptions.QueueDoesNotExist:
-            attributes = {key: str(value) for key, value in properties.items() if isinstance(value, int)}
+            attributes = {key: str(value).lower() for key, value in properties.items() if isinstance(value, int)}
             if policy := properties.get("RedrivePolicy"):
                 dlq = sqs.get_queue_attributes(QueueUrl=urls["InboxDLQ"], AttributeNames=["QueueArn"])["Attributes"]
                 attributes["RedrivePolicy"] = json.dumps({**policy, "deadLetterTargetArn": dlq["QueueArn"]})
@@ -165,16 +149,11 @@ def ensure(stage: str) -> dict[str, str]:
     }
 
 
-def _stack_name(stage: str) -> str:
-    return f"triggers-api-{stage}-resources"
-
-
 def read_template(stage: str) -> Any:
     """Return resources.json with the names of the stage spelled out: CloudFormation adopts only resources with such."""
 
     def spell_out(part: dict[str, Any]) -> Any:
-        text = part.get("Fn::Sub")
-        name = text.replace("${Stage}", stage) if isinstance(text, str) else "${"
+        name = str(part.get("Fn::Sub", "${")).replace("${Stage}", stage)
         return part if "${" in name else name
 
     return json.loads((ROOT / "resources.json").read_text(), object_hook=spell_out)
@@ -196,35 +175,39 @@ def _given(stage: str) -> dict[str, str]:
         value = " ".join(os.environ.get(variable, "").split())
         if value or (variable in os.environ and key in MAY_BE_EMPTY):
             given[key] = value
-    configured = config.get("environment_variables", {}) | config["stages"][stage].get("environment_variables", {})
-    settings.load({**STAND_INS, **configured, **{PARAMETERS[key]: given[key] for key in PARAMETERS if key in given}})
+    configured = config["environment_variables"] | config["stages"][stage]["environment_variables"]
+    settings.load({**STAND_INS, **configured, **{PARAMETERS[key]: given[key] for key in given if key in PARAMETERS}})
     return given
 
 
-def _find(stage: str, cloudformation: Any) -> dict[str, Any] | None:
-    """Return the description of the stack, once nothing is in progress, or None."""
-    while True:
-        try:
-            [stack] = cloudformation.describe_stacks(StackName=_stack_name(stage))["Stacks"]
-        except ClientError as error:
-            if error.response["Error"]["Code"] == "ValidationError":  # it does not exist
-                return None
-            raise
-        if stack["StackStatus"] == "REVIEW_IN_PROGRESS" or not stack["StackStatus"].endswith("_IN_PROGRESS"):
-            return dict(stack)
-        time.sleep(WAIT["Delay"])
-
-
-def _wait(waiter: str, name: str, cloudformation: Any) -> None:
+def _known_parameters(stage: str, cloudformation: Any) -> set[str] | None:
+    """Return the parameters whose values the stack has, or None if it does not exist."""
     try:
-        cloudformation.get_waiter(waiter).wait(StackName=name, WaiterConfig=WAIT)
-    except WaiterError:
-        events = cloudformation.describe_stack_events(StackName=name)["StackEvents"]  # the newest first
-        failures = [event for event in events if event["ResourceStatus"].endswith("_FAILED")]
-        reason = (
-            f"{failures[-1]['LogicalResourceId']}: {failures[-1].get('ResourceStatusReason')}" if failures else waiter
-        )
-        raise ResourcesError(f"stack {name} failed: {reason}") from None
+        [stack] = cloudformation.describe_stacks(StackName=_stack_name(stage))["Stacks"]
+    except ClientError as error:
+        if error.response["Error"]["Code"] == "ValidationError":
+            return None
+        raise
+    if stack["StackStatus"] == "REVIEW_IN_PROGRESS":  # interrupted before the change set was executed
+        return None
+    return {parameter["ParameterKey"] for parameter in stack.get("Parameters", ())}
+
+
+def _stack_name(stage: str) -> str:
+    return f"triggers-api-{stage}-resources"
+
+
+def _wait(waiter: str, stack: str, cloudformation: Any) -> None:
+    try:
+        cloudformation.get_waiter(waiter).wait(StackName=stack, WaiterConfig=WAIT)
+    except WaiterError as error:
+        events = cloudformation.describe_stack_events(StackName=stack)["StackEvents"]  # the newest first
+        reasons = [
+            f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason')}"
+            for event in events
+            if event["ResourceStatus"].endswith("_FAILED")
+        ]
+        raise ResourcesError((reasons or [str(error)])[-1]) from None
 
 
 def main(stage: str, act: str = "update") -> int:
@@ -234,7 +217,7 @@ def main(stage: str, act: str = "update") -> int:
         else:
             update(stage, boto3.client("cloudformation"))
             restore_record(stage)
-    except (ResourcesError, SettingsError, BotoCoreError, ClientError) as error:
+    except (ResourcesError, SettingsError, *AWS_ERRORS) as error:
         print(f"make resources: {error}", file=sys.stderr)
         return 1
     return 0

@@ -14,36 +14,24 @@ import re
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from chalicelib.events import Event, Status, rfc3339
-from chalicelib.store import SHARDS, partition
+from chalicelib.store import SHARDS, partition, serialize
 
 RESOURCES = Path(__file__).parent.parent / "resources.json"
 KEYS = ("event_id", "status_shard", "sort_key")
 TABLES = ("events", "inbox_10", "inbox_1000", "inbox_50000")
 API_KEY = "bench-key"
-SETTINGS = {
-    "EVENTS_TABLE_NAME": "events",
-    "INBOX_QUEUE_URL": "{url}/1/inbox",
-    "INBOX_DLQ_URL": "{url}/1/dlq",
-    "ZAPIER_WEBHOOK_URL": "{url}/hook",
-    "API_KEYS": f"bench:{hashlib.sha256(API_KEY.encode()).hexdigest()}",
-    "WEBHOOK_SIGNING_SECRETS": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3",
-    "SUBSCRIPTION_HOSTS": "127.0.0.1",
-}
-AWS = {
-    "AWS_ENDPOINT_URL": "{url}",
+AWS = {  # besides AWS_ENDPOINT_URL; the files of a person's own account are not read
     "AWS_ACCESS_KEY_ID": "bench",
     "AWS_SECRET_ACCESS_KEY": "bench",
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_CONFIG_FILE": os.devnull,
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    "AWS_EC2_METADATA_DISABLED": "true",
     "STAGE": "bench",
 }
 
@@ -75,21 +63,21 @@ class StandIn:
         if operation == "Query":
             condition, limit = sql(parameters["KeyConditionExpression"]), parameters.get("Limit", -1)
             query = f"SELECT {self._projected} FROM {table} WHERE {condition} ORDER BY sort_key LIMIT {limit}"
-            return 200, {"Items": [serialized(dict(row)) for row in self._database.execute(query, values)]}
+            return 200, {"Items": [serialize(dict(row)) for row in self._database.execute(query, values)]}
         values["key"] = (parameters.get("Item") or parameters["Key"])["event_id"]["S"]
         condition = sql(parameters.get("ConditionExpression", "TRUE"))
         joined = f"(SELECT 1) LEFT JOIN {table} ON event_id = :key"
         current = self._one(f"SELECT ({condition}) AS holds, {table}.* FROM {joined}", values)
         if not current.pop("holds"):
-            return 400, {"__type": "ConditionalCheckFailedException", "message": "", "Item": serialized(current)}
+            return 400, {"__type": "ConditionalCheckFailedException", "message": "", "Item": serialize(current)}
         if operation == "GetItem":
-            return 200, {"Item": serialized(current)}
+            return 200, {"Item": serialize(current)}
         if operation == "PutItem":
             self._put(table, plain(parameters["Item"]))
         elif operation == "UpdateItem":
             changes = assignments(parameters["UpdateExpression"])
             current = self._one(f"UPDATE {table} SET {changes} WHERE event_id = :key RETURNING *", values)
-        return 200, {"Attributes": serialized(current)} if parameters.get("ReturnValues") == "ALL_NEW" else {}
+        return 200, {"Attributes": serialize(current)} if parameters.get("ReturnValues") == "ALL_NEW" else {}
 
     def fill(self, source: str, event_id: str, table: str, count: int) -> None:
         """Store `count` pending copies of an event of the table `source`, each a millisecond younger than the last."""
@@ -121,37 +109,32 @@ def assignments(update: str) -> str:
     return ", ".join(filter(None, (clauses.get("SET"), *removed, added)))
 
 
-def plain(item: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+def plain(item: Item) -> dict[str, Any]:
     """Return a DynamoDB item, or values of placeholders, as Python values by name."""
     return {name.lstrip(":"): int(value["N"]) if "N" in value else value["S"] for name, value in item.items()}
 
 
-def serialized(row: Mapping[str, Any]) -> Item:
-    """Return Python values by name as a DynamoDB item."""
-    return {
-        name: {"N" if isinstance(value, int) else "S": str(value)} for name, value in row.items() if value is not None
-    }
-
-
-@contextlib.contextmanager
-def running() -> Iterator[None]:
-    """Run a stand-in in a process of its own, and make the environment point the app at it."""
+def start() -> None:
+    """Start a stand-in in a process that ends with this one, and make the environment point the app at it."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_run, args=(theirs,), daemon=True)
-    process.start()
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        del os.environ[name]  # nothing of a person's own AWS account is used
-    try:
-        os.environ |= _variables(AWS | SETTINGS, ours.recv())
-        yield
-    finally:
-        process.terminate()
-        process.join()
+    context.Process(target=_run, args=(theirs,), daemon=True).start()
+    url = ours.recv()
+    os.environ.pop("AWS_PROFILE", None)
+    os.environ |= AWS | {"AWS_ENDPOINT_URL": url} | settings(url)
 
 
-def _variables(templates: Mapping[str, str], url: str) -> dict[str, str]:
-    return {name: template.format(url=url) for name, template in templates.items()}
+def settings(url: str) -> dict[str, str]:
+    """Return the settings that make the app use a stand-in."""
+    return {
+        "EVENTS_TABLE_NAME": "events",
+        "INBOX_QUEUE_URL": f"{url}/1/inbox",
+        "INBOX_DLQ_URL": f"{url}/1/dlq",
+        "ZAPIER_WEBHOOK_URL": f"{url}/hook",
+        "API_KEYS": f"bench:{hashlib.sha256(API_KEY.encode()).hexdigest()}",
+        "WEBHOOK_SIGNING_SECRETS": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3",
+        "SUBSCRIPTION_HOSTS": "127.0.0.1",
+    }
 
 
 def _run(pipe: Connection) -> None:
@@ -181,6 +164,6 @@ async def _serve(pipe: Connection) -> None:
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0, backlog=128)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    stand_in = StandIn("\n".join(f"{name}={value}" for name, value in _variables(SETTINGS, url).items()))
+    stand_in = StandIn("\n".join(f"{name}={value}" for name, value in settings(url).items()))
     pipe.send(url)
     await server.serve_forever()

@@ -89,9 +89,6 @@ class Witness:
             self.leases.add((event_id, claim_id))
         if before["status"] != after["status"] == Status.DELIVERED:
             self.acknowledged_by.add((event_id, claim_id))
-            ends_lease = "claimed_until" in before.keys() - after.keys() and after["delivered_via"] == DeliveredVia.PULL
-            if ends_lease and now > held_until + MAX_SKEW_SECONDS:
-                self.violations.append("acknowledged with a lease that was over")
 
     def see_leased(self, leased: Iterable[tuple[str, str]]) -> None:
         if not self.leases.issuperset(leased):
@@ -112,9 +109,9 @@ class Witness:
     def see_unsubscribed(self, subscription_id: str) -> None:
         self.ended.add(subscription_id)
 
-    def subscriptions_at(self, now: float, lag_seconds: float) -> set[str]:
-        """Return the subscriptions that every container knows."""
-        return {each for each, at in self.subscribed_at.items() if at + lag_seconds <= now} - self.ended
+    def subscriptions_at(self, time: float) -> set[str]:
+        """Return the subscriptions that there were at a time, and still are."""
+        return {each for each, subscribed_at in self.subscribed_at.items() if subscribed_at <= time} - self.ended
 
     def see_push(self, push: Push, stored: Event | None) -> None:
         """Check a push that begins; `stored` is the event in the table at this moment."""
@@ -145,7 +142,7 @@ class Witness:
         self.faults[event_id, self.lives[event_id]] += 1
         for push in self.pushes.get(event_id, ()):
             if push.invocation is invocation:
-                push.fault = fault
+                push.fault = push.fault if push.is_lost else fault
                 push.is_lost = push.is_lost or is_lost
 
 

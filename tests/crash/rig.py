@@ -37,7 +37,6 @@ ENVIRON = {
 }
 # The timeouts of .chalice/config.json.
 API_SECONDS, WORKER_SECONDS, SCHEDULE_SECONDS = 30.0, 50.0, 60.0
-STALL_SECONDS = 45.0
 LAST_PUSH_SECONDS = 3 + AFTER_PUSH_SECONDS  # so long before a timeout no push begins, even of an event that is claimed
 
 
@@ -180,7 +179,9 @@ class Process:
 
     def post(self, **headers: str) -> str | None:
         """Post an event; return its id if it was accepted."""
-        expected = self.rig.witness.subscriptions_at(self.rig.clock(), self.rig.subscription_lag_seconds())
+        expected = self.rig.witness.subscriptions_at(
+            self.rig.clock() - CACHE_SECONDS - self.rig.dynamodb.index_lag_seconds
+        )
         answer = self.call("POST", "/events", {"event_type": "a", "payload": {}}, **headers)
         if answer is None or answer.status_code != 202:
             return None
@@ -282,8 +283,8 @@ class _Client:
             def act() -> Any:
                 try:
                     return getattr(self._client, operation)(**parameters)
-                finally:  # a failed condition is a response too
-                    if operation == "update_item" and event_ids:
+                finally:  # a failed condition is a response too; claims add to a counter, records do not
+                    if operation == "update_item" and "ADD" not in parameters["UpdateExpression"]:
                         self._process.rig.witness.see_record(event_ids[0], self._process.invocation)
 
             def fail(fault: Fault) -> Any:
@@ -385,11 +386,7 @@ class Rig:
         return 0.0, 0.0
 
     def stall_seconds(self) -> float:
-        return STALL_SECONDS
-
-    def subscription_lag_seconds(self) -> float:
-        """Return how old a container's list of subscriptions may be."""
-        return CACHE_SECONDS + self.dynamodb.index_lag_seconds
+        return 45.0
 
     def new_id(self) -> str:
         return f"{next(self._ids):032x}"

@@ -8,7 +8,7 @@ import pytest
 
 from chalicelib.events import Event
 from chalicelib.services import CALL_SECONDS
-from tests.crash.rig import WORKER_SECONDS, Fault, FaultAt, Process, Rig
+from tests.crash.rig import SCHEDULE_SECONDS, WORKER_SECONDS, Fault, FaultAt, Process, Rig
 
 POST_SECONDS = 28
 SLOWEST = {"INLINE_PUSH_TIMEOUT_SECONDS": "8", "PUSH_TIMEOUT_SECONDS": "20", "IN_PROCESS_WAIT_SECONDS": "900"}
@@ -89,3 +89,13 @@ def test_a_lease_is_answered_in_28_seconds() -> None:
     for _ in range(20):
         Process(system).post(prefer="respond-async")
     assert system.seconds(Process(system).lease) <= POST_SECONDS
+
+
+def test_the_sweep_ends_in_its_60_seconds() -> None:
+    system = slow_system(0, 200)
+    for _ in range(200):
+        Process(system).post(prefer="respond-async")
+    system.clock.sleep(70)
+    system.sent = 0
+    assert system.seconds(Process(system).sweep) < SCHEDULE_SECONDS
+    assert system.sent > 40

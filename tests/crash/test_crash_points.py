@@ -224,10 +224,13 @@ def run(path: Path, point: int | None, fault: Fault | None) -> tuple[Rig, Proces
 def test_nothing_is_lost_wherever_a_path_is_stopped(name: str) -> None:
     path = PATHS[name]
     _, whole = run(path, None, None)
-    for point, label in enumerate(whole.calls):
+    calls = whole.calls
+    for point, label in enumerate(calls):
+        if calls[point - 1 : point + 2] == [label] * 3:  # one of many alike
+            continue
         for fault in Fault:
             try:
                 run(path, point, fault)
             except AssertionError as error:
                 raise AssertionError(f"{name}: call {point + 1}, {label}: {fault}: {error}") from error
-    assert whole.calls
+    assert calls

@@ -1,8 +1,7 @@
 """The fakes prove as much as they are true: they do as moto does, and as AWS does where moto does not."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from random import Random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ from chalicelib.subscriptions import Subscriptions
 from tests.support.fake_aws import FakeDynamoDB, FakeSQS
 from tests.support.world import START, Clock, World
 
-INBOX, DLQ = "https://sqs.test/inbox", "https://sqs.test/dlq"
 REDRIVE_AFTER = 5
 REPEATABLE = settings(deadline=None, derandomize=True, phases=[Phase.generate])  # moto is too slow for shrinking
 KEY = {"event_id": {"S": "evt_1"}}
@@ -186,9 +184,7 @@ def write(client: Any, table: str, condition: str, update: str, values: dict[str
     ("condition", "update", "values"),
     [
         ("attribute_exists(s) AND attribute_not_exists(#absent)", "SET #s = :v, m = :w", {"v": "z", "w": 1}),
-        ("attribute_not_exists(#s)", "SET done = :v", {"v": 1}),
         ("n < :w", "SET done = :v", {"v": 1, "w": 10}),  # as text it would not be
-        ("n < :w", "SET done = :v", {"v": 1, "w": 9}),
         ("n = :w", "SET done = :v", {"v": 1, "w": "9"}),
         ("absent < :w OR absent >= :w", "SET done = :v", {"v": 1, "w": "x"}),
         ("#s IN (:v, :w)", "REMOVE #s, absent", {"v": "a", "w": "m"}),
@@ -196,7 +192,6 @@ def write(client: Any, table: str, condition: str, update: str, values: dict[str
         ("s = :v OR n = :w AND absent = :w", "ADD n :w", {"v": "m", "w": 2}),
         ("(s = :v OR n = :w) AND absent = :w", "ADD n :w", {"v": "m", "w": 0}),
         ("s = :m AND (attribute_not_exists(absent) OR absent < :m)", "ADD absent :w", {"m": "m", "w": 2}),
-        ("s > :v", "SET a = :v REMOVE s ADD n :w", {"v": "l", "w": 1}),
         ("n >= :w", "SET #s = :v REMOVE s", {"v": "z", "w": 1}),
         ("n >= :w", "SET event_id = :v", {"v": "z", "w": 1}),
         ("n >= :w", "SET s = :v", {"v": "z" * 409_600, "w": 1}),
@@ -211,43 +206,19 @@ def test_an_update_does_the_same_on_both(
     )
 
 
-@pytest.mark.parametrize(
-    "expressions",
-    [
-        {"ConditionExpression": "s = :v", "ExpressionAttributeValues": {":v": {"S": "x"}, ":unused": {"S": "x"}}},
-        {"ConditionExpression": "s = :v AND n = :w", "ExpressionAttributeValues": {":v": {"S": "x"}}},
-        {"ConditionExpression": "attribute_exists(s)", "ExpressionAttributeNames": {"#unused": "n"}},
-        {"ConditionExpression": "attribute_exists(#s)"},
-    ],
-)
-def test_placeholders_must_be_exactly_those_that_are_used(expressions: dict[str, Any], clock: Clock) -> None:
-    """DynamoDB requires it; moto does not always."""
-    with pytest.raises(ClientError, match="ValidationException"):
-        FakeDynamoDB(clock).put_item(TableName="t", Item=KEY, **expressions)
-
-
 # ---- SQS: the queue on both
 
 
-@dataclass
-class QueueSide:
-    """A queue and its DLQ on the fake or on moto, and the last receipt handle of every body."""
+def drain(queue: Queue, most: int) -> dict[str, Message]:
+    """Receive all that is visible, by body: SQS promises no order."""
+    drained: dict[str, Message] = {}
+    while received := queue.receive(most, 0):
+        drained |= {message.body: message for message in received}
+    return drained
 
-    inbox: Queue
-    dlq: Queue
-    handles: dict[str, str] = field(default_factory=dict)
 
-    def drain(self, queue: Queue, most: int) -> list[tuple[str, Any]]:
-        """Receive all that is visible, sorted: SQS promises no order."""
-        drained: list[Message] = []
-        while received := queue.receive(most, 0):
-            drained += received
-        self.handles |= {message.body: message.receipt_handle for message in drained}
-        return sorted((message.body, dict(message.attributes)) for message in drained)
-
-    def delete(self, bodies: Sequence[str]) -> None:
-        if bodies:
-            self.inbox.delete_many([self.handles.pop(body) for body in bodies])
+def seen(messages: dict[str, Message]) -> dict[str, Any]:
+    return {body: dict(message.attributes) for body, message in messages.items()}
 
 
 # No sum of these seconds is a timeout or a delay: at that very moment a message is not visible in moto yet.
@@ -272,39 +243,21 @@ def test_a_life_of_messages_goes_the_same_on_both(
     world.clock.sleep(60)  # a queue is purged once a minute at most
     for url in (inbox, dlq):
         world.sqs.purge_queue(QueueUrl=url)
-    ours, theirs = (QueueSide(Queue(client, inbox), Queue(client, dlq)) for client in (fake, world.sqs))
+    queues = [(Queue(client, inbox), Queue(client, dlq)) for client in (fake, world.sqs)]
+    (our_inbox, our_dlq), (their_inbox, their_dlq) = queues
     for number, (delays, seconds, most, deletions) in enumerate(rounds):
         messages = [(f"{number}.{at}", {"Delay": f"{delay}"}, delay) for at, delay in enumerate(delays)]
-        for side in (ours, theirs):
+        for queue, _ in queues:
             for message in messages[:-1]:
-                side.inbox.send(*message)
+                queue.send(*message)
             if messages:
-                side.inbox.send_many([message[:2] for message in messages[-1:]])
+                queue.send_many([message[:2] for message in messages[-1:]])
         world.clock.sleep(seconds)
-        assert ours.drain(ours.inbox, most) == theirs.drain(theirs.inbox, most)
-        assert ours.drain(ours.dlq, most) == theirs.drain(theirs.dlq, most)
-        # With the latest handle, and what is still there: otherwise moto differs from SQS.
-        there = {message["Body"] for message in fake.messages(inbox)}
-        gone = [body for body in ours.handles if body in there][:deletions]
-        for side in (ours, theirs):
-            side.delete(gone)
-        assert ours.inbox.depth() == theirs.inbox.depth()
-        assert ours.dlq.depth() == theirs.dlq.depth()
-
-
-def test_an_unreliable_queue_reorders_and_repeats_and_loses_nothing(clock: Clock) -> None:
-    sqs = FakeSQS(clock, shuffle=Random(1), duplicate_probability=0.3)
-    sqs.queue(DLQ)
-    sqs.queue(INBOX, redrive=(DLQ, REDRIVE_AFTER))
-    for number in range(40):
-        sqs.send_message(QueueUrl=INBOX, MessageBody=str(number))
-    queue, bodies = Queue(sqs, INBOX), []
-    while sqs.messages(INBOX):
-        for message in queue.receive(10, 0):
-            bodies.append(message.body)
-            queue.delete(message.receipt_handle)
-        clock.sleep(60)
-    assert sqs.messages(DLQ) == []
-    assert set(bodies) == {str(number) for number in range(40)}
-    assert len(bodies) > 45
-    assert bodies[:40] != sorted(bodies[:40], key=int)
+        ours, theirs = drain(our_inbox, most), drain(their_inbox, most)
+        assert seen(ours) == seen(theirs)
+        assert seen(drain(our_dlq, most)) == seen(drain(their_dlq, most))
+        for body in list(ours)[:deletions]:
+            our_inbox.delete(ours[body].receipt_handle)
+            their_inbox.delete_many([theirs[body].receipt_handle])
+        assert our_inbox.depth() == their_inbox.depth()
+        assert our_dlq.depth() == their_dlq.depth()

@@ -56,11 +56,11 @@ def basic(user: str, password: str) -> str:
 # Authentication
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_health_needs_neither_a_key_nor_aws(world: World, aws: Aws, method: str) -> None:
-    answer = world.call(method, "/health", key=None)
+def test_health_needs_neither_a_key_nor_aws(world: World, aws: Aws) -> None:
+    answer = world.call("GET", "/health", key=None)
 
     assert (answer.status_code, answer.json) == (200, {"status": "ok", "version": __version__, "stage": "dev"})
+    assert world.call("HEAD", "/health", key=None).status_code == 200
     assert aws.calls == []
 
 
@@ -106,16 +106,6 @@ def test_without_keys_every_call_is_refused(world: World) -> None:
 
     assert {world.call(method, path, EVENT).status_code for method, path, *_ in CALLS} == {401}
     assert world.call("GET", "/health").status_code == 200
-
-
-def test_a_name_may_have_two_keys_while_it_is_rotated(world: World, receiver: Receiver) -> None:
-    world.restart(API_KEYS=f"shop:{digest('old')}:produce,shop:{digest('new').upper()}:produce")
-
-    answers = [world.call("POST", "/events", EVENT, key=key, idempotency_key="1") for key in ("old", "new")]
-
-    assert [answer.headers.get("idempotency-replayed") for answer in answers] == [None, "true"]
-    assert world.call("GET", f"/{answers[0].headers['location']}", key="new").json["created_by"] == "shop"
-    assert len(receiver.requests) == 1
 
 
 def test_missing_and_unusable_settings_are_named_and_never_their_values(
@@ -271,7 +261,7 @@ def test_the_same_key_with_another_body_is_refused(world: World, receiver: Recei
     body = '{"event_type": "a", "payload": {"x": 1}}'
     world.call("POST", "/events", body, idempotency_key="k")
 
-    for this, other in (('"a"', '"b"'), ("1", "2"), ("1", "true"), ("1}", '1}, "metadata": {}')):
+    for this, other in (('"a"', '"b"'), ("1", "2"), ("1", "true"), ("1", '"1"'), ("1}", '1}, "metadata": {}')):
         assert_problem(world.call("POST", "/events", body.replace(this, other), idempotency_key="k"), 422)
     assert len(receiver.requests) == 1
 
@@ -290,19 +280,6 @@ def test_an_unusable_idempotency_key_is_a_fault(world: World, aws: Aws) -> None:
     for key in ("", "k" * 256, "schlüssel", "a\tb", "a\x7f"):
         assert_problem(world.call("POST", "/events", EVENT, idempotency_key=key), 400, ["Idempotency-Key"])
     assert aws.calls == []
-
-
-def test_an_idempotency_key_holds_for_the_retention_period(world: World, receiver: Receiver) -> None:
-    world.restart(EVENT_RETENTION_DAYS="2")
-    first = world.call("POST", "/events", EVENT, idempotency_key="k")
-    world.clock.sleep(2 * 86400 - 1)
-    within = world.call("POST", "/events", '{"event_type": "b", "payload": {}}', idempotency_key="k")
-    world.clock.sleep(1)
-    after = world.call("POST", "/events", '{"event_type": "b", "payload": {}}', idempotency_key="k")
-
-    assert [answer.status_code for answer in (first, within, after)] == [202, 422, 202]
-    assert "idempotency-replayed" not in after.headers
-    assert len(receiver.requests) == 2
 
 
 # Reading
@@ -534,15 +511,6 @@ def test_an_event_that_is_being_pushed_cannot_be_replayed(world: World, receiver
     assert_problem(refused[0], 409)
     assert refused[0].headers["retry-after"] == "60"
     assert event["status"] == "delivered"
-
-
-def test_a_replay_starts_another_retention_period(world: World) -> None:
-    event_id = world.post()["event_id"]
-    world.clock.sleep(30 * 86400 - 1)
-    world.call("POST", f"/events/{event_id}/replay")
-    world.clock.sleep(30 * 86400 - 1)
-
-    assert world.call("GET", f"/events/{event_id}").status_code == 200
 
 
 # Methods

@@ -89,13 +89,3 @@ def test_a_post_without_a_push_does_not_use_up_the_trial(world: World, receiver:
     world.post(prefer="respond-async")
 
     assert pushed(world, receiver)
-
-
-def test_each_container_has_a_breaker_of_its_own(world: World, receiver: Receiver) -> None:
-    world.restart(BREAKER_FAILURES="1")
-    receiver.script(status(503))
-    assert [pushed(world, receiver) for _ in range(2)] == [True, False]
-
-    world.restart()
-
-    assert pushed(world, receiver)

@@ -1,17 +1,12 @@
 """The cost of each path: which calls to AWS, in which order."""
 
-from collections import Counter
-
 import pytest
 
-import app
-from chalicelib.store import SHARDS
 from tests.support.aws import Aws
 from tests.support.receiver import Receiver, status
 from tests.support.world import World
 
-PUT, GET, UPDATE, SEND, QUERY = "PutItem", "GetItem", "UpdateItem", "SendMessage", "Query"
-SEND_MANY, DEPTH = "SendMessageBatch", "GetQueueAttributes"
+PUT, UPDATE, SEND, SEND_MANY = "PutItem", "UpdateItem", "SendMessage", "SendMessageBatch"
 EVENT = '{"event_type": "a", "payload": {}}'
 
 
@@ -55,70 +50,3 @@ def test_the_calls_of_the_worker(
     world.post(prefer="respond-async")
 
     assert aws.during(world.run_worker) == calls
-
-
-@pytest.mark.parametrize(
-    ("body", "calls"),
-    [
-        ("malformed", [SEND]),
-        ('{"event_id": "evt_00000000000000000000000000000000"}', [UPDATE, SEND]),
-        ('{"event_id": "%s"}', [UPDATE]),
-        ('{"event_id": "%s", "failed_at": "long ago"}', [UPDATE, UPDATE]),
-    ],
-)
-def test_the_calls_for_messages_without_a_push(world: World, aws: Aws, body: str, calls: list[str]) -> None:
-    world.send(body.replace("%s", world.post()["event_id"]))
-
-    assert aws.during(world.run_worker) == calls
-
-
-def test_the_calls_for_a_redriven_dead_letter(world: World, receiver: Receiver, aws: Aws) -> None:
-    receiver.script(status(404))
-    world.post()
-    world.move_back()
-
-    assert aws.during(world.run_worker) == [UPDATE] * 3
-
-
-@pytest.mark.parametrize(
-    ("call", "calls"),
-    [
-        ("GET /events/%s", {GET: 1}),
-        ("GET /events", {QUERY: 3 * SHARDS}),
-        ("GET /events?status=failed&limit=100", {QUERY: SHARDS}),
-        ("GET /events?include=payload", {QUERY: 3 * SHARDS, "BatchGetItem": 1}),
-        ("GET /inbox", {QUERY: 2 * SHARDS, "BatchGetItem": 1}),
-        ("GET /inbox?event_type=none", {QUERY: 2 * SHARDS}),
-        ("POST /events/%s/acknowledge", {UPDATE: 1}),
-        ("POST /events/%s/replay", {UPDATE: 1, SEND: 1}),
-    ],
-)
-def test_the_calls_of_reading_acknowledging_and_replaying(
-    world: World, receiver: Receiver, aws: Aws, call: str, calls: dict[str, int]
-) -> None:
-    receiver.script(status(404))
-    method, path = call.replace("%s", world.post()["event_id"]).split(" ")
-
-    assert Counter(aws.during(lambda: world.call(method, path))) == calls
-
-
-@pytest.mark.parametrize(("body", "calls"), [(EVENT, [PUT]), (EVENT.replace('"a"', '"b"'), [PUT]), ("{}", [])])
-def test_the_calls_of_an_idempotent_repetition(world: World, aws: Aws, body: str, calls: list[str]) -> None:
-    world.call("POST", "/events", EVENT, idempotency_key="k")
-
-    assert aws.during(lambda: world.call("POST", "/events", body, idempotency_key="k")) == calls
-
-
-def test_the_calls_of_the_schedules(world: World, aws: Aws) -> None:
-    idle = {DEPTH: 1, QUERY: SHARDS}
-    assert Counter(aws.during(lambda: world.run_schedule(app.sweep))) == idle
-    for _ in range(2):
-        world.post(prefer="respond-async")
-    world.clock.sleep(60)
-
-    overdue = Counter(aws.during(lambda: world.run_schedule(app.sweep)))
-
-    assert overdue == {**idle, UPDATE: 2, SEND_MANY: overdue[SEND_MANY]}
-    assert 1 <= overdue[SEND_MANY] <= 2  # one for each shard
-    assert Counter(aws.during(lambda: world.run_schedule(app.sweep))) == idle
-    assert Counter(aws.during(lambda: world.run_schedule(app.check_dlq))) == {DEPTH: 2, QUERY: SHARDS}

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(120)
 ROOT = Path(__file__).parent.parent.parent
 PROJECT = ("app.py", "chalicelib", "tools", "resources.json", "requirements.txt", ".chalice")
 CHALICE = str(Path(sys.executable).with_name("chalice"))
-KEY = api_key.new_key()
+KEY, NEW_KEY = api_key.new_key(), api_key.new_key()
 WEBHOOK_URL = "https://hooks.example.com/hooks/catch/123/s3cr3t"
 SIGNING_SECRET = "whsec_" + "c2VjcmV0" * 4
 GIVEN = {"ZAPIER_WEBHOOK_URL": "none", "API_KEYS": api_key.entry("acme", KEY), "ALARM_EMAIL": "ops@example.com"}
@@ -34,17 +34,10 @@ EVENT = {"event_type": "order.created", "payload": {"order_id": "12345"}}
 
 
 class Checkout:
-    """A clone of the repository, with the record of another's deployment if that was committed."""
+    """A clone of the repository."""
 
-    path: Path
-
-    def __init__(self, path: Path, aws: Ministack, committed: "Checkout | None" = None) -> None:
-        path.mkdir()
-        for name in PROJECT:
-            subprocess.run(["cp", "-r", str(ROOT / name), str(path)], check=True)
-        shutil.rmtree(path / ".chalice" / "deployed", ignore_errors=True)
-        if committed:
-            shutil.copytree(committed.path / ".chalice" / "deployed", path / ".chalice" / "deployed")
+    def __init__(self, path: Path, aws: Ministack, source: Path) -> None:
+        shutil.copytree(source, path)
         self.path = path
         self.aws = aws
 
@@ -114,9 +107,21 @@ def aws(emulated: Ministack) -> Ministack:
     return emulated
 
 
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project as it is cloned, but with the packages that Chalice has downloaded once."""
+    path = tmp_path_factory.mktemp("project")
+    for name in PROJECT:
+        subprocess.run(["cp", "-r", str(ROOT / name), str(path)], check=True)
+    shutil.rmtree(path / ".chalice" / "deployed", ignore_errors=True)
+    environ = {**os.environ, "AWS_DEFAULT_REGION": "us-east-1"}
+    subprocess.run([CHALICE, "package", str(path / "build")], cwd=path, env=environ, check=True)
+    return path
+
+
 @pytest.fixture
-def checkout(tmp_path: Path, aws: Ministack) -> Checkout:
-    return Checkout(tmp_path / "first", aws)
+def checkout(tmp_path: Path, aws: Ministack, project: Path) -> Checkout:
+    return Checkout(tmp_path / "first", aws, project)
 
 
 def test_chalice_deploy_completes_once_the_resources_are_there_and_can_be_repeated_from_any_checkout(
@@ -141,11 +146,12 @@ def test_chalice_deploy_completes_once_the_resources_are_there_and_can_be_repeat
     assert len(deployed["apis"]) == 1
     assert post(aws, KEY) == 202
 
-    second = Checkout(tmp_path / "second", aws, committed=checkout)
+    second = Checkout(tmp_path / "second", aws, checkout.path)  # the record of what is deployed was committed
+    assert second.resources(API_KEYS=api_key.entry("acme", NEW_KEY))[0] == 0
     status, output = second.chalice("deploy")
     assert status == 0, output
     assert what_is_deployed(aws) == deployed
-    assert post(aws, KEY) == 202
+    assert (post(aws, KEY), post(aws, NEW_KEY)) == (401, 202)
 
 
 def test_the_first_run_says_what_to_set_and_later_ones_keep_what_is_not_set_again(
@@ -209,7 +215,7 @@ def test_a_deployed_stage_is_deleted_but_for_its_table_which_the_next_stack_take
     assert checkout.chalice("delete")[0] == 0
     status, output = checkout.resources("delete")
     assert status == 0
-    assert "triggers-api-dev-events is kept" in output
+    assert "the table triggers-api-dev-events" in output
     assert {kind: found for kind, found in what_is_deployed(aws).items() if found} == {}
     assert aws.client("sqs").list_queues().get("QueueUrls", []) == []
 

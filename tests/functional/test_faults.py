@@ -8,6 +8,7 @@ import pytest
 import app
 from chalicelib.batch import BatchError
 from chalicelib.errors import StorageUnavailableError
+from chalicelib.events import rfc3339
 from tests.conftest import During, Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Exchange, Receiver, status
@@ -38,28 +39,6 @@ def test_a_post_that_dynamodb_fails_is_answered_with_503_and_can_be_repeated(
     world.settle(hours=1)
     assert world.event(answer.json["event_id"])["status"] == "delivered"
     assert len(receiver.requests) == 1
-
-
-@pytest.mark.parametrize(("code", "calls"), [(200, []), (503, ["SendMessage"]), (404, ["SendMessage"])])
-def test_a_call_that_boto3_repeats_changes_nothing(
-    world: World, receiver: Receiver, aws: Aws, output: Output, code: int, calls: list[str]
-) -> None:
-    receiver.default = status(code)
-    for operation in ["PutItem", "UpdateItem", *calls]:
-        world.restart()
-        pushed = len(receiver.requests)
-        world.lose_messages()
-        output.lines()
-        aws.fail(Fault.REPEATED, operation)
-
-        answer = world.call("POST", "/events", EVENT, idempotency_key=operation)
-
-        assert (answer.status_code, len(receiver.requests)) == (202, pushed + 1)
-        assert "idempotency-replayed" not in answer.headers
-        assert answer.json["delivery_attempts"] == 1
-        failures = [values for values in output.metrics() if "DeliveryFailure" in values]
-        assert len(failures) == (code == 404)
-        assert len(world.messages()) == (code == 503) * (1 + (operation == "SendMessage"))
 
 
 @pytest.mark.parametrize("fault", FAILURES)
@@ -116,45 +95,16 @@ def test_a_record_is_retried_while_the_time_of_the_function_lasts(
     assert world.event(event_id)["status"] == "delivered"
 
 
-def test_the_dead_letter_is_sent_before_the_failure_is_recorded(world: World, receiver: Receiver, aws: Aws) -> None:
+def test_no_failure_is_recorded_while_the_dlq_fails(world: World, receiver: Receiver, aws: Aws) -> None:
     receiver.default = status(404)
     aws.fail(Fault.UNREACHED, "SendMessage")
 
-    event = world.post()
+    event = world.event(world.post()["event_id"])
 
-    assert (event["status"], world.dead_letters()) == ("pending", [])
+    assert (event["status"], event["next_attempt_at"]) == ("pending", rfc3339(START + 60))
     aws.heal()
     world.settle(hours=1)
     assert (world.event(event["event_id"])["status"], len(world.dead_letters())) == ("failed", 1)
-
-
-def test_exhausted_attempts_are_not_exceeded_while_the_dlq_fails(world: World, receiver: Receiver, aws: Aws) -> None:
-    world.restart(MAX_DELIVERY_ATTEMPTS="1")
-    receiver.default = status(500)
-    aws.fail(Fault.REFUSED, "SendMessage", "SendMessageBatch")
-    event_id = world.post()["event_id"]
-    for _ in range(3):
-        world.clock.sleep(61)
-        world.send(f'{{"event_id": "{event_id}"}}')
-        with pytest.raises(BatchError):
-            world.run_worker()
-    aws.heal()
-
-    world.settle(hours=1)
-
-    event = world.event(event_id)
-    assert (event["status"], event["delivery_attempts"], len(receiver.requests)) == ("failed", 1, 1)
-    assert '"last_status_code":500' in world.dead_letters()[-1]["body"]
-
-
-def test_the_response_shows_the_attempt_though_sqs_fails(world: World, receiver: Receiver, aws: Aws) -> None:
-    receiver.script(status(503))
-    aws.fail(Fault.UNREACHED, "SendMessage")
-
-    event = world.post()
-
-    assert event["message"].startswith("Attempt 1 did not succeed; the next is due at ")
-    assert event == {name: world.event(event["event_id"])[name] for name in event}
 
 
 def test_an_error_after_the_event_is_stored_is_logged_with_its_traceback(
@@ -188,6 +138,17 @@ def test_a_process_that_stood_still_begins_no_push_that_it_cannot_record(
     assert (world.event(event_id)["status"], len(receiver.requests)) == ("delivered", 1)
 
 
+def test_the_record_of_a_claim_that_another_took_over_is_refused(world: World) -> None:
+    store, event_id = world.services.store, world.post(prefer="respond-async")["event_id"]
+    expired = store.claim(event_id, "first").event
+    world.clock.sleep(61)
+    current = store.claim(event_id, "second").event
+
+    assert expired is not None
+    assert not store.record_retry(expired, delay_seconds=1, message_follows=True).applied
+    assert store.get(event_id) == current
+
+
 def test_an_event_acknowledged_before_the_response_of_its_put_is_not_pushed(
     world: World, receiver: Receiver, aws: Aws, during: During
 ) -> None:
@@ -198,10 +159,10 @@ def test_an_event_acknowledged_before_the_response_of_its_put_is_not_pushed(
 
     during(world.dynamodb, "needs-retry.dynamodb.PutItem", acknowledge_meanwhile)
     aws.fail(Fault.REPEATED, "PutItem")
+
     event = world.post()
 
-    assert (event["status"], event["delivered_via"]) == ("delivered", "pull")
-    assert receiver.requests == []
+    assert (event["status"], event["delivered_via"], receiver.requests) == ("delivered", "pull", [])
 
 
 # The sweep, and a closed output

@@ -1,6 +1,5 @@
 """The API over HTTP, served by Chalice's local server, with many callers at the same time."""
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -43,42 +42,9 @@ def test_an_event_is_posted_read_and_acknowledged(call: Call, receiver: Receiver
     assert receiver.requests[0].json()["metadata"] == {"source": "shop"}
     health = call("HEAD", "/health")
     assert (health.status, health.data) == (200, b"")
-
-
-@pytest.mark.parametrize(
-    ("body", "headers", "expected"),
-    [
-        (b'{"event_type": "a", "payload": {"x": "\xff"}}', {}, 400),
-        (EVENT.decode().encode("utf-16"), {}, 400),
-        (EVENT, {"Content_Type": "Application/JSON; charset=UTF-8"}, 202),
-        (EVENT, {"Content_Type": "text/plain"}, 415),
-        (EVENT, {"Authorization": "Bearer schlüssel"}, 401),
-        (EVENT, {"Idempotency_Key": "schlüssel"}, 400),
-        (EVENT + b" " * 256 * 1024, {}, 413),
-    ],
-)
-def test_odd_bodies_and_headers_get_a_proper_response(
-    call: Call, body: bytes, headers: dict[str, str], expected: int
-) -> None:
-    answer = call("POST", "/events", body, **headers)
-
-    assert answer.status == expected
-    assert answer.headers["content-type"] == f"application/{'json' if expected == 202 else 'problem+json'}"
-    assert answer.json()["status"] in (expected, "delivered")
-
-
-def test_twenty_callers_at_once_each_get_their_own_event(call: Call, receiver: Receiver) -> None:
-    def post(number: int) -> tuple[str, str, dict[str, int]]:
-        body = json.dumps({"event_type": f"type.{number}", "payload": {"n": number}}).encode()
-        posted = call("POST", "/events", body)
-        event = call("GET", f"/{posted.headers['location']}").json()
-        return event["event_type"], event["status"], event["payload"]
-
-    with ThreadPoolExecutor(20) as pool:
-        events = list(pool.map(post, range(20)))
-
-    assert events == [(f"type.{number}", "delivered", {"n": number}) for number in range(20)]
-    assert len({request.headers["webhook-id"] for request in receiver.requests}) == len(receiver.requests) == 20
+    for headers, expected in (({"Authorization": "Bearer schlüssel"}, 401), ({"Idempotency_Key": "schlüssel"}, 400)):
+        assert call("POST", "/events", EVENT, **headers).status == expected
+    assert call("POST", "/events", EVENT.decode().encode("utf-16")).status == 400
 
 
 def test_concurrent_posts_with_the_same_idempotency_key_make_one_event_and_one_push(

@@ -98,7 +98,7 @@ def test_a_dead_letter_is_linked_and_can_be_replayed(system: Run, printed: list[
     event_id = post(system)["event_id"]
 
     link = system.wait_for(rf"\S+  {event_id[:12]}  dead letter .* (http\S+)")
-    assert link == f"http://127.0.0.1:{system.port}/#/events/{event_id}"
+    assert link == f"http://127.0.0.1:{system.port}/#/events/{event_id}?key={system.key}"
     assert system.call("POST", f"/events/{event_id}/replay")[0] == 202
     system.wait_for(rf"\S+  {event_id[:12]}  (delivered)")
 

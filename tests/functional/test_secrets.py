@@ -116,25 +116,6 @@ def test_whatever_the_receiver_does(world: World, receiver: Receiver, capfd: pyt
     assert {event["payload"]["member-itself"] for event in shown} == {"payload-itself"}
 
 
-@pytest.mark.parametrize("way", ["refused", "unresolvable", "certificate", "handshake", "plain text"])
-def test_whatever_becomes_of_the_connection(world: World, capfd: pytest.CaptureFixture[str], way: str) -> None:
-    unknown = receivers.certificates().unknown_authority() if way == "certificate" else None
-    on_accept = {"handshake": receivers.tls_broken_off, "plain text": receivers.plain_text_on_tls_port}.get(way)
-    with Receiver(tls=unknown, on_accept=on_accept) as bad_receiver:
-        url = receivers.refused_url() if way == "refused" else bad_receiver.url.replace("http://", "https://")
-        if way == "unresolvable":
-            url = "https://unresolvable.invalid/hooks/secret-path?token=secret-query"
-        world.restart(ZAPIER_WEBHOOK_URL=url, LOG_LEVEL="DEBUG", PUSH_TIMEOUT_SECONDS="5", MAX_DELIVERY_ATTEMPTS="1")
-
-        answers = post_in_every_way(world)
-
-    assert len(world.dead_letters()) == 2
-    assert_silence(world, capfd, answers)
-    errors = [world.event(answer.json["event_id"])["attempts"][0]["error"] for answer in answers]
-    assert len(set(errors)) == 1
-    assert not any(secret in errors[0] for secret in SECRETS)
-
-
 @pytest.mark.parametrize("fault", Fault)
 @pytest.mark.parametrize("operations", [(), ("UpdateItem",), ("SendMessage", "SendMessageBatch")])
 def test_whatever_aws_does(

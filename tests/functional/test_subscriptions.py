@@ -76,11 +76,17 @@ def test_every_fault_of_a_subscription_is_named_without_repeating_the_url(world:
 
 
 def test_a_stage_has_at_most_100_subscriptions(world: World, target: Receiver) -> None:
-    for number in range(100):
-        assert world.services.subscriptions.create(f"{target.url}&n={number}", None, "acme")[1]
+    first = subscribe(world, target.url).json["subscription_id"]
+    table = world.environ["EVENTS_TABLE_NAME"]
+    text = json.dumps(world.dynamodb.get_item(TableName=table, Key={"event_id": {"S": first}})["Item"])
+    for number in range(99):
+        item = json.loads(text.replace(first, f"sub_{number:032}"))
+        world.dynamodb.put_item(TableName=table, Item=item)
 
-    assert subscribe(world, target.url).status_code == 409
-    assert subscribe(world, f"{target.url}&n=1", key="test-key").status_code == 200
+    assert subscribe(world, f"{target.url}&another").status_code == 409
+    assert subscribe(world, target.url).status_code == 200
+    world.call("DELETE", f"/subscriptions/sub_{0:032}")
+    assert subscribe(world, f"{target.url}&another").status_code == 201
 
 
 # Copies
@@ -120,6 +126,9 @@ def test_copies_are_listed_but_not_in_the_inbox_and_not_leased(
         return [row["event_id"] for row in world.call(method, path).json["events"]]
 
     assert set(ids("/events")) == {event["event_id"], *event["copies"]}
+    for listed in world.call("GET", "/events").json["events"]:
+        whole = world.event(listed["event_id"])
+        assert listed == {name: whole[name] for name in listed}  # also `copies` and `subscription_id`
     assert ids(f"/events?subscription_id={subscription_id}") == event["copies"]
     assert ids("/inbox") == ids("/inbox/lease", "POST") == [event["event_id"]]
 

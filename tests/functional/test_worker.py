@@ -345,39 +345,6 @@ def test_a_fault_in_one_message_never_costs_another(world: World, receiver: Rece
     assert (len(receiver.requests), len(world.dead_letters())) == (4, 1)
 
 
-def test_messages_that_cannot_be_deleted_come_back_and_are_dropped(world: World, receiver: Receiver, aws: Aws) -> None:
-    for _ in range(3):
-        queued(world)
-    world.send("malformed")
-    aws.fail(Fault.REFUSED, "SendMessage", "DeleteMessageBatch")
-
-    with pytest.raises(BatchError, match="1 of 4"):
-        world.run_worker()
-
-    aws.heal()
-    assert (len(world.messages()), len(receiver.requests)) == (4, 3)
-    world.clock.sleep(301)
-    assert world.run_worker() == 4
-    assert (world.messages(), len(receiver.requests), len(world.dead_letters())) == ([], 3, 1)
-
-
-def test_a_message_that_always_fails_is_redriven_by_sqs_and_its_event_is_still_delivered(
-    world: World, aws: Aws
-) -> None:
-    event_id = queued(world)
-    aws.fail(Fault.UNREACHED)
-    for _ in range(5):
-        with pytest.raises(BatchError):
-            world.run_worker()
-        world.clock.sleep(301)
-
-    assert world.run_worker() == 0
-    assert [letter["attributes"] for letter in world.dead_letters()] == [{"EventId": event_id}]
-    aws.heal()
-    world.settle()
-    assert world.event(event_id)["status"] == "delivered"
-
-
 def test_the_lines_of_a_message_have_its_id_and_an_attempt_is_one_wide_line(
     world: World, receiver: Receiver, output: Output
 ) -> None:

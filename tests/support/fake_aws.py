@@ -6,20 +6,18 @@ much a message, a page or a request may hold.
 """
 # ruff: noqa: N803  # parameters are called what boto3 calls them
 
-import heapq
 import itertools
 import json
 import re
 import sys
 from bisect import bisect_left, bisect_right, insort
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from operator import itemgetter
 from pathlib import Path
 from random import Random
-from threading import Lock
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -28,9 +26,6 @@ RESOURCES = Path(__file__).parent.parent.parent / "resources.json"
 KEY, PARTITION, SORT = "event_id", "status_shard", "sort_key"
 MAX_ITEM_BYTES = 400 * 1024
 VISIBLE = "ApproximateNumberOfMessages"
-IN_FLIGHT = "ApproximateNumberOfMessagesNotVisible"
-DELAYED = "ApproximateNumberOfMessagesDelayed"
-DELETED = "deleted"
 
 Item = dict[str, Any]  # {"name": "text", "count": 1}: never changed once it is stored
 Typed = Mapping[str, Mapping[str, str]]  # {"name": {"S": "text"}, "count": {"N": "1"}}
@@ -55,53 +50,47 @@ class FakeDynamoDB:
         self._rows: dict[str, Item] = {}
         self._partitions: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)  # sort key and key, in order
         self._pending: deque[tuple[float, str, Item | None]] = deque()  # writes that the index does not show yet
-        self._lock = Lock()
 
     def items(self) -> dict[str, dict[str, dict[str, str]]]:
         """Return the whole table by key, for tests: boto3 has no such call."""
-        with self._lock:
-            return {key: _typed(item) for key, item in self._items.items()}
+        return {key: _typed(item) for key, item in self._items.items()}
 
     def put_item(self, *, TableName: str, Item: Typed, **condition: Any) -> dict[str, Any]:
         item = _checked("PutItem", _plain(Item))
-        with self._lock:
-            if condition:
-                self._require("PutItem", item[KEY], "", **condition)
-            self._store(item[KEY], item)
+        if condition:
+            self._require("PutItem", item[KEY], "", **condition)
+        self._store(item[KEY], item)
         return {}
 
     def update_item(
         self, *, TableName: str, Key: Typed, UpdateExpression: str, ReturnValues: str = "NONE", **condition: Any
     ) -> dict[str, Any]:
         key = _plain(Key)
-        with self._lock:
-            names, values = self._require("UpdateItem", key[KEY], UpdateExpression, **condition)
-            item = key | self._items.get(key[KEY], {})
-            changes = [(verb, names.get(path, path), value) for verb, path, value in _changes(UpdateExpression)]
-            changed = {name for _, name, _ in changes}
-            if len(changed) < len(changes) or KEY in changed:
-                raise _invalid("UpdateItem", "Two document paths overlap, or one is the key")
-            for verb, name, value in changes:
-                if verb == "REMOVE":
-                    item.pop(name, None)
-                else:
-                    item[name] = item.get(name, 0) + values[value] if verb == "ADD" else values[value]
-            self._store(key[KEY], _checked("UpdateItem", item))
+        names, values = self._require("UpdateItem", key[KEY], UpdateExpression, **condition)
+        item = key | self._items.get(key[KEY], {})
+        changes = [(verb, names.get(path, path), value) for verb, path, value in _changes(UpdateExpression)]
+        changed = {name for _, name, _ in changes}
+        if len(changed) < len(changes) or KEY in changed:
+            raise _invalid("UpdateItem", "Two document paths overlap, or one is the key")
+        for verb, name, value in changes:
+            if verb == "REMOVE":
+                item.pop(name, None)
+            else:
+                item[name] = item.get(name, 0) + values[value] if verb == "ADD" else values[value]
+        self._store(key[KEY], _checked("UpdateItem", item))
         return {"Attributes": _typed(item)} if ReturnValues == "ALL_NEW" else {}
 
     def delete_item(
         self, *, TableName: str, Key: Typed, ConditionExpression: str = "", **condition: Any
     ) -> dict[str, Any]:
         key = _plain(Key)[KEY]
-        with self._lock:
-            self._require("DeleteItem", key, "", ConditionExpression=ConditionExpression, **condition)
-            if key in self._items:
-                self._store(key, None)
+        self._require("DeleteItem", key, "", ConditionExpression=ConditionExpression, **condition)
+        if key in self._items:
+            self._store(key, None)
         return {}
 
     def get_item(self, *, TableName: str, Key: Typed, ConsistentRead: bool) -> dict[str, Any]:
-        with self._lock:
-            item = self._items.get(_plain(Key)[KEY])
+        item = self._items.get(_plain(Key)[KEY])
         return {} if item is None else {"Item": _typed(item)}
 
     def batch_get_item(self, *, RequestItems: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -109,8 +98,7 @@ class FakeDynamoDB:
         keys = [_plain(key)[KEY] for key in request["Keys"]]
         if not 1 <= len(keys) <= 100 or len(set(keys)) < len(keys):
             raise _invalid("BatchGetItem", "Not 1 to 100 keys, or one of them twice")
-        with self._lock:
-            found = [self._items[key] for key in keys if key in self._items]
+        found = [self._items[key] for key in keys if key in self._items]
         return {"Responses": {table_name: [_typed(item) for item in found]}, "UnprocessedKeys": {}}
 
     def query(
@@ -134,19 +122,18 @@ class FakeDynamoDB:
         wanted = [names.get(path, path) for path in re.findall(r"#?\w+", ProjectionExpression)]
         if self._projected and not self._projected.issuperset(wanted):
             raise _invalid("Query", f"The index does not project one of {wanted}")
-        with self._lock:
-            self._update_index()
-            places = self._partitions.get(values[partition], [])
-            low = bisect_right(places, values[bound], key=itemgetter(0)) if comparison == ">" else 0
-            high = bisect_left(places, values[bound], key=itemgetter(0)) if comparison == "<" else len(places)
-            if ExclusiveStartKey and ScanIndexForward:
-                low = max(low, bisect_right(places, _place(_plain(ExclusiveStartKey))))
-            elif ExclusiveStartKey:
-                high = min(high, bisect_left(places, _place(_plain(ExclusiveStartKey))))
-            most = min(Limit, self.page_rows)
-            places = places[low:high]
-            page = places[:most] if ScanIndexForward else places[: -most - 1 : -1]
-            rows = [self._rows[key] for _, key in page]
+        self._update_index()
+        places = self._partitions.get(values[partition], [])
+        low = bisect_right(places, values[bound], key=itemgetter(0)) if comparison == ">" else 0
+        high = bisect_left(places, values[bound], key=itemgetter(0)) if comparison == "<" else len(places)
+        if ExclusiveStartKey and ScanIndexForward:
+            low = max(low, bisect_right(places, _place(_plain(ExclusiveStartKey))))
+        elif ExclusiveStartKey:
+            high = min(high, bisect_left(places, _place(_plain(ExclusiveStartKey))))
+        most = min(Limit, self.page_rows)
+        places = places[low:high]
+        page = places[:most] if ScanIndexForward else places[: -most - 1 : -1]
+        rows = [self._rows[key] for _, key in page]
         kept = [row for row in rows if keep(row, names, values)]
         shown = [{name: row[name] for name in wanted if name in row} for row in kept] if wanted else kept
         answer: Item = {"Items": [_typed(row) for row in shown], "Count": len(kept), "ScannedCount": len(rows)}
@@ -297,100 +284,60 @@ def _condition(text: str) -> Condition:
 
 @dataclass(eq=False)
 class _Message:
-    """`receipt` is the number in its latest receipt handle; `receives` is what counts for the redrive."""
+    """A message that can be received from `visible_at`. `receipt` is the number in its latest receipt handle."""
 
     message_id: str
     body: str
     attributes: Typed
-    state: str = VISIBLE
-    visible_at: float = 0
+    visible_at: float
     receipt: int = 0
     receives: int = 0
 
-    def shown(self, names: Sequence[str]) -> dict[str, Any]:
-        attributes = {name: dict(value) for name, value in self.attributes.items() if "All" in names or name in names}
+    def shown(self) -> dict[str, Any]:
+        attributes = {name: dict(value) for name, value in self.attributes.items()}
         shown: dict[str, Any] = {"MessageId": self.message_id, "Body": self.body}
         return {**shown, "MessageAttributes": attributes} if attributes else shown
 
 
+@dataclass
 class _Queue:
-    """One queue's messages. `visible`, and `hidden` (a heap), keep some for a while that are not so any more."""
-
-    def __init__(self, visibility_timeout: float, redrive: tuple[str, int] | None) -> None:
-        self.visibility_timeout, self.redrive = visibility_timeout, redrive
-        self.messages: dict[str, _Message] = {}
-        self.visible: list[_Message] = []
-        self.hidden: list[tuple[float, int, _Message]] = []
-        self._order = itertools.count()
-
-    def add(self, message: _Message) -> None:
-        self.messages[message.message_id] = message
-        self.visible.append(message)
-
-    def remove(self, message: _Message) -> None:
-        del self.messages[message.message_id]
-        message.state = DELETED
-
-    def hide(self, message: _Message, state: str, until: float) -> None:
-        message.state, message.visible_at = state, until
-        heapq.heappush(self.hidden, (until, next(self._order), message))
-
-    def wake(self, now: float) -> None:
-        """Show what was hidden until now. What heads `hidden` afterwards is hidden."""
-        while self.hidden:
-            until, _, message = self.hidden[0]
-            is_hidden = message.state in (IN_FLIGHT, DELAYED) and message.visible_at == until
-            if is_hidden and until > now:
-                return
-            heapq.heappop(self.hidden)
-            if is_hidden:
-                message.state = VISIBLE
-                self.visible.append(message)
+    visibility_timeout: float
+    redrive: tuple[str, int] | None
+    messages: dict[str, _Message] = field(default_factory=dict)
 
 
 class FakeSQS:
     """A client for the queues that `queue` makes. WaitTimeSeconds is not waited for.
 
-    Messages come in the order in which they became visible, or with `shuffle` in any. With `duplicate_probability`
-    (settable) one that was received comes again before its visibility timeout, and one that was deleted comes again, as
-    from a server of SQS that was out of reach; neither brings it nearer to the DLQ.
+    Messages come in the order of sending, or with `shuffle` in any. With `duplicate_probability` (settable) one that
+    was received comes again before its visibility timeout, and one that was deleted comes again, as from a server of
+    SQS that was out of reach; neither brings it nearer to the DLQ.
     """
 
     def __init__(
         self, clock: Callable[[], float], *, shuffle: Random | None = None, duplicate_probability: float = 0
     ) -> None:
-        if duplicate_probability and shuffle is None:
-            raise ValueError("duplicates are drawn from `shuffle`")
         self._clock = clock
         self._shuffle = shuffle
         self.duplicate_probability = duplicate_probability
         self._queues: dict[str, _Queue] = {}
         self._numbers = itertools.count(1)
-        self._lock = Lock()
 
     def queue(self, url: str, visibility_timeout: float = 300, redrive: tuple[str, int] | None = None) -> None:
         """Make a queue; `redrive` is the URL of its DLQ, and after how many receives messages go there."""
         self._queues[url] = _Queue(visibility_timeout, redrive)
 
-    def next_change(self) -> float | None:
-        """Return when the next hidden or delayed message of any queue becomes visible; None when there is none."""
-        with self._lock:
-            queues = [self._queue(url) for url in self._queues]
-            return min((queue.hidden[0][0] for queue in queues if queue.hidden), default=None)
-
     def messages(self, url: str) -> list[dict[str, Any]]:
-        """Return every message in a queue, hidden ones too. No call of boto3's: a look for tests."""
-        with self._lock:
-            return [message.shown(["All"]) for message in self._queues[url].messages.values()]
+        """Return every message in a queue, hidden ones too, for tests: boto3 has no such call."""
+        return [message.shown() for message in self._queues[url].messages.values()]
 
-    def visible(self, url: str) -> int:
-        """Return how many messages a queue would give now, for tests."""
-        with self._lock:
-            return sum(message.state == VISIBLE for message in self._queue(url).messages.values())
+    def visible(self, url: str) -> list[str]:
+        """Return the ids of the messages that a queue would give now, for tests."""
+        now = self._clock()
+        return [key for key, message in self._queue(url).messages.items() if message.visible_at <= now]
 
     def send_message(self, *, QueueUrl: str, **message: Any) -> dict[str, Any]:
-        with self._lock:
-            return self._send(self._queue(QueueUrl), **message)
+        return self._send(self._queue(QueueUrl), **message)
 
     def send_message_batch(self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return self._batch(self._send, QueueUrl, Entries)
@@ -401,38 +348,43 @@ class FakeSQS:
         QueueUrl: str,
         MaxNumberOfMessages: int = 1,
         WaitTimeSeconds: int = 0,
-        VisibilityTimeout: float | None = None,
-        MessageAttributeNames: Sequence[str] = (),
+        MessageAttributeNames: Sequence[str] = ("All",),
     ) -> dict[str, Any]:
         if MaxNumberOfMessages not in range(1, 11) or WaitTimeSeconds not in range(21):
             raise _error("ReceiveMessage", "InvalidParameterValue", "1 to 10 messages, 0 to 20 seconds")
-        with self._lock:
-            queue = self._queue(QueueUrl)
-            timeout = queue.visibility_timeout if VisibilityTimeout is None else VisibilityTimeout
-            received = [
-                {**message.shown(MessageAttributeNames), "ReceiptHandle": f"{message.message_id}/{message.receipt}"}
-                for message in itertools.islice(self._receive(queue, timeout), MaxNumberOfMessages)
-            ]
+        queue = self._queue(QueueUrl)
+        received: list[dict[str, Any]] = []
+        candidates = self.visible(QueueUrl)
+        if self._shuffle:
+            self._shuffle.shuffle(candidates)
+        for message in map(queue.messages.__getitem__, candidates):
+            if len(received) == MaxNumberOfMessages:
+                break
+            if queue.redrive and message.receives >= queue.redrive[1]:
+                del queue.messages[message.message_id]
+                self._queues[queue.redrive[0]].messages[message.message_id] = replace(message, receives=0)
+                continue
+            message.receipt = next(self._numbers)
+            if not self._is_repeated(queue, message):
+                message.receives += 1
+                message.visible_at = self._clock() + queue.visibility_timeout
+            received.append({**message.shown(), "ReceiptHandle": f"{message.message_id}/{message.receipt}"})
         return {"Messages": received} if received else {}
 
     def delete_message(self, *, QueueUrl: str, ReceiptHandle: str) -> dict[str, Any]:
-        with self._lock:
-            return self._delete(self._queue(QueueUrl), ReceiptHandle=ReceiptHandle)
+        return self._delete(self._queue(QueueUrl), ReceiptHandle=ReceiptHandle)
 
     def delete_message_batch(self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return self._batch(self._delete, QueueUrl, Entries)
 
     def get_queue_attributes(self, *, QueueUrl: str, AttributeNames: Sequence[str]) -> dict[str, Any]:
-        with self._lock:
-            count = Counter(message.state for message in self._queue(QueueUrl).messages.values())
-        known = [name for name in (VISIBLE, IN_FLIGHT, DELAYED) if name in AttributeNames or "All" in AttributeNames]
-        return {"Attributes": {name: str(count[name]) for name in known}}
+        if list(AttributeNames) != [VISIBLE]:
+            raise NotImplementedError(AttributeNames)
+        return {"Attributes": {VISIBLE: str(len(self.visible(QueueUrl)))}}
 
     def _queue(self, url: str) -> _Queue:
-        """Return a queue as it is at this moment."""
         if url not in self._queues:
             raise _error("any", "AWS.SimpleQueueService.NonExistentQueue", url)
-        self._queues[url].wake(self._clock())
         return self._queues[url]
 
     def _batch(
@@ -442,14 +394,12 @@ class FakeSQS:
         if not 1 <= len(entries) <= 10 or len({entry["Id"] for entry in entries}) < len(entries):
             raise _error("batch", "AWS.SimpleQueueService.InvalidBatch", "Not 1 to 10 entries, or an Id twice")
         answer: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-        with self._lock:
-            queue = self._queue(url)
-            for entry in entries:
-                parameters = {name: value for name, value in entry.items() if name != "Id"}
-                try:
-                    answer["Successful"].append({"Id": entry["Id"], **act(queue, **parameters)})
-                except ClientError as error:
-                    answer["Failed"].append({"Id": entry["Id"], "SenderFault": True, **error.response["Error"]})
+        for entry in entries:
+            parameters = {name: value for name, value in entry.items() if name != "Id"}
+            try:
+                answer["Successful"].append({"Id": entry["Id"], **act(self._queue(url), **parameters)})
+            except ClientError as error:
+                answer["Failed"].append({"Id": entry["Id"], "SenderFault": True, **error.response["Error"]})
         return dict(answer)
 
     def _send(
@@ -459,28 +409,10 @@ class FakeSQS:
         texts = (MessageBody, *(value["StringValue"] for value in attributes.values()))
         if DelaySeconds not in range(901) or not all(texts):
             raise _error("SendMessage", "InvalidParameterValue", "A delay that is not 0 to 900, or an empty text")
-        message = _Message(f"00000000-0000-4000-8000-{next(self._numbers):012x}", MessageBody, attributes)
-        if DelaySeconds:
-            queue.messages[message.message_id] = message
-            queue.hide(message, DELAYED, self._clock() + DelaySeconds)
-        else:
-            queue.add(message)
-        return {"MessageId": message.message_id}
-
-    def _receive(self, queue: _Queue, timeout: float) -> Iterator[_Message]:
-        while queue.visible:
-            message = queue.visible.pop(self._shuffle.randrange(len(queue.visible)) if self._shuffle else 0)
-            if message.state != VISIBLE:
-                continue
-            if queue.redrive and message.receives >= queue.redrive[1]:
-                queue.remove(message)
-                self._queues[queue.redrive[0]].add(_Message(message.message_id, message.body, message.attributes))
-                continue
-            message.receipt = next(self._numbers)
-            if not self._is_repeated(queue, message, timeout):
-                message.receives += 1
-                queue.hide(message, IN_FLIGHT, self._clock() + timeout)
-            yield message
+        message_id = f"00000000-0000-4000-8000-{next(self._numbers):012x}"
+        visible_at = self._clock() + DelaySeconds
+        queue.messages[message_id] = _Message(message_id, MessageBody, attributes, visible_at)
+        return {"MessageId": message_id}
 
     def _delete(self, queue: _Queue, *, ReceiptHandle: str) -> dict[str, Any]:
         message_id, separator, receipt = ReceiptHandle.partition("/")
@@ -489,13 +421,13 @@ class FakeSQS:
         message = queue.messages.get(message_id)
         if message and message.receipt == int(receipt):
             message.receipt = message.receives = 0
-            if not self._is_repeated(queue, message, queue.visibility_timeout):
-                queue.remove(message)
+            if not self._is_repeated(queue, message):
+                del queue.messages[message_id]
         return {}
 
-    def _is_repeated(self, queue: _Queue, message: _Message, timeout: float) -> bool:
-        """Return whether the message comes again, and hide it for a random part of `timeout` if it does."""
+    def _is_repeated(self, queue: _Queue, message: _Message) -> bool:
+        """Return whether the message comes again too early, and hide it until then if it does."""
         if self._shuffle is None or self._shuffle.random() >= self.duplicate_probability:
             return False
-        queue.hide(message, IN_FLIGHT, self._clock() + self._shuffle.random() * timeout)
+        message.visible_at = self._clock() + self._shuffle.random() * queue.visibility_timeout
         return True

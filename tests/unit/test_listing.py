@@ -1,4 +1,3 @@
-import base64
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,7 +13,7 @@ from chalicelib.services import Services
 from chalicelib.settings import load
 from chalicelib.store import SHARDS
 from tests.support.fake_aws import FakeDynamoDB, FakeSQS
-from tests.support.world import START, Clock, World
+from tests.support.world import START, Clock
 
 MIB = 1024 * 1024
 STATUSES = list(Status)
@@ -96,15 +95,6 @@ def test_walking_the_pages_shows_every_event_once_in_order(
         assert ids_of(pages) == ids(expected if order == "oldest" else reversed(expected))
 
 
-def test_an_event_is_listed_with_the_attributes_of_the_index(services: Services) -> None:
-    copy = {"subscription_id": "sub_" + "0" * 32, "source_event_id": "evt_" + "1" * 32}
-    event = make_event(0, **copy, copies=("evt_" + "2" * 32,), delivery_attempts=3, next_attempt_at="x", requeue_at="y")
-    services.store.put(event)
-    (page,) = walk(services)
-    # Without payload, metadata and attempts.
-    assert page.events == [replace(event, payload="{}", metadata="null", claim_id=None)]
-
-
 @pytest.mark.parametrize("event_type", ["common", "rare", "unheard.of"])
 @pytest.mark.parametrize("status", [None, *Status])
 def test_events_are_filtered_by_status_and_type(status: Status | None, event_type: str, services: Services) -> None:
@@ -147,48 +137,12 @@ def test_an_event_that_the_index_shows_too_late_is_not_in_the_inbox(
     assert [len(page.events) for page in pages] == [0, 1]  # a page may be empty while there are more
 
 
-@pytest.mark.parametrize(
-    ("sizes", "pages"),
-    [
-        ([MIB] * 5, [2, 2, 1]),
-        ([MAX_PAGE_BYTES, 1], [1, 1]),
-        ([MAX_PAGE_BYTES - 1, 1, 1], [2, 1]),
-        ([1, 9 * MIB, 1], [1, 1, 1]),
-    ],
-)
-def test_a_page_with_payloads_ends_at_two_and_a_half_mib(
-    sizes: list[int], pages: list[int], services: Services
-) -> None:
-    events = [make_event(9 * number, status=Status.FAILED, size=size) for number, size in enumerate(sizes)]
-    store_all(services, events)
-    walked = walk(services, inbox=True)
-    assert [len(page.events) for page in walked] == pages
-    assert ids_of(walked) == ids(events)
-    assert [len(page.events) for page in walk(services)] == [len(sizes)]  # without payloads
-
-
-def test_a_page_is_full_although_one_shard_holds_all_events(services: Services, dynamodb: FakeDynamoDB) -> None:
-    events = store_all(services, (make_event(number, status=Status.PENDING) for number in range(400)))
-    shards = [list(listing.overdue(services, shard)) for shard in range(SHARDS)]
-    assert shards == [[]] * SHARDS
-    in_one_shard = {row["event_id"]["S"] for row in services.store.rows("pending#3", "", {})}
-    for event in events:
-        if event.event_id not in in_one_shard:
-            services.store.acknowledge(event.event_id)
-
-    page = listing.page(services, listing.parse_inbox_query({}))
-
-    assert ids(page.events) == [event_id for event_id in ids(events) if event_id in in_one_shard][:50]
-
-
 def test_a_damaged_cursor_is_refused(services: Services) -> None:
     store_all(services, map(make_event, range(3)))
     cursor = walk(services, limit=1)[0].next_cursor
     assert cursor
     damaged = [cursor[:at] + ("A" if cursor[at] != "A" else "B") + cursor[at + 1 :] for at in range(len(cursor))]
-    damaged += [cursor[:-1], cursor[4:], cursor + "AAAA", cursor + "\n", " " + cursor[1:], "é" * 96, "A" * 96, "x"]
-    damaged += [base64.urlsafe_b64encode(bytes(72)).decode(), base64.b64encode(b"\xff" * 72).decode()]
-    for text in damaged:
+    for text in [*damaged, cursor[:-1], cursor + "AAAA", cursor + "\n", "é" * 96, "A" * 96, "_" * 96]:
         with pytest.raises(InvalidRequestError):
             listing.parse_events_query({"cursor": [text]})
     assert listing.parse_events_query({"cursor": [cursor]}).after
@@ -238,13 +192,3 @@ def test_the_oldest_pending_event_has_not_expired(expired: int, services: Servic
         metadata="null",
         claim_id=None,
     )
-
-
-def test_moto_gives_the_same_pages(shared_world: World, services: Services) -> None:
-    shared_world.forget()
-    for each in (services, shared_world.services):
-        store_all(each, map(make_event, range(30)))
-    for parameters in ({"limit": 9}, {"limit": 9, "event_type": "rare"}):
-        for inbox in (False, True):
-            assert walk(shared_world.services, inbox=inbox, **parameters) == walk(services, inbox=inbox, **parameters)
-    assert [list(listing.overdue(shared_world.services, shard)) for shard in range(SHARDS)] == [[]] * SHARDS

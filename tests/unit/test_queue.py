@@ -73,7 +73,7 @@ def test_each_operation_logs_one_line_without_bodies_and_failures_at_error(
     )
     queue.send(BODY, {"EventId": "evt_1"})
     [line] = output.lines()
-    assert (line["level"], line["EventId"], bool(line["message_id"])) == ("INFO", "evt_1", True)
+    assert (line["level"], line["event_id"], bool(line["message_id"])) == ("INFO", "evt_1", True)
 
     def fail(**_: object) -> None:
         raise next(failures)

@@ -1,17 +1,13 @@
-import gc
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import boto3
 import pytest
-from botocore.exceptions import NoRegionError
 
 from chalicelib import services
 from chalicelib.errors import ApiError, QueueUnavailableError, StorageUnavailableError
 from chalicelib.queue import Queue
-from chalicelib.services import Services
 from chalicelib.settings import SettingsError, load
 from chalicelib.store import EventStore
 from tests.support import receiver as receivers
@@ -51,6 +47,23 @@ def test_services_and_clients_are_created_once_at_first_use(monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("environ")
+def test_calls_of_a_function_are_without_the_header_by_which_lambda_detects_loops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "triggers-api-dev-worker")
+    monkeypatch.setenv("_X_AMZN_TRACE_ID", "Root=1-5759e988-bd862e3fe1be46a994272793;Lineage=1:a87bd80c:15")
+    sent: list[bool] = []
+
+    for client in (boto3.client("sqs"), services.client("sqs")):
+        client.meta.events.register_first(
+            "before-send", lambda request, **_: sent.append("X-Amzn-Trace-Id" in request.headers)
+        )
+        client.list_queues()
+
+    assert sent == [True, False]
+
+
+@pytest.mark.usefixtures("environ")
 def test_unusable_settings_fail_every_call_until_they_are_corrected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAX_DELIVERY_ATTEMPTS", "many")
     for _ in range(2):
@@ -76,28 +89,12 @@ def test_settings_come_from_the_secret_and_an_unreadable_secret_is_a_503(
     assert services.get().settings == load(environ)
 
 
-def test_garbage_collection_goes_on_after_a_client_could_not_be_created(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    with pytest.raises(NoRegionError):
-        services.client("dynamodb")
-    assert gc.isenabled()
-
-
 def test_a_call_takes_at_most_call_seconds() -> None:
     config: Any = services.CONFIG
     tries = config.retries["total_max_attempts"]
     assert config.retries["mode"] == "standard"
     assert tries * (config.connect_timeout + config.read_timeout) + 1 <= services.CALL_SECONDS
     assert config.max_pool_connections >= 64  # the threads of a batch do not wait for each other's connections
-
-
-def test_ids_are_unique_and_of_32_hexadecimal_digits(shared_world: World) -> None:
-    made = {Services(load(shared_world.environ)).new_id() for _ in range(1000)}
-    assert len(made) == 1000
-    assert all(len(one) == 32 and set(one) <= set("0123456789abcdef") for one in made)
 
 
 # Responses that are not those of AWS
@@ -108,6 +105,7 @@ ODD = {
     "without a body": TRUNCATED.partition(b"{")[0],
     "truncated, without a length": TRUNCATED.replace(b"Content-Length: 500\r\n", b""),
     "HTML": b"HTTP/1.1 502 Odd\r\nContent-Length: 13\r\n\r\n<html></html>",
+    "null and 500": b"HTTP/1.1 500 Odd\r\nContent-Length: 4\r\n\r\nnull",
     "HTML and 200": b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n<html></html>",
     "empty and 200": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
 }

@@ -1,6 +1,4 @@
 import logging
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
 
 import pytest
 
@@ -29,14 +27,6 @@ def test_the_traceback_of_an_exception_is_in_the_same_line(output: Output) -> No
     assert line["trace"].endswith("ValueError: first\nsecond")
 
 
-def test_the_level_can_be_changed(output: Output) -> None:
-    for level in ("WARNING", "INFO", "ERROR"):
-        telemetry.configure(level)
-        logger.info(level)
-    telemetry.configure("INFO")
-    assert [line["message"] for line in output.lines()] == ["INFO"]  # once, however often it was configured
-
-
 def test_the_request_id_is_on_every_line_of_its_context(output: Output) -> None:
     def fail() -> None:
         with telemetry.request_id("inner"):
@@ -49,26 +39,6 @@ def test_the_request_id_is_on_every_line_of_its_context(output: Output) -> None:
         logger.info("2")
     logger.info("3")
     assert [line["request_id"] for line in output.lines()] == ["inner", "outer", None]
-
-
-def test_each_thread_has_its_own_request_id(output: Output) -> None:
-    barrier = Barrier(8)
-
-    def serve(name: str) -> None:
-        with telemetry.request_id(name):
-            barrier.wait()
-            logger.info(name)
-
-    with telemetry.request_id("batch"), ThreadPoolExecutor(8) as pool:
-        list(pool.map(serve, "abcdefgh"))
-    assert sorted((line["message"], line["request_id"]) for line in output.lines()) == [(n, n) for n in "abcdefgh"]
-
-
-def test_a_thread_pool_logs_the_request_id_of_its_creator(output: Output) -> None:
-    for request_id in ("one", "two"):
-        with telemetry.request_id(request_id), telemetry.thread_pool(4) as pool:
-            list(pool.map(logger.info, "abcd"))
-    assert [line["request_id"] for line in output.lines()] == ["one"] * 4 + ["two"] * 4
 
 
 def test_other_loggers_are_left_alone(output: Output) -> None:

@@ -25,12 +25,6 @@ def post(payload: str = "{}", event_type: str = '"t"', **others: str) -> bytes:
     return ("{" + ",".join(f'"{name}":{text}' for name, text in members.items()) + "}").encode()
 
 
-def faults(body: bytes) -> dict[str, str]:
-    with pytest.raises(InvalidRequestError) as raised:
-        parse_new_event(body)
-    return {fault.field: fault.message for fault in raised.value.errors}
-
-
 @RELAXED
 @given(payload=OBJECTS, metadata=st.none() | OBJECTS, ascii_only=st.booleans())
 @example(payload={"": -0.0, "big": 10**4300 - 1, "z": [], "a": "\u2028\0😀"}, metadata={}, ascii_only=True)
@@ -46,17 +40,6 @@ def test_payload_and_metadata_are_kept_as_they_were_sent(payload: Any, metadata:
 def test_the_stored_text_is_compact_and_unescaped() -> None:
     new = parse_new_event(b'\n{ "payload" : {"b": "\\u00e9\\ud83d\\ude00", "a": [1, 2.50]}, "event_type": "t" }\r\n')
     assert (new.payload, new.metadata) == ('{"b":"é😀","a":[1,2.5]}', "null")
-
-
-@pytest.mark.parametrize("member", ["payload", "metadata"])
-@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
-def test_a_body_may_be_nested_a_hundred_deep(member: str, opening: str, closing: str) -> None:
-    def nested(levels: int) -> bytes:
-        below = levels - 2  # the body is the first level, the member's object the second
-        return post(**{member: '{"a":' + opening * below + "1" + closing * below + "}"})
-
-    parse_new_event(nested(100))
-    assert "deeper than 100" in faults(nested(101))["body"]
 
 
 def shuffled(value: Any, chance: random.Random) -> Any:
@@ -76,22 +59,6 @@ def test_spacing_order_and_escapes_do_not_change_the_hash(
     one = parse_new_event(json.dumps(body).encode())
     other = parse_new_event(json.dumps(shuffled(body, chance), indent=2, ensure_ascii=ascii_only).encode())
     assert one.body_hash == other.body_hash
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (post('{"a":true}'), post('{"a":1}')),
-        (post('{"a":null}'), post("{}")),
-        (post('{"a":"1"}'), post('{"a":1}')),
-        (post('{"a":[1,2]}'), post('{"a":[2,1]}')),
-        (post('{"a":9007199254740993}'), post('{"a":9007199254740992}')),
-        (post('{"a":"é"}'), post('{"a":"e\u0301"}')),
-        (post('{"a":1}'), post("{}", metadata='{"a":1}')),
-    ],
-)
-def test_different_json_has_a_different_hash(one: bytes, other: bytes) -> None:
-    assert parse_new_event(one).body_hash != parse_new_event(other).body_hash
 
 
 @pytest.mark.parametrize(

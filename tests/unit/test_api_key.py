@@ -1,0 +1,27 @@
+"""`make api-key`: a key, and the entry of API_KEYS that accepts it."""
+
+import pytest
+
+from chalicelib import settings
+from chalicelib.auth import authenticate
+from tools import api_key
+
+
+@pytest.mark.parametrize(("scopes", "granted"), [("", {"produce", "consume"}), ("produce", {"produce"})])
+def test_the_printed_entry_accepts_the_printed_key(
+    scopes: str, granted: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert api_key.main("acme", scopes) == 0
+
+    key, entry = (line.split()[-1] for line in capsys.readouterr().out.splitlines())
+    environ = {**dict.fromkeys(settings.REQUIRED, "http://127.0.0.1/"), "API_KEYS": entry}
+    found = authenticate(f"Bearer {key}", settings.load(environ).api_keys)
+    assert (found.name, set(found.scopes)) == ("acme", granted)
+
+
+@pytest.mark.parametrize(("name", "scopes"), [("", ""), ("a:b", ""), ("a,b", ""), ("acme", "all")])
+def test_an_unusable_name_or_scope_is_one_line(name: str, scopes: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert api_key.main(name, scopes) == 1
+
+    output = capsys.readouterr()
+    assert (output.out, output.err.count("\n")) == ("", 1)

@@ -1,0 +1,245 @@
+"""The life of one event, in every order in which its actors can take their steps.
+
+Any actor may stop for ever after any step, so what must hold in the end has to hold in every state that is reached.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from chalicelib import delivery, settings
+from chalicelib.events import Event, Reason, Status, rfc3339, unix_seconds
+from chalicelib.messages import WakeUp
+from chalicelib.services import Services
+from chalicelib.store import CLAIM_SECONDS
+from tests.support.fake_aws import FakeDynamoDB
+from tests.support.world import START, Clock
+
+EVENT_ID = f"evt_{1:032x}"
+TICK_SECONDS = CLAIM_SECONDS + 1  # after a tick every claim and lease is over, and who pushed was killed
+MAX_TICKS = 2
+EXPIRES_AT = int(START) + 86_400
+ENVIRON = {
+    "EVENTS_TABLE_NAME": "events",
+    "INBOX_QUEUE_URL": "https://sqs.test/inbox",
+    "INBOX_DLQ_URL": "https://sqs.test/dlq",
+    "ZAPIER_WEBHOOK_URL": "https://hooks.test/1",
+    "API_KEYS": "",
+}
+
+
+@dataclass(frozen=True)
+class Actor:
+    """`step` is what it does next; `held` is the event as it claimed or leased it."""
+
+    step: str
+    held: Event | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """`letters` are the `failed_at` of messages in the DLQ; `claims` counts those since the last replay."""
+
+    actors: tuple[Actor, ...]
+    item: tuple[tuple[str, Any], ...] = ()
+    letters: frozenset[str] = frozenset()
+    claims: int = 0
+    ticks: int = 0
+
+
+class Life:
+    """A table with one event that is put into any state and asked what can come next."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.dynamodb = FakeDynamoDB(self.clock)
+        self.name = ""
+        loaded = settings.load(ENVIRON)
+        self.services = Services(
+            loaded, client=lambda service: self.dynamodb, clock=self.clock, new_id=lambda: self.name
+        )
+        self.store = self.services.store
+
+    def enter(self, state: State) -> None:
+        self.clock.now = START + state.ticks * TICK_SECONDS
+        self.dynamodb._items = {EVENT_ID: dict(state.item)}
+
+    def event(self) -> Event:
+        event = self.store.get(EVENT_ID)
+        assert event
+        return event
+
+    def is_held(self, actor: Actor) -> bool:
+        return actor.held is not None and actor.held.is_claimed(self.clock())
+
+    def next_states(self, state: State) -> Iterator[State]:
+        if state.ticks < MAX_TICKS:
+            actors = tuple(actor if actor.step not in PUSHING else DONE for actor in state.actors)
+            yield replace(state, actors=actors, ticks=state.ticks + 1)
+        for number, actor in enumerate(state.actors):
+            for step in STEPS.get(actor.step, ()):
+                self.enter(state)
+                self.name = f"{actor.step}-{number}"
+                after, changes = step(self, actor, state)
+                yield replace(
+                    state,
+                    actors=(*state.actors[:number], after, *state.actors[number + 1 :]),
+                    item=tuple(sorted(self.dynamodb._items[EVENT_ID].items())),
+                    **changes,
+                )
+
+    def check(self, state: State) -> None:
+        self.enter(state)
+        event = self.event()
+        assert sum(map(self.is_held, state.actors)) <= 1, "two hold the event"
+        assert event.delivery_attempts == state.claims, "attempts are not the claims for pushes"
+        if event.status is Status.FAILED:
+            assert event.failed_at in state.letters, "failed without a dead letter"
+        if event.status is Status.PENDING:
+            assert event.next_attempt_at, "never due"
+            assert unix_seconds(event.requeue_at or "") < self.clock() + 3 * TICK_SECONDS, "the sweep is too late"
+
+
+Step = Callable[[Life, Actor, State], tuple[Actor, dict[str, Any]]]
+PUSHING = ("push", "record", "fail")
+DONE = Actor("done")
+
+
+def claim(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    result = life.store.claim(EVENT_ID, life.name)
+    return (Actor("push", result.event), {"claims": state.claims + 1}) if result.applied else (DONE, {})
+
+
+def push(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    assert actor.held
+    assert life.event().claim_id == actor.held.claim_id, "a push under a claim that is lost"
+    return Actor("record", actor.held), {}
+
+
+def record_delivered(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    assert actor.held
+    life.store.record_delivered(actor.held)
+    return DONE, {}
+
+
+def record_retry(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    assert actor.held
+    life.store.record_retry(actor.held, delay_seconds=0, message_follows=True)
+    return DONE, {}
+
+
+def send_letter(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    assert actor.held
+    failed = replace(actor.held, reason=Reason.PERMANENT, failed_at=f"{rfc3339(life.clock())} {actor.held.claim_id}")
+    return Actor("fail", failed), {"letters": state.letters | {failed.failed_at}}
+
+
+def record_failed(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    assert actor.held
+    life.store.record_failed(actor.held)
+    return DONE, {}
+
+
+def lease(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    result = life.store.lease(EVENT_ID, life.name, 30)
+    return Actor("leased", result.event) if result.applied else DONE, {}
+
+
+def acknowledge_leased(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    assert actor.held
+    applied = life.store.acknowledge(EVENT_ID, actor.held.claim_id).applied
+    assert not applied or life.is_held(actor), "acknowledged with a lease that is lost"
+    return DONE, {}
+
+
+def release(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    assert actor.held
+    applied = life.store.release(EVENT_ID, str(actor.held.claim_id)).applied
+    assert not applied or life.is_held(actor), "released with a lease that is lost"
+    return DONE, {}
+
+
+def acknowledge(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    life.store.acknowledge(EVENT_ID)
+    return DONE, {}
+
+
+def replay(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    result = life.store.replay(EVENT_ID, life.name, expires_at=EXPIRES_AT)
+    return (Actor("claim"), {"claims": 0}) if result.applied else (DONE, {})
+
+
+def redrive(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    """Handle the oldest dead letter as the worker does; it is gone unless it is sent on."""
+    if not state.letters:
+        return DONE, {}
+    letter, before = min(state.letters), life.event()
+    delay_seconds = delivery.redrive(WakeUp(EVENT_ID, letter), life.services)
+    changes: dict[str, Any] = {} if delay_seconds else {"letters": state.letters - {letter}}
+    if life.event().claim_id != before.claim_id:
+        changes["claims"] = 0
+    return Actor("done" if delay_seconds else "claim"), changes
+
+
+def sweep(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    requeue_at = life.event().requeue_at
+    if requeue_at is None or requeue_at > rfc3339(life.clock()):
+        return DONE, {}
+    return Actor("claim" if life.store.mark_requeued(EVENT_ID, requeue_at).applied else "done"), {}
+
+
+STEPS: dict[str, tuple[Step, ...]] = {
+    "claim": (claim,),
+    "push": (push,),
+    "record": (record_delivered, record_retry, send_letter),
+    "fail": (record_failed,),
+    "lease": (lease,),
+    "leased": (acknowledge_leased, release),
+    "acknowledge": (acknowledge,),
+    "replay": (replay,),
+    "redrive": (redrive,),
+    "sweep": (sweep,),
+}
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        ("claim", "acknowledge", "replay"),
+        ("claim", "sweep", "replay"),
+        ("lease", "lease", "claim"),
+        ("lease", "redrive", "claim"),
+        ("lease", "acknowledge", "replay"),
+        ("redrive", "redrive", "replay"),
+        ("lease", "sweep", "replay"),
+    ],
+)
+def test_no_order_of_steps_loses_an_event_or_lets_two_hold_it(others: tuple[str, ...]) -> None:
+    life = Life()
+    event = Event(
+        event_id=EVENT_ID,
+        event_type="a",
+        status=Status.PENDING,
+        created_at=rfc3339(START),
+        created_by="acme",
+        expires_at=EXPIRES_AT,
+        size=2,
+        delivery_attempts=1,
+        claim_id="post",
+        claimed_until=rfc3339(START + CLAIM_SECONDS),
+        next_attempt_at=rfc3339(START),
+        requeue_at=rfc3339(START + CLAIM_SECONDS),
+    )
+    life.store.put(event)
+    item = tuple(sorted(life.dynamodb._items[EVENT_ID].items()))
+    first = State((Actor("push", event), *map(Actor, others)), item, claims=1)
+    seen, todo = {first}, [first]
+    while todo:
+        state = todo.pop()
+        life.check(state)
+        new = set(life.next_states(state)) - seen
+        seen |= new
+        todo += new
+    assert len(seen) > 1000
