@@ -29,6 +29,7 @@ except SettingsError as error:  # a variable of .chalice/config.json; in Lambda 
 app = Chalice(app_name=f"triggers-api-{event_source.stage}", configure_logs=False)  # the name of the REST API
 
 OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"
+RETURN_SECONDS = 3  # the function has 30 s, and API Gateway ends a request after 29 s
 TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110; HTTPStatus has them since Python 3.13
 
 
@@ -45,9 +46,9 @@ class Call:
         parameters = self.request.query_params
         return {name: parameters.getlist(name) for name in parameters} if parameters else {}
 
-    def query_parameter(self, name: str) -> str | None:
-        """Return the last value of a query parameter."""
-        return self.query.get(name, [None])[-1]
+    @property
+    def lease_id(self) -> str | None:
+        return self.query.get("lease_id", [None])[-1]
 
     def json_body(self) -> bytes:
         """Return the body; raise ApiError 415 if the content type is not JSON."""
@@ -61,7 +62,7 @@ class Call:
 def route(method: str, path: str, *scopes: Scope) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
     """Register a view; errors become problem documents.
 
-    With `scopes`, the view takes a Call and the path's parameters, and the API key needs one of them.
+    With `scopes`, the API key needs one of them, and the view takes a Call and the path's parameters.
     """
 
     def register(view: Callable[..., Response]) -> Callable[..., Response]:
@@ -148,18 +149,17 @@ def get_openapi() -> Response:
 @route("GET", "/")
 def get_console() -> Response:
     html, headers = console.page()
-    return Response(html, {**headers}, 200)
+    return Response(html, {**headers})
 
 
 @route("POST", "/events", Scope.PRODUCE)
 def post_event(call: Call) -> Response:
-    headers = call.request.headers
-    body = call.json_body()
-    idempotency_key = headers.get("idempotency-key")
-    respond_async = prefers_async(headers.get("prefer", ""))
+    idempotency_key = call.request.headers.get("idempotency-key")
+    respond_async = prefers_async(call.request.headers.get("prefer", ""))
     event, is_repeated = delivery.accept(
-        parse_new_event(body, idempotency_key_errors(idempotency_key)),
+        parse_new_event(call.json_body(), idempotency_key_errors(idempotency_key)),
         call.services,
+        call.services.clock() + remaining_seconds(call.request.lambda_context) - RETURN_SECONDS,
         created_by=call.key.name,
         idempotency_key=idempotency_key,
         respond_async=respond_async,
@@ -179,8 +179,7 @@ def get_event(call: Call, event_id: str) -> Response:
     may_consume = Scope.CONSUME in call.key.scopes
     if event is None or not (may_consume or event.created_by == call.key.name):
         raise EventNotFoundError
-    body = event.to_json(include_payload=True, include_attempts=True, include_responses=may_consume)
-    return respond(200, body)
+    return respond(200, event.to_json(include_payload=True, include_attempts=True, include_responses=may_consume))
 
 
 @route("GET", "/events", Scope.CONSUME)
@@ -202,16 +201,15 @@ def lease_events(call: Call) -> Response:
 
 @route("POST", "/events/{event_id}/acknowledge", Scope.CONSUME)
 def acknowledge_event(call: Call, event_id: str) -> Response:
-    delivery.acknowledge(valid_id(event_id), call.services, call.query_parameter("lease_id"))
+    delivery.acknowledge(valid_id(event_id), call.services, call.lease_id)
     return Response("", {}, 204)
 
 
 @route("POST", "/events/{event_id}/release", Scope.CONSUME)
 def release_event(call: Call, event_id: str) -> Response:
-    lease_id = call.query_parameter("lease_id")
-    if not lease_id:
+    if not call.lease_id:
         raise InvalidRequestError(FieldError("lease_id", "is required"))
-    delivery.release(valid_id(event_id), lease_id, call.services)
+    delivery.release(valid_id(event_id), call.lease_id, call.services)
     return Response("", {}, 204)
 
 

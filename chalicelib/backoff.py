@@ -1,15 +1,6 @@
 """Exponential backoff with jitter."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Delay:
-    """Seconds until the next attempt is due, and whether the worker may wait for it in process."""
-
-    seconds: float
-    may_wait: bool = True
 
 
 def delay_seconds(attempt: int, *, base: float, cap: float, random: Callable[[], float]) -> float:

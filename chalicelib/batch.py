@@ -48,16 +48,13 @@ def _process_message(services: Services, deadline: float, message: Message) -> b
 def _handle(message: Message, services: Services, deadline: float) -> None:
     try:
         wake_up = messages.parse(message.body, message.attributes)
+        delay_seconds = delivery.redrive(wake_up, services) if wake_up.failed_at is not None else None
+        if delay_seconds is None:
+            delivery.deliver(wake_up, services, deadline)
+        else:
+            services.inbox.send(message.body, message.attributes, delay_seconds)
     except messages.MalformedMessageError:
         _move_to_dlq(message, "malformed", services)
-        return
-    try:
-        if wake_up.failed_at is not None:
-            delay_seconds = delivery.redrive(wake_up, services)
-            if delay_seconds is not None:
-                services.inbox.send(message.body, message.attributes, delay_seconds)
-                return
-        delivery.deliver(wake_up, services, deadline)
     except delivery.UnknownEventError:
         if wake_up.subscription_id is None:  # else a copy, deleted because its subscription is gone
             _move_to_dlq(message, "unknown_event", services)

@@ -6,13 +6,13 @@ Each step may be the last before a crash: what is stored by then is enough for t
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 
-from chalicelib import backoff, listing, messages
-from chalicelib.backoff import Delay
+from chalicelib import listing, messages
+from chalicelib.backoff import delay_seconds
 from chalicelib.errors import ApiError, EventNotFoundError, QueueUnavailableError, StorageUnavailableError
 from chalicelib.events import Attempt, DeliveredVia, Event, Reason, Status, rfc3339, unix_seconds
 from chalicelib.messages import WakeUp
@@ -25,14 +25,15 @@ from chalicelib.subscriptions import Subscription
 from chalicelib.telemetry import logger
 from chalicelib.validation import LeaseRequest, NewEvent
 
-POST_SECONDS = 27  # API Gateway ends a request after 29 s
 # After a push come two calls: the record and, for a retry, the message.
 AFTER_PUSH_SECONDS = 2 * CALL_SECONDS
 RECORD_RETRY_SECONDS = 0.5
+NOT_HELD = "This lease does not hold the event."
 DEAD_LETTER_RETRY_SECONDS = 60
 MAX_INLINE_PUSHES = 10
-LEASE_SECONDS = 10  # for finding events that nobody holds
-MAX_LEASED_BYTES = 2 * 1024 * 1024  # of payload: with attempts, and quoted as JSON once more, less than Lambda's 6 MB
+LEASE_SECONDS = 5  # for finding events that nobody holds; the search and the calls after it may take as long again
+MAX_LEASED_BYTES = 2 * 1024 * 1024  # quoted as JSON once more, and with those taken last, less than Lambda's 6 MB
+MAX_LEASED_AT_ONCE = 10  # the index does not tell the size of the attempts, up to 65 KB in a response
 
 
 class OutOfTimeError(Exception):
@@ -44,43 +45,59 @@ class UnknownEventError(Exception):
 
 
 def accept(
-    new_event: NewEvent, services: Services, *, created_by: str, idempotency_key: str | None, respond_async: bool
+    new_event: NewEvent,
+    services: Services,
+    deadline: float,
+    *,
+    created_by: str,
+    idempotency_key: str | None,
+    respond_async: bool,
 ) -> tuple[Event, bool]:
     """Store an event and a copy for each matching subscription, then push up to MAX_INLINE_PUSHES of them once.
 
-    The others are queued, as are all if `respond_async` and those whose breaker is open. Returns the event, and whether
-    an earlier call with the same Idempotency-Key stored it. Raises StorageUnavailableError if some may not be stored,
-    ApiError 422 if the key was used with another body. Later errors are logged; the sweep retries the delivery.
+    The others are queued, as are all if `respond_async` and those whose breaker is open. `deadline` (Unix seconds)
+    bounds the pushes. Returns the event, and whether an earlier call with the same Idempotency-Key stored it. Raises
+    StorageUnavailableError if some may not be stored, ApiError 422 if the key was used with another body. Later errors
+    are logged; the sweep retries the delivery.
     """
-    deadline = services.clock() + POST_SECONDS
     event = _new_event(new_event, services, created_by, idempotency_key)
     subscriptions = services.subscriptions.matching(event.event_type) if services.settings.subscription_hosts else []
-    if subscriptions and idempotency_key is not None:
-        earlier = services.store.get(event.event_id)
-        if earlier is not None:  # subscriptions made since then get no copy
-            return _require_same_body(earlier, new_event), True
+    if subscriptions and idempotency_key is not None and (earlier := services.store.get(event.event_id)):
+        return _require_same_body(earlier, event), True  # subscriptions made since then get no copy
     copies = [_copy(event, subscription, services) for subscription in subscriptions]
     urls = {copy.event_id: subscription.target_url for copy, subscription in zip(copies, subscriptions, strict=True)}
     event = replace(event, copies=tuple(urls))
     if services.settings.webhook_url is None:
         event = _without_push(event)
     else:
-        urls[event.event_id] = services.settings.webhook_url
+        urls = {event.event_id: services.settings.webhook_url, **urls}
     candidates = [] if respond_async else list(urls.items())[:MAX_INLINE_PUSHES]
     inline = {event_id for event_id, url in candidates if services.breaker(url).allows()}
-    *copies, event = [_claimed(each, services) if each.event_id in inline else each for each in (*copies, event)]
+
+    def store(new: Event) -> tuple[Event, bool]:
+        if new.event_id in inline:
+            until = rfc3339(services.clock() + CLAIM_SECONDS)
+            new = replace(new, delivery_attempts=1, claimed_until=until, requeue_at=until)
+        result = services.store.put(new)
+        return _require_same_body(result.event, new), result.applied
+
     # The event comes last, so that an event that is there has all its copies.
-    results = [*services.map(services.store.put, copies), services.store.put(event)]
-    stored = [_require_same_body(result.event, new_event) for result in results]
-    event, is_repeated = stored[-1], not results[-1].applied
-    if not is_repeated:
+    stored = services.map(store, copies)
+    stored.append(store(event))
+    event, is_new = stored[-1]
+    if is_new:
         extra = {"event_id": event.event_id, "event_type": event.event_type, "created_by": event.created_by}
         logger.info("event accepted", extra={**extra, "copies": len(copies)})
         services.metrics.emit(EventsAccepted=1)
-    new = [each for each, result in zip(stored, results, strict=True) if result.applied]
+    # Not due: pull-only, or acknowledged before the response of the put arrived.
+    due = [each for each, applied in stored if applied and each.status is Status.PENDING and each.next_attempt_at]
+    pushed: list[Event] = []
     with _errors_left_to_sweep(event.event_id):
-        event = _begin(new, urls, services, deadline).get(event.event_id, event)
-    return event, is_repeated
+        _queue([each for each in due if each.event_id not in inline], services, deadline)
+    with _errors_left_to_sweep(event.event_id):
+        claimed = [each for each in due if each.event_id in inline]
+        pushed = services.map(lambda each: _push_new(each, urls[each.event_id], services, deadline), claimed)
+    return next((each for each in pushed if each.event_id == event.event_id), event), not is_new
 
 
 def deliver(wake_up: WakeUp, services: Services, deadline: float) -> None:
@@ -92,33 +109,43 @@ def deliver(wake_up: WakeUp, services: Services, deadline: float) -> None:
     settings = services.settings
     last_start = deadline - (CALL_SECONDS + settings.push_timeout_seconds + AFTER_PUSH_SECONDS)
     waited = 0.0
-    while (delay := attempt_delivery(wake_up.event_id, services, deadline)) is not None:
-        waited += delay.seconds
-        is_late = services.clock() + delay.seconds > last_start
-        if is_late or waited > settings.in_process_wait_seconds or not delay.may_wait:
-            _wake_up(wake_up, delay.seconds, services)
+    while (delay_seconds := attempt_delivery(wake_up.event_id, services, deadline)) is not None:
+        waited += delay_seconds
+        is_late = services.clock() + delay_seconds > last_start
+        if is_late or waited > settings.in_process_wait_seconds:
+            _wake_up(wake_up, delay_seconds, services)
             return
-        services.sleep(delay.seconds)
+        services.sleep(delay_seconds)
 
 
-def attempt_delivery(event_id: str, services: Services, deadline: float) -> Delay | None:
-    """Claim an event, push it and record the outcome; return the delay of the next attempt, or None if none is due."""
+def attempt_delivery(event_id: str, services: Services, deadline: float) -> float | None:
+    """Claim an event, push it and record the outcome.
+
+    Returns the seconds until the next attempt, or None if there is nothing to wait for in process.
+    """
     claim = services.store.claim(event_id, services.new_id())
     event = claim.event
     if event is None:
         raise UnknownEventError
     if not claim.applied:
-        return _delay_until_due(event, services)
+        return _seconds_until_due(event, services)
     url = _target_url(event, services)
-    if url is None:
-        _drop_claimed(event, services)
+    if url is None and event.subscription_id is None:  # pull-only: it waits in the inbox
+        services.store.record_unscheduled(event)
+        return None
+    if url is None:  # a copy, which nobody waits for
+        services.store.delete(event)
         return None
     max_attempts = services.settings.max_delivery_attempts
     if event.delivery_attempts > max_attempts:  # the last attempt was not recorded
         _dead_letter(replace(event, delivery_attempts=max_attempts), Reason.EXHAUSTED, services, deadline)
         return None
     event, result = _push(event, url, services.settings.push_timeout_seconds, services, deadline)
-    return _settle(event, result, services, deadline)[1]
+    event, delay_seconds = _settle(event, result, services, deadline)
+    if delay_seconds is not None and result.timed_out:  # a receiver that hangs must not hold the batch
+        _wake_up(event, delay_seconds, services)
+        return None
+    return delay_seconds
 
 
 def acknowledge(event_id: str, services: Services, lease_id: str | None = None) -> None:
@@ -132,19 +159,15 @@ def acknowledge(event_id: str, services: Services, lease_id: str | None = None) 
         return
     if result.event is None:
         raise EventNotFoundError
-    is_mine = lease_id in (None, result.event.claim_id)
-    if result.event.status is not Status.DELIVERED or not is_mine:
-        raise ApiError(409, "This lease does not hold the event.")
+    if result.event.status is not Status.DELIVERED or lease_id not in (None, result.event.claim_id):
+        raise ApiError(409, NOT_HELD)
 
 
 def release(event_id: str, lease_id: str, services: Services) -> None:
     """End a lease before its time; raise EventNotFoundError, or ApiError 409 unless it holds the event."""
     result = services.store.release(event_id, lease_id)
-    if result.applied:
-        return
-    if result.event is None:
-        raise EventNotFoundError
-    raise ApiError(409, "This lease does not hold the event.")
+    if not result.applied:
+        raise ApiError(409, NOT_HELD) if result.event else EventNotFoundError
 
 
 def lease(request: LeaseRequest, services: Services) -> list[Event]:
@@ -164,10 +187,12 @@ def lease(request: LeaseRequest, services: Services) -> list[Event]:
     room, after, is_last = MAX_LEASED_BYTES, None, False
     try:
         while not is_last and len(leased) < request.limit and room > 0 and services.clock() < deadline:
-            query = listing.inbox_query(request.limit - len(leased), request.event_type, after)
+            count = len(leased)
+            limit = min(MAX_LEASED_AT_ONCE, request.limit - count)
+            query = replace(listing.INBOX, limit=limit, event_type=request.event_type, after=after)
             page = listing.find(services, query, max_bytes=room)
             services.map(take, page.events)
-            room = MAX_LEASED_BYTES - sum(event.size for event in leased)
+            room -= sum(event.leased_size() for event in leased[count:])
             after, is_last = page.after, page.after is None
     except StorageUnavailableError:
         if not leased:
@@ -202,14 +227,13 @@ def redrive(wake_up: WakeUp, services: Services) -> float | None:
     Returns the seconds after which the dead letter must be looked at again if the event is claimed, else None: the
     dead letter is sent before the failure is recorded, so it can come back before that.
     """
-    result = services.store.replay(
-        wake_up.event_id, services.new_id(), expires_at=_expires_at(services), failed_at=wake_up.failed_at
-    )
+    event_id, failed_at, expires_at = wake_up.event_id, wake_up.failed_at, _expires_at(services)
+    result = services.store.replay(event_id, services.new_id(), expires_at=expires_at, failed_at=failed_at)
     event = result.event
     if result.applied or event is None:
         return None
     # The claim that refused the replay may have ended since.
-    if event.failed_at == wake_up.failed_at or event.is_claimed(services.clock()):
+    if event.failed_at == failed_at or event.is_claimed(services.clock()):
         return min(MAX_DELAY_SECONDS, max(0.0, _claim_seconds_left(event, services)) + 1)
     return None
 
@@ -221,16 +245,13 @@ def _new_event(new_event: NewEvent, services: Services, created_by: str, idempot
     else:  # NUL separates the two, so that no two pairs give the same text
         digits = hashlib.sha256(f"{created_by}\0{idempotency_key}".encode()).hexdigest()[:32]
     return Event(
+        **vars(new_event),
         event_id=f"evt_{digits}",
-        event_type=new_event.event_type,
         status=Status.PENDING,
         created_at=rfc3339(now),
         created_by=created_by,
         expires_at=_expires_at(services),
         size=new_event.size,
-        payload=new_event.payload,
-        metadata=new_event.metadata,
-        body_hash=new_event.body_hash,
         next_attempt_at=rfc3339(now),
         requeue_at=rfc3339(now + MESSAGE_GRACE_SECONDS),
         claim_id=services.new_id(),
@@ -258,37 +279,22 @@ def _without_push(event: Event) -> Event:
     return replace(event, status=Status.DELIVERED, delivered_at=event.created_at, delivered_via=via)
 
 
-def _claimed(event: Event, services: Services) -> Event:
-    until = rfc3339(services.clock() + CLAIM_SECONDS)
-    return replace(event, delivery_attempts=1, claimed_until=until, requeue_at=until)
-
-
-def _require_same_body(event: Event | None, new_event: NewEvent) -> Event:
-    """Return an event as stored; raise ApiError 422 if it was made of another body."""
-    if event is None:  # it expired between the failed condition and now
+def _require_same_body(stored: Event | None, event: Event) -> Event:
+    """Return the stored event; raise ApiError 422 if it was made of another body than `event`."""
+    if stored is None:  # it expired between the failed condition and now
         raise StorageUnavailableError
-    if event.body_hash != new_event.body_hash:
+    if stored.body_hash != event.body_hash:
         raise ApiError(422, "This Idempotency-Key was used before, with another body.")
-    return event
+    return stored
 
 
-def _begin(events: list[Event], urls: Mapping[str, str], services: Services, deadline: float) -> dict[str, Event]:
-    """Push the new events that were stored with a claim, and queue the others; return those pushed, by id."""
-    # Not due: pull-only, or acknowledged before the response of the put arrived.
-    due = [event for event in events if event.status is Status.PENDING and event.next_attempt_at is not None]
-    unclaimed = [event for event in due if event.claimed_until is None]
-    tens = [unclaimed[start : start + BATCH_SIZE] for start in range(0, len(unclaimed), BATCH_SIZE)]
-    services.map(partial(_queue_new, services, deadline), tens)
-    claimed = [event for event in due if event.claimed_until is not None]
-    pushed = services.map(lambda event: _push_new(event, urls[event.event_id], services, deadline), claimed)
-    return {event.event_id: event for event in pushed}
-
-
-def _queue_new(services: Services, deadline: float, events: list[Event]) -> None:
-    with _errors_left_to_sweep(events[0].event_id):
-        if services.clock() + CALL_SECONDS > deadline:
-            raise OutOfTimeError
-        services.inbox.send_many([messages.wake_up(event) for event in events])
+def _queue(events: list[Event], services: Services, deadline: float) -> None:
+    """Send messages for new events."""
+    wake_ups = [messages.wake_up(event) for event in events]
+    tens = [wake_ups[start : start + BATCH_SIZE] for start in range(0, len(wake_ups), BATCH_SIZE)]
+    if tens and services.clock() + CALL_SECONDS > deadline:
+        raise OutOfTimeError
+    services.map(services.inbox.send_many, tens)
 
 
 def _push_new(event: Event, url: str, services: Services, deadline: float) -> Event:
@@ -300,9 +306,9 @@ def _push_new(event: Event, url: str, services: Services, deadline: float) -> Ev
             breaker.failed(timed_out=result.timed_out)
         else:
             breaker.succeeded()
-        event, delay = _settle(event, result, services, deadline)
-        if delay is not None:
-            _wake_up(event, delay.seconds, services)
+        event, delay_seconds = _settle(event, result, services, deadline)
+        if delay_seconds is not None:
+            _wake_up(event, delay_seconds, services)
     return event
 
 
@@ -323,14 +329,6 @@ def _target_url(event: Event, services: Services) -> str | None:
     return subscription.target_url if subscription else None
 
 
-def _drop_claimed(event: Event, services: Services) -> None:
-    """Leave a claimed event in the inbox, or delete it if it is a copy, which nobody waits for."""
-    if event.subscription_id is None:
-        services.store.record_unscheduled(event)
-    else:
-        services.store.delete(event)
-
-
 def _push(
     event: Event, url: str, timeout_seconds: float, services: Services, deadline: float
 ) -> tuple[Event, PushResult]:
@@ -340,15 +338,13 @@ def _push(
     if timeout_seconds <= 0 or not event.is_claimed(started + timeout_seconds):
         raise OutOfTimeError
     result = services.push.send(event, url, timeout_seconds)
-    attempt = Attempt(
-        rfc3339(started), result.outcome, result.status_code, result.error, result.duration_ms, result.response
-    )
-    return event.with_attempt(attempt), result
+    outcome = (result.outcome, result.status_code, result.error, result.duration_ms, result.response)
+    return event.with_attempt(Attempt(rfc3339(started), *outcome)), result
 
 
-def _settle(event: Event, result: PushResult, services: Services, deadline: float) -> tuple[Event, Delay | None]:
-    """Record the outcome of an attempt; return the event, and the delay of the next attempt if there is one."""
-    delay = _next_delay(event, result, services)
+def _settle(event: Event, result: PushResult, services: Services, deadline: float) -> tuple[Event, float | None]:
+    """Record the outcome of an attempt; return the event, and the seconds until the next attempt if there is one."""
+    delay_seconds = _retry_delay_seconds(event, result, services)
     logger.info(
         "attempt",
         extra={
@@ -358,57 +354,37 @@ def _settle(event: Event, result: PushResult, services: Services, deadline: floa
             "status_code": result.status_code,
             "error": result.error,
             "duration_ms": result.duration_ms,
-            "retry_in_seconds": round(delay.seconds, 3) if delay else None,
+            "retry_in_seconds": delay_seconds and round(delay_seconds, 3),
         },
     )
     if result.status_code == HTTPStatus.GONE and event.subscription_id is not None:
         services.subscriptions.delete(event.subscription_id)
         logger.warning("subscription ended by its target", extra={"subscription_id": event.subscription_id})
-        _drop_claimed(event, services)
+        services.store.delete(event)
         return event, None
     if result.outcome is Outcome.DELIVERED:
-        return _record_delivered(event, result, services, deadline), None
-    if delay is not None:
+        record = _record(services.store.record_delivered, event, services, deadline)
+        if record.applied:
+            latency_ms = round((services.clock() - unix_seconds(event.replayed_at or event.created_at)) * 1000)
+            services.metrics.emit(DeliverySuccess=1, PushDuration=result.duration_ms, DeliveryLatency=latency_ms)
+        return record.event or event, None
+    if delay_seconds is not None:
         services.metrics.emit(DeliveryRetry=1, PushDuration=result.duration_ms)
-        return _record_retry(event, delay, services, deadline)
+        message_follows = delay_seconds <= MAX_DELAY_SECONDS
+        write = partial(services.store.record_retry, delay_seconds=delay_seconds, message_follows=message_follows)
+        record = _record(write, event, services, deadline)
+        return record.event or event, delay_seconds if record.applied else None
     services.metrics.emit(PushDuration=result.duration_ms)
     reason = Reason.PERMANENT if result.outcome is Outcome.FAILED else Reason.EXHAUSTED
     return _dead_letter(event, reason, services, deadline), None
 
 
-def _next_delay(event: Event, result: PushResult, services: Services) -> Delay | None:
-    settings = services.settings
-    if result.outcome is not Outcome.RETRY or event.delivery_attempts >= settings.max_delivery_attempts:
+def _retry_delay_seconds(event: Event, result: PushResult, services: Services) -> float | None:
+    settings, attempt = services.settings, event.delivery_attempts
+    if result.outcome is not Outcome.RETRY or attempt >= settings.max_delivery_attempts:
         return None
-    scheduled = backoff.delay_seconds(
-        event.delivery_attempts,
-        base=settings.backoff_base_seconds,
-        cap=settings.backoff_cap_seconds,
-        random=services.random,
-    )
-    # A receiver that hangs must not hold the batch, which may have events of others.
-    return Delay(max(scheduled, result.retry_after_seconds), may_wait=not result.timed_out)
-
-
-def _record_delivered(event: Event, result: PushResult, services: Services, deadline: float) -> Event:
-    record = _record(services.store.record_delivered, event, services, deadline)
-    if record.applied:
-        started = unix_seconds(event.replayed_at or event.created_at)
-        latency_ms = round((services.clock() - started) * 1000)
-        services.metrics.emit(DeliverySuccess=1, PushDuration=result.duration_ms, DeliveryLatency=latency_ms)
-    return record.event or event
-
-
-def _record_retry(event: Event, delay: Delay, services: Services, deadline: float) -> tuple[Event, Delay | None]:
-    message_follows = delay.seconds <= MAX_DELAY_SECONDS
-    write = partial(services.store.record_retry, delay_seconds=delay.seconds, message_follows=message_follows)
-    try:
-        record = _record(write, event, services, deadline)
-    except StorageUnavailableError:
-        # It may have been recorded: a message too many is dropped, one too few costs a minute.
-        _wake_up(event, delay.seconds, services)
-        raise
-    return record.event or event, delay if record.applied else None
+    base, cap = settings.backoff_base_seconds, settings.backoff_cap_seconds
+    return max(delay_seconds(attempt, base=base, cap=cap, random=services.random), result.retry_after_seconds)
 
 
 def _dead_letter(event: Event, reason: Reason, services: Services, deadline: float) -> Event:
@@ -440,12 +416,12 @@ def _record(write: Callable[[Event], WriteResult], event: Event, services: Servi
             services.sleep(RECORD_RETRY_SECONDS)
 
 
-def _delay_until_due(event: Event, services: Services) -> Delay | None:
-    """Return the delay of a message that came early, or None if the event needs no push or someone holds it."""
+def _seconds_until_due(event: Event, services: Services) -> float | None:
+    """Return by how much a message came early, or None if the event needs no push or someone holds it."""
     now = services.clock()
     if event.status is not Status.PENDING or event.next_attempt_at is None or event.is_claimed(now):
         return None
-    return Delay(max(0.0, unix_seconds(event.next_attempt_at) - now))
+    return max(0.0, unix_seconds(event.next_attempt_at) - now)
 
 
 def _claim_seconds_left(event: Event, services: Services) -> float:

@@ -148,6 +148,10 @@ class Event:
             members["lease_count"] = compact(self.lease_count)
         return _join(members)
 
+    def leased_size(self) -> int:
+        """Return half of the bytes of the leased event in a Lambda response, as `size` counts them."""
+        return len(json.dumps(self.to_json(include_payload=True, include_attempts=True, include_lease=True))) // 2
+
     def message(self) -> str:
         """Return the state of the event as one sentence."""
         count = self.delivery_attempts

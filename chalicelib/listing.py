@@ -6,16 +6,16 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, islice
 
 from chalicelib.errors import FieldError, InvalidRequestError
 from chalicelib.events import EVENT_TYPE, Event, Status, rfc3339
-from chalicelib.messages import WakeUp
 from chalicelib.services import Services
-from chalicelib.store import SHARDS, EventStore, partition
+from chalicelib.store import SHARDS, EventStore, Item, Values, partition
 from chalicelib.subscriptions import SUBSCRIPTION_ID
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 100
+SEARCH_SECONDS = 5
 MAX_PAGE_BYTES = 5 * 1024 * 1024 // 2  # Lambda's responses are limited to 6 MB, and it quotes JSON once more
 
 
@@ -43,6 +43,10 @@ class Query:
         )
 
 
+EVENTS = Query(tuple(Status), newest_first=True)
+INBOX = Query((Status.PENDING, Status.FAILED), newest_first=False, in_inbox=True, include_payload=True)
+
+
 @dataclass(frozen=True)
 class Page:
     """Events in order, and the sort key of the last one seen unless it is the last page."""
@@ -58,18 +62,12 @@ class Page:
 def parse_events_query(parameters: Mapping[str, Sequence[str]]) -> Query:
     """Return the query of `GET /events`; raise InvalidRequestError with every fault."""
     allowed = ("status", "event_type", "order", "limit", "cursor", "include", "subscription_id")
-    return _parse(parameters, Query(tuple(Status), newest_first=True), allowed)
+    return _parse(parameters, EVENTS, allowed)
 
 
 def parse_inbox_query(parameters: Mapping[str, Sequence[str]]) -> Query:
     """Return the query of `GET /inbox`; raise InvalidRequestError with every fault."""
-    query = replace(inbox_query(), include_payload=True)
-    return _parse(parameters, query, ("event_type", "order", "limit", "cursor"))
-
-
-def inbox_query(limit: int = DEFAULT_LIMIT, event_type: str | None = None, after: str | None = None) -> Query:
-    """Return the query of undelivered events that nobody holds, oldest first."""
-    return Query((Status.PENDING, Status.FAILED), False, limit, event_type, after=after, in_inbox=True)
+    return _parse(parameters, INBOX, ("event_type", "order", "limit", "cursor"))
 
 
 def page(services: Services, query: Query) -> Page:
@@ -86,8 +84,18 @@ def page(services: Services, query: Query) -> Page:
 def find(services: Services, query: Query, *, max_bytes: int | None = None) -> Page:
     """Return the next events as the index shows them, fewer than the limit if a filter or `max_bytes` leaves some out.
 
-    Each partition gives one row more than are needed, so the first rows of the merged list have no gap.
+    While a filter leaves all out, the search goes on for SEARCH_SECONDS.
     """
+    deadline = services.clock() + SEARCH_SECONDS
+    while True:
+        found = _find(services, query, max_bytes)
+        if found.events or found.after is None or services.clock() > deadline:
+            return found
+        query = replace(query, after=found.after)
+
+
+def _find(services: Services, query: Query, max_bytes: int | None) -> Page:
+    """Search once. Each partition gives one row more than are needed: the first rows of the merged list have no gap."""
     is_filtered = query.event_type or query.subscription_id or (query.in_inbox and query.after)
     size = MAX_LIMIT if is_filtered else query.limit
     partitions = [partition(status, shard) for status in query.statuses for shard in range(SHARDS)]
@@ -105,34 +113,24 @@ def find(services: Services, query: Query, *, max_bytes: int | None = None) -> P
     return Page(events, rows[size - 1].sort_key if len(rows) > size else None)
 
 
-def overdue(services: Services, shard: int) -> Iterator[list[tuple[WakeUp, str]]]:
-    """Yield pages of a shard's pending events that are due and that nobody will push, with their `requeue_at`."""
+def overdue(services: Services, shard: int) -> Iterator[Event]:
+    """Yield a shard's pending events that are due and that nobody will push."""
     now = services.clock()
-    for page in services.store.pages(
-        partition(Status.PENDING, shard),
-        "",
-        {":now": rfc3339(now), ":now_seconds": int(now)},
-        FilterExpression="requeue_at <= :now AND next_attempt_at <= :now AND expires_at > :now_seconds",
-        ProjectionExpression="event_id, subscription_id, requeue_at",
-    ):
-        rows = [{name: value["S"] for name, value in row.items()} for row in page]
-        yield [(WakeUp(row["event_id"], None, row.get("subscription_id")), row["requeue_at"]) for row in rows]
+    values: Values = {":now": rfc3339(now), ":now_seconds": int(now)}
+    condition = "requeue_at <= :now AND next_attempt_at <= :now AND expires_at > :now_seconds"
+    rows = services.store.rows(partition(Status.PENDING, shard), "", values, FilterExpression=condition)
+    return map(Event.from_item, rows)
 
 
 def oldest_pending(services: Services) -> Event | None:
     """Return the pending event that was created first."""
-    query = Query((Status.PENDING,), newest_first=False, limit=1)
-    while True:
-        found = find(services, query)
-        if found.events or found.after is None:
-            return found.events[0] if found.events else None
-        query = replace(query, after=found.after)  # expired, and not deleted yet
+    events = find(services, Query((Status.PENDING,), newest_first=False, limit=1)).events
+    return events[0] if events else None
 
 
 def _parse(parameters: Mapping[str, Sequence[str]], query: Query, allowed: Sequence[str]) -> Query:
-    errors = [
-        FieldError(name[:128], "is not a parameter of this listing") for name in parameters if name not in allowed
-    ]
+    unknown = [name for name in parameters if name not in allowed]
+    errors = [FieldError(name[:128], "is not a parameter of this listing") for name in unknown]
     errors += [FieldError(name, "must be given once") for name in allowed if len(parameters.get(name, ())) > 1]
 
     def read(name: str, pattern: str, expected: str) -> str | None:
@@ -166,15 +164,11 @@ def _parse(parameters: Mapping[str, Sequence[str]], query: Query, allowed: Seque
     )
 
 
-def _read(store: EventStore, query: Query, limit: int, of_partition: str) -> list[dict[str, dict[str, str]]]:
+def _read(store: EventStore, query: Query, limit: int, of_partition: str) -> list[Item]:
     condition = f" AND sort_key {'<' if query.newest_first else '>'} :after" if query.after else ""
     values = {":after": query.after}
-    rows: list[dict[str, dict[str, str]]] = []
-    for page in store.pages(of_partition, condition, values, ScanIndexForward=not query.newest_first, Limit=limit):
-        rows += page
-        if len(rows) >= limit:
-            break
-    return rows
+    rows = store.rows(of_partition, condition, values, ScanIndexForward=not query.newest_first, Limit=limit)
+    return list(islice(rows, limit))
 
 
 def _encode_cursor(sort_key: str) -> str:

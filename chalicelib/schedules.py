@@ -1,6 +1,7 @@
 """Scheduled work: the sweep queues overdue events, check_dlq publishes queue depths and ages."""
 
 from functools import partial
+from itertools import islice
 
 from chalicelib import listing, messages
 from chalicelib.events import unix_seconds
@@ -29,31 +30,25 @@ def sweep(services: Services, remaining_seconds: float) -> None:
 
 def check_dlq(services: Services) -> None:
     """Publish the depth of both queues and the age of the oldest pending event; warn if the DLQ is not empty."""
-    depths = {"DLQDepth": services.dlq.depth(), "InboxDepth": services.inbox.depth()}
-    if depths["DLQDepth"]:
-        extra = {"queue": services.dlq.name, "visible": depths["DLQDepth"]}
-        logger.warning("the dead letter queue is not empty", extra=extra)
-    age: dict[str, float] = {}
+    metrics: dict[str, float] = {"DLQDepth": services.dlq.depth(), "InboxDepth": services.inbox.depth()}
+    if visible := metrics["DLQDepth"]:
+        logger.warning("the dead letter queue is not empty", extra={"queue": services.dlq.name, "visible": visible})
     try:
         oldest = listing.oldest_pending(services)
-        age["OldestPendingAge"] = (
-            round(max(0.0, services.clock() - unix_seconds(oldest.created_at)), 3) if oldest else 0.0
-        )
+        age = services.clock() - unix_seconds(oldest.created_at) if oldest else 0.0
+        metrics["OldestPendingAge"] = round(max(0.0, age), 3)
     finally:  # publish the depths even if DynamoDB fails
-        services.metrics.emit(**depths, **age)
+        services.metrics.emit(**metrics)
 
 
 def _sweep_shard(services: Services, deadline: float, shard: int) -> int:
     count = 0
-    for overdue in listing.overdue(services, shard):
-        for start in range(0, len(overdue), BATCH_SIZE):
-            if count >= MAX_SWEPT_PER_SHARD or services.clock() > deadline:
-                return count
-            batch = overdue[start : start + BATCH_SIZE]
-            # Mark, then send: a crash in between costs a minute; the other way round, two sweeps would both send.
-            marks = services.map(lambda row: services.store.mark_requeued(row[0].event_id, row[1]), batch)
-            marked = [messages.wake_up(event) for (event, _), mark in zip(batch, marks, strict=True) if mark.applied]
-            if marked:
-                services.inbox.send_many(marked)
-                count += len(marked)
+    overdue = islice(listing.overdue(services, shard), MAX_SWEPT_PER_SHARD)
+    while (events := list(islice(overdue, BATCH_SIZE))) and services.clock() <= deadline:
+        # Mark, then send: a crash in between costs a minute; the other way round, two sweeps would both send.
+        marks = services.map(lambda each: services.store.mark_requeued(each.event_id, each.requeue_at), events)
+        marked = [messages.wake_up(event) for event, mark in zip(events, marks, strict=True) if mark.applied]
+        if marked:
+            services.inbox.send_many(marked)
+            count += len(marked)
     return count

@@ -53,13 +53,16 @@ def client(service: str) -> Any:
     return made
 
 
-def _require_json_object(response_dict: dict[str, Any], **_: object) -> None:
-    """Raise ResponseParserError if a success is not a whole JSON object: botocore would take it for an empty one."""
+def _require_json_object(response_dict: dict[str, Any], operation_model: Any, **_: object) -> None:
+    """Raise ResponseParserError if a success is not a whole JSON object: botocore would take it for an empty one.
+
+    An operation without output, such as DeleteMessage, has an empty body.
+    """
     body: bytes = response_dict["body"]
     expected_length = int(response_dict["headers"].get("Content-Length", len(body)))
     text = body.strip()
     is_whole = len(body) == expected_length and text.startswith(b"{") and text.endswith(b"}")
-    if is_whole:
+    if is_whole or (response_dict["status_code"] < 300 and operation_model.output_shape is None):
         return
     if response_dict["status_code"] < 300:
         raise ResponseParserError("not a JSON object, or truncated")
@@ -85,7 +88,7 @@ class Services:
     random: Callable[[], float] = random.random
     new_id: Callable[[], str] = lambda: os.urandom(16).hex()
     thread_pool: Callable[[int], Executor] = telemetry.thread_pool
-    breakers: dict[str, Breaker] = field(default_factory=dict)
+    breakers: dict[str, Breaker] = field(default_factory=dict, repr=False)
 
     @cached_property
     def store(self) -> EventStore:

@@ -38,46 +38,29 @@ def _matching(pattern: str, expected: str) -> Callable[[str], str]:
     return parse
 
 
-def _integer(minimum: int, maximum: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,9}", text) or not minimum <= int(text) <= maximum:
-            raise InvalidValueError(f"must be an integer from {minimum} to {maximum}")
-        return int(text)
+def _number(kind: type[T], minimum: float, maximum: float) -> Callable[[str], T]:
+    pattern, expected = (r"[0-9]{1,9}", "an integer") if kind is int else (r"[0-9]*\.?[0-9]+", "a number of seconds")
 
-    return parse
-
-
-def _seconds(minimum: float, maximum: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        value = float(text) if re.fullmatch(r"[0-9]*\.?[0-9]+", text) else -1
-        if not minimum <= value <= maximum:
-            raise InvalidValueError(f"must be a number of seconds from {minimum} to {maximum}")
-        return value
+    def parse(text: str) -> T:
+        if not re.fullmatch(pattern, text) or not minimum <= float(text) <= maximum:
+            raise InvalidValueError(f"must be {expected} from {minimum} to {maximum}")
+        return kind(text)  # type: ignore[call-arg]
 
     return parse
 
 
 def _push_url(text: str) -> str:
     """Return a URL that events may be pushed to; raise InvalidValueError."""
+    if re.search(r"[^\x21-\x7e]|#", text):
+        raise InvalidValueError("must not have spaces, control characters, non-ASCII characters or a fragment (#)")
     try:
         url, port = urlsplit(text), urlsplit(text).port
     except ValueError:
         raise InvalidValueError("must have a valid host and port") from None
-    has_host = re.fullmatch(r"(\[[0-9A-Fa-f:.]+]|[A-Za-z0-9._-]+)(:[0-9]+)?", url.netloc) and port != 0
-    rules = (
-        (not re.search(r"[^\x21-\x7e]", text), "must not have spaces, control characters or non-ASCII characters"),
-        (url.scheme in ("http", "https"), "must begin with https://"),
-        ("@" not in url.netloc, "must not have a user name or password"),
-        (has_host, "must have a valid host and port"),
-        (
-            url.scheme == "https" or _is_loopback(url.hostname),
-            "must begin with https:// (http:// is for loopback hosts)",
-        ),
-        ("#" not in text, "must not have a fragment (#)"),
-    )
-    for is_kept, expected in rules:
-        if not is_kept:
-            raise InvalidValueError(expected)
+    if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.hostname)):
+        raise InvalidValueError("must begin with https:// (http:// is for loopback hosts)")
+    if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+]|[A-Za-z0-9._-]+)(:[0-9]+)?", url.netloc) or port == 0:
+        raise InvalidValueError("must have a valid host and port, and no user name or password")
     return text
 
 
@@ -120,15 +103,18 @@ def _api_key(entry: str) -> ApiKey:
     return ApiKey(match[1], match[2].lower(), frozenset(Scope(scope) for scope in scopes))
 
 
-def _required(name: str, parse: Callable[[str], T], expected: str, *, secret: bool = False) -> T:
-    return cast("T", field(repr=not secret, metadata={"name": name, "parse": parse, "expected": expected}))
-
-
-def _optional(name: str, default: T, parse: Callable[[str], T], *, secret: bool = False) -> T:
-    return field(default=default, repr=not secret, metadata={"name": name, "parse": parse})
+def _setting(
+    name: str, parse: Callable[[str], T], default: Any = MISSING, *, expected: str = "", secret: bool = False
+) -> T:
+    """Declare the variable of a setting; one without a default is required, and `expected` says what it must be."""
+    metadata = {"name": name, "parse": parse, "expected": expected}
+    return cast("T", field(default=default, repr=not secret, metadata=metadata))
 
 
 LOG_LEVEL = _matching("DEBUG|INFO|WARNING|ERROR|CRITICAL", "must be DEBUG, INFO, WARNING or ERROR")
+METRICS_NAMESPACE = _matching(
+    r"(?!AWS/)[A-Za-z0-9._/#:-]{1,255}", "must be 1 to 255 of A-Z a-z 0-9 . - _ / # :, not AWS/…"
+)
 QUEUE_URL = _matching(r"https?://\S+", "must be the URL of an SQS queue")
 
 
@@ -136,38 +122,39 @@ QUEUE_URL = _matching(r"https?://\S+", "must be the URL of an SQS queue")
 class Settings:
     """All settings of a function. Secrets are left out of `repr()`."""
 
-    events_table_name: str = _required("EVENTS_TABLE_NAME", str, "must be the name of the DynamoDB table")
-    inbox_queue_url: str = _required("INBOX_QUEUE_URL", QUEUE_URL, "must be the URL of the inbox queue")
-    inbox_dlq_url: str = _required("INBOX_DLQ_URL", QUEUE_URL, "must be the URL of the dead letter queue")
-    webhook_url: str | None = _required(  # None: pull-only
+    events_table_name: str = _setting("EVENTS_TABLE_NAME", str, expected="must be the name of the DynamoDB table")
+    inbox_queue_url: str = _setting("INBOX_QUEUE_URL", QUEUE_URL, expected="must be the URL of the inbox queue")
+    inbox_dlq_url: str = _setting("INBOX_DLQ_URL", QUEUE_URL, expected="must be the URL of the dead letter queue")
+    webhook_url: str | None = _setting(  # None: pull-only
         "ZAPIER_WEBHOOK_URL",
         lambda text: None if text == "none" else _push_url(text),
-        "must be an https URL, or none for pull-only",
+        expected="must be an https URL, or none for pull-only",
         secret=True,
     )
-    api_keys: tuple[ApiKey, ...] = _required("API_KEYS", _api_keys, API_KEYS, secret=True)
-    signing_secrets: tuple[bytes, ...] = _optional("WEBHOOK_SIGNING_SECRETS", (), _signing_secrets, secret=True)
-    subscription_hosts: tuple[str, ...] = _optional("SUBSCRIPTION_HOSTS", ("hooks.zapier.com",), _hosts)
-    max_delivery_attempts: int = _optional("MAX_DELIVERY_ATTEMPTS", 20, _integer(1, 1000))
-    backoff_base_seconds: float = _optional("BACKOFF_BASE_SECONDS", 1.0, _seconds(0, DAY_SECONDS))
-    backoff_cap_seconds: float = _optional("BACKOFF_CAP_SECONDS", 3600.0, _seconds(0, DAY_SECONDS))
-    in_process_wait_seconds: float = _optional("IN_PROCESS_WAIT_SECONDS", 8.0, _seconds(0, 900))
-    push_timeout_seconds: float = _optional("PUSH_TIMEOUT_SECONDS", 10.0, _seconds(0.01, 20))
-    push_connect_timeout_seconds: float = _optional("PUSH_CONNECT_TIMEOUT_SECONDS", 5.0, _seconds(0.01, 20))
-    inline_push_timeout_seconds: float = _optional("INLINE_PUSH_TIMEOUT_SECONDS", 5.0, _seconds(0.01, 8))
-    breaker_failures: int = _optional("BREAKER_FAILURES", 3, _integer(1, 1_000_000))
-    breaker_open_seconds: float = _optional("BREAKER_OPEN_SECONDS", 30.0, _seconds(0, DAY_SECONDS))
-    event_retention_days: int = _optional("EVENT_RETENTION_DAYS", 30, _integer(1, 3650))
-    stage: str = _optional("STAGE", "dev", _matching(r"[A-Za-z0-9-]{1,32}", "must be 1 to 32 of A-Z a-z 0-9 -"))
-    log_level: str = _optional("LOG_LEVEL", "INFO", lambda text: LOG_LEVEL(text.upper()))
-    metrics_namespace: str = _optional(
-        "METRICS_NAMESPACE",
-        "TriggersApi",
-        _matching(r"(?!AWS/)[A-Za-z0-9._/#:-]{1,255}", "must be 1 to 255 of A-Z a-z 0-9 . - _ / # :, not AWS/…"),
-    )
+    api_keys: tuple[ApiKey, ...] = _setting("API_KEYS", _api_keys, expected=API_KEYS, secret=True)
+    signing_secrets: tuple[bytes, ...] = _setting("WEBHOOK_SIGNING_SECRETS", _signing_secrets, (), secret=True)
+    subscription_hosts: tuple[str, ...] = _setting("SUBSCRIPTION_HOSTS", _hosts, ("hooks.zapier.com",))
+    max_delivery_attempts: int = _setting("MAX_DELIVERY_ATTEMPTS", _number(int, 1, 1000), 20)
+    backoff_base_seconds: float = _setting("BACKOFF_BASE_SECONDS", _number(float, 0, DAY_SECONDS), 1.0)
+    backoff_cap_seconds: float = _setting("BACKOFF_CAP_SECONDS", _number(float, 0, DAY_SECONDS), 3600.0)
+    in_process_wait_seconds: float = _setting("IN_PROCESS_WAIT_SECONDS", _number(float, 0, 900), 8.0)
+    push_timeout_seconds: float = _setting("PUSH_TIMEOUT_SECONDS", _number(float, 0.01, 20), 10.0)
+    push_connect_timeout_seconds: float = _setting("PUSH_CONNECT_TIMEOUT_SECONDS", _number(float, 0.01, 20), 5.0)
+    inline_push_timeout_seconds: float = _setting("INLINE_PUSH_TIMEOUT_SECONDS", _number(float, 0.01, 8), 5.0)
+    breaker_failures: int = _setting("BREAKER_FAILURES", _number(int, 1, 1_000_000), 3)
+    breaker_open_seconds: float = _setting("BREAKER_OPEN_SECONDS", _number(float, 0, DAY_SECONDS), 30.0)
+    event_retention_days: int = _setting("EVENT_RETENTION_DAYS", _number(int, 1, 3650), 30)
+    stage: str = _setting("STAGE", _matching(r"[A-Za-z0-9-]{1,32}", "must be 1 to 32 of A-Z a-z 0-9 -"), "dev")
+    log_level: str = _setting("LOG_LEVEL", lambda text: LOG_LEVEL(text.upper()), "INFO")
+    metrics_namespace: str = _setting("METRICS_NAMESPACE", METRICS_NAMESPACE, "TriggersApi")
+    worker_batch_window_seconds: int = _setting("WORKER_BATCH_WINDOW_SECONDS", _number(int, 0, 300), 5)
+    worker_max_concurrency: int = _setting("WORKER_MAX_CONCURRENCY", _number(int, 2, 1000), 5)
 
-    worker_batch_window_seconds: int = _optional("WORKER_BATCH_WINDOW_SECONDS", 5, _integer(0, 300))
-    worker_max_concurrency: int = _optional("WORKER_MAX_CONCURRENCY", 5, _integer(2, 1000))
+    def retry_days(self) -> int:
+        """Return the days that the longest delays between attempts and one more day take."""
+        base, cap = self.backoff_base_seconds, self.backoff_cap_seconds
+        scheduled = [min(cap, base * 2.0**number) for number in range(self.max_delivery_attempts - 1)]
+        return math.ceil(sum(max(RETRY_AFTER_SECONDS, seconds) for seconds in scheduled) / DAY_SECONDS + 1)
 
 
 class EventSource(NamedTuple):
@@ -179,7 +166,7 @@ class EventSource(NamedTuple):
     max_concurrency: int
 
 
-REQUIRED = {row.metadata["name"] for row in fields(Settings) if "expected" in row.metadata}
+REQUIRED = {row.metadata["name"]: row.metadata["expected"] for row in fields(Settings) if row.default is MISSING}
 
 
 def load(environ: Mapping[str, str], read_secret: Callable[[str], str] | None = None) -> Settings:
@@ -189,12 +176,16 @@ def load(environ: Mapping[str, str], read_secret: Callable[[str], str] | None = 
     SETTINGS_SECRET, when a required variable is not set. Variables that are set take precedence over the secret.
     """
     variables = _set_variables(environ)
-    if read_secret and "SETTINGS_SECRET" in variables and not variables.keys() >= REQUIRED:
+    if read_secret and "SETTINGS_SECRET" in variables and not variables.keys() >= REQUIRED.keys():
         variables = _parse_secret(read_secret(variables["SETTINGS_SECRET"])) | variables
-    values, missing, unusable = _read(variables)
+    values, unusable = _read(variables)
+    missing = [f"{name} is missing: it {expected}" for name, expected in REQUIRED.items() if name not in variables]
     if missing or unusable:
         raise SettingsError("; ".join(missing + unusable))
     settings = Settings(**values)
+    if (days := settings.retry_days()) > settings.event_retention_days:
+        names = "MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS"
+        raise SettingsError(f"{names} are unusable together: the attempts need {days} days or more")
     inline_seconds = min(settings.inline_push_timeout_seconds, settings.push_timeout_seconds)
     return replace(settings, inline_push_timeout_seconds=inline_seconds)
 
@@ -205,7 +196,7 @@ def load_event_source(environ: Mapping[str, str]) -> EventSource:
     Called when app.py is imported, so that a bad value stops `chalice deploy` and `chalice local`. In Lambda nothing is
     raised: there `load` reports the fault, and requests are answered with 503.
     """
-    values, _, unusable = _read(_set_variables(environ))
+    values, unusable = _read(_set_variables(environ))
     if unusable and "AWS_LAMBDA_FUNCTION_NAME" not in environ:
         raise SettingsError("; ".join(unusable))
     stage = values["stage"]
@@ -241,10 +232,10 @@ def _parse_secret(text: str) -> dict[str, str]:
     return _set_variables({name.strip(): value for name, _, value in pairs})
 
 
-def _read(variables: dict[str, str]) -> tuple[dict[str, Any], list[str], list[str]]:
-    """Return the values of the settings, defaults included, and the faults: missing ones, unusable ones."""
+def _read(variables: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the values of the settings, defaults included, and what is wrong with those that are unusable."""
     values: dict[str, Any] = {row.name: row.default for row in fields(Settings) if row.default is not MISSING}
-    missing, unusable = [], []
+    unusable = []
     for row in fields(Settings):
         name = row.metadata["name"]
         if name in variables:
@@ -252,26 +243,4 @@ def _read(variables: dict[str, str]) -> tuple[dict[str, Any], list[str], list[st
                 values[row.name] = row.metadata["parse"](variables[name])
             except InvalidValueError as error:
                 unusable.append(f"{name} is unusable: it {error}")
-        elif name in REQUIRED:
-            missing.append(f"{name} is missing: it {row.metadata['expected']}")
-    if not unusable and (fault := _retention_fault(**values)):
-        unusable.append(fault)
-    return values, missing, unusable
-
-
-def _retention_fault(
-    *,
-    max_delivery_attempts: int,
-    backoff_base_seconds: float,
-    backoff_cap_seconds: float,
-    event_retention_days: int,
-    **_: object,
-) -> str | None:
-    """Return a fault if an event could expire before its last attempt: the longest delays and a day must fit."""
-    scheduled = [min(backoff_cap_seconds, backoff_base_seconds * 2.0**n) for n in range(max_delivery_attempts - 1)]
-    longest = sum(max(RETRY_AFTER_SECONDS, seconds) for seconds in scheduled)
-    days = math.ceil(longest / DAY_SECONDS + 1)
-    if days <= event_retention_days:
-        return None
-    names = "MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS"
-    return f"{names} are unusable together: {max_delivery_attempts} attempts need {days} days or more"
+    return values, unusable

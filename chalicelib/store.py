@@ -6,7 +6,7 @@ A failed condition is returned, not raised; the result carries the current event
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -17,6 +17,7 @@ from chalicelib.events import DeliveredVia, Event, Status, compact, rfc3339
 from chalicelib.telemetry import logger
 
 INDEX = "status-index"
+CONDITION_FAILED = "ConditionalCheckFailedException"
 SHARDS = 4  # an index partition takes 1,000 writes a second; may be raised, never lowered
 CLAIM_SECONDS = 60  # more than the worker's timeout of 50 s: the holder of an expired claim has ended
 MESSAGE_GRACE_SECONDS = 60  # how late a message may be before the sweep sends another
@@ -34,21 +35,10 @@ REPLAYABLE = f"{EXISTS} AND {UNCLAIMED}"
 REDRIVABLE = f"{REPLAYABLE} AND #status = :failed AND failed_at = :failed_at"
 OVERDUE = f"{PENDING} AND requeue_at = :seen"
 
-# Attributes that recording an outcome sets or removes.
-OUTCOME = (
-    "delivery_attempts",
-    "attempts",
-    "delivered_at",
-    "delivered_via",
-    "failed_at",
-    "reason",
-    "claimed_until",
-    "next_attempt_at",
-    "requeue_at",
-)
 NOT_DUE: dict[str, None] = {"next_attempt_at": None, "requeue_at": None}
 
 Values = Mapping[str, str | int | None]
+Item = dict[str, dict[str, str]]  # in DynamoDB's format
 
 
 @dataclass(frozen=True)
@@ -67,27 +57,17 @@ class Table:
         self._name = name
         self._clock = clock
 
-    def query(self, partition: str, condition: str, values: Values, **parameters: Any) -> dict[str, Any]:
-        """Return DynamoDB's response for one page of one partition of the index."""
-        return self._call(
-            "query",
-            IndexName=INDEX,
-            KeyConditionExpression=f"status_shard = :partition{condition}",
-            ExpressionAttributeValues=serialize({":partition": partition, **values}),
-            **parameters,
-        )
-
-    def pages(
-        self, partition: str, condition: str, values: Values, **parameters: Any
-    ) -> Iterator[list[dict[str, dict[str, str]]]]:
-        """Yield the rows of a partition of the index: DynamoDB ends a page after 1 MB, even below the limit."""
-        start: dict[str, Any] = {}
+    def rows(self, partition: str, condition: str, values: Values, **parameters: Any) -> Iterator[Item]:
+        """Yield the rows of a partition of the index; `Limit` is that of a page."""
+        parameters["IndexName"] = INDEX
+        parameters["KeyConditionExpression"] = f"status_shard = :partition{condition}"
+        parameters["ExpressionAttributeValues"] = serialize({":partition": partition, **values})
         while True:
-            response = self.query(partition, condition, values, **parameters, **start)
-            yield response["Items"]
+            response = self._call("query", **parameters)
+            yield from response["Items"]
             if "LastEvaluatedKey" not in response:
                 return
-            start = {"ExclusiveStartKey": response["LastEvaluatedKey"]}
+            parameters["ExclusiveStartKey"] = response["LastEvaluatedKey"]
 
     def _get(self, key: str) -> Any:
         """Return an item, read consistently, or None."""
@@ -100,8 +80,8 @@ class Table:
             response: dict[str, Any] = getattr(self._client, operation)(**parameters)
         except AWS_ERRORS as error:
             code = error_code(error)
-            if isinstance(error, ClientError) and code == "ConditionalCheckFailedException":
-                raise ConditionFailedError(error.response.get("Item")) from None
+            if code == CONDITION_FAILED:
+                raise
             logger.warning("dynamodb failed", extra={"operation": operation, "error": code})
             raise StorageUnavailableError from None
         return response
@@ -147,7 +127,7 @@ class EventStore(Table):
 
     def record_failed(self, event: Event) -> WriteResult:
         """Record a dead letter; the event carries `reason` and `failed_at`, and its DLQ message was sent before."""
-        return self._record(event, status=Status.FAILED, **NOT_DUE)
+        return self._record(event, status=Status.FAILED, reason=event.reason, failed_at=event.failed_at, **NOT_DUE)
 
     def _record(self, event: Event, **changes: Any) -> WriteResult:
         """Record the outcome of a push and end its claim.
@@ -155,10 +135,10 @@ class EventStore(Table):
         Not applied when a consumer acknowledged the event meanwhile, or the claim expired and was taken by another.
         """
         event = replace(event, claimed_until=None, **changes)
-        stored = _attributes(event)
-        outcome = {**_status(event.event_id, event.status), **{name: stored[name] for name in OUTCOME}}
+        ended: Values = {"claimed_until": None, "attempts": _attempts(event)}
+        outcome = {"delivery_attempts": event.delivery_attempts, **changes, **_status(event.event_id, event.status)}
         mine = {":mine": event.claim_id}
-        result = self._update(event.event_id, RECORDABLE, outcome, mine)
+        result = self._update(event.event_id, RECORDABLE, {**outcome, **ended}, mine)
         if result.applied:
             return WriteResult(True, event)
         current = result.event
@@ -168,13 +148,12 @@ class EventStore(Table):
         if current.claimed_until is None:
             return WriteResult(True, current)  # applied by a try whose response was lost
         # Acknowledged during the push: end the claim, or a replay would have to wait for it.
-        changes = {"claimed_until": None, "attempts": stored["attempts"]}
-        self._update(event.event_id, f"{EXISTS} AND claim_id = :mine", changes, mine)
+        self._update(event.event_id, f"{EXISTS} AND claim_id = :mine", ended, mine)
         return result
 
     def record_unscheduled(self, event: Event) -> WriteResult:
         """Record that a claimed event is not to be pushed: the claimed attempt was not made."""
-        return self._record(event, delivery_attempts=event.delivery_attempts - 1, **NOT_DUE)
+        return self._record(replace(event, delivery_attempts=event.delivery_attempts - 1), **NOT_DUE)
 
     def lease(self, event_id: str, lease_id: str, lease_seconds: int) -> WriteResult:
         """Claim an undelivered event for a consumer. Pushes go on as scheduled when the lease ends."""
@@ -225,7 +204,7 @@ class EventStore(Table):
         condition = REPLAYABLE if failed_at is None else REDRIVABLE
         return self._update(event_id, condition, changes, {":failed_at": failed_at}, ReturnValues="ALL_NEW")
 
-    def mark_requeued(self, event_id: str, requeue_at: str) -> WriteResult:
+    def mark_requeued(self, event_id: str, requeue_at: str | None) -> WriteResult:
         """Postpone `requeue_at` of an overdue event: of several sweeps, one succeeds."""
         changes = {"requeue_at": self._after(MESSAGE_GRACE_SECONDS)}
         return self._update(event_id, OVERDUE, changes, {":seen": requeue_at})
@@ -241,18 +220,15 @@ class EventStore(Table):
 
     def get_many(self, event_ids: Sequence[str]) -> dict[str, Event]:
         """Return those of up to 100 events that exist, by id, read consistently."""
-        found: dict[str, Event] = {}
         keys = [serialize({"event_id": event_id}) for event_id in event_ids]
-        while keys:
-            request = {self._name: {"Keys": keys, "ConsistentRead": True}}
-            response = self._call("batch_get_item", RequestItems=request)
-            events = map(self._unexpired, response["Responses"].get(self._name, ()))
-            found |= {event.event_id: event for event in events if event}
-            unprocessed = response.get("UnprocessedKeys", {}).get(self._name, {}).get("Keys", [])
-            if len(unprocessed) == len(keys):
-                raise StorageUnavailableError
-            keys = unprocessed
-        return found
+        if not keys:
+            return {}
+        request = {self._name: {"Keys": keys, "ConsistentRead": True}}
+        response = self._call("batch_get_item", RequestItems=request)
+        if response.get("UnprocessedKeys"):  # throttled
+            raise StorageUnavailableError
+        events = map(self._unexpired, response["Responses"].get(self._name, ()))
+        return {event.event_id: event for event in events if event}
 
     def _unexpired(self, item: Any) -> Event | None:
         event = Event.from_item(item) if item else None
@@ -304,18 +280,10 @@ class EventStore(Table):
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
                 **parameters,
             )
-        except ConditionFailedError as failure:
-            current = self._unexpired(failure.item)
+        except ClientError as failure:  # the condition does not hold
+            current = self._unexpired(failure.response.get("Item"))
             return WriteResult(bool(current and claim_id and current.claim_id == claim_id), current)
         return WriteResult(True, Event.from_item(response["Attributes"]) if "Attributes" in response else None)
-
-
-class ConditionFailedError(Exception):
-    """A condition did not hold; `item` is the current item, if there is one."""
-
-    def __init__(self, item: Any) -> None:
-        super().__init__()
-        self.item = item
 
 
 def partition(status: Status, shard: int) -> str:
@@ -323,7 +291,7 @@ def partition(status: Status, shard: int) -> str:
     return f"{status}#{shard}"
 
 
-def serialize(values: Values) -> dict[str, dict[str, str]]:
+def serialize(values: Values) -> Item:
     """Return values in DynamoDB's format, without those that are None."""
     return {
         name: {"N": str(value)} if isinstance(value, int) else {"S": str(value)}
@@ -337,10 +305,13 @@ def _status(event_id: str, status: Status) -> Values:
 
 
 def _attributes(event: Event) -> dict[str, Any]:
-    stored: dict[str, Any] = {field.name: getattr(event, field.name) for field in fields(event)}
-    stored["attempts"] = compact([vars(attempt) for attempt in event.attempts])
-    stored["copies"] = compact(event.copies) if event.copies else None
-    return {**stored, **_status(event.event_id, event.status), "sort_key": event.sort_key}
+    copies = compact(event.copies) if event.copies else None
+    encoded = {"attempts": _attempts(event), "copies": copies, "sort_key": event.sort_key}
+    return {**vars(event), **encoded, **_status(event.event_id, event.status)}
+
+
+def _attempts(event: Event) -> str:
+    return compact([vars(attempt) for attempt in event.attempts])
 
 
 @cache

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from chalicelib.errors import ApiError, FieldError, InvalidRequestError
 from chalicelib.events import EVENT_TYPE, compact
 from chalicelib.settings import check_target_url
-from chalicelib.store import ConditionFailedError, Table, serialize
+from chalicelib.store import Table, serialize
 from chalicelib.validation import parse_object
 
 SUBSCRIPTION_ID = re.compile(r"sub_[0-9a-f]{32}")
@@ -20,6 +20,7 @@ MAX_SUBSCRIPTIONS = 100
 MAX_EVENT_TYPES = 50  # one page of a query, 1 MB, holds all subscriptions
 MAX_URL_LENGTH = 2048
 CACHE_SECONDS = 10
+EventTypes = tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Subscription:
 
     subscription_id: str
     target_url: str
-    event_types: tuple[str, ...] | None
+    event_types: EventTypes
     created_at: str
     created_by: str
 
@@ -65,14 +66,10 @@ class Subscription:
 class Subscriptions(Table):
     """The subscriptions of a stage, in the table of events."""
 
-    def __init__(self, client: Any, name: str, *, clock: Callable[[], float]) -> None:
-        super().__init__(client, name, clock=clock)
-        self._cached: tuple[Subscription, ...] = ()
-        self._cached_until = 0.0
+    _cached: tuple[Subscription, ...] = ()
+    _cached_until = 0.0
 
-    def create(
-        self, target_url: str, event_types: tuple[str, ...] | None, created_by: str
-    ) -> tuple[Subscription, bool]:
+    def create(self, target_url: str, event_types: EventTypes, created_by: str) -> tuple[Subscription, bool]:
         """Store a subscription; return it, and whether it is new: the same key, URL and types make the same one.
 
         Raises ApiError 409 if there are MAX_SUBSCRIPTIONS already. Concurrent calls may exceed that limit slightly.
@@ -94,12 +91,8 @@ class Subscriptions(Table):
                 "created_by": created_by,
             }
         )
-        try:
-            self._call("put_item", Item=item, ConditionExpression="attribute_not_exists(event_id)")
-        except ConditionFailedError:  # created at the same time, or by a try whose response was lost
-            return Subscription.from_item(self._get(subscription_id) or item), False
-        finally:
-            self._cached_until = 0.0
+        self._call("put_item", Item=item)  # if another call created it meanwhile, this is the same one
+        self._cached_until = 0.0
         return Subscription.from_item(item), True
 
     def delete(self, subscription_id: str) -> None:
@@ -109,7 +102,7 @@ class Subscriptions(Table):
 
     def all(self) -> tuple[Subscription, ...]:
         """Return all subscriptions, the oldest first."""
-        return tuple(Subscription.from_item(item) for page in self.pages(PARTITION, "", {}) for item in page)
+        return tuple(map(Subscription.from_item, self.rows(PARTITION, "", {})))
 
     def matching(self, event_type: str) -> list[Subscription]:
         """Return the subscriptions that get events of this type, from a list that is at most CACHE_SECONDS old."""
@@ -117,9 +110,9 @@ class Subscriptions(Table):
 
     def find(self, subscription_id: str) -> Subscription | None:
         """Return a subscription, from the recent list or else read consistently, or None if it is gone."""
-        for subscription in self._recent():
-            if subscription.subscription_id == subscription_id:
-                return subscription
+        recent = {subscription.subscription_id: subscription for subscription in self._recent()}
+        if subscription_id in recent:
+            return recent[subscription_id]
         item = self._get(subscription_id)
         return Subscription.from_item(item) if item else None
 
@@ -131,7 +124,7 @@ class Subscriptions(Table):
         return self._cached
 
 
-def parse_subscription(body: bytes, hosts: tuple[str, ...]) -> tuple[str, tuple[str, ...] | None]:
+def parse_subscription(body: bytes, hosts: tuple[str, ...]) -> tuple[str, EventTypes]:
     """Return target URL and event types of the body of POST /subscriptions; raise InvalidRequestError."""
     document, _, errors = parse_object(body, ("target_url", "event_types"))
     target_url, event_types = document.get("target_url"), document.get("event_types")

@@ -139,8 +139,8 @@ def test_the_index_shows_the_same_on_both(shared_world: World, forward: bool) ->
 
     def rows(side: Side, condition: str, values: dict[str, str], **parameters: Any) -> list[Any]:
         places = [partition(status, shard) for status in Status for shard in range(SHARDS)]
-        pages = (side.store.pages(place, condition, values, ScanIndexForward=forward, **parameters) for place in places)
-        return [row for pages_of_place in pages for page in pages_of_place for row in page]
+        found = (side.store.rows(place, condition, values, ScanIndexForward=forward, **parameters) for place in places)
+        return [row for rows_of_place in found for row in rows_of_place]
 
     bound = {":after": f"{rfc3339(START + 15)}#{event_id(10)}"}
     now = {":now": rfc3339(START + 75)}

@@ -57,7 +57,8 @@ class FakeDynamoDB:
 
     def put_item(self, *, TableName: str, Item: Typed, **condition: Any) -> dict[str, Any]:
         item = _checked("PutItem", _plain(Item))
-        self._require("PutItem", item[KEY], "", **condition)
+        if condition:
+            self._require("PutItem", item[KEY], "", **condition)
         self._store(item[KEY], item)
         return {}
 

@@ -160,8 +160,8 @@ def test_overdue_events_are_pending_due_and_not_to_be_pushed_by_anyone(
     events = [make_event(n, requeue_at=moments[n % 5], next_attempt_at=moments[n // 5 % 5]) for n in range(150)]
     store_all(services, [*events, make_event(300, requeue_at=moments[0], next_attempt_at=None)])
     dynamodb.page_rows = page_rows
-    found = [row for shard in range(SHARDS) for rows in listing.overdue(services, shard) for row in rows]
-    assert sorted((wake_up.event_id, requeue_at) for wake_up, requeue_at in found) == sorted(
+    found = [event for shard in range(SHARDS) for event in listing.overdue(services, shard)]
+    assert sorted((event.event_id, event.requeue_at) for event in found) == sorted(
         (event.event_id, event.requeue_at)
         for event in events
         if event.status is Status.PENDING and {event.requeue_at, event.next_attempt_at} <= set(moments[:3])
