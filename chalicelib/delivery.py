@@ -61,7 +61,8 @@ def accept(
     are logged; the sweep retries the delivery.
     """
     event = _new_event(new_event, services, created_by, idempotency_key)
-    subscriptions = services.subscriptions.matching(event.event_type) if services.settings.subscription_hosts else []
+    hosts = services.settings.subscription_hosts
+    subscriptions = services.subscriptions.matching(event.event_type, hosts) if hosts else []
     if subscriptions and idempotency_key is not None and (earlier := services.store.get(event.event_id)):
         return _require_same_body(earlier, event), True  # subscriptions made since then get no copy
     copies = [_copy(event, subscription, services) for subscription in subscriptions]

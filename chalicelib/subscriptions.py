@@ -104,9 +104,13 @@ class Subscriptions(Table):
         """Return all subscriptions, the oldest first."""
         return tuple(map(Subscription.from_item, self.rows(PARTITION, "", {})))
 
-    def matching(self, event_type: str) -> list[Subscription]:
-        """Return the subscriptions that get events of this type, from a list that is at most CACHE_SECONDS old."""
-        return [subscription for subscription in self._recent() if subscription.matches(event_type)]
+    def matching(self, event_type: str, hosts: tuple[str, ...]) -> list[Subscription]:
+        """Return the subscriptions that get events of this type, from a list that is at most CACHE_SECONDS old.
+
+        Those whose host is no longer one of `hosts` are left out.
+        """
+        matching = [subscription for subscription in self._recent() if subscription.matches(event_type)]
+        return [subscription for subscription in matching if not check_target_url(subscription.target_url, hosts)]
 
     def find(self, subscription_id: str) -> Subscription | None:
         """Return a subscription, from the recent list or else read consistently, or None if it is gone."""

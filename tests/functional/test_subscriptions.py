@@ -270,6 +270,14 @@ def test_copies_of_a_deleted_subscription_are_deleted(world: World, target: Rece
 # Without a webhook
 
 
+def test_a_host_that_is_no_longer_allowed_gets_no_new_copies(world: World, target: Receiver) -> None:
+    subscribe(world, target.url)
+    world.restart(SUBSCRIPTION_HOSTS="hooks.zapier.com")
+
+    assert world.post()["copies"] == []
+    assert target.requests == []
+
+
 def test_without_a_webhook_an_event_is_delivered_via_its_subscriptions(
     world: World, target: Receiver, output: Output
 ) -> None:
