@@ -43,7 +43,7 @@ package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev
 	@exec $(PY) -m tools.package "$${STAGE:-dev}"
 
 e2e: $(SET_UP_DEV) ## deploy the package to an emulated AWS, and drive it
-	@exec $(PY) -m tools.e2e
+	@exec $(PY) -m tests.e2e
 
 bench: $(SET_UP_DEV) ## measure the performance goals; writes docs/performance.md
 	@exec $(PY) -m tools.bench
