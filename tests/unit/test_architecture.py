@@ -36,7 +36,7 @@ MAX_LINES = {
     "app.py and chalicelib": (2650, ("app.py", "chalicelib/*.py")),
     "console": (450, ("chalicelib/console.html",)),
     "tools": (2000, ("tools/**/*.py",)),
-    "tests": (9900, ("tests/**/*.py",)),
+    "tests": (10_000, ("tests/**/*.py",)),
     "README": (140, ("README.md",)),
     "docs": (900, ("docs/*.md",)),
 }
