@@ -43,7 +43,7 @@ package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev
 	@exec $(PY) -m tools.package "$${STAGE:-dev}"
 
 e2e: $(SET_UP_DEV) ## deploy the package to an emulated AWS, and drive it
-	@exec $(PY) -m tools.e2e
+	@exec $(PY) -m tests.e2e
 
 bench: $(SET_UP_DEV) ## measure the performance goals; writes docs/performance.md
 	@exec $(PY) -m tools.bench
@@ -69,7 +69,8 @@ show: $(SET_UP) ## show the life of one event (EVENT_ID=evt_...)
 	@exec $(PY) -m tools.ops show $${EVENT_ID:+"$$EVENT_ID"}
 
 replay: $(SET_UP) ## count failed events, or push them again (SINCE=2h GO=1 STATUS= EVENT_TYPE= RATE=)
-	@exec $(PY) -m tools.ops replay $(if $(filter 1,$(GO)),,--dry-run) $${SINCE:+--since "$$SINCE"} $${UNTIL:+--until "$$UNTIL"} \
+	@exec $(PY) -m tools.ops replay $(if $(filter 1,$(GO)),,--dry-run) \
+	  $${SINCE:+--since "$$SINCE"} $${UNTIL:+--until "$$UNTIL"} \
 	  $${STATUS:+--status "$$STATUS"} $${EVENT_TYPE:+--event-type "$$EVENT_TYPE"} $${RATE:+--rate "$$RATE"}
 
 send: $(SET_UP) ## post an event (TYPE=order.created PAYLOAD='{...}'), or a file of JSON lines (FILE=events.jsonl)

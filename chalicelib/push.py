@@ -119,7 +119,8 @@ class PushClient:
         if self._secrets:
             headers["webhook-signature"] = signature(self._secrets, event.event_id, timestamp, body)
         pool = self._pools.connection_from_host(parsed.hostname, parsed.port, parsed.scheme)
-        pool.ConnectionCls = self._tls_connection if parsed.scheme == "https" else self._connection  # type: ignore[assignment]
+        connection = self._tls_connection if parsed.scheme == "https" else self._connection
+        pool.ConnectionCls = connection  # type: ignore[assignment]
         options: Any = {"retries": False, "redirect": False, "preload_content": False, "decode_content": False}
         timeout = urllib3.Timeout(total=timeout_seconds)
         return pool.urlopen("POST", "/", body, headers, timeout=timeout, **options)  # type: ignore[return-value]

@@ -144,7 +144,8 @@ def _read_secret(name: str) -> str:
         text: str = client("secretsmanager").get_secret_value(SecretId=name)["SecretString"]
     except AWS_ERRORS as error:
         telemetry.logger.critical("secret not readable", extra={"secret": name, "error": error_code(error)})
-        raise ApiError(503, "The settings cannot be read; try again.", retry_after_seconds=2) from None
+        detail = f"SETTINGS_SECRET is unusable: its secret cannot be read ({error_code(error)}); try again."
+        raise ApiError(503, detail, retry_after_seconds=2) from None
     return text
 
 

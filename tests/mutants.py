@@ -178,8 +178,8 @@ MUTANTS = r"""
 - (event.subscription_id is not None or event.is_claimed(now))
 + event.is_claimed(now)
 @@ subscriptions functional/test_subscriptions::each_matching: every subscription gets every event
-- return [subscription for subscription in self._recent() if subscription.matches(event_type)]
-+ return list(self._recent())
+- for subscription in self._recent() if subscription.matches(event_type)]
++ for subscription in self._recent()]
 @@ batch functional/test_worker::never_costs: a message that failed is deleted
 -             logger.exception("message failed")
 -             return False

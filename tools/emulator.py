@@ -55,7 +55,8 @@ def install() -> Path:
     print(f"setting up {VENV.relative_to(ROOT)} (once)", flush=True)
     pip = ["pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     for command in (["venv", "--clear", "--without-pip", str(VENV)], [*pip, "-r", str(REQUIREMENTS)]):
-        done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False)  # noqa: S603
+        python_command = [sys.executable, "-m", *command]
+        done = subprocess.run(python_command, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:
             raise EmulatorError(f"python -m {' '.join(command)}\n{done.stdout}{done.stderr}".rstrip())
     made_from.write_text(wanted)

@@ -116,7 +116,7 @@ A_STEP = st.tuples(
 )
 
 
-@settings(REPEATABLE, max_examples=10)
+@settings(REPEATABLE, max_examples=6)
 @given(steps=st.lists(A_STEP, min_size=10, max_size=20))
 def test_a_life_of_events_goes_the_same_on_both(steps: list[tuple[str, int, str, float]], shared_world: World) -> None:
     fake, moto = both_sides(shared_world)
@@ -215,7 +215,7 @@ A_ROUND = st.tuples(
 )
 
 
-@settings(REPEATABLE, max_examples=6)
+@settings(REPEATABLE, max_examples=4)
 @given(rounds=st.lists(A_ROUND, min_size=7, max_size=9))
 def test_a_life_of_messages_goes_the_same_on_both(
     rounds: list[tuple[list[float], float, int, int]], shared_world: World

@@ -92,8 +92,12 @@ def test_an_outage_is_unnoticed_by_callers_and_followed_by_one_delivery_of_each_
 
 def test_a_slow_event_does_not_delay_the_records_of_its_batch() -> None:
     town = Town()
-    town.answer = lambda event, url: (None, 0.0) if event.event_id == events[3] else (200, 0.2)  # type: ignore[method-assign]
     events = [str(Process(town).post(prefer="respond-async")) for _ in range(10)]
+
+    def answer(event: Event, url: str) -> tuple[int | None, float]:
+        return (None, 0.0) if event.event_id == events[3] else (200, 0.2)
+
+    town.answer = answer  # type: ignore[method-assign]
     started = town.clock()
     town.hub.spawn(Process(town).work)
     town.hub.run()

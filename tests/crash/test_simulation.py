@@ -8,7 +8,7 @@ import pytest
 from tests.crash.invariants import ViolationError
 from tests.crash.simulation import Storm, run
 
-SEEDS = range(20)
+SEEDS = range(10)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -25,7 +25,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return json.loads((out / "sam.json").read_text())
 
 
-def test_cfn_lint_finds_no_fault(template: Any) -> None:
+def test_cfn_lint_finds_no_fault_in_functions_and_resources(template: Any) -> None:
     assert [str(match) for match in lint(json.dumps(template))] == []
 
 

@@ -86,7 +86,7 @@ def ids_of(pages: list[Page]) -> list[str]:
 def test_walking_the_pages_shows_every_event_once_in_order(
     order: str, limit: int, page_rows: int, services: Services, dynamodb: FakeDynamoDB
 ) -> None:
-    events = store_all(services, map(make_event, range(160)))
+    events = store_all(services, map(make_event, range(60)))
     dynamodb.page_rows = page_rows
     undelivered = [event for event in events if event.status is not Status.DELIVERED]
 
@@ -98,7 +98,7 @@ def test_walking_the_pages_shows_every_event_once_in_order(
 @pytest.mark.parametrize("event_type", ["common", "rare", "unheard.of"])
 @pytest.mark.parametrize("status", [None, *Status])
 def test_events_are_filtered_by_status_and_type(status: Status | None, event_type: str, services: Services) -> None:
-    events = store_all(services, map(make_event, range(160)))
+    events = store_all(services, map(make_event, range(60)))
     wanted: dict[str, Any] = {"event_type": event_type, "limit": 3} | ({"status": status} if status else {})
     expected = [event for event in events if event.event_type == event_type and status in (None, event.status)]
     assert ids_of(walk(services, **wanted, order="oldest")) == ids(expected)
@@ -174,7 +174,7 @@ def test_a_sweep_queues_a_thousand_events_of_a_shard_at_most(dynamodb: FakeDynam
         sqs.queue(url)
     services = Services(load(ENVIRON), client={"dynamodb": dynamodb, "sqs": sqs}.__getitem__, clock=clock)
     due = {"requeue_at": rfc3339(START), "next_attempt_at": rfc3339(START)}
-    store_all(services, (make_event(3 * number, **due) for number in range(4500)))
+    store_all(services, (make_event(3 * number, **due) for number in range(4400)))
 
     schedules.sweep(services, 60)
 

@@ -31,11 +31,17 @@ LONG = 10.0  # for what must end long before its timeout
 DELIVERED, RETRY, FAILED = Outcome.DELIVERED, Outcome.RETRY, Outcome.FAILED
 
 
-@pytest.fixture(params=["http", "https"])
-def server(request: pytest.FixtureRequest) -> Iterator[Receiver]:
-    """Give a receiver over HTTP, then one over TLS."""
-    with Receiver(tls=certificates().valid() if request.param == "https" else None) as receiver:
+@pytest.fixture
+def tls_server() -> Iterator[Receiver]:
+    with Receiver(tls=certificates().valid()) as receiver:
         yield receiver
+
+
+@pytest.fixture(params=["receiver", "tls_server"])
+def server(request: pytest.FixtureRequest) -> Receiver:
+    """Give a receiver over HTTP, then one over TLS."""
+    server: Receiver = request.getfixturevalue(request.param)
+    return server
 
 
 @pytest.fixture
@@ -79,9 +85,11 @@ TARGETS = [("", "/"), ("?a=b", "/?a=b"), *((same, same) for same in ("//a/../b/.
 
 
 @pytest.mark.parametrize(("path", "target"), TARGETS)
-def test_path_and_query_are_sent_as_they_were_given(path: str, target: str, server: Receiver, push: PushClient) -> None:
-    push.send(EVENT, server.url.removesuffix(SECRET_PATH) + path, LONG)
-    assert server.requests[0].path == target
+def test_path_and_query_are_sent_as_they_were_given(
+    path: str, target: str, receiver: Receiver, push: PushClient
+) -> None:
+    push.send(EVENT, receiver.url.removesuffix(SECRET_PATH) + path, LONG)
+    assert receiver.requests[0].path == target
 
 
 def test_an_ipv6_address_can_be_the_host(receiver: Receiver, push: PushClient, resolve: Callable[..., None]) -> None:
@@ -133,12 +141,12 @@ def test_neither_redirects_nor_proxies_are_followed(
 @pytest.mark.parametrize("code", [200, 503])
 @pytest.mark.parametrize("before", [(100,), (101,), (102, 103, 103, 100)])
 def test_informational_responses_are_skipped(
-    before: tuple[int, ...], code: int, server: Receiver, push: PushClient
+    before: tuple[int, ...], code: int, tls_server: Receiver, push: PushClient
 ) -> None:
     informational = b"".join(head(each, {"Link": "</x>"}) for each in before)
-    server.default = behave.answer(informational + head(code, {"Content-Length": "0"}))
-    assert [push.send(EVENT, server.url, LONG).status_code for _ in range(2)] == [code, code]
-    assert server.connections == 1
+    tls_server.default = behave.answer(informational + head(code, {"Content-Length": "0"}))
+    assert [push.send(EVENT, tls_server.url, LONG).status_code for _ in range(2)] == [code, code]
+    assert tls_server.connections == 1
 
 
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
@@ -155,14 +163,14 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
 )
 @pytest.mark.parametrize("code", [400, 503])
 def test_the_beginning_of_the_response_body_is_kept_unless_delivered(
-    body: bytes, text: str, code: int, server: Receiver, push: PushClient
+    body: bytes, text: str, code: int, tls_server: Receiver, push: PushClient
 ) -> None:
     chunked = behave.answer(head(code)[:-2] + CHUNKED % (len(body), body))
     broken = behave.in_turn(
         lambda exchange: exchange.send(head(code, {"Content-Length": "9999"}) + body), Exchange.close
     )
-    server.script(behave.status(code, body=body), chunked, broken, behave.status(200, body=body))
-    assert [push.send(EVENT, server.url, LONG).response for _ in range(4)] == [text, text, text, None]
+    tls_server.script(behave.status(code, body=body), chunked, broken, behave.status(200, body=body))
+    assert [push.send(EVENT, tls_server.url, LONG).response for _ in range(4)] == [text, text, text, None]
 
 
 NOT_HTTP = "response is not HTTP"
@@ -212,14 +220,14 @@ BODIES: dict[str, Behaviour] = {
 
 
 @pytest.mark.parametrize("what", BODIES)
-def test_2xx_is_delivered_whatever_becomes_of_the_body(what: str, server: Receiver, push: PushClient) -> None:
-    server.script(BODIES[what])
+def test_2xx_is_delivered_whatever_becomes_of_the_body(what: str, tls_server: Receiver, push: PushClient) -> None:
+    tls_server.script(BODIES[what])
     tracemalloc.start()
-    result = send_within(2, push, server.url, LONG if what == "trickles" else 0.3)  # at most 1 s
+    result = send_within(2, push, tls_server.url, LONG if what == "trickles" else 0.3)  # at most 1 s
     assert tracemalloc.get_traced_memory()[1] < 2_000_000
     tracemalloc.stop()
     assert result == PushResult(DELIVERED, result.duration_ms, 200)
-    assert push.send(EVENT, server.url, LONG).outcome is DELIVERED
+    assert push.send(EVENT, tls_server.url, LONG).outcome is DELIVERED
 
 
 SLOW: dict[str, Behaviour] = {
@@ -266,10 +274,10 @@ def test_a_connection_that_is_not_made_in_time_is_a_timeout_and_keeps_no_other_p
     assert {(result.outcome, result.error, result.timed_out) for result in results} == {(RETRY, "timed out", True)}
 
 
-def test_the_time_to_connect_bounds_neither_sending_nor_the_response(server: Receiver, new_push: MakePush) -> None:
-    server.default = behave.in_turn(lambda exchange: exchange.pause(0.4), behave.status(200))
+def test_the_time_to_connect_bounds_neither_sending_nor_the_response(tls_server: Receiver, new_push: MakePush) -> None:
+    tls_server.default = behave.in_turn(lambda exchange: exchange.pause(0.4), behave.status(200))
     push = new_push(connect_timeout_seconds=0.2)
-    assert [push.send(HUGE, server.url, LONG).outcome for _ in range(2)] == [DELIVERED, DELIVERED]
+    assert [push.send(HUGE, tls_server.url, LONG).outcome for _ in range(2)] == [DELIVERED, DELIVERED]
 
 
 @pytest.mark.parametrize("secure", [False, True])
@@ -323,10 +331,10 @@ KEPT |= {"1 KiB": behave.status(200, body=b"x" * 1024), "chunked": behave.answer
 
 
 @pytest.mark.parametrize("what", KEPT)
-def test_connections_are_reused(what: str, server: Receiver, push: PushClient) -> None:
-    server.default = KEPT[what]
-    assert all(push.send(EVENT, server.url, LONG).status_code for _ in range(3))
-    assert (server.connections, len(server.requests)) == (1, 3)
+def test_connections_are_reused(what: str, tls_server: Receiver, push: PushClient) -> None:
+    tls_server.default = KEPT[what]
+    assert all(push.send(EVENT, tls_server.url, LONG).status_code for _ in range(3))
+    assert (tls_server.connections, len(tls_server.requests)) == (1, 3)
 
 
 SURPLUS = head(200, {"Content-Length": "0"})  # would make a failed push a delivered one
@@ -363,26 +371,26 @@ def test_a_connection_closed_while_sending_is_a_retry(fault: Behaviour, server: 
 
 @pytest.mark.parametrize(("idle_seconds", "connections"), [(4, 1), (4.1, 2)])
 def test_a_connection_that_was_idle_for_four_seconds_is_not_reused(
-    idle_seconds: float, connections: int, server: Receiver, push: PushClient, clock: Clock
+    idle_seconds: float, connections: int, tls_server: Receiver, push: PushClient, clock: Clock
 ) -> None:
-    push.send(EVENT, server.url, LONG)
+    push.send(EVENT, tls_server.url, LONG)
     clock.sleep(idle_seconds)
-    assert push.send(EVENT, server.url, LONG).outcome is DELIVERED
-    assert server.connections == connections
+    assert push.send(EVENT, tls_server.url, LONG).outcome is DELIVERED
+    assert tls_server.connections == connections
 
 
-def test_threads_share_a_client_and_each_gets_its_own_response(server: Receiver, push: PushClient) -> None:
-    server.default = lambda exchange: behave.status(int(exchange.request.headers["webhook-id"]))(exchange)
+def test_threads_share_a_client_and_each_gets_its_own_response(tls_server: Receiver, push: PushClient) -> None:
+    tls_server.default = lambda exchange: behave.status(int(exchange.request.headers["webhook-id"]))(exchange)
     codes = [200, 404, 503, 429] * 50
     with Receiver() as other, ThreadPoolExecutor(10) as pool:
         events = [replace(EVENT, event_id=str(code)) for code in codes] + [EVENT] * 100
-        urls = [server.url] * 200 + [other.url + "&2"] * 100
+        urls = [tls_server.url] * 200 + [other.url + "&2"] * 100
         results = list(pool.map(lambda event, url: push.send(event, url, LONG).status_code, events, urls))
         assert results == codes + [200] * 100
         assert {request.path for request in other.requests} == {SECRET_PATH + "&2"}
-        assert max(server.connections, other.connections) <= 10
+        assert max(tls_server.connections, other.connections) <= 10
         push.close()
-        server.wait_until_left()
+        tls_server.wait_until_left()
         other.wait_until_left()
 
 
@@ -457,14 +465,14 @@ def test_a_handshake_that_breaks_off_is_a_retry(on_accept: Any, error: str, push
 
 
 def test_no_result_and_no_log_line_holds_a_secret(
-    server: Receiver, new_push: MakePush, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    tls_server: Receiver, new_push: MakePush, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
     odd = garbage(f"HTTP/1.1 503 No {SECRET_PATH}\r\nno colon\r\n: odd\r\n\r\n".encode())
     redirect, status = behave.redirect(SECRET_PATH), behave.status(503, headers={"Retry-After": SECRET_PATH})
-    server.script(*(behaviour for behaviour, _ in FAULTY.values()), behave.hang(), redirect, status, odd)
+    tls_server.script(*(behaviour for behaviour, _ in FAULTY.values()), behave.hang(), redirect, status, odd)
     push = new_push(b"a signing secret")
-    urls = [server.url] * (len(FAULTY) + 4) + [behave.refused_url(), "http://nobody.invalid" + SECRET_PATH]
+    urls = [tls_server.url] * (len(FAULTY) + 4) + [behave.refused_url(), "http://nobody.invalid" + SECRET_PATH]
     text = "\n".join(
         [repr(push), *(repr(push.send(EVENT, url, 0.3)) for url in urls), caplog.text, *capfd.readouterr()]
     )

@@ -233,7 +233,7 @@ class StoreModel(RuleBasedStateMachine):
 def test_transitions_in_any_order_do_what_the_model_does(shared_world: World) -> None:
     machine = type("Machine", (StoreModel,), {"world": shared_world})
     options = settings(
-        max_examples=12,
+        max_examples=8,
         stateful_step_count=50,
         deadline=None,
         derandomize=True,

@@ -68,7 +68,8 @@ test("a Zap that is turned on gets matching events until it is turned off", asyn
 
 test("recent events are listed once each, with payload, filtered by type", async () => {
   const inputData = { event_types: ["sample.*"] };
-  const posted = await postEvent({ event_type: "sample.listed", payload: { order_id: "2" }, metadata: { source: "a" } });
+  const listed = { event_type: "sample.listed", payload: { order_id: "2" }, metadata: { source: "a" } };
+  const posted = await postEvent(listed);
 
   const events = await appTester(trigger.operation.performList, { authData, inputData });
 
@@ -82,5 +83,6 @@ test("an idempotency key posts an event once", async () => {
   const first = await postEvent({ idempotency_key });
   const second = await postEvent({ idempotency_key });
   assert.equal(first.id, second.id);
-  await assert.rejects(postEvent({ idempotency_key, payload: { order_id: "other" } }), /used before, with another body/);
+  const other = { idempotency_key, payload: { order_id: "other" } };
+  await assert.rejects(postEvent(other), /used before, with another body/);
 });

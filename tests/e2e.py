@@ -12,9 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from urllib.parse import urljoin
 
@@ -23,6 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from standardwebhooks import Webhook
 
 from chalicelib.events import rfc3339
+from tests.support.receiver import Receiver, Request, status
 from tools import api_key, emulator
 from tools.emulator import Emulator, EmulatorError
 from tools.package import package
@@ -39,32 +38,6 @@ WAIT: Any = {"Delay": 1, "MaxAttempts": 120}
 
 class UnexpectedError(Exception):
     """Something is not as it was promised."""
-
-
-class Receiver(ThreadingHTTPServer):
-    """The receiver of the pushes: responds with the scripted status codes, then with 200."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.script: list[int] = []
-        self.pushes: list[tuple[dict[str, str], bytes]] = []
-        Thread(target=self.serve_forever, daemon=True).start()
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Receiver
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.pushes.append(({name.lower(): value for name, value in self.headers.items()}, body))
-        status = self.server.script.pop(0) if self.server.script else 200
-        self.send_response(status if self.path == PATH else 404)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
 
 
 class System:
@@ -100,8 +73,8 @@ class System:
         until("it is delivered", lambda: self.event(event_id)["status"] == "delivered", within_seconds)
         return self.event(event_id)
 
-    def pushes(self, event_id: str) -> list[tuple[dict[str, str], bytes]]:
-        return [push for push in self.receiver.pushes if push[0]["webhook-id"] == event_id]
+    def pushes(self, event_id: str) -> list[Request]:
+        return [push for push in self.receiver.requests if push.headers["webhook-id"] == event_id]
 
     def depth(self, queue_url: str) -> int:
         names = [f"ApproximateNumberOfMessages{state}" for state in ("", "NotVisible", "Delayed")]
@@ -169,14 +142,15 @@ def stores_without_sqs(system: System) -> str:
 def delivers(system: System) -> None:
     event = system.post("order.created", PAYLOAD)
     expect("status", event["status"], "delivered")
-    [(headers, body)] = system.pushes(event["event_id"])
-    expect("the payload", json.loads(body)["payload"], PAYLOAD)
-    Webhook(SIGNING_SECRET).verify(body, headers)
+    [push] = system.pushes(event["event_id"])
+    expect("the URL", push.path, PATH)
+    expect("the payload", push.json()["payload"], PAYLOAD)
+    Webhook(SIGNING_SECRET).verify(push.body, dict(push.headers))
     say("POST: 202 and delivered; the signature of the push verifies")
 
 
 def retries(system: System) -> None:
-    system.receiver.script += [503, 503]
+    system.receiver.script(status(503), status(503))
     event_id = system.post("order.paid")["event_id"]
     attempts = system.delivered(event_id)["attempts"]
     expect("attempts", [attempt["status_code"] for attempt in attempts], [503, 503, 200])
@@ -186,7 +160,7 @@ def retries(system: System) -> None:
 
 def dead_letters(system: System) -> None:
     """Move the dead letter by hand: the emulator lacks the move task of SQS."""
-    system.receiver.script.append(404)
+    system.receiver.script(status(404))
     event_id = system.post("order.lost")["event_id"]
     expect("status", system.event(event_id)["status"], "failed")
     inbox = system.call("GET", "/inbox")[2]["events"]
@@ -222,7 +196,7 @@ def check_dlq(system: System) -> None:
 
 
 def pulls(system: System) -> None:
-    system.receiver.script.append(410)
+    system.receiver.script(status(410))
     event_id = system.post("order.shipped")["event_id"]
     _, _, leased = system.call("POST", "/inbox/lease", {"event_type": "order.shipped"})
     [event] = leased["events"]
@@ -276,7 +250,7 @@ def run() -> None:
     LOG_FILE.parent.mkdir(exist_ok=True)
     key, receiver = api_key.new_key(), Receiver()
     with emulator.running(emulator.install(), LOG_FILE) as aws:
-        deploy(aws, f"http://127.0.0.1:{receiver.server_port}{PATH}", api_key.entry("e2e", key))
+        deploy(aws, f"http://127.0.0.1:{receiver.port}{PATH}", api_key.entry("e2e", key))
         system = System(aws, receiver, key)
         responds(system)
         forgotten = stores_without_sqs(system)
