@@ -124,7 +124,7 @@ def checkout(tmp_path: Path, aws: Ministack, project: Path) -> Checkout:
     return Checkout(tmp_path / "first", aws, project)
 
 
-def test_chalice_deploy_completes_once_the_resources_are_there_and_can_be_repeated_from_any_checkout(
+def test_a_stage_is_deployed_after_an_interruption_repeated_from_any_checkout_and_deleted_but_for_its_table(
     checkout: Checkout, aws: Ministack, tmp_path: Path
 ) -> None:
     status, output = checkout.chalice("deploy")
@@ -132,6 +132,8 @@ def test_chalice_deploy_completes_once_the_resources_are_there_and_can_be_repeat
     assert "triggers-api-dev-inbox-queue" in output
 
     assert checkout.resources(**GIVEN)[0] == 0
+    assert checkout.chalice("deploy", stop_after="POST /restapis")[0] == -signal.SIGKILL
+    assert checkout.resources()[0] == 0
     status, output = checkout.chalice("deploy")
     assert status == 0, output
     deployed = what_is_deployed(aws)
@@ -152,6 +154,23 @@ def test_chalice_deploy_completes_once_the_resources_are_there_and_can_be_repeat
     assert status == 0, output
     assert what_is_deployed(aws) == deployed
     assert (post(aws, KEY), post(aws, NEW_KEY)) == (401, 202)
+
+    assert second.chalice("delete")[0] == 0
+    status, output = second.resources("delete")
+    assert status == 0
+    assert "the table triggers-api-dev-events" in output
+    assert {kind: found for kind, found in what_is_deployed(aws).items() if found} == {}
+    assert aws.client("sqs").list_queues().get("QueueUrls", []) == []
+
+    status, output = checkout.resources(**GIVEN)  # the next stack takes the table over
+    assert status == 0, output
+    assert "Import  EventsTable" in output
+    assert aws.client("dynamodb").scan(TableName="triggers-api-dev-events")["Count"] == 2
+
+    with checkout.local() as port, closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
+        headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+        connection.request("POST", "/events", json.dumps(EVENT), headers)
+        assert connection.getresponse().status == 202
 
 
 def test_the_first_run_says_what_to_set_and_later_ones_keep_what_is_not_set_again(
@@ -187,50 +206,6 @@ def test_an_unusable_parameter_is_refused_without_being_shown(checkout: Checkout
     assert "API_KEYS is unusable" in output
     assert "s3cr3t" not in output
     assert not seen
-
-
-@pytest.mark.parametrize("stop_after", ["POST /2015-03-31/event-source-mappings", "POST /restapis"])
-def test_a_deployment_that_was_interrupted_is_completed_by_the_next(
-    checkout: Checkout, aws: Ministack, stop_after: str
-) -> None:
-    assert checkout.resources(**GIVEN)[0] == 0
-    assert checkout.chalice("deploy", stop_after)[0] == -signal.SIGKILL
-
-    assert checkout.resources()[0] == 0
-    status, output = checkout.chalice("deploy")
-
-    assert status == 0, output
-    deployed = what_is_deployed(aws)
-    assert (len(deployed["sources"]), len(deployed["apis"])) == (1, 1)
-    assert post(aws, KEY) == 202
-
-
-def test_a_deployed_stage_is_deleted_but_for_its_table_which_the_next_stack_takes_over(
-    checkout: Checkout, aws: Ministack
-) -> None:
-    assert checkout.resources(**GIVEN)[0] == 0
-    assert checkout.chalice("deploy")[0] == 0
-    assert post(aws, KEY) == 202
-
-    assert checkout.chalice("delete")[0] == 0
-    status, output = checkout.resources("delete")
-    assert status == 0
-    assert "the table triggers-api-dev-events" in output
-    assert {kind: found for kind, found in what_is_deployed(aws).items() if found} == {}
-    assert aws.client("sqs").list_queues().get("QueueUrls", []) == []
-
-    status, output = checkout.resources(**GIVEN)
-    assert status == 0, output
-    assert "Import  EventsTable" in output
-    assert aws.client("dynamodb").scan(TableName="triggers-api-dev-events")["Count"] == 1
-
-
-def test_chalice_local_serves_a_stage_with_nothing_set_but_credentials(checkout: Checkout, aws: Ministack) -> None:
-    assert checkout.resources(**GIVEN)[0] == 0
-    with checkout.local() as port, closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
-        headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
-        connection.request("POST", "/events", json.dumps(EVENT), headers)
-        assert connection.getresponse().status == 202
 
 
 @pytest.mark.parametrize("command", ["deploy", "local"])
