@@ -36,7 +36,7 @@ MAX_LINES = {
     "app.py and chalicelib": (3030, ("app.py", "chalicelib/*.py")),
     "console": (450, ("chalicelib/console.html",)),
     "tools": (2000, ("tools/**/*.py",)),
-    "tests": (10_000, ("tests/**/*.py",)),
+    "tests": (10_200, ("tests/**/*.py",)),
     "README": (140, ("README.md",)),
     "docs": (900, ("docs/*.md",)),
 }
