@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import json
+import signal
 import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,11 @@ from tests.support.world import Clock, World, world
 
 MakePush = Callable[..., PushClient]
 During = Callable[[Any, str, Callable[..., Any]], None]
+
+
+def pytest_configure() -> None:
+    """Let tests interrupt commands: SIGINT is ignored in processes that a shell started in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
