@@ -99,7 +99,9 @@ def restore_record(stage: str) -> None:
     Chalice finds everything else by name. It would create a second API, and fail at the event source.
     """
     record = ROOT / ".chalice" / "deployed" / f"{stage}.json"
-    if record.exists() and json.loads(record.read_text())["resources"]:
+    known = json.loads(record.read_text())["resources"] if record.exists() else []
+    kinds = {resource["resource_type"] for resource in known}
+    if {"sqs_event", "rest_api"} <= kinds:
         return
     functions, gateway = boto3.client("lambda"), boto3.client("apigateway")
     found: list[dict[str, str]] = []
@@ -113,9 +115,12 @@ def restore_record(stage: str) -> None:
     for page in gateway.get_paginator("get_rest_apis").paginate():
         ids = [api["id"] for api in page["items"] if api["name"] == f"triggers-api-{stage}"]
         found += [{"name": "rest_api", "resource_type": "rest_api", "rest_api_id": api_id} for api_id in ids]
-    if found:
+    missing = [resource for resource in found if resource["resource_type"] not in kinds]
+    if missing:
         record.parent.mkdir(exist_ok=True)
-        record.write_text(json.dumps({"resources": found, "schema_version": "2.0", "backend": "api"}, indent=2))
+        record.write_text(
+            json.dumps({"resources": known + missing, "schema_version": "2.0", "backend": "api"}, indent=2)
+        )
         print(f"{record.relative_to(ROOT)}: restored after an interrupted deployment")
 
 
