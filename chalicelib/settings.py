@@ -150,12 +150,6 @@ class Settings:
     worker_batch_window_seconds: int = _setting("WORKER_BATCH_WINDOW_SECONDS", _number(int, 0, 300), 5)
     worker_max_concurrency: int = _setting("WORKER_MAX_CONCURRENCY", _number(int, 2, 1000), 5)
 
-    def retry_days(self) -> int:
-        """Return the days that the longest delays between attempts and one more day take."""
-        base, cap = self.backoff_base_seconds, self.backoff_cap_seconds
-        scheduled = [min(cap, base * 2.0**number) for number in range(self.max_delivery_attempts - 1)]
-        return math.ceil(sum(max(RETRY_AFTER_SECONDS, seconds) for seconds in scheduled) / DAY_SECONDS + 1)
-
 
 class EventSource(NamedTuple):
     """The event source of the worker, which `chalice deploy` creates."""
@@ -183,9 +177,6 @@ def load(environ: Mapping[str, str], read_secret: Callable[[str], str] | None = 
     if missing or unusable:
         raise SettingsError("; ".join(missing + unusable))
     settings = Settings(**values)
-    if (days := settings.retry_days()) > settings.event_retention_days:
-        names = "MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS"
-        raise SettingsError(f"{names} are unusable together: the attempts need {days} days or more")
     inline_seconds = min(settings.inline_push_timeout_seconds, settings.push_timeout_seconds)
     return replace(settings, inline_push_timeout_seconds=inline_seconds)
 
@@ -243,4 +234,13 @@ def _read(variables: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
                 values[row.name] = row.metadata["parse"](variables[name])
             except InvalidValueError as error:
                 unusable.append(f"{name} is unusable: it {error}")
+    if not unusable and (days := _retry_days(values)) > values["event_retention_days"]:
+        unusable.append(f"MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS do not fit: retries need {days} days or more")
     return values, unusable
+
+
+def _retry_days(values: dict[str, Any]) -> int:
+    """Return the days that the longest delays between attempts and one more day take."""
+    base, cap = float(values["backoff_base_seconds"]), float(values["backoff_cap_seconds"])
+    scheduled = [min(cap, base * 2.0**number) for number in range(values["max_delivery_attempts"] - 1)]
+    return math.ceil(sum(max(RETRY_AFTER_SECONDS, seconds) for seconds in scheduled) / DAY_SECONDS + 1)

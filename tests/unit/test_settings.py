@@ -160,6 +160,8 @@ def test_the_event_source_is_read_without_required_variables_and_checks_every_ot
     assert load_event_source(environ) == EventSource("prod", "triggers-api-prod-inbox-queue", 0, 2)
     with pytest.raises(SettingsError, match=r"LOG_LEVEL .*; WORKER_MAX_CONCURRENCY "):
         load_event_source({"WORKER_MAX_CONCURRENCY": "1", "LOG_LEVEL": "?"})
+    with pytest.raises(SettingsError, match="MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS"):
+        load_event_source({"MAX_DELIVERY_ATTEMPTS": "60", "EVENT_RETENTION_DAYS": "1"})
     load_event_source({"LOG_LEVEL": "?", "AWS_LAMBDA_FUNCTION_NAME": "worker"})
 
 
