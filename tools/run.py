@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import sys
-import threading
+import time
 
 
 def main() -> int:
@@ -25,8 +25,8 @@ def main() -> int:
         return 1
     gc.freeze()
     gc.enable()
-    threading.Event().wait()
-    return 0
+    while True:  # Python misses a signal that arrives just before a wait begins, until the wait ends
+        time.sleep(1)
 
 
 if __name__ == "__main__":
