@@ -237,7 +237,7 @@ def _start_worker(current: Services) -> None:
             batch.process(messages, current, WORKER_TIMEOUT_SECONDS)
             queue.delete_many([message.receipt_handle for message in messages])
 
-    for _ in range(settings.load_event_source(os.environ).max_concurrency):
+    for _ in range(settings.read(os.environ)[0]["worker_max_concurrency"]):
         _schedule("worker", 0, process_batch)
 
 
