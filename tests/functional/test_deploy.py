@@ -19,8 +19,9 @@ import pytest
 
 from tests.support.ministack import Ministack, ministack
 from tools import api_key
+from tools.emulator import free_port
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 ROOT = Path(__file__).parent.parent.parent
 PROJECT = ("app.py", "chalicelib", "tools", "resources.json", "requirements.txt", ".chalice")
@@ -50,9 +51,7 @@ class Checkout:
     @contextmanager
     def local(self) -> Iterator[int]:
         """Run `chalice local`; yield its port once it listens."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port: int = free.getsockname()[1]
+        port = free_port()
         command = [CHALICE, "local", "--stage", "dev", "--port", str(port)]
         with subprocess.Popen(command, cwd=self.path, env=self.environ(), start_new_session=True) as process:
             try:
@@ -86,7 +85,7 @@ class Checkout:
             if stop_after:
                 self.aws.seen = lambda operation: process.kill() if re.match(stop_after, operation) else None
             try:
-                output, _ = process.communicate(timeout=60)
+                output, _ = process.communicate(timeout=120)
             finally:
                 process.kill()
                 if stop_after:
@@ -271,7 +270,7 @@ def post(aws: Ministack, key: str) -> int:
 
 
 def wait_until_listening(port: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         with socket.socket() as probe:
             if not probe.connect_ex(("127.0.0.1", port)):
