@@ -17,16 +17,17 @@ from chalicelib.errors import ApiError, EventNotFoundError, FieldError, InvalidR
 from chalicelib.events import EVENT_ID, compact
 from chalicelib.queue import Message
 from chalicelib.services import Services
-from chalicelib.settings import SettingsError, load_event_source
+from chalicelib.settings import SettingsError
+from chalicelib.settings import read as read_settings
 from chalicelib.subscriptions import SUBSCRIPTION_ID, parse_subscription
 from chalicelib.validation import parse_lease_request, parse_new_event
 
-try:
-    event_source = load_event_source(os.environ)
-except SettingsError as error:  # a variable of .chalice/config.json; in Lambda nothing is raised
-    sys.stderr.write(f"{error}\n")
+settings, faults = read_settings(os.environ)
+if faults and "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:  # a deployed function answers with 503
+    sys.stderr.write("; ".join(faults) + "\n")
     os._exit(1)  # an exception in the thread that `chalice local` imports this file in would not end the process
-app = Chalice(app_name=f"triggers-api-{event_source.stage}", configure_logs=False)  # the name of the REST API
+STAGE: str = settings["stage"]
+app = Chalice(app_name=f"triggers-api-{STAGE}", configure_logs=False)  # the name of the REST API
 
 OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"
 RETURN_SECONDS = 3  # the function has 30 s, and API Gateway ends a request after 29 s
@@ -125,20 +126,15 @@ def method_not_allowed_as_problem(request: Request, get_response: Callable[[Requ
     return replacement
 
 
-@route("HEAD", "/health")
-def head_health() -> Response:
-    return respond(200, "")
-
-
 @route("GET", "/health")
 def get_health() -> Response:
-    return respond(200, compact({"status": "ok", "version": __version__, "stage": event_source.stage}))
+    return respond(200, compact({"status": "ok", "version": __version__, "stage": STAGE}))
 
 
 @route("GET", "/me", *Scope)
 def get_me(call: Call) -> Response:
     key = call.key
-    return respond(200, compact({"name": key.name, "scopes": sorted(key.scopes), "stage": event_source.stage}))
+    return respond(200, compact({"name": key.name, "scopes": sorted(key.scopes), "stage": STAGE}))
 
 
 @route("GET", "/openapi.json")
@@ -184,12 +180,12 @@ def get_event(call: Call, event_id: str) -> Response:
 
 @route("GET", "/events", Scope.CONSUME)
 def list_events(call: Call) -> Response:
-    return respond_page(listing.parse_events_query(call.query), call.services)
+    return respond_page(listing.parse(call.query, listing.EVENTS), call.services)
 
 
 @route("GET", "/inbox", Scope.CONSUME)
 def list_inbox(call: Call) -> Response:
-    return respond_page(listing.parse_inbox_query(call.query), call.services)
+    return respond_page(listing.parse(call.query, listing.INBOX), call.services)
 
 
 @route("POST", "/inbox/lease", Scope.CONSUME)
@@ -241,10 +237,10 @@ def delete_subscription(call: Call, subscription_id: str) -> Response:
 
 
 @app.on_sqs_message(
-    queue=event_source.queue_name,
+    queue=f"triggers-api-{STAGE}-inbox-queue",
     batch_size=10,
-    maximum_batching_window_in_seconds=event_source.batch_window_seconds,
-    maximum_concurrency=event_source.max_concurrency,
+    maximum_batching_window_in_seconds=settings["worker_batch_window_seconds"],
+    maximum_concurrency=settings["worker_max_concurrency"],
 )
 def worker(event: SQSEvent) -> None:
     """Process a batch; raise if some messages failed, which SQS returns after the visibility timeout."""

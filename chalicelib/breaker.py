@@ -26,14 +26,9 @@ class Breaker:
             self._open_until = now + self._open_seconds
             return True
 
-    def succeeded(self) -> None:
-        """Close: the receiver gave a final answer."""
+    def record(self, *, failed: bool, timed_out: bool) -> None:
+        """Count a failure, or close. A timeout opens at once, since each costs a caller seconds."""
         with self._lock:
-            self._failures = 0
-
-    def failed(self, *, timed_out: bool) -> None:
-        """Count a failure. A timeout opens at once, since each costs a caller seconds."""
-        with self._lock:
-            self._failures = self._threshold if timed_out else self._failures + 1
+            self._failures = (self._threshold if timed_out else self._failures + 1) if failed else 0
             if self._failures >= self._threshold:
                 self._open_until = self._clock() + self._open_seconds

@@ -33,11 +33,11 @@ DEAD_LETTER_RETRY_SECONDS = 60
 MAX_INLINE_PUSHES = 10
 LEASE_SECONDS = 5  # for finding events that nobody holds; the search and the calls after it may take as long again
 MAX_LEASED_BYTES = 2 * 1024 * 1024  # quoted as JSON once more, and with those taken last, less than Lambda's 6 MB
-MAX_LEASED_AT_ONCE = 10  # the index does not tell the size of the attempts, up to 65 KB in a response
+MAX_LEASED_AT_ONCE = 10
 
 
 class OutOfTimeError(Exception):
-    """The claim or the function ends too soon for a push; the sweep queues the event."""
+    """The function ends too soon for a push; the sweep queues the event when its claim ends."""
 
 
 class UnknownEventError(Exception):
@@ -185,16 +185,15 @@ def lease(request: LeaseRequest, services: Services) -> list[Event]:
             leased.append(result.event)
 
     deadline = services.clock() + LEASE_SECONDS
-    room, after, is_last = MAX_LEASED_BYTES, None, False
+    query, room = replace(listing.INBOX, event_type=request.event_type), MAX_LEASED_BYTES
     try:
-        while not is_last and len(leased) < request.limit and room > 0 and services.clock() < deadline:
-            count = len(leased)
-            limit = min(MAX_LEASED_AT_ONCE, request.limit - count)
-            query = replace(listing.INBOX, limit=limit, event_type=request.event_type, after=after)
-            page = listing.find(services, query, max_bytes=room)
+        while len(leased) < request.limit and room > 0 and services.clock() < deadline:
+            limit = min(MAX_LEASED_AT_ONCE, request.limit - len(leased))
+            page = listing.find(services, replace(query, limit=limit), max_bytes=room)
             services.map(take, page.events)
-            room -= sum(event.leased_size() for event in leased[count:])
-            after, is_last = page.after, page.after is None
+            if page.after is None:
+                break
+            query, room = replace(query, after=page.after), MAX_LEASED_BYTES - sum(event.size for event in leased)
     except StorageUnavailableError:
         if not leased:
             raise
@@ -293,20 +292,15 @@ def _queue(events: list[Event], services: Services, deadline: float) -> None:
     """Send messages for new events."""
     wake_ups = [messages.wake_up(event) for event in events]
     tens = [wake_ups[start : start + BATCH_SIZE] for start in range(0, len(wake_ups), BATCH_SIZE)]
-    if tens and services.clock() + CALL_SECONDS > deadline:
-        raise OutOfTimeError
-    services.map(services.inbox.send_many, tens)
+    if services.clock() + CALL_SECONDS <= deadline:  # else the sweep queues them
+        services.map(services.inbox.send_many, tens)
 
 
 def _push_new(event: Event, url: str, services: Services, deadline: float) -> Event:
     """Push a new event once; return it as it is then."""
     with _errors_left_to_sweep(event.event_id):
         event, result = _push(event, url, services.settings.inline_push_timeout_seconds, services, deadline)
-        breaker = services.breaker(url)
-        if result.outcome is Outcome.RETRY:
-            breaker.failed(timed_out=result.timed_out)
-        else:
-            breaker.succeeded()
+        services.breaker(url).record(failed=result.outcome is Outcome.RETRY, timed_out=result.timed_out)
         event, delay_seconds = _settle(event, result, services, deadline)
         if delay_seconds is not None:
             _wake_up(event, delay_seconds, services)
@@ -336,7 +330,7 @@ def _push(
     """Push a claimed event once; return it with the attempt. Raises OutOfTimeError."""
     started = services.clock()
     timeout_seconds = min(timeout_seconds, deadline - started - AFTER_PUSH_SECONDS)
-    if timeout_seconds <= 0 or not event.is_claimed(started + timeout_seconds):
+    if timeout_seconds <= 0:
         raise OutOfTimeError
     result = services.push.send(event, url, timeout_seconds)
     outcome = (result.outcome, result.status_code, result.error, result.duration_ms, result.response)
@@ -371,8 +365,8 @@ def _settle(event: Event, result: PushResult, services: Services, deadline: floa
         return record.event or event, None
     if delay_seconds is not None:
         services.metrics.emit(DeliveryRetry=1, PushDuration=result.duration_ms)
-        message_follows = delay_seconds <= MAX_DELAY_SECONDS
-        write = partial(services.store.record_retry, delay_seconds=delay_seconds, message_follows=message_follows)
+        is_queued = delay_seconds <= MAX_DELAY_SECONDS
+        write = partial(services.store.record_retry, delay_seconds=delay_seconds, is_queued=is_queued)
         record = _record(write, event, services, deadline)
         return record.event or event, delay_seconds if record.applied else None
     services.metrics.emit(PushDuration=result.duration_ms)
@@ -394,7 +388,7 @@ def _dead_letter(event: Event, reason: Reason, services: Services, deadline: flo
     try:
         services.dlq.send(messages.dead_letter_body(failed), messages.attributes(event) | {"Reason": reason})
     except QueueUnavailableError:
-        services.store.record_retry(event, delay_seconds=DEAD_LETTER_RETRY_SECONDS, message_follows=False)
+        services.store.record_retry(event, delay_seconds=DEAD_LETTER_RETRY_SECONDS, is_queued=False)
         raise
     record = _record(services.store.record_failed, failed, services, deadline)
     if record.applied:
@@ -404,15 +398,15 @@ def _dead_letter(event: Event, reason: Reason, services: Services, deadline: flo
 
 
 def _record(write: Callable[[Event], WriteResult], event: Event, services: Services, deadline: float) -> WriteResult:
-    """Write a record, again and again while the claim and the function last: a lost record is a second push."""
-    last_start = deadline - AFTER_PUSH_SECONDS
-    if event.claimed_until is not None:
-        last_start = min(last_start, unix_seconds(event.claimed_until))
+    """Write a record, again and again while the function lasts: a lost record is a second push.
+
+    The claim lasts longer: CLAIM_SECONDS is more than the time of any function.
+    """
     while True:
         try:
             return write(event)
         except StorageUnavailableError:
-            if services.clock() + RECORD_RETRY_SECONDS > last_start:
+            if services.clock() + RECORD_RETRY_SECONDS > deadline - AFTER_PUSH_SECONDS:
                 raise
             services.sleep(RECORD_RETRY_SECONDS)
 

@@ -130,7 +130,7 @@ class Event:
         *,
         include_payload: bool = False,
         include_attempts: bool = False,
-        include_responses: bool = True,
+        include_responses: bool = False,
         include_lease: bool = False,
     ) -> str:
         """Return the event as callers see it."""
@@ -147,10 +147,6 @@ class Event:
             members["leased_until"] = compact(self.claimed_until)
             members["lease_count"] = compact(self.lease_count)
         return _join(members)
-
-    def leased_size(self) -> int:
-        """Return half of the bytes of the leased event in a Lambda response, as `size` counts them."""
-        return len(json.dumps(self.to_json(include_payload=True, include_attempts=True, include_lease=True))) // 2
 
     def message(self) -> str:
         """Return the state of the event as one sentence."""

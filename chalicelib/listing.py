@@ -15,13 +15,14 @@ from chalicelib.store import SHARDS, EventStore, Item, Values, partition
 from chalicelib.subscriptions import SUBSCRIPTION_ID
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 100
+PARAMETERS = ("event_type", "order", "limit", "cursor")
 SEARCH_SECONDS = 5
 MAX_PAGE_BYTES = 5 * 1024 * 1024 // 2  # Lambda's responses are limited to 6 MB, and it quotes JSON once more
 
 
 @dataclass(frozen=True)
 class Query:
-    """Events to list. `after` is the sort key of the last one seen; `in_inbox` leaves out copies and claimed events."""
+    """Events to list: those after the sort key `after`; with `only_available`, without claimed events and copies."""
 
     statuses: tuple[Status, ...]
     newest_first: bool
@@ -29,7 +30,7 @@ class Query:
     event_type: str | None = None
     subscription_id: str | None = None
     after: str | None = None
-    in_inbox: bool = False
+    only_available: bool = False
     include_payload: bool = False
 
     def matches(self, event: Event, now: float) -> bool:
@@ -39,12 +40,12 @@ class Query:
             and event.status in self.statuses
             and self.event_type in (None, event.event_type)
             and self.subscription_id in (None, event.subscription_id)
-            and not (self.in_inbox and (event.subscription_id is not None or event.is_claimed(now)))
+            and not (self.only_available and (event.subscription_id is not None or event.is_claimed(now)))
         )
 
 
 EVENTS = Query(tuple(Status), newest_first=True)
-INBOX = Query((Status.PENDING, Status.FAILED), newest_first=False, in_inbox=True, include_payload=True)
+INBOX = Query((Status.PENDING, Status.FAILED), newest_first=False, only_available=True, include_payload=True)
 
 
 @dataclass(frozen=True)
@@ -59,76 +60,9 @@ class Page:
         return _encode_cursor(self.after) if self.after else None
 
 
-def parse_events_query(parameters: Mapping[str, Sequence[str]]) -> Query:
-    """Return the query of `GET /events`; raise InvalidRequestError with every fault."""
-    allowed = ("status", "event_type", "order", "limit", "cursor", "include", "subscription_id")
-    return _parse(parameters, EVENTS, allowed)
-
-
-def parse_inbox_query(parameters: Mapping[str, Sequence[str]]) -> Query:
-    """Return the query of `GET /inbox`; raise InvalidRequestError with every fault."""
-    return _parse(parameters, INBOX, ("event_type", "order", "limit", "cursor"))
-
-
-def page(services: Services, query: Query) -> Page:
-    """Return a page of whole events, or of the index's attributes unless the query includes the payload."""
-    if not query.include_payload:
-        return find(services, query)
-    found = find(services, query, max_bytes=MAX_PAGE_BYTES)
-    # The index is eventually consistent: what it shows may have been pushed or acknowledged a moment ago.
-    current = services.store.get_many([event.event_id for event in found.events])
-    events = [current[event.event_id] for event in found.events if event.event_id in current]
-    return Page([event for event in events if query.matches(event, services.clock())], found.after)
-
-
-def find(services: Services, query: Query, *, max_bytes: int | None = None) -> Page:
-    """Return the next events as the index shows them, fewer than the limit if a filter or `max_bytes` leaves some out.
-
-    While a filter leaves all out, the search goes on for SEARCH_SECONDS.
-    """
-    deadline = services.clock() + SEARCH_SECONDS
-    while True:
-        found = _find(services, query, max_bytes)
-        if found.events or found.after is None or services.clock() > deadline:
-            return found
-        query = replace(query, after=found.after)
-
-
-def _find(services: Services, query: Query, max_bytes: int | None) -> Page:
-    """Search once. Each partition gives one row more than are needed: the first rows of the merged list have no gap."""
-    is_filtered = query.event_type or query.subscription_id or (query.in_inbox and query.after)
-    size = MAX_LIMIT if is_filtered else query.limit
-    partitions = [partition(status, shard) for status in query.statuses for shard in range(SHARDS)]
-    responses = services.map(partial(_read, services.store, query, size + 1), partitions)
-    # By sort key: an event whose status changes meanwhile may be in two partitions.
-    found = {event.sort_key: event for rows in responses for event in map(Event.from_item, rows)}
-    rows = [found[key] for key in sorted(found, reverse=query.newest_first)]
-    now = services.clock()
-    matching = [row for row in rows[:size] if query.matches(row, now)]
-    sizes = accumulate(row.size for row in matching)
-    fitting = [row for row, total in zip(matching, sizes, strict=True) if max_bytes is None or total <= max_bytes]
-    events = (fitting or matching[:1])[: query.limit]
-    if len(events) < len(matching):
-        return Page(events, events[-1].sort_key)
-    return Page(events, rows[size - 1].sort_key if len(rows) > size else None)
-
-
-def overdue(services: Services, shard: int) -> Iterator[Event]:
-    """Yield a shard's pending events that are due and that nobody will push."""
-    now = services.clock()
-    values: Values = {":now": rfc3339(now), ":now_seconds": int(now)}
-    condition = "requeue_at <= :now AND next_attempt_at <= :now AND expires_at > :now_seconds"
-    rows = services.store.rows(partition(Status.PENDING, shard), "", values, FilterExpression=condition)
-    return map(Event.from_item, rows)
-
-
-def oldest_pending(services: Services) -> Event | None:
-    """Return the pending event that was created first."""
-    events = find(services, Query((Status.PENDING,), newest_first=False, limit=1)).events
-    return events[0] if events else None
-
-
-def _parse(parameters: Mapping[str, Sequence[str]], query: Query, allowed: Sequence[str]) -> Query:
+def parse(parameters: Mapping[str, Sequence[str]], query: Query) -> Query:
+    """Return EVENTS or INBOX with the parameters of a request; raise InvalidRequestError with every fault."""
+    allowed = PARAMETERS if query.only_available else (*PARAMETERS, "status", "include", "subscription_id")
     unknown = [name for name in parameters if name not in allowed]
     errors = [FieldError(name[:128], "is not a parameter of this listing") for name in unknown]
     errors += [FieldError(name, "must be given once") for name in allowed if len(parameters.get(name, ())) > 1]
@@ -162,6 +96,64 @@ def _parse(parameters: Mapping[str, Sequence[str]], query: Query, allowed: Seque
         after=after,
         include_payload=query.include_payload or include is not None,
     )
+
+
+def page(services: Services, query: Query) -> Page:
+    """Return a page of whole events, or of the index's attributes unless the query includes the payload."""
+    if not query.include_payload:
+        return find(services, query)
+    found = find(services, query, max_bytes=MAX_PAGE_BYTES)
+    # The index is eventually consistent: what it shows may have been pushed or acknowledged a moment ago.
+    current = services.store.get_many([event.event_id for event in found.events])
+    events = [current[event.event_id] for event in found.events if event.event_id in current]
+    return Page([event for event in events if query.matches(event, services.clock())], found.after)
+
+
+def find(services: Services, query: Query, *, max_bytes: int | None = None) -> Page:
+    """Return the next events as the index shows them, fewer than the limit if a filter or `max_bytes` leaves some out.
+
+    While a filter leaves all out, the search goes on for SEARCH_SECONDS.
+    """
+    deadline = services.clock() + SEARCH_SECONDS
+    while True:
+        found = _find(services, query, max_bytes)
+        if found.events or found.after is None or services.clock() > deadline:
+            return found
+        query = replace(query, after=found.after)
+
+
+def _find(services: Services, query: Query, max_bytes: int | None) -> Page:
+    """Search once. Each partition gives one row more than are needed: the first rows of the merged list have no gap."""
+    is_filtered = query.event_type or query.subscription_id or (query.only_available and query.after)
+    size = MAX_LIMIT if is_filtered else query.limit
+    partitions = [partition(status, shard) for status in query.statuses for shard in range(SHARDS)]
+    responses = services.map(partial(_read, services.store, query, size + 1), partitions)
+    # By sort key: an event whose status changes meanwhile may be in two partitions.
+    found = {event.sort_key: event for rows in responses for event in map(Event.from_item, rows)}
+    rows = [found[key] for key in sorted(found, reverse=query.newest_first)]
+    now = services.clock()
+    matching = [row for row in rows[:size] if query.matches(row, now)]
+    sizes = accumulate(row.size for row in matching)
+    fitting = [row for row, total in zip(matching, sizes, strict=True) if max_bytes is None or total <= max_bytes]
+    events = (fitting or matching[:1])[: query.limit]
+    if len(events) < len(matching):
+        return Page(events, events[-1].sort_key)
+    return Page(events, rows[size - 1].sort_key if len(rows) > size else None)
+
+
+def overdue(services: Services, shard: int) -> Iterator[Event]:
+    """Yield a shard's pending events that are due and that nobody will push."""
+    now = services.clock()
+    values: Values = {":now": rfc3339(now), ":now_seconds": int(now)}
+    condition = "requeue_at <= :now AND next_attempt_at <= :now AND expires_at > :now_seconds"
+    rows = services.store.rows(partition(Status.PENDING, shard), "", values, FilterExpression=condition)
+    return map(Event.from_item, rows)
+
+
+def oldest_pending(services: Services) -> Event | None:
+    """Return the pending event that was created first."""
+    events = find(services, Query((Status.PENDING,), newest_first=False, limit=1)).events
+    return events[0] if events else None
 
 
 def _read(store: EventStore, query: Query, limit: int, of_partition: str) -> list[Item]:

@@ -12,7 +12,6 @@ import ssl
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from email.utils import mktime_tz, parsedate_tz
 from enum import StrEnum
 from functools import cached_property, partial
 from typing import Any
@@ -29,7 +28,7 @@ from chalicelib.events import Event
 MAX_BODY_BYTES = 1024
 MAX_RESPONSE_CHARACTERS = 200
 BODY_SECONDS = 1.0  # the status decides; the body only serves diagnosis and the reuse of the connection
-MAX_RETRY_AFTER_SECONDS = 3600.0
+RETRY_AFTER = urllib3.Retry(retry_after_max=3600)
 MAX_INFORMATIONAL_RESPONSES = 100
 IDLE_SECONDS = 4.0  # servers close idle connections after 5 s or later; a frozen container cannot see it happen
 ERRORS = (OSError, http.client.HTTPException, HTTPError, ValueError)
@@ -96,7 +95,7 @@ class PushClient:
         text = _read_text(response)
         if outcome is Outcome.DELIVERED:
             return PushResult(outcome, _ms_since(started), status_code)
-        wait = _retry_after_seconds(response, self._clock()) if status_code in (429, 503) else 0.0
+        wait = _retry_after_seconds(response) if status_code in (429, 503) else 0.0
         error_text = f"receiver responded {status_code}"
         return PushResult(outcome, _ms_since(started), status_code, error_text, wait, response=text)
 
@@ -276,14 +275,12 @@ def _error_text(error: BaseException | None) -> str:
     return next(text for kind, text in ERROR_TEXTS if any(isinstance(cause, kind) for cause in causes))
 
 
-def _retry_after_seconds(response: urllib3.HTTPResponse, now: float) -> float:
+def _retry_after_seconds(response: urllib3.HTTPResponse) -> float:
     """Return the seconds that `Retry-After` asks for (RFC 9110, section 10.2.3), between 0 and an hour; 0 if none."""
-    value = response.headers.get("Retry-After", "").strip()
     try:
-        seconds = float(value) if value.isdigit() else mktime_tz(parsedate_tz(value)) - now  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):  # TypeError: parsedate_tz returned None
+        return RETRY_AFTER.get_retry_after(response) or 0.0
+    except (HTTPError, ValueError, OverflowError):  # neither seconds nor a date
         return 0.0
-    return min(MAX_RETRY_AFTER_SECONDS, max(0.0, seconds))
 
 
 def _ms_since(started: float) -> int:

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from chalicelib.auth import ApiKey, Scope
@@ -151,15 +151,6 @@ class Settings:
     worker_max_concurrency: int = _setting("WORKER_MAX_CONCURRENCY", _number(int, 2, 1000), 5)
 
 
-class EventSource(NamedTuple):
-    """The event source of the worker, which `chalice deploy` creates."""
-
-    stage: str
-    queue_name: str
-    batch_window_seconds: int
-    max_concurrency: int
-
-
 REQUIRED = {row.metadata["name"]: row.metadata["expected"] for row in fields(Settings) if row.default is MISSING}
 
 
@@ -172,7 +163,7 @@ def load(environ: Mapping[str, str], read_secret: Callable[[str], str] | None = 
     variables = _set_variables(environ)
     if read_secret and "SETTINGS_SECRET" in variables and not variables.keys() >= REQUIRED.keys():
         variables = _parse_secret(read_secret(variables["SETTINGS_SECRET"])) | variables
-    values, unusable = _read(variables)
+    values, unusable = read(variables)
     missing = [f"{name} is missing: it {expected}" for name, expected in REQUIRED.items() if name not in variables]
     if missing or unusable:
         raise SettingsError("; ".join(missing + unusable))
@@ -181,18 +172,21 @@ def load(environ: Mapping[str, str], read_secret: Callable[[str], str] | None = 
     return replace(settings, inline_push_timeout_seconds=inline_seconds)
 
 
-def load_event_source(environ: Mapping[str, str]) -> EventSource:
-    """Return the event source; raise SettingsError if any variable that is set is unusable.
-
-    Called when app.py is imported, so that a bad value stops `chalice deploy` and `chalice local`. In Lambda nothing is
-    raised: there `load` reports the fault, and requests are answered with 503.
-    """
-    values, unusable = _read(_set_variables(environ))
-    if unusable and "AWS_LAMBDA_FUNCTION_NAME" not in environ:
-        raise SettingsError("; ".join(unusable))
-    stage = values["stage"]
-    queue_name = f"triggers-api-{stage}-inbox-queue"
-    return EventSource(stage, queue_name, values["worker_batch_window_seconds"], values["worker_max_concurrency"])
+def read(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings that are set or have a default, by name, and what is wrong with those that are unusable."""
+    variables = _set_variables(environ)
+    values: dict[str, Any] = {row.name: row.default for row in fields(Settings) if row.default is not MISSING}
+    unusable = []
+    for row in fields(Settings):
+        name = row.metadata["name"]
+        if name in variables:
+            try:
+                values[row.name] = row.metadata["parse"](variables[name])
+            except InvalidValueError as error:
+                unusable.append(f"{name} is unusable: it {error}")
+    if not unusable and (days := _retry_days(values)) > values["event_retention_days"]:
+        unusable.append(f"MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS do not fit: retries need {days} days or more")
+    return values, unusable
 
 
 def check_target_url(url: str, hosts: tuple[str, ...]) -> str | None:
@@ -221,22 +215,6 @@ def _parse_secret(text: str) -> dict[str, str]:
     if not all(separator for _, separator, _ in pairs):
         raise SettingsError("SETTINGS_SECRET is unusable: it must name a secret of NAME=value lines")
     return _set_variables({name.strip(): value for name, _, value in pairs})
-
-
-def _read(variables: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the values of the settings, defaults included, and what is wrong with those that are unusable."""
-    values: dict[str, Any] = {row.name: row.default for row in fields(Settings) if row.default is not MISSING}
-    unusable = []
-    for row in fields(Settings):
-        name = row.metadata["name"]
-        if name in variables:
-            try:
-                values[row.name] = row.metadata["parse"](variables[name])
-            except InvalidValueError as error:
-                unusable.append(f"{name} is unusable: it {error}")
-    if not unusable and (days := _retry_days(values)) > values["event_retention_days"]:
-        unusable.append(f"MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS do not fit: retries need {days} days or more")
-    return values, unusable
 
 
 def _retry_days(values: dict[str, Any]) -> int:

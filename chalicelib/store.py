@@ -43,7 +43,10 @@ Item = dict[str, dict[str, str]]  # in DynamoDB's format
 
 @dataclass(frozen=True)
 class WriteResult:
-    """Whether a conditional write was applied, and the event as it is now; None if it is absent or expired."""
+    """Whether a conditional write was applied, by any of boto3's tries, and the event as it is now.
+
+    The event is None if it is absent or expired, or if the write returns nothing.
+    """
 
     applied: bool
     event: Event | None = None
@@ -116,12 +119,12 @@ class EventStore(Table):
         delivered = {"delivered_at": self._after(0), "delivered_via": DeliveredVia.PUSH}
         return self._record(event, status=Status.DELIVERED, **delivered, **NOT_DUE)
 
-    def record_retry(self, event: Event, *, delay_seconds: float, message_follows: bool) -> WriteResult:
+    def record_retry(self, event: Event, *, delay_seconds: float, is_queued: bool) -> WriteResult:
         """Record that the push failed and the next is due after `delay_seconds`.
 
         The sweep may queue the event when it is due, or MESSAGE_GRACE_SECONDS later if a message is being sent.
         """
-        grace = MESSAGE_GRACE_SECONDS if message_follows else 0
+        grace = MESSAGE_GRACE_SECONDS if is_queued else 0
         due, requeue_at = self._after(delay_seconds), self._after(delay_seconds + grace)
         return self._record(event, next_attempt_at=due, requeue_at=requeue_at)
 
@@ -269,7 +272,7 @@ class EventStore(Table):
             ":failed": Status.FAILED,
             **values,
         }
-        names, placeholders = _used(f"{condition} {parameters.get('UpdateExpression', '')}")
+        names, placeholders = _placeholders(f"{condition} {parameters.get('UpdateExpression', '')}")
         if names:
             parameters["ExpressionAttributeNames"] = names
         try:
@@ -315,6 +318,6 @@ def _attempts(event: Event) -> str:
 
 
 @cache
-def _used(expressions: str) -> tuple[dict[str, str], frozenset[str]]:
+def _placeholders(expressions: str) -> tuple[dict[str, str], frozenset[str]]:
     """Return the names and value placeholders of expressions: DynamoDB rejects unused ones."""
     return {name: name[1:] for name in re.findall(r"#\w+", expressions)}, frozenset(re.findall(r":\w+", expressions))

@@ -112,7 +112,7 @@ MUTANTS = r"""
 +     try:
 +         services.dlq.send(
 @@ delivery functional/test_faults::while_the_dlq_fails: an event whose dead letter cannot be sent is lost
--         services.store.record_retry(event, delay_seconds=DEAD_LETTER_RETRY_SECONDS, message_follows=False)
+-         services.store.record_retry(event, delay_seconds=DEAD_LETTER_RETRY_SECONDS, is_queued=False)
 -         raise
 +         raise
 @@ delivery functional/test_worker::doubles: attempts never end
@@ -154,7 +154,7 @@ MUTANTS = r"""
 +     except ZeroDivisionError:
 +         logger.exception("delivery left to the sweep"
 @@ delivery functional/test_faults::throttled_record: a record is not tried again
--             if services.clock() + RECORD_RETRY_SECONDS > last_start:
+-             if services.clock() + RECORD_RETRY_SECONDS > deadline - AFTER_PUSH_SECONDS:
 -                 raise
 +             raise
 @@ delivery functional/test_faults::acknowledged_before: an event that was acknowledged meanwhile is pushed

@@ -29,7 +29,7 @@ from chalicelib import __version__, batch, schedules, services, settings, teleme
 from chalicelib.errors import AWS_ERRORS, QueueUnavailableError, StorageUnavailableError
 from chalicelib.queue import Queue
 from chalicelib.services import Services
-from tools import api_key, local_aws, resources
+from tools import api_key, local_aws
 from tools.receiver import Receiver
 
 ROOT = Path(__file__).parent.parent
@@ -182,9 +182,9 @@ def _provide_aws() -> dict[str, str]:
         else:
             local_aws.embed()
         if not given("SETTINGS_SECRET"):
-            made = resources.ensure(os.environ["STAGE"])
+            made = local_aws.ensure(os.environ["STAGE"])
             os.environ |= {name: value for name, value in made.items() if not given(name)}
-    except (*AWS_ERRORS, ValueError, resources.ResourcesError) as error:
+    except (*AWS_ERRORS, ValueError) as error:
         raise StartError(f"AWS {endpoint}: {' '.join(str(error).split())}") from error
     names = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL", "STAGE")
     variables = {name: given(name) for name in names if given(name)}
@@ -237,7 +237,7 @@ def _start_worker(current: Services) -> None:
             batch.process(messages, current, WORKER_TIMEOUT_SECONDS)
             queue.delete_many([message.receipt_handle for message in messages])
 
-    for _ in range(settings.load_event_source(os.environ).max_concurrency):
+    for _ in range(settings.read(os.environ)[0]["worker_max_concurrency"]):
         _schedule("worker", 0, process_batch)
 
 

@@ -1,5 +1,7 @@
 """The AWS of `make run`: moto inside this process, or the one that `AWS_ENDPOINT_URL` names."""
 
+import contextlib
+import json
 import logging
 import os
 import warnings
@@ -7,6 +9,9 @@ from threading import Lock, Thread
 from typing import Any
 
 import boto3
+from botocore.config import Config
+
+from tools.resources import read_template
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 REGION = "us-east-1"
@@ -30,6 +35,36 @@ def complete_given() -> None:
         os.environ |= CREDENTIALS
     if session.region_name is None:
         os.environ["AWS_DEFAULT_REGION"] = os.environ.get("AWS_REGION") or REGION
+
+
+def ensure(stage: str) -> dict[str, str]:
+    """Create the table and the queues of a stage where they are missing; return the variables that name them."""
+    template = read_template(stage)["Resources"]
+    config = Config(connect_timeout=3, retries={"total_max_attempts": 1})  # a closed port is reported at once
+    dynamodb, sqs = boto3.client("dynamodb", config=config), boto3.client("sqs", config=config)
+    table = template["EventsTable"]["Properties"]
+    name = {"TableName": table["TableName"]}
+    with contextlib.suppress(dynamodb.exceptions.ResourceInUseException):
+        keys = ("BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
+        dynamodb.create_table(**name, **{key: table[key] for key in keys})
+        dynamodb.get_waiter("table_exists").wait(**name, WaiterConfig={"Delay": 1})
+        dynamodb.update_time_to_live(**name, TimeToLiveSpecification=table["TimeToLiveSpecification"])
+    urls = {}
+    for queue in ("InboxDLQ", "InboxQueue"):
+        properties = template[queue]["Properties"]
+        try:
+            urls[queue] = sqs.get_queue_url(QueueName=properties["QueueName"])["QueueUrl"]
+        except sqs.exceptions.QueueDoesNotExist:
+            attributes = {key: str(value).lower() for key, value in properties.items() if isinstance(value, int)}
+            if policy := properties.get("RedrivePolicy"):
+                dlq = sqs.get_queue_attributes(QueueUrl=urls["InboxDLQ"], AttributeNames=["QueueArn"])["Attributes"]
+                attributes["RedrivePolicy"] = json.dumps({**policy, "deadLetterTargetArn": dlq["QueueArn"]})
+            urls[queue] = sqs.create_queue(QueueName=properties["QueueName"], Attributes=attributes)["QueueUrl"]
+    return {
+        "EVENTS_TABLE_NAME": table["TableName"],
+        "INBOX_QUEUE_URL": urls["InboxQueue"],
+        "INBOX_DLQ_URL": urls["InboxDLQ"],
+    }
 
 
 def start_moto() -> str:

@@ -3,16 +3,15 @@
 Parameters of an existing stack keep their values unless the environment has new ones.
 """
 
-import contextlib
+import itertools
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import boto3
-from botocore.config import Config
+import click
 from botocore.exceptions import ClientError, WaiterError
 
 from chalicelib import settings
@@ -42,26 +41,22 @@ NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 WAIT: Any = {"Delay": 1, "MaxAttempts": 1800}
 
 
-class ResourcesError(Exception):
-    """The stack cannot be created, updated or deleted; the text says why and what to do."""
-
-
 def update(stage: str, cloudformation: Any) -> None:
-    """Create or update the stack; raise ResourcesError, SettingsError, or what boto3 raises."""
+    """Create or update the stack; raise ClickException, SettingsError, or what boto3 raises."""
     given, known = _given(stage), _known_parameters(stage, cloudformation)
     missing = [PARAMETERS[key] for key in ("ZapierWebhookUrl", "ApiKeys") if key not in {*given, *(known or ())}]
     if missing:
-        raise ResourcesError(FIRST_TIME.format(missing=" and ".join(missing)))
-    kept = [
-        {"ParameterKey": key, "UsePreviousValue": True} for key in (known or set()) & PARAMETERS.keys() - given.keys()
-    ]
+        raise click.ClickException(FIRST_TIME.format(missing=" and ".join(missing)))
+    parameters: list[dict[str, Any]] = [{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()]
+    kept = (known or set()) & PARAMETERS.keys() - given.keys()
+    parameters += [{"ParameterKey": key, "UsePreviousValue": True} for key in kept]
     kind = {"ChangeSetType": "CREATE", "OnStackFailure": "DELETE"} if known is None else {"ChangeSetType": "UPDATE"}
     try:
         change_set = cloudformation.create_change_set(
             StackName=_stack_name(stage),
             ChangeSetName=f"resources-{time.time_ns()}",
             TemplateBody=json.dumps(read_template(stage)),
-            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()] + kept,
+            Parameters=parameters,
             Tags=[{"Key": "Service", "Value": "triggers-api"}, {"Key": "Environment", "Value": stage}],
             ImportExistingResources=True,  # the table and the log groups that a deleted stack left
             **kind,
@@ -74,7 +69,7 @@ def update(stage: str, cloudformation: Any) -> None:
             reason = error.last_response.get("StatusReason", reason)
             cloudformation.delete_change_set(**name)
         if not any(text in reason for text in NO_CHANGES):
-            raise ResourcesError(reason) from None
+            raise click.ClickException(reason) from None
         print(f"stack {_stack_name(stage)}: no changes")
         return
     print(f"stack {_stack_name(stage)}:")
@@ -94,64 +89,34 @@ def delete(stage: str, cloudformation: Any) -> None:
 
 
 def restore_record(stage: str) -> None:
-    """Write Chalice's record of the API and the event source, if an interrupted deployment left none.
+    """Write Chalice's record of the event source and the API if it is missing: a deployment was interrupted.
 
-    Chalice finds everything else by name. It would create a second API, and fail at the event source.
+    Chalice finds everything else by name. It would fail at the event source, and then create a second API.
     """
     record = ROOT / ".chalice" / "deployed" / f"{stage}.json"
-    known = json.loads(record.read_text())["resources"] if record.exists() else []
-    kinds = {resource["resource_type"] for resource in known}
-    if {"sqs_event", "rest_api"} <= kinds:
+    if record.exists() and json.loads(record.read_text())["resources"]:
         return
-    functions, gateway = boto3.client("lambda"), boto3.client("apigateway")
-    found: list[dict[str, str]] = []
-    with contextlib.suppress(functions.exceptions.ResourceNotFoundException):
-        worker = f"triggers-api-{stage}-worker"
-        for source in functions.list_event_source_mappings(FunctionName=worker)["EventSourceMappings"]:
-            arn = source["EventSourceArn"]
-            event = {"queue_arn": arn, "queue": arn.split(":")[-1], "event_uuid": source["UUID"]}
-            event |= {"name": "worker-sqs-event-source", "lambda_arn": source["FunctionArn"]}
-            found.append({**event, "resource_type": "sqs_event"})
-    for page in gateway.get_paginator("get_rest_apis").paginate():
-        ids = [api["id"] for api in page["items"] if api["name"] == f"triggers-api-{stage}"]
-        found += [{"name": "rest_api", "resource_type": "rest_api", "rest_api_id": api_id} for api_id in ids]
-    missing = [resource for resource in found if resource["resource_type"] not in kinds]
-    if missing:
+    sources = boto3.client("lambda").get_paginator("list_event_source_mappings").paginate()
+    found = [
+        {
+            "name": "worker-sqs-event-source",
+            "resource_type": "sqs_event",
+            "queue": f"triggers-api-{stage}-inbox-queue",
+            "queue_arn": source["EventSourceArn"],
+            "event_uuid": source["UUID"],
+            "lambda_arn": source["FunctionArn"],
+        }
+        for source in sources.search(f"EventSourceMappings[?ends_with(FunctionArn, ':triggers-api-{stage}-worker')]")
+    ]
+    apis = boto3.client("apigateway").get_paginator("get_rest_apis").paginate()
+    found += [
+        {"name": "rest_api", "resource_type": "rest_api", "rest_api_id": api_id}
+        for api_id in apis.search(f"items[?name == 'triggers-api-{stage}'].id")
+    ]
+    if found:
         record.parent.mkdir(exist_ok=True)
-        record.write_text(
-            json.dumps({"resources": known + missing, "schema_version": "2.0", "backend": "api"}, indent=2)
-        )
+        record.write_text(json.dumps({"resources": found, "schema_version": "2.0", "backend": "api"}, indent=2))
         print(f"{record.relative_to(ROOT)}: restored after an interrupted deployment")
-
-
-def ensure(stage: str) -> dict[str, str]:
-    """Create the table and the queues in a local AWS where they are missing; return the variables that name them."""
-    template = read_template(stage)["Resources"]
-    config = Config(connect_timeout=3, retries={"total_max_attempts": 1})  # a closed port is reported at once
-    dynamodb, sqs = boto3.client("dynamodb", config=config), boto3.client("sqs", config=config)
-    table = template["EventsTable"]["Properties"]
-    name = {"TableName": table["TableName"]}
-    with contextlib.suppress(dynamodb.exceptions.ResourceInUseException):
-        keys = ("BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
-        dynamodb.create_table(**name, **{key: table[key] for key in keys})
-        dynamodb.get_waiter("table_exists").wait(**name, WaiterConfig=WAIT)
-        dynamodb.update_time_to_live(**name, TimeToLiveSpecification=table["TimeToLiveSpecification"])
-    urls = {}
-    for queue in ("InboxDLQ", "InboxQueue"):
-        properties = template[queue]["Properties"]
-        try:
-            urls[queue] = sqs.get_queue_url(QueueName=properties["QueueName"])["QueueUrl"]
-        except sqs.exceptions.QueueDoesNotExist:
-            attributes = {key: str(value).lower() for key, value in properties.items() if isinstance(value, int)}
-            if policy := properties.get("RedrivePolicy"):
-                dlq = sqs.get_queue_attributes(QueueUrl=urls["InboxDLQ"], AttributeNames=["QueueArn"])["Attributes"]
-                attributes["RedrivePolicy"] = json.dumps({**policy, "deadLetterTargetArn": dlq["QueueArn"]})
-            urls[queue] = sqs.create_queue(QueueName=properties["QueueName"], Attributes=attributes)["QueueUrl"]
-    return {
-        "EVENTS_TABLE_NAME": table["TableName"],
-        "INBOX_QUEUE_URL": urls["InboxQueue"],
-        "INBOX_DLQ_URL": urls["InboxDLQ"],
-    }
 
 
 def read_template(stage: str) -> Any:
@@ -207,26 +172,29 @@ def _wait(waiter: str, stack: str, cloudformation: Any) -> None:
         cloudformation.get_waiter(waiter).wait(StackName=stack, WaiterConfig=WAIT)
     except WaiterError as error:
         events = cloudformation.describe_stack_events(StackName=stack)["StackEvents"]  # the newest first
+        latest = itertools.takewhile(lambda event: event.get("ResourceStatusReason") != "User Initiated", events)
         reasons = [
             f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason')}"
-            for event in events
+            for event in latest
             if event["ResourceStatus"].endswith("_FAILED")
         ]
-        raise ResourcesError((reasons or [str(error)])[-1]) from None
+        raise click.ClickException((reasons or [str(error)])[-1]) from None
 
 
-def main(stage: str, act: str = "update") -> int:
+@click.command()
+@click.argument("stage")
+@click.argument("act", type=click.Choice(["update", "delete"]), default="update")
+def main(stage: str, act: str) -> None:
     try:
+        cloudformation = boto3.client("cloudformation")
         if act == "delete":
-            delete(stage, boto3.client("cloudformation"))
+            delete(stage, cloudformation)
         else:
-            update(stage, boto3.client("cloudformation"))
+            update(stage, cloudformation)
             restore_record(stage)
-    except (ResourcesError, SettingsError, *AWS_ERRORS) as error:
-        print(f"make resources: {error}", file=sys.stderr)
-        return 1
-    return 0
+    except (SettingsError, *AWS_ERRORS) as error:
+        raise click.ClickException(str(error)) from None
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    main()

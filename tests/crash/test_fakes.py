@@ -81,7 +81,7 @@ def record(side: Side, key: str, claim: str, outcome: str) -> Any:
     if outcome == "delivered":
         return side.store.record_delivered(event)
     if outcome == "retry":
-        return side.store.record_retry(event, delay_seconds=5, message_follows=True)
+        return side.store.record_retry(event, delay_seconds=5, is_queued=True)
     return side.store.record_failed(replace(event, reason=Reason.EXHAUSTED, failed_at="then"))
 
 

@@ -8,7 +8,7 @@ import pytest
 from moto import mock_aws
 
 from chalicelib.telemetry import UNITS
-from tools import resources
+from tools import local_aws, resources
 
 FILE = Path(__file__).parent.parent.parent / "resources.json"
 RESOURCES: dict[str, Any] = json.loads(FILE.read_text())["Resources"]
@@ -67,9 +67,9 @@ def test_table_and_queues_are_created_in_a_local_aws_where_they_are_missing(monk
     sqs = boto3.client("sqs")
     sqs.create_queue(QueueName="triggers-api-qa-inbox-dlq", Attributes={"MessageRetentionPeriod": "60"})
 
-    variables = resources.ensure("qa")
+    variables = local_aws.ensure("qa")
 
-    assert resources.ensure("qa") == variables
+    assert local_aws.ensure("qa") == variables
     table = boto3.client("dynamodb").describe_table(TableName=variables["EVENTS_TABLE_NAME"])["Table"]
     assert table["TableName"] == "triggers-api-qa-events"
     assert [index["IndexName"] for index in table["GlobalSecondaryIndexes"]] == ["status-index"]

@@ -126,7 +126,7 @@ def record_delivered(life: Life, actor: Actor, state: State) -> tuple[Actor, dic
 
 def record_retry(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
     assert actor.held
-    life.store.record_retry(actor.held, delay_seconds=0, message_follows=True)
+    life.store.record_retry(actor.held, delay_seconds=0, is_queued=True)
     return DONE, {}
 
 

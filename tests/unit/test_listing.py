@@ -61,12 +61,12 @@ def store_all(services: Services, events: Iterable[Event]) -> list[Event]:
 def walk(services: Services, *, inbox: bool = False, **parameters: object) -> list[Page]:
     """Return all pages of a listing, requested as a caller does."""
     fields = {name: [str(value)] for name, value in parameters.items()}
-    parse = listing.parse_inbox_query if inbox else listing.parse_events_query
+    query = listing.INBOX if inbox else listing.EVENTS
     pages: list[Page] = []
     while not pages or pages[-1].next_cursor:
         if pages:
             fields["cursor"] = [pages[-1].next_cursor or ""]
-        pages.append(listing.page(services, parse(fields)))
+        pages.append(listing.page(services, listing.parse(fields, query)))
         assert len(pages) < 2000
         assert len(pages[-1].events) <= int(str(parameters.get("limit", 50)))
     return pages
@@ -144,9 +144,9 @@ def test_a_damaged_cursor_is_refused(services: Services) -> None:
     damaged = [cursor[:at] + ("A" if cursor[at] != "A" else "B") + cursor[at + 1 :] for at in range(len(cursor))]
     for text in [*damaged, cursor[:-1], cursor + "AAAA", cursor + "\n", "é" * 96, "A" * 96, "_" * 96]:
         with pytest.raises(InvalidRequestError):
-            listing.parse_events_query({"cursor": [text]})
-    assert listing.parse_events_query({"cursor": [cursor]}).after
-    assert listing.parse_events_query({"cursor": [""]}).after is None
+            listing.parse({"cursor": [text]}, listing.EVENTS)
+    assert listing.parse({"cursor": [cursor]}, listing.EVENTS).after
+    assert listing.parse({"cursor": [""]}, listing.EVENTS).after is None
 
 
 # The schedules

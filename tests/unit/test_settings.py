@@ -5,7 +5,7 @@ import traceback
 import pytest
 
 from chalicelib.auth import ApiKey, Scope
-from chalicelib.settings import EventSource, SettingsError, check_target_url, load, load_event_source
+from chalicelib.settings import SettingsError, check_target_url, load, read
 
 DIGEST, OTHER_DIGEST = hashlib.sha256(b"a key").hexdigest(), hashlib.sha256(b"another").hexdigest()
 REQUIRED = {
@@ -154,15 +154,14 @@ def test_the_secret_completes_the_environment_and_is_read_once_if_needed() -> No
         load({"SETTINGS_SECRET": "s"}, lambda _: "S3CRET")
 
 
-def test_the_event_source_is_read_without_required_variables_and_checks_every_other() -> None:
-    assert load_event_source({}) == EventSource("dev", "triggers-api-dev-inbox-queue", 5, 5)
-    environ = {"STAGE": "prod", "WORKER_BATCH_WINDOW_SECONDS": "0", "WORKER_MAX_CONCURRENCY": "2"}
-    assert load_event_source(environ) == EventSource("prod", "triggers-api-prod-inbox-queue", 0, 2)
-    with pytest.raises(SettingsError, match=r"LOG_LEVEL .*; WORKER_MAX_CONCURRENCY "):
-        load_event_source({"WORKER_MAX_CONCURRENCY": "1", "LOG_LEVEL": "?"})
-    with pytest.raises(SettingsError, match="MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS"):
-        load_event_source({"MAX_DELIVERY_ATTEMPTS": "60", "EVENT_RETENTION_DAYS": "1"})
-    load_event_source({"LOG_LEVEL": "?", "AWS_LAMBDA_FUNCTION_NAME": "worker"})
+def test_settings_are_read_without_required_variables_and_every_other_is_checked() -> None:
+    values, faults = read({"STAGE": "prod", "WORKER_BATCH_WINDOW_SECONDS": "0"})
+    assert (values["stage"], values["worker_batch_window_seconds"], values["worker_max_concurrency"]) == ("prod", 0, 5)
+    assert faults == []
+    faults = read({"WORKER_MAX_CONCURRENCY": "1", "LOG_LEVEL": "?"})[1]
+    assert [fault.split()[0] for fault in faults] == ["LOG_LEVEL", "WORKER_MAX_CONCURRENCY"]
+    faults = read({"MAX_DELIVERY_ATTEMPTS": "60", "EVENT_RETENTION_DAYS": "1"})[1]
+    assert faults[0].startswith("MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS do not fit")
 
 
 @pytest.mark.parametrize(

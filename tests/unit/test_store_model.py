@@ -147,7 +147,7 @@ class StoreModel(RuleBasedStateMachine):
             after = changed(ended, delivery_attempts=push.delivery_attempts - 1)
         else:
             delay, grace = (1.5, 60) if outcome == "retry" else (1000, 0)
-            result = self.store.record_retry(push, delay_seconds=delay, message_follows=outcome == "retry")
+            result = self.store.record_retry(push, delay_seconds=delay, is_queued=outcome == "retry")
             after = changed(ended, next_attempt_at=self.at(delay), requeue_at=self.at(delay + grace))
         if applied:
             self.check(push.event_id, after, result)
