@@ -28,7 +28,7 @@ from moto.sqs.models import sqs_backends
 import app
 from chalicelib import services, settings, telemetry
 from chalicelib.services import Services
-from tools import resources
+from tools import local_aws
 
 ROOT = Path(__file__).parent.parent.parent
 KEY = "test-key"
@@ -303,7 +303,7 @@ def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Ite
         made = kind(
             clock,
             {
-                **resources.ensure("dev"),
+                **local_aws.ensure("dev"),
                 "ZAPIER_WEBHOOK_URL": webhook_url,
                 "API_KEYS": ",".join(keys),
                 **environ,
