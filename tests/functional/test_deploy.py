@@ -21,6 +21,7 @@ from click.testing import CliRunner
 
 from tests.support.ministack import ACCOUNT, Ministack, ministack
 from tools import api_key, resources
+from tools.emulator import free_port
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -53,9 +54,7 @@ class Checkout:
     @contextmanager
     def local(self) -> Iterator[int]:
         """Run `chalice local`; yield its port once it listens."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port: int = free.getsockname()[1]
+        port = free_port()
         command = [CHALICE, "local", "--stage", "dev", "--port", str(port)]
         with subprocess.Popen(command, cwd=self.path, env=self.environ(), start_new_session=True) as process:
             try:
@@ -88,7 +87,7 @@ class Checkout:
             if stop_after:
                 self.aws.seen = lambda operation: process.kill() if re.match(stop_after, operation) else None
             try:
-                output, _ = process.communicate(timeout=150)
+                output, _ = process.communicate(timeout=120)
             finally:
                 process.kill()
                 if stop_after:
@@ -292,7 +291,7 @@ def post(aws: Ministack, key: str) -> int:
 
 
 def wait_until_listening(port: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         with socket.socket() as probe:
             if not probe.connect_ex(("127.0.0.1", port)):
