@@ -32,7 +32,7 @@ SIGNING_SECRET = "whsec_" + base64.b64encode(b"the signing secret of make e2e").
 PATH = "/hooks/secret-path?token=secret-query"
 WORDS = "words of a payload"
 PAYLOAD = {"order_id": "12345", "note": f"Grüße, 世界, {WORDS}", "cents": 12345678901234567890}
-SWEEP_SECONDS = 90.0  # EventBridge starts a rate one minute after its rule was created
+SWEEP_SECONDS = 150.0  # EventBridge starts a rate one minute after its rule was created
 WAIT: Any = {"Delay": 1, "MaxAttempts": 120}
 
 
@@ -129,6 +129,7 @@ def responds(system: System) -> None:
 
 def stores_without_sqs(system: System) -> str:
     """Return the id of an event that was stored while SQS refused its message."""
+    until("the inbox queue is empty", lambda: system.depth(system.inbox) == 0)
     deny = {"Effect": "Deny", "Principal": "*", "Action": ["sqs:SendMessage", "sqs:SendMessageBatch"], "Resource": "*"}
     policy = {"Version": "2012-10-17", "Statement": [deny]}
     system.sqs.set_queue_attributes(QueueUrl=system.inbox, Attributes={"Policy": json.dumps(policy)})
@@ -224,13 +225,14 @@ def sweeps(system: System, event_id: str) -> None:
 
 def keeps_secrets(system: System, key: str) -> None:
     pages = system.client("logs").get_paginator("filter_log_events")
-    lines = [
-        (suffix, event["message"])
-        for suffix in ("", "-worker", "-sweep", "-check_dlq")
-        for page in pages.paginate(logGroupName=f"/aws/lambda/{STACK}{suffix}")
-        for event in page["events"]
-    ]
-    expect("functions with logs", len({suffix for suffix, _ in lines}), 4)
+
+    def read_logs(suffix: str) -> list[tuple[str, str]]:
+        found = pages.paginate(logGroupName=f"/aws/lambda/{STACK}{suffix}")
+        return [(suffix, event["message"]) for page in found for event in page["events"]]
+
+    suffixes = ("", "-worker", "-sweep", "-check_dlq")
+    until("all functions have logs", lambda: all(map(read_logs, suffixes)))
+    lines = [line for suffix in suffixes for line in read_logs(suffix)]
     secrets = ("secret-path", "secret-query", key, SIGNING_SECRET.removeprefix("whsec_"), WORDS)
     expect("logs with a secret", [suffix for suffix, text in lines for secret in secrets if secret in text], [])
     say(f"{len(lines)} lines of logs, without secrets and payloads")
@@ -253,12 +255,11 @@ def run() -> None:
         deploy(aws, f"http://127.0.0.1:{receiver.port}{PATH}", api_key.entry("e2e", key))
         system = System(aws, receiver, key)
         responds(system)
-        forgotten = stores_without_sqs(system)
         delivers(system)
         retries(system)
         dead_letters(system)
         pulls(system)
-        sweeps(system, forgotten)
+        sweeps(system, stores_without_sqs(system))
         keeps_secrets(system, key)
         keeps_the_table(system)
 

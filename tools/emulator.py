@@ -5,6 +5,7 @@ IAM is enforced: a function may do what the policies of its role allow. No AWS a
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -63,12 +64,19 @@ def install() -> Path:
     return python
 
 
+def free_port() -> int:
+    """Return a free port below those that systems give to others meanwhile (32768 or 49152 and up)."""
+    while True:
+        port = 20_000 + secrets.randbelow(10_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 @contextlib.contextmanager
 def running(python: Path, log_file: Path) -> Iterator[Emulator]:
     """Run ministack until the end of the block; raise EmulatorError if it does not start."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, log_file.open("w") as log:
         # Functions inherit this environment, so it has nothing that the template should set.
         environ = {"PATH": os.environ["PATH"], "HOME": home, "TMPDIR": home, "BIND_HOST": "127.0.0.1", "AUTH": "true"}

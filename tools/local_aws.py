@@ -79,8 +79,8 @@ def start_moto() -> str:
     lock = Lock()
 
     def serve(environ: dict[str, Any], start_response: Any) -> Any:
-        """Serve one DynamoDB request at a time: moto checks a condition and writes in two steps."""
-        if not environ.get("HTTP_X_AMZ_TARGET", "").startswith("DynamoDB"):
+        """Serve one request at a time, except long polls: moto makes conditional writes and deletions in two steps."""
+        if environ.get("HTTP_X_AMZ_TARGET", "").endswith(".ReceiveMessage"):
             return moto(environ, start_response)
         with lock:
             return moto(environ, start_response)

@@ -113,16 +113,16 @@ class Witness:
         """Return the subscriptions that there were at a time, and still are."""
         return {each for each, subscribed_at in self.subscribed_at.items() if subscribed_at <= time} - self.ended
 
-    def see_push(self, push: Push, stored: Event | None) -> None:
-        """Check a push that begins; `stored` is the event in the table at this moment."""
+    def see_push(self, push: Push, stored: Item | None) -> None:
+        """Check a push that begins; `stored` is what the table has of the event at this moment."""
         event = push.event
         push.life = self.lives[event.event_id]
         if event.event_id in self.running:
             self.violations.append("two pushes of one event at the same time")
-        if stored is None or stored.claim_id != event.claim_id:
+        if stored is None or stored["claim_id"] != event.claim_id:
             self.violations.append("a push under a claim that is not held")
-        elif stored.status is not Status.PENDING and stored.delivered_via is not DeliveredVia.PULL:
-            self.violations.append(f"a push of a {stored.status} event")
+        elif stored["status"] != Status.PENDING and stored.get("delivered_via") != DeliveredVia.PULL:
+            self.violations.append(f"a push of a {stored['status']} event")
         for earlier in self.pushes[event.event_id]:
             if earlier.arrived and earlier.life == push.life:
                 if earlier.fault and not earlier.is_recorded:

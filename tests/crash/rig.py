@@ -22,7 +22,7 @@ from chalicelib.services import Services
 from chalicelib.subscriptions import CACHE_SECONDS
 from tests.crash.hub import Hub, Pool
 from tests.crash.invariants import Push, ViolationError, Witness, check
-from tests.support.fake_aws import FakeDynamoDB, FakeSQS
+from tests.support.fake_aws import FakeDynamoDB, FakeSQS, typed
 from tests.support.world import KEY, Answer, Clock, LambdaContext, call, digest, sqs_record
 
 TABLE, INBOX, DLQ = "events", "https://sqs.test/inbox", "https://sqs.test/dlq"
@@ -382,15 +382,11 @@ class Rig:
 
     def items(self) -> dict[str, Event]:
         """Return all events by id."""
-        return {key: Event.from_item(item) for key, item in self.dynamodb.items().items() if key.startswith("evt_")}
+        items = self.dynamodb.items.items()
+        return {key: Event.from_item(typed(item)) for key, item in items if key.startswith("evt_")}
 
     def subscriptions(self) -> set[str]:
-        return {key for key in self.dynamodb.items() if key.startswith("sub_")}
-
-    def item(self, event_id: str) -> Event | None:
-        key = {"event_id": {"S": event_id}}
-        item = self.dynamodb.get_item(TableName=TABLE, Key=key, ConsistentRead=True).get("Item")
-        return Event.from_item(item) if item else None
+        return {key for key in self.dynamodb.items if key.startswith("sub_")}
 
     def answer(self, event: Event, url: str) -> tuple[int | None, float]:
         """Return the status code of the next response of a target, and the seconds that it takes."""
@@ -400,7 +396,7 @@ class Rig:
     def respond(self, event: Event, url: str, timeout_seconds: float, process: Process) -> PushResult:
         """Be the receiver of one push, and see whether it may be."""
         push = Push(event, process.invocation, self.clock())
-        self.witness.see_push(push, self.item(event.event_id))
+        self.witness.see_push(push, self.dynamodb.items.get(event.event_id))
         status_code, seconds = self.answer(event, url)
         if status_code == 410 and event.subscription_id:
             self.witness.see_unsubscribed(event.subscription_id)

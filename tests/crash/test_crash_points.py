@@ -68,7 +68,7 @@ def acknowledge_meanwhile(rig: Rig, process: Process) -> None:
 
 def say(text: str) -> Step:
     def send(rig: Rig, process: Process) -> None:
-        rig.sqs.send_message(QueueUrl=INBOX, MessageBody=text)
+        rig.sqs.send_message(QueueUrl=INBOX, MessageBody=text, MessageAttributes={})
 
     return send
 

@@ -82,7 +82,6 @@ def test_a_killed_system_loses_nothing_and_repeats_only_what_was_under_way(targe
         "AWS_ENDPOINT_URL": local_aws.start_moto(),
         "ZAPIER_WEBHOOK_URL": target.url,
         "API_KEYS": f"acme:{digest(KEY)}",
-        "PUSH_TIMEOUT_SECONDS": "1",
     }
     accepted: dict[str, str] = {}
     killed_at = []

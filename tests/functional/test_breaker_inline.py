@@ -37,7 +37,7 @@ def test_one_timeout_opens_it(world: World, receiver: Receiver) -> None:
 
     [attempt] = world.event(event_id)["attempts"]
     assert (attempt["outcome"], attempt["status_code"]) == ("retry", None)
-    assert attempt["duration_ms"] < 2000  # not PUSH_TIMEOUT_SECONDS
+    assert attempt["duration_ms"] < 5000  # not PUSH_TIMEOUT_SECONDS
     assert [pushed(world, receiver) for _ in range(2)] == [False, False]
 
 

@@ -1,5 +1,6 @@
 """`make run`, as a process: what it prints, what it does with the environment, how it ends."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -39,13 +40,12 @@ def printed() -> list[str]:
 @pytest.fixture(scope="module")
 def system(printed: list[str]) -> Iterator[Run]:
     """A system with nothing set; `printed` has the lines up to `ready`."""
-    run = Run([sys.executable, "-m", "tools.run"])
-    while not printed or not printed[-1].startswith("ready"):
-        printed.append(run.wait_for("(.*)"))
-    run.key = found(printed, r"key +(trk_\S+)")
-    run.port = int(found(printed, r"ready  http://127.0.0.1:(\d+)"))
-    yield run
-    run.close()
+    with contextlib.closing(Run([sys.executable, "-m", "tools.run"])) as run:
+        while not printed or not printed[-1].startswith("ready"):
+            printed.append(run.wait_for("(.*)"))
+        run.key = found(printed, r"key +(trk_\S+)")
+        run.port = int(found(printed, r"ready  http://127.0.0.1:(\d+)"))
+        yield run
 
 
 def found(lines: list[str], pattern: str) -> str:

@@ -128,14 +128,14 @@ class Receiver(socketserver.ThreadingTCPServer):
         """Answer the next requests by these, one each, after those already scripted."""
         self._script.extend(behaviours)
 
-    def wait_for(self, number: int, timeout: float = 5) -> list[Request]:
+    def wait_for(self, number: int, timeout: float = 20) -> list[Request]:
         """Return the first `number` requests as soon as there are so many."""
         with self._changed:
             in_time = self._changed.wait_for(lambda: len(self.requests) >= number, timeout)
             assert in_time, f"{len(self.requests)} requests instead of {number} within {timeout} s"
             return self.requests[:number]
 
-    def wait_until_left(self, timeout: float = 5) -> None:
+    def wait_until_left(self, timeout: float = 20) -> None:
         """Return as soon as no connection is open, nor waiting to be accepted."""
         with self._changed:
             in_time = self._changed.wait_for(lambda: not self._open and not _readable(self.socket, 0), timeout)

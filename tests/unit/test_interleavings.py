@@ -64,7 +64,7 @@ class Life:
 
     def enter(self, state: State) -> None:
         self.clock.now = START + state.ticks * TICK_SECONDS
-        self.dynamodb._items = {EVENT_ID: dict(state.item)}
+        self.dynamodb.items = {EVENT_ID: dict(state.item)}
 
     def event(self) -> Event:
         event = self.store.get(EVENT_ID)
@@ -86,7 +86,7 @@ class Life:
                 yield replace(
                     state,
                     actors=(*state.actors[:number], after, *state.actors[number + 1 :]),
-                    item=tuple(sorted(self.dynamodb._items[EVENT_ID].items())),
+                    item=tuple(sorted(self.dynamodb.items[EVENT_ID].items())),
                     **changes,
                 )
 
@@ -233,7 +233,7 @@ def test_no_order_of_steps_loses_an_event_or_lets_two_hold_it(others: tuple[str,
         requeue_at=rfc3339(START + CLAIM_SECONDS),
     )
     life.store.put(event)
-    item = tuple(sorted(life.dynamodb._items[EVENT_ID].items()))
+    item = tuple(sorted(life.dynamodb.items[EVENT_ID].items()))
     first = State((Actor("push", event), *map(Actor, others)), item, claims=1)
     seen, todo = {first}, [first]
     while todo:

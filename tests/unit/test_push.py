@@ -59,8 +59,9 @@ def push(new_push: MakePush) -> PushClient:
 def send_within(seconds: float, push: PushClient, url: str, timeout_seconds: float, event: Event = EVENT) -> PushResult:
     started = time.monotonic()
     result = push.send(event, url, timeout_seconds)
-    assert time.monotonic() - started < seconds
-    assert result.duration_ms == pytest.approx((time.monotonic() - started) * 1000, abs=20)
+    elapsed_seconds = time.monotonic() - started
+    assert elapsed_seconds < seconds
+    assert result.duration_ms <= elapsed_seconds * 1000 + 1
     return result
 
 
@@ -195,7 +196,7 @@ FAULTY: dict[str, tuple[Behaviour, str]] = {
 def test_no_http_response_is_a_retry_and_nothing_is_sent_twice(what: str, server: Receiver, push: PushClient) -> None:
     server.default = FAULTY[what][0]
     for _ in range(2):
-        result = send_within(2, push, server.url, LONG)
+        result = send_within(5, push, server.url, LONG)
         assert result == PushResult(RETRY, result.duration_ms, error=result.error)
         assert result.error == FAULTY[what][1] or (FAULTY[what][1] == RESET and server.url.startswith("https"))
     assert (server.connections, len(server.requests)) == (2, 2)
@@ -222,7 +223,7 @@ BODIES: dict[str, Behaviour] = {
 def test_2xx_is_delivered_whatever_becomes_of_the_body(what: str, tls_server: Receiver, push: PushClient) -> None:
     tls_server.script(BODIES[what])
     tracemalloc.start()
-    result = send_within(2, push, tls_server.url, LONG if what == "trickles" else 0.3)  # at most 1 s
+    result = send_within(5, push, tls_server.url, LONG)
     assert tracemalloc.get_traced_memory()[1] < 2_000_000
     tracemalloc.stop()
     assert result == PushResult(DELIVERED, result.duration_ms, 200)
@@ -244,8 +245,9 @@ def test_a_response_that_takes_too_long_is_a_timeout(
 ) -> None:
     if reused:
         push.send(EVENT, server.url, LONG)
-    server.script(SLOW[what])
-    result = send_within(1, push, server.url, 0.2)
+    server.default = SLOW[what]
+    result = send_within(5, push, server.url, 0.2)
+    server.default = behave.status(200)
     assert result == PushResult(RETRY, result.duration_ms, error="timed out", timed_out=True)
     assert result.duration_ms >= 200
     assert push.send(EVENT, server.url, LONG).outcome is DELIVERED
@@ -267,15 +269,15 @@ def test_a_connection_that_is_not_made_in_time_is_a_timeout_and_keeps_no_other_p
 ) -> None:
     push = new_push(connect_timeout_seconds=connect_timeout_seconds)
     with behave.blackhole_listener() as url, Receiver(tls=certificates().valid(), on_accept=where) as receiver:
-        urls = [receiver.url if where else url] * 4
-        with ThreadPoolExecutor(4) as pool:
-            results = list(pool.map(lambda url: send_within(1, push, url, timeout_seconds), urls))
+        urls = [receiver.url if where else url] * 12
+        with ThreadPoolExecutor(len(urls)) as pool:
+            results = list(pool.map(lambda url: send_within(3, push, url, timeout_seconds), urls))
     assert {(result.outcome, result.error, result.timed_out) for result in results} == {(RETRY, "timed out", True)}
 
 
 def test_the_time_to_connect_bounds_neither_sending_nor_the_response(tls_server: Receiver, new_push: MakePush) -> None:
-    tls_server.default = behave.in_turn(lambda exchange: exchange.pause(0.4), behave.status(200))
-    push = new_push(connect_timeout_seconds=0.2)
+    tls_server.default = behave.in_turn(lambda exchange: exchange.pause(1.1), behave.status(200))
+    push = new_push(connect_timeout_seconds=1)
     assert [push.send(HUGE, tls_server.url, LONG).outcome for _ in range(2)] == [DELIVERED, DELIVERED]
 
 
@@ -292,7 +294,7 @@ def test_a_receiver_that_reads_slowly_is_a_timeout(bytes_at_a_time: int, secure:
 
     with Receiver(on_accept=read_slowly) as receiver:
         url = receiver.url.replace("http://127.0.0.1", "https://localhost") if secure else receiver.url
-        assert send_within(1, push, url, 0.6, HUGE).timed_out
+        assert send_within(5, push, url, 0.6, HUGE).timed_out
         left.set()
 
 
@@ -355,9 +357,10 @@ NOT_REUSED: dict[str, Behaviour] = {
 def test_a_connection_that_is_closed_or_holds_unread_bytes_is_not_reused(
     what: str, server: Receiver, push: PushClient
 ) -> None:
-    server.script(NOT_REUSED[what], behave.status(503))
+    done = Signal()
+    server.script(behave.in_turn(NOT_REUSED[what], lambda exchange: done.set()), behave.status(503))
     assert push.send(EVENT, server.url, LONG).outcome is DELIVERED
-    time.sleep(0.05)  # what the receiver does after its response has arrived
+    assert done.wait(LONG)
     assert push.send(EVENT, server.url, LONG).status_code == 503
     assert (server.connections, len(server.requests)) == (2, 2)
 
@@ -422,7 +425,7 @@ def test_a_hosts_addresses_are_tried_in_turn_and_share_the_time_to_connect(
         assert push.send(EVENT, "http://name.example/hook", LONG).outcome is DELIVERED
         assert receiver.requests[0].headers["host"] == "name.example"
         resolve(*[dead] * 8)
-        assert send_within(1.3, push, "http://other.example/hook", LONG).timed_out
+        assert send_within(4, push, "http://other.example/hook", LONG).timed_out
 
 
 @pytest.mark.parametrize(

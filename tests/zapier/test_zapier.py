@@ -11,6 +11,7 @@ from tests.support.running import ROOT, running
 INTEGRATION = ROOT / "examples" / "zapier"
 
 pytestmark = [
+    pytest.mark.timeout(180),
     pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js"),
     pytest.mark.skipif(not (INTEGRATION / "node_modules").exists(), reason="needs `make zapier`, which installs it"),
 ]
@@ -25,7 +26,7 @@ def test_the_integration_passes_in_zapiers_test_harness() -> None:
             env={**os.environ, **environ},
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=120,
             check=False,
         )
     assert result.returncode == 0, result.stdout + result.stderr
