@@ -10,15 +10,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from click.testing import CliRunner
 
-from tests.support.ministack import Ministack, ministack
-from tools import api_key
+from tests.support.ministack import ACCOUNT, Ministack, ministack
+from tools import api_key, resources
 from tools.emulator import free_port
 
 pytestmark = pytest.mark.timeout(300)
@@ -31,6 +33,7 @@ WEBHOOK_URL = "https://hooks.example.com/hooks/catch/123/s3cr3t"
 SIGNING_SECRET = "whsec_" + "c2VjcmV0" * 4
 GIVEN = {"ZAPIER_WEBHOOK_URL": "none", "API_KEYS": api_key.entry("acme", KEY), "ALARM_EMAIL": "ops@example.com"}
 FUNCTIONS = ["triggers-api-dev", "triggers-api-dev-check_dlq", "triggers-api-dev-sweep", "triggers-api-dev-worker"]
+OURS = "AWS_|API_KEYS|ZAPIER_|WEBHOOK_|ALARM_|METRICS_|STAGE|SETTINGS_|EVENTS_|INBOX_|WORKER_"
 EVENT = {"event_type": "order.created", "payload": {"order_id": "12345"}}
 
 
@@ -67,8 +70,7 @@ class Checkout:
         file.write_text(json.dumps(config))
 
     def environ(self, **variables: str) -> dict[str, str]:
-        ours = "AWS_|API_KEYS|ZAPIER_|WEBHOOK_|ALARM_|METRICS_|STAGE|SETTINGS_|EVENTS_|INBOX_|WORKER_"
-        inherited = {name: value for name, value in os.environ.items() if not re.match(ours, name)}
+        inherited = {name: value for name, value in os.environ.items() if not re.match(OURS, name)}
         account = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
         return {**inherited, **account, "AWS_ENDPOINT_URL": self.aws.url, **variables}
 
@@ -110,9 +112,12 @@ def aws(emulated: Ministack) -> Ministack:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project as it is cloned, but with the packages that Chalice has downloaded once."""
     path = tmp_path_factory.mktemp("project")
+    written = shutil.ignore_patterns("__pycache__", "deployments", "deployed")  # by other tests meanwhile, or by a user
     for name in PROJECT:
-        subprocess.run(["cp", "-r", str(ROOT / name), str(path)], check=True)
-    shutil.rmtree(path / ".chalice" / "deployed", ignore_errors=True)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, path / name, ignore=written)
+        else:
+            shutil.copy(ROOT / name, path)
     environ = {**os.environ, "AWS_DEFAULT_REGION": "us-east-1"}
     subprocess.run([CHALICE, "package", str(path / "build")], cwd=path, env=environ, check=True)
     return path
@@ -172,32 +177,52 @@ def test_a_stage_is_deployed_after_an_interruption_repeated_from_any_checkout_an
         assert connection.getresponse().status == 202
 
 
+Resources = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def update_resources(aws: Ministack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Resources]:
+    """Return a function that does as `make resources` does, in this process; it returns exit status and output."""
+    for name in os.environ:
+        if re.match(OURS, name):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", aws.url)
+    boto3.setup_default_session(**ACCOUNT)
+
+    def update(**variables: str) -> tuple[int, str]:
+        result = CliRunner().invoke(resources.main, "dev", env=variables)
+        return result.exit_code, result.output
+
+    yield update
+    boto3.DEFAULT_SESSION = None
+
+
 def test_the_first_run_says_what_to_set_and_later_ones_keep_what_is_not_set_again(
-    checkout: Checkout, aws: Ministack
+    update_resources: Resources, aws: Ministack
 ) -> None:
-    status, output = checkout.resources()
+    status, output = update_resources()
     assert status == 1
     assert "ZAPIER_WEBHOOK_URL and API_KEYS must be set, the first time only" in output
     assert settings_of(aws) is None
 
-    assert checkout.resources(**GIVEN, WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)[0] == 0
+    assert update_resources(**GIVEN, WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)[0] == 0
     first = settings_of(aws)
     assert first
     assert first.items() >= {"ZAPIER_WEBHOOK_URL": "none", "API_KEYS": GIVEN["API_KEYS"]}.items()
 
-    assert checkout.resources() == (0, "stack triggers-api-dev-resources: no changes\n")
+    assert update_resources() == (0, "stack triggers-api-dev-resources: no changes\n")
 
-    status, output = checkout.resources(ZAPIER_WEBHOOK_URL=WEBHOOK_URL, WEBHOOK_SIGNING_SECRETS="")
+    status, output = update_resources(ZAPIER_WEBHOOK_URL=WEBHOOK_URL, WEBHOOK_SIGNING_SECRETS="")
     assert status == 0
     assert [line.split()[:2] for line in output.splitlines() if line.startswith("  ")] == [["Modify", "Settings"]]
     assert settings_of(aws) == {**first, "ZAPIER_WEBHOOK_URL": WEBHOOK_URL, "WEBHOOK_SIGNING_SECRETS": ""}
 
 
-def test_an_unusable_parameter_is_refused_without_being_shown(checkout: Checkout, aws: Ministack) -> None:
+def test_an_unusable_parameter_is_refused_without_being_shown(update_resources: Resources, aws: Ministack) -> None:
     seen: list[str] = []
     aws.seen = seen.append
 
-    status, output = checkout.resources(ZAPIER_WEBHOOK_URL=WEBHOOK_URL.replace("https", "http"), API_KEYS="acme")
+    status, output = update_resources(ZAPIER_WEBHOOK_URL=WEBHOOK_URL.replace("https", "http"), API_KEYS="acme")
 
     assert status == 1
     assert len(output.splitlines()) == 1
@@ -207,13 +232,12 @@ def test_an_unusable_parameter_is_refused_without_being_shown(checkout: Checkout
     assert not seen
 
 
-@pytest.mark.parametrize("command", ["deploy", "local"])
-def test_an_unusable_setting_in_config_json_stops_chalice_with_one_line(checkout: Checkout, command: str) -> None:
+def test_an_unusable_setting_in_config_json_stops_chalice_with_one_line(checkout: Checkout) -> None:
     seen: list[str] = []
     checkout.configure(WORKER_MAX_CONCURRENCY="1")
     checkout.aws.seen = seen.append
 
-    _, output = checkout.chalice(command)
+    _, output = checkout.chalice("deploy")
 
     assert output.splitlines() == ["WORKER_MAX_CONCURRENCY is unusable: it must be an integer from 2 to 1000"]
     assert not seen

@@ -28,6 +28,7 @@ from moto.sqs.models import sqs_backends
 import app
 from chalicelib import services, settings, telemetry
 from chalicelib.services import Services
+from tools import local_aws
 
 ROOT = Path(__file__).parent.parent.parent
 KEY = "test-key"
@@ -273,28 +274,9 @@ class World:
 
 
 @cache
-def _session() -> Any:
+def _session() -> boto3.Session:
     """Return a session, which keeps the service models that it has read."""
     return boto3.Session("testing", "testing", region_name=REGION)
-
-
-def _create_resources(session: Any) -> dict[str, str]:
-    """Create the table and the queues of resources.json; return the variables that name them."""
-    template = json.loads((ROOT / "resources.json").read_text(encoding="utf-8"))
-    created = ("EventsTable", "InboxQueue", "InboxDLQ")
-    template["Resources"] = {name: template["Resources"][name] for name in created}
-    template["Outputs"] = {name: {"Value": {"Ref": name}} for name in created}
-    without_default = [name for name, parameter in template["Parameters"].items() if "Default" not in parameter]
-    cloudformation = session.client("cloudformation")
-    cloudformation.create_stack(
-        StackName="resources",
-        TemplateBody=json.dumps(template),
-        Parameters=[{"ParameterKey": name, "ParameterValue": "none"} for name in without_default],
-    )
-    stack = cloudformation.describe_stacks(StackName="resources")["Stacks"][0]
-    values = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
-    variables = ("EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL")
-    return {variable: values[name] for variable, name in zip(variables, created, strict=True)}
 
 
 @contextmanager
@@ -316,11 +298,12 @@ def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Ite
         for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL"):
             patch.delenv(name, raising=False)
         session = _session()
+        patch.setattr(boto3, "DEFAULT_SESSION", session)
         keys = (f"acme:{digest(KEY)}", f"shop:{digest(PRODUCER_KEY)}:produce", f"reader:{digest(CONSUMER_KEY)}:consume")
         made = kind(
             clock,
             {
-                **_create_resources(session),
+                **local_aws.ensure("dev"),
                 "ZAPIER_WEBHOOK_URL": webhook_url,
                 "API_KEYS": ",".join(keys),
                 **environ,
