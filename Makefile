@@ -45,7 +45,7 @@ package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev
 e2e: $(SET_UP_DEV) ## deploy the package to an emulated AWS, and drive it
 	@exec $(PY) -m tests.e2e
 
-bench: $(SET_UP_DEV) ## measure the performance goals; writes docs/performance.md
+bench: $(SET_UP_DEV) ## measure the performance goals
 	@exec $(PY) -m tools.bench
 
 resources: $(SET_UP) ## create or update the stack of a stage's resources and settings (STAGE=dev)

@@ -180,7 +180,7 @@ def _provide_aws() -> dict[str, str]:
         if endpoint:
             local_aws.complete_given()
         else:
-            local_aws.embed()
+            local_aws.use(local_aws.start_moto())
         if not given("SETTINGS_SECRET"):
             made = local_aws.ensure(os.environ["STAGE"])
             os.environ |= {name: value for name, value in made.items() if not given(name)}

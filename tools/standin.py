@@ -1,4 +1,4 @@
-"""DynamoDB, SQS, Secrets Manager and a receiver in memory, for measuring: they answer at once, so our own time shows.
+"""DynamoDB, SQS and a receiver in memory, for measuring: they answer at once, so our own time shows.
 
 SQLite evaluates DynamoDB's expressions, which are nearly SQL. Only what the measured calls use is there.
 """
@@ -6,46 +6,34 @@ SQLite evaluates DynamoDB's expressions, which are nearly SQL. Only what the mea
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import multiprocessing
 import os
 import re
+import socket
 import sqlite3
 import time
-import uuid
 from dataclasses import fields
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from chalicelib.events import Event, Status, rfc3339
 from chalicelib.store import SHARDS, partition, serialize
+from tools import api_key, local_aws
 
 RESOURCES = Path(__file__).parent.parent / "resources.json"
 KEYS = ("event_id", "status_shard", "sort_key")
 TABLES = ("events", "inbox_10", "inbox_1000", "inbox_50000")
 API_KEY = "bench-key"
-AWS = {  # besides AWS_ENDPOINT_URL; the files of a person's own account are not read
-    "AWS_ACCESS_KEY_ID": "bench",
-    "AWS_SECRET_ACCESS_KEY": "bench",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_CONFIG_FILE": os.devnull,
-    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    "STAGE": "bench",
-}
-
-Item = dict[str, dict[str, str]]
+SLOW, SLOW_SECONDS = "?slow", 0.2
 
 
 class StandIn:
     """Holds the tables, and answers the calls of boto3."""
 
-    def __init__(self, secret: str) -> None:
-        self._secret = secret
+    def __init__(self) -> None:
         table = json.loads(RESOURCES.read_text())["Resources"]["EventsTable"]["Properties"]
-        projection = table["GlobalSecondaryIndexes"][0]["Projection"]["NonKeyAttributes"]
-        self._projected = ", ".join((*KEYS, *projection))
+        self._projected = ", ".join((*KEYS, *table["GlobalSecondaryIndexes"][0]["Projection"]["NonKeyAttributes"]))
         columns = dict.fromkeys((*KEYS, *(field.name for field in fields(Event)), "target_url", "event_types"))
         self._database = sqlite3.connect(":memory:", isolation_level=None)
         self._database.row_factory = sqlite3.Row
@@ -55,8 +43,6 @@ class StandIn:
 
     def answer(self, operation: str, parameters: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Return the status code and the body of the response to a call."""
-        if operation == "GetSecretValue":
-            return 200, {"SecretString": self._secret}
         if "TableName" not in parameters:  # a message is sent
             return 200, {"MessageId": "id"}
         table, values = parameters["TableName"], plain(parameters.get("ExpressionAttributeValues", {}))
@@ -79,11 +65,11 @@ class StandIn:
             current = self._one(f"UPDATE {table} SET {changes} WHERE event_id = :key RETURNING *", values)
         return 200, {"Attributes": serialize(current)} if parameters.get("ReturnValues") == "ALL_NEW" else {}
 
-    def fill(self, source: str, event_id: str, table: str, count: int) -> None:
-        """Store `count` pending copies of an event of the table `source`, each a millisecond younger than the last."""
-        original = self._one(f"SELECT * FROM {source} WHERE event_id = :key", {"key": event_id})
+    def fill(self, event_id: str, table: str, count: int) -> None:
+        """Store `count` pending copies of an event, each a millisecond younger than the last."""
+        original = self._one("SELECT * FROM events WHERE event_id = :key", {"key": event_id})
         for number in range(count):
-            copy_id, created_at = f"evt_{uuid.uuid4().hex}", rfc3339(time.time() + (number - count) / 1000)
+            copy_id, created_at = f"evt_{os.urandom(16).hex()}", rfc3339(time.time() + (number - count) / 1000)
             own = {"event_id": copy_id, "created_at": created_at, "sort_key": f"{created_at}#{copy_id}"}
             self._put(table, original | own | {"status_shard": partition(Status.PENDING, number % SHARDS)})
 
@@ -109,40 +95,14 @@ def assignments(update: str) -> str:
     return ", ".join(filter(None, (clauses.get("SET"), *removed, added)))
 
 
-def plain(item: Item) -> dict[str, Any]:
+def plain(item: dict[str, dict[str, str]]) -> dict[str, Any]:
     """Return a DynamoDB item, or values of placeholders, as Python values by name."""
     return {name.lstrip(":"): int(value["N"]) if "N" in value else value["S"] for name, value in item.items()}
 
 
-def start() -> None:
-    """Start a stand-in in a process that ends with this one, and make the environment point the app at it."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    context.Process(target=_run, args=(theirs,), daemon=True).start()
-    url = ours.recv()
-    os.environ.pop("AWS_PROFILE", None)
-    os.environ |= AWS | {"AWS_ENDPOINT_URL": url} | settings(url)
-
-
-def settings(url: str) -> dict[str, str]:
-    """Return the settings that make the app use a stand-in."""
-    return {
-        "EVENTS_TABLE_NAME": "events",
-        "INBOX_QUEUE_URL": f"{url}/1/inbox",
-        "INBOX_DLQ_URL": f"{url}/1/dlq",
-        "ZAPIER_WEBHOOK_URL": f"{url}/hook",
-        "API_KEYS": f"bench:{hashlib.sha256(API_KEY.encode()).hexdigest()}",
-        "WEBHOOK_SIGNING_SECRETS": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3",
-        "SUBSCRIPTION_HOSTS": "127.0.0.1",
-    }
-
-
-def _run(pipe: Connection) -> None:
-    asyncio.run(_serve(pipe))
-
-
-async def _serve(pipe: Connection) -> None:
-    """Serve AWS; `/hook`, a receiver that takes `?delay_ms=`; and `/fill`."""
+async def serve(listener: socket.socket) -> None:
+    """Serve AWS; `/hook`, a receiver, which `?slow` makes slow; and `/fill`."""
+    stand_in = StandIn()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -150,20 +110,33 @@ async def _serve(pipe: Connection) -> None:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
                 length = re.search(r"content-length: *(\d+)", head, re.IGNORECASE)
                 body = await reader.readexactly(int(length[1]) if length else 0)
-                status_code: int = 200
-                answer: dict[str, Any] = {}
+                status_code, answer = 200, dict[str, Any]()
                 if target := re.search(r"x-amz-target: *\S+\.(\w+)", head, re.IGNORECASE):
                     status_code, answer = stand_in.answer(target[1], json.loads(body))
                 elif head.startswith("POST /fill"):
                     stand_in.fill(**json.loads(body))
-                elif delay_ms := re.search(r"delay_ms=(\d+)", head):
-                    await asyncio.sleep(int(delay_ms[1]) / 1000)
+                elif SLOW in head:
+                    await asyncio.sleep(SLOW_SECONDS)
                 content = json.dumps(answer).encode()
                 writer.write(f"HTTP/1.1 {status_code} -\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content)
         writer.close()
 
-    server = await asyncio.start_server(handle, "127.0.0.1", 0, backlog=128)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    stand_in = StandIn("\n".join(f"{name}={value}" for name, value in settings(url).items()))
-    pipe.send(url)
-    await server.serve_forever()
+    await (await asyncio.start_server(handle, sock=listener)).serve_forever()
+
+
+def start() -> None:
+    """Start a stand-in in a process that ends with this one, and make the environment point the app at it."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+    fork = multiprocessing.get_context("fork")
+    fork.Process(target=lambda: asyncio.run(serve(listener)), daemon=True).start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    local_aws.use(url)
+    os.environ |= {
+        "EVENTS_TABLE_NAME": "events",
+        "INBOX_QUEUE_URL": f"{url}/1/inbox",
+        "INBOX_DLQ_URL": f"{url}/1/dlq",
+        "ZAPIER_WEBHOOK_URL": f"{url}/hook",
+        "API_KEYS": api_key.entry("bench", API_KEY),
+        "WEBHOOK_SIGNING_SECRETS": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3",
+        "SUBSCRIPTION_HOSTS": "127.0.0.1",
+    }

@@ -35,6 +35,7 @@ def test_one_timeout_opens_it(world: World, receiver: Receiver) -> None:
 
     event_id = world.post()["event_id"]
 
+    receiver.wait_for(1)
     [attempt] = world.event(event_id)["attempts"]
     assert (attempt["outcome"], attempt["status_code"]) == ("retry", None)
     assert attempt["duration_ms"] < 5000  # not PUSH_TIMEOUT_SECONDS

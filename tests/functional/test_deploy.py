@@ -112,9 +112,12 @@ def aws(emulated: Ministack) -> Ministack:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project as it is cloned, but with the packages that Chalice has downloaded once."""
     path = tmp_path_factory.mktemp("project")
+    written = shutil.ignore_patterns("__pycache__", "deployments", "deployed")  # by other tests meanwhile, or by a user
     for name in PROJECT:
-        subprocess.run(["cp", "-r", str(ROOT / name), str(path)], check=True)
-    shutil.rmtree(path / ".chalice" / "deployed", ignore_errors=True)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, path / name, ignore=written)
+        else:
+            shutil.copy(ROOT / name, path)
     environ = {**os.environ, "AWS_DEFAULT_REGION": "us-east-1"}
     subprocess.run([CHALICE, "package", str(path / "build")], cwd=path, env=environ, check=True)
     return path

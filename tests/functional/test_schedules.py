@@ -108,7 +108,7 @@ def test_two_sweeps_at_once_queue_an_event_once(world: World, during: During) ->
 
     def wait_for_the_other(parsed: dict[str, Any], **_: object) -> None:
         if parsed["Items"]:
-            both_found_it.wait(5)
+            both_found_it.wait(10)
 
     during(world.dynamodb, "after-call.dynamodb.Query", wait_for_the_other)
     sweeps = [threading.Thread(target=world.run_schedule, args=(app.sweep,)) for _ in range(2)]

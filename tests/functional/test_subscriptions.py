@@ -164,7 +164,7 @@ def test_ten_destinations_are_pushed_at_once_and_more_are_queued(
     all_here = threading.Barrier(10)
 
     def answer_when_all_are_here(exchange: Exchange) -> None:
-        all_here.wait(5)
+        all_here.wait(10)
         status(200)(exchange)
 
     target.default = receiver.default = answer_when_all_are_here
