@@ -7,7 +7,6 @@ import os
 import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import track
@@ -16,42 +15,36 @@ from tests.crash.invariants import ViolationError
 from tests.crash.simulation import run
 
 
-@dataclass(frozen=True)
-class Result:
-    """What one seed came to; `doubles` names the fault behind each push that was made again after a 2xx."""
-
-    seed: int
-    events: int = 0
-    pushes: int = 0
-    faults: int = 0
-    doubles: tuple[str, ...] = ()
-    violation: str = ""
-
-
-def live_through(seed: int) -> Result:
+def live_through(seed: int) -> tuple[Counter[str], Counter[str], str]:
+    """Return what was counted, the faults behind pushes made again after a 2xx, and the promise that was broken."""
     try:
         storm = run(seed)
     except ViolationError as violation:
-        return Result(seed, violation=str(violation))
+        return Counter(), Counter(), f"seed {seed}: {violation}"
     pushes = sum(map(len, storm.witness.pushes.values()))
-    return Result(seed, len(storm.items()), pushes, storm.faults, tuple(storm.witness.doubles))
+    counted = Counter(events=len(storm.items()), pushes=pushes, faults=storm.faults)
+    return counted, Counter(storm.witness.doubles), ""
 
 
 def main() -> int:
     console = Console()
     seed = os.environ.get("SEED")
     seeds = [int(seed)] if seed else range(int(os.environ.get("SEEDS") or 500))
+    counted: Counter[str] = Counter()
+    doubles: Counter[str] = Counter()
+    broken = []
     with ProcessPoolExecutor() as pool:
-        results = list(track(pool.map(live_through, seeds, chunksize=4), "storms", total=len(seeds), console=console))
-    doubles = Counter(fault for result in results for fault in result.doubles)
-    events, pushes, faults = (sum(getattr(each, name) for each in results) for name in ("events", "pushes", "faults"))
-    console.print(f"{len(seeds):,} storms: {events:,} events, {pushes:,} pushes, {faults:,} faults")
+        results = pool.map(live_through, seeds, chunksize=4)
+        for numbers, faults, violation in track(results, "storms", total=len(seeds), console=console):
+            counted += numbers
+            doubles += faults
+            broken += [violation] if violation else []
+    console.print(f"{len(seeds):,} storms:", ", ".join(f"{number:,} {what}" for what, number in counted.items()))
     console.print(f"{doubles.total():,} pushes made again after a 2xx, by the fault behind each:")
-    for fault, count in doubles.most_common():
-        console.print(f"  {count:>6,}  {fault}", highlight=False)
-    broken = [result for result in results if result.violation]
-    for result in broken:
-        console.print(f"seed {result.seed}: {result.violation}", highlight=False)
+    for fault, number in doubles.most_common():
+        console.print(f"  {number:>6,}  {fault}", highlight=False)
+    for violation in broken:
+        console.print(violation, highlight=False)
     console.print(f"{len(broken)} of {len(seeds):,} storms broke a promise")
     return 1 if broken else 0
 

@@ -3,6 +3,7 @@
 import heapq
 import itertools
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from greenlet import getcurrent, greenlet
@@ -73,23 +74,22 @@ class Pool:
         pass
 
     def map(self, function: Callable[[Any], Any], values: Iterable[Any]) -> list[Any]:
+        todo = list(values)
         results: dict[int, Any] = {}
         failures: list[BaseException] = []
-        todo = list(enumerate(values))
         owner = getcurrent()
 
-        def run(number: int, value: Any) -> None:
+        def run(number: int) -> None:
             try:
-                results[number] = function(value)
+                results[number] = function(todo[number])
             except BaseException as failure:  # noqa: BLE001  # a death too: whoever waits is told
                 failures.append(failure)
-                results[number] = None
-            if len(results) == len(todo):
+            if len(results) + len(failures) == len(todo):
                 self._hub.wake(owner)
 
-        for number, value in todo:
-            self._hub.spawn(lambda number=number, value=value: run(number, value))  # type: ignore[misc]
+        for number in range(len(todo)):
+            self._hub.spawn(partial(run, number))
         self._hub.wait()
         if failures:
             raise failures[0]
-        return [results[number] for number, _ in todo]
+        return [results[number] for number in range(len(todo))]

@@ -148,8 +148,8 @@ class Storm(Rig):
             with self.container() as process:
                 if subscription_id := process.subscribe(url):
                     active.append(subscription_id)
-            if len(active) > 2 or self.random.random() < 0.3:
-                self._spawn_call(Process.unsubscribe, active.pop(0)) if active else None
+            if active and (len(active) > 2 or self.random.random() < 0.3):
+                self._spawn_call(Process.unsubscribe, active.pop(0))
 
     def _spawn_call(self, act: Callable[..., Any], *parameters: Any) -> None:
         def call() -> None:

@@ -17,7 +17,7 @@ def test_no_order_of_calls_faults_and_crashes_breaks_a_promise(seed: int) -> Non
 
 
 def test_a_seed_repeats_its_run_exactly() -> None:
-    one, other = run(3), run(3)
+    one, other = run(4), run(4)
     assert one.items() == other.items()
     assert [push.started for pushes in one.witness.pushes.values() for push in pushes] == [
         push.started for pushes in other.witness.pushes.values() for push in pushes
