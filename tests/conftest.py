@@ -14,12 +14,18 @@ from tests.support.receiver import Receiver
 from tests.support.world import Clock, World, world
 
 MakePush = Callable[..., PushClient]
+LONGEST = ("test_console", "test_deploy", "test_run")
 During = Callable[[Any, str, Callable[..., Any]], None]
 
 
 def pytest_configure() -> None:
     """Let tests interrupt commands: SIGINT is ignored in processes that a shell started in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest files first: pytest-xdist distributes files in the order of their tests."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture
