@@ -5,7 +5,6 @@ Variables that are set are used, what they leave open is made, and all are check
 
 import contextlib
 import functools
-import importlib
 import json
 import logging
 import os
@@ -142,8 +141,6 @@ def _check_environment() -> int:
     port = given("PORT") or "8000"
     if not (re.fullmatch(r"[0-9]{1,5}", port) and int(port) <= 65535):
         faults.append("PORT is unusable: it must be 0 to 65535")
-    if not re.match(r"https?://[^/]", given("AWS_ENDPOINT_URL") or "http://-"):
-        faults.append("AWS_ENDPOINT_URL is unusable: it must be an http or https URL")
     if faults:
         raise StartError("; ".join(faults))
     return int(port)
@@ -151,7 +148,8 @@ def _check_environment() -> int:
 
 def _listen(config: Config, port: int) -> LocalDevServer:
     """Return Chalice's local server, which listens already and does not yet respond."""
-    app = importlib.import_module("app").app
+    from app import app  # reads the variables that are set by now
+
     api_config = config.scope(config.chalice_stage, "api_handler")
     try:
         server = create_local_server(app, api_config, "127.0.0.1", port)
@@ -185,7 +183,7 @@ def _provide_aws() -> dict[str, str]:
             made = local_aws.ensure(os.environ["STAGE"])
             os.environ |= {name: value for name, value in made.items() if not given(name)}
     except (*AWS_ERRORS, ValueError) as error:
-        raise StartError(f"AWS {endpoint}: {' '.join(str(error).split())}") from error
+        raise StartError(f"AWS_ENDPOINT_URL {endpoint}: {' '.join(str(error).split())}") from error
     names = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL", "STAGE")
     variables = {name: given(name) for name in names if given(name)}
     return variables | {name: value for name, value in local_aws.CREDENTIALS.items() if given(name) == value}

@@ -10,7 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from chalicelib.settings import SettingsError
+import click
+
 from tools.resources import ROOT, read_config, read_template
 
 OUT = ROOT / "build" / "package"
@@ -19,7 +20,7 @@ FUNCTIONS = {"APIHandler": "", "Worker": "-worker", "Sweep": "-sweep", "CheckDlq
 
 
 def package(stage: str, out: Path = OUT) -> None:
-    """Write sam.json and deployment.zip; raise SettingsError or CalledProcessError."""
+    """Write sam.json and deployment.zip; raise ClickException or CalledProcessError."""
     read_config(stage)
     template = read_template(stage)
     template["Parameters"]["Stage"] |= {"Default": stage, "AllowedValues": [stage]}
@@ -40,17 +41,15 @@ def package(stage: str, out: Path = OUT) -> None:
         subprocess.run(command, cwd=ROOT, env=environ, check=True)  # noqa: S603
 
 
-def main(stage: str) -> int:
+@click.command()
+@click.argument("stage")
+def main(stage: str) -> None:
     try:
         package(stage)
-    except SettingsError as error:
-        print(f"make package: {error}", file=sys.stderr)
-        return 1
     except subprocess.CalledProcessError as error:  # Chalice said why
-        return error.returncode
+        sys.exit(error.returncode)
     print(f"{OUT.relative_to(ROOT)}: sam.json and deployment.zip; docs/runbook.md tells how to deploy them")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    main()

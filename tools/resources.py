@@ -16,7 +16,6 @@ from botocore.exceptions import ClientError, WaiterError
 
 from chalicelib import settings
 from chalicelib.errors import AWS_ERRORS
-from chalicelib.settings import SettingsError
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,8 +28,7 @@ PARAMETERS = {
     "MetricsNamespace": "METRICS_NAMESPACE",
 }
 MAY_BE_EMPTY = ("ApiKeys", "WebhookSigningSecrets", "AlarmEmail")
-STAND_INS = {"EVENTS_TABLE_NAME": "-", "INBOX_QUEUE_URL": "https://inbox", "INBOX_DLQ_URL": "https://dlq"}
-STAND_INS |= {"ZAPIER_WEBHOOK_URL": "none", "API_KEYS": ""}
+STAND_INS = {**dict.fromkeys(settings.REQUIRED, "https://stand-in"), "API_KEYS": ""}
 FIRST_TIME = """\
 {missing} must be set, the first time only:
   ZAPIER_WEBHOOK_URL       where events are pushed to: an https URL, or none if consumers pull them
@@ -44,13 +42,13 @@ WAIT: Any = {"Delay": 1, "MaxAttempts": 1800}
 def update(stage: str, cloudformation: Any) -> None:
     """Create or update the stack; raise ClickException, SettingsError, or what boto3 raises."""
     given, known = _given(stage), _known_parameters(stage, cloudformation)
-    missing = [PARAMETERS[key] for key in ("ZapierWebhookUrl", "ApiKeys") if key not in {*given, *(known or ())}]
+    missing = [PARAMETERS[key] for key in ("ZapierWebhookUrl", "ApiKeys") if key not in given.keys() | known]
     if missing:
         raise click.ClickException(FIRST_TIME.format(missing=" and ".join(missing)))
     parameters: list[dict[str, Any]] = [{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()]
-    kept = (known or set()) & PARAMETERS.keys() - given.keys()
+    kept = known & PARAMETERS.keys() - given.keys()
     parameters += [{"ParameterKey": key, "UsePreviousValue": True} for key in kept]
-    kind = {"ChangeSetType": "CREATE", "OnStackFailure": "DELETE"} if known is None else {"ChangeSetType": "UPDATE"}
+    kind = {"ChangeSetType": "UPDATE"} if known else {"ChangeSetType": "CREATE", "OnStackFailure": "DELETE"}
     try:
         change_set = cloudformation.create_change_set(
             StackName=_stack_name(stage),
@@ -73,11 +71,11 @@ def update(stage: str, cloudformation: Any) -> None:
         print(f"stack {_stack_name(stage)}: no changes")
         return
     print(f"stack {_stack_name(stage)}:")
-    for page in cloudformation.get_paginator("describe_change_set").paginate(**name):
-        for change in (entry["ResourceChange"] for entry in page["Changes"]):
-            print(f"  {change['Action']:<7} {change['LogicalResourceId']}  {change['ResourceType']}", flush=True)
+    pages = cloudformation.get_paginator("describe_change_set").paginate(**name)
+    for change in pages.search("Changes[].ResourceChange"):
+        print(f"  {change['Action']:<7} {change['LogicalResourceId']}  {change['ResourceType']}", flush=True)
     cloudformation.execute_change_set(**name)
-    _wait(f"stack_{'create' if known is None else 'update'}_complete", change_set["StackId"], cloudformation)
+    _wait(f"stack_{'update' if known else 'create'}_complete", change_set["StackId"], cloudformation)
     print("done")
 
 
@@ -130,10 +128,11 @@ def read_template(stage: str) -> Any:
 
 
 def read_config(stage: str) -> Any:
-    """Return .chalice/config.json; raise SettingsError if it does not have the stage."""
+    """Return .chalice/config.json; raise ClickException if it does not have the stage."""
     config = json.loads((ROOT / ".chalice" / "config.json").read_text())
     if stage not in config["stages"]:
-        raise SettingsError(f"STAGE is unusable: .chalice/config.json has the stages {' and '.join(config['stages'])}")
+        stages = " and ".join(config["stages"])
+        raise click.ClickException(f"STAGE is unusable: .chalice/config.json has the stages {stages}")
     return config
 
 
@@ -146,21 +145,20 @@ def _given(stage: str) -> dict[str, str]:
         if value or (variable in os.environ and key in MAY_BE_EMPTY):
             given[key] = value
     configured = config["environment_variables"] | config["stages"][stage]["environment_variables"]
-    settings.load({**STAND_INS, **configured, **{PARAMETERS[key]: given[key] for key in given if key in PARAMETERS}})
+    settings.load({**STAND_INS, **configured, **{PARAMETERS[key]: given[key] for key in PARAMETERS.keys() & given}})
     return given
 
 
-def _known_parameters(stage: str, cloudformation: Any) -> set[str] | None:
-    """Return the parameters whose values the stack has, or None if it does not exist."""
+def _known_parameters(stage: str, cloudformation: Any) -> set[str]:
+    """Return the parameters whose values the stack has: none if it does not exist."""
     try:
         [stack] = cloudformation.describe_stacks(StackName=_stack_name(stage))["Stacks"]
     except ClientError as error:
-        if error.response["Error"]["Code"] == "ValidationError":
-            return None
-        raise
-    if stack["StackStatus"] == "REVIEW_IN_PROGRESS":  # interrupted before the change set was executed
-        return None
-    return {parameter["ParameterKey"] for parameter in stack.get("Parameters", ())}
+        if error.response["Error"]["Code"] != "ValidationError":
+            raise
+        return set()
+    is_made = stack["StackStatus"] != "REVIEW_IN_PROGRESS"  # interrupted before the change set was executed
+    return {parameter["ParameterKey"] for parameter in stack.get("Parameters", ()) if is_made}
 
 
 def _stack_name(stage: str) -> str:
@@ -173,11 +171,8 @@ def _wait(waiter: str, stack: str, cloudformation: Any) -> None:
     except WaiterError as error:
         events = cloudformation.describe_stack_events(StackName=stack)["StackEvents"]  # the newest first
         latest = itertools.takewhile(lambda event: event.get("ResourceStatusReason") != "User Initiated", events)
-        reasons = [
-            f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason')}"
-            for event in latest
-            if event["ResourceStatus"].endswith("_FAILED")
-        ]
+        failures = [event for event in latest if event["ResourceStatus"].endswith("_FAILED")]
+        reasons = [f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason')}" for event in failures]
         raise click.ClickException((reasons or [str(error)])[-1]) from None
 
 
@@ -192,7 +187,7 @@ def main(stage: str, act: str) -> None:
         else:
             update(stage, cloudformation)
             restore_record(stage)
-    except (SettingsError, *AWS_ERRORS) as error:
+    except (settings.SettingsError, *AWS_ERRORS) as error:
         raise click.ClickException(str(error)) from None
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
@@ -43,22 +42,6 @@ def post_until_killed(system: Run, caller: str, accepted: dict[str, str]) -> Non
                 return
 
 
-class Target(Receiver):
-    """A webhook that is in trouble every third time. `arrived_at` are the times of each event's 2xx."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.arrived_at: defaultdict[str, list[float]] = defaultdict(list)
-        self.default = self._respond
-        self._numbers = count()
-
-    def _respond(self, exchange: Exchange) -> None:
-        is_well = next(self._numbers) % 3 > 0
-        if is_well:
-            self.arrived_at[exchange.request.headers["webhook-id"]].append(time.monotonic())
-        status(200 if is_well else 503)(exchange)
-
-
 def all_events(system: Run, status: str) -> set[str]:
     """Return the ids of all events of a status."""
     found: set[str] = set()
@@ -71,16 +54,21 @@ def all_events(system: Run, status: str) -> set[str]:
     return found
 
 
-@pytest.fixture
-def target() -> Iterator[Target]:
-    with Target() as target:
-        yield target
+def test_a_killed_system_loses_nothing_and_repeats_only_what_was_under_way(receiver: Receiver) -> None:
+    arrived_at: defaultdict[str, list[float]] = defaultdict(list)  # the times of each event's 2xx
+    numbers = count()
 
+    def respond(exchange: Exchange) -> None:
+        """Be in trouble every third time."""
+        is_well = next(numbers) % 3 > 0
+        if is_well:
+            arrived_at[exchange.request.headers["webhook-id"]].append(time.monotonic())
+        status(200 if is_well else 503)(exchange)
 
-def test_a_killed_system_loses_nothing_and_repeats_only_what_was_under_way(target: Target) -> None:
+    receiver.default = respond
     settings = {
         "AWS_ENDPOINT_URL": local_aws.start_moto(),
-        "ZAPIER_WEBHOOK_URL": target.url,
+        "ZAPIER_WEBHOOK_URL": receiver.url,
         "API_KEYS": f"acme:{digest(KEY)}",
     }
     accepted: dict[str, str] = {}
@@ -90,7 +78,7 @@ def test_a_killed_system_loses_nothing_and_repeats_only_what_was_under_way(targe
             callers = [
                 pool.submit(post_until_killed, system, f"{kill}-{caller}", accepted) for caller in range(CALLERS)
             ]
-            target.wait_for(len(target.requests) + 30, timeout=30)
+            receiver.wait_for(len(receiver.requests) + 30, timeout=30)
             system.process.send_signal(signal.SIGKILL)
             killed_at.append(time.monotonic())
             for caller in callers:
@@ -104,6 +92,6 @@ def test_a_killed_system_loses_nothing_and_repeats_only_what_was_under_way(targe
 
     assert len(accepted) > KILLS * CALLERS
     assert set(accepted.values()) <= delivered
-    assert delivered <= target.arrived_at.keys()
-    for first, *others in target.arrived_at.values():
+    assert delivered <= arrived_at.keys()
+    for first, *others in arrived_at.values():
         assert not others or any(0 <= at - first < RECORD_SECONDS for at in killed_at)

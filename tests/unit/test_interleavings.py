@@ -30,12 +30,28 @@ ENVIRON = {
 }
 
 
+EVENT = Event(
+    event_id=EVENT_ID,
+    event_type="a",
+    status=Status.PENDING,
+    created_at=rfc3339(START),
+    created_by="acme",
+    expires_at=EXPIRES_AT,
+    size=2,
+    delivery_attempts=1,
+    claim_id="post",
+    claimed_until=rfc3339(START + CLAIM_SECONDS),
+    next_attempt_at=rfc3339(START),
+    requeue_at=rfc3339(START + CLAIM_SECONDS),
+)
+
+
 @dataclass(frozen=True)
 class Actor:
-    """`step` is what it does next; `held` is the event as it claimed or leased it."""
+    """`step` is what it does next; `held` is the event as it claimed or leased it, if it did."""
 
     step: str
-    held: Event | None = None
+    held: Event = EVENT
 
 
 @dataclass(frozen=True)
@@ -72,7 +88,7 @@ class Life:
         return event
 
     def is_held(self, actor: Actor) -> bool:
-        return actor.held is not None and actor.held.is_claimed(self.clock())
+        return actor.step in (*PUSHING, "leased") and actor.held.is_claimed(self.clock())
 
     def next_states(self, state: State) -> Iterator[State]:
         if state.ticks < MAX_TICKS:
@@ -109,53 +125,50 @@ DONE = Actor("done")
 
 def claim(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
     result = life.store.claim(EVENT_ID, life.name)
-    return (Actor("push", result.event), {"claims": state.claims + 1}) if result.applied else (DONE, {})
+    if not (result.applied and result.event):
+        return DONE, {}
+    return Actor("push", result.event), {"claims": state.claims + 1}
 
 
 def push(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
-    assert actor.held
     assert life.event().claim_id == actor.held.claim_id, "a push under a claim that is lost"
     return Actor("record", actor.held), {}
 
 
 def record_delivered(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
-    assert actor.held
     life.store.record_delivered(actor.held)
     return DONE, {}
 
 
 def record_retry(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
-    assert actor.held
     life.store.record_retry(actor.held, delay_seconds=0, is_queued=True)
     return DONE, {}
 
 
 def send_letter(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
-    assert actor.held
     failed = replace(actor.held, reason=Reason.PERMANENT, failed_at=f"{rfc3339(life.clock())} {actor.held.claim_id}")
     return Actor("fail", failed), {"letters": state.letters | {failed.failed_at}}
 
 
 def record_failed(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
-    assert actor.held
     life.store.record_failed(actor.held)
     return DONE, {}
 
 
 def lease(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
     result = life.store.lease(EVENT_ID, life.name, 30)
-    return Actor("leased", result.event) if result.applied else DONE, {}
+    if not (result.applied and result.event):
+        return DONE, {}
+    return Actor("leased", result.event), {}
 
 
 def acknowledge_leased(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
-    assert actor.held
     applied = life.store.acknowledge(EVENT_ID, actor.held.claim_id).applied
     assert not applied or life.is_held(actor), "acknowledged with a lease that is lost"
     return DONE, {}
 
 
 def release(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
-    assert actor.held
     applied = life.store.release(EVENT_ID, str(actor.held.claim_id)).applied
     assert not applied or life.is_held(actor), "released with a lease that is lost"
     return DONE, {}
@@ -218,23 +231,9 @@ STEPS: dict[str, tuple[Step, ...]] = {
 )
 def test_no_order_of_steps_loses_an_event_or_lets_two_hold_it(others: tuple[str, ...]) -> None:
     life = Life()
-    event = Event(
-        event_id=EVENT_ID,
-        event_type="a",
-        status=Status.PENDING,
-        created_at=rfc3339(START),
-        created_by="acme",
-        expires_at=EXPIRES_AT,
-        size=2,
-        delivery_attempts=1,
-        claim_id="post",
-        claimed_until=rfc3339(START + CLAIM_SECONDS),
-        next_attempt_at=rfc3339(START),
-        requeue_at=rfc3339(START + CLAIM_SECONDS),
-    )
-    life.store.put(event)
+    life.store.put(EVENT)
     item = tuple(sorted(life.dynamodb.items[EVENT_ID].items()))
-    first = State((Actor("push", event), *map(Actor, others)), item, claims=1)
+    first = State((Actor("push"), *map(Actor, others)), item, claims=1)
     seen, todo = {first}, [first]
     while todo:
         state = todo.pop()
