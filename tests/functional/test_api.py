@@ -21,15 +21,15 @@ SUMMARY = [
 ]
 EVENT = '{"event_type": "a", "payload": {}}'
 
-CALLS = [  # with the status for a key that can only produce, or only consume
-    ("POST", "/events", 202, 403),
-    ("GET", f"/events/{UNKNOWN}", 404, 404),
-    ("GET", "/events", 403, 200),
-    ("GET", "/inbox", 403, 200),
-    ("POST", f"/events/{UNKNOWN}/acknowledge", 403, 404),
-    ("POST", f"/events/{UNKNOWN}/replay", 403, 404),
-    ("GET", "/me", 200, 200),
-    ("GET", "/subscriptions", 403, 200),
+CALLS = [
+    ("POST", "/events"),
+    ("GET", f"/events/{UNKNOWN}"),
+    ("GET", "/events"),
+    ("GET", "/inbox"),
+    ("POST", f"/events/{UNKNOWN}/acknowledge"),
+    ("POST", f"/events/{UNKNOWN}/replay"),
+    ("GET", "/me"),
+    ("GET", "/subscriptions"),
 ]
 
 
@@ -63,7 +63,7 @@ def test_health_needs_neither_a_key_nor_aws(world: World, aws: Aws) -> None:
     assert aws.calls == []
 
 
-@pytest.mark.parametrize(("method", "path"), [call[:2] for call in CALLS])
+@pytest.mark.parametrize(("method", "path"), CALLS)
 def test_every_other_call_needs_a_known_key(world: World, aws: Aws, method: str, path: str) -> None:
     headers = (
         *("", "Bearer", "Bearer ", "Bearer wrong", KEY, f"Bearer {KEY} x", "Bearer schlüssel", f"Bearer {digest(KEY)}"),
@@ -89,21 +89,10 @@ def test_a_key_is_sent_as_a_bearer_token_or_as_the_password_of_basic(world: Worl
     assert world.call("GET", "/events", key=None, authorization=lower).status_code == 200
 
 
-@pytest.mark.parametrize(("method", "path", "to_producer", "to_consumer"), CALLS)
-def test_a_key_without_the_scope_is_refused(
-    world: World, method: str, path: str, to_producer: int, to_consumer: int
-) -> None:
-    for key, status_code in ((PRODUCER_KEY, to_producer), (CONSUMER_KEY, to_consumer)):
-        answer = world.call(method, path, EVENT, key=key)
-        assert answer.status_code == status_code
-        if status_code == 403:
-            assert_problem(answer, 403)
-
-
 def test_without_keys_every_call_is_refused(world: World) -> None:
     world.restart(API_KEYS="")
 
-    assert {world.call(method, path, EVENT).status_code for method, path, *_ in CALLS} == {401}
+    assert {world.call(method, path, EVENT).status_code for method, path in CALLS} == {401}
     assert world.call("GET", "/health").status_code == 200
 
 
@@ -124,6 +113,9 @@ def test_missing_and_unusable_settings_are_named_and_never_their_values(
     ):
         assert words in answer.json["detail"]
     assert "payload-itself" not in answer.text
+    for name, value in world.environ.items():
+        monkeypatch.setenv(name, value)
+    assert world.call("GET", "/events", key=CONSUMER_KEY).status_code == 200  # as soon as they are corrected
 
 
 # Posting
@@ -181,8 +173,9 @@ def test_every_fault_of_an_event_is_named(world: World, aws: Aws) -> None:
 @pytest.mark.parametrize(
     "payload",
     [
-        '{"z":1,"a":{"é":"","":"\\u2028"},"m":["日本","🎉",null,true,false,[],{}]}',
+        '{"z":1,"a":{"é":"","":"\\u2028\\u0000"},"m":["日本","🎉",null,true,1,1.0,false,[],{}]}',
         '{"n":123456789012345678901234567890123456789012345678901234567890,"m":-9007199254740993}',
+        f'{{"n":{"9" * 4300}}}',
         '{"n":[0.1,1.5e+300,5e-324,-0.0]}',
         f'{{"n":{"[" * 98}{"]" * 98}}}',
         f'{{"n":"{"x" * (256 * 1024 - 42)}"}}',
