@@ -208,17 +208,6 @@ def test_a_redriven_dead_letter_of_a_leased_event_is_sent_on(world: World, recei
     assert (world.messages(), world.dead_letters()) == ([], [])
 
 
-def test_leased_events_fit_into_a_response_of_lambda(world: World) -> None:
-    body = json.dumps({"event_type": "a", "payload": {"text": "я" * 100_000}}, ensure_ascii=False)
-    for _ in range(10):
-        world.call("POST", "/events", body, prefer="respond-async")
-
-    answers = [world.call("POST", "/inbox/lease", '{"limit": 10}') for _ in range(2)]
-
-    assert all(len(json.dumps(answer.text)) < 6_000_000 for answer in answers)
-    assert sum(len(answer.json["events"]) for answer in answers) == 10
-
-
 def test_in_pull_only_mode_events_wait_for_a_consumer(world: World, receiver: Receiver, output: Output) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="none")
 
