@@ -61,8 +61,7 @@ Row = tuple[str, str, str, str, str, bool]  # what, measured, compared with, rat
 def request(method: str, path: str, body: str = "", **headers: str) -> dict[str, Any]:
     """Return a request as API Gateway passes it to the function."""
     headers["authorization"] = f"Bearer {standin.API_KEY}"
-    event: dict[str, Any] = CONVERTER.create_lambda_event(method, path, headers)
-    return event | {"body": body, "isBase64Encoded": False}
+    return {**CONVERTER.create_lambda_event(method, path, headers), "body": body}
 
 
 def prepare_call(method: str, path: str, body: str = "", **headers: str) -> Act:
