@@ -402,6 +402,9 @@ def test_a_page_with_payloads_fits_into_a_response_of_lambda(world: World, text:
 
         assert page.json["next_cursor"]
         assert len(json.dumps(page.text)) < 6_000_000
+    leases = [world.call("POST", "/inbox/lease", '{"limit": 100}') for _ in range(3)]
+    assert all(len(json.dumps(leased.text)) < 6_000_000 for leased in leases)
+    assert sum(len(ids(leased)) for leased in leases) == 16
 
 
 @pytest.mark.parametrize("path", ["/events", "/inbox"])
