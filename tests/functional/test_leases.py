@@ -61,10 +61,13 @@ def test_a_lease_returns_the_oldest_undelivered_events_whole(world: World) -> No
 
 def test_the_body_of_a_lease_is_optional_and_an_empty_inbox_gives_no_events(world: World) -> None:
     assert world.call("POST", "/inbox/lease").json == {"events": []}
-    [event_id] = post_undelivered(world)
+    event_ids = post_undelivered(world, 11)
     assert lease(world, limit=100, event_type="other") == []
-    [event] = world.call("POST", "/inbox/lease").json["events"]
-    assert (event["event_id"], event["leased_until"]) == (event_id, rfc3339(START + 301))
+
+    events = world.call("POST", "/inbox/lease", " ").json["events"]
+
+    assert [event["event_id"] for event in events] == event_ids[:10]
+    assert {event["leased_until"] for event in events} == {rfc3339(START + 311)}
 
 
 def test_two_consumers_never_get_the_same_event(world: World) -> None:
@@ -206,17 +209,6 @@ def test_a_redriven_dead_letter_of_a_leased_event_is_sent_on(world: World, recei
     world.run_worker()
     assert world.event(event_id)["status"] == "delivered"
     assert (world.messages(), world.dead_letters()) == ([], [])
-
-
-def test_leased_events_fit_into_a_response_of_lambda(world: World) -> None:
-    body = json.dumps({"event_type": "a", "payload": {"text": "я" * 100_000}}, ensure_ascii=False)
-    for _ in range(10):
-        world.call("POST", "/events", body, prefer="respond-async")
-
-    answers = [world.call("POST", "/inbox/lease", '{"limit": 10}') for _ in range(2)]
-
-    assert all(len(json.dumps(answer.text)) < 6_000_000 for answer in answers)
-    assert sum(len(answer.json["events"]) for answer in answers) == 10
 
 
 def test_in_pull_only_mode_events_wait_for_a_consumer(world: World, receiver: Receiver, output: Output) -> None:

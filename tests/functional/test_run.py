@@ -57,7 +57,7 @@ def fail(printed: list[str], query: str) -> None:
     """Tell the built-in receiver to fail, with the command that was printed."""
     command = shlex.split(found(printed, rf"^ *(curl .*/fail\?{re.escape(query)}.*)"))
     assert command[:-1] == ["curl", "-sS", "-X", "POST"]
-    urllib.request.urlopen(urllib.request.Request(command[-1], method="POST"), timeout=5).close()
+    urllib.request.urlopen(urllib.request.Request(command[-1], method="POST"), timeout=20).close()
 
 
 def post(system: Run, **headers: str) -> dict[str, Any]:

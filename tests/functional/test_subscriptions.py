@@ -66,7 +66,12 @@ URLS = [
 ]
 BAD_URLS = [
     *("http://hooks.zapier.com/secret", "https://10.0.0.1/secret", "https://example.com/secret", "http://[::1]/secret"),
-    *("https://evilexample.com/secret", "https://hooks.zapier.com.evil.com/secret", "https://evil.com\\.example.com/"),
+    *(
+        "https://evilexample.com/secret",
+        "https://evilhooks.zapier.com/secret",
+        "https://hooks.zapier.com.evil.com/secret",
+        "https://evil.com\\.example.com/",
+    ),
     *("https://hooks.zapier.com:443@evil.com/secret", "", 1, None),
 ]
 
