@@ -2,15 +2,19 @@
 
 import base64
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 from urllib.parse import urljoin
 
 import pytest
+import urllib3
 
 from chalicelib import __version__, services
 from chalicelib.events import rfc3339
 from tests.conftest import Output
 from tests.support.aws import Aws
+from tests.support.loopback import serve_app
 from tests.support.receiver import Exchange, Receiver, status
 from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, START, Answer, World, digest
 
@@ -256,6 +260,37 @@ def test_an_unusable_idempotency_key_is_a_fault(world: World, aws: Aws) -> None:
     for key in ("", "k" * 256, "schlüssel", "a\tb", "a\x7f"):
         assert_problem(world.call("POST", "/events", EVENT, idempotency_key=key), 400, ["Idempotency-Key"])
     assert aws.calls == []
+
+
+def test_concurrent_posts_with_the_same_idempotency_key_make_one_event_and_one_push(
+    world: World, receiver: Receiver
+) -> None:
+    headers = {"Authorization": f"Bearer {KEY}", "Idempotency-Key": "k"}
+    repeated = threading.Event()
+    world.restart(INLINE_PUSH_TIMEOUT_SECONDS="8")
+
+    def respond_later(exchange: Exchange) -> None:
+        repeated.wait(10)
+        status(200)(exchange)
+
+    receiver.default = respond_later
+
+    def post(_: int) -> tuple[str, str, bool]:
+        answer = urllib3.request("POST", url, body=EVENT, headers=headers, timeout=20)
+        assert answer.status == 202
+        event = answer.json()
+        return event["event_id"], event["status"], "idempotency-replayed" in answer.headers
+
+    with serve_app() as port, ThreadPoolExecutor(4) as pool:
+        url = f"http://127.0.0.1:{port}/events"
+        answers = as_completed([pool.submit(post, number) for number in range(4)], timeout=30)
+        repetitions = [next(answers).result() for _ in range(3)]
+        repeated.set()
+        first = next(answers).result()
+
+    assert first[1:] == ("delivered", False)
+    assert repetitions == [(first[0], "pending", True)] * 3
+    assert len(receiver.requests) == 1
 
 
 # Reading

@@ -18,7 +18,7 @@ def pushed(world: World, receiver: Receiver, **headers: str) -> bool:
 def test_after_three_failures_in_a_row_events_are_queued_at_once_for_half_a_minute(
     world: World, receiver: Receiver
 ) -> None:
-    receiver.script(status(503), close_without_answer(), status(429))
+    receiver.script(status(503), close_without_answer, status(429))
     assert [pushed(world, receiver) for _ in range(3)] == [True] * 3
 
     world.clock.sleep(29.9)
@@ -31,7 +31,7 @@ def test_after_three_failures_in_a_row_events_are_queued_at_once_for_half_a_minu
 
 def test_one_timeout_opens_it(world: World, receiver: Receiver) -> None:
     world.restart(INLINE_PUSH_TIMEOUT_SECONDS="0.3")
-    receiver.script(hang())
+    receiver.script(hang)
 
     event_id = world.post()["event_id"]
 

@@ -74,7 +74,7 @@ def test_an_event_whose_push_fails_is_queued(world: World, receiver: Receiver, o
 
 
 def test_a_queued_event_is_tried_again_and_delivered(world: World, receiver: Receiver, output: Output) -> None:
-    receiver.script(status(503), close_without_answer(), status(429), status(201))
+    receiver.script(status(503), close_without_answer, status(429), status(201))
     event_id = world.post()["event_id"]
     world.clock.sleep(1)
 

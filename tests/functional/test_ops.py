@@ -307,7 +307,7 @@ def test_a_call_is_repeated_when_the_api_asks_for_it(fake: Receiver, code: int) 
 
 
 def test_a_replay_whose_response_is_lost_is_not_repeated(fake: Receiver) -> None:
-    fake.script(receivers.close_without_answer())
+    fake.script(receivers.close_without_answer)
 
     errors = Ran("replay", "evt_1", status=1).errors
 

@@ -29,14 +29,14 @@ BODY = json.dumps(
 BEHAVIOURS = [
     *(status(code, headers={"Location": "/hooks/secret-path"}) for code in (200, 302, 404, 410, 429, 503)),
     status(503, headers={"Retry-After": "payload-itself secret-query"}, body=b"secret-path payload-itself"),
-    receivers.close_without_answer(),
-    receivers.reset_before_answer(),
-    receivers.reset_mid_headers(),
-    receivers.reset_mid_body(),
+    receivers.close_without_answer,
+    receivers.reset_before_answer,
+    receivers.reset_mid_headers,
+    receivers.reset_mid_body,
     receivers.garbage(b"payload-itself secret-path\r\n"),
     receivers.garbage(b"HTTP/1.1 200 OK\r\nno colon here\r\n\r\n"),
     receivers.garbage(b"HTTP/1.1 abc OK\r\n\r\n"),
-    receivers.hang(),
+    receivers.hang,
 ]
 
 

@@ -223,24 +223,13 @@ def redirect(to: str, code: int = 302) -> Behaviour:
     return status(code, headers={"Location": to})
 
 
-def hang() -> Behaviour:
-    return Exchange.wait_until_left
-
-
-def close_without_answer() -> Behaviour:
-    return Exchange.close
-
-
-def reset_before_answer() -> Behaviour:
-    return Exchange.reset
-
-
-def reset_mid_headers() -> Behaviour:
-    return in_turn(lambda exchange: exchange.send(b"HTTP/1.1 200 OK\r\nContent-Le"), Exchange.reset)
-
-
-def reset_mid_body() -> Behaviour:
-    return in_turn(lambda exchange: exchange.send(head(200, {"Content-Length": "1000"}) + b"half"), Exchange.reset)
+hang: Behaviour = Exchange.wait_until_left
+close_without_answer: Behaviour = Exchange.close
+reset_before_answer: Behaviour = Exchange.reset
+reset_mid_headers = in_turn(lambda exchange: exchange.send(b"HTTP/1.1 200 OK\r\nContent-Le"), Exchange.reset)
+reset_mid_body = in_turn(
+    lambda exchange: exchange.send(head(200, {"Content-Length": "1000"}) + b"half"), Exchange.reset
+)
 
 
 def reset_on_accept(connection: socket.socket) -> None:

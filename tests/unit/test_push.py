@@ -146,9 +146,9 @@ def test_the_beginning_of_the_response_body_is_kept_unless_delivered(
 NOT_HTTP = "response is not HTTP"
 RESET = "connection reset"  # with TLS it may look like a connection that was closed
 FAULTY: dict[str, tuple[Behaviour, str]] = {
-    "closed": (behave.close_without_answer(), "connection closed without a response"),
-    "reset": (behave.reset_before_answer(), RESET),
-    "reset in the headers": (behave.reset_mid_headers(), RESET),
+    "closed": (behave.close_without_answer, "connection closed without a response"),
+    "reset": (behave.reset_before_answer, RESET),
+    "reset in the headers": (behave.reset_mid_headers, RESET),
     "another protocol": (garbage(), NOT_HTTP),
     "HTTP 0.9": (garbage(b"<html>hello</html>"), NOT_HTTP),
     "HTTP 2": (garbage(b"HTTP/2.0 200 OK\r\n\r\n"), NOT_HTTP),
@@ -174,10 +174,10 @@ def test_no_http_response_is_a_retry_and_nothing_is_sent_twice(what: str, server
 
 OK_CHUNKED = head(200, {"Transfer-Encoding": "chunked"})
 BODIES: dict[str, Behaviour] = {
-    "stalls": behave.in_turn(lambda exchange: exchange.send(head(200, {"Content-Length": "5"}) + b"ha"), behave.hang()),
+    "stalls": behave.in_turn(lambda exchange: exchange.send(head(200, {"Content-Length": "5"}) + b"ha"), behave.hang),
     "trickles": endless(head(200, {"Content-Length": "1000"}), b"x", 0.02),
     "trickles until closed": endless(head(200), b"x", 0.02),
-    "reset": behave.reset_mid_body(),
+    "reset": behave.reset_mid_body,
     "endless": endless(head(200), b"x" * 16384),
     "endless chunks": endless(OK_CHUNKED, b"2000\r\n" + b"x" * 0x2000 + b"\r\n"),
     "chunk without a size": endless(OK_CHUNKED, b"zz\r\n"),
@@ -201,7 +201,7 @@ def test_2xx_is_delivered_whatever_becomes_of_the_body(what: str, tls_server: Re
 
 
 SLOW: dict[str, Behaviour] = {
-    "hangs": behave.hang(),
+    "hangs": behave.hang,
     "trickles the status line": endless(b"HTTP/1.1 200 ", b"x", 0.02),
     "trickles headers": endless(b"HTTP/1.1 200 OK\r\nX: ", b"x", 0.02),
     "trickles 103": endless(b"", head(103), 0.02),
@@ -335,7 +335,7 @@ def test_a_connection_that_is_closed_or_holds_unread_bytes_is_not_reused(
     assert (server.connections, len(server.requests)) == (2, 2)
 
 
-@pytest.mark.parametrize("fault", [behave.close_without_answer(), behave.reset_before_answer()])
+@pytest.mark.parametrize("fault", [behave.close_without_answer, behave.reset_before_answer])
 def test_a_connection_closed_while_sending_is_a_retry(fault: Behaviour, server: Receiver, push: PushClient) -> None:
     server.script(behave.status(200), fault)
     assert [push.send(EVENT, server.url, LONG).outcome for _ in range(2)] == [DELIVERED, RETRY]
