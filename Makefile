@@ -3,6 +3,9 @@ PY := .venv/bin/python
 SET_UP := .venv/.set-up
 SET_UP_DEV := .venv/.set-up-dev
 
+# Without bytecode, which some environments turn off, whatever starts Python takes twice as long.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run test check chaos mutants zapier api-key signing-secret package e2e bench resources deploy destroy \
   dlq redrive show replay send
