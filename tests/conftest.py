@@ -2,18 +2,15 @@
 
 import json
 import signal
-import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from chalicelib import telemetry
-from chalicelib.push import PushClient
 from tests.support.receiver import Receiver
 from tests.support.world import Clock, World, world
 
-MakePush = Callable[..., PushClient]
 LONGEST = ("test_console", "test_deploy", "test_run")
 During = Callable[[Any, str, Callable[..., Any]], None]
 
@@ -37,28 +34,6 @@ def clock() -> Clock:
 def receiver() -> Iterator[Receiver]:
     with Receiver() as receiver:
         yield receiver
-
-
-@pytest.fixture
-def make_push(clock: Clock) -> Iterator[MakePush]:
-    """Return a function that makes push clients, which are closed after the test."""
-    made: list[PushClient] = []
-
-    def make(
-        *secrets: bytes,
-        connect_timeout_seconds: float = 5,
-        clock: Callable[[], float] = clock,
-        ssl_context: ssl.SSLContext | None = None,
-    ) -> PushClient:
-        push = PushClient(
-            secrets, connect_timeout_seconds=connect_timeout_seconds, clock=clock, ssl_context=ssl_context
-        )
-        made.append(push)
-        return push
-
-    yield make
-    for push in made:
-        push.close()
 
 
 @pytest.fixture(scope="module")

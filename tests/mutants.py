@@ -214,13 +214,13 @@ MUTANTS = r"""
 @@ push unit/test_push::unread_bytes: a connection with unread bytes inside TLS is reused
 - not idle and not (self.ssl_context and self.sock.pending())
 + not idle
-@@ push unit/test_push::holds_a_secret: the error of a push repeats the exception
+@@ push functional/test_secrets::receiver_does: the error of a push repeats the exception
 - error=text, timed_out=
 + error=repr(error), timed_out=
 @@ queue unit/test_queue::without_bodies: bodies are logged
 -             "queue": self.name,
 +             "queue": self.name, "parameters": str(parameters),
-@@ auth functional/test_api::without_the_scope: any key may do anything
+@@ auth functional/test_openapi::described_scopes: any key may do anything
 - if key.scopes.isdisjoint(scopes):
 + if False:
 @@ listing functional/test_leases::oldest_undelivered: the inbox shows events that are claimed

@@ -141,6 +141,8 @@ def _check_environment() -> int:
     port = given("PORT") or "8000"
     if not (re.fullmatch(r"[0-9]{1,5}", port) and int(port) <= 65535):
         faults.append("PORT is unusable: it must be 0 to 65535")
+    if not re.match(r"https?://[^/]", given("AWS_ENDPOINT_URL") or "http://-"):
+        faults.append("AWS_ENDPOINT_URL is unusable: it must be an http or https URL")
     if faults:
         raise StartError("; ".join(faults))
     return int(port)

@@ -1,4 +1,4 @@
-"""DynamoDB, SQS and a receiver in memory, for measuring: they answer at once, so our own time shows.
+"""DynamoDB, SQS, Secrets Manager and a receiver in memory, for measuring: they answer at once, so our own time shows.
 
 SQLite evaluates DynamoDB's expressions, which are nearly SQL. Only what the measured calls use is there.
 """
@@ -43,6 +43,8 @@ class StandIn:
 
     def answer(self, operation: str, parameters: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Return the status code and the body of the response to a call."""
+        if operation == "GetSecretValue":
+            return 200, {"SecretString": "ZAPIER_WEBHOOK_URL=none"}
         if "TableName" not in parameters:  # a message is sent
             return 200, {"MessageId": "id"}
         table, values = parameters["TableName"], plain(parameters.get("ExpressionAttributeValues", {}))

@@ -21,7 +21,7 @@ KILLS = 3
 CALLERS = 4
 EVENT = '{"event_type": "load", "payload": {}}'
 CLAIM_AND_SWEEPS_SECONDS = 60 + 2 * 60
-RECORD_SECONDS = 5.0  # for the record of a push, on a busy machine
+RECORD_SECONDS = 10.0  # for the record of a push, on a busy machine
 
 pytestmark = [
     pytest.mark.timeout(400),
@@ -80,9 +80,10 @@ def test_a_killed_system_loses_nothing_and_repeats_only_what_was_under_way(recei
             ]
             receiver.wait_for(len(receiver.requests) + 30, timeout=30)
             system.process.send_signal(signal.SIGKILL)
-            killed_at.append(time.monotonic())
             for caller in callers:
                 caller.result()
+            receiver.wait_until_left()  # it has noted what was pushed before
+            killed_at.append(time.monotonic())
 
     with running(key=KEY, **settings) as system:
         deadline = time.monotonic() + CLAIM_AND_SWEEPS_SECONDS

@@ -40,8 +40,7 @@ EVENT = {"event_type": "order.created", "payload": {"order_id": "12345"}}
 class Checkout:
     """A clone of the repository."""
 
-    def __init__(self, path: Path, aws: Ministack, source: Path) -> None:
-        shutil.copytree(source, path)
+    def __init__(self, path: Path, aws: Ministack) -> None:
         self.path = path
         self.aws = aws
 
@@ -108,24 +107,17 @@ def aws(emulated: Ministack) -> Ministack:
     return emulated
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project as it is cloned, but with the packages that Chalice has downloaded once."""
-    path = tmp_path_factory.mktemp("project")
+@pytest.fixture
+def checkout(tmp_path: Path, aws: Ministack) -> Checkout:
+    path = tmp_path / "first"
+    path.mkdir()
     written = shutil.ignore_patterns("__pycache__", "deployments", "deployed")  # by other tests meanwhile, or by a user
     for name in PROJECT:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, path / name, ignore=written)
         else:
             shutil.copy(ROOT / name, path)
-    environ = {**os.environ, "AWS_DEFAULT_REGION": "us-east-1"}
-    subprocess.run([CHALICE, "package", str(path / "build")], cwd=path, env=environ, check=True)
-    return path
-
-
-@pytest.fixture
-def checkout(tmp_path: Path, aws: Ministack, project: Path) -> Checkout:
-    return Checkout(tmp_path / "first", aws, project)
+    return Checkout(path, aws)
 
 
 def test_a_stage_is_deployed_after_an_interruption_repeated_from_any_checkout_and_deleted_but_for_its_table(
@@ -152,7 +144,7 @@ def test_a_stage_is_deployed_after_an_interruption_repeated_from_any_checkout_an
     assert len(deployed["apis"]) == 1
     assert post(aws, KEY) == 202
 
-    second = Checkout(tmp_path / "second", aws, checkout.path)  # the record of what is deployed was committed
+    second = Checkout(shutil.copytree(checkout.path, tmp_path / "second"), aws)  # the record of the stage was committed
     assert second.resources(API_KEYS=api_key.entry("acme", NEW_KEY))[0] == 0
     status, output = second.chalice("deploy")
     assert status == 0, output

@@ -12,7 +12,7 @@ import app
 from chalicelib.batch import BatchError
 from tests.support import receiver as receivers
 from tests.support.aws import Aws, Fault
-from tests.support.receiver import Receiver, status
+from tests.support.receiver import SECRET_PATH, Receiver, status
 from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, Answer, World, digest
 
 SIGNING_SECRET = "whsec_" + base64.b64encode(b"signing-secret-itself-and-more").decode()
@@ -33,7 +33,7 @@ BEHAVIOURS = [
     receivers.reset_before_answer(),
     receivers.reset_mid_headers(),
     receivers.reset_mid_body(),
-    receivers.garbage(),
+    receivers.garbage(b"payload-itself secret-path\r\n"),
     receivers.garbage(b"HTTP/1.1 200 OK\r\nno colon here\r\n\r\n"),
     receivers.garbage(b"HTTP/1.1 abc OK\r\n\r\n"),
     receivers.hang(),
@@ -65,13 +65,16 @@ def use_the_api(world: World) -> list[Answer]:
         BODY.replace('"a"', '"payload-itself "'),
         "payload-itself",
     )
+    target = json.dumps({"target_url": f"https://127.0.0.1:70000{SECRET_PATH}"})
     return [
         *(world.call("POST", "/events", body) for body in bodies),
+        world.call("POST", "/subscriptions", target),
         world.call("POST", "/events", BODY.replace("itself", "other"), idempotency_key="k"),
         world.call("POST", "/events", BODY, content_type="payload-itself"),
         *(world.call("POST", "/events", BODY, key=key) for key in (None, "wrong-key-itself", CONSUMER_KEY)),
         *(world.call("GET", path, key=PRODUCER_KEY) for path in ("/events", "/inbox", f"/events/{event_id}")),
         *(world.call("GET", path) for path in ("/events", "/events?payload=1", "/inbox?cursor=x", "/health")),
+        world.call("GET", "/subscriptions"),
         *(world.call("POST", f"/events/{event_id}/{verb}") for verb in ("replay", "acknowledge", "replay")),
         world.call("PUT", "/events", BODY),
     ]
@@ -98,7 +101,8 @@ def assert_silence(world: World, capfd: pytest.CaptureFixture[str], answers: lis
 def test_whatever_the_receiver_does(world: World, receiver: Receiver, capfd: pytest.CaptureFixture[str]) -> None:
     answers = []
     world.restart(LOG_LEVEL="DEBUG", WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET, BREAKER_FAILURES="1000")
-    world.restart(PUSH_TIMEOUT_SECONDS="0.3", MAX_DELIVERY_ATTEMPTS="2")
+    world.restart(PUSH_TIMEOUT_SECONDS="0.3", MAX_DELIVERY_ATTEMPTS="2", SUBSCRIPTION_HOSTS="127.0.0.1")
+    answers.append(world.call("POST", "/subscriptions", json.dumps({"target_url": f"{receiver.url}&target"})))
     for behaviour in BEHAVIOURS:
         receiver.default = behaviour
         answers += post_in_every_way(world)

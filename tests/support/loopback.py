@@ -32,7 +32,9 @@ def serve_app() -> Iterator[int]:
         server.RequestHandlerClass = functools.partial(QuietHandler, app_object=app.app, config=config)
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        yield server.server_port
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()

@@ -56,19 +56,9 @@ class Exchange(socketserver.StreamRequestHandler):
             headers = {name.lower(): value for name, value in http.client.parse_headers(self.rfile).items()}
             self.request = Request(method, path, headers, self.rfile.read(int(headers.get("content-length", 0))))
             self.server.begin(self)(self)
-            self.server.finished(self)
-
-    def finish(self) -> None:
-        self.server.finished(self)
-        super().finish()
 
     def send(self, data: bytes) -> None:
         self.connection.sendall(data)
-
-    def answer(self, data: bytes) -> None:
-        """Send the complete response. The request counts as handled before, as the client may be quick to send more."""
-        self.server.finished(self)
-        self.send(data)
 
     def pause(self, seconds: float) -> None:
         """Wait, but notice a client that leaves."""
@@ -80,7 +70,6 @@ class Exchange(socketserver.StreamRequestHandler):
             pass
 
     def close(self) -> None:
-        self.server.finished(self)
         self.rfile.close()
         self.connection.close()
 
@@ -106,12 +95,10 @@ class Receiver(socketserver.ThreadingTCPServer):
         self.default: Behaviour = status(200)
         self.on_accept = on_accept
         self.connections = 0
-        self.max_concurrent = 0
         self._tls = tls
         self.requests: list[Request] = []
         self._script: deque[Behaviour] = deque()
         self._open: dict[Any, socket.socket] = {}
-        self._handled: set[Exchange] = set()
         self._changed = threading.Condition()
         super().__init__(("127.0.0.1", 0), Exchange)
         self.port: int = self.server_address[1]
@@ -171,13 +158,8 @@ class Receiver(socketserver.ThreadingTCPServer):
     def begin(self, exchange: Exchange) -> Behaviour:
         with self._changed:
             self.requests.append(exchange.request)
-            self._handled.add(exchange)
-            self.max_concurrent = max(self.max_concurrent, len(self._handled))
             self._changed.notify_all()
             return self._script.popleft() if self._script else self.default
-
-    def finished(self, exchange: Exchange) -> None:
-        self._handled.discard(exchange)
 
     def shutdown_request(self, request: Any) -> None:
         with self._changed:
@@ -209,7 +191,7 @@ def head(code: int, headers: Mapping[str, str] | None = None) -> bytes:
 
 def answer(data: bytes) -> Behaviour:
     """Send exactly these bytes and keep the connection."""
-    return lambda exchange: exchange.answer(data)
+    return lambda exchange: exchange.send(data)
 
 
 def garbage(data: bytes = b"SSH-2.0-OpenSSH\r\n") -> Behaviour:
@@ -227,16 +209,6 @@ def endless(start: bytes, piece: bytes, interval: float = 0) -> Behaviour:
             exchange.send(piece)
 
     return behave
-
-
-def gate(opened: threading.Event, then: Behaviour | None = None) -> Behaviour:
-    """Answer once the event is set."""
-
-    def wait(exchange: Exchange) -> None:
-        while not opened.wait(0.02):
-            exchange.pause(0.001)
-
-    return in_turn(wait, then or status(200))
 
 
 def in_turn(*steps: Behaviour) -> Behaviour:
@@ -267,8 +239,8 @@ def reset_mid_headers() -> Behaviour:
     return in_turn(lambda exchange: exchange.send(b"HTTP/1.1 200 OK\r\nContent-Le"), Exchange.reset)
 
 
-def reset_mid_body(code: int = 200) -> Behaviour:
-    return in_turn(lambda exchange: exchange.send(head(code, {"Content-Length": "1000"}) + b"half"), Exchange.reset)
+def reset_mid_body() -> Behaviour:
+    return in_turn(lambda exchange: exchange.send(head(200, {"Content-Length": "1000"}) + b"half"), Exchange.reset)
 
 
 def reset_on_accept(connection: socket.socket) -> None:

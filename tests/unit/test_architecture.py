@@ -35,7 +35,7 @@ THIRD_PARTY = {
 MAX_LINES = {
     "app.py and chalicelib": (2990, ("app.py", "chalicelib/*.py")),
     "console": (450, ("chalicelib/console.html",)),
-    "tools": (2000, ("tools/**/*.py",)),
+    "tools": (1700, ("tools/**/*.py",)),
     "tests": (10_200, ("tests/**/*.py",)),
     "README": (140, ("README.md",)),
     "docs": (900, ("docs/*.md",)),

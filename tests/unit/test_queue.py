@@ -33,16 +33,6 @@ def test_a_message_is_received_as_it_was_sent_until_it_is_deleted(queue: Queue, 
     assert (queue.depth(), shared_world.messages()) == (0, [])
 
 
-@pytest.mark.parametrize(("delay_seconds", "hidden_seconds"), [(0, 0), (0.001, 1), (29.2, 30), (900, 900)])
-def test_a_delay_is_rounded_up_to_whole_seconds(
-    delay_seconds: float, hidden_seconds: int, queue: Queue, shared_world: World
-) -> None:
-    queue.send(BODY, {}, delay_seconds)
-
-    assert [message["delay_seconds"] for message in shared_world.messages()] == [hidden_seconds]
-    assert queue.depth() == (hidden_seconds == 0)
-
-
 @pytest.mark.parametrize("operation", ["SendMessageBatch", "DeleteMessageBatch"])
 def test_a_refused_entry_of_a_batch_is_an_error(queue: Queue, during: During, operation: str) -> None:
     queue.send_many([(BODY, {})] * 3)

@@ -8,7 +8,7 @@ import pytest
 from chalicelib import services
 from chalicelib.errors import ApiError, QueueUnavailableError, StorageUnavailableError
 from chalicelib.queue import Queue
-from chalicelib.settings import SettingsError, load
+from chalicelib.settings import load
 from chalicelib.store import EventStore
 from tests.support import receiver as receivers
 from tests.support.receiver import Receiver
@@ -61,16 +61,6 @@ def test_calls_of_a_function_are_without_the_header_by_which_lambda_detects_loop
         client.list_queues()
 
     assert sent == [True, False]
-
-
-@pytest.mark.usefixtures("environ")
-def test_unusable_settings_fail_every_call_until_they_are_corrected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MAX_DELIVERY_ATTEMPTS", "many")
-    for _ in range(2):
-        with pytest.raises(SettingsError, match="MAX_DELIVERY_ATTEMPTS"):
-            services.get()
-    monkeypatch.delenv("MAX_DELIVERY_ATTEMPTS")
-    assert services.get().settings.max_delivery_attempts == 20
 
 
 def test_settings_come_from_the_secret_and_an_unreadable_secret_is_a_503(

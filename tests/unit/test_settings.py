@@ -5,7 +5,7 @@ import traceback
 import pytest
 
 from chalicelib.auth import ApiKey, Scope
-from chalicelib.settings import SettingsError, check_target_url, load, read
+from chalicelib.settings import SettingsError, load, read
 
 DIGEST, OTHER_DIGEST = hashlib.sha256(b"a key").hexdigest(), hashlib.sha256(b"another").hexdigest()
 REQUIRED = {
@@ -69,7 +69,11 @@ SECONDS = ["x", "-1", "nan", "inf", "1e9", "1_0", "5 s", "99999"]
 KEYS = ["acme", "acme:", f":{DIGEST}", f"acme:{DIGEST}0", f"acme:{'g' * 64}", f"acme:{DIGEST}:", f"acme:{DIGEST}:admin"]
 UNUSABLE = {
     "INBOX_QUEUE_URL": ["inbox-queue", "sqs://host/q", "https://"],
-    "ZAPIER_WEBHOOK_URL": ["hooks.zapier.com/x", "ftp://example.com/x", "http://example.com/x", "http://10.0.0.1/"],
+    "ZAPIER_WEBHOOK_URL": [
+        *("hooks.zapier.com/x", "ftp://example.com/x", "http://example.com/x", "http://10.0.0.1/", "https:///x"),
+        *("http://localhost.example.com", "https://example.com/a b", "https://exämple.com/", "https://[::1/x"),
+        *("https://user:word@example.com/", "https://example.com/x#y", "https://example.com:0/", "https://a:99999/"),
+    ],
     "API_KEYS": [*KEYS, f"acme:{DIGEST}:produce+", f"acme:{DIGEST}:produce:consume", f"ac\x00me:{DIGEST}"],
     "WEBHOOK_SIGNING_SECRETS": ["bmV3", "whsec_", "whsec_é", whsec(b"a" * 23), whsec(b"a" * 65), SHORTEST + "!"],
     "SUBSCRIPTION_HOSTS": ["https://example.com", "*.example.com", "a b", "a,,b", "."],
@@ -98,25 +102,6 @@ def test_all_faults_are_on_one_line() -> None:
         *(f"{name} is missing" for name in REQUIRED),
         *(f"{name} is unusable" for name in unusable),
     ]
-
-
-@pytest.mark.parametrize(
-    ("url", "fault"),
-    [
-        ("https://example.com/a b", "spaces"),
-        ("https://exämple.com/", "non-ASCII"),
-        ("https://user:word@example.com/", "user name"),
-        ("https://example.com/x#y", "fragment"),
-        ("https://example.com:0/", "port"),
-        ("https://example.com:99999/", "port"),
-        ("https://[::1/x", "host"),
-        ("https:///x", "host"),
-        ("http://localhost.example.com", "loopback"),
-    ],
-)
-def test_a_url_fault_says_what_is_wrong(url: str, fault: str) -> None:
-    (found,) = faults(REQUIRED | {"ZAPIER_WEBHOOK_URL": url})
-    assert fault in found
 
 
 def test_secrets_are_not_repeated() -> None:
@@ -162,23 +147,3 @@ def test_settings_are_read_without_required_variables_and_every_other_is_checked
     assert [fault.split()[0] for fault in faults] == ["LOG_LEVEL", "WORKER_MAX_CONCURRENCY"]
     faults = read({"MAX_DELIVERY_ATTEMPTS": "60", "EVENT_RETENTION_DAYS": "1"})[1]
     assert faults[0].startswith("MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS do not fit")
-
-
-@pytest.mark.parametrize(
-    ("url", "fault"),
-    [
-        ("https://HOOKS.zapier.com./x?y", None),
-        ("https://a.b.example.com/", None),
-        ("http://127.0.0.1:90/", None),
-        ("http://hooks.zapier.com/x", "https"),
-        ("https://example.com/", "SUBSCRIPTION_HOSTS"),
-        ("https://evilexample.com/", "SUBSCRIPTION_HOSTS"),
-        ("https://hooks.zapier.com.evil.com/", "SUBSCRIPTION_HOSTS"),
-        ("http://[::1]/", "SUBSCRIPTION_HOSTS"),
-        ("https://hooks.zapier.com:443@evil.com/", "user name"),
-        ("https://evil.com\\.example.com/", "host"),
-    ],
-)
-def test_a_target_url_must_name_an_allowed_host(url: str, fault: str | None) -> None:
-    found = check_target_url(url, ("hooks.zapier.com", ".example.com", "127.0.0.1"))
-    assert found is None if fault is None else fault in (found or "")
