@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 ROOT = Path(__file__).parent.parent
-LEFT_OUT = (".git", ".venv", ".local", ".hypothesis", ".*cache", "__pycache__", "node_modules", "build")
+LEFT_OUT = (".git", ".venv", ".local", ".*cache", "__pycache__", "node_modules", "build")
 TIMEOUT_SECONDS = 900
 
 # The module of chalicelib, the tests and a part of their names: what is broken; then what is replaced, and by what.
