@@ -51,6 +51,10 @@ class Call:
     def lease_id(self) -> str | None:
         return self.query.get("lease_id", [None])[-1]
 
+    def location(self, path: str) -> str:
+        """Return `path` relative to this URL, which may end with a slash, so that it resolves behind a stage."""
+        return "../" + path if self.request.context.get("path", "").endswith("/") else path
+
     def json_body(self) -> bytes:
         """Return the body; raise ApiError 415 if the content type is not JSON."""
         content_type: str = self.request.headers.get("content-type", "")
@@ -160,8 +164,7 @@ def post_event(call: Call) -> Response:
         idempotency_key=idempotency_key,
         respond_async=respond_async,
     )
-    # Relative, so that it resolves behind a stage path too (RFC 3986, section 5.2).
-    extra = {"Location": f"events/{event.event_id}"}
+    extra = {"Location": call.location(f"events/{event.event_id}")}
     if is_repeated:
         extra["Idempotency-Replayed"] = "true"
     if respond_async:
@@ -212,14 +215,14 @@ def release_event(call: Call, event_id: str) -> Response:
 @route("POST", "/events/{event_id}/replay", Scope.CONSUME)
 def replay_event(call: Call, event_id: str) -> Response:
     event = delivery.replay(valid_id(event_id), call.services)
-    return respond(202, event.to_json(), Location=f"../{event_id}")
+    return respond(202, event.to_json(), Location=call.location(f"../{event_id}"))
 
 
 @route("POST", "/subscriptions", Scope.CONSUME)
 def create_subscription(call: Call) -> Response:
     target_url, event_types = parse_subscription(call.json_body(), call.services.settings.subscription_hosts)
     subscription, is_new = call.services.subscriptions.create(target_url, event_types, call.key.name)
-    location = f"subscriptions/{subscription.subscription_id}"
+    location = call.location(f"subscriptions/{subscription.subscription_id}")
     return respond(201 if is_new else 200, subscription.to_json(), Location=location)
 
 

@@ -19,6 +19,7 @@ from chalicelib.telemetry import logger
 INDEX = "status-index"
 CONDITION_FAILED = "ConditionalCheckFailedException"
 SHARDS = 4  # an index partition takes 1,000 writes a second; may be raised, never lowered
+NEEDED = {"query": "Items", "batch_get_item": "Responses"}
 CLAIM_SECONDS = 60  # more than the worker's timeout of 50 s: the holder of an expired claim has ended
 MESSAGE_GRACE_SECONDS = 60  # how late a message may be before the sweep sends another
 
@@ -87,6 +88,8 @@ class Table:
                 raise
             logger.warning("dynamodb failed", extra={"operation": operation, "error": code})
             raise StorageUnavailableError from None
+        if operation in NEEDED and NEEDED[operation] not in response:
+            raise StorageUnavailableError
         return response
 
     def _after(self, seconds: float) -> str:

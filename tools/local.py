@@ -24,8 +24,8 @@ from botocore.config import Config as ClientConfig
 from chalice.config import Config
 from chalice.local import ChaliceRequestHandler, LocalDevServer, create_local_server
 
-from chalicelib import __version__, batch, schedules, services, settings, telemetry
-from chalicelib.errors import AWS_ERRORS, QueueUnavailableError, StorageUnavailableError
+from chalicelib import __version__, batch, listing, schedules, services, settings, telemetry
+from chalicelib.errors import AWS_ERRORS, ApiError, QueueUnavailableError, StorageUnavailableError
 from chalicelib.queue import Queue
 from chalicelib.services import Services
 from tools import api_key, local_aws
@@ -211,12 +211,21 @@ def _provide_key(variables: dict[str, str]) -> str | None:
 
 
 def _connect() -> Services:
-    """Return the services after a first look at the table and both queues."""
+    """Return the services after a first look at the table and both queues; raise StartError naming the variable."""
     try:
         current = services.get()
-        schedules.check_dlq(current)
-    except (settings.SettingsError, QueueUnavailableError, StorageUnavailableError) as error:
-        raise StartError(f"settings name what is not there: {error}") from error
+    except (settings.SettingsError, ApiError) as error:
+        raise StartError(str(error)) from error
+    looks: dict[str, Callable[[], object]] = {
+        "INBOX_QUEUE_URL": current.inbox.depth,
+        "INBOX_DLQ_URL": current.dlq.depth,
+        "EVENTS_TABLE_NAME": functools.partial(listing.oldest_pending, current),
+    }
+    for name, look in looks.items():
+        try:
+            look()
+        except (QueueUnavailableError, StorageUnavailableError) as error:
+            raise StartError(f"{name} is unusable: it {settings.REQUIRED[name]} ({error})") from error
     return current
 
 

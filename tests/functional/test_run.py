@@ -204,6 +204,14 @@ def test_an_aws_that_does_not_respond_is_one_line() -> None:
     assert "http://127.0.0.1:9" in errors
 
 
+@pytest.mark.parametrize("name", ["EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL", "SETTINGS_SECRET"])
+def test_a_variable_that_names_what_is_not_there_is_named_in_one_line(name: str, emulator: str) -> None:
+    status, _, errors = ended(**{name: "http://127.0.0.1/1/absent"}, AWS_ENDPOINT_URL=emulator)
+
+    assert (status, errors.count("\n")) == (1, 1)
+    assert f"{name} is unusable: it" in errors
+
+
 def test_a_port_in_use_is_named_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])

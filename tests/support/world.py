@@ -98,7 +98,7 @@ def call(
     if key is not None:
         given.setdefault("authorization", f"Bearer {key}")
     event = {
-        "requestContext": {"httpMethod": method, "resourcePath": resource},
+        "requestContext": {"httpMethod": method, "resourcePath": resource, "path": f"/api{path}"},
         "headers": given,
         "pathParameters": parameters,
         "multiValueQueryStringParameters": urllib.parse.parse_qs(query, keep_blank_values=True) or None,
@@ -111,7 +111,8 @@ def call(
 
 
 def find_route(path: str) -> tuple[str, dict[str, str]]:
-    """Return the route of a path, and its path parameters."""
+    """Return the route of a path, which may end with a slash, and its path parameters."""
+    path = path.rstrip("/") or "/"
     for route in app.app.routes:
         if match := re.fullmatch(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", route), path):
             return route, match.groupdict()

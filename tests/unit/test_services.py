@@ -98,6 +98,7 @@ ODD = {
     "null and 500": b"HTTP/1.1 500 Odd\r\nContent-Length: 4\r\n\r\nnull",
     "HTML and 200": b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n<html></html>",
     "empty and 200": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    "cut off at a brace": b'HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{"Item": {"a": null}',
 }
 
 
@@ -119,3 +120,6 @@ def test_a_response_that_is_not_json_is_an_outage(
         store.acknowledge(EVENT_ID)
     with pytest.raises(QueueUnavailableError):
         queue.send("{}", {})
+    receiver.default = receivers.garbage(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+    with pytest.raises(StorageUnavailableError):
+        list(store.rows("pending#0", "", {}))
