@@ -19,7 +19,7 @@ from chalicelib.messages import WakeUp
 from chalicelib.push import Outcome, PushResult
 from chalicelib.queue import BATCH_SIZE, MAX_DELAY_SECONDS
 from chalicelib.services import CALL_SECONDS, Services
-from chalicelib.settings import DAY_SECONDS
+from chalicelib.settings import DAY_SECONDS, check_target_url
 from chalicelib.store import CLAIM_SECONDS, MESSAGE_GRACE_SECONDS, WriteResult
 from chalicelib.subscriptions import Subscription
 from chalicelib.telemetry import logger
@@ -332,7 +332,10 @@ def _push(
     timeout_seconds = min(timeout_seconds, deadline - started - AFTER_PUSH_SECONDS)
     if timeout_seconds <= 0:
         raise OutOfTimeError
-    result = services.push.send(event, url, timeout_seconds)
+    if event.subscription_id is not None and check_target_url(url, services.settings.subscription_hosts):
+        result = PushResult(Outcome.FAILED, 0, error="SUBSCRIPTION_HOSTS does not allow the host")  # any more
+    else:
+        result = services.push.send(event, url, timeout_seconds)
     outcome = (result.outcome, result.status_code, result.error, result.duration_ms, result.response)
     return event.with_attempt(Attempt(rfc3339(started), *outcome)), result
 

@@ -288,15 +288,22 @@ def test_copies_of_a_deleted_subscription_are_deleted(world: World, target: Rece
     assert world.dead_letters() == []
 
 
-# Without a webhook
-
-
-def test_a_host_that_is_no_longer_allowed_gets_no_new_copies(world: World, target: Receiver) -> None:
+def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(world: World, target: Receiver) -> None:
+    target.script(status(503))
     subscribe(world, target.url)
-    world.restart(SUBSCRIPTION_HOSTS="hooks.zapier.com")
+    [copy_id] = world.post()["copies"]
+
+    world.restart(SUBSCRIPTION_HOSTS="none")
+    world.clock.sleep(1)
+    world.run_worker()
 
     assert world.post()["copies"] == []
-    assert target.requests == []
+    copy = world.call("GET", f"/events/{copy_id}").json
+    assert (copy["status"], copy["attempts"][-1]["error"]) == ("failed", "SUBSCRIPTION_HOSTS does not allow the host")
+    assert len(target.requests) == len(world.dead_letters()) == 1
+
+
+# Without a webhook
 
 
 def test_without_a_webhook_an_event_is_delivered_via_its_subscriptions(
