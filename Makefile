@@ -3,8 +3,9 @@ PY := .venv/bin/python
 SET_UP := .venv/.set-up
 SET_UP_DEV := .venv/.set-up-dev
 
-# Without bytecode, which some environments turn off, whatever starts Python takes twice as long.
+# Bytecode, which some environments turn off, halves the time to start. Beside the sources, Chalice would package it.
 unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check chaos mutants zapier api-key signing-secret package e2e bench resources deploy destroy \

@@ -272,7 +272,7 @@ def exit_status(*tests: str, module: str = "", text: str = "") -> int:
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*LEFT_OUT))
         if module:
             (copy / module).write_text(text, encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", *tests]
+        command = [sys.executable, "-B", "-m", "pytest", "-x", "-p", "no:cacheprovider", *tests]
         return subprocess.run(command, cwd=copy, capture_output=True, check=False, timeout=TIMEOUT_SECONDS).returncode
 
 
