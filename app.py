@@ -22,11 +22,11 @@ from chalicelib.settings import read as read_settings
 from chalicelib.subscriptions import SUBSCRIPTION_ID, parse_subscription
 from chalicelib.validation import parse_lease_request, parse_new_event
 
-settings, faults = read_settings(os.environ)
+deploy_settings, faults = read_settings(os.environ)
 if faults and "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:  # a deployed function answers with 503
     sys.stderr.write("; ".join(faults) + "\n")
     os._exit(1)  # an exception in the thread that `chalice local` imports this file in would not end the process
-STAGE: str = settings["stage"]
+STAGE: str = deploy_settings["stage"]
 app = Chalice(app_name=f"triggers-api-{STAGE}", configure_logs=False)  # the name of the REST API
 
 OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"
@@ -242,8 +242,8 @@ def delete_subscription(call: Call, subscription_id: str) -> Response:
 @app.on_sqs_message(
     queue=f"triggers-api-{STAGE}-inbox-queue",
     batch_size=10,
-    maximum_batching_window_in_seconds=settings["worker_batch_window_seconds"],
-    maximum_concurrency=settings["worker_max_concurrency"],
+    maximum_batching_window_in_seconds=deploy_settings["worker_batch_window_seconds"],
+    maximum_concurrency=deploy_settings["worker_max_concurrency"],
 )
 def worker(event: SQSEvent) -> None:
     """Process a batch; raise if some messages failed, which SQS returns after the visibility timeout."""

@@ -33,7 +33,7 @@ DEAD_LETTER_RETRY_SECONDS = 60
 MAX_INLINE_PUSHES = 10
 LEASE_SECONDS = 5  # for finding events that nobody holds; the search and the calls after it may take as long again
 MAX_LEASED_BYTES = 2 * 1024 * 1024  # quoted as JSON once more, and with those taken last, less than Lambda's 6 MB
-MAX_LEASED_AT_ONCE = 10
+MAX_LEASED_AT_ONCE = 10  # then the time left is looked at
 
 
 class OutOfTimeError(Exception):
@@ -333,7 +333,7 @@ def _push(
     if timeout_seconds <= 0:
         raise OutOfTimeError
     if event.subscription_id is not None and check_target_url(url, services.settings.subscription_hosts):
-        result = PushResult(Outcome.FAILED, 0, error="SUBSCRIPTION_HOSTS does not allow the host")  # any more
+        result = PushResult(Outcome.FAILED, 0, error="SUBSCRIPTION_HOSTS does not allow the host")
     else:
         result = services.push.send(event, url, timeout_seconds)
     outcome = (result.outcome, result.status_code, result.error, result.duration_ms, result.response)
@@ -368,8 +368,8 @@ def _settle(event: Event, result: PushResult, services: Services, deadline: floa
         return record.event or event, None
     if delay_seconds is not None:
         services.metrics.emit(DeliveryRetry=1, PushDuration=result.duration_ms)
-        is_queued = delay_seconds <= MAX_DELAY_SECONDS
-        write = partial(services.store.record_retry, delay_seconds=delay_seconds, is_queued=is_queued)
+        will_be_queued = delay_seconds <= MAX_DELAY_SECONDS
+        write = partial(services.store.record_retry, delay_seconds=delay_seconds, will_be_queued=will_be_queued)
         record = _record(write, event, services, deadline)
         return record.event or event, delay_seconds if record.applied else None
     services.metrics.emit(PushDuration=result.duration_ms)
@@ -391,7 +391,7 @@ def _dead_letter(event: Event, reason: Reason, services: Services, deadline: flo
     try:
         services.dlq.send(messages.dead_letter_body(failed), messages.attributes(event) | {"Reason": reason})
     except QueueUnavailableError:
-        services.store.record_retry(event, delay_seconds=DEAD_LETTER_RETRY_SECONDS, is_queued=False)
+        services.store.record_retry(event, delay_seconds=DEAD_LETTER_RETRY_SECONDS, will_be_queued=False)
         raise
     record = _record(services.store.record_failed, failed, services, deadline)
     if record.applied:
@@ -403,7 +403,7 @@ def _dead_letter(event: Event, reason: Reason, services: Services, deadline: flo
 def _record(write: Callable[[Event], WriteResult], event: Event, services: Services, deadline: float) -> WriteResult:
     """Write a record, again and again while the function lasts: a lost record is a second push.
 
-    The claim lasts longer: CLAIM_SECONDS is more than the time of any function.
+    The claim lasts longer: CLAIM_SECONDS is more than the time of the functions that push.
     """
     while True:
         try:

@@ -148,7 +148,7 @@ def _read_secret(name: str) -> str:
         telemetry.logger.critical("secret not readable", extra={"secret": name, "error": error_code(error)})
         detail = f"SETTINGS_SECRET is unusable: its secret cannot be read ({error_code(error)}); try again."
         raise ApiError(503, detail, retry_after_seconds=2) from None
-    return str(secret.get("SecretString", "a binary secret"))
+    return str(secret.get("SecretString", "binary"))  # which is reported, as it is no NAME=value
 
 
 _services: Services | None = None

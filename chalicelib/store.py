@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from botocore.exceptions import ClientError
+from botocore.parsers import ResponseParserError
 
 from chalicelib.errors import AWS_ERRORS, StorageUnavailableError, error_code
 from chalicelib.events import DeliveredVia, Event, Status, compact, rfc3339
@@ -19,7 +20,7 @@ from chalicelib.telemetry import logger
 INDEX = "status-index"
 CONDITION_FAILED = "ConditionalCheckFailedException"
 SHARDS = 4  # an index partition takes 1,000 writes a second; may be raised, never lowered
-NEEDED = {"query": "Items", "batch_get_item": "Responses"}
+REQUIRED_MEMBERS = {"query": "Items", "batch_get_item": "Responses"}
 CLAIM_SECONDS = 60  # more than the worker's timeout of 50 s: the holder of an expired claim has ended
 MESSAGE_GRACE_SECONDS = 60  # how late a message may be before the sweep sends another
 
@@ -80,16 +81,17 @@ class Table:
     def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
         if operation != "batch_get_item":
             parameters["TableName"] = self._name
+        required = "Attributes" if "ReturnValues" in parameters else REQUIRED_MEMBERS.get(operation)
         try:
             response: dict[str, Any] = getattr(self._client, operation)(**parameters)
+            if required and required not in response:
+                raise ResponseParserError(f"no {required}")
         except AWS_ERRORS as error:
             code = error_code(error)
             if code == CONDITION_FAILED:
                 raise
             logger.warning("dynamodb failed", extra={"operation": operation, "error": code})
             raise StorageUnavailableError from None
-        if operation in NEEDED and NEEDED[operation] not in response:
-            raise StorageUnavailableError
         return response
 
     def _after(self, seconds: float) -> str:
@@ -122,12 +124,12 @@ class EventStore(Table):
         delivered = {"delivered_at": self._after(0), "delivered_via": DeliveredVia.PUSH}
         return self._record(event, status=Status.DELIVERED, **delivered, **NOT_DUE)
 
-    def record_retry(self, event: Event, *, delay_seconds: float, is_queued: bool) -> WriteResult:
+    def record_retry(self, event: Event, *, delay_seconds: float, will_be_queued: bool) -> WriteResult:
         """Record that the push failed and the next is due after `delay_seconds`.
 
         The sweep may queue the event when it is due, or MESSAGE_GRACE_SECONDS later if a message is being sent.
         """
-        grace = MESSAGE_GRACE_SECONDS if is_queued else 0
+        grace = MESSAGE_GRACE_SECONDS if will_be_queued else 0
         due, requeue_at = self._after(delay_seconds), self._after(delay_seconds + grace)
         return self._record(event, next_attempt_at=due, requeue_at=requeue_at)
 

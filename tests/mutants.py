@@ -112,7 +112,7 @@ MUTANTS = r"""
 +     try:
 +         services.dlq.send(
 @@ delivery functional/test_faults::while_the_dlq_fails: an event whose dead letter cannot be sent is lost
--         services.store.record_retry(event, delay_seconds=DEAD_LETTER_RETRY_SECONDS, is_queued=False)
+-         services.store.record_retry(event, delay_seconds=DEAD_LETTER_RETRY_SECONDS, will_be_queued=False)
 -         raise
 +         raise
 @@ delivery functional/test_worker::doubles: attempts never end

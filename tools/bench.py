@@ -1,4 +1,4 @@
-"""`make bench`: measure the performance goals and print them as a Markdown table, which docs/performance.md has.
+"""`make bench`: measure the performance goals and print the table of docs/performance.md.
 
 The exit status is 1 if a goal is missed.
 """

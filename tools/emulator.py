@@ -65,7 +65,7 @@ def install() -> Path:
 
 
 def free_port() -> int:
-    """Return a free port below those that systems give to others meanwhile (32768 or 49152 and up)."""
+    """Return a free port below the ephemeral range, so that no other process is given it meanwhile."""
     while True:
         port = 20_000 + secrets.randbelow(10_000)
         with socket.socket() as probe, contextlib.suppress(OSError):

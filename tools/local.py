@@ -185,7 +185,7 @@ def _provide_aws() -> dict[str, str]:
             made = local_aws.ensure(os.environ["STAGE"])
             os.environ |= {name: value for name, value in made.items() if not given(name)}
     except (*AWS_ERRORS, ValueError) as error:
-        raise StartError(f"AWS_ENDPOINT_URL {endpoint}: {' '.join(str(error).split())}") from error
+        raise StartError(f"AWS_ENDPOINT_URL {endpoint or '(embedded)'}: {' '.join(str(error).split())}") from error
     names = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL", "STAGE")
     variables = {name: given(name) for name in names if given(name)}
     return variables | {name: value for name, value in local_aws.CREDENTIALS.items() if given(name) == value}
@@ -224,8 +224,8 @@ def _connect() -> Services:
     for name, look in looks.items():
         try:
             look()
-        except (QueueUnavailableError, StorageUnavailableError) as error:
-            raise StartError(f"{name} is unusable: it {settings.REQUIRED[name]} ({error})") from error
+        except (QueueUnavailableError, StorageUnavailableError) as error:  # the log has the error code of AWS
+            raise StartError(f"{name} is unusable: it {settings.REQUIRED[name]}") from error
     return current
 
 
@@ -246,7 +246,7 @@ def _start_worker(current: Services) -> None:
             batch.process(messages, current, WORKER_TIMEOUT_SECONDS)
             queue.delete_many([message.receipt_handle for message in messages])
 
-    for _ in range(settings.read(os.environ)[0]["worker_max_concurrency"]):
+    for _ in range(current.settings.worker_max_concurrency):
         _schedule("worker", 0, process_batch)
 
 

@@ -15,7 +15,7 @@ import click
 from tools.resources import ROOT, read_config, read_template
 
 OUT = ROOT / "build" / "package"
-# The end of the name of each function, which its log group is named after.
+# The suffix of each function's name, and so of its log group's.
 FUNCTIONS = {"APIHandler": "", "Worker": "-worker", "Sweep": "-sweep", "CheckDlq": "-check_dlq"}
 
 

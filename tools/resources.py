@@ -92,7 +92,8 @@ def restore_record(stage: str) -> None:
     Chalice finds everything else by name. It would fail at the event source, and then create a second API.
     """
     record = ROOT / ".chalice" / "deployed" / f"{stage}.json"
-    if record.exists() and json.loads(record.read_text())["resources"]:
+    recorded = json.loads(record.read_text())["resources"] if record.exists() else []
+    if {"sqs_event", "rest_api"} <= {resource["resource_type"] for resource in recorded}:
         return
     sources = boto3.client("lambda").get_paginator("list_event_source_mappings").paginate()
     found = [
@@ -118,7 +119,7 @@ def restore_record(stage: str) -> None:
 
 
 def read_template(stage: str) -> Any:
-    """Return resources.json with the names of the stage spelled out: CloudFormation adopts only resources with such."""
+    """Return resources.json with the stage's names spelled out: CloudFormation imports no others."""
 
     def spell_out(part: dict[str, Any]) -> Any:
         name = str(part.get("Fn::Sub", "${")).replace("${Stage}", stage)
@@ -131,8 +132,7 @@ def read_config(stage: str) -> Any:
     """Return .chalice/config.json; raise ClickException if it does not have the stage."""
     config = json.loads((ROOT / ".chalice" / "config.json").read_text())
     if stage not in config["stages"]:
-        stages = " and ".join(config["stages"])
-        raise click.ClickException(f"STAGE is unusable: .chalice/config.json has the stages {stages}")
+        raise click.ClickException(f"STAGE is unusable: .chalice/config.json has {' and '.join(config['stages'])}")
     return config
 
 

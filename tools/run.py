@@ -25,7 +25,7 @@ def main() -> int:
         return 1
     gc.freeze()
     gc.enable()
-    while True:  # Python misses a signal that arrives just before a wait begins, until the wait ends
+    while True:  # a signal that arrives just before a wait is handled after it
         time.sleep(1)
 
 

@@ -145,7 +145,7 @@ def test_the_record_of_a_claim_that_another_took_over_is_refused(world: World) -
     current = store.claim(event_id, "second").event
 
     assert expired is not None
-    assert not store.record_retry(expired, delay_seconds=1, is_queued=True).applied
+    assert not store.record_retry(expired, delay_seconds=1, will_be_queued=True).applied
     assert store.get(event_id) == current
 
 

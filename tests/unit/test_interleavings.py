@@ -141,7 +141,7 @@ def record_delivered(life: Life, actor: Actor, state: State) -> tuple[Actor, dic
 
 
 def record_retry(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
-    life.store.record_retry(actor.held, delay_seconds=0, is_queued=True)
+    life.store.record_retry(actor.held, delay_seconds=0, will_be_queued=True)
     return DONE, {}
 
 

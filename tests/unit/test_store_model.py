@@ -145,7 +145,7 @@ class Model:
             after = changed(ended, delivery_attempts=push.delivery_attempts - 1)
         else:
             delay, grace = (1.5, 60) if outcome == "retry" else (1000, 0)
-            write = partial(self.store.record_retry, push, delay_seconds=delay, is_queued=outcome == "retry")
+            write = partial(self.store.record_retry, push, delay_seconds=delay, will_be_queued=outcome == "retry")
             after = changed(ended, next_attempt_at=self.at(delay), requeue_at=self.at(delay + grace))
         current = self.event(push.event_id)
         is_mine = current is not None and current.claim_id == push.claim_id
