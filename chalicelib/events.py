@@ -116,14 +116,7 @@ class Event:
 
     def push_body(self) -> bytes:
         """Return the body of a push: the bytes that are sent and signed."""
-        members = {
-            "event_id": compact(self.event_id),
-            "event_type": compact(self.event_type),
-            "payload": self.payload,
-            "metadata": self.metadata,
-            "created_at": compact(self.created_at),
-        }
-        return _join(members).encode()
+        return self._join({"created_at": self.created_at}, include_payload=True).encode()
 
     def to_json(
         self,
@@ -134,19 +127,22 @@ class Event:
         include_lease: bool = False,
     ) -> str:
         """Return the event as callers see it."""
-        members = {"event_id": compact(self.event_id), "event_type": compact(self.event_type)}
-        if include_payload:
-            members |= {"payload": self.payload, "metadata": self.metadata}
-        members |= {name: compact(getattr(self, name)) for name in _SHOWN}
-        members["message"] = compact(self.message())
+        members = {name: getattr(self, name) for name in _SHOWN}
+        members["message"] = self.message()
         if include_attempts:
             hidden = {} if include_responses else {"response": None}
-            members["attempts"] = compact([vars(attempt) | hidden for attempt in self.attempts])
+            members["attempts"] = [vars(attempt) | hidden for attempt in self.attempts]
         if include_lease:
-            members["lease_id"] = compact(self.claim_id)
-            members["leased_until"] = compact(self.claimed_until)
-            members["lease_count"] = compact(self.lease_count)
-        return _join(members)
+            members["lease_id"] = self.claim_id
+            members["leased_until"] = self.claimed_until
+            members["lease_count"] = self.lease_count
+        return self._join(members, include_payload)
+
+    def _join(self, members: Mapping[str, Any], include_payload: bool) -> str:
+        """Return a JSON object of id and type, payload and metadata as they are stored, and `members`."""
+        first = compact({"event_id": self.event_id, "event_type": self.event_type})
+        content = f',"payload":{self.payload},"metadata":{self.metadata}' if include_payload else ""
+        return f"{first[:-1]}{content},{compact(members)[1:]}"
 
     def message(self) -> str:
         """Return the state of the event as one sentence."""
@@ -189,8 +185,3 @@ _SHOWN = (
     "source_event_id",
     "copies",
 )
-
-
-def _join(members: Mapping[str, str]) -> str:
-    """Return a JSON object whose values are JSON texts."""
-    return "{" + ",".join(f'"{name}":{text}' for name, text in members.items()) + "}"
