@@ -11,9 +11,10 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.support.receiver import Receiver, status
-from tests.support.running import Run, running
+from tests.support.running import ROOT, Run, running
 
 CHROMIUM = shutil.which("chromium")
+SCREENSHOTS = ROOT / "build" / "screenshots"
 KEY, PRODUCER_KEY = "console-key", "producer-key"
 HURRY = "const wait = setTimeout; setTimeout = (act, ms) => wait(act, ms / 10);"  # the page refreshes every 3 s
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
@@ -84,6 +85,11 @@ class Console:
         """Expect faults with this text, and no others so far."""
         assert {text in fault for fault in self.faults} == {True}
         self.faults.clear()
+
+    def take_screenshots(self, name: str) -> None:
+        for scheme in ("light", "dark"):
+            self.page.emulate_media(color_scheme=scheme)
+            self.page.screenshot(path=SCREENSHOTS / f"{name}-{scheme}.png", full_page=True)
 
     def _check(self, is_right: bool, text: str) -> None:
         if not is_right:
@@ -177,6 +183,7 @@ def test_a_failing_event_is_watched_to_its_dead_letter_and_replayed(console: Con
     console.text("#announcement").to_contain_text("Not delivered: attempt 2")
     console.text("#steps").to_contain_text(re.compile("Attempt 2, after .*: retry, .*, same response"))
     console.text("#timeline").to_contain_text("dead letter")
+    console.take_screenshots("dead-letter")
 
     receiver.default = status(200)
     console.press("Replay")
@@ -278,11 +285,13 @@ def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver
     page.goto(f"{console.origin}/api#key={KEY}")
     console.row(event).wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    console.take_screenshots("phone-list")
 
     console.row(event).click()
 
     console.text("#status").to_have_text("failed")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    console.take_screenshots("phone-event")
 
 
 def test_an_api_that_does_not_respond_is_told_and_tried_again(console: Console) -> None:

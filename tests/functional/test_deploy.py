@@ -120,7 +120,7 @@ def checkout(tmp_path: Path, aws: Ministack) -> Checkout:
     return Checkout(path, aws)
 
 
-def test_a_stage_is_deployed_after_an_interruption_repeated_from_any_checkout_and_deleted_but_for_its_table(
+def test_a_stage_is_deployed_after_interruptions_repeated_from_any_checkout_and_deleted_but_for_its_table(
     checkout: Checkout, aws: Ministack, tmp_path: Path
 ) -> None:
     status, output = checkout.chalice("deploy")
@@ -128,8 +128,9 @@ def test_a_stage_is_deployed_after_an_interruption_repeated_from_any_checkout_an
     assert "triggers-api-dev-inbox-queue" in output
 
     assert checkout.resources(**GIVEN)[0] == 0
-    assert checkout.chalice("deploy", stop_after="POST /restapis")[0] == -signal.SIGKILL
-    assert checkout.resources()[0] == 0
+    for operation in ("POST /2015-03-31/event-source-mappings", "POST /restapis"):
+        assert checkout.chalice("deploy", stop_after=operation)[0] == -signal.SIGKILL
+        assert checkout.resources()[0] == 0
     status, output = checkout.chalice("deploy")
     assert status == 0, output
     deployed = what_is_deployed(aws)

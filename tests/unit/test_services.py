@@ -8,7 +8,7 @@ import pytest
 from chalicelib import services
 from chalicelib.errors import ApiError, QueueUnavailableError, StorageUnavailableError
 from chalicelib.queue import Queue
-from chalicelib.settings import load
+from chalicelib.settings import SettingsError, load
 from chalicelib.store import EventStore
 from tests.support import receiver as receivers
 from tests.support.receiver import Receiver
@@ -73,8 +73,12 @@ def test_settings_come_from_the_secret_and_an_unreadable_secret_is_a_503(
         services.get()
     assert (raised.value.status_code, raised.value.retry_after_seconds) == (503, 2)
 
+    client = boto3.client("secretsmanager")
+    client.create_secret(Name="triggers-api-dev-settings", SecretBinary=b"A=b")
+    with pytest.raises(SettingsError, match="SETTINGS_SECRET is unusable"):
+        services.get()
     text = "".join(f"{name}={value}\n" for name, value in environ.items())
-    boto3.client("secretsmanager").create_secret(Name="triggers-api-dev-settings", SecretString=text)
+    client.put_secret_value(SecretId="triggers-api-dev-settings", SecretString=text)
 
     assert services.get().settings == load(environ)
 
@@ -123,3 +127,5 @@ def test_a_response_that_is_not_json_is_an_outage(
     receiver.default = receivers.garbage(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
     with pytest.raises(StorageUnavailableError):
         list(store.rows("pending#0", "", {}))
+    with pytest.raises(StorageUnavailableError):
+        store.claim(EVENT_ID, "claim")
