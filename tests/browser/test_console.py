@@ -184,6 +184,8 @@ def test_a_failing_event_is_watched_to_its_dead_letter_and_replayed(console: Con
     console.text("#steps").to_contain_text(re.compile("Attempt 2, after .*: retry, .*, same response"))
     console.text("#timeline").to_contain_text("dead letter")
     console.take_screenshots("dead-letter")
+    labels = page.locator("#timeline text").all_text_contents()
+    assert len(labels) == len(set(labels)) > 4
 
     receiver.default = status(200)
     console.press("Replay")
