@@ -154,7 +154,7 @@ class Event:
                 return "Stored as a copy for each matching subscription."
             return f"Delivered by attempt {count}."
         if self.status is Status.FAILED:
-            cause = "was refused by the receiver" if self.reason is Reason.PERMANENT else "was the last one allowed"
+            cause = "failed permanently" if self.reason is Reason.PERMANENT else "was the last one allowed"
             return f"Not delivered: attempt {count} {cause}. It stays in the inbox and can be replayed."
         if self.claimed_until is not None:
             return f"Being pushed or leased, until {self.claimed_until} at the latest."
