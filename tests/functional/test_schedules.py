@@ -9,7 +9,7 @@ import pytest
 import app
 from chalicelib import schedules
 from chalicelib.errors import StorageUnavailableError
-from chalicelib.services import CALL_SECONDS
+from chalicelib.aws import CALL_SECONDS
 from tests.conftest import During, Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Receiver, status

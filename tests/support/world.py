@@ -26,7 +26,7 @@ from moto.dynamodb.models import dynamodb_backends
 from moto.sqs.models import sqs_backends
 
 import app
-from chalicelib import services, settings, telemetry
+from chalicelib import aws, services, settings, telemetry
 from chalicelib.services import Services
 from tools import local_aws
 
@@ -160,7 +160,7 @@ class World:
     def _start(self) -> None:
         loaded = settings.load(self.environ)
         telemetry.configure(loaded.log_level)
-        self.services = Services(loaded, client=self._client, clock=self.clock, sleep=self.clock.sleep)
+        self.services = Services(loaded, make_client=self._client, clock=self.clock, sleep=self.clock.sleep)
         services.use(self.services)
 
     def _client(self, service: str) -> Any:
@@ -309,8 +309,8 @@ def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Ite
                 "API_KEYS": ",".join(keys),
                 **environ,
             },
-            session.client("dynamodb", config=services.CONFIG),
-            session.client("sqs", config=services.CONFIG),
+            session.client("dynamodb", config=aws.CONFIG),
+            session.client("sqs", config=aws.CONFIG),
             session.client("sqs"),
         )
         try:
