@@ -81,9 +81,10 @@ test("a Zap with a tenant gets the events of that tenant alone", async () => {
 });
 
 test("a sample has the members of a push, and the values but for the ids", async () => {
-  const inputData = { event_types: ["shape.*"], tenant: "customer-42" };
+  const tenant = randomUUID();
+  const inputData = { event_types: ["shape.*"], tenant };
   const subscribeData = await subscribe(inputData);
-  const posted = await postEvent({ event_type: "shape.pushed", metadata: { source: "a" }, tenant: "customer-42" });
+  const posted = await postEvent({ event_type: "shape.pushed", metadata: { source: "a" }, tenant });
   await unsubscribe(subscribeData);
 
   const [triggered] = await appTester(trigger.operation.perform, { authData, inputData, cleanedRequest: pushes[0] });
@@ -96,16 +97,19 @@ test("a sample has the members of a push, and the values but for the ids", async
 });
 
 test("a sample is listed for an exact type and without metadata, too", async () => {
-  await postEvent({ event_type: "exact.listed" });
-  await postEvent({ event_type: "exact.listed.not" });
+  const event_type = randomUUID();
+  await postEvent({ event_type });
+  await postEvent({ event_type: `${event_type}.longer` });
 
-  const listed = await appTester(trigger.operation.performList, { authData, inputData: { event_types: ["exact.listed"] } });
+  const inputData = { event_types: [event_type] };
+  const listed = await appTester(trigger.operation.performList, { authData, inputData });
 
-  assert.deepEqual(listed.map((event) => [event.event_type, event.metadata, event.tenant]), [["exact.listed", null, null]]);
+  const members = listed.map((event) => [event.event_type, event.metadata, event.tenant]);
+  assert.deepEqual(members, [[event_type, null, null]]);
 });
 
 test("the dropdown has each type of the tenant's recent events once", async () => {
-  const tenant = "dropdown";
+  const tenant = randomUUID();
   await postEvent({ event_type: "first.type", tenant });
   await postEvent({ event_type: "second.type", tenant });
   await postEvent({ event_type: "first.type", tenant });
