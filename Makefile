@@ -33,8 +33,8 @@ chaos: $(SET_UP_DEV) ## simulate storms of faults and crashes (SEEDS=500, or SEE
 mutants: $(SET_UP_DEV) ## break the code in many ways and see a test fail for each
 	@exec $(PY) -m tests.mutants
 
-zapier: $(SET_UP_DEV) ## test the Zapier integration (needs Node)
-	@cd examples/zapier && npm ci --no-audit --no-fund --silent
+zapier: $(SET_UP_DEV) ## validate and test the Zapier integration (needs Node)
+	@cd examples/zapier && npm ci --no-audit --no-fund --silent && npm run --silent validate
 	@exec $(PY) -m pytest -n 0 tests/zapier
 
 api-key: $(SET_UP) ## make an API key (NAME=acme SCOPES=produce+consume)
