@@ -115,7 +115,7 @@ def start() -> None:
     current = _connect()
     _start_worker(current)
     _schedule("sweep", SWEEP_SECONDS, lambda: schedules.sweep(current, SWEEP_TIMEOUT_SECONDS))
-    _schedule("check_dlq", CHECK_DLQ_SECONDS, lambda: schedules.check_dlq(current))
+    _schedule("check_dlq", CHECK_DLQ_SECONDS, lambda: schedules.publish_depths(current))
     Thread(target=server.server.serve_forever, name="api", daemon=True).start()
     screen.say(f"ready  {url}  (Ctrl-C ends it)")
 
@@ -219,7 +219,7 @@ def _connect() -> Services:
     looks: dict[str, Callable[[], object]] = {
         "INBOX_QUEUE_URL": current.inbox.depth,
         "INBOX_DLQ_URL": current.dlq.depth,
-        "EVENTS_TABLE_NAME": functools.partial(listing.oldest_pending, current),
+        "EVENTS_TABLE_NAME": functools.partial(current.store.get, ""),
     }
     for name, look in looks.items():
         try:

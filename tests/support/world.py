@@ -21,13 +21,15 @@ from typing import Any
 import boto3
 import moto.sqs.models
 import pytest
+from botocore.config import Config
 from moto import mock_aws
 from moto.core.botocore_stubber import BotocoreStubber
 from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.sqs.models import sqs_backends
 
 import app
-from chalicelib import aws, services, settings, telemetry
+from chalicelib import services, settings, telemetry
+from chalicelib.aws import CONFIG
 from chalicelib.services import Services
 from tests.support.second_aws import Message, Queues, second_aws
 from tools import local_aws
@@ -38,6 +40,7 @@ PRODUCER_KEY = "producer-key"
 CONSUMER_KEY = "consumer-key"
 START = 1_795_000_000.0
 REGION = "us-east-1"
+VALIDATING = CONFIG.merge(Config(parameter_validation=True))
 PENDING = {
     "FilterExpression": "#status = :pending",
     "ExpressionAttributeNames": {"#status": "status"},
@@ -337,8 +340,8 @@ def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Ite
                 "API_KEYS": ",".join(keys),
                 **environ,
             },
-            session.client("dynamodb", config=aws.CONFIG),
-            session.client("sqs", config=aws.CONFIG),
+            session.client("dynamodb", config=VALIDATING),
+            session.client("sqs", config=VALIDATING),
             session.client("sqs"),
             session.client("dynamodb"),
             queues,
