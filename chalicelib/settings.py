@@ -147,7 +147,7 @@ class Settings:
     stage: str = _setting("STAGE", _matching(r"[A-Za-z0-9-]{1,32}", "must be 1 to 32 of A-Z a-z 0-9 -"), "dev")
     log_level: str = _setting("LOG_LEVEL", lambda text: LOG_LEVEL(text.upper()), "INFO")
     metrics_namespace: str = _setting("METRICS_NAMESPACE", METRICS_NAMESPACE, "TriggersApi")
-    worker_batch_window_seconds: int = _setting("WORKER_BATCH_WINDOW_SECONDS", _number(int, 0, 300), 5)
+    worker_batch_window_seconds: int = _setting("WORKER_BATCH_WINDOW_SECONDS", _number(int, 0, 60), 5)
     worker_max_concurrency: int = _setting("WORKER_MAX_CONCURRENCY", _number(int, 2, 1000), 5)
 
 
