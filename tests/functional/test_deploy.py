@@ -32,7 +32,7 @@ WEBHOOK_URL = "https://hooks.example.com/hooks/catch/123/s3cr3t"
 SIGNING_SECRET = "whsec_" + "c2VjcmV0" * 4
 GIVEN = {"ZAPIER_WEBHOOK_URL": "none", "API_KEYS": api_key.entry("acme", KEY), "ALARM_EMAIL": "ops@example.com"}
 FUNCTIONS = ["triggers-api-dev", "triggers-api-dev-check_dlq", "triggers-api-dev-sweep", "triggers-api-dev-worker"]
-OURS = "PYTHONPYCACHEPREFIX|AWS_|API_KEYS|ZAPIER_|WEBHOOK_|ALARM_|METRICS_|STAGE|SETTINGS_|EVENTS_|INBOX_|WORKER_"
+OURS = "PYTHONPYCACHEPREFIX|AWS_|API_KEYS|ZAPIER_|WEBHOOK_|ALARM_|STAGE|SETTINGS_|EVENTS_|INBOX_|WORKER_"
 EVENT = {"event_type": "order.created", "payload": {"order_id": "12345"}}
 
 
