@@ -61,7 +61,8 @@ resources: $(SET_UP) ## create or update the stack of a stage's resources and se
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}"
 
 deploy: resources ## the same, then deploy the functions and the API (STAGE=dev)
-	@exec .venv/bin/chalice deploy --stage "$${STAGE:-dev}"
+	@.venv/bin/chalice deploy --stage "$${STAGE:-dev}"
+	@exec $(PY) -m tools.gateway "$${STAGE:-dev}"
 
 destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table stays (STAGE=dev)
 	@: "$${STAGE:?make destroy needs the stage: make destroy STAGE=dev}"
