@@ -111,6 +111,7 @@ class Event:
     lease_count: int = 0
     subscription_id: str | None = None
     source_event_id: str | None = None
+    tenant: str | None = None
     settles_source: int | None = None
     copies: tuple[str, ...] = ()
 
@@ -235,6 +236,7 @@ PUBLIC_FIELDS = (
     "delivery_attempts",
     "delivered_via",
     "created_by",
+    "tenant",
     "last_error",
     "subscription_id",
     "source_event_id",

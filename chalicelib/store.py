@@ -21,7 +21,7 @@ from chalicelib.telemetry import logger
 INDEX = "status-index"
 CONDITION_FAILED = "ConditionalCheckFailedException"
 SHARDS = 4  # an index partition takes 1,000 writes a second; may be raised, never lowered
-REQUIRED_MEMBERS = {"query": "Items", "batch_get_item": "Responses"}
+REQUIRED_MEMBERS = {"query": "Count", "batch_get_item": "Responses"}
 CLAIM_SECONDS = 60  # more than the worker's timeout of 50 s: the holder of an expired claim has ended
 MESSAGE_GRACE_SECONDS = 60  # how late a message may be before the sweep sends another
 

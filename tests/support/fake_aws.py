@@ -110,7 +110,7 @@ class FakeDynamoDB:
         most = min(Limit, self.page_rows)
         page = found[:most]
         kept = [typed(row) for row in page if keep(row, values)]
-        answer: dict[str, Any] = {"Count": len(kept), "Items": [] if Select == "COUNT" else kept}
+        answer: dict[str, Any] = {"Count": len(kept), **({} if Select == "COUNT" else {"Items": kept})}
         if len(page) == most:  # even when nothing is left after them, as in DynamoDB
             answer["LastEvaluatedKey"] = typed({name: page[-1][name] for name in (KEY, PARTITION, SORT)})
         return answer
