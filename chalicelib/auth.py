@@ -14,6 +14,10 @@ from chalicelib.errors import ApiError
 class Scope(StrEnum):
     PRODUCE = "produce"
     CONSUME = "consume"
+    ERASE = "erase"
+
+
+DEFAULT_SCOPES = (Scope.PRODUCE, Scope.CONSUME)
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,14 @@ def authenticate(authorization: str | None, keys: Iterable[ApiKey]) -> ApiKey:
     digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
     matches = [entry for entry in keys if hmac.compare_digest(entry.digest, digest)]
     if not key or not matches:
-        raise ApiError(401, "A valid API key is required: Authorization: Bearer <key>.")
+        raise ApiError(401, "unauthorized", "A valid API key is required: Authorization: Bearer <key>.")
     return matches[0]
 
 
 def authorize(key: ApiKey, scopes: Iterable[Scope]) -> None:
     """Raise ApiError 403 unless `key` has one of `scopes`."""
     if key.scopes.isdisjoint(scopes):
-        raise ApiError(403, f"This key lacks the scope {' or '.join(scopes)}.")
+        raise ApiError(403, "forbidden", f"This key lacks the scope {' or '.join(scopes)}.")
 
 
 def _basic_password(credentials: str) -> str:

@@ -1,4 +1,4 @@
-"""The life of an event, top down: accept, attempt, settle, dead-letter, replay, lease, acknowledge.
+"""The life of an event, top down: accept, attempt, settle, dead-letter, acknowledge, lease, replay, erase.
 
 Each step may be the last before a crash: what is stored by then is enough for the sweep to continue.
 """
@@ -16,11 +16,13 @@ from chalicelib.aws import CALL_SECONDS
 from chalicelib.errors import ApiError, EventNotFoundError, StorageUnavailableError
 from chalicelib.events import (
     COPY_PREFIX,
+    EVENT_ID,
     Attempt,
     DeliveredVia,
     Event,
     Reason,
     Status,
+    compact,
     response_bytes,
     rfc3339,
     unix_seconds,
@@ -33,14 +35,16 @@ from chalicelib.services import Services
 from chalicelib.store import CLAIM_SECONDS, MESSAGE_GRACE_SECONDS, WriteResult
 from chalicelib.subscriptions import Subscription
 from chalicelib.telemetry import logger
-from chalicelib.validation import LeaseRequest, NewEvent
+from chalicelib.validation import Acknowledgement, LeaseRequest, NewEvent
 
 # After a push come two calls: the record and, for a retry, the message.
 AFTER_PUSH_SECONDS = 2 * CALL_SECONDS
 RECORD_RETRY_SECONDS = 0.5
 NOT_HELD = "This lease does not hold the event."
 HANGS = "not pushed: the receiver hangs"
+DISABLED = "not pushed: the subscription is disabled"
 HOST_NOT_ALLOWED = "SUBSCRIPTION_HOSTS does not allow the host"
+HANGING_TIMEOUTS = 10  # in a row; with one, a receiver that hangs now and then would be taken for one that always does
 MAX_INLINE_PUSHES = 10
 LEASE_SEARCH_SECONDS = 5  # the search and the calls after it may take as long again
 MAX_LEASED_BYTES = 4 * 1024 * 1024  # with those taken last, less than Lambda's 6 MB
@@ -53,6 +57,9 @@ class OutOfTimeError(Exception):
 
 class UnknownEventError(Exception):
     """A message names an event that is absent or expired."""
+
+
+INLINE, WORKER, TEST = "inline", "worker", "test"  # each keeps count of its pushes apart
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ def accept(
     are logged; the sweep retries the delivery.
     """
     event = _new_event(new_event, services, created_by, idempotency_key)
-    subscriptions = services.subscriptions.matching(event.event_type)
+    subscriptions = _matching_subscriptions(event, services)
     if subscriptions and idempotency_key is not None and (earlier := services.store.get(event.event_id)):
         # This only saves storing copies in vain: the put of the event decides.
         return _require_same_body(earlier, event), True
@@ -103,6 +110,9 @@ def accept(
     stored = _store(inline, services, _settled_by_copies(event, stored_copies))
     if not stored.applied:
         _delete_unlisted(stored_copies, stored.event, services, deadline)
+    if stored.is_erased:
+        detail = "The event of this Idempotency-Key is being erased; try again."
+        raise ApiError(409, "event_claimed", detail, retry_after_seconds=1)
     event = _require_same_body(stored.event, event)
     if stored.applied:
         _announce(event, services)
@@ -155,14 +165,17 @@ def attempt_delivery(event_id: str, services: Services, deadline: float) -> Next
     if destination is None:  # pull-only: it waits in the inbox
         services.store.cancel_attempt(event)
         return None
+    if destination.subscription and destination.subscription.disabled_at:
+        not_pushed = replace(event, delivery_attempts=event.delivery_attempts - 1, last_error=DISABLED)
+        _dead_letter(not_pushed, Reason.DISABLED, destination, services, deadline)
+        return None
     max_attempts = services.settings.max_delivery_attempts
     if event.delivery_attempts > max_attempts:  # the last attempt was not recorded
-        _dead_letter(replace(event, delivery_attempts=max_attempts), Reason.EXHAUSTED, services, deadline)
+        last = replace(event, delivery_attempts=max_attempts)
+        _dead_letter(last, Reason.EXHAUSTED, destination, services, deadline)
         return None
-    breaker, timeout_seconds = services.worker_breaker(destination.url), services.settings.push_timeout_seconds
-    if breaker.allows():
-        event, result = _push(event, destination, timeout_seconds, services, deadline)
-        breaker.record(failed=result.outcome is Outcome.RETRY, timed_out=result.timed_out)
+    if _worker_may_push(destination, services):
+        event, result = _push(event, destination, WORKER, services, deadline)
     else:
         result = PushResult(Outcome.RETRY, error=HANGS)
         event = _with_attempt(event, services.clock(), result)
@@ -177,21 +190,32 @@ def acknowledge(event_id: str, services: Services, lease_id: str | None = None) 
 
     Raises EventNotFoundError, and ApiError 409 if `lease_id` is given and neither holds the event nor acknowledged it.
     """
-    result = services.store.acknowledge(event_id, lease_id)
-    if result.applied:
-        logger.info("acknowledged", extra={"event_id": event_id})
-        return
-    if result.event is None:
+    is_held, event = _acknowledge(event_id, lease_id, services)
+    if event is None:
         raise EventNotFoundError
-    if result.event.status is not Status.DELIVERED or lease_id not in (None, result.event.claim_id):
-        raise ApiError(409, NOT_HELD)
+    if not is_held:
+        raise ApiError(409, "lease_lost", NOT_HELD)
+
+
+def acknowledge_many(request: Acknowledgement, services: Services) -> tuple[list[str], list[str]]:
+    """Record that a consumer has processed events of its lease; return the ids of those, and of the others.
+
+    Raises StorageUnavailableError if DynamoDB fails for one; a repeated call completes it.
+    """
+
+    def is_acknowledged(event_id: str) -> bool:
+        return bool(EVENT_ID.fullmatch(event_id)) and _acknowledge(event_id, request.lease_id, services)[0]
+
+    held = services.map(is_acknowledged, request.event_ids)
+    by_id = dict(zip(request.event_ids, held, strict=True))
+    return [key for key, yes in by_id.items() if yes], [key for key, yes in by_id.items() if not yes]
 
 
 def release(event_id: str, lease_id: str, services: Services) -> None:
     """End a lease before its time; raise EventNotFoundError, or ApiError 409 unless it holds the event."""
     result = services.store.release(event_id, lease_id)
     if not result.applied:
-        raise ApiError(409, NOT_HELD) if result.event else EventNotFoundError
+        raise ApiError(409, "lease_lost", NOT_HELD) if result.event else EventNotFoundError
 
 
 def lease(request: LeaseRequest, services: Services) -> list[Event]:
@@ -208,7 +232,8 @@ def lease(request: LeaseRequest, services: Services) -> list[Event]:
             leased.append(result.event)
 
     deadline = services.clock() + LEASE_SEARCH_SECONDS
-    query, room = replace(listing.INBOX, event_type=request.event_type), MAX_LEASED_BYTES
+    query = replace(listing.INBOX, event_type=request.event_type, tenant=request.tenant)
+    room = MAX_LEASED_BYTES
     try:
         while len(leased) < request.limit and room > 0 and services.clock() < deadline:
             limit = min(MAX_LEASED_AT_ONCE, request.limit - len(leased))
@@ -233,8 +258,7 @@ def replay(event_id: str, services: Services) -> Event:
     if event is None:
         raise EventNotFoundError
     if not result.applied:
-        seconds = math.ceil(_claim_seconds_left(event, services))
-        raise ApiError(409, "The event is claimed; try again when the claim ends.", retry_after_seconds=max(1, seconds))
+        raise _claimed_error(event, services)
     logger.info("replayed", extra={"event_id": event_id})
     if is_pushed:
         with _errors_left_to_sweep(event_id):
@@ -260,6 +284,54 @@ def redrive(message: QueueMessage, services: Services) -> float | None:
     return None
 
 
+def erase(event_id: str, services: Services) -> None:
+    """Erase an event and its copies; nothing happens if there is none.
+
+    Raises ApiError 409 while the event or a copy is claimed. Repeated, it completes what a failed call began: first the
+    event is marked, then its copies are deleted, then the event.
+    """
+    marked = services.store.mark_erased(event_id)
+    event = marked.event
+    if event is None:
+        return
+    if not marked.applied:
+        raise _claimed_error(event, services)
+    if not all(services.map(services.store.delete_unclaimed, event.copies)):
+        detail = "A copy of the event is claimed; repeat the call to complete the erasure."
+        raise ApiError(409, "event_claimed", detail, retry_after_seconds=CLAIM_SECONDS)
+    services.store.delete_erased(event_id)
+    logger.info("erased", extra={"event_id": event_id, "copies": len(event.copies)})
+
+
+def push_test_event(subscription: Subscription, services: Services, deadline: float) -> Attempt:
+    """Push an event that is stored nowhere to a subscription alone; return the attempt, which changes nothing."""
+    event = Event(
+        event_id=COPY_PREFIX + services.new_id(),
+        event_type="test",
+        payload=compact({"subscription_id": subscription.subscription_id}),
+        status=Status.PENDING,
+        created_at=rfc3339(services.clock()),
+        created_by=subscription.created_by,
+        expires_at=0,
+        response_bytes=0,
+        subscription_id=subscription.subscription_id,
+        tenant=subscription.tenant,
+    )
+    destination = Destination(subscription.target_url, subscription)
+    return _push(event, destination, TEST, services, deadline)[0].attempts[-1]
+
+
+def _acknowledge(event_id: str, lease_id: str | None, services: Services) -> tuple[bool, Event | None]:
+    """Return whether an event is acknowledged, with `lease_id` by that lease, now or before; and the event if known."""
+    result = services.store.acknowledge(event_id, lease_id)
+    event = result.event
+    if result.applied:
+        logger.info("acknowledged", extra={"event_id": event_id})
+        return True, event
+    is_delivered = event is not None and event.status is Status.DELIVERED
+    return is_delivered and event is not None and lease_id in (None, event.claim_id), event
+
+
 def _new_event(new_event: NewEvent, services: Services, created_by: str, idempotency_key: str | None) -> Event:
     now = services.clock()
     if idempotency_key is None:
@@ -273,6 +345,7 @@ def _new_event(new_event: NewEvent, services: Services, created_by: str, idempot
         event_type=new_event.event_type,
         payload=new_event.payload,
         metadata=new_event.metadata,
+        tenant=new_event.tenant,
         body_hash=body_hash,
         status=Status.PENDING,
         created_at=rfc3339(now),
@@ -283,6 +356,19 @@ def _new_event(new_event: NewEvent, services: Services, created_by: str, idempot
         requeue_at=rfc3339(now + MESSAGE_GRACE_SECONDS) if is_pushed else None,
         claim_id=services.new_id(),
     )
+
+
+def _matching_subscriptions(event: Event, services: Services) -> list[Subscription]:
+    """Return the subscriptions that get a copy: enabled ones of the event's tenant, and of those without one."""
+    tenants = list(dict.fromkeys((None, event.tenant)))
+    return [
+        subscription
+        for subscriptions in services.map(services.subscriptions.recent, tenants)
+        for subscription in subscriptions
+        if subscription.matches(event.event_type)
+        and subscription.disabled_at is None
+        and not services.subscriptions.fault(subscription)
+    ]
 
 
 def _copy(event: Event, subscription: Subscription, services: Services) -> Event:
@@ -319,7 +405,17 @@ def _destinations(event: Event, subscriptions: list[Subscription], services: Ser
 def _inline(destinations: dict[str, Destination], services: Services) -> set[str]:
     """Return the ids of the events that are pushed while the caller waits."""
     first = list(destinations.items())[:MAX_INLINE_PUSHES]
-    return {event_id for event_id, destination in first if services.inline_breaker(destination.url).allows()}
+    settings, now = services.settings, services.clock()
+    return {
+        event_id
+        for event_id, destination in first
+        if services.breakers(INLINE, destination.url).allows(
+            now,
+            max_failures=settings.breaker_failures,
+            max_timeouts=1,
+            open_seconds=settings.breaker_open_seconds,
+        )
+    }
 
 
 def _settled_by_copies(event: Event, stored_copies: list[WriteResult]) -> Event:
@@ -366,7 +462,7 @@ def _require_same_body(stored: Event | None, event: Event) -> Event:
     if stored is None:  # it expired between the failed condition and now
         raise StorageUnavailableError
     if stored.body_hash != event.body_hash:
-        raise ApiError(422, "This Idempotency-Key was used before, with another body.")
+        raise ApiError(422, "idempotency_key_reused", "This Idempotency-Key was used before, with another body.")
     return stored
 
 
@@ -392,9 +488,7 @@ def _queue(events: list[Event], services: Services, deadline: float) -> None:
 
 def _push_new(event: Event, destination: Destination, services: Services, deadline: float) -> Event:
     """Push a new event once; return it as it is then."""
-    breaker, timeout_seconds = services.inline_breaker(destination.url), services.settings.inline_push_timeout_seconds
-    event, result = _push(event, destination, timeout_seconds, services, deadline)
-    breaker.record(failed=result.outcome is Outcome.RETRY, timed_out=result.timed_out)
+    event, result = _push(event, destination, INLINE, services, deadline)
     event, delay_seconds = _settle(event, result, destination, services, deadline)
     if delay_seconds is not None:
         _enqueue(event, delay_seconds, services)
@@ -429,7 +523,7 @@ def _destination(event: Event, services: Services) -> Destination | None:
     if event.subscription_id is None:
         url = services.settings.webhook_url
         return Destination(url) if url else None
-    subscription = services.subscriptions.find(event.subscription_id)
+    subscription = services.subscriptions.find(event.subscription_id, event.tenant)
     return Destination(subscription.target_url, subscription) if subscription else None
 
 
@@ -437,18 +531,25 @@ def _may_wait(destination: Destination | None, services: Services) -> bool:
     """Return whether the worker may wait in process for a destination: not if it failed often in a row."""
     if destination is None:
         return True
-    return services.worker_breaker(destination.url).failures < services.settings.breaker_failures
+    return services.breakers(WORKER, destination.url).failures < services.settings.breaker_failures
+
+
+def _worker_may_push(destination: Destination, services: Services) -> bool:
+    """Return whether the worker pushes to a destination now: not if it hangs, but for a trial now and then."""
+    return services.breakers(WORKER, destination.url).allows(
+        services.clock(),
+        max_failures=math.inf,
+        max_timeouts=HANGING_TIMEOUTS,
+        open_seconds=services.settings.breaker_open_seconds,
+    )
 
 
 def _push(
-    event: Event,
-    destination: Destination,
-    timeout_seconds: float,
-    services: Services,
-    deadline: float,
+    event: Event, destination: Destination, role: str, services: Services, deadline: float
 ) -> tuple[Event, PushResult]:
     """Push a claimed event once; return it with the attempt. Raises OutOfTimeError."""
     settings, started, subscription = services.settings, services.clock(), destination.subscription
+    timeout_seconds = settings.push_timeout_seconds if role == WORKER else settings.inline_push_timeout_seconds
     timeout_seconds = min(timeout_seconds, deadline - started - AFTER_PUSH_SECONDS)
     if timeout_seconds <= 0:
         raise OutOfTimeError
@@ -461,9 +562,11 @@ def _push(
         timestamp=int(started),
         timeout_seconds=timeout_seconds,
         connect_timeout_seconds=settings.push_connect_timeout_seconds,
-        secrets=settings.signing_secrets,
+        secrets=subscription.secrets(settings.signing_secrets) if subscription else settings.signing_secrets,
         public_only=bool(subscription and settings.subscription_hosts.public_only(subscription.target_url)),
     )
+    failed, timed_out = result.outcome is Outcome.RETRY, result.timed_out
+    services.breakers(role, destination.url).record(services.clock(), failed=failed, timed_out=timed_out)
     return _with_attempt(event, started, result), result
 
 
@@ -498,7 +601,7 @@ def _settle(
         services.store.delete(event)
         return event, None
     if result.outcome is Outcome.DELIVERED:
-        return _record_delivered(event, result, services, deadline), None
+        return _record_delivered(event, result, destination, services, deadline), None
     if delay_seconds is not None:
         services.metrics.emit(DeliveryRetry=1, PushDuration=result.duration_ms)
         will_be_queued = delay_seconds <= MAX_QUEUE_DELAY_SECONDS
@@ -507,10 +610,12 @@ def _settle(
         return record.event or event, delay_seconds if record.applied else None
     services.metrics.emit(PushDuration=result.duration_ms)
     reason = Reason.PERMANENT if result.outcome is Outcome.FAILED else Reason.EXHAUSTED
-    return _dead_letter(event, reason, services, deadline), None
+    return _dead_letter(event, reason, destination, services, deadline), None
 
 
-def _record_delivered(event: Event, result: PushResult, services: Services, deadline: float) -> Event:
+def _record_delivered(
+    event: Event, result: PushResult, destination: Destination, services: Services, deadline: float
+) -> Event:
     """Record a delivery; before that of a copy, that of the event it was made from if that is not pushed itself."""
     if event.settles_source or (event.is_copy and services.settings.webhook_url is None):
         _record_with_retries(services.store.record_delivered_by_copy, event, services, deadline)
@@ -518,10 +623,12 @@ def _record_delivered(event: Event, result: PushResult, services: Services, dead
     if record.applied:
         latency_ms = round((services.clock() - unix_seconds(event.replayed_at or event.created_at)) * 1000)
         services.metrics.emit(DeliverySuccess=1, PushDuration=result.duration_ms, DeliveryLatency=latency_ms)
+        if destination.subscription and services.clock() + CALL_SECONDS <= deadline:
+            services.subscriptions.record_delivery(destination.subscription)
     return record.event or event
 
 
-def _dead_letter(event: Event, reason: Reason, services: Services, deadline: float) -> Event:
+def _dead_letter(event: Event, reason: Reason, destination: Destination, services: Services, deadline: float) -> Event:
     """Send the DLQ message, then record the failure: a crash in between makes a second message, never none.
 
     Raises QueueUnavailableError; the sweep queues the event again when its claim ends.
@@ -530,9 +637,18 @@ def _dead_letter(event: Event, reason: Reason, services: Services, deadline: flo
     services.dlq.send(messages.dead_letter(failed))
     record = _record_with_retries(services.store.record_failed, failed, services, deadline)
     if record.applied:
-        services.metrics.emit(**{"CopyFailure" if event.is_copy else "DeliveryFailure": 1})
         logger.warning("dead letter", extra={"event_id": event.event_id, "reason": reason})
+        if reason is not Reason.DISABLED:
+            _count_failure(destination.subscription, services, deadline)
     return record.event or failed
+
+
+def _count_failure(subscription: Subscription | None, services: Services, deadline: float) -> None:
+    """Count a dead letter, which may disable the subscription that it is for."""
+    services.metrics.emit(**{"CopyFailure" if subscription else "DeliveryFailure": 1})
+    has_time = services.clock() + 2 * CALL_SECONDS <= deadline  # else the next dead letter counts
+    if subscription and has_time and services.subscriptions.record_dead_letter(subscription):
+        services.metrics.emit(SubscriptionsDisabled=1)
 
 
 def _record_with_retries(
@@ -558,6 +674,12 @@ def _attempt_to_come(event: Event, services: Services) -> NextAttempt | None:
         return None
     delay_seconds = max(0.0, unix_seconds(event.next_attempt_at) - now)
     return NextAttempt(event, delay_seconds, _may_wait(_destination(event, services), services))
+
+
+def _claimed_error(event: Event, services: Services) -> ApiError:
+    seconds = max(1, math.ceil(_claim_seconds_left(event, services)))
+    detail = "The event is claimed; try again when the claim ends."
+    return ApiError(409, "event_claimed", detail, retry_after_seconds=seconds)
 
 
 def _claim_seconds_left(event: Event, services: Services) -> float:

@@ -25,6 +25,7 @@ class Status(StrEnum):
     PENDING = "pending"
     DELIVERED = "delivered"
     FAILED = "failed"
+    ERASED = "erased"  # in no partition of the index; reads as absent
 
 
 class DeliveredVia(StrEnum):
@@ -38,6 +39,7 @@ class Reason(StrEnum):
 
     PERMANENT = "permanent"
     EXHAUSTED = "exhausted"
+    DISABLED = "disabled"
 
 
 def rfc3339(unix_seconds: float) -> str:
@@ -120,7 +122,8 @@ class Event:
         """Return the event of a DynamoDB item of the table or, with the projected attributes only, of the index."""
         values = {name: _plain(value) for name, value in item.items()}
         values["created_at"], values["event_id"] = values["sort_key"].split("#")
-        values["status"] = values["status_shard"].removeprefix("copy-").split("#")[0]
+        if "status_shard" in values:
+            values["status"] = values["status_shard"].removeprefix("copy-").split("#")[0]
         if "content" in values:
             values["payload"], values["metadata"] = zlib.decompress(values["content"]).decode().split("\n")
         values |= {name: parse(values[name]) for name, parse in _PARSERS.items() if name in values}
@@ -161,7 +164,12 @@ class Event:
 
     def push_body(self) -> bytes:
         """Return the body of a push: the bytes that are sent and signed."""
-        return self._to_json({"created_at": self.created_at}, include_payload=True).encode()
+        members: dict[str, str | None] = {"created_at": self.created_at}
+        if self.is_copy:
+            members |= {"tenant": self.tenant, "source_event_id": self.source_event_id}
+        elif self.tenant is not None:
+            members |= {"tenant": self.tenant}
+        return self._to_json(members, include_payload=True).encode()
 
     def to_json(
         self,
@@ -203,8 +211,13 @@ class Event:
                 return "Delivered to a subscription; each copy tells its own state."
             return f"Delivered by attempt {count}."
         if self.status is Status.FAILED:
-            cause = "failed permanently" if self.reason is Reason.PERMANENT else "was the last one allowed"
-            return f"Not delivered: attempt {count} {cause}. It stays in the inbox and can be replayed."
+            causes = {
+                Reason.PERMANENT: f"attempt {count} failed permanently",
+                Reason.EXHAUSTED: f"attempt {count} was the last one allowed",
+                Reason.DISABLED: "its subscription is disabled",
+            }
+            cause = causes[self.reason or Reason.EXHAUSTED]
+            return f"Not delivered: {cause}. It is kept and can be replayed."
         if self.claimed_until is not None:
             return f"Being pushed or leased, until {self.claimed_until} at the latest."
         if not self.is_scheduled:

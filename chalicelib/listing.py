@@ -5,17 +5,21 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from itertools import accumulate
 
 from chalicelib.errors import FieldFault, InvalidRequestError
 from chalicelib.events import EVENT_TYPE, Event, Status
 from chalicelib.services import Services
-from chalicelib.store import NOT_EXPIRED, SHARDS, UNCLAIMED, Values, partition
+from chalicelib.store import HIGHEST, LOWEST, NOT_EXPIRED, SHARDS, UNCLAIMED, Values, partition
 from chalicelib.subscriptions import SUBSCRIPTION_ID
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 100
-PARAMETERS = ("event_type", "order", "limit", "cursor")
+PARAMETERS = ("event_type", "order", "limit", "cursor", "tenant")
+EVENTS_PARAMETERS = ("status", "include", "subscription_id", "source", "since", "until")
+# RFC 3339, section 5.6; an unescaped + of the offset arrives as a space.
+TIMESTAMP = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+ -]\d\d:\d\d)"
 SEARCH_SECONDS = 5
 MAX_PAGE_BYTES = 5 * 1024 * 1024  # as `response_bytes` counts: Lambda's responses are limited to 6 MB
 
@@ -34,6 +38,9 @@ class Query:
     limit: int = DEFAULT_LIMIT
     event_type: str | None = None
     subscription_id: str | None = None
+    tenant: str | None = None
+    since: str = LOWEST
+    until: str = HIGHEST
     after: str | None = None
     only_available: bool = False
     include_payload: bool = False
@@ -50,21 +57,33 @@ class Query:
 
     def filter(self) -> tuple[str, Values]:
         """Return the filter expression for rows of these partitions, and its values."""
-        conditions = [NOT_EXPIRED]
-        if self.event_type is not None:
-            conditions.append("event_type = :event_type")
-        if self.subscription_id is not None:
-            conditions.append("subscription_id = :subscription_id")
+        conditions: list[str] = [NOT_EXPIRED]
+        values: dict[str, str] = {}
+        for name in ("event_type", "subscription_id", "tenant"):
+            value = getattr(self, name)
+            if value is not None:
+                is_prefix = value.endswith("*")
+                conditions.append(f"begins_with({name}, :{name})" if is_prefix else f"{name} = :{name}")
+                values[f":{name}"] = value.removesuffix("*")
         if self.only_available:
             conditions.append(UNCLAIMED)
-        return " AND ".join(conditions), {":event_type": self.event_type, ":subscription_id": self.subscription_id}
+        return " AND ".join(conditions), values
+
+    def bounds(self) -> tuple[str, str]:
+        """Return the lowest and the highest sort key to read, inclusive."""
+        if self.after is None:
+            return self.since, self.until
+        if self.newest_first:  # the keys before `after`: one that ends with the same character is not
+            before = f"{self.after[:-1]}{chr(ord(self.after[-1]) - 1)}{HIGHEST}"
+            return self.since, min(self.until, before)
+        return max(self.since, f"{self.after} "), self.until
 
     def still_matches(self, event: Event, now: float) -> bool:
         """Return whether an event that the index showed is to be listed as it is by now."""
         return event.status in self.statuses and not (self.only_available and event.is_claimed(now))
 
 
-EVENTS = Query(tuple(Status), newest_first=True)
+EVENTS = Query((Status.PENDING, Status.DELIVERED, Status.FAILED), newest_first=True)
 INBOX = Query(
     (Status.PENDING, Status.FAILED), newest_first=False, copies=False, only_available=True, include_payload=True
 )
@@ -84,7 +103,7 @@ class Page:
 
 def parse(parameters: Mapping[str, Sequence[str]], query: Query) -> Query:
     """Return EVENTS or INBOX with the parameters of a request; raise InvalidRequestError with every fault."""
-    allowed = PARAMETERS if query.only_available else (*PARAMETERS, "status", "include", "subscription_id", "source")
+    allowed = PARAMETERS if query.only_available else (*PARAMETERS, *EVENTS_PARAMETERS)
     unknown = [name for name in parameters if name not in allowed]
     errors = [FieldFault(name[:128], "is not a parameter of this listing") for name in unknown]
     errors += [FieldFault(name, "must be given once") for name in allowed if len(parameters.get(name, ())) > 1]
@@ -97,7 +116,8 @@ def parse(parameters: Mapping[str, Sequence[str]], query: Query) -> Query:
         return text
 
     status = read("status", "pending|delivered|failed", "pending, delivered or failed")
-    event_type = read("event_type", EVENT_TYPE.pattern, "an event type")
+    event_type = read("event_type", rf"{EVENT_TYPE.pattern}\*?|\*", "an event type, or a prefix followed by *")
+    tenant = read("tenant", EVENT_TYPE.pattern, "a tenant")
     subscription_id = read("subscription_id", SUBSCRIPTION_ID.pattern, "sub_ and 32 hexadecimal digits")
     source = read("source", "original", "original")
     order = read("order", "oldest|newest", "oldest or newest")
@@ -107,10 +127,16 @@ def parse(parameters: Mapping[str, Sequence[str]], query: Query) -> Query:
     after = _decode_cursor(cursor) if cursor else None
     if cursor and after is None:
         errors.append(FieldFault("cursor", "must be a next_cursor as it was returned"))
+    times = {name: read(name, TIMESTAMP, "a time such as 2026-11-25T02:25:03Z") for name in ("since", "until")}
+    bounds = {name: _utc(text) for name, text in times.items() if text}
+    errors += [FieldFault(name, "must be a time that exists") for name, time in bounds.items() if time is None]
     if errors:
         raise InvalidRequestError(*errors)
     return replace(
         query,
+        since=bounds.get("since") or LOWEST,
+        until=bounds.get("until") or HIGHEST,
+        tenant=tenant,
         statuses=(Status(status),) if status else query.statuses,
         newest_first=order == "newest" if order else query.newest_first,
         originals=query.originals and subscription_id is None,
@@ -162,10 +188,12 @@ def _read_partition(
     """Return the next events of a partition, up to one more than the limit, and where it goes on, if it does."""
     rows_needed = query.limit + 1
     condition, values = query.filter()
+    low, high = query.bounds()
+    if low > high:  # DynamoDB refuses such a range
+        return [], None
     pages = services.store.pages(
         partition_key,
-        {**values, ":after": query.after},
-        key_condition=f"sort_key {'<' if query.newest_first else '>'} :after" if query.after else "",
+        {**values, ":low": low, ":high": high},
         first_limit=rows_needed,
         FilterExpression=condition,
         ScanIndexForward=not query.newest_first,
@@ -180,6 +208,16 @@ def _read_partition(
         if len(events) == rows_needed or services.clock() > deadline:
             return events, page["LastEvaluatedKey"]["sort_key"]["S"]
     return events, None
+
+
+def _utc(timestamp: str) -> str | None:
+    """Return an RFC 3339 time in UTC with microseconds, as sort keys begin, or None if there is no such time."""
+    date, time = timestamp[:10], timestamp[11:].upper().replace(" ", "+")
+    try:
+        moment = datetime.fromisoformat(f"{date}T{time}").astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _encode_cursor(sort_key: str) -> str:

@@ -32,7 +32,7 @@ def dead_letter(event: Event) -> OutgoingMessage:
         "event_id": event.event_id,
         "reason": event.reason,
         "last_status_code": last.status_code if last else None,
-        "last_error": last.error if last else None,
+        "last_error": event.last_error,
         "delivery_attempts": event.delivery_attempts,
         "failed_at": event.failed_at,
     }

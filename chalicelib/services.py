@@ -5,22 +5,24 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, lru_cache, partial
 from threading import Lock
 from typing import Any, TypeVar
 
 from chalicelib import settings as environment
 from chalicelib import telemetry
-from chalicelib.aws import make_client, read_secret
-from chalicelib.breaker import Breaker, Breakers
+from chalicelib.aws import ONE_SHORT_TRY, make_client, read_secret
+from chalicelib.breaker import Breaker
+from chalicelib.errors import SettingsError
 from chalicelib.push import PushClient
 from chalicelib.queue import Queue
 from chalicelib.settings import Settings
 from chalicelib.store import EventStore
 from chalicelib.subscriptions import Subscriptions
 
-HANGING_TIMEOUTS = 10  # in a row; with one, a receiver that hangs now and then would be taken for one that always does
+MAX_BREAKERS = 2000  # the one used least recently goes
+REFRESH_SECONDS = 300
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -29,19 +31,21 @@ R = TypeVar("R")
 class Services:
     """What outlives a request. AWS clients are created at first use.
 
-    `new_id` returns 32 unique hexadecimal digits; `thread_pool` takes the number of threads.
+    `breakers` returns the breaker of a role and a URL. `new_id` returns 32 unique hexadecimal digits; `thread_pool`
+    takes the number of threads.
     """
 
     settings: Settings
-    make_client: Callable[[str], Any] = make_client
+    make_client: Callable[[str], Any] = field(default_factory=lambda: cache(make_client), repr=False)
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
     random: Callable[[], float] = random.random
     new_id: Callable[[], str] = lambda: os.urandom(16).hex()
     thread_pool: Callable[[int], Executor] = telemetry.thread_pool
     push: PushClient = field(default_factory=PushClient)
-    inline_breakers: Breakers = field(default_factory=Breakers, repr=False)
-    worker_breakers: Breakers = field(default_factory=Breakers, repr=False)
+    breakers: Callable[[str, str], Breaker] = field(
+        default_factory=lambda: lru_cache(MAX_BREAKERS)(lambda *_: Breaker()), repr=False
+    )
 
     @cached_property
     def store(self) -> EventStore:
@@ -49,19 +53,7 @@ class Services:
 
     @cached_property
     def subscriptions(self) -> Subscriptions:
-        settings = self.settings
-        hosts = settings.subscription_hosts
-        return Subscriptions(self._dynamodb, settings.events_table_name, hosts=hosts, clock=self.clock)
-
-    def inline_breaker(self, url: str) -> Breaker:
-        """Return what the pushes of POST /events have seen of a destination."""
-        max_failures = self.settings.breaker_failures
-        return self.inline_breakers.get(url, partial(self._new_breaker, max_failures=max_failures, max_timeouts=1))
-
-    def worker_breaker(self, url: str) -> Breaker:
-        """Return what the pushes of the worker have seen of a destination."""
-        make = partial(self._new_breaker, max_failures=float("inf"), max_timeouts=HANGING_TIMEOUTS)
-        return self.worker_breakers.get(url, make)
+        return Subscriptions(self._dynamodb, self.settings, clock=self.clock)
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Return the results of calls made in parallel; raise the first error after all have ended."""
@@ -90,30 +82,42 @@ class Services:
     def _sqs(self) -> Any:
         return self.make_client("sqs")
 
-    def _new_breaker(self, *, max_failures: float, max_timeouts: int) -> Breaker:
-        open_seconds = self.settings.breaker_open_seconds
-        return Breaker(
-            max_failures=max_failures, max_timeouts=max_timeouts, open_seconds=open_seconds, clock=self.clock
-        )
-
 
 _services: Services | None = None
+_refresh_at = 0.0
 _lock = Lock()
 
 
 def use(services: Services | None) -> None:
     """Use these services from now on; None: create them from the environment at the next `get`."""
-    global _services  # noqa: PLW0603
-    _services = services
+    global _services, _refresh_at
+    _services, _refresh_at = services, float("inf")
 
 
 def get() -> Services:
-    """Return this container's services; raise SettingsError if the environment is unusable."""
-    global _services  # noqa: PLW0603
+    """Return this container's services; raise SettingsError if the environment is unusable.
+
+    The settings are read again every REFRESH_SECONDS. If that fails, the last ones stay.
+    """
+    global _services, _refresh_at  # noqa: PLW0603
     with _lock:
         if _services is None:
             telemetry.configure("INFO")
             settings = environment.load(os.environ, read_secret)
             telemetry.configure(settings.log_level)
             _services = Services(settings)
+            _refresh_at = _services.clock() + REFRESH_SECONDS
+        elif _services.clock() >= _refresh_at:
+            _refresh_at = _services.clock() + REFRESH_SECONDS
+            _services = _refresh(_services)
         return _services
+
+
+def _refresh(services: Services) -> Services:
+    """Return services with the settings of now, which share connections and breakers with the given ones."""
+    try:
+        settings = environment.load(os.environ, partial(read_secret, config=ONE_SHORT_TRY))
+    except SettingsError as error:
+        telemetry.logger.warning("settings not read again", extra={"error": str(error)})
+        return services
+    return services if settings == services.settings else replace(services, settings=settings)

@@ -38,9 +38,12 @@ REPLAYABLE = f"{EXISTS} AND {UNCLAIMED}"
 REDRIVABLE = f"{REPLAYABLE} AND #status = :failed AND failed_at = :failed_at"
 OVERDUE = f"{PENDING} AND requeue_at = :seen"
 
+ERASABLE = f"attribute_exists(event_id) AND {UNCLAIMED}"
 UNPUSHED = f"{PENDING} AND attribute_not_exists(next_attempt_at)"
 NOT_EXPIRED = "expires_at > :now_seconds"
 DUE_TO_REQUEUE = f"{NOT_EXPIRED} AND requeue_at <= :now AND next_attempt_at <= :now"
+
+LOWEST, HIGHEST = "0", "~"  # sort keys begin with a digit
 
 CLEAR_SCHEDULE: dict[str, None] = {"next_attempt_at": None, "requeue_at": None}
 
@@ -54,11 +57,12 @@ Item = dict[str, dict[str, Any]]  # in DynamoDB's format
 class WriteResult:
     """Whether a conditional write was applied, by any of boto3's tries, and the event as it is now.
 
-    The event is None if it is absent or expired, or if the write returns nothing.
+    The event is None if it is absent, expired or being erased (`is_erased`), or if the write returns nothing.
     """
 
     applied: bool
     event: Event | None = None
+    is_erased: bool = False
 
 
 class Table:
@@ -70,22 +74,16 @@ class Table:
         self._clock = clock
 
     def pages(
-        self,
-        partition: str,
-        values: Values,
-        *,
-        key_condition: str = "",
-        first_limit: int | None = None,
-        **parameters: Any,
+        self, partition: str, values: Values | None = None, *, first_limit: int | None = None, **parameters: Any
     ) -> Iterator[dict[str, Any]]:
-        """Yield the responses of a query for a partition of the index.
+        """Yield the responses of a query for the sort keys from `:low` to `:high` in a partition of the index.
 
         The first page evaluates at most `first_limit` rows, the others 1 MB: what a filter leaves out is passed over in
-        few calls. `key_condition` is about the sort key.
+        few calls.
         """
-        condition = " AND ".join(filter(None, ("status_shard = :partition", key_condition)))
+        condition = "status_shard = :partition AND sort_key BETWEEN :low AND :high"
         _, placeholders = _placeholders(f"{condition} {parameters.get('FilterExpression', '')}")
-        known = {**self._known_values(), ":partition": partition, **values}
+        known = {**self._known_values(), ":partition": partition, ":low": LOWEST, ":high": HIGHEST, **(values or {})}
         parameters["IndexName"] = INDEX
         parameters["KeyConditionExpression"] = condition
         parameters["ExpressionAttributeValues"] = serialize({name: known[name] for name in placeholders})
@@ -314,14 +312,34 @@ class EventStore(Table):
         key = serialize({"event_id": event.event_id})
         self._write("delete_item", "claim_id = :mine", {":mine": event.claim_id}, Key=key)
 
+    def mark_erased(self, event_id: str) -> WriteResult:
+        """Make an unclaimed event absent for everybody but an eraser, and remove its content.
+
+        Its copies stay listed, so that the erasure can be repeated after a crash. The result has the event either way.
+        """
+        content = dict.fromkeys(("status_shard", "content", "attempts", "last_error"))
+        changes = {"status": Status.ERASED, **content}
+        applied, item = self._update(event_id, ERASABLE, changes, ReturnValues="ALL_NEW")
+        return WriteResult(applied, Event.from_item(item) if item else None)
+
+    def delete_unclaimed(self, event_id: str) -> bool:
+        """Delete an event that nobody holds; return whether it is gone."""
+        applied, current = self._write("delete_item", ERASABLE, {}, Key=serialize({"event_id": event_id}))
+        return applied or current is None
+
+    def delete_erased(self, event_id: str) -> None:
+        """Delete what `mark_erased` left of an event."""
+        values = {":erased": Status.ERASED}
+        self._write("delete_item", "#status = :erased", values, Key=serialize({"event_id": event_id}))
+
     def overdue(self, partition: str, limit: int) -> Iterator[Event]:
         """Yield up to `limit` pending events of a partition that are due and that nobody will push, oldest first."""
-        pages = self.pages(partition, {}, FilterExpression=DUE_TO_REQUEUE)
+        pages = self.pages(partition, FilterExpression=DUE_TO_REQUEUE)
         return islice((Event.from_item(row) for page in pages for row in page["Items"]), limit)
 
     def count_overdue(self, partition: str) -> int:
         """Return how many events `overdue` would yield without a limit."""
-        return sum(page["Count"] for page in self.pages(partition, {}, FilterExpression=DUE_TO_REQUEUE, Select="COUNT"))
+        return sum(page["Count"] for page in self.pages(partition, FilterExpression=DUE_TO_REQUEUE, Select="COUNT"))
 
     def oldest_scheduled(self, shard: int, deadline: float) -> Event | None:
         """Return the pending event of a shard that was created first, copies and events that are not pushed left out.
@@ -329,7 +347,7 @@ class EventStore(Table):
         Raises StorageUnavailableError if the search does not end by `deadline` (Unix seconds).
         """
         condition = f"{NOT_EXPIRED} AND attribute_exists(next_attempt_at)"
-        for page in self.pages(partition(Status.PENDING, shard), {}, FilterExpression=condition):
+        for page in self.pages(partition(Status.PENDING, shard), FilterExpression=condition):
             if page["Items"]:
                 return Event.from_item(page["Items"][0])
             if self._clock() > deadline:
@@ -363,11 +381,11 @@ class EventStore(Table):
         applied, item = written
         if applied:
             return WriteResult(True, Event.from_item(item) if item else None)
-        current = self._unexpired(item)
-        return WriteResult(bool(current and claim_id and current.claim_id == claim_id), current)
+        current, is_erased = self._unexpired(item), bool(item and item["status"]["S"] == Status.ERASED)
+        return WriteResult(bool(current and claim_id and current.claim_id == claim_id), current, is_erased)
 
     def _unexpired(self, item: Any) -> Event | None:
-        event = Event.from_item(item) if item else None
+        event = Event.from_item(item) if item and item["status"]["S"] != Status.ERASED else None
         return event if event and event.expires_at > int(self._clock()) else None
 
 

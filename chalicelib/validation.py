@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from chalicelib.errors import ApiError, FieldFault, InvalidRequestError
@@ -13,6 +14,7 @@ MAX_BODY_BYTES = 256 * 1024
 MAX_DEPTH = 100
 MAX_LEASED_EVENTS = 100
 MAX_LEASE_SECONDS = 3600
+NEW_EVENT_MEMBERS = ("event_type", "payload", "metadata", "tenant")
 EVENT_TYPE_RULE = "must be 1 to 128 characters of A-Z a-z 0-9 . _ - : /"
 
 _encode_canonically = json.JSONEncoder(
@@ -27,6 +29,7 @@ class NewEvent:
     event_type: str
     payload: str
     metadata: str
+    tenant: str | None
     body_hash: str
 
 
@@ -37,6 +40,15 @@ class LeaseRequest:
     limit: int = 10
     lease_seconds: int = 300
     event_type: str | None = None
+    tenant: str | None = None
+
+
+@dataclass(frozen=True)
+class Acknowledgement:
+    """A valid body of POST /inbox/acknowledge."""
+
+    lease_id: str
+    event_ids: tuple[str, ...]
 
 
 def parse_new_event(body: bytes, header_errors: Sequence[FieldFault] = ()) -> NewEvent:
@@ -45,9 +57,9 @@ def parse_new_event(body: bytes, header_errors: Sequence[FieldFault] = ()) -> Ne
     Raises ApiError 413 over MAX_BODY_BYTES, as sent or as compact JSON (250 KB of `1e15` would exceed DynamoDB's
     400 KB), and InvalidRequestError with every fault.
     """
-    document, canonical, errors = parse_object(body, ("event_type", "payload", "metadata"), header_errors)
+    document, canonical, errors = parse_object(body, NEW_EVENT_MEMBERS, header_errors)
     if len(canonical) > MAX_BODY_BYTES:
-        raise ApiError(413, f"The body must have at most {MAX_BODY_BYTES} bytes as compact JSON.")
+        raise ApiError(413, "payload_too_large", f"The body must have at most {MAX_BODY_BYTES} bytes as compact JSON.")
     errors += [FieldFault(name, "is required") for name in ("event_type", "payload") if name not in document]
     if "event_type" in document and not is_event_type(document["event_type"]):
         errors.append(FieldFault("event_type", EVENT_TYPE_RULE))
@@ -55,12 +67,14 @@ def parse_new_event(body: bytes, header_errors: Sequence[FieldFault] = ()) -> Ne
         errors.append(FieldFault("payload", "must be a JSON object"))
     if not isinstance(document.get("metadata"), dict | None):
         errors.append(FieldFault("metadata", "must be a JSON object or null"))
+    errors += tenant_faults(document)
     if errors:
         raise InvalidRequestError(*errors)
     return NewEvent(
         event_type=document["event_type"],
         payload=compact(document["payload"]),
         metadata=compact(document.get("metadata")),
+        tenant=document.get("tenant"),
         body_hash=hashlib.sha256(canonical).hexdigest(),
     )
 
@@ -69,17 +83,36 @@ def parse_lease_request(body: bytes) -> LeaseRequest:
     """Return the lease request in `body`, which may be empty; raise InvalidRequestError with every fault."""
     if not body.strip():
         return LeaseRequest()
-    document, _, errors = parse_object(body, ("limit", "lease_seconds", "event_type"))
+    document, _, errors = parse_object(body, ("limit", "lease_seconds", "event_type", "tenant"))
     request = LeaseRequest(**{name: value for name, value in document.items() if value is not None})
+    errors += tenant_faults(document)
     for name, maximum in (("limit", MAX_LEASED_EVENTS), ("lease_seconds", MAX_LEASE_SECONDS)):
         value = getattr(request, name)
-        if type(value) is not int or not 1 <= value <= maximum:
+        if isinstance(value, bool) or value not in range(1, maximum + 1):
             errors.append(FieldFault(name, f"must be an integer from 1 to {maximum}"))
     if request.event_type is not None and not is_event_type(request.event_type):
         errors.append(FieldFault("event_type", EVENT_TYPE_RULE))
     if errors:
         raise InvalidRequestError(*errors)
-    return request
+    # To JSON Schema, 60.0 is an integer.
+    return replace(request, limit=int(request.limit), lease_seconds=int(request.lease_seconds))
+
+
+def parse_acknowledgement(body: bytes) -> Acknowledgement:
+    """Return the lease and the ids in `body`, each once; raise InvalidRequestError with every fault."""
+    document, _, errors = parse_object(body, ("lease_id", "event_ids"))
+    lease_id, event_ids = document.get("lease_id"), document.get("event_ids")
+    if not isinstance(lease_id, str) or not re.fullmatch("lse_[0-9a-f]{32}", lease_id):
+        errors.append(FieldFault("lease_id", "must be a lease_id as it was returned"))
+    if (
+        not isinstance(event_ids, list)
+        or len(event_ids) not in range(1, MAX_LEASED_EVENTS + 1)
+        or not all(isinstance(event_id, str) for event_id in event_ids)
+    ):
+        errors.append(FieldFault("event_ids", f"must be a list of 1 to {MAX_LEASED_EVENTS} ids"))
+    if errors:
+        raise InvalidRequestError(*errors)
+    return Acknowledgement(document["lease_id"], tuple(dict.fromkeys(document["event_ids"])))
 
 
 def parse_object(
@@ -91,13 +124,20 @@ def parse_object(
     413 over MAX_BODY_BYTES, and InvalidRequestError if the body is not a JSON object.
     """
     if len(body) > MAX_BODY_BYTES:
-        raise ApiError(413, f"The body must have at most {MAX_BODY_BYTES} bytes.")
+        raise ApiError(413, "payload_too_large", f"The body must have at most {MAX_BODY_BYTES} bytes.")
     document, canonical, fault = _decode(body)
     if fault is not None:
         raise InvalidRequestError(*header_errors, FieldFault("body", fault))
     unknown = sorted(document.keys() - set(members))
     errors = [FieldFault(name[:128], f"is not one of {', '.join(members)}") for name in unknown]
     return {name: document[name] for name in members if name in document}, canonical, [*header_errors, *errors]
+
+
+def tenant_faults(document: Mapping[str, Any]) -> list[FieldFault]:
+    """Return the fault of a `tenant`, which may be absent or null."""
+    if document.get("tenant") is None or is_event_type(document["tenant"]):
+        return []
+    return [FieldFault("tenant", EVENT_TYPE_RULE)]
 
 
 def is_event_type(value: object) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from chalicelib.subscriptions import NewSubscription
 from tests.conftest import Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Exchange, Receiver, status
@@ -238,7 +239,7 @@ def test_a_repeated_post_completes_what_a_failed_one_began(
 def test_a_container_sees_new_subscriptions_within_ten_seconds(world: World, target: Receiver) -> None:
     assert world.post()["copies"] == []
     elsewhere = replace(world.services).subscriptions
-    elsewhere.create(target.url, None, "acme")
+    elsewhere.create(NewSubscription(target.url, None, None, None), "acme")
 
     world.clock.sleep(10)
 
