@@ -1,5 +1,6 @@
 """Routes, worker and schedules: the only file that knows Chalice. Each handler parses, calls and responds."""
 
+import contextlib
 import os
 import re
 import sys
@@ -14,12 +15,12 @@ from chalice.app import Chalice, CloudWatchEvent, Rate, Request, Response, SQSEv
 from chalicelib import __version__, batch, console, delivery, listing, schedules, services, telemetry
 from chalicelib.auth import ApiKey, Scope, authenticate, authorize
 from chalicelib.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError, SettingsError
-from chalicelib.events import EVENT_ID, compact
+from chalicelib.events import compact
 from chalicelib.queue import Message
 from chalicelib.services import Services
 from chalicelib.settings import read as read_settings
 from chalicelib.subscriptions import SUBSCRIPTION_ID, Subscription, parse_subscription
-from chalicelib.validation import parse_acknowledgement, parse_lease_request, parse_new_event, tenant_faults
+from chalicelib.validation import parse_acknowledgement, parse_lease_request, parse_new_event, tenant_faults, valid_id
 
 deploy_settings, faults = read_settings(os.environ)
 if faults and "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:  # a deployed function answers with 503
@@ -224,8 +225,8 @@ def acknowledge_events(call: Call) -> Response:
 
 @route("DELETE", "/events/{event_id}", Scope.ERASE)
 def erase_event(call: Call, event_id: str) -> Response:
-    if EVENT_ID.fullmatch(event_id):
-        delivery.erase(event_id, call.services)
+    with contextlib.suppress(EventNotFoundError):
+        delivery.erase(valid_id(event_id), call.services)
     return Response("", {}, 204)
 
 
@@ -322,13 +323,6 @@ def check_dlq(event: CloudWatchEvent) -> None:
 
 def remaining_seconds(context: Any) -> float:
     return float(context.get_remaining_time_in_millis()) / 1000
-
-
-def valid_id(event_id: str) -> str:
-    """Return `event_id`; raise EventNotFoundError if it is malformed."""
-    if not EVENT_ID.fullmatch(event_id):
-        raise EventNotFoundError
-    return event_id
 
 
 def found(subscription_id: str, get: Callable[[str], Subscription | None]) -> Subscription:

@@ -12,7 +12,7 @@ class Breaker:
         self._timeouts = 0
         self.failures = 0  # in a row
 
-    def allows(self, now: float, *, max_failures: float, max_timeouts: int, open_seconds: float) -> bool:
+    def allows(self, now: float, max_failures: float, max_timeouts: int, open_seconds: float) -> bool:
         """Return whether to push now.
 
         After `max_failures` failures or `max_timeouts` timeouts in a row, only one caller in `open_seconds` gets True,

@@ -5,7 +5,6 @@ Each step may be the last before a crash: what is stored by then is enough for t
 
 import contextlib
 import hashlib
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,10 +12,9 @@ from http import HTTPStatus
 
 from chalicelib import listing, messages
 from chalicelib.aws import CALL_SECONDS
-from chalicelib.errors import ApiError, EventNotFoundError, StorageUnavailableError
+from chalicelib.errors import ApiError, EventClaimedError, EventNotFoundError, LeaseLostError, StorageUnavailableError
 from chalicelib.events import (
     COPY_PREFIX,
-    EVENT_ID,
     Attempt,
     DeliveredVia,
     Event,
@@ -31,20 +29,18 @@ from chalicelib.messages import QueueMessage
 from chalicelib.push import PushResult
 from chalicelib.queue import BATCH_SIZE
 from chalicelib.retry import DAY_SECONDS, MAX_QUEUE_DELAY_SECONDS, Outcome
-from chalicelib.services import Services
+from chalicelib.services import Role, Services
 from chalicelib.store import CLAIM_SECONDS, MESSAGE_GRACE_SECONDS, WriteResult
 from chalicelib.subscriptions import Subscription
 from chalicelib.telemetry import logger
-from chalicelib.validation import Acknowledgement, LeaseRequest, NewEvent
+from chalicelib.validation import Acknowledgement, LeaseRequest, NewEvent, valid_id
 
 # After a push come two calls: the record and, for a retry, the message.
 AFTER_PUSH_SECONDS = 2 * CALL_SECONDS
 RECORD_RETRY_SECONDS = 0.5
-NOT_HELD = "This lease does not hold the event."
 HANGS = "not pushed: the receiver hangs"
 DISABLED = "not pushed: the subscription is disabled"
 HOST_NOT_ALLOWED = "SUBSCRIPTION_HOSTS does not allow the host"
-HANGING_TIMEOUTS = 10  # in a row; with one, a receiver that hangs now and then would be taken for one that always does
 MAX_INLINE_PUSHES = 10
 LEASE_SEARCH_SECONDS = 5  # the search and the calls after it may take as long again
 MAX_LEASED_BYTES = 4 * 1024 * 1024  # with those taken last, less than Lambda's 6 MB
@@ -57,9 +53,6 @@ class OutOfTimeError(Exception):
 
 class UnknownEventError(Exception):
     """A message names an event that is absent or expired."""
-
-
-INLINE, WORKER, TEST = "inline", "worker", "test"  # each keeps count of its pushes apart
 
 
 @dataclass(frozen=True)
@@ -111,8 +104,7 @@ def accept(
     if not stored.applied:
         _delete_unlisted(stored_copies, stored.event, services, deadline)
     if stored.is_erased:
-        detail = "The event of this Idempotency-Key is being erased; try again."
-        raise ApiError(409, "event_claimed", detail, retry_after_seconds=1)
+        raise EventClaimedError("The event of this Idempotency-Key is being erased.")
     event = _require_same_body(stored.event, event)
     if stored.applied:
         _announce(event, services)
@@ -174,15 +166,15 @@ def attempt_delivery(event_id: str, services: Services, deadline: float) -> Next
         last = replace(event, delivery_attempts=max_attempts)
         _dead_letter(last, Reason.EXHAUSTED, destination, services, deadline)
         return None
-    if _worker_may_push(destination, services):
-        event, result = _push(event, destination, WORKER, services, deadline)
+    if services.may_push(Role.WORKER, destination.url):
+        event, result = _push(event, destination, Role.WORKER, services, deadline)
     else:
         result = PushResult(Outcome.RETRY, error=HANGS)
         event = _with_attempt(event, services.clock(), result)
     event, delay_seconds = _settle(event, result, destination, services, deadline)
     if delay_seconds is None:
         return None
-    return NextAttempt(event, delay_seconds, not result.timed_out and _may_wait(destination, services))
+    return NextAttempt(event, delay_seconds, not result.timed_out and services.may_wait(destination.url))
 
 
 def acknowledge(event_id: str, services: Services, lease_id: str | None = None) -> None:
@@ -190,11 +182,14 @@ def acknowledge(event_id: str, services: Services, lease_id: str | None = None) 
 
     Raises EventNotFoundError, and ApiError 409 if `lease_id` is given and neither holds the event nor acknowledged it.
     """
-    is_held, event = _acknowledge(event_id, lease_id, services)
-    if event is None:
+    result = services.store.acknowledge(event_id, lease_id)
+    if result.applied:
+        logger.info("acknowledged", extra={"event_id": event_id})
+        return
+    if result.event is None:
         raise EventNotFoundError
-    if not is_held:
-        raise ApiError(409, "lease_lost", NOT_HELD)
+    if result.event.status is not Status.DELIVERED or lease_id not in (None, result.event.claim_id):
+        raise LeaseLostError
 
 
 def acknowledge_many(request: Acknowledgement, services: Services) -> tuple[list[str], list[str]]:
@@ -202,20 +197,24 @@ def acknowledge_many(request: Acknowledgement, services: Services) -> tuple[list
 
     Raises StorageUnavailableError if DynamoDB fails for one; a repeated call completes it.
     """
+    not_held = set()
 
-    def is_acknowledged(event_id: str) -> bool:
-        return bool(EVENT_ID.fullmatch(event_id)) and _acknowledge(event_id, request.lease_id, services)[0]
+    def acknowledge_one(event_id: str) -> None:
+        try:
+            acknowledge(valid_id(event_id), services, request.lease_id)
+        except (EventNotFoundError, LeaseLostError):
+            not_held.add(event_id)
 
-    held = services.map(is_acknowledged, request.event_ids)
-    by_id = dict(zip(request.event_ids, held, strict=True))
-    return [key for key, yes in by_id.items() if yes], [key for key, yes in by_id.items() if not yes]
+    services.map(acknowledge_one, request.event_ids)
+    acknowledged = [event_id for event_id in request.event_ids if event_id not in not_held]
+    return acknowledged, [event_id for event_id in request.event_ids if event_id in not_held]
 
 
 def release(event_id: str, lease_id: str, services: Services) -> None:
     """End a lease before its time; raise EventNotFoundError, or ApiError 409 unless it holds the event."""
     result = services.store.release(event_id, lease_id)
     if not result.applied:
-        raise ApiError(409, "lease_lost", NOT_HELD) if result.event else EventNotFoundError
+        raise LeaseLostError if result.event else EventNotFoundError
 
 
 def lease(request: LeaseRequest, services: Services) -> list[Event]:
@@ -258,7 +257,7 @@ def replay(event_id: str, services: Services) -> Event:
     if event is None:
         raise EventNotFoundError
     if not result.applied:
-        raise _claimed_error(event, services)
+        raise EventClaimedError("The event is claimed.", _claim_seconds_left(event, services))
     logger.info("replayed", extra={"event_id": event_id})
     if is_pushed:
         with _errors_left_to_sweep(event_id):
@@ -295,10 +294,9 @@ def erase(event_id: str, services: Services) -> None:
     if event is None:
         return
     if not marked.applied:
-        raise _claimed_error(event, services)
+        raise EventClaimedError("The event is claimed.", _claim_seconds_left(event, services))
     if not all(services.map(services.store.delete_unclaimed, event.copies)):
-        detail = "A copy of the event is claimed; repeat the call to complete the erasure."
-        raise ApiError(409, "event_claimed", detail, retry_after_seconds=CLAIM_SECONDS)
+        raise EventClaimedError("A copy is claimed: repeat the call to complete the erasure.", CLAIM_SECONDS)
     services.store.delete_erased(event_id)
     logger.info("erased", extra={"event_id": event_id, "copies": len(event.copies)})
 
@@ -318,18 +316,7 @@ def push_test_event(subscription: Subscription, services: Services, deadline: fl
         tenant=subscription.tenant,
     )
     destination = Destination(subscription.target_url, subscription)
-    return _push(event, destination, TEST, services, deadline)[0].attempts[-1]
-
-
-def _acknowledge(event_id: str, lease_id: str | None, services: Services) -> tuple[bool, Event | None]:
-    """Return whether an event is acknowledged, with `lease_id` by that lease, now or before; and the event if known."""
-    result = services.store.acknowledge(event_id, lease_id)
-    event = result.event
-    if result.applied:
-        logger.info("acknowledged", extra={"event_id": event_id})
-        return True, event
-    is_delivered = event is not None and event.status is Status.DELIVERED
-    return is_delivered and event is not None and lease_id in (None, event.claim_id), event
+    return _push(event, destination, Role.TEST, services, deadline)[0].attempts[-1]
 
 
 def _new_event(new_event: NewEvent, services: Services, created_by: str, idempotency_key: str | None) -> Event:
@@ -405,17 +392,7 @@ def _destinations(event: Event, subscriptions: list[Subscription], services: Ser
 def _inline(destinations: dict[str, Destination], services: Services) -> set[str]:
     """Return the ids of the events that are pushed while the caller waits."""
     first = list(destinations.items())[:MAX_INLINE_PUSHES]
-    settings, now = services.settings, services.clock()
-    return {
-        event_id
-        for event_id, destination in first
-        if services.breakers(INLINE, destination.url).allows(
-            now,
-            max_failures=settings.breaker_failures,
-            max_timeouts=1,
-            open_seconds=settings.breaker_open_seconds,
-        )
-    }
+    return {event_id for event_id, destination in first if services.may_push(Role.INLINE, destination.url)}
 
 
 def _settled_by_copies(event: Event, stored_copies: list[WriteResult]) -> Event:
@@ -488,7 +465,7 @@ def _queue(events: list[Event], services: Services, deadline: float) -> None:
 
 def _push_new(event: Event, destination: Destination, services: Services, deadline: float) -> Event:
     """Push a new event once; return it as it is then."""
-    event, result = _push(event, destination, INLINE, services, deadline)
+    event, result = _push(event, destination, Role.INLINE, services, deadline)
     event, delay_seconds = _settle(event, result, destination, services, deadline)
     if delay_seconds is not None:
         _enqueue(event, delay_seconds, services)
@@ -527,29 +504,12 @@ def _destination(event: Event, services: Services) -> Destination | None:
     return Destination(subscription.target_url, subscription) if subscription else None
 
 
-def _may_wait(destination: Destination | None, services: Services) -> bool:
-    """Return whether the worker may wait in process for a destination: not if it failed often in a row."""
-    if destination is None:
-        return True
-    return services.breakers(WORKER, destination.url).failures < services.settings.breaker_failures
-
-
-def _worker_may_push(destination: Destination, services: Services) -> bool:
-    """Return whether the worker pushes to a destination now: not if it hangs, but for a trial now and then."""
-    return services.breakers(WORKER, destination.url).allows(
-        services.clock(),
-        max_failures=math.inf,
-        max_timeouts=HANGING_TIMEOUTS,
-        open_seconds=services.settings.breaker_open_seconds,
-    )
-
-
 def _push(
-    event: Event, destination: Destination, role: str, services: Services, deadline: float
+    event: Event, destination: Destination, role: Role, services: Services, deadline: float
 ) -> tuple[Event, PushResult]:
     """Push a claimed event once; return it with the attempt. Raises OutOfTimeError."""
     settings, started, subscription = services.settings, services.clock(), destination.subscription
-    timeout_seconds = settings.push_timeout_seconds if role == WORKER else settings.inline_push_timeout_seconds
+    timeout_seconds = settings.push_timeout_seconds if role is Role.WORKER else settings.inline_push_timeout_seconds
     timeout_seconds = min(timeout_seconds, deadline - started - AFTER_PUSH_SECONDS)
     if timeout_seconds <= 0:
         raise OutOfTimeError
@@ -673,13 +633,8 @@ def _attempt_to_come(event: Event, services: Services) -> NextAttempt | None:
     if event.status is not Status.PENDING or event.next_attempt_at is None or event.is_claimed(now):
         return None
     delay_seconds = max(0.0, unix_seconds(event.next_attempt_at) - now)
-    return NextAttempt(event, delay_seconds, _may_wait(_destination(event, services), services))
-
-
-def _claimed_error(event: Event, services: Services) -> ApiError:
-    seconds = max(1, math.ceil(_claim_seconds_left(event, services)))
-    detail = "The event is claimed; try again when the claim ends."
-    return ApiError(409, "event_claimed", detail, retry_after_seconds=seconds)
+    destination = _destination(event, services)
+    return NextAttempt(event, delay_seconds, destination is None or services.may_wait(destination.url))
 
 
 def _claim_seconds_left(event: Event, services: Services) -> float:

@@ -1,5 +1,6 @@
 """Errors that callers of the API or of a service handle."""
 
+import math
 from dataclasses import dataclass
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -47,6 +48,20 @@ class EventNotFoundError(ApiError):
 
     def __init__(self) -> None:
         super().__init__(404, "not_found", "There is no such event.")
+
+
+class LeaseLostError(ApiError):
+    """409: the lease does not hold the event, and has not acknowledged it."""
+
+    def __init__(self) -> None:
+        super().__init__(409, "lease_lost", "This lease does not hold the event.")
+
+
+class EventClaimedError(ApiError):
+    """409: the event is being pushed, leased or erased; the call may be repeated after `seconds`."""
+
+    def __init__(self, detail: str, seconds: float = 0) -> None:
+        super().__init__(409, "event_claimed", detail, retry_after_seconds=max(1, math.ceil(seconds)))
 
 
 class StorageUnavailableError(ApiError):

@@ -1,11 +1,13 @@
 """The collaborators of one container: AWS clients, store, queues, push client. Tests pass their own."""
 
+import math
 import os
 import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from functools import cache, cached_property, lru_cache, partial
 from threading import Lock
 from typing import Any, TypeVar
@@ -21,10 +23,20 @@ from chalicelib.settings import Settings
 from chalicelib.store import EventStore
 from chalicelib.subscriptions import Subscriptions
 
+# After so many failures or timeouts in a row the worker stops pushing: one timeout alone may be one push in twenty.
+HANGS = (math.inf, 10)
 MAX_BREAKERS = 2000  # the one used least recently goes
 REFRESH_SECONDS = 300
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class Role(StrEnum):
+    """Who pushes: POST /events while the caller waits, the worker, or the test of a subscription."""
+
+    INLINE = "inline"
+    WORKER = "worker"
+    TEST = "test"
 
 
 @dataclass
@@ -43,7 +55,7 @@ class Services:
     new_id: Callable[[], str] = lambda: os.urandom(16).hex()
     thread_pool: Callable[[int], Executor] = telemetry.thread_pool
     push: PushClient = field(default_factory=PushClient)
-    breakers: Callable[[str, str], Breaker] = field(
+    breakers: Callable[[Role, str], Breaker] = field(
         default_factory=lambda: lru_cache(MAX_BREAKERS)(lambda *_: Breaker()), repr=False
     )
 
@@ -54,6 +66,17 @@ class Services:
     @cached_property
     def subscriptions(self) -> Subscriptions:
         return Subscriptions(self._dynamodb, self.settings, clock=self.clock)
+
+    def may_push(self, role: Role, url: str) -> bool:
+        """Return whether to push to a destination now. Each role keeps count of its pushes apart."""
+        settings = self.settings
+        max_failures, max_timeouts = (settings.breaker_failures, 1) if role is Role.INLINE else HANGS
+        breaker = self.breakers(role, url)
+        return breaker.allows(self.clock(), max_failures, max_timeouts, settings.breaker_open_seconds)
+
+    def may_wait(self, url: str) -> bool:
+        """Return whether the worker may wait in process for a destination: not if it failed often in a row."""
+        return self.breakers(Role.WORKER, url).failures < self.settings.breaker_failures
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Return the results of calls made in parallel; raise the first error after all have ended."""

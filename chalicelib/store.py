@@ -25,7 +25,7 @@ REQUIRED_MEMBERS = {"query": "Count", "batch_get_item": "Responses"}
 CLAIM_SECONDS = 60  # more than the worker's timeout of 50 s: the holder of an expired claim has ended
 MESSAGE_GRACE_SECONDS = 60  # how late a message may be before the sweep sends another
 
-EXISTS = "attribute_exists(event_id) AND expires_at > :now_seconds"  # TTL deletes up to days late
+EXISTS = "attribute_exists(status_shard) AND expires_at > :now_seconds"  # not erased; TTL deletes up to days late
 ABSENT = "attribute_not_exists(event_id) OR expires_at <= :now_seconds"
 UNCLAIMED = "(attribute_not_exists(claimed_until) OR claimed_until < :now)"
 PENDING = f"{EXISTS} AND #status = :pending"

@@ -6,7 +6,7 @@ import hmac
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,7 +26,7 @@ MAX_URL_LENGTH = 2048
 MAX_NAME_LENGTH = 100
 MAX_CACHED_LISTS = 1000
 CACHE_SECONDS = 10
-EventTypes = tuple[str, ...] | None
+EventTypes = list[str] | None
 
 EXISTS = "attribute_exists(event_id)"
 ABSENT = "attribute_not_exists(event_id)"
@@ -64,20 +64,11 @@ class Subscription:
 
     @classmethod
     def from_item(cls, item: Mapping[str, Mapping[str, Any]]) -> "Subscription":
-        values = {name: value["S"] for name, value in item.items()}
-        created_at, subscription_id = values["sort_key"].split("#")
-        described = json.loads(values["event_types"])  # with the name: an index projects 20 attributes at most
-        return cls(
-            subscription_id=subscription_id,
-            target_url=values["target_url"],
-            event_types=None if described["event_types"] is None else tuple(described["event_types"]),
-            tenant=values.get("tenant"),
-            name=described["name"],
-            created_at=created_at,
-            created_by=values["created_by"],
-            failing_since=values.get("failing_since"),
-            disabled_at=values.get("disabled_at"),
-        )
+        values: dict[str, Any] = {name: value["S"] for name, value in item.items()}
+        values["created_at"], values["subscription_id"] = values["sort_key"].split("#")
+        values |= json.loads(values["event_types"])  # has the name, too: an index projects 20 attributes at most
+        known: Any = {field.name: values.get(field.name) for field in fields(cls)}
+        return cls(**known)
 
     @property
     def sort_key(self) -> str:
@@ -97,18 +88,8 @@ class Subscription:
 
     def to_json(self, **more: Any) -> str:
         """Return the subscription as callers see it, with `more` members."""
-        members = {
-            "subscription_id": self.subscription_id,
-            "name": self.name,
-            "target_host": urlsplit(self.target_url).hostname,
-            "event_types": self.event_types,
-            "tenant": self.tenant,
-            "created_at": self.created_at,
-            "created_by": self.created_by,
-            "failing_since": self.failing_since,
-            "disabled_at": self.disabled_at,
-        }
-        return compact(members | more)
+        members = {name: value for name, value in vars(self).items() if name != "target_url"}
+        return compact({**members, "target_host": urlsplit(self.target_url).hostname, **more})
 
     def to_json_with_secret(self, signing_secrets: Iterable[bytes]) -> str:
         """Return the subscription with its `secret`, None without signing secrets."""
@@ -259,8 +240,7 @@ def parse_subscription(body: bytes, settings: Settings) -> NewSubscription:
     errors += tenant_faults(document)
     if errors:
         raise InvalidRequestError(*errors)
-    types = tuple(document["event_types"]) if event_types is not None else None
-    return NewSubscription(document["target_url"], types, document.get("tenant"), name)
+    return NewSubscription(document["target_url"], event_types, document.get("tenant"), name)
 
 
 def _partition(tenant: str | None) -> str:

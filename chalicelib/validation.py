@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from chalicelib.errors import ApiError, FieldFault, InvalidRequestError
-from chalicelib.events import EVENT_TYPE, compact
+from chalicelib.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError
+from chalicelib.events import EVENT_ID, EVENT_TYPE, compact
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_DEPTH = 100
@@ -138,6 +138,13 @@ def tenant_faults(document: Mapping[str, Any]) -> list[FieldFault]:
     if document.get("tenant") is None or is_event_type(document["tenant"]):
         return []
     return [FieldFault("tenant", EVENT_TYPE_RULE)]
+
+
+def valid_id(event_id: str) -> str:
+    """Return the id of an event; raise EventNotFoundError if it is malformed."""
+    if not EVENT_ID.fullmatch(event_id):
+        raise EventNotFoundError
+    return event_id
 
 
 def is_event_type(value: object) -> bool:
