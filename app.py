@@ -176,14 +176,16 @@ def get_console() -> Response:
 def post_event(call: Call) -> Response:
     idempotency_key = call.request.headers.get("idempotency-key")
     respond_async = prefers_async(call.request.headers.get("prefer", ""))
-    event, is_repeated = delivery.accept(
-        parse_new_event(call.json_body(), idempotency_key_errors(idempotency_key)),
-        call.services,
-        call.deadline,
-        created_by=call.key.name,
-        idempotency_key=idempotency_key,
-        respond_async=respond_async,
-    )
+    new_event = parse_new_event(call.json_body(), idempotency_key_errors(idempotency_key))
+    with call.services.metrics.one_line():
+        event, is_repeated = delivery.accept(
+            new_event,
+            call.services,
+            call.deadline,
+            created_by=call.key.name,
+            idempotency_key=idempotency_key,
+            respond_async=respond_async,
+        )
     extra = {"Location": call.location(f"events/{event.event_id}")}
     if is_repeated:
         extra["Idempotency-Replayed"] = "true"
