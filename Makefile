@@ -41,7 +41,7 @@ api-key: $(SET_UP) ## make an API key (NAME=acme SCOPES=produce+consume)
 	@exec $(PY) -m tools.api_key "$$NAME" "$$SCOPES"
 
 signing-secret: $(SET_UP) ## print a new secret for WEBHOOK_SIGNING_SECRETS
-	@exec $(PY) -c 'import base64, secrets; print("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode())'
+	@exec $(PY) -c 'from tools import api_key; print(api_key.new_signing_secret())'
 
 package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev)
 	@exec $(PY) -m tools.package "$${STAGE:-dev}"

@@ -14,22 +14,27 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from threading import Lock, Thread
-from typing import TextIO
+from typing import Any, TextIO
 from urllib.parse import urlsplit
 
 import boto3
+import urllib3
 from botocore.config import Config as ClientConfig
+from botocore.exceptions import EndpointConnectionError
 from chalice.config import Config
-from chalice.local import ChaliceRequestHandler, LocalDevServer, create_local_server
+from chalice.local import ChaliceRequestHandler, LocalDevServer, LocalGatewayException, create_local_server
+from werkzeug.serving import DechunkedInput
 
 from chalicelib import __version__, batch, listing, schedules, services, settings, telemetry
+from chalicelib.auth import Scope
 from chalicelib.errors import AWS_ERRORS, ApiError, QueueUnavailableError, StorageUnavailableError
 from chalicelib.queue import Queue
 from chalicelib.services import Services
 from tools import api_key, local_aws
-from tools.receiver import Receiver
+from tools.receiver import Receiver, SignatureCheck
 
 ROOT = Path(__file__).parent.parent
 POLL_SECONDS = 3  # short, because emulators hand messages to long polls whose client is gone
@@ -37,6 +42,10 @@ WORKER_TIMEOUT_SECONDS = 50.0  # as in .chalice/config.json
 SWEEP_TIMEOUT_SECONDS = 60.0
 SWEEP_SECONDS = 60.0
 CHECK_DLQ_SECONDS = 300.0
+# What a second shell needs to use the same AWS and settings; where a value was made, it is printed.
+AWS_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", *local_aws.CREDENTIALS)
+RESOURCE_VARIABLES = ("EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL", "STAGE")
+SETTING_VARIABLES = ("API_KEYS", "ZAPIER_WEBHOOK_URL", "WEBHOOK_SIGNING_SECRETS", "SUBSCRIPTION_HOSTS")
 
 
 class StartError(Exception):
@@ -82,17 +91,66 @@ class Screen(logging.Handler):
 
 
 class Handler(ChaliceRequestHandler):
-    """One connection of Chalice's local server."""
+    """One connection of Chalice's local server, which reads chunked bodies and HEAD as API Gateway's callers expect."""
 
     disable_nagle_algorithm = True
     timeout = 60
+    _is_head = False
 
     def handle(self) -> None:
         with contextlib.suppress(ConnectionError):  # the client is gone
             super().handle()
 
+    def parse_request(self) -> bool:
+        """Read a request with its body; return False if it is answered already."""
+        self._is_head = False
+        if not super().parse_request():
+            return False
+        if not self.headers.get("Authorization", "").isascii():  # no API key is like that, and Chalice fails on it
+            del self.headers["Authorization"]
+        try:
+            if "Transfer-Encoding" in self.headers:
+                body = DechunkedInput(self.rfile).read()
+            else:
+                body = self.rfile.read(max(0, int(self.headers.get("Content-Length", "0"))))
+        except (ValueError, OSError):
+            self.send_error(400, explain="The length of the body is missing or wrong.")
+            return False
+        self._payload = dict(self.headers), body or None
+        self._is_head = self.command == "HEAD"
+        if self._is_head:
+            self.command: str = "GET"
+        return True
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Send a problem document, which repeats nothing of the request, and close the connection."""
+        status = HTTPStatus(code)
+        document = {
+            "type": "about:blank",
+            "title": status.phrase,
+            "status": code,
+            "detail": explain or f"{status.description or status.phrase}.",
+            "code": "not_found" if status == HTTPStatus.NOT_FOUND else "invalid_request",
+        }
+        self.close_connection = True
+        headers = {"Content-Type": "application/problem+json", "Connection": "close"}
+        self._send_http_response(code, headers, json.dumps(document))
+
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+    def _parse_payload(self) -> tuple[Any, bytes | None]:
+        return self._payload
+
+    def _send_error_response(self, error: LocalGatewayException) -> None:
+        self.send_error(404, explain="There is no such path.")
+
+    def _send_http_response(self, code: int, headers: Any, body: str | bytes | None) -> None:
+        if not self._is_head:
+            super()._send_http_response(code, headers, body)
+            return
+        self.send_response(code)
+        self._send_headers({**headers, "Content-Length": str(len(str(body or "").encode()))})
 
 
 def given(name: str) -> str:
@@ -108,10 +166,12 @@ def start() -> None:
     url = f"http://127.0.0.1:{server.server.server_port}"
     screen = _open_screen(url)
     variables = _provide_aws()
-    receiver_url = _provide_receiver(screen, variables)
-    key = _provide_key(variables)
-    screen.key = key or ""
-    screen.say(_usage(url, key, receiver_url, variables))
+    key, receiver = None, None
+    if not given("SETTINGS_SECRET"):
+        key = screen.key = _provide_key(variables)
+        _provide(variables, "WEBHOOK_SIGNING_SECRETS", api_key.new_signing_secret)
+        receiver = _provide_receiver(screen, variables, url)
+    screen.say(_usage(url, key, receiver, variables))
     current = _connect()
     _start_worker(current)
     _schedule("sweep", SWEEP_SECONDS, lambda: schedules.sweep(current, SWEEP_TIMEOUT_SECONDS))
@@ -176,6 +236,7 @@ def _open_screen(url: str) -> Screen:
 def _provide_aws() -> dict[str, str]:
     """Start an AWS unless one is given, and make the resources it lacks; return the variables that name them."""
     endpoint = given("AWS_ENDPOINT_URL")
+    left = [name for name in (*AWS_VARIABLES, *RESOURCE_VARIABLES, *SETTING_VARIABLES) if given(name)]
     try:
         if endpoint:
             local_aws.complete_given()
@@ -185,29 +246,48 @@ def _provide_aws() -> dict[str, str]:
             made = local_aws.ensure(os.environ["STAGE"])
             os.environ |= {name: value for name, value in made.items() if not given(name)}
     except (*AWS_ERRORS, ValueError) as error:
-        raise StartError(f"AWS_ENDPOINT_URL {endpoint or '(embedded)'}: {' '.join(str(error).split())}") from error
-    names = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL", "STAGE")
-    variables = {name: given(name) for name in names if given(name)}
-    return variables | {name: value for name, value in local_aws.CREDENTIALS.items() if given(name) == value}
+        is_gone = isinstance(error, EndpointConnectionError)
+        hint = f"; if a run that has ended printed it: unset {' '.join(left)}" if is_gone else ""
+        text = " ".join(str(error).split())
+        raise StartError(f"AWS_ENDPOINT_URL {endpoint or '(embedded)'}: {text}{hint}") from error
+    return {
+        name: given(name)
+        for name in (*AWS_VARIABLES, *RESOURCE_VARIABLES)
+        if given(name) and local_aws.CREDENTIALS.get(name, given(name)) == given(name)
+    }
 
 
-def _provide_receiver(screen: Screen, variables: dict[str, str]) -> str | None:
-    """Start the built-in receiver unless a webhook URL is set; return its URL."""
-    if given("ZAPIER_WEBHOOK_URL") or given("SETTINGS_SECRET"):
-        return None
-    receiver = Receiver(screen.event)
-    Thread(target=receiver.serve_forever, name="receiver", daemon=True).start()
-    variables["ZAPIER_WEBHOOK_URL"] = os.environ["ZAPIER_WEBHOOK_URL"] = receiver.url + receiver.hook_path
-    return receiver.url
+def _provide(variables: dict[str, str], name: str, make: Callable[[], str]) -> None:
+    """Set a variable that is not set, and note it among those that are printed."""
+    if not given(name):
+        variables[name] = os.environ[name] = make()
 
 
-def _provide_key(variables: dict[str, str]) -> str | None:
-    """Make an API key unless keys are set; return it."""
-    if "API_KEYS" in os.environ or given("SETTINGS_SECRET"):
-        return None
+def _provide_key(variables: dict[str, str]) -> str:
+    """Make an API key with every scope unless keys are set; return it, or ""."""
+    if "API_KEYS" in os.environ:
+        return ""
     key = api_key.new_key()
-    variables["API_KEYS"] = os.environ["API_KEYS"] = api_key.entry("local", key)
+    _provide(variables, "API_KEYS", lambda: api_key.entry("local", key, "+".join(Scope)))
     return key
+
+
+def _provide_receiver(screen: Screen, variables: dict[str, str], url: str) -> Receiver | None:
+    """Start the built-in receiver, which may be subscribed to, too, unless a webhook URL is set."""
+    if given("ZAPIER_WEBHOOK_URL"):
+        return None
+    signing_secrets = settings.read(os.environ)[0]["signing_secrets"]
+    headers = {"Authorization": f"Bearer {screen.key}"}
+
+    def call(path: str) -> dict[str, Any]:
+        return dict(urllib3.request("GET", url + path, headers=headers, timeout=5.0).json())
+
+    receiver = Receiver(screen.event, SignatureCheck(signing_secrets, call if screen.key else None))
+    Thread(target=receiver.serve_forever, name="receiver", daemon=True).start()
+    _provide(variables, "ZAPIER_WEBHOOK_URL", lambda: receiver.url + receiver.hook_path)
+    hosts = (*settings.Settings.subscription_hosts, "127.0.0.1")
+    _provide(variables, "SUBSCRIPTION_HOSTS", lambda: ",".join(hosts))
+    return receiver
 
 
 def _connect() -> Services:
@@ -265,26 +345,48 @@ def _schedule(name: str, seconds: float, function: Callable[[], None]) -> None:
     Thread(target=run, name=name, daemon=True).start()
 
 
-def _usage(url: str, key: str | None, receiver_url: str | None, variables: dict[str, str]) -> str:
+def _usage(url: str, key: str | None, receiver: Receiver | None, variables: dict[str, str]) -> str:
+    """Return what to paste into another terminal, first of all, and then what there is."""
     webhook_url = given("ZAPIER_WEBHOOK_URL") or "as in SETTINGS_SECRET"
-    authorization = f"-H 'Authorization: Bearer {key}'" if key else '-H "Authorization: Bearer $TRIGGERS_API_KEY"'
-    event = """-H 'Content-Type: application/json' -d '{"event_type": "order.created", "payload": {"order_id": "1"}}'"""
     lines = [
-        f"console    {url}/{f'#key={key}' if key else ''}",
+        f"export TRIGGERS_URL={url}" + (f" TRIGGERS_API_KEY={key}" if key else ""),
+        "",
+        "  Paste that line into another terminal; then post an event with curl or make, and list what is undelivered:",
+        _curl("/events", {"event_type": "order.created", "payload": {"order_id": "1"}}),
+        """make send TYPE=order.created PAYLOAD='{"order_id": "2"}'""",
+        _curl("/inbox"),
+    ]
+    if receiver:
+        lines += [
+            "  Make two deliveries fail and be retried; make one fail for good; show the last deliveries:",
+            f"curl -sS -X POST '{receiver.url}/fail?status=503&times=2'",
+            f"curl -sS -X POST '{receiver.url}/fail?status=404'",
+            f"curl -sS {receiver.url}",
+        ]
+    if "SUBSCRIPTION_HOSTS" in variables:
+        lines.append("  Subscribe to orders; each then comes twice, once as the copy of the subscription:")
+        lines.append(_curl("/subscriptions", {"target_url": webhook_url, "event_types": ["order.*"]}))
+    if webhook_url == "none":
+        lines.append("  Lease events for a minute; POST /events/{event_id}/acknowledge says that one is processed:")
+        lines.append(_curl("/inbox/lease", {"lease_seconds": 60}))
+    else:
+        lines.append("  To try pulling, start it with: ZAPIER_WEBHOOK_URL=none make run")
+    lines += [
+        "",
+        "  For `chalice local`, `make dlq` and other commands that use this AWS:",
+        "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items()),
+        "",
+        f"console      {url}/{f'#key={key}' if key else ''}",
         f"  version    {__version__}, stage {os.environ['STAGE']}",
-        f"  key        {key or 'yours; put it into TRIGGERS_API_KEY for the commands below'}",
+        f"  key        {key or 'yours; put it into TRIGGERS_API_KEY for the commands above'}",
+        f"  signing    {variables.get('WEBHOOK_SIGNING_SECRETS', 'yours')}",
         f"  pushes to  {urlsplit(webhook_url).netloc or webhook_url}",
         f"  logs       {sys.stdout.name}",
-        "  The variables of this AWS, for `chalice local` and other commands:",
-        "  export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items()),
-        "  Post an event, and list what is not delivered:",
-        f"  curl -sS {url}/events {authorization} {event}",
-        f"  curl -sS {url}/inbox {authorization}",
     ]
-    if receiver_url:
-        lines += [
-            "  Make two deliveries fail and be retried; make one fail for good:",
-            f"  curl -sS -X POST '{receiver_url}/fail?status=503&times=2'",
-            f"  curl -sS -X POST '{receiver_url}/fail?status=404'",
-        ]
     return "\n".join(lines)
+
+
+def _curl(path: str, body: dict[str, Any] | None = None) -> str:
+    """Return a command that uses the variables of the first line."""
+    command = f'curl -sS -w "\\n" -u ":$TRIGGERS_API_KEY" "$TRIGGERS_URL{path}"'
+    return f"{command} -H 'Content-Type: application/json' -d '{json.dumps(body)}'" if body else command
