@@ -42,10 +42,10 @@ WORKER_TIMEOUT_SECONDS = 50.0  # as in .chalice/config.json
 SWEEP_TIMEOUT_SECONDS = 60.0
 SWEEP_SECONDS = 60.0
 CHECK_DLQ_SECONDS = 300.0
-# What a second shell needs to use the same AWS and settings; where a value was made, it is printed.
-AWS_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", *local_aws.CREDENTIALS)
-RESOURCE_VARIABLES = ("EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL", "STAGE")
-SETTING_VARIABLES = ("API_KEYS", "ZAPIER_WEBHOOK_URL", "WEBHOOK_SIGNING_SECRETS", "SUBSCRIPTION_HOSTS")
+# What another shell needs to use the same AWS with the same settings
+AWS_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL")
+SECRET_VARIABLES = (*local_aws.CREDENTIALS, "API_KEYS", "ZAPIER_WEBHOOK_URL", "WEBHOOK_SIGNING_SECRETS")
+VARIABLES = (*AWS_VARIABLES, *SECRET_VARIABLES, "SUBSCRIPTION_HOSTS", "STAGE")
 
 
 class StartError(Exception):
@@ -68,8 +68,8 @@ class Screen(logging.Handler):
 
     def event(self, event_id: str, text: str) -> None:
         """Show what happened to an event; the first characters of its id tell it from its neighbours."""
-        printable = "".join(character if character.isprintable() else "?" for character in text)
-        self.say(f"{time.strftime('%H:%M:%S')}  {event_id[:12]:<12}  {printable}")
+        line = f"{time.strftime('%H:%M:%S')}  {event_id[:12]:<12}  {text}"
+        self.say("".join(character if character.isprintable() else "?" for character in line))
 
     def emit(self, record: logging.LogRecord) -> None:
         fields = vars(record)
@@ -160,18 +160,23 @@ def given(name: str) -> str:
 
 def start() -> None:
     """Start everything in daemon threads, and say how to use it; raise StartError."""
+    outside = {name: given(name) for name in VARIABLES if given(name)}
     config = _read_config()
     port = _check_environment()
     server = _listen(config, port)
     url = f"http://127.0.0.1:{server.server.server_port}"
     screen = _open_screen(url)
-    variables = _provide_aws()
-    key, receiver = None, None
+    _provide_aws(outside)
+    receiver = None
     if not given("SETTINGS_SECRET"):
-        key = screen.key = _provide_key(variables)
-        _provide(variables, "WEBHOOK_SIGNING_SECRETS", api_key.new_signing_secret)
-        receiver = _provide_receiver(screen, variables, url)
-    screen.say(_usage(url, key, receiver, variables))
+        screen.key = _provide_key()
+        _provide("WEBHOOK_SIGNING_SECRETS", api_key.new_signing_secret())
+        receiver = _provide_receiver(screen, url)
+    variables = {name: given(name) for name in VARIABLES if given(name)}
+    for name in SECRET_VARIABLES:
+        if variables.get(name) == outside.get(name):  # not made here: not to be repeated
+            variables.pop(name, None)
+    screen.say(_usage(url, screen.key, receiver, variables))
     current = _connect()
     _start_worker(current)
     _schedule("sweep", SWEEP_SECONDS, lambda: schedules.sweep(current, SWEEP_TIMEOUT_SECONDS))
@@ -186,7 +191,7 @@ def _read_config() -> Config:
     config = Config(given("STAGE") or "dev", config_from_disk=config_from_disk)
     for name, value in config.environment_variables.items():
         if name != "SETTINGS_SECRET":  # names what only a deployed stage has
-            os.environ[name] = given(name) or value
+            _provide(name, value)
     return config
 
 
@@ -233,46 +238,39 @@ def _open_screen(url: str) -> Screen:
     return screen
 
 
-def _provide_aws() -> dict[str, str]:
-    """Start an AWS unless one is given, and make the resources it lacks; return the variables that name them."""
+def _provide_aws(outside: dict[str, str]) -> None:
+    """Start an AWS unless one is given, make the resources it lacks, and set the variables that name them."""
     endpoint = given("AWS_ENDPOINT_URL")
-    left = [name for name in (*AWS_VARIABLES, *RESOURCE_VARIABLES, *SETTING_VARIABLES) if given(name)]
     try:
         if endpoint:
             local_aws.complete_given()
         else:
             local_aws.use(local_aws.start_moto())
         if not given("SETTINGS_SECRET"):
-            made = local_aws.ensure(os.environ["STAGE"])
-            os.environ |= {name: value for name, value in made.items() if not given(name)}
+            for name, value in local_aws.ensure(os.environ["STAGE"]).items():
+                _provide(name, value)
     except (*AWS_ERRORS, ValueError) as error:
-        is_gone = isinstance(error, EndpointConnectionError)
-        hint = f"; if a run that has ended printed it: unset {' '.join(left)}" if is_gone else ""
         text = " ".join(str(error).split())
-        raise StartError(f"AWS_ENDPOINT_URL {endpoint or '(embedded)'}: {text}{hint}") from error
-    return {
-        name: given(name)
-        for name in (*AWS_VARIABLES, *RESOURCE_VARIABLES)
-        if given(name) and local_aws.CREDENTIALS.get(name, given(name)) == given(name)
-    }
+        if isinstance(error, EndpointConnectionError):
+            text += f" (set by a run that has ended? Then: unset {' '.join(outside)})"
+        raise StartError(f"AWS_ENDPOINT_URL {endpoint or '(embedded)'}: {text}") from error
 
 
-def _provide(variables: dict[str, str], name: str, make: Callable[[], str]) -> None:
-    """Set a variable that is not set, and note it among those that are printed."""
-    if not given(name):
-        variables[name] = os.environ[name] = make()
+def _provide(name: str, value: str) -> None:
+    """Set a variable unless it is set."""
+    os.environ[name] = given(name) or value
 
 
-def _provide_key(variables: dict[str, str]) -> str:
+def _provide_key() -> str:
     """Make an API key with every scope unless keys are set; return it, or ""."""
     if "API_KEYS" in os.environ:
         return ""
     key = api_key.new_key()
-    _provide(variables, "API_KEYS", lambda: api_key.entry("local", key, "+".join(Scope)))
+    os.environ["API_KEYS"] = api_key.entry("local", key, "+".join(Scope))
     return key
 
 
-def _provide_receiver(screen: Screen, variables: dict[str, str], url: str) -> Receiver | None:
+def _provide_receiver(screen: Screen, url: str) -> Receiver | None:
     """Start the built-in receiver, which may be subscribed to, too, unless a webhook URL is set."""
     if given("ZAPIER_WEBHOOK_URL"):
         return None
@@ -282,11 +280,10 @@ def _provide_receiver(screen: Screen, variables: dict[str, str], url: str) -> Re
     def call(path: str) -> dict[str, Any]:
         return dict(urllib3.request("GET", url + path, headers=headers, timeout=5.0).json())
 
-    receiver = Receiver(screen.event, SignatureCheck(signing_secrets, call if screen.key else None))
+    receiver = Receiver(screen.event, SignatureCheck(signing_secrets, call))
     Thread(target=receiver.serve_forever, name="receiver", daemon=True).start()
-    _provide(variables, "ZAPIER_WEBHOOK_URL", lambda: receiver.url + receiver.hook_path)
-    hosts = (*settings.Settings.subscription_hosts, "127.0.0.1")
-    _provide(variables, "SUBSCRIPTION_HOSTS", lambda: ",".join(hosts))
+    _provide("ZAPIER_WEBHOOK_URL", receiver.url + receiver.hook_path)
+    _provide("SUBSCRIPTION_HOSTS", ",".join((*settings.Settings.subscription_hosts, "127.0.0.1")))
     return receiver
 
 
@@ -345,11 +342,11 @@ def _schedule(name: str, seconds: float, function: Callable[[], None]) -> None:
     Thread(target=run, name=name, daemon=True).start()
 
 
-def _usage(url: str, key: str | None, receiver: Receiver | None, variables: dict[str, str]) -> str:
+def _usage(url: str, key: str, receiver: Receiver | None, variables: dict[str, str]) -> str:
     """Return what to paste into another terminal, first of all, and then what there is."""
     webhook_url = given("ZAPIER_WEBHOOK_URL") or "as in SETTINGS_SECRET"
     lines = [
-        f"export TRIGGERS_URL={url}" + (f" TRIGGERS_API_KEY={key}" if key else ""),
+        f"export TRIGGERS_URL={url}{f' TRIGGERS_API_KEY={key}' if key else ''}",
         "",
         "  Paste that line into another terminal; then post an event with curl or make, and list what is undelivered:",
         _curl("/events", {"event_type": "order.created", "payload": {"order_id": "1"}}),
@@ -363,7 +360,7 @@ def _usage(url: str, key: str | None, receiver: Receiver | None, variables: dict
             f"curl -sS -X POST '{receiver.url}/fail?status=404'",
             f"curl -sS {receiver.url}",
         ]
-    if "SUBSCRIPTION_HOSTS" in variables:
+    if receiver and "127.0.0.1" in given("SUBSCRIPTION_HOSTS").split(","):
         lines.append("  Subscribe to orders; each then comes twice, once as the copy of the subscription:")
         lines.append(_curl("/subscriptions", {"target_url": webhook_url, "event_types": ["order.*"]}))
     if webhook_url == "none":

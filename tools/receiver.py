@@ -29,11 +29,11 @@ MAX_DELIVERIES = 50
 class SignatureCheck:
     """Tell whether pushes are signed with `signing_secrets`, and copies with secrets derived from them.
 
-    `call` returns the JSON object at a path of the API, which tells whose copy it is; None without a key for the API.
+    `call` returns the JSON object at a path of the API, which tells whose copy it is.
     """
 
     signing_secrets: tuple[bytes, ...]
-    call: Callable[[str], dict[str, Any]] | None
+    call: Callable[[str], dict[str, Any]]
 
     def verdict(self, headers: Message, event: Mapping[str, Any], body: bytes) -> str:
         """Return what to show about the signature of a push; raise KeyError, TypeError or ValueError if it is none."""
@@ -43,7 +43,7 @@ class SignatureCheck:
         if str(event["event_id"]).startswith("cpy_"):
             try:
                 signing_secrets = self._derive(event)
-            except (LookupError, HTTPError):
+            except (KeyError, HTTPError):
                 return "signature not checked: signed with the subscription's own secret"
         timestamp = int(headers["webhook-timestamp"])
         signatures = headers["webhook-signature"].split()
@@ -52,9 +52,7 @@ class SignatureCheck:
         return f"signature {'ok' if is_genuine and abs(time.time() - timestamp) <= TOLERANCE_SECONDS else 'wrong'}"
 
     def _derive(self, copy: Mapping[str, Any]) -> tuple[bytes, ...]:
-        """Return the secrets of the copy's subscription; raise LookupError or HTTPError if it cannot be found."""
-        if self.call is None:
-            raise LookupError("no API key")
+        """Return the secrets of the copy's subscription; raise KeyError or HTTPError if it cannot be looked up."""
         # The push of POST /subscriptions/{id}/test is stored nowhere; its payload names the subscription.
         stored = self.call(f"/events/{copy['event_id']}")
         subscription_id = stored.get("subscription_id") or copy["payload"]["subscription_id"]
