@@ -37,7 +37,7 @@ zapier: $(SET_UP_DEV) ## test the Zapier integration (needs Node)
 	@cd examples/zapier && npm ci --no-audit --no-fund --silent
 	@exec $(PY) -m pytest -n 0 tests/zapier
 
-api-key: $(SET_UP) ## make an API key (NAME=acme SCOPES=produce+consume, or erase)
+api-key: $(SET_UP) ## make an API key (NAME=acme SCOPES=produce+consume; erase must be named)
 	@exec $(PY) -m tools.api_key "$$NAME" "$$SCOPES"
 
 signing-secret: $(SET_UP) ## print a new secret for WEBHOOK_SIGNING_SECRETS
