@@ -411,8 +411,9 @@ def replay(event_ids: tuple[str, ...], *, since: str | None, until: str, rate: f
 
     if not go or not found:
         if found:
-            columns = ("created_at", "event_id", "event_type", "last_error")
-            print_table(columns, ([event.get(name) for name in columns] for event in found[:10]))
+            names = ("created_at", "event_id", "event_type", "last_error")
+            rows = ([event.get(name) for name in names] for event in found[:10])
+            print_table(("created at", "event", "type", "last error"), rows)
         rest = f". To push them again: {command(0)}" if found else ""
         click.echo(f"{counted(len(found), 'event')} would be replayed{rest}")
         return

@@ -94,7 +94,7 @@ class Receiver(ThreadingHTTPServer):
         if not (200 <= status <= 599 and 0 <= times <= 1000):
             raise ValueError("status must be 200 to 599, times 0 to 1000")
         self._failures = deque([status] * times)
-        return f"the next {times} deliveries get {status}"
+        return f"responding {status} to the next {times}"
 
 
 class Handler(BaseHTTPRequestHandler):
