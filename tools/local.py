@@ -132,8 +132,7 @@ class Handler(ChaliceRequestHandler):
             "detail": explain or f"{status.description or status.phrase}.",
             "code": "not_found" if status == HTTPStatus.NOT_FOUND else "invalid_request",
         }
-        self.close_connection = True
-        headers = {"Content-Type": "application/problem+json", "Connection": "close"}
+        headers = {"Content-Type": "application/problem+json", "Connection": "close"}  # which http.server does then
         self._send_http_response(code, headers, json.dumps(document))
 
     def log_message(self, format: str, *args: object) -> None:

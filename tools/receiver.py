@@ -21,7 +21,6 @@ from urllib3.exceptions import HTTPError
 
 from chalicelib.push import signature
 
-TOLERANCE_SECONDS = 300  # as in the libraries of Standard Webhooks
 MAX_DELIVERIES = 50
 
 
@@ -49,7 +48,7 @@ class SignatureCheck:
         signatures = headers["webhook-signature"].split()
         expected = [signature([secret], headers["webhook-id"], timestamp, body) for secret in signing_secrets]
         is_genuine = any(hmac.compare_digest(one, other) for one in expected for other in signatures)
-        return f"signature {'ok' if is_genuine and abs(time.time() - timestamp) <= TOLERANCE_SECONDS else 'wrong'}"
+        return f"signature {'ok' if is_genuine else 'wrong'}"
 
     def _derive(self, copy: Mapping[str, Any]) -> tuple[bytes, ...]:
         """Return the secrets of the copy's subscription; raise KeyError or HTTPError if it cannot be looked up."""
