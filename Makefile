@@ -64,7 +64,7 @@ destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table stay
 	@exec $(PY) -m tools.resources "$$STAGE" delete
 
 # These read the variables named here from the environment, into which make puts what is given on its command line.
-dlq: $(SET_UP) ## show the dead letter queue (STAGE=dev LIMIT=20)
+dlq: $(SET_UP) ## show the dead letter queue (STAGE=dev LIMIT=100)
 	@exec $(PY) -m tools.ops dlq
 
 redrive: $(SET_UP) ## move dead letters back to the inbox queue (STAGE=dev RATE=20)
@@ -73,7 +73,7 @@ redrive: $(SET_UP) ## move dead letters back to the inbox queue (STAGE=dev RATE=
 show: $(SET_UP) ## show the life of one event (EVENT_ID=evt_...)
 	@exec $(PY) -m tools.ops show
 
-replay: $(SET_UP) ## count failed events, or push them again with GO=1 (SINCE=2h UNTIL= STATUS= EVENT_TYPE= EVENT_ID= RATE=)
+replay: $(SET_UP) ## count failed events, or push them with GO=1 (SINCE=2h UNTIL= STATUS= EVENT_TYPE= EVENT_ID= RATE=)
 	@exec $(PY) -m tools.ops replay $(if $(filter 1,$(GO)),--go)
 
 send: $(SET_UP) ## post an event (TYPE=order.created PAYLOAD='{...}'), or a file of JSON lines (FILE=events.jsonl)
