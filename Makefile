@@ -8,8 +8,8 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos mutants zapier api-key signing-secret package e2e bench resources deploy destroy \
-  dlq redrive show replay send
+.PHONY: help run test check chaos mutants zapier second-aws api-key signing-secret package e2e bench resources deploy \
+  destroy dlq redrive show replay send
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,9 +33,14 @@ chaos: $(SET_UP_DEV) ## simulate storms of faults and crashes (SEEDS=500, or SEE
 mutants: $(SET_UP_DEV) ## break the code in many ways and see a test fail for each
 	@exec $(PY) -m tests.mutants
 
-zapier: $(SET_UP_DEV) ## test the Zapier integration (needs Node)
-	@cd examples/zapier && npm ci --no-audit --no-fund --silent
+zapier: $(SET_UP_DEV) ## validate and test the Zapier integration (needs Node)
+	@cd examples/zapier && npm ci --no-audit --no-fund --silent && npm run --silent validate
 	@exec $(PY) -m pytest -n 0 tests/zapier
+
+second-aws: $(SET_UP_DEV) ## run tests against another emulated AWS than moto (needs npm)
+	@command -v npm > /dev/null || { echo 'npm is needed; on Debian and Ubuntu: apt install npm' >&2; exit 1; }
+	@cd tests/second_aws && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@exec $(PY) -m tests.second_aws.run
 
 api-key: $(SET_UP) ## make an API key (NAME=acme SCOPES=produce+consume; erase must be named)
 	@exec $(PY) -m tools.api_key "$$NAME" "$$SCOPES"
@@ -56,7 +61,8 @@ resources: $(SET_UP) ## create or update the stack of a stage's resources and se
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}"
 
 deploy: resources ## the same, then deploy the functions and the API (STAGE=dev)
-	@exec .venv/bin/chalice deploy --stage "$${STAGE:-dev}"
+	@.venv/bin/chalice deploy --stage "$${STAGE:-dev}"
+	@exec $(PY) -m tools.gateway "$${STAGE:-dev}"
 
 destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table stays (STAGE=dev)
 	@: "$${STAGE:?make destroy needs the stage: make destroy STAGE=dev}"

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from functools import partial
 
 from chalicelib import delivery, messages
+from chalicelib.aws import CALL_SECONDS
 from chalicelib.errors import QueueUnavailableError
-from chalicelib.queue import Message
-from chalicelib.services import CALL_SECONDS, Services
+from chalicelib.queue import Message, OutgoingMessage
+from chalicelib.services import Services
 from chalicelib.telemetry import logger, request_id
 
-RETURN_SECONDS = 1  # for joining threads and returning
+JOIN_SECONDS = 1  # reserved for joining the threads and returning
 
 
 class BatchError(Exception):
@@ -22,7 +23,7 @@ def process(batch: Sequence[Message], services: Services, remaining_seconds: flo
     Raises BatchError if some failed, after the others were deleted: SQS returns only the failed ones. No thread
     outlives the call: one that is thawed with the next invocation would push after its claim ended.
     """
-    deadline = services.clock() + remaining_seconds - RETURN_SECONDS
+    deadline = services.clock() + remaining_seconds - JOIN_SECONDS
     succeeded = services.map(partial(_process_message, services, deadline), batch)
     if all(succeeded):
         return
@@ -47,19 +48,14 @@ def _process_message(services: Services, deadline: float, message: Message) -> b
 
 def _handle(message: Message, services: Services, deadline: float) -> None:
     try:
-        wake_up = messages.parse(message.body, message.attributes)
-        delay_seconds = delivery.redrive(wake_up, services) if wake_up.failed_at is not None else None
-        if delay_seconds is None:
-            delivery.deliver(wake_up, services, deadline)
+        request = messages.parse(message.body)
+        claim_ends_in = delivery.redrive(request, services) if request.failed_at is not None else None
+        if claim_ends_in is None:
+            delivery.deliver(request.event_id, services, deadline)
         else:
-            services.inbox.send(message.body, message.attributes, delay_seconds)
+            services.inbox.send(message.outgoing(), claim_ends_in)
     except messages.MalformedMessageError:
-        _move_to_dlq(message, "malformed", services)
-    except delivery.UnknownEventError:
-        if wake_up.subscription_id is None:  # else a copy, deleted because its subscription is gone
-            _move_to_dlq(message, "unknown_event", services)
-
-
-def _move_to_dlq(message: Message, reason: str, services: Services) -> None:
-    logger.warning("message cannot be processed", extra={"reason": reason})
-    services.dlq.send(message.body, {"Reason": reason})
+        logger.warning("message cannot be read")
+        services.dlq.send(OutgoingMessage(message.body, {"Reason": "malformed"}, message.group_id))
+    except delivery.UnknownEventError:  # an event is stored before any message names it
+        logger.warning("message dropped: its event expired or was deleted", extra={"event_id": request.event_id})

@@ -7,19 +7,29 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
 
 from chalicelib import listing, messages
-from chalicelib.backoff import delay_seconds
-from chalicelib.errors import ApiError, EventNotFoundError, QueueUnavailableError, StorageUnavailableError
-from chalicelib.events import Attempt, DeliveredVia, Event, Reason, Status, rfc3339, unix_seconds
-from chalicelib.messages import WakeUp
-from chalicelib.push import Outcome, PushResult
-from chalicelib.queue import BATCH_SIZE, MAX_DELAY_SECONDS
-from chalicelib.services import CALL_SECONDS, Services
-from chalicelib.settings import DAY_SECONDS, check_target_url
+from chalicelib.aws import CALL_SECONDS
+from chalicelib.errors import ApiError, EventNotFoundError, StorageUnavailableError
+from chalicelib.events import (
+    COPY_PREFIX,
+    Attempt,
+    DeliveredVia,
+    Event,
+    Reason,
+    Status,
+    response_bytes,
+    rfc3339,
+    unix_seconds,
+)
+from chalicelib.messages import QueueMessage
+from chalicelib.push import PushResult
+from chalicelib.queue import BATCH_SIZE
+from chalicelib.retry import DAY_SECONDS, MAX_QUEUE_DELAY_SECONDS, Outcome
+from chalicelib.services import Services
 from chalicelib.store import CLAIM_SECONDS, MESSAGE_GRACE_SECONDS, WriteResult
 from chalicelib.subscriptions import Subscription
 from chalicelib.telemetry import logger
@@ -29,10 +39,11 @@ from chalicelib.validation import LeaseRequest, NewEvent
 AFTER_PUSH_SECONDS = 2 * CALL_SECONDS
 RECORD_RETRY_SECONDS = 0.5
 NOT_HELD = "This lease does not hold the event."
-DEAD_LETTER_RETRY_SECONDS = 60
+HANGS = "not pushed: the receiver hangs"
+HOST_NOT_ALLOWED = "SUBSCRIPTION_HOSTS does not allow the host"
 MAX_INLINE_PUSHES = 10
-LEASE_SECONDS = 5  # for finding events that nobody holds; the search and the calls after it may take as long again
-MAX_LEASED_BYTES = 2 * 1024 * 1024  # quoted as JSON once more, and with those taken last, less than Lambda's 6 MB
+LEASE_SEARCH_SECONDS = 5  # the search and the calls after it may take as long again
+MAX_LEASED_BYTES = 4 * 1024 * 1024  # with those taken last, less than Lambda's 6 MB
 MAX_LEASED_AT_ONCE = 10  # then the time left is looked at
 
 
@@ -42,6 +53,23 @@ class OutOfTimeError(Exception):
 
 class UnknownEventError(Exception):
     """A message names an event that is absent or expired."""
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where an event is pushed to; a copy's has its subscription."""
+
+    url: str
+    subscription: Subscription | None = None
+
+
+@dataclass(frozen=True)
+class NextAttempt:
+    """When a pending event is to be pushed again, and whether the worker may wait for that in process."""
+
+    event: Event
+    delay_seconds: float
+    may_wait: bool
 
 
 def accept(
@@ -61,47 +89,37 @@ def accept(
     are logged; the sweep retries the delivery.
     """
     event = _new_event(new_event, services, created_by, idempotency_key)
-    hosts = services.settings.subscription_hosts
-    subscriptions = services.subscriptions.matching(event.event_type, hosts) if hosts else []
+    subscriptions = services.subscriptions.matching(event.event_type)
     if subscriptions and idempotency_key is not None and (earlier := services.store.get(event.event_id)):
-        return _require_same_body(earlier, event), True  # subscriptions made since then get no copy
+        # This only saves storing copies in vain: the put of the event decides.
+        return _require_same_body(earlier, event), True
     copies = [_copy(event, subscription, services) for subscription in subscriptions]
-    urls = {copy.event_id: subscription.target_url for copy, subscription in zip(copies, subscriptions, strict=True)}
-    event = replace(event, copies=tuple(urls))
-    if services.settings.webhook_url is None:
-        event = _without_push(event)
-    else:
-        urls = {event.event_id: services.settings.webhook_url, **urls}
-    candidates = [] if respond_async else list(urls.items())[:MAX_INLINE_PUSHES]
-    inline = {event_id for event_id, url in candidates if services.breaker(url).allows()}
-
-    def store(new: Event) -> tuple[Event, bool]:
-        if new.event_id in inline:
-            until = rfc3339(services.clock() + CLAIM_SECONDS)
-            new = replace(new, delivery_attempts=1, claimed_until=until, requeue_at=until)
-        result = services.store.put(new)
-        return _require_same_body(result.event, new), result.applied
+    event = replace(event, copies=tuple(copy.event_id for copy in copies))
+    destinations = _destinations(event, subscriptions, services)
+    inline = set() if respond_async else _inline(destinations, services)
 
     # The event comes last, so that an event that is there has all its copies.
-    stored = services.map(store, copies)
-    stored.append(store(event))
-    event, is_new = stored[-1]
-    if is_new:
-        extra = {"event_id": event.event_id, "event_type": event.event_type, "created_by": event.created_by}
-        logger.info("event accepted", extra={**extra, "copies": len(copies)})
-        services.metrics.emit(EventsAccepted=1)
-    # Not due: pull-only, or acknowledged before the response of the put arrived.
-    due = [each for each, applied in stored if applied and each.status is Status.PENDING and each.next_attempt_at]
-    pushed: list[Event] = []
+    stored_copies = services.map(partial(_store, inline, services), copies)
+    stored = _store(inline, services, _settled_by_copies(event, stored_copies))
+    if not stored.applied:
+        _delete_unlisted(stored_copies, stored.event, services, deadline)
+    event = _require_same_body(stored.event, event)
+    if stored.applied:
+        _announce(event, services)
+
+    due = _due([*stored_copies, stored])
     with _errors_left_to_sweep(event.event_id):
         _queue([each for each in due if each.event_id not in inline], services, deadline)
     with _errors_left_to_sweep(event.event_id):
         claimed = [each for each in due if each.event_id in inline]
-        pushed = services.map(lambda each: _push_new(each, urls[each.event_id], services, deadline), claimed)
-    return next((each for each in pushed if each.event_id == event.event_id), event), not is_new
+        pushed = services.map(lambda each: _push_new(each, destinations[each.event_id], services, deadline), claimed)
+        event = next((each for each in pushed if each.event_id == event.event_id), event)
+        if stored.applied and event.claimed_until and not event.is_scheduled:
+            event = _end_claim(event, pushed, services)
+    return event, not stored.applied
 
 
-def deliver(wake_up: WakeUp, services: Services, deadline: float) -> None:
+def deliver(event_id: str, services: Services, deadline: float) -> None:
     """Push an event until it is settled or the next attempt must wait longer than this invocation can.
 
     The function must return by `deadline` (Unix seconds). Raises UnknownEventError, StorageUnavailableError and
@@ -110,43 +128,48 @@ def deliver(wake_up: WakeUp, services: Services, deadline: float) -> None:
     settings = services.settings
     last_start = deadline - (CALL_SECONDS + settings.push_timeout_seconds + AFTER_PUSH_SECONDS)
     waited = 0.0
-    while (delay_seconds := attempt_delivery(wake_up.event_id, services, deadline)) is not None:
-        waited += delay_seconds
-        is_late = services.clock() + delay_seconds > last_start
-        if is_late or waited > settings.in_process_wait_seconds:
-            _wake_up(wake_up, delay_seconds, services)
+    while (upcoming := attempt_delivery(event_id, services, deadline)) is not None:
+        waited += upcoming.delay_seconds
+        is_late = services.clock() + upcoming.delay_seconds > last_start
+        if is_late or waited > settings.in_process_wait_seconds or not upcoming.may_wait:
+            _enqueue(upcoming.event, upcoming.delay_seconds, services)
             return
-        services.sleep(delay_seconds)
+        services.sleep(upcoming.delay_seconds)
 
 
-def attempt_delivery(event_id: str, services: Services, deadline: float) -> float | None:
+def attempt_delivery(event_id: str, services: Services, deadline: float) -> NextAttempt | None:
     """Claim an event, push it and record the outcome.
 
-    Returns the seconds until the next attempt, or None if there is nothing to wait for in process.
+    Returns its next attempt; None if it is settled, or another holds it and will see to the next attempt.
     """
     claim = services.store.claim(event_id, services.new_id())
     event = claim.event
     if event is None:
         raise UnknownEventError
     if not claim.applied:
-        return _seconds_until_due(event, services)
-    url = _target_url(event, services)
-    if url is None and event.subscription_id is None:  # pull-only: it waits in the inbox
-        services.store.record_unscheduled(event)
-        return None
-    if url is None:  # a copy, which nobody waits for
+        return _attempt_to_come(event, services)
+    destination = _destination(event, services)
+    if destination is None and event.is_copy:  # its subscription is gone: nobody waits for it
         services.store.delete(event)
+        return None
+    if destination is None:  # pull-only: it waits in the inbox
+        services.store.cancel_attempt(event)
         return None
     max_attempts = services.settings.max_delivery_attempts
     if event.delivery_attempts > max_attempts:  # the last attempt was not recorded
         _dead_letter(replace(event, delivery_attempts=max_attempts), Reason.EXHAUSTED, services, deadline)
         return None
-    event, result = _push(event, url, services.settings.push_timeout_seconds, services, deadline)
-    event, delay_seconds = _settle(event, result, services, deadline)
-    if delay_seconds is not None and result.timed_out:  # a receiver that hangs must not hold the batch
-        _wake_up(event, delay_seconds, services)
+    breaker, timeout_seconds = services.worker_breaker(destination.url), services.settings.push_timeout_seconds
+    if breaker.allows():
+        event, result = _push(event, destination, timeout_seconds, services, deadline)
+        breaker.record(failed=result.outcome is Outcome.RETRY, timed_out=result.timed_out)
+    else:
+        result = PushResult(Outcome.RETRY, error=HANGS)
+        event = _with_attempt(event, services.clock(), result)
+    event, delay_seconds = _settle(event, result, destination, services, deadline)
+    if delay_seconds is None:
         return None
-    return delay_seconds
+    return NextAttempt(event, delay_seconds, not result.timed_out and _may_wait(destination, services))
 
 
 def acknowledge(event_id: str, services: Services, lease_id: str | None = None) -> None:
@@ -184,16 +207,17 @@ def lease(request: LeaseRequest, services: Services) -> list[Event]:
         if result.applied and result.event and result.event.status is not Status.DELIVERED:
             leased.append(result.event)
 
-    deadline = services.clock() + LEASE_SECONDS
+    deadline = services.clock() + LEASE_SEARCH_SECONDS
     query, room = replace(listing.INBOX, event_type=request.event_type), MAX_LEASED_BYTES
     try:
         while len(leased) < request.limit and room > 0 and services.clock() < deadline:
             limit = min(MAX_LEASED_AT_ONCE, request.limit - len(leased))
-            page = listing.find(services, replace(query, limit=limit), max_bytes=room)
+            page = listing.search(services, replace(query, limit=limit), max_bytes=room)
             services.map(take, page.events)
             if page.after is None:
                 break
-            query, room = replace(query, after=page.after), MAX_LEASED_BYTES - sum(event.size for event in leased)
+            query = replace(query, after=page.after)
+            room = MAX_LEASED_BYTES - sum(response_bytes(event.to_lease_json()) for event in leased)
     except StorageUnavailableError:
         if not leased:
             raise
@@ -202,10 +226,7 @@ def lease(request: LeaseRequest, services: Services) -> list[Event]:
 
 def replay(event_id: str, services: Services) -> Event:
     """Make an event pending again and queue it; raise EventNotFoundError, or ApiError 409 while it is claimed."""
-    is_pushed = services.settings.webhook_url is not None
-    if not is_pushed:
-        stored = services.store.get(event_id)
-        is_pushed = stored is not None and stored.subscription_id is not None  # only copies, in pull-only mode
+    is_pushed = services.settings.webhook_url is not None or event_id.startswith(COPY_PREFIX)
     expires_at = _expires_at(services)
     result = services.store.replay(event_id, services.new_id(), expires_at=expires_at, is_pushed=is_pushed)
     event = result.event
@@ -217,66 +238,127 @@ def replay(event_id: str, services: Services) -> Event:
     logger.info("replayed", extra={"event_id": event_id})
     if is_pushed:
         with _errors_left_to_sweep(event_id):
-            _wake_up(event, 0, services)
+            _enqueue(event, 0, services)
     return event
 
 
-def redrive(wake_up: WakeUp, services: Services) -> float | None:
+def redrive(message: QueueMessage, services: Services) -> float | None:
     """Replay the event of a dead letter that was moved back, if that tells of its latest failure.
 
-    Returns the seconds after which the dead letter must be looked at again if the event is claimed, else None: the
-    dead letter is sent before the failure is recorded, so it can come back before that.
+    Returns the seconds after which the dead letter must be looked at again, because the event is claimed: the dead
+    letter is sent before the failure is recorded, so it can come back before that. None: it was replayed, or the dead
+    letter is out of date, and is no more than a request to push the event if it is pending.
     """
-    event_id, failed_at, expires_at = wake_up.event_id, wake_up.failed_at, _expires_at(services)
+    event_id, failed_at, expires_at = message.event_id, message.failed_at, _expires_at(services)
     result = services.store.replay(event_id, services.new_id(), expires_at=expires_at, failed_at=failed_at)
     event = result.event
     if result.applied or event is None:
         return None
     # The claim that refused the replay may have ended since.
     if event.failed_at == failed_at or event.is_claimed(services.clock()):
-        return min(MAX_DELAY_SECONDS, max(0.0, _claim_seconds_left(event, services)) + 1)
+        return min(MAX_QUEUE_DELAY_SECONDS, max(0.0, _claim_seconds_left(event, services)) + 1)
     return None
 
 
 def _new_event(new_event: NewEvent, services: Services, created_by: str, idempotency_key: str | None) -> Event:
     now = services.clock()
     if idempotency_key is None:
-        digits = services.new_id()
+        digits, body_hash = services.new_id(), None
     else:  # NUL separates the two, so that no two pairs give the same text
         digits = hashlib.sha256(f"{created_by}\0{idempotency_key}".encode()).hexdigest()[:32]
+        body_hash = new_event.body_hash
+    is_pushed = services.settings.webhook_url is not None
     return Event(
-        **vars(new_event),
         event_id=f"evt_{digits}",
+        event_type=new_event.event_type,
+        payload=new_event.payload,
+        metadata=new_event.metadata,
+        body_hash=body_hash,
         status=Status.PENDING,
         created_at=rfc3339(now),
         created_by=created_by,
         expires_at=_expires_at(services),
-        size=new_event.size,
-        next_attempt_at=rfc3339(now),
-        requeue_at=rfc3339(now + MESSAGE_GRACE_SECONDS),
+        response_bytes=response_bytes(new_event.payload + new_event.metadata),
+        next_attempt_at=rfc3339(now) if is_pushed else None,
+        requeue_at=rfc3339(now + MESSAGE_GRACE_SECONDS) if is_pushed else None,
         claim_id=services.new_id(),
     )
 
 
 def _copy(event: Event, subscription: Subscription, services: Services) -> Event:
-    """Return the copy for a subscription: the same id each time, so that a repeated POST stores it once."""
-    digest = hashlib.sha256(f"{event.event_id}\0{subscription.subscription_id}".encode()).hexdigest()
+    """Return the copy for a subscription: the same id each time, so that a repeated POST stores it once.
+
+    The id derives from the body, too: of two bodies under one Idempotency-Key, each has copies of its own.
+    """
+    now = services.clock()
+    text = f"{event.event_id}\0{subscription.subscription_id}\0{event.body_hash}"
     return replace(
         event,
-        event_id=f"evt_{digest[:32]}",
+        event_id=COPY_PREFIX + hashlib.sha256(text.encode()).hexdigest()[:32],
         claim_id=services.new_id(),
         subscription_id=subscription.subscription_id,
         source_event_id=event.event_id,
+        settles_source=None if event.is_scheduled else 1,
+        next_attempt_at=rfc3339(now),
+        requeue_at=rfc3339(now + MESSAGE_GRACE_SECONDS),
+        body_hash=None,
     )
 
 
-def _without_push(event: Event) -> Event:
-    """Return an event for pull-only mode: it waits in the inbox, or its copies are delivered in its place."""
-    event = replace(event, next_attempt_at=None, requeue_at=None)
-    if not event.copies:
+def _destinations(event: Event, subscriptions: list[Subscription], services: Services) -> dict[str, Destination]:
+    """Return where a new event, unless it is pull-only, and its copies are pushed to."""
+    copies = {
+        copy_id: Destination(subscription.target_url, subscription)
+        for copy_id, subscription in zip(event.copies, subscriptions, strict=True)
+    }
+    if services.settings.webhook_url is None:
+        return copies
+    return {event.event_id: Destination(services.settings.webhook_url), **copies}
+
+
+def _inline(destinations: dict[str, Destination], services: Services) -> set[str]:
+    """Return the ids of the events that are pushed while the caller waits."""
+    first = list(destinations.items())[:MAX_INLINE_PUSHES]
+    return {event_id for event_id, destination in first if services.inline_breaker(destination.url).allows()}
+
+
+def _settled_by_copies(event: Event, stored_copies: list[WriteResult]) -> Event:
+    """Return an event as it is to be stored after its copies.
+
+    One that is not pushed is delivered if one of its copies is: an earlier try of the POST stored that. Else it is
+    claimed, so that no consumer leases it while its copies are pushed.
+    """
+    if event.is_scheduled or not stored_copies:
         return event
-    via = DeliveredVia.SUBSCRIPTIONS
-    return replace(event, status=Status.DELIVERED, delivered_at=event.created_at, delivered_via=via)
+    for copy in (result.event for result in stored_copies):
+        if copy and copy.status is Status.DELIVERED:
+            return _delivered_by(copy, event)
+    return replace(event, claimed_until=rfc3339(unix_seconds(event.created_at) + CLAIM_SECONDS))
+
+
+def _store(inline: set[str], services: Services, event: Event) -> WriteResult:
+    """Store a new event or copy, claimed if it is pushed while the caller waits."""
+    if event.event_id in inline:
+        until = rfc3339(services.clock() + CLAIM_SECONDS)
+        event = replace(event, delivery_attempts=1, claimed_until=until, requeue_at=until)
+    return services.store.put(event)
+
+
+def _delete_unlisted(
+    stored_copies: list[WriteResult], event: Event | None, services: Services, deadline: float
+) -> None:
+    """Delete the copies that this POST stored and that the event, which another POST stored, does not list."""
+    listed = event.copies if event else ()
+    unlisted = [result.event for result in stored_copies if result.applied and result.event]
+
+    def delete(copy: Event) -> WriteResult:
+        services.store.delete(copy)
+        return WriteResult(True)
+
+    services.map(
+        lambda copy: _record_with_retries(delete, copy, services, deadline),
+        [copy for copy in unlisted if copy.event_id not in listed],
+    )
 
 
 def _require_same_body(stored: Event | None, event: Event) -> Event:
@@ -288,23 +370,49 @@ def _require_same_body(stored: Event | None, event: Event) -> Event:
     return stored
 
 
+def _announce(event: Event, services: Services) -> None:
+    extra = {"event_id": event.event_id, "event_type": event.event_type, "created_by": event.created_by}
+    logger.info("event accepted", extra={**extra, "copies": len(event.copies)})
+    services.metrics.emit(EventsAccepted=1)
+
+
+def _due(stored: list[WriteResult]) -> list[Event]:
+    """Return the new events that are to be pushed: not pull-only, and not acknowledged since."""
+    events = [result.event for result in stored if result.applied and result.event]
+    return [event for event in events if event.status is Status.PENDING and event.is_scheduled]
+
+
 def _queue(events: list[Event], services: Services, deadline: float) -> None:
     """Send messages for new events."""
-    wake_ups = [messages.wake_up(event) for event in events]
-    tens = [wake_ups[start : start + BATCH_SIZE] for start in range(0, len(wake_ups), BATCH_SIZE)]
+    outgoing = [messages.push_message(event) for event in events]
+    tens = [outgoing[start : start + BATCH_SIZE] for start in range(0, len(outgoing), BATCH_SIZE)]
     if services.clock() + CALL_SECONDS <= deadline:  # else the sweep queues them
         services.map(services.inbox.send_many, tens)
 
 
-def _push_new(event: Event, url: str, services: Services, deadline: float) -> Event:
+def _push_new(event: Event, destination: Destination, services: Services, deadline: float) -> Event:
     """Push a new event once; return it as it is then."""
-    with _errors_left_to_sweep(event.event_id):
-        event, result = _push(event, url, services.settings.inline_push_timeout_seconds, services, deadline)
-        services.breaker(url).record(failed=result.outcome is Outcome.RETRY, timed_out=result.timed_out)
-        event, delay_seconds = _settle(event, result, services, deadline)
-        if delay_seconds is not None:
-            _wake_up(event, delay_seconds, services)
+    breaker, timeout_seconds = services.inline_breaker(destination.url), services.settings.inline_push_timeout_seconds
+    event, result = _push(event, destination, timeout_seconds, services, deadline)
+    breaker.record(failed=result.outcome is Outcome.RETRY, timed_out=result.timed_out)
+    event, delay_seconds = _settle(event, result, destination, services, deadline)
+    if delay_seconds is not None:
+        _enqueue(event, delay_seconds, services)
     return event
+
+
+def _end_claim(event: Event, pushed: list[Event], services: Services) -> Event:
+    """End the claim of a POST on an event that is not pushed itself; return it as it is then."""
+    for copy in pushed:
+        if copy.status is Status.DELIVERED:  # which has ended the claim
+            return _delivered_by(copy, event)
+    services.store.release(event.event_id, str(event.claim_id))
+    return replace(event, claimed_until=None)
+
+
+def _delivered_by(copy: Event, event: Event) -> Event:
+    delivered_at, via = copy.delivered_at, DeliveredVia.SUBSCRIPTIONS
+    return replace(event, status=Status.DELIVERED, delivered_at=delivered_at, delivered_via=via, claimed_until=None)
 
 
 @contextlib.contextmanager
@@ -316,33 +424,63 @@ def _errors_left_to_sweep(event_id: str) -> Iterator[None]:
         logger.exception("delivery left to the sweep", extra={"event_id": event_id})
 
 
-def _target_url(event: Event, services: Services) -> str | None:
+def _destination(event: Event, services: Services) -> Destination | None:
     """Return where to push an event, or None in pull-only mode or if its subscription is gone."""
     if event.subscription_id is None:
-        return services.settings.webhook_url
+        url = services.settings.webhook_url
+        return Destination(url) if url else None
     subscription = services.subscriptions.find(event.subscription_id)
-    return subscription.target_url if subscription else None
+    return Destination(subscription.target_url, subscription) if subscription else None
+
+
+def _may_wait(destination: Destination | None, services: Services) -> bool:
+    """Return whether the worker may wait in process for a destination: not if it failed often in a row."""
+    if destination is None:
+        return True
+    return services.worker_breaker(destination.url).failures < services.settings.breaker_failures
 
 
 def _push(
-    event: Event, url: str, timeout_seconds: float, services: Services, deadline: float
+    event: Event,
+    destination: Destination,
+    timeout_seconds: float,
+    services: Services,
+    deadline: float,
 ) -> tuple[Event, PushResult]:
     """Push a claimed event once; return it with the attempt. Raises OutOfTimeError."""
-    started = services.clock()
+    settings, started, subscription = services.settings, services.clock(), destination.subscription
     timeout_seconds = min(timeout_seconds, deadline - started - AFTER_PUSH_SECONDS)
     if timeout_seconds <= 0:
         raise OutOfTimeError
-    if event.subscription_id is not None and check_target_url(url, services.settings.subscription_hosts):
-        result = PushResult(Outcome.FAILED, 0, error="SUBSCRIPTION_HOSTS does not allow the host")
-    else:
-        result = services.push.send(event, url, timeout_seconds)
+    if subscription and services.subscriptions.fault(subscription):
+        result = PushResult(Outcome.FAILED, error=HOST_NOT_ALLOWED)
+        return _with_attempt(event, started, result), result
+    result = services.push.send(
+        event,
+        destination.url,
+        timestamp=int(started),
+        timeout_seconds=timeout_seconds,
+        connect_timeout_seconds=settings.push_connect_timeout_seconds,
+        secrets=settings.signing_secrets,
+        public_only=bool(subscription and settings.subscription_hosts.public_only(subscription.target_url)),
+    )
+    return _with_attempt(event, started, result), result
+
+
+def _with_attempt(event: Event, started: float, result: PushResult) -> Event:
     outcome = (result.outcome, result.status_code, result.error, result.duration_ms, result.response)
-    return event.with_attempt(Attempt(rfc3339(started), *outcome)), result
+    return event.with_attempt(Attempt(rfc3339(started), *outcome))
 
 
-def _settle(event: Event, result: PushResult, services: Services, deadline: float) -> tuple[Event, float | None]:
+def _settle(
+    event: Event, result: PushResult, destination: Destination, services: Services, deadline: float
+) -> tuple[Event, float | None]:
     """Record the outcome of an attempt; return the event, and the seconds until the next attempt if there is one."""
-    delay_seconds = _retry_delay_seconds(event, result, services)
+    delay_seconds = None
+    if result.outcome is Outcome.RETRY:
+        delay_seconds = services.settings.retry_policy.next_delay_seconds(
+            event.delivery_attempts, retry_after_seconds=result.retry_after_seconds, random=services.random
+        )
     logger.info(
         "attempt",
         extra={
@@ -355,52 +493,51 @@ def _settle(event: Event, result: PushResult, services: Services, deadline: floa
             "retry_in_seconds": delay_seconds and round(delay_seconds, 3),
         },
     )
-    if result.status_code == HTTPStatus.GONE and event.subscription_id is not None:
-        services.subscriptions.delete(event.subscription_id)
-        logger.warning("subscription ended by its target", extra={"subscription_id": event.subscription_id})
+    subscription = destination.subscription
+    if result.status_code == HTTPStatus.GONE and subscription and services.subscriptions.end(subscription):
         services.store.delete(event)
         return event, None
     if result.outcome is Outcome.DELIVERED:
-        record = _record(services.store.record_delivered, event, services, deadline)
-        if record.applied:
-            latency_ms = round((services.clock() - unix_seconds(event.replayed_at or event.created_at)) * 1000)
-            services.metrics.emit(DeliverySuccess=1, PushDuration=result.duration_ms, DeliveryLatency=latency_ms)
-        return record.event or event, None
+        return _record_delivered(event, result, services, deadline), None
     if delay_seconds is not None:
         services.metrics.emit(DeliveryRetry=1, PushDuration=result.duration_ms)
-        will_be_queued = delay_seconds <= MAX_DELAY_SECONDS
+        will_be_queued = delay_seconds <= MAX_QUEUE_DELAY_SECONDS
         write = partial(services.store.record_retry, delay_seconds=delay_seconds, will_be_queued=will_be_queued)
-        record = _record(write, event, services, deadline)
+        record = _record_with_retries(write, event, services, deadline)
         return record.event or event, delay_seconds if record.applied else None
     services.metrics.emit(PushDuration=result.duration_ms)
     reason = Reason.PERMANENT if result.outcome is Outcome.FAILED else Reason.EXHAUSTED
     return _dead_letter(event, reason, services, deadline), None
 
 
-def _retry_delay_seconds(event: Event, result: PushResult, services: Services) -> float | None:
-    settings, attempt = services.settings, event.delivery_attempts
-    if result.outcome is not Outcome.RETRY or attempt >= settings.max_delivery_attempts:
-        return None
-    base, cap = settings.backoff_base_seconds, settings.backoff_cap_seconds
-    return max(delay_seconds(attempt, base=base, cap=cap, random=services.random), result.retry_after_seconds)
+def _record_delivered(event: Event, result: PushResult, services: Services, deadline: float) -> Event:
+    """Record a delivery; before that of a copy, that of the event it was made from if that is not pushed itself."""
+    if event.settles_source or (event.is_copy and services.settings.webhook_url is None):
+        _record_with_retries(services.store.record_delivered_by_copy, event, services, deadline)
+    record = _record_with_retries(services.store.record_delivered, event, services, deadline)
+    if record.applied:
+        latency_ms = round((services.clock() - unix_seconds(event.replayed_at or event.created_at)) * 1000)
+        services.metrics.emit(DeliverySuccess=1, PushDuration=result.duration_ms, DeliveryLatency=latency_ms)
+    return record.event or event
 
 
 def _dead_letter(event: Event, reason: Reason, services: Services, deadline: float) -> Event:
-    """Send the DLQ message, then record the failure: a crash in between makes a second message, never none."""
+    """Send the DLQ message, then record the failure: a crash in between makes a second message, never none.
+
+    Raises QueueUnavailableError; the sweep queues the event again when its claim ends.
+    """
     failed = replace(event, reason=reason, failed_at=rfc3339(services.clock()))
-    try:
-        services.dlq.send(messages.dead_letter_body(failed), messages.attributes(event) | {"Reason": reason})
-    except QueueUnavailableError:
-        services.store.record_retry(event, delay_seconds=DEAD_LETTER_RETRY_SECONDS, will_be_queued=False)
-        raise
-    record = _record(services.store.record_failed, failed, services, deadline)
+    services.dlq.send(messages.dead_letter(failed))
+    record = _record_with_retries(services.store.record_failed, failed, services, deadline)
     if record.applied:
-        services.metrics.emit(DeliveryFailure=1)
+        services.metrics.emit(**{"CopyFailure" if event.is_copy else "DeliveryFailure": 1})
         logger.warning("dead letter", extra={"event_id": event.event_id, "reason": reason})
     return record.event or failed
 
 
-def _record(write: Callable[[Event], WriteResult], event: Event, services: Services, deadline: float) -> WriteResult:
+def _record_with_retries(
+    write: Callable[[Event], WriteResult], event: Event, services: Services, deadline: float
+) -> WriteResult:
     """Write a record, again and again while the function lasts: a lost record is a second push.
 
     The claim lasts longer: CLAIM_SECONDS is more than the time of the functions that push.
@@ -414,12 +551,13 @@ def _record(write: Callable[[Event], WriteResult], event: Event, services: Servi
             services.sleep(RECORD_RETRY_SECONDS)
 
 
-def _seconds_until_due(event: Event, services: Services) -> float | None:
-    """Return by how much a message came early, or None if the event needs no push or someone holds it."""
+def _attempt_to_come(event: Event, services: Services) -> NextAttempt | None:
+    """Return the next attempt of an event whose message came early; None if it needs no push or someone holds it."""
     now = services.clock()
     if event.status is not Status.PENDING or event.next_attempt_at is None or event.is_claimed(now):
         return None
-    return max(0.0, unix_seconds(event.next_attempt_at) - now)
+    delay_seconds = max(0.0, unix_seconds(event.next_attempt_at) - now)
+    return NextAttempt(event, delay_seconds, _may_wait(_destination(event, services), services))
 
 
 def _claim_seconds_left(event: Event, services: Services) -> float:
@@ -431,7 +569,7 @@ def _expires_at(services: Services) -> int:
     return int(services.clock()) + services.settings.event_retention_days * DAY_SECONDS
 
 
-def _wake_up(event: Event | WakeUp, delay_seconds: float, services: Services) -> None:
+def _enqueue(event: Event, delay_seconds: float, services: Services) -> None:
     """Send a message for the event; after a delay that SQS does not support, the sweep sends it."""
-    if delay_seconds <= MAX_DELAY_SECONDS:
-        services.inbox.send(*messages.wake_up(event), delay_seconds)
+    if delay_seconds <= MAX_QUEUE_DELAY_SECONDS:
+        services.inbox.send(messages.push_message(event), delay_seconds)

@@ -9,7 +9,7 @@ AWS_ERRORS = (ClientError, BotoCoreError, ResponseParserError)  # what a boto3 c
 
 
 @dataclass(frozen=True)
-class FieldError:
+class FieldFault:
     """One fault in a request: the member, header or parameter, and what it must be."""
 
     field: str
@@ -23,13 +23,13 @@ class ApiError(Exception):
         super().__init__(detail)
         self.status_code = status_code
         self.retry_after_seconds = retry_after_seconds
-        self.errors: tuple[FieldError, ...] = ()
+        self.errors: tuple[FieldFault, ...] = ()
 
 
 class InvalidRequestError(ApiError):
     """400: the request has the given faults."""
 
-    def __init__(self, *errors: FieldError) -> None:
+    def __init__(self, *errors: FieldFault) -> None:
         super().__init__(400, "; ".join(f"{error.field}: {error.message}" for error in errors))
         self.errors = errors
 

@@ -5,6 +5,7 @@ Payload and metadata stay the JSON text that was posted: DynamoDB numbers and Py
 
 import json
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
@@ -12,7 +13,8 @@ from enum import StrEnum
 from typing import Any
 
 MAX_ATTEMPTS_KEPT = 25
-EVENT_ID = re.compile(r"evt_[0-9a-f]{32}")
+COPY_PREFIX = "cpy_"
+EVENT_ID = re.compile(r"(evt|cpy)_[0-9a-f]{32}")
 EVENT_TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
 
 # json.dumps would build an encoder for each value.
@@ -48,6 +50,14 @@ def unix_seconds(timestamp: str) -> float:
     return datetime.fromisoformat(timestamp).timestamp()
 
 
+def response_bytes(text: str) -> int:
+    """Return the bytes of a text in a response of Lambda, at least twice those of its UTF-8.
+
+    Lambda quotes a response as JSON once more and, before Python 3.12, escapes all but ASCII.
+    """
+    return max(2 * len(text.encode()), len(json.dumps(text)))
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One push: `at` is RFC 3339, `outcome` is delivered, retry or failed, `error` has no secrets.
@@ -62,10 +72,19 @@ class Attempt:
     duration_ms: int
     response: str | None = None
 
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Attempt":
+        """Return a stored attempt; members that a newer version added are ignored."""
+        return cls(**{name: stored[name] for name in _ATTEMPT_FIELDS if name in stored})
+
 
 @dataclass(frozen=True)
 class Event:
-    """An event as stored. Times are RFC 3339, but `expires_at` is in Unix seconds (DynamoDB TTL)."""
+    """An event as stored. Times are RFC 3339, but `expires_at` is in Unix seconds (DynamoDB TTL).
+
+    `response_bytes` is that of payload and metadata. `settles_source` marks a copy of an event that is not pushed
+    itself (pull-only): the first such copy that is delivered delivers the event.
+    """
 
     event_id: str
     event_type: str
@@ -73,12 +92,13 @@ class Event:
     created_at: str
     created_by: str
     expires_at: int
-    size: int
+    response_bytes: int
     payload: str = "{}"
     metadata: str = "null"
-    body_hash: str = ""
+    body_hash: str | None = None
     delivery_attempts: int = 0
     attempts: tuple[Attempt, ...] = ()
+    last_error: str | None = None
     next_attempt_at: str | None = None
     requeue_at: str | None = None
     claim_id: str | None = None
@@ -91,14 +111,18 @@ class Event:
     lease_count: int = 0
     subscription_id: str | None = None
     source_event_id: str | None = None
+    tenant: str | None = None
+    settles_source: int | None = None
     copies: tuple[str, ...] = ()
 
     @classmethod
-    def from_item(cls, item: Mapping[str, Mapping[str, str]]) -> "Event":
+    def from_item(cls, item: Mapping[str, Mapping[str, Any]]) -> "Event":
         """Return the event of a DynamoDB item of the table or, with the projected attributes only, of the index."""
-        values: dict[str, Any] = {name: int(value["N"]) if "N" in value else value["S"] for name, value in item.items()}
+        values = {name: _plain(value) for name, value in item.items()}
         values["created_at"], values["event_id"] = values["sort_key"].split("#")
-        values["status"] = values["status_shard"].split("#")[0]
+        values["status"] = values["status_shard"].removeprefix("copy-").split("#")[0]
+        if "content" in values:
+            values["payload"], values["metadata"] = zlib.decompress(values["content"]).decode().split("\n")
         values |= {name: parse(values[name]) for name, parse in _PARSERS.items() if name in values}
         return cls(**{name: values[name] for name in _FIELDS if name in values})
 
@@ -107,16 +131,37 @@ class Event:
         """The sort key of the index: creation time, then id."""
         return f"{self.created_at}#{self.event_id}"
 
+    @property
+    def group_id(self) -> str:
+        """The message group of the event's destination (Amazon SQS fair queues)."""
+        return self.subscription_id or "webhook"
+
+    @property
+    def is_copy(self) -> bool:
+        return self.event_id.startswith(COPY_PREFIX)
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether the event is to be pushed; a pending one that is not waits in the inbox (pull-only)."""
+        return self.next_attempt_at is not None
+
     def is_claimed(self, now: float) -> bool:
         """Return whether someone holds the event at `now` (Unix seconds)."""
         return self.claimed_until is not None and self.claimed_until >= rfc3339(now)
 
     def with_attempt(self, attempt: Attempt) -> "Event":
-        return replace(self, attempts=(*self.attempts, attempt)[-MAX_ATTEMPTS_KEPT:])
+        return replace(self, attempts=(*self.attempts, attempt)[-MAX_ATTEMPTS_KEPT:], last_error=attempt.error)
+
+    def content(self) -> bytes:
+        """Return payload and metadata as they are stored: compressed, a line each, since compact JSON has no newline.
+
+        What cannot be compressed grows by about a dozen bytes.
+        """
+        return zlib.compress(f"{self.payload}\n{self.metadata}".encode())
 
     def push_body(self) -> bytes:
         """Return the body of a push: the bytes that are sent and signed."""
-        return self._join({"created_at": self.created_at}, include_payload=True).encode()
+        return self._to_json({"created_at": self.created_at}, include_payload=True).encode()
 
     def to_json(
         self,
@@ -127,7 +172,7 @@ class Event:
         include_lease: bool = False,
     ) -> str:
         """Return the event as callers see it."""
-        members = {name: getattr(self, name) for name in _SHOWN}
+        members = {name: getattr(self, name) for name in PUBLIC_FIELDS}
         members["message"] = self.message()
         if include_attempts:
             hidden = {} if include_responses else {"response": None}
@@ -136,9 +181,13 @@ class Event:
             members["lease_id"] = self.claim_id
             members["leased_until"] = self.claimed_until
             members["lease_count"] = self.lease_count
-        return self._join(members, include_payload)
+        return self._to_json(members, include_payload)
 
-    def _join(self, members: Mapping[str, Any], include_payload: bool) -> str:
+    def to_lease_json(self) -> str:
+        """Return the event as the consumer that leased it sees it."""
+        return self.to_json(include_payload=True, include_attempts=True, include_lease=True)
+
+    def _to_json(self, members: Mapping[str, Any], include_payload: bool) -> str:
         """Return a JSON object of id and type, payload and metadata as they are stored, and `members`."""
         first = compact({"event_id": self.event_id, "event_type": self.event_type})
         content = f',"payload":{self.payload},"metadata":{self.metadata}' if include_payload else ""
@@ -151,29 +200,35 @@ class Event:
             if self.delivered_via is DeliveredVia.PULL:
                 return "A consumer acknowledged it."
             if self.delivered_via is DeliveredVia.SUBSCRIPTIONS:
-                return "Stored as a copy for each matching subscription."
+                return "Delivered to a subscription; each copy tells its own state."
             return f"Delivered by attempt {count}."
         if self.status is Status.FAILED:
             cause = "failed permanently" if self.reason is Reason.PERMANENT else "was the last one allowed"
             return f"Not delivered: attempt {count} {cause}. It stays in the inbox and can be replayed."
         if self.claimed_until is not None:
             return f"Being pushed or leased, until {self.claimed_until} at the latest."
-        if self.next_attempt_at is None:
+        if not self.is_scheduled:
             return "Waits in the inbox for a consumer."
         if count == 0:
             return f"Stored; the first attempt is due at {self.next_attempt_at}."
         return f"Attempt {count} did not succeed; the next is due at {self.next_attempt_at}."
 
 
+def _plain(value: Mapping[str, Any]) -> Any:
+    """Return a value of DynamoDB's format."""
+    return int(value["N"]) if "N" in value else next(iter(value.values()))
+
+
 _FIELDS = tuple(field.name for field in fields(Event))
+_ATTEMPT_FIELDS = tuple(field.name for field in fields(Attempt))
 _PARSERS: dict[str, Callable[[Any], Any]] = {
     "status": Status,
     "delivered_via": DeliveredVia,
     "reason": Reason,
-    "attempts": lambda text: tuple(Attempt(**attempt) for attempt in json.loads(text)),
+    "attempts": lambda text: tuple(map(Attempt.from_json, json.loads(text))),
     "copies": lambda text: tuple(json.loads(text)),
 }
-_SHOWN = (
+PUBLIC_FIELDS = (
     "status",
     "created_at",
     "delivered_at",
@@ -181,6 +236,8 @@ _SHOWN = (
     "delivery_attempts",
     "delivered_via",
     "created_by",
+    "tenant",
+    "last_error",
     "subscription_id",
     "source_event_id",
     "copies",

@@ -3,29 +3,34 @@
 import base64
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate, islice
+from itertools import accumulate
 
-from chalicelib.errors import FieldError, InvalidRequestError
-from chalicelib.events import EVENT_TYPE, Event, Status, rfc3339
+from chalicelib.errors import FieldFault, InvalidRequestError
+from chalicelib.events import EVENT_TYPE, Event, Status
 from chalicelib.services import Services
-from chalicelib.store import SHARDS, EventStore, Item, Values, partition
+from chalicelib.store import NOT_EXPIRED, SHARDS, UNCLAIMED, Values, partition
 from chalicelib.subscriptions import SUBSCRIPTION_ID
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 100
 PARAMETERS = ("event_type", "order", "limit", "cursor")
 SEARCH_SECONDS = 5
-MAX_PAGE_BYTES = 5 * 1024 * 1024 // 2  # Lambda's responses are limited to 6 MB, and it quotes JSON once more
+MAX_PAGE_BYTES = 5 * 1024 * 1024  # as `response_bytes` counts: Lambda's responses are limited to 6 MB
 
 
 @dataclass(frozen=True)
 class Query:
-    """Events to list: those after the sort key `after`; with `only_available`, without claimed events and copies."""
+    """Events to list: those after the sort key `after`, of originals, copies or both.
+
+    With `only_available`, those that are claimed are left out.
+    """
 
     statuses: tuple[Status, ...]
     newest_first: bool
+    originals: bool = True
+    copies: bool = True
     limit: int = DEFAULT_LIMIT
     event_type: str | None = None
     subscription_id: str | None = None
@@ -33,24 +38,41 @@ class Query:
     only_available: bool = False
     include_payload: bool = False
 
-    def matches(self, event: Event, now: float) -> bool:
-        """Return whether to list an event."""
-        return (
-            event.expires_at > now
-            and event.status in self.statuses
-            and self.event_type in (None, event.event_type)
-            and self.subscription_id in (None, event.subscription_id)
-            and not (self.only_available and (event.subscription_id is not None or event.is_claimed(now)))
-        )
+    def partitions(self) -> list[str]:
+        """Return the partitions of the index that have the events."""
+        kinds = [of_copies for of_copies, wanted in ((False, self.originals), (True, self.copies)) if wanted]
+        return [
+            partition(status, shard, of_copies=of_copies)
+            for status in self.statuses
+            for shard in range(SHARDS)
+            for of_copies in kinds
+        ]
+
+    def filter(self) -> tuple[str, Values]:
+        """Return the filter expression for rows of these partitions, and its values."""
+        conditions = [NOT_EXPIRED]
+        if self.event_type is not None:
+            conditions.append("event_type = :event_type")
+        if self.subscription_id is not None:
+            conditions.append("subscription_id = :subscription_id")
+        if self.only_available:
+            conditions.append(UNCLAIMED)
+        return " AND ".join(conditions), {":event_type": self.event_type, ":subscription_id": self.subscription_id}
+
+    def still_matches(self, event: Event, now: float) -> bool:
+        """Return whether an event that the index showed is to be listed as it is by now."""
+        return event.status in self.statuses and not (self.only_available and event.is_claimed(now))
 
 
 EVENTS = Query(tuple(Status), newest_first=True)
-INBOX = Query((Status.PENDING, Status.FAILED), newest_first=False, only_available=True, include_payload=True)
+INBOX = Query(
+    (Status.PENDING, Status.FAILED), newest_first=False, copies=False, only_available=True, include_payload=True
+)
 
 
 @dataclass(frozen=True)
 class Page:
-    """Events in order, and the sort key of the last one seen unless it is the last page."""
+    """Events in order, and the sort key up to which the listing was read unless it is the last page."""
 
     events: list[Event]
     after: str | None
@@ -62,34 +84,37 @@ class Page:
 
 def parse(parameters: Mapping[str, Sequence[str]], query: Query) -> Query:
     """Return EVENTS or INBOX with the parameters of a request; raise InvalidRequestError with every fault."""
-    allowed = PARAMETERS if query.only_available else (*PARAMETERS, "status", "include", "subscription_id")
+    allowed = PARAMETERS if query.only_available else (*PARAMETERS, "status", "include", "subscription_id", "source")
     unknown = [name for name in parameters if name not in allowed]
-    errors = [FieldError(name[:128], "is not a parameter of this listing") for name in unknown]
-    errors += [FieldError(name, "must be given once") for name in allowed if len(parameters.get(name, ())) > 1]
+    errors = [FieldFault(name[:128], "is not a parameter of this listing") for name in unknown]
+    errors += [FieldFault(name, "must be given once") for name in allowed if len(parameters.get(name, ())) > 1]
 
     def read(name: str, pattern: str, expected: str) -> str | None:
         text = parameters[name][-1] if name in allowed and name in parameters else None
         if text is not None and not re.fullmatch(pattern, text):
-            errors.append(FieldError(name, f"must be {expected}"))
+            errors.append(FieldFault(name, f"must be {expected}"))
             return None
         return text
 
     status = read("status", "pending|delivered|failed", "pending, delivered or failed")
     event_type = read("event_type", EVENT_TYPE.pattern, "an event type")
     subscription_id = read("subscription_id", SUBSCRIPTION_ID.pattern, "sub_ and 32 hexadecimal digits")
+    source = read("source", "original", "original")
     order = read("order", "oldest|newest", "oldest or newest")
     limit = read("limit", "[1-9][0-9]?|100", f"a whole number from 1 to {MAX_LIMIT}")
     include = read("include", "payload", "payload")
     cursor = read("cursor", "([A-Za-z0-9_-]{96})?", "a next_cursor as it was returned")
     after = _decode_cursor(cursor) if cursor else None
     if cursor and after is None:
-        errors.append(FieldError("cursor", "must be a next_cursor as it was returned"))
+        errors.append(FieldFault("cursor", "must be a next_cursor as it was returned"))
     if errors:
         raise InvalidRequestError(*errors)
     return replace(
         query,
         statuses=(Status(status),) if status else query.statuses,
         newest_first=order == "newest" if order else query.newest_first,
+        originals=query.originals and subscription_id is None,
+        copies=query.copies and source is None,
         limit=int(limit or query.limit),
         event_type=event_type,
         subscription_id=subscription_id,
@@ -101,66 +126,60 @@ def parse(parameters: Mapping[str, Sequence[str]], query: Query) -> Query:
 def page(services: Services, query: Query) -> Page:
     """Return a page of whole events, or of the index's attributes unless the query includes the payload."""
     if not query.include_payload:
-        return find(services, query)
-    found = find(services, query, max_bytes=MAX_PAGE_BYTES)
+        return search(services, query)
+    found = search(services, query, max_bytes=MAX_PAGE_BYTES)
     # The index is eventually consistent: what it shows may have been pushed or acknowledged a moment ago.
     current = services.store.get_many([event.event_id for event in found.events])
     events = [current[event.event_id] for event in found.events if event.event_id in current]
-    return Page([event for event in events if query.matches(event, services.clock())], found.after)
+    return Page([event for event in events if query.still_matches(event, services.clock())], found.after)
 
 
-def find(services: Services, query: Query, *, max_bytes: int | None = None) -> Page:
-    """Return the next events as the index shows them, fewer than the limit if a filter or `max_bytes` leaves some out.
+def search(services: Services, query: Query, *, max_bytes: int | None = None) -> Page:
+    """Return the next events as the index shows them: fewer than the limit if `max_bytes` leaves some out.
 
-    While a filter leaves all out, the search goes on for SEARCH_SECONDS.
+    After SEARCH_SECONDS, return what was found, with the place to go on from.
     """
     deadline = services.clock() + SEARCH_SECONDS
-    while True:
-        found = _find(services, query, max_bytes)
-        if found.events or found.after is None or services.clock() > deadline:
-            return found
-        query = replace(query, after=found.after)
-
-
-def _find(services: Services, query: Query, max_bytes: int | None) -> Page:
-    """Search once. Each partition gives one row more than are needed: the first rows of the merged list have no gap."""
-    is_filtered = query.event_type or query.subscription_id or (query.only_available and query.after)
-    size = MAX_LIMIT if is_filtered else query.limit
-    partitions = [partition(status, shard) for status in query.statuses for shard in range(SHARDS)]
-    responses = services.map(partial(_read, services.store, query, size + 1), partitions)
+    read = partial(_read_partition, services, query, deadline)
+    results = services.map(read, query.partitions())
+    # A partition that was not read to its end may have more events behind the place that it was read to.
+    first = max if query.newest_first else min
+    complete_until = first((place for _, place in results if place), default=None)
     # By sort key: an event whose status changes meanwhile may be in two partitions.
-    found = {event.sort_key: event for rows in responses for event in map(Event.from_item, rows)}
-    rows = [found[key] for key in sorted(found, reverse=query.newest_first)]
-    now = services.clock()
-    matching = [row for row in rows[:size] if query.matches(row, now)]
-    sizes = accumulate(row.size for row in matching)
-    fitting = [row for row, total in zip(matching, sizes, strict=True) if max_bytes is None or total <= max_bytes]
-    events = (fitting or matching[:1])[: query.limit]
-    if len(events) < len(matching):
-        return Page(events, events[-1].sort_key)
-    return Page(events, rows[size - 1].sort_key if len(rows) > size else None)
+    found = {event.sort_key: event for events, _ in results for event in events}
+    in_order = [found[key] for key in sorted(found, reverse=query.newest_first)]
+    if complete_until:
+        in_order = [event for event in in_order if first(event.sort_key, complete_until) == event.sort_key]
+    sizes = accumulate(event.response_bytes for event in in_order)
+    fitting = [event for event, total in zip(in_order, sizes, strict=True) if max_bytes is None or total <= max_bytes]
+    events = (fitting or in_order[:1])[: query.limit]
+    return Page(events, events[-1].sort_key if len(events) < len(in_order) else complete_until)
 
 
-def overdue(services: Services, shard: int) -> Iterator[Event]:
-    """Yield a shard's pending events that are due and that nobody will push."""
-    now = services.clock()
-    values: Values = {":now": rfc3339(now), ":now_seconds": int(now)}
-    condition = "requeue_at <= :now AND next_attempt_at <= :now AND expires_at > :now_seconds"
-    rows = services.store.rows(partition(Status.PENDING, shard), "", values, FilterExpression=condition)
-    return map(Event.from_item, rows)
-
-
-def oldest_pending(services: Services) -> Event | None:
-    """Return the pending event that was created first."""
-    events = find(services, Query((Status.PENDING,), newest_first=False, limit=1)).events
-    return events[0] if events else None
-
-
-def _read(store: EventStore, query: Query, limit: int, of_partition: str) -> list[Item]:
-    condition = f" AND sort_key {'<' if query.newest_first else '>'} :after" if query.after else ""
-    values = {":after": query.after}
-    rows = store.rows(of_partition, condition, values, ScanIndexForward=not query.newest_first, Limit=limit)
-    return list(islice(rows, limit))
+def _read_partition(
+    services: Services, query: Query, deadline: float, partition_key: str
+) -> tuple[list[Event], str | None]:
+    """Return the next events of a partition, up to one more than the limit, and where it goes on, if it does."""
+    rows_needed = query.limit + 1
+    condition, values = query.filter()
+    pages = services.store.pages(
+        partition_key,
+        {**values, ":after": query.after},
+        key_condition=f"sort_key {'<' if query.newest_first else '>'} :after" if query.after else "",
+        first_limit=rows_needed,
+        FilterExpression=condition,
+        ScanIndexForward=not query.newest_first,
+    )
+    events: list[Event] = []
+    for page in pages:
+        events += map(Event.from_item, page["Items"])
+        if len(events) > rows_needed:
+            return events[:rows_needed], events[rows_needed - 1].sort_key
+        if "LastEvaluatedKey" not in page:
+            break
+        if len(events) == rows_needed or services.clock() > deadline:
+            return events, page["LastEvaluatedKey"]["sort_key"]["S"]
+    return events, None
 
 
 def _encode_cursor(sort_key: str) -> str:

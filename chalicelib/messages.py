@@ -1,55 +1,45 @@
-"""Queue messages: a wake-up names an event, a dead letter tells why it failed. Neither carries the event."""
+"""Queue messages: one asks to push an event, a dead letter tells why it failed. Neither carries the event."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from chalicelib.events import EVENT_ID, Event, compact
+from chalicelib.queue import OutgoingMessage
 
 
 class MalformedMessageError(Exception):
-    """The body is neither a wake-up nor a dead letter."""
+    """The body is neither a queue message nor a dead letter."""
 
 
 @dataclass(frozen=True)
-class WakeUp:
-    """What a message asks of the worker.
-
-    `failed_at` is set in a redriven dead letter, which asks for a replay. `subscription_id` is set if the event is a
-    copy, which may be gone by then.
-    """
+class QueueMessage:
+    """What a message asks of the worker: to push an event or, with `failed_at`, to replay it after that failure."""
 
     event_id: str
     failed_at: str | None = None
-    subscription_id: str | None = None
 
 
-def wake_up(event: Event | WakeUp) -> tuple[str, dict[str, str]]:
-    """Return body and attributes of a message that asks for a push."""
-    return compact({"event_id": event.event_id}), attributes(event)
+def push_message(event: Event) -> OutgoingMessage:
+    """Return the message that asks for a push."""
+    return OutgoingMessage(compact({"event_id": event.event_id}), {"EventId": event.event_id}, event.group_id)
 
 
-def attributes(event: Event | WakeUp) -> dict[str, str]:
-    """Return the attributes of a message about an event."""
-    return {"EventId": event.event_id} | ({"SubscriptionId": event.subscription_id} if event.subscription_id else {})
-
-
-def dead_letter_body(event: Event) -> str:
+def dead_letter(event: Event) -> OutgoingMessage:
     """Return the DLQ message of an event that carries `reason` and `failed_at`."""
     last = event.attempts[-1] if event.attempts else None
-    return compact(
-        {
-            "event_id": event.event_id,
-            "reason": event.reason,
-            "last_status_code": last.status_code if last else None,
-            "last_error": last.error if last else None,
-            "delivery_attempts": event.delivery_attempts,
-            "failed_at": event.failed_at,
-        }
-    )
+    content: dict[str, Any] = {
+        "event_id": event.event_id,
+        "reason": event.reason,
+        "last_status_code": last.status_code if last else None,
+        "last_error": last.error if last else None,
+        "delivery_attempts": event.delivery_attempts,
+        "failed_at": event.failed_at,
+    }
+    return OutgoingMessage(compact(content), {"EventId": event.event_id, "Reason": str(event.reason)}, event.group_id)
 
 
-def parse(body: str, message_attributes: Mapping[str, str]) -> WakeUp:
+def parse(body: str) -> QueueMessage:
     """Return what the message asks for; raise MalformedMessageError."""
     try:
         content = json.loads(body)
@@ -59,4 +49,4 @@ def parse(body: str, message_attributes: Mapping[str, str]) -> WakeUp:
         raise MalformedMessageError from error
     if not well_formed:
         raise MalformedMessageError
-    return WakeUp(event_id, failed_at, message_attributes.get("SubscriptionId"))
+    return QueueMessage(event_id, failed_at)

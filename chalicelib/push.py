@@ -1,4 +1,4 @@
-"""Send one event to one URL over HTTP, and classify the result.
+"""Send one event to one URL over HTTP.
 
 No log line, error or result holds a URL, a payload, a secret or the text of an exception.
 """
@@ -12,44 +12,27 @@ import ssl
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property, partial
 from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.connection import HTTPSConnection
-from urllib3.exceptions import HTTPError, NewConnectionError, ReadTimeoutError
+from urllib3.exceptions import NewConnectionError
 from urllib3.util.connection import create_connection
 
 from chalicelib import __version__
 from chalicelib.events import Event
+from chalicelib.retry import PUSH_ERRORS, AddressNotAllowedError, Outcome, outcome_of, retry_after_seconds, rule_of
+from chalicelib.targets import is_public
 
 MAX_BODY_BYTES = 1024
 MAX_RESPONSE_CHARACTERS = 200
 BODY_SECONDS = 1.0  # the status decides; the body only serves diagnosis and the reuse of the connection
-RETRY_AFTER = urllib3.Retry(retry_after_max=3600)
 MAX_INFORMATIONAL_RESPONSES = 100
 IDLE_SECONDS = 4.0  # servers close idle connections after 5 s or later; a frozen container cannot see it happen
-ERRORS = (OSError, http.client.HTTPException, HTTPError, ValueError)
-ERROR_TEXTS: tuple[tuple[Any, str], ...] = (  # the first that applies
-    ((TimeoutError, ReadTimeoutError), "timed out"),
-    (ssl.SSLCertVerificationError, "certificate does not verify"),
-    (ssl.SSLError, "TLS failed"),
-    ((socket.gaierror, UnicodeError), "host name does not resolve"),
-    (ConnectionRefusedError, "connection refused"),
-    (http.client.RemoteDisconnected, "connection closed without a response"),
-    (ConnectionError, "connection reset"),
-    (http.client.HTTPException, "response is not HTTP"),
-    (OSError, "receiver cannot be reached"),
-    (Exception, "response is not HTTP"),
-)
-
-
-class Outcome(StrEnum):
-    DELIVERED = "delivered"
-    RETRY = "retry"
-    FAILED = "failed"
+OPTIONS: Any = {"retries": False, "redirect": False, "preload_content": False, "decode_content": False}
+MAX_POOLS = 101  # a host each for the webhook and subscriptions; the pool used least recently is closed
 
 
 @dataclass(frozen=True)
@@ -57,7 +40,7 @@ class PushResult:
     """The result of one push. `response` is the beginning of the response body unless the event was delivered."""
 
     outcome: Outcome
-    duration_ms: int
+    duration_ms: int = 0
     status_code: int | None = None
     error: str | None = None
     retry_after_seconds: float = 0.0
@@ -66,70 +49,88 @@ class PushResult:
 
 
 class PushClient:
-    """Push events to any number of URLs over connections that are kept alive. Safe to share between threads."""
+    """Push events to any number of URLs over connections that are kept alive. Safe to share between threads.
 
-    def __init__(
-        self,
-        signing_secrets: Iterable[bytes],
-        *,
-        connect_timeout_seconds: float,
-        clock: Callable[[], float],
-        ssl_context: ssl.SSLContext | None = None,
-    ) -> None:
-        self._secrets = tuple(signing_secrets)
+    `clock` is wall time, which goes on while Lambda freezes a container.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.time, ssl_context: ssl.SSLContext | None = None) -> None:
         self._clock = clock
         self._ssl_context = ssl_context
-        self._connection = partial(_Connection, connect_timeout_seconds=connect_timeout_seconds, clock=clock)
-        self._pools = urllib3.PoolManager(num_pools=101, maxsize=32)  # a host each for the webhook and subscriptions
+        self._pools = {public_only: urllib3.PoolManager(MAX_POOLS, maxsize=32) for public_only in (False, True)}
 
-    def send(self, event: Event, url: str, timeout_seconds: float) -> PushResult:
-        """Push `event` once. `timeout_seconds` bounds connecting, sending and reading together."""
+    def send(
+        self,
+        event: Event,
+        url: str,
+        *,
+        timestamp: int,
+        timeout_seconds: float,
+        connect_timeout_seconds: float,
+        secrets: Iterable[bytes] = (),
+        public_only: bool = False,
+    ) -> PushResult:
+        """Push `event` once, signed with each of `secrets` for `timestamp` (Unix seconds).
+
+        `timeout_seconds` bounds connecting, sending and reading together. With `public_only`, the push fails unless the
+        address that it connects to is public.
+        """
         started = time.monotonic()
         try:
-            response = self._post(event, url, timeout_seconds)
-        except ERRORS as error:
-            text = _error_text(error)
-            outcome = Outcome.FAILED if text == "certificate does not verify" else Outcome.RETRY
-            return PushResult(outcome, _ms_since(started), error=text, timed_out=text == "timed out")
+            pool = self._pool(url, connect_timeout_seconds, public_only=public_only)
+            body = event.push_body()
+            headers = _headers(event.event_id, url, timestamp, body, secrets)
+            response = pool.urlopen(
+                "POST", "/", body, headers, timeout=urllib3.Timeout(total=timeout_seconds), **OPTIONS
+            )
+        except PUSH_ERRORS as error:
+            rule = rule_of(error)
+            return PushResult(rule.outcome, _ms_since(started), error=rule.text, timed_out=rule.timed_out)
         status_code, outcome = response.status, outcome_of(response.status)
         text = _read_text(response)
         if outcome is Outcome.DELIVERED:
             return PushResult(outcome, _ms_since(started), status_code)
-        wait = _retry_after_seconds(response) if status_code in (429, 503) else 0.0
-        error_text = f"receiver responded {status_code}"
+        wait, error_text = retry_after_seconds(response), f"receiver responded {status_code}"
         return PushResult(outcome, _ms_since(started), status_code, error_text, wait, response=text)
 
     def close(self) -> None:
         """Close the connections that are not in use."""
-        self._pools.clear()
+        for pools in self._pools.values():
+            pools.clear()
 
-    def _post(self, event: Event, url: str, timeout_seconds: float) -> urllib3.HTTPResponse:
+    def _pool(self, url: str, connect_timeout_seconds: float, *, public_only: bool) -> urllib3.HTTPConnectionPool:
         parsed = urlsplit(url)
-        body = event.push_body()
-        timestamp = int(self._clock())
-        headers = {
-            # _Connection.request takes the target from here: urllib3 would normalize it, and repeat it in errors.
-            ":path": (parsed.path or "/") + (f"?{parsed.query}" if parsed.query else ""),
-            "Content-Type": "application/json",
-            "User-Agent": f"triggers-api/{__version__}",
-            "webhook-id": event.event_id,
-            "webhook-timestamp": str(timestamp),
-        }
-        if self._secrets:
-            headers["webhook-signature"] = signature(self._secrets, event.event_id, timestamp, body)
-        pool = self._pools.connection_from_host(parsed.hostname, parsed.port, parsed.scheme)
-        connection = self._tls_connection if parsed.scheme == "https" else self._connection
-        pool.ConnectionCls = connection  # type: ignore[assignment]
-        options: Any = {"retries": False, "redirect": False, "preload_content": False, "decode_content": False}
-        timeout = urllib3.Timeout(total=timeout_seconds)
-        return pool.urlopen("POST", "/", body, headers, timeout=timeout, **options)  # type: ignore[return-value]
+        pool = self._pools[public_only].connection_from_host(parsed.hostname, parsed.port, parsed.scheme)
+        pool.ConnectionCls = partial(  # type: ignore[assignment]
+            _Connection,
+            ssl_context=self._tls_context if parsed.scheme == "https" else None,
+            connect_timeout_seconds=connect_timeout_seconds,
+            public_only=public_only,
+            clock=self._clock,
+        )
+        return pool
 
     @cached_property
-    def _tls_connection(self) -> Callable[..., HTTPSConnection]:
+    def _tls_context(self) -> ssl.SSLContext:
         context = self._ssl_context or ssl.create_default_context()
         context.sslsocket_class = _TlsSocket
         context.set_alpn_protocols(["http/1.1"])
-        return partial(self._connection, ssl_context=context)
+        return context
+
+
+def _headers(event_id: str, url: str, timestamp: int, body: bytes, secrets: Iterable[bytes]) -> dict[str, str]:
+    parsed = urlsplit(url)
+    headers = {
+        # _Connection.request takes the target from here: urllib3 would normalize it, and repeat it in errors.
+        ":path": (parsed.path or "/") + (f"?{parsed.query}" if parsed.query else ""),
+        "Content-Type": "application/json",
+        "User-Agent": f"triggers-api/{__version__}",
+        "webhook-id": event_id,
+        "webhook-timestamp": str(timestamp),
+    }
+    if signatures := signature(secrets, event_id, timestamp, body):
+        headers["webhook-signature"] = signatures
+    return headers
 
 
 def signature(secrets: Iterable[bytes], message_id: str, timestamp: int, body: bytes) -> str:
@@ -141,13 +142,6 @@ def signature(secrets: Iterable[bytes], message_id: str, timestamp: int, body: b
     signed = f"{message_id}.{timestamp}.".encode() + body
     digests = (hmac.digest(secret, signed, hashlib.sha256) for secret in secrets)
     return " ".join("v1," + base64.b64encode(digest).decode() for digest in digests)
-
-
-def outcome_of(status_code: int) -> Outcome:
-    """Return the outcome for the status code of a final response."""
-    if 200 <= status_code < 300:
-        return Outcome.DELIVERED
-    return Outcome.RETRY if status_code in (408, 425, 429) or 500 <= status_code < 600 else Outcome.FAILED
 
 
 class _DeadlineSocket(socket.socket):
@@ -199,10 +193,18 @@ class _Connection(HTTPSConnection):
     sock: Any
     timeout: float
 
-    def __init__(self, *args: Any, connect_timeout_seconds: float, clock: Callable[[], float], **options: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        connect_timeout_seconds: float,
+        public_only: bool,
+        clock: Callable[[], float],
+        **options: Any,
+    ) -> None:
         super().__init__(*args, **options)
         self.default_port = 443 if self.ssl_context else 80  # type: ignore[misc]  # left out of the Host header
         self._connect_timeout_seconds = connect_timeout_seconds
+        self._public_only = public_only
         self._clock = clock
         self._idle_since = 0.0
 
@@ -228,17 +230,30 @@ class _Connection(HTTPSConnection):
         self.sock.settimeout(self.timeout)
 
     def _open_socket(self, timeout_seconds: float) -> _DeadlineSocket:
-        """Try the host's addresses in turn, each for an equal share of the time."""
-        addresses = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        """Try the host's addresses in turn, each for an equal share of the time.
+
+        If one times out and another fails, the timeout is raised: Lambda outside a VPC has no IPv6, and its error would
+        hide that the receiver hangs.
+        """
+        addresses = self._resolve()
         share = timeout_seconds / max(1, len(addresses))
         failure: OSError = socket.gaierror()
-        for *_, (host, port, *_) in addresses:
+        for host, port in addresses:
+            if self._public_only and not is_public(host):
+                raise AddressNotAllowedError
             try:
-                sock = create_connection((str(host), int(port)), share, socket_options=self.socket_options)
+                sock = create_connection((host, port), share, socket_options=self.socket_options)
                 return _DeadlineSocket(fileno=sock.detach())
             except OSError as error:
-                failure = error
+                failure = failure if isinstance(failure, TimeoutError) else error
         raise failure
+
+    def _resolve(self) -> list[tuple[str, int]]:
+        try:
+            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        except UnicodeError:  # a label that IDNA does not allow
+            raise socket.gaierror from None
+        return [(str(host), int(port)) for *_, (host, port, *_) in found]
 
     def request(self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any) -> None:
         super().request(method, headers.pop(":path"), body, headers, **options)
@@ -257,30 +272,13 @@ def _read_text(response: urllib3.HTTPResponse) -> str:
     try:
         while len(body) < MAX_BODY_BYTES and (data := response.read1(MAX_BODY_BYTES - len(body))):
             body += data
-    except ERRORS:
+    except PUSH_ERRORS:
         pass  # the status has decided
     if not response.isclosed():
         response.close()
     response.release_conn()
     text = body.decode("utf-8", "replace")[:MAX_RESPONSE_CHARACTERS]
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-def _error_text(error: BaseException | None) -> str:
-    """Describe why there is no response. urllib3 wraps errors up to three times."""
-    causes = []
-    while error is not None:
-        causes.append(error)
-        error = error.__cause__ or error.__context__
-    return next(text for kind, text in ERROR_TEXTS if any(isinstance(cause, kind) for cause in causes))
-
-
-def _retry_after_seconds(response: urllib3.HTTPResponse) -> float:
-    """Return the seconds that `Retry-After` asks for (RFC 9110, section 10.2.3), between 0 and an hour; 0 if none."""
-    try:
-        return RETRY_AFTER.get_retry_after(response) or 0.0
-    except (HTTPError, ValueError, OverflowError):  # neither seconds nor a date
-        return 0.0
 
 
 def _ms_since(started: float) -> int:

@@ -10,8 +10,21 @@ from typing import Any
 from chalicelib.errors import AWS_ERRORS, QueueUnavailableError, error_code
 from chalicelib.telemetry import logger
 
-MAX_DELAY_SECONDS = 900
 BATCH_SIZE = 10
+GROUP_ID = "MessageGroupId"
+DEFAULT_GROUP_ID = "webhook"
+
+
+@dataclass(frozen=True)
+class OutgoingMessage:
+    """A message to send.
+
+    Of a queue with several groups, SQS delivers those first that have few messages in flight (fair queues).
+    """
+
+    body: str
+    attributes: Mapping[str, str]
+    group_id: str = DEFAULT_GROUP_ID
 
 
 @dataclass(frozen=True)
@@ -22,12 +35,18 @@ class Message:
     receipt_handle: str
     body: str
     attributes: Mapping[str, str] = field(default_factory=dict)
+    group_id: str = DEFAULT_GROUP_ID
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Message":
         """Return the message of a record that Lambda received."""
         attributes = _texts(record.get("messageAttributes", {}), "stringValue")
-        return cls(record["messageId"], record["receiptHandle"], record["body"], attributes)
+        group_id = record.get("attributes", {}).get(GROUP_ID, DEFAULT_GROUP_ID)
+        return cls(record["messageId"], record["receiptHandle"], record["body"], attributes, group_id)
+
+    def outgoing(self) -> OutgoingMessage:
+        """Return the same message, to be sent on."""
+        return OutgoingMessage(self.body, self.attributes, self.group_id)
 
 
 class Queue:
@@ -38,14 +57,14 @@ class Queue:
         self._url = url
         self.name = url.rsplit("/", 1)[-1]
 
-    def send(self, body: str, attributes: Mapping[str, str], delay_seconds: float = 0) -> None:
-        """Send a message that becomes visible after `delay_seconds`: 0 to MAX_DELAY_SECONDS, rounded up."""
-        message = _message(body, attributes) | {"DelaySeconds": math.ceil(delay_seconds)}
-        self._call("send_message", {"event_id": attributes.get("EventId")}, **message)
+    def send(self, message: OutgoingMessage, delay_seconds: float = 0) -> None:
+        """Send a message that becomes visible after `delay_seconds`: 0 to 900, rounded up."""
+        parameters = _parameters(message) | {"DelaySeconds": math.ceil(delay_seconds)}
+        self._call("send_message", {"event_id": message.attributes.get("EventId")}, **parameters)
 
-    def send_many(self, messages: Sequence[tuple[str, Mapping[str, str]]]) -> None:
-        """Send up to BATCH_SIZE messages, each a body and its attributes."""
-        entries = [{"Id": str(number), **_message(*message)} for number, message in enumerate(messages)]
+    def send_many(self, messages: Sequence[OutgoingMessage]) -> None:
+        """Send up to BATCH_SIZE messages."""
+        entries = [{"Id": str(number), **_parameters(message)} for number, message in enumerate(messages)]
         self._call("send_message_batch", {"count": len(entries)}, Entries=entries)
 
     def receive(self, max_messages: int = BATCH_SIZE, wait_seconds: int = 20) -> list[Message]:
@@ -56,6 +75,7 @@ class Queue:
             MaxNumberOfMessages=max_messages,
             WaitTimeSeconds=wait_seconds,
             MessageAttributeNames=["All"],
+            MessageSystemAttributeNames=[GROUP_ID],
         )
         return [
             Message(
@@ -63,6 +83,7 @@ class Queue:
                 message["ReceiptHandle"],
                 message["Body"],
                 _texts(message.get("MessageAttributes", {}), "StringValue"),
+                message.get("Attributes", {}).get(GROUP_ID, DEFAULT_GROUP_ID),
             )
             for message in response.get("Messages", ())
         ]
@@ -106,9 +127,9 @@ class Queue:
         return response
 
 
-def _message(body: str, attributes: Mapping[str, str]) -> dict[str, Any]:
-    values = {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()}
-    return {"MessageBody": body, "MessageAttributes": values}
+def _parameters(message: OutgoingMessage) -> dict[str, Any]:
+    values = {name: {"DataType": "String", "StringValue": value} for name, value in message.attributes.items()}
+    return {"MessageBody": message.body, "MessageAttributes": values, GROUP_ID: message.group_id}
 
 
 def _texts(attributes: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, str]:

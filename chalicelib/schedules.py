@@ -3,51 +3,70 @@
 from functools import partial
 from itertools import islice
 
-from chalicelib import listing, messages
-from chalicelib.events import unix_seconds
+from chalicelib import messages
+from chalicelib.aws import CALL_SECONDS
+from chalicelib.events import Status, unix_seconds
 from chalicelib.queue import BATCH_SIZE
-from chalicelib.services import CALL_SECONDS, Services
-from chalicelib.store import SHARDS
+from chalicelib.services import Services
+from chalicelib.store import MESSAGE_GRACE_SECONDS, SHARDS, partition
 from chalicelib.telemetry import logger
 
-MAX_VISIBLE_MESSAGES = 1000  # above this, pending events wait in the queue and more messages would only lengthen it
-MAX_SWEPT_PER_SHARD = 1000
+MAX_SWEPT = 1000  # of each partition in a run
+LONG_QUEUE = 1000  # with so many visible messages most pending events wait in line, and are not lost
+MAX_SWEPT_WHILE_LONG = 100
+SEARCH_SECONDS = 20
+PARTITIONS = [
+    partition(Status.PENDING, shard, of_copies=of_copies) for of_copies in (False, True) for shard in range(SHARDS)
+]
 
 
 def sweep(services: Services, remaining_seconds: float) -> None:
-    """Queue pending events that nobody will push, at most MAX_SWEPT_PER_SHARD of each shard.
+    """Queue pending events that nobody will push, at most MAX_SWEPT of each partition.
 
-    Raises StorageUnavailableError and QueueUnavailableError after all shards were tried.
+    While the queue is long, at most MAX_SWEPT_WHILE_LONG, and so that everything overdue is queued once before anything
+    is queued twice. Raises StorageUnavailableError and QueueUnavailableError after all partitions were tried.
     """
-    visible = services.inbox.depth()
-    if visible >= MAX_VISIBLE_MESSAGES:
-        logger.info("sweep skipped: the queue is long", extra={"visible": visible})
-        return
+    is_long = services.inbox.depth() >= LONG_QUEUE
     deadline = services.clock() + remaining_seconds - 3 * CALL_SECONDS  # to mark, send and query once more
-    count = sum(services.map(partial(_sweep_shard, services, deadline), range(SHARDS)))
-    logger.info("swept", extra={"queued": count})
+    count = sum(services.map(partial(_sweep_partition, services, deadline, is_long=is_long), PARTITIONS))
+    logger.info("swept", extra={"queued": count, "queue_is_long": is_long})
 
 
-def check_dlq(services: Services) -> None:
-    """Publish the depth of both queues and the age of the oldest pending event; warn if the DLQ is not empty."""
+def publish_depths(services: Services) -> None:
+    """Publish the depth of both queues and the age of the oldest pending event; warn if the DLQ is not empty.
+
+    The age is that of events that are to be pushed, copies left out; it is not published if the search does not end in
+    SEARCH_SECONDS.
+    """
     metrics: dict[str, float] = {"DLQDepth": services.dlq.depth(), "InboxDepth": services.inbox.depth()}
     if visible := metrics["DLQDepth"]:
         logger.warning("the dead letter queue is not empty", extra={"queue": services.dlq.name, "visible": visible})
     try:
-        oldest = listing.oldest_pending(services)
-        age = services.clock() - unix_seconds(oldest.created_at) if oldest else 0.0
-        metrics["OldestPendingAge"] = round(max(0.0, age), 3)
+        metrics["OldestPendingAge"] = _oldest_pending_age(services)
     finally:  # publish the depths even if DynamoDB fails
         services.metrics.emit(**metrics)
 
 
-def _sweep_shard(services: Services, deadline: float, shard: int) -> int:
+def _oldest_pending_age(services: Services) -> float:
+    """Return seconds, 0 if nothing is pending; raise StorageUnavailableError."""
+    deadline = services.clock() + SEARCH_SECONDS
+    found = services.map(lambda shard: services.store.oldest_scheduled(shard, deadline), range(SHARDS))
+    ages = [services.clock() - unix_seconds(event.created_at) for event in found if event]
+    return round(max(0.0, *ages), 3) if ages else 0.0
+
+
+def _sweep_partition(services: Services, deadline: float, partition_key: str, *, is_long: bool) -> int:
+    limit, seconds = MAX_SWEPT, float(MESSAGE_GRACE_SECONDS)
+    if is_long:
+        limit = MAX_SWEPT_WHILE_LONG
+        # Twice the time in which a run a minute gets through all of them: more become overdue meanwhile.
+        seconds *= max(1.0, 2 * services.store.count_overdue(partition_key) / limit)
+    overdue = services.store.overdue(partition_key, limit)
     count = 0
-    overdue = islice(listing.overdue(services, shard), MAX_SWEPT_PER_SHARD)
     while (events := list(islice(overdue, BATCH_SIZE))) and services.clock() <= deadline:
         # Mark, then send: a crash in between costs a minute; the other way round, two sweeps would both send.
-        marks = services.map(lambda each: services.store.mark_requeued(each.event_id, each.requeue_at), events)
-        marked = [messages.wake_up(event) for event, mark in zip(events, marks, strict=True) if mark.applied]
+        marks = services.map(lambda each: services.store.mark_requeued(each.event_id, each.requeue_at, seconds), events)
+        marked = [messages.push_message(event) for event, mark in zip(events, marks, strict=True) if mark.applied]
         if marked:
             services.inbox.send_many(marked)
             count += len(marked)

@@ -4,18 +4,15 @@ Faults name the variable and what it should be; a value is never repeated, becau
 """
 
 import base64
-import ipaddress
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, TypeVar, cast
-from urllib.parse import urlsplit
 
 from chalicelib.auth import ApiKey, Scope
+from chalicelib.retry import DAY_SECONDS, RetryPolicy
+from chalicelib.targets import AllowedHosts, InvalidValueError, parse_push_url
 
-DAY_SECONDS = 86_400
-RETRY_AFTER_SECONDS = 3600  # the longest Retry-After that is honoured
 API_KEYS = "must be name:sha256hex[:scope+scope], separated by commas, with the scopes produce and consume"
 
 T = TypeVar("T")
@@ -23,10 +20,6 @@ T = TypeVar("T")
 
 class SettingsError(Exception):
     """One line that names each missing or unusable variable and what it should be."""
-
-
-class InvalidValueError(ValueError):
-    """A value is unusable; the text says what it must be and does not repeat it."""
 
 
 def _matching(pattern: str, expected: str) -> Callable[[str], str]:
@@ -47,37 +40,6 @@ def _number(kind: type[T], minimum: float, maximum: float) -> Callable[[str], T]
         return kind(text)  # type: ignore[call-arg]
 
     return parse
-
-
-def _push_url(text: str) -> str:
-    """Return a URL that events may be pushed to; raise InvalidValueError."""
-    if re.search(r"[^\x21-\x7e]|#", text):
-        raise InvalidValueError("must not have spaces, control characters, non-ASCII characters or a fragment (#)")
-    try:
-        url, port = urlsplit(text), urlsplit(text).port
-    except ValueError:
-        raise InvalidValueError("must have a valid host and port") from None
-    if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.hostname)):
-        raise InvalidValueError("must begin with https:// (http:// is for loopback hosts)")
-    if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+]|[A-Za-z0-9._-]+)(:[0-9]+)?", url.netloc) or port == 0:
-        raise InvalidValueError("must have a valid host and port, and no user name or password")
-    return text
-
-
-def _is_loopback(host: str | None) -> bool:
-    try:
-        return ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _hosts(text: str) -> tuple[str, ...]:
-    if text == "none":
-        return ()
-    hosts = tuple(entry.strip().lower().removesuffix(".") for entry in text.split(","))
-    if not all(re.fullmatch(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*|[0-9a-f:]*:[0-9a-f:.]*", host) for host in hosts):
-        raise InvalidValueError("must be host names or .example.com, separated by commas, or none")
-    return hosts
 
 
 def _signing_secrets(text: str) -> tuple[bytes, ...]:
@@ -112,9 +74,7 @@ def _setting(
 
 
 LOG_LEVEL = _matching("DEBUG|INFO|WARNING|ERROR|CRITICAL", "must be DEBUG, INFO, WARNING or ERROR")
-METRICS_NAMESPACE = _matching(
-    r"(?!AWS/)[A-Za-z0-9._/#:-]{1,255}", "must be 1 to 255 of A-Z a-z 0-9 . - _ / # :, not AWS/…"
-)
+DEFAULT_HOSTS = AllowedHosts(("hooks.zapier.com",))
 QUEUE_URL = _matching(r"https?://\S+", "must be the URL of an SQS queue")
 
 
@@ -127,13 +87,13 @@ class Settings:
     inbox_dlq_url: str = _setting("INBOX_DLQ_URL", QUEUE_URL, expected="must be the URL of the dead letter queue")
     webhook_url: str | None = _setting(  # None: pull-only
         "ZAPIER_WEBHOOK_URL",
-        lambda text: None if text == "none" else _push_url(text),
+        lambda text: None if text == "none" else parse_push_url(text),
         expected="must be an https URL, or none for pull-only",
         secret=True,
     )
     api_keys: tuple[ApiKey, ...] = _setting("API_KEYS", _api_keys, expected=API_KEYS, secret=True)
     signing_secrets: tuple[bytes, ...] = _setting("WEBHOOK_SIGNING_SECRETS", _signing_secrets, (), secret=True)
-    subscription_hosts: tuple[str, ...] = _setting("SUBSCRIPTION_HOSTS", _hosts, ("hooks.zapier.com",))
+    subscription_hosts: AllowedHosts = _setting("SUBSCRIPTION_HOSTS", AllowedHosts.parse, DEFAULT_HOSTS)
     max_delivery_attempts: int = _setting("MAX_DELIVERY_ATTEMPTS", _number(int, 1, 1000), 20)
     backoff_base_seconds: float = _setting("BACKOFF_BASE_SECONDS", _number(float, 0, DAY_SECONDS), 1.0)
     backoff_cap_seconds: float = _setting("BACKOFF_CAP_SECONDS", _number(float, 0, DAY_SECONDS), 3600.0)
@@ -146,9 +106,12 @@ class Settings:
     event_retention_days: int = _setting("EVENT_RETENTION_DAYS", _number(int, 1, 3650), 30)
     stage: str = _setting("STAGE", _matching(r"[A-Za-z0-9-]{1,32}", "must be 1 to 32 of A-Z a-z 0-9 -"), "dev")
     log_level: str = _setting("LOG_LEVEL", lambda text: LOG_LEVEL(text.upper()), "INFO")
-    metrics_namespace: str = _setting("METRICS_NAMESPACE", METRICS_NAMESPACE, "TriggersApi")
-    worker_batch_window_seconds: int = _setting("WORKER_BATCH_WINDOW_SECONDS", _number(int, 0, 300), 5)
+    worker_batch_window_seconds: int = _setting("WORKER_BATCH_WINDOW_SECONDS", _number(int, 0, 60), 5)
     worker_max_concurrency: int = _setting("WORKER_MAX_CONCURRENCY", _number(int, 2, 1000), 5)
+
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        return _retry_policy(vars(self))
 
 
 REQUIRED = {row.metadata["name"]: row.metadata["expected"] for row in fields(Settings) if row.default is MISSING}
@@ -184,23 +147,9 @@ def read(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
                 values[row.name] = row.metadata["parse"](variables[name])
             except InvalidValueError as error:
                 unusable.append(f"{name} is unusable: it {error}")
-    if not unusable and (days := _retry_days(values)) > values["event_retention_days"]:
+    if not unusable and (days := _retry_policy(values).longest_days()) > values["event_retention_days"]:
         unusable.append(f"MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS do not fit: retries need {days} days or more")
     return values, unusable
-
-
-def check_target_url(url: str, hosts: tuple[str, ...]) -> str | None:
-    """Return what is wrong with the target URL of a subscription, or None.
-
-    `hosts` is `Settings.subscription_hosts`: a host name, or `.example.com` for all hosts below example.com.
-    """
-    try:
-        host = (urlsplit(_push_url(url)).hostname or "").removesuffix(".")
-    except InvalidValueError as error:
-        return str(error)
-    if not any(host == entry or (entry.startswith(".") and host.endswith(entry)) for entry in hosts):
-        return "must name a host that SUBSCRIPTION_HOSTS allows"
-    return None
 
 
 def _set_variables(environ: Mapping[str, str]) -> dict[str, str]:
@@ -217,8 +166,9 @@ def _parse_secret(text: str) -> dict[str, str]:
     return _set_variables({name.strip(): value for name, _, value in pairs})
 
 
-def _retry_days(values: dict[str, Any]) -> int:
-    """Return the days that the longest delays between attempts and one more day take."""
-    base, cap = float(values["backoff_base_seconds"]), float(values["backoff_cap_seconds"])
-    scheduled = [min(cap, base * 2.0**number) for number in range(values["max_delivery_attempts"] - 1)]
-    return math.ceil(sum(max(RETRY_AFTER_SECONDS, seconds) for seconds in scheduled) / DAY_SECONDS + 1)
+def _retry_policy(values: Mapping[str, Any]) -> RetryPolicy:
+    return RetryPolicy(
+        max_attempts=values["max_delivery_attempts"],
+        base_seconds=values["backoff_base_seconds"],
+        cap_seconds=values["backoff_cap_seconds"],
+    )

@@ -8,19 +8,20 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import islice
 from typing import Any
 
 from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
 from chalicelib.errors import AWS_ERRORS, StorageUnavailableError, error_code
-from chalicelib.events import DeliveredVia, Event, Status, compact, rfc3339
+from chalicelib.events import COPY_PREFIX, DeliveredVia, Event, Status, compact, rfc3339
 from chalicelib.telemetry import logger
 
 INDEX = "status-index"
 CONDITION_FAILED = "ConditionalCheckFailedException"
 SHARDS = 4  # an index partition takes 1,000 writes a second; may be raised, never lowered
-REQUIRED_MEMBERS = {"query": "Items", "batch_get_item": "Responses"}
+REQUIRED_MEMBERS = {"query": "Count", "batch_get_item": "Responses"}
 CLAIM_SECONDS = 60  # more than the worker's timeout of 50 s: the holder of an expired claim has ended
 MESSAGE_GRACE_SECONDS = 60  # how late a message may be before the sweep sends another
 
@@ -37,10 +38,16 @@ REPLAYABLE = f"{EXISTS} AND {UNCLAIMED}"
 REDRIVABLE = f"{REPLAYABLE} AND #status = :failed AND failed_at = :failed_at"
 OVERDUE = f"{PENDING} AND requeue_at = :seen"
 
-NOT_DUE: dict[str, None] = {"next_attempt_at": None, "requeue_at": None}
+UNPUSHED = f"{PENDING} AND attribute_not_exists(next_attempt_at)"
+NOT_EXPIRED = "expires_at > :now_seconds"
+DUE_TO_REQUEUE = f"{NOT_EXPIRED} AND requeue_at <= :now AND next_attempt_at <= :now"
 
-Values = Mapping[str, str | int | None]
-Item = dict[str, dict[str, str]]  # in DynamoDB's format
+CLEAR_SCHEDULE: dict[str, None] = {"next_attempt_at": None, "requeue_at": None}
+
+NOT_STORED = ("created_at", "payload", "metadata")  # as they are: see _item
+
+Values = Mapping[str, str | int | bytes | None]
+Item = dict[str, dict[str, Any]]  # in DynamoDB's format
 
 
 @dataclass(frozen=True)
@@ -62,21 +69,83 @@ class Table:
         self._name = name
         self._clock = clock
 
-    def rows(self, partition: str, condition: str, values: Values, **parameters: Any) -> Iterator[Item]:
-        """Yield the rows of a partition of the index; `Limit` is that of a page."""
+    def pages(
+        self,
+        partition: str,
+        values: Values,
+        *,
+        key_condition: str = "",
+        first_limit: int | None = None,
+        **parameters: Any,
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the responses of a query for a partition of the index.
+
+        The first page evaluates at most `first_limit` rows, the others 1 MB: what a filter leaves out is passed over in
+        few calls. `key_condition` is about the sort key.
+        """
+        condition = " AND ".join(filter(None, ("status_shard = :partition", key_condition)))
+        _, placeholders = _placeholders(f"{condition} {parameters.get('FilterExpression', '')}")
+        known = {**self._known_values(), ":partition": partition, **values}
         parameters["IndexName"] = INDEX
-        parameters["KeyConditionExpression"] = f"status_shard = :partition{condition}"
-        parameters["ExpressionAttributeValues"] = serialize({":partition": partition, **values})
+        parameters["KeyConditionExpression"] = condition
+        parameters["ExpressionAttributeValues"] = serialize({name: known[name] for name in placeholders})
+        limit = {"Limit": first_limit} if first_limit else {}
         while True:
-            response = self._call("query", **parameters)
-            yield from response["Items"]
+            response = self._call("query", **limit, **parameters)
+            yield response
             if "LastEvaluatedKey" not in response:
                 return
+            limit = {}
             parameters["ExclusiveStartKey"] = response["LastEvaluatedKey"]
 
     def _get(self, key: str) -> Any:
         """Return an item, read consistently, or None."""
         return self._call("get_item", Key=serialize({"event_id": key}), ConsistentRead=True).get("Item")
+
+    def _update(
+        self,
+        key: str,
+        condition: str,
+        changes: Values,
+        values: Values | None = None,
+        *,
+        increment: str = "",
+        **parameters: Any,
+    ) -> tuple[bool, Item | None]:
+        """Set each attribute of `changes`, remove it if None, and add 1 to `increment`, if `condition` holds."""
+        sets = ", ".join(f"#{name} = :new_{name}" for name, value in changes.items() if value is not None)
+        removes = ", ".join(f"#{name}" for name, value in changes.items() if value is None)
+        clauses = {"SET": sets, "REMOVE": removes, "ADD": f"{increment} :one" if increment else ""}
+        return self._write(
+            "update_item",
+            condition,
+            {":one": 1, **(values or {}), **{f":new_{name}": value for name, value in changes.items()}},
+            Key=serialize({"event_id": key}),
+            UpdateExpression=" ".join(f"{verb} {clause}" for verb, clause in clauses.items() if clause),
+            **parameters,
+        )
+
+    def _write(self, operation: str, condition: str, values: Values, **parameters: Any) -> tuple[bool, Item | None]:
+        """Make a conditional write; return whether its condition held, and the item.
+
+        That is the current one if the condition did not hold, else what `ReturnValues` asks for.
+        """
+        known = {**self._known_values(), **values}
+        names, placeholders = _placeholders(f"{condition} {parameters.get('UpdateExpression', '')}")
+        if names:
+            parameters["ExpressionAttributeNames"] = names
+        if placeholders:
+            parameters["ExpressionAttributeValues"] = serialize({name: known[name] for name in placeholders})
+        try:
+            response = self._call(
+                operation,
+                ConditionExpression=condition,
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                **parameters,
+            )
+        except ClientError as failure:
+            return False, failure.response.get("Item")
+        return True, response.get("Attributes")
 
     def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
         if operation != "batch_get_item":
@@ -94,6 +163,16 @@ class Table:
             raise StorageUnavailableError from None
         return response
 
+    def _known_values(self) -> dict[str, Any]:
+        """Return the placeholders that conditions and filters share."""
+        now = self._clock()
+        return {
+            ":now": rfc3339(now),
+            ":now_seconds": int(now),
+            ":pending": Status.PENDING,
+            ":failed": Status.FAILED,
+        }
+
     def _after(self, seconds: float) -> str:
         return rfc3339(self._clock() + seconds)
 
@@ -107,14 +186,15 @@ class EventStore(Table):
 
     def put(self, event: Event) -> WriteResult:
         """Store a new event, claimed or not; it carries a new `claim_id` either way."""
-        result = self._write("put_item", ABSENT, {}, claim_id=event.claim_id, Item=serialize(_attributes(event)))
+        written = self._write("put_item", ABSENT, {}, Item=serialize(_item(event)))
+        result = self._result(written, event.claim_id)
         return replace(result, event=result.event or event) if result.applied else result
 
     def claim(self, event_id: str, claim_id: str) -> WriteResult:
         """Take the exclusive right to push a due event for CLAIM_SECONDS, and count the attempt."""
         until = self._after(CLAIM_SECONDS)
         changes = {"claim_id": claim_id, "claimed_until": until, "requeue_at": until}
-        result = self._update(event_id, CLAIMABLE, changes, increment="delivery_attempts", ReturnValues="ALL_NEW")
+        result = self._change(event_id, CLAIMABLE, changes, increment="delivery_attempts", ReturnValues="ALL_NEW")
         # An acknowledgement may come between a try whose response was lost and boto3's retry.
         still_pending = result.event is not None and result.event.status is Status.PENDING
         return replace(result, applied=result.applied and still_pending)
@@ -122,7 +202,7 @@ class EventStore(Table):
     def record_delivered(self, event: Event) -> WriteResult:
         """Record that the push made under the event's claim was delivered."""
         delivered = {"delivered_at": self._after(0), "delivered_via": DeliveredVia.PUSH}
-        return self._record(event, status=Status.DELIVERED, **delivered, **NOT_DUE)
+        return self._record(event, status=Status.DELIVERED, **delivered, **CLEAR_SCHEDULE)
 
     def record_retry(self, event: Event, *, delay_seconds: float, will_be_queued: bool) -> WriteResult:
         """Record that the push failed and the next is due after `delay_seconds`.
@@ -135,7 +215,9 @@ class EventStore(Table):
 
     def record_failed(self, event: Event) -> WriteResult:
         """Record a dead letter; the event carries `reason` and `failed_at`, and its DLQ message was sent before."""
-        return self._record(event, status=Status.FAILED, reason=event.reason, failed_at=event.failed_at, **NOT_DUE)
+        return self._record(
+            event, status=Status.FAILED, reason=event.reason, failed_at=event.failed_at, **CLEAR_SCHEDULE
+        )
 
     def _record(self, event: Event, **changes: Any) -> WriteResult:
         """Record the outcome of a push and end its claim.
@@ -143,10 +225,14 @@ class EventStore(Table):
         Not applied when a consumer acknowledged the event meanwhile, or the claim expired and was taken by another.
         """
         event = replace(event, claimed_until=None, **changes)
-        ended: Values = {"claimed_until": None, "attempts": _attempts(event)}
-        outcome = {"delivery_attempts": event.delivery_attempts, **changes, **_status(event.event_id, event.status)}
+        ended: Values = {"claimed_until": None, "attempts": _attempts(event), "last_error": event.last_error}
+        outcome = {
+            "delivery_attempts": event.delivery_attempts,
+            **changes,
+            **_status_attributes(event.event_id, event.status),
+        }
         mine = {":mine": event.claim_id}
-        result = self._update(event.event_id, RECORDABLE, {**outcome, **ended}, mine)
+        result = self._change(event.event_id, RECORDABLE, {**outcome, **ended}, mine)
         if result.applied:
             return WriteResult(True, event)
         current = result.event
@@ -156,23 +242,30 @@ class EventStore(Table):
         if current.claimed_until is None:
             return WriteResult(True, current)  # applied by a try whose response was lost
         # Acknowledged during the push: end the claim, or a replay would have to wait for it.
-        self._update(event.event_id, f"{EXISTS} AND claim_id = :mine", ended, mine)
+        self._change(event.event_id, f"{EXISTS} AND claim_id = :mine", ended, mine)
         return result
 
-    def record_unscheduled(self, event: Event) -> WriteResult:
-        """Record that a claimed event is not to be pushed: the claimed attempt was not made."""
-        return self._record(replace(event, delivery_attempts=event.delivery_attempts - 1), **NOT_DUE)
+    def cancel_attempt(self, event: Event) -> WriteResult:
+        """Record that a claimed event is not to be pushed any more: the claimed attempt was not made."""
+        return self._record(replace(event, delivery_attempts=event.delivery_attempts - 1), **CLEAR_SCHEDULE)
+
+    def record_delivered_by_copy(self, copy: Event) -> WriteResult:
+        """Record that the event that `copy` was made from is delivered, if it is not pushed itself; end its claim."""
+        event_id = str(copy.source_event_id)
+        delivered = {"delivered_at": self._after(0), "delivered_via": DeliveredVia.SUBSCRIPTIONS}
+        changes = {**_status_attributes(event_id, Status.DELIVERED), **delivered, "claimed_until": None}
+        return self._change(event_id, UNPUSHED, changes, ReturnValues="ALL_NEW")
 
     def lease(self, event_id: str, lease_id: str, lease_seconds: int) -> WriteResult:
         """Claim an undelivered event for a consumer. Pushes go on as scheduled when the lease ends."""
         until = self._after(lease_seconds)
         changes = {"claim_id": lease_id, "claimed_until": until, "requeue_at": until}
-        return self._update(event_id, LEASABLE, changes, increment="lease_count", ReturnValues="ALL_NEW")
+        return self._change(event_id, LEASABLE, changes, increment="lease_count", ReturnValues="ALL_NEW")
 
     def release(self, event_id: str, lease_id: str) -> WriteResult:
-        """End a lease that has not expired."""
+        """End a lease, or the claim of a POST, that has not expired."""
         changes = {"claimed_until": None, "requeue_at": self._after(0)}
-        return self._update(event_id, LEASED, changes, {":lease_id": lease_id})
+        return self._change(event_id, LEASED, changes, {":lease_id": lease_id})
 
     def acknowledge(self, event_id: str, lease_id: str | None = None) -> WriteResult:
         """Record that a consumer has processed the event; with `lease_id`, only while that lease holds it.
@@ -180,16 +273,16 @@ class EventStore(Table):
         Without a lease, `claimed_until` stays: a push may be running.
         """
         changes = {
-            **_status(event_id, Status.DELIVERED),
+            **_status_attributes(event_id, Status.DELIVERED),
             "delivered_at": self._after(0),
             "delivered_via": DeliveredVia.PULL,
             "failed_at": None,
             "reason": None,
-            **NOT_DUE,
+            **CLEAR_SCHEDULE,
         }
         if lease_id is None:
-            return self._update(event_id, UNDELIVERED, changes)
-        return self._update(event_id, LEASED, {**changes, "claimed_until": None}, {":lease_id": lease_id})
+            return self._change(event_id, UNDELIVERED, changes)
+        return self._change(event_id, LEASED, {**changes, "claimed_until": None}, {":lease_id": lease_id})
 
     def replay(
         self, event_id: str, claim_id: str, *, expires_at: int, failed_at: str | None = None, is_pushed: bool = True
@@ -200,7 +293,7 @@ class EventStore(Table):
         """
         now = self._after(0)
         changes: Values = {
-            **_status(event_id, Status.PENDING),
+            **_status_attributes(event_id, Status.PENDING),
             "claim_id": claim_id,
             "delivery_attempts": 0,
             "next_attempt_at": now if is_pushed else None,
@@ -210,17 +303,38 @@ class EventStore(Table):
             **dict.fromkeys(("claimed_until", "delivered_at", "delivered_via", "failed_at", "reason")),
         }
         condition = REPLAYABLE if failed_at is None else REDRIVABLE
-        return self._update(event_id, condition, changes, {":failed_at": failed_at}, ReturnValues="ALL_NEW")
+        return self._change(event_id, condition, changes, {":failed_at": failed_at}, ReturnValues="ALL_NEW")
 
-    def mark_requeued(self, event_id: str, requeue_at: str | None) -> WriteResult:
-        """Postpone `requeue_at` of an overdue event: of several sweeps, one succeeds."""
-        changes = {"requeue_at": self._after(MESSAGE_GRACE_SECONDS)}
-        return self._update(event_id, OVERDUE, changes, {":seen": requeue_at})
+    def mark_requeued(self, event_id: str, requeue_at: str | None, seconds: float) -> WriteResult:
+        """Postpone `requeue_at` of an overdue event by `seconds` from now: of several sweeps, one succeeds."""
+        return self._change(event_id, OVERDUE, {"requeue_at": self._after(seconds)}, {":seen": requeue_at})
 
     def delete(self, event: Event) -> None:
         """Delete a copy under its claim, if it is still held: its subscription is gone."""
         key = serialize({"event_id": event.event_id})
-        self._write("delete_item", "claim_id = :mine", {":mine": event.claim_id}, claim_id=None, Key=key)
+        self._write("delete_item", "claim_id = :mine", {":mine": event.claim_id}, Key=key)
+
+    def overdue(self, partition: str, limit: int) -> Iterator[Event]:
+        """Yield up to `limit` pending events of a partition that are due and that nobody will push, oldest first."""
+        pages = self.pages(partition, {}, FilterExpression=DUE_TO_REQUEUE)
+        return islice((Event.from_item(row) for page in pages for row in page["Items"]), limit)
+
+    def count_overdue(self, partition: str) -> int:
+        """Return how many events `overdue` would yield without a limit."""
+        return sum(page["Count"] for page in self.pages(partition, {}, FilterExpression=DUE_TO_REQUEUE, Select="COUNT"))
+
+    def oldest_scheduled(self, shard: int, deadline: float) -> Event | None:
+        """Return the pending event of a shard that was created first, copies and events that are not pushed left out.
+
+        Raises StorageUnavailableError if the search does not end by `deadline` (Unix seconds).
+        """
+        condition = f"{NOT_EXPIRED} AND attribute_exists(next_attempt_at)"
+        for page in self.pages(partition(Status.PENDING, shard), {}, FilterExpression=condition):
+            if page["Items"]:
+                return Event.from_item(page["Items"][0])
+            if self._clock() > deadline:
+                raise StorageUnavailableError
+        return None
 
     def get(self, event_id: str) -> Event | None:
         """Return the event, read consistently, or None."""
@@ -238,88 +352,61 @@ class EventStore(Table):
         events = map(self._unexpired, response["Responses"].get(self._name, ()))
         return {event.event_id: event for event in events if event}
 
+    def _change(
+        self, event_id: str, condition: str, changes: Values, values: Values | None = None, **parameters: Any
+    ) -> WriteResult:
+        written = self._update(event_id, condition, changes, values, **parameters)
+        return self._result(written, changes.get("claim_id"))
+
+    def _result(self, written: tuple[bool, Item | None], claim_id: Any) -> WriteResult:
+        """Return the result of a write that sets `claim_id`, if it sets one."""
+        applied, item = written
+        if applied:
+            return WriteResult(True, Event.from_item(item) if item else None)
+        current = self._unexpired(item)
+        return WriteResult(bool(current and claim_id and current.claim_id == claim_id), current)
+
     def _unexpired(self, item: Any) -> Event | None:
         event = Event.from_item(item) if item else None
         return event if event and event.expires_at > int(self._clock()) else None
 
-    def _update(
-        self,
-        event_id: str,
-        condition: str,
-        changes: Values,
-        values: Values | None = None,
-        *,
-        increment: str = "",
-        **parameters: Any,
-    ) -> WriteResult:
-        """Set each attribute of `changes`, remove it if None, and add 1 to `increment`, if `condition` holds."""
-        sets = ", ".join(f"#{name} = :new_{name}" for name, value in changes.items() if value is not None)
-        removes = ", ".join(f"#{name}" for name, value in changes.items() if value is None)
-        clauses = {"SET": sets, "REMOVE": removes, "ADD": f"{increment} :one" if increment else ""}
-        return self._write(
-            "update_item",
-            condition,
-            {":one": 1, **(values or {}), **{f":new_{name}": value for name, value in changes.items()}},
-            claim_id=changes.get("claim_id"),
-            Key=serialize({"event_id": event_id}),
-            UpdateExpression=" ".join(f"{verb} {clause}" for verb, clause in clauses.items() if clause),
-            **parameters,
-        )
 
-    def _write(
-        self, operation: str, condition: str, values: Values, *, claim_id: str | int | None, **parameters: Any
-    ) -> WriteResult:
-        now = self._clock()
-        known = {
-            ":now": rfc3339(now),
-            ":now_seconds": int(now),
-            ":pending": Status.PENDING,
-            ":failed": Status.FAILED,
-            **values,
-        }
-        names, placeholders = _placeholders(f"{condition} {parameters.get('UpdateExpression', '')}")
-        if names:
-            parameters["ExpressionAttributeNames"] = names
-        try:
-            response = self._call(
-                operation,
-                ConditionExpression=condition,
-                ExpressionAttributeValues=serialize({name: known[name] for name in placeholders}),
-                ReturnValuesOnConditionCheckFailure="ALL_OLD",
-                **parameters,
-            )
-        except ClientError as failure:  # the condition does not hold
-            current = self._unexpired(failure.response.get("Item"))
-            return WriteResult(bool(current and claim_id and current.claim_id == claim_id), current)
-        return WriteResult(True, Event.from_item(response["Attributes"]) if "Attributes" in response else None)
-
-
-def partition(status: Status, shard: int) -> str:
-    """Return the partition key of the index for a status and a shard, 0 to SHARDS - 1."""
-    return f"{status}#{shard}"
+def partition(status: Status, shard: int, *, of_copies: bool = False) -> str:
+    """Return the partition key of the index for a status and a shard, 0 to SHARDS - 1. Copies have their own."""
+    return f"{'copy-' if of_copies else ''}{status}#{shard}"
 
 
 def serialize(values: Values) -> Item:
     """Return values in DynamoDB's format, without those that are None."""
-    return {
-        name: {"N": str(value)} if isinstance(value, int) else {"S": str(value)}
-        for name, value in values.items()
-        if value is not None
+    return {name: _serialize(value) for name, value in values.items() if value is not None}
+
+
+def _serialize(value: str | int | bytes) -> dict[str, Any]:
+    if isinstance(value, bytes):
+        return {"B": value}
+    return {"N": str(value)} if isinstance(value, int) else {"S": str(value)}
+
+
+def _status_attributes(event_id: str, status: Status) -> Values:
+    shard = zlib.crc32(event_id.encode()) % SHARDS
+    return {"status": status, "status_shard": partition(status, shard, of_copies=event_id.startswith(COPY_PREFIX))}
+
+
+def _item(event: Event) -> Values:
+    """Return the attributes of a new event: without `created_at`, which the sort key has, and those of no value."""
+    encoded = {
+        "sort_key": event.sort_key,
+        "content": event.content(),
+        "attempts": _attempts(event),
+        "copies": compact(event.copies) if event.copies else None,
+        **_status_attributes(event.event_id, event.status),
     }
+    kept = {name: value for name, value in vars(event).items() if value and name not in NOT_STORED}
+    return {**kept, **encoded}
 
 
-def _status(event_id: str, status: Status) -> Values:
-    return {"status": status, "status_shard": partition(status, zlib.crc32(event_id.encode()) % SHARDS)}
-
-
-def _attributes(event: Event) -> dict[str, Any]:
-    copies = compact(event.copies) if event.copies else None
-    encoded = {"attempts": _attempts(event), "copies": copies, "sort_key": event.sort_key}
-    return {**vars(event), **encoded, **_status(event.event_id, event.status)}
-
-
-def _attempts(event: Event) -> str:
-    return compact([vars(attempt) for attempt in event.attempts])
+def _attempts(event: Event) -> str | None:
+    return compact([vars(attempt) for attempt in event.attempts]) if event.attempts else None
 
 
 @cache

@@ -3,15 +3,16 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from chalicelib.errors import ApiError, FieldError, InvalidRequestError
+from chalicelib.errors import ApiError, FieldFault, InvalidRequestError
 from chalicelib.events import EVENT_TYPE, compact
-from chalicelib.settings import check_target_url
 from chalicelib.store import Table, serialize
+from chalicelib.targets import AllowedHosts
+from chalicelib.telemetry import logger
 from chalicelib.validation import parse_object
 
 SUBSCRIPTION_ID = re.compile(r"sub_[0-9a-f]{32}")
@@ -44,6 +45,11 @@ class Subscription:
             item["created_by"]["S"],
         )
 
+    @property
+    def sort_key(self) -> str:
+        """The sort key of the index: creation time, then id. It tells a subscription from one made anew."""
+        return f"{self.created_at}#{self.subscription_id}"
+
     def matches(self, event_type: str) -> bool:
         """Return whether the subscription gets events of this type; an entry may be a prefix followed by `*`."""
         return self.event_types is None or any(
@@ -64,10 +70,13 @@ class Subscription:
 
 
 class Subscriptions(Table):
-    """The subscriptions of a stage, in the table of events."""
+    """The subscriptions of a stage, in the table of events. `hosts` are those that targets may be on."""
 
-    _cached: tuple[Subscription, ...] = ()
-    _cached_until = 0.0
+    def __init__(self, client: Any, name: str, *, hosts: AllowedHosts, clock: Callable[[], float]) -> None:
+        super().__init__(client, name, clock=clock)
+        self._hosts = hosts
+        self._cached: tuple[Subscription, ...] = ()
+        self._cached_until = 0.0
 
     def create(self, target_url: str, event_types: EventTypes, created_by: str) -> tuple[Subscription, bool]:
         """Store a subscription; return it, and whether it is new: the same key, URL and types make the same one.
@@ -77,7 +86,7 @@ class Subscriptions(Table):
         types = compact(sorted(set(event_types))) if event_types is not None else None
         digest = hashlib.sha256(f"{created_by}\0{target_url}\0{types}".encode()).hexdigest()
         subscription_id = f"sub_{digest[:32]}"
-        if existing := self._get(subscription_id):
+        if existing := self._get(subscription_id):  # a put alone would count an existing one against the limit
             return Subscription.from_item(existing), False
         if len(self.all()) >= MAX_SUBSCRIPTIONS:
             raise ApiError(409, f"There are {MAX_SUBSCRIPTIONS} subscriptions; delete one first.")
@@ -91,26 +100,40 @@ class Subscriptions(Table):
                 "created_by": created_by,
             }
         )
-        self._call("put_item", Item=item)  # if another call created it meanwhile, this is the same one
+        applied, current = self._write("put_item", "attribute_not_exists(event_id)", {}, Item=item)
         self._cached_until = 0.0
-        return Subscription.from_item(item), True
+        return Subscription.from_item(current or item), applied
 
     def delete(self, subscription_id: str) -> None:
         """Delete a subscription, if it exists."""
         self._cached_until = 0.0
         self._call("delete_item", Key=serialize({"event_id": subscription_id}))
 
+    def end(self, subscription: Subscription) -> bool:
+        """Delete this subscription, whose target asked for it, not one made anew since; return whether it is gone."""
+        self._cached_until = 0.0
+        key = serialize({"event_id": subscription.subscription_id})
+        seen = {":sort_key": subscription.sort_key}
+        applied, current = self._write("delete_item", "sort_key = :sort_key", seen, Key=key)
+        if applied:
+            logger.warning("subscription ended by its target", extra={"subscription_id": subscription.subscription_id})
+        return applied or current is None
+
     def all(self) -> tuple[Subscription, ...]:
         """Return all subscriptions, the oldest first."""
-        return tuple(map(Subscription.from_item, self.rows(PARTITION, "", {})))
+        return tuple(Subscription.from_item(row) for page in self.pages(PARTITION, {}) for row in page["Items"])
 
-    def matching(self, event_type: str, hosts: tuple[str, ...]) -> list[Subscription]:
+    def matching(self, event_type: str) -> list[Subscription]:
         """Return the subscriptions that get events of this type, from a list that is at most CACHE_SECONDS old.
 
-        Those whose host is no longer one of `hosts` are left out.
+        Those whose host is no longer allowed are left out.
         """
         matching = [subscription for subscription in self._recent() if subscription.matches(event_type)]
-        return [subscription for subscription in matching if not check_target_url(subscription.target_url, hosts)]
+        return [subscription for subscription in matching if not self.fault(subscription)]
+
+    def fault(self, subscription: Subscription) -> str | None:
+        """Return why nothing may be pushed to a subscription any more, or None."""
+        return self._hosts.fault(subscription.target_url)
 
     def find(self, subscription_id: str) -> Subscription | None:
         """Return a subscription, from the recent list or else read consistently, or None if it is gone."""
@@ -128,17 +151,19 @@ class Subscriptions(Table):
         return self._cached
 
 
-def parse_subscription(body: bytes, hosts: tuple[str, ...]) -> tuple[str, EventTypes]:
+def parse_subscription(body: bytes, hosts: AllowedHosts) -> tuple[str, EventTypes]:
     """Return target URL and event types of the body of POST /subscriptions; raise InvalidRequestError."""
     document, _, errors = parse_object(body, ("target_url", "event_types"))
     target_url, event_types = document.get("target_url"), document.get("event_types")
-    if not isinstance(target_url, str) or len(target_url) > MAX_URL_LENGTH:
-        errors.append(FieldError("target_url", f"must be a URL of at most {MAX_URL_LENGTH} characters"))
-    elif fault := check_target_url(target_url, hosts):
-        errors.append(FieldError("target_url", fault))
+    if target_url is None:
+        errors.append(FieldFault("target_url", "is required"))
+    elif not isinstance(target_url, str) or len(target_url) > MAX_URL_LENGTH:
+        errors.append(FieldFault("target_url", f"must be a URL of at most {MAX_URL_LENGTH} characters"))
+    elif fault := hosts.fault(target_url):
+        errors.append(FieldFault("target_url", fault))
     if event_types is not None and not _are_event_types(event_types):
         expected = f"must be a list of 1 to {MAX_EVENT_TYPES} event types or prefixes followed by *"
-        errors.append(FieldError("event_types", expected))
+        errors.append(FieldFault("event_types", expected))
     if errors:
         raise InvalidRequestError(*errors)
     return document["target_url"], tuple(event_types) if event_types is not None else None

@@ -18,6 +18,7 @@ logging.getLogger("urllib3").setLevel(logging.CRITICAL)  # its messages contain 
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 _RECORD_ATTRIBUTES = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName"}
 
+NAMESPACE = "TriggersApi"
 UNITS = {"PushDuration": "Milliseconds", "DeliveryLatency": "Milliseconds", "OldestPendingAge": "Seconds"}
 
 
@@ -83,15 +84,14 @@ class Metrics:
     Source: "Specification: Embedded metric format", Amazon CloudWatch User Guide.
     """
 
-    def __init__(self, namespace: str, stage: str, *, clock: Callable[[], float]) -> None:
-        self._namespace = namespace
+    def __init__(self, stage: str, *, clock: Callable[[], float]) -> None:
         self._stage = stage
         self._clock = clock
 
     def emit(self, **values: float) -> None:
         """Write one line with `values`, in the units of UNITS, or else counts."""
         directive = {
-            "Namespace": self._namespace,
+            "Namespace": NAMESPACE,
             "Dimensions": [["Stage"]],
             "Metrics": [{"Name": name, "Unit": UNITS.get(name, "Count")} for name in values],
         }

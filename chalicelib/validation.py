@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chalicelib.errors import ApiError, FieldError, InvalidRequestError
+from chalicelib.errors import ApiError, FieldFault, InvalidRequestError
 from chalicelib.events import EVENT_TYPE, compact
 
 MAX_BODY_BYTES = 256 * 1024
@@ -29,15 +29,6 @@ class NewEvent:
     metadata: str
     body_hash: str
 
-    @property
-    def size(self) -> int:
-        """Bytes of payload and metadata, or half of their size in a Lambda response if that is more.
-
-        Lambda quotes a response as JSON once more and, before Python 3.12, escapes all but ASCII.
-        """
-        text = self.payload + self.metadata
-        return max(len(text.encode()), len(json.dumps(text)) // 2)
-
 
 @dataclass(frozen=True)
 class LeaseRequest:
@@ -48,7 +39,7 @@ class LeaseRequest:
     event_type: str | None = None
 
 
-def parse_new_event(body: bytes, header_errors: Sequence[FieldError] = ()) -> NewEvent:
+def parse_new_event(body: bytes, header_errors: Sequence[FieldFault] = ()) -> NewEvent:
     """Return the event in `body`; `header_errors` are reported together with the faults of the body.
 
     Raises ApiError 413 over MAX_BODY_BYTES, as sent or as compact JSON (250 KB of `1e15` would exceed DynamoDB's
@@ -57,13 +48,13 @@ def parse_new_event(body: bytes, header_errors: Sequence[FieldError] = ()) -> Ne
     document, canonical, errors = parse_object(body, ("event_type", "payload", "metadata"), header_errors)
     if len(canonical) > MAX_BODY_BYTES:
         raise ApiError(413, f"The body must have at most {MAX_BODY_BYTES} bytes as compact JSON.")
-    errors += [FieldError(name, "is required") for name in ("event_type", "payload") if name not in document]
+    errors += [FieldFault(name, "is required") for name in ("event_type", "payload") if name not in document]
     if "event_type" in document and not is_event_type(document["event_type"]):
-        errors.append(FieldError("event_type", EVENT_TYPE_RULE))
+        errors.append(FieldFault("event_type", EVENT_TYPE_RULE))
     if "payload" in document and not isinstance(document["payload"], dict):
-        errors.append(FieldError("payload", "must be a JSON object"))
+        errors.append(FieldFault("payload", "must be a JSON object"))
     if not isinstance(document.get("metadata"), dict | None):
-        errors.append(FieldError("metadata", "must be a JSON object or null"))
+        errors.append(FieldFault("metadata", "must be a JSON object or null"))
     if errors:
         raise InvalidRequestError(*errors)
     return NewEvent(
@@ -83,17 +74,17 @@ def parse_lease_request(body: bytes) -> LeaseRequest:
     for name, maximum in (("limit", MAX_LEASED_EVENTS), ("lease_seconds", MAX_LEASE_SECONDS)):
         value = getattr(request, name)
         if type(value) is not int or not 1 <= value <= maximum:
-            errors.append(FieldError(name, f"must be an integer from 1 to {maximum}"))
+            errors.append(FieldFault(name, f"must be an integer from 1 to {maximum}"))
     if request.event_type is not None and not is_event_type(request.event_type):
-        errors.append(FieldError("event_type", EVENT_TYPE_RULE))
+        errors.append(FieldFault("event_type", EVENT_TYPE_RULE))
     if errors:
         raise InvalidRequestError(*errors)
     return request
 
 
 def parse_object(
-    body: bytes, members: Sequence[str], header_errors: Sequence[FieldError] = ()
-) -> tuple[dict[str, Any], bytes, list[FieldError]]:
+    body: bytes, members: Sequence[str], header_errors: Sequence[FieldFault] = ()
+) -> tuple[dict[str, Any], bytes, list[FieldFault]]:
     """Return the JSON object in `body`, its canonical JSON (members sorted), and the faults found so far.
 
     A fault is each of `header_errors` and each member that is not one of `members`, which is left out. Raises ApiError
@@ -103,9 +94,9 @@ def parse_object(
         raise ApiError(413, f"The body must have at most {MAX_BODY_BYTES} bytes.")
     document, canonical, fault = _decode(body)
     if fault is not None:
-        raise InvalidRequestError(*header_errors, FieldError("body", fault))
+        raise InvalidRequestError(*header_errors, FieldFault("body", fault))
     unknown = sorted(document.keys() - set(members))
-    errors = [FieldError(name[:128], f"is not one of {', '.join(members)}") for name in unknown]
+    errors = [FieldFault(name[:128], f"is not one of {', '.join(members)}") for name in unknown]
     return {name: document[name] for name in members if name in document}, canonical, [*header_errors, *errors]
 
 

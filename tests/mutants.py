@@ -170,7 +170,7 @@ MUTANTS = r"""
 -     if url is None:  # a copy, which nobody waits for
 -         services.store.delete(event)
 +     if url is None:
-+         services.store.record_unscheduled(event)
++         services.store.cancel_attempt(event)
 @@ delivery functional/test_subscriptions::ten_destinations: any number of destinations is pushed at once
 - list(urls.items())[:MAX_INLINE_PUSHES]
 + list(urls.items())

@@ -28,11 +28,12 @@ from chalice.config import Config
 from chalice.local import ChaliceRequestHandler, LocalDevServer, LocalGatewayException, create_local_server
 from werkzeug.serving import DechunkedInput
 
-from chalicelib import __version__, batch, listing, schedules, services, settings, telemetry
+from chalicelib import __version__, batch, schedules, services, settings, telemetry
 from chalicelib.auth import Scope
 from chalicelib.errors import AWS_ERRORS, ApiError, QueueUnavailableError, StorageUnavailableError
 from chalicelib.queue import Queue
 from chalicelib.services import Services
+from chalicelib.targets import AllowedHosts
 from tools import api_key, local_aws
 from tools.receiver import Receiver, SignatureCheck
 
@@ -179,7 +180,7 @@ def start() -> None:
     current = _connect()
     _start_worker(current)
     _schedule("sweep", SWEEP_SECONDS, lambda: schedules.sweep(current, SWEEP_TIMEOUT_SECONDS))
-    _schedule("check_dlq", CHECK_DLQ_SECONDS, lambda: schedules.check_dlq(current))
+    _schedule("check_dlq", CHECK_DLQ_SECONDS, lambda: schedules.publish_depths(current))
     Thread(target=server.server.serve_forever, name="api", daemon=True).start()
     screen.say(f"ready  {url}  (Ctrl-C ends it)")
 
@@ -282,7 +283,7 @@ def _provide_receiver(screen: Screen, url: str) -> Receiver | None:
     receiver = Receiver(screen.event, SignatureCheck(signing_secrets, call))
     Thread(target=receiver.serve_forever, name="receiver", daemon=True).start()
     _provide("ZAPIER_WEBHOOK_URL", receiver.url + receiver.hook_path)
-    _provide("SUBSCRIPTION_HOSTS", ",".join((*settings.Settings.subscription_hosts, "127.0.0.1")))
+    _provide("SUBSCRIPTION_HOSTS", ",".join((*settings.DEFAULT_HOSTS.entries, "127.0.0.1")))
     return receiver
 
 
@@ -295,7 +296,7 @@ def _connect() -> Services:
     looks: dict[str, Callable[[], object]] = {
         "INBOX_QUEUE_URL": current.inbox.depth,
         "INBOX_DLQ_URL": current.dlq.depth,
-        "EVENTS_TABLE_NAME": functools.partial(listing.oldest_pending, current),
+        "EVENTS_TABLE_NAME": functools.partial(current.store.get, "evt_"),
     }
     for name, look in looks.items():
         try:
@@ -359,7 +360,7 @@ def _usage(url: str, key: str, receiver: Receiver | None, variables: dict[str, s
             f"curl -sS -X POST '{receiver.url}/fail?status=404'",
             f"curl -sS {receiver.url}",
         ]
-    if receiver and "127.0.0.1" in given("SUBSCRIPTION_HOSTS").split(","):
+    if receiver and not AllowedHosts.parse(given("SUBSCRIPTION_HOSTS")).fault(webhook_url):
         lines.append("  Subscribe to orders; each then comes twice, once as the copy of the subscription:")
         lines.append(_curl("/subscriptions", {"target_url": webhook_url, "event_types": ["order.*"]}))
     if webhook_url == "none":

@@ -33,7 +33,7 @@ from rich.text import Text
 from chalicelib.errors import AWS_ERRORS, QueueUnavailableError
 from chalicelib.events import Status, rfc3339
 from chalicelib.messages import MalformedMessageError, parse
-from chalicelib.queue import BATCH_SIZE, Queue
+from chalicelib.queue import BATCH_SIZE, Message, Queue
 
 RECEIVE_WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
 MAX_BATCH_BYTES = 1_000_000  # SQS limits a batch to 1 MiB, attributes included
@@ -209,43 +209,36 @@ def dlq(stage: str | None, limit: int) -> None:
     click.echo(f"{url.rsplit('/', 1)[-1]} {held}")
 
 
-def peek(sqs: Any, url: str, limit: int) -> list[dict[str, Any]]:
+def peek(sqs: Any, url: str, limit: int) -> list[Message]:
     """Receive up to `limit` messages and make them visible again."""
-    seen: dict[str, dict[str, Any]] = {}
+    queue = Queue(sqs, url)
+    seen: dict[str, Message] = {}
     try:
         while len(seen) < limit:
-            received = sqs.receive_message(
-                QueueUrl=url,
-                MaxNumberOfMessages=min(BATCH_SIZE, limit - len(seen)),
-                WaitTimeSeconds=RECEIVE_WAIT_SECONDS,
-                MessageAttributeNames=["Reason"],
-                MessageSystemAttributeNames=["MessageGroupId"],
-            ).get("Messages", [])
-            if not received:
+            known = len(seen)
+            received = queue.receive(min(BATCH_SIZE, limit - known), RECEIVE_WAIT_SECONDS)
+            seen |= {message.message_id: message for message in received}
+            if len(seen) == known:
                 break
-            seen |= {message["MessageId"]: message for message in received}
     finally:
         for message in seen.values():
-            handle = message["ReceiptHandle"]
-            sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=handle, VisibilityTimeout=0)
+            sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=message.receipt_handle, VisibilityTimeout=0)
     return list(seen.values())
 
 
-def describe(message: dict[str, Any]) -> tuple[str, str, str, str, *tuple[object, ...]]:
+def describe(message: Message) -> tuple[str, str, str, str, *tuple[object, ...]]:
     """Return destination, reason, event, time and more of a message; not the text of one that is no dead letter."""
-    reason = message.get("MessageAttributes", {}).get("Reason", {}).get("StringValue")
-    destination = message.get("Attributes", {}).get("MessageGroupId")
+    reason = message.attributes.get("Reason")
     try:
-        event = parse(message["Body"], {})
+        event = parse(message.body)
     except MalformedMessageError:
-        return destination or "?", reason or "malformed", f"message {message['MessageId']}", ""
-    destination = destination or ("webhook" if event.event_id.startswith("evt_") else "?")
+        return message.group_id, reason or "malformed", f"message {message.message_id}", ""
     if event.failed_at is None:  # moved by SQS: the worker received it too often and never finished
-        return destination, reason or "unprocessed", event.event_id, ""
-    content = json.loads(message["Body"])
+        return message.group_id, reason or "unprocessed", event.event_id, ""
+    content = json.loads(message.body)
     cause = content.get("last_status_code") or content.get("last_error")
     attempts = content.get("delivery_attempts")
-    return destination, str(content.get("reason")), event.event_id, event.failed_at, attempts, cause
+    return message.group_id, str(content.get("reason")), event.event_id, event.failed_at, attempts, cause
 
 
 @cli.command(short_help="Move dead letters back to the inbox queue.")
@@ -283,8 +276,8 @@ def move_messages(
         messages = source.receive(size, RECEIVE_WAIT_SECONDS)
         if not messages:
             return
-        copies = [(message.body, message.attributes) for message in messages]
-        fits = sum(len(body.encode()) for body, _ in copies) <= MAX_BATCH_BYTES
+        copies = [message.outgoing() for message in messages]
+        fits = sum(len(copy.body.encode()) for copy in copies) <= MAX_BATCH_BYTES
         for batch in [copies] if fits else [[copy] for copy in copies]:
             target.send_many(batch)
         source.delete_many([message.receipt_handle for message in messages])

@@ -6,7 +6,9 @@ Parameters of an existing stack keep their values unless the environment has new
 import itertools
 import json
 import os
+import re
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,13 @@ PARAMETERS = {
     "ApiKeys": "API_KEYS",
     "WebhookSigningSecrets": "WEBHOOK_SIGNING_SECRETS",
     "AlarmEmail": "ALARM_EMAIL",
-    "MetricsNamespace": "METRICS_NAMESPACE",
 }
+# The suffix of each function's name, and so of its log group's.
+FUNCTION_SUFFIXES = {"APIHandler": "", "Worker": "-worker", "Sweep": "-sweep", "CheckDlq": "-check_dlq"}
+STILL_DEPLOYED = """\
+still deployed, and in need of queues and secret: {running}
+`chalice delete` deletes what .chalice/deployed/{stage}.json lists. `make deploy STAGE={stage}` completes that file;
+then run `make destroy STAGE={stage}` again. (What `make package` made is deleted with its own stack.)"""
 MAY_BE_EMPTY = ("ApiKeys", "WebhookSigningSecrets", "AlarmEmail")
 STAND_INS = {**dict.fromkeys(settings.REQUIRED, "https://stand-in"), "API_KEYS": ""}
 FIRST_TIME = """\
@@ -34,14 +41,20 @@ FIRST_TIME = """\
   ZAPIER_WEBHOOK_URL       where events are pushed to: an https URL, or none if consumers pull them
   API_KEYS                 what `make api-key NAME=acme` prints, separated by commas
   WEBHOOK_SIGNING_SECRETS  optional: what `make signing-secret` prints; without it, pushes are not signed
-  ALARM_EMAIL              optional: the address that alarms are mailed to"""
+  ALARM_EMAIL              optional: the address that alarms are mailed to
+The name of a stage is for one region of one account."""
+NAME_IS_TAKEN = """\
+{reason}
+Something has a name of this stage already, and no stack can adopt it: a queue, topic, secret or alarm that was made
+by hand, or that belongs to another stack, such as the one of `make package`. (A table or log group is adopted.)"""
 NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 WAIT: Any = {"Delay": 1, "MaxAttempts": 1800}
+DONE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 
 
 def update(stage: str, cloudformation: Any) -> None:
     """Create or update the stack; raise ClickException, SettingsError, or what boto3 raises."""
-    given, known = _given(stage), _known_parameters(stage, cloudformation)
+    given, known = _given(stage), _known_parameters(_find_stack(stage, cloudformation))
     missing = [PARAMETERS[key] for key in ("ZapierWebhookUrl", "ApiKeys") if key not in given.keys() | known]
     if missing:
         raise click.ClickException(FIRST_TIME.format(missing=" and ".join(missing)))
@@ -66,6 +79,8 @@ def update(stage: str, cloudformation: Any) -> None:
         if isinstance(error, WaiterError):
             reason = error.last_response.get("StatusReason", reason)
             cloudformation.delete_change_set(**name)
+        if "ResourceExistenceCheck" in reason:
+            reason = NAME_IS_TAKEN.format(reason=reason)
         if not any(text in reason for text in NO_CHANGES):
             raise click.ClickException(reason) from None
         print(f"stack {_stack_name(stage)}: no changes")
@@ -75,15 +90,39 @@ def update(stage: str, cloudformation: Any) -> None:
     for change in pages.search("Changes[].ResourceChange"):
         print(f"  {change['Action']:<7} {change['LogicalResourceId']}  {change['ResourceType']}", flush=True)
     cloudformation.execute_change_set(**name)
-    _wait(f"stack_{'update' if known else 'create'}_complete", change_set["StackId"], cloudformation)
+    _wait(change_set["StackId"], DONE, cloudformation)
     print("done")
 
 
 def delete(stage: str, cloudformation: Any) -> None:
-    """Delete the stack, if it exists; the table and the log groups stay."""
-    cloudformation.delete_stack(StackName=_stack_name(stage))
-    _wait("stack_delete_complete", _stack_name(stage), cloudformation)
+    """Delete the stack, if it exists; the table and the log groups stay.
+
+    Raise ClickException while functions are deployed: they would run without queues and secret.
+    """
+    names = {f"triggers-api-{stage}{suffix}" for suffix in FUNCTION_SUFFIXES.values()}
+    deployed = boto3.client("lambda").get_paginator("list_functions").paginate().search("Functions[].FunctionName")
+    if running := sorted(names & set(deployed)):
+        raise click.ClickException(STILL_DEPLOYED.format(running=", ".join(running), stage=stage))
+    if stack := _find_stack(stage, cloudformation):
+        cloudformation.delete_stack(StackName=stack["StackId"])
+        _wait(stack["StackId"], ("DELETE_COMPLETE",), cloudformation)
     print(f"stack deleted; kept, for the next stack to adopt: the table triggers-api-{stage}-events, the log groups")
+    print("gone for good: the secret with the settings (webhook URL, API keys, signing secrets), the queues")
+
+
+def check_place(stage: str) -> None:
+    """Raise ClickException if Chalice's record says that the stage is in another region or account."""
+    record = _record(stage)
+    if not record.exists():
+        return
+    sts = boto3.client("sts")
+    here = f"{sts.meta.region_name}:{sts.get_caller_identity()['Account']}"
+    recorded = re.findall(r"arn:[\w-]+:(?:lambda|sqs):([\w-]+:\d+):", record.read_text())
+    if elsewhere := set(recorded) - {here}:
+        raise click.ClickException(
+            f"{stage} is deployed in {' and '.join(sorted(elsewhere))}, not in {here}: {record.relative_to(ROOT)} says "
+            "so. Roles and that file are named after the stage: choose another name for another region or account."
+        )
 
 
 def restore_record(stage: str) -> None:
@@ -91,7 +130,7 @@ def restore_record(stage: str) -> None:
 
     Chalice finds everything else by name. It would fail at the event source, and then create a second API.
     """
-    record = ROOT / ".chalice" / "deployed" / f"{stage}.json"
+    record = _record(stage)
     recorded = json.loads(record.read_text())["resources"] if record.exists() else []
     if {"sqs_event", "rest_api"} <= {resource["resource_type"] for resource in recorded}:
         return
@@ -107,15 +146,17 @@ def restore_record(stage: str) -> None:
         }
         for source in sources.search(f"EventSourceMappings[?ends_with(FunctionArn, ':triggers-api-{stage}-worker')]")
     ]
-    apis = boto3.client("apigateway").get_paginator("get_rest_apis").paginate()
-    found += [
-        {"name": "rest_api", "resource_type": "rest_api", "rest_api_id": api_id}
-        for api_id in apis.search(f"items[?name == 'triggers-api-{stage}'].id")
-    ]
+    found += [{"name": "rest_api", "resource_type": "rest_api", "rest_api_id": api_id} for api_id in find_apis(stage)]
     if found:
         record.parent.mkdir(exist_ok=True)
         record.write_text(json.dumps({"resources": found, "schema_version": "2.0", "backend": "api"}, indent=2))
         print(f"{record.relative_to(ROOT)}: restored after an interrupted deployment")
+
+
+def find_apis(stage: str) -> list[str]:
+    """Return the ids of the stage's REST APIs: one, or none before the first deployment."""
+    apis = boto3.client("apigateway").get_paginator("get_rest_apis").paginate()
+    return list(apis.search(f"items[?name == 'triggers-api-{stage}'].id"))
 
 
 def read_template(stage: str) -> Any:
@@ -149,31 +190,47 @@ def _given(stage: str) -> dict[str, str]:
     return given
 
 
-def _known_parameters(stage: str, cloudformation: Any) -> set[str]:
-    """Return the parameters whose values the stack has: none if it does not exist."""
+def _find_stack(stage: str, cloudformation: Any) -> dict[str, Any] | None:
     try:
         [stack] = cloudformation.describe_stacks(StackName=_stack_name(stage))["Stacks"]
     except ClientError as error:
         if error.response["Error"]["Code"] != "ValidationError":
             raise
+        return None
+    return stack  # type: ignore[no-any-return]
+
+
+def _known_parameters(stack: dict[str, Any] | None) -> set[str]:
+    """Return the parameters whose values the stack has: none if it does not exist."""
+    # In review: interrupted before its first change set was executed.
+    if stack is None or stack["StackStatus"] == "REVIEW_IN_PROGRESS":
         return set()
-    is_made = stack["StackStatus"] != "REVIEW_IN_PROGRESS"  # interrupted before the change set was executed
-    return {parameter["ParameterKey"] for parameter in stack.get("Parameters", ()) if is_made}
+    return {parameter["ParameterKey"] for parameter in stack.get("Parameters", ())}
 
 
 def _stack_name(stage: str) -> str:
     return f"triggers-api-{stage}-resources"
 
 
-def _wait(waiter: str, stack: str, cloudformation: Any) -> None:
-    try:
-        cloudformation.get_waiter(waiter).wait(StackName=stack, WaiterConfig=WAIT)
-    except WaiterError as error:
-        events = cloudformation.describe_stack_events(StackName=stack)["StackEvents"]  # the newest first
-        latest = itertools.takewhile(lambda event: event.get("ResourceStatusReason") != "User Initiated", events)
-        failures = [event for event in latest if event["ResourceStatus"].endswith("_FAILED")]
-        reasons = [f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason')}" for event in failures]
-        raise click.ClickException((reasons or [str(error)])[-1]) from None
+def _record(stage: str) -> Path:
+    """Return the path of Chalice's record of what it deployed."""
+    return ROOT / ".chalice" / "deployed" / f"{stage}.json"
+
+
+def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> None:
+    """Wait until CloudFormation is through; raise ClickException with the first failure if the status is not wanted."""
+    while True:
+        [stack] = cloudformation.describe_stacks(StackName=stack_id)["Stacks"]
+        if not stack["StackStatus"].endswith("_IN_PROGRESS"):
+            break
+        time.sleep(1)
+    if stack["StackStatus"] in wanted:
+        return
+    events = cloudformation.describe_stack_events(StackName=stack_id)["StackEvents"]  # the newest first
+    latest = itertools.takewhile(lambda event: event.get("ResourceStatusReason") != "User Initiated", events)
+    failures = [event for event in latest if event["ResourceStatus"].endswith("_FAILED")]
+    reasons = [f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason')}" for event in failures]
+    raise click.ClickException(f"{stack['StackStatus']}: {(reasons or ['the events of the stack tell why'])[-1]}")
 
 
 @click.command()
@@ -185,6 +242,7 @@ def main(stage: str, act: str) -> None:
         if act == "delete":
             delete(stage, cloudformation)
         else:
+            check_place(stage)
             update(stage, cloudformation)
             restore_record(stage)
     except (settings.SettingsError, *AWS_ERRORS) as error:

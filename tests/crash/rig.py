@@ -17,7 +17,8 @@ from chalicelib.batch import BatchError
 from chalicelib.delivery import AFTER_PUSH_SECONDS
 from chalicelib.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.events import Event, Status
-from chalicelib.push import Outcome, PushResult, outcome_of
+from chalicelib.push import PushResult
+from chalicelib.retry import Outcome, outcome_of
 from chalicelib.services import Services
 from chalicelib.subscriptions import CACHE_SECONDS
 from tests.crash.hub import Hub, Pool
@@ -78,7 +79,7 @@ class Process:
         self._begin(API_SECONDS)
         self.services = Services(
             rig.settings,
-            client=self._client,
+            make_client=self._client,
             clock=self.clock,
             sleep=self.sleep,
             random=rig.random.random,
@@ -86,7 +87,7 @@ class Process:
             thread_pool=lambda size: Pool(rig.hub),  # type: ignore[arg-type,return-value]
         )
         self.services.push = _Push(self)  # type: ignore[assignment]
-        self.services.metrics = _NoMetrics("", "", clock=self.clock)
+        self.services.metrics = _NoMetrics("", clock=self.clock)
 
     def clock(self) -> float:
         return self.rig.clock() + self._skew_seconds
@@ -310,7 +311,7 @@ def _event_ids(parameters: Mapping[str, Any]) -> list[str]:
     """Return the events that a call to AWS is about, as far as a fault of it can matter to them."""
     if item := parameters.get("Item") or parameters.get("Key"):
         key = item["event_id"]["S"]
-        return [key] if key.startswith("evt_") else []
+        return [key] if key.startswith(("evt_", "cpy_")) else []
     bodies = [entry.get("MessageBody", "") for entry in parameters.get("Entries", [parameters])]
     return [json.loads(body)["event_id"] for body in bodies if body.startswith("{")]
 
@@ -321,7 +322,7 @@ class _Push:
     def __init__(self, process: Process) -> None:
         self._process = process
 
-    def send(self, event: Event, url: str, timeout_seconds: float) -> PushResult:
+    def send(self, event: Event, url: str, *, timeout_seconds: float, **options: Any) -> PushResult:
         def act() -> PushResult:
             return self._process.rig.respond(event, url, timeout_seconds, self._process)
 
@@ -383,7 +384,7 @@ class Rig:
     def items(self) -> dict[str, Event]:
         """Return all events by id."""
         items = self.dynamodb.items.items()
-        return {key: Event.from_item(typed(item)) for key, item in items if key.startswith("evt_")}
+        return {key: Event.from_item(typed(item)) for key, item in items if key.startswith(("evt_", "cpy_"))}
 
     def answer(self, event: Event, url: str) -> tuple[int | None, float]:
         """Return the status code of the next response of a target, and the seconds that it takes."""

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from chalicelib.aws import CALL_SECONDS
 from chalicelib.events import Event
-from chalicelib.services import CALL_SECONDS
 from tests.crash.rig import INBOX, SCHEDULE_SECONDS, WORKER_SECONDS, Fault, FaultAt, Process, Rig
 
 API_SECONDS = 28

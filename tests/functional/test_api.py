@@ -21,7 +21,8 @@ from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, START, Answer, 
 UNKNOWN = "evt_" + "0" * 32
 SUMMARY = [
     *("event_id", "event_type", "status", "created_at", "delivered_at", "next_attempt_at"),
-    *("delivery_attempts", "delivered_via", "created_by", "subscription_id", "source_event_id", "copies", "message"),
+    *("delivery_attempts", "delivered_via", "created_by", "tenant", "last_error"),
+    *("subscription_id", "source_event_id", "copies", "message"),
 ]
 EVENT = '{"event_type": "a", "payload": {}}'
 
@@ -313,7 +314,7 @@ def test_a_single_event_is_shown_whole(world: World, receiver: Receiver) -> None
 def test_at_most_the_last_25_attempts_are_shown_newest_last(world: World, receiver: Receiver) -> None:
     receiver.default = status(503)
     receiver.script(*[status(500)] * 10)
-    world.restart(MAX_DELIVERY_ATTEMPTS="30", BACKOFF_BASE_SECONDS="0")
+    world.restart(MAX_DELIVERY_ATTEMPTS="30", BACKOFF_BASE_SECONDS="0", BREAKER_FAILURES="99")
     event_id = world.post()["event_id"]
 
     world.run_worker()

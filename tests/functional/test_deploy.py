@@ -1,4 +1,4 @@
-"""`make resources`, `chalice deploy`, `chalice local` and `chalice delete`, as processes in checkouts, on ministack."""
+"""`make resources`, `make deploy`, `chalice local` and `make destroy`, as processes in checkouts, on ministack."""
 
 import http.client
 import json
@@ -10,17 +10,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from click.testing import CliRunner
+import urllib3
 
-from tests.support.ministack import ACCOUNT, Ministack, ministack
-from tools import api_key, resources
+from tests.support.ministack import Ministack, ministack
+from tools import api_key, gateway
 from tools.emulator import free_port
 
 pytestmark = pytest.mark.timeout(300)
@@ -33,7 +32,7 @@ WEBHOOK_URL = "https://hooks.example.com/hooks/catch/123/s3cr3t"
 SIGNING_SECRET = "whsec_" + "c2VjcmV0" * 4
 GIVEN = {"ZAPIER_WEBHOOK_URL": "none", "API_KEYS": api_key.entry("acme", KEY), "ALARM_EMAIL": "ops@example.com"}
 FUNCTIONS = ["triggers-api-dev", "triggers-api-dev-check_dlq", "triggers-api-dev-sweep", "triggers-api-dev-worker"]
-OURS = "PYTHONPYCACHEPREFIX|AWS_|API_KEYS|ZAPIER_|WEBHOOK_|ALARM_|METRICS_|STAGE|SETTINGS_|EVENTS_|INBOX_|WORKER_"
+OURS = "PYTHONPYCACHEPREFIX|AWS_|API_KEYS|ZAPIER_|WEBHOOK_|ALARM_|STAGE|SETTINGS_|EVENTS_|INBOX_|WORKER_"
 EVENT = {"event_type": "order.created", "payload": {"order_id": "12345"}}
 
 
@@ -46,6 +45,9 @@ class Checkout:
 
     def resources(self, *arguments: str, **variables: str) -> tuple[int, str]:
         return self._run([sys.executable, "-m", "tools.resources", "dev", *arguments], variables, "")
+
+    def configure_api(self) -> tuple[int, str]:
+        return self._run([sys.executable, "-m", "tools.gateway", "dev"], {}, "")
 
     def chalice(self, command: str, stop_after: str = "") -> tuple[int, str]:
         return self._run([CHALICE, command, "--stage", "dev"], {}, stop_after)
@@ -102,7 +104,6 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ministack]:
 
 @pytest.fixture
 def aws(emulated: Ministack) -> Ministack:
-    emulated.seen = lambda operation: None
     emulated.reset()
     return emulated
 
@@ -142,8 +143,17 @@ def test_a_stage_is_deployed_after_interruptions_repeated_from_any_checkout_and_
         "apis": deployed["apis"],
         "variables": [{"RES_OPTIONS", "SETTINGS_SECRET", "STAGE"}] * 4,
     }
-    assert len(deployed["apis"]) == 1
+    [api_id] = deployed["apis"]
     assert post(aws, KEY) == 202
+
+    assert checkout.configure_api() == (0, "")
+    assert unknown_path(aws, api_id) == (404, "application/problem+json", "not_found")
+    [limits] = aws.client("apigateway").get_stage(restApiId=api_id, stageName="api")["methodSettings"].items()
+    assert (limits[0], limits[1]["throttlingRateLimit"]) == ("*/*", gateway.CALLS_PER_SECOND)
+
+    status, output = checkout.resources(AWS_DEFAULT_REGION="eu-west-1")
+    assert status == 1
+    assert "dev is deployed in us-east-1:000000000000, not in eu-west-1:000000000000" in output
 
     second = Checkout(shutil.copytree(checkout.path, tmp_path / "second"), aws)  # the record of the stage was committed
     assert second.resources(API_KEYS=api_key.entry("acme", NEW_KEY))[0] == 0
@@ -152,10 +162,19 @@ def test_a_stage_is_deployed_after_interruptions_repeated_from_any_checkout_and_
     assert what_is_deployed(aws) == deployed
     assert (post(aws, KEY), post(aws, NEW_KEY)) == (401, 202)
 
+    record = second.path / ".chalice" / "deployed" / "dev.json"
+    kept = record.rename(tmp_path / "record")
+    assert second.chalice("delete")[0] == 0  # deletes nothing
+    status, output = second.resources("delete")
+    assert status == 1
+    assert f"still deployed, and in need of queues and secret: {', '.join(FUNCTIONS)}" in output
+    kept.rename(record)
+
     assert second.chalice("delete")[0] == 0
     status, output = second.resources("delete")
     assert status == 0
     assert "the table triggers-api-dev-events" in output
+    assert "gone for good: the secret" in output
     assert {kind: found for kind, found in what_is_deployed(aws).items() if found} == {}
     assert aws.client("sqs").list_queues().get("QueueUrls", []) == []
 
@@ -170,52 +189,64 @@ def test_a_stage_is_deployed_after_interruptions_repeated_from_any_checkout_and_
         assert connection.getresponse().status == 202
 
 
-Resources = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def update_resources(aws: Ministack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Resources]:
-    """Return a function that does as `make resources` does, in this process; it returns exit status and output."""
-    for name in os.environ:
-        if re.match(OURS, name):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", aws.url)
-    boto3.setup_default_session(**ACCOUNT)
-
-    def update(**variables: str) -> tuple[int, str]:
-        result = CliRunner().invoke(resources.main, "dev", env=variables)
-        return result.exit_code, result.output
-
-    yield update
-    boto3.DEFAULT_SESSION = None
-
-
 def test_the_first_run_says_what_to_set_and_later_ones_keep_what_is_not_set_again(
-    update_resources: Resources, aws: Ministack
+    checkout: Checkout, aws: Ministack
 ) -> None:
-    status, output = update_resources()
+    status, output = checkout.resources()
     assert status == 1
     assert "ZAPIER_WEBHOOK_URL and API_KEYS must be set, the first time only" in output
     assert settings_of(aws) is None
 
-    assert update_resources(**GIVEN, WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)[0] == 0
+    assert checkout.resources(**GIVEN, WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)[0] == 0
     first = settings_of(aws)
     assert first
     assert first.items() >= {"ZAPIER_WEBHOOK_URL": "none", "API_KEYS": GIVEN["API_KEYS"]}.items()
 
-    assert update_resources() == (0, "stack triggers-api-dev-resources: no changes\n")
+    assert checkout.resources() == (0, "stack triggers-api-dev-resources: no changes\n")
 
-    status, output = update_resources(ZAPIER_WEBHOOK_URL=WEBHOOK_URL, WEBHOOK_SIGNING_SECRETS="")
+    status, output = checkout.resources(ZAPIER_WEBHOOK_URL=WEBHOOK_URL, WEBHOOK_SIGNING_SECRETS="")
     assert status == 0
     assert [line.split()[:2] for line in output.splitlines() if line.startswith("  ")] == [["Modify", "Settings"]]
     assert settings_of(aws) == {**first, "ZAPIER_WEBHOOK_URL": WEBHOOK_URL, "WEBHOOK_SIGNING_SECRETS": ""}
 
 
-def test_an_unusable_parameter_is_refused_without_being_shown(update_resources: Resources, aws: Ministack) -> None:
+def test_the_wait_for_a_stack_ends_with_an_import(checkout: Checkout, aws: Ministack) -> None:
+    aws.replaced = {b"<StackStatus>CREATE_COMPLETE": b"<StackStatus>IMPORT_COMPLETE"}
+
+    status, output = checkout.resources(**GIVEN)
+
+    assert (status, output.splitlines()[-1]) == (0, "done")
+
+
+def test_the_wait_for_a_stack_that_fails_ends_with_the_first_failure(checkout: Checkout, aws: Ministack) -> None:
+    aws.replaced = {
+        b"<StackStatus>CREATE_COMPLETE": b"<StackStatus>ROLLBACK_COMPLETE",
+        b"<ResourceStatus>CREATE_COMPLETE": b"<ResourceStatus>CREATE_FAILED",
+    }
+
+    status, output = checkout.resources(**GIVEN)
+
+    assert status == 1
+    assert output.splitlines()[-1].startswith("Error: ROLLBACK_COMPLETE: ApiLogs: ")
+
+
+def test_a_name_that_is_taken_is_explained(checkout: Checkout, aws: Ministack) -> None:
+    aws.replaced = {
+        b"<Status>CREATE_COMPLETE</Status>": b"<Status>FAILED</Status>",
+        b"<StatusReason></StatusReason>": b"<StatusReason>AWS::EarlyValidation::ResourceExistenceCheck</StatusReason>",
+    }
+
+    status, output = checkout.resources(**GIVEN)
+
+    assert status == 1
+    assert "Something has a name of this stage already" in output
+
+
+def test_an_unusable_parameter_is_refused_without_being_shown(checkout: Checkout, aws: Ministack) -> None:
     seen: list[str] = []
     aws.seen = seen.append
 
-    status, output = update_resources(ZAPIER_WEBHOOK_URL=WEBHOOK_URL.replace("https", "http"), API_KEYS="acme")
+    status, output = checkout.resources(ZAPIER_WEBHOOK_URL=WEBHOOK_URL.replace("https", "http"), API_KEYS="acme")
 
     assert status == 1
     assert len(output.splitlines()) == 1
@@ -284,6 +315,14 @@ def post(aws: Ministack, key: str) -> int:
     response = aws.client("lambda").invoke(FunctionName="triggers-api-dev", Payload=json.dumps(request))
     status: int = json.load(response["Payload"])["statusCode"]
     return status
+
+
+def unknown_path(aws: Ministack, api_id: str) -> tuple[int, str, str]:
+    """Return status, content type and code of the answer to an unknown path, which must not repeat the key."""
+    url = f"http://127.0.0.1:{aws.direct.port}/restapis/{api_id}/api/_user_request_/nothing"
+    response = urllib3.request("GET", url, headers={"Authorization": f"Bearer {KEY}"}, retries=False)
+    assert KEY not in response.data.decode()
+    return response.status, response.headers["Content-Type"], response.json()["code"]
 
 
 def wait_until_listening(port: int) -> None:

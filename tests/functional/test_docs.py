@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from chalicelib.push import outcome_of
+from chalicelib.retry import outcome_of
 from chalicelib.settings import Settings
 from tests.support.loopback import serve_app
 from tests.support.receiver import Receiver, status

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from tools import gateway
 from tools.package import package
+from tools.resources import FUNCTION_SUFFIXES
 
 ROOT = Path(__file__).parent.parent.parent
 CFN_LINT = Path(sys.executable).with_name("cfn-lint")
-FUNCTIONS = {"APIHandler": "", "Worker": "-worker", "Sweep": "-sweep", "CheckDlq": "-check_dlq"}
 LOGS = {"APIHandler": "ApiLogs", "Worker": "WorkerLogs", "Sweep": "SweepLogs", "CheckDlq": "CheckDlqLogs"}
 
 
@@ -39,6 +40,35 @@ def test_the_template_is_for_its_own_stage(template: Any) -> None:
     assert template["Parameters"]["Stage"]["AllowedValues"] == ["prod"]
 
 
+def test_a_creation_that_failed_leaves_no_table_behind_and_a_deletion_does(template: Any) -> None:
+    table = template["Resources"]["EventsTable"]
+    assert (table["DeletionPolicy"], table["UpdateReplacePolicy"]) == ("RetainExceptOnCreate", "Retain")
+
+
+def test_api_gateway_answers_with_problem_documents_that_do_not_repeat_the_request(template: Any) -> None:
+    responses = template["Resources"]["RestAPI"]["Properties"]["DefinitionBody"][
+        "x-amazon-apigateway-gateway-responses"
+    ]
+    assert responses.keys() >= {"MISSING_AUTHENTICATION_TOKEN", "DEFAULT_4XX", "DEFAULT_5XX"}
+    for response in responses.values():
+        assert response["responseParameters"] == {"gatewayresponse.header.Content-Type": "'application/problem+json'"}
+        document = json.loads(response["responseTemplates"]["application/json"])
+        assert document["type"] == "about:blank"
+        assert document.keys() >= {"title", "detail", "code"}
+        assert document.get("status") == (int(response["statusCode"]) if "statusCode" in response else None)
+        assert "$context.error.message" not in document["detail"]
+
+
+def test_calls_are_throttled_and_logged_if_asked_for(template: Any) -> None:
+    api = template["Resources"]["RestAPI"]["Properties"]
+    [settings] = api["MethodSettings"]
+    assert (settings["ResourcePath"], settings["HttpMethod"]) == ("/*", "*")
+    assert settings["ThrottlingRateLimit"] == gateway.CALLS_PER_SECOND
+    assert template["Parameters"]["AccessLogs"]["Default"] == "no"
+    assert template["Resources"]["AccessLogGroup"]["Condition"] == api["AccessLogSetting"]["Fn::If"][0]
+    assert "uthorization" not in api["AccessLogSetting"]["Fn::If"][1]["Format"]
+
+
 @pytest.mark.parametrize("parameter", ["ZapierWebhookUrl", "ApiKeys", "WebhookSigningSecrets"])
 def test_secrets_are_parameters_that_are_not_shown(template: Any, parameter: str) -> None:
     assert template["Parameters"][parameter]["NoEcho"] is True
@@ -55,10 +85,10 @@ def test_a_function_has_a_role_of_its_own_with_its_policy_file(template: Any, fu
     assert policy["PolicyDocument"] == json.loads((ROOT / f".chalice/policies/prod/{file}.json").read_text())
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("function", FUNCTION_SUFFIXES)
 def test_a_function_is_named_after_its_stage_and_has_the_log_group_of_that_name(template: Any, function: str) -> None:
     name = template["Resources"][function]["Properties"]["FunctionName"]
-    assert name == f"triggers-api-prod{FUNCTIONS[function]}"
+    assert name == f"triggers-api-prod{FUNCTION_SUFFIXES[function]}"
     group = template["Resources"][LOGS[function]]["Properties"]
     assert (group["LogGroupName"], group["RetentionInDays"]) == (f"/aws/lambda/{name}", 30)
 

@@ -107,8 +107,9 @@ def test_the_receiver_may_be_subscribed_to_and_checks_the_copies(system: Run, pr
 
     [copy_id] = post(system)["copies"]
 
-    assert "signature ok" in system.wait_for(rf"(.*  {copy_id[:12]}  received.*)")
+    received = system.wait_for(rf"(.*  {copy_id[:12]}  received.*)")
     assert system.call("DELETE", f"/subscriptions/{subscription_id}")[0] == 204
+    assert "responded 200, signature ok" in received
 
 
 def test_the_receiver_tells_unsigned_pushes_forged_ones_and_nonsense(printed: list[str], system: Run) -> None:

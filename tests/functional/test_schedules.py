@@ -1,6 +1,7 @@
 """The schedules: the sweep queues events that nobody will push, and check_dlq publishes depths and ages."""
 
 import threading
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -8,8 +9,9 @@ import pytest
 
 import app
 from chalicelib import schedules
+from chalicelib.aws import CALL_SECONDS
 from chalicelib.errors import StorageUnavailableError
-from chalicelib.services import CALL_SECONDS
+from chalicelib.store import SHARDS
 from tests.conftest import During, Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Receiver, status
@@ -82,22 +84,33 @@ def test_the_sweep_skips_events_that_are_settled_or_not_due(world: World, receiv
     assert world.messages() == []
 
 
-@pytest.mark.parametrize(("visible", "queued"), [(999, 1), (1000, 0)])
-def test_the_sweep_sends_nothing_while_1000_messages_are_visible(
-    world: World, during: During, visible: int, queued: int
+@pytest.mark.parametrize("visible", [999, 1000])
+def test_while_1000_messages_are_visible_the_sweep_queues_a_share_of_each_partition(
+    world: World, during: During, monkeypatch: pytest.MonkeyPatch, visible: int
 ) -> None:
+    """Everything overdue is queued once before anything is queued twice."""
+    monkeypatch.setattr(schedules, "MAX_SWEPT_WHILE_LONG", 2)
+
     def report(parsed: dict[str, Any], **_: object) -> None:
         assert parsed["Attributes"].keys() == {"ApproximateNumberOfMessages"}
         parsed["Attributes"]["ApproximateNumberOfMessages"] = str(visible)
 
     during(world.sqs, "after-call.sqs.GetQueueAttributes", report)
-    world.post(prefer="respond-async")
+    overdue = {world.post(prefer="respond-async")["event_id"] for _ in range(40)}
+    shards = [{key for key in overdue if zlib.crc32(key.encode()) % SHARDS == shard} for shard in range(SHARDS)]
     world.lose_messages()
-    world.clock.sleep(60)
+    queued: list[str] = []
+    runs = 0
+    while set(queued) != overdue:
+        world.clock.sleep(60)
+        world.run_schedule(app.sweep)
+        queued += [message["attributes"]["EventId"] for message in world.messages()[len(queued) :]]
+        runs += 1
 
-    world.run_schedule(app.sweep)
-
-    assert len(world.messages()) == queued
+    for shard in shards:
+        of_shard = [key for key in queued if key in shard]
+        assert set(of_shard[: len(shard)]) == shard
+    assert runs == 1 if visible < 1000 else runs >= max(map(len, shards)) / 2
 
 
 def test_two_sweeps_at_once_queue_an_event_once(world: World, during: During) -> None:
@@ -107,7 +120,7 @@ def test_two_sweeps_at_once_queue_an_event_once(world: World, during: During) ->
     both_found_it = threading.Barrier(2)
 
     def wait_for_the_other(parsed: dict[str, Any], **_: object) -> None:
-        if parsed["Items"]:
+        if parsed["Count"]:
             both_found_it.wait(10)
 
     during(world.dynamodb, "after-call.dynamodb.Query", wait_for_the_other)

@@ -98,6 +98,7 @@ class FakeDynamoDB:
         Limit: int = sys.maxsize,
         ScanIndexForward: bool = True,
         ExclusiveStartKey: Typed | None = None,
+        Select: str = "",
     ) -> dict[str, Any]:
         values = _plain(ExpressionAttributeValues)
         in_range, keep = _condition(KeyConditionExpression), _condition(FilterExpression)
@@ -108,7 +109,8 @@ class FakeDynamoDB:
             found = [row for row in found if (_place(row) > start if ScanIndexForward else _place(row) < start)]
         most = min(Limit, self.page_rows)
         page = found[:most]
-        answer: dict[str, Any] = {"Items": [typed(row) for row in page if keep(row, values)]}
+        kept = [typed(row) for row in page if keep(row, values)]
+        answer: dict[str, Any] = {"Count": len(kept), **({} if Select == "COUNT" else {"Items": kept})}
         if len(page) == most:  # even when nothing is left after them, as in DynamoDB
             answer["LastEvaluatedKey"] = typed({name: page[-1][name] for name in (KEY, PARTITION, SORT)})
         return answer
@@ -150,13 +152,21 @@ class FakeDynamoDB:
             return list(self._index.values())
 
 
-def typed(item: Item) -> dict[str, dict[str, str]]:
+def typed(item: Item) -> dict[str, dict[str, Any]]:
     """Return an item in DynamoDB's format."""
-    return {name: {"N": str(value)} if isinstance(value, int) else {"S": value} for name, value in item.items()}
+    kinds = {int: "N", bytes: "B"}
+    return {
+        name: {kind: str(value) if kind == "N" else value}
+        for name, value in item.items()
+        if (kind := kinds.get(type(value), "S"))
+    }
 
 
 def _plain(item: Typed) -> Item:
-    return {name: int(value["N"]) if "N" in value else value["S"] for name, value in item.items()}
+    return {
+        name: int(value["N"]) if "N" in value else next(iter(value.values()))  # text or bytes
+        for name, value in item.items()
+    }
 
 
 @cache
@@ -208,12 +218,15 @@ class _Message:
     message_id: str
     body: str
     attributes: Typed
+    group_id: str
     visible_at: float
     receipt: int = 0
     receives: int = 0
 
     def shown(self) -> dict[str, Any]:
-        return {"MessageId": self.message_id, "Body": self.body, "MessageAttributes": self.attributes}
+        system = {"MessageGroupId": self.group_id}
+        message = {"MessageId": self.message_id, "Body": self.body, "MessageAttributes": self.attributes}
+        return {**message, "Attributes": system}
 
 
 @dataclass
@@ -252,12 +265,18 @@ class FakeSQS:
         return [key for key, message in self._queues[url].messages.items() if message.visible_at <= now]
 
     def send_message(
-        self, *, QueueUrl: str, MessageBody: str, MessageAttributes: Typed, DelaySeconds: int = 0
+        self,
+        *,
+        QueueUrl: str,
+        MessageBody: str,
+        MessageAttributes: Typed,
+        MessageGroupId: str = "",
+        DelaySeconds: int = 0,
     ) -> dict[str, Any]:
         if DelaySeconds not in range(901):
             raise ClientError({"Error": {"Code": "InvalidParameterValue"}}, "SendMessage")
         message_id = f"00000000-0000-4000-8000-{next(self._numbers):012x}"
-        message = _Message(message_id, MessageBody, MessageAttributes, self._clock() + DelaySeconds)
+        message = _Message(message_id, MessageBody, MessageAttributes, MessageGroupId, self._clock() + DelaySeconds)
         self._queues[QueueUrl].messages[message_id] = message
         return {"MessageId": message_id}
 
@@ -270,6 +289,7 @@ class FakeSQS:
         QueueUrl: str,
         MaxNumberOfMessages: int,
         MessageAttributeNames: Sequence[str],
+        MessageSystemAttributeNames: Sequence[str] = (),
         WaitTimeSeconds: int = 0,
     ) -> dict[str, Any]:
         queue = self._queues[QueueUrl]

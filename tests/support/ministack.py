@@ -21,11 +21,15 @@ SETTLED = {b'"Pending"': b'"Active"', b'"InProgress"': b'"Successful"'}  # Chali
 
 
 class Ministack:
-    """`seen` is called with each operation that was served, such as `CreateRole /` or `POST /restapis`."""
+    """`seen` is called with each operation that was served, such as `CreateRole /` or `POST /restapis`.
+
+    `replaced` has texts that do not reach the caller, and what does.
+    """
 
     def __init__(self, direct: Emulator) -> None:
         self.direct = direct
         self.seen: Callable[[str], None] = lambda operation: None
+        self.replaced: dict[bytes, bytes] = {}
         handler = type("Handler", (Proxy,), {"ministack": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -34,6 +38,7 @@ class Ministack:
         return boto3.client(service, endpoint_url=self.url, **ACCOUNT)
 
     def reset(self) -> None:
+        self.seen, self.replaced = lambda operation: None, {}
         with closing(http.client.HTTPConnection("127.0.0.1", self.direct.port, timeout=30)) as connection:
             connection.request("POST", "/_ministack/reset")
             connection.getresponse().read()
@@ -56,6 +61,8 @@ class Proxy(BaseHTTPRequestHandler):
                 self.path, body = "/restapis", json.dumps({"name": json.loads(body)["info"]["title"]}).encode()
                 del self.headers["Content-Length"]
             status, headers, content = self._forward(body)
+        for text, replacement in self.ministack.replaced.items():
+            content = content.replace(text, replacement)
         action = re.search(rb"Action=(\w+)", body)
         self.ministack.seen(f"{action[1].decode() if action else self.command} {self.path}")
         self.send_response(status)

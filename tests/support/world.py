@@ -1,10 +1,12 @@
-"""The whole system in one process: the real app, AWS by moto, and a clock that tests set.
+"""The whole system in one process: the real app, an emulated AWS, and a clock that tests set.
 
 The delays and visibility timeouts of SQS follow the same clock: an hour's retry takes milliseconds.
+AWS is moto in this process, or, with SECOND_AWS=1, the servers that tests/second_aws starts.
 """
 
 import hashlib
 import json
+import os
 import re
 import threading
 import urllib.parse
@@ -19,15 +21,17 @@ from typing import Any
 import boto3
 import moto.sqs.models
 import pytest
+from botocore.config import Config
 from moto import mock_aws
 from moto.core.botocore_stubber import BotocoreStubber
 from moto.core.models import DEFAULT_ACCOUNT_ID
-from moto.dynamodb.models import dynamodb_backends
 from moto.sqs.models import sqs_backends
 
 import app
 from chalicelib import services, settings, telemetry
+from chalicelib.aws import CONFIG
 from chalicelib.services import Services
+from tests.support.second_aws import Message, Queues, second_aws
 from tools import local_aws
 
 ROOT = Path(__file__).parent.parent.parent
@@ -36,6 +40,12 @@ PRODUCER_KEY = "producer-key"
 CONSUMER_KEY = "consumer-key"
 START = 1_795_000_000.0
 REGION = "us-east-1"
+VALIDATING = CONFIG.merge(Config(parameter_validation=True))
+PENDING = {
+    "FilterExpression": "#status = :pending",
+    "ExpressionAttributeNames": {"#status": "status"},
+    "ExpressionAttributeValues": {":pending": {"S": "pending"}},
+}
 
 
 def digest(key: str) -> str:
@@ -137,7 +147,7 @@ def sqs_record(message: dict[str, Any]) -> dict[str, Any]:
 class World:
     """A deployed system: call its API, run its worker and schedules, look into its queues.
 
-    `dynamodb` and `sqs` are the system's own clients; `outside` is another SQS client.
+    `dynamodb` and `sqs` are the system's own clients; `outside` and `outside_dynamodb` are others.
     """
 
     clock: Clock
@@ -145,6 +155,8 @@ class World:
     dynamodb: Any
     sqs: Any
     outside: Any
+    outside_dynamodb: Any
+    queues: Queues
     services: Services = field(init=False)
 
     def __post_init__(self) -> None:
@@ -160,7 +172,7 @@ class World:
     def _start(self) -> None:
         loaded = settings.load(self.environ)
         telemetry.configure(loaded.log_level)
-        self.services = Services(loaded, client=self._client, clock=self.clock, sleep=self.clock.sleep)
+        self.services = Services(loaded, make_client=self._client, clock=self.clock, sleep=self.clock.sleep)
         services.use(self.services)
 
     def _client(self, service: str) -> Any:
@@ -173,11 +185,11 @@ class World:
     def forget(self, **environ: str) -> None:
         """Empty the table and the queues, and start a new container: faster than making another world."""
         self.environ = {**self._first_environ}
-        self._table().items.clear()
+        table = self.environ["EVENTS_TABLE_NAME"]
+        for item in self._scan(ProjectionExpression="event_id"):
+            self.outside_dynamodb.delete_item(TableName=table, Key=item)
         for variable in ("INBOX_QUEUE_URL", "INBOX_DLQ_URL"):
-            queue = self._queue(variable)
-            for held in (queue._messages, queue.pending_messages, queue.deleted_messages):
-                held.clear()
+            self.queues.clear(self.environ[variable])
         self.clock.now = START
         self.restart(**environ)
 
@@ -224,49 +236,35 @@ class World:
         while self.clock() < end:
             while self.run_worker():
                 pass
-            if not self.messages() and all(
-                not item.attrs["status_shard"].value.startswith("pending") for item in self._table().all_items()
-            ):
+            if not self.messages() and not self._scan(**PENDING):
                 return
             self.clock.sleep(60)
             self.run_schedule(app.sweep)
         raise AssertionError("still not settled")
 
-    def messages(self) -> list[dict[str, Any]]:
+    def messages(self) -> list[Message]:
         """Return every message in the inbox queue, hidden or not."""
-        return self._look_into("INBOX_QUEUE_URL")
+        return self.queues.messages(self.environ["INBOX_QUEUE_URL"])
 
-    def dead_letters(self) -> list[dict[str, Any]]:
-        """Return every message in the dead letter queue: `body` as text, `attributes` by name."""
-        return self._look_into("INBOX_DLQ_URL")
-
-    def _look_into(self, variable: str) -> list[dict[str, Any]]:
-        """Return all messages of a queue, without receiving them; `delay_seconds` is what is left of their delay."""
-        return [
-            {
-                "id": message.id,
-                "body": message.body,
-                "attributes": {name: value["StringValue"] for name, value in message.message_attributes.items()},
-                "delay_seconds": max(0.0, message.delayed_until / 1000 - self.clock()),
-            }
-            for message in self._queue(variable)._messages
-        ]
+    def dead_letters(self) -> list[Message]:
+        """Return every message in the dead letter queue."""
+        return self.queues.messages(self.environ["INBOX_DLQ_URL"])
 
     def move_back(self) -> None:
         """Move every message of the dead letter queue to the inbox queue, as SQS's own redrive does."""
         for message in self.dead_letters():
             self.send(message["body"], **message["attributes"])
-        self._queue("INBOX_DLQ_URL")._messages.clear()
+        self.queues.clear(self.environ["INBOX_DLQ_URL"])
 
-    def lose_messages(self, count: int | None = None) -> None:
-        """Drop the oldest messages of the inbox queue, or all."""
-        del self._queue("INBOX_QUEUE_URL")._messages[:count]
+    def lose_messages(self) -> None:
+        """Drop every message of the inbox queue."""
+        self.queues.clear(self.environ["INBOX_QUEUE_URL"])
 
-    def _table(self) -> Any:
-        return dynamodb_backends[DEFAULT_ACCOUNT_ID][REGION].tables[self.environ["EVENTS_TABLE_NAME"]]
-
-    def _queue(self, variable: str) -> moto.sqs.models.Queue:
-        return sqs_backends[DEFAULT_ACCOUNT_ID][REGION].queues[self.environ[variable].rsplit("/", 1)[-1]]
+    def _scan(self, **parameters: Any) -> list[dict[str, Any]]:
+        pages = self.outside_dynamodb.get_paginator("scan").paginate(
+            TableName=self.environ["EVENTS_TABLE_NAME"], ConsistentRead=True, **parameters
+        )
+        return [item for page in pages for item in page["Items"]]
 
     def send(self, body: str, **attributes: str) -> None:
         """Send a message to the inbox queue."""
@@ -277,13 +275,38 @@ class World:
 @cache
 def _session() -> boto3.Session:
     """Return a session, which keeps the service models that it has read."""
-    return boto3.Session("testing", "testing", region_name=REGION)
+    return boto3.Session("test", "test", region_name=REGION)
+
+
+class MotoQueues:
+    """The queues of moto."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def messages(self, queue_url: str) -> list[Message]:
+        return [
+            {
+                "id": message.id,
+                "body": message.body,
+                "attributes": {name: value["StringValue"] for name, value in message.message_attributes.items()},
+                "delay_seconds": max(0.0, message.delayed_until / 1000 - self._clock()),
+            }
+            for message in self._queue(queue_url)._messages
+        ]
+
+    def clear(self, queue_url: str) -> None:
+        queue = self._queue(queue_url)
+        for held in (queue._messages, queue.pending_messages, queue.deleted_messages):
+            held.clear()
+
+    def _queue(self, queue_url: str) -> moto.sqs.models.Queue:
+        return sqs_backends[DEFAULT_ACCOUNT_ID][REGION].queues[queue_url.rsplit("/", 1)[-1]]
 
 
 @contextmanager
-def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Iterator[World]:
-    """Create a system that pushes to `webhook_url`; `environ` adds to its variables."""
-    clock = Clock()
+def moto_aws(clock: Clock) -> Iterator[Queues]:
+    """Let moto be AWS until the end of the block."""
     lock = threading.Lock()
     process_request = BotocoreStubber.process_request
 
@@ -296,9 +319,17 @@ def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Ite
         patch.setattr(BotocoreStubber, "process_request", process_one_request)
         patch.setattr(moto.sqs.models, "unix_time", clock)
         patch.setattr(moto.sqs.models, "unix_time_millis", lambda: clock() * 1000)
+        yield MotoQueues(clock)
+
+
+@contextmanager
+def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Iterator[World]:
+    """Create a system that pushes to `webhook_url`; `environ` adds to its variables."""
+    clock, session = Clock(), _session()
+    aws = second_aws(clock, session) if os.environ.get("SECOND_AWS") else moto_aws(clock)
+    with pytest.MonkeyPatch.context() as patch, aws as queues:
         for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL"):
             patch.delenv(name, raising=False)
-        session = _session()
         patch.setattr(boto3, "DEFAULT_SESSION", session)
         keys = (f"acme:{digest(KEY)}", f"shop:{digest(PRODUCER_KEY)}:produce", f"reader:{digest(CONSUMER_KEY)}:consume")
         made = kind(
@@ -309,9 +340,11 @@ def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Ite
                 "API_KEYS": ",".join(keys),
                 **environ,
             },
-            session.client("dynamodb", config=services.CONFIG),
-            session.client("sqs", config=services.CONFIG),
+            session.client("dynamodb", config=VALIDATING),
+            session.client("sqs", config=VALIDATING),
             session.client("sqs"),
+            session.client("dynamodb"),
+            queues,
         )
         try:
             yield made

@@ -14,11 +14,11 @@ SOURCES = {path.stem: path for path in (ROOT / "app.py", *(ROOT / "chalicelib").
 # A module imports only from the layers before its own. A new module gets its layer here.
 LAYERS = (
     {"__init__"},
-    {"errors", "events", "backoff", "breaker", "console"},
-    {"auth", "validation", "messages", "telemetry"},
-    {"settings"},
+    {"errors", "events", "retry", "targets", "breaker", "console"},
+    {"auth", "validation", "telemetry"},
+    {"settings", "aws"},
     {"store", "queue", "push"},
-    {"subscriptions"},
+    {"subscriptions", "messages"},
     {"services"},
     {"listing"},
     {"delivery"},
@@ -28,8 +28,9 @@ LAYERS = (
 THIRD_PARTY = {
     "app": {"chalice"},
     "errors": {"botocore"},
+    "aws": {"boto3", "botocore"},
     "push": {"urllib3"},
-    "services": {"boto3", "botocore"},
+    "retry": {"urllib3"},
     "store": {"botocore"},
 }
 MAX_LINES = {

@@ -11,7 +11,7 @@ import pytest
 
 from chalicelib import delivery, settings
 from chalicelib.events import Event, Reason, Status, rfc3339, unix_seconds
-from chalicelib.messages import WakeUp
+from chalicelib.messages import QueueMessage
 from chalicelib.services import Services
 from chalicelib.store import CLAIM_SECONDS
 from tests.support.fake_aws import FakeDynamoDB
@@ -37,7 +37,7 @@ EVENT = Event(
     created_at=rfc3339(START),
     created_by="acme",
     expires_at=EXPIRES_AT,
-    size=2,
+    response_bytes=2,
     delivery_attempts=1,
     claim_id="post",
     claimed_until=rfc3339(START + CLAIM_SECONDS),
@@ -74,7 +74,7 @@ class Life:
         self.name = ""
         loaded = settings.load(ENVIRON)
         self.services = Services(
-            loaded, client=lambda service: self.dynamodb, clock=self.clock, new_id=lambda: self.name
+            loaded, make_client=lambda service: self.dynamodb, clock=self.clock, new_id=lambda: self.name
         )
         self.store = self.services.store
 
@@ -189,7 +189,7 @@ def redrive(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, An
     if not state.letters:
         return DONE, {}
     letter, before = min(state.letters), life.event()
-    delay_seconds = delivery.redrive(WakeUp(EVENT_ID, letter), life.services)
+    delay_seconds = delivery.redrive(QueueMessage(EVENT_ID, letter), life.services)
     changes: dict[str, Any] = {} if delay_seconds else {"letters": state.letters - {letter}}
     if life.event().claim_id != before.claim_id:
         changes["claims"] = 0

@@ -28,7 +28,7 @@ def dynamodb(clock: Clock) -> FakeDynamoDB:
 
 @pytest.fixture
 def services(dynamodb: FakeDynamoDB, clock: Clock) -> Services:
-    return Services(load(ENVIRON), client=lambda _: dynamodb, clock=clock)
+    return Services(load(ENVIRON), make_client=lambda _: dynamodb, clock=clock)
 
 
 def make_event(number: int, **changes: Any) -> Event:
@@ -41,7 +41,7 @@ def make_event(number: int, **changes: Any) -> Event:
         created_at=rfc3339(START - 1000 + number // 3),
         created_by="acme",
         expires_at=int(START) + 1000,
-        size=10,
+        response_bytes=10,
         payload=f'{{"n":{number}}}',
         metadata='{"m":1}',
         claim_id="c" * 32,
@@ -105,7 +105,7 @@ def test_walking_the_pages_shows_every_event_once_in_order(
 def test_an_event_that_the_index_shows_too_late_is_not_in_the_inbox(
     change: str, services: Services, dynamodb: FakeDynamoDB
 ) -> None:
-    event = make_event(0, next_attempt_at=rfc3339(START), size=MAX_PAGE_BYTES)
+    event = make_event(0, next_attempt_at=rfc3339(START), response_bytes=MAX_PAGE_BYTES)
     other = make_event(3)
     store_all(services, [event, other])
     dynamodb.index_lag_seconds = 1
@@ -151,7 +151,7 @@ def test_a_sweep_queues_a_thousand_events_of_a_shard_at_most(dynamodb: FakeDynam
     sqs = FakeSQS(clock)
     for url in QUEUES.values():
         sqs.queue(url)
-    services = Services(load(ENVIRON), client={"dynamodb": dynamodb, "sqs": sqs}.__getitem__, clock=clock)
+    services = Services(load(ENVIRON), make_client={"dynamodb": dynamodb, "sqs": sqs}.__getitem__, clock=clock)
     due = {"requeue_at": rfc3339(START), "next_attempt_at": rfc3339(START)}
     store_all(services, (make_event(3 * number, **due) for number in range(4400)))
 

@@ -104,7 +104,7 @@ class Model:
             created_at=self.at(),
             created_by="acme",
             expires_at=int(self.clock()) + DAY,
-            size=2,
+            response_bytes=2,
             claim_id=self.new_id(),
             claimed_until=self.at(60) if is_claimed else None,
             delivery_attempts=int(is_claimed),
@@ -141,7 +141,7 @@ class Model:
             write = partial(self.store.record_failed, changed(push, **failure))
             after = changed(ended, status=Status.FAILED, **failure)
         elif outcome == "unscheduled":
-            write = partial(self.store.record_unscheduled, push)
+            write = partial(self.store.cancel_attempt, push)
             after = changed(ended, delivery_attempts=push.delivery_attempts - 1)
         else:
             delay, grace = (1.5, 60) if outcome == "retry" else (1000, 0)

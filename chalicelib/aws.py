@@ -1,0 +1,72 @@
+"""boto3 clients whose calls are bounded in time, and the secret with the settings."""
+
+import contextlib
+import gc
+import json
+from threading import Lock
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.parsers import ResponseParserError
+
+from chalicelib.errors import AWS_ERRORS, ApiError, error_code
+from chalicelib.telemetry import logger
+
+# Two tries, each 1 s to connect and 2 s to read, with up to 1 s in between: the longest that one call can take.
+CALL_SECONDS = 7
+CONFIG = Config(
+    connect_timeout=1,
+    read_timeout=2,
+    retries={"mode": "standard", "total_max_attempts": 2},
+    tcp_keepalive=True,
+    max_pool_connections=64,
+    parameter_validation=False,  # a tenth of the CPU time of a call; tests call with validation
+)
+_lock = Lock()
+
+
+def make_client(service: str, config: Config = CONFIG) -> Any:
+    """Return a boto3 client whose calls take at most CALL_SECONDS."""
+    with _lock:  # the default session is not thread-safe
+        gc.disable()  # nothing that boto3 loads is garbage; looking for it is a tenth of a cold start
+        try:
+            made: Any = boto3.client(service, config=config)
+            gc.freeze()
+        finally:
+            gc.enable()
+    made.meta.events.register("before-parse", _require_json_object)
+    made.meta.events.register("before-call", _remove_trace_header)
+    return made
+
+
+def read_secret(name: str, config: Config = CONFIG) -> str:
+    """Return the text of a Secrets Manager secret; raise ApiError 503."""
+    try:
+        secret = make_client("secretsmanager", config).get_secret_value(SecretId=name)
+    except AWS_ERRORS as error:
+        logger.critical("secret not readable", extra={"secret": name, "error": error_code(error)})
+        detail = f"SETTINGS_SECRET is unusable: its secret cannot be read ({error_code(error)}); try again."
+        raise ApiError(503, detail, retry_after_seconds=2) from None
+    return str(secret.get("SecretString", "binary"))  # which is reported, as it is no NAME=value
+
+
+def _require_json_object(response_dict: dict[str, Any], operation_model: Any, **_: object) -> None:
+    """Raise ResponseParserError if a success is not a JSON object: botocore would take it for an empty one.
+
+    An operation without output, such as DeleteMessage, has an empty body.
+    """
+    is_success = response_dict["status_code"] < 300
+    if is_success and operation_model.output_shape is None:
+        return
+    with contextlib.suppress(ValueError):
+        if isinstance(json.loads(response_dict["body"]), dict):
+            return
+    if is_success:
+        raise ResponseParserError("not a JSON object, or truncated")
+    response_dict["body"] = b"{}"  # an error whose status code says enough, and is retried by it
+
+
+def _remove_trace_header(params: dict[str, Any], **_: object) -> None:
+    """Remove the header by which Lambda detects recursive loops: retries go through the worker's own queue."""
+    params["headers"].pop("X-Amzn-Trace-Id", None)

@@ -1,0 +1,139 @@
+// Runs the integration in Zapier's own test harness against a running system:
+// TRIGGERS_URL, TRIGGERS_API_KEY (both scopes); SUBSCRIPTION_HOSTS of the system must contain 127.0.0.1.
+
+const assert = require("node:assert/strict");
+const { randomUUID } = require("node:crypto");
+const { createServer } = require("node:http");
+const { after, before, beforeEach, test } = require("node:test");
+const zapier = require("zapier-platform-core");
+
+const App = require("../index");
+
+const appTester = zapier.createAppTester(App);
+const authData = { api_url: process.env.TRIGGERS_URL, api_key: process.env.TRIGGERS_API_KEY };
+const { new_event: trigger, event_type: dropdown } = App.triggers;
+const { post_event: create } = App.creates;
+
+const pushes = [];
+const receiver = createServer(async (request, response) => {
+  const chunks = [];
+  for await (const chunk of request) chunks.push(chunk);
+  pushes.push(JSON.parse(Buffer.concat(chunks)));
+  response.writeHead(200).end();
+});
+
+before(() => new Promise((resolve) => receiver.listen(0, "127.0.0.1", resolve)));
+after(() => receiver.close());
+beforeEach(() => pushes.splice(0));
+
+const targetUrl = () => `http://127.0.0.1:${receiver.address().port}/hooks/standard/1`;
+
+const postEvent = (inputData) =>
+  appTester(create.operation.perform, {
+    authData,
+    inputData: { event_type: "order.created", payload: { order_id: "1" }, ...inputData },
+  });
+
+const subscribe = (inputData) =>
+  appTester(trigger.operation.performSubscribe, { authData, inputData, targetUrl: targetUrl() });
+
+const unsubscribe = (subscribeData) =>
+  appTester(trigger.operation.performUnsubscribe, { authData, inputData: {}, subscribeData });
+
+test("the connection is tested with the key and labelled with its name", async () => {
+  const me = await appTester(App.authentication.test, { authData });
+  assert.ok(me.name);
+  assert.deepEqual(me.scopes.toSorted(), ["consume", "produce"]);
+});
+
+test("a refused key asks the user to connect again", async () => {
+  const refused = appTester(App.authentication.test, { authData: { ...authData, api_key: "wrong" } });
+  await assert.rejects(refused, { name: "ExpiredAuthError", message: /valid API key is required/ });
+});
+
+test("an address below the API's own asks about the stage", async () => {
+  const wrong = { ...authData, api_url: `${authData.api_url}/events` };
+  await assert.rejects(appTester(App.authentication.test, { authData: wrong }), /Is the stage missing/);
+});
+
+test("a Zap that is turned on gets matching events until it is turned off", async () => {
+  const subscribeData = await subscribe({ event_types: ["order.*"] });
+  assert.deepEqual(Object.keys(subscribeData), ["subscription_id"]);
+
+  await postEvent({ payload: { order_id: "hook" } });
+  await postEvent({ event_type: "invoice.paid" });
+  assert.deepEqual(pushes.map((push) => push.payload), [{ order_id: "hook" }]);
+
+  await unsubscribe(subscribeData);
+  await postEvent({ payload: { order_id: "after" } });
+  assert.equal(pushes.length, 1);
+});
+
+test("a Zap with a tenant gets the events of that tenant alone", async () => {
+  const subscribeData = await subscribe({ tenant: "customer-42" });
+
+  await postEvent({ tenant: "customer-42" });
+  await postEvent({ tenant: "customer-43" });
+  await postEvent({});
+  await unsubscribe(subscribeData);
+
+  assert.deepEqual(pushes.map((push) => push.tenant), ["customer-42"]);
+});
+
+test("a sample has the members of a push, and the values but for the ids", async () => {
+  const tenant = randomUUID();
+  const inputData = { event_types: ["shape.*"], tenant };
+  const subscribeData = await subscribe(inputData);
+  const posted = await postEvent({ event_type: "shape.pushed", metadata: { source: "a" }, tenant });
+  await unsubscribe(subscribeData);
+
+  const [triggered] = await appTester(trigger.operation.perform, { authData, inputData, cleanedRequest: pushes[0] });
+  const listed = await appTester(trigger.operation.performList, { authData, inputData });
+
+  assert.deepEqual(Object.keys(triggered).toSorted(), Object.keys(trigger.operation.sample).toSorted());
+  assert.equal(triggered.id, pushes[0].event_id);
+  assert.equal(triggered.source_event_id, posted.event_id);
+  assert.deepEqual(listed, [{ ...triggered, id: posted.event_id, event_id: posted.event_id }]);
+});
+
+test("a sample is listed for an exact type and without metadata, too", async () => {
+  const event_type = randomUUID();
+  await postEvent({ event_type });
+  await postEvent({ event_type: `${event_type}.longer` });
+
+  const inputData = { event_types: [event_type] };
+  const listed = await appTester(trigger.operation.performList, { authData, inputData });
+
+  const members = listed.map((event) => [event.event_type, event.metadata, event.tenant]);
+  assert.deepEqual(members, [[event_type, null, null]]);
+});
+
+test("the dropdown has each type of the tenant's recent events once", async () => {
+  const tenant = randomUUID();
+  await postEvent({ event_type: "first.type", tenant });
+  await postEvent({ event_type: "second.type", tenant });
+  await postEvent({ event_type: "first.type", tenant });
+
+  const types = await appTester(dropdown.operation.perform, { authData, inputData: { tenant } });
+
+  assert.deepEqual(types, [{ id: "first.type" }, { id: "second.type" }]);
+});
+
+test("an event is posted with a payload of JSON text, and answered with the members of the sample", async () => {
+  const subscribeData = await subscribe({ event_types: ["json.posted"] });
+  const payload_json = '{"order": {"total": 99.5, "lines": [1, true, null]}}';
+  const posted = await postEvent({ event_type: "json.posted", payload: undefined, payload_json });
+  await unsubscribe(subscribeData);
+
+  assert.deepEqual(pushes.map((push) => push.payload), [JSON.parse(payload_json)]);
+  assert.deepEqual(Object.keys(posted).toSorted(), Object.keys(create.operation.sample).toSorted());
+});
+
+test("an idempotency key posts an event once", async () => {
+  const idempotency_key = randomUUID();
+  const first = await postEvent({ idempotency_key });
+  const second = await postEvent({ idempotency_key });
+  assert.equal(first.id, second.id);
+  const other = { idempotency_key, payload: { order_id: "other" } };
+  await assert.rejects(postEvent(other), /used before, with another body/);
+});
