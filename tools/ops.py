@@ -86,13 +86,21 @@ def as_typed(text: str) -> str:
     return re.sub(r"'?(--[a-z-]+|EVENT_ID)'?", lambda match: f"{variable(match[1])}=", text)
 
 
+class Option(click.Option):
+    """An option that make gives as an environment variable; without make, such a variable is somebody else's."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        return super().resolve_envvar_value(ctx) if is_make() else None
+
+
 def option(*names: str, **attributes: Any) -> Callable[[F], F]:
-    """Declare an option that can be given as an environment variable, too."""
-    return click.option(*names, envvar=variable(names[0]), **attributes)
+    return click.option(*names, cls=Option, envvar=variable(names[0]), **attributes)
 
 
 RATE = click.FloatRange(0, min_open=True)
-stage_option = option("--stage", metavar="NAME", help="Whose queues. Default: INBOX_*_URL if set, else dev.")
+stage_option = click.option(
+    "--stage", envvar="STAGE", metavar="NAME", help="Whose queues. Default: INBOX_*_URL if set, else dev."
+)
 rate_option = option("--rate", type=RATE, metavar="NUMBER", default=20.0, help="At most so many a second.")
 
 
