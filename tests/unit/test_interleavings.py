@@ -13,7 +13,7 @@ from chalicelib import delivery, settings
 from chalicelib.events import Event, Reason, Status, rfc3339, unix_seconds
 from chalicelib.messages import QueueMessage
 from chalicelib.services import Services
-from chalicelib.store import CLAIM_SECONDS
+from chalicelib.store import CLAIM_SECONDS, MESSAGE_GRACE_SECONDS
 from tests.support.fake_aws import FakeDynamoDB
 from tests.support.world import START, Clock
 
@@ -200,7 +200,9 @@ def sweep(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]
     requeue_at = life.event().requeue_at
     if requeue_at is None or requeue_at > rfc3339(life.clock()):
         return DONE, {}
-    return Actor("claim" if life.store.mark_requeued(EVENT_ID, requeue_at).applied else "done"), {}
+    return Actor(
+        "claim" if life.store.mark_requeued(EVENT_ID, requeue_at, MESSAGE_GRACE_SECONDS).applied else "done"
+    ), {}
 
 
 STEPS: dict[str, tuple[Step, ...]] = {
