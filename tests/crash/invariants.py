@@ -4,11 +4,13 @@ A witness watches the table, the receiver, callers and consumers; at the end the
 A fault excuses only what happened to the event that it struck.
 """
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from chalicelib.delivery import HANGS
 from chalicelib.events import DeliveredVia, Event, Status, rfc3339, unix_seconds
 
 MAX_SKEW_SECONDS = 5.0  # how far the clock of a container is off, either way
@@ -54,6 +56,7 @@ class Witness:
     running: set[str] = field(default_factory=set)
     lives: Counter[str] = field(default_factory=Counter)  # of an event: how often it was replayed
     faults: Counter[tuple[str, int]] = field(default_factory=Counter)  # by event and life
+    not_made: Counter[tuple[str, int]] = field(default_factory=Counter)  # attempts without a push
     doubles: list[str] = field(default_factory=list)  # for each event pushed again after a 2xx: the fault behind it
     violations: list[str] = field(default_factory=list)  # kept, not raised: the code under test catches exceptions
     # Events and leases, as the table took them, and those that held an event when it was delivered.
@@ -81,12 +84,15 @@ class Witness:
         if claim_id != before["claim_id"] and now < held_until - MAX_SKEW_SECONDS:
             self.violations.append("an event was taken from who held it")
         revived = before["status"] != Status.PENDING == after["status"]
-        if revived or before.get("replayed_at") != after.get("replayed_at") or before["delivery_attempts"] > 0:
-            self.lives[event_id] += after["delivery_attempts"] == 0
-        if revived and after["delivery_attempts"] > 0:
+        if revived or before.get("replayed_at") != after.get("replayed_at") or before.get("delivery_attempts", 0) > 0:
+            self.lives[event_id] += after.get("delivery_attempts", 0) == 0
+        if revived and after.get("delivery_attempts", 0) > 0:
             self.violations.append(f"{before['status']} became pending without a replay")
         if before.get("lease_count", 0) < after.get("lease_count", 0):
             self.leases.add((event_id, claim_id))
+        attempts = json.loads(after.get("attempts", "[]"))
+        if attempts and attempts[-1]["error"] == HANGS and before.get("attempts") != after["attempts"]:
+            self.not_made[event_id, self.lives[event_id]] += 1
         if before["status"] != after["status"] == Status.DELIVERED:
             self.acknowledged_by.add((event_id, claim_id))
 
@@ -172,6 +178,7 @@ def _check_end(event: Event, witness: Witness, told: set[tuple[Any, Any]]) -> No
 def _check_attempts(event: Event, witness: Witness) -> None:
     life = witness.lives[event.event_id]
     seen = sum(push.life == life for push in witness.pushes[event.event_id])
+    seen += witness.not_made[event.event_id, life]
     faults = witness.faults[event.event_id, life]
     if not seen <= event.delivery_attempts <= seen + faults:
         raise ViolationError(f"{event.delivery_attempts} attempts counted, {seen} seen, {faults} faults of that event")

@@ -142,10 +142,13 @@ class Process:
     def _struck(self, label: str, event_ids: Sequence[str]) -> Sequence[str]:
         """Return the events that a fault of a call would strike.
 
-        That is the event of the call, or else of the call before in the same thread. Storing is one step: a fault in it
-        strikes all that a POST has stored.
+        That is the event of the call, or else of the call before in the same thread; recording that an event is
+        delivered by a copy is a part of recording that copy. Storing is one step: a fault in it strikes all that a POST
+        has stored.
         """
-        event_ids = self._subjects[getcurrent()] = event_ids or self._subjects.get(getcurrent(), ())
+        before = self._subjects.get(getcurrent(), ())
+        is_part = label == "dynamodb.update_item" and any(event_id.startswith("cpy_") for event_id in before)
+        event_ids = self._subjects[getcurrent()] = before if is_part or not event_ids else event_ids
         if label == "dynamodb.put_item":
             self._stored.extend(event_ids)
         return self._stored if self._is_api and label in STORING else event_ids

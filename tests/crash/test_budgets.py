@@ -24,18 +24,27 @@ STATUS_CODES = [200, 404, 410, 503, None]
 
 
 class SlowSystem(Rig):
-    """Every call to AWS takes as long as one may, and so does the receiver."""
+    """Every call to AWS takes as long as one may, perhaps only after the first push, and so does a receiver."""
 
-    def __init__(self, status_code: int | None = 200, *, subscriptions: int = 0) -> None:
-        super().__init__(SLOWEST)
+    def __init__(
+        self,
+        status_code: int | None = 200,
+        *,
+        subscriptions: int = 0,
+        webhook: bool = True,
+        slow_from_start: bool = True,
+    ) -> None:
+        super().__init__(SLOWEST if webhook else {**SLOWEST, "ZAPIER_WEBHOOK_URL": "none"})
         self._status_code = status_code
+        self._is_slow = slow_from_start
         for number in range(subscriptions):
             Process(self).subscribe(f"https://hooks.zapier.com/{number}")
 
     def latency(self) -> tuple[float, float]:
-        return CALL_SECONDS / 2, CALL_SECONDS / 2
+        return (CALL_SECONDS / 2, CALL_SECONDS / 2) if self._is_slow else (0.0, 0.0)
 
     def answer(self, event: Event, url: str) -> tuple[int | None, float]:
+        self._is_slow = True
         return self._status_code, 20.0
 
     def queue(self, count: int) -> None:
@@ -57,23 +66,28 @@ def failing(pattern: tuple[Fault | None, ...]) -> FaultAt:
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("subscriptions", [0, 1, 11])
+@pytest.mark.parametrize(("subscriptions", "webhook"), [(0, True), (1, True), (1, False), (11, True)])
 @pytest.mark.parametrize("status_code", STATUS_CODES)
 def test_a_caller_gets_a_response_in_28_seconds(
-    status_code: int | None, subscriptions: int, pattern: tuple[Fault | None, ...]
+    status_code: int | None, subscriptions: int, webhook: bool, pattern: tuple[Fault | None, ...]
 ) -> None:
-    for headers in ({}, {"idempotency_key": "a"}, {"prefer": "respond-async"}):
-        system = SlowSystem(status_code, subscriptions=subscriptions)
+    for headers, slow_from_start in (
+        ({}, True),
+        ({"idempotency_key": "a"}, True),
+        ({"prefer": "respond-async"}, True),
+        ({}, False),
+    ):
+        system = SlowSystem(status_code, subscriptions=subscriptions, webhook=webhook, slow_from_start=slow_from_start)
         assert system.seconds(Process(system, failing(pattern)).post, **headers) <= API_SECONDS
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("subscriptions", [0, 1])
+@pytest.mark.parametrize(("subscriptions", "webhook"), [(0, True), (1, True), (1, False)])
 @pytest.mark.parametrize("status_code", STATUS_CODES)
 def test_the_worker_ends_in_its_50_seconds(
-    status_code: int | None, subscriptions: int, pattern: tuple[Fault | None, ...]
+    status_code: int | None, subscriptions: int, webhook: bool, pattern: tuple[Fault | None, ...]
 ) -> None:
-    system = SlowSystem(status_code, subscriptions=subscriptions)
+    system = SlowSystem(status_code, subscriptions=subscriptions, webhook=webhook)
     system.queue(5)
     process = Process(system, failing(pattern))
     assert system.seconds(process.work) < WORKER_SECONDS
