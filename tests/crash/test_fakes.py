@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from chalicelib.queue import OutgoingMessage, Queue
+from chalicelib.queue import Message, Queue
 from chalicelib.store import Table, serialize
 from tests.support.fake_aws import FakeDynamoDB, FakeSQS
 from tests.support.world import World
@@ -68,9 +68,9 @@ def test_a_life_of_messages_goes_the_same_on_both(shared_world: World) -> None:
     for number in range(20):
         delays = random.choices((0, 0, 5, 29.5, 900), k=3)
         for queue in inboxes:
-            queue.send_many([OutgoingMessage(f"{number}", {})])
+            queue.send_many([Message(f"{number}", {})])
             for at, delay in enumerate(delays):
-                queue.send(OutgoingMessage(f"{number}.{at}", {"Delay": f"{delay}"}, f"{at}"), delay)
+                queue.send(Message(f"{number}.{at}", {"Delay": f"{delay}"}, f"{at}"), delay)
         # No sum of these is a timeout or a delay: at that very moment a message is not visible in moto yet.
         shared_world.clock.sleep(random.choice((1.1, 60.3, 301.7, 301.7, 900.7)))
         most = random.choice((3, 10))

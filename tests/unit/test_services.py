@@ -7,7 +7,7 @@ import pytest
 
 from chalicelib import aws, services
 from chalicelib.errors import ApiError, QueueUnavailableError, StorageUnavailableError
-from chalicelib.queue import OutgoingMessage, Queue
+from chalicelib.queue import Message, Queue
 from chalicelib.settings import SettingsError, load
 from chalicelib.store import EventStore
 from tests.support import receiver as receivers
@@ -123,7 +123,7 @@ def test_a_response_that_is_not_json_is_an_outage(
     with pytest.raises(StorageUnavailableError):
         store.acknowledge(EVENT_ID)
     with pytest.raises(QueueUnavailableError):
-        queue.send(OutgoingMessage("{}", {}))
+        queue.send(Message("{}", {}))
     receiver.default = receivers.garbage(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
     with pytest.raises(StorageUnavailableError):
         list(store.pages("pending#0", {}))
