@@ -19,7 +19,7 @@ UNKNOWN_METHOD: dict[str, Any] = {
             "content": {
                 PROBLEM: {
                     "schema": {"$ref": "#/components/schemas/Problem"},
-                    "example": {"title": "Method Not Allowed", "status": 405, "code": "method_not_allowed"},
+                    "example": {"status": 405, "code": "method_not_allowed"},
                 }
             },
         }
@@ -56,12 +56,11 @@ def assert_described(method: str, route: str, answer: Answer) -> None:
     for name in given:
         value, schema = answer.headers[name], headers[name]["schema"]
         assert_fits(int(value) if schema["type"] == "integer" else value, schema)
-    if content_type in content and content_type.endswith("json"):
+    if content_type and content_type.endswith("json"):
         assert_fits(answer.json, {**content[content_type]["schema"], "unevaluatedProperties": False})
     if content_type == PROBLEM:
         example = content[PROBLEM]["example"]
-        for name in ("title", "status", "code"):
-            assert answer.json[name] == example[name]
+        assert (answer.json["status"], answer.json["code"]) == (example["status"], example["code"])
 
 
 def _close_lists(schema: dict[str, Any]) -> dict[str, Any]:
