@@ -181,11 +181,13 @@ def test_the_consumers_lease_process_and_acknowledge(
         ) as consumer,
     ):
         assert consumer.stdout
-        processed = [consumer.stdout.readline().split()[0] for _ in events]
-        deadline = time.monotonic() + 10
-        while {world.event(event_id)["delivered_via"] for event_id in processed} != {"pull"}:
-            assert time.monotonic() < deadline
-        consumer.kill()
+        try:
+            processed = [consumer.stdout.readline().split()[0] for _ in events]
+            deadline = time.monotonic() + 10
+            while {world.event(event_id)["delivered_via"] for event_id in processed} != {"pull"}:
+                assert time.monotonic() < deadline
+        finally:
+            consumer.kill()
 
     assert sorted(processed) == sorted(event["event_id"] for event in events)
 
