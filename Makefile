@@ -55,7 +55,7 @@ e2e: $(SET_UP_DEV) ## deploy the package to an emulated AWS, and drive it
 	@exec $(PY) -m tests.e2e
 
 bench: $(SET_UP_DEV) ## measure the performance goals
-	@exec $(PY) -m tools.bench
+	@exec $(PY) -m tests.bench
 
 resources: $(SET_UP) ## create or update the stack of a stage's resources and settings (STAGE=dev)
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}"
