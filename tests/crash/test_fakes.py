@@ -13,17 +13,18 @@ from tests.support.world import World
 
 @pytest.mark.parametrize("forward", [True, False])
 @pytest.mark.parametrize(
-    ("condition", "values", "parameters"),
+    ("values", "parameters"),
     [
-        ("", {}, {}),
-        ("", {}, {"first_limit": 3}),
-        ("sort_key < :bound", {":bound": "05"}, {}),
-        ("sort_key > :bound", {":bound": "05"}, {"Select": "COUNT"}),
-        ("", {":now": "1", ":then": 8}, {"FilterExpression": "requeue_at <= :now AND expires_at > :then"}),
+        ({}, {}),
+        ({}, {"first_limit": 3}),
+        ({":high": "05"}, {}),
+        ({":low": "05"}, {"Select": "COUNT"}),
+        ({":now": "1", ":then": 8}, {"FilterExpression": "requeue_at <= :now AND expires_at > :then"}),
+        ({":prefix": "1"}, {"FilterExpression": "begins_with(requeue_at, :prefix)"}),
     ],
 )
 def test_the_index_shows_the_same_on_both(
-    condition: str, values: dict[str, Any], parameters: dict[str, Any], forward: bool, shared_world: World
+    values: dict[str, Any], parameters: dict[str, Any], forward: bool, shared_world: World
 ) -> None:
     fake, name = FakeDynamoDB(shared_world.clock), shared_world.environ["EVENTS_TABLE_NAME"]
     fake.page_rows = 4
@@ -41,7 +42,7 @@ def test_the_index_shows_the_same_on_both(
     for partition in ("0", "1", "2"):
         shown = []
         for table in (ours, theirs):
-            query = table.pages(partition, values, key_condition=condition, ScanIndexForward=forward, **parameters)
+            query = table.pages(partition, values, ScanIndexForward=forward, **parameters)
             pages = list(query)
             rows = [row for page in pages for row in page.get("Items", ())]
             shown.append((sum(page["Count"] for page in pages), rows))
@@ -52,7 +53,9 @@ def drain(queue: Queue, most: int) -> dict[str, str]:
     """Receive all that is visible; return receipt handles by what the message says. SQS promises no order."""
     drained: dict[str, str] = {}
     while received := queue.receive(most, 0):
-        drained |= {str(message.outgoing()): message.receipt_handle for message in received}
+        drained |= {
+            f"{message.body} {message.attributes} {message.group_id}": message.receipt_handle for message in received
+        }
     return drained
 
 

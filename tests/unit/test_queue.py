@@ -27,7 +27,7 @@ def test_a_message_is_received_as_it_was_sent_until_it_is_deleted(queue: Queue, 
 
     received = queue.receive(wait_seconds=0)
 
-    assert [message.outgoing() for message in received] == sent
+    assert [Message(each.body, each.attributes, each.group_id) for each in received] == sent
     queue.delete(received[0].receipt_handle)
     queue.delete_many([message.receipt_handle for message in received[1:]])
     assert (queue.depth(), shared_world.messages()) == (0, [])
