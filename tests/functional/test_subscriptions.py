@@ -2,9 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -12,33 +10,14 @@ from chalicelib.subscriptions import NewSubscription
 from tests.conftest import Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Exchange, Receiver, status
-from tests.support.world import CONSUMER_KEY, Answer, World
-
-
-@pytest.fixture
-def target() -> Iterator[Receiver]:
-    with Receiver() as target:
-        yield target
+from tests.support.subscribing import copies, subscribe, subscriptions
+from tests.support.world import World
 
 
 @pytest.fixture
 def world(world: World) -> World:
     world.restart(SUBSCRIPTION_HOSTS="127.0.0.1")
     return world
-
-
-def subscribe(world: World, url: str, *event_types: str, key: str = CONSUMER_KEY) -> Answer:
-    body = {"target_url": url, "event_types": list(event_types)} if event_types else {"target_url": url}
-    return world.call("POST", "/subscriptions", json.dumps(body), key=key)
-
-
-def copies(world: World, event: dict[str, Any]) -> list[dict[str, Any]]:
-    return [world.event(event_id) for event_id in event["copies"]]
-
-
-def subscriptions(world: World) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = world.call("GET", "/subscriptions").json["subscriptions"]
-    return found
 
 
 # Subscribing
@@ -96,20 +75,6 @@ def test_every_fault_of_a_subscription_is_named(world: World, target: Receiver) 
         answer = world.call("POST", "/subscriptions", body)
         assert [fault["field"] for fault in answer.json["errors"]] == ["event_types"]
     assert world.call("POST", "/subscriptions", '{"url": 1}').json["errors"][0]["field"] == "url"
-
-
-def test_a_stage_has_at_most_100_subscriptions(world: World, target: Receiver) -> None:
-    first = subscribe(world, target.url).json["subscription_id"]
-    table = world.environ["EVENTS_TABLE_NAME"]
-    text = json.dumps(world.dynamodb.get_item(TableName=table, Key={"event_id": {"S": first}})["Item"])
-    for number in range(99):
-        item = json.loads(text.replace(first, f"sub_{number:032}"))
-        world.dynamodb.put_item(TableName=table, Item=item)
-
-    assert subscribe(world, f"{target.url}&another").status_code == 409
-    assert subscribe(world, target.url).status_code == 200
-    world.call("DELETE", f"/subscriptions/sub_{0:032}")
-    assert subscribe(world, f"{target.url}&another").status_code == 201
 
 
 # Copies
