@@ -30,7 +30,7 @@ from werkzeug.serving import DechunkedInput
 
 from chalicelib import __version__, batch, schedules, services, settings, telemetry
 from chalicelib.auth import Scope
-from chalicelib.errors import AWS_ERRORS, ApiError, QueueUnavailableError, StorageUnavailableError
+from chalicelib.errors import AWS_ERRORS, QueueUnavailableError, SettingsError, StorageUnavailableError
 from chalicelib.queue import Queue
 from chalicelib.services import Services
 from chalicelib.targets import AllowedHosts
@@ -201,7 +201,7 @@ def _check_environment() -> int:
     stand_ins = {**dict.fromkeys(settings.REQUIRED, "http://127.0.0.1/"), "API_KEYS": ""}
     try:
         settings.load({**stand_ins, **{name: value for name, value in os.environ.items() if value.strip()}})
-    except settings.SettingsError as error:
+    except SettingsError as error:
         faults.append(str(error))
     port = given("PORT") or "8000"
     if not (re.fullmatch(r"[0-9]{1,5}", port) and int(port) <= 65535):
@@ -291,7 +291,7 @@ def _connect() -> Services:
     """Return the services after a first look at the table and both queues; raise StartError naming the variable."""
     try:
         current = services.get()
-    except (settings.SettingsError, ApiError) as error:
+    except SettingsError as error:
         raise StartError(str(error)) from error
     looks: dict[str, Callable[[], object]] = {
         "INBOX_QUEUE_URL": current.inbox.depth,

@@ -284,9 +284,8 @@ def move_messages(
         messages = source.receive(size, RECEIVE_WAIT_SECONDS)
         if not messages:
             return
-        copies = [message.outgoing() for message in messages]
-        fits = sum(len(copy.body.encode()) for copy in copies) <= MAX_BATCH_BYTES
-        for batch in [copies] if fits else [[copy] for copy in copies]:
+        fits = sum(len(message.body.encode()) for message in messages) <= MAX_BATCH_BYTES
+        for batch in [messages] if fits else [[message] for message in messages]:
             target.send_many(batch)
         source.delete_many([message.receipt_handle for message in messages])
         total -= len(messages)

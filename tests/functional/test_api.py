@@ -535,7 +535,7 @@ def test_an_event_that_is_being_pushed_cannot_be_replayed(world: World, receiver
 def test_an_unsupported_method_is_a_problem_with_allow(world: World) -> None:
     for method, path, allowed in (
         ("PUT", "/events", "GET, POST"),
-        ("DELETE", f"/events/{UNKNOWN}", "GET"),
+        ("PUT", f"/events/{UNKNOWN}", "DELETE, GET"),
         ("POST", "/inbox", "GET"),
         ("GET", f"/events/{UNKNOWN}/acknowledge", "POST"),
         ("PATCH", f"/events/{UNKNOWN}/replay", "POST"),

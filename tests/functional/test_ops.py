@@ -16,7 +16,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from chalicelib.queue import OutgoingMessage, Queue
+from chalicelib.queue import Message, Queue
 from tests.support import receiver as receivers
 from tests.support.loopback import serve_app
 from tests.support.receiver import Receiver
@@ -186,7 +186,7 @@ def test_a_redrive_ends_though_messages_come_back(world: World, before: Before) 
 
 def test_a_redrive_keeps_to_its_rate(world: World) -> None:
     source, target = (Queue(world.outside, world.environ[name]) for name in ("INBOX_DLQ_URL", "INBOX_QUEUE_URL"))
-    source.send_many([OutgoingMessage(f"{number}", {}) for number in range(10)])
+    source.send_many([Message(f"{number}", {}) for number in range(10)])
     slept: list[float] = []
 
     assert list(move_messages(source, target, 10, 4, slept.append)) == [4, 4, 2]
