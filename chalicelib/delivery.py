@@ -116,7 +116,7 @@ def accept(
         claimed = [each for each in due if each.event_id in inline]
         pushed = services.map(lambda each: _push_new(each, destinations[each.event_id], services, deadline), claimed)
         event = next((each for each in pushed if each.event_id == event.event_id), event)
-        if stored.applied and event.claimed_until and not event.is_scheduled:
+        if stored.applied and pushed and event.claimed_until and not event.is_scheduled:
             event = _end_claim(event, pushed, services, deadline)
     return event, not stored.applied
 
