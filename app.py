@@ -12,6 +12,9 @@ from typing import Any
 
 from chalice.app import Chalice, CloudWatchEvent, Rate, Request, Response, SQSEvent
 
+if sys.pycache_prefix is None:
+    sys.dont_write_bytecode = True  # `chalice deploy` imports this file, and would package the bytecode
+
 from chalicelib import __version__, batch, console, delivery, listing, schedules, services, telemetry
 from chalicelib.auth import ApiKey, Scope, authenticate, authorize
 from chalicelib.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError, SettingsError
@@ -269,7 +272,7 @@ def list_subscriptions(call: Call) -> Response:
     tenant = call.query.get("tenant", [None])[-1]
     if faults := tenant_faults({"tenant": tenant}):
         raise InvalidRequestError(*faults)
-    subscriptions = ",".join(subscription.to_json() for subscription in call.services.subscriptions.list(tenant))
+    subscriptions = ",".join(subscription.to_json() for subscription in call.services.subscriptions.of_tenant(tenant))
     return respond(200, f'{{"subscriptions":[{subscriptions}]}}')
 
 

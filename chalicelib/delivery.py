@@ -89,14 +89,15 @@ def accept(
     event is being erased. Later errors are logged; the sweep retries the delivery.
     """
     event = _new_event(new_event, services, created_by, idempotency_key)
-    subscriptions = _matching_subscriptions(event, services)
+    subscriptions = services.subscriptions.matching(event.event_type, event.tenant)
     if subscriptions and idempotency_key is not None:
         # Saves storing copies in vain; and an eraser may be about to delete copies that this call would count on.
         earlier = services.store.find(event.event_id)
         if earlier.event or earlier.is_erased:
             return _require_same_body(earlier, event), True
     copies = [_copy(event, subscription, services) for subscription in subscriptions]
-    event = replace(event, copies=tuple(copy.event_id for copy in copies))
+    if copies:
+        event = replace(event, copies=tuple(copy.event_id for copy in copies))
     destinations = _destinations(event, subscriptions, services)
     inline = set() if respond_async else _inline(destinations, services)
 
@@ -343,19 +344,6 @@ def _new_event(new_event: NewEvent, services: Services, created_by: str, idempot
         requeue_at=rfc3339(now + MESSAGE_GRACE_SECONDS) if is_pushed else None,
         claim_id=services.new_id(),
     )
-
-
-def _matching_subscriptions(event: Event, services: Services) -> list[Subscription]:
-    """Return the subscriptions that get a copy: enabled ones of the event's tenant, and of those without one."""
-    tenants = list(dict.fromkeys((None, event.tenant)))
-    return [
-        subscription
-        for subscriptions in services.map(services.subscriptions.recent, tenants)
-        for subscription in subscriptions
-        if subscription.matches(event.event_type)
-        and subscription.disabled_at is None
-        and not services.subscriptions.fault(subscription)
-    ]
 
 
 def _copy(event: Event, subscription: Subscription, services: Services) -> Event:

@@ -65,7 +65,7 @@ class Services:
 
     @cached_property
     def subscriptions(self) -> Subscriptions:
-        return Subscriptions(self._dynamodb, self.settings, clock=self.clock)
+        return Subscriptions(self._dynamodb, self.settings, clock=self.clock, parallel_map=self.map)
 
     def may_push(self, role: Role, url: str) -> bool:
         """Return whether to push to a destination now. Each role keeps count of its pushes apart."""

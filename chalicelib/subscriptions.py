@@ -100,11 +100,15 @@ class Subscription:
 class Subscriptions(Table):
     """The subscriptions of a stage, in the table of events."""
 
-    def __init__(self, client: Any, settings: Settings, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, client: Any, settings: Settings, *, clock: Callable[[], float], parallel_map: Callable[..., Any]
+    ) -> None:
         super().__init__(client, settings.events_table_name, clock=clock)
         self._hosts = settings.subscription_hosts
         self._disable_seconds = settings.subscription_disable_days * DAY_SECONDS
-        self._lists = lru_cache(MAX_CACHED_LISTS)(lambda tenant, _period: self.list(tenant))
+        self._map = parallel_map
+        self._lists = lru_cache(MAX_CACHED_LISTS)(lambda tenant, _period: self.of_tenant(tenant))
+        self._candidates = lru_cache(MAX_CACHED_LISTS)(self._read_candidates)
 
     def create(self, new: NewSubscription, created_by: str) -> tuple[Subscription, bool]:
         """Store a subscription; return it, and whether it is new.
@@ -119,7 +123,7 @@ class Subscriptions(Table):
         name_changes = {"event_types": described} if new.name is not None else {}
         if existing := self._enable(subscription_id, name_changes):
             return existing, False
-        if len(self.list(new.tenant)) >= MAX_SUBSCRIPTIONS:
+        if len(self.of_tenant(new.tenant)) >= MAX_SUBSCRIPTIONS:
             detail = f"There are {MAX_SUBSCRIPTIONS} subscriptions; delete one first."
             raise ApiError(409, "too_many_subscriptions", detail)
         item = serialize(
@@ -134,7 +138,7 @@ class Subscriptions(Table):
             }
         )
         applied, current = self._write("put_item", ABSENT, {}, Item=item)
-        self._lists.cache_clear()
+        self._forget()
         return Subscription.from_item(current or item), applied
 
     def enable(self, subscription_id: str) -> Subscription | None:
@@ -143,12 +147,12 @@ class Subscriptions(Table):
 
     def delete(self, subscription_id: str) -> None:
         """Delete a subscription, if it exists."""
-        self._lists.cache_clear()
+        self._forget()
         self._call("delete_item", Key=serialize({"event_id": subscription_id}))
 
     def end(self, subscription: Subscription) -> bool:
         """Delete this subscription, whose target asked for it, not one made anew since; return whether it is gone."""
-        self._lists.cache_clear()
+        self._forget()
         key, seen = serialize({"event_id": subscription.subscription_id}), {":sort_key": subscription.sort_key}
         applied, current = self._write("delete_item", SAME, seen, Key=key)
         if applied:
@@ -181,15 +185,20 @@ class Subscriptions(Table):
             logger.warning("subscription disabled", extra={"subscription_id": subscription.subscription_id})
         return is_disabled
 
-    def list(self, tenant: str | None) -> tuple[Subscription, ...]:
+    def of_tenant(self, tenant: str | None) -> tuple[Subscription, ...]:
         """Return the subscriptions of a tenant, or those without one, the oldest first."""
         pages = self.pages(_partition(tenant))
         return tuple(Subscription.from_item(row) for page in pages for row in page["Items"])
 
     def recent(self, tenant: str | None) -> tuple[Subscription, ...]:
         """Return the same from a list that is at most CACHE_SECONDS old."""
-        found: tuple[Subscription, ...] = self._lists(tenant, self._clock() // CACHE_SECONDS)
+        found: tuple[Subscription, ...] = self._lists(tenant, self._period())
         return found
+
+    def matching(self, event_type: str, tenant: str | None) -> list[Subscription]:
+        """Return the subscriptions that get a copy, from recent lists: the tenant's, and those without one."""
+        candidates = self._candidates(tenant, self._period())
+        return [subscription for subscription in candidates if subscription.matches(event_type)]
 
     def get(self, subscription_id: str) -> Subscription | None:
         """Return a subscription, read consistently, or None."""
@@ -211,8 +220,20 @@ class Subscriptions(Table):
         """Return why nothing may be pushed to a subscription any more, or None."""
         return self._hosts.fault(subscription.target_url)
 
-    def _enable(self, subscription_id: str, changes: Mapping[str, str]) -> Subscription | None:
+    def _read_candidates(self, tenant: str | None, _period: float) -> list[Subscription]:
+        lists = self._map(self.recent, list(dict.fromkeys((None, tenant))))
+        found = [subscription for listed in lists for subscription in listed]
+        return [each for each in found if each.disabled_at is None and not self.fault(each)]
+
+    def _period(self) -> float:
+        return self._clock() // CACHE_SECONDS
+
+    def _forget(self) -> None:
         self._lists.cache_clear()
+        self._candidates.cache_clear()
+
+    def _enable(self, subscription_id: str, changes: Mapping[str, str]) -> Subscription | None:
+        self._forget()
         applied, item = self._update(subscription_id, EXISTS, {**ENABLE, **changes}, ReturnValues="ALL_NEW")
         return Subscription.from_item(item) if applied and item else None
 

@@ -9,7 +9,8 @@ import itertools
 import json
 import re
 import sys
-from collections import deque
+from bisect import bisect, bisect_left, insort
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,8 +25,8 @@ RESOURCES = Path(__file__).parent.parent.parent / "resources.json"
 KEY, PARTITION, SORT = "event_id", "status_shard", "sort_key"
 VISIBLE = "ApproximateNumberOfMessages"
 
-Item = dict[str, Any]  # {"name": "text", "count": 1}: never changed once it is stored
-Typed = Mapping[str, Mapping[str, str]]  # {"name": {"S": "text"}, "count": {"N": "1"}}
+Item = dict[str, Any]  # {"name": "text", "count": 1, "content": b"bytes"}: never changed once it is stored
+Typed = Mapping[str, Mapping[str, Any]]  # {"name": {"S": "text"}, "count": {"N": "1"}}
 Condition = Callable[[Item, Item], bool]
 
 
@@ -44,6 +45,7 @@ class FakeDynamoDB:
         self.on_write: Callable[[Item | None, Item | None], None] = lambda before, after: None
         self._clock = clock
         self._index: dict[str, Item] = {}
+        self._sorted: dict[str, list[Item]] = defaultdict(list)  # the rows of each partition
         self._pending: deque[tuple[float, str, Item | None]] = deque()  # writes that the index does not show yet
         self._lock = Lock()
 
@@ -102,13 +104,14 @@ class FakeDynamoDB:
     ) -> dict[str, Any]:
         values = _plain(ExpressionAttributeValues)
         in_range, keep = _condition(KeyConditionExpression), _condition(FilterExpression)
-        found = [row for row in self._rows() if in_range(row, values)]
-        found.sort(key=_place, reverse=not ScanIndexForward)
+        found = self._rows(values[":partition"])
         if ExclusiveStartKey:
             start = _place(_plain(ExclusiveStartKey))
-            found = [row for row in found if (_place(row) > start if ScanIndexForward else _place(row) < start)]
+            after, before = slice(bisect(found, start, key=_place), None), slice(bisect_left(found, start, key=_place))
+            found = found[after if ScanIndexForward else before]
         most = min(Limit, self.page_rows)
-        page = found[:most]
+        in_order = found if ScanIndexForward else reversed(found)
+        page = list(itertools.islice((row for row in in_order if in_range(row, values)), most))
         kept = [typed(row) for row in page if keep(row, values)]
         answer: dict[str, Any] = {"Count": len(kept), **({} if Select == "COUNT" else {"Items": kept})}
         if len(page) == most:  # even when nothing is left after them, as in DynamoDB
@@ -141,15 +144,18 @@ class FakeDynamoDB:
         self._pending.append((self._clock() + self.index_lag_seconds, key, item))
         self.on_write(before, item)
 
-    def _rows(self) -> list[Item]:
-        """Return what the index shows by now."""
+    def _rows(self, partition: str) -> list[Item]:
+        """Return what the index shows of a partition by now, in the order of its sort key."""
         with self._lock:
             while self._pending and self._pending[0][0] <= self._clock():
                 _, key, item = self._pending.popleft()
-                self._index.pop(key, None)
+                if old := self._index.pop(key, None):
+                    rows = self._sorted[old[PARTITION]]
+                    del rows[bisect_left(rows, _place(old), key=_place)]
                 if item and PARTITION in item:
-                    self._index[key] = {name: item[name] for name in _projected() if name in item}
-            return list(self._index.values())
+                    self._index[key] = {name: item[name] for name in projected() if name in item}
+                    insort(self._sorted[item[PARTITION]], self._index[key], key=_place)
+            return list(self._sorted[partition])
 
 
 def typed(item: Item) -> dict[str, dict[str, Any]]:
@@ -170,7 +176,7 @@ def _plain(item: Typed) -> Item:
 
 
 @cache
-def _projected() -> list[str]:
+def projected() -> list[str]:
     """Return the attributes that the index shows."""
     (index,) = json.loads(RESOURCES.read_text())["Resources"]["EventsTable"]["Properties"]["GlobalSecondaryIndexes"]
     return [KEY, PARTITION, SORT, *index["Projection"]["NonKeyAttributes"]]
