@@ -279,21 +279,6 @@ def test_a_container_with_an_old_list_changes_nothing_of_a_subscription_made_ane
         assert copy.json["status"] == ("delivered" if code == 200 else "failed")
 
 
-def test_a_dead_letter_of_a_stale_list_does_not_disable_what_delivered_since(world: World, target: Receiver) -> None:
-    subscribe(world, target.url)
-    target.script(status(404), status(200), status(404))
-    world.post()
-    world.clock.sleep(24 * HOUR)
-    stale = in_list(world)
-    world.post()
-
-    assert not world.services.subscriptions.record_dead_letter(stale)
-    world.clock.sleep(1)
-    world.services.subscriptions.record_delivery(stale)  # a late one
-
-    assert state(world) == (rfc3339(START + 24 * HOUR), None)
-
-
 def test_disabling_is_told_when_the_first_response_of_dynamodb_is_lost(
     world: World, target: Receiver, aws: Aws, output: Output
 ) -> None:
