@@ -54,10 +54,12 @@ class Call:
         return self.query.get("lease_id", [None])[-1]
 
     def require_known(self, parameters: tuple[str, ...]) -> None:
-        """Raise InvalidRequestError if there are `parameters` and the query has others."""
+        """Raise InvalidRequestError if there are `parameters` and the query has others, or one of them twice."""
         unknown = sorted(self.query.keys() - set(parameters)) if parameters else []
-        if unknown:
-            raise InvalidRequestError(*(FieldFault(name[:128], "is not a parameter of this call") for name in unknown))
+        faults = [FieldFault(name[:128], "is not a parameter of this call") for name in unknown]
+        faults += [FieldFault(name, "must be given once") for name in parameters if len(self.query.get(name, ())) > 1]
+        if faults:
+            raise InvalidRequestError(*faults)
 
     def location(self, path: str) -> str:
         """Return `path` relative to this URL, which may end with a slash, so that it resolves behind a stage."""

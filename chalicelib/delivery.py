@@ -85,14 +85,16 @@ def accept(
 
     The others are queued, as are all if `respond_async` and those whose breaker is open. `deadline` (Unix seconds)
     bounds the pushes. Returns the event, and whether an earlier call with the same Idempotency-Key stored it. Raises
-    StorageUnavailableError if some may not be stored, ApiError 422 if the key was used with another body. Later errors
-    are logged; the sweep retries the delivery.
+    StorageUnavailableError if some may not be stored, ApiError 422 if the key was used with another body, 409 if its
+    event is being erased. Later errors are logged; the sweep retries the delivery.
     """
     event = _new_event(new_event, services, created_by, idempotency_key)
     subscriptions = services.subscriptions.matching(event.event_type, event.tenant)
-    if subscriptions and idempotency_key is not None and (earlier := services.store.get(event.event_id)):
-        # This only saves storing copies in vain: the put of the event decides.
-        return _require_same_body(earlier, event), True
+    if subscriptions and idempotency_key is not None:
+        # Saves storing copies in vain; and an eraser may be about to delete copies that this call would count on.
+        earlier = services.store.find(event.event_id)
+        if earlier.event or earlier.is_erased:
+            return _require_same_body(earlier, event), True
     copies = [_copy(event, subscription, services) for subscription in subscriptions]
     if copies:
         event = replace(event, copies=tuple(copy.event_id for copy in copies))
@@ -104,9 +106,7 @@ def accept(
     stored = _store(inline, services, _settled_by_copies(event, stored_copies))
     if not stored.applied:
         _delete_unlisted(stored_copies, stored.event, services, deadline)
-    if stored.is_erased:
-        raise EventClaimedError("The event of this Idempotency-Key is being erased.")
-    event = _require_same_body(stored.event, event)
+    event = _require_same_body(stored, event)
     if stored.applied:
         _announce(event, services)
 
@@ -117,7 +117,7 @@ def accept(
         claimed = [each for each in due if each.event_id in inline]
         pushed = services.map(lambda each: _push_new(each, destinations[each.event_id], services, deadline), claimed)
         event = next((each for each in pushed if each.event_id == event.event_id), event)
-        if stored.applied and event.claimed_until and not event.is_scheduled:
+        if stored.applied and pushed and event.claimed_until and not event.is_scheduled:
             event = _end_claim(event, pushed, services, deadline)
     return event, not stored.applied
 
@@ -422,13 +422,15 @@ def _delete_unlisted(
     )
 
 
-def _require_same_body(stored: Event | None, event: Event) -> Event:
-    """Return the stored event; raise ApiError 422 if it was made of another body than `event`."""
-    if stored is None:  # it expired between the failed condition and now
+def _require_same_body(stored: WriteResult, event: Event) -> Event:
+    """Return the stored event; raise ApiError 422 if it was made of another body than `event`, 409 if it is erased."""
+    if stored.is_erased:
+        raise EventClaimedError("The event of this Idempotency-Key is being erased.")
+    if stored.event is None:  # it expired between the failed condition and now
         raise StorageUnavailableError
-    if stored.body_hash != event.body_hash:
+    if stored.event.body_hash != event.body_hash:
         raise ApiError(422, "idempotency_key_reused", "This Idempotency-Key was used before, with another body.")
-    return stored
+    return stored.event
 
 
 def _announce(event: Event, services: Services) -> None:

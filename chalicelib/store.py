@@ -356,7 +356,11 @@ class EventStore(Table):
 
     def get(self, event_id: str) -> Event | None:
         """Return the event, read consistently, or None."""
-        return self._unexpired(self._get(event_id))
+        return self.find(event_id).event
+
+    def find(self, event_id: str) -> WriteResult:
+        """Return the event, read consistently, as a write that is not applied does."""
+        return self._result((False, self._get(event_id)), None)
 
     def get_many(self, event_ids: Sequence[str]) -> dict[str, Event]:
         """Return those of up to 100 events that exist, by id, read consistently."""

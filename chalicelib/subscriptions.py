@@ -175,13 +175,15 @@ class Subscriptions(Table):
         applied, current = self._change(subscription, NOT_FAILING, failing, {":long_ago": long_ago})
         if applied or current is None or "failing_since" not in current:
             return False
-        failing_since = current["failing_since"]["S"]
+        failing_since: str = current["failing_since"]["S"]
         is_disabled = failing_since <= long_ago
         changes = {"last_dead_letter_at": now, **({"disabled_at": now} if is_disabled else {})}
-        applied, _ = self._change(subscription, FAILING, changes, {":failing_since": failing_since})
-        if applied and is_disabled:
+        applied, current = self._change(subscription, FAILING, changes, {":failing_since": failing_since})
+        # If the response of boto3's first try was lost, the second one finds its own time.
+        is_disabled &= applied or (current or {}).get("disabled_at") == {"S": now}
+        if is_disabled:
             logger.warning("subscription disabled", extra={"subscription_id": subscription.subscription_id})
-        return applied and is_disabled
+        return is_disabled
 
     def of_tenant(self, tenant: str | None) -> tuple[Subscription, ...]:
         """Return the subscriptions of a tenant, or those without one, the oldest first."""
