@@ -5,7 +5,7 @@ from typing import Any
 
 from chalicelib.events import Event, Reason
 from tests.crash.invariants import MAX_SKEW_SECONDS, ViolationError
-from tests.crash.simulated_world import DLQ, INBOX, Container, Fault, SimulatedWorld
+from tests.crash.simulated_world import DLQ, Container, Fault, SimulatedWorld
 
 STORM_SECONDS = 900.0
 # How a target responds; None is no response.
@@ -164,8 +164,7 @@ class StormWorld(SimulatedWorld):
         """Move dead letters back now and then, or all the time; one may stay in the queue as well."""
         for _ in self._every(*self._redrive_seconds):
             for message in self.receive(DLQ):
-                attributes = message.get("MessageAttributes", {})
-                self.sqs.send_message(QueueUrl=INBOX, MessageBody=message["Body"], MessageAttributes=attributes)
+                self.move_back(message)
                 self.hub.sleep(self.random.choice((0.0, 1.0)))
                 if self.random.random() < 0.9:
                     self.sqs.delete_message(QueueUrl=DLQ, ReceiptHandle=message["ReceiptHandle"])

@@ -45,11 +45,8 @@ def lose_the_message(world: SimulatedWorld, container: Container) -> None:
 
 
 def move_back(world: SimulatedWorld, container: Container) -> None:
-    """Do what SQS's own redrive does with dead letters."""
     for message in world.receive(DLQ):
-        world.sqs.send_message(
-            QueueUrl=INBOX, MessageBody=message["Body"], MessageAttributes=message["MessageAttributes"]
-        )
+        world.move_back(message)
         world.sqs.delete_message(QueueUrl=DLQ, ReceiptHandle=message["ReceiptHandle"])
 
 
