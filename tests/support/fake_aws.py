@@ -216,6 +216,7 @@ def _condition(expression: str) -> Condition:
     for dynamodb, python in (
         (r"attribute_exists\((\w+)\)", r"('\1' in item)"),
         (r"attribute_not_exists\((\w+)\)", r"('\1' not in item)"),
+        (r"contains\((\w+), (:\w+)\)", r"(\2 in item.get('\1', ''))"),
         (r"(\w+) IN \(([^)]+)\)", r"(item.get('\1') in [\2])"),
         (r"(\w+) = (:\w+)", r"(item.get('\1') == \2)"),
         (r"(\w+) ([<>]=?) (:\w+)", r"('\1' in item and item['\1'] \2 \3)"),
