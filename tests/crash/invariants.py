@@ -215,7 +215,7 @@ def _check_end(event: Event, history: History, told: set[tuple[Any, Any]]) -> No
     if event.delivered_via is DeliveredVia.SUBSCRIPTIONS and not any(
         push.arrived for copy_id in event.copies for push in history.pushes[copy_id]
     ):
-        raise ViolationError("delivered via subscriptions, and no target answered 2xx")
+        raise ViolationError(f"{event.event_id} was delivered via subscriptions, and no target answered 2xx")
 
 
 def _check_attempts(event: Event, history: History) -> None:
