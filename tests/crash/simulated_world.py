@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from random import Random
+from types import MappingProxyType
 from typing import Any
 
 from botocore.exceptions import ClientError, ReadTimeoutError
@@ -74,7 +75,7 @@ class Container:
         fault_at: FaultAt = lambda number, label: None,
         *,
         skew_seconds: float = 0.0,
-        **environ: str,
+        environ: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.world = world
         self.calls: list[str] = []
@@ -83,7 +84,7 @@ class Container:
         self._skew_seconds = skew_seconds
         self._begin(API_SECONDS)
         self.services = Services(
-            settings.load(world.environ | environ),
+            settings.load({**world.environ, **environ}) if environ else world.settings,
             make_client=self._client,
             clock=self.clock,
             sleep=self.sleep,
@@ -346,6 +347,7 @@ class SimulatedWorld:
 
     def __init__(self, environ: Mapping[str, str], *, seed: int = 0) -> None:
         self.environ = {**ENVIRON, **environ}
+        self.settings = settings.load(self.environ)
         self.clock = Clock()
         self.hub = Hub(self.clock, self.choose)
         self.random = Random(seed)

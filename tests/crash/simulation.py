@@ -51,7 +51,7 @@ class StormWorld(SimulatedWorld):
 
     def start(self) -> Container:
         skew_seconds = self.random.uniform(-self._max_skew_seconds, self._max_skew_seconds)
-        return Container(self, self._fault, skew_seconds=skew_seconds, **self.random.choice(self._modes))
+        return Container(self, self._fault, skew_seconds=skew_seconds, environ=self.random.choice(self._modes))
 
     def latency(self) -> tuple[float, float]:
         total = self.random.uniform(0, self._max_latency_seconds)
