@@ -110,7 +110,8 @@ def accept(
     if stored.applied:
         _announce(event, services)
 
-    due = _due([*stored_copies, stored])
+    listed = (event.event_id, *event.copies)  # another copy of this POST was deleted
+    due = [each for each in _due([*stored_copies, stored]) if each.event_id in listed]
     with _errors_left_to_sweep(event.event_id):
         _queue([each for each in due if each.event_id not in inline], services, deadline)
     with _errors_left_to_sweep(event.event_id):

@@ -39,7 +39,7 @@ REDRIVABLE = f"{REPLAYABLE} AND #status = :failed AND failed_at = :failed_at"
 OVERDUE = f"{PENDING} AND requeue_at = :seen"
 
 ERASABLE = f"attribute_exists(event_id) AND {UNCLAIMED}"
-UNPUSHED = f"{PENDING} AND attribute_not_exists(next_attempt_at)"
+UNPUSHED_SOURCE = f"{PENDING} AND attribute_not_exists(next_attempt_at) AND contains(copies, :copy_id)"
 NOT_EXPIRED = "expires_at > :now_seconds"
 DUE_TO_REQUEUE = f"{NOT_EXPIRED} AND requeue_at <= :now AND next_attempt_at <= :now"
 
@@ -248,11 +248,14 @@ class EventStore(Table):
         return self._record(replace(event, delivery_attempts=event.delivery_attempts - 1), **CLEAR_SCHEDULE)
 
     def record_delivered_by_copy(self, copy: Event) -> WriteResult:
-        """Record that the event that `copy` was made from is delivered, if it is not pushed itself; end its claim."""
+        """Record that the event that `copy` was made from is delivered, and end its claim.
+
+        Not applied if the event is pushed itself, or does not list the copy: another body won its Idempotency-Key.
+        """
         event_id = str(copy.source_event_id)
         delivered = {"delivered_at": self._after(0), "delivered_via": DeliveredVia.SUBSCRIPTIONS}
         changes = {**_status_attributes(event_id, Status.DELIVERED), **delivered, "claimed_until": None}
-        return self._change(event_id, UNPUSHED, changes, ReturnValues="ALL_NEW")
+        return self._change(event_id, UNPUSHED_SOURCE, changes, {":copy_id": copy.event_id}, ReturnValues="ALL_NEW")
 
     def lease(self, event_id: str, lease_id: str, lease_seconds: int) -> WriteResult:
         """Claim an undelivered event for a consumer. Pushes go on as scheduled when the lease ends."""
