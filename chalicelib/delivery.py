@@ -5,7 +5,7 @@ Each step may be the last before a crash: what is stored by then is enough for t
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
@@ -33,7 +33,7 @@ from chalicelib.services import Role, Services
 from chalicelib.store import CLAIM_SECONDS, MESSAGE_GRACE_SECONDS, WriteResult
 from chalicelib.subscriptions import Subscription
 from chalicelib.telemetry import logger
-from chalicelib.validation import Acknowledgement, LeaseRequest, NewEvent, valid_id
+from chalicelib.validation import LeaseRequest, NewEvent, valid_id
 
 # After a push come two calls: the record and, for a retry, the message.
 AFTER_PUSH_SECONDS = 2 * CALL_SECONDS
@@ -73,13 +73,7 @@ class NextAttempt:
 
 
 def accept(
-    new_event: NewEvent,
-    services: Services,
-    deadline: float,
-    *,
-    created_by: str,
-    idempotency_key: str | None,
-    respond_async: bool,
+    new_event: NewEvent, services: Services, deadline: float, *, created_by: str, respond_async: bool
 ) -> tuple[Event, bool]:
     """Store an event and a copy for each matching subscription, then push up to MAX_INLINE_PUSHES of them once.
 
@@ -88,9 +82,9 @@ def accept(
     StorageUnavailableError if some may not be stored, ApiError 422 if the key was used with another body. Later errors
     are logged; the sweep retries the delivery.
     """
-    event = _new_event(new_event, services, created_by, idempotency_key)
+    event = _new_event(new_event, services, created_by)
     subscriptions = _matching_subscriptions(event, services)
-    if subscriptions and idempotency_key is not None and (earlier := services.store.get(event.event_id)):
+    if subscriptions and event.body_hash and (earlier := services.store.get(event.event_id)):
         # This only saves storing copies in vain: the put of the event decides.
         return _require_same_body(earlier, event), True
     copies = [_copy(event, subscription, services) for subscription in subscriptions]
@@ -192,22 +186,23 @@ def acknowledge(event_id: str, services: Services, lease_id: str | None = None) 
         raise LeaseLostError
 
 
-def acknowledge_many(request: Acknowledgement, services: Services) -> tuple[list[str], list[str]]:
+def acknowledge_many(lease_id: str, event_ids: Sequence[str], services: Services) -> dict[str, list[str]]:
     """Record that a consumer has processed events of its lease; return the ids of those, and of the others.
 
     Raises StorageUnavailableError if DynamoDB fails for one; a repeated call completes it.
     """
-    not_held = set()
 
-    def acknowledge_one(event_id: str) -> None:
+    def is_acknowledged(event_id: str) -> bool:
         try:
-            acknowledge(valid_id(event_id), services, request.lease_id)
+            acknowledge(valid_id(event_id), services, lease_id)
         except (EventNotFoundError, LeaseLostError):
-            not_held.add(event_id)
+            return False
+        return True
 
-    services.map(acknowledge_one, request.event_ids)
-    acknowledged = [event_id for event_id in request.event_ids if event_id not in not_held]
-    return acknowledged, [event_id for event_id in request.event_ids if event_id in not_held]
+    answers: dict[str, list[str]] = {"acknowledged": [], "not_held": []}
+    for event_id, done in zip(event_ids, services.map(is_acknowledged, event_ids), strict=True):
+        answers["acknowledged" if done else "not_held"].append(event_id)
+    return answers
 
 
 def release(event_id: str, lease_id: str, services: Services) -> None:
@@ -303,29 +298,18 @@ def erase(event_id: str, services: Services) -> None:
 
 def push_test_event(subscription: Subscription, services: Services, deadline: float) -> Attempt:
     """Push an event that is stored nowhere to a subscription alone; return the attempt, which changes nothing."""
-    event = Event(
-        event_id=COPY_PREFIX + services.new_id(),
-        event_type="test",
-        payload=compact({"subscription_id": subscription.subscription_id}),
-        status=Status.PENDING,
-        created_at=rfc3339(services.clock()),
-        created_by=subscription.created_by,
-        expires_at=0,
-        response_bytes=0,
-        subscription_id=subscription.subscription_id,
-        tenant=subscription.tenant,
-    )
+    payload = compact({"subscription_id": subscription.subscription_id})
+    test = NewEvent("test", payload, "null", subscription.tenant)
+    event = _copy(_new_event(test, services, subscription.created_by), subscription, services)
     destination = Destination(subscription.target_url, subscription)
-    return _push(event, destination, Role.TEST, services, deadline)[0].attempts[-1]
+    event, _ = _push(replace(event, source_event_id=None), destination, Role.TEST, services, deadline)
+    return event.attempts[-1]
 
 
-def _new_event(new_event: NewEvent, services: Services, created_by: str, idempotency_key: str | None) -> Event:
-    now = services.clock()
-    if idempotency_key is None:
-        digits, body_hash = services.new_id(), None
-    else:  # NUL separates the two, so that no two pairs give the same text
-        digits = hashlib.sha256(f"{created_by}\0{idempotency_key}".encode()).hexdigest()[:32]
-        body_hash = new_event.body_hash
+def _new_event(new_event: NewEvent, services: Services, created_by: str) -> Event:
+    now, digits = services.clock(), services.new_id()
+    if new_event.idempotency_key is not None:  # NUL separates the two, so that no two pairs give the same text
+        digits = hashlib.sha256(f"{created_by}\0{new_event.idempotency_key}".encode()).hexdigest()[:32]
     is_pushed = services.settings.webhook_url is not None
     return Event(
         event_id=f"evt_{digits}",
@@ -333,7 +317,7 @@ def _new_event(new_event: NewEvent, services: Services, created_by: str, idempot
         payload=new_event.payload,
         metadata=new_event.metadata,
         tenant=new_event.tenant,
-        body_hash=body_hash,
+        body_hash=new_event.body_hash,
         status=Status.PENDING,
         created_at=rfc3339(now),
         created_by=created_by,

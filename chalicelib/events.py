@@ -16,6 +16,7 @@ MAX_ATTEMPTS_KEPT = 25
 COPY_PREFIX = "cpy_"
 EVENT_ID = re.compile(r"(evt|cpy)_[0-9a-f]{32}")
 EVENT_TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
+EVENT_TYPE_OR_PREFIX = re.compile(rf"{EVENT_TYPE.pattern}\*?|\*")
 
 # json.dumps would build an encoder for each value.
 compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import accumulate
 
 from chalicelib.errors import FieldFault, InvalidRequestError
-from chalicelib.events import EVENT_TYPE, Event, Status
+from chalicelib.events import EVENT_TYPE, EVENT_TYPE_OR_PREFIX, Event, Status
 from chalicelib.services import Services
 from chalicelib.store import HIGHEST, LOWEST, NOT_EXPIRED, SHARDS, UNCLAIMED, Values, partition
 from chalicelib.subscriptions import SUBSCRIPTION_ID
@@ -116,7 +116,7 @@ def parse(parameters: Mapping[str, Sequence[str]], query: Query) -> Query:
         return text
 
     status = read("status", "pending|delivered|failed", "pending, delivered or failed")
-    event_type = read("event_type", rf"{EVENT_TYPE.pattern}\*?|\*", "an event type, or a prefix followed by *")
+    event_type = read("event_type", EVENT_TYPE_OR_PREFIX.pattern, "an event type, or a prefix followed by *")
     tenant = read("tenant", EVENT_TYPE.pattern, "a tenant")
     subscription_id = read("subscription_id", SUBSCRIPTION_ID.pattern, "sub_ and 32 hexadecimal digits")
     source = read("source", "original", "original")

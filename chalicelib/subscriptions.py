@@ -7,17 +7,17 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from chalicelib.errors import ApiError, FieldFault, InvalidRequestError
-from chalicelib.events import EVENT_TYPE, compact
+from chalicelib.errors import ApiError
+from chalicelib.events import EVENT_TYPE_OR_PREFIX, compact
 from chalicelib.retry import DAY_SECONDS
 from chalicelib.settings import Settings
 from chalicelib.store import Item, Table, serialize
 from chalicelib.telemetry import logger
-from chalicelib.validation import parse_object, tenant_faults
+from chalicelib.validation import Check, check_event_type, is_list, matches, must, parse_object
 
 SUBSCRIPTION_ID = re.compile(r"sub_[0-9a-f]{32}")
 MAX_SUBSCRIPTIONS = 100  # of each tenant
@@ -35,6 +35,17 @@ ENABLED = f"{SAME} AND attribute_not_exists(disabled_at)"
 NOT_FAILING = f"{ENABLED} AND (attribute_not_exists(failing_since) OR last_dead_letter_at < :long_ago)"
 FAILING = f"{ENABLED} AND failing_since = :failing_since"
 
+OPTIONAL_MEMBERS: dict[str, Check] = {
+    "event_types": must(
+        f"a list of 1 to {MAX_EVENT_TYPES} event types or prefixes followed by *",
+        lambda value: is_list(value, MAX_EVENT_TYPES, partial(matches, EVENT_TYPE_OR_PREFIX)),
+    ),
+    "tenant": check_event_type,
+    "name": must(
+        f"1 to {MAX_NAME_LENGTH} printable characters",
+        lambda value: isinstance(value, str) and 1 <= len(value) <= MAX_NAME_LENGTH and value.isprintable(),
+    ),
+}
 ENABLE: dict[str, None] = {"failing_since": None, "disabled_at": None, "last_dead_letter_at": None}
 
 
@@ -224,36 +235,16 @@ class Subscriptions(Table):
 
 def parse_subscription(body: bytes, settings: Settings) -> NewSubscription:
     """Return the subscription in the body of POST /subscriptions; raise InvalidRequestError with every fault."""
-    document, _, errors = parse_object(body, ("target_url", "event_types", "tenant", "name"))
-    target_url, event_types, name = (document.get(member) for member in ("target_url", "event_types", "name"))
-    if target_url is None:
-        errors.append(FieldFault("target_url", "is required"))
-    elif not isinstance(target_url, str) or len(target_url) > MAX_URL_LENGTH:
-        errors.append(FieldFault("target_url", f"must be a URL of at most {MAX_URL_LENGTH} characters"))
-    elif fault := settings.subscription_hosts.fault(target_url):
-        errors.append(FieldFault("target_url", fault))
-    if event_types is not None and not _are_event_types(event_types):
-        expected = f"must be a list of 1 to {MAX_EVENT_TYPES} event types or prefixes followed by *"
-        errors.append(FieldFault("event_types", expected))
-    if name is not None and not _is_name(name):
-        errors.append(FieldFault("name", f"must be 1 to {MAX_NAME_LENGTH} printable characters"))
-    errors += tenant_faults(document)
-    if errors:
-        raise InvalidRequestError(*errors)
-    return NewSubscription(document["target_url"], event_types, document.get("tenant"), name)
+
+    def check_url(value: Any) -> str | None:
+        if not isinstance(value, str) or len(value) > MAX_URL_LENGTH:
+            return f"must be a URL of at most {MAX_URL_LENGTH} characters"
+        return settings.subscription_hosts.fault(value)
+
+    members = {"target_url": check_url, **OPTIONAL_MEMBERS}
+    document, _ = parse_object(body, members, ("target_url",))
+    return NewSubscription(**{**dict.fromkeys(members), **document})
 
 
 def _partition(tenant: str | None) -> str:
     return "subscription" if tenant is None else f"subscription#{tenant}"
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and 1 <= len(value) <= MAX_NAME_LENGTH and value.isprintable()
-
-
-def _are_event_types(value: Any) -> bool:
-    if not isinstance(value, list) or not 1 <= len(value) <= MAX_EVENT_TYPES:
-        return False
-    return all(
-        isinstance(entry, str) and (entry == "*" or EVENT_TYPE.fullmatch(entry.removesuffix("*"))) for entry in value
-    )
