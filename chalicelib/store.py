@@ -123,6 +123,9 @@ class Table:
             **parameters,
         )
 
+    def _delete(self, key: str, condition: str, values: Values | None = None) -> tuple[bool, Item | None]:
+        return self._write("delete_item", condition, values or {}, Key=serialize({"event_id": key}))
+
     def _write(self, operation: str, condition: str, values: Values, **parameters: Any) -> tuple[bool, Item | None]:
         """Make a conditional write; return whether its condition held, and the item.
 
@@ -309,8 +312,7 @@ class EventStore(Table):
 
     def delete(self, event: Event) -> None:
         """Delete a copy under its claim, if it is still held: its subscription is gone."""
-        key = serialize({"event_id": event.event_id})
-        self._write("delete_item", "claim_id = :mine", {":mine": event.claim_id}, Key=key)
+        self._delete(event.event_id, "claim_id = :mine", {":mine": event.claim_id})
 
     def mark_erased(self, event_id: str) -> WriteResult:
         """Make an unclaimed event absent for everybody but an eraser, and remove its content.
@@ -324,13 +326,12 @@ class EventStore(Table):
 
     def delete_unclaimed(self, event_id: str) -> bool:
         """Delete an event that nobody holds; return whether it is gone."""
-        applied, current = self._write("delete_item", ERASABLE, {}, Key=serialize({"event_id": event_id}))
+        applied, current = self._delete(event_id, ERASABLE)
         return applied or current is None
 
     def delete_erased(self, event_id: str) -> None:
         """Delete what `mark_erased` left of an event."""
-        values = {":erased": Status.ERASED}
-        self._write("delete_item", "#status = :erased", values, Key=serialize({"event_id": event_id}))
+        self._delete(event_id, "#status = :erased", {":erased": Status.ERASED})
 
     def overdue(self, partition: str, limit: int) -> Iterator[Event]:
         """Yield up to `limit` pending events of a partition that are due and that nobody will push, oldest first."""
@@ -341,13 +342,13 @@ class EventStore(Table):
         """Return how many events `overdue` would yield without a limit."""
         return sum(page["Count"] for page in self.pages(partition, FilterExpression=DUE_TO_REQUEUE, Select="COUNT"))
 
-    def oldest_scheduled(self, shard: int, deadline: float) -> Event | None:
-        """Return the pending event of a shard that was created first, copies and events that are not pushed left out.
+    def oldest_scheduled(self, partition: str, deadline: float) -> Event | None:
+        """Return the event of a partition that was created first, those that are not pushed left out.
 
         Raises StorageUnavailableError if the search does not end by `deadline` (Unix seconds).
         """
         condition = f"{NOT_EXPIRED} AND attribute_exists(next_attempt_at)"
-        for page in self.pages(partition(Status.PENDING, shard), FilterExpression=condition):
+        for page in self.pages(partition, FilterExpression=condition):
             if page["Items"]:
                 return Event.from_item(page["Items"][0])
             if self._clock() > deadline:
@@ -392,6 +393,11 @@ class EventStore(Table):
 def partition(status: Status, shard: int, *, of_copies: bool = False) -> str:
     """Return the partition key of the index for a status and a shard, 0 to SHARDS - 1. Copies have their own."""
     return f"{'copy-' if of_copies else ''}{status}#{shard}"
+
+
+def partitions(*statuses: Status, of_copies: bool = False) -> list[str]:
+    """Return the partition keys of all shards."""
+    return [partition(status, shard, of_copies=of_copies) for status in statuses for shard in range(SHARDS)]
 
 
 def serialize(values: Values) -> Item:

@@ -160,8 +160,7 @@ class Subscriptions(Table):
     def end(self, subscription: Subscription) -> bool:
         """Delete this subscription, whose target asked for it, not one made anew since; return whether it is gone."""
         self._lists.cache_clear()
-        key, seen = serialize({"event_id": subscription.subscription_id}), {":sort_key": subscription.sort_key}
-        applied, current = self._write("delete_item", SAME, seen, Key=key)
+        applied, current = self._delete(subscription.subscription_id, SAME, {":sort_key": subscription.sort_key})
         if applied:
             logger.warning("subscription ended by its target", extra={"subscription_id": subscription.subscription_id})
         return applied or current is None
