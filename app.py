@@ -199,7 +199,7 @@ def get_event(call: Call, event_id: str) -> Response:
     may_consume = Scope.CONSUME in call.key.scopes
     if event is None or not (may_consume or event.created_by == call.key.name):
         raise EventNotFoundError
-    return respond(200, event.to_json(include_payload=True, include_attempts=True, include_responses=may_consume))
+    return respond(200, event.to_whole_json(include_responses=may_consume))
 
 
 @route("GET", "/events", Scope.CONSUME)
@@ -253,8 +253,8 @@ def replay_event(call: Call, event_id: str) -> Response:
 @route("POST", "/subscriptions", Scope.CONSUME)
 def create_subscription(call: Call) -> Response:
     settings = call.services.settings
-    new = parse_subscription(call.json_body(), settings)
-    subscription, is_new = call.services.subscriptions.create(new, call.key.name)
+    members = parse_subscription(call.json_body(), settings)
+    subscription, is_new = call.services.subscriptions.create(call.key.name, **members)
     location = call.location(f"subscriptions/{subscription.subscription_id}")
     body = subscription.to_json_with_secret(settings.signing_secrets)
     return respond(201 if is_new else 200, body, Location=location)

@@ -96,7 +96,7 @@ def accept(
     stored_copies = services.map(partial(_store, inline, services), copies)
     stored = _store(inline, services, _settled_by_copies(event, stored_copies))
     if not stored.applied:
-        _delete_unlisted(stored_copies, stored.event, services, deadline)
+        stored_copies = _delete_unlisted(stored_copies, stored.event, services, deadline)
     if stored.is_erased:
         raise EventClaimedError("The event of this Idempotency-Key is being erased.")
     event = _require_same_body(stored.event, event)
@@ -331,14 +331,14 @@ def _new_event(new_event: NewEvent, services: Services, created_by: str) -> Even
 
 def _matching_subscriptions(event: Event, services: Services) -> list[Subscription]:
     """Return the subscriptions that get a copy: enabled ones of the event's tenant, and of those without one."""
-    tenants = list(dict.fromkeys((None, event.tenant)))
+    hosts, tenants = services.settings.subscription_hosts, list(dict.fromkeys((None, event.tenant)))
     return [
         subscription
         for subscriptions in services.map(services.subscriptions.recent, tenants)
         for subscription in subscriptions
         if subscription.matches(event.event_type)
         and subscription.disabled_at is None
-        and not services.subscriptions.fault(subscription)
+        and not hosts.fault(subscription.target_url)
     ]
 
 
@@ -403,19 +403,18 @@ def _store(inline: set[str], services: Services, event: Event) -> WriteResult:
 
 def _delete_unlisted(
     stored_copies: list[WriteResult], event: Event | None, services: Services, deadline: float
-) -> None:
-    """Delete the copies that this POST stored and that the event, which another POST stored, does not list."""
+) -> list[WriteResult]:
+    """Delete the copies that this POST stored and that the event, which another POST stored, does not list.
+
+    Returns the results of the listed ones.
+    """
     listed = event.copies if event else ()
-    unlisted = [result.event for result in stored_copies if result.applied and result.event]
-
-    def delete(copy: Event) -> WriteResult:
-        services.store.delete(copy)
-        return WriteResult(True)
-
+    mine = [result.event for result in stored_copies if result.applied and result.event]
     services.map(
-        lambda copy: _record_with_retries(delete, copy, services, deadline),
-        [copy for copy in unlisted if copy.event_id not in listed],
+        lambda copy: _record_with_retries(services.store.delete, copy, services, deadline),
+        [copy for copy in mine if copy.event_id not in listed],
     )
+    return [result for result in stored_copies if result.event and result.event.event_id in listed]
 
 
 def _require_same_body(stored: Event | None, event: Event) -> Event:
@@ -499,7 +498,7 @@ def _push(
     timeout_seconds = min(timeout_seconds, deadline - started - AFTER_PUSH_SECONDS)
     if timeout_seconds <= 0:
         raise OutOfTimeError
-    if subscription and services.subscriptions.fault(subscription):
+    if subscription and settings.subscription_hosts.fault(destination.url):
         result = PushResult(Outcome.FAILED, error=HOST_NOT_ALLOWED)
         return _with_attempt(event, started, result), result
     result = services.push.send(
@@ -509,7 +508,7 @@ def _push(
         timeout_seconds=timeout_seconds,
         connect_timeout_seconds=settings.push_connect_timeout_seconds,
         secrets=subscription.secrets(settings.signing_secrets) if subscription else settings.signing_secrets,
-        public_only=bool(subscription and settings.subscription_hosts.public_only(subscription.target_url)),
+        public_only=bool(subscription and settings.subscription_hosts.public_only(destination.url)),
     )
     failed, timed_out = result.outcome is Outcome.RETRY, result.timed_out
     services.breakers(role, destination.url).record(services.clock(), failed=failed, timed_out=timed_out)

@@ -310,9 +310,9 @@ class EventStore(Table):
         """Postpone `requeue_at` of an overdue event by `seconds` from now: of several sweeps, one succeeds."""
         return self._change(event_id, OVERDUE, {"requeue_at": self._after(seconds)}, {":seen": requeue_at})
 
-    def delete(self, event: Event) -> None:
-        """Delete a copy under its claim, if it is still held: its subscription is gone."""
-        self._delete(event.event_id, "claim_id = :mine", {":mine": event.claim_id})
+    def delete(self, event: Event) -> WriteResult:
+        """Delete a copy under its claim, if that still holds it."""
+        return WriteResult(self._delete(event.event_id, "claim_id = :mine", {":mine": event.claim_id})[0])
 
     def mark_erased(self, event_id: str) -> WriteResult:
         """Make an unclaimed event absent for everybody but an eraser, and remove its content.

@@ -50,16 +50,6 @@ ENABLE: dict[str, None] = {"failing_since": None, "disabled_at": None, "last_dea
 
 
 @dataclass(frozen=True)
-class NewSubscription:
-    """A valid body of POST /subscriptions."""
-
-    target_url: str
-    event_types: EventTypes
-    tenant: str | None
-    name: str | None
-
-
-@dataclass(frozen=True)
 class Subscription:
     """A target URL, which is a secret but for its host, and the event types that it gets; None stands for all."""
 
@@ -113,34 +103,40 @@ class Subscriptions(Table):
 
     def __init__(self, client: Any, settings: Settings, *, clock: Callable[[], float]) -> None:
         super().__init__(client, settings.events_table_name, clock=clock)
-        self._hosts = settings.subscription_hosts
         self._disable_seconds = settings.subscription_disable_days * DAY_SECONDS
         self._lists = lru_cache(MAX_CACHED_LISTS)(lambda tenant, _period: self.list(tenant))
 
-    def create(self, new: NewSubscription, created_by: str) -> tuple[Subscription, bool]:
+    def create(
+        self,
+        created_by: str,
+        target_url: str,
+        event_types: EventTypes = None,
+        tenant: str | None = None,
+        name: str | None = None,
+    ) -> tuple[Subscription, bool]:
         """Store a subscription; return it, and whether it is new.
 
         The same key, URL, types and tenant make the same one, which is enabled, and takes a new name. Raises ApiError
         409 if there are MAX_SUBSCRIPTIONS of the tenant. Concurrent calls may exceed that limit slightly.
         """
-        types = compact(sorted(set(new.event_types))) if new.event_types is not None else None
-        text = "\0".join((created_by, new.tenant or "", new.target_url, str(types)))
+        types = compact(sorted(set(event_types))) if event_types is not None else None
+        text = "\0".join((created_by, tenant or "", target_url, str(types)))
         subscription_id = f"sub_{hashlib.sha256(text.encode()).hexdigest()[:32]}"
-        described = compact({"event_types": new.event_types, "name": new.name})
-        name_changes = {"event_types": described} if new.name is not None else {}
-        if existing := self._enable(subscription_id, name_changes):
+        described = compact({"event_types": event_types, "name": name})
+        changes = {"event_types": described} if name is not None else {}
+        if existing := self.enable(subscription_id, **changes):
             return existing, False
-        if len(self.list(new.tenant)) >= MAX_SUBSCRIPTIONS:
+        if len(self.list(tenant)) >= MAX_SUBSCRIPTIONS:
             detail = f"There are {MAX_SUBSCRIPTIONS} subscriptions; delete one first."
             raise ApiError(409, "too_many_subscriptions", detail)
         item = serialize(
             {
                 "event_id": subscription_id,
-                "status_shard": _partition(new.tenant),
+                "status_shard": _partition(tenant),
                 "sort_key": f"{self._after(0)}#{subscription_id}",
-                "target_url": new.target_url,
+                "target_url": target_url,
                 "event_types": described,
-                "tenant": new.tenant,
+                "tenant": tenant,
                 "created_by": created_by,
             }
         )
@@ -148,9 +144,11 @@ class Subscriptions(Table):
         self._lists.cache_clear()
         return Subscription.from_item(current or item), applied
 
-    def enable(self, subscription_id: str) -> Subscription | None:
-        """Enable a subscription; return it, or None if there is none."""
-        return self._enable(subscription_id, {})
+    def enable(self, subscription_id: str, **changes: str) -> Subscription | None:
+        """Enable a subscription, with other `changes`; return it, or None if there is none."""
+        self._lists.cache_clear()
+        applied, item = self._update(subscription_id, EXISTS, {**ENABLE, **changes}, ReturnValues="ALL_NEW")
+        return Subscription.from_item(item) if applied and item else None
 
     def delete(self, subscription_id: str) -> None:
         """Delete a subscription, if it exists."""
@@ -215,15 +213,6 @@ class Subscriptions(Table):
                     return subscription
         return self.get(subscription_id)
 
-    def fault(self, subscription: Subscription) -> str | None:
-        """Return why nothing may be pushed to a subscription any more, or None."""
-        return self._hosts.fault(subscription.target_url)
-
-    def _enable(self, subscription_id: str, changes: Mapping[str, str]) -> Subscription | None:
-        self._lists.cache_clear()
-        applied, item = self._update(subscription_id, EXISTS, {**ENABLE, **changes}, ReturnValues="ALL_NEW")
-        return Subscription.from_item(item) if applied and item else None
-
     def _change(
         self, subscription: Subscription, condition: str, changes: Mapping[str, str | None], values: Any = None
     ) -> tuple[bool, Item | None]:
@@ -232,8 +221,8 @@ class Subscriptions(Table):
         return self._update(subscription.subscription_id, condition, changes, seen)
 
 
-def parse_subscription(body: bytes, settings: Settings) -> NewSubscription:
-    """Return the subscription in the body of POST /subscriptions; raise InvalidRequestError with every fault."""
+def parse_subscription(body: bytes, settings: Settings) -> dict[str, Any]:
+    """Return the members of the body of POST /subscriptions; raise InvalidRequestError with every fault."""
 
     def check_url(value: Any) -> str | None:
         if not isinstance(value, str) or len(value) > MAX_URL_LENGTH:
@@ -242,7 +231,7 @@ def parse_subscription(body: bytes, settings: Settings) -> NewSubscription:
 
     members = {"target_url": check_url, **OPTIONAL_MEMBERS}
     document, _ = parse_object(body, members, ("target_url",))
-    return NewSubscription(**{**dict.fromkeys(members), **document})
+    return document
 
 
 def _partition(tenant: str | None) -> str:
