@@ -172,29 +172,25 @@ class Event:
             members |= {"tenant": self.tenant}
         return self._to_json(members, include_payload=True).encode()
 
-    def to_json(
-        self,
-        *,
-        include_payload: bool = False,
-        include_attempts: bool = False,
-        include_responses: bool = False,
-        include_lease: bool = False,
-    ) -> str:
-        """Return the event as callers see it."""
+    def to_json(self, *, include_payload: bool = False, **more: Any) -> str:
+        """Return the event as callers see it, with `more` members."""
         members = {name: getattr(self, name) for name in PUBLIC_FIELDS}
-        members["message"] = self.message()
-        if include_attempts:
-            hidden = {} if include_responses else {"response": None}
-            members["attempts"] = [vars(attempt) | hidden for attempt in self.attempts]
-        if include_lease:
-            members["lease_id"] = self.claim_id
-            members["leased_until"] = self.claimed_until
-            members["lease_count"] = self.lease_count
-        return self._to_json(members, include_payload)
+        return self._to_json({**members, "message": self.message(), **more}, include_payload)
+
+    def to_whole_json(self, *, include_responses: bool = False, **more: Any) -> str:
+        """Return the event with payload, metadata and attempts, and `more` members."""
+        hidden = {} if include_responses else {"response": None}
+        attempts = [vars(attempt) | hidden for attempt in self.attempts]
+        return self.to_json(include_payload=True, attempts=attempts, **more)
 
     def to_lease_json(self) -> str:
         """Return the event as the consumer that leased it sees it."""
-        return self.to_json(include_payload=True, include_attempts=True, include_lease=True)
+        lease: dict[str, Any] = {
+            "lease_id": self.claim_id,
+            "leased_until": self.claimed_until,
+            "lease_count": self.lease_count,
+        }
+        return self.to_whole_json(**lease)
 
     def _to_json(self, members: Mapping[str, Any], include_payload: bool) -> str:
         """Return a JSON object of id and type, payload and metadata as they are stored, and `members`."""
