@@ -84,7 +84,8 @@ def accept(
     """
     event = _new_event(new_event, services, created_by)
     subscriptions = _matching_subscriptions(event, services)
-    if subscriptions and event.body_hash and (earlier := services.store.get(event.event_id)):
+    has_time = services.clock() + 3 * CALL_SECONDS <= deadline  # to read, to store copies and to store the event
+    if subscriptions and event.body_hash and has_time and (earlier := services.store.get(event.event_id)):
         # This only saves storing copies in vain: the put of the event decides.
         return _require_same_body(earlier, event), True
     copies = [_copy(event, subscription, services) for subscription in subscriptions]
@@ -448,10 +449,11 @@ def _queue(events: list[Event], services: Services, deadline: float) -> None:
 
 def _push_new(event: Event, destination: Destination, services: Services, deadline: float) -> Event:
     """Push a new event once; return it as it is then."""
-    event, result = _push(event, destination, Role.INLINE, services, deadline)
-    event, delay_seconds = _settle(event, result, destination, services, deadline)
-    if delay_seconds is not None:
-        _enqueue(event, delay_seconds, services)
+    with _errors_left_to_sweep(event.event_id):
+        pushed, result = _push(event, destination, Role.INLINE, services, deadline)
+        event, delay_seconds = _settle(pushed, result, destination, services, deadline)
+        if delay_seconds is not None:
+            _enqueue(event, delay_seconds, services)
     return event
 
 

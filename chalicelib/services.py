@@ -143,4 +143,5 @@ def _refresh(services: Services) -> Services:
     except SettingsError as error:
         telemetry.logger.warning("settings not read again", extra={"error": str(error)})
         return services
+    telemetry.configure(settings.log_level)
     return services if settings == services.settings else replace(services, settings=settings)

@@ -182,10 +182,12 @@ class Subscriptions(Table):
         failing_since = current["failing_since"]["S"]
         is_disabled = failing_since <= long_ago
         changes = {"last_dead_letter_at": now, **({"disabled_at": now} if is_disabled else {})}
-        applied, _ = self._change(subscription, FAILING, changes, {":failing_since": failing_since})
-        if applied and is_disabled:
+        applied, current = self._change(subscription, FAILING, changes, {":failing_since": failing_since})
+        # Not applied, but with this time: the response of boto3's first try was lost.
+        if is_disabled and (applied or (current and current.get("disabled_at") == {"S": now})):
             logger.warning("subscription disabled", extra={"subscription_id": subscription.subscription_id})
-        return applied and is_disabled
+            return True
+        return False
 
     def list(self, tenant: str | None) -> tuple[Subscription, ...]:
         """Return the subscriptions of a tenant, or those without one, the oldest first."""
