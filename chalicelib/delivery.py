@@ -9,22 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 
 from chalicelib import listing, messages
 from chalicelib.aws import CALL_SECONDS
 from chalicelib.errors import ApiError, EventClaimedError, EventNotFoundError, LeaseLostError, StorageUnavailableError
-from chalicelib.events import (
-    COPY_PREFIX,
-    Attempt,
-    DeliveredVia,
-    Event,
-    Reason,
-    Status,
-    compact,
-    response_bytes,
-    rfc3339,
-    unix_seconds,
-)
+from chalicelib.events import Attempt, Event, Reason, Status, compact, is_copy_id, response_bytes, rfc3339, unix_seconds
 from chalicelib.messages import QueueMessage
 from chalicelib.push import PushResult
 from chalicelib.queue import BATCH_SIZE
@@ -246,7 +236,7 @@ def lease(request: LeaseRequest, services: Services) -> list[Event]:
 
 def replay(event_id: str, services: Services) -> Event:
     """Make an event pending again and queue it; raise EventNotFoundError, or ApiError 409 while it is claimed."""
-    is_pushed = services.settings.webhook_url is not None or event_id.startswith(COPY_PREFIX)
+    is_pushed = services.settings.webhook_url is not None or is_copy_id(event_id)
     expires_at = _expires_at(services)
     result = services.store.replay(event_id, services.new_id(), expires_at=expires_at, is_pushed=is_pushed)
     event = result.event
@@ -352,7 +342,7 @@ def _copy(event: Event, subscription: Subscription, services: Services) -> Event
     text = f"{event.event_id}\0{subscription.subscription_id}\0{event.body_hash}"
     return replace(
         event,
-        event_id=COPY_PREFIX + hashlib.sha256(text.encode()).hexdigest()[:32],
+        event_id=f"cpy_{hashlib.sha256(text.encode()).hexdigest()[:32]}",
         claim_id=services.new_id(),
         subscription_id=subscription.subscription_id,
         source_event_id=event.event_id,
@@ -365,13 +355,9 @@ def _copy(event: Event, subscription: Subscription, services: Services) -> Event
 
 def _destinations(event: Event, subscriptions: list[Subscription], services: Services) -> dict[str, Destination]:
     """Return where a new event, unless it is pull-only, and its copies are pushed to."""
-    copies = {
-        copy_id: Destination(subscription.target_url, subscription)
-        for copy_id, subscription in zip(event.copies, subscriptions, strict=True)
-    }
-    if services.settings.webhook_url is None:
-        return copies
-    return {event.event_id: Destination(services.settings.webhook_url), **copies}
+    url, copies = services.settings.webhook_url, zip(event.copies, subscriptions, strict=True)
+    webhook = {event.event_id: Destination(url)} if url else {}
+    return webhook | {copy_id: Destination(subscription.target_url, subscription) for copy_id, subscription in copies}
 
 
 def _inline(destinations: dict[str, Destination], services: Services) -> set[str]:
@@ -388,10 +374,8 @@ def _settled_by_copies(event: Event, stored_copies: list[WriteResult]) -> Event:
     """
     if event.is_scheduled or not stored_copies:
         return event
-    for copy in (result.event for result in stored_copies):
-        if copy and copy.status is Status.DELIVERED:
-            return _delivered_by(copy, event)
-    return replace(event, claimed_until=rfc3339(unix_seconds(event.created_at) + CLAIM_SECONDS))
+    claimed = replace(event, claimed_until=rfc3339(unix_seconds(event.created_at) + CLAIM_SECONDS))
+    return event.delivered_by(result.event for result in stored_copies if result.event) or claimed
 
 
 def _store(inline: set[str], services: Services, event: Event) -> WriteResult:
@@ -459,18 +443,12 @@ def _push_new(event: Event, destination: Destination, services: Services, deadli
 
 def _end_claim(event: Event, pushed: list[Event], services: Services, deadline: float) -> Event:
     """End the claim of a POST on an event that is not pushed itself, or let it expire; return the event."""
-    for copy in pushed:
-        if copy.status is Status.DELIVERED:  # which has ended the claim
-            return _delivered_by(copy, event)
+    if delivered := event.delivered_by(pushed):  # that has ended the claim
+        return delivered
     if services.clock() + CALL_SECONDS > deadline:
         return event
     services.store.release(event.event_id, str(event.claim_id))
     return replace(event, claimed_until=None)
-
-
-def _delivered_by(copy: Event, event: Event) -> Event:
-    delivered_at, via = copy.delivered_at, DeliveredVia.SUBSCRIPTIONS
-    return replace(event, status=Status.DELIVERED, delivered_at=delivered_at, delivered_via=via, claimed_until=None)
 
 
 @contextlib.contextmanager
@@ -518,8 +496,12 @@ def _push(
 
 
 def _with_attempt(event: Event, started: float, result: PushResult) -> Event:
-    outcome = (result.outcome, result.status_code, result.error, result.duration_ms, result.response)
-    return event.with_attempt(Attempt(rfc3339(started), *outcome))
+    return event.with_attempt(Attempt(rfc3339(started), **_shown(result), response=result.response))
+
+
+def _shown(result: PushResult) -> dict[str, Any]:
+    """Return what attempts and log lines show of a push."""
+    return {name: getattr(result, name) for name in ("outcome", "status_code", "error", "duration_ms")}
 
 
 def _settle(
@@ -531,18 +513,8 @@ def _settle(
         delay_seconds = services.settings.retry_policy.next_delay_seconds(
             event.delivery_attempts, retry_after_seconds=result.retry_after_seconds, random=services.random
         )
-    logger.info(
-        "attempt",
-        extra={
-            "event_id": event.event_id,
-            "attempt": event.delivery_attempts,
-            "outcome": result.outcome,
-            "status_code": result.status_code,
-            "error": result.error,
-            "duration_ms": result.duration_ms,
-            "retry_in_seconds": delay_seconds and round(delay_seconds, 3),
-        },
-    )
+    extra = {"event_id": event.event_id, "attempt": event.delivery_attempts, **_shown(result)}
+    logger.info("attempt", extra={**extra, "retry_in_seconds": delay_seconds and round(delay_seconds, 3)})
     subscription = destination.subscription
     if result.status_code == HTTPStatus.GONE and subscription and services.subscriptions.end(subscription):
         services.store.delete(event)

@@ -6,14 +6,13 @@ Payload and metadata stay the JSON text that was posted: DynamoDB numbers and Py
 import json
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 MAX_ATTEMPTS_KEPT = 25
-COPY_PREFIX = "cpy_"
 EVENT_ID = re.compile(r"(evt|cpy)_[0-9a-f]{32}")
 EVENT_TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
 EVENT_TYPE_OR_PREFIX = re.compile(rf"{EVENT_TYPE.pattern}\*?|\*")
@@ -41,6 +40,10 @@ class Reason(StrEnum):
     PERMANENT = "permanent"
     EXHAUSTED = "exhausted"
     DISABLED = "disabled"
+
+
+def is_copy_id(event_id: str) -> bool:
+    return event_id.startswith("cpy_")
 
 
 def rfc3339(unix_seconds: float) -> str:
@@ -142,7 +145,7 @@ class Event:
 
     @property
     def is_copy(self) -> bool:
-        return self.event_id.startswith(COPY_PREFIX)
+        return is_copy_id(self.event_id)
 
     @property
     def is_scheduled(self) -> bool:
@@ -155,6 +158,14 @@ class Event:
 
     def with_attempt(self, attempt: Attempt) -> "Event":
         return replace(self, attempts=(*self.attempts, attempt)[-MAX_ATTEMPTS_KEPT:], last_error=attempt.error)
+
+    def delivered_by(self, copies: Iterable["Event"]) -> "Event | None":
+        """Return the event as the first delivered one of its copies delivered it, or None if none was delivered."""
+        for copy in copies:
+            if copy.status is Status.DELIVERED:
+                via, at = DeliveredVia.SUBSCRIPTIONS, copy.delivered_at
+                return replace(self, status=copy.status, delivered_via=via, delivered_at=at, claimed_until=None)
+        return None
 
     def content(self) -> bytes:
         """Return payload and metadata as they are stored: compressed, a line each, since compact JSON has no newline.

@@ -61,11 +61,11 @@ class Services:
 
     @cached_property
     def store(self) -> EventStore:
-        return EventStore(self._dynamodb, self.settings.events_table_name, clock=self.clock)
+        return EventStore(self.make_client("dynamodb"), self.settings.events_table_name, clock=self.clock)
 
     @cached_property
     def subscriptions(self) -> Subscriptions:
-        return Subscriptions(self._dynamodb, self.settings, clock=self.clock)
+        return Subscriptions(self.make_client("dynamodb"), self.settings, clock=self.clock)
 
     def may_push(self, role: Role, url: str) -> bool:
         """Return whether to push to a destination now. Each role keeps count of its pushes apart."""
@@ -87,23 +87,15 @@ class Services:
 
     @cached_property
     def inbox(self) -> Queue:
-        return Queue(self._sqs, self.settings.inbox_queue_url)
+        return Queue(self.make_client("sqs"), self.settings.inbox_queue_url)
 
     @cached_property
     def dlq(self) -> Queue:
-        return Queue(self._sqs, self.settings.inbox_dlq_url)
+        return Queue(self.make_client("sqs"), self.settings.inbox_dlq_url)
 
     @cached_property
     def metrics(self) -> telemetry.Metrics:
         return telemetry.Metrics(self.settings.stage, clock=self.clock)
-
-    @cached_property
-    def _dynamodb(self) -> Any:
-        return self.make_client("dynamodb")
-
-    @cached_property
-    def _sqs(self) -> Any:
-        return self.make_client("sqs")
 
 
 _services: Services | None = None

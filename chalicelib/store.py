@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
 from chalicelib.errors import AWS_ERRORS, StorageUnavailableError, error_code
-from chalicelib.events import COPY_PREFIX, DeliveredVia, Event, Status, compact, rfc3339
+from chalicelib.events import DeliveredVia, Event, Status, compact, is_copy_id, rfc3339
 from chalicelib.telemetry import logger
 
 INDEX = "status-index"
@@ -413,7 +413,7 @@ def _serialize(value: str | int | bytes) -> dict[str, Any]:
 
 def _status_attributes(event_id: str, status: Status) -> Values:
     shard = zlib.crc32(event_id.encode()) % SHARDS
-    return {"status": status, "status_shard": partition(status, shard, of_copies=event_id.startswith(COPY_PREFIX))}
+    return {"status": status, "status_shard": partition(status, shard, of_copies=is_copy_id(event_id))}
 
 
 def _item(event: Event) -> Values:
