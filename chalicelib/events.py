@@ -188,7 +188,7 @@ class Event:
         members = {name: getattr(self, name) for name in PUBLIC_FIELDS}
         return self._to_json({**members, "message": self.message(), **more}, include_payload)
 
-    def to_whole_json(self, *, include_responses: bool = False, **more: Any) -> str:
+    def to_whole_json(self, *, include_responses: bool = True, **more: Any) -> str:
         """Return the event with payload, metadata and attempts, and `more` members."""
         hidden = {} if include_responses else {"response": None}
         attempts = [vars(attempt) | hidden for attempt in self.attempts]

@@ -309,9 +309,9 @@ class EventStore(Table):
         condition = REPLAYABLE if failed_at is None else REDRIVABLE
         return self._change(event_id, condition, changes, {":failed_at": failed_at}, ReturnValues="ALL_NEW")
 
-    def mark_requeued(self, event_id: str, requeue_at: str | None, seconds: float) -> WriteResult:
-        """Postpone `requeue_at` of an overdue event by `seconds` from now: of several sweeps, one succeeds."""
-        return self._change(event_id, OVERDUE, {"requeue_at": self._after(seconds)}, {":seen": requeue_at})
+    def mark_requeued(self, event_id: str, seen: str | None, until: str) -> WriteResult:
+        """Postpone `requeue_at` of an overdue event, `seen` before, until a time: of several sweeps, one succeeds."""
+        return self._change(event_id, OVERDUE, {"requeue_at": until}, {":seen": seen})
 
     def delete(self, event: Event) -> WriteResult:
         """Delete a copy under its claim, if that still holds it."""
