@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from chalicelib.subscriptions import NewSubscription
 from tests.conftest import During, Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Exchange, Receiver, status
@@ -206,7 +205,7 @@ def test_a_repeated_post_completes_what_a_failed_one_began(
 def test_a_container_sees_new_subscriptions_within_ten_seconds(world: World, target: Receiver) -> None:
     assert world.post()["copies"] == []
     elsewhere = replace(world.services).subscriptions
-    elsewhere.create(NewSubscription(target.url, None, None, None), "acme")
+    elsewhere.create("acme", target.url)
 
     world.clock.sleep(10)
 

@@ -9,9 +9,9 @@ import itertools
 import json
 import re
 import sys
-from bisect import bisect, bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -25,8 +25,8 @@ RESOURCES = Path(__file__).parent.parent.parent / "resources.json"
 KEY, PARTITION, SORT = "event_id", "status_shard", "sort_key"
 VISIBLE = "ApproximateNumberOfMessages"
 
-Item = dict[str, Any]  # {"name": "text", "count": 1, "content": b"bytes"}: never changed once it is stored
-Typed = Mapping[str, Mapping[str, Any]]  # {"name": {"S": "text"}, "count": {"N": "1"}}
+Item = dict[str, Any]  # {"name": "text", "count": 1}: never changed once it is stored
+Typed = Mapping[str, Mapping[str, str]]  # {"name": {"S": "text"}, "count": {"N": "1"}}
 Condition = Callable[[Item, Item], bool]
 
 
@@ -45,7 +45,7 @@ class FakeDynamoDB:
         self.on_write: Callable[[Item | None, Item | None], None] = lambda before, after: None
         self._clock = clock
         self._index: dict[str, Item] = {}
-        self._sorted: dict[str, list[Item]] = defaultdict(list)  # the rows of each partition
+        self._places: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)  # of each partition, in order
         self._pending: deque[tuple[float, str, Item | None]] = deque()  # writes that the index does not show yet
         self._lock = Lock()
 
@@ -104,16 +104,15 @@ class FakeDynamoDB:
     ) -> dict[str, Any]:
         values = _plain(ExpressionAttributeValues)
         in_range, keep = _condition(KeyConditionExpression), _condition(FilterExpression)
-        found = self._rows(values[":partition"])
-        if ExclusiveStartKey:
-            start = _place(_plain(ExclusiveStartKey))
-            after, before = slice(bisect(found, start, key=_place), None), slice(bisect_left(found, start, key=_place))
-            found = found[after if ScanIndexForward else before]
+        start = _place(_plain(ExclusiveStartKey)) if ExclusiveStartKey else None
         most = min(Limit, self.page_rows)
-        in_order = found if ScanIndexForward else reversed(found)
-        page = list(itertools.islice((row for row in in_order if in_range(row, values)), most))
-        kept = [typed(row) for row in page if keep(row, values)]
-        answer: dict[str, Any] = {"Count": len(kept), **({} if Select == "COUNT" else {"Items": kept})}
+        with self._lock:
+            rows = self._rows(values[":partition"], start, forward=ScanIndexForward)
+            page = list(itertools.islice((row for row in rows if in_range(row, values)), most))
+        kept = [row for row in page if keep(row, values)]
+        answer: dict[str, Any] = {"Count": len(kept)}
+        if Select != "COUNT":
+            answer["Items"] = [typed(row) for row in kept]
         if len(page) == most:  # even when nothing is left after them, as in DynamoDB
             answer["LastEvaluatedKey"] = typed({name: page[-1][name] for name in (KEY, PARTITION, SORT)})
         return answer
@@ -144,18 +143,30 @@ class FakeDynamoDB:
         self._pending.append((self._clock() + self.index_lag_seconds, key, item))
         self.on_write(before, item)
 
-    def _rows(self, partition: str) -> list[Item]:
-        """Return what the index shows of a partition by now, in the order of its sort key."""
-        with self._lock:
-            while self._pending and self._pending[0][0] <= self._clock():
-                _, key, item = self._pending.popleft()
-                if old := self._index.pop(key, None):
-                    rows = self._sorted[old[PARTITION]]
-                    del rows[bisect_left(rows, _place(old), key=_place)]
-                if item and PARTITION in item:
-                    self._index[key] = {name: item[name] for name in projected() if name in item}
-                    insort(self._sorted[item[PARTITION]], self._index[key], key=_place)
-            return list(self._sorted[partition])
+    def _rows(self, partition: str, start: tuple[str, str] | None, *, forward: bool) -> Iterator[Item]:
+        """Yield what the index shows by now of a partition, in order, after a place if one is given."""
+        while self._pending and self._pending[0][0] <= self._clock():
+            _, key, item = self._pending.popleft()
+            self._show(key, item)
+        places = self._places[partition]
+        if forward:
+            numbers = range(bisect_right(places, start) if start else 0, len(places))
+        else:
+            numbers = range((bisect_left(places, start) if start else len(places)) - 1, -1, -1)
+        return (self._index[places[number][1]] for number in numbers)
+
+    def _show(self, key: str, item: Item | None) -> None:
+        """Let the index show an item, or none."""
+        before, after = self._index.pop(key, None), None
+        if item and PARTITION in item:
+            after = self._index[key] = {name: item[name] for name in projected() if name in item}
+        if before and after and (before[PARTITION], before[SORT]) == (after[PARTITION], after[SORT]):
+            return
+        if before:
+            places = self._places[before[PARTITION]]
+            del places[bisect_left(places, _place(before))]
+        if after:
+            insort(self._places[after[PARTITION]], _place(after))
 
 
 def typed(item: Item) -> dict[str, dict[str, Any]]:
@@ -207,6 +218,7 @@ def _condition(expression: str) -> Condition:
         (r"attribute_not_exists\((\w+)\)", r"('\1' not in item)"),
         (r"begins_with\((\w+), (:\w+)\)", r"item.get('\1', '').startswith(\2)"),
         (r"(\w+) BETWEEN (:\w+) AND (:\w+)", r"(\2 <= item['\1'] <= \3)"),
+        (r"contains\((\w+), (:\w+)\)", r"(\2 in item.get('\1', ''))"),
         (r"(\w+) IN \(([^)]+)\)", r"(item.get('\1') in [\2])"),
         (r"(\w+) = (:\w+)", r"(item.get('\1') == \2)"),
         (r"(\w+) ([<>]=?) (:\w+)", r"('\1' in item and item['\1'] \2 \3)"),
@@ -232,7 +244,7 @@ class _Message:
     receives: int = 0
 
     def shown(self) -> dict[str, Any]:
-        system = {"MessageGroupId": self.group_id}
+        system = {"MessageGroupId": self.group_id} if self.group_id else {}
         message = {"MessageId": self.message_id, "Body": self.body, "MessageAttributes": self.attributes}
         return {**message, "Attributes": system}
 

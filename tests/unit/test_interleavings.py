@@ -1,4 +1,4 @@
-"""The world of one event, in every order in which its actors can take their steps.
+"""The life of one event, in every order in which its actors can take their steps.
 
 Any actor may stop for ever after any step, so what must hold in the end has to hold in every state that is reached.
 """
