@@ -1,4 +1,4 @@
-"""Operator commands: inspect and redrive the dead letter queue; show, replay and send events.
+"""Operator commands: inspect and redrive the dead letter queue; show, replay, erase and send events.
 
 Results go to standard output, progress and errors to standard error. Payloads are shown only by `show --payload`.
 """
@@ -31,7 +31,7 @@ from rich.table import Table
 from rich.text import Text
 
 from chalicelib.errors import AWS_ERRORS, QueueUnavailableError
-from chalicelib.events import Status, rfc3339
+from chalicelib.events import rfc3339
 from chalicelib.messages import MalformedMessageError, parse
 from chalicelib.queue import BATCH_SIZE, Message, Queue
 
@@ -64,8 +64,8 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "sh
 def cli() -> None:
     """Operate a running Triggers API.
 
-    dlq and redrive use the AWS credentials, region and AWS_ENDPOINT_URL that boto3 finds. show, replay and send call
-    the API at TRIGGERS_URL with the key in TRIGGERS_API_KEY.
+    dlq and redrive use the AWS credentials, region and AWS_ENDPOINT_URL that boto3 finds. show, replay, erase and send
+    call the API at TRIGGERS_URL with the key in TRIGGERS_API_KEY.
 
     Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
     """
@@ -122,6 +122,27 @@ def parse_time(value: str) -> str:
         raise click.BadParameter(f"{value!r} is neither a time (2026-11-25T02:00Z) nor an age (15m, 2h, 7d)") from error
 
 
+def parse_pairs(value: str) -> list[str]:
+    pairs = [pair.strip() for pair in value.split(",")]
+    if not all(re.fullmatch("[^=]+=.+", pair) for pair in pairs):
+        raise click.BadParameter("it must be name=value, or several of them separated by commas")
+    return pairs
+
+
+def has_pairs(metadata: Mapping[str, object] | None, pairs: Iterable[str]) -> bool:
+    """Return whether strings or numbers of an event's metadata are written as all of the pairs are."""
+    return set(pairs) <= {
+        f"{name}={value}" for name, value in (metadata or {}).items() if type(value) in (str, int, float)
+    }
+
+
+since_option = option(
+    "--since", type=parse_time, metavar="TIME", help="Created at or after: 2h, 2026-11-25, 2026-11-25T02:00Z."
+)
+until_option = option("--until", type=parse_time, metavar="TIME", default="0s", help="Created before; 0s is now.")
+tenant_option = option("--tenant", metavar="TENANT", help="Only events of this tenant.")
+
+
 def printable(text: str) -> str:
     """Replace characters that could control the terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
@@ -154,16 +175,19 @@ def progress_bar(label: str, total: int, report: Callable[[], str]) -> Iterator[
     click.echo(report())
 
 
-def counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+def counted(count: int, what: str, several: str = "") -> str:
+    return f"{count:,} {what if count == 1 else several or what + 's'}"
 
 
-def command_line(command: str, *event_ids: str, **options: str) -> str:
+def command_line(
+    command: str, options: Mapping[str, str | None], event_ids: Sequence[str] = (), *, go: bool = False
+) -> str:
     """Return one of these commands, to be pasted into the same shell: of make if that was used."""
+    given = {name: value for name, value in options.items() if value}
     if is_make():
-        given = options | ({"EVENT_ID": " ".join(event_ids)} if event_ids else {})
+        given |= ({"EVENT_ID": " ".join(event_ids)} if event_ids else {}) | ({"GO": "1"} if go else {})
         return shlex.join(["make", command, *(f"{variable(name)}={value}" for name, value in given.items())])
-    flags = (f"--{name.replace('_', '-')}={value}" for name, value in options.items())
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()] + ["--go"] * go
     return shlex.join([os.path.relpath(sys.executable), "-m", "tools.ops", command, *event_ids, *flags])
 
 
@@ -264,7 +288,7 @@ def redrive(stage: str | None, rate: float) -> None:
     (total, _), moved = depths(sqs, dlq_url), 0
 
     def report() -> str:
-        again = command_line("redrive", **({"stage": stage} if stage else {}), rate=f"{rate:g}")
+        again = command_line("redrive", {"stage": stage, "rate": f"{rate:g}"})
         rest = f"\nTo move the rest: {again}" if moved < total else ""
         return f"moved {moved:,} of {counted(total, 'message')} from {source.name} to {inbox.name}{rest}"
 
@@ -312,10 +336,10 @@ class Api:
         self._headers = {"Authorization": f"Bearer {key}", "User-Agent": "triggers-api-ops"}
         self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=5, read=35))
 
-    def call(
+    def request(
         self, method: str, path: str, *, read_retries: int = 4, headers: dict[str, str] | None = None, **options: Any
-    ) -> tuple[dict[str, Any], Mapping[str, str]]:
-        """Return the JSON object and the headers of a 2xx response; raise ApiCallError."""
+    ) -> urllib3.BaseHTTPResponse:
+        """Return the response, whatever its status; raise ApiCallError if there is none."""
         retries = urllib3.Retry(
             4,
             read=read_retries,
@@ -327,11 +351,15 @@ class Api:
         )
         options |= {"headers": self._headers | (headers or {}), "retries": retries, "redirect": False}
         try:
-            response = self._pool.request(method, self._url.rstrip("/") + path, **options)
+            return self._pool.request(method, self._url.rstrip("/") + path, **options)
         except urllib3.exceptions.HTTPError as error:
             raise ApiCallError(0, f"cannot reach {self._url}: {getattr(error, 'reason', error)}") from error
+
+    def call(self, method: str, path: str, **options: Any) -> tuple[dict[str, Any], Mapping[str, str]]:
+        """Return the JSON object, empty for 204, and the headers of a 2xx response; raise ApiCallError."""
+        response = self.request(method, path, **options)
         try:
-            content = dict(response.json())
+            content = {} if response.status == 204 else dict(response.json())
         except (ValueError, TypeError):
             raise ApiCallError(response.status, f"{response.status} without JSON: check TRIGGERS_URL") from None
         if not 200 <= response.status < 300:
@@ -346,16 +374,47 @@ class Api:
         event, answered = self.call("POST", "/events", body=body, headers=headers)
         return event, answered.get("Idempotency-Replayed") == "true"
 
-    def find_events(self, since: str, until: str, filters: Mapping[str, str]) -> list[dict[str, Any]]:
-        """Return the events created in a period, oldest first. The API lists the newest first, from now."""
-        fields, found = {**filters, "limit": "100"}, []
+    def list_events(self, **query: str | None) -> Iterator[dict[str, Any]]:
+        """Yield the events of all pages of GET /events, the oldest first."""
+        fields = {name: value for name, value in query.items() if value} | {"order": "oldest", "limit": "100"}
         with Console(stderr=True).status("listing events"):
             while True:
                 page, _ = self.call("GET", "/events", fields=fields)
-                found += [event for event in page["events"] if since <= event["created_at"] <= until]
-                if not page["next_cursor"] or any(event["created_at"] < since for event in page["events"]):
-                    return found[::-1]
+                yield from page["events"]
+                if not page["next_cursor"]:
+                    return
                 fields["cursor"] = page["next_cursor"]
+
+
+def each_event(
+    what: str, event_ids: Sequence[str], rate: float, act: Callable[[str], object], command: Callable[[int], str]
+) -> list[str]:
+    """Call `act` for each event, at most `rate` a second; return those that it skipped: claimed or unknown ones.
+
+    When it is stopped it prints the command that continues, which `command` makes of the number of events handled.
+    """
+    done, skipped = 0, list[str]()
+
+    def report() -> str:
+        lines = [f"{what} {done - len(skipped):,} of {counted(len(event_ids), 'event')}"]
+        if skipped:
+            lines.append(f"skipped, because they are being pushed, leased or unknown: {' '.join(skipped)}")
+        if done < len(event_ids):
+            lines.append(f"To continue: {command(done)}")
+        return "\n".join(lines)
+
+    with progress_bar(what, len(event_ids), report) as advance:
+        for event_id in event_ids:
+            time.sleep(1 / rate)
+            try:
+                act(event_id)
+            except ApiCallError as error:
+                if error.status not in (404, 409):
+                    raise
+                skipped.append(event_id)
+            done += 1
+            advance(1)
+    return skipped
 
 
 @cli.command(short_help="Show the life of one event.")
@@ -386,13 +445,16 @@ def show(event_id: str, *, payload: bool) -> None:
 
 @cli.command(short_help="Count events, or push them again (--go).")
 @click.argument("event_ids", nargs=-1, envvar="EVENT_ID")
-@option("--since", type=parse_time, metavar="TIME", help="Created at or after: 2h, 2026-11-25, 2026-11-25T02:00Z.")
-@option("--until", type=parse_time, metavar="TIME", default="0s", help="Created at or before; 0s is now.")
-@option("--status", type=click.Choice([*map(str, Status)]), default="failed")
-@option("--event-type", metavar="TYPE", help="Only events of this type.")
+@since_option
+@until_option
+@tenant_option
+@option("--status", type=click.Choice(["pending", "delivered", "failed"]), default="failed")
+@option("--event-type", metavar="TYPE", help="Only events of this type; order.* takes all that begin with order.")
 @rate_option
 @click.option("--go", is_flag=True, help="Push them. Without it they are counted, and the first ten are shown.")
-def replay(event_ids: tuple[str, ...], *, since: str | None, until: str, rate: float, go: bool, **query: str) -> None:
+def replay(
+    event_ids: tuple[str, ...], *, since: str | None, until: str, rate: float, go: bool, **query: str | None
+) -> None:
     """Push events again: those named, or all that were created since a time, oldest first.
 
     When it is stopped it prints the command that continues. Events that are being pushed or are leased are skipped and
@@ -400,14 +462,15 @@ def replay(event_ids: tuple[str, ...], *, since: str | None, until: str, rate: f
     """
     if bool(event_ids) == bool(since):
         raise click.UsageError("give either EVENT_ID or --since")
-    api, filters = Api(), {name: value for name, value in query.items() if value}
-    found = api.find_events(since, until, filters) if since else [{"event_id": event_id} for event_id in event_ids]
+    api = Api()
+    found = [{"event_id": event_id} for event_id in event_ids]
+    if since:
+        found = list(api.list_events(since=since, until=until, **query))
 
     def command(done: int) -> str:
         """Return the command that pushes the events from the one with this number on."""
         period = {"since": found[done]["created_at"], "until": until} if since else {}
-        line = command_line("replay", *event_ids[done:], **period, **filters, rate=f"{rate:g}")
-        return f"{line} {'GO=1' if is_make() else '--go'}"
+        return command_line("replay", {**period, **query, "rate": f"{rate:g}"}, event_ids[done:], go=True)
 
     if not go or not found:
         if found:
@@ -417,30 +480,75 @@ def replay(event_ids: tuple[str, ...], *, since: str | None, until: str, rate: f
         rest = f". To push them again: {command(0)}" if found else ""
         click.echo(f"{counted(len(found), 'event')} would be replayed{rest}")
         return
-    done, skipped = 0, list[str]()
 
-    def report() -> str:
-        lines = [f"replayed {done - len(skipped):,} of {counted(len(found), 'event')}"]
-        if skipped:
-            lines.append(f"skipped, because they are being pushed, leased or unknown: {' '.join(skipped)}")
-        if done < len(found):
-            lines.append(f"To continue: {command(done)}")
-        return "\n".join(lines)
+    def push(event_id: str) -> None:
+        # Not repeated when the response is lost: that would push again what is delivered meanwhile.
+        api.call("POST", f"/events/{quote(event_id, safe='')}/replay", read_retries=0)
 
-    with progress_bar("replaying", len(found), report) as advance:
-        for event in found:
-            time.sleep(1 / rate)
-            try:
-                # Not repeated when the response is lost: that would push again what is delivered meanwhile.
-                api.call("POST", f"/events/{quote(event['event_id'], safe='')}/replay", read_retries=0)
-            except ApiCallError as error:
-                if error.status not in (404, 409):
-                    raise
-                skipped.append(event["event_id"])
-            done += 1
-            advance(1)
-    if skipped:
+    if each_event("replayed", [event["event_id"] for event in found], rate, push, command):
         raise click.ClickException("some events were skipped")
+
+
+def find_matching(api: Api, pairs: list[str], query: Mapping[str, str | None]) -> dict[str, list[str]]:
+    """Return the ids of matching events and copies by the event that they belong to, which may be gone already.
+
+    Copies are looked for, too: one may be left of an event that expired, or whose erasure was interrupted.
+    """
+    found: dict[str, list[str]] = {}
+    for event in api.list_events(**query, include="payload"):
+        if has_pairs(event["metadata"], pairs):
+            found.setdefault(event["source_event_id"] or event["event_id"], []).append(event["event_id"])
+    return found
+
+
+@cli.command(short_help="Count the events of a person or a tenant, or erase them (--go).")
+@option("--metadata", type=parse_pairs, metavar="PAIRS", help="Whose metadata has all of these: user_id=42,region=eu.")
+@tenant_option
+@since_option
+@until_option
+@rate_option
+@option("--wait", type=click.FloatRange(0), metavar="SECONDS", default=60, help="Before claimed events are repeated.")
+@click.option("--go", is_flag=True, help="Erase them. Without it they are counted.")
+def erase(*, rate: float, wait: float, go: bool, metadata: list[str] | None, **query: str | None) -> None:
+    """Erase the events of a person (--metadata) or a tenant (--tenant) and their copies. They cannot be restored.
+
+    A value of the metadata matches a JSON string or number that is written the same. With --tenant alone the tenant's
+    subscriptions are deleted, too. Events that are being pushed or leased are named, and tried once more after --wait.
+    It is safe to repeat the command. The API key needs the scopes consume and erase.
+    """
+    tenant, pairs = query["tenant"], metadata or []
+    if not (pairs or tenant):
+        raise click.UsageError("give --metadata or --tenant")
+    api = Api()
+    found = find_matching(api, pairs, query)
+    subscriptions: list[dict[str, str]] = []
+    if tenant and not pairs:
+        subscriptions = api.call("GET", "/subscriptions", fields={"tenant": tenant})[0]["subscriptions"]
+        names = ("target_host", "name", "subscription_id")
+        print_table(("host", "name", "subscription"), ([each[name] for name in names] for each in subscriptions))
+    copies = sum(event_id.startswith("cpy_") for event_ids in found.values() for event_id in event_ids)
+    events = sum(map(len, found.values())) - copies
+    command = command_line("erase", {"metadata": ",".join(pairs), **query}, go=True)
+    click.echo(
+        f"{counted(events, 'event')}, {counted(copies, 'copy', 'copies')} and "
+        f"{counted(len(subscriptions), 'subscription')} match" + ("" if go else f". To erase them: {command}")
+    )
+    if not go:
+        return
+    for subscription in subscriptions:
+        api.call("DELETE", f"/subscriptions/{subscription['subscription_id']}")
+
+    def remove(event_id: str) -> None:
+        for each in dict.fromkeys([event_id, *found[event_id]]):
+            api.call("DELETE", f"/events/{each}")
+
+    claimed = each_event("erased", list(found), rate, remove, lambda _: command)
+    if claimed:
+        click.echo(f"trying the skipped ones again in {wait:g} s", err=True)
+        time.sleep(wait)
+        claimed = each_event("erased", claimed, rate, remove, lambda _: command)
+    if claimed:
+        raise click.ClickException(f"some events are still claimed. To complete it: {command}")
 
 
 @cli.command(short_help="Post one event, or a file of JSON lines.")
