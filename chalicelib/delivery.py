@@ -117,7 +117,7 @@ def accept(
         pushed = services.map(lambda each: _push_new(each, destinations[each.event_id], services, deadline), claimed)
         event = next((each for each in pushed if each.event_id == event.event_id), event)
         if stored.applied and event.claimed_until and not event.is_scheduled:
-            event = _end_claim(event, pushed, services)
+            event = _end_claim(event, pushed, services, deadline)
     return event, not stored.applied
 
 
@@ -472,11 +472,13 @@ def _push_new(event: Event, destination: Destination, services: Services, deadli
     return event
 
 
-def _end_claim(event: Event, pushed: list[Event], services: Services) -> Event:
-    """End the claim of a POST on an event that is not pushed itself; return it as it is then."""
+def _end_claim(event: Event, pushed: list[Event], services: Services, deadline: float) -> Event:
+    """End the claim of a POST on an event that is not pushed itself, or let it expire; return the event."""
     for copy in pushed:
         if copy.status is Status.DELIVERED:  # which has ended the claim
             return _delivered_by(copy, event)
+    if services.clock() + CALL_SECONDS > deadline:
+        return event
     services.store.release(event.event_id, str(event.claim_id))
     return replace(event, claimed_until=None)
 

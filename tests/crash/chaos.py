@@ -21,9 +21,9 @@ def live_through(seed: int) -> tuple[Counter[str], Counter[str], str]:
         storm = run(seed)
     except ViolationError as violation:
         return Counter(), Counter(), f"seed {seed}: {violation}"
-    pushes = sum(map(len, storm.witness.pushes.values()))
+    pushes = sum(map(len, storm.history.pushes.values()))
     counted = Counter(events=len(storm.items()), pushes=pushes, faults=storm.faults)
-    return counted, Counter(storm.witness.doubles), ""
+    return counted, Counter(storm.history.repeated), ""
 
 
 def main() -> int:
@@ -31,17 +31,17 @@ def main() -> int:
     seed = os.environ.get("SEED")
     seeds = [int(seed)] if seed else range(int(os.environ.get("SEEDS") or 500))
     counted: Counter[str] = Counter()
-    doubles: Counter[str] = Counter()
+    repeated: Counter[str] = Counter()
     broken = []
     with ProcessPoolExecutor() as pool:
         results = pool.map(live_through, seeds, chunksize=4)
         for numbers, faults, violation in track(results, "storms", total=len(seeds), console=console):
             counted += numbers
-            doubles += faults
+            repeated += faults
             broken += [violation] if violation else []
     console.print(f"{len(seeds):,} storms:", ", ".join(f"{number:,} {what}" for what, number in counted.items()))
-    console.print(f"{doubles.total():,} pushes made again after a 2xx, by the fault behind each:")
-    for fault, number in doubles.most_common():
+    console.print(f"{repeated.total():,} pushes made again after a 2xx, by the fault behind each:")
+    for fault, number in repeated.most_common():
         console.print(f"  {number:>6,}  {fault}", highlight=False)
     for violation in broken:
         console.print(violation, highlight=False)

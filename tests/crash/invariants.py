@@ -1,14 +1,16 @@
 """The promises, checked for every run, whatever failed in it.
 
-A witness watches the table, the receiver, callers and consumers; at the end the store is compared with what it saw.
-A fault excuses only what happened to the event that it struck.
+A history watches the table, the receiver, callers and consumers; at the end the store is compared with what it saw.
+A fault excuses only what happened to the event that it affected.
 """
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from chalicelib.delivery import HANGS
 from chalicelib.events import DeliveredVia, Event, Status, rfc3339, unix_seconds
 
 MAX_SKEW_SECONDS = 5.0  # how far the clock of a container is off, either way
@@ -33,7 +35,7 @@ class Push:
     event: Event
     invocation: object
     started: float
-    life: int = 0
+    replay_number: int = 0
     status_code: int | None = None
     is_lost: bool = False
     is_recorded: bool = False
@@ -45,16 +47,17 @@ class Push:
 
 
 @dataclass
-class Witness:
+class History:
     """What callers, consumers, the receiver and the table saw."""
 
     accepted: set[str] = field(default_factory=set)
     acknowledged: set[str] = field(default_factory=set)
     pushes: defaultdict[str, list[Push]] = field(default_factory=lambda: defaultdict(list))
     running: set[str] = field(default_factory=set)
-    lives: Counter[str] = field(default_factory=Counter)  # of an event: how often it was replayed
-    faults: Counter[tuple[str, int]] = field(default_factory=Counter)  # by event and life
-    doubles: list[str] = field(default_factory=list)  # for each event pushed again after a 2xx: the fault behind it
+    replays: Counter[str] = field(default_factory=Counter)  # of an event: how often it was replayed
+    faults: Counter[tuple[str, int]] = field(default_factory=Counter)  # by event and replay
+    not_made: Counter[tuple[str, int]] = field(default_factory=Counter)  # attempts without a push
+    repeated: list[str] = field(default_factory=list)  # for each event pushed again after a 2xx: the fault behind it
     violations: list[str] = field(default_factory=list)  # kept, not raised: the code under test catches exceptions
     # Events and leases, as the table took them, and those that held an event when it was delivered.
     leases: set[tuple[str, str]] = field(default_factory=set)
@@ -81,12 +84,15 @@ class Witness:
         if claim_id != before["claim_id"] and now < held_until - MAX_SKEW_SECONDS:
             self.violations.append("an event was taken from who held it")
         revived = before["status"] != Status.PENDING == after["status"]
-        if revived or before.get("replayed_at") != after.get("replayed_at") or before["delivery_attempts"] > 0:
-            self.lives[event_id] += after["delivery_attempts"] == 0
-        if revived and after["delivery_attempts"] > 0:
+        if revived or before.get("replayed_at") != after.get("replayed_at") or before.get("delivery_attempts", 0) > 0:
+            self.replays[event_id] += after.get("delivery_attempts", 0) == 0
+        if revived and after.get("delivery_attempts", 0) > 0:
             self.violations.append(f"{before['status']} became pending without a replay")
         if before.get("lease_count", 0) < after.get("lease_count", 0):
             self.leases.add((event_id, claim_id))
+        attempts = json.loads(after.get("attempts", "[]"))
+        if attempts and attempts[-1]["error"] == HANGS and before.get("attempts") != after["attempts"]:
+            self.not_made[event_id, self.replays[event_id]] += 1
         if before["status"] != after["status"] == Status.DELIVERED:
             self.acknowledged_by.add((event_id, claim_id))
 
@@ -110,7 +116,7 @@ class Witness:
     def see_push(self, push: Push, stored: Item | None) -> None:
         """Check a push that begins; `stored` is what the table has of the event at this moment."""
         event = push.event
-        push.life = self.lives[event.event_id]
+        push.replay_number = self.replays[event.event_id]
         if event.event_id in self.running:
             self.violations.append("two pushes of one event at the same time")
         if stored is None or stored["claim_id"] != event.claim_id:
@@ -118,9 +124,9 @@ class Witness:
         elif stored["status"] != Status.PENDING and stored.get("delivered_via") != DeliveredVia.PULL:
             self.violations.append(f"a push of a {stored['status']} event")
         for earlier in self.pushes[event.event_id]:
-            if earlier.arrived and earlier.life == push.life:
+            if earlier.arrived and earlier.replay_number == push.replay_number:
                 if earlier.fault and not earlier.is_recorded:
-                    self.doubles.append(earlier.fault)
+                    self.repeated.append(earlier.fault)
                 else:
                     self.violations.append("pushed again after a 2xx that could be recorded")
         self.running.add(event.event_id)
@@ -133,45 +139,46 @@ class Witness:
                 push.is_recorded = True
 
     def see_fault(self, event_id: str, invocation: object, fault: str, *, is_lost: bool) -> None:
-        self.faults[event_id, self.lives[event_id]] += 1
+        self.faults[event_id, self.replays[event_id]] += 1
         for push in self.pushes.get(event_id, ()):
             if push.invocation is invocation:
                 push.fault = push.fault if push.is_lost else fault
                 push.is_lost = push.is_lost or is_lost
 
 
-def check(witness: Witness, stored: Mapping[str, Event], dead_letters: Iterable[Mapping[str, Any]]) -> None:
-    """Raise ViolationError unless a settled system kept its promises."""
-    for violation in witness.violations:
+def check(history: History, stored: Mapping[str, Event], dead_letters: Iterable[Mapping[str, Any]]) -> None:
+    """Raise ViolationError unless a settled world kept its promises."""
+    for violation in history.violations:
         raise ViolationError(violation)
-    told = {(letter.get("event_id"), letter.get("failed_at")) for letter in dead_letters}
-    if not_stored := witness.accepted - stored.keys():
+    told = {(dead_letter.get("event_id"), dead_letter.get("failed_at")) for dead_letter in dead_letters}
+    if not_stored := history.accepted - stored.keys():
         raise ViolationError(f"accepted and not stored: {not_stored}")
     for event in stored.values():
-        _check_end(event, witness, told)
-        _check_attempts(event, witness)
-        if lost := set(event.copies) - stored.keys() - witness.deleted:
+        _check_end(event, history, told)
+        _check_attempts(event, history)
+        if lost := set(event.copies) - stored.keys() - history.deleted:
             raise ViolationError(f"copies that were not stored: {lost}")
     copies = {(event.source_event_id, event.subscription_id) for event in stored.values()}
-    if missing := {each for each in witness.expected_copies - copies if each[1] not in witness.ended}:
+    if missing := {each for each in history.expected_copies - copies if each[1] not in history.ended}:
         raise ViolationError(f"accepted without a copy: {missing}")
 
 
-def _check_end(event: Event, witness: Witness, told: set[tuple[Any, Any]]) -> None:
+def _check_end(event: Event, history: History, told: set[tuple[Any, Any]]) -> None:
     """Check the end of an event, also of one whose caller was told 503: whatever is stored is delivered or failed."""
     if event.status is Status.PENDING:
         raise ViolationError("pending for ever")
     if event.status is Status.FAILED and (event.event_id, event.failed_at) not in told:
         raise ViolationError(f"{event.event_id} failed without a message in the dead letter queue")
-    if event.delivered_via is DeliveredVia.PULL and event.event_id not in witness.acknowledged:
+    if event.delivered_via is DeliveredVia.PULL and event.event_id not in history.acknowledged:
         raise ViolationError("delivered by pull, and nobody acknowledged")
-    if event.delivered_via is DeliveredVia.PUSH and not any(push.arrived for push in witness.pushes[event.event_id]):
+    if event.delivered_via is DeliveredVia.PUSH and not any(push.arrived for push in history.pushes[event.event_id]):
         raise ViolationError("delivered by push, and the receiver never answered 2xx")
 
 
-def _check_attempts(event: Event, witness: Witness) -> None:
-    life = witness.lives[event.event_id]
-    seen = sum(push.life == life for push in witness.pushes[event.event_id])
-    faults = witness.faults[event.event_id, life]
+def _check_attempts(event: Event, history: History) -> None:
+    replay_number = history.replays[event.event_id]
+    seen = sum(push.replay_number == replay_number for push in history.pushes[event.event_id])
+    seen += history.not_made[event.event_id, replay_number]
+    faults = history.faults[event.event_id, replay_number]
     if not seen <= event.delivery_attempts <= seen + faults:
         raise ViolationError(f"{event.delivery_attempts} attempts counted, {seen} seen, {faults} faults of that event")

@@ -5,11 +5,11 @@ from typing import Any
 
 from chalicelib.events import Event, Reason
 from tests.crash.invariants import MAX_SKEW_SECONDS, ViolationError
-from tests.crash.rig import DLQ, INBOX, Fault, Process, Rig
+from tests.crash.simulated_world import DLQ, INBOX, Container, Fault, SimulatedWorld
 
 STORM_SECONDS = 900.0
 # How a target responds; None is no response.
-MOODS: dict[str, tuple[int | None, ...]] = {
+BEHAVIOURS: dict[str, tuple[int | None, ...]] = {
     "well": (200,),
     "flaky": (200, 503, 500, 429, None, 204),
     "down": (503,),
@@ -20,7 +20,7 @@ MOODS: dict[str, tuple[int | None, ...]] = {
 MAX_WORKERS = 3
 
 
-class Storm(Rig):
+class StormWorld(SimulatedWorld):
     """Everybody acts at the same time and anything may fail, until the storm is over."""
 
     def __init__(self, seed: int) -> None:
@@ -35,17 +35,17 @@ class Storm(Rig):
         self._max_latency_seconds = draw((0.0, 0.1, 2.0, 7.0))
         self._max_skew_seconds = draw((0.0, MAX_SKEW_SECONDS))
         self._redrive_seconds = draw(((60.0, 300.0), (1.0, 10.0)))
-        self._mood = "well"
-        self._moods_of_targets: dict[str, str] = {}
+        self._webhook_behaviour = "well"
+        self._target_behaviours: dict[str, str] = {}
         self._end = self.clock() + STORM_SECONDS
         self._working = 0
 
     def choose(self, count: int) -> int:
         return self.random.randrange(count)
 
-    def start(self) -> Process:
+    def start(self) -> Container:
         skew_seconds = self.random.uniform(-self._max_skew_seconds, self._max_skew_seconds)
-        return Process(self, self._fault, skew_seconds=skew_seconds)
+        return Container(self, self._fault, skew_seconds=skew_seconds)
 
     def latency(self) -> tuple[float, float]:
         total = self.random.uniform(0, self._max_latency_seconds)
@@ -62,17 +62,17 @@ class Storm(Rig):
             self._callers,
             self._event_source,
             self._sweeps,
-            self._meddler,
+            self._manual_caller,
             self._leasing_consumer,
             self._leasing_consumer,
             self._subscriber,
             self._operator,
-            self._moods,
+            self._webhook_changes,
         )
         for act in actors:
             self.hub.spawn(act)
         self.hub.run()
-        self._mood, self._fault_rate, self._max_latency_seconds = "well", 0.0, 0.0
+        self._webhook_behaviour, self._fault_rate, self._max_latency_seconds = "well", 0.0, 0.0
         self.sqs.duplicate_probability = 0.0
         self.settle()
         self.check()
@@ -84,7 +84,7 @@ class Storm(Rig):
             raise ViolationError("a message that could be processed is in the dead letter queue")
 
     def answer(self, event: Event, url: str) -> tuple[int | None, float]:
-        statuses = MOODS[self._moods_of_targets.get(url, self._mood)]
+        statuses = BEHAVIOURS[self._target_behaviours.get(url, self._webhook_behaviour)]
         return self.random.choice(statuses), self.random.choice((0.01, 0.3, 4.0))
 
     def _fault(self, number: int, label: str) -> Fault | None:
@@ -99,11 +99,11 @@ class Storm(Rig):
     def _callers(self) -> None:
         for number, _ in enumerate(self._every(1, 40)):
             headers = self.random.choice(({}, {"prefer": "respond-async"}, {"idempotency_key": f"key-{number // 2}"}))
-            with self.container() as process:
-                accepted = process.post(**headers)
+            with self.any_container() as container:
+                accepted = container.post(**headers)
             if accepted is None and "idempotency_key" in headers:
-                with self.container() as process:
-                    process.post(**headers)
+                with self.any_container() as container:
+                    container.post(**headers)
 
     def _event_source(self) -> None:
         for _ in self._every(0.1, 3):
@@ -112,54 +112,56 @@ class Storm(Rig):
                 self.hub.spawn(self._work)
 
     def _work(self) -> None:
-        with self.container() as process:
-            process.work(max_messages=self.random.randint(1, 10))
+        with self.any_container() as container:
+            container.work(max_messages=self.random.randint(1, 10))
         self._working -= 1
 
     def _sweeps(self) -> None:
         for _ in self._every(30, 60):  # two may run at the same time
             self.hub.spawn(self.start().sweep)
 
-    def _meddler(self) -> None:
+    def _manual_caller(self) -> None:
         """Acknowledge without a lease, or replay, whatever is there."""
         for _ in self._every(5, 60):
             if events := sorted(self.items()):
-                self._spawn_call(self.random.choice((Process.acknowledge, Process.replay)), self.random.choice(events))
+                self._spawn_call(
+                    self.random.choice((Container.acknowledge, Container.replay)), self.random.choice(events)
+                )
 
     def _leasing_consumer(self) -> None:
         """Lease events; acknowledge each at once or late, release it, replay it, or forget it."""
         for _ in self._every(5, 60):
-            with self.container() as process:
-                leased = process.lease(limit=self.random.randint(1, 5), seconds=self.random.choice((30, 60, 120)))
+            with self.any_container() as container:
+                leased = container.lease(limit=self.random.randint(1, 5), seconds=self.random.choice((30, 60, 120)))
             for event_id, lease_id in leased:
                 self.hub.sleep(self.random.choice((0.0, 0.0, 1.0, 20.0, 70.0)))
-                act = self.random.choice((Process.acknowledge, Process.acknowledge, Process.release, None))
+                act = self.random.choice((Container.acknowledge, Container.acknowledge, Container.release, None))
                 if act:
                     self._spawn_call(act, event_id, lease_id)
                 elif self.random.random() < 0.5:
-                    self._spawn_call(Process.replay, event_id)
+                    self._spawn_call(Container.replay, event_id)
 
     def _subscriber(self) -> None:
         """Subscribe targets, and end subscriptions."""
         active: list[str] = []
         for number, _ in enumerate(self._every(10, 200)):
             url = f"https://hooks.zapier.com/{number}"
-            self._moods_of_targets[url] = self.random.choice(list(MOODS))
-            with self.container() as process:
-                if subscription_id := process.subscribe(url):
+            self._target_behaviours[url] = self.random.choice(list(BEHAVIOURS))
+            with self.any_container() as container:
+                if subscription_id := container.subscribe(url):
                     active.append(subscription_id)
             if active and (len(active) > 2 or self.random.random() < 0.3):
-                self._spawn_call(Process.unsubscribe, active.pop(0))
+                self._spawn_call(Container.unsubscribe, active.pop(0))
 
     def _spawn_call(self, act: Callable[..., Any], *parameters: Any) -> None:
         def call() -> None:
-            with self.container() as process:
-                act(process, *parameters)
+            with self.any_container() as container:
+                act(container, *parameters)
 
         self.hub.spawn(call)
 
     def _operator(self) -> None:
-        """Move dead letters back now and then, or all the time; a letter may stay in the queue as well."""
+        """Move dead letters back now and then, or all the time; one may stay in the queue as well."""
         for _ in self._every(*self._redrive_seconds):
             for message in self.receive(DLQ):
                 attributes = message.get("MessageAttributes", {})
@@ -168,13 +170,13 @@ class Storm(Rig):
                 if self.random.random() < 0.9:
                     self.sqs.delete_message(QueueUrl=DLQ, ReceiptHandle=message["ReceiptHandle"])
 
-    def _moods(self) -> None:
+    def _webhook_changes(self) -> None:
         """Change how the webhook responds."""
         for _ in self._every(20, 200):
-            self._mood = self.random.choice(("well", "well", "flaky", "down", "refusing", "hanging"))
+            self._webhook_behaviour = self.random.choice(("well", "well", "flaky", "down", "refusing", "hanging"))
 
 
-def run(seed: int, storm: type[Storm] = Storm) -> Storm:
+def run(seed: int, storm: type[StormWorld] = StormWorld) -> StormWorld:
     """Live through one storm; raise ViolationError with the seed if a promise was broken."""
     lived = storm(seed)
     try:

@@ -9,126 +9,126 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.crash.rig import DLQ, INBOX, Fault, Process, Rig
+from tests.crash.simulated_world import DLQ, INBOX, Container, Fault, SimulatedWorld
 
-Step = Callable[[Rig, Process], None]
-
-
-def post(rig: Rig, process: Process) -> None:
-    process.post()
+Step = Callable[[SimulatedWorld, Container], None]
 
 
-def post_async(rig: Rig, process: Process) -> None:
-    process.post(prefer="respond-async")
+def post(world: SimulatedWorld, container: Container) -> None:
+    container.post()
 
 
-def post_with_key(rig: Rig, process: Process) -> None:
-    if process.post(idempotency_key="k") is None:
-        assert Process(rig).post(idempotency_key="k")
+def post_async(world: SimulatedWorld, container: Container) -> None:
+    container.post(prefer="respond-async")
 
 
-def post_twice(rig: Rig, process: Process) -> None:
+def post_with_key(world: SimulatedWorld, container: Container) -> None:
+    if container.post(idempotency_key="k") is None:
+        assert Container(world).post(idempotency_key="k")
+
+
+def post_twice(world: SimulatedWorld, container: Container) -> None:
     """The first push times out and opens the breaker; the second event is queued."""
-    process.post()
-    process.post()
+    container.post()
+    container.post()
 
 
-def work(rig: Rig, process: Process) -> None:
-    process.work()
+def work(world: SimulatedWorld, container: Container) -> None:
+    container.work()
 
 
-def lose_the_message(rig: Rig, process: Process) -> None:
-    process.post(prefer="respond-async")
-    for message in rig.receive(INBOX):
-        rig.sqs.delete_message(QueueUrl=INBOX, ReceiptHandle=message["ReceiptHandle"])
-    rig.clock.sleep(61)
+def lose_the_message(world: SimulatedWorld, container: Container) -> None:
+    container.post(prefer="respond-async")
+    for message in world.receive(INBOX):
+        world.sqs.delete_message(QueueUrl=INBOX, ReceiptHandle=message["ReceiptHandle"])
+    world.clock.sleep(61)
 
 
-def move_back(rig: Rig, process: Process) -> None:
+def move_back(world: SimulatedWorld, container: Container) -> None:
     """Do what SQS's own redrive does with dead letters."""
-    for message in rig.receive(DLQ):
-        rig.sqs.send_message(
+    for message in world.receive(DLQ):
+        world.sqs.send_message(
             QueueUrl=INBOX, MessageBody=message["Body"], MessageAttributes=message["MessageAttributes"]
         )
-        rig.sqs.delete_message(QueueUrl=DLQ, ReceiptHandle=message["ReceiptHandle"])
+        world.sqs.delete_message(QueueUrl=DLQ, ReceiptHandle=message["ReceiptHandle"])
 
 
-def acknowledge(rig: Rig, process: Process) -> None:
-    process.acknowledge(next(iter(rig.witness.accepted)))
+def acknowledge(world: SimulatedWorld, container: Container) -> None:
+    container.acknowledge(next(iter(world.history.accepted)))
 
 
-def replay(rig: Rig, process: Process) -> None:
-    process.replay(next(iter(rig.witness.accepted)))
+def replay(world: SimulatedWorld, container: Container) -> None:
+    container.replay(next(iter(world.history.accepted)))
 
 
-def acknowledge_meanwhile(rig: Rig, process: Process) -> None:
-    rig.while_pushing = Process(rig).acknowledge
-    process.post()
+def acknowledge_meanwhile(world: SimulatedWorld, container: Container) -> None:
+    world.while_pushing = Container(world).acknowledge
+    container.post()
 
 
 def say(text: str) -> Step:
-    def send(rig: Rig, process: Process) -> None:
-        rig.sqs.send_message(QueueUrl=INBOX, MessageBody=text, MessageAttributes={})
+    def send(world: SimulatedWorld, container: Container) -> None:
+        world.sqs.send_message(QueueUrl=INBOX, MessageBody=text, MessageAttributes={})
 
     return send
 
 
-def say_first(rig: Rig, process: Process) -> None:
+def say_first(world: SimulatedWorld, container: Container) -> None:
     """Send a message for an event, as a stage that pushed before may have left."""
-    say(json.dumps({"event_id": next(iter(rig.witness.accepted))}))(rig, process)
+    say(json.dumps({"event_id": next(iter(world.history.accepted))}))(world, container)
 
 
-def lease(rig: Rig, process: Process) -> None:
-    process.lease(seconds=100)
+def lease(world: SimulatedWorld, container: Container) -> None:
+    container.lease(seconds=100)
 
 
-def acknowledge_leased(rig: Rig, process: Process) -> None:
-    for event_id, lease_id in sorted(rig.witness.leases):
-        process.acknowledge(event_id, lease_id)
+def acknowledge_leased(world: SimulatedWorld, container: Container) -> None:
+    for event_id, lease_id in sorted(world.history.leases):
+        container.acknowledge(event_id, lease_id)
 
 
-def release(rig: Rig, process: Process) -> None:
-    for event_id, lease_id in sorted(rig.witness.leases):
-        process.release(event_id, lease_id)
+def release(world: SimulatedWorld, container: Container) -> None:
+    for event_id, lease_id in sorted(world.history.leases):
+        container.release(event_id, lease_id)
 
 
-def let_leases_end(rig: Rig, process: Process) -> None:
-    rig.clock.sleep(101)
+def let_leases_end(world: SimulatedWorld, container: Container) -> None:
+    world.clock.sleep(101)
 
 
-def lease_then_work(rig: Rig, process: Process) -> None:
-    lease(rig, Process(rig))
-    process.work()
+def lease_then_work(world: SimulatedWorld, container: Container) -> None:
+    lease(world, Container(world))
+    container.work()
 
 
 def subscribe(count: int = 1) -> Step:
-    def act(rig: Rig, process: Process) -> None:
+    def act(world: SimulatedWorld, container: Container) -> None:
         for number in range(count):
-            process.subscribe(f"https://hooks.zapier.com/{number}")
-        rig.clock.sleep(20)  # until every container knows
+            container.subscribe(f"https://hooks.zapier.com/{number}")
+        world.clock.sleep(20)  # until every container knows
 
     return act
 
 
-def unsubscribe(rig: Rig, process: Process) -> None:
-    for subscription_id in sorted(rig.witness.subscribed_at):
-        process.unsubscribe(subscription_id)
+def unsubscribe(world: SimulatedWorld, container: Container) -> None:
+    for subscription_id in sorted(world.history.subscribed_at):
+        container.unsubscribe(subscription_id)
 
 
 def each(*steps: Step) -> Step:
-    def act(rig: Rig, process: Process) -> None:
+    def act(world: SimulatedWorld, container: Container) -> None:
         for step in steps:
-            step(rig, process)
+            step(world, container)
 
     return act
 
 
 @dataclass(frozen=True)
 class Path:
-    """What a healthy process does first, and then the steps of the one that is stopped."""
+    """What a healthy container does first, and then the steps of the one that is stopped."""
 
     act: Step
-    first: Step = lambda rig, process: None
+    first: Step = lambda world, container: None
     answers: tuple[int | None, ...] = ()
     environ: dict[str, str] = field(default_factory=dict)
 
@@ -192,21 +192,21 @@ PATHS = {
     "pull only, release": Path(each(lease, release), first=post, environ=PULL_ONLY),
     "pull only, replay": Path(replay, first=each(post, acknowledge), environ=PULL_ONLY),
     "pull only, worker": Path(work, first=each(post, say_first), environ=PULL_ONLY),
-    "sweep": Path(lambda rig, process: process.sweep(), first=lose_the_message),
-    "check_dlq": Path(lambda rig, process: process.check_dlq(), first=post, answers=(404,)),
+    "sweep": Path(lambda world, container: container.sweep(), first=lose_the_message),
+    "check_dlq": Path(lambda world, container: container.check_dlq(), first=post, answers=(404,)),
 }
 
 
 def calls_of(path: Path, point: int | None = None, fault: Fault | None = None) -> list[str]:
     """Live through a path, with a fault at one of its calls, and all that comes after it; return the calls."""
-    rig = Rig(path.environ)
-    rig.answers = list(path.answers)
-    path.first(rig, Process(rig))
-    process = Process(rig, lambda number, label: fault if number == point else None)
-    path.act(rig, process)
-    rig.settle()
-    rig.check()
-    return process.calls
+    world = SimulatedWorld(path.environ)
+    world.answers = list(path.answers)
+    path.first(world, Container(world))
+    container = Container(world, lambda number, label: fault if number == point else None)
+    path.act(world, container)
+    world.settle()
+    world.check()
+    return container.calls
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -225,12 +225,12 @@ def test_nothing_is_lost_wherever_a_path_is_stopped(name: str) -> None:
 
 
 def test_a_dead_letter_is_kept_if_the_lease_that_blocks_it_ends_meanwhile() -> None:
-    rig = Rig({})
-    rig.answers = [404]
-    process = Process(rig)
-    each(post, lease, move_back)(rig, process)
-    rig.clock.sleep(95)  # of 100
-    rig.latency = lambda: (0.0, 7.0)  # type: ignore[method-assign]
-    process.work()
-    rig.settle()
-    rig.check()
+    world = SimulatedWorld({})
+    world.answers = [404]
+    container = Container(world)
+    each(post, lease, move_back)(world, container)
+    world.clock.sleep(95)  # of 100
+    world.latency = lambda: (0.0, 7.0)  # type: ignore[method-assign]
+    container.work()
+    world.settle()
+    world.check()

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from chalicelib.events import Event, Status, unix_seconds
 from chalicelib.push import PushResult
-from tests.crash.rig import INBOX, Process, Rig
+from tests.crash.simulated_world import INBOX, Container, SimulatedWorld
 
 CONCURRENCY = 5
 
 
-class Town(Rig):
+class OutageWorld(SimulatedWorld):
     """Callers post at a steady rate; workers and sweeps run until no event is pending, but for those that hang."""
 
     def __init__(self, **environ: str) -> None:
@@ -45,9 +45,9 @@ class Town(Rig):
             self.hub.sleep(every_seconds)
 
     def _post(self, headers: dict[str, str]) -> None:
-        with self.container() as process:
+        with self.any_container() as container:
             started = self.clock()
-            assert process.post(**headers)
+            assert container.post(**headers)
             self.waits.append(self.clock() - started)
 
     def _event_source(self) -> None:
@@ -57,12 +57,12 @@ class Town(Rig):
                 self.hub.spawn(self._work)
 
     def _work(self) -> None:
-        Process(self).work()
+        Container(self).work()
         self._workers -= 1
 
     def _sweeps(self) -> None:
         for _ in self._every(60):
-            Process(self).sweep()
+            Container(self).sweep()
 
     def _every(self, seconds: float) -> Iterator[None]:
         items = self.dynamodb.items
@@ -72,18 +72,18 @@ class Town(Rig):
 
 
 def test_an_outage_is_unnoticed_by_callers_and_followed_by_one_delivery_of_each_event() -> None:
-    town = Town()
-    town.down_until += 100
-    town.live(posts=250, every_seconds=0.4)
-    town.check()
-    assert statistics.median(town.waits) == 0
-    assert all(event.status is Status.DELIVERED for event in town.items().values())
-    assert town.witness.doubles == []
-    pushes = sum(map(len, town.witness.pushes.values()))
-    assert town.sent <= pushes + len(town.witness.accepted)  # the sweep sends none while messages wait
+    world = OutageWorld()
+    world.down_until += 100
+    world.live(posts=250, every_seconds=0.4)
+    world.check()
+    assert statistics.median(world.waits) == 0
+    assert all(event.status is Status.DELIVERED for event in world.items().values())
+    assert world.history.repeated == []
+    pushes = sum(map(len, world.history.pushes.values()))
+    assert world.sent <= pushes + len(world.history.accepted)  # the sweep sends none while messages wait
 
 
-class HangingTown(Town):
+class HangingWorld(OutageWorld):
     """One event in twenty hangs, for ever. `waits_in_process`: also after a push that timed out."""
 
     def __init__(self, *, waits_in_process: bool, **environ: str) -> None:
@@ -93,8 +93,8 @@ class HangingTown(Town):
     def hangs(self, event_id: str) -> bool:
         return zlib.crc32(event_id.encode()) % 20 == 0
 
-    def respond(self, event: Event, url: str, timeout_seconds: float, process: Process) -> PushResult:
-        result = super().respond(event, url, timeout_seconds, process)
+    def respond(self, event: Event, url: str, timeout_seconds: float, container: Container) -> PushResult:
+        result = super().respond(event, url, timeout_seconds, container)
         return replace(result, timed_out=result.timed_out and not self._waits_in_process)
 
     def delivery_seconds(self) -> tuple[float, float]:
@@ -110,9 +110,9 @@ class HangingTown(Town):
 
 def test_events_that_hang_do_not_hold_up_the_healthy_ones() -> None:
     """`pytest -s` prints the figures: 20 events a second for 15 s, 5 % of which hang, five workers at a time."""
-    before = HangingTown(waits_in_process=True).delivery_seconds()
-    after = HangingTown(waits_in_process=False).delivery_seconds()
-    shorter = HangingTown(waits_in_process=False, PUSH_TIMEOUT_SECONDS="3").delivery_seconds()
+    before = HangingWorld(waits_in_process=True).delivery_seconds()
+    after = HangingWorld(waits_in_process=False).delivery_seconds()
+    shorter = HangingWorld(waits_in_process=False, PUSH_TIMEOUT_SECONDS="3").delivery_seconds()
     for name, (median, p95) in (
         ("waiting in process after a timeout", before),
         ("not waiting", after),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.crash.invariants import ViolationError
-from tests.crash.simulation import Storm, run
+from tests.crash.simulation import StormWorld, run
 
 SEEDS = range(10)
 
@@ -19,12 +19,12 @@ def test_no_order_of_calls_faults_and_crashes_breaks_a_promise(seed: int) -> Non
 def test_a_seed_repeats_its_run_exactly() -> None:
     one, other = run(4), run(4)
     assert one.items() == other.items()
-    assert [push.started for pushes in one.witness.pushes.values() for push in pushes] == [
-        push.started for pushes in other.witness.pushes.values() for push in pushes
+    assert [push.started for pushes in one.history.pushes.values() for push in pushes] == [
+        push.started for pushes in other.history.pushes.values() for push in pushes
     ]
 
 
-class MiscountingStorm(Storm):
+class MiscountingWorld(StormWorld):
     """One claim in four counts twice."""
 
     def __init__(self, seed: int) -> None:
@@ -43,4 +43,4 @@ class MiscountingStorm(Storm):
 @pytest.mark.parametrize("seed", SEEDS[::2])
 def test_every_seed_sees_one_claim_in_four_counted_twice(seed: int) -> None:
     with pytest.raises(ViolationError, match="attempts counted"):
-        run(seed, MiscountingStorm)
+        run(seed, MiscountingWorld)

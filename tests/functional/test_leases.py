@@ -142,7 +142,7 @@ def test_a_lease_that_does_not_exist_is_refused(world: World) -> None:
     ("body", "fields"),
     [
         ('{"limit": 0, "lease_seconds": 3601, "event_type": "a b"}', ["limit", "lease_seconds", "event_type"]),
-        ('{"limit": true, "lease_seconds": 1.0, "colour": 1}', ["colour", "limit", "lease_seconds"]),
+        ('{"limit": true, "lease_seconds": 1.5, "colour": 1}', ["colour", "limit", "lease_seconds"]),
         ('{"limit": "5", "lease_seconds": 0}', ["limit", "lease_seconds"]),
         ('{"limit": 101}', ["limit"]),
         ("[]", ["body"]),

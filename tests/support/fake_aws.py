@@ -199,6 +199,8 @@ def _condition(expression: str) -> Condition:
     for dynamodb, python in (
         (r"attribute_exists\((\w+)\)", r"('\1' in item)"),
         (r"attribute_not_exists\((\w+)\)", r"('\1' not in item)"),
+        (r"begins_with\((\w+), (:\w+)\)", r"item.get('\1', '').startswith(\2)"),
+        (r"(\w+) BETWEEN (:\w+) AND (:\w+)", r"(\2 <= item['\1'] <= \3)"),
         (r"(\w+) IN \(([^)]+)\)", r"(item.get('\1') in [\2])"),
         (r"(\w+) = (:\w+)", r"(item.get('\1') == \2)"),
         (r"(\w+) ([<>]=?) (:\w+)", r"('\1' in item and item['\1'] \2 \3)"),

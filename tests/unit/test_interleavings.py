@@ -1,4 +1,4 @@
-"""The life of one event, in every order in which its actors can take their steps.
+"""The world of one event, in every order in which its actors can take their steps.
 
 Any actor may stop for ever after any step, so what must hold in the end has to hold in every state that is reached.
 """
@@ -13,7 +13,7 @@ from chalicelib import delivery, settings
 from chalicelib.events import Event, Reason, Status, rfc3339, unix_seconds
 from chalicelib.messages import QueueMessage
 from chalicelib.services import Services
-from chalicelib.store import CLAIM_SECONDS
+from chalicelib.store import CLAIM_SECONDS, MESSAGE_GRACE_SECONDS
 from tests.support.fake_aws import FakeDynamoDB
 from tests.support.world import START, Clock
 
@@ -56,16 +56,16 @@ class Actor:
 
 @dataclass(frozen=True)
 class State:
-    """`letters` are the `failed_at` of messages in the DLQ; `claims` counts those since the last replay."""
+    """`dead_letters` are the `failed_at` of messages in the DLQ; `claims` counts those since the last replay."""
 
     actors: tuple[Actor, ...]
     item: tuple[tuple[str, Any], ...] = ()
-    letters: frozenset[str] = frozenset()
+    dead_letters: frozenset[str] = frozenset()
     claims: int = 0
     ticks: int = 0
 
 
-class Life:
+class SingleEventWorld:
     """A table with one event that is put into any state and asked what can come next."""
 
     def __init__(self) -> None:
@@ -112,101 +112,103 @@ class Life:
         assert sum(map(self.is_held, state.actors)) <= 1, "two hold the event"
         assert event.delivery_attempts == state.claims, "attempts are not the claims for pushes"
         if event.status is Status.FAILED:
-            assert event.failed_at in state.letters, "failed without a dead letter"
+            assert event.failed_at in state.dead_letters, "failed without a dead letter"
         if event.status is Status.PENDING:
             assert event.next_attempt_at, "never due"
             assert unix_seconds(event.requeue_at or "") < self.clock() + 3 * TICK_SECONDS, "the sweep is too late"
 
 
-Step = Callable[[Life, Actor, State], tuple[Actor, dict[str, Any]]]
+Step = Callable[[SingleEventWorld, Actor, State], tuple[Actor, dict[str, Any]]]
 PUSHING = ("push", "record", "fail")
 DONE = Actor("done")
 
 
-def claim(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
-    result = life.store.claim(EVENT_ID, life.name)
+def claim(world: SingleEventWorld, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    result = world.store.claim(EVENT_ID, world.name)
     if not (result.applied and result.event):
         return DONE, {}
     return Actor("push", result.event), {"claims": state.claims + 1}
 
 
-def push(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
-    assert life.event().claim_id == actor.held.claim_id, "a push under a claim that is lost"
+def push(world: SingleEventWorld, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    assert world.event().claim_id == actor.held.claim_id, "a push under a claim that is lost"
     return Actor("record", actor.held), {}
 
 
-def record_delivered(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
-    life.store.record_delivered(actor.held)
+def record_delivered(world: SingleEventWorld, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    world.store.record_delivered(actor.held)
     return DONE, {}
 
 
-def record_retry(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
-    life.store.record_retry(actor.held, delay_seconds=0, will_be_queued=True)
+def record_retry(world: SingleEventWorld, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    world.store.record_retry(actor.held, delay_seconds=0, will_be_queued=True)
     return DONE, {}
 
 
-def send_letter(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
-    failed = replace(actor.held, reason=Reason.PERMANENT, failed_at=f"{rfc3339(life.clock())} {actor.held.claim_id}")
-    return Actor("fail", failed), {"letters": state.letters | {failed.failed_at}}
+def send_dead_letter(world: SingleEventWorld, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    failed = replace(actor.held, reason=Reason.PERMANENT, failed_at=f"{rfc3339(world.clock())} {actor.held.claim_id}")
+    return Actor("fail", failed), {"dead_letters": state.dead_letters | {failed.failed_at}}
 
 
-def record_failed(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
-    life.store.record_failed(actor.held)
+def record_failed(world: SingleEventWorld, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    world.store.record_failed(actor.held)
     return DONE, {}
 
 
-def lease(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
-    result = life.store.lease(EVENT_ID, life.name, 30)
+def lease(world: SingleEventWorld, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    result = world.store.lease(EVENT_ID, world.name, 30)
     if not (result.applied and result.event):
         return DONE, {}
     return Actor("leased", result.event), {}
 
 
-def acknowledge_leased(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
-    applied = life.store.acknowledge(EVENT_ID, actor.held.claim_id).applied
-    assert not applied or life.is_held(actor), "acknowledged with a lease that is lost"
+def acknowledge_leased(world: SingleEventWorld, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    applied = world.store.acknowledge(EVENT_ID, actor.held.claim_id).applied
+    assert not applied or world.is_held(actor), "acknowledged with a lease that is lost"
     return DONE, {}
 
 
-def release(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
-    applied = life.store.release(EVENT_ID, str(actor.held.claim_id)).applied
-    assert not applied or life.is_held(actor), "released with a lease that is lost"
+def release(world: SingleEventWorld, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    applied = world.store.release(EVENT_ID, str(actor.held.claim_id)).applied
+    assert not applied or world.is_held(actor), "released with a lease that is lost"
     return DONE, {}
 
 
-def acknowledge(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
-    life.store.acknowledge(EVENT_ID)
+def acknowledge(world: SingleEventWorld, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    world.store.acknowledge(EVENT_ID)
     return DONE, {}
 
 
-def replay(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
-    result = life.store.replay(EVENT_ID, life.name, expires_at=EXPIRES_AT)
+def replay(world: SingleEventWorld, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    result = world.store.replay(EVENT_ID, world.name, expires_at=EXPIRES_AT)
     return (Actor("claim"), {"claims": 0}) if result.applied else (DONE, {})
 
 
-def redrive(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+def redrive(world: SingleEventWorld, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
     """Handle the oldest dead letter as the worker does; it is gone unless it is sent on."""
-    if not state.letters:
+    if not state.dead_letters:
         return DONE, {}
-    letter, before = min(state.letters), life.event()
-    delay_seconds = delivery.redrive(QueueMessage(EVENT_ID, letter), life.services)
-    changes: dict[str, Any] = {} if delay_seconds else {"letters": state.letters - {letter}}
-    if life.event().claim_id != before.claim_id:
+    dead_letter, before = min(state.dead_letters), world.event()
+    delay_seconds = delivery.redrive(QueueMessage(EVENT_ID, dead_letter), world.services)
+    changes: dict[str, Any] = {} if delay_seconds else {"dead_letters": state.dead_letters - {dead_letter}}
+    if world.event().claim_id != before.claim_id:
         changes["claims"] = 0
     return Actor("done" if delay_seconds else "claim"), changes
 
 
-def sweep(life: Life, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
-    requeue_at = life.event().requeue_at
-    if requeue_at is None or requeue_at > rfc3339(life.clock()):
+def sweep(world: SingleEventWorld, actor: Actor, state: State) -> tuple[Actor, dict[str, Any]]:
+    requeue_at = world.event().requeue_at
+    if requeue_at is None or requeue_at > rfc3339(world.clock()):
         return DONE, {}
-    return Actor("claim" if life.store.mark_requeued(EVENT_ID, requeue_at).applied else "done"), {}
+    return Actor(
+        "claim" if world.store.mark_requeued(EVENT_ID, requeue_at, MESSAGE_GRACE_SECONDS).applied else "done"
+    ), {}
 
 
 STEPS: dict[str, tuple[Step, ...]] = {
     "claim": (claim,),
     "push": (push,),
-    "record": (record_delivered, record_retry, send_letter),
+    "record": (record_delivered, record_retry, send_dead_letter),
     "fail": (record_failed,),
     "lease": (lease,),
     "leased": (acknowledge_leased, release),
@@ -230,15 +232,15 @@ STEPS: dict[str, tuple[Step, ...]] = {
     ],
 )
 def test_no_order_of_steps_loses_an_event_or_lets_two_hold_it(others: tuple[str, ...]) -> None:
-    life = Life()
-    life.store.put(EVENT)
-    item = tuple(sorted(life.dynamodb.items[EVENT_ID].items()))
+    world = SingleEventWorld()
+    world.store.put(EVENT)
+    item = tuple(sorted(world.dynamodb.items[EVENT_ID].items()))
     first = State((Actor("push"), *map(Actor, others)), item, claims=1)
     seen, todo = {first}, [first]
     while todo:
         state = todo.pop()
-        life.check(state)
-        new = set(life.next_states(state)) - seen
+        world.check(state)
+        new = set(world.next_states(state)) - seen
         seen |= new
         todo += new
     assert len(seen) > 1000

@@ -1,3 +1,4 @@
+import json
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -6,12 +7,12 @@ from typing import Any
 import pytest
 
 from chalicelib import listing, schedules
-from chalicelib.errors import InvalidRequestError
+from chalicelib.errors import InvalidRequestError, StorageUnavailableError
 from chalicelib.events import DeliveredVia, Event, Reason, Status, rfc3339
 from chalicelib.listing import MAX_PAGE_BYTES, Page
 from chalicelib.services import Services
 from chalicelib.settings import load
-from chalicelib.store import SHARDS
+from chalicelib.store import SHARDS, partition
 from tests.support.fake_aws import FakeDynamoDB, FakeSQS
 from tests.support.world import START, Clock
 
@@ -86,7 +87,8 @@ def ids_of(pages: list[Page]) -> list[str]:
 def test_walking_the_pages_shows_every_event_once_in_order(
     order: str, limit: int, page_rows: int, services: Services, dynamodb: FakeDynamoDB
 ) -> None:
-    events = store_all(services, map(make_event, range(60)))
+    events = store_all(services, map(make_event, range(0, 180, 3)))
+    store_all(services, (make_event(number + 1, expires_at=int(START)) for number in range(0, 180, 3)))
     dynamodb.page_rows = page_rows
     undelivered = [event for event in events if event.status is not Status.DELIVERED]
 
@@ -128,7 +130,7 @@ def test_a_damaged_cursor_is_refused(services: Services) -> None:
     assert listing.parse({"cursor": [""]}, listing.EVENTS).after is None
 
 
-# The schedules
+# Queries of the schedules
 
 
 @pytest.mark.parametrize("page_rows", [sys.maxsize, 3])
@@ -138,36 +140,53 @@ def test_overdue_events_are_pending_due_and_not_to_be_pushed_by_anyone(
     moments = [rfc3339(START + seconds) for seconds in (-60, -0.001, 0, 0.001, 60)]
     events = [make_event(n, requeue_at=moments[n % 5], next_attempt_at=moments[n // 5 % 5]) for n in range(150)]
     store_all(services, [*events, make_event(300, requeue_at=moments[0], next_attempt_at=None)])
+    store_all(services, (replace(event, event_id=f"cpy_{event.event_id[4:]}") for event in events))
     dynamodb.page_rows = page_rows
-    found = [event for shard in range(SHARDS) for event in listing.overdue(services, shard)]
-    assert sorted((event.event_id, event.requeue_at) for event in found) == sorted(
+    expected = [
         (event.event_id, event.requeue_at)
         for event in events
         if event.status is Status.PENDING and {event.requeue_at, event.next_attempt_at} <= set(moments[:3])
-    )
+    ]
+    partitions = [partition(Status.PENDING, shard) for shard in range(SHARDS)]
+    found = [event for each in partitions for event in services.store.overdue(each, 1000)]
+    assert sorted((event.event_id, event.requeue_at) for event in found) == sorted(expected)
+    assert sum(map(services.store.count_overdue, partitions)) == len(expected)
 
 
-def test_a_sweep_queues_a_thousand_events_of_a_shard_at_most(dynamodb: FakeDynamoDB, clock: Clock) -> None:
+def test_a_sweep_queues_a_thousand_events_of_a_partition_at_most(dynamodb: FakeDynamoDB, clock: Clock) -> None:
     sqs = FakeSQS(clock)
     for url in QUEUES.values():
         sqs.queue(url)
     services = Services(load(ENVIRON), make_client={"dynamodb": dynamodb, "sqs": sqs}.__getitem__, clock=clock)
     due = {"requeue_at": rfc3339(START), "next_attempt_at": rfc3339(START)}
-    store_all(services, (make_event(3 * number, **due) for number in range(4400)))
+    copies = store_all(services, (make_event(3 * n, event_id=f"cpy_{n:032x}", **due) for n in range(4400)))
+    lost = make_event(3 * len(copies), **due)
+    store_all(services, [lost])
 
     schedules.sweep(services, 60)
 
-    assert 3500 <= len(sqs.messages(QUEUES["INBOX_QUEUE_URL"])) <= SHARDS * 1000
+    queued = [json.loads(message["Body"])["event_id"] for message in sqs.messages(QUEUES["INBOX_QUEUE_URL"])]
+    assert 3500 <= len(queued) <= SHARDS * 1000 + 1
+    assert lost.event_id in queued
 
 
 @pytest.mark.parametrize("expired", [0, 1, 100])
-def test_the_oldest_pending_event_has_not_expired(expired: int, services: Services) -> None:
-    assert listing.oldest_pending(services) is None
-    store_all(services, (make_event(3 * number, expires_at=int(START)) for number in range(expired)))
-    events = store_all(services, map(make_event, range(3 * expired, 3 * expired + 30)))
-    assert listing.oldest_pending(services) == replace(
-        next(event for event in events if event.status is Status.PENDING),
-        payload="{}",
-        metadata="null",
-        claim_id=None,
-    )
+def test_the_oldest_pending_event_has_not_expired_is_to_be_pushed_and_no_copy(
+    expired: int, services: Services, dynamodb: FakeDynamoDB
+) -> None:
+    dynamodb.page_rows = 5
+    due = {"next_attempt_at": rfc3339(START)}
+    left_out = [make_event(0), make_event(3, event_id=f"cpy_{3:032x}", **due)]
+    left_out += [make_event(3 * number, expires_at=int(START), **due) for number in range(2, expired + 2)]
+    store_all(services, left_out)
+
+    def oldest(deadline: float) -> list[str]:
+        found = (services.store.oldest_scheduled(shard, deadline) for shard in range(SHARDS))
+        return [event.event_id for event in found if event]
+
+    assert oldest(START) == []
+    event, _ = store_all(services, [make_event(600, **due), make_event(600 + 3 * SHARDS, **due)])
+    assert event.event_id in oldest(START)
+    if expired > SHARDS * dynamodb.page_rows:
+        with pytest.raises(StorageUnavailableError):
+            oldest(START - 1)

@@ -2,24 +2,24 @@ import socket
 import ssl
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from threading import Event as Signal
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from chalicelib.events import Event, Status
-from chalicelib.push import Outcome, PushClient, PushResult
+from chalicelib.push import PushClient, PushResult
+from chalicelib.retry import Outcome
 from tests.support import receiver as behave
 from tests.support.receiver import SECRET_PATH, Behaviour, Exchange, Receiver, certificates, endless, garbage, head
 from tests.support.world import Clock
 
-MakePush = Callable[..., PushClient]
-EVENT = Event("evt_" + "0" * 32, "t", Status.PENDING, "2026-11-25T00:00:00Z", "acme", 5, size=1)
+EVENT = Event("evt_" + "0" * 32, "t", Status.PENDING, "2026-11-25T00:00:00Z", "acme", 5, 2)
 HUGE = replace(EVENT, payload=f'"{"x" * 8 * 1024 * 1024}"')  # more than the network holds
 LONG = 10.0  # for what must end long before its timeout
 DELIVERED, RETRY, FAILED = Outcome.DELIVERED, Outcome.RETRY, Outcome.FAILED
@@ -39,28 +39,37 @@ def server(request: pytest.FixtureRequest) -> Receiver:
 
 
 @pytest.fixture
-def new_push(clock: Clock) -> Iterator[MakePush]:
-    """Return a function that makes push clients, which trust the authority of `certificates()`."""
+def push(clock: Clock) -> Iterator[PushClient]:
+    """Return a push client that trusts the authority of `certificates()`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     certificates().authority.configure_trust(context)
-    with ExitStack() as clients:
-
-        def make(connect_timeout_seconds: float = 5) -> PushClient:
-            push = PushClient((), connect_timeout_seconds=connect_timeout_seconds, clock=clock, ssl_context=context)
-            clients.callback(push.close)
-            return push
-
-        yield make
+    push = PushClient(clock=clock, ssl_context=context)
+    yield push
+    push.close()
 
 
-@pytest.fixture
-def push(new_push: MakePush) -> PushClient:
-    return new_push()
+def send(
+    push: PushClient,
+    url: str,
+    event: Event = EVENT,
+    *,
+    timeout_seconds: float = LONG,
+    connect_timeout_seconds: float = 5,
+    public_only: bool = False,
+) -> PushResult:
+    return push.send(
+        event,
+        url,
+        timestamp=1,
+        timeout_seconds=timeout_seconds,
+        connect_timeout_seconds=connect_timeout_seconds,
+        public_only=public_only,
+    )
 
 
-def send_within(seconds: float, push: PushClient, url: str, timeout_seconds: float, event: Event = EVENT) -> PushResult:
+def send_within(seconds: float, push: PushClient, url: str, event: Event = EVENT, **options: Any) -> PushResult:
     started = time.monotonic()
-    result = push.send(event, url, timeout_seconds)
+    result = send(push, url, event, **options)
     elapsed_seconds = time.monotonic() - started
     assert elapsed_seconds < seconds
     assert result.duration_ms <= elapsed_seconds * 1000 + 1
@@ -74,13 +83,13 @@ TARGETS = [("", "/"), ("?a=b", "/?a=b"), *((same, same) for same in ("//a/../b/.
 def test_path_and_query_are_sent_as_they_were_given(
     path: str, target: str, receiver: Receiver, push: PushClient
 ) -> None:
-    push.send(EVENT, receiver.url.removesuffix(SECRET_PATH) + path, LONG)
+    send(push, receiver.url.removesuffix(SECRET_PATH) + path)
     assert receiver.requests[0].path == target
 
 
 def test_an_ipv6_address_can_be_the_host(receiver: Receiver, push: PushClient, resolve: Callable[..., None]) -> None:
     resolve(receiver.port)
-    assert push.send(EVENT, "http://[::1]:81/", LONG).outcome is DELIVERED
+    assert send(push, "http://[::1]:81/").outcome is DELIVERED
     assert receiver.requests[0].headers["host"] == "[::1]:81"
 
 
@@ -92,7 +101,7 @@ CODES += [(code, FAILED) for code in (300, 304, 400, 401, 403, 404, 405, 407, 40
 @pytest.mark.parametrize(("code", "outcome"), CODES)
 def test_the_status_code_decides(code: int, outcome: Outcome, receiver: Receiver, push: PushClient) -> None:
     receiver.script(behave.status(code))
-    result = push.send(EVENT, receiver.url, LONG)
+    result = send(push, receiver.url)
     error = None if outcome is DELIVERED else f"receiver responded {code}"
     response = None if outcome is DELIVERED else "" if code == 304 else "ok"
     assert result == PushResult(outcome, result.duration_ms, code, error, 0.0, False, response)
@@ -104,7 +113,7 @@ def test_neither_redirects_nor_proxies_are_followed(
 ) -> None:
     monkeypatch.setenv("http_proxy", behave.refused_url())
     receiver.script(behave.redirect(receiver.url, code))
-    assert push.send(EVENT, receiver.url, LONG).status_code == code
+    assert send(push, receiver.url).status_code == code
     assert len(receiver.requests) == 1
 
 
@@ -115,7 +124,7 @@ def test_informational_responses_are_skipped(
 ) -> None:
     informational = b"".join(head(each, {"Link": "</x>"}) for each in before)
     tls_server.default = behave.answer(informational + head(code, {"Content-Length": "0"}))
-    assert [push.send(EVENT, tls_server.url, LONG).status_code for _ in range(2)] == [code, code]
+    assert [send(push, tls_server.url).status_code for _ in range(2)] == [code, code]
     assert tls_server.connections == 1
 
 
@@ -140,7 +149,7 @@ def test_the_beginning_of_the_response_body_is_kept_unless_delivered(
         lambda exchange: exchange.send(head(code, {"Content-Length": "9999"}) + body), Exchange.close
     )
     tls_server.script(behave.status(code, body=body), chunked, broken, behave.status(200, body=body))
-    assert [push.send(EVENT, tls_server.url, LONG).response for _ in range(4)] == [text, text, text, None]
+    assert [send(push, tls_server.url).response for _ in range(4)] == [text, text, text, None]
 
 
 NOT_HTTP = "response is not HTTP"
@@ -166,7 +175,7 @@ FAULTY: dict[str, tuple[Behaviour, str]] = {
 def test_no_http_response_is_a_retry_and_nothing_is_sent_twice(what: str, server: Receiver, push: PushClient) -> None:
     server.default = FAULTY[what][0]
     for _ in range(2):
-        result = send_within(5, push, server.url, LONG)
+        result = send_within(5, push, server.url)
         assert result == PushResult(RETRY, result.duration_ms, error=result.error)
         assert result.error == FAULTY[what][1] or (FAULTY[what][1] == RESET and server.url.startswith("https"))
     assert (server.connections, len(server.requests)) == (2, 2)
@@ -193,12 +202,12 @@ BODIES: dict[str, Behaviour] = {
 def test_2xx_is_delivered_whatever_becomes_of_the_body(what: str, tls_server: Receiver, push: PushClient) -> None:
     tls_server.script(BODIES[what])
     tracemalloc.start()
-    result = send_within(5, push, tls_server.url, LONG)
+    result = send_within(5, push, tls_server.url)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2_000_000
     assert result == PushResult(DELIVERED, result.duration_ms, 200)
-    assert push.send(EVENT, tls_server.url, LONG).outcome is DELIVERED
+    assert send(push, tls_server.url).outcome is DELIVERED
 
 
 SLOW: dict[str, Behaviour] = {
@@ -215,13 +224,13 @@ def test_a_response_that_takes_too_long_is_a_timeout(
     reused: bool, what: str, server: Receiver, push: PushClient
 ) -> None:
     if reused:
-        push.send(EVENT, server.url, LONG)
+        send(push, server.url)
     server.default = SLOW[what]
-    result = send_within(5, push, server.url, 0.2)
+    result = send_within(5, push, server.url, timeout_seconds=0.2)
     server.default = behave.status(200)
     assert result == PushResult(RETRY, result.duration_ms, error="timed out", timed_out=True)
     assert result.duration_ms >= 200
-    assert push.send(EVENT, server.url, LONG).outcome is DELIVERED
+    assert send(push, server.url).outcome is DELIVERED
     assert server.connections == 2
 
 
@@ -236,20 +245,20 @@ def trickle_handshake(connection: socket.socket) -> None:
 @pytest.mark.parametrize(("connect_timeout_seconds", "timeout_seconds"), [(0.3, LONG), (LONG, 0.3)])
 @pytest.mark.parametrize("where", [None, behave.hang_on_accept, trickle_handshake])
 def test_a_connection_that_is_not_made_in_time_is_a_timeout_and_keeps_no_other_push_waiting(
-    where: Any, connect_timeout_seconds: float, timeout_seconds: float, new_push: MakePush
+    where: Any, connect_timeout_seconds: float, timeout_seconds: float, push: PushClient
 ) -> None:
-    push = new_push(connect_timeout_seconds=connect_timeout_seconds)
+    options: Any = {"connect_timeout_seconds": connect_timeout_seconds, "timeout_seconds": timeout_seconds}
     with behave.blackhole_listener() as url, Receiver(tls=certificates().valid(), on_accept=where) as receiver:
         urls = [receiver.url if where else url] * 12
         with ThreadPoolExecutor(len(urls)) as pool:
-            results = list(pool.map(lambda url: send_within(3, push, url, timeout_seconds), urls))
+            results = list(pool.map(lambda url: send_within(3, push, url, **options), urls))
     assert {(result.outcome, result.error, result.timed_out) for result in results} == {(RETRY, "timed out", True)}
 
 
-def test_the_time_to_connect_bounds_neither_sending_nor_the_response(tls_server: Receiver, new_push: MakePush) -> None:
+def test_the_time_to_connect_bounds_neither_sending_nor_the_response(tls_server: Receiver, push: PushClient) -> None:
     tls_server.default = behave.in_turn(lambda exchange: exchange.pause(1.1), behave.status(200))
-    push = new_push(connect_timeout_seconds=1)
-    assert [push.send(HUGE, tls_server.url, LONG).outcome for _ in range(2)] == [DELIVERED, DELIVERED]
+    for _ in range(2):
+        assert send(push, tls_server.url, HUGE, connect_timeout_seconds=1).outcome is DELIVERED
 
 
 @pytest.mark.parametrize("secure", [False, True])
@@ -258,14 +267,14 @@ def test_a_receiver_that_reads_slowly_is_a_timeout(bytes_at_a_time: int, secure:
     left = Signal()
 
     def read_slowly(connection: socket.socket) -> None:
-        left.wait(0.5)  # a slow TLS handshake takes from the same time
+        left.wait(1)  # a slow TLS handshake takes from the same time
         with certificates().valid().wrap_socket(connection, True) if secure else connection as sock:
             while not left.wait(0.02):
                 sock.recv(bytes_at_a_time)
 
     with Receiver(on_accept=read_slowly) as receiver:
         url = receiver.url.replace("http://127.0.0.1", "https://localhost") if secure else receiver.url
-        assert send_within(5, push, url, 0.6, HUGE).timed_out
+        assert send_within(2, push, url, HUGE, timeout_seconds=1.2).timed_out
         left.set()
 
 
@@ -277,7 +286,7 @@ def test_a_response_counts_though_the_receiver_did_not_read_the_request(push: Pu
         connection.close()
 
     with Receiver(on_accept=respond_unread) as receiver:
-        assert push.send(HUGE, receiver.url, LONG).status_code == 413
+        assert send(push, receiver.url, HUGE).status_code == 413
 
 
 HTTP_DATE = "%a, %d %b %Y %H:%M:%S GMT"
@@ -294,7 +303,7 @@ def test_retry_after_is_honoured_up_to_an_hour_on_429_and_503(
     codes = (429, 503, 200, 301, 404, 408, 500, 502)
     value = (datetime.now(UTC) + timedelta(seconds=seconds)).strftime(value)
     receiver.script(*(behave.status(code, headers={"Retry-After": value}) for code in codes))
-    waits = [push.send(EVENT, receiver.url, LONG).retry_after_seconds for _ in codes]
+    waits = [send(push, receiver.url).retry_after_seconds for _ in codes]
     expected = min(3600, max(0, seconds))
     assert waits == pytest.approx([expected, expected, 0, 0, 0, 0, 0, 0], abs=60)
 
@@ -306,7 +315,7 @@ KEPT |= {"1 KiB": behave.status(200, body=b"x" * 1024), "chunked": behave.answer
 @pytest.mark.parametrize("what", KEPT)
 def test_connections_are_reused(what: str, tls_server: Receiver, push: PushClient) -> None:
     tls_server.default = KEPT[what]
-    assert all(push.send(EVENT, tls_server.url, LONG).status_code for _ in range(3))
+    assert all(send(push, tls_server.url).status_code for _ in range(3))
     assert (tls_server.connections, len(tls_server.requests)) == (1, 3)
 
 
@@ -330,16 +339,16 @@ def test_a_connection_that_is_closed_or_holds_unread_bytes_is_not_reused(
 ) -> None:
     done = Signal()
     server.script(behave.in_turn(NOT_REUSED[what], lambda exchange: done.set()), behave.status(503))
-    assert push.send(EVENT, server.url, LONG).outcome is DELIVERED
+    assert send(push, server.url).outcome is DELIVERED
     assert done.wait(LONG)
-    assert push.send(EVENT, server.url, LONG).status_code == 503
+    assert send(push, server.url).status_code == 503
     assert (server.connections, len(server.requests)) == (2, 2)
 
 
 @pytest.mark.parametrize("fault", [behave.close_without_answer, behave.reset_before_answer])
 def test_a_connection_closed_while_sending_is_a_retry(fault: Behaviour, server: Receiver, push: PushClient) -> None:
     server.script(behave.status(200), fault)
-    assert [push.send(EVENT, server.url, LONG).outcome for _ in range(2)] == [DELIVERED, RETRY]
+    assert [send(push, server.url).outcome for _ in range(2)] == [DELIVERED, RETRY]
     assert (server.connections, len(server.requests)) == (1, 2)
 
 
@@ -347,9 +356,9 @@ def test_a_connection_closed_while_sending_is_a_retry(fault: Behaviour, server: 
 def test_a_connection_that_was_idle_for_four_seconds_is_not_reused(
     idle_seconds: float, connections: int, tls_server: Receiver, push: PushClient, clock: Clock
 ) -> None:
-    push.send(EVENT, tls_server.url, LONG)
+    send(push, tls_server.url)
     clock.sleep(idle_seconds)
-    assert push.send(EVENT, tls_server.url, LONG).outcome is DELIVERED
+    assert send(push, tls_server.url).outcome is DELIVERED
     assert tls_server.connections == connections
 
 
@@ -359,7 +368,7 @@ def test_threads_share_a_client_and_each_gets_its_own_response(tls_server: Recei
     with Receiver() as other, ThreadPoolExecutor(10) as pool:
         events = [replace(EVENT, event_id=str(code)) for code in codes] + [EVENT] * 100
         urls = [tls_server.url] * 200 + [other.url + "&2"] * 100
-        results = list(pool.map(lambda event, url: push.send(event, url, LONG).status_code, events, urls))
+        results = list(pool.map(lambda event, url: send(push, url, event).status_code, events, urls))
         assert results == codes + [200] * 100
         assert {request.path for request in other.requests} == {SECRET_PATH + "&2"}
         assert max(tls_server.connections, other.connections) <= 10
@@ -370,33 +379,85 @@ def test_threads_share_a_client_and_each_gets_its_own_response(tls_server: Recei
 
 @pytest.fixture
 def resolve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return a function that lets all names resolve to these ports of 127.0.0.1, or fail with an error."""
+    """Return a function that lets names resolve to ports of 127.0.0.1, or to addresses, or fail with an error.
+
+    A connection to an address leads to its port of 127.0.0.1.
+    """
     resolver = socket.getaddrinfo
 
-    def resolve(*ports: int, error: Exception | None = None) -> None:
+    def resolve(
+        *ports: int, error: Exception | None = None, addresses: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
         def getaddrinfo(host: str, *parameters: Any, **more: Any) -> list[Any]:
             if host == "127.0.0.1":
                 return resolver(host, *parameters, **more)
             if error:
                 raise error
-            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
+            found = [("127.0.0.1", port) for port in ports] or [(address, 80) for address in addresses]
+            found = [("127.0.0.1", addresses[host])] if host in addresses else found
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", place) for place in found]
 
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
     return resolve
 
 
+def port_of(url: str) -> int:
+    return int(url.split(":")[2].split("/")[0])
+
+
 def test_a_hosts_addresses_are_tried_in_turn_and_share_the_time_to_connect(
-    resolve: Callable[..., None], receiver: Receiver, new_push: MakePush
+    resolve: Callable[..., None], receiver: Receiver, push: PushClient
 ) -> None:
-    push = new_push(connect_timeout_seconds=1)
     with behave.blackhole_listener() as url:
-        dead, refused = (int(each.split(":")[2].split("/")[0]) for each in (url, behave.refused_url()))
+        dead, refused = port_of(url), port_of(behave.refused_url())
         resolve(refused, dead, receiver.port)
-        assert push.send(EVENT, "http://name.example/hook", LONG).outcome is DELIVERED
+        assert send(push, "http://name.example/hook", connect_timeout_seconds=1).outcome is DELIVERED
         assert receiver.requests[0].headers["host"] == "name.example"
         resolve(*[dead] * 8)
-        assert send_within(4, push, "http://other.example/hook", LONG).timed_out
+        assert send_within(4, push, "http://other.example/hook", connect_timeout_seconds=1).timed_out
+        resolve(dead, refused)  # as IPv6, which Lambda does not have, after IPv4
+        assert send(push, "http://third.example/hook", connect_timeout_seconds=0.2).timed_out
+
+
+NOT_PUBLIC = [
+    *("127.0.0.1", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1"),
+    *("::1", "::", "fe80::1%1", "fd00::1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "2002:a00:1::1"),
+]
+
+
+@pytest.mark.parametrize("address", NOT_PUBLIC)
+def test_a_push_to_public_addresses_only_connects_to_no_other(
+    address: str, resolve: Callable[..., None], receiver: Receiver, push: PushClient
+) -> None:
+    resolve(addresses={address: receiver.port})
+    result = send(push, "http://name.example/hook", public_only=True)
+    assert result == PushResult(FAILED, result.duration_ms, error="address not allowed")
+    assert receiver.connections == 0
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1", "::ffff:8.8.8.8", "2002:808:808::1"])
+def test_a_push_to_public_addresses_only_follows_no_redirect_either(
+    address: str, resolve: Callable[..., None], receiver: Receiver, push: PushClient
+) -> None:
+    resolve(addresses={address: receiver.port})
+    receiver.script(behave.redirect(receiver.url))
+    assert [send(push, "http://name.example/hook", public_only=True).status_code for _ in range(2)] == [302, 200]
+
+
+def test_of_several_addresses_the_one_that_is_connected_to_must_be_public(
+    resolve: Callable[..., None], receiver: Receiver, push: PushClient
+) -> None:
+    resolve(addresses={"8.8.8.8": receiver.port, "10.0.0.1": receiver.port})
+    assert send(push, "http://one.example/hook", public_only=True).outcome is DELIVERED
+    resolve(addresses={"8.8.8.8": port_of(behave.refused_url()), "10.0.0.1": receiver.port})
+    assert send(push, "http://two.example/hook", public_only=True).error == "address not allowed"
+    assert receiver.connections == 1
+
+
+def test_an_error_of_our_own_is_not_taken_for_one_of_the_receiver(receiver: Receiver, push: PushClient) -> None:
+    with pytest.raises(ValueError, match="surrogates"):
+        send(push, receiver.url, replace(EVENT, payload='"\ud800"'))
 
 
 @pytest.mark.parametrize(
@@ -412,14 +473,14 @@ def test_a_host_without_a_usable_address_is_a_retry(
     error: Exception | None, text: str, resolve: Callable[..., None], push: PushClient
 ) -> None:
     resolve(error=error)
-    result = push.send(EVENT, "https://name.example/hook", LONG)
+    result = send(push, "https://name.example/hook")
     assert result == PushResult(RETRY, result.duration_ms, error=text)
 
 
 @pytest.mark.parametrize("fault", ["unknown_authority", "wrong_host", "expired"])
 def test_a_certificate_that_does_not_verify_is_a_failure_and_nothing_is_sent(fault: str, push: PushClient) -> None:
     with Receiver(tls=getattr(certificates(), fault)()) as receiver:
-        result = push.send(EVENT, receiver.url, LONG)
+        result = send(push, receiver.url)
         receiver.wait_until_left()
         assert receiver.requests == []
     assert result == PushResult(FAILED, result.duration_ms, error="certificate does not verify")
@@ -434,5 +495,5 @@ HANDSHAKES: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("on_accept", "error"), [*HANDSHAKES, (behave.reset_on_accept, "connection reset")])
 def test_a_handshake_that_breaks_off_is_a_retry(on_accept: Any, error: str, push: PushClient) -> None:
     with Receiver(tls=certificates().valid(), on_accept=on_accept) as receiver:
-        result = push.send(EVENT, receiver.url, LONG)
+        result = send(push, receiver.url)
         assert result == PushResult(RETRY, result.duration_ms, error=error)

@@ -4,8 +4,10 @@ import traceback
 
 import pytest
 
-from chalicelib.auth import ApiKey, Scope
-from chalicelib.settings import SettingsError, load, read
+from chalicelib.auth import DEFAULT_SCOPES, ApiKey, Scope
+from chalicelib.errors import SettingsError
+from chalicelib.settings import load, read
+from chalicelib.targets import AllowedHosts
 
 DIGEST, OTHER_DIGEST = hashlib.sha256(b"a key").hexdigest(), hashlib.sha256(b"another").hexdigest()
 REQUIRED = {
@@ -40,13 +42,13 @@ def faults(environ: dict[str, str]) -> list[str]:
         ("PUSH_TIMEOUT_SECONDS", "3", "inline_push_timeout_seconds", 3),  # never above the push timeout
         ("STAGE", "prod-eu", "stage", "prod-eu"),
         ("LOG_LEVEL", "debug", "log_level", "DEBUG"),
-        ("METRICS_NAMESPACE", "My/Space.1", "metrics_namespace", "My/Space.1"),
         ("ZAPIER_WEBHOOK_URL", "HTTPS://Example.com:8443/a?b=c", "webhook_url", "HTTPS://Example.com:8443/a?b=c"),
         ("ZAPIER_WEBHOOK_URL", "http://[::1]:80/hook", "webhook_url", "http://[::1]:80/hook"),
         ("ZAPIER_WEBHOOK_URL", "none", "webhook_url", None),
-        ("SUBSCRIPTION_HOSTS", "", "subscription_hosts", ("hooks.zapier.com",)),
-        ("SUBSCRIPTION_HOSTS", "Hooks.Test., .my.test", "subscription_hosts", ("hooks.test", ".my.test")),
-        ("SUBSCRIPTION_HOSTS", "none", "subscription_hosts", ()),
+        ("SUBSCRIPTION_HOSTS", "", "subscription_hosts", AllowedHosts(("hooks.zapier.com",))),
+        ("SUBSCRIPTION_HOSTS", "Hooks.Test., .my.test", "subscription_hosts", AllowedHosts(("hooks.test", ".my.test"))),
+        ("SUBSCRIPTION_HOSTS", "*", "subscription_hosts", AllowedHosts(("*",))),
+        ("SUBSCRIPTION_HOSTS", "none", "subscription_hosts", AllowedHosts(())),
         ("API_KEYS", "", "api_keys", ()),
         (
             "API_KEYS",
@@ -54,8 +56,8 @@ def faults(environ: dict[str, str]) -> list[str]:
             "api_keys",
             (
                 ApiKey("acme", DIGEST, frozenset({Scope.PRODUCE})),
-                ApiKey("acme", OTHER_DIGEST, frozenset(Scope)),
-                ApiKey("b-2", DIGEST, frozenset(Scope)),
+                ApiKey("acme", OTHER_DIGEST, frozenset(DEFAULT_SCOPES)),
+                ApiKey("b-2", DIGEST, frozenset(DEFAULT_SCOPES)),
             ),
         ),
         ("WEBHOOK_SIGNING_SECRETS", f"{SHORTEST}  {LONGEST}", "signing_secrets", (b"a" * 24, b"b" * 64)),
@@ -85,7 +87,6 @@ UNUSABLE = {
     "EVENT_RETENTION_DAYS": ["0", "0.5", "3651"],
     "STAGE": ["my stage", "dev/x", "é", "x" * 33],
     "LOG_LEVEL": ["LOUD", "10"],
-    "METRICS_NAMESPACE": ["AWS/Lambda", "a b", "x" * 256],
     "WORKER_MAX_CONCURRENCY": ["1", "1001"],
 }
 

@@ -46,7 +46,7 @@ def changed(event: Event, *removed: str, **changes: Any) -> Event:
     return replace(event, **{**dict.fromkeys(removed), **changes})
 
 
-class Model:
+class StoreModel:
     """Each step says in one condition whether a write must be applied, and what it makes of the event."""
 
     def __init__(self, client: Any, table: str, clock: Clock) -> None:
@@ -213,23 +213,23 @@ class Model:
         event = self.event(event_id)
         seen = self.random.choice((self.at(-0.25), event.requeue_at if event else None)) or self.at()
         is_pending = event is not None and event.status is Status.PENDING
-        after = changed(event, requeue_at=self.at(60)) if event and is_pending and event.requeue_at == seen else None
-        self.check(event_id, after, lambda: self.store.mark_requeued(event_id, seen), returned=False)
+        after = changed(event, requeue_at=self.at(600)) if event and is_pending and event.requeue_at == seen else None
+        self.check(event_id, after, lambda: self.store.mark_requeued(event_id, seen, 600), returned=False)
 
 
-STEPS: tuple[Callable[[Model, str], None], ...] = (
-    Model.wait,
-    Model.put,
-    Model.claim,
-    Model.claim,
-    Model.record,
-    Model.record,
-    Model.delete,
-    Model.lease,
-    Model.end_lease,
-    Model.acknowledge,
-    Model.replay,
-    Model.mark_requeued,
+STEPS: tuple[Callable[[StoreModel, str], None], ...] = (
+    StoreModel.wait,
+    StoreModel.put,
+    StoreModel.claim,
+    StoreModel.claim,
+    StoreModel.record,
+    StoreModel.record,
+    StoreModel.delete,
+    StoreModel.lease,
+    StoreModel.end_lease,
+    StoreModel.acknowledge,
+    StoreModel.replay,
+    StoreModel.mark_requeued,
 )
 
 
@@ -237,6 +237,6 @@ STEPS: tuple[Callable[[Model, str], None], ...] = (
 def test_transitions_in_any_order_do_what_the_model_does(aws: str, steps: int, shared_world: World) -> None:
     shared_world.forget()
     client = shared_world.dynamodb if aws == "moto" else FakeDynamoDB(shared_world.clock)
-    model = Model(client, shared_world.environ["EVENTS_TABLE_NAME"], shared_world.clock)
+    model = StoreModel(client, shared_world.environ["EVENTS_TABLE_NAME"], shared_world.clock)
     for _ in range(steps):
         model.take_step()

@@ -1,4 +1,4 @@
-"""A system in memory and in virtual time, whose processes can be failed or killed at every call that they make."""
+"""A world in memory and in virtual time, whose containers can be failed or killed at every call that they make."""
 
 import contextlib
 import itertools
@@ -22,7 +22,7 @@ from chalicelib.retry import Outcome, outcome_of
 from chalicelib.services import Services
 from chalicelib.subscriptions import CACHE_SECONDS
 from tests.crash.hub import Hub, Pool
-from tests.crash.invariants import Push, ViolationError, Witness, check
+from tests.crash.invariants import History, Push, ViolationError, check
 from tests.support.fake_aws import FakeDynamoDB, FakeSQS, typed
 from tests.support.world import KEY, Answer, Clock, LambdaContext, call, digest, sqs_record
 
@@ -41,8 +41,8 @@ API_SECONDS, WORKER_SECONDS, SCHEDULE_SECONDS = 30.0, 50.0, 60.0
 LAST_PUSH_SECONDS = 3 + AFTER_PUSH_SECONDS  # so long before a timeout no push begins, even of an event that is claimed
 
 
-class Death(BaseException):
-    """The process is gone. Nothing in the code under test may catch it."""
+class Killed(BaseException):
+    """The container is gone. Nothing in the code under test may catch it."""
 
 
 class Fault(StrEnum):
@@ -65,56 +65,56 @@ FaultAt = Callable[[int, str], Fault | None]
 SCHEDULED = ("version", "account", "region", "detail", "detail-type", "source", "time", "id", "resources")
 
 
-class Process:
+class Container:
     """One container. It fails where `fault_at` says so; `calls` are the labels of all that it made."""
 
     def __init__(
-        self, rig: "Rig", fault_at: FaultAt = lambda number, label: None, *, skew_seconds: float = 0.0
+        self, world: "SimulatedWorld", fault_at: FaultAt = lambda number, label: None, *, skew_seconds: float = 0.0
     ) -> None:
-        self.rig = rig
+        self.world = world
         self.calls: list[str] = []
-        self.is_dead = False
+        self.is_killed = False
         self._fault_at = fault_at
         self._skew_seconds = skew_seconds
         self._begin(API_SECONDS)
         self.services = Services(
-            rig.settings,
+            world.settings,
             make_client=self._client,
             clock=self.clock,
             sleep=self.sleep,
-            random=rig.random.random,
-            new_id=rig.new_id,
-            thread_pool=lambda size: Pool(rig.hub),  # type: ignore[arg-type,return-value]
+            random=world.random.random,
+            new_id=world.new_id,
+            thread_pool=lambda size: Pool(world.hub),  # type: ignore[arg-type,return-value]
         )
         self.services.push = _Push(self)  # type: ignore[assignment]
         self.services.metrics = _NoMetrics("", clock=self.clock)
 
     def clock(self) -> float:
-        return self.rig.clock() + self._skew_seconds
+        return self.world.clock() + self._skew_seconds
 
     def sleep(self, seconds: float) -> None:
-        """Sleep, at most until the function's timeout, which kills the process; raise Death if it is dead by then."""
-        left = max(0.0, self.ends_at - self.rig.clock())
-        self.rig.hub.sleep(min(seconds, left))
-        if seconds > left and not self.is_dead:
-            self.is_dead = True
+        """Sleep, at most until the function's timeout, which kills it; raise Killed if it is killed by then."""
+        left = max(0.0, self.ends_at - self.world.clock())
+        self.world.hub.sleep(min(seconds, left))
+        if seconds > left and not self.is_killed:
+            self.is_killed = True
             if not self._stalled:
-                self.rig.witness.violations.append("a function ran into its timeout")
-        if self.is_dead:
-            raise Death
+                self.world.history.violations.append("a function ran into its timeout")
+        if self.is_killed:
+            raise Killed
 
     def at(self, label: str, event_ids: Sequence[str], act: Callable[[], Any], fail: Callable[[Fault], Any]) -> Any:
         """Make a call, or what a fault makes of it; `fail` raises or returns what the caller sees of a failure."""
         fault = self._fault_at(len(self.calls), label)
         self.calls.append(label)
-        struck = self._struck(label, event_ids)
-        before, after = (0.0, 0.0) if label == "push" else self.rig.latency()
+        affected = self._affected(label, event_ids)
+        before, after = (0.0, 0.0) if label == "push" else self.world.latency()
         try:
-            if self.is_dead:  # by another of its threads
-                raise Death
+            if self.is_killed:  # by another of its threads
+                raise Killed
             if fault is Fault.STALLS:
                 self._stalled = True
-                self.sleep(self.rig.stall_seconds())
+                self.sleep(self.world.stall_seconds())
             self.sleep(before)
             if fault in (None, Fault.STALLS):
                 try:
@@ -125,69 +125,72 @@ class Process:
                 with contextlib.suppress(ClientError):  # a failed condition is an answer too, and lost
                     act()
             if fault in (Fault.DIES_BEFORE, Fault.DIES_AFTER):
-                self.is_dead = True
+                self.is_killed = True
             self.sleep(after)
             return fail(fault)
-        except Death:
+        except Killed:
             fault = fault or Fault.DIES_AFTER
             raise
         finally:
             if fault is not None:
-                self.rig.faults += 1
-                self._strikes_all |= self._is_api and label in STORING
-            is_late = self.rig.clock() > self.ends_at - LAST_PUSH_SECONDS
-            if fault is not None or self._strikes_all or is_late:
-                self._strike(label, struck, fault)
+                self.world.faults += 1
+                self._affects_all |= self._is_api and label in STORING
+            is_late = self.world.clock() > self.ends_at - LAST_PUSH_SECONDS
+            if fault is not None or self._affects_all or is_late:
+                self._note_fault(label, affected, fault)
 
-    def _struck(self, label: str, event_ids: Sequence[str]) -> Sequence[str]:
+    def _affected(self, label: str, event_ids: Sequence[str]) -> Sequence[str]:
         """Return the events that a fault of a call would strike.
 
-        That is the event of the call, or else of the call before in the same thread. Storing is one step: a fault in it
-        strikes all that a POST has stored.
+        That is the event of the call, or else of the call before in the same thread; recording that an event is
+        delivered by a copy is a part of recording that copy. Storing is one step: a fault in it strikes all that a POST
+        has stored.
         """
-        event_ids = self._subjects[getcurrent()] = event_ids or self._subjects.get(getcurrent(), ())
+        before = self._subjects.get(getcurrent(), ())
+        is_part = label == "dynamodb.update_item" and any(event_id.startswith("cpy_") for event_id in before)
+        event_ids = self._subjects[getcurrent()] = before if is_part or not event_ids else event_ids
         if label == "dynamodb.put_item":
             self._stored.extend(event_ids)
         return self._stored if self._is_api and label in STORING else event_ids
 
-    def _strike(self, label: str, event_ids: Iterable[str], fault: Fault | None) -> None:
+    def _note_fault(self, label: str, event_ids: Iterable[str], fault: Fault | None) -> None:
         is_lost = label == "push" and fault not in (None, Fault.STALLS)
         for event_id in event_ids:
             what = f"{label}: {fault or 'late'}"
-            self.rig.witness.see_fault(event_id, self.invocation, what, is_lost=is_lost)
+            self.world.history.see_fault(event_id, self.invocation, what, is_lost=is_lost)
 
     def _client(self, service: str) -> Any:
-        return _Client(self, service, {"dynamodb": self.rig.dynamodb, "sqs": self.rig.sqs}[service])
+        return _Client(self, service, {"dynamodb": self.world.dynamodb, "sqs": self.world.sqs}[service])
 
     def _begin(self, timeout_seconds: float) -> None:
         self.invocation = object()
-        self.ends_at = self.rig.clock() + timeout_seconds
+        self.ends_at = self.world.clock() + timeout_seconds
         self._is_api = timeout_seconds == API_SECONDS
-        self._stalled = self._strikes_all = False
+        self._stalled = self._affects_all = False
         self._stored: list[str] = []
         self._subjects: dict[greenlet, Sequence[str]] = {}
 
     def call(self, method: str, path: str, body: Any = None, **headers: str) -> Answer | None:
-        """Call the API; None when the process died over it."""
+        """Call the API; None when the container died over it."""
         self._begin(API_SECONDS)
         services.use(self.services)
         try:
-            answer = call(self.rig.clock, method, path, None if body is None else json.dumps(body), **headers)
-        except Death:
+            answer = call(self.world.clock, method, path, None if body is None else json.dumps(body), **headers)
+        except Killed:
             return None
         assert answer.status_code in (200, 201, 202, 204, 404, 409, 503), answer
         return answer
 
     def post(self, **headers: str) -> str | None:
         """Post an event; return its id if it was accepted."""
-        expected = self.rig.witness.subscriptions_at(
-            self.rig.clock() - CACHE_SECONDS - self.rig.dynamodb.index_lag_seconds
+        expected = self.world.history.subscriptions_at(
+            self.world.clock() - CACHE_SECONDS - self.world.dynamodb.index_lag_seconds
         )
         answer = self.call("POST", "/events", {"event_type": "a", "payload": {}}, **headers)
         if answer is None or answer.status_code != 202:
             return None
         is_new = "idempotency-replayed" not in answer.headers
-        self.rig.witness.see_accepted(str(answer.json["event_id"]), expected if is_new else set())
+        self.world.history.see_accepted(str(answer.json["event_id"]), expected if is_new else set())
         return str(answer.json["event_id"])
 
     def lease(self, *, limit: int = 10, seconds: int = 60) -> list[tuple[str, str]]:
@@ -196,15 +199,15 @@ class Process:
         if answer is None or answer.status_code != 200:
             return []
         leased = [(str(event["event_id"]), str(event["lease_id"])) for event in answer.json["events"]]
-        self.rig.witness.see_leased(leased)
+        self.world.history.see_leased(leased)
         return leased
 
     def acknowledge(self, event_id: str, lease_id: str | None = None) -> None:
-        self.rig.witness.acknowledged.add(event_id)  # from now on it may be, whatever the response
+        self.world.history.acknowledged.add(event_id)  # from now on it may be, whatever the response
         query = f"?lease_id={lease_id}" if lease_id else ""
         answer = self.call("POST", f"/events/{event_id}/acknowledge{query}")
         if answer and answer.status_code == 204 and lease_id:
-            self.rig.witness.see_acknowledged(event_id, lease_id)
+            self.world.history.see_acknowledged(event_id, lease_id)
 
     def release(self, event_id: str, lease_id: str) -> None:
         self.call("POST", f"/events/{event_id}/release?lease_id={lease_id}")
@@ -218,20 +221,20 @@ class Process:
         if answer is None or answer.status_code not in (200, 201):
             return None
         subscription_id = str(answer.json["subscription_id"])
-        self.rig.witness.subscribed_at[subscription_id] = self.rig.clock()
+        self.world.history.subscribed_at[subscription_id] = self.world.clock()
         return subscription_id
 
     def unsubscribe(self, subscription_id: str) -> None:
-        self.rig.witness.ended.add(subscription_id)
+        self.world.history.ended.add(subscription_id)
         self.call("DELETE", f"/subscriptions/{subscription_id}")
 
     def work(self, *, max_messages: int = 10) -> int:
         """Process a batch as Lambda's event source does; return how many messages there were."""
-        received = self.rig.receive(INBOX, max_messages)
+        received = self.world.receive(INBOX, max_messages)
         records = [sqs_record(message) for message in received]
         if records and self._invoke(app.worker, {"Records": records}, WORKER_SECONDS):
             for message in received:
-                self.rig.sqs.delete_message(QueueUrl=INBOX, ReceiptHandle=message["ReceiptHandle"])
+                self.world.sqs.delete_message(QueueUrl=INBOX, ReceiptHandle=message["ReceiptHandle"])
         return len(records)
 
     def sweep(self) -> None:
@@ -245,8 +248,8 @@ class Process:
         self._begin(timeout_seconds)
         services.use(self.services)
         try:
-            function(event, LambdaContext(self.rig.clock, timeout_seconds))
-        except (Death, BatchError, StorageUnavailableError, QueueUnavailableError):
+            function(event, LambdaContext(self.world.clock, timeout_seconds))
+        except (Killed, BatchError, StorageUnavailableError, QueueUnavailableError):
             return False
         return True
 
@@ -257,25 +260,25 @@ class _NoMetrics(telemetry.Metrics):
 
 
 class _Client:
-    """A boto3 client of a process: at each call a fault may happen."""
+    """A boto3 client of a container: at each call a fault may happen."""
 
-    def __init__(self, process: Process, service: str, client: Any) -> None:
-        self._process = process
+    def __init__(self, container: Container, service: str, client: Any) -> None:
+        self._container = container
         self._service = service
         self._client = client
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         def make(**parameters: Any) -> Any:
             if operation.startswith("send_message"):
-                self._process.rig.sent += len(parameters.get("Entries", (None,)))
+                self._container.world.sent += len(parameters.get("Entries", (None,)))
             event_ids = _event_ids(parameters)
 
             def act() -> Any:
                 try:
                     return getattr(self._client, operation)(**parameters)
                 finally:  # a failed condition is a response too; claims add to a counter, records do not
-                    if operation == "update_item" and "ADD" not in parameters["UpdateExpression"]:
-                        self._process.rig.witness.see_record(event_ids[0], self._process.invocation)
+                    if event_ids and operation == "update_item" and "ADD" not in parameters["UpdateExpression"]:
+                        self._container.world.history.see_record(event_ids[0], self._container.invocation)
 
             def fail(fault: Fault) -> Any:
                 if fault is Fault.ANSWER_LOST:
@@ -286,7 +289,7 @@ class _Client:
                     raise ClientError({"Error": {"Code": "ThrottlingException"}}, operation)
                 raise ReadTimeoutError(endpoint_url=self._service)
 
-            return self._process.at(f"{self._service}.{operation}", event_ids, act, fail)
+            return self._container.at(f"{self._service}.{operation}", event_ids, act, fail)
 
         return make
 
@@ -317,23 +320,23 @@ def _event_ids(parameters: Mapping[str, Any]) -> list[str]:
 
 
 class _Push:
-    """The push client of a process, without the network: the receiver is a part of the rig."""
+    """The push client of a container, without the network: the receiver is a part of the world."""
 
-    def __init__(self, process: Process) -> None:
-        self._process = process
+    def __init__(self, container: Container) -> None:
+        self._container = container
 
     def send(self, event: Event, url: str, *, timeout_seconds: float, **options: Any) -> PushResult:
         def act() -> PushResult:
-            return self._process.rig.respond(event, url, timeout_seconds, self._process)
+            return self._container.world.respond(event, url, timeout_seconds, self._container)
 
         def fail(fault: Fault) -> PushResult:
             return PushResult(Outcome.RETRY, 0, error=str(fault))
 
-        result: PushResult = self._process.at("push", [event.event_id], act, fail)
+        result: PushResult = self._container.at("push", [event.event_id], act, fail)
         return result
 
 
-class Rig:
+class SimulatedWorld:
     """One deployed system in memory. `answers` are the receiver's next status codes, then 200; None is a hang."""
 
     def __init__(self, environ: Mapping[str, str], *, seed: int = 0) -> None:
@@ -341,35 +344,35 @@ class Rig:
         self.clock = Clock()
         self.hub = Hub(self.clock, self.choose)
         self.random = Random(seed)
-        self.witness = Witness()
+        self.history = History()
         self.dynamodb = FakeDynamoDB(self.clock)
-        self.dynamodb.on_write = lambda before, after: self.witness.see_write(before, after, self.clock())
+        self.dynamodb.on_write = lambda before, after: self.history.see_write(before, after, self.clock())
         self.sqs = FakeSQS(self.clock, shuffle=self.random)
         self.sqs.queue(DLQ)
         self.sqs.queue(INBOX, redrive=(DLQ, 5))
         self.answers: list[int | None] = []
         self.while_pushing: Callable[[str], None] = lambda event_id: None
         self.faults = 0
-        self.sent = 0  # messages that processes put into queues
+        self.sent = 0  # messages that containers put into queues
         telemetry.configure("CRITICAL")
         self._ids = itertools.count(1)
-        self._idle: list[Process] = []
+        self._idle: list[Container] = []
 
     def choose(self, count: int) -> int:
         """Return which of so many actors goes on."""
         return 0
 
-    def start(self) -> Process:
+    def start(self) -> Container:
         """Start a container."""
-        return Process(self)
+        return Container(self)
 
     @contextlib.contextmanager
-    def container(self) -> Iterator[Process]:
+    def any_container(self) -> Iterator[Container]:
         """Give a container that nobody else uses meanwhile: the one that was used last, if it still lives."""
-        process = self._idle.pop() if self._idle else self.start()
-        yield process
-        if not process.is_dead:
-            self._idle.append(process)
+        container = self._idle.pop() if self._idle else self.start()
+        yield container
+        if not container.is_killed:
+            self._idle.append(container)
 
     def latency(self) -> tuple[float, float]:
         """Return how many seconds the next call takes before and after it takes effect."""
@@ -391,19 +394,19 @@ class Rig:
         status_code = self.answers.pop(0) if self.answers else 200
         return status_code, 0.05
 
-    def respond(self, event: Event, url: str, timeout_seconds: float, process: Process) -> PushResult:
+    def respond(self, event: Event, url: str, timeout_seconds: float, container: Container) -> PushResult:
         """Be the receiver of one push, and see whether it may be."""
-        push = Push(event, process.invocation, self.clock())
-        self.witness.see_push(push, self.dynamodb.items.get(event.event_id))
+        push = Push(event, container.invocation, self.clock())
+        self.history.see_push(push, self.dynamodb.items.get(event.event_id))
         status_code, seconds = self.answer(event, url)
         if status_code == 410 and event.subscription_id:
-            self.witness.ended.add(event.subscription_id)
+            self.history.ended.add(event.subscription_id)
         self.while_pushing(event.event_id)
         try:
-            process.sleep(min(seconds if status_code else timeout_seconds, timeout_seconds))
+            container.sleep(min(seconds if status_code else timeout_seconds, timeout_seconds))
         finally:
             push.status_code = status_code
-            self.witness.running.discard(event.event_id)
+            self.history.running.discard(event.event_id)
         if status_code is None:
             return PushResult(Outcome.RETRY, 0, error="timed out", timed_out=True)
         return PushResult(outcome_of(status_code), 0, status_code, None if status_code < 300 else "refused")
@@ -420,21 +423,21 @@ class Rig:
         """Let time pass, in which nothing fails, until nothing is pending and no message is left."""
         end = self.clock() + hours * 3600
         while self.clock() < end:
-            while Process(self).work():
+            while Container(self).work():
                 pass
             pending = [item for item in self.dynamodb.items.values() if item.get("status") == Status.PENDING]
             if not pending and not self.sqs.messages(INBOX):
                 return
             self.clock.sleep(60)
-            Process(self).sweep()
+            Container(self).sweep()
             if not any("next_attempt_at" in item for item in pending):  # pull-only
-                consumer = Process(self)
+                consumer = Container(self)
                 for event_id, lease_id in consumer.lease(limit=100):
                     consumer.acknowledge(event_id, lease_id)
         raise ViolationError("something stays pending for ever, or a message stays in the queue")
 
     def check(self) -> None:
-        """Raise ViolationError unless a settled system kept its promises."""
+        """Raise ViolationError unless a settled world kept its promises."""
         bodies = [message["Body"] for message in self.sqs.messages(DLQ)]
         dead_letters = [json.loads(body) for body in bodies if body.startswith("{")]
-        check(self.witness, self.items(), dead_letters)
+        check(self.history, self.items(), dead_letters)
