@@ -338,8 +338,8 @@ class Api:
 
     def request(
         self, method: str, path: str, *, read_retries: int = 4, headers: dict[str, str] | None = None, **options: Any
-    ) -> urllib3.BaseHTTPResponse:
-        """Return the response, whatever its status; raise ApiCallError if there is none."""
+    ) -> tuple[int, dict[str, Any], Mapping[str, str]]:
+        """Return status, JSON object (empty for 204) and headers of a response; raise ApiCallError if it is none."""
         retries = urllib3.Retry(
             4,
             read=read_retries,
@@ -351,22 +351,21 @@ class Api:
         )
         options |= {"headers": self._headers | (headers or {}), "retries": retries, "redirect": False}
         try:
-            return self._pool.request(method, self._url.rstrip("/") + path, **options)
+            response = self._pool.request(method, self._url.rstrip("/") + path, **options)
+            content = {} if response.status == 204 else dict(response.json())
         except urllib3.exceptions.HTTPError as error:
             raise ApiCallError(0, f"cannot reach {self._url}: {getattr(error, 'reason', error)}") from error
-
-    def call(self, method: str, path: str, **options: Any) -> tuple[dict[str, Any], Mapping[str, str]]:
-        """Return the JSON object, empty for 204, and the headers of a 2xx response; raise ApiCallError."""
-        response = self.request(method, path, **options)
-        try:
-            content = {} if response.status == 204 else dict(response.json())
         except (ValueError, TypeError):
             raise ApiCallError(response.status, f"{response.status} without JSON: check TRIGGERS_URL") from None
-        if not 200 <= response.status < 300:
-            hint = " (check TRIGGERS_URL and TRIGGERS_API_KEY)" if response.status in (401, 403) else ""
-            detail = content.get("detail") or content.get("message")
-            raise ApiCallError(response.status, f"{response.status}: {detail}{hint}")
-        return content, response.headers
+        return response.status, content, response.headers
+
+    def call(self, method: str, path: str, **options: Any) -> tuple[dict[str, Any], Mapping[str, str]]:
+        """Return content and headers of a 2xx response; raise ApiCallError."""
+        status, content, headers = self.request(method, path, **options)
+        if not 200 <= status < 300:
+            hint = " (check TRIGGERS_URL and TRIGGERS_API_KEY)" if status in (401, 403) else ""
+            raise ApiCallError(status, f"{status}: {content.get('detail') or content.get('message')}{hint}")
+        return content, headers
 
     def post_event(self, body: bytes, idempotency_key: str, **headers: str) -> tuple[dict[str, Any], bool]:
         """Return the event, and whether the same request had been sent before."""
