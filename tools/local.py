@@ -21,7 +21,6 @@ from typing import Any, TextIO
 from urllib.parse import urlsplit
 
 import boto3
-import urllib3
 from botocore.config import Config as ClientConfig
 from botocore.exceptions import EndpointConnectionError
 from chalice.config import Config
@@ -30,12 +29,12 @@ from werkzeug.serving import DechunkedInput
 
 from chalicelib import __version__, batch, schedules, services, settings, telemetry
 from chalicelib.auth import Scope
-from chalicelib.errors import AWS_ERRORS, QueueUnavailableError, SettingsError, StorageUnavailableError
+from chalicelib.errors import AWS_ERRORS, ApiError, QueueUnavailableError, SettingsError, StorageUnavailableError
 from chalicelib.queue import Queue
 from chalicelib.services import Services
 from chalicelib.targets import AllowedHosts
 from tools import api_key, local_aws
-from tools.receiver import Receiver, SignatureCheck
+from tools.receiver import Receiver
 
 ROOT = Path(__file__).parent.parent
 POLL_SECONDS = 3  # short, because emulators hand messages to long polls whose client is gone
@@ -92,11 +91,10 @@ class Screen(logging.Handler):
 
 
 class Handler(ChaliceRequestHandler):
-    """One connection of Chalice's local server, which reads chunked bodies and HEAD as API Gateway's callers expect."""
+    """One connection of Chalice's local server, which reads chunked bodies as API Gateway does, and refuses HEAD."""
 
     disable_nagle_algorithm = True
     timeout = 60
-    _is_head = False
 
     def handle(self) -> None:
         with contextlib.suppress(ConnectionError):  # the client is gone
@@ -104,7 +102,6 @@ class Handler(ChaliceRequestHandler):
 
     def parse_request(self) -> bool:
         """Read a request with its body; return False if it is answered already."""
-        self._is_head = False
         if not super().parse_request():
             return False
         if not self.headers.get("Authorization", "").isascii():  # no API key is like that, and Chalice fails on it
@@ -115,26 +112,21 @@ class Handler(ChaliceRequestHandler):
             else:
                 body = self.rfile.read(max(0, int(self.headers.get("Content-Length", "0"))))
         except (ValueError, OSError):
-            self.send_error(400, explain="The length of the body is missing or wrong.")
+            self.send_error(400)
             return False
         self._payload = dict(self.headers), body or None
-        self._is_head = self.command == "HEAD"
-        if self._is_head:
-            self.command: str = "GET"
+        if self.command == "HEAD":
+            self.send_error(404)
+            return False
         return True
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Send a problem document, which repeats nothing of the request, and close the connection."""
-        status = HTTPStatus(code)
-        document = {
-            "type": "about:blank",
-            "title": status.phrase,
-            "status": code,
-            "detail": explain or f"{status.description or status.phrase}.",
-            "code": "not_found" if status == HTTPStatus.NOT_FOUND else "invalid_request",
-        }
-        headers = {"Content-Type": "application/problem+json", "Connection": "close"}  # which http.server does then
-        self._send_http_response(code, headers, json.dumps(document))
+        from app import problem
+
+        word = "not_found" if code == HTTPStatus.NOT_FOUND else "invalid_request"
+        response = problem(ApiError(code, word, f"{HTTPStatus(code).description or HTTPStatus(code).phrase}."))
+        self._send_http_response(code, {**response.headers, "Connection": "close"}, response.body)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -143,14 +135,7 @@ class Handler(ChaliceRequestHandler):
         return self._payload
 
     def _send_error_response(self, error: LocalGatewayException) -> None:
-        self.send_error(404, explain="There is no such path.")
-
-    def _send_http_response(self, code: int, headers: Any, body: str | bytes | None) -> None:
-        if not self._is_head:
-            super()._send_http_response(code, headers, body)
-            return
-        self.send_response(code)
-        self._send_headers({**headers, "Content-Length": str(len(str(body or "").encode()))})
+        self.send_error(404)
 
 
 def given(name: str) -> str:
@@ -171,7 +156,7 @@ def start() -> None:
     if not given("SETTINGS_SECRET"):
         screen.key = _provide_key()
         _provide("WEBHOOK_SIGNING_SECRETS", api_key.new_signing_secret())
-        receiver = _provide_receiver(screen, url)
+        receiver = _provide_receiver(screen)
     variables = {name: given(name) for name in VARIABLES if given(name)}
     for name in SECRET_VARIABLES:
         if variables.get(name) == outside.get(name):  # not made here: not to be repeated
@@ -270,18 +255,11 @@ def _provide_key() -> str:
     return key
 
 
-def _provide_receiver(screen: Screen, url: str) -> Receiver | None:
+def _provide_receiver(screen: Screen) -> Receiver | None:
     """Start the built-in receiver, which may be subscribed to, too, unless a webhook URL is set."""
     if given("ZAPIER_WEBHOOK_URL"):
         return None
-    signing_secrets = settings.read(os.environ)[0]["signing_secrets"]
-    headers = {"Authorization": f"Bearer {screen.key}"}
-
-    def call(path: str) -> dict[str, Any]:
-        return dict(urllib3.request("GET", url + path, headers=headers, timeout=5.0).json())
-
-    receiver = Receiver(screen.event, SignatureCheck(signing_secrets, call))
-    Thread(target=receiver.serve_forever, name="receiver", daemon=True).start()
+    receiver = Receiver(screen.event)
     _provide("ZAPIER_WEBHOOK_URL", receiver.url + receiver.hook_path)
     _provide("SUBSCRIPTION_HOSTS", ",".join((*settings.DEFAULT_HOSTS.entries, "127.0.0.1")))
     return receiver
