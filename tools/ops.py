@@ -7,6 +7,7 @@ import codecs
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import secrets
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import boto3
@@ -26,7 +27,7 @@ import click
 import urllib3
 from botocore.config import Config
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -37,7 +38,6 @@ from chalicelib.queue import BATCH_SIZE, Message, Queue
 
 RECEIVE_WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
 MAX_BATCH_BYTES = 1_000_000  # SQS limits a batch to 1 MiB, attributes included
-F = TypeVar("F", bound=Callable[..., Any])
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -93,15 +93,14 @@ class Option(click.Option):
         return super().resolve_envvar_value(ctx) if is_make() else None
 
 
-def option(*names: str, **attributes: Any) -> Callable[[F], F]:
+def option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     return click.option(*names, cls=Option, envvar=variable(names[0]), **attributes)
 
 
-RATE = click.FloatRange(0, min_open=True)
-stage_option = click.option(
-    "--stage", envvar="STAGE", metavar="NAME", help="Whose queues. Default: INBOX_*_URL if set, else dev."
+stage_option = click.option("--stage", envvar="STAGE", metavar="NAME", default="dev", help="Whose queues.")
+rate_option = option(
+    "--rate", type=click.FloatRange(0, min_open=True), metavar="NUMBER", default=20, help="At most so many a second."
 )
-rate_option = option("--rate", type=RATE, metavar="NUMBER", default=20.0, help="At most so many a second.")
 
 
 def parse_json(value: str) -> object:
@@ -163,10 +162,9 @@ def progress_bar(label: str, total: int, report: Callable[[], str]) -> Iterator[
 
     Print the `report`, which says how far the command came, at the end and when Ctrl-C or an error stops it.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     try:
-        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        with Progress(console=console, disable=not console.is_terminal) as progress:
             task = progress.add_task(label, total=total)
             yield lambda count: progress.advance(task, count)
     except (KeyboardInterrupt, click.ClickException, QueueUnavailableError):
@@ -191,16 +189,13 @@ def command_line(
     return shlex.join([os.path.relpath(sys.executable), "-m", "tools.ops", command, *event_ids, *flags])
 
 
-def open_queues(stage: str | None) -> tuple[Any, str, str]:
+def open_queues(stage: str) -> tuple[Any, str, str]:
     """Return an SQS client and the URLs of the inbox queue and of the dead letter queue."""
     try:
         sqs = boto3.client("sqs", config=Config(connect_timeout=5, read_timeout=30))
     except ValueError as error:  # an unusable AWS_ENDPOINT_URL
         raise click.ClickException(f"AWS: {error}") from error
-    inbox_url, dlq_url = (os.environ.get(name, "") for name in ("INBOX_QUEUE_URL", "INBOX_DLQ_URL"))
-    if inbox_url and dlq_url and not stage:
-        return sqs, inbox_url, dlq_url
-    prefix = f"triggers-api-{stage or 'dev'}"
+    prefix = f"triggers-api-{stage}"
     try:
         inbox_url, dlq_url = (
             sqs.get_queue_url(QueueName=f"{prefix}-{name}")["QueueUrl"] for name in ("inbox-queue", "inbox-dlq")
@@ -221,7 +216,7 @@ def depths(sqs: Any, url: str) -> tuple[int, int]:
 @cli.command(short_help="Show the depth of the dead letter queue, and reasons.")
 @stage_option
 @option("--limit", type=click.IntRange(1, 1000), metavar="NUMBER", default=100, help="Size of the sample, up to 1000.")
-def dlq(stage: str | None, limit: int) -> None:
+def dlq(stage: str, limit: int) -> None:
     """Show how many dead letters there are, and those of a sample by destination and reason, each with its latest.
 
     The destination is the webhook, or a subscription. Nothing is removed: the messages of the sample are received and
@@ -276,7 +271,7 @@ def describe(message: Message) -> tuple[str, str, str, str, *tuple[object, ...]]
 @cli.command(short_help="Move dead letters back to the inbox queue.")
 @stage_option
 @rate_option
-def redrive(stage: str | None, rate: float) -> None:
+def redrive(stage: str, rate: float) -> None:
     """Move the dead letters back to the inbox queue; the worker pushes their events again.
 
     Fix the cause first, or they come back. A message is deleted after it was sent on: stopping loses nothing, and what
@@ -385,33 +380,33 @@ class Api:
                 fields["cursor"] = page["next_cursor"]
 
 
-def each_event(
-    what: str, event_ids: Sequence[str], rate: float, act: Callable[[str], object], command: Callable[[int], str]
+def act_on_each(
+    unit: str, items: Sequence[str], rate: float, act: Callable[[str], str], how_to_continue: Callable[[int], str]
 ) -> list[str]:
-    """Call `act` for each event, at most `rate` a second; return those that it skipped: claimed or unknown ones.
+    """Call `act` for each item, at most `rate` a second, and count the outcomes, which it returns in a word.
 
-    When it is stopped it prints the command that continues, which `command` makes of the number of events handled.
+    Items that the API refuses are named, skipped and returned; other errors concern every item. When it is stopped it
+    says how to continue after the number of items that were handled.
     """
-    done, skipped = 0, list[str]()
+    outcomes, skipped = Counter[str](), list[str]()
 
     def report() -> str:
-        lines = [f"{what} {done - len(skipped):,} of {counted(len(event_ids), 'event')}"]
-        if skipped:
-            lines.append(f"skipped, because they are being pushed, leased or unknown: {' '.join(skipped)}")
-        if done < len(event_ids):
-            lines.append(f"To continue: {command(done)}")
-        return "\n".join(lines)
+        done = outcomes.total()
+        told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items()) or "none done"
+        rest = f"\n{how_to_continue(done)}" if done < len(items) else ""
+        return f"{done:,} of {counted(len(items), unit)}: {told}{rest}"
 
-    with progress_bar(what, len(event_ids), report) as advance:
-        for event_id in event_ids:
+    with progress_bar(f"{unit}s", len(items), report) as advance:
+        for item in items:
             time.sleep(1 / rate)
             try:
-                act(event_id)
+                outcomes[act(item)] += 1
             except ApiCallError as error:
-                if error.status not in (404, 409):
+                if error.status not in (400, 404, 409, 413, 415, 422):
                     raise
-                skipped.append(event_id)
-            done += 1
+                click.echo(f"{item}: {error.message}", err=True)
+                outcomes["skipped"] += 1
+                skipped.append(item)
             advance(1)
     return skipped
 
@@ -467,9 +462,9 @@ def replay(
         found = list(api.list_events(since=since, until=until, **query))
 
     def command(done: int) -> str:
-        """Return the command that pushes the events from the one with this number on."""
         period = {"since": found[done]["created_at"], "until": until} if since else {}
-        return command_line("replay", {**period, **query, "rate": f"{rate:g}"}, event_ids[done:], go=True)
+        named = [] if since else event_ids[done:]
+        return command_line("replay", {**period, **query, "rate": f"{rate:g}"}, named, go=True)
 
     if not go or not found:
         if found:
@@ -480,11 +475,13 @@ def replay(
         click.echo(f"{counted(len(found), 'event')} would be replayed{rest}")
         return
 
-    def push(event_id: str) -> None:
+    def push(event_id: str) -> str:
         # Not repeated when the response is lost: that would push again what is delivered meanwhile.
         api.call("POST", f"/events/{quote(event_id, safe='')}/replay", read_retries=0)
+        return "replayed"
 
-    if each_event("replayed", [event["event_id"] for event in found], rate, push, command):
+    event_ids = tuple(event["event_id"] for event in found)
+    if act_on_each("event", event_ids, rate, push, lambda done: f"To continue: {command(done)}"):
         raise click.ClickException("some events were skipped")
 
 
@@ -534,20 +531,23 @@ def erase(*, rate: float, wait: float, go: bool, metadata: list[str] | None, **q
     )
     if not go:
         return
-    for subscription in subscriptions:
-        api.call("DELETE", f"/subscriptions/{subscription['subscription_id']}")
 
-    def remove(event_id: str) -> None:
-        for each in dict.fromkeys([event_id, *found[event_id]]):
-            api.call("DELETE", f"/events/{each}")
+    def remove(item: str) -> str:
+        for each in dict.fromkeys([item, *found.get(item, ())]):
+            api.call("DELETE", f"/{'subscriptions' if each.startswith('sub_') else 'events'}/{each}")
+        return "erased"
 
-    claimed = each_event("erased", list(found), rate, remove, lambda _: command)
+    def how_to_complete(_: int = 0) -> str:
+        return f"To complete it: {command}"
+
+    items = [*(each["subscription_id"] for each in subscriptions), *found]
+    claimed = act_on_each("item", items, rate, remove, how_to_complete)
     if claimed:
-        click.echo(f"trying the skipped ones again in {wait:g} s", err=True)
+        click.echo(f"trying what was skipped again in {wait:g} s", err=True)
         time.sleep(wait)
-        claimed = each_event("erased", claimed, rate, remove, lambda _: command)
+        claimed = act_on_each("item", claimed, rate, remove, how_to_complete)
     if claimed:
-        raise click.ClickException(f"some events are still claimed. To complete it: {command}")
+        raise click.ClickException(f"some events are claimed. {how_to_complete()}")
 
 
 @cli.command(short_help="Post one event, or a file of JSON lines.")
@@ -578,28 +578,17 @@ def send(event_type: str | None, file: Path | None, idempotency_key: str | None,
 def send_lines(api: Api, content: bytes, prefix: str) -> None:
     """Post each line that is not blank. Equal lines are different events: the key counts them."""
     numbered = enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), 1)
-    lines = [(number, line.strip()) for number, line in numbered if line.strip()]
-    counts, occurrences = Counter[str](), Counter[bytes]()
+    lines = {f"line {number}": line.strip() for number, line in numbered if line.strip()}
+    occurrences = Counter[bytes]()
 
-    def report() -> str:
-        outcomes = ", ".join(f"{count:,} {what}" for what, count in counts.items()) or "none sent"
-        rest = "\nTo send the rest, run the same command again." if counts.total() < len(lines) else ""
-        return f"{counts.total():,} of {counted(len(lines), 'line')}: {outcomes}{rest}"
+    def post(name: str) -> str:
+        line = lines[name]
+        occurrences[line] += 1
+        key = hashlib.sha256(f"{prefix}\n{occurrences[line]}\n".encode() + line).hexdigest()
+        _, is_repeated = api.post_event(line, f"ops-{key}", Prefer="respond-async")
+        return "sent before" if is_repeated else "sent"
 
-    with progress_bar("sending", len(lines), report) as advance:
-        for number, line in lines:
-            occurrences[line] += 1
-            key = hashlib.sha256(f"{prefix}\n{occurrences[line]}\n".encode() + line).hexdigest()
-            try:
-                _, repeated = api.post_event(line, f"ops-{key}", Prefer="respond-async")
-                counts["sent before" if repeated else "sent"] += 1
-            except ApiCallError as error:
-                if error.status not in (400, 413, 415, 422):  # any other error concerns every line
-                    raise
-                counts["refused"] += 1
-                click.echo(f"line {number}: {error.message}", err=True)
-            advance(1)
-    if counts["refused"]:
+    if act_on_each("line", list(lines), math.inf, post, lambda _: "To send the rest, run the same command again."):
         raise click.ClickException("some lines were refused")
 
 

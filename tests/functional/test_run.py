@@ -129,6 +129,37 @@ def push(url: str, body: str, headers: dict[str, str] | None = None) -> int:
     return urllib3.request("POST", url, body=body, headers=headers, timeout=5).status
 
 
+def ended(module: str = "tools.run", **variables: str) -> tuple[int, str, str]:
+    """Return status, standard output and standard error of a run that ends by itself."""
+    process = subprocess.run(
+        [sys.executable, "-m", module],
+        cwd=ROOT,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+    return process.returncode, process.stdout, process.stderr
+
+
+def smoke(system: Run, key: str, **variables: str) -> tuple[int, str, str]:
+    variables |= {"TRIGGERS_URL": f"http://127.0.0.1:{system.port}", "TRIGGERS_API_KEY": key}
+    return ended(module="tools.smoke", **variables)
+
+
+def test_smoke_passes_and_leaves_nothing(system: Run, printed: list[str]) -> None:
+    status, output, errors = smoke(system, system.key, TARGET_URL=found(printed, r'"target_url": "(http\S+?)"'))
+
+    assert (status, errors) == (0, "")
+    assert set(re.sub(r"\d+ ms", "", output).split("\n"))
+    assert re.fullmatch(r"(ok  20[0124] +[\d,]+ ms  (GET|POST|DELETE) /\S+\n){12}", output)
+    _, _, events = system.call("GET", "/events?event_type=smoke*")
+    assert json.loads(events)["events"] == []
+    _, _, subscriptions = system.call("GET", f"/subscriptions?tenant={found([output], r'smoke')}")
+    assert json.loads(subscriptions)["subscriptions"] == []
+
+
 def test_the_quick_start_of_the_readme_works(system: Run) -> None:
     blocks = re.findall(r"^```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     commands = "".join(blocks[1:3]).replace(":8000", f":{system.port}").replace("trk_…", system.key)
@@ -260,20 +291,6 @@ def test_a_second_start_finds_the_events_of_the_first_which_pull_only_stores_for
     assert event["status"] == "pending"
     assert event["next_attempt_at"] is None
     assert [item["event_id"] for item in json.loads(body)["events"]] == [event["event_id"]]
-
-
-def ended(**variables: str) -> tuple[int, str, str]:
-    """Return status, standard output and standard error of a run that ends by itself."""
-    process = subprocess.run(
-        [sys.executable, "-m", "tools.run"],
-        cwd=ROOT,
-        env=environment(**variables),
-        capture_output=True,
-        text=True,
-        timeout=40,
-        check=False,
-    )
-    return process.returncode, process.stdout, process.stderr
 
 
 def test_all_unusable_variables_are_named_in_one_line() -> None:
