@@ -282,11 +282,11 @@ def exist(world: World, *event_ids: str) -> list[bool]:
 
 
 def test_a_persons_events_are_counted_then_erased(eraser: World) -> None:
-    about = {"user_id": 42, "region": "eu"}
+    about: dict[str, object] = {"user_id": 42, "region": "eu"}
     old, *matching = [
         post_about(eraser, metadata)["event_id"] for metadata in (about, about, about | {"user_id": "42"})
     ]
-    others = [{"user_id": 4, "region": "eu"}, {"user_id": 42}, {"user_id": [42], "region": "eu"}, None]
+    others: list[Any] = [{"user_id": 4, "region": "eu"}, {"user_id": 42}, {"user_id": [42], "region": "eu"}, None]
     kept = [old, *(post_about(eraser, metadata)["event_id"] for metadata in others)]
     since = eraser.event(matching[0])["created_at"]
 

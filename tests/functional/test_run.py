@@ -145,19 +145,42 @@ def ended(module: str = "tools.run", **variables: str) -> tuple[int, str, str]:
 
 def smoke(system: Run, key: str, **variables: str) -> tuple[int, str, str]:
     variables |= {"TRIGGERS_URL": f"http://127.0.0.1:{system.port}", "TRIGGERS_API_KEY": key}
-    return ended(module="tools.smoke", **variables)
+    return ended("tools.smoke", **variables)
 
 
 def test_smoke_passes_and_leaves_nothing(system: Run, printed: list[str]) -> None:
     status, output, errors = smoke(system, system.key, TARGET_URL=found(printed, r'"target_url": "(http\S+?)"'))
 
     assert (status, errors) == (0, "")
-    assert set(re.sub(r"\d+ ms", "", output).split("\n"))
     assert re.fullmatch(r"(ok  20[0124] +[\d,]+ ms  (GET|POST|DELETE) /\S+\n){12}", output)
-    _, _, events = system.call("GET", "/events?event_type=smoke*")
-    assert json.loads(events)["events"] == []
-    _, _, subscriptions = system.call("GET", f"/subscriptions?tenant={found([output], r'smoke')}")
-    assert json.loads(subscriptions)["subscriptions"] == []
+    for kind in ("evt", "sub"):
+        path = found([output], rf"DELETE (/\w+/{kind}_\w+)$")
+        assert system.call("GET", path)[0] == 404
+
+
+def test_smoke_ends_with_the_check_that_fails_and_cleans_up(system: Run, printed: list[str]) -> None:
+    no_key = smoke(system, "wrong")
+    no_host = smoke(system, system.key, TARGET_URL="https://example.com/")
+
+    assert [(status, errors.count("\n")) for status, _, errors in (no_key, no_host)] == [(1, 1), (1, 1)]
+    assert re.match(r"Error: 401 +\d+ ms  GET /me: ", no_key[2])
+    assert re.match(r"Error: 400 +\d+ ms  POST /subscriptions: ", no_host[2])
+    assert re.search(r"ok  204 +\d+ ms  DELETE /events/evt_\w+\n$", no_host[1])
+
+
+def test_smoke_leases_from_a_pull_only_stage_and_says_what_it_may_not_erase(emulator: str) -> None:
+    pull_only = {
+        "AWS_ENDPOINT_URL": emulator,
+        "STAGE": "smoke",
+        "ZAPIER_WEBHOOK_URL": "none",
+        "SUBSCRIPTION_HOSTS": "a.b",
+    }
+    with running(key=KEY, **pull_only, **OWN_KEY) as system:
+        status, output, _ = smoke(system, KEY)
+        [event_id] = re.findall(r"\n(evt_\w+) stays: ", output)
+        _, _, body = system.call("GET", f"/events/{event_id}")
+
+    assert (status, json.loads(body)["delivered_via"]) == (0, "pull")
 
 
 def test_the_quick_start_of_the_readme_works(system: Run) -> None:
