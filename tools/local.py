@@ -39,8 +39,7 @@ from tools.receiver import Receiver
 ROOT = Path(__file__).parent.parent
 POLL_SECONDS = 3  # short, because emulators hand messages to long polls whose client is gone
 WORKER_TIMEOUT_SECONDS = 50.0  # as in .chalice/config.json
-SWEEP_TIMEOUT_SECONDS = 60.0
-SWEEP_SECONDS = 60.0
+SWEEP_SECONDS = 60.0  # also its timeout
 CHECK_DLQ_SECONDS = 300.0
 # What another shell needs to use the same AWS with the same settings
 AWS_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL")
@@ -76,11 +75,9 @@ class Screen(logging.Handler):
         event_id = str(fields.get("event_id", ""))
         match record.getMessage():
             case "attempt":
-                text = (
-                    f"{fields['outcome']:<11}  attempt {fields['attempt']}: {fields['status_code'] or fields['error']}"
-                )
-                seconds = fields["retry_in_seconds"]
-                self.event(event_id, text if seconds is None else f"{text}, next in {seconds:.1f} s")
+                answer, seconds = fields["status_code"] or fields["error"], fields["retry_in_seconds"]
+                rest = "" if seconds is None else f", next in {seconds:.1f} s"
+                self.event(event_id, f"{fields['outcome']:<11}  attempt {fields['attempt']}: {answer}{rest}")
             case "dead letter":
                 link = f"{self._url}/#/events/{event_id}" + (f"?key={self.key}" if self.key else "")
                 self.event(event_id, f"dead letter  {fields.get('reason')}  {link}")
@@ -164,7 +161,7 @@ def start() -> None:
     screen.say(_usage(url, screen.key, receiver, variables))
     current = _connect()
     _start_worker(current)
-    _schedule("sweep", SWEEP_SECONDS, lambda: schedules.sweep(current, SWEEP_TIMEOUT_SECONDS))
+    _schedule("sweep", SWEEP_SECONDS, lambda: schedules.sweep(current, SWEEP_SECONDS))
     _schedule("check_dlq", CHECK_DLQ_SECONDS, lambda: schedules.publish_depths(current))
     Thread(target=server.server.serve_forever, name="api", daemon=True).start()
     screen.say(f"ready  {url}  (Ctrl-C ends it)")
@@ -341,10 +338,7 @@ def _usage(url: str, key: str, receiver: Receiver | None, variables: dict[str, s
     if receiver and not AllowedHosts.parse(given("SUBSCRIPTION_HOSTS")).fault(webhook_url):
         lines.append("  Subscribe to orders; each then comes twice, once as the copy of the subscription:")
         lines.append(_curl("/subscriptions", {"target_url": webhook_url, "event_types": ["order.*"]}))
-    if webhook_url == "none":
-        lines.append("  Lease events for a minute; POST /events/{event_id}/acknowledge says that one is processed:")
-        lines.append(_curl("/inbox/lease", {"lease_seconds": 60}))
-    else:
+    if webhook_url != "none":
         lines.append("  To try pulling, start it with: ZAPIER_WEBHOOK_URL=none make run")
     lines += [
         "",

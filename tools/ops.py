@@ -16,10 +16,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import boto3
@@ -37,7 +36,7 @@ from chalicelib.messages import MalformedMessageError, parse
 from chalicelib.queue import BATCH_SIZE, Message, Queue
 
 RECEIVE_WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
-MAX_BATCH_BYTES = 1_000_000  # SQS limits a batch to 1 MiB, attributes included
+T = TypeVar("T")
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -122,17 +121,11 @@ def parse_time(value: str) -> str:
 
 
 def parse_pairs(value: str) -> list[str]:
+    """Return the pairs of name=value,name=value."""
     pairs = [pair.strip() for pair in value.split(",")]
     if not all(re.fullmatch("[^=]+=.+", pair) for pair in pairs):
         raise click.BadParameter("it must be name=value, or several of them separated by commas")
     return pairs
-
-
-def has_pairs(metadata: Mapping[str, object] | None, pairs: Iterable[str]) -> bool:
-    """Return whether strings or numbers of an event's metadata are written as all of the pairs are."""
-    return set(pairs) <= {
-        f"{name}={value}" for name, value in (metadata or {}).items() if type(value) in (str, int, float)
-    }
 
 
 since_option = option(
@@ -156,25 +149,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Non
     Console(width=None if sys.stdout.isatty() else 250).print(table)
 
 
-@contextmanager
-def progress_bar(label: str, total: int, report: Callable[[], str]) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on a terminal and yield the function that advances it.
-
-    Print the `report`, which says how far the command came, at the end and when Ctrl-C or an error stops it.
-    """
-    console = Console(stderr=True)
-    try:
-        with Progress(console=console, disable=not console.is_terminal) as progress:
-            task = progress.add_task(label, total=total)
-            yield lambda count: progress.advance(task, count)
-    except (KeyboardInterrupt, click.ClickException, QueueUnavailableError):
-        click.echo(report(), err=True)
-        raise
-    click.echo(report())
-
-
-def counted(count: int, what: str, several: str = "") -> str:
-    return f"{count:,} {what if count == 1 else several or what + 's'}"
+def counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def command_line(
@@ -191,10 +167,7 @@ def command_line(
 
 def open_queues(stage: str) -> tuple[Any, str, str]:
     """Return an SQS client and the URLs of the inbox queue and of the dead letter queue."""
-    try:
-        sqs = boto3.client("sqs", config=Config(connect_timeout=5, read_timeout=30))
-    except ValueError as error:  # an unusable AWS_ENDPOINT_URL
-        raise click.ClickException(f"AWS: {error}") from error
+    sqs = boto3.client("sqs", config=Config(connect_timeout=5, read_timeout=30))
     prefix = f"triggers-api-{stage}"
     try:
         inbox_url, dlq_url = (
@@ -241,12 +214,11 @@ def peek(sqs: Any, url: str, limit: int) -> list[Message]:
     queue = Queue(sqs, url)
     seen: dict[str, Message] = {}
     try:
-        while len(seen) < limit:
+        known = -1
+        while known < len(seen) < limit:
             known = len(seen)
             received = queue.receive(min(BATCH_SIZE, limit - known), RECEIVE_WAIT_SECONDS)
             seen |= {message.message_id: message for message in received}
-            if len(seen) == known:
-                break
     finally:
         for message in seen.values():
             sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=message.receipt_handle, VisibilityTimeout=0)
@@ -280,35 +252,24 @@ def redrive(stage: str, rate: float) -> None:
     """
     sqs, inbox_url, dlq_url = open_queues(stage)
     inbox, source = Queue(sqs, inbox_url), Queue(sqs, dlq_url)
-    (total, _), moved = depths(sqs, dlq_url), 0
+    total, _ = depths(sqs, dlq_url)
 
-    def report() -> str:
-        again = command_line("redrive", {"stage": stage, "rate": f"{rate:g}"})
-        rest = f"\nTo move the rest: {again}" if moved < total else ""
-        return f"moved {moved:,} of {counted(total, 'message')} from {source.name} to {inbox.name}{rest}"
+    def receive() -> Iterator[Message]:
+        """Yield up to `total` messages, which ends it when messages come back. A second's worth at most is hidden."""
+        left, size = total, min(BATCH_SIZE, max(1, int(rate)))
+        while left > 0 and (messages := source.receive(min(size, left), RECEIVE_WAIT_SECONDS)):
+            left -= len(messages)
+            yield from messages
 
-    with progress_bar("redriving", total, report) as advance:
-        for count in move_messages(source, inbox, total, rate):
-            moved += count
-            advance(count)
+    def move(message: Message) -> str:
+        inbox.send_many([message])
+        source.delete_many([message.receipt_handle])
+        return f"moved from {source.name} to {inbox.name}"
 
-
-def move_messages(
-    source: Queue, target: Queue, total: int, per_second: float, sleep: Callable[[float], None] = time.sleep
-) -> Iterator[int]:
-    """Move up to `total` messages and yield the size of each batch. `total` ends it when messages come back."""
-    while total > 0:
-        size = min(BATCH_SIZE, total, max(1, int(per_second)))
-        sleep(size / per_second)  # before receiving: received messages are hidden
-        messages = source.receive(size, RECEIVE_WAIT_SECONDS)
-        if not messages:
-            return
-        fits = sum(len(message.body.encode()) for message in messages) <= MAX_BATCH_BYTES
-        for batch in [messages] if fits else [[message] for message in messages]:
-            target.send_many(batch)
-        source.delete_many([message.receipt_handle for message in messages])
-        total -= len(messages)
-        yield len(messages)
+    again = command_line("redrive", {"stage": stage, "rate": f"{rate:g}"})
+    act_on_each(
+        "message", receive(), move, total=total, rate=rate, how_to_continue=lambda _: f"To move the rest: {again}"
+    )
 
 
 class ApiCallError(click.ClickException):
@@ -317,6 +278,44 @@ class ApiCallError(click.ClickException):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(printable(message))
         self.status = status
+
+
+def act_on_each(
+    unit: str,
+    items: Iterable[T],
+    act: Callable[[T], str],
+    *,
+    total: int,
+    rate: float,
+    how_to_continue: Callable[[int], str],
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[T]:
+    """Call `act` for each item, at most `rate` a second, and count the outcomes, which it returns in a few words.
+
+    Items that the API refuses are named, skipped and returned; other errors concern every item. At the end, or when it
+    is stopped, it prints the counts, and how to continue after the number of items that were handled.
+    """
+    outcomes, skipped, console = Counter[str](), list[T](), Console(stderr=True)
+    is_stopped = True
+    try:
+        with Progress(console=console, disable=not console.is_terminal) as progress:
+            for item in progress.track(items, total, description=f"{unit}s"):
+                sleep(1 / rate)
+                try:
+                    outcomes[act(item)] += 1
+                except ApiCallError as error:
+                    if error.status not in (400, 404, 409, 413, 415, 422):
+                        raise
+                    click.echo(f"{item}: {error.message}", err=True)
+                    outcomes["skipped"] += 1
+                    skipped.append(item)
+        is_stopped = False
+    finally:
+        done = outcomes.total()
+        told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items()) or "none done"
+        rest = f"\n{how_to_continue(done)}" if done < total else ""
+        click.echo(f"{done:,} of {counted(total, unit)}: {told}{rest}", err=is_stopped)
+    return skipped
 
 
 class Api:
@@ -380,37 +379,6 @@ class Api:
                 fields["cursor"] = page["next_cursor"]
 
 
-def act_on_each(
-    unit: str, items: Sequence[str], rate: float, act: Callable[[str], str], how_to_continue: Callable[[int], str]
-) -> list[str]:
-    """Call `act` for each item, at most `rate` a second, and count the outcomes, which it returns in a word.
-
-    Items that the API refuses are named, skipped and returned; other errors concern every item. When it is stopped it
-    says how to continue after the number of items that were handled.
-    """
-    outcomes, skipped = Counter[str](), list[str]()
-
-    def report() -> str:
-        done = outcomes.total()
-        told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items()) or "none done"
-        rest = f"\n{how_to_continue(done)}" if done < len(items) else ""
-        return f"{done:,} of {counted(len(items), unit)}: {told}{rest}"
-
-    with progress_bar(f"{unit}s", len(items), report) as advance:
-        for item in items:
-            time.sleep(1 / rate)
-            try:
-                outcomes[act(item)] += 1
-            except ApiCallError as error:
-                if error.status not in (400, 404, 409, 413, 415, 422):
-                    raise
-                click.echo(f"{item}: {error.message}", err=True)
-                outcomes["skipped"] += 1
-                skipped.append(item)
-            advance(1)
-    return skipped
-
-
 @cli.command(short_help="Show the life of one event.")
 @click.argument("event_id", envvar="EVENT_ID")
 @click.option("--payload", is_flag=True, help="Show payload and metadata, too.")
@@ -461,17 +429,18 @@ def replay(
     if since:
         found = list(api.list_events(since=since, until=until, **query))
 
-    def command(done: int) -> str:
+    def how_to_push_from(done: int) -> str:
         period = {"since": found[done]["created_at"], "until": until} if since else {}
         named = [] if since else event_ids[done:]
-        return command_line("replay", {**period, **query, "rate": f"{rate:g}"}, named, go=True)
+        command = command_line("replay", {**period, **query, "rate": f"{rate:g}"}, named, go=True)
+        return f"To push them: {command}"
 
     if not go or not found:
         if found:
             names = ("created_at", "event_id", "event_type", "last_error")
             rows = ([event.get(name) for name in names] for event in found[:10])
             print_table(("created at", "event", "type", "last error"), rows)
-        rest = f". To push them again: {command(0)}" if found else ""
+        rest = f". {how_to_push_from(0)}" if found else ""
         click.echo(f"{counted(len(found), 'event')} would be replayed{rest}")
         return
 
@@ -481,7 +450,8 @@ def replay(
         return "replayed"
 
     event_ids = tuple(event["event_id"] for event in found)
-    if act_on_each("event", event_ids, rate, push, lambda done: f"To continue: {command(done)}"):
+
+    if act_on_each("event", event_ids, push, total=len(found), rate=rate, how_to_continue=how_to_push_from):
         raise click.ClickException("some events were skipped")
 
 
@@ -492,7 +462,8 @@ def find_matching(api: Api, pairs: list[str], query: Mapping[str, str | None]) -
     """
     found: dict[str, list[str]] = {}
     for event in api.list_events(**query, include="payload"):
-        if has_pairs(event["metadata"], pairs):
+        values = (event["metadata"] or {}).items()
+        if set(pairs) <= {f"{name}={value}" for name, value in values if type(value) in (str, int, float)}:
             found.setdefault(event["source_event_id"] or event["event_id"], []).append(event["event_id"])
     return found
 
@@ -524,12 +495,10 @@ def erase(*, rate: float, wait: float, go: bool, metadata: list[str] | None, **q
         print_table(("host", "name", "subscription"), ([each[name] for name in names] for each in subscriptions))
     copies = sum(event_id.startswith("cpy_") for event_ids in found.values() for event_id in event_ids)
     events = sum(map(len, found.values())) - copies
+    click.echo(f"matching: events {events:,}, copies {copies:,}, subscriptions {len(subscriptions):,}")
     command = command_line("erase", {"metadata": ",".join(pairs), **query}, go=True)
-    click.echo(
-        f"{counted(events, 'event')}, {counted(copies, 'copy', 'copies')} and "
-        f"{counted(len(subscriptions), 'subscription')} match" + ("" if go else f". To erase them: {command}")
-    )
     if not go:
+        click.echo(f"To erase them: {command}")
         return
 
     def remove(item: str) -> str:
@@ -537,17 +506,16 @@ def erase(*, rate: float, wait: float, go: bool, metadata: list[str] | None, **q
             api.call("DELETE", f"/{'subscriptions' if each.startswith('sub_') else 'events'}/{each}")
         return "erased"
 
-    def how_to_complete(_: int = 0) -> str:
-        return f"To complete it: {command}"
-
+    again = f"To complete it: {command}"
     items = [*(each["subscription_id"] for each in subscriptions), *found]
-    claimed = act_on_each("item", items, rate, remove, how_to_complete)
-    if claimed:
-        click.echo(f"trying what was skipped again in {wait:g} s", err=True)
-        time.sleep(wait)
-        claimed = act_on_each("item", claimed, rate, remove, how_to_complete)
-    if claimed:
-        raise click.ClickException(f"some events are claimed. {how_to_complete()}")
+    for pause in (wait, None):
+        items = act_on_each("item", items, remove, total=len(items), rate=rate, how_to_continue=lambda _: again)
+        if not items:
+            return
+        if pause is not None:
+            click.echo(f"trying what was skipped again in {pause:g} s", err=True)
+            time.sleep(pause)
+    raise click.ClickException(f"some events are claimed. {again}")
 
 
 @cli.command(short_help="Post one event, or a file of JSON lines.")
@@ -588,7 +556,8 @@ def send_lines(api: Api, content: bytes, prefix: str) -> None:
         _, is_repeated = api.post_event(line, f"ops-{key}", Prefer="respond-async")
         return "sent before" if is_repeated else "sent"
 
-    if act_on_each("line", list(lines), math.inf, post, lambda _: "To send the rest, run the same command again."):
+    again = "To send the rest, run the same command again."
+    if act_on_each("line", lines, post, total=len(lines), rate=math.inf, how_to_continue=lambda _: again):
         raise click.ClickException("some lines were refused")
 
 

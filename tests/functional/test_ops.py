@@ -17,12 +17,12 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from chalicelib.queue import Message, Queue
+from chalicelib.queue import Queue
 from tests.support import receiver as receivers
 from tests.support.loopback import serve_app
 from tests.support.receiver import Receiver
 from tests.support.world import KEY, World, digest
-from tools.ops import cli, move_messages
+from tools.ops import act_on_each, cli
 
 FAST = ("--rate", "10000")
 GO = ("--go", *FAST)
@@ -133,7 +133,7 @@ def test_dlq_and_redrive_count_messages_in_flight(world: World, before: Before) 
     send_dead_letter(world, "another")
     before("sqs.DeleteMessageBatch", show, 1)
 
-    assert Ran("redrive", *FAST).output.startswith("moved 2 of 2 messages from ")
+    assert Ran("redrive", *FAST).output.startswith("2 of 2 messages: 2 moved from ")
 
 
 def test_an_unknown_stage_is_one_line() -> None:
@@ -150,7 +150,7 @@ def test_redrive_sends_messages_on_unchanged_and_their_events_are_delivered(worl
 
     said = Ran("redrive", "--stage", "dev", *FAST).output
 
-    assert said == "moved 12 of 12 messages from triggers-api-dev-inbox-dlq to triggers-api-dev-inbox-queue\n"
+    assert said == "12 of 12 messages: 12 moved from triggers-api-dev-inbox-dlq to triggers-api-dev-inbox-queue\n"
     assert [{**message, "id": ""} for message in world.messages()] == before
     assert world.dead_letters() == []
     world.settle()
@@ -161,11 +161,11 @@ def test_a_redrive_stopped_between_send_and_delete_loses_nothing_and_pushes_each
     world: World, receiver: Receiver, before: Before
 ) -> None:
     event_ids = fail(world, receiver, 15)
-    before("sqs.DeleteMessageBatch", press_ctrl_c, 2)
+    before("sqs.DeleteMessageBatch", press_ctrl_c, 11)
 
     errors = Ran("redrive", *FAST, status=130).errors
 
-    assert errors.startswith("moved 10 of 15 messages")
+    assert errors.startswith("10 of 15 messages: 10 moved ")
     assert re.search(r"To move the rest: \S+ -m tools.ops redrive --stage=dev --rate=10000\n$", errors)
     world.clock.sleep(31)  # what was received is visible again
     Ran("redrive", *FAST)
@@ -179,19 +179,17 @@ def test_a_redrive_ends_though_messages_come_back(world: World, before: Before) 
     world.settle()
     before("sqs.DeleteMessageBatch", world.settle, 1)
 
-    assert Ran("redrive", *FAST).output.startswith("moved 1 of 1 ")
+    assert Ran("redrive", *FAST).output.startswith("1 of 1 message: 1 moved ")
 
     assert [message["body"] for message in world.dead_letters()] == ["not a message of ours"]
 
 
-def test_a_redrive_keeps_to_its_rate(world: World) -> None:
-    source, target = (Queue(world.outside, world.environ[name]) for name in ("INBOX_DLQ_URL", "INBOX_QUEUE_URL"))
-    source.send_many([Message(f"{number}", {}) for number in range(10)])
+def test_commands_keep_to_their_rate() -> None:
     slept: list[float] = []
 
-    assert list(move_messages(source, target, 10, 4, slept.append)) == [4, 4, 2]
+    act_on_each("event", "ab", str, total=2, rate=4, how_to_continue=str, sleep=slept.append)
 
-    assert slept == [1, 1, 0.5]
+    assert slept == [0.25, 0.25]
 
 
 def test_show_tells_the_attempts_of_an_event_and_its_payload_only_when_asked(world: World, receiver: Receiver) -> None:
@@ -222,7 +220,7 @@ def test_a_replay_takes_the_events_of_a_period_and_a_type_oldest_first(
     assert "\n2 events would be replayed. " in ran.output
     assert world.messages() == []
 
-    assert Ran(*command_in(ran.output, "To push them again")).output == "2 of 2 events: 2 replayed\n"
+    assert Ran(*command_in(ran.output, "To push them")).output == "2 of 2 events: 2 replayed\n"
     assert [message["attributes"]["EventId"] for message in world.messages()] == [first, second]
 
 
@@ -236,7 +234,7 @@ def test_a_replay_that_is_stopped_prints_the_command_that_goes_on(
     assert errors.startswith("2 of 4 events: 2 replayed\n")
     receiver.default = receivers.status(404)
     world.settle()  # what was replayed has failed again
-    Ran(*command_in(errors, "To continue"))
+    Ran(*command_in(errors, "To push them"))
     world.settle()
 
     counts = pushes(receiver)
@@ -292,7 +290,7 @@ def test_a_persons_events_are_counted_then_erased(eraser: World) -> None:
 
     counted = Ran("erase", "--metadata", "user_id=42,region=eu", "--since", since, *FAST).output
 
-    assert counted.startswith("2 events, 0 copies and 0 subscriptions match. To erase them: ")
+    assert counted.startswith("matching: events 2, copies 0, subscriptions 0\nTo erase them: ")
     assert all(exist(eraser, *matching, *kept))
     erased = Ran(*command_in(counted, "To erase them"), *FAST).output
     assert erased.endswith("\n2 of 2 items: 2 erased\n")
@@ -305,7 +303,7 @@ def test_a_tenants_events_copies_and_subscriptions_are_erased(eraser: World, rec
 
     counted = Ran("erase", "--tenant", "acme").output
 
-    assert re.search(rf"127.0.0.1 +CRM +{subscription_id} *\n1 event, 1 copy and 1 subscription match. ", counted)
+    assert re.search(rf"127.0.0.1 +CRM +{subscription_id} *\nmatching: events 1, copies 1, subscriptions 1\n", counted)
     assert "secret-path" not in counted
     Ran("erase", "--tenant", "acme", *GO)
     gone, kept = ([one["event_id"], *one["copies"]] for one in (event, other))
@@ -429,7 +427,7 @@ def test_a_replay_whose_response_is_lost_is_not_repeated(fake: Receiver) -> None
 
     errors = Ran("replay", "evt_1", "--go", status=1).errors
 
-    assert command_in(errors, "To continue") == ["replay", "evt_1", "--status=failed", "--rate=20", "--go"]
+    assert command_in(errors, "To push them") == ["replay", "evt_1", "--status=failed", "--rate=20", "--go"]
     assert re.search(r"\nError: cannot reach http://127.0.0.1:\d+: .*\n$", errors)
     assert len(fake.requests) == 1
 
@@ -509,6 +507,6 @@ def test_make_replay_reads_variables_and_says_how_to_go_on(
 
     said = Ran("replay").output
 
-    [how] = re.findall(r"\n1 event would be replayed. To push them again: make replay (.*)\n", said)
+    [how] = re.findall(r"\n1 event would be replayed. To push them: make replay (.*)\n", said)
     created_at = world.event(event_id)["created_at"]
     assert {f"SINCE={created_at}", "STATUS=failed", "EVENT_TYPE=order.created", "RATE=1", "GO=1"} < {*shlex.split(how)}
