@@ -154,10 +154,8 @@ def start() -> None:
         screen.key = _provide_key()
         _provide("WEBHOOK_SIGNING_SECRETS", api_key.new_signing_secret())
         receiver = _provide_receiver(screen)
-    variables = {name: given(name) for name in VARIABLES if given(name)}
-    for name in SECRET_VARIABLES:
-        if variables.get(name) == outside.get(name):  # not made here: not to be repeated
-            variables.pop(name, None)
+    known = outside.keys() & set(SECRET_VARIABLES)  # secrets that were not made here are not repeated
+    variables = {name: given(name) for name in VARIABLES if given(name) and name not in known}
     screen.say(_usage(url, screen.key, receiver, variables))
     current = _connect()
     _start_worker(current)

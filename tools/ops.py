@@ -27,7 +27,7 @@ import urllib3
 from botocore.config import Config
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from chalicelib.errors import AWS_ERRORS, QueueUnavailableError
@@ -37,6 +37,7 @@ from chalicelib.queue import BATCH_SIZE, Message, Queue
 
 RECEIVE_WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
 T = TypeVar("T")
+RETRY = urllib3.Retry(4, status_forcelist=(429, 503), allowed_methods=None, backoff_factor=0.2, raise_on_status=False)
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -97,9 +98,8 @@ def option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 
 
 stage_option = click.option("--stage", envvar="STAGE", metavar="NAME", default="dev", help="Whose queues.")
-rate_option = option(
-    "--rate", type=click.FloatRange(0, min_open=True), metavar="NUMBER", default=20, help="At most so many a second."
-)
+RATE = click.FloatRange(0, min_open=True)
+rate_option = option("--rate", type=RATE, metavar="NUMBER", default=20, help="At most so many a second.")
 
 
 def parse_json(value: str) -> object:
@@ -128,9 +128,7 @@ def parse_pairs(value: str) -> list[str]:
     return pairs
 
 
-since_option = option(
-    "--since", type=parse_time, metavar="TIME", help="Created at or after: 2h, 2026-11-25, 2026-11-25T02:00Z."
-)
+since_option = option("--since", type=parse_time, metavar="TIME", help="Created at or after: 2h, 2026-11-25T02:00Z.")
 until_option = option("--until", type=parse_time, metavar="TIME", default="0s", help="Created before; 0s is now.")
 tenant_option = option("--tenant", metavar="TENANT", help="Only events of this tenant.")
 
@@ -141,9 +139,8 @@ def printable(text: str) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    headings = (Column(column, overflow="fold") for column in columns)
+    table = Table(*headings, box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for row in rows:
         table.add_row(*(Text(printable("" if value is None else str(value))) for value in row))
     Console(width=None if sys.stdout.isatty() else 250).print(table)
@@ -153,15 +150,13 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def command_line(
-    command: str, options: Mapping[str, str | None], event_ids: Sequence[str] = (), *, go: bool = False
-) -> str:
+def command_line(command: str, options: Mapping[str, str | None], event_ids: Sequence[str] = ()) -> str:
     """Return one of these commands, to be pasted into the same shell: of make if that was used."""
     given = {name: value for name, value in options.items() if value}
     if is_make():
-        given |= ({"EVENT_ID": " ".join(event_ids)} if event_ids else {}) | ({"GO": "1"} if go else {})
+        given |= {"EVENT_ID": " ".join(event_ids)} if event_ids else {}
         return shlex.join(["make", command, *(f"{variable(name)}={value}" for name, value in given.items())])
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()] + ["--go"] * go
+    flags = ["--go" if name == "go" else f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     return shlex.join([os.path.relpath(sys.executable), "-m", "tools.ops", command, *event_ids, *flags])
 
 
@@ -170,9 +165,8 @@ def open_queues(stage: str) -> tuple[Any, str, str]:
     sqs = boto3.client("sqs", config=Config(connect_timeout=5, read_timeout=30))
     prefix = f"triggers-api-{stage}"
     try:
-        inbox_url, dlq_url = (
-            sqs.get_queue_url(QueueName=f"{prefix}-{name}")["QueueUrl"] for name in ("inbox-queue", "inbox-dlq")
-        )
+        names = (f"{prefix}-inbox-queue", f"{prefix}-inbox-dlq")
+        inbox_url, dlq_url = (sqs.get_queue_url(QueueName=name)["QueueUrl"] for name in names)
     except sqs.exceptions.QueueDoesNotExist as error:
         raise click.ClickException(f"{prefix}-inbox-queue or -dlq does not exist in this account and region") from error
     return sqs, inbox_url, dlq_url
@@ -266,10 +260,8 @@ def redrive(stage: str, rate: float) -> None:
         source.delete_many([message.receipt_handle])
         return f"moved from {source.name} to {inbox.name}"
 
-    again = command_line("redrive", {"stage": stage, "rate": f"{rate:g}"})
-    act_on_each(
-        "message", receive(), move, total=total, rate=rate, how_to_continue=lambda _: f"To move the rest: {again}"
-    )
+    again = f"To move the rest: {command_line('redrive', {'stage': stage, 'rate': f'{rate:g}'})}"
+    act_on_each("message", receive(), move, total=total, rate=rate, how_to_continue=lambda _: again)
 
 
 class ApiCallError(click.ClickException):
@@ -334,15 +326,7 @@ class Api:
         self, method: str, path: str, *, read_retries: int = 4, headers: dict[str, str] | None = None, **options: Any
     ) -> tuple[int, dict[str, Any], Mapping[str, str]]:
         """Return status, JSON object (empty for 204) and headers of a response; raise ApiCallError if it is none."""
-        retries = urllib3.Retry(
-            4,
-            read=read_retries,
-            status_forcelist=(429, 503),
-            allowed_methods=None,
-            backoff_factor=0.2,
-            raise_on_status=False,
-            retry_after_max=10,
-        )
+        retries = RETRY.new(read=read_retries, retry_after_max=10)
         options |= {"headers": self._headers | (headers or {}), "retries": retries, "redirect": False}
         try:
             response = self._pool.request(method, self._url.rstrip("/") + path, **options)
@@ -432,14 +416,13 @@ def replay(
     def how_to_push_from(done: int) -> str:
         period = {"since": found[done]["created_at"], "until": until} if since else {}
         named = [] if since else event_ids[done:]
-        command = command_line("replay", {**period, **query, "rate": f"{rate:g}"}, named, go=True)
+        command = command_line("replay", {**period, **query, "rate": f"{rate:g}", "go": "1"}, named)
         return f"To push them: {command}"
 
     if not go or not found:
         if found:
             names = ("created_at", "event_id", "event_type", "last_error")
-            rows = ([event.get(name) for name in names] for event in found[:10])
-            print_table(("created at", "event", "type", "last error"), rows)
+            print_table(names, ([event.get(name) for name in names] for event in found[:10]))
         rest = f". {how_to_push_from(0)}" if found else ""
         click.echo(f"{counted(len(found), 'event')} would be replayed{rest}")
         return
@@ -492,11 +475,11 @@ def erase(*, rate: float, wait: float, go: bool, metadata: list[str] | None, **q
     if tenant and not pairs:
         subscriptions = api.call("GET", "/subscriptions", fields={"tenant": tenant})[0]["subscriptions"]
         names = ("target_host", "name", "subscription_id")
-        print_table(("host", "name", "subscription"), ([each[name] for name in names] for each in subscriptions))
+        print_table(names, ([each[name] for name in names] for each in subscriptions))
     copies = sum(event_id.startswith("cpy_") for event_ids in found.values() for event_id in event_ids)
     events = sum(map(len, found.values())) - copies
     click.echo(f"matching: events {events:,}, copies {copies:,}, subscriptions {len(subscriptions):,}")
-    command = command_line("erase", {"metadata": ",".join(pairs), **query}, go=True)
+    command = command_line("erase", {"metadata": ",".join(pairs), **query, "go": "1"})
     if not go:
         click.echo(f"To erase them: {command}")
         return
