@@ -261,7 +261,7 @@ def redrive(stage: str, rate: float) -> None:
         return f"moved from {source.name} to {inbox.name}"
 
     again = f"To move the rest: {command_line('redrive', {'stage': stage, 'rate': f'{rate:g}'})}"
-    act_on_each("message", receive(), move, total=total, rate=rate, how_to_continue=lambda _: again)
+    act_on_each("message", receive(), move, total, rate, rest=lambda _: again)
 
 
 class ApiCallError(click.ClickException):
@@ -273,26 +273,18 @@ class ApiCallError(click.ClickException):
 
 
 def act_on_each(
-    unit: str,
-    items: Iterable[T],
-    act: Callable[[T], str],
-    *,
-    total: int,
-    rate: float,
-    how_to_continue: Callable[[int], str],
-    sleep: Callable[[float], None] = time.sleep,
+    unit: str, items: Iterable[T], act: Callable[[T], str], total: int, rate: float, *, rest: Callable[[int], str]
 ) -> list[T]:
     """Call `act` for each item, at most `rate` a second, and count the outcomes, which it returns in a few words.
 
     Items that the API refuses are named, skipped and returned; other errors concern every item. At the end, or when it
-    is stopped, it prints the counts, and how to continue after the number of items that were handled.
+    is stopped, it prints the counts, and what `rest` returns for the number of items that were handled.
     """
     outcomes, skipped, console = Counter[str](), list[T](), Console(stderr=True)
-    is_stopped = True
     try:
         with Progress(console=console, disable=not console.is_terminal) as progress:
             for item in progress.track(items, total, description=f"{unit}s"):
-                sleep(1 / rate)
+                time.sleep(1 / rate)
                 try:
                     outcomes[act(item)] += 1
                 except ApiCallError as error:
@@ -301,12 +293,12 @@ def act_on_each(
                     click.echo(f"{item}: {error.message}", err=True)
                     outcomes["skipped"] += 1
                     skipped.append(item)
-        is_stopped = False
     finally:
         done = outcomes.total()
         told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items()) or "none done"
-        rest = f"\n{how_to_continue(done)}" if done < total else ""
-        click.echo(f"{done:,} of {counted(total, unit)}: {told}{rest}", err=is_stopped)
+        click.echo(f"{done:,} of {counted(total, unit)}: {told}", err=done < total)
+        if done < total:
+            click.echo(rest(done), err=True)
     return skipped
 
 
@@ -398,9 +390,7 @@ def show(event_id: str, *, payload: bool) -> None:
 @option("--event-type", metavar="TYPE", help="Only events of this type; order.* takes all that begin with order.")
 @rate_option
 @click.option("--go", is_flag=True, help="Push them. Without it they are counted, and the first ten are shown.")
-def replay(
-    event_ids: tuple[str, ...], *, since: str | None, until: str, rate: float, go: bool, **query: str | None
-) -> None:
+def replay(event_ids: tuple[str, ...], *, since: str | None, until: str, rate: float, go: bool, **query: str) -> None:
     """Push events again: those named, or all that were created since a time, oldest first.
 
     When it is stopped it prints the command that continues. Events that are being pushed or are leased are skipped and
@@ -434,7 +424,7 @@ def replay(
 
     event_ids = tuple(event["event_id"] for event in found)
 
-    if act_on_each("event", event_ids, push, total=len(found), rate=rate, how_to_continue=how_to_push_from):
+    if act_on_each("event", event_ids, push, len(found), rate, rest=how_to_push_from):
         raise click.ClickException("some events were skipped")
 
 
@@ -492,7 +482,7 @@ def erase(*, rate: float, wait: float, go: bool, metadata: list[str] | None, **q
     again = f"To complete it: {command}"
     items = [*(each["subscription_id"] for each in subscriptions), *found]
     for pause in (wait, None):
-        items = act_on_each("item", items, remove, total=len(items), rate=rate, how_to_continue=lambda _: again)
+        items = act_on_each("item", items, remove, len(items), rate, rest=lambda _: again)
         if not items:
             return
         if pause is not None:
@@ -540,7 +530,7 @@ def send_lines(api: Api, content: bytes, prefix: str) -> None:
         return "sent before" if is_repeated else "sent"
 
     again = "To send the rest, run the same command again."
-    if act_on_each("line", lines, post, total=len(lines), rate=math.inf, how_to_continue=lambda _: again):
+    if act_on_each("line", lines, post, len(lines), math.inf, rest=lambda _: again):
         raise click.ClickException("some lines were refused")
 
 
