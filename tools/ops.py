@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import boto3
@@ -26,7 +26,7 @@ import click
 import urllib3
 from botocore.config import Config
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import track
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -36,9 +36,7 @@ from chalicelib.messages import MalformedMessageError, parse
 from chalicelib.queue import BATCH_SIZE, Message, Queue
 
 RECEIVE_WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
-T = TypeVar("T")
 RETRY = urllib3.Retry(4, status_forcelist=(429, 503), allowed_methods=None, backoff_factor=0.2, raise_on_status=False)
-UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Commands(click.Group):
@@ -113,7 +111,7 @@ def parse_time(value: str) -> str:
     """Return a time or an age in RFC 3339 UTC with microseconds, which compares as the API's times do."""
     try:
         if age := re.fullmatch(r"([0-9]{1,6})([smhd])", value):
-            return rfc3339(time.time() - int(age[1]) * UNIT_SECONDS[age[2]])
+            return rfc3339(time.time() - int(age[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[age[2]])
         moment = datetime.fromisoformat(value)
         return rfc3339((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
     except (ValueError, OverflowError) as error:
@@ -273,26 +271,25 @@ class ApiCallError(click.ClickException):
 
 
 def act_on_each(
-    unit: str, items: Iterable[T], act: Callable[[T], str], total: int, rate: float, *, rest: Callable[[int], str]
-) -> list[T]:
+    unit: str, items: Iterable[Any], act: Callable[[Any], str], total: int, rate: float, *, rest: Callable[[int], str]
+) -> list[Any]:
     """Call `act` for each item, at most `rate` a second, and count the outcomes, which it returns in a few words.
 
     Items that the API refuses are named, skipped and returned; other errors concern every item. At the end, or when it
     is stopped, it prints the counts, and what `rest` returns for the number of items that were handled.
     """
-    outcomes, skipped, console = Counter[str](), list[T](), Console(stderr=True)
+    outcomes, skipped, console = Counter[str](), list[Any](), Console(stderr=True)
     try:
-        with Progress(console=console, disable=not console.is_terminal) as progress:
-            for item in progress.track(items, total, description=f"{unit}s"):
-                time.sleep(1 / rate)
-                try:
-                    outcomes[act(item)] += 1
-                except ApiCallError as error:
-                    if error.status not in (400, 404, 409, 413, 415, 422):
-                        raise
-                    click.echo(f"{item}: {error.message}", err=True)
-                    outcomes["skipped"] += 1
-                    skipped.append(item)
+        for item in track(items, f"{unit}s", total, console=console, disable=not console.is_terminal):
+            time.sleep(1 / rate)
+            try:
+                outcomes[act(item)] += 1
+            except ApiCallError as error:
+                if error.status not in (400, 404, 409, 413, 415, 422):
+                    raise
+                click.echo(f"{item}: {error.message}", err=True)
+                outcomes["skipped"] += 1
+                skipped.append(item)
     finally:
         done = outcomes.total()
         told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items()) or "none done"
@@ -399,9 +396,8 @@ def replay(event_ids: tuple[str, ...], *, since: str | None, until: str, rate: f
     if bool(event_ids) == bool(since):
         raise click.UsageError("give either EVENT_ID or --since")
     api = Api()
-    found = [{"event_id": event_id} for event_id in event_ids]
-    if since:
-        found = list(api.list_events(since=since, until=until, **query))
+    listed = api.list_events(since=since, until=until, **query)
+    found = list(listed) if since else [{"event_id": event_id} for event_id in event_ids]
 
     def how_to_push_from(done: int) -> str:
         period = {"since": found[done]["created_at"], "until": until} if since else {}
@@ -529,8 +525,7 @@ def send_lines(api: Api, content: bytes, prefix: str) -> None:
         _, is_repeated = api.post_event(line, f"ops-{key}", Prefer="respond-async")
         return "sent before" if is_repeated else "sent"
 
-    again = "To send the rest, run the same command again."
-    if act_on_each("line", lines, post, len(lines), math.inf, rest=lambda _: again):
+    if act_on_each("line", lines, post, len(lines), math.inf, rest=lambda _: "To send the rest, repeat the command."):
         raise click.ClickException("some lines were refused")
 
 

@@ -21,8 +21,6 @@ from chalicelib import services
 from chalicelib.events import COPY_PREFIX
 from chalicelib.push import signature
 
-MAX_DELIVERIES = 50
-
 
 def signature_verdict(headers: Headers, event: Any, body: bytes) -> str:
     """Return what to show about the signature of a push; raise KeyError, TypeError or ValueError if it is none."""
@@ -49,7 +47,7 @@ class Receiver:
     def __init__(self, show: Callable[[str, str], None]) -> None:
         self._show = show
         self._failures: deque[int] = deque()  # status codes of the next responses
-        self._deliveries: deque[str] = deque(maxlen=MAX_DELIVERIES)
+        self._deliveries: deque[str] = deque(maxlen=50)
         logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
         server = make_server("127.0.0.1", 0, Request.application(self._respond), threaded=True)
         self.url = f"http://127.0.0.1:{server.server_port}"

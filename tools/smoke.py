@@ -11,14 +11,13 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from types import NoneType
 from typing import Any
 
 import click
 
 from tools.ops import Api, printable
 
-TYPES = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool, "null": NoneType}
+TYPES = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool, "null": type(None)}
 
 
 def shape_faults(value: Any, schema: Any, components: Any, place: str = "response") -> Iterator[str]:

@@ -385,7 +385,7 @@ def test_a_file_that_was_stopped_is_completed_by_the_same_command(world: World, 
 
     errors = Ran("send", "-f", str(file), status=130).errors
 
-    assert errors == "2 of 4 lines: 2 sent\nTo send the rest, run the same command again.\n"
+    assert errors == "2 of 4 lines: 2 sent\nTo send the rest, repeat the command.\n"
     Ran("send", "-f", str(file))
     assert stored(world) == 4
 

@@ -324,13 +324,19 @@ def test_all_unusable_variables_are_named_in_one_line() -> None:
         "STAGE": "a b",
         "LOG_LEVEL": "LOUD",
         "PORT": "http",
-        "AWS_ENDPOINT_URL": "localhost",
     }
     status, output, errors = ended(**unusable)
 
     assert (status, output, errors.count("\n")) == (1, "", 1)
     assert [name for name in unusable if name not in errors] == []
     assert "secret" not in errors
+
+
+def test_an_unusable_aws_endpoint_is_one_line() -> None:
+    status, output, errors = ended(AWS_ENDPOINT_URL="localhost", **OWN_KEY)
+
+    assert (status, output) == (1, "")
+    assert re.fullmatch("make run: AWS_ENDPOINT_URL localhost: .*\n", errors)
 
 
 def test_an_aws_that_does_not_respond_is_one_line_that_says_what_to_unset() -> None:
