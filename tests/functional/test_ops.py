@@ -189,9 +189,9 @@ def test_a_command_keeps_to_its_rate(world: World, receiver: Receiver) -> None:
     event_ids = fail(world, receiver, 2)
     started = time.monotonic()
 
-    Ran("replay", *event_ids, "--go", "--rate", "20")
+    Ran("replay", *event_ids, "--go", "--rate", "4")
 
-    assert time.monotonic() - started >= 2 / 20
+    assert time.monotonic() - started >= 2 / 4
 
 
 def test_show_tells_the_attempts_of_an_event_and_its_payload_only_when_asked(world: World, receiver: Receiver) -> None:
@@ -296,6 +296,8 @@ def test_a_persons_events_are_counted_then_erased(eraser: World) -> None:
     assert all(exist(eraser, *matching, *kept))
     erased = Ran(*command_in(counted, "To erase them"), *FAST).output
     assert erased.endswith("\n2 of 2 items: 2 erased\n")
+    post_about(eraser, {"adult": True})
+    assert Ran("erase", "--metadata", "adult=True").output.startswith("matching: events 0,")
     assert (exist(eraser, *matching), exist(eraser, *kept)) == ([False] * 2, [True] * 5)
 
 

@@ -21,6 +21,7 @@ from tests.support.receiver import Receiver
 from tests.support.running import ROOT, Run, environment, running
 from tests.support.world import KEY, digest
 from tools import local_aws
+from tools.smoke import shape_faults
 
 EVENT = '{"event_type": "order.created", "payload": {"order_id": 7}}'
 OWN_KEY = {"API_KEYS": f"acme:{digest(KEY)}"}
@@ -166,6 +167,19 @@ def test_smoke_ends_with_the_check_that_fails_and_cleans_up(system: Run, printed
     assert re.match(r"Error: 401 +\d+ ms  GET /me: ", no_key[2])
     assert re.match(r"Error: 400 +\d+ ms  POST /subscriptions: ", no_host[2])
     assert re.search(r"ok  204 +\d+ ms  DELETE /events/evt_\w+\n$", no_host[1])
+
+
+def test_smoke_sees_members_that_are_missing_or_of_another_type(system: Run) -> None:
+    event_id = post(system)["event_id"]
+    event = json.loads(system.call("GET", f"/events/{event_id}")[2])
+    components = json.loads((ROOT / "chalicelib" / "openapi.json").read_text())["components"]
+
+    def faults(**members: Any) -> list[str]:
+        return [*shape_faults(event | members, {"$ref": "#/components/schemas/Event"}, components)]
+
+    assert faults() == []
+    assert faults(status=1) == ["response.status must be string"]
+    assert faults(attempts=[{}])[0] == "response.attempts[].at is missing"
 
 
 def test_smoke_leases_from_a_pull_only_stage_and_says_what_it_may_not_erase(emulator: str) -> None:
