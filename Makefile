@@ -55,7 +55,7 @@ e2e: $(SET_UP_DEV) ## deploy the package to an emulated AWS, and drive it
 	@exec $(PY) -m tests.e2e
 
 bench: $(SET_UP_DEV) ## measure the performance goals
-	@exec $(PY) -m tools.bench
+	@exec $(PY) -m tests.bench
 
 resources: $(SET_UP) ## create or update the stack of a stage's resources and settings (STAGE=dev)
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}"
@@ -91,19 +91,19 @@ erase: $(SET_UP) ## count matching events and copies, or erase them with GO=1 (M
 send: $(SET_UP) ## post an event (TYPE=order.created PAYLOAD='{...}'), or a file of JSON lines (FILE=events.jsonl)
 	@exec $(PY) -m tools.ops send
 
-$(SET_UP): requirements.txt requirements-run.txt
+$(SET_UP): requirements.txt requirements/run.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
 	  || { echo 'Python 3.11 or newer is needed, for example: make PYTHON=python3.12 ...' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null \
 	  || { echo '$(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
 	@echo 'setting up .venv (once, half a minute or so)'
 	@$(PYTHON) -m venv --clear .venv
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-run.txt \
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements/run.txt \
 	  || { echo 'the packages were not installed, which needs the network once; make again retries' >&2; exit 1; }
 	@touch $@
 
-$(SET_UP_DEV): $(SET_UP) requirements-dev.txt
+$(SET_UP_DEV): $(SET_UP) requirements/dev.txt
 	@echo 'adding what tests need to .venv (once, half a minute or so)'
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt \
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt \
 	  || { echo 'the packages were not installed, which needs the network once; make again retries' >&2; exit 1; }
 	@touch $@

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,9 @@ from typing import Any
 
 from chalice.app import Chalice, CloudWatchEvent, Rate, Request, Response, SQSEvent
 
+if sys.pycache_prefix is None:
+    sys.dont_write_bytecode = True  # `chalice deploy` imports this file, and would package the bytecode
+
 from chalicelib import __version__, batch, console, delivery, listing, schedules, services, telemetry
 from chalicelib.auth import ApiKey, Scope, authenticate, authorize
 from chalicelib.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError, SettingsError
@@ -20,7 +22,13 @@ from chalicelib.queue import Message
 from chalicelib.services import Services
 from chalicelib.settings import read as read_settings
 from chalicelib.subscriptions import SUBSCRIPTION_ID, Subscription, parse_subscription
-from chalicelib.validation import parse_acknowledgement, parse_lease_request, parse_new_event, tenant_faults, valid_id
+from chalicelib.validation import (
+    check_event_type,
+    parse_acknowledgement,
+    parse_lease_request,
+    parse_new_event,
+    valid_id,
+)
 
 deploy_settings, faults = read_settings(os.environ)
 if faults and "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:  # a deployed function answers with 503
@@ -51,10 +59,12 @@ class Call:
         return self.query.get("lease_id", [None])[-1]
 
     def require_known(self, parameters: tuple[str, ...]) -> None:
-        """Raise InvalidRequestError if there are `parameters` and the query has others."""
+        """Raise InvalidRequestError if there are `parameters` and the query has others, or one of them twice."""
         unknown = sorted(self.query.keys() - set(parameters)) if parameters else []
-        if unknown:
-            raise InvalidRequestError(*(FieldFault(name[:128], "is not a parameter of this call") for name in unknown))
+        faults = [FieldFault(name[:128], "is not a parameter of this call") for name in unknown]
+        faults += [FieldFault(name, "must be given once") for name in parameters if len(self.query.get(name, ())) > 1]
+        if faults:
+            raise InvalidRequestError(*faults)
 
     def location(self, path: str) -> str:
         """Return `path` relative to this URL, which may end with a slash, so that it resolves behind a stage."""
@@ -174,17 +184,11 @@ def get_console() -> Response:
 
 @route("POST", "/events", Scope.PRODUCE)
 def post_event(call: Call) -> Response:
-    idempotency_key = call.request.headers.get("idempotency-key")
     respond_async = prefers_async(call.request.headers.get("prefer", ""))
-    new_event = parse_new_event(call.json_body(), idempotency_key_errors(idempotency_key))
+    new_event = parse_new_event(call.json_body(), call.request.headers.get("idempotency-key"))
     with call.services.metrics.one_line():
         event, is_repeated = delivery.accept(
-            new_event,
-            call.services,
-            call.deadline,
-            created_by=call.key.name,
-            idempotency_key=idempotency_key,
-            respond_async=respond_async,
+            new_event, call.services, call.deadline, created_by=call.key.name, respond_async=respond_async
         )
     extra = {"Location": call.location(f"events/{event.event_id}")}
     if is_repeated:
@@ -200,7 +204,7 @@ def get_event(call: Call, event_id: str) -> Response:
     may_consume = Scope.CONSUME in call.key.scopes
     if event is None or not (may_consume or event.created_by == call.key.name):
         raise EventNotFoundError
-    return respond(200, event.to_json(include_payload=True, include_attempts=True, include_responses=may_consume))
+    return respond(200, event.to_whole_json(include_responses=may_consume))
 
 
 @route("GET", "/events", Scope.CONSUME)
@@ -221,8 +225,7 @@ def lease_events(call: Call) -> Response:
 
 @route("POST", "/inbox/acknowledge", Scope.CONSUME)
 def acknowledge_events(call: Call) -> Response:
-    acknowledged, not_held = delivery.acknowledge_many(parse_acknowledgement(call.json_body()), call.services)
-    return respond(200, compact({"acknowledged": acknowledged, "not_held": not_held}))
+    return respond(200, compact(delivery.acknowledge_many(*parse_acknowledgement(call.json_body()), call.services)))
 
 
 @route("DELETE", "/events/{event_id}", Scope.ERASE)
@@ -255,8 +258,8 @@ def replay_event(call: Call, event_id: str) -> Response:
 @route("POST", "/subscriptions", Scope.CONSUME)
 def create_subscription(call: Call) -> Response:
     settings = call.services.settings
-    new = parse_subscription(call.json_body(), settings)
-    subscription, is_new = call.services.subscriptions.create(new, call.key.name)
+    members = parse_subscription(call.json_body(), settings)
+    subscription, is_new = call.services.subscriptions.create(call.key.name, **members)
     location = call.location(f"subscriptions/{subscription.subscription_id}")
     body = subscription.to_json_with_secret(settings.signing_secrets)
     return respond(201 if is_new else 200, body, Location=location)
@@ -265,9 +268,9 @@ def create_subscription(call: Call) -> Response:
 @route("GET", "/subscriptions", Scope.CONSUME, parameters=("tenant",))
 def list_subscriptions(call: Call) -> Response:
     tenant = call.query.get("tenant", [None])[-1]
-    if faults := tenant_faults({"tenant": tenant}):
-        raise InvalidRequestError(*faults)
-    subscriptions = ",".join(subscription.to_json() for subscription in call.services.subscriptions.list(tenant))
+    if tenant is not None and (fault := check_event_type(tenant)):
+        raise InvalidRequestError(FieldFault("tenant", fault))
+    subscriptions = ",".join(subscription.to_json() for subscription in call.services.subscriptions.of_tenant(tenant))
     return respond(200, f'{{"subscriptions":[{subscriptions}]}}')
 
 
@@ -333,13 +336,6 @@ def found(subscription_id: str, get: Callable[[str], Subscription | None]) -> Su
     if subscription is None:
         raise ApiError(404, "not_found", "There is no such subscription.")
     return subscription
-
-
-def idempotency_key_errors(value: str | None) -> tuple[FieldFault, ...]:
-    """Return the fault of an Idempotency-Key, which is taken literally, quotes included."""
-    if value is None or re.fullmatch(r"[\x20-\x7e]{1,255}", value):
-        return ()
-    return (FieldFault("Idempotency-Key", "must be 1 to 255 printable ASCII characters"),)
 
 
 def prefers_async(prefer: str) -> bool:

@@ -5,26 +5,16 @@ Each step may be the last before a crash: what is stored by then is enough for t
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 
 from chalicelib import listing, messages
 from chalicelib.aws import CALL_SECONDS
 from chalicelib.errors import ApiError, EventClaimedError, EventNotFoundError, LeaseLostError, StorageUnavailableError
-from chalicelib.events import (
-    COPY_PREFIX,
-    Attempt,
-    DeliveredVia,
-    Event,
-    Reason,
-    Status,
-    compact,
-    response_bytes,
-    rfc3339,
-    unix_seconds,
-)
+from chalicelib.events import Attempt, Event, Reason, Status, compact, is_copy_id, response_bytes, rfc3339, unix_seconds
 from chalicelib.messages import QueueMessage
 from chalicelib.push import PushResult
 from chalicelib.queue import BATCH_SIZE
@@ -33,7 +23,7 @@ from chalicelib.services import Role, Services
 from chalicelib.store import CLAIM_SECONDS, MESSAGE_GRACE_SECONDS, WriteResult
 from chalicelib.subscriptions import Subscription
 from chalicelib.telemetry import logger
-from chalicelib.validation import Acknowledgement, LeaseRequest, NewEvent, valid_id
+from chalicelib.validation import LeaseRequest, NewEvent, valid_id
 
 # After a push come two calls: the record and, for a retry, the message.
 AFTER_PUSH_SECONDS = 2 * CALL_SECONDS
@@ -73,28 +63,26 @@ class NextAttempt:
 
 
 def accept(
-    new_event: NewEvent,
-    services: Services,
-    deadline: float,
-    *,
-    created_by: str,
-    idempotency_key: str | None,
-    respond_async: bool,
+    new_event: NewEvent, services: Services, deadline: float, *, created_by: str, respond_async: bool
 ) -> tuple[Event, bool]:
     """Store an event and a copy for each matching subscription, then push up to MAX_INLINE_PUSHES of them once.
 
     The others are queued, as are all if `respond_async` and those whose breaker is open. `deadline` (Unix seconds)
     bounds the pushes. Returns the event, and whether an earlier call with the same Idempotency-Key stored it. Raises
-    StorageUnavailableError if some may not be stored, ApiError 422 if the key was used with another body. Later errors
-    are logged; the sweep retries the delivery.
+    StorageUnavailableError if some may not be stored, ApiError 422 if the key was used with another body, 409 if its
+    event is being erased. Later errors are logged; the sweep retries the delivery.
     """
-    event = _new_event(new_event, services, created_by, idempotency_key)
-    subscriptions = _matching_subscriptions(event, services)
-    if subscriptions and idempotency_key is not None and (earlier := services.store.get(event.event_id)):
-        # This only saves storing copies in vain: the put of the event decides.
-        return _require_same_body(earlier, event), True
+    event = _new_event(new_event, services, created_by)
+    subscriptions = services.subscriptions.matching(event.event_type, event.tenant)
+    has_time = services.clock() + 3 * CALL_SECONDS <= deadline  # to read, to store copies and to store the event
+    if subscriptions and event.body_hash and has_time:
+        # Saves storing copies in vain; and an eraser may be about to delete copies that this call would count on.
+        earlier = services.store.find(event.event_id)
+        if earlier.event or earlier.is_erased:
+            return _require_same_body(earlier, event), True
     copies = [_copy(event, subscription, services) for subscription in subscriptions]
-    event = replace(event, copies=tuple(copy.event_id for copy in copies))
+    if copies:
+        event = replace(event, copies=tuple(copy.event_id for copy in copies))
     destinations = _destinations(event, subscriptions, services)
     inline = set() if respond_async else _inline(destinations, services)
 
@@ -102,10 +90,8 @@ def accept(
     stored_copies = services.map(partial(_store, inline, services), copies)
     stored = _store(inline, services, _settled_by_copies(event, stored_copies))
     if not stored.applied:
-        _delete_unlisted(stored_copies, stored.event, services, deadline)
-    if stored.is_erased:
-        raise EventClaimedError("The event of this Idempotency-Key is being erased.")
-    event = _require_same_body(stored.event, event)
+        stored_copies = _delete_unlisted(stored_copies, stored.event, services, deadline)
+    event = _require_same_body(stored, event)
     if stored.applied:
         _announce(event, services)
 
@@ -116,7 +102,7 @@ def accept(
         claimed = [each for each in due if each.event_id in inline]
         pushed = services.map(lambda each: _push_new(each, destinations[each.event_id], services, deadline), claimed)
         event = next((each for each in pushed if each.event_id == event.event_id), event)
-        if stored.applied and event.claimed_until and not event.is_scheduled:
+        if stored.applied and pushed and event.claimed_until and not event.is_scheduled:
             event = _end_claim(event, pushed, services, deadline)
     return event, not stored.applied
 
@@ -192,22 +178,23 @@ def acknowledge(event_id: str, services: Services, lease_id: str | None = None) 
         raise LeaseLostError
 
 
-def acknowledge_many(request: Acknowledgement, services: Services) -> tuple[list[str], list[str]]:
+def acknowledge_many(lease_id: str, event_ids: Sequence[str], services: Services) -> dict[str, list[str]]:
     """Record that a consumer has processed events of its lease; return the ids of those, and of the others.
 
     Raises StorageUnavailableError if DynamoDB fails for one; a repeated call completes it.
     """
-    not_held = set()
 
-    def acknowledge_one(event_id: str) -> None:
+    def is_acknowledged(event_id: str) -> bool:
         try:
-            acknowledge(valid_id(event_id), services, request.lease_id)
+            acknowledge(valid_id(event_id), services, lease_id)
         except (EventNotFoundError, LeaseLostError):
-            not_held.add(event_id)
+            return False
+        return True
 
-    services.map(acknowledge_one, request.event_ids)
-    acknowledged = [event_id for event_id in request.event_ids if event_id not in not_held]
-    return acknowledged, [event_id for event_id in request.event_ids if event_id in not_held]
+    answers: dict[str, list[str]] = {"acknowledged": [], "not_held": []}
+    for event_id, done in zip(event_ids, services.map(is_acknowledged, event_ids), strict=True):
+        answers["acknowledged" if done else "not_held"].append(event_id)
+    return answers
 
 
 def release(event_id: str, lease_id: str, services: Services) -> None:
@@ -250,7 +237,7 @@ def lease(request: LeaseRequest, services: Services) -> list[Event]:
 
 def replay(event_id: str, services: Services) -> Event:
     """Make an event pending again and queue it; raise EventNotFoundError, or ApiError 409 while it is claimed."""
-    is_pushed = services.settings.webhook_url is not None or event_id.startswith(COPY_PREFIX)
+    is_pushed = services.settings.webhook_url is not None or is_copy_id(event_id)
     expires_at = _expires_at(services)
     result = services.store.replay(event_id, services.new_id(), expires_at=expires_at, is_pushed=is_pushed)
     event = result.event
@@ -303,29 +290,18 @@ def erase(event_id: str, services: Services) -> None:
 
 def push_test_event(subscription: Subscription, services: Services, deadline: float) -> Attempt:
     """Push an event that is stored nowhere to a subscription alone; return the attempt, which changes nothing."""
-    event = Event(
-        event_id=COPY_PREFIX + services.new_id(),
-        event_type="test",
-        payload=compact({"subscription_id": subscription.subscription_id}),
-        status=Status.PENDING,
-        created_at=rfc3339(services.clock()),
-        created_by=subscription.created_by,
-        expires_at=0,
-        response_bytes=0,
-        subscription_id=subscription.subscription_id,
-        tenant=subscription.tenant,
-    )
+    payload = compact({"subscription_id": subscription.subscription_id})
+    test = NewEvent("test", payload, "null", subscription.tenant)
+    event = _copy(_new_event(test, services, subscription.created_by), subscription, services)
     destination = Destination(subscription.target_url, subscription)
-    return _push(event, destination, Role.TEST, services, deadline)[0].attempts[-1]
+    event, _ = _push(replace(event, source_event_id=None), destination, Role.TEST, services, deadline)
+    return event.attempts[-1]
 
 
-def _new_event(new_event: NewEvent, services: Services, created_by: str, idempotency_key: str | None) -> Event:
-    now = services.clock()
-    if idempotency_key is None:
-        digits, body_hash = services.new_id(), None
-    else:  # NUL separates the two, so that no two pairs give the same text
-        digits = hashlib.sha256(f"{created_by}\0{idempotency_key}".encode()).hexdigest()[:32]
-        body_hash = new_event.body_hash
+def _new_event(new_event: NewEvent, services: Services, created_by: str) -> Event:
+    now, digits = services.clock(), services.new_id()
+    if new_event.idempotency_key is not None:  # NUL separates the two, so that no two pairs give the same text
+        digits = hashlib.sha256(f"{created_by}\0{new_event.idempotency_key}".encode()).hexdigest()[:32]
     is_pushed = services.settings.webhook_url is not None
     return Event(
         event_id=f"evt_{digits}",
@@ -333,7 +309,7 @@ def _new_event(new_event: NewEvent, services: Services, created_by: str, idempot
         payload=new_event.payload,
         metadata=new_event.metadata,
         tenant=new_event.tenant,
-        body_hash=body_hash,
+        body_hash=new_event.body_hash,
         status=Status.PENDING,
         created_at=rfc3339(now),
         created_by=created_by,
@@ -345,19 +321,6 @@ def _new_event(new_event: NewEvent, services: Services, created_by: str, idempot
     )
 
 
-def _matching_subscriptions(event: Event, services: Services) -> list[Subscription]:
-    """Return the subscriptions that get a copy: enabled ones of the event's tenant, and of those without one."""
-    tenants = list(dict.fromkeys((None, event.tenant)))
-    return [
-        subscription
-        for subscriptions in services.map(services.subscriptions.recent, tenants)
-        for subscription in subscriptions
-        if subscription.matches(event.event_type)
-        and subscription.disabled_at is None
-        and not services.subscriptions.fault(subscription)
-    ]
-
-
 def _copy(event: Event, subscription: Subscription, services: Services) -> Event:
     """Return the copy for a subscription: the same id each time, so that a repeated POST stores it once.
 
@@ -367,7 +330,7 @@ def _copy(event: Event, subscription: Subscription, services: Services) -> Event
     text = f"{event.event_id}\0{subscription.subscription_id}\0{event.body_hash}"
     return replace(
         event,
-        event_id=COPY_PREFIX + hashlib.sha256(text.encode()).hexdigest()[:32],
+        event_id=f"cpy_{hashlib.sha256(text.encode()).hexdigest()[:32]}",
         claim_id=services.new_id(),
         subscription_id=subscription.subscription_id,
         source_event_id=event.event_id,
@@ -380,13 +343,9 @@ def _copy(event: Event, subscription: Subscription, services: Services) -> Event
 
 def _destinations(event: Event, subscriptions: list[Subscription], services: Services) -> dict[str, Destination]:
     """Return where a new event, unless it is pull-only, and its copies are pushed to."""
-    copies = {
-        copy_id: Destination(subscription.target_url, subscription)
-        for copy_id, subscription in zip(event.copies, subscriptions, strict=True)
-    }
-    if services.settings.webhook_url is None:
-        return copies
-    return {event.event_id: Destination(services.settings.webhook_url), **copies}
+    url, copies = services.settings.webhook_url, zip(event.copies, subscriptions, strict=True)
+    webhook = {event.event_id: Destination(url)} if url else {}
+    return webhook | {copy_id: Destination(subscription.target_url, subscription) for copy_id, subscription in copies}
 
 
 def _inline(destinations: dict[str, Destination], services: Services) -> set[str]:
@@ -403,10 +362,8 @@ def _settled_by_copies(event: Event, stored_copies: list[WriteResult]) -> Event:
     """
     if event.is_scheduled or not stored_copies:
         return event
-    for copy in (result.event for result in stored_copies):
-        if copy and copy.status is Status.DELIVERED:
-            return _delivered_by(copy, event)
-    return replace(event, claimed_until=rfc3339(unix_seconds(event.created_at) + CLAIM_SECONDS))
+    claimed = replace(event, claimed_until=rfc3339(unix_seconds(event.created_at) + CLAIM_SECONDS))
+    return event.delivered_by(result.event for result in stored_copies if result.event) or claimed
 
 
 def _store(inline: set[str], services: Services, event: Event) -> WriteResult:
@@ -419,28 +376,29 @@ def _store(inline: set[str], services: Services, event: Event) -> WriteResult:
 
 def _delete_unlisted(
     stored_copies: list[WriteResult], event: Event | None, services: Services, deadline: float
-) -> None:
-    """Delete the copies that this POST stored and that the event, which another POST stored, does not list."""
+) -> list[WriteResult]:
+    """Delete the copies that this POST stored and that the event, which another POST stored, does not list.
+
+    Returns the results of the listed ones.
+    """
     listed = event.copies if event else ()
-    unlisted = [result.event for result in stored_copies if result.applied and result.event]
-
-    def delete(copy: Event) -> WriteResult:
-        services.store.delete(copy)
-        return WriteResult(True)
-
+    mine = [result.event for result in stored_copies if result.applied and result.event]
     services.map(
-        lambda copy: _record_with_retries(delete, copy, services, deadline),
-        [copy for copy in unlisted if copy.event_id not in listed],
+        lambda copy: _record_with_retries(services.store.delete, copy, services, deadline),
+        [copy for copy in mine if copy.event_id not in listed],
     )
+    return [result for result in stored_copies if result.event and result.event.event_id in listed]
 
 
-def _require_same_body(stored: Event | None, event: Event) -> Event:
-    """Return the stored event; raise ApiError 422 if it was made of another body than `event`."""
-    if stored is None:  # it expired between the failed condition and now
+def _require_same_body(stored: WriteResult, event: Event) -> Event:
+    """Return the stored event; raise ApiError 422 if it was made of another body than `event`, 409 if it is erased."""
+    if stored.is_erased:
+        raise EventClaimedError("The event of this Idempotency-Key is being erased.")
+    if stored.event is None:  # it expired between the failed condition and now
         raise StorageUnavailableError
-    if stored.body_hash != event.body_hash:
+    if stored.event.body_hash != event.body_hash:
         raise ApiError(422, "idempotency_key_reused", "This Idempotency-Key was used before, with another body.")
-    return stored
+    return stored.event
 
 
 def _announce(event: Event, services: Services) -> None:
@@ -465,27 +423,22 @@ def _queue(events: list[Event], services: Services, deadline: float) -> None:
 
 def _push_new(event: Event, destination: Destination, services: Services, deadline: float) -> Event:
     """Push a new event once; return it as it is then."""
-    event, result = _push(event, destination, Role.INLINE, services, deadline)
-    event, delay_seconds = _settle(event, result, destination, services, deadline)
-    if delay_seconds is not None:
-        _enqueue(event, delay_seconds, services)
+    with _errors_left_to_sweep(event.event_id):
+        pushed, result = _push(event, destination, Role.INLINE, services, deadline)
+        event, delay_seconds = _settle(pushed, result, destination, services, deadline)
+        if delay_seconds is not None:
+            _enqueue(event, delay_seconds, services)
     return event
 
 
 def _end_claim(event: Event, pushed: list[Event], services: Services, deadline: float) -> Event:
     """End the claim of a POST on an event that is not pushed itself, or let it expire; return the event."""
-    for copy in pushed:
-        if copy.status is Status.DELIVERED:  # which has ended the claim
-            return _delivered_by(copy, event)
+    if delivered := event.delivered_by(pushed):  # that has ended the claim
+        return delivered
     if services.clock() + CALL_SECONDS > deadline:
         return event
     services.store.release(event.event_id, str(event.claim_id))
     return replace(event, claimed_until=None)
-
-
-def _delivered_by(copy: Event, event: Event) -> Event:
-    delivered_at, via = copy.delivered_at, DeliveredVia.SUBSCRIPTIONS
-    return replace(event, status=Status.DELIVERED, delivered_at=delivered_at, delivered_via=via, claimed_until=None)
 
 
 @contextlib.contextmanager
@@ -515,7 +468,7 @@ def _push(
     timeout_seconds = min(timeout_seconds, deadline - started - AFTER_PUSH_SECONDS)
     if timeout_seconds <= 0:
         raise OutOfTimeError
-    if subscription and services.subscriptions.fault(subscription):
+    if subscription and settings.subscription_hosts.fault(destination.url):
         result = PushResult(Outcome.FAILED, error=HOST_NOT_ALLOWED)
         return _with_attempt(event, started, result), result
     result = services.push.send(
@@ -525,7 +478,7 @@ def _push(
         timeout_seconds=timeout_seconds,
         connect_timeout_seconds=settings.push_connect_timeout_seconds,
         secrets=subscription.secrets(settings.signing_secrets) if subscription else settings.signing_secrets,
-        public_only=bool(subscription and settings.subscription_hosts.public_only(subscription.target_url)),
+        public_only=bool(subscription and settings.subscription_hosts.public_only(destination.url)),
     )
     failed, timed_out = result.outcome is Outcome.RETRY, result.timed_out
     services.breakers(role, destination.url).record(services.clock(), failed=failed, timed_out=timed_out)
@@ -533,8 +486,12 @@ def _push(
 
 
 def _with_attempt(event: Event, started: float, result: PushResult) -> Event:
-    outcome = (result.outcome, result.status_code, result.error, result.duration_ms, result.response)
-    return event.with_attempt(Attempt(rfc3339(started), *outcome))
+    return event.with_attempt(Attempt(rfc3339(started), **_shown(result), response=result.response))
+
+
+def _shown(result: PushResult) -> dict[str, Any]:
+    """Return what attempts and log lines show of a push."""
+    return {name: getattr(result, name) for name in ("outcome", "status_code", "error", "duration_ms")}
 
 
 def _settle(
@@ -546,18 +503,8 @@ def _settle(
         delay_seconds = services.settings.retry_policy.next_delay_seconds(
             event.delivery_attempts, retry_after_seconds=result.retry_after_seconds, random=services.random
         )
-    logger.info(
-        "attempt",
-        extra={
-            "event_id": event.event_id,
-            "attempt": event.delivery_attempts,
-            "outcome": result.outcome,
-            "status_code": result.status_code,
-            "error": result.error,
-            "duration_ms": result.duration_ms,
-            "retry_in_seconds": delay_seconds and round(delay_seconds, 3),
-        },
-    )
+    extra = {"event_id": event.event_id, "attempt": event.delivery_attempts, **_shown(result)}
+    logger.info("attempt", extra={**extra, "retry_in_seconds": delay_seconds and round(delay_seconds, 3)})
     subscription = destination.subscription
     if result.status_code == HTTPStatus.GONE and subscription and services.subscriptions.end(subscription):
         services.store.delete(event)

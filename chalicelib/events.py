@@ -6,16 +6,16 @@ Payload and metadata stay the JSON text that was posted: DynamoDB numbers and Py
 import json
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 MAX_ATTEMPTS_KEPT = 25
-COPY_PREFIX = "cpy_"
 EVENT_ID = re.compile(r"(evt|cpy)_[0-9a-f]{32}")
 EVENT_TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
+EVENT_TYPE_OR_PREFIX = re.compile(rf"{EVENT_TYPE.pattern}\*?|\*")
 
 # json.dumps would build an encoder for each value.
 compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -40,6 +40,10 @@ class Reason(StrEnum):
     PERMANENT = "permanent"
     EXHAUSTED = "exhausted"
     DISABLED = "disabled"
+
+
+def is_copy_id(event_id: str) -> bool:
+    return event_id.startswith("cpy_")
 
 
 def rfc3339(unix_seconds: float) -> str:
@@ -141,7 +145,7 @@ class Event:
 
     @property
     def is_copy(self) -> bool:
-        return self.event_id.startswith(COPY_PREFIX)
+        return is_copy_id(self.event_id)
 
     @property
     def is_scheduled(self) -> bool:
@@ -154,6 +158,14 @@ class Event:
 
     def with_attempt(self, attempt: Attempt) -> "Event":
         return replace(self, attempts=(*self.attempts, attempt)[-MAX_ATTEMPTS_KEPT:], last_error=attempt.error)
+
+    def delivered_by(self, copies: Iterable["Event"]) -> "Event | None":
+        """Return the event as the first delivered one of its copies delivered it, or None if none was delivered."""
+        for copy in copies:
+            if copy.status is Status.DELIVERED:
+                via, at = DeliveredVia.SUBSCRIPTIONS, copy.delivered_at
+                return replace(self, status=copy.status, delivered_via=via, delivered_at=at, claimed_until=None)
+        return None
 
     def content(self) -> bytes:
         """Return payload and metadata as they are stored: compressed, a line each, since compact JSON has no newline.
@@ -171,29 +183,25 @@ class Event:
             members |= {"tenant": self.tenant}
         return self._to_json(members, include_payload=True).encode()
 
-    def to_json(
-        self,
-        *,
-        include_payload: bool = False,
-        include_attempts: bool = False,
-        include_responses: bool = False,
-        include_lease: bool = False,
-    ) -> str:
-        """Return the event as callers see it."""
+    def to_json(self, *, include_payload: bool = False, **more: Any) -> str:
+        """Return the event as callers see it, with `more` members."""
         members = {name: getattr(self, name) for name in PUBLIC_FIELDS}
-        members["message"] = self.message()
-        if include_attempts:
-            hidden = {} if include_responses else {"response": None}
-            members["attempts"] = [vars(attempt) | hidden for attempt in self.attempts]
-        if include_lease:
-            members["lease_id"] = self.claim_id
-            members["leased_until"] = self.claimed_until
-            members["lease_count"] = self.lease_count
-        return self._to_json(members, include_payload)
+        return self._to_json({**members, "message": self.message(), **more}, include_payload)
+
+    def to_whole_json(self, *, include_responses: bool = True, **more: Any) -> str:
+        """Return the event with payload, metadata and attempts, and `more` members."""
+        hidden = {} if include_responses else {"response": None}
+        attempts = [vars(attempt) | hidden for attempt in self.attempts]
+        return self.to_json(include_payload=True, attempts=attempts, **more)
 
     def to_lease_json(self) -> str:
         """Return the event as the consumer that leased it sees it."""
-        return self.to_json(include_payload=True, include_attempts=True, include_lease=True)
+        lease: dict[str, Any] = {
+            "lease_id": self.claim_id,
+            "leased_until": self.claimed_until,
+            "lease_count": self.lease_count,
+        }
+        return self.to_whole_json(**lease)
 
     def _to_json(self, members: Mapping[str, Any], include_payload: bool) -> str:
         """Return a JSON object of id and type, payload and metadata as they are stored, and `members`."""

@@ -3,23 +3,23 @@
 import base64
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import accumulate
+from typing import Any
 
 from chalicelib.errors import FieldFault, InvalidRequestError
-from chalicelib.events import EVENT_TYPE, Event, Status
+from chalicelib.events import EVENT_ID, EVENT_TYPE, EVENT_TYPE_OR_PREFIX, Event, Status
 from chalicelib.services import Services
-from chalicelib.store import HIGHEST, LOWEST, NOT_EXPIRED, SHARDS, UNCLAIMED, Values, partition
+from chalicelib.store import HIGHEST, LOWEST, NOT_EXPIRED, UNCLAIMED, Values, partitions
 from chalicelib.subscriptions import SUBSCRIPTION_ID
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 100
-PARAMETERS = ("event_type", "order", "limit", "cursor", "tenant")
-EVENTS_PARAMETERS = ("status", "include", "subscription_id", "source", "since", "until")
 # RFC 3339, section 5.6; an unescaped + of the offset arrives as a space.
 TIMESTAMP = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+ -]\d\d:\d\d)"
+EXPECTED_TIME = "a time such as 2026-11-25T02:25:03Z"
 SEARCH_SECONDS = 5
 MAX_PAGE_BYTES = 5 * 1024 * 1024  # as `response_bytes` counts: Lambda's responses are limited to 6 MB
 
@@ -48,12 +48,7 @@ class Query:
     def partitions(self) -> list[str]:
         """Return the partitions of the index that have the events."""
         kinds = [of_copies for of_copies, wanted in ((False, self.originals), (True, self.copies)) if wanted]
-        return [
-            partition(status, shard, of_copies=of_copies)
-            for status in self.statuses
-            for shard in range(SHARDS)
-            for of_copies in kinds
-        ]
+        return [key for of_copies in kinds for key in partitions(*self.statuses, of_copies=of_copies)]
 
     def filter(self) -> tuple[str, Values]:
         """Return the filter expression for rows of these partitions, and its values."""
@@ -61,7 +56,7 @@ class Query:
         values: dict[str, str] = {}
         for name in ("event_type", "subscription_id", "tenant"):
             value = getattr(self, name)
-            if value is not None:
+            if value not in (None, "*"):
                 is_prefix = value.endswith("*")
                 conditions.append(f"begins_with({name}, :{name})" if is_prefix else f"{name} = :{name}")
                 values[f":{name}"] = value.removesuffix("*")
@@ -101,52 +96,54 @@ class Page:
         return _encode_cursor(self.after) if self.after else None
 
 
+# The pattern and the description of each parameter, and the fields of Query that it sets.
+PARAMETERS: dict[str, tuple[str, str, Callable[[str], dict[str, Any]]]] = {
+    "cursor": (
+        "([A-Za-z0-9_-]{96})?",
+        "a next_cursor as it was returned",
+        lambda text: {"after": _decode_cursor(text)},
+    ),
+    "event_type": (
+        EVENT_TYPE_OR_PREFIX.pattern,
+        "an event type, or a prefix followed by *",
+        lambda text: {"event_type": text},
+    ),
+    "include": ("payload", "payload", lambda _: {"include_payload": True}),
+    "limit": ("[1-9][0-9]?|100", f"a whole number from 1 to {MAX_LIMIT}", lambda text: {"limit": int(text)}),
+    "order": ("oldest|newest", "oldest or newest", lambda text: {"newest_first": text == "newest"}),
+    "since": (TIMESTAMP, EXPECTED_TIME, lambda text: {"since": _utc(text)}),
+    "source": ("original", "original", lambda _: {"copies": False}),
+    "status": ("|".join(EVENTS.statuses), "pending, delivered or failed", lambda text: {"statuses": (Status(text),)}),
+    "subscription_id": (
+        SUBSCRIPTION_ID.pattern,
+        "sub_ and 32 hexadecimal digits",
+        lambda text: {"subscription_id": text, "originals": False},
+    ),
+    "tenant": (EVENT_TYPE.pattern, "a tenant", lambda text: {"tenant": text}),
+    "until": (TIMESTAMP, EXPECTED_TIME, lambda text: {"until": _utc(text)}),
+}
+INBOX_PARAMETERS = {"cursor", "event_type", "limit", "order", "tenant"}
+
+
 def parse(parameters: Mapping[str, Sequence[str]], query: Query) -> Query:
     """Return EVENTS or INBOX with the parameters of a request; raise InvalidRequestError with every fault."""
-    allowed = PARAMETERS if query.only_available else (*PARAMETERS, *EVENTS_PARAMETERS)
-    unknown = [name for name in parameters if name not in allowed]
-    errors = [FieldFault(name[:128], "is not a parameter of this listing") for name in unknown]
-    errors += [FieldFault(name, "must be given once") for name in allowed if len(parameters.get(name, ())) > 1]
-
-    def read(name: str, pattern: str, expected: str) -> str | None:
-        text = parameters[name][-1] if name in allowed and name in parameters else None
-        if text is not None and not re.fullmatch(pattern, text):
-            errors.append(FieldFault(name, f"must be {expected}"))
-            return None
-        return text
-
-    status = read("status", "pending|delivered|failed", "pending, delivered or failed")
-    event_type = read("event_type", rf"{EVENT_TYPE.pattern}\*?|\*", "an event type, or a prefix followed by *")
-    tenant = read("tenant", EVENT_TYPE.pattern, "a tenant")
-    subscription_id = read("subscription_id", SUBSCRIPTION_ID.pattern, "sub_ and 32 hexadecimal digits")
-    source = read("source", "original", "original")
-    order = read("order", "oldest|newest", "oldest or newest")
-    limit = read("limit", "[1-9][0-9]?|100", f"a whole number from 1 to {MAX_LIMIT}")
-    include = read("include", "payload", "payload")
-    cursor = read("cursor", "([A-Za-z0-9_-]{96})?", "a next_cursor as it was returned")
-    after = _decode_cursor(cursor) if cursor else None
-    if cursor and after is None:
-        errors.append(FieldFault("cursor", "must be a next_cursor as it was returned"))
-    times = {name: read(name, TIMESTAMP, "a time such as 2026-11-25T02:25:03Z") for name in ("since", "until")}
-    bounds = {name: _utc(text) for name, text in times.items() if text}
-    errors += [FieldFault(name, "must be a time that exists") for name, time in bounds.items() if time is None]
+    allowed = INBOX_PARAMETERS if query.only_available else PARAMETERS.keys()
+    errors: list[FieldFault] = []
+    for name, texts in parameters.items():
+        if name not in allowed:
+            errors.append(FieldFault(name[:128], "is not a parameter of this listing"))
+            continue
+        pattern, expected, fields = PARAMETERS[name]
+        try:
+            valid = len(texts) == 1 and re.fullmatch(pattern, texts[0])
+            query = replace(query, **fields(texts[0])) if valid else query
+        except (ValueError, OverflowError):  # a damaged cursor, or a time such as February 30
+            valid = None
+        if not valid:
+            errors.append(FieldFault(name, f"must be {expected}, and given once"))
     if errors:
         raise InvalidRequestError(*errors)
-    return replace(
-        query,
-        since=bounds.get("since") or LOWEST,
-        until=bounds.get("until") or HIGHEST,
-        tenant=tenant,
-        statuses=(Status(status),) if status else query.statuses,
-        newest_first=order == "newest" if order else query.newest_first,
-        originals=query.originals and subscription_id is None,
-        copies=query.copies and source is None,
-        limit=int(limit or query.limit),
-        event_type=event_type,
-        subscription_id=subscription_id,
-        after=after,
-        include_payload=query.include_payload or include is not None,
-    )
+    return query
 
 
 def page(services: Services, query: Query) -> Page:
@@ -210,13 +207,10 @@ def _read_partition(
     return events, None
 
 
-def _utc(timestamp: str) -> str | None:
-    """Return an RFC 3339 time in UTC with microseconds, as sort keys begin, or None if there is no such time."""
+def _utc(timestamp: str) -> str:
+    """Return an RFC 3339 time in UTC with microseconds, as sort keys begin; raise ValueError or OverflowError."""
     date, time = timestamp[:10], timestamp[11:].upper().replace(" ", "+")
-    try:
-        moment = datetime.fromisoformat(f"{date}T{time}").astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
+    moment = datetime.fromisoformat(f"{date}T{time}").astimezone(UTC)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
@@ -225,6 +219,8 @@ def _encode_cursor(sort_key: str) -> str:
 
 
 def _decode_cursor(cursor: str) -> str | None:
-    """Return the sort key of a cursor, or None if it is damaged."""
-    sort_key = base64.urlsafe_b64decode(cursor).decode("ascii", "replace")[:-8]
-    return sort_key if _encode_cursor(sort_key) == cursor else None
+    """Return the sort key of a cursor, None of an empty one; raise ValueError if it is damaged."""
+    sort_key = base64.urlsafe_b64decode(cursor).decode("ascii")[:-8]
+    if cursor and (_encode_cursor(sort_key) != cursor or not EVENT_ID.fullmatch(sort_key[28:])):
+        raise ValueError
+    return sort_key or None

@@ -61,11 +61,12 @@ class Services:
 
     @cached_property
     def store(self) -> EventStore:
-        return EventStore(self._dynamodb, self.settings.events_table_name, clock=self.clock)
+        return EventStore(self.make_client("dynamodb"), self.settings.events_table_name, clock=self.clock)
 
     @cached_property
     def subscriptions(self) -> Subscriptions:
-        return Subscriptions(self._dynamodb, self.settings, clock=self.clock)
+        dynamodb = self.make_client("dynamodb")
+        return Subscriptions(dynamodb, self.settings, clock=self.clock, parallel_map=self.map)
 
     def may_push(self, role: Role, url: str) -> bool:
         """Return whether to push to a destination now. Each role keeps count of its pushes apart."""
@@ -87,23 +88,15 @@ class Services:
 
     @cached_property
     def inbox(self) -> Queue:
-        return Queue(self._sqs, self.settings.inbox_queue_url)
+        return Queue(self.make_client("sqs"), self.settings.inbox_queue_url)
 
     @cached_property
     def dlq(self) -> Queue:
-        return Queue(self._sqs, self.settings.inbox_dlq_url)
+        return Queue(self.make_client("sqs"), self.settings.inbox_dlq_url)
 
     @cached_property
     def metrics(self) -> telemetry.Metrics:
         return telemetry.Metrics(self.settings.stage, clock=self.clock)
-
-    @cached_property
-    def _dynamodb(self) -> Any:
-        return self.make_client("dynamodb")
-
-    @cached_property
-    def _sqs(self) -> Any:
-        return self.make_client("sqs")
 
 
 _services: Services | None = None
@@ -143,4 +136,5 @@ def _refresh(services: Services) -> Services:
     except SettingsError as error:
         telemetry.logger.warning("settings not read again", extra={"error": str(error)})
         return services
+    telemetry.configure(settings.log_level)
     return services if settings == services.settings else replace(services, settings=settings)

@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
 from chalicelib.errors import AWS_ERRORS, StorageUnavailableError, error_code
-from chalicelib.events import COPY_PREFIX, DeliveredVia, Event, Status, compact, rfc3339
+from chalicelib.events import DeliveredVia, Event, Status, compact, is_copy_id, rfc3339
 from chalicelib.telemetry import logger
 
 INDEX = "status-index"
@@ -39,7 +39,7 @@ REDRIVABLE = f"{REPLAYABLE} AND #status = :failed AND failed_at = :failed_at"
 OVERDUE = f"{PENDING} AND requeue_at = :seen"
 
 ERASABLE = f"attribute_exists(event_id) AND {UNCLAIMED}"
-UNPUSHED = f"{PENDING} AND attribute_not_exists(next_attempt_at)"
+UNPUSHED_SOURCE = f"{PENDING} AND attribute_not_exists(next_attempt_at) AND contains(copies, :copy_id)"
 NOT_EXPIRED = "expires_at > :now_seconds"
 DUE_TO_REQUEUE = f"{NOT_EXPIRED} AND requeue_at <= :now AND next_attempt_at <= :now"
 
@@ -122,6 +122,9 @@ class Table:
             UpdateExpression=" ".join(f"{verb} {clause}" for verb, clause in clauses.items() if clause),
             **parameters,
         )
+
+    def _delete(self, key: str, condition: str, values: Values | None = None) -> tuple[bool, Item | None]:
+        return self._write("delete_item", condition, values or {}, Key=serialize({"event_id": key}))
 
     def _write(self, operation: str, condition: str, values: Values, **parameters: Any) -> tuple[bool, Item | None]:
         """Make a conditional write; return whether its condition held, and the item.
@@ -248,11 +251,14 @@ class EventStore(Table):
         return self._record(replace(event, delivery_attempts=event.delivery_attempts - 1), **CLEAR_SCHEDULE)
 
     def record_delivered_by_copy(self, copy: Event) -> WriteResult:
-        """Record that the event that `copy` was made from is delivered, if it is not pushed itself; end its claim."""
+        """Record that the event that `copy` was made from is delivered, and end its claim.
+
+        Not applied if the event is pushed itself, or does not list the copy: another body won its Idempotency-Key.
+        """
         event_id = str(copy.source_event_id)
         delivered = {"delivered_at": self._after(0), "delivered_via": DeliveredVia.SUBSCRIPTIONS}
         changes = {**_status_attributes(event_id, Status.DELIVERED), **delivered, "claimed_until": None}
-        return self._change(event_id, UNPUSHED, changes, ReturnValues="ALL_NEW")
+        return self._change(event_id, UNPUSHED_SOURCE, changes, {":copy_id": copy.event_id}, ReturnValues="ALL_NEW")
 
     def lease(self, event_id: str, lease_id: str, lease_seconds: int) -> WriteResult:
         """Claim an undelivered event for a consumer. Pushes go on as scheduled when the lease ends."""
@@ -303,14 +309,13 @@ class EventStore(Table):
         condition = REPLAYABLE if failed_at is None else REDRIVABLE
         return self._change(event_id, condition, changes, {":failed_at": failed_at}, ReturnValues="ALL_NEW")
 
-    def mark_requeued(self, event_id: str, requeue_at: str | None, seconds: float) -> WriteResult:
-        """Postpone `requeue_at` of an overdue event by `seconds` from now: of several sweeps, one succeeds."""
-        return self._change(event_id, OVERDUE, {"requeue_at": self._after(seconds)}, {":seen": requeue_at})
+    def mark_requeued(self, event_id: str, seen: str | None, until: str) -> WriteResult:
+        """Postpone `requeue_at` of an overdue event, `seen` before, until a time: of several sweeps, one succeeds."""
+        return self._change(event_id, OVERDUE, {"requeue_at": until}, {":seen": seen})
 
-    def delete(self, event: Event) -> None:
-        """Delete a copy under its claim, if it is still held: its subscription is gone."""
-        key = serialize({"event_id": event.event_id})
-        self._write("delete_item", "claim_id = :mine", {":mine": event.claim_id}, Key=key)
+    def delete(self, event: Event) -> WriteResult:
+        """Delete a copy under its claim, if that still holds it."""
+        return WriteResult(self._delete(event.event_id, "claim_id = :mine", {":mine": event.claim_id})[0])
 
     def mark_erased(self, event_id: str) -> WriteResult:
         """Make an unclaimed event absent for everybody but an eraser, and remove its content.
@@ -324,13 +329,12 @@ class EventStore(Table):
 
     def delete_unclaimed(self, event_id: str) -> bool:
         """Delete an event that nobody holds; return whether it is gone."""
-        applied, current = self._write("delete_item", ERASABLE, {}, Key=serialize({"event_id": event_id}))
+        applied, current = self._delete(event_id, ERASABLE)
         return applied or current is None
 
     def delete_erased(self, event_id: str) -> None:
         """Delete what `mark_erased` left of an event."""
-        values = {":erased": Status.ERASED}
-        self._write("delete_item", "#status = :erased", values, Key=serialize({"event_id": event_id}))
+        self._delete(event_id, "#status = :erased", {":erased": Status.ERASED})
 
     def overdue(self, partition: str, limit: int) -> Iterator[Event]:
         """Yield up to `limit` pending events of a partition that are due and that nobody will push, oldest first."""
@@ -341,13 +345,13 @@ class EventStore(Table):
         """Return how many events `overdue` would yield without a limit."""
         return sum(page["Count"] for page in self.pages(partition, FilterExpression=DUE_TO_REQUEUE, Select="COUNT"))
 
-    def oldest_scheduled(self, shard: int, deadline: float) -> Event | None:
-        """Return the pending event of a shard that was created first, copies and events that are not pushed left out.
+    def oldest_scheduled(self, partition: str, deadline: float) -> Event | None:
+        """Return the event of a partition that was created first, those that are not pushed left out.
 
         Raises StorageUnavailableError if the search does not end by `deadline` (Unix seconds).
         """
         condition = f"{NOT_EXPIRED} AND attribute_exists(next_attempt_at)"
-        for page in self.pages(partition(Status.PENDING, shard), FilterExpression=condition):
+        for page in self.pages(partition, FilterExpression=condition):
             if page["Items"]:
                 return Event.from_item(page["Items"][0])
             if self._clock() > deadline:
@@ -356,7 +360,11 @@ class EventStore(Table):
 
     def get(self, event_id: str) -> Event | None:
         """Return the event, read consistently, or None."""
-        return self._unexpired(self._get(event_id))
+        return self.find(event_id).event
+
+    def find(self, event_id: str) -> WriteResult:
+        """Return the event, read consistently, as a write that is not applied does."""
+        return self._result((False, self._get(event_id)), None)
 
     def get_many(self, event_ids: Sequence[str]) -> dict[str, Event]:
         """Return those of up to 100 events that exist, by id, read consistently."""
@@ -394,6 +402,11 @@ def partition(status: Status, shard: int, *, of_copies: bool = False) -> str:
     return f"{'copy-' if of_copies else ''}{status}#{shard}"
 
 
+def partitions(*statuses: Status, of_copies: bool = False) -> list[str]:
+    """Return the partition keys of all shards."""
+    return [partition(status, shard, of_copies=of_copies) for status in statuses for shard in range(SHARDS)]
+
+
 def serialize(values: Values) -> Item:
     """Return values in DynamoDB's format, without those that are None."""
     return {name: _serialize(value) for name, value in values.items() if value is not None}
@@ -407,7 +420,7 @@ def _serialize(value: str | int | bytes) -> dict[str, Any]:
 
 def _status_attributes(event_id: str, status: Status) -> Values:
     shard = zlib.crc32(event_id.encode()) % SHARDS
-    return {"status": status, "status_shard": partition(status, shard, of_copies=event_id.startswith(COPY_PREFIX))}
+    return {"status": status, "status_shard": partition(status, shard, of_copies=is_copy_id(event_id))}
 
 
 def _item(event: Event) -> Values:

@@ -7,17 +7,17 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from chalicelib.errors import ApiError, FieldFault, InvalidRequestError
-from chalicelib.events import EVENT_TYPE, compact
+from chalicelib.errors import ApiError
+from chalicelib.events import EVENT_TYPE_OR_PREFIX, compact
 from chalicelib.retry import DAY_SECONDS
 from chalicelib.settings import Settings
 from chalicelib.store import Item, Table, serialize
 from chalicelib.telemetry import logger
-from chalicelib.validation import parse_object, tenant_faults
+from chalicelib.validation import Check, check_event_type, is_list, matches, must, parse_object
 
 SUBSCRIPTION_ID = re.compile(r"sub_[0-9a-f]{32}")
 MAX_SUBSCRIPTIONS = 100  # of each tenant
@@ -35,17 +35,18 @@ ENABLED = f"{SAME} AND attribute_not_exists(disabled_at)"
 NOT_FAILING = f"{ENABLED} AND (attribute_not_exists(failing_since) OR last_dead_letter_at < :long_ago)"
 FAILING = f"{ENABLED} AND failing_since = :failing_since"
 
+OPTIONAL_MEMBERS: dict[str, Check] = {
+    "event_types": must(
+        f"a list of 1 to {MAX_EVENT_TYPES} event types or prefixes followed by *",
+        lambda value: is_list(value, MAX_EVENT_TYPES, partial(matches, EVENT_TYPE_OR_PREFIX)),
+    ),
+    "tenant": check_event_type,
+    "name": must(
+        f"1 to {MAX_NAME_LENGTH} printable characters",
+        lambda value: isinstance(value, str) and 1 <= len(value) <= MAX_NAME_LENGTH and value.isprintable(),
+    ),
+}
 ENABLE: dict[str, None] = {"failing_since": None, "disabled_at": None, "last_dead_letter_at": None}
-
-
-@dataclass(frozen=True)
-class NewSubscription:
-    """A valid body of POST /subscriptions."""
-
-    target_url: str
-    event_types: EventTypes
-    tenant: str | None
-    name: str | None
 
 
 @dataclass(frozen=True)
@@ -100,57 +101,69 @@ class Subscription:
 class Subscriptions(Table):
     """The subscriptions of a stage, in the table of events."""
 
-    def __init__(self, client: Any, settings: Settings, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, client: Any, settings: Settings, *, clock: Callable[[], float], parallel_map: Callable[..., Any]
+    ) -> None:
         super().__init__(client, settings.events_table_name, clock=clock)
         self._hosts = settings.subscription_hosts
         self._disable_seconds = settings.subscription_disable_days * DAY_SECONDS
-        self._lists = lru_cache(MAX_CACHED_LISTS)(lambda tenant, _period: self.list(tenant))
+        self._map = parallel_map
+        self._lists = lru_cache(MAX_CACHED_LISTS)(lambda tenant, _period: self.of_tenant(tenant))
+        self._candidates = lru_cache(MAX_CACHED_LISTS)(self._read_candidates)
 
-    def create(self, new: NewSubscription, created_by: str) -> tuple[Subscription, bool]:
+    def create(
+        self,
+        created_by: str,
+        target_url: str,
+        event_types: EventTypes = None,
+        tenant: str | None = None,
+        name: str | None = None,
+    ) -> tuple[Subscription, bool]:
         """Store a subscription; return it, and whether it is new.
 
         The same key, URL, types and tenant make the same one, which is enabled, and takes a new name. Raises ApiError
         409 if there are MAX_SUBSCRIPTIONS of the tenant. Concurrent calls may exceed that limit slightly.
         """
-        types = compact(sorted(set(new.event_types))) if new.event_types is not None else None
-        text = "\0".join((created_by, new.tenant or "", new.target_url, str(types)))
+        types = compact(sorted(set(event_types))) if event_types is not None else None
+        text = "\0".join((created_by, tenant or "", target_url, str(types)))
         subscription_id = f"sub_{hashlib.sha256(text.encode()).hexdigest()[:32]}"
-        described = compact({"event_types": new.event_types, "name": new.name})
-        name_changes = {"event_types": described} if new.name is not None else {}
-        if existing := self._enable(subscription_id, name_changes):
+        described = compact({"event_types": event_types, "name": name})
+        changes = {"event_types": described} if name is not None else {}
+        if existing := self.enable(subscription_id, **changes):
             return existing, False
-        if len(self.list(new.tenant)) >= MAX_SUBSCRIPTIONS:
+        if len(self.of_tenant(tenant)) >= MAX_SUBSCRIPTIONS:
             detail = f"There are {MAX_SUBSCRIPTIONS} subscriptions; delete one first."
             raise ApiError(409, "too_many_subscriptions", detail)
         item = serialize(
             {
                 "event_id": subscription_id,
-                "status_shard": _partition(new.tenant),
+                "status_shard": _partition(tenant),
                 "sort_key": f"{self._after(0)}#{subscription_id}",
-                "target_url": new.target_url,
+                "target_url": target_url,
                 "event_types": described,
-                "tenant": new.tenant,
+                "tenant": tenant,
                 "created_by": created_by,
             }
         )
         applied, current = self._write("put_item", ABSENT, {}, Item=item)
-        self._lists.cache_clear()
+        self._forget()
         return Subscription.from_item(current or item), applied
 
-    def enable(self, subscription_id: str) -> Subscription | None:
-        """Enable a subscription; return it, or None if there is none."""
-        return self._enable(subscription_id, {})
+    def enable(self, subscription_id: str, **changes: str) -> Subscription | None:
+        """Enable a subscription, with other `changes`; return it, or None if there is none."""
+        self._forget()
+        applied, item = self._update(subscription_id, EXISTS, {**ENABLE, **changes}, ReturnValues="ALL_NEW")
+        return Subscription.from_item(item) if applied and item else None
 
     def delete(self, subscription_id: str) -> None:
         """Delete a subscription, if it exists."""
-        self._lists.cache_clear()
+        self._forget()
         self._call("delete_item", Key=serialize({"event_id": subscription_id}))
 
     def end(self, subscription: Subscription) -> bool:
         """Delete this subscription, whose target asked for it, not one made anew since; return whether it is gone."""
-        self._lists.cache_clear()
-        key, seen = serialize({"event_id": subscription.subscription_id}), {":sort_key": subscription.sort_key}
-        applied, current = self._write("delete_item", SAME, seen, Key=key)
+        self._forget()
+        applied, current = self._delete(subscription.subscription_id, SAME, {":sort_key": subscription.sort_key})
         if applied:
             logger.warning("subscription ended by its target", extra={"subscription_id": subscription.subscription_id})
         return applied or current is None
@@ -171,23 +184,30 @@ class Subscriptions(Table):
         applied, current = self._change(subscription, NOT_FAILING, failing, {":long_ago": long_ago})
         if applied or current is None or "failing_since" not in current:
             return False
-        failing_since = current["failing_since"]["S"]
+        failing_since: str = current["failing_since"]["S"]
         is_disabled = failing_since <= long_ago
         changes = {"last_dead_letter_at": now, **({"disabled_at": now} if is_disabled else {})}
-        applied, _ = self._change(subscription, FAILING, changes, {":failing_since": failing_since})
-        if applied and is_disabled:
+        applied, current = self._change(subscription, FAILING, changes, {":failing_since": failing_since})
+        # If the response of boto3's first try was lost, the second one finds its own time.
+        is_disabled &= applied or (current or {}).get("disabled_at") == {"S": now}
+        if is_disabled:
             logger.warning("subscription disabled", extra={"subscription_id": subscription.subscription_id})
-        return applied and is_disabled
+        return is_disabled
 
-    def list(self, tenant: str | None) -> tuple[Subscription, ...]:
+    def of_tenant(self, tenant: str | None) -> tuple[Subscription, ...]:
         """Return the subscriptions of a tenant, or those without one, the oldest first."""
         pages = self.pages(_partition(tenant))
         return tuple(Subscription.from_item(row) for page in pages for row in page["Items"])
 
     def recent(self, tenant: str | None) -> tuple[Subscription, ...]:
         """Return the same from a list that is at most CACHE_SECONDS old."""
-        found: tuple[Subscription, ...] = self._lists(tenant, self._clock() // CACHE_SECONDS)
+        found: tuple[Subscription, ...] = self._lists(tenant, self._period())
         return found
+
+    def matching(self, event_type: str, tenant: str | None) -> list[Subscription]:
+        """Return the subscriptions that get a copy, from recent lists: the tenant's, and those without one."""
+        candidates = self._candidates(tenant, self._period())
+        return [subscription for subscription in candidates if subscription.matches(event_type)]
 
     def get(self, subscription_id: str) -> Subscription | None:
         """Return a subscription, read consistently, or None."""
@@ -205,14 +225,17 @@ class Subscriptions(Table):
                     return subscription
         return self.get(subscription_id)
 
-    def fault(self, subscription: Subscription) -> str | None:
-        """Return why nothing may be pushed to a subscription any more, or None."""
-        return self._hosts.fault(subscription.target_url)
+    def _read_candidates(self, tenant: str | None, _period: float) -> list[Subscription]:
+        lists = self._map(self.recent, list(dict.fromkeys((None, tenant))))
+        found = [subscription for listed in lists for subscription in listed]
+        return [each for each in found if each.disabled_at is None and not self._hosts.fault(each.target_url)]
 
-    def _enable(self, subscription_id: str, changes: Mapping[str, str]) -> Subscription | None:
+    def _period(self) -> float:
+        return self._clock() // CACHE_SECONDS
+
+    def _forget(self) -> None:
         self._lists.cache_clear()
-        applied, item = self._update(subscription_id, EXISTS, {**ENABLE, **changes}, ReturnValues="ALL_NEW")
-        return Subscription.from_item(item) if applied and item else None
+        self._candidates.cache_clear()
 
     def _change(
         self, subscription: Subscription, condition: str, changes: Mapping[str, str | None], values: Any = None
@@ -222,38 +245,18 @@ class Subscriptions(Table):
         return self._update(subscription.subscription_id, condition, changes, seen)
 
 
-def parse_subscription(body: bytes, settings: Settings) -> NewSubscription:
-    """Return the subscription in the body of POST /subscriptions; raise InvalidRequestError with every fault."""
-    document, _, errors = parse_object(body, ("target_url", "event_types", "tenant", "name"))
-    target_url, event_types, name = (document.get(member) for member in ("target_url", "event_types", "name"))
-    if target_url is None:
-        errors.append(FieldFault("target_url", "is required"))
-    elif not isinstance(target_url, str) or len(target_url) > MAX_URL_LENGTH:
-        errors.append(FieldFault("target_url", f"must be a URL of at most {MAX_URL_LENGTH} characters"))
-    elif fault := settings.subscription_hosts.fault(target_url):
-        errors.append(FieldFault("target_url", fault))
-    if event_types is not None and not _are_event_types(event_types):
-        expected = f"must be a list of 1 to {MAX_EVENT_TYPES} event types or prefixes followed by *"
-        errors.append(FieldFault("event_types", expected))
-    if name is not None and not _is_name(name):
-        errors.append(FieldFault("name", f"must be 1 to {MAX_NAME_LENGTH} printable characters"))
-    errors += tenant_faults(document)
-    if errors:
-        raise InvalidRequestError(*errors)
-    return NewSubscription(document["target_url"], event_types, document.get("tenant"), name)
+def parse_subscription(body: bytes, settings: Settings) -> dict[str, Any]:
+    """Return the members of the body of POST /subscriptions; raise InvalidRequestError with every fault."""
+
+    def check_url(value: Any) -> str | None:
+        if not isinstance(value, str) or len(value) > MAX_URL_LENGTH:
+            return f"must be a URL of at most {MAX_URL_LENGTH} characters"
+        return settings.subscription_hosts.fault(value)
+
+    members = {"target_url": check_url, **OPTIONAL_MEMBERS}
+    document, _ = parse_object(body, members, ("target_url",))
+    return document
 
 
 def _partition(tenant: str | None) -> str:
     return "subscription" if tenant is None else f"subscription#{tenant}"
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and 1 <= len(value) <= MAX_NAME_LENGTH and value.isprintable()
-
-
-def _are_event_types(value: Any) -> bool:
-    if not isinstance(value, list) or not 1 <= len(value) <= MAX_EVENT_TYPES:
-        return False
-    return all(
-        isinstance(entry, str) and (entry == "*" or EVENT_TYPE.fullmatch(entry.removesuffix("*"))) for entry in value
-    )

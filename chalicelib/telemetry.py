@@ -19,6 +19,8 @@ _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 _collected: ContextVar[dict[str, float] | None] = ContextVar("collected", default=None)
 _RECORD_ATTRIBUTES = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName"}
 
+_encode = json.JSONEncoder(default=str, separators=(",", ":")).encode  # json.dumps would build one for each line
+
 NAMESPACE = "TriggersApi"
 UNITS = {"PushDuration": "Milliseconds", "DeliveryLatency": "Milliseconds", "OldestPendingAge": "Seconds"}
 
@@ -37,7 +39,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, separators=(",", ":"))
+        return _encode(line)
 
 
 class StdoutHandler(logging.Handler):
@@ -113,4 +115,4 @@ class Metrics:
             "Metrics": [{"Name": name, "Unit": UNITS.get(name, "Count")} for name in values],
         }
         metadata = {"Timestamp": int(self._clock() * 1000), "CloudWatchMetrics": [directive]}
-        write_line(json.dumps({"_aws": metadata, "Stage": self._stage, **values}, separators=(",", ":")))
+        write_line(_encode({"_aws": metadata, "Stage": self._stage, **values}))

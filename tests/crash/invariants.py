@@ -6,12 +6,13 @@ A fault excuses only what happened to the event that it affected.
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from chalicelib.delivery import HANGS
-from chalicelib.events import DeliveredVia, Event, Status, rfc3339, unix_seconds
+from chalicelib.events import DeliveredVia, Event, Status, is_copy_id, rfc3339, unix_seconds
+from tests.support.fake_aws import typed
 
 MAX_SKEW_SECONDS = 5.0  # how far the clock of a container is off, either way
 
@@ -48,8 +49,9 @@ class Push:
 
 @dataclass
 class History:
-    """What callers, consumers, the receiver and the table saw."""
+    """What callers, consumers, the receiver and the table saw; `item` is what the table has of an event by now."""
 
+    item: Callable[[str], dict[str, Any] | None]
     accepted: set[str] = field(default_factory=set)
     acknowledged: set[str] = field(default_factory=set)
     pushes: defaultdict[str, list[Push]] = field(default_factory=lambda: defaultdict(list))
@@ -62,22 +64,24 @@ class History:
     # Events and leases, as the table took them, and those that held an event when it was delivered.
     leases: set[tuple[str, str]] = field(default_factory=set)
     acknowledged_by: set[tuple[str, str]] = field(default_factory=set)
-    subscribed_at: dict[str, float] = field(default_factory=dict)
-    ended: set[str] = field(default_factory=set)  # subscriptions that may be gone
-    deleted: set[str] = field(default_factory=set)  # copies, after their subscriptions
-    expected_copies: set[tuple[str, str]] = field(default_factory=set)
+    subscribed_at: dict[str, float] = field(default_factory=dict)  # of the subscriptions that there are
+    ended_at: dict[str, float] = field(default_factory=dict)  # of subscriptions that were deleted, for the last time
+    stored_at: dict[str, float] = field(default_factory=dict)  # of copies
+    deleted: set[str] = field(default_factory=set)  # copies
+    expected_copies: dict[tuple[str, str], float] = field(default_factory=dict)  # and when their POST began
 
     def see_write(self, before: Item | None, after: Item | None, now: float) -> None:
         """Check a write to the table."""
         item = after or before or {}
-        if "status" not in item:  # a subscription
-            return
         event_id = item["event_id"]
+        if "status" not in item:
+            self._see_subscription(event_id, after, now)
+            return
+        if before is None:
+            self.stored_at[event_id] = now
+            return
         if after is None:
-            self.deleted.add(event_id)
-            if item.get("subscription_id") not in self.ended:
-                self.violations.append("an event was deleted, and its subscription is not gone")
-        if before is None or after is None:
+            self._see_deletion(before)
             return
         claim_id = after["claim_id"]
         held_until = unix_seconds(before.get("claimed_until", NEVER))
@@ -96,22 +100,47 @@ class History:
         if before["status"] != after["status"] == Status.DELIVERED:
             self.acknowledged_by.add((event_id, claim_id))
 
+    def _see_subscription(self, subscription_id: str, after: Item | None, now: float) -> None:
+        if after:
+            self.subscribed_at[subscription_id] = now
+        elif self.subscribed_at.pop(subscription_id, None):
+            self.ended_at[subscription_id] = now
+
+    def _see_deletion(self, copy: Item) -> None:
+        """Check that a copy was deleted because its subscription is gone, or because its event does not list it."""
+        copy_id, subscribed_at = copy["event_id"], self.subscribed_at.get(copy.get("subscription_id", ""))
+        self.deleted.add(copy_id)
+        source = self.item(copy.get("source_event_id", ""))
+        is_of_another = subscribed_at is None or self.stored_at[copy_id] <= subscribed_at
+        if not (is_of_another or (source and copy_id not in source.get("copies", ""))):
+            self.violations.append("a copy was deleted, and its subscription is not gone")
+
+    def see_sent(self, event_id: str, group_id: str) -> None:
+        item = self.item(event_id)
+        if item and group_id != item.get("subscription_id", "webhook"):
+            self.violations.append(f"a message about {event_id} is in the group {group_id!r}")
+
     def see_leased(self, leased: Iterable[tuple[str, str]]) -> None:
         if not self.leases.issuperset(leased):
             self.violations.append("a consumer was given an event without a lease")
+        if any(is_copy_id(event_id) for event_id, _ in leased):
+            self.violations.append("a consumer was given a copy")
 
     def see_acknowledged(self, event_id: str, lease_id: str) -> None:
         if (event_id, lease_id) not in self.acknowledged_by:
             self.violations.append("a lease that did not hold the event was told that it acknowledged it")
 
-    def see_accepted(self, event_id: str, subscription_ids: set[str]) -> None:
-        """Note an accepted event; each of the subscriptions is to get a copy, unless it ended meanwhile."""
+    def see_accepted(self, event_id: str, payload: str, subscription_ids: set[str], began: float) -> None:
+        """Note an accepted event; each of the subscriptions is to get a copy, unless it ends meanwhile."""
         self.accepted.add(event_id)
-        self.expected_copies |= {(event_id, subscription_id) for subscription_id in subscription_ids - self.ended}
+        self.expected_copies |= dict.fromkeys(((event_id, each) for each in subscription_ids), began)
+        item = self.item(event_id)
+        if item and Event.from_item(typed(item)).payload != payload:
+            self.violations.append("a body was accepted, and another is stored")
 
     def subscriptions_at(self, time: float) -> set[str]:
-        """Return the subscriptions that there were at a time, and still are."""
-        return {each for each, subscribed_at in self.subscribed_at.items() if subscribed_at <= time} - self.ended
+        """Return the subscriptions that there have been since a time."""
+        return {each for each, subscribed_at in self.subscribed_at.items() if subscribed_at <= time}
 
     def see_push(self, push: Push, stored: Item | None) -> None:
         """Check a push that begins; `stored` is what the table has of the event at this moment."""
@@ -123,6 +152,9 @@ class History:
             self.violations.append("a push under a claim that is not held")
         elif stored["status"] != Status.PENDING and stored.get("delivered_via") != DeliveredVia.PULL:
             self.violations.append(f"a push of a {stored['status']} event")
+        source = self.item(event.source_event_id or "")
+        if source and event.event_id not in source.get("copies", "") and not self.any_fault(event.event_id):
+            self.violations.append("a push of a copy that its event does not list")
         for earlier in self.pushes[event.event_id]:
             if earlier.arrived and earlier.replay_number == push.replay_number:
                 if earlier.fault and not earlier.is_recorded:
@@ -145,6 +177,9 @@ class History:
                 push.fault = push.fault if push.is_lost else fault
                 push.is_lost = push.is_lost or is_lost
 
+    def any_fault(self, event_id: str) -> bool:
+        return any(self.faults[event_id, number] for number in range(self.replays[event_id] + 1))
+
 
 def check(history: History, stored: Mapping[str, Event], dead_letters: Iterable[Mapping[str, Any]]) -> None:
     """Raise ViolationError unless a settled world kept its promises."""
@@ -158,9 +193,13 @@ def check(history: History, stored: Mapping[str, Event], dead_letters: Iterable[
         _check_attempts(event, history)
         if lost := set(event.copies) - stored.keys() - history.deleted:
             raise ViolationError(f"copies that were not stored: {lost}")
+        source = stored.get(event.source_event_id or "")
+        if source and event.event_id not in source.copies and not history.any_fault(event.event_id):
+            raise ViolationError(f"{event.event_id} is a copy that its event does not list")
     copies = {(event.source_event_id, event.subscription_id) for event in stored.values()}
-    if missing := {each for each in history.expected_copies - copies if each[1] not in history.ended}:
-        raise ViolationError(f"accepted without a copy: {missing}")
+    for (event_id, subscription_id), began in history.expected_copies.items():
+        if (event_id, subscription_id) not in copies and history.ended_at.get(subscription_id, 0) < began:
+            raise ViolationError(f"{event_id} was accepted without a copy")
 
 
 def _check_end(event: Event, history: History, told: set[tuple[Any, Any]]) -> None:
@@ -173,6 +212,10 @@ def _check_end(event: Event, history: History, told: set[tuple[Any, Any]]) -> No
         raise ViolationError("delivered by pull, and nobody acknowledged")
     if event.delivered_via is DeliveredVia.PUSH and not any(push.arrived for push in history.pushes[event.event_id]):
         raise ViolationError("delivered by push, and the receiver never answered 2xx")
+    if event.delivered_via is DeliveredVia.SUBSCRIPTIONS and not any(
+        push.arrived for copy_id in event.copies for push in history.pushes[copy_id]
+    ):
+        raise ViolationError(f"{event.event_id} was delivered via subscriptions, and no target answered 2xx")
 
 
 def _check_attempts(event: Event, history: History) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from random import Random
+from types import MappingProxyType
 from typing import Any
 
 from botocore.exceptions import ClientError, ReadTimeoutError
@@ -66,10 +67,15 @@ SCHEDULED = ("version", "account", "region", "detail", "detail-type", "source", 
 
 
 class Container:
-    """One container. It fails where `fault_at` says so; `calls` are the labels of all that it made."""
+    """One container, perhaps with variables of its own. It fails where `fault_at` says so; `calls` are labels."""
 
     def __init__(
-        self, world: "SimulatedWorld", fault_at: FaultAt = lambda number, label: None, *, skew_seconds: float = 0.0
+        self,
+        world: "SimulatedWorld",
+        fault_at: FaultAt = lambda number, label: None,
+        *,
+        skew_seconds: float = 0.0,
+        environ: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.world = world
         self.calls: list[str] = []
@@ -78,7 +84,7 @@ class Container:
         self._skew_seconds = skew_seconds
         self._begin(API_SECONDS)
         self.services = Services(
-            world.settings,
+            settings.load({**world.environ, **environ}) if environ else world.settings,
             make_client=self._client,
             clock=self.clock,
             sleep=self.sleep,
@@ -178,20 +184,20 @@ class Container:
             answer = call(self.world.clock, method, path, None if body is None else json.dumps(body), **headers)
         except Killed:
             return None
-        assert answer.status_code in (200, 201, 202, 204, 404, 409, 503), answer
+        assert answer.status_code in (200, 201, 202, 204, 404, 409, 422, 503), answer
         return answer
 
-    def post(self, **headers: str) -> str | None:
+    def post(self, payload: str = "{}", **headers: str) -> str | None:
         """Post an event; return its id if it was accepted."""
-        expected = self.world.history.subscriptions_at(
-            self.world.clock() - CACHE_SECONDS - self.world.dynamodb.index_lag_seconds
-        )
-        answer = self.call("POST", "/events", {"event_type": "a", "payload": {}}, **headers)
+        began = self.world.clock()
+        expected = self.world.history.subscriptions_at(began - CACHE_SECONDS - self.world.dynamodb.index_lag_seconds)
+        answer = self.call("POST", "/events", {"event_type": "a", "payload": json.loads(payload)}, **headers)
         if answer is None or answer.status_code != 202:
             return None
+        event_id = str(answer.json["event_id"])
         is_new = "idempotency-replayed" not in answer.headers
-        self.world.history.see_accepted(str(answer.json["event_id"]), expected if is_new else set())
-        return str(answer.json["event_id"])
+        self.world.history.see_accepted(event_id, payload, expected if is_new else set(), began)
+        return event_id
 
     def lease(self, *, limit: int = 10, seconds: int = 60) -> list[tuple[str, str]]:
         """Lease events; return each with the id of the lease."""
@@ -220,12 +226,9 @@ class Container:
         answer = self.call("POST", "/subscriptions", {"target_url": url})
         if answer is None or answer.status_code not in (200, 201):
             return None
-        subscription_id = str(answer.json["subscription_id"])
-        self.world.history.subscribed_at[subscription_id] = self.world.clock()
-        return subscription_id
+        return str(answer.json["subscription_id"])
 
     def unsubscribe(self, subscription_id: str) -> None:
-        self.world.history.ended.add(subscription_id)
         self.call("DELETE", f"/subscriptions/{subscription_id}")
 
     def work(self, *, max_messages: int = 10) -> int:
@@ -269,16 +272,19 @@ class _Client:
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         def make(**parameters: Any) -> Any:
+            world, event_ids = self._container.world, _event_ids(parameters)
             if operation.startswith("send_message"):
-                self._container.world.sent += len(parameters.get("Entries", (None,)))
-            event_ids = _event_ids(parameters)
+                messages = parameters.get("Entries", [parameters])
+                world.sent += len(messages)
+                for event_id, message in zip(event_ids, messages, strict=False):
+                    world.history.see_sent(event_id, message["MessageGroupId"])
 
             def act() -> Any:
                 try:
                     return getattr(self._client, operation)(**parameters)
                 finally:  # a failed condition is a response too; claims add to a counter, records do not
                     if event_ids and operation == "update_item" and "ADD" not in parameters["UpdateExpression"]:
-                        self._container.world.history.see_record(event_ids[0], self._container.invocation)
+                        world.history.see_record(event_ids[0], self._container.invocation)
 
             def fail(fault: Fault) -> Any:
                 if fault is Fault.ANSWER_LOST:
@@ -340,12 +346,13 @@ class SimulatedWorld:
     """One deployed system in memory. `answers` are the receiver's next status codes, then 200; None is a hang."""
 
     def __init__(self, environ: Mapping[str, str], *, seed: int = 0) -> None:
-        self.settings = settings.load({**ENVIRON, **environ})
+        self.environ = {**ENVIRON, **environ}
+        self.settings = settings.load(self.environ)
         self.clock = Clock()
         self.hub = Hub(self.clock, self.choose)
         self.random = Random(seed)
-        self.history = History()
         self.dynamodb = FakeDynamoDB(self.clock)
+        self.history = History(self.dynamodb.items.get)
         self.dynamodb.on_write = lambda before, after: self.history.see_write(before, after, self.clock())
         self.sqs = FakeSQS(self.clock, shuffle=self.random)
         self.sqs.queue(DLQ)
@@ -399,8 +406,6 @@ class SimulatedWorld:
         push = Push(event, container.invocation, self.clock())
         self.history.see_push(push, self.dynamodb.items.get(event.event_id))
         status_code, seconds = self.answer(event, url)
-        if status_code == 410 and event.subscription_id:
-            self.history.ended.add(event.subscription_id)
         self.while_pushing(event.event_id)
         try:
             container.sleep(min(seconds if status_code else timeout_seconds, timeout_seconds))
@@ -418,6 +423,15 @@ class SimulatedWorld:
         )
         messages: list[dict[str, Any]] = response.get("Messages", [])
         return messages
+
+    def move_back(self, message: Mapping[str, Any]) -> None:
+        """Send a dead letter to the inbox queue, as SQS's own redrive does."""
+        self.sqs.send_message(
+            QueueUrl=INBOX,
+            MessageBody=message["Body"],
+            MessageAttributes=message["MessageAttributes"],
+            **message["Attributes"],
+        )
 
     def settle(self, *, hours: float = 72) -> None:
         """Let time pass, in which nothing fails, until nothing is pending and no message is left."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from chalicelib.events import Event, Reason
 from tests.crash.invariants import MAX_SKEW_SECONDS, ViolationError
-from tests.crash.simulated_world import DLQ, INBOX, Container, Fault, SimulatedWorld
+from tests.crash.simulated_world import DLQ, Container, Fault, SimulatedWorld
 
 STORM_SECONDS = 900.0
 # How a target responds; None is no response.
@@ -16,7 +16,10 @@ BEHAVIOURS: dict[str, tuple[int | None, ...]] = {
     "refusing": (404, 410, 200),
     "hanging": (None, None, 200),
     "leaving": (200, 200, 503, 410),
+    "dead": (503,),
+    "dead and hanging": (None,),
 }
+PULL_ONLY = {"ZAPIER_WEBHOOK_URL": "none"}
 MAX_WORKERS = 3
 
 
@@ -26,14 +29,17 @@ class StormWorld(SimulatedWorld):
     def __init__(self, seed: int) -> None:
         environ = {"MAX_DELIVERY_ATTEMPTS": "6", "BACKOFF_CAP_SECONDS": "120"}
         if seed % 10 == 9:
-            environ["ZAPIER_WEBHOOK_URL"] = "none"
+            environ |= PULL_ONLY
         super().__init__(environ, seed=seed)
         draw = self.random.choice
+        # Containers that disagree about the mode, as for a while after a deployment.
+        self._modes: tuple[dict[str, str], ...] = ({}, PULL_ONLY) if seed % 10 == 8 else ({},)
         self.sqs.duplicate_probability = draw((0.0, 0.05, 0.2))
         self.dynamodb.index_lag_seconds = draw((0.0, 1.0, 10.0))
         self._fault_rate = draw((0.0, 0.02, 0.1, 0.25))
         self._max_latency_seconds = draw((0.0, 0.1, 2.0, 7.0))
         self._max_skew_seconds = draw((0.0, MAX_SKEW_SECONDS))
+        self._targets, self._most_subscriptions = draw(((4, 2), (12, 8)))
         self._redrive_seconds = draw(((60.0, 300.0), (1.0, 10.0)))
         self._webhook_behaviour = "well"
         self._target_behaviours: dict[str, str] = {}
@@ -45,7 +51,7 @@ class StormWorld(SimulatedWorld):
 
     def start(self) -> Container:
         skew_seconds = self.random.uniform(-self._max_skew_seconds, self._max_skew_seconds)
-        return Container(self, self._fault, skew_seconds=skew_seconds)
+        return Container(self, self._fault, skew_seconds=skew_seconds, environ=self.random.choice(self._modes))
 
     def latency(self) -> tuple[float, float]:
         total = self.random.uniform(0, self._max_latency_seconds)
@@ -98,12 +104,18 @@ class StormWorld(SimulatedWorld):
 
     def _callers(self) -> None:
         for number, _ in enumerate(self._every(1, 40)):
-            headers = self.random.choice(({}, {"prefer": "respond-async"}, {"idempotency_key": f"key-{number // 2}"}))
+            key = {"idempotency_key": f"key-{number // 2}"}
+            headers = self.random.choice(({}, {"prefer": "respond-async"}, key, key | {"prefer": "respond-async"}))
+            payload, other = self.random.choice(
+                (('{"n":1}', '{"n":1}'), ('{"n":1}', '{"n":2}'), ('{"n":2}', '{"n":1}'))
+            )
+            if "idempotency_key" in headers:  # at the same time
+                self._spawn_call(Container.post, other, **headers)
             with self.any_container() as container:
-                accepted = container.post(**headers)
+                accepted = container.post(payload, **headers)
             if accepted is None and "idempotency_key" in headers:
                 with self.any_container() as container:
-                    container.post(**headers)
+                    container.post(payload, **headers)
 
     def _event_source(self) -> None:
         for _ in self._every(0.1, 3):
@@ -142,21 +154,20 @@ class StormWorld(SimulatedWorld):
                     self._spawn_call(Container.replay, event_id)
 
     def _subscriber(self) -> None:
-        """Subscribe targets, and end subscriptions."""
-        active: list[str] = []
-        for number, _ in enumerate(self._every(10, 200)):
-            url = f"https://hooks.zapier.com/{number}"
-            self._target_behaviours[url] = self.random.choice(list(BEHAVIOURS))
+        """Subscribe targets, end subscriptions, and subscribe the same targets again."""
+        for _ in self._every(5, 100):
+            url = f"https://hooks.zapier.com/{self.random.randrange(self._targets)}"
+            self._target_behaviours.setdefault(url, self.random.choice(list(BEHAVIOURS)))
             with self.any_container() as container:
-                if subscription_id := container.subscribe(url):
-                    active.append(subscription_id)
-            if active and (len(active) > 2 or self.random.random() < 0.3):
-                self._spawn_call(Container.unsubscribe, active.pop(0))
+                container.subscribe(url)
+            active = list(self.history.subscribed_at)
+            if active and (len(active) > self._most_subscriptions or self.random.random() < 0.3):
+                self._spawn_call(Container.unsubscribe, active[0])
 
-    def _spawn_call(self, act: Callable[..., Any], *parameters: Any) -> None:
+    def _spawn_call(self, act: Callable[..., Any], *parameters: Any, **options: str) -> None:
         def call() -> None:
             with self.any_container() as container:
-                act(container, *parameters)
+                act(container, *parameters, **options)
 
         self.hub.spawn(call)
 
@@ -164,8 +175,7 @@ class StormWorld(SimulatedWorld):
         """Move dead letters back now and then, or all the time; one may stay in the queue as well."""
         for _ in self._every(*self._redrive_seconds):
             for message in self.receive(DLQ):
-                attributes = message.get("MessageAttributes", {})
-                self.sqs.send_message(QueueUrl=INBOX, MessageBody=message["Body"], MessageAttributes=attributes)
+                self.move_back(message)
                 self.hub.sleep(self.random.choice((0.0, 1.0)))
                 if self.random.random() < 0.9:
                     self.sqs.delete_message(QueueUrl=DLQ, ReceiptHandle=message["ReceiptHandle"])

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.crash.simulated_world import DLQ, INBOX, Container, Fault, SimulatedWorld
+from tests.crash.simulated_world import DLQ, ENVIRON, INBOX, Container, Fault, SimulatedWorld
 
 Step = Callable[[SimulatedWorld, Container], None]
 
@@ -45,11 +45,8 @@ def lose_the_message(world: SimulatedWorld, container: Container) -> None:
 
 
 def move_back(world: SimulatedWorld, container: Container) -> None:
-    """Do what SQS's own redrive does with dead letters."""
     for message in world.receive(DLQ):
-        world.sqs.send_message(
-            QueueUrl=INBOX, MessageBody=message["Body"], MessageAttributes=message["MessageAttributes"]
-        )
+        world.move_back(message)
         world.sqs.delete_message(QueueUrl=DLQ, ReceiptHandle=message["ReceiptHandle"])
 
 
@@ -59,6 +56,19 @@ def acknowledge(world: SimulatedWorld, container: Container) -> None:
 
 def replay(world: SimulatedWorld, container: Container) -> None:
     container.replay(next(iter(world.history.accepted)))
+
+
+def post_killed_before_the_event(world: SimulatedWorld, container: Container) -> None:
+    """Store copies of an event, and never the event; a minute later the sweep has a copy delivered."""
+
+    def fault_at(number: int, label: str) -> Fault | None:
+        is_event = label == "dynamodb.put_item" and len(world.history.stored_at) == len(world.history.subscribed_at)
+        return Fault.DIES_BEFORE if is_event else None
+
+    assert Container(world, fault_at).post(idempotency_key="k") is None
+    world.clock.sleep(61)
+    container.sweep()
+    container.work()
 
 
 def acknowledge_meanwhile(world: SimulatedWorld, container: Container) -> None:
@@ -131,8 +141,10 @@ class Path:
     first: Step = lambda world, container: None
     answers: tuple[int | None, ...] = ()
     environ: dict[str, str] = field(default_factory=dict)
+    other_environ: dict[str, str] = field(default_factory=dict)  # of the container that is stopped
 
 
+WEBHOOK = ENVIRON["ZAPIER_WEBHOOK_URL"]
 PULL_ONLY = {"ZAPIER_WEBHOOK_URL": "none"}
 AT_ONCE = {"IN_PROCESS_WAIT_SECONDS": "0"}
 PATHS = {
@@ -188,6 +200,37 @@ PATHS = {
     ),
     "pull only, POST": Path(post, environ=PULL_ONLY),
     "pull only, POST to a subscription": Path(post, first=subscribe(), environ=PULL_ONLY, answers=(503,)),
+    "pull only, POST to a subscription, delivered": Path(post, first=subscribe(), environ=PULL_ONLY),
+    "pull only, POST to two, one delivers": Path(post, first=subscribe(2), environ=PULL_ONLY, answers=(404, 200)),
+    "pull only, POST to a subscription, refused": Path(post, first=subscribe(), environ=PULL_ONLY, answers=(404,)),
+    "pull only, POST to a subscription that ends": Path(post, first=subscribe(), environ=PULL_ONLY, answers=(410,)),
+    "pull only, POST with a key, until accepted": Path(post_with_key, first=subscribe(2), environ=PULL_ONLY),
+    "pull only, POST repeated after the sweep delivered a copy": Path(
+        post_with_key, first=each(subscribe(), post_killed_before_the_event), environ=PULL_ONLY
+    ),
+    "pull only, worker, a copy": Path(work, first=each(subscribe(), post_async), environ=PULL_ONLY),
+    "pull only, worker, a copy of a leased event": Path(
+        each(lease, work, acknowledge_leased),
+        first=each(subscribe(), post_async, let_leases_end),
+        environ=PULL_ONLY,
+        answers=(503,),
+    ),
+    "pull only, acknowledged while a copy is pushed": Path(acknowledge_meanwhile, first=subscribe(), environ=PULL_ONLY),
+    "pull only, worker with a webhook, a copy": Path(
+        work, first=each(subscribe(), post_async), environ=PULL_ONLY, other_environ={"ZAPIER_WEBHOOK_URL": WEBHOOK}
+    ),
+    "pull only, POST with a webhook repeats a POST": Path(
+        post_with_key,
+        first=each(subscribe(), post_killed_before_the_event),
+        environ=PULL_ONLY,
+        other_environ={"ZAPIER_WEBHOOK_URL": WEBHOOK},
+    ),
+    "pull-only worker, an event that is to be pushed": Path(
+        work, first=each(subscribe(), post_async), other_environ=PULL_ONLY
+    ),
+    "pull-only POST repeats one with a webhook": Path(
+        post_with_key, first=each(subscribe(), post_killed_before_the_event), other_environ=PULL_ONLY
+    ),
     "pull only, lease": Path(each(lease, acknowledge_leased), first=post, environ=PULL_ONLY),
     "pull only, release": Path(each(lease, release), first=post, environ=PULL_ONLY),
     "pull only, replay": Path(replay, first=each(post, acknowledge), environ=PULL_ONLY),
@@ -202,7 +245,7 @@ def calls_of(path: Path, point: int | None = None, fault: Fault | None = None) -
     world = SimulatedWorld(path.environ)
     world.answers = list(path.answers)
     path.first(world, Container(world))
-    container = Container(world, lambda number, label: fault if number == point else None)
+    container = Container(world, lambda number, label: fault if number == point else None, environ=path.other_environ)
     path.act(world, container)
     world.settle()
     world.check()
@@ -222,6 +265,43 @@ def test_nothing_is_lost_wherever_a_path_is_stopped(name: str) -> None:
                 calls_of(path, point, fault)
             except AssertionError as error:
                 raise AssertionError(f"{name}: call {point + 1}, {label}: {fault}: {error}") from error
+
+
+@pytest.mark.parametrize("subscriptions", [1, 2])
+@pytest.mark.parametrize("environ", [{}, PULL_ONLY], ids=["webhook", "pull only"])
+@pytest.mark.parametrize("other", ['{"n":1}', '{"n":2}'], ids=["same body", "another body"])
+def test_of_two_posts_with_one_key_one_wins_wherever_the_other_comes_in_between_and_it_is_stopped(
+    other: str, environ: dict[str, str], subscriptions: int
+) -> None:
+    def calls_of_both(at: int, point: int | None = None, fault: Fault | None = None) -> int:
+        """Post both, the other before call `at` of the first; return how many calls the first made."""
+        world = SimulatedWorld(environ)
+        subscribe(subscriptions)(world, Container(world))
+        accepted = []
+
+        def fault_at(number: int, label: str) -> Fault | None:
+            if number == at:
+                accepted.append(Container(world).post(other, idempotency_key="k"))
+            return fault if number == point else None
+
+        first = Container(world, fault_at)
+        accepted.append(first.post('{"n":1}', idempotency_key="k"))
+        is_same = other == '{"n":1}'
+        assert accepted.count(None) == (0 if is_same else 1) or fault
+        assert any(accepted) or Container(world).post('{"n":1}', idempotency_key="k")
+        world.settle()
+        world.check()
+        return len(first.calls)
+
+    for at in range(calls_of_both(0)):
+        for point in range(calls_of_both(at)):
+            for fault in Fault:
+                try:
+                    calls_of_both(at, point, fault)
+                except AssertionError as error:
+                    raise AssertionError(
+                        f"the other before call {at + 1}, call {point + 1}: {fault}: {error}"
+                    ) from error
 
 
 def test_a_dead_letter_is_kept_if_the_lease_that_blocks_it_ends_meanwhile() -> None:

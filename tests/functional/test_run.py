@@ -201,9 +201,11 @@ def test_the_quick_start_of_the_readme_works(system: Run) -> None:
     blocks = re.findall(r"^```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     commands = "".join(blocks[1:3]).replace(":8000", f":{system.port}").replace("trk_…", system.key)
 
-    lines = shell(commands).splitlines()
+    posted, sent, inbox = shell(commands).splitlines()
 
-    assert [line.split("evt_")[0] for line in lines] == ['{"event_id":"', ""]
+    assert json.loads(posted)["status"] == "delivered"
+    assert re.fullmatch(r"evt_\w+: Delivered by attempt 1\.", sent)
+    assert json.loads(inbox).keys() == {"events", "next_cursor"}
 
 
 def test_an_unknown_path_is_a_problem_document_that_does_not_repeat_the_key(system: Run) -> None:

@@ -9,8 +9,9 @@ import itertools
 import json
 import re
 import sys
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left, bisect_right, insort
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -44,6 +45,7 @@ class FakeDynamoDB:
         self.on_write: Callable[[Item | None, Item | None], None] = lambda before, after: None
         self._clock = clock
         self._index: dict[str, Item] = {}
+        self._places: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)  # of each partition, in order
         self._pending: deque[tuple[float, str, Item | None]] = deque()  # writes that the index does not show yet
         self._lock = Lock()
 
@@ -102,15 +104,15 @@ class FakeDynamoDB:
     ) -> dict[str, Any]:
         values = _plain(ExpressionAttributeValues)
         in_range, keep = _condition(KeyConditionExpression), _condition(FilterExpression)
-        found = [row for row in self._rows() if in_range(row, values)]
-        found.sort(key=_place, reverse=not ScanIndexForward)
-        if ExclusiveStartKey:
-            start = _place(_plain(ExclusiveStartKey))
-            found = [row for row in found if (_place(row) > start if ScanIndexForward else _place(row) < start)]
+        start = _place(_plain(ExclusiveStartKey)) if ExclusiveStartKey else None
         most = min(Limit, self.page_rows)
-        page = found[:most]
-        kept = [typed(row) for row in page if keep(row, values)]
-        answer: dict[str, Any] = {"Count": len(kept), **({} if Select == "COUNT" else {"Items": kept})}
+        with self._lock:
+            rows = self._rows(values[":partition"], start, forward=ScanIndexForward)
+            page = list(itertools.islice((row for row in rows if in_range(row, values)), most))
+        kept = [row for row in page if keep(row, values)]
+        answer: dict[str, Any] = {"Count": len(kept)}
+        if Select != "COUNT":
+            answer["Items"] = [typed(row) for row in kept]
         if len(page) == most:  # even when nothing is left after them, as in DynamoDB
             answer["LastEvaluatedKey"] = typed({name: page[-1][name] for name in (KEY, PARTITION, SORT)})
         return answer
@@ -141,15 +143,30 @@ class FakeDynamoDB:
         self._pending.append((self._clock() + self.index_lag_seconds, key, item))
         self.on_write(before, item)
 
-    def _rows(self) -> list[Item]:
-        """Return what the index shows by now."""
-        with self._lock:
-            while self._pending and self._pending[0][0] <= self._clock():
-                _, key, item = self._pending.popleft()
-                self._index.pop(key, None)
-                if item and PARTITION in item:
-                    self._index[key] = {name: item[name] for name in _projected() if name in item}
-            return list(self._index.values())
+    def _rows(self, partition: str, start: tuple[str, str] | None, *, forward: bool) -> Iterator[Item]:
+        """Yield what the index shows by now of a partition, in order, after a place if one is given."""
+        while self._pending and self._pending[0][0] <= self._clock():
+            _, key, item = self._pending.popleft()
+            self._show(key, item)
+        places = self._places[partition]
+        if forward:
+            numbers = range(bisect_right(places, start) if start else 0, len(places))
+        else:
+            numbers = range((bisect_left(places, start) if start else len(places)) - 1, -1, -1)
+        return (self._index[places[number][1]] for number in numbers)
+
+    def _show(self, key: str, item: Item | None) -> None:
+        """Let the index show an item, or none."""
+        before, after = self._index.pop(key, None), None
+        if item and PARTITION in item:
+            after = self._index[key] = {name: item[name] for name in projected() if name in item}
+        if before and after and (before[PARTITION], before[SORT]) == (after[PARTITION], after[SORT]):
+            return
+        if before:
+            places = self._places[before[PARTITION]]
+            del places[bisect_left(places, _place(before))]
+        if after:
+            insort(self._places[after[PARTITION]], _place(after))
 
 
 def typed(item: Item) -> dict[str, dict[str, Any]]:
@@ -170,7 +187,7 @@ def _plain(item: Typed) -> Item:
 
 
 @cache
-def _projected() -> list[str]:
+def projected() -> list[str]:
     """Return the attributes that the index shows."""
     (index,) = json.loads(RESOURCES.read_text())["Resources"]["EventsTable"]["Properties"]["GlobalSecondaryIndexes"]
     return [KEY, PARTITION, SORT, *index["Projection"]["NonKeyAttributes"]]
@@ -201,6 +218,7 @@ def _condition(expression: str) -> Condition:
         (r"attribute_not_exists\((\w+)\)", r"('\1' not in item)"),
         (r"begins_with\((\w+), (:\w+)\)", r"item.get('\1', '').startswith(\2)"),
         (r"(\w+) BETWEEN (:\w+) AND (:\w+)", r"(\2 <= item['\1'] <= \3)"),
+        (r"contains\((\w+), (:\w+)\)", r"(\2 in item.get('\1', ''))"),
         (r"(\w+) IN \(([^)]+)\)", r"(item.get('\1') in [\2])"),
         (r"(\w+) = (:\w+)", r"(item.get('\1') == \2)"),
         (r"(\w+) ([<>]=?) (:\w+)", r"('\1' in item and item['\1'] \2 \3)"),
@@ -226,7 +244,7 @@ class _Message:
     receives: int = 0
 
     def shown(self) -> dict[str, Any]:
-        system = {"MessageGroupId": self.group_id}
+        system = {"MessageGroupId": self.group_id} if self.group_id else {}
         message = {"MessageId": self.message_id, "Body": self.body, "MessageAttributes": self.attributes}
         return {**message, "Attributes": system}
 

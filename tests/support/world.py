@@ -139,6 +139,7 @@ def sqs_record(message: dict[str, Any]) -> dict[str, Any]:
             name: {"stringValue": value["StringValue"], "dataType": value["DataType"]}
             for name, value in message.get("MessageAttributes", {}).items()
         },
+        "attributes": message.get("Attributes", {}),
         "eventSource": "aws:sqs",
     }
 

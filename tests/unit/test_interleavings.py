@@ -1,4 +1,4 @@
-"""The world of one event, in every order in which its actors can take their steps.
+"""The life of one event, in every order in which its actors can take their steps.
 
 Any actor may stop for ever after any step, so what must hold in the end has to hold in every state that is reached.
 """
@@ -201,7 +201,9 @@ def sweep(world: SingleEventWorld, actor: Actor, state: State) -> tuple[Actor, d
     if requeue_at is None or requeue_at > rfc3339(world.clock()):
         return DONE, {}
     return Actor(
-        "claim" if world.store.mark_requeued(EVENT_ID, requeue_at, MESSAGE_GRACE_SECONDS).applied else "done"
+        "claim"
+        if world.store.mark_requeued(EVENT_ID, requeue_at, rfc3339(world.clock() + MESSAGE_GRACE_SECONDS)).applied
+        else "done"
     ), {}
 
 
