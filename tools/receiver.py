@@ -18,7 +18,6 @@ from werkzeug.datastructures import Headers
 from werkzeug.serving import make_server
 
 from chalicelib import services
-from chalicelib.events import COPY_PREFIX
 from chalicelib.push import signature
 
 
@@ -28,7 +27,7 @@ def signature_verdict(headers: Headers, event: Any, body: bytes) -> str:
         return "not signed"
     current = services.get()
     signing_secrets = current.settings.signing_secrets
-    if str(event["event_id"]).startswith(COPY_PREFIX):
+    if str(event["event_id"]).startswith("cpy_"):
         # The push of POST /subscriptions/{id}/test is stored nowhere; its payload names the subscription.
         stored = current.store.get(event["event_id"])
         subscription_id = str(stored.subscription_id if stored else event["payload"]["subscription_id"])
