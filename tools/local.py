@@ -37,7 +37,7 @@ from tools import api_key, local_aws
 from tools.receiver import Receiver
 
 ROOT = Path(__file__).parent.parent
-POLL_SECONDS = 3  # short, because emulators hand messages to long polls whose client is gone
+POLL_SECONDS = 0.2
 WORKER_TIMEOUT_SECONDS = 50.0  # as in .chalice/config.json
 # What another shell needs to use the same AWS with the same settings
 AWS_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL")
@@ -86,10 +86,11 @@ class Screen(logging.Handler):
 
 
 class Handler(ChaliceRequestHandler):
-    """One connection of Chalice's local server, which reads chunked bodies as API Gateway does, and refuses HEAD."""
+    """One connection of Chalice's local server, which reads chunked bodies, and answers HEAD as GET without a body."""
 
     disable_nagle_algorithm = True
     timeout = 60
+    _is_head = False
 
     def handle(self) -> None:
         with contextlib.suppress(ConnectionError):  # the client is gone
@@ -109,9 +110,9 @@ class Handler(ChaliceRequestHandler):
             self.send_error(400)
             return False
         self._payload = dict(self.headers), body or None
-        if self.command == "HEAD":
-            self.send_error(404)
-            return False
+        self._is_head = self.command == "HEAD"
+        if self._is_head:
+            self.command: str = "GET"
         return True
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
@@ -127,6 +128,13 @@ class Handler(ChaliceRequestHandler):
 
     def _parse_payload(self) -> tuple[Any, bytes | None]:
         return self._payload
+
+    def _send_http_response(self, code: int, headers: Any, body: str | bytes | None) -> None:
+        if not self._is_head:
+            super()._send_http_response(code, headers, body)
+            return
+        self.send_response(code)
+        self._send_headers({**headers, "Content-Length": str(len(str(body or "").encode()))})
 
     def _send_error_response(self, error: LocalGatewayException) -> None:
         self.send_error(404)
@@ -152,8 +160,10 @@ def start() -> None:
         receiver = _provide_receiver(screen)
     known = outside.keys() & set(SECRET_VARIABLES)  # secrets that were not made here are not repeated
     variables = {name: given(name) for name in VARIABLES if given(name) and name not in known}
-    screen.say(_usage(url, screen.key, receiver, variables))
+    logging.disable(logging.INFO)  # what to paste is printed first
     current = _connect()
+    logging.disable(logging.NOTSET)
+    screen.say(_usage(url, screen.key, receiver, variables))
     _start_worker(current)
     _schedule("sweep", 60, lambda: schedules.sweep(current, remaining_seconds=60))
     _schedule("check_dlq", 300, lambda: schedules.publish_depths(current))
@@ -275,14 +285,15 @@ def _connect() -> Services:
 
 def _start_worker(current: Services) -> None:
     """Start the threads that receive and process batches, one receiving at a time; there is no batch window."""
-    client_config = ClientConfig(connect_timeout=1, read_timeout=POLL_SECONDS + 5, retries={"total_max_attempts": 1})
+    client_config = ClientConfig(connect_timeout=1, read_timeout=5, retries={"total_max_attempts": 1})
     queue = Queue(boto3.client("sqs", config=client_config), current.settings.inbox_queue_url)
     receiving = Lock()
 
     def process_batch() -> None:
         try:
-            with receiving:
-                messages = queue.receive(wait_seconds=POLL_SECONDS)
+            with receiving:  # a long poll would keep moto busy, and emulators hand messages to one whose client is gone
+                messages = queue.receive(wait_seconds=0)
+                time.sleep(0 if messages else POLL_SECONDS)
         except QueueUnavailableError:  # the queue has logged it
             time.sleep(1)
             return
