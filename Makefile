@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos mutants zapier second-aws api-key signing-secret package e2e bench resources deploy \
+.PHONY: help run test check chaos outage mutants zapier second-aws api-key signing-secret package e2e bench resources deploy \
   destroy dlq redrive show replay send
 
 help: ## show this
@@ -29,6 +29,9 @@ check: $(SET_UP_DEV) ## format, lint, types, tests
 chaos: $(SET_UP_DEV) ## simulate storms of faults and crashes (SEEDS=500, or SEED=7 to repeat one)
 	@$(PY) -m tests.crash.chaos
 	@test -n "$$SEED" || CHAOS=1 $(PY) -m pytest -n 0 tests/crash/test_kill.py
+
+outage: $(SET_UP_DEV) ## simulate destinations in trouble, and print who waits how long
+	@exec $(PY) -m tests.crash.outage
 
 mutants: $(SET_UP_DEV) ## break the code in many ways and see a test fail for each
 	@exec $(PY) -m tests.mutants
