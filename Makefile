@@ -45,11 +45,11 @@ second-aws: $(SET_UP_DEV) ## run tests against another emulated AWS than moto (n
 	@cd tests/second_aws && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@exec $(PY) -m tests.second_aws.run
 
-api-key: $(SET_UP) ## make an API key (NAME=acme SCOPES=produce+consume)
+api-key: $(SET_UP) ## make an API key (NAME=acme SCOPES=produce+consume; erase must be named)
 	@exec $(PY) -m tools.api_key "$$NAME" "$$SCOPES"
 
 signing-secret: $(SET_UP) ## print a new secret for WEBHOOK_SIGNING_SECRETS
-	@exec $(PY) -c 'import base64, secrets; print("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode())'
+	@exec $(PY) -c 'from tools import api_key; print(api_key.new_signing_secret())'
 
 package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev)
 	@exec $(PY) -m tools.package "$${STAGE:-dev}"
@@ -58,7 +58,7 @@ e2e: $(SET_UP_DEV) ## deploy the package to an emulated AWS, and drive it
 	@exec $(PY) -m tests.e2e
 
 bench: $(SET_UP_DEV) ## measure the performance goals
-	@exec $(PY) -m tools.bench
+	@exec $(PY) -m tests.bench
 
 resources: $(SET_UP) ## create or update the stack of a stage's resources and settings (STAGE=dev)
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}"
@@ -72,36 +72,35 @@ destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table stay
 	@.venv/bin/chalice delete --stage "$$STAGE"
 	@exec $(PY) -m tools.resources "$$STAGE" delete
 
-dlq: $(SET_UP) ## show the dead letter queue (STAGE=dev)
+# These read the variables named here from the environment, into which make puts what is given on its command line.
+dlq: $(SET_UP) ## show the dead letter queue (STAGE=dev LIMIT=100)
 	@exec $(PY) -m tools.ops dlq
 
 redrive: $(SET_UP) ## move dead letters back to the inbox queue (STAGE=dev RATE=20)
-	@exec $(PY) -m tools.ops redrive $${RATE:+--rate "$$RATE"}
+	@exec $(PY) -m tools.ops redrive
 
 show: $(SET_UP) ## show the life of one event (EVENT_ID=evt_...)
-	@exec $(PY) -m tools.ops show $${EVENT_ID:+"$$EVENT_ID"}
+	@exec $(PY) -m tools.ops show
 
-replay: $(SET_UP) ## count failed events, or push them again (SINCE=2h GO=1 STATUS= EVENT_TYPE= RATE=)
-	@exec $(PY) -m tools.ops replay $(if $(filter 1,$(GO)),,--dry-run) \
-	  $${SINCE:+--since "$$SINCE"} $${UNTIL:+--until "$$UNTIL"} \
-	  $${STATUS:+--status "$$STATUS"} $${EVENT_TYPE:+--event-type "$$EVENT_TYPE"} $${RATE:+--rate "$$RATE"}
+replay: $(SET_UP) ## count failed events, or push them with GO=1 (SINCE=2h UNTIL= STATUS= EVENT_TYPE= EVENT_ID= RATE=)
+	@exec $(PY) -m tools.ops replay $(if $(filter 1,$(GO)),--go)
 
 send: $(SET_UP) ## post an event (TYPE=order.created PAYLOAD='{...}'), or a file of JSON lines (FILE=events.jsonl)
-	@exec $(PY) -m tools.ops send $${TYPE:+--type "$$TYPE"} $${PAYLOAD:+--payload "$$PAYLOAD"} $${FILE:+--file "$$FILE"}
+	@exec $(PY) -m tools.ops send
 
-$(SET_UP): requirements.txt requirements-run.txt
+$(SET_UP): requirements.txt requirements/run.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
 	  || { echo 'Python 3.11 or newer is needed, for example: make PYTHON=python3.12 ...' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null \
 	  || { echo '$(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
 	@echo 'setting up .venv (once, half a minute or so)'
 	@$(PYTHON) -m venv --clear .venv
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-run.txt \
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements/run.txt \
 	  || { echo 'the packages were not installed, which needs the network once; make again retries' >&2; exit 1; }
 	@touch $@
 
-$(SET_UP_DEV): $(SET_UP) requirements-dev.txt
+$(SET_UP_DEV): $(SET_UP) requirements/dev.txt
 	@echo 'adding what tests need to .venv (once, half a minute or so)'
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt \
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt \
 	  || { echo 'the packages were not installed, which needs the network once; make again retries' >&2; exit 1; }
 	@touch $@

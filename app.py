@@ -1,7 +1,7 @@
 """Routes, worker and schedules: the only file that knows Chalice. Each handler parses, calls and responds."""
 
+import contextlib
 import os
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,16 +11,24 @@ from typing import Any
 
 from chalice.app import Chalice, CloudWatchEvent, Rate, Request, Response, SQSEvent
 
+if sys.pycache_prefix is None:
+    sys.dont_write_bytecode = True  # `chalice deploy` imports this file, and would package the bytecode
+
 from chalicelib import __version__, batch, console, delivery, listing, schedules, services, telemetry
 from chalicelib.auth import ApiKey, Scope, authenticate, authorize
-from chalicelib.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError
-from chalicelib.events import EVENT_ID, compact
+from chalicelib.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError, SettingsError
+from chalicelib.events import compact
 from chalicelib.queue import Message
 from chalicelib.services import Services
-from chalicelib.settings import SettingsError
 from chalicelib.settings import read as read_settings
-from chalicelib.subscriptions import SUBSCRIPTION_ID, parse_subscription
-from chalicelib.validation import parse_lease_request, parse_new_event
+from chalicelib.subscriptions import SUBSCRIPTION_ID, Subscription, parse_subscription
+from chalicelib.validation import (
+    check_event_type,
+    parse_acknowledgement,
+    parse_lease_request,
+    parse_new_event,
+    valid_id,
+)
 
 deploy_settings, faults = read_settings(os.environ)
 if faults and "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:  # a deployed function answers with 503
@@ -31,7 +39,6 @@ app = Chalice(app_name=f"triggers-api-{STAGE}", configure_logs=False)  # the nam
 
 OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"
 RESPOND_SECONDS = 3  # reserved: the function has 30 s, and API Gateway ends a request after 29 s
-TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110; HTTPStatus has them since Python 3.13
 
 
 @dataclass(frozen=True)
@@ -51,27 +58,47 @@ class Call:
     def lease_id(self) -> str | None:
         return self.query.get("lease_id", [None])[-1]
 
+    def require_known(self, parameters: tuple[str, ...]) -> None:
+        """Raise InvalidRequestError if there are `parameters` and the query has others, or one of them twice."""
+        unknown = sorted(self.query.keys() - set(parameters)) if parameters else []
+        faults = [FieldFault(name[:128], "is not a parameter of this call") for name in unknown]
+        faults += [FieldFault(name, "must be given once") for name in parameters if len(self.query.get(name, ())) > 1]
+        if faults:
+            raise InvalidRequestError(*faults)
+
     def location(self, path: str) -> str:
         """Return `path` relative to this URL, which may end with a slash, so that it resolves behind a stage."""
         return "../" + path if self.request.context.get("path", "").endswith("/") else path
 
+    @property
+    def deadline(self) -> float:
+        """The Unix seconds at which the response must be on its way."""
+        remaining = remaining_seconds(self.request.lambda_context)
+        return self.services.clock() + remaining - RESPOND_SECONDS
+
     def json_body(self) -> bytes:
-        """Return the body; raise ApiError 415 if the content type is not JSON."""
-        content_type: str = self.request.headers.get("content-type", "")
-        if content_type.split(";")[0].strip().lower() not in ("", "application/json"):
-            raise ApiError(415, "The body must be application/json.")
+        """Return the body; raise ApiError 415 if it is not plain JSON."""
+        headers = self.request.headers
+        content_type: str = headers.get("content-type", "")
+        is_json = content_type.split(";")[0].strip().lower() in ("", "application/json")
+        if not is_json or headers.get("content-encoding", "identity").lower() != "identity":
+            raise ApiError(415, "unsupported_media_type", "The body must be application/json, not compressed.")
         body: Any = self.request.raw_body  # bytes
         return bytes(body)
 
 
-def route(method: str, path: str, *scopes: Scope) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
+View = Callable[..., Response]
+
+
+def route(method: str, path: str, *scopes: Scope, parameters: tuple[str, ...] = ()) -> Callable[[View], View]:
     """Register a view; errors become problem documents.
 
-    With `scopes`, the API key needs one of them, and the view takes a Call and the path's parameters.
+    With `scopes`, the API key needs one of them, and the view takes a Call and the path's parameters. If there are
+    `parameters`, no other query parameters are taken.
     """
 
-    def register(view: Callable[..., Response]) -> Callable[..., Response]:
-        def handle(**parameters: str) -> Response:
+    def register(view: View) -> View:
+        def handle(**path_parameters: str) -> Response:
             request: Any = app.current_request
             with telemetry.request_id(request.lambda_context.aws_request_id):
                 try:
@@ -80,15 +107,17 @@ def route(method: str, path: str, *scopes: Scope) -> Callable[[Callable[..., Res
                     current = services.get()
                     key = authenticate(request.headers.get("authorization"), current.settings.api_keys)
                     authorize(key, scopes)
-                    return view(Call(request, key, current), **parameters)
+                    call = Call(request, key, current)
+                    call.require_known(parameters)
+                    return view(call, **path_parameters)
                 except ApiError as error:
                     return problem(error)
                 except SettingsError as error:
                     telemetry.logger.critical("settings unusable", extra={"error": str(error)})
-                    return problem(ApiError(503, str(error), retry_after_seconds=60))
+                    return problem(ApiError(503, "unavailable", str(error), retry_after_seconds=5))
                 except Exception:
                     telemetry.logger.exception("request failed", extra={"path": path})
-                    return problem(ApiError(500, "Internal error; the log has the details."))
+                    return problem(ApiError(500, "internal_error", "Internal error; the log has the details."))
 
         # Without content types: Chalice would answer 415 itself, also to `Application/JSON`.
         app.route(path, methods=[method], name=view.__name__, content_types=[])(handle)
@@ -101,9 +130,10 @@ def problem(error: ApiError) -> Response:
     """Return a problem document (RFC 9457)."""
     document: dict[str, Any] = {
         "type": "about:blank",
-        "title": TITLES.get(error.status_code) or HTTPStatus(error.status_code).phrase,
+        "title": HTTPStatus(error.status_code).phrase,
         "status": error.status_code,
         "detail": str(error),
+        "code": error.code,
     }
     if error.errors:
         document["errors"] = [vars(fault) for fault in error.errors]
@@ -125,7 +155,7 @@ def method_not_allowed_as_problem(request: Request, get_response: Callable[[Requ
     response = get_response(request)
     if response.status_code != HTTPStatus.METHOD_NOT_ALLOWED:
         return response
-    replacement = problem(ApiError(405, f"This resource does not support {request.method}."))
+    replacement = problem(ApiError(405, "method_not_allowed", f"This resource does not support {request.method}."))
     replacement.headers["Allow"] = response.headers["Allow"]
     return replacement
 
@@ -154,16 +184,12 @@ def get_console() -> Response:
 
 @route("POST", "/events", Scope.PRODUCE)
 def post_event(call: Call) -> Response:
-    idempotency_key = call.request.headers.get("idempotency-key")
     respond_async = prefers_async(call.request.headers.get("prefer", ""))
-    event, is_repeated = delivery.accept(
-        parse_new_event(call.json_body(), idempotency_key_errors(idempotency_key)),
-        call.services,
-        call.services.clock() + remaining_seconds(call.request.lambda_context) - RESPOND_SECONDS,
-        created_by=call.key.name,
-        idempotency_key=idempotency_key,
-        respond_async=respond_async,
-    )
+    new_event = parse_new_event(call.json_body(), call.request.headers.get("idempotency-key"))
+    with call.services.metrics.one_line():
+        event, is_repeated = delivery.accept(
+            new_event, call.services, call.deadline, created_by=call.key.name, respond_async=respond_async
+        )
     extra = {"Location": call.location(f"events/{event.event_id}")}
     if is_repeated:
         extra["Idempotency-Replayed"] = "true"
@@ -178,7 +204,7 @@ def get_event(call: Call, event_id: str) -> Response:
     may_consume = Scope.CONSUME in call.key.scopes
     if event is None or not (may_consume or event.created_by == call.key.name):
         raise EventNotFoundError
-    return respond(200, event.to_json(include_payload=True, include_attempts=True, include_responses=may_consume))
+    return respond(200, event.to_whole_json(include_responses=may_consume))
 
 
 @route("GET", "/events", Scope.CONSUME)
@@ -197,13 +223,25 @@ def lease_events(call: Call) -> Response:
     return respond(200, f'{{"events":[{",".join(event.to_lease_json() for event in events)}]}}')
 
 
-@route("POST", "/events/{event_id}/acknowledge", Scope.CONSUME)
+@route("POST", "/inbox/acknowledge", Scope.CONSUME)
+def acknowledge_events(call: Call) -> Response:
+    return respond(200, compact(delivery.acknowledge_many(*parse_acknowledgement(call.json_body()), call.services)))
+
+
+@route("DELETE", "/events/{event_id}", Scope.ERASE)
+def erase_event(call: Call, event_id: str) -> Response:
+    with contextlib.suppress(EventNotFoundError):
+        delivery.erase(valid_id(event_id), call.services)
+    return Response("", {}, 204)
+
+
+@route("POST", "/events/{event_id}/acknowledge", Scope.CONSUME, parameters=("lease_id",))
 def acknowledge_event(call: Call, event_id: str) -> Response:
     delivery.acknowledge(valid_id(event_id), call.services, call.lease_id)
     return Response("", {}, 204)
 
 
-@route("POST", "/events/{event_id}/release", Scope.CONSUME)
+@route("POST", "/events/{event_id}/release", Scope.CONSUME, parameters=("lease_id",))
 def release_event(call: Call, event_id: str) -> Response:
     if not call.lease_id:
         raise InvalidRequestError(FieldFault("lease_id", "is required"))
@@ -219,16 +257,37 @@ def replay_event(call: Call, event_id: str) -> Response:
 
 @route("POST", "/subscriptions", Scope.CONSUME)
 def create_subscription(call: Call) -> Response:
-    target_url, event_types = parse_subscription(call.json_body(), call.services.settings.subscription_hosts)
-    subscription, is_new = call.services.subscriptions.create(target_url, event_types, call.key.name)
+    settings = call.services.settings
+    members = parse_subscription(call.json_body(), settings)
+    subscription, is_new = call.services.subscriptions.create(call.key.name, **members)
     location = call.location(f"subscriptions/{subscription.subscription_id}")
-    return respond(201 if is_new else 200, subscription.to_json(), Location=location)
+    body = subscription.to_json_with_secret(settings.signing_secrets)
+    return respond(201 if is_new else 200, body, Location=location)
 
 
-@route("GET", "/subscriptions", Scope.CONSUME)
+@route("GET", "/subscriptions", Scope.CONSUME, parameters=("tenant",))
 def list_subscriptions(call: Call) -> Response:
-    subscriptions = ",".join(subscription.to_json() for subscription in call.services.subscriptions.all())
+    tenant = call.query.get("tenant", [None])[-1]
+    if tenant is not None and (fault := check_event_type(tenant)):
+        raise InvalidRequestError(FieldFault("tenant", fault))
+    subscriptions = ",".join(subscription.to_json() for subscription in call.services.subscriptions.of_tenant(tenant))
     return respond(200, f'{{"subscriptions":[{subscriptions}]}}')
+
+
+@route("GET", "/subscriptions/{subscription_id}", Scope.CONSUME)
+def get_subscription(call: Call, subscription_id: str) -> Response:
+    return respond(200, found(subscription_id, call.services.subscriptions.get).to_json())
+
+
+@route("POST", "/subscriptions/{subscription_id}/enable", Scope.CONSUME)
+def enable_subscription(call: Call, subscription_id: str) -> Response:
+    return respond(200, found(subscription_id, call.services.subscriptions.enable).to_json())
+
+
+@route("POST", "/subscriptions/{subscription_id}/test", Scope.CONSUME)
+def push_test_event(call: Call, subscription_id: str) -> Response:
+    subscription = found(subscription_id, call.services.subscriptions.get)
+    return respond(200, compact(vars(delivery.push_test_event(subscription, call.services, call.deadline))))
 
 
 @route("DELETE", "/subscriptions/{subscription_id}", Scope.CONSUME)
@@ -271,18 +330,12 @@ def remaining_seconds(context: Any) -> float:
     return float(context.get_remaining_time_in_millis()) / 1000
 
 
-def valid_id(event_id: str) -> str:
-    """Return `event_id`; raise EventNotFoundError if it is malformed."""
-    if not EVENT_ID.fullmatch(event_id):
-        raise EventNotFoundError
-    return event_id
-
-
-def idempotency_key_errors(value: str | None) -> tuple[FieldFault, ...]:
-    """Return the fault of an Idempotency-Key, which is taken literally, quotes included."""
-    if value is None or re.fullmatch(r"[\x20-\x7e]{1,255}", value):
-        return ()
-    return (FieldFault("Idempotency-Key", "must be 1 to 255 printable ASCII characters"),)
+def found(subscription_id: str, get: Callable[[str], Subscription | None]) -> Subscription:
+    """Return what `get` finds; raise ApiError 404 if the id is malformed or there is no such subscription."""
+    subscription = get(subscription_id) if SUBSCRIPTION_ID.fullmatch(subscription_id) else None
+    if subscription is None:
+        raise ApiError(404, "not_found", "There is no such subscription.")
+    return subscription
 
 
 def prefers_async(prefer: str) -> bool:

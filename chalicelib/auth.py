@@ -1,7 +1,6 @@
 """API keys and their scopes. Only SHA-256 hashes of keys are stored."""
 
 import base64
-import binascii
 import hashlib
 import hmac
 from collections.abc import Iterable
@@ -14,6 +13,10 @@ from chalicelib.errors import ApiError
 class Scope(StrEnum):
     PRODUCE = "produce"
     CONSUME = "consume"
+    ERASE = "erase"
+
+
+DEFAULT_SCOPES = (Scope.PRODUCE, Scope.CONSUME)
 
 
 @dataclass(frozen=True)
@@ -39,19 +42,19 @@ def authenticate(authorization: str | None, keys: Iterable[ApiKey]) -> ApiKey:
     digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
     matches = [entry for entry in keys if hmac.compare_digest(entry.digest, digest)]
     if not key or not matches:
-        raise ApiError(401, "A valid API key is required: Authorization: Bearer <key>.")
+        raise ApiError(401, "unauthorized", "A valid API key is required: Authorization: Bearer <key>.")
     return matches[0]
 
 
 def authorize(key: ApiKey, scopes: Iterable[Scope]) -> None:
     """Raise ApiError 403 unless `key` has one of `scopes`."""
     if key.scopes.isdisjoint(scopes):
-        raise ApiError(403, f"This key lacks the scope {' or '.join(scopes)}.")
+        raise ApiError(403, "forbidden", f"This key lacks the scope {' or '.join(scopes)}.")
 
 
 def _basic_password(credentials: str) -> str:
     """Return the password of Basic credentials (RFC 7617), or "" if they are malformed."""
     try:
         return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
-    except (binascii.Error, ValueError):
+    except ValueError:  # not base64 or not UTF-8
         return ""

@@ -10,8 +10,7 @@ import boto3
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
 
-from chalicelib.errors import AWS_ERRORS, ApiError, error_code
-from chalicelib.telemetry import logger
+from chalicelib.errors import AWS_ERRORS, SettingsError, error_code
 
 # Two tries, each 1 s to connect and 2 s to read, with up to 1 s in between: the longest that one call can take.
 CALL_SECONDS = 7
@@ -23,6 +22,8 @@ CONFIG = Config(
     max_pool_connections=64,
     parameter_validation=False,  # a tenth of the CPU time of a call; tests call with validation
 )
+# For reading the settings again while a request waits.
+ONE_SHORT_TRY = CONFIG.merge(Config(read_timeout=1, retries={"mode": "standard", "total_max_attempts": 1}))
 _lock = Lock()
 
 
@@ -41,13 +42,11 @@ def make_client(service: str, config: Config = CONFIG) -> Any:
 
 
 def read_secret(name: str, config: Config = CONFIG) -> str:
-    """Return the text of a Secrets Manager secret; raise ApiError 503."""
+    """Return the text of a Secrets Manager secret; raise SettingsError."""
     try:
         secret = make_client("secretsmanager", config).get_secret_value(SecretId=name)
     except AWS_ERRORS as error:
-        logger.critical("secret not readable", extra={"secret": name, "error": error_code(error)})
-        detail = f"SETTINGS_SECRET is unusable: its secret cannot be read ({error_code(error)}); try again."
-        raise ApiError(503, detail, retry_after_seconds=2) from None
+        raise SettingsError(f"SETTINGS_SECRET is unusable: its secret cannot be read ({error_code(error)})") from None
     return str(secret.get("SecretString", "binary"))  # which is reported, as it is no NAME=value
 
 

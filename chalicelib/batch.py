@@ -6,7 +6,7 @@ from functools import partial
 from chalicelib import delivery, messages
 from chalicelib.aws import CALL_SECONDS
 from chalicelib.errors import QueueUnavailableError
-from chalicelib.queue import Message, OutgoingMessage
+from chalicelib.queue import Message
 from chalicelib.services import Services
 from chalicelib.telemetry import logger, request_id
 
@@ -53,9 +53,9 @@ def _handle(message: Message, services: Services, deadline: float) -> None:
         if claim_ends_in is None:
             delivery.deliver(request.event_id, services, deadline)
         else:
-            services.inbox.send(message.outgoing(), claim_ends_in)
+            services.inbox.send(message, claim_ends_in)
     except messages.MalformedMessageError:
         logger.warning("message cannot be read")
-        services.dlq.send(OutgoingMessage(message.body, {"Reason": "malformed"}, message.group_id))
+        services.dlq.send(Message(message.body, {"Reason": "malformed"}, message.group_id))
     except delivery.UnknownEventError:  # an event is stored before any message names it
         logger.warning("message dropped: its event expired or was deleted", extra={"event_id": request.event_id})

@@ -1,45 +1,35 @@
-"""The life of an event, top down: accept, attempt, settle, dead-letter, replay, lease, acknowledge.
+"""The life of an event, top down: accept, attempt, settle, dead-letter, acknowledge, lease, replay, erase.
 
 Each step may be the last before a crash: what is stored by then is enough for the sweep to continue.
 """
 
 import contextlib
 import hashlib
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 
 from chalicelib import listing, messages
 from chalicelib.aws import CALL_SECONDS
-from chalicelib.errors import ApiError, EventNotFoundError, StorageUnavailableError
-from chalicelib.events import (
-    COPY_PREFIX,
-    Attempt,
-    DeliveredVia,
-    Event,
-    Reason,
-    Status,
-    response_bytes,
-    rfc3339,
-    unix_seconds,
-)
+from chalicelib.errors import ApiError, EventClaimedError, EventNotFoundError, LeaseLostError, StorageUnavailableError
+from chalicelib.events import Attempt, Event, Reason, Status, compact, is_copy_id, response_bytes, rfc3339, unix_seconds
 from chalicelib.messages import QueueMessage
 from chalicelib.push import PushResult
 from chalicelib.queue import BATCH_SIZE
 from chalicelib.retry import DAY_SECONDS, MAX_QUEUE_DELAY_SECONDS, Outcome
-from chalicelib.services import Services
+from chalicelib.services import Role, Services
 from chalicelib.store import CLAIM_SECONDS, MESSAGE_GRACE_SECONDS, WriteResult
 from chalicelib.subscriptions import Subscription
 from chalicelib.telemetry import logger
-from chalicelib.validation import LeaseRequest, NewEvent
+from chalicelib.validation import LeaseRequest, NewEvent, valid_id
 
 # After a push come two calls: the record and, for a retry, the message.
 AFTER_PUSH_SECONDS = 2 * CALL_SECONDS
 RECORD_RETRY_SECONDS = 0.5
-NOT_HELD = "This lease does not hold the event."
 HANGS = "not pushed: the receiver hangs"
+DISABLED = "not pushed: the subscription is disabled"
 HOST_NOT_ALLOWED = "SUBSCRIPTION_HOSTS does not allow the host"
 MAX_INLINE_PUSHES = 10
 LEASE_SEARCH_SECONDS = 5  # the search and the calls after it may take as long again
@@ -73,28 +63,26 @@ class NextAttempt:
 
 
 def accept(
-    new_event: NewEvent,
-    services: Services,
-    deadline: float,
-    *,
-    created_by: str,
-    idempotency_key: str | None,
-    respond_async: bool,
+    new_event: NewEvent, services: Services, deadline: float, *, created_by: str, respond_async: bool
 ) -> tuple[Event, bool]:
     """Store an event and a copy for each matching subscription, then push up to MAX_INLINE_PUSHES of them once.
 
     The others are queued, as are all if `respond_async` and those whose breaker is open. `deadline` (Unix seconds)
     bounds the pushes. Returns the event, and whether an earlier call with the same Idempotency-Key stored it. Raises
-    StorageUnavailableError if some may not be stored, ApiError 422 if the key was used with another body. Later errors
-    are logged; the sweep retries the delivery.
+    StorageUnavailableError if some may not be stored, ApiError 422 if the key was used with another body, 409 if its
+    event is being erased. Later errors are logged; the sweep retries the delivery.
     """
-    event = _new_event(new_event, services, created_by, idempotency_key)
-    subscriptions = services.subscriptions.matching(event.event_type)
-    if subscriptions and idempotency_key is not None and (earlier := services.store.get(event.event_id)):
-        # This only saves storing copies in vain: the put of the event decides.
-        return _require_same_body(earlier, event), True
+    event = _new_event(new_event, services, created_by)
+    subscriptions = services.subscriptions.matching(event.event_type, event.tenant)
+    has_time = services.clock() + 3 * CALL_SECONDS <= deadline  # to read, to store copies and to store the event
+    if subscriptions and event.body_hash and has_time:
+        # Saves storing copies in vain; and an eraser may be about to delete copies that this call would count on.
+        earlier = services.store.find(event.event_id)
+        if earlier.event or earlier.is_erased:
+            return _require_same_body(earlier, event), True
     copies = [_copy(event, subscription, services) for subscription in subscriptions]
-    event = replace(event, copies=tuple(copy.event_id for copy in copies))
+    if copies:
+        event = replace(event, copies=tuple(copy.event_id for copy in copies))
     destinations = _destinations(event, subscriptions, services)
     inline = set() if respond_async else _inline(destinations, services)
 
@@ -102,20 +90,19 @@ def accept(
     stored_copies = services.map(partial(_store, inline, services), copies)
     stored = _store(inline, services, _settled_by_copies(event, stored_copies))
     if not stored.applied:
-        _delete_unlisted(stored_copies, stored.event, services, deadline)
-    event = _require_same_body(stored.event, event)
+        stored_copies = _delete_unlisted(stored_copies, stored.event, services, deadline)
+    event = _require_same_body(stored, event)
     if stored.applied:
         _announce(event, services)
 
-    listed = (event.event_id, *event.copies)  # another copy of this POST was deleted
-    due = [each for each in _due([*stored_copies, stored]) if each.event_id in listed]
+    due = _due([*stored_copies, stored])
     with _errors_left_to_sweep(event.event_id):
         _queue([each for each in due if each.event_id not in inline], services, deadline)
     with _errors_left_to_sweep(event.event_id):
         claimed = [each for each in due if each.event_id in inline]
         pushed = services.map(lambda each: _push_new(each, destinations[each.event_id], services, deadline), claimed)
         event = next((each for each in pushed if each.event_id == event.event_id), event)
-        if stored.applied and event.claimed_until and not event.is_scheduled:
+        if stored.applied and pushed and event.claimed_until and not event.is_scheduled:
             event = _end_claim(event, pushed, services, deadline)
     return event, not stored.applied
 
@@ -156,21 +143,24 @@ def attempt_delivery(event_id: str, services: Services, deadline: float) -> Next
     if destination is None:  # pull-only: it waits in the inbox
         services.store.cancel_attempt(event)
         return None
+    if destination.subscription and destination.subscription.disabled_at:
+        not_pushed = replace(event, delivery_attempts=event.delivery_attempts - 1, last_error=DISABLED)
+        _dead_letter(not_pushed, Reason.DISABLED, destination, services, deadline)
+        return None
     max_attempts = services.settings.max_delivery_attempts
     if event.delivery_attempts > max_attempts:  # the last attempt was not recorded
-        _dead_letter(replace(event, delivery_attempts=max_attempts), Reason.EXHAUSTED, services, deadline)
+        last = replace(event, delivery_attempts=max_attempts)
+        _dead_letter(last, Reason.EXHAUSTED, destination, services, deadline)
         return None
-    breaker, timeout_seconds = services.worker_breaker(destination.url), services.settings.push_timeout_seconds
-    if breaker.allows():
-        event, result = _push(event, destination, timeout_seconds, services, deadline)
-        breaker.record(failed=result.outcome is Outcome.RETRY, timed_out=result.timed_out)
+    if services.may_push(Role.WORKER, destination.url):
+        event, result = _push(event, destination, Role.WORKER, services, deadline)
     else:
         result = PushResult(Outcome.RETRY, error=HANGS)
         event = _with_attempt(event, services.clock(), result)
     event, delay_seconds = _settle(event, result, destination, services, deadline)
     if delay_seconds is None:
         return None
-    return NextAttempt(event, delay_seconds, not result.timed_out and _may_wait(destination, services))
+    return NextAttempt(event, delay_seconds, not result.timed_out and services.may_wait(destination.url))
 
 
 def acknowledge(event_id: str, services: Services, lease_id: str | None = None) -> None:
@@ -185,14 +175,33 @@ def acknowledge(event_id: str, services: Services, lease_id: str | None = None) 
     if result.event is None:
         raise EventNotFoundError
     if result.event.status is not Status.DELIVERED or lease_id not in (None, result.event.claim_id):
-        raise ApiError(409, NOT_HELD)
+        raise LeaseLostError
+
+
+def acknowledge_many(lease_id: str, event_ids: Sequence[str], services: Services) -> dict[str, list[str]]:
+    """Record that a consumer has processed events of its lease; return the ids of those, and of the others.
+
+    Raises StorageUnavailableError if DynamoDB fails for one; a repeated call completes it.
+    """
+
+    def is_acknowledged(event_id: str) -> bool:
+        try:
+            acknowledge(valid_id(event_id), services, lease_id)
+        except (EventNotFoundError, LeaseLostError):
+            return False
+        return True
+
+    answers: dict[str, list[str]] = {"acknowledged": [], "not_held": []}
+    for event_id, done in zip(event_ids, services.map(is_acknowledged, event_ids), strict=True):
+        answers["acknowledged" if done else "not_held"].append(event_id)
+    return answers
 
 
 def release(event_id: str, lease_id: str, services: Services) -> None:
     """End a lease before its time; raise EventNotFoundError, or ApiError 409 unless it holds the event."""
     result = services.store.release(event_id, lease_id)
     if not result.applied:
-        raise ApiError(409, NOT_HELD) if result.event else EventNotFoundError
+        raise LeaseLostError if result.event else EventNotFoundError
 
 
 def lease(request: LeaseRequest, services: Services) -> list[Event]:
@@ -209,7 +218,8 @@ def lease(request: LeaseRequest, services: Services) -> list[Event]:
             leased.append(result.event)
 
     deadline = services.clock() + LEASE_SEARCH_SECONDS
-    query, room = replace(listing.INBOX, event_type=request.event_type), MAX_LEASED_BYTES
+    query = replace(listing.INBOX, event_type=request.event_type, tenant=request.tenant)
+    room = MAX_LEASED_BYTES
     try:
         while len(leased) < request.limit and room > 0 and services.clock() < deadline:
             limit = min(MAX_LEASED_AT_ONCE, request.limit - len(leased))
@@ -227,15 +237,14 @@ def lease(request: LeaseRequest, services: Services) -> list[Event]:
 
 def replay(event_id: str, services: Services) -> Event:
     """Make an event pending again and queue it; raise EventNotFoundError, or ApiError 409 while it is claimed."""
-    is_pushed = services.settings.webhook_url is not None or event_id.startswith(COPY_PREFIX)
+    is_pushed = services.settings.webhook_url is not None or is_copy_id(event_id)
     expires_at = _expires_at(services)
     result = services.store.replay(event_id, services.new_id(), expires_at=expires_at, is_pushed=is_pushed)
     event = result.event
     if event is None:
         raise EventNotFoundError
     if not result.applied:
-        seconds = math.ceil(_claim_seconds_left(event, services))
-        raise ApiError(409, "The event is claimed; try again when the claim ends.", retry_after_seconds=max(1, seconds))
+        raise EventClaimedError("The event is claimed.", _claim_seconds_left(event, services))
     logger.info("replayed", extra={"event_id": event_id})
     if is_pushed:
         with _errors_left_to_sweep(event_id):
@@ -261,20 +270,46 @@ def redrive(message: QueueMessage, services: Services) -> float | None:
     return None
 
 
-def _new_event(new_event: NewEvent, services: Services, created_by: str, idempotency_key: str | None) -> Event:
-    now = services.clock()
-    if idempotency_key is None:
-        digits, body_hash = services.new_id(), None
-    else:  # NUL separates the two, so that no two pairs give the same text
-        digits = hashlib.sha256(f"{created_by}\0{idempotency_key}".encode()).hexdigest()[:32]
-        body_hash = new_event.body_hash
+def erase(event_id: str, services: Services) -> None:
+    """Erase an event and its copies; nothing happens if there is none.
+
+    Raises ApiError 409 while the event or a copy is claimed. Repeated, it completes what a failed call began: first the
+    event is marked, then its copies are deleted, then the event.
+    """
+    marked = services.store.mark_erased(event_id)
+    event = marked.event
+    if event is None:
+        return
+    if not marked.applied:
+        raise EventClaimedError("The event is claimed.", _claim_seconds_left(event, services))
+    if not all(services.map(services.store.delete_unclaimed, event.copies)):
+        raise EventClaimedError("A copy is claimed: repeat the call to complete the erasure.", CLAIM_SECONDS)
+    services.store.delete_erased(event_id)
+    logger.info("erased", extra={"event_id": event_id, "copies": len(event.copies)})
+
+
+def push_test_event(subscription: Subscription, services: Services, deadline: float) -> Attempt:
+    """Push an event that is stored nowhere to a subscription alone; return the attempt, which changes nothing."""
+    payload = compact({"subscription_id": subscription.subscription_id})
+    test = NewEvent("test", payload, "null", subscription.tenant)
+    event = _copy(_new_event(test, services, subscription.created_by), subscription, services)
+    destination = Destination(subscription.target_url, subscription)
+    event, _ = _push(replace(event, source_event_id=None), destination, Role.TEST, services, deadline)
+    return event.attempts[-1]
+
+
+def _new_event(new_event: NewEvent, services: Services, created_by: str) -> Event:
+    now, digits = services.clock(), services.new_id()
+    if new_event.idempotency_key is not None:  # NUL separates the two, so that no two pairs give the same text
+        digits = hashlib.sha256(f"{created_by}\0{new_event.idempotency_key}".encode()).hexdigest()[:32]
     is_pushed = services.settings.webhook_url is not None
     return Event(
         event_id=f"evt_{digits}",
         event_type=new_event.event_type,
         payload=new_event.payload,
         metadata=new_event.metadata,
-        body_hash=body_hash,
+        tenant=new_event.tenant,
+        body_hash=new_event.body_hash,
         status=Status.PENDING,
         created_at=rfc3339(now),
         created_by=created_by,
@@ -295,7 +330,7 @@ def _copy(event: Event, subscription: Subscription, services: Services) -> Event
     text = f"{event.event_id}\0{subscription.subscription_id}\0{event.body_hash}"
     return replace(
         event,
-        event_id=COPY_PREFIX + hashlib.sha256(text.encode()).hexdigest()[:32],
+        event_id=f"cpy_{hashlib.sha256(text.encode()).hexdigest()[:32]}",
         claim_id=services.new_id(),
         subscription_id=subscription.subscription_id,
         source_event_id=event.event_id,
@@ -308,19 +343,15 @@ def _copy(event: Event, subscription: Subscription, services: Services) -> Event
 
 def _destinations(event: Event, subscriptions: list[Subscription], services: Services) -> dict[str, Destination]:
     """Return where a new event, unless it is pull-only, and its copies are pushed to."""
-    copies = {
-        copy_id: Destination(subscription.target_url, subscription)
-        for copy_id, subscription in zip(event.copies, subscriptions, strict=True)
-    }
-    if services.settings.webhook_url is None:
-        return copies
-    return {event.event_id: Destination(services.settings.webhook_url), **copies}
+    url, copies = services.settings.webhook_url, zip(event.copies, subscriptions, strict=True)
+    webhook = {event.event_id: Destination(url)} if url else {}
+    return webhook | {copy_id: Destination(subscription.target_url, subscription) for copy_id, subscription in copies}
 
 
 def _inline(destinations: dict[str, Destination], services: Services) -> set[str]:
     """Return the ids of the events that are pushed while the caller waits."""
     first = list(destinations.items())[:MAX_INLINE_PUSHES]
-    return {event_id for event_id, destination in first if services.inline_breaker(destination.url).allows()}
+    return {event_id for event_id, destination in first if services.may_push(Role.INLINE, destination.url)}
 
 
 def _settled_by_copies(event: Event, stored_copies: list[WriteResult]) -> Event:
@@ -331,10 +362,8 @@ def _settled_by_copies(event: Event, stored_copies: list[WriteResult]) -> Event:
     """
     if event.is_scheduled or not stored_copies:
         return event
-    for copy in (result.event for result in stored_copies):
-        if copy and copy.status is Status.DELIVERED:
-            return _delivered_by(copy, event)
-    return replace(event, claimed_until=rfc3339(unix_seconds(event.created_at) + CLAIM_SECONDS))
+    claimed = replace(event, claimed_until=rfc3339(unix_seconds(event.created_at) + CLAIM_SECONDS))
+    return event.delivered_by(result.event for result in stored_copies if result.event) or claimed
 
 
 def _store(inline: set[str], services: Services, event: Event) -> WriteResult:
@@ -347,28 +376,29 @@ def _store(inline: set[str], services: Services, event: Event) -> WriteResult:
 
 def _delete_unlisted(
     stored_copies: list[WriteResult], event: Event | None, services: Services, deadline: float
-) -> None:
-    """Delete the copies that this POST stored and that the event, which another POST stored, does not list."""
+) -> list[WriteResult]:
+    """Delete the copies that this POST stored and that the event, which another POST stored, does not list.
+
+    Returns the results of the listed ones.
+    """
     listed = event.copies if event else ()
-    unlisted = [result.event for result in stored_copies if result.applied and result.event]
-
-    def delete(copy: Event) -> WriteResult:
-        services.store.delete(copy)
-        return WriteResult(True)
-
+    mine = [result.event for result in stored_copies if result.applied and result.event]
     services.map(
-        lambda copy: _record_with_retries(delete, copy, services, deadline),
-        [copy for copy in unlisted if copy.event_id not in listed],
+        lambda copy: _record_with_retries(services.store.delete, copy, services, deadline),
+        [copy for copy in mine if copy.event_id not in listed],
     )
+    return [result for result in stored_copies if result.event and result.event.event_id in listed]
 
 
-def _require_same_body(stored: Event | None, event: Event) -> Event:
-    """Return the stored event; raise ApiError 422 if it was made of another body than `event`."""
-    if stored is None:  # it expired between the failed condition and now
+def _require_same_body(stored: WriteResult, event: Event) -> Event:
+    """Return the stored event; raise ApiError 422 if it was made of another body than `event`, 409 if it is erased."""
+    if stored.is_erased:
+        raise EventClaimedError("The event of this Idempotency-Key is being erased.")
+    if stored.event is None:  # it expired between the failed condition and now
         raise StorageUnavailableError
-    if stored.body_hash != event.body_hash:
-        raise ApiError(422, "This Idempotency-Key was used before, with another body.")
-    return stored
+    if stored.event.body_hash != event.body_hash:
+        raise ApiError(422, "idempotency_key_reused", "This Idempotency-Key was used before, with another body.")
+    return stored.event
 
 
 def _announce(event: Event, services: Services) -> None:
@@ -393,29 +423,22 @@ def _queue(events: list[Event], services: Services, deadline: float) -> None:
 
 def _push_new(event: Event, destination: Destination, services: Services, deadline: float) -> Event:
     """Push a new event once; return it as it is then."""
-    breaker, timeout_seconds = services.inline_breaker(destination.url), services.settings.inline_push_timeout_seconds
-    event, result = _push(event, destination, timeout_seconds, services, deadline)
-    breaker.record(failed=result.outcome is Outcome.RETRY, timed_out=result.timed_out)
-    event, delay_seconds = _settle(event, result, destination, services, deadline)
-    if delay_seconds is not None:
-        _enqueue(event, delay_seconds, services)
+    with _errors_left_to_sweep(event.event_id):
+        pushed, result = _push(event, destination, Role.INLINE, services, deadline)
+        event, delay_seconds = _settle(pushed, result, destination, services, deadline)
+        if delay_seconds is not None:
+            _enqueue(event, delay_seconds, services)
     return event
 
 
 def _end_claim(event: Event, pushed: list[Event], services: Services, deadline: float) -> Event:
     """End the claim of a POST on an event that is not pushed itself, or let it expire; return the event."""
-    for copy in pushed:
-        if copy.status is Status.DELIVERED:  # which has ended the claim
-            return _delivered_by(copy, event)
+    if delivered := event.delivered_by(pushed):  # that has ended the claim
+        return delivered
     if services.clock() + CALL_SECONDS > deadline:
         return event
     services.store.release(event.event_id, str(event.claim_id))
     return replace(event, claimed_until=None)
-
-
-def _delivered_by(copy: Event, event: Event) -> Event:
-    delivered_at, via = copy.delivered_at, DeliveredVia.SUBSCRIPTIONS
-    return replace(event, status=Status.DELIVERED, delivered_at=delivered_at, delivered_via=via, claimed_until=None)
 
 
 @contextlib.contextmanager
@@ -432,30 +455,20 @@ def _destination(event: Event, services: Services) -> Destination | None:
     if event.subscription_id is None:
         url = services.settings.webhook_url
         return Destination(url) if url else None
-    subscription = services.subscriptions.find(event.subscription_id)
+    subscription = services.subscriptions.find(event.subscription_id, event.tenant)
     return Destination(subscription.target_url, subscription) if subscription else None
 
 
-def _may_wait(destination: Destination | None, services: Services) -> bool:
-    """Return whether the worker may wait in process for a destination: not if it failed often in a row."""
-    if destination is None:
-        return True
-    return services.worker_breaker(destination.url).failures < services.settings.breaker_failures
-
-
 def _push(
-    event: Event,
-    destination: Destination,
-    timeout_seconds: float,
-    services: Services,
-    deadline: float,
+    event: Event, destination: Destination, role: Role, services: Services, deadline: float
 ) -> tuple[Event, PushResult]:
     """Push a claimed event once; return it with the attempt. Raises OutOfTimeError."""
     settings, started, subscription = services.settings, services.clock(), destination.subscription
+    timeout_seconds = settings.push_timeout_seconds if role is Role.WORKER else settings.inline_push_timeout_seconds
     timeout_seconds = min(timeout_seconds, deadline - started - AFTER_PUSH_SECONDS)
     if timeout_seconds <= 0:
         raise OutOfTimeError
-    if subscription and services.subscriptions.fault(subscription):
+    if subscription and settings.subscription_hosts.fault(destination.url):
         result = PushResult(Outcome.FAILED, error=HOST_NOT_ALLOWED)
         return _with_attempt(event, started, result), result
     result = services.push.send(
@@ -464,15 +477,21 @@ def _push(
         timestamp=int(started),
         timeout_seconds=timeout_seconds,
         connect_timeout_seconds=settings.push_connect_timeout_seconds,
-        secrets=settings.signing_secrets,
-        public_only=bool(subscription and settings.subscription_hosts.public_only(subscription.target_url)),
+        secrets=subscription.secrets(settings.signing_secrets) if subscription else settings.signing_secrets,
+        public_only=bool(subscription and settings.subscription_hosts.public_only(destination.url)),
     )
+    failed, timed_out = result.outcome is Outcome.RETRY, result.timed_out
+    services.breakers(role, destination.url).record(services.clock(), failed=failed, timed_out=timed_out)
     return _with_attempt(event, started, result), result
 
 
 def _with_attempt(event: Event, started: float, result: PushResult) -> Event:
-    outcome = (result.outcome, result.status_code, result.error, result.duration_ms, result.response)
-    return event.with_attempt(Attempt(rfc3339(started), *outcome))
+    return event.with_attempt(Attempt(rfc3339(started), **_shown(result), response=result.response))
+
+
+def _shown(result: PushResult) -> dict[str, Any]:
+    """Return what attempts and log lines show of a push."""
+    return {name: getattr(result, name) for name in ("outcome", "status_code", "error", "duration_ms")}
 
 
 def _settle(
@@ -484,24 +503,14 @@ def _settle(
         delay_seconds = services.settings.retry_policy.next_delay_seconds(
             event.delivery_attempts, retry_after_seconds=result.retry_after_seconds, random=services.random
         )
-    logger.info(
-        "attempt",
-        extra={
-            "event_id": event.event_id,
-            "attempt": event.delivery_attempts,
-            "outcome": result.outcome,
-            "status_code": result.status_code,
-            "error": result.error,
-            "duration_ms": result.duration_ms,
-            "retry_in_seconds": delay_seconds and round(delay_seconds, 3),
-        },
-    )
+    extra = {"event_id": event.event_id, "attempt": event.delivery_attempts, **_shown(result)}
+    logger.info("attempt", extra={**extra, "retry_in_seconds": delay_seconds and round(delay_seconds, 3)})
     subscription = destination.subscription
     if result.status_code == HTTPStatus.GONE and subscription and services.subscriptions.end(subscription):
         services.store.delete(event)
         return event, None
     if result.outcome is Outcome.DELIVERED:
-        return _record_delivered(event, result, services, deadline), None
+        return _record_delivered(event, result, destination, services, deadline), None
     if delay_seconds is not None:
         services.metrics.emit(DeliveryRetry=1, PushDuration=result.duration_ms)
         will_be_queued = delay_seconds <= MAX_QUEUE_DELAY_SECONDS
@@ -510,10 +519,12 @@ def _settle(
         return record.event or event, delay_seconds if record.applied else None
     services.metrics.emit(PushDuration=result.duration_ms)
     reason = Reason.PERMANENT if result.outcome is Outcome.FAILED else Reason.EXHAUSTED
-    return _dead_letter(event, reason, services, deadline), None
+    return _dead_letter(event, reason, destination, services, deadline), None
 
 
-def _record_delivered(event: Event, result: PushResult, services: Services, deadline: float) -> Event:
+def _record_delivered(
+    event: Event, result: PushResult, destination: Destination, services: Services, deadline: float
+) -> Event:
     """Record a delivery; before that of a copy, that of the event it was made from if that is not pushed itself."""
     if event.settles_source or (event.is_copy and services.settings.webhook_url is None):
         _record_with_retries(services.store.record_delivered_by_copy, event, services, deadline)
@@ -521,10 +532,12 @@ def _record_delivered(event: Event, result: PushResult, services: Services, dead
     if record.applied:
         latency_ms = round((services.clock() - unix_seconds(event.replayed_at or event.created_at)) * 1000)
         services.metrics.emit(DeliverySuccess=1, PushDuration=result.duration_ms, DeliveryLatency=latency_ms)
+        if destination.subscription and services.clock() + CALL_SECONDS <= deadline:
+            services.subscriptions.record_delivery(destination.subscription)
     return record.event or event
 
 
-def _dead_letter(event: Event, reason: Reason, services: Services, deadline: float) -> Event:
+def _dead_letter(event: Event, reason: Reason, destination: Destination, services: Services, deadline: float) -> Event:
     """Send the DLQ message, then record the failure: a crash in between makes a second message, never none.
 
     Raises QueueUnavailableError; the sweep queues the event again when its claim ends.
@@ -533,9 +546,18 @@ def _dead_letter(event: Event, reason: Reason, services: Services, deadline: flo
     services.dlq.send(messages.dead_letter(failed))
     record = _record_with_retries(services.store.record_failed, failed, services, deadline)
     if record.applied:
-        services.metrics.emit(**{"CopyFailure" if event.is_copy else "DeliveryFailure": 1})
         logger.warning("dead letter", extra={"event_id": event.event_id, "reason": reason})
+        if reason is not Reason.DISABLED:
+            _count_failure(destination.subscription, services, deadline)
     return record.event or failed
+
+
+def _count_failure(subscription: Subscription | None, services: Services, deadline: float) -> None:
+    """Count a dead letter, which may disable the subscription that it is for."""
+    services.metrics.emit(**{"CopyFailure" if subscription else "DeliveryFailure": 1})
+    has_time = services.clock() + 2 * CALL_SECONDS <= deadline  # else the next dead letter counts
+    if subscription and has_time and services.subscriptions.record_dead_letter(subscription):
+        services.metrics.emit(SubscriptionsDisabled=1)
 
 
 def _record_with_retries(
@@ -560,7 +582,8 @@ def _attempt_to_come(event: Event, services: Services) -> NextAttempt | None:
     if event.status is not Status.PENDING or event.next_attempt_at is None or event.is_claimed(now):
         return None
     delay_seconds = max(0.0, unix_seconds(event.next_attempt_at) - now)
-    return NextAttempt(event, delay_seconds, _may_wait(_destination(event, services), services))
+    destination = _destination(event, services)
+    return NextAttempt(event, delay_seconds, destination is None or services.may_wait(destination.url))
 
 
 def _claim_seconds_left(event: Event, services: Services) -> float:

@@ -1,5 +1,6 @@
 """Errors that callers of the API or of a service handle."""
 
+import math
 from dataclasses import dataclass
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -16,12 +17,20 @@ class FieldFault:
     message: str
 
 
-class ApiError(Exception):
-    """An error response: status code, one sentence without secrets, and seconds for `Retry-After` if a retry helps."""
+class SettingsError(Exception):
+    """One line that names each missing or unusable variable and what it should be."""
 
-    def __init__(self, status_code: int, detail: str, *, retry_after_seconds: int | None = None) -> None:
+
+class ApiError(Exception):
+    """An error response: status code, a word for programs, one sentence without secrets.
+
+    `retry_after_seconds` is the value of `Retry-After`, if a retry helps.
+    """
+
+    def __init__(self, status_code: int, code: str, detail: str, *, retry_after_seconds: int | None = None) -> None:
         super().__init__(detail)
         self.status_code = status_code
+        self.code = code
         self.retry_after_seconds = retry_after_seconds
         self.errors: tuple[FieldFault, ...] = ()
 
@@ -30,7 +39,7 @@ class InvalidRequestError(ApiError):
     """400: the request has the given faults."""
 
     def __init__(self, *errors: FieldFault) -> None:
-        super().__init__(400, "; ".join(f"{error.field}: {error.message}" for error in errors))
+        super().__init__(400, "invalid_request", "; ".join(f"{error.field}: {error.message}" for error in errors))
         self.errors = errors
 
 
@@ -38,14 +47,28 @@ class EventNotFoundError(ApiError):
     """404: the event does not exist, has expired, or is not visible to this API key."""
 
     def __init__(self) -> None:
-        super().__init__(404, "There is no such event.")
+        super().__init__(404, "not_found", "There is no such event.")
+
+
+class LeaseLostError(ApiError):
+    """409: the lease does not hold the event, and has not acknowledged it."""
+
+    def __init__(self) -> None:
+        super().__init__(409, "lease_lost", "This lease does not hold the event.")
+
+
+class EventClaimedError(ApiError):
+    """409: the event is being pushed, leased or erased; the call may be repeated after `seconds`."""
+
+    def __init__(self, detail: str, seconds: float = 0) -> None:
+        super().__init__(409, "event_claimed", detail, retry_after_seconds=max(1, math.ceil(seconds)))
 
 
 class StorageUnavailableError(ApiError):
     """503: DynamoDB failed. Whether a write took effect is unknown."""
 
     def __init__(self) -> None:
-        super().__init__(503, "The event store is unavailable; try again.", retry_after_seconds=2)
+        super().__init__(503, "unavailable", "The event store is unavailable; try again.", retry_after_seconds=2)
 
 
 class QueueUnavailableError(Exception):

@@ -6,16 +6,16 @@ Payload and metadata stay the JSON text that was posted: DynamoDB numbers and Py
 import json
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 MAX_ATTEMPTS_KEPT = 25
-COPY_PREFIX = "cpy_"
 EVENT_ID = re.compile(r"(evt|cpy)_[0-9a-f]{32}")
 EVENT_TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
+EVENT_TYPE_OR_PREFIX = re.compile(rf"{EVENT_TYPE.pattern}\*?|\*")
 
 # json.dumps would build an encoder for each value.
 compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -25,6 +25,7 @@ class Status(StrEnum):
     PENDING = "pending"
     DELIVERED = "delivered"
     FAILED = "failed"
+    ERASED = "erased"  # in no partition of the index; reads as absent
 
 
 class DeliveredVia(StrEnum):
@@ -38,6 +39,11 @@ class Reason(StrEnum):
 
     PERMANENT = "permanent"
     EXHAUSTED = "exhausted"
+    DISABLED = "disabled"
+
+
+def is_copy_id(event_id: str) -> bool:
+    return event_id.startswith("cpy_")
 
 
 def rfc3339(unix_seconds: float) -> str:
@@ -120,7 +126,8 @@ class Event:
         """Return the event of a DynamoDB item of the table or, with the projected attributes only, of the index."""
         values = {name: _plain(value) for name, value in item.items()}
         values["created_at"], values["event_id"] = values["sort_key"].split("#")
-        values["status"] = values["status_shard"].removeprefix("copy-").split("#")[0]
+        if "status_shard" in values:
+            values["status"] = values["status_shard"].removeprefix("copy-").split("#")[0]
         if "content" in values:
             values["payload"], values["metadata"] = zlib.decompress(values["content"]).decode().split("\n")
         values |= {name: parse(values[name]) for name, parse in _PARSERS.items() if name in values}
@@ -138,7 +145,7 @@ class Event:
 
     @property
     def is_copy(self) -> bool:
-        return self.event_id.startswith(COPY_PREFIX)
+        return is_copy_id(self.event_id)
 
     @property
     def is_scheduled(self) -> bool:
@@ -152,6 +159,14 @@ class Event:
     def with_attempt(self, attempt: Attempt) -> "Event":
         return replace(self, attempts=(*self.attempts, attempt)[-MAX_ATTEMPTS_KEPT:], last_error=attempt.error)
 
+    def delivered_by(self, copies: Iterable["Event"]) -> "Event | None":
+        """Return the event as the first delivered one of its copies delivered it, or None if none was delivered."""
+        for copy in copies:
+            if copy.status is Status.DELIVERED:
+                via, at = DeliveredVia.SUBSCRIPTIONS, copy.delivered_at
+                return replace(self, status=copy.status, delivered_via=via, delivered_at=at, claimed_until=None)
+        return None
+
     def content(self) -> bytes:
         """Return payload and metadata as they are stored: compressed, a line each, since compact JSON has no newline.
 
@@ -161,31 +176,32 @@ class Event:
 
     def push_body(self) -> bytes:
         """Return the body of a push: the bytes that are sent and signed."""
-        return self._to_json({"created_at": self.created_at}, include_payload=True).encode()
+        members: dict[str, str | None] = {"created_at": self.created_at}
+        if self.is_copy:
+            members |= {"tenant": self.tenant, "source_event_id": self.source_event_id}
+        elif self.tenant is not None:
+            members |= {"tenant": self.tenant}
+        return self._to_json(members, include_payload=True).encode()
 
-    def to_json(
-        self,
-        *,
-        include_payload: bool = False,
-        include_attempts: bool = False,
-        include_responses: bool = False,
-        include_lease: bool = False,
-    ) -> str:
-        """Return the event as callers see it."""
+    def to_json(self, *, include_payload: bool = False, **more: Any) -> str:
+        """Return the event as callers see it, with `more` members."""
         members = {name: getattr(self, name) for name in PUBLIC_FIELDS}
-        members["message"] = self.message()
-        if include_attempts:
-            hidden = {} if include_responses else {"response": None}
-            members["attempts"] = [vars(attempt) | hidden for attempt in self.attempts]
-        if include_lease:
-            members["lease_id"] = self.claim_id
-            members["leased_until"] = self.claimed_until
-            members["lease_count"] = self.lease_count
-        return self._to_json(members, include_payload)
+        return self._to_json({**members, "message": self.message(), **more}, include_payload)
+
+    def to_whole_json(self, *, include_responses: bool = False, **more: Any) -> str:
+        """Return the event with payload, metadata and attempts, and `more` members."""
+        hidden = {} if include_responses else {"response": None}
+        attempts = [vars(attempt) | hidden for attempt in self.attempts]
+        return self.to_json(include_payload=True, attempts=attempts, **more)
 
     def to_lease_json(self) -> str:
         """Return the event as the consumer that leased it sees it."""
-        return self.to_json(include_payload=True, include_attempts=True, include_lease=True)
+        lease: dict[str, Any] = {
+            "lease_id": self.claim_id,
+            "leased_until": self.claimed_until,
+            "lease_count": self.lease_count,
+        }
+        return self.to_whole_json(**lease)
 
     def _to_json(self, members: Mapping[str, Any], include_payload: bool) -> str:
         """Return a JSON object of id and type, payload and metadata as they are stored, and `members`."""
@@ -203,8 +219,13 @@ class Event:
                 return "Delivered to a subscription; each copy tells its own state."
             return f"Delivered by attempt {count}."
         if self.status is Status.FAILED:
-            cause = "failed permanently" if self.reason is Reason.PERMANENT else "was the last one allowed"
-            return f"Not delivered: attempt {count} {cause}. It stays in the inbox and can be replayed."
+            causes = {
+                Reason.PERMANENT: f"attempt {count} failed permanently",
+                Reason.EXHAUSTED: f"attempt {count} was the last one allowed",
+                Reason.DISABLED: "its subscription is disabled",
+            }
+            cause = causes[self.reason or Reason.EXHAUSTED]
+            return f"Not delivered: {cause}. It is kept and can be replayed."
         if self.claimed_until is not None:
             return f"Being pushed or leased, until {self.claimed_until} at the latest."
         if not self.is_scheduled:

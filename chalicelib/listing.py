@@ -3,19 +3,23 @@
 import base64
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from itertools import accumulate
+from typing import Any
 
 from chalicelib.errors import FieldFault, InvalidRequestError
-from chalicelib.events import EVENT_TYPE, Event, Status
+from chalicelib.events import EVENT_TYPE, EVENT_TYPE_OR_PREFIX, Event, Status
 from chalicelib.services import Services
-from chalicelib.store import NOT_EXPIRED, SHARDS, UNCLAIMED, Values, partition
+from chalicelib.store import HIGHEST, LOWEST, NOT_EXPIRED, UNCLAIMED, Values, partitions
 from chalicelib.subscriptions import SUBSCRIPTION_ID
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 100
-PARAMETERS = ("event_type", "order", "limit", "cursor")
+# RFC 3339, section 5.6; an unescaped + of the offset arrives as a space.
+TIMESTAMP = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+ -]\d\d:\d\d)"
+EXPECTED_TIME = "a time such as 2026-11-25T02:25:03Z"
 SEARCH_SECONDS = 5
 MAX_PAGE_BYTES = 5 * 1024 * 1024  # as `response_bytes` counts: Lambda's responses are limited to 6 MB
 
@@ -34,6 +38,9 @@ class Query:
     limit: int = DEFAULT_LIMIT
     event_type: str | None = None
     subscription_id: str | None = None
+    tenant: str | None = None
+    since: str = LOWEST
+    until: str = HIGHEST
     after: str | None = None
     only_available: bool = False
     include_payload: bool = False
@@ -41,30 +48,37 @@ class Query:
     def partitions(self) -> list[str]:
         """Return the partitions of the index that have the events."""
         kinds = [of_copies for of_copies, wanted in ((False, self.originals), (True, self.copies)) if wanted]
-        return [
-            partition(status, shard, of_copies=of_copies)
-            for status in self.statuses
-            for shard in range(SHARDS)
-            for of_copies in kinds
-        ]
+        return [key for of_copies in kinds for key in partitions(*self.statuses, of_copies=of_copies)]
 
     def filter(self) -> tuple[str, Values]:
         """Return the filter expression for rows of these partitions, and its values."""
-        conditions = [NOT_EXPIRED]
-        if self.event_type is not None:
-            conditions.append("event_type = :event_type")
-        if self.subscription_id is not None:
-            conditions.append("subscription_id = :subscription_id")
+        conditions: list[str] = [NOT_EXPIRED]
+        values: dict[str, str] = {}
+        for name in ("event_type", "subscription_id", "tenant"):
+            value = getattr(self, name)
+            if value is not None:
+                is_prefix = value.endswith("*")
+                conditions.append(f"begins_with({name}, :{name})" if is_prefix else f"{name} = :{name}")
+                values[f":{name}"] = value.removesuffix("*")
         if self.only_available:
             conditions.append(UNCLAIMED)
-        return " AND ".join(conditions), {":event_type": self.event_type, ":subscription_id": self.subscription_id}
+        return " AND ".join(conditions), values
+
+    def bounds(self) -> tuple[str, str]:
+        """Return the lowest and the highest sort key to read, inclusive."""
+        if self.after is None:
+            return self.since, self.until
+        if self.newest_first:  # the keys before `after`: one that ends with the same character is not
+            before = f"{self.after[:-1]}{chr(ord(self.after[-1]) - 1)}{HIGHEST}"
+            return self.since, min(self.until, before)
+        return max(self.since, f"{self.after} "), self.until
 
     def still_matches(self, event: Event, now: float) -> bool:
         """Return whether an event that the index showed is to be listed as it is by now."""
         return event.status in self.statuses and not (self.only_available and event.is_claimed(now))
 
 
-EVENTS = Query(tuple(Status), newest_first=True)
+EVENTS = Query((Status.PENDING, Status.DELIVERED, Status.FAILED), newest_first=True)
 INBOX = Query(
     (Status.PENDING, Status.FAILED), newest_first=False, copies=False, only_available=True, include_payload=True
 )
@@ -82,45 +96,54 @@ class Page:
         return _encode_cursor(self.after) if self.after else None
 
 
+# The pattern and the description of each parameter, and the fields of Query that it sets.
+PARAMETERS: dict[str, tuple[str, str, Callable[[str], dict[str, Any]]]] = {
+    "cursor": (
+        "([A-Za-z0-9_-]{96})?",
+        "a next_cursor as it was returned",
+        lambda text: {"after": _decode_cursor(text)},
+    ),
+    "event_type": (
+        EVENT_TYPE_OR_PREFIX.pattern,
+        "an event type, or a prefix followed by *",
+        lambda text: {"event_type": text},
+    ),
+    "include": ("payload", "payload", lambda _: {"include_payload": True}),
+    "limit": ("[1-9][0-9]?|100", f"a whole number from 1 to {MAX_LIMIT}", lambda text: {"limit": int(text)}),
+    "order": ("oldest|newest", "oldest or newest", lambda text: {"newest_first": text == "newest"}),
+    "since": (TIMESTAMP, EXPECTED_TIME, lambda text: {"since": _utc(text)}),
+    "source": ("original", "original", lambda _: {"copies": False}),
+    "status": ("|".join(EVENTS.statuses), "pending, delivered or failed", lambda text: {"statuses": (Status(text),)}),
+    "subscription_id": (
+        SUBSCRIPTION_ID.pattern,
+        "sub_ and 32 hexadecimal digits",
+        lambda text: {"subscription_id": text, "originals": False},
+    ),
+    "tenant": (EVENT_TYPE.pattern, "a tenant", lambda text: {"tenant": text}),
+    "until": (TIMESTAMP, EXPECTED_TIME, lambda text: {"until": _utc(text)}),
+}
+INBOX_PARAMETERS = {"cursor", "event_type", "limit", "order", "tenant"}
+
+
 def parse(parameters: Mapping[str, Sequence[str]], query: Query) -> Query:
     """Return EVENTS or INBOX with the parameters of a request; raise InvalidRequestError with every fault."""
-    allowed = PARAMETERS if query.only_available else (*PARAMETERS, "status", "include", "subscription_id", "source")
-    unknown = [name for name in parameters if name not in allowed]
-    errors = [FieldFault(name[:128], "is not a parameter of this listing") for name in unknown]
-    errors += [FieldFault(name, "must be given once") for name in allowed if len(parameters.get(name, ())) > 1]
-
-    def read(name: str, pattern: str, expected: str) -> str | None:
-        text = parameters[name][-1] if name in allowed and name in parameters else None
-        if text is not None and not re.fullmatch(pattern, text):
-            errors.append(FieldFault(name, f"must be {expected}"))
-            return None
-        return text
-
-    status = read("status", "pending|delivered|failed", "pending, delivered or failed")
-    event_type = read("event_type", EVENT_TYPE.pattern, "an event type")
-    subscription_id = read("subscription_id", SUBSCRIPTION_ID.pattern, "sub_ and 32 hexadecimal digits")
-    source = read("source", "original", "original")
-    order = read("order", "oldest|newest", "oldest or newest")
-    limit = read("limit", "[1-9][0-9]?|100", f"a whole number from 1 to {MAX_LIMIT}")
-    include = read("include", "payload", "payload")
-    cursor = read("cursor", "([A-Za-z0-9_-]{96})?", "a next_cursor as it was returned")
-    after = _decode_cursor(cursor) if cursor else None
-    if cursor and after is None:
-        errors.append(FieldFault("cursor", "must be a next_cursor as it was returned"))
+    allowed = INBOX_PARAMETERS if query.only_available else PARAMETERS.keys()
+    errors: list[FieldFault] = []
+    for name, texts in parameters.items():
+        if name not in allowed:
+            errors.append(FieldFault(name[:128], "is not a parameter of this listing"))
+            continue
+        pattern, expected, fields = PARAMETERS[name]
+        try:
+            valid = len(texts) == 1 and re.fullmatch(pattern, texts[0])
+            query = replace(query, **fields(texts[0])) if valid else query
+        except (ValueError, OverflowError):  # a damaged cursor, or a time such as February 30
+            valid = None
+        if not valid:
+            errors.append(FieldFault(name, f"must be {expected}, and given once"))
     if errors:
         raise InvalidRequestError(*errors)
-    return replace(
-        query,
-        statuses=(Status(status),) if status else query.statuses,
-        newest_first=order == "newest" if order else query.newest_first,
-        originals=query.originals and subscription_id is None,
-        copies=query.copies and source is None,
-        limit=int(limit or query.limit),
-        event_type=event_type,
-        subscription_id=subscription_id,
-        after=after,
-        include_payload=query.include_payload or include is not None,
-    )
+    return query
 
 
 def page(services: Services, query: Query) -> Page:
@@ -162,10 +185,12 @@ def _read_partition(
     """Return the next events of a partition, up to one more than the limit, and where it goes on, if it does."""
     rows_needed = query.limit + 1
     condition, values = query.filter()
+    low, high = query.bounds()
+    if low > high:  # DynamoDB refuses such a range
+        return [], None
     pages = services.store.pages(
         partition_key,
-        {**values, ":after": query.after},
-        key_condition=f"sort_key {'<' if query.newest_first else '>'} :after" if query.after else "",
+        {**values, ":low": low, ":high": high},
         first_limit=rows_needed,
         FilterExpression=condition,
         ScanIndexForward=not query.newest_first,
@@ -182,11 +207,20 @@ def _read_partition(
     return events, None
 
 
+def _utc(timestamp: str) -> str:
+    """Return an RFC 3339 time in UTC with microseconds, as sort keys begin; raise ValueError or OverflowError."""
+    date, time = timestamp[:10], timestamp[11:].upper().replace(" ", "+")
+    moment = datetime.fromisoformat(f"{date}T{time}").astimezone(UTC)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
 def _encode_cursor(sort_key: str) -> str:
     return base64.urlsafe_b64encode(f"{sort_key}{zlib.crc32(sort_key.encode()):08x}".encode()).decode()
 
 
 def _decode_cursor(cursor: str) -> str | None:
-    """Return the sort key of a cursor, or None if it is damaged."""
-    sort_key = base64.urlsafe_b64decode(cursor).decode("ascii", "replace")[:-8]
-    return sort_key if _encode_cursor(sort_key) == cursor else None
+    """Return the sort key of a cursor, None of an empty one; raise ValueError if it is damaged."""
+    sort_key = base64.urlsafe_b64decode(cursor).decode("ascii")[:-8]
+    if cursor and _encode_cursor(sort_key) != cursor:
+        raise ValueError
+    return sort_key or None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chalicelib.events import EVENT_ID, Event, compact
-from chalicelib.queue import OutgoingMessage
+from chalicelib.queue import Message
 
 
 class MalformedMessageError(Exception):
@@ -20,23 +20,23 @@ class QueueMessage:
     failed_at: str | None = None
 
 
-def push_message(event: Event) -> OutgoingMessage:
+def push_message(event: Event) -> Message:
     """Return the message that asks for a push."""
-    return OutgoingMessage(compact({"event_id": event.event_id}), {"EventId": event.event_id}, event.group_id)
+    return Message(compact({"event_id": event.event_id}), {"EventId": event.event_id}, event.group_id)
 
 
-def dead_letter(event: Event) -> OutgoingMessage:
+def dead_letter(event: Event) -> Message:
     """Return the DLQ message of an event that carries `reason` and `failed_at`."""
     last = event.attempts[-1] if event.attempts else None
     content: dict[str, Any] = {
         "event_id": event.event_id,
         "reason": event.reason,
         "last_status_code": last.status_code if last else None,
-        "last_error": last.error if last else None,
+        "last_error": event.last_error,
         "delivery_attempts": event.delivery_attempts,
         "failed_at": event.failed_at,
     }
-    return OutgoingMessage(compact(content), {"EventId": event.event_id, "Reason": str(event.reason)}, event.group_id)
+    return Message(compact(content), {"EventId": event.event_id, "Reason": str(event.reason)}, event.group_id)
 
 
 def parse(body: str) -> QueueMessage:

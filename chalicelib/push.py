@@ -87,7 +87,7 @@ class PushClient:
             rule = rule_of(error)
             return PushResult(rule.outcome, _ms_since(started), error=rule.text, timed_out=rule.timed_out)
         status_code, outcome = response.status, outcome_of(response.status)
-        text = _read_text(response)
+        text = _read_text(response)  # type: ignore[arg-type]  # urlopen returns an HTTPResponse
         if outcome is Outcome.DELIVERED:
             return PushResult(outcome, _ms_since(started), status_code)
         wait, error_text = retry_after_seconds(response), f"receiver responded {status_code}"

@@ -16,37 +16,25 @@ DEFAULT_GROUP_ID = "webhook"
 
 
 @dataclass(frozen=True)
-class OutgoingMessage:
-    """A message to send.
+class Message:
+    """A message to send or, with `message_id` and `receipt_handle`, one that was received.
 
-    Of a queue with several groups, SQS delivers those first that have few messages in flight (fair queues).
+    SQS delivers those groups first that have few messages in flight (fair queues). A received message is hidden from
+    other consumers until its visibility timeout ends.
     """
 
     body: str
-    attributes: Mapping[str, str]
-    group_id: str = DEFAULT_GROUP_ID
-
-
-@dataclass(frozen=True)
-class Message:
-    """A received message, hidden from other consumers until its visibility timeout ends."""
-
-    message_id: str
-    receipt_handle: str
-    body: str
     attributes: Mapping[str, str] = field(default_factory=dict)
     group_id: str = DEFAULT_GROUP_ID
+    message_id: str = ""
+    receipt_handle: str = ""
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Message":
         """Return the message of a record that Lambda received."""
         attributes = _texts(record.get("messageAttributes", {}), "stringValue")
         group_id = record.get("attributes", {}).get(GROUP_ID, DEFAULT_GROUP_ID)
-        return cls(record["messageId"], record["receiptHandle"], record["body"], attributes, group_id)
-
-    def outgoing(self) -> OutgoingMessage:
-        """Return the same message, to be sent on."""
-        return OutgoingMessage(self.body, self.attributes, self.group_id)
+        return cls(record["body"], attributes, group_id, record["messageId"], record["receiptHandle"])
 
 
 class Queue:
@@ -57,12 +45,12 @@ class Queue:
         self._url = url
         self.name = url.rsplit("/", 1)[-1]
 
-    def send(self, message: OutgoingMessage, delay_seconds: float = 0) -> None:
+    def send(self, message: Message, delay_seconds: float = 0) -> None:
         """Send a message that becomes visible after `delay_seconds`: 0 to 900, rounded up."""
         parameters = _parameters(message) | {"DelaySeconds": math.ceil(delay_seconds)}
         self._call("send_message", {"event_id": message.attributes.get("EventId")}, **parameters)
 
-    def send_many(self, messages: Sequence[OutgoingMessage]) -> None:
+    def send_many(self, messages: Sequence[Message]) -> None:
         """Send up to BATCH_SIZE messages."""
         entries = [{"Id": str(number), **_parameters(message)} for number, message in enumerate(messages)]
         self._call("send_message_batch", {"count": len(entries)}, Entries=entries)
@@ -79,11 +67,11 @@ class Queue:
         )
         return [
             Message(
-                message["MessageId"],
-                message["ReceiptHandle"],
                 message["Body"],
                 _texts(message.get("MessageAttributes", {}), "StringValue"),
                 message.get("Attributes", {}).get(GROUP_ID, DEFAULT_GROUP_ID),
+                message["MessageId"],
+                message["ReceiptHandle"],
             )
             for message in response.get("Messages", ())
         ]
@@ -127,7 +115,7 @@ class Queue:
         return response
 
 
-def _parameters(message: OutgoingMessage) -> dict[str, Any]:
+def _parameters(message: Message) -> dict[str, Any]:
     values = {name: {"DataType": "String", "StringValue": value} for name, value in message.attributes.items()}
     return {"MessageBody": message.body, "MessageAttributes": values, GROUP_ID: message.group_id}
 

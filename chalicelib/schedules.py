@@ -8,16 +8,14 @@ from chalicelib.aws import CALL_SECONDS
 from chalicelib.events import Status, unix_seconds
 from chalicelib.queue import BATCH_SIZE
 from chalicelib.services import Services
-from chalicelib.store import MESSAGE_GRACE_SECONDS, SHARDS, partition
+from chalicelib.store import MESSAGE_GRACE_SECONDS, partitions
 from chalicelib.telemetry import logger
 
 MAX_SWEPT = 1000  # of each partition in a run
 LONG_QUEUE = 1000  # with so many visible messages most pending events wait in line, and are not lost
 MAX_SWEPT_WHILE_LONG = 100
 SEARCH_SECONDS = 20
-PARTITIONS = [
-    partition(Status.PENDING, shard, of_copies=of_copies) for of_copies in (False, True) for shard in range(SHARDS)
-]
+PARTITIONS = partitions(Status.PENDING) + partitions(Status.PENDING, of_copies=True)
 
 
 def sweep(services: Services, remaining_seconds: float) -> None:
@@ -50,7 +48,7 @@ def publish_depths(services: Services) -> None:
 def _oldest_pending_age(services: Services) -> float:
     """Return seconds, 0 if nothing is pending; raise StorageUnavailableError."""
     deadline = services.clock() + SEARCH_SECONDS
-    found = services.map(lambda shard: services.store.oldest_scheduled(shard, deadline), range(SHARDS))
+    found = services.map(lambda key: services.store.oldest_scheduled(key, deadline), partitions(Status.PENDING))
     ages = [services.clock() - unix_seconds(event.created_at) for event in found if event]
     return round(max(0.0, *ages), 3) if ages else 0.0
 

@@ -1,67 +1,83 @@
 """The collaborators of one container: AWS clients, store, queues, push client. Tests pass their own."""
 
+import math
 import os
 import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import cache, cached_property, lru_cache, partial
 from threading import Lock
 from typing import Any, TypeVar
 
 from chalicelib import settings as environment
 from chalicelib import telemetry
-from chalicelib.aws import make_client, read_secret
-from chalicelib.breaker import Breaker, Breakers
+from chalicelib.aws import ONE_SHORT_TRY, make_client, read_secret
+from chalicelib.breaker import Breaker
+from chalicelib.errors import SettingsError
 from chalicelib.push import PushClient
 from chalicelib.queue import Queue
 from chalicelib.settings import Settings
 from chalicelib.store import EventStore
 from chalicelib.subscriptions import Subscriptions
 
-HANGING_TIMEOUTS = 10  # in a row; with one, a receiver that hangs now and then would be taken for one that always does
+# After so many failures or timeouts in a row the worker stops pushing: one timeout alone may be one push in twenty.
+HANGS = (math.inf, 10)
+MAX_BREAKERS = 2000  # the one used least recently goes
+REFRESH_SECONDS = 300
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class Role(StrEnum):
+    """Who pushes: POST /events while the caller waits, the worker, or the test of a subscription."""
+
+    INLINE = "inline"
+    WORKER = "worker"
+    TEST = "test"
 
 
 @dataclass
 class Services:
     """What outlives a request. AWS clients are created at first use.
 
-    `new_id` returns 32 unique hexadecimal digits; `thread_pool` takes the number of threads.
+    `breakers` returns the breaker of a role and a URL. `new_id` returns 32 unique hexadecimal digits; `thread_pool`
+    takes the number of threads.
     """
 
     settings: Settings
-    make_client: Callable[[str], Any] = make_client
+    make_client: Callable[[str], Any] = field(default_factory=lambda: cache(make_client), repr=False)
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
     random: Callable[[], float] = random.random
     new_id: Callable[[], str] = lambda: os.urandom(16).hex()
     thread_pool: Callable[[int], Executor] = telemetry.thread_pool
     push: PushClient = field(default_factory=PushClient)
-    inline_breakers: Breakers = field(default_factory=Breakers, repr=False)
-    worker_breakers: Breakers = field(default_factory=Breakers, repr=False)
+    breakers: Callable[[Role, str], Breaker] = field(
+        default_factory=lambda: lru_cache(MAX_BREAKERS)(lambda *_: Breaker()), repr=False
+    )
 
     @cached_property
     def store(self) -> EventStore:
-        return EventStore(self._dynamodb, self.settings.events_table_name, clock=self.clock)
+        return EventStore(self.make_client("dynamodb"), self.settings.events_table_name, clock=self.clock)
 
     @cached_property
     def subscriptions(self) -> Subscriptions:
+        dynamodb = self.make_client("dynamodb")
+        return Subscriptions(dynamodb, self.settings, clock=self.clock, parallel_map=self.map)
+
+    def may_push(self, role: Role, url: str) -> bool:
+        """Return whether to push to a destination now. Each role keeps count of its pushes apart."""
         settings = self.settings
-        hosts = settings.subscription_hosts
-        return Subscriptions(self._dynamodb, settings.events_table_name, hosts=hosts, clock=self.clock)
+        max_failures, max_timeouts = (settings.breaker_failures, 1) if role is Role.INLINE else HANGS
+        breaker = self.breakers(role, url)
+        return breaker.allows(self.clock(), max_failures, max_timeouts, settings.breaker_open_seconds)
 
-    def inline_breaker(self, url: str) -> Breaker:
-        """Return what the pushes of POST /events have seen of a destination."""
-        max_failures = self.settings.breaker_failures
-        return self.inline_breakers.get(url, partial(self._new_breaker, max_failures=max_failures, max_timeouts=1))
-
-    def worker_breaker(self, url: str) -> Breaker:
-        """Return what the pushes of the worker have seen of a destination."""
-        make = partial(self._new_breaker, max_failures=float("inf"), max_timeouts=HANGING_TIMEOUTS)
-        return self.worker_breakers.get(url, make)
+    def may_wait(self, url: str) -> bool:
+        """Return whether the worker may wait in process for a destination: not if it failed often in a row."""
+        return self.breakers(Role.WORKER, url).failures < self.settings.breaker_failures
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Return the results of calls made in parallel; raise the first error after all have ended."""
@@ -72,48 +88,53 @@ class Services:
 
     @cached_property
     def inbox(self) -> Queue:
-        return Queue(self._sqs, self.settings.inbox_queue_url)
+        return Queue(self.make_client("sqs"), self.settings.inbox_queue_url)
 
     @cached_property
     def dlq(self) -> Queue:
-        return Queue(self._sqs, self.settings.inbox_dlq_url)
+        return Queue(self.make_client("sqs"), self.settings.inbox_dlq_url)
 
     @cached_property
     def metrics(self) -> telemetry.Metrics:
         return telemetry.Metrics(self.settings.stage, clock=self.clock)
 
-    @cached_property
-    def _dynamodb(self) -> Any:
-        return self.make_client("dynamodb")
-
-    @cached_property
-    def _sqs(self) -> Any:
-        return self.make_client("sqs")
-
-    def _new_breaker(self, *, max_failures: float, max_timeouts: int) -> Breaker:
-        open_seconds = self.settings.breaker_open_seconds
-        return Breaker(
-            max_failures=max_failures, max_timeouts=max_timeouts, open_seconds=open_seconds, clock=self.clock
-        )
-
 
 _services: Services | None = None
+_refresh_at = 0.0
 _lock = Lock()
 
 
 def use(services: Services | None) -> None:
     """Use these services from now on; None: create them from the environment at the next `get`."""
-    global _services  # noqa: PLW0603
-    _services = services
+    global _services, _refresh_at
+    _services, _refresh_at = services, float("inf")
 
 
 def get() -> Services:
-    """Return this container's services; raise SettingsError if the environment is unusable."""
-    global _services  # noqa: PLW0603
+    """Return this container's services; raise SettingsError if the environment is unusable.
+
+    The settings are read again every REFRESH_SECONDS. If that fails, the last ones stay.
+    """
+    global _services, _refresh_at  # noqa: PLW0603
     with _lock:
         if _services is None:
             telemetry.configure("INFO")
             settings = environment.load(os.environ, read_secret)
             telemetry.configure(settings.log_level)
             _services = Services(settings)
+            _refresh_at = _services.clock() + REFRESH_SECONDS
+        elif _services.clock() >= _refresh_at:
+            _refresh_at = _services.clock() + REFRESH_SECONDS
+            _services = _refresh(_services)
         return _services
+
+
+def _refresh(services: Services) -> Services:
+    """Return services with the settings of now, which share connections and breakers with the given ones."""
+    try:
+        settings = environment.load(os.environ, partial(read_secret, config=ONE_SHORT_TRY))
+    except SettingsError as error:
+        telemetry.logger.warning("settings not read again", extra={"error": str(error)})
+        return services
+    telemetry.configure(settings.log_level)
+    return services if settings == services.settings else replace(services, settings=settings)

@@ -9,17 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, TypeVar, cast
 
-from chalicelib.auth import ApiKey, Scope
+from chalicelib.auth import DEFAULT_SCOPES, ApiKey, Scope
+from chalicelib.errors import SettingsError
 from chalicelib.retry import DAY_SECONDS, RetryPolicy
 from chalicelib.targets import AllowedHosts, InvalidValueError, parse_push_url
 
-API_KEYS = "must be name:sha256hex[:scope+scope], separated by commas, with the scopes produce and consume"
+API_KEYS = "must be name:sha256hex[:scope+scope], separated by commas, with the scopes produce, consume and erase"
 
 T = TypeVar("T")
-
-
-class SettingsError(Exception):
-    """One line that names each missing or unusable variable and what it should be."""
 
 
 def _matching(pattern: str, expected: str) -> Callable[[str], str]:
@@ -32,7 +29,7 @@ def _matching(pattern: str, expected: str) -> Callable[[str], str]:
 
 
 def _number(kind: type[T], minimum: float, maximum: float) -> Callable[[str], T]:
-    pattern, expected = (r"[0-9]{1,9}", "an integer") if kind is int else (r"[0-9]*\.?[0-9]+", "a number of seconds")
+    pattern, expected = (r"[0-9]{1,9}", "an integer") if kind is int else (r"[0-9]*\.?[0-9]+", "a number")
 
     def parse(text: str) -> T:
         if not re.fullmatch(pattern, text) or not minimum <= float(text) <= maximum:
@@ -59,7 +56,7 @@ def _api_keys(text: str) -> tuple[ApiKey, ...]:
 
 def _api_key(entry: str) -> ApiKey:
     match = re.fullmatch(r"([^:]{1,64}):([0-9a-fA-F]{64})(?::([a-z+]+))?", entry)
-    scopes = match[3].split("+") if match and match[3] else list(Scope)
+    scopes = match[3].split("+") if match and match[3] else list(DEFAULT_SCOPES)
     if not match or not match[1].isprintable() or not set(scopes) <= set(Scope):
         raise InvalidValueError(API_KEYS)
     return ApiKey(match[1], match[2].lower(), frozenset(Scope(scope) for scope in scopes))
@@ -104,6 +101,7 @@ class Settings:
     breaker_failures: int = _setting("BREAKER_FAILURES", _number(int, 1, 1_000_000), 3)
     breaker_open_seconds: float = _setting("BREAKER_OPEN_SECONDS", _number(float, 0, DAY_SECONDS), 30.0)
     event_retention_days: int = _setting("EVENT_RETENTION_DAYS", _number(int, 1, 3650), 30)
+    subscription_disable_days: float = _setting("SUBSCRIPTION_DISABLE_DAYS", _number(float, 0, 3650), 3.0)
     stage: str = _setting("STAGE", _matching(r"[A-Za-z0-9-]{1,32}", "must be 1 to 32 of A-Z a-z 0-9 -"), "dev")
     log_level: str = _setting("LOG_LEVEL", lambda text: LOG_LEVEL(text.upper()), "INFO")
     worker_batch_window_seconds: int = _setting("WORKER_BATCH_WINDOW_SECONDS", _number(int, 0, 60), 5)

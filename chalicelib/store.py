@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
 from chalicelib.errors import AWS_ERRORS, StorageUnavailableError, error_code
-from chalicelib.events import COPY_PREFIX, DeliveredVia, Event, Status, compact, rfc3339
+from chalicelib.events import DeliveredVia, Event, Status, compact, is_copy_id, rfc3339
 from chalicelib.telemetry import logger
 
 INDEX = "status-index"
@@ -25,7 +25,7 @@ REQUIRED_MEMBERS = {"query": "Count", "batch_get_item": "Responses"}
 CLAIM_SECONDS = 60  # more than the worker's timeout of 50 s: the holder of an expired claim has ended
 MESSAGE_GRACE_SECONDS = 60  # how late a message may be before the sweep sends another
 
-EXISTS = "attribute_exists(event_id) AND expires_at > :now_seconds"  # TTL deletes up to days late
+EXISTS = "attribute_exists(status_shard) AND expires_at > :now_seconds"  # not erased; TTL deletes up to days late
 ABSENT = "attribute_not_exists(event_id) OR expires_at <= :now_seconds"
 UNCLAIMED = "(attribute_not_exists(claimed_until) OR claimed_until < :now)"
 PENDING = f"{EXISTS} AND #status = :pending"
@@ -38,9 +38,12 @@ REPLAYABLE = f"{EXISTS} AND {UNCLAIMED}"
 REDRIVABLE = f"{REPLAYABLE} AND #status = :failed AND failed_at = :failed_at"
 OVERDUE = f"{PENDING} AND requeue_at = :seen"
 
+ERASABLE = f"attribute_exists(event_id) AND {UNCLAIMED}"
 UNPUSHED_SOURCE = f"{PENDING} AND attribute_not_exists(next_attempt_at) AND contains(copies, :copy_id)"
 NOT_EXPIRED = "expires_at > :now_seconds"
 DUE_TO_REQUEUE = f"{NOT_EXPIRED} AND requeue_at <= :now AND next_attempt_at <= :now"
+
+LOWEST, HIGHEST = "0", "~"  # sort keys begin with a digit
 
 CLEAR_SCHEDULE: dict[str, None] = {"next_attempt_at": None, "requeue_at": None}
 
@@ -54,11 +57,12 @@ Item = dict[str, dict[str, Any]]  # in DynamoDB's format
 class WriteResult:
     """Whether a conditional write was applied, by any of boto3's tries, and the event as it is now.
 
-    The event is None if it is absent or expired, or if the write returns nothing.
+    The event is None if it is absent, expired or being erased (`is_erased`), or if the write returns nothing.
     """
 
     applied: bool
     event: Event | None = None
+    is_erased: bool = False
 
 
 class Table:
@@ -70,22 +74,16 @@ class Table:
         self._clock = clock
 
     def pages(
-        self,
-        partition: str,
-        values: Values,
-        *,
-        key_condition: str = "",
-        first_limit: int | None = None,
-        **parameters: Any,
+        self, partition: str, values: Values | None = None, *, first_limit: int | None = None, **parameters: Any
     ) -> Iterator[dict[str, Any]]:
-        """Yield the responses of a query for a partition of the index.
+        """Yield the responses of a query for the sort keys from `:low` to `:high` in a partition of the index.
 
         The first page evaluates at most `first_limit` rows, the others 1 MB: what a filter leaves out is passed over in
-        few calls. `key_condition` is about the sort key.
+        few calls.
         """
-        condition = " AND ".join(filter(None, ("status_shard = :partition", key_condition)))
+        condition = "status_shard = :partition AND sort_key BETWEEN :low AND :high"
         _, placeholders = _placeholders(f"{condition} {parameters.get('FilterExpression', '')}")
-        known = {**self._known_values(), ":partition": partition, **values}
+        known = {**self._known_values(), ":partition": partition, ":low": LOWEST, ":high": HIGHEST, **(values or {})}
         parameters["IndexName"] = INDEX
         parameters["KeyConditionExpression"] = condition
         parameters["ExpressionAttributeValues"] = serialize({name: known[name] for name in placeholders})
@@ -124,6 +122,9 @@ class Table:
             UpdateExpression=" ".join(f"{verb} {clause}" for verb, clause in clauses.items() if clause),
             **parameters,
         )
+
+    def _delete(self, key: str, condition: str, values: Values | None = None) -> tuple[bool, Item | None]:
+        return self._write("delete_item", condition, values or {}, Key=serialize({"event_id": key}))
 
     def _write(self, operation: str, condition: str, values: Values, **parameters: Any) -> tuple[bool, Item | None]:
         """Make a conditional write; return whether its condition held, and the item.
@@ -312,27 +313,45 @@ class EventStore(Table):
         """Postpone `requeue_at` of an overdue event by `seconds` from now: of several sweeps, one succeeds."""
         return self._change(event_id, OVERDUE, {"requeue_at": self._after(seconds)}, {":seen": requeue_at})
 
-    def delete(self, event: Event) -> None:
-        """Delete a copy under its claim, if it is still held: its subscription is gone."""
-        key = serialize({"event_id": event.event_id})
-        self._write("delete_item", "claim_id = :mine", {":mine": event.claim_id}, Key=key)
+    def delete(self, event: Event) -> WriteResult:
+        """Delete a copy under its claim, if that still holds it."""
+        return WriteResult(self._delete(event.event_id, "claim_id = :mine", {":mine": event.claim_id})[0])
+
+    def mark_erased(self, event_id: str) -> WriteResult:
+        """Make an unclaimed event absent for everybody but an eraser, and remove its content.
+
+        Its copies stay listed, so that the erasure can be repeated after a crash. The result has the event either way.
+        """
+        content = dict.fromkeys(("status_shard", "content", "attempts", "last_error"))
+        changes = {"status": Status.ERASED, **content}
+        applied, item = self._update(event_id, ERASABLE, changes, ReturnValues="ALL_NEW")
+        return WriteResult(applied, Event.from_item(item) if item else None)
+
+    def delete_unclaimed(self, event_id: str) -> bool:
+        """Delete an event that nobody holds; return whether it is gone."""
+        applied, current = self._delete(event_id, ERASABLE)
+        return applied or current is None
+
+    def delete_erased(self, event_id: str) -> None:
+        """Delete what `mark_erased` left of an event."""
+        self._delete(event_id, "#status = :erased", {":erased": Status.ERASED})
 
     def overdue(self, partition: str, limit: int) -> Iterator[Event]:
         """Yield up to `limit` pending events of a partition that are due and that nobody will push, oldest first."""
-        pages = self.pages(partition, {}, FilterExpression=DUE_TO_REQUEUE)
+        pages = self.pages(partition, FilterExpression=DUE_TO_REQUEUE)
         return islice((Event.from_item(row) for page in pages for row in page["Items"]), limit)
 
     def count_overdue(self, partition: str) -> int:
         """Return how many events `overdue` would yield without a limit."""
-        return sum(page["Count"] for page in self.pages(partition, {}, FilterExpression=DUE_TO_REQUEUE, Select="COUNT"))
+        return sum(page["Count"] for page in self.pages(partition, FilterExpression=DUE_TO_REQUEUE, Select="COUNT"))
 
-    def oldest_scheduled(self, shard: int, deadline: float) -> Event | None:
-        """Return the pending event of a shard that was created first, copies and events that are not pushed left out.
+    def oldest_scheduled(self, partition: str, deadline: float) -> Event | None:
+        """Return the event of a partition that was created first, those that are not pushed left out.
 
         Raises StorageUnavailableError if the search does not end by `deadline` (Unix seconds).
         """
         condition = f"{NOT_EXPIRED} AND attribute_exists(next_attempt_at)"
-        for page in self.pages(partition(Status.PENDING, shard), {}, FilterExpression=condition):
+        for page in self.pages(partition, FilterExpression=condition):
             if page["Items"]:
                 return Event.from_item(page["Items"][0])
             if self._clock() > deadline:
@@ -341,7 +360,11 @@ class EventStore(Table):
 
     def get(self, event_id: str) -> Event | None:
         """Return the event, read consistently, or None."""
-        return self._unexpired(self._get(event_id))
+        return self.find(event_id).event
+
+    def find(self, event_id: str) -> WriteResult:
+        """Return the event, read consistently, as a write that is not applied does."""
+        return self._result((False, self._get(event_id)), None)
 
     def get_many(self, event_ids: Sequence[str]) -> dict[str, Event]:
         """Return those of up to 100 events that exist, by id, read consistently."""
@@ -366,17 +389,22 @@ class EventStore(Table):
         applied, item = written
         if applied:
             return WriteResult(True, Event.from_item(item) if item else None)
-        current = self._unexpired(item)
-        return WriteResult(bool(current and claim_id and current.claim_id == claim_id), current)
+        current, is_erased = self._unexpired(item), bool(item and item["status"]["S"] == Status.ERASED)
+        return WriteResult(bool(current and claim_id and current.claim_id == claim_id), current, is_erased)
 
     def _unexpired(self, item: Any) -> Event | None:
-        event = Event.from_item(item) if item else None
+        event = Event.from_item(item) if item and item["status"]["S"] != Status.ERASED else None
         return event if event and event.expires_at > int(self._clock()) else None
 
 
 def partition(status: Status, shard: int, *, of_copies: bool = False) -> str:
     """Return the partition key of the index for a status and a shard, 0 to SHARDS - 1. Copies have their own."""
     return f"{'copy-' if of_copies else ''}{status}#{shard}"
+
+
+def partitions(*statuses: Status, of_copies: bool = False) -> list[str]:
+    """Return the partition keys of all shards."""
+    return [partition(status, shard, of_copies=of_copies) for status in statuses for shard in range(SHARDS)]
 
 
 def serialize(values: Values) -> Item:
@@ -392,7 +420,7 @@ def _serialize(value: str | int | bytes) -> dict[str, Any]:
 
 def _status_attributes(event_id: str, status: Status) -> Values:
     shard = zlib.crc32(event_id.encode()) % SHARDS
-    return {"status": status, "status_shard": partition(status, shard, of_copies=event_id.startswith(COPY_PREFIX))}
+    return {"status": status, "status_shard": partition(status, shard, of_copies=is_copy_id(event_id))}
 
 
 def _item(event: Event) -> Values:

@@ -1,27 +1,52 @@
 """Subscriptions (REST Hooks): who gets a copy of which events."""
 
+import base64
 import hashlib
+import hmac
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from chalicelib.errors import ApiError, FieldFault, InvalidRequestError
-from chalicelib.events import EVENT_TYPE, compact
-from chalicelib.store import Table, serialize
-from chalicelib.targets import AllowedHosts
+from chalicelib.errors import ApiError
+from chalicelib.events import EVENT_TYPE_OR_PREFIX, compact
+from chalicelib.retry import DAY_SECONDS
+from chalicelib.settings import Settings
+from chalicelib.store import Item, Table, serialize
 from chalicelib.telemetry import logger
-from chalicelib.validation import parse_object
+from chalicelib.validation import Check, check_event_type, is_list, matches, must, parse_object
 
 SUBSCRIPTION_ID = re.compile(r"sub_[0-9a-f]{32}")
-PARTITION = "subscription"
-MAX_SUBSCRIPTIONS = 100
-MAX_EVENT_TYPES = 50  # one page of a query, 1 MB, holds all subscriptions
+MAX_SUBSCRIPTIONS = 100  # of each tenant
+MAX_EVENT_TYPES = 50  # one page of a query, 1 MB, holds all subscriptions of a tenant
 MAX_URL_LENGTH = 2048
+MAX_NAME_LENGTH = 100
+MAX_CACHED_LISTS = 1000
 CACHE_SECONDS = 10
-EventTypes = tuple[str, ...] | None
+EventTypes = list[str] | None
+
+EXISTS = "attribute_exists(event_id)"
+ABSENT = "attribute_not_exists(event_id)"
+SAME = "sort_key = :sort_key"  # has the time of creation: not one that was made anew since
+ENABLED = f"{SAME} AND attribute_not_exists(disabled_at)"
+NOT_FAILING = f"{ENABLED} AND (attribute_not_exists(failing_since) OR last_dead_letter_at < :long_ago)"
+FAILING = f"{ENABLED} AND failing_since = :failing_since"
+
+OPTIONAL_MEMBERS: dict[str, Check] = {
+    "event_types": must(
+        f"a list of 1 to {MAX_EVENT_TYPES} event types or prefixes followed by *",
+        lambda value: is_list(value, MAX_EVENT_TYPES, partial(matches, EVENT_TYPE_OR_PREFIX)),
+    ),
+    "tenant": check_event_type,
+    "name": must(
+        f"1 to {MAX_NAME_LENGTH} printable characters",
+        lambda value: isinstance(value, str) and 1 <= len(value) <= MAX_NAME_LENGTH and value.isprintable(),
+    ),
+}
+ENABLE: dict[str, None] = {"failing_since": None, "disabled_at": None, "last_dead_letter_at": None}
 
 
 @dataclass(frozen=True)
@@ -31,23 +56,23 @@ class Subscription:
     subscription_id: str
     target_url: str
     event_types: EventTypes
+    tenant: str | None
+    name: str | None
     created_at: str
     created_by: str
+    failing_since: str | None
+    disabled_at: str | None
 
     @classmethod
-    def from_item(cls, item: Mapping[str, Mapping[str, str]]) -> "Subscription":
-        types = item.get("event_types")
-        return cls(
-            item["event_id"]["S"],
-            item["target_url"]["S"],
-            tuple(json.loads(types["S"])) if types else None,
-            item["sort_key"]["S"].split("#")[0],
-            item["created_by"]["S"],
-        )
+    def from_item(cls, item: Mapping[str, Mapping[str, Any]]) -> "Subscription":
+        values: dict[str, Any] = {name: value["S"] for name, value in item.items()}
+        values["created_at"], values["subscription_id"] = values["sort_key"].split("#")
+        values |= json.loads(values["event_types"])  # has the name, too: an index projects 20 attributes at most
+        known: Any = {field.name: values.get(field.name) for field in fields(cls)}
+        return cls(**known)
 
     @property
     def sort_key(self) -> str:
-        """The sort key of the index: creation time, then id. It tells a subscription from one made anew."""
         return f"{self.created_at}#{self.subscription_id}"
 
     def matches(self, event_type: str) -> bool:
@@ -57,121 +82,181 @@ class Subscription:
             for entry in self.event_types
         )
 
-    def to_json(self) -> str:
-        """Return the subscription as callers see it."""
-        members = {
-            "subscription_id": self.subscription_id,
-            "target_host": urlsplit(self.target_url).hostname,
-            "event_types": self.event_types,
-            "created_at": self.created_at,
-            "created_by": self.created_by,
-        }
-        return compact(members)
+    def secrets(self, signing_secrets: Iterable[bytes]) -> tuple[bytes, ...]:
+        """Return the secrets that its copies are signed with, one derived from each signing secret."""
+        text = f"{self.subscription_id}.{self.created_at}".encode()
+        return tuple(hmac.digest(secret, text, hashlib.sha256) for secret in signing_secrets)
+
+    def to_json(self, **more: Any) -> str:
+        """Return the subscription as callers see it, with `more` members."""
+        members = {name: value for name, value in vars(self).items() if name != "target_url"}
+        return compact({**members, "target_host": urlsplit(self.target_url).hostname, **more})
+
+    def to_json_with_secret(self, signing_secrets: Iterable[bytes]) -> str:
+        """Return the subscription with its `secret`, None without signing secrets."""
+        encoded = ["whsec_" + base64.b64encode(secret).decode() for secret in self.secrets(signing_secrets)]
+        return self.to_json(secret=encoded[0] if encoded else None)
 
 
 class Subscriptions(Table):
-    """The subscriptions of a stage, in the table of events. `hosts` are those that targets may be on."""
+    """The subscriptions of a stage, in the table of events."""
 
-    def __init__(self, client: Any, name: str, *, hosts: AllowedHosts, clock: Callable[[], float]) -> None:
-        super().__init__(client, name, clock=clock)
-        self._hosts = hosts
-        self._cached: tuple[Subscription, ...] = ()
-        self._cached_until = 0.0
+    def __init__(
+        self, client: Any, settings: Settings, *, clock: Callable[[], float], parallel_map: Callable[..., Any]
+    ) -> None:
+        super().__init__(client, settings.events_table_name, clock=clock)
+        self._hosts = settings.subscription_hosts
+        self._disable_seconds = settings.subscription_disable_days * DAY_SECONDS
+        self._map = parallel_map
+        self._lists = lru_cache(MAX_CACHED_LISTS)(lambda tenant, _period: self.of_tenant(tenant))
+        self._candidates = lru_cache(MAX_CACHED_LISTS)(self._read_candidates)
 
-    def create(self, target_url: str, event_types: EventTypes, created_by: str) -> tuple[Subscription, bool]:
-        """Store a subscription; return it, and whether it is new: the same key, URL and types make the same one.
+    def create(
+        self,
+        created_by: str,
+        target_url: str,
+        event_types: EventTypes = None,
+        tenant: str | None = None,
+        name: str | None = None,
+    ) -> tuple[Subscription, bool]:
+        """Store a subscription; return it, and whether it is new.
 
-        Raises ApiError 409 if there are MAX_SUBSCRIPTIONS already. Concurrent calls may exceed that limit slightly.
+        The same key, URL, types and tenant make the same one, which is enabled, and takes a new name. Raises ApiError
+        409 if there are MAX_SUBSCRIPTIONS of the tenant. Concurrent calls may exceed that limit slightly.
         """
         types = compact(sorted(set(event_types))) if event_types is not None else None
-        digest = hashlib.sha256(f"{created_by}\0{target_url}\0{types}".encode()).hexdigest()
-        subscription_id = f"sub_{digest[:32]}"
-        if existing := self._get(subscription_id):  # a put alone would count an existing one against the limit
-            return Subscription.from_item(existing), False
-        if len(self.all()) >= MAX_SUBSCRIPTIONS:
-            raise ApiError(409, f"There are {MAX_SUBSCRIPTIONS} subscriptions; delete one first.")
+        text = "\0".join((created_by, tenant or "", target_url, str(types)))
+        subscription_id = f"sub_{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+        described = compact({"event_types": event_types, "name": name})
+        changes = {"event_types": described} if name is not None else {}
+        if existing := self.enable(subscription_id, **changes):
+            return existing, False
+        if len(self.of_tenant(tenant)) >= MAX_SUBSCRIPTIONS:
+            detail = f"There are {MAX_SUBSCRIPTIONS} subscriptions; delete one first."
+            raise ApiError(409, "too_many_subscriptions", detail)
         item = serialize(
             {
                 "event_id": subscription_id,
-                "status_shard": PARTITION,
+                "status_shard": _partition(tenant),
                 "sort_key": f"{self._after(0)}#{subscription_id}",
                 "target_url": target_url,
-                "event_types": compact(event_types) if event_types is not None else None,
+                "event_types": described,
+                "tenant": tenant,
                 "created_by": created_by,
             }
         )
-        applied, current = self._write("put_item", "attribute_not_exists(event_id)", {}, Item=item)
-        self._cached_until = 0.0
+        applied, current = self._write("put_item", ABSENT, {}, Item=item)
+        self._forget()
         return Subscription.from_item(current or item), applied
+
+    def enable(self, subscription_id: str, **changes: str) -> Subscription | None:
+        """Enable a subscription, with other `changes`; return it, or None if there is none."""
+        self._forget()
+        applied, item = self._update(subscription_id, EXISTS, {**ENABLE, **changes}, ReturnValues="ALL_NEW")
+        return Subscription.from_item(item) if applied and item else None
 
     def delete(self, subscription_id: str) -> None:
         """Delete a subscription, if it exists."""
-        self._cached_until = 0.0
+        self._forget()
         self._call("delete_item", Key=serialize({"event_id": subscription_id}))
 
     def end(self, subscription: Subscription) -> bool:
         """Delete this subscription, whose target asked for it, not one made anew since; return whether it is gone."""
-        self._cached_until = 0.0
-        key = serialize({"event_id": subscription.subscription_id})
-        seen = {":sort_key": subscription.sort_key}
-        applied, current = self._write("delete_item", "sort_key = :sort_key", seen, Key=key)
+        self._forget()
+        applied, current = self._delete(subscription.subscription_id, SAME, {":sort_key": subscription.sort_key})
         if applied:
             logger.warning("subscription ended by its target", extra={"subscription_id": subscription.subscription_id})
         return applied or current is None
 
-    def all(self) -> tuple[Subscription, ...]:
-        """Return all subscriptions, the oldest first."""
-        return tuple(Subscription.from_item(row) for page in self.pages(PARTITION, {}) for row in page["Items"])
+    def record_delivery(self, subscription: Subscription) -> None:
+        """Record that a subscription that was failing, as far as the recent list shows, is not."""
+        if subscription.failing_since is not None:
+            self._change(subscription, FAILING, {"failing_since": None, "last_dead_letter_at": None})
 
-    def matching(self, event_type: str) -> list[Subscription]:
-        """Return the subscriptions that get events of this type, from a list that is at most CACHE_SECONDS old.
+    def record_dead_letter(self, subscription: Subscription) -> bool:
+        """Record a dead letter of a subscription; return whether that disables it.
 
-        Those whose host is no longer allowed are left out.
+        It is disabled by one that comes SUBSCRIPTION_DISABLE_DAYS or more after `failing_since`, which is set by the
+        first dead letter, and set anew if the one before was longer ago than that.
         """
-        matching = [subscription for subscription in self._recent() if subscription.matches(event_type)]
-        return [subscription for subscription in matching if not self.fault(subscription)]
+        now, long_ago = self._after(0), self._after(-self._disable_seconds)
+        failing = {"failing_since": now, "last_dead_letter_at": now}
+        applied, current = self._change(subscription, NOT_FAILING, failing, {":long_ago": long_ago})
+        if applied or current is None or "failing_since" not in current:
+            return False
+        failing_since: str = current["failing_since"]["S"]
+        is_disabled = failing_since <= long_ago
+        changes = {"last_dead_letter_at": now, **({"disabled_at": now} if is_disabled else {})}
+        applied, current = self._change(subscription, FAILING, changes, {":failing_since": failing_since})
+        # If the response of boto3's first try was lost, the second one finds its own time.
+        is_disabled &= applied or (current or {}).get("disabled_at") == {"S": now}
+        if is_disabled:
+            logger.warning("subscription disabled", extra={"subscription_id": subscription.subscription_id})
+        return is_disabled
 
-    def fault(self, subscription: Subscription) -> str | None:
-        """Return why nothing may be pushed to a subscription any more, or None."""
-        return self._hosts.fault(subscription.target_url)
+    def of_tenant(self, tenant: str | None) -> tuple[Subscription, ...]:
+        """Return the subscriptions of a tenant, or those without one, the oldest first."""
+        pages = self.pages(_partition(tenant))
+        return tuple(Subscription.from_item(row) for page in pages for row in page["Items"])
 
-    def find(self, subscription_id: str) -> Subscription | None:
-        """Return a subscription, from the recent list or else read consistently, or None if it is gone."""
-        recent = {subscription.subscription_id: subscription for subscription in self._recent()}
-        if subscription_id in recent:
-            return recent[subscription_id]
+    def recent(self, tenant: str | None) -> tuple[Subscription, ...]:
+        """Return the same from a list that is at most CACHE_SECONDS old."""
+        found: tuple[Subscription, ...] = self._lists(tenant, self._period())
+        return found
+
+    def matching(self, event_type: str, tenant: str | None) -> list[Subscription]:
+        """Return the subscriptions that get a copy, from recent lists: the tenant's, and those without one."""
+        candidates = self._candidates(tenant, self._period())
+        return [subscription for subscription in candidates if subscription.matches(event_type)]
+
+    def get(self, subscription_id: str) -> Subscription | None:
+        """Return a subscription, read consistently, or None."""
         item = self._get(subscription_id)
         return Subscription.from_item(item) if item else None
 
-    def _recent(self) -> tuple[Subscription, ...]:
-        now = self._clock()
-        if now >= self._cached_until:
-            self._cached = self.all()
-            self._cached_until = now + CACHE_SECONDS
-        return self._cached
+    def find(self, subscription_id: str, tenant: str | None) -> Subscription | None:
+        """Return the subscription that an event of a tenant was copied for, or None if it is gone.
+
+        It comes from a recent list, or else is read consistently, as one is that the list shows as disabled.
+        """
+        for listed_tenant in dict.fromkeys((tenant, None)):
+            for subscription in self.recent(listed_tenant):
+                if subscription.subscription_id == subscription_id and subscription.disabled_at is None:
+                    return subscription
+        return self.get(subscription_id)
+
+    def _read_candidates(self, tenant: str | None, _period: float) -> list[Subscription]:
+        lists = self._map(self.recent, list(dict.fromkeys((None, tenant))))
+        found = [subscription for listed in lists for subscription in listed]
+        return [each for each in found if each.disabled_at is None and not self._hosts.fault(each.target_url)]
+
+    def _period(self) -> float:
+        return self._clock() // CACHE_SECONDS
+
+    def _forget(self) -> None:
+        self._lists.cache_clear()
+        self._candidates.cache_clear()
+
+    def _change(
+        self, subscription: Subscription, condition: str, changes: Mapping[str, str | None], values: Any = None
+    ) -> tuple[bool, Item | None]:
+        """Change this subscription, not one that was made anew since."""
+        seen = {":sort_key": subscription.sort_key, ":failing_since": subscription.failing_since, **(values or {})}
+        return self._update(subscription.subscription_id, condition, changes, seen)
 
 
-def parse_subscription(body: bytes, hosts: AllowedHosts) -> tuple[str, EventTypes]:
-    """Return target URL and event types of the body of POST /subscriptions; raise InvalidRequestError."""
-    document, _, errors = parse_object(body, ("target_url", "event_types"))
-    target_url, event_types = document.get("target_url"), document.get("event_types")
-    if target_url is None:
-        errors.append(FieldFault("target_url", "is required"))
-    elif not isinstance(target_url, str) or len(target_url) > MAX_URL_LENGTH:
-        errors.append(FieldFault("target_url", f"must be a URL of at most {MAX_URL_LENGTH} characters"))
-    elif fault := hosts.fault(target_url):
-        errors.append(FieldFault("target_url", fault))
-    if event_types is not None and not _are_event_types(event_types):
-        expected = f"must be a list of 1 to {MAX_EVENT_TYPES} event types or prefixes followed by *"
-        errors.append(FieldFault("event_types", expected))
-    if errors:
-        raise InvalidRequestError(*errors)
-    return document["target_url"], tuple(event_types) if event_types is not None else None
+def parse_subscription(body: bytes, settings: Settings) -> dict[str, Any]:
+    """Return the members of the body of POST /subscriptions; raise InvalidRequestError with every fault."""
+
+    def check_url(value: Any) -> str | None:
+        if not isinstance(value, str) or len(value) > MAX_URL_LENGTH:
+            return f"must be a URL of at most {MAX_URL_LENGTH} characters"
+        return settings.subscription_hosts.fault(value)
+
+    members = {"target_url": check_url, **OPTIONAL_MEMBERS}
+    document, _ = parse_object(body, members, ("target_url",))
+    return document
 
 
-def _are_event_types(value: Any) -> bool:
-    if not isinstance(value, list) or not 1 <= len(value) <= MAX_EVENT_TYPES:
-        return False
-    return all(
-        isinstance(entry, str) and (entry == "*" or EVENT_TYPE.fullmatch(entry.removesuffix("*"))) for entry in value
-    )
+def _partition(tenant: str | None) -> str:
+    return "subscription" if tenant is None else f"subscription#{tenant}"

@@ -16,7 +16,10 @@ from chalicelib.events import rfc3339
 logger = logging.getLogger("triggers_api")
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)  # its messages contain the webhook URL
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+_collected: ContextVar[dict[str, float] | None] = ContextVar("collected", default=None)
 _RECORD_ATTRIBUTES = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName"}
+
+_encode = json.JSONEncoder(default=str, separators=(",", ":")).encode  # json.dumps would build one for each line
 
 NAMESPACE = "TriggersApi"
 UNITS = {"PushDuration": "Milliseconds", "DeliveryLatency": "Milliseconds", "OldestPendingAge": "Seconds"}
@@ -36,7 +39,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return _encode(line)
 
 
 class StdoutHandler(logging.Handler):
@@ -88,12 +91,28 @@ class Metrics:
         self._stage = stage
         self._clock = clock
 
+    @contextlib.contextmanager
+    def one_line(self) -> Iterator[None]:
+        """Write all that this thread emits in this context as one line. No name may be emitted twice."""
+        values: dict[str, float] = {}
+        token = _collected.set(values)
+        try:
+            yield
+        finally:
+            _collected.reset(token)
+            if values:
+                self.emit(**values)
+
     def emit(self, **values: float) -> None:
         """Write one line with `values`, in the units of UNITS, or else counts."""
+        collected = _collected.get()
+        if collected is not None:
+            collected.update(values)
+            return
         directive = {
             "Namespace": NAMESPACE,
             "Dimensions": [["Stage"]],
             "Metrics": [{"Name": name, "Unit": UNITS.get(name, "Count")} for name in values],
         }
         metadata = {"Timestamp": int(self._clock() * 1000), "CloudWatchMetrics": [directive]}
-        write_line(json.dumps({"_aws": metadata, "Stage": self._stage, **values}))
+        write_line(_encode({"_aws": metadata, "Stage": self._stage, **values}))

@@ -2,18 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from chalicelib.errors import ApiError, FieldFault, InvalidRequestError
-from chalicelib.events import EVENT_TYPE, compact
+from chalicelib.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError
+from chalicelib.events import EVENT_ID, EVENT_TYPE, compact
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_DEPTH = 100
 MAX_LEASED_EVENTS = 100
 MAX_LEASE_SECONDS = 3600
-EVENT_TYPE_RULE = "must be 1 to 128 characters of A-Z a-z 0-9 . _ - : /"
+
+Check = Callable[[Any], str | None]  # returns what a value must be, unless it is
 
 _encode_canonically = json.JSONEncoder(
     ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False
@@ -22,12 +25,17 @@ _encode_canonically = json.JSONEncoder(
 
 @dataclass(frozen=True)
 class NewEvent:
-    """A valid body of POST /events. `payload` and `metadata` are compact JSON; equal JSON has an equal `body_hash`."""
+    """A valid body of POST /events. `payload` and `metadata` are compact JSON; equal JSON has an equal `body_hash`.
+
+    There is a `body_hash` only with an `idempotency_key`.
+    """
 
     event_type: str
     payload: str
     metadata: str
-    body_hash: str
+    tenant: str | None
+    idempotency_key: str | None = None
+    body_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -37,71 +45,115 @@ class LeaseRequest:
     limit: int = 10
     lease_seconds: int = 300
     event_type: str | None = None
+    tenant: str | None = None
 
 
-def parse_new_event(body: bytes, header_errors: Sequence[FieldFault] = ()) -> NewEvent:
-    """Return the event in `body`; `header_errors` are reported together with the faults of the body.
+def must(be: str, is_valid: Callable[[Any], bool]) -> Check:
+    """Return the check that a value `is_valid`."""
+    return lambda value: None if is_valid(value) else f"must be {be}"
+
+
+def matches(pattern: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def is_list(value: object, maximum: int, is_valid: Callable[[Any], bool]) -> bool:
+    """Return whether `value` is a list of 1 to `maximum` values that are valid."""
+    return isinstance(value, list) and 1 <= len(value) <= maximum and all(map(is_valid, value))
+
+
+def _integer(maximum: int) -> Check:
+    numbers = range(1, maximum + 1)
+    return must(f"an integer from 1 to {maximum}", lambda value: not isinstance(value, bool) and value in numbers)
+
+
+check_event_type = must("1 to 128 characters of A-Z a-z 0-9 . _ - : /", partial(matches, EVENT_TYPE))
+EVENT_MEMBERS: dict[str, Check] = {
+    "event_type": check_event_type,
+    "payload": must("a JSON object", lambda value: isinstance(value, dict)),
+    "metadata": must("a JSON object or null", lambda value: isinstance(value, dict)),
+    "tenant": check_event_type,
+}
+LEASE_MEMBERS: dict[str, Check] = {
+    "limit": _integer(MAX_LEASED_EVENTS),
+    "lease_seconds": _integer(MAX_LEASE_SECONDS),
+    "event_type": check_event_type,
+    "tenant": check_event_type,
+}
+ACKNOWLEDGEMENT_MEMBERS: dict[str, Check] = {
+    "lease_id": must("a lease_id as it was returned", partial(matches, re.compile("lse_[0-9a-f]{32}"))),
+    "event_ids": must(
+        f"a list of 1 to {MAX_LEASED_EVENTS} ids",
+        lambda value: is_list(value, MAX_LEASED_EVENTS, lambda each: isinstance(each, str)),
+    ),
+}
+
+
+def parse_new_event(body: bytes, idempotency_key: str | None = None) -> NewEvent:
+    """Return the event in `body`.
 
     Raises ApiError 413 over MAX_BODY_BYTES, as sent or as compact JSON (250 KB of `1e15` would exceed DynamoDB's
-    400 KB), and InvalidRequestError with every fault.
+    400 KB), and InvalidRequestError with every fault, that of the Idempotency-Key included.
     """
-    document, canonical, errors = parse_object(body, ("event_type", "payload", "metadata"), header_errors)
+    faults = []
+    if idempotency_key is not None and not re.fullmatch(r"[\x20-\x7e]{1,255}", idempotency_key):
+        faults.append(FieldFault("Idempotency-Key", "must be 1 to 255 printable ASCII characters"))
+    document, canonical = parse_object(body, EVENT_MEMBERS, ("event_type", "payload"), faults)
     if len(canonical) > MAX_BODY_BYTES:
-        raise ApiError(413, f"The body must have at most {MAX_BODY_BYTES} bytes as compact JSON.")
-    errors += [FieldFault(name, "is required") for name in ("event_type", "payload") if name not in document]
-    if "event_type" in document and not is_event_type(document["event_type"]):
-        errors.append(FieldFault("event_type", EVENT_TYPE_RULE))
-    if "payload" in document and not isinstance(document["payload"], dict):
-        errors.append(FieldFault("payload", "must be a JSON object"))
-    if not isinstance(document.get("metadata"), dict | None):
-        errors.append(FieldFault("metadata", "must be a JSON object or null"))
-    if errors:
-        raise InvalidRequestError(*errors)
+        raise ApiError(413, "payload_too_large", f"The body must have at most {MAX_BODY_BYTES} bytes as compact JSON.")
     return NewEvent(
         event_type=document["event_type"],
         payload=compact(document["payload"]),
         metadata=compact(document.get("metadata")),
-        body_hash=hashlib.sha256(canonical).hexdigest(),
+        tenant=document.get("tenant"),
+        idempotency_key=idempotency_key,
+        body_hash=hashlib.sha256(canonical).hexdigest() if idempotency_key is not None else None,
     )
 
 
 def parse_lease_request(body: bytes) -> LeaseRequest:
     """Return the lease request in `body`, which may be empty; raise InvalidRequestError with every fault."""
-    if not body.strip():
-        return LeaseRequest()
-    document, _, errors = parse_object(body, ("limit", "lease_seconds", "event_type"))
-    request = LeaseRequest(**{name: value for name, value in document.items() if value is not None})
-    for name, maximum in (("limit", MAX_LEASED_EVENTS), ("lease_seconds", MAX_LEASE_SECONDS)):
-        value = getattr(request, name)
-        if type(value) is not int or not 1 <= value <= maximum:
-            errors.append(FieldFault(name, f"must be an integer from 1 to {maximum}"))
-    if request.event_type is not None and not is_event_type(request.event_type):
-        errors.append(FieldFault("event_type", EVENT_TYPE_RULE))
-    if errors:
-        raise InvalidRequestError(*errors)
-    return request
+    document, _ = parse_object(body.strip() or b"{}", LEASE_MEMBERS)
+    # To JSON Schema, 60.0 is an integer.
+    numbers: dict[str, Any] = {name: int(value) for name, value in document.items() if isinstance(value, float)}
+    return LeaseRequest(**{**document, **numbers})
+
+
+def parse_acknowledgement(body: bytes) -> tuple[str, list[str]]:
+    """Return the lease and the ids in `body`, each once; raise InvalidRequestError with every fault."""
+    document, _ = parse_object(body, ACKNOWLEDGEMENT_MEMBERS, tuple(ACKNOWLEDGEMENT_MEMBERS))
+    return document["lease_id"], list(dict.fromkeys(document["event_ids"]))
 
 
 def parse_object(
-    body: bytes, members: Sequence[str], header_errors: Sequence[FieldFault] = ()
-) -> tuple[dict[str, Any], bytes, list[FieldFault]]:
-    """Return the JSON object in `body`, its canonical JSON (members sorted), and the faults found so far.
+    body: bytes, members: Mapping[str, Check], required: Sequence[str] = (), header_faults: Sequence[FieldFault] = ()
+) -> tuple[dict[str, Any], bytes]:
+    """Return the members of the JSON object in `body` that are not null, and its canonical JSON (members sorted).
 
-    A fault is each of `header_errors` and each member that is not one of `members`, which is left out. Raises ApiError
-    413 over MAX_BODY_BYTES, and InvalidRequestError if the body is not a JSON object.
+    Raises ApiError 413 over MAX_BODY_BYTES, and InvalidRequestError with every fault: `header_faults`, members that are
+    not among `members` or whose check fails, and those of `required` that are absent.
     """
     if len(body) > MAX_BODY_BYTES:
-        raise ApiError(413, f"The body must have at most {MAX_BODY_BYTES} bytes.")
+        raise ApiError(413, "payload_too_large", f"The body must have at most {MAX_BODY_BYTES} bytes.")
     document, canonical, fault = _decode(body)
     if fault is not None:
-        raise InvalidRequestError(*header_errors, FieldFault("body", fault))
-    unknown = sorted(document.keys() - set(members))
-    errors = [FieldFault(name[:128], f"is not one of {', '.join(members)}") for name in unknown]
-    return {name: document[name] for name in members if name in document}, canonical, [*header_errors, *errors]
+        raise InvalidRequestError(*header_faults, FieldFault("body", fault))
+    unknown = sorted(document.keys() - members.keys())
+    faults = [*header_faults, *(FieldFault(name[:128], f"is not one of {', '.join(members)}") for name in unknown)]
+    faults += [FieldFault(name, "is required") for name in required if name not in document]
+    given = {name: document[name] for name in members if name in document}
+    given = {name: value for name, value in given.items() if value is not None or name in required}
+    faults += [FieldFault(name, fault) for name, value in given.items() if (fault := members[name](value))]
+    if faults:
+        raise InvalidRequestError(*faults)
+    return given, canonical
 
 
-def is_event_type(value: object) -> bool:
-    return isinstance(value, str) and EVENT_TYPE.fullmatch(value) is not None
+def valid_id(event_id: str) -> str:
+    """Return the id of an event; raise EventNotFoundError if it is malformed."""
+    if not EVENT_ID.fullmatch(event_id):
+        raise EventNotFoundError
+    return event_id
 
 
 def _decode(body: bytes) -> tuple[Any, bytes, str | None]:

@@ -21,9 +21,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from standardwebhooks import Webhook
 
 from chalicelib.events import rfc3339
+from tests.support import emulator
+from tests.support.emulator import Emulator, EmulatorError
 from tests.support.receiver import Receiver, Request, status
-from tools import api_key, emulator
-from tools.emulator import Emulator, EmulatorError
+from tools import api_key
 from tools.package import package
 
 STAGE, STACK, BUCKET = "dev", "triggers-api-dev", "packages"

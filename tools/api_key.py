@@ -1,5 +1,6 @@
 """`make api-key NAME=acme`: print a new API key, once, and its entry for API_KEYS, which has only a hash."""
 
+import base64
 import hashlib
 import re
 import secrets
@@ -13,15 +14,23 @@ def new_key() -> str:
     return f"trk_{secrets.token_urlsafe(32)}"
 
 
+def new_signing_secret() -> str:
+    """Return a secret of 256 random bits for WEBHOOK_SIGNING_SECRETS."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
 def entry(name: str, key: str, scopes: str = "") -> str:
-    """Return the entry of API_KEYS for a key; no scopes means both. Raises ValueError naming the unusable argument."""
+    """Return the entry of API_KEYS for a key. Raises ValueError naming the unusable argument.
+
+    No scopes means produce and consume; erase must be named.
+    """
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
         raise ValueError(
             "NAME is unusable: it must be 1 to 64 of A-Z a-z 0-9 . _ -, for example: make api-key NAME=acme"
         )
     if scopes and not set(scopes.split("+")) <= set(Scope):
         raise ValueError(
-            f"SCOPES is unusable: it must be {' or '.join(Scope)}, or {'+'.join(Scope)}, which is the default"
+            f"SCOPES is unusable: it must be some of {', '.join(Scope)}, joined by +, for example: produce+consume"
         )
     digest = hashlib.sha256(key.encode()).hexdigest()
     return f"{name}:{digest}:{scopes}" if scopes else f"{name}:{digest}"

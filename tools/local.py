@@ -14,22 +14,28 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from threading import Lock, Thread
-from typing import TextIO
+from typing import Any, TextIO
 from urllib.parse import urlsplit
 
 import boto3
+import urllib3
 from botocore.config import Config as ClientConfig
+from botocore.exceptions import EndpointConnectionError
 from chalice.config import Config
-from chalice.local import ChaliceRequestHandler, LocalDevServer, create_local_server
+from chalice.local import ChaliceRequestHandler, LocalDevServer, LocalGatewayException, create_local_server
+from werkzeug.serving import DechunkedInput
 
-from chalicelib import __version__, batch, listing, schedules, services, settings, telemetry
-from chalicelib.errors import AWS_ERRORS, ApiError, QueueUnavailableError, StorageUnavailableError
+from chalicelib import __version__, batch, schedules, services, settings, telemetry
+from chalicelib.auth import Scope
+from chalicelib.errors import AWS_ERRORS, QueueUnavailableError, SettingsError, StorageUnavailableError
 from chalicelib.queue import Queue
 from chalicelib.services import Services
+from chalicelib.targets import AllowedHosts
 from tools import api_key, local_aws
-from tools.receiver import Receiver
+from tools.receiver import Receiver, SignatureCheck
 
 ROOT = Path(__file__).parent.parent
 POLL_SECONDS = 3  # short, because emulators hand messages to long polls whose client is gone
@@ -37,6 +43,10 @@ WORKER_TIMEOUT_SECONDS = 50.0  # as in .chalice/config.json
 SWEEP_TIMEOUT_SECONDS = 60.0
 SWEEP_SECONDS = 60.0
 CHECK_DLQ_SECONDS = 300.0
+# What another shell needs to use the same AWS with the same settings
+AWS_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL")
+SECRET_VARIABLES = (*local_aws.CREDENTIALS, "API_KEYS", "ZAPIER_WEBHOOK_URL", "WEBHOOK_SIGNING_SECRETS")
+VARIABLES = (*AWS_VARIABLES, *SECRET_VARIABLES, "SUBSCRIPTION_HOSTS", "STAGE")
 
 
 class StartError(Exception):
@@ -59,8 +69,8 @@ class Screen(logging.Handler):
 
     def event(self, event_id: str, text: str) -> None:
         """Show what happened to an event; the first characters of its id tell it from its neighbours."""
-        printable = "".join(character if character.isprintable() else "?" for character in text)
-        self.say(f"{time.strftime('%H:%M:%S')}  {event_id[:12]:<12}  {printable}")
+        line = f"{time.strftime('%H:%M:%S')}  {event_id[:12]:<12}  {text}"
+        self.say("".join(character if character.isprintable() else "?" for character in line))
 
     def emit(self, record: logging.LogRecord) -> None:
         fields = vars(record)
@@ -82,17 +92,65 @@ class Screen(logging.Handler):
 
 
 class Handler(ChaliceRequestHandler):
-    """One connection of Chalice's local server."""
+    """One connection of Chalice's local server, which reads chunked bodies and HEAD as API Gateway's callers expect."""
 
     disable_nagle_algorithm = True
     timeout = 60
+    _is_head = False
 
     def handle(self) -> None:
         with contextlib.suppress(ConnectionError):  # the client is gone
             super().handle()
 
+    def parse_request(self) -> bool:
+        """Read a request with its body; return False if it is answered already."""
+        self._is_head = False
+        if not super().parse_request():
+            return False
+        if not self.headers.get("Authorization", "").isascii():  # no API key is like that, and Chalice fails on it
+            del self.headers["Authorization"]
+        try:
+            if "Transfer-Encoding" in self.headers:
+                body = DechunkedInput(self.rfile).read()
+            else:
+                body = self.rfile.read(max(0, int(self.headers.get("Content-Length", "0"))))
+        except (ValueError, OSError):
+            self.send_error(400, explain="The length of the body is missing or wrong.")
+            return False
+        self._payload = dict(self.headers), body or None
+        self._is_head = self.command == "HEAD"
+        if self._is_head:
+            self.command: str = "GET"
+        return True
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Send a problem document, which repeats nothing of the request, and close the connection."""
+        status = HTTPStatus(code)
+        document = {
+            "type": "about:blank",
+            "title": status.phrase,
+            "status": code,
+            "detail": explain or f"{status.description or status.phrase}.",
+            "code": "not_found" if status == HTTPStatus.NOT_FOUND else "invalid_request",
+        }
+        headers = {"Content-Type": "application/problem+json", "Connection": "close"}  # which http.server does then
+        self._send_http_response(code, headers, json.dumps(document))
+
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+    def _parse_payload(self) -> tuple[Any, bytes | None]:
+        return self._payload
+
+    def _send_error_response(self, error: LocalGatewayException) -> None:
+        self.send_error(404, explain="There is no such path.")
+
+    def _send_http_response(self, code: int, headers: Any, body: str | bytes | None) -> None:
+        if not self._is_head:
+            super()._send_http_response(code, headers, body)
+            return
+        self.send_response(code)
+        self._send_headers({**headers, "Content-Length": str(len(str(body or "").encode()))})
 
 
 def given(name: str) -> str:
@@ -102,16 +160,23 @@ def given(name: str) -> str:
 
 def start() -> None:
     """Start everything in daemon threads, and say how to use it; raise StartError."""
+    outside = {name: given(name) for name in VARIABLES if given(name)}
     config = _read_config()
     port = _check_environment()
     server = _listen(config, port)
     url = f"http://127.0.0.1:{server.server.server_port}"
     screen = _open_screen(url)
-    variables = _provide_aws()
-    receiver_url = _provide_receiver(screen, variables)
-    key = _provide_key(variables)
-    screen.key = key or ""
-    screen.say(_usage(url, key, receiver_url, variables))
+    _provide_aws(outside)
+    receiver = None
+    if not given("SETTINGS_SECRET"):
+        screen.key = _provide_key()
+        _provide("WEBHOOK_SIGNING_SECRETS", api_key.new_signing_secret())
+        receiver = _provide_receiver(screen, url)
+    variables = {name: given(name) for name in VARIABLES if given(name)}
+    for name in SECRET_VARIABLES:
+        if variables.get(name) == outside.get(name):  # not made here: not to be repeated
+            variables.pop(name, None)
+    screen.say(_usage(url, screen.key, receiver, variables))
     current = _connect()
     _start_worker(current)
     _schedule("sweep", SWEEP_SECONDS, lambda: schedules.sweep(current, SWEEP_TIMEOUT_SECONDS))
@@ -126,7 +191,7 @@ def _read_config() -> Config:
     config = Config(given("STAGE") or "dev", config_from_disk=config_from_disk)
     for name, value in config.environment_variables.items():
         if name != "SETTINGS_SECRET":  # names what only a deployed stage has
-            os.environ[name] = given(name) or value
+            _provide(name, value)
     return config
 
 
@@ -136,7 +201,7 @@ def _check_environment() -> int:
     stand_ins = {**dict.fromkeys(settings.REQUIRED, "http://127.0.0.1/"), "API_KEYS": ""}
     try:
         settings.load({**stand_ins, **{name: value for name, value in os.environ.items() if value.strip()}})
-    except settings.SettingsError as error:
+    except SettingsError as error:
         faults.append(str(error))
     port = given("PORT") or "8000"
     if not (re.fullmatch(r"[0-9]{1,5}", port) and int(port) <= 65535):
@@ -173,8 +238,8 @@ def _open_screen(url: str) -> Screen:
     return screen
 
 
-def _provide_aws() -> dict[str, str]:
-    """Start an AWS unless one is given, and make the resources it lacks; return the variables that name them."""
+def _provide_aws(outside: dict[str, str]) -> None:
+    """Start an AWS unless one is given, make the resources it lacks, and set the variables that name them."""
     endpoint = given("AWS_ENDPOINT_URL")
     try:
         if endpoint:
@@ -182,44 +247,56 @@ def _provide_aws() -> dict[str, str]:
         else:
             local_aws.use(local_aws.start_moto())
         if not given("SETTINGS_SECRET"):
-            made = local_aws.ensure(os.environ["STAGE"])
-            os.environ |= {name: value for name, value in made.items() if not given(name)}
+            for name, value in local_aws.ensure(os.environ["STAGE"]).items():
+                _provide(name, value)
     except (*AWS_ERRORS, ValueError) as error:
-        raise StartError(f"AWS_ENDPOINT_URL {endpoint or '(embedded)'}: {' '.join(str(error).split())}") from error
-    names = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL", "STAGE")
-    variables = {name: given(name) for name in names if given(name)}
-    return variables | {name: value for name, value in local_aws.CREDENTIALS.items() if given(name) == value}
+        text = " ".join(str(error).split())
+        if isinstance(error, EndpointConnectionError):
+            text += f" (set by a run that has ended? Then: unset {' '.join(outside)})"
+        raise StartError(f"AWS_ENDPOINT_URL {endpoint or '(embedded)'}: {text}") from error
 
 
-def _provide_receiver(screen: Screen, variables: dict[str, str]) -> str | None:
-    """Start the built-in receiver unless a webhook URL is set; return its URL."""
-    if given("ZAPIER_WEBHOOK_URL") or given("SETTINGS_SECRET"):
-        return None
-    receiver = Receiver(screen.event)
-    Thread(target=receiver.serve_forever, name="receiver", daemon=True).start()
-    variables["ZAPIER_WEBHOOK_URL"] = os.environ["ZAPIER_WEBHOOK_URL"] = receiver.url + receiver.hook_path
-    return receiver.url
+def _provide(name: str, value: str) -> None:
+    """Set a variable unless it is set."""
+    os.environ[name] = given(name) or value
 
 
-def _provide_key(variables: dict[str, str]) -> str | None:
-    """Make an API key unless keys are set; return it."""
-    if "API_KEYS" in os.environ or given("SETTINGS_SECRET"):
-        return None
+def _provide_key() -> str:
+    """Make an API key with every scope unless keys are set; return it, or ""."""
+    if "API_KEYS" in os.environ:
+        return ""
     key = api_key.new_key()
-    variables["API_KEYS"] = os.environ["API_KEYS"] = api_key.entry("local", key)
+    os.environ["API_KEYS"] = api_key.entry("local", key, "+".join(Scope))
     return key
+
+
+def _provide_receiver(screen: Screen, url: str) -> Receiver | None:
+    """Start the built-in receiver, which may be subscribed to, too, unless a webhook URL is set."""
+    if given("ZAPIER_WEBHOOK_URL"):
+        return None
+    signing_secrets = settings.read(os.environ)[0]["signing_secrets"]
+    headers = {"Authorization": f"Bearer {screen.key}"}
+
+    def call(path: str) -> dict[str, Any]:
+        return dict(urllib3.request("GET", url + path, headers=headers, timeout=5.0).json())
+
+    receiver = Receiver(screen.event, SignatureCheck(signing_secrets, call))
+    Thread(target=receiver.serve_forever, name="receiver", daemon=True).start()
+    _provide("ZAPIER_WEBHOOK_URL", receiver.url + receiver.hook_path)
+    _provide("SUBSCRIPTION_HOSTS", ",".join((*settings.DEFAULT_HOSTS.entries, "127.0.0.1")))
+    return receiver
 
 
 def _connect() -> Services:
     """Return the services after a first look at the table and both queues; raise StartError naming the variable."""
     try:
         current = services.get()
-    except (settings.SettingsError, ApiError) as error:
+    except SettingsError as error:
         raise StartError(str(error)) from error
     looks: dict[str, Callable[[], object]] = {
         "INBOX_QUEUE_URL": current.inbox.depth,
         "INBOX_DLQ_URL": current.dlq.depth,
-        "EVENTS_TABLE_NAME": functools.partial(current.store.get, ""),
+        "EVENTS_TABLE_NAME": functools.partial(current.store.get, "evt_"),
     }
     for name, look in looks.items():
         try:
@@ -265,26 +342,48 @@ def _schedule(name: str, seconds: float, function: Callable[[], None]) -> None:
     Thread(target=run, name=name, daemon=True).start()
 
 
-def _usage(url: str, key: str | None, receiver_url: str | None, variables: dict[str, str]) -> str:
+def _usage(url: str, key: str, receiver: Receiver | None, variables: dict[str, str]) -> str:
+    """Return what to paste into another terminal, first of all, and then what there is."""
     webhook_url = given("ZAPIER_WEBHOOK_URL") or "as in SETTINGS_SECRET"
-    authorization = f"-H 'Authorization: Bearer {key}'" if key else '-H "Authorization: Bearer $TRIGGERS_API_KEY"'
-    event = """-H 'Content-Type: application/json' -d '{"event_type": "order.created", "payload": {"order_id": "1"}}'"""
     lines = [
-        f"console    {url}/{f'#key={key}' if key else ''}",
+        f"export TRIGGERS_URL={url}{f' TRIGGERS_API_KEY={key}' if key else ''}",
+        "",
+        "  Paste that line into another terminal; then post an event with curl or make, and list what is undelivered:",
+        _curl("/events", {"event_type": "order.created", "payload": {"order_id": "1"}}),
+        """make send TYPE=order.created PAYLOAD='{"order_id": "2"}'""",
+        _curl("/inbox"),
+    ]
+    if receiver:
+        lines += [
+            "  Make two deliveries fail and be retried; make one fail for good; show the last deliveries:",
+            f"curl -sS -X POST '{receiver.url}/fail?status=503&times=2'",
+            f"curl -sS -X POST '{receiver.url}/fail?status=404'",
+            f"curl -sS {receiver.url}",
+        ]
+    if receiver and not AllowedHosts.parse(given("SUBSCRIPTION_HOSTS")).fault(webhook_url):
+        lines.append("  Subscribe to orders; each then comes twice, once as the copy of the subscription:")
+        lines.append(_curl("/subscriptions", {"target_url": webhook_url, "event_types": ["order.*"]}))
+    if webhook_url == "none":
+        lines.append("  Lease events for a minute; POST /events/{event_id}/acknowledge says that one is processed:")
+        lines.append(_curl("/inbox/lease", {"lease_seconds": 60}))
+    else:
+        lines.append("  To try pulling, start it with: ZAPIER_WEBHOOK_URL=none make run")
+    lines += [
+        "",
+        "  For `chalice local`, `make dlq` and other commands that use this AWS:",
+        "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items()),
+        "",
+        f"console      {url}/{f'#key={key}' if key else ''}",
         f"  version    {__version__}, stage {os.environ['STAGE']}",
-        f"  key        {key or 'yours; put it into TRIGGERS_API_KEY for the commands below'}",
+        f"  key        {key or 'yours; put it into TRIGGERS_API_KEY for the commands above'}",
+        f"  signing    {variables.get('WEBHOOK_SIGNING_SECRETS', 'yours')}",
         f"  pushes to  {urlsplit(webhook_url).netloc or webhook_url}",
         f"  logs       {sys.stdout.name}",
-        "  The variables of this AWS, for `chalice local` and other commands:",
-        "  export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items()),
-        "  Post an event, and list what is not delivered:",
-        f"  curl -sS {url}/events {authorization} {event}",
-        f"  curl -sS {url}/inbox {authorization}",
     ]
-    if receiver_url:
-        lines += [
-            "  Make two deliveries fail and be retried; make one fail for good:",
-            f"  curl -sS -X POST '{receiver_url}/fail?status=503&times=2'",
-            f"  curl -sS -X POST '{receiver_url}/fail?status=404'",
-        ]
     return "\n".join(lines)
+
+
+def _curl(path: str, body: dict[str, Any] | None = None) -> str:
+    """Return a command that uses the variables of the first line."""
+    command = f'curl -sS -w "\\n" -u ":$TRIGGERS_API_KEY" "$TRIGGERS_URL{path}"'
+    return f"{command} -H 'Content-Type: application/json' -d '{json.dumps(body)}'" if body else command

@@ -16,10 +16,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import boto3
@@ -38,6 +37,7 @@ from chalicelib.queue import BATCH_SIZE, Message, Queue
 
 RECEIVE_WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
 MAX_BATCH_BYTES = 1_000_000  # SQS limits a batch to 1 MiB, attributes included
+F = TypeVar("F", bound=Callable[..., Any])
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -49,11 +49,18 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             ctx.exit(130)
+        except click.UsageError as error:
+            if is_make():
+                raise click.ClickException(as_typed(error.format_message())) from error
+            raise
         except (*AWS_ERRORS, QueueUnavailableError) as error:
             raise click.ClickException(f"AWS: {' '.join(str(error).split())}") from error
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
+
+
+@click.group(cls=Commands, context_settings=SETTINGS)
 def cli() -> None:
     """Operate a running Triggers API.
 
@@ -64,10 +71,44 @@ def cli() -> None:
     """
 
 
-stage_option = click.option("--stage", envvar="STAGE", help="Whose queues. Default: INBOX_*_URL if set, else dev.")
-rate_option = click.option(
-    "--rate", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True, help="At most so many a second."
+def is_make() -> bool:
+    """Return whether make runs this command. It sets variables instead of options: `make replay SINCE=2h`."""
+    return "MAKELEVEL" in os.environ
+
+
+def variable(option_name: str) -> str:
+    """Return the environment variable of an option: EVENT_TYPE of --event-type."""
+    return option_name.strip("-").replace("-", "_").upper()
+
+
+def as_typed(text: str) -> str:
+    """Replace the options in a text by what is typed with make: `SINCE=` for --since."""
+    return re.sub(r"'?(--[a-z-]+|EVENT_ID)'?", lambda match: f"{variable(match[1])}=", text)
+
+
+class Option(click.Option):
+    """An option that make gives as an environment variable; without make, such a variable is somebody else's."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        return super().resolve_envvar_value(ctx) if is_make() else None
+
+
+def option(*names: str, **attributes: Any) -> Callable[[F], F]:
+    return click.option(*names, cls=Option, envvar=variable(names[0]), **attributes)
+
+
+RATE = click.FloatRange(0, min_open=True)
+stage_option = click.option(
+    "--stage", envvar="STAGE", metavar="NAME", help="Whose queues. Default: INBOX_*_URL if set, else dev."
 )
+rate_option = option("--rate", type=RATE, metavar="NUMBER", default=20.0, help="At most so many a second.")
+
+
+def parse_json(value: str) -> object:
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter("it must be JSON") from error
 
 
 def parse_time(value: str) -> str:
@@ -113,27 +154,17 @@ def progress_bar(label: str, total: int, report: Callable[[], str]) -> Iterator[
     click.echo(report())
 
 
-def command_line(*arguments: str) -> str:
-    """Return one of these commands, to be pasted into the same shell."""
-    return shlex.join([os.path.relpath(sys.executable), "-m", "tools.ops", *arguments])
+def counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-@dataclass
-class Pace:
-    """Limit a loop to `per_second` items a second."""
-
-    per_second: float
-    clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
-    next_start: float = 0.0
-
-    def wait(self, count: int = 1) -> None:
-        """Sleep until the next `count` items may start."""
-        now = self.clock()
-        start = max(now, self.next_start)
-        self.next_start = start + count / self.per_second
-        if start > now:
-            self.sleep(start - now)
+def command_line(command: str, *event_ids: str, **options: str) -> str:
+    """Return one of these commands, to be pasted into the same shell: of make if that was used."""
+    if is_make():
+        given = options | ({"EVENT_ID": " ".join(event_ids)} if event_ids else {})
+        return shlex.join(["make", command, *(f"{variable(name)}={value}" for name, value in given.items())])
+    flags = (f"--{name.replace('_', '-')}={value}" for name, value in options.items())
+    return shlex.join([os.path.relpath(sys.executable), "-m", "tools.ops", command, *event_ids, *flags])
 
 
 def open_queues(stage: str | None) -> tuple[Any, str, str]:
@@ -155,21 +186,35 @@ def open_queues(stage: str | None) -> tuple[Any, str, str]:
     return sqs, inbox_url, dlq_url
 
 
-@cli.command(short_help="Show the depth and a sample of the dead letter queue.")
-@stage_option
-@click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="Size of the sample.")
-def dlq(stage: str | None, limit: int) -> None:
-    """Show how many dead letters there are, and a sample of them with their reasons.
+def depths(sqs: Any, url: str) -> tuple[int, int]:
+    """Return how many messages a queue holds, and how many of them are in flight: received and not deleted yet."""
+    names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
+    attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+    visible, in_flight = (int(attributes.get(name, 0)) for name in names)
+    return visible + in_flight, in_flight
 
-    Nothing is removed: the messages of the sample are received and at once made visible again.
+
+@cli.command(short_help="Show the depth of the dead letter queue, and reasons.")
+@stage_option
+@option("--limit", type=click.IntRange(1, 1000), metavar="NUMBER", default=100, help="Size of the sample, up to 1000.")
+def dlq(stage: str | None, limit: int) -> None:
+    """Show how many dead letters there are, and those of a sample by destination and reason, each with its latest.
+
+    The destination is the webhook, or a subscription. Nothing is removed: the messages of the sample are received and
+    at once made visible again.
     """
     sqs, _, url = open_queues(stage)
-    queue = Queue(sqs, url)
-    depth = queue.depth()
-    sample = [describe(message) for message in peek(sqs, url, min(limit, depth))]
-    if sample:
-        print_table(("event", "reason", "attempts", "failed at", "last error"), sample)
-    click.echo(f"{queue.name} {f'holds {depth:,} messages, {len(sample)} of them shown' if depth else 'is empty'}")
+    total, in_flight = depths(sqs, url)
+    groups: dict[tuple[str, str], list[tuple[object, ...]]] = {}
+    sample = peek(sqs, url, min(limit, total - in_flight))
+    for destination, reason, *rest in sorted(map(describe, sample), key=lambda row: row[3]):
+        groups.setdefault((destination, reason), []).append(tuple(rest))
+    if groups:
+        columns = ("destination", "reason", "messages", "latest event", "failed at", "attempts", "last error")
+        print_table(columns, ((*group, len(rows), *rows[-1]) for group, rows in sorted(groups.items())))
+    hidden = f", {in_flight:,} of them in flight" if in_flight else ""
+    held = f"holds {counted(total, 'message')}{hidden}; sample: {len(sample)}" if total else "is empty"
+    click.echo(f"{url.rsplit('/', 1)[-1]} {held}")
 
 
 def peek(sqs: Any, url: str, limit: int) -> list[Message]:
@@ -189,18 +234,19 @@ def peek(sqs: Any, url: str, limit: int) -> list[Message]:
     return list(seen.values())
 
 
-def describe(message: Message) -> tuple[object, ...]:
-    """Return the table row of a message. The text of one that is not a dead letter is not shown."""
+def describe(message: Message) -> tuple[str, str, str, str, *tuple[object, ...]]:
+    """Return destination, reason, event, time and more of a message; not the text of one that is no dead letter."""
     reason = message.attributes.get("Reason")
     try:
-        event = parse(message.body, message.attributes)
+        event = parse(message.body)
     except MalformedMessageError:
-        return f"message {message.message_id}", reason or "malformed"
+        return message.group_id, reason or "malformed", f"message {message.message_id}", ""
     if event.failed_at is None:  # moved by SQS: the worker received it too often and never finished
-        return event.event_id, reason or "unprocessed"
+        return message.group_id, reason or "unprocessed", event.event_id, ""
     content = json.loads(message.body)
     cause = content.get("last_status_code") or content.get("last_error")
-    return event.event_id, content.get("reason"), content.get("delivery_attempts"), event.failed_at, cause
+    attempts = content.get("delivery_attempts")
+    return message.group_id, str(content.get("reason")), event.event_id, event.failed_at, attempts, cause
 
 
 @cli.command(short_help="Move dead letters back to the inbox queue.")
@@ -215,30 +261,31 @@ def redrive(stage: str | None, rate: float) -> None:
     """
     sqs, inbox_url, dlq_url = open_queues(stage)
     inbox, source = Queue(sqs, inbox_url), Queue(sqs, dlq_url)
-    total, moved = source.depth(), 0
-    again = command_line("redrive", *(["--stage", stage] if stage else []), "--rate", f"{rate:g}")
+    (total, _), moved = depths(sqs, dlq_url), 0
 
     def report() -> str:
+        again = command_line("redrive", **({"stage": stage} if stage else {}), rate=f"{rate:g}")
         rest = f"\nTo move the rest: {again}" if moved < total else ""
-        return f"moved {moved:,} of {total:,} messages from {source.name} to {inbox.name}{rest}"
+        return f"moved {moved:,} of {counted(total, 'message')} from {source.name} to {inbox.name}{rest}"
 
     with progress_bar("redriving", total, report) as advance:
-        for count in move_messages(source, inbox, total, Pace(rate)):
+        for count in move_messages(source, inbox, total, rate):
             moved += count
             advance(count)
 
 
-def move_messages(source: Queue, target: Queue, total: int, pace: Pace) -> Iterator[int]:
+def move_messages(
+    source: Queue, target: Queue, total: int, per_second: float, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[int]:
     """Move up to `total` messages and yield the size of each batch. `total` ends it when messages come back."""
     while total > 0:
-        size = min(BATCH_SIZE, total, max(1, int(pace.per_second)))
-        pace.wait(size)  # before receiving: received messages are hidden
+        size = min(BATCH_SIZE, total, max(1, int(per_second)))
+        sleep(size / per_second)  # before receiving: received messages are hidden
         messages = source.receive(size, RECEIVE_WAIT_SECONDS)
         if not messages:
             return
-        copies = [(message.body, message.attributes) for message in messages]
-        fits = sum(len(body.encode()) for body, _ in copies) <= MAX_BATCH_BYTES
-        for batch in [copies] if fits else [[copy] for copy in copies]:
+        fits = sum(len(message.body.encode()) for message in messages) <= MAX_BATCH_BYTES
+        for batch in [messages] if fits else [[message] for message in messages]:
             target.send_many(batch)
         source.delete_many([message.receipt_handle for message in messages])
         total -= len(messages)
@@ -312,7 +359,7 @@ class Api:
 
 
 @cli.command(short_help="Show the life of one event.")
-@click.argument("event_id")
+@click.argument("event_id", envvar="EVENT_ID")
 @click.option("--payload", is_flag=True, help="Show payload and metadata, too.")
 def show(event_id: str, *, payload: bool) -> None:
     """Show the timeline of an event: creation, the last 25 attempts, and its state."""
@@ -337,46 +384,52 @@ def show(event_id: str, *, payload: bool) -> None:
         click.echo(json.dumps({name: event[name] for name in ("payload", "metadata")}, indent=2))
 
 
-@cli.command(short_help="Push events again.")
-@click.argument("event_ids", nargs=-1)
-@click.option("--since", type=parse_time, help="Created at or after: 2h, 2026-11-25, 2026-11-25T02:00Z.")
-@click.option("--until", type=parse_time, default="0s", help="Created at or before. Default: now.")
-@click.option("--status", type=click.Choice([*map(str, Status)]), default="failed", show_default=True)
-@click.option("--event-type", default="", help="Only events of this type.")
+@cli.command(short_help="Count events, or push them again (--go).")
+@click.argument("event_ids", nargs=-1, envvar="EVENT_ID")
+@option("--since", type=parse_time, metavar="TIME", help="Created at or after: 2h, 2026-11-25, 2026-11-25T02:00Z.")
+@option("--until", type=parse_time, metavar="TIME", default="0s", help="Created at or before; 0s is now.")
+@option("--status", type=click.Choice([*map(str, Status)]), default="failed")
+@option("--event-type", metavar="TYPE", help="Only events of this type.")
 @rate_option
-@click.option("--dry-run", is_flag=True, help="Only show how many events match, and the first ten.")
-def replay(
-    event_ids: tuple[str, ...], *, since: str | None, until: str, rate: float, dry_run: bool, **query: str
-) -> None:
-    """Push EVENT_IDS again, or all events created since a time, oldest first.
+@click.option("--go", is_flag=True, help="Push them. Without it they are counted, and the first ten are shown.")
+def replay(event_ids: tuple[str, ...], *, since: str | None, until: str, rate: float, go: bool, **query: str) -> None:
+    """Push events again: those named, or all that were created since a time, oldest first.
 
     When it is stopped it prints the command that continues. Events that are being pushed or are leased are skipped and
     named. Dead letters of replayed events stay in the dead letter queue until a redrive, which drops them.
     """
     if bool(event_ids) == bool(since):
-        raise click.UsageError("give event ids, or --since (with make: SINCE=2h)")
+        raise click.UsageError("give either EVENT_ID or --since")
     api, filters = Api(), {name: value for name, value in query.items() if value}
     found = api.find_events(since, until, filters) if since else [{"event_id": event_id} for event_id in event_ids]
-    if dry_run or not found:
-        click.echo(f"would be replayed: {len(found):,}")
-        print_table(("created at", "event"), ((event.get("created_at"), event["event_id"]) for event in found[:10]))
+
+    def command(done: int) -> str:
+        """Return the command that pushes the events from the one with this number on."""
+        period = {"since": found[done]["created_at"], "until": until} if since else {}
+        line = command_line("replay", *event_ids[done:], **period, **filters, rate=f"{rate:g}")
+        return f"{line} {'GO=1' if is_make() else '--go'}"
+
+    if not go or not found:
+        if found:
+            names = ("created_at", "event_id", "event_type", "last_error")
+            rows = ([event.get(name) for name in names] for event in found[:10])
+            print_table(("created at", "event", "type", "last error"), rows)
+        rest = f". To push them again: {command(0)}" if found else ""
+        click.echo(f"{counted(len(found), 'event')} would be replayed{rest}")
         return
     done, skipped = 0, list[str]()
 
     def report() -> str:
-        lines = [f"replayed {done - len(skipped):,} of {len(found):,} events"]
+        lines = [f"replayed {done - len(skipped):,} of {counted(len(found), 'event')}"]
         if skipped:
             lines.append(f"skipped, because they are being pushed, leased or unknown: {' '.join(skipped)}")
         if done < len(found):
-            window = ("--since", found[done]["created_at"], "--until", until) if since else event_ids[done:]
-            options = (f"--{name.replace('_', '-')}={value}" for name, value in filters.items())
-            lines.append(f"To continue: {command_line('replay', *window, *options, f'--rate={rate:g}')}")
+            lines.append(f"To continue: {command(done)}")
         return "\n".join(lines)
 
-    pace = Pace(rate)
     with progress_bar("replaying", len(found), report) as advance:
         for event in found:
-            pace.wait()
+            time.sleep(1 / rate)
             try:
                 # Not repeated when the response is lost: that would push again what is delivered meanwhile.
                 api.call("POST", f"/events/{quote(event['event_id'], safe='')}/replay", read_retries=0)
@@ -391,13 +444,11 @@ def replay(
 
 
 @cli.command(short_help="Post one event, or a file of JSON lines.")
-@click.option("--type", "event_type", help="Type of one event.")
-@click.option("--payload", type=json.loads, metavar="JSON", help="Payload of one event: a JSON object. Default: {}.")
-@click.option("--metadata", type=json.loads, metavar="JSON", help="Metadata of one event: a JSON object.")
-@click.option(
-    "-f", "--file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A file of JSON lines."
-)
-@click.option("--idempotency-key", help="Default: random for one event, and for a file its path.")
+@option("--type", "event_type", metavar="TYPE", help="Type of one event.")
+@option("--payload", type=parse_json, metavar="JSON", help="Payload of one event: a JSON object. Default: {}.")
+@option("--metadata", type=parse_json, metavar="JSON", help="Metadata of one event: a JSON object.")
+@option("--file", "-f", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A file of JSON lines.")
+@click.option("--idempotency-key", metavar="KEY", help="Default: random for one event, and for a file its path.")
 def send(event_type: str | None, file: Path | None, idempotency_key: str | None, **contents: Any) -> None:
     """Post one event (--type), or each line of a file (--file): {"event_type": "order.created", "payload": {}}.
 
@@ -406,7 +457,7 @@ def send(event_type: str | None, file: Path | None, idempotency_key: str | None,
     the API refuses is named, the others are sent, and the exit code is 1.
     """
     if bool(event_type) == bool(file) or (file and contents != {"payload": None, "metadata": None}):
-        raise click.UsageError("give --type (with --payload, --metadata), or --file")
+        raise click.UsageError("give either --type (with --payload, --metadata) or --file")
     api = Api()
     if file:
         send_lines(api, file.read_bytes(), idempotency_key or str(file.resolve()))
@@ -426,7 +477,7 @@ def send_lines(api: Api, content: bytes, prefix: str) -> None:
     def report() -> str:
         outcomes = ", ".join(f"{count:,} {what}" for what, count in counts.items()) or "none sent"
         rest = "\nTo send the rest, run the same command again." if counts.total() < len(lines) else ""
-        return f"{counts.total():,} of {len(lines):,} lines: {outcomes}{rest}"
+        return f"{counts.total():,} of {counted(len(lines), 'line')}: {outcomes}{rest}"
 
     with progress_bar("sending", len(lines), report) as advance:
         for number, line in lines:

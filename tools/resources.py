@@ -17,7 +17,7 @@ import click
 from botocore.exceptions import ClientError, WaiterError
 
 from chalicelib import settings
-from chalicelib.errors import AWS_ERRORS
+from chalicelib.errors import AWS_ERRORS, SettingsError
 
 ROOT = Path(__file__).parent.parent
 
@@ -245,7 +245,7 @@ def main(stage: str, act: str) -> None:
             check_place(stage)
             update(stage, cloudformation)
             restore_record(stage)
-    except (settings.SettingsError, *AWS_ERRORS) as error:
+    except (SettingsError, *AWS_ERRORS) as error:
         raise click.ClickException(str(error)) from None
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chalicelib.delivery import HANGS
-from chalicelib.events import COPY_PREFIX, DeliveredVia, Event, Status, rfc3339, unix_seconds
+from chalicelib.events import DeliveredVia, Event, Status, is_copy_id, rfc3339, unix_seconds
 from tests.support.fake_aws import typed
 
 MAX_SKEW_SECONDS = 5.0  # how far the clock of a container is off, either way
@@ -123,7 +123,7 @@ class History:
     def see_leased(self, leased: Iterable[tuple[str, str]]) -> None:
         if not self.leases.issuperset(leased):
             self.violations.append("a consumer was given an event without a lease")
-        if any(event_id.startswith(COPY_PREFIX) for event_id, _ in leased):
+        if any(is_copy_id(event_id) for event_id, _ in leased):
             self.violations.append("a consumer was given a copy")
 
     def see_acknowledged(self, event_id: str, lease_id: str) -> None:

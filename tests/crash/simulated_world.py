@@ -283,7 +283,7 @@ class _Client:
                 try:
                     return getattr(self._client, operation)(**parameters)
                 finally:  # a failed condition is a response too; claims add to a counter, records do not
-                    if operation == "update_item" and "ADD" not in parameters["UpdateExpression"]:
+                    if event_ids and operation == "update_item" and "ADD" not in parameters["UpdateExpression"]:
                         world.history.see_record(event_ids[0], self._container.invocation)
 
             def fail(fault: Fault) -> Any:

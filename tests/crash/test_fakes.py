@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from chalicelib.queue import OutgoingMessage, Queue
+from chalicelib.queue import Message, Queue
 from chalicelib.store import Table, serialize
 from tests.support.fake_aws import FakeDynamoDB, FakeSQS
 from tests.support.world import World
@@ -13,17 +13,18 @@ from tests.support.world import World
 
 @pytest.mark.parametrize("forward", [True, False])
 @pytest.mark.parametrize(
-    ("condition", "values", "parameters"),
+    ("values", "parameters"),
     [
-        ("", {}, {}),
-        ("", {}, {"first_limit": 3}),
-        ("sort_key < :bound", {":bound": "05"}, {}),
-        ("sort_key > :bound", {":bound": "05"}, {"Select": "COUNT"}),
-        ("", {":now": "1", ":then": 8}, {"FilterExpression": "requeue_at <= :now AND expires_at > :then"}),
+        ({}, {}),
+        ({}, {"first_limit": 3}),
+        ({":high": "05"}, {}),
+        ({":low": "05"}, {"Select": "COUNT"}),
+        ({":now": "1", ":then": 8}, {"FilterExpression": "requeue_at <= :now AND expires_at > :then"}),
+        ({":prefix": "1"}, {"FilterExpression": "begins_with(requeue_at, :prefix)"}),
     ],
 )
 def test_the_index_shows_the_same_on_both(
-    condition: str, values: dict[str, Any], parameters: dict[str, Any], forward: bool, shared_world: World
+    values: dict[str, Any], parameters: dict[str, Any], forward: bool, shared_world: World
 ) -> None:
     fake, name = FakeDynamoDB(shared_world.clock), shared_world.environ["EVENTS_TABLE_NAME"]
     fake.page_rows = 4
@@ -41,7 +42,7 @@ def test_the_index_shows_the_same_on_both(
     for partition in ("0", "1", "2"):
         shown = []
         for table in (ours, theirs):
-            query = table.pages(partition, values, key_condition=condition, ScanIndexForward=forward, **parameters)
+            query = table.pages(partition, values, ScanIndexForward=forward, **parameters)
             pages = list(query)
             rows = [row for page in pages for row in page.get("Items", ())]
             shown.append((sum(page["Count"] for page in pages), rows))
@@ -52,7 +53,9 @@ def drain(queue: Queue, most: int) -> dict[str, str]:
     """Receive all that is visible; return receipt handles by what the message says. SQS promises no order."""
     drained: dict[str, str] = {}
     while received := queue.receive(most, 0):
-        drained |= {str(message.outgoing()): message.receipt_handle for message in received}
+        drained |= {
+            f"{message.body} {message.attributes} {message.group_id}": message.receipt_handle for message in received
+        }
     return drained
 
 
@@ -68,9 +71,9 @@ def test_a_life_of_messages_goes_the_same_on_both(shared_world: World) -> None:
     for number in range(20):
         delays = random.choices((0, 0, 5, 29.5, 900), k=3)
         for queue in inboxes:
-            queue.send_many([OutgoingMessage(f"{number}", {})])
+            queue.send_many([Message(f"{number}", {})])
             for at, delay in enumerate(delays):
-                queue.send(OutgoingMessage(f"{number}.{at}", {"Delay": f"{delay}"}, f"{at}"), delay)
+                queue.send(Message(f"{number}.{at}", {"Delay": f"{delay}"}, f"{at}"), delay)
         # No sum of these is a timeout or a delay: at that very moment a message is not visible in moto yet.
         shared_world.clock.sleep(random.choice((1.1, 60.3, 301.7, 301.7, 900.7)))
         most = random.choice((3, 10))

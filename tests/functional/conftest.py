@@ -39,3 +39,10 @@ def aws(world: World) -> Iterator[Aws]:
     aws = Aws(world)
     yield aws
     aws.close()
+
+
+@pytest.fixture
+def target() -> Iterator[Receiver]:
+    """A receiver for subscriptions."""
+    with Receiver() as target:
+        yield target

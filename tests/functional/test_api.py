@@ -25,6 +25,18 @@ SUMMARY = [
     *("subscription_id", "source_event_id", "copies", "message"),
 ]
 EVENT = '{"event_type": "a", "payload": {}}'
+CODES = {
+    400: "invalid_request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    409: "event_claimed",
+    413: "payload_too_large",
+    415: "unsupported_media_type",
+    422: "idempotency_key_reused",
+    503: "unavailable",
+}
 
 
 def assert_problem(answer: Answer, status_code: int, fields: list[str] | None = None) -> None:
@@ -32,6 +44,7 @@ def assert_problem(answer: Answer, status_code: int, fields: list[str] | None = 
     assert answer.status_code == status_code, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert (answer.json["type"], answer.json["status"]) == ("about:blank", status_code)
+    assert answer.json["code"] == CODES[status_code]
     assert answer.json["title"]
     assert answer.json["detail"]
     assert sorted(fault["field"] for fault in answer.json.get("errors", [])) == sorted(fields or [])
@@ -200,6 +213,8 @@ def test_only_json_or_no_content_type_is_accepted(world: World) -> None:
         assert world.call("POST", "/events", EVENT, content_type=content_type).status_code == 202
     for content_type in ("text/plain", "application/x-www-form-urlencoded", "application/json5", "json"):
         assert_problem(world.call("POST", "/events", EVENT, content_type=content_type), 415)
+    assert world.call("POST", "/events", EVENT, content_encoding="identity").status_code == 202
+    assert_problem(world.call("POST", "/events", EVENT, content_encoding="gzip"), 415)
 
 
 @pytest.mark.parametrize("prefer", ["respond-async", "wait=5, Respond-Async;x=y"])
@@ -535,7 +550,7 @@ def test_an_event_that_is_being_pushed_cannot_be_replayed(world: World, receiver
 def test_an_unsupported_method_is_a_problem_with_allow(world: World) -> None:
     for method, path, allowed in (
         ("PUT", "/events", "GET, POST"),
-        ("DELETE", f"/events/{UNKNOWN}", "GET"),
+        ("PUT", f"/events/{UNKNOWN}", "DELETE, GET"),
         ("POST", "/inbox", "GET"),
         ("GET", f"/events/{UNKNOWN}/acknowledge", "POST"),
         ("PATCH", f"/events/{UNKNOWN}/replay", "POST"),

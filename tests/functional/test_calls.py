@@ -6,8 +6,9 @@ from tests.support.aws import Aws
 from tests.support.receiver import Receiver, status
 from tests.support.world import World
 
-PUT, UPDATE, SEND, SEND_MANY = "PutItem", "UpdateItem", "SendMessage", "SendMessageBatch"
+QUERY, PUT, UPDATE, SEND, SEND_MANY = "Query", "PutItem", "UpdateItem", "SendMessage", "SendMessageBatch"
 EVENT = '{"event_type": "a", "payload": {}}'
+OF_TENANT = '{"event_type": "a", "payload": {}, "tenant": "t"}'
 
 
 @pytest.mark.parametrize(
@@ -26,10 +27,25 @@ def test_the_calls_of_posting(
     world: World, receiver: Receiver, aws: Aws, code: int, headers: dict[str, str], calls: list[str]
 ) -> None:
     receiver.default = status(code)
-    world.services.subscriptions.matching("a")  # each container queries them every ten seconds
+    world.services.subscriptions.recent(None)  # each container queries them every ten seconds
 
     assert aws.during(lambda: world.call("POST", "/events", EVENT, **headers)) == calls
     assert len(receiver.requests) == (UPDATE in calls)
+
+
+def test_a_post_reads_the_subscriptions_of_its_tenant_and_those_without_one_every_ten_seconds(
+    world: World, aws: Aws
+) -> None:
+    for wait_seconds, body, queries in (
+        (0, EVENT, 1),
+        (0, OF_TENANT, 1),
+        (0, OF_TENANT, 0),
+        (0, EVENT, 0),
+        (10, OF_TENANT, 2),
+    ):
+        world.clock.sleep(wait_seconds)
+
+        assert aws.during(lambda: world.call("POST", "/events", body)) == [*[QUERY] * queries, PUT, UPDATE]  # noqa: B023
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import urllib3
 
+from tests.support.emulator import free_port
 from tests.support.ministack import Ministack, ministack
 from tools import api_key, gateway
-from tools.emulator import free_port
 
 pytestmark = pytest.mark.timeout(300)
 

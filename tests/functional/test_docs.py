@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from tests.support.world import CONSUMER_KEY, ROOT, World
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 TEXTS = {document: document.read_text(encoding="utf-8") for document in DOCUMENTS}
 RECEIVING = TEXTS[ROOT / "docs" / "receiving.md"]
-SNIPPETS = dict(re.findall(r"^```\w+\n((?:#|//) [\w.]+)\n(.*?)^```$", RECEIVING, re.MULTILINE | re.DOTALL))
+SNIPPETS = dict(re.findall(r"^```\w+\n(?:#|//) ([\w.]+)\n(.*?)^```$", RECEIVING, re.MULTILINE | re.DOTALL))
 SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
 NODE = shutil.which("node") or ""
 Pushed = tuple[dict[str, str], bytes]  # the headers and the body of a push
@@ -70,6 +72,15 @@ def test_make_targets_and_modules_exist(document: Path) -> None:
         assert path.with_suffix(".py").exists() or path.is_dir(), module
 
 
+def test_the_deploy_commands_of_the_readme_run_what_the_deployment_tests_run() -> None:
+    deploy = re.findall(r"^```sh\n(.*?)^```$", TEXTS[ROOT / "README.md"], re.MULTILINE | re.DOTALL)[-1]
+    dry_run = f'make() {{ command make --dry-run -o .venv/.set-up "$@"; }}\n{deploy}'
+    printed = subprocess.run(["bash", "-ec", dry_run], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    steps = re.findall(r"tools\.\w+|chalice deploy --stage", printed)
+    assert steps == ["tools.api_key", "tools.resources", "chalice deploy --stage", "tools.gateway"]
+
+
 def test_the_table_of_settings_is_complete() -> None:
     names = {row.metadata["name"] for row in fields(Settings)} | {"SETTINGS_SECRET"}
     tables = [row for text in TEXTS.values() for row in re.findall(r"^\|([^|]+)\|", text, re.MULTILINE)]
@@ -80,30 +91,37 @@ def test_the_table_of_settings_is_complete() -> None:
 # The guide for receivers
 
 
-def verify_in_python(requests: list[Pushed]) -> list[bool]:
-    names: dict[str, Any] = {}
-    exec(SNIPPETS["# verify.py"], names)
-    return [names["is_genuine"](headers, body, SECRETS[0]) for headers, body in requests]
+@pytest.fixture
+def snippets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Write the guide's code blocks into a folder of Python's path, and forget what they import from each other."""
+    for name, code in SNIPPETS.items():
+        (tmp_path / name).write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("client", None)
 
 
-def verify_in_node(requests: list[Pushed]) -> list[bool]:
-    given = json.dumps([(headers, body.decode()) for headers, body in requests])
-    code = f"""{SNIPPETS["// verify.mjs"]}
-    const verify = ([headers, body]) => isGenuine(headers, Buffer.from(body), "{SECRETS[0]}");
-    console.log(JSON.stringify({given}.map(verify)));"""
-    done = subprocess.run([NODE, "--input-type=module", "-e", code], capture_output=True, text=True, check=True)
-    genuine: list[bool] = json.loads(done.stdout)
-    return genuine
+@contextmanager
+def api() -> Iterator[dict[str, str]]:
+    """Serve the API; yield the variables of its users."""
+    with serve_app() as port:
+        yield {"TRIGGERS_URL": f"http://127.0.0.1:{port}", "TRIGGERS_API_KEY": CONSUMER_KEY}
 
 
-@pytest.mark.parametrize("verify", [verify_in_python, pytest.param(verify_in_node, marks=needs_node)])
-def test_the_verifiers_tell_genuine_pushes_from_forged_ones(
-    world: World, receiver: Receiver, verify: Callable[[list[Pushed]], list[bool]]
-) -> None:
+def post(world: World, tenant: str) -> dict[str, Any]:
+    event: dict[str, Any] = world.call(
+        "POST", "/events", json.dumps({"event_type": "order.created", "payload": {"price": "12 €"}, "tenant": tenant})
+    ).json
+    return event
+
+
+def test_the_verifier_tells_genuine_pushes_from_forged_ones(world: World, receiver: Receiver, snippets: Path) -> None:
+    is_genuine = runpy.run_path(str(snippets / "verify.py"))["is_genuine"]
+
     def pushed(*secrets: str, seconds_ago: float = 0) -> Pushed:
         world.clock.now = time.time() - seconds_ago
         world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(secrets))
-        world.post({"price": "12 €"})
+        post(world, "customer-42")
         return dict(receiver.requests[-1].headers), receiver.requests[-1].body
 
     genuine = [pushed(SECRETS[0]), pushed(*SECRETS), pushed(*reversed(SECRETS)), pushed(SECRETS[0], seconds_ago=240)]
@@ -114,24 +132,73 @@ def test_the_verifiers_tell_genuine_pushes_from_forged_ones(
         *((dict(headers.items() - {(name, headers[name])}), body) for name in headers if name.startswith("webhook-")),
         *(pushed(SECRETS[1]), pushed(), pushed(SECRETS[0], seconds_ago=360), pushed(SECRETS[0], seconds_ago=-360)),
     ]
-    assert verify([*genuine, *forged]) == [True] * len(genuine) + [False] * len(forged)
+    assert [is_genuine(*push, SECRETS[0]) for push in genuine] == [True] * len(genuine)
+    assert [is_genuine(*push, SECRETS[0]) for push in forged] == [False] * len(forged)
 
 
-@pytest.mark.parametrize("name", ["# consumer.py", pytest.param("// consumer.mjs", marks=needs_node)])
-def test_the_consumers_lease_process_and_acknowledge(world: World, receiver: Receiver, name: str) -> None:
+def test_a_product_gives_a_customer_a_webhook_with_a_secret_of_its_own_and_takes_it_away(
+    world: World, receiver: Receiver, snippets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.clock.now = time.time()
+    world.restart(ZAPIER_WEBHOOK_URL="none", SUBSCRIPTION_HOSTS="127.0.0.1", WEBHOOK_SIGNING_SECRETS=SECRETS[0])
+    with api() as variables:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        product = runpy.run_path(str(snippets / "customers.py"))
+        webhook = product["add_webhook"]("customer-42", receiver.url, ["order.*"])
+        since = webhook["created_at"]
+        mine, others = post(world, "customer-42"), post(world, "customer-43")
+        deliveries = product["list_deliveries"]("customer-42", webhook["subscription_id"], since)
+        not_mine = product["list_deliveries"]("customer-43", webhook["subscription_id"], since)
+        product["remove_customer"]("customer-42")
+        after = post(world, "customer-42")
+
+    assert (others["copies"], after["copies"], not_mine["events"]) == ([], [], [])
+    assert [(copy["event_id"], copy["status"]) for copy in deliveries["events"]] == [(mine["copies"][0], "delivered")]
+    [push] = receiver.requests
+    content = json.loads(push.body)
+    assert (content["tenant"], content["source_event_id"]) == ("customer-42", mine["event_id"])
+    is_genuine = runpy.run_path(str(snippets / "verify.py"))["is_genuine"]
+    headers = dict(push.headers)
+    assert is_genuine(headers, push.body, webhook["secret"])
+    assert not is_genuine(headers, push.body, SECRETS[0])
+
+
+def test_the_push_in_the_guide_has_the_members_and_headers_of_a_real_one(world: World, receiver: Receiver) -> None:
+    world.restart(ZAPIER_WEBHOOK_URL="none", SUBSCRIPTION_HOSTS="127.0.0.1", WEBHOOK_SIGNING_SECRETS=SECRETS[0])
+    world.call("POST", "/subscriptions", json.dumps({"target_url": receiver.url}))
+    post(world, "customer-42")
+    [push] = receiver.requests
+    [shown] = re.findall(r"^```http\n(.*?)^```$", RECEIVING, re.MULTILINE | re.DOTALL)
+    head, _, body = shown.partition("\n\n")
+
+    assert list(json.loads(body)) == list(json.loads(push.body))
+    assert {line.split(":")[0].lower() for line in head.splitlines()[1:]} <= {name.lower() for name in push.headers}
+
+
+@pytest.mark.parametrize("name", ["consumer.py", pytest.param("consumer.mjs", marks=needs_node)])
+def test_the_consumers_lease_process_and_acknowledge(
+    world: World, receiver: Receiver, snippets: Path, name: str
+) -> None:
     receiver.default = status(404)
     events = [world.post({"n": number}, event_type=f"t{number}") for number in range(3)]
-    code = SNIPPETS[name]
-    command = [sys.executable, "-c", code] if name.endswith(".py") else [NODE, "--input-type=module", "-e", code]
-    with serve_app() as port:
-        environ = {**os.environ, "TRIGGERS_URL": f"http://127.0.0.1:{port}", "TRIGGERS_API_KEY": CONSUMER_KEY}
-        with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as consumer:
-            assert consumer.stdout
+    program = sys.executable if name.endswith(".py") else NODE
+    with (
+        api() as variables,
+        subprocess.Popen(
+            [program, name], cwd=snippets, env={**os.environ, **variables}, stdout=subprocess.PIPE, text=True
+        ) as consumer,
+    ):
+        assert consumer.stdout
+        try:
             processed = [consumer.stdout.readline().split()[0] for _ in events]
+            deadline = time.monotonic() + 10
+            while {world.event(event_id)["delivered_via"] for event_id in processed} != {"pull"}:
+                assert time.monotonic() < deadline
+        finally:
             consumer.kill()
 
     assert sorted(processed) == sorted(event["event_id"] for event in events)
-    assert {world.event(event_id)["delivered_via"] for event_id in processed[:2]} == {"pull"}
 
 
 def test_the_documented_outcome_of_each_status_code_is_the_real_one() -> None:

@@ -55,6 +55,10 @@ def test_every_other_call_is_answered_with_503_while_dynamodb_fails(
         "GET /events/%s",
         "POST /events/%s/acknowledge",
         "POST /events/%s/replay",
+        "POST /inbox/lease",
+        "GET /subscriptions",
+        *(f"{method} /subscriptions/sub_{0:032x}" for method in ("GET", "DELETE")),
+        *(f"POST /subscriptions/sub_{0:032x}/{verb}" for verb in ("enable", "test")),
     ):
         method, path = call.replace("%s", event_id).split()
         assert_unavailable(world.call(method, path))

@@ -43,9 +43,9 @@ def test_an_event_is_pushed_at_once(world: World, receiver: Receiver, output: Ou
         "webhook-signature": " ".join(Webhook(secret).sign(event["event_id"], sent_at, body) for secret in SECRETS),
     }
     assert (world.messages(), world.dead_letters()) == ([], [])
-    accepted, delivered = output.metrics()
-    assert accepted == {"EventsAccepted": 1}
-    assert delivered == {"DeliverySuccess": 1, "PushDuration": delivered["PushDuration"], "DeliveryLatency": 0}
+    [metrics] = output.metrics()
+    assert metrics.pop("PushDuration") >= 0
+    assert metrics == {"EventsAccepted": 1, "DeliverySuccess": 1, "DeliveryLatency": 0}
 
 
 def test_an_event_whose_push_fails_is_queued(world: World, receiver: Receiver, output: Output) -> None:
@@ -69,8 +69,8 @@ def test_an_event_whose_push_fails_is_queued(world: World, receiver: Receiver, o
         "duration_ms": attempt["duration_ms"],
         "response": "ok",
     }
-    accepted, retried = output.metrics()
-    assert (accepted, retried) == ({"EventsAccepted": 1}, {"DeliveryRetry": 1, "PushDuration": attempt["duration_ms"]})
+    expected = {"EventsAccepted": 1, "DeliveryRetry": 1, "PushDuration": attempt["duration_ms"]}
+    assert output.metrics() == [expected]
 
 
 def test_a_queued_event_is_tried_again_and_delivered(world: World, receiver: Receiver, output: Output) -> None:

@@ -9,6 +9,7 @@ import pytest
 import app
 from chalicelib.events import rfc3339
 from tests.conftest import Output
+from tests.support.aws import Aws, Fault
 from tests.support.receiver import Exchange, Receiver, status
 from tests.support.world import CONSUMER_KEY, PRODUCER_KEY, START, Answer, World
 
@@ -64,6 +65,9 @@ def test_the_body_of_a_lease_is_optional_and_an_empty_inbox_gives_no_events(worl
     event_ids = post_undelivered(world, 11)
     assert lease(world, limit=100, event_type="other") == []
 
+    [first] = lease(world, limit=1.0, lease_seconds=60.0, event_type=None)  # integers to JSON Schema
+    assert first["leased_until"] == rfc3339(START + 71)
+    end(world, "release", first["event_id"], first["lease_id"])
     events = world.call("POST", "/inbox/lease", " ").json["events"]
 
     assert [event["event_id"] for event in events] == event_ids[:10]
@@ -113,6 +117,31 @@ def test_an_acknowledgement_with_the_lease_can_be_repeated(world: World) -> None
     assert end(world, "replay", event_id).status_code == 202  # the lease has ended
 
 
+def acknowledge_many(world: World, lease_id: object, *event_ids: object) -> Answer:
+    body = json.dumps({"lease_id": lease_id, "event_ids": event_ids})
+    return world.call("POST", "/inbox/acknowledge", body, key=CONSUMER_KEY)
+
+
+def test_events_of_a_lease_are_acknowledged_in_one_call_which_can_be_repeated(world: World, aws: Aws) -> None:
+    event_ids = post_undelivered(world, 4)
+    lease_id = lease(world, limit=3)[0]["lease_id"]
+    [other] = lease(world)
+    given = [*event_ids, UNKNOWN, "x", event_ids[0]]
+    aws.fail(Fault.REFUSED, "UpdateItem", at=2)
+    assert acknowledge_many(world, lease_id, *given).status_code == 503
+    aws.heal()
+
+    for _ in range(2):
+        answer = acknowledge_many(world, lease_id, *given)
+        assert answer.json == {"acknowledged": event_ids[:3], "not_held": [event_ids[3], UNKNOWN, "x"]}
+
+    assert [world.event(event_id)["delivered_via"] for event_id in event_ids] == ["pull"] * 3 + [None]
+    end(world, "replay", event_ids[0])
+    assert acknowledge_many(world, lease_id, event_ids[0]).json["not_held"] == [event_ids[0]]
+    world.clock.sleep(301)
+    assert acknowledge_many(world, other["lease_id"], event_ids[3]).json["not_held"] == [event_ids[3]]
+
+
 def test_a_released_event_is_in_the_inbox_and_due_again(world: World, receiver: Receiver) -> None:
     receiver.script(status(503))
     [event_id] = post_undelivered(world)
@@ -133,26 +162,33 @@ def test_a_released_event_is_in_the_inbox_and_due_again(world: World, receiver: 
 def test_a_lease_that_does_not_exist_is_refused(world: World) -> None:
     assert end(world, "release", UNKNOWN, NO_LEASE).status_code == 404
     assert end(world, "acknowledge", UNKNOWN, NO_LEASE).status_code == 404
-    missing = end(world, "release", UNKNOWN)
-    assert (missing.status_code, missing.json["errors"][0]["field"]) == (400, "lease_id")
+    for path, field in (("release", "lease_id"), ("acknowledge?leaseid=x", "leaseid"), ("release?id=x", "id")):
+        refused = world.call("POST", f"/events/{UNKNOWN}/{path}")
+        assert (refused.status_code, refused.json["errors"][0]["field"]) == (400, field)
+    [event_id] = post_undelivered(world)
+    assert world.call("POST", f"/events/{event_id}/acknowledge?lease_id=").status_code == 409
     assert world.call("POST", "/inbox/lease", key=PRODUCER_KEY).status_code == 403
 
 
 @pytest.mark.parametrize(
-    ("body", "fields"),
+    ("path", "body", "fields"),
     [
-        ('{"limit": 0, "lease_seconds": 3601, "event_type": "a b"}', ["limit", "lease_seconds", "event_type"]),
-        ('{"limit": true, "lease_seconds": 1.0, "colour": 1}', ["colour", "limit", "lease_seconds"]),
-        ('{"limit": "5", "lease_seconds": 0}', ["limit", "lease_seconds"]),
-        ('{"limit": 101}', ["limit"]),
-        ("[]", ["body"]),
-        ("{", ["body"]),
+        ("lease", '{"limit": 0, "lease_seconds": 3601, "event_type": "a b"}', ["event_type", "lease_seconds", "limit"]),
+        ("lease", '{"limit": true, "lease_seconds": 1.5, "colour": 1}', ["colour", "lease_seconds", "limit"]),
+        ("lease", '{"limit": "5", "lease_seconds": 0}', ["lease_seconds", "limit"]),
+        ("lease", '{"limit": 101}', ["limit"]),
+        ("lease", "[]", ["body"]),
+        ("lease", "{", ["body"]),
+        ("acknowledge", "{}", ["event_ids", "lease_id"]),
+        ("acknowledge", '{"lease_id": "lse_1", "event_ids": [1]}', ["event_ids", "lease_id"]),
+        ("acknowledge", json.dumps({"lease_id": NO_LEASE, "event_ids": [UNKNOWN] * 101}), ["event_ids"]),
+        ("acknowledge", json.dumps({"lease_id": NO_LEASE, "event_ids": []}), ["event_ids"]),
     ],
 )
-def test_every_fault_of_a_lease_is_named(world: World, body: str, fields: list[str]) -> None:
-    answer = world.call("POST", "/inbox/lease", body)
+def test_every_fault_of_a_body_is_named(world: World, path: str, body: str, fields: list[str]) -> None:
+    answer = world.call("POST", f"/inbox/{path}", body)
 
-    assert (answer.status_code, [fault["field"] for fault in answer.json["errors"]]) == (400, fields)
+    assert (answer.status_code, sorted(fault["field"] for fault in answer.json["errors"])) == (400, fields)
 
 
 def test_no_push_begins_during_a_lease_and_the_sweep_queues_the_event_when_it_ends(

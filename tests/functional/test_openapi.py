@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -15,7 +16,7 @@ from chalicelib import __version__
 from tests.support.aws import Aws
 from tests.support.openapi import DOCUMENT, assert_fits, resolve
 from tests.support.receiver import Receiver
-from tests.support.world import CONSUMER_KEY, PRODUCER_KEY, ROOT, World
+from tests.support.world import CONSUMER_KEY, PRODUCER_KEY, ROOT, World, digest
 
 OPERATIONS = [
     (method.upper(), path, operation)
@@ -25,6 +26,14 @@ OPERATIONS = [
 ]
 IDS = [operation["operationId"] for _, _, operation in OPERATIONS]
 WEBHOOK = DOCUMENT["webhooks"]["event"]["post"]
+ERASER_KEY = "eraser-key"
+SCOPES = {PRODUCER_KEY: "produce", CONSUMER_KEY: "consume", ERASER_KEY: "erase"}
+
+
+@pytest.fixture
+def world(world: World) -> World:
+    world.restart(API_KEYS=f"{world.environ['API_KEYS']},eraser:{digest(ERASER_KEY)}:erase")
+    return world
 
 
 def example_path(path: str) -> str:
@@ -34,6 +43,12 @@ def example_path(path: str) -> str:
 def example_bodies(operation: dict[str, Any]) -> list[Any]:
     content = operation["requestBody"]["content"]["application/json"]
     return [example["value"] for example in content["examples"].values()]
+
+
+def accepted_keys(operation: dict[str, Any]) -> list[str]:
+    """Return the keys of SCOPES that may call an operation; one without scopes takes any key, or none."""
+    scopes = {scope for requirement in operation["security"] for scope in requirement.get("bearer", [])}
+    return [key for key, scope in SCOPES.items() if scope in scopes or not scopes]
 
 
 def test_it_is_a_valid_document_of_this_version() -> None:
@@ -62,13 +77,12 @@ def test_each_operation_requires_the_described_scopes(
     world: World, method: str, path: str, operation: dict[str, Any]
 ) -> None:
     schemes = {scheme for requirement in operation["security"] for scheme in requirement}
-    scopes = {scope for requirement in operation["security"] for scope in requirement.get("bearer", [])}
 
-    answers = [world.call(method, example_path(path), key=key) for key in (None, PRODUCER_KEY, CONSUMER_KEY)]
+    answers = {key: world.call(method, example_path(path), key=key) for key in (None, *SCOPES)}
 
-    refused = [answer.status_code in (401, 403) for answer in answers]
-    assert refused == [bool(scopes), scopes == {"consume"}, scopes == {"produce"}]
-    assert schemes == ({"bearer", "basic"} if scopes else set())
+    allowed = [key for key, answer in answers.items() if answer.status_code not in (401, 403)]
+    assert allowed == [*([] if schemes else [None]), *accepted_keys(operation)]
+    assert schemes in ({"bearer", "basic"}, set())
 
 
 def examples() -> Iterator[tuple[dict[str, Any], object]]:
@@ -81,7 +95,7 @@ def examples() -> Iterator[tuple[dict[str, Any], object]]:
         elif isinstance(node, dict):
             named = node.get("examples", {})
             if "schema" in node:
-                yield from ((node["schema"], example["value"]) for example in named.values())
+                yield from ((node["schema"], resolve(example)["value"]) for example in named.values())
                 yield from ((node["schema"], node["example"]) for _ in range("example" in node))
             elif isinstance(named, list):
                 yield from ((node, example) for example in named)
@@ -94,7 +108,7 @@ def examples() -> Iterator[tuple[dict[str, Any], object]]:
 def test_every_example_fits_its_schema() -> None:
     pairs = list(examples())
 
-    assert len(pairs) > 40
+    assert len(pairs) > 50
     for schema, value in pairs:
         assert_fits(value, schema)
 
@@ -105,28 +119,35 @@ def test_every_example_of_a_request_is_accepted(
 ) -> None:
     parameters = [resolve(parameter) for parameter in operation.get("parameters", [])]
     given = [parameter for parameter in parameters if "example" in parameter]
-    query = "&".join(f"{parameter['name']}={parameter['example']}" for parameter in given if parameter["in"] == "query")
+    query = urlencode({parameter["name"]: parameter["example"] for parameter in given if parameter["in"] == "query"})
     headers = {parameter["name"]: parameter["example"] for parameter in given if parameter["in"] == "header"}
     bodies = [json.dumps(body) for body in example_bodies(operation)] if "requestBody" in operation else [None]
 
     for body in bodies:
-        answer = world.call(method, f"{example_path(path)}?{query}".rstrip("?"), body, **headers)
+        url = f"{example_path(path)}?{query}".rstrip("?")
+        answer = world.call(method, url, body, key=accepted_keys(operation)[0], **headers)
         assert answer.status_code in (200, 201, 202, 204, 404), answer.text
 
 
-def test_a_receiver_gets_what_the_webhook_section_describes(world: World, receiver: Receiver) -> None:
-    world.restart(WEBHOOK_SIGNING_SECRETS=f"whsec_{'a' * 32}")
-    [example] = example_bodies(WEBHOOK)
-
-    world.post(example["payload"], event_type=example["event_type"])
-
-    [request] = receiver.requests
+def test_receivers_get_what_the_webhook_section_describes(world: World, receiver: Receiver) -> None:
+    world.restart(WEBHOOK_SIGNING_SECRETS=f"whsec_{'a' * 32}", SUBSCRIPTION_HOSTS="127.0.0.1")
     described = {parameter["name"].lower(): parameter["schema"] for parameter in WEBHOOK["parameters"]}
-    assert list(request.json()) == list(example)
-    assert_fits(request.json(), {"$ref": "#/components/schemas/Push", "unevaluatedProperties": False})
-    assert {name for name in request.headers if name.startswith("webhook-")} | {"user-agent"} == described.keys()
-    for name, schema in described.items():
-        assert_fits(request.headers[name], schema)
+    [event, copy] = example_bodies(WEBHOOK)
+    posted = {name: event[name] for name in ("event_type", "payload", "metadata", "tenant")}
+
+    world.call("POST", "/subscriptions", json.dumps({"target_url": receiver.url}))
+    world.call("POST", "/events", json.dumps(posted))
+
+    pushes = {request.json()["event_id"][:4]: request for request in receiver.requests}
+    assert pushes.keys() == {"evt_", "cpy_"}
+    for example in (event, copy):
+        request = pushes[example["event_id"][:4]]
+        assert list(request.json()) == list(example)
+        assert_fits(request.json(), {"$ref": "#/components/schemas/Push", "unevaluatedProperties": False})
+        names = {name for name in request.headers if name.startswith("webhook-")}
+        assert names | {"user-agent"} == described.keys()
+        for name, schema in described.items():
+            assert_fits(request.headers[name], schema)
 
 
 def test_the_example_of_a_signature_is_that_of_the_example_body() -> None:

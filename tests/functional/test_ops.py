@@ -16,14 +16,15 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from chalicelib.queue import Queue
+from chalicelib.queue import Message, Queue
 from tests.support import receiver as receivers
 from tests.support.loopback import serve_app
 from tests.support.receiver import Receiver
 from tests.support.world import KEY, World
-from tools.ops import Pace, cli, move_messages
+from tools.ops import cli, move_messages
 
 FAST = ("--rate", "10000")
+GO = ("--go", *FAST)
 
 Before = Callable[[str, Callable[[], None], int], None]
 
@@ -31,7 +32,8 @@ Before = Callable[[str, Callable[[], None], int], None]
 @pytest.fixture(autouse=True)
 def _environment(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Serve the app, and set what the commands read."""
-    monkeypatch.delenv("STAGE", raising=False)
+    for name in ("STAGE", "MAKELEVEL"):
+        monkeypatch.delenv(name, raising=False)
     for name in ("INBOX_QUEUE_URL", "INBOX_DLQ_URL"):
         monkeypatch.setenv(name, world.environ[name])
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
@@ -96,20 +98,42 @@ def pushes(receiver: Receiver) -> Counter[str]:
     return Counter(request.headers["webhook-id"] for request in receiver.requests)
 
 
-def test_dlq_shows_depth_and_reasons_without_removing_or_hiding_a_message(world: World, receiver: Receiver) -> None:
-    [event_id] = fail(world, receiver)
-    odd = f'{{"event_id": "evt_{0:032}", "failed_at": "", "reason": "\\u001b[2Jodd"}}'
-    for body in ("secret text", odd):
-        world.outside.send_message(QueueUrl=world.environ["INBOX_DLQ_URL"], MessageBody=body)
+def send_dead_letter(world: World, body: str, **options: str) -> None:
+    world.outside.send_message(QueueUrl=world.environ["INBOX_DLQ_URL"], MessageBody=body, **options)
+
+
+def test_dlq_groups_a_sample_without_removing_or_hiding_a_message(world: World, receiver: Receiver) -> None:
+    *_, latest = fail(world, receiver, 2)
+    copy = f'{{"event_id": "evt_{0:032}", "failed_at": "", "reason": "\\u001b[2Jodd"}}'
+    send_dead_letter(world, copy, MessageGroupId="sub_1")
+    send_dead_letter(world, "secret text")
 
     shown = Ran("dlq").output
 
-    assert re.search(rf"{event_id} +permanent +1 +\S+Z +404", shown)
-    assert re.search(r"message \S+ +malformed", shown)
-    assert shown.endswith("triggers-api-dev-inbox-dlq holds 3 messages, 3 of them shown\n")
+    assert re.search(rf"webhook +permanent +2 +{latest} +\S+Z +1 +404", shown)
+    assert re.search(r"sub_1 +\?\[2Jodd +1 +evt_0", shown)
+    assert re.search(r"webhook +malformed +1 +message \S+", shown)
+    assert shown.endswith("triggers-api-dev-inbox-dlq holds 4 messages; sample: 4\n")
     assert not re.search("secret|\x1b", shown)
     world.clock.sleep(0.001)
-    assert Queue(world.outside, world.environ["INBOX_DLQ_URL"]).depth() == 3
+    assert Queue(world.outside, world.environ["INBOX_DLQ_URL"]).depth() == 4
+
+
+def test_dlq_and_redrive_count_messages_in_flight(world: World, before: Before) -> None:
+    url = world.environ["INBOX_DLQ_URL"]
+    assert Ran("dlq").output == "triggers-api-dev-inbox-dlq is empty\n"
+    send_dead_letter(world, "not a message of ours")
+    [message] = Queue(world.outside, url).receive(wait_seconds=0)
+    assert Ran("dlq").output == "triggers-api-dev-inbox-dlq holds 1 message, 1 of them in flight; sample: 0\n"
+
+    def show() -> None:
+        world.outside.change_message_visibility(QueueUrl=url, ReceiptHandle=message.receipt_handle, VisibilityTimeout=0)
+        world.clock.sleep(0.001)
+
+    send_dead_letter(world, "another")
+    before("sqs.DeleteMessageBatch", show, 1)
+
+    assert Ran("redrive", *FAST).output.startswith("moved 2 of 2 messages from ")
 
 
 def test_an_unknown_stage_is_one_line() -> None:
@@ -142,7 +166,7 @@ def test_a_redrive_stopped_between_send_and_delete_loses_nothing_and_pushes_each
     errors = Ran("redrive", *FAST, status=130).errors
 
     assert errors.startswith("moved 10 of 15 messages")
-    assert re.search(r"To move the rest: \S+ -m tools.ops redrive --rate 10000\n$", errors)
+    assert re.search(r"To move the rest: \S+ -m tools.ops redrive --rate=10000\n$", errors)
     world.clock.sleep(31)  # what was received is visible again
     Ran("redrive", *FAST)
     assert world.dead_letters() == []
@@ -162,12 +186,12 @@ def test_a_redrive_ends_though_messages_come_back(world: World, before: Before) 
 
 def test_a_redrive_keeps_to_its_rate(world: World) -> None:
     source, target = (Queue(world.outside, world.environ[name]) for name in ("INBOX_DLQ_URL", "INBOX_QUEUE_URL"))
-    source.send_many([(f"{number}", {}) for number in range(10)])
-    start, pace = world.clock(), Pace(4, world.clock, world.clock.sleep)
+    source.send_many([Message(f"{number}", {}) for number in range(10)])
+    slept: list[float] = []
 
-    moved = [(count, world.clock() - start) for count in move_messages(source, target, 10, pace)]
+    assert list(move_messages(source, target, 10, 4, slept.append)) == [4, 4, 2]
 
-    assert moved == [(4, 0), (4, 1), (2, 2)]
+    assert slept == [1, 1, 0.5]
 
 
 def test_show_tells_the_attempts_of_an_event_and_its_payload_only_when_asked(world: World, receiver: Receiver) -> None:
@@ -184,19 +208,21 @@ def test_show_tells_the_attempts_of_an_event_and_its_payload_only_when_asked(wor
     assert '"card": "secret-payload"' in Ran("show", event_id, "--payload").output
 
 
-def test_a_replay_takes_the_events_of_a_period_and_a_type_oldest_first(world: World, receiver: Receiver) -> None:
+def test_a_replay_takes_the_events_of_a_period_and_a_type_oldest_first(
+    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _early, first, second, _late = fail(world, receiver, 4)
     receiver.script(receivers.status(404))
     world.post(event_type="other.type")
     since, until = (world.event(event_id)["created_at"] for event_id in (first, second))
-    command = ("replay", "--since", since, "--until", until, "--event-type", "order.created", *FAST)
+    monkeypatch.setenv("STATUS", "pending")  # somebody else's variable
+    ran = Ran("replay", "--since", since, "--until", until, "--event-type", "order.created", *FAST)
 
-    planned = Ran(*command, "--dry-run").output
-    assert re.fullmatch(rf"would be replayed: 2\n.*\n\S+ +{first} *\n\S+ +{second} *\n", planned)
+    assert re.search(rf"\n\S+Z +{first} +order.created .*\n\S+Z +{second} +order.created .*\n", ran.output)
+    assert "\n2 events would be replayed. " in ran.output
     assert world.messages() == []
-    assert world.event(first)["status"] == "failed"
 
-    assert Ran(*command).output == "replayed 2 of 2 events\n"
+    assert Ran(*command_in(ran.output, "To push them again")).output == "replayed 2 of 2 events\n"
     assert [message["attributes"]["EventId"] for message in world.messages()] == [first, second]
 
 
@@ -206,19 +232,19 @@ def test_a_replay_that_is_stopped_prints_the_command_that_goes_on(
     first, second, third, fourth = fail(world, receiver, 4)
     before("dynamodb.UpdateItem", press_ctrl_c, 3)
 
-    errors = Ran("replay", "--since", "2026-01-01", "--until", "2027-01-01", *FAST, status=130).errors
+    errors = Ran("replay", "--since", "2026-01-01", "--until", "2027-01-01", *GO, status=130).errors
     assert errors.startswith("replayed 2 of 4 events\n")
     receiver.default = receivers.status(404)
     world.settle()  # what was replayed has failed again
-    Ran(*command_to_continue(errors))
+    Ran(*command_in(errors, "To continue"))
     world.settle()
 
     counts = pushes(receiver)
     assert (counts[first], counts[second], counts[third] >= 2, counts[fourth]) == (2, 2, True, 2)
 
 
-def command_to_continue(errors: str) -> list[str]:
-    [command] = re.findall(r"To continue: \S+ -m tools.ops (.*)", errors)
+def command_in(text: str, what: str) -> list[str]:
+    [command] = re.findall(rf"{what}: \S+ -m tools.ops (.*)", text)
     return shlex.split(command)
 
 
@@ -226,7 +252,7 @@ def test_an_event_that_is_held_is_skipped_and_named(world: World, receiver: Rece
     leased, free = fail(world, receiver, 2)
     world.services.store.lease(leased, "lease", 60)
 
-    ran = Ran("replay", leased, free, *FAST, status=1)
+    ran = Ran("replay", leased, free, *GO, status=1)
 
     assert re.fullmatch(f"replayed 1 of 2 events\nskipped, because .*: {leased}\n", ran.output)
     assert ran.errors == "Error: some events were skipped\n"
@@ -309,9 +335,9 @@ def test_a_call_is_repeated_when_the_api_asks_for_it(fake: Receiver, code: int) 
 def test_a_replay_whose_response_is_lost_is_not_repeated(fake: Receiver) -> None:
     fake.script(receivers.close_without_answer)
 
-    errors = Ran("replay", "evt_1", status=1).errors
+    errors = Ran("replay", "evt_1", "--go", status=1).errors
 
-    assert command_to_continue(errors) == ["replay", "evt_1", "--status=failed", "--rate=20"]
+    assert command_in(errors, "To continue") == ["replay", "evt_1", "--status=failed", "--rate=20", "--go"]
     assert re.search(r"\nError: cannot reach http://127.0.0.1:\d+: .*\n$", errors)
     assert len(fake.requests) == 1
 
@@ -346,3 +372,37 @@ def test_wrong_usage_is_refused_before_anything_is_called(fake: Receiver, comman
     assert Ran(*command.split(), status=2).errors.startswith("Usage: ")
 
     assert fake.requests == []
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        ("show", ["EVENT_ID="]),
+        ("replay", ["EVENT_ID=", "SINCE="]),
+        ("replay --since a", ["SINCE="]),
+        ("send", ["TYPE=", "PAYLOAD=", "FILE="]),
+        ("send --payload {", ["PAYLOAD="]),
+    ],
+)
+def test_errors_name_the_variables_of_make(command: str, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAKELEVEL", "1")
+
+    errors = Ran(*command.split(), status=1).errors
+
+    assert errors.startswith("Error: ")
+    assert [name for name in names if name not in errors] == []
+    assert "--" not in errors
+
+
+def test_make_replay_reads_variables_and_says_how_to_go_on(
+    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [event_id] = fail(world, receiver)
+    for name, value in {"MAKELEVEL": "1", "EVENT_TYPE": "order.created", "RATE": "1", "SINCE": "2026-01-01"}.items():
+        monkeypatch.setenv(name, value)
+
+    said = Ran("replay").output
+
+    [how] = re.findall(r"\n1 event would be replayed. To push them again: make replay (.*)\n", said)
+    created_at = world.event(event_id)["created_at"]
+    assert {f"SINCE={created_at}", "STATUS=failed", "EVENT_TYPE=order.created", "RATE=1", "GO=1"} < {*shlex.split(how)}

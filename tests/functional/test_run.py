@@ -10,11 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import urllib3
 
 from chalicelib import settings
 from tests.support.receiver import Receiver
@@ -40,11 +40,18 @@ def printed() -> list[str]:
 def system(printed: list[str]) -> Iterator[Run]:
     """A system with nothing set; `printed` has the lines up to `ready`."""
     with contextlib.closing(Run([sys.executable, "-m", "tools.run"])) as run:
-        while not printed or not printed[-1].startswith("ready"):
-            printed.append(run.wait_for("(.*)"))
+        printed += lines_until_ready(run)
         run.key = found(printed, r"key +(trk_\S+)")
-        run.port = int(found(printed, r"ready  http://127.0.0.1:(\d+)"))
         yield run
+
+
+def lines_until_ready(run: Run) -> list[str]:
+    """Return what is printed until the system is ready, and set its port."""
+    lines = [""]
+    while not lines[-1].startswith("ready"):
+        lines.append(run.wait_for("(.*)"))
+    run.port = int(found(lines, r"ready  http://127.0.0.1:(\d+)"))
+    return lines[1:]
 
 
 def found(lines: list[str], pattern: str) -> str:
@@ -53,11 +60,23 @@ def found(lines: list[str], pattern: str) -> str:
     return match[1]
 
 
+def shell(commands: str) -> str:
+    """Run commands that a user pastes, which must succeed; return their output. make uses this Python."""
+    make = f'make() {{ command make -o .venv/.set-up PY={sys.executable} "$@"; }}'
+    script = f"{make}\n{commands}"
+    return subprocess.run(
+        ["bash", "-ec", script], cwd=ROOT, capture_output=True, check=True, text=True, timeout=20
+    ).stdout
+
+
+def paste(printed: list[str], pattern: str) -> str:
+    """Run one of the printed commands after the first line."""
+    return shell(f"{printed[0]}\n{found(printed, f'^({pattern})')}")
+
+
 def fail(printed: list[str], query: str) -> None:
-    """Tell the built-in receiver to fail, with the command that was printed."""
-    command = shlex.split(found(printed, rf"^ *(curl .*/fail\?{re.escape(query)}.*)"))
-    assert command[:-1] == ["curl", "-sS", "-X", "POST"]
-    urllib.request.urlopen(urllib.request.Request(command[-1], method="POST"), timeout=20).close()
+    """Tell the built-in receiver to fail."""
+    paste(printed, rf"curl .*/fail\?{re.escape(query)}.*")
 
 
 def post(system: Run, **headers: str) -> dict[str, Any]:
@@ -67,30 +86,102 @@ def post(system: Run, **headers: str) -> dict[str, Any]:
     return event
 
 
-def test_the_first_line_links_to_the_console_with_the_key(system: Run, printed: list[str]) -> None:
-    assert printed[0].split() == ["console", f"http://127.0.0.1:{system.port}/#key={system.key}"]
+def test_the_console_is_linked_with_the_key(system: Run, printed: list[str]) -> None:
+    assert found(printed, r"^console +(\S+)") == f"http://127.0.0.1:{system.port}/#key={system.key}"
 
 
-def test_the_printed_curl_posts_an_event_that_reaches_the_receiver(system: Run, printed: list[str]) -> None:
-    command = shlex.split(found(printed, r"^ *(curl .*/events .*)"))
-
-    event = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=20).stdout)
+def test_the_printed_commands_post_events_that_the_receiver_gets_signed(system: Run, printed: list[str]) -> None:
+    event = json.loads(paste(printed, "curl .*/events.*"))
+    made_by_send = paste(printed, "make send .*").split(":")[0]
 
     assert event["status"] == "delivered"
-    assert "responded 200" in system.wait_for(rf"(.*{event['event_id'][:12]}  received.*)")
+    received = [
+        system.wait_for(rf"(.*  {event_id[:12]}  received.*)") for event_id in (event["event_id"], made_by_send)
+    ]
+    assert ["responded 200, signature ok" in line for line in received] == [True, True]
+    assert f'{made_by_send}  responded 200, signature ok: {{"order_id": "2"}}' in paste(printed, r"curl -sS http\S+$")
 
 
-def test_the_commands_of_the_readme_post_an_event(system: Run) -> None:
-    [block] = re.findall(
-        r"^\$ (export TRIGGERS_URL=.*?)```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
-    )
-    commands = re.sub(r"(?m)^\$ ", "", block).replace(":8000", f":{system.port}")
+def test_the_receiver_may_be_subscribed_to_and_checks_the_copies(system: Run, printed: list[str]) -> None:
+    subscription_id = json.loads(paste(printed, "curl .*/subscriptions.*"))["subscription_id"]
 
-    done = subprocess.run(
-        ["bash", "-c", commands.replace("trk_…", system.key)], capture_output=True, check=True, timeout=20
-    )
+    [copy_id] = post(system)["copies"]
 
-    assert "event_id" in json.loads(done.stdout)
+    received = system.wait_for(rf"(.*  {copy_id[:12]}  received.*)")
+    assert system.call("DELETE", f"/subscriptions/{subscription_id}")[0] == 204
+    assert "responded 200, signature ok" in received
+
+
+def test_the_receiver_tells_unsigned_pushes_forged_ones_and_nonsense(printed: list[str], system: Run) -> None:
+    url = found(printed, r'"target_url": "(http\S+?)"')
+    event = '{"event_id": "evt_1", "payload": {}}'
+    signed = {"webhook-id": "evt_1", "webhook-timestamp": "1", "webhook-signature": "v1,A"}
+
+    assert [push(url, event), push(url, event, signed)] == [200, 200]
+    assert [push(url, text) for text in ("[", "{}", "[]", "1")] == [400] * 4
+    assert [push(url.split("/hooks")[0] + "/fail?" + query, "") for query in ("times=x", "status=42")] == [400] * 2
+    deliveries = paste(printed, r"curl -sS http\S+$").splitlines()
+    assert "evt_1  responded 200, not signed" in deliveries[-2]
+    assert "evt_1  responded 200, signature wrong" in deliveries[-1]
+
+
+def push(url: str, body: str, headers: dict[str, str] | None = None) -> int:
+    return urllib3.request("POST", url, body=body, headers=headers, timeout=5).status
+
+
+def test_the_quick_start_of_the_readme_works(system: Run) -> None:
+    blocks = re.findall(r"^```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    commands = "".join(blocks[1:3]).replace(":8000", f":{system.port}").replace("trk_…", system.key)
+
+    posted, sent, inbox = shell(commands).splitlines()
+
+    assert json.loads(posted)["status"] == "delivered"
+    assert re.fullmatch(r"evt_\w+: Delivered by attempt 1\.", sent)
+    assert json.loads(inbox).keys() == {"events", "next_cursor"}
+
+
+def test_an_unknown_path_is_a_problem_document_that_does_not_repeat_the_key(system: Run) -> None:
+    for path in ("/nope", "/events/a/b/c", "/nope%0d%0a?x=1"):
+        status, headers, body = system.call("GET", path)
+
+        assert (status, headers["Content-Type"]) == (404, "application/problem+json")
+        assert json.loads(body) | {"detail": ""} == {
+            "type": "about:blank",
+            "title": "Not Found",
+            "status": 404,
+            "detail": "",
+            "code": "not_found",
+        }
+    assert system.call("GET", "/nope", Authorization="Bearer é")[0] == 404
+
+
+def test_head_is_answered_like_get_without_the_body(system: Run) -> None:
+    for path in ("/health", "/events", "/nope"):
+        _, headers, body = system.call("GET", path)
+        status, head_headers, nothing = system.call("HEAD", path)
+
+        assert (status, head_headers["Content-Length"]) == (200 if path != "/nope" else 404, str(len(body)))
+        assert (head_headers["Content-Type"], nothing) == (headers["Content-Type"], b"")
+
+
+def test_a_chunked_body_is_read_and_the_next_request_after_it(system: Run) -> None:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", system.port, timeout=10)) as connection:
+        headers = {"Authorization": f"Bearer {system.key}", "Content-Type": "application/json"}
+        connection.request("POST", "/events", iter([EVENT[:9].encode(), EVENT[9:].encode()]), headers)
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())["event_type"]) == (202, "order.created")
+        connection.request("GET", "/health")
+        assert connection.getresponse().status == 200
+
+
+@pytest.mark.parametrize("framing", ["Transfer-Encoding: chunked\r\n\r\nzz", "Content-Length: x\r\n"])
+def test_a_body_of_unclear_length_ends_the_connection(system: Run, framing: str) -> None:
+    with socket.create_connection(("127.0.0.1", system.port), timeout=5) as connection:
+        connection.sendall(f"POST /events HTTP/1.1\r\n{framing}\r\nGET /health HTTP/1.1\r\n\r\n".encode())
+        answers = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    assert answers.startswith(b"HTTP/1.1 400 ")
+    assert answers.count(b"HTTP/1.1 ") == 1
 
 
 def test_an_event_is_retried_until_the_receiver_recovers(system: Run, printed: list[str]) -> None:
@@ -116,7 +207,7 @@ def test_a_dead_letter_is_linked_and_can_be_replayed(system: Run, printed: list[
 
 
 def test_the_printed_variables_are_the_settings_of_another_process(system: Run, printed: list[str]) -> None:
-    words = shlex.split(found(printed, r"^ *export (.*)"))
+    words = shlex.split(found(printed, r"^export (AWS_.*)"))
 
     variables = dict(word.split("=", 1) for word in words)
 
@@ -140,18 +231,23 @@ def test_a_signal_ends_make_and_the_system_within_five_seconds(emulator: str, nu
 
 def test_what_is_set_is_used_and_secrets_are_not_printed(emulator: str) -> None:
     own = {"AWS_ENDPOINT_URL": emulator, "STAGE": "own", "SUBSCRIPTION_HOSTS": "127.0.0.1", **OWN_KEY}
-    with Receiver() as receiver, running(key=KEY, ZAPIER_WEBHOOK_URL=receiver.url, **own) as system:
+    with (
+        Receiver() as receiver,
+        contextlib.closing(Run([sys.executable, "-m", "tools.run"], ZAPIER_WEBHOOK_URL=receiver.url, **own)) as system,
+    ):
+        system.key = KEY
+        lines = lines_until_ready(system)
         subscription = json.dumps({"target_url": receiver.url})
         assert system.call("POST", "/subscriptions", subscription)[0] == 201
         event = post(system)
         assert receiver.wait_for(2, timeout=10)
         system.end(signal.SIGTERM)
         system.reader.join()
-        lines = list(system.lines.queue)
+        lines += [line for line in system.lines.queue if line]
 
     pushed = {request.headers["webhook-id"] for request in receiver.requests}
     assert pushed == {event["event_id"], *event["copies"]}
-    assert not [line for line in lines if line and ("secret" in line or digest(KEY) in line)]
+    assert not [line for line in lines if "secret" in line or digest(KEY) in line]
 
 
 def test_a_second_start_finds_the_events_of_the_first_which_pull_only_stores_for_consumers(emulator: str) -> None:
@@ -197,11 +293,12 @@ def test_all_unusable_variables_are_named_in_one_line() -> None:
     assert "secret" not in errors
 
 
-def test_an_aws_that_does_not_respond_is_one_line() -> None:
-    status, output, errors = ended(AWS_ENDPOINT_URL="http://127.0.0.1:9")
+def test_an_aws_that_does_not_respond_is_one_line_that_says_what_to_unset() -> None:
+    status, output, errors = ended(AWS_ENDPOINT_URL="http://127.0.0.1:9", **OWN_KEY)
 
     assert (status, output, errors.count("\n")) == (1, "", 1)
     assert "http://127.0.0.1:9" in errors
+    assert "unset AWS_ENDPOINT_URL API_KEYS)" in errors
 
 
 @pytest.mark.parametrize("name", ["EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL", "SETTINGS_SECRET"])

@@ -74,7 +74,7 @@ def use_the_api(world: World) -> list[Answer]:
         *(world.call("POST", "/events", BODY, key=key) for key in (None, "wrong-key-itself", CONSUMER_KEY)),
         *(world.call("GET", path, key=PRODUCER_KEY) for path in ("/events", "/inbox", f"/events/{event_id}")),
         *(world.call("GET", path) for path in ("/events", "/events?payload=1", "/inbox?cursor=x", "/health")),
-        world.call("GET", "/subscriptions"),
+        *(world.call("GET", path) for path in ("/subscriptions", "/subscriptions?tenant=payload-itself!")),
         *(world.call("POST", f"/events/{event_id}/{verb}") for verb in ("replay", "acknowledge", "replay")),
         world.call("PUT", "/events", BODY),
     ]

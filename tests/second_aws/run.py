@@ -19,7 +19,8 @@ from pathlib import Path
 
 import boto3
 
-from tools import emulator, local_aws
+from tests.support import emulator
+from tools import local_aws
 
 HERE = Path(__file__).parent
 NODE = HERE / "node_modules" / ".bin" / "node"  # for Linux on x64; elsewhere the one on PATH

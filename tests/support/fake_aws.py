@@ -159,7 +159,7 @@ class FakeDynamoDB:
         """Let the index show an item, or none."""
         before, after = self._index.pop(key, None), None
         if item and PARTITION in item:
-            after = self._index[key] = {name: item[name] for name in _projected() if name in item}
+            after = self._index[key] = {name: item[name] for name in projected() if name in item}
         if before and after and (before[PARTITION], before[SORT]) == (after[PARTITION], after[SORT]):
             return
         if before:
@@ -187,7 +187,7 @@ def _plain(item: Typed) -> Item:
 
 
 @cache
-def _projected() -> list[str]:
+def projected() -> list[str]:
     """Return the attributes that the index shows."""
     (index,) = json.loads(RESOURCES.read_text())["Resources"]["EventsTable"]["Properties"]["GlobalSecondaryIndexes"]
     return [KEY, PARTITION, SORT, *index["Projection"]["NonKeyAttributes"]]
@@ -216,6 +216,8 @@ def _condition(expression: str) -> Condition:
     for dynamodb, python in (
         (r"attribute_exists\((\w+)\)", r"('\1' in item)"),
         (r"attribute_not_exists\((\w+)\)", r"('\1' not in item)"),
+        (r"begins_with\((\w+), (:\w+)\)", r"item.get('\1', '').startswith(\2)"),
+        (r"(\w+) BETWEEN (:\w+) AND (:\w+)", r"(\2 <= item['\1'] <= \3)"),
         (r"contains\((\w+), (:\w+)\)", r"(\2 in item.get('\1', ''))"),
         (r"(\w+) IN \(([^)]+)\)", r"(item.get('\1') in [\2])"),
         (r"(\w+) = (:\w+)", r"(item.get('\1') == \2)"),

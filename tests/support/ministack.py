@@ -12,8 +12,8 @@ from typing import Any
 
 import boto3
 
-from tools import emulator
-from tools.emulator import Emulator
+from tests.support import emulator
+from tests.support.emulator import Emulator
 
 ACCOUNT = {"region_name": emulator.REGION, "aws_access_key_id": "test", "aws_secret_access_key": "test"}
 MAPPINGS = "/2015-03-31/event-source-mappings"

@@ -10,6 +10,21 @@ from openapi_schema_validator import OAS31Validator, oas31_format_checker
 from tests.support.world import ROOT, Answer
 
 DOCUMENT: dict[str, Any] = json.loads(Path(ROOT, "chalicelib", "openapi.json").read_text(encoding="utf-8"))
+PROBLEM = "application/problem+json"
+# OpenAPI has no place for the answer to an unknown method.
+UNKNOWN_METHOD: dict[str, Any] = {
+    "responses": {
+        "405": {
+            "headers": {"Allow": {"required": True, "schema": {"type": "string"}}},
+            "content": {
+                PROBLEM: {
+                    "schema": {"$ref": "#/components/schemas/Problem"},
+                    "example": {"status": 405, "code": "method_not_allowed"},
+                }
+            },
+        }
+    }
+}
 
 
 def resolve(value: dict[str, Any]) -> dict[str, Any]:
@@ -29,11 +44,8 @@ def assert_fits(value: object, schema: dict[str, Any]) -> None:
 
 def assert_described(method: str, route: str, answer: Answer) -> None:
     """Check status, headers and body of an answer against the document; it must not hold anything else."""
-    operation = DOCUMENT["paths"].get(route, {}).get(method.lower())
-    if operation is None:
-        described = resolve(DOCUMENT["components"]["responses"]["MethodNotAllowed"])
-    else:
-        described = resolve(operation["responses"][str(answer.status_code)])
+    operation = DOCUMENT["paths"].get(route, {}).get(method.lower(), UNKNOWN_METHOD)
+    described = resolve(operation["responses"][str(answer.status_code)])
     headers = {name.lower(): resolve(header) for name, header in described.get("headers", {}).items()}
     content = described.get("content", {})
     content_type = answer.headers.get("content-type")
@@ -44,11 +56,19 @@ def assert_described(method: str, route: str, answer: Answer) -> None:
     for name in given:
         value, schema = answer.headers[name], headers[name]["schema"]
         assert_fits(int(value) if schema["type"] == "integer" else value, schema)
-    if content and content_type and content_type.endswith("json"):
+    if content_type and content_type.endswith("json"):
         assert_fits(answer.json, {**content[content_type]["schema"], "unevaluatedProperties": False})
+    if content_type == PROBLEM:
+        example = content[PROBLEM]["example"]
+        assert (answer.json["status"], answer.json["code"]) == (example["status"], example["code"])
+
+
+def _close_lists(schema: dict[str, Any]) -> dict[str, Any]:
+    """Refuse members that are not described of the objects in a list."""
+    return schema | {"items": schema["items"] | {"unevaluatedProperties": False}} if "items" in schema else schema
 
 
 @cache
 def _validator(schema: str) -> Any:
-    whole = {**json.loads(schema), "components": DOCUMENT["components"]}
-    return OAS31Validator(whole, format_checker=oas31_format_checker)
+    closed = json.loads(json.dumps(DOCUMENT["components"]), object_hook=_close_lists)
+    return OAS31Validator({**json.loads(schema), "components": closed}, format_checker=oas31_format_checker)

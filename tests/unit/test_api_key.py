@@ -3,11 +3,14 @@
 import pytest
 
 from chalicelib import settings
-from chalicelib.auth import authenticate
+from chalicelib.auth import Scope, authenticate
 from tools import api_key
 
 
-@pytest.mark.parametrize(("scopes", "granted"), [("", {"produce", "consume"}), ("produce", {"produce"})])
+@pytest.mark.parametrize(
+    ("scopes", "granted"),
+    [("", {"produce", "consume"}), ("produce", {"produce"}), ("+".join(Scope), set(Scope))],
+)
 def test_the_printed_entry_accepts_the_printed_key(
     scopes: str, granted: set[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -181,7 +181,7 @@ def test_the_oldest_pending_event_has_not_expired_is_to_be_pushed_and_no_copy(
     store_all(services, left_out)
 
     def oldest(deadline: float) -> list[str]:
-        found = (services.store.oldest_scheduled(shard, deadline) for shard in range(SHARDS))
+        found = (services.store.oldest_scheduled(partition(Status.PENDING, shard), deadline) for shard in range(SHARDS))
         return [event.event_id for event in found if event]
 
     assert oldest(START) == []

@@ -3,7 +3,7 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 from botocore.parsers import ResponseParserError
 
 from chalicelib.errors import QueueUnavailableError
-from chalicelib.queue import OutgoingMessage, Queue
+from chalicelib.queue import Message, Queue
 from tests.conftest import During, Output
 from tests.support.world import World
 
@@ -18,16 +18,16 @@ def queue(shared_world: World) -> Queue:
 
 def test_a_message_is_received_as_it_was_sent_until_it_is_deleted(queue: Queue, shared_world: World) -> None:
     sent = [
-        OutgoingMessage(BODY, {"EventId": "evt_1", "Reason": "permanent"}, "sub_1"),
-        OutgoingMessage(BODY, {}),
-        OutgoingMessage(BODY, {"EventId": "evt_2"}, "sub_2"),
+        Message(BODY, {"EventId": "evt_1", "Reason": "permanent"}, "sub_1"),
+        Message(BODY, {}),
+        Message(BODY, {"EventId": "evt_2"}, "sub_2"),
     ]
     queue.send(sent[0])
     queue.send_many(sent[1:])
 
     received = queue.receive(wait_seconds=0)
 
-    assert [message.outgoing() for message in received] == sent
+    assert [Message(each.body, each.attributes, each.group_id) for each in received] == sent
     queue.delete(received[0].receipt_handle)
     queue.delete_many([message.receipt_handle for message in received[1:]])
     assert (queue.depth(), shared_world.messages()) == (0, [])
@@ -35,12 +35,12 @@ def test_a_message_is_received_as_it_was_sent_until_it_is_deleted(queue: Queue, 
 
 @pytest.mark.parametrize("operation", ["SendMessageBatch", "DeleteMessageBatch"])
 def test_a_refused_entry_of_a_batch_is_an_error(queue: Queue, during: During, operation: str) -> None:
-    queue.send_many([OutgoingMessage(BODY, {})] * 3)
+    queue.send_many([Message(BODY, {})] * 3)
     handles = [message.receipt_handle for message in queue.receive(wait_seconds=0)]
     refused = [{"Id": "0", "SenderFault": True, "Code": "InternalError"}]
     during(queue._client, f"after-call.sqs.{operation}", lambda parsed, **_: parsed.update(Failed=refused))
 
-    call = {"SendMessageBatch": lambda: queue.send_many([OutgoingMessage(BODY, {})] * 3)}
+    call = {"SendMessageBatch": lambda: queue.send_many([Message(BODY, {})] * 3)}
     with pytest.raises(QueueUnavailableError):
         call.get(operation, lambda: queue.delete_many(handles))()
 
@@ -48,7 +48,7 @@ def test_a_refused_entry_of_a_batch_is_an_error(queue: Queue, during: During, op
 def test_each_operation_logs_one_line_without_bodies_and_failures_at_error(
     queue: Queue, during: During, output: Output
 ) -> None:
-    message = OutgoingMessage(BODY, {"EventId": "evt_1"})
+    message = Message(BODY, {"EventId": "evt_1"})
     operations = (
         lambda: queue.send(message),
         lambda: queue.send_many([message]),

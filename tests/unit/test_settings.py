@@ -4,8 +4,9 @@ import traceback
 
 import pytest
 
-from chalicelib.auth import ApiKey, Scope
-from chalicelib.settings import SettingsError, load, read
+from chalicelib.auth import DEFAULT_SCOPES, ApiKey, Scope
+from chalicelib.errors import SettingsError
+from chalicelib.settings import load, read
 from chalicelib.targets import AllowedHosts
 
 DIGEST, OTHER_DIGEST = hashlib.sha256(b"a key").hexdigest(), hashlib.sha256(b"another").hexdigest()
@@ -55,8 +56,8 @@ def faults(environ: dict[str, str]) -> list[str]:
             "api_keys",
             (
                 ApiKey("acme", DIGEST, frozenset({Scope.PRODUCE})),
-                ApiKey("acme", OTHER_DIGEST, frozenset(Scope)),
-                ApiKey("b-2", DIGEST, frozenset(Scope)),
+                ApiKey("acme", OTHER_DIGEST, frozenset(DEFAULT_SCOPES)),
+                ApiKey("b-2", DIGEST, frozenset(DEFAULT_SCOPES)),
             ),
         ),
         ("WEBHOOK_SIGNING_SECRETS", f"{SHORTEST}  {LONGEST}", "signing_secrets", (b"a" * 24, b"b" * 64)),

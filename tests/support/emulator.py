@@ -20,8 +20,8 @@ import boto3
 import urllib3
 from botocore.config import Config
 
-ROOT = Path(__file__).parent.parent
-REQUIREMENTS = ROOT / "requirements-e2e.txt"
+ROOT = Path(__file__).parent.parent.parent
+REQUIREMENTS = ROOT / "requirements" / "e2e.txt"
 VENV = ROOT / ".local" / "e2e-venv"
 REGION = "us-east-1"
 
@@ -42,13 +42,13 @@ class Emulator:
             endpoint_url=f"http://127.0.0.1:{self.port}",
             region_name=REGION,
             aws_access_key_id="test",  # the root user of ministack's account
-            aws_secret_access_key="test",  # noqa: S106
+            aws_secret_access_key="test",
             config=Config(connect_timeout=3, retries={"total_max_attempts": 1}, proxies={}),
         )
 
 
 def install() -> Path:
-    """Return the Python of a venv that has the packages of requirements-e2e.txt; raise EmulatorError."""
+    """Return the Python of a venv that has the packages of requirements/e2e.txt; raise EmulatorError."""
     python, made_from = VENV / "bin" / "python", VENV / ".made-from"
     wanted = f"{sys.version}\n{REQUIREMENTS.read_text()}"
     if made_from.is_file() and made_from.read_text() == wanted:
@@ -57,7 +57,7 @@ def install() -> Path:
     pip = ["pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     for command in (["venv", "--clear", "--without-pip", str(VENV)], [*pip, "-r", str(REQUIREMENTS)]):
         python_command = [sys.executable, "-m", *command]
-        done = subprocess.run(python_command, capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run(python_command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise EmulatorError(f"python -m {' '.join(command)}\n{done.stdout}{done.stderr}".rstrip())
     made_from.write_text(wanted)
@@ -81,7 +81,7 @@ def running(python: Path, log_file: Path) -> Iterator[Emulator]:
         # Functions inherit this environment, so it has nothing that the template should set.
         environ = {"PATH": os.environ["PATH"], "HOME": home, "TMPDIR": home, "BIND_HOST": "127.0.0.1", "AUTH": "true"}
         environ |= {"GATEWAY_PORT": str(port), "SFTP_ENABLED": "0", "IOT_MTLS_ENABLED": "0"}
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(
             [python, "-m", "ministack"], stdout=log, stderr=log, cwd=home, env=environ, start_new_session=True
         )
         try:

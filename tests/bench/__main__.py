@@ -1,0 +1,23 @@
+"""`make bench`: print the tables of docs/performance.md and docs/cost.md. The exit status is 1 if a goal is missed."""
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from tests.bench import bench, cost, standin
+
+
+def main() -> int:
+    standin.start()
+    screen, missed = sys.stdout, 0
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):  # the app's log
+        for module in (bench, cost):
+            print("", module.LINE.format(*module.COLUMNS), module.LINE.format(*["---"] * 9), sep="\n", file=screen)
+            for *cells, is_met in module.measure():
+                print(module.LINE.format(*cells, {True: "yes", False: "no"}.get(is_met, "")), file=screen, flush=True)
+                missed += is_met is False
+    return min(missed, 1)
+
+
+sys.exit(main())

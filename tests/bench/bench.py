@@ -1,0 +1,217 @@
+"""Measure what the system adds to the calls that it cannot avoid: the table of docs/performance.md."""
+
+import itertools
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from statistics import median
+from timeit import timeit
+from typing import Any
+
+import boto3
+import urllib3
+from botocore import xform_name
+from botocore.config import Config
+from chalice.local import LambdaContext, LambdaEventConverter, RouteMatcher
+
+import app
+from chalicelib import services
+from chalicelib.services import Services
+from tests.bench import standin
+
+LINE = "| {:<38} | {:<13} | {:<38} | {:<5} | {:<8} | {:<3} |"
+COLUMNS = ("what", "measured", "compared with", "ratio", "goal", "met")
+LINES = [{"sku": f"sku-{number}", "quantity": number, "price": "9.90"} for number in range(16)]
+EVENT = json.dumps({"event_type": "order.created", "payload": {"order_id": "12345", "lines": LINES}})
+ASYNC = {"prefer": "respond-async"}
+TENANTS = 10_000
+CONVERTER = LambdaEventConverter(RouteMatcher(list(app.app.routes)))
+# What a user of boto3 would write: the app's timeouts and retries.
+PLAIN = {"connect_timeout": 1, "read_timeout": 2, "retries": {"mode": "standard", "total_max_attempts": 2}}
+# A cold start is a new process on the unpacked package, until it has read its secret and an event. Each imports at
+# another depth of the stack, because CPython 3.11 loses up to 40 ms at one depth that nobody chooses.
+AT_DEPTH = """import json, os, sys
+at = lambda depth: at(depth - 1) if depth else exec(sys.argv[1], {"given": json.loads(sys.argv[2])})
+at(int(sys.argv[3]))
+os._exit(0)"""
+COLD_APP = """import app
+class Context: aws_request_id = "cold"
+assert app.app(given, Context())["statusCode"] == 200"""
+COLD_BOTO3 = f"""import boto3
+from botocore.config import Config
+config = Config(**{PLAIN})
+assert boto3.client("secretsmanager", config=config).get_secret_value(SecretId="settings")
+assert boto3.client("dynamodb", config=config).get_item(**given)["Item"]"""
+
+Act = Callable[[], Any]
+Prepare = Callable[[], Act]
+Row = tuple[Any, ...]  # texts, and whether the goal is met
+
+
+def prepare_call(method: str, path: str, body: str = "", **headers: str) -> partial[Any]:
+    """Return what calls the API as API Gateway and Lambda do."""
+    headers["authorization"] = f"Bearer {standin.API_KEY}"
+    event = {**CONVERTER.create_lambda_event(method, path, headers), "body": body}
+    return partial(app.app, event, LambdaContext("bench", 512, 30_000))
+
+
+def call(method: str, path: str, body: str = "", **headers: str) -> Any:
+    """Call the API and return its JSON."""
+    response = prepare_call(method, path, body, **headers)()
+    if response["statusCode"] >= 300:
+        raise RuntimeError(response["body"])
+    return json.loads(response["body"] or "null")
+
+
+def prepare_worker(*event_ids: str) -> Act:
+    """Return what calls the worker with a message for each event."""
+    records = [{"messageId": key, "receiptHandle": key, "body": json.dumps({"event_id": key})} for key in event_ids]
+    return partial(app.worker, {"Records": records}, LambdaContext("bench", 512, 50_000))
+
+
+def prepare_batch() -> Act:
+    return prepare_worker(*[call("POST", "/events", EVENT, **ASYNC)["event_id"] for _ in range(10)])
+
+
+def bare_calls(act: Act, push_url: str | None = None) -> Prepare:
+    """Record the calls to AWS that `act` makes for an event; return what prepares them for another, by boto3 alone.
+
+    With `push_url`, a request by urllib3 follows the first of them.
+    """
+    act()  # reads the subscriptions, which are then kept for a while
+    standin.post("/meter")
+    act()
+    _, calls = standin.post("/meter")
+    event_id = calls[0][1]["Item"]["event_id"]["S"]
+    clients = {name: boto3.client(name, config=Config(**PLAIN)) for name in ("dynamodb", "sqs")}
+
+    def prepare() -> Act:
+        new_id = f"evt_{os.urandom(16).hex()}"
+        acts: list[Act] = []
+        for operation, parameters in standin.decode(standin.encode(calls).replace(event_id.encode(), new_id.encode())):
+            client = clients["dynamodb" if "TableName" in parameters else "sqs"]
+            acts.append(partial(getattr(client, xform_name(operation)), **parameters))
+        if push_url:
+            headers = {"Content-Type": "application/json", "webhook-id": new_id, "webhook-signature": "v1,signature"}
+            acts.insert(1, partial(urllib3.request, "POST", push_url, body=EVENT, headers=headers, retries=False))
+        return lambda: [act() for act in acts]
+
+    return prepare
+
+
+def leases() -> Prepare:
+    """Return what prepares leases of ten events; each is given back before the next."""
+    leased: list[dict[str, Any]] = []
+
+    def prepare() -> Act:
+        while leased:
+            event = leased.pop()
+            call("POST", f"/events/{event['event_id']}/release?lease_id={event['lease_id']}")
+        return lambda: leased.extend(call("POST", "/inbox/lease", '{"limit": 10}')["events"])
+
+    return prepare
+
+
+def use_settings(**environ: str) -> Services:
+    """Make the app use these variables from now on."""
+    os.environ |= environ
+    services.use(None)
+    return services.get()
+
+
+def in_table(table: str, prepare: Prepare) -> Prepare:
+    """Return what prepares the same in a container that uses this table."""
+    container = use_settings(EVENTS_TABLE_NAME=table)
+
+    def prepare_there() -> Act:
+        services.use(container)
+        return prepare()
+
+    return prepare_there
+
+
+def compare(what: str, rounds: int, ours: Prepare, beside: str, floor: Prepare, *, most: float) -> Row:
+    """Time two things by turns; each is prepared first, untimed."""
+    taken = [[timeit(prepare(), number=1) for prepare in (ours, floor)] for _ in range(rounds + 2)]
+    measured, compared_with = map(median, zip(*taken[2:], strict=True))  # after warming up
+    ratio, beside = measured / compared_with, f"{beside}: {compared_with * 1000:.1f} ms"
+    return what, f"{measured * 1000:.1f} ms", beside, f"{ratio:.2f}", f"≤ {most}", ratio <= most
+
+
+def subscribe(url: str, **members: str) -> list[str]:
+    """Make three subscriptions to events of orders; return their ids."""
+    bodies = [{"target_url": f"{url}/{number}", "event_types": ["order.*"], **members} for number in range(3)]
+    return [call("POST", "/subscriptions", json.dumps(body))["subscription_id"] for body in bodies]
+
+
+def measure() -> Iterator[Row]:
+    """Yield the rows; the app's settings are in the environment."""
+    event_id, hook = call("POST", "/events", EVENT, **ASYNC)["event_id"], os.environ["ZAPIER_WEBHOOK_URL"]
+    post, bare = partial(prepare_call, "POST", "/events", EVENT), "the bare calls"
+    queue = partial(post, **ASYNC)
+    yield compare("POST /events, delivered", 400, post, bare, bare_calls(post(), hook), most=1.15)
+    yield compare("POST /events, respond-async", 400, queue, bare, bare_calls(queue()), most=1.15)
+    yield from package_rows(event_id)
+    yield from tenant_rows(hook)
+
+    for count in (10, 50_000):
+        standin.post("/fill", event_id=event_id, source="events", table=f"inbox_{count}", count=count)
+    few, many = (in_table(table, leases()) for table in ("inbox_10", "inbox_50000"))
+    yield compare("lease of 10 from 50,000", 80, many, "from 10", few, most=1.15)
+
+    use_settings(EVENTS_TABLE_NAME="events", ZAPIER_WEBHOOK_URL=hook + standin.SLOW)
+    slowest, wait = "the slowest receiver", partial(time.sleep, standin.SLOW_SECONDS)
+    yield compare("worker, batch of 10", 20, prepare_batch, slowest, lambda: wait, most=1.15)
+    subscribe(f"{hook}{standin.SLOW}")
+    yield compare("POST /events, 3 subscriptions", 20, post, slowest, lambda: wait, most=1.1)
+
+
+def tenant_rows(hook: str) -> Iterator[Row]:
+    """Post for one of many tenants who have three subscriptions each, then once for each of them."""
+    three = in_table("three", partial(prepare_call, "POST", "/events", EVENT))
+    subscribe(hook)
+    of_one = f'{EVENT[:-1]},"tenant":"tenant-77"}}'
+    many = in_table("tenants", partial(prepare_call, "POST", "/events", of_one))
+    of_tenant = {"tenant": "tenant-{number}", "status_shard": "subscription#tenant-{number}"}
+    for subscription_id in subscribe(hook, tenant="tenant"):
+        standin.post("/fill", event_id=subscription_id, source="tenants", table="tenants", count=TENANTS, **of_tenant)
+    what, beside = f"POST /events for one of {TENANTS:,} tenants", "no tenants, 3 subscriptions"
+    yield compare(what, 200, many, beside, three, most=1.1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for number in range(TENANTS):
+        other = {"event_type": "other", "payload": {}, "tenant": f"tenant-{number}"}
+        call("POST", "/events", json.dumps(other), **ASYNC)
+    megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000
+    yield f"memory after {TENANTS:,} tenants", f"{megabytes:.1f} MB more", "", "", "≤ 10 MB", megabytes <= 10
+
+
+def package_rows(event_id: str) -> Iterator[Row]:
+    """Package the app as plain `chalice deploy` does, with what Python writes when Chalice imports it, and start it."""
+    with tempfile.TemporaryDirectory() as folder:
+        root, project = Path(__file__).parent.parent.parent, Path(folder, "project")
+        shutil.copytree(root, project, ignore=shutil.ignore_patterns(".venv", ".git", ".local", "build", "__pycache__"))
+        command = [str(Path(sys.executable).with_name("chalice")), "package", folder]
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        subprocess.run(command, cwd=project, env=plain, stdout=subprocess.DEVNULL, check=True)
+        package = Path(folder, "deployment.zip")
+        kilobytes = package.stat().st_size / 1000
+        yield "package of chalice deploy, zipped", f"{kilobytes:.0f} kB", "", "", "≤ 250 kB", kilobytes <= 250
+        shutil.unpack_archive(package, folder)
+        environ = os.environ | {"PYTHONPATH": folder, "ZAPIER_WEBHOOK_URL": "", "SETTINGS_SECRET": "settings"}
+        ours = cold_starts(COLD_APP, prepare_call("GET", f"/events/{event_id}").args[0], environ)
+        get = {"TableName": "events", "Key": {"event_id": {"S": event_id}}, "ConsistentRead": True}
+        yield compare("cold start", 30, ours, "the bare calls", cold_starts(COLD_BOTO3, get, environ), most=1.15)
+
+
+def cold_starts(code: str, given: object, environ: dict[str, str]) -> Prepare:
+    command, depths = [sys.executable, "-B", "-c", AT_DEPTH, code, json.dumps(given)], itertools.count()
+    run = partial(subprocess.run, cwd="/", env=environ, stdout=subprocess.DEVNULL, check=True)
+    return lambda: partial(run, [*command, str(next(depths))])

@@ -1,0 +1,100 @@
+"""Compute the cost of an event from what was really written for it: the table of docs/cost.md."""
+
+import contextlib
+import io
+import itertools
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from random import Random
+
+from chalicelib import services
+from chalicelib.events import compact
+from chalicelib.services import Services
+from tests.bench import standin
+from tests.bench.bench import Row, call, prepare_worker, use_settings
+from tests.support.receiver import Receiver, status
+
+# Dollars, list prices of us-east-1 read on 2026-11-25; docs/cost.md tells which were compared with AWS's pages since.
+PRICES = {
+    "requests": 3.50e-6,  # API Gateway
+    "invocations": 0.20e-6,
+    "lambda_ms": 0.0000133334 * 0.5 / 1000,  # a GB-second on arm64; functions have 512 MB
+    "table_units": 0.625e-6,
+    "index_units": 0.625e-6,
+    "stored_bytes": (0.25 + 0.20) / 1e9,  # for a month, with point-in-time recovery
+    "sqs_requests": 0.40e-6,
+    "log_bytes": (0.50 + 0.03) / 1e9,  # taken in, and kept for a month
+    "metrics": 0.30e-6,  # for a month in which a million events come
+    "sent_bytes": 0.09 / 1e9,
+}
+SHOWN = ("table_units", "index_units", "sqs_requests", "log_bytes", "lambda_ms")
+LINE = "| {:<31} | {:>11} | {:>11} | {:>12} | {:>9} | {:>9} | {:>12} | {:>7} | {:<3} |"
+COLUMNS = ("an event", *(name.replace("_", " ") for name in SHOWN), "a million, $", "goal", "met")
+GOALS = {300: None, 1_000: 10.50, 10_000: 15.00, 50_000: None}  # delivered at once
+CASES = {0: "delivered at once", 2: "retried twice"}
+ROUNDS = 20
+# Assumed, since nothing here is as slow as AWS. CPU time is measured, and divided by the share of a core of 512 MB.
+AWS_CALL_MS, RECEIVER_MS, COLD_START_MS, CORES = 10, 100, 5, 0.29  # 1 % of starts are cold, and take 500 ms
+LAMBDA_LOG_BYTES = 270  # START, END and REPORT
+POLL_REQUESTS = 2  # Lambda receives each message of the worker, and deletes it
+WORDS = ("alpine", "organic", "cotton", "merino", "shirt", "jacket", "light", "grey", "navy", "red", "slim", "large")
+ORDER = '{"id":%d,"created_at":"2026-11-25T09:30:00+01:00","email":"%x@example.com","line_items":[%s],"note":"%s"}'
+LINE_ITEM = (
+    '{"id":%d,"variant_id":%d,"title":"%s","sku":"%X","price":"%.2f","requires_shipping":true,'
+    '"tax_lines":[{"title":"VAT","rate":0.19,"price":"%.2f"}],"fulfillment_status":null}'
+)
+
+
+def order(size: int, random: Random) -> str:
+    """Return an order as shops post them, as compact JSON of `size` bytes."""
+    head, items, note = (random.getrandbits(44), random.getrandbits(40)), list[str](), random.choices(WORDS, k=100)
+    while len(text := ORDER % (*head, ",".join(items), "")) + 300 < size:
+        title = " ".join(random.sample(WORDS, 4))
+        numbers = (random.getrandbits(44), random.getrandbits(44), random.getrandbits(40))
+        items.append(LINE_ITEM % (*numbers[:2], title, numbers[2], random.uniform(5, 200), random.uniform(1, 40)))
+    return ORDER % (*head, ",".join(items), " ".join(note)[: size - len(text)])
+
+
+def deliver(payload: str, failures: int, receiver: Receiver, naps: list[float]) -> Counter[str]:
+    """Deliver an event that the receiver refuses `failures` times before; return what that took."""
+    receiver.script(*[status(503)] * failures)
+    receiver.requests.clear()
+    naps.clear()
+    standin.post("/meter")
+    output, started = io.StringIO(), time.thread_time()
+    with contextlib.redirect_stdout(output):
+        event = call("POST", "/events", f'{{"event_type":"order.created","payload":{payload}}}')
+        if failures:
+            naps.append(1)  # the delay of the message, for which nobody pays
+            prepare_worker(event["event_id"])()
+            naps.remove(1)
+    cpu_ms, log = (time.thread_time() - started) * 1000, output.getvalue()
+    used, invocations = Counter[str](standin.post("/meter")[0]), 1 + bool(failures)
+    waited_ms = AWS_CALL_MS * used.pop("calls") + RECEIVER_MS * len(receiver.requests) + sum(naps) * 1000
+    used["requests"], used["invocations"] = 1, invocations
+    used["lambda_ms"] = round(cpu_ms / CORES + waited_ms + COLD_START_MS * invocations)
+    used["sqs_requests"] += POLL_REQUESTS * (invocations - 1)
+    used["log_bytes"] = len(log) + LAMBDA_LOG_BYTES * invocations
+    used["metrics"] = len({*re.findall(r'"Name": ?"(\w+)"', log)})
+    pushed_bytes = sum(len(push.body) + len(str(push.headers)) for push in receiver.requests)
+    used["sent_bytes"] = len(compact(event)) + pushed_bytes
+    return used
+
+
+def measure() -> Iterator[Row]:
+    """Yield a row for each size of the payload, delivered at once or retried: the average of ROUNDS events."""
+    naps: list[float] = []  # seconds that were slept, or seem to have been
+    with Receiver() as receiver:
+        settings = use_settings(EVENTS_TABLE_NAME="cost", ZAPIER_WEBHOOK_URL=receiver.url).settings
+        services.use(Services(settings, clock=lambda: time.time() + sum(naps), sleep=naps.append, random=lambda: 0.5))
+        for (size, goal), (failures, name) in itertools.product(GOALS.items(), CASES.items()):
+            total = Counter[str]()
+            for number in range(ROUNDS):
+                deliver("{}", 0, receiver, naps)  # connects, reads the subscriptions, closes the circuit breaker
+                total += deliver(order(size, Random(number)), failures, receiver, naps)
+            used = {each: total[each] / ROUNDS for each in PRICES}
+            dollars = sum(PRICES[each] * used[each] for each in PRICES) * 1_000_000
+            aim = ("", None) if failures or goal is None else (f"≤ {goal:.2f}", dollars <= goal)
+            yield f"{size:,} bytes, {name}", *(f"{used[each]:,.4g}" for each in SHOWN), f"{dollars:.2f}", *aim

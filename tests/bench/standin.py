@@ -1,0 +1,131 @@
+"""DynamoDB, SQS, Secrets Manager and a receiver in a process of their own.
+
+They answer at once, so that our own time shows, and count what they are asked for.
+"""
+
+import asyncio
+import base64
+import contextlib
+import json
+import multiprocessing
+import os
+import re
+import socket
+import time
+from collections import Counter, deque
+from typing import Any
+
+import urllib3
+from botocore import xform_name
+from botocore.exceptions import ClientError
+
+from tests.support.fake_aws import KEY, SORT, FakeDynamoDB, typed
+from tests.support.write_units import consumed
+from tools import api_key, local_aws
+
+API_KEY = "bench-key"
+SLOW, SLOW_SECONDS = "?slow", 0.2
+
+
+class StandIn:
+    """Holds the tables, answers the calls of boto3, and counts what they use."""
+
+    def __init__(self) -> None:
+        self._tables: dict[str, FakeDynamoDB] = {}
+        self._calls: deque[tuple[str, dict[str, Any]]] = deque(maxlen=20)
+        self._used = Counter[str]()
+
+    def meter(self) -> tuple[Counter[str], list[Any]]:
+        """Return what was used since the last time, and the latest calls."""
+        used, calls = self._used, [*self._calls]
+        self._used, self._calls = Counter(), deque(maxlen=20)
+        return used, calls
+
+    def answer(self, operation: str, parameters: dict[str, Any]) -> tuple[int, Any]:
+        """Return the status code and the body of the response to a call."""
+        self._calls.append((operation, parameters))
+        self._used["calls"] += 1
+        if "TableName" not in parameters:  # SQS or Secrets Manager
+            self._used["sqs_requests"] += "QueueUrl" in parameters
+            return 200, {"MessageId": "id", "SecretString": "ZAPIER_WEBHOOK_URL=none"}
+        try:
+            return 200, getattr(self._table(parameters["TableName"]), xform_name(operation))(**parameters)
+        except ClientError as error:
+            return 400, {"__type": error.response["Error"]["Code"], "message": "", "Item": error.response.get("Item")}
+
+    def fill(self, event_id: str, source: str, table: str, count: int, **texts: str) -> None:
+        """Store `count` copies of an item of the table `source`, each with an id of its own, and with `texts`.
+
+        `{number}` in them becomes the number of the copy.
+        """
+        original = self._table(source).items[event_id]
+        for number in range(count):
+            own = {name: text.format(number=number) for name, text in texts.items()}
+            own[KEY] = f"{event_id[:4]}{number:08x}{os.urandom(12).hex()}"
+            own[SORT] = f"{original[SORT].split('#')[0]}#{own[KEY]}"
+            self._table(table).put_item(TableName=table, Item=typed(original | own))
+
+    def _table(self, name: str) -> FakeDynamoDB:
+        if name not in self._tables:
+            self._tables[name] = FakeDynamoDB(time.time)
+            self._tables[name].page_rows = 3_000  # about 1 MB
+            self._tables[name].on_write = lambda before, after: self._used.update(consumed(before or {}, after or {}))
+        return self._tables[name]
+
+
+def decode(text: str | bytes) -> Any:
+    """Return parameters of a call as boto3 takes them."""
+    return json.loads(text, object_hook=lambda part: {"B": base64.b64decode(part["B"])} if [*part] == ["B"] else part)
+
+
+def encode(content: Any) -> bytes:
+    """Return the body of a response."""
+    return json.dumps(content, default=lambda value: base64.b64encode(value).decode()).encode()
+
+
+async def serve(listener: socket.socket) -> None:
+    """Serve AWS; `/hook`, a receiver, which `?slow` makes slow; `/fill` and `/meter`."""
+    stand_in = StandIn()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                length = re.search(r"content-length: *(\d+)", head, re.IGNORECASE)
+                body = await reader.readexactly(int(length[1]) if length else 0)
+                status_code, answer = 200, None
+                if target := re.search(r"x-amz-target: *\S+\.(\w+)", head, re.IGNORECASE):
+                    status_code, answer = stand_in.answer(target[1], decode(body))
+                elif head.startswith("POST /fill"):
+                    stand_in.fill(**decode(body))
+                elif head.startswith("POST /meter"):
+                    answer = stand_in.meter()
+                elif SLOW in head:
+                    await asyncio.sleep(SLOW_SECONDS)
+                content = encode(answer)
+                writer.write(f"HTTP/1.1 {status_code} -\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content)
+        writer.close()
+
+    await (await asyncio.start_server(handle, sock=listener)).serve_forever()
+
+
+def start() -> None:
+    """Start a stand-in in a process that ends with this one, and make the environment point the app at it."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+    multiprocessing.get_context("fork").Process(target=lambda: asyncio.run(serve(listener)), daemon=True).start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    local_aws.use(url)
+    os.environ |= {
+        "EVENTS_TABLE_NAME": "events",
+        "INBOX_QUEUE_URL": f"{url}/1/inbox",
+        "INBOX_DLQ_URL": f"{url}/1/dlq",
+        "ZAPIER_WEBHOOK_URL": f"{url}/hook",
+        "API_KEYS": api_key.entry("bench", API_KEY),
+        "WEBHOOK_SIGNING_SECRETS": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3",
+        "SUBSCRIPTION_HOSTS": "127.0.0.1",
+    }
+
+
+def post(path: str, **body: Any) -> Any:
+    """Call `/fill` or `/meter`."""
+    return decode(urllib3.request("POST", os.environ["AWS_ENDPOINT_URL"] + path, json=body, timeout=120).data)

@@ -1,0 +1,157 @@
+"""Erasure: an event, its copies and what was in them are gone, whatever comes later."""
+
+import json
+from typing import Any
+
+import pytest
+
+import app
+from tests.conftest import Output
+from tests.support.aws import Aws, Fault
+from tests.support.receiver import Exchange, Receiver, status
+from tests.support.subscribing import copies, ids, subscribe
+from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, Answer, World, digest
+
+CONTENTS = ("payload-itself", "metadata-itself", "response-itself")
+BODY = json.dumps({"event_type": "a", "payload": {"p": CONTENTS[0]}, "metadata": {"m": CONTENTS[1]}})
+
+
+@pytest.fixture
+def world(world: World, target: Receiver) -> World:
+    keys = f"acme:{digest(KEY)}:produce+consume+erase,{world.environ['API_KEYS'].partition(',')[2]}"
+    world.restart(API_KEYS=keys, SUBSCRIPTION_HOSTS="127.0.0.1")
+    subscribe(world, target.url)
+    return world
+
+
+def post(world: World, **headers: str) -> dict[str, Any]:
+    event: dict[str, Any] = world.call("POST", "/events", BODY, **headers).json
+    return event
+
+
+def erase(world: World, event_id: str) -> Answer:
+    return world.call("DELETE", f"/events/{event_id}")
+
+
+def stored(world: World) -> list[str]:
+    """Return the ids of all items of the table but subscriptions."""
+    table = world.environ["EVENTS_TABLE_NAME"]
+    found = [item["event_id"]["S"] for item in world.outside_dynamodb.scan(TableName=table)["Items"]]
+    return [event_id for event_id in found if not event_id.startswith("sub_")]
+
+
+@pytest.mark.parametrize("code", [200, 404, 503])
+def test_what_is_erased_leaves_no_trace_and_stays_erased(
+    world: World, receiver: Receiver, target: Receiver, output: Output, code: int
+) -> None:
+    receiver.default = target.default = status(code, body=CONTENTS[2].encode())
+    event = post(world)
+    kept = world.post()["event_id"]
+    gone = [event["event_id"], *event["copies"]]
+
+    assert [erase(world, event["event_id"]).status_code for _ in range(2)] == [204, 204]
+
+    for event_id in gone:
+        for method, suffix in (("GET", ""), ("POST", "/acknowledge"), ("POST", "/replay")):
+            assert world.call(method, f"/events/{event_id}{suffix}").status_code == 404
+    assert set(ids(world.call("GET", "/events"))) == set(stored(world)) == {kept, *world.event(kept)["copies"]}
+    pushes = len(receiver.requests) + len(target.requests)
+    world.call("DELETE", f"/events/{kept}")
+    letters = len(world.dead_letters())
+    text = json.dumps(world.messages() + world.dead_letters())
+    world.move_back()
+    world.clock.sleep(3)
+    world.run_schedule(app.sweep)
+    while world.run_worker():
+        pass
+    lines = output.lines()
+    assert not [content for content in CONTENTS if content in text + json.dumps(lines)]
+    dropped = [line["event_id"] for line in lines if line.get("level") == "WARNING" and "dropped" in line["message"]]
+    assert (len(dropped), set(gone) <= set(dropped)) == ((0, False) if code == 200 else (4, True))
+    assert (len(receiver.requests) + len(target.requests), letters) == (pushes, 4 if code == 404 else 0)
+    assert (stored(world), world.messages(), world.dead_letters()) == ([], [], [])
+
+
+def test_a_claimed_event_is_not_erased(world: World, receiver: Receiver) -> None:
+    refused: list[Answer] = []
+
+    def erase_meanwhile(exchange: Exchange) -> None:
+        refused.append(erase(world, exchange.request.headers["webhook-id"]))
+        status(404)(exchange)
+
+    receiver.script(erase_meanwhile)
+    event = post(world)
+    [leased] = world.call("POST", "/inbox/lease", '{"lease_seconds": 90}').json["events"]
+    refused.append(erase(world, event["event_id"]))
+
+    assert [(answer.status_code, answer.json["code"]) for answer in refused] == [(409, "event_claimed")] * 2
+    assert [answer.headers["retry-after"] for answer in refused] == ["60", "90"]
+    assert world.event(event["event_id"])["payload"] == {"p": CONTENTS[0]}
+    assert [copy["status"] for copy in copies(world, event)] == ["delivered"]
+    world.call("POST", f"/events/{event['event_id']}/release?lease_id={leased['lease_id']}")
+    assert (erase(world, event["event_id"]).status_code, stored(world)) == (204, [])
+
+
+def assert_completed(world: World, event: dict[str, Any], answers: list[Answer], status_codes: list[int]) -> None:
+    """Check the answers of an erasure that has begun and a POST then, and that repeating both works."""
+    assert [answer.status_code for answer in answers] == status_codes
+    assert all(int(answer.headers["retry-after"]) for answer in answers)
+    assert (erase(world, event["event_id"]).status_code, stored(world)) == (204, [])
+    again = world.call("POST", "/events", BODY, idempotency_key="k")
+    assert (again.status_code, "idempotency-replayed" in again.headers) == (202, False)
+    assert sorted(stored(world)) == sorted([again.json["event_id"], *again.json["copies"]])
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_an_erasure_that_dynamodb_fails_is_completed_by_repeating_it(world: World, aws: Aws, at: int) -> None:
+    event = post(world, idempotency_key="k")
+    aws.fail(Fault.REFUSED, "DeleteItem", at=at)
+
+    answers = [erase(world, event["event_id"]), world.call("POST", "/events", BODY, idempotency_key="k")]
+
+    assert world.call("GET", f"/events/{event['event_id']}").status_code == 404
+    assert_completed(world, event, answers, [503, 409])
+
+
+def test_an_erasure_waits_for_a_copy_that_is_being_pushed(world: World, target: Receiver) -> None:
+    answers: list[Answer] = []
+
+    def erase_meanwhile(exchange: Exchange) -> None:
+        event_id = exchange.request.json()["source_event_id"]
+        answers.append(erase(world, event_id))
+        answers.append(world.call("POST", "/events", BODY, idempotency_key="k"))
+        assert world.call("GET", f"/events/{event_id}").status_code == 404
+        status(200)(exchange)
+
+    target.script(status(503), erase_meanwhile)
+    event = post(world, idempotency_key="k")
+    world.clock.sleep(1)
+    world.run_worker()
+
+    assert_completed(world, event, answers, [409, 409])
+
+
+def test_a_copy_can_be_erased_alone(world: World) -> None:
+    event = post(world)
+
+    assert erase(world, event["copies"][0]).status_code == 204
+
+    assert stored(world) == [event["event_id"]]
+    assert world.event(event["event_id"])["copies"] == event["copies"]
+
+
+def test_an_expired_event_is_erased_too(world: World) -> None:
+    event = post(world)
+    world.clock.sleep(31 * 86_400)
+
+    assert (erase(world, event["event_id"]).status_code, stored(world)) == (204, [])
+
+
+def test_erasing_needs_its_own_scope_and_an_event(world: World, aws: Aws) -> None:
+    event_id = "evt_" + "0" * 32
+    for key in (PRODUCER_KEY, CONSUMER_KEY):
+        answer = world.call("DELETE", f"/events/{event_id}", key=key)
+        assert (answer.status_code, answer.json["code"]) == (403, "forbidden")
+    assert [erase(world, malformed).status_code for malformed in ("x", "sub_" + "0" * 32)] == [204, 204]
+    assert aws.calls == []
+    assert erase(world, event_id).status_code == 204

@@ -1,0 +1,99 @@
+"""The settings are read again every five minutes: a rotated key or URL counts without a deployment."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import boto3
+import pytest
+
+from chalicelib import services
+from tests.conftest import Output
+from tests.support.receiver import Receiver, status
+from tests.support.subscribing import subscribe
+from tests.support.world import KEY, REGION, World, digest
+
+NAME = "triggers-api-dev-settings"
+EVENT = '{"event_type": "a", "payload": {}}'
+
+
+class Secret:
+    """The secret that a container reads its settings from."""
+
+    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._environ = {**world.environ, "SUBSCRIPTION_HOSTS": "127.0.0.1", "BREAKER_OPEN_SECONDS": "3600"}
+        self._monkeypatch = monkeypatch
+        self.client = boto3.client("secretsmanager")
+        self.client.create_secret(Name=NAME)
+        self.put()
+
+    def put(self, **changes: str) -> None:
+        text = "".join(f"{name}={value}\n" for name, value in {**self._environ, **changes}.items())
+        self.client.put_secret_value(SecretId=NAME, SecretString=text)
+
+    def delete(self) -> None:
+        self.client.delete_secret(SecretId=NAME, ForceDeleteWithoutRecovery=True)
+
+    def throttle(self, receiver: Receiver) -> None:
+        self._monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", f"http://127.0.0.1:{receiver.port}")
+        receiver.default = status(400, body=b'{"__type": "ThrottlingException"}')
+
+
+@pytest.fixture
+def secret(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Secret]:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    monkeypatch.setenv("SETTINGS_SECRET", NAME)
+    secret = Secret(world, monkeypatch)
+    services.use(None)
+    current = services.get()
+    world.clock.now = current.clock()
+    current.clock = world.clock
+    yield secret
+    current.push.close()
+    secret.delete()
+
+
+def test_a_changed_key_and_url_count_within_five_minutes(
+    world: World, secret: Secret, receiver: Receiver, target: Receiver
+) -> None:
+    target.default = status(503)
+    subscribe(world, target.url)
+    secret.put(API_KEYS=f"acme:{digest('new-key')}")
+
+    for wait_seconds, codes in ((0, [202, 401]), (0, [202, 401]), (299, [202, 401]), (1, [401, 202])):
+        world.clock.sleep(wait_seconds)
+        posts = [world.call("POST", "/events", EVENT, key=key).status_code for key in (KEY, "new-key")]
+        assert posts == codes
+
+    # Connections and breakers have survived.
+    assert (len(receiver.requests), receiver.connections, len(target.requests)) == (4, 1, 3)
+    secret.put(API_KEYS=f"acme:{digest('new-key')}", ZAPIER_WEBHOOK_URL=target.url)
+    world.clock.sleep(300)
+    world.call("POST", "/events", EVENT, key="new-key")
+    assert (len(receiver.requests), len(target.requests)) == (4, 3)  # the breaker of this URL is open
+
+
+@pytest.mark.parametrize(
+    "make_unusable",
+    [
+        lambda secret, _: secret.delete(),
+        lambda secret, receiver: secret.throttle(receiver),
+        lambda secret, _: secret.client.put_secret_value(SecretId=NAME, SecretString="garbage"),
+        lambda secret, _: secret.put(API_KEYS="nonsense"),
+    ],
+    ids=["gone", "throttled", "garbage", "unusable"],
+)
+def test_the_last_good_settings_stay_while_the_secret_is_unusable(
+    world: World,
+    secret: Secret,
+    target: Receiver,
+    output: Output,
+    make_unusable: Callable[[Secret, Receiver], None],
+) -> None:
+    make_unusable(secret, target)
+    lines: list[dict[str, Any]] = []
+
+    for warnings in (0, 0, 1, 1, 2):
+        assert [world.call("GET", "/me").status_code for _ in range(2)] == [200, 200]
+        lines += [line for line in output.lines() if line["level"] == "WARNING"]
+        assert len(lines) == warnings
+        world.clock.sleep(150)

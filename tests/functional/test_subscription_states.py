@@ -1,0 +1,334 @@
+"""Subscriptions that look after themselves: secrets of their own, and what becomes of one whose target is broken."""
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from chalicelib import services
+from chalicelib.events import rfc3339
+from chalicelib.subscriptions import Subscription
+from tests.conftest import During, Output
+from tests.support.aws import Aws, Fault
+from tests.support.receiver import Receiver, Request, status
+from tests.support.subscribing import copies, subscribe, subscriptions
+from tests.support.world import START, Answer, World
+
+HOUR = 3600
+SECRETS = ["whsec_" + base64.b64encode(letter * 32).decode() for letter in (b"a", b"b")]
+
+
+@pytest.fixture
+def world(world: World) -> World:
+    world.restart(SUBSCRIPTION_HOSTS="127.0.0.1", SUBSCRIPTION_DISABLE_DAYS="1")
+    return world
+
+
+def state(world: World) -> tuple[str | None, str | None]:
+    [subscription] = subscriptions(world)
+    return subscription["failing_since"], subscription["disabled_at"]
+
+
+def in_list(world: World) -> Subscription:
+    """Return the only subscription as this container sees it."""
+    [subscription] = world.services.subscriptions.recent(None)
+    return subscription
+
+
+# Secrets
+
+
+def is_signed(request: Request, secret: str) -> bool:
+    """Verify a signature as Standard Webhooks tells receivers to."""
+    headers = request.headers
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + request.body
+    digest = hmac.digest(base64.b64decode(secret.removeprefix("whsec_")), signed, hashlib.sha256)
+    return f"v1,{base64.b64encode(digest).decode()}" in headers["webhook-signature"].split(" ")
+
+
+def test_copies_are_signed_with_a_secret_of_their_subscription_which_rotates(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
+    world.restart(WEBHOOK_SIGNING_SECRETS=SECRETS[0])
+    one, other = (subscribe(world, f"{target.url}{suffix}").json["secret"] for suffix in ("", "&other"))
+    world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(reversed(SECRETS)))
+    again = subscribe(world, target.url)
+
+    world.post()
+
+    signed = {request.path.endswith("&other"): request for request in target.requests}[False]
+    assert [is_signed(signed, secret) for secret in (one, again.json["secret"])] == [True, True]
+    assert [is_signed(signed, secret) for secret in (other, *SECRETS)] == [False] * 3
+    assert [is_signed(receiver.requests[0], secret) for secret in SECRETS] == [True, True]
+    assert (again.status_code, len({one, other, again.json["secret"]})) == (200, 3)
+    path = f"/{again.headers['location']}"
+    assert all("secret" not in world.call(*call).json for call in (("GET", path), ("POST", f"{path}/enable")))
+    world.call("DELETE", path)
+    world.clock.sleep(1)
+    anew = subscribe(world, target.url).json
+    assert anew["subscription_id"] == again.json["subscription_id"]
+    assert anew["secret"] != again.json["secret"]
+
+
+def test_without_signing_secrets_there_is_no_secret(world: World, target: Receiver) -> None:
+    assert subscribe(world, target.url).json["secret"] is None
+
+    world.post()
+
+    assert "webhook-signature" not in target.requests[0].headers
+
+
+# Failing, disabled, enabled
+
+
+@pytest.mark.parametrize(
+    ("pushes", "failing_since", "is_disabled"),
+    [
+        ([(0, 200)], None, False),
+        ([(0, 404), (23, 404)], 0, False),
+        ([(0, 404), (24, 404)], 0, True),
+        ([(0, 404), (20, 404), (43, 404)], 0, True),
+        ([(0, 404), (12, 200)], None, False),
+        ([(0, 404), (12, 200), (13, 404), (25, 404)], 13, False),
+        ([(0, 404), (25, 404), (26, 404)], 25, False),  # none for a day: it begins anew
+    ],
+)
+def test_a_subscription_is_disabled_when_nothing_but_dead_letters_came_of_it_for_so_long(
+    world: World,
+    target: Receiver,
+    output: Output,
+    pushes: list[tuple[int, int]],
+    failing_since: int | None,
+    is_disabled: bool,
+) -> None:
+    subscription_id = subscribe(world, target.url).json["subscription_id"]
+    for hours, code in pushes:
+        world.clock.now = START + hours * HOUR
+        target.default = status(code)
+        world.post()
+
+    since, disabled_at = state(world)
+    assert since == (None if failing_since is None else rfc3339(START + failing_since * HOUR))
+    assert disabled_at == (rfc3339(world.clock()) if is_disabled else None)
+    lines = output.lines()
+    warnings = [line for line in lines if line.get("message") == "subscription disabled"]
+    assert [line["subscription_id"] for line in warnings] == [subscription_id] * is_disabled
+    counted = [sum(line.get(name, 0) for line in lines) for name in ("SubscriptionsDisabled", "CopyFailure")]
+    assert counted == [int(is_disabled), sum(code == 404 for _, code in pushes)]
+    assert not any("DeliveryFailure" in line for line in lines)
+    world.clock.sleep(10)
+    assert len(world.post()["copies"]) == (not is_disabled)
+
+
+def disable(world: World, target: Receiver) -> str:
+    """Let pushes to a new subscription fail for a day; return its path."""
+    subscription: str = subscribe(world, target.url).headers["location"]
+    target.script(status(404), status(404))
+    for _ in range(2):
+        world.post()
+        world.clock.sleep(24 * HOUR)
+    assert state(world)[1]
+    return f"/{subscription}"
+
+
+def test_copies_of_a_disabled_subscription_wait_as_dead_letters_until_it_is_enabled(
+    world: World, target: Receiver, output: Output
+) -> None:
+    world.restart(SUBSCRIPTION_DISABLE_DAYS="0.5")
+    subscription = subscribe(world, target.url)
+    target.script(status(503), status(404), status(404))
+    [retried] = world.post()["copies"]
+    world.lose_messages()
+    world.post()
+    world.clock.sleep(12 * HOUR)
+    [queued] = world.post(prefer="respond-async")["copies"]
+    world.post()
+    assert state(world)[1]
+    world.clock.sleep(10)
+    output.lines()
+
+    world.settle()
+
+    letters = {letter["attributes"]["EventId"]: letter for letter in world.dead_letters()}
+    for copy_id, attempts in ((retried, 1), (queued, 0)):
+        copy = world.event(copy_id)
+        assert (copy["status"], copy["delivery_attempts"]) == ("failed", attempts)
+        assert copy["last_error"] == "not pushed: the subscription is disabled"
+        assert letters[copy_id]["attributes"]["Reason"] == "disabled"
+    assert len(target.requests) == 3
+    assert not any("CopyFailure" in values for values in output.metrics())
+    enabled = world.call("POST", f"/{subscription.headers['location']}/enable")
+    assert (enabled.json["disabled_at"], enabled.json["failing_since"]) == (None, None)
+    world.call("POST", f"/events/{retried}/replay")
+    world.move_back()
+    world.settle()
+    assert {world.event(copy_id)["status"] for copy_id in letters} == {"delivered"}
+    assert [len(world.post()["copies"]), world.dead_letters()] == [1, []]
+
+
+@pytest.mark.parametrize("by", ["enable", "post"])
+def test_a_subscription_that_is_enabled_begins_anew(world: World, target: Receiver, by: str) -> None:
+    path = disable(world, target)
+
+    answer = world.call("POST", f"{path}/enable") if by == "enable" else subscribe(world, target.url, name="Again")
+
+    assert (answer.status_code, answer.json["disabled_at"], state(world)) == (200, None, (None, None))
+    target.script(status(404))
+    world.post()
+    assert state(world) == (rfc3339(world.clock()), None)
+
+
+def recreate(world: World, target: Receiver) -> None:
+    [subscription] = subscriptions(world)
+    world.call("DELETE", f"/subscriptions/{subscription['subscription_id']}")
+    world.clock.sleep(1)
+    subscribe(world, target.url)
+
+
+def delete(world: World, target: Receiver) -> None:
+    world.call("DELETE", f"/subscriptions/{subscriptions(world)[0]['subscription_id']}")
+
+
+def enable(world: World, target: Receiver) -> None:
+    world.call("POST", f"/subscriptions/{subscriptions(world)[0]['subscription_id']}/enable")
+
+
+def deliver(world: World, target: Receiver) -> None:
+    services.use(replace(world.services))  # another container, with a list of its own
+    target.default = status(200)
+    world.post()
+    services.use(world.services)
+
+
+def disable_by_another(world: World, target: Receiver) -> None:
+    world.clock.sleep(1)
+    world.services.subscriptions.record_dead_letter(in_list(world))
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "expected"),
+    [
+        (recreate, [(None, None)]),
+        (delete, []),
+        (enable, [(None, None)]),
+        (deliver, [(None, None)]),
+        (disable_by_another, [(START, START + 24 * HOUR + 1)]),
+    ],
+)
+def test_what_happens_between_reading_and_disabling_stands(
+    world: World,
+    target: Receiver,
+    during: During,
+    output: Output,
+    meanwhile: Callable[[World, Receiver], None],
+    expected: list[tuple[float | None, float | None]],
+) -> None:
+    subscribe(world, target.url)
+    target.script(*[status(404)] * 3)
+    for _ in range(2):
+        world.post()
+        world.clock.sleep(12 * HOUR)
+    writes: list[str] = []
+
+    def act(params: dict[str, Any], **_: object) -> None:
+        if params["Key"]["event_id"]["S"].startswith("sub_"):
+            writes.append("update")
+            if len(writes) == 2:
+                meanwhile(world, target)
+
+    during(world.dynamodb, "before-parameter-build.dynamodb.UpdateItem", act)
+    world.post()
+
+    states = [(row["failing_since"], row["disabled_at"]) for row in subscriptions(world)]
+    times = [tuple(None if time is None else rfc3339(time) for time in pair) for pair in expected]
+    assert states == times
+    warnings = [line for line in output.lines() if line.get("message") == "subscription disabled"]
+    assert len(warnings) == (meanwhile is disable_by_another)
+
+
+@pytest.mark.parametrize("meanwhile", [recreate, delete])
+@pytest.mark.parametrize("code", [200, 404, 410])
+def test_a_container_with_an_old_list_changes_nothing_of_a_subscription_made_anew(
+    world: World, target: Receiver, code: int, meanwhile: Callable[[World, Receiver], None]
+) -> None:
+    subscribe(world, target.url)
+    target.script(status(404))
+    world.post()
+    world.clock.sleep(10)
+    old = replace(world.services)
+    services.use(old)
+    target.script(status(503))
+    world.post()  # fills the list
+    services.use(world.services)
+    meanwhile(world, target)
+    before = subscriptions(world)
+
+    services.use(old)
+    target.default = status(code)
+    [copy_id] = world.post()["copies"]
+
+    assert subscriptions(world) == before
+    copy = world.call("GET", f"/events/{copy_id}")
+    if code == 410 and not before:
+        assert copy.status_code == 404
+    else:
+        assert copy.json["status"] == ("delivered" if code == 200 else "failed")
+
+
+def test_disabling_is_told_when_the_first_response_of_dynamodb_is_lost(
+    world: World, target: Receiver, aws: Aws, output: Output
+) -> None:
+    aws.fail(Fault.REPEATED, "UpdateItem")
+
+    disable(world, target)
+
+    lines = output.lines()
+    assert [line.get("message") for line in lines].count("subscription disabled") == 1
+    assert sum(line.get("SubscriptionsDisabled", 0) for line in lines) == 1
+
+
+# One subscription
+
+
+def test_a_subscription_has_a_name_and_is_found_by_its_id(world: World, target: Receiver) -> None:
+    named = subscribe(world, target.url, name="CRM é")
+    path = f"/{named.headers['location']}"
+    assert named.json["name"] == "CRM é"
+
+    for name, shown in ((None, "CRM é"), ("New", "New")):
+        assert subscribe(world, target.url, name=name).json["name"] == shown
+
+    found = world.call("GET", path)
+    assert [found.json] == subscriptions(world)
+    assert list(found.json) == [name for name in named.json if name != "secret"]
+    for bad in ("", "a" * 101, "a\n", 1):
+        assert [fault["field"] for fault in subscribe(world, target.url, name=bad).json["errors"]] == ["name"]
+    for unknown in ("sub_" + "0" * 32, "x", "evt_" + "0" * 32):
+        for method, suffix in (("GET", ""), ("POST", "/enable"), ("POST", "/test")):
+            assert world.call(method, f"/subscriptions/{unknown}{suffix}").status_code == 404
+
+
+@pytest.mark.parametrize(("code", "outcome"), [(200, "delivered"), (503, "retry"), (404, "failed"), (410, "failed")])
+def test_a_test_push_changes_nothing(world: World, target: Receiver, aws: Aws, code: int, outcome: str) -> None:
+    world.restart(WEBHOOK_SIGNING_SECRETS=SECRETS[0], BREAKER_FAILURES="1")
+    path = disable(world, target)  # it works for a disabled one, too
+    before = subscriptions(world)
+    target.script(status(code, body=b"hello"))
+    answers: list[Answer] = []
+
+    calls = aws.during(lambda: answers.append(world.call("POST", f"{path}/test")))
+
+    assert (calls, answers[0].status_code, subscriptions(world)) == (["GetItem"], 200, before)
+    attempt = answers[0].json
+    assert list(attempt) == ["at", "outcome", "status_code", "error", "duration_ms", "response"]
+    assert (attempt["outcome"], attempt["status_code"]) == (outcome, code)
+    assert attempt["response"] == (None if code == 200 else "hello")
+    push = target.requests[-1].json()
+    assert (push["event_type"], push["payload"]) == ("test", {"subscription_id": before[0]["subscription_id"]})
+    assert (push["event_id"][:4], push["tenant"], push["source_event_id"]) == ("cpy_", None, None)
+    assert is_signed(target.requests[-1], subscribe(world, target.url).json["secret"])
+    assert [copy["status"] for copy in copies(world, world.post())] == ["delivered"]  # no breaker has opened

@@ -1,0 +1,33 @@
+"""What tests of subscriptions do through the API."""
+
+import json
+from typing import Any
+
+from tests.support.world import CONSUMER_KEY, Answer, World
+
+
+def subscribe(world: World, url: str, *event_types: str, key: str = CONSUMER_KEY, **members: Any) -> Answer:
+    body = {"target_url": url, **({"event_types": list(event_types)} if event_types else {}), **members}
+    return world.call("POST", "/subscriptions", json.dumps(body), key=key)
+
+
+def subscriptions(world: World, tenant: str | None = None) -> list[dict[str, Any]]:
+    path = "/subscriptions" + (f"?tenant={tenant}" if tenant else "")
+    found: list[dict[str, Any]] = world.call("GET", path).json["subscriptions"]
+    return found
+
+
+def post_for(world: World, tenant: str | None) -> dict[str, Any]:
+    """Post an event of a tenant; return it."""
+    body = {"event_type": "order.created", "payload": {}, **({"tenant": tenant} if tenant else {})}
+    event: dict[str, Any] = world.call("POST", "/events", json.dumps(body)).json
+    return event
+
+
+def copies(world: World, event: dict[str, Any]) -> list[dict[str, Any]]:
+    return [world.event(event_id) for event_id in event["copies"]]
+
+
+def ids(answer: Answer) -> list[str]:
+    """Return the ids of listed or leased events."""
+    return [event["event_id"] for event in answer.json["events"]]

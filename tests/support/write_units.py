@@ -1,0 +1,49 @@
+"""What a write costs in DynamoDB, from the items that are really written.
+
+Sources: "DynamoDB item sizes and formats" (CapacityUnitCalculations.html), "DynamoDB read and write operations"
+(read-write-operations.html) and "Provisioned throughput considerations for global secondary indexes" (GSI.html) in
+Amazon's DynamoDB Developer Guide.
+"""
+
+import math
+from collections import Counter
+
+from tests.support.fake_aws import PARTITION, SORT, Item, projected
+
+KB = 1024
+OVERHEAD_BYTES = 100  # of storage, for each item and each row of the index
+
+
+def consumed(before: Item, after: Item) -> Counter[str]:
+    """Return the `table_units`, `index_units` and `stored_bytes` of a write; an absent item is empty.
+
+    - The table takes a unit for each begun KB of the item before or after, whichever is larger.
+    - The index holds keys and projected attributes. If none of them changes it takes nothing; if its key changes, the
+      old row is deleted and a new one put, and each takes its units; else the larger of both rows counts.
+    """
+    old, new = ({name: item[name] for name in projected() if name in item} for item in (before, after))
+    stored_bytes = size(after) + size(new) - size(before) - size(old)
+    used = Counter(table_units=max(units(before), units(after)), stored_bytes=stored_bytes)
+    if not before:
+        used["stored_bytes"] += 2 * OVERHEAD_BYTES
+    if any(old.get(name) != new.get(name) for name in (PARTITION, SORT)):
+        used["index_units"] = units(old) + units(new)
+    elif old != new:
+        used["index_units"] = max(units(old), units(new))
+    return used
+
+
+def size(item: Item) -> int:
+    """Return the bytes of an item: names and values, strings in UTF-8."""
+    return sum(len(name) + value_size(value) for name, value in item.items())
+
+
+def value_size(value: str | bytes | int) -> int:
+    """Return the bytes of a value; a number has one for each two significant digits, and one more."""
+    if isinstance(value, int):
+        return math.ceil(len(str(value).strip("0")) / 2) + 1
+    return len(value.encode() if isinstance(value, str) else value)
+
+
+def units(item: Item) -> int:
+    return math.ceil(size(item) / KB)
