@@ -8,8 +8,8 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos mutants zapier second-aws api-key signing-secret package e2e bench resources deploy \
-  destroy smoke dlq redrive show replay erase send
+.PHONY: help run test check chaos outage mutants zapier second-aws api-key signing-secret package e2e bench \
+  resources deploy destroy smoke dlq redrive show replay erase send
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ check: $(SET_UP_DEV) ## format, lint, types, tests
 chaos: $(SET_UP_DEV) ## simulate storms of faults and crashes (SEEDS=500, or SEED=7 to repeat one)
 	@$(PY) -m tests.crash.chaos
 	@test -n "$$SEED" || CHAOS=1 $(PY) -m pytest -n 0 tests/crash/test_kill.py
+
+outage: $(SET_UP_DEV) ## simulate destinations in trouble, and print who waits how long
+	@exec $(PY) -m tests.crash.outage
 
 mutants: $(SET_UP_DEV) ## break the code in many ways and see a test fail for each
 	@exec $(PY) -m tests.mutants

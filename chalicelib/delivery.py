@@ -481,7 +481,9 @@ def _push(
         public_only=bool(subscription and settings.subscription_hosts.public_only(destination.url)),
     )
     failed, timed_out = result.outcome is Outcome.RETRY, result.timed_out
-    services.breakers(role, destination.url).record(services.clock(), failed=failed, timed_out=timed_out)
+    first_wait = services.random() if role is Role.WORKER else 1.0
+    breaker = services.breakers(role, destination.url)
+    breaker.record(services.clock(), failed=failed, timed_out=timed_out, first_wait=first_wait)
     return _with_attempt(event, started, result), result
 
 
