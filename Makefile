@@ -88,7 +88,7 @@ show: $(SET_UP) ## show the life of one event (EVENT_ID=evt_...)
 replay: $(SET_UP) ## count failed events, or push them with GO=1 (SINCE=2h UNTIL= STATUS= EVENT_TYPE= TENANT= EVENT_ID=)
 	@exec $(PY) -m tools.ops replay $(if $(filter 1,$(GO)),--go)
 
-erase: $(SET_UP) ## count matching events and copies, or erase them with GO=1 (METADATA='user_id=42' TENANT= SINCE=30d UNTIL=)
+erase: $(SET_UP) ## count matching events and copies, or erase them with GO=1 (METADATA='user_id=42' TENANT= SINCE=30d)
 	@exec $(PY) -m tools.ops erase $(if $(filter 1,$(GO)),--go)
 
 send: $(SET_UP) ## post an event (TYPE=order.created PAYLOAD='{...}'), or a file of JSON lines (FILE=events.jsonl)

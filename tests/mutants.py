@@ -211,7 +211,7 @@ MUTANTS = r"""
 @@ subscriptions functional/test_subscriptions::each_matching: every subscription gets every event
 - for subscription in candidates if subscription.matches(event_type)]
 + for subscription in candidates]
-@@ subscriptions crash/test_crash_points::does_not_have: a container with an old list deletes copies of a new subscription
+@@ subscriptions crash/test_crash_points::does_not_have: a container with an old list deletes new copies
 -                     return subscription
 -         return self.get(subscription_id)
 +                     return subscription
