@@ -33,7 +33,6 @@ def make_client(service: str, config: Config = CONFIG) -> Any:
         gc.disable()  # nothing that boto3 loads is garbage; looking for it is a tenth of a cold start
         try:
             made: Any = boto3.client(service, config=config)
-            gc.freeze()
         finally:
             gc.enable()
     made.meta.events.register("before-parse", _require_json_object)

@@ -520,6 +520,10 @@ def _settle(
         record = _record_with_retries(write, event, services, deadline)
         return record.event or event, delay_seconds if record.applied else None
     services.metrics.emit(PushDuration=result.duration_ms)
+    has_time = services.clock() + CALL_SECONDS + AFTER_PUSH_SECONDS <= deadline
+    if subscription and has_time and services.subscriptions.get(subscription.subscription_id) is None:
+        services.store.delete(event)  # nobody waits for a copy whose subscription was deleted during the push
+        return event, None
     reason = Reason.PERMANENT if result.outcome is Outcome.FAILED else Reason.EXHAUSTED
     return _dead_letter(event, reason, destination, services, deadline), None
 

@@ -127,7 +127,7 @@ class Event:
         values = {name: _plain(value) for name, value in item.items()}
         values["created_at"], values["event_id"] = values["sort_key"].split("#")
         if "status_shard" in values:
-            values["status"] = values["status_shard"].removeprefix("copy-").split("#")[0]
+            values["status"] = values["status_shard"].split("#")[0].rpartition("-")[2]
         if "content" in values:
             values["payload"], values["metadata"] = zlib.decompress(values["content"]).decode().split("\n")
         values |= {name: parse(values[name]) for name, parse in _PARSERS.items() if name in values}
@@ -188,7 +188,7 @@ class Event:
         members = {name: getattr(self, name) for name in PUBLIC_FIELDS}
         return self._to_json({**members, "message": self.message(), **more}, include_payload)
 
-    def to_whole_json(self, *, include_responses: bool = False, **more: Any) -> str:
+    def to_whole_json(self, *, include_responses: bool = True, **more: Any) -> str:
         """Return the event with payload, metadata and attempts, and `more` members."""
         hidden = {} if include_responses else {"response": None}
         attempts = [vars(attempt) | hidden for attempt in self.attempts]

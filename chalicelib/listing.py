@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import Any
 
 from chalicelib.errors import FieldFault, InvalidRequestError
-from chalicelib.events import EVENT_TYPE, EVENT_TYPE_OR_PREFIX, Event, Status
+from chalicelib.events import EVENT_ID, EVENT_TYPE, EVENT_TYPE_OR_PREFIX, Event, Status
 from chalicelib.services import Services
 from chalicelib.store import HIGHEST, LOWEST, NOT_EXPIRED, UNCLAIMED, Values, partitions
 from chalicelib.subscriptions import SUBSCRIPTION_ID
@@ -56,7 +56,7 @@ class Query:
         values: dict[str, str] = {}
         for name in ("event_type", "subscription_id", "tenant"):
             value = getattr(self, name)
-            if value is not None:
+            if value not in (None, "*"):
                 is_prefix = value.endswith("*")
                 conditions.append(f"begins_with({name}, :{name})" if is_prefix else f"{name} = :{name}")
                 values[f":{name}"] = value.removesuffix("*")
@@ -186,8 +186,6 @@ def _read_partition(
     rows_needed = query.limit + 1
     condition, values = query.filter()
     low, high = query.bounds()
-    if low > high:  # DynamoDB refuses such a range
-        return [], None
     pages = services.store.pages(
         partition_key,
         {**values, ":low": low, ":high": high},
@@ -221,6 +219,6 @@ def _encode_cursor(sort_key: str) -> str:
 def _decode_cursor(cursor: str) -> str | None:
     """Return the sort key of a cursor, None of an empty one; raise ValueError if it is damaged."""
     sort_key = base64.urlsafe_b64decode(cursor).decode("ascii")[:-8]
-    if cursor and _encode_cursor(sort_key) != cursor:
+    if cursor and (_encode_cursor(sort_key) != cursor or not EVENT_ID.fullmatch(sort_key[28:])):
         raise ValueError
     return sort_key or None

@@ -1,11 +1,12 @@
 """Scheduled work: the sweep queues overdue events, check_dlq publishes queue depths and ages."""
 
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
 from chalicelib import messages
 from chalicelib.aws import CALL_SECONDS
-from chalicelib.events import Status, unix_seconds
+from chalicelib.events import Event, Status, rfc3339, unix_seconds
 from chalicelib.queue import BATCH_SIZE
 from chalicelib.services import Services
 from chalicelib.store import MESSAGE_GRACE_SECONDS, partitions
@@ -25,7 +26,7 @@ def sweep(services: Services, remaining_seconds: float) -> None:
     is queued twice. Raises StorageUnavailableError and QueueUnavailableError after all partitions were tried.
     """
     is_long = services.inbox.depth() >= LONG_QUEUE
-    deadline = services.clock() + remaining_seconds - 3 * CALL_SECONDS  # to mark, send and query once more
+    deadline = services.clock() + remaining_seconds - 4 * CALL_SECONDS  # to mark, send, mark and query once more
     count = sum(services.map(partial(_sweep_partition, services, deadline, is_long=is_long), PARTITIONS))
     logger.info("swept", extra={"queued": count, "queue_is_long": is_long})
 
@@ -63,9 +64,17 @@ def _sweep_partition(services: Services, deadline: float, partition_key: str, *,
     count = 0
     while (events := list(islice(overdue, BATCH_SIZE))) and services.clock() <= deadline:
         # Mark, then send: a crash in between costs a minute; the other way round, two sweeps would both send.
-        marks = services.map(lambda each: services.store.mark_requeued(each.event_id, each.requeue_at, seconds), events)
-        marked = [messages.push_message(event) for event, mark in zip(events, marks, strict=True) if mark.applied]
+        marked = _postpone(events, MESSAGE_GRACE_SECONDS, services)
         if marked:
-            services.inbox.send_many(marked)
+            services.inbox.send_many([messages.push_message(event) for event in marked])
             count += len(marked)
+        if is_long:
+            _postpone(marked, seconds, services)
     return count
+
+
+def _postpone(events: list[Event], seconds: float, services: Services) -> list[Event]:
+    """Postpone `requeue_at` by `seconds` from now; return the events of which no other sweep or push changed it."""
+    until = rfc3339(services.clock() + seconds)
+    marks = services.map(lambda each: services.store.mark_requeued(each.event_id, each.requeue_at, until), events)
+    return [replace(event, requeue_at=until) for event, mark in zip(events, marks, strict=True) if mark.applied]

@@ -43,6 +43,8 @@ UNPUSHED_SOURCE = f"{PENDING} AND attribute_not_exists(next_attempt_at) AND cont
 NOT_EXPIRED = "expires_at > :now_seconds"
 DUE_TO_REQUEUE = f"{NOT_EXPIRED} AND requeue_at <= :now AND next_attempt_at <= :now"
 
+COPY, REPLAYED = "copy-", "replayed-"  # partitions of their own
+UNSETTLED = (Status.PENDING, Status.FAILED)
 LOWEST, HIGHEST = "0", "~"  # sort keys begin with a digit
 
 CLEAR_SCHEDULE: dict[str, None] = {"next_attempt_at": None, "requeue_at": None}
@@ -88,7 +90,7 @@ class Table:
         parameters["KeyConditionExpression"] = condition
         parameters["ExpressionAttributeValues"] = serialize({name: known[name] for name in placeholders})
         limit = {"Limit": first_limit} if first_limit else {}
-        while True:
+        while known[":low"] <= known[":high"]:  # DynamoDB refuses another range
             response = self._call("query", **limit, **parameters)
             yield response
             if "LastEvaluatedKey" not in response:
@@ -185,6 +187,22 @@ class EventStore(Table):
     carries the `claim_id` of the write shows that it was applied.
     """
 
+    def __init__(
+        self, client: Any, name: str, *, clock: Callable[[], float], retention_seconds: float | None = None
+    ) -> None:
+        super().__init__(client, name, clock=clock)
+        self._retention_seconds = retention_seconds
+
+    def pages(self, partition: str, values: Values | None = None, **options: Any) -> Iterator[dict[str, Any]]:
+        """Yield pages without those rows of a partition that have expired, as far as their creation tells.
+
+        DynamoDB deletes up to days late, and what it has not deleted would be read each time.
+        """
+        values = {":low": LOWEST, **(values or {})}
+        if self._retention_seconds and partition.startswith(UNSETTLED):
+            values[":low"] = max(str(values[":low"]), self._after(-self._retention_seconds))
+        return super().pages(partition, values, **options)
+
     def put(self, event: Event) -> WriteResult:
         """Store a new event, claimed or not; it carries a new `claim_id` either way."""
         written = self._write("put_item", ABSENT, {}, Item=serialize(_item(event)))
@@ -230,7 +248,7 @@ class EventStore(Table):
         outcome = {
             "delivery_attempts": event.delivery_attempts,
             **changes,
-            **_status_attributes(event.event_id, event.status),
+            **_status_attributes(event.event_id, event.status, replayed=event.replayed_at is not None),
         }
         mine = {":mine": event.claim_id}
         result = self._change(event.event_id, RECORDABLE, {**outcome, **ended}, mine)
@@ -297,7 +315,7 @@ class EventStore(Table):
         """
         now = self._after(0)
         changes: Values = {
-            **_status_attributes(event_id, Status.PENDING),
+            **_status_attributes(event_id, Status.PENDING, replayed=True),
             "claim_id": claim_id,
             "delivery_attempts": 0,
             "next_attempt_at": now if is_pushed else None,
@@ -309,9 +327,9 @@ class EventStore(Table):
         condition = REPLAYABLE if failed_at is None else REDRIVABLE
         return self._change(event_id, condition, changes, {":failed_at": failed_at}, ReturnValues="ALL_NEW")
 
-    def mark_requeued(self, event_id: str, requeue_at: str | None, seconds: float) -> WriteResult:
-        """Postpone `requeue_at` of an overdue event by `seconds` from now: of several sweeps, one succeeds."""
-        return self._change(event_id, OVERDUE, {"requeue_at": self._after(seconds)}, {":seen": requeue_at})
+    def mark_requeued(self, event_id: str, seen: str | None, until: str) -> WriteResult:
+        """Postpone `requeue_at` of an overdue event, `seen` before, until a time: of several sweeps, one succeeds."""
+        return self._change(event_id, OVERDUE, {"requeue_at": until}, {":seen": seen})
 
     def delete(self, event: Event) -> WriteResult:
         """Delete a copy under its claim, if that still holds it."""
@@ -397,14 +415,10 @@ class EventStore(Table):
         return event if event and event.expires_at > int(self._clock()) else None
 
 
-def partition(status: Status, shard: int, *, of_copies: bool = False) -> str:
-    """Return the partition key of the index for a status and a shard, 0 to SHARDS - 1. Copies have their own."""
-    return f"{'copy-' if of_copies else ''}{status}#{shard}"
-
-
 def partitions(*statuses: Status, of_copies: bool = False) -> list[str]:
-    """Return the partition keys of all shards."""
-    return [partition(status, shard, of_copies=of_copies) for status in statuses for shard in range(SHARDS)]
+    """Return the partition keys of the index for events of some statuses: those of copies, or those of the others."""
+    keys = [f"{COPY if of_copies else ''}{status}#{shard}" for status in statuses for shard in range(SHARDS)]
+    return keys if of_copies else [*keys, *(f"{REPLAYED}{status}" for status in statuses if status in UNSETTLED)]
 
 
 def serialize(values: Values) -> Item:
@@ -418,9 +432,13 @@ def _serialize(value: str | int | bytes) -> dict[str, Any]:
     return {"N": str(value)} if isinstance(value, int) else {"S": str(value)}
 
 
-def _status_attributes(event_id: str, status: Status) -> Values:
-    shard = zlib.crc32(event_id.encode()) % SHARDS
-    return {"status": status, "status_shard": partition(status, shard, of_copies=is_copy_id(event_id))}
+def _status_attributes(event_id: str, status: Status, *, replayed: bool = False) -> Values:
+    key = f"{status}#{zlib.crc32(event_id.encode()) % SHARDS}"
+    if is_copy_id(event_id):
+        key = f"{COPY}{key}"
+    elif replayed and status in UNSETTLED:
+        key = f"{REPLAYED}{status}"  # few, and the only ones that outlive the retention period of their creation
+    return {"status": status, "status_shard": key}
 
 
 def _item(event: Event) -> Values:

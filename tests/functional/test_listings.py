@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from tests.support.aws import Aws
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import ids
 from tests.support.world import START, World
@@ -53,6 +54,18 @@ def test_events_are_listed_by_time_and_type(world: World, posted: list[str], que
                 walked += ids(page)
                 cursor = page.json["next_cursor"]
             assert walked == matching
+
+
+def test_a_cursor_does_not_lead_out_of_a_range(world: World, posted: list[str], aws: Aws) -> None:
+    for order, query, expected in (
+        ("oldest", "since=2026-11-18T11:06:42Z", posted[3:]),
+        ("newest", "until=2026-11-18T11:06:41.000001Z", posted[1::-1]),
+        ("newest", "since=2026-11-18T11:06:43Z", []),
+    ):
+        cursor = world.call("GET", f"/events?order={order}&limit=1").json["next_cursor"]
+        asked = len(aws.calls)
+        assert ids(world.call("GET", f"/events?order={order}&{query}&cursor={cursor}")) == expected
+        assert (len(aws.calls) > asked) == bool(expected)  # DynamoDB refuses a reversed range
 
 
 def test_a_time_that_does_not_exist_is_refused(world: World) -> None:

@@ -161,12 +161,16 @@ def test_copies_of_a_disabled_subscription_wait_as_dead_letters_until_it_is_enab
         assert letters[copy_id]["attributes"]["Reason"] == "disabled"
     assert len(target.requests) == 3
     assert not any("CopyFailure" in values for values in output.metrics())
+    services.use(replace(world.services))  # another container: here the list still shows it as disabled
     enabled = world.call("POST", f"/{subscription.headers['location']}/enable")
+    services.use(world.services)
     assert (enabled.json["disabled_at"], enabled.json["failing_since"]) == (None, None)
     world.call("POST", f"/events/{retried}/replay")
     world.move_back()
-    world.settle()
+    while world.run_worker():
+        pass
     assert {world.event(copy_id)["status"] for copy_id in letters} == {"delivered"}
+    world.clock.sleep(10)
     assert [len(world.post()["copies"]), world.dead_letters()] == [1, []]
 
 
@@ -273,7 +277,7 @@ def test_a_container_with_an_old_list_changes_nothing_of_a_subscription_made_ane
 
     assert subscriptions(world) == before
     copy = world.call("GET", f"/events/{copy_id}")
-    if code == 410 and not before:
+    if code != 200 and not before:
         assert copy.status_code == 404
     else:
         assert copy.json["status"] == ("delivered" if code == 200 else "failed")

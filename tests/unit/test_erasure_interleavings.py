@@ -42,7 +42,7 @@ SUBSCRIPTION = {
     "event_types": {"S": '{"event_types":null,"name":null}'},
     "created_by": {"S": "acme"},
 }
-NEW_EVENT = parse_new_event(b'{"event_type": "a", "payload": {"p": 1}}')
+NEW_EVENT = parse_new_event(b'{"event_type": "a", "payload": {"p": 1}}', "k")
 Outcome = dict[str, Any]  # the response of a call, or an error
 
 
@@ -134,8 +134,8 @@ class Table:
 
 
 def post(services: Services, *, respond_async: bool) -> str:
-    options: Any = {"created_by": "acme", "idempotency_key": "k", "respond_async": respond_async}
-    event, is_repeated = delivery.accept(NEW_EVENT, services, services.clock() + 100, **options)
+    deadline = services.clock() + 100
+    event, is_repeated = delivery.accept(NEW_EVENT, services, deadline, created_by="acme", respond_async=respond_async)
     return "repeated" if is_repeated else event.event_id
 
 

@@ -201,7 +201,9 @@ def sweep(world: SingleEventWorld, actor: Actor, state: State) -> tuple[Actor, d
     if requeue_at is None or requeue_at > rfc3339(world.clock()):
         return DONE, {}
     return Actor(
-        "claim" if world.store.mark_requeued(EVENT_ID, requeue_at, MESSAGE_GRACE_SECONDS).applied else "done"
+        "claim"
+        if world.store.mark_requeued(EVENT_ID, requeue_at, rfc3339(world.clock() + MESSAGE_GRACE_SECONDS)).applied
+        else "done"
     ), {}
 
 

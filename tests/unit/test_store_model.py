@@ -214,7 +214,7 @@ class StoreModel:
         seen = self.random.choice((self.at(-0.25), event.requeue_at if event else None)) or self.at()
         is_pending = event is not None and event.status is Status.PENDING
         after = changed(event, requeue_at=self.at(600)) if event and is_pending and event.requeue_at == seen else None
-        self.check(event_id, after, lambda: self.store.mark_requeued(event_id, seen, 600), returned=False)
+        self.check(event_id, after, lambda: self.store.mark_requeued(event_id, seen, self.at(600)), returned=False)
 
 
 def test_a_claim_whose_response_was_lost_is_not_held_if_the_event_was_acknowledged_since(clock: Clock) -> None:
