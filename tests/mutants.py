@@ -234,7 +234,7 @@ MUTANTS = r"""
 - self.subscription_id or "webhook"
 + "webhook"
 @@ schedules functional/test_schedules::nobody_will_push: the sweep sends nothing
-- services.inbox.send_many(marked)
+- services.inbox.send_many([messages.push_message(event) for event in marked])
 + len(marked)
 @@ schedules functional/test_schedules::1000_messages: the sweep fills a long queue
 - is_long = services.inbox.depth() >= LONG_QUEUE
