@@ -223,8 +223,8 @@ MUTANTS = r"""
 -             conditions.append(UNCLAIMED)
 +             len(conditions)
 @@ listing unit/test_listing::walking: a page loses an event where a partition has more
-- events[rows_needed - 1].sort_key
-+ events[rows_needed].sort_key
+- return events[:rows_needed], events
++ return events[: rows_needed - 1], events
 @@ batch functional/test_worker::never_costs: a message that failed is deleted
 -             logger.exception("message failed")
 -             return False

@@ -100,6 +100,7 @@ def test_walking_the_pages_shows_every_event_once_in_order(
         (False, {}, events),
         (True, {}, undelivered),
         (False, {"event_type": "rare", "status": "failed"}, rare_failures),
+        (False, {"status": "pending"}, [event for event in events if event.status is Status.PENDING]),
     ):
         pages = walk(services, inbox=inbox, order=order, limit=limit, **filters)
         assert ids_of(pages) == ids(expected if order == "oldest" else reversed(expected))
