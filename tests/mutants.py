@@ -60,7 +60,7 @@ MUTANTS = r"""
 @@ store functional/test_schedules::two_sweeps: each of two sweeps queues an event
 - OVERDUE = f"{PENDING} AND requeue_at = :seen"
 + OVERDUE = f"{PENDING} AND (requeue_at = :seen OR attribute_exists(requeue_at))"
-@@ store crash/test_crash_points::one_wins: a copy that an event does not list delivers it
+@@ store crash/test_crash_points::loser: a copy that an event does not list delivers it
 -  AND contains(copies, :copy_id)"
 + "
 @@ store crash/test_simulation: a claim in four counts twice
@@ -211,7 +211,7 @@ MUTANTS = r"""
 @@ subscriptions functional/test_subscriptions::each_matching: every subscription gets every event
 - for subscription in candidates if subscription.matches(event_type)]
 + for subscription in candidates]
-@@ subscriptions crash/test_crash_points::does_not_have: a container with an old list deletes new copies
+@@ subscriptions crash/test_crash_points::list: a container with an old list deletes a new subscription's copies
 -                     return subscription
 -         return self.get(subscription_id)
 +                     return subscription
@@ -223,18 +223,18 @@ MUTANTS = r"""
 -             conditions.append(UNCLAIMED)
 +             len(conditions)
 @@ listing unit/test_listing::walking: a page loses an event where a partition has more
-- events[rows_needed - 1].sort_key
-+ events[rows_needed].sort_key
+- return events[:rows_needed], events
++ return events[: rows_needed - 1], events
 @@ batch functional/test_worker::never_costs: a message that failed is deleted
 -             logger.exception("message failed")
 -             return False
 +             logger.exception("message failed")
 +             return True
-@@ events crash/test_crash_points::a_copy: a message of a copy is in the group of the webhook
+@@ events crash/test_crash_points::copy: a message of a copy is in the group of the webhook
 - self.subscription_id or "webhook"
 + "webhook"
 @@ schedules functional/test_schedules::nobody_will_push: the sweep sends nothing
-- services.inbox.send_many(marked)
+- services.inbox.send_many([messages.push_message(event) for event in marked])
 + len(marked)
 @@ schedules functional/test_schedules::1000_messages: the sweep fills a long queue
 - is_long = services.inbox.depth() >= LONG_QUEUE

@@ -89,8 +89,8 @@ def ids_of(pages: list[Page]) -> list[str]:
 def test_walking_the_pages_shows_every_event_once_in_order(
     order: str, limit: int, page_rows: int, services: Services, dynamodb: FakeDynamoDB
 ) -> None:
-    events = store_all(services, map(make_event, range(0, 180, 3)))
-    store_all(services, (make_event(number + 1, expires_at=int(START)) for number in range(0, 180, 3)))
+    events = store_all(services, map(make_event, range(60)))
+    store_all(services, (make_event(n, event_id=f"evt_{n:032x}", expires_at=int(START)) for n in range(1, 60)))
     dynamodb.page_rows = page_rows
     undelivered = [event for event in events if event.status is not Status.DELIVERED]
 
@@ -100,6 +100,7 @@ def test_walking_the_pages_shows_every_event_once_in_order(
         (False, {}, events),
         (True, {}, undelivered),
         (False, {"event_type": "rare", "status": "failed"}, rare_failures),
+        (False, {"status": "pending"}, [event for event in events if event.status is Status.PENDING]),
     ):
         pages = walk(services, inbox=inbox, order=order, limit=limit, **filters)
         assert ids_of(pages) == ids(expected if order == "oldest" else reversed(expected))
