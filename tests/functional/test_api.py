@@ -253,6 +253,24 @@ def test_an_unusable_idempotency_key_is_a_fault(world: World, aws: Aws) -> None:
     assert aws.calls == []
 
 
+def test_a_post_repeated_during_its_push_gets_the_pending_event_and_no_second_push(
+    world: World, receiver: Receiver
+) -> None:
+    repeated: list[Answer] = []
+
+    def repeat_meanwhile(exchange: Exchange) -> None:
+        repeated.append(world.call("POST", "/events", EVENT, idempotency_key="k"))
+        status(200)(exchange)
+
+    receiver.script(repeat_meanwhile)
+
+    first = world.call("POST", "/events", EVENT, idempotency_key="k").json
+
+    [again] = [answer.json for answer in repeated]
+    assert (first["status"], again["status"], again["event_id"]) == ("delivered", "pending", first["event_id"])
+    assert len(receiver.requests) == 1
+
+
 # Reading
 
 

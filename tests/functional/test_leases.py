@@ -1,7 +1,6 @@
 """Leases: consumers pull events that nobody else gets, and pull-only mode."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ import app
 from chalicelib.events import rfc3339
 from tests.conftest import Output
 from tests.support.aws import Aws, Fault
-from tests.support.receiver import Exchange, Receiver, status
+from tests.support.receiver import Receiver, status
 from tests.support.world import CONSUMER_KEY, PRODUCER_KEY, START, Answer, World
 
 UNKNOWN, NO_LEASE = "evt_" + "0" * 32, "lse_" + "0" * 32
@@ -72,21 +71,6 @@ def test_the_body_of_a_lease_is_optional_and_an_empty_inbox_gives_no_events(worl
 
     assert [event["event_id"] for event in events] == event_ids[:10]
     assert {event["leased_until"] for event in events} == {rfc3339(START + 311)}
-
-
-def test_two_consumers_never_get_the_same_event(world: World) -> None:
-    event_ids = post_undelivered(world, 12)
-
-    def consume(_: int) -> list[str]:
-        taken: list[str] = []
-        while events := lease(world, limit=4):
-            taken += [event["event_id"] for event in events]
-        return taken
-
-    with ThreadPoolExecutor(2) as pool:
-        taken = [event_id for of_one in pool.map(consume, range(2)) for event_id in of_one]
-
-    assert sorted(taken) == sorted(event_ids)
 
 
 def test_an_expired_lease_is_lost_and_the_event_can_be_leased_again(world: World) -> None:
@@ -209,24 +193,6 @@ def test_no_push_begins_during_a_lease_and_the_sweep_queues_the_event_when_it_en
     world.run_schedule(app.sweep)
     world.run_worker()
     assert (world.event(event_id)["delivered_via"], len(receiver.requests)) == ("push", 2)
-
-
-def test_an_event_that_is_being_pushed_is_not_leased_and_a_leased_one_is_not_replayed(
-    world: World, receiver: Receiver
-) -> None:
-    leased_meanwhile = []
-
-    def lease_meanwhile(exchange: Exchange) -> None:
-        leased_meanwhile.extend(lease(world))
-        status(404)(exchange)
-
-    receiver.script(lease_meanwhile)
-    [event_id] = post_undelivered(world)
-    assert leased_meanwhile == []
-
-    lease(world, lease_seconds=60)
-    refused = end(world, "replay", event_id)
-    assert (refused.status_code, refused.headers["retry-after"]) == (409, "60")
 
 
 def test_a_redriven_dead_letter_of_a_leased_event_is_sent_on(world: World, receiver: Receiver) -> None:

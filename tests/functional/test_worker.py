@@ -256,21 +256,6 @@ def test_only_the_dead_letter_of_the_latest_failure_replays_an_event(world: Worl
     assert (world.messages(), world.dead_letters()) == ([], [])
 
 
-@pytest.mark.parametrize("since", ["delivered", "acknowledged"])
-def test_a_dead_letter_of_an_event_delivered_since_is_dropped(world: World, receiver: Receiver, since: str) -> None:
-    receiver.script(status(404))
-    event_id = world.post()["event_id"]
-    world.call("POST", f"/events/{event_id}/{'replay' if since == 'delivered' else 'acknowledge'}")
-    world.run_worker()
-    before = (world.event(event_id), len(receiver.requests))
-    world.move_back()
-
-    assert world.run_worker() == 1
-
-    assert (world.event(event_id), len(receiver.requests)) == before
-    assert (world.messages(), world.dead_letters()) == ([], [])
-
-
 def test_a_dead_letter_of_an_event_that_is_pending_again_is_a_wake_up(world: World, receiver: Receiver) -> None:
     receiver.script(status(404), status(503))
     event_id = world.post()["event_id"]

@@ -133,26 +133,6 @@ def test_a_damaged_cursor_is_refused(services: Services) -> None:
 # Queries of the schedules
 
 
-@pytest.mark.parametrize("page_rows", [sys.maxsize, 3])
-def test_overdue_events_are_pending_due_and_not_to_be_pushed_by_anyone(
-    page_rows: int, services: Services, dynamodb: FakeDynamoDB
-) -> None:
-    moments = [rfc3339(START + seconds) for seconds in (-60, -0.001, 0, 0.001, 60)]
-    events = [make_event(n, requeue_at=moments[n % 5], next_attempt_at=moments[n // 5 % 5]) for n in range(150)]
-    store_all(services, [*events, make_event(300, requeue_at=moments[0], next_attempt_at=None)])
-    store_all(services, (replace(event, event_id=f"cpy_{event.event_id[4:]}") for event in events))
-    dynamodb.page_rows = page_rows
-    expected = [
-        (event.event_id, event.requeue_at)
-        for event in events
-        if event.status is Status.PENDING and {event.requeue_at, event.next_attempt_at} <= set(moments[:3])
-    ]
-    partitions = [partition(Status.PENDING, shard) for shard in range(SHARDS)]
-    found = [event for each in partitions for event in services.store.overdue(each, 1000)]
-    assert sorted((event.event_id, event.requeue_at) for event in found) == sorted(expected)
-    assert sum(map(services.store.count_overdue, partitions)) == len(expected)
-
-
 def test_a_sweep_queues_a_thousand_events_of_a_partition_at_most(dynamodb: FakeDynamoDB, clock: Clock) -> None:
     sqs = FakeSQS(clock)
     for url in QUEUES.values():
