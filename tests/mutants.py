@@ -33,7 +33,7 @@ MUTANTS = r"""
 @@ store functional/test_worker::early_message: a claim is taken before the event is due
 - CLAIMABLE = f"{PENDING} AND next_attempt_at <= :now AND
 + CLAIMABLE = f"{PENDING} AND
-@@ store functional/test_faults::took_over: anybody may record an outcome
+@@ store unit/test_store_model: anybody may record an outcome
 - RECORDABLE = f"{PENDING} AND claim_id = :mine"
 + RECORDABLE = f"{PENDING} AND (claim_id = :mine OR attribute_exists(claim_id))"
 @@ store functional/test_api::acknowledgement_stands: a record overwrites an acknowledgement
@@ -84,7 +84,7 @@ MUTANTS = r"""
 @@ store functional/test_leases::released_event: a release does not end the lease
 - changes = {"claimed_until": None, "requeue_at": self._after(0)}
 + changes = {"requeue_at": self._after(0)}
-@@ store unit/test_interleavings: an acknowledgement ends the claim of a running push
+@@ store unit/test_store_model: an acknowledgement ends the claim of a running push
 - return self._update(event_id, UNDELIVERED, changes)
 + return self._update(event_id, UNDELIVERED, {**changes, "claimed_until": None})
 @@ store functional/test_api::can_be_replayed: a replay does not count from 0
