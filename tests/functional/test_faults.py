@@ -125,34 +125,6 @@ def test_an_error_after_the_event_is_stored_is_logged_with_its_traceback(
     assert error["request_id"]
 
 
-# Processes that stand still, and consumers in between
-
-
-def test_a_process_that_stood_still_begins_no_push_that_it_cannot_record(
-    world: World, receiver: Receiver, during: During
-) -> None:
-    def stand_still(**_: object) -> None:
-        world.clock.sleep(14)  # a POST ends after 27 s; a record and a message take up to 14
-
-    during(world.dynamodb, "after-call.dynamodb.PutItem", stand_still)
-    event_id = world.post()["event_id"]
-
-    assert receiver.requests == []
-    world.settle(hours=1)
-    assert (world.event(event_id)["status"], len(receiver.requests)) == ("delivered", 1)
-
-
-def test_the_record_of_a_claim_that_another_took_over_is_refused(world: World) -> None:
-    store, event_id = world.services.store, world.post(prefer="respond-async")["event_id"]
-    expired = store.claim(event_id, "first").event
-    world.clock.sleep(61)
-    current = store.claim(event_id, "second").event
-
-    assert expired is not None
-    assert not store.record_retry(expired, delay_seconds=1, will_be_queued=True).applied
-    assert store.get(event_id) == current
-
-
 def test_an_event_acknowledged_before_the_response_of_its_put_is_not_pushed(
     world: World, receiver: Receiver, aws: Aws, during: During
 ) -> None:

@@ -82,7 +82,7 @@ def test_a_changed_key_and_url_count_within_five_minutes(
     ],
     ids=["gone", "throttled", "garbage", "unusable"],
 )
-def test_the_last_good_settings_stay_while_the_secret_is_unusable(
+def test_the_last_good_settings_stay_while_the_secret_is_unusable_and_a_new_container_has_none(
     world: World,
     secret: Secret,
     target: Receiver,
@@ -97,3 +97,5 @@ def test_the_last_good_settings_stay_while_the_secret_is_unusable(
         lines += [line for line in output.lines() if line["level"] == "WARNING"]
         assert len(lines) == warnings
         world.clock.sleep(150)
+    services.use(None)
+    assert world.call("GET", "/me").status_code == 503

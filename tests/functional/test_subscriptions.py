@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Output
+from tests.conftest import During, Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Exchange, Receiver, status
 from tests.support.subscribing import copies, ids, subscribe, subscriptions
-from tests.support.world import World
+from tests.support.world import Answer, World
 
 EVENT = '{"event_type": "a", "payload": {}}'
 
@@ -266,6 +266,33 @@ def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(world: World, ta
     assert len(target.requests) == len(world.dead_letters()) == 1
 
 
+# Two bodies under one Idempotency-Key
+
+
+@pytest.mark.parametrize("prefer", ["", "respond-async"])
+def test_of_two_bodies_under_one_key_exactly_one_is_sent(
+    world: World, target: Receiver, aws: Aws, during: During, prefer: str
+) -> None:
+    subscribe(world, target.url)
+    bodies = [json.dumps({"event_type": "a", "payload": {"n": number}}) for number in range(2)]
+    answers: list[Answer] = []
+
+    def post_the_other(**_: object) -> None:  # after the first copy of the one
+        if not answers:
+            answers.append(Answer(0, {}, ""))
+            answers[0] = world.call("POST", "/events", bodies[1], idempotency_key="k")
+            aws.fail(Fault.REFUSED, "DeleteItem", at=1)
+
+    during(world.dynamodb, "after-call.dynamodb.PutItem", post_the_other)
+    refused = world.call("POST", "/events", bodies[0], idempotency_key="k", prefer=prefer)
+
+    assert (refused.status_code, refused.json["code"], answers[0].status_code) == (422, "idempotency_key_reused", 202)
+    world.settle()
+    assert [request.json()["payload"] for request in target.requests] == [{"n": 1}]
+    listed = ids(world.call("GET", "/events"))
+    assert sorted(listed) == sorted([answers[0].json["event_id"], *answers[0].json["copies"]])
+
+
 # Without a webhook
 
 
@@ -345,3 +372,17 @@ def test_an_event_is_in_the_inbox_once_its_pushes_came_to_nothing(
     pull_only.clock.sleep(60)
     assert ids(pull_only.call("GET", "/inbox")) == [event["event_id"]] * (in_the_end == WAITING)
     assert receiver.requests == []
+
+
+def test_a_repeated_post_finds_that_a_copy_was_delivered(pull_only: World, target: Receiver, aws: Aws) -> None:
+    subscribe(pull_only, target.url)
+    aws.fail(Fault.REFUSED, "PutItem", at=2)
+    assert pull_only.call("POST", "/events", EVENT, idempotency_key="k").status_code == 503
+    aws.heal()
+    pull_only.settle()
+    assert len(target.requests) == 1
+
+    event = pull_only.call("POST", "/events", EVENT, idempotency_key="k").json
+
+    assert (event["status"], event["delivered_via"]) == how_delivered(pull_only, event) == DELIVERED
+    assert len(target.requests) == 1

@@ -13,13 +13,12 @@ from chalicelib.listing import MAX_PAGE_BYTES, Page
 from chalicelib.services import Services
 from chalicelib.settings import load
 from chalicelib.store import SHARDS, partition
+from tests.crash.simulated_world import DLQ, ENVIRON, INBOX
 from tests.support.fake_aws import FakeDynamoDB, FakeSQS
 from tests.support.world import START, Clock
 
 MIB = 1024 * 1024
 STATUSES = list(Status)
-QUEUES = {name: f"https://sqs.test/{name}" for name in ("INBOX_QUEUE_URL", "INBOX_DLQ_URL")}
-ENVIRON = {"EVENTS_TABLE_NAME": "events", **QUEUES, "ZAPIER_WEBHOOK_URL": "none", "API_KEYS": ""}
 
 
 @pytest.fixture
@@ -135,7 +134,7 @@ def test_a_damaged_cursor_is_refused(services: Services) -> None:
 
 def test_a_sweep_queues_a_thousand_events_of_a_partition_at_most(dynamodb: FakeDynamoDB, clock: Clock) -> None:
     sqs = FakeSQS(clock)
-    for url in QUEUES.values():
+    for url in (INBOX, DLQ):
         sqs.queue(url)
     services = Services(load(ENVIRON), make_client={"dynamodb": dynamodb, "sqs": sqs}.__getitem__, clock=clock)
     due = {"requeue_at": rfc3339(START), "next_attempt_at": rfc3339(START)}
@@ -145,7 +144,7 @@ def test_a_sweep_queues_a_thousand_events_of_a_partition_at_most(dynamodb: FakeD
 
     schedules.sweep(services, 60)
 
-    queued = [json.loads(message["Body"])["event_id"] for message in sqs.messages(QUEUES["INBOX_QUEUE_URL"])]
+    queued = [json.loads(message["Body"])["event_id"] for message in sqs.messages(INBOX)]
     assert 3500 <= len(queued) <= SHARDS * 1000 + 1
     assert lost.event_id in queued
 

@@ -33,6 +33,18 @@ def test_a_message_is_received_as_it_was_sent_until_it_is_deleted(queue: Queue, 
     assert (queue.depth(), shared_world.messages()) == (0, [])
 
 
+@pytest.mark.parametrize("operation", ["SendMessageBatch", "DeleteMessageBatch"])
+def test_a_refused_entry_of_a_batch_is_an_error(queue: Queue, during: During, operation: str) -> None:
+    queue.send_many([Message(BODY, {})] * 3)
+    handles = [message.receipt_handle for message in queue.receive(wait_seconds=0)]
+    refused = [{"Id": "0", "SenderFault": True, "Code": "InternalError"}]
+    during(queue._client, f"after-call.sqs.{operation}", lambda parsed, **_: parsed.update(Failed=refused))
+
+    call = {"SendMessageBatch": lambda: queue.send_many([Message(BODY, {})] * 3)}
+    with pytest.raises(QueueUnavailableError):
+        call.get(operation, lambda: queue.delete_many(handles))()
+
+
 def test_each_operation_logs_one_line_without_bodies_and_failures_at_error(
     queue: Queue, during: During, output: Output
 ) -> None:
