@@ -153,7 +153,7 @@ MUTANTS = r"""
 -         logger.exception("delivery left to the sweep"
 +     except ZeroDivisionError:
 +         logger.exception("delivery left to the sweep"
-@@ delivery functional/test_faults::throttled_record: a record is not tried again
+@@ delivery functional/test_faults::record_is_retried: a record is not tried again
 -             if services.clock() + RECORD_RETRY_SECONDS > deadline - AFTER_PUSH_SECONDS:
 -                 raise
 +             raise

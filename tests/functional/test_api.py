@@ -83,10 +83,7 @@ def test_missing_and_unusable_settings_are_named_and_never_their_values(
 
     assert_problem(answer, 503)
     assert answer.headers["retry-after"]
-    for words in (
-        "API_KEYS is unusable: it must be name:sha256hex",
-        "ZAPIER_WEBHOOK_URL is missing: it must be an https",
-    ):
+    for words in ("API_KEYS is unusable: it must be", "ZAPIER_WEBHOOK_URL is missing: it must be"):
         assert words in answer.json["detail"]
     assert "payload-itself" not in answer.text
     for name, value in world.environ.items():
@@ -353,10 +350,7 @@ def test_events_are_listed_newest_first_and_the_inbox_oldest_first(world: World,
         ("/inbox?event_type=b", posted[1:2]),
     ):
         assert ids(world.call("GET", path)) == expected, path
-    first = world.call("GET", "/events?limit=2").json
-    last = world.call("GET", f"/events?limit=2&cursor={first['next_cursor']}").json
-    assert [event["event_id"] for event in first["events"] + last["events"]] == posted[::-1]
-    assert (last["next_cursor"], world.call("GET", "/events?cursor=&limit=3").json["next_cursor"]) == (None, None)
+    assert world.call("GET", "/events?cursor=&limit=3").json["next_cursor"] is None
     for path in ("/events", "/events?include=payload", "/inbox"):
         for event in world.call("GET", path).json["events"]:
             whole = world.event(event["event_id"])

@@ -19,7 +19,7 @@ BODY = json.dumps({"event_type": "a", "payload": {"p": CONTENTS[0]}, "metadata":
 @pytest.fixture
 def world(world: World, target: Receiver) -> World:
     keys = f"acme:{digest(KEY)}:produce+consume+erase,{world.environ['API_KEYS'].partition(',')[2]}"
-    world.restart(API_KEYS=keys, SUBSCRIPTION_HOSTS="127.0.0.1")
+    world.restart(API_KEYS=keys)
     subscribe(world, target.url)
     return world
 

@@ -67,17 +67,6 @@ def test_every_other_call_is_answered_with_503_while_dynamodb_fails(
 # Records
 
 
-def test_a_throttled_record_is_written_again_instead_of_a_second_push(
-    world: World, receiver: Receiver, aws: Aws
-) -> None:
-    aws.fail(Fault.REFUSED, "UpdateItem", at=1)
-
-    event = world.post()
-
-    assert (event["status"], aws.calls[-2:]) == ("delivered", ["UpdateItem", "UpdateItem"])
-    assert len(receiver.requests) == 1
-
-
 @pytest.mark.parametrize(("by", "seconds"), [("caller", 27), ("worker", 49)])
 def test_a_record_is_retried_while_the_time_of_the_function_lasts(
     world: World, receiver: Receiver, aws: Aws, by: str, seconds: float

@@ -127,7 +127,6 @@ def test_a_policy_allows_what_its_function_does_and_nothing_else(
     world: World,
     receiver: Receiver,
 ) -> None:
-    world.restart(SUBSCRIPTION_HOSTS="127.0.0.1")
     watch = Watch(world)
     use(world, receiver, watch)
     group = f"log-group:/aws/lambda/triggers-api-dev{suffix}:*"

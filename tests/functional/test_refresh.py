@@ -20,7 +20,7 @@ class Secret:
     """The secret that a container reads its settings from."""
 
     def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._environ = {**world.environ, "SUBSCRIPTION_HOSTS": "127.0.0.1", "BREAKER_OPEN_SECONDS": "3600"}
+        self._environ = {**world.environ, "BREAKER_OPEN_SECONDS": "3600"}
         self._monkeypatch = monkeypatch
         self.client = boto3.client("secretsmanager")
         self.client.create_secret(Name=NAME)

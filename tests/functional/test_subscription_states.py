@@ -24,7 +24,7 @@ SECRETS = ["whsec_" + base64.b64encode(letter * 32).decode() for letter in (b"a"
 
 @pytest.fixture
 def world(world: World) -> World:
-    world.restart(SUBSCRIPTION_HOSTS="127.0.0.1", SUBSCRIPTION_DISABLE_DAYS="1")
+    world.restart(SUBSCRIPTION_DISABLE_DAYS="1")
     return world
 
 

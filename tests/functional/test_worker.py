@@ -10,7 +10,7 @@ from chalicelib.batch import BatchError
 from chalicelib.events import rfc3339, unix_seconds
 from tests.conftest import Output
 from tests.support.aws import Aws, Fault
-from tests.support.receiver import Exchange, Receiver, hang, status
+from tests.support.receiver import Receiver, hang, status, when_all_are_here
 from tests.support.world import START, World
 
 UNKNOWN = "evt_" + "0" * 32
@@ -298,13 +298,7 @@ def test_a_dead_letter_of_a_claimed_event_is_sent_on_until_the_claim_ends(world:
 
 
 def test_a_batch_is_processed_in_parallel_and_leaves_no_thread(world: World, receiver: Receiver) -> None:
-    all_here = threading.Barrier(10)
-
-    def answer_when_all_are_here(exchange: Exchange) -> None:
-        all_here.wait(10)
-        status(200)(exchange)
-
-    receiver.default = answer_when_all_are_here
+    receiver.default = when_all_are_here(10)
     for _ in range(10):
         queued(world)
     assert world.run_worker() == 10

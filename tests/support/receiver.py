@@ -219,6 +219,17 @@ def in_turn(*steps: Behaviour) -> Behaviour:
     return behave
 
 
+def when_all_are_here(number: int) -> Behaviour:
+    """Answer 200 to so many requests once all have come; fail after 10 s."""
+    barrier = threading.Barrier(number)
+
+    def wait_and_answer(exchange: Exchange) -> None:
+        barrier.wait(10)
+        status(200)(exchange)
+
+    return wait_and_answer
+
+
 def redirect(to: str, code: int = 302) -> Behaviour:
     return status(code, headers={"Location": to})
 

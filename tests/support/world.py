@@ -339,6 +339,7 @@ def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Ite
                 **local_aws.ensure("dev"),
                 "ZAPIER_WEBHOOK_URL": webhook_url,
                 "API_KEYS": ",".join(keys),
+                "SUBSCRIPTION_HOSTS": "127.0.0.1,hooks.zapier.com",
                 **environ,
             },
             session.client("dynamodb", config=VALIDATING),
