@@ -13,6 +13,7 @@ from chalicelib.events import rfc3339
 from tests.conftest import Output
 from tests.support.aws import Aws
 from tests.support.receiver import Exchange, Receiver, status
+from tests.support.subscribing import ids
 from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, START, Answer, World, digest
 
 UNKNOWN = "evt_" + "0" * 32
@@ -23,11 +24,6 @@ def assert_problem(answer: Answer, status_code: int, fields: Sequence[str] = ())
     """Check that an answer, which fits its description, has this status and faults of exactly these fields."""
     assert answer.status_code == status_code, answer.text
     assert sorted(fault["field"] for fault in answer.json.get("errors", [])) == sorted(fields)
-
-
-def ids(answer: Answer) -> list[str]:
-    assert answer.status_code == 200, answer.text
-    return [event["event_id"] for event in answer.json["events"]]
 
 
 def basic(user: str, password: str) -> str:

@@ -10,6 +10,7 @@ from chalicelib.events import rfc3339
 from tests.conftest import Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Receiver, status
+from tests.support.subscribing import ids
 from tests.support.world import CONSUMER_KEY, PRODUCER_KEY, START, Answer, World
 
 UNKNOWN, NO_LEASE = "evt_" + "0" * 32, "lse_" + "0" * 32
@@ -35,10 +36,6 @@ def end(world: World, verb: str, event_id: str, lease_id: str | None = None) -> 
     return world.call("POST", f"/events/{event_id}/{verb}{f'?lease_id={lease_id}' if lease_id else ''}")
 
 
-def inbox(world: World) -> list[str]:
-    return [event["event_id"] for event in world.call("GET", "/inbox").json["events"]]
-
-
 @pytest.fixture
 def receiver(receiver: Receiver) -> Receiver:
     receiver.default = status(404)
@@ -54,7 +51,7 @@ def test_a_lease_returns_the_oldest_undelivered_events_whole(world: World) -> No
     assert [event["payload"] for event in events] == [{"n": 0}, {"n": 1}]
     assert len({event["lease_id"] for event in events}) == 1
     assert {(event["leased_until"], event["lease_count"]) for event in events} == {(rfc3339(START + 3603), 1)}
-    assert inbox(world) == event_ids[2:]
+    assert ids(world.call("GET", "/inbox")) == event_ids[2:]
     whole = world.event(event_ids[0])
     assert (whole["status"], whole["delivery_attempts"]) == ("failed", 1)  # a lease is not an attempt
 
@@ -77,7 +74,7 @@ def test_an_expired_lease_is_lost_and_the_event_can_be_leased_again(world: World
     [event_id] = post_undelivered(world)
     [first] = lease(world, lease_seconds=10)
     world.clock.sleep(10.001)
-    assert inbox(world) == [event_id]
+    assert ids(world.call("GET", "/inbox")) == [event_id]
     for verb in ("acknowledge", "release"):
         assert end(world, verb, event_id, first["lease_id"]).status_code == 409
 
@@ -135,7 +132,7 @@ def test_a_released_event_is_in_the_inbox_and_due_again(world: World, receiver: 
     assert end(world, "release", event_id, NO_LEASE).status_code == 409
     assert end(world, "release", event_id, event["lease_id"]).status_code == 204
 
-    assert inbox(world) == [event_id]
+    assert ids(world.call("GET", "/inbox")) == [event_id]
     assert end(world, "release", event_id, event["lease_id"]).status_code == 409
     receiver.default = status(200)
     world.run_schedule(app.sweep)
@@ -222,7 +219,7 @@ def test_in_pull_only_mode_events_wait_for_a_consumer(world: World, receiver: Re
     assert end(world, "release", event["event_id"], leased["lease_id"]).status_code == 204
     [leased] = lease(world)
     assert end(world, "acknowledge", event["event_id"], leased["lease_id"]).status_code == 204
-    assert (inbox(world), world.event(event["event_id"])["delivered_via"]) == ([], "pull")
+    assert (ids(world.call("GET", "/inbox")), world.event(event["event_id"])["delivered_via"]) == ([], "pull")
 
 
 def test_events_posted_before_a_switch_to_pull_only_mode_wait_in_the_inbox(world: World, receiver: Receiver) -> None:
@@ -234,4 +231,4 @@ def test_events_posted_before_a_switch_to_pull_only_mode_wait_in_the_inbox(world
 
     event = world.event(event_id)
     assert (event["status"], event["next_attempt_at"], event["delivery_attempts"]) == ("pending", None, 1)
-    assert (inbox(world), world.messages(), len(receiver.requests)) == ([event_id], [], 1)
+    assert (ids(world.call("GET", "/inbox")), world.messages(), len(receiver.requests)) == ([event_id], [], 1)
