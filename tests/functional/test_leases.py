@@ -11,7 +11,7 @@ from tests.conftest import Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import ids
-from tests.support.world import CONSUMER_KEY, PRODUCER_KEY, START, Answer, World
+from tests.support.world import CONSUMER_KEY, START, Answer, World
 
 UNKNOWN, NO_LEASE = "evt_" + "0" * 32, "lse_" + "0" * 32
 
@@ -148,7 +148,6 @@ def test_a_lease_that_does_not_exist_is_refused(world: World) -> None:
         assert (refused.status_code, refused.json["errors"][0]["field"]) == (400, field)
     [event_id] = post_undelivered(world)
     assert world.call("POST", f"/events/{event_id}/acknowledge?lease_id=").status_code == 409
-    assert world.call("POST", "/inbox/lease", key=PRODUCER_KEY).status_code == 403
 
 
 @pytest.mark.parametrize(

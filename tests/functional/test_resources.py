@@ -83,12 +83,7 @@ def test_a_resource_is_tagged(resource: str) -> None:
 
 def test_the_dashboard_shows_every_metric_both_queues_and_the_alarms() -> None:
     widgets = json.dumps(resources.read_template("qa")["Resources"]["DeliveryDashboard"])
-    shown = [
-        *UNITS,
-        "CopyFailure",
-        "SubscriptionsDisabled",
-        "triggers-api-${Stage}-inbox-queue",
-        "triggers-api-${Stage}-inbox-dlq",
-    ]
+    shown = [*UNITS, "CopyFailure", "SubscriptionsDisabled"]
+    shown += [f"triggers-api-${{Stage}}-{queue}" for queue in ("inbox-queue", "inbox-dlq")]
     shown += [PROPERTIES[alarm]["AlarmName"]["Fn::Sub"] for alarm in ALARMS]
     assert [name for name in shown if name not in widgets] == []
