@@ -22,13 +22,7 @@ from chalicelib.queue import Message
 from chalicelib.services import Services
 from chalicelib.settings import read as read_settings
 from chalicelib.subscriptions import SUBSCRIPTION_ID, Subscription, parse_subscription
-from chalicelib.validation import (
-    check_event_type,
-    parse_acknowledgement,
-    parse_lease_request,
-    parse_new_event,
-    valid_id,
-)
+from chalicelib.validation import parse_acknowledgement, parse_lease_request, parse_new_event, parse_query, valid_id
 
 deploy_settings, faults = read_settings(os.environ)
 if faults and "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:  # a deployed function answers with 503
@@ -54,17 +48,9 @@ class Call:
         parameters = self.request.query_params
         return {name: parameters.getlist(name) for name in parameters} if parameters else {}
 
-    @property
-    def lease_id(self) -> str | None:
-        return self.query.get("lease_id", [None])[-1]
-
-    def require_known(self, parameters: tuple[str, ...]) -> None:
-        """Raise InvalidRequestError if there are `parameters` and the query has others, or one of them twice."""
-        unknown = sorted(self.query.keys() - set(parameters)) if parameters else []
-        faults = [FieldFault(name[:128], "is not a parameter of this call") for name in unknown]
-        faults += [FieldFault(name, "must be given once") for name in parameters if len(self.query.get(name, ())) > 1]
-        if faults:
-            raise InvalidRequestError(*faults)
+    def parameter(self, name: str, parse: Callable[[str], Any] = str) -> Any:
+        """Return the only query parameter of this call, or None; raise InvalidRequestError if there are others."""
+        return parse_query(self.query, {name: parse}).get(name)
 
     def location(self, path: str) -> str:
         """Return `path` relative to this URL, which may end with a slash, so that it resolves behind a stage."""
@@ -90,11 +76,10 @@ class Call:
 View = Callable[..., Response]
 
 
-def route(method: str, path: str, *scopes: Scope, parameters: tuple[str, ...] = ()) -> Callable[[View], View]:
+def route(method: str, path: str, *scopes: Scope) -> Callable[[View], View]:
     """Register a view; errors become problem documents.
 
-    With `scopes`, the API key needs one of them, and the view takes a Call and the path's parameters. If there are
-    `parameters`, no other query parameters are taken.
+    With `scopes`, the API key needs one of them, and the view takes a Call and the path's parameters.
     """
 
     def register(view: View) -> View:
@@ -107,9 +92,7 @@ def route(method: str, path: str, *scopes: Scope, parameters: tuple[str, ...] = 
                     current = services.get()
                     key = authenticate(request.headers.get("authorization"), current.settings.api_keys)
                     authorize(key, scopes)
-                    call = Call(request, key, current)
-                    call.require_known(parameters)
-                    return view(call, **path_parameters)
+                    return view(Call(request, key, current), **path_parameters)
                 except ApiError as error:
                     return problem(error)
                 except SettingsError as error:
@@ -235,17 +218,19 @@ def erase_event(call: Call, event_id: str) -> Response:
     return Response("", {}, 204)
 
 
-@route("POST", "/events/{event_id}/acknowledge", Scope.CONSUME, parameters=("lease_id",))
+@route("POST", "/events/{event_id}/acknowledge", Scope.CONSUME)
 def acknowledge_event(call: Call, event_id: str) -> Response:
-    delivery.acknowledge(valid_id(event_id), call.services, call.lease_id)
+    lease_id = call.parameter("lease_id")
+    delivery.acknowledge(valid_id(event_id), call.services, lease_id)
     return Response("", {}, 204)
 
 
-@route("POST", "/events/{event_id}/release", Scope.CONSUME, parameters=("lease_id",))
+@route("POST", "/events/{event_id}/release", Scope.CONSUME)
 def release_event(call: Call, event_id: str) -> Response:
-    if not call.lease_id:
+    lease_id = call.parameter("lease_id")
+    if not lease_id:
         raise InvalidRequestError(FieldFault("lease_id", "is required"))
-    delivery.release(valid_id(event_id), call.lease_id, call.services)
+    delivery.release(valid_id(event_id), lease_id, call.services)
     return Response("", {}, 204)
 
 
@@ -265,11 +250,9 @@ def create_subscription(call: Call) -> Response:
     return respond(201 if is_new else 200, body, Location=location)
 
 
-@route("GET", "/subscriptions", Scope.CONSUME, parameters=("tenant",))
+@route("GET", "/subscriptions", Scope.CONSUME)
 def list_subscriptions(call: Call) -> Response:
-    tenant = call.query.get("tenant", [None])[-1]
-    if tenant is not None and (fault := check_event_type(tenant)):
-        raise InvalidRequestError(FieldFault("tenant", fault))
+    tenant = call.parameter("tenant", listing.PARAMETERS["tenant"])
     subscriptions = ",".join(subscription.to_json() for subscription in call.services.subscriptions.of_tenant(tenant))
     return respond(200, f'{{"subscriptions":[{subscriptions}]}}')
 
@@ -344,6 +327,6 @@ def prefers_async(prefer: str) -> bool:
 
 
 def respond_page(query: listing.Query, services: Services) -> Response:
-    page = listing.page(services, query)
-    events = ",".join(event.to_json(include_payload=query.include_payload) for event in page.events)
-    return respond(200, f'{{"events":[{events}],"next_cursor":{compact(page.next_cursor)}}}')
+    found, after = listing.page(services, query)
+    events = ",".join(event.to_json(include_payload=query.include_payload) for event in found)
+    return respond(200, f'{{"events":[{events}],"next_cursor":{compact(listing.encode_cursor(after))}}}')

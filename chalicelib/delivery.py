@@ -223,11 +223,11 @@ def lease(request: LeaseRequest, services: Services) -> list[Event]:
     try:
         while len(leased) < request.limit and room > 0 and services.clock() < deadline:
             limit = min(MAX_LEASED_AT_ONCE, request.limit - len(leased))
-            page = listing.search(services, replace(query, limit=limit), max_bytes=room)
-            services.map(take, page.events)
-            if page.after is None:
+            found, after = listing.search(services, replace(query, limit=limit), max_bytes=room)
+            services.map(take, found)
+            if after is None:
                 break
-            query = replace(query, after=page.after)
+            query = replace(query, after=after)
             room = MAX_LEASED_BYTES - sum(response_bytes(event.to_lease_json()) for event in leased)
     except StorageUnavailableError:
         if not leased:

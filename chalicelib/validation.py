@@ -1,4 +1,4 @@
-"""Validation of request bodies."""
+"""Validation of texts, query parameters and request bodies."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from chalicelib.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError
+from chalicelib.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError, InvalidValueError
 from chalicelib.events import EVENT_ID, EVENT_TYPE, compact
 
 MAX_BODY_BYTES = 256 * 1024
@@ -17,6 +17,7 @@ MAX_LEASED_EVENTS = 100
 MAX_LEASE_SECONDS = 3600
 
 Check = Callable[[Any], str | None]  # returns what a value must be, unless it is
+Parser = Callable[[str], Any]  # returns the value of a text; raises InvalidValueError
 
 _encode_canonically = json.JSONEncoder(
     ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False
@@ -46,6 +47,39 @@ class LeaseRequest:
     lease_seconds: int = 300
     event_type: str | None = None
     tenant: str | None = None
+
+
+def parser(pattern: str, be: str, convert: Callable[[str], Any] = str) -> Parser:
+    """Return the parser of texts that match `pattern` and that `convert` takes; `be` says what others must be."""
+
+    def parse(text: str) -> Any:
+        try:
+            if re.fullmatch(pattern, text):
+                return convert(text)
+        except (ValueError, OverflowError):
+            pass
+        raise InvalidValueError(f"must be {be}")
+
+    return parse
+
+
+def parse_query(query: Mapping[str, Sequence[str]], parsers: Mapping[str, Parser]) -> dict[str, Any]:
+    """Return the values of query parameters; raise InvalidRequestError with every fault."""
+    values: dict[str, Any] = {}
+    faults: list[FieldFault] = []
+    for name, texts in query.items():
+        if name not in parsers:
+            faults.append(FieldFault(name[:128], "is not a parameter of this call"))
+        elif len(texts) > 1:
+            faults.append(FieldFault(name, "must be given once"))
+        else:
+            try:
+                values[name] = parsers[name](texts[0])
+            except InvalidValueError as error:
+                faults.append(FieldFault(name, str(error)))
+    if faults:
+        raise InvalidRequestError(*faults)
+    return values
 
 
 def must(be: str, is_valid: Callable[[Any], bool]) -> Check:

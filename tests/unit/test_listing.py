@@ -64,12 +64,13 @@ def walk(services: Services, *, inbox: bool = False, **parameters: object) -> li
     fields = {name: [str(value)] for name, value in parameters.items()}
     query = listing.INBOX if inbox else listing.EVENTS
     pages: list[Page] = []
-    while not pages or pages[-1].next_cursor:
-        if pages:
-            fields["cursor"] = [pages[-1].next_cursor or ""]
-        pages.append(listing.page(services, listing.parse(fields, query)))
+    cursor: str | None = ""
+    while cursor is not None:
+        events, after = listing.page(services, listing.parse({**fields, "cursor": [cursor]}, query))
+        pages.append((events, after))
+        cursor = listing.encode_cursor(after)
         assert len(pages) < 2000
-        assert len(pages[-1].events) <= int(str(parameters.get("limit", 50)))
+        assert len(events) <= int(str(parameters.get("limit", 50)))
     return pages
 
 
@@ -78,7 +79,7 @@ def ids(events: Iterable[Event]) -> list[str]:
 
 
 def ids_of(pages: list[Page]) -> list[str]:
-    return [event.event_id for page in pages for event in page.events]
+    return [event.event_id for events, _ in pages for event in events]
 
 
 @pytest.mark.parametrize("page_rows", [sys.maxsize, 5])
@@ -115,12 +116,12 @@ def test_an_event_that_the_index_shows_too_late_is_not_in_the_inbox(
     assert (store.acknowledge(event.event_id) if change == "acknowledge" else store.claim(event.event_id, "d")).applied
     pages = walk(services, inbox=True)
     assert ids_of(pages) == [other.event_id]
-    assert [len(page.events) for page in pages] == [0, 1]  # a page may be empty while there are more
+    assert [len(events) for events, _ in pages] == [0, 1]  # a page may be empty while there are more
 
 
 def test_a_damaged_cursor_is_refused(services: Services) -> None:
     store_all(services, map(make_event, range(3)))
-    cursor = walk(services, limit=1)[0].next_cursor
+    cursor = listing.encode_cursor(walk(services, limit=1)[0][1])
     assert cursor
     damaged = [cursor[:at] + ("A" if cursor[at] != "A" else "B") + cursor[at + 1 :] for at in range(len(cursor))]
     for text in [*damaged, cursor[:-1], cursor + "AAAA", cursor + "\n", "é" * 96, "A" * 96, "_" * 96]:
