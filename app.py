@@ -19,7 +19,7 @@ from chalicelib.auth import ApiKey, Scope, authenticate, authorize
 from chalicelib.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError, SettingsError
 from chalicelib.events import compact
 from chalicelib.queue import Message
-from chalicelib.services import Services
+from chalicelib.services import Run, Services
 from chalicelib.settings import read as read_settings
 from chalicelib.subscriptions import SUBSCRIPTION_ID, Subscription, parse_subscription
 from chalicelib.validation import parse_acknowledgement, parse_lease_request, parse_new_event, parse_query, valid_id
@@ -57,10 +57,10 @@ class Call:
         return "../" + path if self.request.context.get("path", "").endswith("/") else path
 
     @property
-    def deadline(self) -> float:
-        """The Unix seconds at which the response must be on its way."""
+    def run(self) -> Run:
+        """The run of the function, which ends when the response must be on its way."""
         remaining = remaining_seconds(self.request.lambda_context)
-        return self.services.clock() + remaining - RESPOND_SECONDS
+        return Run(self.services, self.services.clock() + remaining - RESPOND_SECONDS)
 
     def json_body(self) -> bytes:
         """Return the body; raise ApiError 415 if it is not plain JSON."""
@@ -170,9 +170,7 @@ def post_event(call: Call) -> Response:
     respond_async = prefers_async(call.request.headers.get("prefer", ""))
     new_event = parse_new_event(call.json_body(), call.request.headers.get("idempotency-key"))
     with call.services.metrics.one_line():
-        event, is_repeated = delivery.accept(
-            new_event, call.services, call.deadline, created_by=call.key.name, respond_async=respond_async
-        )
+        event, is_repeated = delivery.accept(new_event, call.run, created_by=call.key.name, respond_async=respond_async)
     extra = {"Location": call.location(f"events/{event.event_id}")}
     if is_repeated:
         extra["Idempotency-Replayed"] = "true"
@@ -202,7 +200,7 @@ def list_inbox(call: Call) -> Response:
 
 @route("POST", "/inbox/lease", Scope.CONSUME)
 def lease_events(call: Call) -> Response:
-    events = delivery.lease(parse_lease_request(call.json_body()), call.services)
+    events = delivery.lease(call.services, **parse_lease_request(call.json_body()))
     return respond(200, f'{{"events":[{",".join(event.to_lease_json() for event in events)}]}}')
 
 
@@ -270,7 +268,7 @@ def enable_subscription(call: Call, subscription_id: str) -> Response:
 @route("POST", "/subscriptions/{subscription_id}/test", Scope.CONSUME)
 def push_test_event(call: Call, subscription_id: str) -> Response:
     subscription = found(subscription_id, call.services.subscriptions.get)
-    return respond(200, compact(vars(delivery.push_test_event(subscription, call.services, call.deadline))))
+    return respond(200, compact(vars(delivery.push_test_event(subscription, call.run))))
 
 
 @route("DELETE", "/subscriptions/{subscription_id}", Scope.CONSUME)

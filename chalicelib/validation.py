@@ -39,16 +39,6 @@ class NewEvent:
     body_hash: str | None = None
 
 
-@dataclass(frozen=True)
-class LeaseRequest:
-    """A valid body of POST /inbox/lease."""
-
-    limit: int = 10
-    lease_seconds: int = 300
-    event_type: str | None = None
-    tenant: str | None = None
-
-
 def parser(pattern: str, be: str, convert: Callable[[str], Any] = str) -> Parser:
     """Return the parser of texts that match `pattern` and that `convert` takes; `be` says what others must be."""
 
@@ -145,12 +135,12 @@ def parse_new_event(body: bytes, idempotency_key: str | None = None) -> NewEvent
     )
 
 
-def parse_lease_request(body: bytes) -> LeaseRequest:
-    """Return the lease request in `body`, which may be empty; raise InvalidRequestError with every fault."""
+def parse_lease_request(body: bytes) -> dict[str, Any]:
+    """Return the members of `body`, which may be empty; raise InvalidRequestError with every fault."""
     document, _ = parse_object(body.strip() or b"{}", LEASE_MEMBERS)
     # To JSON Schema, 60.0 is an integer.
-    numbers: dict[str, Any] = {name: int(value) for name, value in document.items() if isinstance(value, float)}
-    return LeaseRequest(**{**document, **numbers})
+    given = {name: int(value) if isinstance(value, float) else value for name, value in document.items()}
+    return {"limit": 10, "lease_seconds": 300, **given}
 
 
 def parse_acknowledgement(body: bytes) -> tuple[str, list[str]]:
