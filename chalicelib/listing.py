@@ -42,7 +42,7 @@ class Query:
     until: str = HIGHEST
     after: str | None = None
     only_available: bool = False
-    include_payload: bool = False
+    with_payload: bool = False
 
     def partitions(self) -> list[str]:
         """Return the partitions of the index that have the events."""
@@ -78,9 +78,7 @@ class Query:
 
 
 EVENTS = Query((Status.PENDING, Status.DELIVERED, Status.FAILED), newest_first=True)
-INBOX = Query(
-    (Status.PENDING, Status.FAILED), newest_first=False, copies=False, only_available=True, include_payload=True
-)
+INBOX = Query((Status.PENDING, Status.FAILED), newest_first=False, copies=False, only_available=True, with_payload=True)
 
 
 def _utc(timestamp: str) -> str:
@@ -123,7 +121,7 @@ INBOX_PARAMETERS = {"cursor", "event_type", "limit", "order", "tenant"}
 # The fields of Query that have other names than their parameters.
 FIELDS = {
     "cursor": "after",
-    "include": "include_payload",
+    "include": "with_payload",
     "order": "newest_first",
     "source": "copies",
     "status": "statuses",
@@ -139,7 +137,7 @@ def parse(parameters: Mapping[str, Sequence[str]], query: Query) -> Query:
 
 def page(services: Services, query: Query) -> Page:
     """Return a page of whole events, or of the index's attributes unless the query includes the payload."""
-    if not query.include_payload:
+    if not query.with_payload:
         return search(services, query)
     found, after = search(services, query, max_bytes=MAX_PAGE_BYTES)
     # The index is eventually consistent: what it shows may have been pushed or acknowledged a moment ago.

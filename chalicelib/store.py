@@ -139,10 +139,7 @@ class Table:
             parameters["ExpressionAttributeValues"] = serialize({name: known[name] for name in placeholders})
         try:
             response = self._call(
-                operation,
-                ConditionExpression=condition,
-                ReturnValuesOnConditionCheckFailure="ALL_OLD",
-                **parameters,
+                operation, ConditionExpression=condition, ReturnValuesOnConditionCheckFailure="ALL_OLD", **parameters
             )
         except ClientError as failure:
             return False, failure.response.get("Item")
@@ -167,12 +164,7 @@ class Table:
     def _known_values(self) -> dict[str, Any]:
         """Return the placeholders that conditions and filters share."""
         now = self._clock()
-        return {
-            ":now": rfc3339(now),
-            ":now_seconds": int(now),
-            ":pending": Status.PENDING,
-            ":failed": Status.FAILED,
-        }
+        return {":now": rfc3339(now), ":now_seconds": int(now), ":pending": Status.PENDING, ":failed": Status.FAILED}
 
     def _after(self, seconds: float) -> str:
         return rfc3339(self._clock() + seconds)
@@ -202,8 +194,7 @@ class EventStore(Table):
 
     def record_delivered(self, event: Event) -> WriteResult:
         """Record that the push made under the event's claim was delivered."""
-        delivered = {"delivered_at": self._after(0), "delivered_via": DeliveredVia.PUSH}
-        return self._record(event, status=Status.DELIVERED, **delivered, **CLEAR_SCHEDULE)
+        return self._record(event, **self._delivered(DeliveredVia.PUSH), **CLEAR_SCHEDULE)
 
     def record_retry(self, event: Event, *, delay_seconds: float, will_be_queued: bool) -> WriteResult:
         """Record that the push failed and the next is due after `delay_seconds`.
@@ -216,9 +207,8 @@ class EventStore(Table):
 
     def record_failed(self, event: Event) -> WriteResult:
         """Record a dead letter; the event carries `reason` and `failed_at`, and its DLQ message was sent before."""
-        return self._record(
-            event, status=Status.FAILED, reason=event.reason, failed_at=event.failed_at, **CLEAR_SCHEDULE
-        )
+        failed = {"status": Status.FAILED, "reason": event.reason, "failed_at": event.failed_at}
+        return self._record(event, **failed, **CLEAR_SCHEDULE)
 
     def _record(self, event: Event, **changes: Any) -> WriteResult:
         """Record the outcome of a push and end its claim.
@@ -227,13 +217,9 @@ class EventStore(Table):
         """
         event = replace(event, claimed_until=None, **changes)
         ended: Values = {"claimed_until": None, "attempts": _attempts(event), "last_error": event.last_error}
-        outcome = {
-            "delivery_attempts": event.delivery_attempts,
-            **changes,
-            **_status_attributes(event.event_id, event.status),
-        }
+        outcome = {**changes, **ended, "status": event.status, "delivery_attempts": event.delivery_attempts}
         mine = {":mine": event.claim_id}
-        result = self._change(event.event_id, RECORDABLE, {**outcome, **ended}, mine)
+        result = self._change(event.event_id, RECORDABLE, outcome, mine)
         if result.applied:
             return WriteResult(True, event)
         current = result.event
@@ -256,8 +242,7 @@ class EventStore(Table):
         Not applied if the event is pushed itself, or does not list the copy: another body won its Idempotency-Key.
         """
         event_id = str(copy.source_event_id)
-        delivered = {"delivered_at": self._after(0), "delivered_via": DeliveredVia.SUBSCRIPTIONS}
-        changes = {**_status_attributes(event_id, Status.DELIVERED), **delivered, "claimed_until": None}
+        changes = {**self._delivered(DeliveredVia.SUBSCRIPTIONS), "claimed_until": None}
         return self._change(event_id, UNPUSHED_SOURCE, changes, {":copy_id": copy.event_id}, ReturnValues="ALL_NEW")
 
     def lease(self, event_id: str, lease_id: str, lease_seconds: int) -> WriteResult:
@@ -276,14 +261,7 @@ class EventStore(Table):
 
         Without a lease, `claimed_until` stays: a push may be running.
         """
-        changes = {
-            **_status_attributes(event_id, Status.DELIVERED),
-            "delivered_at": self._after(0),
-            "delivered_via": DeliveredVia.PULL,
-            "failed_at": None,
-            "reason": None,
-            **CLEAR_SCHEDULE,
-        }
+        changes = {**self._delivered(DeliveredVia.PULL), "failed_at": None, "reason": None, **CLEAR_SCHEDULE}
         if lease_id is None:
             return self._change(event_id, UNDELIVERED, changes)
         return self._change(event_id, LEASED, {**changes, "claimed_until": None}, {":lease_id": lease_id})
@@ -297,7 +275,7 @@ class EventStore(Table):
         """
         now = self._after(0)
         changes: Values = {
-            **_status_attributes(event_id, Status.PENDING),
+            "status": Status.PENDING,
             "claim_id": claim_id,
             "delivery_attempts": 0,
             "next_attempt_at": now if is_pushed else None,
@@ -378,9 +356,15 @@ class EventStore(Table):
         events = map(self._unexpired, response["Responses"].get(self._name, ()))
         return {event.event_id: event for event in events if event}
 
+    def _delivered(self, via: DeliveredVia) -> dict[str, Any]:
+        return {"status": Status.DELIVERED, "delivered_at": self._after(0), "delivered_via": via}
+
     def _change(
-        self, event_id: str, condition: str, changes: Values, values: Values | None = None, **parameters: Any
+        self, event_id: str, condition: str, changes: Mapping[str, Any], values: Values | None = None, **parameters: Any
     ) -> WriteResult:
+        """Update an event; a new `status` comes with its partition of the index."""
+        if status := changes.get("status"):
+            changes = {**changes, "status_shard": _partition_of(event_id, status)}
         written = self._update(event_id, condition, changes, values, **parameters)
         return self._result(written, changes.get("claim_id"))
 
@@ -418,19 +402,18 @@ def _serialize(value: str | int | bytes) -> dict[str, Any]:
     return {"N": str(value)} if isinstance(value, int) else {"S": str(value)}
 
 
-def _status_attributes(event_id: str, status: Status) -> Values:
-    shard = zlib.crc32(event_id.encode()) % SHARDS
-    return {"status": status, "status_shard": partition(status, shard, of_copies=is_copy_id(event_id))}
+def _partition_of(event_id: str, status: Status) -> str:
+    return partition(status, zlib.crc32(event_id.encode()) % SHARDS, of_copies=is_copy_id(event_id))
 
 
 def _item(event: Event) -> Values:
     """Return the attributes of a new event: without `created_at`, which the sort key has, and those of no value."""
     encoded = {
+        "status_shard": _partition_of(event.event_id, event.status),
         "sort_key": event.sort_key,
         "content": event.content(),
         "attempts": _attempts(event),
         "copies": compact(event.copies) if event.copies else None,
-        **_status_attributes(event.event_id, event.status),
     }
     kept = {name: value for name, value in vars(event).items() if value and name not in NOT_STORED}
     return {**kept, **encoded}

@@ -217,13 +217,11 @@ class Subscriptions(Table):
     def find(self, subscription_id: str, tenant: str | None) -> Subscription | None:
         """Return the subscription that an event of a tenant was copied for, or None if it is gone.
 
-        It comes from a recent list, or else is read consistently, as one is that the list shows as disabled.
+        It comes from recent lists, or else is read consistently, as one is that gets no copies any more.
         """
-        for listed_tenant in dict.fromkeys((tenant, None)):
-            for subscription in self.recent(listed_tenant):
-                if subscription.subscription_id == subscription_id and subscription.disabled_at is None:
-                    return subscription
-        return self.get(subscription_id)
+        candidates = self._candidates(tenant, self._period())
+        found = (each for each in candidates if each.subscription_id == subscription_id)
+        return next(found, None) or self.get(subscription_id)
 
     def _read_candidates(self, tenant: str | None, _period: float) -> list[Subscription]:
         lists = self._map(self.recent, list(dict.fromkeys((None, tenant))))
