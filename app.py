@@ -326,5 +326,5 @@ def prefers_async(prefer: str) -> bool:
 
 def respond_page(query: listing.Query, services: Services) -> Response:
     found, after = listing.page(services, query)
-    events = ",".join(event.to_json(include_payload=query.with_payload) for event in found)
+    events = ",".join(event.to_json(include_payload=query.whole) for event in found)
     return respond(200, f'{{"events":[{events}],"next_cursor":{compact(listing.encode_cursor(after))}}}')

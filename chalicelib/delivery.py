@@ -145,11 +145,7 @@ def attempt_delivery(event_id: str, run: Run) -> tuple[Event, float | None]:
     if event.delivery_attempts > max_attempts:  # the last attempt was not recorded
         last = replace(event, delivery_attempts=max_attempts)
         return _dead_letter(last, Reason.EXHAUSTED, destination, run), None
-    if services.may_push(Role.WORKER, destination.url):
-        event, result = _push(event, destination, Role.WORKER, run)
-    else:
-        result = PushResult(Outcome.RETRY, error=HANGS)
-        event = _with_attempt(event, services.clock(), result)
+    event, result = _push(event, destination, Role.WORKER, run)
     return _settle(event, result, destination, run)
 
 
@@ -443,31 +439,34 @@ def _destination(event: Event, services: Services) -> Destination | None:
 
 def _push(event: Event, destination: Destination, role: Role, run: Run) -> tuple[Event, PushResult]:
     """Push a claimed event once; return it with the attempt. Raises OutOfTimeError."""
-    services = run.services
-    settings, started, subscription = services.settings, services.clock(), destination.subscription
+    settings, started = run.services.settings, run.services.clock()
     timeout_seconds = settings.push_timeout_seconds if role is Role.WORKER else settings.inline_push_timeout_seconds
     timeout_seconds = min(timeout_seconds, run.deadline - started - AFTER_PUSH_SECONDS)
     if timeout_seconds <= 0:
         raise OutOfTimeError
-    if subscription and settings.subscription_hosts.fault(destination.url):
+    if destination.subscription and settings.subscription_hosts.fault(destination.url):
         result = PushResult(Outcome.FAILED, error=HOST_NOT_ALLOWED)
-        return _with_attempt(event, started, result), result
-    result = services.push.send(
+    elif role is Role.WORKER and not run.services.may_push(role, destination.url):
+        result = PushResult(Outcome.RETRY, error=HANGS)
+    else:
+        result = _send(event, destination, timeout_seconds, run.services)
+        failed, timed_out = result.outcome is Outcome.RETRY, result.timed_out
+        breaker = run.services.breakers(role, destination.url)
+        breaker.record(run.services.clock(), failed=failed, timed_out=timed_out)
+    return event.with_attempt(Attempt(rfc3339(started), **_shown(result), response=result.response)), result
+
+
+def _send(event: Event, destination: Destination, timeout_seconds: float, services: Services) -> PushResult:
+    settings, subscription = services.settings, destination.subscription
+    return services.push.send(
         event,
         destination.url,
-        timestamp=int(started),
+        timestamp=int(services.clock()),
         timeout_seconds=timeout_seconds,
         connect_timeout_seconds=settings.push_connect_timeout_seconds,
         secrets=subscription.secrets(settings.signing_secrets) if subscription else settings.signing_secrets,
         public_only=bool(subscription and settings.subscription_hosts.public_only(destination.url)),
     )
-    failed, timed_out = result.outcome is Outcome.RETRY, result.timed_out
-    services.breakers(role, destination.url).record(services.clock(), failed=failed, timed_out=timed_out)
-    return _with_attempt(event, started, result), result
-
-
-def _with_attempt(event: Event, started: float, result: PushResult) -> Event:
-    return event.with_attempt(Attempt(rfc3339(started), **_shown(result), response=result.response))
 
 
 def _shown(result: PushResult) -> dict[str, Any]:

@@ -196,12 +196,7 @@ class Event:
 
     def to_lease_json(self) -> str:
         """Return the event as the consumer that leased it sees it."""
-        lease: dict[str, Any] = {
-            "lease_id": self.claim_id,
-            "leased_until": self.claimed_until,
-            "lease_count": self.lease_count,
-        }
-        return self.to_whole_json(**lease)
+        return self.to_whole_json(lease_id=self.claim_id, leased_until=self.claimed_until, lease_count=self.lease_count)
 
     def _to_json(self, members: Mapping[str, Any], include_payload: bool) -> str:
         """Return a JSON object of id and type, payload and metadata as they are stored, and `members`."""

@@ -28,7 +28,7 @@ MAX_PAGE_BYTES = 5 * 1024 * 1024  # as `response_bytes` counts: Lambda's respons
 class Query:
     """Events to list: those after the sort key `after`, without copies or with them, or those of a subscription.
 
-    With `only_available`, those that are claimed are left out.
+    With `only_available`, those that are claimed are left out. `whole` ones have their payload.
     """
 
     statuses: tuple[Status, ...]
@@ -42,7 +42,7 @@ class Query:
     until: str = HIGHEST
     after: str | None = None
     only_available: bool = False
-    with_payload: bool = False
+    whole: bool = False
 
     def partitions(self) -> list[str]:
         """Return the partitions of the index that have the events."""
@@ -78,7 +78,7 @@ class Query:
 
 
 EVENTS = Query((Status.PENDING, Status.DELIVERED, Status.FAILED), newest_first=True)
-INBOX = Query((Status.PENDING, Status.FAILED), newest_first=False, copies=False, only_available=True, with_payload=True)
+INBOX = Query((Status.PENDING, Status.FAILED), newest_first=False, copies=False, only_available=True, whole=True)
 
 
 def _utc(timestamp: str) -> str:
@@ -119,13 +119,7 @@ PARAMETERS: dict[str, Parser] = {
 }
 INBOX_PARAMETERS = {"cursor", "event_type", "limit", "order", "tenant"}
 # The fields of Query that have other names than their parameters.
-FIELDS = {
-    "cursor": "after",
-    "include": "with_payload",
-    "order": "newest_first",
-    "source": "copies",
-    "status": "statuses",
-}
+FIELDS = {"cursor": "after", "include": "whole", "order": "newest_first", "source": "copies", "status": "statuses"}
 
 
 def parse(parameters: Mapping[str, Sequence[str]], query: Query) -> Query:
@@ -137,7 +131,7 @@ def parse(parameters: Mapping[str, Sequence[str]], query: Query) -> Query:
 
 def page(services: Services, query: Query) -> Page:
     """Return a page of whole events, or of the index's attributes unless the query includes the payload."""
-    if not query.with_payload:
+    if not query.whole:
         return search(services, query)
     found, after = search(services, query, max_bytes=MAX_PAGE_BYTES)
     # The index is eventually consistent: what it shows may have been pushed or acknowledged a moment ago.

@@ -159,9 +159,10 @@ def parse_object(
     """
     if len(body) > MAX_BODY_BYTES:
         raise ApiError(413, "payload_too_large", f"The body must have at most {MAX_BODY_BYTES} bytes.")
-    document, canonical, fault = _decode(body)
-    if fault is not None:
-        raise InvalidRequestError(*header_faults, FieldFault("body", fault))
+    try:
+        document, canonical = _decode(body)
+    except InvalidValueError as error:
+        raise InvalidRequestError(*header_faults, FieldFault("body", str(error))) from None
     unknown = sorted(document.keys() - members.keys())
     faults = [*header_faults, *(FieldFault(name[:128], f"is not one of {', '.join(members)}") for name in unknown)]
     faults += [FieldFault(name, "is required") for name in required if name not in document]
@@ -180,16 +181,15 @@ def valid_id(event_id: str) -> str:
     return event_id
 
 
-def _decode(body: bytes) -> tuple[Any, bytes, str | None]:
-    """Return a JSON object, its canonical JSON, and what is wrong with it, if anything."""
+def _decode(body: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return a JSON object and its canonical JSON; raise InvalidValueError."""
     try:
         document = json.loads(body.decode("utf-8"))
-        if not isinstance(document, dict):
-            return None, b"", "must be a JSON object"
         # More than MAX_DEPTH brackets are needed for that depth: most bodies need no walk.
-        if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _depth(document) > MAX_DEPTH:
-            return None, b"", f"must not be nested deeper than {MAX_DEPTH}"
-        return document, _encode_canonically(document).encode(), None
+        is_deep = body.count(b"{") + body.count(b"[") > MAX_DEPTH and _depth(document) > MAX_DEPTH
+        if isinstance(document, dict) and not is_deep:
+            return document, _encode_canonically(document).encode()
+        fault = f"must not be nested deeper than {MAX_DEPTH}" if is_deep else "must be a JSON object"
     except UnicodeDecodeError:
         fault = "must be UTF-8"
     except json.JSONDecodeError as error:
@@ -200,7 +200,7 @@ def _decode(body: bytes) -> tuple[Any, bytes, str | None]:
         fault = "must not contain lone surrogates"
     except ValueError:  # json.loads accepts NaN, reads 1e400 as Infinity, and has CPython's limit of digits
         fault = "must contain only finite numbers within the range of a double, and integers of at most 4,300 digits"
-    return None, b"", fault
+    raise InvalidValueError(fault)
 
 
 def _depth(document: Any) -> int:
