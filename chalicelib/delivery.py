@@ -63,8 +63,7 @@ def accept(new_event: NewEvent, run: Run, *, created_by: str, respond_async: boo
     services = run.services
     event = _new_event(new_event, services, created_by)
     subscriptions = services.subscriptions.matching(event.event_type, event.tenant)
-    has_time = run.has_time(3)  # to read, to store copies and to store the event
-    if subscriptions and event.body_hash and has_time:
+    if subscriptions and event.body_hash and run.has_time(3):  # to read, to store copies and to store the event
         # Saves storing copies in vain; and an eraser may be about to delete copies that this call would count on.
         earlier = services.store.find(event.event_id)
         if earlier.event or earlier.is_erased:
@@ -533,8 +532,8 @@ def _count_failure(subscription: Subscription | None, run: Run) -> None:
     """Count a dead letter, which may disable the subscription that it is for."""
     services = run.services
     services.metrics.emit(**{"CopyFailure" if subscription else "DeliveryFailure": 1})
-    has_time = run.has_time(2)  # else the next dead letter counts
-    if subscription and has_time and services.subscriptions.record_dead_letter(subscription):
+    # Without time, the next dead letter counts.
+    if subscription and run.has_time(2) and services.subscriptions.record_dead_letter(subscription):
         services.metrics.emit(SubscriptionsDisabled=1)
 
 

@@ -112,12 +112,7 @@ class Subscriptions(Table):
         self._candidates = lru_cache(MAX_CACHED_LISTS)(self._read_candidates)
 
     def create(
-        self,
-        created_by: str,
-        target_url: str,
-        event_types: EventTypes = None,
-        tenant: str | None = None,
-        name: str | None = None,
+        self, created_by: str, target_url: str, event_types: EventTypes, tenant: str | None, name: str | None
     ) -> tuple[Subscription, bool]:
         """Store a subscription; return it, and whether it is new.
 
@@ -244,7 +239,7 @@ class Subscriptions(Table):
 
 
 def parse_subscription(body: bytes, settings: Settings) -> dict[str, Any]:
-    """Return the members of the body of POST /subscriptions; raise InvalidRequestError with every fault."""
+    """Return all members of the body of POST /subscriptions; raise InvalidRequestError with every fault."""
 
     def check_url(value: Any) -> str | None:
         if not isinstance(value, str) or len(value) > MAX_URL_LENGTH:
@@ -253,7 +248,7 @@ def parse_subscription(body: bytes, settings: Settings) -> dict[str, Any]:
 
     members = {"target_url": check_url, **OPTIONAL_MEMBERS}
     document, _ = parse_object(body, members, ("target_url",))
-    return document
+    return dict.fromkeys(OPTIONAL_MEMBERS) | document
 
 
 def _partition(tenant: str | None) -> str:
