@@ -51,7 +51,7 @@ class Query:
 
     def filter(self) -> tuple[str, Values]:
         """Return the filter expression for rows of these partitions, and its values."""
-        conditions: list[str] = [NOT_EXPIRED]
+        conditions = [NOT_EXPIRED, UNCLAIMED] if self.only_available else [NOT_EXPIRED]
         values: dict[str, str] = {}
         for name in ("event_type", "subscription_id", "tenant"):
             value = getattr(self, name)
@@ -59,8 +59,6 @@ class Query:
                 is_prefix = value.endswith("*")
                 conditions.append(f"begins_with({name}, :{name})" if is_prefix else f"{name} = :{name}")
                 values[f":{name}"] = value.removesuffix("*")
-        if self.only_available:
-            conditions.append(UNCLAIMED)
         return " AND ".join(conditions), values
 
     def bounds(self) -> tuple[str, str]:

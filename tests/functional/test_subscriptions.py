@@ -205,7 +205,7 @@ def test_a_repeated_post_completes_what_a_failed_one_began(
 def test_a_container_sees_new_subscriptions_within_ten_seconds(world: World, target: Receiver) -> None:
     assert world.post()["copies"] == []
     elsewhere = replace(world.services).subscriptions
-    elsewhere.create("acme", target.url)
+    elsewhere.create("acme", target.url, None, None, None)
 
     world.clock.sleep(10)
 
