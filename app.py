@@ -36,12 +36,11 @@ RESPOND_SECONDS = 3  # reserved: the function has 30 s, and API Gateway ends a r
 
 
 @dataclass(frozen=True)
-class Call:
-    """An authenticated request."""
+class Call(Run):
+    """The run of the function for an authenticated request; it ends when the response must be on its way."""
 
     request: Request
     key: ApiKey
-    services: Services
 
     @property
     def query(self) -> dict[str, list[str]]:
@@ -55,12 +54,6 @@ class Call:
     def location(self, path: str) -> str:
         """Return `path` relative to this URL, which may end with a slash, so that it resolves behind a stage."""
         return "../" + path if self.request.context.get("path", "").endswith("/") else path
-
-    @property
-    def run(self) -> Run:
-        """The run of the function, which ends when the response must be on its way."""
-        remaining = remaining_seconds(self.request.lambda_context)
-        return Run(self.services, self.services.clock() + remaining - RESPOND_SECONDS)
 
     def json_body(self) -> bytes:
         """Return the body; raise ApiError 415 if it is not plain JSON."""
@@ -92,7 +85,8 @@ def route(method: str, path: str, *scopes: Scope) -> Callable[[View], View]:
                     current = services.get()
                     key = authenticate(request.headers.get("authorization"), current.settings.api_keys)
                     authorize(key, scopes)
-                    return view(Call(request, key, current), **path_parameters)
+                    deadline = current.clock() + remaining_seconds(request.lambda_context) - RESPOND_SECONDS
+                    return view(Call(current, deadline, request, key), **path_parameters)
                 except ApiError as error:
                     return problem(error)
                 except SettingsError as error:
@@ -150,8 +144,7 @@ def get_health() -> Response:
 
 @route("GET", "/me", *Scope)
 def get_me(call: Call) -> Response:
-    key = call.key
-    return respond(200, compact({"name": key.name, "scopes": sorted(key.scopes), "stage": STAGE}))
+    return respond(200, compact({"name": call.key.name, "scopes": sorted(call.key.scopes), "stage": STAGE}))
 
 
 @route("GET", "/openapi.json")
@@ -170,7 +163,7 @@ def post_event(call: Call) -> Response:
     respond_async = prefers_async(call.request.headers.get("prefer", ""))
     new_event = parse_new_event(call.json_body(), call.request.headers.get("idempotency-key"))
     with call.services.metrics.one_line():
-        event, is_repeated = delivery.accept(new_event, call.run, created_by=call.key.name, respond_async=respond_async)
+        event, is_repeated = delivery.accept(new_event, call, created_by=call.key.name, respond_async=respond_async)
     extra = {"Location": call.location(f"events/{event.event_id}")}
     if is_repeated:
         extra["Idempotency-Replayed"] = "true"
@@ -268,7 +261,7 @@ def enable_subscription(call: Call, subscription_id: str) -> Response:
 @route("POST", "/subscriptions/{subscription_id}/test", Scope.CONSUME)
 def push_test_event(call: Call, subscription_id: str) -> Response:
     subscription = found(subscription_id, call.services.subscriptions.get)
-    return respond(200, compact(vars(delivery.push_test_event(subscription, call.run))))
+    return respond(200, compact(vars(delivery.push_test_event(subscription, call))))
 
 
 @route("DELETE", "/subscriptions/{subscription_id}", Scope.CONSUME)

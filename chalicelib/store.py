@@ -101,19 +101,12 @@ class Table:
         return self._call("get_item", Key=serialize({"event_id": key}), ConsistentRead=True).get("Item")
 
     def _update(
-        self,
-        key: str,
-        condition: str,
-        changes: Values,
-        values: Values | None = None,
-        *,
-        increment: str = "",
-        **parameters: Any,
+        self, key: str, condition: str, changes: Values, values: Values | None, *, counter: str = "", **parameters: Any
     ) -> tuple[bool, Item | None]:
-        """Set each attribute of `changes`, remove it if None, and add 1 to `increment`, if `condition` holds."""
+        """Set each attribute of `changes`, remove it if None, and add 1 to `counter`, if `condition` holds."""
         sets = ", ".join(f"#{name} = :new_{name}" for name, value in changes.items() if value is not None)
         removes = ", ".join(f"#{name}" for name, value in changes.items() if value is None)
-        clauses = {"SET": sets, "REMOVE": removes, "ADD": f"{increment} :one" if increment else ""}
+        clauses = {"SET": sets, "REMOVE": removes, "ADD": f"{counter} :one" if counter else ""}
         return self._write(
             "update_item",
             condition,
@@ -187,7 +180,7 @@ class EventStore(Table):
         """Take the exclusive right to push a due event for CLAIM_SECONDS, and count the attempt."""
         until = self._after(CLAIM_SECONDS)
         changes = {"claim_id": claim_id, "claimed_until": until, "requeue_at": until}
-        result = self._change(event_id, CLAIMABLE, changes, increment="delivery_attempts", ReturnValues="ALL_NEW")
+        result = self._change(event_id, CLAIMABLE, changes, counter="delivery_attempts", ReturnValues="ALL_NEW")
         # An acknowledgement may come between a try whose response was lost and boto3's retry.
         still_pending = result.event is not None and result.event.status is Status.PENDING
         return replace(result, applied=result.applied and still_pending)
@@ -249,7 +242,7 @@ class EventStore(Table):
         """Claim an undelivered event for a consumer. Pushes go on as scheduled when the lease ends."""
         until = self._after(lease_seconds)
         changes = {"claim_id": lease_id, "claimed_until": until, "requeue_at": until}
-        return self._change(event_id, LEASABLE, changes, increment="lease_count", ReturnValues="ALL_NEW")
+        return self._change(event_id, LEASABLE, changes, counter="lease_count", ReturnValues="ALL_NEW")
 
     def release(self, event_id: str, lease_id: str) -> WriteResult:
         """End a lease, or the claim of a POST, that has not expired."""
@@ -302,7 +295,7 @@ class EventStore(Table):
         """
         content = dict.fromkeys(("status_shard", "content", "attempts", "last_error"))
         changes = {"status": Status.ERASED, **content}
-        applied, item = self._update(event_id, ERASABLE, changes, ReturnValues="ALL_NEW")
+        applied, item = self._update(event_id, ERASABLE, changes, None, ReturnValues="ALL_NEW")
         return WriteResult(applied, Event.from_item(item) if item else None)
 
     def delete_unclaimed(self, event_id: str) -> bool:

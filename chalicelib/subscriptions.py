@@ -147,7 +147,7 @@ class Subscriptions(Table):
     def enable(self, subscription_id: str, **changes: str) -> Subscription | None:
         """Enable a subscription, with other `changes`; return it, or None if there is none."""
         self._forget()
-        applied, item = self._update(subscription_id, EXISTS, {**ENABLE, **changes}, ReturnValues="ALL_NEW")
+        applied, item = self._update(subscription_id, EXISTS, {**ENABLE, **changes}, None, ReturnValues="ALL_NEW")
         return Subscription.from_item(item) if applied and item else None
 
     def delete(self, subscription_id: str) -> None:
