@@ -9,8 +9,8 @@ class Breaker:
     def __init__(self) -> None:
         self._lock = Lock()
         self._last_push = 0.0  # or trial
-        self.failures = 0  # in a row, as timeouts
-        self.timeouts = 0
+        self._timeouts = 0
+        self.failures = 0  # in a row
 
     def allows(self, now: float, max_failures: float, max_timeouts: int, open_seconds: float) -> bool:
         """Return whether to push now.
@@ -19,7 +19,7 @@ class Breaker:
         for a trial.
         """
         with self._lock:
-            if self.failures < max_failures and self.timeouts < max_timeouts:
+            if self.failures < max_failures and self._timeouts < max_timeouts:
                 return True
             if now < self._last_push + open_seconds:
                 return False
@@ -31,4 +31,4 @@ class Breaker:
         with self._lock:
             self._last_push = now
             self.failures = self.failures + 1 if failed else 0
-            self.timeouts = self.timeouts + 1 if timed_out else 0
+            self._timeouts = self._timeouts + 1 if timed_out else 0

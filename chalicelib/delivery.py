@@ -52,6 +52,15 @@ class Destination:
     subscription: Subscription | None = None
 
 
+@dataclass(frozen=True)
+class NextAttempt:
+    """When a pending event is to be pushed again, and whether the worker may wait for that in process."""
+
+    event: Event
+    delay_seconds: float
+    may_wait: bool
+
+
 def accept(new_event: NewEvent, run: Run, *, created_by: str, respond_async: bool) -> tuple[Event, bool]:
     """Store an event and a copy for each matching subscription, then push up to MAX_INLINE_PUSHES of them once.
 
@@ -105,23 +114,19 @@ def deliver(event_id: str, run: Run) -> None:
     services, settings = run.services, run.services.settings
     last_start = run.deadline - (CALL_SECONDS + settings.push_timeout_seconds + AFTER_PUSH_SECONDS)
     waited = 0.0
-    while True:
-        event, delay_seconds = attempt_delivery(event_id, run)
-        if delay_seconds is None:
+    while (upcoming := attempt_delivery(event_id, run)) is not None:
+        waited += upcoming.delay_seconds
+        is_late = services.clock() + upcoming.delay_seconds > last_start
+        if is_late or waited > settings.in_process_wait_seconds or not upcoming.may_wait:
+            _enqueue(upcoming.event, upcoming.delay_seconds, services)
             return
-        waited += delay_seconds
-        is_late = services.clock() + delay_seconds > last_start
-        if is_late or waited > settings.in_process_wait_seconds or not _may_wait(event, services):
-            _enqueue(event, delay_seconds, services)
-            return
-        services.sleep(delay_seconds)
+        services.sleep(upcoming.delay_seconds)
 
 
-def attempt_delivery(event_id: str, run: Run) -> tuple[Event, float | None]:
+def attempt_delivery(event_id: str, run: Run) -> NextAttempt | None:
     """Claim an event, push it and record the outcome.
 
-    Returns the event and the seconds until its next attempt; None if it is settled, or another holds it and will see to
-    the next attempt.
+    Returns its next attempt; None if it is settled, or another holds it and will see to the next attempt.
     """
     services = run.services
     claim = services.store.claim(event_id, services.new_id())
@@ -129,23 +134,28 @@ def attempt_delivery(event_id: str, run: Run) -> tuple[Event, float | None]:
     if event is None:
         raise UnknownEventError
     if not claim.applied:
-        return event, _seconds_to_attempt(event, services)
+        return _attempt_to_come(event, services)
     destination = _destination(event, services)
     if destination is None and event.is_copy:  # its subscription is gone: nobody waits for it
         services.store.delete(event)
-        return event, None
+        return None
     if destination is None:  # pull-only: it waits in the inbox
         services.store.cancel_attempt(event)
-        return event, None
+        return None
     if destination.subscription and destination.subscription.disabled_at:
         not_pushed = replace(event, delivery_attempts=event.delivery_attempts - 1, last_error=DISABLED)
-        return _dead_letter(not_pushed, Reason.DISABLED, destination, run), None
+        _dead_letter(not_pushed, Reason.DISABLED, destination, run)
+        return None
     max_attempts = services.settings.max_delivery_attempts
     if event.delivery_attempts > max_attempts:  # the last attempt was not recorded
         last = replace(event, delivery_attempts=max_attempts)
-        return _dead_letter(last, Reason.EXHAUSTED, destination, run), None
+        _dead_letter(last, Reason.EXHAUSTED, destination, run)
+        return None
     event, result = _push(event, destination, Role.WORKER, run)
-    return _settle(event, result, destination, run)
+    event, delay_seconds = _settle(event, result, destination, run)
+    if delay_seconds is None:
+        return None
+    return NextAttempt(event, delay_seconds, not result.timed_out and services.may_wait(destination.url))
 
 
 def acknowledge(event_id: str, services: Services, lease_id: str | None = None) -> None:
@@ -551,17 +561,14 @@ def _record_with_retries(write: Callable[[Event], WriteResult], event: Event, ru
             run.services.sleep(RECORD_RETRY_SECONDS)
 
 
-def _seconds_to_attempt(event: Event, services: Services) -> float | None:
-    """Return when to push an event whose message came early; None if it needs no push or someone holds it."""
+def _attempt_to_come(event: Event, services: Services) -> NextAttempt | None:
+    """Return the next attempt of an event whose message came early; None if it needs no push or someone holds it."""
     now = services.clock()
     if event.status is not Status.PENDING or event.next_attempt_at is None or event.is_claimed(now):
         return None
-    return max(0.0, unix_seconds(event.next_attempt_at) - now)
-
-
-def _may_wait(event: Event, services: Services) -> bool:
+    delay_seconds = max(0.0, unix_seconds(event.next_attempt_at) - now)
     destination = _destination(event, services)
-    return destination is None or services.may_wait(destination.url)
+    return NextAttempt(event, delay_seconds, destination is None or services.may_wait(destination.url))
 
 
 def _claim_seconds_left(event: Event, services: Services) -> float:

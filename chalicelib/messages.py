@@ -38,9 +38,8 @@ def parse(body: str) -> tuple[str, str | None]:
     try:
         content = json.loads(body)
         event_id, failed_at = content["event_id"], content.get("failed_at")
-        well_formed = EVENT_ID.fullmatch(event_id) and (failed_at is None or failed_at.isascii())
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise MalformedMessageError from error
-    if not well_formed:
-        raise MalformedMessageError
-    return event_id, failed_at
+        if EVENT_ID.fullmatch(event_id) and (failed_at is None or failed_at.isascii()):
+            return event_id, failed_at
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        pass
+    raise MalformedMessageError

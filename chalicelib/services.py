@@ -76,9 +76,8 @@ class Services:
         return breaker.allows(self.clock(), max_failures, max_timeouts, settings.breaker_open_seconds)
 
     def may_wait(self, url: str) -> bool:
-        """Return whether the worker may wait in process for a destination: not if it hangs or failed often in a row."""
-        breaker = self.breakers(Role.WORKER, url)
-        return breaker.failures < self.settings.breaker_failures and breaker.timeouts == 0
+        """Return whether the worker may wait in process for a destination: not if it failed often in a row."""
+        return self.breakers(Role.WORKER, url).failures < self.settings.breaker_failures
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Return the results of calls made in parallel; raise the first error after all have ended."""

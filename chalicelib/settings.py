@@ -59,9 +59,8 @@ def _setting(name: str, parse: Parser, default: Any = MISSING, *, expected: str 
 LOG_LEVEL = parser("DEBUG|INFO|WARNING|ERROR|CRITICAL", "DEBUG, INFO, WARNING or ERROR")
 DEFAULT_HOSTS = AllowedHosts(("hooks.zapier.com",))
 QUEUE_URL = parser(r"https?://\S+", "the URL of an SQS queue")
-SIGNING_SECRETS = parser(
-    r"(whsec_\S+\s*)+", "whsec_ and base64 of 24 to 64 bytes, separated by spaces", _signing_secrets
-)
+WHSEC = r"whsec_\S+(\s+whsec_\S+)*"
+SIGNING_SECRETS = parser(WHSEC, "whsec_ and base64 of 24 to 64 bytes, separated by spaces", _signing_secrets)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,7 @@ MAX_LEASE_SECONDS = 3600
 Check = Callable[[Any], str | None]  # returns what a value must be, unless it is
 Parser = Callable[[str], Any]  # returns the value of a text; raises InvalidValueError
 
-_encode_canonically = json.JSONEncoder(
-    ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False
-).encode
+_canonical_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False).encode
 
 
 @dataclass(frozen=True)
@@ -188,7 +186,7 @@ def _decode(body: bytes) -> tuple[dict[str, Any], bytes]:
         # More than MAX_DEPTH brackets are needed for that depth: most bodies need no walk.
         is_deep = body.count(b"{") + body.count(b"[") > MAX_DEPTH and _depth(document) > MAX_DEPTH
         if isinstance(document, dict) and not is_deep:
-            return document, _encode_canonically(document).encode()
+            return document, _canonical_json(document).encode()
         fault = f"must not be nested deeper than {MAX_DEPTH}" if is_deep else "must be a JSON object"
     except UnicodeDecodeError:
         fault = "must be UTF-8"
