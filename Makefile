@@ -8,8 +8,8 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos mutants zapier second-aws api-key signing-secret package e2e bench resources deploy \
-  destroy dlq redrive show replay send
+.PHONY: help run test check chaos outage mutants zapier second-aws api-key signing-secret package e2e bench \
+  resources deploy destroy smoke dlq redrive show replay erase send
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ check: $(SET_UP_DEV) ## format, lint, types, tests
 chaos: $(SET_UP_DEV) ## simulate storms of faults and crashes (SEEDS=500, or SEED=7 to repeat one)
 	@$(PY) -m tests.crash.chaos
 	@test -n "$$SEED" || CHAOS=1 $(PY) -m pytest -n 0 tests/crash/test_kill.py
+
+outage: $(SET_UP_DEV) ## simulate destinations in trouble, and print who waits how long
+	@exec $(PY) -m tests.crash.outage
 
 mutants: $(SET_UP_DEV) ## break the code in many ways and see a test fail for each
 	@exec $(PY) -m tests.mutants
@@ -64,6 +67,9 @@ deploy: resources ## the same, then deploy the functions and the API (STAGE=dev)
 	@.venv/bin/chalice deploy --stage "$${STAGE:-dev}"
 	@exec $(PY) -m tools.gateway "$${STAGE:-dev}"
 
+smoke: $(SET_UP) ## check a deployed stage, or `make run`, through its API (TRIGGERS_URL, TRIGGERS_API_KEY; TARGET_URL=)
+	@exec $(PY) -m tools.smoke
+
 destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table stays (STAGE=dev)
 	@: "$${STAGE:?make destroy needs the stage: make destroy STAGE=dev}"
 	@.venv/bin/chalice delete --stage "$$STAGE"
@@ -79,8 +85,11 @@ redrive: $(SET_UP) ## move dead letters back to the inbox queue (STAGE=dev RATE=
 show: $(SET_UP) ## show the life of one event (EVENT_ID=evt_...)
 	@exec $(PY) -m tools.ops show
 
-replay: $(SET_UP) ## count failed events, or push them with GO=1 (SINCE=2h UNTIL= STATUS= EVENT_TYPE= EVENT_ID= RATE=)
+replay: $(SET_UP) ## count failed events, or push them with GO=1 (SINCE=2h UNTIL= STATUS= EVENT_TYPE= TENANT= EVENT_ID=)
 	@exec $(PY) -m tools.ops replay $(if $(filter 1,$(GO)),--go)
+
+erase: $(SET_UP) ## count matching events and copies, or erase them with GO=1 (METADATA='user_id=42' TENANT= SINCE=30d)
+	@exec $(PY) -m tools.ops erase $(if $(filter 1,$(GO)),--go)
 
 send: $(SET_UP) ## post an event (TYPE=order.created PAYLOAD='{...}'), or a file of JSON lines (FILE=events.jsonl)
 	@exec $(PY) -m tools.ops send

@@ -460,8 +460,9 @@ def _push(event: Event, destination: Destination, role: Role, run: Run) -> tuple
     else:
         result = _send(event, destination, timeout_seconds, run.services)
         failed, timed_out = result.outcome is Outcome.RETRY, result.timed_out
+        first_wait = run.services.random() if role is Role.WORKER else 1.0
         breaker = run.services.breakers(role, destination.url)
-        breaker.record(run.services.clock(), failed=failed, timed_out=timed_out)
+        breaker.record(run.services.clock(), failed=failed, timed_out=timed_out, first_wait=first_wait)
     return event.with_attempt(Attempt(rfc3339(started), **_shown(result), response=result.response)), result
 
 
@@ -505,6 +506,10 @@ def _settle(event: Event, result: PushResult, destination: Destination, run: Run
         record = _record_with_retries(write, event, run)
         return record.event or event, delay_seconds if record.applied else None
     services.metrics.emit(PushDuration=result.duration_ms)
+    has_time = run.has_time(3)  # for this read and the calls after a push
+    if subscription and has_time and services.subscriptions.get(subscription.subscription_id) is None:
+        services.store.delete(event)  # nobody waits for a copy whose subscription was deleted during the push
+        return event, None
     reason = Reason.PERMANENT if result.outcome is Outcome.FAILED else Reason.EXHAUSTED
     return _dead_letter(event, reason, destination, run), None
 

@@ -133,7 +133,7 @@ class Event(PublicState):
         values = {name: _plain(value) for name, value in item.items()}
         values["created_at"], values["event_id"] = values["sort_key"].split("#")
         if "status_shard" in values:
-            values["status"] = values["status_shard"].removeprefix("copy-").split("#")[0]
+            values["status"] = values["status_shard"].split("#")[0].rpartition("-")[2]
         if "content" in values:
             values["payload"], values["metadata"] = zlib.decompress(values["content"]).decode().split("\n")
         values |= {name: parse(values[name]) for name, parse in _PARSERS.items() if name in values}

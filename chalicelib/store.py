@@ -43,6 +43,8 @@ UNPUSHED_SOURCE = f"{PENDING} AND attribute_not_exists(next_attempt_at) AND cont
 NOT_EXPIRED = "expires_at > :now_seconds"
 DUE_TO_REQUEUE = f"{NOT_EXPIRED} AND requeue_at <= :now AND next_attempt_at <= :now"
 
+COPY, REPLAYED = "copy-", "replayed-"  # partitions of their own
+UNSETTLED = (Status.PENDING, Status.FAILED)
 LOWEST, HIGHEST = "0", "~"  # sort keys begin with a digit
 
 CLEAR_SCHEDULE: dict[str, None] = {"next_attempt_at": None, "requeue_at": None}
@@ -88,7 +90,7 @@ class Table:
         parameters["KeyConditionExpression"] = condition
         parameters["ExpressionAttributeValues"] = serialize({name: known[name] for name in placeholders})
         limit = {"Limit": first_limit} if first_limit else {}
-        while True:
+        while known[":low"] <= known[":high"]:  # DynamoDB refuses another range
             response = self._call("query", **limit, **parameters)
             yield response
             if "LastEvaluatedKey" not in response:
@@ -170,6 +172,22 @@ class EventStore(Table):
     carries the `claim_id` of the write shows that it was applied.
     """
 
+    def __init__(
+        self, client: Any, name: str, *, clock: Callable[[], float], retention_seconds: float | None = None
+    ) -> None:
+        super().__init__(client, name, clock=clock)
+        self._retention_seconds = retention_seconds
+
+    def pages(self, partition: str, values: Values | None = None, **options: Any) -> Iterator[dict[str, Any]]:
+        """Yield pages without those rows of a partition that have expired, as far as their creation tells.
+
+        DynamoDB deletes up to days late, and what it has not deleted would be read each time.
+        """
+        values = {":low": LOWEST, **(values or {})}
+        if self._retention_seconds and partition.startswith(UNSETTLED):
+            values[":low"] = max(str(values[":low"]), self._after(-self._retention_seconds))
+        return super().pages(partition, values, **options)
+
     def put(self, event: Event) -> WriteResult:
         """Store a new event, claimed or not; it carries a new `claim_id` either way."""
         written = self._write("put_item", ABSENT, {}, Item=serialize(_item(event)))
@@ -187,7 +205,8 @@ class EventStore(Table):
 
     def record_delivered(self, event: Event) -> WriteResult:
         """Record that the push made under the event's claim was delivered."""
-        return self._record(event, **self._delivered(DeliveredVia.PUSH), **CLEAR_SCHEDULE)
+        delivered = {"delivered_at": self._after(0), "delivered_via": DeliveredVia.PUSH}
+        return self._record(event, status=Status.DELIVERED, **delivered, **CLEAR_SCHEDULE)
 
     def record_retry(self, event: Event, *, delay_seconds: float, will_be_queued: bool) -> WriteResult:
         """Record that the push failed and the next is due after `delay_seconds`.
@@ -210,7 +229,8 @@ class EventStore(Table):
         """
         event = replace(event, claimed_until=None, **changes)
         ended: Values = {"claimed_until": None, "attempts": _attempts(event), "last_error": event.last_error}
-        outcome = {**changes, **ended, "status": event.status, "delivery_attempts": event.delivery_attempts}
+        status = _status_attributes(event.event_id, event.status, replayed=event.replayed_at is not None)
+        outcome = {**changes, **status, **ended, "delivery_attempts": event.delivery_attempts}
         mine = {":mine": event.claim_id}
         result = self._change(event.event_id, RECORDABLE, outcome, mine)
         if result.applied:
@@ -235,7 +255,7 @@ class EventStore(Table):
         Not applied if the event is pushed itself, or does not list the copy: another body won its Idempotency-Key.
         """
         event_id = str(copy.source_event_id)
-        changes = {**self._delivered(DeliveredVia.SUBSCRIPTIONS), "claimed_until": None}
+        changes = {**self._delivered(event_id, DeliveredVia.SUBSCRIPTIONS), "claimed_until": None}
         return self._change(event_id, UNPUSHED_SOURCE, changes, {":copy_id": copy.event_id}, ReturnValues="ALL_NEW")
 
     def lease(self, event_id: str, lease_id: str, lease_seconds: int) -> WriteResult:
@@ -254,7 +274,7 @@ class EventStore(Table):
 
         Without a lease, `claimed_until` stays: a push may be running.
         """
-        changes = {**self._delivered(DeliveredVia.PULL), "failed_at": None, "reason": None, **CLEAR_SCHEDULE}
+        changes = {**self._delivered(event_id, DeliveredVia.PULL), "failed_at": None, "reason": None, **CLEAR_SCHEDULE}
         if lease_id is None:
             return self._change(event_id, UNDELIVERED, changes)
         return self._change(event_id, LEASED, {**changes, "claimed_until": None}, {":lease_id": lease_id})
@@ -268,7 +288,7 @@ class EventStore(Table):
         """
         now = self._after(0)
         changes: Values = {
-            "status": Status.PENDING,
+            **_status_attributes(event_id, Status.PENDING, replayed=True),
             "claim_id": claim_id,
             "delivery_attempts": 0,
             "next_attempt_at": now if is_pushed else None,
@@ -349,15 +369,12 @@ class EventStore(Table):
         events = map(self._unexpired, response["Responses"].get(self._name, ()))
         return {event.event_id: event for event in events if event}
 
-    def _delivered(self, via: DeliveredVia) -> dict[str, Any]:
-        return {"status": Status.DELIVERED, "delivered_at": self._after(0), "delivered_via": via}
+    def _delivered(self, event_id: str, via: DeliveredVia) -> dict[str, Any]:
+        return {**_status_attributes(event_id, Status.DELIVERED), "delivered_at": self._after(0), "delivered_via": via}
 
     def _change(
-        self, event_id: str, condition: str, changes: Mapping[str, Any], values: Values | None = None, **parameters: Any
+        self, event_id: str, condition: str, changes: Values, values: Values | None = None, **parameters: Any
     ) -> WriteResult:
-        """Update an event; a new `status` comes with its partition of the index."""
-        if status := changes.get("status"):
-            changes = {**changes, "status_shard": _partition_of(event_id, status)}
         written = self._update(event_id, condition, changes, values, **parameters)
         return self._result(written, changes.get("claim_id"))
 
@@ -374,14 +391,10 @@ class EventStore(Table):
         return event if event and event.expires_at > int(self._clock()) else None
 
 
-def partition(status: Status, shard: int, *, of_copies: bool = False) -> str:
-    """Return the partition key of the index for a status and a shard, 0 to SHARDS - 1. Copies have their own."""
-    return f"{'copy-' if of_copies else ''}{status}#{shard}"
-
-
 def partitions(*statuses: Status, of_copies: bool = False) -> list[str]:
-    """Return the partition keys of all shards."""
-    return [partition(status, shard, of_copies=of_copies) for status in statuses for shard in range(SHARDS)]
+    """Return the partition keys of the index for events of some statuses: those of copies, or those of the others."""
+    keys = [f"{COPY if of_copies else ''}{status}#{shard}" for status in statuses for shard in range(SHARDS)]
+    return keys if of_copies else [*keys, *(f"{REPLAYED}{status}" for status in statuses if status in UNSETTLED)]
 
 
 def serialize(values: Values) -> Item:
@@ -395,14 +408,19 @@ def _serialize(value: str | int | bytes) -> dict[str, Any]:
     return {"N": str(value)} if isinstance(value, int) else {"S": str(value)}
 
 
-def _partition_of(event_id: str, status: Status) -> str:
-    return partition(status, zlib.crc32(event_id.encode()) % SHARDS, of_copies=is_copy_id(event_id))
+def _status_attributes(event_id: str, status: Status, *, replayed: bool = False) -> Values:
+    key = f"{status}#{zlib.crc32(event_id.encode()) % SHARDS}"
+    if is_copy_id(event_id):
+        key = f"{COPY}{key}"
+    elif replayed and status in UNSETTLED:
+        key = f"{REPLAYED}{status}"  # few, and the only ones that outlive the retention period of their creation
+    return {"status": status, "status_shard": key}
 
 
 def _item(event: Event) -> Values:
     """Return the attributes of a new event: without `created_at`, which the sort key has, and those of no value."""
     encoded = {
-        "status_shard": _partition_of(event.event_id, event.status),
+        **_status_attributes(event.event_id, event.status),
         "sort_key": event.sort_key,
         "content": event.content(),
         "attempts": _attempts(event),

@@ -167,6 +167,7 @@ class Subscriptions(Table):
         """Record that a subscription that was failing, as far as the recent list shows, is not."""
         if subscription.failing_since is not None:
             self._change(subscription, FAILING, {"failing_since": None, "last_dead_letter_at": None})
+            self._forget()
 
     def record_dead_letter(self, subscription: Subscription) -> bool:
         """Record a dead letter of a subscription; return whether that disables it.
@@ -177,6 +178,8 @@ class Subscriptions(Table):
         now, long_ago = self._after(0), self._after(-self._disable_seconds)
         failing = {"failing_since": now, "last_dead_letter_at": now}
         applied, current = self._change(subscription, NOT_FAILING, failing, {":long_ago": long_ago})
+        if applied:
+            self._forget()  # so that this container sees at once what a delivery clears
         if applied or current is None or "failing_since" not in current:
             return False
         failing_since: str = current["failing_since"]["S"]

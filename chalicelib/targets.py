@@ -32,7 +32,7 @@ class AllowedHosts:
             parse_push_url(url)
         except InvalidValueError as error:
             return str(error)
-        if self._names(url) or (ANY_HOST in self.entries and url.startswith("https:")):
+        if self._names(url) or (ANY_HOST in self.entries and urlsplit(url).scheme == "https"):
             return None
         allowed = ", ".join(self.entries) or "none"
         return f"must name a host that SUBSCRIPTION_HOSTS allows: {allowed}"

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +21,7 @@ import urllib3
 from botocore.exceptions import BotoCoreError, ClientError
 from standardwebhooks import Webhook
 
+from chalicelib.auth import Scope
 from chalicelib.events import rfc3339
 from tests.support import emulator
 from tests.support.emulator import Emulator, EmulatorError
@@ -126,6 +128,14 @@ def responds(system: System) -> None:
     expect("GET /health", system.call("GET", "/health")[2]["stage"], STAGE)
     expect("a wrong key", system.call("POST", "/events", {}, Authorization="Bearer wrong")[0], 401)
     say("API Gateway and Lambda: GET /health 200; a wrong key 401; the settings come from the secret")
+
+
+def passes_smoke(system: System, key: str) -> None:
+    environ = {**os.environ, "TRIGGERS_URL": system.url, "TRIGGERS_API_KEY": key}
+    command = [sys.executable, "-m", "tools.smoke"]
+    run = subprocess.run(command, cwd=emulator.ROOT, env=environ, capture_output=True, text=True, check=False)
+    expect(f"make smoke\n{run.stdout}{run.stderr}", run.returncode, 0)
+    say(f"make smoke: {len(run.stdout.splitlines())} checks")
 
 
 def stores_without_sqs(system: System) -> str:
@@ -253,9 +263,10 @@ def run() -> None:
     LOG_FILE.parent.mkdir(exist_ok=True)
     key, receiver = api_key.new_key(), Receiver()
     with emulator.running(emulator.install(), LOG_FILE) as aws:
-        deploy(aws, f"http://127.0.0.1:{receiver.port}{PATH}", api_key.entry("e2e", key))
+        deploy(aws, f"http://127.0.0.1:{receiver.port}{PATH}", api_key.entry("e2e", key, "+".join(Scope)))
         system = System(aws, receiver, key)
         responds(system)
+        passes_smoke(system, key)
         delivers(system)
         retries(system)
         dead_letters(system)

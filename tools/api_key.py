@@ -25,13 +25,9 @@ def entry(name: str, key: str, scopes: str = "") -> str:
     No scopes means produce and consume; erase must be named.
     """
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
-        raise ValueError(
-            "NAME is unusable: it must be 1 to 64 of A-Z a-z 0-9 . _ -, for example: make api-key NAME=acme"
-        )
+        raise ValueError("NAME is unusable: it must be 1 to 64 of A-Z a-z 0-9 . _ -, as in: make api-key NAME=acme")
     if scopes and not set(scopes.split("+")) <= set(Scope):
-        raise ValueError(
-            f"SCOPES is unusable: it must be some of {', '.join(Scope)}, joined by +, for example: produce+consume"
-        )
+        raise ValueError(f"SCOPES is unusable: it must be some of {', '.join(Scope)}, joined by +: produce+consume")
     digest = hashlib.sha256(key.encode()).hexdigest()
     return f"{name}:{digest}:{scopes}" if scopes else f"{name}:{digest}"
 

@@ -39,25 +39,21 @@ RESPONSES = {
 }
 
 
-def configure(stage: str) -> None:
-    """Set responses and throttling of the API that `chalice deploy` made, and deploy it once more."""
-    gateway = boto3.client("apigateway")
-    for api_id in find_apis(stage):
-        for response_type, response in RESPONSES.items():
-            gateway.put_gateway_response(restApiId=api_id, responseType=response_type, **response)
-        gateway.create_deployment(restApiId=api_id, stageName=API_STAGE)
-        limits = {"rateLimit": CALLS_PER_SECOND, "burstLimit": BURST}
-        patches = [
-            {"op": "replace", "path": f"/*/*/throttling/{name}", "value": str(value)} for name, value in limits.items()
-        ]
-        gateway.update_stage(restApiId=api_id, stageName=API_STAGE, patchOperations=patches)
-
-
 @click.command()
 @click.argument("stage")
 def main(stage: str) -> None:
+    """Set responses and throttling of the API that `chalice deploy` made, and deploy it once more."""
+    limits = {"rateLimit": CALLS_PER_SECOND, "burstLimit": BURST}
+    patches = [
+        {"op": "replace", "path": f"/*/*/throttling/{name}", "value": str(value)} for name, value in limits.items()
+    ]
     try:
-        configure(stage)
+        gateway = boto3.client("apigateway")
+        for api_id in find_apis(stage):
+            for response_type, response in RESPONSES.items():
+                gateway.put_gateway_response(restApiId=api_id, responseType=response_type, **response)
+            gateway.create_deployment(restApiId=api_id, stageName=API_STAGE)
+            gateway.update_stage(restApiId=api_id, stageName=API_STAGE, patchOperations=patches)
     except AWS_ERRORS as error:
         raise click.ClickException(str(error)) from None
 

@@ -21,7 +21,6 @@ from typing import Any, TextIO
 from urllib.parse import urlsplit
 
 import boto3
-import urllib3
 from botocore.config import Config as ClientConfig
 from botocore.exceptions import EndpointConnectionError
 from chalice.config import Config
@@ -30,19 +29,16 @@ from werkzeug.serving import DechunkedInput
 
 from chalicelib import __version__, batch, schedules, services, settings, telemetry
 from chalicelib.auth import Scope
-from chalicelib.errors import AWS_ERRORS, QueueUnavailableError, SettingsError, StorageUnavailableError
+from chalicelib.errors import AWS_ERRORS, ApiError, QueueUnavailableError, SettingsError, StorageUnavailableError
 from chalicelib.queue import Queue
 from chalicelib.services import Services
 from chalicelib.targets import AllowedHosts
 from tools import api_key, local_aws
-from tools.receiver import Receiver, SignatureCheck
+from tools.receiver import Receiver
 
 ROOT = Path(__file__).parent.parent
-POLL_SECONDS = 3  # short, because emulators hand messages to long polls whose client is gone
+POLL_SECONDS = 0.2
 WORKER_TIMEOUT_SECONDS = 50.0  # as in .chalice/config.json
-SWEEP_TIMEOUT_SECONDS = 60.0
-SWEEP_SECONDS = 60.0
-CHECK_DLQ_SECONDS = 300.0
 # What another shell needs to use the same AWS with the same settings
 AWS_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL")
 SECRET_VARIABLES = (*local_aws.CREDENTIALS, "API_KEYS", "ZAPIER_WEBHOOK_URL", "WEBHOOK_SIGNING_SECRETS")
@@ -77,11 +73,9 @@ class Screen(logging.Handler):
         event_id = str(fields.get("event_id", ""))
         match record.getMessage():
             case "attempt":
-                text = (
-                    f"{fields['outcome']:<11}  attempt {fields['attempt']}: {fields['status_code'] or fields['error']}"
-                )
-                seconds = fields["retry_in_seconds"]
-                self.event(event_id, text if seconds is None else f"{text}, next in {seconds:.1f} s")
+                answer, seconds = fields["status_code"] or fields["error"], fields["retry_in_seconds"]
+                rest = "" if seconds is None else f", next in {seconds:.1f} s"
+                self.event(event_id, f"{fields['outcome']:<11}  attempt {fields['attempt']}: {answer}{rest}")
             case "dead letter":
                 link = f"{self._url}/#/events/{event_id}" + (f"?key={self.key}" if self.key else "")
                 self.event(event_id, f"dead letter  {fields.get('reason')}  {link}")
@@ -92,7 +86,7 @@ class Screen(logging.Handler):
 
 
 class Handler(ChaliceRequestHandler):
-    """One connection of Chalice's local server, which reads chunked bodies and HEAD as API Gateway's callers expect."""
+    """One connection of Chalice's local server, which reads chunked bodies, and answers HEAD as GET without a body."""
 
     disable_nagle_algorithm = True
     timeout = 60
@@ -104,18 +98,16 @@ class Handler(ChaliceRequestHandler):
 
     def parse_request(self) -> bool:
         """Read a request with its body; return False if it is answered already."""
-        self._is_head = False
         if not super().parse_request():
             return False
         if not self.headers.get("Authorization", "").isascii():  # no API key is like that, and Chalice fails on it
             del self.headers["Authorization"]
         try:
-            if "Transfer-Encoding" in self.headers:
-                body = DechunkedInput(self.rfile).read()
-            else:
-                body = self.rfile.read(max(0, int(self.headers.get("Content-Length", "0"))))
+            length = max(0, int(self.headers.get("Content-Length", "0")))
+            is_chunked = "Transfer-Encoding" in self.headers
+            body = DechunkedInput(self.rfile).read() if is_chunked else self.rfile.read(length)
         except (ValueError, OSError):
-            self.send_error(400, explain="The length of the body is missing or wrong.")
+            self.send_error(400)
             return False
         self._payload = dict(self.headers), body or None
         self._is_head = self.command == "HEAD"
@@ -125,16 +117,11 @@ class Handler(ChaliceRequestHandler):
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Send a problem document, which repeats nothing of the request, and close the connection."""
-        status = HTTPStatus(code)
-        document = {
-            "type": "about:blank",
-            "title": status.phrase,
-            "status": code,
-            "detail": explain or f"{status.description or status.phrase}.",
-            "code": "not_found" if status == HTTPStatus.NOT_FOUND else "invalid_request",
-        }
-        headers = {"Content-Type": "application/problem+json", "Connection": "close"}  # which http.server does then
-        self._send_http_response(code, headers, json.dumps(document))
+        from app import problem
+
+        word = "not_found" if code == HTTPStatus.NOT_FOUND else "invalid_request"
+        response = problem(ApiError(code, word, f"{HTTPStatus(code).description or HTTPStatus(code).phrase}."))
+        self._send_http_response(code, {**response.headers, "Connection": "close"}, response.body)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -142,15 +129,15 @@ class Handler(ChaliceRequestHandler):
     def _parse_payload(self) -> tuple[Any, bytes | None]:
         return self._payload
 
-    def _send_error_response(self, error: LocalGatewayException) -> None:
-        self.send_error(404, explain="There is no such path.")
-
     def _send_http_response(self, code: int, headers: Any, body: str | bytes | None) -> None:
         if not self._is_head:
             super()._send_http_response(code, headers, body)
             return
         self.send_response(code)
         self._send_headers({**headers, "Content-Length": str(len(str(body or "").encode()))})
+
+    def _send_error_response(self, error: LocalGatewayException) -> None:
+        self.send_error(404)
 
 
 def given(name: str) -> str:
@@ -162,8 +149,7 @@ def start() -> None:
     """Start everything in daemon threads, and say how to use it; raise StartError."""
     outside = {name: given(name) for name in VARIABLES if given(name)}
     config = _read_config()
-    port = _check_environment()
-    server = _listen(config, port)
+    server = _listen(config, _check_environment())
     url = f"http://127.0.0.1:{server.server.server_port}"
     screen = _open_screen(url)
     _provide_aws(outside)
@@ -171,16 +157,16 @@ def start() -> None:
     if not given("SETTINGS_SECRET"):
         screen.key = _provide_key()
         _provide("WEBHOOK_SIGNING_SECRETS", api_key.new_signing_secret())
-        receiver = _provide_receiver(screen, url)
-    variables = {name: given(name) for name in VARIABLES if given(name)}
-    for name in SECRET_VARIABLES:
-        if variables.get(name) == outside.get(name):  # not made here: not to be repeated
-            variables.pop(name, None)
-    screen.say(_usage(url, screen.key, receiver, variables))
+        receiver = _provide_receiver(screen)
+    known = outside.keys() & set(SECRET_VARIABLES)  # secrets that were not made here are not repeated
+    variables = {name: given(name) for name in VARIABLES if given(name) and name not in known}
+    logging.disable(logging.INFO)  # what to paste is printed first
     current = _connect()
+    logging.disable(logging.NOTSET)
+    screen.say(_usage(url, screen.key, receiver, variables))
     _start_worker(current)
-    _schedule("sweep", SWEEP_SECONDS, lambda: schedules.sweep(current, SWEEP_TIMEOUT_SECONDS))
-    _schedule("check_dlq", CHECK_DLQ_SECONDS, lambda: schedules.publish_depths(current))
+    _schedule("sweep", 60, lambda: schedules.sweep(current, remaining_seconds=60))
+    _schedule("check_dlq", 300, lambda: schedules.publish_depths(current))
     Thread(target=server.server.serve_forever, name="api", daemon=True).start()
     screen.say(f"ready  {url}  (Ctrl-C ends it)")
 
@@ -206,8 +192,6 @@ def _check_environment() -> int:
     port = given("PORT") or "8000"
     if not (re.fullmatch(r"[0-9]{1,5}", port) and int(port) <= 65535):
         faults.append("PORT is unusable: it must be 0 to 65535")
-    if not re.match(r"https?://[^/]", given("AWS_ENDPOINT_URL") or "http://-"):
-        faults.append("AWS_ENDPOINT_URL is unusable: it must be an http or https URL")
     if faults:
         raise StartError("; ".join(faults))
     return int(port)
@@ -270,18 +254,11 @@ def _provide_key() -> str:
     return key
 
 
-def _provide_receiver(screen: Screen, url: str) -> Receiver | None:
+def _provide_receiver(screen: Screen) -> Receiver | None:
     """Start the built-in receiver, which may be subscribed to, too, unless a webhook URL is set."""
     if given("ZAPIER_WEBHOOK_URL"):
         return None
-    signing_secrets = settings.read(os.environ)[0]["signing_secrets"]
-    headers = {"Authorization": f"Bearer {screen.key}"}
-
-    def call(path: str) -> dict[str, Any]:
-        return dict(urllib3.request("GET", url + path, headers=headers, timeout=5.0).json())
-
-    receiver = Receiver(screen.event, SignatureCheck(signing_secrets, call))
-    Thread(target=receiver.serve_forever, name="receiver", daemon=True).start()
+    receiver = Receiver(screen.event)
     _provide("ZAPIER_WEBHOOK_URL", receiver.url + receiver.hook_path)
     _provide("SUBSCRIPTION_HOSTS", ",".join((*settings.DEFAULT_HOSTS.entries, "127.0.0.1")))
     return receiver
@@ -308,14 +285,15 @@ def _connect() -> Services:
 
 def _start_worker(current: Services) -> None:
     """Start the threads that receive and process batches, one receiving at a time; there is no batch window."""
-    client_config = ClientConfig(connect_timeout=1, read_timeout=POLL_SECONDS + 5, retries={"total_max_attempts": 1})
+    client_config = ClientConfig(connect_timeout=1, read_timeout=5, retries={"total_max_attempts": 1})
     queue = Queue(boto3.client("sqs", config=client_config), current.settings.inbox_queue_url)
     receiving = Lock()
 
     def process_batch() -> None:
         try:
-            with receiving:
-                messages = queue.receive(wait_seconds=POLL_SECONDS)
+            with receiving:  # a long poll would keep moto busy, and emulators hand messages to one whose client is gone
+                messages = queue.receive(wait_seconds=0)
+                time.sleep(0 if messages else POLL_SECONDS)
         except QueueUnavailableError:  # the queue has logged it
             time.sleep(1)
             return
@@ -363,10 +341,7 @@ def _usage(url: str, key: str, receiver: Receiver | None, variables: dict[str, s
     if receiver and not AllowedHosts.parse(given("SUBSCRIPTION_HOSTS")).fault(webhook_url):
         lines.append("  Subscribe to orders; each then comes twice, once as the copy of the subscription:")
         lines.append(_curl("/subscriptions", {"target_url": webhook_url, "event_types": ["order.*"]}))
-    if webhook_url == "none":
-        lines.append("  Lease events for a minute; POST /events/{event_id}/acknowledge says that one is processed:")
-        lines.append(_curl("/inbox/lease", {"lease_seconds": 60}))
-    else:
+    if webhook_url != "none":
         lines.append("  To try pulling, start it with: ZAPIER_WEBHOOK_URL=none make run")
     lines += [
         "",

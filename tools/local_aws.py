@@ -80,9 +80,8 @@ def start_moto() -> str:
 
     def serve(environ: dict[str, Any], start_response: Any) -> Any:
         """Serve one request at a time, except long polls: moto makes conditional writes and deletions in two steps."""
-        if environ.get("HTTP_X_AMZ_TARGET", "").endswith(".ReceiveMessage"):
-            return moto(environ, start_response)
-        with lock:
+        is_poll = environ.get("HTTP_X_AMZ_TARGET", "").endswith(".ReceiveMessage")
+        with contextlib.nullcontext() if is_poll else lock:
             return moto(environ, start_response)
 
     server = make_server("127.0.0.1", 0, serve, threaded=True, request_handler=MotoRequestHandler)

@@ -1,4 +1,4 @@
-"""Operator commands: inspect and redrive the dead letter queue; show, replay and send events.
+"""Operator commands: inspect and redrive the dead letter queue; show, replay, erase and send events.
 
 Results go to standard output, progress and errors to standard error. Payloads are shown only by `show --payload`.
 """
@@ -7,6 +7,7 @@ import codecs
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import secrets
@@ -15,10 +16,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import boto3
@@ -26,19 +26,17 @@ import click
 import urllib3
 from botocore.config import Config
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import track
+from rich.table import Column, Table
 from rich.text import Text
 
 from chalicelib.errors import AWS_ERRORS, QueueUnavailableError
-from chalicelib.events import Status, rfc3339
+from chalicelib.events import rfc3339
 from chalicelib.messages import MalformedMessageError, parse
 from chalicelib.queue import BATCH_SIZE, Message, Queue
 
 RECEIVE_WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
-MAX_BATCH_BYTES = 1_000_000  # SQS limits a batch to 1 MiB, attributes included
-F = TypeVar("F", bound=Callable[..., Any])
-UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+RETRY = urllib3.Retry(4, status_forcelist=(429, 503), allowed_methods=None, backoff_factor=0.2, raise_on_status=False)
 
 
 class Commands(click.Group):
@@ -64,8 +62,8 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "sh
 def cli() -> None:
     """Operate a running Triggers API.
 
-    dlq and redrive use the AWS credentials, region and AWS_ENDPOINT_URL that boto3 finds. show, replay and send call
-    the API at TRIGGERS_URL with the key in TRIGGERS_API_KEY.
+    dlq and redrive use the AWS credentials, region and AWS_ENDPOINT_URL that boto3 finds. show, replay, erase and send
+    call the API at TRIGGERS_URL with the key in TRIGGERS_API_KEY.
 
     Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
     """
@@ -93,15 +91,13 @@ class Option(click.Option):
         return super().resolve_envvar_value(ctx) if is_make() else None
 
 
-def option(*names: str, **attributes: Any) -> Callable[[F], F]:
+def option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     return click.option(*names, cls=Option, envvar=variable(names[0]), **attributes)
 
 
+stage_option = click.option("--stage", envvar="STAGE", metavar="NAME", default="dev", help="Whose queues.")
 RATE = click.FloatRange(0, min_open=True)
-stage_option = click.option(
-    "--stage", envvar="STAGE", metavar="NAME", help="Whose queues. Default: INBOX_*_URL if set, else dev."
-)
-rate_option = option("--rate", type=RATE, metavar="NUMBER", default=20.0, help="At most so many a second.")
+rate_option = option("--rate", type=RATE, metavar="NUMBER", default=20, help="At most so many a second.")
 
 
 def parse_json(value: str) -> object:
@@ -115,11 +111,24 @@ def parse_time(value: str) -> str:
     """Return a time or an age in RFC 3339 UTC with microseconds, which compares as the API's times do."""
     try:
         if age := re.fullmatch(r"([0-9]{1,6})([smhd])", value):
-            return rfc3339(time.time() - int(age[1]) * UNIT_SECONDS[age[2]])
+            return rfc3339(time.time() - int(age[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[age[2]])
         moment = datetime.fromisoformat(value)
         return rfc3339((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
     except (ValueError, OverflowError) as error:
         raise click.BadParameter(f"{value!r} is neither a time (2026-11-25T02:00Z) nor an age (15m, 2h, 7d)") from error
+
+
+def parse_pairs(value: str) -> list[str]:
+    """Return the pairs of name=value,name=value."""
+    pairs = [pair.strip() for pair in value.split(",")]
+    if not all(re.fullmatch("[^=]+=.+", pair) for pair in pairs):
+        raise click.BadParameter("it must be name=value, or several of them separated by commas")
+    return pairs
+
+
+since_option = option("--since", type=parse_time, metavar="TIME", help="Created at or after: 2h, 2026-11-25T02:00Z.")
+until_option = option("--until", type=parse_time, metavar="TIME", default="0s", help="Created before; 0s is now.")
+tenant_option = option("--tenant", metavar="TENANT", help="Only events of this tenant.")
 
 
 def printable(text: str) -> str:
@@ -128,59 +137,34 @@ def printable(text: str) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    headings = (Column(column, overflow="fold") for column in columns)
+    table = Table(*headings, box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for row in rows:
         table.add_row(*(Text(printable("" if value is None else str(value))) for value in row))
     Console(width=None if sys.stdout.isatty() else 250).print(table)
-
-
-@contextmanager
-def progress_bar(label: str, total: int, report: Callable[[], str]) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on a terminal and yield the function that advances it.
-
-    Print the `report`, which says how far the command came, at the end and when Ctrl-C or an error stops it.
-    """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    try:
-        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-            task = progress.add_task(label, total=total)
-            yield lambda count: progress.advance(task, count)
-    except (KeyboardInterrupt, click.ClickException, QueueUnavailableError):
-        click.echo(report(), err=True)
-        raise
-    click.echo(report())
 
 
 def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def command_line(command: str, *event_ids: str, **options: str) -> str:
+def command_line(command: str, options: Mapping[str, str | None], event_ids: Sequence[str] = ()) -> str:
     """Return one of these commands, to be pasted into the same shell: of make if that was used."""
+    given = {name: value for name, value in options.items() if value}
     if is_make():
-        given = options | ({"EVENT_ID": " ".join(event_ids)} if event_ids else {})
+        given |= {"EVENT_ID": " ".join(event_ids)} if event_ids else {}
         return shlex.join(["make", command, *(f"{variable(name)}={value}" for name, value in given.items())])
-    flags = (f"--{name.replace('_', '-')}={value}" for name, value in options.items())
+    flags = ["--go" if name == "go" else f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     return shlex.join([os.path.relpath(sys.executable), "-m", "tools.ops", command, *event_ids, *flags])
 
 
-def open_queues(stage: str | None) -> tuple[Any, str, str]:
+def open_queues(stage: str) -> tuple[Any, str, str]:
     """Return an SQS client and the URLs of the inbox queue and of the dead letter queue."""
+    sqs = boto3.client("sqs", config=Config(connect_timeout=5, read_timeout=30))
+    prefix = f"triggers-api-{stage}"
     try:
-        sqs = boto3.client("sqs", config=Config(connect_timeout=5, read_timeout=30))
-    except ValueError as error:  # an unusable AWS_ENDPOINT_URL
-        raise click.ClickException(f"AWS: {error}") from error
-    inbox_url, dlq_url = (os.environ.get(name, "") for name in ("INBOX_QUEUE_URL", "INBOX_DLQ_URL"))
-    if inbox_url and dlq_url and not stage:
-        return sqs, inbox_url, dlq_url
-    prefix = f"triggers-api-{stage or 'dev'}"
-    try:
-        inbox_url, dlq_url = (
-            sqs.get_queue_url(QueueName=f"{prefix}-{name}")["QueueUrl"] for name in ("inbox-queue", "inbox-dlq")
-        )
+        names = (f"{prefix}-inbox-queue", f"{prefix}-inbox-dlq")
+        inbox_url, dlq_url = (sqs.get_queue_url(QueueName=name)["QueueUrl"] for name in names)
     except sqs.exceptions.QueueDoesNotExist as error:
         raise click.ClickException(f"{prefix}-inbox-queue or -dlq does not exist in this account and region") from error
     return sqs, inbox_url, dlq_url
@@ -197,7 +181,7 @@ def depths(sqs: Any, url: str) -> tuple[int, int]:
 @cli.command(short_help="Show the depth of the dead letter queue, and reasons.")
 @stage_option
 @option("--limit", type=click.IntRange(1, 1000), metavar="NUMBER", default=100, help="Size of the sample, up to 1000.")
-def dlq(stage: str | None, limit: int) -> None:
+def dlq(stage: str, limit: int) -> None:
     """Show how many dead letters there are, and those of a sample by destination and reason, each with its latest.
 
     The destination is the webhook, or a subscription. Nothing is removed: the messages of the sample are received and
@@ -222,12 +206,11 @@ def peek(sqs: Any, url: str, limit: int) -> list[Message]:
     queue = Queue(sqs, url)
     seen: dict[str, Message] = {}
     try:
-        while len(seen) < limit:
+        known = -1
+        while known < len(seen) < limit:
             known = len(seen)
             received = queue.receive(min(BATCH_SIZE, limit - known), RECEIVE_WAIT_SECONDS)
             seen |= {message.message_id: message for message in received}
-            if len(seen) == known:
-                break
     finally:
         for message in seen.values():
             sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=message.receipt_handle, VisibilityTimeout=0)
@@ -252,7 +235,7 @@ def describe(message: Message) -> tuple[str, str, str, str, *tuple[object, ...]]
 @cli.command(short_help="Move dead letters back to the inbox queue.")
 @stage_option
 @rate_option
-def redrive(stage: str | None, rate: float) -> None:
+def redrive(stage: str, rate: float) -> None:
     """Move the dead letters back to the inbox queue; the worker pushes their events again.
 
     Fix the cause first, or they come back. A message is deleted after it was sent on: stopping loses nothing, and what
@@ -261,35 +244,22 @@ def redrive(stage: str | None, rate: float) -> None:
     """
     sqs, inbox_url, dlq_url = open_queues(stage)
     inbox, source = Queue(sqs, inbox_url), Queue(sqs, dlq_url)
-    (total, _), moved = depths(sqs, dlq_url), 0
+    total, _ = depths(sqs, dlq_url)
 
-    def report() -> str:
-        again = command_line("redrive", **({"stage": stage} if stage else {}), rate=f"{rate:g}")
-        rest = f"\nTo move the rest: {again}" if moved < total else ""
-        return f"moved {moved:,} of {counted(total, 'message')} from {source.name} to {inbox.name}{rest}"
+    def receive() -> Iterator[Message]:
+        """Yield up to `total` messages, which ends it when messages come back. A second's worth at most is hidden."""
+        left, size = total, min(BATCH_SIZE, max(1, int(rate)))
+        while left > 0 and (messages := source.receive(min(size, left), RECEIVE_WAIT_SECONDS)):
+            left -= len(messages)
+            yield from messages
 
-    with progress_bar("redriving", total, report) as advance:
-        for count in move_messages(source, inbox, total, rate):
-            moved += count
-            advance(count)
+    def move(message: Message) -> str:
+        inbox.send_many([message])
+        source.delete_many([message.receipt_handle])
+        return f"moved from {source.name} to {inbox.name}"
 
-
-def move_messages(
-    source: Queue, target: Queue, total: int, per_second: float, sleep: Callable[[float], None] = time.sleep
-) -> Iterator[int]:
-    """Move up to `total` messages and yield the size of each batch. `total` ends it when messages come back."""
-    while total > 0:
-        size = min(BATCH_SIZE, total, max(1, int(per_second)))
-        sleep(size / per_second)  # before receiving: received messages are hidden
-        messages = source.receive(size, RECEIVE_WAIT_SECONDS)
-        if not messages:
-            return
-        fits = sum(len(message.body.encode()) for message in messages) <= MAX_BATCH_BYTES
-        for batch in [messages] if fits else [[message] for message in messages]:
-            target.send_many(batch)
-        source.delete_many([message.receipt_handle for message in messages])
-        total -= len(messages)
-        yield len(messages)
+    again = f"To move the rest: {command_line('redrive', {'stage': stage, 'rate': f'{rate:g}'})}"
+    act_on_each("message", receive(), move, total, rate, rest=lambda _: again)
 
 
 class ApiCallError(click.ClickException):
@@ -298,6 +268,35 @@ class ApiCallError(click.ClickException):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(printable(message))
         self.status = status
+
+
+def act_on_each(
+    unit: str, items: Iterable[Any], act: Callable[[Any], str], total: int, rate: float, *, rest: Callable[[int], str]
+) -> list[Any]:
+    """Call `act` for each item, at most `rate` a second, and count the outcomes, which it returns in a few words.
+
+    Items that the API refuses are named, skipped and returned; other errors concern every item. At the end, or when it
+    is stopped, it prints the counts, and what `rest` returns for the number of items that were handled.
+    """
+    outcomes, skipped, console = Counter[str](), list[Any](), Console(stderr=True)
+    try:
+        for item in track(items, f"{unit}s", total, console=console, disable=not console.is_terminal):
+            time.sleep(1 / rate)
+            try:
+                outcomes[act(item)] += 1
+            except ApiCallError as error:
+                if error.status not in (400, 404, 409, 413, 415, 422):
+                    raise
+                click.echo(f"{item}: {error.message}", err=True)
+                outcomes["skipped"] += 1
+                skipped.append(item)
+    finally:
+        done = outcomes.total()
+        told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items()) or "none done"
+        click.echo(f"{done:,} of {counted(total, unit)}: {told}", err=done < total)
+        if done < total:
+            click.echo(rest(done), err=True)
+    return skipped
 
 
 class Api:
@@ -312,33 +311,28 @@ class Api:
         self._headers = {"Authorization": f"Bearer {key}", "User-Agent": "triggers-api-ops"}
         self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=5, read=35))
 
-    def call(
+    def request(
         self, method: str, path: str, *, read_retries: int = 4, headers: dict[str, str] | None = None, **options: Any
-    ) -> tuple[dict[str, Any], Mapping[str, str]]:
-        """Return the JSON object and the headers of a 2xx response; raise ApiCallError."""
-        retries = urllib3.Retry(
-            4,
-            read=read_retries,
-            status_forcelist=(429, 503),
-            allowed_methods=None,
-            backoff_factor=0.2,
-            raise_on_status=False,
-            retry_after_max=10,
-        )
+    ) -> tuple[int, dict[str, Any], Mapping[str, str]]:
+        """Return status, JSON object (empty for 204) and headers of a response; raise ApiCallError if it is none."""
+        retries = RETRY.new(read=read_retries, retry_after_max=10)
         options |= {"headers": self._headers | (headers or {}), "retries": retries, "redirect": False}
         try:
             response = self._pool.request(method, self._url.rstrip("/") + path, **options)
+            content = {} if response.status == 204 else dict(response.json())
         except urllib3.exceptions.HTTPError as error:
             raise ApiCallError(0, f"cannot reach {self._url}: {getattr(error, 'reason', error)}") from error
-        try:
-            content = dict(response.json())
         except (ValueError, TypeError):
             raise ApiCallError(response.status, f"{response.status} without JSON: check TRIGGERS_URL") from None
-        if not 200 <= response.status < 300:
-            hint = " (check TRIGGERS_URL and TRIGGERS_API_KEY)" if response.status in (401, 403) else ""
-            detail = content.get("detail") or content.get("message")
-            raise ApiCallError(response.status, f"{response.status}: {detail}{hint}")
-        return content, response.headers
+        return response.status, content, response.headers
+
+    def call(self, method: str, path: str, **options: Any) -> tuple[dict[str, Any], Mapping[str, str]]:
+        """Return content and headers of a 2xx response; raise ApiCallError."""
+        status, content, headers = self.request(method, path, **options)
+        if not 200 <= status < 300:
+            hint = " (check TRIGGERS_URL and TRIGGERS_API_KEY)" if status in (401, 403) else ""
+            raise ApiCallError(status, f"{status}: {content.get('detail') or content.get('message')}{hint}")
+        return content, headers
 
     def post_event(self, body: bytes, idempotency_key: str, **headers: str) -> tuple[dict[str, Any], bool]:
         """Return the event, and whether the same request had been sent before."""
@@ -346,15 +340,15 @@ class Api:
         event, answered = self.call("POST", "/events", body=body, headers=headers)
         return event, answered.get("Idempotency-Replayed") == "true"
 
-    def find_events(self, since: str, until: str, filters: Mapping[str, str]) -> list[dict[str, Any]]:
-        """Return the events created in a period, oldest first. The API lists the newest first, from now."""
-        fields, found = {**filters, "limit": "100"}, []
+    def list_events(self, **query: str | None) -> Iterator[dict[str, Any]]:
+        """Yield the events of all pages of GET /events, the oldest first."""
+        fields = {name: value for name, value in query.items() if value} | {"order": "oldest", "limit": "100"}
         with Console(stderr=True).status("listing events"):
             while True:
                 page, _ = self.call("GET", "/events", fields=fields)
-                found += [event for event in page["events"] if since <= event["created_at"] <= until]
-                if not page["next_cursor"] or any(event["created_at"] < since for event in page["events"]):
-                    return found[::-1]
+                yield from page["events"]
+                if not page["next_cursor"]:
+                    return
                 fields["cursor"] = page["next_cursor"]
 
 
@@ -386,10 +380,11 @@ def show(event_id: str, *, payload: bool) -> None:
 
 @cli.command(short_help="Count events, or push them again (--go).")
 @click.argument("event_ids", nargs=-1, envvar="EVENT_ID")
-@option("--since", type=parse_time, metavar="TIME", help="Created at or after: 2h, 2026-11-25, 2026-11-25T02:00Z.")
-@option("--until", type=parse_time, metavar="TIME", default="0s", help="Created at or before; 0s is now.")
-@option("--status", type=click.Choice([*map(str, Status)]), default="failed")
-@option("--event-type", metavar="TYPE", help="Only events of this type.")
+@since_option
+@until_option
+@tenant_option
+@option("--status", type=click.Choice(["pending", "delivered", "failed"]), default="failed")
+@option("--event-type", metavar="TYPE", help="Only events of this type; order.* takes all that begin with order.")
 @rate_option
 @click.option("--go", is_flag=True, help="Push them. Without it they are counted, and the first ten are shown.")
 def replay(event_ids: tuple[str, ...], *, since: str | None, until: str, rate: float, go: bool, **query: str) -> None:
@@ -400,47 +395,96 @@ def replay(event_ids: tuple[str, ...], *, since: str | None, until: str, rate: f
     """
     if bool(event_ids) == bool(since):
         raise click.UsageError("give either EVENT_ID or --since")
-    api, filters = Api(), {name: value for name, value in query.items() if value}
-    found = api.find_events(since, until, filters) if since else [{"event_id": event_id} for event_id in event_ids]
+    api = Api()
+    listed = api.list_events(since=since, until=until, **query)
+    found = list(listed) if since else [{"event_id": event_id} for event_id in event_ids]
 
-    def command(done: int) -> str:
-        """Return the command that pushes the events from the one with this number on."""
+    def how_to_push_from(done: int) -> str:
         period = {"since": found[done]["created_at"], "until": until} if since else {}
-        line = command_line("replay", *event_ids[done:], **period, **filters, rate=f"{rate:g}")
-        return f"{line} {'GO=1' if is_make() else '--go'}"
+        named = [] if since else event_ids[done:]
+        command = command_line("replay", {**period, **query, "rate": f"{rate:g}", "go": "1"}, named)
+        return f"To push them: {command}"
 
     if not go or not found:
         if found:
             names = ("created_at", "event_id", "event_type", "last_error")
-            rows = ([event.get(name) for name in names] for event in found[:10])
-            print_table(("created at", "event", "type", "last error"), rows)
-        rest = f". To push them again: {command(0)}" if found else ""
+            print_table(names, ([event.get(name) for name in names] for event in found[:10]))
+        rest = f". {how_to_push_from(0)}" if found else ""
         click.echo(f"{counted(len(found), 'event')} would be replayed{rest}")
         return
-    done, skipped = 0, list[str]()
 
-    def report() -> str:
-        lines = [f"replayed {done - len(skipped):,} of {counted(len(found), 'event')}"]
-        if skipped:
-            lines.append(f"skipped, because they are being pushed, leased or unknown: {' '.join(skipped)}")
-        if done < len(found):
-            lines.append(f"To continue: {command(done)}")
-        return "\n".join(lines)
+    def push(event_id: str) -> str:
+        # Not repeated when the response is lost: that would push again what is delivered meanwhile.
+        api.call("POST", f"/events/{quote(event_id, safe='')}/replay", read_retries=0)
+        return "replayed"
 
-    with progress_bar("replaying", len(found), report) as advance:
-        for event in found:
-            time.sleep(1 / rate)
-            try:
-                # Not repeated when the response is lost: that would push again what is delivered meanwhile.
-                api.call("POST", f"/events/{quote(event['event_id'], safe='')}/replay", read_retries=0)
-            except ApiCallError as error:
-                if error.status not in (404, 409):
-                    raise
-                skipped.append(event["event_id"])
-            done += 1
-            advance(1)
-    if skipped:
+    event_ids = tuple(event["event_id"] for event in found)
+
+    if act_on_each("event", event_ids, push, len(found), rate, rest=how_to_push_from):
         raise click.ClickException("some events were skipped")
+
+
+def find_matching(api: Api, pairs: list[str], query: Mapping[str, str | None]) -> dict[str, list[str]]:
+    """Return the ids of matching events and copies by the event that they belong to, which may be gone already.
+
+    Copies are looked for, too: one may be left of an event that expired, or whose erasure was interrupted.
+    """
+    found: dict[str, list[str]] = {}
+    for event in api.list_events(**query, include="payload"):
+        values = (event["metadata"] or {}).items()
+        if set(pairs) <= {f"{name}={value}" for name, value in values if type(value) in (str, int, float)}:
+            found.setdefault(event["source_event_id"] or event["event_id"], []).append(event["event_id"])
+    return found
+
+
+@cli.command(short_help="Count the events of a person or a tenant, or erase them (--go).")
+@option("--metadata", type=parse_pairs, metavar="PAIRS", help="Whose metadata has all of these: user_id=42,region=eu.")
+@tenant_option
+@since_option
+@until_option
+@rate_option
+@option("--wait", type=click.FloatRange(0), metavar="SECONDS", default=60, help="Before claimed events are repeated.")
+@click.option("--go", is_flag=True, help="Erase them. Without it they are counted.")
+def erase(*, rate: float, wait: float, go: bool, metadata: list[str] | None, **query: str | None) -> None:
+    """Erase the events of a person (--metadata) or a tenant (--tenant) and their copies. They cannot be restored.
+
+    A value of the metadata matches a JSON string or number that is written the same. With --tenant alone the tenant's
+    subscriptions are deleted, too. Events that are being pushed or leased are named, and tried once more after --wait.
+    It is safe to repeat the command. The API key needs the scopes consume and erase.
+    """
+    tenant, pairs = query["tenant"], metadata or []
+    if not (pairs or tenant):
+        raise click.UsageError("give --metadata or --tenant")
+    api = Api()
+    found = find_matching(api, pairs, query)
+    subscriptions: list[dict[str, str]] = []
+    if tenant and not pairs:
+        subscriptions = api.call("GET", "/subscriptions", fields={"tenant": tenant})[0]["subscriptions"]
+        names = ("target_host", "name", "subscription_id")
+        print_table(names, ([each[name] for name in names] for each in subscriptions))
+    copies = sum(event_id.startswith("cpy_") for event_ids in found.values() for event_id in event_ids)
+    events = sum(map(len, found.values())) - copies
+    click.echo(f"matching: events {events:,}, copies {copies:,}, subscriptions {len(subscriptions):,}")
+    command = command_line("erase", {"metadata": ",".join(pairs), **query, "go": "1"})
+    if not go:
+        click.echo(f"To erase them: {command}")
+        return
+
+    def remove(item: str) -> str:
+        for each in dict.fromkeys([item, *found.get(item, ())]):
+            api.call("DELETE", f"/{'subscriptions' if each.startswith('sub_') else 'events'}/{each}")
+        return "erased"
+
+    again = f"To complete it: {command}"
+    items = [*(each["subscription_id"] for each in subscriptions), *found]
+    for pause in (wait, None):
+        items = act_on_each("item", items, remove, len(items), rate, rest=lambda _: again)
+        if not items:
+            return
+        if pause is not None:
+            click.echo(f"trying what was skipped again in {pause:g} s", err=True)
+            time.sleep(pause)
+    raise click.ClickException(f"some events are claimed. {again}")
 
 
 @cli.command(short_help="Post one event, or a file of JSON lines.")
@@ -471,28 +515,17 @@ def send(event_type: str | None, file: Path | None, idempotency_key: str | None,
 def send_lines(api: Api, content: bytes, prefix: str) -> None:
     """Post each line that is not blank. Equal lines are different events: the key counts them."""
     numbered = enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), 1)
-    lines = [(number, line.strip()) for number, line in numbered if line.strip()]
-    counts, occurrences = Counter[str](), Counter[bytes]()
+    lines = {f"line {number}": line.strip() for number, line in numbered if line.strip()}
+    occurrences = Counter[bytes]()
 
-    def report() -> str:
-        outcomes = ", ".join(f"{count:,} {what}" for what, count in counts.items()) or "none sent"
-        rest = "\nTo send the rest, run the same command again." if counts.total() < len(lines) else ""
-        return f"{counts.total():,} of {counted(len(lines), 'line')}: {outcomes}{rest}"
+    def post(name: str) -> str:
+        line = lines[name]
+        occurrences[line] += 1
+        key = hashlib.sha256(f"{prefix}\n{occurrences[line]}\n".encode() + line).hexdigest()
+        _, is_repeated = api.post_event(line, f"ops-{key}", Prefer="respond-async")
+        return "sent before" if is_repeated else "sent"
 
-    with progress_bar("sending", len(lines), report) as advance:
-        for number, line in lines:
-            occurrences[line] += 1
-            key = hashlib.sha256(f"{prefix}\n{occurrences[line]}\n".encode() + line).hexdigest()
-            try:
-                _, repeated = api.post_event(line, f"ops-{key}", Prefer="respond-async")
-                counts["sent before" if repeated else "sent"] += 1
-            except ApiCallError as error:
-                if error.status not in (400, 413, 415, 422):  # any other error concerns every line
-                    raise
-                counts["refused"] += 1
-                click.echo(f"line {number}: {error.message}", err=True)
-            advance(1)
-    if counts["refused"]:
+    if act_on_each("line", lines, post, len(lines), math.inf, rest=lambda _: "To send the rest, repeat the command."):
         raise click.ClickException("some lines were refused")
 
 

@@ -97,6 +97,12 @@ class History:
         attempts = json.loads(after.get("attempts", "[]"))
         if attempts and attempts[-1]["error"] == HANGS and before.get("attempts") != after["attempts"]:
             self.not_made[event_id, self.replays[event_id]] += 1
+        source = self.item(after.get("source_event_id", "")) or {}
+        is_settled = source.get("status") != Status.PENDING or "replayed_at" in source or "next_attempt_at" in source
+        is_listed = event_id in source.get("copies", "")
+        by_push = after.get("delivered_via") == DeliveredVia.PUSH and "settles_source" in after
+        if by_push and is_listed and not is_settled:
+            self.violations.append("a copy was recorded as delivered before its event")
         if before["status"] != after["status"] == Status.DELIVERED:
             self.acknowledged_by.add((event_id, claim_id))
 

@@ -120,6 +120,15 @@ def subscribe(count: int = 1) -> Step:
     return act
 
 
+def know_no_subscription(world: SimulatedWorld, container: Container) -> None:
+    """Let a container read the list before a subscription is made, of which another container stores a copy."""
+    container.post()
+    other = Container(world)
+    other.subscribe("https://hooks.zapier.com/new")
+    world.clock.sleep(9)
+    other.post(prefer="respond-async")
+
+
 def unsubscribe(world: SimulatedWorld, container: Container) -> None:
     for subscription_id in sorted(world.history.subscribed_at):
         container.unsubscribe(subscription_id)
@@ -194,6 +203,7 @@ PATHS = {
     "POST to more than are pushed at once": Path(post, first=subscribe(11)),
     "worker, a copy": Path(work, first=each(subscribe(), post_async), answers=(503, 200, 404)),
     "worker, a copy's target ends it": Path(work, first=each(subscribe(), post_async), answers=(503, 410, 410)),
+    "worker, a copy of a subscription that its list does not have": Path(each(know_no_subscription, work)),
     "worker, a copy without its subscription": Path(work, first=each(subscribe(), post_async, unsubscribe)),
     "worker, a copy's dead letter moved back": Path(
         each(move_back, work), first=each(subscribe(), post), answers=(404, 404, 503)

@@ -1,10 +1,12 @@
 """The operator's commands, run as a user runs them: against the app on loopback, and moto's SQS."""
 
 import itertools
+import json
 import os
 import re
 import shlex
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -16,15 +18,16 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from chalicelib.queue import Message, Queue
+from chalicelib.queue import Queue
 from tests.support import receiver as receivers
 from tests.support.loopback import serve_app
 from tests.support.receiver import Receiver
-from tests.support.world import KEY, World
-from tools.ops import cli, move_messages
+from tests.support.world import KEY, World, digest
+from tools.ops import cli
 
 FAST = ("--rate", "10000")
 GO = ("--go", *FAST)
+ERASED = {"FilterExpression": "begins_with(event_id, :evt)", "ExpressionAttributeValues": {":evt": {"S": "evt_"}}}
 
 Before = Callable[[str, Callable[[], None], int], None]
 
@@ -34,8 +37,6 @@ def _environment(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     """Serve the app, and set what the commands read."""
     for name in ("STAGE", "MAKELEVEL"):
         monkeypatch.delenv(name, raising=False)
-    for name in ("INBOX_QUEUE_URL", "INBOX_DLQ_URL"):
-        monkeypatch.setenv(name, world.environ[name])
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("TRIGGERS_API_KEY", KEY)
     with serve_app() as port:
@@ -133,7 +134,7 @@ def test_dlq_and_redrive_count_messages_in_flight(world: World, before: Before) 
     send_dead_letter(world, "another")
     before("sqs.DeleteMessageBatch", show, 1)
 
-    assert Ran("redrive", *FAST).output.startswith("moved 2 of 2 messages from ")
+    assert Ran("redrive", *FAST).output.startswith("2 of 2 messages: 2 moved from ")
 
 
 def test_an_unknown_stage_is_one_line() -> None:
@@ -150,7 +151,7 @@ def test_redrive_sends_messages_on_unchanged_and_their_events_are_delivered(worl
 
     said = Ran("redrive", "--stage", "dev", *FAST).output
 
-    assert said == "moved 12 of 12 messages from triggers-api-dev-inbox-dlq to triggers-api-dev-inbox-queue\n"
+    assert said == "12 of 12 messages: 12 moved from triggers-api-dev-inbox-dlq to triggers-api-dev-inbox-queue\n"
     assert [{**message, "id": ""} for message in world.messages()] == before
     assert world.dead_letters() == []
     world.settle()
@@ -161,12 +162,12 @@ def test_a_redrive_stopped_between_send_and_delete_loses_nothing_and_pushes_each
     world: World, receiver: Receiver, before: Before
 ) -> None:
     event_ids = fail(world, receiver, 15)
-    before("sqs.DeleteMessageBatch", press_ctrl_c, 2)
+    before("sqs.DeleteMessageBatch", press_ctrl_c, 11)
 
     errors = Ran("redrive", *FAST, status=130).errors
 
-    assert errors.startswith("moved 10 of 15 messages")
-    assert re.search(r"To move the rest: \S+ -m tools.ops redrive --rate=10000\n$", errors)
+    assert errors.startswith("10 of 15 messages: 10 moved ")
+    assert re.search(r"To move the rest: \S+ -m tools.ops redrive --stage=dev --rate=10000\n$", errors)
     world.clock.sleep(31)  # what was received is visible again
     Ran("redrive", *FAST)
     assert world.dead_letters() == []
@@ -179,19 +180,18 @@ def test_a_redrive_ends_though_messages_come_back(world: World, before: Before) 
     world.settle()
     before("sqs.DeleteMessageBatch", world.settle, 1)
 
-    assert Ran("redrive", *FAST).output.startswith("moved 1 of 1 ")
+    assert Ran("redrive", *FAST).output.startswith("1 of 1 message: 1 moved ")
 
     assert [message["body"] for message in world.dead_letters()] == ["not a message of ours"]
 
 
-def test_a_redrive_keeps_to_its_rate(world: World) -> None:
-    source, target = (Queue(world.outside, world.environ[name]) for name in ("INBOX_DLQ_URL", "INBOX_QUEUE_URL"))
-    source.send_many([Message(f"{number}", {}) for number in range(10)])
-    slept: list[float] = []
+def test_a_command_keeps_to_its_rate(world: World, receiver: Receiver) -> None:
+    event_ids = fail(world, receiver, 2)
+    started = time.monotonic()
 
-    assert list(move_messages(source, target, 10, 4, slept.append)) == [4, 4, 2]
+    Ran("replay", *event_ids, "--go", "--rate", "4")
 
-    assert slept == [1, 1, 0.5]
+    assert time.monotonic() - started >= 2 / 4
 
 
 def test_show_tells_the_attempts_of_an_event_and_its_payload_only_when_asked(world: World, receiver: Receiver) -> None:
@@ -211,18 +211,18 @@ def test_show_tells_the_attempts_of_an_event_and_its_payload_only_when_asked(wor
 def test_a_replay_takes_the_events_of_a_period_and_a_type_oldest_first(
     world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _early, first, second, _late = fail(world, receiver, 4)
+    _early, first, second, late = fail(world, receiver, 4)
     receiver.script(receivers.status(404))
     world.post(event_type="other.type")
-    since, until = (world.event(event_id)["created_at"] for event_id in (first, second))
+    since, until = (world.event(event_id)["created_at"] for event_id in (first, late))
     monkeypatch.setenv("STATUS", "pending")  # somebody else's variable
-    ran = Ran("replay", "--since", since, "--until", until, "--event-type", "order.created", *FAST)
+    ran = Ran("replay", "--since", since, "--until", until, "--event-type", "order.*", *FAST)
 
     assert re.search(rf"\n\S+Z +{first} +order.created .*\n\S+Z +{second} +order.created .*\n", ran.output)
     assert "\n2 events would be replayed. " in ran.output
     assert world.messages() == []
 
-    assert Ran(*command_in(ran.output, "To push them again")).output == "replayed 2 of 2 events\n"
+    assert Ran(*command_in(ran.output, "To push them")).output == "2 of 2 events: 2 replayed\n"
     assert [message["attributes"]["EventId"] for message in world.messages()] == [first, second]
 
 
@@ -233,10 +233,10 @@ def test_a_replay_that_is_stopped_prints_the_command_that_goes_on(
     before("dynamodb.UpdateItem", press_ctrl_c, 3)
 
     errors = Ran("replay", "--since", "2026-01-01", "--until", "2027-01-01", *GO, status=130).errors
-    assert errors.startswith("replayed 2 of 4 events\n")
+    assert errors.startswith("2 of 4 events: 2 replayed\n")
     receiver.default = receivers.status(404)
     world.settle()  # what was replayed has failed again
-    Ran(*command_in(errors, "To continue"))
+    Ran(*command_in(errors, "To push them"))
     world.settle()
 
     counts = pushes(receiver)
@@ -254,8 +254,102 @@ def test_an_event_that_is_held_is_skipped_and_named(world: World, receiver: Rece
 
     ran = Ran("replay", leased, free, *GO, status=1)
 
-    assert re.fullmatch(f"replayed 1 of 2 events\nskipped, because .*: {leased}\n", ran.output)
-    assert ran.errors == "Error: some events were skipped\n"
+    assert ran.output == "2 of 2 events: 1 skipped, 1 replayed\n"
+    assert re.fullmatch(f"{leased}: 409: .*\nError: some events were skipped\n", ran.errors)
+
+
+@pytest.fixture
+def eraser(world: World) -> World:
+    """The system, whose key may erase."""
+    world.restart(API_KEYS=f"acme:{digest(KEY)}:produce+consume+erase", SUBSCRIPTION_HOSTS="127.0.0.1")
+    return world
+
+
+def post_about(world: World, metadata: dict[str, object] | None, tenant: str | None = None) -> dict[str, Any]:
+    body = {"event_type": "order.created", "payload": {}, "metadata": metadata, "tenant": tenant}
+    event: dict[str, Any] = world.call("POST", "/events", json.dumps(body)).json
+    world.clock.sleep(1)
+    return event
+
+
+def subscribe(world: World, receiver: Receiver, tenant: str) -> str:
+    body = json.dumps({"target_url": f"{receiver.url}/secret-path", "tenant": tenant, "name": "CRM"})
+    return str(world.call("POST", "/subscriptions", body).json["subscription_id"])
+
+
+def exist(world: World, *event_ids: str) -> list[bool]:
+    return [world.call("GET", f"/events/{event_id}").status_code == 200 for event_id in event_ids]
+
+
+def test_a_persons_events_are_counted_then_erased(eraser: World) -> None:
+    about: dict[str, object] = {"user_id": 42, "region": "eu"}
+    old, *matching = [
+        post_about(eraser, metadata)["event_id"] for metadata in (about, about, about | {"user_id": "42"})
+    ]
+    others: list[Any] = [{"user_id": 4, "region": "eu"}, {"user_id": 42}, {"user_id": [42], "region": "eu"}, None]
+    kept = [old, *(post_about(eraser, metadata)["event_id"] for metadata in others)]
+    since = eraser.event(matching[0])["created_at"]
+
+    counted = Ran("erase", "--metadata", "user_id=42,region=eu", "--since", since, *FAST).output
+
+    assert counted.startswith("matching: events 2, copies 0, subscriptions 0\nTo erase them: ")
+    assert all(exist(eraser, *matching, *kept))
+    erased = Ran(*command_in(counted, "To erase them"), *FAST).output
+    assert erased.endswith("\n2 of 2 items: 2 erased\n")
+    post_about(eraser, {"adult": True})
+    assert Ran("erase", "--metadata", "adult=True").output.startswith("matching: events 0,")
+    assert (exist(eraser, *matching), exist(eraser, *kept)) == ([False] * 2, [True] * 5)
+
+
+def test_a_tenants_events_copies_and_subscriptions_are_erased(eraser: World, receiver: Receiver) -> None:
+    subscription_id, other_id = (subscribe(eraser, receiver, tenant) for tenant in ("acme", "other"))
+    event, other = (post_about(eraser, None, tenant) for tenant in ("acme", "other"))
+
+    counted = Ran("erase", "--tenant", "acme").output
+
+    assert re.search(rf"127.0.0.1 +CRM +{subscription_id} *\nmatching: events 1, copies 1, subscriptions 1\n", counted)
+    assert "secret-path" not in counted
+    Ran("erase", "--tenant", "acme", *GO)
+    gone, kept = ([one["event_id"], *one["copies"]] for one in (event, other))
+    assert (exist(eraser, *gone), exist(eraser, *kept)) == ([False] * 2, [True] * 2)
+    statuses = [eraser.call("GET", f"/subscriptions/{each}").status_code for each in (subscription_id, other_id)]
+    assert statuses == [404, 200]
+
+
+def test_only_a_tenant_as_a_whole_loses_its_subscriptions(eraser: World, receiver: Receiver) -> None:
+    subscription_id = subscribe(eraser, receiver, "acme")
+    post_about(eraser, {"user_id": 42}, "acme")
+
+    Ran("erase", "--tenant", "acme", "--metadata", "user_id=42", *GO)
+
+    assert eraser.call("GET", f"/subscriptions/{subscription_id}").status_code == 200
+
+
+def test_a_claimed_event_is_named_and_the_repeated_command_erases_it(eraser: World) -> None:
+    free, leased = (post_about(eraser, {"user_id": 42}, "acme")["event_id"] for _ in range(2))
+    eraser.call("POST", f"/events/{leased}/replay")
+    eraser.services.store.lease(leased, "lease", 60)
+    erase = ("erase", "--metadata", "user_id=42", "--wait", "0")
+
+    ran = Ran(*erase, *GO, status=1)
+
+    assert "\n2 of 2 items: 1 erased, 1 skipped\n1 of 1 item: 1 skipped\n" in ran.output
+    assert f"{leased}: 409: " in ran.errors
+    assert exist(eraser, free, leased) == [False, True]
+    eraser.clock.sleep(61)
+    Ran(*command_in(ran.errors, "To complete it"))
+    assert exist(eraser, leased) == [False]
+
+
+def test_an_erasure_that_was_interrupted_is_completed_through_the_copies(eraser: World, receiver: Receiver) -> None:
+    subscribe(eraser, receiver, "acme")
+    event = post_about(eraser, {"user_id": 42}, "acme")
+    eraser.services.store.mark_erased(event["event_id"])
+
+    Ran("erase", "--metadata", "user_id=42", *GO)
+
+    assert exist(eraser, *event["copies"]) == [False]
+    assert eraser.outside_dynamodb.scan(TableName=eraser.environ["EVENTS_TABLE_NAME"], **ERASED)["Count"] == 0
 
 
 def test_send_posts_one_event_from_its_arguments(world: World) -> None:
@@ -293,7 +387,7 @@ def test_a_file_that_was_stopped_is_completed_by_the_same_command(world: World, 
 
     errors = Ran("send", "-f", str(file), status=130).errors
 
-    assert errors == "2 of 4 lines: 2 sent\nTo send the rest, run the same command again.\n"
+    assert errors == "2 of 4 lines: 2 sent\nTo send the rest, repeat the command.\n"
     Ran("send", "-f", str(file))
     assert stored(world) == 4
 
@@ -303,7 +397,7 @@ def test_a_bad_line_is_named_and_the_others_are_sent(world: World, file: Path) -
 
     ran = Ran("send", "-f", str(file), status=1)
 
-    assert ran.output == "6 of 6 lines: 2 refused, 4 sent\n"
+    assert ran.output == "6 of 6 lines: 2 skipped, 4 sent\n"
     assert re.fullmatch(r"line 1: 400: .*\nline 3: 400: .*payload.*\nError: some lines were refused\n", ran.errors)
     assert stored(world) == 4
 
@@ -311,7 +405,7 @@ def test_a_bad_line_is_named_and_the_others_are_sent(world: World, file: Path) -
 def test_a_terminal_shows_a_progress_bar(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
 
-    assert re.search(r"sending ━+ 4/4", click.unstyle(Ran("send", "-f", str(file)).errors))
+    assert re.search(r"lines ━+ 100%", click.unstyle(Ran("send", "-f", str(file)).errors))
 
 
 @pytest.fixture
@@ -337,7 +431,7 @@ def test_a_replay_whose_response_is_lost_is_not_repeated(fake: Receiver) -> None
 
     errors = Ran("replay", "evt_1", "--go", status=1).errors
 
-    assert command_in(errors, "To continue") == ["replay", "evt_1", "--status=failed", "--rate=20", "--go"]
+    assert command_in(errors, "To push them") == ["replay", "evt_1", "--status=failed", "--rate=20", "--go"]
     assert re.search(r"\nError: cannot reach http://127.0.0.1:\d+: .*\n$", errors)
     assert len(fake.requests) == 1
 
@@ -367,7 +461,20 @@ def test_no_call_is_made_without_a_safe_url_and_a_key(variable: str, monkeypatch
     assert "password" not in Ran("show", "evt_1", status=2).errors
 
 
-@pytest.mark.parametrize("command", ["replay", "replay a --since 2h", "replay --since a", "send", "send --payload {"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "replay",
+        "replay a --since 2h",
+        "replay --since a",
+        "send",
+        "send --payload {",
+        "erase --since 2h",
+        "erase --tenant= --go",
+        "erase --metadata user_id=",
+        "erase --metadata a",
+    ],
+)
 def test_wrong_usage_is_refused_before_anything_is_called(fake: Receiver, command: str) -> None:
     assert Ran(*command.split(), status=2).errors.startswith("Usage: ")
 
@@ -380,6 +487,7 @@ def test_wrong_usage_is_refused_before_anything_is_called(fake: Receiver, comman
         ("show", ["EVENT_ID="]),
         ("replay", ["EVENT_ID=", "SINCE="]),
         ("replay --since a", ["SINCE="]),
+        ("erase", ["METADATA=", "TENANT="]),
         ("send", ["TYPE=", "PAYLOAD=", "FILE="]),
         ("send --payload {", ["PAYLOAD="]),
     ],
@@ -403,6 +511,6 @@ def test_make_replay_reads_variables_and_says_how_to_go_on(
 
     said = Ran("replay").output
 
-    [how] = re.findall(r"\n1 event would be replayed. To push them again: make replay (.*)\n", said)
+    [how] = re.findall(r"\n1 event would be replayed. To push them: make replay (.*)\n", said)
     created_at = world.event(event_id)["created_at"]
     assert {f"SINCE={created_at}", "STATUS=failed", "EVENT_TYPE=order.created", "RATE=1", "GO=1"} < {*shlex.split(how)}

@@ -21,6 +21,7 @@ from tests.support.receiver import Receiver
 from tests.support.running import ROOT, Run, environment, running
 from tests.support.world import KEY, digest
 from tools import local_aws
+from tools.smoke import shape_faults
 
 EVENT = '{"event_type": "order.created", "payload": {"order_id": 7}}'
 OWN_KEY = {"API_KEYS": f"acme:{digest(KEY)}"}
@@ -129,6 +130,73 @@ def push(url: str, body: str, headers: dict[str, str] | None = None) -> int:
     return urllib3.request("POST", url, body=body, headers=headers, timeout=5).status
 
 
+def ended(module: str = "tools.run", **variables: str) -> tuple[int, str, str]:
+    """Return status, standard output and standard error of a run that ends by itself."""
+    process = subprocess.run(
+        [sys.executable, "-m", module],
+        cwd=ROOT,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+    return process.returncode, process.stdout, process.stderr
+
+
+def smoke(system: Run, key: str, **variables: str) -> tuple[int, str, str]:
+    variables |= {"TRIGGERS_URL": f"http://127.0.0.1:{system.port}", "TRIGGERS_API_KEY": key}
+    return ended("tools.smoke", **variables)
+
+
+def test_smoke_passes_and_leaves_nothing(system: Run, printed: list[str]) -> None:
+    status, output, errors = smoke(system, system.key, TARGET_URL=found(printed, r'"target_url": "(http\S+?)"'))
+
+    assert (status, errors) == (0, "")
+    assert re.fullmatch(r"(ok  20[0124] +[\d,]+ ms  (GET|POST|DELETE) /\S+\n){12}", output)
+    for kind in ("evt", "sub"):
+        path = found([output], rf"DELETE (/\w+/{kind}_\w+)$")
+        assert system.call("GET", path)[0] == 404
+
+
+def test_smoke_ends_with_the_check_that_fails_and_cleans_up(system: Run, printed: list[str]) -> None:
+    no_key = smoke(system, "wrong")
+    no_host = smoke(system, system.key, TARGET_URL="https://example.com/")
+
+    assert [(status, errors.count("\n")) for status, _, errors in (no_key, no_host)] == [(1, 1), (1, 1)]
+    assert re.match(r"Error: 401 +\d+ ms  GET /me: ", no_key[2])
+    assert re.match(r"Error: 400 +\d+ ms  POST /subscriptions: ", no_host[2])
+    assert re.search(r"ok  204 +\d+ ms  DELETE /events/evt_\w+\n$", no_host[1])
+
+
+def test_smoke_sees_members_that_are_missing_or_of_another_type(system: Run) -> None:
+    event_id = post(system)["event_id"]
+    event = json.loads(system.call("GET", f"/events/{event_id}")[2])
+    components = json.loads((ROOT / "chalicelib" / "openapi.json").read_text())["components"]
+
+    def faults(**members: Any) -> list[str]:
+        return [*shape_faults(event | members, {"$ref": "#/components/schemas/Event"}, components)]
+
+    assert faults() == []
+    assert faults(status=1) == ["response.status must be string"]
+    assert faults(attempts=[{}])[0] == "response.attempts[].at is missing"
+
+
+def test_smoke_leases_from_a_pull_only_stage_and_says_what_it_may_not_erase(emulator: str) -> None:
+    pull_only = {
+        "AWS_ENDPOINT_URL": emulator,
+        "STAGE": "smoke",
+        "ZAPIER_WEBHOOK_URL": "none",
+        "SUBSCRIPTION_HOSTS": "a.b",
+    }
+    with running(key=KEY, **pull_only, **OWN_KEY) as system:
+        status, output, _ = smoke(system, KEY)
+        [event_id] = re.findall(r"\n(evt_\w+) stays: ", output)
+        _, _, body = system.call("GET", f"/events/{event_id}")
+
+    assert (status, json.loads(body)["delivered_via"]) == (0, "pull")
+
+
 def test_the_quick_start_of_the_readme_works(system: Run) -> None:
     blocks = re.findall(r"^```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     commands = "".join(blocks[1:3]).replace(":8000", f":{system.port}").replace("trk_…", system.key)
@@ -155,13 +223,11 @@ def test_an_unknown_path_is_a_problem_document_that_does_not_repeat_the_key(syst
     assert system.call("GET", "/nope", Authorization="Bearer é")[0] == 404
 
 
-def test_head_is_answered_like_get_without_the_body(system: Run) -> None:
-    for path in ("/health", "/events", "/nope"):
-        _, headers, body = system.call("GET", path)
-        status, head_headers, nothing = system.call("HEAD", path)
+def test_head_is_answered_like_get_without_a_body(system: Run) -> None:
+    (status, headers, body), (_, got, content) = (system.call(method, "/health") for method in ("HEAD", "GET"))
 
-        assert (status, head_headers["Content-Length"]) == (200 if path != "/nope" else 404, str(len(body)))
-        assert (head_headers["Content-Type"], nothing) == (headers["Content-Type"], b"")
+    assert (status, headers["Content-Type"], body) == (200, got["Content-Type"], b"")
+    assert int(headers["Content-Length"]) == len(content)
 
 
 def test_a_chunked_body_is_read_and_the_next_request_after_it(system: Run) -> None:
@@ -262,20 +328,6 @@ def test_a_second_start_finds_the_events_of_the_first_which_pull_only_stores_for
     assert [item["event_id"] for item in json.loads(body)["events"]] == [event["event_id"]]
 
 
-def ended(**variables: str) -> tuple[int, str, str]:
-    """Return status, standard output and standard error of a run that ends by itself."""
-    process = subprocess.run(
-        [sys.executable, "-m", "tools.run"],
-        cwd=ROOT,
-        env=environment(**variables),
-        capture_output=True,
-        text=True,
-        timeout=40,
-        check=False,
-    )
-    return process.returncode, process.stdout, process.stderr
-
-
 def test_all_unusable_variables_are_named_in_one_line() -> None:
     unusable = {
         "API_KEYS": "acme",
@@ -284,13 +336,19 @@ def test_all_unusable_variables_are_named_in_one_line() -> None:
         "STAGE": "a b",
         "LOG_LEVEL": "LOUD",
         "PORT": "http",
-        "AWS_ENDPOINT_URL": "localhost",
     }
     status, output, errors = ended(**unusable)
 
     assert (status, output, errors.count("\n")) == (1, "", 1)
     assert [name for name in unusable if name not in errors] == []
     assert "secret" not in errors
+
+
+def test_an_unusable_aws_endpoint_is_one_line() -> None:
+    status, output, errors = ended(AWS_ENDPOINT_URL="localhost", **OWN_KEY)
+
+    assert (status, output) == (1, "")
+    assert re.fullmatch("make run: AWS_ENDPOINT_URL localhost: .*\n", errors)
 
 
 def test_an_aws_that_does_not_respond_is_one_line_that_says_what_to_unset() -> None:

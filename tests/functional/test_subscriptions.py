@@ -251,6 +251,21 @@ def test_copies_of_a_deleted_subscription_are_deleted(world: World, target: Rece
     assert (len(target.requests), world.messages(), world.dead_letters()) == (1, [], [])
 
 
+def test_a_copy_whose_subscription_is_deleted_during_its_last_push_is_no_dead_letter(
+    world: World, target: Receiver
+) -> None:
+    location = subscribe(world, target.url).headers["location"]
+
+    def refuse_meanwhile(exchange: Exchange) -> None:
+        world.call("DELETE", f"/{location}")
+        status(404)(exchange)
+
+    target.script(refuse_meanwhile)
+    [copy_id] = world.post()["copies"]
+
+    assert (world.call("GET", f"/events/{copy_id}").status_code, world.dead_letters()) == (404, [])
+
+
 def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(world: World, target: Receiver) -> None:
     target.script(status(503))
     subscribe(world, target.url)

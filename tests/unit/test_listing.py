@@ -1,3 +1,4 @@
+import itertools
 import json
 import sys
 from collections.abc import Iterable
@@ -12,10 +13,11 @@ from chalicelib.events import DeliveredVia, Event, Reason, Status, rfc3339
 from chalicelib.listing import MAX_PAGE_BYTES, Page
 from chalicelib.services import Services
 from chalicelib.settings import load
-from chalicelib.store import SHARDS, partition
+from chalicelib.store import SHARDS, partitions
 from tests.support.fake_aws import FakeDynamoDB, FakeSQS
 from tests.support.world import START, Clock
 
+DAY = 86_400
 MIB = 1024 * 1024
 STATUSES = list(Status)
 QUEUES = {name: f"https://sqs.test/{name}" for name in ("INBOX_QUEUE_URL", "INBOX_DLQ_URL")}
@@ -131,6 +133,24 @@ def test_a_damaged_cursor_is_refused(services: Services) -> None:
     assert listing.parse({"cursor": [""]}, listing.EVENTS).after is None
 
 
+def test_expired_events_in_front_are_not_read_and_a_replayed_one_is_listed(
+    services: Services, dynamodb: FakeDynamoDB, clock: Clock
+) -> None:
+    replayed = make_event(1, status=Status.FAILED, expires_at=int(START) + DAY)
+    store_all(services, [replayed, *(make_event(3 * number, expires_at=int(START) + DAY) for number in range(1, 300))])
+    clock.sleep(DAY - 1000)
+    assert services.store.replay(replayed.event_id, "r", expires_at=int(START) + 2 * DAY, is_pushed=False).applied
+    clock.sleep(2000)
+    services = replace(services, settings=replace(services.settings, event_retention_days=1))
+    live = store_all(services, [make_event(900, created_at=rfc3339(clock()), expires_at=int(clock()) + DAY)])
+    dynamodb.page_rows = 5
+    query, calls = dynamodb.query, itertools.count()
+    dynamodb.query = lambda **parameters: (next(calls), query(**parameters))[1]  # type: ignore[method-assign]
+
+    assert ids(listing.page(services, listing.INBOX)[0]) == [replayed.event_id, live[0].event_id]
+    assert next(calls) == len(partitions(*listing.INBOX.statuses))
+
+
 # Queries of the schedules
 
 
@@ -148,10 +168,9 @@ def test_overdue_events_are_pending_due_and_not_to_be_pushed_by_anyone(
         for event in events
         if event.status is Status.PENDING and {event.requeue_at, event.next_attempt_at} <= set(moments[:3])
     ]
-    partitions = [partition(Status.PENDING, shard) for shard in range(SHARDS)]
-    found = [event for each in partitions for event in services.store.overdue(each, 1000)]
+    found = [event for key in partitions(Status.PENDING) for event in services.store.overdue(key, 1000)]
     assert sorted((event.event_id, event.requeue_at) for event in found) == sorted(expected)
-    assert sum(map(services.store.count_overdue, partitions)) == len(expected)
+    assert sum(map(services.store.count_overdue, partitions(Status.PENDING))) == len(expected)
 
 
 def test_a_sweep_queues_a_thousand_events_of_a_partition_at_most(dynamodb: FakeDynamoDB, clock: Clock) -> None:
@@ -182,7 +201,7 @@ def test_the_oldest_pending_event_has_not_expired_is_to_be_pushed_and_no_copy(
     store_all(services, left_out)
 
     def oldest(deadline: float) -> list[str]:
-        found = (services.store.oldest_scheduled(partition(Status.PENDING, shard), deadline) for shard in range(SHARDS))
+        found = (services.store.oldest_scheduled(key, deadline) for key in partitions(Status.PENDING))
         return [event.event_id for event in found if event]
 
     assert oldest(START) == []

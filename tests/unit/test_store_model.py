@@ -217,6 +217,25 @@ class StoreModel:
         self.check(event_id, after, lambda: self.store.mark_requeued(event_id, seen, self.at(600)), returned=False)
 
 
+def test_a_claim_whose_response_was_lost_is_not_held_if_the_event_was_acknowledged_since(clock: Clock) -> None:
+    dynamodb = FakeDynamoDB(clock)
+    model = StoreModel(dynamodb, "events", clock)
+    while not (event := model.event(IDS[0])) or not model.is_unclaimed(event):
+        model.put(IDS[0])
+        clock.sleep(61)
+    update_item = dynamodb.update_item
+
+    def lose_response(**parameters: Any) -> Any:
+        dynamodb.update_item = update_item  # type: ignore[method-assign]
+        update_item(**parameters)
+        assert EventStore(dynamodb, "events", clock=clock).acknowledge(IDS[0]).applied
+        return update_item(**parameters)
+
+    dynamodb.update_item = lose_response  # type: ignore[method-assign]
+    result = EventStore(dynamodb, "events", clock=clock).claim(IDS[0], "mine")
+    assert (result.applied, result.event and result.event.status) == (False, Status.DELIVERED)
+
+
 STEPS: tuple[Callable[[StoreModel, str], None], ...] = (
     StoreModel.wait,
     StoreModel.put,

@@ -1,0 +1,103 @@
+"""`make smoke`: check a deployed stage through its API, with nothing but TRIGGERS_URL and TRIGGERS_API_KEY.
+
+Each check is one call, whose response must have the status, members and types that the stage's own openapi.json tells.
+One event is posted, of a type and tenant of its own, and only that is leased, unless it was pushed before.
+"""
+
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import click
+
+from tools.ops import Api, printable
+
+TYPES = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool, "null": type(None)}
+
+
+def shape_faults(value: Any, schema: Any, components: Any, place: str = "response") -> Iterator[str]:
+    """Yield what is missing in a JSON value, or has another type than the schema says."""
+    while "$ref" in schema:
+        kind, name = schema["$ref"].split("/")[-2:]
+        schema = components[kind][name]
+    for part in schema.get("allOf", ()):
+        yield from shape_faults(value, part, components, place)
+    if "anyOf" in schema and all(any(shape_faults(value, part, components)) for part in schema["anyOf"]):
+        yield f"{place} fits no alternative"
+    if not isinstance(value, tuple(TYPES[name] for name in TYPES if name in schema.get("type", TYPES))):
+        yield f"{place} must be {schema['type']}"
+    members = value if isinstance(value, dict) else {}
+    yield from (f"{place}.{name} is missing" for name in schema.get("required", ()) if name not in members)
+    for name in members.keys() & schema.get("properties", {}):
+        yield from shape_faults(members[name], schema["properties"][name], components, f"{place}.{name}")
+    for item in value if isinstance(value, list) else ():
+        yield from shape_faults(item, schema.get("items", {}), components, f"{place}[]")
+
+
+class Smoke:
+    """Make calls and print a line for each."""
+
+    def __init__(self) -> None:
+        self._api = Api()
+        self._openapi, _ = self._api.call("GET", "/openapi.json")
+
+    def check(self, method: str, path: str, *statuses: int, expect: str = "", **options: Any) -> Any:
+        """Return the JSON of a response, which must have a text; raise ClickException if it has not after 11 s."""
+        for pause in (0, 0.5, 1, 2, 4, 4):  # the index lags behind the table, and what is being pushed cannot be erased
+            time.sleep(pause)
+            started = time.monotonic()
+            status, content, _ = self._api.request(method, path, **options)
+            line = f"{status} {1000 * (time.monotonic() - started):6,.0f} ms  {method} {path}"
+            faults = list(self._faults(method, path, status, content)) if status in statuses else [str(content)]
+            if not faults and expect in json.dumps(content):
+                print(f"ok  {line}", flush=True)
+                return content
+            if status not in (409, *statuses):
+                break
+        raise click.ClickException(printable(f"{line}: {', '.join(faults) or f'lacks {expect}'}"))
+
+    def _faults(self, method: str, path: str, status: int, content: Any) -> Iterator[str]:
+        route = re.sub("/sub_[^/]+", "/{subscription_id}", re.sub("/evt_[^/]+", "/{event_id}", path))
+        responses = self._openapi["paths"].get(route, {}).get(method.lower(), {}).get("responses", {})
+        if str(status) not in responses:
+            yield "not described in openapi.json"
+        for media in responses.get(str(status), {}).get("content", {}).values():
+            yield from shape_faults(content, media["schema"], self._openapi["components"])
+
+
+@click.command()
+def main() -> None:
+    """Make all checks, and remove what they made. With TARGET_URL set, the push to it must arrive."""
+    smoke, name, target_url = Smoke(), f"smoke-{secrets.token_hex(8)}", os.environ.get("TARGET_URL", "")
+    body = {"event_type": name, "payload": {}, "tenant": name}
+    post: Any = {"json": body, "headers": {"Idempotency-Key": name, "Prefer": "respond-async"}}
+    smoke.check("GET", "/health", 200)
+    scopes = smoke.check("GET", "/me", 200, expect="consume")["scopes"]
+    event_id = smoke.check("POST", "/events", 202, **post)["event_id"]
+    with ExitStack() as cleanup:
+        if "erase" in scopes:
+            cleanup.callback(smoke.check, "DELETE", f"/events/{event_id}", 204)
+        else:
+            cleanup.callback(print, f"{event_id} stays: the key lacks the scope erase")
+        smoke.check("GET", "/events", 200, fields={"event_type": name, "source": "original"}, expect=event_id)
+        leased = smoke.check("POST", "/inbox/lease", 200, json={"event_type": name})["events"]
+        body = {"lease_id": leased[0]["lease_id"] if leased else f"lse_{0:032}", "event_ids": [event_id]}
+        outcome = "acknowledged" if leased else "not_held"
+        smoke.check("POST", "/inbox/acknowledge", 200, json=body, expect=f'"{outcome}": ["{event_id}"]')
+        smoke.check("POST", "/events", 202, **post, expect=event_id)
+        smoke.check("GET", f"/events/{event_id}", 200, expect='"status": "delivered"')
+        # A hook that does not exist: any response shows that pushes get out.
+        body = {"target_url": target_url or "https://hooks.zapier.com/hooks/standard/0/smoke", "tenant": name}
+        created = smoke.check("POST", "/subscriptions", *([201] if target_url else [201, 400]), json=body)
+        if hook_id := created.get("subscription_id"):  # 400: SUBSCRIPTION_HOSTS does not allow the host
+            cleanup.callback(smoke.check, "DELETE", f"/subscriptions/{hook_id}", 204)
+            smoke.check("POST", f"/subscriptions/{hook_id}/test", 200, expect='"delivered"' if target_url else "")
+
+
+if __name__ == "__main__":
+    main(prog_name="make smoke")
