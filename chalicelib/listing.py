@@ -18,9 +18,8 @@ DEFAULT_LIMIT, MAX_LIMIT = 50, 100
 # RFC 3339, section 5.6; an unescaped + of the offset arrives as a space.
 TIMESTAMP = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+ -]\d\d:\d\d)"
 SEARCH_SECONDS = 5
-Page = tuple[
-    list[Event], str | None
-]  # events in order, and the sort key up to which was read unless it is the last page
+# Events in order, and the sort key to go on from; None: there are no more.
+Page = tuple[list[Event], str | None]
 MAX_PAGE_BYTES = 5 * 1024 * 1024  # as `response_bytes` counts: Lambda's responses are limited to 6 MB
 
 
