@@ -89,7 +89,7 @@ class Settings:
     breaker_failures: int = _setting("BREAKER_FAILURES", _number(int, 1, 1_000_000), 3)
     breaker_open_seconds: float = _setting("BREAKER_OPEN_SECONDS", _number(float, 0, DAY_SECONDS), 30.0)
     event_retention_days: int = _setting("EVENT_RETENTION_DAYS", _number(int, 1, 3650), 30)
-    subscription_disable_days: float = _setting("SUBSCRIPTION_DISABLE_DAYS", _number(float, 0.0001, 3650), 3.0)
+    subscription_disable_days: float = _setting("SUBSCRIPTION_DISABLE_DAYS", _number(float, 0, 3650), 3.0)
     stage: str = _setting("STAGE", parser("[A-Za-z0-9-]{1,32}", "1 to 32 of A-Z a-z 0-9 -"), "dev")
     log_level: str = _setting("LOG_LEVEL", lambda text: LOG_LEVEL(text.upper()), "INFO")
     worker_batch_window_seconds: int = _setting("WORKER_BATCH_WINDOW_SECONDS", _number(int, 0, 60), 5)

@@ -37,7 +37,7 @@ from tools import api_key, local_aws
 from tools.receiver import Receiver
 
 ROOT = Path(__file__).parent.parent
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.5
 WORKER_TIMEOUT_SECONDS = 50.0  # as in .chalice/config.json
 # What another shell needs to use the same AWS with the same settings
 AWS_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL")

@@ -2,58 +2,28 @@
 
 import base64
 import json
-import threading
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urljoin
 
 import pytest
-import urllib3
 
 from chalicelib import __version__, services
 from chalicelib.events import rfc3339
 from tests.conftest import Output
 from tests.support.aws import Aws
-from tests.support.loopback import serve_app
-from tests.support.receiver import Exchange, Receiver, status
+from tests.support.receiver import Exchange, Receiver, in_turn, status
+from tests.support.subscribing import ids
 from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, START, Answer, World, digest
 
 UNKNOWN = "evt_" + "0" * 32
-SUMMARY = [
-    *("event_id", "event_type", "status", "created_at", "delivered_at", "next_attempt_at"),
-    *("delivery_attempts", "delivered_via", "created_by", "tenant", "last_error"),
-    *("subscription_id", "source_event_id", "copies", "message"),
-]
 EVENT = '{"event_type": "a", "payload": {}}'
-CODES = {
-    400: "invalid_request",
-    401: "unauthorized",
-    403: "forbidden",
-    404: "not_found",
-    405: "method_not_allowed",
-    409: "event_claimed",
-    413: "payload_too_large",
-    415: "unsupported_media_type",
-    422: "idempotency_key_reused",
-    503: "unavailable",
-}
 
 
-def assert_problem(answer: Answer, status_code: int, fields: list[str] | None = None) -> None:
-    """Check that an answer is a problem document with faults of exactly these fields."""
+def assert_problem(answer: Answer, status_code: int, fields: Sequence[str] = ()) -> None:
+    """Check that an answer, which fits its description, has this status and faults of exactly these fields."""
     assert answer.status_code == status_code, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert (answer.json["type"], answer.json["status"]) == ("about:blank", status_code)
-    assert answer.json["code"] == CODES[status_code]
-    assert answer.json["title"]
-    assert answer.json["detail"]
-    assert sorted(fault["field"] for fault in answer.json.get("errors", [])) == sorted(fields or [])
-    assert all(fault["message"] for fault in answer.json.get("errors", []))
-
-
-def ids(answer: Answer) -> list[str]:
-    assert answer.status_code == 200, answer.text
-    return [event["event_id"] for event in answer.json["events"]]
+    assert sorted(fault["field"] for fault in answer.json.get("errors", [])) == sorted(fields)
 
 
 def basic(user: str, password: str) -> str:
@@ -109,10 +79,7 @@ def test_missing_and_unusable_settings_are_named_and_never_their_values(
 
     assert_problem(answer, 503)
     assert answer.headers["retry-after"]
-    for words in (
-        "API_KEYS is unusable: it must be name:sha256hex",
-        "ZAPIER_WEBHOOK_URL is missing: it must be an https",
-    ):
+    for words in ("API_KEYS is unusable: it must be", "ZAPIER_WEBHOOK_URL is missing: it must be"):
         assert words in answer.json["detail"]
     assert "payload-itself" not in answer.text
     for name, value in world.environ.items():
@@ -279,51 +246,20 @@ def test_an_unusable_idempotency_key_is_a_fault(world: World, aws: Aws) -> None:
     assert aws.calls == []
 
 
-def test_concurrent_posts_with_the_same_idempotency_key_make_one_event_and_one_push(
+def test_a_post_repeated_during_its_push_gets_the_pending_event_and_no_second_push(
     world: World, receiver: Receiver
 ) -> None:
-    headers = {"Authorization": f"Bearer {KEY}", "Idempotency-Key": "k"}
-    repeated = threading.Event()
-    world.restart(INLINE_PUSH_TIMEOUT_SECONDS="8")
+    repeated: list[dict[str, Any]] = []
+    receiver.script(in_turn(lambda _: repeated.append(world.post(idempotency_key="k")), status(200)))
 
-    def respond_later(exchange: Exchange) -> None:
-        repeated.wait(10)
-        status(200)(exchange)
+    first = world.post(idempotency_key="k")
 
-    receiver.default = respond_later
-
-    def post(_: int) -> tuple[str, str, bool]:
-        answer = urllib3.request("POST", url, body=EVENT, headers=headers, timeout=20)
-        assert answer.status == 202
-        event = answer.json()
-        return event["event_id"], event["status"], "idempotency-replayed" in answer.headers
-
-    with serve_app() as port, ThreadPoolExecutor(4) as pool:
-        url = f"http://127.0.0.1:{port}/events"
-        answers = as_completed([pool.submit(post, number) for number in range(4)], timeout=30)
-        repetitions = [next(answers).result() for _ in range(3)]
-        repeated.set()
-        first = next(answers).result()
-
-    assert first[1:] == ("delivered", False)
-    assert repetitions == [(first[0], "pending", True)] * 3
+    assert [(again["status"], again["event_id"]) for again in repeated] == [("pending", first["event_id"])]
+    assert first["status"] == "delivered"
     assert len(receiver.requests) == 1
 
 
 # Reading
-
-
-def test_a_single_event_is_shown_whole(world: World, receiver: Receiver) -> None:
-    receiver.script(status(404))
-    body = '{"event_type": "a", "payload": {"b": 1}, "metadata": {"c": 2}}'
-    event_id = world.call("POST", "/events", body).json["event_id"]
-
-    event = world.event(event_id)
-
-    assert list(event) == [*SUMMARY[:2], "payload", "metadata", *SUMMARY[2:], "attempts"]
-    assert (event["payload"], event["metadata"]) == ({"b": 1}, {"c": 2})
-    assert list(event["attempts"][0]) == ["at", "outcome", "status_code", "error", "duration_ms", "response"]
-    assert (event["attempts"][0]["outcome"], event["attempts"][0]["response"]) == ("failed", "ok")
 
 
 def test_at_most_the_last_25_attempts_are_shown_newest_last(world: World, receiver: Receiver) -> None:
@@ -351,17 +287,11 @@ def test_a_key_without_consume_sees_only_what_it_posted(world: World) -> None:
 
 
 def test_the_response_of_the_receiver_is_shown_to_consumers_alone(world: World, receiver: Receiver) -> None:
-    receiver.script(status(422, body=("no such field: é\0\x1b[1m" + "x" * 300).encode() + b"\xff"))
+    receiver.script(status(422, body=b"no such field"))
     event_id = world.post(key=PRODUCER_KEY)["event_id"]
 
-    responses = [
-        world.call("GET", f"/events/{event_id}", key=key).json["attempts"][0]["response"]
-        for key in (CONSUMER_KEY, PRODUCER_KEY)
-    ]
-
-    assert responses[0].startswith("no such field: é\\x00\\x1b[1mxxx")
-    assert len(responses[0]) <= 220
-    assert responses[1] is None
+    for key, response in ((CONSUMER_KEY, "no such field"), (PRODUCER_KEY, None)):
+        assert world.call("GET", f"/events/{event_id}", key=key).json["attempts"][0]["response"] == response
 
 
 def test_a_key_can_be_tested(world: World) -> None:
@@ -411,19 +341,12 @@ def test_events_are_listed_newest_first_and_the_inbox_oldest_first(world: World,
         ("/inbox?event_type=b", posted[1:2]),
     ):
         assert ids(world.call("GET", path)) == expected, path
-    first = world.call("GET", "/events?limit=2").json
-    last = world.call("GET", f"/events?limit=2&cursor={first['next_cursor']}").json
-    assert [event["event_id"] for event in first["events"] + last["events"]] == posted[::-1]
-    assert (last["next_cursor"], world.call("GET", "/events?cursor=&limit=3").json["next_cursor"]) == (None, None)
-    for path, members in (
-        ("/events", SUMMARY),
-        ("/events?include=payload", [*SUMMARY[:2], "payload", "metadata", *SUMMARY[2:]]),
-        ("/inbox", [*SUMMARY[:2], "payload", "metadata", *SUMMARY[2:]]),
-    ):
+    assert world.call("GET", "/events?cursor=&limit=3").json["next_cursor"] is None
+    for path in ("/events", "/events?include=payload", "/inbox"):
         for event in world.call("GET", path).json["events"]:
             whole = world.event(event["event_id"])
-            assert list(event) == members
-            assert event == {name: whole[name] for name in members}
+            assert ("payload" in event) == (path != "/events")
+            assert event == {name: whole[name] for name in event}
 
 
 @pytest.mark.parametrize("text", ["я", "\x7f", '"'], ids=["Cyrillic", "DEL", "quotes"])
@@ -466,6 +389,11 @@ def test_every_fault_of_a_query_is_named(world: World, aws: Aws, path: str) -> N
 # Acknowledging and replaying
 
 
+def call_for_pushed(world: World, push: Exchange, verb: str) -> Answer:
+    """Acknowledge or replay the event that is being pushed."""
+    return world.call("POST", f"/events/{push.request.headers['webhook-id']}/{verb}")
+
+
 @pytest.mark.parametrize(("code", "via"), [(503, "pull"), (404, "pull"), (200, "push")])
 def test_an_acknowledgement_counts_once_and_only_if_undelivered(
     world: World, receiver: Receiver, code: int, via: str
@@ -487,11 +415,7 @@ def test_an_acknowledgement_counts_once_and_only_if_undelivered(
 def test_an_acknowledgement_stands_whatever_a_running_push_returns(
     world: World, receiver: Receiver, code: int, output: Output
 ) -> None:
-    def acknowledge_meanwhile(exchange: Exchange) -> None:
-        world.call("POST", f"/events/{exchange.request.headers['webhook-id']}/acknowledge")
-        status(code)(exchange)
-
-    receiver.script(acknowledge_meanwhile)
+    receiver.script(in_turn(lambda push: call_for_pushed(world, push, "acknowledge"), status(code)))
 
     event_id = world.post()["event_id"]
 
@@ -514,7 +438,6 @@ def test_an_event_of_any_status_can_be_replayed(world: World, receiver: Receiver
     answer = world.call("POST", f"/events/{event_id}/replay")
 
     assert answer.status_code == 202
-    assert list(answer.json) == SUMMARY
     event = answer.json
     assert (event["event_id"], event["status"], event["delivery_attempts"]) == (event_id, "pending", 0)
     assert (event["next_attempt_at"], event["delivered_via"]) == (rfc3339(START + 100), None)
@@ -530,12 +453,7 @@ def test_an_event_of_any_status_can_be_replayed(world: World, receiver: Receiver
 
 def test_an_event_that_is_being_pushed_cannot_be_replayed(world: World, receiver: Receiver) -> None:
     refused: list[Answer] = []
-
-    def replay_meanwhile(exchange: Exchange) -> None:
-        refused.append(world.call("POST", f"/events/{exchange.request.headers['webhook-id']}/replay"))
-        status(200)(exchange)
-
-    receiver.script(replay_meanwhile)
+    receiver.script(in_turn(lambda push: refused.append(call_for_pushed(world, push, "replay")), status(200)))
 
     event = world.post()
 
@@ -549,14 +467,10 @@ def test_an_event_that_is_being_pushed_cannot_be_replayed(world: World, receiver
 
 def test_an_unsupported_method_is_a_problem_with_allow(world: World) -> None:
     for method, path, allowed in (
-        ("PUT", "/events", "GET, POST"),
-        ("PUT", f"/events/{UNKNOWN}", "DELETE, GET"),
-        ("POST", "/inbox", "GET"),
-        ("GET", f"/events/{UNKNOWN}/acknowledge", "POST"),
-        ("PATCH", f"/events/{UNKNOWN}/replay", "POST"),
-        ("POST", "/health", "GET"),
+        ("PUT", f"/events/{UNKNOWN}", {"DELETE", "GET"}),
+        ("POST", "/inbox", {"GET"}),
     ):
         answer = world.call(method, path)
 
         assert_problem(answer, 405)
-        assert ", ".join(sorted(answer.headers["allow"].split(", "))) == allowed
+        assert set(answer.headers["allow"].split(", ")) == allowed

@@ -1,22 +1,20 @@
 """`make resources`, `make deploy`, `chalice local` and `make destroy`, as processes in checkouts, on ministack."""
 
-import http.client
 import json
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import urllib3
+from chalice.local import LambdaEventConverter, RouteMatcher
 
 from tests.support.emulator import free_port
 from tests.support.ministack import Ministack, ministack
@@ -33,6 +31,7 @@ SIGNING_SECRET = "whsec_" + "c2VjcmV0" * 4
 GIVEN = {"ZAPIER_WEBHOOK_URL": "none", "API_KEYS": api_key.entry("acme", KEY), "ALARM_EMAIL": "ops@example.com"}
 FUNCTIONS = ["triggers-api-dev", "triggers-api-dev-check_dlq", "triggers-api-dev-sweep", "triggers-api-dev-worker"]
 OURS = "PYTHONPYCACHEPREFIX|AWS_|API_KEYS|ZAPIER_|WEBHOOK_|ALARM_|STAGE|SETTINGS_|EVENTS_|INBOX_|WORKER_"
+INBOX_ARN = "arn:aws:sqs:us-east-1:000000000000:triggers-api-dev-inbox-queue"
 EVENT = {"event_type": "order.created", "payload": {"order_id": "12345"}}
 
 
@@ -59,7 +58,8 @@ class Checkout:
         command = [CHALICE, "local", "--stage", "dev", "--port", str(port)]
         with subprocess.Popen(command, cwd=self.path, env=self.environ(), start_new_session=True) as process:
             try:
-                wait_until_listening(port)
+                tries = urllib3.Retry(connect=60, backoff_factor=0.1, backoff_max=1)
+                urllib3.request("GET", f"http://127.0.0.1:{port}/health", retries=tries, timeout=20)
                 yield port
             finally:
                 os.killpg(process.pid, signal.SIGTERM)
@@ -138,7 +138,7 @@ def test_a_stage_is_deployed_after_interruptions_repeated_from_any_checkout_and_
     assert deployed == {
         "functions": FUNCTIONS,
         "roles": [f"triggers-api-dev-{name}" for name in ("api_handler", "check_dlq", "sweep", "worker")],
-        "sources": [("triggers-api-dev-inbox-queue", 10, 5)],
+        "sources": [(INBOX_ARN, 10, {"MaximumConcurrency": 5})],
         "rules": ["triggers-api-dev-check_dlq-event", "triggers-api-dev-sweep-event"],
         "apis": deployed["apis"],
         "variables": [{"RES_OPTIONS", "SETTINGS_SECRET", "STAGE"}] * 4,
@@ -183,10 +183,9 @@ def test_a_stage_is_deployed_after_interruptions_repeated_from_any_checkout_and_
     assert "Import  EventsTable" in output
     assert aws.client("dynamodb").scan(TableName="triggers-api-dev-events")["Count"] == 2
 
-    with checkout.local() as port, closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
-        headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
-        connection.request("POST", "/events", json.dumps(EVENT), headers)
-        assert connection.getresponse().status == 202
+    with checkout.local() as port:
+        url = f"http://127.0.0.1:{port}/events"
+        assert urllib3.request("POST", url, json=EVENT, headers=headers(KEY), timeout=20).status == 202
 
 
 def test_the_first_run_says_what_to_set_and_later_ones_keep_what_is_not_set_again(
@@ -218,28 +217,31 @@ def test_the_wait_for_a_stack_ends_with_an_import(checkout: Checkout, aws: Minis
     assert (status, output.splitlines()[-1]) == (0, "done")
 
 
-def test_the_wait_for_a_stack_that_fails_ends_with_the_first_failure(checkout: Checkout, aws: Ministack) -> None:
-    aws.replaced = {
-        b"<StackStatus>CREATE_COMPLETE": b"<StackStatus>ROLLBACK_COMPLETE",
-        b"<ResourceStatus>CREATE_COMPLETE": b"<ResourceStatus>CREATE_FAILED",
-    }
+FAILED_STACK = {
+    b"<StackStatus>CREATE_COMPLETE": b"<StackStatus>ROLLBACK_COMPLETE",
+    b"<ResourceStatus>CREATE_COMPLETE": b"<ResourceStatus>CREATE_FAILED",
+}
+TAKEN_NAME = {
+    b"<Status>CREATE_COMPLETE": b"<Status>FAILED",
+    b"<StatusReason>": b"<StatusReason>AWS::EarlyValidation::ResourceExistenceCheck",
+}
+
+
+@pytest.mark.parametrize(
+    ("replaced", "words"),
+    [
+        (FAILED_STACK, "Error: ROLLBACK_COMPLETE: ApiLogs: "),
+        (TAKEN_NAME, "Something has a name of this stage already"),
+    ],
+)
+def test_a_stack_that_fails_is_explained(
+    checkout: Checkout, aws: Ministack, replaced: dict[bytes, bytes], words: str
+) -> None:
+    aws.replaced = replaced
 
     status, output = checkout.resources(**GIVEN)
 
-    assert status == 1
-    assert output.splitlines()[-1].startswith("Error: ROLLBACK_COMPLETE: ApiLogs: ")
-
-
-def test_a_name_that_is_taken_is_explained(checkout: Checkout, aws: Ministack) -> None:
-    aws.replaced = {
-        b"<Status>CREATE_COMPLETE</Status>": b"<Status>FAILED</Status>",
-        b"<StatusReason></StatusReason>": b"<StatusReason>AWS::EarlyValidation::ResourceExistenceCheck</StatusReason>",
-    }
-
-    status, output = checkout.resources(**GIVEN)
-
-    assert status == 1
-    assert "Something has a name of this stage already" in output
+    assert (status, words in output) == (1, True)
 
 
 def test_an_unusable_parameter_is_refused_without_being_shown(checkout: Checkout, aws: Ministack) -> None:
@@ -274,14 +276,7 @@ def what_is_deployed(aws: Ministack) -> dict[str, Any]:
     return {
         "functions": sorted(function["FunctionName"] for function in functions),
         "roles": sorted(role["RoleName"] for role in aws.client("iam").list_roles()["Roles"]),
-        "sources": [
-            (
-                source["EventSourceArn"].rsplit(":", 1)[-1],
-                source["BatchSize"],
-                source["ScalingConfig"]["MaximumConcurrency"],
-            )
-            for source in sources
-        ],
+        "sources": [(each["EventSourceArn"], each["BatchSize"], each["ScalingConfig"]) for each in sources],
         "rules": sorted(rule["Name"] for rule in aws.client("events").list_rules()["Rules"]),
         "apis": [api["id"] for api in aws.client("apigateway").get_rest_apis()["items"]],
         "variables": [set(function["Environment"]["Variables"]) for function in functions],
@@ -297,21 +292,14 @@ def settings_of(aws: Ministack) -> dict[str, str] | None:
     return {name: value for name, _, value in (line.partition("=") for line in text.splitlines())}
 
 
+def headers(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+
+
 def post(aws: Ministack, key: str) -> int:
     """Return the status of POST /events; the API's function is invoked, for ministack ignores what is imported."""
-    request = {
-        "resource": "/events",
-        "path": "/events",
-        "httpMethod": "POST",
-        "headers": {"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
-        "multiValueHeaders": {"Authorization": [f"Bearer {key}"], "Content-Type": ["application/json"]},
-        "multiValueQueryStringParameters": None,
-        "pathParameters": None,
-        "stageVariables": None,
-        "body": json.dumps(EVENT),
-        "isBase64Encoded": False,
-        "requestContext": {"httpMethod": "POST", "resourcePath": "/events", "path": "/api/events", "identity": {}},
-    }
+    converter = LambdaEventConverter(RouteMatcher(["/events"]))
+    request = converter.create_lambda_event("POST", "/events", headers(key)) | {"body": json.dumps(EVENT)}
     response = aws.client("lambda").invoke(FunctionName="triggers-api-dev", Payload=json.dumps(request))
     status: int = json.load(response["Payload"])["statusCode"]
     return status
@@ -320,16 +308,6 @@ def post(aws: Ministack, key: str) -> int:
 def unknown_path(aws: Ministack, api_id: str) -> tuple[int, str, str]:
     """Return status, content type and code of the answer to an unknown path, which must not repeat the key."""
     url = f"http://127.0.0.1:{aws.direct.port}/restapis/{api_id}/api/_user_request_/nothing"
-    response = urllib3.request("GET", url, headers={"Authorization": f"Bearer {KEY}"}, retries=False)
+    response = urllib3.request("GET", url, headers=headers(KEY), retries=False)
     assert KEY not in response.data.decode()
     return response.status, response.headers["Content-Type"], response.json()["code"]
-
-
-def wait_until_listening(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        with socket.socket() as probe:
-            if not probe.connect_ex(("127.0.0.1", port)):
-                return
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

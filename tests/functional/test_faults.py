@@ -11,7 +11,7 @@ from chalicelib.errors import StorageUnavailableError
 from chalicelib.events import rfc3339
 from tests.conftest import During, Output
 from tests.support.aws import Aws, Fault
-from tests.support.receiver import Exchange, Receiver, status
+from tests.support.receiver import Receiver, in_turn, status
 from tests.support.world import START, Answer, World
 
 EVENT = '{"event_type": "a", "payload": {}}'
@@ -67,26 +67,11 @@ def test_every_other_call_is_answered_with_503_while_dynamodb_fails(
 # Records
 
 
-def test_a_throttled_record_is_written_again_instead_of_a_second_push(
-    world: World, receiver: Receiver, aws: Aws
-) -> None:
-    aws.fail(Fault.REFUSED, "UpdateItem", at=1)
-
-    event = world.post()
-
-    assert (event["status"], aws.calls[-2:]) == ("delivered", ["UpdateItem", "UpdateItem"])
-    assert len(receiver.requests) == 1
-
-
 @pytest.mark.parametrize(("by", "seconds"), [("caller", 27), ("worker", 49)])
 def test_a_record_is_retried_while_the_time_of_the_function_lasts(
     world: World, receiver: Receiver, aws: Aws, by: str, seconds: float
 ) -> None:
-    def fail_the_records(exchange: Exchange) -> None:
-        aws.fail(Fault.REFUSED, "UpdateItem")
-        status(200)(exchange)
-
-    receiver.script(fail_the_records)
+    receiver.script(in_turn(lambda _: aws.fail(Fault.REFUSED, "UpdateItem"), status(200)))
     event_id = world.post(**({"prefer": "respond-async"} if by == "worker" else {}))["event_id"]
     if by == "worker":
         with pytest.raises(BatchError):
@@ -123,34 +108,6 @@ def test_an_error_after_the_event_is_stored_is_logged_with_its_traceback(
     assert (failed_call["message"], failed_call["error"]) == ("sqs send_message", "EndpointConnectionError")
     assert (error["event_id"], "Traceback" in error["trace"]) == (event_id, True)
     assert error["request_id"]
-
-
-# Processes that stand still, and consumers in between
-
-
-def test_a_process_that_stood_still_begins_no_push_that_it_cannot_record(
-    world: World, receiver: Receiver, during: During
-) -> None:
-    def stand_still(**_: object) -> None:
-        world.clock.sleep(14)  # a POST ends after 27 s; a record and a message take up to 14
-
-    during(world.dynamodb, "after-call.dynamodb.PutItem", stand_still)
-    event_id = world.post()["event_id"]
-
-    assert receiver.requests == []
-    world.settle(hours=1)
-    assert (world.event(event_id)["status"], len(receiver.requests)) == ("delivered", 1)
-
-
-def test_the_record_of_a_claim_that_another_took_over_is_refused(world: World) -> None:
-    store, event_id = world.services.store, world.post(prefer="respond-async")["event_id"]
-    expired = store.claim(event_id, "first").event
-    world.clock.sleep(61)
-    current = store.claim(event_id, "second").event
-
-    assert expired is not None
-    assert not store.record_retry(expired, delay_seconds=1, will_be_queued=True).applied
-    assert store.get(event_id) == current
 
 
 def test_an_event_acknowledged_before_the_response_of_its_put_is_not_pushed(

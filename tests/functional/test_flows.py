@@ -1,4 +1,4 @@
-"""The five ways of an event, each from the call that posts it to its end."""
+"""The ways of an event that is pushed, each from the call that posts it to its end."""
 
 import json
 from base64 import b64encode
@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 
 from standardwebhooks.webhooks import Webhook
 
-import app
 from chalicelib import __version__
 from chalicelib.events import rfc3339, unix_seconds
 from tests.conftest import Output
@@ -116,24 +115,3 @@ def test_an_event_whose_attempts_are_exhausted_goes_to_the_dead_letter_queue(
     }
     assert output.metrics()[-1] == {"DeliveryFailure": 1}
     assert [event["event_id"] for event in world.call("GET", "/inbox").json["events"]] == [event_id]
-
-
-def test_an_event_is_acknowledged_from_the_inbox(world: World, receiver: Receiver) -> None:
-    receiver.default = status(503)
-    event_id = world.post({"order_id": "12345"})["event_id"]
-    [shown] = world.call("GET", "/inbox").json["events"]
-    assert (shown["event_id"], shown["payload"]) == (event_id, {"order_id": "12345"})
-
-    answer = world.call("POST", f"/events/{event_id}/acknowledge")
-
-    assert (answer.status_code, answer.text) == (204, "")
-    event = world.event(event_id)
-    assert (event["status"], event["delivered_via"]) == ("delivered", "pull")
-    assert event["delivered_at"] == rfc3339(START)
-    assert event["next_attempt_at"] is None
-    assert world.call("GET", "/inbox").json == {"events": [], "next_cursor": None}
-    world.clock.sleep(60)
-    assert world.run_worker() == 1
-    world.run_schedule(app.sweep)
-    assert len(receiver.requests) == 1
-    assert world.messages() == []

@@ -1,7 +1,6 @@
 """Leases: consumers pull events that nobody else gets, and pull-only mode."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,8 +9,9 @@ import app
 from chalicelib.events import rfc3339
 from tests.conftest import Output
 from tests.support.aws import Aws, Fault
-from tests.support.receiver import Exchange, Receiver, status
-from tests.support.world import CONSUMER_KEY, PRODUCER_KEY, START, Answer, World
+from tests.support.receiver import Receiver, status
+from tests.support.subscribing import ids
+from tests.support.world import CONSUMER_KEY, START, Answer, World
 
 UNKNOWN, NO_LEASE = "evt_" + "0" * 32, "lse_" + "0" * 32
 
@@ -36,10 +36,6 @@ def end(world: World, verb: str, event_id: str, lease_id: str | None = None) -> 
     return world.call("POST", f"/events/{event_id}/{verb}{f'?lease_id={lease_id}' if lease_id else ''}")
 
 
-def inbox(world: World) -> list[str]:
-    return [event["event_id"] for event in world.call("GET", "/inbox").json["events"]]
-
-
 @pytest.fixture
 def receiver(receiver: Receiver) -> Receiver:
     receiver.default = status(404)
@@ -55,7 +51,7 @@ def test_a_lease_returns_the_oldest_undelivered_events_whole(world: World) -> No
     assert [event["payload"] for event in events] == [{"n": 0}, {"n": 1}]
     assert len({event["lease_id"] for event in events}) == 1
     assert {(event["leased_until"], event["lease_count"]) for event in events} == {(rfc3339(START + 3603), 1)}
-    assert inbox(world) == event_ids[2:]
+    assert ids(world.call("GET", "/inbox")) == event_ids[2:]
     whole = world.event(event_ids[0])
     assert (whole["status"], whole["delivery_attempts"]) == ("failed", 1)  # a lease is not an attempt
 
@@ -74,26 +70,11 @@ def test_the_body_of_a_lease_is_optional_and_an_empty_inbox_gives_no_events(worl
     assert {event["leased_until"] for event in events} == {rfc3339(START + 311)}
 
 
-def test_two_consumers_never_get_the_same_event(world: World) -> None:
-    event_ids = post_undelivered(world, 12)
-
-    def consume(_: int) -> list[str]:
-        taken: list[str] = []
-        while events := lease(world, limit=4):
-            taken += [event["event_id"] for event in events]
-        return taken
-
-    with ThreadPoolExecutor(2) as pool:
-        taken = [event_id for of_one in pool.map(consume, range(2)) for event_id in of_one]
-
-    assert sorted(taken) == sorted(event_ids)
-
-
 def test_an_expired_lease_is_lost_and_the_event_can_be_leased_again(world: World) -> None:
     [event_id] = post_undelivered(world)
     [first] = lease(world, lease_seconds=10)
     world.clock.sleep(10.001)
-    assert inbox(world) == [event_id]
+    assert ids(world.call("GET", "/inbox")) == [event_id]
     for verb in ("acknowledge", "release"):
         assert end(world, verb, event_id, first["lease_id"]).status_code == 409
 
@@ -151,7 +132,7 @@ def test_a_released_event_is_in_the_inbox_and_due_again(world: World, receiver: 
     assert end(world, "release", event_id, NO_LEASE).status_code == 409
     assert end(world, "release", event_id, event["lease_id"]).status_code == 204
 
-    assert inbox(world) == [event_id]
+    assert ids(world.call("GET", "/inbox")) == [event_id]
     assert end(world, "release", event_id, event["lease_id"]).status_code == 409
     receiver.default = status(200)
     world.run_schedule(app.sweep)
@@ -167,7 +148,6 @@ def test_a_lease_that_does_not_exist_is_refused(world: World) -> None:
         assert (refused.status_code, refused.json["errors"][0]["field"]) == (400, field)
     [event_id] = post_undelivered(world)
     assert world.call("POST", f"/events/{event_id}/acknowledge?lease_id=").status_code == 409
-    assert world.call("POST", "/inbox/lease", key=PRODUCER_KEY).status_code == 403
 
 
 @pytest.mark.parametrize(
@@ -211,40 +191,13 @@ def test_no_push_begins_during_a_lease_and_the_sweep_queues_the_event_when_it_en
     assert (world.event(event_id)["delivered_via"], len(receiver.requests)) == ("push", 2)
 
 
-def test_an_event_that_is_being_pushed_is_not_leased_and_a_leased_one_is_not_replayed(
-    world: World, receiver: Receiver
-) -> None:
-    leased_meanwhile = []
-
-    def lease_meanwhile(exchange: Exchange) -> None:
-        leased_meanwhile.extend(lease(world))
-        status(404)(exchange)
-
-    receiver.script(lease_meanwhile)
-    [event_id] = post_undelivered(world)
-    assert leased_meanwhile == []
-
-    lease(world, lease_seconds=60)
-    refused = end(world, "replay", event_id)
-    assert (refused.status_code, refused.headers["retry-after"]) == (409, "60")
-
-
-def test_a_redriven_dead_letter_of_a_leased_event_is_sent_on(world: World, receiver: Receiver) -> None:
-    [event_id] = post_undelivered(world)
+def test_a_redriven_dead_letter_of_a_leased_event_is_sent_on(world: World) -> None:
+    post_undelivered(world)
     lease(world, lease_seconds=1000)
     world.move_back()
 
     assert world.run_worker() == 1
     assert [message["delay_seconds"] for message in world.messages()] == [900]
-    world.clock.sleep(900)
-    assert world.run_worker() == 1
-    assert [message["delay_seconds"] for message in world.messages()] == [101]
-
-    receiver.default = status(200)
-    world.clock.sleep(101)
-    world.run_worker()
-    assert world.event(event_id)["status"] == "delivered"
-    assert (world.messages(), world.dead_letters()) == ([], [])
 
 
 def test_in_pull_only_mode_events_wait_for_a_consumer(world: World, receiver: Receiver, output: Output) -> None:
@@ -265,7 +218,7 @@ def test_in_pull_only_mode_events_wait_for_a_consumer(world: World, receiver: Re
     assert end(world, "release", event["event_id"], leased["lease_id"]).status_code == 204
     [leased] = lease(world)
     assert end(world, "acknowledge", event["event_id"], leased["lease_id"]).status_code == 204
-    assert (inbox(world), world.event(event["event_id"])["delivered_via"]) == ([], "pull")
+    assert (ids(world.call("GET", "/inbox")), world.event(event["event_id"])["delivered_via"]) == ([], "pull")
 
 
 def test_events_posted_before_a_switch_to_pull_only_mode_wait_in_the_inbox(world: World, receiver: Receiver) -> None:
@@ -277,4 +230,4 @@ def test_events_posted_before_a_switch_to_pull_only_mode_wait_in_the_inbox(world
 
     event = world.event(event_id)
     assert (event["status"], event["next_attempt_at"], event["delivery_attempts"]) == ("pending", None, 1)
-    assert (inbox(world), world.messages(), len(receiver.requests)) == ([event_id], [], 1)
+    assert (ids(world.call("GET", "/inbox")), world.messages(), len(receiver.requests)) == ([event_id], [], 1)

@@ -12,6 +12,7 @@ import app
 from chalicelib.batch import BatchError
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Receiver, status
+from tests.support.subscribing import subscribe
 from tests.support.world import World
 
 ROOT = Path(__file__).parent.parent.parent
@@ -62,13 +63,6 @@ def allowed(stage: str, function: str) -> set[tuple[str, str]]:
     }
 
 
-def subscribe(world: World, receiver: Receiver) -> str:
-    world.restart(SUBSCRIPTION_HOSTS="127.0.0.1")
-    target = json.dumps({"target_url": receiver.url, "event_types": ["copied"]})
-    subscription_id: str = world.call("POST", "/subscriptions", target).json["subscription_id"]
-    return subscription_id
-
-
 def use_the_api(world: World, receiver: Receiver, watch: Watch) -> None:
     receiver.script(status(200), status(503), status(404))
     with watch:
@@ -78,16 +72,16 @@ def use_the_api(world: World, receiver: Receiver, watch: Watch) -> None:
         assert world.call("POST", f"/events/{retried['event_id']}/acknowledge").status_code == 204
         assert world.call("POST", f"/events/{dead['event_id']}/replay").status_code == 202
         assert world.call("POST", "/inbox/lease").status_code == 200
-        subscription_id = subscribe(world, receiver)
+        subscription = subscribe(world, receiver.url, "copied")
         world.post(event_type="copied", prefer="respond-async")
-        assert world.call("DELETE", f"/subscriptions/{subscription_id}").status_code == 204
+        assert world.call("DELETE", f"/{subscription.headers['location']}").status_code == 204
 
 
 def use_the_worker(world: World, receiver: Receiver, watch: Watch) -> None:
-    subscription_id = subscribe(world, receiver)
-    world.restart(IN_PROCESS_WAIT_SECONDS="0", SUBSCRIPTION_HOSTS="127.0.0.1")
+    subscription = subscribe(world, receiver.url, "copied")
+    world.restart(IN_PROCESS_WAIT_SECONDS="0")
     world.post(event_type="copied", prefer="respond-async")
-    world.call("DELETE", f"/subscriptions/{subscription_id}")
+    world.call("DELETE", f"/{subscription.headers['location']}")
     receiver.script(status(200), status(503), status(404))
     for _ in range(3):
         world.post(prefer="respond-async")
@@ -117,24 +111,21 @@ def use_check_dlq(world: World, receiver: Receiver, watch: Watch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "suffix", "use", "event_source"),
+    ("function", "use"),
     [
-        ("api_handler", "", use_the_api, set()),
-        ("worker", "-worker", use_the_worker, EVENT_SOURCE),
-        ("sweep", "-sweep", use_the_sweep, set()),
-        ("check_dlq", "-check_dlq", use_check_dlq, set()),
+        ("api_handler", use_the_api),
+        ("worker", use_the_worker),
+        ("sweep", use_the_sweep),
+        ("check_dlq", use_check_dlq),
     ],
 )
 def test_a_policy_allows_what_its_function_does_and_nothing_else(
-    function: str,
-    suffix: str,
-    use: Callable[[World, Receiver, Watch], None],
-    event_source: set[tuple[str, str]],
-    world: World,
-    receiver: Receiver,
+    function: str, use: Callable[[World, Receiver, Watch], None], world: World, receiver: Receiver
 ) -> None:
     watch = Watch(world)
     use(world, receiver, watch)
+    event_source = EVENT_SOURCE if function == "worker" else set()
+    suffix = "" if function == "api_handler" else f"-{function}"
     group = f"log-group:/aws/lambda/triggers-api-dev{suffix}:*"
     logs = {("logs:CreateLogStream", group), ("logs:PutLogEvents", group)}
     secret = {("secretsmanager:GetSecretValue", "secret:triggers-api-dev-settings-??????")}

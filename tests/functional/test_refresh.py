@@ -20,7 +20,7 @@ class Secret:
     """The secret that a container reads its settings from."""
 
     def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._environ = {**world.environ, "SUBSCRIPTION_HOSTS": "127.0.0.1", "BREAKER_OPEN_SECONDS": "3600"}
+        self._environ = {**world.environ, "BREAKER_OPEN_SECONDS": "3600"}
         self._monkeypatch = monkeypatch
         self.client = boto3.client("secretsmanager")
         self.client.create_secret(Name=NAME)
@@ -77,12 +77,12 @@ def test_a_changed_key_and_url_count_within_five_minutes(
     [
         lambda secret, _: secret.delete(),
         lambda secret, receiver: secret.throttle(receiver),
-        lambda secret, _: secret.client.put_secret_value(SecretId=NAME, SecretString="garbage"),
+        lambda secret, _: secret.client.put_secret_value(SecretId=NAME, SecretBinary=b"garbage"),
         lambda secret, _: secret.put(API_KEYS="nonsense"),
     ],
-    ids=["gone", "throttled", "garbage", "unusable"],
+    ids=["gone", "throttled", "binary", "unusable"],
 )
-def test_the_last_good_settings_stay_while_the_secret_is_unusable(
+def test_the_last_good_settings_stay_while_the_secret_is_unusable_and_a_new_container_has_none(
     world: World,
     secret: Secret,
     target: Receiver,
@@ -97,3 +97,5 @@ def test_the_last_good_settings_stay_while_the_secret_is_unusable(
         lines += [line for line in output.lines() if line["level"] == "WARNING"]
         assert len(lines) == warnings
         world.clock.sleep(150)
+    services.use(None)
+    assert world.call("GET", "/me").status_code == 503

@@ -6,15 +6,15 @@ from typing import Any
 
 import botocore.session
 import pytest
-from moto import mock_aws
 
 from chalicelib.telemetry import UNITS
-from tools import local_aws, resources
+from tools import resources
 
 ROOT = Path(__file__).parent.parent.parent
 RUNBOOK = ROOT / "docs" / "runbook.md"
 RESOURCES: dict[str, Any] = json.loads((ROOT / "resources.json").read_text())["Resources"]
 PROPERTIES: dict[str, Any] = {name: resource["Properties"] for name, resource in RESOURCES.items()}
+DLQ_ARN = {"Fn::GetAtt": ["InboxDLQ", "Arn"]}
 FIRST_OF_FIVE_MINUTES = {
     "Namespace": "TriggersApi",
     "Statistic": "Sum",
@@ -39,6 +39,7 @@ def test_the_table_outlives_its_stack() -> None:
         ("EventsTable", {"PointInTimeRecoverySpecification": {"PointInTimeRecoveryEnabled": True}}),
         ("InboxQueue", {"VisibilityTimeout": 300, "MessageRetentionPeriod": 7 * 86400, "SqsManagedSseEnabled": True}),
         ("InboxQueue", {"ReceiveMessageWaitTimeSeconds": 20}),
+        ("InboxQueue", {"RedrivePolicy": {"deadLetterTargetArn": DLQ_ARN, "maxReceiveCount": 5}}),
         ("InboxDLQ", {"MessageRetentionPeriod": 14 * 86400, "SqsManagedSseEnabled": True}),
         ("DLQAlarm", {"Namespace": "AWS/SQS", "MetricName": "ApproximateNumberOfMessagesVisible"}),
         ("DLQAlarm", {"Dimensions": [{"Name": "QueueName", "Value": PROPERTIES["InboxDLQ"]["QueueName"]}]}),
@@ -82,33 +83,7 @@ def test_a_resource_is_tagged(resource: str) -> None:
 
 def test_the_dashboard_shows_every_metric_both_queues_and_the_alarms() -> None:
     widgets = json.dumps(resources.read_template("qa")["Resources"]["DeliveryDashboard"])
-    shown = [
-        *UNITS,
-        "CopyFailure",
-        "SubscriptionsDisabled",
-        "triggers-api-${Stage}-inbox-queue",
-        "triggers-api-${Stage}-inbox-dlq",
-    ]
+    shown = [*UNITS, "CopyFailure", "SubscriptionsDisabled"]
+    shown += [f"triggers-api-${{Stage}}-{queue}" for queue in ("inbox-queue", "inbox-dlq")]
     shown += [PROPERTIES[alarm]["AlarmName"]["Fn::Sub"] for alarm in ALARMS]
     assert [name for name in shown if name not in widgets] == []
-
-
-@mock_aws
-def test_table_and_queues_are_created_in_a_local_aws_where_they_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    import boto3  # noqa: PLC0415
-
-    sqs = boto3.client("sqs")
-    sqs.create_queue(QueueName="triggers-api-qa-inbox-dlq", Attributes={"MessageRetentionPeriod": "60"})
-
-    variables = local_aws.ensure("qa")
-
-    assert local_aws.ensure("qa") == variables
-    table = boto3.client("dynamodb").describe_table(TableName=variables["EVENTS_TABLE_NAME"])["Table"]
-    assert table["TableName"] == "triggers-api-qa-events"
-    assert [index["IndexName"] for index in table["GlobalSecondaryIndexes"]] == ["status-index"]
-    inbox = sqs.get_queue_attributes(QueueUrl=variables["INBOX_QUEUE_URL"], AttributeNames=["All"])["Attributes"]
-    dlq = sqs.get_queue_attributes(QueueUrl=variables["INBOX_DLQ_URL"], AttributeNames=["All"])["Attributes"]
-    assert inbox["VisibilityTimeout"] == "300"
-    assert json.loads(inbox["RedrivePolicy"]) == {"deadLetterTargetArn": dlq["QueueArn"], "maxReceiveCount": 5}
-    assert dlq["MessageRetentionPeriod"] == "60"

@@ -18,35 +18,23 @@ from tests.support.receiver import Receiver, status
 from tests.support.world import START, World
 
 
-def never_queued(world: World, aws: Aws, receiver: Receiver) -> str:
+def never_queued(world: World, aws: Aws) -> str:
     aws.fail(Fault.REFUSED, "SendMessageBatch")
     return str(world.post(prefer="respond-async")["event_id"])
 
 
-def never_recorded(world: World, aws: Aws, receiver: Receiver) -> str:
-    aws.fail(Fault.UNREACHED, "UpdateItem")
-    return str(world.post()["event_id"])
-
-
-def claim_of_a_worker_that_died(world: World, aws: Aws, receiver: Receiver) -> str:
+def claim_of_a_worker_that_died(world: World, aws: Aws) -> str:
     event_id = str(world.post(prefer="respond-async")["event_id"])
     assert world.services.store.claim(event_id, "1" * 32).applied
     world.lose_messages()
     return event_id
 
 
-def replay_never_queued(world: World, aws: Aws, receiver: Receiver) -> str:
-    event_id = str(world.post()["event_id"])
-    aws.fail(Fault.UNREACHED, "SendMessage")
-    assert world.call("POST", f"/events/{event_id}/replay").status_code == 202
-    return event_id
-
-
-@pytest.mark.parametrize("lost", [never_queued, never_recorded, claim_of_a_worker_that_died, replay_never_queued])
+@pytest.mark.parametrize("lost", [never_queued, claim_of_a_worker_that_died])
 def test_a_pending_event_that_nobody_will_push_is_queued_by_the_sweep_once(
-    world: World, receiver: Receiver, aws: Aws, lost: Callable[[World, Aws, Receiver], str]
+    world: World, aws: Aws, lost: Callable[[World, Aws], str]
 ) -> None:
-    event_id = lost(world, aws, receiver)
+    event_id = lost(world, aws)
     aws.heal()
     world.clock.now = START + 59
     world.run_schedule(app.sweep)

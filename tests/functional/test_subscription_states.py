@@ -24,13 +24,17 @@ SECRETS = ["whsec_" + base64.b64encode(letter * 32).decode() for letter in (b"a"
 
 @pytest.fixture
 def world(world: World) -> World:
-    world.restart(SUBSCRIPTION_HOSTS="127.0.0.1", SUBSCRIPTION_DISABLE_DAYS="1")
+    world.restart(SUBSCRIPTION_DISABLE_DAYS="1")
     return world
 
 
 def state(world: World) -> tuple[str | None, str | None]:
     [subscription] = subscriptions(world)
     return subscription["failing_since"], subscription["disabled_at"]
+
+
+def path(world: World) -> str:
+    return f"/subscriptions/{subscriptions(world)[0]['subscription_id']}"
 
 
 def in_list(world: World) -> Subscription:
@@ -65,9 +69,10 @@ def test_copies_are_signed_with_a_secret_of_their_subscription_which_rotates(
     assert [is_signed(signed, secret) for secret in (other, *SECRETS)] == [False] * 3
     assert [is_signed(receiver.requests[0], secret) for secret in SECRETS] == [True, True]
     assert (again.status_code, len({one, other, again.json["secret"]})) == (200, 3)
-    path = f"/{again.headers['location']}"
-    assert all("secret" not in world.call(*call).json for call in (("GET", path), ("POST", f"{path}/enable")))
-    world.call("DELETE", path)
+    location = f"/{again.headers['location']}"
+    for call in (("GET", location), ("POST", f"{location}/enable")):
+        assert "secret" not in world.call(*call).json
+    world.call("DELETE", location)
     world.clock.sleep(1)
     anew = subscribe(world, target.url).json
     assert anew["subscription_id"] == again.json["subscription_id"]
@@ -124,22 +129,21 @@ def test_a_subscription_is_disabled_when_nothing_but_dead_letters_came_of_it_for
     assert len(world.post()["copies"]) == (not is_disabled)
 
 
-def disable(world: World, target: Receiver) -> str:
-    """Let pushes to a new subscription fail for a day; return its path."""
-    subscription: str = subscribe(world, target.url).headers["location"]
+def disable(world: World, target: Receiver) -> None:
+    """Let pushes to a new subscription fail for a day."""
+    subscribe(world, target.url)
     target.script(status(404), status(404))
     for _ in range(2):
         world.post()
         world.clock.sleep(24 * HOUR)
     assert state(world)[1]
-    return f"/{subscription}"
 
 
 def test_copies_of_a_disabled_subscription_wait_as_dead_letters_until_it_is_enabled(
     world: World, target: Receiver, output: Output
 ) -> None:
     world.restart(SUBSCRIPTION_DISABLE_DAYS="0.5")
-    subscription = subscribe(world, target.url)
+    subscribe(world, target.url)
     target.script(status(503), status(404), status(404))
     [retried] = world.post()["copies"]
     world.lose_messages()
@@ -162,7 +166,7 @@ def test_copies_of_a_disabled_subscription_wait_as_dead_letters_until_it_is_enab
     assert len(target.requests) == 3
     assert not any("CopyFailure" in values for values in output.metrics())
     services.use(replace(world.services))  # another container: here the list still shows it as disabled
-    enabled = world.call("POST", f"/{subscription.headers['location']}/enable")
+    enabled = world.call("POST", f"{path(world)}/enable")
     services.use(world.services)
     assert (enabled.json["disabled_at"], enabled.json["failing_since"]) == (None, None)
     world.call("POST", f"/events/{retried}/replay")
@@ -176,9 +180,11 @@ def test_copies_of_a_disabled_subscription_wait_as_dead_letters_until_it_is_enab
 
 @pytest.mark.parametrize("by", ["enable", "post"])
 def test_a_subscription_that_is_enabled_begins_anew(world: World, target: Receiver, by: str) -> None:
-    path = disable(world, target)
+    disable(world, target)
 
-    answer = world.call("POST", f"{path}/enable") if by == "enable" else subscribe(world, target.url, name="Again")
+    answer = (
+        world.call("POST", f"{path(world)}/enable") if by == "enable" else subscribe(world, target.url, name="Again")
+    )
 
     assert (answer.status_code, answer.json["disabled_at"], state(world)) == (200, None, (None, None))
     target.script(status(404))
@@ -186,19 +192,18 @@ def test_a_subscription_that_is_enabled_begins_anew(world: World, target: Receiv
     assert state(world) == (rfc3339(world.clock()), None)
 
 
+def delete(world: World, target: Receiver) -> None:
+    world.call("DELETE", path(world))
+
+
 def recreate(world: World, target: Receiver) -> None:
-    [subscription] = subscriptions(world)
-    world.call("DELETE", f"/subscriptions/{subscription['subscription_id']}")
+    delete(world, target)
     world.clock.sleep(1)
     subscribe(world, target.url)
 
 
-def delete(world: World, target: Receiver) -> None:
-    world.call("DELETE", f"/subscriptions/{subscriptions(world)[0]['subscription_id']}")
-
-
 def enable(world: World, target: Receiver) -> None:
-    world.call("POST", f"/subscriptions/{subscriptions(world)[0]['subscription_id']}/enable")
+    world.call("POST", f"{path(world)}/enable")
 
 
 def deliver(world: World, target: Receiver) -> None:
@@ -300,13 +305,12 @@ def test_disabling_is_told_when_the_first_response_of_dynamodb_is_lost(
 
 def test_a_subscription_has_a_name_and_is_found_by_its_id(world: World, target: Receiver) -> None:
     named = subscribe(world, target.url, name="CRM é")
-    path = f"/{named.headers['location']}"
     assert named.json["name"] == "CRM é"
 
     for name, shown in ((None, "CRM é"), ("New", "New")):
         assert subscribe(world, target.url, name=name).json["name"] == shown
 
-    found = world.call("GET", path)
+    found = world.call("GET", f"/{named.headers['location']}")
     assert [found.json] == subscriptions(world)
     assert list(found.json) == [name for name in named.json if name != "secret"]
     for bad in ("", "a" * 101, "a\n", 1):
@@ -319,12 +323,13 @@ def test_a_subscription_has_a_name_and_is_found_by_its_id(world: World, target: 
 @pytest.mark.parametrize(("code", "outcome"), [(200, "delivered"), (503, "retry"), (404, "failed"), (410, "failed")])
 def test_a_test_push_changes_nothing(world: World, target: Receiver, aws: Aws, code: int, outcome: str) -> None:
     world.restart(WEBHOOK_SIGNING_SECRETS=SECRETS[0], BREAKER_FAILURES="1")
-    path = disable(world, target)  # it works for a disabled one, too
+    disable(world, target)  # it works for a disabled one, too
     before = subscriptions(world)
     target.script(status(code, body=b"hello"))
     answers: list[Answer] = []
+    test = f"{path(world)}/test"
 
-    calls = aws.during(lambda: answers.append(world.call("POST", f"{path}/test")))
+    calls = aws.during(lambda: answers.append(world.call("POST", test)))
 
     assert (calls, answers[0].status_code, subscriptions(world)) == (["GetItem"], 200, before)
     attempt = answers[0].json

@@ -5,18 +5,10 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
 from chalicelib.subscriptions import MAX_CACHED_LISTS
 from tests.support.receiver import Receiver, certificates, status
 from tests.support.subscribing import copies, ids, post_for, subscribe, subscriptions
 from tests.support.world import World
-
-
-@pytest.fixture
-def world(world: World) -> World:
-    world.restart(SUBSCRIPTION_HOSTS="127.0.0.1")
-    return world
 
 
 def test_a_subscription_with_a_tenant_gets_the_events_of_that_tenant_alone(

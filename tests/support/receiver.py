@@ -78,7 +78,7 @@ class Exchange(socketserver.StreamRequestHandler):
         self.close()
 
 
-Behaviour = Callable[[Exchange], None]
+Behaviour = Callable[[Exchange], object]  # what it returns does not matter
 
 
 class Receiver(socketserver.ThreadingTCPServer):
@@ -217,6 +217,12 @@ def in_turn(*steps: Behaviour) -> Behaviour:
             step(exchange)
 
     return behave
+
+
+def when_all_are_here(number: int) -> Behaviour:
+    """Answer 200 to so many requests once all have come; fail after 10 s."""
+    barrier = threading.Barrier(number)
+    return in_turn(lambda exchange: barrier.wait(10), status(200))
 
 
 def redirect(to: str, code: int = 302) -> Behaviour:

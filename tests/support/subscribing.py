@@ -19,7 +19,7 @@ def subscriptions(world: World, tenant: str | None = None) -> list[dict[str, Any
 
 def post_for(world: World, tenant: str | None) -> dict[str, Any]:
     """Post an event of a tenant; return it."""
-    body = {"event_type": "order.created", "payload": {}, **({"tenant": tenant} if tenant else {})}
+    body = {"event_type": "order.created", "payload": {"price": "12 €"}, **({"tenant": tenant} if tenant else {})}
     event: dict[str, Any] = world.call("POST", "/events", json.dumps(body)).json
     return event
 

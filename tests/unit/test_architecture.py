@@ -1,7 +1,6 @@
-"""The direction of imports, the length of lines, and what importing the app may do."""
+"""The direction of imports, and what importing the app may do."""
 
 import ast
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,24 +60,6 @@ def test_tools_and_the_application_never_import_tests() -> None:
     files = [*SOURCES.values(), *(ROOT / "tools").rglob("*.py")]
     found = {str(path) for path in files for name in imported(path) if name.split(".")[0] == "tests"}
     assert found == set()
-
-
-def without_code_and_tables(markdown: str) -> str:
-    """Blank the code blocks and the rows of tables, which cannot be wrapped."""
-    return re.sub(r"(?ms)^ *```.*?^ *```|^\|.*?$", lambda block: "\n" * block[0].count("\n"), markdown)
-
-
-def test_no_line_has_over_120_characters() -> None:
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    files = [ROOT / name for name in tracked if name.endswith((".py", ".md", ".js", ".html", "Makefile"))]
-    texts = {path: path.read_text(encoding="utf-8") for path in files if path.exists()}
-    long = [
-        f"{path.relative_to(ROOT)}:{number}"
-        for path, text in texts.items()
-        for number, line in enumerate((without_code_and_tables(text) if path.suffix == ".md" else text).splitlines(), 1)
-        if len(line) > 120
-    ]
-    assert long == []
 
 
 IMPORT_APP = """

@@ -25,20 +25,13 @@ from chalicelib.services import Run, Services
 from chalicelib.settings import load
 from chalicelib.store import CLAIM_SECONDS
 from chalicelib.validation import parse_new_event
+from tests.crash.simulated_world import ENVIRON
 from tests.support.fake_aws import FakeDynamoDB
 from tests.support.world import START, Clock
 
-ENVIRON = {
-    "EVENTS_TABLE_NAME": "events",
-    "INBOX_QUEUE_URL": "https://sqs.test/inbox",
-    "INBOX_DLQ_URL": "https://sqs.test/dlq",
-    "ZAPIER_WEBHOOK_URL": "https://hooks.test/1",
-    "SUBSCRIPTION_HOSTS": "hooks.test",
-    "API_KEYS": "",
-}
 SUBSCRIPTION = {
     "sort_key": {"S": f"{rfc3339(START)}#sub_{0:032x}"},
-    "target_url": {"S": "https://hooks.test/2"},
+    "target_url": {"S": "https://hooks.zapier.com/2"},
     "event_types": {"S": '{"event_types":null,"name":null}'},
     "created_by": {"S": "acme"},
 }

@@ -56,23 +56,9 @@ def push(clock: Clock) -> Iterator[PushClient]:
     push.close()
 
 
-def send(
-    push: PushClient,
-    url: str,
-    event: Event = EVENT,
-    *,
-    timeout_seconds: float = LONG,
-    connect_timeout_seconds: float = 5,
-    public_only: bool = False,
-) -> PushResult:
-    return push.send(
-        event,
-        url,
-        timestamp=1,
-        timeout_seconds=timeout_seconds,
-        connect_timeout_seconds=connect_timeout_seconds,
-        public_only=public_only,
-    )
+def send(push: PushClient, url: str, event: Event = EVENT, **options: Any) -> PushResult:
+    defaults = {"timeout_seconds": LONG, "connect_timeout_seconds": 5, "public_only": False}
+    return push.send(event, url, timestamp=1, **(defaults | options))
 
 
 def send_within(seconds: float, push: PushClient, url: str, event: Event = EVENT, **options: Any) -> PushResult:

@@ -1,6 +1,5 @@
 import pytest
-from botocore.exceptions import ClientError, ReadTimeoutError
-from botocore.parsers import ResponseParserError
+from botocore.exceptions import ClientError
 
 from chalicelib.errors import QueueUnavailableError
 from chalicelib.queue import Message, Queue
@@ -48,33 +47,23 @@ def test_each_operation_logs_one_line_without_bodies_and_failures_at_error(
     queue: Queue, during: During, output: Output
 ) -> None:
     message = Message(BODY, {"EventId": "evt_1"})
-    operations = (
-        lambda: queue.send(message),
-        lambda: queue.send_many([message]),
-        lambda: queue.receive(wait_seconds=0),
-        lambda: queue.delete_many(["handle"]),
-        queue.depth,
-    )
-    errors = (
-        ClientError({"Error": {"Code": "ServiceUnavailable", "Message": BODY}}, "SendMessage"),
-        ReadTimeoutError(endpoint_url="https://sqs.test"),
-        ResponseParserError(BODY),
-    )
     queue.send(message)
     [line] = output.lines()
     assert (line["level"], line["event_id"], bool(line["message_id"])) == ("INFO", "evt_1", True)
 
     def fail(**_: object) -> None:
-        raise next(failures)
+        raise ClientError({"Error": {"Code": "ServiceUnavailable", "Message": BODY}}, "SendMessage")
 
-    failures = iter([*errors, *errors])
     during(queue._client, "before-call.sqs", fail)
-    for operation in operations:
+    for operation in (
+        lambda: queue.send(message),
+        lambda: queue.send_many([message]),
+        lambda: queue.receive(wait_seconds=0),
+        lambda: queue.delete_many(["handle"]),
+        queue.depth,
+    ):
         with pytest.raises(QueueUnavailableError) as raised:
             operation()
-        assert "secret" not in str(raised.value)
-
-    lines = output.lines()
-    assert [line["level"] for line in lines] == ["ERROR"] * len(operations)
-    assert [line["error"] for line in lines[:3]] == ["ServiceUnavailable", "ReadTimeoutError", "ResponseParserError"]
-    assert "secret" not in str(lines)
+        [line] = output.lines()
+        assert (line["level"], line["error"]) == ("ERROR", "ServiceUnavailable")
+        assert "secret" not in f"{line}{raised.value}"

@@ -21,6 +21,6 @@ def test_there_is_no_next_attempt_after_the_last() -> None:
     assert delays == [60, 60, None, None]
 
 
-@pytest.mark.parametrize(("attempts", "cap", "days"), [(1, 3600, 1), (25, 3600, 2), (25, 60, 2), (25, 86_400, 25)])
+@pytest.mark.parametrize(("attempts", "cap", "days"), [(1, 3600, 1), (25, 3600, 2), (49, 60, 3), (25, 86_400, 25)])
 def test_the_longest_retries_count_retry_after_and_a_day_more(attempts: int, cap: float, days: int) -> None:
     assert RetryPolicy(max_attempts=attempts, base_seconds=86_400, cap_seconds=cap).longest_days() == days

@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -6,12 +6,11 @@ import boto3
 import pytest
 
 from chalicelib import aws, services
-from chalicelib.errors import QueueUnavailableError, SettingsError, StorageUnavailableError
+from chalicelib.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.queue import Message, Queue
-from chalicelib.settings import load
 from chalicelib.store import EventStore
 from tests.support import receiver as receivers
-from tests.support.receiver import Receiver
+from tests.support.receiver import Behaviour, Receiver
 from tests.support.world import Clock, World
 
 EVENT_ID = "evt_" + "0" * 32
@@ -63,25 +62,6 @@ def test_calls_of_a_function_are_without_the_header_by_which_lambda_detects_loop
     assert sent == [True, False]
 
 
-def test_settings_come_from_the_secret_and_an_unreadable_secret_is_a_503(
-    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in environ:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("SETTINGS_SECRET", "triggers-api-dev-settings")
-    with pytest.raises(SettingsError, match="cannot be read"):
-        services.get()
-
-    client = boto3.client("secretsmanager")
-    client.create_secret(Name="triggers-api-dev-settings", SecretBinary=b"A=b")
-    with pytest.raises(SettingsError, match="SETTINGS_SECRET is unusable"):
-        services.get()
-    text = "".join(f"{name}={value}\n" for name, value in environ.items())
-    client.put_secret_value(SecretId="triggers-api-dev-settings", SecretString=text)
-
-    assert services.get().settings == load(environ)
-
-
 def test_a_call_takes_at_most_call_seconds() -> None:
     config: Any = aws.CONFIG
     tries = config.retries["total_max_attempts"]
@@ -113,18 +93,18 @@ def test_a_response_that_is_not_json_is_an_outage(
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    receiver.default = receivers.garbage(response)
+    odd = receivers.garbage(response)
     store = EventStore(aws.make_client("dynamodb"), "events", clock=clock)
     queue = Queue(aws.make_client("sqs"), "http://sqs.test/1/inbox")
 
-    with pytest.raises(StorageUnavailableError):
-        store.get(EVENT_ID)
-    with pytest.raises(StorageUnavailableError):
-        store.acknowledge(EVENT_ID)
-    with pytest.raises(QueueUnavailableError):
-        queue.send(Message("{}", {}))
-    receiver.default = receivers.garbage(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
-    with pytest.raises(StorageUnavailableError):
-        list(store.pages("pending#0", {}))
-    with pytest.raises(StorageUnavailableError):
-        store.claim(EVENT_ID, "claim")
+    empty = receivers.garbage(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+    calls: list[tuple[Behaviour, Callable[[], object]]] = [
+        (odd, lambda: store.get(EVENT_ID)),
+        (odd, lambda: store.acknowledge(EVENT_ID)),
+        (odd, lambda: queue.send(Message("{}", {}))),
+        (empty, lambda: list(store.pages("pending#0", {}))),
+        (empty, lambda: store.claim(EVENT_ID, "claim")),
+    ]
+    for receiver.default, call in calls:
+        with pytest.raises((StorageUnavailableError, QueueUnavailableError)):
+            call()
