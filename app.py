@@ -19,16 +19,10 @@ from chalicelib.auth import ApiKey, Scope, authenticate, authorize
 from chalicelib.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError, SettingsError
 from chalicelib.events import compact
 from chalicelib.queue import Message
-from chalicelib.services import Services
+from chalicelib.services import Run, Services
 from chalicelib.settings import read as read_settings
 from chalicelib.subscriptions import SUBSCRIPTION_ID, Subscription, parse_subscription
-from chalicelib.validation import (
-    check_event_type,
-    parse_acknowledgement,
-    parse_lease_request,
-    parse_new_event,
-    valid_id,
-)
+from chalicelib.validation import parse_acknowledgement, parse_lease_request, parse_new_event, parse_query, valid_id
 
 deploy_settings, faults = read_settings(os.environ)
 if faults and "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:  # a deployed function answers with 503
@@ -42,39 +36,24 @@ RESPOND_SECONDS = 3  # reserved: the function has 30 s, and API Gateway ends a r
 
 
 @dataclass(frozen=True)
-class Call:
-    """An authenticated request."""
+class Call(Run):
+    """The run of the function for an authenticated request; it ends when the response must be on its way."""
 
     request: Request
     key: ApiKey
-    services: Services
 
     @property
     def query(self) -> dict[str, list[str]]:
         parameters = self.request.query_params
         return {name: parameters.getlist(name) for name in parameters} if parameters else {}
 
-    @property
-    def lease_id(self) -> str | None:
-        return self.query.get("lease_id", [None])[-1]
-
-    def require_known(self, parameters: tuple[str, ...]) -> None:
-        """Raise InvalidRequestError if there are `parameters` and the query has others, or one of them twice."""
-        unknown = sorted(self.query.keys() - set(parameters)) if parameters else []
-        faults = [FieldFault(name[:128], "is not a parameter of this call") for name in unknown]
-        faults += [FieldFault(name, "must be given once") for name in parameters if len(self.query.get(name, ())) > 1]
-        if faults:
-            raise InvalidRequestError(*faults)
+    def parameter(self, name: str, parse: Callable[[str], Any] = str) -> Any:
+        """Return the only query parameter of this call, or None; raise InvalidRequestError if there are others."""
+        return parse_query(self.query, {name: parse}).get(name)
 
     def location(self, path: str) -> str:
         """Return `path` relative to this URL, which may end with a slash, so that it resolves behind a stage."""
         return "../" + path if self.request.context.get("path", "").endswith("/") else path
-
-    @property
-    def deadline(self) -> float:
-        """The Unix seconds at which the response must be on its way."""
-        remaining = remaining_seconds(self.request.lambda_context)
-        return self.services.clock() + remaining - RESPOND_SECONDS
 
     def json_body(self) -> bytes:
         """Return the body; raise ApiError 415 if it is not plain JSON."""
@@ -90,11 +69,10 @@ class Call:
 View = Callable[..., Response]
 
 
-def route(method: str, path: str, *scopes: Scope, parameters: tuple[str, ...] = ()) -> Callable[[View], View]:
+def route(method: str, path: str, *scopes: Scope) -> Callable[[View], View]:
     """Register a view; errors become problem documents.
 
-    With `scopes`, the API key needs one of them, and the view takes a Call and the path's parameters. If there are
-    `parameters`, no other query parameters are taken.
+    With `scopes`, the API key needs one of them, and the view takes a Call and the path's parameters.
     """
 
     def register(view: View) -> View:
@@ -107,9 +85,8 @@ def route(method: str, path: str, *scopes: Scope, parameters: tuple[str, ...] = 
                     current = services.get()
                     key = authenticate(request.headers.get("authorization"), current.settings.api_keys)
                     authorize(key, scopes)
-                    call = Call(request, key, current)
-                    call.require_known(parameters)
-                    return view(call, **path_parameters)
+                    deadline = current.clock() + remaining_seconds(request.lambda_context) - RESPOND_SECONDS
+                    return view(Call(current, deadline, request, key), **path_parameters)
                 except ApiError as error:
                     return problem(error)
                 except SettingsError as error:
@@ -167,8 +144,7 @@ def get_health() -> Response:
 
 @route("GET", "/me", *Scope)
 def get_me(call: Call) -> Response:
-    key = call.key
-    return respond(200, compact({"name": key.name, "scopes": sorted(key.scopes), "stage": STAGE}))
+    return respond(200, compact({"name": call.key.name, "scopes": sorted(call.key.scopes), "stage": STAGE}))
 
 
 @route("GET", "/openapi.json")
@@ -187,9 +163,7 @@ def post_event(call: Call) -> Response:
     respond_async = prefers_async(call.request.headers.get("prefer", ""))
     new_event = parse_new_event(call.json_body(), call.request.headers.get("idempotency-key"))
     with call.services.metrics.one_line():
-        event, is_repeated = delivery.accept(
-            new_event, call.services, call.deadline, created_by=call.key.name, respond_async=respond_async
-        )
+        event, is_repeated = delivery.accept(new_event, call, created_by=call.key.name, respond_async=respond_async)
     extra = {"Location": call.location(f"events/{event.event_id}")}
     if is_repeated:
         extra["Idempotency-Replayed"] = "true"
@@ -219,7 +193,7 @@ def list_inbox(call: Call) -> Response:
 
 @route("POST", "/inbox/lease", Scope.CONSUME)
 def lease_events(call: Call) -> Response:
-    events = delivery.lease(parse_lease_request(call.json_body()), call.services)
+    events = delivery.lease(call.services, **parse_lease_request(call.json_body()))
     return respond(200, f'{{"events":[{",".join(event.to_lease_json() for event in events)}]}}')
 
 
@@ -235,17 +209,19 @@ def erase_event(call: Call, event_id: str) -> Response:
     return Response("", {}, 204)
 
 
-@route("POST", "/events/{event_id}/acknowledge", Scope.CONSUME, parameters=("lease_id",))
+@route("POST", "/events/{event_id}/acknowledge", Scope.CONSUME)
 def acknowledge_event(call: Call, event_id: str) -> Response:
-    delivery.acknowledge(valid_id(event_id), call.services, call.lease_id)
+    lease_id = call.parameter("lease_id")
+    delivery.acknowledge(valid_id(event_id), call.services, lease_id)
     return Response("", {}, 204)
 
 
-@route("POST", "/events/{event_id}/release", Scope.CONSUME, parameters=("lease_id",))
+@route("POST", "/events/{event_id}/release", Scope.CONSUME)
 def release_event(call: Call, event_id: str) -> Response:
-    if not call.lease_id:
+    lease_id = call.parameter("lease_id")
+    if not lease_id:
         raise InvalidRequestError(FieldFault("lease_id", "is required"))
-    delivery.release(valid_id(event_id), call.lease_id, call.services)
+    delivery.release(valid_id(event_id), lease_id, call.services)
     return Response("", {}, 204)
 
 
@@ -265,11 +241,9 @@ def create_subscription(call: Call) -> Response:
     return respond(201 if is_new else 200, body, Location=location)
 
 
-@route("GET", "/subscriptions", Scope.CONSUME, parameters=("tenant",))
+@route("GET", "/subscriptions", Scope.CONSUME)
 def list_subscriptions(call: Call) -> Response:
-    tenant = call.query.get("tenant", [None])[-1]
-    if tenant is not None and (fault := check_event_type(tenant)):
-        raise InvalidRequestError(FieldFault("tenant", fault))
+    tenant = call.parameter("tenant", listing.PARAMETERS["tenant"])
     subscriptions = ",".join(subscription.to_json() for subscription in call.services.subscriptions.of_tenant(tenant))
     return respond(200, f'{{"subscriptions":[{subscriptions}]}}')
 
@@ -287,7 +261,7 @@ def enable_subscription(call: Call, subscription_id: str) -> Response:
 @route("POST", "/subscriptions/{subscription_id}/test", Scope.CONSUME)
 def push_test_event(call: Call, subscription_id: str) -> Response:
     subscription = found(subscription_id, call.services.subscriptions.get)
-    return respond(200, compact(vars(delivery.push_test_event(subscription, call.services, call.deadline))))
+    return respond(200, compact(vars(delivery.push_test_event(subscription, call))))
 
 
 @route("DELETE", "/subscriptions/{subscription_id}", Scope.CONSUME)
@@ -344,6 +318,6 @@ def prefers_async(prefer: str) -> bool:
 
 
 def respond_page(query: listing.Query, services: Services) -> Response:
-    page = listing.page(services, query)
-    events = ",".join(event.to_json(include_payload=query.include_payload) for event in page.events)
-    return respond(200, f'{{"events":[{events}],"next_cursor":{compact(page.next_cursor)}}}')
+    found, after = listing.page(services, query)
+    events = ",".join(event.to_json(include_payload=query.whole) for event in found)
+    return respond(200, f'{{"events":[{events}],"next_cursor":{compact(listing.encode_cursor(after))}}}')

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from chalicelib import delivery, messages
-from chalicelib.aws import CALL_SECONDS
 from chalicelib.errors import QueueUnavailableError
 from chalicelib.queue import Message
-from chalicelib.services import Services
+from chalicelib.services import Run, Services
 from chalicelib.telemetry import logger, request_id
 
 JOIN_SECONDS = 1  # reserved for joining the threads and returning
@@ -23,12 +22,12 @@ def process(batch: Sequence[Message], services: Services, remaining_seconds: flo
     Raises BatchError if some failed, after the others were deleted: SQS returns only the failed ones. No thread
     outlives the call: one that is thawed with the next invocation would push after its claim ended.
     """
-    deadline = services.clock() + remaining_seconds - JOIN_SECONDS
-    succeeded = services.map(partial(_process_message, services, deadline), batch)
+    run = Run(services, services.clock() + remaining_seconds - JOIN_SECONDS)
+    succeeded = services.map(partial(_process_message, run), batch)
     if all(succeeded):
         return
     handles = [message.receipt_handle for message, done in zip(batch, succeeded, strict=True) if done]
-    if handles and services.clock() + CALL_SECONDS <= deadline:
+    if handles and run.has_time():
         try:
             services.inbox.delete_many(handles)
         except QueueUnavailableError:
@@ -36,26 +35,26 @@ def process(batch: Sequence[Message], services: Services, remaining_seconds: flo
     raise BatchError(f"{len(batch) - len(handles)} of {len(batch)} messages failed")
 
 
-def _process_message(services: Services, deadline: float, message: Message) -> bool:
+def _process_message(run: Run, message: Message) -> bool:
     with request_id(message.message_id):
         try:
-            _handle(message, services, deadline)
+            _handle(message, run)
         except Exception:  # one message's error must not cost another
             logger.exception("message failed")
             return False
         return True
 
 
-def _handle(message: Message, services: Services, deadline: float) -> None:
+def _handle(message: Message, run: Run) -> None:
     try:
-        request = messages.parse(message.body)
-        claim_ends_in = delivery.redrive(request, services) if request.failed_at is not None else None
+        event_id, failed_at = messages.parse(message.body)
+        claim_ends_in = delivery.redrive(event_id, failed_at, run.services) if failed_at is not None else None
         if claim_ends_in is None:
-            delivery.deliver(request.event_id, services, deadline)
+            delivery.deliver(event_id, run)
         else:
-            services.inbox.send(message, claim_ends_in)
+            run.services.inbox.send(message, claim_ends_in)
     except messages.MalformedMessageError:
         logger.warning("message cannot be read")
-        services.dlq.send(Message(message.body, {"Reason": "malformed"}, message.group_id))
+        run.services.dlq.send(Message(message.body, {"Reason": "malformed"}, message.group_id))
     except delivery.UnknownEventError:  # an event is stored before any message names it
-        logger.warning("message dropped: its event expired or was deleted", extra={"event_id": request.event_id})
+        logger.warning("message dropped: its event expired or was deleted", extra={"event_id": event_id})

@@ -15,15 +15,14 @@ from chalicelib import listing, messages
 from chalicelib.aws import CALL_SECONDS
 from chalicelib.errors import ApiError, EventClaimedError, EventNotFoundError, LeaseLostError, StorageUnavailableError
 from chalicelib.events import Attempt, Event, Reason, Status, compact, is_copy_id, response_bytes, rfc3339, unix_seconds
-from chalicelib.messages import QueueMessage
 from chalicelib.push import PushResult
 from chalicelib.queue import BATCH_SIZE
 from chalicelib.retry import DAY_SECONDS, MAX_QUEUE_DELAY_SECONDS, Outcome
-from chalicelib.services import Role, Services
+from chalicelib.services import Role, Run, Services
 from chalicelib.store import CLAIM_SECONDS, MESSAGE_GRACE_SECONDS, WriteResult
 from chalicelib.subscriptions import Subscription
 from chalicelib.telemetry import logger
-from chalicelib.validation import LeaseRequest, NewEvent, valid_id
+from chalicelib.validation import NewEvent, valid_id
 
 # After a push come two calls: the record and, for a retry, the message.
 AFTER_PUSH_SECONDS = 2 * CALL_SECONDS
@@ -62,20 +61,18 @@ class NextAttempt:
     may_wait: bool
 
 
-def accept(
-    new_event: NewEvent, services: Services, deadline: float, *, created_by: str, respond_async: bool
-) -> tuple[Event, bool]:
+def accept(new_event: NewEvent, run: Run, *, created_by: str, respond_async: bool) -> tuple[Event, bool]:
     """Store an event and a copy for each matching subscription, then push up to MAX_INLINE_PUSHES of them once.
 
-    The others are queued, as are all if `respond_async` and those whose breaker is open. `deadline` (Unix seconds)
-    bounds the pushes. Returns the event, and whether an earlier call with the same Idempotency-Key stored it. Raises
-    StorageUnavailableError if some may not be stored, ApiError 422 if the key was used with another body, 409 if its
-    event is being erased. Later errors are logged; the sweep retries the delivery.
+    The others are queued, as are all if `respond_async` and those whose breaker is open. Returns the event, and whether
+    an earlier call with the same Idempotency-Key stored it. Raises StorageUnavailableError if some may not be stored,
+    ApiError 422 if the key was used with another body, 409 if its event is being erased. Later errors are logged; the
+    sweep retries the delivery.
     """
+    services = run.services
     event = _new_event(new_event, services, created_by)
     subscriptions = services.subscriptions.matching(event.event_type, event.tenant)
-    has_time = services.clock() + 3 * CALL_SECONDS <= deadline  # to read, to store copies and to store the event
-    if subscriptions and event.body_hash and has_time:
+    if subscriptions and event.body_hash and run.has_time(3):  # to read, to store copies and to store the event
         # Saves storing copies in vain; and an eraser may be about to delete copies that this call would count on.
         earlier = services.store.find(event.event_id)
         if earlier.event or earlier.is_erased:
@@ -90,33 +87,34 @@ def accept(
     stored_copies = services.map(partial(_store, inline, services), copies)
     stored = _store(inline, services, _settled_by_copies(event, stored_copies))
     if not stored.applied:
-        stored_copies = _delete_unlisted(stored_copies, stored.event, services, deadline)
+        stored_copies = _delete_unlisted(stored_copies, stored.event, run)
     event = _require_same_body(stored, event)
     if stored.applied:
-        _announce(event, services)
+        extra = {"event_id": event.event_id, "event_type": event.event_type, "created_by": event.created_by}
+        logger.info("event accepted", extra={**extra, "copies": len(event.copies)})
+        services.metrics.emit(EventsAccepted=1)
 
     due = _due([*stored_copies, stored])
     with _errors_left_to_sweep(event.event_id):
-        _queue([each for each in due if each.event_id not in inline], services, deadline)
+        _queue([each for each in due if each.event_id not in inline], run)
     with _errors_left_to_sweep(event.event_id):
         claimed = [each for each in due if each.event_id in inline]
-        pushed = services.map(lambda each: _push_new(each, destinations[each.event_id], services, deadline), claimed)
+        pushed = services.map(lambda each: _push_new(each, destinations[each.event_id], run), claimed)
         event = next((each for each in pushed if each.event_id == event.event_id), event)
         if stored.applied and pushed and event.claimed_until and not event.is_scheduled:
-            event = _end_claim(event, pushed, services, deadline)
+            event = _end_claim(event, pushed, run)
     return event, not stored.applied
 
 
-def deliver(event_id: str, services: Services, deadline: float) -> None:
-    """Push an event until it is settled or the next attempt must wait longer than this invocation can.
+def deliver(event_id: str, run: Run) -> None:
+    """Push an event until it is settled or the next attempt must wait longer than this run can.
 
-    The function must return by `deadline` (Unix seconds). Raises UnknownEventError, StorageUnavailableError and
-    QueueUnavailableError.
+    Raises UnknownEventError, StorageUnavailableError and QueueUnavailableError.
     """
-    settings = services.settings
-    last_start = deadline - (CALL_SECONDS + settings.push_timeout_seconds + AFTER_PUSH_SECONDS)
+    services, settings = run.services, run.services.settings
+    last_start = run.deadline - (CALL_SECONDS + settings.push_timeout_seconds + AFTER_PUSH_SECONDS)
     waited = 0.0
-    while (upcoming := attempt_delivery(event_id, services, deadline)) is not None:
+    while (upcoming := attempt_delivery(event_id, run)) is not None:
         waited += upcoming.delay_seconds
         is_late = services.clock() + upcoming.delay_seconds > last_start
         if is_late or waited > settings.in_process_wait_seconds or not upcoming.may_wait:
@@ -125,11 +123,12 @@ def deliver(event_id: str, services: Services, deadline: float) -> None:
         services.sleep(upcoming.delay_seconds)
 
 
-def attempt_delivery(event_id: str, services: Services, deadline: float) -> NextAttempt | None:
+def attempt_delivery(event_id: str, run: Run) -> NextAttempt | None:
     """Claim an event, push it and record the outcome.
 
     Returns its next attempt; None if it is settled, or another holds it and will see to the next attempt.
     """
+    services = run.services
     claim = services.store.claim(event_id, services.new_id())
     event = claim.event
     if event is None:
@@ -145,19 +144,15 @@ def attempt_delivery(event_id: str, services: Services, deadline: float) -> Next
         return None
     if destination.subscription and destination.subscription.disabled_at:
         not_pushed = replace(event, delivery_attempts=event.delivery_attempts - 1, last_error=DISABLED)
-        _dead_letter(not_pushed, Reason.DISABLED, destination, services, deadline)
+        _dead_letter(not_pushed, Reason.DISABLED, destination, run)
         return None
     max_attempts = services.settings.max_delivery_attempts
     if event.delivery_attempts > max_attempts:  # the last attempt was not recorded
         last = replace(event, delivery_attempts=max_attempts)
-        _dead_letter(last, Reason.EXHAUSTED, destination, services, deadline)
+        _dead_letter(last, Reason.EXHAUSTED, destination, run)
         return None
-    if services.may_push(Role.WORKER, destination.url):
-        event, result = _push(event, destination, Role.WORKER, services, deadline)
-    else:
-        result = PushResult(Outcome.RETRY, error=HANGS)
-        event = _with_attempt(event, services.clock(), result)
-    event, delay_seconds = _settle(event, result, destination, services, deadline)
+    event, result = _push(event, destination, Role.WORKER, run)
+    event, delay_seconds = _settle(event, result, destination, run)
     if delay_seconds is None:
         return None
     return NextAttempt(event, delay_seconds, not result.timed_out and services.may_wait(destination.url))
@@ -204,7 +199,9 @@ def release(event_id: str, lease_id: str, services: Services) -> None:
         raise LeaseLostError if result.event else EventNotFoundError
 
 
-def lease(request: LeaseRequest, services: Services) -> list[Event]:
+def lease(
+    services: Services, *, limit: int, lease_seconds: int, event_type: str | None = None, tenant: str | None = None
+) -> list[Event]:
     """Claim the oldest undelivered events that nobody holds, for a consumer; all get the same `claim_id`.
 
     Raises StorageUnavailableError if DynamoDB fails before any is leased.
@@ -213,21 +210,21 @@ def lease(request: LeaseRequest, services: Services) -> list[Event]:
     leased: list[Event] = []
 
     def take(event: Event) -> None:
-        result = services.store.lease(event.event_id, lease_id, request.lease_seconds)
+        result = services.store.lease(event.event_id, lease_id, lease_seconds)
         if result.applied and result.event and result.event.status is not Status.DELIVERED:
             leased.append(result.event)
 
     deadline = services.clock() + LEASE_SEARCH_SECONDS
-    query = replace(listing.INBOX, event_type=request.event_type, tenant=request.tenant)
+    query = replace(listing.INBOX, event_type=event_type, tenant=tenant)
     room = MAX_LEASED_BYTES
     try:
-        while len(leased) < request.limit and room > 0 and services.clock() < deadline:
-            limit = min(MAX_LEASED_AT_ONCE, request.limit - len(leased))
-            page = listing.search(services, replace(query, limit=limit), max_bytes=room)
-            services.map(take, page.events)
-            if page.after is None:
+        while len(leased) < limit and room > 0 and services.clock() < deadline:
+            query = replace(query, limit=min(MAX_LEASED_AT_ONCE, limit - len(leased)))
+            found, after = listing.search(services, query, max_bytes=room)
+            services.map(take, found)
+            if after is None:
                 break
-            query = replace(query, after=page.after)
+            query = replace(query, after=after)
             room = MAX_LEASED_BYTES - sum(response_bytes(event.to_lease_json()) for event in leased)
     except StorageUnavailableError:
         if not leased:
@@ -252,14 +249,14 @@ def replay(event_id: str, services: Services) -> Event:
     return event
 
 
-def redrive(message: QueueMessage, services: Services) -> float | None:
+def redrive(event_id: str, failed_at: str, services: Services) -> float | None:
     """Replay the event of a dead letter that was moved back, if that tells of its latest failure.
 
     Returns the seconds after which the dead letter must be looked at again, because the event is claimed: the dead
     letter is sent before the failure is recorded, so it can come back before that. None: it was replayed, or the dead
     letter is out of date, and is no more than a request to push the event if it is pending.
     """
-    event_id, failed_at, expires_at = message.event_id, message.failed_at, _expires_at(services)
+    expires_at = _expires_at(services)
     result = services.store.replay(event_id, services.new_id(), expires_at=expires_at, failed_at=failed_at)
     event = result.event
     if result.applied or event is None:
@@ -288,13 +285,13 @@ def erase(event_id: str, services: Services) -> None:
     logger.info("erased", extra={"event_id": event_id, "copies": len(event.copies)})
 
 
-def push_test_event(subscription: Subscription, services: Services, deadline: float) -> Attempt:
+def push_test_event(subscription: Subscription, run: Run) -> Attempt:
     """Push an event that is stored nowhere to a subscription alone; return the attempt, which changes nothing."""
     payload = compact({"subscription_id": subscription.subscription_id})
     test = NewEvent("test", payload, "null", subscription.tenant)
-    event = _copy(_new_event(test, services, subscription.created_by), subscription, services)
+    event = _copy(_new_event(test, run.services, subscription.created_by), subscription, run.services)
     destination = Destination(subscription.target_url, subscription)
-    event, _ = _push(replace(event, source_event_id=None), destination, Role.TEST, services, deadline)
+    event, _ = _push(replace(event, source_event_id=None), destination, Role.TEST, run)
     return event.attempts[-1]
 
 
@@ -374,19 +371,15 @@ def _store(inline: set[str], services: Services, event: Event) -> WriteResult:
     return services.store.put(event)
 
 
-def _delete_unlisted(
-    stored_copies: list[WriteResult], event: Event | None, services: Services, deadline: float
-) -> list[WriteResult]:
+def _delete_unlisted(stored_copies: list[WriteResult], event: Event | None, run: Run) -> list[WriteResult]:
     """Delete the copies that this POST stored and that the event, which another POST stored, does not list.
 
     Returns the results of the listed ones.
     """
     listed = event.copies if event else ()
     mine = [result.event for result in stored_copies if result.applied and result.event]
-    services.map(
-        lambda copy: _record_with_retries(services.store.delete, copy, services, deadline),
-        [copy for copy in mine if copy.event_id not in listed],
-    )
+    unlisted = [copy for copy in mine if copy.event_id not in listed]
+    run.services.map(lambda copy: _record_with_retries(run.services.store.delete, copy, run), unlisted)
     return [result for result in stored_copies if result.event and result.event.event_id in listed]
 
 
@@ -401,43 +394,37 @@ def _require_same_body(stored: WriteResult, event: Event) -> Event:
     return stored.event
 
 
-def _announce(event: Event, services: Services) -> None:
-    extra = {"event_id": event.event_id, "event_type": event.event_type, "created_by": event.created_by}
-    logger.info("event accepted", extra={**extra, "copies": len(event.copies)})
-    services.metrics.emit(EventsAccepted=1)
-
-
 def _due(stored: list[WriteResult]) -> list[Event]:
     """Return the new events that are to be pushed: not pull-only, and not acknowledged since."""
     events = [result.event for result in stored if result.applied and result.event]
     return [event for event in events if event.status is Status.PENDING and event.is_scheduled]
 
 
-def _queue(events: list[Event], services: Services, deadline: float) -> None:
+def _queue(events: list[Event], run: Run) -> None:
     """Send messages for new events."""
     outgoing = [messages.push_message(event) for event in events]
     tens = [outgoing[start : start + BATCH_SIZE] for start in range(0, len(outgoing), BATCH_SIZE)]
-    if services.clock() + CALL_SECONDS <= deadline:  # else the sweep queues them
-        services.map(services.inbox.send_many, tens)
+    if run.has_time():  # else the sweep queues them
+        run.services.map(run.services.inbox.send_many, tens)
 
 
-def _push_new(event: Event, destination: Destination, services: Services, deadline: float) -> Event:
+def _push_new(event: Event, destination: Destination, run: Run) -> Event:
     """Push a new event once; return it as it is then."""
     with _errors_left_to_sweep(event.event_id):
-        pushed, result = _push(event, destination, Role.INLINE, services, deadline)
-        event, delay_seconds = _settle(pushed, result, destination, services, deadline)
+        pushed, result = _push(event, destination, Role.INLINE, run)
+        event, delay_seconds = _settle(pushed, result, destination, run)
         if delay_seconds is not None:
-            _enqueue(event, delay_seconds, services)
+            _enqueue(event, delay_seconds, run.services)
     return event
 
 
-def _end_claim(event: Event, pushed: list[Event], services: Services, deadline: float) -> Event:
+def _end_claim(event: Event, pushed: list[Event], run: Run) -> Event:
     """End the claim of a POST on an event that is not pushed itself, or let it expire; return the event."""
     if delivered := event.delivered_by(pushed):  # that has ended the claim
         return delivered
-    if services.clock() + CALL_SECONDS > deadline:
+    if not run.has_time():
         return event
-    services.store.release(event.event_id, str(event.claim_id))
+    run.services.store.release(event.event_id, str(event.claim_id))
     return replace(event, claimed_until=None)
 
 
@@ -459,36 +446,37 @@ def _destination(event: Event, services: Services) -> Destination | None:
     return Destination(subscription.target_url, subscription) if subscription else None
 
 
-def _push(
-    event: Event, destination: Destination, role: Role, services: Services, deadline: float
-) -> tuple[Event, PushResult]:
+def _push(event: Event, destination: Destination, role: Role, run: Run) -> tuple[Event, PushResult]:
     """Push a claimed event once; return it with the attempt. Raises OutOfTimeError."""
-    settings, started, subscription = services.settings, services.clock(), destination.subscription
+    settings, started = run.services.settings, run.services.clock()
     timeout_seconds = settings.push_timeout_seconds if role is Role.WORKER else settings.inline_push_timeout_seconds
-    timeout_seconds = min(timeout_seconds, deadline - started - AFTER_PUSH_SECONDS)
+    timeout_seconds = min(timeout_seconds, run.deadline - started - AFTER_PUSH_SECONDS)
     if timeout_seconds <= 0:
         raise OutOfTimeError
-    if subscription and settings.subscription_hosts.fault(destination.url):
+    if destination.subscription and settings.subscription_hosts.fault(destination.url):
         result = PushResult(Outcome.FAILED, error=HOST_NOT_ALLOWED)
-        return _with_attempt(event, started, result), result
-    result = services.push.send(
+    elif role is Role.WORKER and not run.services.may_push(role, destination.url):
+        result = PushResult(Outcome.RETRY, error=HANGS)
+    else:
+        result = _send(event, destination, timeout_seconds, run.services)
+        failed, timed_out = result.outcome is Outcome.RETRY, result.timed_out
+        first_wait = run.services.random() if role is Role.WORKER else 1.0
+        breaker = run.services.breakers(role, destination.url)
+        breaker.record(run.services.clock(), failed=failed, timed_out=timed_out, first_wait=first_wait)
+    return event.with_attempt(Attempt(rfc3339(started), **_shown(result), response=result.response)), result
+
+
+def _send(event: Event, destination: Destination, timeout_seconds: float, services: Services) -> PushResult:
+    settings, subscription = services.settings, destination.subscription
+    return services.push.send(
         event,
         destination.url,
-        timestamp=int(started),
+        timestamp=int(services.clock()),
         timeout_seconds=timeout_seconds,
         connect_timeout_seconds=settings.push_connect_timeout_seconds,
         secrets=subscription.secrets(settings.signing_secrets) if subscription else settings.signing_secrets,
         public_only=bool(subscription and settings.subscription_hosts.public_only(destination.url)),
     )
-    failed, timed_out = result.outcome is Outcome.RETRY, result.timed_out
-    first_wait = services.random() if role is Role.WORKER else 1.0
-    breaker = services.breakers(role, destination.url)
-    breaker.record(services.clock(), failed=failed, timed_out=timed_out, first_wait=first_wait)
-    return _with_attempt(event, started, result), result
-
-
-def _with_attempt(event: Event, started: float, result: PushResult) -> Event:
-    return event.with_attempt(Attempt(rfc3339(started), **_shown(result), response=result.response))
 
 
 def _shown(result: PushResult) -> dict[str, Any]:
@@ -496,11 +484,9 @@ def _shown(result: PushResult) -> dict[str, Any]:
     return {name: getattr(result, name) for name in ("outcome", "status_code", "error", "duration_ms")}
 
 
-def _settle(
-    event: Event, result: PushResult, destination: Destination, services: Services, deadline: float
-) -> tuple[Event, float | None]:
+def _settle(event: Event, result: PushResult, destination: Destination, run: Run) -> tuple[Event, float | None]:
     """Record the outcome of an attempt; return the event, and the seconds until the next attempt if there is one."""
-    delay_seconds = None
+    services, delay_seconds = run.services, None
     if result.outcome is Outcome.RETRY:
         delay_seconds = services.settings.retry_policy.next_delay_seconds(
             event.delivery_attempts, retry_after_seconds=result.retry_after_seconds, random=services.random
@@ -512,63 +498,61 @@ def _settle(
         services.store.delete(event)
         return event, None
     if result.outcome is Outcome.DELIVERED:
-        return _record_delivered(event, result, destination, services, deadline), None
+        return _record_delivered(event, result, destination, run), None
     if delay_seconds is not None:
         services.metrics.emit(DeliveryRetry=1, PushDuration=result.duration_ms)
         will_be_queued = delay_seconds <= MAX_QUEUE_DELAY_SECONDS
         write = partial(services.store.record_retry, delay_seconds=delay_seconds, will_be_queued=will_be_queued)
-        record = _record_with_retries(write, event, services, deadline)
+        record = _record_with_retries(write, event, run)
         return record.event or event, delay_seconds if record.applied else None
     services.metrics.emit(PushDuration=result.duration_ms)
-    has_time = services.clock() + CALL_SECONDS + AFTER_PUSH_SECONDS <= deadline
+    has_time = run.has_time(3)  # for this read and the calls after a push
     if subscription and has_time and services.subscriptions.get(subscription.subscription_id) is None:
         services.store.delete(event)  # nobody waits for a copy whose subscription was deleted during the push
         return event, None
     reason = Reason.PERMANENT if result.outcome is Outcome.FAILED else Reason.EXHAUSTED
-    return _dead_letter(event, reason, destination, services, deadline), None
+    return _dead_letter(event, reason, destination, run), None
 
 
-def _record_delivered(
-    event: Event, result: PushResult, destination: Destination, services: Services, deadline: float
-) -> Event:
+def _record_delivered(event: Event, result: PushResult, destination: Destination, run: Run) -> Event:
     """Record a delivery; before that of a copy, that of the event it was made from if that is not pushed itself."""
+    services = run.services
     if event.settles_source or (event.is_copy and services.settings.webhook_url is None):
-        _record_with_retries(services.store.record_delivered_by_copy, event, services, deadline)
-    record = _record_with_retries(services.store.record_delivered, event, services, deadline)
+        _record_with_retries(services.store.record_delivered_by_copy, event, run)
+    record = _record_with_retries(services.store.record_delivered, event, run)
     if record.applied:
         latency_ms = round((services.clock() - unix_seconds(event.replayed_at or event.created_at)) * 1000)
         services.metrics.emit(DeliverySuccess=1, PushDuration=result.duration_ms, DeliveryLatency=latency_ms)
-        if destination.subscription and services.clock() + CALL_SECONDS <= deadline:
+        if destination.subscription and run.has_time():
             services.subscriptions.record_delivery(destination.subscription)
     return record.event or event
 
 
-def _dead_letter(event: Event, reason: Reason, destination: Destination, services: Services, deadline: float) -> Event:
+def _dead_letter(event: Event, reason: Reason, destination: Destination, run: Run) -> Event:
     """Send the DLQ message, then record the failure: a crash in between makes a second message, never none.
 
     Raises QueueUnavailableError; the sweep queues the event again when its claim ends.
     """
-    failed = replace(event, reason=reason, failed_at=rfc3339(services.clock()))
-    services.dlq.send(messages.dead_letter(failed))
-    record = _record_with_retries(services.store.record_failed, failed, services, deadline)
+    failed = replace(event, reason=reason, failed_at=rfc3339(run.services.clock()))
+    run.services.dlq.send(messages.dead_letter(failed))
+    record = _record_with_retries(run.services.store.record_failed, failed, run)
     if record.applied:
         logger.warning("dead letter", extra={"event_id": event.event_id, "reason": reason})
         if reason is not Reason.DISABLED:
-            _count_failure(destination.subscription, services, deadline)
+            _count_failure(destination.subscription, run)
     return record.event or failed
 
 
-def _count_failure(subscription: Subscription | None, services: Services, deadline: float) -> None:
+def _count_failure(subscription: Subscription | None, run: Run) -> None:
     """Count a dead letter, which may disable the subscription that it is for."""
+    services = run.services
     services.metrics.emit(**{"CopyFailure" if subscription else "DeliveryFailure": 1})
-    has_time = services.clock() + 2 * CALL_SECONDS <= deadline  # else the next dead letter counts
-    if subscription and has_time and services.subscriptions.record_dead_letter(subscription):
+    # Without time, the next dead letter counts.
+    if subscription and run.has_time(2) and services.subscriptions.record_dead_letter(subscription):
         services.metrics.emit(SubscriptionsDisabled=1)
 
 
-def _record_with_retries(
-    write: Callable[[Event], WriteResult], event: Event, services: Services, deadline: float
-) -> WriteResult:
+def _record_with_retries(write: Callable[[Event], WriteResult], event: Event, run: Run) -> WriteResult:
     """Write a record, again and again while the function lasts: a lost record is a second push.
 
     The claim lasts longer: CLAIM_SECONDS is more than the time of the functions that push.
@@ -577,9 +561,9 @@ def _record_with_retries(
         try:
             return write(event)
         except StorageUnavailableError:
-            if services.clock() + RECORD_RETRY_SECONDS > deadline - AFTER_PUSH_SECONDS:
+            if run.services.clock() + RECORD_RETRY_SECONDS > run.deadline - AFTER_PUSH_SECONDS:
                 raise
-            services.sleep(RECORD_RETRY_SECONDS)
+            run.services.sleep(RECORD_RETRY_SECONDS)
 
 
 def _attempt_to_come(event: Event, services: Services) -> NextAttempt | None:

@@ -17,6 +17,10 @@ class FieldFault:
     message: str
 
 
+class InvalidValueError(ValueError):
+    """A value is unusable; the text says what it must be and does not repeat it."""
+
+
 class SettingsError(Exception):
     """One line that names each missing or unusable variable and what it should be."""
 

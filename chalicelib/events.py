@@ -84,8 +84,26 @@ class Attempt:
         return cls(**{name: stored[name] for name in _ATTEMPT_FIELDS if name in stored})
 
 
-@dataclass(frozen=True)
-class Event:
+@dataclass(frozen=True, kw_only=True)
+class PublicState:
+    """What callers see of every event, in this order, besides its id, type and content."""
+
+    status: Status
+    created_at: str
+    delivered_at: str | None = None
+    next_attempt_at: str | None = None
+    delivery_attempts: int = 0
+    delivered_via: DeliveredVia | None = None
+    created_by: str
+    tenant: str | None = None
+    last_error: str | None = None
+    subscription_id: str | None = None
+    source_event_id: str | None = None
+    copies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event(PublicState):
     """An event as stored. Times are RFC 3339, but `expires_at` is in Unix seconds (DynamoDB TTL).
 
     `response_bytes` is that of payload and metadata. `settles_source` marks a copy of an event that is not pushed
@@ -94,32 +112,20 @@ class Event:
 
     event_id: str
     event_type: str
-    status: Status
-    created_at: str
-    created_by: str
     expires_at: int
     response_bytes: int
     payload: str = "{}"
     metadata: str = "null"
     body_hash: str | None = None
-    delivery_attempts: int = 0
     attempts: tuple[Attempt, ...] = ()
-    last_error: str | None = None
-    next_attempt_at: str | None = None
     requeue_at: str | None = None
     claim_id: str | None = None
     claimed_until: str | None = None
     replayed_at: str | None = None
-    delivered_at: str | None = None
-    delivered_via: DeliveredVia | None = None
     failed_at: str | None = None
     reason: Reason | None = None
     lease_count: int = 0
-    subscription_id: str | None = None
-    source_event_id: str | None = None
-    tenant: str | None = None
     settles_source: int | None = None
-    copies: tuple[str, ...] = ()
 
     @classmethod
     def from_item(cls, item: Mapping[str, Mapping[str, Any]]) -> "Event":
@@ -196,12 +202,7 @@ class Event:
 
     def to_lease_json(self) -> str:
         """Return the event as the consumer that leased it sees it."""
-        lease: dict[str, Any] = {
-            "lease_id": self.claim_id,
-            "leased_until": self.claimed_until,
-            "lease_count": self.lease_count,
-        }
-        return self.to_whole_json(**lease)
+        return self.to_whole_json(lease_id=self.claim_id, leased_until=self.claimed_until, lease_count=self.lease_count)
 
     def _to_json(self, members: Mapping[str, Any], include_payload: bool) -> str:
         """Return a JSON object of id and type, payload and metadata as they are stored, and `members`."""
@@ -249,17 +250,4 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "attempts": lambda text: tuple(map(Attempt.from_json, json.loads(text))),
     "copies": lambda text: tuple(json.loads(text)),
 }
-PUBLIC_FIELDS = (
-    "status",
-    "created_at",
-    "delivered_at",
-    "next_attempt_at",
-    "delivery_attempts",
-    "delivered_via",
-    "created_by",
-    "tenant",
-    "last_error",
-    "subscription_id",
-    "source_event_id",
-    "copies",
-)
+PUBLIC_FIELDS = tuple(field.name for field in fields(PublicState))

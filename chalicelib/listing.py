@@ -1,39 +1,37 @@
 """Pages of events in order of creation, merged from the partitions of the index."""
 
 import base64
-import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import accumulate
-from typing import Any
 
-from chalicelib.errors import FieldFault, InvalidRequestError
 from chalicelib.events import EVENT_ID, EVENT_TYPE, EVENT_TYPE_OR_PREFIX, Event, Status
 from chalicelib.services import Services
 from chalicelib.store import HIGHEST, LOWEST, NOT_EXPIRED, UNCLAIMED, Values, partitions
 from chalicelib.subscriptions import SUBSCRIPTION_ID
+from chalicelib.validation import Parser, parse_query, parser
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 100
 # RFC 3339, section 5.6; an unescaped + of the offset arrives as a space.
 TIMESTAMP = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+ -]\d\d:\d\d)"
-EXPECTED_TIME = "a time such as 2026-11-25T02:25:03Z"
 SEARCH_SECONDS = 5
+# Events in order, and the sort key to go on from; None: there are no more.
+Page = tuple[list[Event], str | None]
 MAX_PAGE_BYTES = 5 * 1024 * 1024  # as `response_bytes` counts: Lambda's responses are limited to 6 MB
 
 
 @dataclass(frozen=True)
 class Query:
-    """Events to list: those after the sort key `after`, of originals, copies or both.
+    """Events to list: those after the sort key `after`, without copies or with them, or those of a subscription.
 
-    With `only_available`, those that are claimed are left out.
+    With `only_available`, those that are claimed are left out. `whole` ones have their payload.
     """
 
     statuses: tuple[Status, ...]
     newest_first: bool
-    originals: bool = True
     copies: bool = True
     limit: int = DEFAULT_LIMIT
     event_type: str | None = None
@@ -43,16 +41,16 @@ class Query:
     until: str = HIGHEST
     after: str | None = None
     only_available: bool = False
-    include_payload: bool = False
+    whole: bool = False
 
     def partitions(self) -> list[str]:
         """Return the partitions of the index that have the events."""
-        kinds = [of_copies for of_copies, wanted in ((False, self.originals), (True, self.copies)) if wanted]
-        return [key for of_copies in kinds for key in partitions(*self.statuses, of_copies=of_copies)]
+        originals = partitions(*self.statuses) if self.subscription_id is None else []
+        return originals + (partitions(*self.statuses, of_copies=True) if self.copies else [])
 
     def filter(self) -> tuple[str, Values]:
         """Return the filter expression for rows of these partitions, and its values."""
-        conditions: list[str] = [NOT_EXPIRED]
+        conditions = [NOT_EXPIRED, UNCLAIMED] if self.only_available else [NOT_EXPIRED]
         values: dict[str, str] = {}
         for name in ("event_type", "subscription_id", "tenant"):
             value = getattr(self, name)
@@ -60,8 +58,6 @@ class Query:
                 is_prefix = value.endswith("*")
                 conditions.append(f"begins_with({name}, :{name})" if is_prefix else f"{name} = :{name}")
                 values[f":{name}"] = value.removesuffix("*")
-        if self.only_available:
-            conditions.append(UNCLAIMED)
         return " AND ".join(conditions), values
 
     def bounds(self) -> tuple[str, str]:
@@ -79,82 +75,66 @@ class Query:
 
 
 EVENTS = Query((Status.PENDING, Status.DELIVERED, Status.FAILED), newest_first=True)
-INBOX = Query(
-    (Status.PENDING, Status.FAILED), newest_first=False, copies=False, only_available=True, include_payload=True
-)
+INBOX = Query((Status.PENDING, Status.FAILED), newest_first=False, copies=False, only_available=True, whole=True)
 
 
-@dataclass(frozen=True)
-class Page:
-    """Events in order, and the sort key up to which the listing was read unless it is the last page."""
-
-    events: list[Event]
-    after: str | None
-
-    @property
-    def next_cursor(self) -> str | None:
-        return _encode_cursor(self.after) if self.after else None
+def _utc(timestamp: str) -> str:
+    """Return an RFC 3339 time in UTC with microseconds, as sort keys begin; raise ValueError or OverflowError."""
+    date, time = timestamp[:10], timestamp[11:].upper().replace(" ", "+")
+    moment = datetime.fromisoformat(f"{date}T{time}").astimezone(UTC)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-# The pattern and the description of each parameter, and the fields of Query that it sets.
-PARAMETERS: dict[str, tuple[str, str, Callable[[str], dict[str, Any]]]] = {
-    "cursor": (
-        "([A-Za-z0-9_-]{96})?",
-        "a next_cursor as it was returned",
-        lambda text: {"after": _decode_cursor(text)},
-    ),
-    "event_type": (
-        EVENT_TYPE_OR_PREFIX.pattern,
-        "an event type, or a prefix followed by *",
-        lambda text: {"event_type": text},
-    ),
-    "include": ("payload", "payload", lambda _: {"include_payload": True}),
-    "limit": ("[1-9][0-9]?|100", f"a whole number from 1 to {MAX_LIMIT}", lambda text: {"limit": int(text)}),
-    "order": ("oldest|newest", "oldest or newest", lambda text: {"newest_first": text == "newest"}),
-    "since": (TIMESTAMP, EXPECTED_TIME, lambda text: {"since": _utc(text)}),
-    "source": ("original", "original", lambda _: {"copies": False}),
-    "status": ("|".join(EVENTS.statuses), "pending, delivered or failed", lambda text: {"statuses": (Status(text),)}),
-    "subscription_id": (
-        SUBSCRIPTION_ID.pattern,
-        "sub_ and 32 hexadecimal digits",
-        lambda text: {"subscription_id": text, "originals": False},
-    ),
-    "tenant": (EVENT_TYPE.pattern, "a tenant", lambda text: {"tenant": text}),
-    "until": (TIMESTAMP, EXPECTED_TIME, lambda text: {"until": _utc(text)}),
+def encode_cursor(sort_key: str | None) -> str | None:
+    """Return the cursor that goes on after a sort key, or None for None."""
+    if sort_key is None:
+        return None
+    return base64.urlsafe_b64encode(f"{sort_key}{zlib.crc32(sort_key.encode()):08x}".encode()).decode()
+
+
+def _decode_cursor(cursor: str) -> str | None:
+    """Return the sort key of a cursor, None of an empty one; raise ValueError if it is damaged."""
+    sort_key = base64.urlsafe_b64decode(cursor).decode("ascii")[:-8]
+    if cursor and (encode_cursor(sort_key) != cursor or not EVENT_ID.fullmatch(sort_key[28:])):
+        raise ValueError
+    return sort_key or None
+
+
+_time = parser(TIMESTAMP, "a time such as 2026-11-25T02:25:03Z", _utc)
+PARAMETERS: dict[str, Parser] = {
+    "cursor": parser("([A-Za-z0-9_-]{96})?", "a next_cursor as it was returned", _decode_cursor),
+    "event_type": parser(EVENT_TYPE_OR_PREFIX.pattern, "an event type, or a prefix followed by *"),
+    "include": parser("payload", "payload", lambda text: text == "payload"),
+    "limit": parser("[1-9][0-9]?|100", f"a whole number from 1 to {MAX_LIMIT}", int),
+    "order": parser("oldest|newest", "oldest or newest", lambda text: text == "newest"),
+    "since": _time,
+    "source": parser("original", "original", lambda text: text != "original"),
+    "status": parser("|".join(EVENTS.statuses), "pending, delivered or failed", lambda text: (Status(text),)),
+    "subscription_id": parser(SUBSCRIPTION_ID.pattern, "sub_ and 32 hexadecimal digits"),
+    "tenant": parser(EVENT_TYPE.pattern, "a tenant"),
+    "until": _time,
 }
 INBOX_PARAMETERS = {"cursor", "event_type", "limit", "order", "tenant"}
+# The fields of Query that have other names than their parameters.
+FIELDS = {"cursor": "after", "include": "whole", "order": "newest_first", "source": "copies", "status": "statuses"}
 
 
 def parse(parameters: Mapping[str, Sequence[str]], query: Query) -> Query:
     """Return EVENTS or INBOX with the parameters of a request; raise InvalidRequestError with every fault."""
     allowed = INBOX_PARAMETERS if query.only_available else PARAMETERS.keys()
-    errors: list[FieldFault] = []
-    for name, texts in parameters.items():
-        if name not in allowed:
-            errors.append(FieldFault(name[:128], "is not a parameter of this listing"))
-            continue
-        pattern, expected, fields = PARAMETERS[name]
-        try:
-            valid = len(texts) == 1 and re.fullmatch(pattern, texts[0])
-            query = replace(query, **fields(texts[0])) if valid else query
-        except (ValueError, OverflowError):  # a damaged cursor, or a time such as February 30
-            valid = None
-        if not valid:
-            errors.append(FieldFault(name, f"must be {expected}, and given once"))
-    if errors:
-        raise InvalidRequestError(*errors)
-    return query
+    values = parse_query(parameters, {name: PARAMETERS[name] for name in allowed})
+    return replace(query, **{FIELDS.get(name, name): value for name, value in values.items()})
 
 
 def page(services: Services, query: Query) -> Page:
     """Return a page of whole events, or of the index's attributes unless the query includes the payload."""
-    if not query.include_payload:
+    if not query.whole:
         return search(services, query)
-    found = search(services, query, max_bytes=MAX_PAGE_BYTES)
+    found, after = search(services, query, max_bytes=MAX_PAGE_BYTES)
     # The index is eventually consistent: what it shows may have been pushed or acknowledged a moment ago.
-    current = services.store.get_many([event.event_id for event in found.events])
-    events = [current[event.event_id] for event in found.events if event.event_id in current]
-    return Page([event for event in events if query.still_matches(event, services.clock())], found.after)
+    current = services.store.get_many([event.event_id for event in found])
+    events = [current[event.event_id] for event in found if event.event_id in current]
+    return [event for event in events if query.still_matches(event, services.clock())], after
 
 
 def search(services: Services, query: Query, *, max_bytes: int | None = None) -> Page:
@@ -176,12 +156,10 @@ def search(services: Services, query: Query, *, max_bytes: int | None = None) ->
     sizes = accumulate(event.response_bytes for event in in_order)
     fitting = [event for event, total in zip(in_order, sizes, strict=True) if max_bytes is None or total <= max_bytes]
     events = (fitting or in_order[:1])[: query.limit]
-    return Page(events, events[-1].sort_key if len(events) < len(in_order) else complete_until)
+    return events, events[-1].sort_key if len(events) < len(in_order) else complete_until
 
 
-def _read_partition(
-    services: Services, query: Query, deadline: float, partition_key: str
-) -> tuple[list[Event], str | None]:
+def _read_partition(services: Services, query: Query, deadline: float, partition_key: str) -> Page:
     """Return the next events of a partition, up to one more than the limit, and where it goes on, if it does."""
     rows_needed = query.limit + 1
     condition, values = query.filter()
@@ -203,22 +181,3 @@ def _read_partition(
         if len(events) == rows_needed or services.clock() > deadline:
             return events, page["LastEvaluatedKey"]["sort_key"]["S"]
     return events, None
-
-
-def _utc(timestamp: str) -> str:
-    """Return an RFC 3339 time in UTC with microseconds, as sort keys begin; raise ValueError or OverflowError."""
-    date, time = timestamp[:10], timestamp[11:].upper().replace(" ", "+")
-    moment = datetime.fromisoformat(f"{date}T{time}").astimezone(UTC)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def _encode_cursor(sort_key: str) -> str:
-    return base64.urlsafe_b64encode(f"{sort_key}{zlib.crc32(sort_key.encode()):08x}".encode()).decode()
-
-
-def _decode_cursor(cursor: str) -> str | None:
-    """Return the sort key of a cursor, None of an empty one; raise ValueError if it is damaged."""
-    sort_key = base64.urlsafe_b64decode(cursor).decode("ascii")[:-8]
-    if cursor and (_encode_cursor(sort_key) != cursor or not EVENT_ID.fullmatch(sort_key[28:])):
-        raise ValueError
-    return sort_key or None

@@ -1,7 +1,6 @@
 """Queue messages: one asks to push an event, a dead letter tells why it failed. Neither carries the event."""
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from chalicelib.events import EVENT_ID, Event, compact
@@ -10,14 +9,6 @@ from chalicelib.queue import Message
 
 class MalformedMessageError(Exception):
     """The body is neither a queue message nor a dead letter."""
-
-
-@dataclass(frozen=True)
-class QueueMessage:
-    """What a message asks of the worker: to push an event or, with `failed_at`, to replay it after that failure."""
-
-    event_id: str
-    failed_at: str | None = None
 
 
 def push_message(event: Event) -> Message:
@@ -39,14 +30,16 @@ def dead_letter(event: Event) -> Message:
     return Message(compact(content), {"EventId": event.event_id, "Reason": str(event.reason)}, event.group_id)
 
 
-def parse(body: str) -> QueueMessage:
-    """Return what the message asks for; raise MalformedMessageError."""
+def parse(body: str) -> tuple[str, str | None]:
+    """Return the id of the event to push and, if it is to be replayed, `failed_at` of its dead letter.
+
+    Raises MalformedMessageError.
+    """
     try:
         content = json.loads(body)
         event_id, failed_at = content["event_id"], content.get("failed_at")
-        well_formed = EVENT_ID.fullmatch(event_id) and (failed_at is None or failed_at.isascii())
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
-        raise MalformedMessageError from error
-    if not well_formed:
-        raise MalformedMessageError
-    return QueueMessage(event_id, failed_at)
+        if EVENT_ID.fullmatch(event_id) and (failed_at is None or failed_at.isascii()):
+            return event_id, failed_at
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        pass
+    raise MalformedMessageError

@@ -101,12 +101,9 @@ class PushClient:
     def _pool(self, url: str, connect_timeout_seconds: float, *, public_only: bool) -> urllib3.HTTPConnectionPool:
         parsed = urlsplit(url)
         pool = self._pools[public_only].connection_from_host(parsed.hostname, parsed.port, parsed.scheme)
+        ssl_context = self._tls_context if parsed.scheme == "https" else None
         pool.ConnectionCls = partial(  # type: ignore[assignment]
-            _Connection,
-            ssl_context=self._tls_context if parsed.scheme == "https" else None,
-            connect_timeout_seconds=connect_timeout_seconds,
-            public_only=public_only,
-            clock=self._clock,
+            _Connection, self._clock, connect_timeout_seconds, public_only, ssl_context=ssl_context
         )
         return pool
 
@@ -193,19 +190,12 @@ class _Connection(HTTPSConnection):
     sock: Any
     timeout: float
 
-    def __init__(
-        self,
-        *args: Any,
-        connect_timeout_seconds: float,
-        public_only: bool,
-        clock: Callable[[], float],
-        **options: Any,
-    ) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, clock: Callable[[], float], connect_seconds: float, public_only: bool, **options: Any) -> None:
+        super().__init__(**options)
         self.default_port = 443 if self.ssl_context else 80  # type: ignore[misc]  # left out of the Host header
-        self._connect_timeout_seconds = connect_timeout_seconds
-        self._public_only = public_only
         self._clock = clock
+        self._connect_timeout_seconds = connect_seconds
+        self._public_only = public_only
         self._idle_since = 0.0
 
     @property

@@ -31,10 +31,11 @@ class Message:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Message":
-        """Return the message of a record that Lambda received."""
-        attributes = _texts(record.get("messageAttributes", {}), "stringValue")
-        group_id = record.get("attributes", {}).get(GROUP_ID, DEFAULT_GROUP_ID)
-        return cls(record["body"], attributes, group_id, record["messageId"], record["receiptHandle"])
+        """Return a message that Lambda or `Queue.receive` received; the names of their members differ in case."""
+        members = {name.lower(): value for name, value in record.items()}
+        attributes = _texts(members.get("messageattributes", {}))
+        group_id = members.get("attributes", {}).get(GROUP_ID, DEFAULT_GROUP_ID)
+        return cls(members["body"], attributes, group_id, members["messageid"], members["receipthandle"])
 
 
 class Queue:
@@ -65,16 +66,7 @@ class Queue:
             MessageAttributeNames=["All"],
             MessageSystemAttributeNames=[GROUP_ID],
         )
-        return [
-            Message(
-                message["Body"],
-                _texts(message.get("MessageAttributes", {}), "StringValue"),
-                message.get("Attributes", {}).get(GROUP_ID, DEFAULT_GROUP_ID),
-                message["MessageId"],
-                message["ReceiptHandle"],
-            )
-            for message in response.get("Messages", ())
-        ]
+        return [Message.from_record(message) for message in response.get("Messages", ())]
 
     def delete(self, receipt_handle: str) -> None:
         """Delete a received message."""
@@ -120,6 +112,7 @@ def _parameters(message: Message) -> dict[str, Any]:
     return {"MessageBody": message.body, "MessageAttributes": values, GROUP_ID: message.group_id}
 
 
-def _texts(attributes: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, str]:
+def _texts(attributes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Return the attributes that are text; SQS also has binary ones."""
-    return {name: value[key] for name, value in attributes.items() if value.get(key)}
+    texts = {name: value.get("StringValue") or value.get("stringValue") for name, value in attributes.items()}
+    return {name: text for name, text in texts.items() if text}

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from chalicelib import settings as environment
 from chalicelib import telemetry
-from chalicelib.aws import ONE_SHORT_TRY, make_client, read_secret
+from chalicelib.aws import CALL_SECONDS, ONE_SHORT_TRY, make_client, read_secret
 from chalicelib.breaker import Breaker
 from chalicelib.errors import SettingsError
 from chalicelib.push import PushClient
@@ -100,6 +100,18 @@ class Services:
     @cached_property
     def metrics(self) -> telemetry.Metrics:
         return telemetry.Metrics(self.settings.stage, clock=self.clock)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a function: its services, and the Unix seconds by which it must end."""
+
+    services: Services
+    deadline: float
+
+    def has_time(self, calls: int = 1) -> bool:
+        """Return whether so many AWS calls, as slow as they can be, end by the deadline."""
+        return self.services.clock() + calls * CALL_SECONDS <= self.deadline
 
 
 _services: Services | None = None

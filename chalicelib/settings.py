@@ -7,46 +7,34 @@ import base64
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from chalicelib.auth import DEFAULT_SCOPES, ApiKey, Scope
-from chalicelib.errors import SettingsError
+from chalicelib.errors import InvalidValueError, SettingsError
 from chalicelib.retry import DAY_SECONDS, RetryPolicy
-from chalicelib.targets import AllowedHosts, InvalidValueError, parse_push_url
+from chalicelib.targets import AllowedHosts, parse_push_url
+from chalicelib.validation import Parser, parser
 
 API_KEYS = "must be name:sha256hex[:scope+scope], separated by commas, with the scopes produce, consume and erase"
 
-T = TypeVar("T")
 
-
-def _matching(pattern: str, expected: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise InvalidValueError(expected)
-        return text
-
-    return parse
-
-
-def _number(kind: type[T], minimum: float, maximum: float) -> Callable[[str], T]:
+def _number(kind: type[int | float], minimum: float, maximum: float) -> Parser:
     pattern, expected = (r"[0-9]{1,9}", "an integer") if kind is int else (r"[0-9]*\.?[0-9]+", "a number")
 
-    def parse(text: str) -> T:
-        if not re.fullmatch(pattern, text) or not minimum <= float(text) <= maximum:
-            raise InvalidValueError(f"must be {expected} from {minimum} to {maximum}")
-        return kind(text)  # type: ignore[call-arg]
+    def convert(text: str) -> float:
+        number = kind(text)
+        if not minimum <= number <= maximum:
+            raise ValueError
+        return number
 
-    return parse
+    return parser(pattern, f"{expected} from {minimum} to {maximum}", convert)
 
 
 def _signing_secrets(text: str) -> tuple[bytes, ...]:
     """Return the bytes of each secret; their number is that of Standard Webhooks, "Signature scheme"."""
-    try:
-        secrets = [base64.b64decode(_matching("whsec_.+", "")(entry)[6:], validate=True) for entry in text.split()]
-    except ValueError:  # not whsec_, not base64 or not ASCII
-        secrets = [b""]
+    secrets = [base64.b64decode(entry.removeprefix("whsec_"), validate=True) for entry in text.split()]
     if not all(24 <= len(secret) <= 64 for secret in secrets):
-        raise InvalidValueError("must be whsec_ and base64 of 24 to 64 bytes, separated by spaces")
+        raise ValueError
     return tuple(secrets)
 
 
@@ -62,17 +50,17 @@ def _api_key(entry: str) -> ApiKey:
     return ApiKey(match[1], match[2].lower(), frozenset(Scope(scope) for scope in scopes))
 
 
-def _setting(
-    name: str, parse: Callable[[str], T], default: Any = MISSING, *, expected: str = "", secret: bool = False
-) -> T:
+def _setting(name: str, parse: Parser, default: Any = MISSING, *, expected: str = "", secret: bool = False) -> Any:
     """Declare the variable of a setting; one without a default is required, and `expected` says what it must be."""
     metadata = {"name": name, "parse": parse, "expected": expected}
-    return cast("T", field(default=default, repr=not secret, metadata=metadata))
+    return field(default=default, repr=not secret, metadata=metadata)
 
 
-LOG_LEVEL = _matching("DEBUG|INFO|WARNING|ERROR|CRITICAL", "must be DEBUG, INFO, WARNING or ERROR")
+LOG_LEVEL = parser("DEBUG|INFO|WARNING|ERROR|CRITICAL", "DEBUG, INFO, WARNING or ERROR")
 DEFAULT_HOSTS = AllowedHosts(("hooks.zapier.com",))
-QUEUE_URL = _matching(r"https?://\S+", "must be the URL of an SQS queue")
+QUEUE_URL = parser(r"https?://\S+", "the URL of an SQS queue")
+WHSEC = r"whsec_\S+(\s+whsec_\S+)*"
+SIGNING_SECRETS = parser(WHSEC, "whsec_ and base64 of 24 to 64 bytes, separated by spaces", _signing_secrets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +77,7 @@ class Settings:
         secret=True,
     )
     api_keys: tuple[ApiKey, ...] = _setting("API_KEYS", _api_keys, expected=API_KEYS, secret=True)
-    signing_secrets: tuple[bytes, ...] = _setting("WEBHOOK_SIGNING_SECRETS", _signing_secrets, (), secret=True)
+    signing_secrets: tuple[bytes, ...] = _setting("WEBHOOK_SIGNING_SECRETS", SIGNING_SECRETS, (), secret=True)
     subscription_hosts: AllowedHosts = _setting("SUBSCRIPTION_HOSTS", AllowedHosts.parse, DEFAULT_HOSTS)
     max_delivery_attempts: int = _setting("MAX_DELIVERY_ATTEMPTS", _number(int, 1, 1000), 20)
     backoff_base_seconds: float = _setting("BACKOFF_BASE_SECONDS", _number(float, 0, DAY_SECONDS), 1.0)
@@ -102,7 +90,7 @@ class Settings:
     breaker_open_seconds: float = _setting("BREAKER_OPEN_SECONDS", _number(float, 0, DAY_SECONDS), 30.0)
     event_retention_days: int = _setting("EVENT_RETENTION_DAYS", _number(int, 1, 3650), 30)
     subscription_disable_days: float = _setting("SUBSCRIPTION_DISABLE_DAYS", _number(float, 0, 3650), 3.0)
-    stage: str = _setting("STAGE", _matching(r"[A-Za-z0-9-]{1,32}", "must be 1 to 32 of A-Z a-z 0-9 -"), "dev")
+    stage: str = _setting("STAGE", parser("[A-Za-z0-9-]{1,32}", "1 to 32 of A-Z a-z 0-9 -"), "dev")
     log_level: str = _setting("LOG_LEVEL", lambda text: LOG_LEVEL(text.upper()), "INFO")
     worker_batch_window_seconds: int = _setting("WORKER_BATCH_WINDOW_SECONDS", _number(int, 0, 60), 5)
     worker_max_concurrency: int = _setting("WORKER_MAX_CONCURRENCY", _number(int, 2, 1000), 5)
@@ -165,8 +153,4 @@ def _parse_secret(text: str) -> dict[str, str]:
 
 
 def _retry_policy(values: Mapping[str, Any]) -> RetryPolicy:
-    return RetryPolicy(
-        max_attempts=values["max_delivery_attempts"],
-        base_seconds=values["backoff_base_seconds"],
-        cap_seconds=values["backoff_cap_seconds"],
-    )
+    return RetryPolicy(values["max_delivery_attempts"], values["backoff_base_seconds"], values["backoff_cap_seconds"])

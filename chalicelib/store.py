@@ -103,19 +103,12 @@ class Table:
         return self._call("get_item", Key=serialize({"event_id": key}), ConsistentRead=True).get("Item")
 
     def _update(
-        self,
-        key: str,
-        condition: str,
-        changes: Values,
-        values: Values | None = None,
-        *,
-        increment: str = "",
-        **parameters: Any,
+        self, key: str, condition: str, changes: Values, values: Values | None, *, counter: str = "", **parameters: Any
     ) -> tuple[bool, Item | None]:
-        """Set each attribute of `changes`, remove it if None, and add 1 to `increment`, if `condition` holds."""
+        """Set each attribute of `changes`, remove it if None, and add 1 to `counter`, if `condition` holds."""
         sets = ", ".join(f"#{name} = :new_{name}" for name, value in changes.items() if value is not None)
         removes = ", ".join(f"#{name}" for name, value in changes.items() if value is None)
-        clauses = {"SET": sets, "REMOVE": removes, "ADD": f"{increment} :one" if increment else ""}
+        clauses = {"SET": sets, "REMOVE": removes, "ADD": f"{counter} :one" if counter else ""}
         return self._write(
             "update_item",
             condition,
@@ -141,10 +134,7 @@ class Table:
             parameters["ExpressionAttributeValues"] = serialize({name: known[name] for name in placeholders})
         try:
             response = self._call(
-                operation,
-                ConditionExpression=condition,
-                ReturnValuesOnConditionCheckFailure="ALL_OLD",
-                **parameters,
+                operation, ConditionExpression=condition, ReturnValuesOnConditionCheckFailure="ALL_OLD", **parameters
             )
         except ClientError as failure:
             return False, failure.response.get("Item")
@@ -169,12 +159,7 @@ class Table:
     def _known_values(self) -> dict[str, Any]:
         """Return the placeholders that conditions and filters share."""
         now = self._clock()
-        return {
-            ":now": rfc3339(now),
-            ":now_seconds": int(now),
-            ":pending": Status.PENDING,
-            ":failed": Status.FAILED,
-        }
+        return {":now": rfc3339(now), ":now_seconds": int(now), ":pending": Status.PENDING, ":failed": Status.FAILED}
 
     def _after(self, seconds: float) -> str:
         return rfc3339(self._clock() + seconds)
@@ -213,7 +198,7 @@ class EventStore(Table):
         """Take the exclusive right to push a due event for CLAIM_SECONDS, and count the attempt."""
         until = self._after(CLAIM_SECONDS)
         changes = {"claim_id": claim_id, "claimed_until": until, "requeue_at": until}
-        result = self._change(event_id, CLAIMABLE, changes, increment="delivery_attempts", ReturnValues="ALL_NEW")
+        result = self._change(event_id, CLAIMABLE, changes, counter="delivery_attempts", ReturnValues="ALL_NEW")
         # An acknowledgement may come between a try whose response was lost and boto3's retry.
         still_pending = result.event is not None and result.event.status is Status.PENDING
         return replace(result, applied=result.applied and still_pending)
@@ -234,9 +219,8 @@ class EventStore(Table):
 
     def record_failed(self, event: Event) -> WriteResult:
         """Record a dead letter; the event carries `reason` and `failed_at`, and its DLQ message was sent before."""
-        return self._record(
-            event, status=Status.FAILED, reason=event.reason, failed_at=event.failed_at, **CLEAR_SCHEDULE
-        )
+        failed = {"status": Status.FAILED, "reason": event.reason, "failed_at": event.failed_at}
+        return self._record(event, **failed, **CLEAR_SCHEDULE)
 
     def _record(self, event: Event, **changes: Any) -> WriteResult:
         """Record the outcome of a push and end its claim.
@@ -245,13 +229,10 @@ class EventStore(Table):
         """
         event = replace(event, claimed_until=None, **changes)
         ended: Values = {"claimed_until": None, "attempts": _attempts(event), "last_error": event.last_error}
-        outcome = {
-            "delivery_attempts": event.delivery_attempts,
-            **changes,
-            **_status_attributes(event.event_id, event.status, replayed=event.replayed_at is not None),
-        }
+        status = _status_attributes(event.event_id, event.status, replayed=event.replayed_at is not None)
+        outcome = {**changes, **status, **ended, "delivery_attempts": event.delivery_attempts}
         mine = {":mine": event.claim_id}
-        result = self._change(event.event_id, RECORDABLE, {**outcome, **ended}, mine)
+        result = self._change(event.event_id, RECORDABLE, outcome, mine)
         if result.applied:
             return WriteResult(True, event)
         current = result.event
@@ -274,15 +255,14 @@ class EventStore(Table):
         Not applied if the event is pushed itself, or does not list the copy: another body won its Idempotency-Key.
         """
         event_id = str(copy.source_event_id)
-        delivered = {"delivered_at": self._after(0), "delivered_via": DeliveredVia.SUBSCRIPTIONS}
-        changes = {**_status_attributes(event_id, Status.DELIVERED), **delivered, "claimed_until": None}
+        changes = {**self._delivered(event_id, DeliveredVia.SUBSCRIPTIONS), "claimed_until": None}
         return self._change(event_id, UNPUSHED_SOURCE, changes, {":copy_id": copy.event_id}, ReturnValues="ALL_NEW")
 
     def lease(self, event_id: str, lease_id: str, lease_seconds: int) -> WriteResult:
         """Claim an undelivered event for a consumer. Pushes go on as scheduled when the lease ends."""
         until = self._after(lease_seconds)
         changes = {"claim_id": lease_id, "claimed_until": until, "requeue_at": until}
-        return self._change(event_id, LEASABLE, changes, increment="lease_count", ReturnValues="ALL_NEW")
+        return self._change(event_id, LEASABLE, changes, counter="lease_count", ReturnValues="ALL_NEW")
 
     def release(self, event_id: str, lease_id: str) -> WriteResult:
         """End a lease, or the claim of a POST, that has not expired."""
@@ -294,14 +274,7 @@ class EventStore(Table):
 
         Without a lease, `claimed_until` stays: a push may be running.
         """
-        changes = {
-            **_status_attributes(event_id, Status.DELIVERED),
-            "delivered_at": self._after(0),
-            "delivered_via": DeliveredVia.PULL,
-            "failed_at": None,
-            "reason": None,
-            **CLEAR_SCHEDULE,
-        }
+        changes = {**self._delivered(event_id, DeliveredVia.PULL), "failed_at": None, "reason": None, **CLEAR_SCHEDULE}
         if lease_id is None:
             return self._change(event_id, UNDELIVERED, changes)
         return self._change(event_id, LEASED, {**changes, "claimed_until": None}, {":lease_id": lease_id})
@@ -342,7 +315,7 @@ class EventStore(Table):
         """
         content = dict.fromkeys(("status_shard", "content", "attempts", "last_error"))
         changes = {"status": Status.ERASED, **content}
-        applied, item = self._update(event_id, ERASABLE, changes, ReturnValues="ALL_NEW")
+        applied, item = self._update(event_id, ERASABLE, changes, None, ReturnValues="ALL_NEW")
         return WriteResult(applied, Event.from_item(item) if item else None)
 
     def delete_unclaimed(self, event_id: str) -> bool:
@@ -396,6 +369,9 @@ class EventStore(Table):
         events = map(self._unexpired, response["Responses"].get(self._name, ()))
         return {event.event_id: event for event in events if event}
 
+    def _delivered(self, event_id: str, via: DeliveredVia) -> dict[str, Any]:
+        return {**_status_attributes(event_id, Status.DELIVERED), "delivered_at": self._after(0), "delivered_via": via}
+
     def _change(
         self, event_id: str, condition: str, changes: Values, values: Values | None = None, **parameters: Any
     ) -> WriteResult:
@@ -444,11 +420,11 @@ def _status_attributes(event_id: str, status: Status, *, replayed: bool = False)
 def _item(event: Event) -> Values:
     """Return the attributes of a new event: without `created_at`, which the sort key has, and those of no value."""
     encoded = {
+        **_status_attributes(event.event_id, event.status),
         "sort_key": event.sort_key,
         "content": event.content(),
         "attempts": _attempts(event),
         "copies": compact(event.copies) if event.copies else None,
-        **_status_attributes(event.event_id, event.status),
     }
     kept = {name: value for name, value in vars(event).items() if value and name not in NOT_STORED}
     return {**kept, **encoded}

@@ -112,12 +112,7 @@ class Subscriptions(Table):
         self._candidates = lru_cache(MAX_CACHED_LISTS)(self._read_candidates)
 
     def create(
-        self,
-        created_by: str,
-        target_url: str,
-        event_types: EventTypes = None,
-        tenant: str | None = None,
-        name: str | None = None,
+        self, created_by: str, target_url: str, event_types: EventTypes, tenant: str | None, name: str | None
     ) -> tuple[Subscription, bool]:
         """Store a subscription; return it, and whether it is new.
 
@@ -152,7 +147,7 @@ class Subscriptions(Table):
     def enable(self, subscription_id: str, **changes: str) -> Subscription | None:
         """Enable a subscription, with other `changes`; return it, or None if there is none."""
         self._forget()
-        applied, item = self._update(subscription_id, EXISTS, {**ENABLE, **changes}, ReturnValues="ALL_NEW")
+        applied, item = self._update(subscription_id, EXISTS, {**ENABLE, **changes}, None, ReturnValues="ALL_NEW")
         return Subscription.from_item(item) if applied and item else None
 
     def delete(self, subscription_id: str) -> None:
@@ -220,13 +215,11 @@ class Subscriptions(Table):
     def find(self, subscription_id: str, tenant: str | None) -> Subscription | None:
         """Return the subscription that an event of a tenant was copied for, or None if it is gone.
 
-        It comes from a recent list, or else is read consistently, as one is that the list shows as disabled.
+        It comes from recent lists, or else is read consistently, as one is that gets no copies any more.
         """
-        for listed_tenant in dict.fromkeys((tenant, None)):
-            for subscription in self.recent(listed_tenant):
-                if subscription.subscription_id == subscription_id and subscription.disabled_at is None:
-                    return subscription
-        return self.get(subscription_id)
+        candidates = self._candidates(tenant, self._period())
+        found = (each for each in candidates if each.subscription_id == subscription_id)
+        return next(found, None) or self.get(subscription_id)
 
     def _read_candidates(self, tenant: str | None, _period: float) -> list[Subscription]:
         lists = self._map(self.recent, list(dict.fromkeys((None, tenant))))
@@ -249,7 +242,7 @@ class Subscriptions(Table):
 
 
 def parse_subscription(body: bytes, settings: Settings) -> dict[str, Any]:
-    """Return the members of the body of POST /subscriptions; raise InvalidRequestError with every fault."""
+    """Return all members of the body of POST /subscriptions; raise InvalidRequestError with every fault."""
 
     def check_url(value: Any) -> str | None:
         if not isinstance(value, str) or len(value) > MAX_URL_LENGTH:
@@ -258,7 +251,7 @@ def parse_subscription(body: bytes, settings: Settings) -> dict[str, Any]:
 
     members = {"target_url": check_url, **OPTIONAL_MEMBERS}
     document, _ = parse_object(body, members, ("target_url",))
-    return document
+    return dict.fromkeys(OPTIONAL_MEMBERS) | document
 
 
 def _partition(tenant: str | None) -> str:

@@ -5,11 +5,9 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from chalicelib.errors import InvalidValueError
+
 ANY_HOST = "*"
-
-
-class InvalidValueError(ValueError):
-    """A value is unusable; the text says what it must be and does not repeat it."""
 
 
 @dataclass(frozen=True)

@@ -30,13 +30,8 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         extra = {name: value for name, value in vars(record).items() if name not in _RECORD_ATTRIBUTES}
-        line = {
-            "time": rfc3339(record.created),
-            "level": record.levelname,
-            "message": record.getMessage(),
-            **extra,
-            "request_id": _request_id.get(),
-        }
+        line = {"time": rfc3339(record.created), "level": record.levelname, "message": record.getMessage()}
+        line |= extra | {"request_id": _request_id.get()}
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
         return _encode(line)

@@ -1,4 +1,4 @@
-"""Validation of request bodies."""
+"""Validation of texts, query parameters and request bodies."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from chalicelib.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError
+from chalicelib.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError, InvalidValueError
 from chalicelib.events import EVENT_ID, EVENT_TYPE, compact
 
 MAX_BODY_BYTES = 256 * 1024
@@ -17,10 +17,9 @@ MAX_LEASED_EVENTS = 100
 MAX_LEASE_SECONDS = 3600
 
 Check = Callable[[Any], str | None]  # returns what a value must be, unless it is
+Parser = Callable[[str], Any]  # returns the value of a text; raises InvalidValueError
 
-_encode_canonically = json.JSONEncoder(
-    ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False
-).encode
+_canonical_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False).encode
 
 
 @dataclass(frozen=True)
@@ -38,14 +37,37 @@ class NewEvent:
     body_hash: str | None = None
 
 
-@dataclass(frozen=True)
-class LeaseRequest:
-    """A valid body of POST /inbox/lease."""
+def parser(pattern: str, be: str, convert: Callable[[str], Any] = str) -> Parser:
+    """Return the parser of texts that match `pattern` and that `convert` takes; `be` says what others must be."""
 
-    limit: int = 10
-    lease_seconds: int = 300
-    event_type: str | None = None
-    tenant: str | None = None
+    def parse(text: str) -> Any:
+        try:
+            if re.fullmatch(pattern, text):
+                return convert(text)
+        except (ValueError, OverflowError):
+            pass
+        raise InvalidValueError(f"must be {be}")
+
+    return parse
+
+
+def parse_query(query: Mapping[str, Sequence[str]], parsers: Mapping[str, Parser]) -> dict[str, Any]:
+    """Return the values of query parameters; raise InvalidRequestError with every fault."""
+    values: dict[str, Any] = {}
+    faults: list[FieldFault] = []
+    for name, texts in query.items():
+        if name not in parsers:
+            faults.append(FieldFault(name[:128], "is not a parameter of this call"))
+        elif len(texts) > 1:
+            faults.append(FieldFault(name, "must be given once"))
+        else:
+            try:
+                values[name] = parsers[name](texts[0])
+            except InvalidValueError as error:
+                faults.append(FieldFault(name, str(error)))
+    if faults:
+        raise InvalidRequestError(*faults)
+    return values
 
 
 def must(be: str, is_valid: Callable[[Any], bool]) -> Check:
@@ -111,12 +133,12 @@ def parse_new_event(body: bytes, idempotency_key: str | None = None) -> NewEvent
     )
 
 
-def parse_lease_request(body: bytes) -> LeaseRequest:
-    """Return the lease request in `body`, which may be empty; raise InvalidRequestError with every fault."""
+def parse_lease_request(body: bytes) -> dict[str, Any]:
+    """Return the members of `body`, which may be empty; raise InvalidRequestError with every fault."""
     document, _ = parse_object(body.strip() or b"{}", LEASE_MEMBERS)
     # To JSON Schema, 60.0 is an integer.
-    numbers: dict[str, Any] = {name: int(value) for name, value in document.items() if isinstance(value, float)}
-    return LeaseRequest(**{**document, **numbers})
+    given = {name: int(value) if isinstance(value, float) else value for name, value in document.items()}
+    return {"limit": 10, "lease_seconds": 300, **given}
 
 
 def parse_acknowledgement(body: bytes) -> tuple[str, list[str]]:
@@ -135,9 +157,10 @@ def parse_object(
     """
     if len(body) > MAX_BODY_BYTES:
         raise ApiError(413, "payload_too_large", f"The body must have at most {MAX_BODY_BYTES} bytes.")
-    document, canonical, fault = _decode(body)
-    if fault is not None:
-        raise InvalidRequestError(*header_faults, FieldFault("body", fault))
+    try:
+        document, canonical = _decode(body)
+    except InvalidValueError as error:
+        raise InvalidRequestError(*header_faults, FieldFault("body", str(error))) from None
     unknown = sorted(document.keys() - members.keys())
     faults = [*header_faults, *(FieldFault(name[:128], f"is not one of {', '.join(members)}") for name in unknown)]
     faults += [FieldFault(name, "is required") for name in required if name not in document]
@@ -156,16 +179,15 @@ def valid_id(event_id: str) -> str:
     return event_id
 
 
-def _decode(body: bytes) -> tuple[Any, bytes, str | None]:
-    """Return a JSON object, its canonical JSON, and what is wrong with it, if anything."""
+def _decode(body: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return a JSON object and its canonical JSON; raise InvalidValueError."""
     try:
         document = json.loads(body.decode("utf-8"))
-        if not isinstance(document, dict):
-            return None, b"", "must be a JSON object"
         # More than MAX_DEPTH brackets are needed for that depth: most bodies need no walk.
-        if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _depth(document) > MAX_DEPTH:
-            return None, b"", f"must not be nested deeper than {MAX_DEPTH}"
-        return document, _encode_canonically(document).encode(), None
+        is_deep = body.count(b"{") + body.count(b"[") > MAX_DEPTH and _depth(document) > MAX_DEPTH
+        if isinstance(document, dict) and not is_deep:
+            return document, _canonical_json(document).encode()
+        fault = f"must not be nested deeper than {MAX_DEPTH}" if is_deep else "must be a JSON object"
     except UnicodeDecodeError:
         fault = "must be UTF-8"
     except json.JSONDecodeError as error:
@@ -176,7 +198,7 @@ def _decode(body: bytes) -> tuple[Any, bytes, str | None]:
         fault = "must not contain lone surrogates"
     except ValueError:  # json.loads accepts NaN, reads 1e400 as Infinity, and has CPython's limit of digits
         fault = "must contain only finite numbers within the range of a double, and integers of at most 4,300 digits"
-    return None, b"", fault
+    raise InvalidValueError(fault)
 
 
 def _depth(document: Any) -> int:

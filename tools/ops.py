@@ -221,15 +221,15 @@ def describe(message: Message) -> tuple[str, str, str, str, *tuple[object, ...]]
     """Return destination, reason, event, time and more of a message; not the text of one that is no dead letter."""
     reason = message.attributes.get("Reason")
     try:
-        event = parse(message.body)
+        event_id, failed_at = parse(message.body)
     except MalformedMessageError:
         return message.group_id, reason or "malformed", f"message {message.message_id}", ""
-    if event.failed_at is None:  # moved by SQS: the worker received it too often and never finished
-        return message.group_id, reason or "unprocessed", event.event_id, ""
+    if failed_at is None:  # moved by SQS: the worker received it too often and never finished
+        return message.group_id, reason or "unprocessed", event_id, ""
     content = json.loads(message.body)
     cause = content.get("last_status_code") or content.get("last_error")
     attempts = content.get("delivery_attempts")
-    return message.group_id, str(content.get("reason")), event.event_id, event.failed_at, attempts, cause
+    return message.group_id, str(content.get("reason")), event_id, failed_at, attempts, cause
 
 
 @cli.command(short_help="Move dead letters back to the inbox queue.")

@@ -12,8 +12,8 @@ SOURCES = {path.stem: path for path in (ROOT / "app.py", *(ROOT / "chalicelib").
 
 # A module imports only from the layers before its own. A new module gets its layer here.
 LAYERS = (
-    {"__init__"},
-    {"errors", "events", "retry", "targets", "breaker", "console"},
+    {"__init__", "errors"},
+    {"events", "retry", "targets", "breaker", "console"},
     {"auth", "validation", "telemetry"},
     {"settings", "aws"},
     {"store", "queue", "push"},

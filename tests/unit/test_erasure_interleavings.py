@@ -21,7 +21,7 @@ from chalicelib.errors import ApiError
 from chalicelib.events import rfc3339
 from chalicelib.push import PushResult
 from chalicelib.retry import outcome_of
-from chalicelib.services import Services
+from chalicelib.services import Run, Services
 from chalicelib.settings import load
 from chalicelib.store import CLAIM_SECONDS
 from chalicelib.validation import parse_new_event
@@ -128,7 +128,9 @@ class Table:
 
 def post(services: Services, *, respond_async: bool) -> str:
     deadline = services.clock() + 100
-    event, is_repeated = delivery.accept(NEW_EVENT, services, deadline, created_by="acme", respond_async=respond_async)
+    event, is_repeated = delivery.accept(
+        NEW_EVENT, Run(services, deadline), created_by="acme", respond_async=respond_async
+    )
     return "repeated" if is_repeated else event.event_id
 
 
@@ -138,7 +140,7 @@ def erase(services: Services) -> str:
 
 
 def push_copy(services: Services) -> str:
-    delivery.attempt_delivery(COPY_ID, services, services.clock() + 50)
+    delivery.attempt_delivery(COPY_ID, Run(services, services.clock() + 50))
     return "worked"
 
 

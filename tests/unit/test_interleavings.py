@@ -11,7 +11,6 @@ import pytest
 
 from chalicelib import delivery, settings
 from chalicelib.events import Event, Reason, Status, rfc3339, unix_seconds
-from chalicelib.messages import QueueMessage
 from chalicelib.services import Services
 from chalicelib.store import CLAIM_SECONDS, MESSAGE_GRACE_SECONDS
 from tests.support.fake_aws import FakeDynamoDB
@@ -189,7 +188,7 @@ def redrive(world: SingleEventWorld, actor: Actor, state: State) -> tuple[Actor,
     if not state.dead_letters:
         return DONE, {}
     dead_letter, before = min(state.dead_letters), world.event()
-    delay_seconds = delivery.redrive(QueueMessage(EVENT_ID, dead_letter), world.services)
+    delay_seconds = delivery.redrive(EVENT_ID, dead_letter, world.services)
     changes: dict[str, Any] = {} if delay_seconds else {"dead_letters": state.dead_letters - {dead_letter}}
     if world.event().claim_id != before.claim_id:
         changes["claims"] = 0

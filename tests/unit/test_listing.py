@@ -59,12 +59,13 @@ def walk(services: Services, *, inbox: bool = False, **parameters: object) -> li
     fields = {name: [str(value)] for name, value in parameters.items()}
     query = listing.INBOX if inbox else listing.EVENTS
     pages: list[Page] = []
-    while not pages or pages[-1].next_cursor:
-        if pages:
-            fields["cursor"] = [pages[-1].next_cursor or ""]
-        pages.append(listing.page(services, listing.parse(fields, query)))
+    cursor: str | None = ""
+    while cursor is not None:
+        events, after = listing.page(services, listing.parse({**fields, "cursor": [cursor]}, query))
+        pages.append((events, after))
+        cursor = listing.encode_cursor(after)
         assert len(pages) < 2000
-        assert len(pages[-1].events) <= int(str(parameters.get("limit", 50)))
+        assert len(events) <= int(str(parameters.get("limit", 50)))
     return pages
 
 
@@ -92,7 +93,7 @@ def test_walking_the_pages_shows_every_event_once_in_order(
         (False, {"status": "pending"}, [event for event in events if event.status is Status.PENDING]),
     ):
         pages = walk(services, inbox=inbox, order=order, limit=limit, **filters)
-        assert ids(event for page in pages for event in page.events) == ids(
+        assert ids(event for found, _ in pages for event in found) == ids(
             expected if order == "oldest" else reversed(expected)
         )
 
@@ -108,13 +109,13 @@ def test_an_event_that_the_index_shows_too_late_is_not_in_the_inbox(
     store = services.store
     assert (store.acknowledge(event.event_id) if change == "acknowledge" else store.claim(event.event_id, "d")).applied
     pages = walk(services, inbox=True)
-    assert ids(event for page in pages for event in page.events) == [other.event_id]
-    assert [len(page.events) for page in pages] == [0, 1]  # a page may be empty while there are more
+    assert ids(event for events, _ in pages for event in events) == [other.event_id]
+    assert [len(events) for events, _ in pages] == [0, 1]  # a page may be empty while there are more
 
 
 def test_a_damaged_cursor_is_refused(services: Services) -> None:
     store_all(services, map(make_event, range(3)))
-    cursor = walk(services, limit=1)[0].next_cursor
+    cursor = listing.encode_cursor(walk(services, limit=1)[0][1])
     assert cursor
     damaged = [cursor[:at] + ("A" if cursor[at] != "A" else "B") + cursor[at + 1 :] for at in range(len(cursor))]
     for text in [*damaged, cursor[:-1], cursor + "AAAA", cursor + "\n", "é" * 96, "A" * 96, "_" * 96]:
@@ -138,7 +139,7 @@ def test_expired_events_in_front_are_not_read_and_a_replayed_one_is_listed(
     query, calls = dynamodb.query, itertools.count()
     dynamodb.query = lambda **parameters: (next(calls), query(**parameters))[1]  # type: ignore[method-assign]
 
-    assert ids(listing.page(services, listing.INBOX).events) == [replayed.event_id, live[0].event_id]
+    assert ids(listing.page(services, listing.INBOX)[0]) == [replayed.event_id, live[0].event_id]
     assert next(calls) == len(partitions(*listing.INBOX.statuses))
 
 

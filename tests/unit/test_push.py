@@ -19,7 +19,15 @@ from tests.support import receiver as behave
 from tests.support.receiver import SECRET_PATH, Behaviour, Exchange, Receiver, certificates, endless, garbage, head
 from tests.support.world import Clock
 
-EVENT = Event("evt_" + "0" * 32, "t", Status.PENDING, "2026-11-25T00:00:00Z", "acme", 5, 2)
+EVENT = Event(
+    event_id="evt_" + "0" * 32,
+    event_type="t",
+    status=Status.PENDING,
+    created_at="2026-11-25T00:00:00Z",
+    created_by="acme",
+    expires_at=5,
+    response_bytes=2,
+)
 HUGE = replace(EVENT, payload=f'"{"x" * 8 * 1024 * 1024}"')  # more than the network holds
 LONG = 10.0  # for what must end long before its timeout
 DELIVERED, RETRY, FAILED = Outcome.DELIVERED, Outcome.RETRY, Outcome.FAILED
