@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.receiver import Exchange, Receiver, close_without_answer, hang, status
+from tests.support.receiver import Receiver, close_without_answer, hang, in_turn, status
 from tests.support.world import World
 
 
@@ -57,12 +57,8 @@ def test_after_the_open_time_one_event_is_tried(
 ) -> None:
     world.restart(BREAKER_FAILURES="1", BREAKER_OPEN_SECONDS="5")
     meanwhile: list[int] = []
-
-    def post_another_meanwhile(exchange: Exchange) -> None:
-        meanwhile.append(world.post()["delivery_attempts"])
-        status(code)(exchange)
-
-    receiver.script(status(500), post_another_meanwhile)
+    post_another = in_turn(lambda _: meanwhile.append(world.post()["delivery_attempts"]), status(code))
+    receiver.script(status(500), post_another)
     pushed(world, receiver)
     world.clock.sleep(5)
 

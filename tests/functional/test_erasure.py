@@ -8,7 +8,7 @@ import pytest
 import app
 from tests.conftest import Output
 from tests.support.aws import Aws, Fault
-from tests.support.receiver import Exchange, Receiver, status
+from tests.support.receiver import Exchange, Receiver, in_turn, status
 from tests.support.subscribing import copies, ids, subscribe
 from tests.support.world import KEY, Answer, World, digest
 
@@ -74,12 +74,7 @@ def test_what_is_erased_leaves_no_trace_and_stays_erased(
 
 def test_a_claimed_event_is_not_erased(world: World, receiver: Receiver) -> None:
     refused: list[Answer] = []
-
-    def erase_meanwhile(exchange: Exchange) -> None:
-        refused.append(erase(world, exchange.request.headers["webhook-id"]))
-        status(404)(exchange)
-
-    receiver.script(erase_meanwhile)
+    receiver.script(in_turn(lambda push: refused.append(erase(world, push.request.headers["webhook-id"])), status(404)))
     event = post(world)
     [leased] = world.call("POST", "/inbox/lease", '{"lease_seconds": 90}').json["events"]
     refused.append(erase(world, event["event_id"]))

@@ -11,7 +11,7 @@ from chalicelib.errors import StorageUnavailableError
 from chalicelib.events import rfc3339
 from tests.conftest import During, Output
 from tests.support.aws import Aws, Fault
-from tests.support.receiver import Exchange, Receiver, status
+from tests.support.receiver import Receiver, in_turn, status
 from tests.support.world import START, Answer, World
 
 EVENT = '{"event_type": "a", "payload": {}}'
@@ -71,11 +71,7 @@ def test_every_other_call_is_answered_with_503_while_dynamodb_fails(
 def test_a_record_is_retried_while_the_time_of_the_function_lasts(
     world: World, receiver: Receiver, aws: Aws, by: str, seconds: float
 ) -> None:
-    def fail_the_records(exchange: Exchange) -> None:
-        aws.fail(Fault.REFUSED, "UpdateItem")
-        status(200)(exchange)
-
-    receiver.script(fail_the_records)
+    receiver.script(in_turn(lambda _: aws.fail(Fault.REFUSED, "UpdateItem"), status(200)))
     event_id = world.post(**({"prefer": "respond-async"} if by == "worker" else {}))["event_id"]
     if by == "worker":
         with pytest.raises(BatchError):

@@ -77,10 +77,10 @@ def test_a_changed_key_and_url_count_within_five_minutes(
     [
         lambda secret, _: secret.delete(),
         lambda secret, receiver: secret.throttle(receiver),
-        lambda secret, _: secret.client.put_secret_value(SecretId=NAME, SecretString="garbage"),
+        lambda secret, _: secret.client.put_secret_value(SecretId=NAME, SecretBinary=b"garbage"),
         lambda secret, _: secret.put(API_KEYS="nonsense"),
     ],
-    ids=["gone", "throttled", "garbage", "unusable"],
+    ids=["gone", "throttled", "binary", "unusable"],
 )
 def test_the_last_good_settings_stay_while_the_secret_is_unusable_and_a_new_container_has_none(
     world: World,

@@ -78,7 +78,7 @@ class Exchange(socketserver.StreamRequestHandler):
         self.close()
 
 
-Behaviour = Callable[[Exchange], None]
+Behaviour = Callable[[Exchange], object]  # what it returns does not matter
 
 
 class Receiver(socketserver.ThreadingTCPServer):
@@ -222,12 +222,7 @@ def in_turn(*steps: Behaviour) -> Behaviour:
 def when_all_are_here(number: int) -> Behaviour:
     """Answer 200 to so many requests once all have come; fail after 10 s."""
     barrier = threading.Barrier(number)
-
-    def wait_and_answer(exchange: Exchange) -> None:
-        barrier.wait(10)
-        status(200)(exchange)
-
-    return wait_and_answer
+    return in_turn(lambda exchange: barrier.wait(10), status(200))
 
 
 def redirect(to: str, code: int = 302) -> Behaviour:
