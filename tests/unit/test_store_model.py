@@ -92,7 +92,7 @@ class StoreModel:
         assert self.store.get(event_id) == self.event(event_id)
 
     def wait(self, event_id: str) -> None:
-        self.clock.sleep(self.random.choice((0.5, 1.5, 30, 59.9, 60, 60.1, 1000, DAY)))
+        self.clock.sleep(self.random.choice((0.5, 1.5, 1.5, 30, 59.9, 60, 60.1, 1000, DAY)))
         assert self.store.get_many(IDS) == {key: event for key in IDS if (event := self.event(key))}
 
     def put(self, event_id: str) -> None:
@@ -178,7 +178,7 @@ class StoreModel:
     def end_lease(self, event_id: str) -> None:
         if not self.leases:
             return
-        lease, is_release = self.random.choice(self.leases), self.random.random() < 0.5
+        lease, is_release = self.leases[-1 if self.random.random() < 0.5 else 0], self.random.random() < 0.5
         event, after = self.event(lease.event_id), None
         holds = event and event.claim_id == lease.claim_id and not self.is_unclaimed(event)
         if event and holds and event.status is not Status.DELIVERED:
@@ -245,6 +245,8 @@ STEPS: tuple[Callable[[StoreModel, str], None], ...] = (
     StoreModel.record,
     StoreModel.delete,
     StoreModel.lease,
+    StoreModel.lease,
+    StoreModel.end_lease,
     StoreModel.end_lease,
     StoreModel.acknowledge,
     StoreModel.replay,
