@@ -43,7 +43,9 @@ at = lambda depth: at(depth - 1) if depth else exec(sys.argv[1], {"given": json.
 at(int(sys.argv[3]))
 os._exit(0)"""
 COLD_APP = """import app
-class Context: aws_request_id = "cold"
+class Context:
+    aws_request_id = "cold"
+    get_remaining_time_in_millis = lambda self: 30_000
 assert app.app(given, Context())["statusCode"] == 200"""
 COLD_BOTO3 = f"""import boto3
 from botocore.config import Config
