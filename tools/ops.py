@@ -461,7 +461,8 @@ def erase(*, rate: float, wait: float, go: bool, metadata: list[str] | None, **q
     if tenant and not pairs:
         subscriptions = api.call("GET", "/subscriptions", fields={"tenant": tenant})[0]["subscriptions"]
         names = ("target_host", "name", "subscription_id")
-        print_table(names, ([each[name] for name in names] for each in subscriptions))
+        if subscriptions:
+            print_table(names, ([each[name] for name in names] for each in subscriptions))
     copies = sum(event_id.startswith("cpy_") for event_ids in found.values() for event_id in event_ids)
     events = sum(map(len, found.values())) - copies
     click.echo(f"matching: events {events:,}, copies {copies:,}, subscriptions {len(subscriptions):,}")
