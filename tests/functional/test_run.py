@@ -66,7 +66,13 @@ def shell(commands: str) -> str:
     make = f'make() {{ command make -o .venv/.set-up PY={sys.executable} "$@"; }}'
     script = f"{make}\n{commands}"
     return subprocess.run(
-        ["bash", "-ec", script], cwd=ROOT, capture_output=True, check=True, text=True, timeout=20
+        ["bash", "-ec", script],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=20,
     ).stdout
 
 
