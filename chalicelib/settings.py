@@ -56,7 +56,7 @@ def _setting(name: str, parse: Parser, default: Any = MISSING, *, expected: str 
     return field(default=default, repr=not secret, metadata=metadata)
 
 
-LOG_LEVEL = parser("DEBUG|INFO|WARNING|ERROR|CRITICAL", "DEBUG, INFO, WARNING or ERROR")
+LOG_LEVEL = parser("DEBUG|INFO|WARNING|ERROR|CRITICAL", "DEBUG, INFO, WARNING, ERROR or CRITICAL")
 DEFAULT_HOSTS = AllowedHosts(("hooks.zapier.com",))
 QUEUE_URL = parser(r"https?://\S+", "the URL of an SQS queue")
 WHSEC = r"whsec_\S+(\s+whsec_\S+)*"
