@@ -31,7 +31,7 @@ def _number(kind: type[int | float], minimum: float, maximum: float) -> Parser:
 
 
 def _signing_secrets(text: str) -> tuple[bytes, ...]:
-    """Return the bytes of each secret; their number is that of Standard Webhooks, "Signature scheme"."""
+    """Return the bytes of each secret: 24 to 64, by "Signature scheme" of Standard Webhooks."""
     secrets = [base64.b64decode(entry.removeprefix("whsec_"), validate=True) for entry in text.split()]
     if not all(24 <= len(secret) <= 64 for secret in secrets):
         raise ValueError

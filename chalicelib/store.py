@@ -302,7 +302,7 @@ class EventStore(Table):
         return self._change(event_id, condition, changes, {":failed_at": failed_at}, ReturnValues="ALL_NEW")
 
     def mark_requeued(self, event_id: str, seen: str | None, until: str) -> WriteResult:
-        """Postpone `requeue_at` of an overdue event, `seen` before, until a time: of several sweeps, one succeeds."""
+        """Change `requeue_at` of an overdue event from `seen` to `until`; of several sweeps, one succeeds."""
         return self._change(event_id, OVERDUE, {"requeue_at": until}, {":seen": seen})
 
     def delete(self, event: Event) -> WriteResult:

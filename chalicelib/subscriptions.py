@@ -51,7 +51,10 @@ ENABLE: dict[str, None] = {"failing_since": None, "disabled_at": None, "last_dea
 
 @dataclass(frozen=True)
 class Subscription:
-    """A target URL, which is a secret but for its host, and the event types that it gets; None stands for all."""
+    """A target URL, which is a secret except for its host, and the event types that it gets; None stands for all.
+
+    Times are RFC 3339; `Subscriptions.record_dead_letter` sets the last two.
+    """
 
     subscription_id: str
     target_url: str
