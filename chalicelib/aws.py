@@ -46,7 +46,7 @@ def read_secret(name: str, config: Config = CONFIG) -> str:
         secret = make_client("secretsmanager", config).get_secret_value(SecretId=name)
     except AWS_ERRORS as error:
         raise SettingsError(f"SETTINGS_SECRET is unusable: its secret cannot be read ({error_code(error)})") from None
-    return str(secret.get("SecretString", "binary"))  # which is reported, as it is no NAME=value
+    return str(secret.get("SecretString", "binary"))  # settings.load refuses a binary one: no NAME=value lines
 
 
 def _require_json_object(response_dict: dict[str, Any], operation_model: Any, **_: object) -> None:
@@ -62,7 +62,7 @@ def _require_json_object(response_dict: dict[str, Any], operation_model: Any, **
             return
     if is_success:
         raise ResponseParserError("not a JSON object, or truncated")
-    response_dict["body"] = b"{}"  # an error whose status code says enough, and is retried by it
+    response_dict["body"] = b"{}"  # of an error the status code is enough, also for retries
 
 
 def _remove_trace_header(params: dict[str, Any], **_: object) -> None:

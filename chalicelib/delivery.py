@@ -30,11 +30,15 @@ RECORD_RETRY_SECONDS = 0.5
 HANGS = "not pushed: the receiver hangs"
 DISABLED = "not pushed: the subscription is disabled"
 HOST_NOT_ALLOWED = "SUBSCRIPTION_HOSTS does not allow the host"
+CLAIMED = "The event is claimed; try again when the claim ends."
 MAX_INLINE_PUSHES = 10
 EARLY_READ_SECONDS = 1  # then there is no time for one more call before copies and event are stored, and copies deleted
 LEASE_SEARCH_SECONDS = 5  # the search and the calls after it may take as long again
 MAX_LEASED_BYTES = 4 * 1024 * 1024  # with those taken last, less than Lambda's 6 MB
 MAX_LEASED_AT_ONCE = 10  # then the time left is looked at
+LEASE_SEARCH_SECONDS = 5  # no round begins later; the last one may take as long again
+MAX_LEASED_BYTES = 4 * 1024 * 1024  # no round begins above that; with the last one, less than Lambda's 6 MB
+MAX_LEASED_AT_ONCE = 10  # in a round
 
 
 class OutOfTimeError(Exception):
@@ -135,7 +139,7 @@ def attempt_delivery(event_id: str, run: Run) -> NextAttempt | None:
     if event is None:
         raise UnknownEventError
     if not claim.applied:
-        return _attempt_to_come(event, services)
+        return _next_attempt(event, services)
     destination = _destination(event, services)
     if destination is None and event.is_copy:  # its subscription is gone: nobody waits for it
         services.store.delete(event)
@@ -242,7 +246,7 @@ def replay(event_id: str, services: Services) -> Event:
     if event is None:
         raise EventNotFoundError
     if not result.applied:
-        raise EventClaimedError("The event is claimed.", _claim_seconds_left(event, services))
+        raise EventClaimedError(CLAIMED, _claim_seconds_left(event, services))
     logger.info("replayed", extra={"event_id": event_id})
     if is_pushed:
         with _errors_left_to_sweep(event_id):
@@ -251,11 +255,11 @@ def replay(event_id: str, services: Services) -> Event:
 
 
 def redrive(event_id: str, failed_at: str, services: Services) -> float | None:
-    """Replay the event of a dead letter that was moved back, if that tells of its latest failure.
+    """Replay the event of a dead letter that was moved back, if `failed_at` is that of its latest failure.
 
-    Returns the seconds after which the dead letter must be looked at again, because the event is claimed: the dead
-    letter is sent before the failure is recorded, so it can come back before that. None: it was replayed, or the dead
-    letter is out of date, and is no more than a request to push the event if it is pending.
+    Returns the seconds (up to MAX_QUEUE_DELAY_SECONDS) after which the dead letter must be received again, because the
+    event is claimed: it is sent before the failure is recorded, so it can come back before that. Returns None if the
+    event was replayed, or if the dead letter is out of date and counts as a queue message.
     """
     expires_at = _expires_at(services)
     result = services.store.replay(event_id, services.new_id(), expires_at=expires_at, failed_at=failed_at)
@@ -279,7 +283,7 @@ def erase(event_id: str, services: Services) -> None:
     if event is None:
         return
     if not marked.applied:
-        raise EventClaimedError("The event is claimed.", _claim_seconds_left(event, services))
+        raise EventClaimedError(CLAIMED, _claim_seconds_left(event, services))
     if not all(services.map(services.store.delete_unclaimed, event.copies)):
         raise EventClaimedError("A copy is claimed: repeat the call to complete the erasure.", CLAIM_SECONDS)
     services.store.delete_erased(event_id)
@@ -448,7 +452,7 @@ def _destination(event: Event, services: Services) -> Destination | None:
 
 
 def _push(event: Event, destination: Destination, role: Role, run: Run) -> tuple[Event, PushResult]:
-    """Push a claimed event once; return it with the attempt. Raises OutOfTimeError."""
+    """Push a claimed event once; return it with the attempt. Raises OutOfTimeError if no time is left for a push."""
     settings, started = run.services.settings, run.services.clock()
     timeout_seconds = settings.push_timeout_seconds if role is Role.WORKER else settings.inline_push_timeout_seconds
     timeout_seconds = min(timeout_seconds, run.deadline - started - AFTER_PUSH_SECONDS)
@@ -516,7 +520,7 @@ def _settle(event: Event, result: PushResult, destination: Destination, run: Run
 
 
 def _record_delivered(event: Event, result: PushResult, destination: Destination, run: Run) -> Event:
-    """Record a delivery; before that of a copy, that of the event it was made from if that is not pushed itself."""
+    """Record a delivery; of a copy, first that of its source event if that is not pushed itself."""
     services = run.services
     if event.settles_source or (event.is_copy and services.settings.webhook_url is None):
         _record_with_retries(services.store.record_delivered_by_copy, event, run)
@@ -567,7 +571,7 @@ def _record_with_retries(write: Callable[[Event], WriteResult], event: Event, ru
             run.services.sleep(RECORD_RETRY_SECONDS)
 
 
-def _attempt_to_come(event: Event, services: Services) -> NextAttempt | None:
+def _next_attempt(event: Event, services: Services) -> NextAttempt | None:
     """Return the next attempt of an event whose message came early; None if it needs no push or someone holds it."""
     now = services.clock()
     if event.status is not Status.PENDING or event.next_attempt_at is None or event.is_claimed(now):

@@ -166,7 +166,7 @@ class Event(PublicState):
         return replace(self, attempts=(*self.attempts, attempt)[-MAX_ATTEMPTS_KEPT:], last_error=attempt.error)
 
     def delivered_by(self, copies: Iterable["Event"]) -> "Event | None":
-        """Return the event as the first delivered one of its copies delivered it, or None if none was delivered."""
+        """Return the event as delivered by the first delivered one of its `copies`, or None if there is none."""
         for copy in copies:
             if copy.status is Status.DELIVERED:
                 via, at = DeliveredVia.SUBSCRIPTIONS, copy.delivered_at
@@ -237,7 +237,7 @@ class Event(PublicState):
 
 
 def _plain(value: Mapping[str, Any]) -> Any:
-    """Return a value of DynamoDB's format."""
+    """Return the Python value of a DynamoDB attribute."""
     return int(value["N"]) if "N" in value else next(iter(value.values()))
 
 

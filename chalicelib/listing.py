@@ -27,7 +27,7 @@ MAX_PAGE_BYTES = 5 * 1024 * 1024  # as `response_bytes` counts: Lambda's respons
 class Query:
     """Events to list: those after the sort key `after`, without copies or with them, or those of a subscription.
 
-    With `only_available`, those that are claimed are left out. `whole` ones have their payload.
+    With `only_available`, those that are claimed are left out. `whole` ones have payload and metadata.
     """
 
     statuses: tuple[Status, ...]
@@ -127,7 +127,7 @@ def parse(parameters: Mapping[str, Sequence[str]], query: Query) -> Query:
 
 
 def page(services: Services, query: Query) -> Page:
-    """Return a page of whole events, or of the index's attributes unless the query includes the payload."""
+    """Return a page of events, with the attributes of the index alone unless the query asks for `whole` ones."""
     if not query.whole:
         return search(services, query)
     found, after = search(services, query, max_bytes=MAX_PAGE_BYTES)

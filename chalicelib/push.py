@@ -166,7 +166,7 @@ class _TlsSocket(_DeadlineSocket, ssl.SSLSocket):
 
 
 class _FinalResponse(http.client.HTTPResponse):
-    """The response that follows any informational (1xx) ones, of which http.client skips 100 alone."""
+    """The response that follows any informational (1xx) ones; http.client itself skips only those with status 100."""
 
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(MAX_INFORMATIONAL_RESPONSES):
@@ -222,8 +222,8 @@ class _Connection(HTTPSConnection):
     def _open_socket(self, timeout_seconds: float) -> _DeadlineSocket:
         """Try the host's addresses in turn, each for an equal share of the time.
 
-        If one times out and another fails, the timeout is raised: Lambda outside a VPC has no IPv6, and its error would
-        hide that the receiver hangs.
+        If one times out and another fails, the timeout is raised: Lambda outside a VPC has no IPv6, and the error of an
+        IPv6 address would hide that the receiver hangs.
         """
         addresses = self._resolve()
         share = timeout_seconds / max(1, len(addresses))

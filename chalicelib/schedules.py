@@ -13,7 +13,7 @@ from chalicelib.store import MESSAGE_GRACE_SECONDS, partitions
 from chalicelib.telemetry import logger
 
 MAX_SWEPT = 1000  # of each partition in a run
-LONG_QUEUE = 1000  # with so many visible messages most pending events wait in line, and are not lost
+LONG_QUEUE = 1000  # visible messages; then most overdue events still have theirs, and are not lost
 MAX_SWEPT_WHILE_LONG = 100
 SEARCH_SECONDS = 20
 PARTITIONS = partitions(Status.PENDING) + partitions(Status.PENDING, of_copies=True)
@@ -22,8 +22,9 @@ PARTITIONS = partitions(Status.PENDING) + partitions(Status.PENDING, of_copies=T
 def sweep(services: Services, remaining_seconds: float) -> None:
     """Queue pending events that nobody will push, at most MAX_SWEPT of each partition.
 
-    While the queue is long, at most MAX_SWEPT_WHILE_LONG, and so that everything overdue is queued once before anything
-    is queued twice. Raises StorageUnavailableError and QueueUnavailableError after all partitions were tried.
+    While the queue is long, queue at most MAX_SWEPT_WHILE_LONG of each, and postpone `requeue_at` so far that
+    everything overdue is queued once before anything is queued twice. Raises StorageUnavailableError and
+    QueueUnavailableError after all partitions were tried.
     """
     is_long = services.inbox.depth() >= LONG_QUEUE
     deadline = services.clock() + remaining_seconds - 4 * CALL_SECONDS  # to mark, send, mark and query once more
@@ -34,7 +35,7 @@ def sweep(services: Services, remaining_seconds: float) -> None:
 def publish_depths(services: Services) -> None:
     """Publish the depth of both queues and the age of the oldest pending event; warn if the DLQ is not empty.
 
-    The age is that of events that are to be pushed, copies left out; it is not published if the search does not end in
+    Copies and events that are not to be pushed do not count. The age is not published if the search takes longer than
     SEARCH_SECONDS.
     """
     metrics: dict[str, float] = {"DLQDepth": services.dlq.depth(), "InboxDepth": services.inbox.depth()}

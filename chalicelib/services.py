@@ -24,8 +24,8 @@ from chalicelib.settings import Settings
 from chalicelib.store import EventStore
 from chalicelib.subscriptions import Subscriptions
 
-# After so many failures or timeouts in a row the worker stops pushing: one timeout alone may be one push in twenty.
-HANGS = (math.inf, 10)
+# Failures and timeouts in a row after which the worker stops pushing: one timeout alone may be one push in twenty.
+WORKER_LIMITS = (math.inf, 10)
 MAX_BREAKERS = 2000  # the one used least recently goes
 REFRESH_SECONDS = 300
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class Role(StrEnum):
 
 @dataclass
 class Services:
-    """What outlives a request. AWS clients are created at first use.
+    """What is kept between requests. AWS clients are created at first use.
 
     `breakers` returns the breaker of a role and a URL. `new_id` returns 32 unique hexadecimal digits; `thread_pool`
     takes the number of threads.
@@ -72,9 +72,9 @@ class Services:
         return Subscriptions(dynamodb, self.settings, clock=self.clock, parallel_map=self.map)
 
     def may_push(self, role: Role, url: str) -> bool:
-        """Return whether to push to a destination now. Each role keeps count of its pushes apart."""
+        """Return whether to push to a destination now. The results of each role are counted separately."""
         settings = self.settings
-        max_failures, max_timeouts = (settings.breaker_failures, 1) if role is Role.INLINE else HANGS
+        max_failures, max_timeouts = (settings.breaker_failures, 1) if role is Role.INLINE else WORKER_LIMITS
         breaker = self.breakers(role, url)
         return breaker.allows(self.clock(), max_failures, max_timeouts, settings.breaker_open_seconds)
 

@@ -31,7 +31,7 @@ def _number(kind: type[int | float], minimum: float, maximum: float) -> Parser:
 
 
 def _signing_secrets(text: str) -> tuple[bytes, ...]:
-    """Return the bytes of each secret; their number is that of Standard Webhooks, "Signature scheme"."""
+    """Return the bytes of each secret: 24 to 64, by "Signature scheme" of Standard Webhooks."""
     secrets = [base64.b64decode(entry.removeprefix("whsec_"), validate=True) for entry in text.split()]
     if not all(24 <= len(secret) <= 64 for secret in secrets):
         raise ValueError
@@ -56,7 +56,7 @@ def _setting(name: str, parse: Parser, default: Any = MISSING, *, expected: str 
     return field(default=default, repr=not secret, metadata=metadata)
 
 
-LOG_LEVEL = parser("DEBUG|INFO|WARNING|ERROR|CRITICAL", "DEBUG, INFO, WARNING or ERROR")
+LOG_LEVEL = parser("DEBUG|INFO|WARNING|ERROR|CRITICAL", "DEBUG, INFO, WARNING, ERROR or CRITICAL")
 DEFAULT_HOSTS = AllowedHosts(("hooks.zapier.com",))
 QUEUE_URL = parser(r"https?://\S+", "the URL of an SQS queue")
 WHSEC = r"whsec_\S+(\s+whsec_\S+)*"

@@ -49,7 +49,7 @@ LOWEST, HIGHEST = "0", "~"  # sort keys begin with a digit
 
 CLEAR_SCHEDULE: dict[str, None] = {"next_attempt_at": None, "requeue_at": None}
 
-NOT_STORED = ("created_at", "payload", "metadata")  # as they are: see _item
+NOT_STORED = ("created_at", "payload", "metadata")  # _item stores them in `sort_key` and `content`
 
 Values = Mapping[str, str | int | bytes | None]
 Item = dict[str, dict[str, Any]]  # in DynamoDB's format
@@ -179,9 +179,10 @@ class EventStore(Table):
         self._retention_seconds = retention_seconds
 
     def pages(self, partition: str, values: Values | None = None, **options: Any) -> Iterator[dict[str, Any]]:
-        """Yield pages without those rows of a partition that have expired, as far as their creation tells.
+        """Yield pages; of pending and failed events, only those created within the retention period.
 
-        DynamoDB deletes up to days late, and what it has not deleted would be read each time.
+        DynamoDB deletes expired rows up to days late, and each query would read them. Copies and replayed events have
+        other partitions, which are read whole.
         """
         values = {":low": LOWEST, **(values or {})}
         if self._retention_seconds and partition.startswith(UNSETTLED):
@@ -301,7 +302,7 @@ class EventStore(Table):
         return self._change(event_id, condition, changes, {":failed_at": failed_at}, ReturnValues="ALL_NEW")
 
     def mark_requeued(self, event_id: str, seen: str | None, until: str) -> WriteResult:
-        """Postpone `requeue_at` of an overdue event, `seen` before, until a time: of several sweeps, one succeeds."""
+        """Change `requeue_at` of an overdue event from `seen` to `until`; of several sweeps, one succeeds."""
         return self._change(event_id, OVERDUE, {"requeue_at": until}, {":seen": seen})
 
     def delete(self, event: Event) -> WriteResult:
@@ -354,7 +355,7 @@ class EventStore(Table):
         return self.find(event_id).event
 
     def find(self, event_id: str) -> WriteResult:
-        """Return the event, read consistently, as a write that is not applied does."""
+        """Return the event, read consistently, in a WriteResult that is not applied."""
         return self._result((False, self._get(event_id)), None)
 
     def get_many(self, event_ids: Sequence[str]) -> dict[str, Event]:
@@ -413,12 +414,12 @@ def _status_attributes(event_id: str, status: Status, *, replayed: bool = False)
     if is_copy_id(event_id):
         key = f"{COPY}{key}"
     elif replayed and status in UNSETTLED:
-        key = f"{REPLAYED}{status}"  # few, and the only ones that outlive the retention period of their creation
+        key = f"{REPLAYED}{status}"  # few; only these are kept longer than the retention period after their creation
     return {"status": status, "status_shard": key}
 
 
 def _item(event: Event) -> Values:
-    """Return the attributes of a new event: without `created_at`, which the sort key has, and those of no value."""
+    """Return the attributes of a new event: without those that are empty, and NOT_STORED."""
     encoded = {
         **_status_attributes(event.event_id, event.status),
         "sort_key": event.sort_key,

@@ -30,7 +30,7 @@ EventTypes = list[str] | None
 
 EXISTS = "attribute_exists(event_id)"
 ABSENT = "attribute_not_exists(event_id)"
-SAME = "sort_key = :sort_key"  # has the time of creation: not one that was made anew since
+SAME = "sort_key = :sort_key"  # has the time of creation: not a later one with the same id
 ENABLED = f"{SAME} AND attribute_not_exists(disabled_at)"
 NOT_FAILING = f"{ENABLED} AND (attribute_not_exists(failing_since) OR last_dead_letter_at < :long_ago)"
 FAILING = f"{ENABLED} AND failing_since = :failing_since"
@@ -51,7 +51,10 @@ ENABLE: dict[str, None] = {"failing_since": None, "disabled_at": None, "last_dea
 
 @dataclass(frozen=True)
 class Subscription:
-    """A target URL, which is a secret but for its host, and the event types that it gets; None stands for all."""
+    """A target URL, which is a secret except for its host, and the event types that it gets; None stands for all.
+
+    Times are RFC 3339; `Subscriptions.record_dead_letter` sets the last two.
+    """
 
     subscription_id: str
     target_url: str
@@ -164,7 +167,7 @@ class Subscriptions(Table):
         return applied or current is None
 
     def record_delivery(self, subscription: Subscription) -> None:
-        """Record that a subscription that was failing, as far as the recent list shows, is not."""
+        """Clear `failing_since` of a subscription, if the recent list that it comes from has it."""
         if subscription.failing_since is not None:
             self._change(subscription, FAILING, {"failing_since": None, "last_dead_letter_at": None})
             self._forget()
@@ -198,7 +201,7 @@ class Subscriptions(Table):
         return tuple(Subscription.from_item(row) for page in pages for row in page["Items"])
 
     def recent(self, tenant: str | None) -> tuple[Subscription, ...]:
-        """Return the same from a list that is at most CACHE_SECONDS old."""
+        """Return what `of_tenant` does, from a list that is at most CACHE_SECONDS old."""
         found: tuple[Subscription, ...] = self._lists(tenant, self._period())
         return found
 
@@ -215,7 +218,7 @@ class Subscriptions(Table):
     def find(self, subscription_id: str, tenant: str | None) -> Subscription | None:
         """Return the subscription that an event of a tenant was copied for, or None if it is gone.
 
-        It comes from recent lists, or else is read consistently, as one is that gets no copies any more.
+        It comes from recent lists, or else from a consistent read: the lists leave out those that get no new copies.
         """
         candidates = self._candidates(tenant, self._period())
         found = (each for each in candidates if each.subscription_id == subscription_id)

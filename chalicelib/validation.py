@@ -16,7 +16,7 @@ MAX_DEPTH = 100
 MAX_LEASED_EVENTS = 100
 MAX_LEASE_SECONDS = 3600
 
-Check = Callable[[Any], str | None]  # returns what a value must be, unless it is
+Check = Callable[[Any], str | None]  # returns what a value must be, or None if it is valid
 Parser = Callable[[str], Any]  # returns the value of a text; raises InvalidValueError
 
 _canonical_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False).encode

@@ -1,4 +1,4 @@
-"""`make deploy`, its last step: what Chalice cannot say of the API, which `make package` has in its template.
+"""`make deploy`, its last step: what Chalice cannot configure; `make package` has it in its template.
 
 API Gateway answers some requests itself. Its own texts repeat the `Authorization` header: it takes an unknown path for
 one that wants an AWS signature. The problem documents below replace them.

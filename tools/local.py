@@ -1,6 +1,6 @@
 """Put the system together on one machine: AWS, receiver, API, worker and schedules.
 
-Variables that are set are used, what they leave open is made, and all are checked before anything is made.
+Environment variables are checked first, then used; what they do not name is created.
 """
 
 import contextlib
@@ -306,7 +306,7 @@ def _start_worker(current: Services) -> None:
 
 
 def _schedule(name: str, seconds: float, function: Callable[[], None]) -> None:
-    """Call `function` now, for what a crash left behind should not wait, and every so many seconds."""
+    """Call `function` now, so that what a crash left behind does not wait, and `seconds` after each call."""
 
     def run() -> None:
         while True:

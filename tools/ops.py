@@ -218,7 +218,7 @@ def peek(sqs: Any, url: str, limit: int) -> list[Message]:
 
 
 def describe(message: Message) -> tuple[str, str, str, str, *tuple[object, ...]]:
-    """Return destination, reason, event, time and more of a message; not the text of one that is no dead letter."""
+    """Return destination, reason, event, time and more of a dead letter; of other messages, only ids."""
     reason = message.attributes.get("Reason")
     try:
         event_id, failed_at = parse(message.body)
@@ -247,7 +247,7 @@ def redrive(stage: str, rate: float) -> None:
     total, _ = depths(sqs, dlq_url)
 
     def receive() -> Iterator[Message]:
-        """Yield up to `total` messages, which ends it when messages come back. A second's worth at most is hidden."""
+        """Yield up to `total` messages, so that it ends even if some come back; at most a second's worth in flight."""
         left, size = total, min(BATCH_SIZE, max(1, int(rate)))
         while left > 0 and (messages := source.receive(min(size, left), RECEIVE_WAIT_SECONDS)):
             left -= len(messages)
@@ -314,7 +314,7 @@ class Api:
     def request(
         self, method: str, path: str, *, read_retries: int = 4, headers: dict[str, str] | None = None, **options: Any
     ) -> tuple[int, dict[str, Any], Mapping[str, str]]:
-        """Return status, JSON object (empty for 204) and headers of a response; raise ApiCallError if it is none."""
+        """Return status, JSON object (empty for 204) and headers; raise ApiCallError without a response of JSON."""
         retries = RETRY.new(read=read_retries, retry_after_max=10)
         options |= {"headers": self._headers | (headers or {}), "retries": retries, "redirect": False}
         try:
@@ -443,7 +443,7 @@ def find_matching(api: Api, pairs: list[str], query: Mapping[str, str | None]) -
 @since_option
 @until_option
 @rate_option
-@option("--wait", type=click.FloatRange(0), metavar="SECONDS", default=60, help="Before claimed events are repeated.")
+@option("--wait", type=click.FloatRange(0), metavar="SECONDS", default=60, help="Then claimed events are tried again.")
 @click.option("--go", is_flag=True, help="Erase them. Without it they are counted.")
 def erase(*, rate: float, wait: float, go: bool, metadata: list[str] | None, **query: str | None) -> None:
     """Erase the events of a person (--metadata) or a tenant (--tenant) and their copies. They cannot be restored.

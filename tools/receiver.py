@@ -22,7 +22,7 @@ from chalicelib.push import signature
 
 
 def signature_verdict(headers: Headers, event: Any, body: bytes) -> str:
-    """Return what to show about the signature of a push; raise KeyError, TypeError or ValueError if it is none."""
+    """Return what to show about the signature of a push; raise KeyError, TypeError or ValueError if it is malformed."""
     if "webhook-signature" not in headers:
         return "not signed"
     current = services.get()
@@ -66,7 +66,7 @@ class Receiver:
         return Response("post to the webhook URL, or to /fail?status=503&times=2\n", 404)
 
     def _receive(self, headers: Headers, body: bytes) -> int:
-        """Show a push and return the status to respond with; raise ValueError, TypeError or KeyError if it is none."""
+        """Show a push and return the status to respond with; raise as `signature_verdict` does if it is malformed."""
         event = json.loads(body)
         payload = json.dumps(event["payload"], ensure_ascii=False)
         verdict = signature_verdict(headers, event, body)

@@ -1,6 +1,6 @@
 """`make smoke`: check a deployed stage through its API, with nothing but TRIGGERS_URL and TRIGGERS_API_KEY.
 
-Each check is one call, whose response must have the status, members and types that the stage's own openapi.json tells.
+Each check is one call, whose response must have the status, members and types of the stage's own openapi.json.
 One event is posted, of a type and tenant of its own, and only that is leased, unless it was pushed before.
 """
 
