@@ -511,10 +511,11 @@ def _settle(event: Event, result: PushResult, destination: Destination, run: Run
         record = _record_with_retries(write, event, run)
         return record.event or event, delay_seconds if record.applied else None
     services.metrics.emit(PushDuration=result.duration_ms)
-    has_time = run.has_time(3)  # for this read and the calls after a push
-    if subscription and has_time and services.subscriptions.get(subscription.subscription_id) is None:
-        services.store.delete(event)  # nobody waits for a copy whose subscription was deleted during the push
-        return event, None
+    with contextlib.suppress(StorageUnavailableError):  # then the outcome is recorded all the same
+        # Nobody waits for a copy whose subscription was deleted during the push. This read is a third call after it.
+        if subscription and run.has_time(3) and services.subscriptions.get(subscription.subscription_id) is None:
+            _record_with_retries(services.store.delete, event, run)
+            return event, None
     reason = Reason.PERMANENT if result.outcome is Outcome.FAILED else Reason.EXHAUSTED
     return _dead_letter(event, reason, destination, run), None
 

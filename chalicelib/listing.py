@@ -111,7 +111,7 @@ PARAMETERS: dict[str, Parser] = {
     "source": parser("original", "original", lambda text: text != "original"),
     "status": parser("|".join(EVENTS.statuses), "pending, delivered or failed", lambda text: (Status(text),)),
     "subscription_id": parser(SUBSCRIPTION_ID.pattern, "sub_ and 32 hexadecimal digits"),
-    "tenant": parser(EVENT_TYPE.pattern, "a tenant"),
+    "tenant": parser(EVENT_TYPE.pattern, "1 to 128 characters of A-Z a-z 0-9 . _ - : /"),
     "until": _time,
 }
 INBOX_PARAMETERS = {"cursor", "event_type", "limit", "order", "tenant"}

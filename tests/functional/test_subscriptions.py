@@ -204,6 +204,19 @@ def test_a_copy_whose_subscription_is_deleted_during_its_last_push_is_no_dead_le
     assert (world.call("GET", f"/events/{copy_id}").status_code, world.dead_letters()) == (404, [])
 
 
+def test_a_last_push_is_recorded_although_its_subscription_cannot_be_read(
+    world: World, target: Receiver, aws: Aws
+) -> None:
+    subscribe(world, target.url)
+    target.script(status(404))
+    aws.fail(Fault.REFUSED, "GetItem")
+    [copy_id] = world.post()["copies"]
+    aws.heal()
+
+    assert world.event(copy_id)["status"] == "failed"
+    assert len(world.dead_letters()) == 1
+
+
 def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(world: World, target: Receiver) -> None:
     target.script(status(503))
     subscribe(world, target.url)
