@@ -66,7 +66,7 @@ class History:
     acknowledged_by: set[tuple[str, str]] = field(default_factory=set)
     subscribed_at: dict[str, float] = field(default_factory=dict)  # of the subscriptions that there are
     ended_at: dict[str, float] = field(default_factory=dict)  # of subscriptions that were deleted, for the last time
-    stored_at: dict[str, float] = field(default_factory=dict)  # of copies
+    stored_at: dict[str, float] = field(default_factory=dict)  # of events, for the last time
     deleted: set[str] = field(default_factory=set)  # copies
     expected_copies: dict[tuple[str, str], float] = field(default_factory=dict)  # and when their POST began
 
@@ -78,7 +78,9 @@ class History:
             self._see_subscription(event_id, after, now)
             return
         if before is None:
+            # The same copy may be stored again after it was deleted: its attempts begin anew.
             self.stored_at[event_id] = now
+            self.not_made[event_id, self.replays[event_id]] = 0
             return
         if after is None:
             self._see_deletion(before)
@@ -232,7 +234,9 @@ def _check_end(event: Event, history: History, told: set[tuple[Any, Any]]) -> No
 
 def _check_attempts(event: Event, history: History) -> None:
     replay_number = history.replays[event.event_id]
-    seen = sum(push.replay_number == replay_number for push in history.pushes[event.event_id])
+    since = history.stored_at[event.event_id]
+    pushes = [push for push in history.pushes[event.event_id] if push.started >= since]
+    seen = sum(push.replay_number == replay_number for push in pushes)
     seen += history.not_made[event.event_id, replay_number]
     faults = history.faults[event.event_id, replay_number]
     if not seen <= event.delivery_attempts <= seen + faults:
