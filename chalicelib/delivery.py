@@ -359,8 +359,8 @@ def _inline(destinations: dict[str, Destination], services: Services) -> set[str
 def _settled_by_copies(event: Event, stored_copies: list[WriteResult]) -> Event:
     """Return an event as it is to be stored after its copies.
 
-    One that is not pushed is delivered if one of its copies is: an earlier try of the POST stored that. Else it is
-    claimed, so that no consumer leases it while its copies are pushed.
+    One that is not pushed is delivered if a push delivered one of its copies, which an earlier try of the POST stored.
+    Else it is claimed, so that no consumer leases it while its copies are pushed.
     """
     if event.is_scheduled or not stored_copies:
         return event
@@ -429,8 +429,8 @@ def _end_claim(event: Event, pushed: list[Event], run: Run) -> Event:
         return delivered
     if not run.has_time():
         return event
-    run.services.store.release(event.event_id, str(event.claim_id))
-    return replace(event, claimed_until=None)
+    released = run.services.store.release(event.event_id, str(event.claim_id))
+    return released.event or replace(event, claimed_until=None)
 
 
 @contextlib.contextmanager

@@ -166,9 +166,12 @@ class Event(PublicState):
         return replace(self, attempts=(*self.attempts, attempt)[-MAX_ATTEMPTS_KEPT:], last_error=attempt.error)
 
     def delivered_by(self, copies: Iterable["Event"]) -> "Event | None":
-        """Return the event as delivered by the first delivered one of its `copies`, or None if there is none."""
+        """Return the event as the first push of its copies delivered it, or None if none did.
+
+        A copy that a consumer acknowledged does not count: no target has it.
+        """
         for copy in copies:
-            if copy.status is Status.DELIVERED:
+            if copy.delivered_via is DeliveredVia.PUSH:
                 via, at = DeliveredVia.SUBSCRIPTIONS, copy.delivered_at
                 return replace(self, status=copy.status, delivered_via=via, delivered_at=at, claimed_until=None)
         return None

@@ -66,7 +66,7 @@ class History:
     acknowledged_by: set[tuple[str, str]] = field(default_factory=set)
     subscribed_at: dict[str, float] = field(default_factory=dict)  # of the subscriptions that there are
     ended_at: dict[str, float] = field(default_factory=dict)  # of subscriptions that were deleted, for the last time
-    stored_at: dict[str, float] = field(default_factory=dict)  # of copies
+    stored_at: dict[str, float] = field(default_factory=dict)  # of events, for the last time
     deleted: set[str] = field(default_factory=set)  # copies
     expected_copies: dict[tuple[str, str], float] = field(default_factory=dict)  # and when their POST began
 
@@ -78,7 +78,9 @@ class History:
             self._see_subscription(event_id, after, now)
             return
         if before is None:
+            # The same copy may be stored again after it was deleted: its attempts begin anew.
             self.stored_at[event_id] = now
+            self.not_made[event_id, self.replays[event_id]] = 0
             return
         if after is None:
             self._see_deletion(before)
@@ -159,7 +161,7 @@ class History:
         elif stored["status"] != Status.PENDING and stored.get("delivered_via") != DeliveredVia.PULL:
             self.violations.append(f"a push of a {stored['status']} event")
         source = self.item(event.source_event_id or "")
-        if source and event.event_id not in source.get("copies", "") and not self.any_fault(event.event_id):
+        if source and event.event_id not in source.get("copies", "") and not self.may_be_unlisted(event):
             self.violations.append("a push of a copy that its event does not list")
         for earlier in self.pushes[event.event_id]:
             if earlier.arrived and earlier.replay_number == push.replay_number:
@@ -183,8 +185,14 @@ class History:
                 push.fault = push.fault if push.is_lost else fault
                 push.is_lost = push.is_lost or is_lost
 
-    def any_fault(self, event_id: str) -> bool:
-        return any(self.faults[event_id, number] for number in range(self.replays[event_id] + 1))
+    def may_be_unlisted(self, copy: Event) -> bool:
+        """Return whether the POST that stored a copy could not delete it.
+
+        That is after a fault, and if somebody replayed the copy meanwhile: the POST deletes it under its claim, which a
+        replay takes, and a replay that was answered is a promise to push.
+        """
+        faults = any(self.faults[copy.event_id, number] for number in range(self.replays[copy.event_id] + 1))
+        return faults or copy.replayed_at is not None
 
 
 def check(history: History, stored: Mapping[str, Event], dead_letters: Iterable[Mapping[str, Any]]) -> None:
@@ -200,7 +208,7 @@ def check(history: History, stored: Mapping[str, Event], dead_letters: Iterable[
         if lost := set(event.copies) - stored.keys() - history.deleted:
             raise ViolationError(f"copies that were not stored: {lost}")
         source = stored.get(event.source_event_id or "")
-        if source and event.event_id not in source.copies and not history.any_fault(event.event_id):
+        if source and event.event_id not in source.copies and not history.may_be_unlisted(event):
             raise ViolationError(f"{event.event_id} is a copy that its event does not list")
     copies = {(event.source_event_id, event.subscription_id) for event in stored.values()}
     for (event_id, subscription_id), began in history.expected_copies.items():
@@ -226,7 +234,9 @@ def _check_end(event: Event, history: History, told: set[tuple[Any, Any]]) -> No
 
 def _check_attempts(event: Event, history: History) -> None:
     replay_number = history.replays[event.event_id]
-    seen = sum(push.replay_number == replay_number for push in history.pushes[event.event_id])
+    since = history.stored_at[event.event_id]
+    pushes = [push for push in history.pushes[event.event_id] if push.started >= since]
+    seen = sum(push.replay_number == replay_number for push in pushes)
     seen += history.not_made[event.event_id, replay_number]
     faults = history.faults[event.event_id, replay_number]
     if not seen <= event.delivery_attempts <= seen + faults:

@@ -340,15 +340,38 @@ def test_an_event_is_in_the_inbox_once_its_pushes_came_to_nothing(
     assert receiver.requests == []
 
 
-def test_a_repeated_post_finds_that_a_copy_was_delivered(pull_only: World, target: Receiver, aws: Aws) -> None:
+def test_the_answer_says_delivered_though_the_copy_was_acknowledged_during_its_push(
+    pull_only: World, target: Receiver
+) -> None:
+    def acknowledge(exchange: Exchange) -> None:
+        (copy_id,) = ids(pull_only.call("GET", f"/events?subscription_id={subscription_id}"))
+        pull_only.call("POST", f"/events/{copy_id}/acknowledge")
+        status(200)(exchange)
+
+    target.default = acknowledge
+    subscription_id = subscribe(pull_only, target.url).json["subscription_id"]
+
+    event = pull_only.post()
+
+    assert (event["status"], event["delivered_via"]) == how_delivered(pull_only, event) == DELIVERED
+
+
+@pytest.mark.parametrize(("is_acknowledged", "expected"), [(False, DELIVERED), (True, WAITING)])
+def test_a_repeated_post_finds_that_a_copy_was_delivered(
+    pull_only: World, target: Receiver, aws: Aws, is_acknowledged: bool, expected: tuple[str, str | None]
+) -> None:
     subscribe(pull_only, target.url)
     aws.fail(Fault.REFUSED, "PutItem", at=2)
     assert pull_only.call("POST", "/events", EVENT, idempotency_key="k").status_code == 503
     aws.heal()
+    if is_acknowledged:  # no target has it
+        (copy_id,) = ids(pull_only.call("GET", "/events"))
+        pull_only.call("POST", f"/events/{copy_id}/acknowledge")
     pull_only.settle()
-    assert len(target.requests) == 1
+    pushes = len(target.requests)
+    assert pushes == 1 - is_acknowledged
 
     event = pull_only.call("POST", "/events", EVENT, idempotency_key="k").json
 
-    assert (event["status"], event["delivered_via"]) == how_delivered(pull_only, event) == DELIVERED
-    assert len(target.requests) == 1
+    assert (event["status"], event["delivered_via"]) == how_delivered(pull_only, event) == expected
+    assert len(target.requests) == pushes
