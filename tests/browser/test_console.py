@@ -354,23 +354,23 @@ def test_an_event_is_found_by_its_id_and_what_is_none_says_so(console: Console) 
 
 def test_all_that_match_are_replayed_once_confirmed(console: Console, receiver: Receiver, axe: str) -> None:
     receiver.default = status(404)
-    events = [console.post("bulk.failed", tenant="acme")["event_id"] for _ in range(12)]
+    events = [console.post("bulk.failed", tenant="acme")["event_id"] for _ in range(30)]
     console.open("/?event_type=bulk.failed&status=failed")
-    console.text("#rows li").to_have_count(12)
+    console.text("#rows li").to_have_count(30)
     console.check_looks("list", axe)
     receiver.default = status(200)
     before = len(receiver.requests)
     console.button("Replay all that match").click()
-    expect(console.page.get_by_role("dialog")).to_contain_text("Replay 12 events?")
+    expect(console.page.get_by_role("dialog")).to_contain_text("Replay 30 events?")
     console.check_looks("dialog", axe)
     console.button("Cancel").click()
     console.page.evaluate("void (setTimeout = wait)")  # four a second, as people see it
     console.press("Replay all that match", "Replay")
-    console.text("#job-title").to_contain_text("Replaying: 2 of 12 events")
+    console.text("#job-title").to_contain_text(re.compile(r"Replaying: \d+ of 30 events"))
 
     console.button("Stop").click()
 
-    console.text("#job-title").to_have_text(re.compile("Replayed [2-9] of 12 events, then stopped"))
+    console.text("#job-title").to_have_text(re.compile(r"Replayed \d+ of 30 events, then stopped"))
     console.button("Close").click()
     console.press("Replay all that match", "Replay")
     console.text("#job-title").to_have_text(re.compile(r"Replayed ([1-9]\d?) of \1 events"))
