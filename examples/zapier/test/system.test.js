@@ -43,7 +43,7 @@ const unsubscribe = (subscribeData) =>
 test("the connection is tested with the key and labelled with its name", async () => {
   const me = await appTester(App.authentication.test, { authData });
   assert.ok(me.name);
-  assert.deepEqual(me.scopes.toSorted(), ["consume", "produce"]);
+  assert.deepEqual(me.scopes.toSorted(), ["consume", "erase", "produce"]);
 });
 
 test("a refused key asks the user to connect again", async () => {
