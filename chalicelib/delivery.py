@@ -32,7 +32,7 @@ DISABLED = "not pushed: the subscription is disabled"
 HOST_NOT_ALLOWED = "SUBSCRIPTION_HOSTS does not allow the host"
 CLAIMED = "The event is claimed; try again when the claim ends."
 MAX_INLINE_PUSHES = 10
-EARLY_READ_SECONDS = 1  # then there is no time for one more call before copies and event are stored, and copies deleted
+EARLY_READ_SECONDS = 1  # later it leaves too little time to store copies and event, and to delete copies
 LEASE_SEARCH_SECONDS = 5  # the search and the calls after it may take as long again
 MAX_LEASED_BYTES = 4 * 1024 * 1024  # with those taken last, less than Lambda's 6 MB
 MAX_LEASED_AT_ONCE = 10  # then the time left is looked at
@@ -77,8 +77,10 @@ def accept(new_event: NewEvent, run: Run, *, created_by: str, respond_async: boo
     services, started = run.services, run.services.clock()
     event = _new_event(new_event, services, created_by)
     subscriptions = services.subscriptions.matching(event.event_type, event.tenant)
-    if subscriptions and event.body_hash and services.clock() < started + EARLY_READ_SECONDS:
+    if subscriptions and event.body_hash:
         # Saves storing copies in vain; and an eraser may be about to delete copies that this call would count on.
+        if services.clock() > started + EARLY_READ_SECONDS:
+            raise StorageUnavailableError
         earlier = services.store.find(event.event_id)
         if earlier.event or earlier.is_erased:
             return _require_same_body(earlier, event), True
