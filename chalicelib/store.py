@@ -229,9 +229,14 @@ class EventStore(Table):
         Not applied when a consumer acknowledged the event meanwhile, or the claim expired and was taken by another.
         """
         event = replace(event, claimed_until=None, **changes)
-        ended: Values = {"claimed_until": None, "attempts": _attempts(event), "last_error": event.last_error}
+        ended: Values = {
+            "claimed_until": None,
+            "delivery_attempts": event.delivery_attempts,
+            "attempts": _attempts(event),
+            "last_error": event.last_error,
+        }
         status = _status_attributes(event.event_id, event.status, replayed=event.replayed_at is not None)
-        outcome = {**changes, **status, **ended, "delivery_attempts": event.delivery_attempts}
+        outcome = {**changes, **status, **ended}
         mine = {":mine": event.claim_id}
         result = self._change(event.event_id, RECORDABLE, outcome, mine)
         if result.applied:

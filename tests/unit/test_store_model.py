@@ -154,7 +154,8 @@ class StoreModel:
             return
         assert write() == WriteResult(False, current)
         if current and is_mine:  # acknowledged during the push
-            self.events[push.event_id] = changed(current, "claimed_until", attempts=push.attempts)
+            made = {"attempts": push.attempts, "delivery_attempts": after.delivery_attempts}
+            self.events[push.event_id] = changed(current, "claimed_until", **made)
         self.check_read(push.event_id)
 
     def delete(self, event_id: str) -> None:
