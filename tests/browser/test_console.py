@@ -148,6 +148,7 @@ def console(browser: Browser, system: Run, receiver: Receiver) -> Iterator[Conso
     expect.set_options(timeout=20_000)
     console = Console(context, system)
     yield console
+    console.page.unroute_all(behavior="ignoreErrors")  # of a poll that is under way
     context.close()
     for one in console.api("GET", "/subscriptions")["subscriptions"]:
         system.call("DELETE", f"/subscriptions/{one['subscription_id']}")
