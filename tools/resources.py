@@ -21,7 +21,7 @@ from chalicelib.errors import AWS_ERRORS, SettingsError
 
 ROOT = Path(__file__).parent.parent
 
-# The variable that sets each parameter of the template. Some may be empty: no keys, no signatures, no mail.
+# The variable that sets each parameter of the template. All but the first may be empty: no keys, signatures, mail.
 PARAMETERS = {
     "ZapierWebhookUrl": "ZAPIER_WEBHOOK_URL",
     "ApiKeys": "API_KEYS",
@@ -34,7 +34,6 @@ STILL_DEPLOYED = """\
 still deployed, and in need of queues and secret: {running}
 `chalice delete` deletes what .chalice/deployed/{stage}.json lists. `make deploy STAGE={stage}` completes that file;
 then run `make destroy STAGE={stage}` again. (What `make package` made is deleted with its own stack.)"""
-MAY_BE_EMPTY = ("ApiKeys", "WebhookSigningSecrets", "AlarmEmail")
 STAND_INS = {**dict.fromkeys(settings.REQUIRED, "https://stand-in"), "API_KEYS": ""}
 FIRST_TIME = """\
 {missing} must be set, the first time only:
@@ -170,8 +169,11 @@ def read_template(stage: str) -> Any:
 
 
 def read_config(stage: str) -> Any:
-    """Return .chalice/config.json; raise ClickException if it does not have the stage."""
-    config = json.loads((ROOT / ".chalice" / "config.json").read_text())
+    """Return .chalice/config.json; raise ClickException if it is not JSON, or does not have the stage."""
+    try:
+        config = json.loads((ROOT / ".chalice" / "config.json").read_text())
+    except ValueError as error:
+        raise click.ClickException(f".chalice/config.json is not JSON: {error}") from error
     if stage not in config["stages"]:
         raise click.ClickException(f"STAGE is unusable: .chalice/config.json has {' and '.join(config['stages'])}")
     return config
@@ -183,9 +185,11 @@ def _given(stage: str) -> dict[str, str]:
     given = {"Stage": stage}
     for key, variable in PARAMETERS.items():
         value = " ".join(os.environ.get(variable, "").split())
-        if value or (variable in os.environ and key in MAY_BE_EMPTY):
+        if value or (variable in os.environ and key != "ZapierWebhookUrl"):
             given[key] = value
     configured = config["environment_variables"] | config["stages"][stage]["environment_variables"]
+    if unquoted := [name for name, value in configured.items() if not isinstance(value, str)]:
+        raise click.ClickException(f".chalice/config.json: write values in quotes: {', '.join(unquoted)}")
     settings.load({**STAND_INS, **configured, **{PARAMETERS[key]: given[key] for key in PARAMETERS.keys() & given}})
     return given
 

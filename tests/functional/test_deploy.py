@@ -146,7 +146,8 @@ def test_a_stage_is_deployed_after_interruptions_repeated_from_any_checkout_and_
     [api_id] = deployed["apis"]
     assert post(aws, KEY) == 202
 
-    assert checkout.configure_api() == (0, "")
+    url = f"https://{api_id}.execute-api.us-east-1.amazonaws.com/api"
+    assert checkout.configure_api() == (0, f"export TRIGGERS_URL={url}\n")
     assert unknown_path(aws, api_id) == (404, "application/problem+json", "not_found")
     [limits] = aws.client("apigateway").get_stage(restApiId=api_id, stageName="api")["methodSettings"].items()
     assert (limits[0], limits[1]["throttlingRateLimit"]) == ("*/*", gateway.CALLS_PER_SECOND)
@@ -267,6 +268,18 @@ def test_an_unusable_setting_in_config_json_stops_chalice_with_one_line(checkout
 
     assert output.splitlines() == ["WORKER_MAX_CONCURRENCY is unusable: it must be an integer from 2 to 1000"]
     assert not seen
+
+
+@pytest.mark.parametrize(
+    ("slip", "error"), [(', "MAX_DELIVERY_ATTEMPTS": 60', "in quotes: MAX_DELIVERY_ATTEMPTS"), (",,", "is not JSON: ")]
+)
+def test_a_slip_in_config_json_is_one_line(checkout: Checkout, slip: str, error: str) -> None:
+    file = checkout.path / ".chalice" / "config.json"
+    file.write_text(file.read_text().replace('"STAGE": "dev"', f'"STAGE": "dev"{slip}'))
+
+    status, output = checkout.resources(**GIVEN)
+
+    assert (status, output.count("\n"), error in output) == (1, 1, True)
 
 
 def what_is_deployed(aws: Ministack) -> dict[str, Any]:
