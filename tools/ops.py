@@ -55,10 +55,7 @@ class Commands(click.Group):
             raise click.ClickException(f"AWS: {' '.join(str(error).split())}") from error
 
 
-SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
-
-
-@click.group(cls=Commands, context_settings=SETTINGS)
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def cli() -> None:
     """Operate a running Triggers API.
 
