@@ -79,6 +79,7 @@ smoke: $(SET_UP) ## check a deployed stage, or `make run`, through its API (TRIG
 
 destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table stays (STAGE=dev)
 	@: "$${STAGE:?make destroy needs the stage: make destroy STAGE=dev}"
+	@$(PY) -m tools.resources "$$STAGE" check
 	@.venv/bin/chalice delete --stage "$$STAGE"
 	@exec $(PY) -m tools.resources "$$STAGE" delete
 

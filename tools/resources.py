@@ -102,9 +102,12 @@ def delete(stage: str, cloudformation: Any) -> None:
     deployed = boto3.client("lambda").get_paginator("list_functions").paginate().search("Functions[].FunctionName")
     if running := sorted(names & set(deployed)):
         raise click.ClickException(STILL_DEPLOYED.format(running=", ".join(running), stage=stage))
-    if stack := _find_stack(stage, cloudformation):
-        cloudformation.delete_stack(StackName=stack["StackId"])
-        _wait(stack["StackId"], ("DELETE_COMPLETE",), cloudformation)
+    stack = _find_stack(stage, cloudformation)
+    if stack is None:
+        print(f"there is no stack {_stack_name(stage)} in {cloudformation.meta.region_name}")
+        return
+    cloudformation.delete_stack(StackName=stack["StackId"])
+    _wait(stack["StackId"], ("DELETE_COMPLETE",), cloudformation)
     print(f"stack deleted; kept, for the next stack to adopt: the table triggers-api-{stage}-events, the log groups")
     print("gone for good: the secret with the settings (webhook URL, API keys, signing secrets), the queues")
 
@@ -239,14 +242,14 @@ def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> None:
 
 @click.command()
 @click.argument("stage")
-@click.argument("act", type=click.Choice(["update", "delete"]), default="update")
+@click.argument("act", type=click.Choice(["update", "check", "delete"]), default="update")
 def main(stage: str, act: str) -> None:
     try:
         cloudformation = boto3.client("cloudformation")
+        check_place(stage)
         if act == "delete":
             delete(stage, cloudformation)
-        else:
-            check_place(stage)
+        elif act == "update":
             update(stage, cloudformation)
             restore_record(stage)
     except (SettingsError, *AWS_ERRORS) as error:

@@ -152,9 +152,10 @@ def test_a_stage_is_deployed_after_interruptions_repeated_from_any_checkout_and_
     [limits] = aws.client("apigateway").get_stage(restApiId=api_id, stageName="api")["methodSettings"].items()
     assert (limits[0], limits[1]["throttlingRateLimit"]) == ("*/*", gateway.CALLS_PER_SECOND)
 
-    status, output = checkout.resources(AWS_DEFAULT_REGION="eu-west-1")
-    assert status == 1
-    assert "dev is deployed in us-east-1:000000000000, not in eu-west-1:000000000000" in output
+    for act in ("update", "check"):
+        status, output = checkout.resources(act, AWS_DEFAULT_REGION="eu-west-1")
+        assert status == 1
+        assert "dev is deployed in us-east-1:000000000000, not in eu-west-1:000000000000" in output
 
     second = Checkout(shutil.copytree(checkout.path, tmp_path / "second"), aws)  # the record of the stage was committed
     assert second.resources(API_KEYS=api_key.entry("acme", NEW_KEY))[0] == 0
@@ -176,6 +177,7 @@ def test_a_stage_is_deployed_after_interruptions_repeated_from_any_checkout_and_
     assert status == 0
     assert "the table triggers-api-dev-events" in output
     assert "gone for good: the secret" in output
+    assert second.resources("delete") == (0, "there is no stack triggers-api-dev-resources in us-east-1\n")
     assert {kind: found for kind, found in what_is_deployed(aws).items() if found} == {}
     assert aws.client("sqs").list_queues().get("QueueUrls", []) == []
 
