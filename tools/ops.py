@@ -397,21 +397,21 @@ def replay(event_ids: tuple[str, ...], *, since: str | None, until: str, rate: f
     if bool(event_ids) == bool(since):
         raise click.UsageError("give either EVENT_ID or --since")
     api = Api()
-    listed = api.list_events(since=since, until=until, **query)
-    found = list(listed) if since else [{"event_id": event_id} for event_id in event_ids]
+    found = list(api.list_events(since=since, until=until, **query)) if since else []
+    event_ids = event_ids or tuple(event["event_id"] for event in found)
 
     def how_to_push_from(done: int) -> str:
         period = {"since": found[done]["created_at"], "until": until, **query} if since else {}
         named = [] if since else event_ids[done:]
         return f"To push them: {command_line('replay', {**period, 'rate': f'{rate:g}', 'go': '1'}, named)}"
 
-    if not go or not found:
-        if found:
-            shown = found[:10] if since else map(api.get_event, event_ids[:10])
+    if not go or not event_ids:
+        if event_ids:
+            shown = found[:10] or map(api.get_event, event_ids[:10])
             names = ("created_at", "event_id", "event_type", "status", "last_error")
             print_table(names, ([event[name] for name in names] for event in shown))
-        rest = f". {how_to_push_from(0)}" if found else ""
-        click.echo(f"{counted(len(found), 'event')} would be replayed{rest}")
+        rest = f". {how_to_push_from(0)}" if event_ids else ""
+        click.echo(f"{counted(len(event_ids), 'event')} would be replayed{rest}")
         return
 
     def push(event_id: str) -> str:
@@ -419,9 +419,7 @@ def replay(event_ids: tuple[str, ...], *, since: str | None, until: str, rate: f
         api.call("POST", f"/events/{quote(event_id, safe='')}/replay", read_retries=0)
         return "replayed"
 
-    event_ids = tuple(event["event_id"] for event in found)
-
-    if act_on_each("event", event_ids, push, len(found), rate, rest=how_to_push_from):
+    if act_on_each("event", event_ids, push, len(event_ids), rate, rest=how_to_push_from):
         raise click.ClickException("some events were skipped")
 
 

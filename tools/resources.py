@@ -40,15 +40,13 @@ FIRST_TIME = """\
   ZAPIER_WEBHOOK_URL       where events are pushed to: an https URL, or none if consumers pull them
   API_KEYS                 what `make api-key NAME=acme` prints, separated by commas
   WEBHOOK_SIGNING_SECRETS  optional: what `make signing-secret` prints; without it, pushes are not signed
-  ALARM_EMAIL              optional: the address that alarms are mailed to
-The name of a stage is for one region of one account."""
+  ALARM_EMAIL              optional: the address that alarms are mailed to"""
 NAME_IS_TAKEN = """\
 {reason}
 Something has a name of this stage already, and no stack can adopt it: a queue, topic, secret or alarm that was made
 by hand, or that belongs to another stack, such as the one of `make package`. (A table or log group is adopted.)"""
 NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 WAIT: Any = {"Delay": 1, "MaxAttempts": 1800}
-DONE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 
 
 def update(stage: str, cloudformation: Any) -> None:
@@ -84,12 +82,13 @@ def update(stage: str, cloudformation: Any) -> None:
             raise click.ClickException(reason) from None
         print(f"stack {_stack_name(stage)}: no changes")
         return
-    print(f"stack {_stack_name(stage)}:")
+    taken = [PARAMETERS[key] + ("" if given[key] else " (empty)") for key in PARAMETERS if key in given]
+    print(f"stack {_stack_name(stage)}; settings taken from the environment: {', '.join(taken) or 'none'}")
     pages = cloudformation.get_paginator("describe_change_set").paginate(**name)
     for change in pages.search("Changes[].ResourceChange"):
         print(f"  {change['Action']:<7} {change['LogicalResourceId']}  {change['ResourceType']}", flush=True)
     cloudformation.execute_change_set(**name)
-    _wait(change_set["StackId"], DONE, cloudformation)
+    _wait(change_set["StackId"], ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE"), cloudformation)
     print("done")
 
 

@@ -208,6 +208,7 @@ def test_the_first_run_says_what_to_set_and_later_ones_keep_what_is_not_set_agai
 
     status, output = checkout.resources(ZAPIER_WEBHOOK_URL=WEBHOOK_URL, WEBHOOK_SIGNING_SECRETS="")
     assert status == 0
+    assert "taken from the environment: ZAPIER_WEBHOOK_URL, WEBHOOK_SIGNING_SECRETS (empty)\n" in output
     assert [line.split()[:2] for line in output.splitlines() if line.startswith("  ")] == [["Modify", "Settings"]]
     assert settings_of(aws) == {**first, "ZAPIER_WEBHOOK_URL": WEBHOOK_URL, "WEBHOOK_SIGNING_SECRETS": ""}
 
