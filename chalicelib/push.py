@@ -87,7 +87,7 @@ class PushClient:
             rule = rule_of(error)
             return PushResult(rule.outcome, _ms_since(started), error=rule.text, timed_out=rule.timed_out)
         status_code, outcome = response.status, outcome_of(response.status)
-        text = _read_text(response)  # type: ignore[arg-type]  # urlopen returns an HTTPResponse
+        text = _read_text(response, url)  # type: ignore[arg-type]  # urlopen returns an HTTPResponse
         if outcome is Outcome.DELIVERED:
             return PushResult(outcome, _ms_since(started), status_code)
         wait, error_text = retry_after_seconds(response), f"receiver responded {status_code}"
@@ -256,8 +256,11 @@ class _Connection(HTTPSConnection):
         return response
 
 
-def _read_text(response: urllib3.HTTPResponse) -> str:
-    """Return the beginning of the body with control characters escaped. Keep the connection if that is all of it."""
+def _read_text(response: urllib3.HTTPResponse, url: str) -> str:
+    """Return the beginning of the body with control characters escaped. Keep the connection if that is all of it.
+
+    Path and query of the URL, which many error pages repeat, are left out: they are secrets.
+    """
     body = b""
     try:
         while len(body) < MAX_BODY_BYTES and (data := response.read1(MAX_BODY_BYTES - len(body))):
@@ -267,8 +270,11 @@ def _read_text(response: urllib3.HTTPResponse) -> str:
     if not response.isclosed():
         response.close()
     response.release_conn()
-    text = body.decode("utf-8", "replace")[:MAX_RESPONSE_CHARACTERS]
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    text, parsed = body.decode("utf-8", "replace"), urlsplit(url)
+    for secret in filter(None, (parsed.path.rstrip("/"), parsed.query)):
+        text = text.replace(secret, "…")
+    shown = text[:MAX_RESPONSE_CHARACTERS]
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
 
 
 def _ms_since(started: float) -> int:
