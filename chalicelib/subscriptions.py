@@ -243,9 +243,9 @@ def parse_subscription(body: bytes, settings: Settings) -> dict[str, Any]:
     """Return all members of the body of POST /subscriptions; raise InvalidRequestError with every fault."""
 
     def check_url(value: Any) -> str | None:
-        if not isinstance(value, str) or len(value) > MAX_URL_LENGTH:
-            return f"must be a URL of at most {MAX_URL_LENGTH} characters"
-        return settings.subscription_hosts.fault(value)
+        if isinstance(value, str) and len(value) > MAX_URL_LENGTH:
+            return f"must have at most {MAX_URL_LENGTH} characters"
+        return settings.subscription_hosts.fault(str(value))
 
     members = {"target_url": check_url, **OPTIONAL_MEMBERS}
     document, _ = parse_object(body, members, ("target_url",))

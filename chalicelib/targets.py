@@ -28,14 +28,14 @@ class AllowedHosts:
 
     def fault(self, url: str) -> str | None:
         """Return what is wrong with the target URL of a subscription, or None."""
+        fault = "must name a host that SUBSCRIPTION_HOSTS allows"
         try:
             parse_push_url(url)
+            if self._names(url) or (ANY_HOST in self.entries and urlsplit(url).scheme == "https"):
+                return None
         except InvalidValueError as error:
-            return str(error)
-        if self._names(url) or (ANY_HOST in self.entries and urlsplit(url).scheme == "https"):
-            return None
-        allowed = ", ".join(self.entries) or "none"
-        return f"must name a host that SUBSCRIPTION_HOSTS allows: {allowed}"
+            fault = f"{error}; SUBSCRIPTION_HOSTS allows"
+        return f"{fault}: {', '.join(self.entries) or 'none'}"
 
     def public_only(self, url: str) -> bool:
         """Return whether pushes to an allowed URL may connect to public addresses only."""
