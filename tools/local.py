@@ -31,7 +31,6 @@ from chalicelib import __version__, batch, schedules, services, settings, teleme
 from chalicelib.auth import Scope
 from chalicelib.errors import AWS_ERRORS, ApiError, QueueUnavailableError, SettingsError, StorageUnavailableError
 from chalicelib.queue import Queue
-from chalicelib.services import Services
 from chalicelib.targets import AllowedHosts
 from tools import api_key, local_aws
 from tools.receiver import Receiver
@@ -161,12 +160,12 @@ def start() -> None:
     known = outside.keys() & set(SECRET_VARIABLES)  # secrets that were not made here are not repeated
     variables = {name: given(name) for name in VARIABLES if given(name) and name not in known}
     logging.disable(logging.INFO)  # what to paste is printed first
-    current = _connect()
+    _check_connections()
     logging.disable(logging.NOTSET)
     screen.say(_usage(url, screen.key, receiver, variables))
-    _start_worker(current)
-    _schedule("sweep", 60, lambda: schedules.sweep(current, remaining_seconds=60))
-    _schedule("check_dlq", 300, lambda: schedules.publish_depths(current))
+    _start_worker()
+    _schedule("sweep", 60, lambda: schedules.sweep(services.get(), remaining_seconds=60))
+    _schedule("check_dlq", 300, lambda: schedules.publish_depths(services.get()))
     Thread(target=server.server.serve_forever, name="api", daemon=True).start()
     screen.say(f"ready  {url}  (Ctrl-C ends it)")
 
@@ -264,8 +263,8 @@ def _provide_receiver(screen: Screen) -> Receiver | None:
     return receiver
 
 
-def _connect() -> Services:
-    """Return the services after a first look at the table and both queues; raise StartError naming the variable."""
+def _check_connections() -> None:
+    """Look at the table and both queues; raise StartError naming the variable at fault."""
     try:
         current = services.get()
     except SettingsError as error:
@@ -280,13 +279,13 @@ def _connect() -> Services:
             look()
         except (QueueUnavailableError, StorageUnavailableError) as error:  # the log has the error code of AWS
             raise StartError(f"{name} is unusable: it {settings.REQUIRED[name]}") from error
-    return current
 
 
-def _start_worker(current: Services) -> None:
+def _start_worker() -> None:
     """Start the threads that receive and process batches, one receiving at a time; there is no batch window."""
     client_config = ClientConfig(connect_timeout=1, read_timeout=5, retries={"total_max_attempts": 1})
-    queue = Queue(boto3.client("sqs", config=client_config), current.settings.inbox_queue_url)
+    started = services.get().settings
+    queue = Queue(boto3.client("sqs", config=client_config), started.inbox_queue_url)
     receiving = Lock()
 
     def process_batch() -> None:
@@ -298,10 +297,10 @@ def _start_worker(current: Services) -> None:
             time.sleep(1)
             return
         if messages:
-            batch.process(messages, current, WORKER_TIMEOUT_SECONDS)
+            batch.process(messages, services.get(), WORKER_TIMEOUT_SECONDS)
             queue.delete_many([message.receipt_handle for message in messages])
 
-    for _ in range(current.settings.worker_max_concurrency):
+    for _ in range(started.worker_max_concurrency):
         _schedule("worker", 0, process_batch)
 
 
