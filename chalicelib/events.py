@@ -231,7 +231,7 @@ class Event(PublicState):
             cause = causes[self.reason or Reason.EXHAUSTED]
             return f"Not delivered: {cause}. It is kept and can be replayed."
         if self.claimed_until is not None:
-            return f"Being pushed or leased, until {self.claimed_until} at the latest."
+            return f"Claimed by a push or a lease until {self.claimed_until} at the latest."
         if not self.is_scheduled:
             return "Waits in the inbox for a consumer."
         if count == 0:
