@@ -10,7 +10,7 @@ class Breaker:
         self._lock = Lock()
         self._last_push = 0.0  # or trial
         self._timeouts = 0
-        self._first_wait = 1.0  # until the first trial, as a fraction of the open time
+        self._first_wait = 1.0  # until the first trial, in open times
         self._is_tried = False
         self.failures = 0  # in a row
 
@@ -32,8 +32,8 @@ class Breaker:
     def record(self, now: float, *, failed: bool, timed_out: bool, first_wait: float = 1.0) -> None:
         """Count the result of a push.
 
-        `first_wait` is the fraction of the open time, 0 to 1, after which the first trial may come: workers whose
-        breakers open at the same time would otherwise try at the same time, and all wait for a receiver that hangs.
+        The first trial may come after `first_wait` times the open time: workers whose breakers open at the same time
+        would otherwise try at the same time, and all wait for a receiver that hangs.
         """
         with self._lock:
             self._last_push = now

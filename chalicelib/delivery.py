@@ -32,7 +32,6 @@ DISABLED = "not pushed: the subscription is disabled"
 HOST_NOT_ALLOWED = "SUBSCRIPTION_HOSTS does not allow the host"
 CLAIMED = "The event is claimed; try again when the claim ends."
 MAX_INLINE_PUSHES = 10
-EARLY_READ_SECONDS = 1  # later it leaves too little time to store copies and event, and to delete copies
 LEASE_SEARCH_SECONDS = 5  # no round begins later; the last one may take as long again
 MAX_LEASED_BYTES = 4 * 1024 * 1024  # no round begins above that; with the last one, less than Lambda's 6 MB
 MAX_LEASED_AT_ONCE = 10  # in a round
@@ -67,12 +66,12 @@ def accept(new_event: NewEvent, run: Run, *, created_by: str, respond_async: boo
     ApiError 422 if the key was used with another body, 409 if its event is being erased. Later errors are logged; the
     sweep retries the delivery.
     """
-    services, started = run.services, run.services.clock()
+    services = run.services
     event = _new_event(new_event, services, created_by)
     subscriptions = services.subscriptions.matching(event.event_type, event.tenant)
     if subscriptions and event.body_hash:
         # Saves storing copies in vain; and an eraser may be about to delete copies that this call would count on.
-        if services.clock() > started + EARLY_READ_SECONDS:
+        if not run.has_time(3):  # for this read, the copies and the event
             raise StorageUnavailableError
         earlier = services.store.find(event.event_id)
         if earlier.event or earlier.is_erased:
@@ -151,11 +150,7 @@ def attempt_delivery(event_id: str, run: Run) -> NextAttempt | None:
         last = replace(event, delivery_attempts=max_attempts)
         _dead_letter(last, Reason.EXHAUSTED, destination, run)
         return None
-    event, result = _push(event, destination, Role.WORKER, run)
-    event, delay_seconds = _settle(event, result, destination, run)
-    if delay_seconds is None:
-        return None
-    return NextAttempt(event, delay_seconds, not result.timed_out and services.may_wait(destination.url))
+    return _push_and_settle(event, destination, Role.WORKER, run)[1]
 
 
 def acknowledge(event_id: str, services: Services, lease_id: str | None = None) -> None:
@@ -375,6 +370,8 @@ def _delete_unlisted(stored_copies: list[WriteResult], event: Event | None, run:
     listed = event.copies if event else ()
     mine = [result.event for result in stored_copies if result.applied and result.event]
     unlisted = [copy for copy in mine if copy.event_id not in listed]
+    if unlisted and not run.has_time():
+        raise StorageUnavailableError
     run.services.map(lambda copy: _record_with_retries(run.services.store.delete, copy, run), unlisted)
     return [result for result in stored_copies if result.event and result.event.event_id in listed]
 
@@ -407,10 +404,9 @@ def _queue(events: list[Event], run: Run) -> None:
 def _push_new(event: Event, destination: Destination, run: Run) -> Event:
     """Push a new event once; return it as it is then."""
     with _errors_left_to_sweep(event.event_id):
-        pushed, result = _push(event, destination, Role.INLINE, run)
-        event, delay_seconds = _settle(pushed, result, destination, run)
-        if delay_seconds is not None:
-            _enqueue(event, delay_seconds, run.services)
+        event, upcoming = _push_and_settle(event, destination, Role.INLINE, run)
+        if upcoming:
+            _enqueue(event, upcoming.delay_seconds, run.services)
     return event
 
 
@@ -442,6 +438,17 @@ def _destination(event: Event, services: Services) -> Destination | None:
     return Destination(subscription.target_url, subscription) if subscription else None
 
 
+def _push_and_settle(event: Event, destination: Destination, role: Role, run: Run) -> tuple[Event, NextAttempt | None]:
+    """Push a claimed event once and record the outcome; return the event, and its next attempt if there is one."""
+    with run.services.metrics.one_line():
+        event, result = _push(event, destination, role, run)
+        event, delay_seconds = _settle(event, result, destination, run)
+    if delay_seconds is None:
+        return event, None
+    may_wait = not result.timed_out and run.services.may_wait(destination.url)
+    return event, NextAttempt(event, delay_seconds, may_wait)
+
+
 def _push(event: Event, destination: Destination, role: Role, run: Run) -> tuple[Event, PushResult]:
     """Push a claimed event once; return it with the attempt. Raises OutOfTimeError if no time is left for a push."""
     settings, started = run.services.settings, run.services.clock()
@@ -456,8 +463,9 @@ def _push(event: Event, destination: Destination, role: Role, run: Run) -> tuple
         result = PushResult(Outcome.RETRY, error=HANGS)
     else:
         result = _send(event, destination, timeout_seconds, run.services)
+        run.services.metrics.emit(PushDuration=result.duration_ms)
         failed, timed_out = result.outcome is Outcome.RETRY, result.timed_out
-        first_wait = run.services.random() if role is Role.WORKER else 1.0
+        first_wait = 1 + run.services.random() if role is Role.WORKER else 1.0
         breaker = run.services.breakers(role, destination.url)
         breaker.record(run.services.clock(), failed=failed, timed_out=timed_out, first_wait=first_wait)
     return event.with_attempt(Attempt(rfc3339(started), **_shown(result), response=result.response)), result
@@ -495,14 +503,13 @@ def _settle(event: Event, result: PushResult, destination: Destination, run: Run
         services.store.delete(event)
         return event, None
     if result.outcome is Outcome.DELIVERED:
-        return _record_delivered(event, result, destination, run), None
+        return _record_delivered(event, destination, run), None
     if delay_seconds is not None:
-        services.metrics.emit(DeliveryRetry=1, PushDuration=result.duration_ms)
+        services.metrics.emit(DeliveryRetry=1)
         will_be_queued = delay_seconds <= MAX_QUEUE_DELAY_SECONDS
         write = partial(services.store.record_retry, delay_seconds=delay_seconds, will_be_queued=will_be_queued)
         record = _record_with_retries(write, event, run)
         return record.event or event, delay_seconds if record.applied else None
-    services.metrics.emit(PushDuration=result.duration_ms)
     with contextlib.suppress(StorageUnavailableError):  # then the outcome is recorded all the same
         # Nobody waits for a copy whose subscription was deleted during the push. This read is a third call after it.
         if subscription and run.has_time(3) and services.subscriptions.get(subscription.subscription_id) is None:
@@ -512,7 +519,7 @@ def _settle(event: Event, result: PushResult, destination: Destination, run: Run
     return _dead_letter(event, reason, destination, run), None
 
 
-def _record_delivered(event: Event, result: PushResult, destination: Destination, run: Run) -> Event:
+def _record_delivered(event: Event, destination: Destination, run: Run) -> Event:
     """Record a delivery; of a copy, first that of its source event if that is not pushed itself."""
     services = run.services
     if event.settles_source or (event.is_copy and services.settings.webhook_url is None):
@@ -520,7 +527,7 @@ def _record_delivered(event: Event, result: PushResult, destination: Destination
     record = _record_with_retries(services.store.record_delivered, event, run)
     if record.applied:
         latency_ms = round((services.clock() - unix_seconds(event.replayed_at or event.created_at)) * 1000)
-        services.metrics.emit(DeliverySuccess=1, PushDuration=result.duration_ms, DeliveryLatency=latency_ms)
+        services.metrics.emit(DeliverySuccess=1, DeliveryLatency=latency_ms)
         if destination.subscription and run.has_time():
             services.subscriptions.record_delivery(destination.subscription)
     return record.event or event

@@ -113,5 +113,5 @@ def test_an_event_whose_attempts_are_exhausted_goes_to_the_dead_letter_queue(
         "delivery_attempts": 3,
         "failed_at": event["attempts"][-1]["at"],
     }
-    assert output.metrics()[-1] == {"DeliveryFailure": 1}
+    assert output.metrics()[-1] == {"PushDuration": 1, "DeliveryFailure": 1}
     assert [event["event_id"] for event in world.call("GET", "/inbox").json["events"]] == [event_id]
