@@ -338,6 +338,11 @@ def _usage(url: str, key: str, receiver: Receiver | None, variables: dict[str, s
             f"curl -sS -X POST '{receiver.url}/fail?status=404'",
             f"curl -sS {receiver.url}",
         ]
+    lines += [
+        "  Lease what is undelivered; then acknowledge it, with the ids of the response in place of these:",
+        _curl("/inbox/lease", {"limit": 10}),
+        _curl("/inbox/acknowledge", {"lease_id": "lse_…", "event_ids": ["evt_…"]}),
+    ]
     if receiver and not AllowedHosts.parse(given("SUBSCRIPTION_HOSTS")).fault(webhook_url):
         lines.append("  Subscribe to orders; each then comes twice, once as the copy of the subscription:")
         lines.append(_curl("/subscriptions", {"target_url": webhook_url, "event_types": ["order.*"]}))
@@ -345,7 +350,7 @@ def _usage(url: str, key: str, receiver: Receiver | None, variables: dict[str, s
         lines.append("  To try pulling, start it with: ZAPIER_WEBHOOK_URL=none make run")
     lines += [
         "",
-        "  For `chalice local`, `make dlq` and other commands that use this AWS:",
+        "  For `make dlq`, `.venv/bin/chalice local --port 8001` and other commands that use this AWS:",
         "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items()),
         "",
         f"console      {url}/{f'#key={key}' if key else ''}",
@@ -361,4 +366,8 @@ def _usage(url: str, key: str, receiver: Receiver | None, variables: dict[str, s
 def _curl(path: str, body: dict[str, Any] | None = None) -> str:
     """Return a command that uses the variables of the first line."""
     command = f'curl -sS -w "\\n" -u ":$TRIGGERS_API_KEY" "$TRIGGERS_URL{path}"'
-    return f"{command} -H 'Content-Type: application/json' -d '{json.dumps(body)}'" if body else command
+    return (
+        f"{command} -H 'Content-Type: application/json' -d '{json.dumps(body, ensure_ascii=False)}'"
+        if body
+        else command
+    )
