@@ -341,7 +341,7 @@ def _usage(url: str, key: str, receiver: Receiver | None, variables: dict[str, s
     lines += [
         "  Lease what is undelivered; then acknowledge it, with the ids of the response in place of these:",
         _curl("/inbox/lease", {"limit": 10}),
-        _curl("/inbox/acknowledge", {"lease_id": "lse_…", "event_ids": ["evt_…"]}),
+        _curl("/inbox/acknowledge", {"lease_id": "lse_...", "event_ids": ["evt_..."]}),
     ]
     if receiver and not AllowedHosts.parse(given("SUBSCRIPTION_HOSTS")).fault(webhook_url):
         lines.append("  Subscribe to orders; each then comes twice, once as the copy of the subscription:")
@@ -367,7 +367,7 @@ def _curl(path: str, body: dict[str, Any] | None = None) -> str:
     """Return a command that uses the variables of the first line."""
     command = f'curl -sS -w "\\n" -u ":$TRIGGERS_API_KEY" "$TRIGGERS_URL{path}"'
     return (
-        f"{command} -H 'Content-Type: application/json' -d '{json.dumps(body, ensure_ascii=False)}'"
+        f"{command} -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
         if body
         else command
     )

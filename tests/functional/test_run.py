@@ -280,8 +280,8 @@ def test_a_dead_letter_is_linked_leased_and_replayed(system: Run, printed: list[
     link = system.wait_for(rf"\S+  {event_id[:12]}  dead letter .* (http\S+)")
     assert link == f"http://127.0.0.1:{system.port}/#/events/{event_id}?key={system.key}"
     leased = json.loads(paste(printed, "curl .*/inbox/lease.*"))["events"]
-    command = found(printed, "^(curl .*/inbox/acknowledge.*)").replace("lse_…", leased[0]["lease_id"])
-    answer = json.loads(shell(f"{printed[0]}\n{command.replace('evt_…', event_id)}"))
+    command = found(printed, "^(curl .*/inbox/acknowledge.*)").replace("lse_...", leased[0]["lease_id"])
+    answer = json.loads(shell(f"{printed[0]}\n{command.replace('evt_...', event_id)}"))
     assert answer == {"acknowledged": [event_id], "not_held": []}
     assert system.call("POST", f"/events/{event_id}/replay")[0] == 202
     system.wait_for(rf"\S+  {event_id[:12]}  (delivered)")
