@@ -366,8 +366,4 @@ def _usage(url: str, key: str, receiver: Receiver | None, variables: dict[str, s
 def _curl(path: str, body: dict[str, Any] | None = None) -> str:
     """Return a command that uses the variables of the first line."""
     command = f'curl -sS -w "\\n" -u ":$TRIGGERS_API_KEY" "$TRIGGERS_URL{path}"'
-    return (
-        f"{command} -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
-        if body
-        else command
-    )
+    return f"{command} -H 'Content-Type: application/json' -d '{json.dumps(body)}'" if body else command
