@@ -333,7 +333,7 @@ def _usage(url: str, key: str, receiver: Receiver | None, variables: dict[str, s
     ]
     if receiver:
         lines += [
-            "  Make two deliveries fail and be retried; make one fail for good; show the last deliveries:",
+            "  Before you post another: make the next two deliveries fail, or the next one for good; show the last ones:",
             f"curl -sS -X POST '{receiver.url}/fail?status=503&times=2'",
             f"curl -sS -X POST '{receiver.url}/fail?status=404'",
             f"curl -sS {receiver.url}",
@@ -350,7 +350,7 @@ def _usage(url: str, key: str, receiver: Receiver | None, variables: dict[str, s
         lines.append("  To try pulling, start it with: ZAPIER_WEBHOOK_URL=none make run")
     lines += [
         "",
-        "  For `make dlq`, `.venv/bin/chalice local --port 8001` and other commands that use this AWS:",
+        "  For `make dlq`, `.venv/bin/chalice local --no-autoreload --port 8001` and others that use this AWS:",
         "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items()),
         "",
         f"console      {url}/{f'#key={key}' if key else ''}",
