@@ -11,6 +11,13 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 .PHONY: help run test check chaos outage mutants zapier second-aws api-key signing-secret package e2e bench \
   resources deploy destroy smoke dlq redrive show replay erase send
 
+# These take what their help names, and settings. A misspelt filter would widen what is replayed or erased.
+STRICT := api-key package resources deploy destroy smoke dlq redrive show replay erase send
+SETTINGS := PY PYTHON AWS_% TRIGGERS_% ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS ALARM_EMAIL
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+$(foreach goal,$(filter $(STRICT),$(MAKECMDGOALS)),$(foreach name,$(filter-out $(SETTINGS),$(GIVEN)),\
+  $(if $(shell grep '^$(goal):.*[^A-Z_]$(name)=' $(MAKEFILE_LIST)),,$(error make $(goal) does not take $(name)))))
+
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -72,6 +79,7 @@ smoke: $(SET_UP) ## check a deployed stage, or `make run`, through its API (TRIG
 
 destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table stays (STAGE=dev)
 	@: "$${STAGE:?make destroy needs the stage: make destroy STAGE=dev}"
+	@$(PY) -m tools.resources "$$STAGE" check
 	@.venv/bin/chalice delete --stage "$$STAGE"
 	@exec $(PY) -m tools.resources "$$STAGE" delete
 
@@ -85,13 +93,13 @@ redrive: $(SET_UP) ## move dead letters back to the inbox queue (STAGE=dev RATE=
 show: $(SET_UP) ## show the life of one event (EVENT_ID=evt_...)
 	@exec $(PY) -m tools.ops show
 
-replay: $(SET_UP) ## count failed events, or push them with GO=1 (SINCE=2h UNTIL= STATUS= EVENT_TYPE= TENANT= EVENT_ID=)
+replay: $(SET_UP) ## count failed events, or push them: GO=1 (SINCE=2h UNTIL= STATUS= EVENT_TYPE= TENANT= SUBSCRIPTION_ID= EVENT_ID= RATE=20)
 	@exec $(PY) -m tools.ops replay $(if $(filter 1,$(GO)),--go)
 
-erase: $(SET_UP) ## count matching events and copies, or erase them with GO=1 (METADATA='user_id=42' TENANT= SINCE=30d)
+erase: $(SET_UP) ## count matching events and copies, or erase them: GO=1 (METADATA='user_id=42' TENANT= SINCE=30d UNTIL= RATE=20)
 	@exec $(PY) -m tools.ops erase $(if $(filter 1,$(GO)),--go)
 
-send: $(SET_UP) ## post an event (TYPE=order.created PAYLOAD='{...}'), or a file of JSON lines (FILE=events.jsonl)
+send: $(SET_UP) ## post an event (TYPE=order.created PAYLOAD='{...}' METADATA= TENANT=), or a file of JSON lines (FILE=events.jsonl)
 	@exec $(PY) -m tools.ops send
 
 $(SET_UP): requirements.txt requirements/run.txt

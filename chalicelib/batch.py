@@ -56,5 +56,3 @@ def _handle(message: Message, run: Run) -> None:
     except messages.MalformedMessageError:
         logger.warning("message cannot be read")
         run.services.dlq.send(Message(message.body, {"Reason": "malformed"}, message.group_id))
-    except delivery.UnknownEventError:  # an event is stored before any message names it
-        logger.warning("message dropped: its event expired or was deleted", extra={"event_id": event_id})

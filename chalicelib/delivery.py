@@ -33,9 +33,6 @@ HOST_NOT_ALLOWED = "SUBSCRIPTION_HOSTS does not allow the host"
 CLAIMED = "The event is claimed; try again when the claim ends."
 MAX_INLINE_PUSHES = 10
 EARLY_READ_SECONDS = 1  # later it leaves too little time to store copies and event, and to delete copies
-LEASE_SEARCH_SECONDS = 5  # the search and the calls after it may take as long again
-MAX_LEASED_BYTES = 4 * 1024 * 1024  # with those taken last, less than Lambda's 6 MB
-MAX_LEASED_AT_ONCE = 10  # then the time left is looked at
 LEASE_SEARCH_SECONDS = 5  # no round begins later; the last one may take as long again
 MAX_LEASED_BYTES = 4 * 1024 * 1024  # no round begins above that; with the last one, less than Lambda's 6 MB
 MAX_LEASED_AT_ONCE = 10  # in a round
@@ -43,10 +40,6 @@ MAX_LEASED_AT_ONCE = 10  # in a round
 
 class OutOfTimeError(Exception):
     """The function ends too soon for a push; the sweep queues the event when its claim ends."""
-
-
-class UnknownEventError(Exception):
-    """A message names an event that is absent or expired."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +109,7 @@ def accept(new_event: NewEvent, run: Run, *, created_by: str, respond_async: boo
 def deliver(event_id: str, run: Run) -> None:
     """Push an event until it is settled or the next attempt must wait longer than this run can.
 
-    Raises UnknownEventError, StorageUnavailableError and QueueUnavailableError.
+    Raises StorageUnavailableError and QueueUnavailableError.
     """
     services, settings = run.services, run.services.settings
     last_start = run.deadline - (CALL_SECONDS + settings.push_timeout_seconds + AFTER_PUSH_SECONDS)
@@ -133,21 +126,21 @@ def deliver(event_id: str, run: Run) -> None:
 def attempt_delivery(event_id: str, run: Run) -> NextAttempt | None:
     """Claim an event, push it and record the outcome.
 
-    Returns its next attempt; None if it is settled, or another holds it and will see to the next attempt.
+    Returns its next attempt; None if it is settled or gone, or another holds it and will see to the next attempt.
     """
     services = run.services
     claim = services.store.claim(event_id, services.new_id())
     event = claim.event
-    if event is None:
-        raise UnknownEventError
+    if event is None:  # it was stored before any message named it
+        logger.warning("message dropped: its event expired or was deleted", extra={"event_id": event_id})
+        return None
     if not claim.applied:
         return _next_attempt(event, services)
     destination = _destination(event, services)
-    if destination is None and event.is_copy:  # its subscription is gone: nobody waits for it
-        services.store.delete(event)
-        return None
-    if destination is None:  # pull-only: it waits in the inbox
-        services.store.cancel_attempt(event)
+    if destination is None:
+        # Nobody waits for a copy whose subscription is gone; a pull-only event waits in the inbox.
+        end = services.store.delete if event.is_copy else services.store.cancel_attempt
+        end(event)
         return None
     if destination.subscription and destination.subscription.disabled_at:
         not_pushed = replace(event, delivery_attempts=event.delivery_attempts - 1, last_error=DISABLED)
@@ -303,17 +296,13 @@ def push_test_event(subscription: Subscription, run: Run) -> Attempt:
 
 
 def _new_event(new_event: NewEvent, services: Services, created_by: str) -> Event:
-    now, digits = services.clock(), services.new_id()
-    if new_event.idempotency_key is not None:  # NUL separates the two, so that no two pairs give the same text
-        digits = hashlib.sha256(f"{created_by}\0{new_event.idempotency_key}".encode()).hexdigest()[:32]
+    now, digits, members = services.clock(), services.new_id(), {**vars(new_event)}
+    if (key := members.pop("idempotency_key")) is not None:  # NUL separates: no two pairs give the same text
+        digits = hashlib.sha256(f"{created_by}\0{key}".encode()).hexdigest()[:32]
     is_pushed = services.settings.webhook_url is not None
     return Event(
+        **members,
         event_id=f"evt_{digits}",
-        event_type=new_event.event_type,
-        payload=new_event.payload,
-        metadata=new_event.metadata,
-        tenant=new_event.tenant,
-        body_hash=new_event.body_hash,
         status=Status.PENDING,
         created_at=rfc3339(now),
         created_by=created_by,
@@ -456,8 +445,9 @@ def _destination(event: Event, services: Services) -> Destination | None:
 def _push(event: Event, destination: Destination, role: Role, run: Run) -> tuple[Event, PushResult]:
     """Push a claimed event once; return it with the attempt. Raises OutOfTimeError if no time is left for a push."""
     settings, started = run.services.settings, run.services.clock()
-    timeout_seconds = settings.push_timeout_seconds if role is Role.WORKER else settings.inline_push_timeout_seconds
-    timeout_seconds = min(timeout_seconds, run.deadline - started - AFTER_PUSH_SECONDS)
+    timeout_seconds = min(settings.push_timeout_seconds, run.deadline - started - AFTER_PUSH_SECONDS)
+    if role is not Role.WORKER:  # a caller waits
+        timeout_seconds = min(settings.inline_push_timeout_seconds, timeout_seconds)
     if timeout_seconds <= 0:
         raise OutOfTimeError
     if destination.subscription and settings.subscription_hosts.fault(destination.url):

@@ -6,7 +6,7 @@ Faults name the variable and what it should be; a value is never repeated, becau
 import base64
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from chalicelib.auth import DEFAULT_SCOPES, ApiKey, Scope
@@ -116,9 +116,7 @@ def load(environ: Mapping[str, str], read_secret: Callable[[str], str] | None = 
     missing = [f"{name} is missing: it {expected}" for name, expected in REQUIRED.items() if name not in variables]
     if missing or unusable:
         raise SettingsError("; ".join(missing + unusable))
-    settings = Settings(**values)
-    inline_seconds = min(settings.inline_push_timeout_seconds, settings.push_timeout_seconds)
-    return replace(settings, inline_push_timeout_seconds=inline_seconds)
+    return Settings(**values)
 
 
 def read(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:

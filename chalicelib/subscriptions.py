@@ -200,11 +200,6 @@ class Subscriptions(Table):
         pages = self.pages(_partition(tenant))
         return tuple(Subscription.from_item(row) for page in pages for row in page["Items"])
 
-    def recent(self, tenant: str | None) -> tuple[Subscription, ...]:
-        """Return what `of_tenant` does, from a list that is at most CACHE_SECONDS old."""
-        found: tuple[Subscription, ...] = self._lists(tenant, self._period())
-        return found
-
     def matching(self, event_type: str, tenant: str | None) -> list[Subscription]:
         """Return the subscriptions that get a copy, from recent lists: the tenant's, and those without one."""
         candidates = self._candidates(tenant, self._period())
@@ -224,8 +219,8 @@ class Subscriptions(Table):
         found = (each for each in candidates if each.subscription_id == subscription_id)
         return next(found, None) or self.get(subscription_id)
 
-    def _read_candidates(self, tenant: str | None, _period: float) -> list[Subscription]:
-        lists = self._map(self.recent, list(dict.fromkeys((None, tenant))))
+    def _read_candidates(self, tenant: str | None, period: float) -> list[Subscription]:
+        lists = self._map(lambda each: self._lists(each, period), list(dict.fromkeys((None, tenant))))
         found = [subscription for listed in lists for subscription in listed]
         return [each for each in found if each.disabled_at is None and not self._hosts.fault(each.target_url)]
 

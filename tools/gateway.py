@@ -42,7 +42,7 @@ RESPONSES = {
 @click.command()
 @click.argument("stage")
 def main(stage: str) -> None:
-    """Set responses and throttling of the API that `chalice deploy` made, and deploy it once more."""
+    """Set responses and throttling of the API that `chalice deploy` made, deploy it once more, and print its URL."""
     limits = {"rateLimit": CALLS_PER_SECOND, "burstLimit": BURST}
     patches = [
         {"op": "replace", "path": f"/*/*/throttling/{name}", "value": str(value)} for name, value in limits.items()
@@ -54,6 +54,8 @@ def main(stage: str) -> None:
                 gateway.put_gateway_response(restApiId=api_id, responseType=response_type, **response)
             gateway.create_deployment(restApiId=api_id, stageName=API_STAGE)
             gateway.update_stage(restApiId=api_id, stageName=API_STAGE, patchOperations=patches)
+            host = f"{api_id}.execute-api.{gateway.meta.region_name}.amazonaws.com"
+            print(f"export TRIGGERS_URL=https://{host}/{API_STAGE}")
     except AWS_ERRORS as error:
         raise click.ClickException(str(error)) from None
 

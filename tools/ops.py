@@ -55,10 +55,7 @@ class Commands(click.Group):
             raise click.ClickException(f"AWS: {' '.join(str(error).split())}") from error
 
 
-SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
-
-
-@click.group(cls=Commands, context_settings=SETTINGS)
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def cli() -> None:
     """Operate a running Triggers API.
 
@@ -166,7 +163,7 @@ def open_queues(stage: str) -> tuple[Any, str, str]:
         names = (f"{prefix}-inbox-queue", f"{prefix}-inbox-dlq")
         inbox_url, dlq_url = (sqs.get_queue_url(QueueName=name)["QueueUrl"] for name in names)
     except sqs.exceptions.QueueDoesNotExist as error:
-        raise click.ClickException(f"{prefix}-inbox-queue or -dlq does not exist in this account and region") from error
+        raise click.ClickException(f"this account has no queues {prefix}-inbox-… in {sqs.meta.region_name}") from error
     return sqs, inbox_url, dlq_url
 
 
@@ -258,7 +255,7 @@ def redrive(stage: str, rate: float) -> None:
         source.delete_many([message.receipt_handle])
         return f"moved from {source.name} to {inbox.name}"
 
-    again = f"To move the rest: {command_line('redrive', {'stage': stage, 'rate': f'{rate:g}'})}"
+    again = f"To move the rest (in flight for 30 s): {command_line('redrive', {'stage': stage, 'rate': f'{rate:g}'})}"
     act_on_each("message", receive(), move, total, rate, rest=lambda _: again)
 
 
@@ -305,9 +302,9 @@ class Api:
     def __init__(self) -> None:
         self._url, key = (os.environ.get(name, "").strip() for name in ("TRIGGERS_URL", "TRIGGERS_API_KEY"))
         if not re.fullmatch(r"(https://[^/?#@]+|http://(localhost|127\.0\.0\.1)(:\d+)?)(/[^?#]*)?", self._url):
-            raise click.UsageError("set TRIGGERS_URL to the https URL of the API (http only for this machine)")
+            raise click.ClickException("set TRIGGERS_URL to the https URL of the API (http only for this machine)")
         if not (key and key.isascii() and key.isprintable()):
-            raise click.UsageError("set TRIGGERS_API_KEY to an API key")
+            raise click.ClickException("set TRIGGERS_API_KEY to an API key")
         self._headers = {"Authorization": f"Bearer {key}", "User-Agent": "triggers-api-ops"}
         self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=5, read=35))
 
@@ -334,6 +331,9 @@ class Api:
             raise ApiCallError(status, f"{status}: {content.get('detail') or content.get('message')}{hint}")
         return content, headers
 
+    def get_event(self, event_id: str) -> dict[str, Any]:
+        return self.call("GET", f"/events/{quote(event_id, safe='')}")[0]
+
     def post_event(self, body: bytes, idempotency_key: str, **headers: str) -> tuple[dict[str, Any], bool]:
         """Return the event, and whether the same request had been sent before."""
         headers |= {"Content-Type": "application/json", "Idempotency-Key": idempotency_key}
@@ -357,10 +357,10 @@ class Api:
 @click.option("--payload", is_flag=True, help="Show payload and metadata, too.")
 def show(event_id: str, *, payload: bool) -> None:
     """Show the timeline of an event: creation, the last 25 attempts, and its state."""
-    event, _ = Api().call("GET", f"/events/{quote(event_id, safe='')}")
+    event = Api().get_event(event_id)
     click.echo(f"{event_id}  {event['event_type']}  {event['status']}  posted by {event['created_by']}")
     click.echo(event["message"])
-    for name in ("subscription_id", "source_event_id", "copies", "lease_id", "leased_until", "lease_count"):
+    for name in ("tenant", "subscription_id", "source_event_id", "copies", "lease_id", "leased_until", "lease_count"):
         if event.get(name):
             click.echo(f"{name}: {event[name]}")
     rows: list[tuple[object, ...]] = [(event["created_at"], "created")]
@@ -385,6 +385,7 @@ def show(event_id: str, *, payload: bool) -> None:
 @tenant_option
 @option("--status", type=click.Choice(["pending", "delivered", "failed"]), default="failed")
 @option("--event-type", metavar="TYPE", help="Only events of this type; order.* takes all that begin with order.")
+@option("--subscription-id", metavar="SUBSCRIPTION_ID", help="Only copies for this subscription.")
 @rate_option
 @click.option("--go", is_flag=True, help="Push them. Without it they are counted, and the first ten are shown.")
 def replay(event_ids: tuple[str, ...], *, since: str | None, until: str, rate: float, go: bool, **query: str) -> None:
@@ -396,21 +397,21 @@ def replay(event_ids: tuple[str, ...], *, since: str | None, until: str, rate: f
     if bool(event_ids) == bool(since):
         raise click.UsageError("give either EVENT_ID or --since")
     api = Api()
-    listed = api.list_events(since=since, until=until, **query)
-    found = list(listed) if since else [{"event_id": event_id} for event_id in event_ids]
+    found = list(api.list_events(since=since, until=until, **query)) if since else []
+    event_ids = event_ids or tuple(event["event_id"] for event in found)
 
     def how_to_push_from(done: int) -> str:
-        period = {"since": found[done]["created_at"], "until": until} if since else {}
+        period = {"since": found[done]["created_at"], "until": until, **query} if since else {}
         named = [] if since else event_ids[done:]
-        command = command_line("replay", {**period, **query, "rate": f"{rate:g}", "go": "1"}, named)
-        return f"To push them: {command}"
+        return f"To push them: {command_line('replay', {**period, 'rate': f'{rate:g}', 'go': '1'}, named)}"
 
-    if not go or not found:
-        if found:
-            names = ("created_at", "event_id", "event_type", "last_error")
-            print_table(names, ([event.get(name) for name in names] for event in found[:10]))
-        rest = f". {how_to_push_from(0)}" if found else ""
-        click.echo(f"{counted(len(found), 'event')} would be replayed{rest}")
+    if not go or not event_ids:
+        if event_ids:
+            shown = found[:10] or map(api.get_event, event_ids[:10])
+            names = ("created_at", "event_id", "event_type", "status", "last_error")
+            print_table(names, ([event[name] for name in names] for event in shown))
+        rest = f". {how_to_push_from(0)}" if event_ids else ""
+        click.echo(f"{counted(len(event_ids), 'event')} would be replayed{rest}")
         return
 
     def push(event_id: str) -> str:
@@ -418,9 +419,7 @@ def replay(event_ids: tuple[str, ...], *, since: str | None, until: str, rate: f
         api.call("POST", f"/events/{quote(event_id, safe='')}/replay", read_retries=0)
         return "replayed"
 
-    event_ids = tuple(event["event_id"] for event in found)
-
-    if act_on_each("event", event_ids, push, len(found), rate, rest=how_to_push_from):
+    if act_on_each("event", event_ids, push, len(event_ids), rate, rest=how_to_push_from):
         raise click.ClickException("some events were skipped")
 
 
@@ -443,14 +442,13 @@ def find_matching(api: Api, pairs: list[str], query: Mapping[str, str | None]) -
 @since_option
 @until_option
 @rate_option
-@option("--wait", type=click.FloatRange(0), metavar="SECONDS", default=60, help="Then claimed events are tried again.")
 @click.option("--go", is_flag=True, help="Erase them. Without it they are counted.")
-def erase(*, rate: float, wait: float, go: bool, metadata: list[str] | None, **query: str | None) -> None:
+def erase(*, rate: float, go: bool, metadata: list[str] | None, **query: str | None) -> None:
     """Erase the events of a person (--metadata) or a tenant (--tenant) and their copies. They cannot be restored.
 
     A value of the metadata matches a JSON string or number that is written the same. With --tenant alone the tenant's
-    subscriptions are deleted, too. Events that are being pushed or leased are named, and tried once more after --wait.
-    It is safe to repeat the command. The API key needs the scopes consume and erase.
+    subscriptions are deleted, too. Events that are being pushed or leased are named: repeat the command, which is safe.
+    The API key needs the scopes consume and erase.
     """
     tenant, pairs = query["tenant"], metadata or []
     if not (pairs or tenant):
@@ -467,8 +465,10 @@ def erase(*, rate: float, wait: float, go: bool, metadata: list[str] | None, **q
     events = sum(map(len, found.values())) - copies
     click.echo(f"matching: events {events:,}, copies {copies:,}, subscriptions {len(subscriptions):,}")
     command = command_line("erase", {"metadata": ",".join(pairs), **query, "go": "1"})
-    if not go:
-        click.echo(f"To erase them: {command}")
+    items = [*(each["subscription_id"] for each in subscriptions), *found]
+    if not go or not items:
+        if items:
+            click.echo(f"To erase them: {command}")
         return
 
     def remove(item: str) -> str:
@@ -477,39 +477,32 @@ def erase(*, rate: float, wait: float, go: bool, metadata: list[str] | None, **q
         return "erased"
 
     again = f"To complete it: {command}"
-    items = [*(each["subscription_id"] for each in subscriptions), *found]
-    for pause in (wait, None):
-        items = act_on_each("item", items, remove, len(items), rate, rest=lambda _: again)
-        if not items:
-            return
-        if pause is not None:
-            click.echo(f"trying what was skipped again in {pause:g} s", err=True)
-            time.sleep(pause)
-    raise click.ClickException(f"some events are claimed. {again}")
+    if act_on_each("item", items, remove, len(items), rate, rest=lambda _: again):
+        raise click.ClickException(f"some events are claimed, for a minute or while a lease lasts. {again}")
 
 
 @cli.command(short_help="Post one event, or a file of JSON lines.")
 @option("--type", "event_type", metavar="TYPE", help="Type of one event.")
 @option("--payload", type=parse_json, metavar="JSON", help="Payload of one event: a JSON object. Default: {}.")
 @option("--metadata", type=parse_json, metavar="JSON", help="Metadata of one event: a JSON object.")
-@option("--file", "-f", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A file of JSON lines.")
-@click.option("--idempotency-key", metavar="KEY", help="Default: random for one event, and for a file its path.")
-def send(event_type: str | None, file: Path | None, idempotency_key: str | None, **contents: Any) -> None:
+@option("--tenant", metavar="TENANT", help="Tenant of one event.")
+@option("--file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A file of JSON lines.")
+def send(event_type: str | None, file: Path | None, **contents: Any) -> None:
     """Post one event (--type), or each line of a file (--file): {"event_type": "order.created", "payload": {}}.
 
-    The lines of a file are queued and pushed by the worker. Each gets an Idempotency-Key made of the file's path (or
-    --idempotency-key) and the line's text, so that running the command again sends only what was not sent. A line that
-    the API refuses is named, the others are sent, and the exit code is 1.
+    The lines of a file are queued and pushed by the worker. Each gets an Idempotency-Key made of the file's path and
+    the line's text, so that running the command again sends only what was not sent. A line that the API refuses is
+    named, the others are sent, and the exit code is 1.
     """
-    if bool(event_type) == bool(file) or (file and contents != {"payload": None, "metadata": None}):
-        raise click.UsageError("give either --type (with --payload, --metadata) or --file")
+    given = {name: value for name, value in contents.items() if value is not None}
+    if bool(event_type) == bool(file) or (file and given):
+        raise click.UsageError("give either --type (with --payload, --metadata, --tenant) or --file")
     api = Api()
     if file:
-        send_lines(api, file.read_bytes(), idempotency_key or str(file.resolve()))
+        send_lines(api, file.read_bytes(), str(file.resolve()))
         return
-    given = {name: value for name, value in contents.items() if value is not None}
     body = json.dumps({"event_type": event_type, "payload": {}} | given)
-    event, _ = api.post_event(body.encode(), idempotency_key or secrets.token_hex(16))
+    event, _ = api.post_event(body.encode(), secrets.token_hex(16))
     click.echo(f"{event['event_id']}: {event['message']}")
 
 

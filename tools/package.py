@@ -3,14 +3,12 @@
 `chalice package --merge-template` merges resources.json, and what ties the functions to it.
 """
 
-import copy
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -18,10 +16,6 @@ from tools import gateway
 from tools.resources import FUNCTION_SUFFIXES, ROOT, read_config, read_template
 
 OUT = ROOT / "build" / "package"
-ACCESS_LOG_FORMAT = {
-    name: f"$context.{name}"
-    for name in ("requestId", "requestTime", "identity.sourceIp", "httpMethod", "path", "status", "responseLatency")
-}
 
 
 def package(stage: str, out: Path = OUT) -> None:
@@ -37,9 +31,15 @@ def package(stage: str, out: Path = OUT) -> None:
     # A reference, so that the queue is created first. Chalice has Fn::Sub here, too: another would be merged beside it.
     source = {"Properties": {"Queue": {"Fn::Sub": "${InboxQueue.Arn}"}}}
     resources["Worker"]["Properties"]["Events"] = {"WorkerSqsEventSource": source}
-    # Without OpenApiVersion the SAM transform makes a second, public API stage, which is named Stage.
-    resources["RestAPI"] = {"Properties": {"OpenApiVersion": "2.0"}}
-    _complete_api(stage, template)
+    throttling = {"ThrottlingRateLimit": gateway.CALLS_PER_SECOND, "ThrottlingBurstLimit": gateway.BURST}
+    api = {
+        # Without it the SAM transform makes a second, public API stage, which is named Stage.
+        "OpenApiVersion": "2.0",
+        # Not resources of their own, which each update of the definition would undo.
+        "DefinitionBody": {"x-amazon-apigateway-gateway-responses": gateway.RESPONSES},
+        "MethodSettings": [{"ResourcePath": "/*", "HttpMethod": "*", **throttling}],
+    }
+    resources["RestAPI"] = {"Properties": api}
     chalice = Path(sys.executable).with_name("chalice")
     environ = {"AWS_DEFAULT_REGION": "us-east-1", **os.environ}  # Chalice wants one; the template is for any
     with tempfile.NamedTemporaryFile("w", suffix=".json") as merged:
@@ -47,28 +47,6 @@ def package(stage: str, out: Path = OUT) -> None:
         merged.flush()
         command = [str(chalice), "package", "--stage", stage, "--merge-template", merged.name, str(out)]
         subprocess.run(command, cwd=ROOT, env=environ, check=True)  # noqa: S603
-
-
-def _complete_api(stage: str, template: dict[str, Any]) -> None:
-    """Add what Chalice does not set of the API: responses of API Gateway itself, throttling, access logs."""
-    resources = template["Resources"]
-    template["Parameters"]["AccessLogs"] = {
-        "Type": "String",
-        "Default": "no",
-        "AllowedValues": ["no", "yes"],
-        "Description": "yes: log each call. API Gateway needs a role for that, set once for an account and region",
-    }
-    template["Conditions"]["HasAccessLogs"] = {"Fn::Equals": [{"Ref": "AccessLogs"}, "yes"]}
-    resources["AccessLogGroup"] = copy.deepcopy(resources["ApiLogs"]) | {"Condition": "HasAccessLogs"}
-    resources["AccessLogGroup"]["Properties"]["LogGroupName"] = f"/aws/apigateway/triggers-api-{stage}"
-    log = {"DestinationArn": {"Fn::Sub": "${AccessLogGroup.Arn}"}, "Format": json.dumps(ACCESS_LOG_FORMAT)}
-    throttling = {"ThrottlingRateLimit": gateway.CALLS_PER_SECOND, "ThrottlingBurstLimit": gateway.BURST}
-    resources["RestAPI"]["Properties"] |= {
-        # Not resources of their own, which each update of the definition would undo.
-        "DefinitionBody": {"x-amazon-apigateway-gateway-responses": gateway.RESPONSES},
-        "MethodSettings": [{"ResourcePath": "/*", "HttpMethod": "*", **throttling}],
-        "AccessLogSetting": {"Fn::If": ["HasAccessLogs", log, {"Ref": "AWS::NoValue"}]},
-    }
 
 
 @click.command()

@@ -21,7 +21,7 @@ from chalicelib.errors import AWS_ERRORS, SettingsError
 
 ROOT = Path(__file__).parent.parent
 
-# The variable that sets each parameter of the template. Some may be empty: no keys, no signatures, no mail.
+# The variable that sets each parameter of the template. All but the first may be empty: no keys, signatures, mail.
 PARAMETERS = {
     "ZapierWebhookUrl": "ZAPIER_WEBHOOK_URL",
     "ApiKeys": "API_KEYS",
@@ -34,22 +34,19 @@ STILL_DEPLOYED = """\
 still deployed, and in need of queues and secret: {running}
 `chalice delete` deletes what .chalice/deployed/{stage}.json lists. `make deploy STAGE={stage}` completes that file;
 then run `make destroy STAGE={stage}` again. (What `make package` made is deleted with its own stack.)"""
-MAY_BE_EMPTY = ("ApiKeys", "WebhookSigningSecrets", "AlarmEmail")
 STAND_INS = {**dict.fromkeys(settings.REQUIRED, "https://stand-in"), "API_KEYS": ""}
 FIRST_TIME = """\
 {missing} must be set, the first time only:
   ZAPIER_WEBHOOK_URL       where events are pushed to: an https URL, or none if consumers pull them
   API_KEYS                 what `make api-key NAME=acme` prints, separated by commas
   WEBHOOK_SIGNING_SECRETS  optional: what `make signing-secret` prints; without it, pushes are not signed
-  ALARM_EMAIL              optional: the address that alarms are mailed to
-The name of a stage is for one region of one account."""
+  ALARM_EMAIL              optional: the address that alarms are mailed to"""
 NAME_IS_TAKEN = """\
 {reason}
 Something has a name of this stage already, and no stack can adopt it: a queue, topic, secret or alarm that was made
 by hand, or that belongs to another stack, such as the one of `make package`. (A table or log group is adopted.)"""
 NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 WAIT: Any = {"Delay": 1, "MaxAttempts": 1800}
-DONE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 
 
 def update(stage: str, cloudformation: Any) -> None:
@@ -85,12 +82,13 @@ def update(stage: str, cloudformation: Any) -> None:
             raise click.ClickException(reason) from None
         print(f"stack {_stack_name(stage)}: no changes")
         return
-    print(f"stack {_stack_name(stage)}:")
+    taken = [PARAMETERS[key] + ("" if given[key] else " (empty)") for key in PARAMETERS if key in given]
+    print(f"stack {_stack_name(stage)}; settings taken from the environment: {', '.join(taken) or 'none'}")
     pages = cloudformation.get_paginator("describe_change_set").paginate(**name)
     for change in pages.search("Changes[].ResourceChange"):
         print(f"  {change['Action']:<7} {change['LogicalResourceId']}  {change['ResourceType']}", flush=True)
     cloudformation.execute_change_set(**name)
-    _wait(change_set["StackId"], DONE, cloudformation)
+    _wait(change_set["StackId"], ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE"), cloudformation)
     print("done")
 
 
@@ -103,9 +101,12 @@ def delete(stage: str, cloudformation: Any) -> None:
     deployed = boto3.client("lambda").get_paginator("list_functions").paginate().search("Functions[].FunctionName")
     if running := sorted(names & set(deployed)):
         raise click.ClickException(STILL_DEPLOYED.format(running=", ".join(running), stage=stage))
-    if stack := _find_stack(stage, cloudformation):
-        cloudformation.delete_stack(StackName=stack["StackId"])
-        _wait(stack["StackId"], ("DELETE_COMPLETE",), cloudformation)
+    stack = _find_stack(stage, cloudformation)
+    if stack is None:
+        print(f"there is no stack {_stack_name(stage)} in {cloudformation.meta.region_name}")
+        return
+    cloudformation.delete_stack(StackName=stack["StackId"])
+    _wait(stack["StackId"], ("DELETE_COMPLETE",), cloudformation)
     print(f"stack deleted; kept, for the next stack to adopt: the table triggers-api-{stage}-events, the log groups")
     print("gone for good: the secret with the settings (webhook URL, API keys, signing secrets), the queues")
 
@@ -170,8 +171,11 @@ def read_template(stage: str) -> Any:
 
 
 def read_config(stage: str) -> Any:
-    """Return .chalice/config.json; raise ClickException if it does not have the stage."""
-    config = json.loads((ROOT / ".chalice" / "config.json").read_text())
+    """Return .chalice/config.json; raise ClickException if it is not JSON, or does not have the stage."""
+    try:
+        config = json.loads((ROOT / ".chalice" / "config.json").read_text())
+    except ValueError as error:
+        raise click.ClickException(f".chalice/config.json is not JSON: {error}") from error
     if stage not in config["stages"]:
         raise click.ClickException(f"STAGE is unusable: .chalice/config.json has {' and '.join(config['stages'])}")
     return config
@@ -183,9 +187,11 @@ def _given(stage: str) -> dict[str, str]:
     given = {"Stage": stage}
     for key, variable in PARAMETERS.items():
         value = " ".join(os.environ.get(variable, "").split())
-        if value or (variable in os.environ and key in MAY_BE_EMPTY):
+        if value or (variable in os.environ and key != "ZapierWebhookUrl"):
             given[key] = value
     configured = config["environment_variables"] | config["stages"][stage]["environment_variables"]
+    if unquoted := [name for name, value in configured.items() if not isinstance(value, str)]:
+        raise click.ClickException(f".chalice/config.json: write values in quotes: {', '.join(unquoted)}")
     settings.load({**STAND_INS, **configured, **{PARAMETERS[key]: given[key] for key in PARAMETERS.keys() & given}})
     return given
 
@@ -235,14 +241,14 @@ def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> None:
 
 @click.command()
 @click.argument("stage")
-@click.argument("act", type=click.Choice(["update", "delete"]), default="update")
+@click.argument("act", type=click.Choice(["update", "check", "delete"]), default="update")
 def main(stage: str, act: str) -> None:
     try:
         cloudformation = boto3.client("cloudformation")
+        check_place(stage)
         if act == "delete":
             delete(stage, cloudformation)
-        else:
-            check_place(stage)
+        elif act == "update":
             update(stage, cloudformation)
             restore_record(stage)
     except (SettingsError, *AWS_ERRORS) as error:

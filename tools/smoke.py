@@ -53,19 +53,20 @@ class Smoke:
             started = time.monotonic()
             status, content, _ = self._api.request(method, path, **options)
             line = f"{status} {1000 * (time.monotonic() - started):6,.0f} ms  {method} {path}"
-            faults = list(self._faults(method, path, status, content)) if status in statuses else [str(content)]
-            if not faults and expect in json.dumps(content):
+            faults = list(self._faults(method, path, status, content))
+            if status in statuses and not faults and expect in json.dumps(content):
                 print(f"ok  {line}", flush=True)
                 return content
             if status not in (409, *statuses):
                 break
-        raise click.ClickException(printable(f"{line}: {', '.join(faults) or f'lacks {expect}'}"))
+        detail = content.get("detail") or f"{json.dumps(content)} lacks {expect}"
+        raise click.ClickException(printable(f"{line}: {', '.join(faults) or detail}"))
 
     def _faults(self, method: str, path: str, status: int, content: Any) -> Iterator[str]:
         route = re.sub("/sub_[^/]+", "/{subscription_id}", re.sub("/evt_[^/]+", "/{event_id}", path))
         responses = self._openapi["paths"].get(route, {}).get(method.lower(), {}).get("responses", {})
         if str(status) not in responses:
-            yield "not described in openapi.json"
+            yield f"not described in openapi.json: {content}"
         for media in responses.get(str(status), {}).get("content", {}).values():
             yield from shape_faults(content, media["schema"], self._openapi["components"])
 

@@ -27,7 +27,7 @@ def test_the_calls_of_posting(
     world: World, receiver: Receiver, aws: Aws, code: int, headers: dict[str, str], calls: list[str]
 ) -> None:
     receiver.default = status(code)
-    world.services.subscriptions.recent(None)  # each container queries them every ten seconds
+    world.services.subscriptions.matching("order.created", None)  # each container queries them every ten seconds
 
     assert aws.during(lambda: world.call("POST", "/events", EVENT, **headers)) == calls
     assert len(receiver.requests) == (UPDATE in calls)

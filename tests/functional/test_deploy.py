@@ -146,14 +146,16 @@ def test_a_stage_is_deployed_after_interruptions_repeated_from_any_checkout_and_
     [api_id] = deployed["apis"]
     assert post(aws, KEY) == 202
 
-    assert checkout.configure_api() == (0, "")
+    url = f"https://{api_id}.execute-api.us-east-1.amazonaws.com/api"
+    assert checkout.configure_api() == (0, f"export TRIGGERS_URL={url}\n")
     assert unknown_path(aws, api_id) == (404, "application/problem+json", "not_found")
     [limits] = aws.client("apigateway").get_stage(restApiId=api_id, stageName="api")["methodSettings"].items()
     assert (limits[0], limits[1]["throttlingRateLimit"]) == ("*/*", gateway.CALLS_PER_SECOND)
 
-    status, output = checkout.resources(AWS_DEFAULT_REGION="eu-west-1")
-    assert status == 1
-    assert "dev is deployed in us-east-1:000000000000, not in eu-west-1:000000000000" in output
+    for act in ("update", "check"):
+        status, output = checkout.resources(act, AWS_DEFAULT_REGION="eu-west-1")
+        assert status == 1
+        assert "dev is deployed in us-east-1:000000000000, not in eu-west-1:000000000000" in output
 
     second = Checkout(shutil.copytree(checkout.path, tmp_path / "second"), aws)  # the record of the stage was committed
     assert second.resources(API_KEYS=api_key.entry("acme", NEW_KEY))[0] == 0
@@ -175,6 +177,7 @@ def test_a_stage_is_deployed_after_interruptions_repeated_from_any_checkout_and_
     assert status == 0
     assert "the table triggers-api-dev-events" in output
     assert "gone for good: the secret" in output
+    assert second.resources("delete") == (0, "there is no stack triggers-api-dev-resources in us-east-1\n")
     assert {kind: found for kind, found in what_is_deployed(aws).items() if found} == {}
     assert aws.client("sqs").list_queues().get("QueueUrls", []) == []
 
@@ -205,6 +208,7 @@ def test_the_first_run_says_what_to_set_and_later_ones_keep_what_is_not_set_agai
 
     status, output = checkout.resources(ZAPIER_WEBHOOK_URL=WEBHOOK_URL, WEBHOOK_SIGNING_SECRETS="")
     assert status == 0
+    assert "taken from the environment: ZAPIER_WEBHOOK_URL, WEBHOOK_SIGNING_SECRETS (empty)\n" in output
     assert [line.split()[:2] for line in output.splitlines() if line.startswith("  ")] == [["Modify", "Settings"]]
     assert settings_of(aws) == {**first, "ZAPIER_WEBHOOK_URL": WEBHOOK_URL, "WEBHOOK_SIGNING_SECRETS": ""}
 
@@ -267,6 +271,18 @@ def test_an_unusable_setting_in_config_json_stops_chalice_with_one_line(checkout
 
     assert output.splitlines() == ["WORKER_MAX_CONCURRENCY is unusable: it must be an integer from 2 to 1000"]
     assert not seen
+
+
+@pytest.mark.parametrize(
+    ("slip", "error"), [(', "MAX_DELIVERY_ATTEMPTS": 60', "in quotes: MAX_DELIVERY_ATTEMPTS"), (",,", "is not JSON: ")]
+)
+def test_a_slip_in_config_json_is_one_line(checkout: Checkout, slip: str, error: str) -> None:
+    file = checkout.path / ".chalice" / "config.json"
+    file.write_text(file.read_text().replace('"STAGE": "dev"', f'"STAGE": "dev"{slip}'))
+
+    status, output = checkout.resources(**GIVEN)
+
+    assert (status, output.count("\n"), error in output) == (1, 1, True)
 
 
 def what_is_deployed(aws: Ministack) -> dict[str, Any]:

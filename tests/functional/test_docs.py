@@ -72,7 +72,9 @@ def test_make_targets_and_modules_exist(document: Path) -> None:
 def test_the_deploy_commands_of_the_readme_run_what_the_deployment_tests_run() -> None:
     deploy = re.findall(r"^```sh\n(.*?)^```$", TEXTS[ROOT / "README.md"], re.MULTILINE | re.DOTALL)[-1]
     dry_run = f'make() {{ command make --dry-run -o .venv/.set-up "$@"; }}\n{deploy}'
-    printed = subprocess.run(["bash", "-ec", dry_run], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    environ = {**os.environ, "MAKEFLAGS": ""}  # make deploy refuses variables of make test
+    command = ["bash", "-ec", dry_run]
+    printed = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True).stdout
 
     steps = re.findall(r"tools\.\w+|chalice deploy --stage", printed)
     assert steps == ["tools.api_key", "tools.resources", "chalice deploy --stage", "tools.gateway"]

@@ -59,14 +59,11 @@ def test_api_gateway_answers_with_problem_documents_that_do_not_repeat_the_reque
         assert "$context.error.message" not in document["detail"]
 
 
-def test_calls_are_throttled_and_logged_if_asked_for(template: Any) -> None:
+def test_calls_are_throttled(template: Any) -> None:
     api = template["Resources"]["RestAPI"]["Properties"]
     [settings] = api["MethodSettings"]
     assert (settings["ResourcePath"], settings["HttpMethod"]) == ("/*", "*")
     assert settings["ThrottlingRateLimit"] == gateway.CALLS_PER_SECOND
-    assert template["Parameters"]["AccessLogs"]["Default"] == "no"
-    assert template["Resources"]["AccessLogGroup"]["Condition"] == api["AccessLogSetting"]["Fn::If"][0]
-    assert "uthorization" not in api["AccessLogSetting"]["Fn::If"][1]["Format"]
 
 
 @pytest.mark.parametrize("parameter", ["ZapierWebhookUrl", "ApiKeys", "WebhookSigningSecrets"])

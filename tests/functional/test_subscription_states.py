@@ -39,7 +39,7 @@ def path(world: World) -> str:
 
 def in_list(world: World) -> Subscription:
     """Return the only subscription as this container sees it."""
-    [subscription] = world.services.subscriptions.recent(None)
+    [subscription] = world.services.subscriptions.matching("order.created", None)
     return subscription
 
 

@@ -111,8 +111,6 @@ class Table:
             ending = None
         except ApiError as error:
             ending = error.code
-        except delivery.UnknownEventError:
-            ending = "unknown"
         return tuple(outcomes), ending
 
     def _make(self, operation: str, parameters: dict[str, Any]) -> Outcome:

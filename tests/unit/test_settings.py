@@ -39,7 +39,7 @@ def faults(environ: dict[str, str]) -> list[str]:
         ("BACKOFF_BASE_SECONDS", "0.25", "backoff_base_seconds", 0.25),
         ("IN_PROCESS_WAIT_SECONDS", "0", "in_process_wait_seconds", 0),
         ("INLINE_PUSH_TIMEOUT_SECONDS", "8", "inline_push_timeout_seconds", 8),
-        ("PUSH_TIMEOUT_SECONDS", "3", "inline_push_timeout_seconds", 3),  # never above the push timeout
+        ("PUSH_TIMEOUT_SECONDS", "3", "push_timeout_seconds", 3),
         ("STAGE", "prod-eu", "stage", "prod-eu"),
         ("LOG_LEVEL", "debug", "log_level", "DEBUG"),
         ("ZAPIER_WEBHOOK_URL", "HTTPS://Example.com:8443/a?b=c", "webhook_url", "HTTPS://Example.com:8443/a?b=c"),
