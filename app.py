@@ -61,7 +61,7 @@ class Call(Run):
         content_type: str = headers.get("content-type", "")
         is_json = content_type.split(";")[0].strip().lower() in ("", "application/json")
         if not is_json or headers.get("content-encoding", "identity").lower() != "identity":
-            raise ApiError(415, "unsupported_media_type", "The body must be application/json, not compressed.")
+            raise ApiError(415, "unsupported_media_type", "Content-Type must be application/json, without compression.")
         body: Any = self.request.raw_body  # bytes
         return bytes(body)
 

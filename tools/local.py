@@ -332,11 +332,16 @@ def _usage(url: str, key: str, receiver: Receiver | None, variables: dict[str, s
     ]
     if receiver:
         lines += [
-            "  Make two deliveries fail and be retried; make one fail for good; show the last deliveries:",
+            "  Before you post again: let two deliveries fail and be retried, or one fail for good; list the last:",
             f"curl -sS -X POST '{receiver.url}/fail?status=503&times=2'",
             f"curl -sS -X POST '{receiver.url}/fail?status=404'",
             f"curl -sS {receiver.url}",
         ]
+    lines += [
+        "  Lease what is undelivered; then acknowledge it, with the ids of the response in place of these:",
+        _curl("/inbox/lease", {"limit": 10}),
+        _curl("/inbox/acknowledge", {"lease_id": "lse_...", "event_ids": ["evt_..."]}),
+    ]
     if receiver and not AllowedHosts.parse(given("SUBSCRIPTION_HOSTS")).fault(webhook_url):
         lines.append("  Subscribe to orders; each then comes twice, once as the copy of the subscription:")
         lines.append(_curl("/subscriptions", {"target_url": webhook_url, "event_types": ["order.*"]}))
@@ -344,7 +349,7 @@ def _usage(url: str, key: str, receiver: Receiver | None, variables: dict[str, s
         lines.append("  To try pulling, start it with: ZAPIER_WEBHOOK_URL=none make run")
     lines += [
         "",
-        "  For `chalice local`, `make dlq` and other commands that use this AWS:",
+        "  For `make dlq`, `.venv/bin/chalice local --no-autoreload --port 8001` and others that use this AWS:",
         "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items()),
         "",
         f"console      {url}/{f'#key={key}' if key else ''}",

@@ -203,15 +203,20 @@ def test_smoke_leases_from_a_pull_only_stage_and_says_what_it_may_not_erase(emul
     assert (status, json.loads(body)["delivered_via"]) == (0, "pull")
 
 
-def test_the_quick_start_of_the_readme_works(system: Run) -> None:
-    blocks = re.findall(r"^```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-    commands = "".join(blocks[1:3]).replace(":8000", f":{system.port}").replace("trk_…", system.key)
+def without_values(event: dict[str, Any]) -> list[tuple[str, type]]:
+    return [(name, type(value)) for name, value in event.items()]
+
+
+def test_the_quick_start_of_the_readme_works_and_answers_what_it_shows(system: Run) -> None:
+    blocks = re.findall(r"^```(?:sh)?\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    commands, shown = "".join(blocks[1:3]), blocks[3]
+    commands = commands.replace(":8000", f":{system.port}").replace("trk_…", system.key)
 
     posted, sent, inbox = shell(commands).splitlines()
 
-    assert json.loads(posted)["status"] == "delivered"
-    assert re.fullmatch(r"evt_\w+: Delivered by attempt 1\.", sent)
-    assert json.loads(inbox).keys() == {"events", "next_cursor"}
+    assert without_values(json.loads(posted)) == without_values(json.JSONDecoder().raw_decode(shown)[0])
+    assert sent.split(": ")[1] == shown.splitlines()[-2].split(": ")[1]
+    assert json.loads(inbox).keys() == json.loads(shown.splitlines()[-1]).keys()
 
 
 def test_an_unknown_path_is_a_problem_document_that_does_not_repeat_the_key(system: Run) -> None:
@@ -267,13 +272,17 @@ def test_an_event_is_retried_until_the_receiver_recovers(system: Run, printed: l
         system.wait_for(rf"\S+  {short_id}  ({outcome})")
 
 
-def test_a_dead_letter_is_linked_and_can_be_replayed(system: Run, printed: list[str]) -> None:
+def test_a_dead_letter_is_linked_leased_and_replayed(system: Run, printed: list[str]) -> None:
     fail(printed, "status=404")
 
     event_id = post(system)["event_id"]
 
     link = system.wait_for(rf"\S+  {event_id[:12]}  dead letter .* (http\S+)")
     assert link == f"http://127.0.0.1:{system.port}/#/events/{event_id}?key={system.key}"
+    leased = json.loads(paste(printed, "curl .*/inbox/lease.*"))["events"]
+    command = found(printed, "^(curl .*/inbox/acknowledge.*)").replace("lse_...", leased[0]["lease_id"])
+    answer = json.loads(shell(f"{printed[0]}\n{command.replace('evt_...', event_id)}"))
+    assert answer == {"acknowledged": [event_id], "not_held": []}
     assert system.call("POST", f"/events/{event_id}/replay")[0] == 202
     system.wait_for(rf"\S+  {event_id[:12]}  (delivered)")
 
