@@ -86,27 +86,20 @@ def start_moto() -> str:
     def serve(environ: dict[str, Any], start_response: Any) -> Any:
         """Serve one request at a time, except long polls: moto makes conditional writes and deletions in two steps."""
         operation = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
-        if operation == "SendMessage" and (delay_seconds := take_delay(environ)):
-            delayed.enter(delay_seconds, 0, serve, (environ, lambda *_: None))
-            start_response("200 OK", [("Content-Type", "application/x-amz-json-1.0")])
-            return [json.dumps({"MessageId": str(uuid.uuid4())}).encode()]
+        if operation == "SendMessage":  # moto counts its messages at each call: it gets them when they are due
+            message = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
+            delay_seconds = int(message.pop("DelaySeconds", 0))
+            body = json.dumps(message).encode()
+            environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+            if delay_seconds:
+                delayed.enter(delay_seconds, 0, serve, (environ, lambda *_: None))
+                start_response("200 OK", [("Content-Type", "application/x-amz-json-1.0")])
+                return [json.dumps({"MessageId": str(uuid.uuid4())}).encode()]
+        if operation == "ReceiveMessage":
+            delayed.run(blocking=False)
         with contextlib.nullcontext() if operation == "ReceiveMessage" else lock:
             return moto(environ, start_response)
 
-    def take_delay(environ: dict[str, Any]) -> int:
-        """Remove `DelaySeconds` from a message: moto looks at all that it has at each call, and would get slow."""
-        message = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
-        delay_seconds = int(message.pop("DelaySeconds", 0))
-        body = json.dumps(message).encode()
-        environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
-        return delay_seconds
-
-    def serve_delayed() -> None:
-        while True:
-            delayed.run(blocking=False)
-            time.sleep(0.1)
-
     server = make_server("127.0.0.1", 0, serve, threaded=True, request_handler=MotoRequestHandler)
-    for name, target in (("moto", server.serve_forever), ("delays", serve_delayed)):
-        Thread(target=target, name=name, daemon=True).start()
+    Thread(target=server.serve_forever, name="moto", daemon=True).start()
     return f"http://127.0.0.1:{server.server_port}"

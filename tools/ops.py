@@ -225,8 +225,7 @@ def describe(message: Message) -> tuple[str, str, str, str, *tuple[object, ...]]
         return message.group_id, reason or "unprocessed", event_id, ""
     content = json.loads(message.body)
     cause = content.get("last_status_code") or content.get("last_error")
-    attempts = content.get("delivery_attempts")
-    return message.group_id, str(content.get("reason")), event_id, failed_at, attempts, cause
+    return message.group_id, str(content.get("reason")), event_id, failed_at, content.get("delivery_attempts"), cause
 
 
 @cli.command(short_help="Move dead letters back to the inbox queue.")
