@@ -14,16 +14,12 @@ from tests.conftest import Output
 from tests.support.aws import Aws
 from tests.support.receiver import Exchange, Receiver, in_turn, status
 from tests.support.subscribing import ids
-from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, START, Answer, World, digest
-
-UNKNOWN = "evt_" + "0" * 32
-EVENT = '{"event_type": "a", "payload": {}}'
+from tests.support.world import CONSUMER_KEY, EVENT, KEY, PRODUCER_KEY, ROOT, START, UNKNOWN, Answer, World, digest
 
 
 def assert_problem(answer: Answer, status_code: int, fields: Sequence[str] = ()) -> None:
     """Check that an answer, which fits its description, has this status and faults of exactly these fields."""
-    assert answer.status_code == status_code, answer.text
-    assert sorted(fault["field"] for fault in answer.json.get("errors", [])) == sorted(fields)
+    assert (answer.status_code, answer.faults) == (status_code, sorted(fields)), answer.text
 
 
 def basic(user: str, password: str) -> str:
@@ -33,10 +29,11 @@ def basic(user: str, password: str) -> str:
 # Authentication
 
 
-def test_health_needs_neither_a_key_nor_aws(world: World, aws: Aws) -> None:
-    answer = world.call("GET", "/health", key=None)
+def test_health_and_the_openapi_document_need_neither_a_key_nor_aws(world: World, aws: Aws) -> None:
+    health, document = (world.call("GET", path, key=None) for path in ("/health", "/openapi.json"))
 
-    assert (answer.status_code, answer.json) == (200, {"status": "ok", "version": __version__, "stage": "dev"})
+    assert (health.status_code, health.json) == (200, {"status": "ok", "version": __version__, "stage": "dev"})
+    assert document.text == (ROOT / "chalicelib" / "openapi.json").read_text(encoding="utf-8")
     assert aws.calls == []
 
 
@@ -52,6 +49,8 @@ def test_an_unknown_key_is_refused_like_none(world: World, aws: Aws) -> None:
         assert answer.headers["www-authenticate"]
         assert answer.text == without.text
     assert aws.calls == []
+    world.restart(API_KEYS="")
+    assert world.call("POST", "/events", EVENT).status_code == 401
 
 
 def test_a_key_is_sent_as_a_bearer_token_or_as_the_password_of_basic(world: World) -> None:
@@ -59,13 +58,6 @@ def test_a_key_is_sent_as_a_bearer_token_or_as_the_password_of_basic(world: Worl
     passwords = [basic("", KEY), basic("any", KEY), basic("any", KEY).replace("Basic", "basic")]
     for authorization in tokens + passwords:
         assert world.call("GET", "/events", authorization=authorization).status_code == 200
-
-
-def test_without_keys_every_call_is_refused(world: World) -> None:
-    world.restart(API_KEYS="")
-
-    assert world.call("POST", "/events", EVENT).status_code == world.call("GET", "/me").status_code == 401
-    assert world.call("GET", "/health").status_code == 200
 
 
 def test_missing_and_unusable_settings_are_named_and_never_their_values(
@@ -246,19 +238,6 @@ def test_an_unusable_idempotency_key_is_a_fault(world: World, aws: Aws) -> None:
     assert aws.calls == []
 
 
-def test_a_post_repeated_during_its_push_gets_the_pending_event_and_no_second_push(
-    world: World, receiver: Receiver
-) -> None:
-    repeated: list[dict[str, Any]] = []
-    receiver.script(in_turn(lambda _: repeated.append(world.post(idempotency_key="k")), status(200)))
-
-    first = world.post(idempotency_key="k")
-
-    assert [(again["status"], again["event_id"]) for again in repeated] == [("pending", first["event_id"])]
-    assert first["status"] == "delivered"
-    assert len(receiver.requests) == 1
-
-
 # Reading
 
 
@@ -275,23 +254,17 @@ def test_at_most_the_last_25_attempts_are_shown_newest_last(world: World, receiv
     assert [attempt["status_code"] for attempt in event["attempts"]] == [500] * 5 + [503] * 20
 
 
-def test_a_key_without_consume_sees_only_what_it_posted(world: World) -> None:
+def test_a_key_without_consume_sees_only_what_it_posted_and_no_response_of_the_receiver(
+    world: World, receiver: Receiver
+) -> None:
+    receiver.script(status(422, body=b"no such field"))
     own, others = world.post(key=PRODUCER_KEY)["event_id"], world.post()["event_id"]
 
-    def seen(key: str) -> list[int]:
-        return [world.call("GET", f"/events/{event_id}", key=key).status_code for event_id in (own, others)]
-
-    assert (seen(PRODUCER_KEY), seen(CONSUMER_KEY), seen(KEY)) == ([200, 404], [200, 200], [200, 200])
-    hidden = world.call("GET", f"/events/{others}", key=PRODUCER_KEY)
+    for key, code, response in ((CONSUMER_KEY, 200, "no such field"), (PRODUCER_KEY, 404, None)):
+        assert world.call("GET", f"/events/{own}", key=key).json["attempts"][0]["response"] == response
+        hidden = world.call("GET", f"/events/{others}", key=key)
+        assert hidden.status_code == code
     assert hidden.text == world.call("GET", f"/events/{UNKNOWN}").text
-
-
-def test_the_response_of_the_receiver_is_shown_to_consumers_alone(world: World, receiver: Receiver) -> None:
-    receiver.script(status(422, body=b"no such field"))
-    event_id = world.post(key=PRODUCER_KEY)["event_id"]
-
-    for key, response in ((CONSUMER_KEY, "no such field"), (PRODUCER_KEY, None)):
-        assert world.call("GET", f"/events/{event_id}", key=key).json["attempts"][0]["response"] == response
 
 
 def test_a_key_can_be_tested(world: World) -> None:
@@ -333,15 +306,12 @@ def test_events_are_listed_newest_first_and_the_inbox_oldest_first(world: World,
 
     for path, expected in (
         ("/events", posted[::-1]),
-        ("/events?order=oldest", posted),
         ("/events?status=pending", posted[1:2]),
-        ("/events?event_type=a&limit=100", [posted[2], posted[0]]),
         ("/inbox", posted[1:]),
         ("/inbox?order=newest", posted[:0:-1]),
         ("/inbox?event_type=b", posted[1:2]),
     ):
         assert ids(world.call("GET", path)) == expected, path
-    assert world.call("GET", "/events?cursor=&limit=3").json["next_cursor"] is None
     for path in ("/events", "/events?include=payload", "/inbox"):
         for event in world.call("GET", path).json["events"]:
             whole = world.event(event["event_id"])
@@ -466,11 +436,7 @@ def test_an_event_that_is_being_pushed_cannot_be_replayed(world: World, receiver
 
 
 def test_an_unsupported_method_is_a_problem_with_allow(world: World) -> None:
-    for method, path, allowed in (
-        ("PUT", f"/events/{UNKNOWN}", {"DELETE", "GET"}),
-        ("POST", "/inbox", {"GET"}),
-    ):
-        answer = world.call(method, path)
+    answer = world.call("PUT", f"/events/{UNKNOWN}")
 
-        assert_problem(answer, 405)
-        assert set(answer.headers["allow"].split(", ")) == allowed
+    assert_problem(answer, 405)
+    assert set(answer.headers["allow"].split(", ")) == {"DELETE", "GET"}

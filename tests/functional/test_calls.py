@@ -4,66 +4,52 @@ import pytest
 
 from tests.support.aws import Aws
 from tests.support.receiver import Receiver, status
-from tests.support.world import World
+from tests.support.world import EVENT, World
 
 QUERY, PUT, UPDATE, SEND, SEND_MANY = "Query", "PutItem", "UpdateItem", "SendMessage", "SendMessageBatch"
-EVENT = '{"event_type": "a", "payload": {}}'
 OF_TENANT = '{"event_type": "a", "payload": {}, "tenant": "t"}'
+ASYNC = {"prefer": "respond-async"}
 
 
 @pytest.mark.parametrize(
-    ("code", "headers", "calls"),
+    ("code", "headers", "posting", "working"),
     [
-        (200, {}, [PUT, UPDATE]),
-        (200, {"idempotency_key": "k"}, [PUT, UPDATE]),
-        (503, {}, [PUT, UPDATE, SEND]),
-        (404, {}, [PUT, SEND, UPDATE]),
-        (200, {"prefer": "respond-async"}, [PUT, SEND_MANY]),
-        (200, {"content_type": "text/plain"}, []),
-        (200, {"key": "wrong"}, []),
+        (200, {}, [PUT, UPDATE], []),
+        (200, {"idempotency_key": "k"}, [PUT, UPDATE], []),
+        (503, {}, [PUT, UPDATE, SEND], []),
+        (404, {}, [PUT, SEND, UPDATE], []),
+        (200, ASYNC, [PUT, SEND_MANY], [UPDATE, UPDATE]),
+        (503, ASYNC, [PUT, SEND_MANY], [UPDATE, UPDATE, SEND]),
+        (404, ASYNC, [PUT, SEND_MANY], [UPDATE, SEND, UPDATE]),
+        (200, {"content_type": "text/plain"}, [], []),
+        (200, {"key": "wrong"}, [], []),
     ],
 )
-def test_the_calls_of_posting(
-    world: World, receiver: Receiver, aws: Aws, code: int, headers: dict[str, str], calls: list[str]
+def test_the_calls_of_posting_and_of_the_worker(
+    world: World,
+    receiver: Receiver,
+    aws: Aws,
+    code: int,
+    headers: dict[str, str],
+    posting: list[str],
+    working: list[str],
 ) -> None:
     receiver.default = status(code)
+    world.restart(IN_PROCESS_WAIT_SECONDS="0")
     world.services.subscriptions.recent(None)  # each container queries them every ten seconds
 
-    assert aws.during(lambda: world.call("POST", "/events", EVENT, **headers)) == calls
-    assert len(receiver.requests) == (UPDATE in calls)
+    assert aws.during(lambda: world.call("POST", "/events", EVENT, **headers)) == posting
+    assert aws.during(world.run_worker) == working
+    assert len(receiver.requests) == (UPDATE in posting + working)
 
 
 def test_a_post_reads_the_subscriptions_of_its_tenant_and_those_without_one_every_ten_seconds(
     world: World, aws: Aws
 ) -> None:
-    for wait_seconds, body, queries in (
-        (0, EVENT, 1),
-        (0, OF_TENANT, 1),
-        (0, OF_TENANT, 0),
-        (0, EVENT, 0),
-        (10, OF_TENANT, 2),
-    ):
-        world.clock.sleep(wait_seconds)
+    def calls(body: str) -> list[str]:
+        return aws.during(lambda: world.call("POST", "/events", body))
 
-        calls = aws.during(lambda: world.call("POST", "/events", body))  # noqa: B023
-        assert calls == [*[QUERY] * queries, PUT, UPDATE]
-
-
-@pytest.mark.parametrize(
-    ("codes", "wait_seconds", "calls"),
-    [
-        ([200], "0", [UPDATE, UPDATE]),
-        ([503], "0", [UPDATE, UPDATE, SEND]),
-        ([503, 503, 200], "8", [UPDATE] * 6),
-        ([404], "0", [UPDATE, SEND, UPDATE]),
-        ([503, 404], "8", [UPDATE, UPDATE, UPDATE, SEND, UPDATE]),
-    ],
-)
-def test_the_calls_of_the_worker(
-    world: World, receiver: Receiver, aws: Aws, codes: list[int], wait_seconds: str, calls: list[str]
-) -> None:
-    world.restart(IN_PROCESS_WAIT_SECONDS=wait_seconds)
-    receiver.script(*map(status, codes))
-    world.post(prefer="respond-async")
-
-    assert aws.during(world.run_worker) == calls
+    assert calls(EVENT) == calls(OF_TENANT) == [QUERY, PUT, UPDATE]
+    assert calls(EVENT) == calls(OF_TENANT) == [PUT, UPDATE]
+    world.clock.sleep(10)
+    assert calls(OF_TENANT) == [QUERY, QUERY, PUT, UPDATE]

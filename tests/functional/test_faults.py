@@ -1,7 +1,8 @@
 """DynamoDB and SQS fail: callers get the truth, and nothing accepted is lost. The crash tests stop at every call."""
 
-import io
+import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +13,8 @@ from chalicelib.events import rfc3339
 from tests.conftest import During, Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Receiver, in_turn, status
-from tests.support.world import START, Answer, World
+from tests.support.world import EVENT, START, Answer, World
 
-EVENT = '{"event_type": "a", "payload": {}}'
 FAILURES = [Fault.REFUSED, Fault.UNREACHED, Fault.LOST]
 
 
@@ -50,13 +50,8 @@ def test_every_other_call_is_answered_with_503_while_dynamodb_fails(
     aws.fail(fault)
 
     for call in (
-        "GET /events",
-        "GET /inbox",
-        "GET /events/%s",
-        "POST /events/%s/acknowledge",
-        "POST /events/%s/replay",
-        "POST /inbox/lease",
-        "GET /subscriptions",
+        *("GET /events", "GET /inbox", "GET /subscriptions", "POST /inbox/lease"),
+        *("GET /events/%s", "POST /events/%s/acknowledge", "POST /events/%s/replay"),
         *(f"{method} /subscriptions/sub_{0:032x}" for method in ("GET", "DELETE")),
         *(f"POST /subscriptions/sub_{0:032x}/{verb}" for verb in ("enable", "test")),
     ):
@@ -126,7 +121,7 @@ def test_an_event_acknowledged_before_the_response_of_its_put_is_not_pushed(
     assert (event["status"], event["delivered_via"], receiver.requests) == ("delivered", "pull", [])
 
 
-# The sweep, and a closed output
+# The sweep, and the output
 
 
 def test_a_fault_in_one_shard_does_not_keep_the_sweep_from_the_others(world: World, aws: Aws) -> None:
@@ -142,21 +137,10 @@ def test_a_fault_in_one_shard_does_not_keep_the_sweep_from_the_others(world: Wor
     assert world.messages()
 
 
-class ClosedPipe(io.StringIO):
-    """A standard output that nobody reads any more."""
-
-    def write(self, text: str) -> int:
-        raise BrokenPipeError
-
-
-def test_a_closed_output_does_not_stop_deliveries(
-    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+def test_an_output_that_cannot_be_written_does_not_stop_deliveries(
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stdout", ClosedPipe())
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with Path(os.devnull).open(encoding="utf-8") as unwritable:
+        monkeypatch.setattr(sys, "stdout", unwritable)
 
-    assert world.post()["status"] == "delivered"
-
-    world.post(prefer="respond-async")
-    world.settle(hours=1)
-    assert len(receiver.requests) == 2
+        assert world.post()["status"] == "delivered"

@@ -72,10 +72,11 @@ def test_a_time_that_does_not_exist_is_refused(world: World) -> None:
     bad = ("", "yesterday", "2026-11-18", "2026-11-18T11:06:41", "2026-02-30T00:00:00Z", "0001-01-01T00:00:00%2B01:00")
     for name, value in itertools.product(("since", "until"), bad):
         answer = world.call("GET", f"/events?{name}={value}")
-        assert (answer.status_code, [fault["field"] for fault in answer.json["errors"]]) == (400, [name])
-    assert [world.call("GET", f"/inbox?{name}=2026-11-18T11:06:41Z").status_code for name in ("since", "until")] == [
-        400
-    ] * 2
+        assert (answer.status_code, answer.faults) == (400, [name])
+    assert world.call("GET", "/inbox?since=2026-11-18T11:06:41Z&until=2026-11-18T11:06:41Z").faults == [
+        "since",
+        "until",
+    ]
 
 
 def test_a_listed_event_says_what_its_latest_attempt_said(world: World, receiver: Receiver) -> None:

@@ -13,10 +13,9 @@ from standardwebhooks.webhooks import Webhook
 
 import app
 from chalicelib import __version__
-from tests.support.aws import Aws
 from tests.support.openapi import DOCUMENT, assert_fits, resolve
 from tests.support.receiver import Receiver
-from tests.support.world import CONSUMER_KEY, PRODUCER_KEY, ROOT, World, digest
+from tests.support.world import CONSUMER_KEY, PRODUCER_KEY, World, digest
 
 OPERATIONS = [
     (method.upper(), path, operation)
@@ -56,14 +55,6 @@ def test_it_is_a_valid_document_of_this_version() -> None:
     OpenAPIV31SpecValidator(document).validate()
 
     assert DOCUMENT["info"]["version"] == __version__
-
-
-def test_it_is_served_without_a_key_and_without_aws(world: World, aws: Aws) -> None:
-    answer = world.call("GET", "/openapi.json", key=None)
-
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
-    assert answer.text == (ROOT / "chalicelib" / "openapi.json").read_text(encoding="utf-8")
-    assert aws.calls == []
 
 
 def test_it_describes_all_routes() -> None:

@@ -74,13 +74,11 @@ def test_a_tenant_is_written_like_an_event_type(world: World, target: Receiver) 
             ("/inbox/lease", {}),
         ):
             answer = world.call("POST", path, json.dumps({**body, "tenant": bad}))
-            assert (answer.status_code, [fault["field"] for fault in answer.json["errors"]]) == (400, ["tenant"])
+            assert (answer.status_code, answer.faults) == (400, ["tenant"])
     for path in ("/events", "/inbox", "/subscriptions"):
         for query in ("tenant=", "tenant=a%20b", "tenant=a*", "tenant=a&tenant=b"):
             answer = world.call("GET", f"{path}?{query}")
-            assert (answer.status_code, answer.json["errors"][0]["field"]) == (400, "tenant")
-        message = "must be 1 to 128 characters of A-Z a-z 0-9 . _ - : /"
-        assert world.call("GET", f"{path}?tenant=a*").json["errors"] == [{"field": "tenant", "message": message}]
+            assert (answer.status_code, answer.faults) == (400, ["tenant"])
 
 
 def test_a_container_holds_the_lists_of_a_bounded_number_of_tenants(world: World) -> None:

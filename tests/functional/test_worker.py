@@ -11,9 +11,7 @@ from chalicelib.events import rfc3339, unix_seconds
 from tests.conftest import Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Receiver, hang, status, when_all_are_here
-from tests.support.world import START, World
-
-UNKNOWN = "evt_" + "0" * 32
+from tests.support.world import START, UNKNOWN, World
 
 
 def queued(world: World) -> str:
@@ -118,10 +116,9 @@ def test_the_next_attempt_is_not_earlier_than_the_receiver_and_the_schedule_say(
     assert all(due <= delay < due + 1 for delay in delays)
 
 
-@pytest.mark.parametrize("by", ["caller", "worker"])
-def test_a_delay_over_900_seconds_is_left_to_the_sweep(world: World, receiver: Receiver, by: str) -> None:
+def test_a_delay_over_900_seconds_is_left_to_the_sweep(world: World, receiver: Receiver) -> None:
     receiver.script(status(429, headers={"Retry-After": "901"}))
-    event_id = queued(world) if by == "worker" else world.post()["event_id"]
+    event_id = queued(world)
     world.run_worker()
     assert world.messages() == []
 
@@ -156,28 +153,21 @@ def test_an_early_message_is_waited_for_or_sent_on_with_the_rest_of_the_delay(wo
     assert not [message for message in world.messages() if much_later in message["body"]]
 
 
-@pytest.mark.parametrize("cause", ["a worker that died", "a lower limit"])
 def test_an_event_with_exhausted_attempts_becomes_a_dead_letter_without_another_push(
-    world: World, receiver: Receiver, cause: str
+    world: World, receiver: Receiver
 ) -> None:
-    world.restart(MAX_DELIVERY_ATTEMPTS="2", IN_PROCESS_WAIT_SECONDS="0")
-    receiver.script(status(503), status(503))
+    world.restart(MAX_DELIVERY_ATTEMPTS="2")
+    receiver.script(status(503))
     event_id = world.post()["event_id"]
-    if cause == "a lower limit":
-        world.restart(MAX_DELIVERY_ATTEMPTS="1")
-    else:
-        world.clock.sleep(1)
-        assert world.services.store.claim(event_id, "1" * 32).applied
-    pushed = len(receiver.requests)
+    world.clock.sleep(1)
+    assert world.services.store.claim(event_id, "1" * 32).applied  # by a worker that dies
 
     world.settle()
 
     event, [letter] = world.event(event_id), world.dead_letters()
-    attempts = 1 if cause == "a lower limit" else 2
-    assert (event["status"], event["delivery_attempts"], len(receiver.requests)) == ("failed", attempts, pushed)
+    assert (event["status"], event["delivery_attempts"], len(receiver.requests)) == ("failed", 2, 1)
     assert letter["attributes"] == {"EventId": event_id, "Reason": "exhausted"}
-    assert json.loads(letter["body"])["delivery_attempts"] == attempts
-    assert json.loads(letter["body"])["last_status_code"] == 503
+    assert json.loads(letter["body"]).items() >= {"delivery_attempts": 2, "last_status_code": 503}.items()
 
 
 # Messages
@@ -237,35 +227,19 @@ def test_only_the_dead_letter_of_the_latest_failure_replays_an_event(world: Worl
     event_id = world.post()["event_id"]
     world.clock.sleep(60)
     world.call("POST", f"/events/{event_id}/replay")
-    world.run_worker()
-    first, second = world.dead_letters()
-    assert json.loads(first["body"])["failed_at"] != json.loads(second["body"])["failed_at"]
+    world.lose_messages()
+    [first] = world.dead_letters()
 
-    world.send(first["body"], **first["attributes"])
-    world.run_worker()
-    assert (world.event(event_id)["status"], len(receiver.requests)) == ("failed", 2)
+    for _ in range(2):  # the first time it is a wake-up, for the event is pending
+        world.send(first["body"], **first["attributes"])
+        world.run_worker()
+        assert (world.event(event_id)["status"], len(receiver.requests)) == ("failed", 2)
 
     world.move_back()
     world.settle()  # the older dead letter is sent on if it meets the event claimed
     event = world.event(event_id)
     assert (event["status"], event["delivery_attempts"], len(receiver.requests)) == ("delivered", 1, 3)
     assert (world.messages(), world.dead_letters()) == ([], [])
-
-
-def test_a_dead_letter_of_an_event_that_is_pending_again_is_a_wake_up(world: World, receiver: Receiver) -> None:
-    receiver.script(status(404), status(503))
-    event_id = world.post()["event_id"]
-    world.restart(IN_PROCESS_WAIT_SECONDS="0")
-    world.call("POST", f"/events/{event_id}/replay")
-    world.run_worker()
-    world.lose_messages()
-    world.clock.sleep(1)
-    world.move_back()
-
-    world.run_worker()
-
-    event = world.event(event_id)
-    assert (event["status"], event["delivery_attempts"], len(receiver.requests)) == ("delivered", 2, 3)
 
 
 def test_a_dead_letter_of_a_claimed_event_is_sent_on_until_the_claim_ends(world: World, receiver: Receiver) -> None:
@@ -334,9 +308,8 @@ def test_the_lines_of_a_message_have_its_id_and_an_attempt_is_one_wide_line(
     lines = [line for line in output.lines() if "_aws" not in line]
     assert {line["request_id"] for line in lines} == set(message_ids.values())
     for event_id, message_id in message_ids.items():
-        logged = [line["message"] for line in lines if line["request_id"] == message_id]
-        assert logged == ["attempt", "sqs send_message", "dead letter"]
-        [attempt] = [line for line in lines if line["message"] == "attempt" and line["event_id"] == event_id]
-        assert (attempt["request_id"], attempt["level"]) == (message_id, "INFO")
-        assert (attempt["attempt"], attempt["outcome"], attempt["status_code"]) == (1, "failed", 404)
-        assert {"duration_ms", "retry_in_seconds", "time"} <= attempt.keys()
+        attempt, *others = [line for line in lines if line["request_id"] == message_id]
+        assert [line["message"] for line in others] == ["sqs send_message", "dead letter"]
+        wide = {"message": "attempt", "event_id": event_id, "attempt": 1, "outcome": "failed", "status_code": 404}
+        assert attempt.items() >= wide.items()
+        assert {"level", "duration_ms", "retry_in_seconds", "time"} <= attempt.keys()
