@@ -5,7 +5,6 @@ import http.client
 import json
 import os
 import re
-import shlex
 import signal
 import socket
 import subprocess
@@ -16,7 +15,6 @@ from typing import Any
 import pytest
 import urllib3
 
-from chalicelib import settings
 from tests.support.receiver import Receiver
 from tests.support.running import ROOT, Run, environment, running
 from tests.support.world import KEY, digest
@@ -25,6 +23,7 @@ from tools.smoke import shape_faults
 
 EVENT = '{"event_type": "order.created", "payload": {"order_id": 7}}'
 OWN_KEY = {"API_KEYS": f"acme:{digest(KEY)}"}
+RUN = (sys.executable, "-m", "tools.run")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def printed() -> list[str]:
 @pytest.fixture(scope="module")
 def system(printed: list[str]) -> Iterator[Run]:
     """A system with nothing set; `printed` has the lines up to `ready`."""
-    with contextlib.closing(Run([sys.executable, "-m", "tools.run"])) as run:
+    with contextlib.closing(Run(RUN)) as run:
         printed += lines_until_ready(run)
         run.key = found(printed, r"key +(trk_\S+)")
         yield run
@@ -61,19 +60,18 @@ def found(lines: list[str], pattern: str) -> str:
     return match[1]
 
 
+def ended(*command: str, **variables: str) -> tuple[int, str, str]:
+    """Return status, standard output and standard error of a command that ends by itself."""
+    run = subprocess.run(command, cwd=ROOT, env=environment(**variables), capture_output=True, text=True, check=False)
+    return run.returncode, run.stdout, run.stderr
+
+
 def shell(commands: str) -> str:
     """Run commands that a user pastes, which must succeed; return their output. make uses this Python."""
     make = f'make() {{ command make -o .venv/.set-up PY={sys.executable} "$@"; }}'
-    script = f"{make}\n{commands}"
-    return subprocess.run(
-        ["bash", "-ec", script],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        check=True,
-        text=True,
-        timeout=20,
-    ).stdout
+    status, output, errors = ended("bash", "-ec", f"{make}\n{commands}")
+    assert status == 0, errors
+    return output
 
 
 def paste(printed: list[str], pattern: str) -> str:
@@ -97,62 +95,38 @@ def test_the_console_is_linked_with_the_key(system: Run, printed: list[str]) -> 
     assert found(printed, r"^console +(\S+)") == f"http://127.0.0.1:{system.port}/#key={system.key}"
 
 
-def test_the_printed_commands_post_events_that_the_receiver_gets_signed(system: Run, printed: list[str]) -> None:
+def test_the_printed_commands_subscribe_the_receiver_and_post_events_that_it_gets_signed(
+    system: Run, printed: list[str]
+) -> None:
+    subscription_id = json.loads(paste(printed, "curl .*/subscriptions.*"))["subscription_id"]
     event = json.loads(paste(printed, "curl .*/events.*"))
     made_by_send = paste(printed, "make send .*").split(":")[0]
 
-    assert event["status"] == "delivered"
-    received = [
-        system.wait_for(rf"(.*  {event_id[:12]}  received.*)") for event_id in (event["event_id"], made_by_send)
-    ]
-    assert ["responded 200, signature ok" in line for line in received] == [True, True]
-    assert f'{made_by_send}  responded 200, signature ok: {{"order_id": "2"}}' in paste(printed, r"curl -sS http\S+$")
-
-
-def test_the_receiver_may_be_subscribed_to_and_checks_the_copies(system: Run, printed: list[str]) -> None:
-    subscription_id = json.loads(paste(printed, "curl .*/subscriptions.*"))["subscription_id"]
-
-    [copy_id] = post(system)["copies"]
-
-    received = system.wait_for(rf"(.*  {copy_id[:12]}  received.*)")
+    assert "responded 200, signature ok" in system.wait_for(rf"(.*  {made_by_send[:12]}  received.*)")
+    deliveries = paste(printed, r"curl -sS http\S+$")
+    for event_id in (event["event_id"], *event["copies"], made_by_send):
+        assert f"{event_id}  responded 200, signature ok: " in deliveries
+    assert (event["status"], len(event["copies"])) == ("delivered", 1)
     assert system.call("DELETE", f"/subscriptions/{subscription_id}")[0] == 204
-    assert "responded 200, signature ok" in received
 
 
 def test_the_receiver_tells_unsigned_pushes_forged_ones_and_nonsense(printed: list[str], system: Run) -> None:
     url = found(printed, r'"target_url": "(http\S+?)"')
     event = '{"event_id": "evt_1", "payload": {}}'
     signed = {"webhook-id": "evt_1", "webhook-timestamp": "1", "webhook-signature": "v1,A"}
+    pushes = ((event, {}), (event, signed), ("[", {}), ("{}", {}), ("[]", {}), ("1", {}))
 
-    assert [push(url, event), push(url, event, signed)] == [200, 200]
-    assert [push(url, text) for text in ("[", "{}", "[]", "1")] == [400] * 4
-    assert [push(url.split("/hooks")[0] + "/fail?" + query, "") for query in ("times=x", "status=42")] == [400] * 2
-    deliveries = paste(printed, r"curl -sS http\S+$").splitlines()
-    assert "evt_1  responded 200, not signed" in deliveries[-2]
-    assert "evt_1  responded 200, signature wrong" in deliveries[-1]
+    statuses = [urllib3.request("POST", url, body=body, headers=headers).status for body, headers in pushes]
 
-
-def push(url: str, body: str, headers: dict[str, str] | None = None) -> int:
-    return urllib3.request("POST", url, body=body, headers=headers, timeout=5).status
-
-
-def ended(module: str = "tools.run", **variables: str) -> tuple[int, str, str]:
-    """Return status, standard output and standard error of a run that ends by itself."""
-    process = subprocess.run(
-        [sys.executable, "-m", module],
-        cwd=ROOT,
-        env=environment(**variables),
-        capture_output=True,
-        text=True,
-        timeout=40,
-        check=False,
-    )
-    return process.returncode, process.stdout, process.stderr
+    assert statuses == [200, 200, 400, 400, 400, 400]
+    assert urllib3.request("POST", f"{url.split('/hooks')[0]}/fail?status=42").status == 400
+    deliveries = paste(printed, r"curl -sS http\S+$")
+    assert re.search("evt_1  responded 200, not signed.*\n.*evt_1  responded 200, signature wrong.*\n$", deliveries)
 
 
 def smoke(system: Run, key: str, **variables: str) -> tuple[int, str, str]:
     variables |= {"TRIGGERS_URL": f"http://127.0.0.1:{system.port}", "TRIGGERS_API_KEY": key}
-    return ended("tools.smoke", **variables)
+    return ended(sys.executable, "-m", "tools.smoke", **variables)
 
 
 def test_smoke_passes_and_leaves_nothing(system: Run, printed: list[str]) -> None:
@@ -188,19 +162,19 @@ def test_smoke_sees_members_that_are_missing_or_of_another_type(system: Run) -> 
     assert faults(attempts=[{}])[0] == "response.attempts[].at is missing"
 
 
-def test_smoke_leases_from_a_pull_only_stage_and_says_what_it_may_not_erase(emulator: str) -> None:
-    pull_only = {
-        "AWS_ENDPOINT_URL": emulator,
-        "STAGE": "smoke",
-        "ZAPIER_WEBHOOK_URL": "none",
-        "SUBSCRIPTION_HOSTS": "a.b",
-    }
-    with running(key=KEY, **pull_only, **OWN_KEY) as system:
-        status, output, _ = smoke(system, KEY)
-        [event_id] = re.findall(r"\n(evt_\w+) stays: ", output)
-        _, _, body = system.call("GET", f"/events/{event_id}")
+def test_a_second_start_finds_the_events_of_the_first_and_smoke_leases_from_a_pull_only_stage(emulator: str) -> None:
+    pull_only = {"AWS_ENDPOINT_URL": emulator, "STAGE": "pull", "ZAPIER_WEBHOOK_URL": "none", **OWN_KEY}
+    with running(key=KEY, **pull_only) as first:
+        event = post(first)
+    with running(key=KEY, **pull_only, SUBSCRIPTION_HOSTS="a.b") as second:
+        _, _, inbox = second.call("GET", "/inbox")
+        status, output, _ = smoke(second, KEY)
+        [smoked_id] = re.findall(r"\n(evt_\w+) stays: ", output)  # the key may not erase
+        _, _, smoked = second.call("GET", f"/events/{smoked_id}")
 
-    assert (status, json.loads(body)["delivered_via"]) == (0, "pull")
+    assert (event["status"], event["next_attempt_at"]) == ("pending", None)
+    assert [item["event_id"] for item in json.loads(inbox)["events"]] == [event["event_id"]]
+    assert (status, json.loads(smoked)["delivered_via"]) == (0, "pull")
 
 
 def test_the_quick_start_of_the_readme_works(system: Run) -> None:
@@ -219,13 +193,7 @@ def test_an_unknown_path_is_a_problem_document_that_does_not_repeat_the_key(syst
         status, headers, body = system.call("GET", path)
 
         assert (status, headers["Content-Type"]) == (404, "application/problem+json")
-        assert json.loads(body) | {"detail": ""} == {
-            "type": "about:blank",
-            "title": "Not Found",
-            "status": 404,
-            "detail": "",
-            "code": "not_found",
-        }
+        assert (json.loads(body)["code"], system.key in body.decode()) == ("not_found", False)
     assert system.call("GET", "/nope", Authorization="Bearer é")[0] == 404
 
 
@@ -278,15 +246,6 @@ def test_a_dead_letter_is_linked_and_can_be_replayed(system: Run, printed: list[
     system.wait_for(rf"\S+  {event_id[:12]}  (delivered)")
 
 
-def test_the_printed_variables_are_the_settings_of_another_process(system: Run, printed: list[str]) -> None:
-    words = shlex.split(found(printed, r"^export (AWS_.*)"))
-
-    variables = dict(word.split("=", 1) for word in words)
-
-    assert settings.load(variables).events_table_name == "triggers-api-dev-events"
-    assert variables["AWS_ENDPOINT_URL"].startswith("http://127.0.0.1:")
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_make_and_the_system_within_five_seconds(emulator: str, number: signal.Signals) -> None:
     make = ["make", "--no-print-directory", "-o", ".venv/.set-up", f"PY={sys.executable}", "run"]
@@ -305,7 +264,7 @@ def test_what_is_set_is_used_and_secrets_are_not_printed(emulator: str) -> None:
     own = {"AWS_ENDPOINT_URL": emulator, "STAGE": "own", "SUBSCRIPTION_HOSTS": "127.0.0.1", **OWN_KEY}
     with (
         Receiver() as receiver,
-        contextlib.closing(Run([sys.executable, "-m", "tools.run"], ZAPIER_WEBHOOK_URL=receiver.url, **own)) as system,
+        contextlib.closing(Run(RUN, ZAPIER_WEBHOOK_URL=receiver.url, **own)) as system,
     ):
         system.key = KEY
         lines = lines_until_ready(system)
@@ -322,64 +281,41 @@ def test_what_is_set_is_used_and_secrets_are_not_printed(emulator: str) -> None:
     assert not [line for line in lines if "secret" in line or digest(KEY) in line]
 
 
-def test_a_second_start_finds_the_events_of_the_first_which_pull_only_stores_for_consumers(emulator: str) -> None:
-    pull_only = {"AWS_ENDPOINT_URL": emulator, "STAGE": "pull", "ZAPIER_WEBHOOK_URL": "none"}
-    with running(**pull_only) as first:
-        event = post(first)
-    with running(**pull_only) as second:
-        _, _, body = second.call("GET", "/inbox")
-
-    assert event["status"] == "pending"
-    assert event["next_attempt_at"] is None
-    assert [item["event_id"] for item in json.loads(body)["events"]] == [event["event_id"]]
-
-
-def test_all_unusable_variables_are_named_in_one_line() -> None:
-    unusable = {
-        "API_KEYS": "acme",
-        "ZAPIER_WEBHOOK_URL": "http://example.com/secret",
-        "WORKER_MAX_CONCURRENCY": "1",
-        "STAGE": "a b",
-        "LOG_LEVEL": "LOUD",
-        "PORT": "http",
-    }
-    status, output, errors = ended(**unusable)
-
-    assert (status, output, errors.count("\n")) == (1, "", 1)
-    assert [name for name in unusable if name not in errors] == []
-    assert "secret" not in errors
+UNUSABLE = {
+    "API_KEYS": "acme",
+    "ZAPIER_WEBHOOK_URL": "http://example.com/s3cr3t",
+    "WORKER_MAX_CONCURRENCY": "1",
+    "STAGE": "a b",
+    "LOG_LEVEL": "LOUD",
+    "PORT": "http",
+}
+ABSENT = ("EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL", "SETTINGS_SECRET")
 
 
-def test_an_unusable_aws_endpoint_is_one_line() -> None:
-    status, output, errors = ended(AWS_ENDPOINT_URL="localhost", **OWN_KEY)
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        (UNUSABLE, [f"{name} is unusable: it must" for name in UNUSABLE]),
+        *(({name: "http://127.0.0.1/1/absent"}, [f"{name} is unusable: it"]) for name in ABSENT),
+        ({"AWS_ENDPOINT_URL": "localhost"}, ["make run: AWS_ENDPOINT_URL localhost: "]),
+        (
+            {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", **OWN_KEY},
+            ["http://127.0.0.1:9", "unset AWS_ENDPOINT_URL API_KEYS)"],
+        ),
+        ({"PORT": "in use"}, ["make run: PORT "]),
+    ],
+    ids=" ".join,
+)
+def test_what_keeps_it_from_starting_is_one_line(emulator: str, variables: dict[str, str], words: list[str]) -> None:
+    given = {"AWS_ENDPOINT_URL": emulator, **variables}
+    if given.get("PORT") == "in use":
+        given["PORT"] = emulator.rpartition(":")[2]
 
-    assert (status, output) == (1, "")
-    assert re.fullmatch("make run: AWS_ENDPOINT_URL localhost: .*\n", errors)
+    status, output, errors = ended(*RUN, **given)
 
-
-def test_an_aws_that_does_not_respond_is_one_line_that_says_what_to_unset() -> None:
-    status, output, errors = ended(AWS_ENDPOINT_URL="http://127.0.0.1:9", **OWN_KEY)
-
-    assert (status, output, errors.count("\n")) == (1, "", 1)
-    assert "http://127.0.0.1:9" in errors
-    assert "unset AWS_ENDPOINT_URL API_KEYS)" in errors
-
-
-@pytest.mark.parametrize("name", ["EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL", "SETTINGS_SECRET"])
-def test_a_variable_that_names_what_is_not_there_is_named_in_one_line(name: str, emulator: str) -> None:
-    status, _, errors = ended(**{name: "http://127.0.0.1/1/absent"}, AWS_ENDPOINT_URL=emulator)
-
-    assert (status, errors.count("\n")) == (1, 1)
-    assert f"{name} is unusable: it" in errors
-
-
-def test_a_port_in_use_is_named_in_one_line() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
-        status, output, errors = ended(PORT=port)
-
-    assert (status, output, errors.count("\n")) == (1, "", 1)
-    assert port in errors
+    assert (status, errors.count("\n"), "ready" in output) == (1, 1, False)
+    assert [word for word in words if word not in errors] == []
+    assert "s3cr3t" not in errors
 
 
 def test_a_client_that_stops_in_the_middle_does_not_block_others(system: Run) -> None:
