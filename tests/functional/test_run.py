@@ -114,7 +114,7 @@ def test_the_receiver_tells_unsigned_pushes_forged_ones_and_nonsense(printed: li
     url = found(printed, r'"target_url": "(http\S+?)"')
     event = '{"event_id": "evt_1", "payload": {}}'
     signed = {"webhook-id": "evt_1", "webhook-timestamp": "1", "webhook-signature": "v1,A"}
-    pushes = ((event, {}), (event, signed), ("[", {}), ("{}", {}), ("[]", {}), ("1", {}))
+    pushes: list[tuple[str, Any]] = [(event, {}), (event, signed), ("[", {}), ("{}", {}), ("[]", {}), ("1", {})]
 
     statuses = [urllib3.request("POST", url, body=body, headers=headers).status for body, headers in pushes]
 
