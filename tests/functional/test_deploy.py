@@ -18,12 +18,11 @@ from chalice.local import LambdaEventConverter, RouteMatcher
 
 from tests.support.emulator import free_port
 from tests.support.ministack import Ministack, ministack
+from tests.support.world import ROOT
 from tools import api_key, gateway
 
 pytestmark = pytest.mark.timeout(300)
 
-ROOT = Path(__file__).parent.parent.parent
-PROJECT = ("app.py", "chalicelib", "tools", "resources.json", "requirements.txt", ".chalice")
 CHALICE = str(Path(sys.executable).with_name("chalice"))
 KEY, NEW_KEY = api_key.new_key(), api_key.new_key()
 WEBHOOK_URL = "https://hooks.example.com/hooks/catch/123/s3cr3t"
@@ -48,8 +47,8 @@ class Checkout:
     def configure_api(self) -> tuple[int, str]:
         return self._run([sys.executable, "-m", "tools.gateway", "dev"], {}, "")
 
-    def chalice(self, command: str, stop_after: str = "") -> tuple[int, str]:
-        return self._run([CHALICE, command, "--stage", "dev"], {}, stop_after)
+    def chalice(self, command: str, stop_after: str = "", **variables: str) -> tuple[int, str]:
+        return self._run([CHALICE, command, "--stage", "dev"], variables, stop_after)
 
     @contextmanager
     def local(self) -> Iterator[int]:
@@ -63,12 +62,6 @@ class Checkout:
                 yield port
             finally:
                 os.killpg(process.pid, signal.SIGTERM)
-
-    def configure(self, **variables: str) -> None:
-        file = self.path / ".chalice" / "config.json"
-        config = json.loads(file.read_text())
-        config["stages"]["dev"]["environment_variables"] |= variables
-        file.write_text(json.dumps(config))
 
     def environ(self, **variables: str) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not re.match(OURS, name)}
@@ -113,11 +106,10 @@ def checkout(tmp_path: Path, aws: Ministack) -> Checkout:
     path = tmp_path / "first"
     path.mkdir()
     written = shutil.ignore_patterns("__pycache__", "deployments", "deployed")  # by other tests meanwhile, or by a user
-    for name in PROJECT:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, path / name, ignore=written)
-        else:
-            shutil.copy(ROOT / name, path)
+    for name in ("app.py", "resources.json", "requirements.txt"):
+        shutil.copy(ROOT / name, path)
+    for name in ("chalicelib", "tools", ".chalice"):
+        shutil.copytree(ROOT / name, path / name, ignore=written)
     return Checkout(path, aws)
 
 
@@ -209,14 +201,7 @@ def test_the_first_run_says_what_to_set_and_later_ones_keep_what_is_not_set_agai
     assert settings_of(aws) == {**first, "ZAPIER_WEBHOOK_URL": WEBHOOK_URL, "WEBHOOK_SIGNING_SECRETS": ""}
 
 
-def test_the_wait_for_a_stack_ends_with_an_import(checkout: Checkout, aws: Ministack) -> None:
-    aws.replaced = {b"<StackStatus>CREATE_COMPLETE": b"<StackStatus>IMPORT_COMPLETE"}
-
-    status, output = checkout.resources(**GIVEN)
-
-    assert (status, output.splitlines()[-1]) == (0, "done")
-
-
+IMPORTED = {b"<StackStatus>CREATE_COMPLETE": b"<StackStatus>IMPORT_COMPLETE"}
 FAILED_STACK = {
     b"<StackStatus>CREATE_COMPLETE": b"<StackStatus>ROLLBACK_COMPLETE",
     b"<ResourceStatus>CREATE_COMPLETE": b"<ResourceStatus>CREATE_FAILED",
@@ -228,20 +213,21 @@ TAKEN_NAME = {
 
 
 @pytest.mark.parametrize(
-    ("replaced", "words"),
+    ("replaced", "status", "words"),
     [
-        (FAILED_STACK, "Error: ROLLBACK_COMPLETE: ApiLogs: "),
-        (TAKEN_NAME, "Something has a name of this stage already"),
+        (IMPORTED, 0, "\ndone\n"),
+        (FAILED_STACK, 1, "Error: ROLLBACK_COMPLETE: ApiLogs: "),
+        (TAKEN_NAME, 1, "Something has a name of this stage already"),
     ],
 )
-def test_a_stack_that_fails_is_explained(
-    checkout: Checkout, aws: Ministack, replaced: dict[bytes, bytes], words: str
+def test_the_wait_for_a_stack_ends_and_a_failure_is_explained(
+    checkout: Checkout, aws: Ministack, replaced: dict[bytes, bytes], status: int, words: str
 ) -> None:
     aws.replaced = replaced
 
-    status, output = checkout.resources(**GIVEN)
+    ended_with, output = checkout.resources(**GIVEN)
 
-    assert (status, words in output) == (1, True)
+    assert (ended_with, words in output) == (status, True)
 
 
 def test_an_unusable_parameter_is_refused_without_being_shown(checkout: Checkout, aws: Ministack) -> None:
@@ -258,12 +244,11 @@ def test_an_unusable_parameter_is_refused_without_being_shown(checkout: Checkout
     assert not seen
 
 
-def test_an_unusable_setting_in_config_json_stops_chalice_with_one_line(checkout: Checkout) -> None:
+def test_an_unusable_setting_stops_chalice_with_one_line(checkout: Checkout) -> None:
     seen: list[str] = []
-    checkout.configure(WORKER_MAX_CONCURRENCY="1")
     checkout.aws.seen = seen.append
 
-    _, output = checkout.chalice("deploy")
+    _, output = checkout.chalice("deploy", WORKER_MAX_CONCURRENCY="1")
 
     assert output.splitlines() == ["WORKER_MAX_CONCURRENCY is unusable: it must be an integer from 2 to 1000"]
     assert not seen

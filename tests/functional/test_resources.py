@@ -1,6 +1,8 @@
-"""What resources.json describes."""
+"""What resources.json describes, and what `make package` makes of it and of the functions."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,11 @@ import botocore.session
 import pytest
 
 from chalicelib.telemetry import UNITS
-from tools import resources
+from tests.support.world import ROOT
+from tools import gateway
+from tools.package import package
+from tools.resources import FUNCTION_SUFFIXES, read_template
 
-ROOT = Path(__file__).parent.parent.parent
 RUNBOOK = ROOT / "docs" / "runbook.md"
 RESOURCES: dict[str, Any] = json.loads((ROOT / "resources.json").read_text())["Resources"]
 PROPERTIES: dict[str, Any] = {name: resource["Properties"] for name, resource in RESOURCES.items()}
@@ -24,6 +28,9 @@ FIRST_OF_FIVE_MINUTES = {
     "ComparisonOperator": "GreaterThanOrEqualToThreshold",
     "TreatMissingData": "notBreaching",
 }
+CFN_LINT = Path(sys.executable).with_name("cfn-lint")
+POLICIES = {"APIHandler": "api.json", "Worker": "worker.json", "Sweep": "sweep.json", "CheckDlq": "check-dlq.json"}
+LOGS = {"APIHandler": "ApiLogs", "Worker": "WorkerLogs", "Sweep": "SweepLogs", "CheckDlq": "CheckDlqLogs"}
 ALARMS = sorted(name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::CloudWatch::Alarm")
 
 
@@ -82,8 +89,80 @@ def test_a_resource_is_tagged(resource: str) -> None:
 
 
 def test_the_dashboard_shows_every_metric_both_queues_and_the_alarms() -> None:
-    widgets = json.dumps(resources.read_template("qa")["Resources"]["DeliveryDashboard"])
+    widgets = json.dumps(read_template("qa")["Resources"]["DeliveryDashboard"])
     shown = [*UNITS, "CopyFailure", "SubscriptionsDisabled"]
     shown += [f"triggers-api-${{Stage}}-{queue}" for queue in ("inbox-queue", "inbox-dlq")]
     shown += [PROPERTIES[alarm]["AlarmName"]["Fn::Sub"] for alarm in ALARMS]
     assert [name for name in shown if name not in widgets] == []
+
+
+# The package
+
+
+@pytest.fixture(scope="module")
+def packaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("package")
+    package("prod", out)
+    assert (out / "deployment.zip").is_file()
+    return out / "sam.json"
+
+
+@pytest.fixture(scope="module")
+def template(packaged: Path) -> Any:
+    return json.loads(packaged.read_text())
+
+
+def test_cfn_lint_finds_no_fault_in_functions_and_resources(packaged: Path) -> None:
+    linted = subprocess.run([CFN_LINT, packaged], capture_output=True, text=True, check=False)
+
+    assert (linted.returncode, linted.stdout) == (0, "")
+
+
+def test_it_is_for_its_own_stage_and_a_creation_that_failed_leaves_no_table_behind(template: Any) -> None:
+    assert template["Parameters"]["Stage"]["AllowedValues"] == ["prod"]
+    assert template["Resources"]["EventsTable"]["DeletionPolicy"] == "RetainExceptOnCreate"
+
+
+def test_api_gateway_answers_with_problem_documents_that_do_not_repeat_the_request(template: Any) -> None:
+    responses = template["Resources"]["RestAPI"]["Properties"]["DefinitionBody"][
+        "x-amazon-apigateway-gateway-responses"
+    ]
+    assert responses.keys() >= {"MISSING_AUTHENTICATION_TOKEN", "DEFAULT_4XX", "DEFAULT_5XX"}
+    for response in responses.values():
+        assert response["responseParameters"] == {"gatewayresponse.header.Content-Type": "'application/problem+json'"}
+        document = json.loads(response["responseTemplates"]["application/json"])
+        assert document["type"] == "about:blank"
+        assert document.keys() >= {"title", "detail", "code"}
+        assert document.get("status") == (int(response["statusCode"]) if "statusCode" in response else None)
+        assert "$context.error.message" not in document["detail"]
+
+
+def test_calls_are_throttled_and_logged_if_asked_for(template: Any) -> None:
+    api = template["Resources"]["RestAPI"]["Properties"]
+    [settings] = api["MethodSettings"]
+    assert (settings["ResourcePath"], settings["HttpMethod"]) == ("/*", "*")
+    assert settings["ThrottlingRateLimit"] == gateway.CALLS_PER_SECOND
+    assert template["Parameters"]["AccessLogs"]["Default"] == "no"
+    assert template["Resources"]["AccessLogGroup"]["Condition"] == api["AccessLogSetting"]["Fn::If"][0]
+    assert "uthorization" not in api["AccessLogSetting"]["Fn::If"][1]["Format"]
+
+
+@pytest.mark.parametrize("parameter", ["ZapierWebhookUrl", "ApiKeys", "WebhookSigningSecrets"])
+def test_secrets_are_parameters_that_are_not_shown(template: Any, parameter: str) -> None:
+    assert template["Parameters"][parameter]["NoEcho"] is True
+
+
+@pytest.mark.parametrize("function", FUNCTION_SUFFIXES)
+def test_a_function_has_its_name_a_log_group_and_a_role_with_its_policy_file(template: Any, function: str) -> None:
+    resources = template["Resources"]
+    properties, group = resources[function]["Properties"], resources[LOGS[function]]["Properties"]
+    name = f"triggers-api-prod{FUNCTION_SUFFIXES[function]}"
+    assert properties["FunctionName"] == name
+    assert (group["LogGroupName"], group["RetentionInDays"]) == (f"/aws/lambda/{name}", 30)
+    [policy] = resources[properties["Role"]["Fn::GetAtt"][0]]["Properties"]["Policies"]
+    assert policy["PolicyDocument"] == json.loads((ROOT / ".chalice/policies/prod" / POLICIES[function]).read_text())
+
+
+def test_the_worker_is_invoked_by_the_queue_of_the_template(template: Any) -> None:
+    [source] = template["Resources"]["Worker"]["Properties"]["Events"].values()
+    assert source["Properties"]["Queue"] == {"Fn::Sub": "${InboxQueue.Arn}"}
