@@ -9,7 +9,6 @@ import pytest
 import app
 from chalicelib.batch import BatchError
 from chalicelib.errors import StorageUnavailableError
-from chalicelib.events import rfc3339
 from tests.conftest import During, Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Receiver, in_turn, status
@@ -79,30 +78,22 @@ def test_a_record_is_retried_while_the_time_of_the_function_lasts(
     assert world.event(event_id)["status"] == "delivered"
 
 
-def test_no_failure_is_recorded_while_the_dlq_fails(world: World, receiver: Receiver, aws: Aws) -> None:
-    receiver.default = status(404)
-    aws.fail(Fault.UNREACHED, "SendMessage")
-
-    event = world.event(world.post()["event_id"])
-
-    assert (event["status"], event["next_attempt_at"]) == ("pending", rfc3339(START))
-    aws.heal()
-    world.settle(hours=1)
-    assert (world.event(event["event_id"])["status"], len(world.dead_letters())) == ("failed", 1)
-
-
-def test_an_error_after_the_event_is_stored_is_logged_with_its_traceback(
-    world: World, receiver: Receiver, aws: Aws, output: Output
+@pytest.mark.parametrize(("code", "ending", "dead_letters"), [(503, "delivered", 0), (404, "failed", 1)])
+def test_an_error_after_the_event_is_stored_is_logged_with_its_traceback_and_left_to_the_sweep(
+    world: World, receiver: Receiver, aws: Aws, output: Output, code: int, ending: str, dead_letters: int
 ) -> None:
-    receiver.script(status(503))
+    receiver.script(*[status(code)] * (1 + dead_letters))
     aws.fail(Fault.UNREACHED, "SendMessage")
 
     event_id = world.post()["event_id"]
 
     failed_call, error = [line for line in output.lines() if line.get("level") == "ERROR"]
     assert (failed_call["message"], failed_call["error"]) == ("sqs send_message", "EndpointConnectionError")
-    assert (error["event_id"], "Traceback" in error["trace"]) == (event_id, True)
-    assert error["request_id"]
+    assert (error["event_id"], "Traceback" in error["trace"], bool(error["request_id"])) == (event_id, True, True)
+    assert world.event(event_id)["status"] == "pending"
+    aws.heal()
+    world.settle(hours=1)
+    assert (world.event(event_id)["status"], len(world.dead_letters())) == (ending, dead_letters)
 
 
 def test_an_event_acknowledged_before_the_response_of_its_put_is_not_pushed(
