@@ -312,6 +312,8 @@ def test_events_are_listed_newest_first_and_the_inbox_oldest_first(world: World,
         ("/inbox?event_type=b", posted[1:2]),
     ):
         assert ids(world.call("GET", path)) == expected, path
+    errors = [event["last_error"] for event in world.call("GET", "/events").json["events"]]
+    assert errors == ["receiver responded 404", "receiver responded 503", None]
     for path in ("/events", "/events?include=payload", "/inbox"):
         for event in world.call("GET", path).json["events"]:
             whole = world.event(event["event_id"])
@@ -348,12 +350,71 @@ def test_every_fault_of_a_query_is_named(world: World, aws: Aws, path: str) -> N
         ("limit=0&order=up&cursor=x&a=1", ["limit", "order", "cursor", "a"]),
     ):
         assert_problem(world.call("GET", f"{path}?{query}"), 400, fields)
+    times = ("", "yesterday", "2026-11-18", "2026-11-18T11:06", "2026-02-30T00:00:00Z", "0001-01-01T00:00:00%2B01:00")
     of_events = {"status": ["gone", "", "Failed"], "include": ["", "all"], "subscription_id": ["", "sub_1"]}
+    of_events |= {"since": [*times], "until": [*times]}
     of_inbox = {"status": ["failed"], "include": ["payload"], "subscription_id": ["sub_" + "0" * 32]}
+    of_inbox |= {"since": ["2026-11-18T11:06:41Z"], "until": ["2026-11-18T11:06:41Z"]}
     for name, values in (of_events if path == "/events" else of_inbox).items():
         for bad in values:
             assert_problem(world.call("GET", f"{path}?{name}={bad}"), 400, [name])
     assert aws.calls == []
+
+
+# The clock starts at 2026-11-18T11:06:40Z; events come at 0, 1, 1.000001 and 2 seconds after it.
+SECONDS = (0, 1, 1.000001, 2)
+
+
+@pytest.fixture
+def posted(world: World) -> list[str]:
+    """Post four events; return their ids."""
+    event_ids = []
+    for number, seconds in enumerate(SECONDS):
+        world.clock.now = START + seconds
+        event_ids.append(world.post(event_type=("order.created", "order", "invoice.paid")[number % 3])["event_id"])
+    return event_ids
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("since=2026-11-18T11:06:41Z", [1, 2, 3]),
+        ("until=2026-11-18T11:06:41Z", [0]),
+        ("since=2026-11-18T11:06:41.000001Z&until=2026-11-18T11:06:42Z", [2]),
+        ("since=2026-11-18T12:06:41%2B01:00&until=2026-11-18T06:36:41.000001-04:30", [1]),
+        ("since=2026-11-18t12:06:41 01:00", [1, 2, 3]),  # an unescaped + is a space
+        ("since=2026-11-18T11:06:41.0000001Z&until=9999-12-31T23:59:59Z", [1, 2, 3]),
+        ("since=2026-11-18T11:06:41Z&until=2026-11-18T11:06:41Z", []),
+        ("since=2026-11-18T11:06:42Z&until=2026-11-18T11:06:40Z", []),
+        ("event_type=order*", [0, 1, 3]),
+        ("event_type=order.*", [0, 3]),
+        ("event_type=order", [1]),
+        ("event_type=*&since=2026-11-18T11:06:42Z", [3]),
+        ("source=original&subscription_id=sub_" + "0" * 32, []),
+    ],
+)
+def test_events_are_listed_by_time_and_type(world: World, posted: list[str], query: str, expected: list[int]) -> None:
+    for order in ("oldest", "newest"):
+        matching = [posted[number] for number in (expected if order == "oldest" else expected[::-1])]
+        for limit in (1, 2, 50):  # with a cursor at each boundary
+            walked, cursor = [], ""
+            while cursor is not None:
+                page = world.call("GET", f"/events?{query}&order={order}&limit={limit}&cursor={cursor}")
+                walked += ids(page)
+                cursor = page.json["next_cursor"]
+            assert walked == matching
+
+
+def test_a_cursor_does_not_lead_out_of_a_range(world: World, posted: list[str], aws: Aws) -> None:
+    for order, query, expected in (
+        ("oldest", "since=2026-11-18T11:06:42Z", posted[3:]),
+        ("newest", "until=2026-11-18T11:06:41.000001Z", posted[1::-1]),
+        ("newest", "since=2026-11-18T11:06:43Z", []),
+    ):
+        cursor = world.call("GET", f"/events?order={order}&limit=1").json["next_cursor"]
+        asked = len(aws.calls)
+        assert ids(world.call("GET", f"/events?order={order}&{query}&cursor={cursor}")) == expected
+        assert (len(aws.calls) > asked) == bool(expected)  # DynamoDB refuses a reversed range
 
 
 # Acknowledging and replaying

@@ -1,16 +1,18 @@
-"""The ways of an event that is pushed, each from the call that posts it to its end."""
+"""The ways of an event that is pushed, each from the call that posts it to its end, and their calls to AWS."""
 
 import json
 from base64 import b64encode
 from datetime import UTC, datetime
 
+import pytest
 from standardwebhooks.webhooks import Webhook
 
 from chalicelib import __version__
 from chalicelib.events import rfc3339, unix_seconds
 from tests.conftest import Output
+from tests.support.aws import Aws
 from tests.support.receiver import Receiver, close_without_answer, status
-from tests.support.world import START, World
+from tests.support.world import EVENT, START, World
 
 SECRETS = ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_" + b64encode(b"an older signing secret!").decode())
 
@@ -72,6 +74,7 @@ def test_an_event_whose_push_fails_is_queued_and_delivered_by_the_worker(
     assert [attempt["outcome"] for attempt in event["attempts"]] == ["retry", "retry", "retry", "delivered"]
     assert [attempt["status_code"] for attempt in event["attempts"]] == [503, None, 429, 201]
     assert (event["next_attempt_at"], event["delivered_at"]) == (None, rfc3339(world.clock()))
+    assert event["last_error"] is None
     assert {request.headers["webhook-id"] for request in receiver.requests} == {event["event_id"]}
     assert (world.messages(), world.dead_letters()) == ([], [])
     assert output.metrics()[-1]["DeliveryLatency"] == round((world.clock() - START) * 1000)
@@ -102,3 +105,54 @@ def test_an_event_whose_attempts_are_exhausted_goes_to_the_dead_letter_queue(
     }
     assert output.metrics()[-1] == {"DeliveryFailure": 1}
     assert [event["event_id"] for event in world.call("GET", "/inbox").json["events"]] == [event_id]
+
+
+# Calls to AWS
+
+QUERY, PUT, UPDATE, SEND, SEND_MANY = "Query", "PutItem", "UpdateItem", "SendMessage", "SendMessageBatch"
+OF_TENANT = '{"event_type": "a", "payload": {}, "tenant": "t"}'
+ASYNC = {"prefer": "respond-async"}
+
+
+@pytest.mark.parametrize(
+    ("code", "headers", "posting", "working"),
+    [
+        (200, {}, [PUT, UPDATE], []),
+        (200, {"idempotency_key": "k"}, [PUT, UPDATE], []),
+        (503, {}, [PUT, UPDATE, SEND], []),
+        (404, {}, [PUT, SEND, UPDATE], []),
+        (200, ASYNC, [PUT, SEND_MANY], [UPDATE, UPDATE]),
+        (503, ASYNC, [PUT, SEND_MANY], [UPDATE, UPDATE, SEND]),
+        (404, ASYNC, [PUT, SEND_MANY], [UPDATE, SEND, UPDATE]),
+        (200, {"content_type": "text/plain"}, [], []),
+        (200, {"key": "wrong"}, [], []),
+    ],
+)
+def test_the_calls_of_posting_and_of_the_worker(
+    world: World,
+    receiver: Receiver,
+    aws: Aws,
+    code: int,
+    headers: dict[str, str],
+    posting: list[str],
+    working: list[str],
+) -> None:
+    receiver.default = status(code)
+    world.restart(IN_PROCESS_WAIT_SECONDS="0")
+    world.services.subscriptions.recent(None)  # each container queries them every ten seconds
+
+    assert aws.during(lambda: world.call("POST", "/events", EVENT, **headers)) == posting
+    assert aws.during(world.run_worker) == working
+    assert len(receiver.requests) == (UPDATE in posting + working)
+
+
+def test_a_post_reads_the_subscriptions_of_its_tenant_and_those_without_one_every_ten_seconds(
+    world: World, aws: Aws
+) -> None:
+    def calls(body: str) -> list[str]:
+        return aws.during(lambda: world.call("POST", "/events", body))
+
+    assert calls(EVENT) == calls(OF_TENANT) == [QUERY, PUT, UPDATE]
+    assert calls(EVENT) == calls(OF_TENANT) == [PUT, UPDATE]
+    world.clock.sleep(10)
+    assert calls(OF_TENANT) == [QUERY, QUERY, PUT, UPDATE]
