@@ -115,35 +115,27 @@ ASYNC = {"prefer": "respond-async"}
 
 
 @pytest.mark.parametrize(
-    ("code", "headers", "posting", "working"),
+    ("code", "headers", "calls"),
     [
-        (200, {}, [PUT, UPDATE], []),
-        (200, {"idempotency_key": "k"}, [PUT, UPDATE], []),
-        (503, {}, [PUT, UPDATE, SEND], []),
-        (404, {}, [PUT, SEND, UPDATE], []),
-        (200, ASYNC, [PUT, SEND_MANY], [UPDATE, UPDATE]),
-        (503, ASYNC, [PUT, SEND_MANY], [UPDATE, UPDATE, SEND]),
-        (404, ASYNC, [PUT, SEND_MANY], [UPDATE, SEND, UPDATE]),
-        (200, {"content_type": "text/plain"}, [], []),
-        (200, {"key": "wrong"}, [], []),
+        (200, {}, [PUT, UPDATE]),
+        (200, {"idempotency_key": "k"}, [PUT, UPDATE]),
+        (503, {}, [PUT, UPDATE, SEND]),
+        (404, {}, [PUT, SEND, UPDATE]),
+        (200, ASYNC, [PUT, SEND_MANY, UPDATE, UPDATE]),
+        (503, ASYNC, [PUT, SEND_MANY, UPDATE, UPDATE, SEND]),
+        (404, ASYNC, [PUT, SEND_MANY, UPDATE, SEND, UPDATE]),
     ],
 )
-def test_the_calls_of_posting_and_of_the_worker(
-    world: World,
-    receiver: Receiver,
-    aws: Aws,
-    code: int,
-    headers: dict[str, str],
-    posting: list[str],
-    working: list[str],
+def test_the_calls_of_a_post_and_of_the_worker(
+    world: World, receiver: Receiver, aws: Aws, code: int, headers: dict[str, str], calls: list[str]
 ) -> None:
     receiver.default = status(code)
     world.restart(IN_PROCESS_WAIT_SECONDS="0")
     world.services.subscriptions.recent(None)  # each container queries them every ten seconds
 
-    assert aws.during(lambda: world.call("POST", "/events", EVENT, **headers)) == posting
-    assert aws.during(world.run_worker) == working
-    assert len(receiver.requests) == (UPDATE in posting + working)
+    made = aws.during(lambda: world.call("POST", "/events", EVENT, **headers)) + aws.during(world.run_worker)
+
+    assert (made, len(receiver.requests)) == (calls, 1)
 
 
 def test_a_post_reads_the_subscriptions_of_its_tenant_and_those_without_one_every_ten_seconds(

@@ -23,7 +23,7 @@ from tests.conftest import During
 from tests.support import receiver as receivers
 from tests.support.loopback import serve_app
 from tests.support.receiver import Receiver
-from tests.support.subscribing import subscribe
+from tests.support.subscribing import ids, subscribe
 from tests.support.world import KEY, World, digest
 from tools.ops import cli
 
@@ -344,18 +344,14 @@ def file(tmp_path: Path) -> Path:
     return file
 
 
-def stored(world: World) -> int:
-    return len(world.call("GET", "/events").json["events"])
-
-
 def test_a_file_is_queued_once_however_often_it_is_sent(world: World, receiver: Receiver, file: Path) -> None:
     assert Ran("send", "-f", str(file)).output == "4 of 4 lines: 4 sent\n"
     assert pushes(receiver) == {}
     assert Ran("send", "-f", str(file)).output == "4 of 4 lines: 4 sent before\n"
-    assert stored(world) == 4
+    assert len(ids(world.call("GET", "/events"))) == 4
 
     assert Ran("send", "-f", str(file), "--idempotency-key", "again").output == "4 of 4 lines: 4 sent\n"
-    assert stored(world) == 8
+    assert len(ids(world.call("GET", "/events"))) == 8
 
 
 def test_a_file_that_was_stopped_is_completed_by_the_same_command(world: World, file: Path, before: Before) -> None:
@@ -365,7 +361,7 @@ def test_a_file_that_was_stopped_is_completed_by_the_same_command(world: World, 
 
     assert errors == "2 of 4 lines: 2 sent\nTo send the rest, repeat the command.\n"
     Ran("send", "-f", str(file))
-    assert stored(world) == 4
+    assert len(ids(world.call("GET", "/events"))) == 4
 
 
 def test_a_bad_line_is_named_and_the_others_are_sent(world: World, file: Path) -> None:
@@ -375,7 +371,7 @@ def test_a_bad_line_is_named_and_the_others_are_sent(world: World, file: Path) -
 
     assert ran.output == "6 of 6 lines: 2 skipped, 4 sent\n"
     assert re.fullmatch(r"line 1: 400: .*\nline 3: 400: .*payload.*\nError: some lines were refused\n", ran.errors)
-    assert stored(world) == 4
+    assert len(ids(world.call("GET", "/events"))) == 4
 
 
 def test_a_terminal_shows_a_progress_bar(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -255,14 +255,7 @@ def test_what_is_set_is_used_and_secrets_are_not_printed(emulator: str, receiver
     assert not [line for line in lines if "secret" in line or digest(KEY) in line]
 
 
-UNUSABLE = {
-    "API_KEYS": "acme",
-    "ZAPIER_WEBHOOK_URL": "http://example.com/s3cr3t",
-    "WORKER_MAX_CONCURRENCY": "1",
-    "STAGE": "a b",
-    "LOG_LEVEL": "LOUD",
-    "PORT": "http",
-}
+UNUSABLE = {"ZAPIER_WEBHOOK_URL": "http://example.com/s3cr3t", "WORKER_MAX_CONCURRENCY": "1", "PORT": "http"}
 ABSENT = ("EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL", "SETTINGS_SECRET")
 
 
