@@ -80,33 +80,6 @@ def test_an_event_whose_push_fails_is_queued_and_delivered_by_the_worker(
     assert output.metrics()[-1]["DeliveryLatency"] == round((world.clock() - START) * 1000)
 
 
-def test_an_event_whose_attempts_are_exhausted_goes_to_the_dead_letter_queue(
-    world: World, receiver: Receiver, output: Output
-) -> None:
-    receiver.default = status(500)
-    world.restart(MAX_DELIVERY_ATTEMPTS="3")
-    event_id = world.post()["event_id"]
-
-    world.settle()
-
-    event = world.event(event_id)
-    assert (event["status"], event["delivery_attempts"], len(receiver.requests)) == ("failed", 3, 3)
-    assert (event["next_attempt_at"], event["delivered_at"], event["delivered_via"]) == (None, None, None)
-    assert event["attempts"][-1]["outcome"] == "retry"
-    [letter] = world.dead_letters()
-    assert letter["attributes"] == {"EventId": event_id, "Reason": "exhausted"}
-    assert json.loads(letter["body"]) == {
-        "event_id": event_id,
-        "reason": "exhausted",
-        "last_status_code": 500,
-        "last_error": "receiver responded 500",
-        "delivery_attempts": 3,
-        "failed_at": event["attempts"][-1]["at"],
-    }
-    assert output.metrics()[-1] == {"DeliveryFailure": 1}
-    assert [event["event_id"] for event in world.call("GET", "/inbox").json["events"]] == [event_id]
-
-
 # Calls to AWS
 
 QUERY, PUT, UPDATE, SEND, SEND_MANY = "Query", "PutItem", "UpdateItem", "SendMessage", "SendMessageBatch"

@@ -19,15 +19,9 @@ RUNBOOK = ROOT / "docs" / "runbook.md"
 RESOURCES: dict[str, Any] = json.loads((ROOT / "resources.json").read_text())["Resources"]
 PROPERTIES: dict[str, Any] = {name: resource["Properties"] for name, resource in RESOURCES.items()}
 DLQ_ARN = {"Fn::GetAtt": ["InboxDLQ", "Arn"]}
-FIRST_OF_FIVE_MINUTES = {
-    "Namespace": "TriggersApi",
-    "Statistic": "Sum",
-    "Period": 300,
-    "EvaluationPeriods": 1,
-    "Threshold": 1,
-    "ComparisonOperator": "GreaterThanOrEqualToThreshold",
-    "TreatMissingData": "notBreaching",
-}
+IN_FIVE_MINUTES = {"Period": 300, "EvaluationPeriods": 1, "TreatMissingData": "notBreaching"}
+AT_LEAST_ONE = {"ComparisonOperator": "GreaterThanOrEqualToThreshold", "Threshold": 1, **IN_FIVE_MINUTES}
+FIRST = {"Namespace": "TriggersApi", "Statistic": "Sum", **AT_LEAST_ONE}
 CFN_LINT = Path(sys.executable).with_name("cfn-lint")
 POLICIES = {"APIHandler": "api.json", "Worker": "worker.json", "Sweep": "sweep.json", "CheckDlq": "check-dlq.json"}
 LOGS = {"APIHandler": "ApiLogs", "Worker": "WorkerLogs", "Sweep": "SweepLogs", "CheckDlq": "CheckDlqLogs"}
@@ -50,10 +44,9 @@ def test_the_table_outlives_its_stack() -> None:
         ("InboxDLQ", {"MessageRetentionPeriod": 14 * 86400, "SqsManagedSseEnabled": True}),
         ("DLQAlarm", {"Namespace": "AWS/SQS", "MetricName": "ApproximateNumberOfMessagesVisible"}),
         ("DLQAlarm", {"Dimensions": [{"Name": "QueueName", "Value": PROPERTIES["InboxDLQ"]["QueueName"]}]}),
-        ("DLQAlarm", {"Statistic": "Maximum", "ComparisonOperator": "GreaterThanOrEqualToThreshold", "Threshold": 1}),
-        ("DLQAlarm", {"Period": 300, "EvaluationPeriods": 1, "TreatMissingData": "notBreaching"}),
-        ("DeliveryFailureAlarm", {"MetricName": "DeliveryFailure", **FIRST_OF_FIVE_MINUTES}),
-        ("SubscriptionDisabledAlarm", {"MetricName": "SubscriptionsDisabled", **FIRST_OF_FIVE_MINUTES}),
+        ("DLQAlarm", {"Statistic": "Maximum", **AT_LEAST_ONE}),
+        ("DeliveryFailureAlarm", {"MetricName": "DeliveryFailure", **FIRST}),
+        ("SubscriptionDisabledAlarm", {"MetricName": "SubscriptionsDisabled", **FIRST}),
         ("OldestPendingAlarm", {"Namespace": "TriggersApi", "MetricName": "OldestPendingAge"}),
         ("ApiErrorsAlarm", {"Namespace": "AWS/ApiGateway", "MetricName": "5XXError"}),
     ],
@@ -124,9 +117,8 @@ def test_it_is_for_its_own_stage_and_a_creation_that_failed_leaves_no_table_behi
 
 
 def test_api_gateway_answers_with_problem_documents_that_do_not_repeat_the_request(template: Any) -> None:
-    responses = template["Resources"]["RestAPI"]["Properties"]["DefinitionBody"][
-        "x-amazon-apigateway-gateway-responses"
-    ]
+    definition = template["Resources"]["RestAPI"]["Properties"]["DefinitionBody"]
+    responses = definition["x-amazon-apigateway-gateway-responses"]
     assert responses.keys() >= {"MISSING_AUTHENTICATION_TOKEN", "DEFAULT_4XX", "DEFAULT_5XX"}
     for response in responses.values():
         assert response["responseParameters"] == {"gatewayresponse.header.Content-Type": "'application/problem+json'"}

@@ -11,6 +11,7 @@ from chalicelib.events import rfc3339, unix_seconds
 from tests.conftest import Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Receiver, hang, status, when_all_are_here
+from tests.support.subscribing import ids
 from tests.support.world import START, UNKNOWN, World
 
 
@@ -26,7 +27,9 @@ def due_in(world: World, event_id: str) -> float:
 # Retry
 
 
-def test_the_delay_doubles_up_to_an_hour_with_jitter_over_twenty_attempts(world: World, receiver: Receiver) -> None:
+def test_the_delay_doubles_up_to_an_hour_with_jitter_until_twenty_attempts_end_in_a_dead_letter(
+    world: World, receiver: Receiver, output: Output
+) -> None:
     receiver.default = status(503)
     world.restart(IN_PROCESS_WAIT_SECONDS="0")
     event_id, delays = queued(world), []
@@ -40,7 +43,21 @@ def test_the_delay_doubles_up_to_an_hour_with_jitter_over_twenty_attempts(world:
     assert len(receiver.requests) == 20
     assert all(most / 2 - 0.001 <= delay <= most + 0.001 for delay, most in zip(delays, full, strict=True))
     assert len({round(delay / most, 3) for delay, most in zip(delays, full, strict=True)}) > 10
-    assert world.event(event_id)["status"] == "failed"
+    event = world.event(event_id)
+    assert (event["status"], event["delivery_attempts"], event["delivered_via"]) == ("failed", 20, None)
+    assert (event["next_attempt_at"], event["attempts"][-1]["outcome"]) == (None, "retry")
+    [letter] = world.dead_letters()
+    assert letter["attributes"] == {"EventId": event_id, "Reason": "exhausted"}
+    assert json.loads(letter["body"]) == {
+        "event_id": event_id,
+        "reason": "exhausted",
+        "last_status_code": 503,
+        "last_error": "receiver responded 503",
+        "delivery_attempts": 20,
+        "failed_at": event["attempts"][-1]["at"],
+    }
+    assert output.metrics()[-1] == {"DeliveryFailure": 1}
+    assert ids(world.call("GET", "/inbox")) == [event_id]
 
 
 def test_the_worker_waits_in_process_up_to_its_limit(world: World, receiver: Receiver) -> None:
