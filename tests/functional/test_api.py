@@ -125,7 +125,6 @@ def test_every_fault_of_an_event_is_named(world: World, aws: Aws) -> None:
         posted = json.dumps({"event_type": "a", "payload": {}, "metadata": {}, **body})
         answer = world.call("POST", "/events", posted)
         assert_problem(answer, 400, fields)
-        assert "required" not in answer.text  # it was sent
     missing = world.call("POST", "/events", "{}")
     assert_problem(missing, 400, ["event_type", "payload"])
     assert {fault["message"] for fault in missing.json["errors"]} == {"is required"}
@@ -464,7 +463,6 @@ def test_an_event_of_any_status_can_be_replayed(world: World, receiver: Receiver
     if ending == "pull":
         world.call("POST", f"/events/{event_id}/acknowledge")
     world.clock.sleep(100)
-    waiting = len(world.messages())
 
     answer = world.call("POST", f"/events/{event_id}/replay")
 
@@ -472,7 +470,6 @@ def test_an_event_of_any_status_can_be_replayed(world: World, receiver: Receiver
     event = answer.json
     assert (event["event_id"], event["status"], event["delivery_attempts"]) == (event_id, "pending", 0)
     assert (event["next_attempt_at"], event["delivered_via"]) == (rfc3339(START + 100), None)
-    assert len(world.messages()) == waiting + 1
     output.lines()
     world.clock.sleep(5)
     world.run_worker()

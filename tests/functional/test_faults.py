@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import app
 from chalicelib.batch import BatchError
-from chalicelib.errors import StorageUnavailableError
 from tests.conftest import During, Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Receiver, in_turn, status
@@ -110,22 +108,6 @@ def test_an_event_acknowledged_before_the_response_of_its_put_is_not_pushed(
     event = world.post()
 
     assert (event["status"], event["delivered_via"], receiver.requests) == ("delivered", "pull", [])
-
-
-# The sweep, and the output
-
-
-def test_a_fault_in_one_shard_does_not_keep_the_sweep_from_the_others(world: World, aws: Aws) -> None:
-    for _ in range(12):
-        world.post(prefer="respond-async")
-    world.lose_messages()
-    world.clock.sleep(60)
-    aws.fail(Fault.REFUSED, "UpdateItem", at=1)
-
-    with pytest.raises(StorageUnavailableError):
-        world.run_schedule(app.sweep)
-
-    assert world.messages()
 
 
 def test_an_output_that_cannot_be_written_does_not_stop_deliveries(
