@@ -42,16 +42,12 @@ def anchors(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
-def test_links_between_documents_resolve(document: Path) -> None:
+def test_links_resolve_and_make_targets_and_modules_exist(document: Path) -> None:
     text = re.sub(r"`[^`]+`", "", without_blocks(TEXTS[document]))
     for path, anchor in re.findall(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)", text):
         linked = document.parent / path if path else document
         assert linked.exists(), path
         assert not anchor or anchor in anchors(linked.read_text(encoding="utf-8")), anchor
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
-def test_make_targets_and_modules_exist(document: Path) -> None:
     code = "\n".join(code_lines(TEXTS[document]))
     targets = set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(re.findall(r"\bmake(?: [A-Z_]+=\S+)* ([a-z][a-z0-9-]*)", code)) <= targets

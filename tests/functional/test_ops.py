@@ -433,7 +433,6 @@ def test_no_call_is_made_without_a_safe_url_and_a_key(variable: str, monkeypatch
         ("erase --since 2h", ["METADATA=", "TENANT="]),
         ("erase --tenant= --go", ["METADATA=", "TENANT="]),
         ("erase --metadata user_id=", ["METADATA="]),
-        ("erase --metadata a", ["METADATA="]),
     ],
 )
 def test_wrong_usage_is_refused_before_anything_is_called_and_make_names_its_variables(
