@@ -2,13 +2,14 @@
 
 import json
 from dataclasses import replace
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from chalicelib.subscriptions import MAX_CACHED_LISTS
-from tests.conftest import Output
+from tests.conftest import During, Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Exchange, Receiver, certificates, status, when_all_are_here
 from tests.support.subscribing import copies, ids, post_for, subscribe, subscriptions
@@ -148,6 +149,24 @@ def test_a_repeated_post_completes_what_a_failed_one_began(
     world.settle()
     assert {copy["status"] for copy in copies(world, answers[0].json)} == {"delivered"}
     assert (len(receiver.requests), len(target.requests)) == (1, 2)
+
+
+def test_of_two_bodies_under_one_key_at_once_exactly_one_is_sent(
+    world: World, target: Receiver, during: During
+) -> None:
+    subscribe(world, target.url)
+    numbers, answers = count(1), []
+
+    def post_the_other(**_: object) -> None:
+        if next(numbers) == 1:  # the first copy is stored
+            answers.append(world.call("POST", "/events", EVENT.replace("{}", '{"n": 2}'), idempotency_key="k"))
+
+    during(world.dynamodb, "after-call.dynamodb.PutItem", post_the_other)
+    answers.append(world.call("POST", "/events", EVENT, idempotency_key="k"))
+
+    assert [answer.status_code for answer in answers] == [202, 422]
+    assert [request.json()["payload"] for request in target.requests] == [{"n": 2}]
+    assert set(ids(world.call("GET", "/events"))) == {answers[0].json["event_id"], *answers[0].json["copies"]}
 
 
 # The end of a subscription
