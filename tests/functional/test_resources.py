@@ -22,7 +22,6 @@ DLQ_ARN = {"Fn::GetAtt": ["InboxDLQ", "Arn"]}
 IN_FIVE_MINUTES = {"Period": 300, "EvaluationPeriods": 1, "TreatMissingData": "notBreaching"}
 AT_LEAST_ONE = {"ComparisonOperator": "GreaterThanOrEqualToThreshold", "Threshold": 1, **IN_FIVE_MINUTES}
 FIRST = {"Namespace": "TriggersApi", "Statistic": "Sum", **AT_LEAST_ONE}
-CFN_LINT = Path(sys.executable).with_name("cfn-lint")
 POLICIES = {"APIHandler": "api.json", "Worker": "worker.json", "Sweep": "sweep.json", "CheckDlq": "check-dlq.json"}
 LOGS = {"APIHandler": "ApiLogs", "Worker": "WorkerLogs", "Sweep": "SweepLogs", "CheckDlq": "CheckDlqLogs"}
 ALARMS = sorted(name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::CloudWatch::Alarm")
@@ -103,7 +102,8 @@ def template(packaged: Path) -> Any:
 
 
 def test_cfn_lint_finds_no_fault_in_functions_and_resources(packaged: Path) -> None:
-    linted = subprocess.run([CFN_LINT, packaged], capture_output=True, text=True, check=False)
+    cfn_lint = Path(sys.executable).with_name("cfn-lint")
+    linted = subprocess.run([cfn_lint, packaged], capture_output=True, text=True, check=False)
 
     assert (linted.returncode, linted.stdout) == (0, "")
 

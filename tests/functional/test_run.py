@@ -261,8 +261,8 @@ UNUSABLE = {"ZAPIER_WEBHOOK_URL": "http://example.com/s3cr3t", "WORKER_MAX_CONCU
 def test_an_unusable_setting_ends_a_command_of_chalice_with_one_line() -> None:
     status, output, errors = ended(sys.executable, "-c", "import app", WORKER_MAX_CONCURRENCY="1")
 
-    assert (status, output, errors.count("\n")) == (1, "", 1)
-    assert errors.startswith("WORKER_MAX_CONCURRENCY is unusable: it must ")
+    assert (status, output) == (1, "")
+    assert re.fullmatch("WORKER_MAX_CONCURRENCY is unusable: it must .*\n", errors)
 
 
 ABSENT = ("EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL", "SETTINGS_SECRET")

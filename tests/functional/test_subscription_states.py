@@ -230,7 +230,6 @@ def test_disabling_is_told_when_the_first_response_of_dynamodb_is_lost(
 
 def test_a_subscription_has_a_name_and_is_found_by_its_id(world: World, target: Receiver) -> None:
     named = subscribe(world, target.url, name="CRM é")
-    assert named.json["name"] == "CRM é"
 
     for name, shown in ((None, "CRM é"), ("New", "New")):
         assert subscribe(world, target.url, name=name).json["name"] == shown

@@ -192,7 +192,6 @@ def test_copies_of_a_deleted_subscription_are_deleted(world: World, target: Rece
     target.script(status(404))
     failed = world.post()
     world.call("DELETE", f"/{subscription.headers['location']}")
-    assert len(world.dead_letters()) == 1
 
     world.move_back()  # a dead letter, too, is only a copy
     world.empty_inbox()
