@@ -168,33 +168,30 @@ def test_a_redriven_dead_letter_of_a_leased_event_is_sent_on(world: World) -> No
     assert [message["delay_seconds"] for message in world.messages()] == [900]
 
 
-def test_in_pull_only_mode_events_wait_for_a_consumer(world: World, receiver: Receiver, output: Output) -> None:
+def test_in_pull_only_mode_events_also_earlier_ones_wait_for_a_consumer(
+    world: World, receiver: Receiver, output: Output
+) -> None:
+    receiver.default = status(503)
+    [earlier] = post_undelivered(world)
     world.restart(ZAPIER_WEBHOOK_URL="none")
+    world.run_worker()
+    output.lines()
 
-    event = world.post()
+    event_id = world.post()["event_id"]
 
-    event_id = event["event_id"]
-    assert (event["status"], event["next_attempt_at"], event["delivery_attempts"]) == ("pending", None, 0)
+    for each, attempts in ((earlier, 1), (event_id, 0)):
+        event = world.event(each)
+        assert (event["status"], event["next_attempt_at"], event["delivery_attempts"]) == ("pending", None, attempts)
     assert output.metrics() == [{"EventsAccepted": 1}]
+    assert ids(world.call("GET", "/inbox")) == [earlier, event_id]
+    end(world, "acknowledge", earlier)
     for _ in range(2):
         world.clock.sleep(3600)
         world.run_schedule(app.sweep)
         assert end(world, "replay", event_id).json["next_attempt_at"] is None
-    assert (world.messages(), receiver.requests) == ([], [])
+    assert (world.messages(), len(receiver.requests)) == ([], 1)
     for verb in ("release", "acknowledge"):
         [leased] = lease(world)
         assert end(world, "replay", event_id).status_code == 409
         assert end(world, verb, event_id, leased["lease_id"]).status_code == 204
     assert (ids(world.call("GET", "/inbox")), world.event(event_id)["delivered_via"]) == ([], "pull")
-
-
-def test_events_posted_before_a_switch_to_pull_only_mode_wait_in_the_inbox(world: World, receiver: Receiver) -> None:
-    receiver.default = status(503)
-    [event_id] = post_undelivered(world)
-    world.restart(ZAPIER_WEBHOOK_URL="none")
-
-    world.run_worker()
-
-    event = world.event(event_id)
-    assert (event["status"], event["next_attempt_at"], event["delivery_attempts"]) == ("pending", None, 1)
-    assert (ids(world.call("GET", "/inbox")), world.messages(), len(receiver.requests)) == ([event_id], [], 1)

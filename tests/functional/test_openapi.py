@@ -47,16 +47,12 @@ def accepted_keys(operation: dict[str, Any]) -> list[str]:
     return [key for key, scope in SCOPES.items() if scope in scopes or not scopes]
 
 
-def test_it_is_a_valid_document_of_this_version() -> None:
+def test_it_is_a_valid_document_of_this_version_and_describes_all_routes() -> None:
     document: Any = DOCUMENT
     OpenAPIV31SpecValidator(document).validate()
 
     assert DOCUMENT["info"]["version"] == __version__
-
-
-def test_it_describes_all_routes() -> None:
     routes = {(method, path) for path, methods in app.app.routes.items() for method in methods}
-
     assert {(method, path) for method, path, _ in OPERATIONS} == routes
 
 

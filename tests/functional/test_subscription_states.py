@@ -148,17 +148,6 @@ def test_copies_of_a_disabled_subscription_wait_as_dead_letters_until_it_is_enab
     assert [len(world.post()["copies"]), world.dead_letters()] == [1, []]
 
 
-def test_a_disabled_subscription_is_enabled_by_making_it_again_and_begins_anew(world: World, target: Receiver) -> None:
-    disable(world, target)
-
-    again = subscribe(world, target.url)
-
-    assert (again.status_code, again.json["disabled_at"], state(world)) == (200, None, (None, None))
-    target.script(status(404))
-    world.post()
-    assert state(world) == (rfc3339(world.clock()), None)
-
-
 def delete(world: World, target: Receiver) -> None:
     world.call("DELETE", path(world))
 
@@ -245,7 +234,9 @@ def test_a_subscription_has_a_name_and_is_found_by_its_id(world: World, target: 
 
 
 @pytest.mark.parametrize(("code", "outcome"), [(200, "delivered"), (503, "retry"), (404, "failed"), (410, "failed")])
-def test_a_test_push_changes_nothing(world: World, target: Receiver, aws: Aws, code: int, outcome: str) -> None:
+def test_a_test_push_changes_nothing_and_a_post_enables_a_disabled_subscription(
+    world: World, target: Receiver, aws: Aws, code: int, outcome: str
+) -> None:
     world.restart(WEBHOOK_SIGNING_SECRETS=SECRETS[0], BREAKER_FAILURES="1")
     disable(world, target)  # it works for a disabled one, too
     before = subscriptions(world)
@@ -262,5 +253,7 @@ def test_a_test_push_changes_nothing(world: World, target: Receiver, aws: Aws, c
     push = target.requests[-1].json()
     assert (push["event_type"], push["payload"]) == ("test", {"subscription_id": before[0]["subscription_id"]})
     assert (push["event_id"][:4], push["tenant"], push["source_event_id"]) == ("cpy_", None, None)
-    assert is_signed(target.requests[-1], subscribe(world, target.url).json["secret"])
+    again = subscribe(world, target.url)  # which enables it
+    assert (again.status_code, is_signed(target.requests[-1], again.json["secret"])) == (200, True)
+    assert state(world) == (None, None)
     assert [copy["status"] for copy in copies(world, world.post())] == ["delivered"]  # no breaker has opened

@@ -310,6 +310,25 @@ def test_an_event_is_in_the_inbox_once_its_pushes_came_to_nothing(
     assert ids(pull_only.call("GET", "/inbox")) == [event["event_id"]] * (in_the_end == WAITING)
 
 
+@pytest.mark.parametrize(("is_acknowledged", "expected"), [(False, DELIVERED), (True, WAITING)])
+def test_a_repeated_post_finds_that_a_copy_was_delivered(
+    pull_only: World, target: Receiver, aws: Aws, is_acknowledged: bool, expected: State
+) -> None:
+    subscribe(pull_only, target.url)
+    aws.fail(Fault.REFUSED, "PutItem", at=2)
+    assert pull_only.call("POST", "/events", EVENT, idempotency_key="k").status_code == 503
+    aws.heal()
+    if is_acknowledged:  # no target has it
+        (copy_id,) = ids(pull_only.call("GET", "/events"))
+        pull_only.call("POST", f"/events/{copy_id}/acknowledge")
+    pull_only.settle()
+
+    event = pull_only.call("POST", "/events", EVENT, idempotency_key="k").json
+
+    assert (event["status"], event["delivered_via"]) == how_delivered(pull_only, event) == expected
+    assert len(target.requests) == 1 - is_acknowledged
+
+
 # Tenants
 
 
