@@ -70,20 +70,15 @@ def test_after_the_open_time_one_event_is_tried(
     assert pushed(world, receiver)
 
 
-def test_failures_of_the_worker_do_not_open_it(world: World, receiver: Receiver) -> None:
-    receiver.script(*[status(503)] * 3)
+def test_neither_a_failure_of_the_worker_opens_it_nor_a_post_without_a_push_uses_up_the_trial(
+    world: World, receiver: Receiver
+) -> None:
+    world.restart(BREAKER_FAILURES="1")
+    receiver.script(status(503), status(503))
     world.post(prefer="respond-async")
     world.run_worker()
 
     assert pushed(world, receiver)
-
-
-def test_a_post_without_a_push_does_not_use_up_the_trial(world: World, receiver: Receiver) -> None:
-    world.restart(BREAKER_FAILURES="1")
-    receiver.script(status(503))
-    pushed(world, receiver)
     world.clock.sleep(30)
-
     world.post(prefer="respond-async")
-
     assert pushed(world, receiver)

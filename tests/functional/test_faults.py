@@ -1,20 +1,15 @@
 """DynamoDB and SQS fail: callers get the truth, and nothing accepted is lost. The crash tests stop at every call."""
 
-import io
-import sys
+from unittest.mock import Mock
 
 import pytest
 
-import app
 from chalicelib.batch import BatchError
-from chalicelib.errors import StorageUnavailableError
-from chalicelib.events import rfc3339
 from tests.conftest import During, Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Receiver, in_turn, status
-from tests.support.world import START, Answer, World
+from tests.support.world import EVENT, START, Answer, World
 
-EVENT = '{"event_type": "a", "payload": {}}'
 FAILURES = [Fault.REFUSED, Fault.UNREACHED, Fault.LOST]
 
 
@@ -50,13 +45,8 @@ def test_every_other_call_is_answered_with_503_while_dynamodb_fails(
     aws.fail(fault)
 
     for call in (
-        "GET /events",
-        "GET /inbox",
-        "GET /events/%s",
-        "POST /events/%s/acknowledge",
-        "POST /events/%s/replay",
-        "POST /inbox/lease",
-        "GET /subscriptions",
+        *("GET /events", "GET /inbox", "GET /subscriptions", "POST /inbox/lease"),
+        *("GET /events/%s", "POST /events/%s/acknowledge", "POST /events/%s/replay"),
         *(f"{method} /subscriptions/sub_{0:032x}" for method in ("GET", "DELETE")),
         *(f"POST /subscriptions/sub_{0:032x}/{verb}" for verb in ("enable", "test")),
     ):
@@ -84,30 +74,22 @@ def test_a_record_is_retried_while_the_time_of_the_function_lasts(
     assert world.event(event_id)["status"] == "delivered"
 
 
-def test_no_failure_is_recorded_while_the_dlq_fails(world: World, receiver: Receiver, aws: Aws) -> None:
-    receiver.default = status(404)
-    aws.fail(Fault.UNREACHED, "SendMessage")
-
-    event = world.event(world.post()["event_id"])
-
-    assert (event["status"], event["next_attempt_at"]) == ("pending", rfc3339(START))
-    aws.heal()
-    world.settle(hours=1)
-    assert (world.event(event["event_id"])["status"], len(world.dead_letters())) == ("failed", 1)
-
-
-def test_an_error_after_the_event_is_stored_is_logged_with_its_traceback(
-    world: World, receiver: Receiver, aws: Aws, output: Output
+@pytest.mark.parametrize(("code", "ending", "dead_letters"), [(503, "delivered", 0), (404, "failed", 1)])
+def test_an_error_after_the_event_is_stored_is_logged_with_its_traceback_and_left_to_the_sweep(
+    world: World, receiver: Receiver, aws: Aws, output: Output, code: int, ending: str, dead_letters: int
 ) -> None:
-    receiver.script(status(503))
+    receiver.script(*[status(code)] * (1 + dead_letters))
     aws.fail(Fault.UNREACHED, "SendMessage")
 
     event_id = world.post()["event_id"]
 
     failed_call, error = [line for line in output.lines() if line.get("level") == "ERROR"]
     assert (failed_call["message"], failed_call["error"]) == ("sqs send_message", "EndpointConnectionError")
-    assert (error["event_id"], "Traceback" in error["trace"]) == (event_id, True)
-    assert error["request_id"]
+    assert (error["event_id"], "Traceback" in error["trace"], bool(error["request_id"])) == (event_id, True, True)
+    assert world.event(event_id)["status"] == "pending"
+    aws.heal()
+    world.settle(hours=1)
+    assert (world.event(event_id)["status"], len(world.dead_letters())) == (ending, dead_letters)
 
 
 def test_an_event_acknowledged_before_the_response_of_its_put_is_not_pushed(
@@ -126,37 +108,7 @@ def test_an_event_acknowledged_before_the_response_of_its_put_is_not_pushed(
     assert (event["status"], event["delivered_via"], receiver.requests) == ("delivered", "pull", [])
 
 
-# The sweep, and a closed output
-
-
-def test_a_fault_in_one_shard_does_not_keep_the_sweep_from_the_others(world: World, aws: Aws) -> None:
-    for _ in range(12):
-        world.post(prefer="respond-async")
-    world.lose_messages()
-    world.clock.sleep(60)
-    aws.fail(Fault.REFUSED, "UpdateItem", at=1)
-
-    with pytest.raises(StorageUnavailableError):
-        world.run_schedule(app.sweep)
-
-    assert world.messages()
-
-
-class ClosedPipe(io.StringIO):
-    """A standard output that nobody reads any more."""
-
-    def write(self, text: str) -> int:
-        raise BrokenPipeError
-
-
-def test_a_closed_output_does_not_stop_deliveries(
-    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "stdout", ClosedPipe())
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+def test_a_closed_output_does_not_stop_deliveries(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", Mock(**{"write.side_effect": BrokenPipeError}))
 
     assert world.post()["status"] == "delivered"
-
-    world.post(prefer="respond-async")
-    world.settle(hours=1)
-    assert len(receiver.requests) == 2

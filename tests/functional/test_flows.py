@@ -1,18 +1,19 @@
-"""The ways of an event that is pushed, each from the call that posts it to its end."""
+"""The ways of an event that is pushed, each from the call that posts it to its end, and their calls to AWS."""
 
 import json
-from base64 import b64encode
 from datetime import UTC, datetime
 
+import pytest
 from standardwebhooks.webhooks import Webhook
 
 from chalicelib import __version__
 from chalicelib.events import rfc3339, unix_seconds
 from tests.conftest import Output
+from tests.support.aws import Aws
 from tests.support.receiver import Receiver, close_without_answer, status
-from tests.support.world import START, World
+from tests.support.world import EVENT, START, World
 
-SECRETS = ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_" + b64encode(b"an older signing secret!").decode())
+SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
 
 
 def test_an_event_is_pushed_at_once(world: World, receiver: Receiver, output: Output) -> None:
@@ -23,7 +24,6 @@ def test_an_event_is_pushed_at_once(world: World, receiver: Receiver, output: Ou
 
     event = answer.json
     assert answer.status_code == 202
-    assert answer.headers["location"] == f"events/{event['event_id']}"
     assert (event["created_at"], event["created_by"]) == (rfc3339(START), "acme")
     assert (event["status"], event["delivered_via"], event["delivery_attempts"]) == ("delivered", "push", 1)
     [request] = receiver.requests
@@ -47,71 +47,75 @@ def test_an_event_is_pushed_at_once(world: World, receiver: Receiver, output: Ou
     assert metrics == {"EventsAccepted": 1, "DeliverySuccess": 1, "DeliveryLatency": 0}
 
 
-def test_an_event_whose_push_fails_is_queued(world: World, receiver: Receiver, output: Output) -> None:
-    receiver.script(status(503))
+def test_an_event_whose_push_fails_is_queued_and_delivered_by_the_worker(
+    world: World, receiver: Receiver, output: Output
+) -> None:
+    receiver.script(status(503), close_without_answer, status(429), status(201))
 
     event = world.post()
 
     assert (event["status"], event["delivered_at"], event["delivery_attempts"]) == ("pending", None, 1)
-    delay = unix_seconds(event["next_attempt_at"]) - START
-    assert 0.5 <= delay <= 1
+    assert 0.5 <= unix_seconds(event["next_attempt_at"]) - START <= 1
     [message] = world.messages()
     assert message["body"] == json.dumps({"event_id": event["event_id"]}, separators=(",", ":"))
-    assert message["attributes"] == {"EventId": event["event_id"]}
-    assert message["delay_seconds"] == 1
+    assert (message["attributes"], message["delay_seconds"]) == ({"EventId": event["event_id"]}, 1)
     [attempt] = world.event(event["event_id"])["attempts"]
-    assert attempt == {
-        "at": rfc3339(START),
-        "outcome": "retry",
-        "status_code": 503,
-        "error": "receiver responded 503",
-        "duration_ms": attempt["duration_ms"],
-        "response": "ok",
-    }
-    expected = {"EventsAccepted": 1, "DeliveryRetry": 1, "PushDuration": attempt["duration_ms"]}
-    assert output.metrics() == [expected]
+    expected = {"at": rfc3339(START), "outcome": "retry", "error": "receiver responded 503", "response": "ok"}
+    assert attempt == {**expected, "status_code": 503, "duration_ms": attempt["duration_ms"]}
+    assert output.metrics() == [{"EventsAccepted": 1, "DeliveryRetry": 1, "PushDuration": attempt["duration_ms"]}]
 
-
-def test_a_queued_event_is_tried_again_and_delivered(world: World, receiver: Receiver, output: Output) -> None:
-    receiver.script(status(503), close_without_answer, status(429), status(201))
-    event_id = world.post()["event_id"]
     world.clock.sleep(1)
-
     assert world.run_worker() == 1
 
-    event = world.event(event_id)
+    event = world.event(event["event_id"])
     assert (event["status"], event["delivered_via"], event["delivery_attempts"]) == ("delivered", "push", 4)
     assert [attempt["outcome"] for attempt in event["attempts"]] == ["retry", "retry", "retry", "delivered"]
     assert [attempt["status_code"] for attempt in event["attempts"]] == [503, None, 429, 201]
-    assert event["next_attempt_at"] is None
-    assert event["delivered_at"] == rfc3339(world.clock())
-    assert {request.headers["webhook-id"] for request in receiver.requests} == {event_id}
+    assert (event["next_attempt_at"], event["delivered_at"]) == (None, rfc3339(world.clock()))
+    assert event["last_error"] is None
+    assert {request.headers["webhook-id"] for request in receiver.requests} == {event["event_id"]}
     assert (world.messages(), world.dead_letters()) == ([], [])
     assert output.metrics()[-1]["DeliveryLatency"] == round((world.clock() - START) * 1000)
 
 
-def test_an_event_whose_attempts_are_exhausted_goes_to_the_dead_letter_queue(
-    world: World, receiver: Receiver, output: Output
+# Calls to AWS
+
+QUERY, PUT, UPDATE, SEND, SEND_MANY = "Query", "PutItem", "UpdateItem", "SendMessage", "SendMessageBatch"
+OF_TENANT = '{"event_type": "a", "payload": {}, "tenant": "t"}'
+ASYNC = {"prefer": "respond-async"}
+
+
+@pytest.mark.parametrize(
+    ("code", "headers", "calls"),
+    [
+        (200, {}, [PUT, UPDATE]),
+        (200, {"idempotency_key": "k"}, [PUT, UPDATE]),
+        (503, {}, [PUT, UPDATE, SEND]),
+        (404, {}, [PUT, SEND, UPDATE]),
+        (200, ASYNC, [PUT, SEND_MANY, UPDATE, UPDATE]),
+        (503, ASYNC, [PUT, SEND_MANY, UPDATE, UPDATE, SEND]),
+        (404, ASYNC, [PUT, SEND_MANY, UPDATE, SEND, UPDATE]),
+    ],
+)
+def test_the_calls_of_a_post_and_of_the_worker(
+    world: World, receiver: Receiver, aws: Aws, code: int, headers: dict[str, str], calls: list[str]
 ) -> None:
-    receiver.default = status(500)
-    world.restart(MAX_DELIVERY_ATTEMPTS="3")
-    event_id = world.post()["event_id"]
+    receiver.default = status(code)
+    world.restart(IN_PROCESS_WAIT_SECONDS="0")
+    world.services.subscriptions.matching("order.created", None)  # each container queries them every ten seconds
 
-    world.settle()
+    made = aws.during(lambda: world.call("POST", "/events", EVENT, **headers)) + aws.during(world.run_worker)
 
-    event = world.event(event_id)
-    assert (event["status"], event["delivery_attempts"], len(receiver.requests)) == ("failed", 3, 3)
-    assert (event["next_attempt_at"], event["delivered_at"], event["delivered_via"]) == (None, None, None)
-    assert event["attempts"][-1]["outcome"] == "retry"
-    [letter] = world.dead_letters()
-    assert letter["attributes"] == {"EventId": event_id, "Reason": "exhausted"}
-    assert json.loads(letter["body"]) == {
-        "event_id": event_id,
-        "reason": "exhausted",
-        "last_status_code": 500,
-        "last_error": "receiver responded 500",
-        "delivery_attempts": 3,
-        "failed_at": event["attempts"][-1]["at"],
-    }
-    assert output.metrics()[-1] == {"PushDuration": 1, "DeliveryFailure": 1}
-    assert [event["event_id"] for event in world.call("GET", "/inbox").json["events"]] == [event_id]
+    assert (made, len(receiver.requests)) == (calls, 1)
+
+
+def test_a_post_reads_the_subscriptions_of_its_tenant_and_those_without_one_every_ten_seconds(
+    world: World, aws: Aws
+) -> None:
+    def calls(body: str) -> list[str]:
+        return aws.during(lambda: world.call("POST", "/events", body))
+
+    assert calls(EVENT) == calls(OF_TENANT) == [QUERY, PUT, UPDATE]
+    assert calls(EVENT) == calls(OF_TENANT) == [PUT, UPDATE]
+    world.clock.sleep(10)
+    assert calls(OF_TENANT) == [QUERY, QUERY, PUT, UPDATE]

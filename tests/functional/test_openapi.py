@@ -1,22 +1,18 @@
 """The OpenAPI document is valid and complete. Every response of the functional tests is checked against it as well."""
 
 import json
-import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
-from standardwebhooks.webhooks import Webhook
 
 import app
 from chalicelib import __version__
-from tests.support.aws import Aws
 from tests.support.openapi import DOCUMENT, assert_fits, resolve
 from tests.support.receiver import Receiver
-from tests.support.world import CONSUMER_KEY, PRODUCER_KEY, ROOT, World, digest
+from tests.support.world import CONSUMER_KEY, PRODUCER_KEY, World, digest
 
 OPERATIONS = [
     (method.upper(), path, operation)
@@ -51,24 +47,12 @@ def accepted_keys(operation: dict[str, Any]) -> list[str]:
     return [key for key, scope in SCOPES.items() if scope in scopes or not scopes]
 
 
-def test_it_is_a_valid_document_of_this_version() -> None:
+def test_it_is_a_valid_document_of_this_version_and_describes_all_routes() -> None:
     document: Any = DOCUMENT
     OpenAPIV31SpecValidator(document).validate()
 
     assert DOCUMENT["info"]["version"] == __version__
-
-
-def test_it_is_served_without_a_key_and_without_aws(world: World, aws: Aws) -> None:
-    answer = world.call("GET", "/openapi.json", key=None)
-
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
-    assert answer.text == (ROOT / "chalicelib" / "openapi.json").read_text(encoding="utf-8")
-    assert aws.calls == []
-
-
-def test_it_describes_all_routes() -> None:
     routes = {(method, path) for path, methods in app.app.routes.items() for method in methods}
-
     assert {(method, path) for method, path, _ in OPERATIONS} == routes
 
 
@@ -85,28 +69,20 @@ def test_each_operation_requires_the_described_scopes(
     assert schemes in ({"bearer", "basic"}, set())
 
 
-def examples() -> Iterator[tuple[dict[str, Any], object]]:
-    """Yield every example in the document, with its schema."""
-
-    def walk(node: Any) -> Iterator[tuple[dict[str, Any], object]]:
-        if isinstance(node, list):
-            for child in node:
-                yield from walk(child)
-        elif isinstance(node, dict):
-            named = node.get("examples", {})
-            if "schema" in node:
-                yield from ((node["schema"], resolve(example)["value"]) for example in named.values())
-                yield from ((node["schema"], node["example"]) for _ in range("example" in node))
-            elif isinstance(named, list):
-                yield from ((node, example) for example in named)
-            for child in node.values():
-                yield from walk(child)
-
-    yield from walk(DOCUMENT)
+def examples(node: Any) -> Iterator[tuple[dict[str, Any], object]]:
+    """Yield every example in a part of the document, with its schema."""
+    if isinstance(node, dict):
+        schema, named = node.get("schema", node), node.get("examples", [])
+        values = named if isinstance(named, list) else [resolve(example)["value"] for example in named.values()]
+        values += [node["example"]] if "example" in node else []
+        yield from ((schema, value) for value in values)
+        node = list(node.values())
+    for child in node if isinstance(node, list) else ():
+        yield from examples(child)
 
 
 def test_every_example_fits_its_schema() -> None:
-    pairs = list(examples())
+    pairs = list(examples(DOCUMENT))
 
     assert len(pairs) > 50
     for schema, value in pairs:
@@ -131,7 +107,7 @@ def test_every_example_of_a_request_is_accepted(
 
 def test_receivers_get_what_the_webhook_section_describes(world: World, receiver: Receiver) -> None:
     world.restart(WEBHOOK_SIGNING_SECRETS=f"whsec_{'a' * 32}")
-    described = {parameter["name"].lower(): parameter["schema"] for parameter in WEBHOOK["parameters"]}
+    described = {parameter["name"].lower() for parameter in WEBHOOK["parameters"]}
     [event, copy] = example_bodies(WEBHOOK)
     posted = {name: event[name] for name in ("event_type", "payload", "metadata", "tenant")}
 
@@ -144,20 +120,4 @@ def test_receivers_get_what_the_webhook_section_describes(world: World, receiver
         request = pushes[example["event_id"][:4]]
         assert list(request.json()) == list(example)
         assert_fits(request.json(), {"$ref": "#/components/schemas/Push", "unevaluatedProperties": False})
-        names = {name for name in request.headers if name.startswith("webhook-")}
-        assert names | {"user-agent"} == described.keys()
-        for name, schema in described.items():
-            assert_fits(request.headers[name], schema)
-
-
-def test_the_example_of_a_signature_is_that_of_the_example_body() -> None:
-    shown = {parameter["name"]: parameter["example"] for parameter in WEBHOOK["parameters"]}
-    description = WEBHOOK["parameters"][-1]["description"]
-    body = json.dumps(example_bodies(WEBHOOK)[0], separators=(",", ":"))
-    [secret] = re.findall(r"whsec_[A-Za-z0-9+/=]+", description)
-
-    signed = Webhook(secret).sign(
-        shown["webhook-id"], datetime.fromtimestamp(int(shown["webhook-timestamp"]), UTC), body
-    )
-
-    assert shown["webhook-signature"] == signed
+        assert {name for name in request.headers if name.startswith("webhook-")} | {"user-agent"} == described

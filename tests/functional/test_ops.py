@@ -10,8 +10,8 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -20,10 +20,12 @@ import pytest
 from click.testing import CliRunner
 
 from chalicelib.queue import Queue
+from tests.conftest import During
 from tests.support import receiver as receivers
 from tests.support.loopback import serve_app
 from tests.support.receiver import Receiver
 from tests.support.running import ROOT
+from tests.support.subscribing import ids, subscribe
 from tests.support.world import KEY, World, digest
 from tools.ops import cli
 
@@ -47,29 +49,23 @@ def _environment(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 
 @pytest.fixture
-def before(world: World) -> Iterator[Before]:
+def before(world: World, during: During) -> Before:
     """Return a function that makes something happen before the nth call of an operation.
 
     `sqs.` operations are the command's, `dynamodb.` operations the app's.
     """
-    boto3.setup_default_session()
-    assert boto3.DEFAULT_SESSION
-    emitters = {"sqs": boto3.DEFAULT_SESSION.events, "dynamodb": world.dynamodb.meta.events}
-    with ExitStack() as stack:
+    clients = {"sqs": SimpleNamespace(meta=boto3.DEFAULT_SESSION), "dynamodb": world.dynamodb}
 
-        def register(operation: str, act: Callable[[], None], number: int) -> None:
-            numbers = itertools.count(1)
+    def register(operation: str, act: Callable[[], None], number: int) -> None:
+        numbers = itertools.count(1)
 
-            def count(**_: object) -> None:
-                if next(numbers) == number:
-                    act()
+        def count(**_: object) -> None:
+            if next(numbers) == number:
+                act()
 
-            emitter = emitters[operation.partition(".")[0]]
-            emitter.register(f"before-call.{operation}", count)
-            stack.callback(emitter.unregister, f"before-call.{operation}", count)
+        during(clients[operation.partition(".")[0]], f"before-call.{operation}", count)
 
-        yield register
-    boto3.DEFAULT_SESSION = None
+    return register
 
 
 def press_ctrl_c() -> None:
@@ -106,6 +102,7 @@ def send_dead_letter(world: World, body: str, **options: str) -> None:
 
 
 def test_dlq_groups_a_sample_without_removing_or_hiding_a_message(world: World, receiver: Receiver) -> None:
+    assert Ran("dlq").output == "triggers-api-dev-inbox-dlq is empty\n"
     *_, latest = fail(world, receiver, 2)
     copy = f'{{"event_id": "evt_{0:032}", "failed_at": "", "reason": "\\u001b[2Jodd"}}'
     send_dead_letter(world, copy, MessageGroupId="sub_1")
@@ -119,24 +116,8 @@ def test_dlq_groups_a_sample_without_removing_or_hiding_a_message(world: World, 
     assert shown.endswith("triggers-api-dev-inbox-dlq holds 4 messages; sample: 4\n")
     assert not re.search("secret|\x1b", shown)
     world.clock.sleep(0.001)
-    assert Queue(world.outside, world.environ["INBOX_DLQ_URL"]).depth() == 4
-
-
-def test_dlq_and_redrive_count_messages_in_flight(world: World, before: Before) -> None:
-    url = world.environ["INBOX_DLQ_URL"]
-    assert Ran("dlq").output == "triggers-api-dev-inbox-dlq is empty\n"
-    send_dead_letter(world, "not a message of ours")
-    [message] = Queue(world.outside, url).receive(wait_seconds=0)
-    assert Ran("dlq").output == "triggers-api-dev-inbox-dlq holds 1 message, 1 of them in flight; sample: 0\n"
-
-    def show() -> None:
-        world.outside.change_message_visibility(QueueUrl=url, ReceiptHandle=message.receipt_handle, VisibilityTimeout=0)
-        world.clock.sleep(0.001)
-
-    send_dead_letter(world, "another")
-    before("sqs.DeleteMessageBatch", show, 1)
-
-    assert Ran("redrive", *FAST).output.startswith("2 of 2 messages: 2 moved from ")
+    assert len(Queue(world.outside, world.environ["INBOX_DLQ_URL"]).receive(wait_seconds=0)) == 4
+    assert Ran("dlq").output == "triggers-api-dev-inbox-dlq holds 4 messages, 4 of them in flight; sample: 0\n"
 
 
 def test_an_unknown_stage_is_one_line() -> None:
@@ -145,33 +126,20 @@ def test_an_unknown_stage_is_one_line() -> None:
     assert re.fullmatch("Error: this account has no queues triggers-api-nowhere-.* in us-east-1\n", errors)
 
 
-def test_redrive_sends_messages_on_unchanged_and_their_events_are_delivered(world: World, receiver: Receiver) -> None:
-    event_ids = fail(world, receiver, 10)
-    for letter in "ab":  # too large to be sent on together
-        world.outside.send_message(QueueUrl=world.environ["INBOX_DLQ_URL"], MessageBody=letter * 600_000)
-    before = [{**message, "id": ""} for message in world.dead_letters()]
-
-    said = Ran("redrive", "--stage", "dev", *FAST).output
-
-    assert said == "12 of 12 messages: 12 moved from triggers-api-dev-inbox-dlq to triggers-api-dev-inbox-queue\n"
-    assert [{**message, "id": ""} for message in world.messages()] == before
-    assert world.dead_letters() == []
-    world.settle()
-    assert {world.event(event_id)["status"] for event_id in event_ids} == {"delivered"}
-
-
 def test_a_redrive_stopped_between_send_and_delete_loses_nothing_and_pushes_each_event_once(
     world: World, receiver: Receiver, before: Before
 ) -> None:
     event_ids = fail(world, receiver, 15)
+    dead_letters = [{**message, "id": ""} for message in world.dead_letters()]
     before("sqs.DeleteMessageBatch", press_ctrl_c, 11)
 
     errors = Ran("redrive", *FAST, status=130).errors
 
     assert errors.startswith("10 of 15 messages: 10 moved ")
-    assert re.search(r"To move the rest .*: \S+ -m tools.ops redrive --stage=dev --rate=10000\n$", errors)
+    assert [{**message, "id": ""} for message in world.messages()] == dead_letters[:11]
     world.clock.sleep(31)  # what was received is visible again
-    Ran("redrive", *FAST)
+    said = Ran(*command_in(errors, "To move the rest.*")).output
+    assert said == "5 of 5 messages: 5 moved from triggers-api-dev-inbox-dlq to triggers-api-dev-inbox-queue\n"
     assert world.dead_letters() == []
     world.settle()
     assert pushes(receiver) == Counter(event_ids * 2)
@@ -262,10 +230,19 @@ def test_events_that_are_named_are_shown_and_must_exist_before_they_are_replayed
 
 
 def test_the_copies_of_one_subscription_are_replayed(eraser: World, receiver: Receiver) -> None:
-    subscriptions = [subscribe(eraser, receiver, tenant) for tenant in ("acme", "other")]
+    subscription_ids = [subscribe_tenant(eraser, receiver, tenant) for tenant in ("acme", "other")]
     [copy, _] = [post_about(eraser, None, tenant)["copies"] for tenant in ("acme", "other")]
 
-    Ran("replay", "--since", "2026-01-01", "--status", "delivered", "--subscription-id", subscriptions[0], *GO)
+    Ran(
+        "replay",
+        "--since",
+        "2026-01-01",
+        "--status",
+        "delivered",
+        "--subscription-id",
+        subscription_ids[0],
+        *GO,
+    )
 
     assert [message["attributes"]["EventId"] for message in eraser.messages()] == copy
 
@@ -283,7 +260,7 @@ def test_an_event_that_is_held_is_skipped_and_named(world: World, receiver: Rece
 @pytest.fixture
 def eraser(world: World) -> World:
     """The system, whose key may erase."""
-    world.restart(API_KEYS=f"acme:{digest(KEY)}:produce+consume+erase", SUBSCRIPTION_HOSTS="127.0.0.1")
+    world.restart(API_KEYS=f"acme:{digest(KEY)}:produce+consume+erase")
     return world
 
 
@@ -294,9 +271,8 @@ def post_about(world: World, metadata: dict[str, object] | None, tenant: str | N
     return event
 
 
-def subscribe(world: World, receiver: Receiver, tenant: str) -> str:
-    body = json.dumps({"target_url": f"{receiver.url}/secret-path", "tenant": tenant, "name": "CRM"})
-    return str(world.call("POST", "/subscriptions", body).json["subscription_id"])
+def subscribe_tenant(world: World, receiver: Receiver, tenant: str) -> str:
+    return str(subscribe(world, receiver.url, tenant=tenant, name="CRM", key=KEY).json["subscription_id"])
 
 
 def exist(world: World, *event_ids: str) -> list[bool]:
@@ -324,27 +300,20 @@ def test_a_persons_events_are_counted_then_erased(eraser: World) -> None:
 
 
 def test_a_tenants_events_copies_and_subscriptions_are_erased(eraser: World, receiver: Receiver) -> None:
-    subscription_id, other_id = (subscribe(eraser, receiver, tenant) for tenant in ("acme", "other"))
+    subscription_id, other_id = (subscribe_tenant(eraser, receiver, tenant) for tenant in ("acme", "other"))
     event, other = (post_about(eraser, None, tenant) for tenant in ("acme", "other"))
 
     counted = Ran("erase", "--tenant", "acme").output
 
     assert re.search(rf"127.0.0.1 +CRM +{subscription_id} *\nmatching: events 1, copies 1, subscriptions 1\n", counted)
     assert "secret-path" not in counted
+    by_metadata = Ran("erase", "--tenant", "acme", "--metadata", "user_id=42").output
+    assert by_metadata.startswith("matching: events 0, copies 0, subscriptions 0\n")
     Ran("erase", "--tenant", "acme", *GO)
     gone, kept = ([one["event_id"], *one["copies"]] for one in (event, other))
     assert (exist(eraser, *gone), exist(eraser, *kept)) == ([False] * 2, [True] * 2)
     statuses = [eraser.call("GET", f"/subscriptions/{each}").status_code for each in (subscription_id, other_id)]
     assert statuses == [404, 200]
-
-
-def test_only_a_tenant_as_a_whole_loses_its_subscriptions(eraser: World, receiver: Receiver) -> None:
-    subscription_id = subscribe(eraser, receiver, "acme")
-    post_about(eraser, {"user_id": 42}, "acme")
-
-    Ran("erase", "--tenant", "acme", "--metadata", "user_id=42", *GO)
-
-    assert eraser.call("GET", f"/subscriptions/{subscription_id}").status_code == 200
 
 
 def test_a_claimed_event_is_named_and_the_repeated_command_erases_it(eraser: World) -> None:
@@ -364,7 +333,7 @@ def test_a_claimed_event_is_named_and_the_repeated_command_erases_it(eraser: Wor
 
 
 def test_an_erasure_that_was_interrupted_is_completed_through_the_copies(eraser: World, receiver: Receiver) -> None:
-    subscribe(eraser, receiver, "acme")
+    subscribe_tenant(eraser, receiver, "acme")
     event = post_about(eraser, {"user_id": 42}, "acme")
     eraser.services.store.mark_erased(event["event_id"])
 
@@ -394,25 +363,17 @@ def file(tmp_path: Path) -> Path:
     return file
 
 
-def stored(world: World) -> int:
-    return len(world.call("GET", "/events").json["events"])
-
-
-def test_a_file_is_queued_once_however_often_it_is_sent(world: World, receiver: Receiver, file: Path) -> None:
-    assert Ran("send", "--file", str(file)).output == "4 of 4 lines: 4 sent\n"
-    assert pushes(receiver) == {}
-    assert Ran("send", "--file", str(file)).output == "4 of 4 lines: 4 sent before\n"
-    assert stored(world) == 4
-
-
-def test_a_file_that_was_stopped_is_completed_by_the_same_command(world: World, file: Path, before: Before) -> None:
+def test_a_file_is_queued_once_however_often_it_is_sent_and_stopped(
+    world: World, receiver: Receiver, file: Path, before: Before
+) -> None:
     before("dynamodb.PutItem", press_ctrl_c, 3)
 
     errors = Ran("send", "--file", str(file), status=130).errors
 
     assert errors == "2 of 4 lines: 2 sent\nTo send the rest, repeat the command.\n"
     Ran("send", "--file", str(file))
-    assert stored(world) == 4
+    assert Ran("send", "--file", str(file)).output == "4 of 4 lines: 4 sent before\n"
+    assert (len(ids(world.call("GET", "/events"))), pushes(receiver)) == (4, {})
 
 
 def test_a_bad_line_is_named_and_the_others_are_sent(world: World, file: Path) -> None:
@@ -422,7 +383,7 @@ def test_a_bad_line_is_named_and_the_others_are_sent(world: World, file: Path) -
 
     assert ran.output == "6 of 6 lines: 2 skipped, 4 sent\n"
     assert re.fullmatch(r"line 1: 400: .*\nline 3: 400: .*payload.*\nError: some lines were refused\n", ran.errors)
-    assert stored(world) == 4
+    assert len(ids(world.call("GET", "/events"))) == 4
 
 
 def test_a_terminal_shows_a_progress_bar(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -485,44 +446,29 @@ def test_no_call_is_made_without_a_safe_url_and_a_key(variable: str, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "command",
-    [
-        "replay",
-        "replay a --since 2h",
-        "replay --since a",
-        "send",
-        "send --payload {",
-        "erase --since 2h",
-        "erase --tenant= --go",
-        "erase --metadata user_id=",
-        "erase --metadata a",
-    ],
-)
-def test_wrong_usage_is_refused_before_anything_is_called(fake: Receiver, command: str) -> None:
-    assert Ran(*command.split(), status=2).errors.startswith("Usage: ")
-
-    assert fake.requests == []
-
-
-@pytest.mark.parametrize(
     ("command", "names"),
     [
         ("show", ["EVENT_ID="]),
         ("replay", ["EVENT_ID=", "SINCE="]),
+        ("replay a --since 2h", ["EVENT_ID=", "SINCE="]),
         ("replay --since a", ["SINCE="]),
-        ("erase", ["METADATA=", "TENANT="]),
         ("send", ["TYPE=", "PAYLOAD=", "FILE="]),
         ("send --payload {", ["PAYLOAD="]),
+        ("erase --since 2h", ["METADATA=", "TENANT="]),
+        ("erase --tenant= --go", ["METADATA=", "TENANT="]),
+        ("erase --metadata user_id=", ["METADATA="]),
     ],
 )
-def test_errors_name_the_variables_of_make(command: str, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_usage_is_refused_before_anything_is_called_and_make_names_its_variables(
+    fake: Receiver, monkeypatch: pytest.MonkeyPatch, command: str, names: list[str]
+) -> None:
+    assert Ran(*command.split(), status=2).errors.startswith("Usage: ")
+
     monkeypatch.setenv("MAKELEVEL", "1")
-
     errors = Ran(*command.split(), status=1).errors
-
-    assert errors.startswith("Error: ")
+    assert (errors.startswith("Error: "), "--" in errors) == (True, False)
     assert [name for name in names if name not in errors] == []
-    assert "--" not in errors
+    assert fake.requests == []
 
 
 @pytest.mark.parametrize("command", sorted(cli.commands))

@@ -1,21 +1,18 @@
 """Each function may do what it does, and nothing else."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from chalice.config import Config
 
 import app
-from chalicelib.batch import BatchError
-from tests.support.aws import Aws, Fault
+from tests.conftest import During
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import subscribe
-from tests.support.world import World
+from tests.support.world import ROOT, World
 
-ROOT = Path(__file__).parent.parent.parent
 CONFIG = json.loads((ROOT / ".chalice" / "config.json").read_text())
 
 # IAM has no actions for batches of SQS.
@@ -25,29 +22,6 @@ EVENT_SOURCE = {
     (f"sqs:{action}", "triggers-api-dev-inbox-queue")
     for action in ("ReceiveMessage", "DeleteMessage", "GetQueueAttributes")
 }
-
-
-class Watch:
-    """Collect actions of a system, and their resources, inside `with`."""
-
-    def __init__(self, world: World) -> None:
-        self.seen: set[tuple[str, str]] = set()
-        self._clients = (world.dynamodb, world.sqs)
-
-    def __enter__(self) -> None:
-        for client in self._clients:
-            client.meta.events.register("before-parameter-build", self._note)
-
-    def __exit__(self, *_: object) -> None:
-        for client in self._clients:
-            client.meta.events.unregister("before-parameter-build", self._note)
-
-    def _note(self, params: dict[str, Any], model: Any, **_: object) -> None:
-        action = f"{model.service_model.service_name}:{ACTIONS.get(model.name, model.name)}"
-        tables = [params["TableName"]] if "TableName" in params else list(params.get("RequestItems", ()))
-        index = f"/index/{params['IndexName']}" if "IndexName" in params else ""
-        queues = [params["QueueUrl"].rsplit("/", 1)[-1]] if "QueueUrl" in params else []
-        self.seen.update((action, resource) for resource in [*(table + index for table in tables), *queues])
 
 
 def allowed(stage: str, function: str) -> set[tuple[str, str]]:
@@ -63,21 +37,24 @@ def allowed(stage: str, function: str) -> set[tuple[str, str]]:
     }
 
 
-def use_the_api(world: World, receiver: Receiver, watch: Watch) -> None:
+# Each of these prepares a system, and then lets one function do all that it may do.
+
+
+def use_the_api(world: World, receiver: Receiver) -> Iterator[None]:
     receiver.script(status(200), status(503), status(404))
-    with watch:
-        delivered, retried, dead = world.post(), world.post(), world.post()
-        for path in (f"/events/{delivered['event_id']}", "/events", "/inbox", "/subscriptions"):
-            assert world.call("GET", path).status_code == 200
-        assert world.call("POST", f"/events/{retried['event_id']}/acknowledge").status_code == 204
-        assert world.call("POST", f"/events/{dead['event_id']}/replay").status_code == 202
-        assert world.call("POST", "/inbox/lease").status_code == 200
-        subscription = subscribe(world, receiver.url, "copied")
-        world.post(event_type="copied", prefer="respond-async")
-        assert world.call("DELETE", f"/{subscription.headers['location']}").status_code == 204
+    yield
+    delivered, retried, dead = world.post(), world.post(), world.post()
+    for path in (f"/events/{delivered['event_id']}", "/events", "/inbox", "/subscriptions"):
+        assert world.call("GET", path).status_code == 200
+    assert world.call("POST", f"/events/{retried['event_id']}/acknowledge").status_code == 204
+    assert world.call("POST", f"/events/{dead['event_id']}/replay").status_code == 202
+    assert world.call("POST", "/inbox/lease").status_code == 200
+    subscription = subscribe(world, receiver.url, "copied")
+    world.post(event_type="copied", prefer="respond-async")
+    assert world.call("DELETE", f"/{subscription.headers['location']}").status_code == 204
 
 
-def use_the_worker(world: World, receiver: Receiver, watch: Watch) -> None:
+def use_the_worker(world: World, receiver: Receiver) -> Iterator[None]:
     subscription = subscribe(world, receiver.url, "copied")
     world.restart(IN_PROCESS_WAIT_SECONDS="0")
     world.post(event_type="copied", prefer="respond-async")
@@ -87,43 +64,43 @@ def use_the_worker(world: World, receiver: Receiver, watch: Watch) -> None:
         world.post(prefer="respond-async")
     world.send("malformed")
     world.restart()  # a container that has not read the subscriptions
-    with watch:
-        world.run_worker()
-    for _ in range(2):
-        world.post(prefer="respond-async")
-    aws = Aws(world)
-    aws.fail(Fault.REFUSED, "UpdateItem", at=1)
-    with watch, pytest.raises(BatchError):
-        world.run_worker()
-    aws.close()
+    yield
+    world.run_worker()
 
 
-def use_the_sweep(world: World, receiver: Receiver, watch: Watch) -> None:
+def use_the_sweep(world: World, receiver: Receiver) -> Iterator[None]:
     world.post(prefer="respond-async")
     world.clock.sleep(120)
-    with watch:
-        world.run_schedule(app.sweep)
+    yield
+    world.run_schedule(app.sweep)
 
 
-def use_check_dlq(world: World, receiver: Receiver, watch: Watch) -> None:
-    with watch:
-        world.run_schedule(app.check_dlq)
+def use_check_dlq(world: World, receiver: Receiver) -> Iterator[None]:
+    yield
+    world.run_schedule(app.check_dlq)
 
 
 @pytest.mark.parametrize(
     ("function", "use"),
-    [
-        ("api_handler", use_the_api),
-        ("worker", use_the_worker),
-        ("sweep", use_the_sweep),
-        ("check_dlq", use_check_dlq),
-    ],
+    [("api_handler", use_the_api), ("worker", use_the_worker), ("sweep", use_the_sweep), ("check_dlq", use_check_dlq)],
 )
 def test_a_policy_allows_what_its_function_does_and_nothing_else(
-    function: str, use: Callable[[World, Receiver, Watch], None], world: World, receiver: Receiver
+    function: str, use: Callable[[World, Receiver], Iterator[None]], world: World, receiver: Receiver, during: During
 ) -> None:
-    watch = Watch(world)
-    use(world, receiver, watch)
+    seen: set[tuple[str, str]] = set()
+
+    def note(params: dict[str, Any], model: Any, **_: object) -> None:
+        action = f"{model.service_model.service_name}:{ACTIONS.get(model.name, model.name)}"
+        tables = [params["TableName"]] if "TableName" in params else list(params.get("RequestItems", ()))
+        index = f"/index/{params['IndexName']}" if "IndexName" in params else ""
+        queues = [params["QueueUrl"].rsplit("/", 1)[-1]] if "QueueUrl" in params else []
+        seen.update((action, resource) for resource in [*(table + index for table in tables), *queues])
+
+    steps = use(world, receiver)
+    next(steps)
+    for client in (world.dynamodb, world.sqs):
+        during(client, "before-parameter-build", note)
+    next(steps, None)
     event_source = EVENT_SOURCE if function == "worker" else set()
     suffix = "" if function == "api_handler" else f"-{function}"
     group = f"log-group:/aws/lambda/triggers-api-dev{suffix}:*"
@@ -133,5 +110,5 @@ def test_a_policy_allows_what_its_function_does_and_nothing_else(
     for stage in CONFIG["stages"]:
         assert allowed(stage, function) == {
             (action, resource.replace("triggers-api-dev", f"triggers-api-{stage}"))
-            for action, resource in watch.seen | event_source | logs | secret
+            for action, resource in seen | event_source | logs | secret
         }

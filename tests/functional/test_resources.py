@@ -1,6 +1,8 @@
-"""What resources.json describes."""
+"""What resources.json describes, and what `make package` makes of it and of the functions."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +10,20 @@ import botocore.session
 import pytest
 
 from chalicelib.telemetry import UNITS
-from tools import resources
+from tests.support.world import ROOT
+from tools import gateway
+from tools.package import package
+from tools.resources import FUNCTION_SUFFIXES, read_template
 
-ROOT = Path(__file__).parent.parent.parent
 RUNBOOK = ROOT / "docs" / "runbook.md"
 RESOURCES: dict[str, Any] = json.loads((ROOT / "resources.json").read_text())["Resources"]
 PROPERTIES: dict[str, Any] = {name: resource["Properties"] for name, resource in RESOURCES.items()}
 DLQ_ARN = {"Fn::GetAtt": ["InboxDLQ", "Arn"]}
-FIRST_OF_FIVE_MINUTES = {
-    "Namespace": "TriggersApi",
-    "Statistic": "Sum",
-    "Period": 300,
-    "EvaluationPeriods": 1,
-    "Threshold": 1,
-    "ComparisonOperator": "GreaterThanOrEqualToThreshold",
-    "TreatMissingData": "notBreaching",
-}
+IN_FIVE_MINUTES = {"Period": 300, "EvaluationPeriods": 1, "TreatMissingData": "notBreaching"}
+AT_LEAST_ONE = {"ComparisonOperator": "GreaterThanOrEqualToThreshold", "Threshold": 1, **IN_FIVE_MINUTES}
+FIRST = {"Namespace": "TriggersApi", "Statistic": "Sum", **AT_LEAST_ONE}
+POLICIES = {"APIHandler": "api.json", "Worker": "worker.json", "Sweep": "sweep.json", "CheckDlq": "check-dlq.json"}
+LOGS = {"APIHandler": "ApiLogs", "Worker": "WorkerLogs", "Sweep": "SweepLogs", "CheckDlq": "CheckDlqLogs"}
 ALARMS = sorted(name for name, resource in RESOURCES.items() if resource["Type"] == "AWS::CloudWatch::Alarm")
 
 
@@ -43,10 +43,9 @@ def test_the_table_outlives_its_stack() -> None:
         ("InboxDLQ", {"MessageRetentionPeriod": 14 * 86400, "SqsManagedSseEnabled": True}),
         ("DLQAlarm", {"Namespace": "AWS/SQS", "MetricName": "ApproximateNumberOfMessagesVisible"}),
         ("DLQAlarm", {"Dimensions": [{"Name": "QueueName", "Value": PROPERTIES["InboxDLQ"]["QueueName"]}]}),
-        ("DLQAlarm", {"Statistic": "Maximum", "ComparisonOperator": "GreaterThanOrEqualToThreshold", "Threshold": 1}),
-        ("DLQAlarm", {"Period": 300, "EvaluationPeriods": 1, "TreatMissingData": "notBreaching"}),
-        ("DeliveryFailureAlarm", {"MetricName": "DeliveryFailure", **FIRST_OF_FIVE_MINUTES}),
-        ("SubscriptionDisabledAlarm", {"MetricName": "SubscriptionsDisabled", **FIRST_OF_FIVE_MINUTES}),
+        ("DLQAlarm", {"Statistic": "Maximum", **AT_LEAST_ONE}),
+        ("DeliveryFailureAlarm", {"MetricName": "DeliveryFailure", **FIRST}),
+        ("SubscriptionDisabledAlarm", {"MetricName": "SubscriptionsDisabled", **FIRST}),
         ("OldestPendingAlarm", {"Namespace": "TriggersApi", "MetricName": "OldestPendingAge"}),
         ("ApiErrorsAlarm", {"Namespace": "AWS/ApiGateway", "MetricName": "5XXError"}),
     ],
@@ -65,14 +64,11 @@ def test_the_index_projects_no_more_attributes_than_dynamodb_takes() -> None:
 
 @pytest.mark.parametrize("alarm", ALARMS)
 def test_an_alarm_mails_and_is_in_the_runbook(alarm: str) -> None:
-    assert PROPERTIES[alarm]["AlarmActions"] == [{"Ref": "DLQAlarmTopic"}]
+    topic, is_of_events = [{"Ref": "DLQAlarmTopic"}], alarm in ("DeliveryFailureAlarm", "SubscriptionDisabledAlarm")
+    assert PROPERTIES[alarm]["AlarmActions"] == topic
+    assert PROPERTIES[alarm].get("OKActions", topic if is_of_events else None) == topic  # a state mails when it ends
     name = PROPERTIES[alarm]["AlarmName"]["Fn::Sub"].removeprefix("triggers-api-${Stage}")
     assert f"`…{name}`" in RUNBOOK.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("alarm", sorted({*ALARMS} - {"DeliveryFailureAlarm", "SubscriptionDisabledAlarm"}))
-def test_an_alarm_about_a_state_mails_when_it_ends(alarm: str) -> None:
-    assert PROPERTIES[alarm]["OKActions"] == [{"Ref": "DLQAlarmTopic"}]
 
 
 @pytest.mark.parametrize("resource", sorted(PROPERTIES.keys() - {"DeliveryDashboard"}))  # dashboards have no tags
@@ -82,8 +78,77 @@ def test_a_resource_is_tagged(resource: str) -> None:
 
 
 def test_the_dashboard_shows_every_metric_both_queues_and_the_alarms() -> None:
-    widgets = json.dumps(resources.read_template("qa")["Resources"]["DeliveryDashboard"])
+    widgets = json.dumps(read_template("qa")["Resources"]["DeliveryDashboard"])
     shown = [*UNITS, "CopyFailure", "SubscriptionsDisabled"]
     shown += [f"triggers-api-${{Stage}}-{queue}" for queue in ("inbox-queue", "inbox-dlq")]
     shown += [PROPERTIES[alarm]["AlarmName"]["Fn::Sub"] for alarm in ALARMS]
     assert [name for name in shown if name not in widgets] == []
+
+
+# The package
+
+
+@pytest.fixture(scope="module")
+def packaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("package")
+    package("prod", out)
+    assert (out / "deployment.zip").is_file()
+    return out / "sam.json"
+
+
+@pytest.fixture(scope="module")
+def template(packaged: Path) -> Any:
+    return json.loads(packaged.read_text())
+
+
+def test_cfn_lint_finds_no_fault_in_functions_and_resources(packaged: Path) -> None:
+    cfn_lint = Path(sys.executable).with_name("cfn-lint")
+    linted = subprocess.run([cfn_lint, packaged], capture_output=True, text=True, check=False)
+
+    assert (linted.returncode, linted.stdout) == (0, "")
+
+
+def test_it_is_for_its_own_stage_and_a_creation_that_failed_leaves_no_table_behind(template: Any) -> None:
+    assert template["Parameters"]["Stage"]["AllowedValues"] == ["prod"]
+    assert template["Resources"]["EventsTable"]["DeletionPolicy"] == "RetainExceptOnCreate"
+
+
+def test_api_gateway_answers_with_problem_documents_that_do_not_repeat_the_request(template: Any) -> None:
+    definition = template["Resources"]["RestAPI"]["Properties"]["DefinitionBody"]
+    responses = definition["x-amazon-apigateway-gateway-responses"]
+    assert responses.keys() >= {"MISSING_AUTHENTICATION_TOKEN", "DEFAULT_4XX", "DEFAULT_5XX"}
+    for response in responses.values():
+        assert response["responseParameters"] == {"gatewayresponse.header.Content-Type": "'application/problem+json'"}
+        document = json.loads(response["responseTemplates"]["application/json"])
+        assert document["type"] == "about:blank"
+        assert document.keys() >= {"title", "detail", "code"}
+        assert document.get("status") == (int(response["statusCode"]) if "statusCode" in response else None)
+        assert "$context.error.message" not in document["detail"]
+
+
+def test_calls_are_throttled(template: Any) -> None:
+    api = template["Resources"]["RestAPI"]["Properties"]
+    [settings] = api["MethodSettings"]
+    assert (settings["ResourcePath"], settings["HttpMethod"]) == ("/*", "*")
+    assert settings["ThrottlingRateLimit"] == gateway.CALLS_PER_SECOND
+
+
+@pytest.mark.parametrize("parameter", ["ZapierWebhookUrl", "ApiKeys", "WebhookSigningSecrets"])
+def test_secrets_are_parameters_that_are_not_shown(template: Any, parameter: str) -> None:
+    assert template["Parameters"][parameter]["NoEcho"] is True
+
+
+@pytest.mark.parametrize("function", FUNCTION_SUFFIXES)
+def test_a_function_has_its_name_a_log_group_and_a_role_with_its_policy_file(template: Any, function: str) -> None:
+    resources = template["Resources"]
+    properties, group = resources[function]["Properties"], resources[LOGS[function]]["Properties"]
+    name = f"triggers-api-prod{FUNCTION_SUFFIXES[function]}"
+    assert properties["FunctionName"] == name
+    assert (group["LogGroupName"], group["RetentionInDays"]) == (f"/aws/lambda/{name}", 30)
+    [policy] = resources[properties["Role"]["Fn::GetAtt"][0]]["Properties"]["Policies"]
+    assert policy["PolicyDocument"] == json.loads((ROOT / ".chalice/policies/prod" / POLICIES[function]).read_text())
+
+
+def test_the_worker_is_invoked_by_the_queue_of_the_template(template: Any) -> None:
+    [source] = template["Resources"]["Worker"]["Properties"]["Events"].values()
+    assert source["Properties"]["Queue"] == {"Fn::Sub": "${InboxQueue.Arn}"}

@@ -29,14 +29,9 @@ BODY = json.dumps(
 BEHAVIOURS = [
     *(status(code, headers={"Location": "/hooks/secret-path"}) for code in (200, 302, 404, 410, 429, 503)),
     status(503, headers={"Retry-After": "payload-itself secret-query"}, body=b"secret-path payload-itself"),
-    receivers.close_without_answer,
-    receivers.reset_before_answer,
-    receivers.reset_mid_headers,
-    receivers.reset_mid_body,
-    receivers.garbage(b"payload-itself secret-path\r\n"),
-    receivers.garbage(b"HTTP/1.1 200 OK\r\nno colon here\r\n\r\n"),
-    receivers.garbage(b"HTTP/1.1 abc OK\r\n\r\n"),
-    receivers.hang,
+    *(receivers.close_without_answer, receivers.reset_before_answer, receivers.reset_mid_headers),
+    *(receivers.reset_mid_body, receivers.hang, receivers.garbage(b"payload-itself secret-path\r\n")),
+    *(receivers.garbage(b"HTTP/1.1 %b\r\n\r\n" % rest) for rest in (b"200 OK\r\nno colon here", b"abc OK")),
 ]
 
 
@@ -59,12 +54,7 @@ def post_in_every_way(world: World) -> list[Answer]:
 def use_the_api(world: World) -> list[Answer]:
     """Make every call, valid or not, whose response must not repeat what was posted."""
     event_id = world.call("POST", "/events", BODY, idempotency_key="k").json.get("event_id", "evt_" + "0" * 32)
-    bodies = (
-        BODY[:-1],
-        BODY.replace('"payload"', '"load"'),
-        BODY.replace('"a"', '"payload-itself "'),
-        "payload-itself",
-    )
+    bodies = (BODY[:-1], BODY.replace('"payload"', '"load"'), BODY.replace('"a"', '"payload-itself "'), CONTENTS[0])
     target = json.dumps({"target_url": f"https://127.0.0.1:70000{SECRET_PATH}"})
     return [
         *(world.call("POST", "/events", body) for body in bodies),
@@ -99,10 +89,9 @@ def assert_silence(world: World, capfd: pytest.CaptureFixture[str], answers: lis
 
 
 def test_whatever_the_receiver_does(world: World, receiver: Receiver, capfd: pytest.CaptureFixture[str]) -> None:
-    answers = []
     world.restart(LOG_LEVEL="DEBUG", WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET, BREAKER_FAILURES="1000")
     world.restart(PUSH_TIMEOUT_SECONDS="0.3", MAX_DELIVERY_ATTEMPTS="2")
-    answers.append(world.call("POST", "/subscriptions", json.dumps({"target_url": f"{receiver.url}&target"})))
+    answers = [world.call("POST", "/subscriptions", json.dumps({"target_url": f"{receiver.url}&target"}))]
     for behaviour in BEHAVIOURS:
         receiver.default = behaviour
         answers += post_in_every_way(world)

@@ -38,6 +38,8 @@ ROOT = Path(__file__).parent.parent.parent
 KEY = "test-key"
 PRODUCER_KEY = "producer-key"
 CONSUMER_KEY = "consumer-key"
+EVENT = '{"event_type": "a", "payload": {}}'
+UNKNOWN = "evt_" + "0" * 32
 START = 1_795_000_000.0
 REGION = "us-east-1"
 VALIDATING = CONFIG.merge(Config(parameter_validation=True))
@@ -85,6 +87,11 @@ class Answer:
     @property
     def json(self) -> Any:
         return json.loads(self.text)
+
+    @property
+    def faults(self) -> list[str]:
+        """The fields at fault, in alphabetical order."""
+        return sorted(fault["field"] for fault in self.json.get("errors", []))
 
 
 def call(
@@ -221,6 +228,11 @@ class World:
             self.outside.delete_message(QueueUrl=queue_url, ReceiptHandle=message["ReceiptHandle"])
         return len(received)
 
+    def empty_inbox(self) -> None:
+        """Run the worker until no message is visible."""
+        while self.run_worker():
+            pass
+
     def run_schedule(self, schedule: Any) -> None:
         """Call `app.sweep` or `app.check_dlq` as EventBridge does."""
         names = ("version", "account", "region", "detail", "detail-type", "source", "time", "id", "resources")
@@ -230,8 +242,7 @@ class World:
         """Let time pass, running the worker and the sweep, until nothing is pending and no message is left."""
         end = self.clock() + hours * 3600
         while self.clock() < end:
-            while self.run_worker():
-                pass
+            self.empty_inbox()
             is_pending = any(item.get("status") == {"S": "pending"} for item in self._scan())
             if not is_pending and not self.messages():
                 return
