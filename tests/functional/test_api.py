@@ -405,6 +405,7 @@ def test_events_are_listed_by_time_and_type(world: World, posted: list[str], que
 def test_a_cursor_does_not_lead_out_of_a_range(world: World, posted: list[str], aws: Aws) -> None:
     for order, query, expected in (
         ("oldest", "since=2026-11-18T11:06:42Z", posted[3:]),
+        ("oldest", "until=2026-11-18T11:06:42Z", posted[1:3]),
         ("newest", "until=2026-11-18T11:06:41.000001Z", posted[1::-1]),
         ("newest", "since=2026-11-18T11:06:43Z", []),
     ):
