@@ -1,11 +1,11 @@
 """The AWS of `make run`: moto inside this process, or the one that `AWS_ENDPOINT_URL` names."""
 
 import contextlib
+import heapq
 import io
 import json
 import logging
 import os
-import sched
 import time
 import uuid
 import warnings
@@ -19,6 +19,7 @@ from tools.resources import read_template
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 REGION = "us-east-1"
+DUE_AT_ONCE = 3
 
 
 def use(url: str) -> None:
@@ -81,24 +82,33 @@ def start_moto() -> str:
     warnings.filterwarnings("ignore", module="moto")  # "AWS::CloudWatch::Alarm is not supported"
     moto = DomainDispatcherApplication(create_backend_app)
     lock = Lock()
-    delayed = sched.scheduler(time.time)
+    delayed: list[tuple[float, str, dict[str, Any]]] = []  # when they are due, ids and requests
 
     def serve(environ: dict[str, Any], start_response: Any) -> Any:
-        """Serve one request at a time, except long polls: moto makes conditional writes and deletions in two steps."""
+        """Serve one request at a time, except long polls: moto makes conditional writes and deletions in two steps.
+
+        It counts its messages at each call, so that it gets those with a delay only when they are due, and then no more
+        than a few for each time that messages are received: retries for a dead receiver must not slow down the others.
+        """
         operation = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
-        if operation == "SendMessage":  # moto counts its messages at each call: it gets them when they are due
+        if operation == "SendMessage":
             message = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
             delay_seconds = int(message.pop("DelaySeconds", 0))
             body = json.dumps(message).encode()
             environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
             if delay_seconds:
-                delayed.enter(delay_seconds, 0, serve, (environ, lambda *_: None))
+                message_id = str(uuid.uuid4())
+                with lock:
+                    heapq.heappush(delayed, (time.time() + delay_seconds, message_id, environ))
                 start_response("200 OK", [("Content-Type", "application/x-amz-json-1.0")])
-                return [json.dumps({"MessageId": str(uuid.uuid4())}).encode()]
-        if operation == "ReceiveMessage":
-            delayed.run(blocking=False)
-        with contextlib.nullcontext() if operation == "ReceiveMessage" else lock:
-            return moto(environ, start_response)
+                return [json.dumps({"MessageId": message_id}).encode()]
+        with lock:
+            if operation != "ReceiveMessage":
+                return moto(environ, start_response)
+            for _ in range(DUE_AT_ONCE):
+                if delayed and delayed[0][0] <= time.time():
+                    moto(heapq.heappop(delayed)[-1], lambda *_: None)
+        return moto(environ, start_response)
 
     server = make_server("127.0.0.1", 0, serve, threaded=True, request_handler=MotoRequestHandler)
     Thread(target=server.serve_forever, name="moto", daemon=True).start()
