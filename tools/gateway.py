@@ -54,8 +54,8 @@ def main(stage: str) -> None:
                 gateway.put_gateway_response(restApiId=api_id, responseType=response_type, **response)
             gateway.create_deployment(restApiId=api_id, stageName=API_STAGE)
             gateway.update_stage(restApiId=api_id, stageName=API_STAGE, patchOperations=patches)
-            host = f"{api_id}.execute-api.{gateway.meta.region_name}.amazonaws.com"
-            print(f"export TRIGGERS_URL=https://{host}/{API_STAGE}")
+            region = gateway.meta.region_name
+            print(f"export TRIGGERS_URL=https://{api_id}.execute-api.{region}.amazonaws.com/{API_STAGE}")
     except AWS_ERRORS as error:
         raise click.ClickException(str(error)) from None
 

@@ -345,8 +345,6 @@ def _usage(url: str, key: str, receiver: Receiver | None, variables: dict[str, s
     if receiver and not AllowedHosts.parse(given("SUBSCRIPTION_HOSTS")).fault(webhook_url):
         lines.append("  Subscribe to orders; each then comes twice, once as the copy of the subscription:")
         lines.append(_curl("/subscriptions", {"target_url": webhook_url, "event_types": ["order.*"]}))
-    if webhook_url != "none":
-        lines.append("  To try pulling, start it with: ZAPIER_WEBHOOK_URL=none make run")
     lines += [
         "",
         "  For `make dlq`, `.venv/bin/chalice local --no-autoreload --port 8001` and others that use this AWS:",

@@ -82,7 +82,7 @@ def start_moto() -> str:
     warnings.filterwarnings("ignore", module="moto")  # "AWS::CloudWatch::Alarm is not supported"
     moto = DomainDispatcherApplication(create_backend_app)
     lock = Lock()
-    delayed: list[tuple[float, str, dict[str, Any]]] = []  # when they are due, ids and requests
+    delayed: list[tuple[float, int, dict[str, Any]]] = []  # when they are due, and the requests
 
     def serve(environ: dict[str, Any], start_response: Any) -> Any:
         """Serve one request at a time, except long polls: moto makes conditional writes and deletions in two steps.
@@ -97,11 +97,10 @@ def start_moto() -> str:
             body = json.dumps(message).encode()
             environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
             if delay_seconds:
-                message_id = str(uuid.uuid4())
                 with lock:
-                    heapq.heappush(delayed, (time.time() + delay_seconds, message_id, environ))
+                    heapq.heappush(delayed, (time.time() + delay_seconds, id(environ), environ))
                 start_response("200 OK", [("Content-Type", "application/x-amz-json-1.0")])
-                return [json.dumps({"MessageId": message_id}).encode()]
+                return [json.dumps({"MessageId": str(uuid.uuid4())}).encode()]
         with lock:
             if operation != "ReceiveMessage":
                 return moto(environ, start_response)
