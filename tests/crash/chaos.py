@@ -12,13 +12,14 @@ from rich.console import Console
 from rich.progress import track
 
 from tests.crash.invariants import ViolationError
-from tests.crash.simulation import run
+from tests.crash.simulation import StormWorld
 
 
 def live_through(seed: int) -> tuple[Counter[str], Counter[str], str]:
     """Return what was counted, the faults behind pushes made again after a 2xx, and the promise that was broken."""
+    storm = StormWorld(seed)
     try:
-        storm = run(seed)
+        storm.live()
     except ViolationError as violation:
         return Counter(), Counter(), f"seed {seed}: {violation}"
     pushes = sum(map(len, storm.history.pushes.values()))

@@ -36,17 +36,6 @@ class Hub:
             self._ready.append(getcurrent())
         self._hub.switch()
 
-    def wait(self) -> None:
-        """Wait until another actor wakes this one."""
-        if self._is_actor():
-            self._hub.switch()
-        else:
-            self.run()
-
-    def wake(self, actor: greenlet) -> None:
-        if actor is not self._hub:
-            self._ready.append(actor)
-
     def run(self) -> None:
         """Let everybody act until nobody has anything left to do."""
         while self._ready or self._sleeping:
@@ -60,36 +49,32 @@ class Hub:
         """Return whether an actor asks, not the test itself."""
         return getcurrent().parent is self._hub
 
-
-class Pool:
-    """A pool of threads that are actors."""
-
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-
-    def __enter__(self) -> "Pool":
+    def __enter__(self) -> "Hub":
+        """Be a pool of threads, which are actors."""
         return self
 
     def __exit__(self, *error: object) -> None:
         pass
 
     def map(self, function: Callable[[Any], Any], values: Iterable[Any]) -> list[Any]:
-        todo = list(values)
-        results: dict[int, Any] = {}
-        failures: list[BaseException] = []
-        owner = getcurrent()
+        todo, owner = list(values), getcurrent()
+        results: dict[int, tuple[Any, BaseException | None]] = {}
 
-        def run(number: int) -> None:
+        def act(number: int) -> None:
             try:
-                results[number] = function(todo[number])
+                results[number] = function(todo[number]), None
             except BaseException as failure:  # noqa: BLE001  # a death too: whoever waits is told
-                failures.append(failure)
-            if len(results) + len(failures) == len(todo):
-                self._hub.wake(owner)
+                results[number] = None, failure
+            if len(results) == len(todo) and owner is not self._hub:
+                self._ready.append(owner)
 
         for number in range(len(todo)):
-            self._hub.spawn(partial(run, number))
-        self._hub.wait()
-        if failures:
-            raise failures[0]
-        return [results[number] for number in range(len(todo))]
+            self.spawn(partial(act, number))
+        if self._is_actor():
+            self._hub.switch()
+        else:
+            self.run()
+        for _, failure in results.values():
+            if failure:
+                raise failure
+        return [results[number][0] for number in range(len(todo))]

@@ -14,9 +14,8 @@ from chalicelib.delivery import HANGS
 from chalicelib.events import DeliveredVia, Event, Status, is_copy_id, rfc3339, unix_seconds
 from tests.support.fake_aws import typed
 
-MAX_SKEW_SECONDS = 5.0  # how far the clock of a container is off, either way
-
 NEVER = rfc3339(0)
+MAY_BE_PUSHED = ((Status.PENDING, None), (Status.DELIVERED, DeliveredVia.PULL))  # acknowledged after its claim
 
 Item = Mapping[str, Any]
 
@@ -52,22 +51,25 @@ class History:
     """What callers, consumers, the receiver and the table saw; `item` is what the table has of an event by now."""
 
     item: Callable[[str], dict[str, Any] | None]
-    accepted: set[str] = field(default_factory=set)
+    max_skew_seconds: float = 0.0  # how far the clock of a container may be off, either way
+    max_late_seconds: float = 0.0  # how much later than it is asked for a write may take effect
+    accepted: dict[str, float] = field(default_factory=dict)  # and when their POST began
     acknowledged: set[str] = field(default_factory=set)
     pushes: defaultdict[str, list[Push]] = field(default_factory=lambda: defaultdict(list))
     running: set[str] = field(default_factory=set)
-    replays: Counter[str] = field(default_factory=Counter)  # of an event: how often it was replayed
+    replays: Counter[str] = field(default_factory=Counter)  # of an event: how often it was stored or replayed
     faults: Counter[tuple[str, int]] = field(default_factory=Counter)  # by event and replay
     not_made: Counter[tuple[str, int]] = field(default_factory=Counter)  # attempts without a push
     repeated: list[str] = field(default_factory=list)  # for each event pushed again after a 2xx: the fault behind it
     violations: list[str] = field(default_factory=list)  # kept, not raised: the code under test catches exceptions
-    # Events and leases, as the table took them, and those that held an event when it was delivered.
-    leases: set[tuple[str, str]] = field(default_factory=set)
-    acknowledged_by: set[tuple[str, str]] = field(default_factory=set)
+    leases: set[tuple[str, str]] = field(default_factory=set)  # and their events, as the table took them
+    ended_by: set[tuple[str, str, str]] = field(default_factory=set)  # how and of which event who held it ended that
     subscribed_at: dict[str, float] = field(default_factory=dict)  # of the subscriptions that there are
     ended_at: dict[str, float] = field(default_factory=dict)  # of subscriptions that were deleted, for the last time
     stored_at: dict[str, float] = field(default_factory=dict)  # of events, for the last time
     deleted: set[str] = field(default_factory=set)  # copies
+    erased_at: dict[str, float] = field(default_factory=dict)  # of events, when the latest erasure began
+    erased_copies: set[tuple[str, str]] = field(default_factory=set)  # their events and subscriptions
     expected_copies: dict[tuple[str, str], float] = field(default_factory=dict)  # and when their POST began
 
     def see_write(self, before: Item | None, after: Item | None, now: float) -> None:
@@ -76,19 +78,27 @@ class History:
         event_id = item["event_id"]
         if "status" not in item:
             self._see_subscription(event_id, after, now)
-            return
-        if before is None:
-            # The same copy may be stored again after it was deleted: its attempts begin anew.
+        elif after is None:
+            self._see_deletion(item)
+        elif before is None or before["expires_at"] <= now:
+            # The same id may be stored again after it was deleted or has expired: its attempts begin anew.
             self.stored_at[event_id] = now
-            self.not_made[event_id, self.replays[event_id]] = 0
-            return
-        if after is None:
-            self._see_deletion(before)
-            return
+            self.replays[event_id] += 1
+            self.deleted.discard(event_id)
+        else:
+            self._see_change(event_id, before, after, now)
+
+    def _see_change(self, event_id: str, before: Item, after: Item, now: float) -> None:
         claim_id = after["claim_id"]
         held_until = unix_seconds(before.get("claimed_until", NEVER))
-        if claim_id != before["claim_id"] and now < held_until - MAX_SKEW_SECONDS:
+        is_erased = after["status"] == Status.ERASED
+        if (claim_id != before["claim_id"] or is_erased) and now <= held_until - self.max_skew_seconds:
             self.violations.append("an event was taken from who held it")
+        if is_erased:
+            self._see_erasure(after, now)
+            return
+        if before["status"] == Status.ERASED:
+            self.violations.append("an erased event was changed")
         revived = before["status"] != Status.PENDING == after["status"]
         if revived or before.get("replayed_at") != after.get("replayed_at") or before.get("delivery_attempts", 0) > 0:
             self.replays[event_id] += after.get("delivery_attempts", 0) == 0
@@ -105,8 +115,9 @@ class History:
         by_push = after.get("delivered_via") == DeliveredVia.PUSH and "settles_source" in after
         if by_push and is_listed and not is_settled:
             self.violations.append("a copy was recorded as delivered before its event")
-        if before["status"] != after["status"] == Status.DELIVERED:
-            self.acknowledged_by.add((event_id, claim_id))
+        is_delivered = before["status"] != after["status"] == Status.DELIVERED
+        if now <= held_until + self.max_late_seconds and (is_delivered or "claimed_until" not in after):
+            self.ended_by.add(("acknowledge" if is_delivered else "release", event_id, claim_id))
 
     def _see_subscription(self, subscription_id: str, after: Item | None, now: float) -> None:
         if after:
@@ -114,14 +125,28 @@ class History:
         elif self.subscribed_at.pop(subscription_id, None):
             self.ended_at[subscription_id] = now
 
-    def _see_deletion(self, copy: Item) -> None:
-        """Check that a copy was deleted because its subscription is gone, or because its event does not list it."""
-        copy_id, subscribed_at = copy["event_id"], self.subscribed_at.get(copy.get("subscription_id", ""))
-        self.deleted.add(copy_id)
-        source = self.item(copy.get("source_event_id", ""))
-        is_of_another = subscribed_at is None or self.stored_at[copy_id] <= subscribed_at
-        if not (is_of_another or (source and copy_id not in source.get("copies", ""))):
-            self.violations.append("a copy was deleted, and its subscription is not gone")
+    def _see_erasure(self, event: Item, now: float) -> None:
+        """Check that what an erasure leaves, until it is complete, tells nothing."""
+        self.erased_at[event["event_id"]] = now
+        if is_copy_id(event["event_id"]):
+            self.erased_copies.add((event["source_event_id"], event["subscription_id"]))
+        if event.keys() & {"content", "attempts", "last_error", "status_shard"}:
+            self.violations.append("an erased event has its content, or is listed")
+
+    def _see_deletion(self, event: Item) -> None:
+        """Check that an event is erased, or a copy whose subscription is gone or that its event does not list."""
+        event_id, subscribed_at = event["event_id"], self.subscribed_at.get(event.get("subscription_id", ""))
+        if event_id in self.running:
+            self.violations.append("an event was deleted while it was pushed")
+        source = self.item(event.get("source_event_id", "")) or {}
+        if source.get("status") == Status.ERASED:
+            return
+        self.deleted.add(event_id)
+        is_of_another = subscribed_at is None or self.stored_at[event_id] <= subscribed_at
+        is_unlisted = source and event_id not in source.get("copies", "")
+        is_unwanted = is_copy_id(event_id) and (is_of_another or is_unlisted)
+        if event["status"] != Status.ERASED and not is_unwanted:
+            self.violations.append("an event was deleted that is neither erased nor a copy that nobody waits for")
 
     def see_sent(self, event_id: str, group_id: str) -> None:
         item = self.item(event_id)
@@ -134,16 +159,22 @@ class History:
         if any(is_copy_id(event_id) for event_id, _ in leased):
             self.violations.append("a consumer was given a copy")
 
-    def see_acknowledged(self, event_id: str, lease_id: str) -> None:
-        if (event_id, lease_id) not in self.acknowledged_by:
-            self.violations.append("a lease that did not hold the event was told that it acknowledged it")
+    def see_lease_ended(self, verb: str, event_id: str, lease_id: str) -> None:
+        if (verb, event_id, lease_id) not in self.ended_by:
+            self.violations.append(f"a lease that did not hold the event was told that it did {verb} it")
+
+    def see_erased(self, event_id: str, replay_number: int) -> None:
+        """Check that an event is gone, or was stored anew after its number of replays was noted."""
+        if self.item(event_id) and self.replays[event_id] == replay_number:
+            self.violations.append("an event is there whose erasure was said to be complete")
 
     def see_accepted(self, event_id: str, payload: str, subscription_ids: set[str], began: float) -> None:
         """Note an accepted event; each of the subscriptions is to get a copy, unless it ends meanwhile."""
-        self.accepted.add(event_id)
+        self.accepted[event_id] = began
         self.expected_copies |= dict.fromkeys(((event_id, each) for each in subscription_ids), began)
         item = self.item(event_id)
-        if item and Event.from_item(typed(item)).payload != payload:
+        is_same = self.erased_at.get(event_id, 0) < began
+        if item and is_same and Event.from_item(typed(item)).payload != payload:
             self.violations.append("a body was accepted, and another is stored")
 
     def subscriptions_at(self, time: float) -> set[str]:
@@ -158,7 +189,7 @@ class History:
             self.violations.append("two pushes of one event at the same time")
         if stored is None or stored["claim_id"] != event.claim_id:
             self.violations.append("a push under a claim that is not held")
-        elif stored["status"] != Status.PENDING and stored.get("delivered_via") != DeliveredVia.PULL:
+        elif event.status is not Status.PENDING or (stored["status"], stored.get("delivered_via")) not in MAY_BE_PUSHED:
             self.violations.append(f"a push of a {stored['status']} event")
         source = self.item(event.source_event_id or "")
         if source and event.event_id not in source.get("copies", "") and not self.may_be_unlisted(event):
@@ -200,26 +231,29 @@ def check(history: History, stored: Mapping[str, Event], dead_letters: Iterable[
     for violation in history.violations:
         raise ViolationError(violation)
     told = {(dead_letter.get("event_id"), dead_letter.get("failed_at")) for dead_letter in dead_letters}
-    if not_stored := history.accepted - stored.keys():
-        raise ViolationError(f"accepted and not stored: {not_stored}")
+    for event_id, began in history.accepted.items():
+        if event_id not in stored and history.erased_at.get(event_id, 0) < began:
+            raise ViolationError(f"accepted and not stored: {event_id}")
     for event in stored.values():
         _check_end(event, history, told)
         _check_attempts(event, history)
         if lost := set(event.copies) - stored.keys() - history.deleted:
             raise ViolationError(f"copies that were not stored: {lost}")
         source = stored.get(event.source_event_id or "")
-        if source and event.event_id not in source.copies and not history.may_be_unlisted(event):
-            raise ViolationError(f"{event.event_id} is a copy that its event does not list")
+        is_listed = source is not None and event.event_id in source.copies
+        if event.is_copy and not is_listed and not history.may_be_unlisted(event):
+            raise ViolationError(f"{event.event_id} is a copy that no event lists")
     copies = {(event.source_event_id, event.subscription_id) for event in stored.values()}
     for (event_id, subscription_id), began in history.expected_copies.items():
-        if (event_id, subscription_id) not in copies and history.ended_at.get(subscription_id, 0) < began:
+        is_missing = event_id in stored and (event_id, subscription_id) not in copies | history.erased_copies
+        if is_missing and history.ended_at.get(subscription_id, 0) < began:
             raise ViolationError(f"{event_id} was accepted without a copy")
 
 
 def _check_end(event: Event, history: History, told: set[tuple[Any, Any]]) -> None:
     """Check the end of an event, also of one whose caller was told 503: whatever is stored is delivered or failed."""
-    if event.status is Status.PENDING:
-        raise ViolationError("pending for ever")
+    if event.status in (Status.PENDING, Status.ERASED):
+        raise ViolationError(f"{event.status} for ever")
     if event.status is Status.FAILED and (event.event_id, event.failed_at) not in told:
         raise ViolationError(f"{event.event_id} failed without a message in the dead letter queue")
     if event.delivered_via is DeliveredVia.PULL and event.event_id not in history.acknowledged:
@@ -234,9 +268,7 @@ def _check_end(event: Event, history: History, told: set[tuple[Any, Any]]) -> No
 
 def _check_attempts(event: Event, history: History) -> None:
     replay_number = history.replays[event.event_id]
-    since = history.stored_at[event.event_id]
-    pushes = [push for push in history.pushes[event.event_id] if push.started >= since]
-    seen = sum(push.replay_number == replay_number for push in pushes)
+    seen = sum(push.replay_number == replay_number for push in history.pushes[event.event_id])
     seen += history.not_made[event.event_id, replay_number]
     faults = history.faults[event.event_id, replay_number]
     if not seen <= event.delivery_attempts <= seen + faults:

@@ -5,8 +5,9 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
+from functools import partial
 from random import Random
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 from botocore.exceptions import ClientError, ReadTimeoutError
@@ -21,8 +22,9 @@ from chalicelib.events import Event, Status
 from chalicelib.push import PushResult
 from chalicelib.retry import Outcome, outcome_of
 from chalicelib.services import Services
+from chalicelib.store import CLAIM_SECONDS
 from chalicelib.subscriptions import CACHE_SECONDS
-from tests.crash.hub import Hub, Pool
+from tests.crash.hub import Hub
 from tests.crash.invariants import History, Push, ViolationError, check
 from tests.support.fake_aws import FakeDynamoDB, FakeSQS, typed
 from tests.support.world import KEY, Answer, Clock, LambdaContext, call, digest, sqs_record
@@ -33,7 +35,7 @@ ENVIRON = {
     "INBOX_QUEUE_URL": INBOX,
     "INBOX_DLQ_URL": DLQ,
     "ZAPIER_WEBHOOK_URL": "http://127.0.0.1:9/secret",
-    "API_KEYS": f"acme:{digest(KEY)}",
+    "API_KEYS": f"acme:{digest(KEY)}:produce+consume+erase",
     "MAX_DELIVERY_ATTEMPTS": "4",
     "LOG_LEVEL": "CRITICAL",
 }
@@ -60,25 +62,24 @@ class Fault(StrEnum):
 # The calls of POST /events before its pushes.
 STORING = ("dynamodb.query", "dynamodb.get_item", "dynamodb.put_item", "sqs.send_message_batch")
 TAKES_EFFECT = (Fault.DIES_AFTER, Fault.ANSWER_LOST, Fault.ALL_ANSWERS_LOST)
-BATCHES = ("send_message_batch", "delete_message_batch", "batch_get_item")
+BATCHES = ("send_message_batch", "delete_message_batch")
 
-FaultAt = Callable[[int, str], Fault | None]
+FaultAt = Callable[[str], Fault | None]
 SCHEDULED = ("version", "account", "region", "detail", "detail-type", "source", "time", "id", "resources")
 
 
 class Container:
-    """One container, perhaps with variables of its own. It fails where `fault_at` says so; `calls` are labels."""
+    """One container, perhaps with variables of its own. It fails at the calls for which `fault_at` says so."""
 
     def __init__(
         self,
         world: "SimulatedWorld",
-        fault_at: FaultAt = lambda number, label: None,
+        fault_at: FaultAt = lambda label: None,
         *,
         skew_seconds: float = 0.0,
         environ: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.world = world
-        self.calls: list[str] = []
         self.is_killed = False
         self._fault_at = fault_at
         self._skew_seconds = skew_seconds
@@ -90,10 +91,10 @@ class Container:
             sleep=self.sleep,
             random=world.random.random,
             new_id=world.new_id,
-            thread_pool=lambda size: Pool(world.hub),  # type: ignore[arg-type,return-value]
+            thread_pool=lambda size: world.hub,  # type: ignore[arg-type,return-value]
+            push=SimpleNamespace(send=self._push),  # type: ignore[arg-type]
         )
-        self.services.push = _Push(self)  # type: ignore[assignment]
-        self.services.metrics = _NoMetrics("", clock=self.clock)
+        self.services.metrics.emit = lambda **values: None  # type: ignore[method-assign]
 
     def clock(self) -> float:
         return self.world.clock() + self._skew_seconds
@@ -102,17 +103,17 @@ class Container:
         """Sleep, at most until the function's timeout, which kills it; raise Killed if it is killed by then."""
         left = max(0.0, self.ends_at - self.world.clock())
         self.world.hub.sleep(min(seconds, left))
-        if seconds > left and not self.is_killed:
+        is_over = self.world.clock() > self.ends_at  # time went on without it
+        if (seconds > left or is_over) and not self.is_killed:
             self.is_killed = True
-            if not self._stalled:
+            if not (self._stalled or is_over):
                 self.world.history.violations.append("a function ran into its timeout")
         if self.is_killed:
             raise Killed
 
     def at(self, label: str, event_ids: Sequence[str], act: Callable[[], Any], fail: Callable[[Fault], Any]) -> Any:
         """Make a call, or what a fault makes of it; `fail` raises or returns what the caller sees of a failure."""
-        fault = self._fault_at(len(self.calls), label)
-        self.calls.append(label)
+        fault = self._fault_at(label)
         affected = self._affected(label, event_ids)
         before, after = (0.0, 0.0) if label == "push" else self.world.latency()
         try:
@@ -126,7 +127,8 @@ class Container:
                 try:
                     return act()
                 finally:
-                    self.sleep(after)
+                    if after:
+                        self.sleep(after)
             if fault in TAKES_EFFECT:
                 with contextlib.suppress(ClientError):  # a failed condition is an answer too, and lost
                     act()
@@ -165,6 +167,14 @@ class Container:
             what = f"{label}: {fault or 'late'}"
             self.world.history.see_fault(event_id, self.invocation, what, is_lost=is_lost)
 
+    def _push(self, event: Event, url: str, *, timeout_seconds: float, **options: Any) -> PushResult:
+        """Be the push client, without the network: the receiver is a part of the world."""
+        act = partial(self.world.respond, event, url, timeout_seconds, self)
+        result: PushResult = self.at(
+            "push", [event.event_id], act, lambda fault: PushResult(Outcome.RETRY, error=fault)
+        )
+        return result
+
     def _client(self, service: str) -> Any:
         return _Client(self, service, {"dynamodb": self.world.dynamodb, "sqs": self.world.sqs}[service])
 
@@ -185,6 +195,7 @@ class Container:
         except Killed:
             return None
         assert answer.status_code in (200, 201, 202, 204, 404, 409, 422, 503), answer
+        self.world.unavailable += answer.status_code == 503
         return answer
 
     def post(self, payload: str = "{}", **headers: str) -> str | None:
@@ -196,6 +207,7 @@ class Container:
             return None
         event_id = str(answer.json["event_id"])
         is_new = "idempotency-replayed" not in answer.headers
+        assert is_new or "idempotency_key" in headers
         self.world.history.see_accepted(event_id, payload, expected if is_new else set(), began)
         return event_id
 
@@ -210,16 +222,25 @@ class Container:
 
     def acknowledge(self, event_id: str, lease_id: str | None = None) -> None:
         self.world.history.acknowledged.add(event_id)  # from now on it may be, whatever the response
-        query = f"?lease_id={lease_id}" if lease_id else ""
-        answer = self.call("POST", f"/events/{event_id}/acknowledge{query}")
-        if answer and answer.status_code == 204 and lease_id:
-            self.world.history.see_acknowledged(event_id, lease_id)
+        self._end("acknowledge", event_id, lease_id)
 
     def release(self, event_id: str, lease_id: str) -> None:
-        self.call("POST", f"/events/{event_id}/release?lease_id={lease_id}")
+        self._end("release", event_id, lease_id)
+
+    def _end(self, verb: str, event_id: str, lease_id: str | None) -> None:
+        query = f"?lease_id={lease_id}" if lease_id else ""
+        answer = self.call("POST", f"/events/{event_id}/{verb}{query}")
+        if answer and answer.status_code == 204 and lease_id:
+            self.world.history.see_lease_ended(verb, event_id, lease_id)
 
     def replay(self, event_id: str) -> None:
         self.call("POST", f"/events/{event_id}/replay")
+
+    def erase(self, event_id: str) -> None:
+        replay_number = self.world.history.replays[event_id]
+        answer = self.call("DELETE", f"/events/{event_id}")
+        if answer and answer.status_code == 204:
+            self.world.history.see_erased(event_id, replay_number)
 
     def subscribe(self, url: str) -> str | None:
         """Subscribe a target; return the id of the subscription."""
@@ -255,11 +276,6 @@ class Container:
         except (Killed, BatchError, StorageUnavailableError, QueueUnavailableError):
             return False
         return True
-
-
-class _NoMetrics(telemetry.Metrics):
-    def emit(self, **values: float) -> None:
-        pass
 
 
 class _Client:
@@ -301,19 +317,11 @@ class _Client:
 
     def _partly(self, operation: str, parameters: dict[str, Any]) -> Any:
         """Make the first half of a batch, and return the rest as refused."""
-        if operation == "batch_get_item":
-            ((table, request),) = parameters["RequestItems"].items()
-            kept, refused = _halves(request["Keys"])
-            response = self._client.batch_get_item(RequestItems={table: {**request, "Keys": kept}}) if kept else {}
-            return {"Responses": {table: []}, **response, "UnprocessedKeys": {table: {**request, "Keys": refused}}}
-        kept, refused = _halves(parameters["Entries"])
+        entries = parameters["Entries"]
+        kept, refused = entries[: len(entries) // 2], entries[len(entries) // 2 :]
         response = getattr(self._client, operation)(**{**parameters, "Entries": kept}) if kept else {}
         failed = [{"Id": entry["Id"], "SenderFault": False, "Code": "InternalError"} for entry in refused]
         return {**response, "Failed": failed}
-
-
-def _halves(values: list[Any]) -> tuple[list[Any], list[Any]]:
-    return values[: len(values) // 2], values[len(values) // 2 :]
 
 
 def _event_ids(parameters: Mapping[str, Any]) -> list[str]:
@@ -323,23 +331,6 @@ def _event_ids(parameters: Mapping[str, Any]) -> list[str]:
         return [key] if key.startswith(("evt_", "cpy_")) else []
     bodies = [entry.get("MessageBody", "") for entry in parameters.get("Entries", [parameters])]
     return [json.loads(body)["event_id"] for body in bodies if body.startswith("{")]
-
-
-class _Push:
-    """The push client of a container, without the network: the receiver is a part of the world."""
-
-    def __init__(self, container: Container) -> None:
-        self._container = container
-
-    def send(self, event: Event, url: str, *, timeout_seconds: float, **options: Any) -> PushResult:
-        def act() -> PushResult:
-            return self._container.world.respond(event, url, timeout_seconds, self._container)
-
-        def fail(fault: Fault) -> PushResult:
-            return PushResult(Outcome.RETRY, 0, error=str(fault))
-
-        result: PushResult = self._container.at("push", [event.event_id], act, fail)
-        return result
 
 
 class SimulatedWorld:
@@ -358,8 +349,7 @@ class SimulatedWorld:
         self.sqs.queue(DLQ)
         self.sqs.queue(INBOX, redrive=(DLQ, 5))
         self.answers: list[int | None] = []
-        self.while_pushing: Callable[[str], None] = lambda event_id: None
-        self.faults = 0
+        self.faults = self.unavailable = 0  # and how many calls were answered with 503
         self.sent = 0  # messages that containers put into queues
         telemetry.configure("CRITICAL")
         self._ids = itertools.count(1)
@@ -399,14 +389,13 @@ class SimulatedWorld:
     def answer(self, event: Event, url: str) -> tuple[int | None, float]:
         """Return the status code of the next response of a target, and the seconds that it takes."""
         status_code = self.answers.pop(0) if self.answers else 200
-        return status_code, 0.05
+        return status_code, 0.0
 
     def respond(self, event: Event, url: str, timeout_seconds: float, container: Container) -> PushResult:
         """Be the receiver of one push, and see whether it may be."""
         push = Push(event, container.invocation, self.clock())
         self.history.see_push(push, self.dynamodb.items.get(event.event_id))
         status_code, seconds = self.answer(event, url)
-        self.while_pushing(event.event_id)
         try:
             container.sleep(min(seconds if status_code else timeout_seconds, timeout_seconds))
         finally:
@@ -441,14 +430,19 @@ class SimulatedWorld:
                 pass
             pending = [item for item in self.dynamodb.items.values() if item.get("status") == Status.PENDING]
             if not pending and not self.sqs.messages(INBOX):
-                return
+                break
             self.clock.sleep(60)
             Container(self).sweep()
             if not any("next_attempt_at" in item for item in pending):  # pull-only
                 consumer = Container(self)
                 for event_id, lease_id in consumer.lease(limit=100):
                     consumer.acknowledge(event_id, lease_id)
-        raise ViolationError("something stays pending for ever, or a message stays in the queue")
+        else:
+            raise ViolationError("something stays pending for ever, or a message stays in the queue")
+        self.clock.sleep(CLAIM_SECONDS + 1)
+        for event_id, event in self.items().items():
+            if event.status is Status.ERASED:
+                Container(self).erase(event_id)
 
     def check(self) -> None:
         """Raise ViolationError unless a settled world kept its promises."""

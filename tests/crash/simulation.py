@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from chalicelib.events import Event, Reason
-from tests.crash.invariants import MAX_SKEW_SECONDS, ViolationError
+from tests.crash.invariants import ViolationError
 from tests.crash.simulated_world import DLQ, Container, Fault, SimulatedWorld
 
 STORM_SECONDS = 900.0
@@ -16,7 +16,6 @@ BEHAVIOURS: dict[str, tuple[int | None, ...]] = {
     "refusing": (404, 410, 200),
     "hanging": (None, None, 200),
     "leaving": (200, 200, 503, 410),
-    "dead": (503,),
     "dead and hanging": (None,),
 }
 PULL_ONLY = {"ZAPIER_WEBHOOK_URL": "none"}
@@ -38,7 +37,8 @@ class StormWorld(SimulatedWorld):
         self.dynamodb.index_lag_seconds = draw((0.0, 1.0, 10.0))
         self._fault_rate = draw((0.0, 0.02, 0.1, 0.25))
         self._max_latency_seconds = draw((0.0, 0.1, 2.0, 7.0))
-        self._max_skew_seconds = draw((0.0, MAX_SKEW_SECONDS))
+        self._max_skew_seconds = self.history.max_skew_seconds = draw((0.0, 5.0))
+        self.history.max_late_seconds = STORM_SECONDS
         self._targets, self._most_subscriptions = draw(((4, 2), (12, 8)))
         self._redrive_seconds = draw(((60.0, 300.0), (1.0, 10.0)))
         self._webhook_behaviour = "well"
@@ -93,7 +93,7 @@ class StormWorld(SimulatedWorld):
         statuses = BEHAVIOURS[self._target_behaviours.get(url, self._webhook_behaviour)]
         return self.random.choice(statuses), self.random.choice((0.01, 0.3, 4.0))
 
-    def _fault(self, number: int, label: str) -> Fault | None:
+    def _fault(self, label: str) -> Fault | None:
         return self.random.choice(list(Fault)) if self.random.random() < self._fault_rate else None
 
     def _every(self, least: float, most: float) -> Iterable[None]:
@@ -133,12 +133,11 @@ class StormWorld(SimulatedWorld):
             self.hub.spawn(self.start().sweep)
 
     def _manual_caller(self) -> None:
-        """Acknowledge without a lease, or replay, whatever is there."""
+        """Acknowledge without a lease, replay, or erase whatever is there."""
         for _ in self._every(5, 60):
             if events := sorted(self.items()):
-                self._spawn_call(
-                    self.random.choice((Container.acknowledge, Container.replay)), self.random.choice(events)
-                )
+                act = self.random.choice((Container.acknowledge, Container.replay, Container.erase))
+                self._spawn_call(act, self.random.choice(events))
 
     def _leasing_consumer(self) -> None:
         """Lease events; acknowledge each at once or late, release it, replay it, or forget it."""
@@ -184,14 +183,3 @@ class StormWorld(SimulatedWorld):
         """Change how the webhook responds."""
         for _ in self._every(20, 200):
             self._webhook_behaviour = self.random.choice(("well", "well", "flaky", "down", "refusing", "hanging"))
-
-
-def run(seed: int, storm: type[StormWorld] = StormWorld) -> StormWorld:
-    """Live through one storm; raise ViolationError with the seed if a promise was broken."""
-    lived = storm(seed)
-    try:
-        lived.live()
-    except AssertionError as violation:
-        violation.add_note(f"seed {seed}: repeat it with `make chaos SEED={seed}`")
-        raise
-    return lived

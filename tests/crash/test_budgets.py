@@ -69,8 +69,8 @@ class SlowWorld(SimulatedWorld):
 
 def failing(pattern: tuple[Fault | None, ...]) -> FaultAt:
     """Fail the calls to AWS after the first by a pattern."""
-    faults = itertools.cycle(pattern)
-    return lambda number, label: None if label == "push" or number < 1 else next(faults)
+    faults = itertools.chain([None], itertools.cycle(pattern))
+    return lambda label: None if label == "push" else next(faults)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

@@ -1,14 +1,17 @@
 """Every path is stopped at every call it makes, in every way, and nothing is lost.
 
-The points are found by running: a call that is new tomorrow is covered tomorrow.
+Some are interrupted, too: at any two of the calls that several actors make, another goes on, or one call fails. The
+points are found by running: a call that is new tomorrow is covered tomorrow.
 """
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pytest
 
+from chalicelib.retry import DAY_SECONDS
 from tests.crash.simulated_world import DLQ, ENVIRON, INBOX, Container, Fault, SimulatedWorld
 
 Step = Callable[[SimulatedWorld, Container], None]
@@ -25,12 +28,6 @@ def post_async(world: SimulatedWorld, container: Container) -> None:
 def post_with_key(world: SimulatedWorld, container: Container) -> None:
     if container.post(idempotency_key="k") is None:
         assert Container(world).post(idempotency_key="k")
-
-
-def post_twice(world: SimulatedWorld, container: Container) -> None:
-    """The first push times out and opens the breaker; the second event is queued."""
-    container.post()
-    container.post()
 
 
 def work(world: SimulatedWorld, container: Container) -> None:
@@ -50,18 +47,26 @@ def move_back(world: SimulatedWorld, container: Container) -> None:
         world.sqs.delete_message(QueueUrl=DLQ, ReceiptHandle=message["ReceiptHandle"])
 
 
-def acknowledge(world: SimulatedWorld, container: Container) -> None:
-    container.acknowledge(next(iter(world.history.accepted)))
+def originals(world: SimulatedWorld) -> list[str]:
+    """Return the ids of all events but copies."""
+    return [key for key in sorted(world.dynamodb.items) if key.startswith("evt_")]
 
 
-def replay(world: SimulatedWorld, container: Container) -> None:
-    container.replay(next(iter(world.history.accepted)))
+def to_originals(act: Callable[[Container, str], None]) -> Step:
+    def step(world: SimulatedWorld, container: Container) -> None:
+        for event_id in originals(world):
+            act(container, event_id)
+
+    return step
+
+
+acknowledge, replay, erase = map(to_originals, (Container.acknowledge, Container.replay, Container.erase))
 
 
 def post_killed_before_the_event(world: SimulatedWorld, container: Container) -> None:
     """Store copies of an event, and never the event."""
 
-    def fault_at(number: int, label: str) -> Fault | None:
+    def fault_at(label: str) -> Fault | None:
         is_event = label == "dynamodb.put_item" and len(world.history.stored_at) == len(world.history.subscribed_at)
         return Fault.DIES_BEFORE if is_event else None
 
@@ -74,13 +79,28 @@ def sweep_later(world: SimulatedWorld, container: Container) -> None:
     container.work()
 
 
-def post_another_body(world: SimulatedWorld, container: Container) -> None:
-    container.post('{"n":1}', idempotency_key="k")
+def post_once(payload: str, **headers: str) -> Step:
+    def step(world: SimulatedWorld, container: Container) -> None:
+        container.post(payload, idempotency_key="k", **headers)
+
+    return step
 
 
-def acknowledge_meanwhile(world: SimulatedWorld, container: Container) -> None:
-    world.while_pushing = Container(world).acknowledge
-    container.post()
+ONE, OTHER = post_once('{"n":1}'), post_once('{"n":2}')
+ONE_ASYNC = post_once('{"n":1}', prefer="respond-async")
+
+
+def post_again(world: SimulatedWorld, container: Container) -> None:
+    """Post the bodies again, of which one has won."""
+    assert any(container.post(payload, idempotency_key="k") for payload in ('{"n":1}', '{"n":2}'))
+
+
+def erase_and_post_again(world: SimulatedWorld, container: Container) -> None:
+    """Repeat an erasure that may have been stopped."""
+    world.clock.sleep(101)
+    erase(world, container)
+    assert originals(world) == []
+    assert container.post('{"n":1}', idempotency_key="k")
 
 
 def say(text: str) -> Step:
@@ -90,9 +110,10 @@ def say(text: str) -> Step:
     return send
 
 
-def say_first(world: SimulatedWorld, container: Container) -> None:
-    """Send a message for an event, as a stage that pushed before may have left."""
-    say(json.dumps({"event_id": next(iter(world.history.accepted))}))(world, container)
+def say_all(world: SimulatedWorld, container: Container) -> None:
+    """Send a message for each event, as a stage that pushed before may have left."""
+    for event_id in originals(world):
+        say(json.dumps({"event_id": event_id}))(world, container)
 
 
 def lease(world: SimulatedWorld, container: Container) -> None:
@@ -109,13 +130,8 @@ def release(world: SimulatedWorld, container: Container) -> None:
         container.release(event_id, lease_id)
 
 
-def let_leases_end(world: SimulatedWorld, container: Container) -> None:
-    world.clock.sleep(101)
-
-
-def lease_then_work(world: SimulatedWorld, container: Container) -> None:
-    lease(world, Container(world))
-    container.work()
+def wait(seconds: float) -> Step:
+    return lambda world, container: world.clock.sleep(seconds)
 
 
 def subscribe(count: int = 1) -> Step:
@@ -151,18 +167,24 @@ def each(*steps: Step) -> Step:
 
 @dataclass(frozen=True)
 class Path:
-    """What a healthy container does first, and then the steps of the one that is stopped."""
+    """What a healthy container does first, the steps of the one that is stopped, and what a healthy one does then."""
 
     act: Step
     first: Step = lambda world, container: None
     answers: tuple[int | None, ...] = ()
     environ: dict[str, str] = field(default_factory=dict)
     other_environ: dict[str, str] = field(default_factory=dict)  # of the container that is stopped
+    meanwhile: tuple[Step, ...] = ()  # what others do at the same time, each in a container of its own
+    last: Step = lambda world, container: None
 
 
-WEBHOOK = ENVIRON["ZAPIER_WEBHOOK_URL"]
+SOME_FAULTS = (Fault.DIES_BEFORE, Fault.THROTTLED, Fault.ANSWER_LOST, Fault.ALL_ANSWERS_LOST)
+WITH_WEBHOOK = {"ZAPIER_WEBHOOK_URL": ENVIRON["ZAPIER_WEBHOOK_URL"]}
 PULL_ONLY = {"ZAPIER_WEBHOOK_URL": "none"}
+NO_DELAY = {"BACKOFF_BASE_SECONDS": "0", "BREAKER_FAILURES": "1"}
 AT_ONCE = {"IN_PROCESS_WAIT_SECONDS": "0"}
+COPY = each(subscribe(), post_async)
+DELIVERED_COPY = each(subscribe(), post_killed_before_the_event, sweep_later)
 PATHS = {
     "POST, delivered": Path(post),
     "POST, to be retried": Path(post, answers=(503,)),
@@ -170,11 +192,14 @@ PATHS = {
     "POST, refused for good": Path(post, answers=(404,)),
     "POST, last attempt": Path(post, answers=(503,), environ={"MAX_DELIVERY_ATTEMPTS": "1"}),
     "POST, respond-async": Path(post_async),
-    "POST, breaker open": Path(post_twice, answers=(None,)),
+    "POST, breaker open": Path(each(post, post), answers=(None,)),
     "POST, delay over 900 s": Path(post, answers=(503,), environ={"BACKOFF_BASE_SECONDS": "2000"}),
     "POST with a key, and again until it is accepted": Path(post_with_key, answers=(503,)),
     "POST with a key, repeated": Path(post_with_key, first=post_with_key),
-    "POST, acknowledged while it is pushed": Path(acknowledge_meanwhile),
+    "POST with a key, repeated after it expired": Path(
+        post_with_key, first=each(post_with_key, wait(30 * DAY_SECONDS))
+    ),
+    "POST, acknowledged meanwhile": Path(post, meanwhile=(acknowledge,)),
     "worker, delivered": Path(work, first=post_async),
     "worker, retried in process": Path(work, first=post_async, answers=(503, None, 200)),
     "worker, retried by queue": Path(work, first=post_async, answers=(503, 503), environ=AT_ONCE),
@@ -188,30 +213,23 @@ PATHS = {
     "worker, message that cannot be read": Path(work, first=say("?")),
     "worker, message of an unknown event": Path(work, first=say('{"event_id": "evt_' + "0" * 32 + '"}')),
     "acknowledge, pending": Path(acknowledge, first=post_async),
-    "acknowledge, failed": Path(acknowledge, first=post, answers=(404,)),
     "replay, failed": Path(replay, first=post, answers=(404,)),
     "replay, delivered": Path(replay, first=post),
-    "replay, pending": Path(replay, first=post_async),
-    "replay, leased": Path(replay, first=each(post, lease), answers=(404,)),
     "lease": Path(lease, first=each(post, post_async), answers=(404,)),
     "lease, acknowledge": Path(each(lease, acknowledge_leased), first=each(post, post_async), answers=(404,)),
-    "lease, acknowledge too late": Path(each(lease, let_leases_end, acknowledge_leased), first=post_async),
     "lease, release": Path(each(lease, release), first=each(post, post_async), answers=(404,)),
-    "lease, acknowledged by another": Path(each(lease, acknowledge, acknowledge_leased), first=post_async),
-    "worker, leased meanwhile": Path(lease_then_work, first=post_async),
-    "worker, dead letter moved back, leased": Path(lease_then_work, first=each(post, move_back), answers=(404,)),
     "subscribe": Path(each(subscribe(), post)),
-    "unsubscribe": Path(unsubscribe, first=each(subscribe(), post_async)),
+    "unsubscribe": Path(unsubscribe, first=COPY),
     "POST to a subscription": Path(post, first=subscribe()),
     "POST to a subscription, one refuses": Path(post, first=subscribe(), answers=(404,)),
     "POST to a subscription that ends": Path(post, first=subscribe(), answers=(410,)),
     "POST to a subscription, with a key, until accepted": Path(post_with_key, first=subscribe()),
     "POST to a subscription, with a key, repeated": Path(post_with_key, first=each(subscribe(), post_with_key)),
     "POST to more than are pushed at once": Path(post, first=subscribe(11)),
-    "worker, a copy": Path(work, first=each(subscribe(), post_async), answers=(503, 200, 404)),
-    "worker, a copy's target ends it": Path(work, first=each(subscribe(), post_async), answers=(503, 410, 410)),
+    "worker, a copy": Path(work, first=COPY, answers=(503, 200, 404)),
+    "worker, a copy's target ends it": Path(work, first=COPY, answers=(503, 410, 410)),
     "worker with an old list, a copy of a new subscription": Path(each(know_no_subscription, work)),
-    "worker, a copy without its subscription": Path(work, first=each(subscribe(), post_async, unsubscribe)),
+    "worker, a copy without its subscription": Path(work, first=each(COPY, unsubscribe)),
     "worker, a copy's dead letter moved back": Path(
         each(move_back, work), first=each(subscribe(), post), answers=(404, 404, 503)
     ),
@@ -223,109 +241,137 @@ PATHS = {
     "pull only, POST to a subscription that ends": Path(post, first=subscribe(), environ=PULL_ONLY, answers=(410,)),
     "pull only, POST with a key, until accepted": Path(post_with_key, first=subscribe(2), environ=PULL_ONLY),
     "pull only, POST repeated after the sweep delivered a copy": Path(
-        post_with_key, first=each(subscribe(), post_killed_before_the_event, sweep_later), environ=PULL_ONLY
+        post_with_key, first=DELIVERED_COPY, environ=PULL_ONLY
     ),
     "pull only, a copy of the loser is delivered": Path(
-        each(post_another_body, sweep_later),
-        first=each(subscribe(), post_killed_before_the_event),
-        environ=PULL_ONLY,
-        answers=(404,),
+        each(ONE, sweep_later), first=each(subscribe(), post_killed_before_the_event), environ=PULL_ONLY, answers=(404,)
     ),
-    "pull only, worker, a copy": Path(work, first=each(subscribe(), post_async), environ=PULL_ONLY),
+    "pull only, worker, a copy": Path(work, first=COPY, environ=PULL_ONLY),
     "pull only, worker, a copy of a leased event": Path(
-        each(lease, work, acknowledge_leased),
-        first=each(subscribe(), post_async, let_leases_end),
-        environ=PULL_ONLY,
-        answers=(503,),
+        each(lease, work, acknowledge_leased), first=each(COPY, wait(101)), environ=PULL_ONLY, answers=(503,)
     ),
-    "pull only, acknowledged while a copy is pushed": Path(acknowledge_meanwhile, first=subscribe(), environ=PULL_ONLY),
-    "pull only, worker with a webhook, a copy": Path(
-        work, first=each(subscribe(), post_async), environ=PULL_ONLY, other_environ={"ZAPIER_WEBHOOK_URL": WEBHOOK}
+    "pull only, acknowledged while a copy is pushed": Path(
+        post, first=subscribe(), environ=PULL_ONLY, meanwhile=(acknowledge,)
     ),
+    "pull only, worker with a webhook, a copy": Path(work, first=COPY, environ=PULL_ONLY, other_environ=WITH_WEBHOOK),
     "pull only, POST with a webhook repeats a POST": Path(
-        post_with_key,
-        first=each(subscribe(), post_killed_before_the_event, sweep_later),
-        environ=PULL_ONLY,
-        other_environ={"ZAPIER_WEBHOOK_URL": WEBHOOK},
+        post_with_key, first=DELIVERED_COPY, environ=PULL_ONLY, other_environ=WITH_WEBHOOK
     ),
-    "pull-only worker, an event that is to be pushed": Path(
-        work, first=each(subscribe(), post_async), other_environ=PULL_ONLY
-    ),
-    "pull-only POST repeats one with a webhook": Path(
-        post_with_key, first=each(subscribe(), post_killed_before_the_event, sweep_later), other_environ=PULL_ONLY
-    ),
-    "pull only, lease": Path(each(lease, acknowledge_leased), first=post, environ=PULL_ONLY),
-    "pull only, release": Path(each(lease, release), first=post, environ=PULL_ONLY),
+    "pull-only worker, an event that is to be pushed": Path(work, first=COPY, other_environ=PULL_ONLY),
+    "pull-only POST repeats one with a webhook": Path(post_with_key, first=DELIVERED_COPY, other_environ=PULL_ONLY),
     "pull only, replay": Path(replay, first=each(post, acknowledge), environ=PULL_ONLY),
-    "pull only, worker": Path(work, first=each(post, say_first), environ=PULL_ONLY),
+    "pull only, worker": Path(work, first=each(post, say_all), environ=PULL_ONLY),
     "sweep": Path(lambda world, container: container.sweep(), first=lose_the_message),
+    **{
+        f"{number} subscriptions, {'pull only, ' if environ else ''}{what} with the same key": Path(
+            ONE, first=subscribe(number), environ=environ, meanwhile=(other,), last=post_again
+        )
+        for number, environ in ((1, {}), (2, PULL_ONLY))
+        for what, other in (("the same POST", ONE), ("another POST", OTHER))
+    },
+    "POST, acknowledged, replayed and pushed meanwhile": Path(
+        post, answers=(503,), meanwhile=(each(acknowledge, replay, work),)
+    ),
+    "worker, acknowledged meanwhile": Path(work, first=post_async, meanwhile=(acknowledge,)),
+    "pull-only worker, acknowledged meanwhile": Path(
+        work, first=post_async, other_environ=PULL_ONLY, meanwhile=(acknowledge,)
+    ),
+    "worker, leased meanwhile": Path(work, first=post_async, meanwhile=(lease,)),
+    "worker, another worker": Path(
+        work, first=post_async, answers=(503, 503), meanwhile=(each(say_all, work),), environ=NO_DELAY
+    ),
+    "worker, dead letter moved back, leased and replayed meanwhile": Path(
+        work, first=each(post, move_back), answers=(404, 503), meanwhile=(each(lease, release), replay)
+    ),
+    "lease that ends, leased and released by another": Path(
+        each(lease, wait(100), lease, wait(1), acknowledge_leased),
+        first=post,
+        answers=(404,),
+        meanwhile=(each(lease, release),),
+    ),
+    "lease, acknowledged by another, replayed and pushed": Path(
+        each(lease, acknowledge_leased), first=post, answers=(404,), meanwhile=(each(acknowledge, replay, work),)
+    ),
+    "POST, posted and erased": Path(
+        ONE, first=subscribe(), meanwhile=(each(ONE_ASYNC, erase), work), last=erase_and_post_again
+    ),
+    **{
+        f"erase, {what}": Path(erase, first=each(subscribe(), ONE_ASYNC), meanwhile=others, last=erase_and_post_again)
+        for what, others in {
+            "POST, worker": (ONE, work),
+            "erase, worker": (erase, work),
+            "replay": (replay,),
+            "POST, POST": (ONE, ONE_ASYNC),
+        }.items()
+    },
     "check_dlq": Path(lambda world, container: container.check_dlq(), first=post, answers=(404,)),
 }
 
 
-def calls_of(path: Path, point: int | None = None, fault: Fault | None = None) -> list[str]:
-    """Live through a path, with a fault at one of its calls, and all that comes after it; return the calls."""
-    world = SimulatedWorld(path.environ)
-    world.answers = list(path.answers)
-    path.first(world, Container(world))
-    container = Container(world, lambda number, label: fault if number == point else None, environ=path.other_environ)
-    path.act(world, container)
-    world.settle()
-    world.check()
-    return container.calls
+class ExploredWorld(SimulatedWorld):
+    """At each call it is chosen whether it fails, as one may, and who goes on.
+
+    That is the first of the options but for `departures`, by the number of the choice; `options` counts them.
+    """
+
+    def __init__(self, path: Path, departures: dict[int, int]) -> None:
+        super().__init__(path.environ)
+        self.answers = list(path.answers)
+        self.departures = departures
+        self.options: list[int] = []
+        self.calls: list[str] = []
+        self._path = path
+        self._is_explored = False
+
+    def live(self) -> None:
+        path = self._path
+        path.first(self, Container(self))
+        self.faults, self._is_explored = 0, True
+        for step in reversed((path.act, *path.meanwhile)):
+            container = Container(self, self._fault, environ=path.other_environ)
+            self.hub.spawn(partial(step, self, container))
+        self.hub.run()
+        self._is_explored = False
+        assert self.faults or not self.unavailable
+        path.last(self, Container(self))
+        self.settle()
+        self.check()
+
+    def choose(self, count: int) -> int:
+        """Let who made the latest call go on, or others; a read from the index is no choice, for a write follows it."""
+        if not (self._is_explored and self._path.meanwhile):
+            return 0
+        is_choice = self.calls and self.calls[-1] != "dynamodb.query"
+        others = min(count - 1, len(self._path.meanwhile)) if is_choice else 0
+        return self._option(1 + others) - 1  # -1: the last one
+
+    def _fault(self, label: str) -> Fault | None:
+        self.calls.append(label)
+        if self.faults or self.calls[-3:] == [label] * 3:  # one of many alike
+            return None
+        options: list[Fault | None] = [None, *(SOME_FAULTS if self._path.meanwhile else Fault)]
+        return options[self._option(len(options))]
+
+    def _option(self, count: int) -> int:
+        self.options.append(count)
+        return self.departures.get(len(self.options) - 1, 0)
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_nothing_is_lost_wherever_a_path_is_stopped(name: str) -> None:
+def test_nothing_is_lost_wherever_a_path_is_stopped_and_others_come_in_between(name: str) -> None:
     path = PATHS[name]
-    calls = calls_of(path)
-    assert calls
-    for point, label in enumerate(calls):
-        if calls[point - 1 : point + 2] == [label] * 3:  # one of many alike
-            continue
-        for fault in Fault:
-            try:
-                calls_of(path, point, fault)
-            except AssertionError as error:
-                raise AssertionError(f"{name}: call {point + 1}, {label}: {fault}: {error}") from error
-
-
-@pytest.mark.parametrize("subscriptions", [1, 2])
-@pytest.mark.parametrize("environ", [{}, PULL_ONLY], ids=["webhook", "pull only"])
-@pytest.mark.parametrize("other", ['{"n":1}', '{"n":2}'], ids=["same body", "another body"])
-def test_of_two_posts_with_one_key_one_wins_wherever_the_other_comes_in_between_and_it_is_stopped(
-    other: str, environ: dict[str, str], subscriptions: int
-) -> None:
-    def calls_of_both(at: int, point: int | None = None, fault: Fault | None = None) -> int:
-        """Post both, the other before call `at` of the first; return how many calls the first made."""
-        world = SimulatedWorld(environ)
-        subscribe(subscriptions)(world, Container(world))
-        accepted, todo = [], {at}
-
-        def fault_at(number: int, label: str) -> Fault | None:
-            if number in todo:
-                todo.remove(number)
-                accepted.append(Container(world).post(other, idempotency_key="k"))
-            return fault if number == point else None
-
-        first = Container(world, fault_at)
-        accepted.append(first.post('{"n":1}', idempotency_key="k"))
-        is_same = other == '{"n":1}' or at < 0
-        assert accepted.count(None) == (0 if is_same else 1) or fault
-        assert any(accepted) or Container(world).post('{"n":1}', idempotency_key="k")
-        world.settle()
-        world.check()
-        return len(first.calls)
-
-    for at in range(calls_of_both(-1)):
-        for point in range(calls_of_both(at)):
-            for fault in Fault:
-                try:
-                    calls_of_both(at, point, fault)
-                except AssertionError as error:
-                    raise AssertionError(
-                        f"the other before call {at + 1}, call {point + 1}: {fault}: {error}"
-                    ) from error
+    todo: list[dict[int, int]] = [{}]
+    while todo:
+        departures = todo.pop()
+        world = ExploredWorld(path, departures)
+        try:
+            world.live()
+        except AssertionError as error:
+            error.add_note(f"{name}: {departures} {world.calls}")
+            raise
+        if len(departures) < (2 if path.meanwhile else 1):
+            for number in range(max(departures, default=-1) + 1, len(world.options)):
+                todo += [{**departures, number: option} for option in range(1, world.options[number])]
 
 
 def test_a_dead_letter_is_kept_if_the_lease_that_blocks_it_ends_meanwhile() -> None:
@@ -338,3 +384,13 @@ def test_a_dead_letter_is_kept_if_the_lease_that_blocks_it_ends_meanwhile() -> N
     container.work()
     world.settle()
     world.check()
+
+
+def test_a_copy_is_deleted_under_its_own_claim_alone() -> None:
+    world = SimulatedWorld({})
+    container = Container(world)
+    COPY(world, container)
+    copy_id, _ = world.items()
+    store = container.services.store
+    assert not store.delete(replace(world.items()[copy_id], claim_id="of another")).applied
+    assert store.get(copy_id)

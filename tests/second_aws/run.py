@@ -30,7 +30,7 @@ TESTS = (
     "tests/functional/test_worker.py",
     "tests/functional/test_leases.py",
     "tests/functional/test_subscriptions.py",
-    "tests/unit/test_store_model.py",
+    "tests/functional/test_erasure.py",
 )
 
 

@@ -24,6 +24,7 @@ from botocore.exceptions import ClientError
 RESOURCES = Path(__file__).parent.parent.parent / "resources.json"
 KEY, PARTITION, SORT = "event_id", "status_shard", "sort_key"
 VISIBLE = "ApproximateNumberOfMessages"
+VISIBILITY_SECONDS = 300.0  # of every queue
 
 Item = dict[str, Any]  # {"name": "text", "count": 1}: never changed once it is stored
 Typed = Mapping[str, Mapping[str, str]]  # {"name": {"S": "text"}, "count": {"N": "1"}}
@@ -251,7 +252,6 @@ class _Message:
 
 @dataclass
 class _Queue:
-    visibility_timeout: float
     redrive: tuple[str, int] | None
     messages: dict[str, _Message] = field(default_factory=dict)
 
@@ -271,9 +271,9 @@ class FakeSQS:
         self._queues: dict[str, _Queue] = {}
         self._numbers = itertools.count(1)
 
-    def queue(self, url: str, visibility_timeout: float = 300, redrive: tuple[str, int] | None = None) -> None:
+    def queue(self, url: str, redrive: tuple[str, int] | None = None) -> None:
         """Make a queue; `redrive` is the URL of its DLQ, and after how many receives messages go there."""
-        self._queues[url] = _Queue(visibility_timeout, redrive)
+        self._queues[url] = _Queue(redrive)
 
     def messages(self, url: str) -> list[dict[str, Any]]:
         """Return every message in a queue, hidden ones too, for tests: boto3 has no such call."""
@@ -324,9 +324,9 @@ class FakeSQS:
                 self._queues[queue.redrive[0]].messages[message.message_id] = queue.messages.pop(message.message_id)
                 continue
             message.receipt = next(self._numbers)
-            if not self._is_repeated(queue, message):
+            if not self._is_repeated(message):
                 message.receives += 1
-                message.visible_at = self._clock() + queue.visibility_timeout
+                message.visible_at = self._clock() + VISIBILITY_SECONDS
             received.append({**message.shown(), "ReceiptHandle": f"{message.message_id}/{message.receipt}"})
         return {"Messages": received}
 
@@ -336,7 +336,7 @@ class FakeSQS:
         message = queue.messages.get(message_id)
         if message and message.receipt == int(receipt):
             message.receipt = message.receives = 0
-            if not self._is_repeated(queue, message):
+            if not self._is_repeated(message):
                 del queue.messages[message_id]
         return {}
 
@@ -346,11 +346,11 @@ class FakeSQS:
     def get_queue_attributes(self, *, QueueUrl: str, AttributeNames: Sequence[str]) -> dict[str, Any]:
         return {"Attributes": {VISIBLE: str(len(self.visible(QueueUrl)))}}
 
-    def _is_repeated(self, queue: _Queue, message: _Message) -> bool:
+    def _is_repeated(self, message: _Message) -> bool:
         """Return whether the message comes again too early, and hide it until then if it does."""
         if self._shuffle is None or self._shuffle.random() >= self.duplicate_probability:
             return False
-        message.visible_at = self._clock() + self._shuffle.random() * queue.visibility_timeout
+        message.visible_at = self._clock() + self._shuffle.random() * VISIBILITY_SECONDS
         return True
 
 

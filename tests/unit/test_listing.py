@@ -139,6 +139,7 @@ def test_expired_events_in_front_are_not_read_and_a_replayed_one_is_listed(
     query, calls = dynamodb.query, itertools.count()
     dynamodb.query = lambda **parameters: (next(calls), query(**parameters))[1]  # type: ignore[method-assign]
 
+    assert services.store.get_many(ids([make_event(3), replayed])).keys() == {replayed.event_id}
     assert ids(listing.page(services, listing.INBOX)[0]) == [replayed.event_id, live[0].event_id]
     assert next(calls) == len(partitions(*listing.INBOX.statuses))
 
