@@ -11,12 +11,13 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 .PHONY: help run test check chaos outage mutants zapier second-aws api-key signing-secret package e2e bench \
   resources deploy destroy smoke dlq redrive show replay erase send
 
-# These take what their help names, and settings. A misspelt filter would widen what is replayed or erased.
+# These take what their help names, and settings. A misspelt or empty filter would widen what is replayed or erased.
 STRICT := api-key package resources deploy destroy smoke dlq redrive show replay erase send
 SETTINGS := PY PYTHON AWS_% TRIGGERS_% ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS ALARM_EMAIL
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
 $(foreach goal,$(filter $(STRICT),$(MAKECMDGOALS)),$(foreach name,$(filter-out $(SETTINGS),$(GIVEN)),\
-  $(if $(shell grep '^$(goal):.*[^A-Z_]$(name)=' $(MAKEFILE_LIST)),,$(error make $(goal) does not take $(name)))))
+  $(if $(shell grep '^$(goal):.*[^A-Z_]$(name)=' $(MAKEFILE_LIST)),,$(error make $(goal) does not take $(name)))\
+  $(if $(or $($(name)),$(filter-out replay erase,$(goal))),,$(error make $(goal) wants a value for $(name)))))
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import hmac
 import http.client
+import re
 import socket
 import ssl
 import time
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import urllib3
 from urllib3.connection import HTTPSConnection
@@ -259,7 +260,7 @@ class _Connection(HTTPSConnection):
 def _read_text(response: urllib3.HTTPResponse, url: str) -> str:
     """Return the beginning of the body with control characters escaped. Keep the connection if that is all of it.
 
-    Path and query of the URL, which many error pages repeat, are left out: they are secrets.
+    What path and query of the URL consist of, which many error pages repeat, is left out: they are secrets.
     """
     body = b""
     try:
@@ -271,7 +272,8 @@ def _read_text(response: urllib3.HTTPResponse, url: str) -> str:
         response.close()
     response.release_conn()
     text, parsed = body.decode("utf-8", "replace"), urlsplit(url)
-    for secret in filter(None, (parsed.path.rstrip("/"), parsed.query)):
+    target = f"{parsed.path}/{parsed.query}"
+    for secret in sorted(re.findall(r"[^/&=]{4,}", f"{target}/{unquote(target)}"), key=len, reverse=True):
         text = text.replace(secret, "…")
     shown = text[:MAX_RESPONSE_CHARACTERS]
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)

@@ -463,7 +463,7 @@ def erase(*, rate: float, go: bool, metadata: list[str] | None, **query: str | N
     copies = sum(event_id.startswith("cpy_") for event_ids in found.values() for event_id in event_ids)
     events = sum(map(len, found.values())) - copies
     click.echo(f"matching: events {events:,}, copies {copies:,}, subscriptions {len(subscriptions):,}")
-    command = command_line("erase", {"metadata": ",".join(pairs), **query, "go": "1"})
+    command = command_line("erase", {"metadata": ",".join(pairs), **query, "rate": f"{rate:g}", "go": "1"})
     items = [*(each["subscription_id"] for each in subscriptions), *found]
     if not go or not items:
         if items:
