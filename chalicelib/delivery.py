@@ -339,7 +339,8 @@ def _destinations(event: Event, subscriptions: list[Subscription], services: Ser
 def _inline(destinations: dict[str, Destination], services: Services) -> set[str]:
     """Return the ids of the events that are pushed while the caller waits."""
     first = list(destinations.items())[:MAX_INLINE_PUSHES]
-    return {event_id for event_id, destination in first if services.may_push(Role.INLINE, destination.url)}
+    now, settings = services.clock(), services.settings
+    return {event_id for event_id, destination in first if services.breaker.take_push(destination.url, now, settings)}
 
 
 def _settled_by_copies(event: Event, stored_copies: list[WriteResult]) -> Event:
@@ -445,7 +446,7 @@ def _push_and_settle(event: Event, destination: Destination, role: Role, run: Ru
         event, delay_seconds = _settle(event, result, destination, run)
     if delay_seconds is None:
         return event, None
-    may_wait = not result.timed_out and run.services.may_wait(destination.url)
+    may_wait = not result.hung and run.services.worker_breaker.may_wait(destination.url, run.services.settings)
     return event, NextAttempt(event, delay_seconds, may_wait)
 
 
@@ -459,17 +460,40 @@ def _push(event: Event, destination: Destination, role: Role, run: Run) -> tuple
         raise OutOfTimeError
     if destination.subscription and settings.subscription_hosts.fault(destination.url):
         result = PushResult(Outcome.FAILED, error=HOST_NOT_ALLOWED)
-    elif role is Role.WORKER and not run.services.may_push(role, destination.url):
-        result = PushResult(Outcome.RETRY, error=HANGS)
+    elif role is Role.WORKER and not _take_push(destination, run.services):
+        result = PushResult(Outcome.RETRY, error=HANGS, hung=True)
     else:
         result = _send(event, destination, timeout_seconds, run.services)
-        if role is not Role.TEST:
-            run.services.metrics.emit(PushDuration=result.duration_ms)
-        failed, timed_out = result.outcome is Outcome.RETRY, result.timed_out
-        first_wait = 1 + run.services.random() if role is Role.WORKER else 1.0
-        breaker = run.services.breakers(role, destination.url)
-        breaker.record(run.services.clock(), failed=failed, timed_out=timed_out, first_wait=first_wait)
+        _record_push(result, started, destination, role, run)
     return event.with_attempt(Attempt(rfc3339(started), **_shown(result), response=result.response)), result
+
+
+def _take_push(destination: Destination, services: Services) -> bool:
+    """Return whether the worker may push now."""
+    until = destination.subscription and destination.subscription.next_attempt_at
+    return services.worker_breaker.take_push(
+        destination.url, services.clock(), services.settings, not_before=unix_seconds(until) if until else None
+    )
+
+
+def _record_push(result: PushResult, started: float, destination: Destination, role: Role, run: Run) -> None:
+    """Count the result of a push; let the other containers know if a subscription's target hangs, or no longer does."""
+    services, now, subscription = run.services, run.services.clock(), destination.subscription
+    if role is Role.TEST:
+        return
+    services.metrics.emit(PushDuration=result.duration_ms)
+    if role is Role.INLINE:
+        failed = result.outcome is Outcome.RETRY
+        services.breaker.record(destination.url, now, failed=failed, timed_out=result.timed_out)
+        return
+    failed, open_seconds = result.outcome is not Outcome.DELIVERED, services.settings.breaker_open_seconds
+    pause_seconds = open_seconds * (1 + services.random())  # not all containers wait for a receiver at the same time
+    hangs = services.worker_breaker.record(
+        destination.url, started, now, failed=failed, hung=result.hung, pause_seconds=pause_seconds
+    )
+    if subscription and (hangs or (subscription.next_attempt_at and not result.hung)) and run.has_time(3):
+        until = rfc3339(now + open_seconds) if hangs else None
+        services.subscriptions.postpone_pushes(subscription, until)
 
 
 def _send(event: Event, destination: Destination, timeout_seconds: float, services: Services) -> PushResult:
@@ -579,7 +603,8 @@ def _next_attempt(event: Event, services: Services) -> NextAttempt | None:
         return None
     delay_seconds = max(0.0, unix_seconds(event.next_attempt_at) - now)
     destination = _destination(event, services)
-    return NextAttempt(event, delay_seconds, destination is None or services.may_wait(destination.url))
+    may_wait = destination is None or services.worker_breaker.may_wait(destination.url, services.settings)
+    return NextAttempt(event, delay_seconds, may_wait)
 
 
 def _claim_seconds_left(event: Event, services: Services) -> float:

@@ -26,6 +26,7 @@ MAX_URL_LENGTH = 2048
 MAX_NAME_LENGTH = 100
 MAX_CACHED_LISTS = 1000
 CACHE_SECONDS = 10
+HIDDEN = ("target_url", "next_attempt_at")
 EventTypes = list[str] | None
 
 EXISTS = "attribute_exists(event_id)"
@@ -46,14 +47,15 @@ OPTIONAL_MEMBERS: dict[str, Check] = {
         lambda value: isinstance(value, str) and 1 <= len(value) <= MAX_NAME_LENGTH and value.isprintable(),
     ),
 }
-ENABLE: dict[str, None] = {"failing_since": None, "disabled_at": None, "last_dead_letter_at": None}
+ENABLE: dict[str, None] = dict.fromkeys(("failing_since", "disabled_at", "last_dead_letter_at", "next_attempt_at"))
 
 
 @dataclass(frozen=True)
 class Subscription:
     """A target URL, which is a secret except for its host, and the event types that it gets; None stands for all.
 
-    Times are RFC 3339; `Subscriptions.record_dead_letter` sets the last two.
+    Times are RFC 3339; `Subscriptions.record_dead_letter` sets `failing_since` and `disabled_at`. A target that a
+    worker saw hang has `next_attempt_at`: no worker pushes before, and then for a trial alone.
     """
 
     subscription_id: str
@@ -65,6 +67,7 @@ class Subscription:
     created_by: str
     failing_since: str | None
     disabled_at: str | None
+    next_attempt_at: str | None = None
 
     @classmethod
     def from_item(cls, item: Mapping[str, Mapping[str, Any]]) -> "Subscription":
@@ -92,7 +95,7 @@ class Subscription:
 
     def to_json(self, **more: Any) -> str:
         """Return the subscription as callers see it, with `more` members."""
-        members = {name: value for name, value in vars(self).items() if name != "target_url"}
+        members = {name: value for name, value in vars(self).items() if name not in HIDDEN}
         return compact({**members, "target_host": urlsplit(self.target_url).hostname, **more})
 
     def to_json_with_secret(self, signing_secrets: Iterable[bytes]) -> str:
@@ -171,6 +174,11 @@ class Subscriptions(Table):
         if subscription.failing_since is not None:
             self._change(subscription, FAILING, {"failing_since": None, "last_dead_letter_at": None})
             self._forget()
+
+    def postpone_pushes(self, subscription: Subscription, until: str | None) -> None:
+        """Let no worker push to the target, which hangs, before `until` (RFC 3339); None: it no longer hangs."""
+        self._change(subscription, SAME, {"next_attempt_at": until})
+        self._forget()
 
     def record_dead_letter(self, subscription: Subscription) -> bool:
         """Record a dead letter of a subscription; return whether that disables it.

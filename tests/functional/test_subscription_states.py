@@ -14,7 +14,7 @@ from chalicelib import services
 from chalicelib.events import rfc3339
 from tests.conftest import During, Output
 from tests.support.aws import Aws, Fault
-from tests.support.receiver import Receiver, Request, status
+from tests.support.receiver import Receiver, Request, hang, status
 from tests.support.subscribing import copies, subscribe, subscriptions
 from tests.support.world import START, World
 
@@ -257,3 +257,26 @@ def test_a_test_push_changes_nothing_and_a_post_enables_a_disabled_subscription(
     assert (again.status_code, is_signed(target.requests[-1], again.json["secret"])) == (200, True)
     assert state(world) == (None, None)
     assert [copy["status"] for copy in copies(world, world.post())] == ["delivered"]  # no breaker has opened
+
+
+def test_workers_tell_each_other_that_a_target_hangs_and_that_it_no_longer_does(world: World, target: Receiver) -> None:
+    world.restart(PUSH_TIMEOUT_SECONDS="0.2")
+    shown = subscribe(world, target.url).json.keys()
+    target.script(hang, hang, hang)
+    for _ in range(3):
+        world.post(prefer="respond-async")
+    world.run_worker()
+
+    world.restart()  # a container that has seen nothing
+    [copy] = copies(world, world.post(prefer="respond-async"))
+    world.run_worker()
+
+    assert world.event(copy["event_id"])["last_error"] == "not pushed: the receiver hangs"
+    assert len(target.requests) == 3
+    world.settle()
+    assert world.event(copy["event_id"])["status"] == "delivered"
+    world.restart()
+    [later] = copies(world, world.post(prefer="respond-async"))
+    world.run_worker()
+    assert world.event(later["event_id"])["delivery_attempts"] == 1
+    assert subscriptions(world)[0].keys() == shown - {"secret"}

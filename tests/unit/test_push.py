@@ -218,6 +218,12 @@ SLOW: dict[str, Behaviour] = {
 }
 
 
+@pytest.mark.parametrize(("wait_seconds", "hung"), [(0.0, False), (0.6, True)])
+def test_a_push_that_fails_slowly_hung(wait_seconds: float, hung: bool, receiver: Receiver, push: PushClient) -> None:
+    receiver.script(behave.in_turn(lambda exchange: exchange.pause(wait_seconds), behave.status(503)))
+    assert send(push, receiver.url, timeout_seconds=2).hung is hung
+
+
 @pytest.mark.parametrize("what", SLOW)
 @pytest.mark.parametrize("reused", [False, True])
 def test_a_response_that_takes_too_long_is_a_timeout(
@@ -228,7 +234,7 @@ def test_a_response_that_takes_too_long_is_a_timeout(
     server.default = SLOW[what]
     result = send_within(5, push, server.url, timeout_seconds=0.2)
     server.default = behave.status(200)
-    assert result == PushResult(RETRY, result.duration_ms, error="timed out", timed_out=True)
+    assert result == PushResult(RETRY, result.duration_ms, error="timed out", timed_out=True, hung=True)
     assert result.duration_ms >= 200
     assert send(push, server.url).outcome is DELIVERED
     assert server.connections == 2
