@@ -50,7 +50,7 @@ def make_event(number: int, **changes: Any) -> Event:
 def store_all(services: Services, events: Iterable[Event]) -> list[Event]:
     """Store events, and return them the oldest first."""
     stored = list(events)
-    assert all(services.store.put(event).applied for event in stored)
+    assert all(services.store.put(event, event.content()).applied for event in stored)
     return sorted(stored, key=lambda event: event.sort_key)
 
 
