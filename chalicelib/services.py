@@ -18,7 +18,6 @@ from chalicelib.breaker import Breaker, WorkerBreaker
 from chalicelib.errors import SettingsError
 from chalicelib.push import PushClient
 from chalicelib.queue import Queue
-from chalicelib.retry import DAY_SECONDS
 from chalicelib.settings import Settings
 from chalicelib.store import EventStore
 from chalicelib.subscriptions import Subscriptions
@@ -56,9 +55,7 @@ class Services:
 
     @cached_property
     def store(self) -> EventStore:
-        settings, retention_seconds = self.settings, self.settings.event_retention_days * DAY_SECONDS
-        client = self.make_client("dynamodb")
-        return EventStore(client, settings.events_table_name, clock=self.clock, retention_seconds=retention_seconds)
+        return EventStore(self.make_client("dynamodb"), self.settings, clock=self.clock)
 
     @cached_property
     def subscriptions(self) -> Subscriptions:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from chalicelib.events import Event
+from chalicelib.retry import DAY_SECONDS
 from chalicelib.subscriptions import MAX_CACHED_LISTS
 from tests.conftest import During, Output
 from tests.support.aws import Aws, Fault
@@ -148,6 +150,61 @@ def test_a_repeated_post_completes_what_a_failed_one_began(
     world.settle()
     assert {copy["status"] for copy in copies(world, answers[0].json)} == {"delivered"}
     assert (len(receiver.requests), len(target.requests)) == (1, 2)
+
+
+def test_a_copy_that_was_replayed_late_gives_way_to_that_of_a_new_event_of_the_key(
+    world: World, target: Receiver
+) -> None:
+    subscribe(world, target.url)
+    target.script(status(404))
+    first = world.post(idempotency_key="k")
+    world.clock.sleep(20 * DAY_SECONDS)
+    world.call("POST", f"/events/{first['copies'][0]}/replay")
+    world.empty_inbox()
+    world.clock.sleep(10 * DAY_SECONDS)
+
+    again = world.post(idempotency_key="k")
+
+    assert (again["event_id"], again["copies"]) == (first["event_id"], first["copies"])
+    assert [copy["created_at"] for copy in copies(world, again)] == [again["created_at"]]
+    assert [request.json()["created_at"] for request in target.requests] == [
+        *[first["created_at"]] * 2,
+        again["created_at"],
+    ]
+
+
+def test_a_copy_that_is_pushed_late_is_not_replaced(world: World, target: Receiver) -> None:
+    subscribe(world, target.url)
+    first = world.post(idempotency_key="k")
+    world.clock.sleep(29 * DAY_SECONDS)
+    world.call("POST", f"/events/{first['copies'][0]}/replay")
+    world.clock.sleep(2 * DAY_SECONDS)
+    answers: list[dict[str, Any]] = []
+
+    def post_meanwhile(exchange: Exchange) -> None:
+        answers.append(world.post(idempotency_key="k"))
+        status(200)(exchange)
+
+    target.script(post_meanwhile)
+    world.empty_inbox()
+
+    assert answers[0]["copies"] == first["copies"]
+    assert [copy["created_at"] for copy in copies(world, first)] == [first["created_at"]]
+    assert len(target.requests) == 2
+
+
+def test_content_is_compressed_once_for_an_event_and_its_copies(
+    world: World, target: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        subscribe(world, f"{target.url}&{number}")
+    compress, calls = Event.content, count()
+    monkeypatch.setattr(Event, "content", lambda event: (next(calls), compress(event))[1])
+
+    event = world.post({"a": 1})
+
+    assert [copy["payload"] for copy in copies(world, event)] == [world.event(event["event_id"])["payload"]] * 3
+    assert next(calls) == 1
 
 
 def test_of_two_bodies_under_one_key_at_once_exactly_one_is_sent(
