@@ -430,7 +430,7 @@ def test_of_any_hosts_an_address_that_is_not_public_is_refused_at_once(
     assert subscribe(world, f"https://{host}/hook").status_code == status_code
 
 
-@pytest.mark.parametrize("host", ["a.example", "127.0.0.1"])
+@pytest.mark.parametrize("host", ["a.example", "127.0.0.1", "localhost"])
 def test_any_host_needs_https(world: World, host: str) -> None:
     world.restart(SUBSCRIPTION_HOSTS="*")
 
