@@ -32,24 +32,20 @@ STAGE: str = deploy_settings["stage"]
 app = Chalice(app_name=f"triggers-api-{STAGE}", configure_logs=False)  # the name of the REST API
 
 OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"
+NO_SUBSCRIPTION = (404, "not_found", "There is no such subscription.")
 RESPOND_SECONDS = 3  # reserved: the function has 30 s, and API Gateway ends a request after 29 s
 
 
 @dataclass(frozen=True)
 class Call(Run):
-    """The run of the function for an authenticated request; it ends when the response must be on its way."""
+    """The run of the function for an authenticated request; it ends when the response must be on its way.
+
+    `query` has the values of the query parameters that were given.
+    """
 
     request: Request
     key: ApiKey
-
-    @property
-    def query(self) -> dict[str, list[str]]:
-        parameters = self.request.query_params
-        return {name: parameters.getlist(name) for name in parameters} if parameters else {}
-
-    def parameter(self, name: str, parse: Callable[[str], Any] = str) -> Any:
-        """Return the only query parameter of this call, or None; raise InvalidRequestError if there are others."""
-        return parse_query(self.query, {name: parse}).get(name)
+    query: dict[str, Any]
 
     def location(self, path: str) -> str:
         """Return `path` relative to this URL, which may end with a slash, so that it resolves behind a stage."""
@@ -69,10 +65,11 @@ class Call(Run):
 View = Callable[..., Response]
 
 
-def route(method: str, path: str, *scopes: Scope) -> Callable[[View], View]:
+def route(method: str, path: str, *scopes: Scope, **parameters: Callable[[str], Any]) -> Callable[[View], View]:
     """Register a view; errors become problem documents.
 
-    With `scopes`, the API key needs one of them, and the view takes a Call and the path's parameters.
+    With `scopes`, the API key needs one of them, the query may have `parameters`, each with its parser, and no others,
+    and the view takes a Call and the path's parameters.
     """
 
     def register(view: View) -> View:
@@ -85,8 +82,10 @@ def route(method: str, path: str, *scopes: Scope) -> Callable[[View], View]:
                     current = services.get()
                     key = authenticate(request.headers.get("authorization"), current.settings.api_keys)
                     authorize(key, scopes)
+                    given: Any = request.query_params or {}
+                    query = parse_query({name: given.getlist(name) for name in given}, parameters)
                     deadline = current.clock() + remaining_seconds(request.lambda_context) - RESPOND_SECONDS
-                    return view(Call(current, deadline, request, key), **path_parameters)
+                    return view(Call(current, deadline, request, key, query), **path_parameters)
                 except ApiError as error:
                     return problem(error)
                 except SettingsError as error:
@@ -181,14 +180,14 @@ def get_event(call: Call, event_id: str) -> Response:
     return respond(200, event.to_whole_json(include_responses=may_consume))
 
 
-@route("GET", "/events", Scope.CONSUME)
+@route("GET", "/events", Scope.CONSUME, **listing.PARAMETERS)
 def list_events(call: Call) -> Response:
-    return respond_page(listing.parse(call.query, listing.EVENTS), call.services)
+    return respond_page(listing.EVENTS.narrow(call.query), call.services)
 
 
-@route("GET", "/inbox", Scope.CONSUME)
+@route("GET", "/inbox", Scope.CONSUME, **listing.INBOX_PARAMETERS)
 def list_inbox(call: Call) -> Response:
-    return respond_page(listing.parse(call.query, listing.INBOX), call.services)
+    return respond_page(listing.INBOX.narrow(call.query), call.services)
 
 
 @route("POST", "/inbox/lease", Scope.CONSUME)
@@ -204,24 +203,23 @@ def acknowledge_events(call: Call) -> Response:
 
 @route("DELETE", "/events/{event_id}", Scope.ERASE)
 def erase_event(call: Call, event_id: str) -> Response:
+    valid_id(event_id)
     with contextlib.suppress(EventNotFoundError):
-        delivery.erase(valid_id(event_id), call.services)
+        delivery.erase(event_id, call.services)
     return Response("", {}, 204)
 
 
-@route("POST", "/events/{event_id}/acknowledge", Scope.CONSUME)
+@route("POST", "/events/{event_id}/acknowledge", Scope.CONSUME, lease_id=str)
 def acknowledge_event(call: Call, event_id: str) -> Response:
-    lease_id = call.parameter("lease_id")
-    delivery.acknowledge(valid_id(event_id), call.services, lease_id)
+    delivery.acknowledge(valid_id(event_id), call.services, call.query.get("lease_id"))
     return Response("", {}, 204)
 
 
-@route("POST", "/events/{event_id}/release", Scope.CONSUME)
+@route("POST", "/events/{event_id}/release", Scope.CONSUME, lease_id=str)
 def release_event(call: Call, event_id: str) -> Response:
-    lease_id = call.parameter("lease_id")
-    if not lease_id:
+    if not call.query.get("lease_id"):
         raise InvalidRequestError(FieldFault("lease_id", "is required"))
-    delivery.release(valid_id(event_id), lease_id, call.services)
+    delivery.release(valid_id(event_id), call.query["lease_id"], call.services)
     return Response("", {}, 204)
 
 
@@ -241,11 +239,10 @@ def create_subscription(call: Call) -> Response:
     return respond(201 if is_new else 200, body, Location=location)
 
 
-@route("GET", "/subscriptions", Scope.CONSUME)
+@route("GET", "/subscriptions", Scope.CONSUME, tenant=listing.PARAMETERS["tenant"])
 def list_subscriptions(call: Call) -> Response:
-    tenant = call.parameter("tenant", listing.PARAMETERS["tenant"])
-    subscriptions = ",".join(subscription.to_json() for subscription in call.services.subscriptions.of_tenant(tenant))
-    return respond(200, f'{{"subscriptions":[{subscriptions}]}}')
+    found = call.services.subscriptions.of_tenant(call.query.get("tenant"))
+    return respond(200, f'{{"subscriptions":[{",".join(subscription.to_json() for subscription in found)}]}}')
 
 
 @route("GET", "/subscriptions/{subscription_id}", Scope.CONSUME)
@@ -266,8 +263,9 @@ def push_test_event(call: Call, subscription_id: str) -> Response:
 
 @route("DELETE", "/subscriptions/{subscription_id}", Scope.CONSUME)
 def delete_subscription(call: Call, subscription_id: str) -> Response:
-    if SUBSCRIPTION_ID.fullmatch(subscription_id):
-        call.services.subscriptions.delete(subscription_id)
+    if not SUBSCRIPTION_ID.fullmatch(subscription_id):
+        raise ApiError(*NO_SUBSCRIPTION)
+    call.services.subscriptions.delete(subscription_id)
     return Response("", {}, 204)
 
 
@@ -308,7 +306,7 @@ def found(subscription_id: str, get: Callable[[str], Subscription | None]) -> Su
     """Return what `get` finds; raise ApiError 404 if the id is malformed or there is no such subscription."""
     subscription = get(subscription_id) if SUBSCRIPTION_ID.fullmatch(subscription_id) else None
     if subscription is None:
-        raise ApiError(404, "not_found", "There is no such subscription.")
+        raise ApiError(*NO_SUBSCRIPTION)
     return subscription
 
 

@@ -6,6 +6,7 @@ No log line, error or result holds a URL, a payload, a secret or the text of an 
 import base64
 import hashlib
 import hmac
+import html
 import http.client
 import re
 import socket
@@ -267,7 +268,8 @@ class _Connection(HTTPSConnection):
 def _read_text(response: urllib3.HTTPResponse, url: str) -> str:
     """Return the beginning of the body with control characters escaped. Keep the connection if that is all of it.
 
-    What path and query of the URL consist of, which many error pages repeat, is left out: they are secrets.
+    Return nothing if the body repeats eight characters or more of the URL's path or query, which are secrets; fewer may
+    be a word of any text.
     """
     body = b""
     try:
@@ -279,11 +281,19 @@ def _read_text(response: urllib3.HTTPResponse, url: str) -> str:
         response.close()
     response.release_conn()
     text, parsed = body.decode("utf-8", "replace"), urlsplit(url)
-    target = f"{parsed.path}/{parsed.query}"
-    for secret in sorted(re.findall(r"[^/&=]{4,}", f"{target}/{unquote(target)}"), key=len, reverse=True):
-        text = text.replace(secret, "…")
+    secret, told = _forms(f"{parsed.path}?{parsed.query}"), _forms(text)
+    if any(secret[at : at + 8] in told for at in range(len(secret) - 7)):
+        return ""
     shown = text[:MAX_RESPONSE_CHARACTERS]
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
+
+
+def _forms(text: str) -> str:
+    """Return a text as it is and decoded (JSON, HTML, percent-encoding, all repeatedly), in lower case."""
+    previous, decoded = "", text
+    while decoded != previous:
+        previous, decoded = decoded, unquote(html.unescape(re.sub(r"(?i)\\+u([0-9a-f]{4})", r"&#x\1;", decoded)))
+    return "".join(filter(str.isprintable, f"{text} {decoded}".casefold().replace("+", " ").replace("\\", "")))
 
 
 def _ms_since(started: float) -> int:

@@ -151,9 +151,19 @@ def test_a_copy_can_be_erased_alone(world: World) -> None:
     assert world.event(event["event_id"])["copies"] == event["copies"]
 
 
-def test_erasing_what_is_expired_or_not_there_succeeds(world: World, aws: Aws) -> None:
-    assert [erase(world, malformed).status_code for malformed in ("x", "sub_" + "0" * 32)] == [204, 204]
+def test_a_malformed_id_is_not_found_without_asking_dynamodb(world: World, aws: Aws) -> None:
+    malformed = ("x", f"sub_{'0' * 32}", UNKNOWN + "0")
+    assert [erase(world, event_id).status_code for event_id in malformed] == [404] * 3
     assert aws.calls == []
+
+
+def test_a_tenant_that_is_named_is_not_taken_for_a_check(world: World) -> None:
+    event = post(world)
+    assert erase(world, f"{event['event_id']}?tenant=other").faults == ["tenant"]
+    assert event["event_id"] in stored(world)
+
+
+def test_erasing_what_is_expired_or_not_there_succeeds(world: World) -> None:
     event = post(world)
     world.clock.sleep(31 * 86_400)
     assert [erase(world, event_id).status_code for event_id in (UNKNOWN, event["event_id"])] == [204, 204]

@@ -34,7 +34,8 @@ def test_a_subscription_is_created_once_listed_and_deleted(world: World, target:
     for _ in range(2):
         assert world.call("DELETE", f"/{first.headers['location']}").status_code == 204
     assert len(subscriptions(world)) == 2
-    assert world.call("DELETE", "/subscriptions/unknown").status_code == 204
+    assert world.call("DELETE", f"/subscriptions/sub_{'0' * 32}").status_code == 204
+    assert world.call("DELETE", "/subscriptions/unknown").status_code == 404
 
 
 HOSTS = "hooks.zapier.com,.example.com,127.0.0.1"
@@ -459,7 +460,6 @@ def test_any_https_host_may_be_subscribed_to_but_only_public_addresses_are_pushe
     with Receiver(tls=certificates().valid()) as private:
         target = subscribe(world, private.url, tenant="a")
         assert (target.status_code, target.json["target_host"]) == (201, "localhost")
-        assert subscribe(world, f"http://127.0.0.1:{private.port}/").status_code == 400
 
         [copy] = copies(world, post_for(world, "a"))
         tried = world.call("POST", f"/subscriptions/{target.json['subscription_id']}/test").json
@@ -467,6 +467,35 @@ def test_any_https_host_may_be_subscribed_to_but_only_public_addresses_are_pushe
     assert (copy["status"], copy["last_error"]) == ("failed", "address not allowed")
     assert (tried["outcome"], tried["error"]) == ("failed", "address not allowed")
     assert private.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "status_code"),
+    [
+        *(
+            (host, 400)
+            for host in ("127.0.0.1", "[::1]", "[fd00::1]", "[64:ff9b::a00:1]", "127.1", "0x7f.1", "2130706433")
+        ),
+        *((host, 201) for host in ("8.8.8.8:8443", "[2606:4700::1]", "a.example", "127.0.0.1.example")),
+    ],
+)
+def test_of_any_hosts_an_address_that_is_not_public_is_refused_at_once(
+    world: World, host: str, status_code: int
+) -> None:
+    world.restart(SUBSCRIPTION_HOSTS="*")
+
+    assert subscribe(world, f"https://{host}/hook").status_code == status_code
+
+
+@pytest.mark.parametrize("host", ["a.example", "127.0.0.1", "localhost"])
+def test_any_host_needs_https(world: World, host: str) -> None:
+    world.restart(SUBSCRIPTION_HOSTS="*")
+
+    answer = subscribe(world, f"http://{host}/hook")
+
+    assert (answer.status_code, answer.faults) == (400, ["target_url"])
+    assert "https://" in answer.json["detail"]
+    assert "SUBSCRIPTION_HOSTS" not in answer.json["detail"]
 
 
 def test_a_host_that_is_named_beside_all_others_may_be_private(world: World, target: Receiver) -> None:
