@@ -175,19 +175,17 @@ class Subscriptions(Table):
             self._change(subscription, FAILING, {"failing_since": None})
             self._forget()
 
-<<<<<<< HEAD
     def postpone_pushes(self, subscription: Subscription, until: str | None) -> None:
         """Let no worker push to the target, which hangs, before `until` (RFC 3339); None: it no longer hangs."""
         self._change(subscription, SAME, {"next_attempt_at": until})
         self._forget()
-=======
+
     def record_failing(self, subscription: Subscription) -> str | None:
         """Set `failing_since` of a subscription unless it is set; return what it was before, None if it was not set."""
         applied, current = self._change(subscription, NOT_FAILING, {"failing_since": self._after(0)})
         if applied:
             self._forget()  # so that this container sees at once what a delivery clears
         return current["failing_since"]["S"] if current and "failing_since" in current else None
->>>>>>> storage
 
     def record_dead_letter(self, subscription: Subscription) -> bool:
         """Record a dead letter of a subscription; return whether that disables it.

@@ -183,7 +183,7 @@ def test_a_listing_that_takes_long_goes_on_with_the_next_page(
         return query(**parameters)
 
     dynamodb.query = take_two_seconds  # type: ignore[method-assign]
-    asked = listing.parse({"event_type": ["rare"], "order": ["oldest"]}, listing.EVENTS)
+    asked = replace(listing.EVENTS, event_type="rare", newest_first=False)
     found, after = listing.page(services, asked)
 
     assert next(calls) <= len(listing.EVENTS.partitions()) + 3  # a page of each, and what 5 seconds allow
