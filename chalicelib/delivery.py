@@ -380,7 +380,7 @@ def _delete_unlisted(stored_copies: list[WriteResult], event: Event | None, run:
 def _require_same_body(stored: WriteResult, event: Event, services: Services) -> Event:
     """Return the stored event; raise ApiError 422 if it was made of another body than `event`, 409 if it is erased."""
     if stored.erased_until:
-        detail = "The event of this Idempotency-Key was erased; the key can be used again after an hour."
+        detail = "The event of this Idempotency-Key was erased less than an hour ago."
         raise EventClaimedError(detail, stored.erased_until - services.clock())
     if stored.event is None:  # it expired between the failed condition and now
         raise StorageUnavailableError
