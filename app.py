@@ -14,12 +14,12 @@ from chalice.app import Chalice, CloudWatchEvent, Rate, Request, Response, SQSEv
 if sys.pycache_prefix is None:
     sys.dont_write_bytecode = True  # `chalice deploy` imports this file, and would package the bytecode
 
-from chalicelib import __version__, batch, console, delivery, listing, schedules, services, telemetry
+from chalicelib import __version__, batch, console, inbox, listing, posting, recovery, schedules, services, telemetry
 from chalicelib.auth import ApiKey, Scope, authenticate, authorize
 from chalicelib.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError, SettingsError
-from chalicelib.events import compact
+from chalicelib.events import dumps
 from chalicelib.queue import Message
-from chalicelib.services import Run, Services
+from chalicelib.services import Invocation, Services
 from chalicelib.settings import read as read_settings
 from chalicelib.subscriptions import SUBSCRIPTION_ID, Subscription, parse_subscription
 from chalicelib.validation import parse_acknowledgement, parse_lease_request, parse_new_event, parse_query, valid_id
@@ -37,8 +37,8 @@ RESPOND_SECONDS = 3  # reserved: the function has 30 s, and API Gateway ends a r
 
 
 @dataclass(frozen=True)
-class Call(Run):
-    """The run of the function for an authenticated request; it ends when the response must be on its way.
+class Call(Invocation):
+    """The invocation for an authenticated request; it ends when the response must be on its way.
 
     `query` has the values of the query parameters that were given.
     """
@@ -118,32 +118,21 @@ def problem(error: ApiError) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
-    return Response(compact(document), headers, error.status_code)
+    return Response(dumps(document), headers, error.status_code)
 
 
 def respond(status_code: int, body: str, **headers: str) -> Response:
     return Response(body, {"Content-Type": "application/json", **headers}, status_code)
 
 
-@app.middleware("http")
-def method_not_allowed_as_problem(request: Request, get_response: Callable[[Request], Response]) -> Response:
-    """Replace Chalice's response to a wrong method by a problem document."""
-    response = get_response(request)
-    if response.status_code != HTTPStatus.METHOD_NOT_ALLOWED:
-        return response
-    replacement = problem(ApiError(405, "method_not_allowed", f"This resource does not support {request.method}."))
-    replacement.headers["Allow"] = response.headers["Allow"]
-    return replacement
-
-
 @route("GET", "/health")
 def get_health() -> Response:
-    return respond(200, compact({"status": "ok", "version": __version__, "stage": STAGE}))
+    return respond(200, dumps({"status": "ok", "version": __version__, "stage": STAGE}))
 
 
 @route("GET", "/me", *Scope)
 def get_me(call: Call) -> Response:
-    return respond(200, compact({"name": call.key.name, "scopes": sorted(call.key.scopes), "stage": STAGE}))
+    return respond(200, dumps({"name": call.key.name, "scopes": sorted(call.key.scopes), "stage": STAGE}))
 
 
 @route("GET", "/openapi.json")
@@ -161,8 +150,7 @@ def get_console() -> Response:
 def post_event(call: Call) -> Response:
     respond_async = prefers_async(call.request.headers.get("prefer", ""))
     new_event = parse_new_event(call.json_body(), call.request.headers.get("idempotency-key"))
-    with call.services.metrics.one_line():
-        event, is_repeated = delivery.accept(new_event, call, created_by=call.key.name, respond_async=respond_async)
+    event, is_repeated = posting.post(new_event, call, created_by=call.key.name, respond_async=respond_async)
     extra = {"Location": call.location(f"events/{event.event_id}")}
     if is_repeated:
         extra["Idempotency-Replayed"] = "true"
@@ -174,10 +162,9 @@ def post_event(call: Call) -> Response:
 @route("GET", "/events/{event_id}", Scope.PRODUCE, Scope.CONSUME)
 def get_event(call: Call, event_id: str) -> Response:
     event = call.services.store.get(valid_id(event_id))
-    may_consume = Scope.CONSUME in call.key.scopes
-    if event is None or not (may_consume or event.created_by == call.key.name):
+    if event is None or not call.key.may_read(event):
         raise EventNotFoundError
-    return respond(200, event.to_whole_json(include_responses=may_consume))
+    return respond(200, event.to_full_json(include_responses=Scope.CONSUME in call.key.scopes))
 
 
 @route("GET", "/events", Scope.CONSUME, **listing.PARAMETERS)
@@ -192,26 +179,26 @@ def list_inbox(call: Call) -> Response:
 
 @route("POST", "/inbox/lease", Scope.CONSUME)
 def lease_events(call: Call) -> Response:
-    events = delivery.lease(call.services, **parse_lease_request(call.json_body()))
+    events = inbox.lease(call.services, **parse_lease_request(call.json_body()))
     return respond(200, f'{{"events":[{",".join(event.to_lease_json() for event in events)}]}}')
 
 
 @route("POST", "/inbox/acknowledge", Scope.CONSUME)
 def acknowledge_events(call: Call) -> Response:
-    return respond(200, compact(delivery.acknowledge_many(*parse_acknowledgement(call.json_body()), call.services)))
+    return respond(200, dumps(inbox.acknowledge_many(*parse_acknowledgement(call.json_body()), call.services)))
 
 
 @route("DELETE", "/events/{event_id}", Scope.ERASE)
 def erase_event(call: Call, event_id: str) -> Response:
     valid_id(event_id)
     with contextlib.suppress(EventNotFoundError):
-        delivery.erase(event_id, call.services)
+        recovery.erase(event_id, call.services)
     return Response("", {}, 204)
 
 
 @route("POST", "/events/{event_id}/acknowledge", Scope.CONSUME, lease_id=str)
 def acknowledge_event(call: Call, event_id: str) -> Response:
-    delivery.acknowledge(valid_id(event_id), call.services, call.query.get("lease_id"))
+    inbox.acknowledge(valid_id(event_id), call.services, call.query.get("lease_id"))
     return Response("", {}, 204)
 
 
@@ -219,13 +206,13 @@ def acknowledge_event(call: Call, event_id: str) -> Response:
 def release_event(call: Call, event_id: str) -> Response:
     if not call.query.get("lease_id"):
         raise InvalidRequestError(FieldFault("lease_id", "is required"))
-    delivery.release(valid_id(event_id), call.query["lease_id"], call.services)
+    inbox.release(valid_id(event_id), call.query["lease_id"], call.services)
     return Response("", {}, 204)
 
 
 @route("POST", "/events/{event_id}/replay", Scope.CONSUME)
 def replay_event(call: Call, event_id: str) -> Response:
-    event = delivery.replay(valid_id(event_id), call.services)
+    event = recovery.replay(valid_id(event_id), call.services)
     return respond(202, event.to_json(), Location=call.location(f"../{event_id}"))
 
 
@@ -258,7 +245,7 @@ def enable_subscription(call: Call, subscription_id: str) -> Response:
 @route("POST", "/subscriptions/{subscription_id}/test", Scope.CONSUME)
 def push_test_event(call: Call, subscription_id: str) -> Response:
     subscription = found(subscription_id, call.services.subscriptions.get)
-    return respond(200, compact(vars(delivery.push_test_event(subscription, call))))
+    return respond(200, dumps(vars(posting.push_test_event(subscription, call))))
 
 
 @route("DELETE", "/subscriptions/{subscription_id}", Scope.CONSUME)
@@ -317,5 +304,5 @@ def prefers_async(prefer: str) -> bool:
 
 def respond_page(query: listing.Query, services: Services) -> Response:
     found, after = listing.page(services, query)
-    events = ",".join(event.to_json(include_payload=query.whole) for event in found)
-    return respond(200, f'{{"events":[{events}],"next_cursor":{compact(listing.encode_cursor(after))}}}')
+    events = ",".join(event.to_json(include_payload=query.include_payload) for event in found)
+    return respond(200, f'{{"events":[{events}],"next_cursor":{dumps(listing.encode_cursor(after))}}}')

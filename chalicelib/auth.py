@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from chalicelib.errors import ApiError
+from chalicelib.events import Event
 
 
 class Scope(StrEnum):
@@ -26,6 +27,10 @@ class ApiKey:
     name: str
     digest: str
     scopes: frozenset[Scope]
+
+    def may_read(self, event: Event) -> bool:
+        """Return whether the key sees an event: without the scope consume, only what it posted itself."""
+        return Scope.CONSUME in self.scopes or event.created_by == self.name
 
 
 def authenticate(authorization: str | None, keys: Iterable[ApiKey]) -> ApiKey:

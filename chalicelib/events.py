@@ -6,19 +6,20 @@ Payload and metadata stay the JSON text that was posted: DynamoDB numbers and Py
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
+
+from chalicelib.times import rfc3339
 
 MAX_ATTEMPTS_KEPT = 25
 EVENT_ID = re.compile(r"(evt|cpy)_[0-9a-f]{32}")
 EVENT_TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
 EVENT_TYPE_OR_PREFIX = re.compile(rf"{EVENT_TYPE.pattern}\*?|\*")
 
-# json.dumps would build an encoder for each value.
-compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+# Compact JSON; json.dumps would build an encoder for each value.
+dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Status(StrEnum):
@@ -44,16 +45,6 @@ class Reason(StrEnum):
 
 def is_copy_id(event_id: str) -> bool:
     return event_id.startswith("cpy_")
-
-
-def rfc3339(unix_seconds: float) -> str:
-    """Return RFC 3339 UTC with microseconds and `Z`: fixed width, so that strings compare as times do."""
-    return datetime.fromtimestamp(unix_seconds, UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
-
-
-def unix_seconds(timestamp: str) -> float:
-    """Return the Unix seconds of a timestamp made by `rfc3339`."""
-    return datetime.fromisoformat(timestamp).timestamp()
 
 
 def response_bytes(text: str) -> int:
@@ -106,8 +97,7 @@ class PublicState:
 class Event(PublicState):
     """An event as stored. Times are RFC 3339, but `expires_at` is in Unix seconds (DynamoDB TTL).
 
-    `response_bytes` is that of payload and metadata. `settles_source` marks a copy of an event that is not pushed
-    itself (pull-only): the first such copy that is delivered delivers the event.
+    `response_bytes` is that of payload and metadata.
     """
 
     event_id: str
@@ -125,7 +115,6 @@ class Event(PublicState):
     failed_at: str | None = None
     reason: Reason | None = None
     lease_count: int = 0
-    settles_source: int | None = None
 
     @classmethod
     def from_item(cls, item: Mapping[str, Mapping[str, Any]]) -> "Event":
@@ -155,7 +144,7 @@ class Event(PublicState):
 
     @property
     def is_scheduled(self) -> bool:
-        """Whether the event is to be pushed; a pending one that is not waits in the inbox (pull-only)."""
+        """Whether the event is to be pushed; a pending one that is not waits in the inbox."""
         return self.next_attempt_at is not None
 
     def is_claimed(self, now: float) -> bool:
@@ -164,17 +153,6 @@ class Event(PublicState):
 
     def with_attempt(self, attempt: Attempt) -> "Event":
         return replace(self, attempts=(*self.attempts, attempt)[-MAX_ATTEMPTS_KEPT:], last_error=attempt.error)
-
-    def delivered_by(self, copies: Iterable["Event"]) -> "Event | None":
-        """Return the event as the first push of its copies delivered it, or None if none did.
-
-        A copy that a consumer acknowledged does not count: no target has it.
-        """
-        for copy in copies:
-            if copy.delivered_via is DeliveredVia.PUSH:
-                via, at = DeliveredVia.SUBSCRIPTIONS, copy.delivered_at
-                return replace(self, status=copy.status, delivered_via=via, delivered_at=at, claimed_until=None)
-        return None
 
     def content(self) -> bytes:
         """Return payload and metadata as they are stored: compressed, a line each, since compact JSON has no newline.
@@ -197,7 +175,7 @@ class Event(PublicState):
         members = {name: getattr(self, name) for name in PUBLIC_FIELDS}
         return self._to_json({**members, "message": self.message(), **more}, include_payload)
 
-    def to_whole_json(self, *, include_responses: bool = True, **more: Any) -> str:
+    def to_full_json(self, *, include_responses: bool = True, **more: Any) -> str:
         """Return the event with payload, metadata and attempts, and `more` members."""
         hidden = {} if include_responses else {"response": None}
         attempts = [vars(attempt) | hidden for attempt in self.attempts]
@@ -205,13 +183,13 @@ class Event(PublicState):
 
     def to_lease_json(self) -> str:
         """Return the event as the consumer that leased it sees it."""
-        return self.to_whole_json(lease_id=self.claim_id, leased_until=self.claimed_until, lease_count=self.lease_count)
+        return self.to_full_json(lease_id=self.claim_id, leased_until=self.claimed_until, lease_count=self.lease_count)
 
     def _to_json(self, members: Mapping[str, Any], include_payload: bool) -> str:
         """Return a JSON object of id and type, payload and metadata as they are stored, and `members`."""
-        first = compact({"event_id": self.event_id, "event_type": self.event_type})
+        first = dumps({"event_id": self.event_id, "event_type": self.event_type})
         content = f',"payload":{self.payload},"metadata":{self.metadata}' if include_payload else ""
-        return f"{first[:-1]}{content},{compact(members)[1:]}"
+        return f"{first[:-1]}{content},{dumps(members)[1:]}"
 
     def message(self) -> str:
         """Return the state of the event as one sentence."""
@@ -220,7 +198,7 @@ class Event(PublicState):
             if self.delivered_via is DeliveredVia.PULL:
                 return "A consumer acknowledged it."
             if self.delivered_via is DeliveredVia.SUBSCRIPTIONS:
-                return "Delivered to a subscription; each copy tells its own state."
+                return "Not pushed itself; each copy for a subscription tells its own state."
             return f"Delivered by attempt {count}."
         if self.status is Status.FAILED:
             causes = {

@@ -11,8 +11,9 @@ from typing import Any
 
 from chalicelib.events import EVENT_ID, EVENT_TYPE, EVENT_TYPE_OR_PREFIX, Event, Status
 from chalicelib.services import Services
-from chalicelib.store import HIGHEST, LOWEST, NOT_EXPIRED, UNCLAIMED, Values, partitions
+from chalicelib.store import NOT_EXPIRED, UNCLAIMED, partitions
 from chalicelib.subscriptions import SUBSCRIPTION_ID
+from chalicelib.table import HIGHEST, LOWEST, Values
 from chalicelib.validation import Parser, parser
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 100
@@ -28,7 +29,7 @@ MAX_PAGE_BYTES = 5 * 1024 * 1024  # as `response_bytes` counts: Lambda's respons
 class Query:
     """Events to list: those after the sort key `after`, without copies or with them, or those of a subscription.
 
-    With `only_available`, those that are claimed are left out. `whole` ones have payload and metadata.
+    With `only_available`, those that are claimed are left out. with `include_payload`, they have payload and metadata.
     """
 
     statuses: tuple[Status, ...]
@@ -42,7 +43,7 @@ class Query:
     until: str = HIGHEST
     after: str | None = None
     only_available: bool = False
-    whole: bool = False
+    include_payload: bool = False
 
     def narrow(self, parameters: Mapping[str, Any]) -> "Query":
         """Return this query with the parameters of a request."""
@@ -80,7 +81,9 @@ class Query:
 
 
 EVENTS = Query((Status.PENDING, Status.DELIVERED, Status.FAILED), newest_first=True)
-INBOX = Query((Status.PENDING, Status.FAILED), newest_first=False, copies=False, only_available=True, whole=True)
+INBOX = Query(
+    (Status.PENDING, Status.FAILED), newest_first=False, copies=False, only_available=True, include_payload=True
+)
 
 
 def _utc(timestamp: str) -> str:
@@ -121,12 +124,18 @@ PARAMETERS: dict[str, Parser] = {
 }
 INBOX_PARAMETERS = {name: PARAMETERS[name] for name in ("cursor", "event_type", "limit", "order", "tenant")}
 # The fields of Query that have other names than their parameters.
-FIELDS = {"cursor": "after", "include": "whole", "order": "newest_first", "source": "copies", "status": "statuses"}
+FIELDS = {
+    "cursor": "after",
+    "include": "include_payload",
+    "order": "newest_first",
+    "source": "copies",
+    "status": "statuses",
+}
 
 
 def page(services: Services, query: Query) -> Page:
-    """Return a page of events, with the attributes of the index alone unless the query asks for `whole` ones."""
-    if not query.whole:
+    """Return a page of events, with the attributes of the index alone unless the query asks for payloads."""
+    if not query.include_payload:
         return search(services, query)
     found, after = search(services, query, max_bytes=MAX_PAGE_BYTES)
     # The index is eventually consistent: what it shows may have been pushed or acknowledged a moment ago.
@@ -144,13 +153,14 @@ def search(services: Services, query: Query, *, max_bytes: int | None = None) ->
     read = partial(_read_partition, services, query, deadline)
     results = services.map(read, query.partitions())
     # A partition that was not read to its end may have more events behind the place that it was read to.
-    first = max if query.newest_first else min
-    complete_until = first((place for _, place in results if place), default=None)
+    places = [place for _, place in results if place]
+    nearest = max if query.newest_first else min
+    complete_until = nearest(places, default=None)
     # By sort key: an event whose status changes meanwhile may be in two partitions.
     found = {event.sort_key: event for events, _ in results for event in events}
     in_order = [found[key] for key in sorted(found, reverse=query.newest_first)]
     if complete_until:
-        in_order = [event for event in in_order if first(event.sort_key, complete_until) == event.sort_key]
+        in_order = [event for event in in_order if nearest(event.sort_key, complete_until) == event.sort_key]
     sizes = accumulate(event.response_bytes for event in in_order)
     fitting = [event for event, total in zip(in_order, sizes, strict=True) if max_bytes is None or total <= max_bytes]
     events = (fitting or in_order[:1])[: query.limit]

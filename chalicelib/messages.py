@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from chalicelib.events import EVENT_ID, Event, compact
+from chalicelib.events import EVENT_ID, Event, dumps
 from chalicelib.queue import Message
 
 
@@ -13,7 +13,7 @@ class MalformedMessageError(Exception):
 
 def push_message(event: Event) -> Message:
     """Return the message that asks for a push."""
-    return Message(compact({"event_id": event.event_id}), {"EventId": event.event_id}, event.group_id)
+    return Message(dumps({"event_id": event.event_id}), {"EventId": event.event_id}, event.group_id)
 
 
 def dead_letter(event: Event) -> Message:
@@ -27,7 +27,7 @@ def dead_letter(event: Event) -> Message:
         "delivery_attempts": event.delivery_attempts,
         "failed_at": event.failed_at,
     }
-    return Message(compact(content), {"EventId": event.event_id, "Reason": str(event.reason)}, event.group_id)
+    return Message(dumps(content), {"EventId": event.event_id, "Reason": str(event.reason)}, event.group_id)
 
 
 def parse(body: str) -> tuple[str, str | None]:

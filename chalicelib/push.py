@@ -24,11 +24,12 @@ from urllib3.exceptions import NewConnectionError
 from urllib3.util.connection import create_connection
 
 from chalicelib import __version__
-from chalicelib.events import Event
+from chalicelib.events import Attempt, Event
 from chalicelib.retry import PUSH_ERRORS, AddressNotAllowedError, Outcome, outcome_of, retry_after_seconds, rule_of
 from chalicelib.targets import is_public
+from chalicelib.times import rfc3339
 
-MAX_BODY_BYTES = 1024
+MAX_RESPONSE_BYTES = 1024
 MAX_RESPONSE_CHARACTERS = 200
 BODY_SECONDS = 1.0  # the status decides; the body only serves diagnosis and the reuse of the connection
 MAX_INFORMATIONAL_RESPONSES = 100
@@ -53,6 +54,15 @@ class PushResult:
     timed_out: bool = False
     response: str | None = None
     hung: bool = False
+    is_made: bool = True
+
+    def shown(self) -> dict[str, Any]:
+        """Return what attempts and log lines show."""
+        return {name: getattr(self, name) for name in ("outcome", "status_code", "error", "duration_ms")}
+
+    def to_attempt(self, started: float) -> Attempt:
+        """Return the attempt whose push began at `started` (Unix seconds)."""
+        return Attempt(rfc3339(started), **self.shown(), response=self.response)
 
 
 class PushClient:
@@ -273,7 +283,7 @@ def _read_text(response: urllib3.HTTPResponse, url: str) -> str:
     """
     body = b""
     try:
-        while len(body) < MAX_BODY_BYTES and (data := response.read1(MAX_BODY_BYTES - len(body))):
+        while len(body) < MAX_RESPONSE_BYTES and (data := response.read1(MAX_RESPONSE_BYTES - len(body))):
             body += data
     except PUSH_ERRORS:
         pass  # the status has decided

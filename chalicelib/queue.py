@@ -11,6 +11,7 @@ from chalicelib.errors import AWS_ERRORS, QueueUnavailableError, error_code
 from chalicelib.telemetry import logger
 
 BATCH_SIZE = 10
+MAX_DELAY_SECONDS = 900  # the sweep queues what is due later
 GROUP_ID = "MessageGroupId"
 DEFAULT_GROUP_ID = "webhook"
 

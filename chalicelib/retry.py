@@ -11,8 +11,8 @@ from enum import StrEnum
 import urllib3
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-DAY_SECONDS = 86_400
-MAX_QUEUE_DELAY_SECONDS = 900  # SQS caps DelaySeconds; the sweep queues what is due later
+from chalicelib.times import DAY_SECONDS
+
 MAX_RETRY_AFTER_SECONDS = 3600
 RETRY_AFTER = urllib3.Retry(retry_after_max=MAX_RETRY_AFTER_SECONDS)
 RETRY_STATUS_CODES = frozenset({408, 425, 429, *range(500, 600)})
@@ -68,6 +68,10 @@ class RetryPolicy:
     base_seconds: float
     cap_seconds: float
 
+    def is_over(self, attempt: int) -> bool:
+        """Return whether `attempt` (from 1) is more than an event may have."""
+        return attempt > self.max_attempts
+
     def next_delay_seconds(
         self, attempt: int, *, retry_after_seconds: float, random: Callable[[], float]
     ) -> float | None:
@@ -76,7 +80,7 @@ class RetryPolicy:
         Equal jitter: between half and all of min(cap, base * 2**(attempt - 1)), and not less than
         `retry_after_seconds`. Source: "Exponential Backoff And Jitter", AWS Architecture Blog.
         """
-        if attempt >= self.max_attempts:
+        if self.is_over(attempt + 1):
             return None
         ceiling = self._ceiling_seconds(attempt)
         return max(ceiling / 2 + random() * ceiling / 2, retry_after_seconds)

@@ -6,11 +6,12 @@ from itertools import islice
 
 from chalicelib import messages
 from chalicelib.aws import CALL_SECONDS
-from chalicelib.events import Event, Status, rfc3339, unix_seconds
+from chalicelib.events import Event, Status
 from chalicelib.queue import BATCH_SIZE
 from chalicelib.services import Services
 from chalicelib.store import partitions
 from chalicelib.telemetry import logger
+from chalicelib.times import rfc3339, unix_seconds
 
 MAX_SWEPT = 1000  # of each partition in a run
 LONG_QUEUE = 1000  # visible messages; then most overdue events still have theirs, and are not lost
@@ -26,7 +27,7 @@ def sweep(services: Services, remaining_seconds: float) -> None:
     everything overdue is queued once before anything is queued twice. Raises StorageUnavailableError and
     QueueUnavailableError after all partitions were tried.
     """
-    is_long = services.inbox.depth() >= LONG_QUEUE
+    is_long = services.work_queue.depth() >= LONG_QUEUE
     deadline = services.clock() + remaining_seconds - 4 * CALL_SECONDS  # to mark, send, mark and query once more
     count = sum(services.map(partial(_sweep_partition, services, deadline, is_long=is_long), PARTITIONS))
     logger.info("swept", extra={"queued": count, "queue_is_long": is_long})
@@ -38,13 +39,13 @@ def publish_depths(services: Services) -> None:
     Copies, events that are not to be pushed and those with STALLED_ATTEMPTS do not count. The age is not published if
     the search takes longer than SEARCH_SECONDS.
     """
-    metrics: dict[str, float] = {"DLQDepth": services.dlq.depth(), "InboxDepth": services.inbox.depth()}
+    metrics: dict[str, float] = {"DLQDepth": services.dlq.depth(), "InboxDepth": services.work_queue.depth()}
     if visible := metrics["DLQDepth"]:
         logger.warning("the dead letter queue is not empty", extra={"queue": services.dlq.name, "visible": visible})
     try:
         metrics["OldestPendingAge"] = _oldest_pending_age(services)
     finally:  # publish the depths even if DynamoDB fails
-        services.metrics.emit(**metrics)
+        logger.info("depths", extra=services.metrics(**metrics))
 
 
 def _oldest_pending_age(services: Services) -> float:
@@ -63,7 +64,7 @@ def _sweep_partition(services: Services, deadline: float, partition_key: str, *,
         # Mark, then send: a crash in between costs a minute; the other way round, two sweeps would both send.
         marked = _postpone(events, grace_seconds, services)
         if marked:
-            services.inbox.send_many([messages.push_message(event) for event in marked])
+            services.work_queue.send_many([messages.push_message(event) for event in marked])
             count += len(marked)
         if is_long:
             # Twice the time in which a run a minute gets through all of them: more become overdue meanwhile.

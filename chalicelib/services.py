@@ -15,19 +15,22 @@ from chalicelib import settings as environment
 from chalicelib import telemetry
 from chalicelib.aws import CALL_SECONDS, ONE_SHORT_TRY, make_client, read_secret
 from chalicelib.breaker import Breaker, WorkerBreaker
-from chalicelib.errors import SettingsError
+from chalicelib.errors import SettingsError, StorageUnavailableError
+from chalicelib.events import Event
 from chalicelib.push import PushClient
 from chalicelib.queue import Queue
 from chalicelib.settings import Settings
-from chalicelib.store import EventStore
+from chalicelib.store import EventStore, WriteResult
 from chalicelib.subscriptions import Subscriptions
 
 REFRESH_SECONDS = 300
+MAX_THREADS = 32
+RECORD_RETRY_SECONDS = 0.5
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Role(StrEnum):
+class Pusher(StrEnum):
     """Who pushes: POST /events while the caller waits, the worker, or the test of a subscription."""
 
     INLINE = "inline"
@@ -63,35 +66,52 @@ class Services:
         return Subscriptions(dynamodb, self.settings, clock=self.clock, parallel_map=self.map)
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """Return the results of calls made in parallel; raise the first error after all have ended."""
+        """Return the results of calls made in parallel, by up to MAX_THREADS; raise the first error after all ended."""
         if len(items) <= 1:
             return [function(item) for item in items]
-        with self.thread_pool(len(items)) as pool:
+        with self.thread_pool(min(len(items), MAX_THREADS)) as pool:
             return list(pool.map(function, items))
 
     @cached_property
-    def inbox(self) -> Queue:
+    def work_queue(self) -> Queue:
         return Queue(self.make_client("sqs"), self.settings.inbox_queue_url)
 
     @cached_property
     def dlq(self) -> Queue:
         return Queue(self.make_client("sqs"), self.settings.inbox_dlq_url)
 
-    @cached_property
-    def metrics(self) -> telemetry.Metrics:
-        return telemetry.Metrics(self.settings.stage, clock=self.clock)
+    def metrics(self, **values: float) -> dict[str, Any]:
+        """Return what makes a log line publish metrics, to be passed as `extra`."""
+        return telemetry.metrics(self.settings.stage, self.clock(), values)
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run of a function: its services, and the Unix seconds by which it must end."""
+class Invocation:
+    """One invocation of a function: its services, and the Unix seconds by which it must end."""
 
     services: Services
     deadline: float
 
+    def seconds_left(self, calls: int = 0) -> float:
+        """Return the seconds until the deadline, less those that so many AWS calls take at most."""
+        return self.deadline - self.services.clock() - calls * CALL_SECONDS
+
     def has_time(self, calls: int = 1) -> bool:
         """Return whether so many AWS calls, as slow as they can be, end by the deadline."""
-        return self.services.clock() + calls * CALL_SECONDS <= self.deadline
+        return self.seconds_left(calls) >= 0
+
+    def write_with_retries(self, write: Callable[[Event], WriteResult], event: Event) -> WriteResult:
+        """Write a record, again and again while there is time for a message after it: a lost record is a second push.
+
+        The claim lasts longer: CLAIM_SECONDS is more than the time of the functions that push.
+        """
+        while True:
+            try:
+                return write(event)
+            except StorageUnavailableError:
+                if self.seconds_left(2) < RECORD_RETRY_SECONDS:
+                    raise
+                self.services.sleep(RECORD_RETRY_SECONDS)
 
 
 _services: Services | None = None

@@ -11,8 +11,9 @@ from typing import Any
 
 from chalicelib.auth import DEFAULT_SCOPES, ApiKey, Scope
 from chalicelib.errors import InvalidValueError, SettingsError
-from chalicelib.retry import DAY_SECONDS, RetryPolicy
+from chalicelib.retry import RetryPolicy
 from chalicelib.targets import AllowedHosts, parse_push_url
+from chalicelib.times import DAY_SECONDS
 from chalicelib.validation import Parser, parser
 
 API_KEYS = "must be name:sha256hex[:scope+scope], separated by commas, with the scopes produce, consume and erase"
@@ -60,6 +61,7 @@ LOG_LEVEL = parser("DEBUG|INFO|WARNING|ERROR|CRITICAL", "DEBUG, INFO, WARNING, E
 DEFAULT_HOSTS = AllowedHosts(("hooks.zapier.com",))
 QUEUE_URL = parser(r"https?://\S+", "the URL of an SQS queue")
 MESSAGE_GRACE_SECONDS = 55
+PULL_ONLY, COPIES_ONLY = "none", "subscriptions"  # values of ZAPIER_WEBHOOK_URL
 WHSEC = r"whsec_\S+(\s+whsec_\S+)*"
 SIGNING_SECRETS = parser(WHSEC, "whsec_ and base64 of 24 to 64 bytes, separated by spaces", _signing_secrets)
 
@@ -69,12 +71,12 @@ class Settings:
     """All settings of a function. Secrets are left out of `repr()`."""
 
     events_table_name: str = _setting("EVENTS_TABLE_NAME", str, expected="must be the name of the DynamoDB table")
-    inbox_queue_url: str = _setting("INBOX_QUEUE_URL", QUEUE_URL, expected="must be the URL of the inbox queue")
+    inbox_queue_url: str = _setting("INBOX_QUEUE_URL", QUEUE_URL, expected="must be the URL of the work queue")
     inbox_dlq_url: str = _setting("INBOX_DLQ_URL", QUEUE_URL, expected="must be the URL of the dead letter queue")
-    webhook_url: str | None = _setting(  # None: pull-only
+    webhook: str = _setting(
         "ZAPIER_WEBHOOK_URL",
-        lambda text: None if text == "none" else parse_push_url(text),
-        expected="must be an https URL, or none for pull-only",
+        lambda text: text if text in (PULL_ONLY, COPIES_ONLY) else parse_push_url(text),
+        expected="must be an https URL, none for pull-only, or subscriptions to push copies alone",
         secret=True,
     )
     api_keys: tuple[ApiKey, ...] = _setting("API_KEYS", _api_keys, expected=API_KEYS, secret=True)
@@ -95,6 +97,11 @@ class Settings:
     log_level: str = _setting("LOG_LEVEL", lambda text: LOG_LEVEL(text.upper()), "INFO")
     worker_batch_window_seconds: int = _setting("WORKER_BATCH_WINDOW_SECONDS", _number(int, 0, 60), 5)
     worker_max_concurrency: int = _setting("WORKER_MAX_CONCURRENCY", _number(int, 2, 1000), 5)
+
+    @property
+    def webhook_url(self) -> str | None:
+        """Where events are pushed to, or None: their copies alone are pushed."""
+        return None if self.webhook in (PULL_ONLY, COPIES_ONLY) else self.webhook
 
     @property
     def message_grace_seconds(self) -> int:

@@ -3,29 +3,22 @@
 A failed condition is returned, not raised; the result carries the current event.
 """
 
-import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from heapq import nsmallest
 from operator import itemgetter
 from typing import Any
 
-from botocore.exceptions import ClientError
-from botocore.parsers import ResponseParserError
-
-from chalicelib.errors import AWS_ERRORS, StorageUnavailableError, error_code
-from chalicelib.events import DeliveredVia, Event, Status, compact, is_copy_id, rfc3339
-from chalicelib.retry import DAY_SECONDS
+from chalicelib.errors import StorageUnavailableError
+from chalicelib.events import DeliveredVia, Event, Status, dumps, is_copy_id
 from chalicelib.settings import Settings
+from chalicelib.table import LOWEST, Table, Values, Written, serialize
 from chalicelib.telemetry import logger
+from chalicelib.times import DAY_SECONDS
 
-INDEX = "status-index"
-CONDITION_FAILED = "ConditionalCheckFailedException"
 SHARDS = 4  # an index partition takes 1,000 writes a second; may be raised, never lowered
-REQUIRED_MEMBERS = {"query": "Count", "batch_get_item": "Responses"}
 CLAIM_SECONDS = 60  # more than the worker's timeout of 50 s: the holder of an expired claim has ended
 ERASED_SECONDS = 3600  # how long the mark of an erasure stays: whoever still writes or deletes a copy has ended by then
 STALLED_ATTEMPTS = 12  # an event that had so many is refused by its receiver, and does not tell of an outage
@@ -43,11 +36,10 @@ LEASABLE = f"{UNDELIVERED} AND {UNCLAIMED}"
 LEASED = f"{UNDELIVERED} AND claim_id = :lease_id AND claimed_until >= :now"
 REPLAYABLE = f"{EXISTS} AND {UNCLAIMED}"
 REDRIVABLE = f"{REPLAYABLE} AND #status = :failed AND failed_at = :failed_at"
-OVERDUE = f"{PENDING} AND requeue_at = :seen"
+UNCHANGED = f"{PENDING} AND requeue_at = :seen"
 
 # An event, even an expired one, or the mark of its erasure until that expires.
 ERASABLE = f"(attribute_exists(status_shard) OR expires_at > :now_seconds) AND {UNCLAIMED}"
-UNPUSHED_SOURCE = f"{PENDING} AND attribute_not_exists(next_attempt_at) AND contains(copies, :copy_id)"
 NOT_EXPIRED = "expires_at > :now_seconds"
 DUE_TO_REQUEUE = f"{NOT_EXPIRED} AND requeue_at <= :now AND next_attempt_at <= :now"
 FEW_ATTEMPTS = "(attribute_not_exists(delivery_attempts) OR delivery_attempts < :stalled)"
@@ -55,14 +47,9 @@ AWAITED = f"{NOT_EXPIRED} AND attribute_exists(next_attempt_at) AND {FEW_ATTEMPT
 
 COPY, REPLAYED = "copy-", "replayed-"  # partitions of their own
 UNSETTLED = (Status.PENDING, Status.FAILED)
-LOWEST, HIGHEST = "0", "~"  # sort keys begin with a digit
-
 CLEAR_SCHEDULE: dict[str, None] = {"next_attempt_at": None, "requeue_at": None}
 
 NOT_STORED = ("created_at", "payload", "metadata")  # _item stores them in `sort_key` and `content`
-
-Values = Mapping[str, str | int | bytes | None]
-Item = dict[str, dict[str, Any]]  # in DynamoDB's format
 
 
 @dataclass(frozen=True)
@@ -76,104 +63,6 @@ class WriteResult:
     applied: bool
     event: Event | None = None
     erased_until: int = 0
-
-
-class Table:
-    """The DynamoDB table of a stage. Every method raises StorageUnavailableError when DynamoDB fails."""
-
-    def __init__(self, client: Any, name: str, *, clock: Callable[[], float]) -> None:
-        self._client = client
-        self._name = name
-        self._clock = clock
-
-    def pages(
-        self, partition: str, values: Values | None = None, *, first_limit: int | None = None, **parameters: Any
-    ) -> Iterator[dict[str, Any]]:
-        """Yield the responses of a query for the sort keys from `:low` to `:high` in a partition of the index.
-
-        The first page evaluates at most `first_limit` rows, the others 1 MB: what a filter leaves out is passed over in
-        few calls.
-        """
-        condition = "status_shard = :partition AND sort_key BETWEEN :low AND :high"
-        _, placeholders = _placeholders(f"{condition} {parameters.get('FilterExpression', '')}")
-        known = {**self._known_values(), ":partition": partition, ":low": LOWEST, ":high": HIGHEST, **(values or {})}
-        parameters["IndexName"] = INDEX
-        parameters["KeyConditionExpression"] = condition
-        parameters["ExpressionAttributeValues"] = serialize({name: known[name] for name in placeholders})
-        limit = {"Limit": first_limit} if first_limit else {}
-        while known[":low"] <= known[":high"]:  # DynamoDB refuses another range
-            response = self._call("query", **limit, **parameters)
-            yield response
-            if "LastEvaluatedKey" not in response:
-                return
-            limit = {}
-            parameters["ExclusiveStartKey"] = response["LastEvaluatedKey"]
-
-    def _get(self, key: str) -> Any:
-        """Return an item, read consistently, or None."""
-        return self._call("get_item", Key=serialize({"event_id": key}), ConsistentRead=True).get("Item")
-
-    def _update(
-        self, key: str, condition: str, changes: Values, values: Values | None, *, counter: str = "", **parameters: Any
-    ) -> tuple[bool, Item | None]:
-        """Set each attribute of `changes`, remove it if None, and add 1 to `counter`, if `condition` holds."""
-        sets = ", ".join(f"#{name} = :new_{name}" for name, value in changes.items() if value is not None)
-        removes = ", ".join(f"#{name}" for name, value in changes.items() if value is None)
-        clauses = {"SET": sets, "REMOVE": removes, "ADD": f"{counter} :one" if counter else ""}
-        return self._write(
-            "update_item",
-            condition,
-            {":one": 1, **(values or {}), **{f":new_{name}": value for name, value in changes.items()}},
-            Key=serialize({"event_id": key}),
-            UpdateExpression=" ".join(f"{verb} {clause}" for verb, clause in clauses.items() if clause),
-            **parameters,
-        )
-
-    def _delete(self, key: str, condition: str, values: Values | None = None) -> tuple[bool, Item | None]:
-        return self._write("delete_item", condition, values or {}, Key=serialize({"event_id": key}))
-
-    def _write(self, operation: str, condition: str, values: Values, **parameters: Any) -> tuple[bool, Item | None]:
-        """Make a conditional write; return whether its condition held, and the item.
-
-        That is the current one if the condition did not hold, else what `ReturnValues` asks for.
-        """
-        known = {**self._known_values(), **values}
-        names, placeholders = _placeholders(f"{condition} {parameters.get('UpdateExpression', '')}")
-        if names:
-            parameters["ExpressionAttributeNames"] = names
-        if placeholders:
-            parameters["ExpressionAttributeValues"] = serialize({name: known[name] for name in placeholders})
-        try:
-            response = self._call(
-                operation, ConditionExpression=condition, ReturnValuesOnConditionCheckFailure="ALL_OLD", **parameters
-            )
-        except ClientError as failure:
-            return False, failure.response.get("Item")
-        return True, response.get("Attributes")
-
-    def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        if operation != "batch_get_item":
-            parameters["TableName"] = self._name
-        required = "Attributes" if "ReturnValues" in parameters else REQUIRED_MEMBERS.get(operation)
-        try:
-            response: dict[str, Any] = getattr(self._client, operation)(**parameters)
-            if required and required not in response:
-                raise ResponseParserError(f"no {required}")
-        except AWS_ERRORS as error:
-            code = error_code(error)
-            if code == CONDITION_FAILED:
-                raise
-            logger.warning("dynamodb failed", extra={"operation": operation, "error": code})
-            raise StorageUnavailableError from None
-        return response
-
-    def _known_values(self) -> dict[str, Any]:
-        """Return the placeholders that conditions and filters share."""
-        now = self._clock()
-        return {":now": rfc3339(now), ":now_seconds": int(now), ":pending": Status.PENDING, ":failed": Status.FAILED}
-
-    def _after(self, seconds: float) -> str:
-        return rfc3339(self._clock() + seconds)
 
 
 class EventStore(Table):
@@ -268,15 +157,6 @@ class EventStore(Table):
         """Record that a claimed event is not to be pushed any more: the claimed attempt was not made."""
         return self._record(replace(event, delivery_attempts=event.delivery_attempts - 1), **CLEAR_SCHEDULE)
 
-    def record_delivered_by_copy(self, copy: Event) -> WriteResult:
-        """Record that the event that `copy` was made from is delivered, and end its claim.
-
-        Not applied if the event is pushed itself, or does not list the copy: another body won its Idempotency-Key.
-        """
-        event_id = str(copy.source_event_id)
-        changes = {**self._delivered(event_id, DeliveredVia.SUBSCRIPTIONS), "claimed_until": None}
-        return self._change(event_id, UNPUSHED_SOURCE, changes, {":copy_id": copy.event_id}, ReturnValues="ALL_NEW")
-
     def lease(self, event_id: str, lease_id: str, lease_seconds: int) -> WriteResult:
         """Claim an undelivered event for a consumer. Pushes go on as scheduled when the lease ends."""
         until = self._after(lease_seconds)
@@ -284,7 +164,7 @@ class EventStore(Table):
         return self._change(event_id, LEASABLE, changes, counter="lease_count", ReturnValues="ALL_NEW")
 
     def release(self, event_id: str, lease_id: str) -> WriteResult:
-        """End a lease, or the claim of a POST, that has not expired."""
+        """End a lease that has not expired."""
         changes = {"claimed_until": None, "requeue_at": self._after(0)}
         return self._change(event_id, LEASED, changes, {":lease_id": lease_id})
 
@@ -293,7 +173,14 @@ class EventStore(Table):
 
         Without a lease, `claimed_until` stays: a push may be running.
         """
-        changes = {**self._delivered(event_id, DeliveredVia.PULL), "failed_at": None, "reason": None, **CLEAR_SCHEDULE}
+        changes = {
+            **_status_attributes(event_id, Status.DELIVERED),
+            "delivered_at": self._after(0),
+            "delivered_via": DeliveredVia.PULL,
+            "failed_at": None,
+            "reason": None,
+            **CLEAR_SCHEDULE,
+        }
         if lease_id is None:
             return self._change(event_id, UNDELIVERED, changes)
         return self._change(event_id, LEASED, {**changes, "claimed_until": None}, {":lease_id": lease_id})
@@ -321,7 +208,7 @@ class EventStore(Table):
 
     def mark_requeued(self, event_id: str, seen: str | None, until: str) -> WriteResult:
         """Change `requeue_at` of an overdue event from `seen` to `until`; of several sweeps, one succeeds."""
-        return self._change(event_id, OVERDUE, {"requeue_at": until}, {":seen": seen})
+        return self._change(event_id, UNCHANGED, {"requeue_at": until}, {":seen": seen})
 
     def delete(self, event: Event) -> WriteResult:
         """Delete a copy under its claim, if that still holds it."""
@@ -373,11 +260,11 @@ class EventStore(Table):
 
     def get(self, event_id: str) -> Event | None:
         """Return the event, read consistently, or None."""
-        return self.find(event_id).event
+        return self.read(event_id).event
 
-    def find(self, event_id: str) -> WriteResult:
-        """Return the event, read consistently, in a WriteResult that is not applied."""
-        return self._result((False, self._get(event_id)), None)
+    def read(self, event_id: str) -> WriteResult:
+        """Read an event consistently; return what a write would whose condition failed."""
+        return self._result(Written(False, self._get(event_id)), None)
 
     def get_many(self, event_ids: Sequence[str]) -> dict[str, Event]:
         """Return those of up to 100 events that exist, by id, read consistently."""
@@ -391,16 +278,13 @@ class EventStore(Table):
         events = map(self._unexpired, response["Responses"].get(self._name, ()))
         return {event.event_id: event for event in events if event and event.status is not Status.ERASED}
 
-    def _delivered(self, event_id: str, via: DeliveredVia) -> dict[str, Any]:
-        return {**_status_attributes(event_id, Status.DELIVERED), "delivered_at": self._after(0), "delivered_via": via}
-
     def _change(
         self, event_id: str, condition: str, changes: Values, values: Values | None = None, **parameters: Any
     ) -> WriteResult:
         written = self._update(event_id, condition, changes, values, **parameters)
         return self._result(written, changes.get("claim_id"))
 
-    def _result(self, written: tuple[bool, Item | None], claim_id: Any) -> WriteResult:
+    def _result(self, written: Written, claim_id: Any) -> WriteResult:
         """Return the result of a write that sets `claim_id`, if it sets one."""
         applied, item = written
         if applied:
@@ -421,17 +305,6 @@ def partitions(*statuses: Status, of_copies: bool = False) -> list[str]:
     return keys if of_copies else [*keys, *(f"{REPLAYED}{status}" for status in statuses if status in UNSETTLED)]
 
 
-def serialize(values: Values) -> Item:
-    """Return values in DynamoDB's format, without those that are None."""
-    return {name: _serialize(value) for name, value in values.items() if value is not None}
-
-
-def _serialize(value: str | int | bytes) -> dict[str, Any]:
-    if isinstance(value, bytes):
-        return {"B": value}
-    return {"N": str(value)} if isinstance(value, int) else {"S": str(value)}
-
-
 def _status_attributes(event_id: str, status: Status, *, replayed: bool = False) -> Values:
     key = f"{status}#{zlib.crc32(event_id.encode()) % SHARDS}"
     if is_copy_id(event_id):
@@ -447,17 +320,11 @@ def _item(event: Event) -> Values:
         **_status_attributes(event.event_id, event.status),
         "sort_key": event.sort_key,
         "attempts": _attempts(event),
-        "copies": compact(event.copies) if event.copies else None,
+        "copies": dumps(event.copies) if event.copies else None,
     }
     kept = {name: value for name, value in vars(event).items() if value and name not in NOT_STORED}
     return {**kept, **encoded}
 
 
 def _attempts(event: Event) -> str | None:
-    return compact([vars(attempt) for attempt in event.attempts]) if event.attempts else None
-
-
-@cache
-def _placeholders(expressions: str) -> tuple[dict[str, str], frozenset[str]]:
-    """Return the names and value placeholders of expressions: DynamoDB rejects unused ones."""
-    return {name: name[1:] for name in re.findall(r"#\w+", expressions)}, frozenset(re.findall(r":\w+", expressions))
+    return dumps([vars(attempt) for attempt in event.attempts]) if event.attempts else None

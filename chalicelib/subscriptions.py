@@ -12,12 +12,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from chalicelib.errors import ApiError
-from chalicelib.events import EVENT_TYPE_OR_PREFIX, compact
-from chalicelib.retry import DAY_SECONDS
+from chalicelib.events import EVENT_TYPE_OR_PREFIX, dumps
 from chalicelib.settings import Settings
-from chalicelib.store import Item, Table, serialize
+from chalicelib.table import Table, Written, serialize
 from chalicelib.telemetry import logger
-from chalicelib.validation import Check, check_event_type, is_list, matches, must, parse_object
+from chalicelib.times import DAY_SECONDS
+from chalicelib.validation import Check, check_event_type, is_list, matches, must_be, parse_object
 
 SUBSCRIPTION_ID = re.compile(r"sub_[0-9a-f]{32}")
 MAX_SUBSCRIPTIONS = 100  # of each tenant
@@ -29,7 +29,7 @@ CACHE_SECONDS = 10
 HIDDEN = ("target_url", "next_attempt_at")
 EventTypes = list[str] | None
 
-EXISTS = "attribute_exists(event_id)"
+SUBSCRIBED = "attribute_exists(event_id)"
 ABSENT = "attribute_not_exists(event_id)"
 SAME = "sort_key = :sort_key"  # has the time of creation: not a later one with the same id
 ENABLED = f"{SAME} AND attribute_not_exists(disabled_at)"
@@ -37,12 +37,12 @@ NOT_FAILING = f"{ENABLED} AND attribute_not_exists(failing_since)"
 FAILING = f"{ENABLED} AND failing_since = :failing_since"
 
 OPTIONAL_MEMBERS: dict[str, Check] = {
-    "event_types": must(
+    "event_types": must_be(
         f"a list of 1 to {MAX_EVENT_TYPES} event types or prefixes followed by *",
         lambda value: is_list(value, MAX_EVENT_TYPES, partial(matches, EVENT_TYPE_OR_PREFIX)),
     ),
     "tenant": check_event_type,
-    "name": must(
+    "name": must_be(
         f"1 to {MAX_NAME_LENGTH} printable characters",
         lambda value: isinstance(value, str) and 1 <= len(value) <= MAX_NAME_LENGTH and value.isprintable(),
     ),
@@ -96,7 +96,7 @@ class Subscription:
     def to_json(self, **more: Any) -> str:
         """Return the subscription as callers see it, with `more` members."""
         members = {name: value for name, value in vars(self).items() if name not in HIDDEN}
-        return compact({**members, "target_host": urlsplit(self.target_url).hostname, **more})
+        return dumps({**members, "target_host": urlsplit(self.target_url).hostname, **more})
 
     def to_json_with_secret(self, signing_secrets: Iterable[bytes]) -> str:
         """Return the subscription with its `secret`, None without signing secrets."""
@@ -125,10 +125,10 @@ class Subscriptions(Table):
         The same key, URL, types and tenant make the same one, which is enabled, and takes a new name. Raises ApiError
         409 if there are MAX_SUBSCRIPTIONS of the tenant. Concurrent calls may exceed that limit slightly.
         """
-        types = compact(sorted(set(event_types))) if event_types is not None else None
+        types = dumps(sorted(set(event_types))) if event_types is not None else None
         text = "\0".join((created_by, tenant or "", target_url, str(types)))
         subscription_id = f"sub_{hashlib.sha256(text.encode()).hexdigest()[:32]}"
-        described = compact({"event_types": event_types, "name": name})
+        described = dumps({"event_types": event_types, "name": name})
         changes = {"event_types": described} if name is not None else {}
         if existing := self.enable(subscription_id, **changes):
             return existing, False
@@ -153,7 +153,7 @@ class Subscriptions(Table):
     def enable(self, subscription_id: str, **changes: str) -> Subscription | None:
         """Enable a subscription, with other `changes`; return it, or None if there is none."""
         self._forget()
-        applied, item = self._update(subscription_id, EXISTS, {**ENABLE, **changes}, None, ReturnValues="ALL_NEW")
+        applied, item = self._update(subscription_id, SUBSCRIBED, {**ENABLE, **changes}, None, ReturnValues="ALL_NEW")
         return Subscription.from_item(item) if applied and item else None
 
     def delete(self, subscription_id: str) -> None:
@@ -198,10 +198,7 @@ class Subscriptions(Table):
         seen = {":failing_since": failing_since}
         applied, current = self._change(subscription, FAILING, {"disabled_at": now}, seen)
         # If the response of boto3's first try was lost, the second one finds its own time.
-        is_disabled = applied or (current or {}).get("disabled_at") == {"S": now}
-        if is_disabled:
-            logger.warning("subscription disabled", extra={"subscription_id": subscription.subscription_id})
-        return is_disabled
+        return applied or (current or {}).get("disabled_at") == {"S": now}
 
     def of_tenant(self, tenant: str | None) -> tuple[Subscription, ...]:
         """Return the subscriptions of a tenant, or those without one, the oldest first."""
@@ -241,7 +238,7 @@ class Subscriptions(Table):
 
     def _change(
         self, subscription: Subscription, condition: str, changes: Mapping[str, str | None], values: Any = None
-    ) -> tuple[bool, Item | None]:
+    ) -> Written:
         """Change this subscription, not one that was made anew since."""
         seen = {":sort_key": subscription.sort_key, ":failing_since": subscription.failing_since, **(values or {})}
         return self._update(subscription.subscription_id, condition, changes, seen)

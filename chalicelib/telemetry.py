@@ -1,4 +1,4 @@
-"""JSON log lines and CloudWatch metrics, both on standard output.
+"""JSON log lines with CloudWatch metrics, on standard output.
 
 Only the project's own logger is configured: botocore's and urllib3's lines carry URLs and payloads.
 """
@@ -7,16 +7,16 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from typing import Any
 
-from chalicelib.events import rfc3339
+from chalicelib.times import rfc3339
 
 logger = logging.getLogger("triggers_api")
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)  # its messages contain the webhook URL
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-_collected: ContextVar[dict[str, float] | None] = ContextVar("collected", default=None)
 _RECORD_ATTRIBUTES = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName"}
 
 _encode = json.JSONEncoder(default=str, separators=(",", ":")).encode  # json.dumps would build one for each line
@@ -26,39 +26,41 @@ UNITS = {"PushDuration": "Milliseconds", "DeliveryLatency": "Milliseconds", "Old
 
 
 class JsonFormatter(logging.Formatter):
-    """Format a record as one JSON object: time, level, message, request id, and everything passed as `extra`."""
+    """Format a record as one JSON object: time, level, message, request id, and what is in `extra` and not None."""
 
     def format(self, record: logging.LogRecord) -> str:
-        extra = {name: value for name, value in vars(record).items() if name not in _RECORD_ATTRIBUTES}
         line = {"time": rfc3339(record.created), "level": record.levelname, "message": record.getMessage()}
-        line |= extra | {"request_id": _request_id.get()}
+        extra = {name: value for name, value in vars(record).items() if name not in _RECORD_ATTRIBUTES}
+        line |= {name: value for name, value in extra.items() if value is not None} | {"request_id": _request_id.get()}
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
         return _encode(line)
 
 
 class StdoutHandler(logging.Handler):
-    """Write to the current `sys.stdout`, which Lambda and tests replace."""
+    """Write to the current `sys.stdout`, which Lambda and tests replace: lines of its level, and those with metrics."""
+
+    lowest = logging.INFO
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= self.lowest or hasattr(record, "_aws")
 
     def emit(self, record: logging.LogRecord) -> None:
-        write_line(self.format(record))
+        with contextlib.suppress(OSError, ValueError):  # a closed output must not stop deliveries
+            sys.stdout.write(self.format(record) + "\n")
+            sys.stdout.flush()
+
+
+_handler = StdoutHandler()
+_handler.setFormatter(JsonFormatter())
 
 
 def configure(level: str) -> None:
-    """Log lines of `level` and above to standard output."""
-    if not logger.handlers:
-        handler = StdoutHandler()
-        handler.setFormatter(JsonFormatter())
-        logger.addHandler(handler)
-    logger.setLevel(level)
+    """Log lines of `level` and above, and those with metrics, to standard output."""
+    _handler.lowest = logging.getLevelNamesMapping()[level]
+    logger.handlers = [_handler]
+    logger.setLevel(min(_handler.lowest, logging.INFO))
     logger.propagate = False
-
-
-def write_line(line: str) -> None:
-    """Write one line to standard output; a closed output must not stop deliveries."""
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
 
 
 @contextlib.contextmanager
@@ -76,38 +78,14 @@ def thread_pool(size: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(size, initializer=_request_id.set, initargs=(_request_id.get(),))
 
 
-class Metrics:
-    """Publish metrics in the CloudWatch embedded metric format, with the dimension `Stage`.
+def metrics(stage: str, now: float, values: dict[str, float]) -> dict[str, Any]:
+    """Return the members that make a log line publish metrics, with the dimension `Stage`; none without values.
 
-    Source: "Specification: Embedded metric format", Amazon CloudWatch User Guide.
+    Units are those of UNITS, or else counts. Source: "Specification: Embedded metric format", Amazon CloudWatch User
+    Guide.
     """
-
-    def __init__(self, stage: str, *, clock: Callable[[], float]) -> None:
-        self._stage = stage
-        self._clock = clock
-
-    @contextlib.contextmanager
-    def one_line(self) -> Iterator[None]:
-        """Write all that this thread emits in this context as one line. No name may be emitted twice."""
-        values: dict[str, float] = {}
-        token = _collected.set(values)
-        try:
-            yield
-        finally:
-            _collected.reset(token)
-            if values:
-                self.emit(**values)
-
-    def emit(self, **values: float) -> None:
-        """Write one line with `values`, in the units of UNITS, or else counts."""
-        collected = _collected.get()
-        if collected is not None:
-            collected.update(values)
-            return
-        directive = {
-            "Namespace": NAMESPACE,
-            "Dimensions": [["Stage"]],
-            "Metrics": [{"Name": name, "Unit": UNITS.get(name, "Count")} for name in values],
-        }
-        metadata = {"Timestamp": int(self._clock() * 1000), "CloudWatchMetrics": [directive]}
-        write_line(_encode({"_aws": metadata, "Stage": self._stage, **values}))
+    if not values:
+        return {}
+    definitions = [{"Name": name, "Unit": UNITS.get(name, "Count")} for name in values]
+    directive = {"Namespace": NAMESPACE, "Dimensions": [["Stage"]], "Metrics": definitions}
+    return {"_aws": {"Timestamp": int(now * 1000), "CloudWatchMetrics": [directive]}, "Stage": stage, **values}

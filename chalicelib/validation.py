@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from chalicelib.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError, InvalidValueError
-from chalicelib.events import EVENT_ID, EVENT_TYPE, compact
+from chalicelib.events import EVENT_ID, EVENT_TYPE, dumps
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_DEPTH = 100
@@ -37,8 +37,8 @@ class NewEvent:
     body_hash: str | None = None
 
 
-def parser(pattern: str, be: str, convert: Callable[[str], Any] = str) -> Parser:
-    """Return the parser of texts that match `pattern` and that `convert` takes; `be` says what others must be."""
+def parser(pattern: str, expected: str, convert: Callable[[str], Any] = str) -> Parser:
+    """Return the parser of texts that match `pattern` and that `convert` takes; `expected` says what they must be."""
 
     def parse(text: str) -> Any:
         try:
@@ -46,7 +46,7 @@ def parser(pattern: str, be: str, convert: Callable[[str], Any] = str) -> Parser
                 return convert(text)
         except (ValueError, OverflowError):
             pass
-        raise InvalidValueError(f"must be {be}")
+        raise InvalidValueError(f"must be {expected}")
 
     return parse
 
@@ -70,9 +70,9 @@ def parse_query(query: Mapping[str, Sequence[str]], parsers: Mapping[str, Parser
     return values
 
 
-def must(be: str, is_valid: Callable[[Any], bool]) -> Check:
+def must_be(expected: str, is_valid: Callable[[Any], bool]) -> Check:
     """Return the check that a value `is_valid`."""
-    return lambda value: None if is_valid(value) else f"must be {be}"
+    return lambda value: None if is_valid(value) else f"must be {expected}"
 
 
 def matches(pattern: re.Pattern[str], value: object) -> bool:
@@ -86,14 +86,14 @@ def is_list(value: object, maximum: int, is_valid: Callable[[Any], bool]) -> boo
 
 def _integer(maximum: int) -> Check:
     numbers = range(1, maximum + 1)
-    return must(f"an integer from 1 to {maximum}", lambda value: not isinstance(value, bool) and value in numbers)
+    return must_be(f"an integer from 1 to {maximum}", lambda value: not isinstance(value, bool) and value in numbers)
 
 
-check_event_type = must("1 to 128 characters of A-Z a-z 0-9 . _ - : /", partial(matches, EVENT_TYPE))
+check_event_type = must_be("1 to 128 characters of A-Z a-z 0-9 . _ - : /", partial(matches, EVENT_TYPE))
 EVENT_MEMBERS: dict[str, Check] = {
     "event_type": check_event_type,
-    "payload": must("a JSON object", lambda value: isinstance(value, dict)),
-    "metadata": must("a JSON object or null", lambda value: isinstance(value, dict)),
+    "payload": must_be("a JSON object", lambda value: isinstance(value, dict)),
+    "metadata": must_be("a JSON object or null", lambda value: isinstance(value, dict)),
     "tenant": check_event_type,
 }
 LEASE_MEMBERS: dict[str, Check] = {
@@ -103,8 +103,8 @@ LEASE_MEMBERS: dict[str, Check] = {
     "tenant": check_event_type,
 }
 ACKNOWLEDGEMENT_MEMBERS: dict[str, Check] = {
-    "lease_id": must("a lease_id as it was returned", partial(matches, re.compile("lse_[0-9a-f]{32}"))),
-    "event_ids": must(
+    "lease_id": must_be("a lease_id as it was returned", partial(matches, re.compile("lse_[0-9a-f]{32}"))),
+    "event_ids": must_be(
         f"a list of 1 to {MAX_LEASED_EVENTS} ids",
         lambda value: is_list(value, MAX_LEASED_EVENTS, lambda each: isinstance(each, str)),
     ),
@@ -125,8 +125,8 @@ def parse_new_event(body: bytes, idempotency_key: str | None = None) -> NewEvent
         raise ApiError(413, "payload_too_large", f"The body must have at most {MAX_BODY_BYTES} bytes as compact JSON.")
     return NewEvent(
         event_type=document["event_type"],
-        payload=compact(document["payload"]),
-        metadata=compact(document.get("metadata")),
+        payload=dumps(document["payload"]),
+        metadata=dumps(document.get("metadata")),
         tenant=document.get("tenant"),
         idempotency_key=idempotency_key,
         body_hash=hashlib.sha256(canonical).hexdigest() if idempotency_key is not None else None,

@@ -22,7 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from standardwebhooks import Webhook
 
 from chalicelib.auth import Scope
-from chalicelib.events import rfc3339
+from chalicelib.times import rfc3339
 from tests.support import emulator
 from tests.support.emulator import Emulator, EmulatorError
 from tests.support.receiver import Receiver, Request, status

@@ -270,7 +270,7 @@ def _check_connections() -> None:
     except SettingsError as error:
         raise StartError(str(error)) from error
     looks: dict[str, Callable[[], object]] = {
-        "INBOX_QUEUE_URL": current.inbox.depth,
+        "INBOX_QUEUE_URL": current.work_queue.depth,
         "INBOX_DLQ_URL": current.dlq.depth,
         "EVENTS_TABLE_NAME": functools.partial(current.store.get, "evt_"),
     }

@@ -31,9 +31,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from chalicelib.errors import AWS_ERRORS, QueueUnavailableError
-from chalicelib.events import rfc3339
 from chalicelib.messages import MalformedMessageError, parse
 from chalicelib.queue import BATCH_SIZE, Message, Queue
+from chalicelib.times import rfc3339
 
 COMPARABLE = (str, int, float)  # the types of metadata that `erase` compares; bool is none of them
 RECEIVE_WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some

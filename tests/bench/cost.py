@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from random import Random
 
 from chalicelib import services
-from chalicelib.events import compact
+from chalicelib.events import dumps
 from chalicelib.services import Services
 from tests.bench import standin
 from tests.bench.bench import Row, call, prepare_worker, use_settings
@@ -79,7 +79,7 @@ def deliver(payload: str, failures: int, receiver: Receiver, naps: list[float]) 
     used["log_bytes"] = len(log) + LAMBDA_LOG_BYTES * invocations
     used["metrics"] = len({*re.findall(r'"Name": ?"(\w+)"', log)})
     pushed_bytes = sum(len(push.body) + len(str(push.headers)) for push in receiver.requests)
-    used["sent_bytes"] = len(compact(event)) + pushed_bytes
+    used["sent_bytes"] = len(dumps(event)) + pushed_bytes
     return used
 
 

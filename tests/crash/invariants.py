@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chalicelib.delivery import HANGS
-from chalicelib.events import DeliveredVia, Event, Status, is_copy_id, rfc3339, unix_seconds
-from chalicelib.retry import DAY_SECONDS
+from chalicelib.events import DeliveredVia, Event, Status, is_copy_id
+from chalicelib.times import DAY_SECONDS, rfc3339, unix_seconds
 from tests.support.fake_aws import typed
 
 NEVER = rfc3339(0)

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from chalicelib.events import Event, Status, rfc3339, unix_seconds
+from chalicelib.events import Event, Status
+from chalicelib.times import rfc3339, unix_seconds
 from tests.crash.simulated_world import SimulatedWorld
 
 WORKERS = 5

@@ -15,8 +15,9 @@ from greenlet import getcurrent, greenlet
 
 import app
 from chalicelib import services, settings, telemetry
+from chalicelib.aws import CALL_SECONDS
 from chalicelib.batch import BatchError
-from chalicelib.delivery import AFTER_PUSH_SECONDS
+from chalicelib.delivery import AFTER_PUSH_CALLS
 from chalicelib.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.events import Event, Status
 from chalicelib.push import HANG_SHARE, PushResult
@@ -41,7 +42,9 @@ ENVIRON = {
 }
 # The timeouts of .chalice/config.json.
 API_SECONDS, WORKER_SECONDS, SCHEDULE_SECONDS = 30.0, 50.0, 60.0
-LAST_PUSH_SECONDS = 3 + AFTER_PUSH_SECONDS  # so long before a timeout no push begins, even of an event that is claimed
+LAST_PUSH_SECONDS = (
+    3 + AFTER_PUSH_CALLS * CALL_SECONDS
+)  # so long before a timeout no push begins, even of an event that is claimed
 
 
 class Killed(BaseException):
@@ -94,7 +97,7 @@ class Container:
             thread_pool=lambda size: world.hub,  # type: ignore[arg-type,return-value]
             push=SimpleNamespace(send=self._push),  # type: ignore[arg-type]
         )
-        self.services.metrics.emit = lambda **values: None  # type: ignore[method-assign]
+        self.services.metrics = lambda **values: {}  # type: ignore[method-assign]
 
     def clock(self) -> float:
         return self.world.clock() + self._skew_seconds

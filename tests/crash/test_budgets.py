@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from chalicelib.aws import CALL_SECONDS
-from chalicelib.events import Event, rfc3339
-from chalicelib.retry import DAY_SECONDS
+from chalicelib.events import Event
+from chalicelib.times import DAY_SECONDS, rfc3339
 from tests.crash.simulated_world import (
     INBOX,
     SCHEDULE_SECONDS,

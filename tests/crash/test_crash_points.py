@@ -11,9 +11,8 @@ from functools import partial
 
 import pytest
 
-from chalicelib.events import rfc3339
-from chalicelib.retry import DAY_SECONDS
 from chalicelib.store import ERASED_SECONDS
+from chalicelib.times import DAY_SECONDS, rfc3339
 from tests.crash.simulated_world import DLQ, ENVIRON, INBOX, Container, Fault, SimulatedWorld
 
 Step = Callable[[SimulatedWorld, Container], None]

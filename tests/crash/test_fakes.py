@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from chalicelib.events import Event, Reason, Status, rfc3339
-from chalicelib.store import ERASED_SECONDS, EventStore, Table, serialize
+from chalicelib.events import Event, Reason, Status
+from chalicelib.store import ERASED_SECONDS, EventStore
+from chalicelib.table import Table, serialize
+from chalicelib.times import rfc3339
 from tests.support.fake_aws import FakeDynamoDB
 from tests.support.world import World
 
@@ -65,7 +67,7 @@ def test_every_transition_does_the_same_on_both(shared_world: World) -> None:
         ours, theirs = map(acts[act], stores)
         assert ours == theirs
         (applied if ours.applied else refused)[act] += 1
-        assert stores[0].find(event_id) == stores[1].find(event_id)
+        assert stores[0].read(event_id) == stores[1].read(event_id)
         clock.sleep(random.choice((0, 0, 1, 61)) if act != "erase" else random.choice((0, ERASED_SECONDS)))
     assert applied.keys() == refused.keys() == acts.keys()
 

@@ -8,7 +8,7 @@ from urllib.parse import urljoin
 import pytest
 
 from chalicelib import __version__, services
-from chalicelib.events import rfc3339
+from chalicelib.times import rfc3339
 from tests.conftest import Output
 from tests.support.aws import Aws
 from tests.support.receiver import Exchange, Receiver, in_turn, status

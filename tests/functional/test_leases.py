@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import app
-from chalicelib.events import rfc3339
+from chalicelib.times import rfc3339
 from tests.conftest import Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Receiver, status

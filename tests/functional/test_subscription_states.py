@@ -12,7 +12,7 @@ from standardwebhooks.webhooks import Webhook
 
 import app
 from chalicelib import services
-from chalicelib.events import rfc3339
+from chalicelib.times import rfc3339
 from tests.conftest import During, Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Receiver, Request, hang, status

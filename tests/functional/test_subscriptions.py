@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from chalicelib.events import Event
-from chalicelib.retry import DAY_SECONDS
 from chalicelib.subscriptions import MAX_CACHED_LISTS
+from chalicelib.times import DAY_SECONDS
 from tests.conftest import During, Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Exchange, Receiver, certificates, status, when_all_are_here

@@ -7,7 +7,7 @@ import pytest
 
 import app
 from chalicelib.batch import BatchError
-from chalicelib.events import rfc3339, unix_seconds
+from chalicelib.times import rfc3339, unix_seconds
 from tests.conftest import Output
 from tests.support.aws import Aws, Fault
 from tests.support.receiver import Receiver, hang, status, when_all_are_here

@@ -12,15 +12,16 @@ SOURCES = {path.stem: path for path in (ROOT / "app.py", *(ROOT / "chalicelib").
 
 # A module imports only from the layers before its own. A new module gets its layer here.
 LAYERS = (
-    {"__init__", "errors"},
-    {"events", "retry", "targets", "console"},
-    {"auth", "validation", "telemetry"},
+    {"__init__", "errors", "times"},
+    {"events", "retry", "targets", "console", "telemetry"},
+    {"auth", "validation", "table"},
     {"settings", "aws"},
     {"breaker", "store", "queue", "push"},
     {"subscriptions", "messages"},
     {"services"},
-    {"listing"},
+    {"listing", "planning"},
     {"delivery"},
+    {"posting", "inbox", "recovery"},
     {"batch", "schedules"},
     {"app"},
 )
@@ -30,7 +31,7 @@ THIRD_PARTY = {
     "aws": {"boto3", "botocore"},
     "push": {"urllib3"},
     "retry": {"urllib3"},
-    "store": {"botocore"},
+    "table": {"botocore"},
 }
 
 

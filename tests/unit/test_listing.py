@@ -10,11 +10,12 @@ import pytest
 
 from chalicelib import listing, schedules
 from chalicelib.errors import InvalidRequestError, StorageUnavailableError
-from chalicelib.events import Event, Status, rfc3339
+from chalicelib.events import Event, Status
 from chalicelib.listing import MAX_PAGE_BYTES, Page
 from chalicelib.services import Services
 from chalicelib.settings import load
 from chalicelib.store import SHARDS, partitions
+from chalicelib.times import rfc3339
 from chalicelib.validation import parse_query
 from tests.crash.simulated_world import DLQ, ENVIRON, INBOX
 from tests.support.fake_aws import FakeDynamoDB, FakeSQS

@@ -12,7 +12,7 @@ BODY = '{"text":"secret é \U0001f511"}'
 @pytest.fixture
 def queue(shared_world: World) -> Queue:
     shared_world.forget()
-    return shared_world.services.inbox
+    return shared_world.services.work_queue
 
 
 def test_a_message_is_received_as_it_was_sent_until_it_is_deleted(queue: Queue, shared_world: World) -> None:

@@ -43,7 +43,7 @@ def test_services_and_clients_are_created_once_at_first_use(monkeypatch: pytest.
     assert all(one is given[0] for one in given)
     assert given[0].store.get(EVENT_ID) is None
     assert created == ["dynamodb"]
-    assert given[0].inbox.depth() == given[0].dlq.depth() == 0
+    assert given[0].work_queue.depth() == given[0].dlq.depth() == 0
     assert created == ["dynamodb", "sqs"]
 
 

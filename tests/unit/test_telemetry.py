@@ -1,8 +1,8 @@
 import logging
 
 from chalicelib import telemetry
-from chalicelib.events import unix_seconds
 from chalicelib.telemetry import logger
+from chalicelib.times import unix_seconds
 from tests.conftest import Output
 
 

@@ -1,0 +1,76 @@
+"""Replay, redrive, erase: what operators and callers ask for after an event was settled."""
+
+from chalicelib import delivery
+from chalicelib.delivery import NextAttempt, errors_left_to_sweep
+from chalicelib.errors import ApiError, EventClaimedError, EventNotFoundError
+from chalicelib.events import Event, is_copy_id
+from chalicelib.planning import expiry
+from chalicelib.queue import MAX_DELAY_SECONDS, Message
+from chalicelib.services import Invocation, Services
+from chalicelib.settings import COPIES_ONLY
+from chalicelib.store import CLAIM_SECONDS
+from chalicelib.telemetry import logger
+from chalicelib.times import unix_seconds
+
+CLAIMED = "The event is claimed; try again when the claim ends."
+
+
+def replay(event_id: str, services: Services) -> Event:
+    """Make an event pending again and queue it, if it is pushed at all.
+
+    Raises EventNotFoundError, ApiError 409 while it is claimed, or if only copies are pushed.
+    """
+    settings = services.settings
+    if settings.webhook == COPIES_ONLY and not is_copy_id(event_id):
+        raise ApiError(409, "not_pushed", "This stage pushes copies alone; replay its copies.")
+    is_pushed = settings.webhook_url is not None or is_copy_id(event_id)
+    expires_at = expiry(services)
+    result = services.store.replay(event_id, services.new_id(), expires_at=expires_at, is_pushed=is_pushed)
+    event = result.event
+    if event is None:
+        raise EventNotFoundError
+    if not result.applied:
+        raise EventClaimedError(CLAIMED, _claim_seconds_left(event, services))
+    logger.info("replayed", extra={"event_id": event_id})
+    if is_pushed:
+        with errors_left_to_sweep(event):
+            delivery.enqueue(NextAttempt(event, 0.0, may_wait=False), services)
+    return event
+
+
+def redrive(message: Message, event_id: str, failed_at: str, invocation: Invocation) -> None:
+    """Replay the event of a dead letter that was moved back, if `failed_at` is that of its latest failure, and push it.
+
+    While the event is claimed, the dead letter is sent on: it is sent before the failure is recorded, so it can come
+    back before that. One that is out of date counts as a queue message. Raises what `delivery.deliver` raises.
+    """
+    services = invocation.services
+    result = services.store.replay(event_id, services.new_id(), expires_at=expiry(services), failed_at=failed_at)
+    event = result.event
+    # The claim that refused the replay may have ended since.
+    if event and not result.applied and (event.failed_at == failed_at or event.is_claimed(services.clock())):
+        delay_seconds = min(MAX_DELAY_SECONDS, max(0.0, _claim_seconds_left(event, services)) + 1)
+        services.work_queue.send(message, delay_seconds)
+    else:
+        delivery.deliver(event_id, invocation)
+
+
+def erase(event_id: str, services: Services) -> None:
+    """Erase an event and its copies; nothing happens if there is none.
+
+    Raises ApiError 409 while the event or a copy is claimed. Repeated, it completes what a failed call began: first the
+    event is marked, then its copies are deleted. The mark stays: copies of a new event of its key have the same ids.
+    """
+    marked = services.store.mark_erased(event_id)
+    event = marked.event
+    if event is None:
+        return
+    if not marked.applied:
+        raise EventClaimedError(CLAIMED, _claim_seconds_left(event, services))
+    if not all(services.map(services.store.delete_unclaimed, event.copies)):
+        raise EventClaimedError("A copy is claimed: repeat the call to complete the erasure.", CLAIM_SECONDS)
+    logger.info("erased", extra={"event_id": event_id, "copies": len(event.copies)})
+
+
+def _claim_seconds_left(event: Event, services: Services) -> float:
+    return unix_seconds(event.claimed_until) - services.clock() if event.claimed_until else 0.0

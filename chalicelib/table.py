@@ -1,0 +1,138 @@
+"""DynamoDB calls: queries of an index, conditional writes, and their errors.
+
+A failed condition is returned, not raised, with the current item.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+from botocore.exceptions import ClientError
+
+from chalicelib.errors import AWS_ERRORS, StorageUnavailableError, error_code
+from chalicelib.telemetry import logger
+from chalicelib.times import rfc3339
+
+STATUS_INDEX = "status-index"
+CONDITION_FAILED = "ConditionalCheckFailedException"
+LOWEST, HIGHEST = "0", "~"  # sort keys begin with a digit
+
+Values = Mapping[str, str | int | bytes | None]
+Item = dict[str, dict[str, Any]]  # in DynamoDB's format
+
+
+class Written(NamedTuple):
+    """Whether the condition of a write held, and the item: the current one, or what `ReturnValues` asks for."""
+
+    applied: bool
+    item: Item | None
+
+
+class Table:
+    """The DynamoDB table of a stage. Every method raises StorageUnavailableError when DynamoDB fails."""
+
+    def __init__(self, client: Any, name: str, *, clock: Callable[[], float]) -> None:
+        self._client = client
+        self._name = name
+        self._clock = clock
+
+    def pages(
+        self, partition: str, values: Values | None = None, *, first_limit: int | None = None, **parameters: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the responses of a query for the sort keys from `:low` to `:high` in a partition of the index.
+
+        The first page evaluates at most `first_limit` rows, the others 1 MB: what a filter leaves out is passed over in
+        few calls.
+        """
+        condition = "status_shard = :partition AND sort_key BETWEEN :low AND :high"
+        _, placeholders = _placeholders(f"{condition} {parameters.get('FilterExpression', '')}")
+        known = {**self._known_values(), ":partition": partition, ":low": LOWEST, ":high": HIGHEST, **(values or {})}
+        parameters["IndexName"] = STATUS_INDEX
+        parameters["KeyConditionExpression"] = condition
+        parameters["ExpressionAttributeValues"] = serialize({name: known[name] for name in placeholders})
+        limit = {"Limit": first_limit} if first_limit else {}
+        while known[":low"] <= known[":high"]:  # DynamoDB refuses another range
+            response = self._call("query", **limit, **parameters)
+            yield response
+            if "LastEvaluatedKey" not in response:
+                return
+            limit = {}
+            parameters["ExclusiveStartKey"] = response["LastEvaluatedKey"]
+
+    def _get(self, key: str) -> Any:
+        """Return an item, read consistently, or None."""
+        return self._call("get_item", Key=serialize({"event_id": key}), ConsistentRead=True).get("Item")
+
+    def _update(
+        self, key: str, condition: str, changes: Values, values: Values | None, *, counter: str = "", **parameters: Any
+    ) -> Written:
+        """Set each attribute of `changes`, remove it if None, and add 1 to `counter`, if `condition` holds."""
+        sets = ", ".join(f"#{name} = :new_{name}" for name, value in changes.items() if value is not None)
+        removes = ", ".join(f"#{name}" for name, value in changes.items() if value is None)
+        clauses = {"SET": sets, "REMOVE": removes, "ADD": f"{counter} :one" if counter else ""}
+        return self._write(
+            "update_item",
+            condition,
+            {":one": 1, **(values or {}), **{f":new_{name}": value for name, value in changes.items()}},
+            Key=serialize({"event_id": key}),
+            UpdateExpression=" ".join(f"{verb} {clause}" for verb, clause in clauses.items() if clause),
+            **parameters,
+        )
+
+    def _delete(self, key: str, condition: str, values: Values | None = None) -> Written:
+        return self._write("delete_item", condition, values or {}, Key=serialize({"event_id": key}))
+
+    def _write(self, operation: str, condition: str, values: Values, **parameters: Any) -> Written:
+        """Make a conditional write."""
+        known = {**self._known_values(), **values}
+        names, placeholders = _placeholders(f"{condition} {parameters.get('UpdateExpression', '')}")
+        if names:
+            parameters["ExpressionAttributeNames"] = names
+        if placeholders:
+            parameters["ExpressionAttributeValues"] = serialize({name: known[name] for name in placeholders})
+        try:
+            response = self._call(
+                operation, ConditionExpression=condition, ReturnValuesOnConditionCheckFailure="ALL_OLD", **parameters
+            )
+        except ClientError as failure:
+            return Written(False, failure.response.get("Item"))
+        return Written(True, response.get("Attributes"))
+
+    def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        if operation != "batch_get_item":
+            parameters["TableName"] = self._name
+        try:
+            response: dict[str, Any] = getattr(self._client, operation)(**parameters)
+        except AWS_ERRORS as error:
+            code = error_code(error)
+            if code == CONDITION_FAILED:
+                raise
+            logger.warning("dynamodb failed", extra={"operation": operation, "error": code})
+            raise StorageUnavailableError from None
+        return response
+
+    def _known_values(self) -> dict[str, Any]:
+        """Return the placeholders that conditions and filters share."""
+        now = self._clock()
+        return {":now": rfc3339(now), ":now_seconds": int(now), ":pending": "pending", ":failed": "failed"}
+
+    def _after(self, seconds: float) -> str:
+        return rfc3339(self._clock() + seconds)
+
+
+def serialize(values: Values) -> Item:
+    """Return values in DynamoDB's format, without those that are None."""
+    return {name: _serialize(value) for name, value in values.items() if value is not None}
+
+
+def _serialize(value: str | int | bytes) -> dict[str, Any]:
+    if isinstance(value, bytes):
+        return {"B": value}
+    return {"N": str(value)} if isinstance(value, int) else {"S": str(value)}
+
+
+@cache
+def _placeholders(expressions: str) -> tuple[dict[str, str], frozenset[str]]:
+    """Return the names and value placeholders of expressions: DynamoDB rejects unused ones."""
+    return {name: name[1:] for name in re.findall(r"#\w+", expressions)}, frozenset(re.findall(r":\w+", expressions))
