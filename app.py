@@ -222,7 +222,7 @@ def create_subscription(call: Call) -> Response:
     members = parse_subscription(call.json_body(), settings)
     subscription, is_new = call.services.subscriptions.create(call.key.name, **members)
     location = call.location(f"subscriptions/{subscription.subscription_id}")
-    body = subscription.to_json_with_secret(settings.signing_secrets)
+    body = subscription.to_json_with_secret(settings.signing_secrets, missed_since=subscription.missed_since)
     return respond(201 if is_new else 200, body, Location=location)
 
 
@@ -239,7 +239,8 @@ def get_subscription(call: Call, subscription_id: str) -> Response:
 
 @route("POST", "/subscriptions/{subscription_id}/enable", Scope.CONSUME)
 def enable_subscription(call: Call, subscription_id: str) -> Response:
-    return respond(200, found(subscription_id, call.services.subscriptions.enable).to_json())
+    subscription = found(subscription_id, call.services.subscriptions.enable)
+    return respond(200, subscription.to_json(missed_since=subscription.missed_since))
 
 
 @route("POST", "/subscriptions/{subscription_id}/test", Scope.CONSUME)

@@ -11,10 +11,10 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any
 
-from chalicelib import messages
+from chalicelib import messages, reports
 from chalicelib.errors import StorageUnavailableError
 from chalicelib.events import Event, Reason, Status
-from chalicelib.planning import Destination, NoDestination, find_destination
+from chalicelib.planning import DISABLED, Destination, NoDestination, find_destination
 from chalicelib.push import PushResult
 from chalicelib.queue import MAX_DELAY_SECONDS
 from chalicelib.retry import Outcome
@@ -26,7 +26,7 @@ from chalicelib.times import rfc3339, unix_seconds
 AFTER_PUSH_CALLS = 2  # the record and, for a retry, the message
 FAILING_ATTEMPTS = 10  # of a copy, after which its subscription is shown as failing
 HANGS = "not pushed: the receiver hangs"
-DISABLED = "not pushed: the subscription is disabled"
+GONE = "not pushed: the subscription is gone"
 HOST_NOT_ALLOWED = "SUBSCRIPTION_HOSTS does not allow the host"
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -96,7 +96,8 @@ def _attempt_due(event_id: str, invocation: Invocation) -> Settled | NextAttempt
     if isinstance(destination, NoDestination):
         return _not_pushed(event, destination, invocation)
     if services.settings.retry_policy.is_over(event.delivery_attempts):  # the last attempt was not recorded
-        return _failed(_without_attempt(event), Reason.EXHAUSTED, destination.subscription, invocation)
+        event = replace(event, delivery_attempts=event.delivery_attempts - 1)
+        return _failed(event, Reason.EXHAUSTED, destination.subscription, invocation)
     return attempt(event, destination, Pusher.WORKER, invocation)
 
 
@@ -111,14 +112,14 @@ def _when_due(event: Event, services: Services) -> Settled | NextAttempt:
 
 def _not_pushed(event: Event, why: NoDestination, invocation: Invocation) -> Settled:
     """End a claimed attempt that has nowhere to go: without a URL the event waits in the inbox."""
-    store = invocation.services.store
+    event = replace(event, delivery_attempts=event.delivery_attempts - 1)  # it is not made
     match why:
-        case NoDestination.SUBSCRIPTION_GONE:  # nobody waits for its copy
-            store.delete(event)
-        case NoDestination.SUBSCRIPTION_DISABLED:
-            return _failed(replace(_without_attempt(event), last_error=DISABLED), Reason.DISABLED, None, invocation)
+        case NoDestination.GONE:
+            return _gone(replace(event, last_error=GONE), invocation)
+        case NoDestination.DISABLED:
+            return _failed_quietly(replace(event, last_error=DISABLED), Reason.DISABLED, invocation)
         case NoDestination.NO_URL:
-            store.cancel_attempt(_without_attempt(event))
+            invocation.services.store.cancel_attempt(event)
     return Settled(event)
 
 
@@ -149,9 +150,8 @@ def attempt(
     if delay_seconds is not None:
         may_wait = not result.hung and _may_wait(destination, services)
         return _retry(NextAttempt(event, delay_seconds, may_wait), subscription, invocation)
-    if subscription and _is_gone(subscription, result, invocation):
-        invocation.write_with_retries(services.store.delete, event)
-        return Settled(event)
+    if subscription and _has_ended(subscription, result, invocation):
+        return _gone(event, invocation)
     reason = Reason.PERMANENT if result.outcome is Outcome.FAILED else Reason.EXHAUSTED
     return _failed(event, reason, subscription, invocation)
 
@@ -261,19 +261,35 @@ def _retry(upcoming: NextAttempt, subscription: Subscription | None, invocation:
     record = invocation.write_with_retries(write, event)
     # Without time for this call and the message, the dead letter will tell.
     if subscription and record.applied and event.delivery_attempts == FAILING_ATTEMPTS and invocation.has_time(2):
-        services.subscriptions.record_failing(subscription)
+        _report_change(services.subscriptions.record_failing(subscription), invocation)
     event = record.event or event
     return replace(upcoming, event=event) if record.applied else Settled(event)
 
 
-def _is_gone(subscription: Subscription, result: PushResult, invocation: Invocation) -> bool:
+def _has_ended(subscription: Subscription, result: PushResult, invocation: Invocation) -> bool:
     """Return whether a subscription ends by this result, or was deleted during the push: nobody waits for the copy."""
     subscriptions = invocation.services.subscriptions
     if result.status_code == HTTPStatus.GONE and subscriptions.end(subscription):
+        reports.subscription_changed("ended", subscription, None, invocation)
         return True
     with contextlib.suppress(StorageUnavailableError):  # then the outcome is recorded all the same
         return invocation.has_time(3) and subscriptions.get(subscription.subscription_id) is None
     return False
+
+
+def _gone(event: Event, invocation: Invocation) -> Settled:
+    """Delete a copy whose subscription is gone; one that was replayed keeps its history, since it may be delivered."""
+    if event.replayed_at:
+        return _failed_quietly(event, Reason.GONE, invocation)
+    invocation.write_with_retries(invocation.services.store.delete, event)
+    return Settled(event)
+
+
+def _failed_quietly(event: Event, reason: Reason, invocation: Invocation) -> Settled:
+    """Record a failure that nobody has to be told of: an alarm told of the subscription, or it was deleted."""
+    event = replace(event, reason=reason, failed_at=rfc3339(invocation.services.clock()))
+    record = invocation.write_with_retries(invocation.services.store.record_failed, event)
+    return Settled(record.event or event)
 
 
 def _failed(event: Event, reason: Reason, subscription: Subscription | None, invocation: Invocation) -> Settled:
@@ -286,16 +302,22 @@ def _failed(event: Event, reason: Reason, subscription: Subscription | None, inv
     services.dlq.send(messages.dead_letter(event))
     record = invocation.write_with_retries(services.store.record_failed, event)
     if record.applied:
-        counted = () if reason is Reason.DISABLED else ("CopyFailure" if event.is_copy else "DeliveryFailure",)
-        metrics = services.metrics(**dict.fromkeys(counted, 1))
+        metrics = services.metrics(**{"CopyFailure" if event.is_copy else "DeliveryFailure": 1})
         logger.warning("dead letter", extra={"event_id": event.event_id, "reason": reason, **metrics})
         # Without time, the next dead letter counts.
-        if subscription and invocation.has_time(2) and services.subscriptions.record_dead_letter(subscription):
-            disabled = {"subscription_id": subscription.subscription_id, **services.metrics(SubscriptionsDisabled=1)}
-            logger.warning("subscription disabled", extra=disabled)
+        if subscription and invocation.has_time(2):
+            _report_change(services.subscriptions.record_dead_letter(subscription), invocation)
+        reports.event_failed(event, subscription, invocation)
     return Settled(record.event or event)
 
 
-def _without_attempt(event: Event) -> Event:
-    """Return a claimed event as it was before its claim counted an attempt, which is not made."""
-    return replace(event, delivery_attempts=event.delivery_attempts - 1)
+def _report_change(subscription: Subscription | None, invocation: Invocation) -> None:
+    """Report a subscription that has just been found failing, or was disabled; None: neither."""
+    if subscription is None:
+        return
+    if subscription.disabled_at:
+        metrics = invocation.services.metrics(SubscriptionsDisabled=1)
+        logger.warning("subscription disabled", extra={"subscription_id": subscription.subscription_id, **metrics})
+        reports.subscription_changed("disabled", subscription, subscription.disabled_at, invocation)
+    else:
+        reports.subscription_changed("failing", subscription, subscription.failing_since, invocation)

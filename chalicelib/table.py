@@ -4,7 +4,7 @@ A failed condition is returned, not raised, with the current item.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -63,6 +63,17 @@ class Table:
     def _get(self, key: str) -> Any:
         """Return an item, read consistently, or None."""
         return self._call("get_item", Key=serialize({"event_id": key}), ConsistentRead=True).get("Item")
+
+    def _get_many(self, keys: Iterable[str]) -> list[Item]:
+        """Return those of up to 100 items that exist, read consistently."""
+        encoded = [serialize({"event_id": key}) for key in keys]
+        if not encoded:
+            return []
+        response = self._call("batch_get_item", RequestItems={self._name: {"Keys": encoded, "ConsistentRead": True}})
+        if response.get("UnprocessedKeys"):  # throttled
+            raise StorageUnavailableError
+        items: list[Item] = response["Responses"].get(self._name, [])
+        return items
 
     def _update(
         self, key: str, condition: str, changes: Values, values: Values | None, *, counter: str = "", **parameters: Any

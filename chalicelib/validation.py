@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from chalicelib.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError, InvalidValueError
-from chalicelib.events import EVENT_ID, EVENT_TYPE, dumps
+from chalicelib.events import EVENT_ID, EVENT_TYPE, RESERVED_PREFIX, dumps
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_DEPTH = 100
@@ -90,8 +90,12 @@ def _integer(maximum: int) -> Check:
 
 
 check_event_type = must_be("1 to 128 characters of A-Z a-z 0-9 . _ - : /", partial(matches, EVENT_TYPE))
+check_not_reserved = must_be(
+    f"another type: those that begin with {RESERVED_PREFIX} are reserved",
+    lambda value: not value.startswith(RESERVED_PREFIX),
+)
 EVENT_MEMBERS: dict[str, Check] = {
-    "event_type": check_event_type,
+    "event_type": lambda value: check_event_type(value) or check_not_reserved(value),
     "payload": must_be("a JSON object", lambda value: isinstance(value, dict)),
     "metadata": must_be("a JSON object or null", lambda value: isinstance(value, dict)),
     "tenant": check_event_type,

@@ -20,6 +20,7 @@ LAYERS = (
     {"subscriptions", "messages"},
     {"services"},
     {"listing", "planning"},
+    {"reports"},
     {"delivery"},
     {"posting", "inbox", "recovery"},
     {"batch", "schedules"},
