@@ -118,7 +118,7 @@ def _not_pushed(event: Event, why: NoDestination, invocation: Invocation) -> Set
         case NoDestination.SUBSCRIPTION_DISABLED:
             return _failed(replace(_without_attempt(event), last_error=DISABLED), Reason.DISABLED, None, invocation)
         case NoDestination.NO_URL:
-            store.cancel_attempt(_without_attempt(event))
+            store.cancel_attempt(event)
     return Settled(event)
 
 
