@@ -154,8 +154,8 @@ class EventStore(Table):
         return result
 
     def cancel_attempt(self, event: Event) -> WriteResult:
-        """Record that a claimed event is not to be pushed any more: the claimed attempt was not made."""
-        return self._record(replace(event, delivery_attempts=event.delivery_attempts - 1), **CLEAR_SCHEDULE)
+        """Record that a claimed event is not to be pushed any more; it carries the attempts that were made before."""
+        return self._record(event, **CLEAR_SCHEDULE)
 
     def lease(self, event_id: str, lease_id: str, lease_seconds: int) -> WriteResult:
         """Claim an undelivered event for a consumer. Pushes go on as scheduled when the lease ends."""
