@@ -10,7 +10,7 @@ import pytest
 from chalicelib.aws import CALL_SECONDS
 from chalicelib.events import Event
 from chalicelib.times import DAY_SECONDS, rfc3339
-from tests.crash.simulated_world import (
+from tests.simulator.simulated_world import (
     INBOX,
     SCHEDULE_SECONDS,
     TABLE,
@@ -20,7 +20,7 @@ from tests.crash.simulated_world import (
     FaultAt,
     SimulatedWorld,
 )
-from tests.support.fake_aws import typed
+from tests.support.in_memory_aws import typed
 
 API_SECONDS = 28
 SLOWEST = {

@@ -12,7 +12,7 @@ from chalicelib.events import Event, Reason, Status
 from chalicelib.store import ERASED_SECONDS, EventStore
 from chalicelib.table import Table, serialize
 from chalicelib.times import rfc3339
-from tests.support.fake_aws import FakeDynamoDB
+from tests.support.in_memory_aws import FakeDynamoDB
 from tests.support.world import World
 
 IDS = [f"{kind}_{0:032}" for kind in ("evt", "cpy")]

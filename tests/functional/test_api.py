@@ -10,7 +10,7 @@ import pytest
 from chalicelib import __version__, services
 from chalicelib.times import rfc3339
 from tests.conftest import Output
-from tests.support.aws import Aws
+from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, in_turn, status
 from tests.support.subscribing import ids
 from tests.support.world import CONSUMER_KEY, EVENT, KEY, PRODUCER_KEY, ROOT, START, UNKNOWN, Answer, World, digest

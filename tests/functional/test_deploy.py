@@ -16,8 +16,8 @@ import pytest
 import urllib3
 from chalice.local import LambdaEventConverter, RouteMatcher
 
-from tests.support.emulator import free_port
-from tests.support.ministack import Ministack, ministack
+from tests.support.ministack_process import free_port
+from tests.support.ministack_proxy import Ministack, ministack
 from tests.support.world import ROOT
 from tools import api_key, gateway
 

@@ -10,7 +10,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 import app
 from chalicelib import __version__
-from tests.support.aws import Aws
+from tests.support.aws_calls import Aws
 from tests.support.openapi import DOCUMENT, assert_fits, resolve
 from tests.support.receiver import Receiver
 from tests.support.world import CONSUMER_KEY, PRODUCER_KEY, World, digest

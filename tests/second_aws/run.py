@@ -19,12 +19,12 @@ from pathlib import Path
 
 import boto3
 
-from tests.support import emulator
+from tests.support import ministack_process
 from tools import local_aws
 
 HERE = Path(__file__).parent
 NODE = HERE / "node_modules" / ".bin" / "node"  # for Linux on x64; elsewhere the one on PATH
-LOG_FILE = emulator.ROOT / ".local" / "second-aws.log"
+LOG_FILE = ministack_process.ROOT / ".local" / "second-aws.log"
 TESTS = (
     "tests/functional/test_flows.py",
     "tests/functional/test_worker.py",
@@ -52,7 +52,7 @@ def fauxqs() -> Iterator[str]:
 @contextmanager
 def ministack() -> Iterator[str]:
     """Serve DynamoDB until the end of the block; yield its URL."""
-    with emulator.running(emulator.install(), LOG_FILE) as running:
+    with ministack_process.running(ministack_process.install(), LOG_FILE) as running:
         yield f"http://127.0.0.1:{running.port}"
 
 

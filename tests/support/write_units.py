@@ -8,7 +8,7 @@ Amazon's DynamoDB Developer Guide.
 import math
 from collections import Counter
 
-from tests.support.fake_aws import PARTITION, SORT, Item, projected
+from tests.support.in_memory_aws import PARTITION, SORT, Item, projected
 
 KB = 1024
 OVERHEAD_BYTES = 100  # of storage, for each item and each row of the index

@@ -17,8 +17,8 @@ from chalicelib.settings import load
 from chalicelib.store import SHARDS, partitions
 from chalicelib.times import rfc3339
 from chalicelib.validation import parse_query
-from tests.crash.simulated_world import DLQ, ENVIRON, INBOX
-from tests.support.fake_aws import FakeDynamoDB, FakeSQS
+from tests.simulator.simulated_world import DLQ, ENVIRON, INBOX
+from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS
 from tests.support.world import START, Clock
 
 DAY = 86_400

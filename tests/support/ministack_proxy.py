@@ -12,10 +12,10 @@ from typing import Any
 
 import boto3
 
-from tests.support import emulator
-from tests.support.emulator import Emulator
+from tests.support import ministack_process
+from tests.support.ministack_process import Emulator
 
-ACCOUNT = {"region_name": emulator.REGION, "aws_access_key_id": "test", "aws_secret_access_key": "test"}
+ACCOUNT = {"region_name": ministack_process.REGION, "aws_access_key_id": "test", "aws_secret_access_key": "test"}
 MAPPINGS = "/2015-03-31/event-source-mappings"
 SETTLED = {b'"Pending"': b'"Active"', b'"InProgress"': b'"Successful"'}  # Chalice's waiters poll every five seconds
 
@@ -104,7 +104,7 @@ class Proxy(BaseHTTPRequestHandler):
 
 @contextmanager
 def ministack(log_file: Path) -> Iterator[Ministack]:
-    with emulator.running(emulator.install(), log_file) as direct:
+    with ministack_process.running(ministack_process.install(), log_file) as direct:
         served = Ministack(direct)
         thread = Thread(target=served.server.serve_forever, daemon=True)
         thread.start()
