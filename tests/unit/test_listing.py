@@ -142,7 +142,7 @@ def test_a_page_of_a_subscription_reads_as_much_whatever_number_of_copies_others
     read = Counter[str]()
     dynamodb.on_query = lambda rows: read.update(calls=1, rows=len(rows))
 
-    events, after = listing.page(services, listing.parse({"subscription_id": [f"sub_{1:032x}"]}, listing.EVENTS))
+    events, after = listing.page(services, replace(listing.EVENTS, subscription_id=f"sub_{1:032x}"))
 
     assert ids(events) == ids(reversed(own[-50:]))
     assert after
