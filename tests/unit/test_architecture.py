@@ -14,7 +14,9 @@ SOURCES = {path.stem: path for path in (ROOT / "app.py", *(ROOT / "chalicelib").
 LAYERS = (
     {"__init__", "errors", "times"},
     {"events", "retry", "targets", "console", "telemetry"},
-    {"auth", "validation", "table"},
+    {"validation", "table"},
+    {"tokens"},
+    {"auth"},
     {"settings", "aws"},
     {"breaker", "store", "queue", "push"},
     {"subscriptions", "messages"},
