@@ -22,7 +22,7 @@ LAYERS = (
     {"subscriptions", "messages"},
     {"services"},
     {"listing", "planning"},
-    {"reports"},
+    {"reports", "pushing"},
     {"delivery"},
     {"posting", "inbox", "recovery"},
     {"batch", "schedules"},
