@@ -27,17 +27,18 @@ def package(stage: str, out: Path = OUT) -> None:
     # A first creation that failed deletes its empty table, so that the next one can make it again.
     resources["EventsTable"]["DeletionPolicy"] = "RetainExceptOnCreate"
     for function, suffix in FUNCTION_SUFFIXES.items():
-        resources[function] = {"Properties": {"FunctionName": f"triggers-api-{stage}{suffix}"}}
+        resources[function] = {
+            "Properties": {"FunctionName": f"triggers-api-{stage}{suffix}", "RecursiveLoop": "Allow"}
+        }
     # A reference, so that the queue is created first. Chalice has Fn::Sub here, too: another would be merged beside it.
     source = {"Properties": {"Queue": {"Fn::Sub": "${InboxQueue.Arn}"}}}
     resources["Worker"]["Properties"]["Events"] = {"WorkerSqsEventSource": source}
-    throttling = {"ThrottlingRateLimit": gateway.CALLS_PER_SECOND, "ThrottlingBurstLimit": gateway.BURST}
     api = {
         # Without it the SAM transform makes a second, public API stage, which is named Stage.
         "OpenApiVersion": "2.0",
         # Not resources of their own, which each update of the definition would undo.
         "DefinitionBody": {"x-amazon-apigateway-gateway-responses": gateway.RESPONSES},
-        "MethodSettings": [{"ResourcePath": "/*", "HttpMethod": "*", **throttling}],
+        "MethodSettings": gateway.METHOD_SETTINGS,
     }
     resources["RestAPI"] = {"Properties": api}
     chalice = Path(sys.executable).with_name("chalice")

@@ -37,6 +37,7 @@ def test_the_table_outlives_its_stack() -> None:
         ("EventsTable", {"BillingMode": "PAY_PER_REQUEST", "SSESpecification": {"SSEEnabled": True}}),
         ("EventsTable", {"TimeToLiveSpecification": {"AttributeName": "expires_at", "Enabled": True}}),
         ("EventsTable", {"PointInTimeRecoverySpecification": {"PointInTimeRecoveryEnabled": True}}),
+        ("EventsTable", {"DeletionProtectionEnabled": True}),
         ("InboxQueue", {"VisibilityTimeout": 300, "MessageRetentionPeriod": 7 * 86400, "SqsManagedSseEnabled": True}),
         ("InboxQueue", {"ReceiveMessageWaitTimeSeconds": 20}),
         ("InboxQueue", {"RedrivePolicy": {"deadLetterTargetArn": DLQ_ARN, "maxReceiveCount": 5}}),
@@ -126,11 +127,14 @@ def test_api_gateway_answers_with_problem_documents_that_do_not_repeat_the_reque
         assert "$context.error.message" not in document["detail"]
 
 
-def test_calls_are_throttled(template: Any) -> None:
-    api = template["Resources"]["RestAPI"]["Properties"]
-    [settings] = api["MethodSettings"]
-    assert (settings["ResourcePath"], settings["HttpMethod"]) == ("/*", "*")
-    assert settings["ThrottlingRateLimit"] == gateway.CALLS_PER_SECOND
+def test_calls_are_throttled_and_public_paths_apart_from_the_others(template: Any) -> None:
+    throttled = template["Resources"]["RestAPI"]["Properties"]["MethodSettings"]
+    assert {(each["ResourcePath"], each["HttpMethod"]): each["ThrottlingRateLimit"] for each in throttled} == {
+        ("/*", "*"): gateway.CALLS_PER_SECOND,
+        **dict.fromkeys(
+            [("/", "GET"), ("/~1health", "GET"), ("/~1openapi.json", "GET")], gateway.PUBLIC_CALLS_PER_SECOND
+        ),
+    }
 
 
 @pytest.mark.parametrize("parameter", ["ZapierWebhookUrl", "ApiKeys", "WebhookSigningSecrets"])
@@ -143,7 +147,7 @@ def test_a_function_has_its_name_a_log_group_and_a_role_with_its_policy_file(tem
     resources = template["Resources"]
     properties, group = resources[function]["Properties"], resources[LOGS[function]]["Properties"]
     name = f"triggers-api-prod{FUNCTION_SUFFIXES[function]}"
-    assert properties["FunctionName"] == name
+    assert (properties["FunctionName"], properties["RecursiveLoop"]) == (name, "Allow")
     assert (group["LogGroupName"], group["RetentionInDays"]) == (f"/aws/lambda/{name}", 30)
     [policy] = resources[properties["Role"]["Fn::GetAtt"][0]]["Properties"]["Policies"]
     assert policy["PolicyDocument"] == json.loads((ROOT / ".chalice/policies/prod" / POLICIES[function]).read_text())
