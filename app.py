@@ -1,10 +1,12 @@
 """Routes, worker and schedules: the only file that knows Chalice. Each handler parses, calls and responds."""
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,6 @@ if faults and "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:  # a deployed functi
 STAGE: str = deploy_settings["stage"]
 app = Chalice(app_name=f"triggers-api-{STAGE}", configure_logs=False)  # the name of the REST API
 
-OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"
 RESPOND_SECONDS = 3  # reserved: the function has 30 s, and API Gateway ends a request after 29 s
 
 
@@ -88,6 +89,9 @@ def route(method: str, path: str, *scopes: Scope) -> Callable[[View], View]:
                     deadline = current.clock() + remaining_seconds(request.lambda_context) - RESPOND_SECONDS
                     return view(Call(current, deadline, request, key), **path_parameters)
                 except ApiError as error:
+                    if error.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+                        source_ip = request.context.get("identity", {}).get("sourceIp")
+                        services.get().log_refusal(status_code=error.status_code, path=path, source_ip=source_ip)
                     return problem(error)
                 except SettingsError as error:
                     telemetry.logger.critical("settings unusable", extra={"error": str(error)})
@@ -149,7 +153,7 @@ def get_me(call: Call) -> Response:
 
 @route("GET", "/openapi.json")
 def get_openapi() -> Response:
-    return respond(200, OPENAPI.read_text(encoding="utf-8"))
+    return respond(200, openapi())
 
 
 @route("GET", "/")
@@ -300,6 +304,12 @@ def check_dlq(event: CloudWatchEvent) -> None:
         schedules.publish_depths(services.get())
 
 
+@cache
+def openapi() -> str:
+    document = Path(__file__).with_name("chalicelib") / "openapi.json"
+    return compact(json.loads(document.read_text(encoding="utf-8")))
+
+
 def remaining_seconds(context: Any) -> float:
     return float(context.get_remaining_time_in_millis()) / 1000
 
@@ -321,3 +331,7 @@ def respond_page(query: listing.Query, services: Services) -> Response:
     found, after = listing.page(services, query)
     events = ",".join(event.to_json(include_payload=query.whole) for event in found)
     return respond(200, f'{{"events":[{events}],"next_cursor":{compact(listing.encode_cursor(after))}}}')
+
+
+if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
+    services.initialize()

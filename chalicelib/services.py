@@ -1,9 +1,11 @@
 """The collaborators of one container: AWS clients, store, queues, push client. Tests pass their own."""
 
+import contextlib
 import math
 import os
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -16,7 +18,7 @@ from chalicelib import settings as environment
 from chalicelib import telemetry
 from chalicelib.aws import CALL_SECONDS, ONE_SHORT_TRY, make_client, read_secret
 from chalicelib.breaker import Breaker
-from chalicelib.errors import SettingsError
+from chalicelib.errors import AWS_ERRORS, SettingsError
 from chalicelib.push import PushClient
 from chalicelib.queue import Queue
 from chalicelib.retry import DAY_SECONDS
@@ -28,6 +30,8 @@ from chalicelib.subscriptions import Subscriptions
 WORKER_LIMITS = (math.inf, 10)
 MAX_BREAKERS = 2000  # the one used least recently goes
 REFRESH_SECONDS = 300
+MAX_REFUSALS = 5  # logged in a minute
+READ_SHORTLY = partial(read_secret, config=ONE_SHORT_TRY)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -98,6 +102,17 @@ class Services:
         return Queue(self.make_client("sqs"), self.settings.inbox_dlq_url)
 
     @cached_property
+    def _refused_at(self) -> deque[float]:
+        """The times of the last refused keys that were logged."""
+        return deque([-math.inf] * MAX_REFUSALS, MAX_REFUSALS)
+
+    def log_refusal(self, **fields: object) -> None:
+        """Log a warning that a key was refused, at most MAX_REFUSALS a minute."""
+        if self._refused_at[0] <= self.clock() - 60:
+            self._refused_at.append(self.clock())
+            telemetry.logger.warning("key refused", extra=fields)
+
+    @cached_property
     def metrics(self) -> telemetry.Metrics:
         return telemetry.Metrics(self.settings.stage, clock=self.clock)
 
@@ -125,7 +140,17 @@ def use(services: Services | None) -> None:
     _services, _refresh_at = services, float("inf")
 
 
-def get() -> Services:
+def initialize() -> None:
+    """Make services and clients while Lambda initializes a function, with more CPU than a request has.
+
+    There is one short try for the secret, because Lambda allows 10 s in all; what fails is left to the first request.
+    """
+    with contextlib.suppress(SettingsError, *AWS_ERRORS):
+        for service in ("dynamodb", "sqs"):
+            get(READ_SHORTLY).make_client(service)
+
+
+def get(read_secret: Callable[[str], str] = read_secret) -> Services:
     """Return this container's services; raise SettingsError if the environment is unusable.
 
     The settings are read again every REFRESH_SECONDS. If that fails, the last ones stay.
@@ -147,7 +172,7 @@ def get() -> Services:
 def _refresh(services: Services) -> Services:
     """Return services with the settings of now, which share connections and breakers with the given ones."""
     try:
-        settings = environment.load(os.environ, partial(read_secret, config=ONE_SHORT_TRY))
+        settings = environment.load(os.environ, READ_SHORTLY)
     except SettingsError as error:
         telemetry.logger.warning("settings not read again", extra={"error": str(error)})
         return services

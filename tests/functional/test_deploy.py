@@ -41,6 +41,7 @@ class Checkout:
     def __init__(self, path: Path, aws: Ministack) -> None:
         self.path = path
         self.aws = aws
+        self.account = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}  # the root user
 
     def make(self, *arguments: str, **variables: str) -> tuple[int, str]:
         """Run make with the .venv of the repository."""
@@ -71,8 +72,8 @@ class Checkout:
 
     def environ(self, **variables: str) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not re.match(OURS, name)}
-        account = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-        return {**inherited, **account, "AWS_ENDPOINT_URL": self.aws.url, **variables}
+        aws = {**self.account, "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": self.aws.url}
+        return {**inherited, **aws, **variables}
 
     def _run(self, command: list[str], variables: dict[str, str], stop_after: str) -> tuple[int, str]:
         """Return exit status and output; kill the process once a request that matches `stop_after` was served."""
@@ -196,6 +197,7 @@ def test_a_stage_is_deployed_after_interruptions_repeated_from_any_checkout_and_
 def test_make_deploys_completely_while_api_gateway_takes_one_deployment_in_five_seconds(
     checkout: Checkout, aws: Ministack
 ) -> None:
+    checkout.account = deployer(aws)
     aws.deployment_seconds = 5.5
     operations: list[str] = []
     aws.seen = operations.append
@@ -318,6 +320,21 @@ def test_a_slip_in_config_json_is_one_line(checkout: Checkout, slip: str, error:
     status, output = checkout.resources(**GIVEN)
 
     assert (status, output.count("\n"), error in output) == (1, 1, True)
+
+
+def deployer(aws: Ministack) -> dict[str, str]:
+    """Return the credentials of a user who may do what docs/deployer-policy.json allows, to any resource.
+
+    ministack does not find the resources of all calls.
+    """
+    iam, name = aws.client("iam"), {"UserName": "deployer"}
+    policy = json.loads((ROOT / "docs" / "deployer-policy.json").read_text())
+    policy["Statement"] = [{**each, "Resource": "*", "Condition": {}} for each in policy["Statement"]]
+    iam.create_user(**name)
+    made = iam.create_policy(PolicyName="deployer", PolicyDocument=json.dumps(policy, separators=(",", ":")))
+    iam.attach_user_policy(**name, PolicyArn=made["Policy"]["Arn"])
+    key = iam.create_access_key(**name)["AccessKey"]
+    return {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
 
 
 def what_is_deployed(aws: Ministack) -> dict[str, Any]:

@@ -67,6 +67,8 @@ class Proxy(BaseHTTPRequestHandler):
             if self.path.startswith("/restapis?mode=import"):  # its body is ignored, and with it the name
                 self.path, body = "/restapis", json.dumps({"name": json.loads(body)["info"]["title"]}).encode()
                 del self.headers["Content-Length"]
+                root = re.sub(r"Credential=\w+", "Credential=test", self.headers["Authorization"])  # needs no signature
+                self.headers.replace_header("Authorization", root)
             status, headers, content = self._forward(body)
         if is_deployment and not fault:
             self.ministack.deployed_at = time.monotonic()
