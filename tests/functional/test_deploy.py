@@ -115,7 +115,7 @@ def checkout(tmp_path: Path, aws: Ministack) -> Checkout:
     written = shutil.ignore_patterns("__pycache__", "deployments", "deployed")  # by other tests meanwhile, or by a user
     for name in ("app.py", "resources.json", "requirements.txt", "Makefile"):
         shutil.copy(ROOT / name, path)
-    (path / ".venv").symlink_to(ROOT / ".venv")
+    (path / ".venv").symlink_to(sys.prefix)
     for name in ("chalicelib", "tools", ".chalice"):
         shutil.copytree(ROOT / name, path / name, ignore=written)
     return Checkout(path, aws)
