@@ -33,6 +33,7 @@ if faults and "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:  # a deployed functi
 STAGE: str = deploy_settings["stage"]
 app = Chalice(app_name=f"triggers-api-{STAGE}", configure_logs=False)  # the name of the REST API
 
+OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"
 RESPOND_SECONDS = 3  # reserved: the function has 30 s, and API Gateway ends a request after 29 s
 
 
@@ -306,8 +307,7 @@ def check_dlq(event: CloudWatchEvent) -> None:
 
 @cache
 def openapi() -> str:
-    document = Path(__file__).with_name("chalicelib") / "openapi.json"
-    return compact(json.loads(document.read_text(encoding="utf-8")))
+    return compact(json.loads(OPENAPI.read_text(encoding="utf-8")))
 
 
 def remaining_seconds(context: Any) -> float:

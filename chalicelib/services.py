@@ -60,6 +60,7 @@ class Services:
     new_id: Callable[[], str] = lambda: os.urandom(16).hex()
     thread_pool: Callable[[int], Executor] = telemetry.thread_pool
     push: PushClient = field(default_factory=PushClient)
+    refused_at: deque[float] = field(default_factory=lambda: deque([-math.inf] * MAX_REFUSALS, MAX_REFUSALS))
     breakers: Callable[[Role, str], Breaker] = field(
         default_factory=lambda: lru_cache(MAX_BREAKERS)(lambda *_: Breaker()), repr=False
     )
@@ -101,15 +102,10 @@ class Services:
     def dlq(self) -> Queue:
         return Queue(self.make_client("sqs"), self.settings.inbox_dlq_url)
 
-    @cached_property
-    def _refused_at(self) -> deque[float]:
-        """The times of the last refused keys that were logged."""
-        return deque([-math.inf] * MAX_REFUSALS, MAX_REFUSALS)
-
     def log_refusal(self, **fields: object) -> None:
         """Log a warning that a key was refused, at most MAX_REFUSALS a minute."""
-        if self._refused_at[0] <= self.clock() - 60:
-            self._refused_at.append(self.clock())
+        if self.refused_at[0] <= self.clock() - 60:
+            self.refused_at.append(self.clock())
             telemetry.logger.warning("key refused", extra=fields)
 
     @cached_property

@@ -5,36 +5,22 @@ one that wants an AWS signature. The problem documents below replace them.
 """
 
 import json
-import time
 from typing import Any
 
 import boto3
 import click
-from botocore.exceptions import ClientError
+from botocore.config import Config
 
-from chalicelib.errors import AWS_ERRORS, error_code
+from chalicelib.errors import AWS_ERRORS
 from tools.resources import find_apis, find_functions
 
 API_STAGE = "api"  # Chalice's default
 CALLS_PER_SECOND, BURST = 200, 400
 PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST = 20, 40  # of each path that needs no key
-DEPLOYMENT_SECONDS = 5  # API Gateway takes one CreateDeployment in so many seconds for an account
-DEPLOYMENT_TRIES = 10  # botocore tries each three times: a minute
-
-
-def _throttling(resource_path: str, method: str, rate: int, burst: int) -> dict[str, Any]:
-    limits = {"ThrottlingRateLimit": rate, "ThrottlingBurstLimit": burst}
-    return {"ResourcePath": resource_path, "HttpMethod": method, **limits}
-
-
-# As CloudFormation spells them: `~1` is a slash in a path, except that of the root.
-METHOD_SETTINGS = [
-    _throttling("/*", "*", CALLS_PER_SECOND, BURST),
-    *(
-        _throttling(path, "GET", PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST)
-        for path in ("/", "/~1health", "/~1openapi.json")
-    ),
-]
+LIMITS = {"*/*": (CALLS_PER_SECOND, BURST)}  # of a path and its method; `~1` is a slash
+LIMITS |= dict.fromkeys(("~1/GET", "~1health/GET", "~1openapi.json/GET"), (PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST))
+# API Gateway takes one CreateDeployment in five seconds for an account. With these the last try is a minute later.
+RETRIES = Config(retries={"mode": "standard", "total_max_attempts": 10})
 
 
 def _response(status: int | None, title: str, detail: str, code: str) -> dict[str, Any]:
@@ -63,46 +49,28 @@ RESPONSES = {
 @click.argument("stage")
 def main(stage: str) -> None:
     """Configure functions and API that `chalice deploy` made, deploy the API once more, and print its URL."""
+    patches = [
+        {"op": "replace", "path": f"/{method}/throttling/{name}", "value": str(value)}
+        for method, limits in LIMITS.items()
+        for name, value in zip(("rateLimit", "burstLimit"), limits, strict=True)
+    ]
     try:
-        lambda_client = boto3.client("lambda")
-        for name in find_functions(stage):
-            lambda_client.put_function_recursion_config(FunctionName=name, RecursiveLoop="Allow")
-        gateway = boto3.client("apigateway")
+        functions, gateway = boto3.client("lambda"), boto3.client("apigateway", config=RETRIES)
+        for function in find_functions(stage):
+            functions.put_function_recursion_config(FunctionName=function, RecursiveLoop="Allow")
         region = gateway.meta.region_name
         api_ids = find_apis(stage)
         if not api_ids:
             raise click.ClickException(f"there is no API triggers-api-{stage} in {region}: make deploy STAGE={stage}")
+        print("deploying the API again; API Gateway takes one deployment in 5 seconds: wait up to a minute", flush=True)
         for api_id in api_ids:
-            gateway.update_stage(restApiId=api_id, stageName=API_STAGE, patchOperations=_patches())
+            gateway.update_stage(restApiId=api_id, stageName=API_STAGE, patchOperations=patches)
             for response_type, response in RESPONSES.items():
                 gateway.put_gateway_response(restApiId=api_id, responseType=response_type, **response)
-            _deploy(api_id, gateway)
+            gateway.create_deployment(restApiId=api_id, stageName=API_STAGE)
             print(f"export TRIGGERS_URL=https://{api_id}.execute-api.{region}.amazonaws.com/{API_STAGE}")
     except AWS_ERRORS as error:
         raise click.ClickException(str(error)) from None
-
-
-def _patches() -> list[dict[str, str]]:
-    """Return METHOD_SETTINGS as UpdateStage spells them."""
-    return [
-        {"op": "replace", "path": f"{path}/throttling/{name}", "value": str(settings[key])}
-        for settings in METHOD_SETTINGS
-        for path in [f"{settings['ResourcePath']}/{settings['HttpMethod']}".replace("//", "/~1/")]
-        for name, key in (("rateLimit", "ThrottlingRateLimit"), ("burstLimit", "ThrottlingBurstLimit"))
-    ]
-
-
-def _deploy(api_id: str, gateway: Any) -> None:
-    """Create a deployment; while API Gateway throttles it, wait and try again, for a minute."""
-    for tries_left in reversed(range(DEPLOYMENT_TRIES)):
-        try:
-            gateway.create_deployment(restApiId=api_id, stageName=API_STAGE)
-            return
-        except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 429 or not tries_left:
-                raise
-            print(f"API Gateway takes one deployment in 5 seconds ({error_code(error)}): trying again", flush=True)
-            time.sleep(DEPLOYMENT_SECONDS)
 
 
 if __name__ == "__main__":

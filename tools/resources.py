@@ -46,11 +46,10 @@ NAME_IS_TAKEN = """\
 Something has a name of this stage already, and no stack can adopt it: a queue, topic, secret or alarm that was made
 by hand, or that belongs to another stack, such as the one of `make package`. (A table or log group is adopted.)"""
 CONFIRM = """\
-nothing was deleted. make destroy STAGE={stage} CONFIRM={stage} deletes the functions, the API with its URL, the queues
-with their messages, and the secret with the settings. Lost for good with that are the webhook URL, the API keys and the
-signing secrets, from which the secrets of all subscribers derive. To keep them, store what this prints:
-  aws secretsmanager get-secret-value --secret-id triggers-api-{stage}-settings --query SecretString --output text
-Dead letters are lost, too, but not their events: the table and the log groups stay."""
+nothing was deleted. make destroy STAGE={stage} CONFIRM={stage} deletes functions, API and queues, and for good the
+secret with the webhook URL, the API keys and the signing secrets, from which the secrets of all subscribers derive. The
+table and the log groups stay. To keep the settings, store what this prints:
+  aws secretsmanager get-secret-value --secret-id triggers-api-{stage}-settings --query SecretString --output text"""
 NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 WAIT: Any = {"Delay": 1, "MaxAttempts": 1800}
 
