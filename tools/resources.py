@@ -33,7 +33,7 @@ FUNCTION_SUFFIXES = {"APIHandler": "", "Worker": "-worker", "Sweep": "-sweep", "
 STILL_DEPLOYED = """\
 still deployed, and in need of queues and secret: {running}
 `chalice delete` deletes what .chalice/deployed/{stage}.json lists. `make deploy STAGE={stage}` completes that file;
-then run `make destroy STAGE={stage}` again. (What `make package` made is deleted with its own stack.)"""
+then run `make destroy STAGE={stage} CONFIRM={stage}` again. (What `make package` made goes with its own stack.)"""
 STAND_INS = {**dict.fromkeys(settings.REQUIRED, "https://stand-in"), "API_KEYS": ""}
 FIRST_TIME = """\
 {missing} must be set, the first time only:
