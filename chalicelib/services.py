@@ -31,7 +31,7 @@ WORKER_LIMITS = (math.inf, 10)
 MAX_BREAKERS = 2000  # the one used least recently goes
 REFRESH_SECONDS = 300
 MAX_REFUSALS = 5  # logged in a minute
-READ_SHORTLY = partial(read_secret, config=ONE_SHORT_TRY)
+READ_SECRET_ONCE = partial(read_secret, config=ONE_SHORT_TRY)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -49,7 +49,7 @@ class Services:
     """What is kept between requests. AWS clients are created at first use.
 
     `breakers` returns the breaker of a role and a URL. `new_id` returns 32 unique hexadecimal digits; `thread_pool`
-    takes the number of threads.
+    takes the number of threads. `refused_at` has the times of the last refusals that were logged.
     """
 
     settings: Settings
@@ -143,7 +143,7 @@ def initialize() -> None:
     """
     with contextlib.suppress(SettingsError, *AWS_ERRORS):
         for service in ("dynamodb", "sqs"):
-            get(READ_SHORTLY).make_client(service)
+            get(READ_SECRET_ONCE).make_client(service)
 
 
 def get(read_secret: Callable[[str], str] = read_secret) -> Services:
@@ -168,7 +168,7 @@ def get(read_secret: Callable[[str], str] = read_secret) -> Services:
 def _refresh(services: Services) -> Services:
     """Return services with the settings of now, which share connections and breakers with the given ones."""
     try:
-        settings = environment.load(os.environ, READ_SHORTLY)
+        settings = environment.load(os.environ, READ_SECRET_ONCE)
     except SettingsError as error:
         telemetry.logger.warning("settings not read again", extra={"error": str(error)})
         return services
