@@ -235,11 +235,12 @@ def test_filters_are_in_the_address_and_a_refused_one_is_explained(console: Cons
     event_type, until = page.get_by_label("Event type"), page.get_by_label("Until")
     console.open()
     console.row(failed).wait_for()
-    page.get_by_label("Tenant").fill("acme")
+    page.get_by_label("Tenant", exact=True).fill("acme")
     event_type.fill("refund m")
     expect(page.get_by_role("alert")).to_contain_text("It must be an event type, or a prefix followed by *")
     expect(event_type).to_have_attribute("aria-invalid", "true")
-    expect(console.row(failed)).to_be_visible()
+    console.text("#empty p").to_have_text("Nothing is listed: correct the filters.")
+    console.text("#rows li").to_have_count(0)
     event_type.fill("refund.m")  # a partial word is the beginning of a type
     until.fill(f"{failed['created_at'][:13]}:00")
     console.text("#empty p").to_have_text("No event matches.")
@@ -334,7 +335,7 @@ def test_a_leased_event_is_found_copied_and_erased(console: Console, receiver: R
     event_id = console.post("order.leased", payload={"big": 12345678901234567890123})["event_id"]
     [leased] = console.api("POST", "/inbox/lease", event_type="order.leased", lease_seconds=60)["events"]
     console.open()
-    headings = {"evt_1": "An event's id is", "evt_" + "0" * 32: "There is no event", f" {event_id} ": "order.leased"}
+    headings = {"order.leased": "Nothing is here. An id is", "evt_" + "0" * 32: "There is no event", f" {event_id} ": "order.leased"}
     for searched, heading in headings.items():
         page.get_by_label("Find by id").fill(searched)
         page.keyboard.press("Enter")
@@ -395,7 +396,7 @@ def test_subscriptions_are_tested_enabled_and_deleted(console: Console, receiver
     console.open("/subscriptions")
     console.text("#nobody").to_contain_text("There are none without a tenant.")
 
-    console.page.get_by_label("Tenant").fill("acme")
+    console.page.get_by_label("Tenant", exact=True).fill("acme")
 
     item = console.page.locator("#subscriptions li", has=console.page.get_by_role("heading", name=HOSTILE))
     expect(item).to_contain_text(re.compile(r"failing since [0-9: .-]+ UTC\s*Host127.0.0.1Typesledger\.\*Tenantacme"))
