@@ -14,7 +14,9 @@ SOURCES = {path.stem: path for path in (ROOT / "app.py", *(ROOT / "chalicelib").
 LAYERS = (
     {"__init__", "errors"},
     {"events", "retry", "targets", "breaker", "console"},
-    {"auth", "validation", "telemetry"},
+    {"validation", "telemetry"},
+    {"tokens"},
+    {"auth"},
     {"settings", "aws"},
     {"store", "queue", "push"},
     {"subscriptions", "messages"},
