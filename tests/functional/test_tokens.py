@@ -171,6 +171,31 @@ def test_only_true_tokens_are_taken(world: World) -> None:
     assert me(world, token).status_code == 200
 
 
+def test_a_token_is_in_no_log_and_no_other_answer(
+    world: World, target: Receiver, capfd: pytest.CaptureFixture[str]
+) -> None:
+    world.restart(LOG_LEVEL="DEBUG")
+    token = make_token(world, MINE)
+    answers = [subscribe(world, url, key=token) for url in (target.url, "https://forbidden.example/")]
+    replay = ("POST", f"/events/{post_for(world, MINE)['copies'][0]}/replay")
+    calls = [
+        ("GET", "/me"),
+        ("GET", "/events"),
+        ("GET", f"/events/{UNKNOWN}"),
+        ("POST", "/tokens"),
+        replay,
+        ("PUT", "/me"),
+    ]
+    answers += [world.call(method, path, key=each) for method, path in calls for each in (token, token[:-1])]
+
+    written = "".join(capfd.readouterr())
+
+    assert {answer.status_code for answer in answers} == {200, 201, 202, 400, 401, 403, 404, 405}
+    assert written
+    told = "".join(f"{answer.headers} {answer.text}" for answer in answers)
+    assert token[-43:-1] not in written + told
+
+
 # What a token opens
 
 
@@ -252,6 +277,47 @@ def test_a_token_sees_nothing_of_others(world: World, foreign: dict[str, Any]) -
             assert (answer.status_code, answer.json["code"]) == (404, "not_found")
     assert [world.event(event_id) for event_id in foreign["event_ids"]] == before
     assert world.call("GET", "/subscriptions", key=token).json == {"subscriptions": []}
+
+
+def test_no_call_with_a_token_tells_of_others_or_changes_what_is_theirs(
+    world: World, target: Receiver, foreign: dict[str, Any]
+) -> None:
+    token, mine = make_token(world, MINE), subscribed(world, f"{target.url}3", MINE)
+    world.call("POST", "/events", json.dumps({"event_type": "a.foreign", "tenant": OTHER, "payload": {"a": "foreign"}}))
+    [own] = [each for each in post_for(world, MINE)["copies"] if world.event(each)["subscription_id"] == mine]
+    subscription_ids, event_ids = foreign["subscription_ids"], foreign["event_ids"]
+    cursor = world.call("GET", "/events?limit=2").json["next_cursor"]
+    queries = [f"subscription_id={each}" for each in (mine, *subscription_ids)]
+    queries = [
+        f"?{query}&{more}" for query in queries for more in ("include=payload", f"cursor={cursor}", "order=oldest")
+    ]
+    elsewhere = ["", f"?tenant={OTHER}"]
+    queries += [*elsewhere, f"?tenant={MINE}", "?source=original", f"?event_id={event_ids[0]}"]
+    bodies = [{"tenant": OTHER}, {"target_url": target.url, "tenant": OTHER}, {"event_type": "a", "payload": {}}]
+    calls = [
+        (method, path.format(event_id=event_id, subscription_id=subscription_id) + query, body)
+        for path, methods in app.app.routes.items()
+        for method in methods
+        for event_id in ([own, *event_ids] if "{event_id}" in path else [""])
+        for subscription_id in ([mine, *subscription_ids] if "{subscription_id}" in path else [""])
+        for query in (queries if path in ("/events", "/subscriptions", "/inbox") else elsewhere)
+        for body in (bodies if method == "POST" else [None])
+        if (method, subscription_id) != ("DELETE", mine)
+    ]
+
+    def state() -> list[str]:
+        paths = [f"/events/{each}" for each in event_ids] + [f"/subscriptions/{each}" for each in subscription_ids]
+        return [world.call("GET", path).text for path in paths]
+
+    before = state()
+    answers = [world.call(method, path, json.dumps(body), key=token) for method, path, body in calls]
+
+    assert len(answers) > 150
+    assert {answer.status_code for answer in answers} <= {200, 201, 202, 204, 400, 403, 404, 409}
+    told = "".join(answer.text for answer in answers)
+    assert own in told
+    assert not [each for each in (*event_ids, *subscription_ids, OTHER, "foreign", cursor) if each in told]
+    assert state() == before
 
 
 def test_a_copy_whose_subscription_is_gone_is_nobodys(world: World, target: Receiver) -> None:
