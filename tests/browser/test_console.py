@@ -19,7 +19,9 @@ CHROMIUM = shutil.which("chromium")
 KEYS = {"shop": "produce+consume+erase", "desk": "consume", "till": "produce"}
 HASTY = {"MAX_DELIVERY_ATTEMPTS": "2", "BACKOFF_BASE_SECONDS": "0.5", "SUBSCRIPTION_DISABLE_DAYS": "0.00001"}
 HURRY = "window.wait = setTimeout; setTimeout = (act, ms) => wait(act, ms / 10);"  # the page refreshes every 3 s
-FOCUSED = "(node => [node.closest('label, a, button')?.textContent, node.ariaLabel].join())(document.activeElement)"
+FOCUSED = (
+    "(node => [node.closest('label, a, button, summary')?.textContent, node.ariaLabel].join())(document.activeElement)"
+)
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
 
 pytestmark = [
@@ -477,7 +479,10 @@ def test_a_subscription_is_made_and_its_secret_is_shown_once(console: Console, r
     console.forgive("status of 400")
 
 
-def test_what_a_disabled_subscription_missed_is_counted_and_replayed(console: Console, receiver: Receiver) -> None:
+@pytest.mark.parametrize("is_customer", [False, True])
+def test_what_a_disabled_subscription_missed_is_counted_and_replayed(
+    console: Console, receiver: Receiver, is_customer: bool
+) -> None:
     page = console.page
     given = {"target_url": receiver.url, "event_types": ["missed.*"], "tenant": "acme"}
     made = console.api("POST", "/subscriptions", **given)
@@ -495,7 +500,8 @@ def test_what_a_disabled_subscription_missed_is_counted_and_replayed(console: Co
         route.fulfill(json={"events": events, "next_cursor": "more"})
 
     page.route(re.compile("/events.*status=failed"), fill, times=1)
-    console.open("/subscriptions?tenant=acme")
+    key = console.api("POST", "/tokens", tenant="acme")["token"] if is_customer else "shop-key"
+    console.open("/subscriptions?tenant=acme", key)
     expect(page.get_by_role("link", name="100+ events")).to_be_visible()
     page.reload()
     page.get_by_role("link", name=re.compile(r"^\d+ events?$")).click()
@@ -644,12 +650,15 @@ def test_every_action_is_reached_by_keyboard(console: Console, receiver: Receive
     console.tab_through("Erase,Copy id,Copy curl,Copy payload,Subscriptions")
     press("Enter")
     console.text("#subscriptions li").to_have_count(1)
-    console.tab_through("Tenant,Send test,Delete,Its events")
+    console.tab_through("Tenant,Add a subscription,Send test,Delete,Its events")
 
 
 def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver, axe: str) -> None:
     receiver.default = status(404, body=b"x" * 200)
-    event = console.post("x" * 128, payload={"long": "y" * 500}, tenant="z" * 128)
+    tenant = "z" * 128
+    console.api("POST", "/subscriptions", target_url=receiver.url, name="w" * 100, tenant=tenant)
+    event = console.post("x" * 128, payload={"long": "y" * 500}, tenant=tenant)
+    token = console.api("POST", "/tokens", tenant=tenant)["token"]
     page = console.page
     page.set_viewport_size({"width": 390, "height": 800})
     # As API Gateway does with the stage `api`; the page is opened without a slash at its end.
@@ -664,3 +673,13 @@ def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver
 
     console.text("#status").to_have_text("failed")
     console.check_looks("phone-event", axe)
+    page.get_by_role("link", name="Subscriptions").click()
+    page.get_by_text("Add a subscription").click()
+    console.check_looks("phone-subscriptions", axe)
+    page.evaluate(f"location.hash = '#key={token}'")
+    console.button("Use it").click()
+    expect(page.get_by_role("heading", name=f"Webhooks of {tenant}")).to_be_focused()
+    console.check_looks("phone-webhooks", axe)
+    page.get_by_role("link", name="Its deliveries").click()
+    console.text("#rows li").to_have_count(1)
+    console.check_looks("phone-deliveries", axe)
