@@ -472,6 +472,7 @@ def test_a_subscription_is_made_and_its_secret_is_shown_once(console: Console, r
     console.check_looks("secret", axe)
     console.button("Done").click()
     console.text("#subscriptions li h2").to_have_text([HOSTILE])  # the list of that tenant
+    expect(page.get_by_label("For tenant")).to_have_value("acme")
     assert secret not in page.content()
     receiver.default = status(503)
     console.button("Send test").click()
@@ -564,6 +565,8 @@ def test_a_token_opens_the_page_of_its_tenant(customer: Console, receiver: Recei
     customer.text("#rows li").to_have_count(1)
     customer.text("#rows li").to_have_text(re.compile(r"failed order\.created\s+receiver responded 422\s+1 attempt"))
     assert customer.buttons() == ["Sign out", "pending", "delivered", "failed", "Replay all that match"]
+    assert page.locator("label:visible").all_inner_texts() == ["Event type", "From (UTC)", "Until (UTC)"]
+    customer.text("#chart").to_be_hidden()
     customer.button("delivered").click()
     customer.text("#empty").to_contain_text("No event matches.")
     page.get_by_label("Event type").fill("order created")
@@ -595,16 +598,20 @@ def test_a_token_opens_the_page_of_its_tenant(customer: Console, receiver: Recei
 def test_whatever_the_address_a_customer_sees_the_own_webhooks(
     console: Console, receiver: Receiver, place: str
 ) -> None:
-    for tenant in ("acme", "other"):
-        console.api("POST", "/subscriptions", target_url=receiver.url, tenant=tenant, name=f"Of {tenant}")
+    for tenant in ("other", "acme"):
+        made = console.api("POST", "/subscriptions", target_url=receiver.url, tenant=tenant, name=f"Of {tenant}")
 
     console.open(place, key=console.api("POST", "/tokens", tenant="acme")["token"])
 
     console.text("#subscriptions li h2").to_have_text(["Of acme"])
+    console.page.goto(f"{console.origin}/#/?subscription_id={made['subscription_id']}&tenant=other")
+    console.text("#empty").to_contain_text("Nothing was sent yet")
 
 
 def test_what_is_not_the_customer_s_is_not_there(customer: Console, receiver: Receiver) -> None:
-    other = customer.api("POST", "/subscriptions", target_url=receiver.url, tenant="other")["subscription_id"]
+    given = {"target_url": receiver.url}
+    customer.api("POST", "/subscriptions", **given, tenant="acme")
+    other = customer.api("POST", "/subscriptions", **given, tenant="other")["subscription_id"]
     event_id = customer.post("order.created", tenant="acme")["event_id"]
     for place in (f"/?subscription_id={other}", f"/subscriptions/{other}", f"/events/{event_id}", "/events/evt_0"):
         customer.page.goto(f"{customer.origin}/#{place}")
@@ -616,15 +623,14 @@ def test_what_is_not_the_customer_s_is_not_there(customer: Console, receiver: Re
 
 
 def test_a_new_token_replaces_the_old_one_and_an_ended_one_says_where_to_go(console: Console) -> None:
-    tokens = [console.api("POST", "/tokens", tenant=tenant)["token"] for tenant in ("acme", "bolt")]
-    console.open(key=tokens[0])
-    console.open("/subscriptions", key=tokens[1])
-    expect(console.page.get_by_role("heading", name="Webhooks of bolt")).to_be_visible()
-
     console.page.goto(f"{console.origin}/#key=trt_ended.x")
-
     expect(console.page.get_by_role("heading", name="This page has ended")).to_be_visible()
     expect(console.page.get_by_label("API key")).to_be_hidden()
+
+    for tenant in ("acme", "bolt"):
+        console.open("/subscriptions", key=console.api("POST", "/tokens", tenant=tenant)["token"])
+
+        expect(console.page.get_by_role("heading", name=f"Webhooks of {tenant}")).to_be_visible()
     console.forgive("status of 401")
 
 
@@ -674,11 +680,12 @@ def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver
     console.text("#status").to_have_text("failed")
     console.check_looks("phone-event", axe)
     page.get_by_role("link", name="Subscriptions").click()
-    page.get_by_text("Add a subscription").click()
+    expect(page.get_by_label("URL")).to_be_visible()
     console.check_looks("phone-subscriptions", axe)
     page.evaluate(f"location.hash = '#key={token}'")
     console.button("Use it").click()
     expect(page.get_by_role("heading", name=f"Webhooks of {tenant}")).to_be_focused()
+    expect(page.get_by_role("link", name="Its deliveries")).to_be_visible()
     console.check_looks("phone-webhooks", axe)
     page.get_by_role("link", name="Its deliveries").click()
     console.text("#rows li").to_have_count(1)
