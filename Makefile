@@ -15,6 +15,8 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 STRICT := api-key package resources deploy destroy smoke dlq redrive show replay erase send token
 SETTINGS := PY PYTHON AWS_% TRIGGERS_% ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS ALARM_EMAIL
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+# What is given reaches the programs as it was typed: make would expand a $ in it.
+$(foreach name,$(GIVEN),$(eval override export $(name) := $$(value $(name))))
 $(foreach goal,$(filter $(STRICT),$(MAKECMDGOALS)),$(foreach name,$(filter-out $(SETTINGS),$(GIVEN)),\
   $(if $(shell grep '^$(goal):.*[^A-Z_]$(name)=' $(MAKEFILE_LIST)),,$(error make $(goal) does not take $(name)))\
   $(if $(or $($(name)),$(filter-out replay erase,$(goal))),,$(error make $(goal) wants a value for $(name)))))
@@ -95,10 +97,10 @@ show: $(SET_UP) ## show the life of one event (EVENT_ID=evt_...)
 	@exec $(PY) -m tools.ops show
 
 replay: $(SET_UP) ## count failed events, or push them: GO=1 (SINCE=2h UNTIL= STATUS= EVENT_TYPE= TENANT= SUBSCRIPTION_ID= EVENT_ID= RATE=20)
-	@exec $(PY) -m tools.ops replay $(if $(filter 1,$(GO)),--go)
+	@exec $(PY) -m tools.ops replay $(if $(filter 1,$(value GO)),--go)
 
 erase: $(SET_UP) ## count matching events and copies, or erase them: GO=1 (METADATA='user_id=42' TENANT= SINCE=30d UNTIL= RATE=20)
-	@exec $(PY) -m tools.ops erase $(if $(filter 1,$(GO)),--go)
+	@exec $(PY) -m tools.ops erase $(if $(filter 1,$(value GO)),--go)
 
 send: $(SET_UP) ## post an event (TYPE=order.created PAYLOAD='{...}' METADATA= TENANT=), or a file of JSON lines (FILE=events.jsonl)
 	@exec $(PY) -m tools.ops send

@@ -32,24 +32,20 @@ STAGE: str = deploy_settings["stage"]
 app = Chalice(app_name=f"triggers-api-{STAGE}", configure_logs=False)  # the name of the REST API
 
 OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"
+NO_SUBSCRIPTION = (404, "not_found", "There is no such subscription.")
 RESPOND_SECONDS = 3  # reserved: the function has 30 s, and API Gateway ends a request after 29 s
 
 
 @dataclass(frozen=True)
 class Call(Run):
-    """The run of the function for an authenticated request; it ends when the response must be on its way."""
+    """The run of the function for an authenticated request; it ends when the response must be on its way.
+
+    `query` has the values of the query parameters that were given.
+    """
 
     request: Request
     key: ApiKey
-
-    @property
-    def query(self) -> dict[str, list[str]]:
-        parameters = self.request.query_params
-        return {name: parameters.getlist(name) for name in parameters} if parameters else {}
-
-    def parameter(self, name: str, parse: Callable[[str], Any] = str) -> Any:
-        """Return the only query parameter of this call, or None; raise InvalidRequestError if there are others."""
-        return parse_query(self.query, {name: parse}).get(name)
+    query: dict[str, Any]
 
     def find_subscription(self, subscription_id: str) -> Subscription | None:
         """Return a subscription, or None if there is none or it is not of the token's tenant."""
@@ -86,11 +82,14 @@ class Call(Run):
 View = Callable[..., Response]
 
 
-def route(method: str, path: str, *scopes: Scope, takes_tokens: bool = False) -> Callable[[View], View]:
+def route(
+    method: str, path: str, *scopes: Scope, takes_tokens: bool = False, **parameters: Callable[[str], Any]
+) -> Callable[[View], View]:
     """Register a view; errors become problem documents.
 
-    With `scopes`, the API key needs one of them, and the view takes a Call and the path's parameters. A view that
-    takes tokens shows them nothing but what is their tenant's.
+    With `scopes`, the API key needs one of them, the query may have `parameters`, each with its parser, and no others,
+    and the view takes a Call and the path's parameters. A view that takes tokens shows them nothing but what is their
+    tenant's.
     """
 
     def register(view: View) -> View:
@@ -104,8 +103,10 @@ def route(method: str, path: str, *scopes: Scope, takes_tokens: bool = False) ->
                     settings, authorization = current.settings, request.headers.get("authorization")
                     key = authenticate(authorization, settings.api_keys, settings.signing_secrets, current.clock())
                     authorize(key, scopes, takes_tokens=takes_tokens)
+                    given: Any = request.query_params or {}
+                    query = parse_query({name: given.getlist(name) for name in given}, parameters)
                     deadline = current.clock() + remaining_seconds(request.lambda_context) - RESPOND_SECONDS
-                    return view(Call(current, deadline, request, key), **path_parameters)
+                    return view(Call(current, deadline, request, key, query), **path_parameters)
                 except ApiError as error:
                     return problem(error)
                 except SettingsError as error:
@@ -208,9 +209,9 @@ def get_event(call: Call, event_id: str) -> Response:
     return respond(200, event.to_whole_json(include_responses=include_responses))
 
 
-@route("GET", "/events", Scope.CONSUME, takes_tokens=True)
+@route("GET", "/events", Scope.CONSUME, takes_tokens=True, **listing.PARAMETERS)
 def list_events(call: Call) -> Response:
-    query = listing.parse(call.query, listing.EVENTS)
+    query = listing.EVENTS.narrow(call.query)
     if call.key.tenant is not None:
         visible_tenant(call.key, query.tenant)
         if not (query.copies and query.subscription_id and call.find_subscription(query.subscription_id)):
@@ -218,9 +219,9 @@ def list_events(call: Call) -> Response:
     return respond_page(query, call.services)
 
 
-@route("GET", "/inbox", Scope.CONSUME)
+@route("GET", "/inbox", Scope.CONSUME, takes_tokens=False, **listing.INBOX_PARAMETERS)
 def list_inbox(call: Call) -> Response:
-    return respond_page(listing.parse(call.query, listing.INBOX), call.services)
+    return respond_page(listing.INBOX.narrow(call.query), call.services)
 
 
 @route("POST", "/inbox/lease", Scope.CONSUME)
@@ -236,24 +237,23 @@ def acknowledge_events(call: Call) -> Response:
 
 @route("DELETE", "/events/{event_id}", Scope.ERASE)
 def erase_event(call: Call, event_id: str) -> Response:
+    valid_id(event_id)
     with contextlib.suppress(EventNotFoundError):
-        delivery.erase(valid_id(event_id), call.services)
+        delivery.erase(event_id, call.services)
     return Response("", {}, 204)
 
 
-@route("POST", "/events/{event_id}/acknowledge", Scope.CONSUME)
+@route("POST", "/events/{event_id}/acknowledge", Scope.CONSUME, lease_id=str)
 def acknowledge_event(call: Call, event_id: str) -> Response:
-    lease_id = call.parameter("lease_id")
-    delivery.acknowledge(valid_id(event_id), call.services, lease_id)
+    delivery.acknowledge(valid_id(event_id), call.services, call.query.get("lease_id"))
     return Response("", {}, 204)
 
 
-@route("POST", "/events/{event_id}/release", Scope.CONSUME)
+@route("POST", "/events/{event_id}/release", Scope.CONSUME, lease_id=str)
 def release_event(call: Call, event_id: str) -> Response:
-    lease_id = call.parameter("lease_id")
-    if not lease_id:
+    if not call.query.get("lease_id"):
         raise InvalidRequestError(FieldFault("lease_id", "is required"))
-    delivery.release(valid_id(event_id), lease_id, call.services)
+    delivery.release(valid_id(event_id), call.query["lease_id"], call.services)
     return Response("", {}, 204)
 
 
@@ -274,11 +274,10 @@ def create_subscription(call: Call) -> Response:
     return respond(201 if is_new else 200, body, Location=location)
 
 
-@route("GET", "/subscriptions", Scope.CONSUME, takes_tokens=True)
+@route("GET", "/subscriptions", Scope.CONSUME, takes_tokens=True, tenant=listing.PARAMETERS["tenant"])
 def list_subscriptions(call: Call) -> Response:
-    tenant = visible_tenant(call.key, call.parameter("tenant", listing.PARAMETERS["tenant"]))
-    subscriptions = ",".join(subscription.to_json() for subscription in call.services.subscriptions.of_tenant(tenant))
-    return respond(200, f'{{"subscriptions":[{subscriptions}]}}')
+    found = call.services.subscriptions.of_tenant(visible_tenant(call.key, call.query.get("tenant")))
+    return respond(200, f'{{"subscriptions":[{",".join(subscription.to_json() for subscription in found)}]}}')
 
 
 @route("GET", "/subscriptions/{subscription_id}", Scope.CONSUME, takes_tokens=True)
@@ -300,7 +299,9 @@ def push_test_event(call: Call, subscription_id: str) -> Response:
 
 @route("DELETE", "/subscriptions/{subscription_id}", Scope.CONSUME, takes_tokens=True)
 def delete_subscription(call: Call, subscription_id: str) -> Response:
-    if SUBSCRIPTION_ID.fullmatch(subscription_id) and call.find_subscription(subscription_id):
+    if not SUBSCRIPTION_ID.fullmatch(subscription_id):
+        raise ApiError(*NO_SUBSCRIPTION)
+    if call.find_subscription(subscription_id):
         call.services.subscriptions.delete(subscription_id)
     return Response("", {}, 204)
 
@@ -342,7 +343,7 @@ def found(subscription_id: str, get: Callable[[str], Subscription | None]) -> Su
     """Return what `get` finds; raise ApiError 404 if the id is malformed or there is no such subscription."""
     subscription = get(subscription_id) if SUBSCRIPTION_ID.fullmatch(subscription_id) else None
     if subscription is None:
-        raise ApiError(404, "not_found", "There is no such subscription.")
+        raise ApiError(*NO_SUBSCRIPTION)
     return subscription
 
 

@@ -1,43 +1,119 @@
-"""Circuit breaker: a destination that fails or hangs costs the others nothing."""
+"""Circuit breakers, which decide who may push now: a destination that fails or hangs costs the others nothing.
 
+Each container has its own. They are safe to share between threads; all times are Unix seconds.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
 from threading import Lock
+from urllib.parse import urlsplit
+
+from chalicelib.settings import Settings
+
+MAX_URLS = 2000  # the one used least recently is forgotten
+MAX_HANGS = 3  # in a row
+
+
+@dataclass
+class _Seen:
+    """What was seen of one URL or host."""
+
+    failures: int = 0  # in a row
+    hangs: int = 0  # in a row
+    last_push_at: float = 0.0
+    last_success_at: float = 0.0
+
+    @property
+    def succeeded(self) -> bool:
+        return self.last_success_at > 0 and self.failures == 0
 
 
 class Breaker:
-    """What was seen of one destination. Safe to share between threads; times are Unix seconds."""
+    """The breaker of POST /events, for each URL: while it is open, events are queued at once."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._last_push = 0.0  # or trial
-        self._timeouts = 0
-        self._first_wait = 1.0  # until the first trial, in open times
-        self._is_tried = False
-        self.failures = 0  # in a row
+        self._seen = lru_cache(MAX_URLS)(lambda _url: _Seen())
 
-    def allows(self, now: float, max_failures: float, max_timeouts: int, open_seconds: float) -> bool:
+    def take_push(self, url: str, now: float, settings: Settings) -> bool:
         """Return whether to push now.
 
-        After `max_failures` failures or `max_timeouts` timeouts in a row, only one caller in `open_seconds` gets True,
-        for a trial.
+        After BREAKER_FAILURES failures in a row, or one timeout, one caller in BREAKER_OPEN_SECONDS gets True.
         """
         with self._lock:
-            if self.failures < max_failures and self._timeouts < max_timeouts:
+            seen = self._seen(url)
+            if seen.failures < settings.breaker_failures and not seen.hangs:
                 return True
-            if now < self._last_push + open_seconds * (1.0 if self._is_tried else self._first_wait):
+            if now < seen.last_push_at + settings.breaker_open_seconds:
                 return False
-            self._last_push = now
-            self._is_tried = True
+            seen.last_push_at = now
             return True
 
-    def record(self, now: float, *, failed: bool, timed_out: bool, first_wait: float = 1.0) -> None:
-        """Count the result of a push.
+    def record(self, url: str, now: float, *, failed: bool, timed_out: bool) -> None:
+        """Count the result of a push that ended at `now`."""
+        with self._lock:
+            seen = self._seen(url)
+            seen.last_push_at = now
+            seen.failures = seen.failures + 1 if failed else 0
+            seen.hangs = seen.hangs + 1 if timed_out else 0
 
-        The first trial may come after `first_wait` times the open time: workers whose breakers open at the same time
-        would otherwise try at the same time, and all wait for a receiver that hangs.
+
+class WorkerBreaker:
+    """The breaker of the worker, for all destinations: what hangs is tried by one push at a time.
+
+    A URL hangs after MAX_HANGS pushes in a row that hung, or if another container has found that out. So does its host
+    (name and port) after that many to any of its URLs, for those URLs whose own last push did not succeed.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._seen = lru_cache(2 * MAX_URLS)(lambda _url_or_host: _Seen())
+        self._trial_url: str | None = None
+        self._next_trial_at = 0.0
+
+    def may_wait(self, url: str, settings: Settings) -> bool:
+        """Return whether to wait for the next attempt in process: not after BREAKER_FAILURES failures in a row."""
+        with self._lock:
+            return self._seen(url).failures < settings.breaker_failures
+
+    def take_push(self, url: str, now: float, settings: Settings, *, not_before: float | None = None) -> bool:
+        """Return whether to push now; if the destination hangs, True is the only trial in BREAKER_OPEN_SECONDS.
+
+        :param not_before: When a destination that another container saw hang may be tried; None: no container did.
         """
         with self._lock:
-            self._last_push = now
-            self._first_wait = first_wait
-            self._is_tried = self._is_tried and failed
-            self.failures = self.failures + 1 if failed else 0
-            self._timeouts = self._timeouts + 1 if timed_out else 0
+            own, host = self._seen(url), self._seen(_host(url))
+            host_hangs = host.hangs >= MAX_HANGS and not own.succeeded
+            if own.hangs < MAX_HANGS and not host_hangs and not_before is None:
+                return True
+            open_until = own.last_push_at + settings.breaker_open_seconds
+            if now < max(open_until, self._next_trial_at, not_before or 0.0):
+                return False
+            own.last_push_at, self._trial_url = now, url
+            self._next_trial_at = now + settings.push_timeout_seconds + settings.breaker_open_seconds
+            return True
+
+    def record(self, url: str, started: float, now: float, *, failed: bool, hung: bool, pause_seconds: float) -> bool:
+        """Count the result of a push from `started` to `now`; return whether it shows that the URL (still) hangs.
+
+        A push that hung counts only if none succeeded since it was started: the others of its batch end before it. The
+        next trial comes `pause_seconds` after one that hung.
+        """
+        with self._lock:
+            own, host = self._seen(url), self._seen(_host(url))
+            for seen in (own, host):
+                seen.last_push_at = now
+                seen.failures = seen.failures + 1 if failed else 0
+                seen.last_success_at = seen.last_success_at if failed else now
+                if not hung:
+                    seen.hangs = 0
+                elif started >= seen.last_success_at:
+                    seen.hangs += 1
+            is_news = hung and (own.hangs == MAX_HANGS or url == self._trial_url)
+            if is_news or url == self._trial_url:
+                self._next_trial_at = now + (pause_seconds if hung else 0.0)
+            return is_news
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc

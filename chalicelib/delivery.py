@@ -19,7 +19,7 @@ from chalicelib.push import PushResult
 from chalicelib.queue import BATCH_SIZE
 from chalicelib.retry import DAY_SECONDS, MAX_QUEUE_DELAY_SECONDS, Outcome
 from chalicelib.services import Role, Run, Services
-from chalicelib.store import CLAIM_SECONDS, MESSAGE_GRACE_SECONDS, WriteResult
+from chalicelib.store import CLAIM_SECONDS, WriteResult
 from chalicelib.subscriptions import Subscription
 from chalicelib.telemetry import logger
 from chalicelib.validation import NewEvent, valid_id
@@ -32,6 +32,7 @@ DISABLED = "not pushed: the subscription is disabled"
 HOST_NOT_ALLOWED = "SUBSCRIPTION_HOSTS does not allow the host"
 CLAIMED = "The event is claimed; try again when the claim ends."
 MAX_INLINE_PUSHES = 10
+FAILING_ATTEMPTS = 10  # of a copy, after which its subscription is shown as failing
 LEASE_SEARCH_SECONDS = 5  # no round begins later; the last one may take as long again
 MAX_LEASED_BYTES = 4 * 1024 * 1024  # no round begins above that; with the last one, less than Lambda's 6 MB
 MAX_LEASED_AT_ONCE = 10  # in a round
@@ -74,8 +75,8 @@ def accept(new_event: NewEvent, run: Run, *, created_by: str, respond_async: boo
         if not run.has_time(3):  # for this read, the copies and the event
             raise StorageUnavailableError
         earlier = services.store.find(event.event_id)
-        if earlier.event or earlier.is_erased:
-            return _require_same_body(earlier, event), True
+        if earlier.event or earlier.erased_until:
+            return _require_same_body(earlier, event, services), True
     copies = [_copy(event, subscription, services) for subscription in subscriptions]
     if copies:
         event = replace(event, copies=tuple(copy.event_id for copy in copies))
@@ -83,11 +84,12 @@ def accept(new_event: NewEvent, run: Run, *, created_by: str, respond_async: boo
     inline = set() if respond_async else _inline(destinations, services)
 
     # The event comes last, so that an event that is there has all its copies.
-    stored_copies = services.map(partial(_store, inline, services), copies)
-    stored = _store(inline, services, _settled_by_copies(event, stored_copies))
+    store = partial(_store, event.content(), inline, services)
+    stored_copies = services.map(store, copies)
+    stored = store(_settled_by_copies(event, stored_copies))
     if not stored.applied:
         stored_copies = _delete_unlisted(stored_copies, stored.event, run)
-    event = _require_same_body(stored, event)
+    event = _require_same_body(stored, event, services)
     if stored.applied:
         extra = {"event_id": event.event_id, "event_type": event.event_type, "created_by": event.created_by}
         logger.info("event accepted", extra={**extra, "copies": len(event.copies)})
@@ -102,7 +104,7 @@ def accept(new_event: NewEvent, run: Run, *, created_by: str, respond_async: boo
         event = next((each for each in pushed if each.event_id == event.event_id), event)
         if stored.applied and pushed and event.claimed_until and not event.is_scheduled:
             event = _end_claim(event, pushed, run)
-    return event, not stored.applied
+    return event, not stored.applied and event.body_hash is not None
 
 
 def deliver(event_id: str, run: Run) -> None:
@@ -145,10 +147,9 @@ def attempt_delivery(event_id: str, run: Run) -> NextAttempt | None:
         not_pushed = replace(event, delivery_attempts=event.delivery_attempts - 1, last_error=DISABLED)
         _dead_letter(not_pushed, Reason.DISABLED, destination, run)
         return None
-    max_attempts = services.settings.max_delivery_attempts
-    if event.delivery_attempts > max_attempts:  # the last attempt was not recorded
-        last = replace(event, delivery_attempts=max_attempts)
-        _dead_letter(last, Reason.EXHAUSTED, destination, run)
+    if event.delivery_attempts > services.settings.max_delivery_attempts:  # the last attempt was not recorded
+        not_pushed = replace(event, delivery_attempts=event.delivery_attempts - 1)
+        _dead_letter(not_pushed, Reason.EXHAUSTED, destination, run)
         return None
     return _push_and_settle(event, destination, Role.WORKER, run)[1]
 
@@ -266,7 +267,7 @@ def erase(event_id: str, services: Services) -> None:
     """Erase an event and its copies; nothing happens if there is none.
 
     Raises ApiError 409 while the event or a copy is claimed. Repeated, it completes what a failed call began: first the
-    event is marked, then its copies are deleted, then the event.
+    event is marked, then its copies are deleted. The mark stays: copies of a new event of its key have the same ids.
     """
     marked = services.store.mark_erased(event_id)
     event = marked.event
@@ -276,7 +277,6 @@ def erase(event_id: str, services: Services) -> None:
         raise EventClaimedError(CLAIMED, _claim_seconds_left(event, services))
     if not all(services.map(services.store.delete_unclaimed, event.copies)):
         raise EventClaimedError("A copy is claimed: repeat the call to complete the erasure.", CLAIM_SECONDS)
-    services.store.delete_erased(event_id)
     logger.info("erased", extra={"event_id": event_id, "copies": len(event.copies)})
 
 
@@ -304,7 +304,7 @@ def _new_event(new_event: NewEvent, services: Services, created_by: str) -> Even
         expires_at=_expires_at(services),
         response_bytes=response_bytes(new_event.payload + new_event.metadata),
         next_attempt_at=rfc3339(now) if is_pushed else None,
-        requeue_at=rfc3339(now + MESSAGE_GRACE_SECONDS) if is_pushed else None,
+        requeue_at=rfc3339(now + services.settings.message_grace_seconds) if is_pushed else None,
         claim_id=services.new_id(),
     )
 
@@ -324,7 +324,7 @@ def _copy(event: Event, subscription: Subscription, services: Services) -> Event
         source_event_id=event.event_id,
         settles_source=None if event.is_scheduled else 1,
         next_attempt_at=rfc3339(now),
-        requeue_at=rfc3339(now + MESSAGE_GRACE_SECONDS),
+        requeue_at=rfc3339(now + services.settings.message_grace_seconds),
         body_hash=None,
     )
 
@@ -339,7 +339,8 @@ def _destinations(event: Event, subscriptions: list[Subscription], services: Ser
 def _inline(destinations: dict[str, Destination], services: Services) -> set[str]:
     """Return the ids of the events that are pushed while the caller waits."""
     first = list(destinations.items())[:MAX_INLINE_PUSHES]
-    return {event_id for event_id, destination in first if services.may_push(Role.INLINE, destination.url)}
+    now, settings = services.clock(), services.settings
+    return {event_id for event_id, destination in first if services.breaker.take_push(destination.url, now, settings)}
 
 
 def _settled_by_copies(event: Event, stored_copies: list[WriteResult]) -> Event:
@@ -354,12 +355,12 @@ def _settled_by_copies(event: Event, stored_copies: list[WriteResult]) -> Event:
     return event.delivered_by(result.event for result in stored_copies if result.event) or claimed
 
 
-def _store(inline: set[str], services: Services, event: Event) -> WriteResult:
-    """Store a new event or copy, claimed if it is pushed while the caller waits."""
+def _store(content: bytes, inline: set[str], services: Services, event: Event) -> WriteResult:
+    """Store a new event or copy with their content, claimed if it is pushed while the caller waits."""
     if event.event_id in inline:
         until = rfc3339(services.clock() + CLAIM_SECONDS)
         event = replace(event, delivery_attempts=1, claimed_until=until, requeue_at=until)
-    return services.store.put(event)
+    return services.store.put(event, content)
 
 
 def _delete_unlisted(stored_copies: list[WriteResult], event: Event | None, run: Run) -> list[WriteResult]:
@@ -376,10 +377,11 @@ def _delete_unlisted(stored_copies: list[WriteResult], event: Event | None, run:
     return [result for result in stored_copies if result.event and result.event.event_id in listed]
 
 
-def _require_same_body(stored: WriteResult, event: Event) -> Event:
+def _require_same_body(stored: WriteResult, event: Event, services: Services) -> Event:
     """Return the stored event; raise ApiError 422 if it was made of another body than `event`, 409 if it is erased."""
-    if stored.is_erased:
-        raise EventClaimedError("The event of this Idempotency-Key is being erased.")
+    if stored.erased_until:
+        detail = "The event of this Idempotency-Key was erased less than an hour ago."
+        raise EventClaimedError(detail, stored.erased_until - services.clock())
     if stored.event is None:  # it expired between the failed condition and now
         raise StorageUnavailableError
     if stored.event.body_hash != event.body_hash:
@@ -445,7 +447,7 @@ def _push_and_settle(event: Event, destination: Destination, role: Role, run: Ru
         event, delay_seconds = _settle(event, result, destination, run)
     if delay_seconds is None:
         return event, None
-    may_wait = not result.timed_out and run.services.may_wait(destination.url)
+    may_wait = not result.hung and run.services.worker_breaker.may_wait(destination.url, run.services.settings)
     return event, NextAttempt(event, delay_seconds, may_wait)
 
 
@@ -459,17 +461,40 @@ def _push(event: Event, destination: Destination, role: Role, run: Run) -> tuple
         raise OutOfTimeError
     if destination.subscription and settings.subscription_hosts.fault(destination.url):
         result = PushResult(Outcome.FAILED, error=HOST_NOT_ALLOWED)
-    elif role is Role.WORKER and not run.services.may_push(role, destination.url):
-        result = PushResult(Outcome.RETRY, error=HANGS)
+    elif role is Role.WORKER and not _take_push(destination, run.services):
+        result = PushResult(Outcome.RETRY, error=HANGS, hung=True)
     else:
         result = _send(event, destination, timeout_seconds, run.services)
-        if role is not Role.TEST:
-            run.services.metrics.emit(PushDuration=result.duration_ms)
-        failed, timed_out = result.outcome is Outcome.RETRY, result.timed_out
-        first_wait = 1 + run.services.random() if role is Role.WORKER else 1.0
-        breaker = run.services.breakers(role, destination.url)
-        breaker.record(run.services.clock(), failed=failed, timed_out=timed_out, first_wait=first_wait)
+        _record_push(result, started, destination, role, run)
     return event.with_attempt(Attempt(rfc3339(started), **_shown(result), response=result.response)), result
+
+
+def _take_push(destination: Destination, services: Services) -> bool:
+    """Return whether the worker may push now."""
+    until = destination.subscription and destination.subscription.next_attempt_at
+    return services.worker_breaker.take_push(
+        destination.url, services.clock(), services.settings, not_before=unix_seconds(until) if until else None
+    )
+
+
+def _record_push(result: PushResult, started: float, destination: Destination, role: Role, run: Run) -> None:
+    """Count the result of a push; let the other containers know if a subscription's target hangs, or no longer does."""
+    services, now, subscription = run.services, run.services.clock(), destination.subscription
+    if role is Role.TEST:
+        return
+    services.metrics.emit(PushDuration=result.duration_ms)
+    if role is Role.INLINE:
+        failed = result.outcome is Outcome.RETRY
+        services.breaker.record(destination.url, now, failed=failed, timed_out=result.timed_out)
+        return
+    failed, open_seconds = result.outcome is not Outcome.DELIVERED, services.settings.breaker_open_seconds
+    pause_seconds = open_seconds * (1 + services.random())  # not all containers wait for a receiver at the same time
+    hangs = services.worker_breaker.record(
+        destination.url, started, now, failed=failed, hung=result.hung, pause_seconds=pause_seconds
+    )
+    if subscription and (hangs or (subscription.next_attempt_at and not result.hung)) and run.has_time(3):
+        until = rfc3339(now + open_seconds) if hangs else None
+        services.subscriptions.postpone_pushes(subscription, until)
 
 
 def _send(event: Event, destination: Destination, timeout_seconds: float, services: Services) -> PushResult:
@@ -510,6 +535,9 @@ def _settle(event: Event, result: PushResult, destination: Destination, run: Run
         will_be_queued = delay_seconds <= MAX_QUEUE_DELAY_SECONDS
         write = partial(services.store.record_retry, delay_seconds=delay_seconds, will_be_queued=will_be_queued)
         record = _record_with_retries(write, event, run)
+        # Without time for this call and the message, the dead letter will tell.
+        if subscription and record.applied and event.delivery_attempts == FAILING_ATTEMPTS and run.has_time(2):
+            services.subscriptions.record_failing(subscription)
         return record.event or event, delay_seconds if record.applied else None
     with contextlib.suppress(StorageUnavailableError):  # then the outcome is recorded all the same
         # Nobody waits for a copy whose subscription was deleted during the push. This read is a third call after it.
@@ -579,7 +607,8 @@ def _next_attempt(event: Event, services: Services) -> NextAttempt | None:
         return None
     delay_seconds = max(0.0, unix_seconds(event.next_attempt_at) - now)
     destination = _destination(event, services)
-    return NextAttempt(event, delay_seconds, destination is None or services.may_wait(destination.url))
+    may_wait = destination is None or services.worker_breaker.may_wait(destination.url, services.settings)
+    return NextAttempt(event, delay_seconds, may_wait)
 
 
 def _claim_seconds_left(event: Event, services: Services) -> float:

@@ -2,17 +2,18 @@
 
 import base64
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import accumulate
+from typing import Any
 
 from chalicelib.events import EVENT_ID, EVENT_TYPE, EVENT_TYPE_OR_PREFIX, Event, Status
 from chalicelib.services import Services
 from chalicelib.store import BY_SUBSCRIPTION, COPY, HIGHEST, LOWEST, NOT_EXPIRED, UNCLAIMED, Values, partitions
 from chalicelib.subscriptions import SUBSCRIPTION_ID
-from chalicelib.validation import Parser, parse_query, parser
+from chalicelib.validation import Parser, parser
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 100
 # RFC 3339, section 5.6; an unescaped + of the offset arrives as a space.
@@ -42,6 +43,10 @@ class Query:
     after: str | None = None
     only_available: bool = False
     whole: bool = False
+
+    def narrow(self, parameters: Mapping[str, Any]) -> "Query":
+        """Return this query with the parameters of a request."""
+        return replace(self, **{FIELDS.get(name, name): value for name, value in parameters.items()})
 
     def partitions(self) -> list[str]:
         """Return the partitions that have the events: of the index of statuses, or of that of subscriptions."""
@@ -118,16 +123,9 @@ PARAMETERS: dict[str, Parser] = {
     "tenant": parser(EVENT_TYPE.pattern, "1 to 128 characters of A-Z a-z 0-9 . _ - : /"),
     "until": _time,
 }
-INBOX_PARAMETERS = {"cursor", "event_type", "limit", "order", "tenant"}
+INBOX_PARAMETERS = {name: PARAMETERS[name] for name in ("cursor", "event_type", "limit", "order", "tenant")}
 # The fields of Query that have other names than their parameters.
 FIELDS = {"cursor": "after", "include": "whole", "order": "newest_first", "source": "copies", "status": "statuses"}
-
-
-def parse(parameters: Mapping[str, Sequence[str]], query: Query) -> Query:
-    """Return EVENTS or INBOX with the parameters of a request; raise InvalidRequestError with every fault."""
-    allowed = INBOX_PARAMETERS if query.only_available else PARAMETERS.keys()
-    values = parse_query(parameters, {name: PARAMETERS[name] for name in allowed})
-    return replace(query, **{FIELDS.get(name, name): value for name, value in values.items()})
 
 
 def page(services: Services, query: Query) -> Page:

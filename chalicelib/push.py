@@ -6,6 +6,7 @@ No log line, error or result holds a URL, a payload, a secret or the text of an 
 import base64
 import hashlib
 import hmac
+import html
 import http.client
 import re
 import socket
@@ -31,6 +32,7 @@ MAX_BODY_BYTES = 1024
 MAX_RESPONSE_CHARACTERS = 200
 BODY_SECONDS = 1.0  # the status decides; the body only serves diagnosis and the reuse of the connection
 MAX_INFORMATIONAL_RESPONSES = 100
+HANG_SHARE = 0.25
 IDLE_SECONDS = 4.0  # servers close idle connections after 5 s or later; a frozen container cannot see it happen
 OPTIONS: Any = {"retries": False, "redirect": False, "preload_content": False, "decode_content": False}
 MAX_POOLS = 101  # a host each for the webhook and subscriptions; the pool used least recently is closed
@@ -38,7 +40,10 @@ MAX_POOLS = 101  # a host each for the webhook and subscriptions; the pool used 
 
 @dataclass(frozen=True)
 class PushResult:
-    """The result of one push. `response` is the beginning of the response body unless the event was delivered."""
+    """The result of one push. `response` is the beginning of the response body unless the event was delivered.
+
+    `hung`: not delivered after more than HANG_SHARE of its timeout, timed out, or not made because the receiver hangs.
+    """
 
     outcome: Outcome
     duration_ms: int = 0
@@ -47,6 +52,7 @@ class PushResult:
     retry_after_seconds: float = 0.0
     timed_out: bool = False
     response: str | None = None
+    hung: bool = False
 
 
 class PushClient:
@@ -76,7 +82,7 @@ class PushClient:
         `timeout_seconds` bounds connecting, sending and reading together. With `public_only`, the push fails unless the
         address that it connects to is public.
         """
-        started = time.monotonic()
+        started, hang_ms = time.monotonic(), 1000 * HANG_SHARE * timeout_seconds
         try:
             pool = self._pool(url, connect_timeout_seconds, public_only=public_only)
             body = event.push_body()
@@ -85,14 +91,16 @@ class PushClient:
                 "POST", "/", body, headers, timeout=urllib3.Timeout(total=timeout_seconds), **OPTIONS
             )
         except PUSH_ERRORS as error:
-            rule = rule_of(error)
-            return PushResult(rule.outcome, _ms_since(started), error=rule.text, timed_out=rule.timed_out)
+            rule, duration_ms = rule_of(error), _ms_since(started)
+            hung = rule.timed_out or duration_ms > hang_ms
+            return PushResult(rule.outcome, duration_ms, error=rule.text, timed_out=rule.timed_out, hung=hung)
         status_code, outcome = response.status, outcome_of(response.status)
         text = _read_text(response, url)  # type: ignore[arg-type]  # urlopen returns an HTTPResponse
         if outcome is Outcome.DELIVERED:
             return PushResult(outcome, _ms_since(started), status_code)
         wait, error_text = retry_after_seconds(response), f"receiver responded {status_code}"
-        return PushResult(outcome, _ms_since(started), status_code, error_text, wait, response=text)
+        hung = (duration_ms := _ms_since(started)) > hang_ms
+        return PushResult(outcome, duration_ms, status_code, error_text, wait, hung=hung, response=text)
 
     def close(self) -> None:
         """Close the connections that are not in use."""
@@ -260,7 +268,8 @@ class _Connection(HTTPSConnection):
 def _read_text(response: urllib3.HTTPResponse, url: str) -> str:
     """Return the beginning of the body with control characters escaped. Keep the connection if that is all of it.
 
-    What path and query of the URL consist of, which many error pages repeat, is left out: they are secrets.
+    Return nothing if the body repeats eight characters or more of the URL's path or query, which are secrets; fewer may
+    be a word of any text.
     """
     body = b""
     try:
@@ -272,11 +281,19 @@ def _read_text(response: urllib3.HTTPResponse, url: str) -> str:
         response.close()
     response.release_conn()
     text, parsed = body.decode("utf-8", "replace"), urlsplit(url)
-    target = f"{parsed.path}/{parsed.query}"
-    for secret in sorted(re.findall(r"[^/&=]{4,}", f"{target}/{unquote(target)}"), key=len, reverse=True):
-        text = text.replace(secret, "…")
+    secret, told = _forms(f"{parsed.path}?{parsed.query}"), _forms(text)
+    if any(secret[at : at + 8] in told for at in range(len(secret) - 7)):
+        return ""
     shown = text[:MAX_RESPONSE_CHARACTERS]
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
+
+
+def _forms(text: str) -> str:
+    """Return a text as it is and decoded (JSON, HTML, percent-encoding, all repeatedly), in lower case."""
+    previous, decoded = "", text
+    while decoded != previous:
+        previous, decoded = decoded, unquote(html.unescape(re.sub(r"(?i)\\+u([0-9a-f]{4})", r"&#x\1;", decoded)))
+    return "".join(filter(str.isprintable, f"{text} {decoded}".casefold().replace("+", " ").replace("\\", "")))
 
 
 def _ms_since(started: float) -> int:

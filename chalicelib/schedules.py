@@ -9,7 +9,7 @@ from chalicelib.aws import CALL_SECONDS
 from chalicelib.events import Event, Status, rfc3339, unix_seconds
 from chalicelib.queue import BATCH_SIZE
 from chalicelib.services import Services
-from chalicelib.store import MESSAGE_GRACE_SECONDS, partitions
+from chalicelib.store import partitions
 from chalicelib.telemetry import logger
 
 MAX_SWEPT = 1000  # of each partition in a run
@@ -20,7 +20,7 @@ PARTITIONS = partitions(Status.PENDING) + partitions(Status.PENDING, of_copies=T
 
 
 def sweep(services: Services, remaining_seconds: float) -> None:
-    """Queue pending events that nobody will push, at most MAX_SWEPT of each partition.
+    """Queue pending events that nobody will push, at most MAX_SWEPT of each partition; destinations take turns.
 
     While the queue is long, queue at most MAX_SWEPT_WHILE_LONG of each, and postpone `requeue_at` so far that
     everything overdue is queued once before anything is queued twice. Raises StorageUnavailableError and
@@ -35,8 +35,8 @@ def sweep(services: Services, remaining_seconds: float) -> None:
 def publish_depths(services: Services) -> None:
     """Publish the depth of both queues and the age of the oldest pending event; warn if the DLQ is not empty.
 
-    Copies and events that are not to be pushed do not count. The age is not published if the search takes longer than
-    SEARCH_SECONDS.
+    Copies, events that are not to be pushed and those with STALLED_ATTEMPTS do not count. The age is not published if
+    the search takes longer than SEARCH_SECONDS.
     """
     metrics: dict[str, float] = {"DLQDepth": services.dlq.depth(), "InboxDepth": services.inbox.depth()}
     if visible := metrics["DLQDepth"]:
@@ -56,21 +56,18 @@ def _oldest_pending_age(services: Services) -> float:
 
 
 def _sweep_partition(services: Services, deadline: float, partition_key: str, *, is_long: bool) -> int:
-    limit, seconds = MAX_SWEPT, float(MESSAGE_GRACE_SECONDS)
-    if is_long:
-        limit = MAX_SWEPT_WHILE_LONG
-        # Twice the time in which a run a minute gets through all of them: more become overdue meanwhile.
-        seconds *= max(1.0, 2 * services.store.count_overdue(partition_key) / limit)
-    overdue = services.store.overdue(partition_key, limit)
-    count = 0
+    limit, grace_seconds = MAX_SWEPT_WHILE_LONG if is_long else MAX_SWEPT, services.settings.message_grace_seconds
+    events_in_turn, total = services.store.overdue(partition_key, limit, services.clock() + SEARCH_SECONDS)
+    overdue, count = iter(events_in_turn), 0
     while (events := list(islice(overdue, BATCH_SIZE))) and services.clock() <= deadline:
         # Mark, then send: a crash in between costs a minute; the other way round, two sweeps would both send.
-        marked = _postpone(events, MESSAGE_GRACE_SECONDS, services)
+        marked = _postpone(events, grace_seconds, services)
         if marked:
             services.inbox.send_many([messages.push_message(event) for event in marked])
             count += len(marked)
         if is_long:
-            _postpone(marked, seconds, services)
+            # Twice the time in which a run a minute gets through all of them: more become overdue meanwhile.
+            _postpone(marked, max(grace_seconds, 2 * 60 * total / limit), services)
     return count
 
 

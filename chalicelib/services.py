@@ -1,6 +1,5 @@
 """The collaborators of one container: AWS clients, store, queues, push client. Tests pass their own."""
 
-import math
 import os
 import random
 import time
@@ -8,25 +7,21 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import cache, cached_property, lru_cache, partial
+from functools import cache, cached_property, partial
 from threading import Lock
 from typing import Any, TypeVar
 
 from chalicelib import settings as environment
 from chalicelib import telemetry
 from chalicelib.aws import CALL_SECONDS, ONE_SHORT_TRY, make_client, read_secret
-from chalicelib.breaker import Breaker
+from chalicelib.breaker import Breaker, WorkerBreaker
 from chalicelib.errors import SettingsError
 from chalicelib.push import PushClient
 from chalicelib.queue import Queue
-from chalicelib.retry import DAY_SECONDS
 from chalicelib.settings import Settings
 from chalicelib.store import EventStore
 from chalicelib.subscriptions import Subscriptions
 
-# Failures and timeouts in a row after which the worker stops pushing: one timeout alone may be one push in twenty.
-WORKER_LIMITS = (math.inf, 10)
-MAX_BREAKERS = 2000  # the one used least recently goes
 REFRESH_SECONDS = 300
 T = TypeVar("T")
 R = TypeVar("R")
@@ -44,8 +39,7 @@ class Role(StrEnum):
 class Services:
     """What is kept between requests. AWS clients are created at first use.
 
-    `breakers` returns the breaker of a role and a URL. `new_id` returns 32 unique hexadecimal digits; `thread_pool`
-    takes the number of threads.
+    `new_id` returns 32 unique hexadecimal digits; `thread_pool` takes the number of threads.
     """
 
     settings: Settings
@@ -56,31 +50,17 @@ class Services:
     new_id: Callable[[], str] = lambda: os.urandom(16).hex()
     thread_pool: Callable[[int], Executor] = telemetry.thread_pool
     push: PushClient = field(default_factory=PushClient)
-    breakers: Callable[[Role, str], Breaker] = field(
-        default_factory=lambda: lru_cache(MAX_BREAKERS)(lambda *_: Breaker()), repr=False
-    )
+    breaker: Breaker = field(default_factory=Breaker)
+    worker_breaker: WorkerBreaker = field(default_factory=WorkerBreaker)
 
     @cached_property
     def store(self) -> EventStore:
-        settings, retention_seconds = self.settings, self.settings.event_retention_days * DAY_SECONDS
-        client = self.make_client("dynamodb")
-        return EventStore(client, settings.events_table_name, clock=self.clock, retention_seconds=retention_seconds)
+        return EventStore(self.make_client("dynamodb"), self.settings, clock=self.clock)
 
     @cached_property
     def subscriptions(self) -> Subscriptions:
         dynamodb = self.make_client("dynamodb")
         return Subscriptions(dynamodb, self.settings, clock=self.clock, parallel_map=self.map)
-
-    def may_push(self, role: Role, url: str) -> bool:
-        """Return whether to push to a destination now. The results of each role are counted separately."""
-        settings = self.settings
-        max_failures, max_timeouts = (settings.breaker_failures, 1) if role is Role.INLINE else WORKER_LIMITS
-        breaker = self.breakers(role, url)
-        return breaker.allows(self.clock(), max_failures, max_timeouts, settings.breaker_open_seconds)
-
-    def may_wait(self, url: str) -> bool:
-        """Return whether the worker may wait in process for a destination: not if it failed often in a row."""
-        return self.breakers(Role.WORKER, url).failures < self.settings.breaker_failures
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Return the results of calls made in parallel; raise the first error after all have ended."""

@@ -59,6 +59,7 @@ def _setting(name: str, parse: Parser, default: Any = MISSING, *, expected: str 
 LOG_LEVEL = parser("DEBUG|INFO|WARNING|ERROR|CRITICAL", "DEBUG, INFO, WARNING, ERROR or CRITICAL")
 DEFAULT_HOSTS = AllowedHosts(("hooks.zapier.com",))
 QUEUE_URL = parser(r"https?://\S+", "the URL of an SQS queue")
+MESSAGE_GRACE_SECONDS = 55
 WHSEC = r"whsec_\S+(\s+whsec_\S+)*"
 SIGNING_SECRETS = parser(WHSEC, "whsec_ and base64 of 24 to 64 bytes, separated by spaces", _signing_secrets)
 
@@ -94,6 +95,11 @@ class Settings:
     log_level: str = _setting("LOG_LEVEL", lambda text: LOG_LEVEL(text.upper()), "INFO")
     worker_batch_window_seconds: int = _setting("WORKER_BATCH_WINDOW_SECONDS", _number(int, 0, 60), 5)
     worker_max_concurrency: int = _setting("WORKER_MAX_CONCURRENCY", _number(int, 2, 1000), 5)
+
+    @property
+    def message_grace_seconds(self) -> int:
+        """How late a message may be before the sweep sends another; it may wait in Lambda for the batch window."""
+        return MESSAGE_GRACE_SECONDS + self.worker_batch_window_seconds
 
     @property
     def retry_policy(self) -> RetryPolicy:

@@ -5,10 +5,12 @@ A failed condition is returned, not raised; the result carries the current event
 
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import islice
+from heapq import nsmallest
+from operator import itemgetter
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -16,6 +18,8 @@ from botocore.parsers import ResponseParserError
 
 from chalicelib.errors import AWS_ERRORS, StorageUnavailableError, error_code
 from chalicelib.events import DeliveredVia, Event, Status, compact, is_copy_id, rfc3339
+from chalicelib.retry import DAY_SECONDS
+from chalicelib.settings import Settings
 from chalicelib.telemetry import logger
 
 BY_STATUS, BY_SUBSCRIPTION = "status-index", "subscription-index"  # the latter has only copies
@@ -24,11 +28,14 @@ CONDITION_FAILED = "ConditionalCheckFailedException"
 SHARDS = 4  # an index partition takes 1,000 writes a second; may be raised, never lowered
 REQUIRED_MEMBERS = {"query": "Count", "batch_get_item": "Responses"}
 CLAIM_SECONDS = 60  # more than the worker's timeout of 50 s: the holder of an expired claim has ended
-MESSAGE_GRACE_SECONDS = 60  # how late a message may be before the sweep sends another
+ERASED_SECONDS = 3600  # how long the mark of an erasure stays: whoever still writes or deletes a copy has ended by then
+STALLED_ATTEMPTS = 12  # an event that had so many is refused by its receiver, and does not tell of an outage
 
 EXISTS = "attribute_exists(status_shard) AND expires_at > :now_seconds"  # not erased; TTL deletes up to days late
 ABSENT = "attribute_not_exists(event_id) OR expires_at <= :now_seconds"
 UNCLAIMED = "(attribute_not_exists(claimed_until) OR claimed_until < :now)"
+# A copy that was replayed outlives its event, and does not stand in the way of the next one with its Idempotency-Key.
+COPY_ABSENT = f"{ABSENT} OR ({UNCLAIMED} AND sort_key < :oldest)"
 PENDING = f"{EXISTS} AND #status = :pending"
 UNDELIVERED = f"{EXISTS} AND #status IN (:pending, :failed)"
 CLAIMABLE = f"{PENDING} AND next_attempt_at <= :now AND {UNCLAIMED}"
@@ -39,10 +46,13 @@ REPLAYABLE = f"{EXISTS} AND {UNCLAIMED}"
 REDRIVABLE = f"{REPLAYABLE} AND #status = :failed AND failed_at = :failed_at"
 OVERDUE = f"{PENDING} AND requeue_at = :seen"
 
-ERASABLE = f"attribute_exists(event_id) AND {UNCLAIMED}"
+# An event, even an expired one, or the mark of its erasure until that expires.
+ERASABLE = f"(attribute_exists(status_shard) OR expires_at > :now_seconds) AND {UNCLAIMED}"
 UNPUSHED_SOURCE = f"{PENDING} AND attribute_not_exists(next_attempt_at) AND contains(copies, :copy_id)"
 NOT_EXPIRED = "expires_at > :now_seconds"
 DUE_TO_REQUEUE = f"{NOT_EXPIRED} AND requeue_at <= :now AND next_attempt_at <= :now"
+FEW_ATTEMPTS = "(attribute_not_exists(delivery_attempts) OR delivery_attempts < :stalled)"
+AWAITED = f"{NOT_EXPIRED} AND attribute_exists(next_attempt_at) AND {FEW_ATTEMPTS}"
 
 COPY, REPLAYED = "copy-", "replayed-"  # partitions of their own
 UNSETTLED = (Status.PENDING, Status.FAILED)
@@ -60,12 +70,13 @@ Item = dict[str, dict[str, Any]]  # in DynamoDB's format
 class WriteResult:
     """Whether a conditional write was applied, by any of boto3's tries, and the event as it is now.
 
-    The event is None if it is absent, expired or being erased (`is_erased`), or if the write returns nothing.
+    The event is None if it is absent, expired or erased, or if the write returns nothing. `erased_until` is when the
+    mark of an erasure expires (Unix seconds), 0 without one.
     """
 
     applied: bool
     event: Event | None = None
-    is_erased: bool = False
+    erased_until: int = 0
 
 
 class Table:
@@ -174,11 +185,10 @@ class EventStore(Table):
     carries the `claim_id` of the write shows that it was applied.
     """
 
-    def __init__(
-        self, client: Any, name: str, *, clock: Callable[[], float], retention_seconds: float | None = None
-    ) -> None:
-        super().__init__(client, name, clock=clock)
-        self._retention_seconds = retention_seconds
+    def __init__(self, client: Any, settings: Settings, *, clock: Callable[[], float]) -> None:
+        super().__init__(client, settings.events_table_name, clock=clock)
+        self._retention_seconds = settings.event_retention_days * DAY_SECONDS
+        self._grace_seconds = settings.message_grace_seconds
 
     def pages(self, partition: str, values: Values | None = None, **options: Any) -> Iterator[dict[str, Any]]:
         """Yield pages; of pending and failed events, only those created within the retention period.
@@ -187,13 +197,16 @@ class EventStore(Table):
         other partitions, which are read whole.
         """
         values = {":low": LOWEST, **(values or {})}
-        if self._retention_seconds and partition.startswith(UNSETTLED):
+        if partition.startswith(UNSETTLED):
             values[":low"] = max(str(values[":low"]), self._after(-self._retention_seconds))
         return super().pages(partition, values, **options)
 
-    def put(self, event: Event) -> WriteResult:
-        """Store a new event, claimed or not; it carries a new `claim_id` either way."""
-        written = self._write("put_item", ABSENT, {}, Item=serialize(_item(event)))
+    def put(self, event: Event, content: bytes) -> WriteResult:
+        """Store a new event with its `content()`, claimed or not; it carries a new `claim_id` either way."""
+        condition = COPY_ABSENT if event.is_copy else ABSENT
+        oldest = self._after(1 - self._retention_seconds)  # `expires_at` has whole seconds
+        item = serialize({**_item(event), "content": content})
+        written = self._write("put_item", condition, {":oldest": oldest}, Item=item)
         result = self._result(written, event.claim_id)
         return replace(result, event=result.event or event) if result.applied else result
 
@@ -214,9 +227,9 @@ class EventStore(Table):
     def record_retry(self, event: Event, *, delay_seconds: float, will_be_queued: bool) -> WriteResult:
         """Record that the push failed and the next is due after `delay_seconds`.
 
-        The sweep may queue the event when it is due, or MESSAGE_GRACE_SECONDS later if a message is being sent.
+        The sweep may queue the event when it is due, or `message_grace_seconds` later if a message is being sent.
         """
-        grace = MESSAGE_GRACE_SECONDS if will_be_queued else 0
+        grace = self._grace_seconds if will_be_queued else 0
         due, requeue_at = self._after(delay_seconds), self._after(delay_seconds + grace)
         return self._record(event, next_attempt_at=due, requeue_at=requeue_at)
 
@@ -300,7 +313,7 @@ class EventStore(Table):
             "claim_id": claim_id,
             "delivery_attempts": 0,
             "next_attempt_at": now if is_pushed else None,
-            "requeue_at": self._after(MESSAGE_GRACE_SECONDS) if is_pushed else None,
+            "requeue_at": self._after(self._grace_seconds) if is_pushed else None,
             "replayed_at": now,
             "expires_at": expires_at,
             **dict.fromkeys(("claimed_until", "delivered_at", "delivered_via", "failed_at", "reason")),
@@ -317,40 +330,43 @@ class EventStore(Table):
         return WriteResult(self._delete(event.event_id, "claim_id = :mine", {":mine": event.claim_id})[0])
 
     def mark_erased(self, event_id: str) -> WriteResult:
-        """Make an unclaimed event absent for everybody but an eraser, and remove its content.
+        """Replace an unclaimed event by a mark that expires after ERASED_SECONDS, or renew that mark.
 
-        Its copies stay listed, so that the erasure can be repeated after a crash. The result has the event either way.
+        It makes the event absent for everybody but an eraser: its copies stay listed, so that the erasure can be
+        repeated after a crash.
         """
-        content = dict.fromkeys(("status_shard", "content", "attempts", "last_error"))
-        changes = {"status": Status.ERASED, **content}
-        applied, item = self._update(event_id, ERASABLE, changes, None, ReturnValues="ALL_NEW")
-        return WriteResult(applied, Event.from_item(item) if item else None)
+        content = ("content", "attempts", "last_error", "tenant", "body_hash", "status_shard", "claimed_until")
+        expires_at = int(self._clock()) + ERASED_SECONDS
+        changes = {**dict.fromkeys(content), "status": Status.ERASED, "expires_at": expires_at}
+        return self._change(event_id, ERASABLE, changes, ReturnValues="ALL_NEW")
 
     def delete_unclaimed(self, event_id: str) -> bool:
-        """Delete an event that nobody holds; return whether it is gone."""
-        applied, current = self._delete(event_id, ERASABLE)
-        return applied or current is None
+        """Delete an event unless somebody holds it; return whether it is gone."""
+        return self._delete(event_id, UNCLAIMED)[0]
 
-    def delete_erased(self, event_id: str) -> None:
-        """Delete what `mark_erased` left of an event."""
-        self._delete(event_id, "#status = :erased", {":erased": Status.ERASED})
+    def overdue(self, partition: str, limit: int, deadline: float) -> tuple[list[Event], int]:
+        """Return up to `limit` pending events of a partition that are due and that nobody will push; count all.
 
-    def overdue(self, partition: str, limit: int) -> Iterator[Event]:
-        """Yield up to `limit` pending events of a partition that are due and that nobody will push, oldest first."""
-        pages = self.pages(partition, FilterExpression=DUE_TO_REQUEUE)
-        return islice((Event.from_item(row) for page in pages for row in page["Items"]), limit)
+        The destinations take turns, each with its oldest. The search ends at `deadline` (Unix seconds).
+        """
+        counts: Counter[str] = Counter()
 
-    def count_overdue(self, partition: str) -> int:
-        """Return how many events `overdue` would yield without a limit."""
-        return sum(page["Count"] for page in self.pages(partition, FilterExpression=DUE_TO_REQUEUE, Select="COUNT"))
+        def turns() -> Iterator[tuple[int, Event]]:
+            for page in self.pages(partition, FilterExpression=DUE_TO_REQUEUE):
+                for event in map(Event.from_item, page["Items"]):
+                    counts[event.group_id] += 1
+                    yield counts[event.group_id], event
+                if self._clock() > deadline:
+                    return
+
+        return [event for _, event in nsmallest(limit, turns(), key=itemgetter(0))], counts.total()
 
     def oldest_scheduled(self, partition: str, deadline: float) -> Event | None:
-        """Return the event of a partition that was created first, those that are not pushed left out.
+        """Return the event of a partition that was created first; those that are not pushed or stalled are left out.
 
         Raises StorageUnavailableError if the search does not end by `deadline` (Unix seconds).
         """
-        condition = f"{NOT_EXPIRED} AND attribute_exists(next_attempt_at)"
-        for page in self.pages(partition, FilterExpression=condition):
+        for page in self.pages(partition, {":stalled": STALLED_ATTEMPTS}, FilterExpression=AWAITED):
             if page["Items"]:
                 return Event.from_item(page["Items"][0])
             if self._clock() > deadline:
@@ -375,7 +391,7 @@ class EventStore(Table):
         if response.get("UnprocessedKeys"):  # throttled
             raise StorageUnavailableError
         events = map(self._unexpired, response["Responses"].get(self._name, ()))
-        return {event.event_id: event for event in events if event}
+        return {event.event_id: event for event in events if event and event.status is not Status.ERASED}
 
     def _delivered(self, event_id: str, via: DeliveredVia) -> dict[str, Any]:
         return {**_status_attributes(event_id, Status.DELIVERED), "delivered_at": self._after(0), "delivered_via": via}
@@ -391,11 +407,13 @@ class EventStore(Table):
         applied, item = written
         if applied:
             return WriteResult(True, Event.from_item(item) if item else None)
-        current, is_erased = self._unexpired(item), bool(item and item["status"]["S"] == Status.ERASED)
-        return WriteResult(bool(current and claim_id and current.claim_id == claim_id), current, is_erased)
+        current = self._unexpired(item)
+        if current and current.status is Status.ERASED:
+            return WriteResult(False, erased_until=current.expires_at)
+        return WriteResult(bool(current and claim_id and current.claim_id == claim_id), current)
 
     def _unexpired(self, item: Any) -> Event | None:
-        event = Event.from_item(item) if item and item["status"]["S"] != Status.ERASED else None
+        event = Event.from_item(item) if item else None
         return event if event and event.expires_at > int(self._clock()) else None
 
 
@@ -426,11 +444,10 @@ def _status_attributes(event_id: str, status: Status, *, replayed: bool = False)
 
 
 def _item(event: Event) -> Values:
-    """Return the attributes of a new event: without those that are empty, and NOT_STORED."""
+    """Return the attributes of a new event but `content`: without those that are empty, and NOT_STORED."""
     encoded = {
         **_status_attributes(event.event_id, event.status),
         "sort_key": event.sort_key,
-        "content": event.content(),
         "attempts": _attempts(event),
         "copies": compact(event.copies) if event.copies else None,
     }

@@ -27,13 +27,14 @@ MAX_URL_LENGTH = 2048
 MAX_NAME_LENGTH = 100
 MAX_CACHED_LISTS = 1000
 CACHE_SECONDS = 10
+HIDDEN = ("target_url", "next_attempt_at")
 EventTypes = list[str] | None
 
 EXISTS = "attribute_exists(event_id)"
 ABSENT = "attribute_not_exists(event_id)"
 SAME = "sort_key = :sort_key"  # has the time of creation: not a later one with the same id
 ENABLED = f"{SAME} AND attribute_not_exists(disabled_at)"
-NOT_FAILING = f"{ENABLED} AND (attribute_not_exists(failing_since) OR last_dead_letter_at < :long_ago)"
+NOT_FAILING = f"{ENABLED} AND attribute_not_exists(failing_since)"
 FAILING = f"{ENABLED} AND failing_since = :failing_since"
 
 OPTIONAL_MEMBERS: dict[str, Check] = {
@@ -47,14 +48,15 @@ OPTIONAL_MEMBERS: dict[str, Check] = {
         lambda value: isinstance(value, str) and 1 <= len(value) <= MAX_NAME_LENGTH and value.isprintable(),
     ),
 }
-ENABLE: dict[str, None] = {"failing_since": None, "disabled_at": None, "last_dead_letter_at": None}
+ENABLE: dict[str, None] = dict.fromkeys(("failing_since", "disabled_at", "next_attempt_at"))
 
 
 @dataclass(frozen=True)
 class Subscription:
     """A target URL, which is a secret except for its host, and the event types that it gets; None stands for all.
 
-    Times are RFC 3339; `Subscriptions.record_dead_letter` sets the last two.
+    Times are RFC 3339; `Subscriptions.record_failing` and `record_dead_letter` set `failing_since` and `disabled_at`. A
+    target that a worker saw hang has `next_attempt_at`: no worker pushes before, and then for a trial alone.
     """
 
     subscription_id: str
@@ -66,6 +68,7 @@ class Subscription:
     created_by: str
     failing_since: str | None
     disabled_at: str | None
+    next_attempt_at: str | None = None
 
     @classmethod
     def from_item(cls, item: Mapping[str, Mapping[str, Any]]) -> "Subscription":
@@ -93,7 +96,7 @@ class Subscription:
 
     def to_json(self, **more: Any) -> str:
         """Return the subscription as callers see it, with `more` members."""
-        members = {name: value for name, value in vars(self).items() if name != "target_url"}
+        members = {name: value for name, value in vars(self).items() if name not in HIDDEN}
         return compact({**members, "target_host": urlsplit(self.target_url).hostname, **more})
 
     def to_json_with_secret(self, signing_secrets: Iterable[bytes]) -> str:
@@ -173,28 +176,33 @@ class Subscriptions(Table):
     def record_delivery(self, subscription: Subscription) -> None:
         """Clear `failing_since` of a subscription, if the recent list that it comes from has it."""
         if subscription.failing_since is not None:
-            self._change(subscription, FAILING, {"failing_since": None, "last_dead_letter_at": None})
+            self._change(subscription, FAILING, {"failing_since": None})
             self._forget()
+
+    def postpone_pushes(self, subscription: Subscription, until: str | None) -> None:
+        """Let no worker push to the target, which hangs, before `until` (RFC 3339); None: it no longer hangs."""
+        self._change(subscription, SAME, {"next_attempt_at": until})
+        self._forget()
+
+    def record_failing(self, subscription: Subscription) -> str | None:
+        """Set `failing_since` of a subscription unless it is set; return what it was before, None if it was not set."""
+        applied, current = self._change(subscription, NOT_FAILING, {"failing_since": self._after(0)})
+        if applied:
+            self._forget()  # so that this container sees at once what a delivery clears
+        return current["failing_since"]["S"] if current and "failing_since" in current else None
 
     def record_dead_letter(self, subscription: Subscription) -> bool:
         """Record a dead letter of a subscription; return whether that disables it.
 
-        It is disabled by one that comes SUBSCRIPTION_DISABLE_DAYS or more after `failing_since`, which is set by the
-        first dead letter, and set anew if the one before was longer ago than that.
+        It is disabled by one that comes SUBSCRIPTION_DISABLE_DAYS or more after `failing_since`.
         """
-        now, long_ago = self._after(0), self._after(-self._disable_seconds)
-        failing = {"failing_since": now, "last_dead_letter_at": now}
-        applied, current = self._change(subscription, NOT_FAILING, failing, {":long_ago": long_ago})
-        if applied:
-            self._forget()  # so that this container sees at once what a delivery clears
-        if applied or current is None or "failing_since" not in current:
+        now, failing_since = self._after(0), self.record_failing(subscription)
+        if failing_since is None or failing_since > self._after(-self._disable_seconds):
             return False
-        failing_since: str = current["failing_since"]["S"]
-        is_disabled = failing_since <= long_ago
-        changes = {"last_dead_letter_at": now, **({"disabled_at": now} if is_disabled else {})}
-        applied, current = self._change(subscription, FAILING, changes, {":failing_since": failing_since})
+        seen = {":failing_since": failing_since}
+        applied, current = self._change(subscription, FAILING, {"disabled_at": now}, seen)
         # If the response of boto3's first try was lost, the second one finds its own time.
-        is_disabled &= applied or (current or {}).get("disabled_at") == {"S": now}
+        is_disabled = applied or (current or {}).get("disabled_at") == {"S": now}
         if is_disabled:
             logger.warning("subscription disabled", extra={"subscription_id": subscription.subscription_id})
         return is_disabled

@@ -2,12 +2,17 @@
 
 import ipaddress
 import re
+import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from chalicelib.errors import InvalidValueError
 
 ANY_HOST = "*"
+GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+DOCUMENTATION = ipaddress.IPv6Network("3fff::/20")  # RFC 9637, which older Pythons do not know
+# IPv4-compatible (RFC 4291), IPv4-mapped and NAT64 (RFC 6052): their last 32 bits are an IPv4 address.
+EMBEDDING = tuple(map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0/96", "64:ff9b::/96")))
 
 
 @dataclass(frozen=True)
@@ -28,14 +33,15 @@ class AllowedHosts:
 
     def fault(self, url: str) -> str | None:
         """Return what is wrong with the target URL of a subscription, or None."""
-        fault = "must name a host that SUBSCRIPTION_HOSTS allows"
+        is_open = ANY_HOST in self.entries
         try:
             parse_push_url(url)
-            if self._names(url) or (ANY_HOST in self.entries and urlsplit(url).scheme == "https"):
+            if self._names(url) or (is_open and urlsplit(url).scheme == "https" and not _is_private(url)):
                 return None
+            fault = "must have https:// and no private address" if is_open else "must name an allowed host"
         except InvalidValueError as error:
-            fault = f"{error}; SUBSCRIPTION_HOSTS allows"
-        return f"{fault}: {', '.join(self.entries) or 'none'}"
+            fault = str(error)
+        return fault if is_open else f"{fault}; SUBSCRIPTION_HOSTS allows: {', '.join(self.entries) or 'none'}"
 
     def public_only(self, url: str) -> bool:
         """Return whether pushes to an allowed URL may connect to public addresses only."""
@@ -65,9 +71,20 @@ def is_public(address: str) -> bool:
     """Return whether an IP address is reachable for everybody; of one that embeds an IPv4 address, whether that is."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        embedded = ip.ipv4_mapped or ip.sixtofour
-        return embedded.is_global if embedded else ip.is_global
-    return ip.is_global
+        embeds = any(ip in network for network in EMBEDDING)
+        if embedded := ipaddress.IPv4Address(ip.packed[-4:]) if embeds else ip.sixtofour:
+            return is_public(str(embedded))
+        return ip.is_global and ip in GLOBAL_UNICAST and ip not in DOCUMENTATION
+    return ip.is_global and not ip.is_multicast
+
+
+def _is_private(url: str) -> bool:
+    """Return whether the host is an address that is not public, in any spelling (`127.1`); of a name it is unknown."""
+    try:
+        addresses = socket.getaddrinfo(urlsplit(url).hostname, None, flags=socket.AI_NUMERICHOST)
+        return not is_public(str(addresses[0][4][0]))
+    except (OSError, UnicodeError):
+        return False
 
 
 def _is_loopback(host: str | None) -> bool:

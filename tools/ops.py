@@ -35,6 +35,7 @@ from chalicelib.events import rfc3339
 from chalicelib.messages import MalformedMessageError, parse
 from chalicelib.queue import BATCH_SIZE, Message, Queue
 
+COMPARABLE = (str, int, float)  # the types of metadata that `erase` compares; bool is none of them
 RECEIVE_WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 RETRY = urllib3.Retry(4, status_forcelist=(429, 503), allowed_methods=None, backoff_factor=0.2, raise_on_status=False)
@@ -124,14 +125,22 @@ def parse_time(value: str) -> str:
         raise click.BadParameter(f"{value!r} is neither a time (2026-11-25T02:00Z) nor an age (15m, 2h, 7d)") from error
 
 
-def parse_pairs(value: str) -> list[str]:
-    """Return the pairs of name=value,name=value."""
-    pairs = [pair.strip() for pair in value.split(",")]
-    if not all(re.fullmatch("[^=]+=.+", pair) for pair in pairs):
-        raise click.BadParameter("it must be name=value, or several of them separated by commas")
-    return pairs
+def parse_metadata(value: str) -> dict[str, str]:
+    """Return the names and values of name=value,name=value or of a JSON object, whose values may have commas."""
+    try:
+        if value.lstrip().startswith("{"):
+            pairs = json.loads(value, object_pairs_hook=list)  # shows a name that is there twice
+        else:
+            pairs = [[part.strip() for part in pair.split("=", 1)] for pair in value.split(",")]
+        metadata = {name: str(text) for name, text in pairs if name and text != "" and type(text) in COMPARABLE}
+        if 0 < len(metadata) == len(pairs):
+            return metadata
+    except (ValueError, RecursionError):
+        pass
+    raise click.BadParameter("it must be name=value,name=value or a JSON object of strings and numbers")
 
 
+METADATA_HELP = """Whose metadata has all of these: user_id=42,region=eu, or {"name": "Doe, J."}."""
 since_option = option("--since", type=parse_time, metavar="TIME", help="Created at or after: 2h, 2026-11-25T02:00Z.")
 until_option = option("--until", type=parse_time, metavar="TIME", default="0s", help="Created before; 0s is now.")
 tenant_option = option("--tenant", metavar="TENANT", help="Only events of this tenant.")
@@ -431,7 +440,7 @@ def replay(event_ids: tuple[str, ...], *, since: str | None, until: str, rate: f
         raise click.ClickException("some events were skipped")
 
 
-def find_matching(api: Api, pairs: list[str], query: Mapping[str, str | None]) -> dict[str, list[str]]:
+def find_matching(api: Api, metadata: dict[str, str], query: Mapping[str, str | None]) -> dict[str, list[str]]:
     """Return the ids of matching events and copies by the event that they belong to, which may be gone already.
 
     Copies are looked for, too: one may be left of an event that expired, or whose erasure was interrupted.
@@ -439,32 +448,32 @@ def find_matching(api: Api, pairs: list[str], query: Mapping[str, str | None]) -
     found: dict[str, list[str]] = {}
     for event in api.list_events(**query, include="payload"):
         values = (event["metadata"] or {}).items()
-        if set(pairs) <= {f"{name}={value}" for name, value in values if type(value) in (str, int, float)}:
+        if metadata.items() <= {name: str(value) for name, value in values if type(value) in COMPARABLE}.items():
             found.setdefault(event["source_event_id"] or event["event_id"], []).append(event["event_id"])
     return found
 
 
 @cli.command(short_help="Count the events of a person or a tenant, or erase them (--go).")
-@option("--metadata", type=parse_pairs, metavar="PAIRS", help="Whose metadata has all of these: user_id=42,region=eu.")
+@option("--metadata", type=parse_metadata, metavar="PAIRS", help=METADATA_HELP)
 @tenant_option
 @since_option
 @until_option
 @rate_option
 @click.option("--go", is_flag=True, help="Erase them. Without it they are counted.")
-def erase(*, rate: float, go: bool, metadata: list[str] | None, **query: str | None) -> None:
+def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: str | None) -> None:
     """Erase the events of a person (--metadata) or a tenant (--tenant) and their copies. They cannot be restored.
 
     A value of the metadata matches a JSON string or number that is written the same. With --tenant alone the tenant's
     subscriptions are deleted, too. Events that are being pushed or leased are named: repeat the command, which is safe.
     The API key needs the scopes consume and erase.
     """
-    tenant, pairs = query["tenant"], metadata or []
-    if not (pairs or tenant):
+    tenant = query["tenant"]
+    if not (metadata or tenant):
         raise click.UsageError("give --metadata or --tenant")
     api = Api()
-    found = find_matching(api, pairs, query)
+    found = find_matching(api, metadata or {}, query)
     subscriptions: list[dict[str, str]] = []
-    if tenant and not pairs:
+    if tenant and not metadata:
         subscriptions = api.call("GET", "/subscriptions", fields={"tenant": tenant})[0]["subscriptions"]
         names = ("target_host", "name", "subscription_id")
         if subscriptions:
@@ -472,7 +481,8 @@ def erase(*, rate: float, go: bool, metadata: list[str] | None, **query: str | N
     copies = sum(event_id.startswith("cpy_") for event_ids in found.values() for event_id in event_ids)
     events = sum(map(len, found.values())) - copies
     click.echo(f"matching: events {events:,}, copies {copies:,}, subscriptions {len(subscriptions):,}")
-    command = command_line("erase", {"metadata": ",".join(pairs), **query, "rate": f"{rate:g}", "go": "1"})
+    given = {"metadata": json.dumps(metadata) if metadata else None, **query, "rate": f"{rate:g}", "go": "1"}
+    command = command_line("erase", given)
     items = [*(each["subscription_id"] for each in subscriptions), *found]
     if not go or not items:
         if items:

@@ -12,9 +12,11 @@ from typing import Any
 
 from chalicelib.delivery import HANGS
 from chalicelib.events import DeliveredVia, Event, Status, is_copy_id, rfc3339, unix_seconds
+from chalicelib.retry import DAY_SECONDS
 from tests.support.fake_aws import typed
 
 NEVER = rfc3339(0)
+RETENTION_SECONDS = 30 * DAY_SECONDS
 MAY_BE_PUSHED = ((Status.PENDING, None), (Status.DELIVERED, DeliveredVia.PULL))  # acknowledged after its claim
 
 Item = Mapping[str, Any]
@@ -80,13 +82,22 @@ class History:
             self._see_subscription(event_id, after, now)
         elif after is None:
             self._see_deletion(item)
-        elif before is None or before["expires_at"] <= now:
+        elif before is None or before["sort_key"] != after["sort_key"]:
             # The same id may be stored again after it was deleted or has expired: its attempts begin anew.
+            if before and not self._may_be_replaced(before, now):
+                self.violations.append("an event was stored in place of another")
             self.stored_at[event_id] = now
             self.replays[event_id] += 1
             self.deleted.discard(event_id)
         else:
             self._see_change(event_id, before, after, now)
+
+    def _may_be_replaced(self, item: Item, now: float) -> bool:
+        """Return whether an item has expired, or is a copy that was replayed late and that nobody holds."""
+        is_expired = item["expires_at"] <= now + self.max_skew_seconds
+        is_old = unix_seconds(item["sort_key"].partition("#")[0]) <= now + 1 - RETENTION_SECONDS
+        is_held = now < unix_seconds(item.get("claimed_until", NEVER)) - self.max_skew_seconds
+        return is_expired or (is_copy_id(item["event_id"]) and is_old and not is_held)
 
     def _see_change(self, event_id: str, before: Item, after: Item, now: float) -> None:
         claim_id = after["claim_id"]
@@ -126,15 +137,16 @@ class History:
             self.ended_at[subscription_id] = now
 
     def _see_erasure(self, event: Item, now: float) -> None:
-        """Check that what an erasure leaves, until it is complete, tells nothing."""
+        """Check that the mark of an erasure tells nothing."""
         self.erased_at[event["event_id"]] = now
         if is_copy_id(event["event_id"]):
             self.erased_copies.add((event["source_event_id"], event["subscription_id"]))
-        if event.keys() & {"content", "attempts", "last_error", "status_shard"}:
+            self.deleted.add(event["event_id"])
+        if event.keys() & {"content", "attempts", "last_error", "tenant", "body_hash", "status_shard"}:
             self.violations.append("an erased event has its content, or is listed")
 
     def _see_deletion(self, event: Item) -> None:
-        """Check that an event is erased, or a copy whose subscription is gone or that its event does not list."""
+        """Check that it is a copy, whose event was erased or does not list it, or whose subscription is gone."""
         event_id, subscribed_at = event["event_id"], self.subscribed_at.get(event.get("subscription_id", ""))
         if event_id in self.running:
             self.violations.append("an event was deleted while it was pushed")
@@ -145,8 +157,10 @@ class History:
         is_of_another = subscribed_at is None or self.stored_at[event_id] <= subscribed_at
         is_unlisted = source and event_id not in source.get("copies", "")
         is_unwanted = is_copy_id(event_id) and (is_of_another or is_unlisted)
-        if event["status"] != Status.ERASED and not is_unwanted:
-            self.violations.append("an event was deleted that is neither erased nor a copy that nobody waits for")
+        if not is_unwanted:
+            self.violations.append(
+                "an event was deleted that is no copy of an erased one, nor one that nobody waits for"
+            )
 
     def see_sent(self, event_id: str, group_id: str) -> None:
         item = self.item(event_id)
@@ -165,7 +179,8 @@ class History:
 
     def see_erased(self, event_id: str, replay_number: int) -> None:
         """Check that an event is gone, or was stored anew after its number of replays was noted."""
-        if self.item(event_id) and self.replays[event_id] == replay_number:
+        is_there = (self.item(event_id) or {}).get("status", Status.ERASED) != Status.ERASED
+        if is_there and self.replays[event_id] == replay_number:
             self.violations.append("an event is there whose erasure was said to be complete")
 
     def see_accepted(self, event_id: str, payload: str, subscription_ids: set[str], began: float) -> None:
@@ -252,8 +267,8 @@ def check(history: History, stored: Mapping[str, Event], dead_letters: Iterable[
 
 def _check_end(event: Event, history: History, told: set[tuple[Any, Any]]) -> None:
     """Check the end of an event, also of one whose caller was told 503: whatever is stored is delivered or failed."""
-    if event.status in (Status.PENDING, Status.ERASED):
-        raise ViolationError(f"{event.status} for ever")
+    if event.status is Status.PENDING:
+        raise ViolationError("pending for ever")
     if event.status is Status.FAILED and (event.event_id, event.failed_at) not in told:
         raise ViolationError(f"{event.event_id} failed without a message in the dead letter queue")
     if event.delivered_via is DeliveredVia.PULL and event.event_id not in history.acknowledged:

@@ -29,6 +29,7 @@ TROUBLES: dict[str, Callable[[float], Response]] = {
     "answers 503": lambda random: (503, 0.1),
     "refuses connections": lambda random: (503, 0.0),
     "hangs": lambda random: HANGS,
+    "answers 503 after 9 s": lambda random: (503, 9.0),
     SOMETIMES: lambda random: HANGS if random < 0.05 else HEALTHY,
 }
 # Trouble, whether the webhook has it or the target of a subscription, and variables.
@@ -39,6 +40,10 @@ CASES: list[tuple[str, bool, Mapping[str, str]]] = [
     (SOMETIMES, True, {"PUSH_TIMEOUT_SECONDS": "3"}),
 ]
 RATES = (5, 20, 50)  # events a second
+# Hanging subscriptions, and on how many hosts.
+MANY: list[tuple[int, int]] = [(3, 3), (10, 10), (40, 1), (40, 40)]
+MANY_RATES = (0.5, 1.0)  # events a second
+MANY_MINUTES = 15
 RECOVERIES = [("answers 503", 1, 20), ("answers 503", 10, 5), ("hangs", 10, 5)]  # events a second, minutes
 MEASURED_FROM = 30.0
 MOST_WAIT_SECONDS = 600.0
@@ -93,13 +98,13 @@ class OutageWorld(SimulatedWorld):
         self.hub.spawn(self._sweeps)
         self.hub.run()
 
-    def healthy_waits(self) -> list[float]:
-        """Return how long healthy events took to be delivered that were posted from MEASURED_FROM on."""
-        now, measured_from = rfc3339(self.clock()), rfc3339(self.began + MEASURED_FROM)
+    def healthy_waits(self, measured_from: float) -> list[float]:
+        """Return how long healthy events took to be delivered that were posted `measured_from` seconds on or later."""
+        now, first = rfc3339(self.clock()), rfc3339(self.began + measured_from)
         return [
             unix_seconds(event.delivered_at or now) - unix_seconds(event.created_at)
             for key, event in self.items().items()
-            if event.created_at >= measured_from and self.is_healthy(self.dynamodb.items[key])
+            if event.created_at >= first and self.is_healthy(self.dynamodb.items[key])
         ]
 
     def _callers(self, every_seconds: float, headers: dict[str, str]) -> None:
@@ -126,15 +131,38 @@ class OutageWorld(SimulatedWorld):
 
 
 def waits_beside(
-    trouble: str, *, in_webhook: bool, per_second: float, seconds: float = 90, environ: Mapping[str, str] = DEFAULTS
+    trouble: str,
+    *,
+    in_webhook: bool,
+    per_second: float,
+    seconds: float = 90,
+    measured_from: float = MEASURED_FROM,
+    targets: Sequence[str] = (TARGET,),
+    environ: Mapping[str, str] = DEFAULTS,
 ) -> tuple[float, float]:
     """Return the median and 95th percentile of the wait of events that have nothing to do with a trouble."""
     world = OutageWorld(trouble, in_webhook=in_webhook, seconds=seconds, environ=environ)
-    if trouble != SOMETIMES:
-        world.start().subscribe(TARGET)
+    for target in targets if trouble != SOMETIMES else ():
+        world.start().subscribe(target)
     world.run(per_second=per_second, prefer="respond-async")
-    waits = world.healthy_waits()
+    waits = world.healthy_waits(measured_from)
     return statistics.median(waits), statistics.quantiles(waits, n=20)[-1]
+
+
+def waits_beside_many(subscriptions: int, hosts: int, per_second: float, minutes: float = MANY_MINUTES) -> Any:
+    """Return the same for a healthy webhook beside hanging subscriptions, from the second minute on."""
+    targets = [f"https://{number % hosts}.example/{number}" for number in range(subscriptions)]
+    environ = {"SUBSCRIPTION_HOSTS": "*"}
+    seconds = 60 * minutes
+    return waits_beside(
+        "hangs",
+        in_webhook=False,
+        per_second=per_second,
+        seconds=seconds,
+        measured_from=60,
+        targets=targets,
+        environ=environ,
+    )
 
 
 class RecoveringWorld(OutageWorld):
@@ -203,6 +231,13 @@ def wait_row(case: tuple[str, bool, Mapping[str, str]]) -> list[str]:
     return [name, *(f"{median:.1f}, {p95:.1f} s" for median, p95 in figures)]
 
 
+def many_row(case: tuple[int, int]) -> list[str]:
+    subscriptions, hosts = case
+    figures = [waits_beside_many(subscriptions, hosts, rate) for rate in MANY_RATES]
+    name = f"{subscriptions} subscriptions on {hosts} hosts hang"
+    return [name, *(f"{median:.1f}, {p95:.1f} s" for median, p95 in figures)]
+
+
 def show(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
@@ -215,9 +250,12 @@ def main() -> None:
     with ProcessPoolExecutor() as pool:
         stopped_figures = pool.submit(stopped)
         waits = pool.map(wait_row, CASES)
+        many = pool.map(many_row, MANY)
         recoveries = pool.map(recovery, *zip(*RECOVERIES, strict=True))
         rows = track(waits, "outages", total=len(CASES), console=console)
         show(console, "wait of healthy events, median and p95", ["", *(f"{rate}/s" for rate in RATES)], rows)
+        title = f"the same beside many that hang, for {MANY_MINUTES} minutes, from the second on"
+        show(console, title, ["", *(f"{rate}/s" for rate in MANY_RATES)], many)
         columns = ["webhook", "events/s", "minutes", "events", "pushes", "messages", "all delivered after, min"]
         show(console, "outages of the webhook", columns, recoveries)
         events, messages, late = stopped_figures.result()

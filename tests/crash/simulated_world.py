@@ -19,7 +19,7 @@ from chalicelib.batch import BatchError
 from chalicelib.delivery import AFTER_PUSH_SECONDS
 from chalicelib.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.events import Event, Status
-from chalicelib.push import PushResult
+from chalicelib.push import HANG_SHARE, PushResult
 from chalicelib.retry import Outcome, outcome_of
 from chalicelib.services import Services
 from chalicelib.store import CLAIM_SECONDS
@@ -382,7 +382,10 @@ class SimulatedWorld:
         return f"{next(self._ids):032x}"
 
     def items(self) -> dict[str, Event]:
-        """Return all events by id."""
+        """Return all events by id, those that are erased left out."""
+        return {key: event for key, event in self._events().items() if event.status is not Status.ERASED}
+
+    def _events(self) -> dict[str, Event]:
         items = self.dynamodb.items.items()
         return {key: Event.from_item(typed(item)) for key, item in items if key.startswith(("evt_", "cpy_"))}
 
@@ -396,14 +399,18 @@ class SimulatedWorld:
         push = Push(event, container.invocation, self.clock())
         self.history.see_push(push, self.dynamodb.items.get(event.event_id))
         status_code, seconds = self.answer(event, url)
+        seconds = min(seconds if status_code else timeout_seconds, timeout_seconds)
         try:
-            container.sleep(min(seconds if status_code else timeout_seconds, timeout_seconds))
+            container.sleep(seconds)
         finally:
             push.status_code = status_code
             self.history.running.discard(event.event_id)
         if status_code is None:
-            return PushResult(Outcome.RETRY, 0, error="timed out", timed_out=True)
-        return PushResult(outcome_of(status_code), 0, status_code, None if status_code < 300 else "refused")
+            return PushResult(Outcome.RETRY, 0, error="timed out", timed_out=True, hung=True)
+        outcome, hung = outcome_of(status_code), seconds > HANG_SHARE * timeout_seconds
+        if outcome is Outcome.DELIVERED:
+            return PushResult(outcome, 0, status_code)
+        return PushResult(outcome, 0, status_code, "refused", hung=hung)
 
     def receive(self, url: str, max_messages: int = 10) -> list[dict[str, Any]]:
         """Receive messages from a queue, as a consumer that never fails."""
@@ -439,8 +446,12 @@ class SimulatedWorld:
                     consumer.acknowledge(event_id, lease_id)
         else:
             raise ViolationError("something stays pending for ever, or a message stays in the queue")
+        self.complete_erasures()
+
+    def complete_erasures(self) -> None:
+        """Repeat each DELETE, as those do who were told 409 or nothing, when nobody holds a copy any more."""
         self.clock.sleep(CLAIM_SECONDS + 1)
-        for event_id, event in self.items().items():
+        for event_id, event in self._events().items():
             if event.status is Status.ERASED:
                 Container(self).erase(event_id)
 

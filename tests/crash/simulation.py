@@ -4,10 +4,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from chalicelib.events import Event, Reason
+from chalicelib.store import ERASED_SECONDS
 from tests.crash.invariants import ViolationError
 from tests.crash.simulated_world import DLQ, Container, Fault, SimulatedWorld
 
-STORM_SECONDS = 900.0
+ROUND_SECONDS = 450.0
+# Between the two rounds of a storm: the marks of what is erased in the first expire in the middle of the second.
+PAUSE_SECONDS = ERASED_SECONDS - ROUND_SECONDS / 2
 # How a target responds; None is no response.
 BEHAVIOURS: dict[str, tuple[int | None, ...]] = {
     "well": (200,),
@@ -23,7 +26,7 @@ MAX_WORKERS = 3
 
 
 class StormWorld(SimulatedWorld):
-    """Everybody acts at the same time and anything may fail, until the storm is over."""
+    """Everybody acts at the same time and anything may fail, in two rounds with the same idempotency keys."""
 
     def __init__(self, seed: int) -> None:
         environ = {"MAX_DELIVERY_ATTEMPTS": "6", "BACKOFF_CAP_SECONDS": "120"}
@@ -38,12 +41,12 @@ class StormWorld(SimulatedWorld):
         self._fault_rate = draw((0.0, 0.02, 0.1, 0.25))
         self._max_latency_seconds = draw((0.0, 0.1, 2.0, 7.0))
         self._max_skew_seconds = self.history.max_skew_seconds = draw((0.0, 5.0))
-        self.history.max_late_seconds = STORM_SECONDS
+        self.history.max_late_seconds = ROUND_SECONDS
         self._targets, self._most_subscriptions = draw(((4, 2), (12, 8)))
         self._redrive_seconds = draw(((60.0, 300.0), (1.0, 10.0)))
         self._webhook_behaviour = "well"
         self._target_behaviours: dict[str, str] = {}
-        self._end = self.clock() + STORM_SECONDS
+        self._end = 0.0
         self._working = 0
 
     def choose(self, count: int) -> int:
@@ -74,10 +77,15 @@ class StormWorld(SimulatedWorld):
             self._subscriber,
             self._operator,
             self._webhook_changes,
+            self._erasers,
         )
-        for act in actors:
-            self.hub.spawn(act)
-        self.hub.run()
+        for pause_seconds in (PAUSE_SECONDS, 0.0):
+            self._end = self.clock() + ROUND_SECONDS
+            for act in actors:
+                self.hub.spawn(act)
+            self.hub.run()
+            self.complete_erasures()
+            self.clock.sleep(pause_seconds)
         self._webhook_behaviour, self._fault_rate, self._max_latency_seconds = "well", 0.0, 0.0
         self.sqs.duplicate_probability = 0.0
         self.settle()
@@ -97,7 +105,7 @@ class StormWorld(SimulatedWorld):
         return self.random.choice(list(Fault)) if self.random.random() < self._fault_rate else None
 
     def _every(self, least: float, most: float) -> Iterable[None]:
-        """Yield now and then while the storm lasts."""
+        """Yield now and then while the round lasts."""
         while self.clock() < self._end:
             self.hub.sleep(self.random.uniform(least, most))
             yield
@@ -138,6 +146,15 @@ class StormWorld(SimulatedWorld):
             if events := sorted(self.items()):
                 act = self.random.choice((Container.acknowledge, Container.replay, Container.erase))
                 self._spawn_call(act, self.random.choice(events))
+
+    def _erasers(self) -> None:
+        """Erase an event several times at once, whose key may be in use again."""
+        for _ in self._every(10, 90):
+            if events := sorted(key for key in self.dynamodb.items if key.startswith("evt_")):
+                event_id = self.random.choice(events)
+                for _ in range(self.random.randint(1, 3)):
+                    self._spawn_call(Container.erase, event_id)
+                    self.hub.sleep(self.random.uniform(0, 10))
 
     def _leasing_consumer(self) -> None:
         """Lease events; acknowledge each at once or late, release it, replay it, or forget it."""

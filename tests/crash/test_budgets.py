@@ -2,24 +2,33 @@
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
 from chalicelib.aws import CALL_SECONDS
-from chalicelib.events import Event
+from chalicelib.events import Event, rfc3339
+from chalicelib.retry import DAY_SECONDS
 from tests.crash.simulated_world import (
     INBOX,
     SCHEDULE_SECONDS,
+    TABLE,
     WORKER_SECONDS,
     Container,
     Fault,
     FaultAt,
     SimulatedWorld,
 )
+from tests.support.fake_aws import typed
 
 API_SECONDS = 28
-SLOWEST = {"INLINE_PUSH_TIMEOUT_SECONDS": "8", "PUSH_TIMEOUT_SECONDS": "20", "IN_PROCESS_WAIT_SECONDS": "900"}
+SLOWEST = {
+    "INLINE_PUSH_TIMEOUT_SECONDS": "8",
+    "PUSH_TIMEOUT_SECONDS": "20",
+    "IN_PROCESS_WAIT_SECONDS": "900",
+    "MAX_DELIVERY_ATTEMPTS": "20",
+}
 # What the late responses say, over and over: None is success.
 PATTERNS: list[tuple[Fault | None, ...]] = [
     (None,),
@@ -32,7 +41,10 @@ STATUS_CODES = [200, 404, 410, 503, None]
 
 
 class SlowWorld(SimulatedWorld):
-    """Every call to AWS takes as long as one may, perhaps only after the first push, and so does a receiver."""
+    """Every call to AWS takes as long as one may, perhaps only after the first push, and so does a receiver.
+
+    The targets of subscriptions have failed for ten days, so that whatever a push brings is recorded.
+    """
 
     def __init__(
         self,
@@ -45,11 +57,19 @@ class SlowWorld(SimulatedWorld):
         super().__init__(SLOWEST if webhook else {**SLOWEST, "ZAPIER_WEBHOOK_URL": "none"})
         self._status_code = status_code
         self._is_slow = slow_from_start
+        self.call_seconds: float = CALL_SECONDS
         for number in range(subscriptions):
             Container(self).subscribe(f"https://hooks.zapier.com/{number}")
+        self.change("sub_", failing_since=rfc3339(self.clock() - 10 * DAY_SECONDS))
+
+    def change(self, prefix: str, **attributes: Any) -> None:
+        """Change the items of the table whose ids have a prefix."""
+        for key, item in [*self.dynamodb.items.items()]:
+            if key.startswith(prefix):
+                self.dynamodb.put_item(TableName=TABLE, Item=typed({**item, **attributes}))
 
     def latency(self) -> tuple[float, float]:
-        return (CALL_SECONDS / 2, CALL_SECONDS / 2) if self._is_slow else (0.0, 0.0)
+        return (self.call_seconds / 2, self.call_seconds / 2) if self._is_slow else (0.0, 0.0)
 
     def answer(self, event: Event, url: str) -> tuple[int | None, float]:
         self._is_slow = True
@@ -57,8 +77,10 @@ class SlowWorld(SimulatedWorld):
 
     def queue(self, count: int) -> None:
         """Post events that wait for the worker."""
+        self._is_slow = False
         for _ in range(count):
             Container(self).post(prefer="respond-async")
+        self._is_slow = True
 
     def seconds(self, act: Callable[..., Any], **parameters: Any) -> float:
         """Return how long something takes."""
@@ -86,17 +108,34 @@ def test_a_caller_gets_a_response_in_28_seconds(
         ({}, False),
     ):
         world = SlowWorld(status_code, subscriptions=subscriptions, webhook=webhook, slow_from_start=slow_from_start)
-        assert world.seconds(Container(world, failing(pattern)).post, **headers) <= API_SECONDS
+        assert world.seconds(Container(world, failing(pattern)).post, **headers) < API_SECONDS
+
+
+@pytest.mark.parametrize("call_seconds", [5.5, 5.9, CALL_SECONDS])
+def test_of_two_bodies_under_one_key_each_caller_gets_a_response_in_28_seconds(call_seconds: float) -> None:
+    world = SlowWorld(subscriptions=1)
+    world.call_seconds = call_seconds
+    took: list[float] = []
+
+    def post(payload: str) -> None:
+        took.append(world.seconds(Container(world).post, payload=payload, idempotency_key="k", prefer="respond-async"))
+
+    for payload in ('{"n":1}', '{"n":2}'):
+        world.hub.spawn(partial(post, payload))
+    world.hub.run()
+    assert max(took) < API_SECONDS
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize(("subscriptions", "webhook"), [(0, True), (1, True), (1, False)])
 @pytest.mark.parametrize("status_code", STATUS_CODES)
+@pytest.mark.parametrize("attempts", [0, 9])
 def test_the_worker_ends_in_its_50_seconds(
-    status_code: int | None, subscriptions: int, webhook: bool, pattern: tuple[Fault | None, ...]
+    attempts: int, status_code: int | None, subscriptions: int, webhook: bool, pattern: tuple[Fault | None, ...]
 ) -> None:
     world = SlowWorld(status_code, subscriptions=subscriptions, webhook=webhook)
     world.queue(5)
+    world.change("cpy_", delivery_attempts=attempts)
     container = Container(world, failing(pattern))
     assert world.seconds(container.work) < WORKER_SECONDS
     assert not world.history.violations

@@ -11,7 +11,9 @@ from functools import partial
 
 import pytest
 
+from chalicelib.events import rfc3339
 from chalicelib.retry import DAY_SECONDS
+from chalicelib.store import ERASED_SECONDS
 from tests.crash.simulated_world import DLQ, ENVIRON, INBOX, Container, Fault, SimulatedWorld
 
 Step = Callable[[SimulatedWorld, Container], None]
@@ -96,11 +98,26 @@ def post_again(world: SimulatedWorld, container: Container) -> None:
 
 
 def erase_and_post_again(world: SimulatedWorld, container: Container) -> None:
-    """Repeat an erasure that may have been stopped."""
+    """Repeat an erasure that may have been stopped; the key can be used again an hour later."""
     world.clock.sleep(101)
     erase(world, container)
-    assert originals(world) == []
+    assert world.items() == {}
+    world.clock.sleep(ERASED_SECONDS - 1)
+    assert container.post('{"n":1}', idempotency_key="k") is None
+    world.clock.sleep(1)
     assert container.post('{"n":1}', idempotency_key="k")
+
+
+def replay_copies(world: SimulatedWorld, container: Container) -> None:
+    for event in world.items().values():
+        if event.is_copy:
+            container.replay(event.event_id)
+
+
+def expect_copies_of_now(world: SimulatedWorld, container: Container) -> None:
+    """Check that an event and its copy were stored today, and nothing of a month ago."""
+    assert len(world.items()) == 2
+    assert all(event.created_at > rfc3339(world.clock() - DAY_SECONDS) for event in world.items().values())
 
 
 def say(text: str) -> Step:
@@ -198,6 +215,11 @@ PATHS = {
     "POST with a key, repeated": Path(post_with_key, first=post_with_key),
     "POST with a key, repeated after it expired": Path(
         post_with_key, first=each(post_with_key, wait(30 * DAY_SECONDS))
+    ),
+    "POST with a key, whose copy was replayed late, repeated after it expired": Path(
+        post_with_key,
+        first=each(subscribe(), post_with_key, wait(29 * DAY_SECONDS), replay_copies, work, wait(2 * DAY_SECONDS)),
+        last=expect_copies_of_now,
     ),
     "POST, acknowledged meanwhile": Path(post, meanwhile=(acknowledge,)),
     "worker, delivered": Path(work, first=post_async),

@@ -5,7 +5,7 @@ import statistics
 import pytest
 
 from chalicelib.events import Status
-from tests.crash.outage import SOMETIMES, RecoveringWorld, waits_beside
+from tests.crash.outage import SOMETIMES, RecoveringWorld, waits_beside, waits_beside_many
 
 
 def test_an_outage_is_unnoticed_by_callers_and_followed_by_one_delivery_of_each_event() -> None:
@@ -22,8 +22,22 @@ def test_an_outage_is_unnoticed_by_callers_and_followed_by_one_delivery_of_each_
 
 @pytest.mark.parametrize(
     ("trouble", "in_webhook", "most_seconds"),
-    [("answers 503", False, 5), ("hangs", False, 5), ("hangs", True, 5), (SOMETIMES, True, 10)],
+    [
+        ("answers 503", False, 5),
+        ("hangs", False, 5),
+        ("hangs", True, 5),
+        ("answers 503 after 9 s", False, 5),
+        ("answers 503 after 9 s", True, 5),
+        (SOMETIMES, True, 10),
+    ],
 )
 def test_a_destination_in_trouble_holds_up_no_other(trouble: str, in_webhook: bool, most_seconds: float) -> None:
     _, p95 = waits_beside(trouble, in_webhook=in_webhook, per_second=5, seconds=50)
     assert p95 <= most_seconds
+
+
+@pytest.mark.parametrize(("subscriptions", "hosts"), [(10, 10), (20, 1)])
+def test_many_destinations_that_hang_hold_up_no_other(subscriptions: int, hosts: int) -> None:
+    median, p95 = waits_beside_many(subscriptions, hosts, per_second=1, minutes=2)
+    assert median <= 1
+    assert p95 <= 5

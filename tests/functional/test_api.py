@@ -268,19 +268,30 @@ def test_a_key_without_consume_sees_only_what_it_posted_and_no_response_of_the_r
 def test_a_key_can_be_tested(world: World) -> None:
     for key, name, scopes in ((KEY, "acme", ["consume", "produce"]), (PRODUCER_KEY, "shop", ["produce"])):
         answer = world.call("GET", "/me", key=key)
-        assert answer.json == {"name": name, "scopes": scopes, "stage": "dev"}
+        told = {"name": name, "scopes": scopes, "stage": "dev", "tenant": None, "expires_at": None}
+        assert answer.json == told
 
 
 @pytest.mark.parametrize(("method", "suffix"), [("GET", ""), ("POST", "/acknowledge"), ("POST", "/replay")])
-def test_a_malformed_event_id_is_not_found_without_asking_dynamodb(
-    world: World, aws: Aws, method: str, suffix: str
-) -> None:
-    for malformed in ("x", UNKNOWN[:-1], UNKNOWN + "0", UNKNOWN.upper(), f"{UNKNOWN}\n", UNKNOWN[:-1] + "g"):
-        assert_problem(world.call(method, f"/events/{malformed}{suffix}"), 404)
-    assert aws.calls == []
-
+def test_an_unknown_event_is_not_found(world: World, aws: Aws, method: str, suffix: str) -> None:
     assert_problem(world.call(method, f"/events/{UNKNOWN}{suffix}"), 404)
     assert len(aws.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        *(("GET", "/events/{}"), ("POST", "/events/{}/acknowledge")),
+        *(("POST", "/events/{}/release?lease_id=lse_1"), ("POST", "/events/{}/replay")),
+        *(("GET", "/subscriptions/{}"), ("DELETE", "/subscriptions/{}")),
+        *(("POST", "/subscriptions/{}/test"), ("POST", "/subscriptions/{}/enable")),
+    ],
+)
+def test_a_malformed_id_is_not_found_without_asking_dynamodb(world: World, aws: Aws, method: str, path: str) -> None:
+    known = UNKNOWN if "events" in path else UNKNOWN.replace("evt_", "sub_")
+    for malformed in ("x", known[:-1], known + "0", known.upper(), f"{known}\n", known[:-1] + "g", f"evt_{known}"):
+        assert_problem(world.call(method, path.format(malformed)), 404)
+    assert aws.calls == []
 
 
 def test_an_expired_event_is_absent_before_dynamodb_deletes_it(world: World) -> None:

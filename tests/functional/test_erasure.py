@@ -9,11 +9,14 @@ import app
 from tests.conftest import Output
 from tests.support.aws import Aws
 from tests.support.receiver import Exchange, Receiver, in_turn, status
-from tests.support.subscribing import copies, ids, subscribe
+from tests.support.subscribing import copies, ids, subscribe, subscriptions
 from tests.support.world import KEY, UNKNOWN, Answer, World, digest
 
 CONTENTS = ("payload-itself", "metadata-itself", "response-itself")
-BODY = json.dumps({"event_type": "a", "payload": {"p": CONTENTS[0]}, "metadata": {"m": CONTENTS[1]}})
+BODY = json.dumps(
+    {"event_type": "a", "tenant": "tenant-itself", "payload": {"p": CONTENTS[0]}, "metadata": {"m": CONTENTS[1]}}
+)
+HOUR = 3600
 
 
 @pytest.fixture
@@ -33,11 +36,15 @@ def erase(world: World, event_id: str) -> Answer:
     return world.call("DELETE", f"/events/{event_id}")
 
 
+def items(world: World) -> dict[str, Any]:
+    """Return all items of the table but subscriptions, by id."""
+    found = world.outside_dynamodb.scan(TableName=world.environ["EVENTS_TABLE_NAME"])["Items"]
+    return {item["event_id"]["S"]: item for item in found if not item["event_id"]["S"].startswith("sub_")}
+
+
 def stored(world: World) -> list[str]:
-    """Return the ids of all items of the table but subscriptions."""
-    table = world.environ["EVENTS_TABLE_NAME"]
-    found = [item["event_id"]["S"] for item in world.outside_dynamodb.scan(TableName=table)["Items"]]
-    return [event_id for event_id in found if not event_id.startswith("sub_")]
+    """Return the ids of the events that are not erased."""
+    return [event_id for event_id, item in items(world).items() if item["status"]["S"] != "erased"]
 
 
 @pytest.mark.parametrize("code", [200, 404, 503])
@@ -65,6 +72,8 @@ def test_what_is_erased_leaves_no_trace_and_stays_erased(
     world.empty_inbox()
     lines = output.lines()
     assert not [content for content in CONTENTS if content in text + json.dumps(lines)]
+    [mark] = (item for event_id, item in items(world).items() if event_id == event["event_id"])
+    assert not mark.keys() & {"content", "tenant", "body_hash", "last_error", "attempts"}
     dropped = [line["event_id"] for line in lines if line.get("level") == "WARNING" and "dropped" in line["message"]]
     assert (len(dropped), set(gone) <= set(dropped)) == ((0, False) if code == 200 else (4, True))
     assert (len(receiver.requests) + len(target.requests), letters) == (pushes, 4 if code == 404 else 0)
@@ -104,9 +113,33 @@ def test_an_erasure_that_has_begun_is_completed_by_repeating_it(world: World, ta
     assert [answer.status_code for answer in answers] == [409, 409]
     assert all(int(answer.headers["retry-after"]) for answer in answers)
     assert (erase(world, event["event_id"]).status_code, stored(world)) == (204, [])
+
+
+@pytest.mark.parametrize("subscribed", [True, False])
+def test_the_key_of_an_erased_event_can_be_used_again_an_hour_after_its_latest_erasure(
+    world: World, subscribed: bool
+) -> None:
+    if not subscribed:
+        world.call("DELETE", f"/subscriptions/{subscriptions(world)[0]['subscription_id']}")
+        world.clock.sleep(10)
+    event = post(world, idempotency_key="k")
+    erase(world, event["event_id"])
+    world.clock.sleep(HOUR - 1)
+    erase(world, event["event_id"])
+    for seconds, retry_after in ((0, HOUR), (HOUR - 1, 1)):
+        world.clock.sleep(seconds)
+        refused = world.call("POST", "/events", BODY, idempotency_key="k")
+        assert (refused.status_code, refused.json["code"]) == (409, "event_claimed")
+        assert refused.headers["retry-after"] == str(retry_after)
+    world.clock.sleep(1)
+    assert (erase(world, event["event_id"]).status_code, stored(world)) == (204, [])  # what expired is not renewed
+
     again = world.call("POST", "/events", BODY, idempotency_key="k")
+
     assert (again.status_code, "idempotency-replayed" in again.headers) == (202, False)
+    assert (again.json["event_id"], again.json["copies"]) == (event["event_id"], event["copies"])
     assert sorted(stored(world)) == sorted([again.json["event_id"], *again.json["copies"]])
+    assert all(world.event(event_id)["status"] == "delivered" for event_id in stored(world))
 
 
 def test_a_copy_can_be_erased_alone(world: World) -> None:
@@ -118,9 +151,19 @@ def test_a_copy_can_be_erased_alone(world: World) -> None:
     assert world.event(event["event_id"])["copies"] == event["copies"]
 
 
-def test_erasing_what_is_expired_or_not_there_succeeds(world: World, aws: Aws) -> None:
-    assert [erase(world, malformed).status_code for malformed in ("x", "sub_" + "0" * 32)] == [204, 204]
+def test_a_malformed_id_is_not_found_without_asking_dynamodb(world: World, aws: Aws) -> None:
+    malformed = ("x", f"sub_{'0' * 32}", UNKNOWN + "0")
+    assert [erase(world, event_id).status_code for event_id in malformed] == [404] * 3
     assert aws.calls == []
+
+
+def test_a_tenant_that_is_named_is_not_taken_for_a_check(world: World) -> None:
+    event = post(world)
+    assert erase(world, f"{event['event_id']}?tenant=other").faults == ["tenant"]
+    assert event["event_id"] in stored(world)
+
+
+def test_erasing_what_is_expired_or_not_there_succeeds(world: World) -> None:
     event = post(world)
     world.clock.sleep(31 * 86_400)
     assert [erase(world, event_id).status_code for event_id in (UNKNOWN, event["event_id"])] == [204, 204]

@@ -108,6 +108,20 @@ def test_an_event_acknowledged_before_the_response_of_its_put_is_not_pushed(
     assert (event["status"], event["delivered_via"], receiver.requests) == ("delivered", "pull", [])
 
 
+def test_a_post_without_a_key_is_never_a_repetition(world: World, aws: Aws, during: During) -> None:
+    def lease_meanwhile(attempts: int, **_: object) -> None:
+        if attempts == 1:
+            world.call("POST", "/inbox/lease", "{}")
+
+    during(world.dynamodb, "needs-retry.dynamodb.PutItem", lease_meanwhile)
+    aws.fail(Fault.REPEATED, "PutItem")
+
+    answer = world.call("POST", "/events", EVENT, prefer="respond-async")
+
+    assert (answer.status_code, "idempotency-replayed" in answer.headers) == (202, False)
+    assert world.event(answer.json["event_id"])["message"].startswith("Claimed")
+
+
 def test_a_closed_output_does_not_stop_deliveries(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout", Mock(**{"write.side_effect": BrokenPipeError}))
 

@@ -10,6 +10,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 import app
 from chalicelib import __version__
+from tests.support.aws import Aws
 from tests.support.openapi import DOCUMENT, assert_fits, resolve
 from tests.support.receiver import Receiver
 from tests.support.subscribing import make_token
@@ -73,6 +74,19 @@ def test_each_operation_requires_the_described_scopes(
     taken += [token] if not schemes or ("token" in schemes and operation["operationId"] != "listEvents") else []
     assert [key for key in answers if key not in refused] == taken
     assert schemes - {"token"} in ({"bearer", "basic"}, set())
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=IDS)
+def test_each_operation_but_the_public_ones_refuses_a_parameter_that_is_not_described(
+    world: World, aws: Aws, method: str, path: str, operation: dict[str, Any]
+) -> None:
+    key = accepted_keys(operation)[0]
+
+    answer = world.call(method, f"{example_path(path)}?lease-id=lse_1", key=key)
+
+    assert answer.status_code == (400 if operation["security"] else 200)
+    assert not operation["security"] or answer.faults == ["lease-id"]
+    assert aws.calls == []
 
 
 def examples(node: Any) -> Iterator[tuple[dict[str, Any], object]]:

@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -32,7 +33,10 @@ from tools.ops import cli
 
 FAST = ("--rate", "10000")
 GO = ("--go", *FAST)
-ERASED = {"FilterExpression": "begins_with(event_id, :evt)", "ExpressionAttributeValues": {":evt": {"S": "evt_"}}}
+LEFT = {  # events that are not erased
+    "FilterExpression": "begins_with(event_id, :evt) AND attribute_exists(content)",
+    "ExpressionAttributeValues": {":evt": {"S": "evt_"}},
+}
 
 Before = Callable[[str, Callable[[], None], int], None]
 
@@ -300,6 +304,31 @@ def test_a_persons_events_are_counted_then_erased(eraser: World) -> None:
     assert (exist(eraser, *matching), exist(eraser, *kept)) == ([False] * 2, [True] * 5)
 
 
+@pytest.mark.parametrize(
+    ("metadata", "count"),
+    [
+        ('{"name": "Doe, J."}', 2),
+        ('{"name": "Doe, J.", "user_id": 42}', 1),
+        ('{"user_id": "42"}', 1),
+        ("user_id = 42 , a=b=c", 1),
+        ('{"a=b": "c"}', 0),
+        ('{"a": "b=c"}', 1),
+        ("name=Doe", 0),
+    ],
+)
+def test_metadata_may_be_json(eraser: World, metadata: str, count: int) -> None:
+    post_about(eraser, {"name": "Doe, J.", "user_id": 42, "a": "b=c"})
+    post_about(eraser, {"name": "Doe, J."})
+    post_about(eraser, {"name": "Doe, J"})
+
+    counted = Ran("erase", "--metadata", metadata, *FAST).output
+
+    assert counted.startswith(f"matching: events {count}, ")
+    if count:
+        assert Ran(*command_in(counted, "To erase them")).output.endswith(f": {count} erased\n")
+        assert len(ids(eraser.call("GET", "/events"))) == 3 - count
+
+
 def test_a_tenants_events_copies_and_subscriptions_are_erased(eraser: World, receiver: Receiver) -> None:
     subscription_id, other_id = (subscribe_tenant(eraser, receiver, tenant) for tenant in ("acme", "other"))
     event, other = (post_about(eraser, None, tenant) for tenant in ("acme", "other"))
@@ -341,7 +370,7 @@ def test_an_erasure_that_was_interrupted_is_completed_through_the_copies(eraser:
     Ran("erase", "--metadata", "user_id=42", *GO)
 
     assert exist(eraser, *event["copies"]) == [False]
-    assert eraser.outside_dynamodb.scan(TableName=eraser.environ["EVENTS_TABLE_NAME"], **ERASED)["Count"] == 0
+    assert eraser.outside_dynamodb.scan(TableName=eraser.environ["EVENTS_TABLE_NAME"], **LEFT)["Count"] == 0
 
 
 def test_send_posts_one_event_from_its_arguments(world: World) -> None:
@@ -457,7 +486,9 @@ def test_no_call_is_made_without_a_safe_url_and_a_key(variable: str, monkeypatch
         ("send --payload {", ["PAYLOAD="]),
         ("erase --since 2h", ["METADATA=", "TENANT="]),
         ("erase --tenant= --go", ["METADATA=", "TENANT="]),
-        ("erase --metadata user_id=", ["METADATA="]),
+        *((f"erase --metadata {text}", ["METADATA="]) for text in ("user_id=", "=a", "a,b=c", "a=b,", "a=1,a=2")),
+        *((f"erase --metadata {text}", ["METADATA="]) for text in ('{"a":1', "{}", '{"a":""}', '{"a":1,"a":2}')),
+        *((f"erase --metadata {text}", ["METADATA="]) for text in ('{"a":[1]}', '{"a":{"b":1}}', '{"a":true}')),
     ],
 )
 def test_wrong_usage_is_refused_before_anything_is_called_and_make_names_its_variables(
@@ -486,6 +517,27 @@ def test_make_takes_the_options_of_a_command_and_refuses_what_is_misspelt(comman
     status, errors = make(*options, "TENNANT=acme")
     assert (status, f"make {command} does not take TENNANT." in errors) == (2, True)
     assert make(*options, "TENANT=")[0] == (2 if command in ("replay", "erase") else make(*options, "TENANT=x")[0])
+
+
+def test_make_gives_values_to_a_command_as_they_were_typed(eraser: World, tmp_path: Path) -> None:
+    text = f"$5 $$ ${{HOME}} \\ # ' $(shell touch {tmp_path}/run)"
+    value = json.dumps({"text": text})
+
+    def make(*variables: str) -> str:
+        arguments = ["make", "-o", ".venv/.set-up", f"PY={sys.executable}", *variables]
+        environ = os.environ | {"MAKEFLAGS": ""}
+        done = subprocess.run(arguments, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    event = eraser.event(make("send", "TYPE=a", f"PAYLOAD={value}", f"METADATA={value}").split(":")[0])
+    counted = make("erase", f"METADATA={value}", "SINCE=2026-01-01", "UNTIL=2027-01-01")
+    [command] = re.findall("\nTo erase them: make (.*)", counted)
+
+    assert (event["payload"], event["metadata"]) == ({"text": text}, {"text": text})
+    assert counted.startswith("matching: events 1, copies 0, subscriptions 0\n")
+    assert make(*shlex.split(command)).endswith("\n1 of 1 item: 1 erased\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_make_replay_reads_variables_and_says_how_to_go_on(

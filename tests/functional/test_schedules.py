@@ -11,7 +11,7 @@ import pytest
 import app
 from chalicelib import schedules
 from chalicelib.aws import CALL_SECONDS
-from chalicelib.errors import StorageUnavailableError
+from chalicelib.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.store import SHARDS
 from tests.conftest import During, Output
 from tests.support.aws import Aws, Fault
@@ -48,6 +48,20 @@ def test_a_pending_event_that_nobody_will_push_is_queued_by_the_sweep_once(
     assert [message["attributes"] for message in world.messages()] == [{"EventId": event_id}]
     assert world.run_worker() == 1
     assert world.event(event_id)["status"] == "delivered"
+
+
+def test_a_message_may_wait_for_the_batch_window_before_the_sweep_sends_another(world: World) -> None:
+    world.restart(WORKER_BATCH_WINDOW_SECONDS="60")
+    world.post(prefer="respond-async")
+    world.lose_messages()
+
+    counts = []
+    for now in (114, 116, 230, 232):
+        world.clock.now = START + now
+        world.run_schedule(app.sweep)
+        counts.append(len(world.messages()))
+
+    assert counts == [0, 1, 1, 2]
 
 
 def test_the_sweep_skips_events_that_are_settled_expired_or_not_due(world: World, receiver: Receiver, aws: Aws) -> None:
@@ -92,6 +106,29 @@ def test_while_1000_messages_are_visible_the_sweep_queues_a_share_of_each_partit
         of_shard = [key for key in queued if key in shard]
         assert set(of_shard[: len(shard)]) == shard
     assert runs == 1 if visible < 1000 else runs >= max(map(len, shards)) / 2
+
+
+def test_what_cannot_be_sent_while_the_queue_is_long_is_queued_a_minute_later(
+    world: World, during: During, monkeypatch: pytest.MonkeyPatch, aws: Aws
+) -> None:
+    monkeypatch.setattr(schedules, "MAX_SWEPT_WHILE_LONG", 1)
+    monkeypatch.setattr(schedules, "LONG_QUEUE", 0)
+    for _ in range(12):
+        world.post(prefer="respond-async")
+    world.lose_messages()
+    world.clock.sleep(61)
+    aws.fail(Fault.REFUSED, "SendMessageBatch")
+    with pytest.raises(QueueUnavailableError):
+        world.run_schedule(app.sweep)
+    aws.heal()
+
+    queued = []
+    for _ in range(2):
+        world.clock.sleep(61)
+        world.run_schedule(app.sweep)
+        queued.append(sorted(message["attributes"]["EventId"] for message in world.messages()))
+
+    assert len(set(queued[1])) == len(queued[1]) > len(queued[0]) == SHARDS
 
 
 def test_two_sweeps_at_once_queue_an_event_once(world: World, during: During) -> None:

@@ -106,7 +106,7 @@ def test_whatever_the_receiver_does(world: World, receiver: Receiver, capfd: pyt
     assert_silence(world, capfd, answers)
     assert all("secret-path" in request.path for request in receiver.requests)
     shown = [world.event(answer.json["event_id"]) for answer in answers if answer.status_code == 202]
-    assert r"No …\/…?a&amp;…=…" in {attempt["response"] for event in shown for attempt in event["attempts"]}
+    assert "" in {attempt["response"] for event in shown for attempt in event["attempts"]}
     for secret in SECRETS:
         assert secret not in json.dumps(shown)
     assert {event["payload"]["member-itself"] for event in shown} == {"payload-itself"}

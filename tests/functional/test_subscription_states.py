@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from standardwebhooks.webhooks import Webhook
 
+import app
 from chalicelib import services
 from chalicelib.events import rfc3339
 from tests.conftest import During, Output
 from tests.support.aws import Aws, Fault
-from tests.support.receiver import Receiver, Request, status
+from tests.support.receiver import Receiver, Request, hang, status
 from tests.support.subscribing import copies, subscribe, subscriptions
 from tests.support.world import START, World
 
@@ -84,7 +85,7 @@ def test_copies_are_signed_with_a_secret_of_their_subscription_which_rotates(
         ([(0, 404), (20, 404), (43, 404)], 0, True),
         ([(0, 404), (12, 200)], None, False),
         ([(0, 404), (12, 200), (13, 404), (25, 404)], 13, False),
-        ([(0, 404), (25, 404), (26, 404)], 25, False),  # none for a day: it begins anew
+        ([(0, 404), (50, 404)], 0, True),
     ],
 )
 def test_a_subscription_is_disabled_when_nothing_but_dead_letters_came_of_it_for_so_long(
@@ -106,6 +107,94 @@ def test_a_subscription_is_disabled_when_nothing_but_dead_letters_came_of_it_for
     assert not any("DeliveryFailure" in line for line in lines)
     world.clock.sleep(10)
     assert len(world.post()["copies"]) == (not is_disabled)
+
+
+def test_a_target_is_failing_from_the_tenth_failed_attempt_of_a_copy_until_it_works(
+    world: World, target: Receiver, during: During
+) -> None:
+    subscribe(world, target.url)
+    target.default = status(503)
+    writes: list[int] = []
+
+    def see(params: dict[str, Any], **_: object) -> None:
+        if params["Key"]["event_id"]["S"].startswith("sub_"):
+            writes.append(world.event(copy_id)["delivery_attempts"])
+
+    [copy_id] = world.post()["copies"]
+    during(world.dynamodb, "before-parameter-build.dynamodb.UpdateItem", see)
+    seen: dict[int, str | None] = {}
+    while len(target.requests) < 12:
+        world.clock.sleep(10)
+        world.run_schedule(app.sweep)
+        world.empty_inbox()
+        seen[world.event(copy_id)["delivery_attempts"]] = state(world)[0]
+
+    attempts = world.event(copy_id)["attempts"]
+    since = {number: failing_since for number, failing_since in seen.items() if failing_since}
+    assert (min(since), writes) == (10, [10])
+    assert [failing_since >= attempts[9]["at"] for failing_since in set(since.values())] == [True]
+    target.default = status(200)
+    world.post()  # at once: this container knows that the target is failing
+    assert state(world) == (None, None)
+
+
+def test_without_patience_the_second_dead_letter_disables(world: World, target: Receiver) -> None:
+    world.restart(SUBSCRIPTION_DISABLE_DAYS="0")
+    subscribe(world, target.url)
+    target.default = status(404)
+
+    disabled = []
+    for _ in range(2):
+        world.clock.sleep(1)
+        world.post()
+        disabled.append(state(world)[1])
+
+    assert disabled == [None, rfc3339(world.clock())]
+
+
+def post_and_count_copies(world: World) -> int:
+    return len(world.post()["copies"])
+
+
+def test_a_container_that_changes_a_subscription_knows_it_at_once(world: World, target: Receiver) -> None:
+    assert post_and_count_copies(world) == 0
+    subscribe(world, target.url)
+    assert post_and_count_copies(world) == 1
+    delete(world, target)
+    assert post_and_count_copies(world) == 0
+    subscribe(world, target.url)
+    target.script(status(410))
+    assert [post_and_count_copies(world) for _ in range(2)] == [1, 0]
+    disable(world, target)
+    world.clock.sleep(10)
+    assert post_and_count_copies(world) == 0
+    enable(world, target)
+    assert post_and_count_copies(world) == 1
+
+
+def test_a_list_that_was_read_while_a_subscription_was_stored_is_forgotten(
+    world: World, target: Receiver, during: During
+) -> None:
+    counts: list[int] = []
+
+    def post_meanwhile(params: dict[str, Any], **_: object) -> None:
+        if params["Item"]["event_id"]["S"].startswith("sub_"):
+            counts.append(post_and_count_copies(world))
+
+    during(world.dynamodb, "before-parameter-build.dynamodb.PutItem", post_meanwhile)
+    subscribe(world, target.url)
+
+    assert [*counts, post_and_count_copies(world)] == [0, 1]
+
+
+def test_a_target_that_works_again_is_recorded_once(world: World, target: Receiver, aws: Aws) -> None:
+    subscribe(world, target.url)
+    target.script(status(404))
+    world.post()
+
+    writes = [aws.during(world.post).count("UpdateItem") for _ in range(3)]
+
+    assert (writes, state(world)) == ([3, 2, 2], (None, None))
 
 
 def disable(world: World, target: Receiver) -> None:
@@ -257,3 +346,26 @@ def test_a_test_push_changes_nothing_and_a_post_enables_a_disabled_subscription(
     assert (again.status_code, is_signed(target.requests[-1], again.json["secret"])) == (200, True)
     assert state(world) == (None, None)
     assert [copy["status"] for copy in copies(world, world.post())] == ["delivered"]  # no breaker has opened
+
+
+def test_workers_tell_each_other_that_a_target_hangs_and_that_it_no_longer_does(world: World, target: Receiver) -> None:
+    world.restart(PUSH_TIMEOUT_SECONDS="0.2")
+    shown = subscribe(world, target.url).json.keys()
+    target.script(hang, hang, hang)
+    for _ in range(3):
+        world.post(prefer="respond-async")
+    world.run_worker()
+
+    world.restart()  # a container that has seen nothing
+    [copy] = copies(world, world.post(prefer="respond-async"))
+    world.run_worker()
+
+    assert world.event(copy["event_id"])["last_error"] == "not pushed: the receiver hangs"
+    assert len(target.requests) == 3
+    world.settle()
+    assert world.event(copy["event_id"])["status"] == "delivered"
+    world.restart()
+    [later] = copies(world, world.post(prefer="respond-async"))
+    world.run_worker()
+    assert world.event(later["event_id"])["delivery_attempts"] == 1
+    assert subscriptions(world)[0].keys() == shown - {"secret"}

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from chalicelib.events import Event
+from chalicelib.retry import DAY_SECONDS
 from chalicelib.subscriptions import MAX_CACHED_LISTS
 from tests.conftest import During, Output
 from tests.support.aws import Aws, Fault
@@ -32,7 +34,8 @@ def test_a_subscription_is_created_once_listed_and_deleted(world: World, target:
     for _ in range(2):
         assert world.call("DELETE", f"/{first.headers['location']}").status_code == 204
     assert len(subscriptions(world)) == 2
-    assert world.call("DELETE", "/subscriptions/unknown").status_code == 204
+    assert world.call("DELETE", f"/subscriptions/sub_{'0' * 32}").status_code == 204
+    assert world.call("DELETE", "/subscriptions/unknown").status_code == 404
 
 
 HOSTS = "hooks.zapier.com,.example.com,127.0.0.1"
@@ -148,6 +151,61 @@ def test_a_repeated_post_completes_what_a_failed_one_began(
     world.settle()
     assert {copy["status"] for copy in copies(world, answers[0].json)} == {"delivered"}
     assert (len(receiver.requests), len(target.requests)) == (1, 2)
+
+
+def test_a_copy_that_was_replayed_late_gives_way_to_that_of_a_new_event_of_the_key(
+    world: World, target: Receiver
+) -> None:
+    subscribe(world, target.url)
+    target.script(status(404))
+    first = world.post(idempotency_key="k")
+    world.clock.sleep(20 * DAY_SECONDS)
+    world.call("POST", f"/events/{first['copies'][0]}/replay")
+    world.empty_inbox()
+    world.clock.sleep(10 * DAY_SECONDS)
+
+    again = world.post(idempotency_key="k")
+
+    assert (again["event_id"], again["copies"]) == (first["event_id"], first["copies"])
+    assert [copy["created_at"] for copy in copies(world, again)] == [again["created_at"]]
+    assert [request.json()["created_at"] for request in target.requests] == [
+        *[first["created_at"]] * 2,
+        again["created_at"],
+    ]
+
+
+def test_a_copy_that_is_pushed_late_is_not_replaced(world: World, target: Receiver) -> None:
+    subscribe(world, target.url)
+    first = world.post(idempotency_key="k")
+    world.clock.sleep(29 * DAY_SECONDS)
+    world.call("POST", f"/events/{first['copies'][0]}/replay")
+    world.clock.sleep(2 * DAY_SECONDS)
+    answers: list[dict[str, Any]] = []
+
+    def post_meanwhile(exchange: Exchange) -> None:
+        answers.append(world.post(idempotency_key="k"))
+        status(200)(exchange)
+
+    target.script(post_meanwhile)
+    world.empty_inbox()
+
+    assert answers[0]["copies"] == first["copies"]
+    assert [copy["created_at"] for copy in copies(world, first)] == [first["created_at"]]
+    assert len(target.requests) == 2
+
+
+def test_content_is_compressed_once_for_an_event_and_its_copies(
+    world: World, target: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        subscribe(world, f"{target.url}&{number}")
+    compress, calls = Event.content, count()
+    monkeypatch.setattr(Event, "content", lambda event: (next(calls), compress(event))[1])
+
+    event = world.post({"a": 1})
+
+    assert [copy["payload"] for copy in copies(world, event)] == [world.event(event["event_id"])["payload"]] * 3
+    assert next(calls) == 1
 
 
 def test_of_two_bodies_under_one_key_at_once_exactly_one_is_sent(
@@ -402,7 +460,6 @@ def test_any_https_host_may_be_subscribed_to_but_only_public_addresses_are_pushe
     with Receiver(tls=certificates().valid()) as private:
         target = subscribe(world, private.url, tenant="a")
         assert (target.status_code, target.json["target_host"]) == (201, "localhost")
-        assert subscribe(world, f"http://127.0.0.1:{private.port}/").status_code == 400
 
         [copy] = copies(world, post_for(world, "a"))
         tried = world.call("POST", f"/subscriptions/{target.json['subscription_id']}/test").json
@@ -410,6 +467,35 @@ def test_any_https_host_may_be_subscribed_to_but_only_public_addresses_are_pushe
     assert (copy["status"], copy["last_error"]) == ("failed", "address not allowed")
     assert (tried["outcome"], tried["error"]) == ("failed", "address not allowed")
     assert private.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "status_code"),
+    [
+        *(
+            (host, 400)
+            for host in ("127.0.0.1", "[::1]", "[fd00::1]", "[64:ff9b::a00:1]", "127.1", "0x7f.1", "2130706433")
+        ),
+        *((host, 201) for host in ("8.8.8.8:8443", "[2606:4700::1]", "a.example", "127.0.0.1.example")),
+    ],
+)
+def test_of_any_hosts_an_address_that_is_not_public_is_refused_at_once(
+    world: World, host: str, status_code: int
+) -> None:
+    world.restart(SUBSCRIPTION_HOSTS="*")
+
+    assert subscribe(world, f"https://{host}/hook").status_code == status_code
+
+
+@pytest.mark.parametrize("host", ["a.example", "127.0.0.1", "localhost"])
+def test_any_host_needs_https(world: World, host: str) -> None:
+    world.restart(SUBSCRIPTION_HOSTS="*")
+
+    answer = subscribe(world, f"http://{host}/hook")
+
+    assert (answer.status_code, answer.faults) == (400, ["target_url"])
+    assert "https://" in answer.json["detail"]
+    assert "SUBSCRIPTION_HOSTS" not in answer.json["detail"]
 
 
 def test_a_host_that_is_named_beside_all_others_may_be_private(world: World, target: Receiver) -> None:

@@ -85,11 +85,6 @@ def test_a_token_can_be_the_password_of_basic_authentication(world: World) -> No
     assert world.call("GET", "/me", authorization=f"Basic {credentials}").json["tenant"] == MINE
 
 
-def test_me_tells_a_key_from_a_token(world: World) -> None:
-    told = me(world, CONSUMER_KEY).json
-    assert (told["name"], told["tenant"], told["expires_at"]) == ("reader", None, None)
-
-
 @pytest.mark.parametrize(
     ("body", "faults"),
     [

@@ -185,6 +185,23 @@ def test_an_event_with_exhausted_attempts_becomes_a_dead_letter_without_another_
     assert json.loads(letter["body"]).items() >= {"delivery_attempts": 2, "last_status_code": 503}.items()
 
 
+def test_a_dead_letter_tells_the_true_number_of_attempts_though_fewer_are_allowed_by_now(
+    world: World, receiver: Receiver
+) -> None:
+    receiver.default = status(503)
+    event_id = queued(world)
+    world.run_worker()
+    made = len(receiver.requests)
+    world.restart(MAX_DELIVERY_ATTEMPTS=str(made - 2))
+
+    world.settle()
+
+    event, [letter] = world.event(event_id), world.dead_letters()
+    assert made >= 3
+    assert (event["status"], event["delivery_attempts"], len(event["attempts"])) == ("failed", made, made)
+    assert json.loads(letter["body"])["delivery_attempts"] == len(receiver.requests) == made
+
+
 # Messages
 
 

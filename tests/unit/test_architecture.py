@@ -13,12 +13,12 @@ SOURCES = {path.stem: path for path in (ROOT / "app.py", *(ROOT / "chalicelib").
 # A module imports only from the layers before its own. A new module gets its layer here.
 LAYERS = (
     {"__init__", "errors"},
-    {"events", "retry", "targets", "breaker", "console"},
+    {"events", "retry", "targets", "console"},
     {"validation", "telemetry"},
     {"tokens"},
     {"auth"},
     {"settings", "aws"},
-    {"store", "queue", "push"},
+    {"breaker", "store", "queue", "push"},
     {"subscriptions", "messages"},
     {"services"},
     {"listing"},

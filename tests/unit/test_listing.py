@@ -1,6 +1,7 @@
 import itertools
 import json
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from chalicelib.listing import MAX_PAGE_BYTES, Page
 from chalicelib.services import Services
 from chalicelib.settings import load
 from chalicelib.store import SHARDS, partitions
+from chalicelib.validation import parse_query
 from tests.crash.simulated_world import DLQ, ENVIRON, INBOX
 from tests.support.fake_aws import FakeDynamoDB, FakeSQS
 from tests.support.world import START, Clock
@@ -51,7 +53,7 @@ def make_event(number: int, **changes: Any) -> Event:
 def store_all(services: Services, events: Iterable[Event]) -> list[Event]:
     """Store events, and return them the oldest first."""
     stored = list(events)
-    assert all(services.store.put(event).applied for event in stored)
+    assert all(services.store.put(event, event.content()).applied for event in stored)
     return sorted(stored, key=lambda event: event.sort_key)
 
 
@@ -62,7 +64,9 @@ def walk(services: Services, *, inbox: bool = False, **parameters: object) -> li
     pages: list[Page] = []
     cursor: str | None = ""
     while cursor is not None:
-        events, after = listing.page(services, listing.parse({**fields, "cursor": [cursor]}, query))
+        events, after = listing.page(
+            services, query.narrow(parse_query({**fields, "cursor": [cursor]}, listing.PARAMETERS))
+        )
         pages.append((events, after))
         cursor = listing.encode_cursor(after)
         assert len(pages) < 2000
@@ -142,7 +146,7 @@ def test_a_page_of_a_subscription_reads_as_much_whatever_number_of_copies_others
     read = Counter[str]()
     dynamodb.on_query = lambda rows: read.update(calls=1, rows=len(rows))
 
-    events, after = listing.page(services, listing.parse({"subscription_id": [f"sub_{1:032x}"]}, listing.EVENTS))
+    events, after = listing.page(services, replace(listing.EVENTS, subscription_id=f"sub_{1:032x}"))
 
     assert ids(events) == ids(reversed(own[-50:]))
     assert after
@@ -171,9 +175,9 @@ def test_a_damaged_cursor_is_refused(services: Services) -> None:
     damaged = [cursor[:at] + ("A" if cursor[at] != "A" else "B") + cursor[at + 1 :] for at in range(len(cursor))]
     for text in [*damaged, cursor[:-1], cursor + "AAAA", cursor + "\n", "é" * 96, "A" * 96, "_" * 96]:
         with pytest.raises(InvalidRequestError):
-            listing.parse({"cursor": [text]}, listing.EVENTS)
-    assert listing.parse({"cursor": [cursor]}, listing.EVENTS).after
-    assert listing.parse({"cursor": [""]}, listing.EVENTS).after is None
+            parse_query({"cursor": [text]}, listing.PARAMETERS)
+    assert parse_query({"cursor": [cursor]}, listing.PARAMETERS)["cursor"]
+    assert parse_query({"cursor": [""]}, listing.PARAMETERS)["cursor"] is None
 
 
 def test_expired_events_in_front_are_not_read_and_a_replayed_one_is_listed(
@@ -195,24 +199,136 @@ def test_expired_events_in_front_are_not_read_and_a_replayed_one_is_listed(
     assert next(calls) == len(partitions(*listing.INBOX.statuses))
 
 
+def test_an_event_that_is_in_two_partitions_for_a_moment_is_listed_once(
+    services: Services, dynamodb: FakeDynamoDB
+) -> None:
+    [event] = store_all(services, [make_event(0)])
+    query, is_delivered = dynamodb.query, threading.Event()
+
+    def deliver_meanwhile(**parameters: Any) -> Any:
+        partition = parameters["ExpressionAttributeValues"][":partition"]["S"]
+        if partition.startswith(Status.DELIVERED):
+            assert is_delivered.wait(10)
+        page = query(**parameters)
+        if partition.startswith(Status.PENDING) and page["Count"]:
+            assert services.store.acknowledge(event.event_id).applied
+            is_delivered.set()
+        return page
+
+    dynamodb.query = deliver_meanwhile  # type: ignore[method-assign]
+
+    assert ids(listing.page(services, listing.EVENTS)[0]) == [event.event_id]
+
+
+def test_a_listing_that_takes_long_goes_on_with_the_next_page(
+    services: Services, dynamodb: FakeDynamoDB, clock: Clock
+) -> None:
+    events = store_all(services, (make_event(3 * number) for number in range(200)))
+    events += store_all(services, [make_event(607)])  # the rare one
+    dynamodb.page_rows = 5
+    query, calls = dynamodb.query, itertools.count()
+
+    def take_two_seconds(**parameters: Any) -> Any:
+        next(calls)
+        clock.sleep(2)
+        return query(**parameters)
+
+    dynamodb.query = take_two_seconds  # type: ignore[method-assign]
+    asked = replace(listing.EVENTS, event_type="rare", newest_first=False)
+    found, after = listing.page(services, asked)
+
+    assert next(calls) <= len(listing.EVENTS.partitions()) + 3  # a page of each, and what 5 seconds allow
+    assert (found, bool(after)) == ([], True)
+    assert events[-1].event_id in ids(event for page, _ in walk(services, event_type="rare") for event in page)
+
+
+def test_events_that_dynamodb_leaves_out_for_a_moment_are_not_taken_for_absent(
+    services: Services, dynamodb: FakeDynamoDB
+) -> None:
+    store_all(services, map(make_event, range(6)))
+    read = dynamodb.batch_get_item
+
+    def throttled(**parameters: Any) -> Any:
+        response = read(**parameters)
+        [left_out] = response["Responses"].values()
+        return {**response, "UnprocessedKeys": {"events": {"Keys": [{"event_id": left_out.pop()["event_id"]}]}}}
+
+    dynamodb.batch_get_item = throttled  # type: ignore[method-assign]
+
+    with pytest.raises(StorageUnavailableError):
+        listing.page(services, listing.INBOX)
+
+
 # Queries of the schedules
 
 
-def test_a_sweep_queues_a_thousand_events_of_a_partition_at_most(dynamodb: FakeDynamoDB, clock: Clock) -> None:
+@pytest.fixture
+def sqs(clock: Clock) -> FakeSQS:
     sqs = FakeSQS(clock)
     for url in (INBOX, DLQ):
         sqs.queue(url)
-    services = Services(load(ENVIRON), make_client={"dynamodb": dynamodb, "sqs": sqs}.__getitem__, clock=clock)
-    due = {"requeue_at": rfc3339(START), "next_attempt_at": rfc3339(START)}
-    copies = store_all(services, (make_event(3 * n, event_id=f"cpy_{n:032x}", **due) for n in range(4400)))
-    lost = make_event(3 * len(copies), **due)
-    store_all(services, [lost])
+    return sqs
 
-    schedules.sweep(services, 60)
 
-    queued = [json.loads(message["Body"])["event_id"] for message in sqs.messages(INBOX)]
-    assert 3500 <= len(queued) <= SHARDS * 1000 + 1
-    assert lost.event_id in queued
+@pytest.fixture
+def sweeping(dynamodb: FakeDynamoDB, sqs: FakeSQS, clock: Clock) -> Services:
+    return Services(load(ENVIRON), make_client={"dynamodb": dynamodb, "sqs": sqs}.__getitem__, clock=clock)
+
+
+def queued(sqs: FakeSQS) -> list[str]:
+    return [json.loads(message["Body"])["event_id"] for message in sqs.messages(INBOX)]
+
+
+def copies_of(subscription: str, numbers: Iterable[int], **changes: Any) -> list[Event]:
+    """Return copies that are overdue, the oldest first."""
+    due = {"requeue_at": rfc3339(START), "next_attempt_at": rfc3339(START), "subscription_id": subscription}
+    return [make_event(3 * number, event_id=f"cpy_{number:032x}", **due, **changes) for number in numbers]
+
+
+def test_a_destination_with_few_overdue_copies_does_not_wait_for_one_with_many(
+    sweeping: Services, sqs: FakeSQS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedules, "LONG_QUEUE", 0)
+    many = store_all(sweeping, copies_of("sub_many", range(2000)))
+    few = store_all(sweeping, copies_of("sub_few", range(2000, 2040)))
+
+    schedules.sweep(sweeping, 60)
+
+    expected = {event.event_id for event in few}
+    assert expected <= set(queued(sqs))
+    rest = [event_id for event_id in ids(many) if event_id in queued(sqs)]
+    assert len(rest) == len(queued(sqs)) - len(few) == SHARDS * schedules.MAX_SWEPT_WHILE_LONG - len(few)
+    assert set(rest) <= set(ids(many[:500]))  # each with its oldest
+
+
+def test_a_sweep_whose_search_takes_long_queues_what_it_found(
+    sweeping: Services, sqs: FakeSQS, dynamodb: FakeDynamoDB, clock: Clock
+) -> None:
+    store_all(sweeping, copies_of("sub_many", range(400)))
+    dynamodb.page_rows = 5
+    query = dynamodb.query
+
+    def take_five_seconds(**parameters: Any) -> Any:
+        if parameters["ExpressionAttributeValues"][":partition"]["S"].startswith("copy-"):
+            clock.sleep(5)
+        return query(**parameters)
+
+    dynamodb.query = take_five_seconds  # type: ignore[method-assign]
+
+    schedules.sweep(sweeping, 120)
+
+    assert 5 <= len(queued(sqs)) < 400
+
+
+def test_a_sweep_queues_a_thousand_events_of_a_partition_at_most(sweeping: Services, sqs: FakeSQS) -> None:
+    copies = store_all(sweeping, copies_of("sub_a", range(4400)))
+    lost = make_event(3 * len(copies), requeue_at=rfc3339(START), next_attempt_at=rfc3339(START))
+    store_all(sweeping, [lost])
+
+    schedules.sweep(sweeping, 60)
+
+    assert 3500 <= len(queued(sqs)) <= SHARDS * 1000 + 1
+    assert lost.event_id in queued(sqs)
 
 
 @pytest.mark.parametrize("expired", [0, 1, 100])
@@ -222,6 +338,7 @@ def test_the_oldest_pending_event_has_not_expired_is_to_be_pushed_and_no_copy(
     dynamodb.page_rows = 5
     due = {"next_attempt_at": rfc3339(START)}
     left_out = [make_event(0), make_event(3, event_id=f"cpy_{3:032x}", **due)]
+    left_out += [make_event(450 + 3 * attempts, delivery_attempts=attempts, **due) for attempts in (12, 13, 40)]
     left_out += [make_event(3 * number, expires_at=int(START), **due) for number in range(2, expired + 2)]
     store_all(services, left_out)
 
@@ -230,7 +347,7 @@ def test_the_oldest_pending_event_has_not_expired_is_to_be_pushed_and_no_copy(
         return [event.event_id for event in found if event]
 
     assert oldest(START) == []
-    event, _ = store_all(services, [make_event(600, **due), make_event(600 + 3 * SHARDS, **due)])
+    event, _ = store_all(services, [make_event(600, delivery_attempts=11, **due), make_event(600 + 3 * SHARDS, **due)])
     assert event.event_id in oldest(START)
     if expired > SHARDS * dynamodb.page_rows:
         with pytest.raises(StorageUnavailableError):

@@ -146,6 +146,56 @@ def test_the_beginning_of_the_response_body_is_kept_unless_delivered(
     assert [send(push, tls_server.url).response for _ in range(4)] == [text, text, text, None]
 
 
+SECRET_URL = "/hooks/catch/12345/Abc-%C3%A9t%C3%A9?key=a%2Fb%2Fc%2Fd&token=Zx9+Qw8-Er7"
+LONG_PATH = "/" + "".join(map(str, range(400)))
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        *((SECRET_URL, f"Not found: {text}") for text in (
+            "/hooks/catch/12345/Abc-%C3%A9t%C3%A9", "atch/123", "/HOOKS/CATCH/12345", "/hooks/catch/12345/abc-été",
+            "token=zx9+qw8", "KEY=A%2fB%2fC%2fD", "key=a/b/c/d", "Zx9 Qw8-Er7", "Zx9%2BQw8-Er7",
+            "%2Fhooks%2Fcatch", "%252fhooks%252Fcatch", "%68%6f%6f%6b%73%2F%63%61%74%63%68",
+            r"\/hooks\/catch\/", r"\u002Fhooks\u002fcatch", r"\\u002fhooks\\u002fcatch", r"Abc-\u00e9t\u00E9?key",
+            "&#47;hooks&#x2F;catch", "hooks&sol;catch", "&amp;#x2F;hooks&amp;#x2f;catch", "d&amp;token=Zx",
+            "%26%2347%3Bhooks%26%2347%3Bcatch", "hooks\u200b/\u200bcatch", "h\0o\0o\0k\0s\0/\0c\0a\0t\0c\0h\0",
+        )),
+        (SECRET_URL, "x" * 300 + "hooks/catch"),
+        (SECRET_URL, "x" * 195 + "hooks/catch"),
+        (SECRET_URL, "x" * 1015 + "hooks/cat"),
+        (LONG_PATH, LONG_PATH * 2),
+        (LONG_PATH, f"No {LONG_PATH[300:]}"),
+    ],
+)  # fmt: skip
+def test_a_response_that_repeats_path_or_query_is_not_shown(
+    path: str, body: str, receiver: Receiver, push: PushClient
+) -> None:
+    receiver.default = behave.status(404, body=body.encode())
+
+    assert send(push, receiver.url.replace(SECRET_PATH, path)).response == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (SECRET_URL, "No hooks to catch; the key and token of account 12345 are wrong."),
+        (SECRET_URL, "\u2028" * 200 + "hooks/c"),
+        (SECRET_URL, '{"error": "a \\"Zap\\" was 100% off & <b>hidden</b>"}'),
+        ("/hook", "Cannot POST /hook"),
+        ("/", "Cannot POST /"),
+    ],
+)
+def test_a_response_with_less_than_eight_characters_of_path_or_query_is_shown(
+    path: str, body: str, receiver: Receiver, push: PushClient
+) -> None:
+    receiver.default = behave.status(404, body=body.encode())
+
+    response = send(push, receiver.url.replace(SECRET_PATH, path)).response
+
+    assert response == body[:200].replace("\u2028", r"\u2028")
+
+
 NOT_HTTP = "response is not HTTP"
 RESET = "connection reset"  # with TLS it may look like a connection that was closed
 FAULTY: dict[str, tuple[Behaviour, str]] = {
@@ -218,6 +268,12 @@ SLOW: dict[str, Behaviour] = {
 }
 
 
+@pytest.mark.parametrize(("wait_seconds", "hung"), [(0.0, False), (0.6, True)])
+def test_a_push_that_fails_slowly_hung(wait_seconds: float, hung: bool, receiver: Receiver, push: PushClient) -> None:
+    receiver.script(behave.in_turn(lambda exchange: exchange.pause(wait_seconds), behave.status(503)))
+    assert send(push, receiver.url, timeout_seconds=2).hung is hung
+
+
 @pytest.mark.parametrize("what", SLOW)
 @pytest.mark.parametrize("reused", [False, True])
 def test_a_response_that_takes_too_long_is_a_timeout(
@@ -228,7 +284,7 @@ def test_a_response_that_takes_too_long_is_a_timeout(
     server.default = SLOW[what]
     result = send_within(5, push, server.url, timeout_seconds=0.2)
     server.default = behave.status(200)
-    assert result == PushResult(RETRY, result.duration_ms, error="timed out", timed_out=True)
+    assert result == PushResult(RETRY, result.duration_ms, error="timed out", timed_out=True, hung=True)
     assert result.duration_ms >= 200
     assert send(push, server.url).outcome is DELIVERED
     assert server.connections == 2
@@ -422,8 +478,13 @@ def test_a_hosts_addresses_are_tried_in_turn_and_share_the_time_to_connect(
 
 NOT_PUBLIC = [
     *("127.0.0.1", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1"),
-    *("::1", "::", "fe80::1%1", "fd00::1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "2002:a00:1::1"),
+    *("224.0.0.1", "239.1.2.3", "255.255.255.255", "192.0.2.1", "198.51.100.1", "203.0.113.1"),
+    *("::1", "::", "fe80::1%1", "fd00::1", "fec0::1", "ff02::1", "ff0e::1", "2001:db8::1", "3fff::1", "4000::1"),
+    *("::ffff:10.0.0.1", "::ffff:169.254.169.254", "::10.0.0.1", "64:ff9b::10.0.0.1", "64:ff9b::224.0.0.1"),
+    *("2002:a00:1::1", "2002:e000:1::1", "::ffff:0:8.8.8.8", "64:ff9b:1::8.8.8.8", "2001:0:808:808::1"),
 ]
+
+PUBLIC = ["8.8.8.8", "2606:4700::1", "::ffff:8.8.8.8", "::8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::1"]
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)
@@ -436,7 +497,7 @@ def test_a_push_to_public_addresses_only_connects_to_no_other(
     assert receiver.connections == 0
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1", "::ffff:8.8.8.8", "2002:808:808::1"])
+@pytest.mark.parametrize("address", PUBLIC)
 def test_a_push_to_public_addresses_only_follows_no_redirect_either(
     address: str, resolve: Callable[..., None], receiver: Receiver, push: PushClient
 ) -> None:

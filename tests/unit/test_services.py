@@ -8,7 +8,9 @@ import pytest
 from chalicelib import aws, services
 from chalicelib.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.queue import Message, Queue
+from chalicelib.settings import load
 from chalicelib.store import EventStore
+from tests.crash.simulated_world import ENVIRON
 from tests.support import receiver as receivers
 from tests.support.receiver import Behaviour, Receiver
 from tests.support.world import Clock, World
@@ -94,7 +96,7 @@ def test_a_response_that_is_not_json_is_an_outage(
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     odd = receivers.garbage(response)
-    store = EventStore(aws.make_client("dynamodb"), "events", clock=clock)
+    store = EventStore(aws.make_client("dynamodb"), load(ENVIRON), clock=clock)
     queue = Queue(aws.make_client("sqs"), "http://sqs.test/1/inbox")
 
     empty = receivers.garbage(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
