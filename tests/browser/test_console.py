@@ -567,6 +567,7 @@ def test_a_token_opens_the_page_of_its_tenant(customer: Console, receiver: Recei
     assert customer.buttons() == ["Sign out", "pending", "delivered", "failed", "Replay all that match"]
     assert page.locator("label:visible").all_inner_texts() == ["Event type", "From (UTC)", "Until (UTC)"]
     customer.text("#chart").to_be_hidden()
+    customer.text("#banner").to_be_hidden()
     customer.button("delivered").click()
     customer.text("#empty").to_contain_text("No event matches.")
     page.get_by_label("Event type").fill("order created")
