@@ -9,10 +9,10 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check chaos outage mutants zapier second-aws api-key signing-secret package e2e bench \
-  resources deploy destroy smoke dlq redrive show replay erase send
+  resources deploy destroy smoke dlq redrive show replay erase send token
 
 # These take what their help names, and settings. A misspelt or empty filter would widen what is replayed or erased.
-STRICT := api-key package resources deploy destroy smoke dlq redrive show replay erase send
+STRICT := api-key package resources deploy destroy smoke dlq redrive show replay erase send token
 SETTINGS := PY PYTHON AWS_% TRIGGERS_% ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS ALARM_EMAIL
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
 # What is given reaches the programs as it was typed: make would expand a $ in it.
@@ -104,6 +104,9 @@ erase: $(SET_UP) ## count matching events and copies, or erase them: GO=1 (METAD
 
 send: $(SET_UP) ## post an event (TYPE=order.created PAYLOAD='{...}' METADATA= TENANT=), or a file of JSON lines (FILE=events.jsonl)
 	@exec $(PY) -m tools.ops send
+
+token: $(SET_UP) ## make a token for a tenant, and the link to its page (TENANT=customer-42 EXPIRES_IN=7d)
+	@exec $(PY) -m tools.ops token
 
 $(SET_UP): requirements.txt requirements/run.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \

@@ -21,6 +21,7 @@ from chalicelib.validation import Check, check_event_type, is_list, matches, mus
 
 SUBSCRIPTION_ID = re.compile(r"sub_[0-9a-f]{32}")
 MAX_SUBSCRIPTIONS = 100  # of each tenant
+MAX_MADE_WITH_TOKENS = 10  # of those
 MAX_EVENT_TYPES = 50  # one page of a query, 1 MB, holds all subscriptions of a tenant
 MAX_URL_LENGTH = 2048
 MAX_NAME_LENGTH = 100
@@ -131,7 +132,8 @@ class Subscriptions(Table):
         """Store a subscription; return it, and whether it is new.
 
         The same key, URL, types and tenant make the same one, which is enabled, and takes a new name. Raises ApiError
-        409 if there are MAX_SUBSCRIPTIONS of the tenant. Concurrent calls may exceed that limit slightly.
+        409 if there are MAX_SUBSCRIPTIONS of the tenant, or MAX_MADE_WITH_TOKENS that were made with its tokens.
+        Concurrent calls may exceed these limits slightly.
         """
         types = dumps(sorted(set(event_types))) if event_types is not None else None
         text = "\0".join((created_by, tenant or "", target_url, str(types)))
@@ -140,9 +142,11 @@ class Subscriptions(Table):
         changes = {"event_types": described} if name is not None else {}
         if existing := self.enable(subscription_id, **changes):
             return existing, False
-        if len(self.of_tenant(tenant)) >= MAX_SUBSCRIPTIONS:
-            detail = f"There are {MAX_SUBSCRIPTIONS} subscriptions; delete one first."
-            raise ApiError(409, "too_many_subscriptions", detail)
+        listed = self.of_tenant(tenant)
+        with_tokens = [each for each in listed if each.created_by == created_by == f"tenant:{tenant}"]
+        for made, limit in ((listed, MAX_SUBSCRIPTIONS), (with_tokens, MAX_MADE_WITH_TOKENS)):
+            if len(made) >= limit:
+                raise ApiError(409, "too_many_subscriptions", f"There are {limit} subscriptions; delete one first.")
         item = serialize(
             {
                 "event_id": subscription_id,
@@ -222,10 +226,11 @@ class Subscriptions(Table):
         found = (current.get(each.subscription_id) if each.disabled_at else each for each in subscriptions)
         return [each for each in found if each]
 
-    def get(self, subscription_id: str) -> Subscription | None:
-        """Return a subscription, read consistently, or None."""
+    def get(self, subscription_id: str, tenant: str | None = None) -> Subscription | None:
+        """Return a subscription, read consistently, or None; with `tenant`, only if it is that tenant's."""
         item = self._get(subscription_id)
-        return Subscription.from_item(item) if item else None
+        subscription = Subscription.from_item(item) if item else None
+        return subscription if subscription and tenant in (None, subscription.tenant) else None
 
     def find(self, subscription_id: str, tenant: str | None) -> Subscription | None:
         """Return the subscription that an event of a tenant was copied for, or None if it is gone.
@@ -260,13 +265,17 @@ class Subscriptions(Table):
         return Subscription.from_item(item) if item and (applied or is_mine) else None
 
 
-def parse_subscription(body: bytes, settings: Settings) -> dict[str, Any]:
-    """Return all members of the body of POST /subscriptions; raise InvalidRequestError with every fault."""
+def parse_subscription(body: bytes, settings: Settings, *, names_hosts: bool = True) -> dict[str, Any]:
+    """Return all members of the body of POST /subscriptions; raise InvalidRequestError with every fault.
+
+    Without `names_hosts`, that of the URL does not tell which hosts are allowed.
+    """
 
     def check_url(value: Any) -> str | None:
         if isinstance(value, str) and len(value) > MAX_URL_LENGTH:
             return f"must have at most {MAX_URL_LENGTH} characters"
-        return settings.subscription_hosts.fault(str(value))
+        fault = settings.subscription_hosts.fault(str(value))
+        return fault if names_hosts or not fault else "must be an https URL of a host that is allowed here"
 
     members = {"target_url": check_url, **OPTIONAL_MEMBERS}
     document, _ = parse_object(body, members, ("target_url",))

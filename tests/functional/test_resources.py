@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,9 @@ def test_a_resource_has_its_properties(resource: str, expected: dict[str, Any]) 
     assert PROPERTIES[resource].items() >= expected.items()
 
 
-def test_the_index_projects_no_more_attributes_than_dynamodb_takes() -> None:
+@pytest.mark.parametrize("index", PROPERTIES["EventsTable"]["GlobalSecondaryIndexes"], ids=itemgetter("IndexName"))
+def test_an_index_projects_no_more_attributes_than_dynamodb_takes(index: dict[str, Any]) -> None:
     model = botocore.session.get_session().get_service_model("dynamodb")
-    [index] = PROPERTIES["EventsTable"]["GlobalSecondaryIndexes"]
     projected = index["Projection"]["NonKeyAttributes"]
     assert len(projected) <= model.shape_for("NonKeyAttributeNameList").metadata["max"] == 20
     assert not {"payload", "metadata", "content"} & set(projected)

@@ -5,7 +5,7 @@ DynamoDB is ministack's, which `make e2e` uses too, or one that runs where DYNAM
 Local, which comes under Amazon's own licence; its table `triggers-api-dev-events` is emptied. Its clock is the real
 one, and TTL, all that follows it, is off.
 
-Shown here: conditions, expressions, the index, delays, visibility timeouts and batches do not rest on moto's ways.
+Shown here: conditions, expressions, the indexes, delays, visibility timeouts and batches do not rest on moto's ways.
 Not shown: what Amazon's own DynamoDB does where ministack differs from it, throttling, an index that lags, TTL, limits
 of throughput, long polling, fair queues, IAM.
 """
@@ -31,6 +31,7 @@ TESTS = (
     "tests/functional/test_leases.py",
     "tests/functional/test_subscriptions.py",
     "tests/functional/test_erasure.py",
+    "tests/functional/test_tokens.py",
 )
 
 
