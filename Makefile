@@ -92,7 +92,7 @@ destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table stay
 dlq: $(SET_UP) ## show the dead letter queue (STAGE=dev LIMIT=100)
 	@exec $(PY) -m tools.ops dlq
 
-redrive: $(SET_UP) ## move dead letters back to the inbox queue (STAGE=dev RATE=20)
+redrive: $(SET_UP) ## move dead letters back to the work queue (STAGE=dev RATE=20)
 	@exec $(PY) -m tools.ops redrive
 
 show: $(SET_UP) ## show the life of one event (EVENT_ID=evt_...)

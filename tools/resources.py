@@ -37,7 +37,8 @@ then run `make destroy STAGE={stage} CONFIRM={stage}` again. (What `make package
 STAND_INS = {**dict.fromkeys(settings.REQUIRED, "https://stand-in"), "API_KEYS": ""}
 FIRST_TIME = """\
 {missing} must be set, the first time only:
-  ZAPIER_WEBHOOK_URL       where events are pushed to: an https URL, or none if consumers pull them
+  ZAPIER_WEBHOOK_URL       where events are pushed to: an https URL, none (consumers pull them), or subscriptions (only
+                           the copies for subscriptions are pushed)
   API_KEYS                 what `make api-key NAME=acme` prints, separated by commas
   WEBHOOK_SIGNING_SECRETS  optional: what `make signing-secret` prints; without it, pushes are not signed
   ALARM_EMAIL              optional: the address that alarms are mailed to"""
