@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from chalicelib import delivery, planning
-from chalicelib.delivery import AFTER_PUSH_CALLS, NOTHING, NextAttempt, errors_left_to_sweep
+from chalicelib import delivery, planning, pushing
+from chalicelib.delivery import NOTHING, NextAttempt, errors_left_to_sweep
 from chalicelib.events import Attempt, Event, dumps
 from chalicelib.planning import Destination, Planned, Stored
 from chalicelib.services import Invocation, Pusher, Services
@@ -38,7 +38,7 @@ def push_test_event(subscription: Subscription, invocation: Invocation) -> Attem
     event = planning.make_event(test, subscription.created_by, PULL_ONLY, services)
     copy = replace(planning.make_copy(event, subscription, services), source_event_id=None)
     destination, started = Destination(subscription.target_url, subscription), services.clock()
-    return delivery.push_once(copy, destination, Pusher.TEST, invocation).to_attempt(started)
+    return pushing.push_once(copy, destination, Pusher.TEST, invocation).to_attempt(started)
 
 
 def _choose_inline(planned: list[Planned], limit: int, services: Services) -> list[Planned]:
@@ -57,7 +57,7 @@ def _start(stored: Stored, invocation: Invocation) -> Event:
     with errors_left_to_sweep(event):
         planning.queue([each.event for each in stored.due if not each.destination], invocation)
     # Without time for a push, its claim expires.
-    pushed = [each for each in stored.due if each.destination and invocation.seconds_left(AFTER_PUSH_CALLS) > 0]
+    pushed = [each for each in stored.due if each.destination and invocation.seconds_left(pushing.AFTER_PUSH_CALLS) > 0]
     accepted = {"event_type": event.event_type, "created_by": event.created_by, "copies": len(event.copies)}
     if stored.is_new and event not in [each.event for each in pushed]:
         metrics = invocation.services.metrics(EventsAccepted=1)

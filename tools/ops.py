@@ -174,15 +174,15 @@ def command_line(command: str, options: Mapping[str, str | None], event_ids: Seq
 
 
 def open_queues(stage: str) -> tuple[Any, str, str]:
-    """Return an SQS client and the URLs of the inbox queue and of the dead letter queue."""
+    """Return an SQS client and the URLs of the work queue and of the dead letter queue."""
     sqs = boto3.client("sqs", config=Config(connect_timeout=5, read_timeout=30))
     prefix = f"triggers-api-{stage}"
     try:
         names = (f"{prefix}-inbox-queue", f"{prefix}-inbox-dlq")
-        inbox_url, dlq_url = (sqs.get_queue_url(QueueName=name)["QueueUrl"] for name in names)
+        queue_url, dlq_url = (sqs.get_queue_url(QueueName=name)["QueueUrl"] for name in names)
     except sqs.exceptions.QueueDoesNotExist as error:
         raise click.ClickException(f"this account has no queues {prefix}-inbox-… in {sqs.meta.region_name}") from error
-    return sqs, inbox_url, dlq_url
+    return sqs, queue_url, dlq_url
 
 
 def depths(sqs: Any, url: str) -> tuple[int, int]:
@@ -246,18 +246,18 @@ def describe(message: Message) -> tuple[str, str, str, str, *tuple[object, ...]]
     return message.group_id, str(content.get("reason")), event_id, failed_at, content.get("delivery_attempts"), cause
 
 
-@cli.command(short_help="Move dead letters back to the inbox queue.")
+@cli.command(short_help="Move dead letters back to the work queue.")
 @stage_option
 @rate_option
 def redrive(stage: str, rate: float) -> None:
-    """Move the dead letters back to the inbox queue; the worker pushes their events again.
+    """Move the dead letters back to the work queue; the worker pushes their events again.
 
     Fix the cause first, or they come back. A message is deleted after it was sent on: stopping loses nothing, and what
     was sent twice is pushed once. The worker drops messages of events that were replayed or acknowledged meanwhile, and
     returns what it cannot read.
     """
-    sqs, inbox_url, dlq_url = open_queues(stage)
-    inbox, source = Queue(sqs, inbox_url), Queue(sqs, dlq_url)
+    sqs, queue_url, dlq_url = open_queues(stage)
+    work_queue, source = Queue(sqs, queue_url), Queue(sqs, dlq_url)
     total, _ = depths(sqs, dlq_url)
 
     def receive() -> Iterator[Message]:
@@ -268,9 +268,9 @@ def redrive(stage: str, rate: float) -> None:
             yield from messages
 
     def move(message: Message) -> str:
-        inbox.send_many([message])
+        work_queue.send_many([message])
         source.delete_many([message.receipt_handle])
-        return f"moved from {source.name} to {inbox.name}"
+        return f"moved from {source.name} to {work_queue.name}"
 
     again = f"To move the rest (in flight for 30 s): {command_line('redrive', {'stage': stage, 'rate': f'{rate:g}'})}"
     act_on_each("message", receive(), move, total, rate, rest=lambda _: again)

@@ -17,10 +17,10 @@ import app
 from chalicelib import services, settings, telemetry
 from chalicelib.aws import CALL_SECONDS
 from chalicelib.batch import BatchError
-from chalicelib.delivery import AFTER_PUSH_CALLS
 from chalicelib.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.events import Event, Status
 from chalicelib.push import HANG_SHARE, PushResult
+from chalicelib.pushing import AFTER_PUSH_CALLS
 from chalicelib.retry import Outcome, outcome_of
 from chalicelib.services import Services
 from chalicelib.store import CLAIM_SECONDS
