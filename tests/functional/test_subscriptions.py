@@ -102,7 +102,7 @@ def test_each_matching_subscription_of_the_tenant_and_without_one_gets_a_copy_of
 def test_copies_are_listed_but_not_in_the_inbox_and_not_leased(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
-    receiver.default = target.default = status(404)
+    receiver.default = target.default = status(422)
     subscription_id = subscribe(world, target.url).json["subscription_id"]
     event = world.post()
 
@@ -157,7 +157,7 @@ def test_a_copy_that_was_replayed_late_gives_way_to_that_of_a_new_event_of_the_k
     world: World, target: Receiver
 ) -> None:
     subscribe(world, target.url)
-    target.script(status(404))
+    target.script(status(422))
     first = world.post(idempotency_key="k")
     world.clock.sleep(20 * DAY_SECONDS)
     world.call("POST", f"/events/{first['copies'][0]}/replay")
@@ -246,7 +246,7 @@ def test_410_ends_a_subscription_without_a_dead_letter(world: World, target: Rec
 def test_copies_of_a_deleted_subscription_are_deleted(world: World, target: Receiver) -> None:
     subscription = subscribe(world, target.url)
     queued = world.post(prefer="respond-async")
-    target.script(status(404))
+    target.script(status(422))
     failed = world.post()
     world.call("DELETE", f"/{subscription.headers['location']}")
 
@@ -270,7 +270,7 @@ def test_a_copy_whose_subscription_is_deleted_during_its_last_push_is_no_dead_le
             world.call("DELETE", f"/{location}")
         else:
             aws.fail(Fault.REFUSED, "GetItem")
-        status(404)(exchange)
+        status(422)(exchange)
 
     target.script(refuse_meanwhile)
     [copy_id] = world.post()["copies"]
@@ -333,12 +333,12 @@ def test_without_a_webhook_an_event_without_copies_waits_and_copies_can_be_repla
 @pytest.mark.parametrize(
     ("prefer", "codes", "at_first", "in_the_end"),
     [
-        ("", [404, 200], DELIVERED, DELIVERED),  # the first copy that is delivered delivers the event
-        ("", [404, 404], WAITING, WAITING),
-        ("", [503, 404, 200], WAITING, DELIVERED),
+        ("", [422, 200], DELIVERED, DELIVERED),  # the first copy that is delivered delivers the event
+        ("", [422, 404], WAITING, WAITING),
+        ("", [503, 422, 200], WAITING, DELIVERED),
         ("", [410, 410], WAITING, WAITING),
-        ("respond-async", [200, 404], WAITING, DELIVERED),
-        ("respond-async", [404, 404], WAITING, WAITING),
+        ("respond-async", [200, 422], WAITING, DELIVERED),
+        ("respond-async", [422, 404], WAITING, WAITING),
     ],
 )
 def test_an_event_is_in_the_inbox_once_its_pushes_came_to_nothing(
@@ -412,7 +412,7 @@ def test_subscriptions_of_a_tenant_are_listed_and_counted_apart(world: World, ta
 def test_listings_the_inbox_and_leases_can_be_asked_for_a_tenant(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
-    receiver.default = status(404)
+    receiver.default = status(422)
     events = {tenant: post_for(world, tenant)["event_id"] for tenant in (None, "a", "b")}
 
     for path in ("/events", "/inbox"):
