@@ -333,12 +333,12 @@ def test_without_a_webhook_an_event_without_copies_waits_and_copies_can_be_repla
 @pytest.mark.parametrize(
     ("prefer", "codes", "at_first", "in_the_end"),
     [
-        ("", [422, 200], DELIVERED, DELIVERED),  # the first copy that is delivered delivers the event
-        ("", [422, 404], WAITING, WAITING),
-        ("", [503, 422, 200], WAITING, DELIVERED),
+        ("", [404, 200], DELIVERED, DELIVERED),  # the first copy that is delivered delivers the event
+        ("", [404, 404], WAITING, WAITING),
+        ("", [503, 404, 200], WAITING, DELIVERED),
         ("", [410, 410], WAITING, WAITING),
-        ("respond-async", [200, 422], WAITING, DELIVERED),
-        ("respond-async", [422, 404], WAITING, WAITING),
+        ("respond-async", [200, 404], WAITING, DELIVERED),
+        ("respond-async", [404, 404], WAITING, WAITING),
     ],
 )
 def test_an_event_is_in_the_inbox_once_its_pushes_came_to_nothing(
