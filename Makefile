@@ -73,14 +73,16 @@ bench: $(SET_UP_DEV) ## measure the performance goals
 resources: $(SET_UP) ## create or update the stack of a stage's resources and settings (STAGE=dev)
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}"
 
-deploy: resources ## the same, then deploy the functions and the API (STAGE=dev)
-	@.venv/bin/chalice deploy --stage "$${STAGE:-dev}"
+deploy: $(SET_UP) ## the same, then deploy the functions and the API (STAGE=dev; RUNTIME=python3.13 changes their Python)
+	@$(PY) -m tools.runtime "$${STAGE:-dev}"
+	@$(PY) -m tools.resources "$${STAGE:-dev}"
+	@AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10 .venv/bin/chalice deploy --stage "$${STAGE:-dev}"
 	@exec $(PY) -m tools.gateway "$${STAGE:-dev}"
 
 smoke: $(SET_UP) ## check a deployed stage, or `make run`, through its API (TRIGGERS_URL, TRIGGERS_API_KEY; TARGET_URL=)
 	@exec $(PY) -m tools.smoke
 
-destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table stays (STAGE=dev)
+destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table stays (STAGE=dev CONFIRM=dev)
 	@: "$${STAGE:?make destroy needs the stage: make destroy STAGE=dev}"
 	@$(PY) -m tools.resources "$$STAGE" check
 	@.venv/bin/chalice delete --stage "$$STAGE"

@@ -1,10 +1,12 @@
 """Routes, worker and schedules: the only file that knows Chalice. Each handler parses, calls and responds."""
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,9 @@ def route(
                     deadline = current.clock() + remaining_seconds(request.lambda_context) - RESPOND_SECONDS
                     return view(Call(current, deadline, request, key, query), **path_parameters)
                 except ApiError as error:
+                    if error.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+                        source_ip = request.context.get("identity", {}).get("sourceIp")
+                        services.get().log_refusal(status_code=error.status_code, path=path, source_ip=source_ip)
                     return problem(error)
                 except SettingsError as error:
                     telemetry.logger.critical("settings unusable", extra={"error": str(error)})
@@ -175,7 +180,7 @@ def create_token(call: Call) -> Response:
 
 @route("GET", "/openapi.json")
 def get_openapi() -> Response:
-    return respond(200, OPENAPI.read_text(encoding="utf-8"))
+    return respond(200, openapi())
 
 
 @route("GET", "/")
@@ -330,6 +335,11 @@ def check_dlq(event: CloudWatchEvent) -> None:
         schedules.publish_depths(services.get())
 
 
+@cache
+def openapi() -> str:
+    return dumps(json.loads(OPENAPI.read_text(encoding="utf-8")))
+
+
 def remaining_seconds(context: Any) -> float:
     return float(context.get_remaining_time_in_millis()) / 1000
 
@@ -351,3 +361,7 @@ def respond_page(query: listing.Query, services: Services) -> Response:
     found, after = listing.page(services, query)
     events = ",".join(event.to_json(include_payload=query.include_payload) for event in found)
     return respond(200, f'{{"events":[{events}],"next_cursor":{dumps(listing.encode_cursor(after))}}}')
+
+
+if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
+    services.initialize()

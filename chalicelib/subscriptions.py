@@ -259,10 +259,11 @@ class Subscriptions(Table):
         """Change this subscription, not one that was made anew since; return it if this call changed it."""
         seen = {":sort_key": subscription.sort_key, **(values or {})}
         applied, item = self._update(subscription.subscription_id, condition, changes, seen, ReturnValues="ALL_NEW")
-        self._forget()  # so that this container sees it at once
         # If the response of boto3's first try was lost, the second one finds its own times.
-        is_mine = item is not None and serialize(changes).items() <= item.items()
-        return Subscription.from_item(item) if item and (applied or is_mine) else None
+        if item is None or not (applied or serialize(changes).items() <= item.items()):
+            return None
+        self._forget()  # so that this container sees it at once
+        return Subscription.from_item(item)
 
 
 def parse_subscription(body: bytes, settings: Settings, *, names_hosts: bool = True) -> dict[str, Any]:

@@ -4,7 +4,7 @@ A failed condition is returned, not raised, with the current item.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -66,15 +66,17 @@ class Table:
         """Return an item, read consistently, or None."""
         return self._call("get_item", Key=serialize({"event_id": key}), ConsistentRead=True).get("Item")
 
-    def _get_many(self, keys: Iterable[str]) -> list[Item]:
-        """Return those of up to 100 items that exist, read consistently."""
-        encoded = [serialize({"event_id": key}) for key in keys]
-        if not encoded:
-            return []
-        response = self._call("batch_get_item", RequestItems={self._name: {"Keys": encoded, "ConsistentRead": True}})
-        if response.get("UnprocessedKeys"):  # throttled
-            raise StorageUnavailableError
-        items: list[Item] = response["Responses"].get(self._name, [])
+    def _get_many(self, keys: Sequence[str]) -> list[Item]:
+        """Return those items that exist, read consistently, by a call for every 100."""
+        items: list[Item] = []
+        for start in range(0, len(keys), 100):
+            encoded = [serialize({"event_id": key}) for key in keys[start : start + 100]]
+            response = self._call(
+                "batch_get_item", RequestItems={self._name: {"Keys": encoded, "ConsistentRead": True}}
+            )
+            if response.get("UnprocessedKeys"):  # throttled
+                raise StorageUnavailableError
+            items += response["Responses"].get(self._name, [])
         return items
 
     def _update(

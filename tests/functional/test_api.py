@@ -32,7 +32,8 @@ def test_health_and_the_openapi_document_need_neither_a_key_nor_aws(world: World
     health, document = (world.call("GET", path, key=None) for path in ("/health", "/openapi.json"))
 
     assert (health.status_code, health.json) == (200, {"status": "ok", "version": __version__, "stage": "dev"})
-    assert document.text == (ROOT / "chalicelib" / "openapi.json").read_text(encoding="utf-8")
+    written = (ROOT / "chalicelib" / "openapi.json").read_text(encoding="utf-8")
+    assert (document.json, len(document.text) < len(written)) == (json.loads(written), True)
     assert aws.calls == []
 
 
@@ -50,6 +51,19 @@ def test_an_unknown_key_is_refused_like_none(world: World, aws: Aws) -> None:
     assert aws.calls == []
     world.restart(API_KEYS="")
     assert world.call("POST", "/events", EVENT).status_code == 401
+
+
+def test_refused_keys_are_logged_a_few_a_minute_without_the_key(world: World, output: Output) -> None:
+    for expected in (5, 5):
+        for status_code, key in [(401, "wr0ng-key"), (403, PRODUCER_KEY)] * 10:
+            assert world.call("GET", "/events", key=key).status_code == status_code
+        lines = output.lines()
+        assert [line["message"] for line in lines] == ["key refused"] * expected
+        assert {(line["level"], line["status_code"], line["path"]) for line in lines} == {
+            ("WARNING", status_code, "/events") for status_code in (401, 403)
+        }
+        assert not any(key in json.dumps(lines) for key in ("wr0ng-key", PRODUCER_KEY))
+        world.clock.sleep(60)
 
 
 def test_a_key_is_sent_as_a_bearer_token_or_as_the_password_of_basic(world: World) -> None:
