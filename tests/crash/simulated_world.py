@@ -94,7 +94,7 @@ class Container:
             sleep=self.sleep,
             random=world.random.random,
             new_id=world.new_id,
-            thread_pool=lambda size: world.hub,  # type: ignore[arg-type,return-value]
+            thread_pool=world.hub.pool,  # type: ignore[arg-type]
             push=SimpleNamespace(send=self._push),  # type: ignore[arg-type]
         )
         self.services.metrics = lambda **values: {}  # type: ignore[method-assign]
