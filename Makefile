@@ -9,10 +9,10 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check chaos outage mutants zapier second-aws api-key signing-secret package e2e bench \
-  resources deploy destroy smoke dlq redrive show replay erase send
+  resources deploy destroy smoke dlq redrive show replay erase send token
 
 # These take what their help names, and settings. A misspelt or empty filter would widen what is replayed or erased.
-STRICT := api-key package resources deploy destroy smoke dlq redrive show replay erase send
+STRICT := api-key package resources deploy destroy smoke dlq redrive show replay erase send token
 SETTINGS := PY PYTHON AWS_% TRIGGERS_% ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS ALARM_EMAIL
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
 # What is given reaches the programs as it was typed: make would expand a $ in it.
@@ -37,11 +37,11 @@ check: $(SET_UP_DEV) ## format, lint, types, tests
 	@$(PY) -m pytest
 
 chaos: $(SET_UP_DEV) ## simulate storms of faults and crashes (SEEDS=500, or SEED=7 to repeat one)
-	@$(PY) -m tests.crash.chaos
+	@$(PY) -m tests.simulator.chaos
 	@test -n "$$SEED" || CHAOS=1 $(PY) -m pytest -n 0 tests/crash/test_kill.py
 
 outage: $(SET_UP_DEV) ## simulate destinations in trouble, and print who waits how long
-	@exec $(PY) -m tests.crash.outage
+	@exec $(PY) -m tests.simulator.outage
 
 mutants: $(SET_UP_DEV) ## break the code in many ways and see a test fail for each
 	@exec $(PY) -m tests.mutants
@@ -73,14 +73,16 @@ bench: $(SET_UP_DEV) ## measure the performance goals
 resources: $(SET_UP) ## create or update the stack of a stage's resources and settings (STAGE=dev)
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}"
 
-deploy: resources ## the same, then deploy the functions and the API (STAGE=dev)
-	@.venv/bin/chalice deploy --stage "$${STAGE:-dev}"
+deploy: $(SET_UP) ## the same, then deploy the functions and the API (STAGE=dev; RUNTIME=python3.13 changes their Python)
+	@$(PY) -m tools.runtime "$${STAGE:-dev}"
+	@$(PY) -m tools.resources "$${STAGE:-dev}"
+	@AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10 .venv/bin/chalice deploy --stage "$${STAGE:-dev}"
 	@exec $(PY) -m tools.gateway "$${STAGE:-dev}"
 
 smoke: $(SET_UP) ## check a deployed stage, or `make run`, through its API (TRIGGERS_URL, TRIGGERS_API_KEY; TARGET_URL=)
 	@exec $(PY) -m tools.smoke
 
-destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table stays (STAGE=dev)
+destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table stays (STAGE=dev CONFIRM=dev)
 	@: "$${STAGE:?make destroy needs the stage: make destroy STAGE=dev}"
 	@$(PY) -m tools.resources "$$STAGE" check
 	@.venv/bin/chalice delete --stage "$$STAGE"
@@ -90,7 +92,7 @@ destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table stay
 dlq: $(SET_UP) ## show the dead letter queue (STAGE=dev LIMIT=100)
 	@exec $(PY) -m tools.ops dlq
 
-redrive: $(SET_UP) ## move dead letters back to the inbox queue (STAGE=dev RATE=20)
+redrive: $(SET_UP) ## move dead letters back to the work queue (STAGE=dev RATE=20)
 	@exec $(PY) -m tools.ops redrive
 
 show: $(SET_UP) ## show the life of one event (EVENT_ID=evt_...)
@@ -104,6 +106,9 @@ erase: $(SET_UP) ## count matching events and copies, or erase them: GO=1 (METAD
 
 send: $(SET_UP) ## post an event (TYPE=order.created PAYLOAD='{...}' METADATA= TENANT=), or a file of JSON lines (FILE=events.jsonl)
 	@exec $(PY) -m tools.ops send
+
+token: $(SET_UP) ## make a token for a tenant, and the link to its page (TENANT=customer-42 EXPIRES_IN=7d)
+	@exec $(PY) -m tools.ops token
 
 $(SET_UP): requirements.txt requirements/run.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \

@@ -1,10 +1,12 @@
 """Routes, worker and schedules: the only file that knows Chalice. Each handler parses, calls and responds."""
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,27 @@ from chalice.app import Chalice, CloudWatchEvent, Rate, Request, Response, SQSEv
 if sys.pycache_prefix is None:
     sys.dont_write_bytecode = True  # `chalice deploy` imports this file, and would package the bytecode
 
-from chalicelib import __version__, batch, console, inbox, listing, posting, recovery, schedules, services, telemetry
-from chalicelib.auth import ApiKey, Scope, authenticate, authorize
+from chalicelib import (
+    __version__,
+    batch,
+    console,
+    inbox,
+    listing,
+    posting,
+    recovery,
+    schedules,
+    services,
+    telemetry,
+    tokens,
+)
+from chalicelib.auth import ApiKey, Scope, authenticate, authorize, make_token, visible_tenant
 from chalicelib.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError, SettingsError
-from chalicelib.events import dumps
+from chalicelib.events import Event, dumps
 from chalicelib.queue import Message
 from chalicelib.services import Invocation, Services
 from chalicelib.settings import read as read_settings
 from chalicelib.subscriptions import SUBSCRIPTION_ID, Subscription, parse_subscription
+from chalicelib.times import rfc3339
 from chalicelib.validation import parse_acknowledgement, parse_lease_request, parse_new_event, parse_query, valid_id
 
 deploy_settings, faults = read_settings(os.environ)
@@ -47,6 +62,17 @@ class Call(Invocation):
     key: ApiKey
     query: dict[str, Any]
 
+    def find_subscription(self, subscription_id: str) -> Subscription | None:
+        """Return a subscription, or None if there is none or it is not of the token's tenant."""
+        return self.services.subscriptions.get(subscription_id, self.key.tenant)
+
+    def find_event(self, event_id: str) -> Event:
+        """Return an event; raise EventNotFoundError if it is malformed, there is none, or the key may not see it."""
+        event = self.services.store.get(valid_id(event_id))
+        if event is None or not self.key.may_read(event, self.find_subscription):
+            raise EventNotFoundError
+        return event
+
     def location(self, path: str) -> str:
         """Return `path` relative to this URL, which may end with a slash, so that it resolves behind a stage."""
         return "../" + path if self.request.context.get("path", "").endswith("/") else path
@@ -65,11 +91,14 @@ class Call(Invocation):
 View = Callable[..., Response]
 
 
-def route(method: str, path: str, *scopes: Scope, **parameters: Callable[[str], Any]) -> Callable[[View], View]:
+def route(
+    method: str, path: str, *scopes: Scope, takes_tokens: bool = False, **parameters: Callable[[str], Any]
+) -> Callable[[View], View]:
     """Register a view; errors become problem documents.
 
     With `scopes`, the API key needs one of them, the query may have `parameters`, each with its parser, and no others,
-    and the view takes a Call and the path's parameters.
+    and the view takes a Call and the path's parameters. A view that takes tokens shows them nothing but what is their
+    tenant's.
     """
 
     def register(view: View) -> View:
@@ -80,13 +109,17 @@ def route(method: str, path: str, *scopes: Scope, **parameters: Callable[[str], 
                     if not scopes:
                         return view()
                     current = services.get()
-                    key = authenticate(request.headers.get("authorization"), current.settings.api_keys)
-                    authorize(key, scopes)
+                    settings, authorization = current.settings, request.headers.get("authorization")
+                    key = authenticate(authorization, settings.api_keys, settings.signing_secrets, current.clock())
+                    authorize(key, scopes, takes_tokens=takes_tokens)
                     given: Any = request.query_params or {}
                     query = parse_query({name: given.getlist(name) for name in given}, parameters)
                     deadline = current.clock() + remaining_seconds(request.lambda_context) - RESPOND_SECONDS
                     return view(Call(current, deadline, request, key, query), **path_parameters)
                 except ApiError as error:
+                    if error.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+                        source_ip = request.context.get("identity", {}).get("sourceIp")
+                        services.get().log_refusal(status_code=error.status_code, path=path, source_ip=source_ip)
                     return problem(error)
                 except SettingsError as error:
                     telemetry.logger.critical("settings unusable", extra={"error": str(error)})
@@ -130,14 +163,24 @@ def get_health() -> Response:
     return respond(200, dumps({"status": "ok", "version": __version__, "stage": STAGE}))
 
 
-@route("GET", "/me", *Scope)
+@route("GET", "/me", *Scope, takes_tokens=True)
 def get_me(call: Call) -> Response:
-    return respond(200, dumps({"name": call.key.name, "scopes": sorted(call.key.scopes), "stage": STAGE}))
+    key = call.key
+    me = {"name": key.tenant or key.name, "scopes": sorted(key.scopes), "stage": STAGE}
+    return respond(200, dumps({**me, "tenant": key.tenant, "expires_at": key.expires_at}))
+
+
+@route("POST", "/tokens", Scope.CONSUME)
+def create_token(call: Call) -> Response:
+    tenant, seconds = tokens.parse_request(call.json_body())
+    expires_at = int(call.services.clock()) + seconds
+    token = make_token(call.key, tenant, expires_at, call.services.settings.signing_secrets)
+    return respond(201, dumps({"token": token, "tenant": tenant, "expires_at": rfc3339(expires_at)}))
 
 
 @route("GET", "/openapi.json")
 def get_openapi() -> Response:
-    return respond(200, OPENAPI.read_text(encoding="utf-8"))
+    return respond(200, openapi())
 
 
 @route("GET", "/")
@@ -159,20 +202,23 @@ def post_event(call: Call) -> Response:
     return respond(202, event.to_json(), **extra)
 
 
-@route("GET", "/events/{event_id}", Scope.PRODUCE, Scope.CONSUME)
+@route("GET", "/events/{event_id}", Scope.PRODUCE, Scope.CONSUME, takes_tokens=True)
 def get_event(call: Call, event_id: str) -> Response:
-    event = call.services.store.get(valid_id(event_id))
-    if event is None or not call.key.may_read(event):
-        raise EventNotFoundError
-    return respond(200, event.to_full_json(include_responses=Scope.CONSUME in call.key.scopes))
+    event = call.find_event(event_id)
+    return respond(200, event.to_full_json(include_responses=call.key.sees_responses))
 
 
-@route("GET", "/events", Scope.CONSUME, **listing.PARAMETERS)
+@route("GET", "/events", Scope.CONSUME, takes_tokens=True, **listing.PARAMETERS)
 def list_events(call: Call) -> Response:
-    return respond_page(listing.EVENTS.narrow(call.query), call.services)
+    query = listing.EVENTS.narrow(call.query)
+    if call.key.tenant is not None:
+        visible_tenant(call.key, query.tenant)
+        if not (query.copies and query.subscription_id and call.find_subscription(query.subscription_id)):
+            raise ApiError(403, "forbidden", "A token lists the copies of one of its subscriptions: subscription_id.")
+    return respond_page(query, call.services)
 
 
-@route("GET", "/inbox", Scope.CONSUME, **listing.INBOX_PARAMETERS)
+@route("GET", "/inbox", Scope.CONSUME, takes_tokens=False, **listing.INBOX_PARAMETERS)
 def list_inbox(call: Call) -> Response:
     return respond_page(listing.INBOX.narrow(call.query), call.services)
 
@@ -210,49 +256,53 @@ def release_event(call: Call, event_id: str) -> Response:
     return Response("", {}, 204)
 
 
-@route("POST", "/events/{event_id}/replay", Scope.CONSUME)
+@route("POST", "/events/{event_id}/replay", Scope.CONSUME, takes_tokens=True)
 def replay_event(call: Call, event_id: str) -> Response:
-    event = recovery.replay(valid_id(event_id), call.services)
+    event = recovery.replay(call.find_event(event_id).event_id, call.services)
     return respond(202, event.to_json(), Location=call.location(f"../{event_id}"))
 
 
-@route("POST", "/subscriptions", Scope.CONSUME)
+@route("POST", "/subscriptions", Scope.CONSUME, takes_tokens=True)
 def create_subscription(call: Call) -> Response:
     settings = call.services.settings
-    members = parse_subscription(call.json_body(), settings)
+    members = parse_subscription(call.json_body(), settings, names_hosts=call.key.tenant is None)
+    members["tenant"] = visible_tenant(call.key, members["tenant"])
     subscription, is_new = call.services.subscriptions.create(call.key.name, **members)
     location = call.location(f"subscriptions/{subscription.subscription_id}")
-    body = subscription.to_json_with_secret(settings.signing_secrets)
+    body = subscription.to_json_with_secret(settings.signing_secrets, missed_since=subscription.missed_since)
     return respond(201 if is_new else 200, body, Location=location)
 
 
-@route("GET", "/subscriptions", Scope.CONSUME, tenant=listing.PARAMETERS["tenant"])
+@route("GET", "/subscriptions", Scope.CONSUME, takes_tokens=True, tenant=listing.PARAMETERS["tenant"])
 def list_subscriptions(call: Call) -> Response:
-    found = call.services.subscriptions.of_tenant(call.query.get("tenant"))
+    found = call.services.subscriptions.of_tenant(visible_tenant(call.key, call.query.get("tenant")))
     return respond(200, f'{{"subscriptions":[{",".join(subscription.to_json() for subscription in found)}]}}')
 
 
-@route("GET", "/subscriptions/{subscription_id}", Scope.CONSUME)
+@route("GET", "/subscriptions/{subscription_id}", Scope.CONSUME, takes_tokens=True)
 def get_subscription(call: Call, subscription_id: str) -> Response:
-    return respond(200, found(subscription_id, call.services.subscriptions.get).to_json())
+    return respond(200, found(subscription_id, call.find_subscription).to_json())
 
 
-@route("POST", "/subscriptions/{subscription_id}/enable", Scope.CONSUME)
+@route("POST", "/subscriptions/{subscription_id}/enable", Scope.CONSUME, takes_tokens=True)
 def enable_subscription(call: Call, subscription_id: str) -> Response:
-    return respond(200, found(subscription_id, call.services.subscriptions.enable).to_json())
+    found(subscription_id, call.find_subscription)
+    subscription = found(subscription_id, call.services.subscriptions.enable)
+    return respond(200, subscription.to_json(missed_since=subscription.missed_since))
 
 
-@route("POST", "/subscriptions/{subscription_id}/test", Scope.CONSUME)
+@route("POST", "/subscriptions/{subscription_id}/test", Scope.CONSUME, takes_tokens=True)
 def push_test_event(call: Call, subscription_id: str) -> Response:
-    subscription = found(subscription_id, call.services.subscriptions.get)
+    subscription = found(subscription_id, call.find_subscription)
     return respond(200, dumps(vars(posting.push_test_event(subscription, call))))
 
 
-@route("DELETE", "/subscriptions/{subscription_id}", Scope.CONSUME)
+@route("DELETE", "/subscriptions/{subscription_id}", Scope.CONSUME, takes_tokens=True)
 def delete_subscription(call: Call, subscription_id: str) -> Response:
     if not SUBSCRIPTION_ID.fullmatch(subscription_id):
         raise ApiError(*NO_SUBSCRIPTION)
-    call.services.subscriptions.delete(subscription_id)
+    if call.find_subscription(subscription_id):
+        call.services.subscriptions.delete(subscription_id)
     return Response("", {}, 204)
 
 
@@ -285,6 +335,11 @@ def check_dlq(event: CloudWatchEvent) -> None:
         schedules.publish_depths(services.get())
 
 
+@cache
+def openapi() -> str:
+    return dumps(json.loads(OPENAPI.read_text(encoding="utf-8")))
+
+
 def remaining_seconds(context: Any) -> float:
     return float(context.get_remaining_time_in_millis()) / 1000
 
@@ -306,3 +361,7 @@ def respond_page(query: listing.Query, services: Services) -> Response:
     found, after = listing.page(services, query)
     events = ",".join(event.to_json(include_payload=query.include_payload) for event in found)
     return respond(200, f'{{"events":[{events}],"next_cursor":{dumps(listing.encode_cursor(after))}}}')
+
+
+if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
+    services.initialize()

@@ -1,14 +1,16 @@
-"""API keys and their scopes. Only SHA-256 hashes of keys are stored."""
+"""API keys and their scopes, and tokens. Only SHA-256 hashes of keys are stored."""
 
 import base64
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from chalicelib.errors import ApiError
 from chalicelib.events import Event
+from chalicelib.times import rfc3339
+from chalicelib.tokens import Token
 
 
 class Scope(StrEnum):
@@ -22,19 +24,37 @@ DEFAULT_SCOPES = (Scope.PRODUCE, Scope.CONSUME)
 
 @dataclass(frozen=True)
 class ApiKey:
-    """One entry of API_KEYS: `digest` is the lower-case SHA-256 of the key in hexadecimal."""
+    """One entry of API_KEYS: `digest` is the lower-case SHA-256 of the key in hexadecimal.
+
+    A token has no scopes, but a tenant and an end (RFC 3339). Its name cannot be that of an entry, which has no colon.
+    """
 
     name: str
     digest: str
     scopes: frozenset[Scope]
+    tenant: str | None = None
+    expires_at: str | None = None
 
-    def may_read(self, event: Event) -> bool:
-        """Return whether the key sees an event: without the scope consume, only what it posted itself."""
-        return Scope.CONSUME in self.scopes or event.created_by == self.name
+    @property
+    def sees_responses(self) -> bool:
+        """Whether the key sees what receivers responded."""
+        return Scope.CONSUME in self.scopes or self.tenant is not None
+
+    def may_read(self, event: Event, find_subscription: Callable[[str], object | None]) -> bool:
+        """Return whether the key sees an event: without the scope consume, only what it posted itself.
+
+        A token sees copies whose subscription `find_subscription` finds for its tenant: the tenant's events, and their
+        copies for subscriptions without a tenant, name the tenant, too.
+        """
+        if self.tenant is None:
+            return Scope.CONSUME in self.scopes or event.created_by == self.name
+        return event.subscription_id is not None and find_subscription(event.subscription_id) is not None
 
 
-def authenticate(authorization: str | None, keys: Iterable[ApiKey]) -> ApiKey:
-    """Return the entry of the key in an Authorization header (Bearer, or Basic with the key as password).
+def authenticate(
+    authorization: str | None, keys: Collection[ApiKey], signing_secrets: Iterable[bytes] = (), now: float = 0
+) -> ApiKey:
+    """Return the entry of the key, or the token, in an Authorization header (Bearer, or Basic with it as password).
 
     Raises ApiError 401. All entries are compared in constant time.
     """
@@ -46,15 +66,48 @@ def authenticate(authorization: str | None, keys: Iterable[ApiKey]) -> ApiKey:
         key = ""
     digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
     matches = [entry for entry in keys if hmac.compare_digest(entry.digest, digest)]
-    if not key or not matches:
+    found = matches[0] if matches else _read_token(key, keys, signing_secrets, now)
+    if not key or not found:
         raise ApiError(401, "unauthorized", "A valid API key is required: Authorization: Bearer <key>.")
-    return matches[0]
+    return found
 
 
-def authorize(key: ApiKey, scopes: Iterable[Scope]) -> None:
-    """Raise ApiError 403 unless `key` has one of `scopes`."""
-    if key.scopes.isdisjoint(scopes):
+def authorize(key: ApiKey, scopes: Iterable[Scope], *, takes_tokens: bool = False) -> None:
+    """Raise ApiError 403 unless `key` has one of `scopes`, or is a token and the call takes those."""
+    if key.tenant is not None and not takes_tokens:
+        raise ApiError(403, "forbidden", "A token may not make this call.")
+    if key.tenant is None and key.scopes.isdisjoint(scopes):
         raise ApiError(403, "forbidden", f"This key lacks the scope {' or '.join(scopes)}.")
+
+
+def visible_tenant(key: ApiKey, tenant: str | None) -> str | None:
+    """Return the tenant that a call asks for, of a token its own; raise ApiError 403 if it asks for another."""
+    if key.tenant is not None and tenant not in (None, key.tenant):
+        raise ApiError(403, "forbidden", "A token is for its own tenant alone.")
+    return key.tenant or tenant
+
+
+def make_token(key: ApiKey, tenant: str, expires_at: int, signing_secrets: Sequence[bytes]) -> str:
+    """Return a token made by `key`; `expires_at` is in Unix seconds. Raises ApiError 409 without signing secrets."""
+    if not signing_secrets:
+        raise ApiError(409, "no_signing_secret", "Tokens need WEBHOOK_SIGNING_SECRETS, which is not set.")
+    return Token(tenant, expires_at, key.name).sign(key.digest, signing_secrets[0])
+
+
+def _read_token(text: str, keys: Iterable[ApiKey], signing_secrets: Iterable[bytes], now: float) -> ApiKey | None:
+    """Return the key that a token is, or None if it expired or nothing that is configured makes this very text.
+
+    An entry without the scope consume makes none: else whoever posts and receives events could forge them.
+    """
+    try:
+        token = Token.parse(text)
+    except ValueError:
+        return None
+    entries = [entry for entry in keys if entry.name == token.key_name and Scope.CONSUME in entry.scopes]
+    made = (token.sign(entry.digest, secret).encode() for entry in entries for secret in signing_secrets)
+    if token.expires_at <= now or not any(hmac.compare_digest(each, text.encode("utf-8", "replace")) for each in made):
+        return None
+    return ApiKey(f"tenant:{token.tenant}", "", frozenset(), token.tenant, rfc3339(token.expires_at))
 
 
 def _basic_password(credentials: str) -> str:

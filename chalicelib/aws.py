@@ -22,7 +22,7 @@ CONFIG = Config(
     max_pool_connections=64,
     parameter_validation=False,  # a tenth of the CPU time of a call; tests call with validation
 )
-# For reading the settings again while a request waits.
+# For reading the settings while a function initializes, and again while a request waits.
 ONE_SHORT_TRY = CONFIG.merge(Config(read_timeout=1, retries={"mode": "standard", "total_max_attempts": 1}))
 _lock = Lock()
 
@@ -37,6 +37,9 @@ def make_client(service: str, config: Config = CONFIG) -> Any:
             gc.enable()
     made.meta.events.register("before-parse", _require_json_object)
     made.meta.events.register("before-call", _remove_trace_header)
+    made.meta.events.register_first(
+        f"needs-retry.{made.meta.service_model.service_id.hyphenize()}", _remove_retry_after
+    )
     return made
 
 
@@ -65,6 +68,15 @@ def _require_json_object(response_dict: dict[str, Any], operation_model: Any, **
     response_dict["body"] = b"{}"  # of an error the status code is enough, also for retries
 
 
+def _remove_retry_after(response: tuple[Any, Any] | None, **_: object) -> None:
+    """Remove the header for which botocore waits up to 5 s longer than its backoff: CALL_SECONDS would not hold."""
+    if response:
+        response[0].headers.pop("x-amz-retry-after", None)
+
+
 def _remove_trace_header(params: dict[str, Any], **_: object) -> None:
-    """Remove the header by which Lambda detects recursive loops: retries go through the worker's own queue."""
+    """Remove the header by which Lambda detects recursive loops: retries go through the worker's own queue.
+
+    `make deploy` and the packaged stack allow them, too (RecursiveLoop); plain `chalice deploy` cannot.
+    """
     params["headers"].pop("X-Amzn-Trace-Id", None)

@@ -11,11 +11,12 @@ from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any
 
-from chalicelib import messages
+from chalicelib import messages, reports
 from chalicelib.errors import StorageUnavailableError
 from chalicelib.events import Event, Reason, Status
-from chalicelib.planning import Destination, NoDestination, find_destination
+from chalicelib.planning import DISABLED, Destination, NoDestination, find_destination
 from chalicelib.push import PushResult
+from chalicelib.pushing import AFTER_PUSH_CALLS, may_wait, push_once
 from chalicelib.queue import MAX_DELAY_SECONDS
 from chalicelib.retry import Outcome
 from chalicelib.services import Invocation, Pusher, Services
@@ -23,16 +24,9 @@ from chalicelib.subscriptions import Subscription
 from chalicelib.telemetry import logger
 from chalicelib.times import rfc3339, unix_seconds
 
-AFTER_PUSH_CALLS = 2  # the record and, for a retry, the message
 FAILING_ATTEMPTS = 10  # of a copy, after which its subscription is shown as failing
-HANGS = "not pushed: the receiver hangs"
-DISABLED = "not pushed: the subscription is disabled"
-HOST_NOT_ALLOWED = "SUBSCRIPTION_HOSTS does not allow the host"
+GONE = "not pushed: the subscription is gone"
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-
-
-class OutOfTimeError(Exception):
-    """The function ends too soon for a push; the sweep queues the event when its claim ends."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +90,8 @@ def _attempt_due(event_id: str, invocation: Invocation) -> Settled | NextAttempt
     if isinstance(destination, NoDestination):
         return _not_pushed(event, destination, invocation)
     if services.settings.retry_policy.is_over(event.delivery_attempts):  # the last attempt was not recorded
-        return _failed(_without_attempt(event), Reason.EXHAUSTED, destination.subscription, invocation)
+        event = replace(event, delivery_attempts=event.delivery_attempts - 1)
+        return _failed(event, Reason.EXHAUSTED, destination.subscription, invocation)
     return attempt(event, destination, Pusher.WORKER, invocation)
 
 
@@ -106,19 +101,19 @@ def _when_due(event: Event, services: Services) -> Settled | NextAttempt:
     if event.status is not Status.PENDING or event.next_attempt_at is None or event.is_claimed(now):
         return Settled(event)
     delay_seconds, destination = max(0.0, unix_seconds(event.next_attempt_at) - now), find_destination(event, services)
-    return NextAttempt(event, delay_seconds, isinstance(destination, NoDestination) or _may_wait(destination, services))
+    return NextAttempt(event, delay_seconds, isinstance(destination, NoDestination) or may_wait(destination, services))
 
 
 def _not_pushed(event: Event, why: NoDestination, invocation: Invocation) -> Settled:
     """End a claimed attempt that has nowhere to go: without a URL the event waits in the inbox."""
-    store = invocation.services.store
+    event = replace(event, delivery_attempts=event.delivery_attempts - 1)  # it is not made
     match why:
-        case NoDestination.SUBSCRIPTION_GONE:  # nobody waits for its copy
-            store.delete(event)
-        case NoDestination.SUBSCRIPTION_DISABLED:
-            return _failed(replace(_without_attempt(event), last_error=DISABLED), Reason.DISABLED, None, invocation)
+        case NoDestination.GONE:
+            return _gone(replace(event, last_error=GONE), invocation)
+        case NoDestination.DISABLED:
+            return _failed(replace(event, last_error=DISABLED), Reason.DISABLED, None, invocation)
         case NoDestination.NO_URL:
-            store.cancel_attempt(event)
+            invocation.services.store.cancel_attempt(event)
     return Settled(event)
 
 
@@ -147,71 +142,12 @@ def attempt(
         return _delivered(event, subscription, invocation, log)
     log()
     if delay_seconds is not None:
-        may_wait = not result.hung and _may_wait(destination, services)
-        return _retry(NextAttempt(event, delay_seconds, may_wait), subscription, invocation)
-    if subscription and _is_gone(subscription, result, invocation):
-        invocation.write_with_retries(services.store.delete, event)
-        return Settled(event)
+        upcoming = NextAttempt(event, delay_seconds, not result.hung and may_wait(destination, services))
+        return _retry(upcoming, subscription, invocation)
+    if subscription and _has_ended(subscription, result, invocation):
+        return _gone(event, invocation)
     reason = Reason.PERMANENT if result.outcome is Outcome.FAILED else Reason.EXHAUSTED
     return _failed(event, reason, subscription, invocation)
-
-
-def push_once(event: Event, destination: Destination, pusher: Pusher, invocation: Invocation) -> PushResult:
-    """Push an event, unless its destination may not be pushed to now. Raises OutOfTimeError."""
-    services, settings, subscription = invocation.services, invocation.services.settings, destination.subscription
-    timeout_seconds = min(settings.push_timeout_seconds, invocation.seconds_left(AFTER_PUSH_CALLS))
-    if pusher is not Pusher.WORKER:  # a caller waits
-        timeout_seconds = min(settings.inline_push_timeout_seconds, timeout_seconds)
-    if timeout_seconds <= 0:
-        raise OutOfTimeError
-    if subscription and settings.subscription_hosts.fault(destination.url):
-        return PushResult(Outcome.FAILED, error=HOST_NOT_ALLOWED, is_made=False)
-    if pusher is Pusher.WORKER and not _take_push(destination, services):
-        return PushResult(Outcome.RETRY, error=HANGS, is_made=False, hung=True)
-    started = services.clock()
-    result = services.push.send(
-        event,
-        destination.url,
-        timestamp=int(started),
-        timeout_seconds=timeout_seconds,
-        connect_timeout_seconds=settings.push_connect_timeout_seconds,
-        secrets=subscription.secrets(settings.signing_secrets) if subscription else settings.signing_secrets,
-        public_only=bool(subscription and settings.subscription_hosts.public_only(destination.url)),
-    )
-    if pusher is Pusher.INLINE:
-        failed = result.outcome is Outcome.RETRY
-        services.breaker.record(destination.url, services.clock(), failed=failed, timed_out=result.timed_out)
-    elif pusher is Pusher.WORKER:
-        _record_push(result, started, destination, invocation)
-    return result
-
-
-def _take_push(destination: Destination, services: Services) -> bool:
-    """Return whether the worker pushes now."""
-    until = destination.subscription and destination.subscription.next_attempt_at
-    not_before, now = unix_seconds(until) if until else None, services.clock()
-    return services.worker_breaker.take_push(destination.url, now, services.settings, not_before=not_before)
-
-
-def _record_push(result: PushResult, started: float, destination: Destination, invocation: Invocation) -> None:
-    """Count a push of the worker; tell other containers if a subscription's target hangs, or no longer does."""
-    services, now, subscription = invocation.services, invocation.services.clock(), destination.subscription
-    open_seconds = services.settings.breaker_open_seconds
-    hangs = services.worker_breaker.record(
-        destination.url,
-        started,
-        now,
-        failed=result.outcome is not Outcome.DELIVERED,
-        hung=result.hung,
-        pause_seconds=open_seconds * (1 + services.random()),  # not all containers wait for it at the same time
-    )
-    changed = subscription and (hangs or (subscription.next_attempt_at and not result.hung))
-    if subscription and changed and invocation.has_time(1 + AFTER_PUSH_CALLS):
-        services.subscriptions.postpone_pushes(subscription, rfc3339(now + open_seconds) if hangs else None)
-
-
-def _may_wait(destination: Destination, services: Services) -> bool:
-    return services.worker_breaker.may_wait(destination.url, services.settings)
 
 
 def _log_attempt(
@@ -261,41 +197,58 @@ def _retry(upcoming: NextAttempt, subscription: Subscription | None, invocation:
     record = invocation.write_with_retries(write, event)
     # Without time for this call and the message, the dead letter will tell.
     if subscription and record.applied and event.delivery_attempts == FAILING_ATTEMPTS and invocation.has_time(2):
-        services.subscriptions.record_failing(subscription)
+        _report_change(services.subscriptions.record_failing(subscription), invocation)
     event = record.event or event
     return replace(upcoming, event=event) if record.applied else Settled(event)
 
 
-def _is_gone(subscription: Subscription, result: PushResult, invocation: Invocation) -> bool:
+def _has_ended(subscription: Subscription, result: PushResult, invocation: Invocation) -> bool:
     """Return whether a subscription ends by this result, or was deleted during the push: nobody waits for the copy."""
     subscriptions = invocation.services.subscriptions
     if result.status_code == HTTPStatus.GONE and subscriptions.end(subscription):
+        reports.subscription_changed("ended", subscription, None, invocation)
         return True
     with contextlib.suppress(StorageUnavailableError):  # then the outcome is recorded all the same
         return invocation.has_time(3) and subscriptions.get(subscription.subscription_id) is None
     return False
 
 
+def _gone(event: Event, invocation: Invocation) -> Settled:
+    """Delete a copy whose subscription is gone; one that was replayed keeps its history, since it may be delivered."""
+    if event.replayed_at:
+        return _failed(event, Reason.GONE, None, invocation)
+    invocation.write_with_retries(invocation.services.store.delete, event)
+    return Settled(event)
+
+
 def _failed(event: Event, reason: Reason, subscription: Subscription | None, invocation: Invocation) -> Settled:
     """Send the DLQ message, then record the failure: a crash in between makes a second message, never none.
 
+    Without a message if nobody has to be told: the subscription was deleted, or an alarm told that it is disabled.
     Raises QueueUnavailableError; the sweep queues the event again when its claim ends.
     """
-    services = invocation.services
+    services, is_dead_letter = invocation.services, reason in (Reason.PERMANENT, Reason.EXHAUSTED)
     event = replace(event, reason=reason, failed_at=rfc3339(services.clock()))
-    services.dlq.send(messages.dead_letter(event))
+    if is_dead_letter:
+        services.dlq.send(messages.dead_letter(event))
     record = invocation.write_with_retries(services.store.record_failed, event)
-    if record.applied:
-        counted = () if reason is Reason.DISABLED else ("CopyFailure" if event.is_copy else "DeliveryFailure",)
-        metrics = services.metrics(**dict.fromkeys(counted, 1))
+    if record.applied and is_dead_letter:
+        metrics = services.metrics(**{"CopyFailure" if event.is_copy else "DeliveryFailure": 1})
         logger.warning("dead letter", extra={"event_id": event.event_id, "reason": reason, **metrics})
         # Without time, the next dead letter counts.
-        if subscription and invocation.has_time(2) and services.subscriptions.record_dead_letter(subscription):
-            disabled = {"subscription_id": subscription.subscription_id, **services.metrics(SubscriptionsDisabled=1)}
-            logger.warning("subscription disabled", extra=disabled)
+        if subscription and invocation.has_time(2):
+            _report_change(services.subscriptions.record_dead_letter(subscription), invocation)
+        reports.event_failed(event, subscription, invocation)
     return Settled(record.event or event)
 
 
-def _without_attempt(event: Event) -> Event:
-    """Return a claimed event as it was before its claim counted an attempt, which is not made."""
-    return replace(event, delivery_attempts=event.delivery_attempts - 1)
+def _report_change(subscription: Subscription | None, invocation: Invocation) -> None:
+    """Report a subscription that has just been found failing, or was disabled; None: neither."""
+    if subscription is None:
+        return
+    if subscription.disabled_at:
+        metrics = invocation.services.metrics(SubscriptionsDisabled=1)
+        logger.warning("subscription disabled", extra={"subscription_id": subscription.subscription_id, **metrics})
+        reports.subscription_changed("disabled", subscription, subscription.disabled_at, invocation)
+    else:
+        reports.subscription_changed("failing", subscription, subscription.failing_since, invocation)

@@ -16,6 +16,7 @@ from chalicelib.times import rfc3339
 MAX_ATTEMPTS_KEPT = 25
 EVENT_ID = re.compile(r"(evt|cpy)_[0-9a-f]{32}")
 EVENT_TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
+RESERVED_PREFIX = "triggers."  # of the types of reports
 EVENT_TYPE_OR_PREFIX = re.compile(rf"{EVENT_TYPE.pattern}\*?|\*")
 
 # Compact JSON; json.dumps would build an encoder for each value.
@@ -36,11 +37,12 @@ class DeliveredVia(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why an event is a dead letter."""
+    """Why an event failed. The last two make no dead letter."""
 
     PERMANENT = "permanent"
     EXHAUSTED = "exhausted"
     DISABLED = "disabled"
+    GONE = "gone"
 
 
 def is_copy_id(event_id: str) -> bool:
@@ -204,7 +206,8 @@ class Event(PublicState):
             causes = {
                 Reason.PERMANENT: f"attempt {count} failed permanently",
                 Reason.EXHAUSTED: f"attempt {count} was the last one allowed",
-                Reason.DISABLED: "its subscription is disabled",
+                Reason.DISABLED: "its subscription was disabled",
+                Reason.GONE: "its subscription is gone",
             }
             cause = causes[self.reason or Reason.EXHAUSTED]
             return f"Not delivered: {cause}. It is kept and can be replayed."

@@ -11,9 +11,9 @@ from typing import Any
 
 from chalicelib.events import EVENT_ID, EVENT_TYPE, EVENT_TYPE_OR_PREFIX, Event, Status
 from chalicelib.services import Services
-from chalicelib.store import NOT_EXPIRED, UNCLAIMED, partitions
+from chalicelib.store import COPY, NOT_EXPIRED, UNCLAIMED, partitions
 from chalicelib.subscriptions import SUBSCRIPTION_ID
-from chalicelib.table import HIGHEST, LOWEST, Values
+from chalicelib.table import BY_SUBSCRIPTION, HIGHEST, LOWEST, Values
 from chalicelib.validation import Parser, parser
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 100
@@ -50,15 +50,19 @@ class Query:
         return replace(self, **{FIELDS.get(name, name): value for name, value in parameters.items()})
 
     def partitions(self) -> list[str]:
-        """Return the partitions of the index that have the events."""
-        originals = partitions(*self.statuses) if self.subscription_id is None else []
-        return originals + (partitions(*self.statuses, of_copies=True) if self.copies else [])
+        """Return the partitions that have the events: of the index of statuses, or of that of subscriptions."""
+        if self.subscription_id is not None:
+            return [self.subscription_id] if self.copies else []
+        return partitions(*self.statuses) + (partitions(*self.statuses, of_copies=True) if self.copies else [])
 
     def filter(self) -> tuple[str, Values]:
         """Return the filter expression for rows of these partitions, and its values."""
         conditions = [NOT_EXPIRED, UNCLAIMED] if self.only_available else [NOT_EXPIRED]
         values: dict[str, str] = {}
-        for name in ("event_type", "subscription_id", "tenant"):
+        if self.subscription_id is not None:  # erased copies stay in that index, and have no `status_shard`
+            conditions.append("begins_with(status_shard, :status)")
+            values[":status"] = f"{COPY}{self.statuses[0]}" if len(self.statuses) == 1 else COPY
+        for name in ("event_type", "tenant"):
             value = getattr(self, name)
             if value not in (None, "*"):
                 is_prefix = value.endswith("*")
@@ -178,6 +182,7 @@ def _read_partition(services: Services, query: Query, deadline: float, partition
         first_limit=rows_needed,
         FilterExpression=condition,
         ScanIndexForward=not query.newest_first,
+        **({} if query.subscription_id is None else {"IndexName": BY_SUBSCRIPTION}),
     )
     events: list[Event] = []
     for page in pages:

@@ -18,16 +18,19 @@ def push_message(event: Event) -> Message:
 
 def dead_letter(event: Event) -> Message:
     """Return the DLQ message of an event that carries `reason` and `failed_at`."""
-    last = event.attempts[-1] if event.attempts else None
-    content: dict[str, Any] = {
+    return Message(dumps(failure(event)), {"EventId": event.event_id, "Reason": str(event.reason)}, event.group_id)
+
+
+def failure(event: Event) -> dict[str, Any]:
+    """Return what is told of an event that carries `reason` and `failed_at`."""
+    return {
         "event_id": event.event_id,
         "reason": event.reason,
-        "last_status_code": last.status_code if last else None,
+        "last_status_code": event.attempts[-1].status_code if event.attempts else None,
         "last_error": event.last_error,
         "delivery_attempts": event.delivery_attempts,
         "failed_at": event.failed_at,
     }
-    return Message(dumps(content), {"EventId": event.event_id, "Reason": str(event.reason)}, event.group_id)
 
 
 def parse(body: str) -> tuple[str, str | None]:

@@ -5,14 +5,18 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import partial
 
+from chalicelib import messages
 from chalicelib.errors import ApiError, EventClaimedError, StorageUnavailableError
-from chalicelib.events import DeliveredVia, Event, Status, response_bytes
+from chalicelib.events import DeliveredVia, Event, Reason, Status, response_bytes
+from chalicelib.queue import BATCH_SIZE
 from chalicelib.services import Invocation, Services
-from chalicelib.settings import COPIES_ONLY
+from chalicelib.settings import COPIES_ONLY, PULL_ONLY
 from chalicelib.store import CLAIM_SECONDS, WriteResult
 from chalicelib.subscriptions import Subscription
 from chalicelib.times import DAY_SECONDS, rfc3339
 from chalicelib.validation import NewEvent
+
+DISABLED = "not pushed: the subscription is disabled"
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,9 @@ class Destination:
 class NoDestination(Enum):
     """Why an event is not pushed."""
 
-    NO_URL = auto()  # the value of ZAPIER_WEBHOOK_URL is none
-    SUBSCRIPTION_GONE = auto()
-    SUBSCRIPTION_DISABLED = auto()
+    NO_URL = auto()  # ZAPIER_WEBHOOK_URL is none or subscriptions
+    GONE = auto()  # its subscription
+    DISABLED = auto()
 
 
 @dataclass(frozen=True)
@@ -55,23 +59,30 @@ def find_destination(event: Event, services: Services) -> Destination | NoDestin
         return Destination(url) if url else NoDestination.NO_URL
     subscription = services.subscriptions.find(event.subscription_id, event.tenant)
     if subscription is None:
-        return NoDestination.SUBSCRIPTION_GONE
-    return NoDestination.SUBSCRIPTION_DISABLED if subscription.disabled_at else _target(subscription)
+        return NoDestination.GONE
+    return NoDestination.DISABLED if subscription.disabled_at else _target(subscription)
 
 
-def plan(new_event: NewEvent, created_by: str, services: Services) -> list[Planned]:
-    """Return a new event, after its copies: one for each matching subscription."""
-    event = make_event(new_event, created_by, services)
+def plan(event: Event, invocation: Invocation) -> list[Planned]:
+    """Return a new event, after its copies: one for each matching subscription. Raises StorageUnavailableError."""
+    services = invocation.services
     subscriptions = services.subscriptions.matching(event.event_type, event.tenant)
-    copies = [Planned(make_copy(event, each, services), _target(each)) for each in subscriptions]
+    if any(each.disabled_at for each in subscriptions):
+        if not invocation.has_time(3):  # for this read, the copies and the event
+            raise StorageUnavailableError
+        subscriptions = services.subscriptions.read_again(subscriptions)
+    copies = [_plan_copy(event, each, services) for each in subscriptions]
     event = replace(event, copies=tuple(copy.event.event_id for copy in copies))
-    url = services.settings.webhook_url
+    url = services.settings.webhook_url if event.is_scheduled else None
     return [*copies, Planned(event, Destination(url) if url else None)]
 
 
-def make_event(new_event: NewEvent, created_by: str, services: Services) -> Event:
-    """Return a new event: one that is pushed is due now; its id derives from the Idempotency-Key, if there is one."""
-    settings, now = services.settings, services.clock()
+def make_event(new_event: NewEvent, created_by: str, goes_to: str, services: Services) -> Event:
+    """Return a new event; its id derives from the Idempotency-Key, if there is one.
+
+    `goes_to` is what ZAPIER_WEBHOOK_URL says: a URL (then it is due now), PULL_ONLY or COPIES_ONLY.
+    """
+    now = services.clock()
     digits, members = services.new_id(), {**vars(new_event)}
     if (key := members.pop("idempotency_key")) is not None:  # NUL separates: no two pairs give the same text
         digits = hashlib.sha256(f"{created_by}\0{key}".encode()).hexdigest()[:32]
@@ -85,10 +96,10 @@ def make_event(new_event: NewEvent, created_by: str, services: Services) -> Even
         response_bytes=response_bytes(new_event.payload + new_event.metadata),
         claim_id=services.new_id(),
     )
-    if settings.webhook == COPIES_ONLY:
+    if goes_to == COPIES_ONLY:
         via = DeliveredVia.SUBSCRIPTIONS
         return replace(event, status=Status.DELIVERED, delivered_via=via, delivered_at=event.created_at)
-    return _due_now(event, services) if settings.webhook_url else event
+    return event if goes_to == PULL_ONLY else _due_now(event, services)
 
 
 def make_copy(event: Event, subscription: Subscription, services: Services) -> Event:
@@ -145,6 +156,14 @@ def store(planned: list[Planned], invocation: Invocation) -> Stored:
     return Stored(event, result.applied, due)
 
 
+def queue(events: list[Event], invocation: Invocation) -> None:
+    """Send messages for new events; raise QueueUnavailableError."""
+    outgoing = [messages.push_message(event) for event in events]
+    tens = [outgoing[start : start + BATCH_SIZE] for start in range(0, len(outgoing), BATCH_SIZE)]
+    if invocation.has_time():  # else the sweep queues them
+        invocation.services.map(invocation.services.work_queue.send_many, tens)
+
+
 def expiry(services: Services) -> int:
     """Return the Unix seconds at which an event stored or replayed now expires."""
     return int(services.clock()) + services.settings.event_retention_days * DAY_SECONDS
@@ -152,6 +171,15 @@ def expiry(services: Services) -> int:
 
 def _target(subscription: Subscription) -> Destination:
     return Destination(subscription.target_url, subscription)
+
+
+def _plan_copy(event: Event, subscription: Subscription, services: Services) -> Planned:
+    """Return the copy for a subscription; one that is disabled does not get it, but may have it replayed."""
+    copy = make_copy(event, subscription, services)
+    if not subscription.disabled_at:
+        return Planned(copy, _target(subscription))
+    failed = replace(copy, status=Status.FAILED, reason=Reason.DISABLED, failed_at=copy.created_at, last_error=DISABLED)
+    return Planned(replace(failed, next_attempt_at=None, requeue_at=None), None)
 
 
 def _due_now(event: Event, services: Services) -> Event:

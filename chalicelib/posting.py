@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from chalicelib import delivery, messages, planning
-from chalicelib.delivery import AFTER_PUSH_CALLS, NOTHING, NextAttempt, errors_left_to_sweep
+from chalicelib import delivery, planning, pushing
+from chalicelib.delivery import NOTHING, NextAttempt, errors_left_to_sweep
 from chalicelib.events import Attempt, Event, dumps
 from chalicelib.planning import Destination, Planned, Stored
-from chalicelib.queue import BATCH_SIZE
 from chalicelib.services import Invocation, Pusher, Services
+from chalicelib.settings import PULL_ONLY
 from chalicelib.subscriptions import Subscription
 from chalicelib.telemetry import logger
 from chalicelib.validation import NewEvent
@@ -21,11 +21,13 @@ def post(new_event: NewEvent, invocation: Invocation, *, created_by: str, respon
     The others are queued, as are all if `respond_async` and those whose breaker is open. Returns the event, and whether
     an earlier call with the same Idempotency-Key stored it. Raises what `planning.store` raises.
     """
-    planned = planning.plan(new_event, created_by, invocation.services)
-    if event := planning.earlier(planned, invocation):
-        return event, True
+    services = invocation.services
+    event = planning.make_event(new_event, created_by, services.settings.webhook, services)
+    planned = planning.plan(event, invocation)
+    if earlier := planning.earlier(planned, invocation):
+        return earlier, True
     limit = 0 if respond_async else MAX_INLINE_PUSHES
-    stored = planning.store(_choose_inline(planned, limit, invocation.services), invocation)
+    stored = planning.store(_choose_inline(planned, limit, services), invocation)
     return _start(stored, invocation), not stored.is_new and stored.event.body_hash is not None
 
 
@@ -33,10 +35,10 @@ def push_test_event(subscription: Subscription, invocation: Invocation) -> Attem
     """Push an event that is stored nowhere to a subscription alone; return the attempt, which changes nothing."""
     services, payload = invocation.services, dumps({"subscription_id": subscription.subscription_id})
     test = NewEvent("test", payload, "null", subscription.tenant)
-    event = planning.make_event(test, subscription.created_by, services)
+    event = planning.make_event(test, subscription.created_by, PULL_ONLY, services)
     copy = replace(planning.make_copy(event, subscription, services), source_event_id=None)
     destination, started = Destination(subscription.target_url, subscription), services.clock()
-    return delivery.push_once(copy, destination, Pusher.TEST, invocation).to_attempt(started)
+    return pushing.push_once(copy, destination, Pusher.TEST, invocation).to_attempt(started)
 
 
 def _choose_inline(planned: list[Planned], limit: int, services: Services) -> list[Planned]:
@@ -53,9 +55,9 @@ def _start(stored: Stored, invocation: Invocation) -> Event:
     """Queue or push what is due; return the event as it is then."""
     event = stored.event
     with errors_left_to_sweep(event):
-        _queue([each.event for each in stored.due if not each.destination], invocation)
+        planning.queue([each.event for each in stored.due if not each.destination], invocation)
     # Without time for a push, its claim expires.
-    pushed = [each for each in stored.due if each.destination and invocation.seconds_left(AFTER_PUSH_CALLS) > 0]
+    pushed = [each for each in stored.due if each.destination and invocation.seconds_left(pushing.AFTER_PUSH_CALLS) > 0]
     accepted = {"event_type": event.event_type, "created_by": event.created_by, "copies": len(event.copies)}
     if stored.is_new and event not in [each.event for each in pushed]:
         metrics = invocation.services.metrics(EventsAccepted=1)
@@ -75,11 +77,3 @@ def _start(stored: Stored, invocation: Invocation) -> Event:
 
     events = invocation.services.map(push, pushed)
     return next((each for each in events if each.event_id == event.event_id), event)
-
-
-def _queue(events: list[Event], invocation: Invocation) -> None:
-    """Send messages for new events."""
-    outgoing = [messages.push_message(event) for event in events]
-    tens = [outgoing[start : start + BATCH_SIZE] for start in range(0, len(outgoing), BATCH_SIZE)]
-    if invocation.has_time():  # else the sweep queues them
-        invocation.services.map(invocation.services.work_queue.send_many, tens)

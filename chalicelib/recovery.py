@@ -18,12 +18,15 @@ CLAIMED = "The event is claimed; try again when the claim ends."
 def replay(event_id: str, services: Services) -> Event:
     """Make an event pending again and queue it, if it is pushed at all.
 
-    Raises EventNotFoundError, ApiError 409 while it is claimed, or if only copies are pushed.
+    Raises EventNotFoundError, ApiError 409 while it is claimed, if only copies are pushed, or if the subscription of a
+    copy is gone or disabled.
     """
     settings = services.settings
     if settings.webhook == COPIES_ONLY and not is_copy_id(event_id):
         raise ApiError(409, "not_pushed", "This stage pushes copies alone; replay its copies.")
     is_pushed = settings.webhook_url is not None or is_copy_id(event_id)
+    if why := _no_subscription(event_id, services):
+        raise ApiError(409, f"subscription_{why}", f"The subscription of this copy is {why}.")
     expires_at = expiry(services)
     result = services.store.replay(event_id, services.new_id(), expires_at=expires_at, is_pushed=is_pushed)
     event = result.event
@@ -45,6 +48,9 @@ def redrive(message: Message, event_id: str, failed_at: str, invocation: Invocat
     back before that. One that is out of date counts as a queue message. Raises what `delivery.deliver` raises.
     """
     services = invocation.services
+    if why := _no_subscription(event_id, services):
+        logger.warning("dead letter dropped", extra={"event_id": event_id, "subscription": why})
+        return
     result = services.store.replay(event_id, services.new_id(), expires_at=expiry(services), failed_at=failed_at)
     event = result.event
     # The claim that refused the replay may have ended since.
@@ -70,6 +76,17 @@ def erase(event_id: str, services: Services) -> None:
     if not all(services.map(services.store.delete_unclaimed, event.copies)):
         raise EventClaimedError("A copy is claimed: repeat the call to complete the erasure.", CLAIM_SECONDS)
     logger.info("erased", extra={"event_id": event_id, "copies": len(event.copies)})
+
+
+def _no_subscription(event_id: str, services: Services) -> str | None:
+    """Return why a copy cannot be pushed (gone, disabled), by consistent reads; None if it can, or is not there."""
+    copy = services.store.get(event_id) if is_copy_id(event_id) else None
+    if copy is None:
+        return None
+    subscription = services.subscriptions.get(str(copy.subscription_id))
+    if subscription is None:
+        return "gone"
+    return "disabled" if subscription.disabled_at else None
 
 
 def _claim_seconds_left(event: Event, services: Services) -> float:

@@ -15,7 +15,8 @@ from chalicelib.times import DAY_SECONDS
 
 MAX_RETRY_AFTER_SECONDS = 3600
 RETRY_AFTER = urllib3.Retry(retry_after_max=MAX_RETRY_AFTER_SECONDS)
-RETRY_STATUS_CODES = frozenset({408, 425, 429, *range(500, 600)})
+# What no later attempt of the same event can get over; anything else may be mended while attempts last.
+FINAL_STATUS_CODES = frozenset({400, 405, 406, 410, 411, 413, 414, 415, 422, 431})
 RETRY_AFTER_STATUS_CODES = frozenset({429, 503})
 PUSH_ERRORS = (OSError, http.client.HTTPException, HTTPError)  # what a push raises if there is no response
 
@@ -43,7 +44,7 @@ class ErrorRule:
 ERROR_RULES = (  # the first that applies
     ErrorRule((AddressNotAllowedError,), "address not allowed", Outcome.FAILED),
     ErrorRule((TimeoutError, ReadTimeoutError), "timed out", timed_out=True),
-    ErrorRule((ssl.SSLCertVerificationError,), "certificate does not verify", Outcome.FAILED),
+    ErrorRule((ssl.SSLCertVerificationError,), "certificate does not verify"),
     ErrorRule((ssl.SSLError,), "TLS failed"),
     ErrorRule((socket.gaierror,), "host name does not resolve"),
     ErrorRule((ConnectionRefusedError,), "connection refused"),
@@ -85,10 +86,14 @@ class RetryPolicy:
         ceiling = self._ceiling_seconds(attempt)
         return max(ceiling / 2 + random() * ceiling / 2, retry_after_seconds)
 
-    def longest_days(self) -> int:
-        """Return the days that all attempts can take: the longest delays between them, and one more day."""
+    def longest_seconds(self) -> float:
+        """Return the seconds that all attempts can take: the longest delays between them."""
         delays = (max(self._ceiling_seconds(n), MAX_RETRY_AFTER_SECONDS) for n in range(1, self.max_attempts))
-        return math.ceil(sum(delays) / DAY_SECONDS + 1)
+        return sum(delays)
+
+    def longest_days(self) -> int:
+        """Return the days that all attempts can take, and one more."""
+        return math.ceil(self.longest_seconds() / DAY_SECONDS + 1)
 
     def _ceiling_seconds(self, attempt: int) -> float:
         return min(self.cap_seconds, self.base_seconds * 2.0 ** (attempt - 1))
@@ -98,7 +103,7 @@ def outcome_of(status_code: int) -> Outcome:
     """Return the outcome for the status code of a final response; redirects are not followed."""
     if 200 <= status_code < 300:
         return Outcome.DELIVERED
-    return Outcome.RETRY if status_code in RETRY_STATUS_CODES else Outcome.FAILED
+    return Outcome.FAILED if status_code in FINAL_STATUS_CODES else Outcome.RETRY
 
 
 def rule_of(error: BaseException | None) -> ErrorRule:

@@ -1,8 +1,11 @@
 """The collaborators of one container: AWS clients, store, queues, push client. Tests pass their own."""
 
+import contextlib
+import math
 import os
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -15,7 +18,7 @@ from chalicelib import settings as environment
 from chalicelib import telemetry
 from chalicelib.aws import CALL_SECONDS, ONE_SHORT_TRY, make_client, read_secret
 from chalicelib.breaker import Breaker, WorkerBreaker
-from chalicelib.errors import SettingsError, StorageUnavailableError
+from chalicelib.errors import AWS_ERRORS, SettingsError, StorageUnavailableError
 from chalicelib.events import Event
 from chalicelib.push import PushClient
 from chalicelib.queue import Queue
@@ -26,6 +29,8 @@ from chalicelib.subscriptions import Subscriptions
 REFRESH_SECONDS = 300
 MAX_THREADS = 32
 RECORD_RETRY_SECONDS = 0.5
+MAX_REFUSALS = 5  # logged in a minute
+READ_SECRET_ONCE = partial(read_secret, config=ONE_SHORT_TRY)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -42,7 +47,8 @@ class Pusher(StrEnum):
 class Services:
     """What is kept between requests. AWS clients are created at first use.
 
-    `new_id` returns 32 unique hexadecimal digits; `thread_pool` takes the number of threads.
+    `new_id` returns 32 unique hexadecimal digits; `thread_pool` takes the number of threads. `refused_at` has the times
+    of the last refusals that were logged.
     """
 
     settings: Settings
@@ -53,6 +59,7 @@ class Services:
     new_id: Callable[[], str] = lambda: os.urandom(16).hex()
     thread_pool: Callable[[int], Executor] = telemetry.thread_pool
     push: PushClient = field(default_factory=PushClient)
+    refused_at: deque[float] = field(default_factory=lambda: deque([-math.inf] * MAX_REFUSALS, MAX_REFUSALS))
     breaker: Breaker = field(default_factory=Breaker)
     worker_breaker: WorkerBreaker = field(default_factory=WorkerBreaker)
 
@@ -83,6 +90,12 @@ class Services:
     def metrics(self, **values: float) -> dict[str, Any]:
         """Return what makes a log line publish metrics, to be passed as `extra`."""
         return telemetry.metrics(self.settings.stage, self.clock(), values)
+
+    def log_refusal(self, **fields: object) -> None:
+        """Log a warning that a key was refused, at most MAX_REFUSALS a minute."""
+        if self.refused_at[0] <= self.clock() - 60:
+            self.refused_at.append(self.clock())
+            telemetry.logger.warning("key refused", extra=fields)
 
 
 @dataclass(frozen=True)
@@ -125,7 +138,17 @@ def use(services: Services | None) -> None:
     _services, _refresh_at = services, float("inf")
 
 
-def get() -> Services:
+def initialize() -> None:
+    """Make services and clients while Lambda initializes a function, with more CPU than a request has.
+
+    There is one short try for the secret, because Lambda allows 10 s in all; what fails is left to the first request.
+    """
+    with contextlib.suppress(SettingsError, *AWS_ERRORS):
+        for service in ("dynamodb", "sqs"):
+            get(READ_SECRET_ONCE).make_client(service)
+
+
+def get(read_secret: Callable[[str], str] = read_secret) -> Services:
     """Return this container's services; raise SettingsError if the environment is unusable.
 
     The settings are read again every REFRESH_SECONDS. If that fails, the last ones stay.
@@ -147,7 +170,7 @@ def get() -> Services:
 def _refresh(services: Services) -> Services:
     """Return services with the settings of now, which share connections and breakers with the given ones."""
     try:
-        settings = environment.load(os.environ, partial(read_secret, config=ONE_SHORT_TRY))
+        settings = environment.load(os.environ, READ_SECRET_ONCE)
     except SettingsError as error:
         telemetry.logger.warning("settings not read again", extra={"error": str(error)})
         return services

@@ -121,7 +121,7 @@ class EventStore(Table):
         return self._record(event, next_attempt_at=due, requeue_at=requeue_at)
 
     def record_failed(self, event: Event) -> WriteResult:
-        """Record a dead letter; the event carries `reason` and `failed_at`, and its DLQ message was sent before."""
+        """Record a failure; the event carries `reason` and `failed_at`. A DLQ message about it was sent before."""
         failed = {"status": Status.FAILED, "reason": event.reason, "failed_at": event.failed_at}
         return self._record(event, **failed, **CLEAR_SCHEDULE)
 
@@ -154,8 +154,8 @@ class EventStore(Table):
         return result
 
     def cancel_attempt(self, event: Event) -> WriteResult:
-        """Record that a claimed event is not to be pushed any more: the claimed attempt was not made."""
-        return self._record(replace(event, delivery_attempts=event.delivery_attempts - 1), **CLEAR_SCHEDULE)
+        """Record that a claimed event is not to be pushed any more; it carries the attempts that were made before."""
+        return self._record(event, **CLEAR_SCHEDULE)
 
     def lease(self, event_id: str, lease_id: str, lease_seconds: int) -> WriteResult:
         """Claim an undelivered event for a consumer. Pushes go on as scheduled when the lease ends."""
@@ -268,14 +268,7 @@ class EventStore(Table):
 
     def get_many(self, event_ids: Sequence[str]) -> dict[str, Event]:
         """Return those of up to 100 events that exist, by id, read consistently."""
-        keys = [serialize({"event_id": event_id}) for event_id in event_ids]
-        if not keys:
-            return {}
-        request = {self._name: {"Keys": keys, "ConsistentRead": True}}
-        response = self._call("batch_get_item", RequestItems=request)
-        if response.get("UnprocessedKeys"):  # throttled
-            raise StorageUnavailableError
-        events = map(self._unexpired, response["Responses"].get(self._name, ()))
+        events = map(self._unexpired, self._get_many(event_ids))
         return {event.event_id: event for event in events if event and event.status is not Status.ERASED}
 
     def _change(

@@ -6,27 +6,28 @@ import hmac
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from chalicelib.errors import ApiError
-from chalicelib.events import EVENT_TYPE_OR_PREFIX, dumps
+from chalicelib.events import EVENT_TYPE_OR_PREFIX, RESERVED_PREFIX, dumps
 from chalicelib.settings import Settings
-from chalicelib.table import Table, Written, serialize
+from chalicelib.table import Table, serialize
 from chalicelib.telemetry import logger
-from chalicelib.times import DAY_SECONDS
+from chalicelib.times import DAY_SECONDS, rfc3339, unix_seconds
 from chalicelib.validation import Check, check_event_type, is_list, matches, must_be, parse_object
 
 SUBSCRIPTION_ID = re.compile(r"sub_[0-9a-f]{32}")
 MAX_SUBSCRIPTIONS = 100  # of each tenant
+MAX_MADE_WITH_TOKENS = 10  # of those
 MAX_EVENT_TYPES = 50  # one page of a query, 1 MB, holds all subscriptions of a tenant
 MAX_URL_LENGTH = 2048
 MAX_NAME_LENGTH = 100
 MAX_CACHED_LISTS = 1000
 CACHE_SECONDS = 10
-HIDDEN = ("target_url", "next_attempt_at")
+HIDDEN = ("target_url", "next_attempt_at", "missed_since")
 EventTypes = list[str] | None
 
 SUBSCRIBED = "attribute_exists(event_id)"
@@ -35,6 +36,7 @@ SAME = "sort_key = :sort_key"  # has the time of creation: not a later one with 
 ENABLED = f"{SAME} AND attribute_not_exists(disabled_at)"
 NOT_FAILING = f"{ENABLED} AND attribute_not_exists(failing_since)"
 FAILING = f"{ENABLED} AND failing_since = :failing_since"
+FAILING_LONG = f"{ENABLED} AND failing_since <= :long_ago"
 
 OPTIONAL_MEMBERS: dict[str, Check] = {
     "event_types": must_be(
@@ -47,7 +49,7 @@ OPTIONAL_MEMBERS: dict[str, Check] = {
         lambda value: isinstance(value, str) and 1 <= len(value) <= MAX_NAME_LENGTH and value.isprintable(),
     ),
 }
-ENABLE: dict[str, None] = dict.fromkeys(("failing_since", "disabled_at", "next_attempt_at"))
+ENABLE: dict[str, Any] = dict.fromkeys(("failing_since", "disabled_at", "next_attempt_at"))
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Subscription:
 
     Times are RFC 3339; `Subscriptions.record_failing` and `record_dead_letter` set `failing_since` and `disabled_at`. A
     target that a worker saw hang has `next_attempt_at`: no worker pushes before, and then for a trial alone.
+    `missed_since` is stored nowhere: of one that was just enabled, since when it may have missed events.
     """
 
     subscription_id: str
@@ -68,6 +71,7 @@ class Subscription:
     failing_since: str | None
     disabled_at: str | None
     next_attempt_at: str | None = None
+    missed_since: str | None = None
 
     @classmethod
     def from_item(cls, item: Mapping[str, Mapping[str, Any]]) -> "Subscription":
@@ -82,11 +86,15 @@ class Subscription:
         return f"{self.created_at}#{self.subscription_id}"
 
     def matches(self, event_type: str) -> bool:
-        """Return whether the subscription gets events of this type; an entry may be a prefix followed by `*`."""
-        return self.event_types is None or any(
-            event_type.startswith(entry[:-1]) if entry.endswith("*") else event_type == entry
-            for entry in self.event_types
-        )
+        """Return whether the subscription gets events of this type; an entry may be a prefix followed by `*`.
+
+        A report goes to those that name it by an entry that begins with RESERVED_PREFIX.
+        """
+        entries = ["*"] if self.event_types is None else self.event_types
+        if event_type.startswith(RESERVED_PREFIX):
+            entries = [entry for entry in entries if entry.startswith(RESERVED_PREFIX)]
+        prefixes = tuple(entry[:-1] for entry in entries if entry.endswith("*"))
+        return event_type in entries or event_type.startswith(prefixes)
 
     def secrets(self, signing_secrets: Iterable[bytes]) -> tuple[bytes, ...]:
         """Return the secrets that its copies are signed with, one derived from each signing secret."""
@@ -98,10 +106,10 @@ class Subscription:
         members = {name: value for name, value in vars(self).items() if name not in HIDDEN}
         return dumps({**members, "target_host": urlsplit(self.target_url).hostname, **more})
 
-    def to_json_with_secret(self, signing_secrets: Iterable[bytes]) -> str:
-        """Return the subscription with its `secret`, None without signing secrets."""
+    def to_json_with_secret(self, signing_secrets: Iterable[bytes], **more: Any) -> str:
+        """Return the subscription with its `secret`, None without signing secrets, and `more` members."""
         encoded = ["whsec_" + base64.b64encode(secret).decode() for secret in self.secrets(signing_secrets)]
-        return self.to_json(secret=encoded[0] if encoded else None)
+        return self.to_json(secret=encoded[0] if encoded else None, **more)
 
 
 class Subscriptions(Table):
@@ -113,6 +121,7 @@ class Subscriptions(Table):
         super().__init__(client, settings.events_table_name, clock=clock)
         self._hosts = settings.subscription_hosts
         self._disable_seconds = settings.subscription_disable_days * DAY_SECONDS
+        self._longest_seconds = settings.retry_policy.longest_seconds()
         self._map = parallel_map
         self._lists = lru_cache(MAX_CACHED_LISTS)(lambda tenant, _period: self.of_tenant(tenant))
         self._candidates = lru_cache(MAX_CACHED_LISTS)(self._read_candidates)
@@ -123,7 +132,8 @@ class Subscriptions(Table):
         """Store a subscription; return it, and whether it is new.
 
         The same key, URL, types and tenant make the same one, which is enabled, and takes a new name. Raises ApiError
-        409 if there are MAX_SUBSCRIPTIONS of the tenant. Concurrent calls may exceed that limit slightly.
+        409 if there are MAX_SUBSCRIPTIONS of the tenant, or MAX_MADE_WITH_TOKENS that were made with its tokens.
+        Concurrent calls may exceed these limits slightly.
         """
         types = dumps(sorted(set(event_types))) if event_types is not None else None
         text = "\0".join((created_by, tenant or "", target_url, str(types)))
@@ -132,9 +142,11 @@ class Subscriptions(Table):
         changes = {"event_types": described} if name is not None else {}
         if existing := self.enable(subscription_id, **changes):
             return existing, False
-        if len(self.of_tenant(tenant)) >= MAX_SUBSCRIPTIONS:
-            detail = f"There are {MAX_SUBSCRIPTIONS} subscriptions; delete one first."
-            raise ApiError(409, "too_many_subscriptions", detail)
+        listed = self.of_tenant(tenant)
+        with_tokens = [each for each in listed if each.created_by == created_by == f"tenant:{tenant}"]
+        for made, limit in ((listed, MAX_SUBSCRIPTIONS), (with_tokens, MAX_MADE_WITH_TOKENS)):
+            if len(made) >= limit:
+                raise ApiError(409, "too_many_subscriptions", f"There are {limit} subscriptions; delete one first.")
         item = serialize(
             {
                 "event_id": subscription_id,
@@ -153,8 +165,13 @@ class Subscriptions(Table):
     def enable(self, subscription_id: str, **changes: str) -> Subscription | None:
         """Enable a subscription, with other `changes`; return it, or None if there is none."""
         self._forget()
-        applied, item = self._update(subscription_id, SUBSCRIBED, {**ENABLE, **changes}, None, ReturnValues="ALL_NEW")
-        return Subscription.from_item(item) if applied and item else None
+        applied, item = self._update(subscription_id, SUBSCRIBED, {**ENABLE, **changes}, None, ReturnValues="ALL_OLD")
+        if not applied or item is None:
+            return None
+        before = Subscription.from_item({**item, **serialize(changes)})
+        troubled_since = min(filter(None, (before.failing_since, before.disabled_at)), default=None)
+        missed = rfc3339(unix_seconds(troubled_since) - self._longest_seconds) if troubled_since else None
+        return replace(before, **ENABLE, missed_since=missed)
 
     def delete(self, subscription_id: str) -> None:
         """Delete a subscription, if it exists."""
@@ -172,33 +189,25 @@ class Subscriptions(Table):
     def record_delivery(self, subscription: Subscription) -> None:
         """Clear `failing_since` of a subscription, if the recent list that it comes from has it."""
         if subscription.failing_since is not None:
-            self._change(subscription, FAILING, {"failing_since": None})
-            self._forget()
+            seen = {":failing_since": subscription.failing_since}
+            self._change(subscription, FAILING, {"failing_since": None}, seen)
 
     def postpone_pushes(self, subscription: Subscription, until: str | None) -> None:
         """Let no worker push to the target, which hangs, before `until` (RFC 3339); None: it no longer hangs."""
         self._change(subscription, SAME, {"next_attempt_at": until})
-        self._forget()
 
-    def record_failing(self, subscription: Subscription) -> str | None:
-        """Set `failing_since` of a subscription unless it is set; return what it was before, None if it was not set."""
-        applied, current = self._change(subscription, NOT_FAILING, {"failing_since": self._after(0)})
-        if applied:
-            self._forget()  # so that this container sees at once what a delivery clears
-        return current["failing_since"]["S"] if current and "failing_since" in current else None
+    def record_failing(self, subscription: Subscription) -> Subscription | None:
+        """Set `failing_since` of a subscription, unless it is set; return the subscription if this call set it."""
+        return self._change(subscription, NOT_FAILING, {"failing_since": self._after(0)})
 
-    def record_dead_letter(self, subscription: Subscription) -> bool:
-        """Record a dead letter of a subscription; return whether that disables it.
+    def record_dead_letter(self, subscription: Subscription) -> Subscription | None:
+        """Set `failing_since`, or disable a subscription for which that was SUBSCRIPTION_DISABLE_DAYS ago or more.
 
-        It is disabled by one that comes SUBSCRIPTION_DISABLE_DAYS or more after `failing_since`.
+        Returns the subscription if this call changed it.
         """
-        now, failing_since = self._after(0), self.record_failing(subscription)
-        if failing_since is None or failing_since > self._after(-self._disable_seconds):
-            return False
-        seen = {":failing_since": failing_since}
-        applied, current = self._change(subscription, FAILING, {"disabled_at": now}, seen)
-        # If the response of boto3's first try was lost, the second one finds its own time.
-        return applied or (current or {}).get("disabled_at") == {"S": now}
+        long_ago = {":long_ago": self._after(-self._disable_seconds)}
+        failing = self.record_failing(subscription)
+        return failing or self._change(subscription, FAILING_LONG, {"disabled_at": self._after(0)}, long_ago)
 
     def of_tenant(self, tenant: str | None) -> tuple[Subscription, ...]:
         """Return the subscriptions of a tenant, or those without one, the oldest first."""
@@ -210,24 +219,32 @@ class Subscriptions(Table):
         candidates = self._candidates(tenant, self._period())
         return [subscription for subscription in candidates if subscription.matches(event_type)]
 
-    def get(self, subscription_id: str) -> Subscription | None:
-        """Return a subscription, read consistently, or None."""
+    def read_again(self, subscriptions: Iterable[Subscription]) -> list[Subscription]:
+        """Return those that exist, each that a list shows as disabled as a consistent read shows it."""
+        disabled = [each.subscription_id for each in subscriptions if each.disabled_at]
+        current = {each.subscription_id: each for each in map(Subscription.from_item, self._get_many(disabled))}
+        found = (current.get(each.subscription_id) if each.disabled_at else each for each in subscriptions)
+        return [each for each in found if each]
+
+    def get(self, subscription_id: str, tenant: str | None = None) -> Subscription | None:
+        """Return a subscription, read consistently, or None; with `tenant`, only if it is that tenant's."""
         item = self._get(subscription_id)
-        return Subscription.from_item(item) if item else None
+        subscription = Subscription.from_item(item) if item else None
+        return subscription if subscription and tenant in (None, subscription.tenant) else None
 
     def find(self, subscription_id: str, tenant: str | None) -> Subscription | None:
         """Return the subscription that an event of a tenant was copied for, or None if it is gone.
 
-        It comes from recent lists, or else from a consistent read: the lists leave out those that get no new copies.
+        It comes from recent lists, or else, and if they show it as disabled, from a consistent read.
         """
         candidates = self._candidates(tenant, self._period())
-        found = (each for each in candidates if each.subscription_id == subscription_id)
+        found = (each for each in candidates if each.subscription_id == subscription_id and not each.disabled_at)
         return next(found, None) or self.get(subscription_id)
 
     def _read_candidates(self, tenant: str | None, period: float) -> list[Subscription]:
         lists = self._map(lambda each: self._lists(each, period), list(dict.fromkeys((None, tenant))))
         found = [subscription for listed in lists for subscription in listed]
-        return [each for each in found if each.disabled_at is None and not self._hosts.fault(each.target_url)]
+        return [each for each in found if not self._hosts.fault(each.target_url)]
 
     def _period(self) -> float:
         return self._clock() // CACHE_SECONDS
@@ -238,19 +255,28 @@ class Subscriptions(Table):
 
     def _change(
         self, subscription: Subscription, condition: str, changes: Mapping[str, str | None], values: Any = None
-    ) -> Written:
-        """Change this subscription, not one that was made anew since."""
-        seen = {":sort_key": subscription.sort_key, ":failing_since": subscription.failing_since, **(values or {})}
-        return self._update(subscription.subscription_id, condition, changes, seen)
+    ) -> Subscription | None:
+        """Change this subscription, not one that was made anew since; return it if this call changed it."""
+        seen = {":sort_key": subscription.sort_key, **(values or {})}
+        applied, item = self._update(subscription.subscription_id, condition, changes, seen, ReturnValues="ALL_NEW")
+        # If the response of boto3's first try was lost, the second one finds its own times.
+        if item is None or not (applied or serialize(changes).items() <= item.items()):
+            return None
+        self._forget()  # so that this container sees it at once
+        return Subscription.from_item(item)
 
 
-def parse_subscription(body: bytes, settings: Settings) -> dict[str, Any]:
-    """Return all members of the body of POST /subscriptions; raise InvalidRequestError with every fault."""
+def parse_subscription(body: bytes, settings: Settings, *, names_hosts: bool = True) -> dict[str, Any]:
+    """Return all members of the body of POST /subscriptions; raise InvalidRequestError with every fault.
+
+    Without `names_hosts`, that of the URL does not tell which hosts are allowed.
+    """
 
     def check_url(value: Any) -> str | None:
         if isinstance(value, str) and len(value) > MAX_URL_LENGTH:
             return f"must have at most {MAX_URL_LENGTH} characters"
-        return settings.subscription_hosts.fault(str(value))
+        fault = settings.subscription_hosts.fault(str(value))
+        return fault if names_hosts or not fault else "must be an https URL of a host that is allowed here"
 
     members = {"target_url": check_url, **OPTIONAL_MEMBERS}
     document, _ = parse_object(body, members, ("target_url",))

@@ -4,7 +4,7 @@ A failed condition is returned, not raised, with the current item.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -14,7 +14,8 @@ from chalicelib.errors import AWS_ERRORS, StorageUnavailableError, error_code
 from chalicelib.telemetry import logger
 from chalicelib.times import rfc3339
 
-STATUS_INDEX = "status-index"
+BY_STATUS, BY_SUBSCRIPTION = "status-index", "subscription-index"  # the latter has only copies
+PARTITION_KEYS = {BY_STATUS: "status_shard", BY_SUBSCRIPTION: "subscription_id"}
 CONDITION_FAILED = "ConditionalCheckFailedException"
 LOWEST, HIGHEST = "0", "~"  # sort keys begin with a digit
 
@@ -40,15 +41,16 @@ class Table:
     def pages(
         self, partition: str, values: Values | None = None, *, first_limit: int | None = None, **parameters: Any
     ) -> Iterator[dict[str, Any]]:
-        """Yield the responses of a query for the sort keys from `:low` to `:high` in a partition of the index.
+        """Yield the responses of a query for the sort keys from `:low` to `:high` in a partition of an index.
 
+        The index is that of statuses unless `parameters` has another `IndexName`.
         The first page evaluates at most `first_limit` rows, the others 1 MB: what a filter leaves out is passed over in
         few calls.
         """
-        condition = "status_shard = :partition AND sort_key BETWEEN :low AND :high"
+        index = parameters.setdefault("IndexName", BY_STATUS)
+        condition = f"{PARTITION_KEYS[index]} = :partition AND sort_key BETWEEN :low AND :high"
         _, placeholders = _placeholders(f"{condition} {parameters.get('FilterExpression', '')}")
         known = {**self._known_values(), ":partition": partition, ":low": LOWEST, ":high": HIGHEST, **(values or {})}
-        parameters["IndexName"] = STATUS_INDEX
         parameters["KeyConditionExpression"] = condition
         parameters["ExpressionAttributeValues"] = serialize({name: known[name] for name in placeholders})
         limit = {"Limit": first_limit} if first_limit else {}
@@ -63,6 +65,19 @@ class Table:
     def _get(self, key: str) -> Any:
         """Return an item, read consistently, or None."""
         return self._call("get_item", Key=serialize({"event_id": key}), ConsistentRead=True).get("Item")
+
+    def _get_many(self, keys: Sequence[str]) -> list[Item]:
+        """Return those items that exist, read consistently, by a call for every 100."""
+        items: list[Item] = []
+        for start in range(0, len(keys), 100):
+            encoded = [serialize({"event_id": key}) for key in keys[start : start + 100]]
+            response = self._call(
+                "batch_get_item", RequestItems={self._name: {"Keys": encoded, "ConsistentRead": True}}
+            )
+            if response.get("UnprocessedKeys"):  # throttled
+                raise StorageUnavailableError
+            items += response["Responses"].get(self._name, [])
+        return items
 
     def _update(
         self, key: str, condition: str, changes: Values, values: Values | None, *, counter: str = "", **parameters: Any

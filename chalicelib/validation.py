@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from chalicelib.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError, InvalidValueError
-from chalicelib.events import EVENT_ID, EVENT_TYPE, dumps
+from chalicelib.events import EVENT_ID, EVENT_TYPE, RESERVED_PREFIX, dumps
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_DEPTH = 100
@@ -84,21 +84,25 @@ def is_list(value: object, maximum: int, is_valid: Callable[[Any], bool]) -> boo
     return isinstance(value, list) and 1 <= len(value) <= maximum and all(map(is_valid, value))
 
 
-def _integer(maximum: int) -> Check:
-    numbers = range(1, maximum + 1)
-    return must_be(f"an integer from 1 to {maximum}", lambda value: not isinstance(value, bool) and value in numbers)
+def integer(maximum: int, minimum: int = 1) -> Check:
+    numbers, expected = range(minimum, maximum + 1), f"an integer from {minimum} to {maximum}"
+    return must_be(expected, lambda value: not isinstance(value, bool) and value in numbers)
 
 
 check_event_type = must_be("1 to 128 characters of A-Z a-z 0-9 . _ - : /", partial(matches, EVENT_TYPE))
+check_not_reserved = must_be(
+    f"another type: those that begin with {RESERVED_PREFIX} are reserved",
+    lambda value: not value.startswith(RESERVED_PREFIX),
+)
 EVENT_MEMBERS: dict[str, Check] = {
-    "event_type": check_event_type,
+    "event_type": lambda value: check_event_type(value) or check_not_reserved(value),
     "payload": must_be("a JSON object", lambda value: isinstance(value, dict)),
     "metadata": must_be("a JSON object or null", lambda value: isinstance(value, dict)),
     "tenant": check_event_type,
 }
 LEASE_MEMBERS: dict[str, Check] = {
-    "limit": _integer(MAX_LEASED_EVENTS),
-    "lease_seconds": _integer(MAX_LEASE_SECONDS),
+    "limit": integer(MAX_LEASED_EVENTS),
+    "lease_seconds": integer(MAX_LEASE_SECONDS),
     "event_type": check_event_type,
     "tenant": check_event_type,
 }

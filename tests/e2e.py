@@ -23,14 +23,14 @@ from standardwebhooks import Webhook
 
 from chalicelib.auth import Scope
 from chalicelib.times import rfc3339
-from tests.support import emulator
-from tests.support.emulator import Emulator, EmulatorError
+from tests.support import ministack_process
+from tests.support.ministack_process import Emulator, EmulatorError
 from tests.support.receiver import Receiver, Request, status
 from tools import api_key
 from tools.package import package
 
 STAGE, STACK, BUCKET = "dev", "triggers-api-dev", "packages"
-LOG_FILE = emulator.ROOT / ".local" / "e2e.log"
+LOG_FILE = ministack_process.ROOT / ".local" / "e2e.log"
 SIGNING_SECRET = "whsec_" + base64.b64encode(b"the signing secret of make e2e").decode()
 PATH = "/hooks/secret-path?token=secret-query"
 WORDS = "words of a payload"
@@ -133,7 +133,7 @@ def responds(system: System) -> None:
 def passes_smoke(system: System, key: str) -> None:
     environ = {**os.environ, "TRIGGERS_URL": system.url, "TRIGGERS_API_KEY": key}
     command = [sys.executable, "-m", "tools.smoke"]
-    run = subprocess.run(command, cwd=emulator.ROOT, env=environ, capture_output=True, text=True, check=False)
+    run = subprocess.run(command, cwd=ministack_process.ROOT, env=environ, capture_output=True, text=True, check=False)
     expect(f"make smoke\n{run.stdout}{run.stderr}", run.returncode, 0)
     say(f"make smoke: {len(run.stdout.splitlines())} checks")
 
@@ -262,7 +262,7 @@ def keeps_the_table(system: System) -> None:
 def run() -> None:
     LOG_FILE.parent.mkdir(exist_ok=True)
     key, receiver = api_key.new_key(), Receiver()
-    with emulator.running(emulator.install(), LOG_FILE) as aws:
+    with ministack_process.running(ministack_process.install(), LOG_FILE) as aws:
         deploy(aws, f"http://127.0.0.1:{receiver.port}{PATH}", api_key.entry("e2e", key, "+".join(Scope)))
         system = System(aws, receiver, key)
         responds(system)

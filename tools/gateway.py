@@ -9,12 +9,18 @@ from typing import Any
 
 import boto3
 import click
+from botocore.config import Config
 
 from chalicelib.errors import AWS_ERRORS
-from tools.resources import find_apis
+from tools.resources import find_apis, find_functions
 
 API_STAGE = "api"  # Chalice's default
 CALLS_PER_SECOND, BURST = 200, 400
+PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST = 20, 40  # of each path that needs no key
+LIMITS = {"*/*": (CALLS_PER_SECOND, BURST)}  # of a path and its method; `~1` is a slash
+LIMITS |= dict.fromkeys(("~1/GET", "~1health/GET", "~1openapi.json/GET"), (PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST))
+# API Gateway takes one CreateDeployment in five seconds for an account. With these the last try is a minute later.
+RETRIES = Config(retries={"mode": "standard", "total_max_attempts": 10})
 
 
 def _response(status: int | None, title: str, detail: str, code: str) -> dict[str, Any]:
@@ -42,19 +48,26 @@ RESPONSES = {
 @click.command()
 @click.argument("stage")
 def main(stage: str) -> None:
-    """Set responses and throttling of the API that `chalice deploy` made, deploy it once more, and print its URL."""
-    limits = {"rateLimit": CALLS_PER_SECOND, "burstLimit": BURST}
+    """Configure functions and API that `chalice deploy` made, deploy the API once more, and print its URL."""
     patches = [
-        {"op": "replace", "path": f"/*/*/throttling/{name}", "value": str(value)} for name, value in limits.items()
+        {"op": "replace", "path": f"/{method}/throttling/{name}", "value": str(value)}
+        for method, limits in LIMITS.items()
+        for name, value in zip(("rateLimit", "burstLimit"), limits, strict=True)
     ]
     try:
-        gateway = boto3.client("apigateway")
-        for api_id in find_apis(stage):
+        functions, gateway = boto3.client("lambda"), boto3.client("apigateway", config=RETRIES)
+        for function in find_functions(stage):
+            functions.put_function_recursion_config(FunctionName=function, RecursiveLoop="Allow")
+        region = gateway.meta.region_name
+        api_ids = find_apis(stage)
+        if not api_ids:
+            raise click.ClickException(f"there is no API triggers-api-{stage} in {region}: make deploy STAGE={stage}")
+        print("deploying the API again; API Gateway takes one deployment in 5 seconds: wait up to a minute", flush=True)
+        for api_id in api_ids:
+            gateway.update_stage(restApiId=api_id, stageName=API_STAGE, patchOperations=patches)
             for response_type, response in RESPONSES.items():
                 gateway.put_gateway_response(restApiId=api_id, responseType=response_type, **response)
             gateway.create_deployment(restApiId=api_id, stageName=API_STAGE)
-            gateway.update_stage(restApiId=api_id, stageName=API_STAGE, patchOperations=patches)
-            region = gateway.meta.region_name
             print(f"export TRIGGERS_URL=https://{api_id}.execute-api.{region}.amazonaws.com/{API_STAGE}")
     except AWS_ERRORS as error:
         raise click.ClickException(str(error)) from None

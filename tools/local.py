@@ -254,8 +254,8 @@ def _provide_key() -> str:
 
 
 def _provide_receiver(screen: Screen) -> Receiver | None:
-    """Start the built-in receiver, which may be subscribed to, too, unless a webhook URL is set."""
-    if given("ZAPIER_WEBHOOK_URL"):
+    """Start the built-in receiver, which may be subscribed to, unless events go elsewhere or are not pushed."""
+    if given("ZAPIER_WEBHOOK_URL") not in ("", settings.COPIES_ONLY):
         return None
     receiver = Receiver(screen.event)
     _provide("ZAPIER_WEBHOOK_URL", receiver.url + receiver.hook_path)
@@ -342,9 +342,10 @@ def _usage(url: str, key: str, receiver: Receiver | None, variables: dict[str, s
         _curl("/inbox/lease", {"limit": 10}),
         _curl("/inbox/acknowledge", {"lease_id": "lse_...", "event_ids": ["evt_..."]}),
     ]
-    if receiver and not AllowedHosts.parse(given("SUBSCRIPTION_HOSTS")).fault(webhook_url):
-        lines.append("  Subscribe to orders; each then comes twice, once as the copy of the subscription:")
-        lines.append(_curl("/subscriptions", {"target_url": webhook_url, "event_types": ["order.*"]}))
+    target_url = receiver.url + receiver.hook_path if receiver else ""
+    if receiver and not AllowedHosts.parse(given("SUBSCRIPTION_HOSTS")).fault(target_url):
+        lines.append("  Subscribe the receiver to orders; it then gets a copy of each:")
+        lines.append(_curl("/subscriptions", {"target_url": target_url, "event_types": ["order.*"]}))
     lines += [
         "",
         "  For `make dlq`, `.venv/bin/chalice local --no-autoreload --port 8001` and others that use this AWS:",

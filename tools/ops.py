@@ -1,4 +1,4 @@
-"""Operator commands: inspect and redrive the dead letter queue; show, replay, erase and send events.
+"""Operator commands: inspect and redrive the dead letter queue; show, replay, erase and send events; make tokens.
 
 Results go to standard output, progress and errors to standard error. Payloads are shown only by `show --payload`.
 """
@@ -37,6 +37,7 @@ from chalicelib.times import rfc3339
 
 COMPARABLE = (str, int, float)  # the types of metadata that `erase` compares; bool is none of them
 RECEIVE_WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
+UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 RETRY = urllib3.Retry(4, status_forcelist=(429, 503), allowed_methods=None, backoff_factor=0.2, raise_on_status=False)
 
 
@@ -60,8 +61,8 @@ class Commands(click.Group):
 def cli() -> None:
     """Operate a running Triggers API.
 
-    dlq and redrive use the AWS credentials, region and AWS_ENDPOINT_URL that boto3 finds. show, replay, erase and send
-    call the API at TRIGGERS_URL with the key in TRIGGERS_API_KEY.
+    dlq and redrive use the AWS credentials, region and AWS_ENDPOINT_URL that boto3 finds. show, replay, erase, send and
+    token call the API at TRIGGERS_URL with the key in TRIGGERS_API_KEY.
 
     Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
     """
@@ -105,11 +106,19 @@ def parse_json(value: str) -> object:
         raise click.BadParameter("it must be JSON") from error
 
 
+def parse_duration(value: str) -> int:
+    """Return the seconds of a duration such as 15m."""
+    match = re.fullmatch(r"([0-9]{1,6})([smhd])", value)
+    if not match:
+        raise click.BadParameter(f"{value!r} is not a duration (15m, 2h, 7d)")
+    return int(match[1]) * UNIT_SECONDS[match[2]]
+
+
 def parse_time(value: str) -> str:
     """Return a time or an age in RFC 3339 UTC with microseconds, which compares as the API's times do."""
     try:
         if age := re.fullmatch(r"([0-9]{1,6})([smhd])", value):
-            return rfc3339(time.time() - int(age[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[age[2]])
+            return rfc3339(time.time() - int(age[1]) * UNIT_SECONDS[age[2]])
         moment = datetime.fromisoformat(value)
         return rfc3339((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
     except (ValueError, OverflowError) as error:
@@ -165,15 +174,15 @@ def command_line(command: str, options: Mapping[str, str | None], event_ids: Seq
 
 
 def open_queues(stage: str) -> tuple[Any, str, str]:
-    """Return an SQS client and the URLs of the inbox queue and of the dead letter queue."""
+    """Return an SQS client and the URLs of the work queue and of the dead letter queue."""
     sqs = boto3.client("sqs", config=Config(connect_timeout=5, read_timeout=30))
     prefix = f"triggers-api-{stage}"
     try:
         names = (f"{prefix}-inbox-queue", f"{prefix}-inbox-dlq")
-        inbox_url, dlq_url = (sqs.get_queue_url(QueueName=name)["QueueUrl"] for name in names)
+        queue_url, dlq_url = (sqs.get_queue_url(QueueName=name)["QueueUrl"] for name in names)
     except sqs.exceptions.QueueDoesNotExist as error:
         raise click.ClickException(f"this account has no queues {prefix}-inbox-… in {sqs.meta.region_name}") from error
-    return sqs, inbox_url, dlq_url
+    return sqs, queue_url, dlq_url
 
 
 def depths(sqs: Any, url: str) -> tuple[int, int]:
@@ -237,18 +246,18 @@ def describe(message: Message) -> tuple[str, str, str, str, *tuple[object, ...]]
     return message.group_id, str(content.get("reason")), event_id, failed_at, content.get("delivery_attempts"), cause
 
 
-@cli.command(short_help="Move dead letters back to the inbox queue.")
+@cli.command(short_help="Move dead letters back to the work queue.")
 @stage_option
 @rate_option
 def redrive(stage: str, rate: float) -> None:
-    """Move the dead letters back to the inbox queue; the worker pushes their events again.
+    """Move the dead letters back to the work queue; the worker pushes their events again.
 
     Fix the cause first, or they come back. A message is deleted after it was sent on: stopping loses nothing, and what
     was sent twice is pushed once. The worker drops messages of events that were replayed or acknowledged meanwhile, and
     returns what it cannot read.
     """
-    sqs, inbox_url, dlq_url = open_queues(stage)
-    inbox, source = Queue(sqs, inbox_url), Queue(sqs, dlq_url)
+    sqs, queue_url, dlq_url = open_queues(stage)
+    work_queue, source = Queue(sqs, queue_url), Queue(sqs, dlq_url)
     total, _ = depths(sqs, dlq_url)
 
     def receive() -> Iterator[Message]:
@@ -259,9 +268,9 @@ def redrive(stage: str, rate: float) -> None:
             yield from messages
 
     def move(message: Message) -> str:
-        inbox.send_many([message])
+        work_queue.send_many([message])
         source.delete_many([message.receipt_handle])
-        return f"moved from {source.name} to {inbox.name}"
+        return f"moved from {source.name} to {work_queue.name}"
 
     again = f"To move the rest (in flight for 30 s): {command_line('redrive', {'stage': stage, 'rate': f'{rate:g}'})}"
     act_on_each("message", receive(), move, total, rate, rest=lambda _: again)
@@ -308,8 +317,8 @@ class Api:
     """The HTTP API that the environment names. Calls are repeated on 429 and 503 after Retry-After, 10 s at most."""
 
     def __init__(self) -> None:
-        self._url, key = (os.environ.get(name, "").strip() for name in ("TRIGGERS_URL", "TRIGGERS_API_KEY"))
-        if not re.fullmatch(r"(https://[^/?#@]+|http://(localhost|127\.0\.0\.1)(:\d+)?)(/[^?#]*)?", self._url):
+        self.url, key = (os.environ.get(name, "").strip() for name in ("TRIGGERS_URL", "TRIGGERS_API_KEY"))
+        if not re.fullmatch(r"(https://[^/?#@]+|http://(localhost|127\.0\.0\.1)(:\d+)?)(/[^?#]*)?", self.url):
             raise click.ClickException("set TRIGGERS_URL to the https URL of the API (http only for this machine)")
         if not (key and key.isascii() and key.isprintable()):
             raise click.ClickException("set TRIGGERS_API_KEY to an API key")
@@ -323,10 +332,10 @@ class Api:
         retries = RETRY.new(read=read_retries, retry_after_max=10)
         options |= {"headers": self._headers | (headers or {}), "retries": retries, "redirect": False}
         try:
-            response = self._pool.request(method, self._url.rstrip("/") + path, **options)
+            response = self._pool.request(method, self.url.rstrip("/") + path, **options)
             content = {} if response.status == 204 else dict(response.json())
         except urllib3.exceptions.HTTPError as error:
-            raise ApiCallError(0, f"cannot reach {self._url}: {getattr(error, 'reason', error)}") from error
+            raise ApiCallError(0, f"cannot reach {self.url}: {getattr(error, 'reason', error)}") from error
         except (ValueError, TypeError):
             raise ApiCallError(response.status, f"{response.status} without JSON: check TRIGGERS_URL") from None
         return response.status, content, response.headers
@@ -488,6 +497,20 @@ def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: st
     again = f"To complete it: {command}"
     if act_on_each("item", items, remove, len(items), rate, rest=lambda _: again):
         raise click.ClickException(f"some events are claimed, for a minute or while a lease lasts. {again}")
+
+
+@cli.command(short_help="Make a token for a tenant, and the link that opens its page.")
+@option("--tenant", required=True, metavar="TENANT", help="Whose subscriptions it is for.")
+@option("--expires-in", type=parse_duration, metavar="DURATION", default="1h", help="From 60s to 30d.")
+def token(tenant: str, expires_in: int) -> None:
+    """Make a token, with which a customer manages the subscriptions of one tenant, by the page or by the API.
+
+    It cannot be taken back alone: it lasts until its end, or until the API key that made it is taken out of API_KEYS.
+    """
+    api = Api()
+    body = json.dumps({"tenant": tenant, "expires_in_seconds": expires_in})
+    made, _ = api.call("POST", "/tokens", body=body, headers={"Content-Type": "application/json"})
+    click.echo(f"{made['token']}\nvalid until {made['expires_at']}\n{api.url.rstrip('/')}/#key={made['token']}")
 
 
 @cli.command(short_help="Post one event, or a file of JSON lines.")

@@ -24,20 +24,26 @@ def package(stage: str, out: Path = OUT) -> None:
     template = read_template(stage)
     template["Parameters"]["Stage"] |= {"Default": stage, "AllowedValues": [stage]}
     resources = template["Resources"]
-    # A first creation that failed deletes its empty table, so that the next one can make it again.
+    # A first creation that failed deletes its empty table, once someone has turned its protection off.
     resources["EventsTable"]["DeletionPolicy"] = "RetainExceptOnCreate"
     for function, suffix in FUNCTION_SUFFIXES.items():
-        resources[function] = {"Properties": {"FunctionName": f"triggers-api-{stage}{suffix}"}}
+        properties = {"FunctionName": f"triggers-api-{stage}{suffix}", "RecursiveLoop": "Allow"}
+        resources[function] = {"Properties": properties}
     # A reference, so that the queue is created first. Chalice has Fn::Sub here, too: another would be merged beside it.
     source = {"Properties": {"Queue": {"Fn::Sub": "${InboxQueue.Arn}"}}}
     resources["Worker"]["Properties"]["Events"] = {"WorkerSqsEventSource": source}
-    throttling = {"ThrottlingRateLimit": gateway.CALLS_PER_SECOND, "ThrottlingBurstLimit": gateway.BURST}
+    # CloudFormation writes the root's path as it is, and others with `~1`.
+    limits = [
+        {"ResourcePath": f"/{path.removesuffix('~1')}", "HttpMethod": method}
+        | {"ThrottlingRateLimit": rate, "ThrottlingBurstLimit": burst}
+        for (path, method), (rate, burst) in ((key.split("/"), value) for key, value in gateway.LIMITS.items())
+    ]
     api = {
         # Without it the SAM transform makes a second, public API stage, which is named Stage.
         "OpenApiVersion": "2.0",
         # Not resources of their own, which each update of the definition would undo.
         "DefinitionBody": {"x-amazon-apigateway-gateway-responses": gateway.RESPONSES},
-        "MethodSettings": [{"ResourcePath": "/*", "HttpMethod": "*", **throttling}],
+        "MethodSettings": limits,
     }
     resources["RestAPI"] = {"Properties": api}
     chalice = Path(sys.executable).with_name("chalice")

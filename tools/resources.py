@@ -33,11 +33,12 @@ FUNCTION_SUFFIXES = {"APIHandler": "", "Worker": "-worker", "Sweep": "-sweep", "
 STILL_DEPLOYED = """\
 still deployed, and in need of queues and secret: {running}
 `chalice delete` deletes what .chalice/deployed/{stage}.json lists. `make deploy STAGE={stage}` completes that file;
-then run `make destroy STAGE={stage}` again. (What `make package` made is deleted with its own stack.)"""
+then run `make destroy STAGE={stage} CONFIRM={stage}` again. (What `make package` made goes with its own stack.)"""
 STAND_INS = {**dict.fromkeys(settings.REQUIRED, "https://stand-in"), "API_KEYS": ""}
 FIRST_TIME = """\
 {missing} must be set, the first time only:
-  ZAPIER_WEBHOOK_URL       where events are pushed to: an https URL, or none if consumers pull them
+  ZAPIER_WEBHOOK_URL       where events are pushed to: an https URL, none (consumers pull them), or subscriptions (only
+                           the copies for subscriptions are pushed)
   API_KEYS                 what `make api-key NAME=acme` prints, separated by commas
   WEBHOOK_SIGNING_SECRETS  optional: what `make signing-secret` prints; without it, pushes are not signed
   ALARM_EMAIL              optional: the address that alarms are mailed to"""
@@ -45,6 +46,11 @@ NAME_IS_TAKEN = """\
 {reason}
 Something has a name of this stage already, and no stack can adopt it: a queue, topic, secret or alarm that was made
 by hand, or that belongs to another stack, such as the one of `make package`. (A table or log group is adopted.)"""
+CONFIRM = """\
+nothing was deleted. make destroy STAGE={stage} CONFIRM={stage} deletes functions, API and queues, and for good the
+secret with the webhook URL, the API keys and the signing secrets, from which the secrets of all subscribers derive. The
+table and the log groups stay. To keep the settings, store what this prints:
+  aws secretsmanager get-secret-value --secret-id triggers-api-{stage}-settings --query SecretString --output text"""
 NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 WAIT: Any = {"Delay": 1, "MaxAttempts": 1800}
 
@@ -97,14 +103,13 @@ def delete(stage: str, cloudformation: Any) -> None:
 
     Raise ClickException while functions are deployed: they would run without queues and secret.
     """
-    names = {f"triggers-api-{stage}{suffix}" for suffix in FUNCTION_SUFFIXES.values()}
-    deployed = boto3.client("lambda").get_paginator("list_functions").paginate().search("Functions[].FunctionName")
-    if running := sorted(names & set(deployed)):
+    if running := sorted(find_functions(stage)):
         raise click.ClickException(STILL_DEPLOYED.format(running=", ".join(running), stage=stage))
     stack = _find_stack(stage, cloudformation)
     if stack is None:
         print(f"there is no stack {_stack_name(stage)} in {cloudformation.meta.region_name}")
         return
+    cloudformation.update_termination_protection(StackName=stack["StackId"], EnableTerminationProtection=False)
     cloudformation.delete_stack(StackName=stack["StackId"])
     _wait(stack["StackId"], ("DELETE_COMPLETE",), cloudformation)
     print(f"stack deleted; kept, for the next stack to adopt: the table triggers-api-{stage}-events, the log groups")
@@ -152,6 +157,13 @@ def restore_record(stage: str) -> None:
         record.parent.mkdir(exist_ok=True)
         record.write_text(json.dumps({"resources": found, "schema_version": "2.0", "backend": "api"}, indent=2))
         print(f"{record.relative_to(ROOT)}: restored after an interrupted deployment")
+
+
+def find_functions(stage: str) -> dict[str, str]:
+    """Return the runtimes of the stage's functions that are deployed, by the functions' names."""
+    names = {f"triggers-api-{stage}{suffix}" for suffix in FUNCTION_SUFFIXES.values()}
+    deployed = boto3.client("lambda").get_paginator("list_functions").paginate().search("Functions[]")
+    return {each["FunctionName"]: each["Runtime"] for each in deployed if each["FunctionName"] in names}
 
 
 def find_apis(stage: str) -> list[str]:
@@ -246,10 +258,13 @@ def main(stage: str, act: str) -> None:
     try:
         cloudformation = boto3.client("cloudformation")
         check_place(stage)
+        if act == "check" and os.environ.get("CONFIRM") != stage:
+            raise click.ClickException(CONFIRM.format(stage=stage))
         if act == "delete":
             delete(stage, cloudformation)
         elif act == "update":
             update(stage, cloudformation)
+            cloudformation.update_termination_protection(StackName=_stack_name(stage), EnableTerminationProtection=True)
             restore_record(stage)
     except (SettingsError, *AWS_ERRORS) as error:
         raise click.ClickException(str(error)) from None

@@ -19,7 +19,7 @@ import urllib3
 from botocore import xform_name
 from botocore.exceptions import ClientError
 
-from tests.support.fake_aws import KEY, SORT, FakeDynamoDB, typed
+from tests.support.in_memory_aws import KEY, SORT, FakeDynamoDB, typed
 from tests.support.write_units import consumed
 from tools import api_key, local_aws
 

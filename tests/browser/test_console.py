@@ -19,7 +19,9 @@ CHROMIUM = shutil.which("chromium")
 KEYS = {"shop": "produce+consume+erase", "desk": "consume", "till": "produce"}
 HASTY = {"MAX_DELIVERY_ATTEMPTS": "2", "BACKOFF_BASE_SECONDS": "0.5", "SUBSCRIPTION_DISABLE_DAYS": "0.00001"}
 HURRY = "window.wait = setTimeout; setTimeout = (act, ms) => wait(act, ms / 10);"  # the page refreshes every 3 s
-FOCUSED = "(node => [node.closest('label, a, button')?.textContent, node.ariaLabel].join())(document.activeElement)"
+FOCUSED = (
+    "(node => [node.closest('label, a, button, summary')?.textContent, node.ariaLabel].join())(document.activeElement)"
+)
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
 
 pytestmark = [
@@ -72,10 +74,11 @@ class Console:
         context.on("console", lambda message: self._check(message.type not in ("error", "warning"), message.text))
         context.on("weberror", lambda error: self._check(False, str(error.error)))
         context.on("request", lambda request: self._check(request.url.startswith(allowed), request.url))
+        context.on("response", lambda answer: self._check(answer.status != 403, f"403: {answer.url}"))
         self.page = context.new_page()
 
-    def open(self, place: str = "/") -> None:
-        self.page.goto(f"{self.origin}/#{place}{'&' if '?' in place else '?'}key=shop-key")
+    def open(self, place: str = "/", key: str = "shop-key") -> None:
+        self.page.goto(f"{self.origin}/#{place}{'&' if '?' in place else '?'}key={key}")
         self.text("#who").to_be_visible()
 
     def text(self, selector: str) -> Any:
@@ -83,6 +86,10 @@ class Console:
 
     def button(self, name: str) -> Locator:
         return self.page.get_by_role("button", name=name)
+
+    def buttons(self) -> list[str]:
+        """Return the names of the buttons that can be seen."""
+        return [button.inner_text() for button in self.page.get_by_role("button").all() if button.is_visible()]
 
     def row(self, event: dict[str, Any]) -> Locator:
         return self.page.locator(f"#rows a[href='#/events/{event['event_id']}']")
@@ -139,8 +146,9 @@ def console(browser: Browser, system: Run, receiver: Receiver) -> Iterator[Conso
     console.page.goto("about:blank")  # a poll would miss the routes
     console.page.unroute_all(behavior="ignoreErrors")
     context.close()
-    for one in console.api("GET", "/subscriptions")["subscriptions"]:
-        system.call("DELETE", f"/subscriptions/{one['subscription_id']}")
+    for query in ("", "?tenant=acme", "?tenant=other"):
+        for one in console.api("GET", f"/subscriptions{query}")["subscriptions"]:
+            system.call("DELETE", f"/subscriptions/{one['subscription_id']}")
     assert console.faults == []
 
 
@@ -235,11 +243,12 @@ def test_filters_are_in_the_address_and_a_refused_one_is_explained(console: Cons
     event_type, until = page.get_by_label("Event type"), page.get_by_label("Until")
     console.open()
     console.row(failed).wait_for()
-    page.get_by_label("Tenant").fill("acme")
+    page.get_by_label("Tenant", exact=True).fill("acme")
     event_type.fill("refund m")
     expect(page.get_by_role("alert")).to_contain_text("It must be an event type, or a prefix followed by *")
     expect(event_type).to_have_attribute("aria-invalid", "true")
-    expect(console.row(failed)).to_be_visible()
+    console.text("#empty p").to_have_text("Correct the filters.")
+    console.text("#rows li").to_have_count(0)
     event_type.fill("refund.m")  # a partial word is the beginning of a type
     until.fill(f"{failed['created_at'][:13]}:00")
     console.text("#empty p").to_have_text("No event matches.")
@@ -277,7 +286,7 @@ def test_all_that_match_are_listed_and_replayed(console: Console, receiver: Rece
     console.page.reload()
     console.text("#rows li").to_have_count(51)
     console.check_looks("list", axe)
-    receiver.default = status(200)
+    receiver.default = status(503, headers={"Retry-After": "5"})  # who counts at once counts pending events
     before = len(receiver.requests)
     console.button("Replay all that match").click()
     expect(console.page.get_by_role("dialog")).to_contain_text("Replay 51 events?")
@@ -285,16 +294,20 @@ def test_all_that_match_are_listed_and_replayed(console: Console, receiver: Rece
     console.button("Cancel").click()
     console.page.evaluate("void (setTimeout = wait)")  # four a second, as people see it
     console.press("Replay all that match", "Replay")
-    console.text("#job-title").to_contain_text(re.compile(r"Replaying: \d+ of 51 events"))
+    console.text("#job-title").to_contain_text(re.compile(r"Replaying: [1-9]\d* of 51 events"))
 
     console.button("Stop").click()
 
     console.text("#job-title").to_have_text(re.compile(r"Replayed \d+ of 51 events, then stopped"))
+    receiver.default = status(200)
+    replayed = int(console.page.locator("#job-title").inner_text().split()[1])
+    for state, count in (("failed", 51 - replayed), ("pending", 0), ("delivered", replayed)):
+        console.text(f"#{state} b").to_have_text(str(count))
     console.page.reload()
     console.press("Replay all that match", "Replay")
     console.text("#job-title").to_have_text(re.compile(r"Replayed ([1-9]\d?) of \1 events"))
-    console.text("#failed b").to_have_text("0")
-    assert sorted(request.json()["event_id"] for request in receiver.requests[before:]) == sorted(events)
+    console.text("#delivered b").to_have_text("51")
+    assert {request.json()["event_id"] for request in receiver.requests[before:]} == set(events)
 
 
 # One event
@@ -332,13 +345,30 @@ def test_a_leased_event_is_found_copied_and_erased(console: Console, receiver: R
     page = console.page
     receiver.default = status(503, headers={"Retry-After": "60"})
     event_id = console.post("order.leased", payload={"big": 12345678901234567890123})["event_id"]
+    console.post("order.other")
     [leased] = console.api("POST", "/inbox/lease", event_type="order.leased", lease_seconds=60)["events"]
-    console.open()
-    headings = {"evt_1": "An event's id is", "evt_" + "0" * 32: "There is no event", f" {event_id} ": "order.leased"}
+    given = {"target_url": receiver.url, "name": "Warehouse", "tenant": "acme", "event_types": ["none"]}
+    subscription_id = console.api("POST", "/subscriptions", **given)["subscription_id"]
+    console.open("/subscriptions?tenant=acme")
+    headings = {
+        "order.leased": "Nothing is here. An id is evt_",
+        "evt_" + "0" * 32: "There is no evt_",
+        "evt_00000": "None of the newest 500",
+        "evt_": "of the newest 500",
+        f" {event_id} ": "order.leased",
+        subscription_id: "Subscriptions",
+        event_id[:20]: "order.leased",
+        "sub_" + "0" * 32: "There is no sub_",
+        subscription_id[:20]: "Subscriptions",
+        event_id[:-1]: "order.leased",
+    }
     for searched, heading in headings.items():
         page.get_by_label("Find by id").fill(searched)
         page.keyboard.press("Enter")
         expect(page.get_by_role("heading", name=heading)).to_be_focused()
+        expect(page.get_by_label("Find by id")).to_have_value("")
+        if searched == subscription_id:
+            expect(page.get_by_role("heading", name="Warehouse")).to_be_visible()
 
     curl = f"""curl -sS '{console.origin}/events/{event_id}' -H "Authorization: Bearer $TRIGGERS_API_KEY\""""
     texts = {"id": event_id, "curl": curl, "payload": '{\n  "big": 12345678901234567890123\n}'}
@@ -395,7 +425,7 @@ def test_subscriptions_are_tested_enabled_and_deleted(console: Console, receiver
     console.open("/subscriptions")
     console.text("#nobody").to_contain_text("There are none without a tenant.")
 
-    console.page.get_by_label("Tenant").fill("acme")
+    console.page.get_by_label("Tenant", exact=True).fill("acme")
 
     item = console.page.locator("#subscriptions li", has=console.page.get_by_role("heading", name=HOSTILE))
     expect(item).to_contain_text(re.compile(r"failing since [0-9: .-]+ UTC\s*Host127.0.0.1Typesledger\.\*Tenantacme"))
@@ -412,6 +442,196 @@ def test_subscriptions_are_tested_enabled_and_deleted(console: Console, receiver
     console.press("Delete")
     console.text("#nobody").to_contain_text("acme has no subscriptions.")
     assert console.system.call("GET", path)[0] == 404
+
+
+def test_a_subscription_is_made_and_its_secret_is_shown_once(console: Console, receiver: Receiver, axe: str) -> None:
+    page = console.page
+    console.open("/subscriptions")
+    console.text("#nobody").to_contain_text("Add one")
+    page.get_by_label("URL").fill("http://evil.example/")
+    page.get_by_label("Types").fill("ledger.*, order created")
+    page.get_by_label("For tenant").fill("acme")
+
+    page.keyboard.press("Enter")
+
+    console.text("#add [role=alert]:not([hidden])").to_have_count(2)
+    expect(page.get_by_label("URL")).to_have_attribute("aria-invalid", "true")
+    expect(page.get_by_role("alert").first).to_contain_text("It must be")
+    console.check_looks("add-subscription", axe)
+    page.get_by_label("URL").fill(receiver.url)
+    page.get_by_label("Types").fill("ledger.*, order.created")
+    page.get_by_label("Name").fill(HOSTILE)
+    page.keyboard.press("Enter")
+    expect(console.button("Copy secret")).to_be_focused()
+    page.keyboard.press("Enter")
+    console.text("#announcement").to_have_text("Copied")
+    given = {"target_url": receiver.url, "event_types": ["ledger.*", "order.created"], "tenant": "acme"}
+    secret = console.api("POST", "/subscriptions", **given)["secret"]
+    assert page.evaluate("navigator.clipboard.readText()") == secret
+    expect(page.get_by_role("dialog")).to_contain_text(secret)
+    console.check_looks("secret", axe)
+    console.button("Done").click()
+    console.text("#subscriptions li h2").to_have_text([HOSTILE])  # the list of that tenant
+    expect(page.get_by_label("For tenant")).to_have_value("acme")
+    assert secret not in page.content()
+    receiver.default = status(503)
+    console.button("Send test").click()
+    console.text("#subscriptions li > p").to_contain_text("Test: would be retried, receiver responded 503")
+    console.forgive("status of 400")
+
+
+@pytest.mark.parametrize("is_customer", [False, True])
+def test_what_a_disabled_subscription_missed_is_counted_and_replayed(
+    console: Console, receiver: Receiver, is_customer: bool
+) -> None:
+    page = console.page
+    given = {"target_url": receiver.url, "event_types": ["missed.*"], "tenant": "acme"}
+    made = console.api("POST", "/subscriptions", **given)
+    path = "/subscriptions/" + made["subscription_id"]
+    receiver.default = status(422)
+    while not console.api("GET", path)["disabled_at"]:
+        console.post("missed.one", tenant="acme")
+    copies = f"/events?subscription_id={path[15:]}&status="
+    while console.api("GET", f"{copies}pending")["events"]:
+        pass
+    failed = console.api("GET", f"{copies}failed")["events"]
+
+    def fill(route: Route) -> None:
+        events = [{**failed[0], "event_id": f"cpy_{uuid4().hex}"} for _ in range(100)]
+        route.fulfill(json={"events": events, "next_cursor": "more"})
+
+    page.route(re.compile("/events.*status=failed"), fill, times=1)
+    key = console.api("POST", "/tokens", tenant="acme")["token"] if is_customer else "shop-key"
+    console.open("/subscriptions?tenant=acme", key)
+    expect(page.get_by_role("link", name="100+ events")).to_be_visible()
+    page.reload()
+    page.get_by_role("link", name=re.compile(r"^\d+ events?$")).click()
+    expect(page.locator("#rows li").first).to_contain_text("missed.one")
+    page.go_back()
+    receiver.default = status(200)
+    before = len(receiver.requests)
+
+    def enable(route: Route) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json={**answer.json(), "missed_since": failed[-1]["created_at"]})
+
+    page.route("**/enable", enable)
+    expect(console.button("Replay missed events")).to_be_hidden()
+
+    console.button("Enable").click()
+
+    console.press("Replay missed events", "Replay")
+    console.text("#job-title").to_have_text(f"Replayed {len(failed)} of {len(failed)} events")
+    expect(console.button("Replay missed events")).to_be_hidden()
+    receiver.wait_for(before + len(failed))
+    replayed = {request.json()["event_id"] for request in receiver.requests[before:]}
+    assert replayed == {event["event_id"] for event in failed}
+
+
+# A customer's page
+
+
+@pytest.fixture
+def customer(console: Console) -> Console:
+    """Return the console as the link of a token for the tenant `acme` opens it."""
+    console.open(key=console.api("POST", "/tokens", tenant="acme")["token"])
+    expect(console.page.get_by_role("heading", name="Webhooks of acme")).to_be_focused()
+    return console
+
+
+def test_a_token_opens_the_page_of_its_tenant(customer: Console, receiver: Receiver, axe: str) -> None:
+    page, press = customer.page, customer.page.keyboard.press
+    receiver.default = status(422, body=b"no such account")
+    assert page.title() == "acme"
+    assert "trt_" not in page.evaluate("location.href + document.body.innerText")
+    customer.text("#nobody").to_contain_text("There are no webhooks yet. Add")
+    customer.check_looks("customer-empty", axe)
+    page.get_by_label("URL").fill(receiver.url)
+    page.get_by_label("Name").fill("Ledger")
+    press("Enter")
+    expect(customer.button("Copy secret")).to_be_focused()
+    customer.check_looks("customer-secret", axe)
+    press("Escape")
+    customer.button("Send test").click()
+    customer.text("#subscriptions li > p").to_contain_text("Test: failed, receiver responded 422")
+    assert customer.buttons() == ["Sign out", "Send test", "Delete"]
+    customer.check_looks("customer-webhooks", axe)
+    event = customer.post("order.created", tenant="acme")
+    customer.post("order.created")
+
+    page.get_by_role("link", name="Its deliveries").click()
+
+    expect(page.get_by_role("heading", name="Deliveries to Ledger")).to_be_focused()
+    customer.text("#rows li").to_have_count(1)
+    customer.text("#rows li").to_have_text(re.compile(r"failed order\.created\s+receiver responded 422\s+1 attempt"))
+    assert customer.buttons() == ["Sign out", "pending", "delivered", "failed", "Replay all that match"]
+    assert page.locator("label:visible").all_inner_texts() == ["Event type", "From (UTC)", "Until (UTC)"]
+    customer.text("#chart").to_be_hidden()
+    customer.text("#banner").to_be_hidden()
+    customer.button("delivered").click()
+    customer.text("#empty").to_contain_text("No event matches.")
+    page.get_by_label("Event type").fill("order created")
+    expect(page.get_by_role("alert")).to_contain_text("It must be")
+    customer.forgive("status of 400")
+    customer.button("Clear filters").click()
+    customer.text("#rows li").to_have_count(1)
+    customer.check_looks("customer-deliveries", axe)
+    page.locator("#rows a").press("Enter")
+    customer.text("#steps").to_contain_text(re.compile("Attempt 1: failed, receiver responded 422.*no such account"))
+    customer.text("#facts").to_contain_text(event["copies"][0])
+    assert customer.buttons() == ["Sign out", "Replay", "Copy id", "Copy payload"]
+    assert "shop" not in page.locator("main").inner_text().replace('"source": "shop"', "")
+    customer.check_looks("customer-event", axe)
+    receiver.default = status(200)
+    customer.press("Replay")
+    customer.text("#status").to_have_text("delivered")
+    page.get_by_role("link", name="All deliveries").click()
+    expect(page.locator("#rows a")).to_be_focused()
+    page.get_by_role("link", name="All webhooks").click()
+    customer.press("Delete")
+    customer.text("#nobody").to_contain_text("There are no webhooks yet.")
+    page.go_back()
+    expect(page.get_by_role("heading", name="There is no such webhook.")).to_be_focused()
+
+
+@pytest.mark.parametrize("place", ["/?tenant=other", "/?status=failed", "/subscriptions?tenant=other", "/"])
+def test_whatever_the_address_a_customer_sees_the_own_webhooks(
+    console: Console, receiver: Receiver, place: str
+) -> None:
+    for tenant in ("other", "acme"):
+        made = console.api("POST", "/subscriptions", target_url=receiver.url, tenant=tenant, name=f"Of {tenant}")
+
+    console.open(place, key=console.api("POST", "/tokens", tenant="acme")["token"])
+
+    console.text("#subscriptions li h2").to_have_text(["Of acme"])
+    console.page.goto(f"{console.origin}/#/?subscription_id={made['subscription_id']}&tenant=other")
+    console.text("#empty").to_contain_text("Nothing was sent yet")
+
+
+def test_what_is_not_the_customer_s_is_not_there(customer: Console, receiver: Receiver) -> None:
+    given = {"target_url": receiver.url}
+    customer.api("POST", "/subscriptions", **given, tenant="acme")
+    other = customer.api("POST", "/subscriptions", **given, tenant="other")["subscription_id"]
+    event_id = customer.post("order.created", tenant="acme")["event_id"]
+    for place in (f"/?subscription_id={other}", f"/subscriptions/{other}", f"/events/{event_id}", "/events/evt_0"):
+        customer.page.goto(f"{customer.origin}/#{place}")
+        expect(customer.page.locator("#missing")).to_be_focused()
+        customer.text("#missing").not_to_have_text("Searching…")
+        customer.page.get_by_role("link", name="All webhooks").click()
+        expect(customer.page.get_by_role("heading", name="Webhooks of acme")).to_be_focused()
+    customer.forgive("status of 404")
+
+
+def test_a_new_token_replaces_the_old_one_and_an_ended_one_says_where_to_go(console: Console) -> None:
+    console.page.goto(f"{console.origin}/#key=trt_ended.x")
+    expect(console.page.get_by_role("heading", name="This page has ended")).to_be_visible()
+    expect(console.page.get_by_label("API key")).to_be_hidden()
+
+    for tenant in ("acme", "bolt"):
+        console.open("/subscriptions", key=console.api("POST", "/tokens", tenant=tenant)["token"])
+
+        expect(console.page.get_by_role("heading", name=f"Webhooks of {tenant}")).to_be_visible()
+    console.forgive("status of 401")
 
 
 # Keyboard and phone
@@ -436,12 +656,15 @@ def test_every_action_is_reached_by_keyboard(console: Console, receiver: Receive
     console.tab_through("Erase,Copy id,Copy curl,Copy payload,Subscriptions")
     press("Enter")
     console.text("#subscriptions li").to_have_count(1)
-    console.tab_through("Tenant,Send test,Delete,Its events")
+    console.tab_through("Tenant,Add a subscription,Send test,Delete,Its events")
 
 
 def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver, axe: str) -> None:
     receiver.default = status(404, body=b"x" * 200)
-    event = console.post("x" * 128, payload={"long": "y" * 500}, tenant="z" * 128)
+    tenant = "z" * 128
+    console.api("POST", "/subscriptions", target_url=receiver.url, name="w" * 100, tenant=tenant)
+    event = console.post("x" * 128, payload={"long": "y" * 500}, tenant=tenant)
+    token = console.api("POST", "/tokens", tenant=tenant)["token"]
     page = console.page
     page.set_viewport_size({"width": 390, "height": 800})
     # As API Gateway does with the stage `api`; the page is opened without a slash at its end.
@@ -456,3 +679,14 @@ def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver
 
     console.text("#status").to_have_text("failed")
     console.check_looks("phone-event", axe)
+    page.get_by_role("link", name="Subscriptions").click()
+    expect(page.get_by_label("URL")).to_be_visible()
+    console.check_looks("phone-subscriptions", axe)
+    page.evaluate(f"location.hash = '#key={token}'")
+    console.button("Use it").click()
+    expect(page.get_by_role("heading", name=f"Webhooks of {tenant}")).to_be_focused()
+    expect(page.get_by_role("link", name="Its deliveries")).to_be_visible()
+    console.check_looks("phone-webhooks", axe)
+    page.get_by_role("link", name="Its deliveries").click()
+    console.text("#rows li").to_have_count(1)
+    console.check_looks("phone-deliveries", axe)

@@ -1,16 +1,18 @@
 """With every call to AWS answered late, a caller gets a response within 28 s, and the worker ends within its 50 s."""
 
 import itertools
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
-from chalicelib.aws import CALL_SECONDS
+from chalicelib.aws import CALL_SECONDS, make_client
 from chalicelib.events import Event
 from chalicelib.times import DAY_SECONDS, rfc3339
-from tests.crash.simulated_world import (
+from tests.simulator.simulated_world import (
     INBOX,
     SCHEDULE_SECONDS,
     TABLE,
@@ -20,7 +22,8 @@ from tests.crash.simulated_world import (
     FaultAt,
     SimulatedWorld,
 )
-from tests.support.fake_aws import typed
+from tests.support.in_memory_aws import typed
+from tests.support.receiver import Receiver, status
 
 API_SECONDS = 28
 TARGET = "https://hooks.zapier.com"
@@ -157,6 +160,18 @@ def test_the_worker_ends_in_its_50_seconds(
     container = Container(world, failing(pattern))
     assert world.seconds(container.work) < WORKER_SECONDS
     assert not world.history.violations
+
+
+def test_a_call_does_not_wait_as_long_as_a_response_asks(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{receiver.port}")
+    receiver.default = status(503, headers={"x-amz-retry-after": "5000"}, body=b"{}")  # milliseconds
+    client = make_client("dynamodb")
+    started = time.monotonic()
+    with pytest.raises(ClientError):
+        client.list_tables()
+    assert (len(receiver.requests), time.monotonic() - started < 3) == (2, True)
 
 
 def test_a_lease_is_answered_in_28_seconds() -> None:

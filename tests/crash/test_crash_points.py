@@ -13,7 +13,7 @@ import pytest
 
 from chalicelib.store import ERASED_SECONDS
 from chalicelib.times import DAY_SECONDS, rfc3339
-from tests.crash.simulated_world import DLQ, ENVIRON, INBOX, Container, Fault, SimulatedWorld
+from tests.simulator.simulated_world import DLQ, ENVIRON, INBOX, Container, Fault, SimulatedWorld
 
 Step = Callable[[SimulatedWorld, Container], None]
 

@@ -10,9 +10,9 @@ import pytest
 
 from chalicelib.events import Event, Reason, Status
 from chalicelib.store import ERASED_SECONDS, EventStore
-from chalicelib.table import Table, serialize
+from chalicelib.table import BY_STATUS, BY_SUBSCRIPTION, Table, serialize
 from chalicelib.times import rfc3339
-from tests.support.fake_aws import FakeDynamoDB
+from tests.support.in_memory_aws import FakeDynamoDB
 from tests.support.world import World
 
 IDS = [f"{kind}_{0:032}" for kind in ("evt", "cpy")]
@@ -71,6 +71,7 @@ def test_every_transition_does_the_same_on_both(shared_world: World) -> None:
     assert applied.keys() == refused.keys() == acts.keys()
 
 
+@pytest.mark.parametrize("index", [BY_STATUS, BY_SUBSCRIPTION])
 @pytest.mark.parametrize("forward", [True, False])
 @pytest.mark.parametrize(
     ("values", "parameters"),
@@ -79,25 +80,26 @@ def test_every_transition_does_the_same_on_both(shared_world: World) -> None:
         ({}, {"first_limit": 3}),
         ({":high": "05"}, {}),
         ({":low": "05"}, {"Select": "COUNT"}),
-        ({":now": "1", ":then": 8}, {"FilterExpression": "requeue_at <= :now AND expires_at > :then"}),
-        ({":prefix": "1"}, {"FilterExpression": "begins_with(requeue_at, :prefix)"}),
+        ({":now": "1", ":then": 8}, {"FilterExpression": "next_attempt_at <= :now AND expires_at > :then"}),
+        ({":prefix": "1"}, {"FilterExpression": "begins_with(next_attempt_at, :prefix)"}),
     ],
 )
-def test_the_index_shows_the_same_on_both(
-    values: dict[str, Any], parameters: dict[str, Any], forward: bool, shared_world: World
+def test_an_index_shows_the_same_on_both(
+    values: dict[str, Any], parameters: dict[str, Any], forward: bool, index: str, shared_world: World
 ) -> None:
     fake, name = FakeDynamoDB(shared_world.clock), shared_world.environ["EVENTS_TABLE_NAME"]
     fake.page_rows = 4
     for number in (*range(20), 0, 1, 2):  # the last ones move to another partition
         item = {"event_id": f"{number}", "sort_key": f"{number // 2:02}", "expires_at": number, "payload": "left out"}
-        item |= {"status_shard": f"{len(fake.items) % 2}", "requeue_at": f"{number}" if number % 3 else None}
+        item |= {"status_shard": f"{len(fake.items) % 2}", "next_attempt_at": f"{number}" if number % 3 else None}
+        item |= {"subscription_id": f"{len(fake.items) % 2}"} if number % 4 else {}
         for client in (fake, shared_world.dynamodb):
             client.put_item(TableName=name, Item=serialize(item))
     for partition in ("0", "1", "2"):
         shown = []
         for client in (fake, shared_world.dynamodb):
             table = Table(client, name, clock=shared_world.clock)
-            pages = list(table.pages(partition, values, ScanIndexForward=forward, **parameters))
+            pages = list(table.pages(partition, values, IndexName=index, ScanIndexForward=forward, **parameters))
             rows = [row for page in pages for row in page.get("Items", ())]
             shown.append((sum(page["Count"] for page in pages), rows))
         assert shown[0] == shown[1]

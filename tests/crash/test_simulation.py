@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.crash.simulation import StormWorld
+from tests.simulator.simulation import StormWorld
 
 
 @pytest.mark.parametrize("seed", range(10))

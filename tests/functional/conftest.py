@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.support import world as worlds
-from tests.support.aws import Aws
+from tests.support.aws_calls import Aws
 from tests.support.openapi import assert_described
 from tests.support.receiver import Receiver
 from tests.support.world import Answer, World, find_route

@@ -11,7 +11,7 @@ import urllib3
 from chalicelib import __version__, services
 from chalicelib.times import rfc3339
 from tests.conftest import Output
-from tests.support.aws import Aws
+from tests.support.aws_calls import Aws
 from tests.support.loopback import serve_app
 from tests.support.receiver import Exchange, Receiver, in_turn, status
 from tests.support.subscribing import ids
@@ -34,7 +34,8 @@ def test_health_and_the_openapi_document_need_neither_a_key_nor_aws(world: World
     health, document = (world.call("GET", path, key=None) for path in ("/health", "/openapi.json"))
 
     assert (health.status_code, health.json) == (200, {"status": "ok", "version": __version__, "stage": "dev"})
-    assert document.text == (ROOT / "chalicelib" / "openapi.json").read_text(encoding="utf-8")
+    written = (ROOT / "chalicelib" / "openapi.json").read_text(encoding="utf-8")
+    assert (document.json, len(document.text) < len(written)) == (json.loads(written), True)
     assert aws.calls == []
 
 
@@ -52,6 +53,19 @@ def test_an_unknown_key_is_refused_like_none(world: World, aws: Aws) -> None:
     assert aws.calls == []
     world.restart(API_KEYS="")
     assert world.call("POST", "/events", EVENT).status_code == 401
+
+
+def test_refused_keys_are_logged_a_few_a_minute_without_the_key(world: World, output: Output) -> None:
+    for expected in (5, 5):
+        for status_code, key in [(401, "wr0ng-key"), (403, PRODUCER_KEY)] * 10:
+            assert world.call("GET", "/events", key=key).status_code == status_code
+        lines = output.lines()
+        assert [line["message"] for line in lines] == ["key refused"] * expected
+        assert {(line["level"], line["status_code"], line["path"]) for line in lines} == {
+            ("WARNING", status_code, "/events") for status_code in (401, 403)
+        }
+        assert not any(key in json.dumps(lines) for key in ("wr0ng-key", PRODUCER_KEY))
+        world.clock.sleep(60)
 
 
 def test_a_key_is_sent_as_a_bearer_token_or_as_the_password_of_basic(world: World) -> None:
@@ -270,7 +284,8 @@ def test_a_key_without_consume_sees_only_what_it_posted_and_no_response_of_the_r
 def test_a_key_can_be_tested(world: World) -> None:
     for key, name, scopes in ((KEY, "acme", ["consume", "produce"]), (PRODUCER_KEY, "shop", ["produce"])):
         answer = world.call("GET", "/me", key=key)
-        assert answer.json == {"name": name, "scopes": scopes, "stage": "dev"}
+        told = {"name": name, "scopes": scopes, "stage": "dev", "tenant": None, "expires_at": None}
+        assert answer.json == told
 
 
 @pytest.mark.parametrize(("method", "suffix"), [("GET", ""), ("POST", "/acknowledge"), ("POST", "/replay")])

@@ -16,8 +16,8 @@ import pytest
 import urllib3
 from chalice.local import LambdaEventConverter, RouteMatcher
 
-from tests.support.emulator import free_port
-from tests.support.ministack import Ministack, ministack
+from tests.support.ministack_process import free_port
+from tests.support.ministack_proxy import Ministack, ministack
 from tests.support.world import ROOT
 from tools import api_key, gateway
 
@@ -30,6 +30,7 @@ SIGNING_SECRET = "whsec_" + "c2VjcmV0" * 4
 GIVEN = {"ZAPIER_WEBHOOK_URL": "none", "API_KEYS": api_key.entry("acme", KEY), "ALARM_EMAIL": "ops@example.com"}
 FUNCTIONS = ["triggers-api-dev", "triggers-api-dev-check_dlq", "triggers-api-dev-sweep", "triggers-api-dev-worker"]
 OURS = "PYTHONPYCACHEPREFIX|AWS_|API_KEYS|ZAPIER_|WEBHOOK_|ALARM_|STAGE|SETTINGS_|EVENTS_|INBOX_|WORKER_"
+RUNTIME = f"python3.{sys.version_info.minor}"
 INBOX_ARN = "arn:aws:sqs:us-east-1:000000000000:triggers-api-dev-inbox-queue"
 EVENT = {"event_type": "order.created", "payload": {"order_id": "12345"}}
 
@@ -40,6 +41,12 @@ class Checkout:
     def __init__(self, path: Path, aws: Ministack) -> None:
         self.path = path
         self.aws = aws
+        self.account = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}  # the root user
+
+    def make(self, *arguments: str, **variables: str) -> tuple[int, str]:
+        """Run make with the .venv of the repository."""
+        command = ["make", "--old-file=.venv/.set-up", *arguments, "STAGE=dev"]
+        return self._run(command, {"MAKEFLAGS": "", **variables}, "")
 
     def resources(self, *arguments: str, **variables: str) -> tuple[int, str]:
         return self._run([sys.executable, "-m", "tools.resources", "dev", *arguments], variables, "")
@@ -65,8 +72,8 @@ class Checkout:
 
     def environ(self, **variables: str) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not re.match(OURS, name)}
-        account = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-        return {**inherited, **account, "AWS_ENDPOINT_URL": self.aws.url, **variables}
+        aws = {**self.account, "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": self.aws.url}
+        return {**inherited, **aws, **variables}
 
     def _run(self, command: list[str], variables: dict[str, str], stop_after: str) -> tuple[int, str]:
         """Return exit status and output; kill the process once a request that matches `stop_after` was served."""
@@ -106,8 +113,9 @@ def checkout(tmp_path: Path, aws: Ministack) -> Checkout:
     path = tmp_path / "first"
     path.mkdir()
     written = shutil.ignore_patterns("__pycache__", "deployments", "deployed")  # by other tests meanwhile, or by a user
-    for name in ("app.py", "resources.json", "requirements.txt"):
+    for name in ("app.py", "resources.json", "requirements.txt", "Makefile"):
         shutil.copy(ROOT / name, path)
+    (path / ".venv").symlink_to(sys.prefix)
     for name in ("chalicelib", "tools", ".chalice"):
         shutil.copytree(ROOT / name, path / name, ignore=written)
     return Checkout(path, aws)
@@ -139,10 +147,14 @@ def test_a_stage_is_deployed_after_interruptions_repeated_from_any_checkout_and_
     assert post(aws, KEY) == 202
 
     url = f"https://{api_id}.execute-api.us-east-1.amazonaws.com/api"
-    assert checkout.configure_api() == (0, f"export TRIGGERS_URL={url}\n")
+    status, output = checkout.configure_api()
+    assert (status, output.splitlines()[-1]) == (0, f"export TRIGGERS_URL={url}")
     assert unknown_path(aws, api_id) == (404, "application/problem+json", "not_found")
-    [limits] = aws.client("apigateway").get_stage(restApiId=api_id, stageName="api")["methodSettings"].items()
-    assert (limits[0], limits[1]["throttlingRateLimit"]) == ("*/*", gateway.CALLS_PER_SECOND)
+    limits = aws.client("apigateway").get_stage(restApiId=api_id, stageName="api")["methodSettings"]
+    assert {path: limit["throttlingRateLimit"] for path, limit in limits.items()} == {
+        "*/*": gateway.CALLS_PER_SECOND,
+        **dict.fromkeys(("//GET", "/health/GET", "/openapi.json/GET"), gateway.PUBLIC_CALLS_PER_SECOND),
+    }
 
     for act in ("update", "check"):
         status, output = checkout.resources(act, AWS_DEFAULT_REGION="eu-west-1")
@@ -181,6 +193,59 @@ def test_a_stage_is_deployed_after_interruptions_repeated_from_any_checkout_and_
     with checkout.local() as port:
         url = f"http://127.0.0.1:{port}/events"
         assert urllib3.request("POST", url, json=EVENT, headers=headers(KEY), timeout=20).status == 202
+
+
+def test_make_deploys_completely_while_api_gateway_takes_one_deployment_in_five_seconds(
+    checkout: Checkout, aws: Ministack
+) -> None:
+    checkout.account = deployer(aws)
+    aws.deployment_seconds = 5.5
+    operations: list[str] = []
+    aws.seen = operations.append
+
+    status, output = checkout.make("deploy", **GIVEN)
+
+    assert status == 0, output
+    assert f"the functions will run on {RUNTIME}" in output
+    [api_id] = what_is_deployed(aws)["apis"]
+    stage, deployments = f"PATCH /restapis/{api_id}/stages/api 200", f"POST /restapis/{api_id}/deployments"
+    in_order = [operation for operation in operations if operation in (stage, f"{deployments} 201")]
+    assert in_order == [f"{deployments} 201", stage, f"{deployments} 201"]
+    assert f"{deployments} 429" in operations
+    assert "API Gateway takes one deployment in 5 seconds" in output
+    client = aws.client("lambda")
+    allowed = [client.get_function_recursion_config(FunctionName=name)["RecursiveLoop"] for name in FUNCTIONS]
+    assert allowed == ["Allow"] * 4
+    [stack] = aws.client("cloudformation").describe_stacks()["Stacks"]
+    assert stack["EnableTerminationProtection"]
+
+    # The Python of deployed functions changes on request alone.
+    client.update_function_configuration(FunctionName=FUNCTIONS[0], Runtime="python3.10")
+    operations.clear()
+    status, output = checkout.make("deploy")
+    assert status != 0
+    assert f"the functions of dev have, or RUNTIME names, python3.10 and {RUNTIME}, and .venv has {RUNTIME}" in output
+    assert f"make deploy STAGE=dev RUNTIME={RUNTIME}" in output
+    status, output = checkout.make("deploy", "RUNTIME=python3.10")
+    assert status != 0
+    assert f"python3.10, and .venv has {RUNTIME}" in output
+    assert {operation.split()[0] for operation in operations} == {"GET"}
+    status, output = checkout.make("deploy", f"RUNTIME={RUNTIME}")
+    assert status == 0, output
+    assert client.get_function_configuration(FunctionName=FUNCTIONS[0])["Runtime"] == RUNTIME
+
+    # It is destroyed on confirmation alone.
+    for arguments in ([], ["CONFIRM=prod"]):
+        status, output = checkout.make("destroy", *arguments)
+        assert status != 0
+        assert "make destroy STAGE=dev CONFIRM=dev" in output
+        assert "aws secretsmanager get-secret-value --secret-id triggers-api-dev-settings" in output
+    assert len(what_is_deployed(aws)["functions"]) == 4
+    status, output = checkout.make("destroy", "CONFIRM=dev")
+    assert status == 0, output
+    assert aws.client("cloudformation").describe_stacks()["Stacks"] == []
+    status, output = checkout.configure_api()
+    assert (status, output.strip().startswith("Error: there is no API triggers-api-dev in us-east-1")) == (1, True)
 
 
 def test_the_first_run_says_what_to_set_and_later_ones_keep_what_is_not_set_again(
@@ -256,6 +321,21 @@ def test_a_slip_in_config_json_is_one_line(checkout: Checkout, slip: str, error:
     status, output = checkout.resources(**GIVEN)
 
     assert (status, output.count("\n"), error in output) == (1, 1, True)
+
+
+def deployer(aws: Ministack) -> dict[str, str]:
+    """Return the credentials of a user who may do what docs/deployer-policy.json allows, to any resource.
+
+    ministack does not find the resources of all calls.
+    """
+    iam, name = aws.client("iam"), {"UserName": "deployer"}
+    policy = json.loads((ROOT / "docs" / "deployer-policy.json").read_text())
+    policy["Statement"] = [{**each, "Resource": "*", "Condition": {}} for each in policy["Statement"]]
+    iam.create_user(**name)
+    made = iam.create_policy(PolicyName="deployer", PolicyDocument=json.dumps(policy, separators=(",", ":")))
+    iam.attach_user_policy(**name, PolicyArn=made["Policy"]["Arn"])
+    key = iam.create_access_key(**name)["AccessKey"]
+    return {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
 
 
 def what_is_deployed(aws: Ministack) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 from chalicelib.settings import Settings
 from tests.support.loopback import serve_app
 from tests.support.receiver import Receiver, status
-from tests.support.subscribing import post_for
+from tests.support.subscribing import post_for, subscribe
 from tests.support.world import CONSUMER_KEY, ROOT, World
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -101,19 +101,21 @@ def test_the_verifier_tells_genuine_pushes_from_forged_ones(world: World, receiv
 
 
 @pytest.mark.usefixtures("snippets")
-def test_a_product_gives_a_customer_a_webhook_with_a_secret_of_its_own_and_takes_it_away(
+def test_a_product_gives_a_customer_the_key_to_its_own_webhooks_and_takes_them_away(
     world: World, receiver: Receiver
 ) -> None:
     world.clock.now = time.time()
     world.restart(ZAPIER_WEBHOOK_URL="none", WEBHOOK_SIGNING_SECRETS=SECRETS[0])
     product = runpy.run_path("customers.py")
-    webhook = product["add_webhook"]("customer-42", receiver.url, ["order.*"])
+    page, _, token = product["webhooks_page"]("customer-42").partition("#key=")
+    webhook = subscribe(world, receiver.url, "order.*", key=token).json
     event = post_for(world, "customer-42")
-    deliveries = product["list_deliveries"]("customer-42", webhook["subscription_id"], webhook["created_at"])
+    deliveries = world.call("GET", f"/events?subscription_id={webhook['subscription_id']}", key=token).json["events"]
     product["remove_customer"]("customer-42")
 
+    assert page == f"{os.environ['TRIGGERS_URL']}/"
     assert post_for(world, "customer-42")["copies"] == []
-    assert [(copy["event_id"], copy["status"]) for copy in deliveries["events"]] == [(event["copies"][0], "delivered")]
+    assert [(copy["event_id"], copy["status"]) for copy in deliveries] == [(event["copies"][0], "delivered")]
     [push] = receiver.requests
     assert runpy.run_path("verify.py")["is_genuine"](dict(push.headers), push.body, webhook["secret"])
 
@@ -141,4 +143,4 @@ def test_the_deploy_commands_of_the_readme_run_what_the_deployment_tests_run() -
     printed = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True).stdout
 
     steps = re.findall(r"tools\.\w+|chalice deploy --stage", printed)
-    assert steps == ["tools.api_key", "tools.resources", "chalice deploy --stage", "tools.gateway"]
+    assert steps == ["tools.api_key", "tools.runtime", "tools.resources", "chalice deploy --stage", "tools.gateway"]

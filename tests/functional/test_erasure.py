@@ -7,7 +7,7 @@ import pytest
 
 import app
 from tests.conftest import Output
-from tests.support.aws import Aws
+from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, in_turn, status
 from tests.support.subscribing import copies, ids, subscribe, subscriptions
 from tests.support.world import KEY, UNKNOWN, Answer, World, digest

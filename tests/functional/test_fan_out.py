@@ -15,8 +15,8 @@ from chalicelib.push import PushResult
 from chalicelib.retry import Outcome
 from chalicelib.services import Services
 from chalicelib.telemetry import thread_pool
-from tests.crash.simulated_world import DLQ, ENVIRON, INBOX
-from tests.support.fake_aws import FakeDynamoDB, FakeSQS
+from tests.simulator.simulated_world import DLQ, ENVIRON, INBOX
+from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS
 from tests.support.world import Clock, call
 
 TENANT = "customer-42"

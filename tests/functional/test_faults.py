@@ -6,7 +6,7 @@ import pytest
 
 from chalicelib.batch import BatchError
 from tests.conftest import During, Output
-from tests.support.aws import Aws, Fault
+from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, in_turn, status
 from tests.support.world import EVENT, START, Answer, World
 

@@ -9,7 +9,7 @@ from standardwebhooks.webhooks import Webhook
 from chalicelib import __version__
 from chalicelib.times import rfc3339, unix_seconds
 from tests.conftest import Output
-from tests.support.aws import Aws
+from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver, close_without_answer, status
 from tests.support.world import EVENT, START, World
 

@@ -8,7 +8,7 @@ import pytest
 import app
 from chalicelib.times import rfc3339
 from tests.conftest import Output
-from tests.support.aws import Aws, Fault
+from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import ids
 from tests.support.world import CONSUMER_KEY, START, UNKNOWN, Answer, World

@@ -10,9 +10,10 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 import app
 from chalicelib import __version__
-from tests.support.aws import Aws
+from tests.support.aws_calls import Aws
 from tests.support.openapi import DOCUMENT, assert_fits, resolve
 from tests.support.receiver import Receiver
+from tests.support.subscribing import make_token
 from tests.support.world import CONSUMER_KEY, PRODUCER_KEY, World, digest
 
 OPERATIONS = [
@@ -25,11 +26,13 @@ IDS = [operation["operationId"] for _, _, operation in OPERATIONS]
 WEBHOOK = DOCUMENT["webhooks"]["event"]["post"]
 ERASER_KEY = "eraser-key"
 SCOPES = {PRODUCER_KEY: "produce", CONSUMER_KEY: "consume", ERASER_KEY: "erase"}
+SIGNING_SECRET = f"whsec_{'a' * 32}"
 
 
 @pytest.fixture
 def world(world: World) -> World:
-    world.restart(API_KEYS=f"{world.environ['API_KEYS']},eraser:{digest(ERASER_KEY)}:erase")
+    keys = f"{world.environ['API_KEYS']},eraser:{digest(ERASER_KEY)}:erase"
+    world.restart(API_KEYS=keys, WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)
     return world
 
 
@@ -63,11 +66,14 @@ def test_each_operation_requires_the_described_scopes(
 ) -> None:
     schemes = {scheme for requirement in operation["security"] for scheme in requirement}
 
-    answers = {key: world.call(method, example_path(path), key=key) for key in (None, *SCOPES)}
+    token = make_token(world, "customer-42")
+    answers = {key: world.call(method, example_path(path), key=key) for key in (None, *SCOPES, token)}
 
-    allowed = [key for key, answer in answers.items() if answer.status_code not in (401, 403)]
-    assert allowed == [*([] if schemes else [None]), *accepted_keys(operation)]
-    assert schemes in ({"bearer", "basic"}, set())
+    refused = [key for key, answer in answers.items() if answer.status_code in (401, 403)]
+    taken = [*([] if schemes else [None]), *accepted_keys(operation)]
+    taken += [token] if not schemes or ("token" in schemes and operation["operationId"] != "listEvents") else []
+    assert [key for key in answers if key not in refused] == taken
+    assert schemes - {"token"} in ({"bearer", "basic"}, set())
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=IDS)
@@ -120,7 +126,6 @@ def test_every_example_of_a_request_is_accepted(
 
 
 def test_receivers_get_what_the_webhook_section_describes(world: World, receiver: Receiver) -> None:
-    world.restart(WEBHOOK_SIGNING_SECRETS=f"whsec_{'a' * 32}")
     described = {parameter["name"].lower() for parameter in WEBHOOK["parameters"]}
     [event, copy] = example_bodies(WEBHOOK)
     posted = {name: event[name] for name in ("event_type", "payload", "metadata", "tenant")}

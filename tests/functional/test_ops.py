@@ -21,6 +21,7 @@ import pytest
 from click.testing import CliRunner
 
 from chalicelib.queue import Queue
+from chalicelib.times import rfc3339
 from tests.conftest import During
 from tests.support import receiver as receivers
 from tests.support.loopback import serve_app
@@ -551,3 +552,29 @@ def test_make_replay_reads_variables_and_says_how_to_go_on(
     [how] = re.findall(r"\n1 event would be replayed. To push them: make replay (.*)\n", said)
     created_at = world.event(event_id)["created_at"]
     assert {f"SINCE={created_at}", "STATUS=failed", "EVENT_TYPE=order.created", "RATE=1", "GO=1"} < {*shlex.split(how)}
+
+
+@pytest.mark.parametrize(("options", "seconds"), [((), 3600), (("--expires-in", "7d"), 7 * 86400)])
+def test_token_prints_a_token_its_end_and_the_link_that_opens_the_page(
+    options: tuple[str, ...], seconds: int, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.restart(WEBHOOK_SIGNING_SECRETS=f"whsec_{'a' * 32}")
+    url = os.environ["TRIGGERS_URL"]
+    monkeypatch.setenv("TRIGGERS_URL", f"{url}/")
+
+    token, end, link = Ran("token", "--tenant", "customer-42", *options).output.splitlines()
+
+    told = world.call("GET", "/me", key=token).json
+    assert (told["tenant"], told["expires_at"]) == ("customer-42", rfc3339(world.clock() + seconds))
+    assert end == f"valid until {told['expires_at']}"
+    assert link == f"{url}/#key={token}"
+
+
+def test_token_says_what_is_wrong() -> None:
+    assert (
+        "expires_in_seconds: must be an integer from 60"
+        in Ran("token", "--tenant", "a", "--expires-in", "1s", status=1).errors
+    )
+    assert "not a duration" in Ran("token", "--tenant", "a", "--expires-in", "soon", status=2).errors
+    assert "WEBHOOK_SIGNING_SECRETS" in Ran("token", "--tenant", "a", status=1).errors
+    assert "--tenant" in Ran("token", status=2).errors

@@ -44,7 +44,8 @@ def use_the_api(world: World, receiver: Receiver) -> Iterator[None]:
     receiver.script(status(200), status(503), status(404))
     yield
     delivered, retried, dead = world.post(), world.post(), world.post()
-    for path in (f"/events/{delivered['event_id']}", "/events", "/inbox", "/subscriptions"):
+    listed = f"/events?subscription_id=sub_{'0' * 32}"
+    for path in (f"/events/{delivered['event_id']}", "/events", listed, "/inbox", "/subscriptions"):
         assert world.call("GET", path).status_code == 200
     assert world.call("POST", f"/events/{retried['event_id']}/acknowledge").status_code == 204
     assert world.call("POST", f"/events/{dead['event_id']}/replay").status_code == 202

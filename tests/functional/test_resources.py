@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ RESOURCES: dict[str, Any] = json.loads((ROOT / "resources.json").read_text())["R
 PROPERTIES: dict[str, Any] = {name: resource["Properties"] for name, resource in RESOURCES.items()}
 DLQ_ARN = {"Fn::GetAtt": ["InboxDLQ", "Arn"]}
 IN_FIVE_MINUTES = {"Period": 300, "EvaluationPeriods": 1, "TreatMissingData": "notBreaching"}
-AT_LEAST_ONE = {"ComparisonOperator": "GreaterThanOrEqualToThreshold", "Threshold": 1, **IN_FIVE_MINUTES}
+AT_LEAST = {"ComparisonOperator": "GreaterThanOrEqualToThreshold"}
+AT_LEAST_ONE = {**AT_LEAST, "Threshold": 1, **IN_FIVE_MINUTES}
+OF_SWEEP = [{"Name": "FunctionName", "Value": {"Fn::Sub": "triggers-api-${Stage}-sweep"}}]
 FIRST = {"Namespace": "TriggersApi", "Statistic": "Sum", **AT_LEAST_ONE}
 POLICIES = {"APIHandler": "api.json", "Worker": "worker.json", "Sweep": "sweep.json", "CheckDlq": "check-dlq.json"}
 LOGS = {"APIHandler": "ApiLogs", "Worker": "WorkerLogs", "Sweep": "SweepLogs", "CheckDlq": "CheckDlqLogs"}
@@ -38,6 +41,7 @@ def test_the_table_outlives_its_stack() -> None:
         ("EventsTable", {"BillingMode": "PAY_PER_REQUEST", "SSESpecification": {"SSEEnabled": True}}),
         ("EventsTable", {"TimeToLiveSpecification": {"AttributeName": "expires_at", "Enabled": True}}),
         ("EventsTable", {"PointInTimeRecoverySpecification": {"PointInTimeRecoveryEnabled": True}}),
+        ("EventsTable", {"DeletionProtectionEnabled": True}),
         ("InboxQueue", {"VisibilityTimeout": 300, "MessageRetentionPeriod": 7 * 86400, "SqsManagedSseEnabled": True}),
         ("InboxQueue", {"ReceiveMessageWaitTimeSeconds": 20}),
         ("InboxQueue", {"RedrivePolicy": {"deadLetterTargetArn": DLQ_ARN, "maxReceiveCount": 5}}),
@@ -48,6 +52,12 @@ def test_the_table_outlives_its_stack() -> None:
         ("DeliveryFailureAlarm", {"MetricName": "DeliveryFailure", **FIRST}),
         ("SubscriptionDisabledAlarm", {"MetricName": "SubscriptionsDisabled", **FIRST}),
         ("OldestPendingAlarm", {"Namespace": "TriggersApi", "MetricName": "OldestPendingAge"}),
+        ("InboxAgeAlarm", {"Namespace": "AWS/SQS", "MetricName": "ApproximateAgeOfOldestMessage", "Threshold": 1800}),
+        ("InboxAgeAlarm", {"Dimensions": [{"Name": "QueueName", "Value": PROPERTIES["InboxQueue"]["QueueName"]}]}),
+        ("InboxAgeAlarm", {"Statistic": "Maximum", **AT_LEAST, **IN_FIVE_MINUTES}),
+        ("SweepErrorsAlarm", {"Namespace": "AWS/Lambda", "MetricName": "Errors", "Dimensions": OF_SWEEP}),
+        ("SweepErrorsAlarm", {"Statistic": "Sum", "Threshold": 3, "Period": 900, "EvaluationPeriods": 1, **AT_LEAST}),
+        ("SweepErrorsAlarm", {"TreatMissingData": "missing", "InsufficientDataActions": [{"Ref": "DLQAlarmTopic"}]}),
         ("ApiErrorsAlarm", {"Namespace": "AWS/ApiGateway", "MetricName": "5XXError"}),
     ],
 )
@@ -55,9 +65,9 @@ def test_a_resource_has_its_properties(resource: str, expected: dict[str, Any]) 
     assert PROPERTIES[resource].items() >= expected.items()
 
 
-def test_the_index_projects_no_more_attributes_than_dynamodb_takes() -> None:
+@pytest.mark.parametrize("index", PROPERTIES["EventsTable"]["GlobalSecondaryIndexes"], ids=itemgetter("IndexName"))
+def test_an_index_projects_no_more_attributes_than_dynamodb_takes(index: dict[str, Any]) -> None:
     model = botocore.session.get_session().get_service_model("dynamodb")
-    [index] = PROPERTIES["EventsTable"]["GlobalSecondaryIndexes"]
     projected = index["Projection"]["NonKeyAttributes"]
     assert len(projected) <= model.shape_for("NonKeyAttributeNameList").metadata["max"] == 20
     assert not {"payload", "metadata", "content"} & set(projected)
@@ -75,6 +85,7 @@ def test_an_alarm_mails_and_is_in_the_runbook(alarm: str) -> None:
     assert PROPERTIES[alarm]["AlarmActions"] == topic
     assert PROPERTIES[alarm].get("OKActions", topic if is_of_events else None) == topic  # a state mails when it ends
     name = PROPERTIES[alarm]["AlarmName"]["Fn::Sub"].removeprefix("triggers-api-${Stage}")
+    assert "First " in json.dumps(PROPERTIES[alarm]["AlarmDescription"])
     assert f"`…{name}`" in RUNBOOK.read_text(encoding="utf-8")
 
 
@@ -84,10 +95,11 @@ def test_a_resource_is_tagged(resource: str) -> None:
     assert tags == {"Service": "triggers-api", "Environment": {"Ref": "Stage"}}
 
 
-def test_the_dashboard_shows_every_metric_both_queues_and_the_alarms() -> None:
+def test_the_dashboard_shows_every_metric_the_parts_of_the_system_and_the_alarms() -> None:
     widgets = json.dumps(read_template("qa")["Resources"]["DeliveryDashboard"])
     shown = [*UNITS, "CopyFailure", "SubscriptionsDisabled"]
     shown += [f"triggers-api-${{Stage}}-{queue}" for queue in ("inbox-queue", "inbox-dlq")]
+    shown += ["Errors", "Throttles", "ConcurrentExecutions", "ThrottledRequests", "4XXError", "Latency"]
     shown += [PROPERTIES[alarm]["AlarmName"]["Fn::Sub"] for alarm in ALARMS]
     assert [name for name in shown if name not in widgets] == []
 
@@ -133,11 +145,19 @@ def test_api_gateway_answers_with_problem_documents_that_do_not_repeat_the_reque
         assert "$context.error.message" not in document["detail"]
 
 
-def test_calls_are_throttled(template: Any) -> None:
+def test_responses_are_compressed(template: Any) -> None:
+    assert template["Resources"]["RestAPI"]["Properties"]["MinimumCompressionSize"] == 1024
+
+
+def test_calls_are_throttled_and_public_paths_apart_from_the_others(template: Any) -> None:
     api = template["Resources"]["RestAPI"]["Properties"]
-    [settings] = api["MethodSettings"]
-    assert (settings["ResourcePath"], settings["HttpMethod"]) == ("/*", "*")
-    assert settings["ThrottlingRateLimit"] == gateway.CALLS_PER_SECOND
+    throttled = api["MethodSettings"]
+    assert {(each["ResourcePath"], each["HttpMethod"]): each["ThrottlingRateLimit"] for each in throttled} == {
+        ("/*", "*"): gateway.CALLS_PER_SECOND,
+        **dict.fromkeys(
+            [("/", "GET"), ("/~1health", "GET"), ("/~1openapi.json", "GET")], gateway.PUBLIC_CALLS_PER_SECOND
+        ),
+    }
 
 
 @pytest.mark.parametrize("parameter", ["ZapierWebhookUrl", "ApiKeys", "WebhookSigningSecrets"])
@@ -150,7 +170,7 @@ def test_a_function_has_its_name_a_log_group_and_a_role_with_its_policy_file(tem
     resources = template["Resources"]
     properties, group = resources[function]["Properties"], resources[LOGS[function]]["Properties"]
     name = f"triggers-api-prod{FUNCTION_SUFFIXES[function]}"
-    assert properties["FunctionName"] == name
+    assert (properties["FunctionName"], properties["RecursiveLoop"]) == (name, "Allow")
     assert (group["LogGroupName"], group["RetentionInDays"]) == (f"/aws/lambda/{name}", 30)
     [policy] = resources[properties["Role"]["Fn::GetAtt"][0]]["Properties"]["Policies"]
     assert policy["PolicyDocument"] == json.loads((ROOT / ".chalice/policies/prod" / POLICIES[function]).read_text())

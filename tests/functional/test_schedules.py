@@ -14,7 +14,7 @@ from chalicelib.aws import CALL_SECONDS
 from chalicelib.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.store import SHARDS
 from tests.conftest import During, Output
-from tests.support.aws import Aws, Fault
+from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, status
 from tests.support.world import START, World
 

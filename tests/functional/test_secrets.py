@@ -11,7 +11,7 @@ import pytest
 import app
 from chalicelib.batch import BatchError
 from tests.support import receiver as receivers
-from tests.support.aws import Aws, Fault
+from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import SECRET_PATH, Receiver, status
 from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, Answer, World, digest
 

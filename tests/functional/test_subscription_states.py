@@ -14,7 +14,7 @@ import app
 from chalicelib import services
 from chalicelib.times import rfc3339
 from tests.conftest import During, Output
-from tests.support.aws import Aws, Fault
+from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, Request, hang, status
 from tests.support.subscribing import copies, subscribe, subscriptions
 from tests.support.world import START, World

@@ -14,7 +14,7 @@ from chalicelib.events import Event
 from chalicelib.subscriptions import MAX_CACHED_LISTS
 from chalicelib.times import DAY_SECONDS
 from tests.conftest import During, Output
-from tests.support.aws import Aws, Fault
+from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Exchange, Receiver, certificates, status, when_all_are_here
 from tests.support.subscribing import copies, ids, post_for, subscribe, subscriptions
 from tests.support.world import EVENT, World

@@ -9,7 +9,7 @@ import app
 from chalicelib.batch import BatchError
 from chalicelib.times import rfc3339, unix_seconds
 from tests.conftest import Output
-from tests.support.aws import Aws, Fault
+from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, hang, status, when_all_are_here
 from tests.support.subscribing import ids
 from tests.support.world import START, UNKNOWN, World

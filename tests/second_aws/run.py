@@ -5,7 +5,7 @@ DynamoDB is ministack's, which `make e2e` uses too, or one that runs where DYNAM
 Local, which comes under Amazon's own licence; its table `triggers-api-dev-events` is emptied. Its clock is the real
 one, and TTL, all that follows it, is off.
 
-Shown here: conditions, expressions, the index, delays, visibility timeouts and batches do not rest on moto's ways.
+Shown here: conditions, expressions, the indexes, delays, visibility timeouts and batches do not rest on moto's ways.
 Not shown: what Amazon's own DynamoDB does where ministack differs from it, throttling, an index that lags, TTL, limits
 of throughput, long polling, fair queues, IAM.
 """
@@ -19,18 +19,19 @@ from pathlib import Path
 
 import boto3
 
-from tests.support import emulator
+from tests.support import ministack_process
 from tools import local_aws
 
 HERE = Path(__file__).parent
 NODE = HERE / "node_modules" / ".bin" / "node"  # for Linux on x64; elsewhere the one on PATH
-LOG_FILE = emulator.ROOT / ".local" / "second-aws.log"
+LOG_FILE = ministack_process.ROOT / ".local" / "second-aws.log"
 TESTS = (
     "tests/functional/test_flows.py",
     "tests/functional/test_worker.py",
     "tests/functional/test_leases.py",
     "tests/functional/test_subscriptions.py",
     "tests/functional/test_erasure.py",
+    "tests/functional/test_tokens.py",
 )
 
 
@@ -52,7 +53,7 @@ def fauxqs() -> Iterator[str]:
 @contextmanager
 def ministack() -> Iterator[str]:
     """Serve DynamoDB until the end of the block; yield its URL."""
-    with emulator.running(emulator.install(), LOG_FILE) as running:
+    with ministack_process.running(ministack_process.install(), LOG_FILE) as running:
         yield f"http://127.0.0.1:{running.port}"
 
 

@@ -11,6 +11,12 @@ def subscribe(world: World, url: str, *event_types: str, key: str = CONSUMER_KEY
     return world.call("POST", "/subscriptions", json.dumps(body), key=key)
 
 
+def make_token(world: World, tenant: str, *, key: str = CONSUMER_KEY, **members: int) -> str:
+    answer = world.call("POST", "/tokens", json.dumps({"tenant": tenant, **members}), key=key)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json["token"])
+
+
 def subscriptions(world: World, tenant: str | None = None) -> list[dict[str, Any]]:
     path = "/subscriptions" + (f"?tenant={tenant}" if tenant else "")
     found: list[dict[str, Any]] = world.call("GET", path).json["subscriptions"]

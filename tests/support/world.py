@@ -31,7 +31,7 @@ import app
 from chalicelib import services, settings, telemetry
 from chalicelib.aws import CONFIG
 from chalicelib.services import Services
-from tests.support.second_aws import Message, Queues, second_aws
+from tests.support.fauxqs_queues import Message, Queues, second_aws
 from tools import local_aws
 
 ROOT = Path(__file__).parent.parent.parent

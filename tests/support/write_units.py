@@ -8,29 +8,37 @@ Amazon's DynamoDB Developer Guide.
 import math
 from collections import Counter
 
-from tests.support.fake_aws import PARTITION, SORT, Item, projected
+from tests.support.in_memory_aws import SORT, Item, indexes
 
 KB = 1024
-OVERHEAD_BYTES = 100  # of storage, for each item and each row of the index
+OVERHEAD_BYTES = 100  # of storage, for each item and each row of an index
 
 
 def consumed(before: Item, after: Item) -> Counter[str]:
     """Return the `table_units`, `index_units` and `stored_bytes` of a write; an absent item is empty.
 
     - The table takes a unit for each begun KB of the item before or after, whichever is larger.
-    - The index holds keys and projected attributes. If none of them changes it takes nothing; if its key changes, the
-      old row is deleted and a new one put, and each takes its units; else the larger of both rows counts.
+    - An index holds keys and projected attributes of the items that have its partition key. If none of them changes it
+      takes nothing; if its key changes, the old row is deleted and a new one put, and each takes its units; else the
+      larger of both rows counts.
     """
-    old, new = ({name: item[name] for name in projected() if name in item} for item in (before, after))
-    stored_bytes = size(after) + size(new) - size(before) - size(old)
-    used = Counter(table_units=max(units(before), units(after)), stored_bytes=stored_bytes)
-    if not before:
-        used["stored_bytes"] += 2 * OVERHEAD_BYTES
-    if any(old.get(name) != new.get(name) for name in (PARTITION, SORT)):
-        used["index_units"] = units(old) + units(new)
-    elif old != new:
-        used["index_units"] = max(units(old), units(new))
+    used = Counter(table_units=max(units(before), units(after)), stored_bytes=stored(after) - stored(before))
+    for partition, projected in indexes().values():
+        old, new = (
+            {name: item[name] for name in projected if name in item} if partition in item else {}
+            for item in (before, after)
+        )
+        used["stored_bytes"] += stored(new) - stored(old)
+        if any(old.get(name) != new.get(name) for name in (partition, SORT)):
+            used["index_units"] += units(old) + units(new)
+        elif old != new:
+            used["index_units"] += max(units(old), units(new))
     return used
+
+
+def stored(item: Item) -> int:
+    """Return the bytes that an item or a row takes in storage; an absent one is empty."""
+    return size(item) + OVERHEAD_BYTES if item else 0
 
 
 def size(item: Item) -> int:

@@ -1,11 +1,14 @@
 """The direction of imports, and what importing the app may do."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.receiver import Behaviour, Receiver, status
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = {path.stem: path for path in (ROOT / "app.py", *(ROOT / "chalicelib").glob("*.py"))}
@@ -14,12 +17,15 @@ SOURCES = {path.stem: path for path in (ROOT / "app.py", *(ROOT / "chalicelib").
 LAYERS = (
     {"__init__", "errors", "times"},
     {"events", "retry", "targets", "console", "telemetry"},
-    {"auth", "validation", "table"},
+    {"validation", "table"},
+    {"tokens"},
+    {"auth"},
     {"settings", "aws"},
     {"breaker", "store", "queue", "push"},
     {"subscriptions", "messages"},
     {"services"},
     {"listing", "planning"},
+    {"reports", "pushing"},
     {"delivery"},
     {"posting", "inbox", "recovery"},
     {"batch", "schedules"},
@@ -77,3 +83,42 @@ def test_importing_the_app_creates_no_client_and_calls_nothing() -> None:
     command = [sys.executable, "-B", "-c", IMPORT_APP]
     done = subprocess.run(command, cwd=ROOT, env={}, capture_output=True, text=True, check=True)
     assert done.stdout == ""
+
+
+INITIALIZE = """
+import contextlib
+import boto3
+made, client = [], boto3.client
+boto3.client = lambda service, **options: made.append(service) or client(service, **options)
+import app
+print(*made)
+with contextlib.suppress(app.SettingsError):
+    app.services.get()
+print(*made)
+"""
+SECRET = (
+    "EVENTS_TABLE_NAME=events\nINBOX_QUEUE_URL=https://a\nINBOX_DLQ_URL=https://b\nZAPIER_WEBHOOK_URL=none\nAPI_KEYS="
+)
+
+
+@pytest.mark.parametrize(
+    ("response", "made_by_import", "made_by_request", "tries"),
+    [
+        (status(200, body=json.dumps({"SecretString": SECRET}).encode()), ["dynamodb", "sqs"], [], 1),
+        (status(503), [], ["secretsmanager"], 3),
+    ],
+    ids=["secret", "outage"],
+)
+def test_a_function_reads_the_secret_and_makes_clients_while_it_initializes_and_an_outage_is_left_to_a_request(
+    receiver: Receiver, response: Behaviour, made_by_import: list[str], made_by_request: list[str], tries: int
+) -> None:
+    receiver.default = response
+    credentials = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
+    environ = {"AWS_LAMBDA_FUNCTION_NAME": "f", "SETTINGS_SECRET": "s", **credentials}
+    environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{receiver.port}"
+    command = [sys.executable, "-B", "-c", INITIALIZE]
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
+
+    by_import = ["secretsmanager", *made_by_import]
+    assert [line.split() for line in done.stdout.splitlines()] == [by_import, [*by_import, *made_by_request]]
+    assert len(receiver.requests) == tries

@@ -4,7 +4,7 @@ import pytest
 
 from chalicelib.breaker import MAX_HANGS, WorkerBreaker
 from chalicelib.settings import Settings, load
-from tests.crash.simulated_world import ENVIRON
+from tests.simulator.simulated_world import ENVIRON
 
 OPEN_SECONDS, PAUSE_SECONDS = 30.0, 45.0
 ONE, OTHER, ELSEWHERE = "https://a.example/1", "https://a.example/2", "https://b.example/1"

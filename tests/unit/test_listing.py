@@ -2,6 +2,7 @@ import itertools
 import json
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -17,8 +18,8 @@ from chalicelib.settings import load
 from chalicelib.store import SHARDS, partitions
 from chalicelib.times import rfc3339
 from chalicelib.validation import parse_query
-from tests.crash.simulated_world import DLQ, ENVIRON, INBOX
-from tests.support.fake_aws import FakeDynamoDB, FakeSQS
+from tests.simulator.simulated_world import DLQ, ENVIRON, INBOX
+from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS
 from tests.support.world import START, Clock
 
 DAY = 86_400
@@ -101,6 +102,56 @@ def test_walking_the_pages_shows_every_event_once_in_order(
         assert ids(event for found, _ in pages for event in found) == ids(
             expected if order == "oldest" else reversed(expected)
         )
+
+
+def make_copy(number: int, subscription: int, **changes: Any) -> Event:
+    event_id = f"cpy_{number * 0x9E3779B97F4A7C15 % 2**128:032x}"
+    return make_event(number, event_id=event_id, subscription_id=f"sub_{subscription:032x}", **changes)
+
+
+@pytest.mark.parametrize("filters", [{}, {"status": "failed"}, {"event_type": "rar*", "since": rfc3339(START - 990)}])
+@pytest.mark.parametrize("page_rows", [sys.maxsize, 5])
+@pytest.mark.parametrize("order", ["newest", "oldest"])
+def test_walking_the_pages_of_a_subscription_shows_each_of_its_copies_once_in_order(
+    order: str, page_rows: int, filters: dict[str, Any], services: Services, dynamodb: FakeDynamoDB
+) -> None:
+    copies = store_all(services, (make_copy(number, number % 4) for number in range(240)))
+    store_all(services, [make_event(300), make_copy(301, 1, expires_at=int(START))])
+    erased = make_copy(302, 1, status=Status.FAILED, event_type="rare")
+    store_all(services, [erased])
+    assert services.store.mark_erased(erased.event_id).applied
+    dynamodb.page_rows = page_rows
+
+    pages = walk(services, order=order, limit=7, subscription_id=f"sub_{1:032x}", **filters)
+
+    expected = [
+        copy
+        for copy in copies
+        if copy.subscription_id == f"sub_{1:032x}"
+        and copy.status == filters.get("status", copy.status)
+        and copy.event_type.startswith(filters.get("event_type", "*")[:-1])
+        and copy.created_at >= filters.get("since", "")
+    ]
+    assert expected
+    assert ids(event for found, _ in pages for event in found) == ids(
+        expected if order == "oldest" else reversed(expected)
+    )
+
+
+@pytest.mark.parametrize("others", [0, 2000])
+def test_a_page_of_a_subscription_reads_as_much_whatever_number_of_copies_others_have(
+    others: int, services: Services, dynamodb: FakeDynamoDB
+) -> None:
+    store_all(services, (make_copy(number, number % 50 + 2) for number in range(others)))
+    own = store_all(services, (make_copy(others + number, 1) for number in range(200)))
+    read = Counter[str]()
+    dynamodb.on_query = lambda rows: read.update(calls=1, rows=len(rows))
+
+    events, after = listing.page(services, replace(listing.EVENTS, subscription_id=f"sub_{1:032x}"))
+
+    assert ids(events) == ids(reversed(own[-50:]))
+    assert after
+    assert read == {"calls": 1, "rows": 51}
 
 
 @pytest.mark.parametrize("change", ["acknowledge", "claim"])

@@ -10,7 +10,7 @@ from chalicelib.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.queue import Message, Queue
 from chalicelib.settings import load
 from chalicelib.store import EventStore
-from tests.crash.simulated_world import ENVIRON
+from tests.simulator.simulated_world import ENVIRON
 from tests.support import receiver as receivers
 from tests.support.receiver import Receiver
 from tests.support.world import Clock, World

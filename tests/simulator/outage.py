@@ -17,7 +17,7 @@ from rich.table import Table
 
 from chalicelib.events import Event, Status
 from chalicelib.times import rfc3339, unix_seconds
-from tests.crash.simulated_world import SimulatedWorld
+from tests.simulator.simulated_world import SimulatedWorld
 
 WORKERS = 5
 TARGET = "https://hooks.zapier.com/1"

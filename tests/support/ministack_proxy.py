@@ -2,7 +2,9 @@
 
 import http.client
 import json
+import math
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,24 +14,26 @@ from typing import Any
 
 import boto3
 
-from tests.support import emulator
-from tests.support.emulator import Emulator
+from tests.support import ministack_process
+from tests.support.ministack_process import Emulator
 
-ACCOUNT = {"region_name": emulator.REGION, "aws_access_key_id": "test", "aws_secret_access_key": "test"}
+ACCOUNT = {"region_name": ministack_process.REGION, "aws_access_key_id": "test", "aws_secret_access_key": "test"}
 MAPPINGS = "/2015-03-31/event-source-mappings"
 SETTLED = {b'"Pending"': b'"Active"', b'"InProgress"': b'"Successful"'}  # Chalice's waiters poll every five seconds
 
 
 class Ministack:
-    """`seen` is called with each operation that was served, such as `CreateRole /` or `POST /restapis`.
+    """`seen` is called with each operation and its status, such as `CreateRole / 200` or `POST /restapis 201`.
 
-    `replaced` has texts that do not reach the caller, and what does.
+    `replaced` has texts that do not reach the caller, and what does. CreateDeployment is refused for
+    `deployment_seconds` after each success.
     """
 
     def __init__(self, direct: Emulator) -> None:
         self.direct = direct
         self.seen: Callable[[str], None] = lambda operation: None
         self.replaced: dict[bytes, bytes] = {}
+        self.deployment_seconds, self.deployed_at = 0.0, -math.inf
         handler = type("Handler", (Proxy,), {"ministack": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -38,7 +42,7 @@ class Ministack:
         return boto3.client(service, endpoint_url=self.url, **ACCOUNT)
 
     def reset(self) -> None:
-        self.seen, self.replaced = lambda operation: None, {}
+        self.seen, self.replaced, self.deployment_seconds = lambda operation: None, {}, 0.0
         with closing(http.client.HTTPConnection("127.0.0.1", self.direct.port, timeout=30)) as connection:
             connection.request("POST", "/_ministack/reset")
             connection.getresponse().read()
@@ -51,20 +55,27 @@ class Proxy(BaseHTTPRequestHandler):
     def respond(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = self._event_source_fault(body) if (self.command, self.path) == ("POST", MAPPINGS) else None
+        is_deployment = self.command == "POST" and self.path.endswith("/deployments")
+        if is_deployment and time.monotonic() < self.ministack.deployed_at + self.ministack.deployment_seconds:
+            fault = "TooManyRequestsException"
         if fault:
             headers, content = {"x-amzn-errortype": fault}, json.dumps({"Message": fault}).encode()
-            status = 409
+            status = 429 if is_deployment else 409
         elif self.command == "PUT" and re.fullmatch(r"/restapis/\w+(\?.*)?", self.path):  # PutRestApi is missing
             status, headers, content = 200, {}, b"{}"
         else:
             if self.path.startswith("/restapis?mode=import"):  # its body is ignored, and with it the name
                 self.path, body = "/restapis", json.dumps({"name": json.loads(body)["info"]["title"]}).encode()
                 del self.headers["Content-Length"]
+                root = re.sub(r"Credential=\w+", "Credential=test", self.headers["Authorization"])  # needs no signature
+                self.headers.replace_header("Authorization", root)
             status, headers, content = self._forward(body)
+        if is_deployment and not fault:
+            self.ministack.deployed_at = time.monotonic()
         for text, replacement in self.ministack.replaced.items():
             content = content.replace(text, replacement)
         action = re.search(rb"Action=(\w+)", body)
-        self.ministack.seen(f"{action[1].decode() if action else self.command} {self.path}")
+        self.ministack.seen(f"{action[1].decode() if action else self.command} {self.path} {status}")
         self.send_response(status)
         for name, value in headers.items():
             if name.lower() in ("content-type", "x-amzn-errortype", "x-amzn-requestid", "x-amz-crc32"):
@@ -104,7 +115,7 @@ class Proxy(BaseHTTPRequestHandler):
 
 @contextmanager
 def ministack(log_file: Path) -> Iterator[Ministack]:
-    with emulator.running(emulator.install(), log_file) as direct:
+    with ministack_process.running(ministack_process.install(), log_file) as direct:
         served = Ministack(direct)
         thread = Thread(target=served.server.serve_forever, daemon=True)
         thread.start()

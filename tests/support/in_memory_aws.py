@@ -22,7 +22,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 RESOURCES = Path(__file__).parent.parent.parent / "resources.json"
-KEY, PARTITION, SORT = "event_id", "status_shard", "sort_key"
+KEY, SORT = "event_id", "sort_key"
 VISIBLE = "ApproximateNumberOfMessages"
 VISIBILITY_SECONDS = 300.0  # of every queue
 
@@ -32,11 +32,11 @@ Condition = Callable[[Item, Item], bool]
 
 
 class FakeDynamoDB:
-    """A client for one table, whatever its name, and its index `status-index` with the projection of resources.json.
+    """A client for one table, whatever its name, and its indexes with the projections of resources.json.
 
     `items` is the table by key. `page_rows` ends a page of a query after so many rows, as 1 MB does.
-    `index_lag_seconds` is how long a write takes to show in the index. `on_write` is called with the item before and
-    after each write; None stands for absent.
+    `index_lag_seconds` is how long a write takes to show in the indexes. `on_write` is called with the item before and
+    after each write; None stands for absent. `on_query` is called with the rows that a query read, before its filter.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -44,10 +44,10 @@ class FakeDynamoDB:
         self.page_rows = sys.maxsize
         self.index_lag_seconds = 0.0
         self.on_write: Callable[[Item | None, Item | None], None] = lambda before, after: None
+        self.on_query: Callable[[list[Item]], None] = lambda rows: None
         self._clock = clock
-        self._index: dict[str, Item] = {}
-        self._places: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)  # of each partition, in order
-        self._pending: deque[tuple[float, str, Item | None]] = deque()  # writes that the index does not show yet
+        self._indexes = {name: _Index(partition, shown) for name, (partition, shown) in indexes().items()}
+        self._pending: deque[tuple[float, str, Item | None]] = deque()  # writes that the indexes do not show yet
         self._lock = Lock()
 
     def put_item(self, *, TableName: str, Item: Typed, **condition: Any) -> dict[str, Any]:
@@ -106,16 +106,18 @@ class FakeDynamoDB:
         values = _plain(ExpressionAttributeValues)
         in_range, keep = _condition(KeyConditionExpression), _condition(FilterExpression)
         start = _place(_plain(ExclusiveStartKey)) if ExclusiveStartKey else None
-        most = min(Limit, self.page_rows)
+        most, index = min(Limit, self.page_rows), self._indexes[IndexName]
         with self._lock:
-            rows = self._rows(values[":partition"], start, forward=ScanIndexForward)
+            self._show_pending()
+            rows = index.rows(values[":partition"], start, forward=ScanIndexForward)
             page = list(itertools.islice((row for row in rows if in_range(row, values)), most))
         kept = [row for row in page if keep(row, values)]
         answer: dict[str, Any] = {"Count": len(kept)}
         if Select != "COUNT":
             answer["Items"] = [typed(row) for row in kept]
         if len(page) == most:  # even when nothing is left after them, as in DynamoDB
-            answer["LastEvaluatedKey"] = typed({name: page[-1][name] for name in (KEY, PARTITION, SORT)})
+            answer["LastEvaluatedKey"] = typed({name: page[-1][name] for name in (KEY, index.partition, SORT)})
+        self.on_query(page)
         return answer
 
     def _require(
@@ -144,30 +146,43 @@ class FakeDynamoDB:
         self._pending.append((self._clock() + self.index_lag_seconds, key, item))
         self.on_write(before, item)
 
-    def _rows(self, partition: str, start: tuple[str, str] | None, *, forward: bool) -> Iterator[Item]:
-        """Yield what the index shows by now of a partition, in order, after a place if one is given."""
+    def _show_pending(self) -> None:
         while self._pending and self._pending[0][0] <= self._clock():
             _, key, item = self._pending.popleft()
-            self._show(key, item)
+            for index in self._indexes.values():
+                index.show(key, item)
+
+
+@dataclass
+class _Index:
+    """The rows of an index; an item without its partition key has none."""
+
+    partition: str
+    projected: list[str]
+    _rows: dict[str, Item] = field(default_factory=dict)
+    _places: defaultdict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))  # in order
+
+    def rows(self, partition: str, start: tuple[str, str] | None, *, forward: bool) -> Iterator[Item]:
+        """Yield the rows of a partition, in order, after a place if one is given."""
         places = self._places[partition]
         if forward:
             numbers = range(bisect_right(places, start) if start else 0, len(places))
         else:
             numbers = range((bisect_left(places, start) if start else len(places)) - 1, -1, -1)
-        return (self._index[places[number][1]] for number in numbers)
+        return (self._rows[places[number][1]] for number in numbers)
 
-    def _show(self, key: str, item: Item | None) -> None:
+    def show(self, key: str, item: Item | None) -> None:
         """Let the index show an item, or none."""
-        before, after = self._index.pop(key, None), None
-        if item and PARTITION in item:
-            after = self._index[key] = {name: item[name] for name in projected() if name in item}
-        if before and after and (before[PARTITION], before[SORT]) == (after[PARTITION], after[SORT]):
+        before, after = self._rows.pop(key, None), None
+        if item and self.partition in item:
+            after = self._rows[key] = {name: item[name] for name in self.projected if name in item}
+        if before and after and (before[self.partition], before[SORT]) == (after[self.partition], after[SORT]):
             return
         if before:
-            places = self._places[before[PARTITION]]
+            places = self._places[before[self.partition]]
             del places[bisect_left(places, _place(before))]
         if after:
-            insort(self._places[after[PARTITION]], _place(after))
+            insort(self._places[after[self.partition]], _place(after))
 
 
 def typed(item: Item) -> dict[str, dict[str, Any]]:
@@ -188,10 +203,12 @@ def _plain(item: Typed) -> Item:
 
 
 @cache
-def projected() -> list[str]:
-    """Return the attributes that the index shows."""
-    (index,) = json.loads(RESOURCES.read_text())["Resources"]["EventsTable"]["Properties"]["GlobalSecondaryIndexes"]
-    return [KEY, PARTITION, SORT, *index["Projection"]["NonKeyAttributes"]]
+def indexes() -> dict[str, tuple[str, list[str]]]:
+    """Return the partition key of each index, and the attributes that it shows."""
+    table = json.loads(RESOURCES.read_text())["Resources"]["EventsTable"]["Properties"]
+    keys = {index["IndexName"]: index["KeySchema"][0]["AttributeName"] for index in table["GlobalSecondaryIndexes"]}
+    shown = {index["IndexName"]: index["Projection"]["NonKeyAttributes"] for index in table["GlobalSecondaryIndexes"]}
+    return {name: (key, [KEY, key, SORT, *shown[name]]) for name, key in keys.items()}
 
 
 def _place(row: Item) -> tuple[str, str]:

@@ -6,8 +6,8 @@ from typing import Any
 from chalicelib.events import Event, Reason
 from chalicelib.settings import COPIES_ONLY, PULL_ONLY
 from chalicelib.store import ERASED_SECONDS
-from tests.crash.invariants import ViolationError
-from tests.crash.simulated_world import DLQ, ENVIRON, Container, Fault, SimulatedWorld
+from tests.simulator.invariants import ViolationError
+from tests.simulator.simulated_world import DLQ, ENVIRON, Container, Fault, SimulatedWorld
 
 ROUND_SECONDS = 450.0
 # Between the two rounds of a storm: the marks of what is erased in the first expire in the middle of the second.

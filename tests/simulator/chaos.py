@@ -11,8 +11,8 @@ from concurrent.futures import ProcessPoolExecutor
 from rich.console import Console
 from rich.progress import track
 
-from tests.crash.invariants import ViolationError
-from tests.crash.simulation import StormWorld
+from tests.simulator.invariants import ViolationError
+from tests.simulator.simulation import StormWorld
 
 
 def live_through(seed: int) -> tuple[Counter[str], Counter[str], str]:

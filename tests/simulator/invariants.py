@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from chalicelib.delivery import HANGS
 from chalicelib.events import DeliveredVia, Event, Status, is_copy_id
+from chalicelib.pushing import HANGS
 from chalicelib.times import DAY_SECONDS, rfc3339, unix_seconds
-from tests.support.fake_aws import typed
+from tests.support.in_memory_aws import typed
 
 NEVER = rfc3339(0)
 RETENTION_SECONDS = 30 * DAY_SECONDS

@@ -17,17 +17,17 @@ import app
 from chalicelib import services, settings, telemetry
 from chalicelib.aws import CALL_SECONDS
 from chalicelib.batch import BatchError
-from chalicelib.delivery import AFTER_PUSH_CALLS
 from chalicelib.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.events import Event, Status
 from chalicelib.push import HANG_SHARE, PushResult
+from chalicelib.pushing import AFTER_PUSH_CALLS
 from chalicelib.retry import Outcome, outcome_of
 from chalicelib.services import Services
 from chalicelib.store import CLAIM_SECONDS
 from chalicelib.subscriptions import CACHE_SECONDS
-from tests.crash.hub import Hub
-from tests.crash.invariants import History, Push, ViolationError, check
-from tests.support.fake_aws import FakeDynamoDB, FakeSQS, typed
+from tests.simulator.hub import Hub
+from tests.simulator.invariants import History, Push, ViolationError, check
+from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS, typed
 from tests.support.world import KEY, Answer, Clock, LambdaContext, call, digest, sqs_record
 
 TABLE, INBOX, DLQ = "events", "https://sqs.test/inbox", "https://sqs.test/dlq"

@@ -1,0 +1,52 @@
+"""Reports: events about events and subscriptions, of reserved types, for subscriptions that name them.
+
+They are made at best effort, after what they tell of was recorded: the DLQ and its alarm are the promise.
+"""
+
+from dataclasses import replace
+
+from chalicelib import messages, planning
+from chalicelib.errors import QueueUnavailableError, StorageUnavailableError
+from chalicelib.events import RESERVED_PREFIX, Event, dumps
+from chalicelib.services import Invocation
+from chalicelib.settings import COPIES_ONLY
+from chalicelib.subscriptions import Subscription
+from chalicelib.telemetry import logger
+from chalicelib.validation import NewEvent
+
+CREATED_BY = "triggers-api"
+MORE = ("event_type", "subscription_id", "source_event_id", "created_at")
+
+
+def event_failed(event: Event, subscription: Subscription | None, invocation: Invocation) -> None:
+    """Tell of a dead letter, unless it is that of a report. One about an event itself has no tenant."""
+    if event.event_type.startswith(RESERVED_PREFIX):
+        return
+    payload = messages.failure(event) | {name: getattr(event, name) for name in MORE}
+    tenant = subscription.tenant if subscription else None
+    _post("event.failed", dumps(payload), tenant, f"{event.event_id} {event.failed_at}", invocation)
+
+
+def subscription_changed(what: str, subscription: Subscription, at: str | None, invocation: Invocation) -> None:
+    """Tell that a subscription is `failing`, `disabled` or `ended`, `at` a time that tells this from the next one."""
+    key = f"{subscription.sort_key} {at}"
+    _post(f"subscription.{what}", subscription.to_json(), subscription.tenant, key, invocation)
+
+
+def _post(event_type: str, payload: str, tenant: str | None, key: str, invocation: Invocation) -> None:
+    """Store a report and queue its copies, if a subscription matches. `key` makes a repeated report the same event."""
+    event_type = f"{RESERVED_PREFIX}{event_type}"
+    # NUL is in no Idempotency-Key of a caller.
+    new_event = NewEvent(event_type, payload, "null", tenant, idempotency_key=f"{event_type}\0{key}")
+    event = planning.make_event(new_event, CREATED_BY, COPIES_ONLY, invocation.services)
+    try:
+        planned = planning.plan(event, invocation) if invocation.has_time() else []
+        if len(planned) == 1:  # nobody asked for it
+            return
+        if planned and invocation.has_time(3):  # to store copies and event, and to queue
+            stored = planning.store([replace(each, destination=None) for each in planned], invocation)
+            planning.queue([each.event for each in stored.due], invocation)
+            return
+    except (StorageUnavailableError, QueueUnavailableError):
+        pass
+    logger.warning("report not posted", extra={"event_type": event_type, "about": key})
