@@ -41,7 +41,7 @@ PATTERNS: list[tuple[Fault | None, ...]] = [
     (Fault.THROTTLED, None),
     (None, Fault.THROTTLED),
 ]
-STATUS_CODES = [200, 404, 410, 503, None]
+STATUS_CODES = [200, 422, 410, 503, None]
 
 
 class SlowWorld(SimulatedWorld):

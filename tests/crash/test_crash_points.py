@@ -211,7 +211,7 @@ PATHS = {
     "POST, delivered": Path(post),
     "POST, to be retried": Path(post, answers=(503,)),
     "POST, receiver hangs": Path(post, answers=(None,)),
-    "POST, refused for good": Path(post, answers=(404,)),
+    "POST, refused for good": Path(post, answers=(422,)),
     "POST, last attempt": Path(post, answers=(503,), environ={"MAX_DELIVERY_ATTEMPTS": "1"}),
     "POST, respond-async": Path(post_async),
     "POST, breaker open": Path(each(post, post), answers=(None,)),
@@ -235,30 +235,30 @@ PATHS = {
     ),
     "worker, refused for good": Path(work, first=post_async, answers=(503, 410)),
     "worker, exhausted": Path(work, first=post_async, answers=(503,) * 9, environ={"IN_PROCESS_WAIT_SECONDS": "20"}),
-    "worker, dead letter moved back": Path(work, first=each(post, move_back), answers=(404,)),
-    "worker, dead letter moved back fails again": Path(work, first=each(post, move_back), answers=(404, 503, 404)),
+    "worker, dead letter moved back": Path(work, first=each(post, move_back), answers=(422,)),
+    "worker, dead letter moved back fails again": Path(work, first=each(post, move_back), answers=(422, 503, 422)),
     "worker, message that cannot be read": Path(work, first=say("?")),
     "worker, message of an unknown event": Path(work, first=say('{"event_id": "evt_' + "0" * 32 + '"}')),
     "acknowledge, pending": Path(acknowledge, first=post_async),
-    "replay, failed": Path(replay, first=post, answers=(404,)),
+    "replay, failed": Path(replay, first=post, answers=(422,)),
     "replay, delivered": Path(replay, first=post),
-    "lease": Path(lease, first=each(post, post_async), answers=(404,)),
-    "lease, acknowledge": Path(each(lease, acknowledge_leased), first=each(post, post_async), answers=(404,)),
-    "lease, release": Path(each(lease, release), first=each(post, post_async), answers=(404,)),
+    "lease": Path(lease, first=each(post, post_async), answers=(422,)),
+    "lease, acknowledge": Path(each(lease, acknowledge_leased), first=each(post, post_async), answers=(422,)),
+    "lease, release": Path(each(lease, release), first=each(post, post_async), answers=(422,)),
     "subscribe": Path(each(subscribe(), post)),
     "unsubscribe": Path(unsubscribe, first=COPY),
     "POST to a subscription": Path(post, first=subscribe()),
-    "POST to a subscription, one refuses": Path(post, first=subscribe(), answers=(404,)),
+    "POST to a subscription, one refuses": Path(post, first=subscribe(), answers=(422,)),
     "POST to a subscription that ends": Path(post, first=subscribe(), answers=(410,)),
     "POST to a subscription, with a key, until accepted": Path(post_with_key, first=subscribe()),
     "POST to a subscription, with a key, repeated": Path(post_with_key, first=each(subscribe(), post_with_key)),
     "POST to more than are pushed at once": Path(post, first=subscribe(11)),
-    "worker, a copy": Path(work, first=COPY, answers=(503, 200, 404)),
+    "worker, a copy": Path(work, first=COPY, answers=(503, 200, 422)),
     "worker, a copy's target ends it": Path(work, first=COPY, answers=(503, 410, 410)),
     "worker with an old list, a copy of a new subscription": Path(each(know_no_subscription, work)),
     "worker, a copy without its subscription": Path(work, first=each(COPY, unsubscribe)),
     "worker, a copy's dead letter moved back": Path(
-        each(move_back, work), first=each(subscribe(), post), answers=(404, 404, 503)
+        each(move_back, work), first=each(subscribe(), post), answers=(422, 422, 503)
     ),
     **{
         f"{mode}, {what}": path
@@ -273,10 +273,10 @@ PATHS = {
             ),
             "worker, a copy": Path(work, first=COPY, environ=environ),
             "worker, a message of an event": Path(work, first=each(post, say_all), environ=environ),
-            "replay of a copy": Path(each(replay_copies, work), first=COPY_REFUSED, environ=environ, answers=(404,)),
+            "replay of a copy": Path(each(replay_copies, work), first=COPY_REFUSED, environ=environ, answers=(422,)),
             "worker, an event that is to be pushed": Path(work, first=COPY, other_environ=environ),
             "worker, a dead letter moved back": Path(
-                work, first=each(post, move_back), other_environ=environ, answers=(404,)
+                work, first=each(post, move_back), other_environ=environ, answers=(422,)
             ),
             "worker, an event that is to be pushed, acknowledged meanwhile": Path(
                 work, first=post_async, other_environ=environ, meanwhile=(acknowledge,)
@@ -315,16 +315,16 @@ PATHS = {
         work, first=post_async, answers=(503, 503), meanwhile=(each(say_all, work),), environ=NO_DELAY
     ),
     "worker, dead letter moved back, leased and replayed meanwhile": Path(
-        work, first=each(post, move_back), answers=(404, 503), meanwhile=(each(lease, release), replay)
+        work, first=each(post, move_back), answers=(422, 503), meanwhile=(each(lease, release), replay)
     ),
     "lease that ends, leased and released by another": Path(
         each(lease, wait(100), lease, wait(1), acknowledge_leased),
         first=post,
-        answers=(404,),
+        answers=(422,),
         meanwhile=(each(lease, release),),
     ),
     "lease, acknowledged by another, replayed and pushed": Path(
-        each(lease, acknowledge_leased), first=post, answers=(404,), meanwhile=(each(acknowledge, replay, work),)
+        each(lease, acknowledge_leased), first=post, answers=(422,), meanwhile=(each(acknowledge, replay, work),)
     ),
     "POST, posted and erased": Path(
         ONE, first=subscribe(), meanwhile=(each(ONE_ASYNC, erase), work), last=erase_and_post_again
@@ -338,7 +338,7 @@ PATHS = {
             "POST, POST": (ONE, ONE_ASYNC),
         }.items()
     },
-    "check_dlq": Path(lambda world, container: container.check_dlq(), first=post, answers=(404,)),
+    "check_dlq": Path(lambda world, container: container.check_dlq(), first=post, answers=(422,)),
 }
 
 
@@ -410,7 +410,7 @@ def test_nothing_is_lost_wherever_a_path_is_stopped_and_others_come_in_between(n
 
 def test_a_dead_letter_is_kept_if_the_lease_that_blocks_it_ends_meanwhile() -> None:
     world = SimulatedWorld({})
-    world.answers = [404]
+    world.answers = [422]
     container = Container(world)
     each(post, lease, move_back)(world, container)
     world.clock.sleep(95)  # of 100

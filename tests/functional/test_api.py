@@ -323,7 +323,7 @@ def test_an_expired_event_is_absent_before_dynamodb_deletes_it(world: World) -> 
 
 
 def test_events_are_listed_newest_first_and_the_inbox_oldest_first(world: World, receiver: Receiver) -> None:
-    receiver.script(status(200), status(503), status(404))
+    receiver.script(status(200), status(503), status(422))
     posted = []
     for number in range(3):
         posted.append(world.post({"n": number}, event_type="ab"[number % 2])["event_id"])
@@ -338,7 +338,7 @@ def test_events_are_listed_newest_first_and_the_inbox_oldest_first(world: World,
     ):
         assert ids(world.call("GET", path)) == expected, path
     errors = [event["last_error"] for event in world.call("GET", "/events").json["events"]]
-    assert errors == ["receiver responded 404", "receiver responded 503", None]
+    assert errors == ["receiver responded 422", "receiver responded 503", None]
     for path in ("/events", "/events?include=payload", "/inbox"):
         for event in world.call("GET", path).json["events"]:
             whole = world.event(event["event_id"])
@@ -450,7 +450,7 @@ def call_for_pushed(world: World, push: Exchange, verb: str) -> Answer:
     return world.call("POST", f"/events/{push.request.headers['webhook-id']}/{verb}")
 
 
-@pytest.mark.parametrize(("code", "via"), [(503, "pull"), (404, "pull"), (200, "push")])
+@pytest.mark.parametrize(("code", "via"), [(503, "pull"), (422, "pull"), (200, "push")])
 def test_an_acknowledgement_counts_once_and_only_if_undelivered(
     world: World, receiver: Receiver, code: int, via: str
 ) -> None:
@@ -467,7 +467,7 @@ def test_an_acknowledgement_counts_once_and_only_if_undelivered(
     assert world.event(event_id) == after_it
 
 
-@pytest.mark.parametrize("code", [200, 503, 404])
+@pytest.mark.parametrize("code", [200, 503, 422])
 def test_an_acknowledgement_stands_whatever_a_running_push_returns(
     world: World, receiver: Receiver, code: int, output: Output
 ) -> None:
@@ -482,7 +482,7 @@ def test_an_acknowledgement_stands_whatever_a_running_push_returns(
     assert world.call("POST", f"/events/{event_id}/replay").status_code == 202  # no claim is left
 
 
-@pytest.mark.parametrize("ending", [200, 503, 404, "pull"])
+@pytest.mark.parametrize("ending", [200, 503, 422, "pull"])
 def test_an_event_of_any_status_can_be_replayed(world: World, receiver: Receiver, ending: Any, output: Output) -> None:
     receiver.script(status(503 if ending == "pull" else ending))
     event_id = world.post()["event_id"]

@@ -115,10 +115,10 @@ ASYNC = {"prefer": "respond-async"}
         (200, {}, [PUT, UPDATE]),
         (200, {"idempotency_key": "k"}, [PUT, UPDATE]),
         (503, {}, [PUT, UPDATE, SEND]),
-        (404, {}, [PUT, SEND, UPDATE]),
+        (422, {}, [PUT, SEND, UPDATE]),
         (200, ASYNC, [PUT, SEND_MANY, UPDATE, UPDATE]),
         (503, ASYNC, [PUT, SEND_MANY, UPDATE, UPDATE, SEND]),
-        (404, ASYNC, [PUT, SEND_MANY, UPDATE, SEND, UPDATE]),
+        (422, ASYNC, [PUT, SEND_MANY, UPDATE, SEND, UPDATE]),
     ],
 )
 def test_the_calls_of_a_post_and_of_the_worker(

@@ -67,7 +67,7 @@ def test_a_message_may_wait_for_the_batch_window_before_the_sweep_sends_another(
 def test_the_sweep_skips_events_that_are_settled_expired_or_not_due(world: World, receiver: Receiver, aws: Aws) -> None:
     world.post(prefer="respond-async")
     world.clock.sleep(31 * 86_400)
-    receiver.script(status(200), status(404), status(503, headers={"Retry-After": "800"}), status(503))
+    receiver.script(status(200), status(422), status(503, headers={"Retry-After": "800"}), status(503))
     _, _, _, acknowledged = [world.post()["event_id"] for _ in range(4)]
     world.call("POST", f"/events/{acknowledged}/acknowledge")
     world.lose_messages()
@@ -174,7 +174,7 @@ def test_check_dlq_publishes_depths_and_age_and_warns_of_dead_letters(
     world.run_schedule(app.check_dlq)
     [idle] = lines()
     assert (idle["DLQDepth"], idle["InboxDepth"], idle["OldestPendingAge"]) == (0, 0, 0)
-    receiver.script(status(404), status(404))
+    receiver.script(status(422), status(422))
     for prefer in ("", "", *["respond-async"] * 3):
         world.post(prefer=prefer)
         world.clock.sleep(30.5)

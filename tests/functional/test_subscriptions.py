@@ -104,7 +104,7 @@ def test_each_matching_subscription_of_the_tenant_and_without_one_gets_a_copy_of
 def test_copies_are_listed_but_not_in_the_inbox_and_not_leased(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
-    receiver.default = target.default = status(404)
+    receiver.default = target.default = status(422)
     subscription_id = subscribe(world, target.url).json["subscription_id"]
     event = world.post()
 
@@ -159,7 +159,7 @@ def test_a_copy_that_was_replayed_late_gives_way_to_that_of_a_new_event_of_the_k
     world: World, target: Receiver
 ) -> None:
     subscribe(world, target.url)
-    target.script(status(404))
+    target.script(status(422))
     first = world.post(idempotency_key="k")
     world.clock.sleep(20 * DAY_SECONDS)
     world.call("POST", f"/events/{first['copies'][0]}/replay")
@@ -248,7 +248,7 @@ def test_410_ends_a_subscription_without_a_dead_letter(world: World, target: Rec
 def test_copies_of_a_deleted_subscription_are_deleted(world: World, target: Receiver) -> None:
     subscription = subscribe(world, target.url)
     queued = world.post(prefer="respond-async")
-    target.script(status(404))
+    target.script(status(422))
     failed = world.post()
     world.call("DELETE", f"/{subscription.headers['location']}")
 
@@ -272,7 +272,7 @@ def test_a_copy_whose_subscription_is_deleted_during_its_last_push_is_no_dead_le
             world.call("DELETE", f"/{location}")
         else:
             aws.fail(Fault.REFUSED, "GetItem")
-        status(404)(exchange)
+        status(422)(exchange)
 
     target.script(refuse_meanwhile)
     [copy_id] = world.post()["copies"]
@@ -301,7 +301,7 @@ def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(world: World, ta
 
 
 @pytest.mark.parametrize("prefer", ["", "respond-async"])
-@pytest.mark.parametrize("codes", [[200, 200], [404, 200], [404, 404], [503, 200, 200], [410, 410]])
+@pytest.mark.parametrize("codes", [[200, 200], [422, 200], [422, 422], [503, 200, 200], [410, 410]])
 def test_in_pull_only_mode_an_event_waits_in_the_inbox_whatever_becomes_of_its_copies(
     world: World, target: Receiver, prefer: str, codes: list[int]
 ) -> None:
@@ -334,7 +334,7 @@ def test_in_subscriptions_mode_an_event_is_stored_delivered_in_one_write_and_is_
 ) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
     subscribe(world, target.url, "order.created")
-    target.default = status(404)
+    target.default = status(422)
     output.lines()
 
     event = world.post()
@@ -375,7 +375,7 @@ def test_in_subscriptions_mode_copies_alone_can_be_replayed(world: World, target
 def test_a_pending_event_without_a_url_to_push_it_to_waits_in_the_inbox(
     world: World, receiver: Receiver, unpushed: str
 ) -> None:
-    receiver.script(status(503), status(404))
+    receiver.script(status(503), status(422))
     tried, refused, queued = world.post(), world.post(), world.post(prefer="respond-async")
     world.clock.sleep(1)
     attempts = {tried["event_id"]: 1, refused["event_id"]: 0, queued["event_id"]: 0}
@@ -462,7 +462,7 @@ def test_subscriptions_of_a_tenant_are_listed_and_counted_apart(world: World, ta
 def test_listings_the_inbox_and_leases_can_be_asked_for_a_tenant(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
-    receiver.default = status(404)
+    receiver.default = status(422)
     events = {tenant: post_for(world, tenant)["event_id"] for tenant in (None, "a", "b")}
 
     for path in ("/events", "/inbox"):

@@ -17,7 +17,7 @@ BEHAVIOURS: dict[str, tuple[int | None, ...]] = {
     "well": (200,),
     "flaky": (200, 503, 500, 429, None, 204),
     "down": (503,),
-    "refusing": (404, 410, 200),
+    "refusing": (422, 410, 200),
     "hanging": (None, None, 200),
     "leaving": (200, 200, 503, 410),
     "dead and hanging": (None,),
