@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from chalicelib.delivery import HANGS
+from chalicelib.breaker import FAILS, HANGS
 from chalicelib.events import DeliveredVia, Event, Status, is_copy_id
 from chalicelib.times import DAY_SECONDS, rfc3339, unix_seconds
 from tests.support.in_memory_aws import typed
@@ -118,7 +118,7 @@ class History:
         if before.get("lease_count", 0) < after.get("lease_count", 0):
             self.leases.add((event_id, claim_id))
         attempts = json.loads(after.get("attempts", "[]"))
-        if attempts and attempts[-1]["error"] == HANGS and before.get("attempts") != after["attempts"]:
+        if attempts and attempts[-1]["error"] in (HANGS, FAILS) and before.get("attempts") != after["attempts"]:
             self.not_made[event_id, self.replays[event_id]] += 1
         source = self.item(after.get("source_event_id", "")) or {}
         is_settled = source.get("status") != Status.PENDING or "replayed_at" in source or "next_attempt_at" in source
