@@ -172,7 +172,7 @@ def retries(system: System) -> None:
 
 def dead_letters(system: System) -> None:
     """Move the dead letter by hand: the emulator lacks the move task of SQS."""
-    system.receiver.script(status(404))
+    system.receiver.script(status(422))
     event_id = system.post("order.lost")["event_id"]
     expect("status", system.event(event_id)["status"], "failed")
     inbox = system.call("GET", "/inbox")[2]["events"]
@@ -184,7 +184,7 @@ def dead_letters(system: System) -> None:
     system.sqs.send_message(QueueUrl=system.inbox, MessageBody=body, MessageAttributes=attributes)
     system.sqs.delete_message(QueueUrl=system.dlq, ReceiptHandle=letter["ReceiptHandle"])
     expect("attempts since the redrive", system.delivered(event_id)["delivery_attempts"], 1)
-    say("404: a dead letter; moved back to the inbox queue by hand, its event is delivered")
+    say("422: a dead letter; moved back to the inbox queue by hand, its event is delivered")
 
 
 def check_dlq(system: System) -> None:

@@ -334,7 +334,7 @@ def _usage(url: str, key: str, receiver: Receiver | None, variables: dict[str, s
         lines += [
             "  Before you post again: let two deliveries fail and be retried, or one fail for good; list the last:",
             f"curl -sS -X POST '{receiver.url}/fail?status=503&times=2'",
-            f"curl -sS -X POST '{receiver.url}/fail?status=404'",
+            f"curl -sS -X POST '{receiver.url}/fail?status=422'",
             f"curl -sS {receiver.url}",
         ]
     lines += [

@@ -278,7 +278,7 @@ def test_filters_are_in_the_address_and_a_refused_one_is_explained(console: Cons
 
 
 def test_all_that_match_are_listed_and_replayed(console: Console, receiver: Receiver, axe: str) -> None:
-    receiver.default = status(404)
+    receiver.default = status(422)
     events = [console.post("bulk.failed", tenant="acme")["event_id"] for _ in range(51)]
     console.open("/?event_type=bulk.failed&status=failed")
     console.text("#rows li").to_have_count(50)
@@ -640,7 +640,7 @@ def test_a_new_token_replaces_the_old_one_and_an_ended_one_says_where_to_go(cons
 def test_every_action_is_reached_by_keyboard(console: Console, receiver: Receiver) -> None:
     press = console.page.keyboard.press
     console.api("POST", "/subscriptions", target_url=receiver.url, event_types=["none"])
-    receiver.default = status(404)
+    receiver.default = status(422)
     console.post("keys.pressed")
     console.open("/?event_type=keys.pressed&status=failed")
     console.text("#rows li").to_have_count(1)
@@ -660,7 +660,7 @@ def test_every_action_is_reached_by_keyboard(console: Console, receiver: Receive
 
 
 def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver, axe: str) -> None:
-    receiver.default = status(404, body=b"x" * 200)
+    receiver.default = status(422, body=b"x" * 200)
     tenant = "z" * 128
     console.api("POST", "/subscriptions", target_url=receiver.url, name="w" * 100, tenant=tenant)
     event = console.post("x" * 128, payload={"long": "y" * 500}, tenant=tenant)

@@ -194,18 +194,24 @@ class Path:
     last: Step = lambda world, container: None
 
 
+def work_with_webhook(world: SimulatedWorld, container: Container) -> None:
+    Container(world, environ=WITH_WEBHOOK).work()
+
+
 SOME_FAULTS = (Fault.DIES_BEFORE, Fault.THROTTLED, Fault.ANSWER_LOST, Fault.ALL_ANSWERS_LOST)
 WITH_WEBHOOK = {"ZAPIER_WEBHOOK_URL": ENVIRON["ZAPIER_WEBHOOK_URL"]}
-PULL_ONLY = {"ZAPIER_WEBHOOK_URL": "none"}
+PULL_ONLY, COPIES_ONLY = {"ZAPIER_WEBHOOK_URL": "none"}, {"ZAPIER_WEBHOOK_URL": "subscriptions"}
+UNPUSHED = {"pull only": PULL_ONLY, "copies only": COPIES_ONLY}
 NO_DELAY = {"BACKOFF_BASE_SECONDS": "0", "BREAKER_FAILURES": "1"}
 AT_ONCE = {"IN_PROCESS_WAIT_SECONDS": "0"}
 COPY = each(subscribe(), post_async)
+COPY_REFUSED = each(subscribe(), post)
 DELIVERED_COPY = each(subscribe(), post_killed_before_the_event, sweep_later)
 PATHS = {
     "POST, delivered": Path(post),
     "POST, to be retried": Path(post, answers=(503,)),
     "POST, receiver hangs": Path(post, answers=(None,)),
-    "POST, refused for good": Path(post, answers=(404,)),
+    "POST, refused for good": Path(post, answers=(422,)),
     "POST, last attempt": Path(post, answers=(503,), environ={"MAX_DELIVERY_ATTEMPTS": "1"}),
     "POST, respond-async": Path(post_async),
     "POST, breaker open": Path(each(post, post), answers=(None,)),
@@ -229,89 +235,96 @@ PATHS = {
     ),
     "worker, refused for good": Path(work, first=post_async, answers=(503, 410)),
     "worker, exhausted": Path(work, first=post_async, answers=(503,) * 9, environ={"IN_PROCESS_WAIT_SECONDS": "20"}),
-    "worker, dead letter moved back": Path(work, first=each(post, move_back), answers=(404,)),
-    "worker, dead letter moved back fails again": Path(work, first=each(post, move_back), answers=(404, 503, 404)),
+    "worker, dead letter moved back": Path(work, first=each(post, move_back), answers=(422,)),
+    "worker, dead letter moved back fails again": Path(work, first=each(post, move_back), answers=(422, 503, 422)),
     "worker, message that cannot be read": Path(work, first=say("?")),
     "worker, message of an unknown event": Path(work, first=say('{"event_id": "evt_' + "0" * 32 + '"}')),
     "acknowledge, pending": Path(acknowledge, first=post_async),
-    "replay, failed": Path(replay, first=post, answers=(404,)),
+    "replay, failed": Path(replay, first=post, answers=(422,)),
     "replay, delivered": Path(replay, first=post),
-    "lease": Path(lease, first=each(post, post_async), answers=(404,)),
-    "lease, acknowledge": Path(each(lease, acknowledge_leased), first=each(post, post_async), answers=(404,)),
-    "lease, release": Path(each(lease, release), first=each(post, post_async), answers=(404,)),
+    "lease": Path(lease, first=each(post, post_async), answers=(422,)),
+    "lease, acknowledge": Path(each(lease, acknowledge_leased), first=each(post, post_async), answers=(422,)),
+    "lease, release": Path(each(lease, release), first=each(post, post_async), answers=(422,)),
     "subscribe": Path(each(subscribe(), post)),
     "unsubscribe": Path(unsubscribe, first=COPY),
     "POST to a subscription": Path(post, first=subscribe()),
-    "POST to a subscription, one refuses": Path(post, first=subscribe(), answers=(404,)),
+    "POST to a subscription, one refuses": Path(post, first=subscribe(), answers=(422,)),
     "POST to a subscription that ends": Path(post, first=subscribe(), answers=(410,)),
     "POST to a subscription, with a key, until accepted": Path(post_with_key, first=subscribe()),
     "POST to a subscription, with a key, repeated": Path(post_with_key, first=each(subscribe(), post_with_key)),
     "POST to more than are pushed at once": Path(post, first=subscribe(11)),
-    "worker, a copy": Path(work, first=COPY, answers=(503, 200, 404)),
+    "worker, a copy": Path(work, first=COPY, answers=(503, 200, 422)),
     "worker, a copy's target ends it": Path(work, first=COPY, answers=(503, 410, 410)),
     "worker with an old list, a copy of a new subscription": Path(each(know_no_subscription, work)),
     "worker, a copy without its subscription": Path(work, first=each(COPY, unsubscribe)),
     "worker, a copy's dead letter moved back": Path(
-        each(move_back, work), first=each(subscribe(), post), answers=(404, 404, 503)
+        each(move_back, work), first=each(subscribe(), post), answers=(422, 422, 503)
     ),
-    "pull only, POST": Path(post, environ=PULL_ONLY),
-    "pull only, POST to a subscription": Path(post, first=subscribe(), environ=PULL_ONLY, answers=(503,)),
-    "pull only, POST to a subscription, delivered": Path(post, first=subscribe(), environ=PULL_ONLY),
-    "pull only, POST to two, one delivers": Path(post, first=subscribe(2), environ=PULL_ONLY, answers=(404, 200)),
-    "pull only, POST to a subscription, refused": Path(post, first=subscribe(), environ=PULL_ONLY, answers=(404,)),
-    "pull only, POST to a subscription that ends": Path(post, first=subscribe(), environ=PULL_ONLY, answers=(410,)),
-    "pull only, POST with a key, until accepted": Path(post_with_key, first=subscribe(2), environ=PULL_ONLY),
-    "pull only, POST repeated after the sweep delivered a copy": Path(
-        post_with_key, first=DELIVERED_COPY, environ=PULL_ONLY
-    ),
-    "pull only, a copy of the loser is delivered": Path(
-        each(ONE, sweep_later), first=each(subscribe(), post_killed_before_the_event), environ=PULL_ONLY, answers=(404,)
-    ),
-    "pull only, worker, a copy": Path(work, first=COPY, environ=PULL_ONLY),
+    **{
+        f"{mode}, {what}": path
+        for mode, environ in UNPUSHED.items()
+        for what, path in {
+            "POST": Path(post, environ=environ),
+            "POST to a subscription": Path(post, first=subscribe(), environ=environ, answers=(503,)),
+            "POST to a subscription that ends": Path(post, first=subscribe(), environ=environ, answers=(410,)),
+            "POST with a key, until accepted": Path(post_with_key, first=subscribe(2), environ=environ),
+            "POST repeated after the sweep delivered a copy": Path(
+                post_with_key, first=DELIVERED_COPY, environ=environ
+            ),
+            "worker, a copy": Path(work, first=COPY, environ=environ),
+            "worker, a message of an event": Path(work, first=each(post, say_all), environ=environ),
+            "replay of a copy": Path(each(replay_copies, work), first=COPY_REFUSED, environ=environ, answers=(422,)),
+            "worker, an event that is to be pushed": Path(work, first=COPY, other_environ=environ),
+            "worker, a dead letter moved back": Path(
+                work, first=each(post, move_back), other_environ=environ, answers=(422,)
+            ),
+            "worker, an event that is to be pushed, acknowledged meanwhile": Path(
+                work, first=post_async, other_environ=environ, meanwhile=(acknowledge,)
+            ),
+            "worker, a worker with a webhook": Path(
+                work, first=post_async, other_environ=environ, answers=(503,), meanwhile=(work_with_webhook,)
+            ),
+            "POST repeats one with a webhook": Path(post_with_key, first=DELIVERED_COPY, other_environ=environ),
+            "POST with a webhook repeats a POST": Path(
+                post_with_key, first=DELIVERED_COPY, environ=environ, other_environ=WITH_WEBHOOK
+            ),
+            "replay with a webhook": Path(replay, first=post, environ=environ, other_environ=WITH_WEBHOOK),
+        }.items()
+    },
     "pull only, worker, a copy of a leased event": Path(
         each(lease, work, acknowledge_leased), first=each(COPY, wait(101)), environ=PULL_ONLY, answers=(503,)
     ),
     "pull only, acknowledged while a copy is pushed": Path(
         post, first=subscribe(), environ=PULL_ONLY, meanwhile=(acknowledge,)
     ),
-    "pull only, worker with a webhook, a copy": Path(work, first=COPY, environ=PULL_ONLY, other_environ=WITH_WEBHOOK),
-    "pull only, POST with a webhook repeats a POST": Path(
-        post_with_key, first=DELIVERED_COPY, environ=PULL_ONLY, other_environ=WITH_WEBHOOK
-    ),
-    "pull-only worker, an event that is to be pushed": Path(work, first=COPY, other_environ=PULL_ONLY),
-    "pull-only POST repeats one with a webhook": Path(post_with_key, first=DELIVERED_COPY, other_environ=PULL_ONLY),
     "pull only, replay": Path(replay, first=each(post, acknowledge), environ=PULL_ONLY),
-    "pull only, worker": Path(work, first=each(post, say_all), environ=PULL_ONLY),
     "sweep": Path(lambda world, container: container.sweep(), first=lose_the_message),
     **{
-        f"{number} subscriptions, {'pull only, ' if environ else ''}{what} with the same key": Path(
+        f"{number} subscriptions, {mode}, {what} with the same key": Path(
             ONE, first=subscribe(number), environ=environ, meanwhile=(other,), last=post_again
         )
-        for number, environ in ((1, {}), (2, PULL_ONLY))
+        for number, mode, environ in ((1, "a webhook", {}), (2, "copies only", COPIES_ONLY))
         for what, other in (("the same POST", ONE), ("another POST", OTHER))
     },
     "POST, acknowledged, replayed and pushed meanwhile": Path(
         post, answers=(503,), meanwhile=(each(acknowledge, replay, work),)
     ),
     "worker, acknowledged meanwhile": Path(work, first=post_async, meanwhile=(acknowledge,)),
-    "pull-only worker, acknowledged meanwhile": Path(
-        work, first=post_async, other_environ=PULL_ONLY, meanwhile=(acknowledge,)
-    ),
     "worker, leased meanwhile": Path(work, first=post_async, meanwhile=(lease,)),
     "worker, another worker": Path(
         work, first=post_async, answers=(503, 503), meanwhile=(each(say_all, work),), environ=NO_DELAY
     ),
     "worker, dead letter moved back, leased and replayed meanwhile": Path(
-        work, first=each(post, move_back), answers=(404, 503), meanwhile=(each(lease, release), replay)
+        work, first=each(post, move_back), answers=(422, 503), meanwhile=(each(lease, release), replay)
     ),
     "lease that ends, leased and released by another": Path(
         each(lease, wait(100), lease, wait(1), acknowledge_leased),
         first=post,
-        answers=(404,),
+        answers=(422,),
         meanwhile=(each(lease, release),),
     ),
     "lease, acknowledged by another, replayed and pushed": Path(
-        each(lease, acknowledge_leased), first=post, answers=(404,), meanwhile=(each(acknowledge, replay, work),)
+        each(lease, acknowledge_leased), first=post, answers=(422,), meanwhile=(each(acknowledge, replay, work),)
     ),
     "POST, posted and erased": Path(
         ONE, first=subscribe(), meanwhile=(each(ONE_ASYNC, erase), work), last=erase_and_post_again
@@ -325,7 +338,7 @@ PATHS = {
             "POST, POST": (ONE, ONE_ASYNC),
         }.items()
     },
-    "check_dlq": Path(lambda world, container: container.check_dlq(), first=post, answers=(404,)),
+    "check_dlq": Path(lambda world, container: container.check_dlq(), first=post, answers=(422,)),
 }
 
 
@@ -397,7 +410,7 @@ def test_nothing_is_lost_wherever_a_path_is_stopped_and_others_come_in_between(n
 
 def test_a_dead_letter_is_kept_if_the_lease_that_blocks_it_ends_meanwhile() -> None:
     world = SimulatedWorld({})
-    world.answers = [404]
+    world.answers = [422]
     container = Container(world)
     each(post, lease, move_back)(world, container)
     world.clock.sleep(95)  # of 100

@@ -122,7 +122,7 @@ def test_a_product_gives_a_customer_the_key_to_its_own_webhooks_and_takes_them_a
 
 @pytest.mark.usefixtures("snippets")
 def test_the_consumer_leases_processes_and_acknowledges(world: World, receiver: Receiver) -> None:
-    receiver.default = status(404)
+    receiver.default = status(422)
     event_ids = {world.post({"n": number})["event_id"] for number in range(3)}
 
     with subprocess.Popen([sys.executable, "consumer.py"], stdout=subprocess.PIPE, text=True) as consumer:

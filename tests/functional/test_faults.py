@@ -40,7 +40,7 @@ def test_a_post_that_dynamodb_fails_is_answered_with_503_and_can_be_repeated(
 def test_every_other_call_is_answered_with_503_while_dynamodb_fails(
     world: World, receiver: Receiver, aws: Aws, fault: Fault
 ) -> None:
-    receiver.script(status(404))
+    receiver.script(status(422))
     event_id = world.post()["event_id"]
     aws.fail(fault)
 
@@ -74,7 +74,7 @@ def test_a_record_is_retried_while_the_time_of_the_function_lasts(
     assert world.event(event_id)["status"] == "delivered"
 
 
-@pytest.mark.parametrize(("code", "ending", "dead_letters"), [(503, "delivered", 0), (404, "failed", 1)])
+@pytest.mark.parametrize(("code", "ending", "dead_letters"), [(503, "delivered", 0), (422, "failed", 1)])
 def test_an_error_after_the_event_is_stored_is_logged_with_its_traceback_and_left_to_the_sweep(
     world: World, receiver: Receiver, aws: Aws, output: Output, code: int, ending: str, dead_letters: int
 ) -> None:

@@ -38,7 +38,7 @@ def end(world: World, verb: str, event_id: str, lease_id: str | None = None) -> 
 
 @pytest.fixture
 def receiver(receiver: Receiver) -> Receiver:
-    receiver.default = status(404)
+    receiver.default = status(422)
     return receiver
 
 

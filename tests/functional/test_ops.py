@@ -89,7 +89,7 @@ class Ran:
 
 def fail(world: World, receiver: Receiver, count: int = 1) -> list[str]:
     """Make `count` dead letters, a second apart; return the event ids, oldest first."""
-    receiver.default = receivers.status(404)
+    receiver.default = receivers.status(422)
     event_ids = []
     for _ in range(count):
         event_ids.append(world.post({"card": "secret-payload"})["event_id"])
@@ -115,7 +115,7 @@ def test_dlq_groups_a_sample_without_removing_or_hiding_a_message(world: World, 
 
     shown = Ran("dlq").output
 
-    assert re.search(rf"webhook +permanent +2 +{latest} +\S+Z +1 +404", shown)
+    assert re.search(rf"webhook +permanent +2 +{latest} +\S+Z +1 +422", shown)
     assert re.search(r"sub_1 +\?\[2Jodd +1 +evt_0", shown)
     assert re.search(r"webhook +malformed +1 +message \S+", shown)
     assert shown.endswith("triggers-api-dev-inbox-dlq holds 4 messages; sample: 4\n")
@@ -187,7 +187,7 @@ def test_a_replay_takes_the_events_of_a_period_and_a_type_oldest_first(
     world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _early, first, second, late = fail(world, receiver, 4)
-    receiver.script(receivers.status(404))
+    receiver.script(receivers.status(422))
     world.post(event_type="other.type")
     since, until = (world.event(event_id)["created_at"] for event_id in (first, late))
     monkeypatch.setenv("STATUS", "pending")  # somebody else's variable
@@ -209,7 +209,7 @@ def test_a_replay_that_is_stopped_prints_the_command_that_goes_on(
 
     errors = Ran("replay", "--since", "2026-01-01", "--until", "2027-01-01", *GO, status=130).errors
     assert errors.startswith("2 of 4 events: 2 replayed\n")
-    receiver.default = receivers.status(404)
+    receiver.default = receivers.status(422)
     world.settle()  # what was replayed has failed again
     Ran(*command_in(errors, "To push them"))
     world.settle()
@@ -230,7 +230,7 @@ def test_events_that_are_named_are_shown_and_must_exist_before_they_are_replayed
 
     shown = Ran("replay", event_id).output
 
-    assert re.search(rf"\n\S+Z +{event_id} +order.created +failed +receiver responded 404 *\n1 event would be ", shown)
+    assert re.search(rf"\n\S+Z +{event_id} +order.created +failed +receiver responded 422 *\n1 event would be ", shown)
     assert Ran("replay", event_id, "evt_1", status=1).errors == "Error: 404: There is no such event.\n"
 
 

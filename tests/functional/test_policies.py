@@ -41,7 +41,7 @@ def allowed(stage: str, function: str) -> set[tuple[str, str]]:
 
 
 def use_the_api(world: World, receiver: Receiver) -> Iterator[None]:
-    receiver.script(status(200), status(503), status(404))
+    receiver.script(status(200), status(503), status(422))
     yield
     delivered, retried, dead = world.post(), world.post(), world.post()
     listed = f"/events?subscription_id=sub_{'0' * 32}"
@@ -60,7 +60,7 @@ def use_the_worker(world: World, receiver: Receiver) -> Iterator[None]:
     world.restart(IN_PROCESS_WAIT_SECONDS="0")
     world.post(event_type="copied", prefer="respond-async")
     world.call("DELETE", f"/{subscription.headers['location']}")
-    receiver.script(status(200), status(503), status(404))
+    receiver.script(status(200), status(503), status(422))
     for _ in range(3):
         world.post(prefer="respond-async")
     world.send("malformed")

@@ -218,7 +218,7 @@ def test_a_body_of_unclear_length_ends_the_connection(system: Run, framing: str)
 
 
 def test_a_dead_letter_is_linked_leased_and_replayed(system: Run, printed: list[str]) -> None:
-    paste(printed, r"curl .*/fail\?status=404.*")
+    paste(printed, r"curl .*/fail\?status=422.*")
 
     event_id = post(system)["event_id"]
 

@@ -80,12 +80,12 @@ def test_copies_are_signed_with_a_secret_of_their_subscription_which_rotates(
     ("pushes", "since", "is_disabled"),
     [
         ([(0, 200)], None, False),
-        ([(0, 404), (23, 404)], 0, False),
-        ([(0, 404), (24, 404)], 0, True),
-        ([(0, 404), (20, 404), (43, 404)], 0, True),
-        ([(0, 404), (12, 200)], None, False),
-        ([(0, 404), (12, 200), (13, 404), (25, 404)], 13, False),
-        ([(0, 404), (50, 404)], 0, True),
+        ([(0, 422), (23, 422)], 0, False),
+        ([(0, 422), (24, 422)], 0, True),
+        ([(0, 422), (20, 422), (43, 422)], 0, True),
+        ([(0, 422), (12, 200)], None, False),
+        ([(0, 422), (12, 200), (13, 422), (25, 422)], 13, False),
+        ([(0, 422), (50, 422)], 0, True),
     ],
 )
 def test_a_subscription_is_disabled_when_nothing_but_dead_letters_came_of_it_for_so_long(
@@ -103,7 +103,7 @@ def test_a_subscription_is_disabled_when_nothing_but_dead_letters_came_of_it_for
     warnings = [line for line in lines if line.get("message") == "subscription disabled"]
     assert [line["subscription_id"] for line in warnings] == [subscription_id] * is_disabled
     counted = [sum(line.get(name, 0) for line in lines) for name in ("SubscriptionsDisabled", "CopyFailure")]
-    assert counted == [int(is_disabled), sum(code == 404 for _, code in pushes)]
+    assert counted == [int(is_disabled), sum(code == 422 for _, code in pushes)]
     assert not any("DeliveryFailure" in line for line in lines)
     world.clock.sleep(10)
     assert len(world.post()["copies"]) == (not is_disabled)
@@ -141,7 +141,7 @@ def test_a_target_is_failing_from_the_tenth_failed_attempt_of_a_copy_until_it_wo
 def test_without_patience_the_second_dead_letter_disables(world: World, target: Receiver) -> None:
     world.restart(SUBSCRIPTION_DISABLE_DAYS="0")
     subscribe(world, target.url)
-    target.default = status(404)
+    target.default = status(422)
 
     disabled = []
     for _ in range(2):
@@ -189,7 +189,7 @@ def test_a_list_that_was_read_while_a_subscription_was_stored_is_forgotten(
 
 def test_a_target_that_works_again_is_recorded_once(world: World, target: Receiver, aws: Aws) -> None:
     subscribe(world, target.url)
-    target.script(status(404))
+    target.script(status(422))
     world.post()
 
     writes = [aws.during(world.post).count("UpdateItem") for _ in range(3)]
@@ -200,7 +200,7 @@ def test_a_target_that_works_again_is_recorded_once(world: World, target: Receiv
 def disable(world: World, target: Receiver) -> None:
     """Let pushes to a new subscription fail for a day."""
     subscribe(world, target.url)
-    target.script(status(404), status(404))
+    target.script(status(422), status(422))
     for _ in range(2):
         world.post()
         world.clock.sleep(24 * HOUR)
@@ -262,16 +262,16 @@ def push_by_another_container(world: World, target: Receiver, code: int) -> None
 @pytest.mark.parametrize(
     ("code", "at", "meanwhile"),
     [
-        *((code, 1, meanwhile) for code in (200, 404, 410) for meanwhile in (recreate, delete)),
-        *((404, 2, meanwhile) for meanwhile in (recreate, delete, enable)),
-        *((404, 2, partial(push_by_another_container, code=code)) for code in (200, 404)),
+        *((code, 1, meanwhile) for code in (200, 422, 410) for meanwhile in (recreate, delete)),
+        *((422, 2, meanwhile) for meanwhile in (recreate, delete, enable)),
+        *((422, 2, partial(push_by_another_container, code=code)) for code in (200, 422)),
     ],
 )
 def test_what_happens_before_the_first_or_second_write_after_a_push_stands(
     world: World, target: Receiver, during: During, output: Output, code: int, at: int, meanwhile: Callable[..., None]
 ) -> None:
     subscribe(world, target.url)
-    target.script(status(404), status(404), status(code))
+    target.script(status(422), status(422), status(code))
     for _ in range(2):
         world.post()
         world.clock.sleep(12 * HOUR)
@@ -322,7 +322,7 @@ def test_a_subscription_has_a_name_and_is_found_by_its_id(world: World, target: 
             assert world.call(method, f"/subscriptions/{unknown}{suffix}").status_code == 404
 
 
-@pytest.mark.parametrize(("code", "outcome"), [(200, "delivered"), (503, "retry"), (404, "failed"), (410, "failed")])
+@pytest.mark.parametrize(("code", "outcome"), [(200, "delivered"), (503, "retry"), (422, "failed"), (410, "failed")])
 def test_a_test_push_changes_nothing_and_a_post_enables_a_disabled_subscription(
     world: World, target: Receiver, aws: Aws, code: int, outcome: str
 ) -> None:

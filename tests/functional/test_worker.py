@@ -233,7 +233,7 @@ def test_a_message_for_an_event_that_is_not_there_is_dropped_with_a_warning(
 
 @pytest.mark.parametrize("state", ["delivered", "acknowledged", "failed", "being pushed"])
 def test_a_message_for_an_event_that_needs_no_push_is_dropped(world: World, receiver: Receiver, state: str) -> None:
-    receiver.script(status({"delivered": 200, "acknowledged": 503}.get(state, 404)))
+    receiver.script(status({"delivered": 200, "acknowledged": 503}.get(state, 422)))
     event_id = queued(world) if state == "being pushed" else world.post()["event_id"]
     if state == "acknowledged":
         world.call("POST", f"/events/{event_id}/acknowledge")
@@ -250,7 +250,7 @@ def test_a_message_for_an_event_that_needs_no_push_is_dropped(world: World, rece
 
 
 def test_only_the_dead_letter_of_the_latest_failure_replays_an_event(world: World, receiver: Receiver) -> None:
-    receiver.script(status(404), status(410))
+    receiver.script(status(422), status(410))
     event_id = world.post()["event_id"]
     world.clock.sleep(60)
     world.call("POST", f"/events/{event_id}/replay")
@@ -277,7 +277,7 @@ def test_a_dead_letter_of_a_claimed_event_is_sent_on_until_the_claim_ends(world:
         world.move_back()
         assert world.run_worker() == 1
 
-    receiver.script(status(404))
+    receiver.script(status(422))
     world.dynamodb.meta.events.register("before-call.dynamodb.UpdateItem", redrive_once)
 
     event = world.post()
@@ -325,18 +325,19 @@ def test_a_fault_in_one_message_never_costs_another(world: World, receiver: Rece
 def test_the_lines_of_a_message_have_its_id_and_an_attempt_is_one_wide_line(
     world: World, receiver: Receiver, output: Output
 ) -> None:
-    receiver.default = status(404)
+    receiver.default = status(422)
     message_ids = {queued(world): world.messages()[-1]["id"] for _ in range(3)}
     output.lines()
 
     world.run_worker()
 
     assert [letter["attributes"]["Reason"] for letter in world.dead_letters()] == ["permanent"] * 3
-    lines = [line for line in output.lines() if "_aws" not in line]
+    lines = output.lines()
     assert {line["request_id"] for line in lines} == set(message_ids.values())
     for event_id, message_id in message_ids.items():
         attempt, *others = [line for line in lines if line["request_id"] == message_id]
         assert [line["message"] for line in others] == ["sqs send_message", "dead letter"]
-        wide = {"message": "attempt", "event_id": event_id, "attempt": 1, "outcome": "failed", "status_code": 404}
+        wide = {"message": "attempt", "event_id": event_id, "attempt": 1, "outcome": "failed", "status_code": 422}
         assert attempt.items() >= wide.items()
-        assert {"level", "duration_ms", "retry_in_seconds", "time"} <= attempt.keys()
+        assert {"level", "duration_ms", "time", "PushDuration"} <= attempt.keys()
+        assert others[1]["DeliveryFailure"] == 1
