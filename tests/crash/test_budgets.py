@@ -26,6 +26,7 @@ from tests.support.in_memory_aws import typed
 from tests.support.receiver import Receiver, status
 
 API_SECONDS = 28
+TARGET = "https://hooks.zapier.com"
 SLOWEST = {
     "INLINE_PUSH_TIMEOUT_SECONDS": "8",
     "PUSH_TIMEOUT_SECONDS": "20",
@@ -59,10 +60,10 @@ class SlowWorld(SimulatedWorld):
     ) -> None:
         super().__init__(SLOWEST if webhook else {**SLOWEST, "ZAPIER_WEBHOOK_URL": "none"})
         self._status_code = status_code
-        self._is_slow = slow_from_start
+        self.is_slow = slow_from_start
         self.call_seconds: float = CALL_SECONDS
         for number in range(subscriptions):
-            Container(self).subscribe(f"https://hooks.zapier.com/{number}")
+            Container(self).subscribe(f"{TARGET}/{number}")
         self.change("sub_", failing_since=rfc3339(self.clock() - 10 * DAY_SECONDS))
 
     def change(self, prefix: str, **attributes: Any) -> None:
@@ -72,18 +73,18 @@ class SlowWorld(SimulatedWorld):
                 self.dynamodb.put_item(TableName=TABLE, Item=typed({**item, **attributes}))
 
     def latency(self) -> tuple[float, float]:
-        return (self.call_seconds / 2, self.call_seconds / 2) if self._is_slow else (0.0, 0.0)
+        return (self.call_seconds / 2, self.call_seconds / 2) if self.is_slow else (0.0, 0.0)
 
     def answer(self, event: Event, url: str) -> tuple[int | None, float]:
-        self._is_slow = True
+        self.is_slow = True
         return self._status_code, 20.0
 
     def queue(self, count: int) -> None:
         """Post events that wait for the worker."""
-        self._is_slow = False
+        self.is_slow = False
         for _ in range(count):
             Container(self).post(prefer="respond-async")
-        self._is_slow = True
+        self.is_slow = True
 
     def seconds(self, act: Callable[..., Any], **parameters: Any) -> float:
         """Return how long something takes."""
@@ -112,6 +113,23 @@ def test_a_caller_gets_a_response_in_28_seconds(
     ):
         world = SlowWorld(status_code, subscriptions=subscriptions, webhook=webhook, slow_from_start=slow_from_start)
         assert world.seconds(Container(world, failing(pattern)).post, **headers) < API_SECONDS
+
+
+@pytest.mark.parametrize(("call_seconds", "status_code"), [(2.5, 202), (CALL_SECONDS, 503)])
+def test_an_event_that_matches_200_subscriptions_is_answered_in_28_seconds(
+    call_seconds: float, status_code: int
+) -> None:
+    world = SlowWorld(subscriptions=100, slow_from_start=False)
+    for number in range(100):
+        Container(world).call("POST", "/subscriptions", {"target_url": f"{TARGET}/{number}", "tenant": "a"})
+    world.call_seconds, world.is_slow = call_seconds, True
+    began = world.clock()
+
+    answer = Container(world).call("POST", "/events", {"event_type": "a", "payload": {}, "tenant": "a"})
+
+    assert world.clock() - began < API_SECONDS
+    assert answer is not None
+    assert (answer.status_code, len(answer.json.get("copies", ()))) == (status_code, 200 * (status_code == 202))
 
 
 @pytest.mark.parametrize("call_seconds", [5.5, 5.9, CALL_SECONDS])

@@ -194,12 +194,18 @@ class Path:
     last: Step = lambda world, container: None
 
 
+def work_with_webhook(world: SimulatedWorld, container: Container) -> None:
+    Container(world, environ=WITH_WEBHOOK).work()
+
+
 SOME_FAULTS = (Fault.DIES_BEFORE, Fault.THROTTLED, Fault.ANSWER_LOST, Fault.ALL_ANSWERS_LOST)
 WITH_WEBHOOK = {"ZAPIER_WEBHOOK_URL": ENVIRON["ZAPIER_WEBHOOK_URL"]}
-PULL_ONLY = {"ZAPIER_WEBHOOK_URL": "none"}
+PULL_ONLY, COPIES_ONLY = {"ZAPIER_WEBHOOK_URL": "none"}, {"ZAPIER_WEBHOOK_URL": "subscriptions"}
+UNPUSHED = {"pull only": PULL_ONLY, "copies only": COPIES_ONLY}
 NO_DELAY = {"BACKOFF_BASE_SECONDS": "0", "BREAKER_FAILURES": "1"}
 AT_ONCE = {"IN_PROCESS_WAIT_SECONDS": "0"}
 COPY = each(subscribe(), post_async)
+COPY_REFUSED = each(subscribe(), post)
 DELIVERED_COPY = each(subscribe(), post_killed_before_the_event, sweep_later)
 PATHS = {
     "POST, delivered": Path(post),
@@ -254,49 +260,56 @@ PATHS = {
     "worker, a copy's dead letter moved back": Path(
         each(move_back, work), first=each(subscribe(), post), answers=(422, 422, 503)
     ),
-    "pull only, POST": Path(post, environ=PULL_ONLY),
-    "pull only, POST to a subscription": Path(post, first=subscribe(), environ=PULL_ONLY, answers=(503,)),
-    "pull only, POST to a subscription, delivered": Path(post, first=subscribe(), environ=PULL_ONLY),
-    "pull only, POST to two, one delivers": Path(post, first=subscribe(2), environ=PULL_ONLY, answers=(422, 200)),
-    "pull only, POST to a subscription, refused": Path(post, first=subscribe(), environ=PULL_ONLY, answers=(422,)),
-    "pull only, POST to a subscription that ends": Path(post, first=subscribe(), environ=PULL_ONLY, answers=(410,)),
-    "pull only, POST with a key, until accepted": Path(post_with_key, first=subscribe(2), environ=PULL_ONLY),
-    "pull only, POST repeated after the sweep delivered a copy": Path(
-        post_with_key, first=DELIVERED_COPY, environ=PULL_ONLY
-    ),
-    "pull only, a copy of the loser is delivered": Path(
-        each(ONE, sweep_later), first=each(subscribe(), post_killed_before_the_event), environ=PULL_ONLY, answers=(422,)
-    ),
-    "pull only, worker, a copy": Path(work, first=COPY, environ=PULL_ONLY),
+    **{
+        f"{mode}, {what}": path
+        for mode, environ in UNPUSHED.items()
+        for what, path in {
+            "POST": Path(post, environ=environ),
+            "POST to a subscription": Path(post, first=subscribe(), environ=environ, answers=(503,)),
+            "POST to a subscription that ends": Path(post, first=subscribe(), environ=environ, answers=(410,)),
+            "POST with a key, until accepted": Path(post_with_key, first=subscribe(2), environ=environ),
+            "POST repeated after the sweep delivered a copy": Path(
+                post_with_key, first=DELIVERED_COPY, environ=environ
+            ),
+            "worker, a copy": Path(work, first=COPY, environ=environ),
+            "worker, a message of an event": Path(work, first=each(post, say_all), environ=environ),
+            "replay of a copy": Path(each(replay_copies, work), first=COPY_REFUSED, environ=environ, answers=(422,)),
+            "worker, an event that is to be pushed": Path(work, first=COPY, other_environ=environ),
+            "worker, a dead letter moved back": Path(
+                work, first=each(post, move_back), other_environ=environ, answers=(422,)
+            ),
+            "worker, an event that is to be pushed, acknowledged meanwhile": Path(
+                work, first=post_async, other_environ=environ, meanwhile=(acknowledge,)
+            ),
+            "worker, a worker with a webhook": Path(
+                work, first=post_async, other_environ=environ, answers=(503,), meanwhile=(work_with_webhook,)
+            ),
+            "POST repeats one with a webhook": Path(post_with_key, first=DELIVERED_COPY, other_environ=environ),
+            "POST with a webhook repeats a POST": Path(
+                post_with_key, first=DELIVERED_COPY, environ=environ, other_environ=WITH_WEBHOOK
+            ),
+            "replay with a webhook": Path(replay, first=post, environ=environ, other_environ=WITH_WEBHOOK),
+        }.items()
+    },
     "pull only, worker, a copy of a leased event": Path(
         each(lease, work, acknowledge_leased), first=each(COPY, wait(101)), environ=PULL_ONLY, answers=(503,)
     ),
     "pull only, acknowledged while a copy is pushed": Path(
         post, first=subscribe(), environ=PULL_ONLY, meanwhile=(acknowledge,)
     ),
-    "pull only, worker with a webhook, a copy": Path(work, first=COPY, environ=PULL_ONLY, other_environ=WITH_WEBHOOK),
-    "pull only, POST with a webhook repeats a POST": Path(
-        post_with_key, first=DELIVERED_COPY, environ=PULL_ONLY, other_environ=WITH_WEBHOOK
-    ),
-    "pull-only worker, an event that is to be pushed": Path(work, first=COPY, other_environ=PULL_ONLY),
-    "pull-only POST repeats one with a webhook": Path(post_with_key, first=DELIVERED_COPY, other_environ=PULL_ONLY),
     "pull only, replay": Path(replay, first=each(post, acknowledge), environ=PULL_ONLY),
-    "pull only, worker": Path(work, first=each(post, say_all), environ=PULL_ONLY),
     "sweep": Path(lambda world, container: container.sweep(), first=lose_the_message),
     **{
-        f"{number} subscriptions, {'pull only, ' if environ else ''}{what} with the same key": Path(
+        f"{number} subscriptions, {mode}, {what} with the same key": Path(
             ONE, first=subscribe(number), environ=environ, meanwhile=(other,), last=post_again
         )
-        for number, environ in ((1, {}), (2, PULL_ONLY))
+        for number, mode, environ in ((1, "a webhook", {}), (2, "copies only", COPIES_ONLY))
         for what, other in (("the same POST", ONE), ("another POST", OTHER))
     },
     "POST, acknowledged, replayed and pushed meanwhile": Path(
         post, answers=(503,), meanwhile=(each(acknowledge, replay, work),)
     ),
     "worker, acknowledged meanwhile": Path(work, first=post_async, meanwhile=(acknowledge,)),
-    "pull-only worker, acknowledged meanwhile": Path(
-        work, first=post_async, other_environ=PULL_ONLY, meanwhile=(acknowledge,)
-    ),
     "worker, leased meanwhile": Path(work, first=post_async, meanwhile=(lease,)),
     "worker, another worker": Path(
         work, first=post_async, answers=(503, 503), meanwhile=(each(say_all, work),), environ=NO_DELAY

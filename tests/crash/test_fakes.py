@@ -56,7 +56,6 @@ def test_every_transition_does_the_same_on_both(shared_world: World) -> None:
             "retry": methodcaller("record_retry", mine, delay_seconds=delay, will_be_queued=True),
             "failed": methodcaller("record_failed", failed),
             "cancel": methodcaller("cancel_attempt", mine),
-            "by copy": methodcaller("record_delivered_by_copy", replace(mine, source_event_id=IDS[0])),
             "replay": methodcaller("replay", event_id, claim_id, expires_at=int(now) + 300),
             "redrive": methodcaller("replay", event_id, claim_id, expires_at=1, failed_at=mine.failed_at or ""),
             "requeue": methodcaller("mark_requeued", event_id, mine.requeue_at or "", rfc3339(now + 60)),

@@ -47,6 +47,30 @@ def test_an_event_is_pushed_at_once(world: World, receiver: Receiver, output: Ou
     assert metrics == {"EventsAccepted": 1, "DeliverySuccess": 1, "DeliveryLatency": 0}
 
 
+@pytest.mark.parametrize("level", ["INFO", "CRITICAL"])
+def test_a_delivered_post_writes_one_line_which_no_log_level_silences(world: World, output: Output, level: str) -> None:
+    world.restart(LOG_LEVEL=level)
+
+    event = world.post()
+
+    [line] = output.lines()
+    accepted = {"event_id": event["event_id"], "event_type": "order.created", "created_by": "acme", "copies": 0}
+    attempt = {"message": "attempt", "attempt": 1, "outcome": "delivered", "status_code": 200}
+    metrics = {"EventsAccepted": 1, "DeliverySuccess": 1, "DeliveryLatency": 0, "PushDuration": line["duration_ms"]}
+    assert line.items() >= {**accepted, **attempt, **metrics}.items()
+
+
+@pytest.mark.parametrize(("level", "others"), [("INFO", ["sqs send_message_batch"]), ("WARNING", [])])
+def test_an_accepted_event_that_is_queued_has_a_line_of_its_own(
+    world: World, output: Output, level: str, others: list[str]
+) -> None:
+    world.restart(LOG_LEVEL=level)
+
+    world.post(prefer="respond-async")
+
+    assert [line["message"] for line in output.lines()] == [*others, "event accepted"]
+
+
 def test_an_event_whose_push_fails_is_queued_and_delivered_by_the_worker(
     world: World, receiver: Receiver, output: Output
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import botocore.session
 import pytest
 
+from chalicelib.events import PUBLIC_FIELDS
 from chalicelib.telemetry import UNITS
 from tests.support.world import ROOT
 from tools import gateway
@@ -70,6 +71,12 @@ def test_an_index_projects_no_more_attributes_than_dynamodb_takes(index: dict[st
     projected = index["Projection"]["NonKeyAttributes"]
     assert len(projected) <= model.shape_for("NonKeyAttributeNameList").metadata["max"] == 20
     assert not {"payload", "metadata", "content"} & set(projected)
+
+
+def test_a_listing_shows_every_member_of_an_event_that_callers_see() -> None:
+    [index] = PROPERTIES["EventsTable"]["GlobalSecondaryIndexes"]
+    keys = {"status", "created_at"}  # in the index's keys, `status_shard` and `sort_key`
+    assert set(PUBLIC_FIELDS) - keys <= set(index["Projection"]["NonKeyAttributes"])
 
 
 @pytest.mark.parametrize("alarm", ALARMS)

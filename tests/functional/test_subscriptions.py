@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+import app
+from chalicelib import services
 from chalicelib.events import Event
 from chalicelib.subscriptions import MAX_CACHED_LISTS
 from chalicelib.times import DAY_SECONDS
@@ -295,95 +297,143 @@ def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(world: World, ta
     assert len(target.requests) == len(world.dead_letters()) == 1
 
 
-# Without a webhook
+# Events that are not pushed themselves
 
 
-@pytest.fixture
-def pull_only(world: World) -> World:
+@pytest.mark.parametrize("prefer", ["", "respond-async"])
+@pytest.mark.parametrize("codes", [[200, 200], [422, 200], [422, 422], [503, 200, 200], [410, 410]])
+def test_in_pull_only_mode_an_event_waits_in_the_inbox_whatever_becomes_of_its_copies(
+    world: World, target: Receiver, prefer: str, codes: list[int]
+) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="none")
-    return world
-
-
-State = tuple[str, str | None]
-
-
-def how_delivered(world: World, event: dict[str, Any]) -> State:
-    now = world.event(event["event_id"])
-    return now["status"], now["delivered_via"]
-
-
-DELIVERED: State = ("delivered", "subscriptions")
-WAITING: State = ("pending", None)
-
-
-def test_without_a_webhook_an_event_without_copies_waits_and_copies_can_be_replayed(
-    pull_only: World, target: Receiver
-) -> None:
-    subscribe(pull_only, target.url, "order.created")
-
-    event, other = pull_only.post(), pull_only.post(event_type="other")
-
-    assert (event["status"], event["delivered_via"], event["delivery_attempts"]) == (*DELIVERED, 0)
-    assert ids(pull_only.call("GET", "/inbox")) == [other["event_id"]]
-    assert pull_only.call("POST", f"/events/{event['copies'][0]}/replay").json["next_attempt_at"]
-    pull_only.run_worker()
-    assert len(target.requests) == 2
-
-
-@pytest.mark.parametrize(
-    ("prefer", "codes", "at_first", "in_the_end"),
-    [
-        ("", [404, 200], DELIVERED, DELIVERED),  # the first copy that is delivered delivers the event
-        ("", [404, 404], WAITING, WAITING),
-        ("", [503, 404, 200], WAITING, DELIVERED),
-        ("", [410, 410], WAITING, WAITING),
-        ("respond-async", [200, 404], WAITING, DELIVERED),
-        ("respond-async", [404, 404], WAITING, WAITING),
-    ],
-)
-def test_an_event_is_in_the_inbox_once_its_pushes_came_to_nothing(
-    pull_only: World, target: Receiver, prefer: str, codes: list[int], at_first: State, in_the_end: State
-) -> None:
     inboxes: list[list[str]] = []
 
     def look_into_the_inbox(exchange: Exchange) -> None:
-        inboxes.append(ids(pull_only.call("GET", "/inbox")) + ids(pull_only.call("POST", "/inbox/lease")))
+        inboxes.append(ids(world.call("GET", "/inbox")))
         status(codes[len(inboxes) - 1])(exchange)
 
     target.default = look_into_the_inbox
     for number in range(2):
-        subscribe(pull_only, f"{target.url}&n={number}")
+        subscribe(world, f"{target.url}&n={number}")
 
-    event = pull_only.post(prefer=prefer)
+    event = world.post(prefer=prefer)
 
-    assert how_delivered(pull_only, event) == at_first
-    waits = at_first == WAITING and not prefer
-    assert ids(pull_only.call("GET", "/inbox")) == [event["event_id"]] * waits
-    pull_only.clock.sleep(2)
-    pull_only.empty_inbox()
-    assert how_delivered(pull_only, event) == in_the_end
-    assert inboxes[:2] == [[], []]
-    pull_only.clock.sleep(60)
-    assert ids(pull_only.call("GET", "/inbox")) == [event["event_id"]] * (in_the_end == WAITING)
+    world.clock.sleep(2)
+    world.empty_inbox()
+    assert inboxes == [[event["event_id"]]] * len(codes)
+    now = world.event(event["event_id"])
+    assert (now["status"], now["next_attempt_at"], now["delivery_attempts"]) == ("pending", None, 0)
+    [leased] = world.call("POST", "/inbox/lease").json["events"]
+    path = f"/events/{event['event_id']}/acknowledge?lease_id={leased['lease_id']}"
+    assert world.call("POST", path).status_code == 204
+    assert (ids(world.call("GET", "/inbox")), world.event(event["event_id"])["delivered_via"]) == ([], "pull")
 
 
-@pytest.mark.parametrize(("is_acknowledged", "expected"), [(False, DELIVERED), (True, WAITING)])
-def test_a_repeated_post_finds_that_a_copy_was_delivered(
-    pull_only: World, target: Receiver, aws: Aws, is_acknowledged: bool, expected: State
+def test_in_subscriptions_mode_an_event_is_stored_delivered_in_one_write_and_is_never_in_the_inbox(
+    world: World, target: Receiver, aws: Aws, output: Output
 ) -> None:
-    subscribe(pull_only, target.url)
-    aws.fail(Fault.REFUSED, "PutItem", at=2)
-    assert pull_only.call("POST", "/events", EVENT, idempotency_key="k").status_code == 503
-    aws.heal()
-    if is_acknowledged:  # no target has it
-        (copy_id,) = ids(pull_only.call("GET", "/events"))
-        pull_only.call("POST", f"/events/{copy_id}/acknowledge")
-    pull_only.settle()
+    world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
+    subscribe(world, target.url, "order.created")
+    target.default = status(422)
+    output.lines()
 
-    event = pull_only.call("POST", "/events", EVENT, idempotency_key="k").json
+    event = world.post()
+    count_of_calls = len(aws.calls)
+    other = world.post(event_type="other")
 
-    assert (event["status"], event["delivered_via"]) == how_delivered(pull_only, event) == expected
-    assert len(target.requests) == 1 - is_acknowledged
+    assert [call for call in aws.calls[count_of_calls:] if call != "Query"] == ["PutItem"]
+    assert (len(event["copies"]), other["copies"]) == (1, [])
+    for each in (event, other):
+        now = world.event(each["event_id"])
+        assert {name: now[name] for name in each} == each
+        assert (now["status"], now["delivered_via"], now["delivered_at"]) == (
+            *("delivered", "subscriptions"),
+            now["created_at"],
+        )
+        assert (now["delivery_attempts"], now["next_attempt_at"], now["attempts"]) == (0, None, [])
+    assert [copy["status"] for copy in copies(world, event)] == ["failed"]
+    assert ids(world.call("GET", "/inbox")) == ids(world.call("POST", "/inbox/lease")) == []
+    assert sum(values.get("EventsAccepted", 0) for values in output.metrics()) == 2
+
+
+def test_in_subscriptions_mode_copies_alone_can_be_replayed(world: World, target: Receiver) -> None:
+    before = world.post()
+    world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
+    subscribe(world, target.url)
+    event = world.post()
+
+    for each in (before, event):
+        refused = world.call("POST", f"/events/{each['event_id']}/replay")
+        assert (refused.status_code, refused.json["code"]) == (409, "not_pushed")
+        assert world.event(each["event_id"])["status"] == "delivered"
+    assert world.call("POST", f"/events/{event['copies'][0]}/replay").json["next_attempt_at"]
+    world.run_worker()
+    assert len(target.requests) == 2
+
+
+@pytest.mark.parametrize("unpushed", ["none", "subscriptions"])
+def test_a_pending_event_without_a_url_to_push_it_to_waits_in_the_inbox(
+    world: World, receiver: Receiver, unpushed: str
+) -> None:
+    receiver.script(status(503), status(422))
+    tried, refused, queued = world.post(), world.post(), world.post(prefer="respond-async")
+    world.clock.sleep(1)
+    attempts = {tried["event_id"]: 1, refused["event_id"]: 0, queued["event_id"]: 0}
+
+    world.restart(ZAPIER_WEBHOOK_URL=unpushed)
+    world.move_back()  # and the dead letter
+    world.empty_inbox()
+
+    assert sorted(ids(world.call("GET", "/inbox"))) == sorted(attempts)
+    for event_id, count_of_attempts in attempts.items():
+        event = world.event(event_id)
+        assert (event["status"], event["next_attempt_at"]) == ("pending", None)
+        assert event["delivery_attempts"] == count_of_attempts
+    world.clock.sleep(3600)
+    world.run_schedule(app.sweep)
+    assert (world.messages(), world.dead_letters(), len(receiver.requests)) == ([], [], 2)
+    for event in world.call("POST", "/inbox/lease").json["events"]:
+        path = f"/events/{event['event_id']}/acknowledge?lease_id={event['lease_id']}"
+        assert world.call("POST", path).status_code == 204
+    assert ids(world.call("GET", "/inbox")) == []
+
+
+@pytest.mark.parametrize("unpushed", ["none", "subscriptions"])
+def test_an_event_that_was_not_pushed_is_pushed_after_a_replay_once_there_is_a_url(
+    world: World, receiver: Receiver, unpushed: str
+) -> None:
+    world.restart(ZAPIER_WEBHOOK_URL=unpushed)
+    event = world.post()
+    world.restart(ZAPIER_WEBHOOK_URL=receiver.url)
+    world.run_schedule(app.sweep)
+    world.empty_inbox()
+    assert receiver.requests == []
+
+    world.call("POST", f"/events/{event['event_id']}/replay")
+    world.run_worker()
+
+    assert len(receiver.requests) == 1
+    assert world.event(event["event_id"])["delivered_via"] == "push"
+
+
+@pytest.mark.parametrize("unpushed", ["none", "subscriptions"])
+def test_a_push_that_began_while_there_was_a_url_is_recorded_whatever_another_container_does(
+    world: World, receiver: Receiver, unpushed: str
+) -> None:
+    def work_elsewhere(exchange: Exchange) -> None:
+        pushing = world.services
+        world.restart(ZAPIER_WEBHOOK_URL=unpushed)
+        world.send(json.dumps({"event_id": exchange.request.headers["webhook-id"]}))
+        world.empty_inbox()
+        services.use(pushing)
+        status(200)(exchange)
+
+    receiver.script(work_elsewhere)
+
+    event = world.post()
+
+    assert (event["status"], event["delivered_via"], event["delivery_attempts"]) == ("delivered", "push", 1)
+    assert len(receiver.requests) == 1
 
 
 # Tenants

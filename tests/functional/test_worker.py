@@ -332,11 +332,12 @@ def test_the_lines_of_a_message_have_its_id_and_an_attempt_is_one_wide_line(
     world.run_worker()
 
     assert [letter["attributes"]["Reason"] for letter in world.dead_letters()] == ["permanent"] * 3
-    lines = [line for line in output.lines() if "_aws" not in line]
+    lines = output.lines()
     assert {line["request_id"] for line in lines} == set(message_ids.values())
     for event_id, message_id in message_ids.items():
         attempt, *others = [line for line in lines if line["request_id"] == message_id]
         assert [line["message"] for line in others] == ["sqs send_message", "dead letter"]
         wide = {"message": "attempt", "event_id": event_id, "attempt": 1, "outcome": "failed", "status_code": 422}
         assert attempt.items() >= wide.items()
-        assert {"level", "duration_ms", "retry_in_seconds", "time"} <= attempt.keys()
+        assert {"level", "duration_ms", "time", "PushDuration"} <= attempt.keys()
+        assert others[1]["DeliveryFailure"] == 1

@@ -49,27 +49,27 @@ class Hub:
         """Return whether an actor asks, not the test itself."""
         return getcurrent().parent is self._hub
 
-    def __enter__(self) -> "Hub":
-        """Be a pool of threads, which are actors."""
-        return self
+    def pool(self, size: int) -> "Pool":
+        """Return a pool of threads, which are actors."""
+        return Pool(self, size)
 
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def map(self, function: Callable[[Any], Any], values: Iterable[Any]) -> list[Any]:
+    def map(self, function: Callable[[Any], Any], values: Iterable[Any], *, size: int) -> list[Any]:
+        """Let `size` actors call a function with each value."""
         todo, owner = list(values), getcurrent()
+        numbers = iter(range(len(todo)))
         results: dict[int, tuple[Any, BaseException | None]] = {}
 
-        def act(number: int) -> None:
-            try:
-                results[number] = function(todo[number]), None
-            except BaseException as failure:  # noqa: BLE001  # a death too: whoever waits is told
-                results[number] = None, failure
-            if len(results) == len(todo) and owner is not self._hub:
-                self._ready.append(owner)
+        def act() -> None:
+            for number in numbers:
+                try:
+                    results[number] = function(todo[number]), None
+                except BaseException as failure:  # noqa: BLE001  # a death too: whoever waits is told
+                    results[number] = None, failure
+                if len(results) == len(todo) and owner is not self._hub:
+                    self._ready.append(owner)
 
-        for number in range(len(todo)):
-            self.spawn(partial(act, number))
+        for _ in range(min(size, len(todo))):
+            self.spawn(act)
         if self._is_actor():
             self._hub.switch()
         else:
@@ -78,3 +78,16 @@ class Hub:
             if failure:
                 raise failure
         return [results[number][0] for number in range(len(todo))]
+
+
+class Pool:
+    """So many threads, which are actors of a hub."""
+
+    def __init__(self, hub: Hub, size: int) -> None:
+        self.map = partial(hub.map, size=size)
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from chalicelib.breaker import FAILS, HANGS
 from chalicelib.events import DeliveredVia, Event, Status, is_copy_id
-from chalicelib.pushing import HANGS
 from chalicelib.times import DAY_SECONDS, rfc3339, unix_seconds
 from tests.support.in_memory_aws import typed
 
@@ -117,15 +117,13 @@ class History:
             self.violations.append(f"{before['status']} became pending without a replay")
         if before.get("lease_count", 0) < after.get("lease_count", 0):
             self.leases.add((event_id, claim_id))
+            if before["status"] == Status.DELIVERED:
+                self.violations.append("a delivered event was leased")
         attempts = json.loads(after.get("attempts", "[]"))
-        if attempts and attempts[-1]["error"] == HANGS and before.get("attempts") != after["attempts"]:
+        if attempts and attempts[-1]["error"] in (HANGS, FAILS) and before.get("attempts") != after["attempts"]:
             self.not_made[event_id, self.replays[event_id]] += 1
-        source = self.item(after.get("source_event_id", "")) or {}
-        is_settled = source.get("status") != Status.PENDING or "replayed_at" in source or "next_attempt_at" in source
-        is_listed = event_id in source.get("copies", "")
-        by_push = after.get("delivered_via") == DeliveredVia.PUSH and "settles_source" in after
-        if by_push and is_listed and not is_settled:
-            self.violations.append("a copy was recorded as delivered before its event")
+        if DeliveredVia.SUBSCRIPTIONS == after.get("delivered_via") != before.get("delivered_via"):
+            self.violations.append("an event that was stored already became delivered via subscriptions")
         is_delivered = before["status"] != after["status"] == Status.DELIVERED
         if now <= held_until + self.max_late_seconds and (is_delivered or "claimed_until" not in after):
             self.ended_by.add(("acknowledge" if is_delivered else "release", event_id, claim_id))
@@ -182,6 +180,16 @@ class History:
         is_there = (self.item(event_id) or {}).get("status", Status.ERASED) != Status.ERASED
         if is_there and self.replays[event_id] == replay_number:
             self.violations.append("an event is there whose erasure was said to be complete")
+
+    def see_stored(self, event: Mapping[str, Any], *, copies_only: bool) -> None:
+        """Check an event that a container answered as new; one that pushes copies alone stores it delivered."""
+        is_replayed = "replayed_at" in (self.item(event["event_id"]) or {})
+        state, via_subscriptions = (event["status"], event["delivered_via"]), DeliveredVia.SUBSCRIPTIONS
+        is_delivered = state == (Status.DELIVERED, via_subscriptions)
+        if is_delivered != copies_only and not (copies_only and is_replayed):
+            self.violations.append(f"an event was stored as {state}")
+        if is_delivered and (event["delivery_attempts"] or event["next_attempt_at"]):
+            self.violations.append("an event that is not pushed itself is to be pushed")
 
     def see_accepted(self, event_id: str, payload: str, subscription_ids: set[str], began: float) -> None:
         """Note an accepted event; each of the subscriptions is to get a copy, unless it ends meanwhile."""
@@ -275,10 +283,8 @@ def _check_end(event: Event, history: History, told: set[tuple[Any, Any]]) -> No
         raise ViolationError("delivered by pull, and nobody acknowledged")
     if event.delivered_via is DeliveredVia.PUSH and not any(push.arrived for push in history.pushes[event.event_id]):
         raise ViolationError("delivered by push, and the receiver never answered 2xx")
-    if event.delivered_via is DeliveredVia.SUBSCRIPTIONS and not any(
-        push.arrived for copy_id in event.copies for push in history.pushes[copy_id]
-    ):
-        raise ViolationError(f"{event.event_id} was delivered via subscriptions, and no target answered 2xx")
+    if event.delivered_via is DeliveredVia.SUBSCRIPTIONS and (event.is_copy or event.attempts):
+        raise ViolationError(f"{event.event_id} was delivered via subscriptions, and is a copy or was pushed")
 
 
 def _check_attempts(event: Event, history: History) -> None:

@@ -94,7 +94,7 @@ class Container:
             sleep=self.sleep,
             random=world.random.random,
             new_id=world.new_id,
-            thread_pool=lambda size: world.hub,  # type: ignore[arg-type,return-value]
+            thread_pool=world.hub.pool,  # type: ignore[arg-type]
             push=SimpleNamespace(send=self._push),  # type: ignore[arg-type]
         )
         self.services.metrics = lambda **values: {}  # type: ignore[method-assign]
@@ -153,13 +153,10 @@ class Container:
     def _affected(self, label: str, event_ids: Sequence[str]) -> Sequence[str]:
         """Return the events that a fault of a call would strike.
 
-        That is the event of the call, or else of the call before in the same thread; recording that an event is
-        delivered by a copy is a part of recording that copy. Storing is one step: a fault in it strikes all that a POST
-        has stored.
+        That is the event of the call, or else of the call before in the same thread. Storing is one step: a fault in it
+        strikes all that a POST has stored.
         """
-        before = self._subjects.get(getcurrent(), ())
-        is_part = label == "dynamodb.update_item" and any(event_id.startswith("cpy_") for event_id in before)
-        event_ids = self._subjects[getcurrent()] = before if is_part or not event_ids else event_ids
+        event_ids = self._subjects[getcurrent()] = event_ids or self._subjects.get(getcurrent(), ())
         if label == "dynamodb.put_item":
             self._stored.extend(event_ids)
         return self._stored if self._is_api and label in STORING else event_ids
@@ -211,6 +208,9 @@ class Container:
         event_id = str(answer.json["event_id"])
         is_new = "idempotency-replayed" not in answer.headers
         assert is_new or "idempotency_key" in headers
+        if is_new:
+            copies_only = self.services.settings.webhook == settings.COPIES_ONLY
+            self.world.history.see_stored(answer.json, copies_only=copies_only)
         self.world.history.see_accepted(event_id, payload, expected if is_new else set(), began)
         return event_id
 
