@@ -145,7 +145,10 @@ def attempt(
         upcoming = NextAttempt(event, delay_seconds, not result.hung and may_wait(destination, services))
         return _retry(upcoming, subscription, invocation)
     if subscription and _has_ended(subscription, result, invocation):
-        return _gone(event, invocation)
+        settled = _gone(event, invocation)
+        if result.status_code == HTTPStatus.GONE:
+            reports.subscription_changed("ended", subscription, None, invocation)
+        return settled
     reason = Reason.PERMANENT if result.outcome is Outcome.FAILED else Reason.EXHAUSTED
     return _failed(event, reason, subscription, invocation)
 
@@ -206,7 +209,6 @@ def _has_ended(subscription: Subscription, result: PushResult, invocation: Invoc
     """Return whether a subscription ends by this result, or was deleted during the push: nobody waits for the copy."""
     subscriptions = invocation.services.subscriptions
     if result.status_code == HTTPStatus.GONE and subscriptions.end(subscription):
-        reports.subscription_changed("ended", subscription, None, invocation)
         return True
     with contextlib.suppress(StorageUnavailableError):  # then the outcome is recorded all the same
         return invocation.has_time(3) and subscriptions.get(subscription.subscription_id) is None
