@@ -54,14 +54,15 @@ class ApiKey:
 def authenticate(
     authorization: str | None, keys: Collection[ApiKey], signing_secrets: Iterable[bytes] = (), now: float = 0
 ) -> ApiKey:
-    """Return the entry of the key, or the token, in an Authorization header (Bearer, or Basic with it as password).
+    """Return the entry of the key, or the token, in an Authorization header.
 
-    Raises ApiError 401. All entries are compared in constant time.
+    Bearer, or Basic with it as the password, or as the user name without one. Raises ApiError 401. All entries are
+    compared in constant time.
     """
     scheme, _, credentials = (authorization or "").strip().partition(" ")
     key = credentials.strip()
     if scheme.lower() == "basic":
-        key = _basic_password(key)
+        key = _basic_key(key)
     elif scheme.lower() != "bearer":
         key = ""
     digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
@@ -110,9 +111,10 @@ def _read_token(text: str, keys: Iterable[ApiKey], signing_secrets: Iterable[byt
     return ApiKey(f"tenant:{token.tenant}", "", frozenset(), token.tenant, rfc3339(token.expires_at))
 
 
-def _basic_password(credentials: str) -> str:
-    """Return the password of Basic credentials (RFC 7617), or "" if they are malformed."""
+def _basic_key(credentials: str) -> str:
+    """Return the password of Basic credentials (RFC 7617), else the user name, or "" if they are malformed."""
     try:
-        return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
+        user, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
+        return password or user
     except ValueError:  # not base64 or not UTF-8
         return ""

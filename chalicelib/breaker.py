@@ -12,6 +12,8 @@ from chalicelib.settings import Settings
 
 MAX_URLS = 2000  # the one used least recently is forgotten
 MAX_HANGS = 3  # in a row
+MAX_FAILURES = 100  # in a row
+HANGS, FAILS = "not pushed: the receiver hangs", "not pushed: the receiver keeps failing"
 
 
 @dataclass
@@ -59,10 +61,11 @@ class Breaker:
 
 
 class WorkerBreaker:
-    """The breaker of the worker, for all destinations: what hangs is tried by one push at a time.
+    """The breaker of the worker, for all destinations: what hangs or keeps failing gets few of its pushes.
 
     A URL hangs after MAX_HANGS pushes in a row that hung, or if another container has found that out. So does its host
-    (name and port) after that many to any of its URLs, for those URLs whose own last push did not succeed.
+    (name and port) after that many to any of its URLs, for those URLs whose own last push did not succeed. Of all that
+    hangs, one is tried at a time. A URL keeps failing after MAX_FAILURES pushes in a row.
     """
 
     def __init__(self) -> None:
@@ -76,22 +79,27 @@ class WorkerBreaker:
         with self._lock:
             return self._seen(url).failures < settings.breaker_failures
 
-    def take_push(self, url: str, now: float, settings: Settings, *, not_before: float | None = None) -> bool:
-        """Return whether to push now; if the destination hangs, True is the only trial in BREAKER_OPEN_SECONDS.
+    def refusal(self, url: str, now: float, settings: Settings, *, not_before: float | None = None) -> str | None:
+        """Return why not to push now, HANGS or FAILS; None: push.
+
+        Of a destination that hangs or keeps failing, this is the only trial in BREAKER_OPEN_SECONDS.
 
         :param not_before: When a destination that another container saw hang may be tried; None: no container did.
         """
         with self._lock:
             own, host = self._seen(url), self._seen(_host(url))
             host_hangs = host.hangs >= MAX_HANGS and not own.succeeded
-            if own.hangs < MAX_HANGS and not host_hangs and not_before is None:
-                return True
+            hangs = own.hangs >= MAX_HANGS or host_hangs or not_before is not None
+            if not hangs and own.failures < MAX_FAILURES:
+                return None
             open_until = own.last_push_at + settings.breaker_open_seconds
-            if now < max(open_until, self._next_trial_at, not_before or 0.0):
-                return False
-            own.last_push_at, self._trial_url = now, url
-            self._next_trial_at = now + settings.push_timeout_seconds + settings.breaker_open_seconds
-            return True
+            if now < (max(open_until, self._next_trial_at, not_before or 0.0) if hangs else open_until):
+                return HANGS if hangs else FAILS
+            own.last_push_at = now
+            if hangs:
+                self._trial_url = url
+                self._next_trial_at = now + settings.push_timeout_seconds + settings.breaker_open_seconds
+            return None
 
     def record(self, url: str, started: float, now: float, *, failed: bool, hung: bool, pause_seconds: float) -> bool:
         """Count the result of a push from `started` to `now`; return whether it shows that the URL (still) hangs.

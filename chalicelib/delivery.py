@@ -144,11 +144,12 @@ def attempt(
     if delay_seconds is not None:
         upcoming = NextAttempt(event, delay_seconds, not result.hung and may_wait(destination, services))
         return _retry(upcoming, subscription, invocation)
-    if subscription and _has_ended(subscription, result, invocation):
+    if subscription and result.status_code == HTTPStatus.GONE and services.subscriptions.end(subscription):
         settled = _gone(event, invocation)
-        if result.status_code == HTTPStatus.GONE:
-            reports.subscription_changed("ended", subscription, None, invocation)
+        reports.subscription_changed("ended", subscription, None, invocation)
         return settled
+    if subscription and _is_deleted(subscription, invocation):
+        return _gone(event, invocation)
     reason = Reason.PERMANENT if result.outcome is Outcome.FAILED else Reason.EXHAUSTED
     return _failed(event, reason, subscription, invocation)
 
@@ -205,12 +206,10 @@ def _retry(upcoming: NextAttempt, subscription: Subscription | None, invocation:
     return replace(upcoming, event=event) if record.applied else Settled(event)
 
 
-def _has_ended(subscription: Subscription, result: PushResult, invocation: Invocation) -> bool:
-    """Return whether a subscription ends by this result, or was deleted during the push: nobody waits for the copy."""
-    subscriptions = invocation.services.subscriptions
-    if result.status_code == HTTPStatus.GONE and subscriptions.end(subscription):
-        return True
+def _is_deleted(subscription: Subscription, invocation: Invocation) -> bool:
+    """Return whether a subscription was deleted during the push: nobody waits for the copy."""
     with contextlib.suppress(StorageUnavailableError):  # then the outcome is recorded all the same
+        subscriptions = invocation.services.subscriptions
         return invocation.has_time(3) and subscriptions.get(subscription.subscription_id) is None
     return False
 

@@ -43,7 +43,7 @@ MAX_POOLS = 101  # a host each for the webhook and subscriptions; the pool used 
 class PushResult:
     """The result of one push. `response` is the beginning of the response body unless the event was delivered.
 
-    `hung`: not delivered after more than HANG_SHARE of its timeout, timed out, or not made because the receiver hangs.
+    `hung`: not delivered after more than HANG_SHARE of its timeout, timed out, or not made because of the breaker.
     """
 
     outcome: Outcome

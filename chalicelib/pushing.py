@@ -8,7 +8,6 @@ from chalicelib.services import Invocation, Pusher, Services
 from chalicelib.times import rfc3339, unix_seconds
 
 AFTER_PUSH_CALLS = 2  # the record and, for a retry, the message
-HANGS = "not pushed: the receiver hangs"
 HOST_NOT_ALLOWED = "SUBSCRIPTION_HOSTS does not allow the host"
 
 
@@ -26,8 +25,8 @@ def push_once(event: Event, destination: Destination, pusher: Pusher, invocation
         raise OutOfTimeError
     if subscription and settings.subscription_hosts.fault(destination.url):
         return PushResult(Outcome.FAILED, error=HOST_NOT_ALLOWED, is_made=False)
-    if pusher is Pusher.WORKER and not _take_push(destination, services):
-        return PushResult(Outcome.RETRY, error=HANGS, is_made=False, hung=True)
+    if pusher is Pusher.WORKER and (refusal := _refusal(destination, services)):
+        return PushResult(Outcome.RETRY, error=refusal, is_made=False, hung=True)
     started = services.clock()
     result = services.push.send(
         event,
@@ -46,11 +45,11 @@ def push_once(event: Event, destination: Destination, pusher: Pusher, invocation
     return result
 
 
-def _take_push(destination: Destination, services: Services) -> bool:
-    """Return whether the worker pushes now."""
+def _refusal(destination: Destination, services: Services) -> str | None:
+    """Return why the worker does not push now; None: it does."""
     until = destination.subscription and destination.subscription.next_attempt_at
     not_before, now = unix_seconds(until) if until else None, services.clock()
-    return services.worker_breaker.take_push(destination.url, now, services.settings, not_before=not_before)
+    return services.worker_breaker.refusal(destination.url, now, services.settings, not_before=not_before)
 
 
 def _record_push(result: PushResult, started: float, destination: Destination, invocation: Invocation) -> None:
@@ -61,7 +60,7 @@ def _record_push(result: PushResult, started: float, destination: Destination, i
         destination.url,
         started,
         now,
-        failed=result.outcome is not Outcome.DELIVERED,
+        failed=result.outcome is Outcome.RETRY or result.hung,  # a fast 422 shows that the receiver works
         hung=result.hung,
         pause_seconds=open_seconds * (1 + services.random()),  # not all containers wait for it at the same time
     )

@@ -52,9 +52,10 @@ class Queue:
         parameters = _parameters(message) | {"DelaySeconds": math.ceil(delay_seconds)}
         self._call("send_message", {"event_id": message.attributes.get("EventId")}, **parameters)
 
-    def send_many(self, messages: Sequence[Message]) -> None:
-        """Send up to BATCH_SIZE messages."""
-        entries = [{"Id": str(number), **_parameters(message)} for number, message in enumerate(messages)]
+    def send_many(self, messages: Sequence[Message], delay_seconds: int = 0) -> None:
+        """Send up to BATCH_SIZE messages that become visible after `delay_seconds`: 0 to 900."""
+        more = {"DelaySeconds": delay_seconds}
+        entries = [{"Id": str(number), **_parameters(message), **more} for number, message in enumerate(messages)]
         self._call("send_message_batch", {"count": len(entries)}, Entries=entries)
 
     def receive(self, max_messages: int = BATCH_SIZE, wait_seconds: int = 20) -> list[Message]:

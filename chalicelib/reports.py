@@ -6,7 +6,7 @@ They are made at best effort, after what they tell of was recorded: the DLQ and 
 from dataclasses import replace
 
 from chalicelib import messages, planning
-from chalicelib.errors import QueueUnavailableError, StorageUnavailableError
+from chalicelib.errors import ApiError, QueueUnavailableError
 from chalicelib.events import RESERVED_PREFIX, Event, dumps
 from chalicelib.services import Invocation
 from chalicelib.settings import COPIES_ONLY
@@ -47,6 +47,6 @@ def _post(event_type: str, payload: str, tenant: str | None, key: str, invocatio
             stored = planning.store([replace(each, destination=None) for each in planned], invocation)
             planning.queue([each.event for each in stored.due], invocation)
             return
-    except (StorageUnavailableError, QueueUnavailableError):
+    except (ApiError, QueueUnavailableError):  # an outage, or somebody erased it
         pass
     logger.warning("report not posted", extra={"event_type": event_type, "about": key})

@@ -13,7 +13,8 @@ from chalicelib.store import partitions
 from chalicelib.telemetry import logger
 from chalicelib.times import rfc3339, unix_seconds
 
-MAX_SWEPT = 1000  # of each partition in a run
+PERIOD_SECONDS = 60  # of the sweep
+MAX_SWEPT = 3000  # of each partition in a run
 LONG_QUEUE = 1000  # visible messages; then most overdue events still have theirs, and are not lost
 MAX_SWEPT_WHILE_LONG = 100
 SEARCH_SECONDS = 20
@@ -22,6 +23,8 @@ PARTITIONS = partitions(Status.PENDING) + partitions(Status.PENDING, of_copies=T
 
 def sweep(services: Services, remaining_seconds: float) -> None:
     """Queue pending events that nobody will push, at most MAX_SWEPT of each partition; destinations take turns.
+
+    The messages become visible at an even rate, MAX_SWEPT in PERIOD_SECONDS, so that new events need not wait for all.
 
     While the queue is long, queue at most MAX_SWEPT_WHILE_LONG of each, and postpone `requeue_at` so far that
     everything overdue is queued once before anything is queued twice. Raises StorageUnavailableError and
@@ -61,14 +64,15 @@ def _sweep_partition(services: Services, deadline: float, partition_key: str, *,
     events_in_turn, total = services.store.overdue(partition_key, limit, services.clock() + SEARCH_SECONDS)
     overdue, count = iter(events_in_turn), 0
     while (events := list(islice(overdue, BATCH_SIZE))) and services.clock() <= deadline:
+        delay_seconds = PERIOD_SECONDS * count // MAX_SWEPT
         # Mark, then send: a crash in between costs a minute; the other way round, two sweeps would both send.
-        marked = _postpone(events, grace_seconds, services)
+        marked = _postpone(events, delay_seconds + grace_seconds, services)
         if marked:
-            services.work_queue.send_many([messages.push_message(event) for event in marked])
+            services.work_queue.send_many([messages.push_message(event) for event in marked], delay_seconds)
             count += len(marked)
         if is_long:
             # Twice the time in which a run a minute gets through all of them: more become overdue meanwhile.
-            _postpone(marked, max(grace_seconds, 2 * 60 * total / limit), services)
+            _postpone(marked, max(grace_seconds, 2 * PERIOD_SECONDS * total / limit), services)
     return count
 
 

@@ -89,6 +89,7 @@ class Handler(ChaliceRequestHandler):
 
     disable_nagle_algorithm = True
     timeout = 60
+    do_TRACE = ChaliceRequestHandler.do_PUT  # no route has it: 405
     _is_head = False
 
     def handle(self) -> None:

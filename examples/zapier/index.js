@@ -1,4 +1,5 @@
-// Zapier integration of the Triggers API: an instant trigger for new events, and an action that posts one.
+// Zapier integration of the Triggers API: instant triggers for events and for problems with them, and an action that
+// posts an event.
 
 const { version: platformVersion } = require("zapier-platform-core");
 const { version } = require("./package.json");
@@ -6,6 +7,8 @@ const { version } = require("./package.json");
 const API_GATEWAY_URLS = "https://docs.aws.amazon.com/apigateway/latest/developerguide/how-to-call-api.html";
 const LOOPBACK_HOST = /^(localhost|127(\.\d+){3}|\[::1\])$/;
 const SAMPLES = 3;
+const MAX_PAGE = 100;
+const RESERVED_PREFIX = "triggers."; // of the types of reports, which are events about events
 
 /** Return the URL of a path of the API; throw unless the API URL is https, or http to a loopback host. */
 const urlOf = (z, bundle, path) => {
@@ -66,7 +69,7 @@ const authentication = {
       label: "API Key",
       type: "password",
       required: true,
-      helpText: "Ask whoever runs the API. The trigger and the dropdowns need the scope consume, the action produce.",
+      helpText: "Ask whoever runs the API. The triggers and the dropdowns need the scope consume, the action produce.",
     },
   ],
   test: (z, bundle) => call(z, bundle, "GET", "/me"),
@@ -80,6 +83,8 @@ const tenantField = {
   required: false,
 };
 
+const isReport = (event) => event.event_type.startsWith(RESERVED_PREFIX);
+
 // Fills the dropdowns; in Zapier's editor a dropdown also takes a custom value.
 const eventType = {
   key: "event_type",
@@ -92,9 +97,9 @@ const eventType = {
   operation: {
     type: "polling",
     perform: async (z, bundle) => {
-      const params = { source: "original", limit: 100, tenant: bundle.inputData.tenant };
+      const params = { source: "original", limit: MAX_PAGE, tenant: bundle.inputData.tenant };
       const { events } = await call(z, bundle, "GET", "/events", { params });
-      const types = new Set(events.map((event) => event.event_type));
+      const types = new Set(events.filter((event) => !isReport(event)).map((event) => event.event_type));
       return [...types].map((type) => ({ id: type }));
     },
   },
@@ -105,59 +110,43 @@ const toSample = ({ event_id, event_type, payload, metadata, created_at, tenant 
   return { id: event_id, event_id, event_type, payload, metadata, created_at, tenant, source_event_id: event_id };
 };
 
-/** Return recent events of a Zap's types, newest first. */
-const listSamples = async (z, bundle) => {
-  const { event_types, tenant } = bundle.inputData;
+/** Return recent events of these types, or else of all types but those of reports, newest first. */
+const listSamples = async (z, bundle, event_types, isWanted) => {
   const listType = (event_type) => {
-    const params = { source: "original", include: "payload", limit: SAMPLES, event_type, tenant };
+    const { tenant } = bundle.inputData;
+    const limit = event_type ? SAMPLES : MAX_PAGE; // of which reports are left out
+    const params = { source: "original", include: "payload", limit, event_type, tenant };
     return call(z, bundle, "GET", "/events", { params });
   };
-  const pages = await Promise.all(event_types?.length ? event_types.map(listType) : [listType()]);
-  const events = pages.flatMap((page) => page.events);
+  const pages = await Promise.all(event_types ? event_types.map(listType) : [listType()]);
+  const events = pages.flatMap((page) => page.events).filter(isWanted);
   const distinct = new Map(events.map((event) => [event.event_id, event])); // types may overlap
   const newestFirst = [...distinct.values()].sort((a, b) => b.created_at.localeCompare(a.created_at));
   return newestFirst.slice(0, SAMPLES).map(toSample);
 };
 
-const newEvent = {
-  key: "new_event",
-  noun: "Event",
-  display: { label: "New Event", description: "Triggers when an event is posted to the Triggers API." },
-  operation: {
+/** Return an instant trigger, whose Zaps get the types that are chosen, or else `defaultTypes`; undefined: all. */
+const hookTrigger = ({ key, noun, display, inputFields, sample, defaultTypes, isWanted }) => {
+  const typesOf = ({ event_types }) => (event_types?.length ? event_types : defaultTypes);
+  const performSubscribe = async (z, bundle) => {
+    const name = ["Zap", bundle.meta?.zap?.id, display.label].filter(Boolean).join(" ");
+    const { tenant } = bundle.inputData;
+    const body = { target_url: bundle.targetUrl, event_types: typesOf(bundle.inputData), tenant, name };
+    const { subscription_id } = await call(z, bundle, "POST", "/subscriptions", { body });
+    return { subscription_id }; // Zapier keeps it: without the subscription's secret
+  };
+  const performUnsubscribe = async (z, bundle) => {
+    await call(z, bundle, "DELETE", `/subscriptions/${bundle.subscribeData.subscription_id}`);
+    return {};
+  };
+  const operation = {
     type: "hook",
-    inputFields: [
-      { ...tenantField, helpText: "Whose events trigger the Zap. Leave empty for the events of all tenants." },
-      {
-        key: "event_types",
-        label: "Event Types",
-        type: "string",
-        list: true,
-        dynamic: "event_type.id",
-        helpText: "Choose, or enter a custom value, such as `invoice.*` for all that begin so. Leave empty for all.",
-      },
-    ],
-    performSubscribe: async (z, bundle) => {
-      const { event_types, tenant } = bundle.inputData;
-      const body = { target_url: bundle.targetUrl, event_types: event_types?.length ? event_types : undefined, tenant };
-      const { subscription_id } = await call(z, bundle, "POST", "/subscriptions", { body });
-      return { subscription_id }; // Zapier keeps it: without the subscription's secret
-    },
-    performUnsubscribe: async (z, bundle) => {
-      await call(z, bundle, "DELETE", `/subscriptions/${bundle.subscribeData.subscription_id}`);
-      return {};
-    },
+    inputFields,
+    performSubscribe,
+    performUnsubscribe,
     perform: async (z, bundle) => [{ id: bundle.cleanedRequest.event_id, ...bundle.cleanedRequest }],
-    performList: listSamples,
-    sample: {
-      id: "cpy_0123456789abcdef0123456789abcdef",
-      event_id: "cpy_0123456789abcdef0123456789abcdef",
-      event_type: "order.created",
-      payload: { order_id: "12345" },
-      metadata: { source: "shop" },
-      created_at: "2026-01-31T12:00:00.000000Z",
-      tenant: "customer-42",
-      source_event_id: "evt_fedcba9876543210fedcba9876543210",
-    },
+    performList: (z, bundle) => listSamples(z, bundle, typesOf(bundle.inputData), isWanted),
+    sample: { id: sample.event_id, ...sample },
     outputFields: [
       { key: "id", label: "ID", type: "string" },
       { key: "event_id", label: "Event ID", type: "string" },
@@ -168,8 +157,86 @@ const newEvent = {
       { key: "tenant", label: "Tenant", type: "string" },
       { key: "source_event_id", label: "Source Event ID", type: "string" },
     ],
-  },
+  };
+  return { key, noun, display, operation };
 };
+
+const newEvent = hookTrigger({
+  key: "new_event",
+  noun: "Event",
+  display: { label: "New Event", description: "Triggers when an event is posted to the Triggers API." },
+  inputFields: [
+    { ...tenantField, helpText: "Whose events trigger the Zap. Leave empty for the events of all tenants." },
+    {
+      key: "event_types",
+      label: "Event Types",
+      type: "string",
+      list: true,
+      dynamic: "event_type.id",
+      helpText: "Choose, or enter a custom value, such as `invoice.*` for all that begin so. Leave empty for all.",
+    },
+  ],
+  sample: {
+    event_id: "cpy_0123456789abcdef0123456789abcdef",
+    event_type: "order.created",
+    payload: { order_id: "12345" },
+    metadata: { source: "shop" },
+    created_at: "2026-01-31T12:00:00.000000Z",
+    tenant: "customer-42",
+    source_event_id: "evt_fedcba9876543210fedcba9876543210",
+  },
+  isWanted: (event) => !isReport(event),
+});
+
+const deliveryProblem = hookTrigger({
+  key: "delivery_problem",
+  noun: "Delivery Problem",
+  display: {
+    label: "Delivery Problem",
+    description: "Triggers when an event cannot be delivered, or a subscription fails, is disabled or ends.",
+  },
+  inputFields: [
+    {
+      ...tenantField,
+      helpText: "Whose subscriptions are watched. Leave empty for all, and for the webhook of whoever runs the API.",
+    },
+    {
+      key: "event_types",
+      label: "Problems",
+      type: "string",
+      list: true,
+      choices: {
+        [`${RESERVED_PREFIX}event.failed`]: "An event was not delivered",
+        [`${RESERVED_PREFIX}subscription.failing`]: "A subscription fails",
+        [`${RESERVED_PREFIX}subscription.disabled`]: "A subscription was disabled",
+        [`${RESERVED_PREFIX}subscription.ended`]: "A subscription was ended by its target",
+      },
+      helpText: "Leave empty for all.",
+    },
+  ],
+  sample: {
+    event_id: "cpy_0123456789abcdef0123456789abcdef",
+    event_type: "triggers.event.failed",
+    payload: {
+      event_id: "cpy_00112233445566778899aabbccddeeff",
+      reason: "exhausted",
+      last_status_code: 503,
+      last_error: "receiver responded 503",
+      delivery_attempts: 45,
+      failed_at: "2026-01-31T12:00:00.000000Z",
+      event_type: "order.created",
+      subscription_id: "sub_0123456789abcdef0123456789abcdef",
+      source_event_id: "evt_00112233445566778899aabbccddeeff",
+      created_at: "2026-01-29T12:00:00.000000Z",
+    },
+    metadata: null,
+    created_at: "2026-01-31T12:00:00.000000Z",
+    tenant: "customer-42",
+    source_event_id: "evt_fedcba9876543210fedcba9876543210",
+  },
+  defaultTypes: [`${RESERVED_PREFIX}*`],
+  isWanted: isReport,
+});
 
 /** Return the payload, which is given either as fields or as JSON text. */
 const readPayload = (z, { payload, payload_json }) => {
@@ -280,6 +347,6 @@ module.exports = {
   authentication,
   beforeRequest: [addApiKey],
   afterResponse: [explainError],
-  triggers: { [newEvent.key]: newEvent, [eventType.key]: eventType },
+  triggers: { [newEvent.key]: newEvent, [deliveryProblem.key]: deliveryProblem, [eventType.key]: eventType },
   creates: { [postEvent.key]: postEvent },
 };

@@ -192,6 +192,15 @@ def test_an_unknown_path_is_a_problem_document_that_does_not_repeat_the_key(syst
     assert system.call("GET", "/nope", Authorization="Bearer é")[0] == 404
 
 
+@pytest.mark.parametrize("method", ["PUT", "TRACE"])
+def test_a_method_that_a_path_does_not_support_is_refused_without_an_echo_of_the_request(
+    system: Run, method: str
+) -> None:
+    status, headers, body = system.call(method, "/health")
+
+    assert (status, headers["Allow"], system.key in body.decode()) == (405, "GET", False)
+
+
 def test_head_is_answered_like_get_without_a_body(system: Run) -> None:
     (status, headers, body), (_, got, content) = (system.call(method, "/health") for method in ("HEAD", "GET"))
 

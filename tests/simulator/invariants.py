@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from chalicelib.breaker import FAILS, HANGS
 from chalicelib.events import DeliveredVia, Event, Reason, Status, is_copy_id
-from chalicelib.pushing import HANGS
 from chalicelib.times import DAY_SECONDS, rfc3339, unix_seconds
 from tests.support.in_memory_aws import typed
 
@@ -122,7 +122,7 @@ class History:
             if before["status"] == Status.DELIVERED:
                 self.violations.append("a delivered event was leased")
         attempts = json.loads(after.get("attempts", "[]"))
-        if attempts and attempts[-1]["error"] == HANGS and before.get("attempts") != after["attempts"]:
+        if attempts and attempts[-1]["error"] in (HANGS, FAILS) and before.get("attempts") != after["attempts"]:
             self.not_made[event_id, self.replays[event_id]] += 1
         if DeliveredVia.SUBSCRIPTIONS == after.get("delivered_via") != before.get("delivered_via"):
             self.violations.append("an event that was stored already became delivered via subscriptions")

@@ -7,37 +7,42 @@ fair here, and there is no batching window.
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
+from unittest import mock
 
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from chalicelib.events import Event, Status
-from chalicelib.times import rfc3339, unix_seconds
-from tests.simulator.simulated_world import SimulatedWorld
+from chalicelib import schedules
+from chalicelib.events import Event, Reason, Status
+from chalicelib.store import EventStore
+from chalicelib.times import DAY_SECONDS, rfc3339, unix_seconds
+from tests.simulator.simulated_world import DLQ, SimulatedWorld
 
 WORKERS = 5
 TARGET = "https://hooks.zapier.com/1"
 Response = tuple[int | None, float]  # the status code, or None for a timeout, and seconds
 HEALTHY: Response = (200, 0.2)
 HANGS: Response = (None, 0.0)
-SOMETIMES = "hangs at 5 % of its pushes"
+SOMETIMES, SLOW_TO_FAIL = "hangs at 5 % of its pushes", "answers 503 after 2 s"
 # How a destination in trouble responds, by a random number.
 TROUBLES: dict[str, Callable[[float], Response]] = {
     "answers 503": lambda random: (503, 0.1),
     "refuses connections": lambda random: (503, 0.0),
     "hangs": lambda random: HANGS,
     "answers 503 after 9 s": lambda random: (503, 9.0),
+    SLOW_TO_FAIL: lambda random: (503, 2.0),
     SOMETIMES: lambda random: HANGS if random < 0.05 else HEALTHY,
 }
 # Trouble, whether the webhook has it or the target of a subscription, and variables.
 DEFAULTS: Mapping[str, str] = MappingProxyType({})
 CASES: list[tuple[str, bool, Mapping[str, str]]] = [
-    *((trouble, False, {}) for trouble in TROUBLES if trouble != SOMETIMES),
-    *((trouble, True, {}) for trouble in TROUBLES),
+    *((trouble, False, {}) for trouble in TROUBLES if trouble not in (SOMETIMES, SLOW_TO_FAIL)),
+    *((trouble, True, {}) for trouble in TROUBLES if trouble != SLOW_TO_FAIL),
     (SOMETIMES, True, {"PUSH_TIMEOUT_SECONDS": "3"}),
 ]
 RATES = (5, 20, 50)  # events a second
@@ -49,6 +54,13 @@ RECOVERIES = [("answers 503", 1, 20), ("answers 503", 10, 5), ("hangs", 10, 5)] 
 MEASURED_FROM = 30.0
 MOST_WAIT_SECONDS = 600.0
 STOPPED_HOURS, LOST_EVERY_MINUTES = 4, 30
+# A destination that answers 503 for days: whether it is the webhook, and events a second.
+DEAD: list[tuple[bool, int]] = [(in_webhook, rate) for in_webhook in (False, True) for rate in (1, 5)]
+DAYS, SCALE = 3, 200  # rates, and what sweep and worker can do, are divided by SCALE
+LIMITS = ("MAX_SWEPT", "MAX_SWEPT_WHILE_LONG", "LONG_QUEUE")
+LATE_MINUTES = 10
+SWEPT_AFTER = 11  # attempts: from then on the next comes more than 900 s later
+LATE = [(trouble, in_webhook) for in_webhook in (False, True) for trouble in ("answers 503", SLOW_TO_FAIL)]
 
 
 class OutageWorld(SimulatedWorld):
@@ -56,6 +68,8 @@ class OutageWorld(SimulatedWorld):
 
     All that time one destination is in trouble: the webhook, or the target of the only subscription.
     """
+
+    workers = WORKERS
 
     def __init__(
         self, trouble: str, *, in_webhook: bool, seconds: float, environ: Mapping[str, str] = DEFAULTS
@@ -94,7 +108,7 @@ class OutageWorld(SimulatedWorld):
 
     def run(self, *, per_second: float, **headers: str) -> None:
         self.hub.spawn(partial(self._callers, 1 / per_second, headers))
-        for _ in range(WORKERS):
+        for _ in range(self.workers):
             self.hub.spawn(self._worker)
         self.hub.spawn(self._sweeps)
         self.hub.run()
@@ -183,6 +197,102 @@ def recovery(trouble: str, per_second: float, minutes: float) -> list[str]:
     return [trouble, f"{per_second}", f"{minutes}", *(f"{count:,}" for count in counts), after]
 
 
+class DeadWorld(OutageWorld):
+    """The webhook, or the target of the only subscription, is dead until the last of its events has ended.
+
+    One worker takes a message at a time, and rests so long after it that it does what WORKERS do divided by SCALE.
+    """
+
+    workers = 1
+
+    def __init__(self, *, in_webhook: bool, days: float) -> None:
+        environ = {"MAX_DELIVERY_ATTEMPTS": "45", "SUBSCRIPTION_DISABLE_DAYS": "3650"}
+        super().__init__("answers 503", in_webhook=in_webhook, seconds=DAY_SECONDS * days, environ=environ)
+        self.late_seconds: list[float] = []  # how long the event that waits longest is overdue, in each minute
+        self._is_over = False
+
+    def answer(self, event: Event, url: str) -> Response:
+        is_dead = (event.subscription_id is None) == self.in_webhook
+        return TROUBLES[self.trouble](0.0) if is_dead else HEALTHY
+
+    def is_over(self) -> bool:
+        return self._is_over
+
+    def _worker(self) -> None:
+        container = self.start()
+        while not self.is_over():
+            started = self.clock()
+            worked = container.work(max_messages=1)
+            self.hub.sleep((self.clock() - started) * (SCALE / (WORKERS * 10) - 1) if worked else 1.0)
+
+    def _sweeps(self) -> None:
+        container = self.start()
+        while not self.is_over():
+            self.hub.sleep(60)
+            due = [item["requeue_at"] for item in self.dynamodb.items.values() if "requeue_at" in item]
+            self.late_seconds.append(self.clock() - unix_seconds(min(due)) if due else 0.0)
+            self._is_over = self.clock() > self.ends_at and not due
+            container.sweep()
+
+
+def dead_for_days(in_webhook: bool, per_second: float, days: float = DAYS) -> list[str]:
+    """Return a row about a destination that never answers again: when its events end, and what the sweep does."""
+    world = DeadWorld(in_webhook=in_webhook, days=days)
+    world.start().subscribe(TARGET)
+    limits = {name: max(1, getattr(schedules, name) // SCALE) for name in LIMITS}
+    with mock.patch.multiple(schedules, **limits):
+        world.run(per_second=per_second / SCALE, prefer="respond-async")
+    world.check()
+    dead = [event for event in world.items().values() if (event.subscription_id is None) == in_webhook]
+    assert all(event.failed_at and event.reason is Reason.EXHAUSTED for event in dead)
+    hours = [(unix_seconds(str(event.failed_at)) - unix_seconds(event.created_at)) / 3600 for event in dead]
+    waits = statistics.quantiles(world.healthy_waits(MEASURED_FROM), n=20)
+    name = f"{'webhook' if in_webhook else 'subscription'}, {per_second}/s"
+    attempts = sum(event.delivery_attempts for event in dead)
+    figures = [len(dead), len(world.sqs.messages(DLQ)), attempts]
+    lasted = f"{min(hours):.0f} to {max(hours):.0f} h"
+    return [
+        name,
+        *(f"{figure:,}" for figure in figures),
+        lasted,
+        f"{max(world.late_seconds):.0f} s",
+        f"{waits[-1]:.1f} s",
+    ]
+
+
+class LateWorld(OutageWorld):
+    """An OutageWorld in which as many events are due as when the destination was dead for days before."""
+
+    def seed(self, per_second: float) -> None:
+        """Store what had SWEPT_AFTER attempts or more, and is due for the next before the end."""
+        store = EventStore(self.dynamodb, self.settings, clock=self.clock)
+        assert self.start().post(prefer="respond-async")
+        [model] = [event for event in self.items().values() if (event.subscription_id is None) == self.in_webhook]
+        attempts = range(SWEPT_AFTER, self.settings.max_delivery_attempts)
+        seconds = self.ends_at - self.began
+        for made in attempts:
+            for _ in range(round(per_second * seconds)):
+                due = rfc3339(self.began + seconds * self.random.random())
+                key = f"{model.event_id[:4]}{self.random.getrandbits(128):032x}"
+                created_at = rfc3339(self.began - 5400 * made)
+                event = replace(model, event_id=key, created_at=created_at, next_attempt_at=due, requeue_at=due)
+                store.put(replace(event, delivery_attempts=made), model.content())
+
+
+def late_waits(
+    trouble: str, *, in_webhook: bool, per_second: float, workers: int = WORKERS, minutes: float = LATE_MINUTES
+) -> tuple[float, float]:
+    """Return the median and 95th percentile of the wait of healthy events in the second half of the time."""
+    environ = {"MAX_DELIVERY_ATTEMPTS": "45"}
+    world = LateWorld(trouble, in_webhook=in_webhook, seconds=60 * minutes, environ=environ)
+    world.start().subscribe(TARGET)
+    world.seed(per_second)
+    world.workers = workers
+    world.run(per_second=per_second, prefer="respond-async")
+    waits = world.healthy_waits(30 * minutes)
+    return statistics.median(waits), statistics.quantiles(waits, n=20)[-1]
+
+
 class StoppedWorld(OutageWorld):
     """No worker takes a message, and now and then one is lost."""
 
@@ -239,6 +349,12 @@ def many_row(case: tuple[int, int]) -> list[str]:
     return [name, *(f"{median:.1f}, {p95:.1f} s" for median, p95 in figures)]
 
 
+def late_row(trouble: str, in_webhook: bool) -> list[str]:
+    figures = [late_waits(trouble, in_webhook=in_webhook, per_second=rate) for rate in (1, 5)]
+    name = f"{'webhook' if in_webhook else 'subscription'} {trouble}"
+    return [name, *(f"{median:.1f}, {p95:.1f} s" for median, p95 in figures)]
+
+
 def show(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
@@ -252,6 +368,8 @@ def main() -> None:
         stopped_figures = pool.submit(stopped)
         waits = pool.map(wait_row, CASES)
         many = pool.map(many_row, MANY)
+        late = pool.map(late_row, *zip(*LATE, strict=True))
+        dead = pool.map(dead_for_days, *zip(*DEAD, strict=True))
         recoveries = pool.map(recovery, *zip(*RECOVERIES, strict=True))
         rows = track(waits, "outages", total=len(CASES), console=console)
         show(console, "wait of healthy events, median and p95", ["", *(f"{rate}/s" for rate in RATES)], rows)
@@ -259,9 +377,13 @@ def main() -> None:
         show(console, title, ["", *(f"{rate}/s" for rate in MANY_RATES)], many)
         columns = ["webhook", "events/s", "minutes", "events", "pushes", "messages", "all delivered after, min"]
         show(console, "outages of the webhook", columns, recoveries)
-        events, messages, late = stopped_figures.result()
+        title = f"the same beside one that was dead for days, of {LATE_MINUTES} minutes the second half"
+        show(console, title, ["", "1/s", "5/s"], late)
+        columns = ["dead", "events", "dead letters", "attempts", "ended after", "most overdue", "p95 of healthy"]
+        show(console, f"dead for {DAYS} days and more, all divided by {SCALE}", columns, dead)
+        events, messages, lost = stopped_figures.result()
     console.print(f"no worker for {STOPPED_HOURS} h, 10 events/s: {events:,} events, {messages:,} messages")
-    console.print("posted after, and queued by the sweep so much later:", *late, sep="\n  ")
+    console.print("posted after, and queued by the sweep so much later:", *lost, sep="\n  ")
 
 
 if __name__ == "__main__":

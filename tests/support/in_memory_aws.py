@@ -61,7 +61,7 @@ class FakeDynamoDB:
     ) -> dict[str, Any]:
         key = Key[KEY]["S"]
         names, values = self._require("UpdateItem", key, **condition)
-        item = dict(self.items[key])
+        before, item = self.items[key], dict(self.items[key])
         for verb, path, placeholder in _changes(UpdateExpression):
             name = names.get(path, path)
             if verb == "SET":
@@ -71,7 +71,8 @@ class FakeDynamoDB:
             else:
                 item.pop(name, None)
         self._store(key, item)
-        return {"Attributes": typed(item)} if ReturnValues == "ALL_NEW" else {}
+        shown = {"ALL_NEW": item, "ALL_OLD": before}.get(ReturnValues)
+        return {"Attributes": typed(shown)} if shown else {}
 
     def delete_item(self, *, TableName: str, Key: Typed, **condition: Any) -> dict[str, Any]:
         key = Key[KEY]["S"]

@@ -321,15 +321,39 @@ def test_a_sweep_whose_search_takes_long_queues_what_it_found(
     assert 5 <= len(queued(sqs)) < 400
 
 
-def test_a_sweep_queues_a_thousand_events_of_a_partition_at_most(sweeping: Services, sqs: FakeSQS) -> None:
-    copies = store_all(sweeping, copies_of("sub_a", range(4400)))
+def test_a_sweep_queues_a_number_of_events_of_a_partition_at_most_evenly_over_a_minute(
+    sweeping: Services, sqs: FakeSQS, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    monkeypatch.setattr(schedules, "MAX_SWEPT", 300)
+    copies = store_all(sweeping, copies_of("sub_a", range(1400)))
     lost = make_event(3 * len(copies), requeue_at=rfc3339(START), next_attempt_at=rfc3339(START))
     store_all(sweeping, [lost])
 
     schedules.sweep(sweeping, 60)
 
-    assert 3500 <= len(queued(sqs)) <= SHARDS * 1000 + 1
+    assert len(queued(sqs)) == SHARDS * 300 + 1
     assert lost.event_id in queued(sqs)
+    visible = []
+    for _ in range(4):
+        visible.append(len(sqs.visible(INBOX)))
+        clock.sleep(20)
+    assert visible == [pytest.approx(SHARDS * number, abs=SHARDS * 10 + 1) for number in (0, 100, 200, 300)]
+
+
+def test_a_message_of_the_sweep_that_is_delayed_may_be_as_late_as_any(
+    sweeping: Services, sqs: FakeSQS, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    monkeypatch.setattr(schedules, "MAX_SWEPT", 60)
+    store_all(sweeping, copies_of("sub_a", range(280)))
+
+    counts = []
+    for now in (START, START + 59, START + 90):
+        clock.now = now
+        schedules.sweep(sweeping, 60)
+        counts.append(len(queued(sqs)))
+
+    again = SHARDS * 40  # those delayed for 0, 10, 20 or 30 s
+    assert counts == [SHARDS * 60, 280, 280 + again]
 
 
 @pytest.mark.parametrize("expired", [0, 1, 100])

@@ -8,13 +8,17 @@ const zapier = require("zapier-platform-core");
 const App = require("../index");
 
 const appTester = zapier.createAppTester(App);
-const { new_event: trigger } = App.triggers;
+const { new_event: trigger, delivery_problem: problem, event_type: dropdown } = App.triggers;
 const { post_event: create } = App.creates;
 
 let answer;
 let requests;
-const api = createServer((request, response) => {
+let bodies;
+const api = createServer(async (request, response) => {
   requests.push(request.url);
+  const chunks = [];
+  for await (const chunk of request) chunks.push(chunk);
+  if (chunks.length) bodies.push(JSON.parse(Buffer.concat(chunks)));
   const { status = 200, headers = {}, body = {} } = answer(request.url);
   response.writeHead(status, headers).end(JSON.stringify(body));
 });
@@ -24,14 +28,16 @@ after(() => api.close());
 beforeEach(() => {
   answer = () => ({});
   requests = [];
+  bodies = [];
 });
 
 const authData = (api_url = `http://127.0.0.1:${api.address().port}/api/`) => ({ api_url, api_key: "key" });
 const connect = (api_url) => appTester(App.authentication.test, { authData: authData(api_url) });
-const list = (inputData) => appTester(trigger.operation.performList, { authData: authData(), inputData });
+const list = (inputData, { operation } = trigger) =>
+  appTester(operation.performList, { authData: authData(), inputData });
 const post = (inputData) => appTester(create.operation.perform, { authData: authData(), inputData });
 
-for (const { operation, key } of [trigger, create]) {
+for (const { operation, key } of [trigger, problem, create]) {
   test(`the sample of ${key} has every output field`, () => {
     assert.deepEqual(operation.outputFields.map((field) => field.key), Object.keys(operation.sample));
   });
@@ -70,7 +76,9 @@ for (const url of ["events.example.com", "http://example.com/api", "http://127.0
 }
 
 test("samples are asked for by type and tenant, originals only, and merged without repetition", async () => {
-  const event = (number) => ({ event_id: `evt_${number}`, created_at: `2026-01-0${number}T00:00:00.000000Z` });
+  const event = (number) => {
+    return { event_id: `evt_${number}`, event_type: "order.paid", created_at: `2026-01-0${number}T00:00:00.000000Z` };
+  };
   const pages = { "order.*": [5, 3, 1], "order.paid": [5, 4, 3] };
   answer = (url) => {
     const type = new URL(url, "http://localhost").searchParams.get("event_type");
@@ -84,11 +92,43 @@ test("samples are asked for by type and tenant, originals only, and merged witho
   assert.deepEqual(requests.toSorted(), [`/api/events?${query("order.*")}`, `/api/events?${query("order.paid")}`]);
 });
 
-test("a Zap for all types and tenants asks for neither", async () => {
-  answer = () => ({ body: { events: [] } });
-  await list({});
-  assert.deepEqual(requests, ["/api/events?source=original&include=payload&limit=3"]);
+const types = ["triggers.event.failed", "order.created", "triggers.subscription.failing", "triggerset"];
+const mixed = () => ({
+  body: { events: types.map((event_type, n) => ({ event_id: `evt_${n}`, event_type, created_at: String(9 - n) })) },
 });
+
+test("a Zap for all types and tenants asks for neither, and is shown no reports", async () => {
+  answer = mixed;
+  const samples = await list({});
+  assert.deepEqual(samples.map((sample) => sample.event_type), ["order.created", "triggerset"]);
+  assert.deepEqual(requests, ["/api/events?source=original&include=payload&limit=100"]);
+});
+
+test("the dropdown has no types of reports", async () => {
+  answer = mixed;
+  const choices = await appTester(dropdown.operation.perform, { authData: authData(), inputData: {} });
+  assert.deepEqual(choices, [{ id: "order.created" }, { id: "triggerset" }]);
+});
+
+test("a Zap for all problems is shown reports alone", async () => {
+  answer = mixed;
+  const samples = await list({}, problem);
+  assert.deepEqual(samples.map((sample) => sample.event_type), [types[0], types[2]]);
+  assert.deepEqual(requests, ["/api/events?source=original&include=payload&limit=3&event_type=triggers.*"]);
+});
+
+for (const [operation, zap, expected] of [
+  [trigger, { id: "987" }, { name: "Zap 987 New Event" }],
+  [trigger, undefined, { name: "Zap New Event" }],
+  [problem, { id: "987" }, { event_types: ["triggers.*"], name: "Zap 987 Delivery Problem" }],
+]) {
+  test(`a Zap ${JSON.stringify(zap)} subscribes with ${JSON.stringify(expected)}`, async () => {
+    const targetUrl = "https://hooks.zapier.com/hooks/standard/1";
+    const bundle = { authData: authData(), inputData: {}, meta: { zap }, targetUrl };
+    await appTester(operation.operation.performSubscribe, bundle);
+    assert.deepEqual(bodies, [{ target_url: targetUrl, ...expected }]);
+  });
+}
 
 for (const [inputs, message] of [
   [{}, /Fill in either Payload or Payload as JSON/],

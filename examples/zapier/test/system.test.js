@@ -3,6 +3,7 @@
 
 const assert = require("node:assert/strict");
 const { randomUUID } = require("node:crypto");
+const { once } = require("node:events");
 const { createServer } = require("node:http");
 const { after, before, beforeEach, test } = require("node:test");
 const zapier = require("zapier-platform-core");
@@ -11,7 +12,7 @@ const App = require("../index");
 
 const appTester = zapier.createAppTester(App);
 const authData = { api_url: process.env.TRIGGERS_URL, api_key: process.env.TRIGGERS_API_KEY };
-const { new_event: trigger, event_type: dropdown } = App.triggers;
+const { new_event: trigger, delivery_problem: problem, event_type: dropdown } = App.triggers;
 const { post_event: create } = App.creates;
 
 const pushes = [];
@@ -19,14 +20,15 @@ const receiver = createServer(async (request, response) => {
   const chunks = [];
   for await (const chunk of request) chunks.push(chunk);
   pushes.push(JSON.parse(Buffer.concat(chunks)));
-  response.writeHead(200).end();
+  response.writeHead(Number(request.url.split("/").pop())).end();
+  receiver.emit("pushed");
 });
 
 before(() => new Promise((resolve) => receiver.listen(0, "127.0.0.1", resolve)));
 after(() => receiver.close());
 beforeEach(() => pushes.splice(0));
 
-const targetUrl = () => `http://127.0.0.1:${receiver.address().port}/hooks/standard/1`;
+const targetUrl = (status) => `http://127.0.0.1:${receiver.address().port}/hooks/standard/${status}`;
 
 const postEvent = (inputData) =>
   appTester(create.operation.perform, {
@@ -34,11 +36,11 @@ const postEvent = (inputData) =>
     inputData: { event_type: "order.created", payload: { order_id: "1" }, ...inputData },
   });
 
-const subscribe = (inputData) =>
-  appTester(trigger.operation.performSubscribe, { authData, inputData, targetUrl: targetUrl() });
+const subscribe = (inputData, { operation } = trigger, status = 200) =>
+  appTester(operation.performSubscribe, { authData, inputData, targetUrl: targetUrl(status) });
 
-const unsubscribe = (subscribeData) =>
-  appTester(trigger.operation.performUnsubscribe, { authData, inputData: {}, subscribeData });
+const unsubscribe = (subscribeData, { operation } = trigger) =>
+  appTester(operation.performUnsubscribe, { authData, inputData: {}, subscribeData });
 
 test("the connection is tested with the key and labelled with its name", async () => {
   const me = await appTester(App.authentication.test, { authData });
@@ -94,6 +96,31 @@ test("a sample has the members of a push, and the values but for the ids", async
   assert.equal(triggered.id, pushes[0].event_id);
   assert.equal(triggered.source_event_id, posted.event_id);
   assert.deepEqual(listed, [{ ...triggered, id: posted.event_id, event_id: posted.event_id }]);
+});
+
+test("a Zap is told of an event that was not delivered, in the shape of its sample, and other Zaps are not", async () => {
+  const tenant = randomUUID();
+  const inputData = { tenant, event_types: ["triggers.event.failed"] };
+  const subscribeData = await subscribe(inputData, problem);
+  const refusing = await subscribe({ tenant }, trigger, 422);
+
+  const posted = await postEvent({ tenant });
+  while (pushes.length < 2) await once(receiver, "pushed");
+  await unsubscribe(subscribeData, problem);
+  await unsubscribe(refusing);
+
+  const [triggered] = await appTester(problem.operation.perform, { authData, inputData, cleanedRequest: pushes[1] });
+  const [listed] = await appTester(problem.operation.performList, { authData, inputData });
+  const { sample } = problem.operation;
+  assert.deepEqual(Object.keys(triggered).toSorted(), Object.keys(sample).toSorted());
+  assert.deepEqual(Object.keys(triggered.payload).toSorted(), Object.keys(sample.payload).toSorted());
+  const { event_id, subscription_id, last_error } = triggered.payload;
+  assert.deepEqual([event_id, subscription_id], [posted.copies[0], refusing.subscription_id]);
+  assert.equal(last_error, "receiver responded 422");
+  assert.deepEqual(listed, { ...triggered, id: listed.id, event_id: triggered.source_event_id });
+
+  const ofEvents = await appTester(trigger.operation.performList, { authData, inputData: { tenant } });
+  assert.deepEqual(ofEvents.map((event) => event.event_id), [posted.event_id]);
 });
 
 test("a sample is listed for an exact type and without metadata, too", async () => {
