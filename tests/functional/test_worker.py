@@ -27,7 +27,7 @@ def due_in(world: World, event_id: str) -> float:
 # Retry
 
 
-def test_the_delay_doubles_up_to_an_hour_with_jitter_until_twenty_attempts_end_in_a_dead_letter(
+def test_the_delay_doubles_up_to_two_hours_with_jitter_until_45_attempts_end_in_a_dead_letter(
     world: World, receiver: Receiver, output: Output
 ) -> None:
     receiver.default = status(503)
@@ -39,12 +39,12 @@ def test_the_delay_doubles_up_to_an_hour_with_jitter_until_twenty_attempts_end_i
         if not world.messages():
             world.run_schedule(app.sweep)
 
-    full = [min(3600, 2.0**n) for n in range(19)]
-    assert len(receiver.requests) == 20
+    full = [min(7200, 2.0**n) for n in range(44)]
+    assert len(receiver.requests) == 45
     assert all(most / 2 - 0.001 <= delay <= most + 0.001 for delay, most in zip(delays, full, strict=True))
     assert len({round(delay / most, 3) for delay, most in zip(delays, full, strict=True)}) > 10
     event = world.event(event_id)
-    assert (event["status"], event["delivery_attempts"], event["delivered_via"]) == ("failed", 20, None)
+    assert (event["status"], event["delivery_attempts"], event["delivered_via"]) == ("failed", 45, None)
     assert (event["next_attempt_at"], event["attempts"][-1]["outcome"]) == (None, "retry")
     [letter] = world.dead_letters()
     assert letter["attributes"] == {"EventId": event_id, "Reason": "exhausted"}
@@ -53,7 +53,7 @@ def test_the_delay_doubles_up_to_an_hour_with_jitter_until_twenty_attempts_end_i
         "reason": "exhausted",
         "last_status_code": 503,
         "last_error": "receiver responded 503",
-        "delivery_attempts": 20,
+        "delivery_attempts": 45,
         "failed_at": event["attempts"][-1]["at"],
     }
     assert output.metrics()[-1]["DeliveryFailure"] == 1

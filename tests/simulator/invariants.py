@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chalicelib.breaker import FAILS, HANGS
-from chalicelib.events import DeliveredVia, Event, Status, is_copy_id
+from chalicelib.events import DeliveredVia, Event, Reason, Status, is_copy_id
 from chalicelib.times import DAY_SECONDS, rfc3339, unix_seconds
 from tests.support.in_memory_aws import typed
 
@@ -68,6 +68,8 @@ class History:
     ended_by: set[tuple[str, str, str]] = field(default_factory=set)  # how and of which event who held it ended that
     subscribed_at: dict[str, float] = field(default_factory=dict)  # of the subscriptions that there are
     ended_at: dict[str, float] = field(default_factory=dict)  # of subscriptions that were deleted, for the last time
+    disabled: set[str] = field(default_factory=set)  # subscriptions that were disabled once
+    moved_back: set[tuple[Any, Any]] = field(default_factory=set)  # dead letters: their events, and `failed_at`
     stored_at: dict[str, float] = field(default_factory=dict)  # of events, for the last time
     deleted: set[str] = field(default_factory=set)  # copies
     erased_at: dict[str, float] = field(default_factory=dict)  # of events, when the latest erasure began
@@ -131,6 +133,7 @@ class History:
     def _see_subscription(self, subscription_id: str, after: Item | None, now: float) -> None:
         if after:
             self.subscribed_at[subscription_id] = now
+            self.disabled |= {subscription_id} if "disabled_at" in after else set()
         elif self.subscribed_at.pop(subscription_id, None):
             self.ended_at[subscription_id] = now
 
@@ -278,13 +281,25 @@ def _check_end(event: Event, history: History, told: set[tuple[Any, Any]]) -> No
     if event.status is Status.PENDING:
         raise ViolationError("pending for ever")
     if event.status is Status.FAILED and (event.event_id, event.failed_at) not in told:
-        raise ViolationError(f"{event.event_id} failed without a message in the dead letter queue")
+        _check_untold_failure(event, history)
     if event.delivered_via is DeliveredVia.PULL and event.event_id not in history.acknowledged:
         raise ViolationError("delivered by pull, and nobody acknowledged")
     if event.delivered_via is DeliveredVia.PUSH and not any(push.arrived for push in history.pushes[event.event_id]):
         raise ViolationError("delivered by push, and the receiver never answered 2xx")
     if event.delivered_via is DeliveredVia.SUBSCRIPTIONS and (event.is_copy or event.attempts):
         raise ViolationError(f"{event.event_id} was delivered via subscriptions, and is a copy or was pushed")
+
+
+def _check_untold_failure(event: Event, history: History) -> None:
+    """Check a failed event without a message in the dead letter queue: a copy whose subscription ended or is disabled.
+
+    Either that is the reason of its failure, or its message was moved back since, and dropped.
+    """
+    subscription_id, failure = event.subscription_id or "", (event.event_id, event.failed_at)
+    is_of_no_use = subscription_id in history.ended_at or subscription_id in history.disabled
+    is_told_no_more = event.reason in (Reason.DISABLED, Reason.GONE) or failure in history.moved_back
+    if not (is_of_no_use and is_told_no_more):
+        raise ViolationError(f"{event.event_id} failed without a message in the dead letter queue")
 
 
 def _check_attempts(event: Event, history: History) -> None:

@@ -425,6 +425,9 @@ class SimulatedWorld:
 
     def move_back(self, message: Mapping[str, Any]) -> None:
         """Send a dead letter to the inbox queue, as SQS's own redrive does."""
+        if message["Body"].startswith("{"):
+            content = json.loads(message["Body"])
+            self.history.moved_back.add((content.get("event_id"), content.get("failed_at")))
         self.sqs.send_message(
             QueueUrl=INBOX,
             MessageBody=message["Body"],
