@@ -6,6 +6,7 @@ import threading
 import pytest
 
 import app
+from chalicelib import breaker
 from chalicelib.batch import BatchError
 from chalicelib.times import rfc3339, unix_seconds
 from tests.conftest import Output
@@ -73,6 +74,26 @@ def test_the_worker_waits_in_process_up_to_its_limit(world: World, receiver: Rec
     [message] = world.messages()
     assert message["attributes"] == {"EventId": event_id}
     assert rest <= message["delay_seconds"] < rest + 1.001
+
+
+@pytest.mark.parametrize(("code", "last_error"), [(503, "not pushed: the receiver keeps failing"), (422, None)])
+def test_many_failures_in_a_row_stop_most_pushes_unless_they_are_fast_refusals(
+    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, code: int, last_error: str | None
+) -> None:
+    monkeypatch.setattr(breaker, "MAX_FAILURES", 3)
+    world.restart(IN_PROCESS_WAIT_SECONDS="0")
+    receiver.script(*[status(code)] * 3)
+    for _ in range(3):
+        queued(world)
+        world.run_worker()
+
+    event_id = queued(world)
+    world.run_worker()
+
+    event = world.event(event_id)
+    assert (event["delivery_attempts"], event["last_error"]) == (1, last_error)
+    assert event["status"] == ("pending" if last_error else "delivered")
+    assert len(receiver.requests) == (3 if last_error else 4)
 
 
 @pytest.mark.parametrize(("timeout_seconds", "waits"), [(20, False), (33, False), (38, True)])

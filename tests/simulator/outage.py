@@ -56,9 +56,9 @@ MOST_WAIT_SECONDS = 600.0
 STOPPED_HOURS, LOST_EVERY_MINUTES = 4, 30
 # A destination that answers 503 for days: whether it is the webhook, and events a second.
 DEAD: list[tuple[bool, int]] = [(in_webhook, rate) for in_webhook in (False, True) for rate in (1, 5)]
-DAYS, SCALE = 3, 200  # rates, and what sweep and worker can do, are divided by SCALE
+DAYS, SCALE = 3, 500  # rates, and what sweep and worker can do, are divided by SCALE
 LIMITS = ("MAX_SWEPT", "MAX_SWEPT_WHILE_LONG", "LONG_QUEUE")
-LATE_MINUTES = 10
+LATE_MINUTES = 2
 SWEPT_AFTER = 11  # attempts: from then on the next comes more than 900 s later
 LATE = [(trouble, in_webhook) for in_webhook in (False, True) for trouble in ("answers 503", SLOW_TO_FAIL)]
 
