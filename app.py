@@ -1,12 +1,10 @@
 """Routes, worker and schedules: the only file that knows Chalice. Each handler parses, calls and responds."""
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -16,20 +14,8 @@ from chalice.app import Chalice, CloudWatchEvent, Rate, Request, Response, SQSEv
 if sys.pycache_prefix is None:
     sys.dont_write_bytecode = True  # `chalice deploy` imports this file, and would package the bytecode
 
-from chalicelib import (
-    __version__,
-    batch,
-    console,
-    inbox,
-    listing,
-    posting,
-    recovery,
-    schedules,
-    services,
-    telemetry,
-    tokens,
-)
-from chalicelib.auth import ApiKey, Scope, authenticate, authorize, make_token, visible_tenant
+from chalicelib import __version__, batch, console, inbox, listing, posting, recovery, schedules, services, telemetry
+from chalicelib.auth import ApiKey, Scope, authenticate, authorize, make_token, parse_token_request, visible_tenant
 from chalicelib.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError, SettingsError
 from chalicelib.events import Event, dumps
 from chalicelib.queue import Message
@@ -172,7 +158,7 @@ def get_me(call: Call) -> Response:
 
 @route("POST", "/tokens", Scope.CONSUME)
 def create_token(call: Call) -> Response:
-    tenant, seconds = tokens.parse_request(call.json_body())
+    tenant, seconds = parse_token_request(call.json_body())
     expires_at = int(call.services.clock()) + seconds
     token = make_token(call.key, tenant, expires_at, call.services.settings.signing_secrets)
     return respond(201, dumps({"token": token, "tenant": tenant, "expires_at": rfc3339(expires_at)}))
@@ -180,7 +166,7 @@ def create_token(call: Call) -> Response:
 
 @route("GET", "/openapi.json")
 def get_openapi() -> Response:
-    return respond(200, openapi())
+    return respond(200, OPENAPI.read_text(encoding="utf-8"))
 
 
 @route("GET", "/")
@@ -333,11 +319,6 @@ def check_dlq(event: CloudWatchEvent) -> None:
     context: Any = event.context
     with telemetry.request_id(context.aws_request_id):
         schedules.publish_depths(services.get())
-
-
-@cache
-def openapi() -> str:
-    return dumps(json.loads(OPENAPI.read_text(encoding="utf-8")))
 
 
 def remaining_seconds(context: Any) -> float:
