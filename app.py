@@ -341,7 +341,7 @@ def prefers_async(prefer: str) -> bool:
 def respond_page(query: listing.Query, services: Services) -> Response:
     found, after = listing.page(services, query)
     events = ",".join(event.to_json(include_payload=query.include_payload) for event in found)
-    return respond(200, f'{{"events":[{events}],"next_cursor":{dumps(listing.encode_cursor(after))}}}')
+    return respond(200, f'{{"events":[{events}],"next_cursor":{dumps(after and listing.encode_cursor(after))}}}')
 
 
 if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:

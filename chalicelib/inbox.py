@@ -40,7 +40,7 @@ def lease(
             services.map(take, found)
             if after is None:
                 break
-            query = replace(query, after=after)
+            query = replace(query, cursor=after)
             room = MAX_LEASED_BYTES - sum(response_bytes(event.to_lease_json()) for event in leased)
     except StorageUnavailableError:
         if not leased:
