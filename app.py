@@ -1,10 +1,12 @@
 """Routes, worker and schedules: the only file that knows Chalice. Each handler parses, calls and responds."""
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -166,7 +168,7 @@ def create_token(call: Call) -> Response:
 
 @route("GET", "/openapi.json")
 def get_openapi() -> Response:
-    return respond(200, OPENAPI.read_text(encoding="utf-8"))
+    return respond(200, dumps(json.loads(OPENAPI.read_text(encoding="utf-8"))))
 
 
 @route("GET", "/")
@@ -300,25 +302,25 @@ def delete_subscription(call: Call, subscription_id: str) -> Response:
 )
 def worker(event: SQSEvent) -> None:
     """Process a batch; raise if some messages failed, which SQS returns after the visibility timeout."""
-    context: Any = event.context
-    messages = [Message.from_record(record.to_dict()) for record in event]
-    with telemetry.request_id(context.aws_request_id):
-        batch.process(messages, services.get(), remaining_seconds(context))
+    run(event, partial(batch.process, [Message.from_record(record.to_dict()) for record in event]))
 
 
 @app.schedule(Rate(1, unit=Rate.MINUTES))
 def sweep(event: CloudWatchEvent) -> None:
-    context: Any = event.context
-    with telemetry.request_id(context.aws_request_id):
-        schedules.sweep(services.get(), remaining_seconds(context))
+    run(event, schedules.sweep)
 
 
 @app.schedule(Rate(5, unit=Rate.MINUTES))
 def check_dlq(event: CloudWatchEvent) -> None:
     """Publish depths and ages; renaming the function would leave the deployed one behind."""
+    run(event, lambda current, _: schedules.publish_depths(current))
+
+
+def run(event: SQSEvent | CloudWatchEvent, work: Callable[[Services, float], None]) -> None:
+    """Do the work of a function, which may take the remaining seconds."""
     context: Any = event.context
     with telemetry.request_id(context.aws_request_id):
-        schedules.publish_depths(services.get())
+        work(services.get(), remaining_seconds(context))
 
 
 def remaining_seconds(context: Any) -> float:
