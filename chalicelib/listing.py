@@ -169,7 +169,7 @@ def _read_partition(services: Services, query: Query, deadline: float, partition
     pages = services.store.pages(
         partition_key,
         {**values, ":low": low, ":high": high},
-        first_limit=rows_needed,
+        Limit=rows_needed,
         FilterExpression=condition,
         ScanIndexForward=not query.newest_first,
         **({} if query.subscription_id is None else {"IndexName": BY_SUBSCRIPTION}),
