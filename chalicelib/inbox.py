@@ -27,7 +27,7 @@ def lease(
 
     def take(event: Event) -> None:
         result = services.store.lease(event.event_id, lease_id, lease_seconds)
-        if result.applied and result.event and result.event.status is not Status.DELIVERED:
+        if result.applied and result.event:
             leased.append(result.event)
 
     deadline = services.clock() + SEARCH_SECONDS
