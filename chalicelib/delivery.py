@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
-from types import MappingProxyType
 from typing import Any
 
 from chalicelib import messages, reports
@@ -26,7 +25,6 @@ from chalicelib.times import rfc3339, unix_seconds
 
 FAILING_ATTEMPTS = 10  # of a copy, after which its subscription is shown as failing
 GONE = "not pushed: the subscription is gone"
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def attempt(
     destination: Destination,
     pusher: Pusher,
     invocation: Invocation,
-    accepted: Mapping[str, Any] = NOTHING,
+    accepted: Mapping[str, Any] | None = None,
 ) -> Settled | NextAttempt:
     """Push a claimed event once and record the outcome.
 
@@ -137,7 +135,7 @@ def attempt(
         delay_seconds = services.settings.retry_policy.next_delay_seconds(
             event.delivery_attempts, retry_after_seconds=result.retry_after_seconds, random=services.random
         )
-    log = partial(_log_attempt, event, result, delay_seconds, accepted, services)
+    log = partial(_log_attempt, event, result, delay_seconds, accepted or {}, services)
     if result.outcome is Outcome.DELIVERED:
         return _delivered(event, subscription, invocation, log)
     log()

@@ -27,7 +27,7 @@ def lease(
 
     def take(event: Event) -> None:
         result = services.store.lease(event.event_id, lease_id, lease_seconds)
-        if result.applied and result.event and result.event.status is not Status.DELIVERED:
+        if result.applied and result.event:
             leased.append(result.event)
 
     deadline = services.clock() + SEARCH_SECONDS
@@ -40,7 +40,7 @@ def lease(
             services.map(take, found)
             if after is None:
                 break
-            query = replace(query, after=after)
+            query = replace(query, cursor=after)
             room = MAX_LEASED_BYTES - sum(response_bytes(event.to_lease_json()) for event in leased)
     except StorageUnavailableError:
         if not leased:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from chalicelib import delivery, planning, pushing
-from chalicelib.delivery import NOTHING, NextAttempt, errors_left_to_sweep
+from chalicelib.delivery import NextAttempt, errors_left_to_sweep
 from chalicelib.events import Attempt, Event, dumps
 from chalicelib.planning import Destination, Planned, Stored
 from chalicelib.services import Invocation, Pusher, Services
@@ -68,7 +68,7 @@ def _start(stored: Stored, invocation: Invocation) -> Event:
             return planned.event
         is_logged = planned.event is not event or not stored.is_new
         with errors_left_to_sweep(planned.event):
-            extra = NOTHING if is_logged else accepted
+            extra = None if is_logged else accepted
             attempted = delivery.attempt(planned.event, planned.destination, Pusher.INLINE, invocation, extra)
             if isinstance(attempted, NextAttempt):
                 delivery.enqueue(attempted, invocation.services)
