@@ -387,12 +387,12 @@ PATHS = {
         post, answers=(503,), meanwhile=(each(acknowledge, replay, work),)
     ),
     "worker, acknowledged meanwhile": Path(work, first=post_async, meanwhile=(acknowledge,)),
-    "enable, POST, replay, worker": Path(
-        enable,
-        first=MISSED_COPIES,
-        meanwhile=(each(know, post_async), replay_copies, each(know, work)),
-        last=expect_delivered_copies,
-    ),
+    **{
+        f"enable, {what} meanwhile": Path(
+            enable, first=MISSED_COPIES, meanwhile=(each(know, other),), last=expect_delivered_copies
+        )
+        for what, other in {"POST": post_async, "replay": replay_copies, "worker": work}.items()
+    },
     "worker, leased meanwhile": Path(work, first=post_async, meanwhile=(lease,)),
     "worker, another worker": Path(
         work, first=post_async, answers=(503, 503), meanwhile=(each(say_all, work),), environ=NO_DELAY

@@ -238,8 +238,8 @@ class History:
         """Return whether the dead letter of a copy may have been moved back while its subscription was unusable."""
         moved_at = self.moved_back.get((event.event_id, event.failed_at or ""))
         until = max(each.get(event.subscription_id or "", 0.0) for each in (self.disabled_until, self.ended_at))
-        is_gone = event.subscription_id not in self.subscribed_at
-        return event.is_copy and moved_at is not None and (is_gone or moved_at <= until)
+        until = max(until, self.subscribed_at.get(event.subscription_id or "", math.inf))
+        return event.is_copy and moved_at is not None and moved_at <= until
 
     def see_refused_as_disabled(self, event_id: str, began: float) -> None:
         """Check that the subscription of a copy was disabled since a replay began that was refused."""
