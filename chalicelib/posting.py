@@ -58,7 +58,7 @@ def _start(stored: Stored, invocation: Invocation) -> Event:
         planning.queue([each.event for each in stored.due if not each.destination], invocation)
     # Without time for a push, its claim expires.
     pushed = [each for each in stored.due if each.destination and invocation.seconds_left(pushing.AFTER_PUSH_CALLS) > 0]
-    accepted = {"event_type": event.event_type, "created_by": event.created_by, "copies": len(event.copies)}
+    accepted = {"event_type": event.event_type, "created_by": event.created_by, "copies": len(event.copies) or None}
     if stored.is_new and event not in [each.event for each in pushed]:
         metrics = invocation.services.metrics(EventsAccepted=1)
         logger.info("event accepted", extra={"event_id": event.event_id, **accepted, **metrics})

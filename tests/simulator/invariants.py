@@ -153,12 +153,10 @@ class History:
             self.disabled_until[subscription_id] = math.inf
         elif before and "disabled_at" in before:
             self.disabled_until[subscription_id] = now
-        if after and (before is None or before["sort_key"] != after["sort_key"]):
-            self.subscribed_at[subscription_id] = now
-        elif after:
-            pass
-        elif self.subscribed_at.pop(subscription_id, None):
+        if after is None and self.subscribed_at.pop(subscription_id, None):
             self.ended_at[subscription_id] = now
+        elif after and (before is None or before["sort_key"] != after["sort_key"]):
+            self.subscribed_at[subscription_id] = now
 
     def _see_erasure(self, event: Item, now: float) -> None:
         """Check that the mark of an erasure tells nothing."""
