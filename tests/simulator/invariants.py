@@ -153,7 +153,7 @@ class History:
             self.disabled_until[subscription_id] = math.inf
         elif before and "disabled_at" in before:
             self.disabled_until[subscription_id] = now
-        if after is None and self.subscribed_at.pop(subscription_id, None):
+        if after is None and self.subscribed_at.pop(subscription_id, 0.0):
             self.ended_at[subscription_id] = now
         elif after and (before is None or before["sort_key"] != after["sort_key"]):
             self.subscribed_at[subscription_id] = now
