@@ -40,10 +40,10 @@ def _post(event_type: str, payload: str, tenant: str | None, key: str, invocatio
     new_event = NewEvent(event_type, payload, "null", tenant, idempotency_key=f"{event_type}\0{key}")
     event = planning.make_event(new_event, CREATED_BY, COPIES_ONLY, invocation.services)
     try:
-        planned = planning.plan(event, invocation) if invocation.has_time(2) else []  # and for a message of the caller
+        planned = planning.plan(event, invocation) if invocation.has_time() else []
         if len(planned) == 1:  # nobody asked for it
             return
-        if planned and invocation.has_time(4):  # to store copies and event, to queue, and for that message
+        if planned and invocation.has_time(3):  # to store copies and event, and to queue
             stored = planning.store([replace(each, destination=None) for each in planned], invocation)
             planning.queue([each.event for each in stored.due], invocation)
             return
