@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any
 
 from chalicelib import messages, reports
+from chalicelib.aws import CALL_SECONDS
 from chalicelib.errors import StorageUnavailableError
 from chalicelib.events import Event, Reason, Status
 from chalicelib.planning import DISABLED, Destination, NoDestination, find_destination
@@ -198,8 +199,9 @@ def _retry(upcoming: NextAttempt, subscription: Subscription | None, invocation:
     write = partial(services.store.record_retry, delay_seconds=delay_seconds, will_be_queued=will_be_queued)
     record = invocation.write_with_retries(write, event)
     # Without time for this call and the message, the dead letter will tell.
-    if subscription and record.applied and event.delivery_attempts == FAILING_ATTEMPTS and invocation.has_time(2):
-        _report_change(services.subscriptions.record_failing(subscription), invocation)
+    before_message = replace(invocation, deadline=invocation.deadline - CALL_SECONDS)
+    if subscription and record.applied and event.delivery_attempts == FAILING_ATTEMPTS and before_message.has_time():
+        _report_change(services.subscriptions.record_failing(subscription), before_message)
     event = record.event or event
     return replace(upcoming, event=event) if record.applied else Settled(event)
 

@@ -63,7 +63,7 @@ class SlowWorld(SimulatedWorld):
         self.is_slow = slow_from_start
         self.call_seconds: float = CALL_SECONDS
         for number in range(subscriptions):
-            Container(self).subscribe(f"{TARGET}/{number}")
+            Container(self).subscribe(f"{TARGET}/{number}", "a", "triggers.*")
         self.change("sub_", failing_since=rfc3339(self.clock() - 10 * DAY_SECONDS))
 
     def change(self, prefix: str, **attributes: Any) -> None:
