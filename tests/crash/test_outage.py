@@ -48,7 +48,7 @@ def test_a_destination_in_trouble_holds_up_no_other(trouble: str, in_webhook: bo
 def test_each_event_of_a_destination_that_stays_dead_ends_after_45_attempts_in_less_than_three_days(
     in_webhook: bool,
 ) -> None:
-    _, events, dead_letters, attempts, hours, *_ = dead_for_days(in_webhook, per_second=1, days=0.01)
+    _, events, dead_letters, attempts, hours, *_ = dead_for_days(in_webhook, per_second=5, days=0.01)
     assert events == dead_letters != "0"
     assert int(attempts) == 45 * int(events)
     assert int(hours.split()[-2]) < 66
