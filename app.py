@@ -246,7 +246,7 @@ def release_event(call: Call, event_id: str) -> Response:
 
 @route("POST", "/events/{event_id}/replay", Scope.CONSUME, takes_tokens=True)
 def replay_event(call: Call, event_id: str) -> Response:
-    event = recovery.replay(call.find_event(event_id).event_id, call.services)
+    event = recovery.replay(call.find_event(event_id), call)
     return respond(202, event.to_json(), Location=call.location(f"../{event_id}"))
 
 

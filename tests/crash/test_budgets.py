@@ -132,6 +132,13 @@ def test_an_event_that_matches_200_subscriptions_is_answered_in_28_seconds(
     assert (answer.status_code, len(answer.json.get("copies", ()))) == (status_code, 200 * (status_code == 202))
 
 
+def test_a_replay_is_answered_in_28_seconds() -> None:
+    world = SlowWorld(subscriptions=1, slow_from_start=False)
+    world.queue(1)
+    for event_id in world.items():
+        assert world.seconds(partial(Container(world).replay, event_id)) < API_SECONDS
+
+
 @pytest.mark.parametrize("call_seconds", [5.5, 5.9, CALL_SECONDS])
 def test_of_two_bodies_under_one_key_each_caller_gets_a_response_in_28_seconds(call_seconds: float) -> None:
     world = SlowWorld(subscriptions=1)

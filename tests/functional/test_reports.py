@@ -176,7 +176,8 @@ def test_no_report_tells_of_a_report(world: World, receiver: Receiver, listener:
     listener.default = receiver.default = status(422)
 
     world.post()
-    world.empty_inbox()
+    for _ in range(3):
+        world.run_worker()
 
     reasons = [letter["attributes"]["Reason"] for letter in world.dead_letters()]
     assert (len(all_reports(world)), reasons, len(listener.requests)) == (1, ["permanent"] * 2, 1)
