@@ -106,13 +106,11 @@ def _when_due(event: Event, services: Services) -> Settled | NextAttempt:
 def _not_pushed(event: Event, why: NoDestination, invocation: Invocation) -> Settled:
     """End a claimed attempt that has nowhere to go: without a URL the event waits in the inbox."""
     event = replace(event, delivery_attempts=event.delivery_attempts - 1)  # it is not made
-    match why:
-        case NoDestination.GONE:
-            return _gone(replace(event, last_error=GONE), invocation)
-        case NoDestination.DISABLED:
-            return _failed(replace(event, last_error=DISABLED), Reason.DISABLED, None, invocation)
-        case NoDestination.NO_URL:
-            invocation.services.store.cancel_attempt(event)
+    if why is NoDestination.GONE:
+        return _gone(replace(event, last_error=GONE), invocation)
+    if why is NoDestination.DISABLED:
+        return _failed(replace(event, last_error=DISABLED), Reason.DISABLED, None, invocation)
+    invocation.services.store.cancel_attempt(event)
     return Settled(event)
 
 
@@ -167,12 +165,8 @@ def _log_attempt(
         metrics["PushDuration"] = result.duration_ms
     if delay_seconds is not None:
         metrics["DeliveryRetry"] = 1
-    fields = {
-        "event_id": event.event_id,
-        "attempt": event.delivery_attempts,
-        **result.shown(),
-        "retry_in_seconds": delay_seconds and round(delay_seconds, 3),
-    }
+    fields = {"event_id": event.event_id, "attempt": event.delivery_attempts, **result.shown()}
+    fields["retry_in_seconds"] = delay_seconds and round(delay_seconds, 3)
     logger.info("attempt", extra={**accepted, **fields, **services.metrics(**metrics)})
 
 

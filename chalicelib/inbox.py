@@ -15,12 +15,10 @@ MAX_LEASED_BYTES = 4 * 1024 * 1024  # no round begins above that; with the last 
 MAX_LEASED_AT_ONCE = 10  # in a round
 
 
-def lease(
-    services: Services, *, limit: int, lease_seconds: int, event_type: str | None = None, tenant: str | None = None
-) -> list[Event]:
+def lease(services: Services, *, limit: int, lease_seconds: int, **filters: str) -> list[Event]:
     """Claim the oldest undelivered events that nobody holds, for a consumer; all get the same `claim_id`.
 
-    Raises StorageUnavailableError if DynamoDB fails before any is leased.
+    `filters` may have `event_type` and `tenant`. Raises StorageUnavailableError if DynamoDB fails before any is leased.
     """
     lease_id = f"lse_{services.new_id()}"
     leased: list[Event] = []
@@ -31,7 +29,7 @@ def lease(
             leased.append(result.event)
 
     deadline = services.clock() + SEARCH_SECONDS
-    query = replace(listing.INBOX, event_type=event_type, tenant=tenant)
+    query = listing.INBOX.narrow(filters)
     room = MAX_LEASED_BYTES
     try:
         while len(leased) < limit and room > 0 and services.clock() < deadline:

@@ -11,7 +11,7 @@ from typing import Any
 
 from chalicelib.events import EVENT_ID, EVENT_TYPE, EVENT_TYPE_OR_PREFIX, Event, Status
 from chalicelib.services import Services
-from chalicelib.store import COPY, NOT_EXPIRED, UNCLAIMED, partitions
+from chalicelib.store import COPY, NOT_EXPIRED, UNCLAIMED, UNSETTLED, partitions
 from chalicelib.subscriptions import SUBSCRIPTION_ID
 from chalicelib.table import BY_SUBSCRIPTION, HIGHEST, LOWEST, Values
 from chalicelib.validation import Parser, parser
@@ -81,9 +81,7 @@ class Query:
 
 
 EVENTS = Query((Status.PENDING, Status.DELIVERED, Status.FAILED), newest_first=True)
-INBOX = Query(
-    (Status.PENDING, Status.FAILED), newest_first=False, copies=False, only_available=True, include_payload=True
-)
+INBOX = Query(UNSETTLED, newest_first=False, copies=False, only_available=True, include_payload=True)
 
 
 def _utc(timestamp: str) -> str:

@@ -168,11 +168,8 @@ class Subscriptions(Table):
             return None
         before = Subscription.from_item({**item, **serialize(changes)})
         troubled_since = min(filter(None, (before.failing_since, before.disabled_at)), default=None)
-        missed = (
-            rfc3339(unix_seconds(troubled_since) - self._settings.retry_policy.longest_seconds())
-            if troubled_since
-            else None
-        )
+        longest_seconds = self._settings.retry_policy.longest_seconds()
+        missed = rfc3339(unix_seconds(troubled_since) - longest_seconds) if troubled_since else None
         return replace(before, **ENABLE, missed_since=missed)
 
     def delete(self, subscription_id: str) -> None:

@@ -67,9 +67,8 @@ class Table:
         items: list[Item] = []
         for start in range(0, len(keys), 100):
             encoded = [serialize({"event_id": key}) for key in keys[start : start + 100]]
-            response = self._call(
-                "batch_get_item", RequestItems={self._name: {"Keys": encoded, "ConsistentRead": True}}
-            )
+            request = {self._name: {"Keys": encoded, "ConsistentRead": True}}
+            response = self._call("batch_get_item", RequestItems=request)
             if response.get("UnprocessedKeys"):  # throttled
                 raise StorageUnavailableError
             items += response["Responses"].get(self._name, [])
@@ -102,10 +101,9 @@ class Table:
             parameters["ExpressionAttributeNames"] = names
         if placeholders:
             parameters["ExpressionAttributeValues"] = serialize({name: known[name] for name in placeholders})
+        parameters |= {"ConditionExpression": condition, "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
         try:
-            response = self._call(
-                operation, ConditionExpression=condition, ReturnValuesOnConditionCheckFailure="ALL_OLD", **parameters
-            )
+            response = self._call(operation, **parameters)
         except ClientError as failure:
             return Written(False, failure.response.get("Item"))
         return Written(True, response.get("Attributes"))
