@@ -110,19 +110,23 @@ send: $(SET_UP) ## post an event (TYPE=order.created PAYLOAD='{...}' METADATA= T
 token: $(SET_UP) ## make a token for a tenant, and the link to its page (TENANT=customer-42 EXPIRES_IN=7d)
 	@exec $(PY) -m tools.ops token
 
+# $(call set-up,what,commands): change .venv, which one make does at a time. What the commands say is shown if they fail.
+define set-up
+@mkdir .venv.lock 2> /dev/null \
+  || { echo 'another make is setting up .venv: wait until it is done (rmdir .venv.lock if it was killed)' >&2; exit 1; }; \
+trap 'rmdir .venv.lock' EXIT; trap 'echo "stopped; make begins again next time" >&2; exit 130' INT TERM; \
+echo '$(1) (once, half a minute or so)'; \
+said=$$({ $(2); } 2>&1) && touch $@ || { echo "$$said" >&2; \
+  echo 'the packages were not installed, which needs the network once; make again retries' >&2; exit 1; }
+endef
+PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
+
 $(SET_UP): requirements.txt requirements/run.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
 	  || { echo 'Python 3.11 or newer is needed, for example: make PYTHON=python3.12 ...' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null \
 	  || { echo '$(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
-	@echo 'setting up .venv (once, half a minute or so)'
-	@$(PYTHON) -m venv --clear .venv
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements/run.txt \
-	  || { echo 'the packages were not installed, which needs the network once; make again retries' >&2; exit 1; }
-	@touch $@
+	$(call set-up,setting up .venv,$(PYTHON) -m venv --clear .venv && $(PIP_INSTALL) --no-compile -r requirements/run.txt)
 
 $(SET_UP_DEV): $(SET_UP) requirements/dev.txt
-	@echo 'adding what tests need to .venv (once, half a minute or so)'
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt \
-	  || { echo 'the packages were not installed, which needs the network once; make again retries' >&2; exit 1; }
-	@touch $@
+	$(call set-up,adding what tests need to .venv,$(PIP_INSTALL) -r requirements/dev.txt)

@@ -58,7 +58,7 @@ _handler.setFormatter(JsonFormatter())
 def configure(level: str) -> None:
     """Log lines of `level` and above, and those with metrics, to standard output."""
     _handler.lowest = logging.getLevelNamesMapping()[level]
-    logger.handlers = [_handler]
+    logger.addHandler(_handler)
     logger.setLevel(min(_handler.lowest, logging.INFO))
     logger.propagate = False
 

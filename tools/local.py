@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -63,8 +64,8 @@ class Screen(logging.Handler):
             self._stream.flush()
 
     def event(self, event_id: str, text: str) -> None:
-        """Show what happened to an event; the first characters of its id tell it from its neighbours."""
-        line = f"{time.strftime('%H:%M:%S')}  {event_id[:12]:<12}  {text}"
+        """Show what happened to an event."""
+        line = f"{time.strftime('%H:%M:%S')}  {event_id:<36}  {text}"
         self.say("".join(character if character.isprintable() else "?" for character in line))
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -212,13 +213,13 @@ def _listen(config: Config, port: int) -> LocalDevServer:
 
 
 def _open_screen(url: str) -> Screen:
-    """Return the screen. On a terminal, JSON lines go to a file instead of standard output."""
+    """Return the screen. On a terminal, JSON lines go to a file, not in this tree, which `chalice local` watches."""
     screen = Screen(sys.stdout, url)
     telemetry.configure(given("LOG_LEVEL").upper() or "INFO")
     telemetry.logger.addHandler(screen)
     if sys.stdout.isatty():
-        (ROOT / ".local").mkdir(exist_ok=True)
-        sys.stdout = (ROOT / ".local" / f"run-{urlsplit(url).port}.log").open("w", encoding="utf-8")
+        log = Path(tempfile.mkstemp(".log", "triggers-api-")[1])
+        sys.stdout = log.open("w", encoding="utf-8")
     return screen
 
 
@@ -260,7 +261,7 @@ def _provide_receiver(screen: Screen) -> Receiver | None:
         return None
     receiver = Receiver(screen.event)
     _provide("ZAPIER_WEBHOOK_URL", receiver.url + receiver.hook_path)
-    _provide("SUBSCRIPTION_HOSTS", ",".join((*settings.DEFAULT_HOSTS.entries, "127.0.0.1")))
+    _provide("SUBSCRIPTION_HOSTS", ",".join((*settings.DEFAULT_HOSTS.entries, "127.0.0.1", "localhost")))
     return receiver
 
 
@@ -321,36 +322,57 @@ def _schedule(name: str, seconds: float, function: Callable[[], None]) -> None:
 
 
 def _usage(url: str, key: str, receiver: Receiver | None, variables: dict[str, str]) -> str:
-    """Return what to paste into another terminal, first of all, and then what there is."""
+    """Return what to paste into another terminal, from top to bottom, and then what there is."""
     webhook_url = given("ZAPIER_WEBHOOK_URL") or "as in SETTINGS_SECRET"
+    hook_url = receiver.url + receiver.hook_path if receiver else ""
+    show = f"curl -sS {receiver.url}" if receiver else _curl("/inbox")
     lines = [
         f"export TRIGGERS_URL={url}{f' TRIGGERS_API_KEY={key}' if key else ''}",
         "",
-        "  Paste that line into another terminal; then post an event with curl or make, and list what is undelivered:",
+        "# Paste all this into another terminal, in the same directory. Two events, and what became of them:",
         _curl("/events", {"event_type": "order.created", "payload": {"order_id": "1"}}),
-        """make send TYPE=order.created PAYLOAD='{"order_id": "2"}'""",
-        _curl("/inbox"),
+        _send("order.created", 2),
+        show,
     ]
-    if receiver:
+    if receiver and webhook_url == hook_url:
         lines += [
-            "  Before you post again: let two deliveries fail and be retried, or one fail for good; list the last:",
+            "",
+            "# The next two pushes fail, and the third attempt delivers the event a few seconds later:",
             f"curl -sS -X POST '{receiver.url}/fail?status=503&times=2'",
-            f"curl -sS -X POST '{receiver.url}/fail?status=422'",
-            f"curl -sS {receiver.url}",
+            _send("order.created", 3),
+            f"sleep 5; {show}",
+            "",
+            "# Pushes fail for good until the last line: the event is a dead letter, and waits in the inbox.",
+            f"curl -sS -X POST '{receiver.url}/fail?status=422&times=1000'",
+            _send("order.created", 4),
+            _curl("/inbox"),
+            f"curl -sS -X POST '{receiver.url}/fail?times=0'",
         ]
-    lines += [
-        "  Lease what is undelivered; then acknowledge it, with the ids of the response in place of these:",
-        _curl("/inbox/lease", {"limit": 10}),
-        _curl("/inbox/acknowledge", {"lease_id": "lse_...", "event_ids": ["evt_..."]}),
-    ]
-    target_url = receiver.url + receiver.hook_path if receiver else ""
-    if receiver and not AllowedHosts.parse(given("SUBSCRIPTION_HOSTS")).fault(target_url):
-        lines.append("  Subscribe the receiver to orders; it then gets a copy of each:")
-        lines.append(_curl("/subscriptions", {"target_url": target_url, "event_types": ["order.*"]}))
+    if webhook_url in (hook_url, settings.PULL_ONLY):
+        lines += [
+            "",
+            "# A consumer leases an event from the inbox, and acknowledges it, so that it is delivered:",
+            f'LEASED=$({_curl("/inbox/lease", {"limit": 1})}); echo "$LEASED"',
+            "LEASE_ID=$(expr \"$LEASED\" : '.*\\(lse_[0-9a-f]*\\)')",
+            "EVENT_ID=$(expr \"$LEASED\" : '.*\\(evt_[0-9a-f]*\\)')",
+            _curl("/inbox/acknowledge", {"lease_id": "'$LEASE_ID'", "event_ids": ["'$EVENT_ID'"]}),
+        ]
+    if hook_url and not AllowedHosts.parse(given("SUBSCRIPTION_HOSTS")).fault(hook_url):
+        lines += [
+            "",
+            "# The receiver gets copies of the invoices of one customer. Your own may subscribe, too: any on this machine,",
+            "# and with SUBSCRIPTION_HOSTS='*,127.0.0.1,localhost' make run every public https URL.",
+            _curl("/subscriptions", {"target_url": hook_url, "event_types": ["invoice.*"], "tenant": "customer-42"}),
+            _send("invoice.paid", 5, " TENANT=customer-42"),
+            show,
+        ]
+    if services.get().settings.signing_secrets:
+        lines += ["", "# Open the link that this prints: the page of that customer.", "make token TENANT=customer-42"]
     lines += [
         "",
-        "  For `make dlq`, `.venv/bin/chalice local --no-autoreload --port 8001` and others that use this AWS:",
+        "# make dlq, .venv/bin/chalice local --port 8001 and others use this AWS with these variables:",
         "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items()),
+        "make dlq",
         "",
         f"console      {url}/{f'#key={key}' if key else ''}",
         f"  version    {__version__}, stage {os.environ['STAGE']}",
@@ -366,3 +388,7 @@ def _curl(path: str, body: dict[str, Any] | None = None) -> str:
     """Return a command that uses the variables of the first line."""
     command = f'curl -sS -w "\\n" -u ":$TRIGGERS_API_KEY" "$TRIGGERS_URL{path}"'
     return f"{command} -H 'Content-Type: application/json' -d '{json.dumps(body)}'" if body else command
+
+
+def _send(event_type: str, number: int, tenant: str = "") -> str:
+    return f"""make send TYPE={event_type} PAYLOAD='{{"order_id": "{number}"}}'{tenant}"""
