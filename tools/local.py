@@ -86,12 +86,11 @@ class Screen(logging.Handler):
 
 
 class Handler(ChaliceRequestHandler):
-    """One connection of Chalice's local server, which reads chunked bodies, and answers HEAD as GET without a body."""
+    """One connection of Chalice's local server, which reads chunked bodies."""
 
     disable_nagle_algorithm = True
     timeout = 60
     do_TRACE = ChaliceRequestHandler.do_PUT  # no route has it: 405
-    _is_head = False
 
     def handle(self) -> None:
         with contextlib.suppress(ConnectionError):  # the client is gone
@@ -111,9 +110,6 @@ class Handler(ChaliceRequestHandler):
             self.send_error(400)
             return False
         self._payload = dict(self.headers), body or None
-        self._is_head = self.command == "HEAD"
-        if self._is_head:
-            self.command: str = "GET"
         return True
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
@@ -129,13 +125,6 @@ class Handler(ChaliceRequestHandler):
 
     def _parse_payload(self) -> tuple[Any, bytes | None]:
         return self._payload
-
-    def _send_http_response(self, code: int, headers: Any, body: str | bytes | None) -> None:
-        if not self._is_head:
-            super()._send_http_response(code, headers, body)
-            return
-        self.send_response(code)
-        self._send_headers({**headers, "Content-Length": str(len(str(body or "").encode()))})
 
     def _send_error_response(self, error: LocalGatewayException) -> None:
         self.send_error(404)
@@ -174,8 +163,7 @@ def start() -> None:
 
 def _read_config() -> Config:
     """Return Chalice's configuration of the stage; its optional settings count unless the environment has others."""
-    config_from_disk = json.loads((ROOT / ".chalice" / "config.json").read_text())
-    config = Config(given("STAGE") or "dev", config_from_disk=config_from_disk)
+    config = Config(given("STAGE") or "dev", config_from_disk=json.loads((ROOT / ".chalice/config.json").read_text()))
     for name, value in config.environment_variables.items():
         if name != "SETTINGS_SECRET":  # names what only a deployed stage has
             _provide(name, value)
@@ -215,7 +203,6 @@ def _listen(config: Config, port: int) -> LocalDevServer:
 def _open_screen(url: str) -> Screen:
     """Return the screen. On a terminal, JSON lines go to a file, not in this tree, which `chalice local` watches."""
     screen = Screen(sys.stdout, url)
-    telemetry.configure(given("LOG_LEVEL").upper() or "INFO")
     telemetry.logger.addHandler(screen)
     if sys.stdout.isatty():
         log = Path(tempfile.mkstemp(".log", "triggers-api-")[1])
@@ -323,72 +310,27 @@ def _schedule(name: str, seconds: float, function: Callable[[], None]) -> None:
 
 def _usage(url: str, key: str, receiver: Receiver | None, variables: dict[str, str]) -> str:
     """Return what to paste into another terminal, from top to bottom, and then what there is."""
-    webhook_url = given("ZAPIER_WEBHOOK_URL") or "as in SETTINGS_SECRET"
-    hook_url = receiver.url + receiver.hook_path if receiver else ""
-    show = f"curl -sS {receiver.url}" if receiver else _curl("/inbox")
-    lines = [
-        f"export TRIGGERS_URL={url}{f' TRIGGERS_API_KEY={key}' if key else ''}",
-        "",
-        "# Paste all this into another terminal, in the same directory. Two events, and what became of them:",
-        _curl("/events", {"event_type": "order.created", "payload": {"order_id": "1"}}),
-        _send("order.created", 2),
-        show,
-    ]
-    if receiver and webhook_url == hook_url:
-        lines += [
-            "",
-            "# The next two pushes fail, and the third attempt delivers the event a few seconds later:",
-            f"curl -sS -X POST '{receiver.url}/fail?status=503&times=2'",
-            _send("order.created", 3),
-            f"sleep 5; {show}",
-            "",
-            "# Pushes fail for good until the last line: the event is a dead letter, and waits in the inbox.",
-            f"curl -sS -X POST '{receiver.url}/fail?status=422&times=1000'",
-            _send("order.created", 4),
-            _curl("/inbox"),
-            f"curl -sS -X POST '{receiver.url}/fail?times=0'",
-        ]
-    if webhook_url in (hook_url, settings.PULL_ONLY):
-        lines += [
-            "",
-            "# A consumer leases an event from the inbox, and acknowledges it, so that it is delivered:",
-            f'LEASED=$({_curl("/inbox/lease", {"limit": 1})}); echo "$LEASED"',
-            "LEASE_ID=$(expr \"$LEASED\" : '.*\\(lse_[0-9a-f]*\\)')",
-            "EVENT_ID=$(expr \"$LEASED\" : '.*\\(evt_[0-9a-f]*\\)')",
-            _curl("/inbox/acknowledge", {"lease_id": "'$LEASE_ID'", "event_ids": ["'$EVENT_ID'"]}),
-        ]
-    if hook_url and not AllowedHosts.parse(given("SUBSCRIPTION_HOSTS")).fault(hook_url):
-        lines += [
-            "",
-            "# The receiver gets copies of the invoices of one customer. Your own may subscribe, too: any on this machine,",
-            "# and with SUBSCRIPTION_HOSTS='*,127.0.0.1,localhost' make run every public https URL.",
-            _curl("/subscriptions", {"target_url": hook_url, "event_types": ["invoice.*"], "tenant": "customer-42"}),
-            _send("invoice.paid", 5, " TENANT=customer-42"),
-            show,
-        ]
-    if services.get().settings.signing_secrets:
-        lines += ["", "# Open the link that this prints: the page of that customer.", "make token TENANT=customer-42"]
-    lines += [
-        "",
-        "# make dlq, .venv/bin/chalice local --port 8001 and others use this AWS with these variables:",
-        "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items()),
-        "make dlq",
-        "",
-        f"console      {url}/{f'#key={key}' if key else ''}",
-        f"  version    {__version__}, stage {os.environ['STAGE']}",
-        f"  key        {key or 'yours; put it into TRIGGERS_API_KEY for the commands above'}",
-        f"  signing    {variables.get('WEBHOOK_SIGNING_SECRETS', 'yours')}",
-        f"  pushes to  {urlsplit(webhook_url).netloc or webhook_url}",
-        f"  logs       {sys.stdout.name}",
-    ]
-    return "\n".join(lines)
-
-
-def _curl(path: str, body: dict[str, Any] | None = None) -> str:
-    """Return a command that uses the variables of the first line."""
-    command = f'curl -sS -w "\\n" -u ":$TRIGGERS_API_KEY" "$TRIGGERS_URL{path}"'
-    return f"{command} -H 'Content-Type: application/json' -d '{json.dumps(body)}'" if body else command
-
-
-def _send(event_type: str, number: int, tenant: str = "") -> str:
-    return f"""make send TYPE={event_type} PAYLOAD='{{"order_id": "{number}"}}'{tenant}"""
+    webhook_url, hook_url = given("ZAPIER_WEBHOOK_URL"), receiver.url + receiver.hook_path if receiver else ""
+    post, retry, dead_letter, lease, subscribe, token, aws = (ROOT / "tools" / "paste.sh").read_text().split("\n\n")
+    is_pushed = receiver is not None and webhook_url == hook_url
+    blocks = {
+        f"export TRIGGERS_URL={url}{f' TRIGGERS_API_KEY={key}' if key else ''}": True,
+        post: True,
+        retry: is_pushed,
+        dead_letter: is_pushed,
+        lease: is_pushed or webhook_url == settings.PULL_ONLY,
+        subscribe: receiver and not AllowedHosts.parse(given("SUBSCRIPTION_HOSTS")).fault(hook_url),
+        token: services.get().settings.signing_secrets,
+        aws: True,
+    }
+    exported = "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+    text = "\n\n".join(block for block, is_shown in blocks.items() if is_shown).replace("VARIABLES", exported)
+    if receiver:
+        text = text.replace("RECEIVER/HOOK", hook_url).replace("RECEIVER", receiver.url)
+    return f"""{text}
+console      {url}/{f"#key={key}" if key else ""}
+  version    {__version__}, stage {os.environ["STAGE"]}
+  key        {key or "yours; put it into TRIGGERS_API_KEY for the commands above"}
+  signing    {variables.get("WEBHOOK_SIGNING_SECRETS", "yours")}
+  pushes to  {urlsplit(webhook_url).netloc or webhook_url or "as in SETTINGS_SECRET"}
+  logs       {sys.stdout.name}"""

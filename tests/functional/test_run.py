@@ -208,13 +208,6 @@ def test_a_method_that_a_path_does_not_support_is_refused_without_an_echo_of_the
     assert (status, headers["Allow"], system.key in body.decode()) == (405, "GET", False)
 
 
-def test_head_is_answered_like_get_without_a_body(system: Run) -> None:
-    (status, headers, body), (_, got, content) = (system.call(method, "/health") for method in ("HEAD", "GET"))
-
-    assert (status, headers["Content-Type"], body) == (200, got["Content-Type"], b"")
-    assert int(headers["Content-Length"]) == len(content)
-
-
 def test_a_chunked_body_is_read_and_the_next_request_after_it(system: Run) -> None:
     headers = {"Authorization": f"Bearer {system.key}"}
     with urllib3.HTTPConnectionPool("127.0.0.1", system.port, headers=headers, maxsize=1) as pool:
