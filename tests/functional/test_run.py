@@ -94,7 +94,7 @@ def test_what_is_printed_can_be_pasted_from_top_to_bottom_and_each_block_shows_i
 
     _, posted, retried, dead, consumed, subscribed, token, dead_letters = output
     for event_id in re.findall(r'evt_\w+(?="|: D)', posted):
-        assert f"{event_id}  responded 200, signature ok: " in retried
+        assert f"{event_id}  responded 200, signature ok: " in subscribed
     third = found([retried], r"(evt_\w+): ")
     assert f"{third}  responded 200" in retried
     event_id = found([dead], r"(evt_\w+): ")
