@@ -21,6 +21,8 @@ $(foreach goal,$(filter $(STRICT),$(MAKECMDGOALS)),$(foreach name,$(filter-out $
   $(if $(shell grep '^$(goal):.*[^A-Z_]$(name)=' $(MAKEFILE_LIST)),,$(error make $(goal) does not take $(name)))\
   $(if $(or $($(name)),$(filter-out replay erase,$(goal))),,$(error make $(goal) wants a value for $(name)))))
 
+$(if $(filter destroy,$(MAKECMDGOALS)),$(if $(STAGE),,$(error make destroy needs the stage: make destroy STAGE=dev)))
+
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
@@ -61,7 +63,16 @@ api-key: $(SET_UP) ## make an API key (NAME=acme SCOPES=produce+consume; erase m
 signing-secret: $(SET_UP) ## print a new secret for WEBHOOK_SIGNING_SECRETS
 	@exec $(PY) -c 'from tools import api_key; print(api_key.new_signing_secret())'
 
+# PYTHON counts when .venv is set up. Given later, it changes nothing.
+VERSION := -c 'import sys; print("python%d.%d" % sys.version_info[:2])'
+define say-python
+@own=$$($(PY) $(VERSION)); echo "the functions run on $$own, the Python of .venv"; \
+  $(if $(filter file default,$(origin PYTHON)),:,test "$$($(PYTHON) $(VERSION))" = "$$own" \
+  || echo 'warning: PYTHON=$(PYTHON) is another one; rm -r .venv, and make sets .venv up with it' >&2)
+endef
+
 package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev)
+	$(say-python)
 	@exec $(PY) -m tools.package "$${STAGE:-dev}"
 
 e2e: $(SET_UP_DEV) ## deploy the package to an emulated AWS, and drive it
@@ -74,6 +85,7 @@ resources: $(SET_UP) ## create or update the stack of a stage's resources and se
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}"
 
 deploy: $(SET_UP) ## the same, then deploy the functions and the API (STAGE=dev; RUNTIME=python3.13 changes their Python)
+	$(say-python)
 	@$(PY) -m tools.runtime "$${STAGE:-dev}"
 	@$(PY) -m tools.resources "$${STAGE:-dev}"
 	@AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10 .venv/bin/chalice deploy --stage "$${STAGE:-dev}"
@@ -83,7 +95,6 @@ smoke: $(SET_UP) ## check a deployed stage, or `make run`, through its API (TRIG
 	@exec $(PY) -m tools.smoke
 
 destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table stays (STAGE=dev CONFIRM=dev)
-	@: "$${STAGE:?make destroy needs the stage: make destroy STAGE=dev}"
 	@$(PY) -m tools.resources "$$STAGE" check
 	@.venv/bin/chalice delete --stage "$$STAGE"
 	@exec $(PY) -m tools.resources "$$STAGE" delete
@@ -110,19 +121,23 @@ send: $(SET_UP) ## post an event (TYPE=order.created PAYLOAD='{...}' METADATA= T
 token: $(SET_UP) ## make a token for a tenant, and the link to its page (TENANT=customer-42 EXPIRES_IN=7d)
 	@exec $(PY) -m tools.ops token
 
+# $(call set-up,what,commands): change .venv, which one make does at a time. What the commands say is shown if they fail.
+define set-up
+@mkdir .venv.lock 2> /dev/null \
+  || { echo 'another make is setting up .venv: wait until it is done (rmdir .venv.lock if it was killed)' >&2; exit 1; }; \
+trap 'rmdir .venv.lock' EXIT; trap 'echo "stopped; make begins again next time" >&2; exit 130' INT TERM; \
+echo '$(1) (once, half a minute or so)'; \
+said=$$({ $(2); } 2>&1) && touch $@ || { echo "$$said" >&2; \
+  echo 'the packages were not installed, which needs the network once; make again retries' >&2; exit 1; }
+endef
+PIP_INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
+
 $(SET_UP): requirements.txt requirements/run.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
 	  || { echo 'Python 3.11 or newer is needed, for example: make PYTHON=python3.12 ...' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null \
 	  || { echo '$(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
-	@echo 'setting up .venv (once, half a minute or so)'
-	@$(PYTHON) -m venv --clear .venv
-	@$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements/run.txt \
-	  || { echo 'the packages were not installed, which needs the network once; make again retries' >&2; exit 1; }
-	@touch $@
+	$(call set-up,setting up .venv,$(PYTHON) -m venv --clear .venv && $(PIP_INSTALL) --no-compile -r requirements/run.txt)
 
 $(SET_UP_DEV): $(SET_UP) requirements/dev.txt
-	@echo 'adding what tests need to .venv (once, half a minute or so)'
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt \
-	  || { echo 'the packages were not installed, which needs the network once; make again retries' >&2; exit 1; }
-	@touch $@
+	$(call set-up,adding what tests need to .venv,$(PIP_INSTALL) -r requirements/dev.txt)

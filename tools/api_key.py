@@ -32,15 +32,13 @@ def entry(name: str, key: str, scopes: str = "") -> str:
     return f"{name}:{digest}:{scopes}" if scopes else f"{name}:{digest}"
 
 
-def main(name: str = "", scopes: str = "") -> int:
+def main(name: str = "", scopes: str = "") -> None:
     key = new_key()
     try:
         print(f"key, shown only now:   {key}\nentry for API_KEYS:    {entry(name, key, scopes)}")
     except ValueError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    main(*sys.argv[1:])

@@ -25,12 +25,11 @@ RETRIES = Config(retries={"mode": "standard", "total_max_attempts": 10})
 
 def _response(status: int | None, title: str, detail: str, code: str) -> dict[str, Any]:
     """Return a gateway response, as OpenAPI and boto3 spell it. Without a status, each error keeps its own."""
-    document = {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code}
-    known = {name: value for name, value in document.items() if value is not None}
+    document = {"type": "about:blank", "title": title, "detail": detail, "code": code}
     return {
         **({"statusCode": str(status)} if status else {}),
         "responseParameters": {"gatewayresponse.header.Content-Type": "'application/problem+json'"},
-        "responseTemplates": {"application/json": json.dumps(known)},
+        "responseTemplates": {"application/json": json.dumps(document | ({"status": status} if status else {}))},
     }
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -63,8 +64,8 @@ class Screen(logging.Handler):
             self._stream.flush()
 
     def event(self, event_id: str, text: str) -> None:
-        """Show what happened to an event; the first characters of its id tell it from its neighbours."""
-        line = f"{time.strftime('%H:%M:%S')}  {event_id[:12]:<12}  {text}"
+        """Show what happened to an event."""
+        line = f"{time.strftime('%H:%M:%S')}  {event_id:<36}  {text}"
         self.say("".join(character if character.isprintable() else "?" for character in line))
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -85,12 +86,11 @@ class Screen(logging.Handler):
 
 
 class Handler(ChaliceRequestHandler):
-    """One connection of Chalice's local server, which reads chunked bodies, and answers HEAD as GET without a body."""
+    """One connection of Chalice's local server, which reads chunked bodies."""
 
     disable_nagle_algorithm = True
     timeout = 60
     do_TRACE = ChaliceRequestHandler.do_PUT  # no route has it: 405
-    _is_head = False
 
     def handle(self) -> None:
         with contextlib.suppress(ConnectionError):  # the client is gone
@@ -110,9 +110,6 @@ class Handler(ChaliceRequestHandler):
             self.send_error(400)
             return False
         self._payload = dict(self.headers), body or None
-        self._is_head = self.command == "HEAD"
-        if self._is_head:
-            self.command: str = "GET"
         return True
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
@@ -128,13 +125,6 @@ class Handler(ChaliceRequestHandler):
 
     def _parse_payload(self) -> tuple[Any, bytes | None]:
         return self._payload
-
-    def _send_http_response(self, code: int, headers: Any, body: str | bytes | None) -> None:
-        if not self._is_head:
-            super()._send_http_response(code, headers, body)
-            return
-        self.send_response(code)
-        self._send_headers({**headers, "Content-Length": str(len(str(body or "").encode()))})
 
     def _send_error_response(self, error: LocalGatewayException) -> None:
         self.send_error(404)
@@ -173,8 +163,7 @@ def start() -> None:
 
 def _read_config() -> Config:
     """Return Chalice's configuration of the stage; its optional settings count unless the environment has others."""
-    config_from_disk = json.loads((ROOT / ".chalice" / "config.json").read_text())
-    config = Config(given("STAGE") or "dev", config_from_disk=config_from_disk)
+    config = Config(given("STAGE") or "dev", config_from_disk=json.loads((ROOT / ".chalice/config.json").read_text()))
     for name, value in config.environment_variables.items():
         if name != "SETTINGS_SECRET":  # names what only a deployed stage has
             _provide(name, value)
@@ -212,13 +201,12 @@ def _listen(config: Config, port: int) -> LocalDevServer:
 
 
 def _open_screen(url: str) -> Screen:
-    """Return the screen. On a terminal, JSON lines go to a file instead of standard output."""
+    """Return the screen. On a terminal, JSON lines go to a file, not in this tree, which `chalice local` watches."""
     screen = Screen(sys.stdout, url)
-    telemetry.configure(given("LOG_LEVEL").upper() or "INFO")
     telemetry.logger.addHandler(screen)
     if sys.stdout.isatty():
-        (ROOT / ".local").mkdir(exist_ok=True)
-        sys.stdout = (ROOT / ".local" / f"run-{urlsplit(url).port}.log").open("w", encoding="utf-8")
+        log = Path(tempfile.mkstemp(".log", "triggers-api-")[1])
+        sys.stdout = log.open("w", encoding="utf-8")
     return screen
 
 
@@ -260,7 +248,7 @@ def _provide_receiver(screen: Screen) -> Receiver | None:
         return None
     receiver = Receiver(screen.event)
     _provide("ZAPIER_WEBHOOK_URL", receiver.url + receiver.hook_path)
-    _provide("SUBSCRIPTION_HOSTS", ",".join((*settings.DEFAULT_HOSTS.entries, "127.0.0.1")))
+    _provide("SUBSCRIPTION_HOSTS", ",".join((*settings.DEFAULT_HOSTS.entries, "127.0.0.1", "localhost")))
     return receiver
 
 
@@ -321,48 +309,28 @@ def _schedule(name: str, seconds: float, function: Callable[[], None]) -> None:
 
 
 def _usage(url: str, key: str, receiver: Receiver | None, variables: dict[str, str]) -> str:
-    """Return what to paste into another terminal, first of all, and then what there is."""
-    webhook_url = given("ZAPIER_WEBHOOK_URL") or "as in SETTINGS_SECRET"
-    lines = [
-        f"export TRIGGERS_URL={url}{f' TRIGGERS_API_KEY={key}' if key else ''}",
-        "",
-        "  Paste that line into another terminal; then post an event with curl or make, and list what is undelivered:",
-        _curl("/events", {"event_type": "order.created", "payload": {"order_id": "1"}}),
-        """make send TYPE=order.created PAYLOAD='{"order_id": "2"}'""",
-        _curl("/inbox"),
-    ]
+    """Return what to paste into another terminal, from top to bottom, and then what there is."""
+    webhook_url, hook_url = given("ZAPIER_WEBHOOK_URL"), receiver.url + receiver.hook_path if receiver else ""
+    post, retry, dead_letter, lease, subscribe, token, aws = (ROOT / "tools" / "paste.sh").read_text().split("\n\n")
+    is_pushed = receiver is not None and webhook_url == hook_url
+    blocks = {
+        f"export TRIGGERS_URL={url}{f' TRIGGERS_API_KEY={key}' if key else ''}": True,
+        post: True,
+        retry: is_pushed,
+        dead_letter: is_pushed,
+        lease: is_pushed or webhook_url == settings.PULL_ONLY,
+        subscribe: receiver and not AllowedHosts.parse(given("SUBSCRIPTION_HOSTS")).fault(hook_url),
+        token: services.get().settings.signing_secrets,
+        aws: True,
+    }
+    exported = "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+    text = "\n\n".join(block for block, is_shown in blocks.items() if is_shown).replace("VARIABLES", exported)
     if receiver:
-        lines += [
-            "  Before you post again: let two deliveries fail and be retried, or one fail for good; list the last:",
-            f"curl -sS -X POST '{receiver.url}/fail?status=503&times=2'",
-            f"curl -sS -X POST '{receiver.url}/fail?status=422'",
-            f"curl -sS {receiver.url}",
-        ]
-    lines += [
-        "  Lease what is undelivered; then acknowledge it, with the ids of the response in place of these:",
-        _curl("/inbox/lease", {"limit": 10}),
-        _curl("/inbox/acknowledge", {"lease_id": "lse_...", "event_ids": ["evt_..."]}),
-    ]
-    target_url = receiver.url + receiver.hook_path if receiver else ""
-    if receiver and not AllowedHosts.parse(given("SUBSCRIPTION_HOSTS")).fault(target_url):
-        lines.append("  Subscribe the receiver to orders; it then gets a copy of each:")
-        lines.append(_curl("/subscriptions", {"target_url": target_url, "event_types": ["order.*"]}))
-    lines += [
-        "",
-        "  For `make dlq`, `.venv/bin/chalice local --no-autoreload --port 8001` and others that use this AWS:",
-        "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items()),
-        "",
-        f"console      {url}/{f'#key={key}' if key else ''}",
-        f"  version    {__version__}, stage {os.environ['STAGE']}",
-        f"  key        {key or 'yours; put it into TRIGGERS_API_KEY for the commands above'}",
-        f"  signing    {variables.get('WEBHOOK_SIGNING_SECRETS', 'yours')}",
-        f"  pushes to  {urlsplit(webhook_url).netloc or webhook_url}",
-        f"  logs       {sys.stdout.name}",
-    ]
-    return "\n".join(lines)
-
-
-def _curl(path: str, body: dict[str, Any] | None = None) -> str:
-    """Return a command that uses the variables of the first line."""
-    command = f'curl -sS -w "\\n" -u ":$TRIGGERS_API_KEY" "$TRIGGERS_URL{path}"'
-    return f"{command} -H 'Content-Type: application/json' -d '{json.dumps(body)}'" if body else command
+        text = text.replace("RECEIVER/HOOK", hook_url).replace("RECEIVER", receiver.url)
+    return f"""{text}
+console      {url}/{f"#key={key}" if key else ""}
+  version    {__version__}, stage {os.environ["STAGE"]}
+  key        {key or "yours; put it into TRIGGERS_API_KEY for the commands above"}
+  signing    {variables.get("WEBHOOK_SIGNING_SECRETS", "yours")}
+  pushes to  {urlsplit(webhook_url).netloc or webhook_url or "as in SETTINGS_SECRET"}
+  logs       {sys.stdout.name}"""

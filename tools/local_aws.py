@@ -8,7 +8,6 @@ import logging
 import os
 import time
 import uuid
-import warnings
 from threading import Lock, Thread
 from typing import Any
 
@@ -79,7 +78,6 @@ def start_moto() -> str:
 
     for name in ("moto", "werkzeug"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", module="moto")  # "AWS::CloudWatch::Alarm is not supported"
     moto = DomainDispatcherApplication(create_backend_app)
     lock = Lock()
     delayed: list[tuple[float, int, dict[str, Any]]] = []  # when they are due, and the requests

@@ -5,6 +5,7 @@ Results go to standard output, progress and errors to standard error. Payloads a
 
 import codecs
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -25,6 +26,7 @@ import boto3
 import click
 import urllib3
 from botocore.config import Config
+from botocore.exceptions import NoCredentialsError, NoRegionError
 from rich.console import Console
 from rich.progress import track
 from rich.table import Column, Table
@@ -37,7 +39,9 @@ from chalicelib.times import rfc3339
 
 COMPARABLE = (str, int, float)  # the types of metadata that `erase` compares; bool is none of them
 RECEIVE_WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
+DURATION = "[0-9]{1,6}[smhd]"
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+PASTE = " (credentials and AWS_DEFAULT_REGION must be set; for `make run`, paste the last export that it printed)"
 RETRY = urllib3.Retry(4, status_forcelist=(429, 503), allowed_methods=None, backoff_factor=0.2, raise_on_status=False)
 
 
@@ -54,7 +58,8 @@ class Commands(click.Group):
                 raise click.ClickException(as_typed(error.format_message())) from error
             raise
         except (*AWS_ERRORS, QueueUnavailableError) as error:
-            raise click.ClickException(f"AWS: {' '.join(str(error).split())}") from error
+            hint = PASTE if isinstance(error, NoRegionError | NoCredentialsError) else ""
+            raise click.ClickException(f"AWS: {' '.join(str(error).split())}{hint}") from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -95,8 +100,7 @@ def option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 
 
 stage_option = click.option("--stage", envvar="STAGE", metavar="NAME", default="dev", help="Whose queues.")
-RATE = click.FloatRange(0, min_open=True)
-rate_option = option("--rate", type=RATE, metavar="NUMBER", default=20, help="At most so many a second.")
+rate_option = option("--rate", type=click.FloatRange(0, min_open=True), metavar="N", default=20, help="Most a second.")
 
 
 def parse_json(value: str) -> object:
@@ -108,17 +112,16 @@ def parse_json(value: str) -> object:
 
 def parse_duration(value: str) -> int:
     """Return the seconds of a duration such as 15m."""
-    match = re.fullmatch(r"([0-9]{1,6})([smhd])", value)
-    if not match:
+    if not re.fullmatch(DURATION, value):
         raise click.BadParameter(f"{value!r} is not a duration (15m, 2h, 7d)")
-    return int(match[1]) * UNIT_SECONDS[match[2]]
+    return int(value[:-1]) * UNIT_SECONDS[value[-1]]
 
 
 def parse_time(value: str) -> str:
     """Return a time or an age in RFC 3339 UTC with microseconds, which compares as the API's times do."""
     try:
-        if age := re.fullmatch(r"([0-9]{1,6})([smhd])", value):
-            return rfc3339(time.time() - int(age[1]) * UNIT_SECONDS[age[2]])
+        if re.fullmatch(DURATION, value):
+            return rfc3339(time.time() - parse_duration(value))
         moment = datetime.fromisoformat(value)
         return rfc3339((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
     except (ValueError, OverflowError) as error:
@@ -176,12 +179,11 @@ def command_line(command: str, options: Mapping[str, str | None], event_ids: Seq
 def open_queues(stage: str) -> tuple[Any, str, str]:
     """Return an SQS client and the URLs of the work queue and of the dead letter queue."""
     sqs = boto3.client("sqs", config=Config(connect_timeout=5, read_timeout=30))
-    prefix = f"triggers-api-{stage}"
+    prefix = f"triggers-api-{stage}-inbox-"
     try:
-        names = (f"{prefix}-inbox-queue", f"{prefix}-inbox-dlq")
-        queue_url, dlq_url = (sqs.get_queue_url(QueueName=name)["QueueUrl"] for name in names)
+        queue_url, dlq_url = (sqs.get_queue_url(QueueName=prefix + name)["QueueUrl"] for name in ("queue", "dlq"))
     except sqs.exceptions.QueueDoesNotExist as error:
-        raise click.ClickException(f"this account has no queues {prefix}-inbox-… in {sqs.meta.region_name}") from error
+        raise click.ClickException(f"this account has no queues {prefix}… in {sqs.meta.region_name}") from error
     return sqs, queue_url, dlq_url
 
 
@@ -357,8 +359,8 @@ class Api:
         return event, answered.get("Idempotency-Replayed") == "true"
 
     def list_events(self, **query: str | None) -> Iterator[dict[str, Any]]:
-        """Yield the events of all pages of GET /events, the oldest first."""
-        fields = {name: value for name, value in query.items() if value} | {"order": "oldest", "limit": "100"}
+        """Yield the events of all pages of GET /events, the oldest first unless `order` is given."""
+        fields = {"order": "oldest", "limit": "100"} | {name: value for name, value in query.items() if value}
         with Console(stderr=True).status("listing events"):
             while True:
                 page, _ = self.call("GET", "/events", fields=fields)
@@ -368,12 +370,22 @@ class Api:
                 fields["cursor"] = page["next_cursor"]
 
 
-@cli.command(short_help="Show the life of one event.")
+@cli.command(short_help="Show the life of one event, or a subscription.")
 @click.argument("event_id", envvar="EVENT_ID")
 @click.option("--payload", is_flag=True, help="Show payload and metadata, too.")
 def show(event_id: str, *, payload: bool) -> None:
-    """Show the timeline of an event: creation, the last 25 attempts, and its state."""
-    event = Api().get_event(event_id)
+    """Show the timeline of an event: creation, the last 25 attempts, and its state; or a subscription (sub_...).
+
+    The beginning of an id stands for the newest event of the latest 1,000 that has it.
+    """
+    api = Api()
+    if event_id.startswith("sub_"):
+        click.echo(json.dumps(api.call("GET", f"/subscriptions/{quote(event_id, safe='')}")[0], indent=2))
+        return
+    if len(event_id) < len(f"evt_{0:032}"):
+        latest = (each["event_id"] for each in itertools.islice(api.list_events(order="newest"), 1000))
+        event_id = next((each for each in latest if each.startswith(event_id)), event_id)
+    event = api.get_event(event_id)
     click.echo(f"{event_id}  {event['event_type']}  {event['status']}  posted by {event['created_by']}")
     click.echo(event["message"])
     for name in ("tenant", "subscription_id", "source_event_id", "copies", "lease_id", "leased_until", "lease_count"):
@@ -507,8 +519,7 @@ def token(tenant: str, expires_in: int) -> None:
     It cannot be taken back alone: it lasts until its end, or until the API key that made it is taken out of API_KEYS.
     """
     api = Api()
-    body = json.dumps({"tenant": tenant, "expires_in_seconds": expires_in})
-    made, _ = api.call("POST", "/tokens", body=body, headers={"Content-Type": "application/json"})
+    made, _ = api.call("POST", "/tokens", json={"tenant": tenant, "expires_in_seconds": expires_in})
     click.echo(f"{made['token']}\nvalid until {made['expires_at']}\n{api.url.rstrip('/')}/#key={made['token']}")
 
 

@@ -81,4 +81,4 @@ class Receiver:
         if not (200 <= status <= 599 and 0 <= times <= 1000):
             raise ValueError("status must be 200 to 599, times 0 to 1000")
         self._failures = deque([status] * times)
-        return f"responding {status} to the next {times}\n"
+        return f"responding {status} to the next {times}\n" if times else "responding 200\n"

@@ -32,20 +32,18 @@ PARAMETERS = {
 FUNCTION_SUFFIXES = {"APIHandler": "", "Worker": "-worker", "Sweep": "-sweep", "CheckDlq": "-check_dlq"}
 STILL_DEPLOYED = """\
 still deployed, and in need of queues and secret: {running}
-`chalice delete` deletes what .chalice/deployed/{stage}.json lists. `make deploy STAGE={stage}` completes that file;
-then run `make destroy STAGE={stage} CONFIRM={stage}` again. (What `make package` made goes with its own stack.)"""
+`make deploy STAGE={stage}` completes .chalice/deployed/{stage}.json; run `make destroy STAGE={stage} CONFIRM={stage}`
+again after that. What `make package` made goes with its own stack."""
 STAND_INS = {**dict.fromkeys(settings.REQUIRED, "https://stand-in"), "API_KEYS": ""}
 FIRST_TIME = """\
 {missing} must be set, the first time only:
-  ZAPIER_WEBHOOK_URL       where events are pushed to: an https URL, none (consumers pull them), or subscriptions (only
-                           the copies for subscriptions are pushed)
+  ZAPIER_WEBHOOK_URL       where events go: an https URL, none (consumers pull them), or subscriptions (to those alone)
   API_KEYS                 what `make api-key NAME=acme` prints, separated by commas
-  WEBHOOK_SIGNING_SECRETS  optional: what `make signing-secret` prints; without it, pushes are not signed
+  WEBHOOK_SIGNING_SECRETS  optional: what `make signing-secret` prints; without it, no signatures and no tokens
   ALARM_EMAIL              optional: the address that alarms are mailed to"""
 NAME_IS_TAKEN = """\
 {reason}
-Something has a name of this stage already, and no stack can adopt it: a queue, topic, secret or alarm that was made
-by hand, or that belongs to another stack, such as the one of `make package`. (A table or log group is adopted.)"""
+Something has a name of this stage already: a queue, topic, secret or alarm made by hand, or by `make package`."""
 CONFIRM = """\
 nothing was deleted. make destroy STAGE={stage} CONFIRM={stage} deletes functions, API and queues, and for good the
 secret with the webhook URL, the API keys and the signing secrets, from which the secrets of all subscribers derive. The
@@ -113,7 +111,6 @@ def delete(stage: str, cloudformation: Any) -> None:
     cloudformation.delete_stack(StackName=stack["StackId"])
     _wait(stack["StackId"], ("DELETE_COMPLETE",), cloudformation)
     print(f"stack deleted; kept, for the next stack to adopt: the table triggers-api-{stage}-events, the log groups")
-    print("gone for good: the secret with the settings (webhook URL, API keys, signing secrets), the queues")
 
 
 def check_place(stage: str) -> None:

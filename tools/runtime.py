@@ -29,8 +29,6 @@ def main(stage: str) -> None:
     wanted = [named] if named else deployed or [own]
     if wanted != [own]:
         raise click.ClickException(UNLIKE.format(stage=stage, wanted=" and ".join(wanted), own=own, newest=wanted[-1]))
-    if not deployed:
-        print(f"the functions will run on {own}, the Python of .venv")
     in_a_year = (datetime.now(UTC) + timedelta(days=365)).date().isoformat()
     if (ends := CREATION_ENDS.get(own, in_a_year)) < in_a_year:
         print(f"warning: from {ends} on AWS refuses to create functions of {own}; rm -r .venv && make PYTHON=… deploy")

@@ -131,6 +131,17 @@ def test_an_unknown_stage_is_one_line() -> None:
     assert re.fullmatch("Error: this account has no queues triggers-api-nowhere-.* in us-east-1\n", errors)
 
 
+def test_without_a_region_dlq_says_what_to_paste() -> None:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environ["AWS_CONFIG_FILE"] = os.devnull
+    command = [sys.executable, "-m", "tools.ops", "dlq"]
+
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "paste the last export" in done.stderr
+
+
 def test_a_redrive_stopped_between_send_and_delete_loses_nothing_and_pushes_each_event_once(
     world: World, receiver: Receiver, before: Before
 ) -> None:
@@ -181,6 +192,15 @@ def test_show_tells_the_attempts_of_an_event_and_its_payload_only_when_asked(wor
     assert re.search(r"Z +attempt: delivered +\d+ ms +200", shown)
     assert "secret" not in shown
     assert '"card": "secret-payload"' in Ran("show", event_id, "--payload").output
+
+
+def test_show_takes_the_beginning_of_an_id_and_a_subscription(world: World, receiver: Receiver) -> None:
+    event_id = world.post()["event_id"]
+    subscription_id = subscribe_tenant(world, receiver, "acme")
+
+    assert Ran("show", event_id[:12]).output.startswith(f"{event_id}  order.created  delivered  ")
+    assert json.loads(Ran("show", subscription_id).output)["target_host"] == "127.0.0.1"
+    assert Ran("show", "evt_x", status=1).errors == "Error: 404: There is no such event.\n"
 
 
 def test_a_replay_takes_the_events_of_a_period_and_a_type_oldest_first(
