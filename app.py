@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,8 @@ from chalice.app import Chalice, CloudWatchEvent, Rate, Request, Response, SQSEv
 if sys.pycache_prefix is None:
     sys.dont_write_bytecode = True  # `chalice deploy` imports this file, and would package the bytecode
 
-from chalicelib import (
-    __version__,
-    batch,
-    console,
-    inbox,
-    listing,
-    posting,
-    recovery,
-    schedules,
-    services,
-    telemetry,
-    tokens,
-)
-from chalicelib.auth import ApiKey, Scope, authenticate, authorize, make_token, visible_tenant
+from chalicelib import __version__, batch, console, inbox, listing, posting, recovery, schedules, services, telemetry
+from chalicelib.auth import ApiKey, Scope, authenticate, authorize, make_token, parse_token_request, visible_tenant
 from chalicelib.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError, SettingsError
 from chalicelib.events import Event, dumps
 from chalicelib.queue import Message
@@ -172,7 +160,7 @@ def get_me(call: Call) -> Response:
 
 @route("POST", "/tokens", Scope.CONSUME)
 def create_token(call: Call) -> Response:
-    tenant, seconds = tokens.parse_request(call.json_body())
+    tenant, seconds = parse_token_request(call.json_body())
     expires_at = int(call.services.clock()) + seconds
     token = make_token(call.key, tenant, expires_at, call.services.settings.signing_secrets)
     return respond(201, dumps({"token": token, "tenant": tenant, "expires_at": rfc3339(expires_at)}))
@@ -180,7 +168,7 @@ def create_token(call: Call) -> Response:
 
 @route("GET", "/openapi.json")
 def get_openapi() -> Response:
-    return respond(200, openapi())
+    return respond(200, dumps(json.loads(OPENAPI.read_text(encoding="utf-8"))))
 
 
 @route("GET", "/")
@@ -258,7 +246,7 @@ def release_event(call: Call, event_id: str) -> Response:
 
 @route("POST", "/events/{event_id}/replay", Scope.CONSUME, takes_tokens=True)
 def replay_event(call: Call, event_id: str) -> Response:
-    event = recovery.replay(call.find_event(event_id).event_id, call.services)
+    event = recovery.replay(call.find_event(event_id), call)
     return respond(202, event.to_json(), Location=call.location(f"../{event_id}"))
 
 
@@ -314,30 +302,25 @@ def delete_subscription(call: Call, subscription_id: str) -> Response:
 )
 def worker(event: SQSEvent) -> None:
     """Process a batch; raise if some messages failed, which SQS returns after the visibility timeout."""
-    context: Any = event.context
-    messages = [Message.from_record(record.to_dict()) for record in event]
-    with telemetry.request_id(context.aws_request_id):
-        batch.process(messages, services.get(), remaining_seconds(context))
+    run(event, partial(batch.process, [Message.from_record(record.to_dict()) for record in event]))
 
 
 @app.schedule(Rate(1, unit=Rate.MINUTES))
 def sweep(event: CloudWatchEvent) -> None:
-    context: Any = event.context
-    with telemetry.request_id(context.aws_request_id):
-        schedules.sweep(services.get(), remaining_seconds(context))
+    run(event, schedules.sweep)
 
 
 @app.schedule(Rate(5, unit=Rate.MINUTES))
 def check_dlq(event: CloudWatchEvent) -> None:
     """Publish depths and ages; renaming the function would leave the deployed one behind."""
+    run(event, lambda current, _: schedules.publish_depths(current))
+
+
+def run(event: SQSEvent | CloudWatchEvent, work: Callable[[Services, float], None]) -> None:
+    """Do the work of a function, which may take the remaining seconds."""
     context: Any = event.context
     with telemetry.request_id(context.aws_request_id):
-        schedules.publish_depths(services.get())
-
-
-@cache
-def openapi() -> str:
-    return dumps(json.loads(OPENAPI.read_text(encoding="utf-8")))
+        work(services.get(), remaining_seconds(context))
 
 
 def remaining_seconds(context: Any) -> float:
@@ -360,7 +343,7 @@ def prefers_async(prefer: str) -> bool:
 def respond_page(query: listing.Query, services: Services) -> Response:
     found, after = listing.page(services, query)
     events = ",".join(event.to_json(include_payload=query.include_payload) for event in found)
-    return respond(200, f'{{"events":[{events}],"next_cursor":{dumps(listing.encode_cursor(after))}}}')
+    return respond(200, f'{{"events":[{events}],"next_cursor":{dumps(after and listing.encode_cursor(after))}}}')
 
 
 if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:

@@ -37,9 +37,8 @@ def make_client(service: str, config: Config = CONFIG) -> Any:
             gc.enable()
     made.meta.events.register("before-parse", _require_json_object)
     made.meta.events.register("before-call", _remove_trace_header)
-    made.meta.events.register_first(
-        f"needs-retry.{made.meta.service_model.service_id.hyphenize()}", _remove_retry_after
-    )
+    service_id = made.meta.service_model.service_id.hyphenize()
+    made.meta.events.register_first(f"needs-retry.{service_id}", _remove_retry_after)
     return made
 
 

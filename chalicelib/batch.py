@@ -38,20 +38,15 @@ def process(batch: Sequence[Message], services: Services, remaining_seconds: flo
 def _process_message(invocation: Invocation, message: Message) -> bool:
     with request_id(message.message_id):
         try:
-            _handle(message, invocation)
+            match messages.parse(message.body):
+                case None:
+                    logger.warning("message cannot be read")
+                    invocation.services.dlq.send(Message(message.body, {"Reason": "malformed"}, message.group_id))
+                case event_id, None:
+                    delivery.deliver(event_id, invocation)
+                case event_id, failed_at:
+                    recovery.redrive(message, event_id, failed_at, invocation)
         except Exception:  # one message's error must not cost another
             logger.exception("message failed")
             return False
         return True
-
-
-def _handle(message: Message, invocation: Invocation) -> None:
-    try:
-        event_id, failed_at = messages.parse(message.body)
-        if failed_at is None:
-            delivery.deliver(event_id, invocation)
-        else:
-            recovery.redrive(message, event_id, failed_at, invocation)
-    except messages.MalformedMessageError:
-        logger.warning("message cannot be read")
-        invocation.services.dlq.send(Message(message.body, {"Reason": "malformed"}, message.group_id))

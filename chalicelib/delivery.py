@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
-from types import MappingProxyType
 from typing import Any
 
 from chalicelib import messages, reports
+from chalicelib.aws import CALL_SECONDS
 from chalicelib.errors import StorageUnavailableError
 from chalicelib.events import Event, Reason, Status
 from chalicelib.planning import DISABLED, Destination, NoDestination, find_destination
@@ -26,7 +26,6 @@ from chalicelib.times import rfc3339, unix_seconds
 
 FAILING_ATTEMPTS = 10  # of a copy, after which its subscription is shown as failing
 GONE = "not pushed: the subscription is gone"
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -107,13 +106,11 @@ def _when_due(event: Event, services: Services) -> Settled | NextAttempt:
 def _not_pushed(event: Event, why: NoDestination, invocation: Invocation) -> Settled:
     """End a claimed attempt that has nowhere to go: without a URL the event waits in the inbox."""
     event = replace(event, delivery_attempts=event.delivery_attempts - 1)  # it is not made
-    match why:
-        case NoDestination.GONE:
-            return _gone(replace(event, last_error=GONE), invocation)
-        case NoDestination.DISABLED:
-            return _failed(replace(event, last_error=DISABLED), Reason.DISABLED, None, invocation)
-        case NoDestination.NO_URL:
-            invocation.services.store.cancel_attempt(event)
+    if why is NoDestination.GONE:
+        return _gone(replace(event, last_error=GONE), invocation)
+    if why is NoDestination.DISABLED:
+        return _failed(replace(event, last_error=DISABLED), Reason.DISABLED, None, invocation)
+    invocation.services.store.cancel_attempt(event)
     return Settled(event)
 
 
@@ -122,7 +119,7 @@ def attempt(
     destination: Destination,
     pusher: Pusher,
     invocation: Invocation,
-    accepted: Mapping[str, Any] = NOTHING,
+    accepted: Mapping[str, Any] | None = None,
 ) -> Settled | NextAttempt:
     """Push a claimed event once and record the outcome.
 
@@ -137,7 +134,7 @@ def attempt(
         delay_seconds = services.settings.retry_policy.next_delay_seconds(
             event.delivery_attempts, retry_after_seconds=result.retry_after_seconds, random=services.random
         )
-    log = partial(_log_attempt, event, result, delay_seconds, accepted, services)
+    log = partial(_log_attempt, event, result, delay_seconds, accepted or {}, services)
     if result.outcome is Outcome.DELIVERED:
         return _delivered(event, subscription, invocation, log)
     log()
@@ -168,12 +165,8 @@ def _log_attempt(
         metrics["PushDuration"] = result.duration_ms
     if delay_seconds is not None:
         metrics["DeliveryRetry"] = 1
-    fields = {
-        "event_id": event.event_id,
-        "attempt": event.delivery_attempts,
-        **result.shown(),
-        "retry_in_seconds": delay_seconds and round(delay_seconds, 3),
-    }
+    fields = {"event_id": event.event_id, "attempt": event.delivery_attempts, **result.shown()}
+    fields["retry_in_seconds"] = delay_seconds and round(delay_seconds, 3)
     logger.info("attempt", extra={**accepted, **fields, **services.metrics(**metrics)})
 
 
@@ -200,8 +193,9 @@ def _retry(upcoming: NextAttempt, subscription: Subscription | None, invocation:
     write = partial(services.store.record_retry, delay_seconds=delay_seconds, will_be_queued=will_be_queued)
     record = invocation.write_with_retries(write, event)
     # Without time for this call and the message, the dead letter will tell.
-    if subscription and record.applied and event.delivery_attempts == FAILING_ATTEMPTS and invocation.has_time(2):
-        _report_change(services.subscriptions.record_failing(subscription), invocation)
+    before_message = replace(invocation, deadline=invocation.deadline - CALL_SECONDS)
+    if subscription and record.applied and event.delivery_attempts == FAILING_ATTEMPTS and before_message.has_time():
+        _report_change(services.subscriptions.record_failing(subscription), before_message)
     event = record.event or event
     return replace(upcoming, event=event) if record.applied else Settled(event)
 

@@ -144,11 +144,6 @@ class Event(PublicState):
     def is_copy(self) -> bool:
         return is_copy_id(self.event_id)
 
-    @property
-    def is_scheduled(self) -> bool:
-        """Whether the event is to be pushed; a pending one that is not waits in the inbox."""
-        return self.next_attempt_at is not None
-
     def is_claimed(self, now: float) -> bool:
         """Return whether someone holds the event at `now` (Unix seconds)."""
         return self.claimed_until is not None and self.claimed_until >= rfc3339(now)
@@ -196,24 +191,11 @@ class Event(PublicState):
     def message(self) -> str:
         """Return the state of the event as one sentence."""
         count = self.delivery_attempts
-        if self.status is Status.DELIVERED:
-            if self.delivered_via is DeliveredVia.PULL:
-                return "A consumer acknowledged it."
-            if self.delivered_via is DeliveredVia.SUBSCRIPTIONS:
-                return "Not pushed itself; each copy for a subscription tells its own state."
-            return f"Delivered by attempt {count}."
-        if self.status is Status.FAILED:
-            causes = {
-                Reason.PERMANENT: f"attempt {count} failed permanently",
-                Reason.EXHAUSTED: f"attempt {count} was the last one allowed",
-                Reason.DISABLED: "its subscription was disabled",
-                Reason.GONE: "its subscription is gone",
-            }
-            cause = causes[self.reason or Reason.EXHAUSTED]
-            return f"Not delivered: {cause}. It is kept and can be replayed."
+        if self.status is not Status.PENDING:
+            return _SETTLED[self.delivered_via or self.reason or Reason.EXHAUSTED].format(count)
         if self.claimed_until is not None:
             return f"Claimed by a push or a lease until {self.claimed_until} at the latest."
-        if not self.is_scheduled:
+        if self.next_attempt_at is None:
             return "Waits in the inbox for a consumer."
         if count == 0:
             return f"Stored; the first attempt is due at {self.next_attempt_at}."
@@ -225,6 +207,15 @@ def _plain(value: Mapping[str, Any]) -> Any:
     return int(value["N"]) if "N" in value else next(iter(value.values()))
 
 
+_SETTLED: dict[str, str] = {
+    DeliveredVia.PULL: "A consumer acknowledged it.",
+    DeliveredVia.PUSH: "Delivered by attempt {}.",
+    DeliveredVia.SUBSCRIPTIONS: "Not pushed itself; each copy for a subscription tells its own state.",
+    Reason.PERMANENT: "Not delivered: attempt {} failed permanently. It is kept and can be replayed.",
+    Reason.EXHAUSTED: "Not delivered: attempt {} was the last one allowed. It is kept and can be replayed.",
+    Reason.DISABLED: "Not delivered: its subscription was disabled. It is kept and can be replayed.",
+    Reason.GONE: "Not delivered: its subscription is gone. It is kept and can be replayed.",
+}
 _FIELDS = tuple(field.name for field in fields(Event))
 _ATTEMPT_FIELDS = tuple(field.name for field in fields(Attempt))
 _PARSERS: dict[str, Callable[[Any], Any]] = {

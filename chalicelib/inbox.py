@@ -15,23 +15,21 @@ MAX_LEASED_BYTES = 4 * 1024 * 1024  # no round begins above that; with the last 
 MAX_LEASED_AT_ONCE = 10  # in a round
 
 
-def lease(
-    services: Services, *, limit: int, lease_seconds: int, event_type: str | None = None, tenant: str | None = None
-) -> list[Event]:
+def lease(services: Services, *, limit: int, lease_seconds: int, **filters: str) -> list[Event]:
     """Claim the oldest undelivered events that nobody holds, for a consumer; all get the same `claim_id`.
 
-    Raises StorageUnavailableError if DynamoDB fails before any is leased.
+    `filters` may have `event_type` and `tenant`. Raises StorageUnavailableError if DynamoDB fails before any is leased.
     """
     lease_id = f"lse_{services.new_id()}"
     leased: list[Event] = []
 
     def take(event: Event) -> None:
         result = services.store.lease(event.event_id, lease_id, lease_seconds)
-        if result.applied and result.event and result.event.status is not Status.DELIVERED:
+        if result.applied and result.event:
             leased.append(result.event)
 
     deadline = services.clock() + SEARCH_SECONDS
-    query = replace(listing.INBOX, event_type=event_type, tenant=tenant)
+    query = listing.INBOX.narrow(filters)
     room = MAX_LEASED_BYTES
     try:
         while len(leased) < limit and room > 0 and services.clock() < deadline:
@@ -40,7 +38,7 @@ def lease(
             services.map(take, found)
             if after is None:
                 break
-            query = replace(query, after=after)
+            query = replace(query, cursor=after)
             room = MAX_LEASED_BYTES - sum(response_bytes(event.to_lease_json()) for event in leased)
     except StorageUnavailableError:
         if not leased:

@@ -11,7 +11,7 @@ from typing import Any
 
 from chalicelib.events import EVENT_ID, EVENT_TYPE, EVENT_TYPE_OR_PREFIX, Event, Status
 from chalicelib.services import Services
-from chalicelib.store import COPY, NOT_EXPIRED, UNCLAIMED, partitions
+from chalicelib.store import COPY, NOT_EXPIRED, UNCLAIMED, UNSETTLED, partitions
 from chalicelib.subscriptions import SUBSCRIPTION_ID
 from chalicelib.table import BY_SUBSCRIPTION, HIGHEST, LOWEST, Values
 from chalicelib.validation import Parser, parser
@@ -27,7 +27,7 @@ MAX_PAGE_BYTES = 5 * 1024 * 1024  # as `response_bytes` counts: Lambda's respons
 
 @dataclass(frozen=True)
 class Query:
-    """Events to list: those after the sort key `after`, without copies or with them, or those of a subscription.
+    """Events to list: those after the sort key `cursor`, without copies or with them, or those of a subscription.
 
     With `only_available`, those that are claimed are left out. with `include_payload`, they have payload and metadata.
     """
@@ -41,7 +41,7 @@ class Query:
     tenant: str | None = None
     since: str = LOWEST
     until: str = HIGHEST
-    after: str | None = None
+    cursor: str | None = None
     only_available: bool = False
     include_payload: bool = False
 
@@ -72,22 +72,16 @@ class Query:
 
     def bounds(self) -> tuple[str, str]:
         """Return the lowest and the highest sort key to read, inclusive."""
-        if self.after is None:
+        if self.cursor is None:
             return self.since, self.until
-        if self.newest_first:  # the keys before `after`: one that ends with the same character is not
-            before = f"{self.after[:-1]}{chr(ord(self.after[-1]) - 1)}{HIGHEST}"
+        if self.newest_first:  # the keys before `cursor`: one that ends with the same character is not
+            before = f"{self.cursor[:-1]}{chr(ord(self.cursor[-1]) - 1)}{HIGHEST}"
             return self.since, min(self.until, before)
-        return max(self.since, f"{self.after} "), self.until
-
-    def still_matches(self, event: Event, now: float) -> bool:
-        """Return whether an event that the index showed is to be listed as it is by now."""
-        return event.status in self.statuses and not (self.only_available and event.is_claimed(now))
+        return max(self.since, f"{self.cursor} "), self.until
 
 
 EVENTS = Query((Status.PENDING, Status.DELIVERED, Status.FAILED), newest_first=True)
-INBOX = Query(
-    (Status.PENDING, Status.FAILED), newest_first=False, copies=False, only_available=True, include_payload=True
-)
+INBOX = Query(UNSETTLED, newest_first=False, copies=False, only_available=True, include_payload=True)
 
 
 def _utc(timestamp: str) -> str:
@@ -97,10 +91,8 @@ def _utc(timestamp: str) -> str:
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def encode_cursor(sort_key: str | None) -> str | None:
-    """Return the cursor that goes on after a sort key, or None for None."""
-    if sort_key is None:
-        return None
+def encode_cursor(sort_key: str) -> str:
+    """Return the cursor that goes on after a sort key."""
     return base64.urlsafe_b64encode(f"{sort_key}{zlib.crc32(sort_key.encode()):08x}".encode()).decode()
 
 
@@ -128,13 +120,7 @@ PARAMETERS: dict[str, Parser] = {
 }
 INBOX_PARAMETERS = {name: PARAMETERS[name] for name in ("cursor", "event_type", "limit", "order", "tenant")}
 # The fields of Query that have other names than their parameters.
-FIELDS = {
-    "cursor": "after",
-    "include": "include_payload",
-    "order": "newest_first",
-    "source": "copies",
-    "status": "statuses",
-}
+FIELDS = {"include": "include_payload", "order": "newest_first", "source": "copies", "status": "statuses"}
 
 
 def page(services: Services, query: Query) -> Page:
@@ -145,7 +131,9 @@ def page(services: Services, query: Query) -> Page:
     # The index is eventually consistent: what it shows may have been pushed or acknowledged a moment ago.
     current = services.store.get_many([event.event_id for event in found])
     events = [current[event.event_id] for event in found if event.event_id in current]
-    return [event for event in events if query.still_matches(event, services.clock())], after
+    if query.only_available:
+        events = [event for event in events if not event.is_claimed(services.clock())]
+    return [event for event in events if event.status in query.statuses], after
 
 
 def search(services: Services, query: Query, *, max_bytes: int | None = None) -> Page:
@@ -179,7 +167,7 @@ def _read_partition(services: Services, query: Query, deadline: float, partition
     pages = services.store.pages(
         partition_key,
         {**values, ":low": low, ":high": high},
-        first_limit=rows_needed,
+        Limit=rows_needed,
         FilterExpression=condition,
         ScanIndexForward=not query.newest_first,
         **({} if query.subscription_id is None else {"IndexName": BY_SUBSCRIPTION}),

@@ -7,10 +7,6 @@ from chalicelib.events import EVENT_ID, Event, dumps
 from chalicelib.queue import Message
 
 
-class MalformedMessageError(Exception):
-    """The body is neither a queue message nor a dead letter."""
-
-
 def push_message(event: Event) -> Message:
     """Return the message that asks for a push."""
     return Message(dumps({"event_id": event.event_id}), {"EventId": event.event_id}, event.group_id)
@@ -33,10 +29,10 @@ def failure(event: Event) -> dict[str, Any]:
     }
 
 
-def parse(body: str) -> tuple[str, str | None]:
+def parse(body: str) -> tuple[str, str | None] | None:
     """Return the id of the event to push and, if it is to be replayed, `failed_at` of its dead letter.
 
-    Raises MalformedMessageError.
+    None: the body is neither a queue message nor a dead letter.
     """
     try:
         content = json.loads(body)
@@ -45,4 +41,4 @@ def parse(body: str) -> tuple[str, str | None]:
             return event_id, failed_at
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         pass
-    raise MalformedMessageError
+    return None

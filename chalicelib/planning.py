@@ -60,7 +60,7 @@ def find_destination(event: Event, services: Services) -> Destination | NoDestin
     subscription = services.subscriptions.find(event.subscription_id, event.tenant)
     if subscription is None:
         return NoDestination.GONE
-    return NoDestination.DISABLED if subscription.disabled_at else _target(subscription)
+    return NoDestination.DISABLED if subscription.disabled_at else Destination(subscription.target_url, subscription)
 
 
 def plan(event: Event, invocation: Invocation) -> list[Planned]:
@@ -73,7 +73,7 @@ def plan(event: Event, invocation: Invocation) -> list[Planned]:
         subscriptions = services.subscriptions.read_again(subscriptions)
     copies = [_plan_copy(event, each, services) for each in subscriptions]
     event = replace(event, copies=tuple(copy.event.event_id for copy in copies))
-    url = services.settings.webhook_url if event.is_scheduled else None
+    url = services.settings.webhook_url if event.next_attempt_at else None
     return [*copies, Planned(event, Destination(url) if url else None)]
 
 
@@ -152,7 +152,7 @@ def store(planned: list[Planned], invocation: Invocation) -> Stored:
     event = _require_same_body(result, original.event, invocation.services)
     now_stored = {each.event.event_id: each.event for each in (*results, result) if each.applied and each.event}
     new = [replace(each, event=now_stored[key]) for each in planned if (key := each.event.event_id) in now_stored]
-    due = [each for each in new if each.event.status is Status.PENDING and each.event.is_scheduled]
+    due = [each for each in new if each.event.next_attempt_at]
     return Stored(event, result.applied, due)
 
 
@@ -169,15 +169,11 @@ def expiry(services: Services) -> int:
     return int(services.clock()) + services.settings.event_retention_days * DAY_SECONDS
 
 
-def _target(subscription: Subscription) -> Destination:
-    return Destination(subscription.target_url, subscription)
-
-
 def _plan_copy(event: Event, subscription: Subscription, services: Services) -> Planned:
     """Return the copy for a subscription; one that is disabled does not get it, but may have it replayed."""
     copy = make_copy(event, subscription, services)
     if not subscription.disabled_at:
-        return Planned(copy, _target(subscription))
+        return Planned(copy, Destination(subscription.target_url, subscription))
     failed = replace(copy, status=Status.FAILED, reason=Reason.DISABLED, failed_at=copy.created_at, last_error=DISABLED)
     return Planned(replace(failed, next_attempt_at=None, requeue_at=None), None)
 

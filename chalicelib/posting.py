@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from chalicelib import delivery, planning, pushing
-from chalicelib.delivery import NOTHING, NextAttempt, errors_left_to_sweep
+from chalicelib.delivery import NextAttempt, errors_left_to_sweep
 from chalicelib.events import Attempt, Event, dumps
 from chalicelib.planning import Destination, Planned, Stored
 from chalicelib.services import Invocation, Pusher, Services
@@ -58,7 +58,7 @@ def _start(stored: Stored, invocation: Invocation) -> Event:
         planning.queue([each.event for each in stored.due if not each.destination], invocation)
     # Without time for a push, its claim expires.
     pushed = [each for each in stored.due if each.destination and invocation.seconds_left(pushing.AFTER_PUSH_CALLS) > 0]
-    accepted = {"event_type": event.event_type, "created_by": event.created_by, "copies": len(event.copies)}
+    accepted = {"event_type": event.event_type, "created_by": event.created_by, "copies": len(event.copies) or None}
     if stored.is_new and event not in [each.event for each in pushed]:
         metrics = invocation.services.metrics(EventsAccepted=1)
         logger.info("event accepted", extra={"event_id": event.event_id, **accepted, **metrics})
@@ -68,7 +68,7 @@ def _start(stored: Stored, invocation: Invocation) -> Event:
             return planned.event
         is_logged = planned.event is not event or not stored.is_new
         with errors_left_to_sweep(planned.event):
-            extra = NOTHING if is_logged else accepted
+            extra = None if is_logged else accepted
             attempted = delivery.attempt(planned.event, planned.destination, Pusher.INLINE, invocation, extra)
             if isinstance(attempted, NextAttempt):
                 delivery.enqueue(attempted, invocation.services)

@@ -97,9 +97,8 @@ class PushClient:
             pool = self._pool(url, connect_timeout_seconds, public_only=public_only)
             body = event.push_body()
             headers = _headers(event.event_id, url, timestamp, body, secrets)
-            response = pool.urlopen(
-                "POST", "/", body, headers, timeout=urllib3.Timeout(total=timeout_seconds), **OPTIONS
-            )
+            timeout = urllib3.Timeout(total=timeout_seconds)
+            response = pool.urlopen("POST", "/", body, headers, timeout=timeout, **OPTIONS)
         except PUSH_ERRORS as error:
             rule, duration_ms = rule_of(error), _ms_since(started)
             hung = rule.timed_out or duration_ms > hang_ms

@@ -35,7 +35,7 @@ def push_once(event: Event, destination: Destination, pusher: Pusher, invocation
         timeout_seconds=timeout_seconds,
         connect_timeout_seconds=settings.push_connect_timeout_seconds,
         secrets=subscription.secrets(settings.signing_secrets) if subscription else settings.signing_secrets,
-        public_only=bool(subscription and settings.subscription_hosts.public_only(destination.url)),
+        public_only=bool(subscription and not settings.subscription_hosts.names(destination.url)),
     )
     if pusher is Pusher.INLINE:
         failed = result.outcome is Outcome.RETRY

@@ -96,13 +96,9 @@ class Queue:
                 error = f"{len(refused)} entries refused: {refused[0].get('Code')}"
         except AWS_ERRORS as failure:
             error = error_code(failure)
-        extra = {
-            "queue": self.name,
-            **fields,
-            "message_id": response.get("MessageId"),
-            "duration_ms": round((time.monotonic() - started) * 1000),
-            "error": error,
-        }
+        duration_ms = round((time.monotonic() - started) * 1000)
+        outcome = {"message_id": response.get("MessageId"), "duration_ms": duration_ms, "error": error}
+        extra = {"queue": self.name, **fields, **outcome}
         logger.log(logging.ERROR if error else logging.INFO, "sqs %s", operation, extra=extra)
         if error:
             raise QueueUnavailableError(f"{self.name}: {operation} failed: {error}")

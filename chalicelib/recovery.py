@@ -15,30 +15,29 @@ from chalicelib.times import unix_seconds
 CLAIMED = "The event is claimed; try again when the claim ends."
 
 
-def replay(event_id: str, services: Services) -> Event:
+def replay(event: Event, invocation: Invocation) -> Event:
     """Make an event pending again and queue it, if it is pushed at all.
 
     Raises EventNotFoundError, ApiError 409 while it is claimed, if only copies are pushed, or if the subscription of a
     copy is gone or disabled.
     """
-    settings = services.settings
-    if settings.webhook == COPIES_ONLY and not is_copy_id(event_id):
+    services, settings = invocation.services, invocation.services.settings
+    if settings.webhook == COPIES_ONLY and not event.is_copy:
         raise ApiError(409, "not_pushed", "This stage pushes copies alone; replay its copies.")
-    is_pushed = settings.webhook_url is not None or is_copy_id(event_id)
-    if why := _no_subscription(event_id, services):
+    is_pushed = settings.webhook_url is not None or event.is_copy
+    if why := _no_subscription(event, services):
         raise ApiError(409, f"subscription_{why}", f"The subscription of this copy is {why}.")
     expires_at = expiry(services)
-    result = services.store.replay(event_id, services.new_id(), expires_at=expires_at, is_pushed=is_pushed)
-    event = result.event
-    if event is None:
+    result = services.store.replay(event.event_id, services.new_id(), expires_at=expires_at, is_pushed=is_pushed)
+    if result.event is None:
         raise EventNotFoundError
     if not result.applied:
-        raise EventClaimedError(CLAIMED, _claim_seconds_left(event, services))
-    logger.info("replayed", extra={"event_id": event_id})
-    if is_pushed:
+        raise EventClaimedError(CLAIMED, _claim_seconds_left(result.event, services))
+    logger.info("replayed", extra={"event_id": event.event_id})
+    if is_pushed and invocation.has_time():  # else the sweep queues it
         with errors_left_to_sweep(event):
-            delivery.enqueue(NextAttempt(event, 0.0, may_wait=False), services)
-    return event
+            delivery.enqueue(NextAttempt(result.event, 0.0, may_wait=False), services)
+    return result.event
 
 
 def redrive(message: Message, event_id: str, failed_at: str, invocation: Invocation) -> None:
@@ -48,7 +47,7 @@ def redrive(message: Message, event_id: str, failed_at: str, invocation: Invocat
     back before that. One that is out of date counts as a queue message. Raises what `delivery.deliver` raises.
     """
     services = invocation.services
-    if why := _no_subscription(event_id, services):
+    if why := _no_subscription(services.store.get(event_id) if is_copy_id(event_id) else None, services):
         logger.warning("dead letter dropped", extra={"event_id": event_id, "subscription": why})
         return
     result = services.store.replay(event_id, services.new_id(), expires_at=expiry(services), failed_at=failed_at)
@@ -78,12 +77,11 @@ def erase(event_id: str, services: Services) -> None:
     logger.info("erased", extra={"event_id": event_id, "copies": len(event.copies)})
 
 
-def _no_subscription(event_id: str, services: Services) -> str | None:
-    """Return why a copy cannot be pushed (gone, disabled), by consistent reads; None if it can, or is not there."""
-    copy = services.store.get(event_id) if is_copy_id(event_id) else None
-    if copy is None:
+def _no_subscription(event: Event | None, services: Services) -> str | None:
+    """Return why a copy cannot be pushed (gone, disabled), by a consistent read; None if it can, or is no copy."""
+    if event is None or event.subscription_id is None:
         return None
-    subscription = services.subscriptions.get(str(copy.subscription_id))
+    subscription = services.subscriptions.get(event.subscription_id)
     if subscription is None:
         return "gone"
     return "disabled" if subscription.disabled_at else None

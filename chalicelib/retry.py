@@ -73,9 +73,7 @@ class RetryPolicy:
         """Return whether `attempt` (from 1) is more than an event may have."""
         return attempt > self.max_attempts
 
-    def next_delay_seconds(
-        self, attempt: int, *, retry_after_seconds: float, random: Callable[[], float]
-    ) -> float | None:
+    def next_delay_seconds(self, attempt: int, retry_after_seconds: float, random: Callable[[], float]) -> float | None:
         """Return the seconds between `attempt` (from 1), which failed, and the next; None if it was the last.
 
         Equal jitter: between half and all of min(cap, base * 2**(attempt - 1)), and not less than

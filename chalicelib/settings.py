@@ -110,7 +110,7 @@ class Settings:
 
     @property
     def retry_policy(self) -> RetryPolicy:
-        return _retry_policy(vars(self))
+        return RetryPolicy(self.max_delivery_attempts, self.backoff_base_seconds, self.backoff_cap_seconds)
 
 
 REQUIRED = {row.metadata["name"]: row.metadata["expected"] for row in fields(Settings) if row.default is MISSING}
@@ -129,7 +129,10 @@ def load(environ: Mapping[str, str], read_secret: Callable[[str], str] | None = 
     missing = [f"{name} is missing: it {expected}" for name, expected in REQUIRED.items() if name not in variables]
     if missing or unusable:
         raise SettingsError("; ".join(missing + unusable))
-    return Settings(**values)
+    settings = Settings(**values)
+    if (days := settings.retry_policy.longest_days()) > settings.event_retention_days:
+        raise SettingsError(f"MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS do not fit: retries need {days} days")
+    return settings
 
 
 def read(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
@@ -144,8 +147,6 @@ def read(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
                 values[row.name] = row.metadata["parse"](variables[name])
             except InvalidValueError as error:
                 unusable.append(f"{name} is unusable: it {error}")
-    if not unusable and (days := _retry_policy(values).longest_days()) > values["event_retention_days"]:
-        unusable.append(f"MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS do not fit: retries need {days} days or more")
     return values, unusable
 
 
@@ -161,7 +162,3 @@ def _parse_secret(text: str) -> dict[str, str]:
     if not all(separator for _, separator, _ in pairs):
         raise SettingsError("SETTINGS_SECRET is unusable: it must name a secret of NAME=value lines")
     return _set_variables({name.strip(): value for name, _, value in pairs})
-
-
-def _retry_policy(values: Mapping[str, Any]) -> RetryPolicy:
-    return RetryPolicy(values["max_delivery_attempts"], values["backoff_base_seconds"], values["backoff_cap_seconds"])

@@ -99,12 +99,19 @@ class EventStore(Table):
 
     def claim(self, event_id: str, claim_id: str) -> WriteResult:
         """Take the exclusive right to push a due event for CLAIM_SECONDS, and count the attempt."""
-        until = self._after(CLAIM_SECONDS)
+        return self._claim(event_id, CLAIMABLE, claim_id, CLAIM_SECONDS, "delivery_attempts")
+
+    def lease(self, event_id: str, lease_id: str, lease_seconds: int) -> WriteResult:
+        """Claim an undelivered event for a consumer. Pushes go on as scheduled when the lease ends."""
+        return self._claim(event_id, LEASABLE, lease_id, lease_seconds, "lease_count")
+
+    def _claim(self, event_id: str, condition: str, claim_id: str, seconds: float, counter: str) -> WriteResult:
+        until = self._after(seconds)
         changes = {"claim_id": claim_id, "claimed_until": until, "requeue_at": until}
-        result = self._change(event_id, CLAIMABLE, changes, counter="delivery_attempts", ReturnValues="ALL_NEW")
+        result = self._change(event_id, condition, changes, counter=counter, ReturnValues="ALL_NEW")
         # An acknowledgement may come between a try whose response was lost and boto3's retry.
-        still_pending = result.event is not None and result.event.status is Status.PENDING
-        return replace(result, applied=result.applied and still_pending)
+        is_delivered = result.event is not None and result.event.status is Status.DELIVERED
+        return replace(result, applied=result.applied and not is_delivered)
 
     def record_delivered(self, event: Event) -> WriteResult:
         """Record that the push made under the event's claim was delivered."""
@@ -157,12 +164,6 @@ class EventStore(Table):
         """Record that a claimed event is not to be pushed any more; it carries the attempts that were made before."""
         return self._record(event, **CLEAR_SCHEDULE)
 
-    def lease(self, event_id: str, lease_id: str, lease_seconds: int) -> WriteResult:
-        """Claim an undelivered event for a consumer. Pushes go on as scheduled when the lease ends."""
-        until = self._after(lease_seconds)
-        changes = {"claim_id": lease_id, "claimed_until": until, "requeue_at": until}
-        return self._change(event_id, LEASABLE, changes, counter="lease_count", ReturnValues="ALL_NEW")
-
     def release(self, event_id: str, lease_id: str) -> WriteResult:
         """End a lease that has not expired."""
         changes = {"claimed_until": None, "requeue_at": self._after(0)}
@@ -177,9 +178,7 @@ class EventStore(Table):
             **_status_attributes(event_id, Status.DELIVERED),
             "delivered_at": self._after(0),
             "delivered_via": DeliveredVia.PULL,
-            "failed_at": None,
-            "reason": None,
-            **CLEAR_SCHEDULE,
+            **dict.fromkeys(("failed_at", "reason", *CLEAR_SCHEDULE)),
         }
         if lease_id is None:
             return self._change(event_id, UNDELIVERED, changes)

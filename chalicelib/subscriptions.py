@@ -119,9 +119,7 @@ class Subscriptions(Table):
         self, client: Any, settings: Settings, *, clock: Callable[[], float], parallel_map: Callable[..., Any]
     ) -> None:
         super().__init__(client, settings.events_table_name, clock=clock)
-        self._hosts = settings.subscription_hosts
-        self._disable_seconds = settings.subscription_disable_days * DAY_SECONDS
-        self._longest_seconds = settings.retry_policy.longest_seconds()
+        self._settings = settings
         self._map = parallel_map
         self._lists = lru_cache(MAX_CACHED_LISTS)(lambda tenant, _period: self.of_tenant(tenant))
         self._candidates = lru_cache(MAX_CACHED_LISTS)(self._read_candidates)
@@ -170,7 +168,8 @@ class Subscriptions(Table):
             return None
         before = Subscription.from_item({**item, **serialize(changes)})
         troubled_since = min(filter(None, (before.failing_since, before.disabled_at)), default=None)
-        missed = rfc3339(unix_seconds(troubled_since) - self._longest_seconds) if troubled_since else None
+        longest_seconds = self._settings.retry_policy.longest_seconds()
+        missed = rfc3339(unix_seconds(troubled_since) - longest_seconds) if troubled_since else None
         return replace(before, **ENABLE, missed_since=missed)
 
     def delete(self, subscription_id: str) -> None:
@@ -205,7 +204,7 @@ class Subscriptions(Table):
 
         Returns the subscription if this call changed it.
         """
-        long_ago = {":long_ago": self._after(-self._disable_seconds)}
+        long_ago = {":long_ago": self._after(-self._settings.subscription_disable_days * DAY_SECONDS)}
         failing = self.record_failing(subscription)
         return failing or self._change(subscription, FAILING_LONG, {"disabled_at": self._after(0)}, long_ago)
 
@@ -244,7 +243,7 @@ class Subscriptions(Table):
     def _read_candidates(self, tenant: str | None, period: float) -> list[Subscription]:
         lists = self._map(lambda each: self._lists(each, period), list(dict.fromkeys((None, tenant))))
         found = [subscription for listed in lists for subscription in listed]
-        return [each for each in found if not self._hosts.fault(each.target_url)]
+        return [each for each in found if not self._settings.subscription_hosts.fault(each.target_url)]
 
     def _period(self) -> float:
         return self._clock() // CACHE_SECONDS

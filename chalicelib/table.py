@@ -38,14 +38,11 @@ class Table:
         self._name = name
         self._clock = clock
 
-    def pages(
-        self, partition: str, values: Values | None = None, *, first_limit: int | None = None, **parameters: Any
-    ) -> Iterator[dict[str, Any]]:
+    def pages(self, partition: str, values: Values | None = None, **parameters: Any) -> Iterator[dict[str, Any]]:
         """Yield the responses of a query for the sort keys from `:low` to `:high` in a partition of an index.
 
         The index is that of statuses unless `parameters` has another `IndexName`.
-        The first page evaluates at most `first_limit` rows, the others 1 MB: what a filter leaves out is passed over in
-        few calls.
+        A `Limit` is for the first page; the others evaluate 1 MB: what a filter leaves out is passed over in few calls.
         """
         index = parameters.setdefault("IndexName", BY_STATUS)
         condition = f"{PARTITION_KEYS[index]} = :partition AND sort_key BETWEEN :low AND :high"
@@ -53,13 +50,12 @@ class Table:
         known = {**self._known_values(), ":partition": partition, ":low": LOWEST, ":high": HIGHEST, **(values or {})}
         parameters["KeyConditionExpression"] = condition
         parameters["ExpressionAttributeValues"] = serialize({name: known[name] for name in placeholders})
-        limit = {"Limit": first_limit} if first_limit else {}
         while known[":low"] <= known[":high"]:  # DynamoDB refuses another range
-            response = self._call("query", **limit, **parameters)
+            response = self._call("query", **parameters)
             yield response
             if "LastEvaluatedKey" not in response:
                 return
-            limit = {}
+            parameters.pop("Limit", None)
             parameters["ExclusiveStartKey"] = response["LastEvaluatedKey"]
 
     def _get(self, key: str) -> Any:
@@ -71,9 +67,8 @@ class Table:
         items: list[Item] = []
         for start in range(0, len(keys), 100):
             encoded = [serialize({"event_id": key}) for key in keys[start : start + 100]]
-            response = self._call(
-                "batch_get_item", RequestItems={self._name: {"Keys": encoded, "ConsistentRead": True}}
-            )
+            request = {self._name: {"Keys": encoded, "ConsistentRead": True}}
+            response = self._call("batch_get_item", RequestItems=request)
             if response.get("UnprocessedKeys"):  # throttled
                 raise StorageUnavailableError
             items += response["Responses"].get(self._name, [])
@@ -106,10 +101,9 @@ class Table:
             parameters["ExpressionAttributeNames"] = names
         if placeholders:
             parameters["ExpressionAttributeValues"] = serialize({name: known[name] for name in placeholders})
+        parameters |= {"ConditionExpression": condition, "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
         try:
-            response = self._call(
-                operation, ConditionExpression=condition, ReturnValuesOnConditionCheckFailure="ALL_OLD", **parameters
-            )
+            response = self._call(operation, **parameters)
         except ClientError as failure:
             return Written(False, failure.response.get("Item"))
         return Written(True, response.get("Attributes"))

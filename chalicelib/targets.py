@@ -36,18 +36,15 @@ class AllowedHosts:
         is_open = ANY_HOST in self.entries
         try:
             parse_push_url(url)
-            if self._names(url) or (is_open and urlsplit(url).scheme == "https" and not _is_private(url)):
+            if self.names(url) or (is_open and urlsplit(url).scheme == "https" and not _is_private(url)):
                 return None
             fault = "must have https:// and no private address" if is_open else "must name an allowed host"
         except InvalidValueError as error:
             fault = str(error)
         return fault if is_open else f"{fault}; SUBSCRIPTION_HOSTS allows: {', '.join(self.entries) or 'none'}"
 
-    def public_only(self, url: str) -> bool:
-        """Return whether pushes to an allowed URL may connect to public addresses only."""
-        return not self._names(url)
-
-    def _names(self, url: str) -> bool:
+    def names(self, url: str) -> bool:
+        """Return whether an entry names the host; pushes to others may connect to public addresses only."""
         host = (urlsplit(url).hostname or "").removesuffix(".")
         return any(host == entry or (entry.startswith(".") and host.endswith(entry)) for entry in self.entries)
 

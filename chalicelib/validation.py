@@ -187,11 +187,11 @@ def _decode(body: bytes) -> tuple[dict[str, Any], bytes]:
     """Return a JSON object and its canonical JSON; raise InvalidValueError."""
     try:
         document = json.loads(body.decode("utf-8"))
-        # More than MAX_DEPTH brackets are needed for that depth: most bodies need no walk.
-        is_deep = body.count(b"{") + body.count(b"[") > MAX_DEPTH and _depth(document) > MAX_DEPTH
-        if isinstance(document, dict) and not is_deep:
+        if body.count(b"{") + body.count(b"[") > MAX_DEPTH:  # most bodies need no walk
+            _check_depth(document)
+        if isinstance(document, dict):
             return document, _canonical_json(document).encode()
-        fault = f"must not be nested deeper than {MAX_DEPTH}" if is_deep else "must be a JSON object"
+        fault = "must be a JSON object"
     except UnicodeDecodeError:
         fault = "must be UTF-8"
     except json.JSONDecodeError as error:
@@ -205,9 +205,11 @@ def _decode(body: bytes) -> tuple[dict[str, Any], bytes]:
     raise InvalidValueError(fault)
 
 
-def _depth(document: Any) -> int:
-    depth, level = 0, [document]
-    while level := [value for value in level if isinstance(value, dict | list)]:
-        depth += 1
-        level = [child for value in level for child in (value.values() if isinstance(value, dict) else value)]
-    return depth
+def _check_depth(document: Any) -> None:
+    """Raise RecursionError if a document is nested deeper than MAX_DEPTH."""
+    level = [document]
+    for _ in range(MAX_DEPTH):
+        containers = [value for value in level if isinstance(value, dict | list)]
+        level = [child for value in containers for child in (value.values() if isinstance(value, dict) else value)]
+    if any(isinstance(value, dict | list) for value in level):
+        raise RecursionError

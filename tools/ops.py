@@ -33,7 +33,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from chalicelib.errors import AWS_ERRORS, QueueUnavailableError
-from chalicelib.messages import MalformedMessageError, parse
+from chalicelib.messages import parse
 from chalicelib.queue import BATCH_SIZE, Message, Queue
 from chalicelib.times import rfc3339
 
@@ -237,10 +237,9 @@ def peek(sqs: Any, url: str, limit: int) -> list[Message]:
 def describe(message: Message) -> tuple[str, str, str, str, *tuple[object, ...]]:
     """Return destination, reason, event, time and more of a dead letter; of other messages, only ids."""
     reason = message.attributes.get("Reason")
-    try:
-        event_id, failed_at = parse(message.body)
-    except MalformedMessageError:
+    if (parsed := parse(message.body)) is None:
         return message.group_id, reason or "malformed", f"message {message.message_id}", ""
+    event_id, failed_at = parsed
     if failed_at is None:  # moved by SQS: the worker received it too often and never finished
         return message.group_id, reason or "unprocessed", event_id, ""
     content = json.loads(message.body)

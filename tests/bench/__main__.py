@@ -13,7 +13,7 @@ def main() -> int:
     screen, missed = sys.stdout, 0
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):  # the app's log
         for module in (bench, cost):
-            print("", module.LINE.format(*module.COLUMNS), module.LINE.format(*["---"] * 9), sep="\n", file=screen)
+            print("", module.LINE.format(*module.COLUMNS), module.LINE.format(*["---"] * 10), sep="\n", file=screen)
             for *cells, is_met in module.measure():
                 print(module.LINE.format(*cells, {True: "yes", False: "no"}.get(is_met, "")), file=screen, flush=True)
                 missed += is_met is False

@@ -4,6 +4,7 @@ Some are interrupted, too: at any two of the calls that several actors make, ano
 points are found by running: a call that is new tomorrow is covered tomorrow.
 """
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -11,9 +12,12 @@ from functools import partial
 
 import pytest
 
+from chalicelib.errors import StorageUnavailableError
+from chalicelib.events import Status
 from chalicelib.store import ERASED_SECONDS
 from chalicelib.times import DAY_SECONDS, rfc3339
-from tests.simulator.simulated_world import DLQ, ENVIRON, INBOX, Container, Fault, SimulatedWorld
+from tests.simulator.simulated_world import DLQ, ENVIRON, INBOX, TABLE, Container, Fault, Killed, SimulatedWorld
+from tests.support.in_memory_aws import typed
 
 Step = Callable[[SimulatedWorld, Container], None]
 
@@ -168,6 +172,44 @@ def know_no_subscription(world: SimulatedWorld, container: Container) -> None:
     other.post(prefer="respond-async")
 
 
+def subscribe_with_reports(world: SimulatedWorld, container: Container) -> None:
+    container.subscribe("https://hooks.zapier.com/0", "a", "triggers.*")
+    world.clock.sleep(20)
+
+
+def disable(world: SimulatedWorld, container: Container) -> None:
+    """Disable all subscriptions, which are failing, and wait until every container knows."""
+    now = rfc3339(world.clock())
+    for subscription_id in sorted(world.history.subscribed_at):
+        item = {**world.dynamodb.items[subscription_id], "failing_since": now, "disabled_at": now}
+        world.dynamodb.put_item(TableName=TABLE, Item=typed(item))
+    world.clock.sleep(20)
+
+
+def know(world: SimulatedWorld, container: Container) -> None:
+    """Let a container read the list of subscriptions."""
+    with contextlib.suppress(StorageUnavailableError, Killed):
+        container.services.subscriptions.matching("a", None)
+
+
+def enable(world: SimulatedWorld, container: Container) -> None:
+    for subscription_id in sorted(world.history.subscribed_at):
+        container.enable(subscription_id)
+
+
+def enable_elsewhere(world: SimulatedWorld, container: Container) -> None:
+    enable(world, Container(world))
+
+
+def expect_delivered_copies(world: SimulatedWorld, container: Container) -> None:
+    """Check that all copies arrive once what is missed is replayed again, as far as that may have been stopped."""
+    world.settle()
+    enable(world, container)
+    replay_copies(world, container)
+    world.settle()
+    assert {event.status for event in world.items().values() if event.is_copy} == {Status.DELIVERED}
+
+
 def unsubscribe(world: SimulatedWorld, container: Container) -> None:
     for subscription_id in sorted(world.history.subscribed_at):
         container.unsubscribe(subscription_id)
@@ -206,6 +248,8 @@ NO_DELAY = {"BACKOFF_BASE_SECONDS": "0", "BREAKER_FAILURES": "1"}
 AT_ONCE = {"IN_PROCESS_WAIT_SECONDS": "0"}
 COPY = each(subscribe(), post_async)
 COPY_REFUSED = each(subscribe(), post)
+DISABLED = each(subscribe(), disable)
+MISSED_COPIES = each(COPY, disable, post_async)  # one is pending, one was stored as failed
 DELIVERED_COPY = each(subscribe(), post_killed_before_the_event, sweep_later)
 PATHS = {
     "POST, delivered": Path(post),
@@ -291,6 +335,39 @@ PATHS = {
             "replay with a webhook": Path(replay, first=post, environ=environ, other_environ=WITH_WEBHOOK),
         }.items()
     },
+    "worker, a replayed copy without its subscription": Path(
+        work, first=each(subscribe(), post, replay_copies, unsubscribe)
+    ),
+    "worker, a replayed copy's target ends it": Path(
+        work, first=each(subscribe(), post, replay_copies), answers=(200, 200, 410)
+    ),
+    "POST to a disabled subscription": Path(post, first=DISABLED),
+    "POST to a disabled subscription, with a key, until accepted": Path(post_with_key, first=DISABLED),
+    "worker, a copy of a disabled subscription": Path(work, first=each(COPY, disable)),
+    "worker, a disabled copy's dead letter moved back": Path(
+        each(move_back, work), first=each(subscribe(), post, disable), answers=(422, 200)
+    ),
+    "replay, copies of a disabled subscription": Path(replay_copies, first=MISSED_COPIES),
+    "enable, and replay what was missed": Path(enable, first=MISSED_COPIES, last=expect_delivered_copies),
+    "POST, replay and worker with an old list after the subscription was enabled": Path(
+        each(know, enable_elsewhere, post_async, replay_copies, work), first=MISSED_COPIES
+    ),
+    "POST to a subscription, its second dead letter disables it": Path(
+        post,
+        first=each(subscribe(), post),
+        answers=(422, 200, 422),
+        environ={"SUBSCRIPTION_DISABLE_DAYS": "0"},
+    ),
+    "POST, refused for good, and reported": Path(post, first=subscribe_with_reports, answers=(200, 422)),
+    "POST to a subscription that ends, and reported": Path(
+        post, first=each(subscribe_with_reports, subscribe(2)), answers=(200, 410)
+    ),
+    "worker, a copy is failing, and reported": Path(
+        work,
+        first=each(subscribe_with_reports, post_async),
+        answers=(503, 422),
+        environ={"MAX_DELIVERY_ATTEMPTS": "1"},
+    ),
     "pull only, worker, a copy of a leased event": Path(
         each(lease, work, acknowledge_leased), first=each(COPY, wait(101)), environ=PULL_ONLY, answers=(503,)
     ),
@@ -310,6 +387,12 @@ PATHS = {
         post, answers=(503,), meanwhile=(each(acknowledge, replay, work),)
     ),
     "worker, acknowledged meanwhile": Path(work, first=post_async, meanwhile=(acknowledge,)),
+    **{
+        f"enable, {what} meanwhile": Path(
+            enable, first=MISSED_COPIES, meanwhile=(each(know, other),), last=expect_delivered_copies
+        )
+        for what, other in {"POST": post_async, "replay": replay_copies, "worker": work}.items()
+    },
     "worker, leased meanwhile": Path(work, first=post_async, meanwhile=(lease,)),
     "worker, another worker": Path(
         work, first=post_async, answers=(503, 503), meanwhile=(each(say_all, work),), environ=NO_DELAY

@@ -77,7 +77,7 @@ def test_every_transition_does_the_same_on_both(shared_world: World) -> None:
     ("values", "parameters"),
     [
         ({}, {}),
-        ({}, {"first_limit": 3}),
+        ({}, {"Limit": 3}),
         ({":high": "05"}, {}),
         ({":low": "05"}, {"Select": "COUNT"}),
         ({":now": "1", ":then": 8}, {"FilterExpression": "next_attempt_at <= :now AND expires_at > :then"}),

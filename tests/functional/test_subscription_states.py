@@ -1,5 +1,6 @@
 """Subscriptions that look after themselves: secrets of their own, and what becomes of one whose target is broken."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,10 +18,11 @@ from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, Request, hang, status
 from tests.support.subscribing import copies, subscribe, subscriptions
-from tests.support.world import START, World
+from tests.support.world import EVENT, START, World
 
 HOUR = 3600
 SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
+DISABLED = "not pushed: the subscription is disabled"
 
 
 @pytest.fixture
@@ -106,7 +108,8 @@ def test_a_subscription_is_disabled_when_nothing_but_dead_letters_came_of_it_for
     assert counted == [int(is_disabled), sum(code == 422 for _, code in pushes)]
     assert not any("DeliveryFailure" in line for line in lines)
     world.clock.sleep(10)
-    assert len(world.post()["copies"]) == (not is_disabled)
+    [copy] = copies(world, world.post())
+    assert (copy["last_error"] == DISABLED) == is_disabled
 
 
 def test_a_target_is_failing_from_the_tenth_failed_attempt_of_a_copy_until_it_works(
@@ -167,9 +170,9 @@ def test_a_container_that_changes_a_subscription_knows_it_at_once(world: World, 
     assert [post_and_count_copies(world) for _ in range(2)] == [1, 0]
     disable(world, target)
     world.clock.sleep(10)
-    assert post_and_count_copies(world) == 0
+    assert [copy["status"] for copy in copies(world, world.post())] == ["failed"]
     enable(world, target)
-    assert post_and_count_copies(world) == 1
+    assert [copy["status"] for copy in copies(world, world.post())] == ["delivered"]
 
 
 def test_a_list_that_was_read_while_a_subscription_was_stored_is_forgotten(
@@ -207,34 +210,138 @@ def disable(world: World, target: Receiver) -> None:
     assert state(world)[1]
 
 
-def test_copies_of_a_disabled_subscription_wait_as_dead_letters_until_it_is_enabled(
-    world: World, target: Receiver, output: Output
+def test_what_a_disabled_subscription_does_not_get_is_failed_quietly_until_it_is_replayed(
+    world: World, target: Receiver, aws: Aws, output: Output
 ) -> None:
     subscribe(world, target.url)
     target.script(status(503))
-    [retried], [queued] = (world.post(prefer=prefer)["copies"] for prefer in ("", "respond-async"))
+    pending = {world.post(prefer=prefer)["copies"][0]: attempts for prefer, attempts in (("", 1), ("respond-async", 0))}
     disable(world, target)
+    letters = len(world.dead_letters())
     output.lines()
+    calls = len(aws.calls)
 
+    new = world.post(idempotency_key="k")["copies"][0]
+    assert (aws.calls[calls:].count("PutItem"), aws.calls[calls:].count("UpdateItem")) == (2, 1)  # one of the copy
+    queued = {message["attributes"]["EventId"] for message in world.messages()}
     world.settle()
 
-    reasons = {letter["attributes"]["EventId"]: letter["attributes"]["Reason"] for letter in world.dead_letters()}
-    for copy_id, attempts in ((retried, 1), (queued, 0)):
+    for copy_id, attempts in {**pending, new: 0}.items():
         copy = world.event(copy_id)
-        assert (copy["status"], copy["delivery_attempts"], reasons[copy_id]) == ("failed", attempts, "disabled")
-        assert copy["last_error"] == "not pushed: the subscription is disabled"
-    assert len(target.requests) == 3
-    assert not any("CopyFailure" in values for values in output.metrics())
+        assert (copy["status"], copy["delivery_attempts"], copy["last_error"]) == ("failed", attempts, DISABLED)
+        assert (copy["next_attempt_at"], "disabled" in copy["message"]) == (None, True)
+    assert (new in queued, len(target.requests), len(world.dead_letters())) == (False, 3, letters)
+    assert not any({"CopyFailure", "DeliveryFailure"} & metrics.keys() for metrics in output.metrics())
+    enable(world, target)
+    assert [world.call("POST", f"/events/{copy_id}/replay").status_code for copy_id in (*pending, new)] == [202] * 3
+    world.empty_inbox()
+    assert {world.event(copy_id)["status"] for copy_id in (*pending, new)} == {"delivered"}
+
+
+def test_a_subscription_that_another_container_enabled_gets_what_is_posted_and_replayed_from_then_on(
+    world: World, target: Receiver, aws: Aws
+) -> None:
+    disable(world, target)
+    [missed] = world.post()["copies"]
     services.use(replace(world.services))  # another container: here the list still shows it as disabled
-    enabled = world.call("POST", f"{path(world)}/enable")
+    enable(world, target)
     services.use(world.services)
-    assert (enabled.json["disabled_at"], enabled.json["failing_since"]) == (None, None)
-    world.call("POST", f"/events/{retried}/replay")
+
+    calls = aws.during(world.post)
+    replayed = world.call("POST", f"/events/{missed}/replay")
+    world.empty_inbox()
+
+    assert (calls.count("BatchGetItem"), replayed.status_code) == (1, 202)
+    assert len(target.requests) == 4
+    assert world.event(missed)["status"] == "delivered"
+
+
+def test_all_disabled_subscriptions_of_a_list_are_read_by_one_call(world: World, target: Receiver, aws: Aws) -> None:
+    world.restart(SUBSCRIPTION_DISABLE_DAYS="0")
+    for number in range(3):
+        subscribe(world, f"{target.url}&{number}")
+    target.default = status(422)
+    for _ in range(2):
+        world.clock.sleep(1)
+        world.post()
+    assert all(row["disabled_at"] for row in subscriptions(world))
+    world.clock.sleep(10)
+
+    assert aws.during(world.post).count("BatchGetItem") == 1
+    aws.fail(Fault.REFUSED, "BatchGetItem")
+    assert world.call("POST", "/events", EVENT).status_code == 503
+    assert len(target.requests) == 6
+
+
+def test_enabling_tells_since_when_events_may_have_been_missed(world: World, target: Receiver) -> None:
+    longest_seconds = world.services.settings.retry_policy.longest_seconds()
+    assert subscribe(world, target.url).json["missed_since"] is None
+    assert world.call("POST", f"{path(world)}/enable").json["missed_since"] is None
+    failing_at = world.clock()
+    disable(world, target)  # a day later
+    by_post, again = subscribe(world, target.url).json, subscribe(world, target.url).json
+    target.script(status(422))
+    world.post()
+    failing = world.call("POST", f"{path(world)}/enable").json
+
+    assert by_post["missed_since"] == rfc3339(failing_at - longest_seconds)
+    assert failing["missed_since"] == rfc3339(world.clock() - longest_seconds)
+    assert (by_post["disabled_at"], by_post["failing_since"], again["missed_since"]) == (None, None, None)
+    assert "missed_since" not in world.call("GET", path(world)).json
+    assert "missed_since" not in subscriptions(world)[0]
+
+
+@pytest.mark.parametrize("why", ["gone", "disabled"])
+def test_a_copy_whose_subscription_is_gone_or_disabled_is_neither_replayed_nor_redriven(
+    world: World, target: Receiver, output: Output, why: str
+) -> None:
+    subscribe(world, target.url)
+    delivered = world.post()["copies"][0]
+    disable(world, target)
+    failed = json.loads(world.dead_letters()[-1]["body"])["event_id"]
+    if why == "gone":
+        delete(world, target)
+    before = [world.event(copy_id) for copy_id in (delivered, failed)]
+    output.lines()
+
+    for copy_id in (delivered, failed):
+        refused = world.call("POST", f"/events/{copy_id}/replay")
+        assert (refused.status_code, refused.json["code"]) == (409, f"subscription_{why}")
+        assert "retry-after" not in refused.headers
     world.move_back()
     world.empty_inbox()
-    assert {world.event(copy_id)["status"] for copy_id in reasons} == {"delivered"}
-    world.clock.sleep(10)
-    assert [len(world.post()["copies"]), world.dead_letters()] == [1, []]
+
+    assert [world.event(copy_id) for copy_id in (delivered, failed)] == before
+    dropped = [line for line in output.lines() if line["message"] == "dead letter dropped"]
+    assert [(line["level"], line["subscription"]) for line in dropped] == [("WARNING", why)] * 2
+    assert (len(target.requests), world.messages(), world.dead_letters()) == (3, [], [])
+
+
+@pytest.mark.parametrize("code", [None, 410])
+@pytest.mark.parametrize("first_code", [200, 422])
+def test_a_replayed_copy_whose_subscription_goes_before_the_push_is_failed_with_its_history(
+    world: World, target: Receiver, output: Output, first_code: int, code: int | None
+) -> None:
+    subscribe(world, target.url)
+    target.script(status(first_code))
+    [copy_id] = world.post()["copies"]
+    world.call("POST", f"/events/{copy_id}/replay")
+    letters = len(world.dead_letters())
+    if code is None:
+        delete(world, target)
+    else:
+        target.script(status(code))
+    output.lines()
+
+    world.empty_inbox()
+
+    copy = world.event(copy_id)
+    assert (copy["status"], copy["next_attempt_at"], len(world.dead_letters())) == ("failed", None, letters)
+    errors = {None: "not pushed: the subscription is gone", 410: "receiver responded 410"}
+    assert (copy["last_error"], "gone" in copy["message"]) == (errors[code], True)
+    assert [attempt["status_code"] for attempt in copy["attempts"]] == [first_code, *([410] if code else [])]
+    assert not any("CopyFailure" in metrics for metrics in output.metrics())
+    assert world.call("POST", f"/events/{copy_id}/replay").json["code"] == "subscription_gone"
 
 
 def delete(world: World, target: Receiver) -> None:
@@ -314,7 +421,7 @@ def test_a_subscription_has_a_name_and_is_found_by_its_id(world: World, target: 
 
     found = world.call("GET", f"/{named.headers['location']}")
     assert [found.json] == subscriptions(world)
-    assert list(found.json) == [name for name in named.json if name != "secret"]
+    assert list(found.json) == [name for name in named.json if name not in ("secret", "missed_since")]
     for bad in ("", "a" * 101, "a\n", 1):
         assert subscribe(world, target.url, name=bad).faults == ["name"]
     for unknown in ("sub_" + "0" * 32, "x", "evt_" + "0" * 32):
@@ -368,4 +475,4 @@ def test_workers_tell_each_other_that_a_target_hangs_and_that_it_no_longer_does(
     [later] = copies(world, world.post(prefer="respond-async"))
     world.run_worker()
     assert world.event(later["event_id"])["delivery_attempts"] == 1
-    assert subscriptions(world)[0].keys() == shown - {"secret"}
+    assert subscriptions(world)[0].keys() == shown - {"secret", "missed_since"}

@@ -179,13 +179,12 @@ def test_a_token_is_in_no_log_and_no_other_answer(
         ("GET", f"/events/{UNKNOWN}"),
         ("POST", "/tokens"),
         replay,
-        ("PUT", "/me"),
     ]
     answers += [world.call(method, path, key=each) for method, path in calls for each in (token, token[:-1])]
 
     written = "".join(capfd.readouterr())
 
-    assert {answer.status_code for answer in answers} == {200, 201, 202, 400, 401, 403, 404, 405}
+    assert {answer.status_code for answer in answers} == {200, 201, 202, 400, 401, 403, 404}
     assert written
     told = "".join(f"{answer.headers} {answer.text}" for answer in answers)
     assert token[-43:-1] not in written + told

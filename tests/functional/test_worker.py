@@ -6,6 +6,7 @@ import threading
 import pytest
 
 import app
+from chalicelib import breaker
 from chalicelib.batch import BatchError
 from chalicelib.times import rfc3339, unix_seconds
 from tests.conftest import Output
@@ -27,7 +28,7 @@ def due_in(world: World, event_id: str) -> float:
 # Retry
 
 
-def test_the_delay_doubles_up_to_an_hour_with_jitter_until_twenty_attempts_end_in_a_dead_letter(
+def test_the_delay_doubles_up_to_two_hours_with_jitter_until_45_attempts_end_in_a_dead_letter(
     world: World, receiver: Receiver, output: Output
 ) -> None:
     receiver.default = status(503)
@@ -39,12 +40,12 @@ def test_the_delay_doubles_up_to_an_hour_with_jitter_until_twenty_attempts_end_i
         if not world.messages():
             world.run_schedule(app.sweep)
 
-    full = [min(3600, 2.0**n) for n in range(19)]
-    assert len(receiver.requests) == 20
+    full = [min(7200, 2.0**n) for n in range(44)]
+    assert len(receiver.requests) == 45
     assert all(most / 2 - 0.001 <= delay <= most + 0.001 for delay, most in zip(delays, full, strict=True))
     assert len({round(delay / most, 3) for delay, most in zip(delays, full, strict=True)}) > 10
     event = world.event(event_id)
-    assert (event["status"], event["delivery_attempts"], event["delivered_via"]) == ("failed", 20, None)
+    assert (event["status"], event["delivery_attempts"], event["delivered_via"]) == ("failed", 45, None)
     assert (event["next_attempt_at"], event["attempts"][-1]["outcome"]) == (None, "retry")
     [letter] = world.dead_letters()
     assert letter["attributes"] == {"EventId": event_id, "Reason": "exhausted"}
@@ -53,7 +54,7 @@ def test_the_delay_doubles_up_to_an_hour_with_jitter_until_twenty_attempts_end_i
         "reason": "exhausted",
         "last_status_code": 503,
         "last_error": "receiver responded 503",
-        "delivery_attempts": 20,
+        "delivery_attempts": 45,
         "failed_at": event["attempts"][-1]["at"],
     }
     assert output.metrics()[-1]["DeliveryFailure"] == 1
@@ -73,6 +74,26 @@ def test_the_worker_waits_in_process_up_to_its_limit(world: World, receiver: Rec
     [message] = world.messages()
     assert message["attributes"] == {"EventId": event_id}
     assert rest <= message["delay_seconds"] < rest + 1.001
+
+
+@pytest.mark.parametrize(("code", "last_error"), [(503, "not pushed: the receiver keeps failing"), (422, None)])
+def test_many_failures_in_a_row_stop_most_pushes_unless_they_are_fast_refusals(
+    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, code: int, last_error: str | None
+) -> None:
+    monkeypatch.setattr(breaker, "MAX_FAILURES", 3)
+    world.restart(IN_PROCESS_WAIT_SECONDS="0")
+    receiver.script(*[status(code)] * 3)
+    for _ in range(3):
+        queued(world)
+        world.run_worker()
+
+    event_id = queued(world)
+    world.run_worker()
+
+    event = world.event(event_id)
+    assert (event["delivery_attempts"], event["last_error"]) == (1, last_error)
+    assert event["status"] == ("pending" if last_error else "delivered")
+    assert len(receiver.requests) == (3 if last_error else 4)
 
 
 @pytest.mark.parametrize(("timeout_seconds", "waits"), [(20, False), (33, False), (38, True)])

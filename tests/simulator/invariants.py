@@ -5,18 +5,20 @@ A fault excuses only what happened to the event that it affected.
 """
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from chalicelib.breaker import FAILS, HANGS
-from chalicelib.events import DeliveredVia, Event, Status, is_copy_id
+from chalicelib.events import RESERVED_PREFIX, DeliveredVia, Event, Reason, Status, is_copy_id
 from chalicelib.times import DAY_SECONDS, rfc3339, unix_seconds
 from tests.support.in_memory_aws import typed
 
 NEVER = rfc3339(0)
 RETENTION_SECONDS = 30 * DAY_SECONDS
+QUIET = (Reason.DISABLED, Reason.GONE)  # nobody is told of these failures
 MAY_BE_PUSHED = ((Status.PENDING, None), (Status.DELIVERED, DeliveredVia.PULL))  # acknowledged after its claim
 
 Item = Mapping[str, Any]
@@ -68,7 +70,11 @@ class History:
     ended_by: set[tuple[str, str, str]] = field(default_factory=set)  # how and of which event who held it ended that
     subscribed_at: dict[str, float] = field(default_factory=dict)  # of the subscriptions that there are
     ended_at: dict[str, float] = field(default_factory=dict)  # of subscriptions that were deleted, for the last time
+    disabled_until: dict[str, float] = field(default_factory=dict)  # of subscriptions that were; infinity: they are
     stored_at: dict[str, float] = field(default_factory=dict)  # of events, for the last time
+    pending_since: dict[str, float] = field(default_factory=dict)  # of events: stored or replayed for the last time
+    moved_back: dict[tuple[str, str], float] = field(default_factory=dict)  # dead letters, and when
+    born_disabled: dict[str, float] = field(default_factory=dict)  # of copies: `disabled_until` when they were stored
     deleted: set[str] = field(default_factory=set)  # copies
     erased_at: dict[str, float] = field(default_factory=dict)  # of events, when the latest erasure began
     erased_copies: set[tuple[str, str]] = field(default_factory=set)  # their events and subscriptions
@@ -79,14 +85,16 @@ class History:
         item = after or before or {}
         event_id = item["event_id"]
         if "status" not in item:
-            self._see_subscription(event_id, after, now)
+            self._see_subscription(event_id, before, after, now)
         elif after is None:
             self._see_deletion(item)
         elif before is None or before["sort_key"] != after["sort_key"]:
             # The same id may be stored again after it was deleted or has expired: its attempts begin anew.
             if before and not self._may_be_replaced(before, now):
                 self.violations.append("an event was stored in place of another")
-            self.stored_at[event_id] = now
+            self.stored_at[event_id] = self.pending_since[event_id] = now
+            if after.get("reason") == Reason.DISABLED:
+                self.born_disabled[event_id] = self.disabled_until.get(after["subscription_id"], 0.0)
             self.replays[event_id] += 1
             self.deleted.discard(event_id)
         else:
@@ -113,6 +121,11 @@ class History:
         revived = before["status"] != Status.PENDING == after["status"]
         if revived or before.get("replayed_at") != after.get("replayed_at") or before.get("delivery_attempts", 0) > 0:
             self.replays[event_id] += after.get("delivery_attempts", 0) == 0
+        if before.get("replayed_at") != after.get("replayed_at"):
+            self.pending_since[event_id] = now
+            self.born_disabled.pop(event_id, None)
+        if before.get("reason") != after.get("reason") in QUIET:
+            self._see_quiet_failure(after)
         if revived and after.get("delivery_attempts", 0) > 0:
             self.violations.append(f"{before['status']} became pending without a replay")
         if before.get("lease_count", 0) < after.get("lease_count", 0):
@@ -128,11 +141,22 @@ class History:
         if now <= held_until + self.max_late_seconds and (is_delivered or "claimed_until" not in after):
             self.ended_by.add(("acknowledge" if is_delivered else "release", event_id, claim_id))
 
-    def _see_subscription(self, subscription_id: str, after: Item | None, now: float) -> None:
-        if after:
-            self.subscribed_at[subscription_id] = now
-        elif self.subscribed_at.pop(subscription_id, None):
+    def _see_quiet_failure(self, event: Item) -> None:
+        """Check that the subscription of a copy was disabled, or gone, since the copy was to be pushed."""
+        subscription_id, since = event["subscription_id"], self.pending_since[event["event_id"]]
+        until = self.disabled_until if event["reason"] == Reason.DISABLED else self.ended_at
+        if until.get(subscription_id, 0.0) < since and subscription_id in self.subscribed_at:
+            self.violations.append(f"a copy failed as {event['reason']}, though its subscription was not")
+
+    def _see_subscription(self, subscription_id: str, before: Item | None, after: Item | None, now: float) -> None:
+        if after and "disabled_at" in after:
+            self.disabled_until[subscription_id] = math.inf
+        elif before and "disabled_at" in before:
+            self.disabled_until[subscription_id] = now
+        if after is None and self.subscribed_at.pop(subscription_id, 0.0):
             self.ended_at[subscription_id] = now
+        elif after and (before is None or before["sort_key"] != after["sort_key"]):
+            self.subscribed_at[subscription_id] = now
 
     def _see_erasure(self, event: Item, now: float) -> None:
         """Check that the mark of an erasure tells nothing."""
@@ -154,7 +178,7 @@ class History:
         self.deleted.add(event_id)
         is_of_another = subscribed_at is None or self.stored_at[event_id] <= subscribed_at
         is_unlisted = source and event_id not in source.get("copies", "")
-        is_unwanted = is_copy_id(event_id) and (is_of_another or is_unlisted)
+        is_unwanted = is_copy_id(event_id) and ((is_of_another and "replayed_at" not in event) or is_unlisted)
         if not is_unwanted:
             self.violations.append(
                 "an event was deleted that is no copy of an erased one, nor one that nobody waits for"
@@ -196,9 +220,30 @@ class History:
         self.accepted[event_id] = began
         self.expected_copies |= dict.fromkeys(((event_id, each) for each in subscription_ids), began)
         item = self.item(event_id)
+        for copy_id in json.loads((item or {}).get("copies", "[]")):
+            if self.stored_at.get(copy_id, 0.0) >= began > self.born_disabled.get(copy_id, math.inf):
+                self.violations.append("a copy was stored as failed after its subscription was enabled")
         is_same = self.erased_at.get(event_id, 0) < began
         if item and is_same and Event.from_item(typed(item)).payload != payload:
             self.violations.append("a body was accepted, and another is stored")
+
+    def see_moved_back(self, body: str, now: float) -> None:
+        if body.startswith("{"):
+            letter = json.loads(body)
+            self.moved_back[letter["event_id"], letter["failed_at"]] = now
+
+    def may_be_dropped(self, event: Event) -> bool:
+        """Return whether the dead letter of a copy may have been moved back while its subscription was unusable."""
+        moved_at = self.moved_back.get((event.event_id, event.failed_at or ""))
+        until = max(each.get(event.subscription_id or "", 0.0) for each in (self.disabled_until, self.ended_at))
+        until = max(until, self.subscribed_at.get(event.subscription_id or "", math.inf))
+        return event.is_copy and moved_at is not None and moved_at <= until
+
+    def see_refused_as_disabled(self, event_id: str, began: float) -> None:
+        """Check that the subscription of a copy was disabled since a replay began that was refused."""
+        item = self.item(event_id) or {}
+        if self.disabled_until.get(item.get("subscription_id", ""), math.inf) < began:
+            self.violations.append("a replay was refused after the subscription was enabled")
 
     def subscriptions_at(self, time: float) -> set[str]:
         """Return the subscriptions that there have been since a time."""
@@ -245,6 +290,8 @@ class History:
         That is after a fault, and if somebody replayed the copy meanwhile: the POST deletes it under its claim, which a
         replay takes, and a replay that was answered is a promise to push.
         """
+        if copy.event_type.startswith(RESERVED_PREFIX):  # reports are made at best effort
+            return True
         faults = any(self.faults[copy.event_id, number] for number in range(self.replays[copy.event_id] + 1))
         return faults or copy.replayed_at is not None
 
@@ -277,7 +324,8 @@ def _check_end(event: Event, history: History, told: set[tuple[Any, Any]]) -> No
     """Check the end of an event, also of one whose caller was told 503: whatever is stored is delivered or failed."""
     if event.status is Status.PENDING:
         raise ViolationError("pending for ever")
-    if event.status is Status.FAILED and (event.event_id, event.failed_at) not in told:
+    is_told = event.reason not in QUIET and not history.may_be_dropped(event)
+    if event.status is Status.FAILED and is_told and (event.event_id, event.failed_at) not in told:
         raise ViolationError(f"{event.event_id} failed without a message in the dead letter queue")
     if event.delivered_via is DeliveredVia.PULL and event.event_id not in history.acknowledged:
         raise ViolationError("delivered by pull, and nobody acknowledged")

@@ -56,9 +56,9 @@ MOST_WAIT_SECONDS = 600.0
 STOPPED_HOURS, LOST_EVERY_MINUTES = 4, 30
 # A destination that answers 503 for days: whether it is the webhook, and events a second.
 DEAD: list[tuple[bool, int]] = [(in_webhook, rate) for in_webhook in (False, True) for rate in (1, 5)]
-DAYS, SCALE = 3, 200  # rates, and what sweep and worker can do, are divided by SCALE
+DAYS, SCALE = 3, 500  # rates, and what sweep and worker can do, are divided by SCALE
 LIMITS = ("MAX_SWEPT", "MAX_SWEPT_WHILE_LONG", "LONG_QUEUE")
-LATE_MINUTES = 10
+LATE_MINUTES = 2
 SWEPT_AFTER = 11  # attempts: from then on the next comes more than 900 s later
 LATE = [(trouble, in_webhook) for in_webhook in (False, True) for trouble in ("answers 503", SLOW_TO_FAIL)]
 
@@ -264,19 +264,23 @@ class LateWorld(OutageWorld):
     """An OutageWorld in which as many events are due as when the destination was dead for days before."""
 
     def seed(self, per_second: float) -> None:
-        """Store what had SWEPT_AFTER attempts or more, and is due for the next before the end."""
+        """Store what had SWEPT_AFTER attempts or more, and is due from a minute before until the end."""
         store = EventStore(self.dynamodb, self.settings, clock=self.clock)
         assert self.start().post(prefer="respond-async")
         [model] = [event for event in self.items().values() if (event.subscription_id is None) == self.in_webhook]
         attempts = range(SWEPT_AFTER, self.settings.max_delivery_attempts)
-        seconds = self.ends_at - self.began
+        seconds = self.ends_at - self.began + 60
         for made in attempts:
             for _ in range(round(per_second * seconds)):
-                due = rfc3339(self.began + seconds * self.random.random())
+                due = rfc3339(self.began - 60 + seconds * self.random.random())
                 key = f"{model.event_id[:4]}{self.random.getrandbits(128):032x}"
                 created_at = rfc3339(self.began - 5400 * made)
                 event = replace(model, event_id=key, created_at=created_at, next_attempt_at=due, requeue_at=due)
                 store.put(replace(event, delivery_attempts=made), model.content())
+
+    def _sweeps(self) -> None:
+        self.start().sweep()
+        super()._sweeps()
 
 
 def late_waits(

@@ -237,7 +237,10 @@ class Container:
             self.world.history.see_lease_ended(verb, event_id, lease_id)
 
     def replay(self, event_id: str) -> None:
-        self.call("POST", f"/events/{event_id}/replay")
+        began = self.world.clock()
+        answer = self.call("POST", f"/events/{event_id}/replay")
+        if answer and answer.status_code == 409 and answer.json["code"] == "subscription_disabled":
+            self.world.history.see_refused_as_disabled(event_id, began)
 
     def erase(self, event_id: str) -> None:
         replay_number = self.world.history.replays[event_id]
@@ -245,15 +248,25 @@ class Container:
         if answer and answer.status_code == 204:
             self.world.history.see_erased(event_id, replay_number)
 
-    def subscribe(self, url: str) -> str | None:
-        """Subscribe a target; return the id of the subscription."""
-        answer = self.call("POST", "/subscriptions", {"target_url": url})
+    def subscribe(self, url: str, *event_types: str) -> str | None:
+        """Subscribe a target to all events, or to those of some types; return the id of the subscription."""
+        answer = self.call("POST", "/subscriptions", {"target_url": url, "event_types": event_types or None})
         if answer is None or answer.status_code not in (200, 201):
             return None
         return str(answer.json["subscription_id"])
 
     def unsubscribe(self, subscription_id: str) -> None:
         self.call("DELETE", f"/subscriptions/{subscription_id}")
+
+    def enable(self, subscription_id: str) -> None:
+        """Enable a subscription and replay what it missed, as operators do."""
+        answer = self.call("POST", f"/subscriptions/{subscription_id}/enable")
+        since = answer.json.get("missed_since") if answer and answer.status_code == 200 else None
+        if since:
+            path = f"/events?subscription_id={subscription_id}&status=failed&since={since}"
+            listed = self.call("GET", path)
+            for event in listed.json["events"] if listed and listed.status_code == 200 else ():
+                self.replay(event["event_id"])
 
     def work(self, *, max_messages: int = 10) -> int:
         """Process a batch as Lambda's event source does; return how many messages there were."""
@@ -425,6 +438,7 @@ class SimulatedWorld:
 
     def move_back(self, message: Mapping[str, Any]) -> None:
         """Send a dead letter to the inbox queue, as SQS's own redrive does."""
+        self.history.see_moved_back(message["Body"], self.clock())
         self.sqs.send_message(
             QueueUrl=INBOX,
             MessageBody=message["Body"],

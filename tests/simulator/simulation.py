@@ -33,7 +33,13 @@ class StormWorld(SimulatedWorld):
         # Of ten storms, two have containers that disagree about where events go, as for a while after a change.
         disagree = seed % 10 in (7, 8)
         last = MODES[seed // 10 % 3] if disagree else MODES[{6: 2, 9: 1}.get(seed % 10, 0)]
-        super().__init__({"MAX_DELIVERY_ATTEMPTS": "6", "BACKOFF_CAP_SECONDS": "120", **last}, seed=seed)
+        disable_days = ("0", "0.001", "3")[seed % 3]
+        environ = {
+            "MAX_DELIVERY_ATTEMPTS": "6",
+            "BACKOFF_CAP_SECONDS": "120",
+            "SUBSCRIPTION_DISABLE_DAYS": disable_days,
+        }
+        super().__init__({**environ, **last}, seed=seed)
         draw = self.random.choice
         self._modes = MODES if disagree else (last,)
         self.sqs.duplicate_probability = draw((0.0, 0.05, 0.2))
@@ -76,6 +82,7 @@ class StormWorld(SimulatedWorld):
             self._leasing_consumer,
             self._subscriber,
             self._operator,
+            self._enablers,
             self._webhook_changes,
             self._erasers,
         )
@@ -94,7 +101,7 @@ class StormWorld(SimulatedWorld):
             message.get("MessageAttributes", {}).get("Reason", {}).get("StringValue")
             for message in self.sqs.messages(DLQ)
         ]
-        if set(reasons) - {None, *Reason}:
+        if set(reasons) - {None, Reason.PERMANENT, Reason.EXHAUSTED}:
             raise ViolationError("a message that could be processed is in the dead letter queue")
 
     def answer(self, event: Event, url: str) -> tuple[int | None, float]:
@@ -175,7 +182,7 @@ class StormWorld(SimulatedWorld):
             url = f"https://hooks.zapier.com/{self.random.randrange(self._targets)}"
             self._target_behaviours.setdefault(url, self.random.choice(list(BEHAVIOURS)))
             with self.any_container() as container:
-                container.subscribe(url)
+                container.subscribe(url, *self.random.choice(((), ("a", "triggers.*"))))
             active = list(self.history.subscribed_at)
             if active and (len(active) > self._most_subscriptions or self.random.random() < 0.3):
                 self._spawn_call(Container.unsubscribe, active[0])
@@ -195,6 +202,12 @@ class StormWorld(SimulatedWorld):
                 self.hub.sleep(self.random.choice((0.0, 1.0)))
                 if self.random.random() < 0.9:
                     self.sqs.delete_message(QueueUrl=DLQ, ReceiptHandle=message["ReceiptHandle"])
+
+    def _enablers(self) -> None:
+        """Enable a subscription, whether it is disabled or not, and replay what it missed."""
+        for _ in self._every(5, 100):
+            if active := list(self.history.subscribed_at):
+                self._spawn_call(Container.enable, self.random.choice(active))
 
     def _webhook_changes(self) -> None:
         """Change how the webhook responds."""

@@ -15,20 +15,20 @@ OVERHEAD_BYTES = 100  # of storage, for each item and each row of an index
 
 
 def consumed(before: Item, after: Item) -> Counter[str]:
-    """Return the `table_units`, `index_units` and `stored_bytes` of a write; an absent item is empty.
+    """Return the units and the stored bytes, of the table and of its indexes, of a write; an absent item is empty.
 
     - The table takes a unit for each begun KB of the item before or after, whichever is larger.
     - An index holds keys and projected attributes of the items that have its partition key. If none of them changes it
       takes nothing; if its key changes, the old row is deleted and a new one put, and each takes its units; else the
       larger of both rows counts.
     """
-    used = Counter(table_units=max(units(before), units(after)), stored_bytes=stored(after) - stored(before))
+    used = Counter(table_units=max(units(before), units(after)), table_bytes=stored(after) - stored(before))
     for partition, projected in indexes().values():
         old, new = (
             {name: item[name] for name in projected if name in item} if partition in item else {}
             for item in (before, after)
         )
-        used["stored_bytes"] += stored(new) - stored(old)
+        used["index_bytes"] += stored(new) - stored(old)
         if any(old.get(name) != new.get(name) for name in (partition, SORT)):
             used["index_units"] += units(old) + units(new)
         elif old != new:

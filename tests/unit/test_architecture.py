@@ -18,7 +18,6 @@ LAYERS = (
     {"__init__", "errors", "times"},
     {"events", "retry", "targets", "console", "telemetry"},
     {"validation", "table"},
-    {"tokens"},
     {"auth"},
     {"settings", "aws"},
     {"breaker", "store", "queue", "push"},

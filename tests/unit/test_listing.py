@@ -69,7 +69,7 @@ def walk(services: Services, *, inbox: bool = False, **parameters: object) -> li
             services, query.narrow(parse_query({**fields, "cursor": [cursor]}, listing.PARAMETERS))
         )
         pages.append((events, after))
-        cursor = listing.encode_cursor(after)
+        cursor = after and listing.encode_cursor(after)
         assert len(pages) < 2000
         assert len(events) <= int(str(parameters.get("limit", 50)))
     return pages
@@ -171,8 +171,9 @@ def test_an_event_that_the_index_shows_too_late_is_not_in_the_inbox(
 
 def test_a_damaged_cursor_is_refused(services: Services) -> None:
     store_all(services, map(make_event, range(3)))
-    cursor = listing.encode_cursor(walk(services, limit=1)[0][1])
-    assert cursor
+    after = walk(services, limit=1)[0][1]
+    assert after
+    cursor = listing.encode_cursor(after)
     damaged = [cursor[:at] + ("A" if cursor[at] != "A" else "B") + cursor[at + 1 :] for at in range(len(cursor))]
     for text in [*damaged, cursor[:-1], cursor + "AAAA", cursor + "\n", "é" * 96, "A" * 96, "_" * 96]:
         with pytest.raises(InvalidRequestError):

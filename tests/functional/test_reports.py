@@ -1,0 +1,282 @@
+"""Reports: events about events and subscriptions, for the subscriptions that name them."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from chalicelib import services
+from tests.conftest import Output
+from tests.support.aws_calls import Aws, Fault
+from tests.support.receiver import Exchange, Receiver, status
+from tests.support.subscribing import ids, post_for, subscribe, subscriptions
+from tests.support.world import EVENT, World, digest
+
+DAY = 86_400
+
+
+@pytest.fixture
+def listener() -> Iterator[Receiver]:
+    """A receiver for reports."""
+    with Receiver() as listener:
+        yield listener
+
+
+def reports(world: World, listener: Receiver) -> list[dict[str, Any]]:
+    """Let the worker push what is queued; return the reports that arrived since the last time, without their ids."""
+    world.empty_inbox()
+    pushed = [request.json() for request in listener.requests]
+    del listener.requests[:]
+    assert all(push["event_type"].startswith("triggers.") for push in pushed)
+    return [{name: push[name] for name in ("event_type", "tenant", "payload")} for push in pushed]
+
+
+def all_reports(world: World) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = world.call("GET", "/events?event_type=triggers.*&source=original").json["events"]
+    return events
+
+
+@pytest.mark.parametrize("is_copy", [False, True])
+@pytest.mark.parametrize(("code", "reason"), [(422, "permanent"), (503, "exhausted")])
+def test_a_dead_letter_is_reported_with_its_failure(
+    world: World, receiver: Receiver, target: Receiver, listener: Receiver, is_copy: bool, code: int, reason: str
+) -> None:
+    world.restart(MAX_DELIVERY_ATTEMPTS="1", WEBHOOK_SIGNING_SECRETS=f"whsec_{'a' * 32}")
+    subscribe(world, listener.url, "triggers.event.failed")
+    subscribe(world, target.url, "order.created")
+    (target if is_copy else receiver).default = status(code)
+
+    event = world.post()
+    failed = world.event(event["copies"][0] if is_copy else event["event_id"])
+
+    assert listener.requests == []  # the worker pushes them
+    world.run_worker()
+    [push] = [request.json() for request in listener.requests]
+    assert push["payload"] == {
+        **{name: failed[name] for name in ("event_id", "event_type", "subscription_id", "source_event_id")},
+        "reason": reason,
+        "last_error": f"receiver responded {code}",
+        "last_status_code": code,
+        "delivery_attempts": 1,
+        "created_at": failed["created_at"],
+        "failed_at": failed["attempts"][-1]["at"],
+    }
+    assert (push["event_type"], push["tenant"], push["metadata"]) == ("triggers.event.failed", None, None)
+    assert "webhook-signature" in listener.requests[0].headers
+    [report] = all_reports(world)
+    assert (report["event_id"], report["delivered_via"]) == (push["source_event_id"], "subscriptions")
+    assert ids(world.call("GET", "/inbox")) == ids(world.call("POST", "/inbox/lease")) == [event["event_id"]][is_copy:]
+    assert {request.json()["event_id"] for request in receiver.requests} == {event["event_id"]}
+
+
+@pytest.mark.parametrize(
+    ("entries", "is_told"),
+    [
+        (["triggers.*"], True),
+        (["order.created", "triggers.event.*"], True),
+        (["triggers.event.failed"], True),
+        (["triggers.subscription.*"], False),
+        (["*"], False),
+        (["trigger*"], False),
+        (["triggers*"], False),
+        ([], False),
+    ],
+)
+def test_only_a_subscription_that_names_a_report_gets_it_and_else_nothing_is_stored(
+    world: World, receiver: Receiver, listener: Receiver, aws: Aws, entries: list[str], is_told: bool
+) -> None:
+    subscribe(world, listener.url, *entries)
+    receiver.default = status(422)
+    world.post(event_type="other")
+
+    del listener.requests[:]
+    calls = aws.during(lambda: world.post(event_type="another"))
+    is_copied = any(request.json()["event_type"] == "another" for request in listener.requests)
+    del listener.requests[:]
+
+    assert calls.count("PutItem") == 1 + is_copied + 2 * is_told
+    about = {report["payload"]["event_type"] for report in reports(world, listener)}
+    assert about == ({"other", "another"} if is_told else set())
+
+
+@pytest.mark.parametrize(
+    ("event_tenant", "subscription_tenant", "report_tenant"), [("a", "a", "a"), ("a", None, None), (None, None, None)]
+)
+def test_a_report_about_a_copy_has_the_tenant_of_its_subscription_and_one_about_an_event_none(
+    world: World,
+    receiver: Receiver,
+    target: Receiver,
+    listener: Receiver,
+    event_tenant: str | None,
+    subscription_tenant: str | None,
+    report_tenant: str | None,
+) -> None:
+    subscribe(world, target.url, "order.created", tenant=subscription_tenant)
+    for tenant in ("a", "b"):
+        subscribe(world, f"{listener.url}&{tenant}", "triggers.*", tenant=tenant)
+    subscribe(world, f"{listener.url}&operator", "triggers.event.*")
+    target.default = status(422)
+
+    post_for(world, event_tenant)
+    world.empty_inbox()
+    about_copy = {(request.path.rpartition("&")[2], request.json()["tenant"]) for request in listener.requests}
+    del listener.requests[:]
+    receiver.default, target.default = status(422), status(200)
+    event = post_for(world, event_tenant)
+    world.empty_inbox()
+    about_event = [(request.path.rpartition("&")[2], request.json()["tenant"]) for request in listener.requests]
+
+    told = {"operator"} | ({report_tenant} - {None})
+    assert about_copy == {(name, report_tenant) for name in told}
+    assert (event["status"], about_event) == ("failed", [("operator", None)])
+
+
+def test_a_subscription_that_is_failing_disabled_and_ended_is_reported_each_time_once(
+    world: World, target: Receiver, listener: Receiver
+) -> None:
+    world.restart(SUBSCRIPTION_DISABLE_DAYS="1")
+    subscribe(world, listener.url, "triggers.subscription.*")
+    subscription_id = subscribe(world, target.url, "order.*", name="CRM", tenant="a").json["subscription_id"]
+    path = f"/subscriptions/{subscription_id}"
+    target.default = status(503)
+
+    def see() -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        return reports(world, listener), world.call("GET", path).json
+
+    def expected(what: str, shown: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{"event_type": f"triggers.subscription.{what}", "tenant": "a", "payload": shown}]
+
+    post_for(world, "a")
+    assert see()[0] == []
+    while len(target.requests) < 10:
+        world.clock.sleep(300)
+        world.empty_inbox()
+    failing, shown = see()
+    assert shown["failing_since"]
+    assert failing == expected("failing", shown)
+    target.default = status(422)
+    post_for(world, "a")
+    assert see()[0] == []  # as before
+    world.clock.sleep(DAY)
+    post_for(world, "a")
+    disabled, shown = see()
+    assert shown["disabled_at"]
+    assert disabled == expected("disabled", shown)
+    shown = world.call("POST", f"{path}/enable").json
+    del shown["missed_since"]
+    target.default = status(410)
+    post_for(world, "a")
+    assert reports(world, listener) == expected("ended", shown)
+    assert len(all_reports(world)) == 3
+
+
+def test_no_report_tells_of_a_report(world: World, receiver: Receiver, listener: Receiver) -> None:
+    subscribe(world, listener.url, "triggers.event.*")
+    listener.default = receiver.default = status(422)
+
+    world.post()
+    for _ in range(3):
+        world.run_worker()
+
+    reasons = [letter["attributes"]["Reason"] for letter in world.dead_letters()]
+    assert (len(all_reports(world)), reasons, len(listener.requests)) == (1, ["permanent"] * 2, 1)
+
+
+@pytest.mark.parametrize("is_erased", [False, True])
+def test_what_is_reported_twice_is_one_event(
+    world: World, target: Receiver, listener: Receiver, output: Output, is_erased: bool
+) -> None:
+    world.restart(API_KEYS=f"{world.environ['API_KEYS']},eraser:{digest('eraser')}:erase")
+    subscribe(world, listener.url, "triggers.*")
+    subscribe(world, target.url, "order.created")
+    told: list[str] = []
+
+    def end_by_another_container(exchange: Exchange) -> None:
+        services.use(replace(world.services))
+        world.post()
+        world.clock.sleep(1)
+        told.extend(report["event_id"] for report in all_reports(world))
+        if is_erased:
+            world.empty_inbox()
+            assert world.call("DELETE", f"/events/{told[0]}", key="eraser").status_code == 204
+        services.use(world.services)
+        status(410)(exchange)
+
+    target.script(end_by_another_container, status(410))
+    world.post()
+
+    world.empty_inbox()
+    assert len(told) == len(listener.requests) == 1
+    assert [report["event_id"] for report in all_reports(world)] == ([] if is_erased else told)
+    lines = [(line["level"], line["message"]) for line in output.lines() if line["level"] in ("WARNING", "ERROR")]
+    assert lines == [("WARNING", "subscription ended by its target")] + [("WARNING", "report not posted")] * is_erased
+
+
+@pytest.mark.parametrize(
+    ("operation", "at", "stored"), [("PutItem", 2, 0), ("PutItem", 3, 0), ("SendMessageBatch", 1, 1)]
+)
+def test_a_report_that_cannot_be_stored_or_queued_costs_one_warning(
+    world: World,
+    receiver: Receiver,
+    listener: Receiver,
+    aws: Aws,
+    output: Output,
+    operation: str,
+    at: int,
+    stored: int,
+) -> None:
+    subscribe(world, listener.url, "triggers.*")
+    receiver.default = status(422)
+    aws.fail(Fault.REFUSED, operation, at=at)
+    output.lines()
+
+    event = world.call("POST", "/events", EVENT).json
+    aws.heal()
+
+    assert (event["status"], len(world.dead_letters()), aws.faults) == ("failed", 1, 1)
+    assert len(all_reports(world)) == stored
+    assert told_of(output) == ["dead letter", "report not posted"]
+
+
+def told_of(output: Output) -> list[str]:
+    """Return what was logged at WARNING or above, but failures of AWS."""
+    lines = [line for line in output.lines() if line["level"] not in ("DEBUG", "INFO")]
+    return [line["message"] for line in lines if not line["message"].startswith(("sqs", "dynamodb"))]
+
+
+@pytest.mark.parametrize("seconds", [30, 43])
+def test_without_time_for_a_report_one_warning_tells_of_it(
+    world: World, receiver: Receiver, listener: Receiver, output: Output, seconds: int
+) -> None:
+    subscribe(world, listener.url, "triggers.*")
+    event = world.post(prefer="respond-async")
+
+    def take_long(exchange: Exchange) -> None:
+        world.clock.sleep(seconds)
+        status(422)(exchange)
+
+    receiver.default = take_long
+    output.lines()
+    world.empty_inbox()
+
+    assert (world.event(event["event_id"])["status"], len(world.dead_letters())) == ("failed", 1)
+    assert (told_of(output), all_reports(world), world.messages()) == (["dead letter", "report not posted"], [], [])
+
+
+@pytest.mark.parametrize(("event_type", "status_code"), [("triggers.a", 400), ("triggers.", 400), ("triggers", 202)])
+def test_types_of_reports_are_reserved(world: World, event_type: str, status_code: int) -> None:
+    answer = world.call("POST", "/events", EVENT.replace('"a"', f'"{event_type}"'))
+
+    assert (answer.status_code, answer.faults) == (status_code, ["event_type"] if status_code == 400 else [])
+
+
+def test_a_report_that_does_not_arrive_makes_its_subscription_failing(world: World, receiver: Receiver) -> None:
+    subscribe(world, "http://127.0.0.1:9/", "triggers.event.*")
+    receiver.default = status(422)
+    world.restart(MAX_DELIVERY_ATTEMPTS="1")
+
+    world.post()
+    world.empty_inbox()
+
+    assert subscriptions(world)[0]["failing_since"]
