@@ -1,12 +1,11 @@
 """Routes, worker and schedules: the only file that knows Chalice. Each handler parses, calls and responds."""
 
-import contextlib
 import json
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -168,7 +167,7 @@ def create_token(call: Call) -> Response:
 
 @route("GET", "/openapi.json")
 def get_openapi() -> Response:
-    return respond(200, dumps(json.loads(OPENAPI.read_text(encoding="utf-8"))))
+    return respond(200, openapi())
 
 
 @route("GET", "/")
@@ -224,9 +223,7 @@ def acknowledge_events(call: Call) -> Response:
 
 @route("DELETE", "/events/{event_id}", Scope.ERASE)
 def erase_event(call: Call, event_id: str) -> Response:
-    valid_id(event_id)
-    with contextlib.suppress(EventNotFoundError):
-        recovery.erase(event_id, call.services)
+    recovery.erase(valid_id(event_id), call.services)
     return Response("", {}, 204)
 
 
@@ -269,19 +266,19 @@ def list_subscriptions(call: Call) -> Response:
 
 @route("GET", "/subscriptions/{subscription_id}", Scope.CONSUME, takes_tokens=True)
 def get_subscription(call: Call, subscription_id: str) -> Response:
-    return respond(200, found(subscription_id, call.find_subscription).to_json())
+    return respond(200, require_subscription(subscription_id, call.find_subscription).to_json())
 
 
 @route("POST", "/subscriptions/{subscription_id}/enable", Scope.CONSUME, takes_tokens=True)
 def enable_subscription(call: Call, subscription_id: str) -> Response:
-    found(subscription_id, call.find_subscription)
-    subscription = found(subscription_id, call.services.subscriptions.enable)
+    require_subscription(subscription_id, call.find_subscription)
+    subscription = require_subscription(subscription_id, call.services.subscriptions.enable)
     return respond(200, subscription.to_json(missed_since=subscription.missed_since))
 
 
 @route("POST", "/subscriptions/{subscription_id}/test", Scope.CONSUME, takes_tokens=True)
 def push_test_event(call: Call, subscription_id: str) -> Response:
-    subscription = found(subscription_id, call.find_subscription)
+    subscription = require_subscription(subscription_id, call.find_subscription)
     return respond(200, dumps(vars(posting.push_test_event(subscription, call))))
 
 
@@ -323,11 +320,16 @@ def run(event: SQSEvent | CloudWatchEvent, work: Callable[[Services, float], Non
         work(services.get(), remaining_seconds(context))
 
 
+@cache
+def openapi() -> str:
+    return dumps(json.loads(OPENAPI.read_text(encoding="utf-8")))
+
+
 def remaining_seconds(context: Any) -> float:
     return float(context.get_remaining_time_in_millis()) / 1000
 
 
-def found(subscription_id: str, get: Callable[[str], Subscription | None]) -> Subscription:
+def require_subscription(subscription_id: str, get: Callable[[str], Subscription | None]) -> Subscription:
     """Return what `get` finds; raise ApiError 404 if the id is malformed or there is no such subscription."""
     subscription = get(subscription_id) if SUBSCRIPTION_ID.fullmatch(subscription_id) else None
     if subscription is None:

@@ -117,10 +117,12 @@ class WorkerBreaker:
                     seen.hangs = 0
                 elif started >= seen.last_success_at:
                     seen.hangs += 1
-            is_news = hung and (own.hangs == MAX_HANGS or url == self._trial_url)
-            if is_news or url == self._trial_url:
+            must_tell = hung and (own.hangs == MAX_HANGS or url == self._trial_url)
+            if must_tell or url == self._trial_url:
                 self._next_trial_at = now + (pause_seconds if hung else 0.0)
-            return is_news
+            if not hung and url == self._trial_url:
+                self._trial_url = None
+            return must_tell
 
 
 def _host(url: str) -> str:

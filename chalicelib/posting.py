@@ -56,24 +56,22 @@ def _start(stored: Stored, invocation: Invocation) -> Event:
     event = stored.event
     with errors_left_to_sweep(event):
         planning.queue([each.event for each in stored.due if not each.destination], invocation)
-    # Without time for a push, its claim expires.
-    pushed = [each for each in stored.due if each.destination and invocation.seconds_left(pushing.AFTER_PUSH_CALLS) > 0]
+    # Without a second for a push, its claim expires.
+    has_time = invocation.seconds_left(pushing.AFTER_PUSH_CALLS) > 1
+    pushed = [(each.event, each.destination) for each in stored.due if each.destination and has_time]
     accepted = {"event_type": event.event_type, "created_by": event.created_by, "copies": len(event.copies) or None}
-    if stored.is_new and event not in [each.event for each in pushed]:
+    if stored.is_new and not any(each is event for each, _ in pushed):
         metrics = invocation.services.metrics(EventsAccepted=1)
         logger.info("event accepted", extra={"event_id": event.event_id, **accepted, **metrics})
 
-    def push(planned: Planned) -> Event:
-        if not planned.destination:
-            return planned.event
-        is_logged = planned.event is not event or not stored.is_new
-        with errors_left_to_sweep(planned.event):
-            extra = None if is_logged else accepted
-            attempted = delivery.attempt(planned.event, planned.destination, Pusher.INLINE, invocation, extra)
+    def push(new: tuple[Event, Destination]) -> Event:
+        with errors_left_to_sweep(new[0]):
+            extra = accepted if stored.is_new and new[0] is event else None
+            attempted = delivery.attempt(*new, Pusher.INLINE, invocation, extra)
             if isinstance(attempted, NextAttempt):
                 delivery.enqueue(attempted, invocation.services)
             return attempted.event
-        return planned.event
+        return new[0]
 
     events = invocation.services.map(push, pushed)
     return next((each for each in events if each.event_id == event.event_id), event)

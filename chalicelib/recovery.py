@@ -1,9 +1,9 @@
 """Replay, redrive, erase: what operators and callers ask for after an event was settled."""
 
-from chalicelib import delivery
-from chalicelib.delivery import NextAttempt, errors_left_to_sweep
+from chalicelib import delivery, messages
+from chalicelib.delivery import errors_left_to_sweep
 from chalicelib.errors import ApiError, EventClaimedError, EventNotFoundError
-from chalicelib.events import Event, is_copy_id
+from chalicelib.events import RESERVED_PREFIX, Event
 from chalicelib.planning import expiry
 from chalicelib.queue import MAX_DELAY_SECONDS, Message
 from chalicelib.services import Invocation, Services
@@ -21,12 +21,10 @@ def replay(event: Event, invocation: Invocation) -> Event:
     Raises EventNotFoundError, ApiError 409 while it is claimed, if only copies are pushed, or if the subscription of a
     copy is gone or disabled.
     """
-    services, settings = invocation.services, invocation.services.settings
-    if settings.webhook == COPIES_ONLY and not event.is_copy:
-        raise ApiError(409, "not_pushed", "This stage pushes copies alone; replay its copies.")
-    is_pushed = settings.webhook_url is not None or event.is_copy
-    if why := _no_subscription(event, services):
-        raise ApiError(409, f"subscription_{why}", f"The subscription of this copy is {why}.")
+    services = invocation.services
+    if refusal := _refusal(event, services):
+        raise refusal
+    is_pushed = services.settings.webhook_url is not None or event.is_copy
     expires_at = expiry(services)
     result = services.store.replay(event.event_id, services.new_id(), expires_at=expires_at, is_pushed=is_pushed)
     if result.event is None:
@@ -36,7 +34,7 @@ def replay(event: Event, invocation: Invocation) -> Event:
     logger.info("replayed", extra={"event_id": event.event_id})
     if is_pushed and invocation.has_time():  # else the sweep queues it
         with errors_left_to_sweep(event):
-            delivery.enqueue(NextAttempt(result.event, 0.0, may_wait=False), services)
+            services.work_queue.send(messages.push_message(result.event))
     return result.event
 
 
@@ -47,8 +45,9 @@ def redrive(message: Message, event_id: str, failed_at: str, invocation: Invocat
     back before that. One that is out of date counts as a queue message. Raises what `delivery.deliver` raises.
     """
     services = invocation.services
-    if why := _no_subscription(services.store.get(event_id) if is_copy_id(event_id) else None, services):
-        logger.warning("dead letter dropped", extra={"event_id": event_id, "subscription": why})
+    failed = services.store.get(event_id)
+    if failed and (refusal := _refusal(failed, services)):
+        logger.warning("dead letter dropped", extra={"event_id": event_id, "error": refusal.code})
         return
     result = services.store.replay(event_id, services.new_id(), expires_at=expiry(services), failed_at=failed_at)
     event = result.event
@@ -77,14 +76,16 @@ def erase(event_id: str, services: Services) -> None:
     logger.info("erased", extra={"event_id": event_id, "copies": len(event.copies)})
 
 
-def _no_subscription(event: Event | None, services: Services) -> str | None:
-    """Return why a copy cannot be pushed (gone, disabled), by a consistent read; None if it can, or is no copy."""
-    if event is None or event.subscription_id is None:
-        return None
-    subscription = services.subscriptions.get(event.subscription_id)
+def _refusal(event: Event, services: Services) -> ApiError | None:
+    """Return why an event is not to be replayed, of a copy by a consistent read of its subscription; None: it is."""
+    if not event.is_copy:
+        is_pushed = services.settings.webhook != COPIES_ONLY and not event.event_type.startswith(RESERVED_PREFIX)
+        return None if is_pushed else ApiError(409, "not_pushed", "Copies alone are pushed here; replay its copies.")
+    subscription = services.subscriptions.get(str(event.subscription_id))
     if subscription is None:
-        return "gone"
-    return "disabled" if subscription.disabled_at else None
+        return ApiError(409, "subscription_gone", "The subscription of this copy is gone.")
+    is_disabled = subscription.disabled_at is not None
+    return ApiError(409, "subscription_disabled", "The subscription of this copy is disabled.") if is_disabled else None
 
 
 def _claim_seconds_left(event: Event, services: Services) -> float:

@@ -14,23 +14,25 @@ from chalicelib.subscriptions import Subscription
 from chalicelib.telemetry import logger
 from chalicelib.validation import NewEvent
 
-CREATED_BY = "triggers-api"
-MORE = ("event_type", "subscription_id", "source_event_id", "created_at")
+CREATED_BY = "triggers:reports"  # no API key is named so: a name has no colon
+EVENT_MEMBERS = ("event_type", "subscription_id", "source_event_id", "created_at")
 
 
 def event_failed(event: Event, subscription: Subscription | None, invocation: Invocation) -> None:
     """Tell of a dead letter, unless it is that of a report. One about an event itself has no tenant."""
     if event.event_type.startswith(RESERVED_PREFIX):
         return
-    payload = messages.failure(event) | {name: getattr(event, name) for name in MORE}
+    payload = messages.failure(event) | {name: getattr(event, name) for name in EVENT_MEMBERS}
     tenant = subscription.tenant if subscription else None
     _post("event.failed", dumps(payload), tenant, f"{event.event_id} {event.failed_at}", invocation)
 
 
-def subscription_changed(what: str, subscription: Subscription, at: str | None, invocation: Invocation) -> None:
-    """Tell that a subscription is `failing`, `disabled` or `ended`, `at` a time that tells this from the next one."""
-    key = f"{subscription.sort_key} {at}"
-    _post(f"subscription.{what}", subscription.to_json(), subscription.tenant, key, invocation)
+def subscription_changed(
+    change: str, subscription: Subscription, changed_at: str | None, invocation: Invocation
+) -> None:
+    """Tell that a subscription is `failing`, `disabled` or `ended`; `changed_at` tells this from the next time."""
+    key = f"{subscription.sort_key} {changed_at}"
+    _post(f"subscription.{change}", subscription.to_json(), subscription.tenant, key, invocation)
 
 
 def _post(event_type: str, payload: str, tenant: str | None, key: str, invocation: Invocation) -> None:

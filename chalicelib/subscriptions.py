@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from chalicelib.errors import ApiError
+from chalicelib.errors import ApiError, StorageUnavailableError
 from chalicelib.events import EVENT_TYPE_OR_PREFIX, RESERVED_PREFIX, dumps
 from chalicelib.settings import Settings
 from chalicelib.table import Table, serialize
@@ -255,9 +255,15 @@ class Subscriptions(Table):
     def _change(
         self, subscription: Subscription, condition: str, changes: Mapping[str, str | None], values: Any = None
     ) -> Subscription | None:
-        """Change this subscription, not one that was made anew since; return it if this call changed it."""
+        """Change this subscription, not one that was made anew since; return it if this call changed it.
+
+        If DynamoDB fails, nothing is changed: what is told of an attempt must not cost its record or message.
+        """
         seen = {":sort_key": subscription.sort_key, **(values or {})}
-        applied, item = self._update(subscription.subscription_id, condition, changes, seen, ReturnValues="ALL_NEW")
+        try:
+            applied, item = self._update(subscription.subscription_id, condition, changes, seen, ReturnValues="ALL_NEW")
+        except StorageUnavailableError:
+            return None
         # If the response of boto3's first try was lost, the second one finds its own times.
         if item is None or not (applied or serialize(changes).items() <= item.items()):
             return None

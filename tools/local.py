@@ -90,7 +90,7 @@ class Handler(ChaliceRequestHandler):
 
     disable_nagle_algorithm = True
     timeout = 60
-    do_TRACE = ChaliceRequestHandler.do_PUT  # no route has it: 405
+    do_HEAD = do_TRACE = ChaliceRequestHandler.do_PUT  # no route has them: 405
 
     def handle(self) -> None:
         with contextlib.suppress(ConnectionError):  # the client is gone

@@ -7,7 +7,8 @@ import pytest
 from chalicelib.batch import BatchError
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
-from tests.support.receiver import Receiver, in_turn, status
+from tests.support.receiver import Receiver, hang, in_turn, status
+from tests.support.subscribing import subscribe
 from tests.support.world import EVENT, START, Answer, World
 
 FAILURES = [Fault.REFUSED, Fault.UNREACHED, Fault.LOST]
@@ -126,3 +127,25 @@ def test_a_closed_output_does_not_stop_deliveries(world: World, monkeypatch: pyt
     monkeypatch.setattr("sys.stdout", Mock(**{"write.side_effect": BrokenPipeError}))
 
     assert world.post()["status"] == "delivered"
+
+
+def test_what_cannot_be_written_of_a_subscription_costs_neither_the_record_nor_the_message(
+    world: World, target: Receiver, aws: Aws
+) -> None:
+    subscribe(world, target.url)
+    world.restart(PUSH_TIMEOUT_SECONDS="0.2")
+    target.script(hang, hang, hang)
+
+    def fail_the_first_write(_: object) -> None:
+        aws.fail(Fault.REFUSED, "UpdateItem", at=1)
+
+    for _ in range(3):
+        world.post(prefer="respond-async")
+    world.run_worker()
+    world.clock.sleep(60)
+    target.script(in_turn(fail_the_first_write, status(200)))
+    world.settle()
+
+    delivered = [request.headers["webhook-id"] for request in target.requests[3:]]
+    assert len(delivered) == len(set(delivered)) == 3
+    assert aws.faults == 1

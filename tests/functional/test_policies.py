@@ -60,6 +60,14 @@ def use_the_worker(world: World, receiver: Receiver) -> Iterator[None]:
     world.restart(IN_PROCESS_WAIT_SECONDS="0")
     world.post(event_type="copied", prefer="respond-async")
     world.call("DELETE", f"/{subscription.headers['location']}")
+    reported = subscribe(world, receiver.url, "triggers.*").json["subscription_id"]
+    subscribe(world, f"{receiver.url}&other", "triggers.*")
+    world.dynamodb.update_item(
+        TableName=world.services.settings.events_table_name,
+        Key={"event_id": {"S": reported}},
+        UpdateExpression="SET disabled_at = :now",
+        ExpressionAttributeValues={":now": {"S": "2026-11-27T00:00:00.000000Z"}},
+    )
     receiver.script(status(200), status(503), status(422))
     for _ in range(3):
         world.post(prefer="respond-async")

@@ -280,3 +280,22 @@ def test_a_report_that_does_not_arrive_makes_its_subscription_failing(world: Wor
     world.empty_inbox()
 
     assert subscriptions(world)[0]["failing_since"]
+
+
+def test_a_report_is_not_replayed_itself_but_its_copies_are(
+    world: World, receiver: Receiver, listener: Receiver
+) -> None:
+    subscribe(world, listener.url, "triggers.*")
+    receiver.script(status(422))
+    world.post()
+    world.empty_inbox()
+    [report] = all_reports(world)
+
+    refused = world.call("POST", f"/events/{report['event_id']}/replay")
+    replayed = world.call("POST", f"/events/{report['copies'][0]}/replay")
+    world.empty_inbox()
+
+    assert (refused.status_code, refused.json["code"]) == (409, "not_pushed")
+    assert replayed.status_code == 202
+    assert (len(receiver.requests), len(listener.requests)) == (1, 2)
+    assert world.event(report["event_id"])["delivered_via"] == "subscriptions"

@@ -313,7 +313,7 @@ def test_a_copy_whose_subscription_is_gone_or_disabled_is_neither_replayed_nor_r
 
     assert [world.event(copy_id) for copy_id in (delivered, failed)] == before
     dropped = [line for line in output.lines() if line["message"] == "dead letter dropped"]
-    assert [(line["level"], line["subscription"]) for line in dropped] == [("WARNING", why)] * 2
+    assert [(line["level"], line["error"]) for line in dropped] == [("WARNING", f"subscription_{why}")] * 2
     assert (len(target.requests), world.messages(), world.dead_letters()) == (3, [], [])
 
 

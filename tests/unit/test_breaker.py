@@ -40,6 +40,7 @@ def test_what_hangs_is_tried_once_in_the_open_time_and_one_success_ends_it(setti
     assert may_push(breaker, ONE, 170 + PAUSE_SECONDS, settings)
     assert not push(breaker, ONE, 220, seconds=0, failed=False)
     assert [may_push(breaker, ONE, 220, settings) for _ in range(2)] == [True, True]
+    assert not push(breaker, ONE, 230, seconds=10)  # one push that hangs says nothing
 
 
 def test_of_all_that_hangs_one_is_tried_at_a_time_and_the_next_at_once_after_a_success(settings: Settings) -> None:
