@@ -73,6 +73,7 @@ class History:
     disabled_until: dict[str, float] = field(default_factory=dict)  # of subscriptions that were; infinity: they are
     stored_at: dict[str, float] = field(default_factory=dict)  # of events, for the last time
     pending_since: dict[str, float] = field(default_factory=dict)  # of events: stored or replayed for the last time
+    pushes_copies_alone: bool = False  # by some container
     moved_back: dict[tuple[str, str], float] = field(default_factory=dict)  # dead letters, and when
     born_disabled: dict[str, float] = field(default_factory=dict)  # of copies: `disabled_until` when they were stored
     deleted: set[str] = field(default_factory=set)  # copies
@@ -233,11 +234,13 @@ class History:
             self.moved_back[letter["event_id"], letter["failed_at"]] = now
 
     def may_be_dropped(self, event: Event) -> bool:
-        """Return whether the dead letter of a copy may have been moved back while its subscription was unusable."""
+        """Return whether its dead letter may have been moved back while it, or its subscription, was not pushed."""
         moved_at = self.moved_back.get((event.event_id, event.failed_at or ""))
+        if not event.is_copy:
+            return moved_at is not None and self.pushes_copies_alone
         until = max(each.get(event.subscription_id or "", 0.0) for each in (self.disabled_until, self.ended_at))
         until = max(until, self.subscribed_at.get(event.subscription_id or "", math.inf))
-        return event.is_copy and moved_at is not None and moved_at <= until
+        return moved_at is not None and moved_at <= until
 
     def see_refused_as_disabled(self, event_id: str, began: float) -> None:
         """Check that the subscription of a copy was disabled since a replay began that was refused."""

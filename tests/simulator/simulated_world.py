@@ -42,9 +42,8 @@ ENVIRON = {
 }
 # The timeouts of .chalice/config.json.
 API_SECONDS, WORKER_SECONDS, SCHEDULE_SECONDS = 30.0, 50.0, 60.0
-LAST_PUSH_SECONDS = (
-    3 + AFTER_PUSH_CALLS * CALL_SECONDS
-)  # so long before a timeout no push begins, even of an event that is claimed
+# So long before a timeout no push begins, even of an event that is claimed.
+LAST_PUSH_SECONDS = 4 + AFTER_PUSH_CALLS * CALL_SECONDS
 
 
 class Killed(BaseException):
@@ -97,6 +96,7 @@ class Container:
             thread_pool=world.hub.pool,  # type: ignore[arg-type]
             push=SimpleNamespace(send=self._push),  # type: ignore[arg-type]
         )
+        world.history.pushes_copies_alone |= self.services.settings.webhook == settings.COPIES_ONLY
         self.services.metrics = lambda **values: {}  # type: ignore[method-assign]
 
     def clock(self) -> float:
