@@ -99,8 +99,8 @@ def _when_due(event: Event, services: Services) -> Settled | NextAttempt:
     now = services.clock()
     if event.status is not Status.PENDING or event.next_attempt_at is None or event.is_claimed(now):
         return Settled(event)
-    delay_seconds, destination = max(0.0, unix_seconds(event.next_attempt_at) - now), find_destination(event, services)
-    return NextAttempt(event, delay_seconds, isinstance(destination, NoDestination) or may_wait(destination, services))
+    # Sent on with the delay: whether its destination works would be another read.
+    return NextAttempt(event, max(0.0, unix_seconds(event.next_attempt_at) - now), may_wait=False)
 
 
 def _not_pushed(event: Event, why: NoDestination, invocation: Invocation) -> Settled:
