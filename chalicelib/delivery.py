@@ -29,19 +29,15 @@ GONE = "not pushed: the subscription is gone"
 
 
 @dataclass(frozen=True)
-class Settled:
-    """An event of which no attempt is to follow, or another will see to it."""
+class Attempted:
+    """An event after an attempt, when the next is due, and whether the worker may wait for that in process.
+
+    `delay_seconds` is None if no attempt is to follow, or another will see to it.
+    """
 
     event: Event
-
-
-@dataclass(frozen=True)
-class NextAttempt:
-    """When a pending event is to be pushed again, and whether the worker may wait for that in process."""
-
-    event: Event
-    delay_seconds: float
-    may_wait: bool
+    delay_seconds: float | None = None
+    may_wait: bool = False
 
 
 def deliver(event_id: str, invocation: Invocation) -> None:
@@ -50,20 +46,20 @@ def deliver(event_id: str, invocation: Invocation) -> None:
     Raises StorageUnavailableError and QueueUnavailableError.
     """
     services, settings, waited = invocation.services, invocation.services.settings, 0.0
-    while isinstance(upcoming := _attempt_due(event_id, invocation), NextAttempt):
-        waited += upcoming.delay_seconds
+    while (attempted := _attempt_due(event_id, invocation)) and attempted.delay_seconds is not None:
+        waited += attempted.delay_seconds
         # The claim and what follows a push must end in time, too.
         left = invocation.seconds_left(1 + AFTER_PUSH_CALLS) - settings.push_timeout_seconds
-        if not upcoming.may_wait or waited > settings.in_process_wait_seconds or upcoming.delay_seconds > left:
-            enqueue(upcoming, services)
+        if not attempted.may_wait or waited > settings.in_process_wait_seconds or attempted.delay_seconds > left:
+            enqueue(attempted, services)
             return
-        services.sleep(upcoming.delay_seconds)
+        services.sleep(attempted.delay_seconds)
 
 
-def enqueue(upcoming: NextAttempt, services: Services) -> None:
-    """Send a message for the next attempt; after a delay that SQS does not support, the sweep sends it."""
-    if upcoming.delay_seconds <= MAX_DELAY_SECONDS:
-        services.work_queue.send(messages.push_message(upcoming.event), upcoming.delay_seconds)
+def enqueue(attempted: Attempted, services: Services) -> None:
+    """Send a message for the next attempt, if one is to follow; over MAX_DELAY_SECONDS, the sweep sends it."""
+    if attempted.delay_seconds is not None and attempted.delay_seconds <= MAX_DELAY_SECONDS:
+        services.work_queue.send(messages.push_message(attempted.event), attempted.delay_seconds)
 
 
 @contextlib.contextmanager
@@ -75,7 +71,7 @@ def errors_left_to_sweep(event: Event) -> Iterator[None]:
         logger.exception("delivery left to the sweep", extra={"event_id": event.event_id})
 
 
-def _attempt_due(event_id: str, invocation: Invocation) -> Settled | NextAttempt | None:
+def _attempt_due(event_id: str, invocation: Invocation) -> Attempted | None:
     """Claim an event and push it, if it is due; None: it is not there."""
     services = invocation.services
     claim = services.store.claim(event_id, services.new_id())
@@ -94,16 +90,15 @@ def _attempt_due(event_id: str, invocation: Invocation) -> Settled | NextAttempt
     return attempt(event, destination, Pusher.WORKER, invocation)
 
 
-def _when_due(event: Event, services: Services) -> Settled | NextAttempt:
-    """Return the next attempt of an event whose message came early; settled if it needs none or someone holds it."""
+def _when_due(event: Event, services: Services) -> Attempted:
+    """Return when an event whose message came early is due, without a wait: its destination may not work."""
     now = services.clock()
     if event.status is not Status.PENDING or event.next_attempt_at is None or event.is_claimed(now):
-        return Settled(event)
-    delay_seconds, destination = max(0.0, unix_seconds(event.next_attempt_at) - now), find_destination(event, services)
-    return NextAttempt(event, delay_seconds, isinstance(destination, NoDestination) or may_wait(destination, services))
+        return Attempted(event)
+    return Attempted(event, max(0.0, unix_seconds(event.next_attempt_at) - now))
 
 
-def _not_pushed(event: Event, why: NoDestination, invocation: Invocation) -> Settled:
+def _not_pushed(event: Event, why: NoDestination, invocation: Invocation) -> Attempted:
     """End a claimed attempt that has nowhere to go: without a URL the event waits in the inbox."""
     event = replace(event, delivery_attempts=event.delivery_attempts - 1)  # it is not made
     if why is NoDestination.GONE:
@@ -111,7 +106,7 @@ def _not_pushed(event: Event, why: NoDestination, invocation: Invocation) -> Set
     if why is NoDestination.DISABLED:
         return _failed(replace(event, last_error=DISABLED), Reason.DISABLED, None, invocation)
     invocation.services.store.cancel_attempt(event)
-    return Settled(event)
+    return Attempted(event)
 
 
 def attempt(
@@ -120,7 +115,7 @@ def attempt(
     pusher: Pusher,
     invocation: Invocation,
     accepted: Mapping[str, Any] | None = None,
-) -> Settled | NextAttempt:
+) -> Attempted:
     """Push a claimed event once and record the outcome.
 
     `accepted` is what to log of the POST that stored the event, unless that was logged. Raises OutOfTimeError,
@@ -139,12 +134,12 @@ def attempt(
         return _delivered(event, subscription, invocation, log)
     log()
     if delay_seconds is not None:
-        upcoming = NextAttempt(event, delay_seconds, not result.hung and may_wait(destination, services))
-        return _retry(upcoming, subscription, invocation)
+        waits = not result.hung and may_wait(destination, services)
+        return _retry(event, delay_seconds, waits, subscription, invocation)
     if subscription and result.status_code == HTTPStatus.GONE and services.subscriptions.end(subscription):
-        settled = _gone(event, invocation)
+        attempted = _gone(event, invocation)
         reports.subscription_changed("ended", subscription, None, invocation)
-        return settled
+        return attempted
     if subscription and _is_deleted(subscription, invocation):
         return _gone(event, invocation)
     reason = Reason.PERMANENT if result.outcome is Outcome.FAILED else Reason.EXHAUSTED
@@ -172,7 +167,7 @@ def _log_attempt(
 
 def _delivered(
     event: Event, subscription: Subscription | None, invocation: Invocation, log: Callable[..., None]
-) -> Settled:
+) -> Attempted:
     """Record a delivery; `log` writes the line of the attempt, which counts it if it was recorded."""
     services, counts = invocation.services, dict[str, float]()
     try:
@@ -184,20 +179,20 @@ def _delivered(
         log(**counts)
     if record.applied and subscription and invocation.has_time():
         services.subscriptions.record_delivery(subscription)
-    return Settled(record.event or event)
+    return Attempted(record.event or event)
 
 
-def _retry(upcoming: NextAttempt, subscription: Subscription | None, invocation: Invocation) -> Settled | NextAttempt:
-    services, event, delay_seconds = invocation.services, upcoming.event, upcoming.delay_seconds
-    will_be_queued = delay_seconds <= MAX_DELAY_SECONDS
+def _retry(
+    event: Event, delay_seconds: float, waits: bool, subscription: Subscription | None, invocation: Invocation
+) -> Attempted:
+    services, will_be_queued = invocation.services, delay_seconds <= MAX_DELAY_SECONDS
     write = partial(services.store.record_retry, delay_seconds=delay_seconds, will_be_queued=will_be_queued)
     record = invocation.write_with_retries(write, event)
     # Without time for this call and the message, the dead letter will tell.
     before_message = replace(invocation, deadline=invocation.deadline - CALL_SECONDS)
     if subscription and record.applied and event.delivery_attempts == FAILING_ATTEMPTS and before_message.has_time():
         _report_change(services.subscriptions.record_failing(subscription), before_message)
-    event = record.event or event
-    return replace(upcoming, event=event) if record.applied else Settled(event)
+    return Attempted(record.event or event, delay_seconds if record.applied else None, waits)
 
 
 def _is_deleted(subscription: Subscription, invocation: Invocation) -> bool:
@@ -208,15 +203,15 @@ def _is_deleted(subscription: Subscription, invocation: Invocation) -> bool:
     return False
 
 
-def _gone(event: Event, invocation: Invocation) -> Settled:
+def _gone(event: Event, invocation: Invocation) -> Attempted:
     """Delete a copy whose subscription is gone; one that was replayed keeps its history, since it may be delivered."""
     if event.replayed_at:
         return _failed(event, Reason.GONE, None, invocation)
     invocation.write_with_retries(invocation.services.store.delete, event)
-    return Settled(event)
+    return Attempted(event)
 
 
-def _failed(event: Event, reason: Reason, subscription: Subscription | None, invocation: Invocation) -> Settled:
+def _failed(event: Event, reason: Reason, subscription: Subscription | None, invocation: Invocation) -> Attempted:
     """Send the DLQ message, then record the failure: a crash in between makes a second message, never none.
 
     Without a message if nobody has to be told: the subscription was deleted, or an alarm told that it is disabled.
@@ -234,7 +229,7 @@ def _failed(event: Event, reason: Reason, subscription: Subscription | None, inv
         if subscription and invocation.has_time(2):
             _report_change(services.subscriptions.record_dead_letter(subscription), invocation)
         reports.event_failed(event, subscription, invocation)
-    return Settled(record.event or event)
+    return Attempted(record.event or event)
 
 
 def _report_change(subscription: Subscription | None, invocation: Invocation) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from chalicelib import delivery, planning, pushing
-from chalicelib.delivery import NextAttempt, errors_left_to_sweep
+from chalicelib.delivery import errors_left_to_sweep
 from chalicelib.events import Attempt, Event, dumps
 from chalicelib.planning import Destination, Planned, Stored
 from chalicelib.services import Invocation, Pusher, Services
@@ -68,8 +68,7 @@ def _start(stored: Stored, invocation: Invocation) -> Event:
         with errors_left_to_sweep(new[0]):
             extra = accepted if stored.is_new and new[0] is event else None
             attempted = delivery.attempt(*new, Pusher.INLINE, invocation, extra)
-            if isinstance(attempted, NextAttempt):
-                delivery.enqueue(attempted, invocation.services)
+            delivery.enqueue(attempted, invocation.services)
             return attempted.event
         return new[0]
 
