@@ -146,7 +146,8 @@ class History:
         """Check that the subscription of a copy was disabled, or gone, since the copy was to be pushed."""
         subscription_id, since = event["subscription_id"], self.pending_since[event["event_id"]]
         until = self.disabled_until if event["reason"] == Reason.DISABLED else self.ended_at
-        if until.get(subscription_id, 0.0) < since and subscription_id in self.subscribed_at:
+        was_there = self.subscribed_at.get(subscription_id, math.inf) <= since  # not made again since
+        if until.get(subscription_id, 0.0) < since and was_there:
             self.violations.append(f"a copy failed as {event['reason']}, though its subscription was not")
 
     def _see_subscription(self, subscription_id: str, before: Item | None, after: Item | None, now: float) -> None:
