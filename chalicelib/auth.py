@@ -58,7 +58,7 @@ class ApiKey:
 
 
 def authenticate(
-    authorization: str | None, keys: Collection[ApiKey], signing_secrets: Iterable[bytes] = (), now: float = 0
+    authorization: str | None, keys: Collection[ApiKey], signing_secrets: Iterable[bytes], now: float
 ) -> ApiKey:
     """Return the entry of the key, or the token, in an Authorization header.
 
@@ -79,7 +79,7 @@ def authenticate(
     return found
 
 
-def authorize(key: ApiKey, scopes: Iterable[Scope], *, takes_tokens: bool = False) -> None:
+def authorize(key: ApiKey, scopes: Iterable[Scope], *, takes_tokens: bool) -> None:
     """Raise ApiError 403 unless `key` has one of `scopes`, or is a token and the call takes those."""
     if key.tenant is not None and not takes_tokens:
         raise ApiError(403, "forbidden", "A token may not make this call.")

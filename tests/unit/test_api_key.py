@@ -18,7 +18,7 @@ def test_the_printed_entry_accepts_the_printed_key(
 
     key, entry = (line.split()[-1] for line in capsys.readouterr().out.splitlines())
     environ = {**dict.fromkeys(settings.REQUIRED, "http://127.0.0.1/"), "API_KEYS": entry}
-    found = authenticate(f"Bearer {key}", settings.load(environ).api_keys)
+    found = authenticate(f"Bearer {key}", settings.load(environ).api_keys, signing_secrets=[], now=0)
     assert (found.name, set(found.scopes)) == ("acme", granted)
 
 
