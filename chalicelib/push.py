@@ -104,12 +104,14 @@ class PushClient:
             hung = rule.timed_out or duration_ms > hang_ms
             return PushResult(rule.outcome, duration_ms, error=rule.text, timed_out=rule.timed_out, hung=hung)
         status_code, outcome = response.status, outcome_of(response.status)
-        text = _read_text(response, url)  # type: ignore[arg-type]  # urlopen returns an HTTPResponse
+        response_body = _read_body(response)  # type: ignore[arg-type]  # urlopen returns an HTTPResponse
         if outcome is Outcome.DELIVERED:
             return PushResult(outcome, _ms_since(started), status_code)
         wait, error_text = retry_after_seconds(response), f"receiver responded {status_code}"
         hung = (duration_ms := _ms_since(started)) > hang_ms
-        return PushResult(outcome, duration_ms, status_code, error_text, wait, hung=hung, response=text)
+        return PushResult(
+            outcome, duration_ms, status_code, error_text, wait, hung=hung, response=_excerpt(response_body, url)
+        )
 
     def close(self) -> None:
         """Close the connections that are not in use."""
@@ -274,12 +276,8 @@ class _Connection(HTTPSConnection):
         return response
 
 
-def _read_text(response: urllib3.HTTPResponse, url: str) -> str:
-    """Return the beginning of the body with control characters escaped. Keep the connection if that is all of it.
-
-    Return nothing if the body repeats eight characters or more of the URL's path or query, which are secrets; fewer may
-    be a word of any text.
-    """
+def _read_body(response: urllib3.HTTPResponse) -> bytes:
+    """Return the beginning of the body. Keep the connection if that is all of it."""
     body = b""
     try:
         while len(body) < MAX_RESPONSE_BYTES and (data := response.read1(MAX_RESPONSE_BYTES - len(body))):
@@ -289,6 +287,15 @@ def _read_text(response: urllib3.HTTPResponse, url: str) -> str:
     if not response.isclosed():
         response.close()
     response.release_conn()
+    return body
+
+
+def _excerpt(body: bytes, url: str) -> str:
+    """Return the beginning of a body with control characters escaped.
+
+    Return nothing if it repeats eight characters or more of the URL's path or query, which are secrets; fewer may be a
+    word of any text.
+    """
     text, parsed = body.decode("utf-8", "replace"), urlsplit(url)
     secret, told = _forms(f"{parsed.path}?{parsed.query}"), _forms(text)
     if any(secret[at : at + 8] in told for at in range(len(secret) - 7)):
