@@ -4,7 +4,7 @@ Each step may be the last before a crash: what is stored by then is enough for t
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
@@ -121,7 +121,7 @@ def attempt(
     `accepted` is what to log of the POST that stored the event, unless that was logged. Raises OutOfTimeError,
     StorageUnavailableError and QueueUnavailableError.
     """
-    services, delay_seconds, subscription = invocation.services, None, destination.subscription
+    services, delay_seconds, subscription, record = invocation.services, None, destination.subscription, None
     started = services.clock()
     result = push_once(event, destination, pusher, invocation)
     event = event.with_attempt(result.to_attempt(started))
@@ -129,10 +129,17 @@ def attempt(
         delay_seconds = services.settings.retry_policy.next_delay_seconds(
             event.delivery_attempts, retry_after_seconds=result.retry_after_seconds, random=services.random
         )
-    log = partial(_log_attempt, event, result, delay_seconds, accepted or {}, services)
-    if result.outcome is Outcome.DELIVERED:
-        return _delivered(event, subscription, invocation, log)
-    log()
+    try:
+        if result.outcome is Outcome.DELIVERED:
+            record = invocation.write_with_retries(services.store.record_delivered, event)
+    finally:
+        _log_attempt(
+            event, result, delay_seconds, accepted or {}, services, is_recorded=bool(record and record.applied)
+        )
+    if record:
+        if record.applied and subscription and invocation.has_time():
+            services.subscriptions.record_delivery(subscription)
+        return Attempted(record.event or event)
     if delay_seconds is not None:
         waits = not result.hung and may_wait(destination, services)
         return _retry(event, delay_seconds, waits, subscription, invocation)
@@ -152,10 +159,17 @@ def _log_attempt(
     delay_seconds: float | None,
     accepted: Mapping[str, Any],
     services: Services,
-    **counts: float,
+    *,
+    is_recorded: bool,
 ) -> None:
-    """Log one line with the metrics of an attempt and, if it has not its own line, of the POST."""
-    metrics = {**({"EventsAccepted": 1} if accepted else {}), **counts}
+    """Log one line with the metrics of an attempt and, if it has not its own line, of the POST.
+
+    `is_recorded`: the attempt delivered the event, and that was recorded.
+    """
+    metrics: dict[str, float] = {"EventsAccepted": 1} if accepted else {}
+    if is_recorded:
+        latency_seconds = services.clock() - unix_seconds(event.replayed_at or event.created_at)
+        metrics |= {"DeliverySuccess": 1, "DeliveryLatency": round(latency_seconds * 1000)}
     if result.is_made:
         metrics["PushDuration"] = result.duration_ms
     if delay_seconds is not None:
@@ -163,23 +177,6 @@ def _log_attempt(
     fields = {"event_id": event.event_id, "attempt": event.delivery_attempts, **result.shown()}
     fields["retry_in_seconds"] = delay_seconds and round(delay_seconds, 3)
     logger.info("attempt", extra={**accepted, **fields, **services.metrics(**metrics)})
-
-
-def _delivered(
-    event: Event, subscription: Subscription | None, invocation: Invocation, log: Callable[..., None]
-) -> Attempted:
-    """Record a delivery; `log` writes the line of the attempt, which counts it if it was recorded."""
-    services, counts = invocation.services, dict[str, float]()
-    try:
-        record = invocation.write_with_retries(services.store.record_delivered, event)
-        if record.applied:
-            latency_seconds = services.clock() - unix_seconds(event.replayed_at or event.created_at)
-            counts = {"DeliverySuccess": 1, "DeliveryLatency": round(latency_seconds * 1000)}
-    finally:
-        log(**counts)
-    if record.applied and subscription and invocation.has_time():
-        services.subscriptions.record_delivery(subscription)
-    return Attempted(record.event or event)
 
 
 def _retry(
