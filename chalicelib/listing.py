@@ -71,13 +71,10 @@ class Query:
         return " AND ".join(conditions), values
 
     def bounds(self) -> tuple[str, str]:
-        """Return the lowest and the highest sort key to read, inclusive."""
-        if self.cursor is None:
-            return self.since, self.until
-        if self.newest_first:  # the keys before `cursor`: one that ends with the same character is not
-            before = f"{self.cursor[:-1]}{chr(ord(self.cursor[-1]) - 1)}{HIGHEST}"
-            return self.since, min(self.until, before)
-        return max(self.since, f"{self.cursor} "), self.until
+        """Return the lowest and the highest sort key to read, inclusive: that of the cursor, too."""
+        if self.newest_first:
+            return self.since, min(self.until, self.cursor or HIGHEST)
+        return max(self.since, self.cursor or LOWEST), self.until
 
 
 EVENTS = Query((Status.PENDING, Status.DELIVERED, Status.FAILED), newest_first=True)
@@ -150,6 +147,7 @@ def search(services: Services, query: Query, *, max_bytes: int | None = None) ->
     complete_until = nearest(places, default=None)
     # By sort key: an event whose status changes meanwhile may be in two partitions.
     found = {event.sort_key: event for events, _ in results for event in events}
+    found.pop(str(query.cursor), None)
     in_order = [found[key] for key in sorted(found, reverse=query.newest_first)]
     if complete_until:
         in_order = [event for event in in_order if nearest(event.sort_key, complete_until) == event.sort_key]
@@ -160,8 +158,11 @@ def search(services: Services, query: Query, *, max_bytes: int | None = None) ->
 
 
 def _read_partition(services: Services, query: Query, deadline: float, partition_key: str) -> Page:
-    """Return the next events of a partition, up to one more than the limit, and where it goes on, if it does."""
-    rows_needed = query.limit + 1
+    """Return the next events of a partition, and where it goes on, if it does.
+
+    They are up to one more than the limit, besides that of the cursor.
+    """
+    rows_needed = query.limit + (2 if query.cursor else 1)
     condition, values = query.filter()
     low, high = query.bounds()
     pages = services.store.pages(

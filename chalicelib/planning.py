@@ -77,10 +77,10 @@ def plan(event: Event, invocation: Invocation) -> list[Planned]:
     return [*copies, Planned(event, Destination(url) if url else None)]
 
 
-def make_event(new_event: NewEvent, created_by: str, goes_to: str, services: Services) -> Event:
+def make_event(new_event: NewEvent, created_by: str, webhook: str, services: Services) -> Event:
     """Return a new event; its id derives from the Idempotency-Key, if there is one.
 
-    `goes_to` is what ZAPIER_WEBHOOK_URL says: a URL (then it is due now), PULL_ONLY or COPIES_ONLY.
+    `webhook` is what ZAPIER_WEBHOOK_URL says: a URL (then it is due now), PULL_ONLY or COPIES_ONLY.
     """
     now = services.clock()
     digits, members = services.new_id(), {**vars(new_event)}
@@ -96,10 +96,10 @@ def make_event(new_event: NewEvent, created_by: str, goes_to: str, services: Ser
         response_bytes=response_bytes(new_event.payload + new_event.metadata),
         claim_id=services.new_id(),
     )
-    if goes_to == COPIES_ONLY:
+    if webhook == COPIES_ONLY:
         via = DeliveredVia.SUBSCRIPTIONS
         return replace(event, status=Status.DELIVERED, delivered_via=via, delivered_at=event.created_at)
-    return event if goes_to == PULL_ONLY else _due_now(event, services)
+    return event if webhook == PULL_ONLY else _due_now(event, services)
 
 
 def make_copy(event: Event, subscription: Subscription, services: Services) -> Event:
@@ -122,7 +122,7 @@ def make_copy(event: Event, subscription: Subscription, services: Services) -> E
     return _due_now(copy, services)
 
 
-def earlier(planned: list[Planned], invocation: Invocation) -> Event | None:
+def find_earlier(planned: list[Planned], invocation: Invocation) -> Event | None:
     """Return the event that an earlier call with the same Idempotency-Key stored, if the plan has copies.
 
     Saves storing copies in vain; and an eraser may be about to delete copies that this call would count on. Raises what

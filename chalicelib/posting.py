@@ -24,7 +24,7 @@ def post(new_event: NewEvent, invocation: Invocation, *, created_by: str, respon
     services = invocation.services
     event = planning.make_event(new_event, created_by, services.settings.webhook, services)
     planned = planning.plan(event, invocation)
-    if earlier := planning.earlier(planned, invocation):
+    if earlier := planning.find_earlier(planned, invocation):
         return earlier, True
     limit = 0 if respond_async else MAX_INLINE_PUSHES
     stored = planning.store(_choose_inline(planned, limit, services), invocation)

@@ -77,10 +77,9 @@ def is_public(address: str) -> bool:
 
 def _is_private(url: str) -> bool:
     """Return whether the host is an address that is not public, in any spelling (`127.1`); of a name it is unknown."""
+    host = (urlsplit(url).hostname or "").removesuffix(".")
     try:
-        addresses = socket.getaddrinfo(
-            (urlsplit(url).hostname or "").removesuffix("."), None, flags=socket.AI_NUMERICHOST
-        )
+        addresses = socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
         return not is_public(str(addresses[0][4][0]))
     except (OSError, UnicodeError):
         return False
