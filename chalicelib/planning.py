@@ -131,8 +131,6 @@ def find_earlier(planned: list[Planned], invocation: Invocation) -> Event | None
     event = planned[-1].event
     if not event.copies or event.body_hash is None:
         return None
-    if not invocation.has_time(3):  # for this read, the copies and the event
-        raise StorageUnavailableError
     found = invocation.services.store.read(event.event_id)
     return _require_same_body(found, event, invocation.services) if found.event or found.erased_until else None
 
