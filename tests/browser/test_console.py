@@ -402,7 +402,7 @@ def test_copies_are_shown_if_asked_for_and_what_they_carry_never_runs(console: C
 
     page.get_by_label("Copies").select_option("shown")
 
-    console.text("#rows li").to_have_count(3)
+    expect(page.locator("#rows li", has_text="receiver responded 422")).to_have_count(3)
     label = rf"to ({re.escape(HOSTILE)} \(127\.0\.0\.1 …[0-9a-f]{{6}}\)), receiver responded 422"
     labels = set(re.findall(label, page.locator("#rows").inner_text()))
     assert len(labels) == 2
