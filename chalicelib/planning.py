@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import partial
+from typing import Any
 
 from chalicelib import messages
 from chalicelib.errors import ApiError, EventClaimedError, StorageUnavailableError
@@ -72,7 +73,8 @@ def plan(event: Event, invocation: Invocation) -> list[Planned]:
             raise StorageUnavailableError
         subscriptions = services.subscriptions.read_again(subscriptions)
     copies = [_plan_copy(event, each, services) for each in subscriptions]
-    event = replace(event, copies=tuple(copy.event.event_id for copy in copies))
+    if copies:
+        event = replace(event, copies=tuple(copy.event.event_id for copy in copies))
     url = services.settings.webhook_url if event.next_attempt_at else None
     return [*copies, Planned(event, Destination(url) if url else None)]
 
@@ -86,20 +88,20 @@ def make_event(new_event: NewEvent, created_by: str, webhook: str, services: Ser
     digits, members = services.new_id(), {**vars(new_event)}
     if (key := members.pop("idempotency_key")) is not None:  # NUL separates: no two pairs give the same text
         digits = hashlib.sha256(f"{created_by}\0{key}".encode()).hexdigest()[:32]
-    event = Event(
+    if webhook == COPIES_ONLY:
+        members |= {"delivered_via": DeliveredVia.SUBSCRIPTIONS, "delivered_at": rfc3339(now)}
+    elif webhook != PULL_ONLY:
+        members |= _due_now(services)
+    return Event(
         **members,
         event_id=f"evt_{digits}",
-        status=Status.PENDING,
+        status=Status.DELIVERED if webhook == COPIES_ONLY else Status.PENDING,
         created_at=rfc3339(now),
         created_by=created_by,
         expires_at=expiry(services),
         response_bytes=response_bytes(new_event.payload + new_event.metadata),
         claim_id=services.new_id(),
     )
-    if webhook == COPIES_ONLY:
-        via = DeliveredVia.SUBSCRIPTIONS
-        return replace(event, status=Status.DELIVERED, delivered_via=via, delivered_at=event.created_at)
-    return event if webhook == PULL_ONLY else _due_now(event, services)
 
 
 def make_copy(event: Event, subscription: Subscription, services: Services) -> Event:
@@ -108,7 +110,7 @@ def make_copy(event: Event, subscription: Subscription, services: Services) -> E
     The id derives from the body, too: of two bodies under one Idempotency-Key, each has copies of its own.
     """
     text = f"{event.event_id}\0{subscription.subscription_id}\0{event.body_hash}"
-    copy = replace(
+    return replace(
         event,
         event_id=f"cpy_{hashlib.sha256(text.encode()).hexdigest()[:32]}",
         status=Status.PENDING,
@@ -118,8 +120,8 @@ def make_copy(event: Event, subscription: Subscription, services: Services) -> E
         subscription_id=subscription.subscription_id,
         source_event_id=event.event_id,
         body_hash=None,
+        **_due_now(services),
     )
-    return _due_now(copy, services)
 
 
 def find_earlier(planned: list[Planned], invocation: Invocation) -> Event | None:
@@ -176,10 +178,9 @@ def _plan_copy(event: Event, subscription: Subscription, services: Services) -> 
     return Planned(replace(failed, next_attempt_at=None, requeue_at=None), None)
 
 
-def _due_now(event: Event, services: Services) -> Event:
-    now = services.clock()
-    requeue_at = rfc3339(now + services.settings.message_grace_seconds)
-    return replace(event, next_attempt_at=rfc3339(now), requeue_at=requeue_at)
+def _due_now(services: Services) -> dict[str, Any]:
+    now, grace_seconds = services.clock(), services.settings.message_grace_seconds
+    return {"next_attempt_at": rfc3339(now), "requeue_at": rfc3339(now + grace_seconds)}
 
 
 def _put(content: bytes, invocation: Invocation, planned: Planned) -> WriteResult:

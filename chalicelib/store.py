@@ -95,7 +95,7 @@ class EventStore(Table):
         item = serialize({**_item(event), "content": content})
         written = self._write("put_item", condition, {":oldest": oldest}, Item=item)
         result = self._result(written, event.claim_id)
-        return replace(result, event=result.event or event) if result.applied else result
+        return WriteResult(True, result.event or event) if result.applied else result
 
     def claim(self, event_id: str, claim_id: str) -> WriteResult:
         """Take the exclusive right to push a due event for CLAIM_SECONDS, and count the attempt."""
