@@ -271,8 +271,8 @@ def get_subscription(call: Call, subscription_id: str) -> Response:
 
 @route("POST", "/subscriptions/{subscription_id}/enable", Scope.CONSUME, takes_tokens=True)
 def enable_subscription(call: Call, subscription_id: str) -> Response:
-    require_subscription(subscription_id, call.find_subscription)
-    subscription = require_subscription(subscription_id, call.services.subscriptions.enable)
+    seen = require_subscription(subscription_id, call.find_subscription)
+    subscription = require_subscription(subscription_id, lambda _: call.services.subscriptions.enable(seen))
     return respond(200, subscription.to_json(missed_since=subscription.missed_since))
 
 

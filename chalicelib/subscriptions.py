@@ -138,7 +138,7 @@ class Subscriptions(Table):
         subscription_id = f"sub_{hashlib.sha256(text.encode()).hexdigest()[:32]}"
         described = dumps({"event_types": event_types, "name": name})
         changes = {"event_types": described} if name is not None else {}
-        if existing := self.enable(subscription_id, **changes):
+        if (seen := self.get(subscription_id)) and (existing := self.enable(seen, **changes)):
             return existing, False
         listed = self.of_tenant(tenant)
         with_tokens = [each for each in listed if each.created_by == created_by == f"tenant:{tenant}"]
@@ -160,14 +160,17 @@ class Subscriptions(Table):
         self._forget()
         return Subscription.from_item(current or item), applied
 
-    def enable(self, subscription_id: str, **changes: str) -> Subscription | None:
-        """Enable a subscription, with other `changes`; return it, or None if there is none."""
+    def enable(self, seen: Subscription, **changes: str) -> Subscription | None:
+        """Enable a subscription that was just read, with other `changes`; return it, or None if it is gone."""
         self._forget()
-        applied, item = self._update(subscription_id, SUBSCRIBED, {**ENABLE, **changes}, None, ReturnValues="ALL_OLD")
+        changed = {**ENABLE, **changes}
+        applied, item = self._update(seen.subscription_id, SUBSCRIBED, changed, None, ReturnValues="ALL_OLD")
         if not applied or item is None:
             return None
         before = Subscription.from_item({**item, **serialize(changes)})
-        troubled_since = min(filter(None, (before.failing_since, before.disabled_at)), default=None)
+        # If the response of boto3's first try was lost, the second one finds a subscription that is enabled.
+        times = (seen.failing_since, seen.disabled_at, before.failing_since, before.disabled_at)
+        troubled_since = min(filter(None, times), default=None)
         longest_seconds = self._settings.retry_policy.longest_seconds()
         missed = rfc3339(unix_seconds(troubled_since) - longest_seconds) if troubled_since else None
         return replace(before, **ENABLE, missed_since=missed)

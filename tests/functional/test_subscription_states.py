@@ -273,12 +273,13 @@ def test_all_disabled_subscriptions_of_a_list_are_read_by_one_call(world: World,
     assert len(target.requests) == 6
 
 
-def test_enabling_tells_since_when_events_may_have_been_missed(world: World, target: Receiver) -> None:
+def test_enabling_tells_since_when_events_may_have_been_missed(world: World, target: Receiver, aws: Aws) -> None:
     longest_seconds = world.services.settings.retry_policy.longest_seconds()
     assert subscribe(world, target.url).json["missed_since"] is None
     assert world.call("POST", f"{path(world)}/enable").json["missed_since"] is None
     failing_at = world.clock()
     disable(world, target)  # a day later
+    aws.fail(Fault.REPEATED, "UpdateItem")
     by_post, again = subscribe(world, target.url).json, subscribe(world, target.url).json
     target.script(status(422))
     world.post()
