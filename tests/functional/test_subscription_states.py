@@ -472,7 +472,8 @@ def test_workers_tell_each_other_that_a_target_hangs_and_that_it_no_longer_does(
     world.settle()
     assert world.event(copy["event_id"])["status"] == "delivered"
     world.restart()
-    [later] = copies(world, world.post(prefer="respond-async"))
-    world.run_worker()
-    assert world.event(later["event_id"])["delivery_attempts"] == 1
+    for _ in range(2):  # the first may be a trial
+        [later] = copies(world, world.post(prefer="respond-async"))
+        world.run_worker()
+        assert world.event(later["event_id"])["status"] == "delivered"
     assert subscriptions(world)[0].keys() == shown - {"secret", "missed_since"}
