@@ -137,7 +137,7 @@ def attempt(
             event, result, delay_seconds, accepted or {}, services, is_recorded=bool(record and record.applied)
         )
     if record:
-        if record.applied and subscription and invocation.has_time():
+        if record.applied and subscription:
             services.subscriptions.record_delivery(subscription)
         return Attempted(record.event or event)
     if delay_seconds is not None:

@@ -127,8 +127,8 @@ def make_copy(event: Event, subscription: Subscription, services: Services) -> E
 def find_earlier(planned: list[Planned], invocation: Invocation) -> Event | None:
     """Return the event that an earlier call with the same Idempotency-Key stored, if the plan has copies.
 
-    Saves storing copies in vain; and an eraser may be about to delete copies that this call would count on. Raises what
-    `store` raises.
+    Saves storing copies in vain; those of an erased event would be pushed if this call ended before it deleted them.
+    Raises what `store` raises.
     """
     event = planned[-1].event
     if not event.copies or event.body_hash is None:

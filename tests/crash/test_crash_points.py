@@ -491,18 +491,6 @@ def test_nothing_is_lost_wherever_a_path_is_stopped_and_others_come_in_between(n
                 todo += [{**departures, number: option} for option in range(1, world.options[number])]
 
 
-def test_a_dead_letter_is_kept_if_the_lease_that_blocks_it_ends_meanwhile() -> None:
-    world = SimulatedWorld({})
-    world.answers = [422]
-    container = Container(world)
-    each(post, lease, move_back)(world, container)
-    world.clock.sleep(95)  # of 100
-    world.latency = lambda: (0.0, 7.0)  # type: ignore[method-assign]
-    container.work()
-    world.settle()
-    world.check()
-
-
 def test_a_copy_is_deleted_under_its_own_claim_alone() -> None:
     world = SimulatedWorld({})
     container = Container(world)

@@ -93,6 +93,19 @@ def test_an_error_after_the_event_is_stored_is_logged_with_its_traceback_and_lef
     assert (world.event(event_id)["status"], len(world.dead_letters())) == (ending, dead_letters)
 
 
+def test_a_write_whose_first_response_is_lost_counts(world: World, receiver: Receiver, aws: Aws) -> None:
+    aws.fail(Fault.REPEATED)
+
+    answer = world.call("POST", "/events", EVENT, idempotency_key="k")
+    event_id = answer.json["event_id"]
+    replayed = world.call("POST", f"/events/{event_id}/replay")
+    world.run_worker()
+
+    assert (answer.json["status"], "idempotency-replayed" in answer.headers) == ("delivered", False)
+    assert (replayed.status_code, len(receiver.requests)) == (202, 2)
+    assert (world.event(event_id)["status"], world.event(event_id)["delivery_attempts"]) == ("delivered", 1)
+
+
 def test_an_event_acknowledged_before_the_response_of_its_put_is_not_pushed(
     world: World, receiver: Receiver, aws: Aws, during: During
 ) -> None:

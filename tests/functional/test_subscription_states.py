@@ -159,7 +159,7 @@ def post_and_count_copies(world: World) -> int:
     return len(world.post()["copies"])
 
 
-def test_a_container_that_changes_a_subscription_knows_it_at_once(world: World, target: Receiver) -> None:
+def test_a_container_that_changes_a_subscription_knows_it_at_once(world: World, target: Receiver, aws: Aws) -> None:
     assert post_and_count_copies(world) == 0
     subscribe(world, target.url)
     assert post_and_count_copies(world) == 1
@@ -168,11 +168,10 @@ def test_a_container_that_changes_a_subscription_knows_it_at_once(world: World, 
     subscribe(world, target.url)
     target.script(status(410))
     assert [post_and_count_copies(world) for _ in range(2)] == [1, 0]
-    disable(world, target)
-    world.clock.sleep(10)
-    assert [copy["status"] for copy in copies(world, world.post())] == ["failed"]
-    enable(world, target)
-    assert [copy["status"] for copy in copies(world, world.post())] == ["delivered"]
+    aws.fail(Fault.LOST, "PutItem")
+    assert subscribe(world, target.url).status_code == 503
+    aws.heal()
+    assert (subscribe(world, target.url).status_code, post_and_count_copies(world)) == (200, 1)
 
 
 def test_a_list_that_was_read_while_a_subscription_was_stored_is_forgotten(
@@ -473,7 +472,8 @@ def test_workers_tell_each_other_that_a_target_hangs_and_that_it_no_longer_does(
     world.settle()
     assert world.event(copy["event_id"])["status"] == "delivered"
     world.restart()
-    [later] = copies(world, world.post(prefer="respond-async"))
-    world.run_worker()
-    assert world.event(later["event_id"])["delivery_attempts"] == 1
+    for _ in range(2):  # the first may be a trial
+        [later] = copies(world, world.post(prefer="respond-async"))
+        world.run_worker()
+        assert world.event(later["event_id"])["status"] == "delivered"
     assert subscriptions(world)[0].keys() == shown - {"secret", "missed_since"}

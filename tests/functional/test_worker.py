@@ -9,7 +9,7 @@ import app
 from chalicelib import breaker
 from chalicelib.batch import BatchError
 from chalicelib.times import rfc3339, unix_seconds
-from tests.conftest import Output
+from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, hang, status, when_all_are_here
 from tests.support.subscribing import ids
@@ -310,6 +310,20 @@ def test_a_dead_letter_of_a_claimed_event_is_sent_on_until_the_claim_ends(world:
     world.run_worker()
     assert world.event(event["event_id"])["status"] == "delivered"
     assert (len(receiver.requests), world.messages(), world.dead_letters()) == (2, [], [])
+
+
+def test_a_dead_letter_is_kept_if_the_lease_that_blocks_it_ends_meanwhile(
+    world: World, receiver: Receiver, during: During
+) -> None:
+    receiver.script(status(422))
+    event_id = world.post()["event_id"]
+    world.call("POST", "/inbox/lease", '{"lease_seconds": 1}')
+    during(world.dynamodb, "after-call.dynamodb.UpdateItem", lambda **_: world.clock.sleep(2))
+    world.move_back()
+
+    world.settle()
+
+    assert world.event(event_id)["status"] == "delivered"
 
 
 # Batches
