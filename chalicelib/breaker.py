@@ -13,6 +13,7 @@ from chalicelib.settings import Settings
 MAX_URLS = 2000  # the one used least recently is forgotten
 MAX_HANGS = 3  # in a row
 MAX_FAILURES = 100  # in a row
+LONG_SECONDS = 3600  # of all attempts of an event
 HANGS, FAILS = "not pushed: the receiver hangs", "not pushed: the receiver keeps failing"
 
 
@@ -65,7 +66,8 @@ class WorkerBreaker:
 
     A URL hangs after MAX_HANGS pushes in a row that hung, or if another container has found that out. So does its host
     (name and port) after that many to any of its URLs, for those URLs whose own last push did not succeed. Of all that
-    hangs, one is tried at a time. A URL keeps failing after MAX_FAILURES pushes in a row.
+    hangs, one is tried at a time. A URL keeps failing after MAX_FAILURES pushes in a row, which counts only if attempts
+    go on for LONG_SECONDS: no event may end for pushes that were not made in a short outage.
     """
 
     def __init__(self) -> None:
@@ -90,7 +92,8 @@ class WorkerBreaker:
             own, host = self._seen(url), self._seen(_host(url))
             host_hangs = host.hangs >= MAX_HANGS and not own.succeeded
             hangs = own.hangs >= MAX_HANGS or host_hangs or not_before is not None
-            if not hangs and own.failures < MAX_FAILURES:
+            goes_on = settings.retry_policy.shortest_seconds() >= LONG_SECONDS
+            if not hangs and not (goes_on and own.failures >= MAX_FAILURES):
                 return None
             open_until = own.last_push_at + settings.breaker_open_seconds
             if now < (max(open_until, self._next_trial_at, not_before or 0.0) if hangs else open_until):

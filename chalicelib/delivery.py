@@ -4,7 +4,7 @@ Each step may be the last before a crash: what is stored by then is enough for t
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
@@ -121,25 +121,18 @@ def attempt(
     `accepted` is what to log of the POST that stored the event, unless that was logged. Raises OutOfTimeError,
     StorageUnavailableError and QueueUnavailableError.
     """
-    services, delay_seconds, subscription, record = invocation.services, None, destination.subscription, None
-    started = services.clock()
+    services, subscription, started = invocation.services, destination.subscription, invocation.services.clock()
     result = push_once(event, destination, pusher, invocation)
     event = event.with_attempt(result.to_attempt(started))
+    log = partial(_log_attempt, event, result, accepted or {}, services)
+    if result.outcome is Outcome.DELIVERED:
+        return _delivered(event, subscription, invocation, log)
+    delay_seconds = None
     if result.outcome is Outcome.RETRY:
         delay_seconds = services.settings.retry_policy.next_delay_seconds(
             event.delivery_attempts, retry_after_seconds=result.retry_after_seconds, random=services.random
         )
-    try:
-        if result.outcome is Outcome.DELIVERED:
-            record = invocation.write_with_retries(services.store.record_delivered, event)
-    finally:
-        _log_attempt(
-            event, result, delay_seconds, accepted or {}, services, is_recorded=bool(record and record.applied)
-        )
-    if record:
-        if record.applied and subscription:
-            services.subscriptions.record_delivery(subscription)
-        return Attempted(record.event or event)
+    log(delay_seconds=delay_seconds)
     if delay_seconds is not None:
         waits = not result.hung and may_wait(destination, services)
         return _retry(event, delay_seconds, waits, subscription, invocation)
@@ -156,11 +149,11 @@ def attempt(
 def _log_attempt(
     event: Event,
     result: PushResult,
-    delay_seconds: float | None,
     accepted: Mapping[str, Any],
     services: Services,
     *,
-    is_recorded: bool,
+    delay_seconds: float | None = None,
+    is_recorded: bool = False,
 ) -> None:
     """Log one line with the metrics of an attempt and, if it has not its own line, of the POST.
 
@@ -177,6 +170,21 @@ def _log_attempt(
     fields = {"event_id": event.event_id, "attempt": event.delivery_attempts, **result.shown()}
     fields["retry_in_seconds"] = delay_seconds and round(delay_seconds, 3)
     logger.info("attempt", extra={**accepted, **fields, **services.metrics(**metrics)})
+
+
+def _delivered(
+    event: Event, subscription: Subscription | None, invocation: Invocation, log: Callable[..., None]
+) -> Attempted:
+    """Record the delivery, and log the attempt, whether that succeeds or not."""
+    services, is_recorded = invocation.services, False
+    try:
+        record = invocation.write_with_retries(services.store.record_delivered, event)
+        is_recorded = record.applied
+    finally:
+        log(is_recorded=is_recorded)
+    if is_recorded and subscription:
+        services.subscriptions.record_delivery(subscription)
+    return Attempted(record.event or event)
 
 
 def _retry(

@@ -214,7 +214,7 @@ _SETTLED: dict[str, str] = {
     Reason.PERMANENT: "Not delivered: attempt {} failed permanently. It is kept and can be replayed.",
     Reason.EXHAUSTED: "Not delivered: attempt {} was the last one allowed. It is kept and can be replayed.",
     Reason.DISABLED: "Not delivered: its subscription was disabled. It is kept and can be replayed.",
-    Reason.GONE: "Not delivered: its subscription is gone. It is kept and can be replayed.",
+    Reason.GONE: "Not delivered: its subscription is gone. It is kept.",
 }
 _FIELDS = tuple(field.name for field in fields(Event))
 _ATTEMPT_FIELDS = tuple(field.name for field in fields(Attempt))

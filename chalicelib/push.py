@@ -308,7 +308,8 @@ def _forms(text: str) -> str:
     """Return a text as it is and decoded (JSON, HTML, percent-encoding, all repeatedly), in lower case."""
     previous, decoded = "", text
     while decoded != previous:
-        previous, decoded = decoded, unquote(html.unescape(re.sub(r"(?i)\\+u([0-9a-f]{4})", r"&#x\1;", decoded)))
+        unescaped = re.sub(r"(?i)\\+(?:u([0-9a-f]{4})|x([0-9a-f]{2}))", r"&#x\1\2;", decoded)
+        previous, decoded = decoded, unquote(html.unescape(unescaped))
     return "".join(filter(str.isprintable, f"{text} {decoded}".casefold().replace("+", " ").replace("\\", "")))
 
 

@@ -8,7 +8,7 @@ from chalicelib.services import Invocation, Pusher, Services
 from chalicelib.times import rfc3339, unix_seconds
 
 AFTER_PUSH_CALLS = 2  # the record, then the message of a retry or the `failing_since` of a subscription
-HOST_NOT_ALLOWED = "SUBSCRIPTION_HOSTS does not allow the host"
+HOST_NOT_ALLOWED = "host not allowed"
 
 
 class OutOfTimeError(Exception):

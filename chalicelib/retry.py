@@ -84,14 +84,14 @@ class RetryPolicy:
         ceiling = self._ceiling_seconds(attempt)
         return max(ceiling / 2 + random() * ceiling / 2, retry_after_seconds)
 
-    def longest_seconds(self) -> float:
-        """Return the seconds that all attempts can take: the longest delays between them."""
-        delays = (max(self._ceiling_seconds(n), MAX_RETRY_AFTER_SECONDS) for n in range(1, self.max_attempts))
-        return sum(delays)
+    def shortest_seconds(self) -> float:
+        """Return the seconds that all attempts take at least: the shortest delays between them."""
+        return sum(self._ceiling_seconds(n) / 2 for n in range(1, self.max_attempts))
 
     def longest_days(self) -> int:
-        """Return the days that all attempts can take, and one more."""
-        return math.ceil(self.longest_seconds() / DAY_SECONDS + 1)
+        """Return the days that all attempts can take, by the longest delays between them, and one more."""
+        delays = (max(self._ceiling_seconds(n), MAX_RETRY_AFTER_SECONDS) for n in range(1, self.max_attempts))
+        return math.ceil(sum(delays) / DAY_SECONDS + 1)
 
     def _ceiling_seconds(self, attempt: int) -> float:
         return min(self.cap_seconds, self.base_seconds * 2.0 ** (attempt - 1))

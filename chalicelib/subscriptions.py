@@ -158,7 +158,7 @@ class Subscriptions(Table):
         )
         applied, current = self._write("put_item", ABSENT, {}, Item=item)
         self._forget()
-        return Subscription.from_item(current or item), applied
+        return Subscription.from_item(current or item), applied or current == item
 
     def enable(self, seen: Subscription, **changes: str) -> Subscription | None:
         """Enable a subscription that was just read, with other `changes`; return it, or None if it is gone."""
@@ -171,7 +171,7 @@ class Subscriptions(Table):
         # If the response of boto3's first try was lost, the second one finds a subscription that is enabled.
         times = (seen.failing_since, seen.disabled_at, before.failing_since, before.disabled_at)
         troubled_since = min(filter(None, times), default=None)
-        longest_seconds = self._settings.retry_policy.longest_seconds()
+        longest_seconds = DAY_SECONDS * self._settings.retry_policy.longest_days()
         missed = rfc3339(unix_seconds(troubled_since) - longest_seconds) if troubled_since else None
         return replace(before, **ENABLE, missed_since=missed)
 

@@ -293,7 +293,7 @@ def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(world: World, ta
 
     assert world.post()["copies"] == []
     copy = world.call("GET", f"/events/{copy_id}").json
-    assert (copy["status"], copy["attempts"][-1]["error"]) == ("failed", "SUBSCRIPTION_HOSTS does not allow the host")
+    assert (copy["status"], copy["attempts"][-1]["error"]) == ("failed", "host not allowed")
     assert len(target.requests) == len(world.dead_letters()) == 1
 
 

@@ -1,5 +1,7 @@
 """The worker's breaker: what hangs is tried by one push at a time, and what keeps failing now and then."""
 
+from dataclasses import replace
+
 import pytest
 
 from chalicelib.breaker import FAILS, MAX_FAILURES, MAX_HANGS, WorkerBreaker
@@ -12,7 +14,7 @@ ONE, OTHER, ELSEWHERE = "https://a.example/1", "https://a.example/2", "https://b
 
 @pytest.fixture
 def settings() -> Settings:
-    return load({**ENVIRON, "BREAKER_OPEN_SECONDS": str(OPEN_SECONDS)})
+    return load({**ENVIRON, "BREAKER_OPEN_SECONDS": str(OPEN_SECONDS), "MAX_DELIVERY_ATTEMPTS": "45"})
 
 
 def push(breaker: WorkerBreaker, url: str, at: float, *, seconds: float, failed: bool = True) -> bool:
@@ -93,6 +95,8 @@ def test_what_keeps_failing_is_tried_once_in_the_open_time_and_one_success_ends_
         push(breaker, ONE, 100, seconds=0.1)
     assert breaker.refusal(ONE, 100 + OPEN_SECONDS, settings) == FAILS
     assert may_push(breaker, OTHER, 100 + OPEN_SECONDS, settings)
+    short = replace(settings, max_delivery_attempts=12)  # at least 17 minutes
+    assert may_push(breaker, ONE, 100 + OPEN_SECONDS, short)
 
     hang(breaker, ELSEWHERE)  # the trials of what hangs delay no other
     assert [may_push(breaker, url, 131, settings) for url in (ELSEWHERE, ONE, ONE)] == [False, True, False]

@@ -159,6 +159,7 @@ LONG_PATH = "/" + "".join(map(str, range(400)))
             "token=zx9+qw8", "KEY=A%2fB%2fC%2fD", "key=a/b/c/d", "Zx9 Qw8-Er7", "Zx9%2BQw8-Er7",
             "%2Fhooks%2Fcatch", "%252fhooks%252Fcatch", "%68%6f%6f%6b%73%2F%63%61%74%63%68",
             r"\/hooks\/catch\/", r"\u002Fhooks\u002fcatch", r"\\u002fhooks\\u002fcatch", r"Abc-\u00e9t\u00E9?key",
+            r"\x2Fhooks\x2fcat", r"\x68\x6f\x6f\x6b\x73\x2f\x63\x61",
             "&#47;hooks&#x2F;catch", "hooks&sol;catch", "&amp;#x2F;hooks&amp;#x2f;catch", "d&amp;token=Zx",
             "%26%2347%3Bhooks%26%2347%3Bcatch", "hooks\u200b/\u200bcatch", "h\0o\0o\0k\0s\0/\0c\0a\0t\0c\0h\0",
         )),
