@@ -169,6 +169,15 @@ def test_the_worker_ends_in_its_50_seconds(
     assert not world.history.violations
 
 
+def test_the_worker_ends_in_its_50_seconds_though_a_subscription_to_its_report_is_disabled() -> None:
+    world = SlowWorld(422, subscriptions=2, webhook=False)
+    world.queue(1)
+    world.change(min(world.history.subscribed_at), disabled_at=rfc3339(world.clock()))
+    world.is_slow = False  # until the first push
+    assert world.seconds(Container(world).work) < WORKER_SECONDS
+    assert not world.history.violations
+
+
 def test_a_call_does_not_wait_as_long_as_a_response_asks(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
         monkeypatch.setenv(name, "us-east-1")

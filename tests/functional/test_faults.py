@@ -106,6 +106,18 @@ def test_a_write_whose_first_response_is_lost_counts(world: World, receiver: Rec
     assert (world.event(event_id)["status"], world.event(event_id)["delivery_attempts"]) == ("delivered", 1)
 
 
+def test_an_event_that_is_stored_too_late_for_a_push_is_counted_and_left_to_the_sweep(
+    world: World, receiver: Receiver, during: During, output: Output
+) -> None:
+    during(world.dynamodb, "after-call.dynamodb.PutItem", lambda **_: world.clock.sleep(13))
+
+    event_id = world.post()["event_id"]
+
+    assert (output.metrics(), receiver.requests) == ([{"EventsAccepted": 1}], [])
+    world.settle(hours=1)
+    assert world.event(event_id)["status"] == "delivered"
+
+
 def test_an_event_acknowledged_before_the_response_of_its_put_is_not_pushed(
     world: World, receiver: Receiver, aws: Aws, during: During
 ) -> None:
