@@ -42,12 +42,11 @@ def _post(event_type: str, payload: str, tenant: str | None, key: str, invocatio
     new_event = NewEvent(event_type, payload, "null", tenant, idempotency_key=f"{event_type}\0{key}")
     event = planning.make_event(new_event, CREATED_BY, COPIES_ONLY, invocation.services)
     try:
-        planned = planning.plan(event, invocation) if invocation.has_time() else []
-        if len(planned) == 1:  # nobody asked for it
-            return
-        if planned and invocation.has_time(3):  # to store copies and event, and to queue
-            stored = planning.store([replace(each, destination=None) for each in planned], invocation)
-            planning.queue([each.event for each in stored.due], invocation)
+        if invocation.has_time():
+            planned = planning.plan(event, invocation)
+            if len(planned) > 1:  # a subscription asked for it
+                stored = planning.store([replace(each, destination=None) for each in planned], invocation)
+                planning.queue([each.event for each in stored.due], invocation)
             return
     except (ApiError, QueueUnavailableError):  # an outage, or somebody erased it
         pass
