@@ -113,46 +113,22 @@ def test_a_subscription_is_disabled_when_nothing_but_dead_letters_came_of_it_for
 
 
 def test_a_target_is_failing_from_the_tenth_failed_attempt_of_a_copy_until_it_works(
-    world: World, target: Receiver, during: During
+    world: World, target: Receiver
 ) -> None:
     subscribe(world, target.url)
     target.default = status(503)
-    writes: list[int] = []
-
-    def see(params: dict[str, Any], **_: object) -> None:
-        if params["Key"]["event_id"]["S"].startswith("sub_"):
-            writes.append(world.event(copy_id)["delivery_attempts"])
-
     [copy_id] = world.post()["copies"]
-    during(world.dynamodb, "before-parameter-build.dynamodb.UpdateItem", see)
-    seen: dict[int, str | None] = {}
-    while len(target.requests) < 12:
+
+    while not (failing_since := state(world)[0]):
         world.clock.sleep(10)
         world.run_schedule(app.sweep)
         world.empty_inbox()
-        seen[world.event(copy_id)["delivery_attempts"]] = state(world)[0]
 
     attempts = world.event(copy_id)["attempts"]
-    since = {number: failing_since for number, failing_since in seen.items() if failing_since}
-    assert (min(since), writes) == (10, [10])
-    assert [failing_since >= attempts[9]["at"] for failing_since in set(since.values())] == [True]
+    assert (len(attempts), failing_since >= attempts[-1]["at"]) == (10, True)
     target.default = status(200)
     world.post()  # at once: this container knows that the target is failing
     assert state(world) == (None, None)
-
-
-def test_without_patience_the_second_dead_letter_disables(world: World, target: Receiver) -> None:
-    world.restart(SUBSCRIPTION_DISABLE_DAYS="0")
-    subscribe(world, target.url)
-    target.default = status(422)
-
-    disabled = []
-    for _ in range(2):
-        world.clock.sleep(1)
-        world.post()
-        disabled.append(state(world)[1])
-
-    assert disabled == [None, rfc3339(world.clock())]
 
 
 def post_and_count_copies(world: World) -> int:
@@ -320,7 +296,7 @@ def test_a_copy_whose_subscription_is_gone_or_disabled_is_neither_replayed_nor_r
 @pytest.mark.parametrize("code", [None, 410])
 @pytest.mark.parametrize("first_code", [200, 422])
 def test_a_replayed_copy_whose_subscription_goes_before_the_push_is_failed_with_its_history(
-    world: World, target: Receiver, output: Output, first_code: int, code: int | None
+    world: World, target: Receiver, first_code: int, code: int | None
 ) -> None:
     subscribe(world, target.url)
     target.script(status(first_code))
@@ -331,7 +307,6 @@ def test_a_replayed_copy_whose_subscription_goes_before_the_push_is_failed_with_
         delete(world, target)
     else:
         target.script(status(code))
-    output.lines()
 
     world.empty_inbox()
 
@@ -340,7 +315,6 @@ def test_a_replayed_copy_whose_subscription_goes_before_the_push_is_failed_with_
     errors = {None: "not pushed: the subscription is gone", 410: "receiver responded 410"}
     assert (copy["last_error"], "gone" in copy["message"]) == (errors[code], True)
     assert [attempt["status_code"] for attempt in copy["attempts"]] == [first_code, *([410] if code else [])]
-    assert not any("CopyFailure" in metrics for metrics in output.metrics())
     assert world.call("POST", f"/events/{copy_id}/replay").json["code"] == "subscription_gone"
 
 
@@ -424,9 +398,8 @@ def test_a_subscription_has_a_name_and_is_found_by_its_id(world: World, target: 
     assert list(found.json) == [name for name in named.json if name not in ("secret", "missed_since")]
     for bad in ("", "a" * 101, "a\n", 1):
         assert subscribe(world, target.url, name=bad).faults == ["name"]
-    for unknown in ("sub_" + "0" * 32, "x", "evt_" + "0" * 32):
-        for method, suffix in (("GET", ""), ("POST", "/enable"), ("POST", "/test")):
-            assert world.call(method, f"/subscriptions/{unknown}{suffix}").status_code == 404
+    for method, suffix in (("GET", ""), ("POST", "/enable"), ("POST", "/test")):
+        assert world.call(method, f"/subscriptions/sub_{'0' * 32}{suffix}").status_code == 404
 
 
 @pytest.mark.parametrize(("code", "outcome"), [(200, "delivered"), (503, "retry"), (422, "failed"), (410, "failed")])
