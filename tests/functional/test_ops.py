@@ -551,5 +551,3 @@ def test_token_says_what_is_wrong() -> None:
     assert "not a duration" in Ran(*of_a_tenant, "--expires-in=soon", status=2).errors
     assert "WEBHOOK_SIGNING_SECRETS" in Ran(*of_a_tenant, status=1).errors
     assert "--tenant" in Ran("token", status=2).errors
-
-
