@@ -108,9 +108,7 @@ def test_a_report_about_a_copy_has_the_tenant_of_its_subscription_and_one_about_
     assert told() == {("operator", None)}
 
 
-def test_a_subscription_that_is_failing_disabled_and_ended_is_reported_each_time_once(
-    world: World, target: Receiver, listener: Receiver
-) -> None:
+def test_failing_disabled_and_ended_are_told_each_time_once(world: World, target: Receiver, listener: Receiver) -> None:
     world.restart(SUBSCRIPTION_DISABLE_DAYS="1")
     subscribe(world, listener.url, "triggers.subscription.*")
     subscription_id = subscribe(world, target.url, "order.*", name="CRM", tenant="a").json["subscription_id"]
@@ -246,9 +244,7 @@ def test_a_report_that_does_not_arrive_makes_its_subscription_failing(world: Wor
     assert subscriptions(world)[0]["failing_since"]
 
 
-def test_a_report_is_not_replayed_itself_but_its_copies_are(
-    world: World, receiver: Receiver, listener: Receiver
-) -> None:
+def test_a_report_is_not_replayed_but_its_copies_are(world: World, receiver: Receiver, listener: Receiver) -> None:
     subscribe(world, listener.url, "triggers.*")
     receiver.script(status(422))
     world.post()

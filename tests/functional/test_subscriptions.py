@@ -66,9 +66,7 @@ def test_every_fault_of_a_subscription_is_named(world: World, target: Receiver) 
 # Copies
 
 
-def test_each_matching_subscription_of_the_tenant_and_without_one_gets_a_copy_of_its_own(
-    world: World, receiver: Receiver, target: Receiver, output: Output
-) -> None:
+def test_each_matching_subscription_gets_a_copy_of_its_own(world: World, receiver: Receiver, target: Receiver) -> None:
     tenants_and_types = ((None, ()), ("a", ("order.*", "x")), ("a", ("order", "invoice.*")), ("b", ()))
     for_all, orders_of_a, *_ = (
         subscribe(world, target.url, *types, tenant=tenant).json["subscription_id"]
@@ -91,12 +89,9 @@ def test_each_matching_subscription_of_the_tenant_and_without_one_gets_a_copy_of
         ids_of_copy = {name: pushed[0][name] for name in ("event_id", "tenant", "source_event_id")}
         assert (own["event_id"], {**own, **ids_of_copy}) == (event["event_id"], pushed[0])
         assert ("tenant" in own) == (tenant is not None)
-        assert sum(values.get("EventsAccepted", 0) for values in output.metrics()) == 1
 
 
-def test_copies_are_listed_but_not_in_the_inbox_and_not_leased(
-    world: World, receiver: Receiver, target: Receiver
-) -> None:
+def test_copies_are_listed_but_not_in_the_inbox_nor_leased(world: World, receiver: Receiver, target: Receiver) -> None:
     receiver.default = target.default = status(422)
     subscription_id = subscribe(world, target.url).json["subscription_id"]
     event = world.post()
@@ -110,9 +105,7 @@ def test_copies_are_listed_but_not_in_the_inbox_and_not_leased(
         assert ids(world.call(*call)) == [event["event_id"]]
 
 
-def test_ten_destinations_are_pushed_at_once_and_more_are_queued(
-    world: World, receiver: Receiver, target: Receiver
-) -> None:
+def test_ten_destinations_are_pushed_at_once_others_queued(world: World, receiver: Receiver, target: Receiver) -> None:
     for number in range(11):
         subscribe(world, f"{target.url}&n={number}")
     target.default = receiver.default = when_all_are_here(10)
@@ -160,9 +153,7 @@ def test_pending_copies_of_a_deleted_subscription_are_deleted(world: World, targ
     assert (len(target.requests), world.messages(), world.dead_letters()) == (1, [], [])
 
 
-def test_a_copy_whose_subscription_is_deleted_during_its_last_push_is_no_dead_letter(
-    world: World, target: Receiver
-) -> None:
+def test_a_copy_whose_subscription_ends_during_its_last_push_is_no_dead_letter(world: World, target: Receiver) -> None:
     location = subscribe(world, target.url).headers["location"]
     target.script(in_turn(lambda _: world.call("DELETE", f"/{location}"), status(422)))
 
@@ -191,9 +182,7 @@ def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(world: World, ta
 
 
 @pytest.mark.parametrize("code", [200, 503, 422, 410])
-def test_in_pull_only_mode_an_event_waits_whatever_becomes_of_its_copies(
-    world: World, target: Receiver, code: int
-) -> None:
+def test_in_pull_only_mode_events_wait_whatever_becomes_of_copies(world: World, target: Receiver, code: int) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="none")
     subscribe(world, target.url)
     target.script(status(code))
@@ -208,9 +197,7 @@ def test_in_pull_only_mode_an_event_waits_whatever_becomes_of_its_copies(
     assert len(target.requests) == (2 if code == 503 else 1)
 
 
-def test_in_subscriptions_mode_an_event_is_stored_delivered_in_one_write_and_is_never_in_the_inbox(
-    world: World, target: Receiver, aws: Aws, output: Output
-) -> None:
+def test_subscriptions_mode_stores_an_event_delivered(world: World, target: Receiver, aws: Aws, output: Output) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
     subscribe(world, target.url, "order.created")
     target.default = status(422)
@@ -301,9 +288,7 @@ def test_subscriptions_of_a_tenant_are_listed_and_counted_apart(world: World, ta
     assert subscribe(world, f"{target.url}&another", tenant="a").status_code == 201
 
 
-def test_listings_the_inbox_and_leases_can_be_asked_for_a_tenant(
-    world: World, receiver: Receiver, target: Receiver
-) -> None:
+def test_listings_inbox_and_leases_can_be_of_one_tenant(world: World, receiver: Receiver, target: Receiver) -> None:
     receiver.default = status(422)
     events = {tenant: post_for(world, tenant)["event_id"] for tenant in (None, "a", "b")}
 
@@ -329,9 +314,7 @@ def test_a_tenant_is_written_like_an_event_type(world: World, target: Receiver) 
             assert (answer.status_code, answer.faults) == (400, ["tenant"])
 
 
-def test_a_container_holds_the_lists_of_a_bounded_number_of_tenants(
-    world: World, aws: Aws, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lists_of_a_bounded_number_of_tenants_are_kept(world: World, aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chalicelib.subscriptions.MAX_CACHED_LISTS", 2)
     world.restart()
 
@@ -357,25 +340,15 @@ def test_any_https_host_may_be_subscribed_to_but_only_public_addresses_are_pushe
     assert private.connections == 0
 
 
-@pytest.mark.parametrize(
-    ("urls", "status_code"),
-    [
-        (["https://127.0.0.1/", "https://[::1]/", "https://[fd00::1]/", "https://[64:ff9b::a00:1]/"], 400),
-        (["https://127.1/", "https://0x7f.1/", "https://2130706433/"], 400),
-        (["http://a.example/", "http://127.0.0.1/", "http://localhost/"], 400),
-        (["https://8.8.8.8:8443/", "https://[2606:4700::1]/", "https://a.example/", "https://127.0.0.1.example/"], 201),
-    ],
-    ids=["not public", "not public, written otherwise", "not https", "allowed"],
-)
-def test_of_any_hosts_one_without_https_and_an_address_that_is_not_public_are_refused_at_once(
-    world: World, urls: list[str], status_code: int
-) -> None:
+def test_of_any_hosts_only_public_ones_with_https_are_taken(world: World) -> None:
     world.restart(SUBSCRIPTION_HOSTS="*")
-
-    for answer in (subscribe(world, url) for url in urls):
-        assert answer.status_code == status_code
-        assert status_code == 201 or answer.faults == ["target_url"]
-        assert "SUBSCRIPTION_HOSTS" not in answer.text
+    for host in ("8.8.8.8:8443", "[2606:4700::1]", "a.example", "127.0.0.1.example"):
+        assert subscribe(world, f"https://{host}/").status_code == 201
+    for host in ("127.0.0.1", "[::1]", "[fd00::1]", "[64:ff9b::a00:1]", "127.1", "0x7f.1", "2130706433"):
+        assert subscribe(world, f"https://{host}/").status_code == 400
+    for host in ("a.example", "127.0.0.1", "localhost"):
+        answer = subscribe(world, f"http://{host}/")
+        assert (answer.status_code, answer.faults, "SUBSCRIPTION_HOSTS" in answer.text) == (400, ["target_url"], False)
 
 
 def test_a_host_that_is_named_beside_all_others_may_be_private(world: World, target: Receiver) -> None:
