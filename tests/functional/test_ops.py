@@ -295,7 +295,8 @@ def test_a_persons_events_are_counted_then_erased(eraser: World) -> None:
 
 
 def test_metadata_may_be_json(world: World) -> None:
-    for metadata in ({"name": "Doe, J.", "user_id": 42, "a": "b=c"}, {"name": "Doe, J."}, {"name": "Doe, J"}):
+    posted: list[Any] = [{"name": "Doe, J.", "user_id": 42, "a": "b=c"}, {"name": "Doe, J."}, {"name": "Doe, J"}]
+    for metadata in posted:
         post_about(world, metadata)
 
     for given, count in (

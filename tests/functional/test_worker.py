@@ -31,7 +31,7 @@ def due_in(world: World, event_id: str) -> float:
 def test_the_delay_doubles_up_to_two_hours_in_45_attempts(world: World, receiver: Receiver, output: Output) -> None:
     receiver.default = status(503)
     world.restart(IN_PROCESS_WAIT_SECONDS="0")
-    event_id, shares = queued(world), []
+    event_id, shares = queued(world), list[float]()
     while world.run_worker() and world.event(event_id)["status"] == "pending":
         delay = due_in(world, event_id)
         shares.append(delay / min(7200, 2 ** len(shares)))
