@@ -6,13 +6,11 @@ from typing import Any
 from urllib.parse import urljoin
 
 import pytest
-import urllib3
 
 from chalicelib import __version__, services
 from chalicelib.times import rfc3339
 from tests.conftest import Output
 from tests.support.aws_calls import Aws
-from tests.support.loopback import serve_app
 from tests.support.receiver import Exchange, Receiver, in_turn, status
 from tests.support.subscribing import ids
 from tests.support.world import CONSUMER_KEY, EVENT, KEY, PRODUCER_KEY, ROOT, START, UNKNOWN, Answer, World, digest
@@ -489,15 +487,3 @@ def test_an_event_of_any_status_can_be_replayed(world: World, receiver: Receiver
     assert (event["status"], event["delivered_via"], event["delivery_attempts"]) == ("delivered", "push", 1)
     assert [request.headers["webhook-id"] for request in receiver.requests] == [event_id] * 2
     assert output.metrics()[0]["DeliveryLatency"] == 5000
-
-
-# Methods
-
-
-def test_the_local_server_says_which_methods_a_path_has_and_does_not_repeat_the_key() -> None:
-    with serve_app() as port:
-        url, headers = f"http://127.0.0.1:{port}/events/{UNKNOWN}", {"Authorization": f"Bearer {KEY}"}
-        answer = urllib3.request("PUT", url, headers=headers)
-
-    assert (answer.status, {*answer.headers["Allow"].split(", ")}) == (405, {"DELETE", "GET"})
-    assert KEY not in f"{answer.headers}{answer.data!r}"

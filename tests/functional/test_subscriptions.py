@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-import app
 from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver, certificates, in_turn, status, when_all_are_here
@@ -220,49 +219,26 @@ def test_subscriptions_mode_stores_an_event_delivered(world: World, target: Rece
     assert sum(values.get("EventsAccepted", 0) for values in output.metrics()) == 2
 
 
-def test_in_subscriptions_mode_copies_alone_can_be_replayed(world: World, target: Receiver) -> None:
+def test_in_subscriptions_mode_copies_alone_are_pushed_and_replayed(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
+    receiver.script(status(503))
     before = world.post()
+    world.clock.sleep(1)
     world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
     subscribe(world, target.url)
     event = world.post()
+    world.run_worker()
 
-    for each in (before, event):
+    for each, state in ((before, "pending"), (event, "delivered")):
         refused = world.call("POST", f"/events/{each['event_id']}/replay")
         assert (refused.status_code, refused.json["code"]) == (409, "not_pushed")
-        assert world.event(each["event_id"])["status"] == "delivered"
+        now = world.event(each["event_id"])
+        assert (now["status"], now["next_attempt_at"]) == (state, None)
+    assert ids(world.call("GET", "/inbox")) == [before["event_id"]]
     assert world.call("POST", f"/events/{event['copies'][0]}/replay").json["next_attempt_at"]
     world.run_worker()
-    assert len(target.requests) == 2
-
-
-@pytest.mark.parametrize("unpushed", ["none", "subscriptions"])
-def test_an_event_without_a_url_to_push_it_to_waits_in_the_inbox_until_it_is_replayed_with_one(
-    world: World, receiver: Receiver, unpushed: str
-) -> None:
-    receiver.script(status(503), status(422))
-    tried, refused, queued = world.post(), world.post(), world.post(prefer="respond-async")
-    world.clock.sleep(1)
-    # Where copies alone are pushed, the dead letter replays nothing.
-    failed = ("failed", 1) if unpushed == "subscriptions" else ("pending", 0)
-    expected = {tried["event_id"]: ("pending", 1), refused["event_id"]: failed, queued["event_id"]: ("pending", 0)}
-
-    world.restart(ZAPIER_WEBHOOK_URL=unpushed)
-    world.move_back()  # and the dead letter
-    world.empty_inbox()
-
-    assert sorted(ids(world.call("GET", "/inbox"))) == sorted(expected)
-    for event_id, state in expected.items():
-        event = world.event(event_id)
-        assert ((event["status"], event["delivery_attempts"]), event["next_attempt_at"]) == (state, None)
-    new = world.post()["event_id"]
-    world.restart(ZAPIER_WEBHOOK_URL=receiver.url)
-    world.clock.sleep(3600)
-    world.run_schedule(app.sweep)
-    assert (world.messages(), world.dead_letters(), len(receiver.requests)) == ([], [], 2)
-    for event_id in (*expected, new):
-        world.call("POST", f"/events/{event_id}/replay")
-    world.empty_inbox()
-    assert {world.event(event_id)["delivered_via"] for event_id in (*expected, new)} == {"push"}
+    assert (len(receiver.requests), len(target.requests)) == (1, 2)
 
 
 # Tenants

@@ -131,11 +131,13 @@ def test_the_worker_does_not_wait_after_a_push_that_timed_out(world: World, rece
 def test_the_next_attempt_is_not_earlier_than_the_receiver_and_the_schedule_say(
     world: World, receiver: Receiver, code: int, retry_after: str, least: float, most: float
 ) -> None:
-    world.restart(BACKOFF_BASE_SECONDS="10")
+    world.restart(BACKOFF_BASE_SECONDS="10", IN_PROCESS_WAIT_SECONDS="0")
     receiver.script(status(code, headers={"Retry-After": retry_after}))
 
-    due = due_in(world, world.post()["event_id"])
+    event_id = queued(world)
+    world.run_worker()
 
+    due = due_in(world, event_id)
     assert least <= due <= most
     delays = [message["delay_seconds"] for message in world.messages()]
     assert len(delays) == (due <= 900)
