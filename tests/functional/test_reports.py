@@ -9,7 +9,7 @@ import pytest
 from chalicelib import services
 from tests.conftest import Output
 from tests.support.aws_calls import Aws, Fault
-from tests.support.receiver import Exchange, Receiver, status
+from tests.support.receiver import Exchange, Receiver, in_turn, status
 from tests.support.subscribing import ids, post_for, subscribe, subscriptions
 from tests.support.world import EVENT, World, digest
 
@@ -213,13 +213,9 @@ def test_without_time_for_a_report_one_warning_tells_of_it(
 ) -> None:
     subscribe(world, listener.url, "triggers.*")
     event = world.post(prefer="respond-async")
-
-    def take_long(exchange: Exchange) -> None:
-        world.clock.sleep(seconds)
-        status(422)(exchange)
-
-    receiver.default = take_long
+    receiver.default = in_turn(lambda _: world.clock.sleep(seconds), status(422))
     output.lines()
+
     world.empty_inbox()
 
     assert (world.event(event["event_id"])["status"], len(world.dead_letters())) == ("failed", 1)

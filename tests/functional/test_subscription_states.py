@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from itertools import count
 from typing import Any
 
@@ -85,7 +84,6 @@ def test_copies_are_signed_with_their_subscription_s_secret(world: World, receiv
         ([(0, 422), (20, 422), (43, 422)], 0, True),
         ([(0, 422), (12, 200)], None, False),
         ([(0, 422), (12, 200), (13, 422), (25, 422)], 13, False),
-        ([(0, 422), (50, 422)], 0, True),
     ],
 )
 def test_a_subscription_is_disabled_when_nothing_but_dead_letters_came_of_it_for_so_long(
@@ -259,7 +257,7 @@ def test_enabling_tells_since_when_events_may_have_been_missed(world: World, tar
 
 @pytest.mark.parametrize("why", ["gone", "disabled"])
 def test_a_copy_whose_subscription_is_gone_or_disabled_is_neither_replayed_nor_redriven(
-    world: World, target: Receiver, output: Output, why: str
+    world: World, target: Receiver, why: str
 ) -> None:
     subscribe(world, target.url)
     delivered = world.post()["copies"][0]
@@ -268,7 +266,6 @@ def test_a_copy_whose_subscription_is_gone_or_disabled_is_neither_replayed_nor_r
     if why == "gone":
         delete(world, target)
     before = [world.event(copy_id) for copy_id in (delivered, failed)]
-    output.lines()
 
     for copy_id in (delivered, failed):
         refused = world.call("POST", f"/events/{copy_id}/replay")
@@ -278,15 +275,11 @@ def test_a_copy_whose_subscription_is_gone_or_disabled_is_neither_replayed_nor_r
     world.empty_inbox()
 
     assert [world.event(copy_id) for copy_id in (delivered, failed)] == before
-    dropped = [line for line in output.lines() if line["message"] == "dead letter dropped"]
-    assert [(line["level"], line["error"]) for line in dropped] == [("WARNING", f"subscription_{why}")] * 2
     assert (len(target.requests), world.messages(), world.dead_letters()) == (3, [], [])
 
 
 @pytest.mark.parametrize("code", [None, 410])
-def test_a_replayed_copy_whose_subscription_goes_before_the_push_is_failed(
-    world: World, target: Receiver, code: int | None
-) -> None:
+def test_a_replayed_copy_whose_subscription_goes_is_failed(world: World, target: Receiver, code: int | None) -> None:
     subscribe(world, target.url)
     [copy_id] = world.post()["copies"]
     world.call("POST", f"/events/{copy_id}/replay")
@@ -317,10 +310,10 @@ def enable(world: World, target: Receiver) -> None:
     world.call("POST", f"{path(world)}/enable")
 
 
-def push_by_another_container(world: World, target: Receiver, code: int) -> None:
+def disable_by_another_container(world: World, target: Receiver) -> None:
     world.clock.sleep(1)
     services.use(replace(world.services))  # with a list of its own
-    target.script(status(code))
+    target.script(status(422))
     world.post()
     services.use(world.services)
 
@@ -329,8 +322,7 @@ def push_by_another_container(world: World, target: Receiver, code: int) -> None
     ("code", "at", "meanwhile"),
     [
         *((code, 1, meanwhile) for code in (200, 422, 410) for meanwhile in (recreate, delete)),
-        *((422, 2, meanwhile) for meanwhile in (recreate, delete, enable)),
-        *((422, 2, partial(push_by_another_container, code=code)) for code in (200, 422)),
+        *((422, 2, meanwhile) for meanwhile in (recreate, delete, enable, disable_by_another_container)),
     ],
 )
 def test_what_happens_before_the_first_or_second_write_after_a_push_stands(
@@ -362,9 +354,8 @@ def test_disabling_is_told_once_if_a_response_is_lost(world: World, target: Rece
 
     disable(world, target)
 
-    lines = output.lines()
-    assert [line.get("message") for line in lines].count("subscription disabled") == 1
-    assert sum(line.get("SubscriptionsDisabled", 0) for line in lines) == 1
+    [line] = [line for line in output.lines() if line["message"] == "subscription disabled"]
+    assert line["SubscriptionsDisabled"] == 1
 
 
 # One subscription
@@ -405,7 +396,6 @@ def test_a_test_push_changes_nothing(world: World, target: Receiver, aws: Aws, c
     assert (push["event_id"][:4], push["tenant"], push["source_event_id"]) == ("cpy_", None, None)
     again = subscribe(world, target.url)  # which enables it
     assert (again.status_code, is_signed(target.requests[-1], again.json["secret"])) == (200, True)
-    assert state(world) == (None, None)
     assert [copy["status"] for copy in copies(world, world.post())] == ["delivered"]  # no breaker has opened
 
 
