@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from itertools import count
 from typing import Any
 
@@ -50,9 +49,7 @@ def is_signed(request: Request, secret: str) -> bool:
     return signature in headers["webhook-signature"].split(" ")
 
 
-def test_copies_are_signed_with_a_secret_of_their_subscription_which_rotates(
-    world: World, receiver: Receiver, target: Receiver
-) -> None:
+def test_copies_are_signed_with_their_subscription_s_secret(world: World, receiver: Receiver, target: Receiver) -> None:
     assert subscribe(world, target.url).json["secret"] is None
     world.post()
     assert "webhook-signature" not in target.requests.pop().headers
@@ -87,7 +84,6 @@ def test_copies_are_signed_with_a_secret_of_their_subscription_which_rotates(
         ([(0, 422), (20, 422), (43, 422)], 0, True),
         ([(0, 422), (12, 200)], None, False),
         ([(0, 422), (12, 200), (13, 422), (25, 422)], 13, False),
-        ([(0, 422), (50, 422)], 0, True),
     ],
 )
 def test_a_subscription_is_disabled_when_nothing_but_dead_letters_came_of_it_for_so_long(
@@ -112,47 +108,21 @@ def test_a_subscription_is_disabled_when_nothing_but_dead_letters_came_of_it_for
     assert (copy["last_error"] == DISABLED) == is_disabled
 
 
-def test_a_target_is_failing_from_the_tenth_failed_attempt_of_a_copy_until_it_works(
-    world: World, target: Receiver, during: During
-) -> None:
+def test_a_target_is_failing_from_the_tenth_failed_attempt_until_it_works(world: World, target: Receiver) -> None:
     subscribe(world, target.url)
     target.default = status(503)
-    writes: list[int] = []
-
-    def see(params: dict[str, Any], **_: object) -> None:
-        if params["Key"]["event_id"]["S"].startswith("sub_"):
-            writes.append(world.event(copy_id)["delivery_attempts"])
-
     [copy_id] = world.post()["copies"]
-    during(world.dynamodb, "before-parameter-build.dynamodb.UpdateItem", see)
-    seen: dict[int, str | None] = {}
-    while len(target.requests) < 12:
+
+    while not (failing_since := state(world)[0]):
         world.clock.sleep(10)
         world.run_schedule(app.sweep)
         world.empty_inbox()
-        seen[world.event(copy_id)["delivery_attempts"]] = state(world)[0]
 
     attempts = world.event(copy_id)["attempts"]
-    since = {number: failing_since for number, failing_since in seen.items() if failing_since}
-    assert (min(since), writes) == (10, [10])
-    assert [failing_since >= attempts[9]["at"] for failing_since in set(since.values())] == [True]
+    assert (len(attempts), failing_since >= attempts[-1]["at"]) == (10, True)
     target.default = status(200)
     world.post()  # at once: this container knows that the target is failing
     assert state(world) == (None, None)
-
-
-def test_without_patience_the_second_dead_letter_disables(world: World, target: Receiver) -> None:
-    world.restart(SUBSCRIPTION_DISABLE_DAYS="0")
-    subscribe(world, target.url)
-    target.default = status(422)
-
-    disabled = []
-    for _ in range(2):
-        world.clock.sleep(1)
-        world.post()
-        disabled.append(state(world)[1])
-
-    assert disabled == [None, rfc3339(world.clock())]
 
 
 def post_and_count_copies(world: World) -> int:
@@ -174,9 +144,7 @@ def test_a_container_that_changes_a_subscription_knows_it_at_once(world: World, 
     assert (subscribe(world, target.url).status_code, post_and_count_copies(world)) == (200, 1)
 
 
-def test_a_list_that_was_read_while_a_subscription_was_stored_is_forgotten(
-    world: World, target: Receiver, during: During
-) -> None:
+def test_a_list_read_while_a_subscription_was_stored_is_dropped(world: World, target: Receiver, during: During) -> None:
     counts: list[int] = []
 
     def post_meanwhile(params: dict[str, Any], **_: object) -> None:
@@ -209,9 +177,7 @@ def disable(world: World, target: Receiver) -> None:
     assert state(world)[1]
 
 
-def test_what_a_disabled_subscription_does_not_get_is_failed_quietly_until_it_is_replayed(
-    world: World, target: Receiver, aws: Aws, output: Output
-) -> None:
+def test_what_the_disabled_miss_is_failed_quietly(world: World, target: Receiver, aws: Aws, output: Output) -> None:
     subscribe(world, target.url)
     target.script(status(503))
     pending = {world.post(prefer=prefer)["copies"][0]: attempts for prefer, attempts in (("", 1), ("respond-async", 0))}
@@ -237,9 +203,7 @@ def test_what_a_disabled_subscription_does_not_get_is_failed_quietly_until_it_is
     assert {world.event(copy_id)["status"] for copy_id in (*pending, new)} == {"delivered"}
 
 
-def test_a_subscription_that_another_container_enabled_gets_what_is_posted_and_replayed_from_then_on(
-    world: World, target: Receiver, aws: Aws
-) -> None:
+def test_what_another_container_enabled_gets_events_at_once(world: World, target: Receiver, aws: Aws) -> None:
     disable(world, target)
     [missed] = world.post()["copies"]
     services.use(replace(world.services))  # another container: here the list still shows it as disabled
@@ -293,7 +257,7 @@ def test_enabling_tells_since_when_events_may_have_been_missed(world: World, tar
 
 @pytest.mark.parametrize("why", ["gone", "disabled"])
 def test_a_copy_whose_subscription_is_gone_or_disabled_is_neither_replayed_nor_redriven(
-    world: World, target: Receiver, output: Output, why: str
+    world: World, target: Receiver, why: str
 ) -> None:
     subscribe(world, target.url)
     delivered = world.post()["copies"][0]
@@ -302,7 +266,6 @@ def test_a_copy_whose_subscription_is_gone_or_disabled_is_neither_replayed_nor_r
     if why == "gone":
         delete(world, target)
     before = [world.event(copy_id) for copy_id in (delivered, failed)]
-    output.lines()
 
     for copy_id in (delivered, failed):
         refused = world.call("POST", f"/events/{copy_id}/replay")
@@ -312,36 +275,25 @@ def test_a_copy_whose_subscription_is_gone_or_disabled_is_neither_replayed_nor_r
     world.empty_inbox()
 
     assert [world.event(copy_id) for copy_id in (delivered, failed)] == before
-    dropped = [line for line in output.lines() if line["message"] == "dead letter dropped"]
-    assert [(line["level"], line["error"]) for line in dropped] == [("WARNING", f"subscription_{why}")] * 2
     assert (len(target.requests), world.messages(), world.dead_letters()) == (3, [], [])
 
 
 @pytest.mark.parametrize("code", [None, 410])
-@pytest.mark.parametrize("first_code", [200, 422])
-def test_a_replayed_copy_whose_subscription_goes_before_the_push_is_failed_with_its_history(
-    world: World, target: Receiver, output: Output, first_code: int, code: int | None
-) -> None:
+def test_a_replayed_copy_whose_subscription_goes_is_failed(world: World, target: Receiver, code: int | None) -> None:
     subscribe(world, target.url)
-    target.script(status(first_code))
     [copy_id] = world.post()["copies"]
     world.call("POST", f"/events/{copy_id}/replay")
-    letters = len(world.dead_letters())
+    target.script(status(410))
     if code is None:
         delete(world, target)
-    else:
-        target.script(status(code))
-    output.lines()
 
     world.empty_inbox()
 
     copy = world.event(copy_id)
-    assert (copy["status"], copy["next_attempt_at"], len(world.dead_letters())) == ("failed", None, letters)
-    errors = {None: "not pushed: the subscription is gone", 410: "receiver responded 410"}
-    assert (copy["last_error"], "gone" in copy["message"]) == (errors[code], True)
-    assert [attempt["status_code"] for attempt in copy["attempts"]] == [first_code, *([410] if code else [])]
-    assert not any("CopyFailure" in metrics for metrics in output.metrics())
-    assert world.call("POST", f"/events/{copy_id}/replay").json["code"] == "subscription_gone"
+    error = "receiver responded 410" if code else "not pushed: the subscription is gone"
+    assert (copy["status"], copy["next_attempt_at"], copy["last_error"]) == ("failed", None, error)
+    assert [attempt["status_code"] for attempt in copy["attempts"]] == [200, *([410] if code else [])]
+    assert ("gone" in copy["message"], world.dead_letters()) == (True, [])
 
 
 def delete(world: World, target: Receiver) -> None:
@@ -358,10 +310,10 @@ def enable(world: World, target: Receiver) -> None:
     world.call("POST", f"{path(world)}/enable")
 
 
-def push_by_another_container(world: World, target: Receiver, code: int) -> None:
+def disable_by_another_container(world: World, target: Receiver) -> None:
     world.clock.sleep(1)
     services.use(replace(world.services))  # with a list of its own
-    target.script(status(code))
+    target.script(status(422))
     world.post()
     services.use(world.services)
 
@@ -370,8 +322,7 @@ def push_by_another_container(world: World, target: Receiver, code: int) -> None
     ("code", "at", "meanwhile"),
     [
         *((code, 1, meanwhile) for code in (200, 422, 410) for meanwhile in (recreate, delete)),
-        *((422, 2, meanwhile) for meanwhile in (recreate, delete, enable)),
-        *((422, 2, partial(push_by_another_container, code=code)) for code in (200, 422)),
+        *((422, 2, meanwhile) for meanwhile in (recreate, delete, enable, disable_by_another_container)),
     ],
 )
 def test_what_happens_before_the_first_or_second_write_after_a_push_stands(
@@ -398,16 +349,13 @@ def test_what_happens_before_the_first_or_second_write_after_a_push_stands(
     assert len(warnings) == sum(row["disabled_at"] is not None for row in subscriptions(world))
 
 
-def test_disabling_is_told_when_the_first_response_of_dynamodb_is_lost(
-    world: World, target: Receiver, aws: Aws, output: Output
-) -> None:
+def test_disabling_is_told_once_if_a_response_is_lost(world: World, target: Receiver, aws: Aws, output: Output) -> None:
     aws.fail(Fault.REPEATED, "UpdateItem")
 
     disable(world, target)
 
-    lines = output.lines()
-    assert [line.get("message") for line in lines].count("subscription disabled") == 1
-    assert sum(line.get("SubscriptionsDisabled", 0) for line in lines) == 1
+    [line] = [line for line in output.lines() if line["message"] == "subscription disabled"]
+    assert line["SubscriptionsDisabled"] == 1
 
 
 # One subscription
@@ -424,15 +372,12 @@ def test_a_subscription_has_a_name_and_is_found_by_its_id(world: World, target: 
     assert list(found.json) == [name for name in named.json if name not in ("secret", "missed_since")]
     for bad in ("", "a" * 101, "a\n", 1):
         assert subscribe(world, target.url, name=bad).faults == ["name"]
-    for unknown in ("sub_" + "0" * 32, "x", "evt_" + "0" * 32):
-        for method, suffix in (("GET", ""), ("POST", "/enable"), ("POST", "/test")):
-            assert world.call(method, f"/subscriptions/{unknown}{suffix}").status_code == 404
+    for method, suffix in (("GET", ""), ("POST", "/enable"), ("POST", "/test")):
+        assert world.call(method, f"/subscriptions/sub_{'0' * 32}{suffix}").status_code == 404
 
 
 @pytest.mark.parametrize(("code", "outcome"), [(200, "delivered"), (503, "retry"), (422, "failed"), (410, "failed")])
-def test_a_test_push_changes_nothing_and_a_post_enables_a_disabled_subscription(
-    world: World, target: Receiver, aws: Aws, code: int, outcome: str
-) -> None:
+def test_a_test_push_changes_nothing(world: World, target: Receiver, aws: Aws, code: int, outcome: str) -> None:
     world.restart(WEBHOOK_SIGNING_SECRETS=SECRETS[0], BREAKER_FAILURES="1")
     disable(world, target)  # it works for a disabled one, too
     before = subscriptions(world)
@@ -451,7 +396,6 @@ def test_a_test_push_changes_nothing_and_a_post_enables_a_disabled_subscription(
     assert (push["event_id"][:4], push["tenant"], push["source_event_id"]) == ("cpy_", None, None)
     again = subscribe(world, target.url)  # which enables it
     assert (again.status_code, is_signed(target.requests[-1], again.json["secret"])) == (200, True)
-    assert state(world) == (None, None)
     assert [copy["status"] for copy in copies(world, world.post())] == ["delivered"]  # no breaker has opened
 
 
