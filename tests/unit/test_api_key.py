@@ -8,8 +8,7 @@ from tools import api_key
 
 
 @pytest.mark.parametrize(
-    ("scopes", "granted"),
-    [("", {"produce", "consume"}), ("produce", {"produce"}), ("+".join(Scope), set(Scope))],
+    ("scopes", "granted"), [("", {"produce", "consume"}), ("produce", {"produce"}), ("+".join(Scope), set(Scope))]
 )
 def test_the_printed_entry_accepts_the_printed_key(
     scopes: str, granted: set[str], capsys: pytest.CaptureFixture[str]

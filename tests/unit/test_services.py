@@ -29,28 +29,14 @@ def environ(shared_world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[di
 
 
 @pytest.mark.usefixtures("environ")
-def test_services_and_clients_are_created_once_at_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    created: list[str] = []
-    client = boto3.client
-
-    def record(service: str, **options: Any) -> Any:
-        created.append(service)
-        return client(service, **options)
-
-    monkeypatch.setattr(boto3, "client", record)
+def test_threads_share_the_services_of_their_container() -> None:
     with ThreadPoolExecutor(16) as pool:
         given = list(pool.map(lambda _: services.get(), range(16)))
     assert all(one is given[0] for one in given)
-    assert given[0].store.get(EVENT_ID) is None
-    assert created == ["dynamodb"]
-    assert given[0].work_queue.depth() == given[0].dlq.depth() == 0
-    assert created == ["dynamodb", "sqs"]
 
 
 @pytest.mark.usefixtures("environ")
-def test_calls_of_a_function_are_without_the_header_by_which_lambda_detects_loops(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_calls_of_a_function_are_without_the_header_that_detects_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "triggers-api-dev-worker")
     monkeypatch.setenv("_X_AMZN_TRACE_ID", "Root=1-5759e988-bd862e3fe1be46a994272793;Lineage=1:a87bd80c:15")
     sent: list[bool] = []
