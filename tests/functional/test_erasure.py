@@ -157,12 +157,6 @@ def test_a_malformed_id_is_not_found_without_asking_dynamodb(world: World, aws: 
     assert aws.calls == []
 
 
-def test_a_tenant_that_is_named_is_not_taken_for_a_check(world: World) -> None:
-    event = post(world)
-    assert erase(world, f"{event['event_id']}?tenant=other").faults == ["tenant"]
-    assert event["event_id"] in stored(world)
-
-
 def test_erasing_what_is_expired_or_not_there_succeeds(world: World) -> None:
     event = post(world)
     world.clock.sleep(31 * 86_400)

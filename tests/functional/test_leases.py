@@ -159,15 +159,6 @@ def test_every_fault_of_a_body_is_named(world: World, path: str, body: str, fiel
     assert (answer.status_code, answer.faults) == (400, fields)
 
 
-def test_a_redriven_dead_letter_of_a_leased_event_is_sent_on(world: World) -> None:
-    post_undelivered(world)
-    lease(world, lease_seconds=1000)
-    world.move_back()
-
-    assert world.run_worker() == 1
-    assert [message["delay_seconds"] for message in world.messages()] == [900]
-
-
 def test_in_pull_only_mode_events_also_earlier_ones_wait_for_a_consumer(
     world: World, receiver: Receiver, output: Output
 ) -> None:

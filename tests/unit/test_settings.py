@@ -99,7 +99,7 @@ def test_secrets_are_not_repeated() -> None:
     assert not [secret for secret in ("catch/1/2", DIGEST, "aaaa") if secret in shown]
 
 
-@pytest.mark.parametrize(("attempts", "cap", "days"), [("20", "1", 2), ("60", "3600", 4), ("20", "86400", 5)])
+@pytest.mark.parametrize(("attempts", "cap", "days"), [("45", "1", 3), ("60", "3600", 4), ("20", "86400", 5)])
 def test_retries_must_end_a_day_before_the_event_expires(attempts: str, cap: str, days: int) -> None:
     variables = REQUIRED | {"MAX_DELIVERY_ATTEMPTS": attempts, "BACKOFF_CAP_SECONDS": cap}
     load(variables | {"EVENT_RETENTION_DAYS": str(days)})
