@@ -18,12 +18,11 @@ from chalicelib.settings import load
 from chalicelib.store import SHARDS, partitions
 from chalicelib.times import rfc3339
 from chalicelib.validation import parse_query
-from tests.simulator.simulated_world import DLQ, ENVIRON, INBOX
+from tests.simulator.simulated_world import ENVIRON, INBOX
 from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS
 from tests.support.world import START, Clock
 
 DAY = 86_400
-MIB = 1024 * 1024
 
 
 @pytest.fixture
@@ -139,9 +138,7 @@ def test_walking_the_pages_of_a_subscription_shows_each_of_its_copies_once_in_or
 
 
 @pytest.mark.parametrize("others", [0, 2000])
-def test_a_page_of_a_subscription_reads_as_much_whatever_number_of_copies_others_have(
-    others: int, services: Services, dynamodb: FakeDynamoDB
-) -> None:
+def test_a_page_of_a_subscription_reads_no_others(others: int, services: Services, dynamodb: FakeDynamoDB) -> None:
     store_all(services, (make_copy(number, number % 50 + 2) for number in range(others)))
     own = store_all(services, (make_copy(others + number, 1) for number in range(200)))
     read = Counter[str]()
@@ -155,9 +152,7 @@ def test_a_page_of_a_subscription_reads_as_much_whatever_number_of_copies_others
 
 
 @pytest.mark.parametrize("change", ["acknowledge", "claim"])
-def test_an_event_that_the_index_shows_too_late_is_not_in_the_inbox(
-    change: str, services: Services, dynamodb: FakeDynamoDB
-) -> None:
+def test_what_the_index_shows_too_late_is_left_out(change: str, services: Services, dynamodb: FakeDynamoDB) -> None:
     event = make_event(0, next_attempt_at=rfc3339(START), response_bytes=MAX_PAGE_BYTES)
     other = make_event(3)
     store_all(services, [event, other])
@@ -182,9 +177,7 @@ def test_a_damaged_cursor_is_refused(services: Services) -> None:
     assert parse_query({"cursor": [""]}, listing.PARAMETERS)["cursor"] is None
 
 
-def test_expired_events_in_front_are_not_read_and_a_replayed_one_is_listed(
-    services: Services, dynamodb: FakeDynamoDB, clock: Clock
-) -> None:
+def test_expired_events_are_skipped_unless_replayed(services: Services, dynamodb: FakeDynamoDB, clock: Clock) -> None:
     replayed = make_event(1, status=Status.FAILED, expires_at=int(START) + DAY)
     store_all(services, [replayed, *(make_event(3 * number, expires_at=int(START) + DAY) for number in range(1, 300))])
     clock.sleep(DAY - 1000)
@@ -201,9 +194,7 @@ def test_expired_events_in_front_are_not_read_and_a_replayed_one_is_listed(
     assert next(calls) == len(partitions(*listing.INBOX.statuses))
 
 
-def test_an_event_that_is_in_two_partitions_for_a_moment_is_listed_once(
-    services: Services, dynamodb: FakeDynamoDB
-) -> None:
+def test_an_event_in_two_partitions_for_a_moment_is_listed_once(services: Services, dynamodb: FakeDynamoDB) -> None:
     [event] = store_all(services, [make_event(0)])
     query, is_delivered = dynamodb.query, threading.Event()
 
@@ -222,9 +213,7 @@ def test_an_event_that_is_in_two_partitions_for_a_moment_is_listed_once(
     assert ids(listing.page(services, listing.EVENTS)[0]) == [event.event_id]
 
 
-def test_a_listing_that_takes_long_goes_on_with_the_next_page(
-    services: Services, dynamodb: FakeDynamoDB, clock: Clock
-) -> None:
+def test_a_listing_that_takes_long_ends_with_a_cursor(services: Services, dynamodb: FakeDynamoDB, clock: Clock) -> None:
     events = store_all(services, (make_event(3 * number) for number in range(200)))
     events += store_all(services, [make_event(607)])  # the rare one
     dynamodb.page_rows = 5
@@ -244,9 +233,7 @@ def test_a_listing_that_takes_long_goes_on_with_the_next_page(
     assert events[-1].event_id in ids(event for page, _ in walk(services, event_type="rare") for event in page)
 
 
-def test_events_that_dynamodb_leaves_out_for_a_moment_are_not_taken_for_absent(
-    services: Services, dynamodb: FakeDynamoDB
-) -> None:
+def test_what_dynamodb_leaves_out_is_not_taken_for_absent(services: Services, dynamodb: FakeDynamoDB) -> None:
     store_all(services, map(make_event, range(6)))
     read = dynamodb.batch_get_item
 
@@ -265,20 +252,14 @@ def test_events_that_dynamodb_leaves_out_for_a_moment_are_not_taken_for_absent(
 
 
 @pytest.fixture
-def sqs(clock: Clock) -> FakeSQS:
+def sweeping(dynamodb: FakeDynamoDB, clock: Clock) -> Services:
     sqs = FakeSQS(clock)
-    for url in (INBOX, DLQ):
-        sqs.queue(url)
-    return sqs
-
-
-@pytest.fixture
-def sweeping(dynamodb: FakeDynamoDB, sqs: FakeSQS, clock: Clock) -> Services:
+    sqs.queue(INBOX)
     return Services(load(ENVIRON), make_client={"dynamodb": dynamodb, "sqs": sqs}.__getitem__, clock=clock)
 
 
-def queued(sqs: FakeSQS) -> list[str]:
-    return [json.loads(message["Body"])["event_id"] for message in sqs.messages(INBOX)]
+def queued(sweeping: Services) -> list[str]:
+    return [json.loads(message["Body"])["event_id"] for message in sweeping.make_client("sqs").messages(INBOX)]
 
 
 def copies_of(subscription: str, numbers: Iterable[int], **changes: Any) -> list[Event]:
@@ -287,9 +268,7 @@ def copies_of(subscription: str, numbers: Iterable[int], **changes: Any) -> list
     return [make_event(3 * number, event_id=f"cpy_{number:032x}", **due, **changes) for number in numbers]
 
 
-def test_a_destination_with_few_overdue_copies_does_not_wait_for_one_with_many(
-    sweeping: Services, sqs: FakeSQS, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_few_overdue_copies_do_not_wait_for_many(sweeping: Services, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schedules, "LONG_QUEUE", 0)
     many = store_all(sweeping, copies_of("sub_many", range(2000)))
     few = store_all(sweeping, copies_of("sub_few", range(2000, 2040)))
@@ -297,15 +276,13 @@ def test_a_destination_with_few_overdue_copies_does_not_wait_for_one_with_many(
     schedules.sweep(sweeping, 60)
 
     expected = {event.event_id for event in few}
-    assert expected <= set(queued(sqs))
-    rest = [event_id for event_id in ids(many) if event_id in queued(sqs)]
-    assert len(rest) == len(queued(sqs)) - len(few) == SHARDS * schedules.MAX_SWEPT_WHILE_LONG - len(few)
+    assert expected <= set(queued(sweeping))
+    rest = [event_id for event_id in ids(many) if event_id in queued(sweeping)]
+    assert len(rest) == len(queued(sweeping)) - len(few) == SHARDS * schedules.MAX_SWEPT_WHILE_LONG - len(few)
     assert set(rest) <= set(ids(many[:500]))  # each with its oldest
 
 
-def test_a_sweep_whose_search_takes_long_queues_what_it_found(
-    sweeping: Services, sqs: FakeSQS, dynamodb: FakeDynamoDB, clock: Clock
-) -> None:
+def test_a_sweep_whose_search_takes_long_queues_some(sweeping: Services, dynamodb: FakeDynamoDB, clock: Clock) -> None:
     store_all(sweeping, copies_of("sub_many", range(400)))
     dynamodb.page_rows = 5
     query = dynamodb.query
@@ -319,12 +296,10 @@ def test_a_sweep_whose_search_takes_long_queues_what_it_found(
 
     schedules.sweep(sweeping, 120)
 
-    assert 5 <= len(queued(sqs)) < 400
+    assert 5 <= len(queued(sweeping)) < 400
 
 
-def test_a_sweep_queues_a_number_of_events_of_a_partition_at_most_evenly_over_a_minute(
-    sweeping: Services, sqs: FakeSQS, monkeypatch: pytest.MonkeyPatch, clock: Clock
-) -> None:
+def test_a_sweep_queues_events_evenly(sweeping: Services, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     monkeypatch.setattr(schedules, "MAX_SWEPT", 300)
     copies = store_all(sweeping, copies_of("sub_a", range(1400)))
     lost = make_event(3 * len(copies), requeue_at=rfc3339(START), next_attempt_at=rfc3339(START))
@@ -332,18 +307,16 @@ def test_a_sweep_queues_a_number_of_events_of_a_partition_at_most_evenly_over_a_
 
     schedules.sweep(sweeping, 60)
 
-    assert len(queued(sqs)) == SHARDS * 300 + 1
-    assert lost.event_id in queued(sqs)
+    assert len(queued(sweeping)) == SHARDS * 300 + 1
+    assert lost.event_id in queued(sweeping)
     visible = []
     for _ in range(4):
-        visible.append(len(sqs.visible(INBOX)))
+        visible.append(len(sweeping.make_client("sqs").visible(INBOX)))
         clock.sleep(20)
     assert visible == [pytest.approx(SHARDS * number, abs=SHARDS * 10 + 1) for number in (0, 100, 200, 300)]
 
 
-def test_a_message_of_the_sweep_that_is_delayed_may_be_as_late_as_any(
-    sweeping: Services, sqs: FakeSQS, monkeypatch: pytest.MonkeyPatch, clock: Clock
-) -> None:
+def test_delayed_messages_are_waited_for(sweeping: Services, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     monkeypatch.setattr(schedules, "MAX_SWEPT", 60)
     store_all(sweeping, copies_of("sub_a", range(280)))
 
@@ -351,16 +324,14 @@ def test_a_message_of_the_sweep_that_is_delayed_may_be_as_late_as_any(
     for now in (START, START + 59, START + 90):
         clock.now = now
         schedules.sweep(sweeping, 60)
-        counts.append(len(queued(sqs)))
+        counts.append(len(queued(sweeping)))
 
     again = SHARDS * 40  # those delayed for 0, 10, 20 or 30 s
     assert counts == [SHARDS * 60, 280, 280 + again]
 
 
 @pytest.mark.parametrize("expired", [0, 1, 100])
-def test_the_oldest_pending_event_has_not_expired_is_to_be_pushed_and_no_copy(
-    expired: int, services: Services, dynamodb: FakeDynamoDB
-) -> None:
+def test_the_oldest_pending_event_is_to_be_pushed(expired: int, services: Services, dynamodb: FakeDynamoDB) -> None:
     dynamodb.page_rows = 5
     due = {"next_attempt_at": rfc3339(START)}
     left_out = [make_event(0), make_event(3, event_id=f"cpy_{3:032x}", **due)]
