@@ -61,9 +61,7 @@ def test_it_is_a_valid_document_of_this_version_and_describes_all_routes() -> No
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=IDS)
-def test_each_operation_requires_the_described_scopes(
-    world: World, method: str, path: str, operation: dict[str, Any]
-) -> None:
+def test_each_operation_requires_its_scopes(world: World, method: str, path: str, operation: dict[str, Any]) -> None:
     schemes = {scheme for requirement in operation["security"] for scheme in requirement}
 
     token = make_token(world, "customer-42")
