@@ -29,21 +29,6 @@ def test_a_message_may_wait_for_the_batch_window_before_the_sweep_sends_another(
     assert counts == [0, 1, 1, 2]
 
 
-def test_the_sweep_skips_events_that_are_settled_expired_or_not_due(world: World, receiver: Receiver, aws: Aws) -> None:
-    world.post(prefer="respond-async")
-    world.clock.sleep(31 * 86_400)
-    receiver.script(status(200), status(422), status(503, headers={"Retry-After": "800"}), status(503))
-    _, _, _, acknowledged = [world.post()["event_id"] for _ in range(4)]
-    world.call("POST", f"/events/{acknowledged}/acknowledge")
-    world.lose_messages()
-
-    for _ in range(14):
-        world.clock.sleep(60)
-        assert "UpdateItem" not in aws.during(lambda: world.run_schedule(app.sweep))
-
-    assert world.messages() == []
-
-
 @pytest.mark.parametrize("visible", [999, 1000])
 def test_while_1000_messages_are_visible_the_sweep_queues_a_share_of_each_partition(
     world: World, during: During, monkeypatch: pytest.MonkeyPatch, visible: int
