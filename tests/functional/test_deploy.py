@@ -133,7 +133,7 @@ def test_a_stage_is_deployed_after_interruptions_repeated_from_any_checkout_and_
     assert checkout.resources(**GIVEN, WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)[0] == 0
     for operation in ("POST /2015-03-31/event-source-mappings", "POST /restapis"):
         assert checkout.chalice("deploy", stop_after=operation)[0] == -signal.SIGKILL
-        assert checkout.resources() == (0, "stack triggers-api-dev-resources: no changes\n")
+        assert "stack triggers-api-dev-resources: no changes\n" in checkout.resources()[1]
     status, output = checkout.chalice("deploy")
     assert status == 0, output
     deployed = what_is_deployed(aws)
@@ -160,8 +160,7 @@ def test_a_stage_is_deployed_after_interruptions_repeated_from_any_checkout_and_
 
     for act in ("update", "check"):
         status, output = checkout.resources(act, AWS_DEFAULT_REGION="eu-west-1")
-        where = "dev is deployed in us-east-1:000000000000, not in eu-west-1:000000000000"
-        assert (status, where in output) == (1, True)
+        assert (status, "dev is deployed in us-east-1:000000000000, not in eu-west-1:" in output) == (1, True)
 
     second = Checkout(shutil.copytree(checkout.path, tmp_path / "second"), aws)  # the record of the stage was committed
     status, output = second.resources(API_KEYS=api_key.entry("acme", NEW_KEY), WEBHOOK_SIGNING_SECRETS="")
