@@ -221,7 +221,10 @@ def test_counts_never_claim_more_than_was_counted(console: Console) -> None:
         events = [{**event, "event_id": f"evt_{uuid4().hex}"} for _ in range(100)]
         route.fulfill(json={"events": events, "next_cursor": "more"})
 
-    console.page.route(re.compile("/events.*status=delivered"), lambda route: held.append(route), times=1)
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    console.page.route(re.compile("/events.*status=delivered"), hold, times=1)
     console.page.route(re.compile("/events.*status=failed"), fill)
     console.open(f"/?since={event['created_at']}")
 

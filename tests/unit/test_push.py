@@ -248,17 +248,11 @@ def test_2xx_is_delivered_whatever_becomes_of_the_body(what: str, tls_server: Re
     assert send(push, tls_server.url).outcome is DELIVERED
 
 
-def trickle(start: bytes, piece: bytes) -> Behaviour:
-    """Send `start`, then for 2 s a piece every 20 ms, and close."""
-    pieces = [lambda exchange: exchange.pause(0.02), behave.answer(piece)] * 100
-    return behave.in_turn(behave.answer(start), *pieces, Exchange.close)
-
-
 SLOW: dict[str, Behaviour] = {
     "hangs": behave.hang,
-    "trickles the status line": trickle(b"HTTP/1.1 200 ", b"x"),
-    "trickles headers": trickle(b"HTTP/1.1 200 OK\r\nX: ", b"x"),
-    "trickles 103": trickle(b"", head(103)),
+    "trickles the status line": endless(b"HTTP/1.1 200 ", b"x", 0.02),
+    "trickles headers": endless(b"HTTP/1.1 200 OK\r\nX: ", b"x", 0.02),
+    "trickles 103": endless(b"", head(103), 0.02),
 }
 
 
