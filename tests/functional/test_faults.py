@@ -21,27 +21,12 @@ def assert_unavailable(answer: Answer) -> None:
 
 
 @pytest.mark.parametrize("fault", FAILURES)
-def test_a_post_that_dynamodb_fails_can_be_repeated(world: World, receiver: Receiver, aws: Aws, fault: Fault) -> None:
-    aws.fail(fault, "PutItem")
-    assert_unavailable(world.call("POST", "/events", EVENT, idempotency_key="k"))
-    assert receiver.requests == []
-    aws.heal()
-
-    answer = world.call("POST", "/events", EVENT, idempotency_key="k")
-
-    assert answer.status_code == 202
-    assert ("idempotency-replayed" in answer.headers) == (fault is Fault.LOST)
-    world.settle(hours=1)
-    assert world.event(answer.json["event_id"])["status"] == "delivered"
-    assert len(receiver.requests) == 1
-
-
-@pytest.mark.parametrize("fault", FAILURES)
-def test_other_calls_get_503_while_dynamodb_fails(world: World, receiver: Receiver, aws: Aws, fault: Fault) -> None:
+def test_every_call_gets_503_while_dynamodb_fails(world: World, receiver: Receiver, aws: Aws, fault: Fault) -> None:
     receiver.script(status(422))
     event_id = world.post()["event_id"]
     aws.fail(fault)
 
+    assert_unavailable(world.call("POST", "/events", EVENT))
     for call in (
         *("GET /events", "GET /inbox", "GET /subscriptions", "POST /inbox/lease"),
         *("GET /events/%s", "POST /events/%s/acknowledge", "POST /events/%s/replay"),
@@ -71,11 +56,10 @@ def test_a_record_is_retried_while_the_time_of_the_function_lasts(
     assert world.event(event_id)["status"] == "delivered"
 
 
-@pytest.mark.parametrize(("code", "ending", "dead_letters"), [(503, "delivered", 0), (422, "failed", 1)])
-def test_an_error_after_the_event_is_stored_is_logged_with_its_traceback_and_left_to_the_sweep(
-    world: World, receiver: Receiver, aws: Aws, output: Output, code: int, ending: str, dead_letters: int
+def test_an_error_after_the_event_is_stored_is_logged_with_its_traceback(
+    world: World, receiver: Receiver, aws: Aws, output: Output
 ) -> None:
-    receiver.script(*[status(code)] * (1 + dead_letters))
+    receiver.script(status(503))
     aws.fail(Fault.UNREACHED, "SendMessage")
 
     event_id = world.post()["event_id"]
@@ -83,10 +67,6 @@ def test_an_error_after_the_event_is_stored_is_logged_with_its_traceback_and_lef
     failed_call, error = [line for line in output.lines() if line.get("level") == "ERROR"]
     assert (failed_call["message"], failed_call["error"]) == ("sqs send_message", "EndpointConnectionError")
     assert (error["event_id"], "Traceback" in error["trace"], bool(error["request_id"])) == (event_id, True, True)
-    assert world.event(event_id)["status"] == "pending"
-    aws.heal()
-    world.settle(hours=1)
-    assert (world.event(event_id)["status"], len(world.dead_letters())) == (ending, dead_letters)
 
 
 def test_an_event_acknowledged_first_is_not_pushed(world: World, receiver: Receiver, aws: Aws, during: During) -> None:
