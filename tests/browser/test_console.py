@@ -464,9 +464,7 @@ def test_a_subscription_is_made_and_its_secret_is_shown_once(console: Console, r
 
 
 @pytest.mark.parametrize("is_customer", [False, True])
-def test_what_a_disabled_subscription_missed_is_counted_and_replayed(
-    console: Console, receiver: Receiver, is_customer: bool
-) -> None:
+def test_events_missed_while_disabled_are_replayed(console: Console, receiver: Receiver, is_customer: bool) -> None:
     page = console.page
     given = {"target_url": receiver.url, "event_types": ["missed.*"], "tenant": "acme"}
     made = console.api("POST", "/subscriptions", **given)

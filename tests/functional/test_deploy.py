@@ -121,9 +121,7 @@ def checkout(tmp_path: Path, aws: Ministack) -> Checkout:
     return Checkout(path, aws)
 
 
-def test_a_stage_is_deployed_after_interruptions_repeated_from_any_checkout_and_deleted_but_for_its_table(
-    checkout: Checkout, aws: Ministack, tmp_path: Path
-) -> None:
+def test_a_stage_is_deployed_and_deleted_but_for_its_table(checkout: Checkout, aws: Ministack, tmp_path: Path) -> None:
     status, output = checkout.chalice("deploy")
     assert status != 0
     assert "triggers-api-dev-inbox-queue" in output

@@ -48,9 +48,7 @@ def stored(world: World) -> list[str]:
 
 
 @pytest.mark.parametrize("code", [200, 422, 503])
-def test_what_is_erased_leaves_no_trace_and_stays_erased(
-    world: World, receiver: Receiver, target: Receiver, output: Output, code: int
-) -> None:
+def test_what_is_erased_is_gone(world: World, receiver: Receiver, target: Receiver, output: Output, code: int) -> None:
     receiver.default = target.default = status(code, body=CONTENTS[2].encode())
     event = post(world)
     kept = world.post()["event_id"]

@@ -56,9 +56,7 @@ def test_a_record_is_retried_while_the_time_of_the_function_lasts(
     assert world.event(event_id)["status"] == "delivered"
 
 
-def test_an_error_after_the_event_is_stored_is_logged_with_its_traceback(
-    world: World, receiver: Receiver, aws: Aws, output: Output
-) -> None:
+def test_a_late_error_is_logged_with_its_traceback(world: World, receiver: Receiver, aws: Aws, output: Output) -> None:
     receiver.script(status(503))
     aws.fail(Fault.UNREACHED, "SendMessage")
 

@@ -113,8 +113,6 @@ def test_a_released_event_is_in_the_inbox_and_due_again(world: World, receiver: 
     receiver.script(status(503))
     [event_id] = post_undelivered(world)
     [event] = lease(world, lease_seconds=3600)
-    assert world.run_worker() == 1  # no push begins during a lease
-    assert len(receiver.requests) == 1
 
     assert end(world, "release", event_id, NO_LEASE).status_code == 409
     assert end(world, "release", event_id, event["lease_id"]).status_code == 204
@@ -142,8 +140,6 @@ def test_a_lease_that_does_not_exist_is_refused(world: World) -> None:
         ("lease", '{"limit": true, "lease_seconds": 1.5, "colour": 1}', ["colour", "lease_seconds", "limit"]),
         ("lease", '{"limit": "5", "lease_seconds": 0}', ["lease_seconds", "limit"]),
         ("lease", '{"limit": 101}', ["limit"]),
-        ("lease", "[]", ["body"]),
-        ("lease", "{", ["body"]),
         ("acknowledge", "{}", ["event_ids", "lease_id"]),
         ("acknowledge", '{"lease_id": "lse_1", "event_ids": [1]}', ["event_ids", "lease_id"]),
         ("acknowledge", json.dumps({"lease_id": NO_LEASE, "event_ids": [UNKNOWN] * 101}), ["event_ids"]),

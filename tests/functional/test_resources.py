@@ -54,7 +54,6 @@ ALARMS = sorted(name for name, resource in RESOURCES.items() if resource["Type"]
         ("SweepErrorsAlarm", {"Namespace": "AWS/Lambda", "MetricName": "Errors", "Dimensions": OF_SWEEP}),
         ("SweepErrorsAlarm", {"Statistic": "Sum", "Threshold": 3, "Period": 900, "EvaluationPeriods": 1, **AT_LEAST}),
         ("SweepErrorsAlarm", {"TreatMissingData": "missing", "InsufficientDataActions": [{"Ref": "DLQAlarmTopic"}]}),
-        ("ApiErrorsAlarm", {"Namespace": "AWS/ApiGateway", "MetricName": "5XXError"}),
     ],
 )
 def test_a_resource_has_its_properties(resource: str, expected: dict[str, Any]) -> None:

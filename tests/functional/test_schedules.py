@@ -96,9 +96,7 @@ def test_two_sweeps_at_once_queue_an_event_once(world: World, during: During) ->
     assert (next(others, None), len(world.messages())) == (None, 1)
 
 
-def test_check_dlq_publishes_depths_and_an_age_and_warns(
-    world: World, receiver: Receiver, output: Output, aws: Aws
-) -> None:
+def test_check_dlq_publishes_numbers_and_warns(world: World, receiver: Receiver, output: Output, aws: Aws) -> None:
     def lines() -> list[dict[str, Any]]:
         return [line for line in output.lines() if not line["message"].startswith("sqs ")]
 
