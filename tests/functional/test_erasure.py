@@ -27,9 +27,8 @@ def world(world: World, target: Receiver) -> World:
     return world
 
 
-def post(world: World, **headers: str) -> dict[str, Any]:
-    event: dict[str, Any] = world.call("POST", "/events", BODY, **headers).json
-    return event
+def post(world: World, **headers: str) -> Any:
+    return world.call("POST", "/events", BODY, **headers).json
 
 
 def erase(world: World, event_id: str) -> Answer:

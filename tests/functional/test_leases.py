@@ -24,11 +24,10 @@ def post_undelivered(world: World, count: int = 1) -> list[str]:
     return event_ids
 
 
-def lease(world: World, **request: Any) -> list[dict[str, Any]]:
+def lease(world: World, **request: Any) -> Any:
     answer = world.call("POST", "/inbox/lease", json.dumps(request), key=CONSUMER_KEY)
     assert answer.status_code == 200, answer.text
-    events: list[dict[str, Any]] = answer.json["events"]
-    return events
+    return answer.json["events"]
 
 
 def end(world: World, verb: str, event_id: str, lease_id: str | None = None) -> Answer:

@@ -72,11 +72,10 @@ def shell(commands: str) -> str:
     return output
 
 
-def post(system: Run, **headers: str) -> dict[str, Any]:
+def post(system: Run, **headers: str) -> Any:
     status, _, body = system.call("POST", "/events", EVENT, **headers)
     assert status == 202
-    event: dict[str, Any] = json.loads(body)
-    return event
+    return json.loads(body)
 
 
 def test_what_is_printed_can_be_pasted_from_top_to_bottom_block_by_block(system: Run, printed: list[str]) -> None:

@@ -41,10 +41,9 @@ def tls_server() -> Iterator[Receiver]:
 
 
 @pytest.fixture(params=["receiver", "tls_server"])
-def server(request: pytest.FixtureRequest) -> Receiver:
+def server(request: pytest.FixtureRequest) -> Any:
     """Give a receiver over HTTP, then one over TLS."""
-    server: Receiver = request.getfixturevalue(request.param)
-    return server
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
