@@ -15,9 +15,7 @@ def pushed(world: World, receiver: Receiver, **headers: str) -> bool:
     return now
 
 
-def test_after_three_failures_in_a_row_events_are_queued_at_once_for_half_a_minute(
-    world: World, receiver: Receiver
-) -> None:
+def test_after_three_failures_events_are_queued_for_half_a_minute(world: World, receiver: Receiver) -> None:
     receiver.script(status(503), close_without_answer, status(429))
     assert [pushed(world, receiver) for _ in range(3)] == [True] * 3
 
@@ -25,22 +23,16 @@ def test_after_three_failures_in_a_row_events_are_queued_at_once_for_half_a_minu
     assert [pushed(world, receiver) for _ in range(2)] == [False] * 2
     assert len(world.messages()) == 5
 
-    world.settle()
-    assert len(world.call("GET", "/events?status=delivered").json["events"]) == 5
-
 
 @pytest.mark.parametrize("shorter", ["INLINE_PUSH_TIMEOUT_SECONDS", "PUSH_TIMEOUT_SECONDS"])
 def test_one_timeout_opens_it(world: World, receiver: Receiver, shorter: str) -> None:
     world.restart(**{shorter: "0.3"})
     receiver.script(hang)
 
-    event_id = world.post()["event_id"]
+    [attempt] = world.event(world.post()["event_id"])["attempts"]
 
-    receiver.wait_for(1)
-    [attempt] = world.event(event_id)["attempts"]
-    assert (attempt["outcome"], attempt["status_code"]) == ("retry", None)
-    assert attempt["duration_ms"] < 5000
-    assert [pushed(world, receiver) for _ in range(2)] == [False, False]
+    assert (attempt["error"], attempt["duration_ms"] < 5000) == ("timed out", True)
+    assert not pushed(world, receiver)
 
 
 @pytest.mark.parametrize("code", [200, 422])
@@ -53,9 +45,7 @@ def test_a_final_response_resets_the_count(world: World, receiver: Receiver, cod
 
 
 @pytest.mark.parametrize(("code", "after_it"), [(200, [True, True]), (422, [True, True]), (503, [False, False])])
-def test_after_the_open_time_one_event_is_tried(
-    world: World, receiver: Receiver, code: int, after_it: list[bool]
-) -> None:
+def test_one_event_is_tried_after_that_time(world: World, receiver: Receiver, code: int, after_it: list[bool]) -> None:
     world.restart(BREAKER_FAILURES="1", BREAKER_OPEN_SECONDS="5")
     meanwhile: list[int] = []
     post_another = in_turn(lambda _: meanwhile.append(world.post()["delivery_attempts"]), status(code))
@@ -70,9 +60,7 @@ def test_after_the_open_time_one_event_is_tried(
     assert pushed(world, receiver)
 
 
-def test_neither_a_failure_of_the_worker_opens_it_nor_a_post_without_a_push_uses_up_the_trial(
-    world: World, receiver: Receiver
-) -> None:
+def test_neither_the_worker_opens_it_nor_is_a_post_without_a_push_a_trial(world: World, receiver: Receiver) -> None:
     world.restart(BREAKER_FAILURES="1")
     receiver.script(status(503), status(503))
     world.post(prefer="respond-async")

@@ -8,16 +8,14 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import fields
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import urllib3
 
 from chalicelib.settings import Settings
 from tests.support.loopback import serve_app
-from tests.support.receiver import Receiver, status
+from tests.support.receiver import SECRET_PATH, Exchange, Receiver, close_without_answer, status
 from tests.support.subscribing import post_for, subscribe
 from tests.support.world import CONSUMER_KEY, ROOT, World
 
@@ -104,9 +102,7 @@ def test_the_verifier_tells_genuine_pushes_from_forged_ones(world: World, receiv
 
 
 @pytest.mark.usefixtures("snippets")
-def test_a_product_gives_a_customer_the_key_to_its_own_webhooks_and_takes_them_away(
-    world: World, receiver: Receiver
-) -> None:
+def test_a_product_gives_a_customer_its_webhooks_and_takes_them_away(world: World, receiver: Receiver) -> None:
     world.clock.now = time.time()
     world.restart(ZAPIER_WEBHOOK_URL="none", WEBHOOK_SIGNING_SECRETS=SECRETS[0])
     product = runpy.run_path("customers.py")
@@ -123,40 +119,20 @@ def test_a_product_gives_a_customer_the_key_to_its_own_webhooks_and_takes_them_a
     assert runpy.run_path("verify.py")["is_genuine"](dict(push.headers), push.body, webhook["secret"])
 
 
-class TroubledApi(ThreadingHTTPServer):
-    """Refuses connections until `server_activate`, then responds 401 and 503 once, then passes requests on."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(("127.0.0.1", 0), TroubledRequest, bind_and_activate=False)
-        self.server_bind()
-        self.url = url
-        self.failures = [401, 503]
-
-
-class TroubledRequest(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        assert isinstance(self.server, TroubledApi)
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.server.failures:
-            status_code, data = self.server.failures.pop(0), b"{}"
-        else:
-            answer = urllib3.request("POST", self.server.url + self.path, body=body, headers=dict(self.headers.items()))
-            status_code, data = answer.status, answer.data
-        self.send_response(status_code)
-        self.end_headers()
-        self.wfile.write(data)
-
-
-@pytest.fixture
-def troubled_api(snippets: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[TroubledApi]:
-    with TroubledApi(os.environ["TRIGGERS_URL"]) as api:
-        monkeypatch.setenv("TRIGGERS_URL", f"http://127.0.0.1:{api.server_port}")
-        yield api
-
-
+@pytest.mark.usefixtures("snippets")
 def test_the_consumer_survives_trouble_leases_processes_and_acknowledges(
-    world: World, receiver: Receiver, troubled_api: TroubledApi
+    world: World, receiver: Receiver, target: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    api_url = os.environ["TRIGGERS_URL"]
+
+    def pass_on(exchange: Exchange) -> None:
+        given = exchange.request
+        answer = urllib3.request(given.method, api_url + given.path, body=given.body, headers=given.headers)
+        status(answer.status, body=answer.data)(exchange)
+
+    monkeypatch.setenv("TRIGGERS_URL", target.url.removesuffix(SECRET_PATH))
+    target.script(close_without_answer, status(401, body=b"{}"), status(503, body=b"{}"))
+    target.default = pass_on
     receiver.default = status(422)
     event_ids = {world.post({"n": number})["event_id"] for number in range(3)}
     command = [sys.executable, "-c", SNIPPETS["consumer.py"].replace("time.sleep(5)", "time.sleep(0.01)")]
@@ -165,18 +141,14 @@ def test_the_consumer_survives_trouble_leases_processes_and_acknowledges(
         assert consumer.stdout
         assert consumer.stderr
         try:
-            for trouble in ("refused", "/inbox/lease: {}", "/inbox/lease: {}"):
+            for trouble in ("ProtocolError", "/inbox/lease: {}", "/inbox/lease: {}"):
                 while trouble not in (line := consumer.stderr.readline()):
                     assert line, trouble
-                if trouble == "refused":
-                    troubled_api.server_activate()
-                    Thread(target=troubled_api.serve_forever, daemon=True).start()
             assert {consumer.stdout.readline().split()[0] for _ in event_ids} == event_ids
             while {world.event(event_id)["delivered_via"] for event_id in event_ids} != {"pull"}:
                 pass  # until the test's time is over
         finally:
             consumer.kill()
-            troubled_api.shutdown()
 
 
 def test_the_deploy_commands_of_the_readme_run_what_the_deployment_tests_run() -> None:

@@ -16,7 +16,7 @@ from tests.support.world import EVENT, START, World
 SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
 
 
-def test_an_event_is_pushed_at_once(world: World, receiver: Receiver, output: Output) -> None:
+def test_an_event_is_pushed_at_once(world: World, receiver: Receiver) -> None:
     world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(SECRETS))
     posted = {"event_type": "order.created", "payload": {"größe": [1, 2.5, ""]}, "metadata": {"source": "shop"}}
 
@@ -42,9 +42,6 @@ def test_an_event_is_pushed_at_once(world: World, receiver: Receiver, output: Ou
         "webhook-signature": " ".join(Webhook(secret).sign(event["event_id"], sent_at, body) for secret in SECRETS),
     }
     assert (world.messages(), world.dead_letters()) == ([], [])
-    [metrics] = output.metrics()
-    assert metrics.pop("PushDuration") >= 0
-    assert metrics == {"EventsAccepted": 1, "DeliverySuccess": 1, "DeliveryLatency": 0}
 
 
 @pytest.mark.parametrize("level", ["INFO", "CRITICAL"])
@@ -61,9 +58,7 @@ def test_a_delivered_post_writes_one_line_which_no_log_level_silences(world: Wor
 
 
 @pytest.mark.parametrize(("level", "others"), [("INFO", ["sqs send_message_batch"]), ("WARNING", [])])
-def test_an_accepted_event_that_is_queued_has_a_line_of_its_own(
-    world: World, output: Output, level: str, others: list[str]
-) -> None:
+def test_an_event_that_is_queued_has_a_line(world: World, output: Output, level: str, others: list[str]) -> None:
     world.restart(LOG_LEVEL=level)
 
     world.post(prefer="respond-async")
@@ -71,9 +66,7 @@ def test_an_accepted_event_that_is_queued_has_a_line_of_its_own(
     assert [line["message"] for line in output.lines()] == [*others, "event accepted"]
 
 
-def test_an_event_whose_push_fails_is_queued_and_delivered_by_the_worker(
-    world: World, receiver: Receiver, output: Output
-) -> None:
+def test_an_event_whose_push_fails_is_queued_for_the_worker(world: World, receiver: Receiver, output: Output) -> None:
     receiver.script(status(503), close_without_answer, status(429), status(201))
 
     event = world.post()
@@ -95,8 +88,8 @@ def test_an_event_whose_push_fails_is_queued_and_delivered_by_the_worker(
     assert (event["status"], event["delivered_via"], event["delivery_attempts"]) == ("delivered", "push", 4)
     assert [attempt["outcome"] for attempt in event["attempts"]] == ["retry", "retry", "retry", "delivered"]
     assert [attempt["status_code"] for attempt in event["attempts"]] == [503, None, 429, 201]
-    assert (event["next_attempt_at"], event["delivered_at"]) == (None, rfc3339(world.clock()))
-    assert event["last_error"] is None
+    assert (event["next_attempt_at"], event["last_error"]) == (None, None)
+    assert event["delivered_at"] == rfc3339(world.clock())
     assert {request.headers["webhook-id"] for request in receiver.requests} == {event["event_id"]}
     assert (world.messages(), world.dead_letters()) == ([], [])
     assert output.metrics()[-1]["DeliveryLatency"] == round((world.clock() - START) * 1000)
@@ -133,9 +126,7 @@ def test_the_calls_of_a_post_and_of_the_worker(
     assert (made, len(receiver.requests)) == (calls, 1)
 
 
-def test_a_post_reads_the_subscriptions_of_its_tenant_and_those_without_one_every_ten_seconds(
-    world: World, aws: Aws
-) -> None:
+def test_a_post_reads_the_subscriptions_of_its_tenant_and_of_none_every_ten_seconds(world: World, aws: Aws) -> None:
     def calls(body: str) -> list[str]:
         return aws.during(lambda: world.call("POST", "/events", body))
 

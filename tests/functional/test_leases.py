@@ -7,7 +7,6 @@ import pytest
 
 import app
 from chalicelib.times import rfc3339
-from tests.conftest import Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import ids
@@ -25,11 +24,10 @@ def post_undelivered(world: World, count: int = 1) -> list[str]:
     return event_ids
 
 
-def lease(world: World, **request: Any) -> list[dict[str, Any]]:
+def lease(world: World, **request: Any) -> Any:
     answer = world.call("POST", "/inbox/lease", json.dumps(request), key=CONSUMER_KEY)
     assert answer.status_code == 200, answer.text
-    events: list[dict[str, Any]] = answer.json["events"]
-    return events
+    return answer.json["events"]
 
 
 def end(world: World, verb: str, event_id: str, lease_id: str | None = None) -> Answer:
@@ -114,8 +112,6 @@ def test_a_released_event_is_in_the_inbox_and_due_again(world: World, receiver: 
     receiver.script(status(503))
     [event_id] = post_undelivered(world)
     [event] = lease(world, lease_seconds=3600)
-    assert world.run_worker() == 1  # no push begins during a lease
-    assert len(receiver.requests) == 1
 
     assert end(world, "release", event_id, NO_LEASE).status_code == 409
     assert end(world, "release", event_id, event["lease_id"]).status_code == 204
@@ -132,9 +128,7 @@ def test_a_lease_that_does_not_exist_is_refused(world: World) -> None:
     [event_id] = post_undelivered(world)
     for verb in ("release", "acknowledge"):
         assert end(world, verb, UNKNOWN, NO_LEASE).status_code == 404
-    for path, field in (("release", "lease_id"), ("acknowledge?leaseid=x", "leaseid"), ("release?id=x", "id")):
-        refused = world.call("POST", f"/events/{event_id}/{path}")
-        assert (refused.status_code, refused.faults) == (400, [field])
+    assert end(world, "release", event_id).faults == ["lease_id"]
     assert world.call("POST", f"/events/{event_id}/acknowledge?lease_id=").status_code == 409
 
 
@@ -145,8 +139,6 @@ def test_a_lease_that_does_not_exist_is_refused(world: World) -> None:
         ("lease", '{"limit": true, "lease_seconds": 1.5, "colour": 1}', ["colour", "lease_seconds", "limit"]),
         ("lease", '{"limit": "5", "lease_seconds": 0}', ["lease_seconds", "limit"]),
         ("lease", '{"limit": 101}', ["limit"]),
-        ("lease", "[]", ["body"]),
-        ("lease", "{", ["body"]),
         ("acknowledge", "{}", ["event_ids", "lease_id"]),
         ("acknowledge", '{"lease_id": "lse_1", "event_ids": [1]}', ["event_ids", "lease_id"]),
         ("acknowledge", json.dumps({"lease_id": NO_LEASE, "event_ids": [UNKNOWN] * 101}), ["event_ids"]),
@@ -159,39 +151,17 @@ def test_every_fault_of_a_body_is_named(world: World, path: str, body: str, fiel
     assert (answer.status_code, answer.faults) == (400, fields)
 
 
-def test_a_redriven_dead_letter_of_a_leased_event_is_sent_on(world: World) -> None:
-    post_undelivered(world)
-    lease(world, lease_seconds=1000)
-    world.move_back()
-
-    assert world.run_worker() == 1
-    assert [message["delay_seconds"] for message in world.messages()] == [900]
-
-
-def test_in_pull_only_mode_events_also_earlier_ones_wait_for_a_consumer(
-    world: World, receiver: Receiver, output: Output
-) -> None:
-    receiver.default = status(503)
-    [earlier] = post_undelivered(world)
+def test_in_pull_only_mode_an_event_is_not_pushed_after_a_replay_or_a_release(world: World, receiver: Receiver) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="none")
-    world.run_worker()
-    output.lines()
-
     event_id = world.post()["event_id"]
+    assert end(world, "replay", event_id).json["next_attempt_at"] is None
 
-    for each, attempts in ((earlier, 1), (event_id, 0)):
-        event = world.event(each)
-        assert (event["status"], event["next_attempt_at"], event["delivery_attempts"]) == ("pending", None, attempts)
-    assert output.metrics() == [{"EventsAccepted": 1}]
-    assert ids(world.call("GET", "/inbox")) == [earlier, event_id]
-    end(world, "acknowledge", earlier)
-    for _ in range(2):
-        world.clock.sleep(3600)
-        world.run_schedule(app.sweep)
-        assert end(world, "replay", event_id).json["next_attempt_at"] is None
-    assert (world.messages(), len(receiver.requests)) == ([], 1)
     for verb in ("release", "acknowledge"):
         [leased] = lease(world)
         assert end(world, "replay", event_id).status_code == 409
         assert end(world, verb, event_id, leased["lease_id"]).status_code == 204
+        world.clock.sleep(3600)
+        world.run_schedule(app.sweep)
+
+    assert (world.messages(), receiver.requests) == ([], [])
     assert (ids(world.call("GET", "/inbox")), world.event(event_id)["delivered_via"]) == ([], "pull")

@@ -45,9 +45,7 @@ def secret(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Secret]:
     secret.delete()
 
 
-def test_a_changed_key_and_url_count_within_five_minutes(
-    world: World, secret: Secret, receiver: Receiver, target: Receiver
-) -> None:
+def test_changes_count_within_five_minutes(world: World, secret: Secret, receiver: Receiver, target: Receiver) -> None:
     target.default = status(503)
     subscribe(world, target.url)
     secret.put(API_KEYS=f"acme:{digest('new-key')}")

@@ -72,20 +72,13 @@ def shell(commands: str) -> str:
     return output
 
 
-def post(system: Run, **headers: str) -> dict[str, Any]:
+def post(system: Run, **headers: str) -> Any:
     status, _, body = system.call("POST", "/events", EVENT, **headers)
     assert status == 202
-    event: dict[str, Any] = json.loads(body)
-    return event
+    return json.loads(body)
 
 
-def test_the_console_is_linked_with_the_key(system: Run, printed: list[str]) -> None:
-    assert found(printed, r"^console +(\S+)") == f"http://127.0.0.1:{system.port}/#key={system.key}"
-
-
-def test_what_is_printed_can_be_pasted_from_top_to_bottom_and_each_block_shows_its_effect(
-    system: Run, printed: list[str]
-) -> None:
+def test_what_is_printed_can_be_pasted_from_top_to_bottom_block_by_block(system: Run, printed: list[str]) -> None:
     commands = "\n".join(printed[: printed.index("make dlq") + 1])
     wait, show = re.findall("(sleep 5; (curl .*))", commands)[0]
     commands = commands.replace(wait, f"""until {show} | grep 'responded 200.*"3"'; do :; done""")
@@ -200,9 +193,7 @@ def test_an_unknown_path_is_a_problem_document_that_does_not_repeat_the_key(syst
 
 
 @pytest.mark.parametrize("method", ["PUT", "TRACE"])
-def test_a_method_that_a_path_does_not_support_is_refused_without_an_echo_of_the_request(
-    system: Run, method: str
-) -> None:
+def test_a_method_that_a_path_does_not_support_is_refused_without_an_echo(system: Run, method: str) -> None:
     status, headers, body = system.call(method, "/health")
 
     assert (status, headers["Allow"], system.key in body.decode()) == (405, "GET", False)
@@ -226,7 +217,8 @@ def test_a_body_of_unclear_length_ends_the_connection(system: Run, framing: str)
     assert answers.count(b"HTTP/1.1 ") == 1
 
 
-def test_a_dead_letter_is_linked_and_replayed(system: Run, printed: list[str]) -> None:
+def test_a_dead_letter_is_linked_as_the_console_is_and_replayed(system: Run, printed: list[str]) -> None:
+    assert found(printed, r"^console +(\S+)") == f"http://127.0.0.1:{system.port}/#key={system.key}"
     shell(found(printed, r"^(curl .*/fail\?status=422.*)").replace("1000", "1"))
 
     event_id = post(system)["event_id"]

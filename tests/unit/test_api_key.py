@@ -8,12 +8,9 @@ from tools import api_key
 
 
 @pytest.mark.parametrize(
-    ("scopes", "granted"),
-    [("", {"produce", "consume"}), ("produce", {"produce"}), ("+".join(Scope), set(Scope))],
+    ("scopes", "granted"), [("", {"produce", "consume"}), ("produce", {"produce"}), ("+".join(Scope), set(Scope))]
 )
-def test_the_printed_entry_accepts_the_printed_key(
-    scopes: str, granted: set[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_printed_entry_accepts_the_key(scopes: str, granted: set[str], capsys: pytest.CaptureFixture[str]) -> None:
     api_key.main("acme", scopes)
 
     key, entry = (line.split()[-1] for line in capsys.readouterr().out.splitlines())

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,22 +69,6 @@ def test_tools_and_the_application_never_import_tests() -> None:
     assert found == set()
 
 
-IMPORT_APP = """
-import sys
-network = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
-sys.addaudithook(lambda event, _: print(event) if event in network else None)
-import boto3
-boto3.client = boto3.resource = lambda *_, **__: print("client")
-import app
-"""
-
-
-def test_importing_the_app_creates_no_client_and_calls_nothing() -> None:
-    command = [sys.executable, "-B", "-c", IMPORT_APP]
-    done = subprocess.run(command, cwd=ROOT, env={}, capture_output=True, text=True, check=True)
-    assert done.stdout == ""
-
-
 INITIALIZE = """
 import contextlib
 import boto3
@@ -95,29 +80,27 @@ with contextlib.suppress(app.SettingsError):
     app.services.get()
 print(*made)
 """
-SECRET = (
-    "EVENTS_TABLE_NAME=events\nINBOX_QUEUE_URL=https://a\nINBOX_DLQ_URL=https://b\nZAPIER_WEBHOOK_URL=none\nAPI_KEYS="
-)
+URLS = "INBOX_QUEUE_URL=https://a\nINBOX_DLQ_URL=https://b\nZAPIER_WEBHOOK_URL=none"
+SECRET = status(200, body=json.dumps({"SecretString": f"EVENTS_TABLE_NAME=events\n{URLS}\nAPI_KEYS="}).encode())
 
 
 @pytest.mark.parametrize(
-    ("response", "made_by_import", "made_by_request", "tries"),
+    ("variables", "response", "made_by_import", "made_by_request", "tries"),
     [
-        (status(200, body=json.dumps({"SecretString": SECRET}).encode()), ["dynamodb", "sqs"], [], 1),
-        (status(503), [], ["secretsmanager"], 3),
+        ({}, SECRET, "", "secretsmanager", 1),
+        ({"AWS_LAMBDA_FUNCTION_NAME": "f"}, SECRET, "secretsmanager dynamodb sqs", "", 1),
+        ({"AWS_LAMBDA_FUNCTION_NAME": "f"}, status(503), "secretsmanager", "secretsmanager", 3),
     ],
-    ids=["secret", "outage"],
+    ids=["no function", "secret", "outage"],
 )
-def test_a_function_reads_the_secret_and_makes_clients_while_it_initializes_and_an_outage_is_left_to_a_request(
-    receiver: Receiver, response: Behaviour, made_by_import: list[str], made_by_request: list[str], tries: int
+def test_a_function_alone_makes_clients_while_it_initializes_and_leaves_an_outage_to_a_request(
+    receiver: Receiver, variables: Any, response: Behaviour, made_by_import: str, made_by_request: str, tries: int
 ) -> None:
     receiver.default = response
-    credentials = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
-    environ = {"AWS_LAMBDA_FUNCTION_NAME": "f", "SETTINGS_SECRET": "s", **credentials}
-    environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{receiver.port}"
+    environ = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1", **variables}
+    environ |= {"SETTINGS_SECRET": "s", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{receiver.port}"}
     command = [sys.executable, "-B", "-c", INITIALIZE]
     done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
 
-    by_import = ["secretsmanager", *made_by_import]
-    assert [line.split() for line in done.stdout.splitlines()] == [by_import, [*by_import, *made_by_request]]
+    assert done.stdout.splitlines() == [made_by_import, f"{made_by_import} {made_by_request}".strip()]
     assert len(receiver.requests) == tries

@@ -1,11 +1,9 @@
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import boto3
 import pytest
 
-from chalicelib import aws, services
+from chalicelib import aws
 from chalicelib.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.queue import Message, Queue
 from chalicelib.settings import load
@@ -13,44 +11,14 @@ from chalicelib.store import EventStore
 from tests.simulator.simulated_world import ENVIRON
 from tests.support import receiver as receivers
 from tests.support.receiver import Receiver
-from tests.support.world import Clock, World
+from tests.support.world import Clock
 
 EVENT_ID = "evt_" + "0" * 32
 
 
-@pytest.fixture
-def environ(shared_world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """Set the environment of a new container."""
-    for name, value in {**shared_world.environ, "AWS_DEFAULT_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(name, value)
-    services.use(None)
-    yield shared_world.environ
-    services.use(None)
-
-
-@pytest.mark.usefixtures("environ")
-def test_services_and_clients_are_created_once_at_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    created: list[str] = []
-    client = boto3.client
-
-    def record(service: str, **options: Any) -> Any:
-        created.append(service)
-        return client(service, **options)
-
-    monkeypatch.setattr(boto3, "client", record)
-    with ThreadPoolExecutor(16) as pool:
-        given = list(pool.map(lambda _: services.get(), range(16)))
-    assert all(one is given[0] for one in given)
-    assert given[0].store.get(EVENT_ID) is None
-    assert created == ["dynamodb"]
-    assert given[0].work_queue.depth() == given[0].dlq.depth() == 0
-    assert created == ["dynamodb", "sqs"]
-
-
-@pytest.mark.usefixtures("environ")
-def test_calls_of_a_function_are_without_the_header_by_which_lambda_detects_loops(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.usefixtures("shared_world")
+def test_calls_of_a_function_are_without_the_header_that_detects_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "triggers-api-dev-worker")
     monkeypatch.setenv("_X_AMZN_TRACE_ID", "Root=1-5759e988-bd862e3fe1be46a994272793;Lineage=1:a87bd80c:15")
     sent: list[bool] = []
@@ -92,18 +60,14 @@ def test_a_response_that_is_not_json_is_an_outage(
     response: bytes, receiver: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{receiver.port}")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
         monkeypatch.setenv(name, "x")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     receiver.default = receivers.garbage(response)
     store = EventStore(aws.make_client("dynamodb"), load(ENVIRON), clock=clock)
     queue = Queue(aws.make_client("sqs"), "http://sqs.test/1/inbox")
 
-    calls: list[Callable[[], object]] = [
-        lambda: store.get(EVENT_ID),
-        lambda: store.acknowledge(EVENT_ID),
-        lambda: queue.send(Message("{}", {})),
-    ]
-    for call in calls:
-        with pytest.raises((StorageUnavailableError, QueueUnavailableError)):
-            call()
+    for read_or_write in (store.get, store.acknowledge):
+        with pytest.raises(StorageUnavailableError):
+            read_or_write(EVENT_ID)
+    with pytest.raises(QueueUnavailableError):
+        queue.send(Message("{}", {}))

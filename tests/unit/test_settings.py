@@ -23,6 +23,8 @@ def whsec(content: bytes) -> str:
     return "whsec_" + base64.b64encode(content).decode()
 
 
+PRODUCER = ApiKey("acme", DIGEST, frozenset({Scope.PRODUCE}))
+BOTH = ApiKey("acme", OTHER_DIGEST, frozenset(DEFAULT_SCOPES))
 SHORTEST, LONGEST = whsec(b"a" * 24), whsec(b"b" * 64)
 
 
@@ -35,31 +37,16 @@ def faults(environ: dict[str, str]) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "value", "attribute", "expected"),
     [
-        ("MAX_DELIVERY_ATTEMPTS", "1", "max_delivery_attempts", 1),
         ("BACKOFF_BASE_SECONDS", "0.25", "backoff_base_seconds", 0.25),
-        ("IN_PROCESS_WAIT_SECONDS", "0", "in_process_wait_seconds", 0),
         ("INLINE_PUSH_TIMEOUT_SECONDS", "8", "inline_push_timeout_seconds", 8),
-        ("PUSH_TIMEOUT_SECONDS", "3", "push_timeout_seconds", 3),
-        ("STAGE", "prod-eu", "stage", "prod-eu"),
         ("LOG_LEVEL", "debug", "log_level", "DEBUG"),
         ("ZAPIER_WEBHOOK_URL", "HTTPS://Example.com:8443/a?b=c", "webhook_url", "HTTPS://Example.com:8443/a?b=c"),
         ("ZAPIER_WEBHOOK_URL", "http://[::1]:80/hook", "webhook_url", "http://[::1]:80/hook"),
-        ("ZAPIER_WEBHOOK_URL", "none", "webhook_url", None),
         ("SUBSCRIPTION_HOSTS", "", "subscription_hosts", AllowedHosts(("hooks.zapier.com",))),
         ("SUBSCRIPTION_HOSTS", "Hooks.Test., .my.test", "subscription_hosts", AllowedHosts(("hooks.test", ".my.test"))),
-        ("SUBSCRIPTION_HOSTS", "*", "subscription_hosts", AllowedHosts(("*",))),
-        ("SUBSCRIPTION_HOSTS", "none", "subscription_hosts", AllowedHosts(())),
         ("API_KEYS", "", "api_keys", ()),
-        (
-            "API_KEYS",
-            f"acme:{DIGEST.upper()}:produce, acme:{OTHER_DIGEST}:consume+produce,b-2:{DIGEST}",
-            "api_keys",
-            (
-                ApiKey("acme", DIGEST, frozenset({Scope.PRODUCE})),
-                ApiKey("acme", OTHER_DIGEST, frozenset(DEFAULT_SCOPES)),
-                ApiKey("b-2", DIGEST, frozenset(DEFAULT_SCOPES)),
-            ),
-        ),
+        ("API_KEYS", f"acme:{DIGEST.upper()}:produce, acme:{OTHER_DIGEST}", "api_keys", (PRODUCER, BOTH)),
+        ("API_KEYS", f"acme:{OTHER_DIGEST}:consume+produce", "api_keys", (BOTH,)),
         ("WEBHOOK_SIGNING_SECRETS", f"{SHORTEST}  {LONGEST}", "signing_secrets", (b"a" * 24, b"b" * 64)),
     ],
 )
@@ -106,7 +93,7 @@ def test_secrets_are_not_repeated() -> None:
     assert not [secret for secret in ("catch/1/2", DIGEST, "aaaa") if secret in shown]
 
 
-@pytest.mark.parametrize(("attempts", "cap", "days"), [("20", "1", 2), ("60", "3600", 4), ("20", "86400", 5)])
+@pytest.mark.parametrize(("attempts", "cap", "days"), [("45", "1", 3), ("60", "3600", 4), ("20", "86400", 5)])
 def test_retries_must_end_a_day_before_the_event_expires(attempts: str, cap: str, days: int) -> None:
     variables = REQUIRED | {"MAX_DELIVERY_ATTEMPTS": attempts, "BACKOFF_CAP_SECONDS": cap}
     load(variables | {"EVENT_RETENTION_DAYS": str(days)})

@@ -1,6 +1,3 @@
-import logging
-
-from chalicelib import telemetry
 from chalicelib.telemetry import logger
 from chalicelib.times import unix_seconds
 from tests.conftest import Output
@@ -12,13 +9,3 @@ def test_a_line_is_one_json_object_with_time_level_message_and_what_is_given(out
     assert unix_seconds(line.pop("time")) > 1_700_000_000
     fields = {"event_id": "evt_1", "text": "é\u2028\ud800\n", "odd": "{1}"}
     assert line == {"level": "INFO", "message": "sent", **fields, "request_id": None}
-
-
-def test_other_loggers_are_left_alone(output: Output) -> None:
-    root = logging.getLogger()
-    before = root.level, root.handlers[:]
-    telemetry.configure("DEBUG")
-    logging.getLogger("another").warning("not ours")
-    telemetry.configure("INFO")
-    assert (root.level, root.handlers) == before
-    assert output.lines() == []
