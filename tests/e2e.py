@@ -48,8 +48,8 @@ class System:
     def __init__(self, aws: Emulator, receiver: Receiver, key: str) -> None:
         stack = aws.client("cloudformation").describe_stacks(StackName=STACK)["Stacks"][0]
         outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
-        names = ("EventsTableName", "InboxQueueUrl", "InboxDLQUrl")
-        self.table, self.inbox, self.dlq = map(outputs.get, names)
+        self.table = outputs["EventsTableName"]
+        self.inbox, self.dlq = outputs["InboxQueueUrl"], outputs["InboxDLQUrl"]
         self.client, self.sqs = aws.client, aws.client("sqs")
         self.url = f"http://127.0.0.1:{aws.port}/restapis/{outputs['RestAPIId']}/api/_user_request_"
         self.receiver, self._key = receiver, key

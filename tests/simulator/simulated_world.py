@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from functools import partial
 from random import Random
@@ -148,7 +148,9 @@ class Container:
                 self._affects_all |= self._is_api and label in STORING
             is_late = self.world.clock() > self.ends_at - LAST_PUSH_SECONDS
             if fault is not None or self._affects_all or is_late:
-                self._note_fault(label, affected, fault)
+                is_lost = label == "push" and fault not in (None, Fault.STALLS)
+                for event_id in affected:
+                    self.world.history.see_fault(event_id, self.invocation, is_lost=is_lost)
 
     def _affected(self, label: str, event_ids: Sequence[str]) -> Sequence[str]:
         """Return the events that a fault of a call would strike.
@@ -160,12 +162,6 @@ class Container:
         if label == "dynamodb.put_item":
             self._stored.extend(event_ids)
         return self._stored if self._is_api and label in STORING else event_ids
-
-    def _note_fault(self, label: str, event_ids: Iterable[str], fault: Fault | None) -> None:
-        is_lost = label == "push" and fault not in (None, Fault.STALLS)
-        for event_id in event_ids:
-            what = f"{label}: {fault or 'late'}"
-            self.world.history.see_fault(event_id, self.invocation, what, is_lost=is_lost)
 
     def _push(self, event: Event, url: str, *, timeout_seconds: float, **options: Any) -> PushResult:
         """Be the push client, without the network: the receiver is a part of the world."""
@@ -208,9 +204,6 @@ class Container:
         event_id = str(answer.json["event_id"])
         is_new = "idempotency-replayed" not in answer.headers
         assert is_new or "idempotency_key" in headers
-        if is_new:
-            copies_only = self.services.settings.webhook == settings.COPIES_ONLY
-            self.world.history.see_stored(answer.json, copies_only=copies_only)
         self.world.history.see_accepted(event_id, payload, expected if is_new else set(), began)
         return event_id
 

@@ -129,14 +129,14 @@ class FakeDynamoDB:
         ConditionExpression: str = "",
         ExpressionAttributeNames: Mapping[str, str] | None = None,
         ExpressionAttributeValues: Typed | None = None,
-        ReturnValuesOnConditionCheckFailure: str = "NONE",
+        ReturnValuesOnConditionCheckFailure: str = "ALL_OLD",
     ) -> tuple[Mapping[str, str], Item]:
         """Return the names and values of a write whose condition holds; raise ClientError if it does not."""
         names, values = ExpressionAttributeNames or {}, _plain(ExpressionAttributeValues or {})
         condition = re.sub(r"#\w+", lambda name: names[name[0]], ConditionExpression)
         item = self.items.get(key)
         if not _condition(condition)(item or {}, values):
-            shown = {"Item": typed(item)} if item and ReturnValuesOnConditionCheckFailure == "ALL_OLD" else {}
+            shown = {"Item": typed(item)} if item else {}
             raise ClientError({"Error": {"Code": "ConditionalCheckFailedException"}, **shown}, operation)
         return names, values
 
@@ -321,15 +321,7 @@ class FakeSQS:
     def send_message_batch(self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return _batch(self.send_message, QueueUrl, Entries)
 
-    def receive_message(
-        self,
-        *,
-        QueueUrl: str,
-        MaxNumberOfMessages: int,
-        MessageAttributeNames: Sequence[str],
-        MessageSystemAttributeNames: Sequence[str] = (),
-        WaitTimeSeconds: int = 0,
-    ) -> dict[str, Any]:
+    def receive_message(self, *, QueueUrl: str, MaxNumberOfMessages: int, **shown: Any) -> dict[str, Any]:
         queue = self._queues[QueueUrl]
         received: list[dict[str, Any]] = []
         candidates = self.visible(QueueUrl)

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,7 +84,7 @@ def running(python: Path, log_file: Path) -> Iterator[Emulator]:
             [python, "-m", "ministack"], stdout=log, stderr=log, cwd=home, env=environ, start_new_session=True
         )
         try:
-            _await_health(process, port)
+            _await_health(port)
             yield Emulator(port)
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -93,12 +92,9 @@ def running(python: Path, log_file: Path) -> Iterator[Emulator]:
             process.wait()
 
 
-def _await_health(process: subprocess.Popen[bytes], port: int) -> None:
-    for _ in range(300):
-        with contextlib.suppress(urllib3.exceptions.HTTPError):
-            urllib3.request("GET", f"http://127.0.0.1:{port}/_ministack/health", retries=False, timeout=5)
-            return
-        if process.poll() is not None:
-            break
-        time.sleep(0.1)
-    raise EmulatorError(f"ministack does not respond; its exit status is {process.poll()}")
+def _await_health(port: int) -> None:
+    retries = urllib3.Retry(300, backoff_factor=0.1, backoff_max=0.1)
+    try:
+        urllib3.request("GET", f"http://127.0.0.1:{port}/_ministack/health", retries=retries, timeout=5)
+    except urllib3.exceptions.HTTPError as error:
+        raise EmulatorError("ministack does not respond") from error
