@@ -28,7 +28,7 @@ from chalicelib.subscriptions import CACHE_SECONDS
 from tests.simulator.hub import Hub
 from tests.simulator.invariants import History, Push, ViolationError, check
 from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS, typed
-from tests.support.world import KEY, Answer, Clock, LambdaContext, call, digest, sqs_record
+from tests.support.world import KEY, SCHEDULED, Answer, Clock, LambdaContext, call, digest, sqs_record
 
 TABLE, INBOX, DLQ = "events", "https://sqs.test/inbox", "https://sqs.test/dlq"
 ENVIRON = {
@@ -67,7 +67,6 @@ TAKES_EFFECT = (Fault.DIES_AFTER, Fault.ANSWER_LOST, Fault.ALL_ANSWERS_LOST)
 BATCHES = ("send_message_batch", "delete_message_batch")
 
 FaultAt = Callable[[str], Fault | None]
-SCHEDULED = ("version", "account", "region", "detail", "detail-type", "source", "time", "id", "resources")
 
 
 class Container:
@@ -271,10 +270,10 @@ class Container:
         return len(records)
 
     def sweep(self) -> None:
-        self._invoke(app.sweep, dict.fromkeys(SCHEDULED, ""), SCHEDULE_SECONDS)
+        self._invoke(app.sweep, SCHEDULED, SCHEDULE_SECONDS)
 
     def check_dlq(self) -> None:
-        self._invoke(app.check_dlq, dict.fromkeys(SCHEDULED, ""), SCHEDULE_SECONDS)
+        self._invoke(app.check_dlq, SCHEDULED, SCHEDULE_SECONDS)
 
     def _invoke(self, function: Any, event: dict[str, Any], timeout_seconds: float) -> bool:
         """Call a function as Lambda does; return whether it succeeded."""

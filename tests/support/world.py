@@ -31,7 +31,7 @@ import app
 from chalicelib import services, settings, telemetry
 from chalicelib.aws import CONFIG
 from chalicelib.services import Services
-from tests.support.fauxqs_queues import Message, Queues, second_aws
+from tests.support.fauxqs_queues import FauxqsQueues, Message, second_aws
 from tools import local_aws
 
 ROOT = Path(__file__).parent.parent.parent
@@ -42,6 +42,8 @@ EVENT = '{"event_type": "a", "payload": {}}'
 UNKNOWN = "evt_" + "0" * 32
 START = 1_795_000_000.0
 REGION = "us-east-1"
+NAMES = ("version", "account", "region", "detail", "detail-type", "source", "time", "id", "resources")
+SCHEDULED = dict.fromkeys(NAMES, "")  # what EventBridge sends
 VALIDATING = CONFIG.merge(Config(parameter_validation=True))
 
 
@@ -159,7 +161,7 @@ class World:
     sqs: Any
     outside: Any
     outside_dynamodb: Any
-    queues: Queues
+    queues: "MotoQueues | FauxqsQueues"
     services: Services = field(init=False)
 
     def __post_init__(self) -> None:
@@ -235,8 +237,7 @@ class World:
 
     def run_schedule(self, schedule: Any) -> None:
         """Call `app.sweep` or `app.check_dlq` as EventBridge does."""
-        names = ("version", "account", "region", "detail", "detail-type", "source", "time", "id", "resources")
-        schedule(dict.fromkeys(names, ""), LambdaContext(self.clock, 60))
+        schedule(SCHEDULED, LambdaContext(self.clock, 60))
 
     def settle(self, *, hours: float = 24) -> None:
         """Let time pass, running the worker and the sweep, until nothing is pending and no message is left."""
@@ -312,7 +313,7 @@ class MotoQueues:
 
 
 @contextmanager
-def moto_aws(clock: Clock) -> Iterator[Queues]:
+def moto_aws(clock: Clock) -> Iterator[MotoQueues]:
     """Let moto be AWS until the end of the block."""
     lock = threading.Lock()
     process_request = BotocoreStubber.process_request
