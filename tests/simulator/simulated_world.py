@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from random import Random
@@ -55,7 +56,6 @@ class Fault(StrEnum):
     DIES_AFTER = "dies after it took effect"
     STALLS = "stands still before the call, perhaps until the function's timeout"
     THROTTLED = "the call is throttled"
-    PARTLY_REFUSED = "a part of the batch is refused"
     UNREACHED = "the call does not arrive"
     ANSWER_LOST = "the first answer is lost, boto3 tries again"
     ALL_ANSWERS_LOST = "it took effect, no answer ever came"
@@ -64,7 +64,6 @@ class Fault(StrEnum):
 # The calls of POST /events before its pushes.
 STORING = ("dynamodb.query", "dynamodb.get_item", "dynamodb.put_item", "sqs.send_message_batch")
 TAKES_EFFECT = (Fault.DIES_AFTER, Fault.ANSWER_LOST, Fault.ALL_ANSWERS_LOST)
-BATCHES = ("send_message_batch", "delete_message_batch")
 
 FaultAt = Callable[[str], Fault | None]
 
@@ -181,14 +180,14 @@ class Container:
         self._stored: list[str] = []
         self._subjects: dict[greenlet, Sequence[str]] = {}
 
-    def call(self, method: str, path: str, body: Any = None, **headers: str) -> Answer | None:
-        """Call the API; None when the container died over it."""
+    def call(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        """Call the API; the status code is 0 when the container died over it."""
         self._begin(API_SECONDS)
         services.use(self.services)
         try:
             answer = call(self.world.clock, method, path, None if body is None else json.dumps(body), **headers)
         except Killed:
-            return None
+            return Answer(0, {}, "{}")
         assert answer.status_code in (200, 201, 202, 204, 404, 409, 422, 503), answer
         self.world.unavailable += answer.status_code == 503
         return answer
@@ -198,7 +197,7 @@ class Container:
         began = self.world.clock()
         expected = self.world.history.subscriptions_at(began - CACHE_SECONDS - self.world.dynamodb.index_lag_seconds)
         answer = self.call("POST", "/events", {"event_type": "a", "payload": json.loads(payload)}, **headers)
-        if answer is None or answer.status_code != 202:
+        if answer.status_code != 202:
             return None
         event_id = str(answer.json["event_id"])
         is_new = "idempotency-replayed" not in answer.headers
@@ -209,9 +208,7 @@ class Container:
     def lease(self, *, limit: int = 10, seconds: int = 60) -> list[tuple[str, str]]:
         """Lease events; return each with the id of the lease."""
         answer = self.call("POST", "/inbox/lease", {"limit": limit, "lease_seconds": seconds})
-        if answer is None or answer.status_code != 200:
-            return []
-        leased = [(str(event["event_id"]), str(event["lease_id"])) for event in answer.json["events"]]
+        leased = [(str(event["event_id"]), str(event["lease_id"])) for event in answer.json.get("events", ())]
         self.world.history.see_leased(leased)
         return leased
 
@@ -225,39 +222,34 @@ class Container:
     def _end(self, verb: str, event_id: str, lease_id: str | None) -> None:
         query = f"?lease_id={lease_id}" if lease_id else ""
         answer = self.call("POST", f"/events/{event_id}/{verb}{query}")
-        if answer and answer.status_code == 204 and lease_id:
+        if answer.status_code == 204 and lease_id:
             self.world.history.see_lease_ended(verb, event_id, lease_id)
 
     def replay(self, event_id: str) -> None:
         began = self.world.clock()
         answer = self.call("POST", f"/events/{event_id}/replay")
-        if answer and answer.status_code == 409 and answer.json["code"] == "subscription_disabled":
+        if answer.json.get("code") == "subscription_disabled":
             self.world.history.see_refused_as_disabled(event_id, began)
 
     def erase(self, event_id: str) -> None:
         replay_number = self.world.history.replays[event_id]
         answer = self.call("DELETE", f"/events/{event_id}")
-        if answer and answer.status_code == 204:
+        if answer.status_code == 204:
             self.world.history.see_erased(event_id, replay_number)
 
-    def subscribe(self, url: str, *event_types: str) -> str | None:
-        """Subscribe a target to all events, or to those of some types; return the id of the subscription."""
-        answer = self.call("POST", "/subscriptions", {"target_url": url, "event_types": event_types or None})
-        if answer is None or answer.status_code not in (200, 201):
-            return None
-        return str(answer.json["subscription_id"])
+    def subscribe(self, url: str, *event_types: str) -> None:
+        """Subscribe a target to all events, or to those of some types."""
+        self.call("POST", "/subscriptions", {"target_url": url, "event_types": event_types or None})
 
     def unsubscribe(self, subscription_id: str) -> None:
         self.call("DELETE", f"/subscriptions/{subscription_id}")
 
     def enable(self, subscription_id: str) -> None:
         """Enable a subscription and replay what it missed, as operators do."""
-        answer = self.call("POST", f"/subscriptions/{subscription_id}/enable")
-        since = answer.json.get("missed_since") if answer and answer.status_code == 200 else None
+        since = self.call("POST", f"/subscriptions/{subscription_id}/enable").json.get("missed_since")
         if since:
-            path = f"/events?subscription_id={subscription_id}&status=failed&since={since}"
-            listed = self.call("GET", path)
-            for event in listed.json["events"] if listed and listed.status_code == 200 else ():
+            listed = self.call("GET", f"/events?subscription_id={subscription_id}&status=failed&since={since}")
+            for event in listed.json.get("events", ()):
                 self.replay(event["event_id"])
 
     def work(self, *, max_messages: int = 10) -> int:
@@ -286,17 +278,17 @@ class Container:
         return True
 
 
+@dataclass
 class _Client:
     """A boto3 client of a container: at each call a fault may happen."""
 
-    def __init__(self, container: Container, service: str, client: Any) -> None:
-        self._container = container
-        self._service = service
-        self._client = client
+    container: Container
+    service: str
+    client: Any
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         def make(**parameters: Any) -> Any:
-            world, event_ids = self._container.world, _event_ids(parameters)
+            world, event_ids = self.container.world, _event_ids(parameters)
             if operation.startswith("send_message"):
                 messages = parameters.get("Entries", [parameters])
                 world.sent += len(messages)
@@ -305,31 +297,21 @@ class _Client:
 
             def act() -> Any:
                 try:
-                    return getattr(self._client, operation)(**parameters)
+                    return getattr(self.client, operation)(**parameters)
                 finally:  # a failed condition is a response too; claims add to a counter, records do not
                     if event_ids and operation == "update_item" and "ADD" not in parameters["UpdateExpression"]:
-                        world.history.see_record(event_ids[0], self._container.invocation)
+                        world.history.see_record(event_ids[0], self.container.invocation)
 
             def fail(fault: Fault) -> Any:
                 if fault is Fault.ANSWER_LOST:
                     return act()  # boto3's second try
-                if fault is Fault.PARTLY_REFUSED and operation in BATCHES:
-                    return self._partly(operation, parameters)
-                if fault in (Fault.THROTTLED, Fault.PARTLY_REFUSED):
+                if fault is Fault.THROTTLED:
                     raise ClientError({"Error": {"Code": "ThrottlingException"}}, operation)
-                raise ReadTimeoutError(endpoint_url=self._service)
+                raise ReadTimeoutError(endpoint_url=self.service)
 
-            return self._container.at(f"{self._service}.{operation}", event_ids, act, fail)
+            return self.container.at(f"{self.service}.{operation}", event_ids, act, fail)
 
         return make
-
-    def _partly(self, operation: str, parameters: dict[str, Any]) -> Any:
-        """Make the first half of a batch, and return the rest as refused."""
-        entries = parameters["Entries"]
-        kept, refused = entries[: len(entries) // 2], entries[len(entries) // 2 :]
-        response = getattr(self._client, operation)(**{**parameters, "Entries": kept}) if kept else {}
-        failed = [{"Id": entry["Id"], "SenderFault": False, "Code": "InternalError"} for entry in refused]
-        return {**response, "Failed": failed}
 
 
 def _event_ids(parameters: Mapping[str, Any]) -> list[str]:
