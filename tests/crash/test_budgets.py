@@ -12,14 +12,7 @@ from botocore.exceptions import ClientError
 from chalicelib.aws import CALL_SECONDS, make_client
 from chalicelib.events import Event
 from chalicelib.times import DAY_SECONDS, rfc3339
-from tests.simulator.simulated_world import (
-    TABLE,
-    WORKER_SECONDS,
-    Container,
-    Fault,
-    FaultAt,
-    SimulatedWorld,
-)
+from tests.simulator.simulated_world import TABLE, WORKER_SECONDS, Container, Fault, FaultAt, SimulatedWorld
 from tests.support.in_memory_aws import typed
 from tests.support.receiver import Receiver, status
 

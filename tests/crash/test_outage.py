@@ -5,14 +5,7 @@ import statistics
 import pytest
 
 from chalicelib.events import Status
-from tests.simulator.outage import (
-    SLOW_TO_FAIL,
-    SOMETIMES,
-    RecoveringWorld,
-    late_waits,
-    waits_beside,
-    waits_beside_many,
-)
+from tests.simulator.outage import SLOW_TO_FAIL, SOMETIMES, RecoveringWorld, late_waits, waits_beside, waits_beside_many
 
 
 def test_an_outage_is_unnoticed_by_callers_and_followed_by_one_delivery_of_each_event() -> None:
