@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -353,13 +353,13 @@ class SimulatedWorld:
         """Start a container."""
         return Container(self)
 
-    @contextlib.contextmanager
-    def any_container(self) -> Iterator[Container]:
-        """Give a container that nobody else uses meanwhile: the one that was used last, if it still lives."""
+    def use(self, act: Callable[..., Any], *parameters: Any, **options: Any) -> Any:
+        """Let a container act that nobody else uses meanwhile: the one that was used last, if it still lives."""
         container = self._idle.pop() if self._idle else self.start()
-        yield container
+        result = act(container, *parameters, **options)
         if not container.is_killed:
             self._idle.append(container)
+        return result
 
     def latency(self) -> tuple[float, float]:
         """Return how many seconds the next call takes before and after it takes effect."""
