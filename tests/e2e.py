@@ -32,8 +32,7 @@ STAGE, STACK, BUCKET = "dev", "triggers-api-dev", "packages"
 LOG_FILE = ministack_process.ROOT / ".local" / "e2e.log"
 SIGNING_SECRET = "whsec_" + base64.b64encode(b"the signing secret of make e2e").decode()
 PATH = "/hooks/secret-path?token=secret-query"
-WORDS = "words of a payload"
-PAYLOAD = {"order_id": "12345", "note": f"Grüße, 世界, {WORDS}", "cents": 12345678901234567890}
+PAYLOAD = {"order_id": "12345", "note": "Grüße, 世界", "cents": 12345678901234567890}
 SWEEP_SECONDS = 150.0  # EventBridge starts a rate one minute after its rule was created
 WAIT: Any = {"Delay": 1, "MaxAttempts": 120}
 
@@ -200,21 +199,6 @@ def sweeps(system: System, event_id: str) -> None:
     say("the sweep, invoked by its rule: the event that was never queued is delivered")
 
 
-def keeps_secrets(system: System, key: str) -> None:
-    pages = system.client("logs").get_paginator("filter_log_events")
-
-    def read_logs(suffix: str) -> list[tuple[str, str]]:
-        found = pages.paginate(logGroupName=f"/aws/lambda/{STACK}{suffix}")
-        return [(suffix, event["message"]) for page in found for event in page["events"]]
-
-    suffixes = ("", "-worker", "-sweep", "-check_dlq")
-    until("all functions have logs", lambda: all(map(read_logs, suffixes)))
-    lines = [line for suffix in suffixes for line in read_logs(suffix)]
-    secrets = ("secret-path", "secret-query", key, SIGNING_SECRET.removeprefix("whsec_"), WORDS)
-    expect("logs with a secret", [suffix for suffix, text in lines for secret in secrets if secret in text], [])
-    say(f"{len(lines)} lines of logs, without secrets and payloads")
-
-
 def keeps_the_table(system: System) -> None:
     cloudformation = system.client("cloudformation")
     cloudformation.delete_stack(StackName=STACK)
@@ -236,7 +220,6 @@ def run() -> None:
         retries(system)
         dead_letters(system)
         sweeps(system, stores_without_sqs(system))
-        keeps_secrets(system, key)
         keeps_the_table(system)
 
 

@@ -226,7 +226,6 @@ PATHS = {
     "POST, breaker open": Path(each(post, post), answers=(None,)),
     "POST, delay over 900 s": Path(post, answers=(503,), environ={"BACKOFF_BASE_SECONDS": "2000"}),
     "POST with a key, and again until it is accepted": Path(post_with_key, answers=(503,)),
-    "POST with a key, repeated": Path(post_with_key, first=post_with_key),
     "POST with a key, repeated after it expired": Path(
         post_with_key, first=each(post_with_key, wait(30 * DAY_SECONDS))
     ),
@@ -246,7 +245,6 @@ PATHS = {
     "acknowledge, pending": Path(acknowledge, first=post_async),
     "replay, failed": Path(replay, first=post, answers=(422,)),
     "replay, delivered": Path(replay, first=post),
-    "lease": Path(lease, first=each(post, post_async), answers=(422,)),
     "lease, acknowledge": Path(each(lease, acknowledge_leased), first=each(post, post_async), answers=(422,)),
     "lease, release": Path(each(lease, release), first=each(post, post_async), answers=(422,)),
     "subscribe": Path(each(subscribe(), post)),
@@ -271,9 +269,6 @@ PATHS = {
             "POST to a subscription": Path(post, first=subscribe(), environ=environ, answers=(503,)),
             "POST to a subscription that ends": Path(post, first=subscribe(), environ=environ, answers=(410,)),
             "POST with a key, until accepted": Path(post_with_key, first=subscribe(2), environ=environ),
-            "POST repeated after the sweep delivered a copy": Path(
-                post_with_key, first=DELIVERED_COPY, environ=environ
-            ),
             "worker, a copy": Path(work, first=COPY, environ=environ),
             "worker, a message of an event": Path(work, first=each(post, say()), environ=environ),
             "replay of a copy": Path(each(replay_copies, work), first=COPY_REFUSED, environ=environ, answers=(422,)),
@@ -369,7 +364,6 @@ PATHS = {
             "POST, POST": (ONE, ONE_ASYNC),
         }.items()
     },
-    "check_dlq": Path(does(Container.check_dlq), first=post, answers=(422,)),
 }
 
 

@@ -24,7 +24,6 @@ def new_event(event_id: str, claim_id: str, now: float, *, is_pushed: bool) -> E
         status=Status.PENDING,
         created_at=rfc3339(now),
         created_by="acme",
-        copies=tuple(IDS[1:]) if event_id == IDS[0] else (),
         subscription_id="sub" if event_id != IDS[0] else None,
         source_event_id=IDS[0] if event_id != IDS[0] else None,
         next_attempt_at=rfc3339(now) if is_pushed else None,

@@ -264,9 +264,6 @@ class Container:
     def sweep(self) -> None:
         self._invoke(app.sweep, SCHEDULED, SCHEDULE_SECONDS)
 
-    def check_dlq(self) -> None:
-        self._invoke(app.check_dlq, SCHEDULED, SCHEDULE_SECONDS)
-
     def _invoke(self, function: Any, event: dict[str, Any], timeout_seconds: float) -> bool:
         """Call a function as Lambda does; return whether it succeeded."""
         self._begin(timeout_seconds)
