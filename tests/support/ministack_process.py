@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,10 @@ def install() -> Path:
     if made_from.is_file() and made_from.read_text() == wanted:
         return python
     print(f"setting up {VENV.relative_to(ROOT)} (once)", flush=True)
-    pip = ["pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
-    for command in (["venv", "--clear", "--without-pip", str(VENV)], [*pip, "-r", str(REQUIREMENTS)]):
-        python_command = [sys.executable, "-m", *command]
-        done = subprocess.run(python_command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise EmulatorError(f"python -m {' '.join(command)}\n{done.stdout}{done.stderr}".rstrip())
+    venv.create(VENV, clear=True, symlinks=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check"]
+    if subprocess.run([*pip, "--no-compile", "-r", REQUIREMENTS], check=False).returncode:
+        raise EmulatorError("pip cannot install it")
     made_from.write_text(wanted)
     return python
 
