@@ -158,15 +158,6 @@ def subscribe(count: int = 1, *event_types: str) -> Step:
     return act
 
 
-def know_no_subscription(world: SimulatedWorld, container: Container) -> None:
-    """Let a container read the list before a subscription is made, of which another container stores a copy."""
-    container.post()
-    other = Container(world)
-    other.subscribe("https://hooks.zapier.com/new")
-    world.clock.sleep(9)
-    other.post(prefer="respond-async")
-
-
 def disable(world: SimulatedWorld, container: Container) -> None:
     """Disable all subscriptions, which are failing, and wait until every container knows."""
     now = rfc3339(world.clock())
@@ -211,7 +202,11 @@ UNPUSHED = {"pull only": PULL_ONLY, "copies only": COPIES_ONLY}
 NO_DELAY = {"BACKOFF_BASE_SECONDS": "0", "BREAKER_FAILURES": "1"}
 AT_ONCE = {"IN_PROCESS_WAIT_SECONDS": "0"}
 COPY = each(subscribe(), post_async)
-COPY_REFUSED = each(subscribe(), post)
+NEW_COPY = each(does(Container.subscribe, "https://hooks.zapier.com/new"), wait(9), post_async)
+POSTED = each(subscribe(), post)
+REPLAYED = each(POSTED, replay_copies)
+MOVED_BACK = each(post, move_back)
+WORK_ELSEWHERE = elsewhere(work, **WITH_WEBHOOK)
 DISABLED = each(subscribe(), disable)
 REPORTED = subscribe(1, "a", "triggers.*")
 MISSED_COPIES = each(COPY, disable, post_async)  # one is pending, one was stored as failed
@@ -239,7 +234,7 @@ PATHS = {
     "worker, retried by queue": Path(work, first=post_async, answers=(503, 503), environ=AT_ONCE),
     "worker, refused for good": Path(work, first=post_async, answers=(503, 410)),
     "worker, exhausted": Path(work, first=post_async, answers=(503,) * 9, environ={"IN_PROCESS_WAIT_SECONDS": "20"}),
-    "worker, dead letter moved back fails again": Path(work, first=each(post, move_back), answers=(422, 503, 422)),
+    "worker, dead letter moved back fails again": Path(work, first=MOVED_BACK, answers=(422, 503, 422)),
     "worker, message that cannot be read": Path(work, first=say("?")),
     "worker, message of an unknown event": Path(work, first=say('{"event_id": "evt_' + "0" * 32 + '"}')),
     "acknowledge, pending": Path(acknowledge, first=post_async),
@@ -247,7 +242,7 @@ PATHS = {
     "replay, delivered": Path(replay, first=post),
     "lease, acknowledge": Path(each(lease, acknowledge_leased), first=each(post, post_async), answers=(422,)),
     "lease, release": Path(each(lease, release), first=each(post, post_async), answers=(422,)),
-    "subscribe": Path(each(subscribe(), post)),
+    "subscribe": Path(POSTED),
     "unsubscribe": Path(unsubscribe, first=COPY),
     "POST to a subscription": Path(post, first=subscribe()),
     "POST to a subscription, one refuses": Path(post, first=subscribe(), answers=(422,)),
@@ -257,11 +252,9 @@ PATHS = {
     "POST to more than are pushed at once": Path(post, first=subscribe(11)),
     "worker, a copy": Path(work, first=COPY, answers=(503, 200, 422)),
     "worker, a copy's target ends it": Path(work, first=COPY, answers=(503, 410, 410)),
-    "worker with an old list, a copy of a new subscription": Path(each(know_no_subscription, work)),
+    "worker with an old list, a copy of a new subscription": Path(each(post, elsewhere(NEW_COPY), work)),
     "worker, a copy without its subscription": Path(work, first=each(COPY, unsubscribe)),
-    "worker, a copy's dead letter moved back": Path(
-        each(move_back, work), first=each(subscribe(), post), answers=(422, 422, 503)
-    ),
+    "worker, a copy's dead letter moved back": Path(each(move_back, work), first=POSTED, answers=(422, 422, 503)),
     **{
         f"{mode}, {what}": path
         for mode, environ in UNPUSHED.items()
@@ -271,20 +264,14 @@ PATHS = {
             "POST with a key, until accepted": Path(post_with_key, first=subscribe(2), environ=environ),
             "worker, a copy": Path(work, first=COPY, environ=environ),
             "worker, a message of an event": Path(work, first=each(post, say()), environ=environ),
-            "replay of a copy": Path(each(replay_copies, work), first=COPY_REFUSED, environ=environ, answers=(422,)),
+            "replay of a copy": Path(each(replay_copies, work), first=POSTED, environ=environ, answers=(422,)),
             "worker, an event that is to be pushed": Path(work, first=COPY, other_environ=environ),
-            "worker, a dead letter moved back": Path(
-                work, first=each(post, move_back), other_environ=environ, answers=(422,)
-            ),
+            "worker, a dead letter moved back": Path(work, first=MOVED_BACK, other_environ=environ, answers=(422,)),
             "worker, an event that is to be pushed, acknowledged meanwhile": Path(
                 work, first=post_async, other_environ=environ, meanwhile=(acknowledge,)
             ),
             "worker, a worker with a webhook": Path(
-                work,
-                first=post_async,
-                other_environ=environ,
-                answers=(503,),
-                meanwhile=(elsewhere(work, **WITH_WEBHOOK),),
+                work, first=post_async, other_environ=environ, answers=(503,), meanwhile=(WORK_ELSEWHERE,)
             ),
             "POST repeats one with a webhook": Path(post_with_key, first=DELIVERED_COPY, other_environ=environ),
             "POST with a webhook repeats a POST": Path(
@@ -293,17 +280,13 @@ PATHS = {
             "replay with a webhook": Path(replay, first=post, environ=environ, other_environ=WITH_WEBHOOK),
         }.items()
     },
-    "worker, a replayed copy without its subscription": Path(
-        work, first=each(subscribe(), post, replay_copies, unsubscribe)
-    ),
-    "worker, a replayed copy's target ends it": Path(
-        work, first=each(subscribe(), post, replay_copies), answers=(200, 200, 410)
-    ),
+    "worker, a replayed copy without its subscription": Path(work, first=each(REPLAYED, unsubscribe)),
+    "worker, a replayed copy's target ends it": Path(work, first=REPLAYED, answers=(200, 200, 410)),
     "POST to a disabled subscription": Path(post, first=DISABLED),
     "POST to a disabled subscription, with a key, until accepted": Path(post_with_key, first=DISABLED),
     "worker, a copy of a disabled subscription": Path(work, first=each(COPY, disable)),
     "worker, a disabled copy's dead letter moved back": Path(
-        each(move_back, work), first=each(subscribe(), post, disable), answers=(422, 200)
+        each(move_back, work), first=each(POSTED, disable), answers=(422, 200)
     ),
     "replay, copies of a disabled subscription": Path(replay_copies, first=MISSED_COPIES),
     "enable, and replay what was missed": Path(enable, first=MISSED_COPIES, last=expect_delivered_copies),
@@ -311,7 +294,7 @@ PATHS = {
         each(know, elsewhere(enable), post_async, replay_copies, work), first=MISSED_COPIES
     ),
     "POST to a subscription, its second dead letter disables it": Path(
-        post, first=each(subscribe(), post), answers=(422, 200, 422), environ={"SUBSCRIPTION_DISABLE_DAYS": "0"}
+        post, first=POSTED, answers=(422, 200, 422), environ={"SUBSCRIPTION_DISABLE_DAYS": "0"}
     ),
     "POST, refused for good, and reported": Path(post, first=REPORTED, answers=(200, 422)),
     "POST to a subscription that ends, and reported": Path(
@@ -341,7 +324,7 @@ PATHS = {
         work, first=post_async, answers=(503, 503), meanwhile=(each(say(), work),), environ=NO_DELAY
     ),
     "worker, dead letter moved back, leased and replayed meanwhile": Path(
-        work, first=each(post, move_back), answers=(422, 503), meanwhile=(each(lease, release), replay)
+        work, first=MOVED_BACK, answers=(422, 503), meanwhile=(each(lease, release), replay)
     ),
     "lease that ends, leased and released by another": Path(
         each(lease, wait(100), lease, wait(1), acknowledge_leased),

@@ -86,7 +86,7 @@ class Container:
         self._begin(API_SECONDS)
         self.services = Services(
             settings.load({**world.environ, **environ}) if environ else world.settings,
-            make_client=self._client,
+            make_client=partial(_Client, self),
             clock=self.clock,
             sleep=self.sleep,
             random=world.random.random,
@@ -161,16 +161,10 @@ class Container:
             self._stored.extend(event_ids)
         return self._stored if self._is_api and label in STORING else event_ids
 
-    def _push(self, event: Event, url: str, *, timeout_seconds: float, **options: Any) -> PushResult:
+    def _push(self, event: Event, url: str, *, timeout_seconds: float, **options: Any) -> Any:
         """Be the push client, without the network: the receiver is a part of the world."""
         act = partial(self.world.respond, event, url, timeout_seconds, self)
-        result: PushResult = self.at(
-            "push", [event.event_id], act, lambda fault: PushResult(Outcome.RETRY, error=fault)
-        )
-        return result
-
-    def _client(self, service: str) -> Any:
-        return _Client(self, service, {"dynamodb": self.world.dynamodb, "sqs": self.world.sqs}[service])
+        return self.at("push", [event.event_id], act, lambda fault: PushResult(Outcome.RETRY, error=fault))
 
     def _begin(self, timeout_seconds: float) -> None:
         self.invocation = object()
@@ -281,7 +275,6 @@ class _Client:
 
     container: Container
     service: str
-    client: Any
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         def make(**parameters: Any) -> Any:
@@ -294,7 +287,7 @@ class _Client:
 
             def act() -> Any:
                 try:
-                    return getattr(self.client, operation)(**parameters)
+                    return getattr(getattr(world, self.service), operation)(**parameters)
                 finally:  # a failed condition is a response too; claims add to a counter, records do not
                     if event_ids and operation == "update_item" and "ADD" not in parameters["UpdateExpression"]:
                         world.history.see_record(event_ids[0], self.container.invocation)
@@ -395,27 +388,19 @@ class SimulatedWorld:
         if status_code is None:
             return PushResult(Outcome.RETRY, 0, error="timed out", timed_out=True, hung=True)
         outcome, hung = outcome_of(status_code), seconds > HANG_SHARE * timeout_seconds
-        if outcome is Outcome.DELIVERED:
-            return PushResult(outcome, 0, status_code)
-        return PushResult(outcome, 0, status_code, "refused", hung=hung)
+        error = None if outcome is Outcome.DELIVERED else "refused"
+        return PushResult(outcome, 0, status_code, error, hung=hung and error is not None)
 
     def receive(self, url: str, max_messages: int = 10) -> list[dict[str, Any]]:
         """Receive messages from a queue, as a consumer that never fails."""
-        response = self.sqs.receive_message(
-            QueueUrl=url, MaxNumberOfMessages=max_messages, MessageAttributeNames=["All"]
-        )
-        messages: list[dict[str, Any]] = response.get("Messages", [])
-        return messages
+        response = self.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=max_messages)
+        return list(response["Messages"])
 
     def move_back(self, message: Mapping[str, Any]) -> None:
         """Send a dead letter to the inbox queue, as SQS's own redrive does."""
-        self.history.see_moved_back(message["Body"], self.clock())
-        self.sqs.send_message(
-            QueueUrl=INBOX,
-            MessageBody=message["Body"],
-            MessageAttributes=message["MessageAttributes"],
-            **message["Attributes"],
-        )
+        body, attributes = message["Body"], message["MessageAttributes"]
+        self.history.see_moved_back(body, self.clock())
+        self.sqs.send_message(QueueUrl=INBOX, MessageBody=body, MessageAttributes=attributes, **message["Attributes"])
 
     def settle(self, *, hours: float = 72) -> None:
         """Let time pass, in which nothing fails, until nothing is pending and no message is left."""
