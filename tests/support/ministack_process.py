@@ -13,6 +13,7 @@ import sys
 import tempfile
 import venv
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,11 @@ class EmulatorError(Exception):
     """ministack cannot be installed or does not start."""
 
 
+@dataclass
 class Emulator:
     """A running ministack."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    port: int
 
     def client(self, service: str) -> Any:
         return boto3.client(

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -157,11 +157,11 @@ class World:
 
     clock: Clock
     environ: dict[str, str]
+    queues: "MotoQueues | FauxqsQueues"
     dynamodb: Any
     sqs: Any
-    outside: Any
     outside_dynamodb: Any
-    queues: "MotoQueues | FauxqsQueues"
+    outside: Any
     services: Services = field(init=False)
 
     def __post_init__(self) -> None:
@@ -177,11 +177,8 @@ class World:
     def _start(self) -> None:
         loaded = settings.load(self.environ)
         telemetry.configure(loaded.log_level)
-        self.services = Services(loaded, make_client=self._client, clock=self.clock, sleep=self.clock.sleep)
+        self.services = Services(loaded, make_client=partial(getattr, self), clock=self.clock, sleep=self.clock.sleep)
         services.use(self.services)
-
-    def _client(self, service: str) -> Any:
-        return {"dynamodb": self.dynamodb, "sqs": self.sqs}[service]
 
     def stop(self) -> None:
         """Close the connections to the receiver."""
@@ -340,21 +337,10 @@ def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Ite
             patch.delenv(name, raising=False)
         patch.setattr(boto3, "DEFAULT_SESSION", session)
         keys = (f"acme:{digest(KEY)}", f"shop:{digest(PRODUCER_KEY)}:produce", f"reader:{digest(CONSUMER_KEY)}:consume")
-        made = kind(
-            clock,
-            {
-                **local_aws.ensure("dev"),
-                "ZAPIER_WEBHOOK_URL": webhook_url,
-                "API_KEYS": ",".join(keys),
-                "SUBSCRIPTION_HOSTS": "127.0.0.1,hooks.zapier.com",
-                **environ,
-            },
-            session.client("dynamodb", config=VALIDATING),
-            session.client("sqs", config=VALIDATING),
-            session.client("sqs"),
-            session.client("dynamodb"),
-            queues,
-        )
+        defaults = {"API_KEYS": ",".join(keys), "SUBSCRIPTION_HOSTS": "127.0.0.1,hooks.zapier.com"}
+        variables = {**local_aws.ensure("dev"), "ZAPIER_WEBHOOK_URL": webhook_url, **defaults, **environ}
+        clients = [session.client(name, config=own) for own in (VALIDATING, None) for name in ("dynamodb", "sqs")]
+        made = kind(clock, variables, queues, *clients)
         try:
             yield made
         finally:
