@@ -370,7 +370,7 @@ class ExploredWorld(SimulatedWorld):
         path.first(self, Container(self))
         self.faults, self._is_explored = 0, True
         for step in reversed((path.act, *path.meanwhile)):
-            container = Container(self, self._fault, environ=path.other_environ)
+            container = Container(self, self._fault, path.other_environ)
             self.hub.spawn(partial(step, self, container))
         self.hub.run()
         self._is_explored = False

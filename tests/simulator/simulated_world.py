@@ -66,23 +66,19 @@ STORING = ("dynamodb.query", "dynamodb.get_item", "dynamodb.put_item", "sqs.send
 TAKES_EFFECT = (Fault.DIES_AFTER, Fault.ANSWER_LOST, Fault.ALL_ANSWERS_LOST)
 
 FaultAt = Callable[[str], Fault | None]
+NO_ENVIRON: Mapping[str, str] = MappingProxyType({})
 
 
 class Container:
     """One container, perhaps with variables of its own. It fails at the calls for which `fault_at` says so."""
 
     def __init__(
-        self,
-        world: "SimulatedWorld",
-        fault_at: FaultAt = lambda label: None,
-        *,
-        skew_seconds: float = 0.0,
-        environ: Mapping[str, str] = MappingProxyType({}),
+        self, world: "SimulatedWorld", fault_at: FaultAt = lambda label: None, environ: Mapping[str, str] = NO_ENVIRON
     ) -> None:
         self.world = world
         self.is_killed = False
+        self.skew_seconds = 0.0
         self._fault_at = fault_at
-        self._skew_seconds = skew_seconds
         self._begin(API_SECONDS)
         self.services = Services(
             settings.load({**world.environ, **environ}) if environ else world.settings,
@@ -98,7 +94,7 @@ class Container:
         self.services.metrics = lambda **values: {}  # type: ignore[method-assign]
 
     def clock(self) -> float:
-        return self.world.clock() + self._skew_seconds
+        return self.world.clock() + self.skew_seconds
 
     def sleep(self, seconds: float) -> None:
         """Sleep, at most until the function's timeout, which kills it; raise Killed if it is killed by then."""

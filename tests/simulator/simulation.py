@@ -59,8 +59,9 @@ class StormWorld(SimulatedWorld):
         return self.random.randrange(count)
 
     def start(self) -> Container:
-        skew_seconds = self.random.uniform(-self._max_skew_seconds, self._max_skew_seconds)
-        return Container(self, self._fault, skew_seconds=skew_seconds, environ=self.random.choice(self._modes))
+        container = Container(self, self._fault, self.random.choice(self._modes))
+        container.skew_seconds = self.random.uniform(-self._max_skew_seconds, self._max_skew_seconds)
+        return container
 
     def latency(self) -> tuple[float, float]:
         total = self.random.uniform(0, self._max_latency_seconds)

@@ -92,30 +92,18 @@ class FakeDynamoDB:
         return {"Responses": {table_name: found}, "UnprocessedKeys": {}}
 
     def query(
-        self,
-        *,
-        TableName: str,
-        IndexName: str,
-        KeyConditionExpression: str,
-        ExpressionAttributeValues: Typed,
-        FilterExpression: str = "",
-        Limit: int = sys.maxsize,
-        ScanIndexForward: bool = True,
-        ExclusiveStartKey: Typed | None = None,
-        Select: str = "",
+        self, *, IndexName: str, KeyConditionExpression: str, ExpressionAttributeValues: Typed, **options: Any
     ) -> dict[str, Any]:
         values = _plain(ExpressionAttributeValues)
-        in_range, keep = _condition(KeyConditionExpression), _condition(FilterExpression)
-        start = _place(_plain(ExclusiveStartKey)) if ExclusiveStartKey else None
-        most, index = min(Limit, self.page_rows), self._indexes[IndexName]
+        in_range, keep = _condition(KeyConditionExpression), _condition(options.get("FilterExpression", ""))
+        start = _place(_plain(options["ExclusiveStartKey"])) if "ExclusiveStartKey" in options else None
+        most, index = min(options.get("Limit", sys.maxsize), self.page_rows), self._indexes[IndexName]
         with self._lock:
             self._show_pending()
-            rows = index.rows(values[":partition"], start, forward=ScanIndexForward)
+            rows = index.rows(values[":partition"], start, forward=options.get("ScanIndexForward", True))
             page = list(itertools.islice((row for row in rows if in_range(row, values)), most))
-        kept = [row for row in page if keep(row, values)]
-        answer: dict[str, Any] = {"Count": len(kept)}
-        if Select != "COUNT":
-            answer["Items"] = [typed(row) for row in kept]
+        kept = [typed(row) for row in page if keep(row, values)]
+        answer: dict[str, Any] = {"Items": kept, "Count": len(kept)}
         if len(page) == most:  # even when nothing is left after them, as in DynamoDB
             answer["LastEvaluatedKey"] = typed({name: page[-1][name] for name in (KEY, index.partition, SORT)})
         self.on_query(page)
