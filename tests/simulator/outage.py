@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
@@ -19,7 +18,7 @@ from rich.table import Table
 from chalicelib.events import Event, Status
 from chalicelib.store import EventStore
 from chalicelib.times import rfc3339, unix_seconds
-from tests.simulator.simulated_world import Container, SimulatedWorld
+from tests.simulator.simulated_world import NO_ENVIRON, Container, SimulatedWorld
 
 WORKERS = 5
 TARGET = "https://hooks.zapier.com/1"
@@ -36,7 +35,6 @@ TROUBLES: dict[str, Callable[[float], Response]] = {
     SLOW_TO_FAIL: lambda random: (503, 2.0),
     SOMETIMES: lambda random: HANGS if random < 0.05 else HEALTHY,
 }
-DEFAULTS: Mapping[str, str] = MappingProxyType({})
 MANY = [(10, 10), (40, 1), (40, 40)]  # hanging subscriptions, and on how many hosts
 RECOVERIES = [("answers 503", 1, 20), ("answers 503", 10, 5), ("hangs", 10, 5)]  # events a second, minutes
 MOST_WAIT_SECONDS = 600.0
@@ -52,7 +50,7 @@ class OutageWorld(SimulatedWorld):
     workers = WORKERS
 
     def __init__(
-        self, trouble: str, *, in_webhook: bool, seconds: float, environ: Mapping[str, str] = DEFAULTS
+        self, trouble: str, *, in_webhook: bool, seconds: float, environ: Mapping[str, str] = NO_ENVIRON
     ) -> None:
         super().__init__({"MAX_DELIVERY_ATTEMPTS": "20", **environ})
         self.trouble = trouble
@@ -126,7 +124,7 @@ class OutageWorld(SimulatedWorld):
 
 
 def waits_beside(
-    trouble: str, *, in_webhook: bool, per_second: float, seconds: float = 90, environ: Mapping[str, str] = DEFAULTS
+    trouble: str, *, in_webhook: bool, per_second: float, seconds: float = 90, environ: Mapping[str, str] = NO_ENVIRON
 ) -> Waits:
     """Return the waits beside one destination in trouble, from the 30th second on."""
     world = OutageWorld(trouble, in_webhook=in_webhook, seconds=seconds, environ=environ)

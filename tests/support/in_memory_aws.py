@@ -233,15 +233,14 @@ class _Message:
     message_id: str
     body: str
     attributes: Typed
-    group_id: str
+    system: Mapping[str, str]  # its MessageGroupId, if it has one
     visible_at: float
     receipt: int = 0
     receives: int = 0
 
     def shown(self) -> dict[str, Any]:
-        system = {"MessageGroupId": self.group_id} if self.group_id else {}
         message = {"MessageId": self.message_id, "Body": self.body, "MessageAttributes": self.attributes}
-        return {**message, "Attributes": system}
+        return {**message, "Attributes": self.system}
 
 
 class FakeSQS:
@@ -274,18 +273,12 @@ class FakeSQS:
         return [key for key, message in self._queues[url].items() if message.visible_at <= now]
 
     def send_message(
-        self,
-        *,
-        QueueUrl: str,
-        MessageBody: str,
-        MessageAttributes: Typed,
-        MessageGroupId: str = "",
-        DelaySeconds: int = 0,
+        self, *, QueueUrl: str, MessageBody: str, MessageAttributes: Typed, DelaySeconds: int = 0, **system: str
     ) -> dict[str, Any]:
         if DelaySeconds not in range(901):
             raise ClientError({"Error": {"Code": "InvalidParameterValue"}}, "SendMessage")
         message_id = f"00000000-0000-4000-8000-{next(self._numbers):012x}"
-        message = _Message(message_id, MessageBody, MessageAttributes, MessageGroupId, self._clock() + DelaySeconds)
+        message = _Message(message_id, MessageBody, MessageAttributes, system, self._clock() + DelaySeconds)
         self._queues[QueueUrl][message_id] = message
         return {"MessageId": message_id}
 

@@ -25,6 +25,8 @@ ROOT = Path(__file__).parent.parent.parent
 REQUIREMENTS = ROOT / "requirements" / "e2e.txt"
 VENV = ROOT / ".local" / "e2e-venv"
 REGION = "us-east-1"
+# The root user of ministack's account.
+ACCOUNT = {"region_name": REGION, "aws_access_key_id": "test", "aws_secret_access_key": "test"}
 
 
 class EmulatorError(Exception):
@@ -38,14 +40,8 @@ class Emulator:
     port: int
 
     def client(self, service: str) -> Any:
-        return boto3.client(
-            service,
-            endpoint_url=f"http://127.0.0.1:{self.port}",
-            region_name=REGION,
-            aws_access_key_id="test",  # the root user of ministack's account
-            aws_secret_access_key="test",
-            config=Config(connect_timeout=3, retries={"total_max_attempts": 1}, proxies={}),
-        )
+        config = Config(connect_timeout=3, retries={"total_max_attempts": 1}, proxies={})
+        return boto3.client(service, endpoint_url=f"http://127.0.0.1:{self.port}", config=config, **ACCOUNT)
 
 
 def install() -> Path:

@@ -15,9 +15,8 @@ import boto3
 import urllib3
 
 from tests.support import ministack_process
-from tests.support.ministack_process import Emulator
+from tests.support.ministack_process import ACCOUNT, Emulator
 
-ACCOUNT = {"region_name": ministack_process.REGION, "aws_access_key_id": "test", "aws_secret_access_key": "test"}
 MAPPINGS = "/2015-03-31/event-source-mappings"
 SETTLED = {b'"Pending"': b'"Active"', b'"InProgress"': b'"Successful"'}  # Chalice's waiters poll every five seconds
 
