@@ -428,6 +428,13 @@ def test_a_dead_letter_is_kept_if_the_lease_that_blocks_it_ends_meanwhile() -> N
     world.check()
 
 
+def test_a_claim_whose_first_response_was_lost_is_known_as_ones_own() -> None:
+    world = SimulatedWorld({})
+    post_async(world, Container(world))
+    Container(world, lambda label: Fault.ANSWER_LOST if label == "dynamodb.update_item" else None).work()
+    assert [event.status for event in world.items().values()] == [Status.DELIVERED]
+
+
 def test_a_copy_is_deleted_under_its_own_claim_alone() -> None:
     world = SimulatedWorld({})
     container = Container(world)
