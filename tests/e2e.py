@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin
 
 import urllib3
 from botocore.exceptions import BotoCoreError, ClientError
@@ -33,8 +32,7 @@ STAGE, STACK, BUCKET = "dev", "triggers-api-dev", "packages"
 LOG_FILE = ministack_process.ROOT / ".local" / "e2e.log"
 SIGNING_SECRET = "whsec_" + base64.b64encode(b"the signing secret of make e2e").decode()
 PATH = "/hooks/secret-path?token=secret-query"
-WORDS = "words of a payload"
-PAYLOAD = {"order_id": "12345", "note": f"Grüße, 世界, {WORDS}", "cents": 12345678901234567890}
+PAYLOAD = {"order_id": "12345", "note": "Grüße, 世界", "cents": 12345678901234567890}
 SWEEP_SECONDS = 150.0  # EventBridge starts a rate one minute after its rule was created
 WAIT: Any = {"Delay": 1, "MaxAttempts": 120}
 
@@ -49,28 +47,26 @@ class System:
     def __init__(self, aws: Emulator, receiver: Receiver, key: str) -> None:
         stack = aws.client("cloudformation").describe_stacks(StackName=STACK)["Stacks"][0]
         outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
-        self.table, self.topic = outputs["EventsTableName"], outputs["DLQAlarmTopicArn"]
+        self.table = outputs["EventsTableName"]
         self.inbox, self.dlq = outputs["InboxQueueUrl"], outputs["InboxDLQUrl"]
         self.client, self.sqs = aws.client, aws.client("sqs")
         self.url = f"http://127.0.0.1:{aws.port}/restapis/{outputs['RestAPIId']}/api/_user_request_"
         self.receiver, self._key = receiver, key
 
-    def call(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, Any]:
-        """Return status, headers and document of a response."""
+    def call(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        """Return the status and the document of a response."""
         headers = {"Authorization": f"Bearer {self._key}", **headers}
         response = urllib3.request(method, self.url + path, json=body, headers=headers, timeout=40, retries=False)
-        return response.status, response.headers, response.json() if response.data else None
+        return response.status, response.json() if response.data else None
 
     def post(self, event_type: str, payload: Any = None, **headers: str) -> Any:
         body = {"event_type": event_type, "payload": payload or {}}
-        status, answered, event = self.call("POST", "/events", body, **headers)
+        status, event = self.call("POST", "/events", body, **headers)
         expect("POST /events", status, 202)
-        location = urljoin(f"{self.url}/events", answered["Location"])
-        expect("Location", location, f"{self.url}/events/{event['event_id']}")
         return event
 
     def event(self, event_id: str) -> Any:
-        return self.call("GET", f"/events/{event_id}")[2]
+        return self.call("GET", f"/events/{event_id}")[1]
 
     def delivered(self, event_id: str, within_seconds: float = 30) -> Any:
         until("it is delivered", lambda: self.event(event_id)["status"] == "delivered", within_seconds)
@@ -124,12 +120,6 @@ def deploy(aws: Emulator, webhook_url: str, api_keys: str) -> None:
     say("the package is deployed as one stack")
 
 
-def responds(system: System) -> None:
-    expect("GET /health", system.call("GET", "/health")[2]["stage"], STAGE)
-    expect("a wrong key", system.call("POST", "/events", {}, Authorization="Bearer wrong")[0], 401)
-    say("API Gateway and Lambda: GET /health 200; a wrong key 401; the settings come from the secret")
-
-
 def passes_smoke(system: System, key: str) -> None:
     environ = {**os.environ, "TRIGGERS_URL": system.url, "TRIGGERS_API_KEY": key}
     command = [sys.executable, "-m", "tools.smoke"]
@@ -175,8 +165,6 @@ def dead_letters(system: System) -> None:
     system.receiver.script(status(422))
     event_id = system.post("order.lost")["event_id"]
     expect("status", system.event(event_id)["status"], "failed")
-    inbox = system.call("GET", "/inbox")[2]["events"]
-    expect("it is in the inbox", event_id in [event["event_id"] for event in inbox], True)
     check_dlq(system)
     [letter] = system.sqs.receive_message(QueueUrl=system.dlq, MessageAttributeNames=["All"])["Messages"]
     body, attributes = letter["Body"], letter["MessageAttributes"]
@@ -188,37 +176,14 @@ def dead_letters(system: System) -> None:
 
 
 def check_dlq(system: System) -> None:
-    """Invoke check_dlq, rather than wait for its rule, and publish the metric that the SQS of the emulator lacks."""
+    """Invoke check_dlq, rather than wait for its rule."""
     event = dict.fromkeys(("version", "account", "region", "detail-type", "source", "time", "id"), "")
     payload = json.dumps({**event, "detail": {}, "resources": []})
     response = system.client("lambda").invoke(FunctionName=f"{STACK}-check_dlq", Payload=payload, LogType="Tail")
     lines = base64.b64decode(response["LogResult"]).decode().splitlines()
     [metrics] = [json.loads(line) for line in lines if '"_aws"' in line]
     expect("DLQDepth", (metrics["Stage"], metrics["DLQDepth"]), (STAGE, 1))
-    cloudwatch = system.client("cloudwatch")
-
-    def describe() -> Any:
-        return cloudwatch.describe_alarms(AlarmNames=[f"{STACK}-dlq-alarm"])["MetricAlarms"][0]
-
-    expect("the actions", (describe()["AlarmActions"], describe()["OKActions"]), ([system.topic], [system.topic]))
-    metric = {name: describe()[name] for name in ("MetricName", "Dimensions")}
-    cloudwatch.put_metric_data(Namespace="AWS/SQS", MetricData=[{**metric, "Value": 1}])
-    until("the alarm goes off", lambda: describe()["StateValue"] == "ALARM")
-    say("check_dlq, invoked by hand: the depth as a metric; the alarm, given its metric by hand, goes off")
-
-
-def pulls(system: System) -> None:
-    system.receiver.script(status(410))
-    event_id = system.post("order.shipped")["event_id"]
-    _, _, leased = system.call("POST", "/inbox/lease", {"event_type": "order.shipped"})
-    [event] = leased["events"]
-    expect("the lease", event["event_id"], event_id)
-    path = f"/events/{event_id}/acknowledge?lease_id={event['lease_id']}"
-    expect("acknowledge", system.call("POST", path)[0], 204)
-    expect("delivered_via", system.event(event_id)["delivered_via"], "pull")
-    expect("replay", system.call("POST", f"/events/{event_id}/replay")[0], 202)
-    expect("delivered_via", system.delivered(event_id)["delivered_via"], "push")
-    say("a lease, acknowledged: delivered by pull; replayed: pushed by the worker")
+    say("check_dlq, invoked by hand: the depth as a metric")
 
 
 def sweeps(system: System, event_id: str) -> None:
@@ -232,21 +197,6 @@ def sweeps(system: System, event_id: str) -> None:
     system.delivered(event_id, SWEEP_SECONDS)
     expect("pushes", len(system.pushes(event_id)), 1)
     say("the sweep, invoked by its rule: the event that was never queued is delivered")
-
-
-def keeps_secrets(system: System, key: str) -> None:
-    pages = system.client("logs").get_paginator("filter_log_events")
-
-    def read_logs(suffix: str) -> list[tuple[str, str]]:
-        found = pages.paginate(logGroupName=f"/aws/lambda/{STACK}{suffix}")
-        return [(suffix, event["message"]) for page in found for event in page["events"]]
-
-    suffixes = ("", "-worker", "-sweep", "-check_dlq")
-    until("all functions have logs", lambda: all(map(read_logs, suffixes)))
-    lines = [line for suffix in suffixes for line in read_logs(suffix)]
-    secrets = ("secret-path", "secret-query", key, SIGNING_SECRET.removeprefix("whsec_"), WORDS)
-    expect("logs with a secret", [suffix for suffix, text in lines for secret in secrets if secret in text], [])
-    say(f"{len(lines)} lines of logs, without secrets and payloads")
 
 
 def keeps_the_table(system: System) -> None:
@@ -265,14 +215,11 @@ def run() -> None:
     with ministack_process.running(ministack_process.install(), LOG_FILE) as aws:
         deploy(aws, f"http://127.0.0.1:{receiver.port}{PATH}", api_key.entry("e2e", key, "+".join(Scope)))
         system = System(aws, receiver, key)
-        responds(system)
         passes_smoke(system, key)
         delivers(system)
         retries(system)
         dead_letters(system)
-        pulls(system)
         sweeps(system, stores_without_sqs(system))
-        keeps_secrets(system, key)
         keeps_the_table(system)
 
 

@@ -1,9 +1,7 @@
 """`make second-aws`: run tests that use moto elsewhere against an AWS that shares no code with it.
 
 SQS is fauxqs, from npm. Each call carries the clock of the tests, and delays and visibility timeouts follow it.
-DynamoDB is ministack's, which `make e2e` uses too, or one that runs where DYNAMODB_URL says, such as Amazon's DynamoDB
-Local, which comes under Amazon's own licence; its table `triggers-api-dev-events` is emptied. Its clock is the real
-one, and TTL, all that follows it, is off.
+DynamoDB is ministack's, which `make e2e` uses too. Its clock is the real one, and TTL, all that follows it, is off.
 
 Shown here: conditions, expressions, the indexes, delays, visibility timeouts and batches do not rest on moto's ways.
 Not shown: what Amazon's own DynamoDB does where ministack differs from it, throttling, an index that lags, TTL, limits
@@ -14,7 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import boto3
@@ -50,31 +48,16 @@ def fauxqs() -> Iterator[str]:
             process.terminate()
 
 
-@contextmanager
-def ministack() -> Iterator[str]:
-    """Serve DynamoDB until the end of the block; yield its URL."""
-    with ministack_process.running(ministack_process.install(), LOG_FILE) as running:
-        yield f"http://127.0.0.1:{running.port}"
-
-
-def turn_off_ttl(table: str) -> None:
-    client = boto3.client("dynamodb")
-    ttl = client.describe_time_to_live(TableName=table)["TimeToLiveDescription"]
-    if ttl["TimeToLiveStatus"] == "ENABLED":  # DynamoDB refuses to turn off what is off
-        off = {"AttributeName": ttl["AttributeName"], "Enabled": False}
-        client.update_time_to_live(TableName=table, TimeToLiveSpecification=off)
-
-
 def main() -> int:
-    with ExitStack() as stack:
-        dynamodb = os.environ.get("DYNAMODB_URL") or stack.enter_context(ministack())
-        sqs = stack.enter_context(fauxqs())
+    with ministack_process.running(ministack_process.install(), LOG_FILE) as ministack, fauxqs() as sqs:
+        dynamodb = f"http://127.0.0.1:{ministack.port}"
         local_aws.use(dynamodb)
         os.environ |= {"AWS_ENDPOINT_URL_DYNAMODB": dynamodb, "AWS_ENDPOINT_URL_SQS": sqs}
         os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}  # which ministack takes
         os.environ["SECOND_AWS"] = "1"
         table = local_aws.ensure("dev")["EVENTS_TABLE_NAME"]
-        turn_off_ttl(table)
+        ttl_off = {"AttributeName": "expires_at", "Enabled": False}
+        boto3.client("dynamodb").update_time_to_live(TableName=table, TimeToLiveSpecification=ttl_off)
         command = [sys.executable, "-m", "pytest", "-n", "0", *TESTS, *sys.argv[1:]]
         return subprocess.run(command, check=False).returncode
 

@@ -3,7 +3,9 @@
 import heapq
 import itertools
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from greenlet import getcurrent, greenlet
@@ -49,9 +51,9 @@ class Hub:
         """Return whether an actor asks, not the test itself."""
         return getcurrent().parent is self._hub
 
-    def pool(self, size: int) -> "Pool":
+    def pool(self, size: int) -> AbstractContextManager[Any]:
         """Return a pool of threads, which are actors."""
-        return Pool(self, size)
+        return nullcontext(SimpleNamespace(map=partial(self.map, size=size)))
 
     def map(self, function: Callable[[Any], Any], values: Iterable[Any], *, size: int) -> list[Any]:
         """Let `size` actors call a function with each value."""
@@ -78,16 +80,3 @@ class Hub:
             if failure:
                 raise failure
         return [results[number][0] for number in range(len(todo))]
-
-
-class Pool:
-    """So many threads, which are actors of a hub."""
-
-    def __init__(self, hub: Hub, size: int) -> None:
-        self.map = partial(hub.map, size=size)
-
-    def __enter__(self) -> "Pool":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass

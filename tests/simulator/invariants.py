@@ -32,8 +32,8 @@ class ViolationError(AssertionError):
 class Push:
     """A push that reached the receiver. `status_code` None: no response.
 
-    `is_lost`: the sender never saw the response. `is_recorded` and `fault` tell what became of the record that its
-    `invocation` owed.
+    `is_lost`: the sender never saw the response. `is_recorded` and `is_struck`, by a fault, tell what became of the
+    record that its `invocation` owed.
     """
 
     event: Event
@@ -43,7 +43,7 @@ class Push:
     status_code: int | None = None
     is_lost: bool = False
     is_recorded: bool = False
-    fault: str | None = None
+    is_struck: bool = False
 
     @property
     def arrived(self) -> bool:
@@ -64,8 +64,8 @@ class History:
     replays: Counter[str] = field(default_factory=Counter)  # of an event: how often it was stored or replayed
     faults: Counter[tuple[str, int]] = field(default_factory=Counter)  # by event and replay
     not_made: Counter[tuple[str, int]] = field(default_factory=Counter)  # attempts without a push
-    repeated: list[str] = field(default_factory=list)  # for each event pushed again after a 2xx: the fault behind it
-    violations: list[str] = field(default_factory=list)  # kept, not raised: the code under test catches exceptions
+    repeated: int = 0  # pushes after a 2xx, because of a fault
+    violations: list[str] = field(default_factory=list)
     leases: set[tuple[str, str]] = field(default_factory=set)  # and their events, as the table took them
     ended_by: set[tuple[str, str, str]] = field(default_factory=set)  # how and of which event who held it ended that
     subscribed_at: dict[str, float] = field(default_factory=dict)  # of the subscriptions that there are
@@ -81,6 +81,11 @@ class History:
     erased_copies: set[tuple[str, str]] = field(default_factory=set)  # their events and subscriptions
     expected_copies: dict[tuple[str, str], float] = field(default_factory=dict)  # and when their POST began
 
+    def forbid(self, is_broken: bool, violation: str) -> None:
+        """Note a violation; it is not raised, for the code under test catches exceptions."""
+        if is_broken:
+            self.violations.append(violation)
+
     def see_write(self, before: Item | None, after: Item | None, now: float) -> None:
         """Check a write to the table."""
         item = after or before or {}
@@ -91,8 +96,8 @@ class History:
             self._see_deletion(item)
         elif before is None or before["sort_key"] != after["sort_key"]:
             # The same id may be stored again after it was deleted or has expired: its attempts begin anew.
-            if before and not self._may_be_replaced(before, now):
-                self.violations.append("an event was stored in place of another")
+            may_be = before is None or self._may_be_replaced(before, now)
+            self.forbid(not may_be, "an event was stored in place of another")
             self.stored_at[event_id] = self.pending_since[event_id] = now
             if after.get("reason") == Reason.DISABLED:
                 self.born_disabled[event_id] = self.disabled_until.get(after["subscription_id"], 0.0)
@@ -117,8 +122,7 @@ class History:
         if is_erased:
             self._see_erasure(after, now)
             return
-        if before["status"] == Status.ERASED:
-            self.violations.append("an erased event was changed")
+        self.forbid(before["status"] == Status.ERASED, "an erased event was changed")
         revived = before["status"] != Status.PENDING == after["status"]
         if revived or before.get("replayed_at") != after.get("replayed_at") or before.get("delivery_attempts", 0) > 0:
             self.replays[event_id] += after.get("delivery_attempts", 0) == 0
@@ -131,13 +135,12 @@ class History:
             self.violations.append(f"{before['status']} became pending without a replay")
         if before.get("lease_count", 0) < after.get("lease_count", 0):
             self.leases.add((event_id, claim_id))
-            if before["status"] == Status.DELIVERED:
-                self.violations.append("a delivered event was leased")
+            self.forbid(before["status"] == Status.DELIVERED, "a delivered event was leased")
         attempts = json.loads(after.get("attempts", "[]"))
         if attempts and attempts[-1]["error"] in (HANGS, FAILS) and before.get("attempts") != after["attempts"]:
             self.not_made[event_id, self.replays[event_id]] += 1
-        if DeliveredVia.SUBSCRIPTIONS == after.get("delivered_via") != before.get("delivered_via"):
-            self.violations.append("an event that was stored already became delivered via subscriptions")
+        became_so = DeliveredVia.SUBSCRIPTIONS == after.get("delivered_via") != before.get("delivered_via")
+        self.forbid(became_so, "an event that was stored already became delivered via subscriptions")
         is_delivered = before["status"] != after["status"] == Status.DELIVERED
         if now <= held_until + self.max_late_seconds and (is_delivered or "claimed_until" not in after):
             self.ended_by.add(("acknowledge" if is_delivered else "release", event_id, claim_id))
@@ -166,14 +169,13 @@ class History:
         if is_copy_id(event["event_id"]):
             self.erased_copies.add((event["source_event_id"], event["subscription_id"]))
             self.deleted.add(event["event_id"])
-        if event.keys() & {"content", "attempts", "last_error", "tenant", "body_hash", "status_shard"}:
-            self.violations.append("an erased event has its content, or is listed")
+        kept = event.keys() & {"content", "attempts", "last_error", "tenant", "body_hash", "status_shard"}
+        self.forbid(bool(kept), "an erased event has its content, or is listed")
 
     def _see_deletion(self, event: Item) -> None:
         """Check that it is a copy, whose event was erased or does not list it, or whose subscription is gone."""
         event_id, subscribed_at = event["event_id"], self.subscribed_at.get(event.get("subscription_id", ""))
-        if event_id in self.running:
-            self.violations.append("an event was deleted while it was pushed")
+        self.forbid(event_id in self.running, "an event was deleted while it was pushed")
         source = self.item(event.get("source_event_id", "")) or {}
         if source.get("status") == Status.ERASED:
             return
@@ -181,10 +183,7 @@ class History:
         is_of_another = subscribed_at is None or self.stored_at[event_id] <= subscribed_at
         is_unlisted = source and event_id not in source.get("copies", "")
         is_unwanted = is_copy_id(event_id) and ((is_of_another and "replayed_at" not in event) or is_unlisted)
-        if not is_unwanted:
-            self.violations.append(
-                "an event was deleted that is no copy of an erased one, nor one that nobody waits for"
-            )
+        self.forbid(not is_unwanted, "an event was deleted that was no copy, or one that somebody waits for")
 
     def see_sent(self, event_id: str, group_id: str) -> None:
         item = self.item(event_id)
@@ -192,10 +191,7 @@ class History:
             self.violations.append(f"a message about {event_id} is in the group {group_id!r}")
 
     def see_leased(self, leased: Iterable[tuple[str, str]]) -> None:
-        if not self.leases.issuperset(leased):
-            self.violations.append("a consumer was given an event without a lease")
-        if any(is_copy_id(event_id) for event_id, _ in leased):
-            self.violations.append("a consumer was given a copy")
+        self.forbid(not self.leases.issuperset(leased), "a consumer was given an event without a lease")
 
     def see_lease_ended(self, verb: str, event_id: str, lease_id: str) -> None:
         if (verb, event_id, lease_id) not in self.ended_by:
@@ -206,16 +202,6 @@ class History:
         is_there = (self.item(event_id) or {}).get("status", Status.ERASED) != Status.ERASED
         if is_there and self.replays[event_id] == replay_number:
             self.violations.append("an event is there whose erasure was said to be complete")
-
-    def see_stored(self, event: Mapping[str, Any], *, copies_only: bool) -> None:
-        """Check an event that a container answered as new; one that pushes copies alone stores it delivered."""
-        is_replayed = "replayed_at" in (self.item(event["event_id"]) or {})
-        state, via_subscriptions = (event["status"], event["delivered_via"]), DeliveredVia.SUBSCRIPTIONS
-        is_delivered = state == (Status.DELIVERED, via_subscriptions)
-        if is_delivered != copies_only and not (copies_only and is_replayed):
-            self.violations.append(f"an event was stored as {state}")
-        if is_delivered and (event["delivery_attempts"] or event["next_attempt_at"]):
-            self.violations.append("an event that is not pushed itself is to be pushed")
 
     def see_accepted(self, event_id: str, payload: str, subscription_ids: set[str], began: float) -> None:
         """Note an accepted event; each of the subscriptions is to get a copy, unless it ends meanwhile."""
@@ -257,8 +243,7 @@ class History:
         """Check a push that begins; `stored` is what the table has of the event at this moment."""
         event = push.event
         push.replay_number = self.replays[event.event_id]
-        if event.event_id in self.running:
-            self.violations.append("two pushes of one event at the same time")
+        self.forbid(event.event_id in self.running, "two pushes of one event at the same time")
         if stored is None or stored["claim_id"] != event.claim_id:
             self.violations.append("a push under a claim that is not held")
         elif event.status is not Status.PENDING or (stored["status"], stored.get("delivered_via")) not in MAY_BE_PUSHED:
@@ -268,8 +253,8 @@ class History:
             self.violations.append("a push of a copy that its event does not list")
         for earlier in self.pushes[event.event_id]:
             if earlier.arrived and earlier.replay_number == push.replay_number:
-                if earlier.fault and not earlier.is_recorded:
-                    self.repeated.append(earlier.fault)
+                if earlier.is_struck and not earlier.is_recorded:
+                    self.repeated += 1
                 else:
                     self.violations.append("pushed again after a 2xx that could be recorded")
         self.running.add(event.event_id)
@@ -281,12 +266,11 @@ class History:
             if push.invocation is invocation and event_id not in self.running and not push.is_lost:
                 push.is_recorded = True
 
-    def see_fault(self, event_id: str, invocation: object, fault: str, *, is_lost: bool) -> None:
+    def see_fault(self, event_id: str, invocation: object, *, is_lost: bool) -> None:
         self.faults[event_id, self.replays[event_id]] += 1
         for push in self.pushes.get(event_id, ()):
             if push.invocation is invocation:
-                push.fault = push.fault if push.is_lost else fault
-                push.is_lost = push.is_lost or is_lost
+                push.is_struck, push.is_lost = True, push.is_lost or is_lost
 
     def may_be_unlisted(self, copy: Event) -> bool:
         """Return whether the POST that stored a copy could not delete it.
@@ -302,47 +286,47 @@ class History:
 
 def check(history: History, stored: Mapping[str, Event], dead_letters: Iterable[Mapping[str, Any]]) -> None:
     """Raise ViolationError unless a settled world kept its promises."""
-    for violation in history.violations:
-        raise ViolationError(violation)
     told = {(dead_letter.get("event_id"), dead_letter.get("failed_at")) for dead_letter in dead_letters}
     for event_id, began in history.accepted.items():
-        if event_id not in stored and history.erased_at.get(event_id, 0) < began:
-            raise ViolationError(f"accepted and not stored: {event_id}")
+        is_lost = event_id not in stored and history.erased_at.get(event_id, 0) < began
+        history.forbid(is_lost, f"accepted and not stored: {event_id}")
     for event in stored.values():
         _check_end(event, history, told)
         _check_attempts(event, history)
-        if lost := set(event.copies) - stored.keys() - history.deleted:
-            raise ViolationError(f"copies that were not stored: {lost}")
+        lost = set(event.copies) - stored.keys() - history.deleted
+        history.forbid(bool(lost), f"copies that were not stored: {lost}")
         source = stored.get(event.source_event_id or "")
-        is_listed = source is not None and event.event_id in source.copies
-        if event.is_copy and not is_listed and not history.may_be_unlisted(event):
-            raise ViolationError(f"{event.event_id} is a copy that no event lists")
-    copies = {(event.source_event_id, event.subscription_id) for event in stored.values()}
+        is_listed = not event.is_copy or (source is not None and event.event_id in source.copies)
+        may_be = is_listed or history.may_be_unlisted(event)
+        history.forbid(not may_be, f"{event.event_id} is a copy that no event lists")
+    copies = {(event.source_event_id, event.subscription_id) for event in stored.values()} | history.erased_copies
     for (event_id, subscription_id), began in history.expected_copies.items():
-        is_missing = event_id in stored and (event_id, subscription_id) not in copies | history.erased_copies
-        if is_missing and history.ended_at.get(subscription_id, 0) < began:
-            raise ViolationError(f"{event_id} was accepted without a copy")
+        is_missing = event_id in stored and (event_id, subscription_id) not in copies
+        has_ended = history.ended_at.get(subscription_id, 0) >= began
+        history.forbid(is_missing and not has_ended, f"{event_id} was accepted without a copy")
+    for violation in history.violations:
+        raise ViolationError(violation)
 
 
 def _check_end(event: Event, history: History, told: set[tuple[Any, Any]]) -> None:
     """Check the end of an event, also of one whose caller was told 503: whatever is stored is delivered or failed."""
-    if event.status is Status.PENDING:
-        raise ViolationError("pending for ever")
-    is_told = event.reason not in QUIET and not history.may_be_dropped(event)
-    if event.status is Status.FAILED and is_told and (event.event_id, event.failed_at) not in told:
-        raise ViolationError(f"{event.event_id} failed without a message in the dead letter queue")
-    if event.delivered_via is DeliveredVia.PULL and event.event_id not in history.acknowledged:
-        raise ViolationError("delivered by pull, and nobody acknowledged")
-    if event.delivered_via is DeliveredVia.PUSH and not any(push.arrived for push in history.pushes[event.event_id]):
-        raise ViolationError("delivered by push, and the receiver never answered 2xx")
-    if event.delivered_via is DeliveredVia.SUBSCRIPTIONS and (event.is_copy or event.attempts):
-        raise ViolationError(f"{event.event_id} was delivered via subscriptions, and is a copy or was pushed")
+    history.forbid(event.status is Status.PENDING, "pending for ever")
+    is_told = event.reason in QUIET or history.may_be_dropped(event) or (event.event_id, event.failed_at) in told
+    is_silent = event.status is Status.FAILED and not is_told
+    history.forbid(is_silent, f"{event.event_id} failed without a message in the dead letter queue")
+    if event.delivered_via is DeliveredVia.PULL:
+        history.forbid(event.event_id not in history.acknowledged, "delivered by pull, and nobody acknowledged")
+    if event.delivered_via is DeliveredVia.PUSH:
+        has_arrived = any(push.arrived for push in history.pushes[event.event_id])
+        history.forbid(not has_arrived, "delivered by push, and the receiver never answered 2xx")
+    if event.delivered_via is DeliveredVia.SUBSCRIPTIONS:
+        history.forbid(event.is_copy or bool(event.attempts), "delivered via subscriptions, and a copy or pushed")
 
 
 def _check_attempts(event: Event, history: History) -> None:
     replay_number = history.replays[event.event_id]
     seen = sum(push.replay_number == replay_number for push in history.pushes[event.event_id])
     seen += history.not_made[event.event_id, replay_number]
-    faults = history.faults[event.event_id, replay_number]
-    if not seen <= event.delivery_attempts <= seen + faults:
-        raise ViolationError(f"{event.delivery_attempts} attempts counted, {seen} seen, {faults} faults of that event")
+    faults, counted = history.faults[event.event_id, replay_number], event.delivery_attempts
+    is_right = seen <= counted <= seen + faults
+    history.forbid(not is_right, f"{counted} attempts counted, {seen} seen, {faults} faults of that event")

@@ -3,7 +3,8 @@
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from random import Random
@@ -28,7 +29,7 @@ from chalicelib.subscriptions import CACHE_SECONDS
 from tests.simulator.hub import Hub
 from tests.simulator.invariants import History, Push, ViolationError, check
 from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS, typed
-from tests.support.world import KEY, Answer, Clock, LambdaContext, call, digest, sqs_record
+from tests.support.world import KEY, SCHEDULED, Answer, Clock, LambdaContext, call, digest, sqs_record
 
 TABLE, INBOX, DLQ = "events", "https://sqs.test/inbox", "https://sqs.test/dlq"
 ENVIRON = {
@@ -55,7 +56,6 @@ class Fault(StrEnum):
     DIES_AFTER = "dies after it took effect"
     STALLS = "stands still before the call, perhaps until the function's timeout"
     THROTTLED = "the call is throttled"
-    PARTLY_REFUSED = "a part of the batch is refused"
     UNREACHED = "the call does not arrive"
     ANSWER_LOST = "the first answer is lost, boto3 tries again"
     ALL_ANSWERS_LOST = "it took effect, no answer ever came"
@@ -64,31 +64,25 @@ class Fault(StrEnum):
 # The calls of POST /events before its pushes.
 STORING = ("dynamodb.query", "dynamodb.get_item", "dynamodb.put_item", "sqs.send_message_batch")
 TAKES_EFFECT = (Fault.DIES_AFTER, Fault.ANSWER_LOST, Fault.ALL_ANSWERS_LOST)
-BATCHES = ("send_message_batch", "delete_message_batch")
 
 FaultAt = Callable[[str], Fault | None]
-SCHEDULED = ("version", "account", "region", "detail", "detail-type", "source", "time", "id", "resources")
+NO_ENVIRON: Mapping[str, str] = MappingProxyType({})
 
 
 class Container:
     """One container, perhaps with variables of its own. It fails at the calls for which `fault_at` says so."""
 
     def __init__(
-        self,
-        world: "SimulatedWorld",
-        fault_at: FaultAt = lambda label: None,
-        *,
-        skew_seconds: float = 0.0,
-        environ: Mapping[str, str] = MappingProxyType({}),
+        self, world: "SimulatedWorld", fault_at: FaultAt = lambda label: None, environ: Mapping[str, str] = NO_ENVIRON
     ) -> None:
         self.world = world
         self.is_killed = False
+        self.skew_seconds = 0.0
         self._fault_at = fault_at
-        self._skew_seconds = skew_seconds
         self._begin(API_SECONDS)
         self.services = Services(
             settings.load({**world.environ, **environ}) if environ else world.settings,
-            make_client=self._client,
+            make_client=partial(_Client, self),
             clock=self.clock,
             sleep=self.sleep,
             random=world.random.random,
@@ -100,7 +94,7 @@ class Container:
         self.services.metrics = lambda **values: {}  # type: ignore[method-assign]
 
     def clock(self) -> float:
-        return self.world.clock() + self._skew_seconds
+        return self.world.clock() + self.skew_seconds
 
     def sleep(self, seconds: float) -> None:
         """Sleep, at most until the function's timeout, which kills it; raise Killed if it is killed by then."""
@@ -148,7 +142,9 @@ class Container:
                 self._affects_all |= self._is_api and label in STORING
             is_late = self.world.clock() > self.ends_at - LAST_PUSH_SECONDS
             if fault is not None or self._affects_all or is_late:
-                self._note_fault(label, affected, fault)
+                is_lost = label == "push" and fault not in (None, Fault.STALLS)
+                for event_id in affected:
+                    self.world.history.see_fault(event_id, self.invocation, is_lost=is_lost)
 
     def _affected(self, label: str, event_ids: Sequence[str]) -> Sequence[str]:
         """Return the events that a fault of a call would strike.
@@ -161,22 +157,10 @@ class Container:
             self._stored.extend(event_ids)
         return self._stored if self._is_api and label in STORING else event_ids
 
-    def _note_fault(self, label: str, event_ids: Iterable[str], fault: Fault | None) -> None:
-        is_lost = label == "push" and fault not in (None, Fault.STALLS)
-        for event_id in event_ids:
-            what = f"{label}: {fault or 'late'}"
-            self.world.history.see_fault(event_id, self.invocation, what, is_lost=is_lost)
-
-    def _push(self, event: Event, url: str, *, timeout_seconds: float, **options: Any) -> PushResult:
+    def _push(self, event: Event, url: str, *, timeout_seconds: float, **options: Any) -> Any:
         """Be the push client, without the network: the receiver is a part of the world."""
         act = partial(self.world.respond, event, url, timeout_seconds, self)
-        result: PushResult = self.at(
-            "push", [event.event_id], act, lambda fault: PushResult(Outcome.RETRY, error=fault)
-        )
-        return result
-
-    def _client(self, service: str) -> Any:
-        return _Client(self, service, {"dynamodb": self.world.dynamodb, "sqs": self.world.sqs}[service])
+        return self.at("push", [event.event_id], act, lambda fault: PushResult(Outcome.RETRY, error=fault))
 
     def _begin(self, timeout_seconds: float) -> None:
         self.invocation = object()
@@ -186,14 +170,14 @@ class Container:
         self._stored: list[str] = []
         self._subjects: dict[greenlet, Sequence[str]] = {}
 
-    def call(self, method: str, path: str, body: Any = None, **headers: str) -> Answer | None:
-        """Call the API; None when the container died over it."""
+    def call(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        """Call the API; the status code is 0 when the container died over it."""
         self._begin(API_SECONDS)
         services.use(self.services)
         try:
             answer = call(self.world.clock, method, path, None if body is None else json.dumps(body), **headers)
         except Killed:
-            return None
+            return Answer(0, {}, "{}")
         assert answer.status_code in (200, 201, 202, 204, 404, 409, 422, 503), answer
         self.world.unavailable += answer.status_code == 503
         return answer
@@ -203,23 +187,18 @@ class Container:
         began = self.world.clock()
         expected = self.world.history.subscriptions_at(began - CACHE_SECONDS - self.world.dynamodb.index_lag_seconds)
         answer = self.call("POST", "/events", {"event_type": "a", "payload": json.loads(payload)}, **headers)
-        if answer is None or answer.status_code != 202:
+        if answer.status_code != 202:
             return None
         event_id = str(answer.json["event_id"])
         is_new = "idempotency-replayed" not in answer.headers
         assert is_new or "idempotency_key" in headers
-        if is_new:
-            copies_only = self.services.settings.webhook == settings.COPIES_ONLY
-            self.world.history.see_stored(answer.json, copies_only=copies_only)
         self.world.history.see_accepted(event_id, payload, expected if is_new else set(), began)
         return event_id
 
     def lease(self, *, limit: int = 10, seconds: int = 60) -> list[tuple[str, str]]:
         """Lease events; return each with the id of the lease."""
         answer = self.call("POST", "/inbox/lease", {"limit": limit, "lease_seconds": seconds})
-        if answer is None or answer.status_code != 200:
-            return []
-        leased = [(str(event["event_id"]), str(event["lease_id"])) for event in answer.json["events"]]
+        leased = [(str(event["event_id"]), str(event["lease_id"])) for event in answer.json.get("events", ())]
         self.world.history.see_leased(leased)
         return leased
 
@@ -233,39 +212,34 @@ class Container:
     def _end(self, verb: str, event_id: str, lease_id: str | None) -> None:
         query = f"?lease_id={lease_id}" if lease_id else ""
         answer = self.call("POST", f"/events/{event_id}/{verb}{query}")
-        if answer and answer.status_code == 204 and lease_id:
+        if answer.status_code == 204 and lease_id:
             self.world.history.see_lease_ended(verb, event_id, lease_id)
 
     def replay(self, event_id: str) -> None:
         began = self.world.clock()
         answer = self.call("POST", f"/events/{event_id}/replay")
-        if answer and answer.status_code == 409 and answer.json["code"] == "subscription_disabled":
+        if answer.json.get("code") == "subscription_disabled":
             self.world.history.see_refused_as_disabled(event_id, began)
 
     def erase(self, event_id: str) -> None:
         replay_number = self.world.history.replays[event_id]
         answer = self.call("DELETE", f"/events/{event_id}")
-        if answer and answer.status_code == 204:
+        if answer.status_code == 204:
             self.world.history.see_erased(event_id, replay_number)
 
-    def subscribe(self, url: str, *event_types: str) -> str | None:
-        """Subscribe a target to all events, or to those of some types; return the id of the subscription."""
-        answer = self.call("POST", "/subscriptions", {"target_url": url, "event_types": event_types or None})
-        if answer is None or answer.status_code not in (200, 201):
-            return None
-        return str(answer.json["subscription_id"])
+    def subscribe(self, url: str, *event_types: str) -> None:
+        """Subscribe a target to all events, or to those of some types."""
+        self.call("POST", "/subscriptions", {"target_url": url, "event_types": event_types or None})
 
     def unsubscribe(self, subscription_id: str) -> None:
         self.call("DELETE", f"/subscriptions/{subscription_id}")
 
     def enable(self, subscription_id: str) -> None:
         """Enable a subscription and replay what it missed, as operators do."""
-        answer = self.call("POST", f"/subscriptions/{subscription_id}/enable")
-        since = answer.json.get("missed_since") if answer and answer.status_code == 200 else None
+        since = self.call("POST", f"/subscriptions/{subscription_id}/enable").json.get("missed_since")
         if since:
-            path = f"/events?subscription_id={subscription_id}&status=failed&since={since}"
-            listed = self.call("GET", path)
-            for event in listed.json["events"] if listed and listed.status_code == 200 else ():
+            listed = self.call("GET", f"/events?subscription_id={subscription_id}&status=failed&since={since}")
+            for event in listed.json.get("events", ()):
                 self.replay(event["event_id"])
 
     def work(self, *, max_messages: int = 10) -> int:
@@ -278,10 +252,7 @@ class Container:
         return len(records)
 
     def sweep(self) -> None:
-        self._invoke(app.sweep, dict.fromkeys(SCHEDULED, ""), SCHEDULE_SECONDS)
-
-    def check_dlq(self) -> None:
-        self._invoke(app.check_dlq, dict.fromkeys(SCHEDULED, ""), SCHEDULE_SECONDS)
+        self._invoke(app.sweep, SCHEDULED, SCHEDULE_SECONDS)
 
     def _invoke(self, function: Any, event: dict[str, Any], timeout_seconds: float) -> bool:
         """Call a function as Lambda does; return whether it succeeded."""
@@ -294,17 +265,16 @@ class Container:
         return True
 
 
+@dataclass
 class _Client:
     """A boto3 client of a container: at each call a fault may happen."""
 
-    def __init__(self, container: Container, service: str, client: Any) -> None:
-        self._container = container
-        self._service = service
-        self._client = client
+    container: Container
+    service: str
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         def make(**parameters: Any) -> Any:
-            world, event_ids = self._container.world, _event_ids(parameters)
+            world, event_ids = self.container.world, _event_ids(parameters)
             if operation.startswith("send_message"):
                 messages = parameters.get("Entries", [parameters])
                 world.sent += len(messages)
@@ -313,31 +283,21 @@ class _Client:
 
             def act() -> Any:
                 try:
-                    return getattr(self._client, operation)(**parameters)
+                    return getattr(getattr(world, self.service), operation)(**parameters)
                 finally:  # a failed condition is a response too; claims add to a counter, records do not
                     if event_ids and operation == "update_item" and "ADD" not in parameters["UpdateExpression"]:
-                        world.history.see_record(event_ids[0], self._container.invocation)
+                        world.history.see_record(event_ids[0], self.container.invocation)
 
             def fail(fault: Fault) -> Any:
                 if fault is Fault.ANSWER_LOST:
                     return act()  # boto3's second try
-                if fault is Fault.PARTLY_REFUSED and operation in BATCHES:
-                    return self._partly(operation, parameters)
-                if fault in (Fault.THROTTLED, Fault.PARTLY_REFUSED):
+                if fault is Fault.THROTTLED:
                     raise ClientError({"Error": {"Code": "ThrottlingException"}}, operation)
-                raise ReadTimeoutError(endpoint_url=self._service)
+                raise ReadTimeoutError(endpoint_url=self.service)
 
-            return self._container.at(f"{self._service}.{operation}", event_ids, act, fail)
+            return self.container.at(f"{self.service}.{operation}", event_ids, act, fail)
 
         return make
-
-    def _partly(self, operation: str, parameters: dict[str, Any]) -> Any:
-        """Make the first half of a batch, and return the rest as refused."""
-        entries = parameters["Entries"]
-        kept, refused = entries[: len(entries) // 2], entries[len(entries) // 2 :]
-        response = getattr(self._client, operation)(**{**parameters, "Entries": kept}) if kept else {}
-        failed = [{"Id": entry["Id"], "SenderFault": False, "Code": "InternalError"} for entry in refused]
-        return {**response, "Failed": failed}
 
 
 def _event_ids(parameters: Mapping[str, Any]) -> list[str]:
@@ -379,13 +339,13 @@ class SimulatedWorld:
         """Start a container."""
         return Container(self)
 
-    @contextlib.contextmanager
-    def any_container(self) -> Iterator[Container]:
-        """Give a container that nobody else uses meanwhile: the one that was used last, if it still lives."""
+    def use(self, act: Callable[..., Any], *parameters: Any, **options: Any) -> Any:
+        """Let a container act that nobody else uses meanwhile: the one that was used last, if it still lives."""
         container = self._idle.pop() if self._idle else self.start()
-        yield container
+        result = act(container, *parameters, **options)
         if not container.is_killed:
             self._idle.append(container)
+        return result
 
     def latency(self) -> tuple[float, float]:
         """Return how many seconds the next call takes before and after it takes effect."""
@@ -424,27 +384,19 @@ class SimulatedWorld:
         if status_code is None:
             return PushResult(Outcome.RETRY, 0, error="timed out", timed_out=True, hung=True)
         outcome, hung = outcome_of(status_code), seconds > HANG_SHARE * timeout_seconds
-        if outcome is Outcome.DELIVERED:
-            return PushResult(outcome, 0, status_code)
-        return PushResult(outcome, 0, status_code, "refused", hung=hung)
+        error = None if outcome is Outcome.DELIVERED else "refused"
+        return PushResult(outcome, 0, status_code, error, hung=hung and error is not None)
 
     def receive(self, url: str, max_messages: int = 10) -> list[dict[str, Any]]:
         """Receive messages from a queue, as a consumer that never fails."""
-        response = self.sqs.receive_message(
-            QueueUrl=url, MaxNumberOfMessages=max_messages, MessageAttributeNames=["All"]
-        )
-        messages: list[dict[str, Any]] = response.get("Messages", [])
-        return messages
+        response = self.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=max_messages)
+        return list(response["Messages"])
 
     def move_back(self, message: Mapping[str, Any]) -> None:
         """Send a dead letter to the inbox queue, as SQS's own redrive does."""
-        self.history.see_moved_back(message["Body"], self.clock())
-        self.sqs.send_message(
-            QueueUrl=INBOX,
-            MessageBody=message["Body"],
-            MessageAttributes=message["MessageAttributes"],
-            **message["Attributes"],
-        )
+        body, attributes = message["Body"], message["MessageAttributes"]
+        self.history.see_moved_back(body, self.clock())
+        self.sqs.send_message(QueueUrl=INBOX, MessageBody=body, MessageAttributes=attributes, **message["Attributes"])
 
     def settle(self, *, hours: float = 72) -> None:
         """Let time pass, in which nothing fails, until nothing is pending and no message is left."""

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import boto3
 import urllib3
@@ -11,18 +11,8 @@ import urllib3
 Message = dict[str, Any]  # `id`, `body`, `attributes` by name, and `delay_seconds`: what is left of the delay
 
 
-class Queues(Protocol):
-    """What SQS cannot tell: every message of a queue, hidden or not, without receiving it."""
-
-    def messages(self, queue_url: str) -> list[Message]:
-        """Return the messages of a queue."""
-
-    def clear(self, queue_url: str) -> None:
-        """Drop them; PurgeQueue would, but once a minute."""
-
-
 class FauxqsQueues:
-    """The queues of fauxqs."""
+    """The queues of fauxqs, and what SQS cannot tell: every message, hidden or not, without receiving it."""
 
     def __init__(self, clock: Callable[[], float], client: Any) -> None:
         self._clock = clock
@@ -47,7 +37,7 @@ class FauxqsQueues:
 
 
 @contextmanager
-def second_aws(clock: Callable[[], float], session: boto3.Session) -> Iterator[Queues]:
+def second_aws(clock: Callable[[], float], session: boto3.Session) -> Iterator[FauxqsQueues]:
     """Let the servers that the environment names be AWS until the end of the block.
 
     Every call of the session's clients to SQS carries the clock, which fauxqs follows.

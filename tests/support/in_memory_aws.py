@@ -25,6 +25,7 @@ RESOURCES = Path(__file__).parent.parent.parent / "resources.json"
 KEY, SORT = "event_id", "sort_key"
 VISIBLE = "ApproximateNumberOfMessages"
 VISIBILITY_SECONDS = 300.0  # of every queue
+NO_REDRIVE = ("", sys.maxsize)
 
 Item = dict[str, Any]  # {"name": "text", "count": 1}: never changed once it is stored
 Typed = Mapping[str, Mapping[str, str]]  # {"name": {"S": "text"}, "count": {"N": "1"}}
@@ -60,10 +61,9 @@ class FakeDynamoDB:
         self, *, TableName: str, Key: Typed, UpdateExpression: str, ReturnValues: str = "NONE", **condition: Any
     ) -> dict[str, Any]:
         key = Key[KEY]["S"]
-        names, values = self._require("UpdateItem", key, **condition)
+        values = self._require("UpdateItem", key, **condition)
         before, item = self.items[key], dict(self.items[key])
-        for verb, path, placeholder in _changes(UpdateExpression):
-            name = names.get(path, path)
+        for verb, name, placeholder in _changes(UpdateExpression):
             if verb == "SET":
                 item[name] = values[placeholder]
             elif verb == "ADD":
@@ -92,53 +92,31 @@ class FakeDynamoDB:
         return {"Responses": {table_name: found}, "UnprocessedKeys": {}}
 
     def query(
-        self,
-        *,
-        TableName: str,
-        IndexName: str,
-        KeyConditionExpression: str,
-        ExpressionAttributeValues: Typed,
-        FilterExpression: str = "",
-        Limit: int = sys.maxsize,
-        ScanIndexForward: bool = True,
-        ExclusiveStartKey: Typed | None = None,
-        Select: str = "",
+        self, *, IndexName: str, KeyConditionExpression: str, ExpressionAttributeValues: Typed, **options: Any
     ) -> dict[str, Any]:
         values = _plain(ExpressionAttributeValues)
-        in_range, keep = _condition(KeyConditionExpression), _condition(FilterExpression)
-        start = _place(_plain(ExclusiveStartKey)) if ExclusiveStartKey else None
-        most, index = min(Limit, self.page_rows), self._indexes[IndexName]
+        in_range, keep = _condition(KeyConditionExpression), _condition(options.get("FilterExpression", ""))
+        start = _place(_plain(options["ExclusiveStartKey"])) if "ExclusiveStartKey" in options else None
+        most, index = min(options.get("Limit", sys.maxsize), self.page_rows), self._indexes[IndexName]
         with self._lock:
             self._show_pending()
-            rows = index.rows(values[":partition"], start, forward=ScanIndexForward)
+            rows = index.rows(values[":partition"], start, forward=options.get("ScanIndexForward", True))
             page = list(itertools.islice((row for row in rows if in_range(row, values)), most))
-        kept = [row for row in page if keep(row, values)]
-        answer: dict[str, Any] = {"Count": len(kept)}
-        if Select != "COUNT":
-            answer["Items"] = [typed(row) for row in kept]
+        kept = [typed(row) for row in page if keep(row, values)]
+        answer: dict[str, Any] = {"Items": kept, "Count": len(kept)}
         if len(page) == most:  # even when nothing is left after them, as in DynamoDB
             answer["LastEvaluatedKey"] = typed({name: page[-1][name] for name in (KEY, index.partition, SORT)})
         self.on_query(page)
         return answer
 
-    def _require(
-        self,
-        operation: str,
-        key: str,
-        *,
-        ConditionExpression: str = "",
-        ExpressionAttributeNames: Mapping[str, str] | None = None,
-        ExpressionAttributeValues: Typed | None = None,
-        ReturnValuesOnConditionCheckFailure: str = "NONE",
-    ) -> tuple[Mapping[str, str], Item]:
-        """Return the names and values of a write whose condition holds; raise ClientError if it does not."""
-        names, values = ExpressionAttributeNames or {}, _plain(ExpressionAttributeValues or {})
-        condition = re.sub(r"#\w+", lambda name: names[name[0]], ConditionExpression)
+    def _require(self, operation: str, key: str, *, ConditionExpression: str = "", **options: Any) -> Item:
+        """Return the values of a write whose condition holds; raise ClientError, with the item, if it does not."""
+        values = _plain(options.get("ExpressionAttributeValues", {}))
         item = self.items.get(key)
-        if not _condition(condition)(item or {}, values):
-            shown = {"Item": typed(item)} if item and ReturnValuesOnConditionCheckFailure == "ALL_OLD" else {}
+        if not _condition(ConditionExpression)(item or {}, values):
+            shown = {"Item": typed(item)} if item else {}
             raise ClientError({"Error": {"Code": "ConditionalCheckFailedException"}, **shown}, operation)
-        return names, values
+        return values
 
     def _store(self, key: str, item: Item | None) -> None:
         before = self.items.pop(key, None)
@@ -167,18 +145,16 @@ class _Index:
         """Yield the rows of a partition, in order, after a place if one is given."""
         places = self._places[partition]
         if forward:
-            numbers = range(bisect_right(places, start) if start else 0, len(places))
+            places = places[bisect_right(places, start) if start else 0 :]
         else:
-            numbers = range((bisect_left(places, start) if start else len(places)) - 1, -1, -1)
-        return (self._rows[places[number][1]] for number in numbers)
+            places = places[: bisect_left(places, start) if start else None][::-1]
+        return (self._rows[key] for _, key in places)
 
     def show(self, key: str, item: Item | None) -> None:
         """Let the index show an item, or none."""
         before, after = self._rows.pop(key, None), None
         if item and self.partition in item:
             after = self._rows[key] = {name: item[name] for name in self.projected if name in item}
-        if before and after and (before[self.partition], before[SORT]) == (after[self.partition], after[SORT]):
-            return
         if before:
             places = self._places[before[self.partition]]
             del places[bisect_left(places, _place(before))]
@@ -218,20 +194,20 @@ def _place(row: Item) -> tuple[str, str]:
 
 @cache
 def _changes(update: str) -> list[tuple[str, str, str]]:
-    """Return verb, path and placeholder (of REMOVE: empty) of each change in an update expression."""
-    _, *clauses = re.split(r"\b(SET|REMOVE|ADD) ", update)
+    """Return verb, name and placeholder (of REMOVE: empty) of each change in an update expression."""
+    _, *clauses = re.split(r"\b(SET|REMOVE|ADD) ", update.replace("#", ""))
     changes = []
     for verb, clause in zip(clauses[::2], clauses[1::2], strict=True):
         for change in clause.split(","):
-            path, *placeholder = change.replace("=", " ").split()
-            changes.append((verb, path, "".join(placeholder)))
+            name, *placeholder = change.replace("=", " ").split()
+            changes.append((verb, name, "".join(placeholder)))
     return changes
 
 
 @cache
 def _condition(expression: str) -> Condition:
-    """Return a condition without #names as a Python function. A comparison with an absent attribute does not hold."""
-    source = expression or "True"
+    """Return a condition as a Python function. A comparison with an absent attribute does not hold."""
+    source = expression.replace("#", "") or "True"  # a #name stands for the attribute that is called so
     for dynamodb, python in (
         (r"attribute_exists\((\w+)\)", r"('\1' in item)"),
         (r"attribute_not_exists\((\w+)\)", r"('\1' not in item)"),
@@ -257,21 +233,14 @@ class _Message:
     message_id: str
     body: str
     attributes: Typed
-    group_id: str
+    system: Mapping[str, str]  # its MessageGroupId, if it has one
     visible_at: float
     receipt: int = 0
     receives: int = 0
 
     def shown(self) -> dict[str, Any]:
-        system = {"MessageGroupId": self.group_id} if self.group_id else {}
         message = {"MessageId": self.message_id, "Body": self.body, "MessageAttributes": self.attributes}
-        return {**message, "Attributes": system}
-
-
-@dataclass
-class _Queue:
-    redrive: tuple[str, int] | None
-    messages: dict[str, _Message] = field(default_factory=dict)
+        return {**message, "Attributes": self.system}
 
 
 class FakeSQS:
@@ -286,60 +255,47 @@ class FakeSQS:
         self.duplicate_probability = 0.0
         self._clock = clock
         self._shuffle = shuffle
-        self._queues: dict[str, _Queue] = {}
+        self._queues: defaultdict[str, dict[str, _Message]] = defaultdict(dict)
+        self._redrives: dict[str, tuple[str, int]] = {}
         self._numbers = itertools.count(1)
 
-    def queue(self, url: str, redrive: tuple[str, int] | None = None) -> None:
+    def queue(self, url: str, redrive: tuple[str, int] = NO_REDRIVE) -> None:
         """Make a queue; `redrive` is the URL of its DLQ, and after how many receives messages go there."""
-        self._queues[url] = _Queue(redrive)
+        self._redrives[url] = redrive
 
     def messages(self, url: str) -> list[dict[str, Any]]:
         """Return every message in a queue, hidden ones too, for tests: boto3 has no such call."""
-        return [message.shown() for message in self._queues[url].messages.values()]
+        return [message.shown() for message in self._queues[url].values()]
 
     def visible(self, url: str) -> list[str]:
         """Return the ids of the messages that a queue would give now, for tests."""
         now = self._clock()
-        return [key for key, message in self._queues[url].messages.items() if message.visible_at <= now]
+        return [key for key, message in self._queues[url].items() if message.visible_at <= now]
 
     def send_message(
-        self,
-        *,
-        QueueUrl: str,
-        MessageBody: str,
-        MessageAttributes: Typed,
-        MessageGroupId: str = "",
-        DelaySeconds: int = 0,
+        self, *, QueueUrl: str, MessageBody: str, MessageAttributes: Typed, DelaySeconds: int = 0, **system: str
     ) -> dict[str, Any]:
         if DelaySeconds not in range(901):
             raise ClientError({"Error": {"Code": "InvalidParameterValue"}}, "SendMessage")
         message_id = f"00000000-0000-4000-8000-{next(self._numbers):012x}"
-        message = _Message(message_id, MessageBody, MessageAttributes, MessageGroupId, self._clock() + DelaySeconds)
-        self._queues[QueueUrl].messages[message_id] = message
+        message = _Message(message_id, MessageBody, MessageAttributes, system, self._clock() + DelaySeconds)
+        self._queues[QueueUrl][message_id] = message
         return {"MessageId": message_id}
 
     def send_message_batch(self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return _batch(self.send_message, QueueUrl, Entries)
 
-    def receive_message(
-        self,
-        *,
-        QueueUrl: str,
-        MaxNumberOfMessages: int,
-        MessageAttributeNames: Sequence[str],
-        MessageSystemAttributeNames: Sequence[str] = (),
-        WaitTimeSeconds: int = 0,
-    ) -> dict[str, Any]:
-        queue = self._queues[QueueUrl]
+    def receive_message(self, *, QueueUrl: str, MaxNumberOfMessages: int, **shown: Any) -> dict[str, Any]:
+        queue, (dlq, most_receives) = self._queues[QueueUrl], self._redrives[QueueUrl]
         received: list[dict[str, Any]] = []
         candidates = self.visible(QueueUrl)
         if self._shuffle:
             self._shuffle.shuffle(candidates)
-        for message in map(queue.messages.__getitem__, candidates):
+        for message in map(queue.__getitem__, candidates):
             if len(received) == MaxNumberOfMessages:
                 break
-            if queue.redrive and message.receives >= queue.redrive[1]:
-                self._queues[queue.redrive[0]].messages[message.message_id] = queue.messages.pop(message.message_id)
+            if message.receives >= most_receives:
+                self._queues[dlq][message.message_id] = queue.pop(message.message_id)
                 continue
             message.receipt = next(self._numbers)
             if not self._is_repeated(message):
@@ -351,11 +307,11 @@ class FakeSQS:
     def delete_message(self, *, QueueUrl: str, ReceiptHandle: str) -> dict[str, Any]:
         queue = self._queues[QueueUrl]
         message_id, _, receipt = ReceiptHandle.partition("/")
-        message = queue.messages.get(message_id)
+        message = queue.get(message_id)
         if message and message.receipt == int(receipt):
             message.receipt = message.receives = 0
             if not self._is_repeated(message):
-                del queue.messages[message_id]
+                del queue[message_id]
         return {}
 
     def delete_message_batch(self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
+import venv
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +25,23 @@ ROOT = Path(__file__).parent.parent.parent
 REQUIREMENTS = ROOT / "requirements" / "e2e.txt"
 VENV = ROOT / ".local" / "e2e-venv"
 REGION = "us-east-1"
+# The root user of ministack's account.
+ACCOUNT = {"region_name": REGION, "aws_access_key_id": "test", "aws_secret_access_key": "test"}
 
 
 class EmulatorError(Exception):
     """ministack cannot be installed or does not start."""
 
 
+@dataclass
 class Emulator:
     """A running ministack."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    port: int
 
     def client(self, service: str) -> Any:
-        return boto3.client(
-            service,
-            endpoint_url=f"http://127.0.0.1:{self.port}",
-            region_name=REGION,
-            aws_access_key_id="test",  # the root user of ministack's account
-            aws_secret_access_key="test",
-            config=Config(connect_timeout=3, retries={"total_max_attempts": 1}, proxies={}),
-        )
+        config = Config(connect_timeout=3, retries={"total_max_attempts": 1}, proxies={})
+        return boto3.client(service, endpoint_url=f"http://127.0.0.1:{self.port}", config=config, **ACCOUNT)
 
 
 def install() -> Path:
@@ -54,12 +51,10 @@ def install() -> Path:
     if made_from.is_file() and made_from.read_text() == wanted:
         return python
     print(f"setting up {VENV.relative_to(ROOT)} (once)", flush=True)
-    pip = ["pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
-    for command in (["venv", "--clear", "--without-pip", str(VENV)], [*pip, "-r", str(REQUIREMENTS)]):
-        python_command = [sys.executable, "-m", *command]
-        done = subprocess.run(python_command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise EmulatorError(f"python -m {' '.join(command)}\n{done.stdout}{done.stderr}".rstrip())
+    venv.create(VENV, clear=True, symlinks=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check"]
+    if subprocess.run([*pip, "--no-compile", "-r", REQUIREMENTS], check=False).returncode:
+        raise EmulatorError("pip cannot install it")
     made_from.write_text(wanted)
     return python
 
@@ -85,7 +80,7 @@ def running(python: Path, log_file: Path) -> Iterator[Emulator]:
             [python, "-m", "ministack"], stdout=log, stderr=log, cwd=home, env=environ, start_new_session=True
         )
         try:
-            _await_health(process, port)
+            _await_health(port)
             yield Emulator(port)
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -93,12 +88,9 @@ def running(python: Path, log_file: Path) -> Iterator[Emulator]:
             process.wait()
 
 
-def _await_health(process: subprocess.Popen[bytes], port: int) -> None:
-    for _ in range(300):
-        with contextlib.suppress(urllib3.exceptions.HTTPError):
-            urllib3.request("GET", f"http://127.0.0.1:{port}/_ministack/health", retries=False, timeout=5)
-            return
-        if process.poll() is not None:
-            break
-        time.sleep(0.1)
-    raise EmulatorError(f"ministack does not respond; its exit status is {process.poll()}")
+def _await_health(port: int) -> None:
+    retries = urllib3.Retry(300, backoff_factor=0.1, backoff_max=0.1)
+    try:
+        urllib3.request("GET", f"http://127.0.0.1:{port}/_ministack/health", retries=retries, timeout=5)
+    except urllib3.exceptions.HTTPError as error:
+        raise EmulatorError("ministack does not respond") from error

@@ -1,23 +1,22 @@
 """ministack, behind a proxy that responds as AWS does where ministack does not, and that a test can watch."""
 
-import http.client
 import json
 import math
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import boto3
+import urllib3
 
 from tests.support import ministack_process
-from tests.support.ministack_process import Emulator
+from tests.support.ministack_process import ACCOUNT, Emulator
 
-ACCOUNT = {"region_name": ministack_process.REGION, "aws_access_key_id": "test", "aws_secret_access_key": "test"}
 MAPPINGS = "/2015-03-31/event-source-mappings"
 SETTLED = {b'"Pending"': b'"Active"', b'"InProgress"': b'"Successful"'}  # Chalice's waiters poll every five seconds
 
@@ -43,9 +42,7 @@ class Ministack:
 
     def reset(self) -> None:
         self.seen, self.replaced, self.deployment_seconds = lambda operation: None, {}, 0.0
-        with closing(http.client.HTTPConnection("127.0.0.1", self.direct.port, timeout=30)) as connection:
-            connection.request("POST", "/_ministack/reset")
-            connection.getresponse().read()
+        urllib3.request("POST", f"http://127.0.0.1:{self.direct.port}/_ministack/reset", timeout=30)
 
 
 class Proxy(BaseHTTPRequestHandler):
@@ -87,16 +84,15 @@ class Proxy(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = respond
 
     def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        with closing(http.client.HTTPConnection("127.0.0.1", self.ministack.direct.port, timeout=60)) as connection:
-            connection.request(self.command, self.path, body, dict(self.headers))
-            response = connection.getresponse()
-            content = response.read()
+        url, headers = f"http://127.0.0.1:{self.ministack.direct.port}{self.path}", dict(self.headers)
+        response = urllib3.request(self.command, url, body=body, headers=headers, retries=False, timeout=60)
+        content = response.data
         if self.path.startswith("/2015-03-31/functions"):
             for word, settled in SETTLED.items():
                 content = content.replace(word, settled)
         elif self.path.startswith("/restapis"):  # an integer to botocore
             content = re.sub(rb'("minimumCompressionSize": ?)""', rb"\1null", content)
-        return response.status, dict(response.getheaders()), content
+        return response.status, dict(response.headers), content
 
     def _event_source_fault(self, body: bytes) -> str | None:
         """Return the error of AWS for an event source whose queue is missing, or that exists already."""

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Self
+from typing import Any
 
 import trustme
 
@@ -105,12 +105,6 @@ class Receiver(socketserver.ThreadingTCPServer):
         self.url = f"https://localhost:{self.port}{SECRET_PATH}" if tls else _plain_url(self.port)
         threading.Thread(target=self.serve_forever, name="receiver", daemon=True).start()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def script(self, *behaviours: Behaviour) -> None:
         """Answer the next requests by these, one each, after those already scripted."""
         self._script.extend(behaviours)
@@ -128,14 +122,16 @@ class Receiver(socketserver.ThreadingTCPServer):
             in_time = self._changed.wait_for(lambda: not self._open and not _readable(self.socket, 0), timeout)
             assert in_time, f"{len(self._open)} connections still open after {timeout} s"
 
-    def close(self) -> None:
+    def server_close(self) -> None:
         self.socket.shutdown(socket.SHUT_RDWR)  # wakes serve_forever
         self.shutdown()
         with self._changed:
             for connection in self._open.values():
                 with suppress(OSError):  # wakes its thread
                     socket.socket.shutdown(connection, socket.SHUT_RDWR)
-        self.server_close()
+        super().server_close()
+
+    close = server_close
 
     def get_request(self) -> tuple[socket.socket, Any]:
         with self._changed:  # a connection is always either waiting or open

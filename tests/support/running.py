@@ -35,12 +35,7 @@ class Run:
 
     def __init__(self, command: Sequence[str], **settings: str) -> None:
         self.process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment(**settings),
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
+            command, cwd=ROOT, env=environment(**settings), stdout=subprocess.PIPE, text=True, start_new_session=True
         )
         assert self.process.stdout
         self.output = self.process.stdout

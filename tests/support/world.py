@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ import app
 from chalicelib import services, settings, telemetry
 from chalicelib.aws import CONFIG
 from chalicelib.services import Services
-from tests.support.fauxqs_queues import Message, Queues, second_aws
+from tests.support.fauxqs_queues import FauxqsQueues, Message, second_aws
 from tools import local_aws
 
 ROOT = Path(__file__).parent.parent.parent
@@ -42,6 +42,8 @@ EVENT = '{"event_type": "a", "payload": {}}'
 UNKNOWN = "evt_" + "0" * 32
 START = 1_795_000_000.0
 REGION = "us-east-1"
+NAMES = ("version", "account", "region", "detail", "detail-type", "source", "time", "id", "resources")
+SCHEDULED = dict.fromkeys(NAMES, "")  # what EventBridge sends
 VALIDATING = CONFIG.merge(Config(parameter_validation=True))
 
 
@@ -155,11 +157,11 @@ class World:
 
     clock: Clock
     environ: dict[str, str]
+    queues: "MotoQueues | FauxqsQueues"
     dynamodb: Any
     sqs: Any
-    outside: Any
     outside_dynamodb: Any
-    queues: Queues
+    outside: Any
     services: Services = field(init=False)
 
     def __post_init__(self) -> None:
@@ -175,11 +177,8 @@ class World:
     def _start(self) -> None:
         loaded = settings.load(self.environ)
         telemetry.configure(loaded.log_level)
-        self.services = Services(loaded, make_client=self._client, clock=self.clock, sleep=self.clock.sleep)
+        self.services = Services(loaded, make_client=partial(getattr, self), clock=self.clock, sleep=self.clock.sleep)
         services.use(self.services)
-
-    def _client(self, service: str) -> Any:
-        return {"dynamodb": self.dynamodb, "sqs": self.sqs}[service]
 
     def stop(self) -> None:
         """Close the connections to the receiver."""
@@ -235,8 +234,7 @@ class World:
 
     def run_schedule(self, schedule: Any) -> None:
         """Call `app.sweep` or `app.check_dlq` as EventBridge does."""
-        names = ("version", "account", "region", "detail", "detail-type", "source", "time", "id", "resources")
-        schedule(dict.fromkeys(names, ""), LambdaContext(self.clock, 60))
+        schedule(SCHEDULED, LambdaContext(self.clock, 60))
 
     def settle(self, *, hours: float = 24) -> None:
         """Let time pass, running the worker and the sweep, until nothing is pending and no message is left."""
@@ -312,7 +310,7 @@ class MotoQueues:
 
 
 @contextmanager
-def moto_aws(clock: Clock) -> Iterator[Queues]:
+def moto_aws(clock: Clock) -> Iterator[MotoQueues]:
     """Let moto be AWS until the end of the block."""
     lock = threading.Lock()
     process_request = BotocoreStubber.process_request
@@ -339,21 +337,10 @@ def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Ite
             patch.delenv(name, raising=False)
         patch.setattr(boto3, "DEFAULT_SESSION", session)
         keys = (f"acme:{digest(KEY)}", f"shop:{digest(PRODUCER_KEY)}:produce", f"reader:{digest(CONSUMER_KEY)}:consume")
-        made = kind(
-            clock,
-            {
-                **local_aws.ensure("dev"),
-                "ZAPIER_WEBHOOK_URL": webhook_url,
-                "API_KEYS": ",".join(keys),
-                "SUBSCRIPTION_HOSTS": "127.0.0.1,hooks.zapier.com",
-                **environ,
-            },
-            session.client("dynamodb", config=VALIDATING),
-            session.client("sqs", config=VALIDATING),
-            session.client("sqs"),
-            session.client("dynamodb"),
-            queues,
-        )
+        defaults = {"API_KEYS": ",".join(keys), "SUBSCRIPTION_HOSTS": "127.0.0.1,hooks.zapier.com"}
+        variables = {**local_aws.ensure("dev"), "ZAPIER_WEBHOOK_URL": webhook_url, **defaults, **environ}
+        clients = [session.client(name, config=own) for own in (VALIDATING, None) for name in ("dynamodb", "sqs")]
+        made = kind(clock, variables, queues, *clients)
         try:
             yield made
         finally:
