@@ -50,7 +50,12 @@ class Call(Invocation):
     query: dict[str, Any]
 
     def find_subscription(self, subscription_id: str) -> Subscription | None:
-        """Return a subscription, or None if there is none or it is not of the token's tenant."""
+        """Return a subscription, or None if there is none or it is not of the token's tenant.
+
+        Raises ApiError 404 if the id is malformed.
+        """
+        if not SUBSCRIPTION_ID.fullmatch(subscription_id):
+            raise ApiError(*NO_SUBSCRIPTION)
         return self.services.subscriptions.get(subscription_id, self.key.tenant)
 
     def find_event(self, event_id: str) -> Event:
@@ -266,26 +271,24 @@ def list_subscriptions(call: Call) -> Response:
 
 @route("GET", "/subscriptions/{subscription_id}", Scope.CONSUME, takes_tokens=True)
 def get_subscription(call: Call, subscription_id: str) -> Response:
-    return respond(200, require_subscription(subscription_id, call.find_subscription).to_json())
+    return respond(200, require(call.find_subscription(subscription_id)).to_json())
 
 
 @route("POST", "/subscriptions/{subscription_id}/enable", Scope.CONSUME, takes_tokens=True)
 def enable_subscription(call: Call, subscription_id: str) -> Response:
-    seen = require_subscription(subscription_id, call.find_subscription)
-    subscription = require_subscription(subscription_id, lambda _: call.services.subscriptions.enable(seen))
+    seen = require(call.find_subscription(subscription_id))
+    subscription = require(call.services.subscriptions.enable(seen))
     return respond(200, subscription.to_json(missed_since=subscription.missed_since))
 
 
 @route("POST", "/subscriptions/{subscription_id}/test", Scope.CONSUME, takes_tokens=True)
 def push_test_event(call: Call, subscription_id: str) -> Response:
-    subscription = require_subscription(subscription_id, call.find_subscription)
+    subscription = require(call.find_subscription(subscription_id))
     return respond(200, dumps(vars(posting.push_test_event(subscription, call))))
 
 
 @route("DELETE", "/subscriptions/{subscription_id}", Scope.CONSUME, takes_tokens=True)
 def delete_subscription(call: Call, subscription_id: str) -> Response:
-    if not SUBSCRIPTION_ID.fullmatch(subscription_id):
-        raise ApiError(*NO_SUBSCRIPTION)
     if call.find_subscription(subscription_id):
         call.services.subscriptions.delete(subscription_id)
     return Response("", {}, 204)
@@ -329,9 +332,8 @@ def remaining_seconds(context: Any) -> float:
     return float(context.get_remaining_time_in_millis()) / 1000
 
 
-def require_subscription(subscription_id: str, get: Callable[[str], Subscription | None]) -> Subscription:
-    """Return what `get` finds; raise ApiError 404 if the id is malformed or there is no such subscription."""
-    subscription = get(subscription_id) if SUBSCRIPTION_ID.fullmatch(subscription_id) else None
+def require(subscription: Subscription | None) -> Subscription:
+    """Return a subscription; raise ApiError 404 if it was not found."""
     if subscription is None:
         raise ApiError(*NO_SUBSCRIPTION)
     return subscription

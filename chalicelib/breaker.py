@@ -26,10 +26,6 @@ class _Seen:
     last_push_at: float = 0.0
     last_success_at: float = 0.0
 
-    @property
-    def succeeded(self) -> bool:
-        return self.last_success_at > 0 and self.failures == 0
-
 
 class Breaker:
     """The breaker of POST /events, for each URL: while it is open, events are queued at once."""
@@ -90,10 +86,10 @@ class WorkerBreaker:
         """
         with self._lock:
             own, host = self._seen(url), self._seen(_host(url))
-            host_hangs = host.hangs >= MAX_HANGS and not own.succeeded
+            host_hangs = host.hangs >= MAX_HANGS and (own.failures > 0 or not own.last_success_at)
             hangs = own.hangs >= MAX_HANGS or host_hangs or not_before is not None
-            goes_on = settings.retry_policy.shortest_seconds() >= LONG_SECONDS
-            if not hangs and not (goes_on and own.failures >= MAX_FAILURES):
+            fails = own.failures >= MAX_FAILURES and settings.retry_policy.shortest_seconds() >= LONG_SECONDS
+            if not hangs and not fails:
                 return None
             open_until = own.last_push_at + settings.breaker_open_seconds
             if now < (max(open_until, self._next_trial_at, not_before or 0.0) if hangs else open_until):

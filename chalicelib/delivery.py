@@ -16,7 +16,7 @@ from chalicelib.errors import StorageUnavailableError
 from chalicelib.events import Event, Reason, Status
 from chalicelib.planning import DISABLED, Destination, NoDestination, find_destination
 from chalicelib.push import PushResult
-from chalicelib.pushing import AFTER_PUSH_CALLS, may_wait, push_once
+from chalicelib.pushing import AFTER_PUSH_CALLS, push_once
 from chalicelib.queue import MAX_DELAY_SECONDS
 from chalicelib.retry import Outcome
 from chalicelib.services import Invocation, Pusher, Services
@@ -134,7 +134,7 @@ def attempt(
         )
     log(delay_seconds=delay_seconds)
     if delay_seconds is not None:
-        waits = not result.hung and may_wait(destination, services)
+        waits = not result.hung and services.worker_breaker.may_wait(destination.url, services.settings)
         return _retry(event, delay_seconds, waits, subscription, invocation)
     if subscription and result.status_code == HTTPStatus.GONE and services.subscriptions.end(subscription):
         attempted = _gone(event, invocation)

@@ -158,10 +158,7 @@ def search(services: Services, query: Query, *, max_bytes: int | None = None) ->
 
 
 def _read_partition(services: Services, query: Query, deadline: float, partition_key: str) -> Page:
-    """Return the next events of a partition, and where it goes on, if it does.
-
-    They are up to one more than the limit, besides that of the cursor.
-    """
+    """Return the next events of a partition, at least one more than the limit, and where it goes on, if it does."""
     rows_needed = query.limit + (2 if query.cursor else 1)
     condition, values = query.filter()
     low, high = query.bounds()
@@ -176,10 +173,8 @@ def _read_partition(services: Services, query: Query, deadline: float, partition
     events: list[Event] = []
     for page in pages:
         events += map(Event.from_item, page["Items"])
-        if len(events) > rows_needed:
-            return events[:rows_needed], events[rows_needed - 1].sort_key
         if "LastEvaluatedKey" not in page:
             break
-        if len(events) == rows_needed or services.clock() > deadline:
+        if len(events) >= rows_needed or services.clock() > deadline:
             return events, page["LastEvaluatedKey"]["sort_key"]["S"]
     return events, None

@@ -85,17 +85,17 @@ def make_event(new_event: NewEvent, created_by: str, webhook: str, services: Ser
     `webhook` is what ZAPIER_WEBHOOK_URL says: a URL (then it is due now), PULL_ONLY or COPIES_ONLY.
     """
     now = services.clock()
-    digits, members = services.new_id(), {**vars(new_event)}
+    digits, members = services.new_id(), {**vars(new_event), "status": Status.PENDING}
     if (key := members.pop("idempotency_key")) is not None:  # NUL separates: no two pairs give the same text
         digits = hashlib.sha256(f"{created_by}\0{key}".encode()).hexdigest()[:32]
     if webhook == COPIES_ONLY:
-        members |= {"delivered_via": DeliveredVia.SUBSCRIPTIONS, "delivered_at": rfc3339(now)}
+        via = DeliveredVia.SUBSCRIPTIONS
+        members |= {"status": Status.DELIVERED, "delivered_via": via, "delivered_at": rfc3339(now)}
     elif webhook != PULL_ONLY:
         members |= _due_now(services)
     return Event(
         **members,
         event_id=f"evt_{digits}",
-        status=Status.DELIVERED if webhook == COPIES_ONLY else Status.PENDING,
         created_at=rfc3339(now),
         created_by=created_by,
         expires_at=expiry(services),
@@ -127,8 +127,8 @@ def make_copy(event: Event, subscription: Subscription, services: Services) -> E
 def find_earlier(planned: list[Planned], invocation: Invocation) -> Event | None:
     """Return the event that an earlier call with the same Idempotency-Key stored, if the plan has copies.
 
-    Saves storing copies in vain; those of an erased event would be pushed if this call ended before it deleted them.
-    Raises what `store` raises.
+    A copy that was deleted since would be pushed again, and those of an erased event if this call ended before it
+    deleted them. Raises what `store` raises.
     """
     event = planned[-1].event
     if not event.copies or event.body_hash is None:

@@ -92,12 +92,12 @@ class PushClient:
         `timeout_seconds` bounds connecting, sending and reading together. With `public_only`, the push fails unless the
         address that it connects to is public.
         """
-        started, hang_ms = time.monotonic(), 1000 * HANG_SHARE * timeout_seconds
+        body, hang_ms = event.push_body(), 1000 * HANG_SHARE * timeout_seconds
+        headers = _headers(event.event_id, url, timestamp, body, secrets)
+        pool = self._pool(url, connect_timeout_seconds, public_only=public_only)
+        timeout = urllib3.Timeout(total=timeout_seconds)
+        started = time.monotonic()
         try:
-            pool = self._pool(url, connect_timeout_seconds, public_only=public_only)
-            body = event.push_body()
-            headers = _headers(event.event_id, url, timestamp, body, secrets)
-            timeout = urllib3.Timeout(total=timeout_seconds)
             response = pool.urlopen("POST", "/", body, headers, timeout=timeout, **OPTIONS)
         except PUSH_ERRORS as error:
             rule, duration_ms = rule_of(error), _ms_since(started)
@@ -259,10 +259,7 @@ class _Connection(HTTPSConnection):
         raise failure
 
     def _resolve(self) -> list[tuple[str, int]]:
-        try:
-            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        except UnicodeError:  # a label that IDNA does not allow
-            raise socket.gaierror from None
+        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         return [(str(host), int(port)) for *_, (host, port, *_) in found]
 
     def request(self, method: str, url: str, body: Any = None, headers: Any = None, **options: Any) -> None:
@@ -308,7 +305,7 @@ def _forms(text: str) -> str:
     """Return a text as it is and decoded (JSON, HTML, percent-encoding, all repeatedly), in lower case."""
     previous, decoded = "", text
     while decoded != previous:
-        unescaped = re.sub(r"(?i)\\+(?:u([0-9a-f]{4})|x([0-9a-f]{2}))", r"&#x\1\2;", decoded)
+        unescaped = re.sub(r"(?i)\\(?:u([0-9a-f]{4})|x([0-9a-f]{2}))", r"&#x\1\2;", decoded)
         previous, decoded = decoded, unquote(html.unescape(unescaped))
     return "".join(filter(str.isprintable, f"{text} {decoded}".casefold().replace("+", " ").replace("\\", "")))
 

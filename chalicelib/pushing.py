@@ -67,7 +67,3 @@ def _record_push(result: PushResult, started: float, destination: Destination, i
     changed = subscription and (hangs or (subscription.next_attempt_at and not result.hung))
     if subscription and changed and invocation.has_time(1 + AFTER_PUSH_CALLS):
         services.subscriptions.postpone_pushes(subscription, rfc3339(now + open_seconds) if hangs else None)
-
-
-def may_wait(destination: Destination, services: Services) -> bool:
-    return services.worker_breaker.may_wait(destination.url, services.settings)

@@ -1,7 +1,6 @@
 """The retry policy: what a response or an error means, when the next attempt is due, and when attempts end."""
 
 import http.client
-import math
 import socket
 import ssl
 from collections.abc import Callable
@@ -11,14 +10,13 @@ from enum import StrEnum
 import urllib3
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from chalicelib.times import DAY_SECONDS
-
 MAX_RETRY_AFTER_SECONDS = 3600
 RETRY_AFTER = urllib3.Retry(retry_after_max=MAX_RETRY_AFTER_SECONDS)
 # What no later attempt of the same event can get over; anything else may be mended while attempts last.
 FINAL_STATUS_CODES = frozenset({400, 405, 406, 410, 411, 413, 414, 415, 422, 431})
 RETRY_AFTER_STATUS_CODES = frozenset({429, 503})
-PUSH_ERRORS = (OSError, http.client.HTTPException, HTTPError)  # what a push raises if there is no response
+# What a push raises if there is no response.
+PUSH_ERRORS = (OSError, http.client.HTTPException, HTTPError, UnicodeError)
 
 
 class Outcome(StrEnum):
@@ -46,7 +44,7 @@ ERROR_RULES = (  # the first that applies
     ErrorRule((TimeoutError, ReadTimeoutError), "timed out", timed_out=True),
     ErrorRule((ssl.SSLCertVerificationError,), "certificate does not verify"),
     ErrorRule((ssl.SSLError,), "TLS failed"),
-    ErrorRule((socket.gaierror,), "host name does not resolve"),
+    ErrorRule((socket.gaierror, UnicodeError), "host name does not resolve"),  # IDNA does not allow every label
     ErrorRule((ConnectionRefusedError,), "connection refused"),
     ErrorRule((http.client.RemoteDisconnected,), "connection closed without a response"),
     ErrorRule((ConnectionError,), "connection reset"),
@@ -88,10 +86,9 @@ class RetryPolicy:
         """Return the seconds that all attempts take at least: the shortest delays between them."""
         return sum(self._ceiling_seconds(n) / 2 for n in range(1, self.max_attempts))
 
-    def longest_days(self) -> int:
-        """Return the days that all attempts can take, by the longest delays between them, and one more."""
-        delays = (max(self._ceiling_seconds(n), MAX_RETRY_AFTER_SECONDS) for n in range(1, self.max_attempts))
-        return math.ceil(sum(delays) / DAY_SECONDS + 1)
+    def longest_seconds(self) -> float:
+        """Return the seconds that all attempts can take: the longest delays between them."""
+        return sum(max(self._ceiling_seconds(n), MAX_RETRY_AFTER_SECONDS) for n in range(1, self.max_attempts))
 
     def _ceiling_seconds(self, attempt: int) -> float:
         return min(self.cap_seconds, self.base_seconds * 2.0 ** (attempt - 1))

@@ -4,6 +4,7 @@ Faults name the variable and what it should be; a value is never repeated, becau
 """
 
 import base64
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -130,7 +131,8 @@ def load(environ: Mapping[str, str], read_secret: Callable[[str], str] | None = 
     if missing or unusable:
         raise SettingsError("; ".join(missing + unusable))
     settings = Settings(**values)
-    if (days := settings.retry_policy.longest_days()) > settings.event_retention_days:
+    days = math.ceil(settings.retry_policy.longest_seconds() / DAY_SECONDS + 1)
+    if days > settings.event_retention_days:
         raise SettingsError(f"MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS do not fit: retries need {days} days")
     return settings
 

@@ -27,6 +27,7 @@ MAX_URL_LENGTH = 2048
 MAX_NAME_LENGTH = 100
 MAX_CACHED_LISTS = 1000
 CACHE_SECONDS = 10
+PUSHES_SECONDS = 3600  # what all pushes of an event may take, besides the delays between them
 HIDDEN = ("target_url", "next_attempt_at", "missed_since")
 EventTypes = list[str] | None
 
@@ -158,7 +159,7 @@ class Subscriptions(Table):
         )
         applied, current = self._write("put_item", ABSENT, {}, Item=item)
         self._forget()
-        return Subscription.from_item(current or item), applied or current == item
+        return Subscription.from_item(current or item), applied or current == item  # by either of boto3's tries
 
     def enable(self, seen: Subscription, **changes: str) -> Subscription | None:
         """Enable a subscription that was just read, with other `changes`; return it, or None if it is gone."""
@@ -171,7 +172,7 @@ class Subscriptions(Table):
         # If the response of boto3's first try was lost, the second one finds a subscription that is enabled.
         times = (seen.failing_since, seen.disabled_at, before.failing_since, before.disabled_at)
         troubled_since = min(filter(None, times), default=None)
-        longest_seconds = DAY_SECONDS * self._settings.retry_policy.longest_days()
+        longest_seconds = self._settings.retry_policy.longest_seconds() + PUSHES_SECONDS
         missed = rfc3339(unix_seconds(troubled_since) - longest_seconds) if troubled_since else None
         return replace(before, **ENABLE, missed_since=missed)
 

@@ -12,7 +12,8 @@ from standardwebhooks.webhooks import Webhook
 
 import app
 from chalicelib import services
-from chalicelib.times import DAY_SECONDS, rfc3339
+from chalicelib.subscriptions import PUSHES_SECONDS
+from chalicelib.times import rfc3339
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, Request, hang, status
@@ -237,7 +238,7 @@ def test_all_disabled_subscriptions_of_a_list_are_read_by_one_call(world: World,
 
 
 def test_enabling_tells_since_when_events_may_have_been_missed(world: World, target: Receiver, aws: Aws) -> None:
-    longest_seconds = DAY_SECONDS * world.services.settings.retry_policy.longest_days()
+    longest_seconds = world.services.settings.retry_policy.longest_seconds() + PUSHES_SECONDS
     assert subscribe(world, target.url).json["missed_since"] is None
     assert world.call("POST", f"{path(world)}/enable").json["missed_since"] is None
     failing_at = world.clock()
