@@ -12,14 +12,14 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
   resources deploy destroy smoke dlq redrive show replay erase send token
 
 # These take what their help names, and settings. A misspelt or empty filter would widen what is replayed or erased.
-STRICT := api-key package resources deploy destroy smoke dlq redrive show replay erase send token
+STRICT := api-key signing-secret package resources deploy destroy smoke dlq redrive show replay erase send token
 SETTINGS := PY PYTHON AWS_% TRIGGERS_% ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS ALARM_EMAIL
-GIVEN := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+GIVEN := $(foreach _name,$(.VARIABLES),$(if $(findstring command line,$(origin $(_name))),$(_name)))
 # What is given reaches the programs as it was typed: make would expand a $ in it.
-$(foreach name,$(GIVEN),$(eval override export $(name) := $$(value $(name))))
-$(foreach goal,$(filter $(STRICT),$(MAKECMDGOALS)),$(foreach name,$(filter-out $(SETTINGS),$(GIVEN)),\
-  $(if $(shell grep '^$(goal):.*[^A-Z_]$(name)=' $(MAKEFILE_LIST)),,$(error make $(goal) does not take $(name)))\
-  $(if $(or $($(name)),$(filter-out replay erase,$(goal))),,$(error make $(goal) wants a value for $(name)))))
+$(foreach _name,$(GIVEN),$(eval override $(_name) := $$(value $(_name)))$(eval export $(_name)))
+$(foreach goal,$(filter $(STRICT),$(MAKECMDGOALS)),$(foreach _name,$(filter-out $(SETTINGS),$(GIVEN)),\
+  $(if $(shell grep '^$(goal):.*[^A-Z_]$(_name)=' $(MAKEFILE_LIST)),,$(error make $(goal) does not take $(_name)))\
+  $(if $($(_name)),,$(error make $(goal) wants a value for $(_name)))))
 
 $(if $(filter destroy,$(MAKECMDGOALS)),$(if $(STAGE),,$(error make destroy needs the stage: make destroy STAGE=dev)))
 

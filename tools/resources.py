@@ -252,11 +252,11 @@ def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> None:
 @click.argument("stage")
 @click.argument("act", type=click.Choice(["update", "check", "delete"]), default="update")
 def main(stage: str, act: str) -> None:
+    if act == "check" and os.environ.get("CONFIRM") != stage:
+        raise click.ClickException(CONFIRM.format(stage=stage))
     try:
         cloudformation = boto3.client("cloudformation")
         check_place(stage)
-        if act == "check" and os.environ.get("CONFIRM") != stage:
-            raise click.ClickException(CONFIRM.format(stage=stage))
         if act == "delete":
             delete(stage, cloudformation)
         elif act == "update":
