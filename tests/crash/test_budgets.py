@@ -12,7 +12,16 @@ from botocore.exceptions import ClientError
 from chalicelib.aws import CALL_SECONDS, make_client
 from chalicelib.events import Event
 from chalicelib.times import DAY_SECONDS, rfc3339
-from tests.simulator.simulated_world import TABLE, WORKER_SECONDS, Container, Fault, FaultAt, SimulatedWorld
+from tests.simulator.simulated_world import (
+    INBOX,
+    SCHEDULE_SECONDS,
+    TABLE,
+    WORKER_SECONDS,
+    Container,
+    Fault,
+    FaultAt,
+    SimulatedWorld,
+)
 from tests.support.in_memory_aws import typed
 from tests.support.receiver import Receiver, status
 
@@ -179,3 +188,12 @@ def test_a_lease_is_answered_in_28_seconds() -> None:
     world = SlowWorld()
     world.queue(40)
     assert world.seconds(Container(world).lease, limit=100) <= API_SECONDS
+
+
+def test_the_sweep_ends_in_its_60_seconds() -> None:
+    world = SlowWorld()
+    world.queue(200)
+    world.clock.sleep(70)
+    queued = len(world.sqs.messages(INBOX))
+    assert world.seconds(Container(world).sweep) < SCHEDULE_SECONDS
+    assert len(world.sqs.messages(INBOX)) - queued > 40

@@ -154,6 +154,7 @@ def test_every_fault_of_a_body_is_named(world: World, path: str, body: str, fiel
 def test_in_pull_only_mode_an_event_is_not_pushed_after_a_replay_or_a_release(world: World, receiver: Receiver) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="none")
     event_id = world.post()["event_id"]
+    assert ids(world.call("GET", "/inbox")) == [event_id]
     assert end(world, "replay", event_id).json["next_attempt_at"] is None
 
     for verb in ("release", "acknowledge"):

@@ -213,6 +213,31 @@ def test_only_the_dead_letter_of_the_latest_failure_replays_an_event(world: Worl
     assert (world.messages(), world.dead_letters()) == ([], [])
 
 
+def test_a_dead_letter_of_a_claimed_event_is_sent_on_until_the_claim_ends(
+    world: World, receiver: Receiver, during: During
+) -> None:
+    """The dead letter is sent before the failure is recorded: a redrive can move it back in between."""
+    redrives = iter([world.move_back])
+
+    def redrive(**_: object) -> None:
+        for move_back in redrives:
+            move_back()
+            world.run_worker()
+
+    during(world.dynamodb, "before-call.dynamodb.UpdateItem", redrive)
+    receiver.script(status(422))
+
+    event = world.post()
+
+    assert (event["status"], world.dead_letters()) == ("failed", [])
+    [message] = world.messages()
+    assert message["delay_seconds"] == 61
+    world.clock.sleep(61)
+    world.run_worker()
+    assert world.event(event["event_id"])["status"] == "delivered"
+    assert (len(receiver.requests), world.messages(), world.dead_letters()) == (2, [], [])
+
+
 def test_a_dead_letter_is_kept_if_the_lease_that_blocks_it_ends_meanwhile(
     world: World, receiver: Receiver, during: During
 ) -> None:
