@@ -1,11 +1,15 @@
-"""The AWS of `make run`: moto inside this process, or the one that `AWS_ENDPOINT_URL` names."""
+"""The AWS of `make run`: moto in a process beside it, or the one that `AWS_ENDPOINT_URL` names."""
 
+import atexit
 import contextlib
 import heapq
 import io
+import itertools
 import json
 import logging
 import os
+import subprocess
+import sys
 import time
 import uuid
 from threading import Lock, Thread
@@ -14,11 +18,12 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from tools.resources import read_template
+from tools.resources import ROOT, read_template
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 REGION = "us-east-1"
-DUE_AT_ONCE = 3
+ROOM = {"ReceiveMessage": 10, "GetQueueAttributes": sys.maxsize}  # for messages that moto gets before
+DELAYED_ROOM = 3  # that of a message that had a delay
 
 
 def use(url: str) -> None:
@@ -72,41 +77,63 @@ def ensure(stage: str) -> dict[str, str]:
 
 
 def start_moto() -> str:
-    """Serve moto on a free loopback port until the process ends; return its URL."""
+    """Start moto in a process of its own, which ends with this one, however that ends; return its URL."""
+    command = [sys.executable, "-m", "tools.local_aws"]
+    options: dict[str, Any] = {"cwd": ROOT, "text": True, "start_new_session": True}  # Ctrl-C does not reach it
+    moto = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options)  # noqa: S603
+    atexit.register(moto.communicate)  # keeps the pipes open
+    return next(iter(moto.stdout or ())).strip()
+
+
+def serve_moto() -> None:
+    """Serve moto on a free loopback port, and print its URL, until standard input ends."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
     from werkzeug.serving import make_server
 
     for name in ("moto", "werkzeug"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     moto = DomainDispatcherApplication(create_backend_app)
-    lock = Lock()
-    delayed: list[tuple[float, int, dict[str, Any]]] = []  # when they are due, and the requests
+    lock, turns = Lock(), itertools.count()
+    waiting: list[tuple[float, int, int, Any]] = []  # when they are due, or 0; in turn; how many messages; requests
+
+    def hold(environ: dict[str, Any]) -> dict[str, Any]:
+        """Keep a request to send messages, which have one delay; return what SQS answers."""
+        request = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
+        entries = request.get("Entries", [request])
+        delay_seconds = max(entry.pop("DelaySeconds", 0) for entry in entries)
+        body = json.dumps(request).encode()
+        environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+        due_at = time.time() + delay_seconds if delay_seconds else 0.0
+        heapq.heappush(waiting, (due_at, next(turns), len(entries), environ))
+        sent = [{"Id": entry.get("Id"), "MessageId": str(uuid.uuid4())} for entry in entries]
+        return {"Successful": sent} if "Entries" in request else sent[0]
 
     def serve(environ: dict[str, Any], start_response: Any) -> Any:
         """Serve one request at a time, except long polls: moto makes conditional writes and deletions in two steps.
 
-        It counts its messages at each call, so that it gets those with a delay only when they are due, and then no more
-        than a few for each time that messages are received: retries for a dead receiver must not slow down the others.
+        It counts its messages at each call, so that it gets them when somebody receives or counts them: those without a
+        delay first, then few of the others, because retries for a dead receiver must not slow down the others.
         """
         operation = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
-        if operation == "SendMessage":
-            message = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
-            delay_seconds = int(message.pop("DelaySeconds", 0))
-            body = json.dumps(message).encode()
-            environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
-            if delay_seconds:
-                with lock:
-                    heapq.heappush(delayed, (time.time() + delay_seconds, id(environ), environ))
-                start_response("200 OK", [("Content-Type", "application/x-amz-json-1.0")])
-                return [json.dumps({"MessageId": str(uuid.uuid4())}).encode()]
+        receives = operation == "ReceiveMessage"
         with lock:
-            if operation != "ReceiveMessage":
+            if operation.startswith("SendMessage"):
+                start_response("200 OK", [("Content-Type", "application/x-amz-json-1.0")])
+                return [json.dumps(hold(environ)).encode()]
+            room, due_by = ROOM.get(operation, 0), time.time() if receives else 0.0
+            while waiting and room > 0 and waiting[0][0] <= due_by:
+                due_at, _, size, request = heapq.heappop(waiting)
+                room -= DELAYED_ROOM * size if due_at else size
+                moto(request, lambda *_: None)
+            if not receives:
                 return moto(environ, start_response)
-            for _ in range(DUE_AT_ONCE):
-                if delayed and delayed[0][0] <= time.time():
-                    moto(heapq.heappop(delayed)[-1], lambda *_: None)
         return moto(environ, start_response)
 
     server = make_server("127.0.0.1", 0, serve, threaded=True, request_handler=MotoRequestHandler)
-    Thread(target=server.serve_forever, name="moto", daemon=True).start()
-    return f"http://127.0.0.1:{server.server_port}"
+    Thread(target=server.serve_forever, daemon=True).start()
+    print(f"http://127.0.0.1:{server.server_port}", flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    serve_moto()
