@@ -1,4 +1,4 @@
-"""`make run`: the whole system on this machine, in one process, until Ctrl-C or SIGTERM, which end it with status 0.
+"""`make run`: the whole system on this machine, moto in a process of its own, until Ctrl-C or SIGTERM, which end it with status 0.
 
 What keeps it from starting is one line on standard error, and status 1.
 """
