@@ -1,9 +1,8 @@
-"""`make run`: the whole system on this machine, moto in a process of its own, until Ctrl-C or SIGTERM, which end it with status 0.
+"""`make run`: the whole system on this machine until Ctrl-C or SIGTERM, which end it with status 0.
 
 What keeps it from starting is one line on standard error, and status 1.
 """
 
-import gc
 import os
 import signal
 import sys
@@ -15,7 +14,6 @@ def main() -> int:
     # by the next sweep.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))
-    gc.disable()  # moto's objects stay; looking through them takes a third of the start
     from tools import local
 
     try:
@@ -23,8 +21,6 @@ def main() -> int:
     except local.StartError as error:
         print(f"make run: {error}", file=sys.stderr, flush=True)
         return 1
-    gc.freeze()
-    gc.enable()
     while True:  # a signal that arrives just before a wait is handled after it
         time.sleep(1)
 
