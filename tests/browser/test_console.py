@@ -472,6 +472,7 @@ def test_events_missed_while_disabled_are_replayed(console: Console, receiver: R
     receiver.default = status(422)
     while not console.api("GET", path)["disabled_at"]:
         console.post("missed.one", tenant="acme")
+        page.wait_for_timeout(200)
     copies = f"/events?subscription_id={path[15:]}&status="
     while console.api("GET", f"{copies}pending")["events"]:
         pass

@@ -157,7 +157,7 @@ def test_a_stage_is_deployed_and_deleted_but_for_its_table(checkout: Checkout, a
     }
 
     for act in ("update", "check"):
-        status, output = checkout.resources(act, AWS_DEFAULT_REGION="eu-west-1")
+        status, output = checkout.resources(act, AWS_DEFAULT_REGION="eu-west-1", CONFIRM="dev")
         assert (status, "dev is deployed in us-east-1:000000000000, not in eu-west-1:" in output) == (1, True)
 
     second = Checkout(shutil.copytree(checkout.path, tmp_path / "second"), aws)  # the record of the stage was committed
