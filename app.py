@@ -15,16 +15,23 @@ from chalice.app import Chalice, CloudWatchEvent, Rate, Request, Response, SQSEv
 if sys.pycache_prefix is None:
     sys.dont_write_bytecode = True  # `chalice deploy` imports this file, and would package the bytecode
 
-from chalicelib import __version__, batch, console, inbox, listing, posting, recovery, schedules, services, telemetry
-from chalicelib.auth import ApiKey, Scope, authenticate, authorize, make_token, parse_token_request, visible_tenant
-from chalicelib.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError, SettingsError
-from chalicelib.events import Event, dumps
-from chalicelib.queue import Message
-from chalicelib.services import Invocation, Services
+from chalicelib import __version__
+from chalicelib import deps as services
+from chalicelib.core import posting, recovery
+from chalicelib.core import sweep as schedules
+from chalicelib.core import worker as batch
+from chalicelib.core.event import Event, dumps
+from chalicelib.customers import console
+from chalicelib.customers.subscriptions import SUBSCRIPTION_ID, Subscription, parse_subscription
+from chalicelib.deps import Invocation, Services
+from chalicelib.infra import telemetry
+from chalicelib.infra.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError, SettingsError
+from chalicelib.infra.queue import Message
+from chalicelib.infra.times import rfc3339
+from chalicelib.pull import inbox, listing
 from chalicelib.settings import read as read_settings
-from chalicelib.subscriptions import SUBSCRIPTION_ID, Subscription, parse_subscription
-from chalicelib.times import rfc3339
-from chalicelib.validation import parse_acknowledgement, parse_lease_request, parse_new_event, parse_query, valid_id
+from chalicelib.web.auth import ApiKey, Scope, authenticate, authorize, make_token, parse_token_request, visible_tenant
+from chalicelib.web.validation import parse_acknowledgement, parse_lease_request, parse_new_event, parse_query, valid_id
 
 deploy_settings, faults = read_settings(os.environ)
 if faults and "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:  # a deployed function answers with 503

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-from chalicelib.auth import DEFAULT_SCOPES, ApiKey, Scope
-from chalicelib.errors import InvalidValueError, SettingsError
-from chalicelib.retry import RetryPolicy
-from chalicelib.targets import AllowedHosts, parse_push_url
-from chalicelib.times import DAY_SECONDS
-from chalicelib.validation import Parser, parser
+from chalicelib.core.outcome import RetryPolicy
+from chalicelib.customers.hosts import AllowedHosts, parse_push_url
+from chalicelib.infra.errors import InvalidValueError, SettingsError
+from chalicelib.infra.times import DAY_SECONDS
+from chalicelib.web.auth import DEFAULT_SCOPES, ApiKey, Scope
+from chalicelib.web.validation import Parser, parser
 
 API_KEYS = "must be name:sha256hex[:scope+scope], separated by commas, with the scopes produce, consume and erase"
 

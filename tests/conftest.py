@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chalicelib import telemetry
+from chalicelib.infra import telemetry
 from tests.support.receiver import Receiver
 from tests.support.world import Clock, World, world
 

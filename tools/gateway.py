@@ -11,7 +11,7 @@ import boto3
 import click
 from botocore.config import Config
 
-from chalicelib.errors import AWS_ERRORS
+from chalicelib.infra.errors import AWS_ERRORS
 from tools.resources import find_apis, find_functions
 
 API_STAGE = "api"  # Chalice's default

@@ -28,11 +28,15 @@ from chalice.config import Config
 from chalice.local import ChaliceRequestHandler, LocalDevServer, LocalGatewayException, create_local_server
 from werkzeug.serving import DechunkedInput
 
-from chalicelib import __version__, batch, schedules, services, settings, telemetry
-from chalicelib.auth import Scope
-from chalicelib.errors import AWS_ERRORS, ApiError, QueueUnavailableError, SettingsError, StorageUnavailableError
-from chalicelib.queue import Queue
-from chalicelib.targets import AllowedHosts
+from chalicelib import __version__, settings
+from chalicelib import deps as services
+from chalicelib.core import sweep as schedules
+from chalicelib.core import worker as batch
+from chalicelib.customers.hosts import AllowedHosts
+from chalicelib.infra import telemetry
+from chalicelib.infra.errors import AWS_ERRORS, ApiError, QueueUnavailableError, SettingsError, StorageUnavailableError
+from chalicelib.infra.queue import Queue
+from chalicelib.web.auth import Scope
 from tools import api_key, local_aws
 from tools.receiver import Receiver
 

@@ -32,10 +32,10 @@ from rich.progress import track
 from rich.table import Column, Table
 from rich.text import Text
 
-from chalicelib.errors import AWS_ERRORS, QueueUnavailableError
-from chalicelib.messages import parse
-from chalicelib.queue import BATCH_SIZE, Message, Queue
-from chalicelib.times import rfc3339
+from chalicelib.core.messages import parse
+from chalicelib.infra.errors import AWS_ERRORS, QueueUnavailableError
+from chalicelib.infra.queue import BATCH_SIZE, Message, Queue
+from chalicelib.infra.times import rfc3339
 
 COMPARABLE = (str, int, float)  # the types of metadata that `erase` compares; bool is none of them
 RECEIVE_WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some

@@ -17,8 +17,8 @@ from werkzeug import Request, Response
 from werkzeug.datastructures import Headers
 from werkzeug.serving import make_server
 
-from chalicelib import services
-from chalicelib.push import signature
+from chalicelib import deps as services
+from chalicelib.core.http_push import signature
 
 
 def signature_verdict(headers: Headers, event: Any, body: bytes) -> str:

@@ -17,7 +17,7 @@ import click
 from botocore.exceptions import ClientError, WaiterError
 
 from chalicelib import settings
-from chalicelib.errors import AWS_ERRORS, SettingsError
+from chalicelib.infra.errors import AWS_ERRORS, SettingsError
 
 ROOT = Path(__file__).parent.parent
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import click
 from chalice.config import Config
 
-from chalicelib.errors import AWS_ERRORS
+from chalicelib.infra.errors import AWS_ERRORS
 from tools.resources import find_functions
 
 # When Lambda refuses to create functions (https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtimes.html).

@@ -23,8 +23,8 @@ from botocore.config import Config
 from chalice.local import LambdaContext, LambdaEventConverter, RouteMatcher
 
 import app
-from chalicelib import services
-from chalicelib.services import Services
+from chalicelib import deps as services
+from chalicelib.deps import Services
 from tests.bench import standin
 
 LINE = "| {:<38} | {:<13} | {:<38} | {:<5} | {:<8} | {:<3} |"

@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Iterator
 from random import Random
 
-from chalicelib import services
-from chalicelib.events import dumps
-from chalicelib.messages import push_message
-from chalicelib.queue import MAX_DELAY_SECONDS
-from chalicelib.services import Services
-from chalicelib.times import rfc3339
+from chalicelib import deps as services
+from chalicelib.core.event import dumps
+from chalicelib.core.messages import push_message
+from chalicelib.deps import Services
+from chalicelib.infra.queue import MAX_DELAY_SECONDS
+from chalicelib.infra.times import rfc3339
 from tests.bench import standin
 from tests.bench.bench import Row, call, prepare_worker, use_settings
 from tests.support.receiver import Receiver, status

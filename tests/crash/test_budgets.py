@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from chalicelib.aws import CALL_SECONDS, make_client
-from chalicelib.events import Event
-from chalicelib.times import DAY_SECONDS, rfc3339
+from chalicelib.core.event import Event
+from chalicelib.infra.clients import CALL_SECONDS, make_client
+from chalicelib.infra.times import DAY_SECONDS, rfc3339
 from tests.simulator.simulated_world import (
     INBOX,
     SCHEDULE_SECONDS,

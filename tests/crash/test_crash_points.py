@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from chalicelib.errors import StorageUnavailableError
-from chalicelib.events import Status
-from chalicelib.store import ERASED_SECONDS
-from chalicelib.times import DAY_SECONDS, rfc3339
+from chalicelib.core.event import Status
+from chalicelib.core.store import ERASED_SECONDS
+from chalicelib.infra.errors import StorageUnavailableError
+from chalicelib.infra.times import DAY_SECONDS, rfc3339
 from tests.simulator.simulated_world import DLQ, ENVIRON, INBOX, TABLE, Container, Fault, Killed, SimulatedWorld
 from tests.support.in_memory_aws import typed
 

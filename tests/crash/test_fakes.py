@@ -5,10 +5,10 @@ from dataclasses import replace
 from operator import methodcaller
 from random import Random
 
-from chalicelib.events import Event, Reason, Status
-from chalicelib.store import ERASED_SECONDS, EventStore
-from chalicelib.table import BY_SUBSCRIPTION
-from chalicelib.times import rfc3339
+from chalicelib.core.event import Event, Reason, Status
+from chalicelib.core.store import ERASED_SECONDS, EventStore
+from chalicelib.infra.table import BY_SUBSCRIPTION
+from chalicelib.infra.times import rfc3339
 from tests.support.in_memory_aws import FakeDynamoDB
 from tests.support.world import World
 

@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from chalicelib.events import Status
+from chalicelib.core.event import Status
 from tests.simulator.outage import (
     SLOW_TO_FAIL,
     SOMETIMES,

@@ -8,8 +8,9 @@ from urllib.parse import urljoin
 
 import pytest
 
-from chalicelib import __version__, services
-from chalicelib.times import rfc3339
+from chalicelib import __version__
+from chalicelib import deps as services
+from chalicelib.infra.times import rfc3339
 from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, in_turn, status

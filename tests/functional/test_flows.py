@@ -7,7 +7,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from chalicelib import __version__
-from chalicelib.times import rfc3339, unix_seconds
+from chalicelib.infra.times import rfc3339, unix_seconds
 from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver, close_without_answer, status

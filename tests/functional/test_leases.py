@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import app
-from chalicelib.times import rfc3339
+from chalicelib.infra.times import rfc3339
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import ids

@@ -20,8 +20,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from chalicelib.queue import Queue
-from chalicelib.times import rfc3339
+from chalicelib.infra.queue import Queue
+from chalicelib.infra.times import rfc3339
 from tests.conftest import During
 from tests.support import receiver as receivers
 from tests.support.loopback import serve_app

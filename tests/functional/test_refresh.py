@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import boto3
 import pytest
 
-from chalicelib import services
+from chalicelib import deps as services
 from tests.conftest import Output
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import subscribe

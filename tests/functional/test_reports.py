@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chalicelib import services
+from chalicelib import deps as services
 from tests.conftest import Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Exchange, Receiver, in_turn, status

@@ -10,8 +10,8 @@ from typing import Any
 import botocore.session
 import pytest
 
-from chalicelib.events import PUBLIC_FIELDS
-from chalicelib.telemetry import UNITS
+from chalicelib.core.event import PUBLIC_FIELDS
+from chalicelib.infra.telemetry import UNITS
 from tests.support.world import ROOT
 from tools import gateway
 from tools.package import package

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 import app
-from chalicelib import schedules
-from chalicelib.errors import QueueUnavailableError, StorageUnavailableError
-from chalicelib.store import SHARDS
+from chalicelib.core import sweep as schedules
+from chalicelib.core.store import SHARDS
+from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, status

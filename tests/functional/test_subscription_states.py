@@ -11,9 +11,9 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 import app
-from chalicelib import services
-from chalicelib.subscriptions import PUSHES_SECONDS
-from chalicelib.times import rfc3339
+from chalicelib import deps as services
+from chalicelib.customers.subscriptions import PUSHES_SECONDS
+from chalicelib.infra.times import rfc3339
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, Request, hang, status

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chalicelib.times import DAY_SECONDS
+from chalicelib.infra.times import DAY_SECONDS
 from tests.conftest import Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, certificates, in_turn, status, when_all_are_here
@@ -299,7 +299,7 @@ def test_a_tenant_is_written_like_an_event_type(world: World, target: Receiver) 
 
 
 def test_lists_of_a_bounded_number_of_tenants_are_kept(world: World, aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chalicelib.subscriptions.MAX_CACHED_LISTS", 2)
+    monkeypatch.setattr("chalicelib.customers.subscriptions.MAX_CACHED_LISTS", 2)
     world.restart()
 
     calls = [aws.during(partial(world.services.subscriptions.matching, "a", tenant)) for tenant in "12132"]

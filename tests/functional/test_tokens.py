@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 import app
-from chalicelib.times import rfc3339
+from chalicelib.infra.times import rfc3339
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import copies, ids, make_token, post_for, subscribe, subscriptions
 from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, UNKNOWN, Answer, World, digest

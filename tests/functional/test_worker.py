@@ -6,9 +6,9 @@ import threading
 import pytest
 
 import app
-from chalicelib import breaker
-from chalicelib.batch import BatchError
-from chalicelib.times import unix_seconds
+from chalicelib.core import breaker
+from chalicelib.core.worker import BatchError
+from chalicelib.infra.times import unix_seconds
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, hang, status, when_all_are_here

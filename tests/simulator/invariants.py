@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from chalicelib.breaker import FAILS, HANGS
-from chalicelib.events import RESERVED_PREFIX, DeliveredVia, Event, Reason, Status, is_copy_id
-from chalicelib.times import DAY_SECONDS, rfc3339, unix_seconds
+from chalicelib.core.breaker import FAILS, HANGS
+from chalicelib.core.event import RESERVED_PREFIX, DeliveredVia, Event, Reason, Status, is_copy_id
+from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from tests.support.in_memory_aws import typed
 
 NEVER = rfc3339(0)

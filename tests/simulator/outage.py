@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from chalicelib import schedules
-from chalicelib.events import Event, Reason, Status
-from chalicelib.store import EventStore
-from chalicelib.times import DAY_SECONDS, rfc3339, unix_seconds
+from chalicelib.core import sweep as schedules
+from chalicelib.core.event import Event, Reason, Status
+from chalicelib.core.store import EventStore
+from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from tests.simulator.simulated_world import DLQ, NO_ENVIRON, Container, SimulatedWorld
 
 WORKERS = 5

@@ -15,17 +15,19 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 from greenlet import getcurrent, greenlet
 
 import app
-from chalicelib import services, settings, telemetry
-from chalicelib.aws import CALL_SECONDS
-from chalicelib.batch import BatchError
-from chalicelib.errors import QueueUnavailableError, StorageUnavailableError
-from chalicelib.events import Event, Status
-from chalicelib.push import HANG_SHARE, PushResult
-from chalicelib.pushing import AFTER_PUSH_CALLS
-from chalicelib.retry import Outcome, outcome_of
-from chalicelib.services import Services
-from chalicelib.store import CLAIM_SECONDS
-from chalicelib.subscriptions import CACHE_SECONDS
+from chalicelib import deps as services
+from chalicelib import settings
+from chalicelib.core.event import Event, Status
+from chalicelib.core.http_push import HANG_SHARE, PushResult
+from chalicelib.core.outcome import Outcome, outcome_of
+from chalicelib.core.pushing import AFTER_PUSH_CALLS
+from chalicelib.core.store import CLAIM_SECONDS
+from chalicelib.core.worker import BatchError
+from chalicelib.customers.subscriptions import CACHE_SECONDS
+from chalicelib.deps import Services
+from chalicelib.infra import telemetry
+from chalicelib.infra.clients import CALL_SECONDS
+from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
 from tests.simulator.hub import Hub
 from tests.simulator.invariants import History, Push, ViolationError, check
 from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS, typed

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from chalicelib.events import Event
+from chalicelib.core.event import Event
+from chalicelib.core.store import ERASED_SECONDS
 from chalicelib.settings import COPIES_ONLY, PULL_ONLY
-from chalicelib.store import ERASED_SECONDS
 from tests.simulator.simulated_world import DLQ, ENVIRON, Container, Fault, SimulatedWorld
 
 ROUND_SECONDS = 450.0

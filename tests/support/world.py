@@ -28,9 +28,11 @@ from moto.core.models import DEFAULT_ACCOUNT_ID
 from moto.sqs.models import sqs_backends
 
 import app
-from chalicelib import services, settings, telemetry
-from chalicelib.aws import CONFIG
-from chalicelib.services import Services
+from chalicelib import deps as services
+from chalicelib import settings
+from chalicelib.deps import Services
+from chalicelib.infra import telemetry
+from chalicelib.infra.clients import CONFIG
 from tests.support.fauxqs_queues import FauxqsQueues, Message, second_aws
 from tools import local_aws
 

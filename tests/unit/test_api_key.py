@@ -3,7 +3,7 @@
 import pytest
 
 from chalicelib import settings
-from chalicelib.auth import Scope, authenticate
+from chalicelib.web.auth import Scope, authenticate
 from tools import api_key
 
 

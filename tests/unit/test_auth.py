@@ -3,8 +3,8 @@ import hashlib
 
 import pytest
 
-from chalicelib.auth import ApiKey, Scope, authenticate
-from chalicelib.errors import ApiError
+from chalicelib.infra.errors import ApiError
+from chalicelib.web.auth import ApiKey, Scope, authenticate
 
 EMPTY = ApiKey("acme", hashlib.sha256(b"").hexdigest(), frozenset(Scope))
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from chalicelib.breaker import FAILS, MAX_FAILURES, MAX_HANGS, WorkerBreaker
+from chalicelib.core.breaker import FAILS, MAX_FAILURES, MAX_HANGS, WorkerBreaker
 from chalicelib.settings import Settings, load
 from tests.simulator.simulated_world import ENVIRON
 

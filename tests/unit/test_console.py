@@ -3,7 +3,7 @@
 import base64
 import hashlib
 
-from chalicelib import console
+from chalicelib.customers import console
 
 
 def test_the_page_runs_its_own_script_and_style_alone_and_is_not_stored_sniffed_or_told_of() -> None:

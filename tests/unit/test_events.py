@@ -1,7 +1,7 @@
 import re
 
-from chalicelib.events import Attempt
-from chalicelib.times import rfc3339, unix_seconds
+from chalicelib.core.event import Attempt
+from chalicelib.infra.times import rfc3339, unix_seconds
 
 
 def test_times_are_rfc_3339_of_one_width_and_sort_as_time_does() -> None:

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from chalicelib import listing, schedules
-from chalicelib.errors import InvalidRequestError, StorageUnavailableError
-from chalicelib.events import Event, Status
-from chalicelib.listing import MAX_PAGE_BYTES, Page
-from chalicelib.services import Services
+from chalicelib.core import sweep as schedules
+from chalicelib.core.event import Event, Status
+from chalicelib.core.store import SHARDS, partitions
+from chalicelib.deps import Services
+from chalicelib.infra.errors import InvalidRequestError, StorageUnavailableError
+from chalicelib.infra.times import rfc3339
+from chalicelib.pull import listing
+from chalicelib.pull.listing import MAX_PAGE_BYTES, Page
 from chalicelib.settings import load
-from chalicelib.store import SHARDS, partitions
-from chalicelib.times import rfc3339
-from chalicelib.validation import parse_query
+from chalicelib.web.validation import parse_query
 from tests.simulator.simulated_world import ENVIRON, INBOX
 from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS
 from tests.support.world import START, Clock

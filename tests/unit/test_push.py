@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from chalicelib.events import Event, Status
-from chalicelib.push import PushClient, PushResult
-from chalicelib.retry import Outcome
+from chalicelib.core.event import Event, Status
+from chalicelib.core.http_push import PushClient, PushResult
+from chalicelib.core.outcome import Outcome
 from tests.support import receiver as behave
 from tests.support.receiver import SECRET_PATH, Behaviour, Exchange, Receiver, certificates, endless, garbage, head
 from tests.support.world import Clock

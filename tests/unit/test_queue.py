@@ -1,8 +1,8 @@
 import pytest
 from botocore.exceptions import ClientError
 
-from chalicelib.errors import QueueUnavailableError
-from chalicelib.queue import Message, Queue
+from chalicelib.infra.errors import QueueUnavailableError
+from chalicelib.infra.queue import Message, Queue
 from tests.conftest import During, Output
 from tests.support.world import World
 

@@ -3,11 +3,11 @@ from typing import Any
 import boto3
 import pytest
 
-from chalicelib import aws
-from chalicelib.errors import QueueUnavailableError, StorageUnavailableError
-from chalicelib.queue import Message, Queue
+from chalicelib.core.store import EventStore
+from chalicelib.infra import clients as aws
+from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
+from chalicelib.infra.queue import Message, Queue
 from chalicelib.settings import load
-from chalicelib.store import EventStore
 from tests.simulator.simulated_world import ENVIRON
 from tests.support import receiver as receivers
 from tests.support.receiver import Receiver

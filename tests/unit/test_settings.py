@@ -4,10 +4,10 @@ import traceback
 
 import pytest
 
-from chalicelib.auth import DEFAULT_SCOPES, ApiKey, Scope
-from chalicelib.errors import SettingsError
+from chalicelib.customers.hosts import AllowedHosts
+from chalicelib.infra.errors import SettingsError
 from chalicelib.settings import load
-from chalicelib.targets import AllowedHosts
+from chalicelib.web.auth import DEFAULT_SCOPES, ApiKey, Scope
 
 DIGEST, OTHER_DIGEST = hashlib.sha256(b"a key").hexdigest(), hashlib.sha256(b"another").hexdigest()
 REQUIRED = {

@@ -1,5 +1,5 @@
-from chalicelib.telemetry import logger
-from chalicelib.times import unix_seconds
+from chalicelib.infra.telemetry import logger
+from chalicelib.infra.times import unix_seconds
 from tests.conftest import Output
 
 

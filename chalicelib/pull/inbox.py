@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from chalicelib import listing
-from chalicelib.errors import EventNotFoundError, LeaseLostError, StorageUnavailableError
-from chalicelib.events import Event, Status, response_bytes
-from chalicelib.services import Services
-from chalicelib.telemetry import logger
-from chalicelib.validation import valid_id
+from chalicelib.core.event import Event, Status, response_bytes
+from chalicelib.deps import Services
+from chalicelib.infra.errors import EventNotFoundError, LeaseLostError, StorageUnavailableError
+from chalicelib.infra.telemetry import logger
+from chalicelib.pull import listing
+from chalicelib.web.validation import valid_id
 
 SEARCH_SECONDS = 5  # no round of a lease begins later; the last one may take as long again
 MAX_LEASED_BYTES = 4 * 1024 * 1024  # no round begins above that; with the last one, less than Lambda's 6 MB

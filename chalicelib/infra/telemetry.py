@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any
 
-from chalicelib.times import rfc3339
+from chalicelib.infra.times import rfc3339
 
 logger = logging.getLogger("triggers_api")
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)  # its messages contain the webhook URL

@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from chalicelib.events import EVENT_ID, Event, dumps
-from chalicelib.queue import Message
+from chalicelib.core.event import EVENT_ID, Event, dumps
+from chalicelib.infra.queue import Message
 
 
 def push_message(event: Event) -> Message:

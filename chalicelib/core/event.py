@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
-from chalicelib.times import rfc3339
+from chalicelib.infra.times import rfc3339
 
 MAX_ATTEMPTS_KEPT = 25
 EVENT_ID = re.compile(r"(evt|cpy)_[0-9a-f]{32}")

@@ -15,16 +15,16 @@ from threading import Lock
 from typing import Any, TypeVar
 
 from chalicelib import settings as environment
-from chalicelib import telemetry
-from chalicelib.aws import CALL_SECONDS, ONE_SHORT_TRY, make_client, read_secret
-from chalicelib.breaker import Breaker, WorkerBreaker
-from chalicelib.errors import AWS_ERRORS, SettingsError, StorageUnavailableError
-from chalicelib.events import Event
-from chalicelib.push import PushClient
-from chalicelib.queue import Queue
+from chalicelib.core.breaker import Breaker, WorkerBreaker
+from chalicelib.core.event import Event
+from chalicelib.core.http_push import PushClient
+from chalicelib.core.store import EventStore, WriteResult
+from chalicelib.customers.subscriptions import Subscriptions
+from chalicelib.infra import telemetry
+from chalicelib.infra.clients import CALL_SECONDS, ONE_SHORT_TRY, make_client, read_secret
+from chalicelib.infra.errors import AWS_ERRORS, SettingsError, StorageUnavailableError
+from chalicelib.infra.queue import Queue
 from chalicelib.settings import Settings
-from chalicelib.store import EventStore, WriteResult
-from chalicelib.subscriptions import Subscriptions
 
 REFRESH_SECONDS = 300
 MAX_THREADS = 32

@@ -6,7 +6,7 @@ import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from chalicelib.errors import InvalidValueError
+from chalicelib.infra.errors import InvalidValueError
 
 ANY_HOST = "*"
 GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")

@@ -9,12 +9,12 @@ from functools import partial
 from itertools import accumulate
 from typing import Any
 
-from chalicelib.events import EVENT_ID, EVENT_TYPE, EVENT_TYPE_OR_PREFIX, Event, Status
-from chalicelib.services import Services
-from chalicelib.store import COPY, NOT_EXPIRED, UNCLAIMED, UNSETTLED, partitions
-from chalicelib.subscriptions import SUBSCRIPTION_ID
-from chalicelib.table import BY_SUBSCRIPTION, HIGHEST, LOWEST, Values
-from chalicelib.validation import Parser, parser
+from chalicelib.core.event import EVENT_ID, EVENT_TYPE, EVENT_TYPE_OR_PREFIX, Event, Status
+from chalicelib.core.store import COPY, NOT_EXPIRED, UNCLAIMED, UNSETTLED, partitions
+from chalicelib.customers.subscriptions import SUBSCRIPTION_ID
+from chalicelib.deps import Services
+from chalicelib.infra.table import BY_SUBSCRIPTION, HIGHEST, LOWEST, Values
+from chalicelib.web.validation import Parser, parser
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 100
 # RFC 3339, section 5.6; an unescaped + of the offset arrives as a space.

@@ -1,16 +1,16 @@
 """Replay, redrive, erase: what operators and callers ask for after an event was settled."""
 
-from chalicelib import delivery, messages
-from chalicelib.delivery import errors_left_to_sweep
-from chalicelib.errors import ApiError, EventClaimedError, EventNotFoundError
-from chalicelib.events import RESERVED_PREFIX, Event
-from chalicelib.planning import expiry
-from chalicelib.queue import MAX_DELAY_SECONDS, Message
-from chalicelib.services import Invocation, Services
+from chalicelib.core import delivery, messages
+from chalicelib.core.delivery import errors_left_to_sweep
+from chalicelib.core.event import RESERVED_PREFIX, Event
+from chalicelib.core.planning import expiry
+from chalicelib.core.store import CLAIM_SECONDS
+from chalicelib.deps import Invocation, Services
+from chalicelib.infra.errors import ApiError, EventClaimedError, EventNotFoundError
+from chalicelib.infra.queue import MAX_DELAY_SECONDS, Message
+from chalicelib.infra.telemetry import logger
+from chalicelib.infra.times import unix_seconds
 from chalicelib.settings import COPIES_ONLY
-from chalicelib.store import CLAIM_SECONDS
-from chalicelib.telemetry import logger
-from chalicelib.times import unix_seconds
 
 CLAIMED = "The event is claimed; try again when the claim ends."
 

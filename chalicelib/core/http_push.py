@@ -24,10 +24,17 @@ from urllib3.exceptions import NewConnectionError
 from urllib3.util.connection import create_connection
 
 from chalicelib import __version__
-from chalicelib.events import Attempt, Event
-from chalicelib.retry import PUSH_ERRORS, AddressNotAllowedError, Outcome, outcome_of, retry_after_seconds, rule_of
-from chalicelib.targets import is_public
-from chalicelib.times import rfc3339
+from chalicelib.core.event import Attempt, Event
+from chalicelib.core.outcome import (
+    PUSH_ERRORS,
+    AddressNotAllowedError,
+    Outcome,
+    outcome_of,
+    retry_after_seconds,
+    rule_of,
+)
+from chalicelib.customers.hosts import is_public
+from chalicelib.infra.times import rfc3339
 
 MAX_RESPONSE_BYTES = 1024
 MAX_RESPONSE_CHARACTERS = 200

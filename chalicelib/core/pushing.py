@@ -1,11 +1,11 @@
 """One push, if it may be made now, and what it tells of its destination."""
 
-from chalicelib.events import Event
-from chalicelib.planning import Destination
-from chalicelib.push import PushResult
-from chalicelib.retry import Outcome
-from chalicelib.services import Invocation, Pusher, Services
-from chalicelib.times import rfc3339, unix_seconds
+from chalicelib.core.event import Event
+from chalicelib.core.http_push import PushResult
+from chalicelib.core.outcome import Outcome
+from chalicelib.core.planning import Destination
+from chalicelib.deps import Invocation, Pusher, Services
+from chalicelib.infra.times import rfc3339, unix_seconds
 
 AFTER_PUSH_CALLS = 2  # the record, then the message of a retry or the `failing_since` of a subscription
 HOST_NOT_ALLOWED = "host not allowed"

@@ -10,19 +10,20 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from chalicelib import messages, reports
-from chalicelib.aws import CALL_SECONDS
-from chalicelib.errors import StorageUnavailableError
-from chalicelib.events import Event, Reason, Status
-from chalicelib.planning import DISABLED, Destination, NoDestination, find_destination
-from chalicelib.push import PushResult
-from chalicelib.pushing import AFTER_PUSH_CALLS, push_once
-from chalicelib.queue import MAX_DELAY_SECONDS
-from chalicelib.retry import Outcome
-from chalicelib.services import Invocation, Pusher, Services
-from chalicelib.subscriptions import Subscription
-from chalicelib.telemetry import logger
-from chalicelib.times import rfc3339, unix_seconds
+from chalicelib.core import messages
+from chalicelib.core.event import Event, Reason, Status
+from chalicelib.core.http_push import PushResult
+from chalicelib.core.outcome import Outcome
+from chalicelib.core.planning import DISABLED, Destination, NoDestination, find_destination
+from chalicelib.core.pushing import AFTER_PUSH_CALLS, push_once
+from chalicelib.customers import reports
+from chalicelib.customers.subscriptions import Subscription
+from chalicelib.deps import Invocation, Pusher, Services
+from chalicelib.infra.clients import CALL_SECONDS
+from chalicelib.infra.errors import StorageUnavailableError
+from chalicelib.infra.queue import MAX_DELAY_SECONDS
+from chalicelib.infra.telemetry import logger
+from chalicelib.infra.times import rfc3339, unix_seconds
 
 FAILING_ATTEMPTS = 10  # of a copy, after which its subscription is shown as failing
 GONE = "not pushed: the subscription is gone"

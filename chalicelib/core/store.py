@@ -11,12 +11,12 @@ from heapq import nsmallest
 from operator import itemgetter
 from typing import Any
 
-from chalicelib.errors import StorageUnavailableError
-from chalicelib.events import DeliveredVia, Event, Status, dumps, is_copy_id
+from chalicelib.core.event import DeliveredVia, Event, Status, dumps, is_copy_id
+from chalicelib.infra.errors import StorageUnavailableError
+from chalicelib.infra.table import LOWEST, Table, Values, Written, serialize
+from chalicelib.infra.telemetry import logger
+from chalicelib.infra.times import DAY_SECONDS
 from chalicelib.settings import Settings
-from chalicelib.table import LOWEST, Table, Values, Written, serialize
-from chalicelib.telemetry import logger
-from chalicelib.times import DAY_SECONDS
 
 SHARDS = 4  # an index partition takes 1,000 writes a second; may be raised, never lowered
 CLAIM_SECONDS = 60  # more than the worker's timeout of 50 s: the holder of an expired claim has ended

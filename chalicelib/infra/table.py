@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
-from chalicelib.errors import AWS_ERRORS, StorageUnavailableError, error_code
-from chalicelib.telemetry import logger
-from chalicelib.times import rfc3339
+from chalicelib.infra.errors import AWS_ERRORS, StorageUnavailableError, error_code
+from chalicelib.infra.telemetry import logger
+from chalicelib.infra.times import rfc3339
 
 BY_STATUS, BY_SUBSCRIPTION = "status-index", "subscription-index"  # the latter has only copies
 PARTITION_KEYS = {BY_STATUS: "status_shard", BY_SUBSCRIPTION: "subscription_id"}

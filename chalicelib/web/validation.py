@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from chalicelib.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError, InvalidValueError
-from chalicelib.events import EVENT_ID, EVENT_TYPE, RESERVED_PREFIX, dumps
+from chalicelib.core.event import EVENT_ID, EVENT_TYPE, RESERVED_PREFIX, dumps
+from chalicelib.infra.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError, InvalidValueError
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_DEPTH = 100

@@ -11,13 +11,13 @@ from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from chalicelib.errors import ApiError, StorageUnavailableError
-from chalicelib.events import EVENT_TYPE_OR_PREFIX, RESERVED_PREFIX, dumps
+from chalicelib.core.event import EVENT_TYPE_OR_PREFIX, RESERVED_PREFIX, dumps
+from chalicelib.infra.errors import ApiError, StorageUnavailableError
+from chalicelib.infra.table import Table, serialize
+from chalicelib.infra.telemetry import logger
+from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from chalicelib.settings import Settings
-from chalicelib.table import Table, serialize
-from chalicelib.telemetry import logger
-from chalicelib.times import DAY_SECONDS, rfc3339, unix_seconds
-from chalicelib.validation import Check, check_event_type, is_list, matches, must_be, parse_object
+from chalicelib.web.validation import Check, check_event_type, is_list, matches, must_be, parse_object
 
 SUBSCRIPTION_ID = re.compile(r"sub_[0-9a-f]{32}")
 MAX_SUBSCRIPTIONS = 100  # of each tenant

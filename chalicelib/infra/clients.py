@@ -10,7 +10,7 @@ import boto3
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
 
-from chalicelib.errors import AWS_ERRORS, SettingsError, error_code
+from chalicelib.infra.errors import AWS_ERRORS, SettingsError, error_code
 
 # Two tries, each 1 s to connect and 2 s to read, with up to 1 s in between: the longest that one call can take.
 CALL_SECONDS = 7

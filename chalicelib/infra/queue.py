@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from chalicelib.errors import AWS_ERRORS, QueueUnavailableError, error_code
-from chalicelib.telemetry import logger
+from chalicelib.infra.errors import AWS_ERRORS, QueueUnavailableError, error_code
+from chalicelib.infra.telemetry import logger
 
 BATCH_SIZE = 10
 MAX_DELAY_SECONDS = 900  # the sweep queues what is due later

@@ -4,14 +4,14 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 
-from chalicelib import messages
-from chalicelib.aws import CALL_SECONDS
-from chalicelib.events import Event, Status
-from chalicelib.queue import BATCH_SIZE
-from chalicelib.services import Services
-from chalicelib.store import partitions
-from chalicelib.telemetry import logger
-from chalicelib.times import rfc3339, unix_seconds
+from chalicelib.core import messages
+from chalicelib.core.event import Event, Status
+from chalicelib.core.store import partitions
+from chalicelib.deps import Services
+from chalicelib.infra.clients import CALL_SECONDS
+from chalicelib.infra.queue import BATCH_SIZE
+from chalicelib.infra.telemetry import logger
+from chalicelib.infra.times import rfc3339, unix_seconds
 
 PERIOD_SECONDS = 60  # of the sweep
 MAX_SWEPT = 3000  # of each partition in a run

@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from chalicelib.errors import ApiError
-from chalicelib.events import Event
-from chalicelib.times import rfc3339
-from chalicelib.validation import Check, check_event_type, integer, parse_object
+from chalicelib.core.event import Event
+from chalicelib.infra.errors import ApiError
+from chalicelib.infra.times import rfc3339
+from chalicelib.web.validation import Check, check_event_type, integer, parse_object
 
 
 class Scope(StrEnum):

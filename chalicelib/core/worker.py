@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from functools import partial
 
-from chalicelib import delivery, messages, recovery
-from chalicelib.errors import QueueUnavailableError
-from chalicelib.queue import Message
-from chalicelib.services import Invocation, Services
-from chalicelib.telemetry import logger, request_id
+from chalicelib.core import delivery, messages, recovery
+from chalicelib.deps import Invocation, Services
+from chalicelib.infra.errors import QueueUnavailableError
+from chalicelib.infra.queue import Message
+from chalicelib.infra.telemetry import logger, request_id
 
 JOIN_SECONDS = 1  # reserved for joining the threads and returning
 

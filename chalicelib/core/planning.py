@@ -6,16 +6,16 @@ from enum import Enum, auto
 from functools import partial
 from typing import Any
 
-from chalicelib import messages
-from chalicelib.errors import ApiError, EventClaimedError, StorageUnavailableError
-from chalicelib.events import DeliveredVia, Event, Reason, Status, response_bytes
-from chalicelib.queue import BATCH_SIZE
-from chalicelib.services import Invocation, Services
+from chalicelib.core import messages
+from chalicelib.core.event import DeliveredVia, Event, Reason, Status, response_bytes
+from chalicelib.core.store import CLAIM_SECONDS, WriteResult
+from chalicelib.customers.subscriptions import Subscription
+from chalicelib.deps import Invocation, Services
+from chalicelib.infra.errors import ApiError, EventClaimedError, StorageUnavailableError
+from chalicelib.infra.queue import BATCH_SIZE
+from chalicelib.infra.times import DAY_SECONDS, rfc3339
 from chalicelib.settings import COPIES_ONLY, PULL_ONLY
-from chalicelib.store import CLAIM_SECONDS, WriteResult
-from chalicelib.subscriptions import Subscription
-from chalicelib.times import DAY_SECONDS, rfc3339
-from chalicelib.validation import NewEvent
+from chalicelib.web.validation import NewEvent
 
 DISABLED = "not pushed: the subscription is disabled"
 
