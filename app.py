@@ -23,7 +23,8 @@ from chalicelib.core import worker as batch
 from chalicelib.core.event import Event, dumps
 from chalicelib.customers import console
 from chalicelib.customers.subscriptions import SUBSCRIPTION_ID, Subscription, parse_subscription
-from chalicelib.deps import Invocation, Services
+from chalicelib.core.invocation import Invocation
+from chalicelib.deps import Services
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError, SettingsError
 from chalicelib.infra.queue import Message

@@ -1,6 +1,7 @@
 """Queue messages: one asks to push an event, a dead letter tells why it failed. Neither carries the event."""
 
 import json
+from enum import Enum, auto
 from typing import Any
 
 from chalicelib.core.event import EVENT_ID, Event, dumps
@@ -26,19 +27,24 @@ def failure(event: Event) -> dict[str, Any]:
         "last_error": event.last_error,
         "delivery_attempts": event.delivery_attempts,
         "failed_at": event.failed_at,
+        "subscription_id": event.subscription_id,
+        "tenant": event.tenant,
     }
 
 
-def parse(body: str) -> tuple[str, str | None] | None:
-    """Return the id of the event to push and, if it is to be replayed, `failed_at` of its dead letter.
+class Kind(Enum):
+    PUSH = auto()
+    DEAD_LETTER = auto()
+    UNKNOWN = auto()
 
-    None: the body is neither a queue message nor a dead letter.
-    """
+
+def parse(body: str) -> tuple[Kind, str]:
+    """Return the kind of a message, and the id of its event."""
     try:
         content = json.loads(body)
-        event_id, failed_at = content["event_id"], content.get("failed_at")
-        if EVENT_ID.fullmatch(event_id) and (failed_at is None or failed_at.isascii()):
-            return event_id, failed_at
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        event_id, kind = content["event_id"], Kind.DEAD_LETTER if "reason" in content else Kind.PUSH
+        if EVENT_ID.fullmatch(event_id):
+            return kind, event_id
+    except (ValueError, RecursionError, KeyError, TypeError):
         pass
-    return None
+    return Kind.UNKNOWN, ""

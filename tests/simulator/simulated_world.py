@@ -12,6 +12,7 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 from botocore.exceptions import ClientError, ReadTimeoutError
+from chalicelib.core.pushing import AFTER_PUSH_CALLS
 from greenlet import getcurrent, greenlet
 
 import app
@@ -20,7 +21,6 @@ from chalicelib import settings
 from chalicelib.core.event import Event, Status
 from chalicelib.core.http_push import HANG_SHARE, PushResult
 from chalicelib.core.outcome import Outcome, outcome_of
-from chalicelib.core.pushing import AFTER_PUSH_CALLS
 from chalicelib.core.store import CLAIM_SECONDS
 from chalicelib.core.worker import BatchError
 from chalicelib.customers.subscriptions import CACHE_SECONDS
