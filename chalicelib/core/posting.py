@@ -37,11 +37,20 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """A stored event, whether this call stored it, and what this call stored and is to be pushed."""
+
+    event: Event
+    is_new: bool
+    due: list[Planned]
+
+
+@dataclass(frozen=True)
 class Posted:
     """A stored event; `is_repeated`: an earlier call with the same Idempotency-Key stored it."""
 
     event: Event
-    is_repeated: bool = False
+    is_repeated: bool
 
 
 def post(new_event: NewEvent, invocation: Invocation, *, created_by: str, respond_async: bool) -> Posted:
@@ -58,7 +67,12 @@ def post(new_event: NewEvent, invocation: Invocation, *, created_by: str, respon
         return Posted(earlier, is_repeated=True)
     if not respond_async:
         plan = _choose_inline(plan, services)
-    return store_and_start(plan, invocation)
+    stored = store(plan, invocation)
+    if stored.is_new:
+        extra = {"event_id": event.event_id, "event_type": event.event_type, "created_by": created_by}
+        copies = len(stored.event.copies) or None
+        logger.info("event accepted", extra={**extra, "copies": copies, **services.metrics(EventsAccepted=1)})
+    return Posted(start(stored, invocation), is_repeated=not stored.is_new)
 
 
 def make_event(new_event: NewEvent, created_by: str, webhook: str, services: CoreServices) -> Event:
@@ -139,23 +153,20 @@ def _choose_inline(plan: Plan, services: CoreServices) -> Plan:
     return Plan(choose(plan.original), [*map(choose, plan.copies[:first]), *plan.copies[first:]])
 
 
-def store_and_start(plan: Plan, invocation: Invocation) -> Posted:
-    """Store a plan, then queue or push what was stored. Raises what `post` raises."""
-    store, event = invocation.services.store, plan.original.event
+def store(plan: Plan, invocation: Invocation) -> Stored:
+    """Store a plan. Raises what `post` raises."""
+    put, event = invocation.services.store.put, plan.original.event
     content = event.content()
     # Copies before the event: an event that is there has all its copies.
-    are_new = invocation.services.map(lambda copy: store.put(copy.event, content).applied, plan.copies)
-    result = store.put(event, content)
+    are_new = invocation.services.map(lambda copy: put(copy.event, content).applied, plan.copies)
+    result = put(event, content)
     if not result.applied:
         event = _find_stored(plan, result, invocation)
     new = [copy for copy, is_new in zip(plan.copies, are_new, strict=True) if is_new]
     due = [copy for copy in new if copy.event.event_id in event.copies]
-    if result.applied:
-        extra = {"event_id": event.event_id, "event_type": event.event_type, "created_by": event.created_by}
-        metrics = invocation.services.metrics(EventsAccepted=1)
-        logger.info("event accepted", extra={**extra, "copies": len(event.copies) or None, **metrics})
-        due += [plan.original] if event.next_attempt_at else []
-    return Posted(_start(event, due, invocation), is_repeated=not result.applied)
+    if result.applied and event.next_attempt_at:
+        due.append(plan.original)
+    return Stored(event, result.applied, due)
 
 
 def _find_stored(plan: Plan, result: WriteResult, invocation: Invocation) -> Event:
@@ -180,8 +191,9 @@ def _require_same_body(result: WriteResult, event: Event, services: CoreServices
     return result.event
 
 
-def _start(event: Event, due: list[Planned], invocation: Invocation) -> Event:
+def start(stored: Stored, invocation: Invocation) -> Event:
     """Queue or push what is due; return the event as it is then."""
+    event, due = stored.event, stored.due
     queued = [messages.push_message(planned.event) for planned in due if not planned.is_inline]
     tens = [queued[start : start + BATCH_SIZE] for start in range(0, len(queued), BATCH_SIZE)]
     with errors_left_to_sweep(event):

@@ -53,8 +53,9 @@ def redrive(message: Message, event_id: str, invocation: Invocation) -> None:
         logger.warning("dead letter dropped", extra={"event_id": event_id, "error": refusal.code})
         return
     event = _make_pending(failed, REDRIVABLE, services).event if failed else None
-    if event and event.is_claimed(services.clock()):
-        delay_seconds = min(MAX_DELAY_SECONDS, _claim_seconds_left(event, services) + 1)
+    # A failed event was claimed when it was not replayed, even if that claim has ended since.
+    if event and (event.status is Status.FAILED or event.is_claimed(services.clock())):
+        delay_seconds = min(MAX_DELAY_SECONDS, max(0.0, _claim_seconds_left(event, services)) + 1)
         services.work_queue.send(message, delay_seconds)
     else:
         delivery.deliver(event_id, invocation)

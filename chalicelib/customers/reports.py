@@ -45,7 +45,8 @@ def _post(report: NewEvent, cause: Event, services: CoreServices) -> None:
         event = posting.make_event(report, CREATED_BY, COPIES_ONLY, services)
         plan = posting.make_plan(event, services)
         if plan.copies:  # a subscription asked for it
-            posting.store_and_start(plan, Invocation(services, services.clock()))  # without a second try
+            invocation = Invocation(services, services.clock())  # without a second try of a write
+            posting.start(posting.store(plan, invocation), invocation)
     except ApiError:  # an outage, or somebody erased it
         extra = {"event_type": report.event_type, "about": report.idempotency_key}
         logger.warning("report not posted", extra=extra)
