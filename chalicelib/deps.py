@@ -24,7 +24,8 @@ class Services(CoreServices):
 
     @cached_property
     def subscriptions(self) -> Subscriptions:
-        return Subscriptions(self.make_client("dynamodb"), self.settings, clock=self.clock)
+        dynamodb = self.make_client("dynamodb")
+        return Subscriptions(dynamodb, self.settings, clock=self.clock, metrics=self.metrics)
 
     @cached_property
     def targets(self) -> AllTargets:

@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 from chalicelib.core.event import EVENT_TYPE_OR_PREFIX, RESERVED_PREFIX, dumps
 from chalicelib.infra.errors import ApiError, StorageUnavailableError
 from chalicelib.infra.table import Table, serialize
-from chalicelib.infra import telemetry
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
 from chalicelib.settings import Settings
@@ -112,9 +111,12 @@ class Subscription:
 class Subscriptions(Table):
     """The subscriptions of a stage, in the table of events."""
 
-    def __init__(self, client: Any, settings: Settings, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, client: Any, settings: Settings, *, clock: Callable[[], float], metrics: Callable[..., dict[str, Any]]
+    ) -> None:
         super().__init__(client, settings.events_table_name, clock=clock)
         self._settings = settings
+        self._metrics = metrics
         self._lists = lru_cache(MAX_CACHED_LISTS)(self._read_allowed)
         self._period = 0.0
 
@@ -181,8 +183,8 @@ class Subscriptions(Table):
     def _disable(self, subscription: Subscription, condition: str, values: Mapping[str, str]) -> Subscription | None:
         disabled = self._change(subscription, condition, {"disabled_at": self._after(0)}, values)
         if disabled:
-            metrics = telemetry.metrics(self._settings.stage, self._clock(), {"SubscriptionsDisabled": 1})
-            logger.warning("subscription disabled", extra={"subscription_id": disabled.subscription_id, **metrics})
+            extra = {"subscription_id": disabled.subscription_id, **self._metrics(SubscriptionsDisabled=1)}
+            logger.warning("subscription disabled", extra=extra)
         return disabled
 
     def set_failing(self, subscription: Subscription) -> Subscription | None:
