@@ -77,6 +77,21 @@ class Attempt:
         return cls(**{name: stored[name] for name in _ATTEMPT_FIELDS if name in stored})
 
 
+@dataclass(frozen=True)
+class NewEvent:
+    """A valid body of POST /events. `payload` and `metadata` are compact JSON; equal JSON has an equal `body_hash`.
+
+    There is a `body_hash` only with an `idempotency_key`.
+    """
+
+    event_type: str
+    payload: str
+    metadata: str
+    tenant: str | None
+    idempotency_key: str | None = None
+    body_hash: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class PublicState:
     """What callers see of every event, in this order, besides its id, type and content."""

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from chalicelib.core import messages
-from chalicelib.core.event import DeliveredVia, Event, Reason, Status, response_bytes
+from chalicelib.core.event import DeliveredVia, Event, NewEvent, Reason, Status, response_bytes
 from chalicelib.core.store import CLAIM_SECONDS, WriteResult
 from chalicelib.customers.subscriptions import Subscription
 from chalicelib.deps import Invocation, Services
@@ -15,7 +15,6 @@ from chalicelib.infra.errors import ApiError, EventClaimedError, StorageUnavaila
 from chalicelib.infra.queue import BATCH_SIZE
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
 from chalicelib.settings import COPIES_ONLY, PULL_ONLY
-from chalicelib.web.validation import NewEvent
 
 DISABLED = "not pushed: the subscription is disabled"
 

@@ -4,13 +4,12 @@ from dataclasses import replace
 
 from chalicelib.core import delivery, planning, pushing
 from chalicelib.core.delivery import errors_left_to_sweep
-from chalicelib.core.event import Attempt, Event, dumps
+from chalicelib.core.event import Attempt, Event, NewEvent, dumps
 from chalicelib.core.planning import Destination, Planned, Stored
 from chalicelib.customers.subscriptions import Subscription
 from chalicelib.deps import Invocation, Pusher, Services
 from chalicelib.infra.telemetry import logger
 from chalicelib.settings import PULL_ONLY
-from chalicelib.web.validation import NewEvent
 
 MAX_INLINE_PUSHES = 10
 

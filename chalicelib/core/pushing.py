@@ -23,7 +23,7 @@ def push_once(event: Event, destination: Destination, pusher: Pusher, invocation
         timeout_seconds = min(settings.inline_push_timeout_seconds, timeout_seconds)
     if timeout_seconds <= 0:
         raise OutOfTimeError
-    if subscription and settings.subscription_hosts.fault(destination.url):
+    if subscription and not settings.subscription_hosts.allows(destination.url):
         return PushResult(Outcome.FAILED, error=HOST_NOT_ALLOWED, is_made=False)
     if pusher is Pusher.WORKER and (refusal := _refusal(destination, services)):
         return PushResult(Outcome.RETRY, error=refusal, is_made=False, hung=True)

@@ -6,13 +6,12 @@ They are made at best effort, after what they tell of was recorded: the DLQ and 
 from dataclasses import replace
 
 from chalicelib.core import messages, planning
-from chalicelib.core.event import RESERVED_PREFIX, Event, dumps
+from chalicelib.core.event import RESERVED_PREFIX, Event, NewEvent, dumps
 from chalicelib.customers.subscriptions import Subscription
 from chalicelib.deps import Invocation
 from chalicelib.infra.errors import ApiError, QueueUnavailableError
 from chalicelib.infra.telemetry import logger
 from chalicelib.settings import COPIES_ONLY
-from chalicelib.web.validation import NewEvent
 
 CREATED_BY = "triggers:reports"  # no API key is named so: a name has no colon
 EVENT_MEMBERS = ("event_type", "subscription_id", "source_event_id", "created_at")

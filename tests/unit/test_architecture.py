@@ -91,8 +91,8 @@ made, client = [], boto3.client
 boto3.client = lambda service, **options: made.append(service) or client(service, **options)
 import app
 print(*made)
-with contextlib.suppress(app.SettingsError):
-    app.services.get()
+with contextlib.suppress(app.deps.SettingsError):
+    app.deps.get()
 print(*made)
 """
 URLS = "INBOX_QUEUE_URL=https://a\nINBOX_DLQ_URL=https://b\nZAPIER_WEBHOOK_URL=none"
