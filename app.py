@@ -67,8 +67,7 @@ def get_openapi() -> Response:
 
 @public("/")
 def get_console() -> Response:
-    html, headers = console.page()
-    return Response(html, {**headers})
+    return Response(*console.page())
 
 
 @route("POST", "/events", Scope.PRODUCE)
@@ -76,18 +75,15 @@ def post_event(call: Call) -> Response:
     respond_async = prefers_async(call.request.headers.get("prefer", ""))
     new_event = validation.parse_new_event(call.json_body(), call.request.headers.get("idempotency-key"))
     event, is_repeated = posting.post(new_event, call, created_by=call.key.name, respond_async=respond_async)
-    extra = {"Location": f"events/{event.event_id}"}
-    if is_repeated:
-        extra["Idempotency-Replayed"] = "true"
-    if respond_async:
-        extra["Preference-Applied"] = "respond-async"
-    return respond(202, event.to_json(), **extra)
+    headers = {"Idempotency-Replayed": "true"} if is_repeated else {}
+    headers |= {"Preference-Applied": "respond-async"} if respond_async else {}
+    return respond(202, event.to_json(), Location=f"events/{event.event_id}", **headers)
 
 
 @route("GET", "/events/{event_id}", Scope.PRODUCE, Scope.CONSUME, TOKEN)
 def get_event(call: Call, event_id: str) -> Response:
-    event = call.find_event(event_id)
-    return respond(200, event.to_full_json(include_responses=call.sees_responses))
+    sees_responses = not call.key.scopes.isdisjoint((Scope.CONSUME, TOKEN))
+    return respond(200, call.find_event(event_id).to_full_json(include_responses=sees_responses))
 
 
 @route("GET", "/events", Scope.CONSUME, TOKEN, **listing.PARAMETERS)
@@ -113,9 +109,8 @@ def lease_events(call: Call) -> Response:
 
 @route("POST", "/inbox/acknowledge", Scope.CONSUME)
 def acknowledge_events(call: Call) -> Response:
-    return respond(
-        200, dumps(inbox.acknowledge_many(*validation.parse_acknowledgement(call.json_body()), call.services))
-    )
+    lease_id, event_ids = validation.parse_acknowledgement(call.json_body())
+    return respond(200, dumps(inbox.acknowledge_many(lease_id, event_ids, call.services)))
 
 
 @route("DELETE", "/events/{event_id}", Scope.ERASE)
@@ -146,10 +141,8 @@ def replay_event(call: Call, event_id: str) -> Response:
 
 @route("POST", "/subscriptions", Scope.CONSUME, TOKEN)
 def create_subscription(call: Call) -> Response:
-    settings = call.services.settings
-    members = validation.parse_subscription(
-        call.json_body(), settings.subscription_hosts, names_hosts=call.key.tenant is None
-    )
+    settings, is_token = call.services.settings, call.key.tenant is not None
+    members = validation.parse_subscription(call.json_body(), settings.subscription_hosts, names_hosts=not is_token)
     members["tenant"] = visible_tenant(call.key, members["tenant"])
     subscription, is_new = call.services.subscriptions.create(call.key.name, **members)
     body = subscription.to_json_with_secret(settings.signing_secrets, missed_since=subscription.missed_since)

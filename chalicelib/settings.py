@@ -9,11 +9,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
-from functools import partial
 from typing import Any
 
 from chalicelib.core.outcome import RetryPolicy
-from chalicelib.infra.addresses import EXPECTED_URL, PUSH_URL, AllowedHosts, valid_port
+from chalicelib.infra.addresses import EXPECTED_URL, PUSH_URL, AllowedHosts, parse_allowed_hosts, valid_port
 from chalicelib.infra.errors import SettingsError
 from chalicelib.infra.parsing import Parser, parse_all, parser
 from chalicelib.infra.times import DAY_SECONDS
@@ -50,11 +49,7 @@ def _number(kind: type[int | float], minimum: float, maximum: float) -> Parser:
 
 
 def _signing_secrets(text: str) -> tuple[bytes, ...]:
-    """Return the bytes of each secret: 24 to 64, by "Signature scheme" of Standard Webhooks."""
-    secrets = [base64.b64decode(entry.removeprefix("whsec_"), validate=True) for entry in text.split()]
-    if not all(24 <= len(secret) <= 64 for secret in secrets):
-        raise ValueError
-    return tuple(secrets)
+    return tuple(base64.b64decode(entry.removeprefix("whsec_"), validate=True) for entry in text.split())
 
 
 def _api_keys(text: str) -> tuple[ApiKey, ...]:
@@ -68,7 +63,7 @@ def _read_api_key(entry: str) -> ApiKey:
 
 def _setting(name: str, parse: Parser, default: Any = MISSING, *, expected: str = "", secret: bool = False) -> Any:
     """Declare the variable of a setting; one without a default is required, and `expected` says what it must be."""
-    metadata = {"name": name, "parse": parse, "expected": expected}
+    metadata = {"name": name, "parse": parse, "expected": f"must be {expected}"}
     return field(default=default, repr=not secret, metadata=metadata)
 
 
@@ -83,12 +78,13 @@ QUEUE_URL = parser(r"https?://\S+", "the URL of an SQS queue")
 MESSAGE_GRACE_SECONDS = 55
 PULL_ONLY, COPIES_ONLY = "none", "subscriptions"  # values of ZAPIER_WEBHOOK_URL
 WEBHOOK = f"{EXPECTED_URL}, none for pull-only, or subscriptions to push copies alone"
-WHSEC = r"whsec_\S+(\s+whsec_\S+)*"
-SIGNING_SECRETS = parser(WHSEC, "whsec_ and base64 of 24 to 64 bytes, separated by spaces", _signing_secrets)
-EVENT_TYPE = r"[A-Za-z0-9._\-:/]{1,128}"
-EVENT_TYPES = parser(
-    rf"{EVENT_TYPE}(\s*,\s*{EVENT_TYPE})*", "event types, separated by commas", partial(re.findall, EVENT_TYPE)
+_webhook = parser(f"{PULL_ONLY}|{COPIES_ONLY}|{PUSH_URL}", WEBHOOK, valid_port)
+WHSEC = r"whsec_[A-Za-z0-9+/]{32,86}={0,2}"  # 24 to 64 bytes, by "Signature scheme" of Standard Webhooks
+SIGNING_SECRETS = parser(
+    rf"{WHSEC}(\s+{WHSEC})*", "whsec_ and base64 of 24 to 64 bytes, separated by spaces", _signing_secrets
 )
+TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
+EVENT_TYPES = parser(rf"{TYPE.pattern}(\s*,\s*{TYPE.pattern})*", "event types, separated by commas", TYPE.findall)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,15 +94,10 @@ class Settings:
     events_table_name: str = _setting("EVENTS_TABLE_NAME", str, expected="the name of the DynamoDB table")
     inbox_queue_url: str = _setting("INBOX_QUEUE_URL", QUEUE_URL, expected="the URL of the work queue")
     inbox_dlq_url: str = _setting("INBOX_DLQ_URL", QUEUE_URL, expected="the URL of the dead letter queue")
-    webhook: str = _setting(
-        "ZAPIER_WEBHOOK_URL",
-        parser(f"{PULL_ONLY}|{COPIES_ONLY}|{PUSH_URL}", WEBHOOK, valid_port),
-        expected=WEBHOOK,
-        secret=True,
-    )
+    webhook: str = _setting("ZAPIER_WEBHOOK_URL", _webhook, expected=WEBHOOK, secret=True)
     api_keys: tuple[ApiKey, ...] = _setting("API_KEYS", _api_keys, expected=API_KEYS, secret=True)
     signing_secrets: tuple[bytes, ...] = _setting("WEBHOOK_SIGNING_SECRETS", SIGNING_SECRETS, (), secret=True)
-    subscription_hosts: AllowedHosts = _setting("SUBSCRIPTION_HOSTS", AllowedHosts.parse, DEFAULT_HOSTS)
+    subscription_hosts: AllowedHosts = _setting("SUBSCRIPTION_HOSTS", parse_allowed_hosts, DEFAULT_HOSTS)
     max_delivery_attempts: int = _setting("MAX_DELIVERY_ATTEMPTS", _number(int, 1, 1000), 45)
     backoff_base_seconds: float = _setting("BACKOFF_BASE_SECONDS", _number(float, 0, DAY_SECONDS), 1.0)
     backoff_cap_seconds: float = _setting("BACKOFF_CAP_SECONDS", _number(float, 0, DAY_SECONDS), 7200.0)
@@ -139,9 +130,7 @@ class Settings:
         return RetryPolicy(self.max_delivery_attempts, self.backoff_base_seconds, self.backoff_cap_seconds)
 
 
-REQUIRED = {
-    row.metadata["name"]: f"must be {row.metadata['expected']}" for row in fields(Settings) if row.default is MISSING
-}
+REQUIRED = {row.metadata["name"]: row.metadata["expected"] for row in fields(Settings) if row.default is MISSING}
 DEFAULTS = {row.name: row.default for row in fields(Settings) if row.default is not MISSING}
 PARSERS: dict[str, Parser] = {row.metadata["name"]: row.metadata["parse"] for row in fields(Settings)}
 FIELDS = {row.metadata["name"]: row.name for row in fields(Settings)}

@@ -33,7 +33,7 @@ from chalicelib import deps as services
 from chalicelib.core import sweep as schedules
 from chalicelib.core import worker as batch
 from chalicelib.infra import telemetry
-from chalicelib.infra.addresses import AllowedHosts
+from chalicelib.infra.addresses import parse_allowed_hosts
 from chalicelib.infra.errors import AWS_ERRORS, ApiError, QueueUnavailableError, SettingsError, StorageUnavailableError
 from chalicelib.infra.queue import Queue
 from chalicelib.settings import Scope
@@ -323,7 +323,7 @@ def _usage(url: str, key: str, receiver: Receiver | None, variables: dict[str, s
         retry: is_pushed,
         dead_letter: is_pushed,
         lease: is_pushed or webhook_url == settings.PULL_ONLY,
-        subscribe: receiver and AllowedHosts.parse(given("SUBSCRIPTION_HOSTS")).allows(hook_url),
+        subscribe: receiver and parse_allowed_hosts(given("SUBSCRIPTION_HOSTS")).allows(hook_url),
         token: services.get().settings.signing_secrets,
         aws: True,
     }

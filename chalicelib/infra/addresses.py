@@ -29,11 +29,6 @@ class AllowedHosts:
 
     entries: tuple[str, ...]
 
-    @classmethod
-    def parse(cls, text: str) -> "AllowedHosts":
-        """Return the hosts in a comma-separated list, or none; raise InvalidValueError."""
-        return cls(tuple(entry for entry in _parse_hosts(text) if entry != "none"))
-
     def allows(self, url: str) -> bool:
         """Return whether a subscription may have this target URL."""
         try:
@@ -49,13 +44,13 @@ class AllowedHosts:
         return any(host == entry or (entry.startswith(".") and host.endswith(entry)) for entry in self.entries)
 
 
-def _split_hosts(text: str) -> list[str]:
-    return [entry.strip().removesuffix(".") for entry in text.lower().split(",")]
+def _allowed_hosts(text: str) -> AllowedHosts:
+    entries = [entry.strip().removesuffix(".") for entry in text.lower().split(",")]
+    return AllowedHosts(tuple(entry for entry in entries if entry != "none"))
 
 
-_parse_hosts = parser(
-    rf"(?ai){HOST}(\s*,\s*{HOST})*", "host names, .example.com or *, separated by commas, or none", _split_hosts
-)
+HOSTS = "host names, .example.com or *, separated by commas, or none"
+parse_allowed_hosts = parser(rf"(?ai){HOST}(\s*,\s*{HOST})*", HOSTS, _allowed_hosts)
 
 
 def valid_port(url: str) -> str:

@@ -10,7 +10,6 @@ from chalice.app import Chalice, Request, Response
 from chalicelib import deps
 from chalicelib.core.event import EVENT_ID, Event, dumps
 from chalicelib.customers.subscriptions import SUBSCRIPTION_ID, Subscription
-from chalicelib.customers.tokens import TOKEN
 from chalicelib.deps import Invocation
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import ApiError, EventNotFoundError
@@ -58,11 +57,6 @@ class Call(Invocation):
             return Scope.CONSUME in self.key.scopes or event.created_by == self.key.name
         return self.find_subscription(event.subscription_id) is not None
 
-    @property
-    def sees_responses(self) -> bool:
-        """Whether the key sees what receivers responded."""
-        return not self.key.scopes.isdisjoint((Scope.CONSUME, TOKEN))
-
     def json_body(self) -> bytes:
         """Return the body; raise ApiError 415 if it is not plain JSON."""
         headers = self.request.headers
@@ -92,9 +86,7 @@ def route(app: Chalice, method: str, path: str, *scopes: str, **parameters: Pars
             request: Any = app.current_request
             with telemetry.request_id(request.lambda_context.aws_request_id):
                 try:
-                    call = _authenticated(request, scopes, parameters)
-                    _check_ids(ids)
-                    return view(call, **ids)
+                    return view(_check(request, scopes, parameters, ids), **ids)
                 except ApiError as error:
                     if error.status_code in LOGGED:
                         source_ip = request.context.get("identity", {}).get("sourceIp")
@@ -112,8 +104,8 @@ def route(app: Chalice, method: str, path: str, *scopes: str, **parameters: Pars
     return register
 
 
-def _authenticated(request: Any, scopes: tuple[str, ...], parameters: dict[str, Parser]) -> Call:
-    """Return the call of a request; raise ApiError."""
+def _check(request: Any, scopes: tuple[str, ...], parameters: dict[str, Parser], ids: dict[str, str]) -> Call:
+    """Return the call of a request; raise ApiError 401 or 403, 400 for its query, 404 for a malformed id."""
     services = deps.get()
     settings, authorization = services.settings, request.headers.get("authorization", "")
     key = authenticate(authorization, settings.api_keys, settings.signing_secrets, services.clock())
@@ -121,15 +113,11 @@ def _authenticated(request: Any, scopes: tuple[str, ...], parameters: dict[str, 
         raise ApiError(403, "forbidden", f"This key may not make this call, which needs {' or '.join(scopes)}.")
     given: Any = request.query_params or {}
     query = parse_query({name: given.getlist(name) for name in given}, parameters)
-    deadline = services.clock() + remaining_seconds(request.lambda_context) - RESPOND_SECONDS
-    return Call(services, deadline, request, key, query)
-
-
-def _check_ids(ids: dict[str, str]) -> None:
-    """Raise ApiError 404 if an id in a path is malformed."""
     for name, text in ids.items():
         if not IDS[name].fullmatch(text):
             raise _not_found(name)
+    deadline = services.clock() + remaining_seconds(request.lambda_context) - RESPOND_SECONDS
+    return Call(services, deadline, request, key, query)
 
 
 def _not_found(id_name: str) -> ApiError:

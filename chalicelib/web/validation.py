@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from chalicelib.core.event import EVENT_TYPE, EVENT_TYPE_OR_PREFIX, RESERVED_PREFIX, NewEvent, dumps
@@ -14,9 +13,6 @@ from chalicelib.infra.parsing import Parser, parse_all
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_LEASED_EVENTS = 100
-MAX_LEASE_SECONDS = 3600
-MAX_EVENT_TYPES = 50  # one page of a query, 1 MB, holds all subscriptions of a tenant
-MIN_TOKEN_SECONDS, MAX_TOKEN_SECONDS = 60, 30 * 24 * 3600
 
 Check = Callable[[Any], str | None]  # returns what a value must be, or None if it is valid
 
@@ -26,8 +22,10 @@ _canonical_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), so
 def parse_query(query: Mapping[str, Sequence[str]], parsers: Mapping[str, Parser]) -> dict[str, Any]:
     """Return the values of query parameters; raise InvalidRequestError with every fault."""
     values, faults = parse_all({name: texts[0] for name, texts in query.items()}, parsers)
-    faults += [FieldFault(name[:128], "is not a parameter of this call") for name in query.keys() - parsers.keys()]
-    faults += [FieldFault(name, "must be given once") for name in parsers.keys() & query.keys() if query[name][1:]]
+    faults += [
+        FieldFault(name[:128], "is not a parameter of this call") for name in sorted(query.keys() - parsers.keys())
+    ]
+    faults += [FieldFault(name, "must be given once") for name, texts in query.items() if texts[1:]]
     _raise_if_any(faults)
     return values
 
@@ -42,13 +40,17 @@ def must_be(expected: str, is_valid: Callable[[Any], bool]) -> Check:
     return lambda value: None if is_valid(value) else f"must be {expected}"
 
 
-def matches(pattern: str, value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch(pattern, value) is not None
+def is_text(pattern: str) -> Callable[[Any], bool]:
+    """Return whether a value is a text that matches."""
+    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
 
 
-def is_list(value: object, maximum: int, is_valid: Callable[[Any], bool]) -> bool:
-    """Return whether `value` is a list of 1 to `maximum` values that are valid."""
-    return isinstance(value, list) and 1 <= len(value) <= maximum and all(map(is_valid, value))
+def list_of(items: str, maximum: int, is_item: Callable[[Any], bool]) -> Check:
+    """Return the check for a list of 1 to `maximum` values, for each of which `is_item`."""
+    return must_be(
+        f"a list of 1 to {maximum} {items}",
+        lambda value: isinstance(value, list) and 1 <= len(value) <= maximum and all(map(is_item, value)),
+    )
 
 
 def integer(maximum: int, minimum: int = 1) -> Check:
@@ -57,46 +59,26 @@ def integer(maximum: int, minimum: int = 1) -> Check:
     return must_be(expected, lambda value: not isinstance(value, bool) and value in numbers)
 
 
-def is_object(value: object) -> bool:
-    return isinstance(value, dict)
-
-
-check_event_type = must_be("1 to 128 characters of A-Z a-z 0-9 . _ - : /", partial(matches, EVENT_TYPE.pattern))
-EVENT_MEMBERS: dict[str, Check] = {
-    "event_type": must_be(
-        f"1 to 128 characters of A-Z a-z 0-9 . _ - : /, not beginning with {RESERVED_PREFIX}, which is reserved",
-        partial(matches, rf"(?!{re.escape(RESERVED_PREFIX)}){EVENT_TYPE.pattern}"),
-    ),
-    "payload": must_be("a JSON object", is_object),
-    "metadata": must_be("a JSON object or null", is_object),
-    "tenant": check_event_type,
+NAME = "1 to 128 characters of A-Z a-z 0-9 . _ - : /"
+check_name = must_be(NAME, is_text(EVENT_TYPE.pattern))
+check_type = must_be(
+    f"{NAME}, not beginning with {RESERVED_PREFIX}, which is reserved",
+    is_text(rf"(?!{re.escape(RESERVED_PREFIX)}){EVENT_TYPE.pattern}"),
+)
+check_object = must_be("a JSON object", lambda value: isinstance(value, dict))
+EVENT_MEMBERS = {"event_type": check_type, "payload": check_object, "metadata": check_object, "tenant": check_name}
+LEASE_NUMBERS = {"limit": integer(MAX_LEASED_EVENTS), "lease_seconds": integer(3600)}
+LEASE_MEMBERS = {**LEASE_NUMBERS, "event_type": check_name, "tenant": check_name}
+ACKNOWLEDGEMENT_MEMBERS = {
+    "lease_id": must_be("a lease_id as it was returned", is_text("lse_[0-9a-f]{32}")),
+    "event_ids": list_of("ids", MAX_LEASED_EVENTS, is_text("(?s).*")),
 }
-LEASE_MEMBERS: dict[str, Check] = {
-    "limit": integer(MAX_LEASED_EVENTS),
-    "lease_seconds": integer(MAX_LEASE_SECONDS),
-    "event_type": check_event_type,
-    "tenant": check_event_type,
-}
-ACKNOWLEDGEMENT_MEMBERS: dict[str, Check] = {
-    "lease_id": must_be("a lease_id as it was returned", partial(matches, "lse_[0-9a-f]{32}")),
-    "event_ids": must_be(
-        f"a list of 1 to {MAX_LEASED_EVENTS} ids",
-        lambda value: is_list(value, MAX_LEASED_EVENTS, lambda event_id: isinstance(event_id, str)),
-    ),
-}
-TOKEN_MEMBERS: dict[str, Check] = {
-    "tenant": check_event_type,
-    "expires_in_seconds": integer(MAX_TOKEN_SECONDS, MIN_TOKEN_SECONDS),
-}
-OPTIONAL_MEMBERS: dict[str, Check] = {
-    "event_types": must_be(
-        f"a list of 1 to {MAX_EVENT_TYPES} event types or prefixes followed by *",
-        lambda value: is_list(value, MAX_EVENT_TYPES, partial(matches, EVENT_TYPE_OR_PREFIX.pattern)),
-    ),
-    "tenant": check_event_type,
-    "name": must_be(
-        "1 to 100 printable characters", lambda value: matches(r"(?s).{1,100}", value) and value.isprintable()
-    ),
+TOKEN_MEMBERS = {"tenant": check_name, "expires_in_seconds": integer(30 * 24 * 3600, 60)}
+OPTIONAL_MEMBERS = {
+    # Of 50 types, one page of a query, 1 MB, holds all subscriptions of a tenant.
+    "event_types": list_of("event types or prefixes followed by *", 50, is_text(EVENT_TYPE_OR_PREFIX.pattern)),
+    "tenant": check_name,
+    "name": must_be("1 to 100 printable characters", lambda value: is_text(".{1,100}")(value) and value.isprintable()),
 }
 
 
@@ -119,7 +101,7 @@ def parse_lease_request(body: bytes) -> dict[str, Any]:
     """Return the members of `body`, which may be empty; raise InvalidRequestError with every fault."""
     document, _ = parse_object(body.strip() or b"{}", LEASE_MEMBERS)
     members = {"limit": 10, "lease_seconds": 300, **_without_nulls(document)}
-    return members | {name: int(members[name]) for name in ("limit", "lease_seconds")}
+    return members | {name: int(members[name]) for name in LEASE_NUMBERS}
 
 
 def parse_acknowledgement(body: bytes) -> tuple[str, list[str]]:
