@@ -86,7 +86,7 @@ def route(app: Chalice, method: str, path: str, *scopes: str, **parameters: Pars
             request: Any = app.current_request
             with telemetry.request_id(request.lambda_context.aws_request_id):
                 try:
-                    return view(_check(request, scopes, parameters, ids), **ids)
+                    return view(_make_call(request, scopes, parameters, ids), **ids)
                 except ApiError as error:
                     if error.status_code in LOGGED:
                         source_ip = request.context.get("identity", {}).get("sourceIp")
@@ -104,7 +104,7 @@ def route(app: Chalice, method: str, path: str, *scopes: str, **parameters: Pars
     return register
 
 
-def _check(request: Any, scopes: tuple[str, ...], parameters: dict[str, Parser], ids: dict[str, str]) -> Call:
+def _make_call(request: Any, scopes: tuple[str, ...], parameters: dict[str, Parser], ids: dict[str, str]) -> Call:
     """Return the call of a request; raise ApiError 401 or 403, 400 for its query, 404 for a malformed id."""
     services = deps.get()
     settings, authorization = services.settings, request.headers.get("authorization", "")
