@@ -32,11 +32,11 @@ from chalicelib import __version__, settings
 from chalicelib import deps as services
 from chalicelib.core import sweep as schedules
 from chalicelib.core import worker as batch
-from chalicelib.customers.hosts import AllowedHosts
 from chalicelib.infra import telemetry
+from chalicelib.infra.addresses import parse_allowed_hosts
 from chalicelib.infra.errors import AWS_ERRORS, ApiError, QueueUnavailableError, SettingsError, StorageUnavailableError
 from chalicelib.infra.queue import Queue
-from chalicelib.web.auth import Scope
+from chalicelib.settings import Scope
 from tools import api_key, local_aws
 from tools.receiver import Receiver
 
@@ -118,7 +118,7 @@ class Handler(ChaliceRequestHandler):
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Send a problem document, which repeats nothing of the request, and close the connection."""
-        from app import problem
+        from chalicelib.web.routes import problem
 
         word = "not_found" if code == HTTPStatus.NOT_FOUND else "invalid_request"
         response = problem(ApiError(code, word, f"{HTTPStatus(code).description or HTTPStatus(code).phrase}."))
@@ -323,7 +323,7 @@ def _usage(url: str, key: str, receiver: Receiver | None, variables: dict[str, s
         retry: is_pushed,
         dead_letter: is_pushed,
         lease: is_pushed or webhook_url == settings.PULL_ONLY,
-        subscribe: receiver and not AllowedHosts.parse(given("SUBSCRIPTION_HOSTS")).fault(hook_url),
+        subscribe: receiver and parse_allowed_hosts(given("SUBSCRIPTION_HOSTS")).allows(hook_url),
         token: services.get().settings.signing_secrets,
         aws: True,
     }

@@ -7,23 +7,19 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from chalicelib.core.event import EVENT_TYPE_OR_PREFIX, RESERVED_PREFIX, dumps
+from chalicelib.core.event import RESERVED_PREFIX, dumps
 from chalicelib.infra.errors import ApiError, StorageUnavailableError
 from chalicelib.infra.table import Table, serialize
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
 from chalicelib.settings import Settings
-from chalicelib.web.validation import Check, check_event_type, is_list, matches, must_be, parse_object
 
 SUBSCRIPTION_ID = re.compile(r"sub_[0-9a-f]{32}")
 MAX_SUBSCRIPTIONS = 100  # of each tenant
-MAX_EVENT_TYPES = 50  # one page of a query, 1 MB, holds all subscriptions of a tenant
-MAX_URL_LENGTH = 2048
-MAX_NAME_LENGTH = 100
 MAX_CACHED_LISTS = 1000
 CACHE_SECONDS = 10
 HIDDEN = ("target_url",)
@@ -38,17 +34,6 @@ NOT_FAILING = f"{ENABLED} AND attribute_not_exists(failing_since)"
 FAILING = f"{ENABLED} AND failing_since = :failing_since"
 FAILING_LONG = f"{ENABLED} AND failing_since <= :long_ago"
 
-OPTIONAL_MEMBERS: dict[str, Check] = {
-    "event_types": must_be(
-        f"a list of 1 to {MAX_EVENT_TYPES} event types or prefixes followed by *",
-        lambda value: is_list(value, MAX_EVENT_TYPES, partial(matches, EVENT_TYPE_OR_PREFIX)),
-    ),
-    "tenant": check_event_type,
-    "name": must_be(
-        f"1 to {MAX_NAME_LENGTH} printable characters",
-        lambda value: isinstance(value, str) and 1 <= len(value) <= MAX_NAME_LENGTH and value.isprintable(),
-    ),
-}
 ENABLE: dict[str, Any] = dict.fromkeys(("failing_since", "disabled_at"))
 
 
@@ -237,28 +222,11 @@ class Subscriptions(Table):
     def _read_allowed(self, tenant: str | None) -> list[Subscription]:
         """Read the subscriptions of a tenant whose hosts are allowed."""
         hosts = self._settings.subscription_hosts
-        return [subscription for subscription in self.of_tenant(tenant) if not hosts.fault(subscription.target_url)]
+        return [subscription for subscription in self.of_tenant(tenant) if hosts.allows(subscription.target_url)]
 
 
 def _same(subscription: Subscription) -> dict[str, str]:
     return {":sort_key": subscription.sort_key, ":target_url": subscription.target_url}
-
-
-def parse_subscription(body: bytes, settings: Settings, *, names_hosts: bool = True) -> dict[str, Any]:
-    """Return all members of the body of POST /subscriptions; raise InvalidRequestError with every fault.
-
-    Without `names_hosts`, that of the URL does not tell which hosts are allowed.
-    """
-
-    def check_url(value: Any) -> str | None:
-        if isinstance(value, str) and len(value) > MAX_URL_LENGTH:
-            return f"must have at most {MAX_URL_LENGTH} characters"
-        fault = settings.subscription_hosts.fault(str(value))
-        return fault if names_hosts or not fault else "must be an https URL of a host that is allowed here"
-
-    members = {"target_url": check_url, **OPTIONAL_MEMBERS}
-    document, _ = parse_object(body, members, ("target_url",))
-    return dict.fromkeys(OPTIONAL_MEMBERS) | document
 
 
 def _partition(tenant: str | None) -> str:

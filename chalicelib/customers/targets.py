@@ -105,7 +105,7 @@ class SubscriptionTarget:
         return not self.services.settings.subscription_hosts.names(self.url)
 
     def fault(self) -> str | None:
-        return HOST_NOT_ALLOWED if self.services.settings.subscription_hosts.fault(self.url) else None
+        return None if self.services.settings.subscription_hosts.allows(self.url) else HOST_NOT_ALLOWED
 
     def gone(self) -> Decision:
         """End a subscription, as Zapier's rule wants, or disable a tenant's, whose proxy may have said 410.

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from chalicelib.core.event import Event, Status, response_bytes
+from chalicelib.core.event import EVENT_ID, Event, Status, response_bytes
 from chalicelib.deps import Services
 from chalicelib.infra.errors import EventNotFoundError, LeaseLostError, StorageUnavailableError
 from chalicelib.infra.telemetry import logger
 from chalicelib.pull import listing
-from chalicelib.web.validation import valid_id
 
 SEARCH_SECONDS = 5  # no round of a lease begins later; the last one may take as long again
 MAX_LEASED_BYTES = 4 * 1024 * 1024  # no round begins above that; with the last one, less than Lambda's 6 MB
@@ -68,8 +67,10 @@ def acknowledge_many(lease_id: str, event_ids: Sequence[str], services: Services
     """
 
     def is_acknowledged(event_id: str) -> bool:
+        if not EVENT_ID.fullmatch(event_id):
+            return False
         try:
-            acknowledge(valid_id(event_id), services, lease_id)
+            acknowledge(event_id, services, lease_id)
         except (EventNotFoundError, LeaseLostError):
             return False
         return True

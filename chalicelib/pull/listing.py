@@ -13,8 +13,8 @@ from chalicelib.core.event import EVENT_ID, EVENT_TYPE, EVENT_TYPE_OR_PREFIX, Ev
 from chalicelib.core.store import COPY, NOT_EXPIRED, UNCLAIMED, UNSETTLED, partitions
 from chalicelib.customers.subscriptions import SUBSCRIPTION_ID
 from chalicelib.deps import Services
+from chalicelib.infra.parsing import Parser, parser
 from chalicelib.infra.table import BY_SUBSCRIPTION, HIGHEST, LOWEST, Values
-from chalicelib.web.validation import Parser, parser
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 100
 # RFC 3339, section 5.6; an unescaped + of the offset arrives as a space.

@@ -29,6 +29,8 @@ SLOWEST = {
     "IN_PROCESS_WAIT_SECONDS": "900",
     "MAX_DELIVERY_ATTEMPTS": "20",
 }
+
+
 class SlowWorld(SimulatedWorld):
     """Every call to AWS takes as long as one may, perhaps only after the first push, and so does a receiver.
 

@@ -41,7 +41,7 @@ URLS = [
 BAD_URLS: list[Any] = [
     *("http://hooks.zapier.com/secret", "https://10.0.0.1/secret", "https://example.com/secret", "http://[::1]/secret"),
     *("https://evilexample.com/secret", "https://evilhooks.zapier.com/secret", "https://evil.com\\.example.com/"),
-    *("https://hooks.zapier.com.evil.com/secret", "https://hooks.zapier.com:443@evil.com/secret", "", 1, None),
+    *("https://hooks.zapier.com.evil.com/secret", "https://hooks.zapier.com:443@evil.com/secret", "", 1),
 ]
 
 
@@ -54,7 +54,7 @@ def test_a_target_is_on_an_allowed_host(world: World) -> None:
         assert (answer.status_code, answer.faults, "secret" in answer.text) == (400, ["target_url"], False)
         assert all(host in answer.json["detail"] for host in HOSTS.split(","))
     world.restart(SUBSCRIPTION_HOSTS="none")
-    assert subscribe(world, URLS[0]).status_code == 400
+    assert [subscribe(world, url).status_code for url in (URLS[0], "https://none/")] == [400, 400]
 
 
 def test_every_fault_of_a_subscription_is_named(world: World, target: Receiver) -> None:
@@ -325,7 +325,7 @@ def test_of_any_hosts_only_public_ones_with_https_are_taken(world: World) -> Non
         assert subscribe(world, f"https://{host}/").status_code == 400
     for host in ("a.example", "127.0.0.1", "localhost"):
         answer = subscribe(world, f"http://{host}/")
-        assert (answer.status_code, answer.faults, "SUBSCRIPTION_HOSTS" in answer.text) == (400, ["target_url"], False)
+        assert (answer.status_code, answer.faults) == (400, ["target_url"])
 
 
 def test_a_host_that_is_named_beside_all_others_may_be_private(world: World, target: Receiver) -> None:

@@ -125,7 +125,7 @@ class History:
             self.leases.add((event_id, claim_id))
             self.forbid(before["status"] == Status.DELIVERED, "a delivered event was leased")
         attempts = json.loads(after.get("attempts", "[]"))
-        if attempts and attempts[-1]["error"] in (KEEPS_FAILING,) and before.get("attempts") != after["attempts"]:
+        if attempts and attempts[-1]["error"] == KEEPS_FAILING and before.get("attempts") != after["attempts"]:
             self.not_made[event_id, self.replays[event_id]] += 1
         became_so = DeliveredVia.SUBSCRIPTIONS == after.get("delivered_via") != before.get("delivered_via")
         self.forbid(became_so, "an event that was stored already became delivered via subscriptions")
@@ -295,8 +295,10 @@ def check(history: History, stored: Mapping[str, Event], dead_letters: Iterable[
 def _check_end(event: Event, history: History, told: set[tuple[Any, Any]]) -> None:
     """Check the end of an event, also of one whose caller was told 503: whatever is stored is delivered or failed."""
     history.forbid(event.status is Status.PENDING, "pending for ever")
-    is_told = event.reason is Reason.DISABLED or history.may_be_dropped(event) or (event.event_id, event.failed_at) in told
-    is_silent = event.status is Status.FAILED and not is_told
+    is_told = (
+        event.reason is Reason.DISABLED or history.may_be_dropped(event) or (event.event_id, event.failed_at) in told
+    )
+    is_silent = event.status is Status.FAILED and event.reason is not Reason.DISABLED and not is_told
     history.forbid(is_silent, f"{event.event_id} failed without a message in the dead letter queue")
     if event.delivered_via is DeliveredVia.PULL:
         history.forbid(event.event_id not in history.acknowledged, "delivered by pull, and nobody acknowledged")

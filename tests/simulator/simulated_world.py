@@ -17,8 +17,8 @@ from greenlet import getcurrent, greenlet
 import app
 from chalicelib import deps as services
 from chalicelib import settings
-from chalicelib.core.event import Event, Status
 from chalicelib.core.delivery import AFTER_PUSH_SECONDS
+from chalicelib.core.event import Event, Status
 from chalicelib.core.http_push import PushResult
 from chalicelib.core.outcome import Outcome, outcome_of
 from chalicelib.core.store import CLAIM_SECONDS
