@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from http import HTTPStatus
 from pathlib import Path
@@ -31,6 +31,7 @@ from chalicelib.infra.times import rfc3339
 from chalicelib.pull import inbox, listing
 from chalicelib.settings import read as read_settings
 from chalicelib.web.auth import ApiKey, Scope, authenticate, authorize, make_token, parse_token_request, visible_tenant
+from chalicelib.web.queries import INBOX_PARAMETERS, PARAMETERS, encode_cursor
 from chalicelib.web.validation import parse_acknowledgement, parse_lease_request, parse_new_event, parse_query, valid_id
 
 deploy_settings, faults = read_settings(os.environ)
@@ -207,19 +208,19 @@ def get_event(call: Call, event_id: str) -> Response:
     return respond(200, event.to_full_json(include_responses=call.key.sees_responses))
 
 
-@route("GET", "/events", Scope.CONSUME, takes_tokens=True, **listing.PARAMETERS)
+@route("GET", "/events", Scope.CONSUME, takes_tokens=True, **PARAMETERS)
 def list_events(call: Call) -> Response:
-    query = listing.EVENTS.narrow(call.query)
+    query = replace(listing.EVENTS, **call.query)
     if call.key.tenant is not None:
         visible_tenant(call.key, query.tenant)
-        if not (query.copies and query.subscription_id and call.find_subscription(query.subscription_id)):
+        if not (query.source is None and query.subscription_id and call.find_subscription(query.subscription_id)):
             raise ApiError(403, "forbidden", "A token lists the copies of one of its subscriptions: subscription_id.")
     return respond_page(query, call.services)
 
 
-@route("GET", "/inbox", Scope.CONSUME, takes_tokens=False, **listing.INBOX_PARAMETERS)
+@route("GET", "/inbox", Scope.CONSUME, takes_tokens=False, **INBOX_PARAMETERS)
 def list_inbox(call: Call) -> Response:
-    return respond_page(listing.INBOX.narrow(call.query), call.services)
+    return respond_page(replace(listing.INBOX, **call.query), call.services)
 
 
 @route("POST", "/inbox/lease", Scope.CONSUME)
@@ -241,7 +242,7 @@ def erase_event(call: Call, event_id: str) -> Response:
 
 @route("POST", "/events/{event_id}/acknowledge", Scope.CONSUME, lease_id=str)
 def acknowledge_event(call: Call, event_id: str) -> Response:
-    inbox.acknowledge(valid_id(event_id), call.services, call.query.get("lease_id"))
+    inbox.acknowledge(event_id, call.services, call.query.get("lease_id"))
     return Response("", {}, 204)
 
 
@@ -270,7 +271,7 @@ def create_subscription(call: Call) -> Response:
     return respond(201 if is_new else 200, body, Location=location)
 
 
-@route("GET", "/subscriptions", Scope.CONSUME, takes_tokens=True, tenant=listing.PARAMETERS["tenant"])
+@route("GET", "/subscriptions", Scope.CONSUME, takes_tokens=True, tenant=PARAMETERS["tenant"])
 def list_subscriptions(call: Call) -> Response:
     found = call.services.subscriptions.of_tenant(visible_tenant(call.key, call.query.get("tenant")))
     return respond(200, f'{{"subscriptions":[{",".join(subscription.to_json() for subscription in found)}]}}')
@@ -352,9 +353,10 @@ def prefers_async(prefer: str) -> bool:
 
 
 def respond_page(query: listing.Query, services: Services) -> Response:
-    found, after = listing.page(services, query)
-    events = ",".join(event.to_json(include_payload=query.include_payload) for event in found)
-    return respond(200, f'{{"events":[{events}],"next_cursor":{dumps(after and listing.encode_cursor(after))}}}')
+    page = listing.read_page(services, query)
+    events = ",".join(event.to_json(include_payload=query.include is not None) for event in page.events)
+    next_cursor = page.next_cursor and encode_cursor(page.next_cursor)
+    return respond(200, f'{{"events":[{events}],"next_cursor":{dumps(next_cursor)}}}')
 
 
 if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:

@@ -29,11 +29,8 @@ UNCLAIMED = "(attribute_not_exists(claimed_until) OR claimed_until < :now)"
 # A copy that was replayed outlives its event, and does not stand in the way of the next one with its Idempotency-Key.
 COPY_ABSENT = f"{ABSENT} OR ({UNCLAIMED} AND sort_key < :oldest)"
 PENDING = f"{EXISTS} AND #status = :pending"
-UNDELIVERED = f"{EXISTS} AND #status IN (:pending, :failed)"
 CLAIMABLE = f"{PENDING} AND next_attempt_at <= :now AND {UNCLAIMED}"
 RECORDABLE = f"{PENDING} AND claim_id = :mine"
-LEASABLE = f"{UNDELIVERED} AND {UNCLAIMED}"
-LEASED = f"{UNDELIVERED} AND claim_id = :lease_id AND claimed_until >= :now"
 REPLAYABLE = f"{EXISTS} AND {UNCLAIMED}"
 REDRIVABLE = f"{REPLAYABLE} AND #status = :failed AND failed_at = :failed_at"
 UNCHANGED = f"{PENDING} AND requeue_at = :seen"
@@ -101,14 +98,10 @@ class EventStore(Table):
         """Take the exclusive right to push a due event for CLAIM_SECONDS, and count the attempt."""
         return self._claim(event_id, CLAIMABLE, claim_id, CLAIM_SECONDS, "delivery_attempts")
 
-    def lease(self, event_id: str, lease_id: str, lease_seconds: int) -> WriteResult:
-        """Claim an undelivered event for a consumer. Pushes go on as scheduled when the lease ends."""
-        return self._claim(event_id, LEASABLE, lease_id, lease_seconds, "lease_count")
-
     def _claim(self, event_id: str, condition: str, claim_id: str, seconds: float, counter: str) -> WriteResult:
         until = self._after(seconds)
         changes = {"claim_id": claim_id, "claimed_until": until, "requeue_at": until}
-        result = self._change(event_id, condition, changes, counter=counter, ReturnValues="ALL_NEW")
+        result = self.change(event_id, condition, changes, counter=counter, ReturnValues="ALL_NEW")
         # An acknowledgement may come between a try whose response was lost and boto3's retry.
         is_delivered = result.event is not None and result.event.status is Status.DELIVERED
         return replace(result, applied=result.applied and not is_delivered)
@@ -144,10 +137,10 @@ class EventStore(Table):
             "attempts": _attempts(event),
             "last_error": event.last_error,
         }
-        status = _status_attributes(event.event_id, event.status, replayed=event.replayed_at is not None)
+        status = status_attributes(event.event_id, event.status, replayed=event.replayed_at is not None)
         outcome = {**changes, **status, **ended}
         mine = {":mine": event.claim_id}
-        result = self._change(event.event_id, RECORDABLE, outcome, mine)
+        result = self.change(event.event_id, RECORDABLE, outcome, mine)
         if result.applied:
             return WriteResult(True, event)
         current = result.event
@@ -157,32 +150,12 @@ class EventStore(Table):
         if current.claimed_until is None:
             return WriteResult(True, current)  # applied by a try whose response was lost
         # Acknowledged during the push: end the claim, or a replay would have to wait for it.
-        self._change(event.event_id, f"{EXISTS} AND claim_id = :mine", ended, mine)
+        self.change(event.event_id, f"{EXISTS} AND claim_id = :mine", ended, mine)
         return result
 
     def cancel_attempt(self, event: Event) -> WriteResult:
         """Record that a claimed event is not to be pushed any more; it carries the attempts that were made before."""
         return self._record(event, **CLEAR_SCHEDULE)
-
-    def release(self, event_id: str, lease_id: str) -> WriteResult:
-        """End a lease that has not expired."""
-        changes = {"claimed_until": None, "requeue_at": self._after(0)}
-        return self._change(event_id, LEASED, changes, {":lease_id": lease_id})
-
-    def acknowledge(self, event_id: str, lease_id: str | None = None) -> WriteResult:
-        """Record that a consumer has processed the event; with `lease_id`, only while that lease holds it.
-
-        Without a lease, `claimed_until` stays: a push may be running.
-        """
-        changes = {
-            **_status_attributes(event_id, Status.DELIVERED),
-            "delivered_at": self._after(0),
-            "delivered_via": DeliveredVia.PULL,
-            **dict.fromkeys(("failed_at", "reason", *CLEAR_SCHEDULE)),
-        }
-        if lease_id is None:
-            return self._change(event_id, UNDELIVERED, changes)
-        return self._change(event_id, LEASED, {**changes, "claimed_until": None}, {":lease_id": lease_id})
 
     def replay(
         self, event_id: str, claim_id: str, *, expires_at: int, failed_at: str | None = None, is_pushed: bool = True
@@ -193,7 +166,7 @@ class EventStore(Table):
         """
         now = self._after(0)
         changes: Values = {
-            **_status_attributes(event_id, Status.PENDING, replayed=True),
+            **status_attributes(event_id, Status.PENDING, replayed=True),
             "claim_id": claim_id,
             "delivery_attempts": 0,
             "next_attempt_at": now if is_pushed else None,
@@ -203,11 +176,11 @@ class EventStore(Table):
             **dict.fromkeys(("claimed_until", "delivered_at", "delivered_via", "failed_at", "reason")),
         }
         condition = REPLAYABLE if failed_at is None else REDRIVABLE
-        return self._change(event_id, condition, changes, {":failed_at": failed_at}, ReturnValues="ALL_NEW")
+        return self.change(event_id, condition, changes, {":failed_at": failed_at}, ReturnValues="ALL_NEW")
 
     def mark_requeued(self, event_id: str, seen: str | None, until: str) -> WriteResult:
         """Change `requeue_at` of an overdue event from `seen` to `until`; of several sweeps, one succeeds."""
-        return self._change(event_id, UNCHANGED, {"requeue_at": until}, {":seen": seen})
+        return self.change(event_id, UNCHANGED, {"requeue_at": until}, {":seen": seen})
 
     def delete(self, event: Event) -> WriteResult:
         """Delete a copy under its claim, if that still holds it."""
@@ -222,7 +195,7 @@ class EventStore(Table):
         content = ("content", "attempts", "last_error", "tenant", "body_hash", "status_shard", "claimed_until")
         expires_at = int(self._clock()) + ERASED_SECONDS
         changes = {**dict.fromkeys(content), "status": Status.ERASED, "expires_at": expires_at}
-        return self._change(event_id, ERASABLE, changes, ReturnValues="ALL_NEW")
+        return self.change(event_id, ERASABLE, changes, ReturnValues="ALL_NEW")
 
     def delete_unclaimed(self, event_id: str) -> bool:
         """Delete an event unless somebody holds it; return whether it is gone."""
@@ -270,9 +243,13 @@ class EventStore(Table):
         events = map(self._unexpired, self._get_many(event_ids))
         return {event.event_id: event for event in events if event and event.status is not Status.ERASED}
 
-    def _change(
+    def change(
         self, event_id: str, condition: str, changes: Values, values: Values | None = None, **parameters: Any
     ) -> WriteResult:
+        """Set each attribute of `changes`, or remove it if None, if `condition` holds; `values` are its placeholders.
+
+        `parameters` are those of UpdateItem, and `counter`: an attribute to add 1 to.
+        """
         written = self._update(event_id, condition, changes, values, **parameters)
         return self._result(written, changes.get("claim_id"))
 
@@ -297,7 +274,8 @@ def partitions(*statuses: Status, of_copies: bool = False) -> list[str]:
     return keys if of_copies else [*keys, *(f"{REPLAYED}{status}" for status in statuses if status in UNSETTLED)]
 
 
-def _status_attributes(event_id: str, status: Status, *, replayed: bool = False) -> Values:
+def status_attributes(event_id: str, status: Status, *, replayed: bool = False) -> Values:
+    """Return the status of an event and its partition of the index."""
     key = f"{status}#{zlib.crc32(event_id.encode()) % SHARDS}"
     if is_copy_id(event_id):
         key = f"{COPY}{key}"
@@ -309,7 +287,7 @@ def _status_attributes(event_id: str, status: Status, *, replayed: bool = False)
 def _item(event: Event) -> Values:
     """Return the attributes of a new event but `content`: without those that are empty, and NOT_STORED."""
     encoded = {
-        **_status_attributes(event.event_id, event.status),
+        **status_attributes(event.event_id, event.status),
         "sort_key": event.sort_key,
         "attempts": _attempts(event),
         "copies": dumps(event.copies) if event.copies else None,
