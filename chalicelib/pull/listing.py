@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from chalicelib.core.event import Event, Status
 from chalicelib.core.store import NOT_EXPIRED, UNSETTLED, EventStore, partitions
-from chalicelib.infra.table import BY_SUBSCRIPTION, HIGHEST, LOWEST
+from chalicelib.infra.table import BY_STATUS, BY_SUBSCRIPTION, HIGHEST, LOWEST
 
 SEARCH_SECONDS = 5
 MAX_PAGE_BYTES = 5 * 1024 * 1024  # as `response_bytes` counts: Lambda's responses are limited to 6 MB
@@ -118,17 +118,16 @@ def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[dic
         if value not in (None, "*"):
             conditions.append(f"begins_with({name}, :{name})" if value.endswith("*") else f"{name} = :{name}")
             values[f":{name}"] = value.removesuffix("*")
-    keys, options = partitions(*query.status), {}
+    index, keys = BY_STATUS, partitions(*query.status)
     if query.source is None:
         keys += partitions(*query.status, of_copies=True)
     else:
         conditions.append("attribute_not_exists(source_event_id)")
     if query.subscription_id is not None:
-        keys, options = [query.subscription_id], {"IndexName": BY_SUBSCRIPTION}
+        index, keys = BY_SUBSCRIPTION, [query.subscription_id]
         conditions.append("attribute_exists(status_shard)")  # erased copies stay in this index
-    options |= {"FilterExpression": " AND ".join(conditions)}
-    forward = query.order == "oldest"
-    return [store.pages(key, values, Limit=page_rows, ScanIndexForward=forward, **options) for key in keys]
+    options = {"FilterExpression": " AND ".join(conditions), "ScanIndexForward": query.order == "oldest"}
+    return [store.pages(key, values, IndexName=index, Limit=page_rows, **options) for key in keys]
 
 
 def _rows(pages: Iterator[dict[str, Any]], query: Query, clock: Callable[[], float], deadline: float) -> Iterator[Row]:

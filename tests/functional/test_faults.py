@@ -96,7 +96,7 @@ def test_an_event_acknowledged_first_is_not_pushed(world: World, receiver: Recei
     def acknowledge_meanwhile(attempts: int, **_: object) -> None:
         if attempts == 1:
             [event] = world.call("GET", "/events").json["events"]
-            world.services.store.acknowledge(event["event_id"])
+            world.call("POST", f"/events/{event['event_id']}/acknowledge")
 
     during(world.dynamodb, "needs-retry.dynamodb.PutItem", acknowledge_meanwhile)
     aws.fail(Fault.REPEATED, "PutItem")
