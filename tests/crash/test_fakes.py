@@ -20,13 +20,14 @@ from tests.support.world import World
 
 IDS = [f"evt_{0:032}", *(f"cpy_{number:032}" for number in range(2))]
 CLAIMS = "abc"
+TYPE = "of.this.test"
 DUE_OR_LATER = "begins_with(next_attempt_at, :prefix) OR expires_at <= :now_seconds"
 
 
 def new_event(event_id: str, claim_id: str, now: float, *, is_pushed: bool) -> Event:
     return Event(
         event_id=event_id,
-        event_type="a",
+        event_type=TYPE,
         status=Status.PENDING,
         created_at=rfc3339(now),
         created_by="acme",
@@ -77,7 +78,9 @@ def test_every_transition_does_the_same_on_both(shared_world: World) -> None:
         acts: dict[str, Callable[[EventStore], Any]] = {
             "put": methodcaller("put", new, new.content()),
             "claim": methodcaller("claim", event_id, claim_id),
-            "lease": consume(lambda services: inbox.lease(services, limit=1, lease_seconds=100), clock),
+            "lease": consume(
+                lambda services: inbox.lease(services, limit=1, lease_seconds=100, event_type=TYPE), clock
+            ),
             "release": consume(partial(inbox.release, event_id, str(mine.claim_id)), clock),
             "acknowledge": consume(partial(inbox.acknowledge, event_id, lease_id=lease_id), clock),
             "delivered": methodcaller("record_delivered", mine),
