@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from chalicelib.infra.times import rfc3339
 from chalicelib.pull import inbox, listing
 from chalicelib.settings import Scope
 from chalicelib.settings import read as read_settings
-from chalicelib.web import routes, validation
+from chalicelib.web import queries, routes, validation
 from chalicelib.web.auth import visible_tenant
 from chalicelib.web.routes import Call, remaining_seconds, require, respond
 
@@ -86,9 +87,9 @@ def get_event(call: Call, event_id: str) -> Response:
     return respond(200, call.find_event(event_id).to_full_json(include_responses=sees_responses))
 
 
-@route("GET", "/events", Scope.CONSUME, TOKEN, **listing.PARAMETERS)
+@route("GET", "/events", Scope.CONSUME, TOKEN, **queries.PARAMETERS)
 def list_events(call: Call) -> Response:
-    query = listing.EVENTS.narrow(call.query)
+    query = replace(listing.EVENTS, **call.query)
     if call.key.tenant is not None:
         visible_tenant(call.key, query.tenant)
         if not call.find_subscription(query.subscription_id):
@@ -96,9 +97,9 @@ def list_events(call: Call) -> Response:
     return respond_page(query, call.services)
 
 
-@route("GET", "/inbox", Scope.CONSUME, **listing.INBOX_PARAMETERS)
+@route("GET", "/inbox", Scope.CONSUME, **queries.INBOX_PARAMETERS)
 def list_inbox(call: Call) -> Response:
-    return respond_page(listing.INBOX.narrow(call.query), call.services)
+    return respond_page(replace(listing.INBOX, **call.query), call.services)
 
 
 @route("POST", "/inbox/lease", Scope.CONSUME)
@@ -149,7 +150,7 @@ def create_subscription(call: Call) -> Response:
     return respond(201 if is_new else 200, body, Location=f"subscriptions/{subscription.subscription_id}")
 
 
-@route("GET", "/subscriptions", Scope.CONSUME, TOKEN, tenant=listing.PARAMETERS["tenant"])
+@route("GET", "/subscriptions", Scope.CONSUME, TOKEN, tenant=queries.PARAMETERS["tenant"])
 def list_subscriptions(call: Call) -> Response:
     found = call.services.subscriptions.of_tenant(visible_tenant(call.key, call.query.get("tenant")))
     return respond(200, f'{{"subscriptions":[{",".join(subscription.to_json() for subscription in found)}]}}')
@@ -214,9 +215,10 @@ def prefers_async(prefer: str) -> bool:
 
 
 def respond_page(query: listing.Query, services: Services) -> Response:
-    found, after = listing.page(services, query)
-    events = ",".join(event.to_json(include_payload=query.include_payload) for event in found)
-    return respond(200, f'{{"events":[{events}],"next_cursor":{dumps(after and listing.encode_cursor(after))}}}')
+    page = listing.read_page(services, query)
+    events = ",".join(event.to_json(include_payload=query.include is not None) for event in page.events)
+    next_cursor = page.next_cursor and queries.encode_cursor(page.next_cursor)
+    return respond(200, f'{{"events":[{events}],"next_cursor":{dumps(next_cursor)}}}')
 
 
 if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:

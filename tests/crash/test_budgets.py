@@ -105,12 +105,6 @@ def test_a_call_does_not_wait_as_long_as_a_response_asks(receiver: Receiver, mon
     assert (len(receiver.requests), time.monotonic() - started < 3) == (2, True)
 
 
-def test_a_lease_is_answered_in_28_seconds() -> None:
-    world = SlowWorld()
-    world.queue(40)
-    assert world.seconds(Container(world).lease, limit=100) <= API_SECONDS
-
-
 def test_the_sweep_ends_in_its_60_seconds() -> None:
     world = SlowWorld()
     world.queue(200)

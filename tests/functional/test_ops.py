@@ -239,7 +239,7 @@ def test_the_copies_of_one_subscription_are_replayed(world: World, receiver: Rec
 
 def test_events_that_are_named_are_shown_then_replayed_unless_they_are_held(world: World, receiver: Receiver) -> None:
     leased, free = fail(world, receiver, 2)
-    world.services.store.lease(leased, "lease", 60)
+    world.call("POST", "/inbox/lease", '{"limit": 1, "lease_seconds": 60}')
 
     shown = Ran("replay", leased, free).output
     ran = Ran("replay", leased, free, *GO, status=1)
@@ -327,7 +327,7 @@ def test_a_tenants_events_copies_and_subscriptions_are_erased(eraser: World, rec
 def test_a_claimed_event_is_named_and_the_repeated_command_erases_it(eraser: World) -> None:
     free, leased = (post_about(eraser, {"user_id": 42}, "acme")["event_id"] for _ in range(2))
     eraser.call("POST", f"/events/{leased}/replay")
-    eraser.services.store.lease(leased, "lease", 60)
+    eraser.call("POST", "/inbox/lease", '{"lease_seconds": 60}')
 
     ran = Ran("erase", "--metadata", "user_id=42", *GO, status=1)
 
