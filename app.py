@@ -75,10 +75,10 @@ def get_console() -> Response:
 def post_event(call: Call) -> Response:
     respond_async = prefers_async(call.request.headers.get("prefer", ""))
     new_event = validation.parse_new_event(call.json_body(), call.request.headers.get("idempotency-key"))
-    posted = posting.post(new_event, call, created_by=call.key.name, respond_async=respond_async)
-    headers = {"Idempotency-Replayed": "true"} if posted.is_repeated else {}
+    stored = posting.post(new_event, call, created_by=call.key.name, respond_async=respond_async)
+    headers = {} if stored.is_new else {"Idempotency-Replayed": "true"}
     headers |= {"Preference-Applied": "respond-async"} if respond_async else {}
-    return respond(202, posted.event.to_json(), Location=f"events/{posted.event.event_id}", **headers)
+    return respond(202, stored.event.to_json(), Location=f"events/{stored.event.event_id}", **headers)
 
 
 @route("GET", "/events/{event_id}", Scope.PRODUCE, Scope.CONSUME, TOKEN)

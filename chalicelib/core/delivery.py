@@ -143,8 +143,8 @@ def push(event: Event, target: Target, timeout_seconds: float, invocation: Invoc
     )
     if timeout_seconds <= 0:
         raise OutOfTimeError
-    if fault := target.fault():
-        return PushResult(Outcome.FAILED, error=fault)
+    if target.fault:
+        return PushResult(Outcome.FAILED, error=target.fault)
     return services.push.send(
         event,
         target.url,
@@ -163,7 +163,7 @@ def _conclude(
     """Decide what follows from the latest attempt of an event, record it, then log it."""
     services = invocation.services
     if result.status_code == HTTPStatus.GONE:
-        decision = target.gone()
+        decision = target.owner.gone()
     else:
         policy = services.settings.retry_policy
         decision = decide(result, event.delivery_attempts, policy, services.random, max_wait_seconds)
@@ -185,7 +185,7 @@ def settle(event: Event, target: Target, decision: Decision, invocation: Invocat
     if recorded.applied:
         if isinstance(decision, RetryLater) and not decision.in_process:
             enqueue(event, decision.delay_seconds, invocation.services)
-        target.settled(recorded.event or event, decision)
+        target.owner.settled(recorded.event or event, decision)
     return recorded
 
 

@@ -28,35 +28,33 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Target(Protocol):
-    """Where events are pushed to: the webhook, or the target of a subscription, which gets copies.
-
-    `destination` names it to the breakers. A target that is not `is_open` is left to the worker.
-    """
-
-    @property
-    def url(self) -> str: ...
-    @property
-    def destination(self) -> str: ...
-    @property
-    def subscription_id(self) -> str | None: ...
-    @property
-    def is_open(self) -> bool: ...
-    @property
-    def secrets(self) -> tuple[bytes, ...]: ...
-    @property
-    def headers(self) -> Mapping[str, str]: ...
-    @property
-    def public_only(self) -> bool: ...
-
-    def fault(self) -> str | None:
-        """Return why the URL may not be pushed to any more, or None."""
+class Owner(Protocol):
+    """Who answers for a target: the operator for the webhook, a subscription for its own."""
 
     def gone(self) -> Decision:
         """Return what follows from the response 410."""
 
     def settled(self, event: Event, decision: Decision) -> None:
-        """Take note of a decision about an attempt that was recorded; errors are logged."""
+        """Take note of a decision about an attempt that was recorded. Raises nothing: errors are logged."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where events are pushed to: the webhook, or the target of a subscription, which gets copies.
+
+    `destination` names it to the breakers. Pushes are signed with each of `secrets`. A target that is not `is_open` is
+    left to the worker; one that has a `fault` may not be pushed to any more.
+    """
+
+    owner: Owner
+    url: str
+    destination: str
+    secrets: tuple[bytes, ...]
+    is_open: bool
+    subscription_id: str | None = None
+    fault: str | None = None
+    public_only: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Targets(Protocol):

@@ -1,7 +1,6 @@
 """Queue messages: one asks to push an event, a dead letter tells why it failed. Neither carries the event."""
 
 import json
-from enum import Enum, auto
 from typing import Any
 
 from chalicelib.core.event import EVENT_ID, Event, dumps
@@ -32,19 +31,12 @@ def failure(event: Event) -> dict[str, Any]:
     }
 
 
-class Kind(Enum):
-    PUSH = auto()
-    DEAD_LETTER = auto()
-    UNKNOWN = auto()
-
-
-def parse(body: str) -> tuple[Kind, str]:
-    """Return the kind of a message, and the id of its event."""
+def parse(body: str) -> tuple[str, bool] | None:
+    """Return the id of a message's event, and whether it is a dead letter; None: the message cannot be read."""
     try:
         content = json.loads(body)
-        event_id, kind = content["event_id"], Kind.DEAD_LETTER if "reason" in content else Kind.PUSH
-        if EVENT_ID.fullmatch(event_id):
-            return kind, event_id
+        if EVENT_ID.fullmatch(content["event_id"]):
+            return content["event_id"], "reason" in content
     except (ValueError, RecursionError, KeyError, TypeError):
         pass
-    return Kind.UNKNOWN, ""
+    return None

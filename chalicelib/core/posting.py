@@ -1,6 +1,7 @@
 """POST /events, top down: plan the event and its copies, store that plan, push or queue what it says."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -38,22 +39,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Stored:
-    """A stored event, whether this call stored it, and what this call stored and is to be pushed."""
+    """A stored event, whether this call or an earlier one stored it, and what this call stored and is to be pushed."""
 
     event: Event
     is_new: bool
-    due: list[Planned]
+    due: Sequence[Planned] = ()
 
 
-@dataclass(frozen=True)
-class Posted:
-    """A stored event; `is_repeated`: an earlier call with the same Idempotency-Key stored it."""
-
-    event: Event
-    is_repeated: bool
-
-
-def post(new_event: NewEvent, invocation: Invocation, *, created_by: str, respond_async: bool) -> Posted:
+def post(new_event: NewEvent, invocation: Invocation, *, created_by: str, respond_async: bool) -> Stored:
     """Store an event and a copy for each matching subscription, then push up to MAX_INLINE_PUSHES of them once.
 
     The others are queued, as are all if `respond_async` and those whose breaker is open. Raises StorageUnavailableError
@@ -64,7 +57,7 @@ def post(new_event: NewEvent, invocation: Invocation, *, created_by: str, respon
     event = make_event(new_event, created_by, services.settings.webhook, services)
     plan = make_plan(event, services)
     if earlier := _find_earlier(plan.original.event, services):
-        return Posted(earlier, is_repeated=True)
+        return Stored(earlier, is_new=False)
     if not respond_async:
         plan = _choose_inline(plan, services)
     stored = store(plan, invocation)
@@ -72,7 +65,7 @@ def post(new_event: NewEvent, invocation: Invocation, *, created_by: str, respon
         extra = {"event_id": event.event_id, "event_type": event.event_type, "created_by": created_by}
         copies = len(stored.event.copies) or None
         logger.info("event accepted", extra={**extra, "copies": copies, **services.metrics(EventsAccepted=1)})
-    return Posted(start(stored, invocation), is_repeated=not stored.is_new)
+    return replace(stored, event=start(stored, invocation))
 
 
 def make_event(new_event: NewEvent, created_by: str, webhook: str, services: CoreServices) -> Event:

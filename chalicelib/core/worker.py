@@ -5,7 +5,6 @@ from functools import partial
 
 from chalicelib.core import delivery, messages, recovery
 from chalicelib.core.invocation import CoreServices, Invocation
-from chalicelib.core.messages import Kind
 from chalicelib.infra.errors import QueueUnavailableError
 from chalicelib.infra.queue import Message
 from chalicelib.infra.telemetry import logger, request_id
@@ -40,9 +39,9 @@ def _process_message(invocation: Invocation, message: Message) -> bool:
     with request_id(message.message_id):
         try:
             match messages.parse(message.body):
-                case Kind.PUSH, event_id:
+                case event_id, False:
                     delivery.deliver(event_id, invocation)
-                case Kind.DEAD_LETTER, event_id:
+                case event_id, True:
                     recovery.redrive(message, event_id, invocation)
                 case _:
                     logger.warning("message cannot be read")

@@ -1,8 +1,6 @@
 """Where events go: the webhook, and the targets of subscriptions, which answer for what follows from an attempt."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 from chalicelib.core import delivery, posting
 from chalicelib.core.decision import (
@@ -30,35 +28,10 @@ NOT_PUSHED = ApiError(409, "not_pushed", "Copies alone are pushed here; replay i
 
 
 @dataclass(frozen=True)
-class Webhook:
-    """The target of events themselves. Without a URL nothing is pushed there."""
+class Operator:
+    """The owner of the webhook."""
 
     services: CoreServices
-    subscription_id: str | None = None
-    public_only: bool = False
-
-    @property
-    def url(self) -> str:
-        return self.services.settings.webhook_url or ""
-
-    @property
-    def destination(self) -> str:
-        return f"webhook {self.url}"
-
-    @property
-    def is_open(self) -> bool:
-        return bool(self.url)
-
-    @property
-    def secrets(self) -> tuple[bytes, ...]:
-        return self.services.settings.signing_secrets
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return {}
-
-    def fault(self) -> str | None:
-        return None
 
     def gone(self) -> Decision:
         return DeadLetter(Reason.PERMANENT)
@@ -69,43 +42,12 @@ class Webhook:
 
 
 @dataclass
-class SubscriptionTarget:
-    """The target of a subscription, as a list or a read showed it."""
+class Subscriber:
+    """The owner of a subscription's target; the subscription is as a list or a read showed it."""
 
     subscription: Subscription
     services: CoreServices
     subscriptions: Subscriptions
-
-    @property
-    def url(self) -> str:
-        return self.subscription.target_url
-
-    @property
-    def destination(self) -> str:
-        return f"{self.subscription_id} {self.url}"
-
-    @property
-    def subscription_id(self) -> str:
-        return self.subscription.subscription_id
-
-    @property
-    def is_open(self) -> bool:
-        return self.subscription.disabled_at is None
-
-    @property
-    def secrets(self) -> tuple[bytes, ...]:
-        return self.subscription.secrets(self.services.settings.signing_secrets)
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return {}
-
-    @property
-    def public_only(self) -> bool:
-        return not self.services.settings.subscription_hosts.names(self.url)
-
-    def fault(self) -> str | None:
-        return None if self.services.settings.subscription_hosts.allows(self.url) else HOST_NOT_ALLOWED
 
     def gone(self) -> Decision:
         """End a subscription, as Zapier's rule wants, or disable a tenant's, whose proxy may have said 410.
@@ -142,28 +84,43 @@ class SubscriptionTarget:
 
 @dataclass(frozen=True)
 class AllTargets:
-    """The webhook and the subscriptions of a stage."""
+    """The webhook and the targets of subscriptions."""
 
     services: CoreServices
     subscriptions: Subscriptions
 
-    @cached_property
+    @property
     def webhook(self) -> Target:
-        return Webhook(self.services)
+        settings = self.services.settings
+        url = settings.webhook_url or ""
+        return Target(Operator(self.services), url, f"webhook {url}", settings.signing_secrets, is_open=bool(url))
+
+    def _of(self, subscription: Subscription) -> Target:
+        settings, url = self.services.settings, subscription.target_url
+        return Target(
+            Subscriber(subscription, self.services, self.subscriptions),
+            url,
+            f"{subscription.subscription_id} {url}",
+            subscription.secrets(settings.signing_secrets),
+            subscription.disabled_at is None,
+            subscription.subscription_id,
+            None if settings.subscription_hosts.allows(url) else HOST_NOT_ALLOWED,
+            not settings.subscription_hosts.names(url),
+        )
 
     def matching(self, event: Event) -> list[Target]:
-        found = self.subscriptions.matching(event.event_type, event.tenant)
-        return [SubscriptionTarget(subscription, self.services, self.subscriptions) for subscription in found]
+        return [self._of(subscription) for subscription in self.subscriptions.matching(event.event_type, event.tenant)]
 
     def find(self, event: Event) -> Target | NotPushed:
         if not event.is_copy:
-            return self.webhook if self.webhook.is_open else Unscheduled()
+            webhook = self.webhook
+            return webhook if webhook.is_open else Unscheduled()
         subscription = self.subscriptions.get(str(event.subscription_id))
         if subscription is None:
             return Dropped()
         if subscription.disabled_at:
             return KeptFailed(DISABLED)
-        return SubscriptionTarget(subscription, self.services, self.subscriptions)
+        return self._of(subscription)
 
     def replay_refusal(self, event: Event) -> ApiError | None:
         if not event.is_copy:
@@ -180,11 +137,10 @@ class AllTargets:
 
     def push_test_event(self, subscription: Subscription, invocation: Invocation) -> Attempt:
         """Push an event that is stored nowhere to a subscription alone; return the attempt, which changes nothing."""
-        target = SubscriptionTarget(subscription, self.services, self.subscriptions)
         payload = dumps({"subscription_id": subscription.subscription_id})
         new_event = NewEvent("test", payload, "null", subscription.tenant)
         event = posting.make_event(new_event, subscription.created_by, PULL_ONLY, self.services)
-        copy = replace(posting.make_copy(event, target.subscription_id, self.services), source_event_id=None)
+        copy = replace(posting.make_copy(event, subscription.subscription_id, self.services), source_event_id=None)
         started = self.services.clock()
         timeout_seconds = self.services.settings.inline_push_timeout_seconds
-        return delivery.push(copy, target, timeout_seconds, invocation).to_attempt(started)
+        return delivery.push(copy, self._of(subscription), timeout_seconds, invocation).to_attempt(started)

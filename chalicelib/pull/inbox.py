@@ -7,11 +7,12 @@ from itertools import accumulate, islice
 from typing import Any
 
 from chalicelib.core.event import EVENT_ID, DeliveredVia, Event, Status, response_bytes
+from chalicelib.core.invocation import CoreServices
 from chalicelib.core.store import CLEAR_SCHEDULE, EXISTS, UNCLAIMED, status_attributes
 from chalicelib.infra.errors import EventNotFoundError, LeaseLostError
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
-from chalicelib.pull.listing import INBOX, MAX_PAGE_BYTES, Services, search
+from chalicelib.pull.listing import INBOX, MAX_PAGE_BYTES, search
 
 MAX_LEASED_AT_ONCE = 10  # their attempts, of an unknown size, must fit into a response beside MAX_PAGE_BYTES
 
@@ -20,7 +21,7 @@ LEASABLE = f"{UNDELIVERED} AND {UNCLAIMED}"
 LEASED = f"{UNDELIVERED} AND claim_id = :lease_id AND claimed_until >= :now"
 
 
-def lease(services: Services, *, limit: int, lease_seconds: int, **filters: Any) -> list[Event]:
+def lease(services: CoreServices, *, limit: int, lease_seconds: int, **filters: Any) -> list[Event]:
     """Claim the oldest undelivered events that nobody holds, for a consumer; all get the same `claim_id`.
 
     `filters` may have `event_type` and `tenant`.
@@ -47,7 +48,7 @@ def lease(services: Services, *, limit: int, lease_seconds: int, **filters: Any)
     return leased
 
 
-def acknowledge(event_id: str, services: Services, lease_id: str | None = None) -> None:
+def acknowledge(event_id: str, services: CoreServices, lease_id: str | None = None) -> None:
     """Record that a consumer has processed an event.
 
     Raises EventNotFoundError, also for a malformed id, and LeaseLostError if `lease_id` is given and neither holds the
@@ -74,7 +75,7 @@ def acknowledge(event_id: str, services: Services, lease_id: str | None = None) 
         raise LeaseLostError
 
 
-def acknowledge_many(lease_id: str, event_ids: Sequence[str], services: Services) -> dict[str, list[str]]:
+def acknowledge_many(lease_id: str, event_ids: Sequence[str], services: CoreServices) -> dict[str, list[str]]:
     """Record that a consumer has processed events of its lease; return the ids of those, and of the others.
 
     Raises StorageUnavailableError if DynamoDB fails for one; a repeated call completes it.
@@ -92,7 +93,7 @@ def acknowledge_many(lease_id: str, event_ids: Sequence[str], services: Services
     return answer
 
 
-def release(event_id: str, lease_id: str, services: Services) -> None:
+def release(event_id: str, lease_id: str, services: CoreServices) -> None:
     """End a lease before its time; raise EventNotFoundError, or LeaseLostError unless it holds the event."""
     changes = {"claimed_until": None, "requeue_at": rfc3339(services.clock())}
     result = services.store.change(event_id, LEASED, changes, {":lease_id": lease_id})

@@ -1,31 +1,20 @@
 """Pages of events in order of creation, merged from the partitions of an index."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from heapq import merge
 from itertools import chain, islice
 from math import inf
 from operator import attrgetter
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 from chalicelib.core.event import Event, Status
+from chalicelib.core.invocation import CoreServices
 from chalicelib.core.store import NOT_EXPIRED, UNSETTLED, EventStore, partitions
 from chalicelib.infra.table import BY_STATUS, BY_SUBSCRIPTION, HIGHEST, LOWEST
 
 SEARCH_SECONDS = 5
 MAX_PAGE_BYTES = 5 * 1024 * 1024  # as `response_bytes` counts: Lambda's responses are limited to 6 MB
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-class Services(Protocol):
-    """What this room needs of `deps.Services`."""
-
-    @property
-    def store(self) -> EventStore: ...
-    def clock(self) -> float: ...
-    def new_id(self) -> str: ...
-    def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]: ...
 
 
 @dataclass(frozen=True)
@@ -71,7 +60,7 @@ class Page(NamedTuple):
     next_cursor: str | None
 
 
-def read_page(services: Services, query: Query) -> Page:
+def read_page(services: CoreServices, query: Query) -> Page:
     """Return a page of events: as the index shows them or, if payloads are included, as they are now.
 
     The index is eventually consistent: what it shows may have been pushed or acknowledged a moment ago.
@@ -85,7 +74,7 @@ def read_page(services: Services, query: Query) -> Page:
     return Page([event for event in events if query.has(event, services.clock())], page.next_cursor)
 
 
-def search(services: Services, query: Query) -> Iterator[Row]:
+def search(services: CoreServices, query: Query) -> Iterator[Row]:
     """Yield the events of a query in order, as the index shows them.
 
     What a page needs is read from all partitions in parallel, the rest when it is asked for. After SEARCH_SECONDS, the
