@@ -6,13 +6,10 @@ import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from chalicelib.infra.addresses import is_public
 from chalicelib.infra.errors import InvalidValueError
 
 ANY_HOST = "*"
-GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
-DOCUMENTATION = ipaddress.IPv6Network("3fff::/20")  # RFC 9637, which older Pythons do not know
-# IPv4-compatible (RFC 4291), IPv4-mapped and NAT64 (RFC 6052): their last 32 bits are an IPv4 address.
-EMBEDDING = tuple(map(ipaddress.IPv6Network, ("::/96", "::ffff:0:0/96", "64:ff9b::/96")))
 
 
 @dataclass(frozen=True)
@@ -62,17 +59,6 @@ def parse_push_url(text: str) -> str:
     if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+]|[A-Za-z0-9._-]+)(:[0-9]+)?", url.netloc) or port == 0:
         raise InvalidValueError("must have a valid host and port, and no user name or password")
     return text
-
-
-def is_public(address: str) -> bool:
-    """Return whether an IP address is reachable for everybody; of one that embeds an IPv4 address, whether that is."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        embeds = any(ip in network for network in EMBEDDING)
-        if embedded := ipaddress.IPv4Address(ip.packed[-4:]) if embeds else ip.sixtofour:
-            return is_public(str(embedded))
-        return ip.is_global and ip in GLOBAL_UNICAST and ip not in DOCUMENTATION
-    return ip.is_global and not ip.is_multicast
 
 
 def _is_private(url: str) -> bool:
