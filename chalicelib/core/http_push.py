@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
@@ -30,7 +30,6 @@ MAX_RESPONSE_CHARACTERS = 200
 SECRET_CHARACTERS = 8  # fewer may be a word of any text
 SECRET_WORD = re.compile(r"(?s)(?=.*\d).{6,}")  # identifiers are short in some webhooks' paths
 OPTIONS: Any = {"retries": False, "redirect": False, "preload_content": False, "decode_content": False}
-NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,8 @@ class PushClient:
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time, ssl_context: ssl.SSLContext | None = None) -> None:
-        self._clock = clock
-        self._ssl_context = ssl_context
-        self._managers: dict[tuple[bool, float], urllib3.PoolManager] = {}
+        tls_context = cache(lambda: ssl_context or ssl.create_default_context())
+        self._managers = {only: pool_manager(clock, tls_context, public_only=only) for only in (False, True)}
 
     def send(
         self,
@@ -75,7 +73,7 @@ class PushClient:
         connect_timeout_seconds: float,
         secrets: Iterable[bytes] = (),
         public_only: bool = False,
-        headers: Mapping[str, str] = NO_HEADERS,
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> PushResult:
         """Push `event` once, signed with each of `secrets` for `timestamp` (Unix seconds).
 
@@ -85,10 +83,11 @@ class PushClient:
         body, timeout = event.push_body(), urllib3.Timeout(total=timeout_seconds)
         all_headers = urllib3.HTTPHeaderDict(headers)
         all_headers.update(_headers(event.event_id, timestamp, body, secrets))
-        manager = self._manager(public_only, connect_timeout_seconds)
         started = time.monotonic()
         try:
-            response = manager.urlopen("POST", url, body=body, headers=all_headers, timeout=timeout, **OPTIONS)
+            pool = self._managers[public_only].connection_from_url(url, {"timeout": connect_timeout_seconds})
+            target = parse_url(url).request_uri
+            response = pool.urlopen("POST", target, body, all_headers, timeout=timeout, **OPTIONS)
         except PUSH_ERRORS as error:
             rule = rule_of(error)
             return PushResult(rule.outcome, _ms_since(started), error=rule.text, timed_out=rule.timed_out)
@@ -96,33 +95,14 @@ class PushClient:
         result = PushResult(outcome_of(response.status), _ms_since(started), response.status)
         if result.outcome is Outcome.DELIVERED:
             return result
-        return replace(
-            result,
-            error=f"receiver responded {response.status}",
-            retry_after_seconds=retry_after_seconds(response),
-            response=_excerpt(response_body, (parse_url(url).request_uri, *headers.values())),
-        )
+        excerpt = _excerpt(response_body, (target, *headers.values()))
+        wait, error_text = retry_after_seconds(response), f"receiver responded {response.status}"
+        return replace(result, error=error_text, retry_after_seconds=wait, response=excerpt)
 
     def close(self) -> None:
         """Close the connections that are not in use."""
         for manager in self._managers.values():
             manager.clear()
-
-    def _manager(self, public_only: bool, connect_timeout_seconds: float) -> urllib3.PoolManager:
-        key = (public_only, connect_timeout_seconds)
-        return self._managers.get(key) or self._managers.setdefault(key, self._new_manager(*key))
-
-    def _new_manager(self, public_only: bool, connect_timeout_seconds: float) -> urllib3.PoolManager:
-        return pool_manager(
-            lambda: self._tls_context,
-            clock=self._clock,
-            connect_timeout_seconds=connect_timeout_seconds,
-            public_only=public_only,
-        )
-
-    @cached_property
-    def _tls_context(self) -> ssl.SSLContext:
-        return self._ssl_context or ssl.create_default_context()
 
 
 def _headers(event_id: str, timestamp: int, body: bytes, secrets: Iterable[bytes]) -> dict[str, str]:
@@ -156,8 +136,7 @@ def _read_body(response: urllib3.BaseHTTPResponse) -> bytes:
             body += data
     except PUSH_ERRORS:
         pass  # the status has decided
-    response.close()  # which closes the connection unless the end of the body has released it
-    response.release_conn()
+    response.close()  # closes the connection unless the end of the body has released it
     return body
 
 

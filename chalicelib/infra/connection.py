@@ -19,6 +19,8 @@ BODY_SECONDS = 1.0  # the status decides; the body only serves diagnosis and the
 IDLE_SECONDS = 4.0  # servers close idle connections after 5 s or later; a frozen container cannot see it happen
 MAX_INFORMATIONAL_RESPONSES = 100
 MAX_POOLS = 101  # a host each for the webhook and subscriptions; the pool used least recently is closed
+Clock = Callable[[], float]
+TlsContext = Callable[[], ssl.SSLContext]
 
 
 class AddressNotAllowedError(OSError):
@@ -27,8 +29,6 @@ class AddressNotAllowedError(OSError):
 
 class DeadlineSocket(socket.socket):
     """A socket whose timeout bounds all that it sends and receives until the next `settimeout` together."""
-
-    _deadline: float
 
     def settimeout(self, value: float) -> None:  # type: ignore[override]
         self._deadline = time.monotonic() + value
@@ -66,9 +66,9 @@ class FinalResponse(http.client.HTTPResponse):
 
 
 class Connection(HTTPSConnection):
-    """A connection for either scheme: with TLS if it has an `ssl_context`.
+    """A connection for either scheme: with TLS if it has a `tls_context`, which returns the context.
 
-    `connect_timeout_seconds` bounds TCP and the TLS handshake together; `timeout`, what remains of the request's.
+    The pool's timeout bounds TCP and the TLS handshake together; that of a request bounds all of it.
     """
 
     response_class = FinalResponse
@@ -76,19 +76,20 @@ class Connection(HTTPSConnection):
     timeout: float
 
     def __init__(
-        self, *, clock: Callable[[], float], connect_timeout_seconds: float, public_only: bool, **options: Any
+        self, *, clock: Clock, public_only: bool, tls_context: TlsContext | None = None, **options: Any
     ) -> None:
         super().__init__(**options)
         self._clock = clock
-        self._connect_timeout_seconds = connect_timeout_seconds
         self._public_only = public_only
+        self._tls_context = tls_context
+        self._connect_timeout_seconds = self.timeout  # each request sets its own
         self._idle_since = 0.0
 
     @property
     def is_connected(self) -> bool:
         """Whether the connection can be reused: not closed, not idle for long, and without unread bytes."""
         idle = self._clock() - self._idle_since > IDLE_SECONDS
-        return super().is_connected and not idle and not (self.ssl_context and self._has_unread_bytes())
+        return super().is_connected and not idle and not (self._tls_context and self._has_unread_bytes())
 
     def _has_unread_bytes(self) -> bool:
         """Return whether TLS holds bytes that came after the response."""
@@ -97,14 +98,14 @@ class Connection(HTTPSConnection):
     def connect(self) -> None:
         """Connect, and leave what remains of the request's timeout in `self.timeout`."""
         started = time.monotonic()
-        connect_deadline = started + min(self.timeout, self._connect_timeout_seconds)
-        self.sock = self._open_socket(connect_deadline)
-        self.sock.settimeout(connect_deadline - time.monotonic())
-        if self.ssl_context:
+        deadline = started + min(self.timeout, self._connect_timeout_seconds)
+        self.sock = self._open_socket(deadline)
+        self.sock.settimeout(deadline - time.monotonic())
+        if self._tls_context:
             # `tls_in_tls` gives OpenSSL its records in memory. Reading from the socket itself, it would not return
             # while records without application data arrive (session tickets, HelloRequest), whatever the timeout.
-            tls: Any = {"ssl_context": self.ssl_context, "server_hostname": self.host, "tls_in_tls": True}
-            self.sock = ssl_wrap_socket(self.sock, **tls)
+            context = self._tls_context()
+            self.sock = ssl_wrap_socket(self.sock, ssl_context=context, server_hostname=self.host, tls_in_tls=True)
         self.is_verified = True  # urllib3 warns otherwise
         self.timeout -= time.monotonic() - started
 
@@ -141,13 +142,9 @@ class ConnectionPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = Connection  # type: ignore[assignment]
 
 
-def pool_manager(tls_context: Callable[[], ssl.SSLContext], **options: Any) -> urllib3.PoolManager:
-    """Return a manager of pools whose connections have these `options`; `tls_context` is called for https alone."""
-    pool = partial(ConnectionPool, maxsize=32, **options)
-
-    def tls_pool(*args: Any, **more: Any) -> ConnectionPool:
-        return pool(*args, ssl_context=tls_context(), **more)
-
+def pool_manager(clock: Clock, tls_context: TlsContext, *, public_only: bool) -> urllib3.PoolManager:
+    """Return a manager of pools of `Connection`; `tls_context` is called for https alone."""
+    pool: Any = partial(ConnectionPool, maxsize=32, clock=clock, public_only=public_only)
     manager = urllib3.PoolManager(MAX_POOLS)
-    manager.pool_classes_by_scheme = {"http": pool, "https": tls_pool}  # type: ignore[dict-item]
+    manager.pool_classes_by_scheme = {"http": pool, "https": partial(pool, tls_context=tls_context)}  # type: ignore[dict-item]
     return manager

@@ -7,11 +7,17 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import count
+from pathlib import Path
 from threading import Event as Signal
 from types import MappingProxyType
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from chalicelib.core.event import Event, Status
 from chalicelib.core.http_push import PushClient, PushResult
@@ -273,6 +279,11 @@ def test_2xx_is_delivered_whatever_becomes_of_the_body(what: str, tls_server: Re
     assert send(push, tls_server.url).outcome is DELIVERED
 
 
+def test_a_push_ends_at_its_timeout_whatever_becomes_of_the_body(server: Receiver, push: PushClient) -> None:
+    server.default = BODIES["trickles"]
+    assert send_within(0.8, push, server.url, timeout_seconds=0.3).outcome is DELIVERED
+
+
 SLOW: dict[str, Behaviour] = {
     "hangs": behave.hang,
     "trickles the status line": endless(b"HTTP/1.1 200 ", b"x", 0.02),
@@ -315,10 +326,26 @@ def test_endless_records_in_place_of_a_handshake_time_out(push: PushClient) -> N
     assert result == PushResult(RETRY, result.duration_ms, error="timed out", timed_out=True)
 
 
-def test_endless_session_tickets_after_the_handshake_time_out(push: PushClient) -> None:
+def flood_tickets(connection: socket.socket, keylog: Path) -> None:
+    """Send records of session tickets, which Python's ssl cannot, once the request has come (RFC 8446, 5.2 and 7.3)."""
     context = certificates().valid()
-    context.num_tickets = 1_000_000
-    with Receiver(tls=context) as receiver:
+    context.num_tickets = 0
+    context.keylog_filename = str(keylog)
+    with context.wrap_socket(connection, server_side=True) as tls:
+        tls.recv(65536)
+        secret = bytes.fromhex(keylog.read_text(encoding="utf-8").partition("SERVER_TRAFFIC_SECRET_0 ")[2].split()[1])
+        labels = ((32, b"\x00\x20\x09tls13 key\x00"), (12, b"\x00\x0c\x08tls13 iv\x00"))
+        key, iv = (HKDFExpand(SHA384(), length, label).derive(secret) for length, label in labels)
+        ticket = b"\x04\x00\x00\x0e" + b"\x00" * 10 + b"\x01x" + b"\x00" * 2
+        header = b"\x17\x03\x03" + (900 * len(ticket) + 17).to_bytes(2, "big")
+        for number in count():
+            nonce = (int.from_bytes(iv, "big") ^ number).to_bytes(12, "big")
+            record = AESGCM(key).encrypt(nonce, ticket * 900 + b"\x16", header)
+            socket.socket.sendall(tls, header + record)
+
+
+def test_endless_session_tickets_in_place_of_a_response_time_out(push: PushClient, tmp_path: Path) -> None:
+    with Receiver(tls=certificates().valid(), on_accept=partial(flood_tickets, keylog=tmp_path / "keys")) as receiver:
         result = send_within(1.5, push, receiver.url, timeout_seconds=0.5)
     assert result == PushResult(RETRY, result.duration_ms, error="timed out", timed_out=True)
 
