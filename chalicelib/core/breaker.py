@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from threading import Lock
 
-from chalicelib.core.http_push import PushResult
-from chalicelib.core.outcome import Outcome
+from chalicelib.core.outcome import Outcome, PushResult
 
 MAX_DESTINATIONS = 2000  # the one used least recently is forgotten
 TRIAL_SECONDS = 20.0  # a trial whose container was killed ends then

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chalicelib.core.delivery import KEEPS_FAILING
-from chalicelib.core.event import RESERVED_PREFIX, DeliveredVia, Event, Reason, Status, is_copy_id
+from chalicelib.core.event import RESERVED_PREFIX, DeliveredVia, Event, Status, is_copy_id
+from chalicelib.core.outcome import Reason
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from tests.support.in_memory_aws import typed
 

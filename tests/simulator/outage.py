@@ -17,7 +17,8 @@ from rich.progress import track
 from rich.table import Table
 
 from chalicelib.core import sweep as schedules
-from chalicelib.core.event import Event, Reason, Status
+from chalicelib.core.event import Event, Status
+from chalicelib.core.outcome import Reason
 from chalicelib.core.store import EventStore
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from tests.simulator.simulated_world import DLQ, NO_ENVIRON, Container, SimulatedWorld

@@ -19,8 +19,7 @@ from chalicelib import deps as services
 from chalicelib import settings
 from chalicelib.core.delivery import AFTER_PUSH_SECONDS
 from chalicelib.core.event import Event, Status
-from chalicelib.core.http_push import PushResult
-from chalicelib.core.outcome import Outcome, outcome_of
+from chalicelib.core.outcome import Outcome, PushResult
 from chalicelib.core.store import CLAIM_SECONDS
 from chalicelib.core.worker import BatchError
 from chalicelib.customers.subscriptions import CACHE_SECONDS
@@ -387,7 +386,7 @@ class SimulatedWorld:
             self.history.running.discard(event.event_id)
         if status_code is None:
             return PushResult(Outcome.RETRY, 0, error="timed out", timed_out=True)
-        outcome = outcome_of(status_code)
+        outcome = Outcome.of(status_code)
         return PushResult(outcome, 0, status_code, None if outcome is Outcome.DELIVERED else "refused")
 
     def receive(self, url: str, max_messages: int = 10) -> list[dict[str, Any]]:
