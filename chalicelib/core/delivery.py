@@ -10,7 +10,7 @@ from functools import partial
 from http import HTTPStatus
 
 from chalicelib.core import messages
-from chalicelib.core.breaker import Breaker
+from chalicelib.core.breaker import NOT_PUSHED, Breaker
 from chalicelib.core.event import Attempt, Event, Status
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.outcome import (
@@ -36,7 +36,6 @@ from chalicelib.infra.times import rfc3339, unix_seconds
 
 AFTER_PUSH_SECONDS = 2 * CALL_SECONDS  # the record and the message
 ATTEMPT_SECONDS = 2 * CALL_SECONDS + AFTER_PUSH_SECONDS  # without the push: the claim and the target come before it
-KEEPS_FAILING = "not pushed: the receiver keeps failing"
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def _attempt(event: Event, target: Target, budget_seconds: float, invocation: In
     services, settings, breaker = invocation.services, invocation.services.settings, invocation.services.worker_breaker
     started, max_wait_seconds = services.clock(), -1.0
     if open_seconds := breaker.wait_seconds(target.destination, started):
-        result = PushResult(Outcome.RETRY, error=KEEPS_FAILING, retry_after_seconds=open_seconds)
+        result = PushResult(Outcome.RETRY, error=NOT_PUSHED, retry_after_seconds=open_seconds)
     else:
         result = push(event, target, settings.push_timeout_seconds, invocation, breaker)
         if not result.timed_out and breaker.failures(target.destination) < settings.breaker_failures:

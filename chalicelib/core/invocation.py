@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any, TypeVar
 
-from chalicelib.core.breaker import Breaker
+from chalicelib.core.breaker import INLINE_PATIENCE_SECONDS, WORKER_PATIENCE_SECONDS, Breaker
 from chalicelib.core.event import Event
 from chalicelib.core.http_push import PushClient
 from chalicelib.core.store import EventStore, WriteResult
@@ -23,7 +23,6 @@ from chalicelib.settings import Settings
 
 MAX_THREADS = 32
 RECORD_RETRY_SECONDS = 0.5
-INLINE_PATIENCE_SECONDS, WORKER_PATIENCE_SECONDS = 5.0, 15.0
 T = TypeVar("T")
 R = TypeVar("R")
 
