@@ -82,8 +82,8 @@ class DeadlineSocket(socket.socket):
         return super().recv_into(*args)
 
     def sendall(self, data: Any) -> None:  # type: ignore[override]
-        self._limit_wait()
         if data:  # SSLTransport sends nothing before each read: an error would hide the response that came before it
+            self._limit_wait()
             super().sendall(data)
 
     def _limit_wait(self) -> None:
