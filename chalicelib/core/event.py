@@ -17,6 +17,7 @@ from chalicelib.infra.times import rfc3339
 MAX_ATTEMPTS_KEPT = 25
 EVENT_ID = re.compile(r"(evt|cpy)_[0-9a-f]{32}")
 EVENT_TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
+SUBJECT = "subject#"
 RESERVED_PREFIX = "triggers."  # of the types of reports
 EVENT_TYPE_OR_PREFIX = re.compile(rf"{EVENT_TYPE.pattern}\*?|\*")
 
@@ -60,6 +61,7 @@ class NewEvent:
     payload: str
     metadata: str
     tenant: str | None
+    subject: str | None = None
     idempotency_key: str | None = None
     body_hash: str | None = None
 
@@ -102,6 +104,7 @@ class Event:
     payload: str = "{}"
     metadata: str = "null"
     tenant: str | None = None
+    subject: str | None = None
     created_at: str
     created_by: str
     status: Status
@@ -135,12 +138,17 @@ class Event:
         if "content" in values:
             values["payload"], values["metadata"] = zlib.decompress(values["content"]).decode().split("\n")
         values |= {name: parse(values[name]) for name, parse in _PARSERS.items() if name in values}
-        return cls(**{name: values[name] for name in _FIELDS if name in values})
+        return cls(**{name: values[name] for name in FIELDS if name in values})
 
     @property
     def sort_key(self) -> str:
         """The sort key of the indexes: creation time, then id."""
         return f"{self.created_at}#{self.event_id}"
+
+    @property
+    def lookup_key(self) -> str | None:
+        """What an event or a copy is looked up by: its subject, or its subscription."""
+        return self.subscription_id or (f"{SUBJECT}{self.subject}" if self.subject else None)
 
     @property
     def group_id(self) -> str:
@@ -174,8 +182,8 @@ class Event:
         members: dict[str, str | None] = {"created_at": self.created_at}
         if self.is_copy:
             members |= {"tenant": self.tenant, "source_event_id": self.source_event_id}
-        elif self.tenant is not None:
-            members["tenant"] = self.tenant
+        optional = {"tenant": self.tenant, "subject": self.subject}
+        members |= {name: value for name, value in optional.items() if value is not None}
         return self.to_json(members, include_payload=True).encode()
 
     def to_json(self, members: Mapping[str, Any], *, include_payload: bool) -> str:
@@ -190,12 +198,12 @@ def _plain(value: Mapping[str, Any]) -> Any:
     return int(value["N"]) if "N" in value else next(iter(value.values()))
 
 
-_FIELDS = tuple(field.name for field in fields(Event))
+ENUMS: dict[str, type[StrEnum]] = {"status": Status, "delivered_via": DeliveredVia, "reason": Reason}
+FIELDS = tuple(field.name for field in fields(Event))
 _ATTEMPT_FIELDS = tuple(field.name for field in fields(Attempt))
 _PARSERS: dict[str, Callable[[Any], Any]] = {
-    "status": Status,
-    "delivered_via": DeliveredVia,
-    "reason": Reason,
+    # A value of a later version reads as None.
+    **{name: {str(value): value for value in kind}.get for name, kind in ENUMS.items()},
     "attempts": lambda text: tuple(map(Attempt.from_json, json.loads(text))),
     "copies": lambda text: tuple(json.loads(text)),
 }

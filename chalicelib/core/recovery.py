@@ -17,7 +17,10 @@ REDRIVABLE = f"{REPLAYABLE} AND #status = :failed"
 ERASABLE = f"(attribute_exists(status_shard) OR expires_at > :now_seconds) AND {UNCLAIMED}"
 CLAIMED = "The event is claimed; try again when the claim ends."
 # What a mark of an erasure does not keep of an event.
-ERASED = ("content", "attempts", "last_error", "tenant", "body_hash", "status_shard", "claimed_until")
+ERASED = (
+    *("content", "attempts", "last_error", "tenant", "subject", "body_hash"),
+    *("status_shard", "lookup_key", "claimed_until"),
+)
 
 
 def replay(event: Event, invocation: Invocation) -> Event:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from chalicelib.core.event import DeliveredVia, Event, Status, dumps, is_copy_id
+from chalicelib.core.event import FIELDS, DeliveredVia, Event, Status, dumps, is_copy_id
 from chalicelib.infra.table import LOWEST, Table, Values, Written, serialize
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
@@ -32,6 +32,7 @@ UNSETTLED = (Status.PENDING, Status.FAILED)
 CLEAR_SCHEDULE: dict[str, None] = {"next_attempt_at": None, "requeue_at": None}
 
 NOT_STORED = ("created_at", "payload", "metadata")  # _item stores them in `sort_key` and `content`
+SUMMARY = ("sort_key", "status_shard", *sorted({*FIELDS} - {*NOT_STORED, "attempts"}))
 
 
 @dataclass(frozen=True)
@@ -145,9 +146,10 @@ class EventStore(Table):
         """Read an event consistently; return what a write would whose condition failed."""
         return self._result(Written(False, self._get(event_id)))
 
-    def get_many(self, event_ids: Sequence[str]) -> dict[str, Event]:
-        """Return those of up to 100 events that exist, by id, read consistently."""
-        events = map(self._unexpired, self._get_many(event_ids))
+    def get_many(self, event_ids: Sequence[str], *, with_content: bool = True) -> dict[str, Event]:
+        """Return those of up to 100 events that exist, by id, read consistently; else without payload and attempts."""
+        names = () if with_content else SUMMARY
+        events = map(self._unexpired, self._get_many(event_ids, names))
         return {event.event_id: event for event in events if event and event.status is not Status.ERASED}
 
     def change(
@@ -193,6 +195,7 @@ def _item(event: Event) -> Values:
         "sort_key": event.sort_key,
         "attempts": _attempts(event),
         "copies": dumps(event.copies) if event.copies else None,
+        "lookup_key": event.lookup_key,
     }
     kept = {name: value for name, value in vars(event).items() if value and name not in NOT_STORED}
     return {**kept, **encoded}

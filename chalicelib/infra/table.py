@@ -14,8 +14,8 @@ from chalicelib.infra.errors import AWS_ERRORS, StorageUnavailableError, error_c
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
 
-BY_STATUS, BY_SUBSCRIPTION = "status-index", "subscription-index"  # the latter has only copies
-PARTITION_KEYS = {BY_STATUS: "status_shard", BY_SUBSCRIPTION: "subscription_id"}
+BY_STATUS, BY_LOOKUP = "status-index", "lookup-index"
+PARTITION_KEYS = {BY_STATUS: "status_shard", BY_LOOKUP: "lookup_key"}
 CONDITION_FAILED = "ConditionalCheckFailedException"
 LOWEST, HIGHEST = "0", "~"  # sort keys begin with a digit
 
@@ -64,16 +64,21 @@ class Table:
         """Return an item, read consistently, or None."""
         return self._call("get_item", Key=serialize({"event_id": key}), ConsistentRead=True).get("Item")
 
-    def _get_many(self, keys: Sequence[str]) -> list[Item]:
-        """Return those items that exist, read consistently, by a call for every 100."""
+    def _get_many(self, keys: Sequence[str], names: Sequence[str] = ()) -> list[Item]:
+        """Return those of up to 100 items that exist, read consistently: attributes of some `names`, or all."""
+        options: dict[str, Any] = {"Keys": [serialize({"event_id": key}) for key in keys], "ConsistentRead": True}
+        if names:
+            options["ProjectionExpression"] = ", ".join(f"#{name}" for name in names)
+            options["ExpressionAttributeNames"] = {f"#{name}": name for name in names}
+        request = {self._name: options} if keys else {}
         items: list[Item] = []
-        for start in range(0, len(keys), 100):
-            encoded = [serialize({"event_id": key}) for key in keys[start : start + 100]]
-            request = {self._name: {"Keys": encoded, "ConsistentRead": True}}
+        while request:  # again for what is over 16 MB, or was throttled
             response = self._request("batch_get_item", RequestItems=request)
-            if response.get("UnprocessedKeys"):  # throttled
+            found = response["Responses"].get(self._name, [])
+            items += found
+            request = response.get("UnprocessedKeys", {})
+            if request and not found:
                 raise StorageUnavailableError
-            items += response["Responses"].get(self._name, [])
         return items
 
     def _update(

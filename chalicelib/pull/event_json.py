@@ -7,7 +7,7 @@ from chalicelib.core.outcome import Reason
 
 MEMBERS = (  # besides id, type and content, in this order
     *("status", "created_at", "delivered_at", "next_attempt_at", "delivery_attempts", "delivered_via", "created_by"),
-    *("tenant", "last_error", "subscription_id", "source_event_id", "copies"),
+    *("tenant", "subject", "last_error", "subscription_id", "source_event_id", "copies"),
 )
 SETTLED: dict[str, str] = {
     DeliveredVia.PULL: "A consumer acknowledged it.",
@@ -19,9 +19,9 @@ SETTLED: dict[str, str] = {
 }
 
 
-def summary(event: Event, *, include_payload: bool = False, **more: Any) -> str:
-    """Return an event without attempts, and `more` members."""
-    members = {name: getattr(event, name) for name in MEMBERS}
+def summary(event: Event, *, include_payload: bool = False, without: str = "", **more: Any) -> str:
+    """Return an event without attempts, and perhaps `without` a member, and `more` members."""
+    members = {name: getattr(event, name) for name in MEMBERS if name != without}
     return event.to_json({**members, "message": message(event), **more}, include_payload=include_payload)
 
 

@@ -8,10 +8,10 @@ from math import inf
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from chalicelib.core.event import Event, Status
+from chalicelib.core.event import SUBJECT, Event, Status
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.store import NOT_EXPIRED, UNSETTLED, EventStore, partitions
-from chalicelib.infra.table import BY_STATUS, BY_SUBSCRIPTION, HIGHEST, LOWEST
+from chalicelib.infra.table import BY_LOOKUP, BY_STATUS, HIGHEST, LOWEST
 
 SEARCH_SECONDS = 5
 MAX_PAGE_BYTES = 5 * 1024 * 1024  # as `response_bytes` counts: Lambda's responses are limited to 6 MB
@@ -32,10 +32,16 @@ class Query:
     include: str | None = None
     since: str = LOWEST
     source: str | None = None
+    subject: str | None = None
     subscription_id: str | None = None
     tenant: str | None = None
     until: str = HIGHEST
     only_unclaimed: bool = False
+
+    @property
+    def lookup_key(self) -> str | None:
+        """The partition of the index for lookups that has the events; None: those of the index of statuses have them."""
+        return self.subscription_id or (f"{SUBJECT}{self.subject}" if self.subject is not None else None)
 
     def has(self, event: Event, now: float) -> bool:
         """Return whether the query has an event with this state at `now` (Unix seconds)."""
@@ -61,15 +67,16 @@ class Page(NamedTuple):
 
 
 def read_page(services: CoreServices, query: Query) -> Page:
-    """Return a page of events: as the index shows them or, if payloads are included, as they are now.
+    """Return a page of events: as the index shows them or, looked up or with payloads, as they are now.
 
     The index is eventually consistent: what it shows may have been pushed or acknowledged a moment ago.
     """
     rows = search(services, query)
-    if query.include is None:
+    if query.include is None and query.lookup_key is None:
         return _first_page(rows, query.limit, inf)
-    page = _first_page(rows, query.limit, MAX_PAGE_BYTES)
-    current = services.store.get_many([event.event_id for event in page.events])
+    page = _first_page(rows, query.limit, MAX_PAGE_BYTES if query.include else inf)
+    event_ids = [event.event_id for event in page.events]
+    current = services.store.get_many(event_ids, with_content=query.include is not None)
     events = [current[event.event_id] for event in page.events if event.event_id in current]
     return Page([event for event in events if query.has(event, services.clock())], page.next_cursor)
 
@@ -102,7 +109,7 @@ def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[dic
         values[":high"] = min(query.until, query.cursor or HIGHEST)
     else:
         values[":low"] = max(query.since, query.cursor)
-    for name in ("event_type", "tenant"):
+    for name in ("event_type", "tenant", "subject"):
         value = getattr(query, name)
         if value not in (None, "*"):
             conditions.append(f"begins_with({name}, :{name})" if value.endswith("*") else f"{name} = :{name}")
@@ -112,9 +119,8 @@ def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[dic
         keys += partitions(*query.status, of_copies=True)
     else:
         conditions.append("attribute_not_exists(source_event_id)")
-    if query.subscription_id is not None:
-        index, keys = BY_SUBSCRIPTION, [query.subscription_id]
-        conditions.append("attribute_exists(status_shard)")  # erased copies stay in this index
+    if query.lookup_key is not None:
+        index, keys = BY_LOOKUP, [query.lookup_key]
     options = {"FilterExpression": " AND ".join(conditions), "ScanIndexForward": query.order == "oldest"}
     return [store.pages(key, values, IndexName=index, Limit=page_rows, **options) for key in keys]
 

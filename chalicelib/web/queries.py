@@ -2,13 +2,14 @@
 
 from datetime import UTC, datetime
 
-from chalicelib.core.event import EVENT_ID, EVENT_TYPE, EVENT_TYPE_OR_PREFIX, Status
+from chalicelib.core.event import EVENT_TYPE, EVENT_TYPE_OR_PREFIX, Status
 from chalicelib.customers.subscriptions import SUBSCRIPTION_ID
 from chalicelib.infra.parsing import Parser, parser
+from chalicelib.web.validation import SUBJECT, SUBJECT_FORM
 
 # RFC 3339, section 5.6; an unescaped + of the offset arrives as a space.
 TIMESTAMP = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+ -]\d\d:\d\d)"
-CURSOR = rf"\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{{6}}Z~{EVENT_ID.pattern}"  # a sort key that a URL may have as it is
+CURSOR = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z~(evt|cpy|sub)_[0-9a-f]{32}"  # a sort key, fit for a URL
 
 
 def encode_cursor(sort_key: str) -> str:
@@ -33,8 +34,15 @@ PARAMETERS: dict[str, Parser] = {
     "since": _time,
     "source": parser("original", "original"),
     "status": parser("pending|delivered|failed", "pending, delivered or failed", lambda status: (Status(status),)),
+    "subject": parser(SUBJECT, SUBJECT_FORM),
     "subscription_id": parser(SUBSCRIPTION_ID.pattern, "sub_ and 32 hexadecimal digits"),
     "tenant": parser(EVENT_TYPE.pattern, "1 to 128 characters of A-Z a-z 0-9 . _ - : /"),
     "until": _time,
+}
+SUBSCRIPTION_PARAMETERS = {
+    "cursor": PARAMETERS["cursor"],
+    "limit": PARAMETERS["limit"],
+    "state": parser("active|failing|disabled", "active, failing or disabled"),
+    "tenant": parser(rf"\*|{EVENT_TYPE.pattern}", "1 to 128 characters of A-Z a-z 0-9 . _ - : /, or * for all"),
 }
 INBOX_PARAMETERS = {name: PARAMETERS[name] for name in ("cursor", "event_type", "limit", "order", "tenant")}

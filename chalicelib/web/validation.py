@@ -66,7 +66,14 @@ check_type = must_be(
     is_text(rf"(?!{re.escape(RESERVED_PREFIX)}){EVENT_TYPE.pattern}"),
 )
 check_object = must_be("a JSON object", lambda value: isinstance(value, dict))
-EVENT_MEMBERS = {"event_type": check_type, "payload": check_object, "metadata": check_object, "tenant": check_name}
+SUBJECT, SUBJECT_FORM = r"(?! ).{1,128}(?<! )", "1 to 128 printable characters without a space at either end"
+EVENT_MEMBERS = {
+    "event_type": check_type,
+    "payload": check_object,
+    "metadata": check_object,
+    "tenant": check_name,
+    "subject": must_be(SUBJECT_FORM, lambda value: is_text(SUBJECT)(value) and value.isprintable()),
+}
 LEASE_NUMBERS = {"limit": integer(MAX_LEASED_EVENTS), "lease_seconds": integer(3600)}
 LEASE_MEMBERS = {**LEASE_NUMBERS, "event_type": check_name, "tenant": check_name}
 ACKNOWLEDGEMENT_MEMBERS = {
@@ -92,6 +99,7 @@ def parse_new_event(body: bytes, idempotency_key: str | None = None) -> NewEvent
         payload=dumps(document["payload"]),
         metadata=dumps(document.get("metadata")),
         tenant=document.get("tenant"),
+        subject=document.get("subject"),
         idempotency_key=idempotency_key,
         body_hash=hashlib.sha256(canonical).hexdigest() if idempotency_key is not None else None,
     )
