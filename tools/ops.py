@@ -413,14 +413,14 @@ def show(event_id: str, subject: str | None, *, payload: bool) -> None:
     if bool(event_id) == bool(subject):
         raise click.UsageError("give either EVENT_ID or --subject")
     api, is_subscription = Api(), event_id.startswith("sub_")
-    path, columns = ("/subscriptions", SUBSCRIPTION_COLUMNS) if is_subscription else ("/events", EVENT_COLUMNS)
-    if subject:
-        found = list(api.list_all(path, subject=subject))
-    elif len(event_id) < ID_LENGTH:
-        items = islice(api.list_all(path, tenant="*", limit="100"), None if is_subscription else SEARCHED)
-        found = [item for item in items if item[columns[0]].startswith(event_id)]
+    if is_subscription:
+        path, id_name, items = "/subscriptions", "subscription_id", api.list_all("/subscriptions", tenant="*")
     else:
-        found = [{columns[0]: event_id}]
+        events = api.list_all("/events", limit="100", subject=subject)
+        path, id_name, items = "/events", "event_id", islice(events, SEARCHED)
+    found = [{id_name: event_id}]
+    if len(event_id) < ID_LENGTH:
+        found = [item for item in items if item[id_name].startswith(event_id)]
     match found:
         case []:
             raise click.ClickException(printable(f"nothing found: {event_id or subject}"))
@@ -429,7 +429,7 @@ def show(event_id: str, subject: str | None, *, payload: bool) -> None:
         case [item]:
             print_event(api, api.get(path, item["event_id"]), payload=payload)
         case _:
-            print_items(columns, found)
+            print_items(SUBSCRIPTION_COLUMNS if is_subscription else EVENT_COLUMNS, found)
 
 
 def print_event(api: Api, event: Mapping[str, Any], *, payload: bool) -> None:
@@ -548,15 +548,16 @@ def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: st
     subscriptions = [] if metadata else list(api.list_all("/subscriptions", tenant=tenant))
     if subscriptions:
         print_items(SUBSCRIPTION_COLUMNS, subscriptions)
-    items = [*(subscription["subscription_id"] for subscription in subscriptions), *found]
+    event_ids = list(chain.from_iterable(found.values()))
+    copies = sum(event_id.startswith("cpy_") for event_id in event_ids)
+    counts = f"events {len(event_ids) - copies:,}, copies {copies:,}, subscriptions {len(subscriptions):,}"
+    click.echo("\n".join([*event_ids, f"matching: {counts}"]))
     given = {"metadata": json.dumps(metadata) if metadata else None, **query, "rate": f"{rate:g}", "go": "1"}
     command = command_line("erase", given)
+    items = [*(subscription["subscription_id"] for subscription in subscriptions), *found]
     if not go or not items:
-        event_ids = list(chain.from_iterable(found.values()))
-        copies = sum(event_id.startswith("cpy_") for event_id in event_ids)
-        counts = f"events {len(event_ids) - copies:,}, copies {copies:,}, subscriptions {len(subscriptions):,}"
-        how = f"To erase them: {command}" if items else ""
-        click.echo("\n".join(filter(None, [*event_ids, f"matching: {counts}", how])))
+        if items:
+            click.echo(f"To erase them: {command}")
         return
 
     def remove(item: str) -> str:
