@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import fields
 from http import HTTPStatus
+from itertools import compress
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any, TextIO
@@ -156,7 +157,9 @@ def start() -> None:
     _provide_aws(outside)
     receiver = Receiver(screen.event)
     if not given("SETTINGS_SECRET"):
-        screen.key = _provide_key()
+        if "API_KEYS" not in os.environ:
+            screen.key = api_key.new_key()
+            os.environ["API_KEYS"] = api_key.entry("local", screen.key, "+".join(Scope))
         _provide("WEBHOOK_SIGNING_SECRETS", api_key.new_signing_secret())
         _provide("ZAPIER_WEBHOOK_URL", receiver.hook_url)
         _provide("SUBSCRIPTION_HOSTS", ",".join((*settings.DEFAULT_HOSTS.entries, "127.0.0.1", "localhost")))
@@ -243,15 +246,6 @@ def _provide(name: str, value: str) -> None:
     os.environ[name] = given(name) or value
 
 
-def _provide_key() -> str:
-    """Make an API key with every scope unless keys are set; return it, or ""."""
-    if "API_KEYS" in os.environ:
-        return ""
-    key = api_key.new_key()
-    os.environ["API_KEYS"] = api_key.entry("local", key, "+".join(Scope))
-    return key
-
-
 def _check_connections() -> None:
     """Look at the table and both queues; raise StartError naming the variable at fault."""
     try:
@@ -327,20 +321,13 @@ def _usage(url: str, key: str, receiver: Receiver, outside: dict[str, str]) -> s
     exported = "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
     if hidden:
         exported += f'\n: "and, as they are set for make run: {" ".join(hidden)}"'
-    post, retry, dead_letter, lease, subscribe, token, aws, end = TOUR.read_text().strip().split("\n\n")
     is_pushed = current.webhook == receiver.hook_url
-    blocks = {
-        f"export TRIGGERS_URL={url}{f' TRIGGERS_API_KEY={key}' if key else ''}": True,
-        post: True,
-        retry: is_pushed,
-        dead_letter: is_pushed,
-        lease: is_pushed or current.webhook == settings.PULL_ONLY,
-        subscribe: not current.subscription_hosts.fault(receiver.hook_url),
-        token: current.signing_secrets,
-        aws: True,
-        end: is_pushed,
-    }
-    text = "\n\n".join(block for block, is_shown in blocks.items() if is_shown)
+    is_pulled = is_pushed or current.webhook == settings.PULL_ONLY
+    is_allowed = not current.subscription_hosts.fault(receiver.hook_url)
+    # The blocks of TOUR: two events, retries, a dead letter, a lease, a subscription, a token, AWS, the dead letter
+    shown = (True, is_pushed, is_pushed, is_pulled, is_allowed, current.signing_secrets, True, is_pushed)
+    blocks = compress(TOUR.read_text().strip().split("\n\n"), shown)
+    text = "\n\n".join((f"export TRIGGERS_URL={url}{f' TRIGGERS_API_KEY={key}' if key else ''}", *blocks))
     for name, value in (("VARIABLES", exported), ("RECEIVER/HOOK", receiver.hook_url), ("RECEIVER", receiver.url)):
         text = text.replace(name, value)
     return f"""{text}

@@ -50,9 +50,6 @@ PASTE = " (credentials and AWS_DEFAULT_REGION must be set; for `make run`, paste
 RETRY = urllib3.Retry(4, status_forcelist=(429, 503), allowed_methods=None, backoff_factor=0.2, raise_on_status=False)
 
 
-Group = tuple[str, str, str]  # dead letters by destination, tenant and reason
-
-
 class Commands(click.Group):
     """Report AWS errors in one line with exit code 1, and exit with 130 after Ctrl-C."""
 
@@ -224,7 +221,7 @@ def dlq(stage: str, limit: int) -> None:
     sqs, _, url = open_queues(stage)
     total, in_flight = depths(sqs, url)
     sample = peek(sqs, url, min(limit, total - in_flight))
-    groups: dict[Group, list[str]] = {}
+    groups: dict[tuple[str, str, str], list[str]] = {}
     for group, _, latest in sorted(map(describe, sample)):
         groups.setdefault(group, []).append(latest)
     names = {destination: subscription_name(stage, destination) for destination, *_ in groups}
@@ -252,8 +249,8 @@ def peek(sqs: Any, url: str, limit: int) -> list[Message]:
     return list(seen.values())
 
 
-def describe(message: Message) -> tuple[Group, str, str]:
-    """Return the group of a dead letter, the time of its failure, and what it tells of its event."""
+def describe(message: Message) -> tuple[tuple[str, str, str], str, str]:
+    """Return destination, tenant and reason of a dead letter, when it failed, and what it tells of its event."""
     try:
         content = {name: str(value) for name, value in json.loads(message.body).items() if value is not None}
     except (ValueError, RecursionError, AttributeError):
@@ -317,13 +314,13 @@ class ApiCallError(click.ClickException):
 
 def act_on_each(
     unit: str, items: Iterable[Any], act: Callable[[Any], str], total: int, rate: float, *, rest: Callable[[int], str]
-) -> list[Any]:
+) -> int:
     """Call `act` for each item, at most `rate` a second, and count the outcomes, which it returns in a few words.
 
-    Items that the API refuses are named, skipped and returned; other errors concern every item. At the end, or when it
-    is stopped, it prints the counts, and what `rest` returns for the number of items that were handled.
+    Returns how many were skipped: items that the API refuses are named; other errors concern every item. At the end, or
+    when it is stopped, it prints the counts, and what `rest` returns for the number of items that were handled.
     """
-    outcomes, skipped, console = Counter[str](), list[Any](), Console(stderr=True)
+    outcomes, console = Counter[str](), Console(stderr=True)
     try:
         for item in track(items, f"{unit}s", total, console=console, disable=not console.is_terminal):
             time.sleep(1 / rate)
@@ -334,14 +331,13 @@ def act_on_each(
                     raise
                 click.echo(f"{item}: {error.message}", err=True)
                 outcomes["skipped"] += 1
-                skipped.append(item)
     finally:
         done = outcomes.total()
         told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items()) or "none done"
         click.echo(f"{done:,} of {counted(total, unit)}: {told}", err=done < total)
         if done < total:
             click.echo(rest(done), err=True)
-    return skipped
+    return outcomes["skipped"]
 
 
 class Api:
