@@ -1,247 +1,128 @@
-"""Routes, worker and schedules: the only file that knows Chalice. Each handler parses, calls and responds."""
+"""Routes, worker and schedules. Each handler parses, calls and responds."""
 
-import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache, partial
-from http import HTTPStatus
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from chalice.app import Chalice, CloudWatchEvent, Rate, Request, Response, SQSEvent
+from chalice.app import Chalice, CloudWatchEvent, Rate, Response, SQSEvent
 
 if sys.pycache_prefix is None:
     sys.dont_write_bytecode = True  # `chalice deploy` imports this file, and would package the bytecode
 
-from chalicelib import __version__
-from chalicelib import deps as services
+from chalicelib import __version__, deps
 from chalicelib.core import posting, recovery
 from chalicelib.core import sweep as schedules
 from chalicelib.core import worker as batch
-from chalicelib.core.event import Event, dumps
+from chalicelib.core.event import dumps
 from chalicelib.customers import console
-from chalicelib.customers.subscriptions import SUBSCRIPTION_ID, Subscription, parse_subscription
-from chalicelib.deps import Invocation, Services
+from chalicelib.customers.tokens import TOKEN, make_token
+from chalicelib.deps import Services
 from chalicelib.infra import telemetry
-from chalicelib.infra.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError, SettingsError
+from chalicelib.infra.errors import ApiError, FieldFault, InvalidRequestError
 from chalicelib.infra.queue import Message
 from chalicelib.infra.times import rfc3339
 from chalicelib.pull import inbox, listing
+from chalicelib.settings import Scope
 from chalicelib.settings import read as read_settings
-from chalicelib.web.auth import ApiKey, Scope, authenticate, authorize, make_token, parse_token_request, visible_tenant
-from chalicelib.web.validation import parse_acknowledgement, parse_lease_request, parse_new_event, parse_query, valid_id
+from chalicelib.web import queries, routes, validation
+from chalicelib.web.auth import visible_tenant
+from chalicelib.web.routes import Call, remaining_seconds, require, respond
 
 deploy_settings, faults = read_settings(os.environ)
-if faults and "AWS_LAMBDA_FUNCTION_NAME" not in os.environ:  # a deployed function answers with 503
-    sys.stderr.write("; ".join(faults) + "\n")
-    os._exit(1)  # an exception in the thread that `chalice local` imports this file in would not end the process
 STAGE: str = deploy_settings["stage"]
-app = Chalice(app_name=f"triggers-api-{STAGE}", configure_logs=False)  # the name of the REST API
-
 OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"
-NO_SUBSCRIPTION = (404, "not_found", "There is no such subscription.")
-RESPOND_SECONDS = 3  # reserved: the function has 30 s, and API Gateway ends a request after 29 s
+app = Chalice(app_name=f"triggers-api-{STAGE}", configure_logs=False)  # the name of the REST API
+route = partial(routes.route, app)
+public = partial(app.route, methods=["GET"], content_types=[])  # Chalice would answer 415 for other content types
 
 
-@dataclass(frozen=True)
-class Call(Invocation):
-    """The invocation for an authenticated request; it ends when the response must be on its way.
-
-    `query` has the values of the query parameters that were given.
-    """
-
-    request: Request
-    key: ApiKey
-    query: dict[str, Any]
-
-    def find_subscription(self, subscription_id: str) -> Subscription | None:
-        """Return a subscription, or None if there is none or it is not of the token's tenant.
-
-        Raises ApiError 404 if the id is malformed.
-        """
-        if not SUBSCRIPTION_ID.fullmatch(subscription_id):
-            raise ApiError(*NO_SUBSCRIPTION)
-        return self.services.subscriptions.get(subscription_id, self.key.tenant)
-
-    def find_event(self, event_id: str) -> Event:
-        """Return an event; raise EventNotFoundError if it is malformed, there is none, or the key may not see it."""
-        event = self.services.store.get(valid_id(event_id))
-        if event is None or not self.key.may_read(event, self.find_subscription):
-            raise EventNotFoundError
-        return event
-
-    def location(self, path: str) -> str:
-        """Return `path` relative to this URL, which may end with a slash, so that it resolves behind a stage."""
-        return "../" + path if self.request.context.get("path", "").endswith("/") else path
-
-    def json_body(self) -> bytes:
-        """Return the body; raise ApiError 415 if it is not plain JSON."""
-        headers = self.request.headers
-        content_type: str = headers.get("content-type", "")
-        is_json = content_type.split(";")[0].strip().lower() in ("", "application/json")
-        if not is_json or headers.get("content-encoding", "identity").lower() != "identity":
-            raise ApiError(415, "unsupported_media_type", "Content-Type must be application/json, without compression.")
-        body: Any = self.request.raw_body  # bytes
-        return bytes(body)
-
-
-View = Callable[..., Response]
-
-
-def route(
-    method: str, path: str, *scopes: Scope, takes_tokens: bool = False, **parameters: Callable[[str], Any]
-) -> Callable[[View], View]:
-    """Register a view; errors become problem documents.
-
-    With `scopes`, the API key needs one of them, the query may have `parameters`, each with its parser, and no others,
-    and the view takes a Call and the path's parameters. A view that takes tokens shows them nothing but what is their
-    tenant's.
-    """
-
-    def register(view: View) -> View:
-        def handle(**path_parameters: str) -> Response:
-            request: Any = app.current_request
-            with telemetry.request_id(request.lambda_context.aws_request_id):
-                try:
-                    if not scopes:
-                        return view()
-                    current = services.get()
-                    settings, authorization = current.settings, request.headers.get("authorization")
-                    key = authenticate(authorization, settings.api_keys, settings.signing_secrets, current.clock())
-                    authorize(key, scopes, takes_tokens=takes_tokens)
-                    given: Any = request.query_params or {}
-                    query = parse_query({name: given.getlist(name) for name in given}, parameters)
-                    deadline = current.clock() + remaining_seconds(request.lambda_context) - RESPOND_SECONDS
-                    return view(Call(current, deadline, request, key, query), **path_parameters)
-                except ApiError as error:
-                    if error.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-                        source_ip = request.context.get("identity", {}).get("sourceIp")
-                        services.get().log_refusal(status_code=error.status_code, path=path, source_ip=source_ip)
-                    return problem(error)
-                except SettingsError as error:
-                    telemetry.logger.critical("settings unusable", extra={"error": str(error)})
-                    return problem(ApiError(503, "unavailable", str(error), retry_after_seconds=5))
-                except Exception:
-                    telemetry.logger.exception("request failed", extra={"path": path})
-                    return problem(ApiError(500, "internal_error", "Internal error; the log has the details."))
-
-        # Without content types: Chalice would answer 415 itself, also to `Application/JSON`.
-        app.route(path, methods=[method], name=view.__name__, content_types=[])(handle)
-        return view
-
-    return register
-
-
-def problem(error: ApiError) -> Response:
-    """Return a problem document (RFC 9457)."""
-    document: dict[str, Any] = {
-        "type": "about:blank",
-        "title": HTTPStatus(error.status_code).phrase,
-        "status": error.status_code,
-        "detail": str(error),
-        "code": error.code,
-    }
-    if error.errors:
-        document["errors"] = [vars(fault) for fault in error.errors]
-    headers: dict[str, str | list[str]] = {"Content-Type": "application/problem+json"}
-    if error.status_code == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
-    if error.retry_after_seconds is not None:
-        headers["Retry-After"] = str(error.retry_after_seconds)
-    return Response(dumps(document), headers, error.status_code)
-
-
-def respond(status_code: int, body: str, **headers: str) -> Response:
-    return Response(body, {"Content-Type": "application/json", **headers}, status_code)
-
-
-@route("GET", "/health")
+@public("/health")
 def get_health() -> Response:
     return respond(200, dumps({"status": "ok", "version": __version__, "stage": STAGE}))
 
 
-@route("GET", "/me", *Scope, takes_tokens=True)
+@route("GET", "/me", *Scope, TOKEN)
 def get_me(call: Call) -> Response:
     key = call.key
-    me = {"name": key.tenant or key.name, "scopes": sorted(key.scopes), "stage": STAGE}
-    return respond(200, dumps({**me, "tenant": key.tenant, "expires_at": key.expires_at}))
+    me = {"name": key.tenant or key.name, "scopes": sorted(key.scopes - {TOKEN}), "stage": STAGE}
+    event_types = call.services.settings.event_types
+    return respond(200, dumps({**me, "tenant": key.tenant, "expires_at": key.expires_at, "event_types": event_types}))
 
 
 @route("POST", "/tokens", Scope.CONSUME)
 def create_token(call: Call) -> Response:
-    tenant, seconds = parse_token_request(call.json_body())
+    tenant, seconds = validation.parse_token_request(call.json_body())
     expires_at = int(call.services.clock()) + seconds
     token = make_token(call.key, tenant, expires_at, call.services.settings.signing_secrets)
     return respond(201, dumps({"token": token, "tenant": tenant, "expires_at": rfc3339(expires_at)}))
 
 
-@route("GET", "/openapi.json")
+@public("/openapi.json")
 def get_openapi() -> Response:
-    return respond(200, openapi())
+    return respond(200, OPENAPI.read_text(encoding="utf-8"))
 
 
-@route("GET", "/")
+@public("/")
 def get_console() -> Response:
-    html, headers = console.page()
-    return Response(html, {**headers})
+    return Response(*console.page())
 
 
 @route("POST", "/events", Scope.PRODUCE)
 def post_event(call: Call) -> Response:
     respond_async = prefers_async(call.request.headers.get("prefer", ""))
-    new_event = parse_new_event(call.json_body(), call.request.headers.get("idempotency-key"))
-    event, is_repeated = posting.post(new_event, call, created_by=call.key.name, respond_async=respond_async)
-    extra = {"Location": call.location(f"events/{event.event_id}")}
-    if is_repeated:
-        extra["Idempotency-Replayed"] = "true"
-    if respond_async:
-        extra["Preference-Applied"] = "respond-async"
-    return respond(202, event.to_json(), **extra)
+    new_event = validation.parse_new_event(call.json_body(), call.request.headers.get("idempotency-key"))
+    stored = posting.post(new_event, call, created_by=call.key.name, respond_async=respond_async)
+    headers = {} if stored.is_new else {"Idempotency-Replayed": "true"}
+    headers |= {"Preference-Applied": "respond-async"} if respond_async else {}
+    return respond(202, stored.event.to_json(), Location=f"events/{stored.event.event_id}", **headers)
 
 
-@route("GET", "/events/{event_id}", Scope.PRODUCE, Scope.CONSUME, takes_tokens=True)
+@route("GET", "/events/{event_id}", Scope.PRODUCE, Scope.CONSUME, TOKEN)
 def get_event(call: Call, event_id: str) -> Response:
-    event = call.find_event(event_id)
-    return respond(200, event.to_full_json(include_responses=call.key.sees_responses))
+    sees_responses = not call.key.scopes.isdisjoint((Scope.CONSUME, TOKEN))
+    return respond(200, call.find_event(event_id).to_full_json(include_responses=sees_responses))
 
 
-@route("GET", "/events", Scope.CONSUME, takes_tokens=True, **listing.PARAMETERS)
+@route("GET", "/events", Scope.CONSUME, TOKEN, **queries.PARAMETERS)
 def list_events(call: Call) -> Response:
-    query = listing.EVENTS.narrow(call.query)
+    query = replace(listing.EVENTS, **call.query)
     if call.key.tenant is not None:
         visible_tenant(call.key, query.tenant)
-        if not (query.copies and query.subscription_id and call.find_subscription(query.subscription_id)):
+        if not call.find_subscription(query.subscription_id):
             raise ApiError(403, "forbidden", "A token lists the copies of one of its subscriptions: subscription_id.")
     return respond_page(query, call.services)
 
 
-@route("GET", "/inbox", Scope.CONSUME, takes_tokens=False, **listing.INBOX_PARAMETERS)
+@route("GET", "/inbox", Scope.CONSUME, **queries.INBOX_PARAMETERS)
 def list_inbox(call: Call) -> Response:
-    return respond_page(listing.INBOX.narrow(call.query), call.services)
+    return respond_page(replace(listing.INBOX, **call.query), call.services)
 
 
 @route("POST", "/inbox/lease", Scope.CONSUME)
 def lease_events(call: Call) -> Response:
-    events = inbox.lease(call.services, **parse_lease_request(call.json_body()))
+    events = inbox.lease(call.services, **validation.parse_lease_request(call.json_body()))
     return respond(200, f'{{"events":[{",".join(event.to_lease_json() for event in events)}]}}')
 
 
 @route("POST", "/inbox/acknowledge", Scope.CONSUME)
 def acknowledge_events(call: Call) -> Response:
-    return respond(200, dumps(inbox.acknowledge_many(*parse_acknowledgement(call.json_body()), call.services)))
+    lease_id, event_ids = validation.parse_acknowledgement(call.json_body())
+    return respond(200, dumps(inbox.acknowledge_many(lease_id, event_ids, call.services)))
 
 
 @route("DELETE", "/events/{event_id}", Scope.ERASE)
 def erase_event(call: Call, event_id: str) -> Response:
-    recovery.erase(valid_id(event_id), call.services)
+    recovery.erase(event_id, call.services)
     return Response("", {}, 204)
 
 
 @route("POST", "/events/{event_id}/acknowledge", Scope.CONSUME, lease_id=str)
 def acknowledge_event(call: Call, event_id: str) -> Response:
-    inbox.acknowledge(valid_id(event_id), call.services, call.query.get("lease_id"))
+    inbox.acknowledge(event_id, call.services, call.query.get("lease_id"))
     return Response("", {}, 204)
 
 
@@ -249,52 +130,50 @@ def acknowledge_event(call: Call, event_id: str) -> Response:
 def release_event(call: Call, event_id: str) -> Response:
     if not call.query.get("lease_id"):
         raise InvalidRequestError(FieldFault("lease_id", "is required"))
-    inbox.release(valid_id(event_id), call.query["lease_id"], call.services)
+    inbox.release(event_id, call.query["lease_id"], call.services)
     return Response("", {}, 204)
 
 
-@route("POST", "/events/{event_id}/replay", Scope.CONSUME, takes_tokens=True)
+@route("POST", "/events/{event_id}/replay", Scope.CONSUME, TOKEN)
 def replay_event(call: Call, event_id: str) -> Response:
     event = recovery.replay(call.find_event(event_id), call)
-    return respond(202, event.to_json(), Location=call.location(f"../{event_id}"))
+    return respond(202, event.to_json(), Location=f"../{event_id}")
 
 
-@route("POST", "/subscriptions", Scope.CONSUME, takes_tokens=True)
+@route("POST", "/subscriptions", Scope.CONSUME, TOKEN)
 def create_subscription(call: Call) -> Response:
-    settings = call.services.settings
-    members = parse_subscription(call.json_body(), settings, names_hosts=call.key.tenant is None)
+    settings, is_token = call.services.settings, call.key.tenant is not None
+    members = validation.parse_subscription(call.json_body(), settings.subscription_hosts, names_hosts=not is_token)
     members["tenant"] = visible_tenant(call.key, members["tenant"])
     subscription, is_new = call.services.subscriptions.create(call.key.name, **members)
-    location = call.location(f"subscriptions/{subscription.subscription_id}")
-    body = subscription.to_json_with_secret(settings.signing_secrets, missed_since=subscription.missed_since)
-    return respond(201 if is_new else 200, body, Location=location)
+    body = subscription.to_json_with_secret(settings.signing_secrets)
+    return respond(201 if is_new else 200, body, Location=f"subscriptions/{subscription.subscription_id}")
 
 
-@route("GET", "/subscriptions", Scope.CONSUME, takes_tokens=True, tenant=listing.PARAMETERS["tenant"])
+@route("GET", "/subscriptions", Scope.CONSUME, TOKEN, tenant=queries.PARAMETERS["tenant"])
 def list_subscriptions(call: Call) -> Response:
     found = call.services.subscriptions.of_tenant(visible_tenant(call.key, call.query.get("tenant")))
     return respond(200, f'{{"subscriptions":[{",".join(subscription.to_json() for subscription in found)}]}}')
 
 
-@route("GET", "/subscriptions/{subscription_id}", Scope.CONSUME, takes_tokens=True)
+@route("GET", "/subscriptions/{subscription_id}", Scope.CONSUME, TOKEN)
 def get_subscription(call: Call, subscription_id: str) -> Response:
     return respond(200, require(call.find_subscription(subscription_id)).to_json())
 
 
-@route("POST", "/subscriptions/{subscription_id}/enable", Scope.CONSUME, takes_tokens=True)
+@route("POST", "/subscriptions/{subscription_id}/enable", Scope.CONSUME, TOKEN)
 def enable_subscription(call: Call, subscription_id: str) -> Response:
     seen = require(call.find_subscription(subscription_id))
-    subscription = require(call.services.subscriptions.enable(seen))
-    return respond(200, subscription.to_json(missed_since=subscription.missed_since))
+    return respond(200, require(call.services.subscriptions.enable(seen.subscription_id)).to_json())
 
 
-@route("POST", "/subscriptions/{subscription_id}/test", Scope.CONSUME, takes_tokens=True)
+@route("POST", "/subscriptions/{subscription_id}/test", Scope.CONSUME, TOKEN)
 def push_test_event(call: Call, subscription_id: str) -> Response:
     subscription = require(call.find_subscription(subscription_id))
-    return respond(200, dumps(vars(posting.push_test_event(subscription, call))))
+    return respond(200, dumps(vars(call.services.targets.push_test_event(subscription, call))))
 
 
-@route("DELETE", "/subscriptions/{subscription_id}", Scope.CONSUME, takes_tokens=True)
+@route("DELETE", "/subscriptions/{subscription_id}", Scope.CONSUME, TOKEN)
 def delete_subscription(call: Call, subscription_id: str) -> Response:
     if call.find_subscription(subscription_id):
         call.services.subscriptions.delete(subscription_id)
@@ -327,23 +206,7 @@ def run(event: SQSEvent | CloudWatchEvent, work: Callable[[Services, float], Non
     """Do the work of a function, which may take the remaining seconds."""
     context: Any = event.context
     with telemetry.request_id(context.aws_request_id):
-        work(services.get(), remaining_seconds(context))
-
-
-@cache
-def openapi() -> str:
-    return dumps(json.loads(OPENAPI.read_text(encoding="utf-8")))
-
-
-def remaining_seconds(context: Any) -> float:
-    return float(context.get_remaining_time_in_millis()) / 1000
-
-
-def require(subscription: Subscription | None) -> Subscription:
-    """Return a subscription; raise ApiError 404 if it was not found."""
-    if subscription is None:
-        raise ApiError(*NO_SUBSCRIPTION)
-    return subscription
+        work(deps.get(), remaining_seconds(context))
 
 
 def prefers_async(prefer: str) -> bool:
@@ -352,10 +215,14 @@ def prefers_async(prefer: str) -> bool:
 
 
 def respond_page(query: listing.Query, services: Services) -> Response:
-    found, after = listing.page(services, query)
-    events = ",".join(event.to_json(include_payload=query.include_payload) for event in found)
-    return respond(200, f'{{"events":[{events}],"next_cursor":{dumps(after and listing.encode_cursor(after))}}}')
+    page = listing.read_page(services, query)
+    events = ",".join(event.to_json(include_payload=query.include is not None) for event in page.events)
+    next_cursor = page.next_cursor and queries.encode_cursor(page.next_cursor)
+    return respond(200, f'{{"events":[{events}],"next_cursor":{dumps(next_cursor)}}}')
 
 
 if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
-    services.initialize()
+    deps.initialize()
+elif faults:  # a deployed function answers with 503
+    sys.stderr.write("; ".join(faults) + "\n")
+    os._exit(1)  # an exception in the thread that `chalice local` imports this file in would not end the process

@@ -8,81 +8,96 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from enum import StrEnum
 from typing import Any
 
 from chalicelib.core.outcome import RetryPolicy
-from chalicelib.customers.hosts import AllowedHosts, parse_push_url
-from chalicelib.infra.errors import InvalidValueError, SettingsError
+from chalicelib.infra.addresses import EXPECTED_URL, PUSH_URL, AllowedHosts, parse_allowed_hosts, valid_port
+from chalicelib.infra.errors import SettingsError
+from chalicelib.infra.parsing import Parser, parse_all, parser
 from chalicelib.infra.times import DAY_SECONDS
-from chalicelib.web.auth import DEFAULT_SCOPES, ApiKey, Scope
-from chalicelib.web.validation import Parser, parser
 
-API_KEYS = "must be name:sha256hex[:scope+scope], separated by commas, with the scopes produce, consume and erase"
+
+class Scope(StrEnum):
+    PRODUCE = "produce"
+    CONSUME = "consume"
+    ERASE = "erase"
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """One entry of API_KEYS: `digest` is the lower-case SHA-256 of the key in hexadecimal.
+
+    A token has a tenant and an end (RFC 3339). Its name cannot be that of an entry, which has no colon.
+    """
+
+    name: str
+    digest: str
+    scopes: frozenset[str]
+    tenant: str | None = None
+    expires_at: str | None = None
 
 
 def _number(kind: type[int | float], minimum: float, maximum: float) -> Parser:
-    pattern, expected = (r"[0-9]{1,9}", "an integer") if kind is int else (r"[0-9]*\.?[0-9]+", "a number")
-
     def convert(text: str) -> float:
         number = kind(text)
         if not minimum <= number <= maximum:
             raise ValueError
         return number
 
-    return parser(pattern, f"{expected} from {minimum} to {maximum}", convert)
+    return parser(r"[0-9]*\.?[0-9]+", f"{NUMBERS[kind]} from {minimum} to {maximum}", convert)
 
 
 def _signing_secrets(text: str) -> tuple[bytes, ...]:
-    """Return the bytes of each secret: 24 to 64, by "Signature scheme" of Standard Webhooks."""
-    secrets = [base64.b64decode(entry.removeprefix("whsec_"), validate=True) for entry in text.split()]
-    if not all(24 <= len(secret) <= 64 for secret in secrets):
-        raise ValueError
-    return tuple(secrets)
+    return tuple(base64.b64decode(entry.removeprefix("whsec_"), validate=True) for entry in text.split())
 
 
 def _api_keys(text: str) -> tuple[ApiKey, ...]:
     return tuple(_api_key(entry.strip()) for entry in text.split(",") if entry.strip())
 
 
-def _api_key(entry: str) -> ApiKey:
-    match = re.fullmatch(r"([^:]{1,64}):([0-9a-fA-F]{64})(?::([a-z+]+))?", entry)
-    scopes = match[3].split("+") if match and match[3] else list(DEFAULT_SCOPES)
-    if not match or not match[1].isprintable() or not set(scopes) <= set(Scope):
-        raise InvalidValueError(API_KEYS)
-    return ApiKey(match[1], match[2].lower(), frozenset(Scope(scope) for scope in scopes))
+def _read_api_key(entry: str) -> ApiKey:
+    name, digest, scopes = f"{entry}:{DEFAULT_SCOPES}".split(":")[:3]
+    return ApiKey(name, digest.lower(), frozenset(scopes.split("+")))
 
 
 def _setting(name: str, parse: Parser, default: Any = MISSING, *, expected: str = "", secret: bool = False) -> Any:
     """Declare the variable of a setting; one without a default is required, and `expected` says what it must be."""
-    metadata = {"name": name, "parse": parse, "expected": expected}
+    metadata = {"name": name, "parse": parse, "expected": f"must be {expected}"}
     return field(default=default, repr=not secret, metadata=metadata)
 
 
+NUMBERS: dict[type, str] = {int: "an integer", float: "a number"}
+SCOPE = f"({'|'.join(Scope)})"
+DEFAULT_SCOPES = f"{Scope.PRODUCE}+{Scope.CONSUME}"
+API_KEYS = "name:sha256hex[:scope+scope], separated by commas, with the scopes produce, consume and erase"
+_api_key = parser(rf"[^:\x00-\x1f\x7f-\x9f]{{1,64}}:[0-9a-fA-F]{{64}}(:{SCOPE}(\+{SCOPE})*)?", API_KEYS, _read_api_key)
 LOG_LEVEL = parser("DEBUG|INFO|WARNING|ERROR|CRITICAL", "DEBUG, INFO, WARNING, ERROR or CRITICAL")
 DEFAULT_HOSTS = AllowedHosts(("hooks.zapier.com",))
 QUEUE_URL = parser(r"https?://\S+", "the URL of an SQS queue")
 MESSAGE_GRACE_SECONDS = 55
 PULL_ONLY, COPIES_ONLY = "none", "subscriptions"  # values of ZAPIER_WEBHOOK_URL
-WHSEC = r"whsec_\S+(\s+whsec_\S+)*"
-SIGNING_SECRETS = parser(WHSEC, "whsec_ and base64 of 24 to 64 bytes, separated by spaces", _signing_secrets)
+WEBHOOK = f"{EXPECTED_URL}, none for pull-only, or subscriptions to push copies alone"
+_webhook = parser(f"{PULL_ONLY}|{COPIES_ONLY}|{PUSH_URL}", WEBHOOK, valid_port)
+WHSEC = r"whsec_[A-Za-z0-9+/]{32,86}={0,2}"  # 24 to 64 bytes, by "Signature scheme" of Standard Webhooks
+SIGNING_SECRETS = parser(
+    rf"{WHSEC}(\s+{WHSEC})*", "whsec_ and base64 of 24 to 64 bytes, separated by spaces", _signing_secrets
+)
+TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
+EVENT_TYPES = parser(rf"{TYPE.pattern}(\s*,\s*{TYPE.pattern})*", "event types, separated by commas", TYPE.findall)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """All settings of a function. Secrets are left out of `repr()`."""
 
-    events_table_name: str = _setting("EVENTS_TABLE_NAME", str, expected="must be the name of the DynamoDB table")
-    inbox_queue_url: str = _setting("INBOX_QUEUE_URL", QUEUE_URL, expected="must be the URL of the work queue")
-    inbox_dlq_url: str = _setting("INBOX_DLQ_URL", QUEUE_URL, expected="must be the URL of the dead letter queue")
-    webhook: str = _setting(
-        "ZAPIER_WEBHOOK_URL",
-        lambda text: text if text in (PULL_ONLY, COPIES_ONLY) else parse_push_url(text),
-        expected="must be an https URL, none for pull-only, or subscriptions to push copies alone",
-        secret=True,
-    )
+    events_table_name: str = _setting("EVENTS_TABLE_NAME", str, expected="the name of the DynamoDB table")
+    inbox_queue_url: str = _setting("INBOX_QUEUE_URL", QUEUE_URL, expected="the URL of the work queue")
+    inbox_dlq_url: str = _setting("INBOX_DLQ_URL", QUEUE_URL, expected="the URL of the dead letter queue")
+    webhook: str = _setting("ZAPIER_WEBHOOK_URL", _webhook, expected=WEBHOOK, secret=True)
     api_keys: tuple[ApiKey, ...] = _setting("API_KEYS", _api_keys, expected=API_KEYS, secret=True)
     signing_secrets: tuple[bytes, ...] = _setting("WEBHOOK_SIGNING_SECRETS", SIGNING_SECRETS, (), secret=True)
-    subscription_hosts: AllowedHosts = _setting("SUBSCRIPTION_HOSTS", AllowedHosts.parse, DEFAULT_HOSTS)
+    subscription_hosts: AllowedHosts = _setting("SUBSCRIPTION_HOSTS", parse_allowed_hosts, DEFAULT_HOSTS)
     max_delivery_attempts: int = _setting("MAX_DELIVERY_ATTEMPTS", _number(int, 1, 1000), 45)
     backoff_base_seconds: float = _setting("BACKOFF_BASE_SECONDS", _number(float, 0, DAY_SECONDS), 1.0)
     backoff_cap_seconds: float = _setting("BACKOFF_CAP_SECONDS", _number(float, 0, DAY_SECONDS), 7200.0)
@@ -92,6 +107,7 @@ class Settings:
     inline_push_timeout_seconds: float = _setting("INLINE_PUSH_TIMEOUT_SECONDS", _number(float, 0.01, 8), 5.0)
     breaker_failures: int = _setting("BREAKER_FAILURES", _number(int, 1, 1_000_000), 3)
     breaker_open_seconds: float = _setting("BREAKER_OPEN_SECONDS", _number(float, 0, DAY_SECONDS), 30.0)
+    event_types: list[str] | None = _setting("EVENT_TYPES", EVENT_TYPES, None)
     event_retention_days: int = _setting("EVENT_RETENTION_DAYS", _number(int, 1, 3650), 30)
     subscription_disable_days: float = _setting("SUBSCRIPTION_DISABLE_DAYS", _number(float, 0, 3650), 3.0)
     stage: str = _setting("STAGE", parser("[A-Za-z0-9-]{1,32}", "1 to 32 of A-Z a-z 0-9 -"), "dev")
@@ -115,21 +131,26 @@ class Settings:
 
 
 REQUIRED = {row.metadata["name"]: row.metadata["expected"] for row in fields(Settings) if row.default is MISSING}
+DEFAULTS = {row.name: row.default for row in fields(Settings) if row.default is not MISSING}
+PARSERS: dict[str, Parser] = {row.metadata["name"]: row.metadata["parse"] for row in fields(Settings)}
+FIELDS = {row.metadata["name"]: row.name for row in fields(Settings)}
 
 
-def load(environ: Mapping[str, str], read_secret: Callable[[str], str] | None = None) -> Settings:
+def load(environ: Mapping[str, str], read_secret: Callable[[str], str] = lambda _: "") -> Settings:
     """Return the settings; raise SettingsError naming every missing or unusable variable.
 
     `read_secret` returns the text of a Secrets Manager secret. It is called at most once, with the value of
     SETTINGS_SECRET, when a required variable is not set. Variables that are set take precedence over the secret.
     """
     variables = _set_variables(environ)
-    if read_secret and "SETTINGS_SECRET" in variables and not variables.keys() >= REQUIRED.keys():
-        variables = _parse_secret(read_secret(variables["SETTINGS_SECRET"])) | variables
+    if "SETTINGS_SECRET" in variables and not variables.keys() >= REQUIRED.keys():
+        # NAME=value lines; others, such as # comments, are skipped.
+        lines = re.findall(r"^ *([A-Z_]+) *=(.*)$", read_secret(variables["SETTINGS_SECRET"]), re.MULTILINE)
+        variables = _set_variables(dict(lines)) | variables
     values, unusable = read(variables)
     missing = [f"{name} is missing: it {expected}" for name, expected in REQUIRED.items() if name not in variables]
-    if missing or unusable:
-        raise SettingsError("; ".join(missing + unusable))
+    if faults := missing + unusable:
+        raise SettingsError("; ".join(faults))
     settings = Settings(**values)
     days = math.ceil(settings.retry_policy.longest_seconds() / DAY_SECONDS + 1)
     if days > settings.event_retention_days:
@@ -139,28 +160,11 @@ def load(environ: Mapping[str, str], read_secret: Callable[[str], str] | None = 
 
 def read(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     """Return the settings that are set or have a default, by name, and what is wrong with those that are unusable."""
-    variables = _set_variables(environ)
-    values: dict[str, Any] = {row.name: row.default for row in fields(Settings) if row.default is not MISSING}
-    unusable = []
-    for row in fields(Settings):
-        name = row.metadata["name"]
-        if name in variables:
-            try:
-                values[row.name] = row.metadata["parse"](variables[name])
-            except InvalidValueError as error:
-                unusable.append(f"{name} is unusable: it {error}")
-    return values, unusable
+    values, faults = parse_all(_set_variables(environ), PARSERS)
+    given = {FIELDS[name]: value for name, value in values.items()}
+    return DEFAULTS | given, [f"{fault.field} is unusable: it {fault.message}" for fault in faults]
 
 
 def _set_variables(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables that are set. An empty one counts as not set, except API_KEYS: no keys is a choice."""
     return {name: value.strip() for name, value in environ.items() if value.strip() or name == "API_KEYS"}
-
-
-def _parse_secret(text: str) -> dict[str, str]:
-    """Return the variables in a text of `NAME=value` lines; blank lines and `#` comments are skipped."""
-    lines = [line.strip() for line in text.splitlines()]
-    pairs = [line.partition("=") for line in lines if line and not line.startswith("#")]
-    if not all(separator for _, separator, _ in pairs):
-        raise SettingsError("SETTINGS_SECRET is unusable: it must name a secret of NAME=value lines")
-    return _set_variables({name.strip(): value for name, _, value in pairs})

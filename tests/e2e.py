@@ -21,7 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from standardwebhooks import Webhook
 
 from chalicelib.infra.times import rfc3339
-from chalicelib.web.auth import Scope
+from chalicelib.settings import Scope
 from tests.support import ministack_process
 from tests.support.ministack_process import Emulator, EmulatorError
 from tests.support.receiver import Receiver, Request, status

@@ -6,7 +6,7 @@ import re
 import secrets
 import sys
 
-from chalicelib.web.auth import Scope
+from chalicelib.settings import Scope
 
 
 def new_key() -> str:

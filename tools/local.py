@@ -37,7 +37,7 @@ from chalicelib.core import worker as batch
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import AWS_ERRORS, ApiError, QueueUnavailableError, SettingsError, StorageUnavailableError
 from chalicelib.infra.queue import Queue
-from chalicelib.web.auth import Scope
+from chalicelib.settings import Scope
 from tools import api_key, local_aws
 from tools.receiver import Receiver
 
@@ -125,7 +125,7 @@ class Handler(ChaliceRequestHandler):
     def _send_http_response(self, code: int, headers: dict[str, Any], body: Any) -> None:
         """Send a response of the app, or a problem document, which repeats nothing of the request."""
         if body is None or code == HTTPStatus.METHOD_NOT_ALLOWED:  # of Chalice, whose headers name the methods
-            from app import problem
+            from chalicelib.web.routes import problem
 
             word = "not_found" if code == HTTPStatus.NOT_FOUND else "invalid_request"
             response = problem(ApiError(code, word, f"{HTTPStatus(code).description or HTTPStatus(code).phrase}."))
@@ -323,7 +323,7 @@ def _usage(url: str, key: str, receiver: Receiver, outside: dict[str, str]) -> s
         exported += f'\n: "and, as they are set for make run: {" ".join(hidden)}"'
     is_pushed = current.webhook == receiver.hook_url
     is_pulled = is_pushed or current.webhook == settings.PULL_ONLY
-    is_allowed = not current.subscription_hosts.fault(receiver.hook_url)
+    is_allowed = current.subscription_hosts.allows(receiver.hook_url)
     # The blocks of TOUR: two events, retries, a dead letter, a lease, a subscription, a token, AWS, the dead letter
     shown = (True, is_pushed, is_pushed, is_pulled, is_allowed, current.signing_secrets, True, is_pushed)
     blocks = compress(TOUR.read_text().strip().split("\n\n"), shown)

@@ -1,44 +1,53 @@
-"""The worker's attempts, top down: claim an event, push it, record the outcome, until it is settled or must wait.
+"""Attempts, top down: claim an event, push it, decide what follows, record that.
 
 Each step may be the last before a crash: what is stored by then is enough for the sweep to continue.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
-from typing import Any
 
 from chalicelib.core import messages
+from chalicelib.core.breaker import Breaker
+from chalicelib.core.decision import (
+    DeadLetter,
+    Decision,
+    Delivered,
+    Dropped,
+    KeptFailed,
+    RetryLater,
+    Unscheduled,
+    decide,
+)
 from chalicelib.core.event import Event, Reason, Status
 from chalicelib.core.http_push import PushResult
+from chalicelib.core.invocation import CoreServices, Invocation, Target
 from chalicelib.core.outcome import Outcome
-from chalicelib.core.planning import DISABLED, Destination, NoDestination, find_destination
-from chalicelib.core.pushing import AFTER_PUSH_CALLS, push_once
-from chalicelib.customers import reports
-from chalicelib.customers.subscriptions import Subscription
-from chalicelib.deps import Invocation, Pusher, Services
+from chalicelib.core.store import WriteResult
 from chalicelib.infra.clients import CALL_SECONDS
 from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.queue import MAX_DELAY_SECONDS
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339, unix_seconds
 
-FAILING_ATTEMPTS = 10  # of a copy, after which its subscription is shown as failing
-GONE = "not pushed: the subscription is gone"
+AFTER_PUSH_SECONDS = 2 * CALL_SECONDS  # the record and the message
+ATTEMPT_SECONDS = 2 * CALL_SECONDS + AFTER_PUSH_SECONDS  # without the push: the claim and the target come before it
+NEVER_IN_PROCESS = -1.0
+KEEPS_FAILING = "not pushed: the receiver keeps failing"
 
 
 @dataclass(frozen=True)
-class Attempted:
-    """An event after an attempt, when the next is due, and whether the worker may wait for that in process.
-
-    `delay_seconds` is None if no attempt is to follow, or another will see to it.
-    """
+class Concluded:
+    """An event as it is after an attempt, and what follows."""
 
     event: Event
-    delay_seconds: float | None = None
-    may_wait: bool = False
+    decision: Decision
+
+
+class OutOfTimeError(Exception):
+    """The function ends too soon for a push; the sweep queues the event when its claim ends."""
 
 
 def deliver(event_id: str, invocation: Invocation) -> None:
@@ -46,21 +55,186 @@ def deliver(event_id: str, invocation: Invocation) -> None:
 
     Raises StorageUnavailableError and QueueUnavailableError.
     """
-    services, settings, waited = invocation.services, invocation.services.settings, 0.0
-    while (attempted := _attempt_due(event_id, invocation)) and attempted.delay_seconds is not None:
-        waited += attempted.delay_seconds
-        # The claim and what follows a push must end in time, too.
-        left = invocation.seconds_left(1 + AFTER_PUSH_CALLS) - settings.push_timeout_seconds
-        if not attempted.may_wait or waited > settings.in_process_wait_seconds or attempted.delay_seconds > left:
-            enqueue(attempted, services)
-            return
-        services.sleep(attempted.delay_seconds)
+    budget_seconds = invocation.services.settings.in_process_wait_seconds
+    while (delay_seconds := _attempt_due(event_id, budget_seconds, invocation)) is not None:
+        invocation.services.sleep(delay_seconds)
+        budget_seconds -= delay_seconds
 
 
-def enqueue(attempted: Attempted, services: Services) -> None:
-    """Send a message for the next attempt, if one is to follow; over MAX_DELAY_SECONDS, the sweep sends it."""
-    if attempted.delay_seconds is not None and attempted.delay_seconds <= MAX_DELAY_SECONDS:
-        services.work_queue.send(messages.push_message(attempted.event), attempted.delay_seconds)
+def _attempt_due(event_id: str, budget_seconds: float, invocation: Invocation) -> float | None:
+    """Make an attempt, if the event is due; return the seconds to wait in process for the next, None without one."""
+    services = invocation.services
+    claim = services.store.claim(event_id, services.new_id())
+    event = claim.event
+    if event is None:  # it was stored before any message named it
+        logger.warning("message dropped: its event expired or was deleted", extra={"event_id": event_id})
+        return None
+    if not claim.applied:
+        _send_on(event, services)
+        return None
+    uncounted = replace(event, delivery_attempts=event.delivery_attempts - 1)
+    try:
+        target = services.targets.find(event)
+    except StorageUnavailableError:  # an outage of reads must not end events
+        services.store.record_no_attempt(uncounted)
+        raise
+    if isinstance(target, KeptFailed | Dropped | Unscheduled):
+        _record(uncounted, target, invocation)
+        return None
+    if services.settings.retry_policy.is_over(event.delivery_attempts):  # the last attempt was not recorded
+        settle(uncounted, target, DeadLetter(Reason.EXHAUSTED), invocation)
+        return None
+    decision = _attempt(event, target, budget_seconds, invocation)
+    return decision.delay_seconds if isinstance(decision, RetryLater) and decision.in_process else None
+
+
+def _send_on(event: Event, services: CoreServices) -> None:
+    """Send a message that came early on with the rest of the delay."""
+    now = services.clock()
+    if event.status is Status.PENDING and event.next_attempt_at and not event.is_claimed(now):
+        enqueue(event, max(0.0, unix_seconds(event.next_attempt_at) - now), services)
+
+
+def enqueue(event: Event, delay_seconds: float, services: CoreServices) -> None:
+    """Send a message for the next attempt; over MAX_DELAY_SECONDS, the sweep sends it."""
+    if delay_seconds <= MAX_DELAY_SECONDS:
+        services.work_queue.send(messages.push_message(event), delay_seconds)
+
+
+def _attempt(event: Event, target: Target, budget_seconds: float, invocation: Invocation) -> Decision:
+    """Make an attempt of the worker, whose breaker may be open; up to `budget_seconds` may be waited for the next."""
+    services, settings, breaker = invocation.services, invocation.services.settings, invocation.services.worker_breaker
+    started, max_wait_seconds = services.clock(), NEVER_IN_PROCESS
+    if open_seconds := breaker.wait_seconds(target.destination, started):
+        result = PushResult(Outcome.RETRY, error=KEEPS_FAILING, retry_after_seconds=open_seconds)
+    else:
+        result = _push_and_count(event, target, breaker, settings.push_timeout_seconds, invocation)
+        if not result.timed_out and breaker.failures(target.destination) < settings.breaker_failures:
+            next_ends_seconds = settings.push_timeout_seconds + ATTEMPT_SECONDS
+            max_wait_seconds = min(budget_seconds, invocation.seconds_left() - next_ends_seconds)
+    event = event.with_attempt(result.to_attempt(started))
+    return _conclude(event, target, result, invocation, max_wait_seconds).decision
+
+
+def push_inline(event: Event, target: Target, invocation: Invocation) -> Event:
+    """Make an attempt while the caller of POST /events waits; return the event as it is then."""
+    services, started = invocation.services, invocation.services.clock()
+    timeout_seconds = services.settings.inline_push_timeout_seconds
+    result = _push_and_count(event, target, services.inline_breaker, timeout_seconds, invocation)
+    return _conclude(event.with_attempt(result.to_attempt(started)), target, result, invocation).event
+
+
+def _push_and_count(
+    event: Event, target: Target, breaker: Breaker, timeout_seconds: float, invocation: Invocation
+) -> PushResult:
+    """Push an event, and tell a breaker how that ended. Raises OutOfTimeError."""
+    services, started = invocation.services, invocation.services.clock()
+    result = push(event, target, timeout_seconds, invocation)
+    open_seconds = services.settings.breaker_open_seconds
+    breaker.record(target.destination, started, services.clock(), result, open_seconds)
+    return result
+
+
+def push(event: Event, target: Target, timeout_seconds: float, invocation: Invocation) -> PushResult:
+    """Push an event once, unless its URL may not be pushed to any more. Raises OutOfTimeError."""
+    services, settings = invocation.services, invocation.services.settings
+    timeout_seconds = min(
+        settings.push_timeout_seconds, timeout_seconds, invocation.seconds_left() - AFTER_PUSH_SECONDS
+    )
+    if timeout_seconds <= 0:
+        raise OutOfTimeError
+    if target.fault:
+        return PushResult(Outcome.FAILED, error=target.fault)
+    return services.push.send(
+        event,
+        target.url,
+        timestamp=int(services.clock()),
+        timeout_seconds=timeout_seconds,
+        connect_timeout_seconds=settings.push_connect_timeout_seconds,
+        secrets=target.secrets,
+        headers=target.headers,
+        public_only=target.public_only,
+    )
+
+
+def _conclude(
+    event: Event, target: Target, result: PushResult, invocation: Invocation, max_wait_seconds: float = NEVER_IN_PROCESS
+) -> Concluded:
+    """Decide what follows from the latest attempt of an event, record it, then log it."""
+    services = invocation.services
+    if result.status_code == HTTPStatus.GONE:
+        decision = target.owner.gone()
+    else:
+        policy = services.settings.retry_policy
+        decision = decide(result, event.delivery_attempts, policy, services.random, max_wait_seconds)
+    is_recorded = False
+    try:
+        recorded = settle(event, target, decision, invocation)
+        is_recorded = recorded.applied
+    finally:
+        _log_attempt(event, result, decision, services, is_recorded=is_recorded)
+    return Concluded(recorded.event or event, decision)
+
+
+def settle(event: Event, target: Target, decision: Decision, invocation: Invocation) -> WriteResult:
+    """Record a decision, send the message of a retry, and tell the target.
+
+    Nothing but the record follows if that is not applied: a consumer acknowledged the event, or its claim expired.
+    """
+    recorded = _record(event, decision, invocation)
+    if recorded.applied:
+        if isinstance(decision, RetryLater) and not decision.in_process:
+            enqueue(event, decision.delay_seconds, invocation.services)
+        target.owner.settled(recorded.event or event, decision)
+    return recorded
+
+
+def _record(event: Event, decision: Decision, invocation: Invocation) -> WriteResult:
+    """Record a decision by one write. Raises StorageUnavailableError and QueueUnavailableError."""
+    services, store = invocation.services, invocation.services.store
+    match decision:
+        case Delivered():
+            return invocation.record(store.record_delivered, event)
+        case RetryLater(delay_seconds):
+            is_queued = delay_seconds <= MAX_DELAY_SECONDS
+            return invocation.record(
+                partial(store.record_retry, delay_seconds=delay_seconds, is_queued=is_queued), event
+            )
+        case DeadLetter(reason):
+            event = replace(event, reason=reason, failed_at=rfc3339(services.clock()))
+            # Before the record: a crash in between makes a second message, never a silent failure.
+            services.dlq.send(messages.dead_letter(event))
+            recorded = invocation.record(store.record_failed, event)
+            if recorded.applied:
+                metrics = services.metrics(**{"CopyFailure" if event.is_copy else "DeliveryFailure": 1})
+                logger.warning("dead letter", extra={"event_id": event.event_id, "reason": reason, **metrics})
+            return recorded
+        case KeptFailed(error):
+            event = replace(event, reason=Reason.DISABLED, failed_at=rfc3339(services.clock()))
+            return invocation.record(store.record_failed, replace(event, last_error=error or event.last_error))
+        case Dropped():
+            return invocation.record(store.delete_claimed, event)
+        case Unscheduled():
+            return invocation.record(store.record_unscheduled, event)
+
+
+def _log_attempt(
+    event: Event, result: PushResult, decision: Decision, services: CoreServices, *, is_recorded: bool
+) -> None:
+    """Log one line with the metrics of an attempt."""
+    metrics: dict[str, float] = {}
+    delay_seconds = None
+    if isinstance(decision, RetryLater):
+        delay_seconds = round(decision.delay_seconds, 3)
+        metrics["DeliveryRetry"] = 1
+    elif isinstance(decision, Delivered) and is_recorded:
+        latency_seconds = services.clock() - unix_seconds(event.replayed_at or event.created_at)
+        metrics |= {"DeliverySuccess": 1, "DeliveryLatency": round(latency_seconds * 1000)}
+    if result.duration_ms:
+        metrics["PushDuration"] = result.duration_ms
+    fields = {"event_id": event.event_id, "attempt": event.delivery_attempts, **result.shown()}
+    extra = {**fields, "retry_in_seconds": delay_seconds, **services.metrics(**metrics)}
+    logger.info("attempt", extra=extra)
 
 
 @contextlib.contextmanager
@@ -70,181 +244,3 @@ def errors_left_to_sweep(event: Event) -> Iterator[None]:
         yield
     except Exception:
         logger.exception("delivery left to the sweep", extra={"event_id": event.event_id})
-
-
-def _attempt_due(event_id: str, invocation: Invocation) -> Attempted | None:
-    """Claim an event and push it, if it is due; None: it is not there."""
-    services = invocation.services
-    claim = services.store.claim(event_id, services.new_id())
-    event = claim.event
-    if event is None:  # it was stored before any message named it
-        logger.warning("message dropped: its event expired or was deleted", extra={"event_id": event_id})
-        return None
-    if not claim.applied:
-        return _when_due(event, services)
-    destination = find_destination(event, services)
-    if isinstance(destination, NoDestination):
-        return _not_pushed(event, destination, invocation)
-    if services.settings.retry_policy.is_over(event.delivery_attempts):  # the last attempt was not recorded
-        event = replace(event, delivery_attempts=event.delivery_attempts - 1)
-        return _failed(event, Reason.EXHAUSTED, destination.subscription, invocation)
-    return attempt(event, destination, Pusher.WORKER, invocation)
-
-
-def _when_due(event: Event, services: Services) -> Attempted:
-    """Return when an event whose message came early is due, without a wait: its destination may not work."""
-    now = services.clock()
-    if event.status is not Status.PENDING or event.next_attempt_at is None or event.is_claimed(now):
-        return Attempted(event)
-    return Attempted(event, max(0.0, unix_seconds(event.next_attempt_at) - now))
-
-
-def _not_pushed(event: Event, why: NoDestination, invocation: Invocation) -> Attempted:
-    """End a claimed attempt that has nowhere to go: without a URL the event waits in the inbox."""
-    event = replace(event, delivery_attempts=event.delivery_attempts - 1)  # it is not made
-    if why is NoDestination.GONE:
-        return _gone(replace(event, last_error=GONE), invocation)
-    if why is NoDestination.DISABLED:
-        return _failed(replace(event, last_error=DISABLED), Reason.DISABLED, None, invocation)
-    invocation.services.store.cancel_attempt(event)
-    return Attempted(event)
-
-
-def attempt(
-    event: Event,
-    destination: Destination,
-    pusher: Pusher,
-    invocation: Invocation,
-    accepted: Mapping[str, Any] | None = None,
-) -> Attempted:
-    """Push a claimed event once and record the outcome.
-
-    `accepted` is what to log of the POST that stored the event, unless that was logged. Raises OutOfTimeError,
-    StorageUnavailableError and QueueUnavailableError.
-    """
-    services, subscription, started = invocation.services, destination.subscription, invocation.services.clock()
-    result = push_once(event, destination, pusher, invocation)
-    event = event.with_attempt(result.to_attempt(started))
-    log = partial(_log_attempt, event, result, accepted or {}, services)
-    if result.outcome is Outcome.DELIVERED:
-        return _delivered(event, subscription, invocation, log)
-    delay_seconds = None
-    if result.outcome is Outcome.RETRY:
-        delay_seconds = services.settings.retry_policy.next_delay_seconds(
-            event.delivery_attempts, retry_after_seconds=result.retry_after_seconds, random=services.random
-        )
-    log(delay_seconds=delay_seconds)
-    if delay_seconds is not None:
-        waits = not result.hung and services.worker_breaker.may_wait(destination.url, services.settings)
-        return _retry(event, delay_seconds, waits, subscription, invocation)
-    if subscription and result.status_code == HTTPStatus.GONE and services.subscriptions.end(subscription):
-        attempted = _gone(event, invocation)
-        reports.subscription_changed("ended", subscription, None, invocation)
-        return attempted
-    if subscription and _is_deleted(subscription, invocation):
-        return _gone(event, invocation)
-    reason = Reason.PERMANENT if result.outcome is Outcome.FAILED else Reason.EXHAUSTED
-    return _failed(event, reason, subscription, invocation)
-
-
-def _log_attempt(
-    event: Event,
-    result: PushResult,
-    accepted: Mapping[str, Any],
-    services: Services,
-    *,
-    delay_seconds: float | None = None,
-    is_recorded: bool = False,
-) -> None:
-    """Log one line with the metrics of an attempt and, if it has not its own line, of the POST.
-
-    `is_recorded`: the attempt delivered the event, and that was recorded.
-    """
-    metrics: dict[str, float] = {"EventsAccepted": 1} if accepted else {}
-    if is_recorded:
-        latency_seconds = services.clock() - unix_seconds(event.replayed_at or event.created_at)
-        metrics |= {"DeliverySuccess": 1, "DeliveryLatency": round(latency_seconds * 1000)}
-    if result.is_made:
-        metrics["PushDuration"] = result.duration_ms
-    if delay_seconds is not None:
-        metrics["DeliveryRetry"] = 1
-    fields = {"event_id": event.event_id, "attempt": event.delivery_attempts, **result.shown()}
-    fields["retry_in_seconds"] = delay_seconds and round(delay_seconds, 3)
-    logger.info("attempt", extra={**accepted, **fields, **services.metrics(**metrics)})
-
-
-def _delivered(
-    event: Event, subscription: Subscription | None, invocation: Invocation, log: Callable[..., None]
-) -> Attempted:
-    """Record the delivery, and log the attempt, whether that succeeds or not."""
-    services, is_recorded = invocation.services, False
-    try:
-        record = invocation.write_with_retries(services.store.record_delivered, event)
-        is_recorded = record.applied
-    finally:
-        log(is_recorded=is_recorded)
-    if is_recorded and subscription:
-        services.subscriptions.record_delivery(subscription)
-    return Attempted(record.event or event)
-
-
-def _retry(
-    event: Event, delay_seconds: float, waits: bool, subscription: Subscription | None, invocation: Invocation
-) -> Attempted:
-    services, will_be_queued = invocation.services, delay_seconds <= MAX_DELAY_SECONDS
-    write = partial(services.store.record_retry, delay_seconds=delay_seconds, will_be_queued=will_be_queued)
-    record = invocation.write_with_retries(write, event)
-    # Without time for this call and the message, the dead letter will tell.
-    before_message = replace(invocation, deadline=invocation.deadline - CALL_SECONDS)
-    if subscription and record.applied and event.delivery_attempts == FAILING_ATTEMPTS and before_message.has_time():
-        _report_change(services.subscriptions.record_failing(subscription), before_message)
-    return Attempted(record.event or event, delay_seconds if record.applied else None, waits)
-
-
-def _is_deleted(subscription: Subscription, invocation: Invocation) -> bool:
-    """Return whether a subscription was deleted during the push: nobody waits for the copy."""
-    with contextlib.suppress(StorageUnavailableError):  # then the outcome is recorded all the same
-        subscriptions = invocation.services.subscriptions
-        return invocation.has_time(3) and subscriptions.get(subscription.subscription_id) is None
-    return False
-
-
-def _gone(event: Event, invocation: Invocation) -> Attempted:
-    """Delete a copy whose subscription is gone; one that was replayed keeps its history, since it may be delivered."""
-    if event.replayed_at:
-        return _failed(event, Reason.GONE, None, invocation)
-    invocation.write_with_retries(invocation.services.store.delete, event)
-    return Attempted(event)
-
-
-def _failed(event: Event, reason: Reason, subscription: Subscription | None, invocation: Invocation) -> Attempted:
-    """Send the DLQ message, then record the failure: a crash in between makes a second message, never none.
-
-    Without a message if nobody has to be told: the subscription was deleted, or an alarm told that it is disabled.
-    Raises QueueUnavailableError; the sweep queues the event again when its claim ends.
-    """
-    services, is_dead_letter = invocation.services, reason in (Reason.PERMANENT, Reason.EXHAUSTED)
-    event = replace(event, reason=reason, failed_at=rfc3339(services.clock()))
-    if is_dead_letter:
-        services.dlq.send(messages.dead_letter(event))
-    record = invocation.write_with_retries(services.store.record_failed, event)
-    if record.applied and is_dead_letter:
-        metrics = services.metrics(**{"CopyFailure" if event.is_copy else "DeliveryFailure": 1})
-        logger.warning("dead letter", extra={"event_id": event.event_id, "reason": reason, **metrics})
-        # Without time, the next dead letter counts.
-        if subscription and invocation.has_time(2):
-            _report_change(services.subscriptions.record_dead_letter(subscription), invocation)
-        reports.event_failed(event, subscription, invocation)
-    return Attempted(record.event or event)
-
-
-def _report_change(subscription: Subscription | None, invocation: Invocation) -> None:
-    """Report a subscription that has just been found failing, or was disabled; None: neither."""
-    if subscription is None:
-        return
-    if subscription.disabled_at:
-        metrics = invocation.services.metrics(SubscriptionsDisabled=1)
-        logger.warning("subscription disabled", extra={"subscription_id": subscription.subscription_id, **metrics})
-        reports.subscription_changed("disabled", subscription, subscription.disabled_at, invocation)
-    else:
-        reports.subscription_changed("failing", subscription, subscription.failing_since, invocation)

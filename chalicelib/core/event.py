@@ -37,12 +37,11 @@ class DeliveredVia(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why an event failed. The last two make no dead letter."""
+    """Why an event failed; one that is `disabled` makes no dead letter."""
 
     PERMANENT = "permanent"
     EXHAUSTED = "exhausted"
     DISABLED = "disabled"
-    GONE = "gone"
 
 
 def is_copy_id(event_id: str) -> bool:
@@ -55,6 +54,21 @@ def response_bytes(text: str) -> int:
     Lambda quotes a response as JSON once more and, before Python 3.12, escapes all but ASCII.
     """
     return max(2 * len(text.encode()), len(json.dumps(text)))
+
+
+@dataclass(frozen=True)
+class NewEvent:
+    """A valid body of POST /events. `payload` and `metadata` are compact JSON; equal JSON has an equal `body_hash`.
+
+    There is a `body_hash` only with an `idempotency_key`.
+    """
+
+    event_type: str
+    payload: str
+    metadata: str
+    tenant: str | None
+    idempotency_key: str | None = None
+    body_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +158,10 @@ class Event(PublicState):
     def is_copy(self) -> bool:
         return is_copy_id(self.event_id)
 
+    @property
+    def is_report(self) -> bool:
+        return self.event_type.startswith(RESERVED_PREFIX)
+
     def is_claimed(self, now: float) -> bool:
         """Return whether someone holds the event at `now` (Unix seconds)."""
         return self.claimed_until is not None and self.claimed_until >= rfc3339(now)
@@ -214,7 +232,6 @@ _SETTLED: dict[str, str] = {
     Reason.PERMANENT: "Not delivered: attempt {} failed permanently. It is kept and can be replayed.",
     Reason.EXHAUSTED: "Not delivered: attempt {} was the last one allowed. It is kept and can be replayed.",
     Reason.DISABLED: "Not delivered: its subscription was disabled. It is kept and can be replayed.",
-    Reason.GONE: "Not delivered: its subscription is gone. It is kept.",
 }
 _FIELDS = tuple(field.name for field in fields(Event))
 _ATTEMPT_FIELDS = tuple(field.name for field in fields(Attempt))

@@ -33,7 +33,7 @@ from chalicelib.core.outcome import (
     retry_after_seconds,
     rule_of,
 )
-from chalicelib.customers.hosts import is_public
+from chalicelib.infra.addresses import is_public
 from chalicelib.infra.times import rfc3339
 
 MAX_RESPONSE_BYTES = 1024

@@ -26,19 +26,17 @@ def failure(event: Event) -> dict[str, Any]:
         "last_error": event.last_error,
         "delivery_attempts": event.delivery_attempts,
         "failed_at": event.failed_at,
+        "subscription_id": event.subscription_id,
+        "tenant": event.tenant,
     }
 
 
-def parse(body: str) -> tuple[str, str | None] | None:
-    """Return the id of the event to push and, if it is to be replayed, `failed_at` of its dead letter.
-
-    None: the body is neither a queue message nor a dead letter.
-    """
+def parse(body: str) -> tuple[str, bool] | None:
+    """Return the id of a message's event, and whether it is a dead letter; None: the message cannot be read."""
     try:
         content = json.loads(body)
-        event_id, failed_at = content["event_id"], content.get("failed_at")
-        if EVENT_ID.fullmatch(event_id) and (failed_at is None or failed_at.isascii()):
-            return event_id, failed_at
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        if EVENT_ID.fullmatch(content["event_id"]):
+            return content["event_id"], "reason" in content
+    except (ValueError, RecursionError, KeyError, TypeError):
         pass
     return None

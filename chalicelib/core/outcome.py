@@ -71,20 +71,14 @@ class RetryPolicy:
         """Return whether `attempt` (from 1) is more than an event may have."""
         return attempt > self.max_attempts
 
-    def next_delay_seconds(self, attempt: int, retry_after_seconds: float, random: Callable[[], float]) -> float | None:
-        """Return the seconds between `attempt` (from 1), which failed, and the next; None if it was the last.
+    def delay_seconds(self, attempt: int, retry_after_seconds: float, random: Callable[[], float]) -> float:
+        """Return the seconds between `attempt` (from 1), which failed, and the next.
 
         Equal jitter: between half and all of min(cap, base * 2**(attempt - 1)), and not less than
         `retry_after_seconds`. Source: "Exponential Backoff And Jitter", AWS Architecture Blog.
         """
-        if self.is_over(attempt + 1):
-            return None
         ceiling = self._ceiling_seconds(attempt)
         return max(ceiling / 2 + random() * ceiling / 2, retry_after_seconds)
-
-    def shortest_seconds(self) -> float:
-        """Return the seconds that all attempts take at least: the shortest delays between them."""
-        return sum(self._ceiling_seconds(n) / 2 for n in range(1, self.max_attempts))
 
     def longest_seconds(self) -> float:
         """Return the seconds that all attempts can take: the longest delays between them."""

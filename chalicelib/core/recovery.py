@@ -2,17 +2,22 @@
 
 from chalicelib.core import delivery, messages
 from chalicelib.core.delivery import errors_left_to_sweep
-from chalicelib.core.event import RESERVED_PREFIX, Event
-from chalicelib.core.planning import expiry
-from chalicelib.core.store import CLAIM_SECONDS
-from chalicelib.deps import Invocation, Services
-from chalicelib.infra.errors import ApiError, EventClaimedError, EventNotFoundError
+from chalicelib.core.event import Event, Status
+from chalicelib.core.invocation import CoreServices, Invocation
+from chalicelib.core.store import CLAIM_SECONDS, EXISTS, UNCLAIMED, WriteResult, status_attributes
+from chalicelib.infra.errors import EventClaimedError, EventNotFoundError
 from chalicelib.infra.queue import MAX_DELAY_SECONDS, Message
 from chalicelib.infra.telemetry import logger
-from chalicelib.infra.times import unix_seconds
-from chalicelib.settings import COPIES_ONLY
+from chalicelib.infra.times import rfc3339, unix_seconds
 
+ERASED_SECONDS = 3600  # how long the mark of an erasure stays: whoever still writes or deletes a copy has ended by then
+REPLAYABLE = f"{EXISTS} AND {UNCLAIMED}"
+REDRIVABLE = f"{REPLAYABLE} AND #status = :failed"
+# An event, even an expired one, or the mark of its erasure until that expires.
+ERASABLE = f"(attribute_exists(status_shard) OR expires_at > :now_seconds) AND {UNCLAIMED}"
 CLAIMED = "The event is claimed; try again when the claim ends."
+# What a mark of an erasure does not keep of an event.
+ERASED = ("content", "attempts", "last_error", "tenant", "body_hash", "status_shard", "claimed_until")
 
 
 def replay(event: Event, invocation: Invocation) -> Event:
@@ -22,71 +27,76 @@ def replay(event: Event, invocation: Invocation) -> Event:
     copy is gone or disabled.
     """
     services = invocation.services
-    if refusal := _refusal(event, services):
+    if refusal := services.targets.replay_refusal(event):
         raise refusal
-    is_pushed = services.settings.webhook_url is not None or event.is_copy
-    expires_at = expiry(services)
-    result = services.store.replay(event.event_id, services.new_id(), expires_at=expires_at, is_pushed=is_pushed)
+    result = _make_pending(event, REPLAYABLE, services)
     if result.event is None:
         raise EventNotFoundError
     if not result.applied:
         raise EventClaimedError(CLAIMED, _claim_seconds_left(result.event, services))
     logger.info("replayed", extra={"event_id": event.event_id})
-    if is_pushed and invocation.has_time():  # else the sweep queues it
+    if result.event.next_attempt_at:
         with errors_left_to_sweep(event):
             services.work_queue.send(messages.push_message(result.event))
     return result.event
 
 
-def redrive(message: Message, event_id: str, failed_at: str, invocation: Invocation) -> None:
-    """Replay the event of a dead letter that was moved back, if `failed_at` is that of its latest failure, and push it.
+def redrive(message: Message, event_id: str, invocation: Invocation) -> None:
+    """Replay the event of a dead letter that was moved back, if it is failed, and push it.
 
     While the event is claimed, the dead letter is sent on: it is sent before the failure is recorded, so it can come
-    back before that. One that is out of date counts as a queue message. Raises what `delivery.deliver` raises.
+    back before that. That of a pending event counts as a queue message. Raises what `delivery.deliver` raises.
     """
     services = invocation.services
     failed = services.store.get(event_id)
-    if failed and (refusal := _refusal(failed, services)):
+    if failed and (refusal := services.targets.replay_refusal(failed)):
         logger.warning("dead letter dropped", extra={"event_id": event_id, "error": refusal.code})
         return
-    result = services.store.replay(event_id, services.new_id(), expires_at=expiry(services), failed_at=failed_at)
-    event = result.event
-    # The claim that refused the replay may have ended since.
-    if event and not result.applied and (event.failed_at == failed_at or event.is_claimed(services.clock())):
+    event = _make_pending(failed, REDRIVABLE, services).event if failed else None
+    # A failed event was claimed when it was not replayed, even if that claim has ended since.
+    if event and (event.status is Status.FAILED or event.is_claimed(services.clock())):
         delay_seconds = min(MAX_DELAY_SECONDS, max(0.0, _claim_seconds_left(event, services)) + 1)
         services.work_queue.send(message, delay_seconds)
     else:
         delivery.deliver(event_id, invocation)
 
 
-def erase(event_id: str, services: Services) -> None:
+def _make_pending(event: Event, condition: str, services: CoreServices) -> WriteResult:
+    """Make an event pending, and due now if it is pushed at all."""
+    now = services.clock()
+    is_pushed = event.is_copy or services.settings.webhook_url is not None
+    changes = {
+        **status_attributes(event.event_id, Status.PENDING, replayed=True),
+        "claim_id": services.new_id(),
+        "delivery_attempts": 0,
+        "next_attempt_at": rfc3339(now) if is_pushed else None,
+        "requeue_at": rfc3339(now + services.settings.message_grace_seconds) if is_pushed else None,
+        "replayed_at": rfc3339(now),
+        "expires_at": services.expires_at(),
+        **dict.fromkeys(("claimed_until", "delivered_at", "delivered_via", "failed_at", "reason")),
+    }
+    return services.store.change(event.event_id, condition, changes, ReturnValues="ALL_NEW")
+
+
+def erase(event_id: str, services: CoreServices) -> None:
     """Erase an event and its copies; nothing happens if there is none.
 
     Raises ApiError 409 while the event or a copy is claimed. Repeated, it completes what a failed call began: first the
-    event is marked, then its copies are deleted. The mark stays: copies of a new event of its key have the same ids.
+    event is replaced by a mark, which makes it absent for everybody but an eraser, then the copies that the mark lists
+    are deleted. The mark stays for ERASED_SECONDS: copies of a new event of its key have the same ids.
     """
-    marked = services.store.mark_erased(event_id)
+    expires_at = int(services.clock()) + ERASED_SECONDS
+    changes = {**dict.fromkeys(ERASED), "status": Status.ERASED, "expires_at": expires_at}
+    marked = services.store.change(event_id, ERASABLE, changes, ReturnValues="ALL_NEW")
     event = marked.event
     if event is None:
         return
     if not marked.applied:
         raise EventClaimedError(CLAIMED, _claim_seconds_left(event, services))
-    if not all(services.map(services.store.delete_unclaimed, event.copies)):
+    if not all(services.map(lambda key: services.store.delete(key, UNCLAIMED).applied, event.copies)):
         raise EventClaimedError("A copy is claimed: repeat the call to complete the erasure.", CLAIM_SECONDS)
     logger.info("erased", extra={"event_id": event_id, "copies": len(event.copies)})
 
 
-def _refusal(event: Event, services: Services) -> ApiError | None:
-    """Return why an event is not to be replayed, of a copy by a consistent read of its subscription; None: it is."""
-    if not event.is_copy:
-        is_pushed = services.settings.webhook != COPIES_ONLY and not event.event_type.startswith(RESERVED_PREFIX)
-        return None if is_pushed else ApiError(409, "not_pushed", "Copies alone are pushed here; replay its copies.")
-    subscription = services.subscriptions.get(str(event.subscription_id))
-    if subscription is None:
-        return ApiError(409, "subscription_gone", "The subscription of this copy is gone.")
-    is_disabled = subscription.disabled_at is not None
-    return ApiError(409, "subscription_disabled", "The subscription of this copy is disabled.") if is_disabled else None
-
-
-def _claim_seconds_left(event: Event, services: Services) -> float:
+def _claim_seconds_left(event: Event, services: CoreServices) -> float:
     return unix_seconds(event.claimed_until) - services.clock() if event.claimed_until else 0.0

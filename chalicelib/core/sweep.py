@@ -1,14 +1,18 @@
 """Scheduled work: the sweep queues overdue events, check_dlq publishes queue depths and ages."""
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from heapq import nsmallest
+from operator import itemgetter
 
 from chalicelib.core import messages
 from chalicelib.core.event import Event, Status
-from chalicelib.core.store import partitions
-from chalicelib.deps import Services
+from chalicelib.core.invocation import CoreServices
+from chalicelib.core.store import NOT_EXPIRED, PENDING, partitions
 from chalicelib.infra.clients import CALL_SECONDS
+from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.queue import BATCH_SIZE
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339, unix_seconds
@@ -18,10 +22,16 @@ MAX_SWEPT = 3000  # of each partition in a run
 LONG_QUEUE = 1000  # visible messages; then most overdue events still have theirs, and are not lost
 MAX_SWEPT_WHILE_LONG = 100
 SEARCH_SECONDS = 20
+STALLED_ATTEMPTS = 12  # an event that had so many is refused by its receiver, and does not tell of an outage
 PARTITIONS = partitions(Status.PENDING) + partitions(Status.PENDING, of_copies=True)
 
+OVERDUE = f"{NOT_EXPIRED} AND requeue_at <= :now AND next_attempt_at <= :now"
+UNCHANGED = f"{PENDING} AND requeue_at = :seen"
+FEW_ATTEMPTS = "(attribute_not_exists(delivery_attempts) OR delivery_attempts < :stalled)"
+AWAITED = f"{NOT_EXPIRED} AND attribute_exists(next_attempt_at) AND {FEW_ATTEMPTS}"
 
-def sweep(services: Services, remaining_seconds: float) -> None:
+
+def sweep(services: CoreServices, remaining_seconds: float) -> None:
     """Queue pending events that nobody will push, at most MAX_SWEPT of each partition; destinations take turns.
 
     The messages become visible at an even rate, MAX_SWEPT in PERIOD_SECONDS, so that new events need not wait for all.
@@ -36,7 +46,53 @@ def sweep(services: Services, remaining_seconds: float) -> None:
     logger.info("swept", extra={"queued": count, "queue_is_long": is_long})
 
 
-def publish_depths(services: Services) -> None:
+def _sweep_partition(services: CoreServices, deadline: float, partition: str, *, is_long: bool) -> int:
+    """Queue overdue events of a partition; return how many."""
+    limit, grace_seconds = MAX_SWEPT_WHILE_LONG if is_long else MAX_SWEPT, services.settings.message_grace_seconds
+    turns: Counter[str] = Counter()  # the events of each destination that were found
+    search = _search_overdue(services, partition, turns)
+    overdue = [event for _, event in nsmallest(limit, search, key=itemgetter(0))]
+    # Twice the time in which a run a minute gets through all of them: more become overdue meanwhile.
+    postponed_seconds = max(grace_seconds, 2 * PERIOD_SECONDS * turns.total() / limit)
+    queued = 0
+    for start in range(0, len(overdue), BATCH_SIZE):
+        if services.clock() > deadline:
+            break
+        delay_seconds = PERIOD_SECONDS * queued // MAX_SWEPT
+        # Mark, then send: a crash in between costs a minute; the other way round, two sweeps would both send.
+        marked = _postpone(overdue[start : start + BATCH_SIZE], delay_seconds + grace_seconds, services)
+        if marked:
+            services.work_queue.send_many([messages.push_message(event) for event in marked], delay_seconds)
+            queued += len(marked)
+        if is_long:  # after the messages were sent: else they would be missing so long
+            _postpone(marked, postponed_seconds, services)
+    return queued
+
+
+def _search_overdue(services: CoreServices, partition: str, turns: Counter[str]) -> Iterator[tuple[int, Event]]:
+    """Yield overdue events for SEARCH_SECONDS, the oldest first, each with its number among its destination's."""
+    deadline = services.clock() + SEARCH_SECONDS
+    for page in services.store.pages(partition, FilterExpression=OVERDUE):
+        for event in map(Event.from_item, page["Items"]):
+            turns[event.group_id] += 1
+            yield turns[event.group_id], event
+        if services.clock() > deadline:
+            return
+
+
+def _postpone(events: list[Event], seconds: float, services: CoreServices) -> list[Event]:
+    """Postpone `requeue_at` by `seconds` from now; return the events of which no other sweep or push changed it."""
+    until = rfc3339(services.clock() + seconds)
+
+    def mark(event: Event) -> bool:
+        seen = {":seen": event.requeue_at}
+        return services.store.change(event.event_id, UNCHANGED, {"requeue_at": until}, seen).applied
+
+    marks = zip(events, services.map(mark, events), strict=True)
+    return [replace(event, requeue_at=until) for event, is_marked in marks if is_marked]
+
+
+def publish_depths(services: CoreServices) -> None:
     """Publish the depth of both queues and the age of the oldest pending event; warn if the DLQ is not empty.
 
     Copies, events that are not to be pushed and those with STALLED_ATTEMPTS do not count. The age is not published if
@@ -46,38 +102,21 @@ def publish_depths(services: Services) -> None:
     if visible := metrics["DLQDepth"]:
         logger.warning("the dead letter queue is not empty", extra={"queue": services.dlq.name, "visible": visible})
     try:
-        metrics["OldestPendingAge"] = _oldest_pending_age(services)
+        ages = services.map(partial(_oldest_age, services), partitions(Status.PENDING))
+        metrics["OldestPendingAge"] = round(max(ages), 3)
     finally:  # publish the depths even if DynamoDB fails
         logger.info("depths", extra=services.metrics(**metrics))
 
 
-def _oldest_pending_age(services: Services) -> float:
-    """Return seconds, 0 if nothing is pending; raise StorageUnavailableError."""
+def _oldest_age(services: CoreServices, partition: str) -> float:
+    """Return the seconds since the oldest awaited event of a partition was created, 0 without one.
+
+    Raises StorageUnavailableError if the search does not end within SEARCH_SECONDS.
+    """
     deadline = services.clock() + SEARCH_SECONDS
-    found = services.map(lambda key: services.store.oldest_scheduled(key, deadline), partitions(Status.PENDING))
-    ages = [services.clock() - unix_seconds(event.created_at) for event in found if event]
-    return round(max(0.0, *ages), 3) if ages else 0.0
-
-
-def _sweep_partition(services: Services, deadline: float, partition_key: str, *, is_long: bool) -> int:
-    limit, grace_seconds = MAX_SWEPT_WHILE_LONG if is_long else MAX_SWEPT, services.settings.message_grace_seconds
-    events_in_turn, total = services.store.overdue(partition_key, limit, services.clock() + SEARCH_SECONDS)
-    overdue, count = iter(events_in_turn), 0
-    while (events := list(islice(overdue, BATCH_SIZE))) and services.clock() <= deadline:
-        delay_seconds = PERIOD_SECONDS * count // MAX_SWEPT
-        # Mark, then send: a crash in between costs a minute; the other way round, two sweeps would both send.
-        marked = _postpone(events, delay_seconds + grace_seconds, services)
-        if marked:
-            services.work_queue.send_many([messages.push_message(event) for event in marked], delay_seconds)
-            count += len(marked)
-        if is_long:
-            # Twice the time in which a run a minute gets through all of them: more become overdue meanwhile.
-            _postpone(marked, max(grace_seconds, 2 * PERIOD_SECONDS * total / limit), services)
-    return count
-
-
-def _postpone(events: list[Event], seconds: float, services: Services) -> list[Event]:
-    """Postpone `requeue_at` by `seconds` from now; return the events of which no other sweep or push changed it."""
-    until = rfc3339(services.clock() + seconds)
-    marks = services.map(lambda each: services.store.mark_requeued(each.event_id, each.requeue_at, until), events)
-    return [replace(event, requeue_at=until) for event, mark in zip(events, marks, strict=True) if mark.applied]
+    for page in services.store.pages(partition, {":stalled": STALLED_ATTEMPTS}, FilterExpression=AWAITED):
+        if page["Items"]:
+            return max(0.0, services.clock() - unix_seconds(Event.from_item(page["Items"][0]).created_at))
+        if services.clock() > deadline:
+            raise StorageUnavailableError
+    return 0.0

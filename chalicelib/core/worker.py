@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from chalicelib.core import delivery, messages, recovery
-from chalicelib.deps import Invocation, Services
+from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.infra.errors import QueueUnavailableError
 from chalicelib.infra.queue import Message
 from chalicelib.infra.telemetry import logger, request_id
@@ -16,7 +16,7 @@ class BatchError(Exception):
     """DynamoDB or SQS failed some messages of a batch, which must be received again."""
 
 
-def process(batch: Sequence[Message], services: Services, remaining_seconds: float) -> None:
+def process(batch: Sequence[Message], services: CoreServices, remaining_seconds: float) -> None:
     """Process all messages of a batch within `remaining_seconds`.
 
     Raises BatchError if some failed, after the others were deleted: SQS returns only the failed ones. No thread
@@ -27,7 +27,7 @@ def process(batch: Sequence[Message], services: Services, remaining_seconds: flo
     if all(succeeded):
         return
     handles = [message.receipt_handle for message, done in zip(batch, succeeded, strict=True) if done]
-    if handles and invocation.has_time():
+    if handles:
         try:
             services.work_queue.delete_many(handles)
         except QueueUnavailableError:
@@ -39,13 +39,13 @@ def _process_message(invocation: Invocation, message: Message) -> bool:
     with request_id(message.message_id):
         try:
             match messages.parse(message.body):
-                case None:
+                case event_id, False:
+                    delivery.deliver(event_id, invocation)
+                case event_id, True:
+                    recovery.redrive(message, event_id, invocation)
+                case _:
                     logger.warning("message cannot be read")
                     invocation.services.dlq.send(Message(message.body, {"Reason": "malformed"}, message.group_id))
-                case event_id, None:
-                    delivery.deliver(event_id, invocation)
-                case event_id, failed_at:
-                    recovery.redrive(message, event_id, failed_at, invocation)
         except Exception:  # one message's error must not cost another
             logger.exception("message failed")
             return False

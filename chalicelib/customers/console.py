@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import re
-from functools import cache
 from pathlib import Path
 
 HEADERS = {
@@ -15,8 +14,7 @@ HEADERS = {
 POLICY = "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
-@cache
-def page() -> tuple[str, dict[str, str]]:
+def page() -> tuple[str, dict[str, str | list[str]]]:
     """Return the page and its headers. The policy names script and style by hash (CSP Level 3, section 2.3.1)."""
     html = Path(__file__).with_name("console.html").read_text(encoding="utf-8")
     inline = re.findall(r"<(script|style)\b[^>]*>(.*?)</", html, re.DOTALL)

@@ -1,53 +1,52 @@
 """Reports: events about events and subscriptions, of reserved types, for subscriptions that name them.
 
-They are made at best effort, after what they tell of was recorded: the DLQ and its alarm are the promise.
+They are made at best effort, after what they tell of was recorded: the DLQ and its alarm are the promise. Nothing that
+a report's copy causes is reported: ten subscriptions that get reports and fail would make more and more of them.
 """
 
-from dataclasses import replace
-
-from chalicelib.core import messages, planning
-from chalicelib.core.event import RESERVED_PREFIX, Event, dumps
+from chalicelib.core import messages, posting
+from chalicelib.core.event import RESERVED_PREFIX, Event, NewEvent, dumps
+from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.customers.subscriptions import Subscription
-from chalicelib.deps import Invocation
-from chalicelib.infra.errors import ApiError, QueueUnavailableError
+from chalicelib.infra.errors import ApiError
 from chalicelib.infra.telemetry import logger
 from chalicelib.settings import COPIES_ONLY
-from chalicelib.web.validation import NewEvent
 
 CREATED_BY = "triggers:reports"  # no API key is named so: a name has no colon
 EVENT_MEMBERS = ("event_type", "subscription_id", "source_event_id", "created_at")
 
 
-def event_failed(event: Event, subscription: Subscription | None, invocation: Invocation) -> None:
-    """Tell of a dead letter, unless it is that of a report. One about an event itself has no tenant."""
-    if event.event_type.startswith(RESERVED_PREFIX):
-        return
+def event_failed(event: Event, tenant: str | None, services: CoreServices) -> None:
+    """Tell of a dead letter. One about an event itself has no tenant: no customer learns of the operator's webhook."""
     payload = messages.failure(event) | {name: getattr(event, name) for name in EVENT_MEMBERS}
-    tenant = subscription.tenant if subscription else None
-    _post("event.failed", dumps(payload), tenant, f"{event.event_id} {event.failed_at}", invocation)
+    del payload["tenant"]
+    report = _make("event.failed", dumps(payload), tenant, f"{event.event_id} {event.failed_at}")
+    _post(report, event, services)
 
 
-def subscription_changed(
-    change: str, subscription: Subscription, changed_at: str | None, invocation: Invocation
-) -> None:
-    """Tell that a subscription is `failing`, `disabled` or `ended`; `changed_at` tells this from the next time."""
-    key = f"{subscription.sort_key} {changed_at}"
-    _post(f"subscription.{change}", subscription.to_json(), subscription.tenant, key, invocation)
+def subscription_changed(change: str, subscription: Subscription, cause: Event, services: CoreServices) -> None:
+    """Tell that a subscription is `failing`, `disabled` or `ended` because of an event's attempt."""
+    changed_at = subscription.disabled_at or subscription.failing_since  # tells this from the next time
+    about = f"{subscription.sort_key} {changed_at}"
+    _post(_make(f"subscription.{change}", subscription.to_json(), subscription.tenant, about), cause, services)
 
 
-def _post(event_type: str, payload: str, tenant: str | None, key: str, invocation: Invocation) -> None:
-    """Store a report and queue its copies, if a subscription matches. `key` makes a repeated report the same event."""
+def _make(event_type: str, payload: str, tenant: str | None, about: str) -> NewEvent:
+    """Return a report; one `about` the same is the same event. NUL is in no Idempotency-Key of a caller."""
     event_type = f"{RESERVED_PREFIX}{event_type}"
-    # NUL is in no Idempotency-Key of a caller.
-    new_event = NewEvent(event_type, payload, "null", tenant, idempotency_key=f"{event_type}\0{key}")
-    event = planning.make_event(new_event, CREATED_BY, COPIES_ONLY, invocation.services)
+    return NewEvent(event_type, payload, "null", tenant, idempotency_key=f"{event_type}\0{about}")
+
+
+def _post(report: NewEvent, cause: Event, services: CoreServices) -> None:
+    """Store a report and queue its copies, if a subscription matches and no report is the cause."""
+    if cause.is_report:
+        return
     try:
-        if invocation.has_time():
-            planned = planning.plan(event, invocation)
-            if len(planned) > 1:  # a subscription asked for it
-                stored = planning.store([replace(each, destination=None) for each in planned], invocation)
-                planning.queue([each.event for each in stored.due], invocation)
-            return
-    except (ApiError, QueueUnavailableError):  # an outage, or somebody erased it
-        pass
-    logger.warning("report not posted", extra={"event_type": event_type, "about": key})
+        event = posting.make_event(report, CREATED_BY, COPIES_ONLY, services)
+        plan = posting.make_plan(event, services)
+        if plan.copies:  # a subscription asked for it
+            invocation = Invocation(services, services.clock())  # without a second try of a write
+            posting.start(posting.store(plan, invocation), invocation)
+    except ApiError:  # an outage, or somebody erased it
+        extra = {"event_type": report.event_type, "about": report.idempotency_key}
+        logger.warning("report not posted", extra=extra)

@@ -6,60 +6,42 @@ import hmac
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
-from functools import lru_cache, partial
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from chalicelib.core.event import EVENT_TYPE_OR_PREFIX, RESERVED_PREFIX, dumps
+from chalicelib.core.event import RESERVED_PREFIX, dumps
 from chalicelib.infra.errors import ApiError, StorageUnavailableError
 from chalicelib.infra.table import Table, serialize
 from chalicelib.infra.telemetry import logger
-from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
+from chalicelib.infra.times import DAY_SECONDS
 from chalicelib.settings import Settings
-from chalicelib.web.validation import Check, check_event_type, is_list, matches, must_be, parse_object
 
 SUBSCRIPTION_ID = re.compile(r"sub_[0-9a-f]{32}")
 MAX_SUBSCRIPTIONS = 100  # of each tenant
-MAX_MADE_WITH_TOKENS = 10  # of those
-MAX_EVENT_TYPES = 50  # one page of a query, 1 MB, holds all subscriptions of a tenant
-MAX_URL_LENGTH = 2048
-MAX_NAME_LENGTH = 100
 MAX_CACHED_LISTS = 1000
 CACHE_SECONDS = 10
-PUSHES_SECONDS = 3600  # what all pushes of an event may take, besides the delays between them
-HIDDEN = ("target_url", "next_attempt_at", "missed_since")
+HIDDEN = ("target_url",)
 EventTypes = list[str] | None
 
 SUBSCRIBED = "attribute_exists(event_id)"
 ABSENT = "attribute_not_exists(event_id)"
 SAME = "sort_key = :sort_key"  # has the time of creation: not a later one with the same id
+SAME_TARGET = f"{SAME} AND target_url = :target_url"
 ENABLED = f"{SAME} AND attribute_not_exists(disabled_at)"
 NOT_FAILING = f"{ENABLED} AND attribute_not_exists(failing_since)"
 FAILING = f"{ENABLED} AND failing_since = :failing_since"
 FAILING_LONG = f"{ENABLED} AND failing_since <= :long_ago"
 
-OPTIONAL_MEMBERS: dict[str, Check] = {
-    "event_types": must_be(
-        f"a list of 1 to {MAX_EVENT_TYPES} event types or prefixes followed by *",
-        lambda value: is_list(value, MAX_EVENT_TYPES, partial(matches, EVENT_TYPE_OR_PREFIX)),
-    ),
-    "tenant": check_event_type,
-    "name": must_be(
-        f"1 to {MAX_NAME_LENGTH} printable characters",
-        lambda value: isinstance(value, str) and 1 <= len(value) <= MAX_NAME_LENGTH and value.isprintable(),
-    ),
-}
-ENABLE: dict[str, Any] = dict.fromkeys(("failing_since", "disabled_at", "next_attempt_at"))
+ENABLE: dict[str, Any] = dict.fromkeys(("failing_since", "disabled_at"))
 
 
 @dataclass(frozen=True)
 class Subscription:
     """A target URL, which is a secret except for its host, and the event types that it gets; None stands for all.
 
-    Times are RFC 3339; `Subscriptions.record_failing` and `record_dead_letter` set `failing_since` and `disabled_at`. A
-    target that a worker saw hang has `next_attempt_at`: no worker pushes before, and then for a trial alone.
-    `missed_since` is stored nowhere: of one that was just enabled, since when it may have missed events.
+    Times are RFC 3339; `Subscriptions.set_failing` and `disable` set `failing_since` and `disabled_at`.
     """
 
     subscription_id: str
@@ -71,8 +53,6 @@ class Subscription:
     created_by: str
     failing_since: str | None
     disabled_at: str | None
-    next_attempt_at: str | None = None
-    missed_since: str | None = None
 
     @classmethod
     def from_item(cls, item: Mapping[str, Mapping[str, Any]]) -> "Subscription":
@@ -117,13 +97,13 @@ class Subscriptions(Table):
     """The subscriptions of a stage, in the table of events."""
 
     def __init__(
-        self, client: Any, settings: Settings, *, clock: Callable[[], float], parallel_map: Callable[..., Any]
+        self, client: Any, settings: Settings, *, clock: Callable[[], float], metrics: Callable[..., dict[str, Any]]
     ) -> None:
         super().__init__(client, settings.events_table_name, clock=clock)
         self._settings = settings
-        self._map = parallel_map
-        self._lists = lru_cache(MAX_CACHED_LISTS)(lambda tenant, _period: self.of_tenant(tenant))
-        self._candidates = lru_cache(MAX_CACHED_LISTS)(self._read_candidates)
+        self._metrics = metrics
+        self._lists = lru_cache(MAX_CACHED_LISTS)(self._read_allowed)
+        self._period = 0.0
 
     def create(
         self, created_by: str, target_url: str, event_types: EventTypes, tenant: str | None, name: str | None
@@ -131,21 +111,17 @@ class Subscriptions(Table):
         """Store a subscription; return it, and whether it is new.
 
         The same key, URL, types and tenant make the same one, which is enabled, and takes a new name. Raises ApiError
-        409 if there are MAX_SUBSCRIPTIONS of the tenant, or MAX_MADE_WITH_TOKENS that were made with its tokens.
-        Concurrent calls may exceed these limits slightly.
+        409 if there are MAX_SUBSCRIPTIONS of the tenant; concurrent calls may exceed that slightly.
         """
         types = dumps(sorted(set(event_types))) if event_types is not None else None
         text = "\0".join((created_by, tenant or "", target_url, str(types)))
         subscription_id = f"sub_{hashlib.sha256(text.encode()).hexdigest()[:32]}"
         described = dumps({"event_types": event_types, "name": name})
-        changes = {"event_types": described} if name is not None else {}
-        if (seen := self.get(subscription_id)) and (existing := self.enable(seen, **changes)):
+        if existing := self.enable(subscription_id, **({"event_types": described} if name is not None else {})):
             return existing, False
-        listed = self.of_tenant(tenant)
-        with_tokens = [each for each in listed if each.created_by == created_by == f"tenant:{tenant}"]
-        for made, limit in ((listed, MAX_SUBSCRIPTIONS), (with_tokens, MAX_MADE_WITH_TOKENS)):
-            if len(made) >= limit:
-                raise ApiError(409, "too_many_subscriptions", f"There are {limit} subscriptions; delete one first.")
+        if len(self.of_tenant(tenant)) >= MAX_SUBSCRIPTIONS:
+            detail = f"There are {MAX_SUBSCRIPTIONS} subscriptions; delete one first."
+            raise ApiError(409, "too_many_subscriptions", detail)
         item = serialize(
             {
                 "event_id": subscription_id,
@@ -158,103 +134,53 @@ class Subscriptions(Table):
             }
         )
         applied, current = self._write("put_item", ABSENT, {}, Item=item)
-        self._forget()
-        return Subscription.from_item(current or item), applied or current == item  # by either of boto3's tries
+        self._lists.cache_clear()
+        return Subscription.from_item(current or item), applied
 
-    def enable(self, seen: Subscription, **changes: str) -> Subscription | None:
-        """Enable a subscription that was just read, with other `changes`; return it, or None if it is gone."""
-        self._forget()
-        changed = {**ENABLE, **changes}
-        applied, item = self._update(seen.subscription_id, SUBSCRIBED, changed, None, ReturnValues="ALL_OLD")
-        if not applied or item is None:
-            return None
-        before = Subscription.from_item({**item, **serialize(changes)})
-        # If the response of boto3's first try was lost, the second one finds a subscription that is enabled.
-        times = (seen.failing_since, seen.disabled_at, before.failing_since, before.disabled_at)
-        troubled_since = min(filter(None, times), default=None)
-        longest_seconds = self._settings.retry_policy.longest_seconds() + PUSHES_SECONDS
-        missed = rfc3339(unix_seconds(troubled_since) - longest_seconds) if troubled_since else None
-        return replace(before, **ENABLE, missed_since=missed)
+    def enable(self, subscription_id: str, **changes: str) -> Subscription | None:
+        """Enable a subscription, with other `changes`; return it, or None if there is none."""
+        self._lists.cache_clear()
+        applied, item = self._update(subscription_id, SUBSCRIBED, {**ENABLE, **changes}, None, ReturnValues="ALL_NEW")
+        return Subscription.from_item(item) if applied and item else None
 
     def delete(self, subscription_id: str) -> None:
         """Delete a subscription, if it exists."""
-        self._forget()
+        self._lists.cache_clear()
         self._call("delete_item", Key=serialize({"event_id": subscription_id}))
 
     def end(self, subscription: Subscription) -> bool:
-        """Delete this subscription, whose target asked for it, not one made anew since; return whether it is gone."""
-        self._forget()
-        applied, current = self._delete(subscription.subscription_id, SAME, {":sort_key": subscription.sort_key})
+        """Delete this subscription, whose target asked for it; return whether it was there as it is known."""
+        self._lists.cache_clear()
+        applied, _ = self._delete(subscription.subscription_id, SAME_TARGET, _same(subscription))
         if applied:
             logger.warning("subscription ended by its target", extra={"subscription_id": subscription.subscription_id})
-        return applied or current is None
+        return applied
 
-    def record_delivery(self, subscription: Subscription) -> None:
-        """Clear `failing_since` of a subscription, if the recent list that it comes from has it."""
-        if subscription.failing_since is not None:
-            seen = {":failing_since": subscription.failing_since}
-            self._change(subscription, FAILING, {"failing_since": None}, seen)
+    def disable(self, subscription: Subscription) -> Subscription | None:
+        """Disable this subscription, whose target asked for it; return it, or None if it is not as it is known."""
+        return self._disable(subscription, f"{ENABLED} AND {SAME_TARGET}", {})
 
-    def postpone_pushes(self, subscription: Subscription, until: str | None) -> None:
-        """Let no worker push to the target, which hangs, before `until` (RFC 3339); None: it no longer hangs."""
-        self._change(subscription, SAME, {"next_attempt_at": until})
+    def disable_failing(self, subscription: Subscription) -> Subscription | None:
+        """Disable a subscription that has been failing for SUBSCRIPTION_DISABLE_DAYS; return it if this call did."""
+        long_ago = {":long_ago": self._after(-self._settings.subscription_disable_days * DAY_SECONDS)}
+        return self._disable(subscription, FAILING_LONG, long_ago)
 
-    def record_failing(self, subscription: Subscription) -> Subscription | None:
+    def _disable(self, subscription: Subscription, condition: str, values: Mapping[str, str]) -> Subscription | None:
+        disabled = self._change(subscription, condition, {"disabled_at": self._after(0)}, values)
+        if disabled:
+            extra = {"subscription_id": disabled.subscription_id, **self._metrics(SubscriptionsDisabled=1)}
+            logger.warning("subscription disabled", extra=extra)
+        return disabled
+
+    def set_failing(self, subscription: Subscription) -> Subscription | None:
         """Set `failing_since` of a subscription, unless it is set; return the subscription if this call set it."""
         return self._change(subscription, NOT_FAILING, {"failing_since": self._after(0)})
 
-    def record_dead_letter(self, subscription: Subscription) -> Subscription | None:
-        """Set `failing_since`, or disable a subscription for which that was SUBSCRIPTION_DISABLE_DAYS ago or more.
-
-        Returns the subscription if this call changed it.
-        """
-        long_ago = {":long_ago": self._after(-self._settings.subscription_disable_days * DAY_SECONDS)}
-        failing = self.record_failing(subscription)
-        return failing or self._change(subscription, FAILING_LONG, {"disabled_at": self._after(0)}, long_ago)
-
-    def of_tenant(self, tenant: str | None) -> tuple[Subscription, ...]:
-        """Return the subscriptions of a tenant, or those without one, the oldest first."""
-        pages = self.pages(_partition(tenant))
-        return tuple(Subscription.from_item(row) for page in pages for row in page["Items"])
-
-    def matching(self, event_type: str, tenant: str | None) -> list[Subscription]:
-        """Return the subscriptions that get a copy, from recent lists: the tenant's, and those without one."""
-        candidates = self._candidates(tenant, self._period())
-        return [subscription for subscription in candidates if subscription.matches(event_type)]
-
-    def read_again(self, subscriptions: Iterable[Subscription]) -> list[Subscription]:
-        """Return those that exist, each that a list shows as disabled as a consistent read shows it."""
-        disabled = [each.subscription_id for each in subscriptions if each.disabled_at]
-        current = {each.subscription_id: each for each in map(Subscription.from_item, self._get_many(disabled))}
-        found = (current.get(each.subscription_id) if each.disabled_at else each for each in subscriptions)
-        return [each for each in found if each]
-
-    def get(self, subscription_id: str, tenant: str | None = None) -> Subscription | None:
-        """Return a subscription, read consistently, or None; with `tenant`, only if it is that tenant's."""
-        item = self._get(subscription_id)
-        subscription = Subscription.from_item(item) if item else None
-        return subscription if subscription and tenant in (None, subscription.tenant) else None
-
-    def find(self, subscription_id: str, tenant: str | None) -> Subscription | None:
-        """Return the subscription that an event of a tenant was copied for, or None if it is gone.
-
-        It comes from recent lists, or else, and if they show it as disabled, from a consistent read.
-        """
-        candidates = self._candidates(tenant, self._period())
-        found = (each for each in candidates if each.subscription_id == subscription_id and not each.disabled_at)
-        return next(found, None) or self.get(subscription_id)
-
-    def _read_candidates(self, tenant: str | None, period: float) -> list[Subscription]:
-        lists = self._map(lambda each: self._lists(each, period), list(dict.fromkeys((None, tenant))))
-        found = [subscription for listed in lists for subscription in listed]
-        return [each for each in found if not self._settings.subscription_hosts.fault(each.target_url)]
-
-    def _period(self) -> float:
-        return self._clock() // CACHE_SECONDS
-
-    def _forget(self) -> None:
-        self._lists.cache_clear()
-        self._candidates.cache_clear()
+    def clear_failing(self, subscription: Subscription) -> None:
+        """Clear `failing_since` of a subscription, if it is known to have it, and has no newer one."""
+        if subscription.failing_since is not None:
+            seen = {":failing_since": subscription.failing_since}
+            self._change(subscription, FAILING, {"failing_since": None}, seen)
 
     def _change(
         self, subscription: Subscription, condition: str, changes: Mapping[str, str | None], values: Any = None
@@ -263,33 +189,44 @@ class Subscriptions(Table):
 
         If DynamoDB fails, nothing is changed: what is told of an attempt must not cost its record or message.
         """
-        seen = {":sort_key": subscription.sort_key, **(values or {})}
+        seen = {**_same(subscription), **(values or {})}
         try:
             applied, item = self._update(subscription.subscription_id, condition, changes, seen, ReturnValues="ALL_NEW")
         except StorageUnavailableError:
             return None
-        # If the response of boto3's first try was lost, the second one finds its own times.
+        # Alarm and report have no second chance: if the response of boto3's first try was lost, the second one finds
+        # its own times.
         if item is None or not (applied or serialize(changes).items() <= item.items()):
             return None
-        self._forget()  # so that this container sees it at once
+        self._lists.cache_clear()  # so that this container sees it at once
         return Subscription.from_item(item)
 
+    def of_tenant(self, tenant: str | None) -> tuple[Subscription, ...]:
+        """Return the subscriptions of a tenant, or those without one, the oldest first."""
+        pages = self.pages(_partition(tenant))
+        return tuple(Subscription.from_item(row) for page in pages for row in page["Items"])
 
-def parse_subscription(body: bytes, settings: Settings, *, names_hosts: bool = True) -> dict[str, Any]:
-    """Return all members of the body of POST /subscriptions; raise InvalidRequestError with every fault.
+    def get(self, subscription_id: str) -> Subscription | None:
+        """Return a subscription, read consistently, or None."""
+        item = self._get(subscription_id)
+        return Subscription.from_item(item) if item else None
 
-    Without `names_hosts`, that of the URL does not tell which hosts are allowed.
-    """
+    def matching(self, event_type: str, tenant: str | None) -> list[Subscription]:
+        """Return the subscriptions that get a copy, a tenant's and those without one, from lists of CACHE_SECONDS."""
+        if (period := self._clock() // CACHE_SECONDS) != self._period:
+            self._lists.cache_clear()
+            self._period = period
+        listed = [subscription for key in dict.fromkeys((None, tenant)) for subscription in self._lists(key)]
+        return [subscription for subscription in listed if subscription.matches(event_type)]
 
-    def check_url(value: Any) -> str | None:
-        if isinstance(value, str) and len(value) > MAX_URL_LENGTH:
-            return f"must have at most {MAX_URL_LENGTH} characters"
-        fault = settings.subscription_hosts.fault(str(value))
-        return fault if names_hosts or not fault else "must be an https URL of a host that is allowed here"
+    def _read_allowed(self, tenant: str | None) -> list[Subscription]:
+        """Read the subscriptions of a tenant whose hosts are allowed."""
+        hosts = self._settings.subscription_hosts
+        return [subscription for subscription in self.of_tenant(tenant) if hosts.allows(subscription.target_url)]
 
-    members = {"target_url": check_url, **OPTIONAL_MEMBERS}
-    document, _ = parse_object(body, members, ("target_url",))
-    return dict.fromkeys(OPTIONAL_MEMBERS) | document
+
+def _same(subscription: Subscription) -> dict[str, str]:
+    return {":sort_key": subscription.sort_key, ":target_url": subscription.target_url}
 
 
 def _partition(tenant: str | None) -> str:

@@ -1,29 +1,26 @@
 """boto3 clients whose calls are bounded in time, and the secret with the settings."""
 
-import contextlib
 import gc
-import json
 from threading import Lock
 from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.parsers import ResponseParserError
 
 from chalicelib.infra.errors import AWS_ERRORS, SettingsError, error_code
 
-# Two tries, each 1 s to connect and 2 s to read, with up to 1 s in between: the longest that one call can take.
-CALL_SECONDS = 7
+# Two tries, each 1 s to connect and 1 s to read, with up to 1 s in between: the longest that one call can take.
+CALL_SECONDS = 5
 CONFIG = Config(
     connect_timeout=1,
-    read_timeout=2,
+    read_timeout=1,
     retries={"mode": "standard", "total_max_attempts": 2},
     tcp_keepalive=True,
     max_pool_connections=64,
     parameter_validation=False,  # a tenth of the CPU time of a call; tests call with validation
 )
 # For reading the settings while a function initializes, and again while a request waits.
-ONE_SHORT_TRY = CONFIG.merge(Config(read_timeout=1, retries={"mode": "standard", "total_max_attempts": 1}))
+ONE_SHORT_TRY = CONFIG.merge(Config(retries={"mode": "standard", "total_max_attempts": 1}))
 _lock = Lock()
 
 
@@ -35,7 +32,6 @@ def make_client(service: str, config: Config = CONFIG) -> Any:
             made: Any = boto3.client(service, config=config)
         finally:
             gc.enable()
-    made.meta.events.register("before-parse", _require_json_object)
     made.meta.events.register("before-call", _remove_trace_header)
     service_id = made.meta.service_model.service_id.hyphenize()
     made.meta.events.register_first(f"needs-retry.{service_id}", _remove_retry_after)
@@ -49,22 +45,6 @@ def read_secret(name: str, config: Config = CONFIG) -> str:
     except AWS_ERRORS as error:
         raise SettingsError(f"SETTINGS_SECRET is unusable: its secret cannot be read ({error_code(error)})") from None
     return str(secret.get("SecretString", "binary"))  # settings.load refuses a binary one: no NAME=value lines
-
-
-def _require_json_object(response_dict: dict[str, Any], operation_model: Any, **_: object) -> None:
-    """Raise ResponseParserError if a success is not a JSON object: botocore would take it for an empty one.
-
-    An operation without output, such as DeleteMessage, has an empty body.
-    """
-    is_success = response_dict["status_code"] < 300
-    if is_success and operation_model.output_shape is None:
-        return
-    with contextlib.suppress(ValueError):
-        if isinstance(json.loads(response_dict["body"]), dict):
-            return
-    if is_success:
-        raise ResponseParserError("not a JSON object, or truncated")
-    response_dict["body"] = b"{}"  # of an error the status code is enough, also for retries
 
 
 def _remove_retry_after(response: tuple[Any, Any] | None, **_: object) -> None:

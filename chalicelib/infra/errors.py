@@ -21,10 +21,6 @@ class InvalidValueError(ValueError):
     """A value is unusable; the text says what it must be and does not repeat it."""
 
 
-class SettingsError(Exception):
-    """One line that names each missing or unusable variable and what it should be."""
-
-
 class ApiError(Exception):
     """An error response: status code, a word for programs, one sentence without secrets.
 
@@ -37,6 +33,13 @@ class ApiError(Exception):
         self.code = code
         self.retry_after_seconds = retry_after_seconds
         self.errors: tuple[FieldFault, ...] = ()
+
+
+class SettingsError(ApiError):
+    """503: one line that names each missing or unusable variable and what it should be."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(503, "unavailable", detail, retry_after_seconds=5)
 
 
 class InvalidRequestError(ApiError):

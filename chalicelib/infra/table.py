@@ -19,6 +19,8 @@ PARTITION_KEYS = {BY_STATUS: "status_shard", BY_SUBSCRIPTION: "subscription_id"}
 CONDITION_FAILED = "ConditionalCheckFailedException"
 LOWEST, HIGHEST = "0", "~"  # sort keys begin with a digit
 
+TYPES: dict[type, tuple[str, Callable[[Any], Any]]] = {bytes: ("B", bytes), int: ("N", str)}  # others are strings
+
 Values = Mapping[str, str | int | bytes | None]
 Item = dict[str, dict[str, Any]]  # in DynamoDB's format
 
@@ -68,7 +70,7 @@ class Table:
         for start in range(0, len(keys), 100):
             encoded = [serialize({"event_id": key}) for key in keys[start : start + 100]]
             request = {self._name: {"Keys": encoded, "ConsistentRead": True}}
-            response = self._call("batch_get_item", RequestItems=request)
+            response = self._request("batch_get_item", RequestItems=request)
             if response.get("UnprocessedKeys"):  # throttled
                 raise StorageUnavailableError
             items += response["Responses"].get(self._name, [])
@@ -97,20 +99,20 @@ class Table:
         """Make a conditional write."""
         known = {**self._known_values(), **values}
         names, placeholders = _placeholders(f"{condition} {parameters.get('UpdateExpression', '')}")
-        if names:
-            parameters["ExpressionAttributeNames"] = names
-        if placeholders:
-            parameters["ExpressionAttributeValues"] = serialize({name: known[name] for name in placeholders})
         parameters |= {"ConditionExpression": condition, "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
+        parameters["ExpressionAttributeNames"] = names
+        parameters["ExpressionAttributeValues"] = serialize({name: known[name] for name in placeholders})
+        given = {name: value for name, value in parameters.items() if value}  # DynamoDB refuses empty ones
         try:
-            response = self._call(operation, **parameters)
+            response = self._call(operation, **given)
         except ClientError as failure:
             return Written(False, failure.response.get("Item"))
         return Written(True, response.get("Attributes"))
 
     def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        if operation != "batch_get_item":
-            parameters["TableName"] = self._name
+        return self._request(operation, TableName=self._name, **parameters)
+
+    def _request(self, operation: str, **parameters: Any) -> dict[str, Any]:
         try:
             response: dict[str, Any] = getattr(self._client, operation)(**parameters)
         except AWS_ERRORS as error:
@@ -136,9 +138,8 @@ def serialize(values: Values) -> Item:
 
 
 def _serialize(value: str | int | bytes) -> dict[str, Any]:
-    if isinstance(value, bytes):
-        return {"B": value}
-    return {"N": str(value)} if isinstance(value, int) else {"S": str(value)}
+    name, convert = TYPES.get(type(value), ("S", str))
+    return {name: convert(value)}
 
 
 @cache

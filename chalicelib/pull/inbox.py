@@ -1,57 +1,71 @@
-"""What consumers do: lease, acknowledge, release."""
+"""What consumers do: lease, acknowledge, release. Each is one conditional write for an event."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from itertools import accumulate, islice
+from typing import Any
 
-from chalicelib.core.event import Event, Status, response_bytes
-from chalicelib.deps import Services
-from chalicelib.infra.errors import EventNotFoundError, LeaseLostError, StorageUnavailableError
+from chalicelib.core.event import EVENT_ID, DeliveredVia, Event, Status, response_bytes
+from chalicelib.core.invocation import CoreServices
+from chalicelib.core.store import CLEAR_SCHEDULE, EXISTS, UNCLAIMED, status_attributes
+from chalicelib.infra.errors import EventNotFoundError, LeaseLostError
 from chalicelib.infra.telemetry import logger
-from chalicelib.pull import listing
-from chalicelib.web.validation import valid_id
+from chalicelib.infra.times import rfc3339
+from chalicelib.pull.listing import INBOX, MAX_PAGE_BYTES, search
 
-SEARCH_SECONDS = 5  # no round of a lease begins later; the last one may take as long again
-MAX_LEASED_BYTES = 4 * 1024 * 1024  # no round begins above that; with the last one, less than Lambda's 6 MB
-MAX_LEASED_AT_ONCE = 10  # in a round
+MAX_LEASED_AT_ONCE = 10  # their attempts, of an unknown size, must fit into a response beside MAX_PAGE_BYTES
+
+UNDELIVERED = f"{EXISTS} AND #status IN (:pending, :failed)"
+LEASABLE = f"{UNDELIVERED} AND {UNCLAIMED}"
+LEASED = f"{UNDELIVERED} AND claim_id = :lease_id AND claimed_until >= :now"
 
 
-def lease(services: Services, *, limit: int, lease_seconds: int, **filters: str) -> list[Event]:
+def lease(services: CoreServices, *, limit: int, lease_seconds: int, **filters: Any) -> list[Event]:
     """Claim the oldest undelivered events that nobody holds, for a consumer; all get the same `claim_id`.
 
-    `filters` may have `event_type` and `tenant`. Raises StorageUnavailableError if DynamoDB fails before any is leased.
+    `filters` may have `event_type` and `tenant`.
     """
     lease_id = f"lse_{services.new_id()}"
+
+    def take(event: Event) -> Event | None:
+        until = rfc3339(services.clock() + lease_seconds)
+        changes = {"claim_id": lease_id, "claimed_until": until, "requeue_at": until}
+        result = services.store.change(event.event_id, LEASABLE, changes, counter="lease_count", ReturnValues="ALL_NEW")
+        return result.event if result.applied else None
+
+    rows = search(services, replace(INBOX, limit=limit, **filters))
+    events = (row.event for row in rows if row.event is not None)
     leased: list[Event] = []
-
-    def take(event: Event) -> None:
-        result = services.store.lease(event.event_id, lease_id, lease_seconds)
-        if result.applied and result.event:
-            leased.append(result.event)
-
-    deadline = services.clock() + SEARCH_SECONDS
-    query = listing.INBOX.narrow(filters)
-    room = MAX_LEASED_BYTES
-    try:
-        while len(leased) < limit and room > 0 and services.clock() < deadline:
-            query = replace(query, limit=min(MAX_LEASED_AT_ONCE, limit - len(leased)))
-            found, after = listing.search(services, query, max_bytes=room)
-            services.map(take, found)
-            if after is None:
-                break
-            query = replace(query, cursor=after)
-            room = MAX_LEASED_BYTES - sum(response_bytes(event.to_lease_json()) for event in leased)
-    except StorageUnavailableError:
-        if not leased:
-            raise
-    return sorted(leased, key=lambda event: event.sort_key)
+    free_bytes = MAX_PAGE_BYTES
+    while batch := list(islice(events, min(MAX_LEASED_AT_ONCE, limit - len(leased)))):
+        totals = accumulate(event.response_bytes for event in batch)
+        fitting = [event for event, total in zip(batch, totals, strict=True) if total <= free_bytes]
+        leased += filter(None, services.map(take, fitting))
+        if len(fitting) < len(batch):
+            break
+        free_bytes = MAX_PAGE_BYTES - sum(response_bytes(event.to_lease_json()) for event in leased)
+    return leased
 
 
-def acknowledge(event_id: str, services: Services, lease_id: str | None = None) -> None:
+def acknowledge(event_id: str, services: CoreServices, lease_id: str | None = None) -> None:
     """Record that a consumer has processed an event.
 
-    Raises EventNotFoundError, and ApiError 409 if `lease_id` is given and neither holds the event nor acknowledged it.
+    Raises EventNotFoundError, also for a malformed id, and LeaseLostError if `lease_id` is given and neither holds the
+    event nor acknowledged it.
     """
-    result = services.store.acknowledge(event_id, lease_id)
+    if not EVENT_ID.fullmatch(event_id):
+        raise EventNotFoundError
+    changes = {
+        **status_attributes(event_id, Status.DELIVERED),
+        "delivered_at": rfc3339(services.clock()),
+        "delivered_via": DeliveredVia.PULL,
+        **dict.fromkeys(("failed_at", "reason", *CLEAR_SCHEDULE)),
+    }
+    if lease_id is None:  # the claim stays: a push may be running
+        result = services.store.change(event_id, UNDELIVERED, changes)
+    else:
+        result = services.store.change(event_id, LEASED, {**changes, "claimed_until": None}, {":lease_id": lease_id})
     if result.applied:
         logger.info("acknowledged", extra={"event_id": event_id})
         return
@@ -61,27 +75,27 @@ def acknowledge(event_id: str, services: Services, lease_id: str | None = None) 
         raise LeaseLostError
 
 
-def acknowledge_many(lease_id: str, event_ids: Sequence[str], services: Services) -> dict[str, list[str]]:
+def acknowledge_many(lease_id: str, event_ids: Sequence[str], services: CoreServices) -> dict[str, list[str]]:
     """Record that a consumer has processed events of its lease; return the ids of those, and of the others.
 
     Raises StorageUnavailableError if DynamoDB fails for one; a repeated call completes it.
     """
 
     def is_acknowledged(event_id: str) -> bool:
-        try:
-            acknowledge(valid_id(event_id), services, lease_id)
-        except (EventNotFoundError, LeaseLostError):
-            return False
-        return True
+        with suppress(EventNotFoundError, LeaseLostError):
+            acknowledge(event_id, services, lease_id)
+            return True
+        return False
 
-    answers: dict[str, list[str]] = {"acknowledged": [], "not_held": []}
+    answer: dict[str, list[str]] = {"acknowledged": [], "not_held": []}
     for event_id, done in zip(event_ids, services.map(is_acknowledged, event_ids), strict=True):
-        answers["acknowledged" if done else "not_held"].append(event_id)
-    return answers
+        answer["acknowledged" if done else "not_held"].append(event_id)
+    return answer
 
 
-def release(event_id: str, lease_id: str, services: Services) -> None:
-    """End a lease before its time; raise EventNotFoundError, or ApiError 409 unless it holds the event."""
-    result = services.store.release(event_id, lease_id)
+def release(event_id: str, lease_id: str, services: CoreServices) -> None:
+    """End a lease before its time; raise EventNotFoundError, or LeaseLostError unless it holds the event."""
+    changes = {"claimed_until": None, "requeue_at": rfc3339(services.clock())}
+    result = services.store.change(event_id, LEASED, changes, {":lease_id": lease_id})
     if not result.applied:
         raise LeaseLostError if result.event else EventNotFoundError

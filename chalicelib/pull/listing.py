@@ -1,180 +1,144 @@
-"""Pages of events in order of creation, merged from the partitions of the index."""
+"""Pages of events in order of creation, merged from the partitions of an index."""
 
-import base64
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from functools import partial
-from itertools import accumulate
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from heapq import merge
+from itertools import chain, islice
+from math import inf
+from operator import attrgetter
+from typing import Any, NamedTuple
 
-from chalicelib.core.event import EVENT_ID, EVENT_TYPE, EVENT_TYPE_OR_PREFIX, Event, Status
-from chalicelib.core.store import COPY, NOT_EXPIRED, UNCLAIMED, UNSETTLED, partitions
-from chalicelib.customers.subscriptions import SUBSCRIPTION_ID
-from chalicelib.deps import Services
-from chalicelib.infra.table import BY_SUBSCRIPTION, HIGHEST, LOWEST, Values
-from chalicelib.web.validation import Parser, parser
+from chalicelib.core.event import Event, Status
+from chalicelib.core.invocation import CoreServices
+from chalicelib.core.store import NOT_EXPIRED, UNSETTLED, EventStore, partitions
+from chalicelib.infra.table import BY_STATUS, BY_SUBSCRIPTION, HIGHEST, LOWEST
 
-DEFAULT_LIMIT, MAX_LIMIT = 50, 100
-# RFC 3339, section 5.6; an unescaped + of the offset arrives as a space.
-TIMESTAMP = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+ -]\d\d:\d\d)"
 SEARCH_SECONDS = 5
-# Events in order, and the sort key to go on from; None: there are no more.
-Page = tuple[list[Event], str | None]
 MAX_PAGE_BYTES = 5 * 1024 * 1024  # as `response_bytes` counts: Lambda's responses are limited to 6 MB
 
 
 @dataclass(frozen=True)
 class Query:
-    """Events to list: those after the sort key `cursor`, without copies or with them, or those of a subscription.
+    """The events to list. Fields are the parameters of `GET /events`; there may be more than one `status`.
 
-    With `only_available`, those that are claimed are left out. with `include_payload`, they have payload and metadata.
+    `since` (inclusive), `until` (exclusive) and `cursor` (exclusive) are sort keys, or what sort keys begin with.
     """
 
-    statuses: tuple[Status, ...]
-    newest_first: bool
-    copies: bool = True
-    limit: int = DEFAULT_LIMIT
+    status: tuple[Status, ...]
+    order: str
+    limit: int = 50
+    cursor: str = ""
     event_type: str | None = None
+    include: str | None = None
+    since: str = LOWEST
+    source: str | None = None
     subscription_id: str | None = None
     tenant: str | None = None
-    since: str = LOWEST
     until: str = HIGHEST
-    cursor: str | None = None
-    only_available: bool = False
-    include_payload: bool = False
+    only_unclaimed: bool = False
 
-    def narrow(self, parameters: Mapping[str, Any]) -> "Query":
-        """Return this query with the parameters of a request."""
-        return replace(self, **{FIELDS.get(name, name): value for name, value in parameters.items()})
-
-    def partitions(self) -> list[str]:
-        """Return the partitions that have the events: of the index of statuses, or of that of subscriptions."""
-        if self.subscription_id is not None:
-            return [self.subscription_id] if self.copies else []
-        return partitions(*self.statuses) + (partitions(*self.statuses, of_copies=True) if self.copies else [])
-
-    def filter(self) -> tuple[str, Values]:
-        """Return the filter expression for rows of these partitions, and its values."""
-        conditions = [NOT_EXPIRED, UNCLAIMED] if self.only_available else [NOT_EXPIRED]
-        values: dict[str, str] = {}
-        if self.subscription_id is not None:  # erased copies stay in that index, and have no `status_shard`
-            conditions.append("begins_with(status_shard, :status)")
-            values[":status"] = f"{COPY}{self.statuses[0]}" if len(self.statuses) == 1 else COPY
-        for name in ("event_type", "tenant"):
-            value = getattr(self, name)
-            if value not in (None, "*"):
-                is_prefix = value.endswith("*")
-                conditions.append(f"begins_with({name}, :{name})" if is_prefix else f"{name} = :{name}")
-                values[f":{name}"] = value.removesuffix("*")
-        return " AND ".join(conditions), values
-
-    def bounds(self) -> tuple[str, str]:
-        """Return the lowest and the highest sort key to read, inclusive: that of the cursor, too."""
-        if self.newest_first:
-            return self.since, min(self.until, self.cursor or HIGHEST)
-        return max(self.since, self.cursor or LOWEST), self.until
+    def has(self, event: Event, now: float) -> bool:
+        """Return whether the query has an event with this state at `now` (Unix seconds)."""
+        return event.status in self.status and not (self.only_unclaimed and event.is_claimed(now))
 
 
-EVENTS = Query((Status.PENDING, Status.DELIVERED, Status.FAILED), newest_first=True)
-INBOX = Query(UNSETTLED, newest_first=False, copies=False, only_available=True, include_payload=True)
+EVENTS = Query((Status.PENDING, Status.DELIVERED, Status.FAILED), order="newest")
+INBOX = Query(UNSETTLED, order="oldest", source="original", include="payload", only_unclaimed=True)
 
 
-def _utc(timestamp: str) -> str:
-    """Return an RFC 3339 time in UTC with microseconds, as sort keys begin; raise ValueError or OverflowError."""
-    date, time = timestamp[:10], timestamp[11:].upper().replace(" ", "+")
-    moment = datetime.fromisoformat(f"{date}T{time}").astimezone(UTC)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+class Row(NamedTuple):
+    """An event as the index shows it; without an event, the place where a search that took too long ends."""
+
+    sort_key: str
+    event: Event | None
 
 
-def encode_cursor(sort_key: str) -> str:
-    """Return the cursor that goes on after a sort key."""
-    return base64.urlsafe_b64encode(f"{sort_key}{zlib.crc32(sort_key.encode()):08x}".encode()).decode()
+class Page(NamedTuple):
+    """Events in order, and the sort key that the next page begins after; None: there are no more events."""
+
+    events: list[Event]
+    next_cursor: str | None
 
 
-def _decode_cursor(cursor: str) -> str | None:
-    """Return the sort key of a cursor, None of an empty one; raise ValueError if it is damaged."""
-    sort_key = base64.urlsafe_b64decode(cursor).decode("ascii")[:-8]
-    if cursor and (encode_cursor(sort_key) != cursor or not EVENT_ID.fullmatch(sort_key[28:])):
-        raise ValueError
-    return sort_key or None
+def read_page(services: CoreServices, query: Query) -> Page:
+    """Return a page of events: as the index shows them or, if payloads are included, as they are now.
+
+    The index is eventually consistent: what it shows may have been pushed or acknowledged a moment ago.
+    """
+    rows = search(services, query)
+    if query.include is None:
+        return _first_page(rows, query.limit, inf)
+    page = _first_page(rows, query.limit, MAX_PAGE_BYTES)
+    current = services.store.get_many([event.event_id for event in page.events])
+    events = [current[event.event_id] for event in page.events if event.event_id in current]
+    return Page([event for event in events if query.has(event, services.clock())], page.next_cursor)
 
 
-_time = parser(TIMESTAMP, "a time such as 2026-11-25T02:25:03Z", _utc)
-PARAMETERS: dict[str, Parser] = {
-    "cursor": parser("([A-Za-z0-9_-]{96})?", "a next_cursor as it was returned", _decode_cursor),
-    "event_type": parser(EVENT_TYPE_OR_PREFIX.pattern, "an event type, or a prefix followed by *"),
-    "include": parser("payload", "payload", lambda text: text == "payload"),
-    "limit": parser("[1-9][0-9]?|100", f"a whole number from 1 to {MAX_LIMIT}", int),
-    "order": parser("oldest|newest", "oldest or newest", lambda text: text == "newest"),
-    "since": _time,
-    "source": parser("original", "original", lambda text: text != "original"),
-    "status": parser("|".join(EVENTS.statuses), "pending, delivered or failed", lambda text: (Status(text),)),
-    "subscription_id": parser(SUBSCRIPTION_ID.pattern, "sub_ and 32 hexadecimal digits"),
-    "tenant": parser(EVENT_TYPE.pattern, "1 to 128 characters of A-Z a-z 0-9 . _ - : /"),
-    "until": _time,
-}
-INBOX_PARAMETERS = {name: PARAMETERS[name] for name in ("cursor", "event_type", "limit", "order", "tenant")}
-# The fields of Query that have other names than their parameters.
-FIELDS = {"include": "include_payload", "order": "newest_first", "source": "copies", "status": "statuses"}
+def search(services: CoreServices, query: Query) -> Iterator[Row]:
+    """Yield the events of a query in order, as the index shows them.
 
-
-def page(services: Services, query: Query) -> Page:
-    """Return a page of events, with the attributes of the index alone unless the query asks for payloads."""
-    if not query.include_payload:
-        return search(services, query)
-    found, after = search(services, query, max_bytes=MAX_PAGE_BYTES)
-    # The index is eventually consistent: what it shows may have been pushed or acknowledged a moment ago.
-    current = services.store.get_many([event.event_id for event in found])
-    events = [current[event.event_id] for event in found if event.event_id in current]
-    if query.only_available:
-        events = [event for event in events if not event.is_claimed(services.clock())]
-    return [event for event in events if event.status in query.statuses], after
-
-
-def search(services: Services, query: Query, *, max_bytes: int | None = None) -> Page:
-    """Return the next events as the index shows them: fewer than the limit if `max_bytes` leaves some out.
-
-    After SEARCH_SECONDS, return what was found, with the place to go on from.
+    What a page needs is read from all partitions in parallel, the rest when it is asked for. After SEARCH_SECONDS, the
+    search ends where the first partition was not read any further.
     """
     deadline = services.clock() + SEARCH_SECONDS
-    read = partial(_read_partition, services, query, deadline)
-    results = services.map(read, query.partitions())
-    # A partition that was not read to its end may have more events behind the place that it was read to.
-    places = [place for _, place in results if place]
-    nearest = max if query.newest_first else min
-    complete_until = nearest(places, default=None)
-    # By sort key: an event whose status changes meanwhile may be in two partitions.
-    found = {event.sort_key: event for events, _ in results for event in events}
-    found.pop(str(query.cursor), None)
-    in_order = [found[key] for key in sorted(found, reverse=query.newest_first)]
-    if complete_until:
-        in_order = [event for event in in_order if nearest(event.sort_key, complete_until) == event.sort_key]
-    sizes = accumulate(event.response_bytes for event in in_order)
-    fitting = [event for event, total in zip(in_order, sizes, strict=True) if max_bytes is None or total <= max_bytes]
-    events = (fitting or in_order[:1])[: query.limit]
-    return events, events[-1].sort_key if len(events) < len(in_order) else complete_until
+    page_rows = query.limit + 2  # with that of the cursor, and one that tells whether there are more
+    partitions = [_rows(pages, query, services.clock, deadline) for pages in _pages(services.store, query, page_rows)]
+    first_rows = services.map(lambda rows: list(islice(rows, page_rows)), partitions)
+    in_order = merge(*map(chain, first_rows, partitions), key=attrgetter("sort_key"), reverse=query.order == "newest")
+    previous = query.cursor
+    for row in in_order:
+        if row.event is None:
+            yield row
+            return
+        if row.sort_key != previous:  # an event whose status changes meanwhile may be in two partitions
+            yield row
+        previous = row.sort_key
 
 
-def _read_partition(services: Services, query: Query, deadline: float, partition_key: str) -> Page:
-    """Return the next events of a partition, at least one more than the limit, and where it goes on, if it does."""
-    rows_needed = query.limit + (2 if query.cursor else 1)
-    condition, values = query.filter()
-    low, high = query.bounds()
-    pages = services.store.pages(
-        partition_key,
-        {**values, ":low": low, ":high": high},
-        Limit=rows_needed,
-        FilterExpression=condition,
-        ScanIndexForward=not query.newest_first,
-        **({} if query.subscription_id is None else {"IndexName": BY_SUBSCRIPTION}),
-    )
-    events: list[Event] = []
+def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[dict[str, Any]]]:
+    """Return the pages of every partition that has events of a query; the first page has up to `page_rows` rows."""
+    conditions, values = [NOT_EXPIRED], {":low": query.since, ":high": query.until}
+    if query.order == "newest":
+        values[":high"] = min(query.until, query.cursor or HIGHEST)
+    else:
+        values[":low"] = max(query.since, query.cursor)
+    for name in ("event_type", "tenant"):
+        value = getattr(query, name)
+        if value not in (None, "*"):
+            conditions.append(f"begins_with({name}, :{name})" if value.endswith("*") else f"{name} = :{name}")
+            values[f":{name}"] = value.removesuffix("*")
+    index, keys = BY_STATUS, partitions(*query.status)
+    if query.source is None:
+        keys += partitions(*query.status, of_copies=True)
+    else:
+        conditions.append("attribute_not_exists(source_event_id)")
+    if query.subscription_id is not None:
+        index, keys = BY_SUBSCRIPTION, [query.subscription_id]
+        conditions.append("attribute_exists(status_shard)")  # erased copies stay in this index
+    options = {"FilterExpression": " AND ".join(conditions), "ScanIndexForward": query.order == "oldest"}
+    return [store.pages(key, values, IndexName=index, Limit=page_rows, **options) for key in keys]
+
+
+def _rows(pages: Iterator[dict[str, Any]], query: Query, clock: Callable[[], float], deadline: float) -> Iterator[Row]:
+    """Yield the rows of a partition: the events of the query and, after the deadline, the place that it was read to."""
     for page in pages:
-        events += map(Event.from_item, page["Items"])
-        if "LastEvaluatedKey" not in page:
-            break
-        if len(events) >= rows_needed or services.clock() > deadline:
-            return events, page["LastEvaluatedKey"]["sort_key"]["S"]
-    return events, None
+        for event in map(Event.from_item, page["Items"]):
+            if query.has(event, clock()):
+                yield Row(event.sort_key, event)
+        if "LastEvaluatedKey" in page and clock() > deadline:
+            yield Row(page["LastEvaluatedKey"]["sort_key"]["S"], None)
+            return
+
+
+def _first_page(rows: Iterator[Row], limit: int, max_bytes: float) -> Page:
+    """Return up to `limit` events, whose payloads have up to `max_bytes` together."""
+    events: list[Event] = []
+    size = 0
+    for sort_key, event in rows:
+        if event is None:
+            return Page(events, sort_key)
+        size += event.response_bytes
+        if len(events) == limit or size > max_bytes:
+            return Page(events, events[-1].sort_key)
+        events.append(event)
+    return Page(events, None)

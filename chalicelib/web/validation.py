@@ -1,73 +1,38 @@
-"""Validation of texts, query parameters and request bodies."""
+"""Validation of query parameters and request bodies."""
 
 import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from chalicelib.core.event import EVENT_ID, EVENT_TYPE, RESERVED_PREFIX, dumps
-from chalicelib.infra.errors import ApiError, EventNotFoundError, FieldFault, InvalidRequestError, InvalidValueError
+from chalicelib.core.event import EVENT_TYPE, EVENT_TYPE_OR_PREFIX, RESERVED_PREFIX, NewEvent, dumps
+from chalicelib.infra.addresses import EXPECTED_URL, AllowedHosts
+from chalicelib.infra.errors import ApiError, FieldFault, InvalidRequestError
+from chalicelib.infra.parsing import Parser, parse_all
 
 MAX_BODY_BYTES = 256 * 1024
-MAX_DEPTH = 100
 MAX_LEASED_EVENTS = 100
-MAX_LEASE_SECONDS = 3600
 
 Check = Callable[[Any], str | None]  # returns what a value must be, or None if it is valid
-Parser = Callable[[str], Any]  # returns the value of a text; raises InvalidValueError
 
 _canonical_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False).encode
 
 
-@dataclass(frozen=True)
-class NewEvent:
-    """A valid body of POST /events. `payload` and `metadata` are compact JSON; equal JSON has an equal `body_hash`.
-
-    There is a `body_hash` only with an `idempotency_key`.
-    """
-
-    event_type: str
-    payload: str
-    metadata: str
-    tenant: str | None
-    idempotency_key: str | None = None
-    body_hash: str | None = None
-
-
-def parser(pattern: str, expected: str, convert: Callable[[str], Any] = str) -> Parser:
-    """Return the parser of texts that match `pattern` and that `convert` takes; `expected` says what they must be."""
-
-    def parse(text: str) -> Any:
-        try:
-            if re.fullmatch(pattern, text):
-                return convert(text)
-        except (ValueError, OverflowError):
-            pass
-        raise InvalidValueError(f"must be {expected}")
-
-    return parse
-
-
 def parse_query(query: Mapping[str, Sequence[str]], parsers: Mapping[str, Parser]) -> dict[str, Any]:
     """Return the values of query parameters; raise InvalidRequestError with every fault."""
-    values: dict[str, Any] = {}
-    faults: list[FieldFault] = []
-    for name, texts in query.items():
-        if name not in parsers:
-            faults.append(FieldFault(name[:128], "is not a parameter of this call"))
-        elif len(texts) > 1:
-            faults.append(FieldFault(name, "must be given once"))
-        else:
-            try:
-                values[name] = parsers[name](texts[0])
-            except InvalidValueError as error:
-                faults.append(FieldFault(name, str(error)))
+    values, faults = parse_all({name: texts[0] for name, texts in query.items()}, parsers)
+    faults += [
+        FieldFault(name[:128], "is not a parameter of this call") for name in sorted(query.keys() - parsers.keys())
+    ]
+    faults += [FieldFault(name, "must be given once") for name, texts in query.items() if texts[1:]]
+    _raise_if_any(faults)
+    return values
+
+
+def _raise_if_any(faults: Sequence[FieldFault]) -> None:
     if faults:
         raise InvalidRequestError(*faults)
-    return values
 
 
 def must_be(expected: str, is_valid: Callable[[Any], bool]) -> Check:
@@ -75,58 +40,53 @@ def must_be(expected: str, is_valid: Callable[[Any], bool]) -> Check:
     return lambda value: None if is_valid(value) else f"must be {expected}"
 
 
-def matches(pattern: re.Pattern[str], value: object) -> bool:
-    return isinstance(value, str) and pattern.fullmatch(value) is not None
+def is_text(pattern: str) -> Callable[[Any], bool]:
+    """Return whether a value is a text that matches."""
+    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
 
 
-def is_list(value: object, maximum: int, is_valid: Callable[[Any], bool]) -> bool:
-    """Return whether `value` is a list of 1 to `maximum` values that are valid."""
-    return isinstance(value, list) and 1 <= len(value) <= maximum and all(map(is_valid, value))
+def list_of(items: str, maximum: int, is_item: Callable[[Any], bool]) -> Check:
+    """Return the check for a list of 1 to `maximum` values, for each of which `is_item`."""
+    return must_be(
+        f"a list of 1 to {maximum} {items}",
+        lambda value: isinstance(value, list) and 1 <= len(value) <= maximum and all(map(is_item, value)),
+    )
 
 
 def integer(maximum: int, minimum: int = 1) -> Check:
+    """Return the check for an integer. To JSON Schema, 60.0 is one."""
     numbers, expected = range(minimum, maximum + 1), f"an integer from {minimum} to {maximum}"
     return must_be(expected, lambda value: not isinstance(value, bool) and value in numbers)
 
 
-check_event_type = must_be("1 to 128 characters of A-Z a-z 0-9 . _ - : /", partial(matches, EVENT_TYPE))
-check_not_reserved = must_be(
-    f"another type: those that begin with {RESERVED_PREFIX} are reserved",
-    lambda value: not value.startswith(RESERVED_PREFIX),
+NAME = "1 to 128 characters of A-Z a-z 0-9 . _ - : /"
+check_name = must_be(NAME, is_text(EVENT_TYPE.pattern))
+check_type = must_be(
+    f"{NAME}, not beginning with {RESERVED_PREFIX}, which is reserved",
+    is_text(rf"(?!{re.escape(RESERVED_PREFIX)}){EVENT_TYPE.pattern}"),
 )
-EVENT_MEMBERS: dict[str, Check] = {
-    "event_type": lambda value: check_event_type(value) or check_not_reserved(value),
-    "payload": must_be("a JSON object", lambda value: isinstance(value, dict)),
-    "metadata": must_be("a JSON object or null", lambda value: isinstance(value, dict)),
-    "tenant": check_event_type,
+check_object = must_be("a JSON object", lambda value: isinstance(value, dict))
+EVENT_MEMBERS = {"event_type": check_type, "payload": check_object, "metadata": check_object, "tenant": check_name}
+LEASE_NUMBERS = {"limit": integer(MAX_LEASED_EVENTS), "lease_seconds": integer(3600)}
+LEASE_MEMBERS = {**LEASE_NUMBERS, "event_type": check_name, "tenant": check_name}
+ACKNOWLEDGEMENT_MEMBERS = {
+    "lease_id": must_be("a lease_id as it was returned", is_text("lse_[0-9a-f]{32}")),
+    "event_ids": list_of("ids", MAX_LEASED_EVENTS, is_text("(?s).*")),
 }
-LEASE_MEMBERS: dict[str, Check] = {
-    "limit": integer(MAX_LEASED_EVENTS),
-    "lease_seconds": integer(MAX_LEASE_SECONDS),
-    "event_type": check_event_type,
-    "tenant": check_event_type,
-}
-ACKNOWLEDGEMENT_MEMBERS: dict[str, Check] = {
-    "lease_id": must_be("a lease_id as it was returned", partial(matches, re.compile("lse_[0-9a-f]{32}"))),
-    "event_ids": must_be(
-        f"a list of 1 to {MAX_LEASED_EVENTS} ids",
-        lambda value: is_list(value, MAX_LEASED_EVENTS, lambda each: isinstance(each, str)),
-    ),
+TOKEN_MEMBERS = {"tenant": check_name, "expires_in_seconds": integer(30 * 24 * 3600, 60)}
+OPTIONAL_MEMBERS = {
+    # Of 50 types, one page of a query, 1 MB, holds all subscriptions of a tenant.
+    "event_types": list_of("event types or prefixes followed by *", 50, is_text(EVENT_TYPE_OR_PREFIX.pattern)),
+    "tenant": check_name,
+    "name": must_be("1 to 100 printable characters", lambda value: is_text(".{1,100}")(value) and value.isprintable()),
 }
 
 
 def parse_new_event(body: bytes, idempotency_key: str | None = None) -> NewEvent:
-    """Return the event in `body`.
-
-    Raises ApiError 413 over MAX_BODY_BYTES, as sent or as compact JSON (250 KB of `1e15` would exceed DynamoDB's
-    400 KB), and InvalidRequestError with every fault, that of the Idempotency-Key included.
-    """
-    faults = []
+    """Return the event in `body`; raise ApiError 413, or InvalidRequestError with every fault."""
     if idempotency_key is not None and not re.fullmatch(r"[\x20-\x7e]{1,255}", idempotency_key):
-        faults.append(FieldFault("Idempotency-Key", "must be 1 to 255 printable ASCII characters"))
-    document, canonical = parse_object(body, EVENT_MEMBERS, ("event_type", "payload"), faults)
-    if len(canonical) > MAX_BODY_BYTES:
-        raise ApiError(413, "payload_too_large", f"The body must have at most {MAX_BODY_BYTES} bytes as compact JSON.")
+        raise InvalidRequestError(FieldFault("Idempotency-Key", "must be 1 to 255 printable ASCII characters"))
+    document, canonical = parse_object(body, EVENT_MEMBERS, ("event_type", "payload"))
     return NewEvent(
         event_type=document["event_type"],
         payload=dumps(document["payload"]),
@@ -140,9 +100,8 @@ def parse_new_event(body: bytes, idempotency_key: str | None = None) -> NewEvent
 def parse_lease_request(body: bytes) -> dict[str, Any]:
     """Return the members of `body`, which may be empty; raise InvalidRequestError with every fault."""
     document, _ = parse_object(body.strip() or b"{}", LEASE_MEMBERS)
-    # To JSON Schema, 60.0 is an integer.
-    given = {name: int(value) if isinstance(value, float) else value for name, value in document.items()}
-    return {"limit": 10, "lease_seconds": 300, **given}
+    members = {"limit": 10, "lease_seconds": 300, **_without_nulls(document)}
+    return members | {name: int(members[name]) for name in LEASE_NUMBERS}
 
 
 def parse_acknowledgement(body: bytes) -> tuple[str, list[str]]:
@@ -151,65 +110,57 @@ def parse_acknowledgement(body: bytes) -> tuple[str, list[str]]:
     return document["lease_id"], list(dict.fromkeys(document["event_ids"]))
 
 
-def parse_object(
-    body: bytes, members: Mapping[str, Check], required: Sequence[str] = (), header_faults: Sequence[FieldFault] = ()
-) -> tuple[dict[str, Any], bytes]:
-    """Return the members of the JSON object in `body` that are not null, and its canonical JSON (members sorted).
+def parse_token_request(body: bytes) -> tuple[str, int]:
+    """Return the tenant of a new token and its life in seconds; raise InvalidRequestError with every fault."""
+    document, _ = parse_object(body, TOKEN_MEMBERS, ("tenant",))
+    members = {"expires_in_seconds": 3600, **_without_nulls(document)}
+    return members["tenant"], int(members["expires_in_seconds"])
 
-    Raises ApiError 413 over MAX_BODY_BYTES, and InvalidRequestError with every fault: `header_faults`, members that are
-    not among `members` or whose check fails, and those of `required` that are absent.
+
+def parse_subscription(body: bytes, hosts: AllowedHosts, *, names_hosts: bool) -> dict[str, Any]:
+    """Return all members of the body of POST /subscriptions; raise InvalidRequestError with every fault.
+
+    Without `names_hosts`, that of the URL does not tell which hosts are allowed.
     """
+    allowed = f"SUBSCRIPTION_HOSTS ({', '.join(hosts.entries)})" if names_hosts else "the operator"
+    expected = f"{EXPECTED_URL}, of a public host that is allowed by {allowed}"
+    members = {"target_url": must_be(expected, lambda value: hosts.allows(str(value))), **OPTIONAL_MEMBERS}
+    document, _ = parse_object(body, members, ("target_url",))
+    return dict.fromkeys(OPTIONAL_MEMBERS) | document
+
+
+def parse_object(
+    body: bytes, members: Mapping[str, Check], required: Sequence[str] = ()
+) -> tuple[dict[str, Any], bytes]:
+    """Return the JSON object in `body`, and its canonical JSON (members sorted). Optional members may be null.
+
+    Raises ApiError 413 over MAX_BODY_BYTES, as sent or as compact JSON (250 KB of `1e15` would exceed DynamoDB's
+    400 KB), and InvalidRequestError with every fault: members that are not among `members` or whose check fails, and
+    those of `required` that are absent or null.
+    """
+    _check_size(body)
+    try:
+        document = json.loads(body.decode())
+        canonical = _canonical_json(document).encode()
+    except (ValueError, RecursionError) as error:  # for UTF-8, NaN, lone surrogates, digits and nesting, too
+        raise InvalidRequestError(FieldFault("body", f"must be JSON: {error}")) from None
+    if not isinstance(document, dict):
+        raise InvalidRequestError(FieldFault("body", "must be a JSON object"))
+    _check_size(canonical)
+    given, names = _without_nulls(document), ", ".join(members)
+    faults = [FieldFault(name[:128], f"is not one of {names}") for name in sorted(document.keys() - members.keys())]
+    faults += [FieldFault(name, "is required") for name in required if name not in given]
+    checked = {name: members[name](given[name]) for name in members.keys() & given.keys()}
+    faults += [FieldFault(name, fault) for name, fault in sorted(checked.items()) if fault]
+    _raise_if_any(faults)
+    return document, canonical
+
+
+def _check_size(body: bytes) -> None:
     if len(body) > MAX_BODY_BYTES:
-        raise ApiError(413, "payload_too_large", f"The body must have at most {MAX_BODY_BYTES} bytes.")
-    try:
-        document, canonical = _decode(body)
-    except InvalidValueError as error:
-        raise InvalidRequestError(*header_faults, FieldFault("body", str(error))) from None
-    unknown = sorted(document.keys() - members.keys())
-    faults = [*header_faults, *(FieldFault(name[:128], f"is not one of {', '.join(members)}") for name in unknown)]
-    faults += [FieldFault(name, "is required") for name in required if name not in document]
-    given = {name: document[name] for name in members if name in document}
-    given = {name: value for name, value in given.items() if value is not None or name in required}
-    faults += [FieldFault(name, fault) for name, value in given.items() if (fault := members[name](value))]
-    if faults:
-        raise InvalidRequestError(*faults)
-    return given, canonical
+        detail = f"The body must have at most {MAX_BODY_BYTES} bytes, as sent and as compact JSON."
+        raise ApiError(413, "payload_too_large", detail)
 
 
-def valid_id(event_id: str) -> str:
-    """Return the id of an event; raise EventNotFoundError if it is malformed."""
-    if not EVENT_ID.fullmatch(event_id):
-        raise EventNotFoundError
-    return event_id
-
-
-def _decode(body: bytes) -> tuple[dict[str, Any], bytes]:
-    """Return a JSON object and its canonical JSON; raise InvalidValueError."""
-    try:
-        document = json.loads(body.decode("utf-8"))
-        if body.count(b"{") + body.count(b"[") > MAX_DEPTH:  # most bodies need no walk
-            _check_depth(document)
-        if isinstance(document, dict):
-            return document, _canonical_json(document).encode()
-        fault = "must be a JSON object"
-    except UnicodeDecodeError:
-        fault = "must be UTF-8"
-    except json.JSONDecodeError as error:
-        fault = f"must be JSON: {error.msg} at line {error.lineno} column {error.colno}"
-    except RecursionError:
-        fault = f"must not be nested deeper than {MAX_DEPTH}"
-    except UnicodeEncodeError:
-        fault = "must not contain lone surrogates"
-    except ValueError:  # json.loads accepts NaN, reads 1e400 as Infinity, and has CPython's limit of digits
-        fault = "must contain only finite numbers within the range of a double, and integers of at most 4,300 digits"
-    raise InvalidValueError(fault)
-
-
-def _check_depth(document: Any) -> None:
-    """Raise RecursionError if a document is nested deeper than MAX_DEPTH."""
-    level = [document]
-    for _ in range(MAX_DEPTH):
-        containers = [value for value in level if isinstance(value, dict | list)]
-        level = [child for value in containers for child in (value.values() if isinstance(value, dict) else value)]
-    if any(isinstance(value, dict | list) for value in level):
-        raise RecursionError
+def _without_nulls(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if value is not None}

@@ -5,6 +5,7 @@ const { version: platformVersion } = require("zapier-platform-core");
 const { version } = require("./package.json");
 
 const API_GATEWAY_URLS = "https://docs.aws.amazon.com/apigateway/latest/developerguide/how-to-call-api.html";
+const EVENT_PATTERNS = "https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-create-pattern-operators.html";
 const LOOPBACK_HOST = /^(localhost|127(\.\d+){3}|\[::1\])$/;
 const SAMPLES = 3;
 const MAX_PAGE = 100;
@@ -76,6 +77,15 @@ const authentication = {
   connectionLabel: "{{name}}",
 };
 
+/** Return what JSON text says. */
+const parseJson = (z, label, text) => {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new z.errors.Error(`${label} is not valid JSON: ${error.message}`);
+  }
+};
+
 const tenantField = {
   key: "tenant",
   label: "Tenant",
@@ -105,9 +115,10 @@ const eventType = {
   },
 };
 
-/** Return an event as its copies are pushed, with itself as the source. */
-const toSample = ({ event_id, event_type, payload, metadata, created_at, tenant }) => {
-  return { id: event_id, event_id, event_type, payload, metadata, created_at, tenant, source_event_id: event_id };
+/** Return an event as its copies are pushed, with itself as the source; a push has a subject only if the event does. */
+const toSample = ({ event_id, event_type, payload, metadata, created_at, tenant, subject }) => {
+  const sample = { id: event_id, event_id, event_type, payload, metadata, created_at, tenant };
+  return { ...sample, ...(subject && { subject }), source_event_id: event_id };
 };
 
 /** Return recent events of these types, or else of all types but those of reports, newest first. */
@@ -130,8 +141,9 @@ const hookTrigger = ({ key, noun, display, inputFields, sample, defaultTypes, is
   const typesOf = ({ event_types }) => (event_types?.length ? event_types : defaultTypes);
   const performSubscribe = async (z, bundle) => {
     const name = ["Zap", bundle.meta?.zap?.id, display.label].filter(Boolean).join(" ");
-    const { tenant } = bundle.inputData;
-    const body = { target_url: bundle.targetUrl, event_types: typesOf(bundle.inputData), tenant, name };
+    const { tenant, filter: text } = bundle.inputData;
+    const filter = text ? parseJson(z, "Filter", text) : undefined;
+    const body = { target_url: bundle.targetUrl, event_types: typesOf(bundle.inputData), tenant, name, filter };
     const { subscription_id } = await call(z, bundle, "POST", "/subscriptions", { body });
     return { subscription_id }; // Zapier keeps it: without the subscription's secret
   };
@@ -155,8 +167,9 @@ const hookTrigger = ({ key, noun, display, inputFields, sample, defaultTypes, is
       { key: "metadata", label: "Metadata", dict: true },
       { key: "created_at", label: "Created At", type: "datetime" },
       { key: "tenant", label: "Tenant", type: "string" },
+      { key: "subject", label: "Subject", type: "string" },
       { key: "source_event_id", label: "Source Event ID", type: "string" },
-    ],
+    ].filter(({ key }) => key === "id" || key in sample),
   };
   return { key, noun, display, operation };
 };
@@ -175,6 +188,15 @@ const newEvent = hookTrigger({
       dynamic: "event_type.id",
       helpText: "Choose, or enter a custom value, such as `invoice.*` for all that begin so. Leave empty for all.",
     },
+    {
+      key: "filter",
+      label: "Filter",
+      type: "code",
+      required: false,
+      helpText:
+        `Which payloads trigger the Zap, as an [EventBridge pattern](${EVENT_PATTERNS}), such as ` +
+        '`{"total": [{"numeric": [">", 100]}]}`. Leave empty for all.',
+    },
   ],
   sample: {
     event_id: "cpy_0123456789abcdef0123456789abcdef",
@@ -183,6 +205,7 @@ const newEvent = hookTrigger({
     metadata: { source: "shop" },
     created_at: "2026-01-31T12:00:00.000000Z",
     tenant: "customer-42",
+    subject: "order-12345",
     source_event_id: "evt_fedcba9876543210fedcba9876543210",
   },
   isWanted: (event) => !isReport(event),
@@ -243,12 +266,7 @@ const readPayload = (z, { payload, payload_json }) => {
   if (Boolean(payload) === Boolean(payload_json)) {
     throw new z.errors.Error("Fill in either Payload or Payload as JSON.");
   }
-  if (payload) return payload;
-  try {
-    return JSON.parse(payload_json);
-  } catch (error) {
-    throw new z.errors.Error(`Payload as JSON is not valid JSON: ${error.message}`);
-  }
+  return payload || parseJson(z, "Payload as JSON", payload_json);
 };
 
 const postEvent = {
@@ -288,6 +306,13 @@ const postEvent = {
       },
       { ...tenantField, helpText: "Whose event it is. Triggers of another tenant do not get it." },
       {
+        key: "subject",
+        label: "Subject",
+        type: "string",
+        required: false,
+        helpText: "What the event is about, such as an order's number: the event can be found by it.",
+      },
+      {
         key: "idempotency_key",
         label: "Idempotency Key",
         type: "string",
@@ -296,9 +321,9 @@ const postEvent = {
       },
     ],
     perform: async (z, bundle) => {
-      const { event_type, metadata, tenant, idempotency_key } = bundle.inputData;
+      const { event_type, metadata, tenant, subject, idempotency_key } = bundle.inputData;
       const headers = idempotency_key ? { "Idempotency-Key": idempotency_key } : {};
-      const body = { event_type, payload: readPayload(z, bundle.inputData), metadata, tenant };
+      const body = { event_type, payload: readPayload(z, bundle.inputData), metadata, tenant, subject };
       const event = await call(z, bundle, "POST", "/events", { headers, body });
       return { id: event.event_id, ...event };
     },
@@ -314,6 +339,7 @@ const postEvent = {
       delivered_via: "push",
       created_by: "zapier",
       tenant: "customer-42",
+      subject: "order-12345",
       last_error: null,
       message: "Delivered by attempt 1.",
       subscription_id: null,
@@ -332,6 +358,7 @@ const postEvent = {
       { key: "delivered_via", label: "Delivered Via", type: "string" },
       { key: "created_by", label: "Created By", type: "string" },
       { key: "tenant", label: "Tenant", type: "string" },
+      { key: "subject", label: "Subject", type: "string" },
       { key: "last_error", label: "Last Error", type: "string" },
       { key: "message", label: "Message", type: "string" },
       { key: "subscription_id", label: "Subscription ID", type: "string" },

@@ -1,15 +1,13 @@
-"""With every call to AWS answered late, a caller gets a response within 28 s, and the worker ends within its 50 s."""
+"""With every call to AWS answered late, what was pushed is recorded within the time of the function."""
 
-import itertools
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
-from chalicelib.core.event import Event
+from chalicelib.core.event import Event, Status
 from chalicelib.infra.clients import CALL_SECONDS, make_client
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
 from tests.simulator.simulated_world import (
@@ -18,8 +16,6 @@ from tests.simulator.simulated_world import (
     TABLE,
     WORKER_SECONDS,
     Container,
-    Fault,
-    FaultAt,
     SimulatedWorld,
 )
 from tests.support.in_memory_aws import typed
@@ -33,15 +29,6 @@ SLOWEST = {
     "IN_PROCESS_WAIT_SECONDS": "900",
     "MAX_DELIVERY_ATTEMPTS": "20",
 }
-# What the late responses say, over and over: None is success.
-PATTERNS: list[tuple[Fault | None, ...]] = [
-    (None,),
-    (Fault.THROTTLED,),
-    (Fault.ALL_ANSWERS_LOST,),
-    (Fault.THROTTLED, None),
-    (None, Fault.THROTTLED),
-]
-STATUS_CODES = [200, 422, 410, 503, None]
 
 
 class SlowWorld(SimulatedWorld):
@@ -88,42 +75,15 @@ class SlowWorld(SimulatedWorld):
         return self.clock() - started
 
 
-def failing(pattern: tuple[Fault | None, ...]) -> FaultAt:
-    """Fail the calls to AWS after the first by a pattern."""
-    faults = itertools.chain([None], itertools.cycle(pattern))
-    return lambda label: None if label == "push" else next(faults)
+@pytest.mark.parametrize("prefer", ["", "respond-async"])
+def test_a_push_leaves_the_time_to_record_it_although_every_call_takes_its_longest(prefer: str) -> None:
+    world = SlowWorld(200)
+    container = Container(world)
+    assert world.seconds(container.post, prefer=prefer) < API_SECONDS
+    assert world.seconds(container.work) < WORKER_SECONDS
 
-
-@pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize(("subscriptions", "webhook"), [(0, True), (1, True), (1, False), (11, True)])
-@pytest.mark.parametrize("status_code", STATUS_CODES)
-def test_a_caller_gets_a_response_in_28_seconds(
-    status_code: int | None, subscriptions: int, webhook: bool, pattern: tuple[Fault | None, ...]
-) -> None:
-    for headers, is_slow in (
-        ({}, True),
-        ({"idempotency_key": "a"}, True),
-        ({"prefer": "respond-async"}, True),
-        ({}, False),
-    ):
-        world = SlowWorld(status_code, subscriptions=subscriptions, webhook=webhook, is_slow=is_slow)
-        assert world.seconds(Container(world, failing(pattern)).post, **headers) < API_SECONDS
-
-
-@pytest.mark.parametrize(("call_seconds", "status_code"), [(2.5, 202), (CALL_SECONDS, 503)])
-def test_an_event_that_matches_200_subscriptions_is_answered_in_28_seconds(
-    call_seconds: float, status_code: int
-) -> None:
-    world = SlowWorld(subscriptions=100, is_slow=False)
-    for number in range(100):
-        Container(world).call("POST", "/subscriptions", {"target_url": f"{TARGET}/{number}", "tenant": "a"})
-    world.call_seconds, world.is_slow = call_seconds, True
-    began = world.clock()
-
-    answer = Container(world).call("POST", "/events", {"event_type": "a", "payload": {}, "tenant": "a"})
-
-    assert world.clock() - began < API_SECONDS
-    assert (answer.status_code, len(answer.json.get("copies", ()))) == (status_code, 200 * (status_code == 202))
+    [event] = world.items().values()
+    assert (event.status, world.history.violations) == (Status.DELIVERED, [])
 
 
 def test_a_replay_is_answered_in_28_seconds() -> None:
@@ -131,45 +91,6 @@ def test_a_replay_is_answered_in_28_seconds() -> None:
     world.queue(1)
     for event_id in world.items():
         assert world.seconds(Container(world).replay, event_id=event_id) < API_SECONDS
-
-
-@pytest.mark.parametrize("call_seconds", [5.5, 5.9, CALL_SECONDS])
-def test_of_two_bodies_under_one_key_each_caller_gets_a_response_in_28_seconds(call_seconds: float) -> None:
-    world = SlowWorld(subscriptions=1)
-    world.call_seconds = call_seconds
-    took: list[float] = []
-
-    def post(payload: str) -> None:
-        took.append(world.seconds(Container(world).post, payload=payload, idempotency_key="k", prefer="respond-async"))
-
-    for payload in ('{"n":1}', '{"n":2}'):
-        world.hub.spawn(partial(post, payload))
-    world.hub.run()
-    assert max(took) < API_SECONDS
-
-
-@pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize(("subscriptions", "webhook"), [(0, True), (1, True), (1, False)])
-@pytest.mark.parametrize("status_code", STATUS_CODES)
-@pytest.mark.parametrize("attempts", [0, 9])
-def test_the_worker_ends_in_its_50_seconds(
-    attempts: int, status_code: int | None, subscriptions: int, webhook: bool, pattern: tuple[Fault | None, ...]
-) -> None:
-    world = SlowWorld(status_code, subscriptions=subscriptions, webhook=webhook)
-    world.queue(5)
-    world.change("cpy_", delivery_attempts=attempts)
-    container = Container(world, failing(pattern))
-    assert world.seconds(container.work) < WORKER_SECONDS
-    assert not world.history.violations
-
-
-def test_the_worker_ends_in_its_50_seconds_though_a_subscription_to_its_report_is_disabled() -> None:
-    world = SlowWorld(422, subscriptions=2, webhook=False)
-    world.queue(1)
-    world.change(min(world.history.subscribed_at), disabled_at=rfc3339(world.clock()))
-    world.is_slow = False  # until the first push
-    assert world.seconds(Container(world).work) < WORKER_SECONDS
-    assert not world.history.violations
 
 
 def test_a_call_does_not_wait_as_long_as_a_response_asks(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,12 +103,6 @@ def test_a_call_does_not_wait_as_long_as_a_response_asks(receiver: Receiver, mon
     with pytest.raises(ClientError):
         client.list_tables()
     assert (len(receiver.requests), time.monotonic() - started < 3) == (2, True)
-
-
-def test_a_lease_is_answered_in_28_seconds() -> None:
-    world = SlowWorld()
-    world.queue(40)
-    assert world.seconds(Container(world).lease, limit=100) <= API_SECONDS
 
 
 def test_the_sweep_ends_in_its_60_seconds() -> None:

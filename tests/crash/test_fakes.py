@@ -1,26 +1,33 @@
 """The table in memory does what moto's does, so that what the simulations show holds there, too."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from operator import methodcaller
 from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 from chalicelib.core.event import Event, Reason, Status
-from chalicelib.core.store import ERASED_SECONDS, EventStore
+from chalicelib.core.store import ERASED_SECONDS, EventStore, WriteResult
+from chalicelib.infra.errors import ApiError
 from chalicelib.infra.table import BY_SUBSCRIPTION
 from chalicelib.infra.times import rfc3339
+from chalicelib.pull import inbox
 from tests.support.in_memory_aws import FakeDynamoDB
 from tests.support.world import World
 
 IDS = [f"evt_{0:032}", *(f"cpy_{number:032}" for number in range(2))]
 CLAIMS = "abc"
+TYPE = "of.this.test"
 DUE_OR_LATER = "begins_with(next_attempt_at, :prefix) OR expires_at <= :now_seconds"
 
 
 def new_event(event_id: str, claim_id: str, now: float, *, is_pushed: bool) -> Event:
     return Event(
         event_id=event_id,
-        event_type="a",
+        event_type=TYPE,
         status=Status.PENDING,
         created_at=rfc3339(now),
         created_by="acme",
@@ -43,6 +50,19 @@ def rows(store: EventStore, partition: str) -> list[list[object]]:
     return [[row for page in each for row in page["Items"]] for each in pages]
 
 
+def consume(act: Callable[[Any], object], clock: Callable[[], float]) -> Callable[[EventStore], WriteResult]:
+    """Return what a consumer does as a change of a store; a lease of nothing is one that was refused."""
+
+    def change(store: EventStore) -> WriteResult:
+        in_turn = SimpleNamespace(store=store, clock=clock, new_id=lambda: "0" * 32, map=lambda *each: [*map(*each)])
+        try:
+            return WriteResult(act(in_turn) != [])
+        except ApiError:
+            return WriteResult(False)
+
+    return change
+
+
 def test_every_transition_does_the_same_on_both(shared_world: World) -> None:
     random, clock, settings = Random(1), shared_world.clock, shared_world.services.settings
     memory = FakeDynamoDB(clock)
@@ -55,12 +75,14 @@ def test_every_transition_does_the_same_on_both(shared_world: World) -> None:
         mine = replace(current, claim_id=random.choice((claim_id, current.claim_id)))
         failed = replace(mine, reason=Reason.PERMANENT, failed_at=rfc3339(now))
         delay, lease_id = random.choice((0, 5, 100)), random.choice((None, mine.claim_id))
-        acts = {
+        acts: dict[str, Callable[[EventStore], Any]] = {
             "put": methodcaller("put", new, new.content()),
             "claim": methodcaller("claim", event_id, claim_id),
-            "lease": methodcaller("lease", event_id, claim_id, 100),
-            "release": methodcaller("release", event_id, mine.claim_id),
-            "acknowledge": methodcaller("acknowledge", event_id, lease_id),
+            "lease": consume(
+                lambda services: inbox.lease(services, limit=1, lease_seconds=100, event_type=TYPE), clock
+            ),
+            "release": consume(partial(inbox.release, event_id, str(mine.claim_id)), clock),
+            "acknowledge": consume(partial(inbox.acknowledge, event_id, lease_id=lease_id), clock),
             "delivered": methodcaller("record_delivered", mine),
             "retry": methodcaller("record_retry", mine, delay_seconds=delay, will_be_queued=True),
             "failed": methodcaller("record_failed", failed),

@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+from bisect import bisect_left
 from typing import Any
 from urllib.parse import urljoin
 
@@ -35,7 +36,7 @@ def test_health_and_the_openapi_document_need_neither_a_key_nor_aws(world: World
 
     assert (health.status_code, health.json) == (200, {"status": "ok", "version": __version__, "stage": "dev"})
     written = (ROOT / "chalicelib" / "openapi.json").read_text(encoding="utf-8")
-    assert (document.json, len(document.text) < len(written)) == (json.loads(written), True)
+    assert document.text == written
     assert aws.calls == []
 
 
@@ -54,27 +55,26 @@ def test_an_unknown_key_is_refused_like_none(world: World, aws: Aws) -> None:
     assert world.call("POST", "/events", EVENT).status_code == 401
 
 
-def test_refused_keys_are_logged_a_few_a_minute_without_the_key(world: World, output: Output) -> None:
-    for expected in (5, 5):
-        for status_code, key in [(401, "wr0ng-key"), (403, PRODUCER_KEY)] * 10:
-            assert world.call("GET", "/events", key=key).status_code == status_code
-        lines = output.lines()
-        assert [line["message"] for line in lines] == ["key refused"] * expected
-        assert {(line["level"], line["status_code"], line["path"]) for line in lines} == {
-            ("WARNING", status_code, "/events") for status_code in (401, 403)
-        }
-        assert not any(key in json.dumps(lines) for key in ("wr0ng-key", PRODUCER_KEY))
-        world.clock.sleep(60)
+def test_a_refused_key_is_logged_without_the_key(world: World, output: Output) -> None:
+    for status_code, key in [(401, "wr0ng-key"), (403, PRODUCER_KEY)]:
+        assert world.call("GET", "/events", key=key).status_code == status_code
+        [line] = output.lines()
+        assert (line["message"], line["level"]) == ("key refused", "WARNING")
+        assert (line["status_code"], line["path"]) == (status_code, "/events")
+        assert key not in json.dumps(line)
 
 
 def test_a_key_can_be_tested_sent_as_a_bearer_token_or_as_the_password_of_basic_or_as_its_user(world: World) -> None:
     tokens = [f"{scheme} {KEY}" for scheme in ("bearer", "BEARER", "bEaReR")]
     passwords = [basic("", KEY), basic("any", KEY), basic("any", KEY).replace("Basic", "basic")]
     without_colon = "Basic " + base64.b64encode(KEY.encode()).decode()  # as generated clients send a key
-    told = {"name": "acme", "scopes": ["consume", "produce"], "stage": "dev", "tenant": None, "expires_at": None}
+    told: dict[str, Any] = {"name": "acme", "scopes": ["consume", "produce"], "stage": "dev"}
+    told |= dict.fromkeys(("tenant", "expires_at", "event_types"))
     for authorization in (*tokens, *passwords, basic(KEY, ""), without_colon):
         assert world.call("GET", "/me", authorization=authorization).json == told
     assert world.call("GET", "/me", key=PRODUCER_KEY).json == {**told, "name": "shop", "scopes": ["produce"]}
+    world.restart(EVENT_TYPES="order.created,invoice.paid")
+    assert world.call("GET", "/me").json == {**told, "event_types": ["order.created", "invoice.paid"]}
 
 
 def test_missing_or_bad_settings_are_named_never_their_values(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,33 +98,38 @@ def test_missing_or_bad_settings_are_named_never_their_values(world: World, monk
 
 
 def test_a_location_resolves_against_the_url_of_the_request(world: World) -> None:
-    for end in ("", "/"):  # API Gateway accepts a slash at the end
-        answer = world.call("POST", f"/events{end}", EVENT)
-        again = world.call("POST", f"/events/{answer.json['event_id']}/replay{end}")
+    answer = world.call("POST", "/events", EVENT)
+    again = world.call("POST", f"/events/{answer.json['event_id']}/replay")
 
-        for base in ("https://example.com", "https://abc.execute-api.us-east-1.amazonaws.com/api"):
-            event_url = f"{base}/events/{answer.json['event_id']}"
-            assert urljoin(f"{base}/events{end}", answer.headers["location"]) == event_url
-            assert urljoin(f"{event_url}/replay{end}", again.headers["location"]) == event_url
+    for base in ("https://example.com", "https://abc.execute-api.us-east-1.amazonaws.com/api"):
+        event_url = f"{base}/events/{answer.json['event_id']}"
+        assert urljoin(f"{base}/events", answer.headers["location"]) == event_url
+        assert urljoin(f"{event_url}/replay", again.headers["location"]) == event_url
 
 
 def test_an_unreadable_body_is_a_fault_of_the_body(world: World, aws: Aws) -> None:
     byte_order_mark, utf_16 = b"\xef\xbb\xbf{}", "{}".encode("utf-16")
-    values = {
-        "must be JSON": (b"", b"{", b"{} {}", byte_order_mark, b'{"n": tru}'),
-        "must be UTF-8": (b"\xff", utf_16, b'{"n": "\xed\xa0\x80"}'),
-        "must be a JSON object": (b"null", b"[]", b'"text"', b"1"),
-        "finite numbers": (b'{"n": NaN}', b'{"n": [-Infinity]}', b'{"n": 1e400}'),
-        "lone surrogates": (b'{"n": "\\ud800"}', b'{"\\udfff": 1}'),
-        "4,300 digits": (b'{"n": %s}' % (b"9" * 4301),),
-        "deeper than 100": (b'{"a": %s1%s}' % (b"[" * 100, b"]" * 100), b"[" * 100_000, b'{"a":' * 40_000),
-    }
-    for message, bodies in values.items():
-        for body in bodies:
-            answer = world.call("POST", "/events", body)
-            assert_problem(answer, 400, "body")
-            assert message in answer.json["detail"]
+    not_objects = (b"null", b"[]", b'"text"', b"1")
+    not_json = (b"", b"{", b"{} {}", byte_order_mark, b'{"n": tru}', b"\xff", utf_16, b'{"n": "\xed\xa0\x80"}')
+    numbers = (b'{"n": NaN}', b'{"n": [-Infinity]}', b'{"n": 1e400}', b'{"n": %s}' % (b"9" * 4301))
+    surrogates = (b'{"n": "\\ud800"}', b'{"\\udfff": 1}')
+    nested = (b"[" * 100_000, b'{"a":' * 40_000, b'{"a": %s1%s}' % (b"[" * 100_000, b"]" * 100_000))
+    for body in (*not_objects, *not_json, *numbers, *surrogates, *nested):
+        answer = world.call("POST", "/events", body)
+        assert_problem(answer, 400, "body")
+        assert ("object" if body in not_objects else "must be JSON: ") in answer.json["detail"]
     assert aws.calls == []
+
+
+def test_a_body_as_deep_as_the_parser_takes_is_stored_or_refused(world: World) -> None:
+    def status_code(depth: int) -> int:
+        body = f'{{"event_type":"a","payload":{{"n":{"[" * depth}{"]" * depth}}}}}'
+        return world.call("POST", "/events", body, prefer="respond-async").status_code
+
+    deepest = bisect_left(range(130_000), 400, key=status_code) - 1
+
+    assert deepest >= 98
+    assert [status_code(deepest + more) for more in range(-3, 4)] == [202] * 4 + [400] * 3
 
 
 def test_every_fault_of_an_event_is_named(world: World, aws: Aws) -> None:
@@ -454,7 +459,6 @@ def test_during_a_push_an_event_cannot_be_replayed_and_an_acknowledgement_stands
     event = world.event(event_id)
     assert (event["status"], event["delivered_via"], len(receiver.requests)) == ("delivered", "pull", 1)
     assert not [values for values in output.metrics() if {"DeliverySuccess", "DeliveryFailure"} & values.keys()]
-    assert world.call("POST", f"/events/{event_id}/replay").status_code == 202  # no claim is left
 
 
 @pytest.mark.parametrize("ending", [200, 503, 422, "pull"])

@@ -67,57 +67,16 @@ def test_a_late_error_is_logged_with_its_traceback(world: World, receiver: Recei
     assert (error["event_id"], "Traceback" in error["trace"], bool(error["request_id"])) == (event_id, True, True)
 
 
-def test_a_write_whose_first_response_is_lost_counts(world: World, receiver: Receiver, aws: Aws) -> None:
-    aws.fail(Fault.REPEATED)
-
-    answer = world.call("POST", "/events", EVENT, idempotency_key="k")
-    event_id = answer.json["event_id"]
-    replayed = world.call("POST", f"/events/{event_id}/replay")
-    world.run_worker()
-
-    assert (answer.json["status"], "idempotency-replayed" in answer.headers) == ("delivered", False)
-    assert (replayed.status_code, len(receiver.requests)) == (202, 2)
-    assert (world.event(event_id)["status"], world.event(event_id)["delivery_attempts"]) == ("delivered", 1)
-
-
 def test_an_event_that_is_stored_too_late_for_a_push_is_counted_and_left_to_the_sweep(
     world: World, receiver: Receiver, during: During, output: Output
 ) -> None:
-    during(world.dynamodb, "after-call.dynamodb.PutItem", lambda **_: world.clock.sleep(13))
+    during(world.dynamodb, "after-call.dynamodb.PutItem", lambda **_: world.clock.sleep(18))
 
     event_id = world.post()["event_id"]
 
     assert (output.metrics(), receiver.requests) == ([{"EventsAccepted": 1}], [])
     world.settle(hours=1)
     assert world.event(event_id)["status"] == "delivered"
-
-
-def test_an_event_acknowledged_first_is_not_pushed(world: World, receiver: Receiver, aws: Aws, during: During) -> None:
-    def acknowledge_meanwhile(attempts: int, **_: object) -> None:
-        if attempts == 1:
-            [event] = world.call("GET", "/events").json["events"]
-            world.services.store.acknowledge(event["event_id"])
-
-    during(world.dynamodb, "needs-retry.dynamodb.PutItem", acknowledge_meanwhile)
-    aws.fail(Fault.REPEATED, "PutItem")
-
-    event = world.post()
-
-    assert (event["status"], event["delivered_via"], receiver.requests) == ("delivered", "pull", [])
-
-
-def test_a_post_without_a_key_is_never_a_repetition(world: World, aws: Aws, during: During) -> None:
-    def lease_meanwhile(attempts: int, **_: object) -> None:
-        if attempts == 1:
-            world.call("POST", "/inbox/lease", "{}")
-
-    during(world.dynamodb, "needs-retry.dynamodb.PutItem", lease_meanwhile)
-    aws.fail(Fault.REPEATED, "PutItem")
-
-    answer = world.call("POST", "/events", EVENT, prefer="respond-async")
-
-    assert (answer.status_code, "idempotency-replayed" in answer.headers) == (202, False)
-    assert world.event(answer.json["event_id"])["message"].startswith("Claimed")
 
 
 def test_a_closed_output_does_not_stop_deliveries(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

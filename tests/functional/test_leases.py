@@ -83,6 +83,18 @@ def test_an_expired_lease_is_lost_and_the_event_can_be_leased_again(world: World
     assert end(world, "replay", event_id).status_code == 202  # the lease has ended
 
 
+def test_a_lease_of_large_events_leaves_the_others_in_order(world: World) -> None:
+    event_ids = []
+    for size in [100_000] * 10 + [1]:
+        body = json.dumps({"event_type": "a", "payload": {"text": "я" * size}}, ensure_ascii=False)
+        event_ids.append(world.call("POST", "/events", body, prefer="respond-async").json["event_id"])
+        world.clock.sleep(1)
+
+    first, second = ([event["event_id"] for event in lease(world, limit=100)] for _ in range(2))
+
+    assert (first + second, bool(second)) == (event_ids, True)
+
+
 def acknowledge_many(world: World, lease_id: object, *event_ids: object) -> Answer:
     body = json.dumps({"lease_id": lease_id, "event_ids": event_ids})
     return world.call("POST", "/inbox/acknowledge", body, key=CONSUMER_KEY)

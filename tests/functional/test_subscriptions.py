@@ -41,7 +41,7 @@ URLS = [
 BAD_URLS: list[Any] = [
     *("http://hooks.zapier.com/secret", "https://10.0.0.1/secret", "https://example.com/secret", "http://[::1]/secret"),
     *("https://evilexample.com/secret", "https://evilhooks.zapier.com/secret", "https://evil.com\\.example.com/"),
-    *("https://hooks.zapier.com.evil.com/secret", "https://hooks.zapier.com:443@evil.com/secret", "", 1, None),
+    *("https://hooks.zapier.com.evil.com/secret", "https://hooks.zapier.com:443@evil.com/secret", "", 1),
 ]
 
 
@@ -54,7 +54,7 @@ def test_a_target_is_on_an_allowed_host(world: World) -> None:
         assert (answer.status_code, answer.faults, "secret" in answer.text) == (400, ["target_url"], False)
         assert all(host in answer.json["detail"] for host in HOSTS.split(","))
     world.restart(SUBSCRIPTION_HOSTS="none")
-    assert subscribe(world, URLS[0]).status_code == 400
+    assert [subscribe(world, url).status_code for url in (URLS[0], "https://none/")] == [400, 400]
 
 
 def test_every_fault_of_a_subscription_is_named(world: World, target: Receiver) -> None:
@@ -178,16 +178,6 @@ def test_pending_copies_of_a_deleted_subscription_are_deleted(world: World, targ
     assert (len(target.requests), world.messages(), world.dead_letters()) == (1, [], [])
 
 
-def test_a_copy_whose_subscription_ends_during_its_last_push_is_no_dead_letter(world: World, target: Receiver) -> None:
-    location = subscribe(world, target.url).headers["location"]
-    target.script(in_turn(lambda _: world.call("DELETE", f"/{location}"), status(422)))
-
-    [copy_id] = world.post()["copies"]
-
-    assert world.call("GET", f"/events/{copy_id}").status_code == 404
-    assert world.dead_letters() == []
-
-
 def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(world: World, target: Receiver) -> None:
     target.script(status(503))
     subscribe(world, target.url)
@@ -302,9 +292,12 @@ def test_lists_of_a_bounded_number_of_tenants_are_kept(world: World, aws: Aws, m
     monkeypatch.setattr("chalicelib.customers.subscriptions.MAX_CACHED_LISTS", 2)
     world.restart()
 
-    calls = [aws.during(partial(world.services.subscriptions.matching, "a", tenant)) for tenant in "12132"]
+    calls = [aws.during(partial(world.services.subscriptions.matching, "a", tenant)) for tenant in "12131"]
 
-    assert [tenant for tenant, made in zip("12132", calls, strict=True) if made] == ["1", "2", "3", "2"]
+    assert [len(made) for made in calls] == [2, 1, 1, 1, 1]
+    world.clock.sleep(10)
+    world.services.subscriptions.matching("a", None)
+    assert world.services.subscriptions._lists.cache_info().currsize == 1  # what the present period needs
 
 
 # Customers' own endpoints
@@ -332,7 +325,7 @@ def test_of_any_hosts_only_public_ones_with_https_are_taken(world: World) -> Non
         assert subscribe(world, f"https://{host}/").status_code == 400
     for host in ("a.example", "127.0.0.1", "localhost"):
         answer = subscribe(world, f"http://{host}/")
-        assert (answer.status_code, answer.faults, "SUBSCRIPTION_HOSTS" in answer.text) == (400, ["target_url"], False)
+        assert (answer.status_code, answer.faults) == (400, ["target_url"])
 
 
 def test_a_host_that_is_named_beside_all_others_may_be_private(world: World, target: Receiver) -> None:

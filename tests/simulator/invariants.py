@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from chalicelib.core.breaker import FAILS, HANGS
+from chalicelib.core.delivery import KEEPS_FAILING
 from chalicelib.core.event import RESERVED_PREFIX, DeliveredVia, Event, Reason, Status, is_copy_id
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from tests.support.in_memory_aws import typed
 
 NEVER = rfc3339(0)
 RETENTION_SECONDS = 30 * DAY_SECONDS
-QUIET = (Reason.DISABLED, Reason.GONE)  # nobody is told of these failures
 MAY_BE_PUSHED = ((Status.PENDING, None), (Status.DELIVERED, DeliveredVia.PULL))  # acknowledged after its claim
 
 Item = Mapping[str, Any]
@@ -75,7 +74,6 @@ class History:
     pending_since: dict[str, float] = field(default_factory=dict)  # of events: stored or replayed for the last time
     pushes_copies_alone: bool = False  # by some container
     moved_back: dict[tuple[str, str], float] = field(default_factory=dict)  # dead letters, and when
-    born_disabled: dict[str, float] = field(default_factory=dict)  # of copies: `disabled_until` when they were stored
     deleted: set[str] = field(default_factory=set)  # copies
     erased_at: dict[str, float] = field(default_factory=dict)  # of events, when the latest erasure began
     erased_copies: set[tuple[str, str]] = field(default_factory=set)  # their events and subscriptions
@@ -96,22 +94,13 @@ class History:
             self._see_deletion(item)
         elif before is None or before["sort_key"] != after["sort_key"]:
             # The same id may be stored again after it was deleted or has expired: its attempts begin anew.
-            may_be = before is None or self._may_be_replaced(before, now)
-            self.forbid(not may_be, "an event was stored in place of another")
+            is_expired = before is None or before["expires_at"] <= now + self.max_skew_seconds
+            self.forbid(not is_expired, "an event was stored in place of another")
             self.stored_at[event_id] = self.pending_since[event_id] = now
-            if after.get("reason") == Reason.DISABLED:
-                self.born_disabled[event_id] = self.disabled_until.get(after["subscription_id"], 0.0)
             self.replays[event_id] += 1
             self.deleted.discard(event_id)
         else:
             self._see_change(event_id, before, after, now)
-
-    def _may_be_replaced(self, item: Item, now: float) -> bool:
-        """Return whether an item has expired, or is a copy that was replayed late and that nobody holds."""
-        is_expired = item["expires_at"] <= now + self.max_skew_seconds
-        is_old = unix_seconds(item["sort_key"].partition("#")[0]) <= now + 1 - RETENTION_SECONDS
-        is_held = now < unix_seconds(item.get("claimed_until", NEVER)) - self.max_skew_seconds
-        return is_expired or (is_copy_id(item["event_id"]) and is_old and not is_held)
 
     def _see_change(self, event_id: str, before: Item, after: Item, now: float) -> None:
         claim_id = after["claim_id"]
@@ -128,8 +117,7 @@ class History:
             self.replays[event_id] += after.get("delivery_attempts", 0) == 0
         if before.get("replayed_at") != after.get("replayed_at"):
             self.pending_since[event_id] = now
-            self.born_disabled.pop(event_id, None)
-        if before.get("reason") != after.get("reason") in QUIET:
+        if before.get("reason") != after.get("reason") == Reason.DISABLED:
             self._see_quiet_failure(after)
         if revived and after.get("delivery_attempts", 0) > 0:
             self.violations.append(f"{before['status']} became pending without a replay")
@@ -137,7 +125,7 @@ class History:
             self.leases.add((event_id, claim_id))
             self.forbid(before["status"] == Status.DELIVERED, "a delivered event was leased")
         attempts = json.loads(after.get("attempts", "[]"))
-        if attempts and attempts[-1]["error"] in (HANGS, FAILS) and before.get("attempts") != after["attempts"]:
+        if attempts and attempts[-1]["error"] == KEEPS_FAILING and before.get("attempts") != after["attempts"]:
             self.not_made[event_id, self.replays[event_id]] += 1
         became_so = DeliveredVia.SUBSCRIPTIONS == after.get("delivered_via") != before.get("delivered_via")
         self.forbid(became_so, "an event that was stored already became delivered via subscriptions")
@@ -146,12 +134,11 @@ class History:
             self.ended_by.add(("acknowledge" if is_delivered else "release", event_id, claim_id))
 
     def _see_quiet_failure(self, event: Item) -> None:
-        """Check that the subscription of a copy was disabled, or gone, since the copy was to be pushed."""
+        """Check that the subscription of a copy was disabled since the copy was to be pushed."""
         subscription_id, since = event["subscription_id"], self.pending_since[event["event_id"]]
-        until = self.disabled_until if event["reason"] == Reason.DISABLED else self.ended_at
         was_there = self.subscribed_at.get(subscription_id, math.inf) <= since  # not made again since
-        if until.get(subscription_id, 0.0) < since and was_there:
-            self.violations.append(f"a copy failed as {event['reason']}, though its subscription was not")
+        if self.disabled_until.get(subscription_id, 0.0) < since and was_there:
+            self.violations.append("a copy failed as disabled, though its subscription was not")
 
     def _see_subscription(self, subscription_id: str, before: Item | None, after: Item | None, now: float) -> None:
         if after and "disabled_at" in after:
@@ -182,7 +169,7 @@ class History:
         self.deleted.add(event_id)
         is_of_another = subscribed_at is None or self.stored_at[event_id] <= subscribed_at
         is_unlisted = source and event_id not in source.get("copies", "")
-        is_unwanted = is_copy_id(event_id) and ((is_of_another and "replayed_at" not in event) or is_unlisted)
+        is_unwanted = is_copy_id(event_id) and (is_of_another or is_unlisted)
         self.forbid(not is_unwanted, "an event was deleted that was no copy, or one that somebody waits for")
 
     def see_sent(self, event_id: str, group_id: str) -> None:
@@ -208,9 +195,6 @@ class History:
         self.accepted[event_id] = began
         self.expected_copies |= dict.fromkeys(((event_id, each) for each in subscription_ids), began)
         item = self.item(event_id)
-        for copy_id in json.loads((item or {}).get("copies", "[]")):
-            if self.stored_at.get(copy_id, 0.0) >= began > self.born_disabled.get(copy_id, math.inf):
-                self.violations.append("a copy was stored as failed after its subscription was enabled")
         is_same = self.erased_at.get(event_id, 0) < began
         if item and is_same and Event.from_item(typed(item)).payload != payload:
             self.violations.append("a body was accepted, and another is stored")
@@ -311,8 +295,10 @@ def check(history: History, stored: Mapping[str, Event], dead_letters: Iterable[
 def _check_end(event: Event, history: History, told: set[tuple[Any, Any]]) -> None:
     """Check the end of an event, also of one whose caller was told 503: whatever is stored is delivered or failed."""
     history.forbid(event.status is Status.PENDING, "pending for ever")
-    is_told = event.reason in QUIET or history.may_be_dropped(event) or (event.event_id, event.failed_at) in told
-    is_silent = event.status is Status.FAILED and not is_told
+    is_told = (
+        event.reason is Reason.DISABLED or history.may_be_dropped(event) or (event.event_id, event.failed_at) in told
+    )
+    is_silent = event.status is Status.FAILED and event.reason is not Reason.DISABLED and not is_told
     history.forbid(is_silent, f"{event.event_id} failed without a message in the dead letter queue")
     if event.delivered_via is DeliveredVia.PULL:
         history.forbid(event.event_id not in history.acknowledged, "delivered by pull, and nobody acknowledged")

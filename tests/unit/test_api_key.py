@@ -3,7 +3,8 @@
 import pytest
 
 from chalicelib import settings
-from chalicelib.web.auth import Scope, authenticate
+from chalicelib.settings import Scope
+from chalicelib.web.auth import authenticate
 from tools import api_key
 
 

@@ -66,7 +66,7 @@ def test_a_response_that_is_not_json_is_an_outage(
     store = EventStore(aws.make_client("dynamodb"), load(ENVIRON), clock=clock)
     queue = Queue(aws.make_client("sqs"), "http://sqs.test/1/inbox")
 
-    for read_or_write in (store.get, store.acknowledge):
+    for read_or_write in (store.get, store.mark_erased):
         with pytest.raises(StorageUnavailableError):
             read_or_write(EVENT_ID)
     with pytest.raises(QueueUnavailableError):

@@ -4,10 +4,9 @@ import traceback
 
 import pytest
 
-from chalicelib.customers.hosts import AllowedHosts
+from chalicelib.infra.addresses import AllowedHosts
 from chalicelib.infra.errors import SettingsError
-from chalicelib.settings import load
-from chalicelib.web.auth import DEFAULT_SCOPES, ApiKey, Scope
+from chalicelib.settings import ApiKey, Scope, load
 
 DIGEST, OTHER_DIGEST = hashlib.sha256(b"a key").hexdigest(), hashlib.sha256(b"another").hexdigest()
 REQUIRED = {
@@ -24,7 +23,7 @@ def whsec(content: bytes) -> str:
 
 
 PRODUCER = ApiKey("acme", DIGEST, frozenset({Scope.PRODUCE}))
-BOTH = ApiKey("acme", OTHER_DIGEST, frozenset(DEFAULT_SCOPES))
+BOTH = ApiKey("acme", OTHER_DIGEST, frozenset({Scope.PRODUCE, Scope.CONSUME}))
 SHORTEST, LONGEST = whsec(b"a" * 24), whsec(b"b" * 64)
 
 
@@ -39,6 +38,8 @@ def faults(environ: dict[str, str]) -> list[str]:
     [
         ("BACKOFF_BASE_SECONDS", "0.25", "backoff_base_seconds", 0.25),
         ("INLINE_PUSH_TIMEOUT_SECONDS", "8", "inline_push_timeout_seconds", 8),
+        ("EVENT_TYPES", "order.created, a/b:c_d-e", "event_types", ["order.created", "a/b:c_d-e"]),
+        ("EVENT_TYPES", "", "event_types", None),
         ("LOG_LEVEL", "debug", "log_level", "DEBUG"),
         ("ZAPIER_WEBHOOK_URL", "HTTPS://Example.com:8443/a?b=c", "webhook_url", "HTTPS://Example.com:8443/a?b=c"),
         ("ZAPIER_WEBHOOK_URL", "http://[::1]:80/hook", "webhook_url", "http://[::1]:80/hook"),
@@ -62,6 +63,7 @@ UNUSABLE = {
         *("hooks.zapier.com/x", "ftp://example.com/x", "http://example.com/x", "http://10.0.0.1/", "https:///x"),
         *("http://localhost.example.com", "https://example.com/a b", "https://exämple.com/", "https://[::1/x"),
         *("https://user:word@example.com/", "https://example.com/x#y", "https://example.com:0/", "https://a:99999/"),
+        *(f"https://example.com/{'x' * 2029}", "http://127.0.0.1.example.com/", "http://128.0.0.1/"),
     ],
     "API_KEYS": [*KEYS, f"acme:{DIGEST}:produce+", f"acme:{DIGEST}:produce:consume", f"ac\x00me:{DIGEST}"],
     "WEBHOOK_SIGNING_SECRETS": ["bmV3", "whsec_", "whsec_é", whsec(b"a" * 23), whsec(b"a" * 65), SHORTEST + "!"],
@@ -72,6 +74,7 @@ UNUSABLE = {
     "PUSH_TIMEOUT_SECONDS": [*SECONDS, "0", "20.001"],
     "INLINE_PUSH_TIMEOUT_SECONDS": ["0", "8.1"],
     "EVENT_RETENTION_DAYS": ["0", "0.5", "3651"],
+    "EVENT_TYPES": ["a b", "a,,b", "order.*", "ä", "a" * 129],
     "STAGE": ["my stage", "dev/x", "é", "x" * 33],
     "LOG_LEVEL": ["LOUD", "10"],
     "WORKER_MAX_CONCURRENCY": ["1", "1001"],
@@ -115,5 +118,5 @@ def test_the_secret_completes_the_environment_and_is_read_once_if_needed() -> No
     assert reads == ["s"]
     assert (settings.webhook_url, settings.max_delivery_attempts) == (REQUIRED["ZAPIER_WEBHOOK_URL"], 7)
     assert (settings.stage, settings.events_table_name, settings.api_keys) == ("dev", "mine", ())
-    with pytest.raises(SettingsError, match="SETTINGS_SECRET is unusable"):
-        load({"SETTINGS_SECRET": "s"}, lambda _: "S3CRET")
+    with pytest.raises(SettingsError, match="API_KEYS is missing: it must be name:"):
+        load({"SETTINGS_SECRET": "s"}, lambda _: "API_KEYS S3CRET")

@@ -117,14 +117,15 @@ test("a Zap for all problems is shown reports alone", async () => {
   assert.deepEqual(requests, ["/api/events?source=original&include=payload&limit=3&event_type=triggers.*"]);
 });
 
-for (const [operation, zap, expected] of [
+for (const [operation, zap, expected, inputData] of [
   [trigger, { id: "987" }, { name: "Zap 987 New Event" }],
-  [trigger, undefined, { name: "Zap New Event" }],
+  [trigger, undefined, { name: "Zap New Event" }, { filter: "" }],
+  [trigger, undefined, { name: "Zap New Event", filter: { total: [1] } }, { filter: '{"total": [1]}' }],
   [problem, { id: "987" }, { event_types: ["triggers.*"], name: "Zap 987 Delivery Problem" }],
 ]) {
   test(`a Zap ${JSON.stringify(zap)} subscribes with ${JSON.stringify(expected)}`, async () => {
     const targetUrl = "https://hooks.zapier.com/hooks/standard/1";
-    const bundle = { authData: authData(), inputData: {}, meta: { zap }, targetUrl };
+    const bundle = { authData: authData(), inputData: inputData ?? {}, meta: { zap }, targetUrl };
     await appTester(operation.operation.performSubscribe, bundle);
     assert.deepEqual(bodies, [{ target_url: targetUrl, ...expected }]);
   });
@@ -140,3 +141,21 @@ for (const [inputs, message] of [
     assert.deepEqual(requests, []);
   });
 }
+
+test("a filter that is not JSON subscribes to nothing", async () => {
+  const bundle = { authData: authData(), inputData: { filter: "{total}" }, targetUrl: "https://hooks.zapier.com/1" };
+  await assert.rejects(appTester(trigger.operation.performSubscribe, bundle), /Filter is not valid JSON/);
+  assert.deepEqual(requests, []);
+});
+
+test("samples have the subject of events that have one", async () => {
+  const event = { event_id: "evt_1", event_type: "order.paid", created_at: "2026-01-01T00:00:00.000000Z" };
+  answer = () => ({ body: { events: [{ ...event, subject: "order-1" }, { ...event, event_id: "evt_2", subject: null }] } });
+  const samples = await list({});
+  assert.deepEqual(samples.map((sample) => [sample.subject, "subject" in sample]), [["order-1", true], [undefined, false]]);
+});
+
+test("an event is posted with its subject", async () => {
+  await post({ event_type: "order.created", payload: { a: "1" }, subject: "order-1" });
+  assert.deepEqual(bodies, [{ event_type: "order.created", payload: { a: "1" }, subject: "order-1" }]);
+});

@@ -82,11 +82,24 @@ test("a Zap with a tenant gets the events of that tenant alone", async () => {
   assert.deepEqual(pushes.map((push) => push.tenant), ["customer-42"]);
 });
 
-test("a sample has the members of a push, and the values but for the ids", async () => {
+const needsSubject = { todo: "the API does not take subjects yet" };
+const needsFilter = { todo: "the API does not take filters yet" };
+
+test("a Zap with a filter gets the events whose payload matches", needsFilter, async () => {
+  const subscribeData = await subscribe({ filter: '{"order_id": ["42"]}' });
+
+  await postEvent({ payload: { order_id: "42" } });
+  await postEvent({ payload: { order_id: "43" } });
+  await unsubscribe(subscribeData);
+
+  assert.deepEqual(pushes.map((push) => push.payload), [{ order_id: "42" }]);
+});
+
+test("a sample has the members of a push, and the values but for the ids", needsSubject, async () => {
   const tenant = randomUUID();
   const inputData = { event_types: ["shape.*"], tenant };
   const subscribeData = await subscribe(inputData);
-  const posted = await postEvent({ event_type: "shape.pushed", metadata: { source: "a" }, tenant });
+  const posted = await postEvent({ event_type: "shape.pushed", metadata: { source: "a" }, tenant, subject: "order-1" });
   await unsubscribe(subscribeData);
 
   const [triggered] = await appTester(trigger.operation.perform, { authData, inputData, cleanedRequest: pushes[0] });
@@ -146,13 +159,17 @@ test("the dropdown has each type of the tenant's recent events once", async () =
   assert.deepEqual(types, [{ id: "first.type" }, { id: "second.type" }]);
 });
 
-test("an event is posted with a payload of JSON text, and answered with the members of the sample", async () => {
+test("an event is posted with a payload of JSON text", async () => {
   const subscribeData = await subscribe({ event_types: ["json.posted"] });
   const payload_json = '{"order": {"total": 99.5, "lines": [1, true, null]}}';
-  const posted = await postEvent({ event_type: "json.posted", payload: undefined, payload_json });
+  await postEvent({ event_type: "json.posted", payload: undefined, payload_json });
   await unsubscribe(subscribeData);
 
   assert.deepEqual(pushes.map((push) => push.payload), [JSON.parse(payload_json)]);
+});
+
+test("an event that is posted is answered with the members of the sample", needsSubject, async () => {
+  const posted = await postEvent({ subject: "order-1" });
   assert.deepEqual(Object.keys(posted).toSorted(), Object.keys(create.operation.sample).toSorted());
 });
 

@@ -1,0 +1,148 @@
+"""What a function works with: the collaborators of its container, where events go, and the time that is left."""
+
+import os
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import Any, Protocol, TypeVar
+
+from chalicelib.core.breaker import Breaker
+from chalicelib.core.decision import Decision, NotPushed
+from chalicelib.core.event import Event
+from chalicelib.core.http_push import PushClient
+from chalicelib.core.store import EventStore, WriteResult
+from chalicelib.infra import telemetry
+from chalicelib.infra.clients import CALL_SECONDS, make_client
+from chalicelib.infra.errors import ApiError, StorageUnavailableError
+from chalicelib.infra.queue import Queue
+from chalicelib.infra.times import DAY_SECONDS
+from chalicelib.settings import Settings
+
+MAX_THREADS = 32
+RECORD_RETRY_SECONDS = 0.5
+INLINE_PATIENCE_SECONDS, WORKER_PATIENCE_SECONDS = 5.0, 15.0
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Owner(Protocol):
+    """Who answers for a target: the operator for the webhook, a subscription for its own."""
+
+    def gone(self) -> Decision:
+        """Return what follows from the response 410."""
+
+    def settled(self, event: Event, decision: Decision) -> None:
+        """Take note of a decision about an attempt that was recorded. Raises nothing: errors are logged."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where events are pushed to: the webhook, or the target of a subscription, which gets copies.
+
+    `destination` names it to the breakers. Pushes are signed with each of `secrets`. A target that is not `is_open` is
+    left to the worker; one that has a `fault` may not be pushed to any more.
+    """
+
+    owner: Owner
+    url: str
+    destination: str
+    secrets: tuple[bytes, ...]
+    is_open: bool
+    subscription_id: str | None = None
+    fault: str | None = None
+    public_only: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Targets(Protocol):
+    """Where events and their copies go. Raises StorageUnavailableError."""
+
+    @property
+    def webhook(self) -> Target:
+        """The target of events themselves."""
+
+    def matching(self, event: Event) -> list[Target]:
+        """Return the targets that get a copy of a new event, by recent lists."""
+
+    def find(self, event: Event) -> Target | NotPushed:
+        """Return where to push a stored event, of a copy by a consistent read, or what becomes of it."""
+
+    def replay_refusal(self, event: Event) -> ApiError | None:
+        """Return why an event cannot be replayed, of a copy by a consistent read; None: it can."""
+
+
+@dataclass
+class CoreServices:
+    """What is kept between requests. AWS clients are created at first use.
+
+    `new_id` returns 32 unique hexadecimal digits; `thread_pool` takes the number of threads.
+    """
+
+    settings: Settings
+    make_client: Callable[[str], Any] = field(default_factory=lambda: cache(make_client), repr=False)
+    clock: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+    random: Callable[[], float] = random.random
+    new_id: Callable[[], str] = lambda: os.urandom(16).hex()
+    thread_pool: Callable[[int], Executor] = telemetry.thread_pool
+    push: PushClient = field(default_factory=PushClient)
+    inline_breaker: Breaker = field(default_factory=lambda: Breaker(INLINE_PATIENCE_SECONDS))
+    worker_breaker: Breaker = field(default_factory=lambda: Breaker(WORKER_PATIENCE_SECONDS))
+
+    @cached_property
+    def targets(self) -> Targets:
+        raise NotImplementedError
+
+    @cached_property
+    def store(self) -> EventStore:
+        return EventStore(self.make_client("dynamodb"), self.settings, clock=self.clock)
+
+    @cached_property
+    def work_queue(self) -> Queue:
+        return Queue(self.make_client("sqs"), self.settings.inbox_queue_url)
+
+    @cached_property
+    def dlq(self) -> Queue:
+        return Queue(self.make_client("sqs"), self.settings.inbox_dlq_url)
+
+    def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Return the results of calls made in parallel, by up to MAX_THREADS; raise the first error after all ended."""
+        if len(items) <= 1:
+            return [function(item) for item in items]
+        with self.thread_pool(min(len(items), MAX_THREADS)) as pool:
+            return list(pool.map(function, items))
+
+    def expires_at(self) -> int:
+        """Return the Unix seconds at which an event stored or replayed now expires."""
+        return int(self.clock()) + self.settings.event_retention_days * DAY_SECONDS
+
+    def metrics(self, **values: float) -> dict[str, Any]:
+        """Return what makes a log line publish metrics, to be passed as `extra`."""
+        return telemetry.metrics(self.settings.stage, self.clock(), values)
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """One invocation of a function: its services, and the Unix seconds by which it must end."""
+
+    services: CoreServices
+    deadline: float
+
+    def seconds_left(self) -> float:
+        return self.deadline - self.services.clock()
+
+    def record(self, write: Callable[[Event], WriteResult], event: Event) -> WriteResult:
+        """Write a record, again and again while there is time for a message after it: a lost record is a second push.
+
+        The claim lasts longer: CLAIM_SECONDS is more than the time of the functions that push.
+        """
+        while True:
+            try:
+                return write(event)
+            except StorageUnavailableError:
+                if self.seconds_left() < RECORD_RETRY_SECONDS + 2 * CALL_SECONDS:
+                    raise
+                self.services.sleep(RECORD_RETRY_SECONDS)

@@ -1,0 +1,146 @@
+"""Where events go: the webhook, and the targets of subscriptions, which answer for what follows from an attempt."""
+
+from dataclasses import dataclass, replace
+
+from chalicelib.core import delivery, posting
+from chalicelib.core.decision import (
+    DeadLetter,
+    Decision,
+    Delivered,
+    Dropped,
+    KeptFailed,
+    NotPushed,
+    RetryLater,
+    Unscheduled,
+)
+from chalicelib.core.event import Attempt, Event, NewEvent, Reason, dumps
+from chalicelib.core.invocation import CoreServices, Invocation, Target
+from chalicelib.customers import reports
+from chalicelib.customers.subscriptions import Subscription, Subscriptions
+from chalicelib.infra.errors import ApiError
+from chalicelib.settings import COPIES_ONLY, PULL_ONLY
+
+FAILING_ATTEMPTS = 10  # of a copy, after which its subscription is shown as failing
+DISABLED = "not pushed: the subscription is disabled"
+HOST_NOT_ALLOWED = "host not allowed"
+GONE_RETRY_SECONDS = 1.0
+NOT_PUSHED = ApiError(409, "not_pushed", "Copies alone are pushed here; replay its copies.")
+
+
+@dataclass(frozen=True)
+class Operator:
+    """The owner of the webhook."""
+
+    services: CoreServices
+
+    def gone(self) -> Decision:
+        return DeadLetter(Reason.PERMANENT)
+
+    def settled(self, event: Event, decision: Decision) -> None:
+        if isinstance(decision, DeadLetter):
+            reports.event_failed(event, None, self.services)
+
+
+@dataclass
+class Subscriber:
+    """The owner of a subscription's target; the subscription is as a list or a read showed it."""
+
+    subscription: Subscription
+    services: CoreServices
+    subscriptions: Subscriptions
+
+    def gone(self) -> Decision:
+        """End a subscription, as Zapier's rule wants, or disable a tenant's, whose proxy may have said 410.
+
+        If it was edited, disabled, or made anew since the push began, the next attempt reads that.
+        """
+        if self.subscription.tenant is None:
+            return Dropped() if self.subscriptions.end(self.subscription) else RetryLater(GONE_RETRY_SECONDS)
+        disabled = self.subscriptions.disable(self.subscription)
+        self.subscription = disabled or self.subscription
+        return KeptFailed() if disabled else RetryLater(GONE_RETRY_SECONDS)
+
+    def settled(self, event: Event, decision: Decision) -> None:
+        """Set and clear `failing_since`, disable what fails for days, and report that."""
+        subscription, changed = self.subscription, None
+        match decision:
+            case Delivered():
+                self.subscriptions.clear_failing(subscription)
+            case RetryLater() if event.delivery_attempts == FAILING_ATTEMPTS:
+                changed = self.subscriptions.set_failing(subscription)
+            case DeadLetter():
+                changed = self.subscriptions.set_failing(subscription) or self.subscriptions.disable_failing(
+                    subscription
+                )
+                reports.event_failed(event, subscription.tenant, self.services)
+            case KeptFailed():
+                changed = subscription
+            case Dropped():
+                reports.subscription_changed("ended", subscription, event, self.services)
+        if changed:
+            change = "disabled" if changed.disabled_at else "failing"
+            reports.subscription_changed(change, changed, event, self.services)
+
+
+@dataclass(frozen=True)
+class AllTargets:
+    """The webhook and the targets of subscriptions."""
+
+    services: CoreServices
+    subscriptions: Subscriptions
+
+    @property
+    def webhook(self) -> Target:
+        settings = self.services.settings
+        url = settings.webhook_url or ""
+        return Target(Operator(self.services), url, f"webhook {url}", settings.signing_secrets, is_open=bool(url))
+
+    def _of(self, subscription: Subscription) -> Target:
+        settings, url = self.services.settings, subscription.target_url
+        return Target(
+            Subscriber(subscription, self.services, self.subscriptions),
+            url,
+            f"{subscription.subscription_id} {url}",
+            subscription.secrets(settings.signing_secrets),
+            subscription.disabled_at is None,
+            subscription.subscription_id,
+            None if settings.subscription_hosts.allows(url) else HOST_NOT_ALLOWED,
+            not settings.subscription_hosts.names(url),
+        )
+
+    def matching(self, event: Event) -> list[Target]:
+        return [self._of(subscription) for subscription in self.subscriptions.matching(event.event_type, event.tenant)]
+
+    def find(self, event: Event) -> Target | NotPushed:
+        if not event.is_copy:
+            webhook = self.webhook
+            return webhook if webhook.is_open else Unscheduled()
+        subscription = self.subscriptions.get(str(event.subscription_id))
+        if subscription is None:
+            return Dropped()
+        if subscription.disabled_at:
+            return KeptFailed(DISABLED)
+        return self._of(subscription)
+
+    def replay_refusal(self, event: Event) -> ApiError | None:
+        if not event.is_copy:
+            is_pushed = self.services.settings.webhook != COPIES_ONLY and not event.is_report
+            return (
+                None if is_pushed else ApiError(409, "not_pushed", "Copies alone are pushed here; replay its copies.")
+            )
+        match self.find(event):
+            case Dropped():
+                return ApiError(409, "subscription_gone", "The subscription of this copy is gone.")
+            case KeptFailed():
+                return ApiError(409, "subscription_disabled", "The subscription of this copy is disabled.")
+        return None
+
+    def push_test_event(self, subscription: Subscription, invocation: Invocation) -> Attempt:
+        """Push an event that is stored nowhere to a subscription alone; return the attempt, which changes nothing."""
+        payload = dumps({"subscription_id": subscription.subscription_id})
+        new_event = NewEvent("test", payload, "null", subscription.tenant)
+        event = posting.make_event(new_event, subscription.created_by, PULL_ONLY, self.services)
+        copy = replace(posting.make_copy(event, subscription.subscription_id, self.services), source_event_id=None)
+        started = self.services.clock()
+        timeout_seconds = self.services.settings.inline_push_timeout_seconds
+        return delivery.push(copy, self._of(subscription), timeout_seconds, invocation).to_attempt(started)

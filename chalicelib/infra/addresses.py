@@ -1,0 +1,81 @@
+"""Where events may be pushed to: the rules for URLs, hosts and IP addresses."""
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from chalicelib.infra.errors import InvalidValueError
+from chalicelib.infra.parsing import parser
+
+PUSH_URL = (
+    r"(?!.{2049})(?i:https://(\[[0-9a-f:.]+]|[a-z0-9._-]+)|http://(localhost|127(\.[0-9]+){3}|\[::1]))"
+    r"(:[0-9]+)?([/?][!-\"$-~]*)?"
+)
+EXPECTED_URL = "an https URL of at most 2,048 printable ASCII characters, without spaces, user name or fragment (#)"
+ANY_HOST = "*"
+HOST = r"(\*|\.?[\w-]+(\.[\w-]+)*\.?|[\da-f:]*:[\da-f:.]*)"
+# What `is_global` takes for public: all IPv6 but global unicast (2000::/3), documentation (RFC 9637), multicast.
+NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("::/3", "4000::/2", "8000::/1", "3fff::/20", "224.0.0.0/4")))
+# IPv4-compatible (RFC 4291), IPv4-mapped, NAT64 (RFC 6052) and 6to4 addresses embed an IPv4 address: so many bits from
+# the right.
+EMBEDDING = {"::/96": 0, "::ffff:0:0/96": 0, "64:ff9b::/96": 0, "2002::/16": 80}
+EMBEDDED_BITS = {ipaddress.IPv6Network(network): bits for network, bits in EMBEDDING.items()}
+
+
+@dataclass(frozen=True)
+class AllowedHosts:
+    """The hosts of SUBSCRIPTION_HOSTS: a name, `.example.com` for all hosts below it, or ANY_HOST; none: closed."""
+
+    entries: tuple[str, ...]
+
+    def allows(self, url: str) -> bool:
+        """Return whether a subscription may have this target URL."""
+        try:
+            target = urlsplit(parse_push_url(url))
+        except InvalidValueError:
+            return False
+        is_open = ANY_HOST in self.entries and target.scheme == "https"
+        return self.names(url) or (is_open and not _is_private(str(target.hostname)))
+
+    def names(self, url: str) -> bool:
+        """Return whether an entry names the host; pushes to others may connect to public addresses only."""
+        host = str(urlsplit(url).hostname).removesuffix(".")
+        return any(host == entry or (entry.startswith(".") and host.endswith(entry)) for entry in self.entries)
+
+
+def _allowed_hosts(text: str) -> AllowedHosts:
+    entries = [entry.strip().removesuffix(".") for entry in text.lower().split(",")]
+    return AllowedHosts(tuple(entry for entry in entries if entry != "none"))
+
+
+HOSTS = "host names, .example.com or *, separated by commas, or none"
+parse_allowed_hosts = parser(rf"(?ai){HOST}(\s*,\s*{HOST})*", HOSTS, _allowed_hosts)
+
+
+def valid_port(url: str) -> str:
+    """Return a URL whose host and port urllib takes; raise ValueError."""
+    if urlsplit(url).port == 0:
+        raise ValueError
+    return url
+
+
+parse_push_url = parser(PUSH_URL, f"{EXPECTED_URL}; http is for loopback hosts", valid_port)
+
+
+def is_public(address: str) -> bool:
+    """Return whether an IP address is reachable for everybody; of one that embeds an IPv4 address, whether that is."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    for network, bits in EMBEDDED_BITS.items():
+        if ip in network:
+            return is_public(str(ipaddress.IPv4Address(int(ip) >> bits & 0xFFFFFFFF)))
+    return ip.is_global and not any(ip in network for network in NOT_PUBLIC)
+
+
+def _is_private(host: str) -> bool:
+    """Return whether a host is an address that is not public, in any spelling (`127.1`); of a name it is unknown."""
+    try:
+        addresses = socket.getaddrinfo(host.removesuffix("."), None, flags=socket.AI_NUMERICHOST)
+        return not is_public(str(addresses[0][4][0]))
+    except (OSError, UnicodeError):
+        return False

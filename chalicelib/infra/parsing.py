@@ -1,0 +1,35 @@
+"""Parsers of texts: settings and query parameters."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from chalicelib.infra.errors import FieldFault, InvalidValueError
+
+Parser = Callable[[str], Any]  # returns the value of a text; raises InvalidValueError
+
+
+def parser(pattern: str, expected: str, convert: Callable[[str], Any] = str) -> Parser:
+    """Return the parser of texts that match `pattern` and that `convert` takes; `expected` says what they must be."""
+
+    def parse(text: str) -> Any:
+        try:
+            if re.fullmatch(pattern, text):
+                return convert(text)
+        except (ValueError, OverflowError):
+            pass
+        raise InvalidValueError(f"must be {expected}")
+
+    return parse
+
+
+def parse_all(texts: Mapping[str, str], parsers: Mapping[str, Parser]) -> tuple[dict[str, Any], list[FieldFault]]:
+    """Return the values of the texts that have a parser, by name, and what is wrong with those that are unusable."""
+    values: dict[str, Any] = {}
+    faults = []
+    for name in sorted(texts.keys() & parsers.keys()):
+        try:
+            values[name] = parsers[name](texts[name])
+        except InvalidValueError as error:
+            faults.append(FieldFault(name, str(error)))
+    return values, faults

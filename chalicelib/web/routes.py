@@ -1,0 +1,148 @@
+"""Routes: what every call has in common, from the API key to the problem document."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from chalice.app import Chalice, Request, Response
+
+from chalicelib import deps
+from chalicelib.core.event import EVENT_ID, Event, dumps
+from chalicelib.core.invocation import Invocation
+from chalicelib.customers.subscriptions import SUBSCRIPTION_ID, Subscription
+from chalicelib.infra import telemetry
+from chalicelib.infra.errors import ApiError, EventNotFoundError
+from chalicelib.infra.parsing import Parser
+from chalicelib.settings import ApiKey, Scope
+from chalicelib.web.auth import authenticate
+from chalicelib.web.validation import parse_query
+
+RESPOND_SECONDS = 3  # reserved: the function has 30 s, and API Gateway ends a request after 29 s
+JSON_BODIES = (("application/json", "identity"), ("", "identity"))  # content types and encodings
+IDS = {"event_id": EVENT_ID, "subscription_id": SUBSCRIPTION_ID}
+LOGGED = {401: "key refused", 403: "key refused", 503: "unavailable"}
+View = Callable[..., Response]
+
+
+@dataclass(frozen=True)
+class Call(Invocation):
+    """The invocation for an authenticated request; it ends when the response must be on its way.
+
+    `query` has the values of the query parameters that were given.
+    """
+
+    services: deps.Services
+    request: Request
+    key: ApiKey
+    query: dict[str, Any]
+
+    def find_subscription(self, subscription_id: str | None) -> Subscription | None:
+        """Return a subscription, or None if there is none or it is not of the token's tenant."""
+        subscription = self.services.subscriptions.get(subscription_id) if subscription_id else None
+        return subscription if subscription and self.key.tenant in (None, subscription.tenant) else None
+
+    def find_event(self, event_id: str) -> Event:
+        """Return an event; raise EventNotFoundError if there is none, or the key may not see it."""
+        event = self.services.store.get(event_id)
+        if event is None or not self._may_read(event):
+            raise EventNotFoundError
+        return event
+
+    def _may_read(self, event: Event) -> bool:
+        """Return whether the key sees an event: without the scope consume, only what it posted itself.
+
+        A token sees the copies for its tenant's subscriptions: the tenant's events, and their copies for subscriptions
+        without a tenant, name the tenant, too.
+        """
+        if self.key.tenant is None:
+            return Scope.CONSUME in self.key.scopes or event.created_by == self.key.name
+        return self.find_subscription(event.subscription_id) is not None
+
+    def json_body(self) -> bytes:
+        """Return the body; raise ApiError 415 if it is not plain JSON."""
+        headers = self.request.headers
+        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if (media_type, headers.get("content-encoding", "identity").lower()) not in JSON_BODIES:
+            raise ApiError(415, "unsupported_media_type", "Content-Type must be application/json, without compression.")
+        body: Any = self.request.raw_body  # bytes
+        return bytes(body)
+
+
+def require(subscription: Subscription | None) -> Subscription:
+    """Return a subscription; raise ApiError 404 if it was not found."""
+    if subscription is None:
+        raise _not_found("subscription_id")
+    return subscription
+
+
+def route(app: Chalice, method: str, path: str, *scopes: str, **parameters: Parser) -> Callable[[View], View]:
+    """Register a view, which takes a Call and the path's ids; errors become problem documents.
+
+    The API key needs one of `scopes`, of which TOKEN stands for tokens: the view shows them nothing but what is their
+    tenant's. The query may have `parameters`, and no others.
+    """
+
+    def register(view: View) -> View:
+        def handle(**ids: str) -> Response:
+            request: Any = app.current_request
+            with telemetry.request_id(request.lambda_context.aws_request_id):
+                try:
+                    return view(_make_call(request, scopes, parameters, ids), **ids)
+                except ApiError as error:
+                    if error.status_code in LOGGED:
+                        source_ip = request.context.get("identity", {}).get("sourceIp")
+                        fields = {"status_code": error.status_code, "path": path, "source_ip": source_ip}
+                        telemetry.logger.warning(LOGGED[error.status_code], extra={**fields, "error": str(error)})
+                    return problem(error)
+                except Exception:
+                    telemetry.logger.exception("request failed", extra={"path": path})
+                    return problem(ApiError(500, "internal_error", "Internal error; the log has the details."))
+
+        # Without content types: Chalice would answer 415 itself, also to `Application/JSON`.
+        app.route(path, methods=[method], name=view.__name__, content_types=[])(handle)
+        return view
+
+    return register
+
+
+def _make_call(request: Any, scopes: tuple[str, ...], parameters: dict[str, Parser], ids: dict[str, str]) -> Call:
+    """Return the call of a request; raise ApiError 401 or 403, 400 for its query, 404 for a malformed id."""
+    services = deps.get()
+    settings, authorization = services.settings, request.headers.get("authorization", "")
+    key = authenticate(authorization, settings.api_keys, settings.signing_secrets, services.clock())
+    if key.scopes.isdisjoint(scopes):
+        raise ApiError(403, "forbidden", f"This key may not make this call, which needs {' or '.join(scopes)}.")
+    given: Any = request.query_params or {}
+    query = parse_query({name: given.getlist(name) for name in given}, parameters)
+    for name, text in ids.items():
+        if not IDS[name].fullmatch(text):
+            raise _not_found(name)
+    deadline = services.clock() + remaining_seconds(request.lambda_context) - RESPOND_SECONDS
+    return Call(services, deadline, request, key, query)
+
+
+def _not_found(id_name: str) -> ApiError:
+    return ApiError(404, "not_found", f"There is no such {id_name.removesuffix('_id')}.")
+
+
+def remaining_seconds(context: Any) -> float:
+    return float(context.get_remaining_time_in_millis()) / 1000
+
+
+def problem(error: ApiError) -> Response:
+    """Return a problem document (RFC 9457)."""
+    document: dict[str, Any] = {"type": "about:blank", "title": HTTPStatus(error.status_code).phrase}
+    document |= {"status": error.status_code, "detail": str(error), "code": error.code}
+    if error.errors:
+        document["errors"] = [vars(fault) for fault in error.errors]
+    headers: dict[str, str | list[str]] = {"Content-Type": "application/problem+json"}
+    if error.status_code == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    return Response(dumps(document), headers, error.status_code)
+
+
+def respond(status_code: int, body: str, **headers: str) -> Response:
+    return Response(body, {"Content-Type": "application/json", **headers}, status_code)

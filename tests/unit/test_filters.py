@@ -1,0 +1,188 @@
+"""Filters: the examples of EventBridge's documentation for the parts that are taken, and the edges."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from chalicelib.customers.filters import filter_fault, matches
+
+# The event of https://github.com/aws/event-ruler#ruler-by-example
+EVENT: dict[str, Any] = {
+    "version": "0",
+    "detail-type": "EC2 Instance State-change Notification",
+    "source": "aws.ec2",
+    "time": "2017-10-02T16:24:49Z",
+    "resources": ["arn:aws:ec2:us-east-1:123456789012:instance/i-000000aaaaaa00000"],
+    "detail": {"c-count": 5, "d-count": 3, "x-limit": 301.8, "source-ip": "10.0.0.33", "state": "running"},
+}
+EMPLOYEES = [{"firstName": "John", "lastName": "Doe"}, {"firstName": "Anna", "lastName": "Smith"}]
+INSTANCES = [f"arn:aws:ec2:us-east-1:{account}:instance/i-b188560f" for account in (123456789012, 111122223333)]
+BIG = 2**63 + 1
+
+DOCUMENTED: list[tuple[Any, Any, bool]] = [
+    ({"detail-type": ["EC2 Instance State-change Notification"], "resources": EVENT["resources"]}, EVENT, True),
+    ({"detail": {"state": ["initializing", "running"]}}, EVENT, True),
+    ({"detail": {"state": ["initializing", "stopped"]}}, EVENT, False),
+    ({"time": [{"prefix": "2017-10-02"}]}, EVENT, True),
+    ({"time": [{"prefix": "2017-10-03"}]}, EVENT, False),
+    ({"source": [{"suffix": "ec2"}]}, EVENT, True),
+    ({"source": [{"suffix": "aws"}]}, EVENT, False),
+    ({"detail": {"state": [{"anything-but": ["initializing"]}]}}, EVENT, True),
+    ({"detail": {"state": [{"anything-but": ["stopped", "running"]}]}}, EVENT, False),
+    ({"detail": {"x-limit": [{"anything-but": [100, 200, 300]}]}}, EVENT, True),
+    ({"detail": {"x-limit": [{"anything-but": [301.8]}]}}, EVENT, False),
+    ({"detail": {"c-count": [{"numeric": [">", 0, "<=", 5]}], "d-count": [{"numeric": ["<", 10]}]}}, EVENT, True),
+    ({"detail": {"x-limit": [{"numeric": ["=", 3.018e2]}]}}, EVENT, True),
+    ({"detail": {"c-count": [{"numeric": [">", 0, "<", 5]}]}}, EVENT, False),
+    ({"detail": {"c-count": [{"exists": True}]}}, EVENT, True),
+    ({"detail": {"e-count": [{"exists": True}]}}, EVENT, False),
+    ({"detail": {"e-count": [{"exists": False}]}}, EVENT, True),
+    ({"detail": {"c-count": [{"exists": False}]}}, EVENT, False),
+    ({"LastName": [""]}, {"LastName": ""}, True),
+    ({"UserID": [None]}, {"UserID": None}, True),
+    ({"Location": ["New York"], "Day": ["Monday"]}, {"Location": "New York", "Day": "Tuesday"}, False),
+    ({"PaymentType": ["Cash", "Credit"]}, {"PaymentType": "Credit"}, True),
+    ({"Price": [{"numeric": [">", 10, "<=", 20]}]}, {"Price": 20}, True),
+    ({"FileName": [{"suffix": ".png"}]}, {"FileName": "a.png"}, True),
+    ({"ProductName": [{"exists": True}]}, {"ProductName": None}, True),
+    # https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-event-patterns-arrays.html
+    ({"resources": INSTANCES}, {"resources": ["arn:aws:autoscaling", INSTANCES[1]]}, True),
+    ({"resources": INSTANCES}, {"resources": ["arn:aws:autoscaling"]}, False),
+    # https://github.com/aws/event-ruler#json-array-matching
+    ({"employees": {"firstName": ["Anna"]}}, {"employees": EMPLOYEES}, True),
+    ({"employees": {"firstName": ["Anna"]}}, {"employees": [[EMPLOYEES[0]], EMPLOYEES]}, True),
+    ({"employees": {"firstName": ["Jones"]}}, {"employees": EMPLOYEES}, False),
+]
+
+
+@pytest.mark.parametrize(("pattern", "payload", "expected"), DOCUMENTED)
+def test_filters_match_as_eventbridge_documents(pattern: Any, payload: Any, expected: bool) -> None:
+    assert filter_fault(pattern) is None
+    assert matches(pattern, payload) is expected
+
+
+@pytest.mark.parametrize(
+    ("entries", "matching", "others"),
+    [
+        ([1], [1, 1.0, [0, 1], [[1]]], [True, "1", 2, None, [True], {}, [], [{}], {"1": 1}]),
+        ([1.0], [1], [True]),
+        ([True], [True], [1, "true", False]),
+        ([False], [False], [0, None, ""]),
+        ([None], [None], [0, False, "", "null", {}, []]),
+        ([BIG], [BIG], [BIG - 1, float(BIG)]),
+        ([2**53], [2**53, float(2**53)], [2**53 + 1]),
+        (["a", 2, "a"], ["a", 2, ["b", "a"]], ["A", "aa", "b"]),
+        ([{"prefix": "a"}], ["a", "ab", [1, "ac"]], ["ba", "A", 1, None, {"a": "a"}]),
+        ([{"prefix": "a"}, {"prefix": "b"}], ["a", "b"], ["c"]),
+        ([{"suffix": "é"}, {"suffix": "b"}], ["é", "ab", ["x", "b"]], ["éa", 1]),
+        ([{"prefix": ""}], [""], [1, None]),
+        ([{"anything-but": ["a", 1]}], ["b", 2, True, None, "1", ["a", "b"]], ["a", 1, 1.0, ["a", 1], [], {}, [{}]]),
+        ([{"anything-but": ["a"]}, {"anything-but": ["b"]}], ["a", "b"], []),
+        ([{"exists": True}], [None, {}, [], 0, {"a": 1}], []),
+        ([{"exists": False}], [], [None, {}, [], 0]),
+        ([{"exists": False}, 1], [1], [2]),
+        ([{"numeric": ["=", 1]}], [1, 1.0], [True, "1", 0.9]),
+        ([{"numeric": ["<", 1]}], [0.9, -(10**400), [2, 0]], [1, True, False, "0", [2]]),
+        ([{"numeric": ["<=", 1]}], [1], [1.1]),
+        ([{"numeric": [">", BIG]}], [BIG + 1], [BIG, float(2**63)]),
+        ([{"numeric": [">=", 1]}], [1], [0.9]),
+        ([{"numeric": [">=", 1, "<", 2]}], [1, 1.5], [2, 0, [0, 3]]),
+        ([{"numeric": ["<", 0]}, {"numeric": [">", 9]}], [-1, 10], [0, 9]),
+    ],
+)
+def test_an_entry_matches_what_is_equal_or_one_of_a_list(entries: Any, matching: list[Any], others: list[Any]) -> None:
+    assert filter_fault({"a": entries}) is None
+    assert [matches({"a": entries}, {"a": value}) for value in matching] == [True] * len(matching)
+    assert [matches({"a": entries}, {"a": value}) for value in others] == [False] * len(others)
+
+
+@pytest.mark.parametrize("entry", [None, "", 0, False, {"prefix": ""}, {"anything-but": ["a"]}, {"exists": True}])
+@pytest.mark.parametrize("payload", [{}, {"a": 1}, {"a": None}, {"a": []}, {"a": {}}, {"a": [1]}, {"a": {"c": "b"}}])
+def test_an_absent_member_matches_exists_false_alone(entry: Any, payload: dict[str, Any]) -> None:
+    assert not matches({"a": {"b": [entry]}}, payload)
+    assert matches({"a": {"b": [entry, {"exists": False}]}}, payload)
+    assert matches({"a": {"b": {"c": [{"exists": False}]}}}, payload)
+
+
+def test_objects_of_a_list_are_taken_together() -> None:
+    lines = {"lines": [{"sku": "A", "count": 1}, 7, [{"sku": "B", "count": 9}], {"gift": None}]}
+    assert matches({"lines": {"sku": ["B"], "count": [{"numeric": [">", 5]}]}}, lines)
+    assert matches({"lines": {"sku": ["A"], "count": [9]}}, lines)
+    assert not matches({"lines": {"gift": [{"exists": False}]}}, lines)
+
+
+def nested(levels: int) -> dict[str, Any]:
+    return {"a": nested(levels - 1) if levels > 1 else [1]}
+
+
+def sized(size: int) -> dict[str, Any]:
+    """Return a filter of so many bytes as compact JSON, most of them in characters of two bytes."""
+    return {"a": ["é" * ((size - 10) // 2) + "e" * (size % 2)]}
+
+
+@pytest.mark.parametrize(
+    "pattern", [nested(5), sized(2048), {"a": [{"anything-but": [1] * 50}] * 2}, {"": [*range(50)]}]
+)
+def test_filters_may_be_as_large_as_promised(pattern: Any) -> None:
+    assert filter_fault(pattern) is None
+
+
+@pytest.mark.parametrize("pattern", [None, {}, [], "a", ["a"], sized(2049)])
+def test_what_is_no_object_or_too_long_is_refused(pattern: Any) -> None:
+    assert str(filter_fault(pattern)).startswith("must ")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {}, [], ["a"], [{"prefix": "a"}], {"a": ["b"]}, {"prefix": "a", "suffix": "b"}, {"wildcard": "a*"}, {"": 1},
+        {"prefix": 1}, {"prefix": {"equals-ignore-case": "a"}}, {"suffix": None}, {"exists": 1}, {"exists": None},
+        {"anything-but": "a"}, {"anything-but": []}, {"anything-but": [["a"]]}, {"anything-but": [1] * 51},
+        {"anything-but": {"prefix": "a"}}, {"numeric": []}, {"numeric": "="}, {"numeric": ["="]},
+        {"numeric": ["!=", 1]}, {"numeric": ["=", "1"]}, {"numeric": ["=", True]}, {"numeric": ["<", 1, ">", 0]},
+        {"numeric": ["=", 1, "<", 2]},
+        {"numeric": [">", 1, "<"]}, {"numeric": [1, "<"]}, {"numeric": [">", 1, "<", 2, "<", 3]}, {"numeric": [[], 1]},
+    ],
+)  # fmt: skip
+def test_an_entry_that_is_not_taken_is_refused_and_its_member_named(entry: Any) -> None:
+    assert str(filter_fault({"x": ["fine"], "order": {"total": [1, entry]}})).startswith("order.total must ")
+
+
+@pytest.mark.parametrize("value", [None, "a", 1, {}, [], [1] * 51, nested(4), {"b": []}])
+def test_a_member_that_is_no_list_or_object_or_too_deep_is_refused_and_named(value: Any) -> None:
+    assert str(filter_fault({"order": {"lines": value}})).startswith("order.lines")
+
+
+def test_a_long_path_is_cut_and_depth_of_the_parser_breaks_nothing() -> None:
+    deep = json.loads('{"a":' * 900 + "[" * 50 + "]" * 50 + "}" * 900)
+    assert len(str(filter_fault({"a" * 9999: 1}))) < 500
+    assert str(filter_fault(deep)).startswith("a.a.a.a.a must ")
+    assert not matches({"a": ["x"]}, {"a": [deep]})
+    assert not matches({"a": ["x"]}, {"a": json.loads("[" * 900 + "]" * 900)})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "payload"),
+    [
+        ({"a": [{"numeric": ["=", number + 0.5]} for number in range(50)]}, {"a": [*range(42_000)]}),
+        ({"a": [{"prefix": f"x{number}"} for number in range(50)]}, {"a": [f"{number:x}" for number in range(32_000)]}),
+        ({"a": {"b": [{"anything-but": ["y"]}] * 50}}, {"a": [{"b": "y"}] * 25_000}),
+        ({"a": {f"x{number:02}": [{"exists": False}] for number in range(70)} | {"z": [1]}}, {"a": [{}] * 80_000}),
+    ],
+    ids=["numbers", "texts", "objects", "empty objects"],
+)
+def test_the_largest_filter_takes_little_longer_for_the_largest_payload_than_parsing(
+    pattern: Any, payload: Any
+) -> None:
+    def seconds(work: Any) -> float:
+        started = time.process_time()
+        work()
+        return time.process_time() - started
+
+    text = json.dumps(payload, separators=(",", ":"))
+    assert 200_000 < len(text) <= 256 * 1024
+    assert filter_fault(pattern) is None
+    parsing = min(seconds(lambda: json.loads(text)) for _ in range(3))
+    assert min(seconds(lambda: matches(pattern, payload)) for _ in range(3)) < 50 * parsing
