@@ -10,6 +10,8 @@ from enum import StrEnum
 import urllib3
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
+from chalicelib.infra.connection import AddressNotAllowedError
+
 MAX_RETRY_AFTER_SECONDS = 3600
 RETRY_AFTER = urllib3.Retry(retry_after_max=MAX_RETRY_AFTER_SECONDS)
 # What no later attempt of the same event can get over; anything else may be mended while attempts last.
@@ -23,10 +25,6 @@ class Outcome(StrEnum):
     DELIVERED = "delivered"
     RETRY = "retry"
     FAILED = "failed"
-
-
-class AddressNotAllowedError(OSError):
-    """A host name resolves to an address that is not public."""
 
 
 @dataclass(frozen=True)

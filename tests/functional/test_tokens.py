@@ -259,19 +259,6 @@ def test_another_tenant_cannot_be_named_with_a_token(world: World, target: Recei
     assert (own.status_code, subscriptions(world, OTHER)) == (200, [])
 
 
-def test_ten_subscriptions_of_a_tenant_can_be_made_with_its_tokens(world: World, target: Receiver) -> None:
-    first, second = make_token(world, MINE), make_token(world, MINE, key=KEY)
-    subscribe(world, f"{target.url}0", tenant=MINE)  # another than the first that is made with a token
-    made = [subscribe(world, f"{target.url}{number}", key=(first, second)[number % 2]) for number in range(11)]
-    again = subscribe(world, f"{target.url}0", key=second)
-    others = subscribe(world, target.url, key=make_token(world, OTHER))
-    operators = subscribe(world, f"{target.url}11", tenant=MINE)
-
-    assert [answer.status_code for answer in made] == [201] * 10 + [409]
-    assert made[10].json["code"] == "too_many_subscriptions"
-    assert [answer.status_code for answer in (again, others, operators)] == [200, 201, 201]
-
-
 def test_a_token_is_not_told_which_hosts_the_operator_allows(world: World) -> None:
     token = make_token(world, MINE)
     for url in ("https://forbidden.example/", "http://hooks.zapier.com/", "ftp://x", "https://x y"):

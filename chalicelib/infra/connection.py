@@ -1,0 +1,150 @@
+"""HTTP connections of urllib3 with one deadline for connecting, the TLS handshake, sending and reading."""
+
+import http.client
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import urllib3
+from urllib3.connection import HTTPSConnection
+from urllib3.util import ssl_wrap_socket
+from urllib3.util.connection import create_connection
+
+from chalicelib.infra.addresses import is_public
+
+BODY_SECONDS = 1.0  # the status decides; the body only serves diagnosis and the reuse of the connection
+IDLE_SECONDS = 4.0  # servers close idle connections after 5 s or later; a frozen container cannot see it happen
+MAX_INFORMATIONAL_RESPONSES = 100
+MAX_POOLS = 101  # a host each for the webhook and subscriptions; the pool used least recently is closed
+Clock = Callable[[], float]
+TlsContext = Callable[[], ssl.SSLContext]
+
+
+class AddressNotAllowedError(OSError):
+    """A host name resolves to an address that is not public."""
+
+
+class DeadlineSocket(socket.socket):
+    """A socket whose timeout bounds all that it sends and receives until the next `settimeout` together."""
+
+    def settimeout(self, value: float) -> None:  # type: ignore[override]
+        self._deadline = time.monotonic() + value
+
+    def recv(self, *args: Any) -> bytes:
+        self._limit_wait()
+        return super().recv(*args)
+
+    def recv_into(self, *args: Any) -> int:
+        self._limit_wait()
+        return super().recv_into(*args)
+
+    def sendall(self, data: Any) -> None:  # type: ignore[override]
+        self._limit_wait()
+        if data:  # SSLTransport sends nothing before each read: an error would hide the response that came before it
+            super().sendall(data)
+
+    def _limit_wait(self) -> None:
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
+            raise TimeoutError
+        super().settimeout(remaining)
+
+
+class FinalResponse(http.client.HTTPResponse):
+    """The response that follows any informational (1xx) ones; http.client itself skips only those with status 100."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(MAX_INFORMATIONAL_RESPONSES):
+            version, status_code, reason = super()._read_status()  # type: ignore[misc]
+            if not 100 <= status_code < 200:
+                return version, status_code, reason
+            http.client.parse_headers(self.fp)
+        raise http.client.HTTPException("too many informational responses")
+
+
+class Connection(HTTPSConnection):
+    """A connection for either scheme: with TLS if it has a `tls_context`, which returns the context.
+
+    The pool's timeout bounds TCP and the TLS handshake together; that of a request bounds all of it.
+    """
+
+    response_class = FinalResponse
+    sock: Any
+    timeout: float
+
+    def __init__(
+        self, *, clock: Clock, public_only: bool, tls_context: TlsContext | None = None, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self._clock = clock
+        self._public_only = public_only
+        self._tls_context = tls_context
+        self._connect_timeout_seconds = self.timeout  # each request sets its own
+        self._idle_since = 0.0
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection can be reused: not closed, not idle for long, and without unread bytes."""
+        idle = self._clock() - self._idle_since > IDLE_SECONDS
+        return super().is_connected and not idle and not (self._tls_context and self._has_unread_bytes())
+
+    def _has_unread_bytes(self) -> bool:
+        """Return whether TLS holds bytes that came after the response."""
+        return bool(self.sock.sslobj.pending() + self.sock.incoming.pending)
+
+    def connect(self) -> None:
+        """Connect, and leave what remains of the request's timeout in `self.timeout`."""
+        started = time.monotonic()
+        deadline = started + min(self.timeout, self._connect_timeout_seconds)
+        self.sock = self._open_socket(deadline)
+        self.sock.settimeout(deadline - time.monotonic())
+        if self._tls_context:
+            # `tls_in_tls` gives OpenSSL its records in memory. Reading from the socket itself, it would not return
+            # while records without application data arrive (session tickets, HelloRequest), whatever the timeout.
+            context = self._tls_context()
+            self.sock = ssl_wrap_socket(self.sock, ssl_context=context, server_hostname=self.host, tls_in_tls=True)
+        self.is_verified = True  # urllib3 warns otherwise
+        self.timeout -= time.monotonic() - started
+
+    def _open_socket(self, deadline: float) -> DeadlineSocket:
+        """Try the host's addresses in turn, each for an equal share of the time.
+
+        If one times out and another fails, the timeout is raised: Lambda outside a VPC has no IPv6, and the error of an
+        IPv6 address would hide that the receiver hangs.
+        """
+        addresses: list[Any] = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        seconds = max(0.001, deadline - time.monotonic())  # 0 would mean non-blocking
+        failure: OSError = socket.gaierror()
+        for *_, (host, port, *_) in addresses:
+            if self._public_only and not is_public(host):
+                raise AddressNotAllowedError
+            try:
+                sock = create_connection((host, port), seconds / len(addresses), socket_options=self.socket_options)
+                return DeadlineSocket(fileno=sock.detach())
+            except OSError as error:
+                failure = failure if isinstance(failure, TimeoutError) else error
+        raise failure
+
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]
+        sock, deadline = self.sock, time.monotonic() + self.timeout  # http.client may forget the socket
+        response = super().getresponse()
+        self._idle_since = self._clock()
+        sock.settimeout(min(BODY_SECONDS, deadline - time.monotonic()))
+        return response
+
+
+class ConnectionPool(urllib3.HTTPSConnectionPool):
+    """A pool for either scheme. Unlike that for http, it connects before the request, and ignores no error of it."""
+
+    ConnectionCls = Connection  # type: ignore[assignment]
+
+
+def pool_manager(clock: Clock, tls_context: TlsContext, *, public_only: bool) -> urllib3.PoolManager:
+    """Return a manager of pools of `Connection`; `tls_context` is called for https alone."""
+    pool: Any = partial(ConnectionPool, maxsize=32, clock=clock, public_only=public_only)
+    manager = urllib3.PoolManager(MAX_POOLS)
+    manager.pool_classes_by_scheme = {"http": pool, "https": partial(pool, tls_context=tls_context)}  # type: ignore[dict-item]
+    return manager
