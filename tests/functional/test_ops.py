@@ -418,10 +418,11 @@ def test_a_claimed_event_is_named_and_the_repeated_command_erases_it(eraser: Wor
     assert exist(eraser, leased) == [False]
 
 
-def test_an_erasure_that_was_interrupted_is_completed_through_the_copies(eraser: World, receiver: Receiver) -> None:
+def test_copies_that_are_left_of_an_event_are_erased(eraser: World, receiver: Receiver) -> None:
     subscribe_tenant(eraser, receiver, "acme")
     event = post_about(eraser, {"user_id": 42}, "acme")
-    eraser.services.store.mark_erased(event["event_id"])
+    key = {"event_id": {"S": event["event_id"]}}
+    eraser.dynamodb.delete_item(TableName=eraser.environ["EVENTS_TABLE_NAME"], Key=key)
 
     Ran("erase", "--metadata", "user_id=42", *GO)
 
