@@ -36,14 +36,14 @@ from chalicelib.core import sweep as schedules
 from chalicelib.core import worker as batch
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import AWS_ERRORS, ApiError, QueueUnavailableError, SettingsError, StorageUnavailableError
-from chalicelib.infra.queue import Queue
+from chalicelib.infra.queue import Message, Queue
 from chalicelib.settings import Scope
 from tools import api_key, local_aws
 from tools.receiver import Receiver
 
 ROOT = Path(__file__).parent.parent
 TOUR = ROOT / "tools" / "paste.sh"
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.2
 WORKER_TIMEOUT_SECONDS = 50.0  # as in .chalice/config.json
 SETTINGS = {row.metadata["name"]: row for row in fields(settings.Settings)}
 # What another shell needs to use the same AWS with the same settings
@@ -279,13 +279,10 @@ def _start_worker() -> None:
     telemetry.logger.addFilter(_log_polling_as_debug)
 
     def process_batch() -> None:
-        try:
-            with receiving:  # a long poll would keep moto busy, and emulators hand messages to one whose client is gone
-                messages = queue.receive(wait_seconds=0)
-                time.sleep(0 if messages else POLL_SECONDS)
-        except QueueUnavailableError:  # the queue has logged it
-            time.sleep(1)
-            return
+        messages: list[Message] = []
+        with receiving, contextlib.suppress(QueueUnavailableError):  # the queue has logged it
+            time.sleep(POLL_SECONDS)  # emulators hand messages to long polls whose client is gone
+            messages = queue.receive(wait_seconds=0)
         if messages:
             batch.process(messages, services.get(), WORKER_TIMEOUT_SECONDS)
             queue.delete_many([message.receipt_handle for message in messages])
