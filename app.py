@@ -25,7 +25,7 @@ from chalicelib.infra import telemetry
 from chalicelib.infra.errors import ApiError, FieldFault, InvalidRequestError
 from chalicelib.infra.queue import Message
 from chalicelib.infra.times import rfc3339
-from chalicelib.pull import inbox, listing
+from chalicelib.pull import event_json, inbox, listing
 from chalicelib.settings import Scope
 from chalicelib.settings import read as read_settings
 from chalicelib.web import queries, routes, validation
@@ -78,13 +78,13 @@ def post_event(call: Call) -> Response:
     stored = posting.post(new_event, call, created_by=call.key.name, respond_async=respond_async)
     headers = {} if stored.is_new else {"Idempotency-Replayed": "true"}
     headers |= {"Preference-Applied": "respond-async"} if respond_async else {}
-    return respond(202, stored.event.to_json(), Location=f"events/{stored.event.event_id}", **headers)
+    return respond(202, event_json.summary(stored.event), Location=f"events/{stored.event.event_id}", **headers)
 
 
 @route("GET", "/events/{event_id}", Scope.PRODUCE, Scope.CONSUME, TOKEN)
 def get_event(call: Call, event_id: str) -> Response:
     sees_responses = not call.key.scopes.isdisjoint((Scope.CONSUME, TOKEN))
-    return respond(200, call.find_event(event_id).to_full_json(include_responses=sees_responses))
+    return respond(200, event_json.whole(call.find_event(event_id), include_responses=sees_responses))
 
 
 @route("GET", "/events", Scope.CONSUME, TOKEN, **queries.PARAMETERS)
@@ -105,7 +105,7 @@ def list_inbox(call: Call) -> Response:
 @route("POST", "/inbox/lease", Scope.CONSUME)
 def lease_events(call: Call) -> Response:
     events = inbox.lease(call.services, **validation.parse_lease_request(call.json_body()))
-    return respond(200, f'{{"events":[{",".join(event.to_lease_json() for event in events)}]}}')
+    return respond(200, f'{{"events":[{",".join(map(event_json.leased, events))}]}}')
 
 
 @route("POST", "/inbox/acknowledge", Scope.CONSUME)
@@ -137,7 +137,7 @@ def release_event(call: Call, event_id: str) -> Response:
 @route("POST", "/events/{event_id}/replay", Scope.CONSUME, TOKEN)
 def replay_event(call: Call, event_id: str) -> Response:
     event = recovery.replay(call.find_event(event_id), call)
-    return respond(202, event.to_json(), Location=f"../{event_id}")
+    return respond(202, event_json.summary(event), Location=f"../{event_id}")
 
 
 @route("POST", "/subscriptions", Scope.CONSUME, TOKEN)
@@ -216,7 +216,7 @@ def prefers_async(prefer: str) -> bool:
 
 def respond_page(query: listing.Query, services: Services) -> Response:
     page = listing.read_page(services, query)
-    events = ",".join(event.to_json(include_payload=query.include is not None) for event in page.events)
+    events = ",".join(event_json.summary(event, include_payload=query.include is not None) for event in page.events)
     next_cursor = page.next_cursor and queries.encode_cursor(page.next_cursor)
     return respond(200, f'{{"events":[{events}],"next_cursor":{dumps(next_cursor)}}}')
 

@@ -1,86 +1,89 @@
-"""A circuit breaker for each destination of a container: one that fails or hangs costs the others nothing."""
+"""A circuit breaker for each destination: one that fails or hangs does not make the others wait.
+
+Closed: pushes are made. Open: none is. Half-open: one push is made, a trial, and its result decides. Each container has
+breakers of its own, which its threads share. All times are Unix seconds.
+"""
 
 import random
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from http import HTTPStatus
 from threading import Lock
 
-from chalicelib.core.http_push import PushResult
-from chalicelib.core.outcome import Outcome
+from chalicelib.core.outcome import MAX_RETRY_AFTER_SECONDS, Outcome, PushResult
 
+NOT_PUSHED = "not pushed: the receiver keeps failing"
+WORKER_PATIENCE_SECONDS, INLINE_PATIENCE_SECONDS = 15.0, 5.0
 MAX_DESTINATIONS = 2000  # the one used least recently is forgotten
-TRIAL_SECONDS = 20.0  # a trial whose container was killed ends then
-ASKED_SECONDS = 600.0
+MAX_TRIAL_SECONDS = 20.0  # longer than any push; a trial whose result is never recorded ends by then
 
 
 @dataclass
-class _Seen:
-    failures: int = 0  # in a row
-    wasted_seconds: float = 0.0  # by those
+class _State:
+    """What is known of one destination since its last success. `next_trial_at` is 0 while it is closed."""
+
     last_success_at: float = 0.0
+    failures: int = 0
+    wasted_seconds: float = 0.0
     next_trial_at: float = 0.0
-    asked_at: float = 0.0
 
 
 class Breaker:
-    """Times are Unix seconds. Safe to share between threads."""
+    """Decides whether to push to a destination now. Open destinations take turns: one trial at a time for all of them.
+
+    :param patience_seconds: A destination opens when the pushes that failed since its last success took so long.
+    """
 
     def __init__(self, patience_seconds: float, random: Callable[[], float] = random.random) -> None:
         self._patience_seconds = patience_seconds
         self._random = random
         self._lock = Lock()
-        self._destinations: OrderedDict[str, _Seen] = OrderedDict()
-        self._trial: str | None = None
-        self._free_at = 0.0
-
-    def failures(self, destination: str) -> int:
-        with self._lock:
-            return self._seen(destination).failures
+        self._states: OrderedDict[str, _State] = OrderedDict()
+        self._last_turn_at = 0.0  # the latest `next_trial_at` of any destination
+        self._free_at = 0.0  # no trial before: another is being made, or has failed
 
     def wait_seconds(self, destination: str, now: float) -> float:
+        """Return 0 to push now, else the seconds until the next trial. Ask once for each push: 0 may be the trial."""
         with self._lock:
-            seen = self._seen(destination)
-            seen.asked_at = now
-            if seen.wasted_seconds < self._patience_seconds:
+            state = self._state(destination)
+            if not state.next_trial_at:
                 return 0.0
-            wait = max(seen.next_trial_at, self._free_at) - now
-            if wait <= 0:
-                self._trial, self._free_at = destination, now + TRIAL_SECONDS
-            return max(0.0, wait)
+            wait_seconds = max(0.0, state.next_trial_at - now, self._free_at - now)
+            if not wait_seconds:
+                self._free_at = now + MAX_TRIAL_SECONDS
+            return wait_seconds
+
+    def failures(self, destination: str) -> int:
+        """Return how many pushes in a row failed."""
+        with self._lock:
+            return self._state(destination).failures
 
     def record(self, destination: str, started: float, now: float, result: PushResult, open_seconds: float) -> None:
+        """Count the result of a push. A final refusal is a success, and so is a 429 if the destination is open.
+
+        :param open_seconds: The least time between two trials of a destination.
+        """
         with self._lock:
-            seen = self._seen(destination)
-            was_open = seen.wasted_seconds >= self._patience_seconds
-            if result.status_code == HTTPStatus.TOO_MANY_REQUESTS and not was_open:
-                return
-            if result.outcome is not Outcome.RETRY or result.status_code == HTTPStatus.TOO_MANY_REQUESTS:
-                seen.failures, seen.wasted_seconds, seen.last_success_at = 0, 0.0, now
-                if destination == self._trial:
-                    self._trial, self._free_at = None, now
-            elif started >= seen.last_success_at:
-                took = now - started
-                seen.failures += 1
-                seen.wasted_seconds += took
-                opened = not was_open and seen.wasted_seconds >= self._patience_seconds
-                if opened or destination == self._trial:
-                    rest = took * (2 + 6 * self._random())
-                    self._free_at = max(self._free_at, now + rest) if opened and self._trial else now + rest
-                    seen.next_trial_at = now + max(open_seconds, self._count_open(now) * 4 * took)
-                    if destination == self._trial:
-                        self._trial = None
+            state = self._state(destination)
+            is_trial = 0 < state.next_trial_at <= started
+            is_throttled = result.status_code == 429
+            rest_seconds = (now - started) * (2 + 6 * self._random())  # not all containers try at the same time
+            if result.outcome is not Outcome.RETRY or (is_throttled and state.next_trial_at):
+                self._states[destination] = _State(last_success_at=now)
+                rest_seconds = 0.0
+            elif not is_throttled and started >= max(state.last_success_at, state.next_trial_at):
+                # Pushes that began before the latest success, or before the destination opened, tell nothing.
+                state.failures += 1
+                state.wasted_seconds += now - started
+                if state.wasted_seconds >= self._patience_seconds:
+                    turn_at = max(now + open_seconds, max(now, self._last_turn_at) + rest_seconds)
+                    self._last_turn_at = state.next_trial_at = min(turn_at, now + MAX_RETRY_AFTER_SECONDS)
+            if is_trial:
+                self._free_at = now + rest_seconds
 
-    def _count_open(self, now: float) -> int:
-        return sum(
-            seen.wasted_seconds >= self._patience_seconds and seen.asked_at > now - ASKED_SECONDS
-            for seen in self._destinations.values()
-        )
-
-    def _seen(self, destination: str) -> _Seen:
-        seen = self._destinations.pop(destination, None) or _Seen()
-        self._destinations[destination] = seen
-        if len(self._destinations) > MAX_DESTINATIONS:
-            self._destinations.popitem(last=False)
-        return seen
+    def _state(self, destination: str) -> _State:
+        state = self._states.setdefault(destination, _State())
+        self._states.move_to_end(destination)
+        if len(self._states) > MAX_DESTINATIONS:
+            self._states.popitem(last=False)
+        return state

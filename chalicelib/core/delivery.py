@@ -10,22 +10,24 @@ from functools import partial
 from http import HTTPStatus
 
 from chalicelib.core import messages
-from chalicelib.core.breaker import Breaker
-from chalicelib.core.decision import (
+from chalicelib.core.breaker import NOT_PUSHED, Breaker
+from chalicelib.core.event import Attempt, Event, Status
+from chalicelib.core.invocation import CoreServices, Invocation
+from chalicelib.core.outcome import (
     DeadLetter,
     Decision,
     Delivered,
     Dropped,
     KeptFailed,
+    Outcome,
+    PushResult,
+    Reason,
     RetryLater,
     Unscheduled,
     decide,
 )
-from chalicelib.core.event import Event, Reason, Status
-from chalicelib.core.http_push import PushResult
-from chalicelib.core.invocation import CoreServices, Invocation, Target
-from chalicelib.core.outcome import Outcome
 from chalicelib.core.store import WriteResult
+from chalicelib.core.target import Target
 from chalicelib.infra.clients import CALL_SECONDS
 from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.queue import MAX_DELAY_SECONDS
@@ -34,8 +36,6 @@ from chalicelib.infra.times import rfc3339, unix_seconds
 
 AFTER_PUSH_SECONDS = 2 * CALL_SECONDS  # the record and the message
 ATTEMPT_SECONDS = 2 * CALL_SECONDS + AFTER_PUSH_SECONDS  # without the push: the claim and the target come before it
-NEVER_IN_PROCESS = -1.0
-KEEPS_FAILING = "not pushed: the receiver keeps failing"
 
 
 @dataclass(frozen=True)
@@ -104,75 +104,61 @@ def enqueue(event: Event, delay_seconds: float, services: CoreServices) -> None:
 def _attempt(event: Event, target: Target, budget_seconds: float, invocation: Invocation) -> Decision:
     """Make an attempt of the worker, whose breaker may be open; up to `budget_seconds` may be waited for the next."""
     services, settings, breaker = invocation.services, invocation.services.settings, invocation.services.worker_breaker
-    started, max_wait_seconds = services.clock(), NEVER_IN_PROCESS
+    started, max_wait_seconds = services.clock(), -1.0
     if open_seconds := breaker.wait_seconds(target.destination, started):
-        result = PushResult(Outcome.RETRY, error=KEEPS_FAILING, retry_after_seconds=open_seconds)
+        result = PushResult(Outcome.RETRY, error=NOT_PUSHED, retry_after_seconds=open_seconds)
     else:
-        result = _push_and_count(event, target, breaker, settings.push_timeout_seconds, invocation)
+        result = push(event, target, settings.push_timeout_seconds, invocation, breaker)
         if not result.timed_out and breaker.failures(target.destination) < settings.breaker_failures:
-            next_ends_seconds = settings.push_timeout_seconds + ATTEMPT_SECONDS
-            max_wait_seconds = min(budget_seconds, invocation.seconds_left() - next_ends_seconds)
-    event = event.with_attempt(result.to_attempt(started))
-    return _conclude(event, target, result, invocation, max_wait_seconds).decision
+            time_left = invocation.seconds_left() - ATTEMPT_SECONDS - settings.push_timeout_seconds
+            max_wait_seconds = min(budget_seconds, time_left)
+    return _conclude(event, target, started, result, invocation, max_wait_seconds=max_wait_seconds).decision
 
 
 def push_inline(event: Event, target: Target, invocation: Invocation) -> Event:
     """Make an attempt while the caller of POST /events waits; return the event as it is then."""
     services, started = invocation.services, invocation.services.clock()
     timeout_seconds = services.settings.inline_push_timeout_seconds
-    result = _push_and_count(event, target, services.inline_breaker, timeout_seconds, invocation)
-    return _conclude(event.with_attempt(result.to_attempt(started)), target, result, invocation).event
+    result = push(event, target, timeout_seconds, invocation, services.inline_breaker)
+    return _conclude(event, target, started, result, invocation).event
 
 
-def _push_and_count(
-    event: Event, target: Target, breaker: Breaker, timeout_seconds: float, invocation: Invocation
+def push(
+    event: Event, target: Target, timeout_seconds: float, invocation: Invocation, breaker: Breaker | None = None
 ) -> PushResult:
-    """Push an event, and tell a breaker how that ended. Raises OutOfTimeError."""
-    services, started = invocation.services, invocation.services.clock()
-    result = push(event, target, timeout_seconds, invocation)
-    open_seconds = services.settings.breaker_open_seconds
-    breaker.record(target.destination, started, services.clock(), result, open_seconds)
-    return result
-
-
-def push(event: Event, target: Target, timeout_seconds: float, invocation: Invocation) -> PushResult:
-    """Push an event once, unless its URL may not be pushed to any more. Raises OutOfTimeError."""
-    services, settings = invocation.services, invocation.services.settings
-    timeout_seconds = min(
-        settings.push_timeout_seconds, timeout_seconds, invocation.seconds_left() - AFTER_PUSH_SECONDS
-    )
+    """Push an event once, unless its target has a fault, and tell a breaker how that ended. Raises OutOfTimeError."""
+    services, settings, started = invocation.services, invocation.services.settings, invocation.services.clock()
+    time_left = invocation.seconds_left() - AFTER_PUSH_SECONDS
+    timeout_seconds = min(settings.push_timeout_seconds, timeout_seconds, time_left)
     if timeout_seconds <= 0:
         raise OutOfTimeError
     if target.fault:
         return PushResult(Outcome.FAILED, error=target.fault)
-    return services.push.send(
-        event,
-        target.url,
-        timestamp=int(services.clock()),
-        timeout_seconds=timeout_seconds,
-        connect_timeout_seconds=settings.push_connect_timeout_seconds,
-        secrets=target.secrets,
-        headers=target.headers,
-        public_only=target.public_only,
-    )
+    result = services.push.send(event, target, int(started), timeout_seconds, settings.push_connect_timeout_seconds)
+    if breaker:
+        breaker.record(target.destination, started, services.clock(), result, settings.breaker_open_seconds)
+    return result
 
 
 def _conclude(
-    event: Event, target: Target, result: PushResult, invocation: Invocation, max_wait_seconds: float = NEVER_IN_PROCESS
+    event: Event, target: Target, started: float, result: PushResult, invocation: Invocation, **options: float
 ) -> Concluded:
-    """Decide what follows from the latest attempt of an event, record it, then log it."""
-    services = invocation.services
+    """Decide what follows from an attempt that began at `started` (Unix seconds), record that, then log it.
+
+    `options` are those of `outcome.decide`.
+    """
+    services, is_recorded = invocation.services, False
+    event = event.with_attempt(Attempt.of(started, result))
     if result.status_code == HTTPStatus.GONE:
         decision = target.owner.gone()
     else:
         policy = services.settings.retry_policy
-        decision = decide(result, event.delivery_attempts, policy, services.random, max_wait_seconds)
-    is_recorded = False
+        decision = decide(result, event.delivery_attempts, policy, services.random, **options)
     try:
         recorded = settle(event, target, decision, invocation)
         is_recorded = recorded.applied
     finally:
-        _log_attempt(event, result, decision, services, is_recorded=is_recorded)
+        _log_attempt(event, decision, services, is_recorded=is_recorded)
     return Concluded(recorded.event or event, decision)
 
 
@@ -218,23 +204,20 @@ def _record(event: Event, decision: Decision, invocation: Invocation) -> WriteRe
             return invocation.record(store.record_unscheduled, event)
 
 
-def _log_attempt(
-    event: Event, result: PushResult, decision: Decision, services: CoreServices, *, is_recorded: bool
-) -> None:
-    """Log one line with the metrics of an attempt."""
-    metrics: dict[str, float] = {}
-    delay_seconds = None
+def _log_attempt(event: Event, decision: Decision, services: CoreServices, *, is_recorded: bool) -> None:
+    """Log one line with the metrics of an event's latest attempt."""
+    attempt, metrics, delay_seconds = vars(event.attempts[-1]), dict[str, float](), None
     if isinstance(decision, RetryLater):
         delay_seconds = round(decision.delay_seconds, 3)
         metrics["DeliveryRetry"] = 1
     elif isinstance(decision, Delivered) and is_recorded:
         latency_seconds = services.clock() - unix_seconds(event.replayed_at or event.created_at)
         metrics |= {"DeliverySuccess": 1, "DeliveryLatency": round(latency_seconds * 1000)}
-    if result.duration_ms:
-        metrics["PushDuration"] = result.duration_ms
-    fields = {"event_id": event.event_id, "attempt": event.delivery_attempts, **result.shown()}
-    extra = {**fields, "retry_in_seconds": delay_seconds, **services.metrics(**metrics)}
-    logger.info("attempt", extra=extra)
+    if attempt["duration_ms"]:
+        metrics["PushDuration"] = attempt["duration_ms"]
+    extra = {"event_id": event.event_id, "attempt": event.delivery_attempts, "retry_in_seconds": delay_seconds}
+    extra |= {name: attempt[name] for name in ("outcome", "status_code", "error", "duration_ms")}
+    logger.info("attempt", extra={**extra, **services.metrics(**metrics)})
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
+from chalicelib.core.outcome import PushResult, Reason
 from chalicelib.infra.times import rfc3339
 
 MAX_ATTEMPTS_KEPT = 25
@@ -34,14 +35,6 @@ class DeliveredVia(StrEnum):
     PUSH = "push"
     PULL = "pull"
     SUBSCRIPTIONS = "subscriptions"
-
-
-class Reason(StrEnum):
-    """Why an event failed; one that is `disabled` makes no dead letter."""
-
-    PERMANENT = "permanent"
-    EXHAUSTED = "exhausted"
-    DISABLED = "disabled"
 
 
 def is_copy_id(event_id: str) -> bool:
@@ -86,51 +79,51 @@ class Attempt:
     response: str | None = None
 
     @classmethod
+    def of(cls, started: float, result: PushResult) -> "Attempt":
+        """Return the attempt whose push began at `started` (Unix seconds)."""
+        shown = {name: getattr(result, name) for name in ("outcome", "status_code", "error", "duration_ms", "response")}
+        return cls(rfc3339(started), **shown)
+
+    @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Attempt":
         """Return a stored attempt; members that a newer version added are ignored."""
         return cls(**{name: stored[name] for name in _ATTEMPT_FIELDS if name in stored})
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublicState:
-    """What callers see of every event, in this order, besides its id, type and content."""
+class Event:
+    """An event or a copy as stored. Times are RFC 3339, but `expires_at` is in Unix seconds (DynamoDB TTL).
 
-    status: Status
-    created_at: str
-    delivered_at: str | None = None
-    next_attempt_at: str | None = None
-    delivery_attempts: int = 0
-    delivered_via: DeliveredVia | None = None
-    created_by: str
-    tenant: str | None = None
-    last_error: str | None = None
-    subscription_id: str | None = None
-    source_event_id: str | None = None
-    copies: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event(PublicState):
-    """An event as stored. Times are RFC 3339, but `expires_at` is in Unix seconds (DynamoDB TTL).
-
-    `response_bytes` is that of payload and metadata.
+    `payload` and `metadata` are JSON texts, `response_bytes` is their size in a response.
     """
 
     event_id: str
     event_type: str
-    expires_at: int
-    response_bytes: int
     payload: str = "{}"
     metadata: str = "null"
-    body_hash: str | None = None
-    attempts: tuple[Attempt, ...] = ()
+    tenant: str | None = None
+    created_at: str
+    created_by: str
+    status: Status
+    delivery_attempts: int = 0
+    next_attempt_at: str | None = None
     requeue_at: str | None = None
     claim_id: str | None = None
     claimed_until: str | None = None
-    replayed_at: str | None = None
+    lease_count: int = 0
+    attempts: tuple[Attempt, ...] = ()
+    last_error: str | None = None
+    delivered_at: str | None = None
+    delivered_via: DeliveredVia | None = None
     failed_at: str | None = None
     reason: Reason | None = None
-    lease_count: int = 0
+    replayed_at: str | None = None
+    subscription_id: str | None = None
+    source_event_id: str | None = None
+    copies: tuple[str, ...] = ()
+    body_hash: str | None = None
+    response_bytes: int
+    expires_at: int
 
     @classmethod
     def from_item(cls, item: Mapping[str, Mapping[str, Any]]) -> "Event":
@@ -146,7 +139,7 @@ class Event(PublicState):
 
     @property
     def sort_key(self) -> str:
-        """The sort key of the index: creation time, then id."""
+        """The sort key of the indexes: creation time, then id."""
         return f"{self.created_at}#{self.event_id}"
 
     @property
@@ -182,42 +175,14 @@ class Event(PublicState):
         if self.is_copy:
             members |= {"tenant": self.tenant, "source_event_id": self.source_event_id}
         elif self.tenant is not None:
-            members |= {"tenant": self.tenant}
-        return self._to_json(members, include_payload=True).encode()
+            members["tenant"] = self.tenant
+        return self.to_json(members, include_payload=True).encode()
 
-    def to_json(self, *, include_payload: bool = False, **more: Any) -> str:
-        """Return the event as callers see it, with `more` members."""
-        members = {name: getattr(self, name) for name in PUBLIC_FIELDS}
-        return self._to_json({**members, "message": self.message(), **more}, include_payload)
-
-    def to_full_json(self, *, include_responses: bool = True, **more: Any) -> str:
-        """Return the event with payload, metadata and attempts, and `more` members."""
-        hidden = {} if include_responses else {"response": None}
-        attempts = [vars(attempt) | hidden for attempt in self.attempts]
-        return self.to_json(include_payload=True, attempts=attempts, **more)
-
-    def to_lease_json(self) -> str:
-        """Return the event as the consumer that leased it sees it."""
-        return self.to_full_json(lease_id=self.claim_id, leased_until=self.claimed_until, lease_count=self.lease_count)
-
-    def _to_json(self, members: Mapping[str, Any], include_payload: bool) -> str:
+    def to_json(self, members: Mapping[str, Any], *, include_payload: bool) -> str:
         """Return a JSON object of id and type, payload and metadata as they are stored, and `members`."""
         first = dumps({"event_id": self.event_id, "event_type": self.event_type})
         content = f',"payload":{self.payload},"metadata":{self.metadata}' if include_payload else ""
         return f"{first[:-1]}{content},{dumps(members)[1:]}"
-
-    def message(self) -> str:
-        """Return the state of the event as one sentence."""
-        count = self.delivery_attempts
-        if self.status is not Status.PENDING:
-            return _SETTLED[self.delivered_via or self.reason or Reason.EXHAUSTED].format(count)
-        if self.claimed_until is not None:
-            return f"Claimed by a push or a lease until {self.claimed_until} at the latest."
-        if self.next_attempt_at is None:
-            return "Waits in the inbox for a consumer."
-        if count == 0:
-            return f"Stored; the first attempt is due at {self.next_attempt_at}."
-        return f"Attempt {count} did not succeed; the next is due at {self.next_attempt_at}."
 
 
 def _plain(value: Mapping[str, Any]) -> Any:
@@ -225,14 +190,6 @@ def _plain(value: Mapping[str, Any]) -> Any:
     return int(value["N"]) if "N" in value else next(iter(value.values()))
 
 
-_SETTLED: dict[str, str] = {
-    DeliveredVia.PULL: "A consumer acknowledged it.",
-    DeliveredVia.PUSH: "Delivered by attempt {}.",
-    DeliveredVia.SUBSCRIPTIONS: "Not pushed itself; each copy for a subscription tells its own state.",
-    Reason.PERMANENT: "Not delivered: attempt {} failed permanently. It is kept and can be replayed.",
-    Reason.EXHAUSTED: "Not delivered: attempt {} was the last one allowed. It is kept and can be replayed.",
-    Reason.DISABLED: "Not delivered: its subscription was disabled. It is kept and can be replayed.",
-}
 _FIELDS = tuple(field.name for field in fields(Event))
 _ATTEMPT_FIELDS = tuple(field.name for field in fields(Attempt))
 _PARSERS: dict[str, Callable[[Any], Any]] = {
@@ -242,4 +199,3 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "attempts": lambda text: tuple(map(Attempt.from_json, json.loads(text))),
     "copies": lambda text: tuple(json.loads(text)),
 }
-PUBLIC_FIELDS = tuple(field.name for field in fields(PublicState))

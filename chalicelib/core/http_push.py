@@ -9,48 +9,29 @@ import hmac
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
 
 import urllib3
+from urllib3.exceptions import HTTPError
 from urllib3.util import parse_url
 
 from chalicelib import __version__
-from chalicelib.core.event import Attempt, Event
-from chalicelib.core.outcome import PUSH_ERRORS, Outcome, outcome_of, retry_after_seconds, rule_of
-from chalicelib.infra.connection import pool_manager
-from chalicelib.infra.times import rfc3339
+from chalicelib.core.event import Event
+from chalicelib.core.outcome import MAX_RETRY_AFTER_SECONDS, Outcome, PushResult
+from chalicelib.core.target import Target
+from chalicelib.infra.connection import PUSH_ERRORS, pool_manager, rule_of
 
 MAX_RESPONSE_BYTES = 1024
 MAX_RESPONSE_CHARACTERS = 200
 SECRET_CHARACTERS = 8  # fewer may be a word of any text
 SECRET_WORD = re.compile(r"(?s)(?=.*\d).{6,}")  # identifiers are short in some webhooks' paths
+RETRY_AFTER = urllib3.Retry(retry_after_max=MAX_RETRY_AFTER_SECONDS)
+RETRY_AFTER_STATUS_CODES = frozenset({429, 503})
 OPTIONS: Any = {"retries": False, "redirect": False, "preload_content": False, "decode_content": False}
-
-
-@dataclass(frozen=True)
-class PushResult:
-    """The result of one push. `response` is the beginning of the response body unless the event was delivered."""
-
-    outcome: Outcome
-    duration_ms: int = 0
-    status_code: int | None = None
-    error: str | None = None
-    retry_after_seconds: float = 0.0
-    timed_out: bool = False
-    response: str | None = None
-
-    def shown(self) -> dict[str, Any]:
-        """Return what attempts and log lines show."""
-        return {name: getattr(self, name) for name in ("outcome", "status_code", "error", "duration_ms")}
-
-    def to_attempt(self, started: float) -> Attempt:
-        """Return the attempt whose push began at `started` (Unix seconds)."""
-        return Attempt(rfc3339(started), **self.shown(), response=self.response)
 
 
 class PushClient:
@@ -64,39 +45,31 @@ class PushClient:
         self._managers = {only: pool_manager(clock, tls_context, public_only=only) for only in (False, True)}
 
     def send(
-        self,
-        event: Event,
-        url: str,
-        *,
-        timestamp: int,
-        timeout_seconds: float,
-        connect_timeout_seconds: float,
-        secrets: Iterable[bytes] = (),
-        public_only: bool = False,
-        headers: Mapping[str, str] = MappingProxyType({}),
+        self, event: Event, target: Target, timestamp: int, timeout_seconds: float, connect_timeout_seconds: float
     ) -> PushResult:
-        """Push `event` once, signed with each of `secrets` for `timestamp` (Unix seconds).
+        """Push `event` once, signed for `timestamp` (Unix seconds).
 
-        `timeout_seconds` bounds connecting, sending and reading together. With `public_only`, the push fails unless the
-        address that it connects to is public. `headers` are added; they never replace one that the push sets itself.
+        `timeout_seconds` bounds connecting, sending and reading together. A target that is `public_only` fails unless
+        the address that is connected to is public.
         """
         body, timeout = event.push_body(), urllib3.Timeout(total=timeout_seconds)
-        all_headers = urllib3.HTTPHeaderDict(headers)
-        all_headers.update(_headers(event.event_id, timestamp, body, secrets))
+        headers = urllib3.HTTPHeaderDict(target.headers)
+        headers.update(_headers(event.event_id, timestamp, body, target.secrets))
         started = time.monotonic()
         try:
-            pool = self._managers[public_only].connection_from_url(url, {"timeout": connect_timeout_seconds})
-            target = parse_url(url).request_uri
-            response = pool.urlopen("POST", target, body, all_headers, timeout=timeout, **OPTIONS)
+            manager, uri = self._managers[target.public_only], parse_url(target.url).request_uri
+            pool = manager.connection_from_url(target.url, {"timeout": connect_timeout_seconds})
+            response = pool.urlopen("POST", uri, body, headers, timeout=timeout, **OPTIONS)
         except PUSH_ERRORS as error:
             rule = rule_of(error)
-            return PushResult(rule.outcome, _ms_since(started), error=rule.text, timed_out=rule.timed_out)
+            outcome = Outcome.FAILED if rule.is_final else Outcome.RETRY
+            return PushResult(outcome, _ms_since(started), error=rule.text, timed_out=rule.timed_out)
         response_body = _read_body(response)
-        result = PushResult(outcome_of(response.status), _ms_since(started), response.status)
+        result = PushResult(Outcome.of(response.status), _ms_since(started), response.status)
         if result.outcome is Outcome.DELIVERED:
             return result
-        excerpt = _excerpt(response_body, (target, *headers.values()))
-        wait, error_text = retry_after_seconds(response), f"receiver responded {response.status}"
+        excerpt = _excerpt(response_body, (uri, *target.headers.values()))
+        wait, error_text = _retry_after_seconds(response), f"receiver responded {response.status}"
         return replace(result, error=error_text, retry_after_seconds=wait, response=excerpt)
 
     def close(self) -> None:
@@ -154,6 +127,19 @@ def _excerpt(body: bytes, secrets: Iterable[str]) -> str:
         return ""
     shown = text[:MAX_RESPONSE_CHARACTERS]
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
+
+
+def _retry_after_seconds(response: urllib3.BaseHTTPResponse) -> float:
+    """Return the seconds that `Retry-After` of a 429 or 503 asks for, at most MAX_RETRY_AFTER_SECONDS; 0 if none.
+
+    Source: RFC 9110, section 10.2.3.
+    """
+    if response.status not in RETRY_AFTER_STATUS_CODES:
+        return 0.0
+    try:
+        return RETRY_AFTER.get_retry_after(response) or 0.0
+    except (HTTPError, ValueError, OverflowError):  # neither seconds nor a date
+        return 0.0
 
 
 def _ms_since(started: float) -> int:

@@ -1,77 +1,30 @@
-"""What a function works with: the collaborators of its container, where events go, and the time that is left."""
+"""What a function works with: the collaborators of its container, and the time that is left."""
 
 import os
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from chalicelib.core.breaker import Breaker
-from chalicelib.core.decision import Decision, NotPushed
+from chalicelib.core.breaker import INLINE_PATIENCE_SECONDS, WORKER_PATIENCE_SECONDS, Breaker
 from chalicelib.core.event import Event
 from chalicelib.core.http_push import PushClient
 from chalicelib.core.store import EventStore, WriteResult
+from chalicelib.core.target import Targets
 from chalicelib.infra import telemetry
 from chalicelib.infra.clients import CALL_SECONDS, make_client
-from chalicelib.infra.errors import ApiError, StorageUnavailableError
+from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.queue import Queue
 from chalicelib.infra.times import DAY_SECONDS
 from chalicelib.settings import Settings
 
 MAX_THREADS = 32
 RECORD_RETRY_SECONDS = 0.5
-INLINE_PATIENCE_SECONDS, WORKER_PATIENCE_SECONDS = 5.0, 15.0
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class Owner(Protocol):
-    """Who answers for a target: the operator for the webhook, a subscription for its own."""
-
-    def gone(self) -> Decision:
-        """Return what follows from the response 410."""
-
-    def settled(self, event: Event, decision: Decision) -> None:
-        """Take note of a decision about an attempt that was recorded. Raises nothing: errors are logged."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where events are pushed to: the webhook, or the target of a subscription, which gets copies.
-
-    `destination` names it to the breakers. Pushes are signed with each of `secrets`. A target that is not `is_open` is
-    left to the worker; one that has a `fault` may not be pushed to any more.
-    """
-
-    owner: Owner
-    url: str
-    destination: str
-    secrets: tuple[bytes, ...]
-    is_open: bool
-    subscription_id: str | None = None
-    fault: str | None = None
-    public_only: bool = False
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-class Targets(Protocol):
-    """Where events and their copies go. Raises StorageUnavailableError."""
-
-    @property
-    def webhook(self) -> Target:
-        """The target of events themselves."""
-
-    def matching(self, event: Event) -> list[Target]:
-        """Return the targets that get a copy of a new event, by recent lists."""
-
-    def find(self, event: Event) -> Target | NotPushed:
-        """Return where to push a stored event, of a copy by a consistent read, or what becomes of it."""
-
-    def replay_refusal(self, event: Event) -> ApiError | None:
-        """Return why an event cannot be replayed, of a copy by a consistent read; None: it can."""
 
 
 @dataclass

@@ -1,55 +1,51 @@
-"""The retry policy: what a response or an error means, when the next attempt is due, and when attempts end."""
+"""What a push came to, and what follows from it: decided without I/O. `delivery.settle` carries it out."""
 
-import http.client
-import socket
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-import urllib3
-from urllib3.exceptions import HTTPError, ReadTimeoutError
-
-from chalicelib.infra.connection import AddressNotAllowedError
-
 MAX_RETRY_AFTER_SECONDS = 3600
-RETRY_AFTER = urllib3.Retry(retry_after_max=MAX_RETRY_AFTER_SECONDS)
 # What no later attempt of the same event can get over; anything else may be mended while attempts last.
 FINAL_STATUS_CODES = frozenset({400, 405, 406, 410, 411, 413, 414, 415, 422, 431})
-RETRY_AFTER_STATUS_CODES = frozenset({429, 503})
-# What a push raises if there is no response.
-PUSH_ERRORS = (OSError, http.client.HTTPException, HTTPError, UnicodeError)
 
 
 class Outcome(StrEnum):
+    """What a push came to, as attempts show it."""
+
     DELIVERED = "delivered"
     RETRY = "retry"
     FAILED = "failed"
 
+    @classmethod
+    def of(cls, status_code: int) -> "Outcome":
+        """Return the outcome for the status code of a final response; redirects are not followed."""
+        if 200 <= status_code < 300:
+            return cls.DELIVERED
+        return cls.FAILED if status_code in FINAL_STATUS_CODES else cls.RETRY
+
+
+class Reason(StrEnum):
+    """Why an event failed; one that is `disabled` makes no dead letter."""
+
+    PERMANENT = "permanent"
+    EXHAUSTED = "exhausted"
+    DISABLED = "disabled"
+
 
 @dataclass(frozen=True)
-class ErrorRule:
-    """What an error of these types means; `text` describes it and never has a secret."""
+class PushResult:
+    """The result of one push. `response` is the beginning of the response body unless the event was delivered.
 
-    types: tuple[type[BaseException], ...]
-    text: str
-    outcome: Outcome = Outcome.RETRY
+    `retry_after_seconds`: the next attempt is not to be earlier.
+    """
+
+    outcome: Outcome
+    duration_ms: int = 0
+    status_code: int | None = None
+    error: str | None = None
+    retry_after_seconds: float = 0.0
     timed_out: bool = False
-
-
-ERROR_RULES = (  # the first that applies
-    ErrorRule((AddressNotAllowedError,), "address not allowed", Outcome.FAILED),
-    ErrorRule((TimeoutError, ReadTimeoutError), "timed out", timed_out=True),
-    ErrorRule((ssl.SSLCertVerificationError,), "certificate does not verify"),
-    ErrorRule((ssl.SSLError,), "TLS failed"),
-    ErrorRule((socket.gaierror, UnicodeError), "host name does not resolve"),  # IDNA does not allow every label
-    ErrorRule((ConnectionRefusedError,), "connection refused"),
-    ErrorRule((http.client.RemoteDisconnected,), "connection closed without a response"),
-    ErrorRule((ConnectionError,), "connection reset"),
-    ErrorRule((http.client.HTTPException,), "response is not HTTP"),
-    ErrorRule((OSError,), "receiver cannot be reached"),
-    ErrorRule((HTTPError,), "response is not HTTP"),
-)
+    response: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,30 +82,62 @@ class RetryPolicy:
         return min(self.cap_seconds, self.base_seconds * 2.0 ** (attempt - 1))
 
 
-def outcome_of(status_code: int) -> Outcome:
-    """Return the outcome for the status code of a final response; redirects are not followed."""
-    if 200 <= status_code < 300:
-        return Outcome.DELIVERED
-    return Outcome.FAILED if status_code in FINAL_STATUS_CODES else Outcome.RETRY
+@dataclass(frozen=True)
+class Delivered:
+    """The receiver took the event."""
 
 
-def rule_of(error: BaseException | None) -> ErrorRule:
-    """Return the rule for one of PUSH_ERRORS. urllib3 wraps errors up to three times."""
-    causes = []
-    while error is not None:
-        causes.append(error)
-        error = error.__cause__ or error.__context__
-    return next(rule for rule in ERROR_RULES if any(isinstance(cause, rule.types) for cause in causes))
+@dataclass(frozen=True)
+class RetryLater:
+    """The next attempt is due after `delay_seconds`; `in_process`: the worker waits for it, without a message."""
+
+    delay_seconds: float
+    in_process: bool = False
 
 
-def retry_after_seconds(response: urllib3.BaseHTTPResponse) -> float:
-    """Return the seconds that `Retry-After` of a 429 or 503 asks for, at most MAX_RETRY_AFTER_SECONDS; 0 if none.
+@dataclass(frozen=True)
+class DeadLetter:
+    """The event will not be pushed again unless someone asks; a message in the DLQ tells a person."""
 
-    Source: RFC 9110, section 10.2.3.
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class KeptFailed:
+    """A copy is kept as failed, without a message in the DLQ: an alarm told that its subscription is disabled.
+
+    `error` is its last error, unless an attempt told one.
     """
-    if response.status not in RETRY_AFTER_STATUS_CODES:
-        return 0.0
-    try:
-        return RETRY_AFTER.get_retry_after(response) or 0.0
-    except (HTTPError, ValueError, OverflowError):  # neither seconds nor a date
-        return 0.0
+
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A copy is deleted: its subscription is gone, and nobody waits for it."""
+
+
+@dataclass(frozen=True)
+class Unscheduled:
+    """There is no URL to push to: the event waits in the inbox."""
+
+
+NotPushed = KeptFailed | Dropped | Unscheduled
+Decision = Delivered | RetryLater | DeadLetter | NotPushed
+
+
+def decide(
+    result: PushResult, attempt: int, policy: RetryPolicy, random: Callable[[], float], max_wait_seconds: float = -1.0
+) -> Delivered | RetryLater | DeadLetter:
+    """Decide what follows from `attempt` (from 1).
+
+    A delay of up to `max_wait_seconds` is waited for in process; none is if that is negative.
+    """
+    if result.outcome is Outcome.DELIVERED:
+        return Delivered()
+    if result.outcome is Outcome.FAILED:
+        return DeadLetter(Reason.PERMANENT)
+    if policy.is_over(attempt + 1):
+        return DeadLetter(Reason.EXHAUSTED)
+    delay_seconds = policy.delay_seconds(attempt, retry_after_seconds=result.retry_after_seconds, random=random)
+    return RetryLater(delay_seconds, delay_seconds <= max_wait_seconds)

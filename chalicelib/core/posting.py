@@ -9,8 +9,9 @@ from typing import Any
 from chalicelib.core import delivery, messages
 from chalicelib.core.delivery import errors_left_to_sweep
 from chalicelib.core.event import DeliveredVia, Event, NewEvent, Status, response_bytes
-from chalicelib.core.invocation import CoreServices, Invocation, Target
+from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.store import CLAIM_SECONDS, WriteResult
+from chalicelib.core.target import Target
 from chalicelib.infra.errors import ApiError, EventClaimedError, StorageUnavailableError
 from chalicelib.infra.queue import BATCH_SIZE
 from chalicelib.infra.telemetry import logger

@@ -3,18 +3,20 @@
 from dataclasses import dataclass, replace
 
 from chalicelib.core import delivery, posting
-from chalicelib.core.decision import (
+from chalicelib.core.event import Attempt, Event, NewEvent, dumps
+from chalicelib.core.invocation import CoreServices, Invocation
+from chalicelib.core.outcome import (
     DeadLetter,
     Decision,
     Delivered,
     Dropped,
     KeptFailed,
     NotPushed,
+    Reason,
     RetryLater,
     Unscheduled,
 )
-from chalicelib.core.event import Attempt, Event, NewEvent, Reason, dumps
-from chalicelib.core.invocation import CoreServices, Invocation, Target
+from chalicelib.core.target import Target
 from chalicelib.customers import reports
 from chalicelib.customers.subscriptions import Subscription, Subscriptions
 from chalicelib.infra.errors import ApiError
@@ -143,4 +145,4 @@ class AllTargets:
         copy = replace(posting.make_copy(event, subscription.subscription_id, self.services), source_event_id=None)
         started = self.services.clock()
         timeout_seconds = self.services.settings.inline_push_timeout_seconds
-        return delivery.push(copy, self._of(subscription), timeout_seconds, invocation).to_attempt(started)
+        return Attempt.of(started, delivery.push(copy, self._of(subscription), timeout_seconds, invocation))

@@ -5,11 +5,13 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import urllib3
 from urllib3.connection import HTTPSConnection
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util import ssl_wrap_socket
 from urllib3.util.connection import create_connection
 
@@ -25,6 +27,44 @@ TlsContext = Callable[[], ssl.SSLContext]
 
 class AddressNotAllowedError(OSError):
     """A host name resolves to an address that is not public."""
+
+
+# What a request raises if there is no response.
+PUSH_ERRORS = (OSError, http.client.HTTPException, HTTPError, UnicodeError)
+
+
+@dataclass(frozen=True)
+class ErrorRule:
+    """What an error of these types means. `text` never has a secret; after one that `is_final` no push can succeed."""
+
+    types: tuple[type[BaseException], ...]
+    text: str
+    timed_out: bool = False
+    is_final: bool = False
+
+
+ERROR_RULES = (  # the first that applies
+    ErrorRule((AddressNotAllowedError,), "address not allowed", is_final=True),
+    ErrorRule((TimeoutError, ReadTimeoutError), "timed out", timed_out=True),
+    ErrorRule((ssl.SSLCertVerificationError,), "certificate does not verify"),
+    ErrorRule((ssl.SSLError,), "TLS failed"),
+    ErrorRule((socket.gaierror, UnicodeError), "host name does not resolve"),  # IDNA does not allow every label
+    ErrorRule((ConnectionRefusedError,), "connection refused"),
+    ErrorRule((http.client.RemoteDisconnected,), "connection closed without a response"),
+    ErrorRule((ConnectionError,), "connection reset"),
+    ErrorRule((http.client.HTTPException,), "response is not HTTP"),
+    ErrorRule((OSError,), "receiver cannot be reached"),
+    ErrorRule((HTTPError,), "response is not HTTP"),
+)
+
+
+def rule_of(error: BaseException | None) -> ErrorRule:
+    """Return the rule for one of PUSH_ERRORS. urllib3 wraps errors up to three times."""
+    causes = []
+    while error is not None:
+        causes.append(error)
+        error = error.__cause__ or error.__context__
+    return next(rule for rule in ERROR_RULES if any(isinstance(cause, rule.types) for cause in causes))
 
 
 class DeadlineSocket(socket.socket):

@@ -12,6 +12,7 @@ from chalicelib.core.store import CLEAR_SCHEDULE, EXISTS, UNCLAIMED, status_attr
 from chalicelib.infra.errors import EventNotFoundError, LeaseLostError
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
+from chalicelib.pull import event_json
 from chalicelib.pull.listing import INBOX, MAX_PAGE_BYTES, search
 
 MAX_LEASED_AT_ONCE = 10  # their attempts, of an unknown size, must fit into a response beside MAX_PAGE_BYTES
@@ -44,7 +45,7 @@ def lease(services: CoreServices, *, limit: int, lease_seconds: int, **filters: 
         leased += filter(None, services.map(take, fitting))
         if len(fitting) < len(batch):
             break
-        free_bytes = MAX_PAGE_BYTES - sum(response_bytes(event.to_lease_json()) for event in leased)
+        free_bytes = MAX_PAGE_BYTES - sum(response_bytes(event_json.leased(event)) for event in leased)
     return leased
 
 

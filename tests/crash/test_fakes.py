@@ -9,7 +9,8 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
-from chalicelib.core.event import Event, Reason, Status
+from chalicelib.core.event import Event, Status
+from chalicelib.core.outcome import Reason
 from chalicelib.core.store import ERASED_SECONDS, EventStore, WriteResult
 from chalicelib.infra.errors import ApiError
 from chalicelib.infra.table import BY_SUBSCRIPTION

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from chalicelib.core.delivery import KEEPS_FAILING
-from chalicelib.core.event import RESERVED_PREFIX, DeliveredVia, Event, Reason, Status, is_copy_id
+from chalicelib.core.breaker import NOT_PUSHED
+from chalicelib.core.event import RESERVED_PREFIX, DeliveredVia, Event, Status, is_copy_id
+from chalicelib.core.outcome import Reason
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from tests.support.in_memory_aws import typed
 
@@ -125,7 +126,7 @@ class History:
             self.leases.add((event_id, claim_id))
             self.forbid(before["status"] == Status.DELIVERED, "a delivered event was leased")
         attempts = json.loads(after.get("attempts", "[]"))
-        if attempts and attempts[-1]["error"] == KEEPS_FAILING and before.get("attempts") != after["attempts"]:
+        if attempts and attempts[-1]["error"] == NOT_PUSHED and before.get("attempts") != after["attempts"]:
             self.not_made[event_id, self.replays[event_id]] += 1
         became_so = DeliveredVia.SUBSCRIPTIONS == after.get("delivered_via") != before.get("delivered_via")
         self.forbid(became_so, "an event that was stored already became delivered via subscriptions")

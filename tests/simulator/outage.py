@@ -1,11 +1,12 @@
-"""`make outage`: destinations in trouble, in virtual time: how long healthy events wait.
+"""`make outage`: destinations in trouble, in virtual time, and how long healthy events wait.
 
 Five workers take batches of ten, a healthy target responds after 0.2 s, and a call to AWS takes 10 ms. The queue is not
 fair here, and there is no batching window.
 """
 
+import itertools
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -17,18 +18,20 @@ from rich.progress import track
 from rich.table import Table
 
 from chalicelib.core import sweep as schedules
-from chalicelib.core.event import Event, Reason, Status
+from chalicelib.core.event import Event, Status
+from chalicelib.core.outcome import Reason
 from chalicelib.core.store import EventStore
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from tests.simulator.simulated_world import DLQ, NO_ENVIRON, Container, SimulatedWorld
 
 WORKERS = 5
+SEEDS = 4
 TARGET = "https://hooks.zapier.com/1"
 Response = tuple[int | None, float]  # the status code, or None for a timeout, and seconds
 Waits = tuple[float, float]  # of healthy events, in seconds: the median and the 95th percentile
 HEALTHY: Response = (200, 0.2)
 HANGS: Response = (None, 0.0)
-SOMETIMES, SLOW_TO_FAIL = "hangs at 5 % of its pushes", "answers 503 after 2 s"
+SOMETIMES, SLOW_TO_FAIL, SLOW = "hangs at 5 % of its pushes", "answers 503 after 2 s", "answers 200 after 9 s"
 # How a destination in trouble responds, by a random number.
 TROUBLES: dict[str, Callable[[float], Response]] = {
     "answers 503": lambda random: (503, 0.1),
@@ -36,8 +39,8 @@ TROUBLES: dict[str, Callable[[float], Response]] = {
     "answers 503 after 9 s": lambda random: (503, 9.0),
     SLOW_TO_FAIL: lambda random: (503, 2.0),
     SOMETIMES: lambda random: HANGS if random < 0.05 else HEALTHY,
+    SLOW: lambda random: (200, 9.0),
 }
-MANY = [(10, 10), (40, 1), (40, 40)]  # hanging subscriptions, and on how many hosts
 RECOVERIES = [("answers 503", 1, 20), ("answers 503", 10, 5), ("hangs", 10, 5)]  # events a second, minutes
 DEAD = [(False, 1), (False, 5), (True, 1), (True, 5)]  # whether it is the webhook, and events a second
 DAYS, SCALE = 3, 500  # rates, and what sweep and worker can do, are divided by SCALE
@@ -55,9 +58,9 @@ class OutageWorld(SimulatedWorld):
     workers = WORKERS
 
     def __init__(
-        self, trouble: str, *, in_webhook: bool, seconds: float, environ: Mapping[str, str] = NO_ENVIRON
+        self, trouble: str, *, in_webhook: bool, seconds: float, environ: Mapping[str, str] = NO_ENVIRON, seed: int = 0
     ) -> None:
-        super().__init__({"MAX_DELIVERY_ATTEMPTS": "20", **environ})
+        super().__init__({"MAX_DELIVERY_ATTEMPTS": "20", **environ}, seed=seed)
         self.trouble = trouble
         self.in_webhook = in_webhook
         self.began = self.clock()
@@ -111,9 +114,9 @@ class OutageWorld(SimulatedWorld):
             self.hub.spawn(partial(self._post, headers))
             self.hub.sleep(every_seconds)
 
-    def _post(self, headers: dict[str, str]) -> None:
+    def _post(self, headers: dict[str, str], tenant: str | None = None) -> None:
         started = self.clock()
-        assert self.use(Container.post, **headers)
+        assert self.use(Container.post, tenant=tenant, **headers)
         self.caller_waits.append(self.clock() - started)
 
     def _worker(self) -> None:
@@ -129,23 +132,64 @@ class OutageWorld(SimulatedWorld):
 
 
 def waits_beside(
-    trouble: str, *, in_webhook: bool, per_second: float, seconds: float = 90, environ: Mapping[str, str] = NO_ENVIRON
+    trouble: str,
+    *,
+    per_second: float,
+    in_webhook: bool = False,
+    subscriptions: int = 1,
+    seconds: float = 90,
+    measured_from: float = 30,
+    environ: Mapping[str, str] = NO_ENVIRON,
+    seed: int = 0,
 ) -> Waits:
-    """Return the waits beside one destination in trouble, from the 30th second on."""
-    world = OutageWorld(trouble, in_webhook=in_webhook, seconds=seconds, environ=environ)
-    if trouble != SOMETIMES:
-        world.start().subscribe(TARGET)
+    """Return the waits beside the webhook in trouble, or beside the targets of so many subscriptions."""
+    world = OutageWorld(trouble, in_webhook=in_webhook, seconds=seconds, environ=environ, seed=seed)
+    for number in range(0 if trouble == SOMETIMES else subscriptions):
+        world.start().subscribe(f"{TARGET}/{number}")
     world.run(per_second=per_second, prefer="respond-async")
-    return world.healthy_waits(30)
+    return world.healthy_waits(measured_from)
 
 
-def waits_beside_many(subscriptions: int, hosts: int, *, per_second: float, minutes: float = 15) -> Waits:
-    """Return the waits for a healthy webhook beside hanging subscriptions, from the second minute on."""
-    world = OutageWorld("hangs", in_webhook=False, seconds=60 * minutes, environ={"SUBSCRIPTION_HOSTS": "*"})
-    for number in range(subscriptions):
-        world.start().subscribe(f"https://{number % hosts}.example/{number}")
-    world.run(per_second=per_second, prefer="respond-async")
-    return world.healthy_waits(60)
+class TwoTenantsWorld(OutageWorld):
+    """The targets of one tenant hang all the time, and that of another tenant for the first `hangs_seconds`."""
+
+    copies = 20  # for the other tenant
+
+    def __init__(self, hanging: Sequence[str], other: str, *, hangs_seconds: float, seconds: float, seed: int) -> None:
+        super().__init__("hangs", in_webhook=False, seconds=seconds, seed=seed)
+        self.hangs_seconds = hangs_seconds
+        for url in hanging:
+            self.start().subscribe(url, tenant="hanging")
+        self.start().subscribe(other, tenant="other")
+
+    def answer(self, event: Event, url: str) -> Response:
+        ends_at = self.began + self.hangs_seconds if event.tenant == "other" else self.ends_at
+        return HANGS if event.subscription_id and self.clock() < ends_at else HEALTHY
+
+    def is_healthy(self, item: Mapping[str, Any]) -> bool:
+        return "subscription_id" in item and item.get("tenant") == "other"
+
+    def _callers(self, every_seconds: float, headers: dict[str, str]) -> None:
+        for number in itertools.count():
+            for tenant in ("hanging", "other") if number < self.copies else ("hanging",):
+                self.hub.spawn(partial(self._post, headers, tenant))
+            self.hub.sleep(every_seconds)
+            if self.clock() >= self.ends_at:
+                return
+
+
+def beside_a_tenant(
+    hanging: Sequence[str], other: str, *, hangs_seconds: float = 0, minutes: float = 15, seed: int = 0, **headers: str
+) -> list[float]:
+    """Return how long the copies of the other tenant took that were delivered, in seconds; both get 0.2 a second."""
+    world = TwoTenantsWorld(hanging, other, hangs_seconds=hangs_seconds, seconds=60 * minutes, seed=seed)
+    world.run(per_second=0.2, **headers)
+    copies = [event for key, event in world.items().items() if world.is_healthy(world.dynamodb.items[key])]
+    return [
+        unix_seconds(copy.delivered_at) - unix_seconds(copy.created_at)
+        for copy in copies
+        if copy.delivered_at and unix_seconds(copy.delivered_at) < world.ends_at
+    ]
 
 
 class RecoveringWorld(OutageWorld):
@@ -234,11 +278,11 @@ class LateWorld(OutageWorld):
 
 
 def late_waits(
-    trouble: str, *, in_webhook: bool, per_second: float, workers: int = WORKERS, minutes: float = 2
+    trouble: str, *, in_webhook: bool, per_second: float, workers: int = WORKERS, minutes: float = 2, seed: int = 0
 ) -> Waits:
     """Return the waits beside a destination that was dead for days, in the second half of the time."""
     environ = {"MAX_DELIVERY_ATTEMPTS": "45"}
-    world = LateWorld(trouble, in_webhook=in_webhook, seconds=60 * minutes, environ=environ)
+    world = LateWorld(trouble, in_webhook=in_webhook, seconds=60 * minutes, environ=environ, seed=seed)
     world.start().subscribe(TARGET)
     world.seed(per_second)
     world.workers = workers
@@ -246,39 +290,66 @@ def late_waits(
     return world.healthy_waits(30 * minutes)
 
 
+MANY = partial(waits_beside, "hangs", seconds=300, measured_from=60)
+TEN = [f"{TARGET}/{number}" for number in range(10)]
+
+
 def cases() -> Iterator[tuple[str, tuple[float, ...], Callable[..., Waits]]]:
     """Yield what is in trouble, at how many events a second, and what returns the waits beside it."""
     for in_webhook, name in ((False, "subscription"), (True, "webhook")):
-        for trouble in ("answers 503", "hangs", "answers 503 after 9 s", *([SOMETIMES] if in_webhook else [])):
-            yield f"{name} {trouble}", (5, 20, 50), partial(waits_beside, trouble, in_webhook=in_webhook)
+        for trouble in ("answers 503", SLOW_TO_FAIL, "answers 503 after 9 s", "hangs"):
+            yield f"{name} {trouble}", (5, 20), partial(waits_beside, trouble, in_webhook=in_webhook)
         for trouble in ("answers 503", SLOW_TO_FAIL):
-            name_late = f"{name} {trouble}, and was dead for days"
-            yield name_late, (1, 5), partial(late_waits, trouble, in_webhook=in_webhook)
+            dead = partial(late_waits, trouble, in_webhook=in_webhook)
+            yield f"{name} {trouble}, and was dead for days", (5,), dead
+    yield f"webhook {SOMETIMES}", (5, 20), partial(waits_beside, SOMETIMES, in_webhook=True)
     environ = {"PUSH_TIMEOUT_SECONDS": "3"}
-    short = partial(waits_beside, SOMETIMES, in_webhook=True, environ=environ)
-    yield f"webhook {SOMETIMES}, {environ}", (5, 20, 50), short
-    for subscriptions, hosts in MANY:
-        yield f"{subscriptions} on {hosts} hosts hang", (0.5, 1.0), partial(waits_beside_many, subscriptions, hosts)
+    yield f"the same, {environ}", (20,), partial(waits_beside, SOMETIMES, in_webhook=True, environ=environ)
+    yield "10 subscriptions hang", (1,), partial(MANY, subscriptions=10)
+    yield "25 subscriptions hang", (1,), partial(MANY, subscriptions=25)
+    yield f"subscription {SLOW}", (2, 5), partial(waits_beside, SLOW)
+
+
+# What returns how long the copies of a tenant took beside targets of another that hang.
+TENANTS: dict[str, Callable[..., list[float]]] = {
+    "ten, and hung itself for a minute": partial(
+        beside_a_tenant, TEN, f"{TARGET}/other", hangs_seconds=60, prefer="respond-async"
+    ),
+    "one, with the same URL; pushed inline": partial(beside_a_tenant, [TARGET], TARGET, minutes=2),
+}
 
 
 def main() -> None:
     console = Console()
-    waits = Table("healthy events wait while", "events/s", "median, s", "p95, s")
+    waits = Table("healthy events wait while", "events/s", "median, s", "p95, s", f"worst p95 of {SEEDS} seeds, s")
+    tenants = Table("a tenant's target beside those of another that hang", "delivered", "longest wait, s")
+    recoveries = Table("webhook", "events/s", "minutes", "events", "pushes", "messages", "all delivered after, min")
     dead = Table(
         "dead for 3 days", "events/s", "events", "dead letters", "ended after", "most overdue", "p95 of others"
     )
-    recoveries = Table("webhook", "events/s", "minutes", "events", "pushes", "messages", "all delivered after, min")
+    seeds = range(SEEDS)
     with ProcessPoolExecutor() as pool:
         rows = pool.map(recovery, *zip(*RECOVERIES, strict=True))
         dead_rows = pool.map(dead_for_days, *zip(*DEAD, strict=True))
-        runs = [(name, rate, pool.submit(run, per_second=rate)) for name, rates, run in cases() for rate in rates]
-        for name, rate, result in track(runs, "outages", console=console):
-            waits.add_row(name, f"{rate:g}", *(f"{seconds:.1f}" for seconds in result.result()))
+        beside = {name: [pool.submit(run, seed=seed) for seed in seeds] for name, run in TENANTS.items()}
+        runs = [
+            (name, rate, [pool.submit(run, per_second=rate, seed=seed) for seed in seeds])
+            for name, rates, run in cases()
+            for rate in rates
+        ]
+        for name, rate, results in track(runs, "outages", console=console):
+            medians, p95s = zip(*(result.result() for result in results), strict=True)
+            figures = statistics.median(medians), statistics.median(p95s), max(p95s)
+            waits.add_row(name, f"{rate:g}", *(f"{seconds:.1f}" for seconds in figures))
+        for name, futures in beside.items():
+            delivered = [future.result() for future in futures]
+            fewest, longest = min(map(len, delivered)), max(map(max, delivered))
+            tenants.add_row(name, f"{fewest} of {TwoTenantsWorld.copies}", f"{longest:.1f}")
         for row in rows:
             recoveries.add_row(*row)
         for row in dead_rows:
             dead.add_row(*row)
-    console.print(waits, recoveries, dead)
+    console.print(waits, tenants, recoveries, dead)
 
 
 if __name__ == "__main__":

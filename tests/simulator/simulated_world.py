@@ -17,11 +17,12 @@ from greenlet import getcurrent, greenlet
 import app
 from chalicelib import deps as services
 from chalicelib import settings
+from chalicelib.core.breaker import INLINE_PATIENCE_SECONDS, WORKER_PATIENCE_SECONDS, Breaker
 from chalicelib.core.delivery import AFTER_PUSH_SECONDS
 from chalicelib.core.event import Event, Status
-from chalicelib.core.http_push import PushResult
-from chalicelib.core.outcome import Outcome, outcome_of
+from chalicelib.core.outcome import Outcome, PushResult
 from chalicelib.core.store import CLAIM_SECONDS
+from chalicelib.core.target import Target
 from chalicelib.core.worker import BatchError
 from chalicelib.customers.subscriptions import CACHE_SECONDS
 from chalicelib.deps import Services
@@ -91,6 +92,8 @@ class Container:
             thread_pool=world.hub.pool,  # type: ignore[arg-type]
             push=SimpleNamespace(send=self._push),  # type: ignore[arg-type]
         )
+        self.services.inline_breaker = Breaker(INLINE_PATIENCE_SECONDS, world.random.random)
+        self.services.worker_breaker = Breaker(WORKER_PATIENCE_SECONDS, world.random.random)
         world.history.pushes_copies_alone |= self.services.settings.webhook == settings.COPIES_ONLY
         self.services.metrics = lambda **values: {}  # type: ignore[method-assign]
 
@@ -158,9 +161,9 @@ class Container:
             self._stored.extend(event_ids)
         return self._stored if self._is_api and label in STORING else event_ids
 
-    def _push(self, event: Event, url: str, *, timeout_seconds: float, **options: Any) -> Any:
+    def _push(self, event: Event, target: Target, timestamp: int, timeout_seconds: float, *options: Any) -> Any:
         """Be the push client, without the network: the receiver is a part of the world."""
-        act = partial(self.world.respond, event, url, timeout_seconds, self)
+        act = partial(self.world.respond, event, target.url, timeout_seconds, self)
         self._pushes += 1
         try:
             return self.at("push", [event.event_id], act, lambda fault: PushResult(Outcome.RETRY, error=fault))
@@ -188,11 +191,12 @@ class Container:
         self.world.unavailable += answer.status_code == 503
         return answer
 
-    def post(self, payload: str = "{}", **headers: str) -> str | None:
+    def post(self, payload: str = "{}", *, tenant: str | None = None, **headers: str) -> str | None:
         """Post an event; return its id if it was accepted."""
         began = self.world.clock()
         expected = self.world.history.subscriptions_at(began - CACHE_SECONDS - self.world.dynamodb.index_lag_seconds)
-        answer = self.call("POST", "/events", {"event_type": "a", "payload": json.loads(payload)}, **headers)
+        body = {"event_type": "a", "payload": json.loads(payload), "tenant": tenant}
+        answer = self.call("POST", "/events", body, **headers)
         if answer.status_code != 202:
             return None
         event_id = str(answer.json["event_id"])
@@ -232,9 +236,9 @@ class Container:
         if answer.status_code == 204:
             self.world.history.see_erased(event_id, replay_number)
 
-    def subscribe(self, url: str, *event_types: str) -> None:
-        """Subscribe a target to all events, or to those of some types."""
-        self.call("POST", "/subscriptions", {"target_url": url, "event_types": event_types or None})
+    def subscribe(self, url: str, *event_types: str, tenant: str | None = None) -> None:
+        """Subscribe a target to all events, or to those of some types, or of a tenant."""
+        self.call("POST", "/subscriptions", {"target_url": url, "event_types": event_types or None, "tenant": tenant})
 
     def unsubscribe(self, subscription_id: str) -> None:
         self.call("DELETE", f"/subscriptions/{subscription_id}")
@@ -387,7 +391,7 @@ class SimulatedWorld:
             self.history.running.discard(event.event_id)
         if status_code is None:
             return PushResult(Outcome.RETRY, 0, error="timed out", timed_out=True)
-        outcome = outcome_of(status_code)
+        outcome = Outcome.of(status_code)
         return PushResult(outcome, 0, status_code, None if outcome is Outcome.DELIVERED else "refused")
 
     def receive(self, url: str, max_messages: int = 10) -> list[dict[str, Any]]:

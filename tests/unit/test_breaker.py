@@ -1,106 +1,127 @@
-"""The worker's breaker: what hangs is tried by one push at a time, and what keeps failing now and then."""
-
-from dataclasses import replace
+"""The breaker's arithmetic: when a destination opens, and who makes the next trial."""
 
 import pytest
 
-from chalicelib.core.breaker import FAILS, MAX_FAILURES, MAX_HANGS, WorkerBreaker
-from chalicelib.settings import Settings, load
-from tests.simulator.simulated_world import ENVIRON
+from chalicelib.core import breaker as module
+from chalicelib.core.breaker import MAX_TRIAL_SECONDS, Breaker
+from chalicelib.core.outcome import PushResult
+from chalicelib.core.outcome import MAX_RETRY_AFTER_SECONDS, Outcome
 
-OPEN_SECONDS, PAUSE_SECONDS = 30.0, 45.0
-ONE, OTHER, ELSEWHERE = "https://a.example/1", "https://a.example/2", "https://b.example/1"
+OPEN_SECONDS, REST = 30.0, 5  # a rest is as long as 2 + 6 * 0.5 failed trials
+ONE, OTHER, THIRD = "sub_1 https://a.example", "sub_2 https://a.example", "webhook https://a.example"
+DELIVERED, REFUSED = PushResult(Outcome.DELIVERED, status_code=200), PushResult(Outcome.FAILED, status_code=422)
+FAILED, THROTTLED = PushResult(Outcome.RETRY, status_code=503), PushResult(Outcome.RETRY, status_code=429)
 
 
 @pytest.fixture
-def settings() -> Settings:
-    return load({**ENVIRON, "BREAKER_OPEN_SECONDS": str(OPEN_SECONDS), "MAX_DELIVERY_ATTEMPTS": "45"})
+def breaker() -> Breaker:
+    return Breaker(patience_seconds=15, random=lambda: 0.5)
 
 
-def push(breaker: WorkerBreaker, url: str, at: float, *, seconds: float, failed: bool = True) -> bool:
-    return breaker.record(url, at, at + seconds, failed=failed, hung=seconds > 1, pause_seconds=PAUSE_SECONDS)
+def push(breaker: Breaker, destination: str, at: float, *, seconds: float, result: PushResult = FAILED) -> None:
+    breaker.record(destination, at, at + seconds, result, OPEN_SECONDS)
 
 
-def may_push(breaker: WorkerBreaker, url: str, now: float, settings: Settings, **options: float) -> bool:
-    return breaker.refusal(url, now, settings, **options) is None
+def open_at(breaker: Breaker, destination: str, now: float) -> None:
+    for _ in range(2):
+        push(breaker, destination, now - 10, seconds=10)
 
 
-def hang(breaker: WorkerBreaker, url: str, *, times: int = MAX_HANGS) -> list[bool]:
-    """Let pushes that were started at the same time hang for 10 s; return which show that the URL hangs."""
-    return [push(breaker, url, 100, seconds=10) for _ in range(times)]
+def test_a_destination_opens_when_its_failures_wasted_too_much_time_and_no_other_with_its_url(breaker: Breaker) -> None:
+    push(breaker, ONE, 100, seconds=14.9)
+    assert (breaker.wait_seconds(ONE, 115), breaker.failures(ONE)) == (0, 1)
+
+    push(breaker, ONE, 115, seconds=0.1)
+    assert breaker.wait_seconds(ONE, 115.1) == pytest.approx(OPEN_SECONDS)
+    assert breaker.wait_seconds(OTHER, 115.1) == 0
 
 
-def test_what_hangs_is_tried_once_in_the_open_time_and_one_success_ends_it(settings: Settings) -> None:
-    breaker = WorkerBreaker()
-    assert may_push(breaker, ONE, 100, settings)
-    assert hang(breaker, ONE) == [False] * (MAX_HANGS - 1) + [True]
-    assert not may_push(breaker, ONE, 110 + PAUSE_SECONDS - 1, settings)
-
-    assert may_push(breaker, ONE, 110 + PAUSE_SECONDS, settings)
-    assert push(breaker, ONE, 160, seconds=10)
-    assert not may_push(breaker, ONE, 170 + PAUSE_SECONDS - 1, settings)
-    assert may_push(breaker, ONE, 170 + PAUSE_SECONDS, settings)
-    assert not push(breaker, ONE, 220, seconds=0, failed=False)
-    assert [may_push(breaker, ONE, 220, settings) for _ in range(2)] == [True, True]
-    assert not push(breaker, ONE, 230, seconds=10)  # one push that hangs says nothing
+@pytest.mark.parametrize("result", [DELIVERED, REFUSED])
+def test_a_final_response_begins_the_count_anew(breaker: Breaker, result: PushResult) -> None:
+    push(breaker, ONE, 100, seconds=14)
+    push(breaker, ONE, 114, seconds=1, result=result)
+    push(breaker, ONE, 115, seconds=14)
+    assert (breaker.wait_seconds(ONE, 129), breaker.failures(ONE)) == (0, 1)
 
 
-def test_of_all_that_hangs_one_is_tried_at_a_time_and_the_next_at_once_after_a_success(settings: Settings) -> None:
-    breaker = WorkerBreaker()
-    hang(breaker, ONE)
-    hang(breaker, ELSEWHERE)
-    assert [may_push(breaker, url, 200, settings) for url in (ONE, ELSEWHERE)] == [True, False]
-
-    push(breaker, ONE, 200, seconds=0, failed=False)
-    assert may_push(breaker, ELSEWHERE, 200, settings)
+def test_failures_that_began_before_the_latest_success_do_not_count(breaker: Breaker) -> None:
+    push(breaker, ONE, 100, seconds=1, result=DELIVERED)
+    open_at(breaker, ONE, 110)
+    assert (breaker.wait_seconds(ONE, 110), breaker.failures(ONE)) == (0, 0)
 
 
-def test_a_host_that_hangs_stops_its_urls_but_not_one_that_works(settings: Settings) -> None:
-    breaker = WorkerBreaker()
-    push(breaker, ONE, 50, seconds=0, failed=False)
-    hang(breaker, OTHER)
+@pytest.mark.parametrize("result", [DELIVERED, REFUSED, THROTTLED])
+def test_one_trial_is_made_after_the_open_time_and_a_response_closes(breaker: Breaker, result: PushResult) -> None:
+    push(breaker, ONE, 100, seconds=15)
+    trial_at = 115 + REST * 15
+    assert breaker.wait_seconds(ONE, trial_at - 1) == 1
+    assert breaker.wait_seconds(ONE, trial_at) == 0
+    assert breaker.wait_seconds(ONE, trial_at + 1) == MAX_TRIAL_SECONDS - 1
 
-    assert not may_push(breaker, "https://a.example/new", 120, settings)
-    assert may_push(breaker, "https://a.example:444/new", 120, settings)
-    assert may_push(breaker, ONE, 120, settings)
-    push(breaker, ONE, 120, seconds=0, failed=False)
-    assert may_push(breaker, "https://a.example/new", 120, settings)
-
-
-def test_pushes_that_hang_beside_one_that_succeeds_do_not_count(settings: Settings) -> None:
-    breaker = WorkerBreaker()
-    push(breaker, ONE, 100, seconds=0.2, failed=False)
-    hang(breaker, ONE, times=10)
-    assert may_push(breaker, ONE, 110, settings)
+    push(breaker, ONE, trial_at, seconds=2, result=result)
+    assert [breaker.wait_seconds(ONE, trial_at + 2) for _ in range(2)] == [0, 0]
 
 
-def test_a_push_that_fails_slowly_counts_and_one_that_fails_fast_ends_the_row(settings: Settings) -> None:
-    breaker = WorkerBreaker()
-    hang(breaker, ONE, times=MAX_HANGS - 1)
-    push(breaker, ONE, 110, seconds=0.1)
-    hang(breaker, ONE, times=MAX_HANGS - 1)
-    assert may_push(breaker, ONE, 120, settings)
+def test_too_many_requests_count_as_nothing_while_it_is_closed(breaker: Breaker) -> None:
+    push(breaker, ONE, 100, seconds=14)
+    push(breaker, ONE, 114, seconds=5, result=THROTTLED)
+    assert (breaker.wait_seconds(ONE, 119), breaker.failures(ONE)) == (0, 1)
+    push(breaker, ONE, 119, seconds=1)
+    assert breaker.wait_seconds(ONE, 120) > 0
 
 
-def test_what_another_container_saw_hang_is_tried_when_it_says_so(settings: Settings) -> None:
-    breaker = WorkerBreaker()
-    assert not may_push(breaker, ONE, 100, settings, not_before=130)
-    assert [may_push(breaker, ONE, 130, settings, not_before=130) for _ in range(2)] == [True, False]
+def test_a_trial_that_is_never_recorded_is_followed_by_another(breaker: Breaker) -> None:
+    open_at(breaker, ONE, 110)
+    assert breaker.wait_seconds(ONE, 200) == 0
+    assert breaker.wait_seconds(ONE, 200 + MAX_TRIAL_SECONDS) == 0
 
 
-def test_what_keeps_failing_is_tried_once_in_the_open_time_and_one_success_ends_it(settings: Settings) -> None:
-    breaker = WorkerBreaker()
-    for _ in range(MAX_FAILURES):
-        assert may_push(breaker, ONE, 100, settings)
-        push(breaker, ONE, 100, seconds=0.1)
-    assert breaker.refusal(ONE, 100 + OPEN_SECONDS, settings) == FAILS
-    assert may_push(breaker, OTHER, 100 + OPEN_SECONDS, settings)
-    short = replace(settings, max_delivery_attempts=12)  # at least 17 minutes
-    assert may_push(breaker, ONE, 100 + OPEN_SECONDS, short)
+def test_a_trial_that_fails_is_followed_by_a_rest_for_all_that_are_open(breaker: Breaker) -> None:
+    open_at(breaker, ONE, 110)
+    open_at(breaker, OTHER, 110)
+    assert breaker.wait_seconds(ONE, 300) == 0
+    push(breaker, ONE, 300, seconds=10)
+    assert breaker.wait_seconds(THIRD, 306) == 0
+    push(breaker, THIRD, 306, seconds=4)
+    assert breaker.wait_seconds(OTHER, 310) == REST * 10
 
-    hang(breaker, ELSEWHERE)  # the trials of what hangs delay no other
-    assert [may_push(breaker, url, 131, settings) for url in (ELSEWHERE, ONE, ONE)] == [False, True, False]
-    push(breaker, ONE, 131, seconds=0.1)
-    assert not may_push(breaker, ONE, 131 + OPEN_SECONDS, settings)
-    push(breaker, ONE, 162, seconds=0.1, failed=False)
-    assert [may_push(breaker, ONE, 162, settings) for _ in range(2)] == [True, True]
+
+def test_a_trial_that_succeeds_is_followed_by_the_next_at_once(breaker: Breaker) -> None:
+    open_at(breaker, ONE, 110)
+    open_at(breaker, OTHER, 110)
+    assert breaker.wait_seconds(ONE, 300) == 0
+    push(breaker, ONE, 300, seconds=2, result=DELIVERED)
+    assert breaker.wait_seconds(OTHER, 302) == 0
+
+
+def test_open_destinations_take_turns_in_the_order_in_which_they_failed(breaker: Breaker) -> None:
+    for destination in (ONE, OTHER, THIRD):
+        open_at(breaker, destination, 110)
+    waits = [breaker.wait_seconds(destination, 110) for destination in (ONE, OTHER, THIRD)]
+    assert waits == [REST * 10, 2 * REST * 10, 3 * REST * 10]
+    assert breaker.wait_seconds(ONE, 160) == 0
+    push(breaker, ONE, 160, seconds=10)
+    assert breaker.wait_seconds(ONE, 170) == 110 + 4 * REST * 10 - 170
+
+
+def test_pushes_that_were_under_way_when_it_opened_are_no_trials(breaker: Breaker) -> None:
+    open_at(breaker, ONE, 110)
+    for _ in range(8):
+        push(breaker, ONE, 105, seconds=10)
+    assert breaker.wait_seconds(ONE, 110 + REST * 10) == 0
+
+
+def test_a_turn_comes_in_an_hour_however_many_are_open(breaker: Breaker) -> None:
+    for number in range(100):
+        open_at(breaker, f"sub_{number} https://a.example", 110)
+    assert breaker.wait_seconds("sub_99 https://a.example", 110) == MAX_RETRY_AFTER_SECONDS
+
+
+def test_the_destination_used_least_recently_is_forgotten(breaker: Breaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_DESTINATIONS", 2)
+    for destination in (ONE, OTHER):
+        open_at(breaker, destination, 110)
+    assert breaker.wait_seconds(ONE, 110) > 0
+    assert breaker.wait_seconds(THIRD, 110) == 0
+    assert breaker.wait_seconds(ONE, 110) > 0
+    assert breaker.wait_seconds(OTHER, 110) == 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Event as Signal
 from types import MappingProxyType
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -20,8 +21,9 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from chalicelib.core.event import Event, Status
-from chalicelib.core.http_push import PushClient, PushResult
-from chalicelib.core.outcome import Outcome
+from chalicelib.core.http_push import PushClient
+from chalicelib.core.outcome import Outcome, PushResult
+from chalicelib.core.target import Target
 from tests.support import receiver as behave
 from tests.support.receiver import SECRET_PATH, Behaviour, Exchange, Receiver, certificates, endless, garbage, head
 from tests.support.world import Clock
@@ -63,9 +65,17 @@ def push(clock: Clock) -> Iterator[PushClient]:
     push.close()
 
 
-def send(push: PushClient, url: str, event: Event = EVENT, **options: Any) -> PushResult:
-    defaults = {"timeout_seconds": LONG, "connect_timeout_seconds": 5, "public_only": False}
-    return push.send(event, url, timestamp=1, **(defaults | options))
+def send(
+    push: PushClient,
+    url: str,
+    event: Event = EVENT,
+    *,
+    timeout_seconds: float = LONG,
+    connect_timeout_seconds: float = 5,
+    **options: Any,
+) -> PushResult:
+    target = Target(Mock(), url, "", **{"secrets": (), "is_open": True, **options})
+    return push.send(event, target, 1, timeout_seconds, connect_timeout_seconds)
 
 
 def send_within(seconds: float, push: PushClient, url: str, event: Event = EVENT, **options: Any) -> PushResult:

@@ -1,0 +1,55 @@
+"""Where events are pushed to, and who answers for that: the core knows no subscription."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from chalicelib.core.event import Event
+from chalicelib.core.outcome import Decision, NotPushed
+from chalicelib.infra.errors import ApiError
+
+
+class Owner(Protocol):
+    """Who answers for a target: the operator for the webhook, a subscription for its own."""
+
+    def gone(self) -> Decision:
+        """Return what follows from the response 410."""
+
+    def settled(self, event: Event, decision: Decision) -> None:
+        """Take note of a decision about an attempt that was recorded. Raises nothing: errors are logged."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where events are pushed to: the webhook, or the target of a subscription, which gets copies.
+
+    `destination` names it to the breakers. Pushes are signed with each of `secrets`. A target that is not `is_open` is
+    left to the worker; one that has a `fault` may not be pushed to any more.
+    """
+
+    owner: Owner
+    url: str
+    destination: str
+    secrets: tuple[bytes, ...]
+    is_open: bool
+    subscription_id: str | None = None
+    fault: str | None = None
+    public_only: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Targets(Protocol):
+    """Where events and their copies go. Raises StorageUnavailableError."""
+
+    @property
+    def webhook(self) -> Target:
+        """The target of events themselves."""
+
+    def matching(self, event: Event) -> list[Target]:
+        """Return the targets that get a copy of a new event, by recent lists."""
+
+    def find(self, event: Event) -> Target | NotPushed:
+        """Return where to push a stored event, of a copy by a consistent read, or what becomes of it."""
+
+    def replay_refusal(self, event: Event) -> ApiError | None:
+        """Return why an event cannot be replayed, of a copy by a consistent read; None: it can."""
