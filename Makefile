@@ -12,8 +12,9 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
   resources deploy destroy smoke dlq redrive show replay erase send token
 
 # These take what their help names, and settings. A misspelt or empty filter would widen what is replayed or erased.
-STRICT := api-key signing-secret package resources deploy destroy smoke dlq redrive show replay erase send token
-SETTINGS := PY PYTHON AWS_% TRIGGERS_% ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS ALARM_EMAIL
+STRICT := run api-key signing-secret package resources deploy destroy smoke dlq redrive show replay erase send token
+SETTINGS := PY PYTHON AWS_% TRIGGERS_% ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS ALARM_EMAIL \
+  $(if $(filter run,$(MAKECMDGOALS)),$(shell grep -o '"[A-Z_]*"' chalicelib/settings.py | tr -d '"'))
 GIVEN := $(foreach _name,$(.VARIABLES),$(if $(findstring command line,$(origin $(_name))),$(_name)))
 # What is given reaches the programs as it was typed: make would expand a $ in it.
 $(foreach _name,$(GIVEN),$(eval override $(_name) := $$(value $(_name)))$(eval export $(_name)))
@@ -100,22 +101,24 @@ destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table stay
 	@exec $(PY) -m tools.resources "$$STAGE" delete
 
 # These read the variables named here from the environment, into which make puts what is given on its command line.
+# Only there does GO count: one that a shell exported would push or erase what was to be counted.
+GO_FLAG := $(if $(filter GO,$(GIVEN)),$(if $(filter 1,$(GO)),--go))
 dlq: $(SET_UP) ## show the dead letter queue (STAGE=dev LIMIT=100)
 	@exec $(PY) -m tools.ops dlq
 
 redrive: $(SET_UP) ## move dead letters back to the work queue (STAGE=dev RATE=20)
 	@exec $(PY) -m tools.ops redrive
 
-show: $(SET_UP) ## show the life of one event (EVENT_ID=evt_...)
+show: $(SET_UP) ## show the life of one event (EVENT_ID=evt_... or SUBJECT=order-4711)
 	@exec $(PY) -m tools.ops show
 
 replay: $(SET_UP) ## count failed events, or push them: GO=1 (SINCE=2h UNTIL= STATUS= EVENT_TYPE= TENANT= SUBSCRIPTION_ID= EVENT_ID= RATE=20)
-	@exec $(PY) -m tools.ops replay $(if $(filter 1,$(value GO)),--go)
+	@exec $(PY) -m tools.ops replay $(GO_FLAG)
 
 erase: $(SET_UP) ## count matching events and copies, or erase them: GO=1 (METADATA='user_id=42' TENANT= SINCE=30d UNTIL= RATE=20)
-	@exec $(PY) -m tools.ops erase $(if $(filter 1,$(value GO)),--go)
+	@exec $(PY) -m tools.ops erase $(GO_FLAG)
 
-send: $(SET_UP) ## post an event (TYPE=order.created PAYLOAD='{...}' METADATA= TENANT=), or a file of JSON lines (FILE=events.jsonl)
+send: $(SET_UP) ## post an event (TYPE=order.created PAYLOAD='{...}' METADATA= TENANT= SUBJECT=), or a file of JSON lines (FILE=events.jsonl)
 	@exec $(PY) -m tools.ops send
 
 token: $(SET_UP) ## make a token for a tenant, and the link to its page (TENANT=customer-42 EXPIRES_IN=7d)

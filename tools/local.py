@@ -15,7 +15,9 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import fields
 from http import HTTPStatus
+from itertools import compress
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any, TextIO
@@ -33,20 +35,20 @@ from chalicelib import deps as services
 from chalicelib.core import sweep as schedules
 from chalicelib.core import worker as batch
 from chalicelib.infra import telemetry
-from chalicelib.infra.addresses import parse_allowed_hosts
 from chalicelib.infra.errors import AWS_ERRORS, ApiError, QueueUnavailableError, SettingsError, StorageUnavailableError
-from chalicelib.infra.queue import Queue
+from chalicelib.infra.queue import Message, Queue
 from chalicelib.settings import Scope
 from tools import api_key, local_aws
 from tools.receiver import Receiver
 
 ROOT = Path(__file__).parent.parent
-POLL_SECONDS = 0.5
+TOUR = ROOT / "tools" / "paste.sh"
+POLL_SECONDS = 0.2
 WORKER_TIMEOUT_SECONDS = 50.0  # as in .chalice/config.json
+SETTINGS = {row.metadata["name"]: row for row in fields(settings.Settings)}
 # What another shell needs to use the same AWS with the same settings
-AWS_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL")
-SECRET_VARIABLES = (*local_aws.CREDENTIALS, "API_KEYS", "ZAPIER_WEBHOOK_URL", "WEBHOOK_SIGNING_SECRETS")
-VARIABLES = (*AWS_VARIABLES, *SECRET_VARIABLES, "SUBSCRIPTION_HOSTS", "STAGE")
+VARIABLES = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", *local_aws.CREDENTIALS, "SETTINGS_SECRET", *SETTINGS)
+SECRETS = {*local_aws.CREDENTIALS, *(name for name, row in SETTINGS.items() if not row.repr)}
 
 
 class StartError(Exception):
@@ -117,12 +119,18 @@ class Handler(ChaliceRequestHandler):
         return True
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Send a problem document, which repeats nothing of the request, and close the connection."""
-        from chalicelib.web.routes import problem
+        """Send a problem document, and close the connection."""
+        self._send_http_response(code, {}, None)
 
-        word = "not_found" if code == HTTPStatus.NOT_FOUND else "invalid_request"
-        response = problem(ApiError(code, word, f"{HTTPStatus(code).description or HTTPStatus(code).phrase}."))
-        self._send_http_response(code, {**response.headers, "Connection": "close"}, response.body)
+    def _send_http_response(self, code: int, headers: dict[str, Any], body: Any) -> None:
+        """Send a response of the app, or a problem document, which repeats nothing of the request."""
+        if body is None or code == HTTPStatus.METHOD_NOT_ALLOWED:  # of Chalice, whose headers name the methods
+            from chalicelib.web.routes import problem
+
+            word = "not_found" if code == HTTPStatus.NOT_FOUND else "invalid_request"
+            response = problem(ApiError(code, word, f"{HTTPStatus(code).description or HTTPStatus(code).phrase}."))
+            headers, body = {**headers, **response.headers, "Connection": "close"}, response.body
+        super()._send_http_response(code, headers, body)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -147,17 +155,18 @@ def start() -> None:
     url = f"http://127.0.0.1:{server.server.server_port}"
     screen = _open_screen(url)
     _provide_aws(outside)
-    receiver = None
+    receiver = Receiver(screen.event)
     if not given("SETTINGS_SECRET"):
-        screen.key = _provide_key()
+        if "API_KEYS" not in os.environ:
+            screen.key = api_key.new_key()
+            os.environ["API_KEYS"] = api_key.entry("local", screen.key, "+".join(Scope))
         _provide("WEBHOOK_SIGNING_SECRETS", api_key.new_signing_secret())
-        receiver = _provide_receiver(screen)
-    known = outside.keys() & set(SECRET_VARIABLES)  # secrets that were not made here are not repeated
-    variables = {name: given(name) for name in VARIABLES if given(name) and name not in known}
+        _provide("ZAPIER_WEBHOOK_URL", receiver.hook_url)
+        _provide("SUBSCRIPTION_HOSTS", ",".join((*settings.DEFAULT_HOSTS.entries, "127.0.0.1", "localhost")))
     logging.disable(logging.INFO)  # what to paste is printed first
     _check_connections()
     logging.disable(logging.NOTSET)
-    screen.say(_usage(url, screen.key, receiver, variables))
+    screen.say(_usage(url, screen.key, receiver, outside))
     _start_worker()
     _schedule("sweep", 60, lambda: schedules.sweep(services.get(), remaining_seconds=60))
     _schedule("check_dlq", 300, lambda: schedules.publish_depths(services.get()))
@@ -237,25 +246,6 @@ def _provide(name: str, value: str) -> None:
     os.environ[name] = given(name) or value
 
 
-def _provide_key() -> str:
-    """Make an API key with every scope unless keys are set; return it, or ""."""
-    if "API_KEYS" in os.environ:
-        return ""
-    key = api_key.new_key()
-    os.environ["API_KEYS"] = api_key.entry("local", key, "+".join(Scope))
-    return key
-
-
-def _provide_receiver(screen: Screen) -> Receiver | None:
-    """Start the built-in receiver, which may be subscribed to, unless events go elsewhere or are not pushed."""
-    if given("ZAPIER_WEBHOOK_URL") not in ("", settings.COPIES_ONLY):
-        return None
-    receiver = Receiver(screen.event)
-    _provide("ZAPIER_WEBHOOK_URL", receiver.url + receiver.hook_path)
-    _provide("SUBSCRIPTION_HOSTS", ",".join((*settings.DEFAULT_HOSTS.entries, "127.0.0.1", "localhost")))
-    return receiver
-
-
 def _check_connections() -> None:
     """Look at the table and both queues; raise StartError naming the variable at fault."""
     try:
@@ -274,21 +264,25 @@ def _check_connections() -> None:
             raise StartError(f"{name} is unusable: it {settings.REQUIRED[name]}") from error
 
 
+def _log_polling_as_debug(record: logging.LogRecord) -> bool:
+    if record.levelno == logging.INFO and record.getMessage() == "sqs receive_message":
+        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+    return True
+
+
 def _start_worker() -> None:
     """Start the threads that receive and process batches, one receiving at a time; there is no batch window."""
     client_config = ClientConfig(connect_timeout=1, read_timeout=5, retries={"total_max_attempts": 1})
     started = services.get().settings
     queue = Queue(boto3.client("sqs", config=client_config), started.inbox_queue_url)
     receiving = Lock()
+    telemetry.logger.addFilter(_log_polling_as_debug)
 
     def process_batch() -> None:
-        try:
-            with receiving:  # a long poll would keep moto busy, and emulators hand messages to one whose client is gone
-                messages = queue.receive(wait_seconds=0)
-                time.sleep(0 if messages else POLL_SECONDS)
-        except QueueUnavailableError:  # the queue has logged it
-            time.sleep(1)
-            return
+        messages: list[Message] = []
+        with receiving, contextlib.suppress(QueueUnavailableError):  # the queue has logged it
+            time.sleep(POLL_SECONDS)  # emulators hand messages to long polls whose client is gone
+            messages = queue.receive(wait_seconds=0)
         if messages:
             batch.process(messages, services.get(), WORKER_TIMEOUT_SECONDS)
             queue.delete_many([message.receipt_handle for message in messages])
@@ -312,29 +306,32 @@ def _schedule(name: str, seconds: float, function: Callable[[], None]) -> None:
     Thread(target=run, name=name, daemon=True).start()
 
 
-def _usage(url: str, key: str, receiver: Receiver | None, variables: dict[str, str]) -> str:
-    """Return what to paste into another terminal, from top to bottom, and then what there is."""
-    webhook_url, hook_url = given("ZAPIER_WEBHOOK_URL"), receiver.url + receiver.hook_path if receiver else ""
-    post, retry, dead_letter, lease, subscribe, token, aws = (ROOT / "tools" / "paste.sh").read_text().split("\n\n")
-    is_pushed = receiver is not None and webhook_url == hook_url
-    blocks = {
-        f"export TRIGGERS_URL={url}{f' TRIGGERS_API_KEY={key}' if key else ''}": True,
-        post: True,
-        retry: is_pushed,
-        dead_letter: is_pushed,
-        lease: is_pushed or webhook_url == settings.PULL_ONLY,
-        subscribe: receiver and parse_allowed_hosts(given("SUBSCRIPTION_HOSTS")).allows(hook_url),
-        token: services.get().settings.signing_secrets,
-        aws: True,
-    }
+def _usage(url: str, key: str, receiver: Receiver, outside: dict[str, str]) -> str:
+    """Return what to paste into another terminal, from top to bottom, and then what there is.
+
+    Secrets that come from outside are not repeated, but named.
+    """
+    current = services.get().settings
+    modes = (settings.PULL_ONLY, settings.COPIES_ONLY)
+    hidden = [name for name in outside if name in SECRETS and outside[name] not in modes]
+    variables = {name: given(name) for name in VARIABLES if given(name) and name not in hidden}
     exported = "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
-    text = "\n\n".join(block for block, is_shown in blocks.items() if is_shown).replace("VARIABLES", exported)
-    if receiver:
-        text = text.replace("RECEIVER/HOOK", hook_url).replace("RECEIVER", receiver.url)
+    if hidden:
+        exported += f'\n: "and, as they are set for make run: {" ".join(hidden)}"'
+    is_pushed = current.webhook == receiver.hook_url
+    is_pulled = is_pushed or current.webhook == settings.PULL_ONLY
+    is_allowed = current.subscription_hosts.allows(receiver.hook_url)
+    # The blocks of TOUR: two events, retries, a dead letter, a lease, a subscription, a token, AWS, the dead letter
+    shown = (True, is_pushed, is_pushed, is_pulled, is_allowed, current.signing_secrets, True, is_pushed)
+    blocks = compress(TOUR.read_text().strip().split("\n\n"), shown)
+    text = "\n\n".join((f"export TRIGGERS_URL={url}{f' TRIGGERS_API_KEY={key}' if key else ''}", *blocks))
+    for name, value in (("VARIABLES", exported), ("RECEIVER/HOOK", receiver.hook_url), ("RECEIVER", receiver.url)):
+        text = text.replace(name, value)
     return f"""{text}
+
 console      {url}/{f"#key={key}" if key else ""}
   version    {__version__}, stage {os.environ["STAGE"]}
   key        {key or "yours; put it into TRIGGERS_API_KEY for the commands above"}
   signing    {variables.get("WEBHOOK_SIGNING_SECRETS", "yours")}
-  pushes to  {urlsplit(webhook_url).netloc or webhook_url or "as in SETTINGS_SECRET"}
+  pushes to  {urlsplit(current.webhook).netloc or current.webhook}
   logs       {sys.stdout.name}"""

@@ -2,16 +2,11 @@
 
 import atexit
 import contextlib
-import heapq
-import io
-import itertools
 import json
 import logging
 import os
 import subprocess
 import sys
-import time
-import uuid
 from threading import Lock, Thread
 from typing import Any
 
@@ -22,8 +17,6 @@ from tools.resources import ROOT, read_template
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 REGION = "us-east-1"
-ROOM = {"ReceiveMessage": 10, "GetQueueAttributes": sys.maxsize}  # for messages that moto gets before
-DELAYED_ROOM = 3  # that of a message that had a delay
 
 
 def use(url: str) -> None:
@@ -93,41 +86,13 @@ def serve_moto() -> None:
     for name in ("moto", "werkzeug"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     moto = DomainDispatcherApplication(create_backend_app)
-    lock, turns = Lock(), itertools.count()
-    waiting: list[tuple[float, int, int, Any]] = []  # when they are due, or 0; in turn; how many messages; requests
-
-    def hold(environ: dict[str, Any]) -> dict[str, Any]:
-        """Keep a request to send messages, which have one delay; return what SQS answers."""
-        request = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
-        entries = request.get("Entries", [request])
-        delay_seconds = max(entry.pop("DelaySeconds", 0) for entry in entries)
-        body = json.dumps(request).encode()
-        environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
-        due_at = time.time() + delay_seconds if delay_seconds else 0.0
-        heapq.heappush(waiting, (due_at, next(turns), len(entries), environ))
-        sent = [{"Id": entry.get("Id"), "MessageId": str(uuid.uuid4())} for entry in entries]
-        return {"Successful": sent} if "Entries" in request else sent[0]
+    lock = Lock()
 
     def serve(environ: dict[str, Any], start_response: Any) -> Any:
-        """Serve one request at a time, except long polls: moto makes conditional writes and deletions in two steps.
-
-        It counts its messages at each call, so that it gets them when somebody receives or counts them: those without a
-        delay first, then few of the others, because retries for a dead receiver must not slow down the others.
-        """
-        operation = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")[2]
-        receives = operation == "ReceiveMessage"
-        with lock:
-            if operation.startswith("SendMessage"):
-                start_response("200 OK", [("Content-Type", "application/x-amz-json-1.0")])
-                return [json.dumps(hold(environ)).encode()]
-            room, due_by = ROOM.get(operation, 0), time.time() if receives else 0.0
-            while waiting and room > 0 and waiting[0][0] <= due_by:
-                due_at, _, size, request = heapq.heappop(waiting)
-                room -= DELAYED_ROOM * size if due_at else size
-                moto(request, lambda *_: None)
-            if not receives:
-                return moto(environ, start_response)
-        return moto(environ, start_response)
+        """Serve one request at a time, except long polls: moto makes conditional writes and deletions in two steps."""
+        is_poll = environ.get("HTTP_X_AMZ_TARGET", "").endswith(".ReceiveMessage")
+        with contextlib.nullcontext() if is_poll else lock:
+            return moto(environ, start_response)
 
     server = make_server("127.0.0.1", 0, serve, threaded=True, request_handler=MotoRequestHandler)
     Thread(target=server.serve_forever, daemon=True).start()

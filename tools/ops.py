@@ -5,7 +5,6 @@ Results go to standard output, progress and errors to standard error. Payloads a
 
 import codecs
 import hashlib
-import itertools
 import json
 import logging
 import math
@@ -18,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -29,15 +29,20 @@ from botocore.config import Config
 from botocore.exceptions import NoCredentialsError, NoRegionError
 from rich.console import Console
 from rich.progress import track
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
-from chalicelib.core.messages import parse
+from chalicelib.customers.subscriptions import Subscription
 from chalicelib.infra.errors import AWS_ERRORS, QueueUnavailableError
 from chalicelib.infra.queue import BATCH_SIZE, Message, Queue
 from chalicelib.infra.times import rfc3339
 
+EVENTS = {"order": "oldest", "limit": "100"}
+EVENT_COLUMNS = ("event_id", "created_at", "event_type", "status", "last_error")
+SUBSCRIPTION_COLUMNS = ("subscription_id", "name", "tenant", "target_host")
 COMPARABLE = (str, int, float)  # the types of metadata that `erase` compares; bool is none of them
+SEARCHED = 1000  # the newest events and copies are searched for those whose id begins as was given
+ID_LENGTH = len(f"evt_{0:032}")
 RECEIVE_WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
 DURATION = "[0-9]{1,6}[smhd]"
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -155,11 +160,20 @@ def printable(text: str) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
-    headings = (Column(column, overflow="fold") for column in columns)
-    table = Table(*headings, box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for row in rows:
-        table.add_row(*(Text(printable("" if value is None else str(value))) for value in row))
-    Console(width=None if sys.stdout.isatty() else 250).print(table)
+    """Print rows with headings. Texts longer than an id may be folded; ids never, so that they can be copied."""
+    cells = [[printable("" if value is None else str(value)) for value in row] for row in rows]
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for texts in zip_longest(columns, *cells, fillvalue=""):
+        width = max(len(text) for text in texts if len(text) <= ID_LENGTH)
+        table.add_column(texts[0], overflow="fold", min_width=width)
+    for row in cells:
+        table.add_row(*map(Text, row))
+    Console(width=None if sys.stdout.isatty() else 250).print(table, crop=False)
+
+
+def print_items(columns: Sequence[str], items: Iterable[Mapping[str, object]]) -> None:
+    """Print a table of these members of events or subscriptions."""
+    print_table(columns, ([item[name] for name in columns] for item in items))
 
 
 def counted(count: int, what: str) -> str:
@@ -201,18 +215,19 @@ def depths(sqs: Any, url: str) -> tuple[int, int]:
 def dlq(stage: str, limit: int) -> None:
     """Show how many dead letters there are, and those of a sample by destination and reason, each with its latest.
 
-    The destination is the webhook, or a subscription. Nothing is removed: the messages of the sample are received and
-    at once made visible again.
+    The destination is the webhook, or a subscription with its tenant and name. Nothing is removed: the messages of the
+    sample are received and at once made visible again.
     """
     sqs, _, url = open_queues(stage)
     total, in_flight = depths(sqs, url)
-    groups: dict[tuple[str, str], list[tuple[object, ...]]] = {}
     sample = peek(sqs, url, min(limit, total - in_flight))
-    for destination, reason, *rest in sorted(map(describe, sample), key=lambda row: row[3]):
-        groups.setdefault((destination, reason), []).append(tuple(rest))
-    if groups:
-        columns = ("destination", "reason", "messages", "latest event", "failed at", "attempts", "last error")
-        print_table(columns, ((*group, len(rows), *rows[-1]) for group, rows in sorted(groups.items())))
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for group, _, latest in sorted(map(describe, sample)):
+        groups.setdefault(group, []).append(latest)
+    names = {destination: subscription_name(stage, destination) for destination, *_ in groups}
+    for (destination, tenant, reason), letters in groups.items():
+        words = filter(None, (destination, names[destination], tenant, reason, counted(len(letters), "message")))
+        click.echo(printable("  ".join(words)) + f", the latest:\n  {printable(letters[-1])}")
     hidden = f", {in_flight:,} of them in flight" if in_flight else ""
     held = f"holds {counted(total, 'message')}{hidden}; sample: {len(sample)}" if total else "is empty"
     click.echo(f"{url.rsplit('/', 1)[-1]} {held}")
@@ -234,17 +249,29 @@ def peek(sqs: Any, url: str, limit: int) -> list[Message]:
     return list(seen.values())
 
 
-def describe(message: Message) -> tuple[str, str, str, str, *tuple[object, ...]]:
-    """Return destination, reason, event, time and more of a dead letter; of other messages, only ids."""
-    reason = message.attributes.get("Reason")
-    if (parsed := parse(message.body)) is None:
-        return message.group_id, reason or "malformed", f"message {message.message_id}", ""
-    event_id, failed_at = parsed
-    if failed_at is None:  # moved by SQS: the worker received it too often and never finished
-        return message.group_id, reason or "unprocessed", event_id, ""
-    content = json.loads(message.body)
-    cause = content.get("last_status_code") or content.get("last_error")
-    return message.group_id, str(content.get("reason")), event_id, failed_at, content.get("delivery_attempts"), cause
+def describe(message: Message) -> tuple[tuple[str, str, str], str, str]:
+    """Return destination, tenant and reason of a dead letter, when it failed, and what it tells of its event."""
+    try:
+        content = {name: str(value) for name, value in json.loads(message.body).items() if value is not None}
+    except (ValueError, RecursionError, AttributeError):
+        content = {"reason": "malformed"}
+    # SQS moved a message without a reason: the worker received it too often and never finished.
+    reason = content.get("reason") or message.attributes.get("Reason", "unprocessed")
+    failed_at = content.get("failed_at", "")
+    event_id, attempts = content.get("event_id", f"message {message.message_id}"), content.get("delivery_attempts", "")
+    told = (event_id, failed_at, attempts and f"attempt {attempts}", content.get("last_error"))
+    group = content.get("subscription_id", message.group_id), content.get("tenant", ""), reason
+    return group, failed_at, "  ".join(filter(None, told))
+
+
+def subscription_name(stage: str, subscription_id: str) -> str:
+    """Return the name of a subscription, or "" if it has none, is gone or cannot be read."""
+    dynamodb = boto3.client("dynamodb", config=Config(connect_timeout=5, read_timeout=5))
+    try:
+        response = dynamodb.get_item(TableName=f"triggers-api-{stage}-events", Key={"event_id": {"S": subscription_id}})
+        return Subscription.from_item(response["Item"]).name or ""
+    except (*AWS_ERRORS, KeyError):
+        return ""
 
 
 @cli.command(short_help="Move dead letters back to the work queue.")
@@ -287,13 +314,13 @@ class ApiCallError(click.ClickException):
 
 def act_on_each(
     unit: str, items: Iterable[Any], act: Callable[[Any], str], total: int, rate: float, *, rest: Callable[[int], str]
-) -> list[Any]:
+) -> int:
     """Call `act` for each item, at most `rate` a second, and count the outcomes, which it returns in a few words.
 
-    Items that the API refuses are named, skipped and returned; other errors concern every item. At the end, or when it
-    is stopped, it prints the counts, and what `rest` returns for the number of items that were handled.
+    Returns how many were skipped: items that the API refuses are named; other errors concern every item. At the end, or
+    when it is stopped, it prints the counts, and what `rest` returns for the number of items that were handled.
     """
-    outcomes, skipped, console = Counter[str](), list[Any](), Console(stderr=True)
+    outcomes, console = Counter[str](), Console(stderr=True)
     try:
         for item in track(items, f"{unit}s", total, console=console, disable=not console.is_terminal):
             time.sleep(1 / rate)
@@ -304,14 +331,13 @@ def act_on_each(
                     raise
                 click.echo(f"{item}: {error.message}", err=True)
                 outcomes["skipped"] += 1
-                skipped.append(item)
     finally:
         done = outcomes.total()
         told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items()) or "none done"
         click.echo(f"{done:,} of {counted(total, unit)}: {told}", err=done < total)
         if done < total:
             click.echo(rest(done), err=True)
-    return skipped
+    return outcomes["skipped"]
 
 
 class Api:
@@ -349,8 +375,8 @@ class Api:
             raise ApiCallError(status, f"{status}: {content.get('detail') or content.get('message')}{hint}")
         return content, headers
 
-    def get_event(self, event_id: str) -> dict[str, Any]:
-        return self.call("GET", f"/events/{quote(event_id, safe='')}")[0]
+    def get(self, path: str, item_id: str) -> dict[str, Any]:
+        return self.call("GET", f"{path}/{quote(item_id, safe='')}")[0]
 
     def post_event(self, body: bytes, idempotency_key: str, **headers: str) -> tuple[dict[str, Any], bool]:
         """Return the event, and whether the same request had been sent before."""
@@ -358,37 +384,55 @@ class Api:
         event, answered = self.call("POST", "/events", body=body, headers=headers)
         return event, answered.get("Idempotency-Replayed") == "true"
 
-    def list_events(self, **query: str | None) -> Iterator[dict[str, Any]]:
-        """Yield the events of all pages of GET /events, the oldest first unless `order` is given."""
-        fields = {"order": "oldest", "limit": "100"} | {name: value for name, value in query.items() if value}
-        with Console(stderr=True).status("listing events"):
+    def list_all(self, path: str, **query: str | None) -> Iterator[dict[str, Any]]:
+        """Yield what all pages of GET /events or GET /subscriptions have."""
+        fields = {name: value for name, value in query.items() if value}
+        with Console(stderr=True).status("listing"):
             while True:
-                page, _ = self.call("GET", "/events", fields=fields)
-                yield from page["events"]
-                if not page["next_cursor"]:
+                page, _ = self.call("GET", path, fields=fields)
+                yield from page[path.removeprefix("/")]
+                if not page.get("next_cursor"):
                     return
                 fields["cursor"] = page["next_cursor"]
 
 
 @cli.command(short_help="Show the life of one event, or a subscription.")
-@click.argument("event_id", envvar="EVENT_ID")
+@click.argument("event_id", default="", envvar="EVENT_ID")
+@option("--subject", metavar="SUBJECT", help="The event with this subject, or a list of several.")
 @click.option("--payload", is_flag=True, help="Show payload and metadata, too.")
-def show(event_id: str, *, payload: bool) -> None:
-    """Show the timeline of an event: creation, the last 25 attempts, and its state; or a subscription (sub_...).
+def show(event_id: str, subject: str | None, *, payload: bool) -> None:
+    """Show the timeline of an event: creation, the last 25 attempts, state and copies; or a subscription (sub_...).
 
-    The beginning of an id stands for the newest event of the latest 1,000 that has it.
+    The beginning of an id is enough: it is looked for among the newest 1,000 events and copies, or all subscriptions.
+    Several that have it, or the subject, are listed.
     """
-    api = Api()
-    if event_id.startswith("sub_"):
-        click.echo(json.dumps(api.call("GET", f"/subscriptions/{quote(event_id, safe='')}")[0], indent=2))
-        return
-    if len(event_id) < len(f"evt_{0:032}"):
-        latest = (each["event_id"] for each in itertools.islice(api.list_events(order="newest"), 1000))
-        event_id = next((each for each in latest if each.startswith(event_id)), event_id)
-    event = api.get_event(event_id)
-    click.echo(f"{event_id}  {event['event_type']}  {event['status']}  posted by {event['created_by']}")
+    if bool(event_id) == bool(subject):
+        raise click.UsageError("give either EVENT_ID or --subject")
+    api, is_subscription = Api(), event_id.startswith("sub_")
+    if is_subscription:
+        path, id_name, items = "/subscriptions", "subscription_id", api.list_all("/subscriptions", tenant="*")
+    else:
+        events = api.list_all("/events", limit="100", subject=subject)
+        path, id_name, items = "/events", "event_id", islice(events, SEARCHED)
+    found = [{id_name: event_id}]
+    if len(event_id) < ID_LENGTH:
+        found = [item for item in items if item[id_name].startswith(event_id)]
+    match found:
+        case []:
+            raise click.ClickException(printable(f"nothing found: {event_id or subject}"))
+        case [item] if is_subscription:
+            click.echo(json.dumps(api.get(path, item["subscription_id"]), indent=2))
+        case [item]:
+            print_event(api, api.get(path, item["event_id"]), payload=payload)
+        case _:
+            print_items(SUBSCRIPTION_COLUMNS if is_subscription else EVENT_COLUMNS, found)
+
+
+def print_event(api: Api, event: Mapping[str, Any], *, payload: bool) -> None:
+    """Print the timeline of an event, and a line for each copy."""
+    click.echo(f"{event['event_id']}  {event['event_type']}  {event['status']}  posted by {event['created_by']}")
     click.echo(event["message"])
-    for name in ("tenant", "subscription_id", "source_event_id", "copies", "lease_id", "leased_until", "lease_count"):
+    for name in ("tenant", "subject", "subscription_id", "source_event_id", "lease_id", "leased_until", "lease_count"):
         if event.get(name):
             click.echo(f"{name}: {event[name]}")
     rows: list[tuple[object, ...]] = [(event["created_at"], "created")]
@@ -402,8 +446,18 @@ def show(event_id: str, *, payload: bool) -> None:
         rows.append((event["delivered_at"], f"delivered by {event['delivered_via']}"))
     click.echo()
     print_table(("time", "what", "took", "answer", "response"), rows)
+    if event["copies"]:
+        click.echo()
+        rows = [(copy_id, *describe_copy(api, copy_id)) for copy_id in event["copies"]]
+        print_table(("copy", "status", "subscription", "error"), rows)
     if payload:
         click.echo(json.dumps({name: event[name] for name in ("payload", "metadata")}, indent=2))
+
+
+def describe_copy(api: Api, copy_id: str) -> tuple[object, ...]:
+    """Return status, subscription and error of a copy; of one that is gone, the status 404 and what that means."""
+    _, copy, _ = api.request("GET", f"/events/{copy_id}")
+    return copy["status"], copy.get("subscription_id"), copy.get("last_error", copy.get("detail"))
 
 
 @cli.command(short_help="Count events, or push them again (--go).")
@@ -425,19 +479,21 @@ def replay(event_ids: tuple[str, ...], *, since: str | None, until: str, rate: f
     if bool(event_ids) == bool(since):
         raise click.UsageError("give either EVENT_ID or --since")
     api = Api()
-    found = list(api.list_events(since=since, until=until, **query)) if since else []
+    found = list(api.list_all("/events", **EVENTS, since=since, until=until, **query)) if since else []
     event_ids = event_ids or tuple(event["event_id"] for event in found)
 
-    def how_to_push_from(done: int) -> str:
-        period = {"since": found[done]["created_at"], "until": until, **query} if since else {}
-        named = [] if since else event_ids[done:]
-        return f"To push them: {command_line('replay', {**period, 'rate': f'{rate:g}', 'go': '1'}, named)}"
+    def command(first: int, **more: str) -> str:
+        """Return the command for the events from the one numbered `first` on."""
+        if not since:
+            return command_line("replay", more, event_ids[first:])
+        return command_line("replay", {"since": found[first]["created_at"], "until": until, **query, **more})
+
+    def how_to_push_from(first: int) -> str:
+        return f"To push them: {command(first, rate=f'{rate:g}', go='1')}"
 
     if not go or not event_ids:
         if event_ids:
-            shown = found[:10] or map(api.get_event, event_ids[:10])
-            names = ("created_at", "event_id", "event_type", "status", "last_error")
-            print_table(names, ([event[name] for name in names] for event in shown))
+            print_items(EVENT_COLUMNS, found[:10] or [api.get("/events", event_id) for event_id in event_ids[:10]])
         rest = f". {how_to_push_from(0)}" if event_ids else ""
         click.echo(f"{counted(len(event_ids), 'event')} would be replayed{rest}")
         return
@@ -445,9 +501,11 @@ def replay(event_ids: tuple[str, ...], *, since: str | None, until: str, rate: f
     def push(event_id: str) -> str:
         # Not repeated when the response is lost: that would push again what is delivered meanwhile.
         api.call("POST", f"/events/{quote(event_id, safe='')}/replay", read_retries=0)
-        return "replayed"
+        return "queued"
 
-    if act_on_each("event", event_ids, push, len(event_ids), rate, rest=how_to_push_from):
+    skipped = act_on_each("event", event_ids, push, len(event_ids), rate, rest=how_to_push_from)
+    click.echo(f"To see what fails again: {command(0, status='failed')}")
+    if skipped:
         raise click.ClickException("some events were skipped")
 
 
@@ -457,7 +515,7 @@ def find_matching(api: Api, metadata: dict[str, str], query: Mapping[str, str | 
     Copies are looked for, too: one may be left of an event that expired, or whose erasure was interrupted.
     """
     found: dict[str, list[str]] = {}
-    for event in api.list_events(**query, include="payload"):
+    for event in api.list_all("/events", **EVENTS, **query, include="payload"):
         values = (event["metadata"] or {}).items()
         if metadata.items() <= {name: str(value) for name, value in values if type(value) in COMPARABLE}.items():
             found.setdefault(event["source_event_id"] or event["event_id"], []).append(event["event_id"])
@@ -483,26 +541,24 @@ def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: st
         raise click.UsageError("give --metadata or --tenant")
     api = Api()
     found = find_matching(api, metadata or {}, query)
-    subscriptions: list[dict[str, str]] = []
-    if tenant and not metadata:
-        subscriptions = api.call("GET", "/subscriptions", fields={"tenant": tenant})[0]["subscriptions"]
-        names = ("target_host", "name", "subscription_id")
-        if subscriptions:
-            print_table(names, ([each[name] for name in names] for each in subscriptions))
-    copies = sum(event_id.startswith("cpy_") for event_ids in found.values() for event_id in event_ids)
-    events = sum(map(len, found.values())) - copies
-    click.echo(f"matching: events {events:,}, copies {copies:,}, subscriptions {len(subscriptions):,}")
+    subscriptions = [] if metadata else list(api.list_all("/subscriptions", tenant=tenant))
+    if subscriptions:
+        print_items(SUBSCRIPTION_COLUMNS, subscriptions)
+    event_ids = list(chain.from_iterable(found.values()))
+    copies = sum(event_id.startswith("cpy_") for event_id in event_ids)
+    counts = f"events {len(event_ids) - copies:,}, copies {copies:,}, subscriptions {len(subscriptions):,}"
+    click.echo("\n".join([*event_ids, f"matching: {counts}"]))
     given = {"metadata": json.dumps(metadata) if metadata else None, **query, "rate": f"{rate:g}", "go": "1"}
     command = command_line("erase", given)
-    items = [*(each["subscription_id"] for each in subscriptions), *found]
+    items = [*(subscription["subscription_id"] for subscription in subscriptions), *found]
     if not go or not items:
         if items:
             click.echo(f"To erase them: {command}")
         return
 
     def remove(item: str) -> str:
-        for each in dict.fromkeys([item, *found.get(item, ())]):
-            api.call("DELETE", f"/{'subscriptions' if each.startswith('sub_') else 'events'}/{each}")
+        for item_id in dict.fromkeys([item, *found.get(item, ())]):
+            api.call("DELETE", f"/{'subscriptions' if item_id.startswith('sub_') else 'events'}/{item_id}")
         return "erased"
 
     again = f"To complete it: {command}"
@@ -518,6 +574,8 @@ def token(tenant: str, expires_in: int) -> None:
 
     It cannot be taken back alone: it lasts until its end, or until the API key that made it is taken out of API_KEYS.
     """
+    if not 60 <= expires_in <= 30 * UNIT_SECONDS["d"]:
+        raise click.BadParameter("it must be 60s to 30d", param_hint="--expires-in")
     api = Api()
     made, _ = api.call("POST", "/tokens", json={"tenant": tenant, "expires_in_seconds": expires_in})
     click.echo(f"{made['token']}\nvalid until {made['expires_at']}\n{api.url.rstrip('/')}/#key={made['token']}")
@@ -528,6 +586,7 @@ def token(tenant: str, expires_in: int) -> None:
 @option("--payload", type=parse_json, metavar="JSON", help="Payload of one event: a JSON object. Default: {}.")
 @option("--metadata", type=parse_json, metavar="JSON", help="Metadata of one event: a JSON object.")
 @option("--tenant", metavar="TENANT", help="Tenant of one event.")
+@option("--subject", metavar="SUBJECT", help="What one event is about, by which it is found: order-4711.")
 @option("--file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A file of JSON lines.")
 def send(event_type: str | None, file: Path | None, **contents: Any) -> None:
     """Post one event (--type), or each line of a file (--file): {"event_type": "order.created", "payload": {}}.
@@ -538,14 +597,15 @@ def send(event_type: str | None, file: Path | None, **contents: Any) -> None:
     """
     given = {name: value for name, value in contents.items() if value is not None}
     if bool(event_type) == bool(file) or (file and given):
-        raise click.UsageError("give either --type (with --payload, --metadata, --tenant) or --file")
+        raise click.UsageError("give either --type (with --payload, --metadata, --tenant, --subject) or --file")
     api = Api()
     if file:
         send_lines(api, file.read_bytes(), str(file.resolve()))
         return
     body = json.dumps({"event_type": event_type, "payload": {}} | given)
     event, _ = api.post_event(body.encode(), secrets.token_hex(16))
-    click.echo(f"{event['event_id']}: {event['message']}")
+    error = event.get("last_error")
+    click.echo(printable(f"{event['event_id']}: {event['message']}" + (f" ({error})" if error else "")))
 
 
 def send_lines(api: Api, content: bytes, prefix: str) -> None:

@@ -50,14 +50,15 @@ class Receiver:
         logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
         server = make_server("127.0.0.1", 0, Request.application(self._respond), threaded=True)
         self.url = f"http://127.0.0.1:{server.server_port}"
-        self.hook_path = f"/hooks/{secrets.token_urlsafe(16)}"
+        self._hook_path = f"/hooks/{secrets.token_urlsafe(16)}"
+        self.hook_url = self.url + self._hook_path
         Thread(target=server.serve_forever, name="receiver", daemon=True).start()
 
     def _respond(self, request: Request) -> Response:
         try:
             if request.method == "GET":
                 return Response("\n".join(self._deliveries or ["nothing was delivered yet"]) + "\n")
-            if request.path == self.hook_path:
+            if request.path == self._hook_path:
                 return Response(status=self._receive(request.headers, request.get_data()))
             if request.path == "/fail":
                 return Response(self._fail(int(request.args.get("status", 503)), int(request.args.get("times", 1))))

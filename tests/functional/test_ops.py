@@ -111,14 +111,27 @@ def test_dlq_groups_a_sample_without_removing_or_hiding_a_message(world: World, 
 
     shown = Ran("dlq").output
 
-    assert re.search(rf"webhook +permanent +2 +{latest} +\S+Z +1 +422", shown)
-    assert re.search(r"sub_1 +\?\[2Jodd +1 +evt_0", shown)
-    assert re.search(r"webhook +malformed +1 +message \S+", shown)
+    found = rf"webhook  permanent  2 messages, the latest:\n  {latest}  \S+Z  attempt 1  receiver responded 422\n"
+    assert re.search(found, shown)
+    assert re.search(r"sub_1  \?\[2Jodd  1 message, the latest:\n  evt_0", shown)
+    assert re.search(r"webhook  malformed  1 message, the latest:\n  message \S+\n", shown)
     assert shown.endswith("triggers-api-dev-inbox-dlq holds 4 messages; sample: 4\n")
     assert not re.search("secret|\x1b", shown)
     world.clock.sleep(0.001)
     assert len(Queue(world.outside, world.environ["INBOX_DLQ_URL"]).receive(wait_seconds=0)) == 4
     assert Ran("dlq").output == "triggers-api-dev-inbox-dlq holds 4 messages, 4 of them in flight; sample: 0\n"
+
+
+def test_dlq_names_the_subscription_and_the_tenant_of_a_dead_letter(world: World, receiver: Receiver) -> None:
+    subscription_id = subscribe_tenant(world, receiver, "acme")
+    letter = {"event_id": f"cpy_{0:032}", "reason": "exhausted", "failed_at": "2026-11-25T02:00:00.000000Z"}
+    for known in ({"subscription_id": subscription_id, "tenant": "acme"}, {"subscription_id": "sub_gone"}):
+        send_dead_letter(world, json.dumps(letter | known))
+
+    shown = Ran("dlq").output
+
+    assert f"{subscription_id}  CRM  acme  exhausted  1 message, the latest:\n  cpy_{0:032}  2026-" in shown
+    assert "sub_gone  exhausted  1 message, " in shown
 
 
 def test_an_unknown_stage_is_one_line() -> None:
@@ -190,6 +203,65 @@ def test_show_tells_the_attempts_of_an_event_and_its_payload_only_when_asked(wor
     assert json.loads(Ran("show", subscription_id).output)["target_host"] == "127.0.0.1"
 
 
+def test_show_has_a_line_for_each_copy_also_for_one_that_is_gone(eraser: World, receiver: Receiver) -> None:
+    receiver.default = receivers.status(422)
+    kept, gone = (subscribe(eraser, f"{receiver.url}/{path}", key=KEY).json["subscription_id"] for path in "ab")
+    event = post_about(eraser, None)
+    copies = {eraser.event(copy_id)["subscription_id"]: copy_id for copy_id in event["copies"]}
+    eraser.call("DELETE", f"/events/{copies[gone]}")
+
+    shown = Ran("show", event["event_id"]).output
+
+    assert re.search(rf"\n{copies[kept]} +failed +{kept} +receiver responded 422 *\n", shown)
+    assert re.search(rf"\n{copies[gone]} +404 +There is no such event. *\n", shown)
+
+
+def test_the_beginning_of_an_id_stands_for_all_that_have_it_which_are_listed(world: World, receiver: Receiver) -> None:
+    subscribe_tenant(world, receiver, "acme")
+    event = post_about(world, None, "acme")
+    post_about(world, None)
+
+    assert Ran("show", event["copies"][0][:9]).output.startswith(event["copies"][0])
+    assert len(re.findall(r"\nevt_\w{32} +\S+Z +order.created +delivered *", Ran("show", "evt_").output)) == 2
+    assert Ran("show", "evt_x", status=1).errors == "Error: nothing found: evt_x\n"
+
+
+@pytest.mark.skip("waits for GET /subscriptions?tenant=*")
+def test_the_beginning_of_a_subscriptions_id_is_enough(world: World, receiver: Receiver) -> None:
+    one, other = (subscribe_tenant(world, receiver, tenant) for tenant in ("acme", "other"))
+
+    assert json.loads(Ran("show", one[:12]).output)["tenant"] == "acme"
+    listed = Ran("show", "sub_").output
+    assert [bool(re.search(rf"{each} +CRM +\w+ +127.0.0.1", listed)) for each in (one, other)] == [True, True]
+
+
+@pytest.mark.skip("waits for `subject` in POST /events and GET /events")
+def test_an_event_is_found_by_its_subject_and_several_are_listed(world: World) -> None:
+    first = Ran("send", "--type=a", "--subject=order-4711").output.split(":")[0]
+    Ran("send", "--type=a", "--subject=order-4712")
+
+    shown = Ran("show", "--subject=order-4711").output
+    assert shown.startswith(f"{first}  a  delivered")
+    assert "\nsubject: order-4711\n" in shown
+    second = Ran("send", "--type=a", "--subject=order-4711").output.split(":")[0]
+    listed = Ran("show", "--subject=order-4711").output
+    assert re.findall(r"^evt_\w+", listed, re.MULTILINE) == [second, first]
+
+
+def test_no_id_is_folded_on_a_narrow_terminal(
+    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver.default = receivers.status(422, body=b"word " * 40)
+    subscription_id = subscribe_tenant(world, receiver, "acme")
+    event = post_about(world, None, "acme")
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stdout.__class__, "isatty", lambda _: True, raising=False)
+
+    shown = Ran("show", event["event_id"]).output
+
+    assert re.search(rf"\n{event['copies'][0]} +failed +{subscription_id} ", shown)
+
+
 def test_a_replay_takes_the_events_of_a_period_and_a_type_oldest_first(
     world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,12 +272,16 @@ def test_a_replay_takes_the_events_of_a_period_and_a_type_oldest_first(
     monkeypatch.setenv("STATUS", "pending")  # somebody else's variable
     ran = Ran("replay", "--since", since, "--until", until, "--event-type", "order.*", *FAST)
 
-    assert re.search(rf"\n\S+Z +{first} +order.created .*\n\S+Z +{second} +order.created .*\n", ran.output)
+    assert re.search(rf"\n{first} +\S+Z +order.created .*\n{second} +\S+Z +order.created .*\n", ran.output)
     assert "\n2 events would be replayed. " in ran.output
     assert world.messages() == []
 
-    assert Ran(*command_in(ran.output, "To push them")).output == "2 of 2 events: 2 replayed\n"
+    queued = Ran(*command_in(ran.output, "To push them")).output
+    assert queued.startswith("2 of 2 events: 2 queued\n")
     assert [message["attributes"]["EventId"] for message in world.messages()] == [first, second]
+    receiver.default = receivers.status(422)
+    world.settle()
+    assert "\n2 events would be replayed. " in Ran(*command_in(queued, "To see what fails again")).output
 
 
 def test_a_stopped_replay_prints_the_command_that_goes_on(world: World, receiver: Receiver, before: Before) -> None:
@@ -213,7 +289,7 @@ def test_a_stopped_replay_prints_the_command_that_goes_on(world: World, receiver
     before("dynamodb.UpdateItem", press_ctrl_c, 3)
 
     errors = Ran("replay", "--since", "2026-01-01", "--until", "2027-01-01", *GO, status=130).errors
-    assert errors.startswith("2 of 4 events: 2 replayed\n")
+    assert errors.startswith("2 of 4 events: 2 queued\n")
     receiver.default = receivers.status(422)
     world.settle()  # what was replayed has failed again
     Ran(*command_in(errors, "To push them"))
@@ -244,9 +320,9 @@ def test_events_that_are_named_are_shown_then_replayed_unless_they_are_held(worl
     shown = Ran("replay", leased, free).output
     ran = Ran("replay", leased, free, *GO, status=1)
 
-    assert re.search(rf"\n\S+Z +{free} +order.created +failed +receiver responded 422 *\n2 events would be ", shown)
+    assert re.search(rf"\n{free} +\S+Z +order.created +failed +receiver responded 422 *\n2 events would be ", shown)
     assert Ran("replay", free, "evt_1", status=1).errors == "Error: 404: There is no such event.\n"
-    assert ran.output == "2 of 2 events: 1 skipped, 1 replayed\n"
+    assert ran.output.startswith("2 of 2 events: 1 skipped, 1 queued\n")
     assert re.fullmatch(f"{leased}: 409: .*\nError: some events were skipped\n", ran.errors)
 
 
@@ -281,7 +357,8 @@ def test_a_persons_events_are_counted_then_erased(eraser: World) -> None:
 
     counted = Ran("erase", "--metadata", "user_id=42,region=eu", "--since", since, *FAST).output
 
-    assert counted.startswith("matching: events 2, copies 0, subscriptions 0\nTo erase them: ")
+    ids = "\n".join(matching)
+    assert counted.startswith(f"{ids}\nmatching: events 2, copies 0, subscriptions 0\nTo erase them: ")
     assert all(exist(eraser, *matching, *kept))
     erased = Ran(*command_in(counted, "To erase them"), *FAST).output
     assert erased.endswith("\n2 of 2 items: 2 erased\n")
@@ -304,7 +381,7 @@ def test_metadata_may_be_json(world: World) -> None:
         ('{"a": "b=c"}', 1),
         ("name=Doe", 0),
     ):
-        assert Ran("erase", "--metadata", given).output.startswith(f"matching: events {count}, ")
+        assert f"matching: events {count}, " in Ran("erase", "--metadata", given).output
 
 
 def test_a_tenants_events_copies_and_subscriptions_are_erased(eraser: World, receiver: Receiver) -> None:
@@ -313,7 +390,9 @@ def test_a_tenants_events_copies_and_subscriptions_are_erased(eraser: World, rec
 
     counted = Ran("erase", "--tenant", "acme").output
 
-    assert re.search(rf"127.0.0.1 +CRM +{subscription_id} *\nmatching: events 1, copies 1, subscriptions 1\n", counted)
+    assert re.search(rf"^{subscription_id} +CRM +acme +127.0.0.1 *$", counted, re.MULTILINE)
+    matching = {event["event_id"], *event["copies"], "matching: events 1, copies 1, subscriptions 1"}
+    assert matching <= set(counted.splitlines())
     assert "secret-path" not in counted
     by_metadata = Ran("erase", "--tenant", "acme", "--metadata", "user_id=42").output
     assert by_metadata.startswith("matching: events 0, copies 0, subscriptions 0\n")
@@ -339,10 +418,11 @@ def test_a_claimed_event_is_named_and_the_repeated_command_erases_it(eraser: Wor
     assert exist(eraser, leased) == [False]
 
 
-def test_an_erasure_that_was_interrupted_is_completed_through_the_copies(eraser: World, receiver: Receiver) -> None:
+def test_copies_that_are_left_of_an_event_are_erased(eraser: World, receiver: Receiver) -> None:
     subscribe_tenant(eraser, receiver, "acme")
     event = post_about(eraser, {"user_id": 42}, "acme")
-    eraser.services.store.mark_erased(event["event_id"])
+    key = {"event_id": {"S": event["event_id"]}}
+    eraser.dynamodb.delete_item(TableName=eraser.environ["EVENTS_TABLE_NAME"], Key=key)
 
     Ran("erase", "--metadata", "user_id=42", *GO)
 
@@ -356,6 +436,12 @@ def test_send_posts_one_event_from_its_arguments(world: World) -> None:
     said = Ran("send", "--type=invoice.paid", f"--payload={payload}", f"--metadata={metadata}", "--tenant=acme").output
 
     assert world.event(said.split(":")[0]).items() >= event.items()
+
+
+def test_send_says_why_an_attempt_failed(world: World, receiver: Receiver) -> None:
+    receiver.default = receivers.status(503)
+
+    assert re.fullmatch(r"evt_\w+: Attempt 1 .* \(receiver responded 503\)\n", Ran("send", "--type=a").output)
 
 
 @pytest.fixture
@@ -475,20 +561,34 @@ def test_wrong_usage_is_refused_before_anything_is_called_and_make_names_its_var
     assert fake.requests == []
 
 
-@pytest.mark.parametrize("command", sorted(cli.commands))
+def dry_run(*arguments: str, **variables: str) -> tuple[int, str, str]:
+    """Return status, commands and errors of make, which runs nothing."""
+    command = ["make", "--dry-run", "-o", ".venv/.set-up", *arguments]
+    environ = {"PATH": os.environ["PATH"], **variables}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", *cli.commands])
 def test_make_takes_the_options_of_a_command_and_refuses_what_is_misspelt(command: str) -> None:
-    options = [f"{parameter.envvar}=1" for parameter in cli.commands[command].params if parameter.envvar]
+    parameters = cli.commands[command].params if command in cli.commands else []
+    options = [f"{parameter.envvar}=1" for parameter in parameters if parameter.envvar]
+    if command == "run":
+        options = [f"{name}=1" for name in ("PORT", "MAX_DELIVERY_ATTEMPTS", "ZAPIER_WEBHOOK_URL", "SETTINGS_SECRET")]
 
-    def make(*variables: str) -> tuple[int, str]:
-        arguments = ["make", "--dry-run", "-o", ".venv/.set-up", command, *variables]
-        path = {"PATH": os.environ["PATH"]}
-        done = subprocess.run(arguments, cwd=ROOT, env=path, capture_output=True, text=True, check=False)
-        return done.returncode, done.stderr
+    assert dry_run(command, *options)[::2] == (0, "")
+    status, _, errors = dry_run(command, *options, "MAX_DELIVERY_ATTEMPS=5")
+    assert (status, f"make {command} does not take MAX_DELIVERY_ATTEMPS." in errors) == (2, True)
+    assert dry_run(command, *options, "RATE=" if command == "replay" else "PORT=")[0] == 2
 
-    assert make(*options) == (0, "")
-    status, errors = make(*options, "TENNANT=acme")
-    assert (status, f"make {command} does not take TENNANT." in errors) == (2, True)
-    assert make(*options, "STAGE=")[0] == 2
+
+@pytest.mark.parametrize("command", ["replay", "erase"])
+def test_go_counts_on_the_command_line_of_make_alone(command: str) -> None:
+    assert [" --go" in dry_run(command, *given, GO="1")[1] for given in (["GO=1"], ["GO=2"], [])] == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_make_gives_values_to_a_command_as_they_were_typed(eraser: World, tmp_path: Path) -> None:
@@ -507,7 +607,7 @@ def test_make_gives_values_to_a_command_as_they_were_typed(eraser: World, tmp_pa
     [command] = re.findall("\nTo erase them: make (.*)", counted)
 
     assert (event["payload"], event["metadata"]) == ({"text": text}, {"text": text})
-    assert counted.startswith("matching: events 1, copies 0, subscriptions 0\n")
+    assert "\nmatching: events 1, copies 0, subscriptions 0\n" in counted
     assert make(*shlex.split(command)).endswith("\n1 of 1 item: 1 erased\n")
     assert list(tmp_path.iterdir()) == []
 
@@ -526,7 +626,9 @@ def test_token_prints_a_token_its_end_and_its_link(options: tuple[str, ...], sec
 
 def test_token_says_what_is_wrong() -> None:
     of_a_tenant = ("token", "--tenant", "a")
-    assert "expires_in_seconds: must be an integer from 60" in Ran(*of_a_tenant, "--expires-in=1s", status=1).errors
+    for seconds in ("59s", "31d"):
+        error = Ran(*of_a_tenant, f"--expires-in={seconds}", status=2).errors
+        assert error.endswith("Error: Invalid value for --expires-in: it must be 60s to 30d\n")
     assert "not a duration" in Ran(*of_a_tenant, "--expires-in=soon", status=2).errors
     assert "WEBHOOK_SIGNING_SECRETS" in Ran(*of_a_tenant, status=1).errors
     assert "--tenant" in Ran("token", status=2).errors

@@ -79,13 +79,15 @@ def post(system: Run, **headers: str) -> Any:
 
 
 def test_what_is_printed_can_be_pasted_from_top_to_bottom_block_by_block(system: Run, printed: list[str]) -> None:
-    commands = "\n".join(printed[: printed.index("make dlq") + 1])
+    end = next(number for number, line in enumerate(printed) if line.startswith("console"))
+    commands = "\n".join(printed[: end - 1])
+    assert "\n#" not in commands  # zsh takes no comments from a terminal
     wait, show = re.findall("(sleep 5; (curl .*))", commands)[0]
     commands = commands.replace(wait, f"""until {show} | grep 'responded 200.*"3"'; do :; done""")
 
     output = shell(commands.replace("\n\n", "\necho ----\n")).split("----\n")
 
-    _, posted, retried, dead, consumed, subscribed, token, dead_letters = output
+    _, posted, retried, dead, consumed, subscribed, token, dead_letters, redriven = output
     for event_id in re.findall(r'evt_\w+(?="|: D)', posted):
         assert f"{event_id}  responded 200, signature ok: " in subscribed
     third = found([retried], r"(evt_\w+): ")
@@ -99,7 +101,8 @@ def test_what_is_printed_can_be_pasted_from_top_to_bottom_block_by_block(system:
     with urllib3.PoolManager(headers={"Authorization": f"Bearer {key}"}) as customer:
         [subscription] = customer.request("GET", f"{url}/subscriptions").json()["subscriptions"]
     assert subscription["subscription_id"] == subscription_id
-    assert re.search(rf"webhook +permanent +1 +{event_id} ", dead_letters)
+    assert f"webhook  permanent  1 message, the latest:\n  {event_id}  " in dead_letters
+    assert redriven.endswith("triggers-api-dev-inbox-dlq is empty\n")
     assert system.call("DELETE", f"/subscriptions/{subscription_id}")[0] == 204
 
 
@@ -192,11 +195,16 @@ def test_an_unknown_path_is_a_problem_document_that_does_not_repeat_the_key(syst
     assert system.call("GET", "/nope", Authorization="Bearer é")[0] == 404
 
 
-@pytest.mark.parametrize("method", ["PUT", "TRACE"])
-def test_a_method_that_a_path_does_not_support_is_refused_without_an_echo(system: Run, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "code", "allowed"), [("PUT", 405, "GET"), ("TRACE", 405, "GET"), ("BREW", 501, None)]
+)
+def test_a_method_that_a_path_does_not_support_is_a_problem_document_without_an_echo(
+    system: Run, method: str, code: int, allowed: str | None
+) -> None:
     status, headers, body = system.call(method, "/health")
 
-    assert (status, headers["Allow"], system.key in body.decode()) == (405, "GET", False)
+    assert (status, headers["Allow"], headers["Content-Type"]) == (code, allowed, "application/problem+json")
+    assert (json.loads(body)["status"], system.key in body.decode()) == (code, False)
 
 
 def test_a_chunked_body_is_read_and_the_next_request_after_it(system: Run) -> None:
@@ -245,15 +253,22 @@ def test_a_signal_ends_make_and_the_system_within_five_seconds(emulator: str, nu
 
 def test_what_is_set_is_used_and_secrets_are_not_printed(emulator: str, receiver: Receiver) -> None:
     own = {"AWS_ENDPOINT_URL": emulator, "STAGE": "own", "ZAPIER_WEBHOOK_URL": receiver.url, **OWN_KEY}
-    with contextlib.closing(Run(RUN, **own)) as system:
+    with contextlib.closing(Run(RUN, **own, MAX_DELIVERY_ATTEMPTS="7")) as system:
         system.key = KEY
         lines = lines_until_ready(system)
         event = post(system)
+        subscription = json.dumps({"target_url": receiver.url, "event_types": ["other"]})
+        subscribed, _, _ = system.call("POST", "/subscriptions", subscription)
         system.end(signal.SIGTERM)
         system.reader.join()
         lines += [line for line in system.lines.queue if line]
 
-    assert [request.headers["webhook-id"] for request in receiver.requests] == [event["event_id"]]
+    assert ([request.headers["webhook-id"] for request in receiver.requests], subscribed) == ([event["event_id"]], 201)
+    [exported] = [line for line in lines if line.startswith("export AWS_ENDPOINT_URL=")]
+    assert "STAGE=own" in exported.split()
+    assert "MAX_DELIVERY_ATTEMPTS=7" in exported.split()
+    assert ': "and, as they are set for make run: ZAPIER_WEBHOOK_URL API_KEYS"' in lines
+    assert not [line for line in lines if "receive_message" in line]
     assert not [line for line in lines if "secret" in line or digest(KEY) in line]
 
 
