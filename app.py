@@ -19,6 +19,7 @@ from chalicelib.core import sweep as schedules
 from chalicelib.core import worker as batch
 from chalicelib.core.event import dumps
 from chalicelib.customers import console
+from chalicelib.customers.subscription import ENABLE
 from chalicelib.customers.tokens import TOKEN, make_token
 from chalicelib.deps import Services
 from chalicelib.infra import telemetry
@@ -144,16 +145,17 @@ def replay_event(call: Call, event_id: str) -> Response:
 def create_subscription(call: Call) -> Response:
     settings, is_token = call.services.settings, call.key.tenant is not None
     members = validation.parse_subscription(call.json_body(), settings.subscription_hosts, names_hosts=not is_token)
-    members["tenant"] = visible_tenant(call.key, members["tenant"])
+    members["tenant"] = visible_tenant(call.key, members.get("tenant"))
     subscription, is_new = call.services.subscriptions.create(call.key.name, **members)
-    body = subscription.to_json_with_secret(settings.signing_secrets)
+    body = subscription.to_json(secret=subscription.secret(settings.signing_secrets))
     return respond(201 if is_new else 200, body, Location=f"subscriptions/{subscription.subscription_id}")
 
 
-@route("GET", "/subscriptions", Scope.CONSUME, TOKEN, tenant=queries.PARAMETERS["tenant"])
+@route("GET", "/subscriptions", Scope.CONSUME, TOKEN, **queries.SUBSCRIPTION_PARAMETERS)
 def list_subscriptions(call: Call) -> Response:
-    found = call.services.subscriptions.of_tenant(visible_tenant(call.key, call.query.get("tenant")))
-    return respond(200, f'{{"subscriptions":[{",".join(subscription.to_json() for subscription in found)}]}}')
+    query = {**call.query, "tenant": visible_tenant(call.key, call.query.get("tenant"))}
+    found, last = call.services.subscriptions.page(**query)
+    return respond_list("subscriptions", [subscription.to_json() for subscription in found], last)
 
 
 @route("GET", "/subscriptions/{subscription_id}", Scope.CONSUME, TOKEN)
@@ -161,10 +163,24 @@ def get_subscription(call: Call, subscription_id: str) -> Response:
     return respond(200, require(call.find_subscription(subscription_id)).to_json())
 
 
+@route("PATCH", "/subscriptions/{subscription_id}", Scope.CONSUME, TOKEN)
+def edit_subscription(call: Call, subscription_id: str) -> Response:
+    hosts, is_token = call.services.settings.subscription_hosts, call.key.tenant is not None
+    changes = validation.parse_subscription_changes(call.json_body(), hosts, names_hosts=not is_token)
+    subscription = require(call.find_subscription(subscription_id))
+    return respond(200, require(call.services.subscriptions.edit(subscription, **changes)).to_json())
+
+
+@route("GET", "/subscriptions/{subscription_id}/secret", Scope.CONSUME, TOKEN)
+def get_secret(call: Call, subscription_id: str) -> Response:
+    subscription = require(call.find_subscription(subscription_id))
+    return respond(200, dumps({"secret": subscription.secret(call.services.settings.signing_secrets)}))
+
+
 @route("POST", "/subscriptions/{subscription_id}/enable", Scope.CONSUME, TOKEN)
 def enable_subscription(call: Call, subscription_id: str) -> Response:
-    seen = require(call.find_subscription(subscription_id))
-    return respond(200, require(call.services.subscriptions.enable(seen.subscription_id)).to_json())
+    subscription = require(call.find_subscription(subscription_id))
+    return respond(200, require(call.services.subscriptions.edit(subscription, **ENABLE)).to_json())
 
 
 @route("POST", "/subscriptions/{subscription_id}/test", Scope.CONSUME, TOKEN)
@@ -216,9 +232,16 @@ def prefers_async(prefer: str) -> bool:
 
 def respond_page(query: listing.Query, services: Services) -> Response:
     page = listing.read_page(services, query)
-    events = ",".join(event_json.summary(event, include_payload=query.include is not None) for event in page.events)
-    next_cursor = page.next_cursor and queries.encode_cursor(page.next_cursor)
-    return respond(200, f'{{"events":[{events}],"next_cursor":{dumps(next_cursor)}}}')
+    without = "subject" if query.include is None and query.lookup_key is None else ""
+    has_payload = query.include is not None
+    events = [event_json.summary(event, include_payload=has_payload, without=without) for event in page.events]
+    return respond_list("events", events, page.next_cursor)
+
+
+def respond_list(name: str, members: list[str], last: str | None) -> Response:
+    """Return a page of JSON texts and the cursor of the next, which begins after the sort key `last`."""
+    cursor = dumps(last and queries.encode_cursor(last))
+    return respond(200, f'{{"{name}":[{",".join(members)}],"next_cursor":{cursor}}}')
 
 
 if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:

@@ -32,7 +32,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from chalicelib.customers.subscriptions import Subscription
+from chalicelib.customers.subscription import Subscription
 from chalicelib.infra.errors import AWS_ERRORS, QueueUnavailableError
 from chalicelib.infra.queue import BATCH_SIZE, Message, Queue
 from chalicelib.infra.times import rfc3339

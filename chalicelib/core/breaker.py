@@ -12,7 +12,6 @@ from threading import Lock
 
 from chalicelib.core.outcome import MAX_RETRY_AFTER_SECONDS, Outcome, PushResult
 
-NOT_PUSHED = "not pushed: the receiver keeps failing"
 WORKER_PATIENCE_SECONDS, INLINE_PATIENCE_SECONDS = 15.0, 5.0
 MAX_DESTINATIONS = 2000  # the one used least recently is forgotten
 MAX_TRIAL_SECONDS = 20.0  # longer than any push; a trial whose result is never recorded ends by then

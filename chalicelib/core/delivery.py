@@ -10,10 +10,11 @@ from functools import partial
 from http import HTTPStatus
 
 from chalicelib.core import messages
-from chalicelib.core.breaker import NOT_PUSHED, Breaker
+from chalicelib.core.breaker import Breaker
 from chalicelib.core.event import Attempt, Event, Status
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.outcome import (
+    NOT_PUSHED,
     DeadLetter,
     Decision,
     Delivered,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
-from chalicelib.core.outcome import PushResult, Reason
+from chalicelib.core.outcome import NOT_PUSHED, PushResult, Reason
 from chalicelib.infra.times import rfc3339
 
 MAX_ATTEMPTS_KEPT = 25
@@ -162,6 +162,11 @@ class Event:
     @property
     def is_report(self) -> bool:
         return self.event_type.startswith(RESERVED_PREFIX)
+
+    @property
+    def made_error(self) -> str | None:
+        """What the latest attempt that was made had said."""
+        return next((attempt.error for attempt in reversed(self.attempts) if attempt.error != NOT_PUSHED), None)
 
     def is_claimed(self, now: float) -> bool:
         """Return whether someone holds the event at `now` (Unix seconds)."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+NOT_PUSHED = "not pushed: the receiver keeps failing"
 MAX_RETRY_AFTER_SECONDS = 3600
 # What no later attempt of the same event can get over; anything else may be mended while attempts last.
 FINAL_STATUS_CODES = frozenset({400, 405, 406, 410, 411, 413, 414, 415, 422, 431})

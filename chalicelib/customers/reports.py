@@ -7,7 +7,7 @@ a report's copy causes is reported: ten subscriptions that get reports and fail 
 from chalicelib.core import messages, posting
 from chalicelib.core.event import RESERVED_PREFIX, Event, NewEvent, dumps
 from chalicelib.core.invocation import CoreServices, Invocation
-from chalicelib.customers.subscriptions import Subscription
+from chalicelib.customers.subscription import Subscription
 from chalicelib.infra.errors import ApiError
 from chalicelib.infra.telemetry import logger
 from chalicelib.settings import COPIES_ONLY

@@ -18,14 +18,15 @@ from chalicelib.core.outcome import (
 )
 from chalicelib.core.target import Target
 from chalicelib.customers import reports
-from chalicelib.customers.subscriptions import Subscription, Subscriptions
+from chalicelib.customers.subscription import Subscription
+from chalicelib.customers.subscriptions import Subscriptions
 from chalicelib.infra.errors import ApiError
 from chalicelib.settings import COPIES_ONLY, PULL_ONLY
 
 FAILING_ATTEMPTS = 10  # of a copy, after which its subscription is shown as failing
 DISABLED = "not pushed: the subscription is disabled"
 HOST_NOT_ALLOWED = "host not allowed"
-GONE_RETRY_SECONDS = 1.0
+GONE, GONE_RETRY_SECONDS = "receiver responded 410", 1.0
 NOT_PUSHED = ApiError(409, "not_pushed", "Copies alone are pushed here; replay its copies.")
 
 
@@ -58,7 +59,7 @@ class Subscriber:
         """
         if self.subscription.tenant is None:
             return Dropped() if self.subscriptions.end(self.subscription) else RetryLater(GONE_RETRY_SECONDS)
-        disabled = self.subscriptions.disable(self.subscription)
+        disabled = self.subscriptions.disable(self.subscription, GONE)
         self.subscription = disabled or self.subscription
         return KeptFailed() if disabled else RetryLater(GONE_RETRY_SECONDS)
 
@@ -69,11 +70,10 @@ class Subscriber:
             case Delivered():
                 self.subscriptions.clear_failing(subscription)
             case RetryLater() if event.delivery_attempts == FAILING_ATTEMPTS:
-                changed = self.subscriptions.set_failing(subscription)
+                changed = self.subscriptions.set_failing(subscription, event.made_error)
             case DeadLetter():
-                changed = self.subscriptions.set_failing(subscription) or self.subscriptions.disable_failing(
-                    subscription
-                )
+                changed = self.subscriptions.set_failing(subscription, event.made_error)
+                changed = changed or self.subscriptions.disable_failing(subscription, event.made_error)
                 reports.event_failed(event, subscription.tenant, self.services)
             case KeptFailed():
                 changed = subscription
@@ -108,10 +108,11 @@ class AllTargets:
             subscription.subscription_id,
             None if settings.subscription_hosts.allows(url) else HOST_NOT_ALLOWED,
             not settings.subscription_hosts.names(url),
+            subscription.headers or {},
         )
 
     def matching(self, event: Event) -> list[Target]:
-        return [self._of(subscription) for subscription in self.subscriptions.matching(event.event_type, event.tenant)]
+        return [self._of(subscription) for subscription in self.subscriptions.matching(event)]
 
     def find(self, event: Event) -> Target | NotPushed:
         if not event.is_copy:

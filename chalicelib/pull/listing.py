@@ -40,7 +40,7 @@ class Query:
 
     @property
     def lookup_key(self) -> str | None:
-        """The partition of the index for lookups that has the events; None: those of the index of statuses have them."""
+        """The partition of the index for lookups that has the events; None: they are in the index of statuses."""
         return self.subscription_id or (f"{SUBJECT}{self.subject}" if self.subject is not None else None)
 
     def has(self, event: Event, now: float) -> bool:

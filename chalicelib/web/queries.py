@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from chalicelib.core.event import EVENT_TYPE, EVENT_TYPE_OR_PREFIX, Status
-from chalicelib.customers.subscriptions import SUBSCRIPTION_ID
+from chalicelib.customers.subscription import SUBSCRIPTION_ID
 from chalicelib.infra.parsing import Parser, parser
 from chalicelib.web.validation import SUBJECT, SUBJECT_FORM
 

@@ -10,7 +10,7 @@ from chalice.app import Chalice, Request, Response
 from chalicelib import deps
 from chalicelib.core.event import EVENT_ID, Event, dumps
 from chalicelib.core.invocation import Invocation
-from chalicelib.customers.subscriptions import SUBSCRIPTION_ID, Subscription
+from chalicelib.customers.subscription import SUBSCRIPTION_ID, Subscription
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import ApiError, EventNotFoundError
 from chalicelib.infra.parsing import Parser

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from chalicelib.core.event import EVENT_TYPE, EVENT_TYPE_OR_PREFIX, RESERVED_PREFIX, NewEvent, dumps
+from chalicelib.customers.filters import filter_fault
+from chalicelib.customers.headers import headers_fault
 from chalicelib.infra.addresses import EXPECTED_URL, AllowedHosts
 from chalicelib.infra.errors import ApiError, FieldFault, InvalidRequestError
 from chalicelib.infra.parsing import Parser, parse_all
@@ -81,11 +83,12 @@ ACKNOWLEDGEMENT_MEMBERS = {
     "event_ids": list_of("ids", MAX_LEASED_EVENTS, is_text("(?s).*")),
 }
 TOKEN_MEMBERS = {"tenant": check_name, "expires_in_seconds": integer(30 * 24 * 3600, 60)}
-OPTIONAL_MEMBERS = {
+DESCRIPTION_MEMBERS: dict[str, Check] = {
     # Of 50 types, one page of a query, 1 MB, holds all subscriptions of a tenant.
     "event_types": list_of("event types or prefixes followed by *", 50, is_text(EVENT_TYPE_OR_PREFIX.pattern)),
-    "tenant": check_name,
     "name": must_be("1 to 100 printable characters", lambda value: is_text(".{1,100}")(value) and value.isprintable()),
+    "filter": filter_fault,
+    "headers": headers_fault,
 }
 
 
@@ -126,15 +129,26 @@ def parse_token_request(body: bytes) -> tuple[str, int]:
 
 
 def parse_subscription(body: bytes, hosts: AllowedHosts, *, names_hosts: bool) -> dict[str, Any]:
-    """Return all members of the body of POST /subscriptions; raise InvalidRequestError with every fault.
+    """Return the members of the body of POST /subscriptions; raise InvalidRequestError with every fault.
 
     Without `names_hosts`, that of the URL does not tell which hosts are allowed.
     """
+    members = {**_editable(hosts, names_hosts=names_hosts), "tenant": check_name}
+    return parse_object(body, members, ("target_url",))[0]
+
+
+def parse_subscription_changes(body: bytes, hosts: AllowedHosts, *, names_hosts: bool) -> dict[str, Any]:
+    """Return the members of the body of PATCH /subscriptions; raise as `parse_subscription` does."""
+    changes, _ = parse_object(body, _editable(hosts, names_hosts=names_hosts))
+    if changes.get("target_url", "") is None:
+        raise InvalidRequestError(FieldFault("target_url", "must not be null"))
+    return changes
+
+
+def _editable(hosts: AllowedHosts, *, names_hosts: bool) -> dict[str, Check]:
     allowed = f"SUBSCRIPTION_HOSTS ({', '.join(hosts.entries)})" if names_hosts else "the operator"
     expected = f"{EXPECTED_URL}, of a public host that is allowed by {allowed}"
-    members = {"target_url": must_be(expected, lambda value: hosts.allows(str(value))), **OPTIONAL_MEMBERS}
-    document, _ = parse_object(body, members, ("target_url",))
-    return dict.fromkeys(OPTIONAL_MEMBERS) | document
+    return {"target_url": must_be(expected, lambda value: hosts.allows(str(value))), **DESCRIPTION_MEMBERS}
 
 
 def parse_object(
