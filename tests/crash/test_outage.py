@@ -9,6 +9,7 @@ from tests.simulator.outage import (
     SLOW_TO_FAIL,
     SOMETIMES,
     RecoveringWorld,
+    ThrottledWorld,
     dead_for_days,
     late_waits,
     waits_beside,
@@ -63,3 +64,13 @@ def test_many_destinations_that_hang_hold_up_no_other(subscriptions: int, hosts:
     median, p95 = waits_beside_many(subscriptions, hosts, per_second=1, minutes=2)
     assert median <= 1
     assert p95 <= 5
+
+
+@pytest.mark.parametrize(
+    ("also_projected", "throttled"), [((), False), (("delivery_attempts", "next_attempt_at", "claimed_until"), True)]
+)
+def test_retries_of_a_dead_subscription_throttle_no_post(also_projected: tuple[str, ...], throttled: bool) -> None:
+    """A hundred events a second; with the projection of an index that shows attempts, one partition takes too many."""
+    world = ThrottledWorld(*also_projected, seconds=180)
+    world.run(per_second=1, prefer="respond-async")
+    assert bool(world.unavailable) == throttled

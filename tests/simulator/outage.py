@@ -21,6 +21,8 @@ from chalicelib.core.event import Event, Reason, Status
 from chalicelib.core.store import EventStore
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from tests.simulator.simulated_world import DLQ, NO_ENVIRON, Container, SimulatedWorld
+from tests.simulator.throughput import PARTITION_UNITS, Throughput
+from tests.support.in_memory_aws import indexes
 
 WORKERS = 5
 TARGET = "https://hooks.zapier.com/1"
@@ -244,6 +246,23 @@ def late_waits(
     world.workers = workers
     world.run(per_second=per_second, prefer="respond-async")
     return world.healthy_waits(30 * minutes)
+
+
+class ThrottledWorld(OutageWorld):
+    """The only subscription is dead. Rates, and what a partition of an index takes, are divided by 100.
+
+    lookup-index shows the attributes of resources.json, and those that a test adds.
+    """
+
+    def __init__(self, *also_projected: str, seconds: float) -> None:
+        super().__init__("answers 503", in_webhook=False, seconds=seconds)
+        key, projected = indexes()["lookup-index"]
+        shown = {**indexes(), "lookup-index": (key, [*projected, *also_projected])}
+        self.dynamodb.before_write = Throughput(self.clock, shown, PARTITION_UNITS / 100).take
+        self.start().subscribe(TARGET)
+
+    def _post(self, headers: dict[str, str]) -> None:
+        self.use(Container.post, **headers)
 
 
 def cases() -> Iterator[tuple[str, tuple[float, ...], Callable[..., Waits]]]:
