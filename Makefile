@@ -9,10 +9,10 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check chaos outage mutants zapier second-aws api-key signing-secret package e2e bench \
-  resources deploy destroy smoke dlq redrive show replay erase send token
+  resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token
 
 # These take what their help names, and settings. A misspelt or empty filter would widen what is replayed or erased.
-STRICT := run api-key signing-secret package resources deploy destroy smoke dlq redrive show replay erase send token
+STRICT := run api-key signing-secret package resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token
 SETTINGS := PY PYTHON AWS_% TRIGGERS_% ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS ALARM_EMAIL \
   $(if $(filter run,$(MAKECMDGOALS)),$(shell grep -o '"[A-Z_]*"' chalicelib/settings.py | tr -d '"'))
 GIVEN := $(foreach _name,$(.VARIABLES),$(if $(findstring command line,$(origin $(_name))),$(_name)))
@@ -25,7 +25,7 @@ $(foreach goal,$(filter $(STRICT),$(MAKECMDGOALS)),$(foreach _name,$(filter-out 
 $(if $(filter destroy,$(MAKECMDGOALS)),$(if $(STAGE),,$(error make destroy needs the stage: make destroy STAGE=dev)))
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(SET_UP) ## run the whole system on this machine (PORT=8000)
 	@exec $(PY) -m tools.run
@@ -72,7 +72,7 @@ define say-python
   || echo 'warning: PYTHON=$(PYTHON) is another one; rm -r .venv, and make sets .venv up with it' >&2)
 endef
 
-package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev)
+package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev; BEFORE= that of an older version)
 	$(say-python)
 	@exec $(PY) -m tools.package "$${STAGE:-dev}"
 
@@ -87,17 +87,19 @@ resources: $(SET_UP) ## create or update the stack of a stage's resources and se
 
 deploy: $(SET_UP) ## the same, then deploy the functions and the API (STAGE=dev; RUNTIME=python3.13 changes their Python)
 	$(say-python)
-	@$(PY) -m tools.runtime "$${STAGE:-dev}"
-	@$(PY) -m tools.resources "$${STAGE:-dev}"
+	@$(PY) -m tools.resources "$${STAGE:-dev}" deploy
 	@AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10 .venv/bin/chalice deploy --stage "$${STAGE:-dev}"
 	@exec $(PY) -m tools.gateway "$${STAGE:-dev}"
+
+export-subscriptions: $(SET_UP) ## print a JSON line for each subscription, with target URL and secret (STAGE=dev)
+	@exec $(PY) -m tools.resources "$${STAGE:-dev}" export
 
 smoke: $(SET_UP) ## check a deployed stage, or `make run`, through its API (TRIGGERS_URL, TRIGGERS_API_KEY; TARGET_URL=)
 	@exec $(PY) -m tools.smoke
 
 destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table stays (STAGE=dev CONFIRM=dev)
 	@$(PY) -m tools.resources "$$STAGE" check
-	@.venv/bin/chalice delete --stage "$$STAGE"
+	@AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10 .venv/bin/chalice delete --stage "$$STAGE"
 	@exec $(PY) -m tools.resources "$$STAGE" delete
 
 # These read the variables named here from the environment, into which make puts what is given on its command line.

@@ -15,6 +15,11 @@ from chalicelib.infra.errors import AWS_ERRORS
 from tools.resources import find_apis, find_functions
 
 API_STAGE = "api"  # Chalice's default
+# Without START, END and REPORT of each invocation. `tools.resources` tells by it which version deployed a function.
+LOGGING = {"LogFormat": "JSON", "SystemLogLevel": "WARN"}
+# EventBridge invokes asynchronously: after a shortage of concurrency, hours of runs would come at once.
+ONCE = {"MaximumRetryAttempts": 0, "MaximumEventAgeInSeconds": 60}
+# API Gateway counts for each method of the API, and before anybody looks at a key: a flood without keys uses them up.
 CALLS_PER_SECOND, BURST = 200, 400
 PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST = 20, 40  # of each path that needs no key
 LIMITS = {"*/*": (CALLS_PER_SECOND, BURST)}  # of a path and its method; `~1` is a slash
@@ -57,6 +62,8 @@ def main(stage: str) -> None:
         functions, gateway = boto3.client("lambda"), boto3.client("apigateway", config=RETRIES)
         for function in find_functions(stage):
             functions.put_function_recursion_config(FunctionName=function, RecursiveLoop="Allow")
+            functions.put_function_event_invoke_config(FunctionName=function, **ONCE)
+            functions.update_function_configuration(FunctionName=function, LoggingConfig=LOGGING)
         region = gateway.meta.region_name
         api_ids = find_apis(stage)
         if not api_ids:

@@ -9,25 +9,32 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 
-from tools import gateway
+from tools import gateway, upgrade
 from tools.resources import FUNCTION_SUFFIXES, ROOT, read_config, read_template
 
 OUT = ROOT / "build" / "package"
 
 
 def package(stage: str, out: Path = OUT) -> None:
-    """Write sam.json and deployment.zip; raise ClickException or CalledProcessError."""
+    """Write sam.json and deployment.zip; raise ClickException or CalledProcessError.
+
+    With BEFORE, the file of an older version's template, its indexes are kept.
+    """
     read_config(stage)
     template = read_template(stage)
+    if before := os.environ.get("BEFORE"):
+        upgrade.keep_indexes(template, json.loads(Path(before).read_text()), are_read=True)
     template["Parameters"]["Stage"] |= {"Default": stage, "AllowedValues": [stage]}
     resources = template["Resources"]
     # A first creation that failed deletes its empty table, once someone has turned its protection off.
     resources["EventsTable"]["DeletionPolicy"] = "RetainExceptOnCreate"
     for function, suffix in FUNCTION_SUFFIXES.items():
-        properties = {"FunctionName": f"triggers-api-{stage}{suffix}", "RecursiveLoop": "Allow"}
+        properties: dict[str, Any] = {"FunctionName": f"triggers-api-{stage}{suffix}", "RecursiveLoop": "Allow"}
+        properties |= {"LoggingConfig": gateway.LOGGING, "EventInvokeConfig": gateway.ONCE}
         resources[function] = {"Properties": properties}
     # A reference, so that the queue is created first. Chalice has Fn::Sub here, too: another would be merged beside it.
     source = {"Properties": {"Queue": {"Fn::Sub": "${InboxQueue.Arn}"}}}

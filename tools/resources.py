@@ -1,6 +1,7 @@
 """`make resources STAGE=dev`: create or update the stack of resources.json, with one change set.
 
-Parameters of an existing stack keep their values unless the environment has new ones.
+Parameters of an existing stack keep their values unless the environment has new ones. DynamoDB changes one index of a
+table at a time, and older functions read the index that goes: a stage of 0.4.0 needs a second run after `make deploy`.
 """
 
 import itertools
@@ -15,9 +16,13 @@ from typing import Any
 import boto3
 import click
 from botocore.exceptions import ClientError, WaiterError
+from chalice.config import Config
 
 from chalicelib import settings
+from chalicelib.infra.clients import read_secret
 from chalicelib.infra.errors import AWS_ERRORS, SettingsError
+from tools import upgrade
+from tools.export import export_subscriptions
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,9 +36,8 @@ PARAMETERS = {
 # The suffix of each function's name, and so of its log group's.
 FUNCTION_SUFFIXES = {"APIHandler": "", "Worker": "-worker", "Sweep": "-sweep", "CheckDlq": "-check_dlq"}
 STILL_DEPLOYED = """\
-still deployed, and in need of queues and secret: {running}
-`make deploy STAGE={stage}` completes .chalice/deployed/{stage}.json; run `make destroy STAGE={stage} CONFIRM={stage}`
-again after that. What `make package` made goes with its own stack."""
+still deployed, and in need of queues and secret: {running}. `make deploy STAGE={stage}` completes
+.chalice/deployed/{stage}.json: then destroy again. What `make package` made goes with its own stack."""
 STAND_INS = {**dict.fromkeys(settings.REQUIRED, "https://stand-in"), "API_KEYS": ""}
 FIRST_TIME = """\
 {missing} must be set, the first time only:
@@ -41,33 +45,52 @@ FIRST_TIME = """\
   API_KEYS                 what `make api-key NAME=acme` prints, separated by commas
   WEBHOOK_SIGNING_SECRETS  optional: what `make signing-secret` prints; without it, no signatures and no tokens
   ALARM_EMAIL              optional: the address that alarms are mailed to"""
+UNLIKE = """\
+the functions of {stage} have, or RUNTIME names, {wanted}, and .venv has {own}. Type one of these:
+  rm -r .venv && make deploy STAGE={stage} PYTHON={newest} RUNTIME={newest}
+  make deploy STAGE={stage} RUNTIME={own}"""
 NAME_IS_TAKEN = """\
 {reason}
 Something has a name of this stage already: a queue, topic, secret or alarm made by hand, or by `make package`."""
 CONFIRM = """\
-nothing was deleted. make destroy STAGE={stage} CONFIRM={stage} deletes functions, API and queues, and for good the
-secret with the webhook URL, the API keys and the signing secrets, from which the secrets of all subscribers derive. The
-table and the log groups stay. To keep the settings, store what this prints:
+nothing was deleted. make destroy STAGE={stage} CONFIRM={stage} deletes all but table and log groups: for good the
+secret with webhook URL, API keys and signing secrets, from which those of subscribers derive. Store what this prints:
   aws secretsmanager get-secret-value --secret-id triggers-api-{stage}-settings --query SecretString --output text"""
+AGAIN = """\
+still to do: `make deploy STAGE={stage}`, unless it is running, and then `make resources STAGE={stage}` once more: older
+functions use an index that goes, and what they stored is not looked up before"""
+NOBODY = "alarms reach nobody: no subscription of {topic} is confirmed (docs/runbook.md, Which alarm)"
+COMPLETE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 WAIT: Any = {"Delay": 1, "MaxAttempts": 1800}
 
 
-def update(stage: str, cloudformation: Any) -> None:
-    """Create or update the stack; raise ClickException, SettingsError, or what boto3 raises."""
-    given, known = _given(stage), _known_parameters(_find_stack(stage, cloudformation))
+def update(stage: str, cloudformation: Any) -> bool:
+    """Create or update the stack; return whether an index is kept, or used, that the template does not have.
+
+    Raise ClickException, SettingsError, or what boto3 raises.
+    """
+    given, stack = _given(stage), _find_stack(stage, cloudformation)
+    if stack and stack["StackStatus"] in ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS"):  # by a run that was stopped
+        print(f"waiting for stack {_stack_name(stage)}: {stack['StackStatus']}", flush=True)
+        _wait(stack["StackId"], COMPLETE, cloudformation)
+    known, template = _known_parameters(stack), read_template(stage)
     missing = [PARAMETERS[key] for key in ("ZapierWebhookUrl", "ApiKeys") if key not in given.keys() | known]
     if missing:
         raise click.ClickException(FIRST_TIME.format(missing=" and ".join(missing)))
     parameters: list[dict[str, Any]] = [{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()]
     kept = known & PARAMETERS.keys() - given.keys()
     parameters += [{"ParameterKey": key, "UsePreviousValue": True} for key in kept]
+    again = any(each["LoggingConfig"]["LogFormat"] != "JSON" for each in find_functions(stage).values())  # older ones
+    if known:
+        before = cloudformation.get_template(StackName=_stack_name(stage))["TemplateBody"]
+        again |= upgrade.keep_indexes(template, before, are_read=again)
     kind = {"ChangeSetType": "UPDATE"} if known else {"ChangeSetType": "CREATE", "OnStackFailure": "DELETE"}
     try:
         change_set = cloudformation.create_change_set(
             StackName=_stack_name(stage),
             ChangeSetName=f"resources-{time.time_ns()}",
-            TemplateBody=json.dumps(read_template(stage)),
+            TemplateBody=json.dumps(template),
             Parameters=parameters,
             Tags=[{"Key": "Service", "Value": "triggers-api"}, {"Key": "Environment", "Value": stage}],
             ImportExistingResources=True,  # the table and the log groups that a deleted stack left
@@ -85,15 +108,37 @@ def update(stage: str, cloudformation: Any) -> None:
         if not any(text in reason for text in NO_CHANGES):
             raise click.ClickException(reason) from None
         print(f"stack {_stack_name(stage)}: no changes")
-        return
+        return again
     taken = [PARAMETERS[key] + ("" if given[key] else " (empty)") for key in PARAMETERS if key in given]
     print(f"stack {_stack_name(stage)}; settings taken from the environment: {', '.join(taken) or 'none'}")
     pages = cloudformation.get_paginator("describe_change_set").paginate(**name)
     for change in pages.search("Changes[].ResourceChange"):
         print(f"  {change['Action']:<7} {change['LogicalResourceId']}  {change['ResourceType']}", flush=True)
     cloudformation.execute_change_set(**name)
-    _wait(change_set["StackId"], ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE"), cloudformation)
+    print("waiting for CloudFormation: it goes on if this is stopped, and may fill a new index for hours", flush=True)
+    _wait(change_set["StackId"], COMPLETE, cloudformation)
     print("done")
+    return again
+
+
+def check_alarms(stage: str, cloudformation: Any) -> None:
+    """Print a line if alarms reach nobody."""
+    [stack] = cloudformation.describe_stacks(StackName=_stack_name(stage))["Stacks"]
+    [topic] = [output["OutputValue"] for output in stack["Outputs"] if output["OutputKey"] == "DLQAlarmTopicArn"]
+    if boto3.client("sns").get_topic_attributes(TopicArn=topic)["Attributes"]["SubscriptionsConfirmed"] == "0":
+        print(NOBODY.format(topic=topic))
+
+
+def check_runtime(stage: str) -> None:
+    """Raise ClickException if the Python of deployed functions would change, and RUNTIME does not name the new one.
+
+    `chalice deploy` takes the Python that it runs on.
+    """
+    own, named = Config().lambda_python_version, os.environ.get("RUNTIME")
+    deployed = sorted({function["Runtime"] for function in find_functions(stage).values()})
+    wanted = [named] if named else deployed or [own]
+    if wanted != [own]:
+        raise click.ClickException(UNLIKE.format(stage=stage, wanted=" and ".join(wanted), own=own, newest=wanted[-1]))
 
 
 def delete(stage: str, cloudformation: Any) -> None:
@@ -138,17 +183,10 @@ def restore_record(stage: str) -> None:
     if {"sqs_event", "rest_api"} <= {resource["resource_type"] for resource in recorded}:
         return
     sources = boto3.client("lambda").get_paginator("list_event_source_mappings").paginate()
-    found = [
-        {
-            "name": "worker-sqs-event-source",
-            "resource_type": "sqs_event",
-            "queue": f"triggers-api-{stage}-inbox-queue",
-            "queue_arn": source["EventSourceArn"],
-            "event_uuid": source["UUID"],
-            "lambda_arn": source["FunctionArn"],
-        }
-        for source in sources.search(f"EventSourceMappings[?ends_with(FunctionArn, ':triggers-api-{stage}-worker')]")
-    ]
+    queue = {"resource_type": "sqs_event", "queue": f"triggers-api-{stage}-inbox-queue"}
+    keys = "{name: 'worker-sqs-event-source', queue_arn: EventSourceArn, event_uuid: UUID, lambda_arn: FunctionArn}"
+    ours = f"EventSourceMappings[?ends_with(FunctionArn, ':triggers-api-{stage}-worker')].{keys}"
+    found = [queue | source for source in sources.search(ours)]
     found += [{"name": "rest_api", "resource_type": "rest_api", "rest_api_id": api_id} for api_id in find_apis(stage)]
     if found:
         record.parent.mkdir(exist_ok=True)
@@ -156,11 +194,11 @@ def restore_record(stage: str) -> None:
         print(f"{record.relative_to(ROOT)}: restored after an interrupted deployment")
 
 
-def find_functions(stage: str) -> dict[str, str]:
-    """Return the runtimes of the stage's functions that are deployed, by the functions' names."""
+def find_functions(stage: str) -> dict[str, Any]:
+    """Return the configurations of the stage's functions that are deployed, by the functions' names."""
     names = {f"triggers-api-{stage}{suffix}" for suffix in FUNCTION_SUFFIXES.values()}
     deployed = boto3.client("lambda").get_paginator("list_functions").paginate().search("Functions[]")
-    return {each["FunctionName"]: each["Runtime"] for each in deployed if each["FunctionName"] in names}
+    return {each["FunctionName"]: each for each in deployed if each["FunctionName"] in names}
 
 
 def find_apis(stage: str) -> list[str]:
@@ -179,28 +217,27 @@ def read_template(stage: str) -> Any:
     return json.loads((ROOT / "resources.json").read_text(), object_hook=spell_out)
 
 
-def read_config(stage: str) -> Any:
-    """Return .chalice/config.json; raise ClickException if it is not JSON, or does not have the stage."""
+def read_config(stage: str) -> dict[str, str]:
+    """Return the stage's variables of .chalice/config.json; raise ClickException if something there is unusable."""
     try:
         config = json.loads((ROOT / ".chalice" / "config.json").read_text())
     except ValueError as error:
         raise click.ClickException(f".chalice/config.json is not JSON: {error}") from error
     if stage not in config["stages"]:
         raise click.ClickException(f"STAGE is unusable: .chalice/config.json has {' and '.join(config['stages'])}")
-    return config
+    configured = config["environment_variables"] | config["stages"][stage]["environment_variables"]
+    if unquoted := [name for name, value in configured.items() if not isinstance(value, str)]:
+        raise click.ClickException(f".chalice/config.json: write values in quotes: {', '.join(unquoted)}")
+    return configured  # type: ignore[no-any-return]
 
 
 def _given(stage: str) -> dict[str, str]:
     """Return the parameters that the environment sets; raise SettingsError if one is unusable, or config.json is."""
-    config = read_config(stage)
-    given = {"Stage": stage}
+    configured, given = read_config(stage), {"Stage": stage}
     for key, variable in PARAMETERS.items():
         value = " ".join(os.environ.get(variable, "").split())
         if value or (variable in os.environ and key != "ZapierWebhookUrl"):
             given[key] = value
-    configured = config["environment_variables"] | config["stages"][stage]["environment_variables"]
-    if unquoted := [name for name, value in configured.items() if not isinstance(value, str)]:
-        raise click.ClickException(f".chalice/config.json: write values in quotes: {', '.join(unquoted)}")
     settings.load({**STAND_INS, **configured, **{PARAMETERS[key]: given[key] for key in PARAMETERS.keys() & given}})
     return given
 
@@ -250,19 +287,31 @@ def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> None:
 
 @click.command()
 @click.argument("stage")
-@click.argument("act", type=click.Choice(["update", "check", "delete"]), default="update")
+@click.argument("act", type=click.Choice(["update", "deploy", "check", "delete", "fill", "export"]), default="update")
 def main(stage: str, act: str) -> None:
     if act == "check" and os.environ.get("CONFIRM") != stage:
         raise click.ClickException(CONFIRM.format(stage=stage))
     try:
         cloudformation = boto3.client("cloudformation")
+        table = read_config(stage).get("EVENTS_TABLE_NAME", f"triggers-api-{stage}-events")
         check_place(stage)
+        if act == "deploy":
+            check_runtime(stage)
         if act == "delete":
             delete(stage, cloudformation)
-        elif act == "update":
-            update(stage, cloudformation)
+        elif act in ("update", "deploy"):
+            again = update(stage, cloudformation)
             cloudformation.update_termination_protection(StackName=_stack_name(stage), EnableTerminationProtection=True)
             restore_record(stage)
+            if again:
+                print(AGAIN.format(stage=stage))
+            else:
+                upgrade.fill(table, once=True)
+            check_alarms(stage, cloudformation)
+        elif act == "fill":
+            upgrade.fill(table)
+        elif act == "export":
+            export_subscriptions(settings.load(read_config(stage), read_secret))
     except (SettingsError, *AWS_ERRORS) as error:
         raise click.ClickException(str(error)) from None
 

@@ -1,5 +1,8 @@
 """`make resources`, `make deploy`, `chalice local` and `make destroy`, as processes in checkouts, on ministack."""
 
+import base64
+import hmac
+import io
 import json
 import os
 import re
@@ -7,8 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +21,11 @@ import pytest
 import urllib3
 from chalice.local import LambdaEventConverter, RouteMatcher
 
-from tests.support.ministack_process import free_port
+from tests.support.ministack_process import free_port, without_metric_math
 from tests.support.ministack_proxy import Ministack, ministack
 from tests.support.world import ROOT
 from tools import api_key, gateway
+from tools.resources import NOBODY, read_template
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -30,8 +36,10 @@ SIGNING_SECRET = "whsec_" + "c2VjcmV0" * 4
 GIVEN = {"ZAPIER_WEBHOOK_URL": "none", "API_KEYS": api_key.entry("acme", KEY), "ALARM_EMAIL": "ops@example.com"}
 FUNCTIONS = ["triggers-api-dev", "triggers-api-dev-check_dlq", "triggers-api-dev-sweep", "triggers-api-dev-worker"]
 OURS = "PYTHONPYCACHEPREFIX|AWS_|API_KEYS|ZAPIER_|WEBHOOK_|ALARM_|STAGE|SETTINGS_|EVENTS_|INBOX_|WORKER_"
+TOPIC = "arn:aws:sns:us-east-1:000000000000:triggers-api-dev-dlq-alarm-topic"
 RUNTIME = f"python3.{sys.version_info.minor}"
 INBOX_ARN = "arn:aws:sqs:us-east-1:000000000000:triggers-api-dev-inbox-queue"
+TABLE, SUBSCRIPTION = "triggers-api-dev-events", f"sub_{'0' * 32}"
 EVENT = {"event_type": "order.created", "payload": {"order_id": "12345"}}
 
 
@@ -48,8 +56,8 @@ class Checkout:
         command = ["make", "--old-file=.venv/.set-up", *arguments, "STAGE=dev"]
         return self._run(command, {"MAKEFLAGS": "", **variables}, "")
 
-    def resources(self, *arguments: str, **variables: str) -> tuple[int, str]:
-        return self._run([sys.executable, "-m", "tools.resources", "dev", *arguments], variables, "")
+    def resources(self, *arguments: str, stop_after: str = "", **variables: str) -> tuple[int, str]:
+        return self._run([sys.executable, "-m", "tools.resources", "dev", *arguments], variables, stop_after)
 
     def configure_api(self) -> tuple[int, str]:
         return self._run([sys.executable, "-m", "tools.gateway", "dev"], {}, "")
@@ -113,8 +121,9 @@ def checkout(tmp_path: Path, aws: Ministack) -> Checkout:
     path = tmp_path / "first"
     path.mkdir()
     written = shutil.ignore_patterns("__pycache__", "deployments", "deployed")  # by other tests meanwhile, or by a user
-    for name in ("app.py", "resources.json", "requirements.txt", "Makefile"):
+    for name in ("app.py", "requirements.txt", "Makefile"):
         shutil.copy(ROOT / name, path)
+    (path / "resources.json").write_text(without_metric_math((ROOT / "resources.json").read_text()))
     (path / ".venv").symlink_to(sys.prefix)
     for name in ("chalicelib", "tools", ".chalice"):
         shutil.copytree(ROOT / name, path / name, ignore=written)
@@ -211,8 +220,10 @@ def test_make_deploys_although_api_gateway_makes_it_wait(checkout: Checkout, aws
     assert f"{deployments} 429" in operations
     assert "API Gateway takes one deployment in 5 seconds" in output
     client = aws.client("lambda")
-    allowed = [client.get_function_recursion_config(FunctionName=name)["RecursiveLoop"] for name in FUNCTIONS]
-    assert allowed == ["Allow"] * 4
+    for name in FUNCTIONS:
+        assert client.get_function_recursion_config(FunctionName=name)["RecursiveLoop"] == "Allow"
+        assert client.get_function_configuration(FunctionName=name)["LoggingConfig"].items() >= gateway.LOGGING.items()
+        assert client.get_function_event_invoke_config(FunctionName=name).items() >= gateway.ONCE.items()
     [stack] = aws.client("cloudformation").describe_stacks()["Stacks"]
     assert stack["EnableTerminationProtection"]
 
@@ -226,7 +237,7 @@ def test_make_deploys_although_api_gateway_makes_it_wait(checkout: Checkout, aws
     status, output = checkout.make("deploy", "RUNTIME=python3.10")
     assert status != 0
     assert f"python3.10, and .venv has {RUNTIME}" in output
-    assert {operation.split()[0] for operation in operations} == {"GET"}
+    assert {operation.split()[0] for operation in operations} == {"GET", "GetCallerIdentity"}
     status, output = checkout.make("deploy", f"RUNTIME={RUNTIME}")
     assert status == 0, output
     assert client.get_function_configuration(FunctionName=FUNCTIONS[0])["Runtime"] == RUNTIME
@@ -296,6 +307,127 @@ def test_what_is_unusable_is_one_line_without_the_values(
     assert (status, output.count("\n"), "s3cr3t" in output) == (1, 1, False)
     assert all(each in output for each in words)
     assert aws.client("cloudformation").describe_stacks()["Stacks"] == []
+
+
+SUBSCRIPTION_INDEX = {
+    "IndexName": "subscription-index",
+    "KeySchema": [
+        {"AttributeName": "subscription_id", "KeyType": "HASH"},
+        {"AttributeName": "sort_key", "KeyType": "RANGE"},
+    ],
+    "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": ["status_shard", "delivery_attempts"]},
+}
+TARGET_URL = "https://hooks.zapier.com/hooks/standard/1"
+OLD_ITEMS = {
+    SUBSCRIPTION: {
+        "status_shard": "subscription#acme",
+        "target_url": TARGET_URL,
+        "event_types": "{}",
+        "tenant": "acme",
+    },
+    "cpy_pending": {"status_shard": "copy-pending#1", "subscription_id": SUBSCRIPTION},
+    "cpy_failed": {"status_shard": "copy-failed#2", "subscription_id": SUBSCRIPTION},
+    "cpy_delivered": {"status_shard": "copy-delivered#2", "subscription_id": SUBSCRIPTION},
+    "cpy_deleted": {"status_shard": "copy-failed#3", "subscription_id": SUBSCRIPTION},
+    "cpy_erased": {"status_shard": "copy-failed#3", "subscription_id": SUBSCRIPTION},
+    "cpy_new": {"status_shard": "copy-failed#3", "subscription_id": SUBSCRIPTION, "lookup_key": "sub_new"},
+    "evt_failed": {"status_shard": "failed#3"},
+}
+
+
+@pytest.mark.parametrize("old_indexes", [[], [SUBSCRIPTION_INDEX]], ids=["0.3.0", "0.4.0"])
+def test_a_table_of_an_older_version_is_updated_by_one_index_at_a_time_and_filled_once(
+    checkout: Checkout, aws: Ministack, old_indexes: list[dict[str, Any]]
+) -> None:
+    # Given a stage of an older version: its stack, its items and its functions.
+    template = read_template("dev")
+    properties = template["Resources"]["EventsTable"]["Properties"]
+    properties["GlobalSecondaryIndexes"][1:] = old_indexes
+    properties["AttributeDefinitions"][2]["AttributeName"] = "subscription_id"
+    parameters = {"ZapierWebhookUrl": "none", "ApiKeys": "", "WebhookSigningSecrets": SIGNING_SECRET}
+    aws.client("cloudformation").create_stack(
+        StackName="triggers-api-dev-resources",
+        TemplateBody=without_metric_math(json.dumps(template)),
+        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+    )
+    aws.client("cloudformation").get_waiter("stack_create_complete").wait(StackName="triggers-api-dev-resources")
+    for key, texts in OLD_ITEMS.items():
+        item = {"event_id": key, "sort_key": f"2026-11-25T00:00:00.000000Z#{key}", "created_by": "acme", **texts}
+        typed = {name: {"S": text} for name, text in item.items()}
+        aws.client("dynamodb").put_item(TableName=TABLE, Item=typed)
+    functions = aws.client("lambda")
+    trusted = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [trusted]})
+    role = aws.client("iam").create_role(RoleName="triggers-api-dev", AssumeRolePolicyDocument=policy)["Role"]
+    code = io.BytesIO()
+    with zipfile.ZipFile(code, "w") as archive:
+        archive.writestr("app.py", "")
+    functions.create_function(
+        FunctionName="triggers-api-dev",
+        Role=role["Arn"],
+        Runtime=RUNTIME,
+        Handler="app.app",
+        Code={"ZipFile": code.getvalue()},
+    )
+    # And its last update still runs.
+    aws.replaced = {b"<StackStatus>CREATE_COMPLETE": b"<StackStatus>UPDATE_IN_PROGRESS"}
+    aws.seen = lambda operation: aws.replaced.clear() if operation.startswith("DescribeStacks") else None
+
+    # When it is run before the functions are deployed, as often as one likes, nothing that they use goes.
+    kept = {"status-index", "lookup-index", *(index["IndexName"] for index in old_indexes)}
+    for words in ("waiting for stack triggers-api-dev-resources: UPDATE_IN_PROGRESS\n", ": no changes\n"):
+        status, output = checkout.resources()
+        assert (status, words in output) == (0, True), output
+        assert "still to do: `make deploy STAGE=dev`" in output
+        assert "alarms reach nobody" in output
+        assert indexes(aws) == kept
+        assert lookup_keys(aws) == {"cpy_new": "sub_new"}
+
+    # When it is run after that, and stopped, and run again.
+    functions.update_function_configuration(FunctionName="triggers-api-dev", LoggingConfig=gateway.LOGGING)
+    assert checkout.resources(stop_after="UpdateItem / 200")[0] == -signal.SIGKILL
+    assert indexes(aws) == {"status-index", "lookup-index"}
+    aws.seen = partial(change_meanwhile, aws)
+    status, output = checkout.resources()
+    assert (status, f"lookup-index: {len(OLD_ITEMS):,} events and subscriptions read" in output) == (0, True), output
+
+    # Then what is listed by subscription is found, and what went meanwhile does not come back.
+    copies = dict.fromkeys(("cpy_pending", "cpy_failed"), SUBSCRIPTION)
+    assert lookup_keys(aws) == {SUBSCRIPTION: "subscription", **copies, "cpy_new": "sub_new"}
+    operations: list[str] = []
+    aws.seen = operations.append
+    assert checkout.resources() == (
+        0,
+        "stack triggers-api-dev-resources: no changes\n" + NOBODY.format(topic=TOPIC) + "\n",
+    )
+    assert "Scan / 200" not in operations
+
+    # And all subscriptions can be taken elsewhere.
+    status, output = checkout.resources("export")
+    exported = json.loads(output)
+    assert (status, exported["target_url"], exported["tenant"]) == (0, TARGET_URL, "acme")
+    signing_key = base64.b64decode(SIGNING_SECRET.removeprefix("whsec_"))
+    derived = hmac.digest(signing_key, f"{SUBSCRIPTION}.2026-11-25T00:00:00.000000Z".encode(), "sha256")
+    assert exported["secret"] == "whsec_" + base64.b64encode(derived).decode()
+
+
+def indexes(aws: Ministack) -> set[str]:
+    table = aws.client("dynamodb").describe_table(TableName=TABLE)["Table"]
+    return {index["IndexName"] for index in table["GlobalSecondaryIndexes"]}
+
+
+def lookup_keys(aws: Ministack) -> dict[str, str]:
+    items = aws.client("dynamodb").scan(TableName=TABLE)["Items"]
+    return {item["event_id"]["S"]: item["lookup_key"]["S"] for item in items if "lookup_key" in item}
+
+
+def change_meanwhile(aws: Ministack, operation: str) -> None:
+    """Delete a copy and erase another once they were read."""
+    if operation.startswith("Scan"):
+        dynamodb = aws.direct.client("dynamodb")
+        dynamodb.delete_item(TableName=TABLE, Key={"event_id": {"S": "cpy_deleted"}})
+        erased = {"Key": {"event_id": {"S": "cpy_erased"}}, "UpdateExpression": "REMOVE status_shard, lookup_key"}
+        dynamodb.update_item(TableName=TABLE, **erased)
 
 
 def deployer(aws: Ministack) -> dict[str, str]:

@@ -190,4 +190,4 @@ def test_the_deploy_commands_of_the_readme_run_what_the_deployment_tests_run() -
     printed = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True).stdout
 
     steps = re.findall(r"tools\.\w+|chalice deploy --stage", printed)
-    assert steps == ["tools.api_key", "tools.runtime", "tools.resources", "chalice deploy --stage", "tools.gateway"]
+    assert steps == ["tools.api_key", "tools.resources", "chalice deploy --stage", "tools.gateway"]

@@ -121,3 +121,10 @@ def test_a_policy_allows_what_its_function_does_and_nothing_else(
             (action, resource.replace("triggers-api-dev", f"triggers-api-{stage}"))
             for action, resource in seen | event_source | logs | secret
         }
+
+
+def test_the_policy_of_a_deployer_fits_a_managed_one_and_passes_roles_to_lambda_alone() -> None:
+    policy = json.loads((ROOT / "docs" / "deployer-policy.json").read_text())
+    assert len(json.dumps(policy, separators=(",", ":"))) <= 6144
+    passes = [statement for statement in policy["Statement"] if "iam:PassRole" in statement["Action"]]
+    assert [each["Condition"] for each in passes] == [{"StringEquals": {"iam:PassedToService": "lambda.amazonaws.com"}}]

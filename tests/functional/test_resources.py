@@ -1,9 +1,9 @@
 """What resources.json describes, and what `make package` makes of it and of the functions."""
 
 import json
+import re
 import subprocess
 import sys
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ from tools.resources import FUNCTION_SUFFIXES, read_template
 RUNBOOK = ROOT / "docs" / "runbook.md"
 RESOURCES: dict[str, Any] = json.loads((ROOT / "resources.json").read_text())["Resources"]
 PROPERTIES: dict[str, Any] = {name: resource["Properties"] for name, resource in RESOURCES.items()}
+INDEXES: dict[str, set[str]] = {
+    index["IndexName"]: set(index["Projection"]["NonKeyAttributes"])
+    for index in PROPERTIES["EventsTable"]["GlobalSecondaryIndexes"]
+}
 DLQ_ARN = {"Fn::GetAtt": ["InboxDLQ", "Arn"]}
 IN_FIVE_MINUTES = {"Period": 300, "EvaluationPeriods": 1, "TreatMissingData": "notBreaching"}
 AT_LEAST = {"ComparisonOperator": "GreaterThanOrEqualToThreshold"}
@@ -53,6 +57,8 @@ ALARMS = sorted(name for name, resource in RESOURCES.items() if resource["Type"]
         ("InboxAgeAlarm", {"Statistic": "Maximum", **AT_LEAST, **IN_FIVE_MINUTES}),
         ("SweepErrorsAlarm", {"Namespace": "AWS/Lambda", "MetricName": "Errors", "Dimensions": OF_SWEEP}),
         ("SweepErrorsAlarm", {"Statistic": "Sum", "Threshold": 3, "Period": 900, "EvaluationPeriods": 1, **AT_LEAST}),
+        ("ApiErrorsAlarm", {"EvaluationPeriods": 3, "DatapointsToAlarm": 2, "TreatMissingData": "notBreaching"}),
+        ("ApiErrorsAlarm", {"ComparisonOperator": "GreaterThanThreshold", "Threshold": 0.1}),  # percent
         ("SweepErrorsAlarm", {"TreatMissingData": "missing", "InsufficientDataActions": [{"Ref": "DLQAlarmTopic"}]}),
     ],
 )
@@ -60,16 +66,29 @@ def test_a_resource_has_its_properties(resource: str, expected: dict[str, Any]) 
     assert PROPERTIES[resource].items() >= expected.items()
 
 
-@pytest.mark.parametrize("index", PROPERTIES["EventsTable"]["GlobalSecondaryIndexes"], ids=itemgetter("IndexName"))
-def test_an_index_projects_what_callers_see_and_no_more_than_dynamodb_takes(index: dict[str, Any]) -> None:
+@pytest.mark.parametrize("index", INDEXES, ids=INDEXES)
+def test_an_index_projects_no_more_than_dynamodb_takes_and_nothing_large(index: str) -> None:
     model = botocore.session.get_session().get_service_model("dynamodb")
-    keys, projected = {key["AttributeName"] for key in index["KeySchema"]}, index["Projection"]["NonKeyAttributes"]
-    assert len(projected) <= model.shape_for("NonKeyAttributeNameList").metadata["max"] == 20
-    assert not {"payload", "metadata", "content"} & set(projected)
-    derived = {"status", "created_at"}  # from `status_shard` and `sort_key`
-    if "subscription_id" in keys:
-        derived |= {"copies"}  # a copy has none
-    assert {"status_shard", "sort_key", *PUBLIC_FIELDS} - derived <= keys | set(projected)
+    assert len(INDEXES[index]) <= model.shape_for("NonKeyAttributeNameList").metadata["max"] == 20
+    assert not {"payload", "metadata", "content"} & INDEXES[index]
+
+
+def test_status_index_has_all_that_lists_show_but_the_subject() -> None:
+    derived = {"status", "created_at", "subject"}  # the first two from `status_shard` and `sort_key`
+    assert {*PUBLIC_FIELDS} - derived <= INDEXES["status-index"]
+
+
+def test_lookup_index_has_what_no_attempt_changes() -> None:
+    never_changed = {"event_type", "response_bytes", "created_by", "source_event_id", "tenant", "subject"}
+    assert INDEXES["lookup-index"] == {"status_shard", "expires_at", *never_changed}
+
+
+def test_names_of_a_stage_are_not_those_of_the_functions_of_another() -> None:
+    stage = json.loads((ROOT / "resources.json").read_text())["Parameters"]["Stage"]
+    for name in ("dev", "eu-prod-2", "worker", "sweep-er"):
+        assert re.fullmatch(stage["AllowedPattern"], name)
+    for name in ("dev-worker", "dev-sweep", "dev_check_dlq", "", "a" * 33):
+        assert not re.fullmatch(stage["AllowedPattern"], name)
 
 
 @pytest.mark.parametrize("alarm", ALARMS)
@@ -157,9 +176,27 @@ def test_a_function_has_its_name_a_log_group_and_a_role_with_its_policy_file(tem
     properties, group = resources[function]["Properties"], resources[LOGS[function]]["Properties"]
     name = f"triggers-api-prod{FUNCTION_SUFFIXES[function]}"
     assert (properties["FunctionName"], properties["RecursiveLoop"]) == (name, "Allow")
+    assert properties["LoggingConfig"] == {"LogFormat": "JSON", "SystemLogLevel": "WARN"}
+    assert properties["EventInvokeConfig"] == {"MaximumRetryAttempts": 0, "MaximumEventAgeInSeconds": 60}
     assert (group["LogGroupName"], group["RetentionInDays"]) == (f"/aws/lambda/{name}", 30)
     [policy] = resources[properties["Role"]["Fn::GetAtt"][0]]["Properties"]["Policies"]
     assert policy["PolicyDocument"] == json.loads((ROOT / ".chalice/policies/prod" / POLICIES[function]).read_text())
+
+
+def test_an_update_of_the_package_of_an_older_version_keeps_its_index(
+    template: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = read_template("prod")
+    [_, index] = older["Resources"]["EventsTable"]["Properties"]["GlobalSecondaryIndexes"]
+    index["IndexName"] = "older-index"
+    (tmp_path / "before.json").write_text(json.dumps(older))
+    monkeypatch.setenv("BEFORE", str(tmp_path / "before.json"))
+
+    package("prod", tmp_path)
+
+    table = json.loads((tmp_path / "sam.json").read_text())["Resources"]["EventsTable"]["Properties"]
+    new = template["Resources"]["EventsTable"]["Properties"]
+    assert table["GlobalSecondaryIndexes"] == [*new["GlobalSecondaryIndexes"], index]
 
 
 def test_the_worker_is_invoked_by_the_queue_of_the_template(template: Any) -> None:

@@ -7,6 +7,7 @@ Amazon's DynamoDB Developer Guide.
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 
 from tests.support.in_memory_aws import SORT, Item, indexes
 
@@ -15,24 +16,39 @@ OVERHEAD_BYTES = 100  # of storage, for each item and each row of an index
 
 
 def consumed(before: Item, after: Item) -> Counter[str]:
-    """Return the units and the stored bytes, of the table and of its indexes, of a write; an absent item is empty.
+    """Return the units and the stored bytes of a write: of the table, of all indexes and, by its name, of each index.
+
+    An absent item is empty.
 
     - The table takes a unit for each begun KB of the item before or after, whichever is larger.
-    - An index holds keys and projected attributes of the items that have its partition key. If none of them changes it
-      takes nothing; if its key changes, the old row is deleted and a new one put, and each takes its units; else the
-      larger of both rows counts.
+    - An index holds keys and projected attributes of the items that have its partition key: see `units_of_partitions`.
     """
     used = Counter(table_units=max(units(before), units(after)), table_bytes=stored(after) - stored(before))
-    for partition, projected in indexes().values():
-        old, new = (
-            {name: item[name] for name in projected if name in item} if partition in item else {}
-            for item in (before, after)
-        )
+    for index, (partition, projected) in indexes().items():
+        old, new = row(before, partition, projected), row(after, partition, projected)
         used["index_bytes"] += stored(new) - stored(old)
-        if any(old.get(name) != new.get(name) for name in (partition, SORT)):
-            used["index_units"] += units(old) + units(new)
-        elif old != new:
-            used["index_units"] += max(units(old), units(new))
+        used["index_units"] += (of_index := units_of_partitions(old, new, partition).total())
+        used[index] += of_index
+    return used
+
+
+def row(item: Item, partition: str, projected: Iterable[str]) -> Item:
+    """Return the row that an index holds of an item; it is empty without the partition key."""
+    return {name: item[name] for name in projected if name in item} if partition in item else {}
+
+
+def units_of_partitions(old: Item, new: Item, partition: str) -> Counter[str]:
+    """Return the units that each partition of an index takes when a row changes.
+
+    If its key changes, the old row is deleted and a new one put, and each takes its units; else the larger of both rows
+    counts, or nothing if they are the same.
+    """
+    used = Counter[str]()
+    if any(old.get(name) != new.get(name) for name in (partition, SORT)):
+        for each in filter(None, (old, new)):
+            used[each[partition]] += units(each)
+    elif old != new:
+        used[new[partition]] = max(units(old), units(new))
     return used
 
 

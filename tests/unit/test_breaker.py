@@ -4,8 +4,7 @@ import pytest
 
 from chalicelib.core import breaker as module
 from chalicelib.core.breaker import MAX_TRIAL_SECONDS, Breaker
-from chalicelib.core.outcome import PushResult
-from chalicelib.core.outcome import MAX_RETRY_AFTER_SECONDS, Outcome
+from chalicelib.core.outcome import MAX_RETRY_AFTER_SECONDS, Outcome, PushResult
 
 OPEN_SECONDS, REST = 30.0, 5  # a rest is as long as 2 + 6 * 0.5 failed trials
 ONE, OTHER, THIRD = "sub_1 https://a.example", "sub_2 https://a.example", "webhook https://a.example"
