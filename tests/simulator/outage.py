@@ -309,7 +309,7 @@ class ThrottledWorld(OutageWorld):
         self.dynamodb.before_write = Throughput(self.clock, shown, PARTITION_UNITS / 100).take
         self.start().subscribe(TARGET)
 
-    def _post(self, headers: dict[str, str]) -> None:
+    def _post(self, headers: dict[str, str], tenant: str | None = None) -> None:
         self.use(Container.post, **headers)
 
 
