@@ -122,7 +122,7 @@ class Subscriptions(Table):
     def _disable(
         self, subscription: Subscription, condition: str, values: Mapping[str, str], error: str | None
     ) -> Subscription | None:
-        changes = {"disabled_at": self._after(0), "last_error": error}
+        changes = {"disabled_at": self._after(0), "last_error": error or subscription.last_error}
         disabled = self._change(subscription, condition, changes, values)
         if disabled:
             extra = {"subscription_id": disabled.subscription_id, **self._metrics(SubscriptionsDisabled=1)}
