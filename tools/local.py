@@ -32,11 +32,11 @@ from werkzeug.serving import DechunkedInput
 
 from chalicelib import __version__, settings
 from chalicelib import deps as services
-from chalicelib.core import sweep as schedules
-from chalicelib.core import worker as batch
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import AWS_ERRORS, ApiError, QueueUnavailableError, SettingsError, StorageUnavailableError
 from chalicelib.infra.queue import Message, Queue
+from chalicelib.operations import sweep as schedules
+from chalicelib.operations import worker as batch
 from chalicelib.settings import Scope
 from tools import api_key, local_aws
 from tools.receiver import Receiver

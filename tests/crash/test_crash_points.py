@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from chalicelib.core.event import Status
-from chalicelib.core.recovery import ERASED_SECONDS
 from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
+from chalicelib.operations.recovery import ERASED_SECONDS
 from tests.simulator.simulated_world import DLQ, ENVIRON, INBOX, TABLE, Container, Fault, Killed, SimulatedWorld
 from tests.support.in_memory_aws import typed
 

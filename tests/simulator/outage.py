@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from chalicelib.core import sweep as schedules
 from chalicelib.core.event import Event, Status
 from chalicelib.core.outcome import Reason
 from chalicelib.core.store import EventStore
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
+from chalicelib.operations import sweep as schedules
 from tests.simulator.simulated_world import DLQ, NO_ENVIRON, Container, SimulatedWorld
 from tests.simulator.throughput import PARTITION_UNITS, Throughput
 from tests.support.in_memory_aws import indexes

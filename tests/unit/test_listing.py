@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from chalicelib.core import sweep as schedules
 from chalicelib.core.event import Event, Status
 from chalicelib.core.store import SHARDS, partitions
 from chalicelib.deps import Services
 from chalicelib.infra.errors import InvalidRequestError, StorageUnavailableError
 from chalicelib.infra.times import rfc3339
+from chalicelib.operations import sweep as schedules
 from chalicelib.pull import inbox, listing
 from chalicelib.pull.listing import MAX_PAGE_BYTES, Page
 from chalicelib.settings import load
