@@ -11,7 +11,9 @@ from random import Random
 
 from chalicelib import deps as services
 from chalicelib.core.event import dumps
+from chalicelib.core.http_push import PushResult
 from chalicelib.core.messages import push_message
+from chalicelib.core.outcome import Outcome
 from chalicelib.deps import Services
 from chalicelib.infra.queue import MAX_DELAY_SECONDS
 from chalicelib.infra.times import rfc3339
@@ -69,7 +71,7 @@ def deliver(payload: str, failures: int, receiver: Receiver, naps: list[float]) 
     """
     settings, invocations = services.get().settings, 1
     policy, waits, now = settings.retry_policy, list[float](), time.time()
-    services.get().worker_breaker.record(receiver.url, now, now, failed=False, hung=False, pause_seconds=0)
+    services.get().worker_breaker.record(f"webhook {receiver.url}", now, now, PushResult(Outcome.DELIVERED), 30)
     receiver.script(*[status(503)] * failures)
     receiver.requests.clear()
     naps.clear()
