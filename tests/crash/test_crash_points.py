@@ -19,6 +19,7 @@ from chalicelib.infra.times import DAY_SECONDS, rfc3339
 from chalicelib.operations.recovery import ERASED_SECONDS
 from tests.simulator.simulated_world import DLQ, ENVIRON, INBOX, TABLE, Container, Fault, Killed, SimulatedWorld
 from tests.support.in_memory_aws import typed
+from tests.support.subscribing import read_lists
 
 Step = Callable[[SimulatedWorld, Container], object]
 
@@ -164,7 +165,7 @@ def disable(world: SimulatedWorld, container: Container) -> None:
 def know(world: SimulatedWorld, container: Container) -> None:
     """Let a container read the list of subscriptions."""
     with contextlib.suppress(StorageUnavailableError, Killed):
-        container.services.subscriptions.matching("a", None)
+        read_lists(container.services)
 
 
 def expect_delivered_copies(world: SimulatedWorld, container: Container) -> None:

@@ -14,7 +14,7 @@ from chalicelib.core.store import SHARDS, partitions
 from chalicelib.deps import Services
 from chalicelib.infra.errors import InvalidRequestError, StorageUnavailableError
 from chalicelib.infra.times import rfc3339
-from chalicelib.operations import recovery
+from chalicelib.operations import depths, recovery
 from chalicelib.operations import sweep as schedules
 from chalicelib.pull import inbox, listing
 from chalicelib.pull.listing import MAX_PAGE_BYTES, Page
@@ -312,7 +312,7 @@ def test_the_oldest_pending_event_is_to_be_pushed_and_found_in_time(
 
     def oldest_age() -> float:
         output.lines()
-        schedules.publish_depths(sweeping)
+        depths.publish_depths(sweeping)
         [metrics] = output.metrics()
         return metrics["OldestPendingAge"]
 
