@@ -14,9 +14,7 @@ if sys.pycache_prefix is None:
     sys.dont_write_bytecode = True  # `chalice deploy` imports this file, and would package the bytecode
 
 from chalicelib import __version__, deps
-from chalicelib.core import posting, recovery
-from chalicelib.core import sweep as schedules
-from chalicelib.core import worker as batch
+from chalicelib.core import posting
 from chalicelib.core.event import dumps
 from chalicelib.customers import console
 from chalicelib.customers.subscription import ENABLE
@@ -26,12 +24,15 @@ from chalicelib.infra import telemetry
 from chalicelib.infra.errors import ApiError, FieldFault, InvalidRequestError
 from chalicelib.infra.queue import Message
 from chalicelib.infra.times import rfc3339
+from chalicelib.operations import depths, recovery
+from chalicelib.operations import sweep as schedules
+from chalicelib.operations import worker as batch
 from chalicelib.pull import event_json, inbox, listing
 from chalicelib.settings import Scope
 from chalicelib.settings import read as read_settings
 from chalicelib.web import queries, routes, validation
 from chalicelib.web.auth import visible_tenant
-from chalicelib.web.routes import Call, remaining_seconds, require, respond
+from chalicelib.web.routes import Call, remaining_seconds, require, respond, respond_list
 
 deploy_settings, faults = read_settings(os.environ)
 STAGE: str = deploy_settings["stage"]
@@ -95,12 +96,12 @@ def list_events(call: Call) -> Response:
         visible_tenant(call.key, query.tenant)
         if not call.find_subscription(query.subscription_id):
             raise ApiError(403, "forbidden", "A token lists the copies of one of its subscriptions: subscription_id.")
-    return respond_page(query, call.services)
+    return respond_page(query, call)
 
 
 @route("GET", "/inbox", Scope.CONSUME, **queries.INBOX_PARAMETERS)
 def list_inbox(call: Call) -> Response:
-    return respond_page(replace(listing.INBOX, **call.query), call.services)
+    return respond_page(replace(listing.INBOX, **call.query), call)
 
 
 @route("POST", "/inbox/lease", Scope.CONSUME)
@@ -215,7 +216,7 @@ def sweep(event: CloudWatchEvent) -> None:
 @app.schedule(Rate(5, unit=Rate.MINUTES))
 def check_dlq(event: CloudWatchEvent) -> None:
     """Publish depths and ages; renaming the function would leave the deployed one behind."""
-    run(event, lambda current, _: schedules.publish_depths(current))
+    run(event, lambda current, _: depths.publish_depths(current))
 
 
 def run(event: SQSEvent | CloudWatchEvent, work: Callable[[Services, float], None]) -> None:
@@ -230,18 +231,12 @@ def prefers_async(prefer: str) -> bool:
     return any(part.split(";")[0].strip().lower() == "respond-async" for part in prefer.split(","))
 
 
-def respond_page(query: listing.Query, services: Services) -> Response:
-    page = listing.read_page(services, query)
+def respond_page(query: listing.Query, call: Call) -> Response:
+    page = listing.read_page(call.services, query)
     without = "subject" if query.include is None and query.lookup_key is None else ""
     has_payload = query.include is not None
     events = [event_json.summary(event, include_payload=has_payload, without=without) for event in page.events]
     return respond_list("events", events, page.next_cursor)
-
-
-def respond_list(name: str, members: list[str], last: str | None) -> Response:
-    """Return a page of JSON texts and the cursor of the next, which begins after the sort key `last`."""
-    cursor = dumps(last and queries.encode_cursor(last))
-    return respond(200, f'{{"{name}":[{",".join(members)}],"next_cursor":{cursor}}}')
 
 
 if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:

@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import json
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from tests.support.world import Clock, World, world
 
 # test_push measures memory, which is no longer quiet after test_run.
 LONGEST = ("test_console", "test_deploy", "test_push", "test_run")
+PROGRAMMING_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, NameError, TypeError)
 During = Callable[[Any, str, Callable[..., Any]], None]
 
 
@@ -25,6 +27,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start the longest files first: pytest-xdist distributes files in the order of their tests."""
     places = {stem: place for place, stem in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+@pytest.fixture(autouse=True)
+def programming_errors() -> Iterator[list[BaseException]]:
+    """Return the programming errors that the product logs instead of raising; the test fails unless it clears them."""
+    logged: list[BaseException] = []
+
+    def look(record: logging.LogRecord) -> bool:
+        error = record.exc_info and record.exc_info[1]
+        if isinstance(error, PROGRAMMING_ERRORS):
+            logged.append(error)
+        return True
+
+    telemetry.logger.addFilter(look)
+    yield logged
+    telemetry.logger.removeFilter(look)
+    for error in logged:
+        raise error
 
 
 @pytest.fixture

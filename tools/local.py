@@ -32,11 +32,12 @@ from werkzeug.serving import DechunkedInput
 
 from chalicelib import __version__, settings
 from chalicelib import deps as services
-from chalicelib.core import sweep as schedules
-from chalicelib.core import worker as batch
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import AWS_ERRORS, ApiError, QueueUnavailableError, SettingsError, StorageUnavailableError
 from chalicelib.infra.queue import Message, Queue
+from chalicelib.operations import depths
+from chalicelib.operations import sweep as schedules
+from chalicelib.operations import worker as batch
 from chalicelib.settings import Scope
 from tools import api_key, local_aws
 from tools.receiver import Receiver
@@ -169,7 +170,7 @@ def start() -> None:
     screen.say(_usage(url, screen.key, receiver, outside))
     _start_worker()
     _schedule("sweep", 60, lambda: schedules.sweep(services.get(), remaining_seconds=60))
-    _schedule("check_dlq", 300, lambda: schedules.publish_depths(services.get()))
+    _schedule("check_dlq", 300, lambda: depths.publish_depths(services.get()))
     Thread(target=server.server.serve_forever, name="api", daemon=True).start()
     screen.say(f"ready  {url}  (Ctrl-C ends it)")
 

@@ -9,24 +9,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
 
-from chalicelib.core import messages
+from chalicelib.core import messages, outcome
 from chalicelib.core.breaker import Breaker
 from chalicelib.core.event import Attempt, Event, Status
 from chalicelib.core.invocation import CoreServices, Invocation
-from chalicelib.core.outcome import (
-    NOT_PUSHED,
-    DeadLetter,
-    Decision,
-    Delivered,
-    Dropped,
-    KeptFailed,
-    Outcome,
-    PushResult,
-    Reason,
-    RetryLater,
-    Unscheduled,
-    decide,
-)
 from chalicelib.core.store import WriteResult
 from chalicelib.core.target import Target
 from chalicelib.infra.clients import CALL_SECONDS
@@ -44,7 +30,7 @@ class Concluded:
     """An event as it is after an attempt, and what follows."""
 
     event: Event
-    decision: Decision
+    decision: outcome.Decision
 
 
 class OutOfTimeError(Exception):
@@ -79,14 +65,14 @@ def _attempt_due(event_id: str, budget_seconds: float, invocation: Invocation) -
     except StorageUnavailableError:  # an outage of reads must not end events
         services.store.record_no_attempt(uncounted)
         raise
-    if isinstance(target, KeptFailed | Dropped | Unscheduled):
+    if isinstance(target, outcome.KeptFailed | outcome.Dropped | outcome.Unscheduled):
         _record(uncounted, target, invocation)
         return None
     if services.settings.retry_policy.is_over(event.delivery_attempts):  # the last attempt was not recorded
-        settle(uncounted, target, DeadLetter(Reason.EXHAUSTED), invocation)
+        settle(uncounted, target, outcome.DeadLetter(outcome.Reason.EXHAUSTED), invocation)
         return None
     decision = _attempt(event, target, budget_seconds, invocation)
-    return decision.delay_seconds if isinstance(decision, RetryLater) and decision.in_process else None
+    return decision.delay_seconds if isinstance(decision, outcome.RetryLater) and decision.in_process else None
 
 
 def _send_on(event: Event, services: CoreServices) -> None:
@@ -102,12 +88,12 @@ def enqueue(event: Event, delay_seconds: float, services: CoreServices) -> None:
         services.work_queue.send(messages.push_message(event), delay_seconds)
 
 
-def _attempt(event: Event, target: Target, budget_seconds: float, invocation: Invocation) -> Decision:
+def _attempt(event: Event, target: Target, budget_seconds: float, invocation: Invocation) -> outcome.Decision:
     """Make an attempt of the worker, whose breaker may be open; up to `budget_seconds` may be waited for the next."""
     services, settings, breaker = invocation.services, invocation.services.settings, invocation.services.worker_breaker
     started, max_wait_seconds = services.clock(), -1.0
     if open_seconds := breaker.wait_seconds(target.destination, started):
-        result = PushResult(Outcome.RETRY, error=NOT_PUSHED, retry_after_seconds=open_seconds)
+        result = outcome.PushResult(outcome.Outcome.RETRY, error=outcome.NOT_PUSHED, retry_after_seconds=open_seconds)
     else:
         result = push(event, target, settings.push_timeout_seconds, invocation, breaker)
         if not result.timed_out and breaker.failures(target.destination) < settings.breaker_failures:
@@ -126,7 +112,7 @@ def push_inline(event: Event, target: Target, invocation: Invocation) -> Event:
 
 def push(
     event: Event, target: Target, timeout_seconds: float, invocation: Invocation, breaker: Breaker | None = None
-) -> PushResult:
+) -> outcome.PushResult:
     """Push an event once, unless its target has a fault, and tell a breaker how that ended. Raises OutOfTimeError."""
     services, settings, started = invocation.services, invocation.services.settings, invocation.services.clock()
     time_left = invocation.seconds_left() - AFTER_PUSH_SECONDS
@@ -134,7 +120,7 @@ def push(
     if timeout_seconds <= 0:
         raise OutOfTimeError
     if target.fault:
-        return PushResult(Outcome.FAILED, error=target.fault)
+        return outcome.PushResult(outcome.Outcome.FAILED, error=target.fault)
     result = services.push.send(event, target, int(started), timeout_seconds, settings.push_connect_timeout_seconds)
     if breaker:
         breaker.record(target.destination, started, services.clock(), result, settings.breaker_open_seconds)
@@ -142,7 +128,7 @@ def push(
 
 
 def _conclude(
-    event: Event, target: Target, started: float, result: PushResult, invocation: Invocation, **options: float
+    event: Event, target: Target, started: float, result: outcome.PushResult, invocation: Invocation, **options: float
 ) -> Concluded:
     """Decide what follows from an attempt that began at `started` (Unix seconds), record that, then log it.
 
@@ -154,7 +140,7 @@ def _conclude(
         decision = target.owner.gone()
     else:
         policy = services.settings.retry_policy
-        decision = decide(result, event.delivery_attempts, policy, services.random, **options)
+        decision = outcome.decide(result, event.delivery_attempts, policy, services.random, **options)
     try:
         recorded = settle(event, target, decision, invocation)
         is_recorded = recorded.applied
@@ -163,31 +149,31 @@ def _conclude(
     return Concluded(recorded.event or event, decision)
 
 
-def settle(event: Event, target: Target, decision: Decision, invocation: Invocation) -> WriteResult:
+def settle(event: Event, target: Target, decision: outcome.Decision, invocation: Invocation) -> WriteResult:
     """Record a decision, send the message of a retry, and tell the target.
 
     Nothing but the record follows if that is not applied: a consumer acknowledged the event, or its claim expired.
     """
     recorded = _record(event, decision, invocation)
     if recorded.applied:
-        if isinstance(decision, RetryLater) and not decision.in_process:
+        if isinstance(decision, outcome.RetryLater) and not decision.in_process:
             enqueue(event, decision.delay_seconds, invocation.services)
         target.owner.settled(recorded.event or event, decision)
     return recorded
 
 
-def _record(event: Event, decision: Decision, invocation: Invocation) -> WriteResult:
+def _record(event: Event, decision: outcome.Decision, invocation: Invocation) -> WriteResult:
     """Record a decision by one write. Raises StorageUnavailableError and QueueUnavailableError."""
     services, store = invocation.services, invocation.services.store
     match decision:
-        case Delivered():
+        case outcome.Delivered():
             return invocation.record(store.record_delivered, event)
-        case RetryLater(delay_seconds):
+        case outcome.RetryLater(delay_seconds):
             is_queued = delay_seconds <= MAX_DELAY_SECONDS
             return invocation.record(
                 partial(store.record_retry, delay_seconds=delay_seconds, is_queued=is_queued), event
             )
-        case DeadLetter(reason):
+        case outcome.DeadLetter(reason):
             event = replace(event, reason=reason, failed_at=rfc3339(services.clock()))
             # Before the record: a crash in between makes a second message, never a silent failure.
             services.dlq.send(messages.dead_letter(event))
@@ -196,22 +182,22 @@ def _record(event: Event, decision: Decision, invocation: Invocation) -> WriteRe
                 metrics = services.metrics(**{"CopyFailure" if event.is_copy else "DeliveryFailure": 1})
                 logger.warning("dead letter", extra={"event_id": event.event_id, "reason": reason, **metrics})
             return recorded
-        case KeptFailed(error):
-            event = replace(event, reason=Reason.DISABLED, failed_at=rfc3339(services.clock()))
+        case outcome.KeptFailed(error):
+            event = replace(event, reason=outcome.Reason.DISABLED, failed_at=rfc3339(services.clock()))
             return invocation.record(store.record_failed, replace(event, last_error=error or event.last_error))
-        case Dropped():
+        case outcome.Dropped():
             return invocation.record(store.delete_claimed, event)
-        case Unscheduled():
+        case outcome.Unscheduled():
             return invocation.record(store.record_unscheduled, event)
 
 
-def _log_attempt(event: Event, decision: Decision, services: CoreServices, *, is_recorded: bool) -> None:
+def _log_attempt(event: Event, decision: outcome.Decision, services: CoreServices, *, is_recorded: bool) -> None:
     """Log one line with the metrics of an event's latest attempt."""
     attempt, metrics, delay_seconds = vars(event.attempts[-1]), dict[str, float](), None
-    if isinstance(decision, RetryLater):
+    if isinstance(decision, outcome.RetryLater):
         delay_seconds = round(decision.delay_seconds, 3)
         metrics["DeliveryRetry"] = 1
-    elif isinstance(decision, Delivered) and is_recorded:
+    elif isinstance(decision, outcome.Delivered) and is_recorded:
         latency_seconds = services.clock() - unix_seconds(event.replayed_at or event.created_at)
         metrics |= {"DeliverySuccess": 1, "DeliveryLatency": round(latency_seconds * 1000)}
     if attempt["duration_ms"]:

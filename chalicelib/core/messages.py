@@ -6,6 +6,8 @@ from typing import Any
 from chalicelib.core.event import EVENT_ID, Event, dumps
 from chalicelib.infra.queue import Message
 
+FAILURE = ("event_id", "reason", "last_error", "delivery_attempts", "failed_at", "subscription_id", "tenant")
+
 
 def push_message(event: Event) -> Message:
     """Return the message that asks for a push."""
@@ -19,16 +21,8 @@ def dead_letter(event: Event) -> Message:
 
 def failure(event: Event) -> dict[str, Any]:
     """Return what is told of an event that carries `reason` and `failed_at`."""
-    return {
-        "event_id": event.event_id,
-        "reason": event.reason,
-        "last_status_code": event.attempts[-1].status_code if event.attempts else None,
-        "last_error": event.last_error,
-        "delivery_attempts": event.delivery_attempts,
-        "failed_at": event.failed_at,
-        "subscription_id": event.subscription_id,
-        "tenant": event.tenant,
-    }
+    last_status_code = event.attempts[-1].status_code if event.attempts else None
+    return {**{name: getattr(event, name) for name in FAILURE}, "last_status_code": last_status_code}
 
 
 def parse(body: str) -> tuple[str, bool] | None:

@@ -2,20 +2,9 @@
 
 from dataclasses import dataclass, replace
 
-from chalicelib.core import delivery, posting
+from chalicelib.core import delivery, outcome, posting
 from chalicelib.core.event import Attempt, Event, NewEvent, dumps
 from chalicelib.core.invocation import CoreServices, Invocation
-from chalicelib.core.outcome import (
-    DeadLetter,
-    Decision,
-    Delivered,
-    Dropped,
-    KeptFailed,
-    NotPushed,
-    Reason,
-    RetryLater,
-    Unscheduled,
-)
 from chalicelib.core.target import Target
 from chalicelib.customers import reports
 from chalicelib.customers.subscription import Subscription
@@ -36,11 +25,11 @@ class Operator:
 
     services: CoreServices
 
-    def gone(self) -> Decision:
-        return DeadLetter(Reason.PERMANENT)
+    def gone(self) -> outcome.Decision:
+        return outcome.DeadLetter(outcome.Reason.PERMANENT)
 
-    def settled(self, event: Event, decision: Decision) -> None:
-        if isinstance(decision, DeadLetter):
+    def settled(self, event: Event, decision: outcome.Decision) -> None:
+        if isinstance(decision, outcome.DeadLetter):
             reports.event_failed(event, None, self.services)
 
 
@@ -52,32 +41,36 @@ class Subscriber:
     services: CoreServices
     subscriptions: Subscriptions
 
-    def gone(self) -> Decision:
+    def gone(self) -> outcome.Decision:
         """End a subscription, as Zapier's rule wants, or disable a tenant's, whose proxy may have said 410.
 
         If it was edited, disabled, or made anew since the push began, the next attempt reads that.
         """
         if self.subscription.tenant is None:
-            return Dropped() if self.subscriptions.end(self.subscription) else RetryLater(GONE_RETRY_SECONDS)
+            return (
+                outcome.Dropped()
+                if self.subscriptions.end(self.subscription)
+                else outcome.RetryLater(GONE_RETRY_SECONDS)
+            )
         disabled = self.subscriptions.disable(self.subscription, GONE)
         self.subscription = disabled or self.subscription
-        return KeptFailed() if disabled else RetryLater(GONE_RETRY_SECONDS)
+        return outcome.KeptFailed() if disabled else outcome.RetryLater(GONE_RETRY_SECONDS)
 
-    def settled(self, event: Event, decision: Decision) -> None:
+    def settled(self, event: Event, decision: outcome.Decision) -> None:
         """Set and clear `failing_since`, disable what fails for days, and report that."""
         subscription, changed = self.subscription, None
         match decision:
-            case Delivered():
+            case outcome.Delivered():
                 self.subscriptions.clear_failing(subscription)
-            case RetryLater() if event.delivery_attempts == FAILING_ATTEMPTS:
+            case outcome.RetryLater() if event.delivery_attempts == FAILING_ATTEMPTS:
                 changed = self.subscriptions.set_failing(subscription, event.made_error)
-            case DeadLetter():
+            case outcome.DeadLetter():
                 changed = self.subscriptions.set_failing(subscription, event.made_error)
                 changed = changed or self.subscriptions.disable_failing(subscription, event.made_error)
                 reports.event_failed(event, subscription.tenant, self.services)
-            case KeptFailed():
+            case outcome.KeptFailed():
                 changed = subscription
-            case Dropped():
+            case outcome.Dropped():
                 reports.subscription_changed("ended", subscription, event, self.services)
         if changed:
             change = "disabled" if changed.disabled_at else "failing"
@@ -114,15 +107,15 @@ class AllTargets:
     def matching(self, event: Event) -> list[Target]:
         return [self._of(subscription) for subscription in self.subscriptions.matching(event)]
 
-    def find(self, event: Event) -> Target | NotPushed:
+    def find(self, event: Event) -> Target | outcome.NotPushed:
         if not event.is_copy:
             webhook = self.webhook
-            return webhook if webhook.is_open else Unscheduled()
+            return webhook if webhook.is_open else outcome.Unscheduled()
         subscription = self.subscriptions.get(str(event.subscription_id))
         if subscription is None:
-            return Dropped()
+            return outcome.Dropped()
         if subscription.disabled_at:
-            return KeptFailed(DISABLED)
+            return outcome.KeptFailed(DISABLED)
         return self._of(subscription)
 
     def replay_refusal(self, event: Event) -> ApiError | None:
@@ -130,9 +123,9 @@ class AllTargets:
             is_pushed = self.services.settings.webhook != COPIES_ONLY and not event.is_report
             return None if is_pushed else ApiError(409, "not_pushed", NOT_PUSHED)
         match self.find(event):
-            case Dropped():
+            case outcome.Dropped():
                 return ApiError(409, "subscription_gone", "The subscription of this copy is gone.")
-            case KeptFailed():
+            case outcome.KeptFailed():
                 return ApiError(409, "subscription_disabled", "The subscription of this copy is disabled.")
         return None
 

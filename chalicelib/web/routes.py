@@ -16,6 +16,7 @@ from chalicelib.infra.errors import ApiError, EventNotFoundError
 from chalicelib.infra.parsing import Parser
 from chalicelib.settings import ApiKey, Scope
 from chalicelib.web.auth import authenticate
+from chalicelib.web.queries import encode_cursor
 from chalicelib.web.validation import parse_query
 
 RESPOND_SECONDS = 3  # reserved: the function has 30 s, and API Gateway ends a request after 29 s
@@ -146,3 +147,9 @@ def problem(error: ApiError) -> Response:
 
 def respond(status_code: int, body: str, **headers: str) -> Response:
     return Response(body, {"Content-Type": "application/json", **headers}, status_code)
+
+
+def respond_list(name: str, members: list[str], last: str | None) -> Response:
+    """Return a page of JSON texts and the cursor of the next, which begins after the sort key `last`."""
+    cursor = dumps(last and encode_cursor(last))
+    return respond(200, f'{{"{name}":[{",".join(members)}],"next_cursor":{cursor}}}')

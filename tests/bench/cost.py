@@ -12,9 +12,11 @@ from random import Random
 from chalicelib import deps as services
 from chalicelib.core.event import dumps
 from chalicelib.core.messages import push_message
+from chalicelib.core.outcome import Outcome, PushResult
 from chalicelib.deps import Services
 from chalicelib.infra.queue import MAX_DELAY_SECONDS
 from chalicelib.infra.times import rfc3339
+from chalicelib.operations.sweep import UNCHANGED
 from tests.bench import standin
 from tests.bench.bench import Row, call, prepare_worker, use_settings
 from tests.support.receiver import Receiver, status
@@ -69,7 +71,8 @@ def deliver(payload: str, failures: int, receiver: Receiver, naps: list[float]) 
     """
     settings, invocations = services.get().settings, 1
     policy, waits, now = settings.retry_policy, list[float](), time.time()
-    services.get().worker_breaker.record(receiver.url, now, now, failed=False, hung=False, pause_seconds=0)
+    destination = services.get().targets.webhook.destination
+    services.get().worker_breaker.record(destination, now, now, PushResult(Outcome.DELIVERED), 0)
     receiver.script(*[status(503)] * failures)
     receiver.requests.clear()
     naps.clear()
@@ -78,7 +81,7 @@ def deliver(payload: str, failures: int, receiver: Receiver, naps: list[float]) 
     with contextlib.redirect_stdout(output):
         event = call("POST", "/events", f'{{"event_type":"order.created","payload":{payload}}}')
         while (made := len(receiver.requests)) < min(failures + 1, settings.max_delivery_attempts):
-            delay_seconds = policy.next_delay_seconds(made, retry_after_seconds=0, random=lambda: 0.5) or 0.0
+            delay_seconds = policy.delay_seconds(made, retry_after_seconds=0, random=lambda: 0.5)
             waits.append(delay_seconds)  # for which nobody pays
             naps.append(delay_seconds)
             if delay_seconds > MAX_DELAY_SECONDS:
@@ -118,7 +121,8 @@ def lookup_units_of_a_retry(receiver: Receiver, naps: list[float]) -> float:
 def queue_overdue(event_id: str) -> None:
     """Mark and queue an event as the sweep does."""
     store, event = services.get().store, services.get().store.get(event_id)
-    if event is None or not store.mark_requeued(event_id, event.requeue_at, rfc3339(time.time() + 9e6)).applied:
+    marked = {"requeue_at": rfc3339(time.time() + 9e6)}
+    if event is None or not store.change(event_id, UNCHANGED, marked, {":seen": event.requeue_at}).applied:
         raise RuntimeError(f"{event_id} cannot be queued")
     services.get().work_queue.send_many([push_message(event)])
 

@@ -10,11 +10,16 @@ from types import SimpleNamespace
 from typing import Any
 
 from chalicelib.core.event import Event, Status
+from chalicelib.core.invocation import Invocation
 from chalicelib.core.outcome import Reason
-from chalicelib.core.store import ERASED_SECONDS, EventStore, WriteResult
+from chalicelib.core.store import EventStore, WriteResult, status_attributes
+from chalicelib.deps import Services
 from chalicelib.infra.errors import ApiError
-from chalicelib.infra.table import BY_SUBSCRIPTION
+from chalicelib.infra.table import BY_LOOKUP
 from chalicelib.infra.times import rfc3339
+from chalicelib.operations import recovery
+from chalicelib.operations.recovery import ERASED_SECONDS, REDRIVABLE
+from chalicelib.operations.sweep import UNCHANGED
 from chalicelib.pull import inbox
 from tests.support.in_memory_aws import FakeDynamoDB
 from tests.support.world import World
@@ -22,6 +27,7 @@ from tests.support.world import World
 IDS = [f"evt_{0:032}", *(f"cpy_{number:032}" for number in range(2))]
 CLAIMS = "abc"
 TYPE = "of.this.test"
+WEIGHTS = {"put": 3, "release": 3, "erase": 0.6, "delete": 0.4}  # of acts, so that each is applied and refused
 DUE_OR_LATER = "begins_with(next_attempt_at, :prefix) OR expires_at <= :now_seconds"
 
 
@@ -46,55 +52,62 @@ def rows(store: EventStore, partition: str) -> list[list[object]]:
     pages = [
         store.pages(partition),
         store.pages(partition, {":prefix": "2"}, FilterExpression=DUE_OR_LATER),
-        *(store.pages("sub", IndexName=BY_SUBSCRIPTION, Limit=1, ScanIndexForward=way) for way in (True, False)),
+        *(store.pages("sub", IndexName=BY_LOOKUP, Limit=1, ScanIndexForward=way) for way in (True, False)),
     ]
     return [[row for page in each for row in page["Items"]] for each in pages]
 
 
-def consume(act: Callable[[Any], object], clock: Callable[[], float]) -> Callable[[EventStore], WriteResult]:
-    """Return what a consumer does as a change of a store; a lease of nothing is one that was refused."""
+def asked(act: Callable[[Any], object], services: Services) -> Callable[[EventStore], WriteResult]:
+    """Return what somebody asks for as a change of a store; a lease of nothing is one that was refused."""
 
     def change(store: EventStore) -> WriteResult:
-        in_turn = SimpleNamespace(store=store, clock=clock, new_id=lambda: "0" * 32, map=lambda *each: [*map(*each)])
+        of_store = replace(services, new_id=lambda: "0" * 32)
+        vars(of_store).update(store=store, work_queue=SimpleNamespace(send=str))
+        of_store.map = lambda function, items: [*map(function, items)]  # type: ignore[method-assign]
+        vars(of_store)["targets"] = SimpleNamespace(replay_refusal=lambda event: None)
         try:
-            return WriteResult(act(in_turn) != [])
+            return WriteResult(act(of_store) != [])
         except ApiError:
             return WriteResult(False)
 
     return change
 
 
+def replay(event: Event, services: Services) -> Event:
+    return recovery.replay(event, Invocation(services, services.clock()))
+
+
 def test_every_transition_does_the_same_on_both(shared_world: World) -> None:
-    random, clock, settings = Random(1), shared_world.clock, shared_world.services.settings
+    random, clock, services = Random(0), shared_world.clock, shared_world.services
     memory = FakeDynamoDB(clock)
-    stores = [EventStore(client, settings, clock=clock) for client in (memory, shared_world.dynamodb)]
+    stores = [EventStore(client, services.settings, clock=clock) for client in (memory, shared_world.dynamodb)]
     applied, refused = Counter[str](), Counter[str]()
-    for _ in range(1500):
+    for _ in range(800):
         event_id, claim_id, now = random.choice(IDS), random.choice(CLAIMS), clock()
         new = new_event(event_id, claim_id, now, is_pushed=random.random() < 0.8)
         current = stores[0].get(event_id) or new
         mine = replace(current, claim_id=random.choice((claim_id, current.claim_id)))
         failed = replace(mine, reason=Reason.PERMANENT, failed_at=rfc3339(now))
+        seen = {":seen": mine.requeue_at or ""}
         delay, lease_id = random.choice((0, 5, 100)), random.choice((None, mine.claim_id))
         acts: dict[str, Callable[[EventStore], Any]] = {
             "put": methodcaller("put", new, new.content()),
             "claim": methodcaller("claim", event_id, claim_id),
-            "lease": consume(
-                lambda services: inbox.lease(services, limit=1, lease_seconds=100, event_type=TYPE), clock
-            ),
-            "release": consume(partial(inbox.release, event_id, str(mine.claim_id)), clock),
-            "acknowledge": consume(partial(inbox.acknowledge, event_id, lease_id=lease_id), clock),
+            "lease": asked(partial(inbox.lease, limit=1, lease_seconds=100, event_type=TYPE), services),
+            "release": asked(partial(inbox.release, event_id, str(mine.claim_id)), services),
+            "acknowledge": asked(partial(inbox.acknowledge, event_id, lease_id=lease_id), services),
             "delivered": methodcaller("record_delivered", mine),
-            "retry": methodcaller("record_retry", mine, delay_seconds=delay, will_be_queued=True),
+            "retry": methodcaller("record_retry", mine, delay_seconds=delay, is_queued=True),
             "failed": methodcaller("record_failed", failed),
-            "cancel": methodcaller("cancel_attempt", mine),
-            "replay": methodcaller("replay", event_id, claim_id, expires_at=int(now) + 300),
-            "redrive": methodcaller("replay", event_id, claim_id, expires_at=1, failed_at=mine.failed_at or ""),
-            "requeue": methodcaller("mark_requeued", event_id, mine.requeue_at or "", rfc3339(now + 60)),
-            "delete": methodcaller("delete", mine),
-            "erase": methodcaller("mark_erased", event_id),
+            "unscheduled": methodcaller("record_unscheduled", mine),
+            "no attempt": methodcaller("record_no_attempt", mine),
+            "replay": asked(partial(replay, new), services),
+            "redrive": methodcaller("change", event_id, REDRIVABLE, status_attributes(event_id, Status.PENDING)),
+            "requeue": methodcaller("change", event_id, UNCHANGED, {"requeue_at": rfc3339(now + 60)}, seen),
+            "delete": methodcaller("delete_claimed", mine),
+            "erase": asked(partial(recovery.erase, event_id), services),
         }
-        act = random.choice(list(acts))
+        act = random.choices(list(acts), [WEIGHTS.get(name, 1) for name in acts])[0]
         ours, theirs = map(acts[act], stores)
         assert ours == theirs
         (applied if ours.applied else refused)[act] += 1

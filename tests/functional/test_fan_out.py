@@ -16,7 +16,7 @@ def test_an_event_with_200_copies_takes_at_most_32_threads_and_little_memory() -
     container = Container(world)
     for number in range(100):
         for tenant in (None, TENANT):
-            container.services.subscriptions.create("acme", f"https://hooks.zapier.com/{number}", None, tenant, None)
+            container.services.subscriptions.create("acme", f"https://hooks.zapier.com/{number}", tenant)
     sizes: list[int] = []
 
     def make_pool(size: int) -> object:

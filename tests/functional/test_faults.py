@@ -5,7 +5,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from chalicelib.core.worker import BatchError
+from chalicelib.operations.worker import BatchError
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, hang, in_turn, status

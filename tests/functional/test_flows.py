@@ -11,6 +11,7 @@ from chalicelib.infra.times import rfc3339, unix_seconds
 from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver, close_without_answer, status
+from tests.support.subscribing import read_lists
 from tests.support.world import EVENT, START, World
 
 SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
@@ -123,7 +124,7 @@ def test_the_calls_of_a_post_and_of_the_worker(
 ) -> None:
     receiver.default = status(code)
     world.restart(IN_PROCESS_WAIT_SECONDS="0")
-    world.services.subscriptions.matching("order.created", None)  # each container queries them every ten seconds
+    read_lists(world.services)
 
     made = aws.during(lambda: world.call("POST", "/events", EVENT, **headers)) + aws.during(world.run_worker)
 

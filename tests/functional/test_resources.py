@@ -10,8 +10,8 @@ from typing import Any
 import botocore.session
 import pytest
 
-from chalicelib.core.event import PUBLIC_FIELDS
 from chalicelib.infra.telemetry import UNITS
+from chalicelib.pull import event_json
 from tests.support.world import ROOT
 from tools import gateway
 from tools.package import package
@@ -75,7 +75,7 @@ def test_an_index_projects_no_more_than_dynamodb_takes_and_nothing_large(index: 
 
 def test_status_index_has_all_that_lists_show_but_the_subject() -> None:
     derived = {"status", "created_at", "subject"}  # the first two from `status_shard` and `sort_key`
-    assert {*PUBLIC_FIELDS} - derived <= INDEXES["status-index"]
+    assert {*event_json.MEMBERS} - derived <= INDEXES["status-index"]
 
 
 def test_lookup_index_has_what_no_attempt_changes() -> None:

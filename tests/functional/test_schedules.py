@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 import app
-from chalicelib.core import sweep as schedules
 from chalicelib.core.store import SHARDS
 from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
+from chalicelib.operations import sweep as schedules
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, status

@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from chalicelib.core import sweep as schedules
 from chalicelib.core.event import Event, Status
 from chalicelib.core.outcome import Reason
 from chalicelib.core.store import EventStore
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
+from chalicelib.operations import sweep as schedules
 from tests.simulator.simulated_world import DLQ, NO_ENVIRON, Container, SimulatedWorld
 from tests.simulator.throughput import PARTITION_UNITS, Throughput
 from tests.support.in_memory_aws import indexes
@@ -90,9 +90,12 @@ class OutageWorld(SimulatedWorld):
         """Return whether nobody posts any more, and every healthy event is settled or waited too long."""
         if self.clock() < self.ends_at:
             return False
-        return self.clock() > self.ends_at + MOST_WAIT_SECONDS or not any(
-            item.get("status") == Status.PENDING and self.is_healthy(item) for item in self.dynamodb.items.values()
-        )
+        return self.clock() > self.ends_at + MOST_WAIT_SECONDS or not self.is_waiting()
+
+    def is_waiting(self) -> bool:
+        """Return whether a healthy event is not settled."""
+        items = self.dynamodb.items.values()
+        return any(item.get("status") == Status.PENDING and self.is_healthy(item) for item in items)
 
     def run(self, *, per_second: float, **headers: str) -> None:
         self.hub.spawn(partial(self._callers, 1 / per_second, headers))
@@ -176,7 +179,8 @@ class TwoTenantsWorld(OutageWorld):
             for tenant in ("hanging", "other") if number < self.copies else ("hanging",):
                 self.hub.spawn(partial(self._post, headers, tenant))
             self.hub.sleep(every_seconds)
-            if self.clock() >= self.ends_at:
+            if self.clock() >= self.ends_at or (number > self.copies and not self.is_waiting()):
+                self.ends_at = self.clock()
                 return
 
 
@@ -190,7 +194,7 @@ def beside_a_tenant(
     return [
         unix_seconds(copy.delivered_at) - unix_seconds(copy.created_at)
         for copy in copies
-        if copy.delivered_at and unix_seconds(copy.delivered_at) < world.ends_at
+        if copy.delivered_at and unix_seconds(copy.delivered_at) <= world.ends_at
     ]
 
 

@@ -23,11 +23,11 @@ from chalicelib.core.event import Event, Status
 from chalicelib.core.outcome import Outcome, PushResult
 from chalicelib.core.store import CLAIM_SECONDS
 from chalicelib.core.target import Target
-from chalicelib.core.worker import BatchError
 from chalicelib.customers.subscriptions import CACHE_SECONDS
 from chalicelib.deps import Services
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
+from chalicelib.operations.worker import BatchError
 from tests.simulator.hub import Hub
 from tests.simulator.invariants import History, Push, ViolationError, check
 from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS, typed

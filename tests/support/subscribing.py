@@ -3,6 +3,10 @@
 import json
 from typing import Any
 
+from chalicelib.core.event import NewEvent
+from chalicelib.core.posting import make_event
+from chalicelib.deps import Services
+from chalicelib.settings import PULL_ONLY
 from tests.support.world import CONSUMER_KEY, Answer, World
 
 
@@ -37,3 +41,9 @@ def copies(world: World, event: dict[str, Any]) -> list[dict[str, Any]]:
 def ids(answer: Answer) -> list[str]:
     """Return the ids of listed or leased events."""
     return [event["event_id"] for event in answer.json["events"]]
+
+
+def read_lists(services: Services, tenant: str | None = None) -> None:
+    """Let a container read the lists of subscriptions, as it does every ten seconds."""
+    event = make_event(NewEvent("a", "{}", "null", tenant), "acme", PULL_ONLY, services)
+    services.subscriptions.matching(event)

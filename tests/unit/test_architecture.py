@@ -21,6 +21,7 @@ ROOMS = {
     "chalicelib/infra": {"chalicelib"},
     "chalicelib/core": {"chalicelib", "chalicelib/infra", "chalicelib/settings"},
     "chalicelib/settings": {"chalicelib/infra", "chalicelib/core/outcome"},
+    "chalicelib/operations": {"chalicelib/infra", "chalicelib/core"},
     "chalicelib/pull": {"chalicelib/infra", "chalicelib/core"},
     "chalicelib/customers": {"chalicelib/infra", "chalicelib/core", "chalicelib/settings"},
     "chalicelib/deps": {"chalicelib/infra", "chalicelib/core", "chalicelib/customers", "chalicelib/settings"},

@@ -8,18 +8,21 @@ from typing import Any
 
 import pytest
 
-from chalicelib.core import sweep as schedules
 from chalicelib.core.event import Event, Status
+from chalicelib.core.invocation import Invocation
 from chalicelib.core.store import SHARDS, partitions
 from chalicelib.deps import Services
 from chalicelib.infra.errors import InvalidRequestError, StorageUnavailableError
 from chalicelib.infra.times import rfc3339
+from chalicelib.operations import depths, recovery
+from chalicelib.operations import sweep as schedules
 from chalicelib.pull import inbox, listing
 from chalicelib.pull.listing import MAX_PAGE_BYTES, Page
 from chalicelib.settings import load
 from chalicelib.web.queries import PARAMETERS, encode_cursor
 from chalicelib.web.validation import parse_query
-from tests.simulator.simulated_world import ENVIRON, INBOX
+from tests.conftest import Output
+from tests.simulator.simulated_world import DLQ, ENVIRON, INBOX
 from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS
 from tests.support.world import START, Clock
 
@@ -98,7 +101,7 @@ def test_walking_the_pages_shows_everything_once_in_order(
     store_all(services, (make_event(n, event_id=f"evt_{n:032x}", expires_at=int(START)) for n in range(1, 60)))
     erased = make_copy(302, 1, status=Status.FAILED, event_type="rare")
     store_all(services, [make_copy(301, 1, expires_at=int(START)), erased])
-    assert services.store.mark_erased(erased.event_id).applied
+    recovery.erase(erased.event_id, services)
     dynamodb.page_rows = page_rows
 
     pages = walk(services, order=order, limit=limit, **asked)
@@ -159,9 +162,9 @@ def test_expired_events_are_skipped_unless_replayed(services: Services, dynamodb
     replayed = make_event(1, status=Status.FAILED, expires_at=int(START) + DAY)
     store_all(services, [replayed, *(make_event(3 * number, expires_at=int(START) + DAY) for number in range(1, 300))])
     clock.sleep(DAY - 1000)
-    assert services.store.replay(replayed.event_id, "r", expires_at=int(START) + 2 * DAY, is_pushed=False).applied
+    services = replace(services, settings=replace(services.settings, event_retention_days=1, webhook="none"))
+    recovery.replay(replayed, Invocation(services, clock()))
     clock.sleep(2000)
-    services = replace(services, settings=replace(services.settings, event_retention_days=1))
     live = store_all(services, [make_event(900, created_at=rfc3339(clock()), expires_at=int(clock()) + DAY)])
     dynamodb.page_rows = 5
     reads: list[Any] = []
@@ -226,7 +229,8 @@ def test_what_dynamodb_leaves_out_is_not_taken_for_absent(services: Services, dy
 @pytest.fixture
 def sweeping(dynamodb: FakeDynamoDB, clock: Clock) -> Services:
     sqs = FakeSQS(clock)
-    sqs.queue(INBOX)
+    for url in (INBOX, DLQ):
+        sqs.queue(url)
     return Services(load(ENVIRON), make_client={"dynamodb": dynamodb, "sqs": sqs}.__getitem__, clock=clock)
 
 
@@ -296,21 +300,27 @@ def test_delayed_messages_are_waited_for(sweeping: Services, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("expired", [0, 1, 100])
-def test_the_oldest_pending_event_is_to_be_pushed(expired: int, services: Services, dynamodb: FakeDynamoDB) -> None:
+def test_the_oldest_pending_event_is_to_be_pushed_and_found_in_time(
+    expired: int, sweeping: Services, dynamodb: FakeDynamoDB, clock: Clock, output: Output
+) -> None:
     dynamodb.page_rows = 5
     due = {"next_attempt_at": rfc3339(START)}
     left_out = [make_event(0), make_event(3, event_id=f"cpy_{3:032x}", **due)]
     left_out += [make_event(450 + 3 * attempts, delivery_attempts=attempts, **due) for attempts in (12, 13, 40)]
     left_out += [make_event(3 * number, expires_at=int(START), **due) for number in range(2, expired + 2)]
-    store_all(services, left_out)
+    store_all(sweeping, left_out)
 
-    def oldest(deadline: float) -> list[str]:
-        found = (services.store.oldest_scheduled(key, deadline) for key in partitions(Status.PENDING))
-        return [event.event_id for event in found if event]
+    def oldest_age() -> float:
+        output.lines()
+        depths.publish_depths(sweeping)
+        [metrics] = output.metrics()
+        return metrics["OldestPendingAge"]
 
-    assert oldest(START) == []
-    event, _ = store_all(services, [make_event(600, delivery_attempts=11, **due), make_event(600 + 3 * SHARDS, **due)])
-    assert event.event_id in oldest(START)
+    assert oldest_age() == 0
+    store_all(sweeping, [make_event(600, delivery_attempts=11, **due), make_event(600 + 3 * SHARDS, **due)])
+    assert oldest_age() == 800
     if expired > SHARDS * dynamodb.page_rows:
+        dynamodb.on_query = lambda rows: clock.sleep(schedules.SEARCH_SECONDS + 1)
         with pytest.raises(StorageUnavailableError):
-            oldest(START - 1)
+            oldest_age()
+        assert output.metrics() == [{"DLQDepth": 0, "InboxDepth": 0}]

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from functools import partial
 
-from chalicelib.core import delivery, messages, recovery
+from chalicelib.core import delivery, messages
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.infra.errors import QueueUnavailableError
 from chalicelib.infra.queue import Message
 from chalicelib.infra.telemetry import logger, request_id
+from chalicelib.operations import recovery
 
 JOIN_SECONDS = 1  # reserved for joining the threads and returning
 

@@ -1,4 +1,4 @@
-"""Scheduled work: the sweep queues overdue events, check_dlq publishes queue depths and ages."""
+"""The sweep: every minute, queue the pending events that nobody will push."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -12,23 +12,19 @@ from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.store import NOT_EXPIRED, PENDING, partitions
 from chalicelib.infra.clients import CALL_SECONDS
-from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.queue import BATCH_SIZE
 from chalicelib.infra.telemetry import logger
-from chalicelib.infra.times import rfc3339, unix_seconds
+from chalicelib.infra.times import rfc3339
 
 PERIOD_SECONDS = 60  # of the sweep
 MAX_SWEPT = 3000  # of each partition in a run
 LONG_QUEUE = 1000  # visible messages; then most overdue events still have theirs, and are not lost
 MAX_SWEPT_WHILE_LONG = 100
 SEARCH_SECONDS = 20
-STALLED_ATTEMPTS = 12  # an event that had so many is refused by its receiver, and does not tell of an outage
 PARTITIONS = partitions(Status.PENDING) + partitions(Status.PENDING, of_copies=True)
 
 OVERDUE = f"{NOT_EXPIRED} AND requeue_at <= :now AND next_attempt_at <= :now"
 UNCHANGED = f"{PENDING} AND requeue_at = :seen"
-FEW_ATTEMPTS = "(attribute_not_exists(delivery_attempts) OR delivery_attempts < :stalled)"
-AWAITED = f"{NOT_EXPIRED} AND attribute_exists(next_attempt_at) AND {FEW_ATTEMPTS}"
 
 
 def sweep(services: CoreServices, remaining_seconds: float) -> None:
@@ -90,33 +86,3 @@ def _postpone(events: list[Event], seconds: float, services: CoreServices) -> li
 
     marks = zip(events, services.map(mark, events), strict=True)
     return [replace(event, requeue_at=until) for event, is_marked in marks if is_marked]
-
-
-def publish_depths(services: CoreServices) -> None:
-    """Publish the depth of both queues and the age of the oldest pending event; warn if the DLQ is not empty.
-
-    Copies, events that are not to be pushed and those with STALLED_ATTEMPTS do not count. The age is not published if
-    the search takes longer than SEARCH_SECONDS.
-    """
-    metrics: dict[str, float] = {"DLQDepth": services.dlq.depth(), "InboxDepth": services.work_queue.depth()}
-    if visible := metrics["DLQDepth"]:
-        logger.warning("the dead letter queue is not empty", extra={"queue": services.dlq.name, "visible": visible})
-    try:
-        ages = services.map(partial(_oldest_age, services), partitions(Status.PENDING))
-        metrics["OldestPendingAge"] = round(max(ages), 3)
-    finally:  # publish the depths even if DynamoDB fails
-        logger.info("depths", extra=services.metrics(**metrics))
-
-
-def _oldest_age(services: CoreServices, partition: str) -> float:
-    """Return the seconds since the oldest awaited event of a partition was created, 0 without one.
-
-    Raises StorageUnavailableError if the search does not end within SEARCH_SECONDS.
-    """
-    deadline = services.clock() + SEARCH_SECONDS
-    for page in services.store.pages(partition, {":stalled": STALLED_ATTEMPTS}, FilterExpression=AWAITED):
-        if page["Items"]:
-            return max(0.0, services.clock() - unix_seconds(Event.from_item(page["Items"][0]).created_at))
-        if services.clock() > deadline:
-            raise StorageUnavailableError
-    return 0.0

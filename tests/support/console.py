@@ -1,0 +1,102 @@
+"""A tab with the console page, in Chromium."""
+
+import json
+from typing import Any
+
+from playwright.sync_api import BrowserContext, Locator, expect
+
+from tests.support.running import ROOT, Run
+
+FOCUSED = (
+    "(node => [node.closest('label, a, button, summary')?.textContent, node.ariaLabel].join())(document.activeElement)"
+)
+
+
+class Console:
+    """A tab with the console. `faults` is what it should not do; it must be empty in the end."""
+
+    def __init__(self, context: BrowserContext, system: Run) -> None:
+        self.system = system
+        self.origin = f"http://127.0.0.1:{system.port}"
+        self.faults: list[str] = []
+        allowed = (f"{self.origin}/", "data:")
+        context.on("console", lambda message: self._check(message.type not in ("error", "warning"), message.text))
+        context.on("weberror", lambda error: self._check(False, str(error.error)))
+        context.on("request", lambda request: self._check(request.url.startswith(allowed), request.url))
+        context.on("response", lambda answer: self._check(answer.status != 403, f"403: {answer.url}"))
+        self.page = context.new_page()
+
+    def go(self, place: str) -> None:
+        self.page.goto(f"{self.origin}/#{place}")
+
+    def open(self, place: str = "/", key: str = "shop-key") -> None:
+        self.go(f"{place}{'&' if '?' in place else '?'}key={key}")
+        self.text("#who").to_be_visible()
+
+    def text(self, selector: str) -> Any:
+        return expect(self.page.locator(selector))
+
+    def heading(self, name: str) -> Any:
+        return expect(self.page.get_by_role("heading", name=name))
+
+    def copied(self, name: str) -> str:
+        """Return what the button `Copy <name>` copies."""
+        self.button(f"Copy {name}").click()
+        self.text("#announcement").to_have_text("Copied")
+        return str(self.page.evaluate("navigator.clipboard.readText()"))
+
+    def button(self, name: str) -> Locator:
+        return self.page.get_by_role("button", name=name)
+
+    def buttons(self) -> list[str]:
+        """Return the names of the buttons that can be seen, without counts."""
+        visible = [button.inner_text() for button in self.page.get_by_role("button").all() if button.is_visible()]
+        return [text.partition("\n")[0] for text in visible]
+
+    def row(self, event: dict[str, Any]) -> Locator:
+        return self.page.locator(f"#rows a[href='#/events/{event['event_id']}']")
+
+    def api(self, method: str, path: str, **body: Any) -> Any:
+        return json.loads(self.system.call(method, path, json.dumps(body))[2])
+
+    def subscribe(self, url: str, **members: Any) -> Any:
+        return self.api("POST", "/subscriptions", target_url=url, **members)
+
+    def post(self, event_type: str, **members: Any) -> Any:
+        given = {"payload": {"order_id": "12345"}, "metadata": {"source": "shop"}, **members}
+        return self.api("POST", "/events", event_type=event_type, **given)
+
+    def find(self, text: str) -> None:
+        self.page.get_by_label("Find by id or subject").fill(text)
+        self.page.keyboard.press("Enter")
+
+    def press(self, name: str, confirmation: str = "") -> None:
+        self.button(name).click()
+        self.page.get_by_role("dialog").get_by_role("button", name=confirmation or name).click()
+
+    def forgive(self, text: str) -> None:
+        """Expect faults with this text, and no others so far."""
+        assert {text in fault for fault in self.faults} == {True}
+        self.faults.clear()
+
+    def check_looks(self, name: str, axe: str) -> None:
+        """Take screenshots, and look for faults of accessibility, light and dark."""
+        assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        self.page.evaluate(axe)
+        for scheme in ("light", "dark"):
+            self.page.emulate_media(color_scheme=scheme)
+            self.page.screenshot(path=ROOT / f"build/screenshots/{name}-{scheme}.png", full_page=True)
+            assert self.page.evaluate("axe.run().then(found => found.violations)") == []
+
+    def tab_through(self, names: str) -> None:
+        """Press Tab until an element with the first of these names has the focus, then the next, and so on."""
+        for name in names.split(","):
+            for _ in range(60):
+                self.page.keyboard.press("Tab")
+                if name in self.page.evaluate(FOCUSED):
+                    break
+            assert name in self.page.evaluate(FOCUSED), f"Tab does not reach {name}"
+
+    def _check(self, is_right: bool, text: str) -> None:
+        if not is_right:
+            self.faults.append(text)
