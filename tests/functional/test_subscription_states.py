@@ -304,7 +304,7 @@ def test_disabling_is_told_once_if_a_response_is_lost(world: World, target: Rece
 def test_a_subscription_has_a_name_and_is_found_by_its_id(world: World, target: Receiver) -> None:
     named = subscribe(world, target.url, name="CRM é")
 
-    for name, shown in ((None, "CRM é"), ("New", "New")):
+    for name, shown in ((None, None), ("New", "New")):
         assert subscribe(world, target.url, name=name).json["name"] == shown
 
     found = world.call("GET", f"/{named.headers['location']}")
