@@ -8,9 +8,10 @@ curl -sS -X POST 'RECEIVER/fail?status=503&times=2'
 make send TYPE=order.created PAYLOAD='{"order_id": "3"}'
 sleep 5; curl -sS RECEIVER
 
-: "Pushes fail for good until the last line: the event is a dead letter, and waits in the inbox."
+: "Pushes fail for good until the last line: the event is a dead letter, is found by its subject, and is in the inbox."
 curl -sS -X POST 'RECEIVER/fail?status=422&times=1000'
-make send TYPE=order.created PAYLOAD='{"order_id": "4"}'
+make send TYPE=order.created PAYLOAD='{"order_id": "4"}' SUBJECT=order-4
+make show SUBJECT=order-4
 curl -sS -w "\n" -u ":$TRIGGERS_API_KEY" "$TRIGGERS_URL/inbox"
 curl -sS -X POST 'RECEIVER/fail?times=0'
 
