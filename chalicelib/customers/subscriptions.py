@@ -11,7 +11,7 @@ from typing import Any
 from chalicelib.core.event import Event, dumps
 from chalicelib.customers import filters
 from chalicelib.customers.subscription import DESCRIBED, DESCRIPTION, ENABLE, EventTypes, Subscription
-from chalicelib.infra.errors import ApiError, StorageUnavailableError
+from chalicelib.infra.errors import ApiError, FieldFault, InvalidRequestError, StorageUnavailableError
 from chalicelib.infra.table import BY_LOOKUP, BY_STATUS, LOWEST, Table, serialize
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
@@ -122,7 +122,7 @@ class Subscriptions(Table):
     def _disable(
         self, subscription: Subscription, condition: str, values: Mapping[str, str], error: str | None
     ) -> Subscription | None:
-        changes = {"disabled_at": self._after(0), "last_error": error}
+        changes = {"disabled_at": self._after(0), "last_error": error or subscription.last_error}
         disabled = self._change(subscription, condition, changes, values)
         if disabled:
             extra = {"subscription_id": disabled.subscription_id, **self._metrics(SubscriptionsDisabled=1)}
@@ -185,18 +185,24 @@ class Subscriptions(Table):
         return Subscription.from_item(item) if item else None
 
     def matching(self, event: Event) -> list[Subscription]:
-        """Return the subscriptions that get a copy, a tenant's and those without one, from lists of CACHE_SECONDS."""
+        """Return the subscriptions that get a copy, a tenant's and those without one, from lists of CACHE_SECONDS.
+
+        Raises InvalidRequestError if the payload, which was parsed with fewer calls on the stack, is nested too deep.
+        """
         if (period := self._clock() // CACHE_SECONDS) != self._period:
             self._lists.cache_clear()
             self._period = period
         payload = cache(lambda: json.loads(event.payload))
         listed = [subscription for key in dict.fromkeys((None, event.tenant)) for subscription in self._lists(key)]
-        return [
-            subscription
-            for subscription in listed
-            if subscription.matches(event.event_type)
-            and (subscription.filter is None or event.is_report or filters.matches(subscription.filter, payload()))
-        ]
+        try:
+            return [
+                subscription
+                for subscription in listed
+                if subscription.matches(event.event_type)
+                and (subscription.filter is None or event.is_report or filters.matches(subscription.filter, payload()))
+            ]
+        except RecursionError:
+            raise InvalidRequestError(FieldFault("payload", "is nested too deep")) from None
 
     def _read_allowed(self, tenant: str | None) -> list[Subscription]:
         """Read the subscriptions of a tenant whose hosts are allowed."""

@@ -16,7 +16,7 @@ FAILING_ATTEMPTS = 10  # of a copy, after which its subscription is shown as fai
 DISABLED = "not pushed: the subscription is disabled"
 HOST_NOT_ALLOWED = "host not allowed"
 GONE, GONE_RETRY_SECONDS = "receiver responded 410", 1.0
-NOT_PUSHED = ApiError(409, "not_pushed", "Copies alone are pushed here; replay its copies.")
+NOT_PUSHED = "Copies alone are pushed here; replay its copies."
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class AllTargets:
     def replay_refusal(self, event: Event) -> ApiError | None:
         if not event.is_copy:
             is_pushed = self.services.settings.webhook != COPIES_ONLY and not event.is_report
-            return None if is_pushed else NOT_PUSHED
+            return None if is_pushed else ApiError(409, "not_pushed", NOT_PUSHED)
         match self.find(event):
             case outcome.Dropped():
                 return ApiError(409, "subscription_gone", "The subscription of this copy is gone.")

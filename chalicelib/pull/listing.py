@@ -111,9 +111,10 @@ def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[dic
         values[":low"] = max(query.since, query.cursor)
     for name in ("event_type", "tenant", "subject"):
         value = getattr(query, name)
-        if value not in (None, "*"):
-            conditions.append(f"begins_with({name}, :{name})" if value.endswith("*") else f"{name} = :{name}")
-            values[f":{name}"] = value.removesuffix("*")
+        if value is not None and (name, value) != ("event_type", "*"):
+            is_prefix = name == "event_type" and value.endswith("*")
+            conditions.append(f"begins_with({name}, :{name})" if is_prefix else f"{name} = :{name}")
+            values[f":{name}"] = value[:-1] if is_prefix else value
     index, keys = BY_STATUS, partitions(*query.status)
     if query.source is None:
         keys += partitions(*query.status, of_copies=True)

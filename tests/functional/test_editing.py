@@ -1,0 +1,306 @@
+"""What a subscription has beside its URL and types: edits, a filter, headers, a secret, and its last error."""
+
+import json
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from chalicelib import deps as services
+from tests.conftest import Output
+from tests.support.aws_calls import Aws
+from tests.support.receiver import Exchange, Receiver, status
+from tests.support.subscribing import copies, post_for, subscribe, subscriptions
+from tests.support.world import Answer, World
+
+SIGNING_SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
+HEADERS = {"Authorization": "Bearer s3cret-value", "x-other": "another s3cret"}
+FILTER = {"price": [{"suffix": "€"}]}
+MEMBERS = {"event_types": ["order.*"], "name": "CRM", "filter": FILTER, "headers": HEADERS}
+ZAPIER = "https://hooks.zapier.com/x"
+
+
+@pytest.fixture
+def world(world: World) -> World:
+    world.restart(WEBHOOK_SIGNING_SECRETS=SIGNING_SECRETS[0])
+    return world
+
+
+@pytest.fixture
+def other() -> Iterator[Receiver]:
+    """Another receiver."""
+    with Receiver() as other:
+        yield other
+
+
+def subscribed(world: World, target: Receiver, **members: Any) -> str:
+    """Make a subscription; return its path."""
+    return f"/{subscribe(world, target.url, **members).headers['location']}"
+
+
+def shown(world: World, path: str) -> dict[str, Any]:
+    subscription: dict[str, Any] = world.call("GET", path).json
+    return subscription
+
+
+def patch(world: World, path: str, **changes: Any) -> Answer:
+    return world.call("PATCH", path, json.dumps(changes))
+
+
+# Edits
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {}),
+        ({"name": "New", "event_types": ["a"]}, {"name": "New", "event_types": ["a"]}),
+        ({"headers": {"X-New": "1"}, "filter": {"a": [1]}}, {"header_names": ["X-New"], "filter": {"a": [1]}}),
+        ({"target_url": ZAPIER}, {"target_host": "hooks.zapier.com"}),
+        (dict.fromkeys(MEMBERS), {"event_types": None, "name": None, "filter": None, "header_names": []}),
+    ],
+)
+def test_a_patch_changes_what_it_names_and_nothing_else(
+    world: World, target: Receiver, changes: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    world.restart(SUBSCRIPTION_DISABLE_DAYS="0")
+    path = subscribed(world, target, tenant="a", **MEMBERS)
+    target.default = status(422)
+    for _ in range(2):
+        post_for(world, "a")
+        world.clock.sleep(1)
+    before, secret = shown(world, path), world.call("GET", f"{path}/secret").json
+    assert before["failing_since"] < before["disabled_at"]
+
+    edited = patch(world, path, **changes)
+
+    assert (edited.status_code, edited.json) == (200, {**before, **expected})
+    assert (shown(world, path), world.call("GET", f"{path}/secret").json) == (edited.json, secret)
+
+
+@pytest.mark.parametrize(
+    ("members", "named"),
+    [
+        ({"target_url": "https://elsewhere.example/s3cret"}, "hooks.zapier.com"),
+        ({"event_types": []}, ""),
+        ({"name": ""}, ""),
+        ({"filter": {"order": {"total": [[]]}}}, "order.total"),
+        ({"headers": {"HOST": "s3cret"}}, "HOST"),
+        ({"headers": {"x-a": "s3cret\n"}}, "x-a"),
+    ],
+)
+def test_a_fault_is_named_when_a_subscription_is_made_or_edited(
+    world: World, target: Receiver, members: dict[str, Any], named: str
+) -> None:
+    path = subscribed(world, target)
+    before = shown(world, path)
+    made = world.call("POST", "/subscriptions", json.dumps({"target_url": target.url, **members}))
+    for answer in (made, patch(world, path, **members)):
+        assert (answer.status_code, answer.faults) == (400, [*members])
+        assert (named in answer.json["detail"], "s3cret" in answer.text) == (True, False)
+    for faulty in ({"tenant": "a"}, {"target_url": None}):
+        assert patch(world, path, **faulty).faults == [*faulty]
+    assert [shown(world, path)] == [before] == subscriptions(world)
+
+
+def test_a_subscription_that_is_made_again_takes_what_the_call_names(world: World, target: Receiver) -> None:
+    first = subscribe(world, target.url, **MEMBERS).json
+    for named in ({"name": "New"}, {"filter": None, "headers": {"x-new": "1"}}):
+        again = subscribe(world, target.url, *MEMBERS["event_types"], **named)
+    changed = {"name": "New", "filter": None, "header_names": ["x-new"]}
+    assert (again.status_code, again.json) == (200, {**first, **changed})
+
+
+def test_a_subscription_that_is_made_again_after_an_edit_is_another_one(world: World, target: Receiver) -> None:
+    path = subscribed(world, target, **MEMBERS)
+    for changes, codes in (({"event_types": None}, [201, 200]), ({**MEMBERS, "target_url": ZAPIER}, [200, 200])):
+        patch(world, path, **changes)
+        world.clock.sleep(1)
+        assert [subscribe(world, target.url, **MEMBERS).status_code for _ in range(2)] == codes
+    assert [row["target_host"] for row in subscriptions(world)] == ["hooks.zapier.com", "127.0.0.1"]
+
+
+def test_an_edit_counts_for_pending_copies_and_within_ten_seconds_everywhere(
+    world: World, target: Receiver, other: Receiver
+) -> None:
+    path, elsewhere = subscribed(world, target, tenant="a"), replace(world.services)  # with lists of its own
+    target.default = status(503)
+    services.use(elsewhere)
+    pending = post_for(world, "a")
+    services.use(world.services)
+    patch(world, path, target_url=other.url, headers={"x-new": "1"})
+    world.clock.sleep(10)
+    world.empty_inbox()
+    services.use(elsewhere)
+
+    new = post_for(world, "a")
+
+    assert [copy["status"] for event in (pending, new) for copy in copies(world, event)] == ["delivered"] * 2
+    assert (len(target.requests), [request.headers["x-new"] for request in other.requests]) == (1, ["1", "1"])
+
+
+def test_an_edit_keeps_what_another_one_changed_meanwhile(world: World, target: Receiver) -> None:
+    path = subscribed(world, target, **MEMBERS)
+    [seen] = world.services.subscriptions.of_tenant(None)
+    patch(world, path, name="New")
+
+    edited = world.services.subscriptions.edit(seen, filter=None)
+
+    assert edited
+    assert (edited.name, edited.filter, shown(world, path)["name"]) == ("New", None, "New")
+
+
+# Filters
+
+
+def test_a_filter_decides_before_a_copy_is_made_but_not_about_reports_and_tests(
+    world: World, receiver: Receiver, target: Receiver, aws: Aws
+) -> None:
+    path = subscribed(world, target, event_types=["order.*", "triggers.*"], filter=FILTER)
+    assert aws.during(lambda: world.post({"price": "12 $"})).count("PutItem") == 1
+    assert len(world.post({"price": "12 €"})["copies"]) == 1
+    receiver.default = status(422)
+    assert world.post()["copies"] == []
+    world.call("POST", f"{path}/test")
+    world.empty_inbox()
+
+    pushed = [request.json()["event_type"] for request in target.requests]
+    assert pushed == ["order.created", "test", "triggers.event.failed"]
+
+
+def test_a_payload_that_is_nested_deep_is_filtered_or_refused(world: World, target: Receiver) -> None:
+    def post(levels: int) -> int:
+        payload = '{"price":' * levels + "1" + "}" * levels
+        return world.call("POST", "/events", f'{{"event_type": "a", "payload": {payload}}}').status_code
+
+    refused = bisect_left(range(1, 20_000), 400, key=post) + 1
+    subscribed(world, target, filter={"price": {"price": FILTER}})
+    assert {post(levels) for levels in range(refused - 60, refused + 1)} == {202, 400}
+
+
+# Headers and secrets
+
+
+def test_headers_are_on_every_push_and_their_values_nowhere_else(
+    world: World, target: Receiver, other: Receiver, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def echo(exchange: Exchange) -> None:
+        status(503, body=str(exchange.request.headers).encode())(exchange)
+
+    target.default = echo
+    world.restart(LOG_LEVEL="DEBUG", MAX_DELIVERY_ATTEMPTS="2", SUBSCRIPTION_DISABLE_DAYS="0")
+    subscribe(world, other.url, "triggers.*")
+    made = subscribe(world, target.url, "order.*", headers=HEADERS)
+    path = f"/{made.headers['location']}"
+    events = [world.post()]
+    world.settle()
+    world.restart(WEBHOOK_SIGNING_SECRETS="")
+    events.append(world.post())
+    world.settle()
+    calls = (
+        ("GET", path),
+        ("PATCH", path),
+        ("GET", "/subscriptions"),
+        ("POST", f"{path}/test"),
+        ("POST", path + "/enable"),
+    )
+    answers = [made, *(world.call(*call, "{}") for call in calls)]
+    answers += [world.call("GET", f"/events/{event['copies'][0]}") for event in events]
+
+    assert ["webhook-signature" in request.headers for request in target.requests] == [True, True, False, False, False]
+    sent = {name.lower(): value for name, value in HEADERS.items()}
+    assert all(sent.items() <= request.headers.items() for request in target.requests)
+    reports = [request.body.decode() for request in other.requests]
+    assert len(reports) > 2
+    told = [*(answer.text for answer in answers), *reports, *capfd.readouterr(), str(world.dead_letters())]
+    assert not [text for text in told if "s3cret" in text]
+    assert [answer.json["header_names"] for answer in answers[:3]] == [[*HEADERS]] * 3
+
+
+def test_the_secret_is_told_whenever_it_is_asked_for(world: World, target: Receiver) -> None:
+    path, secrets = subscribed(world, target), []
+    for signing_secrets in (SIGNING_SECRETS[0], " ".join(reversed(SIGNING_SECRETS)), ""):
+        world.restart(WEBHOOK_SIGNING_SECRETS=signing_secrets)
+        secrets.append(world.call("GET", f"{path}/secret").json["secret"])
+        assert secrets[-1] == subscribe(world, target.url).json["secret"]
+    assert (len(set(secrets)), secrets[-1]) == (3, None)
+
+
+# What went wrong
+
+
+def test_410_disables_the_subscription_of_a_tenant_and_keeps_the_copy(
+    world: World, target: Receiver, output: Output
+) -> None:
+    path = subscribed(world, target, tenant="a")
+    target.script(status(410))
+    output.lines()
+    [copy] = copies(world, post_for(world, "a"))
+    lines, disabled = output.lines(), shown(world, path)
+
+    assert (copy["status"], copy["last_error"]) == ("failed", "receiver responded 410")
+    assert "its subscription was disabled" in copy["message"]
+    assert [line["message"] for line in lines if line["level"] == "WARNING"] == ["subscription disabled"]
+    counted = [sum(line.get(name, 0) for line in lines) for name in ("SubscriptionsDisabled", "CopyFailure")]
+    assert (counted, world.dead_letters()) == ([1, 0], [])
+    assert (disabled["disabled_at"], disabled["failing_since"]) == (copy["attempts"][0]["at"], None)
+    assert disabled["last_error"] == "receiver responded 410"
+    assert world.call("POST", f"{path}/enable").json == {**disabled, "disabled_at": None, "last_error": None}
+    assert world.call("POST", f"/events/{copy['event_id']}/replay").status_code == 202
+
+
+def test_of_two_410s_at_once_one_disables_the_subscription(world: World, target: Receiver, output: Output) -> None:
+    path, events = subscribed(world, target, tenant="a"), []
+
+    def disable_meanwhile(exchange: Exchange) -> None:
+        services.use(replace(world.services))
+        events.append(post_for(world, "a"))
+        world.clock.sleep(1)
+        services.use(world.services)
+        status(410)(exchange)
+
+    target.script(disable_meanwhile, status(410))
+    events.append(post_for(world, "a"))
+    world.settle()
+
+    assert [copy["status"] for event in events for copy in copies(world, event)] == ["failed"] * 2
+    assert (len(target.requests), world.dead_letters()) == (2, [])
+    assert shown(world, path)["disabled_at"]
+    assert [line["message"] for line in output.lines() if line["level"] == "WARNING"] == ["subscription disabled"]
+
+
+@pytest.mark.parametrize("tenant", [None, "a"])
+def test_410_of_a_url_that_was_edited_meanwhile_changes_nothing(
+    world: World, target: Receiver, other: Receiver, tenant: str | None
+) -> None:
+    path = subscribed(world, target, tenant=tenant)
+
+    def edit(exchange: Exchange) -> None:
+        patch(world, path, target_url=other.url)
+        status(410)(exchange)
+
+    target.script(edit)
+    event = post_for(world, tenant)
+    before = shown(world, path)
+    world.settle()
+
+    assert [copy["status"] for copy in copies(world, event)] == ["delivered"]
+    assert (shown(world, path), before["disabled_at"]) == (before, None)
+    assert (len(target.requests), len(other.requests)) == (1, 1)
+
+
+def test_the_last_error_is_that_of_the_latest_push_that_was_made(world: World, target: Receiver) -> None:
+    path, subscriptions = subscribed(world, target), world.services.subscriptions
+    told = []
+    for code in (422, 200, 415):
+        target.script(status(code))
+        world.post()
+        told.append(shown(world, path)["last_error"])
+    [failing] = subscriptions.of_tenant(None)
+    world.clock.sleep(3 * 86_400)
+    assert subscriptions.disable_failing(failing, None)  # of the copy, no attempt that was made is known any more
+
+    assert told == ["receiver responded 422", None, "receiver responded 415"]
+    assert shown(world, path)["last_error"] == "receiver responded 415"

@@ -1,0 +1,109 @@
+"""Subjects: what events are about, and what they are found again by."""
+
+import json
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from tests.support.receiver import Receiver, status
+from tests.support.subscribing import copies, ids, subscribe
+from tests.support.world import KEY, Answer, World, digest
+
+
+def post_about(world: World, subject: object, **headers: str) -> dict[str, Any]:
+    event: dict[str, Any] = post(world, subject, **headers).json
+    world.clock.sleep(1)
+    return event
+
+
+def post(world: World, subject: object, **headers: str) -> Answer:
+    return world.call("POST", "/events", json.dumps({"event_type": "a", "payload": {}, "subject": subject}), **headers)
+
+
+def find(world: World, **query: str) -> Answer:
+    return world.call("GET", f"/events?{urlencode(query)}")
+
+
+def test_an_event_its_copies_and_their_pushes_have_the_subject(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
+    subscribe(world, target.url)
+    for subject in ("Größe 4", None):
+        event = post_about(world, subject)
+        whole = [world.event(event["event_id"]), *copies(world, event)]
+        assert [shown["subject"] for shown in (event, *whole)] == [subject] * 3
+        for pushed in (receiver.requests.pop().json(), target.requests.pop().json()):
+            assert ("subject" in pushed, pushed.get("subject")) == (subject is not None, subject)
+
+
+def test_events_and_copies_are_found_by_their_exact_subject_with_their_present_state(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
+    subscription_id = subscribe(world, target.url).json["subscription_id"]
+    receiver.default = status(503)
+    subjects = ("order-1", "order-11", "order-*", "*", "order-1")
+    events = [post_about(world, subject) for subject in subjects]
+
+    for subject in subjects:
+        about = [event for event in reversed(events) if event["subject"] == subject]
+        found = find(world, subject=subject)
+        assert ids(found) == [event["event_id"] for event in about]
+        assert {(event["status"], event["last_error"]) for event in found.json["events"]} == {
+            ("pending", "receiver responded 503")
+        }
+        of_subscription = find(world, subject=subject, subscription_id=subscription_id)
+        assert ids(of_subscription) == [copy_id for event in about for copy_id in event["copies"]]
+        assert {event["status"] for event in of_subscription.json["events"]} == {"delivered"}
+    world.call("POST", f"/events/{events[0]['event_id']}/acknowledge")
+    assert ids(find(world, subject="order-1", status="delivered")) == [events[0]["event_id"]]
+    assert ids(find(world, subject="order-1", order="oldest", limit="1")) == [events[0]["event_id"]]
+    assert ids(find(world, subject="order")) == []
+
+
+def test_lists_leave_subjects_out_unless_they_were_asked_for(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
+    receiver.default = status(422)
+    subscription_id = subscribe(world, target.url).json["subscription_id"]
+    post_about(world, "order-1")
+
+    for query, has_subject in (
+        ({}, False),
+        ({"status": "failed"}, False),
+        ({"subject": "order-1"}, True),
+        ({"subscription_id": subscription_id}, True),
+        ({"include": "payload"}, True),
+    ):
+        assert {event.get("subject") for event in find(world, **query).json["events"]} == {
+            "order-1" if has_subject else None
+        }
+    for call in (("GET", "/inbox"), ("POST", "/inbox/lease")):
+        assert [event["subject"] for event in world.call(*call).json["events"]] == ["order-1"]
+
+
+def test_the_same_key_with_another_subject_is_another_body(world: World) -> None:
+    post_about(world, "order-1", idempotency_key="k")
+    assert [post(world, subject, idempotency_key="k").status_code for subject in ("order-1", "order-2", None)] == [
+        *(202, 422, 422)
+    ]
+
+
+def test_an_erasure_removes_the_subject(world: World, target: Receiver) -> None:
+    world.restart(API_KEYS=f"acme:{digest(KEY)}:produce+consume+erase")
+    subscribe(world, target.url)
+    event = post_about(world, "order-1")
+    assert "order-1" in str(world._scan())
+
+    world.call("DELETE", f"/events/{event['event_id']}")
+
+    assert ids(find(world, subject="order-1")) == []
+    assert "order-1" not in str(world._scan())
+
+
+@pytest.mark.parametrize("subject", ["", " a", "a ", "a" * 129, "a\n", "a\tb", "a\u2028b", "\x7f", 1, ["a"], {}])
+def test_a_bad_subject_is_refused(world: World, subject: Any) -> None:
+    answer = post(world, subject)
+    assert (answer.status_code, answer.faults) == (400, ["subject"])
+    if subject in ("", " a", "a ", "a" * 129):
+        assert find(world, subject=subject).faults == ["subject"]
