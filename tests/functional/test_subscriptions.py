@@ -137,7 +137,7 @@ def test_a_post_deletes_its_copies_that_the_stored_event_does_not_list(
     world: World, target: Receiver, during: During
 ) -> None:
     other = replace(world.services)  # another container, whose list is from before the subscription
-    other.subscriptions.matching("order.created", None)
+    read_lists(other)
     subscription_id = subscribe(world, target.url).json["subscription_id"]
     copy_ids: list[str] = []
 

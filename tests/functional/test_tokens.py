@@ -197,7 +197,7 @@ def test_a_token_sees_nothing_of_others(world: World, foreign: Foreign) -> None:
         assert world.call("GET", f"/subscriptions/{subscription_id}").status_code == 200
         listed = world.call("GET", f"/events?subscription_id={subscription_id}", key=token)
         assert (listed.status_code, listed.json["code"]) == (403, "forbidden")
-    assert world.call("GET", "/subscriptions", key=token).json == {"subscriptions": []}
+    assert world.call("GET", "/subscriptions", key=token).json == {"subscriptions": [], "next_cursor": None}
 
 
 def test_no_call_with_a_token_shows_or_changes_others(world: World, target: Receiver, foreign: Foreign) -> None:
