@@ -430,7 +430,7 @@ def test_a_subscription_is_made_and_its_secret_is_shown(console: Console, receiv
     expect(url).to_have_attribute("aria-invalid", "true")
     console.check_looks("add-subscription", axe)
     url.fill(receiver.url)
-    page.get_by_label("Name").fill(HOSTILE)
+    page.get_by_label("Name", exact=True).fill(HOSTILE)
     page.keyboard.press("Enter")
     expect(console.button("Copy secret")).to_be_focused()
     secret = console.subscribe(receiver.url, event_types=["order.*", "triggers.*"], tenant="acme")["secret"]

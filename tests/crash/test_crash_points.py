@@ -316,9 +316,12 @@ PATHS = {
     "worker, another worker": Path(
         work, first=post_async, answers=(503, 503), meanwhile=(each(say(), work),), environ=NO_DELAY
     ),
-    "worker, dead letter moved back, leased and replayed meanwhile": Path(
-        work, first=MOVED_BACK, answers=(422, 503), meanwhile=(each(lease, release), replay)
-    ),
+    **{
+        f"worker, dead letter moved back, {what} meanwhile": Path(
+            work, first=MOVED_BACK, answers=(422, 503), meanwhile=(other,)
+        )
+        for what, other in {"leased": each(lease, release), "replayed": replay}.items()
+    },
     "lease that ends, leased and released by another": Path(
         each(lease, wait(100), lease, wait(1), acknowledge_leased),
         first=post,

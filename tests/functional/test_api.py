@@ -453,6 +453,7 @@ def test_during_a_push_an_event_cannot_be_replayed_and_an_acknowledgement_stands
 
     event_id = world.post()["event_id"]
 
+    assert world.messages() == []
     world.settle()
     assert_problem(answers[0], 409)
     assert (answers[0].headers["retry-after"], answers[1].status_code) == ("60", 204)

@@ -140,10 +140,12 @@ def test_the_key_of_an_erased_event_can_be_used_again_after_an_hour(world: World
 
 
 def test_a_copy_can_be_erased_alone_and_what_is_expired_or_not_there(world: World) -> None:
-    event = post(world)
+    event = post(world, idempotency_key="k")
 
     assert erase(world, event["copies"][0]).status_code == 204
 
+    world.clock.sleep(HOUR)
+    post(world, idempotency_key="k")  # does not bring it back
     assert stored(world) == [event["event_id"]]
     assert world.event(event["event_id"])["copies"] == event["copies"]
     world.clock.sleep(31 * 86_400)

@@ -1,10 +1,12 @@
 """DynamoDB and SQS fail: callers get the truth, and nothing accepted is lost. The crash tests stop at every call."""
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from unittest.mock import Mock
 
 import pytest
 
+import app
+from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.operations.worker import BatchError
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
@@ -77,6 +79,28 @@ def test_an_event_that_is_stored_too_late_for_a_push_is_counted_and_left_to_the_
     assert (output.metrics(), receiver.requests) == ([{"EventsAccepted": 1}], [])
     world.settle(hours=1)
     assert world.event(event_id)["status"] == "delivered"
+
+
+def test_an_outage_of_reads_ends_no_copy(world: World, receiver: Receiver, target: Receiver, aws: Aws) -> None:
+    world.restart(MAX_DELIVERY_ATTEMPTS="9")
+    subscribe(world, target.url)
+    target.script(status(503))
+    event = world.post()
+    aws.fail(Fault.REFUSED, "GetItem", "Query")
+    for _ in range(60):
+        world.clock.sleep(60)
+        with suppress(StorageUnavailableError):
+            world.run_schedule(app.sweep)
+        with suppress(BatchError):
+            world.run_worker()
+    aws.heal()
+    assert (aws.faults > 60, len(target.requests)) == (True, 1)
+
+    world.settle(hours=1)
+
+    copy = world.event(event["copies"][0])
+    assert (copy["status"], copy["delivery_attempts"], len(copy["attempts"])) == ("delivered", 2, 2)
+    assert [letter for letter in world.dead_letters() if "Reason" in letter["attributes"]] == []
 
 
 def test_a_closed_output_does_not_stop_deliveries(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,6 +129,11 @@ def test_failing_disabled_and_ended_are_told_each_time_once(world: World, target
     target.default = status(422)
     post_for(world, "a")
     assert reports(world, listener) == []  # as before
+    target.script(status(200))
+    for _ in range(2):
+        post_for(world, "a")
+        world.clock.sleep(1)
+    assert reports(world, listener) == expected("failing", world.call("GET", path).json)
     world.clock.sleep(DAY)
     post_for(world, "a")
     shown = world.call("GET", path).json
@@ -145,7 +150,7 @@ def test_failing_disabled_and_ended_are_told_each_time_once(world: World, target
     post_for(world, None)
     [ended] = reports(world, listener)
     assert (ended["event_type"], ended["tenant"]) == ("triggers.subscription.ended", None)
-    assert len(all_reports(world)) == 4
+    assert len(all_reports(world)) == 5
 
 
 @pytest.mark.parametrize("code", [422, 410])
@@ -162,6 +167,17 @@ def test_nothing_that_a_report_causes_is_reported(
         world.empty_inbox()
 
     assert {report["event_type"] for report in all_reports(world)} == {"triggers.event.failed"}
+
+
+def test_an_event_that_fails_again_is_reported_again(world: World, receiver: Receiver, listener: Receiver) -> None:
+    subscribe(world, listener.url, "triggers.*")
+    receiver.default = status(422)
+    event_id = world.post()["event_id"]
+    world.clock.sleep(1)
+
+    world.call("POST", f"/events/{event_id}/replay")
+
+    assert [report["payload"]["event_id"] for report in reports(world, listener)] == [event_id] * 2
 
 
 @pytest.mark.parametrize("is_erased", [False, True])

@@ -15,13 +15,17 @@ from tests.support.receiver import Receiver, status
 from tests.support.world import START, World
 
 
-def test_a_message_may_wait_for_the_batch_window_before_the_sweep_sends_another(world: World) -> None:
+@pytest.mark.parametrize("prefer", ["respond-async", ""])
+def test_a_message_may_wait_for_the_batch_window_before_the_sweep_sends_another(
+    world: World, receiver: Receiver, prefer: str
+) -> None:
     world.restart(WORKER_BATCH_WINDOW_SECONDS="60")
-    world.post(prefer="respond-async")
+    receiver.script(status(503))
+    world.post(prefer=prefer)
     world.lose_messages()
 
     counts = []
-    for now in (114, 116, 230, 232):
+    for now in (114, 117, 230, 233):
         world.clock.now = START + now
         world.run_schedule(app.sweep)
         counts.append(len(world.messages()))

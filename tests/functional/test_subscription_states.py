@@ -113,16 +113,20 @@ def test_a_target_is_failing_from_the_tenth_failed_attempt_until_it_works(world:
     target.default = status(503)
     [copy_id] = world.post()["copies"]
 
-    while not (failing_since := state(world)[0]):
-        world.clock.sleep(10)
-        world.run_schedule(app.sweep)
-        world.empty_inbox()
+    def attempts(count: int) -> list[dict[str, Any]]:
+        """Let time pass until there were so many attempts of the copy; return them."""
+        while len(made := world.event(copy_id)["attempts"]) < count:
+            assert state(world) == (None, None)
+            world.clock.sleep(10)
+            world.run_schedule(app.sweep)
+            world.empty_inbox()
+        return list(made)
 
-    attempts = world.event(copy_id)["attempts"]
-    assert (len(attempts), failing_since >= attempts[-1]["at"]) == (10, True)
-    target.default = status(200)
+    tenth = attempts(10)[-1]
+    assert str(state(world)[0]) >= tenth["at"]
+    target.script(status(200))
     world.post()  # at once: this container knows that the target is failing
-    assert state(world) == (None, None)
+    assert (len(attempts(11)), state(world)) == (11, (None, None))
 
 
 def post_and_count_copies(world: World) -> int:
@@ -250,6 +254,16 @@ def enable(world: World, target: Receiver) -> None:
     world.call("POST", f"{path(world)}/enable")
 
 
+def fail_anew(world: World, target: Receiver) -> None:
+    """Let another container deliver a copy, and a second later fail with one."""
+    services.use(replace(world.services))
+    target.script(status(200), status(422))
+    for _ in range(2):
+        world.post()
+        world.clock.sleep(1)
+    services.use(world.services)
+
+
 def disable_by_another_container(world: World, target: Receiver) -> None:
     world.clock.sleep(1)
     services.use(replace(world.services))  # with a list of its own
@@ -262,6 +276,7 @@ def disable_by_another_container(world: World, target: Receiver) -> None:
     ("code", "at", "meanwhile"),
     [
         *((code, 1, meanwhile) for code in (200, 422, 410) for meanwhile in (recreate, delete)),
+        (200, 1, fail_anew),
         *((422, 2, meanwhile) for meanwhile in (recreate, delete, enable, disable_by_another_container)),
     ],
 )
@@ -304,8 +319,8 @@ def test_disabling_is_told_once_if_a_response_is_lost(world: World, target: Rece
 def test_a_subscription_has_a_name_and_is_found_by_its_id(world: World, target: Receiver) -> None:
     named = subscribe(world, target.url, name="CRM é")
 
-    for name, shown in ((None, None), ("New", "New")):
-        assert subscribe(world, target.url, name=name).json["name"] == shown
+    for given, shown in (({}, "CRM é"), ({"name": "New"}, "New")):
+        assert subscribe(world, target.url, **given).json["name"] == shown
 
     found = world.call("GET", f"/{named.headers['location']}")
     assert [found.json] == subscriptions(world)

@@ -1,15 +1,16 @@
 """Subscriptions (REST hooks): each gets a copy of every matching event of its tenant, with a life of its own."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 
-from chalicelib.infra.times import DAY_SECONDS
-from tests.conftest import Output
+from chalicelib import deps as services
+from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
-from tests.support.receiver import Receiver, certificates, in_turn, status, when_all_are_here
+from tests.support.receiver import Receiver, certificates, status, when_all_are_here
 from tests.support.subscribing import copies, ids, post_for, read_lists, subscribe, subscriptions
 from tests.support.world import EVENT, World
 
@@ -163,17 +164,27 @@ def test_a_repeated_post_completes_what_a_failed_one_began(world: World, target:
     assert len(target.requests) == 2
 
 
-def test_a_copy_that_is_pushed_late_is_not_replaced(world: World, target: Receiver) -> None:
-    subscribe(world, target.url)
-    first = world.post(idempotency_key="k")
-    world.clock.sleep(29 * DAY_SECONDS)
-    world.call("POST", f"/events/{first['copies'][0]}/replay")
-    world.clock.sleep(2 * DAY_SECONDS)
-    target.script(in_turn(lambda _: world.post(idempotency_key="k"), status(200)))
-    world.empty_inbox()
+def test_a_post_deletes_its_copies_that_the_stored_event_does_not_list(
+    world: World, target: Receiver, during: During
+) -> None:
+    other = replace(world.services)  # another container, whose list is from before the subscription
+    read_lists(other)
+    subscription_id = subscribe(world, target.url).json["subscription_id"]
+    copy_ids: list[str] = []
 
-    assert [copy["created_at"] for copy in copies(world, first)] == [first["created_at"]]
-    assert len(target.requests) == 2
+    def post_elsewhere(params: dict[str, Any], **_: object) -> None:
+        if (event_id := params["Item"]["event_id"]["S"]).startswith("cpy_"):
+            copy_ids.append(event_id)
+            services.use(other)
+            world.post(idempotency_key="k")
+            services.use(world.services)
+
+    during(world.dynamodb, "before-parameter-build.dynamodb.PutItem", post_elsewhere)
+    event = world.post(idempotency_key="k")
+
+    assert (len(copy_ids), event["copies"], target.requests) == (1, [], [])
+    assert world.call("GET", f"/events/{copy_ids[0]}").status_code == 404
+    assert ids(world.call("GET", f"/events?subscription_id={subscription_id}")) == []
 
 
 # The end of a subscription
@@ -327,6 +338,9 @@ def test_lists_of_a_bounded_number_of_tenants_are_kept(world: World, aws: Aws, m
     calls = [aws.during(partial(read_lists, world.services, tenant)) for tenant in "12131"]
 
     assert [len(made) for made in calls] == [2, 1, 1, 1, 1]
+    world.clock.sleep(10)
+    read_lists(world.services)
+    assert world.services.subscriptions._lists.cache_info().currsize == 1  # what the present period needs
 
 
 # Customers' own endpoints

@@ -75,6 +75,16 @@ def test_the_worker_waits_in_process_up_to_its_limit(world: World, receiver: Rec
     assert rest <= message["delay_seconds"] < rest + 1.001
 
 
+def test_the_worker_does_not_wait_for_a_destination_whose_last_pushes_failed(world: World, receiver: Receiver) -> None:
+    receiver.default = status(503)
+    world.restart(BREAKER_FAILURES="2")
+    queued(world)
+
+    world.run_worker()
+
+    assert (len(receiver.requests), len(world.messages())) == (2, 1)
+
+
 @pytest.mark.parametrize(("timeout_seconds", "waits"), [(20, False), (31, False), (36, True)])
 def test_the_worker_waits_only_if_its_time_allows_another_push(
     world: World, receiver: Receiver, timeout_seconds: int, waits: bool
@@ -228,13 +238,24 @@ def test_a_dead_letter_of_a_claimed_event_is_sent_on_until_the_claim_ends(
     assert (len(receiver.requests), world.messages(), world.dead_letters()) == (2, [], [])
 
 
+def test_a_dead_letter_of_a_leased_event_is_sent_on_after_900_s_at_most(world: World, receiver: Receiver) -> None:
+    receiver.script(status(422))
+    world.post()
+    world.call("POST", "/inbox/lease", '{"lease_seconds": 3600}')
+    world.move_back()
+
+    world.run_worker()
+
+    assert [message["delay_seconds"] for message in world.messages()] == [900]
+
+
 def test_a_dead_letter_is_kept_if_the_lease_that_blocks_it_ends_meanwhile(
     world: World, receiver: Receiver, during: During
 ) -> None:
     receiver.script(status(422))
     event_id = world.post()["event_id"]
     world.call("POST", "/inbox/lease", '{"lease_seconds": 1}')
-    during(world.dynamodb, "after-call.dynamodb.UpdateItem", lambda **_: world.clock.sleep(2))
+    during(world.dynamodb, "after-call.dynamodb.UpdateItem", lambda **_: world.clock.sleep(5))
     world.move_back()
 
     world.settle()
