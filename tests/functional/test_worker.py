@@ -264,7 +264,7 @@ def test_a_dead_letter_is_kept_if_the_lease_that_blocks_it_ends_meanwhile(
 
     world.settle()
 
-    assert (world.event(event_id)["status"], delays) == ("delivered", [0])
+    assert (world.event(event_id)["status"], delays) == ("delivered", [1])
 
 
 # Batches
