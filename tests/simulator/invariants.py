@@ -13,11 +13,10 @@ from typing import Any
 
 from chalicelib.core.delivery import KEEPS_FAILING
 from chalicelib.core.event import RESERVED_PREFIX, DeliveredVia, Event, Reason, Status, is_copy_id
-from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
+from chalicelib.infra.times import rfc3339, unix_seconds
 from tests.support.in_memory_aws import typed
 
 NEVER = rfc3339(0)
-RETENTION_SECONDS = 30 * DAY_SECONDS
 MAY_BE_PUSHED = ((Status.PENDING, None), (Status.DELIVERED, DeliveredVia.PULL))  # acknowledged after its claim
 
 Item = Mapping[str, Any]
