@@ -62,7 +62,7 @@ class FakeDynamoDB:
     ) -> dict[str, Any]:
         key = Key[KEY]["S"]
         values = self._require("UpdateItem", key, **condition)
-        before, item = self.items[key], dict(self.items[key])
+        item = dict(self.items[key])
         for verb, name, placeholder in _changes(UpdateExpression):
             if verb == "SET":
                 item[name] = values[placeholder]
@@ -71,8 +71,7 @@ class FakeDynamoDB:
             else:
                 item.pop(name, None)
         self._store(key, item)
-        shown = {"ALL_NEW": item, "ALL_OLD": before}.get(ReturnValues)
-        return {"Attributes": typed(shown)} if shown else {}
+        return {"Attributes": typed(item)} if ReturnValues == "ALL_NEW" else {}
 
     def delete_item(self, *, TableName: str, Key: Typed, **condition: Any) -> dict[str, Any]:
         key = Key[KEY]["S"]
@@ -213,7 +212,6 @@ def _condition(expression: str) -> Condition:
         (r"attribute_not_exists\((\w+)\)", r"('\1' not in item)"),
         (r"begins_with\((\w+), (:\w+)\)", r"item.get('\1', '').startswith(\2)"),
         (r"(\w+) BETWEEN (:\w+) AND (:\w+)", r"(\2 <= item['\1'] <= \3)"),
-        (r"contains\((\w+), (:\w+)\)", r"(\2 in item.get('\1', ''))"),
         (r"(\w+) IN \(([^)]+)\)", r"(item.get('\1') in [\2])"),
         (r"(\w+) = (:\w+)", r"(item.get('\1') == \2)"),
         (r"(\w+) ([<>]=?) (:\w+)", r"('\1' in item and item['\1'] \2 \3)"),
