@@ -383,27 +383,6 @@ def test_subscriptions_begin_with_all_that_fail(console: Console, receiver: Rece
     expect(console.page.locator("#tenants option")).to_have_attribute("value", "other")
 
 
-def test_subscriptions_are_tested_and_deleted(console: Console, receiver: Receiver, axe: str) -> None:
-    made = console.subscribe(receiver.url, name=HOSTILE, event_types=["ledger.*"], tenant="acme")
-    path = f"/subscriptions/{made['subscription_id']}"
-    receiver.default = status(422, body=HOSTILE.encode())
-    console.post("ledger.booked", tenant="acme")
-    console.open("/subscriptions?tenant=acme")
-
-    item = console.page.locator("#subscriptions li", has=console.page.get_by_role("heading", name=HOSTILE))
-    facts = rf"Host127.0.0.1 …{path[-6:]}Typesledger\.\*.*Tenantacme.*1 of 1 deliveriesLast errorreceiver responded 422"
-    expect(item).to_contain_text(re.compile(rf"failing since [0-9: .-]+ UTC\s*{facts}"))
-    console.button("Send test").click()
-    answered = "UTC: failed, receiver responded 422, took .* ms: " + re.escape(HOSTILE)
-    expect(item).to_contain_text(re.compile(f"Test at [0-9: .-]+ {answered}"))
-    console.check_looks("subscriptions", axe)
-    console.button("Enable").click()
-    expect(item).not_to_contain_text("Test at")  # was of another state
-    console.press("Delete")
-    console.text("#nobody").to_contain_text("There are no subscriptions of acme.")
-    assert console.system.call("GET", path)[0] == 404
-
-
 def test_a_subscription_is_made_and_its_secret_is_shown(console: Console, receiver: Receiver, axe: str) -> None:
     page, offered = console.page, ["order.created", "order.paid"]
     page.route("**/me", lambda route: route.fulfill(json={**route.fetch().json(), "event_types": offered}))
@@ -559,15 +538,6 @@ def test_a_token_opens_the_page_of_its_tenant(customer: Console, receiver: Recei
     page.get_by_role("link", name="All webhooks").click()
     customer.press("Delete")
     customer.text("#nobody").to_contain_text("There are no webhooks yet.")
-
-
-def test_a_link_with_another_token_asks_and_an_ended_one_says_where_to_go(customer: Console) -> None:
-    for button, heading in (("Cancel", "Webhooks of acme"), ("Use it", "This page has ended")):
-        customer.go("key=trt_ended.x")
-        customer.button(button).click()
-        customer.heading(heading).to_be_visible()
-    expect(customer.page.get_by_label("API key")).to_be_hidden()
-    customer.forgive("status of 401")
 
 
 def test_whatever_the_address_a_customer_sees_what_is_its_own(customer: Console, receiver: Receiver) -> None:

@@ -84,7 +84,7 @@ def test_a_patch_changes_what_it_names_and_nothing_else(
     ("members", "named"),
     [
         ({"target_url": "https://elsewhere.example/s3cret"}, "hooks.zapier.com"),
-        ({"event_types": []}, ""),
+        *(({"event_types": wrong}, "") for wrong in ([], ["*a"], ["a**"], "a", [1])),
         ({"name": ""}, ""),
         ({"filter": {"order": {"total": [[]]}}}, "order.total"),
         ({"headers": {"HOST": "s3cret"}}, "HOST"),

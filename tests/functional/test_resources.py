@@ -1,7 +1,6 @@
 """What resources.json describes, and what `make package` makes of it and of the functions."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,14 +80,6 @@ def test_status_index_has_all_that_lists_show_but_the_subject() -> None:
 def test_lookup_index_has_what_no_attempt_changes() -> None:
     never_changed = {"event_type", "response_bytes", "created_by", "source_event_id", "tenant", "subject"}
     assert INDEXES["lookup-index"] == {"status_shard", "expires_at", *never_changed}
-
-
-def test_names_of_a_stage_are_not_those_of_the_functions_of_another() -> None:
-    stage = json.loads((ROOT / "resources.json").read_text())["Parameters"]["Stage"]
-    for name in ("dev", "eu-prod-2", "worker", "sweep-er"):
-        assert re.fullmatch(stage["AllowedPattern"], name)
-    for name in ("dev-worker", "dev-sweep", "dev_check_dlq", "", "a" * 33):
-        assert not re.fullmatch(stage["AllowedPattern"], name)
 
 
 @pytest.mark.parametrize("alarm", ALARMS)

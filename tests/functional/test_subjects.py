@@ -80,13 +80,6 @@ def test_lists_leave_subjects_out_unless_they_were_asked_for(
         assert [event["subject"] for event in world.call(*call).json["events"]] == ["order-1"]
 
 
-def test_the_same_key_with_another_subject_is_another_body(world: World) -> None:
-    post_about(world, "order-1", idempotency_key="k")
-    assert [post(world, subject, idempotency_key="k").status_code for subject in ("order-1", "order-2", None)] == [
-        *(202, 422, 422)
-    ]
-
-
 def test_an_erasure_removes_the_subject(world: World, target: Receiver) -> None:
     world.restart(API_KEYS=f"acme:{digest(KEY)}:produce+consume+erase")
     subscribe(world, target.url)

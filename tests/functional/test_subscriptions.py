@@ -58,12 +58,6 @@ def test_a_target_is_on_an_allowed_host(world: World) -> None:
     assert [subscribe(world, url).status_code for url in (URLS[0], "https://none/")] == [400, 400]
 
 
-def test_every_fault_of_a_subscription_is_named(world: World, target: Receiver) -> None:
-    for event_types in ([], ["a b"], ["*a"], ["a**"], "a", [1]):
-        assert subscribe(world, target.url, event_types=event_types).faults == ["event_types"]
-    assert world.call("POST", "/subscriptions", '{"url": 1}').faults == ["target_url", "url"]
-
-
 def test_all_subscriptions_are_listed_by_state_and_page(world: World, target: Receiver) -> None:
     world.restart(SUBSCRIPTION_DISABLE_DAYS="0")
     made = []
@@ -319,21 +313,6 @@ def test_listings_inbox_and_leases_can_be_of_one_tenant(world: World, receiver: 
     assert len(ids(world.call("POST", "/inbox/lease", '{"tenant": null}'))) == 2
 
 
-def test_a_tenant_is_written_like_an_event_type(world: World, target: Receiver) -> None:
-    for bad in ("", "a b", "a#b", "a" * 129, "ä", 1, ["a"]):
-        for path, body in (
-            ("/events", {"event_type": "a", "payload": {}}),
-            ("/subscriptions", {"target_url": target.url}),
-            ("/inbox/lease", {}),
-        ):
-            answer = world.call("POST", path, json.dumps({**body, "tenant": bad}))
-            assert (answer.status_code, answer.faults) == (400, ["tenant"])
-    for path in ("/events", "/inbox", "/subscriptions"):
-        for query in ("tenant=", "tenant=a%20b", "tenant=a*", "tenant=a&tenant=b"):
-            answer = world.call("GET", f"{path}?{query}")
-            assert (answer.status_code, answer.faults) == (400, ["tenant"])
-
-
 def test_lists_of_a_bounded_number_of_tenants_are_kept(world: World, aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chalicelib.customers.subscriptions.MAX_CACHED_LISTS", 2)
     world.restart()
@@ -372,10 +351,3 @@ def test_of_any_hosts_only_public_ones_with_https_are_taken(world: World) -> Non
     for host in ("a.example", "127.0.0.1", "localhost"):
         answer = subscribe(world, f"http://{host}/")
         assert (answer.status_code, answer.faults) == (400, ["target_url"])
-
-
-def test_a_host_that_is_named_beside_all_others_may_be_private(world: World, target: Receiver) -> None:
-    world.restart(SUBSCRIPTION_HOSTS="*,127.0.0.1")
-    subscribe(world, target.url)
-
-    assert [copy["status"] for copy in copies(world, world.post())] == ["delivered"]
