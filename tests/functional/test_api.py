@@ -429,7 +429,7 @@ def test_an_acknowledgement_counts_once_if_undelivered(world: World, receiver: R
 
 
 @pytest.mark.parametrize("code", [200, 503, 422])
-def test_during_a_push_an_event_cannot_be_replayed_and_an_acknowledgement_stands_whatever_it_returns(
+def test_during_a_push_an_event_cannot_be_replayed_and_an_acknowledgement_stands(
     world: World, receiver: Receiver, code: int, output: Output
 ) -> None:
     answers: list[Answer] = []

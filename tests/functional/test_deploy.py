@@ -275,7 +275,7 @@ TAKEN_NAME = {
         (TAKEN_NAME, 1, "Something has a name of this stage already"),
     ],
 )
-def test_the_wait_for_a_stack_ends_and_a_failure_is_explained(
+def test_failures_are_told(
     checkout: Checkout, aws: Ministack, replaced: dict[bytes, bytes], status: int, words: str
 ) -> None:
     aws.replaced = replaced
@@ -296,7 +296,7 @@ UNUSABLE = {**GIVEN, "ZAPIER_WEBHOOK_URL": WEBHOOK_URL.replace("https", "http"),
         (GIVEN, ",,", ["is not JSON: "]),
     ],
 )
-def test_what_is_unusable_is_one_line_without_the_values(
+def test_bad_input_is_one_line(
     checkout: Checkout, aws: Ministack, given: dict[str, str], slip: str, words: list[str]
 ) -> None:
     file = checkout.path / ".chalice" / "config.json"

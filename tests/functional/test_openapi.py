@@ -76,7 +76,7 @@ def test_each_operation_requires_its_scopes(world: World, method: str, path: str
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=IDS)
-def test_each_operation_but_the_public_ones_refuses_a_parameter_that_is_not_described(
+def test_unknown_parameters_are_faults(
     world: World, aws: Aws, method: str, path: str, operation: dict[str, Any]
 ) -> None:
     key = accepted_keys(operation)[0]
@@ -89,7 +89,7 @@ def test_each_operation_but_the_public_ones_refuses_a_parameter_that_is_not_desc
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=IDS)
-def test_every_example_of_a_request_is_accepted(
+def test_examples_are_taken(
     world: World, receiver: Receiver, method: str, path: str, operation: dict[str, Any]
 ) -> None:
     parameters = [resolve(parameter) for parameter in operation.get("parameters", [])]

@@ -162,9 +162,7 @@ def test_a_repeated_post_completes_what_a_failed_one_began(world: World, target:
     assert len(target.requests) == 2
 
 
-def test_a_post_deletes_its_copies_that_the_stored_event_does_not_list(
-    world: World, target: Receiver, during: During
-) -> None:
+def test_a_post_deletes_copies_that_the_event_does_not_list(world: World, target: Receiver, during: During) -> None:
     other = replace(world.services)  # another container, whose list is from before the subscription
     read_lists(other)
     subscription_id = subscribe(world, target.url).json["subscription_id"]

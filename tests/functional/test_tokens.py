@@ -162,9 +162,7 @@ def test_a_customer_manages_its_webhooks_with_a_token(world: World, target: Rece
     assert subscriptions(world, MINE) == []
 
 
-def test_a_customer_follows_and_replays_its_copies_with_a_token_while_there_is_a_subscription(
-    world: World, target: Receiver
-) -> None:
+def test_a_customer_follows_and_replays_its_copies_with_a_token(world: World, target: Receiver) -> None:
     token = make_token(world, MINE)
     made = subscribe(world, target.url, key=token)
     target.script(status(422, body=b"no such order"))
