@@ -2,13 +2,7 @@
 
 import pytest
 
-from tests.simulator.outage import (
-    SOMETIMES,
-    TENANTS,
-    TwoTenantsWorld,
-    dead_for_days,
-    waits_beside,
-)
+from tests.simulator.outage import SOMETIMES, TENANTS, TwoTenantsWorld, dead_for_days, waits_beside
 
 
 @pytest.mark.parametrize(

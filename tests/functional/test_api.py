@@ -275,6 +275,7 @@ def test_a_key_without_consume_sees_only_what_it_posted_and_no_response(world: W
     ],
 )
 def test_a_malformed_id_is_not_found_without_asking_dynamodb(world: World, aws: Aws, call: str) -> None:
+    world.restart(API_KEYS=f"acme:{digest(KEY)}:produce+consume+erase")
     method, path = call.split()
     known = UNKNOWN if "events" in path else UNKNOWN.replace("evt_", "sub_")
     for malformed in ("x", known[:-1], known + "0", known.upper(), f"{known}\n", known[:-1] + "g", f"evt_{known}"):
