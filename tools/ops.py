@@ -43,7 +43,7 @@ SUBSCRIPTION_COLUMNS = ("subscription_id", "name", "tenant", "target_host")
 COMPARABLE = (str, int, float)  # the types of metadata that `erase` compares; bool is none of them
 SEARCHED = 1000  # the newest events and copies are searched for those whose id begins as was given
 ID_LENGTH = len(f"evt_{0:032}")
-RECEIVE_WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
+WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
 DURATION = "[0-9]{1,6}[smhd]"
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 PASTE = " (credentials and AWS_DEFAULT_REGION must be set; for `make run`, paste the last export that it printed)"
@@ -235,13 +235,9 @@ def dlq(stage: str, limit: int) -> None:
 
 def peek(sqs: Any, url: str, limit: int) -> list[Message]:
     """Receive up to `limit` messages and make them visible again."""
-    queue = Queue(sqs, url)
-    seen: dict[str, Message] = {}
+    queue, seen = Queue(sqs, url), dict[str, Message]()
     try:
-        known = -1
-        while known < len(seen) < limit:
-            known = len(seen)
-            received = queue.receive(min(BATCH_SIZE, limit - known), RECEIVE_WAIT_SECONDS)
+        while len(seen) < limit and (received := queue.receive(min(BATCH_SIZE, limit - len(seen)), WAIT_SECONDS)):
             seen |= {message.message_id: message for message in received}
     finally:
         for message in seen.values():
@@ -291,7 +287,7 @@ def redrive(stage: str, rate: float) -> None:
     def receive() -> Iterator[Message]:
         """Yield up to `total` messages, so that it ends even if some come back; at most a second's worth in flight."""
         left, size = total, min(BATCH_SIZE, max(1, int(rate)))
-        while left > 0 and (messages := source.receive(min(size, left), RECEIVE_WAIT_SECONDS)):
+        while left > 0 and (messages := source.receive(min(size, left), WAIT_SECONDS)):
             left -= len(messages)
             yield from messages
 

@@ -79,8 +79,7 @@ def update(stage: str, cloudformation: Any) -> bool:
     if missing:
         raise click.ClickException(FIRST_TIME.format(missing=" and ".join(missing)))
     parameters: list[dict[str, Any]] = [{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()]
-    kept = known & PARAMETERS.keys() - given.keys()
-    parameters += [{"ParameterKey": key, "UsePreviousValue": True} for key in kept]
+    parameters += [{"ParameterKey": key, "UsePreviousValue": True} for key in known & PARAMETERS.keys() - given.keys()]
     again = any(each["LoggingConfig"]["LogFormat"] != "JSON" for each in find_functions(stage).values())  # older ones
     if known:
         before = cloudformation.get_template(StackName=_stack_name(stage))["TemplateBody"]
