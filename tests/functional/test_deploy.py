@@ -222,9 +222,6 @@ def test_make_deploys_although_api_gateway_makes_it_wait(checkout: Checkout, aws
     assert status != 0
     assert f"the functions of dev have, or RUNTIME names, python3.10 and {RUNTIME}, and .venv has {RUNTIME}" in output
     assert f"make deploy STAGE=dev RUNTIME={RUNTIME}" in output
-    status, output = checkout.make("deploy", "RUNTIME=python3.10")
-    assert status != 0
-    assert f"python3.10, and .venv has {RUNTIME}" in output
     assert {operation.split()[0] for operation in operations} == {"GET", "GetCallerIdentity"}
     status, output = checkout.make("deploy", f"RUNTIME={RUNTIME}")
     assert status == 0, output
@@ -254,44 +251,29 @@ TAKEN_NAME = {
 }
 
 
-@pytest.mark.parametrize(
-    ("replaced", "status", "words"),
-    [
-        (FAILED_STACK, 1, "Error: ROLLBACK_COMPLETE: ApiLogs: "),
-        (TAKEN_NAME, 1, "Something has a name of this stage already"),
-    ],
-)
-def test_failures_are_told(
-    checkout: Checkout, aws: Ministack, replaced: dict[bytes, bytes], status: int, words: str
-) -> None:
+WHY = [
+    (FAILED_STACK, "Error: ROLLBACK_COMPLETE: ApiLogs: "),
+    (TAKEN_NAME, "Something has a name of this stage already"),
+]
+
+
+@pytest.mark.parametrize(("replaced", "words"), WHY)
+def test_a_failed_stack_is_explained(checkout: Checkout, aws: Ministack, replaced: Any, words: str) -> None:
     aws.replaced = replaced
 
-    ended_with, output = checkout.resources(**GIVEN)
+    status, output = checkout.resources(**GIVEN)
 
-    assert (ended_with, words in output) == (status, True)
+    assert (status, words in output) == (1, True)
 
 
 UNUSABLE = {**GIVEN, "ZAPIER_WEBHOOK_URL": WEBHOOK_URL.replace("https", "http"), "API_KEYS": "acme"}
 
 
-@pytest.mark.parametrize(
-    ("given", "slip", "words"),
-    [
-        (UNUSABLE, "", ["ZAPIER_WEBHOOK_URL is unusable: it must begin with https://", "API_KEYS is unusable"]),
-        (GIVEN, ', "MAX_DELIVERY_ATTEMPTS": 60', ["in quotes: MAX_DELIVERY_ATTEMPTS"]),
-        (GIVEN, ",,", ["is not JSON: "]),
-    ],
-)
-def test_bad_input_is_one_line(
-    checkout: Checkout, aws: Ministack, given: dict[str, str], slip: str, words: list[str]
-) -> None:
-    file = checkout.path / ".chalice" / "config.json"
-    file.write_text(file.read_text().replace('"STAGE": "dev"', f'"STAGE": "dev"{slip}'))
-
-    status, output = checkout.resources(**given)
+def test_what_is_unusable_is_one_line_without_the_values(checkout: Checkout, aws: Ministack) -> None:
+    status, output = checkout.resources(**UNUSABLE)
 
     assert (status, output.count("\n"), "s3cr3t" in output) == (1, 1, False)
-    assert all(each in output for each in words)
+    assert all(f"{name} is unusable: it must " in output for name in ("ZAPIER_WEBHOOK_URL", "API_KEYS"))
     assert aws.client("cloudformation").describe_stacks()["Stacks"] == []
 
 

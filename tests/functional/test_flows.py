@@ -105,18 +105,13 @@ OF_TENANT = '{"event_type": "a", "payload": {}, "tenant": "t"}'
 ASYNC = {"prefer": "respond-async"}
 
 
-@pytest.mark.parametrize(
-    ("code", "headers", "calls"),
-    [
-        (200, {}, [PUT, UPDATE]),
-        (200, {"idempotency_key": "k"}, [PUT, UPDATE]),
-        (503, {}, [PUT, UPDATE, SEND]),
-        (422, {}, [PUT, SEND, UPDATE]),
-        (200, ASYNC, [PUT, SEND_MANY, UPDATE, UPDATE]),
-        (503, ASYNC, [PUT, SEND_MANY, UPDATE, UPDATE, SEND]),
-        (422, ASYNC, [PUT, SEND_MANY, UPDATE, SEND, UPDATE]),
-    ],
-)
+CALLS: list[tuple[int, dict[str, str], list[str]]] = [(200, {}, [PUT, UPDATE]), (503, {}, [PUT, UPDATE, SEND])]
+CALLS += [(200, {"idempotency_key": "k"}, [PUT, UPDATE]), (422, {}, [PUT, SEND, UPDATE])]
+CALLS += [(200, ASYNC, [PUT, SEND_MANY, UPDATE, UPDATE]), (503, ASYNC, [PUT, SEND_MANY, UPDATE, UPDATE, SEND])]
+CALLS += [(422, ASYNC, [PUT, SEND_MANY, UPDATE, SEND, UPDATE])]
+
+
+@pytest.mark.parametrize(("code", "headers", "calls"), CALLS)
 def test_the_calls_of_a_post_and_of_the_worker(
     world: World, receiver: Receiver, aws: Aws, code: int, headers: dict[str, str], calls: list[str]
 ) -> None:

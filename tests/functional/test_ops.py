@@ -220,21 +220,6 @@ def test_a_replay_takes_events_of_a_period(world: World, receiver: Receiver, mon
     assert "\n2 events would be replayed. " in Ran(*command_in(queued, "To see what fails again")).output
 
 
-def test_a_stopped_replay_prints_the_command_that_goes_on(world: World, receiver: Receiver, before: Before) -> None:
-    first, second, third, fourth = fail(world, receiver, 4)
-    before("dynamodb.UpdateItem", press_ctrl_c, 3)
-
-    errors = Ran("replay", "--since", "2026-01-01", "--until", "2027-01-01", *GO, status=130).errors
-    assert errors.startswith("2 of 4 events: 2 queued\n")
-    receiver.default = receivers.status(422)
-    world.settle()  # what was replayed has failed again
-    Ran(*command_in(errors, "To push them"))
-    world.settle()
-
-    counts = pushes(receiver)
-    assert (counts[first], counts[second], counts[third] >= 2, counts[fourth]) == (2, 2, True, 2)
-
-
 def command_in(text: str, what: str) -> list[str]:
     [command] = re.findall(rf"{what}: \S+ -m tools.ops (.*)", text)
     return shlex.split(command)
@@ -366,16 +351,6 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     with Receiver() as receiver:
         monkeypatch.setenv("TRIGGERS_URL", f"http://127.0.0.1:{receiver.port}")
         yield receiver
-
-
-@pytest.mark.parametrize("code", [429, 503])
-def test_a_call_is_repeated_when_the_api_asks_for_it(fake: Receiver, code: int) -> None:
-    accepted = receivers.status(202, body=b'{"event_id": "evt_1", "message": "Stored."}')
-    fake.script(receivers.status(code, body=b"{}"), accepted)
-
-    assert Ran("send", "--type", "a").output == "evt_1: Stored.\n"
-
-    assert [*Counter(request.headers["idempotency-key"] for request in fake.requests).values()] == [2]
 
 
 @pytest.mark.parametrize(

@@ -75,19 +75,15 @@ def test_copies_are_signed_with_their_subscription_s_secret(world: World, receiv
 # Failing, disabled, enabled
 
 
-@pytest.mark.parametrize(
-    ("pushes", "since", "is_disabled"),
-    [
-        ([(0, 200)], None, False),
-        ([(0, 422), (23, 422)], 0, False),
-        ([(0, 422), (24, 422)], 0, True),
-        ([(0, 422), (20, 422), (43, 422)], 0, True),
-        ([(0, 422), (12, 200)], None, False),
-        ([(0, 422), (12, 200), (13, 422), (25, 422)], 13, False),
-    ],
-)
-def test_a_subscription_is_disabled_when_nothing_but_dead_letters_came_of_it_for_so_long(
-    world: World, target: Receiver, output: Output, pushes: list[tuple[int, int]], since: int | None, is_disabled: bool
+Pushes = list[tuple[int, int]]  # the hour of each, and the status code
+CASES: list[tuple[Pushes, int | None, bool]] = [([(0, 200)], None, False), ([(0, 422), (12, 200)], None, False)]
+CASES += [([(0, 422), (23, 422)], 0, False), ([(0, 422), (24, 422)], 0, True)]
+CASES += [([(0, 422), (20, 422), (43, 422)], 0, True), ([(0, 422), (12, 200), (13, 422), (25, 422)], 13, False)]
+
+
+@pytest.mark.parametrize(("pushes", "since", "is_disabled"), CASES)
+def test_what_is_dead_for_so_long_is_disabled(
+    world: World, target: Receiver, output: Output, pushes: Pushes, since: int | None, is_disabled: bool
 ) -> None:
     subscription_id = subscribe(world, target.url).json["subscription_id"]
     for hours, code in pushes:

@@ -136,15 +136,11 @@ def test_informational_is_skipped(before: tuple[int, ...], code: int, tls_server
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
 
 
-@pytest.mark.parametrize(
-    ("body", "text"),
-    [
-        ('{"error":"Größe 漢"}'.encode(), '{"error":"Größe 漢"}'),
-        (b"a\r\n\tb\x00\x7f\x1b[1m", "a\\r\\n\\tb\\x00\\x7f\\x1b[1m"),
-        (b"\xff\xfe ok", "\ufffd\ufffd ok"),
-        ("é".encode() * 2000, "é" * 200),
-    ],
-)
+TEXTS = [("{漢}".encode(), "{漢}"), (b"a\r\n\tb\x00\x7f\x1b[1m", "a\\r\\n\\tb\\x00\\x7f\\x1b[1m")]
+TEXTS += [(b"\xff\xfe ok", "\ufffd\ufffd ok"), ("é".encode() * 2000, "é" * 200)]
+
+
+@pytest.mark.parametrize(("body", "text"), TEXTS)
 @pytest.mark.parametrize("code", [400, 503])
 def test_200_characters_are_kept(body: bytes, text: str, code: int, tls_server: Receiver, push: PushClient) -> None:
     chunked = behave.answer(head(code)[:-2] + CHUNKED % (len(body), body))
