@@ -176,12 +176,9 @@ def dead_letters(system: System) -> None:
 
 def sweeps(system: System, event_id: str) -> None:
     """Make the event overdue in the table, rather than wait another minute."""
-    system.client("dynamodb").update_item(
-        TableName=system.table,
-        Key={"event_id": {"S": event_id}},
-        UpdateExpression="SET requeue_at = :now",
-        ExpressionAttributeValues={":now": {"S": rfc3339(time.time())}},
-    )
+    key, now = {"event_id": {"S": event_id}}, {":now": {"S": rfc3339(time.time())}}
+    change = {"UpdateExpression": "SET requeue_at = :now", "ExpressionAttributeValues": now}
+    system.client("dynamodb").update_item(TableName=system.table, Key=key, **change)
     system.delivered(event_id, SWEEP_SECONDS)
     expect("pushes", len(system.pushes(event_id)), 1)
     say("the sweep, invoked by its rule: the event that was never queued is delivered")

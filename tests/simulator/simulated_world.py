@@ -33,15 +33,9 @@ from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS, typed
 from tests.support.world import KEY, SCHEDULED, Answer, Clock, LambdaContext, call, digest, sqs_record
 
 TABLE, INBOX, DLQ = "events", "https://sqs.test/inbox", "https://sqs.test/dlq"
-ENVIRON = {
-    "EVENTS_TABLE_NAME": TABLE,
-    "INBOX_QUEUE_URL": INBOX,
-    "INBOX_DLQ_URL": DLQ,
-    "ZAPIER_WEBHOOK_URL": "http://127.0.0.1:9/secret",
-    "API_KEYS": f"acme:{digest(KEY)}:produce+consume+erase",
-    "MAX_DELIVERY_ATTEMPTS": "4",
-    "LOG_LEVEL": "CRITICAL",
-}
+ENVIRON = {"EVENTS_TABLE_NAME": TABLE, "INBOX_QUEUE_URL": INBOX, "INBOX_DLQ_URL": DLQ, "LOG_LEVEL": "CRITICAL"}
+ENVIRON |= {"API_KEYS": f"acme:{digest(KEY)}:produce+consume+erase", "MAX_DELIVERY_ATTEMPTS": "4"}
+ENVIRON |= {"ZAPIER_WEBHOOK_URL": "http://127.0.0.1:9/secret"}
 # The timeouts of .chalice/config.json.
 API_SECONDS, WORKER_SECONDS, SCHEDULE_SECONDS = 30.0, 50.0, 60.0
 # So long before a timeout no push begins, even of an event that is claimed.

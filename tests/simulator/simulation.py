@@ -73,20 +73,11 @@ class StormWorld(SimulatedWorld):
 
     def live(self) -> None:
         """Live through the storm, then let the calm settle everything, and check what was promised."""
-        actors = (
-            self._callers,
-            self._callers,
-            self._event_source,
-            self._sweeps,
-            partial(self._now_and_then, 5, 60, (Container.acknowledge, Container.replay), self.items),
-            partial(self._now_and_then, 5, 100, (Container.enable,), lambda: self.history.subscribed_at),
-            self._leasing_consumer,
-            self._leasing_consumer,
-            self._subscriber,
-            self._operator,
-            self._webhook_changes,
-            self._erasers,
-        )
+        actors: list[Callable[[], None]] = [self._callers, self._callers, self._event_source, self._sweeps]
+        actors += [partial(self._now_and_then, 5, 60, (Container.acknowledge, Container.replay), self.items)]
+        actors += [partial(self._now_and_then, 5, 100, (Container.enable,), lambda: self.history.subscribed_at)]
+        actors += [self._leasing_consumer, self._leasing_consumer, self._subscriber, self._operator]
+        actors += [self._webhook_changes, self._erasers]
         for pause_seconds in (PAUSE_SECONDS, 0.0):
             self._end = self.clock() + ROUND_SECONDS
             for act in actors:

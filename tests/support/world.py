@@ -112,14 +112,10 @@ def call(
     given = {name.replace("_", "-"): value for name, value in headers.items()}
     if key is not None:
         given.setdefault("authorization", f"Bearer {key}")
-    event = {
-        "requestContext": {"httpMethod": method, "resourcePath": resource, "path": f"/api{path}"},
-        "headers": given,
-        "pathParameters": parameters,
-        "multiValueQueryStringParameters": urllib.parse.parse_qs(query, keep_blank_values=True) or None,
-        "stageVariables": {},
-        "body": body.encode() if isinstance(body, str) else body,
-    }
+    context = {"httpMethod": method, "resourcePath": resource, "path": f"/api{path}"}
+    event = {"requestContext": context, "headers": given, "pathParameters": parameters, "stageVariables": {}}
+    event["multiValueQueryStringParameters"] = urllib.parse.parse_qs(query, keep_blank_values=True) or None
+    event["body"] = body.encode() if isinstance(body, str) else body
     answer = app.app(event, LambdaContext(clock, 30))
     answered = {name.lower(): value for name, value in answer["headers"].items()}
     return Answer(answer["statusCode"], answered, answer["body"])
@@ -136,17 +132,10 @@ def find_route(path: str) -> tuple[str, dict[str, str]]:
 
 def sqs_record(message: dict[str, Any]) -> dict[str, Any]:
     """Return a received message as Lambda passes it to the worker."""
-    return {
-        "messageId": message["MessageId"],
-        "receiptHandle": message["ReceiptHandle"],
-        "body": message["Body"],
-        "messageAttributes": {
-            name: {"stringValue": value["StringValue"], "dataType": value["DataType"]}
-            for name, value in message.get("MessageAttributes", {}).items()
-        },
-        "attributes": message.get("Attributes", {}),
-        "eventSource": "aws:sqs",
-    }
+    given = message.get("MessageAttributes", {}).items()
+    attributes = {name: {"stringValue": value["StringValue"], "dataType": value["DataType"]} for name, value in given}
+    record = {"messageId": message["MessageId"], "receiptHandle": message["ReceiptHandle"], "body": message["Body"]}
+    return {**record, "messageAttributes": attributes, "attributes": message.get("Attributes", {})}
 
 
 @dataclass
@@ -291,15 +280,12 @@ class MotoQueues:
         self._clock = clock
 
     def messages(self, queue_url: str) -> list[Message]:
-        return [
-            {
-                "id": message.id,
-                "body": message.body,
-                "attributes": {name: value["StringValue"] for name, value in message.message_attributes.items()},
-                "delay_seconds": max(0.0, message.delayed_until / 1000 - self._clock()),
-            }
-            for message in self._queue(queue_url)._messages
-        ]
+        return [self._shown(message) for message in self._queue(queue_url)._messages]
+
+    def _shown(self, message: Any) -> Message:
+        attributes = {name: value["StringValue"] for name, value in message.message_attributes.items()}
+        delay_seconds = max(0.0, message.delayed_until / 1000 - self._clock())
+        return {"id": message.id, "body": message.body, "attributes": attributes, "delay_seconds": delay_seconds}
 
     def clear(self, queue_url: str) -> None:
         queue = self._queue(queue_url)

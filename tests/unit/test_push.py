@@ -26,14 +26,14 @@ from chalicelib.core.outcome import Outcome, PushResult
 from chalicelib.core.target import Target
 from tests.support import receiver as behave
 from tests.support.receiver import SECRET_PATH, Behaviour, Exchange, Receiver, certificates, endless, garbage, head
-from tests.support.world import Clock
+from tests.support.world import UNKNOWN, Clock
 
 EVENT = Event(
-    event_id="evt_" + "0" * 32,
+    event_id=UNKNOWN,
     event_type="t",
     status=Status.PENDING,
-    created_at="2026-11-25T00:00:00Z",
-    created_by="acme",
+    created_at="",
+    created_by="",
     expires_at=5,
     response_bytes=2,
 )
