@@ -31,7 +31,6 @@ COLUMNS = ("what", "measured", "compared with", "ratio", "goal", "met")
 LINES = [{"sku": f"sku-{number}", "quantity": number, "price": "9.90"} for number in range(16)]
 EVENT = json.dumps({"event_type": "order.created", "payload": {"order_id": "12345", "lines": LINES}})
 ASYNC = {"prefer": "respond-async"}
-TENANTS = 10_000
 CONVERTER = LambdaEventConverter(RouteMatcher(list(app.app.routes)))
 # What a user of boto3 would write: the app's timeouts and retries.
 PLAIN = {"connect_timeout": 1, "read_timeout": 2, "retries": {"mode": "standard", "total_max_attempts": 2}}
@@ -147,10 +146,10 @@ def compare(what: str, rounds: int, ours: Prepare, beside: str, floor: Prepare, 
     return what, f"{measured * 1000:.1f} ms", beside, f"{ratio:.2f}", f"≤ {most}", ratio <= most
 
 
-def subscribe(url: str, **members: str) -> list[str]:
-    """Make three subscriptions to events of orders; return their ids."""
-    bodies = [{"target_url": f"{url}/{number}", "event_types": ["order.*"], **members} for number in range(3)]
-    return [call("POST", "/subscriptions", json.dumps(body))["subscription_id"] for body in bodies]
+def subscribe(url: str) -> None:
+    """Make three subscriptions to events of orders."""
+    for number in range(3):
+        call("POST", "/subscriptions", json.dumps({"target_url": f"{url}/{number}", "event_types": ["order.*"]}))
 
 
 def measure() -> Iterator[Row]:
@@ -161,7 +160,6 @@ def measure() -> Iterator[Row]:
     yield compare("POST /events, delivered", 400, post, bare, bare_calls(post(), hook), most=1.2)
     yield compare("POST /events, respond-async", 400, queue, bare, bare_calls(queue()), most=1.2)
     yield from package_rows(event_id)
-    yield from tenant_rows(hook)
 
     for count in (10, 50_000):
         standin.post("/fill", event_id=event_id, source="events", table=f"inbox_{count}", count=count)
@@ -173,19 +171,6 @@ def measure() -> Iterator[Row]:
     yield compare("worker, batch of 10", 20, prepare_batch, slowest, lambda: wait, most=1.15)
     subscribe(f"{hook}{standin.SLOW}")
     yield compare("POST /events, 3 subscriptions", 20, post, slowest, lambda: wait, most=1.1)
-
-
-def tenant_rows(hook: str) -> Iterator[Row]:
-    """Post for one of many tenants who have three subscriptions each."""
-    three = in_table("three", partial(prepare_call, "POST", "/events", EVENT))
-    subscribe(hook)
-    of_one = f'{EVENT[:-1]},"tenant":"tenant-77"}}'
-    many = in_table("tenants", partial(prepare_call, "POST", "/events", of_one))
-    of_tenant = {"tenant": "tenant-{number}", "status_shard": "subscription#tenant-{number}"}
-    for subscription_id in subscribe(hook, tenant="tenant"):
-        standin.post("/fill", event_id=subscription_id, source="tenants", table="tenants", count=TENANTS, **of_tenant)
-    what, beside = f"POST /events for one of {TENANTS:,} tenants", "no tenants, 3 subscriptions"
-    yield compare(what, 200, many, beside, three, most=1.1)
 
 
 def package_rows(event_id: str) -> Iterator[Row]:

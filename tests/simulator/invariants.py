@@ -211,12 +211,6 @@ class History:
         until = max(until, self.subscribed_at.get(event.subscription_id or "", math.inf))
         return moved_at is not None and moved_at <= until
 
-    def see_refused_as_disabled(self, event_id: str, began: float) -> None:
-        """Check that the subscription of a copy was disabled since a replay began that was refused."""
-        item = self.item(event_id) or {}
-        if self.disabled_until.get(item.get("subscription_id", ""), math.inf) < began:
-            self.violations.append("a replay was refused after the subscription was enabled")
-
     def subscriptions_at(self, time: float) -> set[str]:
         """Return the subscriptions that there have been since a time."""
         return {each for each, subscribed_at in self.subscribed_at.items() if subscribed_at <= time}

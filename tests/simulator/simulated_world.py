@@ -49,7 +49,6 @@ class Killed(BaseException):
 class Fault(StrEnum):
     DIES_BEFORE = "dies before the call"
     DIES_AFTER = "dies after it took effect"
-    STALLS = "stands still before the call, perhaps until the function's timeout"
     THROTTLED = "the call is throttled"
     UNREACHED = "the call does not arrive"
     ANSWER_LOST = "the first answer is lost, boto3 tries again"
@@ -98,7 +97,7 @@ class Container:
         is_over = self.world.clock() > self.ends_at  # time went on without it
         if (seconds > left or is_over) and not self.is_killed:
             self.is_killed = True
-            if self._pushes and not (self._stalled or is_over):
+            if self._pushes and not is_over:
                 self.world.history.violations.append("a function ran into its timeout during a push")
         if self.is_killed:
             raise Killed
@@ -110,11 +109,8 @@ class Container:
         try:
             if self.is_killed:  # by another of its threads
                 raise Killed
-            if fault is Fault.STALLS:
-                self._stalled = True
-                self.sleep(self.world.stall_seconds())
             self.sleep(before)
-            if fault in (None, Fault.STALLS):
+            if fault is None:
                 try:
                     return act()
                 finally:
@@ -152,7 +148,6 @@ class Container:
     def _begin(self, timeout_seconds: float) -> None:
         self.invocation = object()
         self.ends_at = self.world.clock() + timeout_seconds
-        self._stalled = False
         self._pushes = 0
 
     def call(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
@@ -201,10 +196,7 @@ class Container:
             self.world.history.see_lease_ended(verb, event_id, lease_id)
 
     def replay(self, event_id: str) -> None:
-        began = self.world.clock()
-        answer = self.call("POST", f"/events/{event_id}/replay")
-        if answer.json.get("code") == "subscription_disabled":
-            self.world.history.see_refused_as_disabled(event_id, began)
+        self.call("POST", f"/events/{event_id}/replay")
 
     def erase(self, event_id: str) -> None:
         replay_number = self.world.history.replays[event_id]
@@ -332,9 +324,6 @@ class SimulatedWorld:
     def latency(self) -> tuple[float, float]:
         """Return how many seconds the next call takes before and after it takes effect."""
         return 0.0, 0.0
-
-    def stall_seconds(self) -> float:
-        return 45.0
 
     def new_id(self) -> str:
         return f"{next(self._ids):032x}"

@@ -68,9 +68,6 @@ class StormWorld(SimulatedWorld):
         before = self.random.uniform(0, total)
         return before, total - before
 
-    def stall_seconds(self) -> float:
-        return self.random.uniform(5, 60)
-
     def live(self) -> None:
         """Live through the storm, then let the calm settle everything, and check what was promised."""
         actors: list[Callable[[], None]] = [self._callers, self._callers, self._event_source, self._sweeps]

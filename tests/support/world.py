@@ -113,7 +113,12 @@ def call(
     if key is not None:
         given.setdefault("authorization", f"Bearer {key}")
     context = {"httpMethod": method, "resourcePath": resource, "path": f"/api{path}"}
-    event = {"requestContext": context, "headers": given, "pathParameters": parameters, "stageVariables": {}}
+    event: dict[str, Any] = {
+        "requestContext": context,
+        "headers": given,
+        "pathParameters": parameters,
+        "stageVariables": {},
+    }
     event["multiValueQueryStringParameters"] = urllib.parse.parse_qs(query, keep_blank_values=True) or None
     event["body"] = body.encode() if isinstance(body, str) else body
     answer = app.app(event, LambdaContext(clock, 30))
