@@ -113,14 +113,9 @@ def call(
     if key is not None:
         given.setdefault("authorization", f"Bearer {key}")
     context = {"httpMethod": method, "resourcePath": resource, "path": f"/api{path}"}
-    event: dict[str, Any] = {
-        "requestContext": context,
-        "headers": given,
-        "pathParameters": parameters,
-        "stageVariables": {},
-    }
+    event: dict[str, Any] = {"requestContext": context, "headers": given, "pathParameters": parameters}
     event["multiValueQueryStringParameters"] = urllib.parse.parse_qs(query, keep_blank_values=True) or None
-    event["body"] = body.encode() if isinstance(body, str) else body
+    event |= {"stageVariables": {}, "body": body.encode() if isinstance(body, str) else body}
     answer = app.app(event, LambdaContext(clock, 30))
     answered = {name.lower(): value for name, value in answer["headers"].items()}
     return Answer(answer["statusCode"], answered, answer["body"])
