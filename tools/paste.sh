@@ -22,8 +22,10 @@ curl -sS -w "\n" -u ":$TRIGGERS_API_KEY" "$TRIGGERS_URL/inbox/acknowledge" -H 'C
 : "The receiver gets copies of the invoices of one customer. Your own may subscribe, too: any on this machine, by"
 : "http://127.0.0.1 or localhost, and with SUBSCRIPTION_HOSTS='*,127.0.0.1,localhost' make run every public https URL."
 curl -sS -w "\n" -u ":$TRIGGERS_API_KEY" "$TRIGGERS_URL/subscriptions" -H 'Content-Type: application/json' -d '{"target_url": "RECEIVER/HOOK", "event_types": ["invoice.*"], "tenant": "customer-42"}'
-make send TYPE=invoice.paid PAYLOAD='{"order_id": "5"}' TENANT=customer-42
+make send TYPE=invoice.paid PAYLOAD='{"order_id": "4711"}' TENANT=customer-42 SUBJECT=order-4711
 curl -sS RECEIVER
+: "The customer asks for order 4711: its event, and what became of each copy."
+make show SUBJECT=order-4711
 
 : "Open the link that this prints: the page on which that customer manages its webhooks."
 make token TENANT=customer-42
