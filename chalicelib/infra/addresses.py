@@ -1,6 +1,8 @@
 """Where events may be pushed to: the rules for URLs, hosts and IP addresses."""
 
 import ipaddress
+import os
+import re
 import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -14,6 +16,7 @@ PUSH_URL = (
 )
 EXPECTED_URL = "an https URL of at most 2,048 printable ASCII characters, without spaces, user name or fragment (#)"
 ANY_HOST = "*"
+LOOPBACK = r"localhost|127\..*|::1"
 HOST = r"(\*|\.?[\w-]+(\.[\w-]+)*\.?|[\da-f:]*:[\da-f:.]*)"
 # What `is_global` takes for public: all IPv6 but global unicast (2000::/3), documentation (RFC 9637), multicast.
 NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("::/3", "4000::/2", "8000::/1", "3fff::/20", "224.0.0.0/4")))
@@ -35,6 +38,8 @@ class AllowedHosts:
             target = urlsplit(parse_push_url(url))
         except InvalidValueError:
             return False
+        if re.fullmatch(LOOPBACK, str(target.hostname)) and "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
+            return False  # its runtime API listens there
         is_open = ANY_HOST in self.entries and target.scheme == "https"
         return self.names(url) or (is_open and not _is_private(str(target.hostname)))
 

@@ -26,10 +26,10 @@ UNITS = {"PushDuration": "Milliseconds", "DeliveryLatency": "Milliseconds", "Old
 
 
 class JsonFormatter(logging.Formatter):
-    """Format a record as one JSON object: time, level, message, request id, and what is in `extra` and not None."""
+    """Format a record as one JSON object: timestamp, level, message, request id, and what is in `extra` and not None."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {"time": rfc3339(record.created), "level": record.levelname, "message": record.getMessage()}
+        line = {"timestamp": rfc3339(record.created), "level": record.levelname, "message": record.getMessage()}
         extra = {name: value for name, value in vars(record).items() if name not in _RECORD_ATTRIBUTES}
         line |= {name: value for name, value in extra.items() if value is not None} | {"request_id": _request_id.get()}
         if record.exc_info:

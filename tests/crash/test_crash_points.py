@@ -199,7 +199,6 @@ AT_ONCE = {"IN_PROCESS_WAIT_SECONDS": "0"}
 COPY = each(subscribe(), post_async)
 NEW_COPY = each(does(Container.subscribe, "https://hooks.zapier.com/new"), wait(9), post_async)
 POSTED = each(subscribe(), post)
-REPLAYED = each(POSTED, replay_copies)
 MOVED_BACK = each(post, move_back)
 WORK_ELSEWHERE = elsewhere(work, **WITH_WEBHOOK)
 DISABLED = each(subscribe(), disable)
@@ -251,9 +250,6 @@ PATHS = {
         for mode, environ in UNPUSHED.items()
         for what, path in {
             "POST to a subscription": Path(post, first=subscribe(), environ=environ, answers=(503,)),
-            "POST to a subscription that ends": Path(post, first=subscribe(), environ=environ, answers=(410,)),
-            "POST with a key, until accepted": Path(post_with_key, first=subscribe(2), environ=environ),
-            "worker, a copy": Path(work, first=COPY, environ=environ),
             "worker, a message of an event": Path(work, first=each(post, say()), environ=environ),
             "replay of a copy": Path(each(replay_copies, work), first=POSTED, environ=environ, answers=(422,)),
             "worker, an event that is to be pushed": Path(work, first=COPY, other_environ=environ),
@@ -271,10 +267,7 @@ PATHS = {
             "replay with a webhook": Path(replay, first=post, environ=environ, other_environ=WITH_WEBHOOK),
         }.items()
     },
-    "worker, a replayed copy without its subscription": Path(work, first=each(REPLAYED, unsubscribe)),
-    "worker, a replayed copy's target ends it": Path(work, first=REPLAYED, answers=(200, 200, 410)),
     "POST to a disabled subscription": Path(post, first=DISABLED),
-    "POST to a disabled subscription, with a key, until accepted": Path(post_with_key, first=DISABLED),
     "worker, a copy of a disabled subscription": Path(work, first=DISABLED_COPY),
     "worker, a disabled copy's dead letter moved back": Path(
         each(move_back, work), first=each(POSTED, disable), answers=(422, 200)

@@ -18,7 +18,7 @@ from tests.support.world import Answer, World
 SIGNING_SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
 HEADERS = {"Authorization": "Bearer s3cret-value", "x-other": "another s3cret"}
 FILTER = {"price": [{"suffix": "€"}]}
-MEMBERS = {"event_types": ["order.*"], "name": "CRM", "filter": FILTER, "headers": HEADERS}
+MEMBERS: dict[str, Any] = {"event_types": ["order.*"], "name": "CRM", "filter": FILTER, "headers": HEADERS}
 ZAPIER = "https://hooks.zapier.com/x"
 
 

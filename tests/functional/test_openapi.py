@@ -128,7 +128,7 @@ def test_every_example_of_a_request_is_accepted(
 def test_receivers_get_what_the_webhook_section_describes(world: World, receiver: Receiver) -> None:
     described = {parameter["name"].lower() for parameter in WEBHOOK["parameters"]}
     [event, copy] = example_bodies(WEBHOOK)
-    posted = {name: event[name] for name in ("event_type", "payload", "metadata", "tenant")}
+    posted = {name: event[name] for name in ("event_type", "payload", "metadata", "tenant", "subject")}
 
     world.call("POST", "/subscriptions", json.dumps({"target_url": receiver.url}))
     world.call("POST", "/events", json.dumps(posted))

@@ -16,7 +16,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import boto3
-import click
 import pytest
 from click.testing import CliRunner
 
@@ -140,17 +139,6 @@ def test_an_unknown_stage_is_one_line() -> None:
     assert re.fullmatch("Error: this account has no queues triggers-api-nowhere-.* in us-east-1\n", errors)
 
 
-def test_without_a_region_dlq_says_what_to_paste() -> None:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    environ["AWS_CONFIG_FILE"] = os.devnull
-    command = [sys.executable, "-m", "tools.ops", "dlq"]
-
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
-
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "paste the last export" in done.stderr
-
-
 def test_a_stopped_redrive_loses_nothing_and_repeats_no_push(world: World, receiver: Receiver, before: Before) -> None:
     event_ids = fail(world, receiver, 15)
     dead_letters = [{**message, "id": ""} for message in world.dead_letters()]
@@ -226,7 +214,6 @@ def test_the_beginning_of_an_id_stands_for_all_that_have_it_which_are_listed(wor
     assert Ran("show", "evt_x", status=1).errors == "Error: nothing found: evt_x\n"
 
 
-@pytest.mark.skip("waits for GET /subscriptions?tenant=*")
 def test_the_beginning_of_a_subscriptions_id_is_enough(world: World, receiver: Receiver) -> None:
     one, other = (subscribe_tenant(world, receiver, tenant) for tenant in ("acme", "other"))
 
@@ -235,7 +222,6 @@ def test_the_beginning_of_a_subscriptions_id_is_enough(world: World, receiver: R
     assert [bool(re.search(rf"{each} +CRM +\w+ +127.0.0.1", listed)) for each in (one, other)] == [True, True]
 
 
-@pytest.mark.skip("waits for `subject` in POST /events and GET /events")
 def test_an_event_is_found_by_its_subject_and_several_are_listed(world: World) -> None:
     first = Ran("send", "--type=a", "--subject=order-4711").output.split(":")[0]
     Ran("send", "--type=a", "--subject=order-4712")
@@ -246,20 +232,6 @@ def test_an_event_is_found_by_its_subject_and_several_are_listed(world: World) -
     second = Ran("send", "--type=a", "--subject=order-4711").output.split(":")[0]
     listed = Ran("show", "--subject=order-4711").output
     assert re.findall(r"^evt_\w+", listed, re.MULTILINE) == [second, first]
-
-
-def test_no_id_is_folded_on_a_narrow_terminal(
-    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    receiver.default = receivers.status(422, body=b"word " * 40)
-    subscription_id = subscribe_tenant(world, receiver, "acme")
-    event = post_about(world, None, "acme")
-    monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setattr(sys.stdout.__class__, "isatty", lambda _: True, raising=False)
-
-    shown = Ran("show", event["event_id"]).output
-
-    assert re.search(rf"\n{event['copies'][0]} +failed +{subscription_id} ", shown)
 
 
 def test_a_replay_takes_the_events_of_a_period_and_a_type_oldest_first(
@@ -472,12 +444,6 @@ def test_a_bad_line_is_named_and_the_others_are_sent(world: World, file: Path) -
     assert ran.output == "6 of 6 lines: 2 skipped, 4 sent\n"
     assert re.fullmatch(r"line 1: 400: .*\nline 3: 400: .*payload.*\nError: some lines were refused\n", ran.errors)
     assert len(ids(world.call("GET", "/events"))) == 4
-
-
-def test_a_terminal_shows_a_progress_bar(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-
-    assert re.search(r"lines ━+ 100%", click.unstyle(Ran("send", "--file", str(file)).errors))
 
 
 @pytest.fixture

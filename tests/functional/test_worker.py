@@ -256,11 +256,15 @@ def test_a_dead_letter_is_kept_if_the_lease_that_blocks_it_ends_meanwhile(
     event_id = world.post()["event_id"]
     world.call("POST", "/inbox/lease", '{"lease_seconds": 1}')
     during(world.dynamodb, "after-call.dynamodb.UpdateItem", lambda **_: world.clock.sleep(5))
+    delays: list[int] = []
+    during(
+        world.sqs, "provide-client-params.sqs.SendMessage", lambda params, **_: delays.append(params["DelaySeconds"])
+    )
     world.move_back()
 
     world.settle()
 
-    assert world.event(event_id)["status"] == "delivered"
+    assert (world.event(event_id)["status"], delays) == ("delivered", [1])
 
 
 # Batches

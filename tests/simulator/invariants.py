@@ -1,7 +1,7 @@
 """The promises, checked for every run, whatever failed in it.
 
 A history watches the table, the receiver, callers and consumers; at the end the store is compared with what it saw.
-A fault excuses only what happened to the event that it affected.
+A fault excuses a push that its invocation could not record.
 """
 
 import json
@@ -13,11 +13,10 @@ from typing import Any
 
 from chalicelib.core.event import RESERVED_PREFIX, DeliveredVia, Event, Status, is_copy_id
 from chalicelib.core.outcome import NOT_PUSHED, Reason
-from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
+from chalicelib.infra.times import rfc3339, unix_seconds
 from tests.support.in_memory_aws import typed
 
 NEVER = rfc3339(0)
-RETENTION_SECONDS = 30 * DAY_SECONDS
 MAY_BE_PUSHED = ((Status.PENDING, None), (Status.DELIVERED, DeliveredVia.PULL))  # acknowledged after its claim
 
 Item = Mapping[str, Any]
@@ -31,8 +30,7 @@ class ViolationError(AssertionError):
 class Push:
     """A push that reached the receiver. `status_code` None: no response.
 
-    `is_lost`: the sender never saw the response. `is_recorded` and `is_struck`, by a fault, tell what became of the
-    record that its `invocation` owed.
+    `is_lost`: the sender never saw the response. `is_recorded`: its `invocation` has written a record since.
     """
 
     event: Event
@@ -42,7 +40,6 @@ class Push:
     status_code: int | None = None
     is_lost: bool = False
     is_recorded: bool = False
-    is_struck: bool = False
 
     @property
     def arrived(self) -> bool:
@@ -61,7 +58,8 @@ class History:
     pushes: defaultdict[str, list[Push]] = field(default_factory=lambda: defaultdict(list))
     running: set[str] = field(default_factory=set)
     replays: Counter[str] = field(default_factory=Counter)  # of an event: how often it was stored or replayed
-    faults: Counter[tuple[str, int]] = field(default_factory=Counter)  # by event and replay
+    faults: int = 0
+    struck: set[object] = field(default_factory=set)  # invocations with a fault
     not_made: Counter[tuple[str, int]] = field(default_factory=Counter)  # attempts without a push
     repeated: int = 0  # pushes after a 2xx, because of a fault
     violations: list[str] = field(default_factory=list)
@@ -237,7 +235,7 @@ class History:
             self.violations.append("a push of a copy that its event does not list")
         for earlier in self.pushes[event.event_id]:
             if earlier.arrived and earlier.replay_number == push.replay_number:
-                if earlier.is_struck and not earlier.is_recorded:
+                if earlier.invocation in self.struck and not earlier.is_recorded:
                     self.repeated += 1
                 else:
                     self.violations.append("pushed again after a 2xx that could be recorded")
@@ -250,11 +248,14 @@ class History:
             if push.invocation is invocation and event_id not in self.running and not push.is_lost:
                 push.is_recorded = True
 
-    def see_fault(self, event_id: str, invocation: object, *, is_lost: bool) -> None:
-        self.faults[event_id, self.replays[event_id]] += 1
-        for push in self.pushes.get(event_id, ()):
-            if push.invocation is invocation:
-                push.is_struck, push.is_lost = True, push.is_lost or is_lost
+    def see_fault(self, invocation: object) -> None:
+        self.faults += 1
+        self.struck.add(invocation)
+
+    def see_lost(self, event_id: str, invocation: object) -> None:
+        """Note that an invocation does not see the response to its latest push of an event."""
+        for push in self.pushes[event_id][-1:]:
+            push.is_lost |= push.invocation is invocation
 
     def may_be_unlisted(self, copy: Event) -> bool:
         """Return whether the POST that stored a copy could not delete it.
@@ -264,8 +265,7 @@ class History:
         """
         if copy.event_type.startswith(RESERVED_PREFIX):  # reports are made at best effort
             return True
-        faults = any(self.faults[copy.event_id, number] for number in range(self.replays[copy.event_id] + 1))
-        return faults or copy.replayed_at is not None
+        return self.faults > 0 or copy.replayed_at is not None
 
 
 def check(history: History, stored: Mapping[str, Event], dead_letters: Iterable[Mapping[str, Any]]) -> None:
@@ -313,7 +313,7 @@ def _check_attempts(event: Event, history: History) -> None:
     replay_number = history.replays[event.event_id]
     seen = sum(push.replay_number == replay_number for push in history.pushes[event.event_id])
     seen += history.not_made[event.event_id, replay_number]
-    faults, counted = history.faults[event.event_id, replay_number], event.delivery_attempts
+    counted, faults = event.delivery_attempts, history.faults
     # A claim counts an attempt; one that comes to nothing is not taken back of an event that was acknowledged since.
     is_right = seen <= counted <= seen + faults + (event.delivered_via is DeliveredVia.PULL)
-    history.forbid(not is_right, f"{counted} attempts counted, {seen} seen, {faults} faults of that event")
+    history.forbid(not is_right, f"{counted} attempts counted, {seen} seen, {faults} faults")

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -12,7 +12,6 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 from botocore.exceptions import ClientError, ReadTimeoutError
-from greenlet import getcurrent, greenlet
 
 import app
 from chalicelib import deps as services
@@ -63,8 +62,6 @@ class Fault(StrEnum):
     ALL_ANSWERS_LOST = "it took effect, no answer ever came"
 
 
-# The calls of POST /events before its pushes.
-STORING = ("dynamodb.query", "dynamodb.get_item", "dynamodb.put_item", "sqs.send_message_batch")
 TAKES_EFFECT = (Fault.DIES_AFTER, Fault.ANSWER_LOST, Fault.ALL_ANSWERS_LOST)
 
 FaultAt = Callable[[str], Fault | None]
@@ -112,10 +109,9 @@ class Container:
         if self.is_killed:
             raise Killed
 
-    def at(self, label: str, event_ids: Sequence[str], act: Callable[[], Any], fail: Callable[[Fault], Any]) -> Any:
+    def at(self, label: str, act: Callable[[], Any], fail: Callable[[Fault], Any]) -> Any:
         """Make a call, or what a fault makes of it; `fail` raises or returns what the caller sees of a failure."""
         fault = self._fault_at(label)
-        affected = self._affected(label, event_ids)
         before, after = (0.0, 0.0) if label == "push" else self.world.latency()
         try:
             if self.is_killed:  # by another of its threads
@@ -141,43 +137,29 @@ class Container:
             fault = fault or Fault.DIES_AFTER
             raise
         finally:
-            if fault is not None:
-                self.world.faults += 1
-                self._affects_all |= self._is_api and label in STORING
-            is_late = self.world.clock() > self.ends_at - LAST_PUSH_SECONDS
-            if fault is not None or self._affects_all or is_late:
-                is_lost = label == "push" and fault not in (None, Fault.STALLS)
-                for event_id in affected:
-                    self.world.history.see_fault(event_id, self.invocation, is_lost=is_lost)
-
-    def _affected(self, label: str, event_ids: Sequence[str]) -> Sequence[str]:
-        """Return the events that a fault of a call would strike.
-
-        That is the event of the call, or else of the call before in the same thread. Storing is one step: a fault in it
-        strikes all that a POST has stored.
-        """
-        event_ids = self._subjects[getcurrent()] = event_ids or self._subjects.get(getcurrent(), ())
-        if label == "dynamodb.put_item":
-            self._stored.extend(event_ids)
-        return self._stored if self._is_api and label in STORING else event_ids
+            self.world.faults += fault is not None
+            if fault is not None or self.world.clock() > self.ends_at - LAST_PUSH_SECONDS:
+                self.world.history.see_fault(self.invocation)
 
     def _push(self, event: Event, target: Target, timestamp: int, timeout_seconds: float, *options: Any) -> Any:
         """Be the push client, without the network: the receiver is a part of the world."""
         act = partial(self.world.respond, event, target.url, timeout_seconds, self)
         self._pushes += 1
+
+        def fail(fault: Fault) -> PushResult:
+            self.world.history.see_lost(event.event_id, self.invocation)
+            return PushResult(Outcome.RETRY, error=fault)
+
         try:
-            return self.at("push", [event.event_id], act, lambda fault: PushResult(Outcome.RETRY, error=fault))
+            return self.at("push", act, fail)
         finally:
             self._pushes -= 1
 
     def _begin(self, timeout_seconds: float) -> None:
         self.invocation = object()
         self.ends_at = self.world.clock() + timeout_seconds
-        self._is_api = timeout_seconds == API_SECONDS
-        self._stalled = self._affects_all = False
+        self._stalled = False
         self._pushes = 0
-        self._stored: list[str] = []
-        self._subjects: dict[greenlet, Sequence[str]] = {}
 
     def call(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """Call the API; the status code is 0 when the container died over it."""
@@ -303,7 +285,7 @@ class _Client:
                     raise ClientError({"Error": {"Code": "ThrottlingException"}}, operation)
                 raise ReadTimeoutError(endpoint_url=self.service)
 
-            return self.container.at(f"{self.service}.{operation}", event_ids, act, fail)
+            return self.container.at(f"{self.service}.{operation}", act, fail)
 
         return make
 
