@@ -143,7 +143,7 @@ def _choose_inline(plan: Plan, services: CoreServices) -> Plan:
         claimed = replace(event, delivery_attempts=1, claimed_until=until, requeue_at=until)
         return replace(planned, event=claimed, is_inline=True)
 
-    first = MAX_INLINE_PUSHES - 1
+    first = MAX_INLINE_PUSHES - int(plan.original.target.is_open)
     return Plan(choose(plan.original), [*map(choose, plan.copies[:first]), *plan.copies[first:]])
 
 

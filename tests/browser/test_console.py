@@ -351,6 +351,7 @@ def test_copies_are_shown_unless_left_out_and_what_they_carry_never_runs(console
     expect(console.row(event)).to_contain_text("2 of 2 copies failed")
     expect(console.row(event).locator(".badge")).to_have_class("badge retried")  # not green
     label = rf"to ({re.escape(HOSTILE)} \(127\.0\.0\.1 …[0-9a-f]{{6}}\)), receiver responded 422"
+    expect(page.locator("#rows li", has_text=re.compile(label))).to_have_count(2)  # names are loaded after rows
     labels = set(re.findall(label, page.locator("#rows").inner_text()))
     assert len(labels) == 2
     page.get_by_label("Subscription").select_option(min(labels))

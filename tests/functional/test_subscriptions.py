@@ -256,8 +256,11 @@ def test_subscriptions_mode_stores_an_event_delivered(world: World, target: Rece
         assert now["delivered_at"] == now["created_at"]
         assert (now["delivery_attempts"], now["next_attempt_at"], now["attempts"]) == (0, None, [])
     assert [copy["status"] for copy in copies(world, event)] == ["failed"]
+    queued = world.post(prefer="respond-async")
+    world.run_worker()
+    assert [copy["status"] for copy in copies(world, queued)] == ["failed"]
     assert ids(world.call("GET", "/inbox")) == ids(world.call("POST", "/inbox/lease")) == []
-    assert sum(values.get("EventsAccepted", 0) for values in output.metrics()) == 2
+    assert sum(values.get("EventsAccepted", 0) for values in output.metrics()) == 3
 
 
 def test_in_subscriptions_mode_copies_alone_are_replayed(world: World, receiver: Receiver, target: Receiver) -> None:
