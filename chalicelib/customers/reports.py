@@ -18,23 +18,15 @@ EVENT_MEMBERS = ("event_type", "subscription_id", "source_event_id", "created_at
 
 def event_failed(event: Event, tenant: str | None, services: CoreServices) -> None:
     """Tell of a dead letter. One about an event itself has no tenant: no customer learns of the operator's webhook."""
-    payload = messages.failure(event) | {name: getattr(event, name) for name in EVENT_MEMBERS}
+    payload = {**messages.failure(event), **{name: getattr(event, name) for name in EVENT_MEMBERS}}
     del payload["tenant"]
-    report = _make("event.failed", dumps(payload), tenant, f"{event.event_id} {event.failed_at}")
-    _post(report, event, services)
+    _post(NewEvent(f"{RESERVED_PREFIX}event.failed", dumps(payload), "null", tenant), event, services)
 
 
 def subscription_changed(change: str, subscription: Subscription, cause: Event, services: CoreServices) -> None:
     """Tell that a subscription is `failing`, `disabled` or `ended` because of an event's attempt."""
-    changed_at = subscription.disabled_at or subscription.failing_since  # tells this from the next time
-    about = f"{subscription.sort_key} {changed_at}"
-    _post(_make(f"subscription.{change}", subscription.to_json(), subscription.tenant, about), cause, services)
-
-
-def _make(event_type: str, payload: str, tenant: str | None, about: str) -> NewEvent:
-    """Return a report; one `about` the same is the same event. NUL is in no Idempotency-Key of a caller."""
-    event_type = f"{RESERVED_PREFIX}{event_type}"
-    return NewEvent(event_type, payload, "null", tenant, idempotency_key=f"{event_type}\0{about}")
+    event_type = f"{RESERVED_PREFIX}subscription.{change}"
+    _post(NewEvent(event_type, subscription.to_json(), "null", subscription.tenant), cause, services)
 
 
 def _post(report: NewEvent, cause: Event, services: CoreServices) -> None:
@@ -47,6 +39,6 @@ def _post(report: NewEvent, cause: Event, services: CoreServices) -> None:
         if plan.copies:  # a subscription asked for it
             invocation = Invocation(services, services.clock())  # without a second try of a write
             posting.start(posting.store(plan, invocation), invocation)
-    except ApiError:  # an outage, or somebody erased it
-        extra = {"event_type": report.event_type, "about": report.idempotency_key}
+    except ApiError:
+        extra = {"event_type": report.event_type, "event_id": cause.event_id}
         logger.warning("report not posted", extra=extra)

@@ -84,7 +84,6 @@ ACKNOWLEDGEMENT_MEMBERS = {
 }
 TOKEN_MEMBERS = {"tenant": check_name, "expires_in_seconds": integer(30 * 24 * 3600, 60)}
 DESCRIPTION_MEMBERS: dict[str, Check] = {
-    # Of 50 types, one page of a query, 1 MB, holds all subscriptions of a tenant.
     "event_types": list_of("event types or prefixes followed by *", 50, is_text(EVENT_TYPE_OR_PREFIX.pattern)),
     "name": must_be("1 to 100 printable characters", lambda value: is_text(".{1,100}")(value) and value.isprintable()),
     "filter": filter_fault,

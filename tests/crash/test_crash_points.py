@@ -190,6 +190,7 @@ class Path:
     last: Step = lambda world, container: None
 
 
+pytestmark = pytest.mark.timeout(300)  # a path may have two thousand worlds
 SOME_FAULTS = (Fault.DIES_BEFORE, Fault.THROTTLED, Fault.ANSWER_LOST, Fault.ALL_ANSWERS_LOST)
 WITH_WEBHOOK = {"ZAPIER_WEBHOOK_URL": ENVIRON["ZAPIER_WEBHOOK_URL"]}
 PULL_ONLY, COPIES_ONLY = {"ZAPIER_WEBHOOK_URL": "none"}, {"ZAPIER_WEBHOOK_URL": "subscriptions"}

@@ -85,6 +85,9 @@ def test_a_patch_changes_what_it_names_and_nothing_else(
     [
         ({"target_url": "https://elsewhere.example/s3cret"}, "hooks.zapier.com"),
         ({"event_types": []}, ""),
+        ({"event_types": ["a", "*a"]}, ""),
+        ({"event_types": "a"}, ""),
+        ({"url": 1}, "target_url"),
         ({"name": ""}, ""),
         ({"filter": {"order": {"total": [[]]}}}, "order.total"),
         ({"headers": {"HOST": "s3cret"}}, "HOST"),
