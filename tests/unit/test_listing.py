@@ -14,13 +14,11 @@ from chalicelib.core.store import SHARDS, partitions
 from chalicelib.deps import Services
 from chalicelib.infra.errors import InvalidRequestError, StorageUnavailableError
 from chalicelib.infra.times import rfc3339
-from chalicelib.operations import depths, recovery
-from chalicelib.operations import sweep as schedules
+from chalicelib.operations import recovery, schedules
 from chalicelib.pull import inbox, listing
 from chalicelib.pull.listing import MAX_PAGE_BYTES, Page
 from chalicelib.settings import load
-from chalicelib.web.queries import PARAMETERS, encode_cursor
-from chalicelib.web.validation import parse_query
+from chalicelib.web.validation import PARAMETERS, encode_cursor, parse_query
 from tests.conftest import Output
 from tests.simulator.simulated_world import DLQ, ENVIRON, INBOX
 from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS
@@ -312,7 +310,7 @@ def test_the_oldest_pending_event_is_to_be_pushed_and_found_in_time(
 
     def oldest_age() -> float:
         output.lines()
-        depths.publish_depths(sweeping)
+        schedules.publish_depths(sweeping)
         [metrics] = output.metrics()
         return metrics["OldestPendingAge"]
 
