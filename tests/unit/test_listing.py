@@ -247,7 +247,7 @@ def test_few_overdue_copies_do_not_wait_for_many(sweeping: Services, monkeypatch
     many = store_all(sweeping, copies_of("sub_many", range(2000)))
     few = store_all(sweeping, copies_of("sub_few", range(2000, 2040)))
 
-    schedules.sweep(sweeping, 60)
+    schedules.sweep(sweeping)
 
     expected = {event.event_id for event in few}
     assert expected <= set(queued(sweeping))
@@ -261,7 +261,7 @@ def test_a_sweep_whose_search_takes_long_queues_some(sweeping: Services, dynamod
     dynamodb.page_rows = 5
     dynamodb.on_query = lambda rows: clock.sleep(5)
 
-    schedules.sweep(sweeping, 120)
+    schedules.sweep(sweeping)
 
     assert 5 <= len(queued(sweeping)) < 400
 
@@ -272,7 +272,7 @@ def test_a_sweep_queues_events_evenly(sweeping: Services, monkeypatch: pytest.Mo
     lost = make_event(3 * len(copies), requeue_at=rfc3339(START), next_attempt_at=rfc3339(START))
     store_all(sweeping, [lost])
 
-    schedules.sweep(sweeping, 60)
+    schedules.sweep(sweeping)
 
     assert len(queued(sweeping)) == SHARDS * 300 + 1
     assert lost.event_id in queued(sweeping)
@@ -290,7 +290,7 @@ def test_delayed_messages_are_waited_for(sweeping: Services, monkeypatch: pytest
     counts = []
     for now in (START, START + 59, START + 90):
         clock.now = now
-        schedules.sweep(sweeping, 60)
+        schedules.sweep(sweeping)
         counts.append(len(queued(sweeping)))
 
     again = SHARDS * 40  # those delayed for 0, 10, 20 or 30 s
