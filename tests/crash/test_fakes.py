@@ -19,7 +19,7 @@ from chalicelib.infra.table import BY_LOOKUP
 from chalicelib.infra.times import rfc3339
 from chalicelib.operations import recovery
 from chalicelib.operations.recovery import ERASED_SECONDS, REDRIVABLE
-from chalicelib.operations.sweep import UNCHANGED
+from chalicelib.operations.schedules import UNCHANGED
 from chalicelib.pull import inbox
 from tests.support.in_memory_aws import FakeDynamoDB
 from tests.support.world import World

@@ -303,7 +303,9 @@ def test_the_last_error_is_that_of_the_latest_push_that_was_made(world: World, t
         told.append(shown(world, path)["last_error"])
     [failing] = subscriptions.of_tenant(None)
     world.clock.sleep(3 * 86_400)
-    assert subscriptions.disable_failing(failing, None)  # of the copy, no attempt that was made is known any more
+    assert subscriptions.disable(
+        failing, None, "attribute_exists(failing_since)"
+    )  # of the copy, no attempt that was made is known any more
 
     assert told == ["receiver responded 422", None, "receiver responded 415"]
     assert shown(world, path)["last_error"] == "receiver responded 415"
