@@ -165,7 +165,6 @@ def dead_letters(system: System) -> None:
     system.receiver.script(status(422))
     event_id = system.post("order.lost")["event_id"]
     expect("status", system.event(event_id)["status"], "failed")
-    check_dlq(system)
     [letter] = system.sqs.receive_message(QueueUrl=system.dlq, MessageAttributeNames=["All"])["Messages"]
     body, attributes = letter["Body"], letter["MessageAttributes"]
     expect("the dead letter", [json.loads(body)[name] for name in ("event_id", "reason")], [event_id, "permanent"])
@@ -173,17 +172,6 @@ def dead_letters(system: System) -> None:
     system.sqs.delete_message(QueueUrl=system.dlq, ReceiptHandle=letter["ReceiptHandle"])
     expect("attempts since the redrive", system.delivered(event_id)["delivery_attempts"], 1)
     say("422: a dead letter; moved back to the inbox queue by hand, its event is delivered")
-
-
-def check_dlq(system: System) -> None:
-    """Invoke check_dlq, rather than wait for its rule."""
-    event = dict.fromkeys(("version", "account", "region", "detail-type", "source", "time", "id"), "")
-    payload = json.dumps({**event, "detail": {}, "resources": []})
-    response = system.client("lambda").invoke(FunctionName=f"{STACK}-check_dlq", Payload=payload, LogType="Tail")
-    lines = base64.b64decode(response["LogResult"]).decode().splitlines()
-    [metrics] = [json.loads(line) for line in lines if '"_aws"' in line]
-    expect("DLQDepth", (metrics["Stage"], metrics["DLQDepth"]), (STAGE, 1))
-    say("check_dlq, invoked by hand: the depth as a metric")
 
 
 def sweeps(system: System, event_id: str) -> None:
@@ -199,16 +187,6 @@ def sweeps(system: System, event_id: str) -> None:
     say("the sweep, invoked by its rule: the event that was never queued is delivered")
 
 
-def keeps_the_table(system: System) -> None:
-    cloudformation = system.client("cloudformation")
-    cloudformation.delete_stack(StackName=STACK)
-    cloudformation.get_waiter("stack_delete_complete").wait(StackName=STACK, WaiterConfig=WAIT)
-    expect("queues", system.sqs.list_queues(QueueNamePrefix=STACK).get("QueueUrls", []), [])
-    count = system.client("dynamodb").scan(TableName=system.table, Select="COUNT")["Count"]
-    expect("the table has its events", count > 0, True)
-    say("the stack is deleted; the table and its events are kept")
-
-
 def run() -> None:
     LOG_FILE.parent.mkdir(exist_ok=True)
     key, receiver = api_key.new_key(), Receiver()
@@ -220,7 +198,6 @@ def run() -> None:
         retries(system)
         dead_letters(system)
         sweeps(system, stores_without_sqs(system))
-        keeps_the_table(system)
 
 
 def main() -> int:

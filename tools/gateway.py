@@ -65,8 +65,7 @@ def main(stage: str) -> None:
             functions.put_function_event_invoke_config(FunctionName=function, **ONCE)
             functions.update_function_configuration(FunctionName=function, LoggingConfig=LOGGING)
         region = gateway.meta.region_name
-        api_ids = find_apis(stage)
-        if not api_ids:
+        if not (api_ids := find_apis(stage)):
             raise click.ClickException(f"there is no API triggers-api-{stage} in {region}: make deploy STAGE={stage}")
         print("deploying the API again; API Gateway takes one deployment in 5 seconds: wait up to a minute", flush=True)
         for api_id in api_ids:

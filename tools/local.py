@@ -150,8 +150,7 @@ def given(name: str) -> str:
 def start() -> None:
     """Start everything in daemon threads, and say how to use it; raise StartError."""
     outside = {name: given(name) for name in VARIABLES if given(name)}
-    config = _read_config()
-    server = _listen(config, _check_environment())
+    server = _listen(_read_config(), _check_environment())
     url = f"http://127.0.0.1:{server.server.server_port}"
     screen = _open_screen(url)
     _provide_aws(outside)

@@ -17,6 +17,7 @@ from tools.resources import ROOT, read_template
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 REGION = "us-east-1"
+SETTINGS = {"InboxDLQ": "INBOX_DLQ_URL", "InboxQueue": "INBOX_QUEUE_URL"}
 
 
 def use(url: str) -> None:
@@ -52,7 +53,7 @@ def ensure(stage: str) -> dict[str, str]:
         dynamodb.get_waiter("table_exists").wait(**name, WaiterConfig={"Delay": 1})
         dynamodb.update_time_to_live(**name, TimeToLiveSpecification=table["TimeToLiveSpecification"])
     urls = {}
-    for queue in ("InboxDLQ", "InboxQueue"):
+    for queue in SETTINGS:  # the DLQ first
         properties = template[queue]["Properties"]
         try:
             urls[queue] = sqs.get_queue_url(QueueName=properties["QueueName"])["QueueUrl"]
@@ -62,11 +63,7 @@ def ensure(stage: str) -> dict[str, str]:
                 dlq = sqs.get_queue_attributes(QueueUrl=urls["InboxDLQ"], AttributeNames=["QueueArn"])["Attributes"]
                 attributes["RedrivePolicy"] = json.dumps({**policy, "deadLetterTargetArn": dlq["QueueArn"]})
             urls[queue] = sqs.create_queue(QueueName=properties["QueueName"], Attributes=attributes)["QueueUrl"]
-    return {
-        "EVENTS_TABLE_NAME": table["TableName"],
-        "INBOX_QUEUE_URL": urls["InboxQueue"],
-        "INBOX_DLQ_URL": urls["InboxDLQ"],
-    }
+    return {"EVENTS_TABLE_NAME": name["TableName"], **{SETTINGS[queue]: url for queue, url in urls.items()}}
 
 
 def start_moto() -> str:

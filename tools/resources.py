@@ -79,23 +79,17 @@ def update(stage: str, cloudformation: Any) -> bool:
     if missing:
         raise click.ClickException(FIRST_TIME.format(missing=" and ".join(missing)))
     parameters: list[dict[str, Any]] = [{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()]
-    kept = known & PARAMETERS.keys() - given.keys()
-    parameters += [{"ParameterKey": key, "UsePreviousValue": True} for key in kept]
+    parameters += [{"ParameterKey": key, "UsePreviousValue": True} for key in known & PARAMETERS.keys() - given.keys()]
     again = any(each["LoggingConfig"]["LogFormat"] != "JSON" for each in find_functions(stage).values())  # older ones
     if known:
         before = cloudformation.get_template(StackName=_stack_name(stage))["TemplateBody"]
         again |= upgrade.keep_indexes(template, before, are_read=again)
-    kind = {"ChangeSetType": "UPDATE"} if known else {"ChangeSetType": "CREATE", "OnStackFailure": "DELETE"}
-    try:
-        change_set = cloudformation.create_change_set(
-            StackName=_stack_name(stage),
-            ChangeSetName=f"resources-{time.time_ns()}",
-            TemplateBody=json.dumps(template),
-            Parameters=parameters,
-            Tags=[{"Key": "Service", "Value": "triggers-api"}, {"Key": "Environment", "Value": stage}],
-            ImportExistingResources=True,  # the table and the log groups that a deleted stack left
-            **kind,
-        )
+    options = {"ChangeSetType": "UPDATE"} if known else {"ChangeSetType": "CREATE", "OnStackFailure": "DELETE"}
+    options |= {"StackName": _stack_name(stage), "ChangeSetName": f"resources-{time.time_ns()}"}
+    tags = [{"Key": "Service", "Value": "triggers-api"}, {"Key": "Environment", "Value": stage}]
+    contents = {"TemplateBody": json.dumps(template), "Parameters": parameters, "Tags": tags}
+    try:  # and import the table and the log groups that a deleted stack left
+        change_set = cloudformation.create_change_set(**options, **contents, ImportExistingResources=True)
         name = {"ChangeSetName": change_set["Id"]}
         cloudformation.get_waiter("change_set_create_complete").wait(**name, WaiterConfig=WAIT)
     except (ClientError, WaiterError) as error:

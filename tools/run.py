@@ -10,9 +10,7 @@ import time
 
 
 def end(status: int) -> None:
-    """End the process, which waits for no thread, and name the file of the logs, if there is one."""
-    if sys.stdout is not sys.__stdout__:
-        print(f"logs: {sys.stdout.name}", file=sys.stderr, flush=True)
+    """End the process, which waits for no thread."""
     os._exit(status)
 
 

@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -177,7 +176,7 @@ def measure() -> Iterator[Row]:
 
 
 def tenant_rows(hook: str) -> Iterator[Row]:
-    """Post for one of many tenants who have three subscriptions each, then once for each of them."""
+    """Post for one of many tenants who have three subscriptions each."""
     three = in_table("three", partial(prepare_call, "POST", "/events", EVENT))
     subscribe(hook)
     of_one = f'{EVENT[:-1]},"tenant":"tenant-77"}}'
@@ -187,12 +186,6 @@ def tenant_rows(hook: str) -> Iterator[Row]:
         standin.post("/fill", event_id=subscription_id, source="tenants", table="tenants", count=TENANTS, **of_tenant)
     what, beside = f"POST /events for one of {TENANTS:,} tenants", "no tenants, 3 subscriptions"
     yield compare(what, 200, many, beside, three, most=1.1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for number in range(TENANTS):
-        other = {"event_type": "other", "payload": {}, "tenant": f"tenant-{number}"}
-        call("POST", "/events", json.dumps(other), **ASYNC)
-    megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000
-    yield f"memory after {TENANTS:,} tenants", f"{megabytes:.1f} MB more", "", "", "≤ 10 MB", megabytes <= 10
 
 
 def package_rows(event_id: str) -> Iterator[Row]:

@@ -9,13 +9,7 @@ from botocore.exceptions import ClientError
 
 from chalicelib.core.event import Event, Status
 from chalicelib.infra.clients import CALL_SECONDS, make_client
-from tests.simulator.simulated_world import (
-    INBOX,
-    SCHEDULE_SECONDS,
-    WORKER_SECONDS,
-    Container,
-    SimulatedWorld,
-)
+from tests.simulator.simulated_world import INBOX, SCHEDULE_SECONDS, WORKER_SECONDS, Container, SimulatedWorld
 from tests.support.receiver import Receiver, status
 
 API_SECONDS = 28

@@ -1,31 +1,8 @@
 """A destination that is down, hangs, or hangs now and then: who waits for it, and how long, in virtual time."""
 
-import statistics
-
 import pytest
 
-from chalicelib.core.event import Status
-from tests.simulator.outage import (
-    SOMETIMES,
-    TENANTS,
-    RecoveringWorld,
-    ThrottledWorld,
-    TwoTenantsWorld,
-    dead_for_days,
-    waits_beside,
-)
-
-
-def test_an_outage_is_unnoticed_by_callers_and_followed_by_one_delivery_of_each_event() -> None:
-    world = RecoveringWorld("hangs", in_webhook=True, seconds=100)
-    world.run(per_second=2.5)
-    world.check()
-    events = world.items().values()
-    assert statistics.median(world.caller_waits) < 0.1
-    assert {event.status for event in events} == {Status.DELIVERED}
-    assert world.history.repeated == 0
-    # The sweep sends none while messages wait.
-    assert world.sent <= sum(event.delivery_attempts for event in events) + len(events)
+from tests.simulator.outage import SOMETIMES, TENANTS, TwoTenantsWorld, dead_for_days, waits_beside
 
 
 @pytest.mark.parametrize(
@@ -62,13 +39,3 @@ def test_targets_of_another_tenant_that_hang_hold_up_none(beside: str) -> None:
     waits = TENANTS[beside](seed=1)
     assert len(waits) == TwoTenantsWorld.copies
     assert max(waits) < 1 or "minute" in beside
-
-
-@pytest.mark.parametrize(
-    ("also_projected", "throttled"), [((), False), (("delivery_attempts", "next_attempt_at", "claimed_until"), True)]
-)
-def test_retries_of_a_dead_subscription_throttle_no_post(also_projected: tuple[str, ...], throttled: bool) -> None:
-    """A hundred events a second; with the projection of an index that shows attempts, one partition takes too many."""
-    world = ThrottledWorld(*also_projected, seconds=180)
-    world.run(per_second=1, prefer="respond-async")
-    assert bool(world.unavailable) == throttled

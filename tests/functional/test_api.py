@@ -3,7 +3,6 @@
 import base64
 import itertools
 import json
-from bisect import bisect_left
 from typing import Any
 from urllib.parse import urljoin
 
@@ -121,22 +120,12 @@ def test_an_unreadable_body_is_a_fault_of_the_body(world: World, aws: Aws) -> No
     assert aws.calls == []
 
 
-def test_a_body_as_deep_as_the_parser_takes_is_stored_or_refused(world: World) -> None:
-    def status_code(depth: int) -> int:
-        body = f'{{"event_type":"a","payload":{{"n":{"[" * depth}{"]" * depth}}}}}'
-        return world.call("POST", "/events", body, prefer="respond-async").status_code
-
-    deepest = bisect_left(range(130_000), 400, key=status_code) - 1
-
-    assert deepest >= 98
-    assert [status_code(deepest + more) for more in range(-3, 4)] == [202] * 4 + [400] * 3
-
-
 def test_every_fault_of_an_event_is_named(world: World, aws: Aws) -> None:
     faulty: dict[str, list[Any]] = {
         "event_type": ["", "a" * 129, "a b", "ä", "a\n", "triggers.", "triggers.a", None, 1],
         "payload": [None, [], "{}", 1],
         "metadata": [[], "", 0, False],
+        "tenant": ["", "a b", "a#b", "a" * 129, "ä", 1, ["a"]],
         "größe": [None],
         "Payload": [{}],
     }
@@ -229,7 +218,7 @@ def test_the_same_key_with_another_body_is_refused(world: World, receiver: Recei
     body = '{"event_type": "a", "payload": {"x": 1}}'
     world.call("POST", "/events", body, idempotency_key="k")
 
-    for this, other in (('"a"', '"b"'), ("1", "2"), ("1", "true"), ("1", '"1"'), ("1}", '1}, "metadata": {}')):
+    for this, other in (('"a"', '"b"'), ("1", "2"), ("1", "true"), ("1", '"1"'), ("1}", '1}, "subject": "a"')):
         assert_problem(world.call("POST", "/events", body.replace(this, other), idempotency_key="k"), 422)
     assert len(receiver.requests) == 1
 
@@ -281,11 +270,12 @@ def test_a_key_without_consume_sees_only_what_it_posted_and_no_response(world: W
     "call",
     [
         *("GET /events/{}", "POST /events/{}/acknowledge", "POST /events/{}/release?lease_id=lse_1"),
-        *("POST /events/{}/replay", "GET /subscriptions/{}", "DELETE /subscriptions/{}"),
+        *("POST /events/{}/replay", "DELETE /events/{}", "GET /subscriptions/{}", "DELETE /subscriptions/{}"),
         *("POST /subscriptions/{}/test", "POST /subscriptions/{}/enable"),
     ],
 )
 def test_a_malformed_id_is_not_found_without_asking_dynamodb(world: World, aws: Aws, call: str) -> None:
+    world.restart(API_KEYS=f"acme:{digest(KEY)}:produce+consume+erase")
     method, path = call.split()
     known = UNKNOWN if "events" in path else UNKNOWN.replace("evt_", "sub_")
     for malformed in ("x", known[:-1], known + "0", known.upper(), f"{known}\n", known[:-1] + "g", f"evt_{known}"):
@@ -440,7 +430,7 @@ def test_an_acknowledgement_counts_once_if_undelivered(world: World, receiver: R
 
 
 @pytest.mark.parametrize("code", [200, 503, 422])
-def test_during_a_push_an_event_cannot_be_replayed_and_an_acknowledgement_stands_whatever_it_returns(
+def test_during_a_push_an_event_cannot_be_replayed_and_an_acknowledgement_stands(
     world: World, receiver: Receiver, code: int, output: Output
 ) -> None:
     answers: list[Answer] = []

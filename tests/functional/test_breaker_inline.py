@@ -51,14 +51,3 @@ def test_one_event_is_tried_after_that_time(world: World, receiver: Receiver, co
     assert pushed(world, receiver)
     assert meanwhile == [0]
     assert [pushed(world, receiver) for _ in range(2)] == after_it
-
-
-def test_neither_the_worker_opens_it_nor_is_a_post_without_a_push_a_trial(world: World, receiver: Receiver) -> None:
-    receiver.script(slowly(world, status(503)), slowly(world, status(503)))
-    world.post(prefer="respond-async")
-    world.run_worker()
-
-    assert pushed(world, receiver)
-    world.clock.sleep(60)
-    world.post(prefer="respond-async")
-    assert pushed(world, receiver)

@@ -85,14 +85,8 @@ class Checkout:
 
     def _run(self, command: list[str], variables: dict[str, str], stop_after: str) -> tuple[int, str]:
         """Return exit status and output; kill the process once a request that matches `stop_after` was served."""
-        with subprocess.Popen(
-            command,
-            cwd=self.path,
-            env=self.environ(**variables),
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        ) as process:
+        options: Any = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with subprocess.Popen(command, cwd=self.path, env=self.environ(**variables), **options) as process:
             if stop_after:
                 self.aws.seen = lambda operation: process.kill() if re.match(stop_after, operation) else None
             try:
@@ -165,10 +159,6 @@ def test_a_stage_is_deployed_and_deleted_but_for_its_table(checkout: Checkout, a
         **dict.fromkeys(("//GET", "/health/GET", "/openapi.json/GET"), gateway.PUBLIC_CALLS_PER_SECOND),
     }
 
-    for act in ("update", "check"):
-        status, output = checkout.resources(act, AWS_DEFAULT_REGION="eu-west-1", CONFIRM="dev")
-        assert (status, "dev is deployed in us-east-1:000000000000, not in eu-west-1:" in output) == (1, True)
-
     second = Checkout(shutil.copytree(checkout.path, tmp_path / "second"), aws)  # the record of the stage was committed
     status, output = second.resources(API_KEYS=api_key.entry("acme", NEW_KEY), WEBHOOK_SIGNING_SECRETS="")
     taken = "taken from the environment: API_KEYS, WEBHOOK_SIGNING_SECRETS (empty)\n"
@@ -182,8 +172,6 @@ def test_a_stage_is_deployed_and_deleted_but_for_its_table(checkout: Checkout, a
     record = second.path / ".chalice" / "deployed" / "dev.json"
     kept = record.rename(tmp_path / "record")
     assert second.chalice("delete")[0] == 0  # deletes nothing
-    status, output = second.resources("delete")
-    assert (status, f"in need of queues and secret: {', '.join(FUNCTIONS)}" in output) == (1, True)
     kept.rename(record)
 
     assert second.chalice("delete")[0] == 0
@@ -256,7 +244,6 @@ def test_make_deploys_although_api_gateway_makes_it_wait(checkout: Checkout, aws
     assert (status, output.strip().startswith("Error: there is no API triggers-api-dev in us-east-1")) == (1, True)
 
 
-IMPORTED = {b"<StackStatus>CREATE_COMPLETE": b"<StackStatus>IMPORT_COMPLETE"}
 FAILED_STACK = {
     b"<StackStatus>CREATE_COMPLETE": b"<StackStatus>ROLLBACK_COMPLETE",
     b"<ResourceStatus>CREATE_COMPLETE": b"<ResourceStatus>CREATE_FAILED",
@@ -270,12 +257,11 @@ TAKEN_NAME = {
 @pytest.mark.parametrize(
     ("replaced", "status", "words"),
     [
-        (IMPORTED, 0, "\ndone\n"),
         (FAILED_STACK, 1, "Error: ROLLBACK_COMPLETE: ApiLogs: "),
         (TAKEN_NAME, 1, "Something has a name of this stage already"),
     ],
 )
-def test_the_wait_for_a_stack_ends_and_a_failure_is_explained(
+def test_failures_are_told(
     checkout: Checkout, aws: Ministack, replaced: dict[bytes, bytes], status: int, words: str
 ) -> None:
     aws.replaced = replaced
@@ -296,7 +282,7 @@ UNUSABLE = {**GIVEN, "ZAPIER_WEBHOOK_URL": WEBHOOK_URL.replace("https", "http"),
         (GIVEN, ",,", ["is not JSON: "]),
     ],
 )
-def test_what_is_unusable_is_one_line_without_the_values(
+def test_bad_input_is_one_line(
     checkout: Checkout, aws: Ministack, given: dict[str, str], slip: str, words: list[str]
 ) -> None:
     file = checkout.path / ".chalice" / "config.json"
@@ -312,8 +298,7 @@ def test_what_is_unusable_is_one_line_without_the_values(
 SUBSCRIPTION_INDEX = {
     "IndexName": "subscription-index",
     "KeySchema": [
-        {"AttributeName": "subscription_id", "KeyType": "HASH"},
-        {"AttributeName": "sort_key", "KeyType": "RANGE"},
+        {"AttributeName": name, "KeyType": kind} for name, kind in (("subscription_id", "HASH"), ("sort_key", "RANGE"))
     ],
     "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": ["status_shard", "delivery_attempts"]},
 }
@@ -362,13 +347,8 @@ def test_a_table_of_an_older_version_is_updated_by_one_index_at_a_time_and_fille
     code = io.BytesIO()
     with zipfile.ZipFile(code, "w") as archive:
         archive.writestr("app.py", "")
-    functions.create_function(
-        FunctionName="triggers-api-dev",
-        Role=role["Arn"],
-        Runtime=RUNTIME,
-        Handler="app.app",
-        Code={"ZipFile": code.getvalue()},
-    )
+    given = {"Role": role["Arn"], "Runtime": RUNTIME, "Handler": "app.app", "Code": {"ZipFile": code.getvalue()}}
+    functions.create_function(FunctionName="triggers-api-dev", **given)
     # And its last update still runs.
     aws.replaced = {b"<StackStatus>CREATE_COMPLETE": b"<StackStatus>UPDATE_IN_PROGRESS"}
     aws.seen = lambda operation: aws.replaced.clear() if operation.startswith("DescribeStacks") else None
@@ -396,10 +376,8 @@ def test_a_table_of_an_older_version_is_updated_by_one_index_at_a_time_and_fille
     assert lookup_keys(aws) == {SUBSCRIPTION: "subscription", **copies, "cpy_new": "sub_new"}
     operations: list[str] = []
     aws.seen = operations.append
-    assert checkout.resources() == (
-        0,
-        "stack triggers-api-dev-resources: no changes\n" + NOBODY.format(topic=TOPIC) + "\n",
-    )
+    said = "stack triggers-api-dev-resources: no changes\n" + NOBODY.format(topic=TOPIC) + "\n"
+    assert checkout.resources() == (0, said)
     assert "Scan / 200" not in operations
 
     # And all subscriptions can be taken elsewhere.

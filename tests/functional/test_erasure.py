@@ -151,9 +151,3 @@ def test_a_copy_can_be_erased_alone_and_what_is_expired_or_not_there(world: Worl
     world.clock.sleep(31 * 86_400)
     assert [erase(world, event_id).status_code for event_id in (UNKNOWN, event["event_id"])] == [204, 204]
     assert stored(world) == []
-
-
-def test_a_malformed_id_is_not_found_without_asking_dynamodb(world: World, aws: Aws) -> None:
-    malformed = ("x", f"sub_{'0' * 32}", UNKNOWN + "0")
-    assert [erase(world, event_id).status_code for event_id in malformed] == [404] * 3
-    assert aws.calls == []

@@ -44,9 +44,7 @@ def test_every_call_gets_503_while_dynamodb_fails(world: World, receiver: Receiv
 
 
 @pytest.mark.parametrize(("prefer", "seconds"), [("", 17), ("respond-async", 39)])
-def test_a_record_is_retried_while_the_time_of_the_function_lasts(
-    world: World, receiver: Receiver, aws: Aws, prefer: str, seconds: float
-) -> None:
+def test_a_record_is_retried_in_time(world: World, receiver: Receiver, aws: Aws, prefer: str, seconds: float) -> None:
     receiver.script(in_turn(lambda _: aws.fail(Fault.REFUSED, "UpdateItem"), status(200)))
     event_id = world.post(prefer=prefer)["event_id"]
     with pytest.raises(BatchError) if prefer else nullcontext():
@@ -70,9 +68,7 @@ def test_a_late_error_is_logged_with_its_traceback(world: World, receiver: Recei
     assert (error["event_id"], "Traceback" in error["trace"], bool(error["request_id"])) == (event_id, True, True)
 
 
-def test_an_event_that_is_stored_too_late_for_a_push_is_counted_and_left_to_the_sweep(
-    world: World, receiver: Receiver, during: During, output: Output
-) -> None:
+def test_what_is_stored_too_late_is_swept(world: World, receiver: Receiver, during: During, output: Output) -> None:
     during(world.dynamodb, "after-call.dynamodb.PutItem", lambda **_: world.clock.sleep(18))
 
     event_id = world.post()["event_id"]
@@ -110,9 +106,7 @@ def test_a_closed_output_does_not_stop_deliveries(world: World, monkeypatch: pyt
     assert world.post()["status"] == "delivered"
 
 
-def test_a_failed_write_of_a_subscription_costs_nothing_else(
-    world: World, target: Receiver, aws: Aws, output: Output
-) -> None:
+def test_a_failed_write_of_a_subscription_is_all(world: World, target: Receiver, aws: Aws, output: Output) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
     subscribe(world, target.url)
     target.script(status(422))

@@ -1,15 +1,13 @@
 """Reports: events about events and subscriptions, for the subscriptions that name them."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from chalicelib import deps as services
 from tests.conftest import Output
 from tests.support.aws_calls import Aws, Fault
-from tests.support.receiver import Exchange, Receiver, status
+from tests.support.receiver import Receiver, status
 from tests.support.subscribing import ids, post_for, subscribe
 from tests.support.world import World
 
@@ -178,27 +176,6 @@ def test_an_event_that_fails_again_is_reported_again(world: World, receiver: Rec
     world.call("POST", f"/events/{event_id}/replay")
 
     assert [report["payload"]["event_id"] for report in reports(world, listener)] == [event_id] * 2
-
-
-def test_what_ends_for_two_containers_is_reported_once(world: World, target: Receiver, listener: Receiver) -> None:
-    subscribe(world, listener.url, "triggers.*")
-    subscribe(world, target.url, "order.created")
-    told: list[str] = []
-
-    def end_by_another_container(exchange: Exchange) -> None:
-        services.use(replace(world.services))
-        world.post()
-        world.clock.sleep(1)
-        told.extend(report["event_id"] for report in all_reports(world))
-        services.use(world.services)
-        status(410)(exchange)
-
-    target.script(end_by_another_container, status(410))
-    world.post()
-
-    world.empty_inbox()
-    assert len(told) == len(listener.requests) == 1
-    assert [report["event_id"] for report in all_reports(world)] == told
 
 
 @pytest.mark.parametrize(("operation", "at"), [("PutItem", 2), ("PutItem", 3), ("SendMessageBatch", 1)])

@@ -16,9 +16,7 @@ from tests.support.world import START, World
 
 
 @pytest.mark.parametrize("prefer", ["respond-async", ""])
-def test_a_message_may_wait_for_the_batch_window_before_the_sweep_sends_another(
-    world: World, receiver: Receiver, prefer: str
-) -> None:
+def test_the_sweep_waits_for_the_batch_window(world: World, receiver: Receiver, prefer: str) -> None:
     world.restart(WORKER_BATCH_WINDOW_SECONDS="60")
     receiver.script(status(503))
     world.post(prefer=prefer)
@@ -34,7 +32,7 @@ def test_a_message_may_wait_for_the_batch_window_before_the_sweep_sends_another(
 
 
 @pytest.mark.parametrize("visible", [999, 1000])
-def test_while_1000_messages_are_visible_the_sweep_queues_a_share_of_each_partition(
+def test_beside_1000_messages_less_is_sent(
     world: World, during: During, monkeypatch: pytest.MonkeyPatch, visible: int
 ) -> None:
     """Everything overdue is queued once before anything is queued twice."""
@@ -61,9 +59,7 @@ def test_while_1000_messages_are_visible_the_sweep_queues_a_share_of_each_partit
     assert runs == 1 if visible < 1000 else runs >= max(map(len, shards)) / 2
 
 
-def test_what_cannot_be_sent_while_the_queue_is_long_is_queued_a_minute_later(
-    world: World, during: During, monkeypatch: pytest.MonkeyPatch, aws: Aws
-) -> None:
+def test_what_cannot_be_sent_waits(world: World, during: During, monkeypatch: pytest.MonkeyPatch, aws: Aws) -> None:
     monkeypatch.setattr(schedules, "MAX_SWEPT_WHILE_LONG", 1)
     monkeypatch.setattr(schedules, "LONG_QUEUE", 0)
     for number in range(12):

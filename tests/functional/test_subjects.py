@@ -25,9 +25,7 @@ def find(world: World, **query: str) -> Answer:
     return world.call("GET", f"/events?{urlencode(query)}")
 
 
-def test_an_event_its_copies_and_their_pushes_have_the_subject(
-    world: World, receiver: Receiver, target: Receiver
-) -> None:
+def test_an_event_its_copies_and_pushes_have_the_subject(world: World, receiver: Receiver, target: Receiver) -> None:
     subscribe(world, target.url)
     for subject in ("Größe 4", None):
         event = post_about(world, subject)
@@ -37,9 +35,7 @@ def test_an_event_its_copies_and_their_pushes_have_the_subject(
             assert ("subject" in pushed, pushed.get("subject")) == (subject is not None, subject)
 
 
-def test_events_and_copies_are_found_by_their_exact_subject_with_their_present_state(
-    world: World, receiver: Receiver, target: Receiver
-) -> None:
+def test_events_and_copies_are_found_by_their_exact_subject(world: World, receiver: Receiver, target: Receiver) -> None:
     subscription_id = subscribe(world, target.url).json["subscription_id"]
     receiver.default = status(503)
     subjects = ("order-1", "order-11", "order-*", "*", "order-1")
@@ -61,9 +57,7 @@ def test_events_and_copies_are_found_by_their_exact_subject_with_their_present_s
     assert ids(find(world, subject="order")) == []
 
 
-def test_lists_leave_subjects_out_unless_they_were_asked_for(
-    world: World, receiver: Receiver, target: Receiver
-) -> None:
+def test_lists_leave_subjects_out_unless_asked_for_them(world: World, receiver: Receiver, target: Receiver) -> None:
     receiver.default = status(422)
     subscription_id = subscribe(world, target.url).json["subscription_id"]
     post_about(world, "order-1")
@@ -78,13 +72,6 @@ def test_lists_leave_subjects_out_unless_they_were_asked_for(
         assert {event.get("subject", "left out") for event in find(world, **query).json["events"]} == {shown}
     for call in (("GET", "/inbox"), ("POST", "/inbox/lease")):
         assert [event["subject"] for event in world.call(*call).json["events"]] == ["order-1"]
-
-
-def test_the_same_key_with_another_subject_is_another_body(world: World) -> None:
-    post_about(world, "order-1", idempotency_key="k")
-    assert [post(world, subject, idempotency_key="k").status_code for subject in ("order-1", "order-2", None)] == [
-        *(202, 422, 422)
-    ]
 
 
 def test_an_erasure_removes_the_subject(world: World, target: Receiver) -> None:

@@ -205,22 +205,8 @@ def test_what_the_disabled_miss_is_failed_quietly(world: World, target: Receiver
     assert {world.event(copy_id)["status"] for copy_id in (*pending, new)} == {"delivered"}
 
 
-def test_what_another_container_enabled_gets_events_by_the_worker(world: World, target: Receiver) -> None:
-    disable(world, target)
-    services.use(replace(world.services))  # another container: here the list still shows it as disabled
-    enable(world, target)
-    services.use(world.services)
-
-    [copy_id] = world.post()["copies"]
-    world.empty_inbox()
-
-    assert (len(target.requests), world.event(copy_id)["status"]) == (3, "delivered")
-
-
 @pytest.mark.parametrize("why", ["gone", "disabled"])
-def test_a_copy_whose_subscription_is_gone_or_disabled_is_neither_replayed_nor_redriven(
-    world: World, target: Receiver, why: str
-) -> None:
+def test_a_copy_without_its_target_is_neither_replayed_nor_redriven(world: World, target: Receiver, why: str) -> None:
     subscribe(world, target.url)
     delivered = world.post()["copies"][0]
     disable(world, target)

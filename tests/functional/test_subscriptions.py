@@ -162,9 +162,7 @@ def test_a_repeated_post_completes_what_a_failed_one_began(world: World, target:
     assert len(target.requests) == 2
 
 
-def test_a_post_deletes_its_copies_that_the_stored_event_does_not_list(
-    world: World, target: Receiver, during: During
-) -> None:
+def test_a_post_deletes_copies_that_the_event_does_not_list(world: World, target: Receiver, during: During) -> None:
     other = replace(world.services)  # another container, whose list is from before the subscription
     read_lists(other)
     subscription_id = subscribe(world, target.url).json["subscription_id"]
@@ -313,21 +311,6 @@ def test_listings_inbox_and_leases_can_be_of_one_tenant(world: World, receiver: 
     assert len(ids(world.call("POST", "/inbox/lease", '{"tenant": null}'))) == 2
 
 
-def test_a_tenant_is_written_like_an_event_type(world: World, target: Receiver) -> None:
-    for bad in ("", "a b", "a#b", "a" * 129, "ä", 1, ["a"]):
-        for path, body in (
-            ("/events", {"event_type": "a", "payload": {}}),
-            ("/subscriptions", {"target_url": target.url}),
-            ("/inbox/lease", {}),
-        ):
-            answer = world.call("POST", path, json.dumps({**body, "tenant": bad}))
-            assert (answer.status_code, answer.faults) == (400, ["tenant"])
-    for path in ("/events", "/inbox", "/subscriptions"):
-        for query in ("tenant=", "tenant=a%20b", "tenant=a*", "tenant=a&tenant=b"):
-            answer = world.call("GET", f"{path}?{query}")
-            assert (answer.status_code, answer.faults) == (400, ["tenant"])
-
-
 def test_lists_of_a_bounded_number_of_tenants_are_kept(world: World, aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chalicelib.customers.subscriptions.MAX_CACHED_LISTS", 2)
     world.restart()
@@ -366,10 +349,3 @@ def test_of_any_hosts_only_public_ones_with_https_are_taken(world: World) -> Non
     for host in ("a.example", "127.0.0.1", "localhost"):
         answer = subscribe(world, f"http://{host}/")
         assert (answer.status_code, answer.faults) == (400, ["target_url"])
-
-
-def test_a_host_that_is_named_beside_all_others_may_be_private(world: World, target: Receiver) -> None:
-    world.restart(SUBSCRIPTION_HOSTS="*,127.0.0.1")
-    subscribe(world, target.url)
-
-    assert [copy["status"] for copy in copies(world, world.post())] == ["delivered"]

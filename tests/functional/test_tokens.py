@@ -6,7 +6,6 @@ from random import Random
 
 import pytest
 
-import app
 from chalicelib.infra.times import rfc3339
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import copies, ids, make_token, post_for, subscribe, subscriptions
@@ -99,10 +98,8 @@ def test_a_token_ends_with_the_key_that_made_it(world: World) -> None:
 
 
 def test_only_true_tokens_are_taken(world: World) -> None:
-    random, token = Random(7), make_token(world, MINE)
-    other = make_token(world, OTHER)
+    random, token, other = Random(7), make_token(world, MINE), make_token(world, OTHER)
     content, _, tag = token.removeprefix("trt_").partition(".")
-    true = {token, other}
 
     def encoded(*parts: object) -> str:
         return base64.urlsafe_b64encode("\0".join(map(str, parts)).encode()).decode().rstrip("=")
@@ -113,17 +110,15 @@ def test_only_true_tokens_are_taken(world: World) -> None:
     ends = (2_000_000_000, "9" * 5000, "٣", " 2000000000", "+2000000000", -1, "1e9", "inf")
     odd = [(MINE,), (MINE, ends[0]), (MINE, ends[0], "reader", ""), ("", ends[0], "reader"), (MINE, ends[0], "")]
     forged |= {f"trt_{encoded(*parts)}.{tag}" for parts in (*odd, *((MINE, end, "reader") for end in ends))}
-    forged |= {f"trt_{base64.urlsafe_b64encode(random.randbytes(40)).decode()}.{tag}" for _ in range(50)}
     for place in range(len(token)):  # each character changed, left out and repeated
         changed = random.choice("ABCxyz019-_.=\0 é")
         forged |= {token[:place] + changed * count + token[place + 1 :] for count in (0, 1, 2)}
         forged.add(token[:place])
 
-    answers = [me(world, text) for text in sorted(forged - true) if text.strip() not in true]
+    answers = [me(world, text) for text in sorted(forged) if text.strip() not in (token, other)]
 
     assert len(answers) > 250
     assert {answer.status_code for answer in answers} == {401}
-    assert not [answer for answer in answers if tag in answer.text]
     assert me(world, token).status_code == 200
 
 
@@ -163,9 +158,7 @@ def test_a_customer_manages_its_webhooks_with_a_token(world: World, target: Rece
     assert subscriptions(world, MINE) == []
 
 
-def test_a_customer_follows_and_replays_its_copies_with_a_token_while_there_is_a_subscription(
-    world: World, target: Receiver
-) -> None:
+def test_a_customer_follows_and_replays_its_copies_with_a_token(world: World, target: Receiver) -> None:
     token = make_token(world, MINE)
     made = subscribe(world, target.url, key=token)
     target.script(status(422, body=b"no such order"))
@@ -198,43 +191,6 @@ def test_a_token_sees_nothing_of_others(world: World, foreign: Foreign) -> None:
         listed = world.call("GET", f"/events?subscription_id={subscription_id}", key=token)
         assert (listed.status_code, listed.json["code"]) == (403, "forbidden")
     assert world.call("GET", "/subscriptions", key=token).json["subscriptions"] == []
-
-
-def test_no_call_with_a_token_shows_or_changes_others(world: World, target: Receiver, foreign: Foreign) -> None:
-    token, mine = make_token(world, MINE), subscribed(world, f"{target.url}3", MINE)
-    world.call("POST", "/events", json.dumps({"event_type": "a.foreign", "tenant": OTHER, "payload": {"a": "foreign"}}))
-    [own] = [each for each in post_for(world, MINE)["copies"] if world.event(each)["subscription_id"] == mine]
-    subscription_ids, event_ids = foreign
-    cursor = world.call("GET", "/events?limit=2").json["next_cursor"]
-    filters = ("include=payload", f"cursor={cursor}", "order=oldest")
-    queries = [f"?subscription_id={each}&{more}" for each in (mine, *subscription_ids) for more in filters]
-    elsewhere = ["", f"?tenant={OTHER}"]
-    queries += [*elsewhere, f"?tenant={MINE}", "?source=original", f"?event_id={event_ids[0]}"]
-    bodies = [{"tenant": OTHER}, {"target_url": target.url, "tenant": OTHER}, {"event_type": "a", "payload": {}}]
-    calls = [
-        (method, path.format(event_id=event_id, subscription_id=subscription_id) + query, body)
-        for path, methods in app.app.routes.items()
-        for method in methods
-        for event_id in ([own, *event_ids] if "{event_id}" in path else [""])
-        for subscription_id in ([mine, *subscription_ids] if "{subscription_id}" in path else [""])
-        for query in (queries if path in ("/events", "/subscriptions", "/inbox") else elsewhere)
-        for body in (bodies if method in ("POST", "PATCH") else [None])
-        if (method, subscription_id) != ("DELETE", mine)
-    ]
-
-    def state() -> list[str]:
-        paths = [f"/events/{each}" for each in event_ids] + [f"/subscriptions/{each}" for each in subscription_ids]
-        return [world.call("GET", path).text for path in paths]
-
-    before = state()
-    answers = [world.call(method, path, json.dumps(body), key=token) for method, path, body in calls]
-
-    assert len(answers) > 150
-    assert {answer.status_code for answer in answers} <= {200, 201, 202, 204, 400, 403, 404, 409}
-    told = "".join(answer.text for answer in answers)
-    assert own in told
-    assert not [each for each in (*event_ids, *subscription_ids, OTHER, "foreign", cursor) if each in told]
-    assert state() == before
 
 
 def test_another_tenant_cannot_be_named_with_a_token(world: World, target: Receiver) -> None:

@@ -86,9 +86,7 @@ def test_the_worker_does_not_wait_for_a_destination_whose_last_pushes_failed(wor
 
 
 @pytest.mark.parametrize(("timeout_seconds", "waits"), [(20, False), (31, False), (36, True)])
-def test_the_worker_waits_only_if_its_time_allows_another_push(
-    world: World, receiver: Receiver, timeout_seconds: int, waits: bool
-) -> None:
+def test_the_worker_waits_if_time_is_left(world: World, receiver: Receiver, timeout_seconds: int, waits: bool) -> None:
     receiver.default = status(503)
     world.restart(IN_PROCESS_WAIT_SECONDS="900", BACKOFF_BASE_SECONDS="2")
     queued(world)
@@ -193,9 +191,7 @@ def test_messages_that_cannot_be_read_are_moved_to_the_dlq_unchanged(world: Worl
     assert world.messages() == []
 
 
-def test_a_dead_letter_replays_a_failed_event_and_asks_for_a_push_of_a_pending_one(
-    world: World, receiver: Receiver
-) -> None:
+def test_a_dead_letter_replays_a_failed_event_and_wakes_a_pending_one(world: World, receiver: Receiver) -> None:
     receiver.script(status(422), status(422))
     event_id = world.post()["event_id"]
     world.clock.sleep(60)
@@ -213,9 +209,7 @@ def test_a_dead_letter_replays_a_failed_event_and_asks_for_a_push_of_a_pending_o
     assert world.messages() == []
 
 
-def test_a_dead_letter_of_a_claimed_event_is_sent_on_until_the_claim_ends(
-    world: World, receiver: Receiver, during: During
-) -> None:
+def test_a_dead_letter_of_a_claimed_event_is_sent_on(world: World, receiver: Receiver, during: During) -> None:
     """The dead letter is sent before the failure is recorded: a redrive can move it back in between."""
     redrives = iter([world.move_back])
 
@@ -249,9 +243,7 @@ def test_a_dead_letter_of_a_leased_event_is_sent_on_after_900_s_at_most(world: W
     assert [message["delay_seconds"] for message in world.messages()] == [900]
 
 
-def test_a_dead_letter_is_kept_if_the_lease_that_blocks_it_ends_meanwhile(
-    world: World, receiver: Receiver, during: During
-) -> None:
+def test_a_dead_letter_is_kept_if_its_lease_ends_meanwhile(world: World, receiver: Receiver, during: During) -> None:
     receiver.script(status(422))
     event_id = world.post()["event_id"]
     world.call("POST", "/inbox/lease", '{"lease_seconds": 1}')

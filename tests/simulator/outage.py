@@ -23,8 +23,6 @@ from chalicelib.core.store import EventStore
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from chalicelib.operations import schedules
 from tests.simulator.simulated_world import DLQ, NO_ENVIRON, Container, SimulatedWorld
-from tests.simulator.throughput import PARTITION_UNITS, Throughput
-from tests.support.in_memory_aws import indexes
 
 WORKERS = 5
 SEEDS = 4
@@ -33,7 +31,7 @@ Response = tuple[int | None, float]  # the status code, or None for a timeout, a
 Waits = tuple[float, float]  # of healthy events, in seconds: the median and the 95th percentile
 HEALTHY: Response = (200, 0.2)
 HANGS: Response = (None, 0.0)
-SOMETIMES, SLOW_TO_FAIL, SLOW = "hangs at 5 % of its pushes", "answers 503 after 2 s", "answers 200 after 9 s"
+SOMETIMES, SLOW_TO_FAIL = "hangs at 5 % of its pushes", "answers 503 after 2 s"
 # How a destination in trouble responds, by a random number.
 TROUBLES: dict[str, Callable[[float], Response]] = {
     "answers 503": lambda random: (503, 0.1),
@@ -41,9 +39,7 @@ TROUBLES: dict[str, Callable[[float], Response]] = {
     "answers 503 after 9 s": lambda random: (503, 9.0),
     SLOW_TO_FAIL: lambda random: (503, 2.0),
     SOMETIMES: lambda random: HANGS if random < 0.05 else HEALTHY,
-    SLOW: lambda random: (200, 9.0),
 }
-RECOVERIES = [("answers 503", 1, 20), ("answers 503", 10, 5), ("hangs", 10, 5)]  # events a second, minutes
 DEAD = [(False, 1), (False, 5), (True, 1), (True, 5)]  # whether it is the webhook, and events a second
 DAYS, SCALE = 3, 500  # rates, and what sweep and worker can do, are divided by SCALE
 LIMITS = ("MAX_SWEPT", "MAX_SWEPT_WHILE_LONG", "LONG_QUEUE")
@@ -67,7 +63,6 @@ class OutageWorld(SimulatedWorld):
         self.in_webhook = in_webhook
         self.began = self.clock()
         self.ends_at = self.began + seconds
-        self.caller_waits: list[float] = []
         self._hung: set[str] = set()
 
     def answer(self, event: Event, url: str) -> Response:
@@ -120,9 +115,7 @@ class OutageWorld(SimulatedWorld):
             self.hub.sleep(every_seconds)
 
     def _post(self, headers: dict[str, str], tenant: str | None = None) -> None:
-        started = self.clock()
         assert self.use(Container.post, tenant=tenant, **headers)
-        self.caller_waits.append(self.clock() - started)
 
     def _worker(self) -> None:
         container = self.start()
@@ -144,11 +137,10 @@ def waits_beside(
     subscriptions: int = 1,
     seconds: float = 90,
     measured_from: float = 30,
-    environ: Mapping[str, str] = NO_ENVIRON,
     seed: int = 0,
 ) -> Waits:
     """Return the waits beside the webhook in trouble, or beside the targets of so many subscriptions."""
-    world = OutageWorld(trouble, in_webhook=in_webhook, seconds=seconds, environ=environ, seed=seed)
+    world = OutageWorld(trouble, in_webhook=in_webhook, seconds=seconds, seed=seed)
     for number in range(0 if trouble == SOMETIMES else subscriptions):
         world.start().subscribe(f"{TARGET}/{number}")
     world.run(per_second=per_second, prefer="respond-async")
@@ -196,22 +188,6 @@ def beside_a_tenant(
         for copy in copies
         if copy.delivered_at and unix_seconds(copy.delivered_at) <= world.ends_at
     ]
-
-
-class RecoveringWorld(OutageWorld):
-    """The webhook is in trouble for a time, and then delivers everything."""
-
-    def is_healthy(self, item: Mapping[str, Any]) -> bool:
-        return True
-
-
-def recovery(trouble: str, per_second: float, minutes: float) -> list[str]:
-    """Return a row about an outage of the webhook: what it takes, and after how many minutes all is delivered."""
-    world = RecoveringWorld(trouble, in_webhook=True, seconds=60 * minutes)
-    world.run(per_second=per_second)
-    counts = (len(world.items()), sum(map(len, world.history.pushes.values())), world.sent)
-    after = f"{(world.clock() - world.ends_at) / 60:.0f}"
-    return [trouble, f"{per_second}", f"{minutes}", *(f"{count:,}" for count in counts), after]
 
 
 class DeadWorld(OutageWorld):
@@ -283,38 +259,18 @@ class LateWorld(OutageWorld):
                 store.put(replace(event, delivery_attempts=made), model.content())
 
 
-def late_waits(
-    trouble: str, *, in_webhook: bool, per_second: float, workers: int = WORKERS, minutes: float = 2, seed: int = 0
-) -> Waits:
+def late_waits(trouble: str, *, in_webhook: bool, per_second: float, seed: int = 0) -> Waits:
     """Return the waits beside a destination that was dead for days, in the second half of the time."""
     environ = {"MAX_DELIVERY_ATTEMPTS": "45"}
-    world = LateWorld(trouble, in_webhook=in_webhook, seconds=60 * minutes, environ=environ, seed=seed)
+    world = LateWorld(trouble, in_webhook=in_webhook, seconds=120, environ=environ, seed=seed)
     world.start().subscribe(TARGET)
     world.seed(per_second)
-    world.workers = workers
     world.run(per_second=per_second, prefer="respond-async")
-    return world.healthy_waits(30 * minutes)
+    return world.healthy_waits(60)
 
 
 MANY = partial(waits_beside, "hangs", seconds=300, measured_from=60)
 TEN = [f"{TARGET}/{number}" for number in range(10)]
-
-
-class ThrottledWorld(OutageWorld):
-    """The only subscription is dead. Rates, and what a partition of an index takes, are divided by 100.
-
-    lookup-index shows the attributes of resources.json, and those that a test adds.
-    """
-
-    def __init__(self, *also_projected: str, seconds: float) -> None:
-        super().__init__("answers 503", in_webhook=False, seconds=seconds)
-        key, projected = indexes()["lookup-index"]
-        shown = {**indexes(), "lookup-index": (key, [*projected, *also_projected])}
-        self.dynamodb.before_write = Throughput(self.clock, shown, PARTITION_UNITS / 100).take
-        self.start().subscribe(TARGET)
-
-    def _post(self, headers: dict[str, str], tenant: str | None = None) -> None:
-        self.use(Container.post, **headers)
 
 
 def cases() -> Iterator[tuple[str, tuple[float, ...], Callable[..., Waits]]]:
@@ -322,15 +278,11 @@ def cases() -> Iterator[tuple[str, tuple[float, ...], Callable[..., Waits]]]:
     for in_webhook, name in ((False, "subscription"), (True, "webhook")):
         for trouble in ("answers 503", SLOW_TO_FAIL, "answers 503 after 9 s", "hangs"):
             yield f"{name} {trouble}", (5, 20), partial(waits_beside, trouble, in_webhook=in_webhook)
-        for trouble in ("answers 503", SLOW_TO_FAIL):
-            dead = partial(late_waits, trouble, in_webhook=in_webhook)
-            yield f"{name} {trouble}, and was dead for days", (5,), dead
+        dead = partial(late_waits, SLOW_TO_FAIL, in_webhook=in_webhook)
+        yield f"{name} {SLOW_TO_FAIL}, and was dead for days", (5,), dead
     yield f"webhook {SOMETIMES}", (5, 20), partial(waits_beside, SOMETIMES, in_webhook=True)
-    environ = {"PUSH_TIMEOUT_SECONDS": "3"}
-    yield f"the same, {environ}", (20,), partial(waits_beside, SOMETIMES, in_webhook=True, environ=environ)
     yield "10 subscriptions hang", (1,), partial(MANY, subscriptions=10)
     yield "25 subscriptions hang", (1,), partial(MANY, subscriptions=25)
-    yield f"subscription {SLOW}", (2, 5), partial(waits_beside, SLOW)
 
 
 # What returns how long the copies of a tenant took beside targets of another that hang.
@@ -346,13 +298,11 @@ def main() -> None:
     console = Console()
     waits = Table("healthy events wait while", "events/s", "median, s", "p95, s", f"worst p95 of {SEEDS} seeds, s")
     tenants = Table("a tenant's target beside those of another that hang", "delivered", "longest wait, s")
-    recoveries = Table("webhook", "events/s", "minutes", "events", "pushes", "messages", "all delivered after, min")
     dead = Table(
         "dead for 3 days", "events/s", "events", "dead letters", "ended after", "most overdue", "p95 of others"
     )
     seeds = range(SEEDS)
     with ProcessPoolExecutor() as pool:
-        rows = pool.map(recovery, *zip(*RECOVERIES, strict=True))
         dead_rows = pool.map(dead_for_days, *zip(*DEAD, strict=True))
         beside = {name: [pool.submit(run, seed=seed) for seed in seeds] for name, run in TENANTS.items()}
         runs = [
@@ -368,11 +318,9 @@ def main() -> None:
             delivered = [future.result() for future in futures]
             fewest, longest = min(map(len, delivered)), max(map(max, delivered))
             tenants.add_row(name, f"{fewest} of {TwoTenantsWorld.copies}", f"{longest:.1f}")
-        for row in rows:
-            recoveries.add_row(*row)
         for row in dead_rows:
             dead.add_row(*row)
-    console.print(waits, tenants, recoveries, dead)
+    console.print(waits, tenants, dead)
 
 
 if __name__ == "__main__":

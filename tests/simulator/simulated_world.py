@@ -267,7 +267,6 @@ class _Client:
             world, event_ids = self.container.world, _event_ids(parameters)
             if operation.startswith("send_message"):
                 messages = parameters.get("Entries", [parameters])
-                world.sent += len(messages)
                 for event_id, message in zip(event_ids, messages, strict=False):
                     world.history.see_sent(event_id, message["MessageGroupId"])
 
@@ -316,7 +315,6 @@ class SimulatedWorld:
         self.sqs.queue(INBOX, redrive=(DLQ, 5))
         self.answers: list[int | None] = []
         self.faults = self.unavailable = 0  # and how many calls were answered with 503
-        self.sent = 0  # messages that containers put into queues
         telemetry.configure("CRITICAL")
         self._ids = itertools.count(1)
         self._idle: list[Container] = []

@@ -36,16 +36,14 @@ class FakeDynamoDB:
     """A client for one table, whatever its name, and its indexes with the projections of resources.json.
 
     `items` is the table by key. `page_rows` ends a page of a query after so many rows, as 1 MB does.
-    `index_lag_seconds` is how long a write takes to show in the indexes. `before_write`, which may raise, and
-    `on_write` are called with the item before and after each write; None stands for absent. `on_query` is called with
-    the rows that a query read, before its filter.
+    `index_lag_seconds` is how long a write takes to show in the indexes. `on_write` is called with the item before and
+    after each write; None stands for absent. `on_query` is called with the rows that a query read, before its filter.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.items: dict[str, Item] = {}
         self.page_rows = sys.maxsize
         self.index_lag_seconds = 0.0
-        self.before_write: Callable[[Item | None, Item | None], None] = lambda before, after: None
         self.on_write: Callable[[Item | None, Item | None], None] = lambda before, after: None
         self.on_query: Callable[[list[Item]], None] = lambda rows: None
         self._clock = clock
@@ -64,7 +62,7 @@ class FakeDynamoDB:
     ) -> dict[str, Any]:
         key = Key[KEY]["S"]
         values = self._require("UpdateItem", key, **condition)
-        before, item = self.items[key], dict(self.items[key])
+        item = dict(self.items[key])
         for verb, name, placeholder in _changes(UpdateExpression):
             if verb == "SET":
                 item[name] = values[placeholder]
@@ -73,8 +71,7 @@ class FakeDynamoDB:
             else:
                 item.pop(name, None)
         self._store(key, item)
-        shown = {"ALL_NEW": item, "ALL_OLD": before}.get(ReturnValues)
-        return {"Attributes": typed(shown)} if shown else {}
+        return {"Attributes": typed(item)} if ReturnValues == "ALL_NEW" else {}
 
     def delete_item(self, *, TableName: str, Key: Typed, **condition: Any) -> dict[str, Any]:
         key = Key[KEY]["S"]
@@ -121,7 +118,6 @@ class FakeDynamoDB:
         return values
 
     def _store(self, key: str, item: Item | None) -> None:
-        self.before_write(self.items.get(key), item)
         before = self.items.pop(key, None)
         if item is not None:
             self.items[key] = item
@@ -216,7 +212,6 @@ def _condition(expression: str) -> Condition:
         (r"attribute_not_exists\((\w+)\)", r"('\1' not in item)"),
         (r"begins_with\((\w+), (:\w+)\)", r"item.get('\1', '').startswith(\2)"),
         (r"(\w+) BETWEEN (:\w+) AND (:\w+)", r"(\2 <= item['\1'] <= \3)"),
-        (r"contains\((\w+), (:\w+)\)", r"(\2 in item.get('\1', ''))"),
         (r"(\w+) IN \(([^)]+)\)", r"(item.get('\1') in [\2])"),
         (r"(\w+) = (:\w+)", r"(item.get('\1') == \2)"),
         (r"(\w+) ([<>]=?) (:\w+)", r"('\1' in item and item['\1'] \2 \3)"),

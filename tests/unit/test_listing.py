@@ -1,7 +1,6 @@
 import json
 import sys
 import threading
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -117,20 +116,6 @@ def test_walking_the_pages_shows_everything_once_in_order(
     assert ids(event for found, _ in pages for event in found) == ids(
         expected if order == "oldest" else reversed(expected)
     )
-
-
-@pytest.mark.parametrize("others", [0, 2000])
-def test_a_page_of_a_subscription_reads_no_others(others: int, services: Services, dynamodb: FakeDynamoDB) -> None:
-    store_all(services, (make_copy(number, number % 50 + 2) for number in range(others)))
-    own = store_all(services, (make_copy(others + number, 1) for number in range(200)))
-    read = Counter[str]()
-    dynamodb.on_query = lambda rows: read.update(calls=1, rows=len(rows))
-
-    events, after = listing.read_page(services, replace(listing.EVENTS, subscription_id=f"sub_{1:032x}"))
-
-    assert ids(events) == ids(reversed(own[-50:]))
-    assert after
-    assert read == {"calls": 1, "rows": 52}
 
 
 @pytest.mark.parametrize("change", ["acknowledge", "claim"])

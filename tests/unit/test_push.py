@@ -118,10 +118,7 @@ def test_the_status_code_decides(code: int, outcome: Outcome, receiver: Receiver
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
-def test_neither_redirects_nor_proxies_are_followed(
-    code: int, receiver: Receiver, push: PushClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("http_proxy", behave.refused_url())
+def test_redirects_are_not_followed(code: int, receiver: Receiver, push: PushClient) -> None:
     receiver.script(behave.redirect(receiver.url, code))
     assert send(push, receiver.url).status_code == code
     assert len(receiver.requests) == 1
@@ -129,9 +126,7 @@ def test_neither_redirects_nor_proxies_are_followed(
 
 @pytest.mark.parametrize("code", [200, 503])
 @pytest.mark.parametrize("before", [(100,), (101,), (102, 103, 103, 100)])
-def test_informational_responses_are_skipped(
-    before: tuple[int, ...], code: int, tls_server: Receiver, push: PushClient
-) -> None:
+def test_informational_is_skipped(before: tuple[int, ...], code: int, tls_server: Receiver, push: PushClient) -> None:
     informational = b"".join(head(each, {"Link": "</x>"}) for each in before)
     tls_server.default = behave.answer(informational + head(code, {"Content-Length": "0"}))
     assert [send(push, tls_server.url).status_code for _ in range(2)] == [code, code]
@@ -183,9 +178,7 @@ LONG_PATH = "/" + "".join(map(str, range(400)))
         ("/hook", "unknown Bearer H"),
     ],
 )  # fmt: skip
-def test_a_response_that_repeats_the_url_or_a_header_is_hidden(
-    path: str, body: str, receiver: Receiver, push: PushClient
-) -> None:
+def test_what_repeats_the_url_or_a_header_is_hidden(path: str, body: str, receiver: Receiver, push: PushClient) -> None:
     receiver.default = behave.status(404, body=body.encode())
     url = receiver.url.replace(SECRET_PATH, path)
 
@@ -243,14 +236,10 @@ FAULTY: dict[str, tuple[Behaviour, str]] = {
     "reset in the headers": (behave.reset_mid_headers, RESET),
     "another protocol": (garbage(), NOT_HTTP),
     "HTTP 0.9": (garbage(b"<html>hello</html>"), NOT_HTTP),
-    "HTTP 2": (garbage(b"HTTP/2.0 200 OK\r\n\r\n"), NOT_HTTP),
     "binary": (garbage(bytes(range(256)) * 10), NOT_HTTP),
-    "no number": (garbage(b"HTTP/1.1 twohundred OK\r\n\r\n"), NOT_HTTP),
-    "half a status line": (garbage(b"HTTP/1.1 2"), NOT_HTTP),
     "long header": (garbage(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n"), NOT_HTTP),
     "two lengths": (garbage(head(200, {"Content-Length": "5, 6"}) + b"12345"), NOT_HTTP),
     "endless headers": (endless(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"), NOT_HTTP),
-    "endless 100": (endless(b"", head(100)), NOT_HTTP),
     "endless 103": (endless(b"", head(103)), NOT_HTTP),
 }
 
@@ -268,14 +257,10 @@ OK_CHUNKED = head(200, {"Transfer-Encoding": "chunked"})
 BODIES: dict[str, Behaviour] = {
     "stalls": behave.in_turn(lambda exchange: exchange.send(head(200, {"Content-Length": "5"}) + b"ha"), behave.hang),
     "trickles": endless(head(200, {"Content-Length": "1000"}), b"x", 0.02),
-    "trickles until closed": endless(head(200), b"x", 0.02),
     "reset": behave.reset_mid_body,
     "endless": endless(head(200), b"x" * 16384),
     "endless chunks": endless(OK_CHUNKED, b"2000\r\n" + b"x" * 0x2000 + b"\r\n"),
     "chunk without a size": endless(OK_CHUNKED, b"zz\r\n"),
-    "chunk of negative size": endless(OK_CHUNKED + b"-1\r\n", b"x" * 16384),
-    "endless trailers": endless(OK_CHUNKED + b"0\r\n", b"X: y\r\n"),
-    "negative length": garbage(head(200, {"Content-Length": "-1"}) + b"12345"),
     "not gzip": behave.status(200, headers={"Content-Encoding": "gzip"}),
 }
 
@@ -365,20 +350,12 @@ def test_endless_session_tickets_in_place_of_a_response_time_out(push: PushClien
 
 @pytest.mark.parametrize("timeout", ["connect_timeout_seconds", "timeout_seconds"])
 @pytest.mark.parametrize("where", [None, behave.hang_on_accept, trickle_handshake])
-def test_a_connection_that_is_not_made_times_out_and_keeps_no_other_waiting(
-    where: Any, timeout: str, push: PushClient
-) -> None:
+def test_a_connection_that_is_not_made_keeps_no_other_waiting(where: Any, timeout: str, push: PushClient) -> None:
     with behave.blackhole_listener() as url, Receiver(tls=certificates().valid(), on_accept=where) as receiver:
         urls = [receiver.url if where else url] * 12
         with ThreadPoolExecutor(len(urls)) as pool:
             results = list(pool.map(lambda url: send_within(3, push, url, EVENT, **{timeout: 0.3}), urls))
     assert {(result.outcome, result.error, result.timed_out) for result in results} == {(RETRY, "timed out", True)}
-
-
-def test_the_time_to_connect_bounds_neither_sending_nor_the_response(tls_server: Receiver, push: PushClient) -> None:
-    tls_server.default = behave.in_turn(lambda exchange: exchange.pause(1.1), behave.status(200))
-    for _ in range(2):
-        assert send(push, tls_server.url, HUGE, connect_timeout_seconds=1).outcome is DELIVERED
 
 
 @pytest.mark.parametrize("secure", [False, True])
@@ -443,10 +420,8 @@ SURPLUS = head(200, {"Content-Length": "0"})  # would make a failed push a deliv
 NOT_REUSED: dict[str, Behaviour] = {
     "asked to close": behave.status(200, headers={"Connection": "close"}),
     "more than 1 KiB": behave.status(200, body=b"x" * 1025),
-    "more than 1 KiB in chunks": behave.answer(head(200)[:-2] + CHUNKED % (1025, b"x" * 1025)),
     "unread after 8 KiB": behave.answer(head(200, {"Content-Length": "8192"}) + b"x" * 8192 + SURPLUS),
     "unread after 204": behave.answer(head(204) + b"x" * 12_000 + SURPLUS),
-    "unread after 2 bytes": behave.answer(head(200, {"Content-Length": "2"}) + b"x" * 12_000 + SURPLUS),
     "unread at the edge of a buffer": behave.answer(head(204).ljust(8192, b"x") + SURPLUS),
     "more later": behave.in_turn(behave.status(200), lambda exchange: exchange.pause(0.02), behave.answer(SURPLUS)),
     "closed": behave.in_turn(behave.status(200), Exchange.close),
@@ -489,21 +464,6 @@ def test_a_connection_that_was_idle_for_four_seconds_is_not_reused(
     clock.sleep(idle_seconds)
     assert send(push, tls_server.url).outcome is DELIVERED
     assert tls_server.connections == connections
-
-
-def test_threads_share_a_client_and_each_gets_its_own_response(tls_server: Receiver, push: PushClient) -> None:
-    tls_server.default = lambda exchange: behave.status(int(exchange.request.headers["webhook-id"]))(exchange)
-    codes = [200, 404, 503, 429] * 50
-    with Receiver() as other, ThreadPoolExecutor(10) as pool:
-        events = [replace(EVENT, event_id=str(code)) for code in codes] + [EVENT] * 100
-        urls = [tls_server.url] * 200 + [other.url + "&2"] * 100
-        results = list(pool.map(lambda event, url: send(push, url, event).status_code, events, urls))
-        assert results == codes + [200] * 100
-        assert {request.path for request in other.requests} == {SECRET_PATH + "&2"}
-        assert max(tls_server.connections, other.connections) <= 10
-        push.close()
-        tls_server.wait_until_left()
-        other.wait_until_left()
 
 
 @pytest.fixture
@@ -573,19 +533,12 @@ def test_a_public_address_is_connected_to(address: str, resolve: Resolve, receiv
     assert [send(push, "http://name.example/hook", public_only=True).status_code for _ in range(2)] == [302, 200]
 
 
-def test_the_address_that_is_connected_to_must_be_public(
-    resolve: Resolve, receiver: Receiver, push: PushClient
-) -> None:
+def test_the_address_connected_to_must_be_public(resolve: Resolve, receiver: Receiver, push: PushClient) -> None:
     resolve(addresses={"8.8.8.8": receiver.port, "10.0.0.1": receiver.port})
     assert send(push, "http://one.example/hook", public_only=True).outcome is DELIVERED
     resolve(addresses={"8.8.8.8": port_of(behave.refused_url()), "10.0.0.1": receiver.port})
     assert send(push, "http://two.example/hook", public_only=True).error == "address not allowed"
     assert receiver.connections == 1
-
-
-def test_an_error_of_our_own_is_not_taken_for_one_of_the_receiver(receiver: Receiver, push: PushClient) -> None:
-    with pytest.raises(ValueError, match="surrogates"):
-        send(push, receiver.url, replace(EVENT, payload='"\ud800"'))
 
 
 UNRESOLVED = [socket.gaierror(-2, "Name or service not known"), UnicodeError("label too long"), None]  # to no address

@@ -44,9 +44,7 @@ def test_a_refused_entry_of_a_batch_is_an_error(queue: Queue, during: During, op
         call.get(operation, lambda: queue.delete_many(handles))()
 
 
-def test_each_operation_logs_one_line_without_bodies_and_failures_at_error(
-    queue: Queue, during: During, output: Output
-) -> None:
+def test_each_operation_logs_a_line_without_bodies_and_failures(queue: Queue, during: During, output: Output) -> None:
     message = Message(BODY, {"EventId": "evt_1"})
     queue.send(message)
     [line] = output.lines()
