@@ -1,4 +1,8 @@
-"""Where events go: the webhook, and the targets of subscriptions, which answer for what follows from an attempt."""
+"""Where events go: the webhook, and the targets of subscriptions, which answer for what follows from an attempt.
+
+Reports are events about events and subscriptions, made at best effort: the DLQ and its alarm are the promise. Nothing
+that a report's copy causes is reported: ten subscriptions that get reports and fail would make more and more of them.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -13,6 +17,11 @@ from chalicelib.infra.telemetry import logger
 from chalicelib.settings import COPIES_ONLY, PULL_ONLY
 
 CREATED_BY = "triggers:reports"  # no API key is named so: a name has no colon
+FAILING_ATTEMPTS = 10  # of a copy, after which its subscription is shown as failing
+DISABLED = "not pushed: the subscription is disabled"
+HOST_NOT_ALLOWED = "host not allowed"
+GONE, GONE_RETRY_SECONDS = "receiver responded 410", 1.0
+NOT_PUSHED = "Copies alone are pushed here; replay its copies."
 EVENT_MEMBERS = ("event_type", "subscription_id", "source_event_id", "created_at")
 
 
@@ -42,13 +51,6 @@ def _post(report: NewEvent, cause: Event, services: CoreServices) -> None:
     except ApiError:
         extra = {"event_type": report.event_type, "event_id": cause.event_id}
         logger.warning("report not posted", extra=extra)
-
-
-FAILING_ATTEMPTS = 10  # of a copy, after which its subscription is shown as failing
-DISABLED = "not pushed: the subscription is disabled"
-HOST_NOT_ALLOWED = "host not allowed"
-GONE, GONE_RETRY_SECONDS = "receiver responded 410", 1.0
-NOT_PUSHED = "Copies alone are pushed here; replay its copies."
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Replay, redrive, erase: what operators and callers ask for after an event was settled."""
+"""The worker's batch of messages; and replay, redrive and erase, which people ask for after an event was settled."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,6 +14,17 @@ from chalicelib.infra.telemetry import logger, request_id
 from chalicelib.infra.times import rfc3339, unix_seconds
 
 JOIN_SECONDS = 1  # reserved for joining the threads and returning
+ERASED_SECONDS = 3600  # how long the mark of an erasure stays: whoever still writes or deletes a copy has ended by then
+REPLAYABLE = f"{EXISTS} AND {UNCLAIMED}"
+REDRIVABLE = f"{REPLAYABLE} AND #status = :failed"
+# An event, even an expired one, or the mark of its erasure until that expires.
+ERASABLE = f"(attribute_exists(status_shard) OR expires_at > :now_seconds) AND {UNCLAIMED}"
+CLAIMED = "The event is claimed; try again when the claim ends."
+# What a mark of an erasure does not keep of an event.
+ERASED = (
+    *("content", "attempts", "last_error", "tenant", "subject", "body_hash"),
+    *("status_shard", "lookup_key", "claimed_until"),
+)
 
 
 class BatchError(Exception):
@@ -51,19 +62,6 @@ def _process_message(invocation: Invocation, message: Message) -> bool:
             logger.exception("message failed")
             return False
         return True
-
-
-ERASED_SECONDS = 3600  # how long the mark of an erasure stays: whoever still writes or deletes a copy has ended by then
-REPLAYABLE = f"{EXISTS} AND {UNCLAIMED}"
-REDRIVABLE = f"{REPLAYABLE} AND #status = :failed"
-# An event, even an expired one, or the mark of its erasure until that expires.
-ERASABLE = f"(attribute_exists(status_shard) OR expires_at > :now_seconds) AND {UNCLAIMED}"
-CLAIMED = "The event is claimed; try again when the claim ends."
-# What a mark of an erasure does not keep of an event.
-ERASED = (
-    *("content", "attempts", "last_error", "tenant", "subject", "body_hash"),
-    *("status_shard", "lookup_key", "claimed_until"),
-)
 
 
 def replay(event: Event, invocation: Invocation) -> Event:
