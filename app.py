@@ -18,20 +18,17 @@ from chalicelib.core import posting
 from chalicelib.core.event import dumps
 from chalicelib.customers import console
 from chalicelib.customers.subscription import ENABLE
-from chalicelib.customers.tokens import TOKEN, make_token
 from chalicelib.deps import Services
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import ApiError, FieldFault, InvalidRequestError
 from chalicelib.infra.queue import Message
 from chalicelib.infra.times import rfc3339
-from chalicelib.operations import depths, recovery
-from chalicelib.operations import sweep as schedules
-from chalicelib.operations import worker as batch
+from chalicelib.operations import recovery, schedules
 from chalicelib.pull import event_json, inbox, listing
 from chalicelib.settings import Scope
 from chalicelib.settings import read as read_settings
-from chalicelib.web import queries, routes, validation
-from chalicelib.web.auth import visible_tenant
+from chalicelib.web import routes, validation
+from chalicelib.web.auth import TOKEN, make_token, visible_tenant
 from chalicelib.web.routes import Call, remaining_seconds, require, respond, respond_list
 
 deploy_settings, faults = read_settings(os.environ)
@@ -89,7 +86,7 @@ def get_event(call: Call, event_id: str) -> Response:
     return respond(200, event_json.whole(call.find_event(event_id), include_responses=sees_responses))
 
 
-@route("GET", "/events", Scope.CONSUME, TOKEN, **queries.PARAMETERS)
+@route("GET", "/events", Scope.CONSUME, TOKEN, **validation.PARAMETERS)
 def list_events(call: Call) -> Response:
     query = replace(listing.EVENTS, **call.query)
     if call.key.tenant is not None:
@@ -99,7 +96,7 @@ def list_events(call: Call) -> Response:
     return respond_page(query, call)
 
 
-@route("GET", "/inbox", Scope.CONSUME, **queries.INBOX_PARAMETERS)
+@route("GET", "/inbox", Scope.CONSUME, **validation.INBOX_PARAMETERS)
 def list_inbox(call: Call) -> Response:
     return respond_page(replace(listing.INBOX, **call.query), call)
 
@@ -144,15 +141,17 @@ def replay_event(call: Call, event_id: str) -> Response:
 
 @route("POST", "/subscriptions", Scope.CONSUME, TOKEN)
 def create_subscription(call: Call) -> Response:
-    settings, is_token = call.services.settings, call.key.tenant is not None
-    members = validation.parse_subscription(call.json_body(), settings.subscription_hosts, names_hosts=not is_token)
+    settings = call.services.settings
+    members = validation.parse_subscription(
+        call.json_body(), settings.subscription_hosts, names_hosts=call.key.tenant is None, is_new=True
+    )
     members["tenant"] = visible_tenant(call.key, members.get("tenant"))
     subscription, is_new = call.services.subscriptions.create(call.key.name, **members)
     body = subscription.to_json(secret=subscription.secret(settings.signing_secrets))
     return respond(201 if is_new else 200, body, Location=f"subscriptions/{subscription.subscription_id}")
 
 
-@route("GET", "/subscriptions", Scope.CONSUME, TOKEN, **queries.SUBSCRIPTION_PARAMETERS)
+@route("GET", "/subscriptions", Scope.CONSUME, TOKEN, **validation.SUBSCRIPTION_PARAMETERS)
 def list_subscriptions(call: Call) -> Response:
     query = {**call.query, "tenant": visible_tenant(call.key, call.query.get("tenant"))}
     found, last = call.services.subscriptions.page(**query)
@@ -166,8 +165,8 @@ def get_subscription(call: Call, subscription_id: str) -> Response:
 
 @route("PATCH", "/subscriptions/{subscription_id}", Scope.CONSUME, TOKEN)
 def edit_subscription(call: Call, subscription_id: str) -> Response:
-    hosts, is_token = call.services.settings.subscription_hosts, call.key.tenant is not None
-    changes = validation.parse_subscription_changes(call.json_body(), hosts, names_hosts=not is_token)
+    hosts = call.services.settings.subscription_hosts
+    changes = validation.parse_subscription(call.json_body(), hosts, names_hosts=call.key.tenant is None, is_new=False)
     subscription = require(call.find_subscription(subscription_id))
     return respond(200, require(call.services.subscriptions.edit(subscription, **changes)).to_json())
 
@@ -205,18 +204,18 @@ def delete_subscription(call: Call, subscription_id: str) -> Response:
 )
 def worker(event: SQSEvent) -> None:
     """Process a batch; raise if some messages failed, which SQS returns after the visibility timeout."""
-    run(event, partial(batch.process, [Message.from_record(record.to_dict()) for record in event]))
+    run(event, partial(recovery.process, [Message.from_record(record.to_dict()) for record in event]))
 
 
 @app.schedule(Rate(1, unit=Rate.MINUTES))
 def sweep(event: CloudWatchEvent) -> None:
-    run(event, schedules.sweep)
+    run(event, lambda current, _: schedules.sweep(current))
 
 
 @app.schedule(Rate(5, unit=Rate.MINUTES))
 def check_dlq(event: CloudWatchEvent) -> None:
     """Publish depths and ages; renaming the function would leave the deployed one behind."""
-    run(event, lambda current, _: depths.publish_depths(current))
+    run(event, lambda current, _: schedules.publish_depths(current))
 
 
 def run(event: SQSEvent | CloudWatchEvent, work: Callable[[Services, float], None]) -> None:

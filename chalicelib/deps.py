@@ -24,8 +24,7 @@ class Services(CoreServices):
 
     @cached_property
     def subscriptions(self) -> Subscriptions:
-        dynamodb = self.make_client("dynamodb")
-        return Subscriptions(dynamodb, self.settings, clock=self.clock, metrics=self.metrics)
+        return Subscriptions(self)
 
     @cached_property
     def targets(self) -> AllTargets:

@@ -35,9 +35,8 @@ from chalicelib import deps as services
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import AWS_ERRORS, ApiError, QueueUnavailableError, SettingsError, StorageUnavailableError
 from chalicelib.infra.queue import Message, Queue
-from chalicelib.operations import depths
-from chalicelib.operations import sweep as schedules
-from chalicelib.operations import worker as batch
+from chalicelib.operations import recovery as batch
+from chalicelib.operations import schedules
 from chalicelib.settings import Scope
 from tools import api_key, local_aws
 from tools.receiver import Receiver
@@ -168,8 +167,8 @@ def start() -> None:
     logging.disable(logging.NOTSET)
     screen.say(_usage(url, screen.key, receiver, outside))
     _start_worker()
-    _schedule("sweep", 60, lambda: schedules.sweep(services.get(), remaining_seconds=60))
-    _schedule("check_dlq", 300, lambda: depths.publish_depths(services.get()))
+    _schedule("sweep", 60, lambda: schedules.sweep(services.get()))
+    _schedule("check_dlq", 300, lambda: schedules.publish_depths(services.get()))
     Thread(target=server.server.serve_forever, name="api", daemon=True).start()
     screen.say(f"ready  {url}  (Ctrl-C ends it)")
 

@@ -13,7 +13,7 @@ from chalicelib.core import messages, outcome
 from chalicelib.core.breaker import Breaker
 from chalicelib.core.event import Attempt, Event, Status
 from chalicelib.core.invocation import CoreServices, Invocation
-from chalicelib.core.store import WriteResult
+from chalicelib.core.store import CLEAR_SCHEDULE, WriteResult
 from chalicelib.core.target import Target
 from chalicelib.infra.clients import CALL_SECONDS
 from chalicelib.infra.errors import StorageUnavailableError
@@ -63,12 +63,12 @@ def _attempt_due(event_id: str, budget_seconds: float, invocation: Invocation) -
     try:
         target = services.targets.find(event)
     except StorageUnavailableError:  # an outage of reads must not end events
-        services.store.record_no_attempt(uncounted)
+        services.store.record(uncounted)
         raise
     if isinstance(target, outcome.KeptFailed | outcome.Dropped | outcome.Unscheduled):
         _record(uncounted, target, invocation)
         return None
-    if services.settings.retry_policy.is_over(event.delivery_attempts):  # the last attempt was not recorded
+    if event.delivery_attempts > services.settings.max_delivery_attempts:  # the last attempt was not recorded
         settle(uncounted, target, outcome.DeadLetter(outcome.Reason.EXHAUSTED), invocation)
         return None
     decision = _attempt(event, target, budget_seconds, invocation)
@@ -120,9 +120,10 @@ def push(
     if timeout_seconds <= 0:
         raise OutOfTimeError
     if target.fault:
-        return outcome.PushResult(outcome.Outcome.FAILED, error=target.fault)
-    result = services.push.send(event, target, int(started), timeout_seconds, settings.push_connect_timeout_seconds)
-    if breaker:
+        result = outcome.PushResult(outcome.Outcome.FAILED, error=target.fault)
+    else:
+        result = services.push.send(event, target, int(started), timeout_seconds, settings.push_connect_timeout_seconds)
+    if breaker:  # a trial that was not made has ended, too
         breaker.record(target.destination, started, services.clock(), result, settings.breaker_open_seconds)
     return result
 
@@ -137,7 +138,7 @@ def _conclude(
     services, is_recorded = invocation.services, False
     event = event.with_attempt(Attempt.of(started, result))
     if result.status_code == HTTPStatus.GONE:
-        decision = target.owner.gone()
+        decision = target.owner.gone(event)
     else:
         policy = services.settings.retry_policy
         decision = outcome.decide(result, event.delivery_attempts, policy, services.random, **options)
@@ -169,10 +170,7 @@ def _record(event: Event, decision: outcome.Decision, invocation: Invocation) ->
         case outcome.Delivered():
             return invocation.record(store.record_delivered, event)
         case outcome.RetryLater(delay_seconds):
-            is_queued = delay_seconds <= MAX_DELAY_SECONDS
-            return invocation.record(
-                partial(store.record_retry, delay_seconds=delay_seconds, is_queued=is_queued), event
-            )
+            return invocation.record(partial(store.record_retry, delay_seconds=delay_seconds), event)
         case outcome.DeadLetter(reason):
             event = replace(event, reason=reason, failed_at=rfc3339(services.clock()))
             # Before the record: a crash in between makes a second message, never a silent failure.
@@ -188,7 +186,7 @@ def _record(event: Event, decision: outcome.Decision, invocation: Invocation) ->
         case outcome.Dropped():
             return invocation.record(store.delete_claimed, event)
         case outcome.Unscheduled():
-            return invocation.record(store.record_unscheduled, event)
+            return invocation.record(lambda claimed: store.record(claimed, **CLEAR_SCHEDULE), event)
 
 
 def _log_attempt(event: Event, decision: outcome.Decision, services: CoreServices, *, is_recorded: bool) -> None:

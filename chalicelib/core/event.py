@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
-from chalicelib.core.outcome import NOT_PUSHED, PushResult, Reason
+from chalicelib.core.outcome import NOT_PUSHED, Outcome, PushResult, Reason
 from chalicelib.infra.times import rfc3339
 
 MAX_ATTEMPTS_KEPT = 25
@@ -74,7 +74,7 @@ class Attempt:
     """
 
     at: str
-    outcome: str
+    outcome: Outcome | None
     status_code: int | None
     error: str | None
     duration_ms: int
@@ -89,7 +89,8 @@ class Attempt:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Attempt":
         """Return a stored attempt; members that a newer version added are ignored."""
-        return cls(**{name: stored[name] for name in _ATTEMPT_FIELDS if name in stored})
+        known = {name: stored[name] for name in _ATTEMPT_FIELDS if name in stored}
+        return cls(**known | {"outcome": OUTCOMES.get(stored["outcome"])})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +204,7 @@ def _plain(value: Mapping[str, Any]) -> Any:
     return int(value["N"]) if "N" in value else next(iter(value.values()))
 
 
+OUTCOMES = {str(outcome): outcome for outcome in Outcome}
 ENUMS: dict[str, type[StrEnum]] = {"status": Status, "delivered_via": DeliveredVia, "reason": Reason}
 FIELDS = tuple(field.name for field in fields(Event))
 _ATTEMPT_FIELDS = tuple(field.name for field in fields(Attempt))

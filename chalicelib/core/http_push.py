@@ -10,6 +10,7 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -104,11 +105,9 @@ def signature(secrets: Iterable[bytes], message_id: str, timestamp: int, body: b
 def _read_body(response: urllib3.BaseHTTPResponse) -> bytes:
     """Return the beginning of the body. Keep the connection if that is all of it."""
     body = b""
-    try:
+    with suppress(*PUSH_ERRORS):  # the status has decided
         while len(body) < MAX_RESPONSE_BYTES and (data := response.read1(MAX_RESPONSE_BYTES - len(body))):
             body += data
-    except PUSH_ERRORS:
-        pass  # the status has decided
     response.close()  # closes the connection unless the end of the body has released it
     return body
 
@@ -134,12 +133,10 @@ def _retry_after_seconds(response: urllib3.BaseHTTPResponse) -> float:
 
     Source: RFC 9110, section 10.2.3.
     """
-    if response.status not in RETRY_AFTER_STATUS_CODES:
-        return 0.0
-    try:
-        return RETRY_AFTER.get_retry_after(response) or 0.0
-    except (HTTPError, ValueError, OverflowError):  # neither seconds nor a date
-        return 0.0
+    with suppress(HTTPError, ValueError, OverflowError):  # neither seconds nor a date
+        if response.status in RETRY_AFTER_STATUS_CODES:
+            return RETRY_AFTER.get_retry_after(response) or 0.0
+    return 0.0
 
 
 def _ms_since(started: float) -> int:

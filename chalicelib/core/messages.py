@@ -1,6 +1,7 @@
 """Queue messages: one asks to push an event, a dead letter tells why it failed. Neither carries the event."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from chalicelib.core.event import EVENT_ID, Event, dumps
@@ -27,10 +28,8 @@ def failure(event: Event) -> dict[str, Any]:
 
 def parse(body: str) -> tuple[str, bool] | None:
     """Return the id of a message's event, and whether it is a dead letter; None: the message cannot be read."""
-    try:
+    with suppress(ValueError, RecursionError, KeyError, TypeError):
         content = json.loads(body)
         if EVENT_ID.fullmatch(content["event_id"]):
             return content["event_id"], "reason" in content
-    except (ValueError, RecursionError, KeyError, TypeError):
-        pass
     return None

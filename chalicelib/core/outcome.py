@@ -62,10 +62,6 @@ class RetryPolicy:
     base_seconds: float
     cap_seconds: float
 
-    def is_over(self, attempt: int) -> bool:
-        """Return whether `attempt` (from 1) is more than an event may have."""
-        return attempt > self.max_attempts
-
     def delay_seconds(self, attempt: int, retry_after_seconds: float, random: Callable[[], float]) -> float:
         """Return the seconds between `attempt` (from 1), which failed, and the next.
 
@@ -138,7 +134,7 @@ def decide(
         return Delivered()
     if result.outcome is Outcome.FAILED:
         return DeadLetter(Reason.PERMANENT)
-    if policy.is_over(attempt + 1):
+    if attempt >= policy.max_attempts:
         return DeadLetter(Reason.EXHAUSTED)
     delay_seconds = policy.delay_seconds(attempt, retry_after_seconds=result.retry_after_seconds, random=random)
     return RetryLater(delay_seconds, delay_seconds <= max_wait_seconds)

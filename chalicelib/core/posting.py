@@ -31,14 +31,6 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A new event, and a copy for each target that gets one."""
-
-    original: Planned
-    copies: list[Planned]
-
-
-@dataclass(frozen=True)
 class Stored:
     """A stored event, whether this call or an earlier one stored it, and what this call stored and is to be pushed."""
 
@@ -57,7 +49,7 @@ def post(new_event: NewEvent, invocation: Invocation, *, created_by: str, respon
     services = invocation.services
     event = make_event(new_event, created_by, services.settings.webhook, services)
     plan = make_plan(event, services)
-    if earlier := _find_earlier(plan.original.event, services):
+    if earlier := _find_earlier(plan[0].event, services):
         return Stored(earlier, is_new=False)
     if not respond_async:
         plan = _choose_inline(plan, services)
@@ -112,12 +104,12 @@ def make_copy(event: Event, subscription_id: str | None, services: CoreServices)
     )
 
 
-def make_plan(event: Event, services: CoreServices) -> Plan:
-    """Plan a new event and its copies, all to be queued. Raises StorageUnavailableError."""
+def make_plan(event: Event, services: CoreServices) -> list[Planned]:
+    """Plan a new event and, after it, its copies, all to be queued. Raises StorageUnavailableError."""
     targets = services.targets.matching(event)
     copies = [Planned(make_copy(event, target.subscription_id, services), target) for target in targets]
     event = replace(event, copies=tuple(copy.event.event_id for copy in copies))
-    return Plan(Planned(event, services.targets.webhook), copies)
+    return [Planned(event, services.targets.webhook), *copies]
 
 
 def _find_earlier(event: Event, services: CoreServices) -> Event | None:
@@ -132,7 +124,7 @@ def _find_earlier(event: Event, services: CoreServices) -> Event | None:
     return _require_same_body(found, event, services) if found.event or found.erased_until else None
 
 
-def _choose_inline(plan: Plan, services: CoreServices) -> Plan:
+def _choose_inline(plan: list[Planned], services: CoreServices) -> list[Planned]:
     """Let the first MAX_INLINE_PUSHES be claimed and pushed while the caller waits, but none whose breaker is open."""
     until = rfc3339(services.clock() + CLAIM_SECONDS)
 
@@ -143,34 +135,34 @@ def _choose_inline(plan: Plan, services: CoreServices) -> Plan:
         claimed = replace(event, delivery_attempts=1, claimed_until=until, requeue_at=until)
         return replace(planned, event=claimed, is_inline=True)
 
-    first = MAX_INLINE_PUSHES - int(plan.original.target.is_open)
-    return Plan(choose(plan.original), [*map(choose, plan.copies[:first]), *plan.copies[first:]])
+    first = MAX_INLINE_PUSHES + int(not plan[0].target.is_open)
+    return [*map(choose, plan[:first]), *plan[first:]]
 
 
-def store(plan: Plan, invocation: Invocation) -> Stored:
+def store(plan: list[Planned], invocation: Invocation) -> Stored:
     """Store a plan. Raises what `post` raises."""
-    put, event = invocation.services.store.put, plan.original.event
-    content = event.content()
+    put, (original, *copies) = invocation.services.store.put, plan
+    event, content = original.event, original.event.content()
     # Copies before the event: an event that is there has all its copies.
-    are_new = invocation.services.map(lambda copy: put(copy.event, content).applied, plan.copies)
+    are_new = invocation.services.map(lambda copy: put(copy.event, content).applied, copies)
     result = put(event, content)
     if not result.applied:
         event = _find_stored(plan, result, invocation)
-    new = [copy for copy, is_new in zip(plan.copies, are_new, strict=True) if is_new]
+    new = [copy for copy, is_new in zip(copies, are_new, strict=True) if is_new]
     due = [copy for copy in new if copy.event.event_id in event.copies]
     if result.applied and event.next_attempt_at:
-        due.append(plan.original)
+        due.append(original)
     return Stored(event, result.applied, due)
 
 
-def _find_stored(plan: Plan, result: WriteResult, invocation: Invocation) -> Event:
+def _find_stored(plan: list[Planned], result: WriteResult, invocation: Invocation) -> Event:
     """Return the event that another call stored under the id of the plan's; raise what `_require_same_body` raises."""
     listed = result.event.copies if result.event else ()
-    unlisted = [copy.event for copy in plan.copies if copy.event.event_id not in listed]
+    unlisted = [copy.event for copy in plan[1:] if copy.event.event_id not in listed]
     # Delete, then refuse: no copy of another body may be there when the caller learns of it.
     delete = partial(invocation.record, invocation.services.store.delete_claimed)
     invocation.services.map(delete, unlisted)
-    return _require_same_body(result, plan.original.event, invocation.services)
+    return _require_same_body(result, plan[0].event, invocation.services)
 
 
 def _require_same_body(result: WriteResult, event: Event, services: CoreServices) -> Event:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from chalicelib.core.event import FIELDS, DeliveredVia, Event, Status, dumps, is_copy_id
+from chalicelib.infra.queue import MAX_DELAY_SECONDS
 from chalicelib.infra.table import LOWEST, Table, Values, Written, serialize
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
@@ -86,31 +87,23 @@ class EventStore(Table):
     def record_delivered(self, event: Event) -> WriteResult:
         """Record that the push made under the event's claim was delivered."""
         delivered = {"delivered_at": self._after(0), "delivered_via": DeliveredVia.PUSH}
-        return self._record(event, status=Status.DELIVERED, **delivered, **CLEAR_SCHEDULE)
+        return self.record(event, status=Status.DELIVERED, **delivered, **CLEAR_SCHEDULE)
 
-    def record_retry(self, event: Event, *, delay_seconds: float, is_queued: bool) -> WriteResult:
+    def record_retry(self, event: Event, *, delay_seconds: float) -> WriteResult:
         """Record that the push failed and the next is due after `delay_seconds`.
 
         The sweep may queue the event when it is due, or the grace for a message later if one is being sent.
         """
-        grace_seconds = self._grace_seconds if is_queued else 0
+        grace_seconds = self._grace_seconds if delay_seconds <= MAX_DELAY_SECONDS else 0
         due, requeue_at = self._after(delay_seconds), self._after(delay_seconds + grace_seconds)
-        return self._record(event, next_attempt_at=due, requeue_at=requeue_at)
+        return self.record(event, next_attempt_at=due, requeue_at=requeue_at)
 
     def record_failed(self, event: Event) -> WriteResult:
         """Record a failure; the event carries `reason` and `failed_at`."""
         failed = {"status": Status.FAILED, "reason": event.reason, "failed_at": event.failed_at}
-        return self._record(event, **failed, **CLEAR_SCHEDULE)
+        return self.record(event, **failed, **CLEAR_SCHEDULE)
 
-    def record_unscheduled(self, event: Event) -> WriteResult:
-        """Record that a claimed event is not to be pushed any more; it carries the attempts that were made before."""
-        return self._record(event, **CLEAR_SCHEDULE)
-
-    def record_no_attempt(self, event: Event) -> WriteResult:
-        """Record that an attempt was not made after all; the event, still due, carries those that were made before."""
-        return self._record(event)
-
-    def _record(self, event: Event, **changes: Any) -> WriteResult:
+    def record(self, event: Event, **changes: Any) -> WriteResult:
         """Record what became of a claimed event and end its claim.
 
         Not applied when a consumer acknowledged the event meanwhile, or the claim expired and was taken by another.

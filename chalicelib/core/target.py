@@ -12,7 +12,7 @@ from chalicelib.infra.errors import ApiError
 class Owner(Protocol):
     """Who answers for a target: the operator for the webhook, a subscription for its own."""
 
-    def gone(self) -> Decision:
+    def gone(self, event: Event) -> Decision:
         """Return what follows from the response 410."""
 
     def settled(self, event: Event, decision: Decision) -> None:

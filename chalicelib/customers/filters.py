@@ -6,9 +6,10 @@ A customer's filter runs while the caller of POST /events waits: each part of th
 the filter at most, and its distinct scalars by that member's entries, so that the work is bounded.
 """
 
-import json
 from bisect import bisect_left, bisect_right
 from typing import Any
+
+from chalicelib.core.event import dumps
 
 MAX_BYTES = 2048
 MAX_LEVELS = 5
@@ -27,7 +28,7 @@ EXPECTED_BELOW = f"{EXPECTED}, or a list of 1 to {MAX_ENTRIES} scalars or {OPERA
 def filter_fault(pattern: Any) -> str | None:
     """Return what is wrong with a filter, after the path of the member, or None."""
     fault = _fault(pattern, "", MAX_LEVELS)
-    is_long = not fault and len(json.dumps(pattern, ensure_ascii=False, separators=(",", ":")).encode()) > MAX_BYTES
+    is_long = not fault and len(dumps(pattern).encode()) > MAX_BYTES
     return f"must have at most {MAX_BYTES} bytes as compact JSON" if is_long else fault
 
 

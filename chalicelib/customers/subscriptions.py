@@ -2,20 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, lru_cache
 from operator import attrgetter
 from typing import Any
 
 from chalicelib.core.event import Event, dumps
+from chalicelib.core.invocation import CoreServices
 from chalicelib.customers import filters
 from chalicelib.customers.subscription import DESCRIBED, DESCRIPTION, ENABLE, EventTypes, Subscription
 from chalicelib.infra.errors import ApiError, FieldFault, InvalidRequestError, StorageUnavailableError
-from chalicelib.infra.table import BY_LOOKUP, BY_STATUS, LOWEST, Table, serialize
+from chalicelib.infra.table import BY_LOOKUP, BY_STATUS, LOWEST, Table, Values, serialize
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
-from chalicelib.settings import Settings
 
 MAX_SUBSCRIPTIONS = 100  # of each tenant
 MAX_CACHED_LISTS = 1000
@@ -29,18 +30,16 @@ UNCHANGED = f"{SAME_TARGET} AND event_types = :described"
 ENABLED = f"{SAME} AND attribute_not_exists(disabled_at)"
 NOT_FAILING = f"{ENABLED} AND attribute_not_exists(failing_since)"
 FAILING = f"{ENABLED} AND failing_since = :failing_since"
+TARGET_ENABLED = f"{ENABLED} AND {SAME_TARGET}"
 FAILING_LONG = f"{ENABLED} AND failing_since <= :long_ago"
 
 
 class Subscriptions(Table):
     """The subscriptions of a stage, in the table of events."""
 
-    def __init__(
-        self, client: Any, settings: Settings, *, clock: Callable[[], float], metrics: Callable[..., dict[str, Any]]
-    ) -> None:
-        super().__init__(client, settings.events_table_name, clock=clock)
-        self._settings = settings
-        self._metrics = metrics
+    def __init__(self, services: CoreServices) -> None:
+        super().__init__(services.make_client("dynamodb"), services.settings.events_table_name, clock=services.clock)
+        self._services = services
         self._lists = lru_cache(MAX_CACHED_LISTS)(self._read_allowed)
         self._period = 0.0
 
@@ -53,28 +52,24 @@ class Subscriptions(Table):
         is `described`. Raises ApiError 409 if there are MAX_SUBSCRIPTIONS of the tenant; concurrent calls may exceed
         that slightly.
         """
-        types = _canonical(event_types)
-        seed = [created_by, tenant or "", target_url, types]
+        wanted = (created_by, target_url, types := _canonical(event_types))
+        seed, listed = [created_by, tenant or "", target_url, types], self.of_tenant(tenant)
+        found = [*listed]  # an index may not have the latest yet, which are found by their ids
         while existing := self.get(subscription_id := _id(seed)):
-            is_same = (existing.target_url, _canonical(existing.event_types)) == (target_url, types)
-            if is_same and (edited := self.edit(existing, **described, **ENABLE)):
-                return edited, False
+            found.append(existing)
             seed.append("edited")
-        if len(self.of_tenant(tenant)) >= MAX_SUBSCRIPTIONS:
+        for known in found:
+            is_same = (known.created_by, known.target_url, _canonical(known.event_types)) == wanted
+            if is_same and (edited := self.edit(known, **described, **ENABLE)):
+                return edited, False
+        if len(listed) >= MAX_SUBSCRIPTIONS:
             detail = f"There are {MAX_SUBSCRIPTIONS} subscriptions; delete one first."
             raise ApiError(409, "too_many_subscriptions", detail)
-        item = serialize(
-            {
-                "event_id": subscription_id,
-                "status_shard": _partition(tenant),
-                "lookup_key": ALL,
-                "sort_key": f"{self._after(0)}#{subscription_id}",
-                "target_url": target_url,
-                DESCRIPTION: dumps({**dict.fromkeys(DESCRIBED), "event_types": event_types, **described}),
-                "tenant": tenant,
-                "created_by": created_by,
-            }
-        )
+        keys = {"event_id": subscription_id, "status_shard": _partition(tenant), "lookup_key": ALL}
+        given = {"target_url": target_url, "tenant": tenant, "created_by": created_by}
+        description = dumps({**dict.fromkeys(DESCRIBED), "event_types": event_types, **described})
+        sort_key = f"{self._after(0)}#{subscription_id}"
+        item = serialize({**keys, **given, DESCRIPTION: description, "sort_key": sort_key})
         applied, current = self._write("put_item", ABSENT, {}, Item=item)
         self._lists.cache_clear()
         return Subscription.from_item(current or item), applied
@@ -90,8 +85,7 @@ class Subscriptions(Table):
             edited = replace(current, **changes)
             attributes = {"target_url": edited.target_url, DESCRIPTION: edited.description()}
             attributes |= {name: value for name, value in changes.items() if name in ENABLE}
-            seen = {**_same(current), ":described": current.described}
-            applied, item = self._update(current.subscription_id, UNCHANGED, attributes, seen)
+            applied, item = self._update(current.subscription_id, UNCHANGED, attributes, _seen(current))
             if applied:
                 return edited
             current = Subscription.from_item(item) if item else None
@@ -103,29 +97,24 @@ class Subscriptions(Table):
         self._call("delete_item", Key=serialize({"event_id": subscription_id}))
 
     def end(self, subscription: Subscription) -> bool:
-        """Delete this subscription, whose target asked for it; return whether it was there as it is known."""
+        """Delete this subscription, whose target asked for it; return whether it was there as it is known.
+
+        If DynamoDB fails, it is there: the next attempt tells.
+        """
         self._lists.cache_clear()
-        applied, _ = self._delete(subscription.subscription_id, SAME_TARGET, _same(subscription))
+        applied = False
+        with suppress(StorageUnavailableError):
+            applied, _ = self._delete(subscription.subscription_id, SAME_TARGET, _seen(subscription))
         if applied:
             logger.warning("subscription ended by its target", extra={"subscription_id": subscription.subscription_id})
         return applied
 
-    def disable(self, subscription: Subscription, error: str | None) -> Subscription | None:
-        """Disable this subscription, whose target asked for it; return it, or None if it is not as it is known."""
-        return self._disable(subscription, f"{ENABLED} AND {SAME_TARGET}", {}, error)
-
-    def disable_failing(self, subscription: Subscription, error: str | None) -> Subscription | None:
-        """Disable a subscription that has been failing for SUBSCRIPTION_DISABLE_DAYS; return it if this call did."""
-        long_ago = {":long_ago": self._after(-self._settings.subscription_disable_days * DAY_SECONDS)}
-        return self._disable(subscription, FAILING_LONG, long_ago, error)
-
-    def _disable(
-        self, subscription: Subscription, condition: str, values: Mapping[str, str], error: str | None
-    ) -> Subscription | None:
+    def disable(self, subscription: Subscription, error: str | None, condition: str) -> Subscription | None:
+        """Disable this subscription under a condition: TARGET_ENABLED, or FAILING_LONG; return it if this call did."""
         changes = {"disabled_at": self._after(0), "last_error": error or subscription.last_error}
-        disabled = self._change(subscription, condition, changes, values)
+        disabled = self._change(subscription, condition, changes)
         if disabled:
-            extra = {"subscription_id": disabled.subscription_id, **self._metrics(SubscriptionsDisabled=1)}
+            extra = {"subscription_id": disabled.subscription_id, **self._services.metrics(SubscriptionsDisabled=1)}
             logger.warning("subscription disabled", extra=extra)
         return disabled
 
@@ -136,17 +125,15 @@ class Subscriptions(Table):
     def clear_failing(self, subscription: Subscription) -> None:
         """Clear `failing_since` of a subscription, if it is known to have it, and has no newer one."""
         if subscription.failing_since is not None:
-            seen = {":failing_since": subscription.failing_since}
-            self._change(subscription, FAILING, {"failing_since": None, "last_error": None}, seen)
+            self._change(subscription, FAILING, {"failing_since": None, "last_error": None})
 
-    def _change(
-        self, subscription: Subscription, condition: str, changes: Mapping[str, str | None], values: Any = None
-    ) -> Subscription | None:
+    def _change(self, subscription: Subscription, condition: str, changes: Values) -> Subscription | None:
         """Change this subscription, not one that was made anew since; return it if this call changed it.
 
         If DynamoDB fails, nothing is changed: what is told of an attempt must not cost its record or message.
         """
-        seen = {**_same(subscription), **(values or {})}
+        long_ago = self._after(-self._services.settings.subscription_disable_days * DAY_SECONDS)
+        seen = {**_seen(subscription), ":long_ago": long_ago}
         try:
             applied, item = self._update(subscription.subscription_id, condition, changes, seen, ReturnValues="ALL_NEW")
         except StorageUnavailableError:
@@ -206,12 +193,14 @@ class Subscriptions(Table):
 
     def _read_allowed(self, tenant: str | None) -> list[Subscription]:
         """Read the subscriptions of a tenant whose hosts are allowed."""
-        hosts = self._settings.subscription_hosts
+        hosts = self._services.settings.subscription_hosts
         return [subscription for subscription in self.of_tenant(tenant) if hosts.allows(subscription.target_url)]
 
 
-def _same(subscription: Subscription) -> dict[str, str]:
-    return {":sort_key": subscription.sort_key, ":target_url": subscription.target_url}
+def _seen(subscription: Subscription) -> Values:
+    """Return the placeholders of conditions: the subscription as it is known."""
+    known = ("sort_key", "target_url", "failing_since", "described")
+    return {f":{name}": getattr(subscription, name) for name in known}
 
 
 def _partition(tenant: str | None) -> str:

@@ -1,36 +1,56 @@
-"""Where events go: the webhook, and the targets of subscriptions, which answer for what follows from an attempt."""
+"""Where events go: the webhook, and the targets of subscriptions, which answer for what follows from an attempt.
+
+Reports are events about events and subscriptions, made at best effort: the DLQ and its alarm are the promise. Nothing
+that a report's copy causes is reported: ten subscriptions that get reports and fail would make more and more of them.
+"""
 
 from dataclasses import dataclass, replace
 
-from chalicelib.core import delivery, outcome, posting
-from chalicelib.core.event import Attempt, Event, NewEvent, dumps
+from chalicelib.core import delivery, messages, outcome, posting
+from chalicelib.core.event import RESERVED_PREFIX, Attempt, Event, NewEvent, dumps
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.target import Target
-from chalicelib.customers import reports
 from chalicelib.customers.subscription import Subscription
-from chalicelib.customers.subscriptions import Subscriptions
+from chalicelib.customers.subscriptions import FAILING_LONG, TARGET_ENABLED, Subscriptions
 from chalicelib.infra.errors import ApiError
+from chalicelib.infra.telemetry import logger
 from chalicelib.settings import COPIES_ONLY, PULL_ONLY
 
+CREATED_BY = "triggers:reports"  # no API key is named so: a name has no colon
 FAILING_ATTEMPTS = 10  # of a copy, after which its subscription is shown as failing
 DISABLED = "not pushed: the subscription is disabled"
 HOST_NOT_ALLOWED = "host not allowed"
 GONE, GONE_RETRY_SECONDS = "receiver responded 410", 1.0
 NOT_PUSHED = "Copies alone are pushed here; replay its copies."
+EVENT_MEMBERS = ("event_type", "subscription_id", "source_event_id", "created_at")
 
 
-@dataclass(frozen=True)
-class Operator:
-    """The owner of the webhook."""
+def event_failed(event: Event, tenant: str | None, services: CoreServices) -> None:
+    """Tell of a dead letter. One about an event itself has no tenant: no customer learns of the operator's webhook."""
+    payload = {**messages.failure(event), **{name: getattr(event, name) for name in EVENT_MEMBERS}}
+    del payload["tenant"]
+    _post(NewEvent(f"{RESERVED_PREFIX}event.failed", dumps(payload), "null", tenant), event, services)
 
-    services: CoreServices
 
-    def gone(self) -> outcome.Decision:
-        return outcome.DeadLetter(outcome.Reason.PERMANENT)
+def subscription_changed(change: str, subscription: Subscription, cause: Event, services: CoreServices) -> None:
+    """Tell that a subscription is `failing`, `disabled` or `ended` because of an event's attempt."""
+    event_type = f"{RESERVED_PREFIX}subscription.{change}"
+    _post(NewEvent(event_type, subscription.to_json(), "null", subscription.tenant), cause, services)
 
-    def settled(self, event: Event, decision: outcome.Decision) -> None:
-        if isinstance(decision, outcome.DeadLetter):
-            reports.event_failed(event, None, self.services)
+
+def _post(report: NewEvent, cause: Event, services: CoreServices) -> None:
+    """Store a report and queue its copies, if a subscription matches and no report is the cause."""
+    if cause.is_report:
+        return
+    try:
+        event = posting.make_event(report, CREATED_BY, COPIES_ONLY, services)
+        plan = posting.make_plan(event, services)
+        if plan[1:]:  # a subscription asked for it
+            invocation = Invocation(services, services.clock())  # without a second try of a write
+            posting.start(posting.store(plan, invocation), invocation)
+    except ApiError:
+        extra = {"event_type": report.event_type, "event_id": cause.event_id}
+        logger.warning("report not posted", extra=extra)
 
 
 @dataclass
@@ -41,20 +61,19 @@ class Subscriber:
     services: CoreServices
     subscriptions: Subscriptions
 
-    def gone(self) -> outcome.Decision:
+    def gone(self, event: Event) -> outcome.Decision:
         """End a subscription, as Zapier's rule wants, or disable a tenant's, whose proxy may have said 410.
 
         If it was edited, disabled, or made anew since the push began, the next attempt reads that.
         """
-        if self.subscription.tenant is None:
-            return (
-                outcome.Dropped()
-                if self.subscriptions.end(self.subscription)
-                else outcome.RetryLater(GONE_RETRY_SECONDS)
-            )
-        disabled = self.subscriptions.disable(self.subscription, GONE)
-        self.subscription = disabled or self.subscription
-        return outcome.KeptFailed() if disabled else outcome.RetryLater(GONE_RETRY_SECONDS)
+        subscription = self.subscription
+        if subscription.tenant is None and self.subscriptions.end(subscription):
+            subscription_changed("ended", subscription, event, self.services)
+            return outcome.Dropped()
+        if subscription.tenant and (disabled := self.subscriptions.disable(subscription, GONE, TARGET_ENABLED)):
+            subscription_changed("disabled", disabled, event, self.services)
+            return outcome.KeptFailed()
+        return outcome.RetryLater(GONE_RETRY_SECONDS)
 
     def settled(self, event: Event, decision: outcome.Decision) -> None:
         """Set and clear `failing_since`, disable what fails for days, and report that."""
@@ -66,15 +85,11 @@ class Subscriber:
                 changed = self.subscriptions.set_failing(subscription, event.made_error)
             case outcome.DeadLetter():
                 changed = self.subscriptions.set_failing(subscription, event.made_error)
-                changed = changed or self.subscriptions.disable_failing(subscription, event.made_error)
-                reports.event_failed(event, subscription.tenant, self.services)
-            case outcome.KeptFailed():
-                changed = subscription
-            case outcome.Dropped():
-                reports.subscription_changed("ended", subscription, event, self.services)
+                changed = changed or self.subscriptions.disable(subscription, event.made_error, FAILING_LONG)
+                event_failed(event, subscription.tenant, self.services)
         if changed:
             change = "disabled" if changed.disabled_at else "failing"
-            reports.subscription_changed(change, changed, event, self.services)
+            subscription_changed(change, changed, event, self.services)
 
 
 @dataclass(frozen=True)
@@ -84,11 +99,18 @@ class AllTargets:
     services: CoreServices
     subscriptions: Subscriptions
 
+    def gone(self, event: Event) -> outcome.Decision:
+        return outcome.DeadLetter(outcome.Reason.PERMANENT)
+
+    def settled(self, event: Event, decision: outcome.Decision) -> None:
+        if isinstance(decision, outcome.DeadLetter):
+            event_failed(event, None, self.services)
+
     @property
     def webhook(self) -> Target:
         settings = self.services.settings
         url = settings.webhook_url or ""
-        return Target(Operator(self.services), url, f"webhook {url}", settings.signing_secrets, is_open=bool(url))
+        return Target(self, url, f"webhook {url}", settings.signing_secrets, is_open=bool(url))
 
     def _of(self, subscription: Subscription) -> Target:
         settings, url = self.services.settings, subscription.target_url

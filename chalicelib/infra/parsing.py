@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from chalicelib.infra.errors import FieldFault, InvalidValueError
@@ -13,11 +14,9 @@ def parser(pattern: str, expected: str, convert: Callable[[str], Any] = str) -> 
     """Return the parser of texts that match `pattern` and that `convert` takes; `expected` says what they must be."""
 
     def parse(text: str) -> Any:
-        try:
+        with suppress(ValueError, OverflowError):
             if re.fullmatch(pattern, text):
                 return convert(text)
-        except (ValueError, OverflowError):
-            pass
         raise InvalidValueError(f"must be {expected}")
 
     return parse

@@ -26,7 +26,7 @@ UNITS = {"PushDuration": "Milliseconds", "DeliveryLatency": "Milliseconds", "Old
 
 
 class JsonFormatter(logging.Formatter):
-    """Format a record as one JSON object: timestamp, level, message, request id, and what is in `extra` and not None."""
+    """Format a record as a JSON object: timestamp, level, message, request id, and what is in `extra` and not None."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {"timestamp": rfc3339(record.created), "level": record.levelname, "message": record.getMessage()}

@@ -1,4 +1,7 @@
-"""Replay, redrive, erase: what operators and callers ask for after an event was settled."""
+"""The worker's batch of messages; and replay, redrive and erase, which people ask for after an event was settled."""
+
+from collections.abc import Sequence
+from functools import partial
 
 from chalicelib.core import delivery, messages
 from chalicelib.core.delivery import errors_left_to_sweep
@@ -7,9 +10,10 @@ from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.store import CLAIM_SECONDS, EXISTS, UNCLAIMED, WriteResult, status_attributes
 from chalicelib.infra.errors import EventClaimedError, EventNotFoundError
 from chalicelib.infra.queue import MAX_DELAY_SECONDS, Message
-from chalicelib.infra.telemetry import logger
+from chalicelib.infra.telemetry import logger, request_id
 from chalicelib.infra.times import rfc3339, unix_seconds
 
+JOIN_SECONDS = 1  # reserved for joining the threads and returning
 ERASED_SECONDS = 3600  # how long the mark of an erasure stays: whoever still writes or deletes a copy has ended by then
 REPLAYABLE = f"{EXISTS} AND {UNCLAIMED}"
 REDRIVABLE = f"{REPLAYABLE} AND #status = :failed"
@@ -21,6 +25,43 @@ ERASED = (
     *("content", "attempts", "last_error", "tenant", "subject", "body_hash"),
     *("status_shard", "lookup_key", "claimed_until"),
 )
+
+
+class BatchError(Exception):
+    """DynamoDB or SQS failed some messages of a batch, which must be received again."""
+
+
+def process(batch: Sequence[Message], services: CoreServices, remaining_seconds: float) -> None:
+    """Process all messages of a batch within `remaining_seconds`.
+
+    Raises BatchError if some failed, after the others were deleted: SQS returns only the failed ones. No thread
+    outlives the call: one that is thawed with the next invocation would push after its claim ended.
+    """
+    invocation = Invocation(services, services.clock() + remaining_seconds - JOIN_SECONDS)
+    succeeded = services.map(partial(_process_message, invocation), batch)
+    if all(succeeded):
+        return
+    handles = [message.receipt_handle for message, done in zip(batch, succeeded, strict=True) if done]
+    if handles:
+        services.work_queue.delete_many(handles)  # if that fails, they are received again, and dropped
+    raise BatchError(f"{len(batch) - len(handles)} of {len(batch)} messages failed")
+
+
+def _process_message(invocation: Invocation, message: Message) -> bool:
+    with request_id(message.message_id):
+        try:
+            match messages.parse(message.body):
+                case event_id, False:
+                    delivery.deliver(event_id, invocation)
+                case event_id, True:
+                    redrive(message, event_id, invocation)
+                case _:
+                    logger.warning("message cannot be read")
+                    invocation.services.dlq.send(Message(message.body, {"Reason": "malformed"}, message.group_id))
+        except Exception:  # one message's error must not cost another
+            logger.exception("message failed")
+            return False
+        return True
 
 
 def replay(event: Event, invocation: Invocation) -> Event:

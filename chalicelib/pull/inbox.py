@@ -63,10 +63,9 @@ def acknowledge(event_id: str, services: CoreServices, lease_id: str | None = No
         "delivered_via": DeliveredVia.PULL,
         **dict.fromkeys(("failed_at", "reason", *CLEAR_SCHEDULE)),
     }
-    if lease_id is None:  # the claim stays: a push may be running
-        result = services.store.change(event_id, UNDELIVERED, changes)
-    else:
-        result = services.store.change(event_id, LEASED, {**changes, "claimed_until": None}, {":lease_id": lease_id})
+    # Without a lease the claim stays: a push may be running.
+    condition, ended = (UNDELIVERED, {}) if lease_id is None else (LEASED, {"claimed_until": None})
+    result = services.store.change(event_id, condition, {**changes, **ended}, {":lease_id": lease_id})
     if result.applied:
         logger.info("acknowledged", extra={"event_id": event_id})
         return

@@ -71,10 +71,9 @@ def read_page(services: CoreServices, query: Query) -> Page:
 
     The index is eventually consistent: what it shows may have been pushed or acknowledged a moment ago.
     """
-    rows = search(services, query)
+    page = _first_page(search(services, query), query.limit, MAX_PAGE_BYTES if query.include else inf)
     if query.include is None and query.lookup_key is None:
-        return _first_page(rows, query.limit, inf)
-    page = _first_page(rows, query.limit, MAX_PAGE_BYTES if query.include else inf)
+        return page
     event_ids = [event.event_id for event in page.events]
     current = services.store.get_many(event_ids, with_content=query.include is not None)
     events = [current[event.event_id] for event in page.events if event.event_id in current]

@@ -16,8 +16,7 @@ from chalicelib.infra.errors import ApiError, EventNotFoundError
 from chalicelib.infra.parsing import Parser
 from chalicelib.settings import ApiKey, Scope
 from chalicelib.web.auth import authenticate
-from chalicelib.web.queries import encode_cursor
-from chalicelib.web.validation import parse_query
+from chalicelib.web.validation import encode_cursor, parse_query
 
 RESPOND_SECONDS = 3  # reserved: the function has 30 s, and API Gateway ends a request after 29 s
 JSON_BODIES = (("application/json", "identity"), ("", "identity"))  # content types and encodings

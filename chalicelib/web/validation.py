@@ -4,14 +4,15 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
-from chalicelib.core.event import EVENT_TYPE, EVENT_TYPE_OR_PREFIX, RESERVED_PREFIX, NewEvent, dumps
+from chalicelib.core.event import EVENT_TYPE, EVENT_TYPE_OR_PREFIX, RESERVED_PREFIX, NewEvent, Status, dumps
 from chalicelib.customers.filters import filter_fault
-from chalicelib.customers.headers import headers_fault
+from chalicelib.customers.subscription import SUBSCRIPTION_ID, headers_fault
 from chalicelib.infra.addresses import EXPECTED_URL, AllowedHosts
 from chalicelib.infra.errors import ApiError, FieldFault, InvalidRequestError
-from chalicelib.infra.parsing import Parser, parse_all
+from chalicelib.infra.parsing import Parser, parse_all, parser
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_LEASED_EVENTS = 100
@@ -84,12 +85,52 @@ ACKNOWLEDGEMENT_MEMBERS = {
 }
 TOKEN_MEMBERS = {"tenant": check_name, "expires_in_seconds": integer(30 * 24 * 3600, 60)}
 DESCRIPTION_MEMBERS: dict[str, Check] = {
-    # Of 50 types, one page of a query, 1 MB, holds all subscriptions of a tenant.
     "event_types": list_of("event types or prefixes followed by *", 50, is_text(EVENT_TYPE_OR_PREFIX.pattern)),
     "name": must_be("1 to 100 printable characters", lambda value: is_text(".{1,100}")(value) and value.isprintable()),
     "filter": filter_fault,
     "headers": headers_fault,
 }
+
+
+# RFC 3339, section 5.6; an unescaped + of the offset arrives as a space.
+TIMESTAMP = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+ -]\d\d:\d\d)"
+CURSOR = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z~(evt|cpy|sub)_[0-9a-f]{32}"  # a sort key, fit for a URL
+
+
+def encode_cursor(sort_key: str) -> str:
+    """Return the cursor that goes on after a sort key."""
+    return sort_key.replace("#", "~")
+
+
+def _utc(timestamp: str) -> str:
+    """Return an RFC 3339 time in UTC with microseconds, as sort keys begin; raise ValueError or OverflowError."""
+    date, time = timestamp[:10], timestamp[11:].upper().replace(" ", "+")
+    moment = datetime.fromisoformat(f"{date}T{time}").astimezone(UTC)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+_time = parser(TIMESTAMP, "a time such as 2026-11-25T02:25:03Z", _utc)
+PARAMETERS: dict[str, Parser] = {
+    "cursor": parser(f"({CURSOR})?", "a next_cursor as it was returned", lambda cursor: cursor.replace("~", "#")),
+    "event_type": parser(EVENT_TYPE_OR_PREFIX.pattern, "an event type, or a prefix followed by *"),
+    "include": parser("payload", "payload"),
+    "limit": parser("[1-9][0-9]?|100", "a whole number from 1 to 100", int),
+    "order": parser("oldest|newest", "oldest or newest"),
+    "since": _time,
+    "source": parser("original", "original"),
+    "status": parser("pending|delivered|failed", "pending, delivered or failed", lambda status: (Status(status),)),
+    "subject": parser(SUBJECT, SUBJECT_FORM),
+    "subscription_id": parser(SUBSCRIPTION_ID.pattern, "sub_ and 32 hexadecimal digits"),
+    "tenant": parser(EVENT_TYPE.pattern, NAME),
+    "until": _time,
+}
+SUBSCRIPTION_PARAMETERS = {
+    "cursor": PARAMETERS["cursor"],
+    "limit": PARAMETERS["limit"],
+    "state": parser("active|failing|disabled", "active, failing or disabled"),
+    "tenant": parser(rf"\*|{EVENT_TYPE.pattern}", "1 to 128 characters of A-Z a-z 0-9 . _ - : /, or * for all"),
+}
+INBOX_PARAMETERS = {name: PARAMETERS[name] for name in ("cursor", "event_type", "limit", "order", "tenant")}
 
 
 def parse_new_event(body: bytes, idempotency_key: str | None = None) -> NewEvent:
@@ -128,27 +169,20 @@ def parse_token_request(body: bytes) -> tuple[str, int]:
     return members["tenant"], int(members["expires_in_seconds"])
 
 
-def parse_subscription(body: bytes, hosts: AllowedHosts, *, names_hosts: bool) -> dict[str, Any]:
-    """Return the members of the body of POST /subscriptions; raise InvalidRequestError with every fault.
+def parse_subscription(body: bytes, hosts: AllowedHosts, *, names_hosts: bool, is_new: bool) -> dict[str, Any]:
+    """Return the members of the body of POST or PATCH /subscriptions; raise InvalidRequestError with every fault.
 
     Without `names_hosts`, that of the URL does not tell which hosts are allowed.
     """
-    members = {**_editable(hosts, names_hosts=names_hosts), "tenant": check_name}
-    return parse_object(body, members, ("target_url",))[0]
-
-
-def parse_subscription_changes(body: bytes, hosts: AllowedHosts, *, names_hosts: bool) -> dict[str, Any]:
-    """Return the members of the body of PATCH /subscriptions; raise as `parse_subscription` does."""
-    changes, _ = parse_object(body, _editable(hosts, names_hosts=names_hosts))
+    allowed = f"SUBSCRIPTION_HOSTS ({', '.join(hosts.entries)})" if names_hosts else "the operator"
+    expected = f"{EXPECTED_URL}, of a public host that is allowed by {allowed}"
+    members = {"target_url": must_be(expected, lambda value: hosts.allows(str(value))), **DESCRIPTION_MEMBERS}
+    if is_new:
+        return parse_object(body, {**members, "tenant": check_name}, ("target_url",))[0]
+    changes, _ = parse_object(body, members)
     if changes.get("target_url", "") is None:
         raise InvalidRequestError(FieldFault("target_url", "must not be null"))
     return changes
-
-
-def _editable(hosts: AllowedHosts, *, names_hosts: bool) -> dict[str, Check]:
-    allowed = f"SUBSCRIPTION_HOSTS ({', '.join(hosts.entries)})" if names_hosts else "the operator"
-    expected = f"{EXPECTED_URL}, of a public host that is allowed by {allowed}"
-    return {"target_url": must_be(expected, lambda value: hosts.allows(str(value))), **DESCRIPTION_MEMBERS}
 
 
 def parse_object(

@@ -16,7 +16,7 @@ from chalicelib.core.outcome import Outcome, PushResult
 from chalicelib.deps import Services
 from chalicelib.infra.queue import MAX_DELAY_SECONDS
 from chalicelib.infra.times import rfc3339
-from chalicelib.operations.sweep import UNCHANGED
+from chalicelib.operations.schedules import UNCHANGED
 from tests.bench import standin
 from tests.bench.bench import Row, call, prepare_worker, use_settings
 from tests.support.receiver import Receiver, status

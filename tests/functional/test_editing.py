@@ -82,7 +82,10 @@ def test_a_patch_is_partial(world: World, target: Receiver, changes: dict[str, A
     ("members", "named"),
     [
         ({"target_url": "https://elsewhere.example/s3cret"}, "hooks.zapier.com"),
-        *(({"event_types": wrong}, "") for wrong in ([], ["*a"], ["a**"], "a", [1])),
+        ({"event_types": []}, ""),
+        ({"event_types": ["a", "*a"]}, ""),
+        ({"event_types": "a"}, ""),
+        ({"url": 1}, "target_url"),
         ({"name": ""}, ""),
         ({"filter": {"order": {"total": [[]]}}}, "order.total"),
         ({"headers": {"HOST": "s3cret"}}, "HOST"),
@@ -285,7 +288,9 @@ def test_the_last_error_is_that_of_the_latest_push_that_was_made(world: World, t
         told.append(shown(world, path)["last_error"])
     [failing] = subscriptions.of_tenant(None)
     world.clock.sleep(3 * 86_400)
-    assert subscriptions.disable_failing(failing, None)  # of the copy, no attempt that was made is known any more
+    assert subscriptions.disable(
+        failing, None, "attribute_exists(failing_since)"
+    )  # of the copy, no attempt that was made is known any more
 
     assert told == ["receiver responded 422", None, "receiver responded 415"]
     assert shown(world, path)["last_error"] == "receiver responded 415"

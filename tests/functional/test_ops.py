@@ -161,8 +161,6 @@ def test_show_tells_the_attempts_of_an_event_and_its_payload_only_when_asked(wor
     assert re.search(r"Z +attempt: delivered +\d+ ms +200", shown)
     assert "secret" not in shown
     assert '"card": "secret-payload"' in Ran("show", event_id, "--payload").output
-    subscription_id = subscribe_tenant(world, receiver, "acme")
-    assert json.loads(Ran("show", subscription_id).output)["target_host"] == "127.0.0.1"
 
 
 def test_show_has_a_line_for_each_copy_also_for_one_that_is_gone(eraser: World, receiver: Receiver) -> None:
@@ -195,6 +193,7 @@ def test_an_event_is_found_by_its_subject_and_several_are_listed(world: World) -
     shown = Ran("show", "--subject=order-4711").output
     assert shown.startswith(f"{first}  a  delivered")
     assert "\nsubject: order-4711\n" in shown
+    world.clock.sleep(1)
     second = Ran("send", "--type=a", "--subject=order-4711").output.split(":")[0]
     listed = Ran("show", "--subject=order-4711").output
     assert {*re.findall(r"^evt_\w+", listed, re.MULTILINE)} == {second, first}

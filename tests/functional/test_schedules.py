@@ -8,7 +8,7 @@ import pytest
 import app
 from chalicelib.core.store import SHARDS
 from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
-from chalicelib.operations import sweep as schedules
+from chalicelib.operations import schedules
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, status

@@ -7,7 +7,7 @@ import pytest
 
 import app
 from chalicelib.infra.times import unix_seconds
-from chalicelib.operations.worker import BatchError
+from chalicelib.operations.recovery import BatchError
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, hang, status, when_all_are_here

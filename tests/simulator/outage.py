@@ -21,7 +21,7 @@ from chalicelib.core.event import Event, Status
 from chalicelib.core.outcome import Reason
 from chalicelib.core.store import EventStore
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
-from chalicelib.operations import sweep as schedules
+from chalicelib.operations import schedules
 from tests.simulator.simulated_world import DLQ, NO_ENVIRON, Container, SimulatedWorld
 
 WORKERS = 5

@@ -26,7 +26,7 @@ from chalicelib.customers.subscriptions import CACHE_SECONDS
 from chalicelib.deps import Services
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
-from chalicelib.operations.worker import BatchError
+from chalicelib.operations.recovery import BatchError
 from tests.simulator.hub import Hub
 from tests.simulator.invariants import History, Push, ViolationError, check
 from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS, typed

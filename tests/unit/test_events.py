@@ -1,7 +1,12 @@
+import json
 import re
 
-from chalicelib.core.event import Attempt
+import pytest
+
+from chalicelib.core.event import Attempt, Event
+from chalicelib.core.outcome import Outcome
 from chalicelib.infra.times import rfc3339, unix_seconds
+from chalicelib.pull import event_json
 
 
 def test_times_are_rfc_3339_of_one_width_and_sort_as_time_does() -> None:
@@ -16,5 +21,20 @@ def test_times_are_rfc_3339_of_one_width_and_sort_as_time_does() -> None:
 
 
 def test_an_attempt_that_a_newer_version_recorded_can_be_read() -> None:
-    attempt = Attempt("2026-11-25T00:00:00Z", "retry", 503, "receiver responded 503", 12)
+    attempt = Attempt("2026-11-25T00:00:00Z", Outcome.RETRY, 503, "receiver responded 503", 12)
     assert Attempt.from_json({**vars(attempt), "region": "eu"}) == attempt
+
+
+@pytest.mark.parametrize("name", ["status", "delivered_via", "reason", "outcome"])
+def test_a_value_that_a_later_version_stored_reads_as_null(name: str) -> None:
+    attempt = {"at": "2026-11-25T00:00:00Z", "outcome": "later", "status_code": 503, "error": None, "duration_ms": 1}
+    item = {"sort_key": {"S": f"2026-11-25T00:00:00Z#evt_{0:032x}"}, "event_type": {"S": "a"}, "created_by": {"S": "b"}}
+    item |= {"response_bytes": {"N": "4"}, "expires_at": {"N": "1"}, "attempts": {"S": json.dumps([attempt])}}
+    known = {"status": {"S": "failed"}, "delivered_via": {"S": "push"}, "reason": {"S": "permanent"}}
+
+    shown = json.loads(event_json.whole(Event.from_item({**item, **known, name: {"S": "later"}})))
+
+    assert shown["attempts"][0]["outcome"] is None
+    assert (shown["status"], shown["delivered_via"]) == tuple(
+        None if name == other else known[other]["S"] for other in ("status", "delivered_via")
+    )

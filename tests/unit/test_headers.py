@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from chalicelib.customers.headers import headers_fault
+from chalicelib.customers.subscription import headers_fault
 
 SECRET = "s3cret"
 REFUSED = (
@@ -42,9 +42,7 @@ def test_names_that_are_alike_in_any_case_are_refused() -> None:
     assert str(headers_fault({"X-Key": SECRET, "x-key": SECRET})).startswith("X-Key must")
 
 
-@pytest.mark.parametrize(
-    "value", ["", f"{SECRET} ", f" {SECRET}", f"{SECRET}é", f"{SECRET}\r\nx: 1", "a" * 1025, 1, None]
-)
+@pytest.mark.parametrize("value", ["", f"{SECRET}é", f"{SECRET}\r\nx: 1", "a" * 1025, 1, None])
 def test_a_value_that_cannot_be_sent_as_it_is_is_refused_and_never_repeated(value: Any) -> None:
     fault = headers_fault({"x-fine": "1", "X-Key": value})
     assert str(fault).startswith("X-Key must")

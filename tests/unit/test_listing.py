@@ -13,13 +13,11 @@ from chalicelib.core.store import SHARDS, partitions
 from chalicelib.deps import Services
 from chalicelib.infra.errors import InvalidRequestError, StorageUnavailableError
 from chalicelib.infra.times import rfc3339
-from chalicelib.operations import depths, recovery
-from chalicelib.operations import sweep as schedules
+from chalicelib.operations import recovery, schedules
 from chalicelib.pull import inbox, listing
 from chalicelib.pull.listing import MAX_PAGE_BYTES, Page
 from chalicelib.settings import load
-from chalicelib.web.queries import PARAMETERS, encode_cursor
-from chalicelib.web.validation import parse_query
+from chalicelib.web.validation import PARAMETERS, encode_cursor, parse_query
 from tests.conftest import Output
 from tests.simulator.simulated_world import DLQ, ENVIRON, INBOX
 from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS
@@ -219,7 +217,7 @@ def test_few_overdue_copies_do_not_wait_for_many(sweeping: Services, monkeypatch
     many = store_all(sweeping, copies_of("sub_many", range(2000)))
     few = store_all(sweeping, copies_of("sub_few", range(2000, 2040)))
 
-    schedules.sweep(sweeping, 60)
+    schedules.sweep(sweeping)
 
     expected = {event.event_id for event in few}
     assert expected <= set(queued(sweeping))
@@ -233,7 +231,7 @@ def test_a_sweep_whose_search_takes_long_queues_some(sweeping: Services, dynamod
     dynamodb.page_rows = 5
     dynamodb.on_query = lambda rows: clock.sleep(5)
 
-    schedules.sweep(sweeping, 120)
+    schedules.sweep(sweeping)
 
     assert 5 <= len(queued(sweeping)) < 400
 
@@ -244,7 +242,7 @@ def test_a_sweep_queues_events_evenly(sweeping: Services, monkeypatch: pytest.Mo
     lost = make_event(3 * len(copies), requeue_at=rfc3339(START), next_attempt_at=rfc3339(START))
     store_all(sweeping, [lost])
 
-    schedules.sweep(sweeping, 60)
+    schedules.sweep(sweeping)
 
     assert len(queued(sweeping)) == SHARDS * 300 + 1
     assert lost.event_id in queued(sweeping)
@@ -262,7 +260,7 @@ def test_delayed_messages_are_waited_for(sweeping: Services, monkeypatch: pytest
     counts = []
     for now in (START, START + 59, START + 90):
         clock.now = now
-        schedules.sweep(sweeping, 60)
+        schedules.sweep(sweeping)
         counts.append(len(queued(sweeping)))
 
     again = SHARDS * 40  # those delayed for 0, 10, 20 or 30 s
@@ -282,7 +280,7 @@ def test_the_oldest_pending_event_is_to_be_pushed_and_found_in_time(
 
     def oldest_age() -> float:
         output.lines()
-        depths.publish_depths(sweeping)
+        schedules.publish_depths(sweeping)
         [metrics] = output.metrics()
         return metrics["OldestPendingAge"]
 

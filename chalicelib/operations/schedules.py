@@ -11,23 +11,58 @@ from chalicelib.core import messages
 from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.store import NOT_EXPIRED, PENDING, partitions
-from chalicelib.infra.clients import CALL_SECONDS
+from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.queue import BATCH_SIZE
 from chalicelib.infra.telemetry import logger
-from chalicelib.infra.times import rfc3339
+from chalicelib.infra.times import rfc3339, unix_seconds
 
+STALLED_ATTEMPTS = 12  # an event that had so many is refused by its receiver, and does not tell of an outage
+FEW_ATTEMPTS = "(attribute_not_exists(delivery_attempts) OR delivery_attempts < :stalled)"
+AWAITED = f"{NOT_EXPIRED} AND attribute_exists(next_attempt_at) AND {FEW_ATTEMPTS}"
+
+
+def publish_depths(services: CoreServices) -> None:
+    """Publish the depth of both queues and the age of the oldest pending event; warn if the DLQ is not empty.
+
+    Copies, events that are not to be pushed and those with STALLED_ATTEMPTS do not count. The age is not published if
+    the search takes longer than SEARCH_SECONDS.
+    """
+    metrics: dict[str, float] = {"DLQDepth": services.dlq.depth(), "InboxDepth": services.work_queue.depth()}
+    if visible := metrics["DLQDepth"]:
+        logger.warning("the dead letter queue is not empty", extra={"queue": services.dlq.name, "visible": visible})
+    try:
+        ages = services.map(partial(_oldest_age, services), partitions(Status.PENDING))
+        metrics["OldestPendingAge"] = round(max(ages), 3)
+    finally:  # publish the depths even if DynamoDB fails
+        logger.info("depths", extra=services.metrics(**metrics))
+
+
+def _oldest_age(services: CoreServices, partition: str) -> float:
+    """Return the seconds since the oldest awaited event of a partition was created, 0 without one.
+
+    Raises StorageUnavailableError if the search does not end within SEARCH_SECONDS.
+    """
+    deadline = services.clock() + SEARCH_SECONDS
+    for page in services.store.pages(partition, {":stalled": STALLED_ATTEMPTS}, FilterExpression=AWAITED):
+        if page["Items"]:
+            return max(0.0, services.clock() - unix_seconds(Event.from_item(page["Items"][0]).created_at))
+        if services.clock() > deadline:
+            raise StorageUnavailableError
+    return 0.0
+
+
+SEARCH_SECONDS = 20
 PERIOD_SECONDS = 60  # of the sweep
 MAX_SWEPT = 3000  # of each partition in a run
 LONG_QUEUE = 1000  # visible messages; then most overdue events still have theirs, and are not lost
 MAX_SWEPT_WHILE_LONG = 100
-SEARCH_SECONDS = 20
 PARTITIONS = partitions(Status.PENDING) + partitions(Status.PENDING, of_copies=True)
 
 OVERDUE = f"{NOT_EXPIRED} AND requeue_at <= :now AND next_attempt_at <= :now"
 UNCHANGED = f"{PENDING} AND requeue_at = :seen"
 
 
-def sweep(services: CoreServices, remaining_seconds: float) -> None:
+def sweep(services: CoreServices) -> None:
     """Queue pending events that nobody will push, at most MAX_SWEPT of each partition; destinations take turns.
 
     The messages become visible at an even rate, MAX_SWEPT in PERIOD_SECONDS, so that new events need not wait for all.
@@ -37,12 +72,11 @@ def sweep(services: CoreServices, remaining_seconds: float) -> None:
     QueueUnavailableError after all partitions were tried.
     """
     is_long = services.work_queue.depth() >= LONG_QUEUE
-    deadline = services.clock() + remaining_seconds - 4 * CALL_SECONDS  # to mark, send, mark and query once more
-    count = sum(services.map(partial(_sweep_partition, services, deadline, is_long=is_long), PARTITIONS))
+    count = sum(services.map(partial(_sweep_partition, services, is_long=is_long), PARTITIONS))
     logger.info("swept", extra={"queued": count, "queue_is_long": is_long})
 
 
-def _sweep_partition(services: CoreServices, deadline: float, partition: str, *, is_long: bool) -> int:
+def _sweep_partition(services: CoreServices, partition: str, *, is_long: bool) -> int:
     """Queue overdue events of a partition; return how many."""
     limit, grace_seconds = MAX_SWEPT_WHILE_LONG if is_long else MAX_SWEPT, services.settings.message_grace_seconds
     turns: Counter[str] = Counter()  # the events of each destination that were found
@@ -52,8 +86,6 @@ def _sweep_partition(services: CoreServices, deadline: float, partition: str, *,
     postponed_seconds = max(grace_seconds, 2 * PERIOD_SECONDS * turns.total() / limit)
     queued = 0
     for start in range(0, len(overdue), BATCH_SIZE):
-        if services.clock() > deadline:
-            break
         delay_seconds = PERIOD_SECONDS * queued // MAX_SWEPT
         # Mark, then send: a crash in between costs a minute; the other way round, two sweeps would both send.
         marked = _postpone(overdue[start : start + BATCH_SIZE], delay_seconds + grace_seconds, services)
