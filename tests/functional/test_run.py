@@ -171,18 +171,6 @@ def test_an_unknown_path_is_a_problem_document_that_does_not_repeat_the_key(syst
     assert system.call("GET", "/nope", Authorization="Bearer é")[0] == 404
 
 
-def test_a_dead_letter_is_linked_as_the_console_is_and_replayed(system: Run, printed: list[str]) -> None:
-    assert found(printed, r"^console +(\S+)") == f"http://127.0.0.1:{system.port}/#key={system.key}"
-    shell(found(printed, r"^(curl .*/fail\?status=422.*)").replace("1000", "1"))
-
-    event_id = post(system)["event_id"]
-
-    link = system.wait_for(rf"\S+  {event_id}  dead letter .* (http\S+)")
-    assert link == f"http://127.0.0.1:{system.port}/#/events/{event_id}?key={system.key}"
-    assert system.call("POST", f"/events/{event_id}/replay")[0] == 202
-    system.wait_for(rf"\S+  {event_id}  (delivered)")
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_make_and_the_system_within_five_seconds(emulator: str, number: signal.Signals) -> None:
     make = ["make", "--no-print-directory", "-o", ".venv/.set-up", f"PY={sys.executable}", "run"]

@@ -191,9 +191,7 @@ class Container:
 
     def _end(self, verb: str, event_id: str, lease_id: str | None) -> None:
         query = f"?lease_id={lease_id}" if lease_id else ""
-        answer = self.call("POST", f"/events/{event_id}/{verb}{query}")
-        if answer.status_code == 204 and lease_id:
-            self.world.history.see_lease_ended(verb, event_id, lease_id)
+        self.call("POST", f"/events/{event_id}/{verb}{query}")
 
     def replay(self, event_id: str) -> None:
         self.call("POST", f"/events/{event_id}/replay")

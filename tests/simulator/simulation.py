@@ -47,7 +47,6 @@ class StormWorld(SimulatedWorld):
         self._fault_rate = draw((0.0, 0.02, 0.1, 0.25))
         self._max_latency_seconds = draw((0.0, 0.1, 2.0, 7.0))
         self._max_skew_seconds = self.history.max_skew_seconds = draw((0.0, 5.0))
-        self.history.max_late_seconds = ROUND_SECONDS
         self._targets, self._most_subscriptions = draw(((4, 2), (12, 8)))
         self._redrive_seconds = draw(((60.0, 300.0), (1.0, 10.0)))
         self._webhook_behaviour = "well"
