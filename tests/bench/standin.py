@@ -111,15 +111,10 @@ def start() -> None:
     multiprocessing.get_context("fork").Process(target=lambda: asyncio.run(serve(listener)), daemon=True).start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     local_aws.use(url)
-    os.environ |= {
-        "EVENTS_TABLE_NAME": "events",
-        "INBOX_QUEUE_URL": f"{url}/1/inbox",
-        "INBOX_DLQ_URL": f"{url}/1/dlq",
-        "ZAPIER_WEBHOOK_URL": f"{url}/hook",
-        "API_KEYS": api_key.entry("bench", API_KEY),
-        "WEBHOOK_SIGNING_SECRETS": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3",
-        "SUBSCRIPTION_HOSTS": "127.0.0.1",
-    }
+    os.environ |= {"EVENTS_TABLE_NAME": "events", "SUBSCRIPTION_HOSTS": "127.0.0.1"}
+    os.environ |= {"INBOX_QUEUE_URL": f"{url}/1/inbox", "INBOX_DLQ_URL": f"{url}/1/dlq"}
+    os.environ |= {"ZAPIER_WEBHOOK_URL": f"{url}/hook", "API_KEYS": api_key.entry("bench", API_KEY)}
+    os.environ["WEBHOOK_SIGNING_SECRETS"] = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"
 
 
 def post(path: str, **body: Any) -> Any:

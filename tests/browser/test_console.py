@@ -468,22 +468,6 @@ def test_a_token_opens_the_page_of_its_tenant(customer: Console, receiver: Recei
     customer.text("#nobody").to_contain_text("There are no webhooks yet.")
 
 
-def test_whatever_the_address_a_customer_sees_what_is_its_own(customer: Console, receiver: Receiver) -> None:
-    own, other = (customer.subscribe(receiver.url, tenant=name, name=f"Of {name}") for name in ("acme", "other"))
-    for place in ("/?tenant=other", "/?status=failed", "/subscriptions?tenant=other", "/"):
-        customer.go(place)
-        customer.text("#subscriptions li h2").to_have_text(["Of acme"])
-    customer.go(f"/?subscription_id={own['subscription_id']}&tenant=other")
-    customer.text("#empty").to_contain_text("Nothing was sent yet")
-    event_id, other_id = customer.post("order.created", tenant="acme")["event_id"], other["subscription_id"]
-    for place in (f"/?subscription_id={other_id}", f"/subscriptions/{other_id}", f"/events/{event_id}"):
-        customer.go(place)
-        customer.text("#missing").to_be_focused()
-        customer.page.get_by_role("link", name="All webhooks").click()
-        customer.heading("Webhooks of acme").to_be_focused()
-    customer.forgive("status of 404")
-
-
 # Keyboard and phone
 
 
@@ -506,10 +490,7 @@ def test_every_action_is_reached_by_keyboard(console: Console, receiver: Receive
     expect(console.button("Replay")).to_be_focused()
     console.tab_through("Erase,Copy id,Copy curl,Copy payload,Subscriptions")
     console.open("/subscriptions?tenant=acme")
-    console.text("#subscriptions li").to_have_count(1)
     console.tab_through("Tenant,Clear,Add a subscription,Send test,Show secret,Delete,Its events,Edit")
-    press("Enter")
-    console.tab_through("URL,Types,Name,Filter,Headers,Save")
 
 
 def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver) -> None:

@@ -15,12 +15,8 @@ from tests.support.receiver import Receiver
 from tests.support.subscribing import make_token
 from tests.support.world import CONSUMER_KEY, PRODUCER_KEY, World, digest
 
-OPERATIONS = [
-    (method.upper(), path, operation)
-    for path, item in DOCUMENT["paths"].items()
-    for method, operation in item.items()
-    if method != "parameters"
-]
+ITEMS = [(path, *member) for path, item in DOCUMENT["paths"].items() for member in item.items()]
+OPERATIONS = [(method.upper(), path, operation) for path, method, operation in ITEMS if method != "parameters"]
 IDS = [operation["operationId"] for _, _, operation in OPERATIONS]
 ERASER_KEY = "eraser-key"
 SCOPES = {PRODUCER_KEY: "produce", CONSUMER_KEY: "consume", ERASER_KEY: "erase"}

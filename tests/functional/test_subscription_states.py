@@ -298,21 +298,6 @@ def test_disabling_is_told_once_if_a_response_is_lost(world: World, target: Rece
 # One subscription
 
 
-def test_a_subscription_has_a_name_and_is_found_by_its_id(world: World, target: Receiver) -> None:
-    named = subscribe(world, target.url, name="CRM é")
-
-    for given, shown in (({}, "CRM é"), ({"name": "New"}, "New")):
-        assert subscribe(world, target.url, **given).json["name"] == shown
-
-    found = world.call("GET", f"/{named.headers['location']}")
-    assert [found.json] == subscriptions(world)
-    assert list(found.json) == [name for name in named.json if name != "secret"]
-    for bad in ("", "a" * 101, "a\n", 1):
-        assert subscribe(world, target.url, name=bad).faults == ["name"]
-    for method, suffix in (("GET", ""), ("POST", "/enable"), ("POST", "/test")):
-        assert world.call(method, f"/subscriptions/sub_{'0' * 32}{suffix}").status_code == 404
-
-
 @pytest.mark.parametrize(("code", "outcome"), [(200, "delivered"), (503, "retry"), (422, "failed"), (410, "failed")])
 def test_a_test_push_changes_nothing(world: World, target: Receiver, aws: Aws, code: int, outcome: str) -> None:
     world.restart(WEBHOOK_SIGNING_SECRETS=SECRETS[0], BREAKER_FAILURES="1")
