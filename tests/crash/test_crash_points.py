@@ -211,7 +211,6 @@ PATHS = {
     "POST, to be retried": Path(post, answers=(503,)),
     "POST, receiver hangs": Path(post, answers=(None,)),
     "POST, refused for good": Path(post, answers=(422,)),
-    "POST, last attempt": Path(post, answers=(503,), environ={"MAX_DELIVERY_ATTEMPTS": "1"}),
     "POST, respond-async": Path(post_async),
     "POST with a key, and again until it is accepted": Path(post_with_key, answers=(503,)),
     "POST with a key, repeated after it expired": Path(
@@ -226,8 +225,6 @@ PATHS = {
     "worker, message that cannot be read": Path(work, first=say("?")),
     "replay, failed": Path(replay, first=post, answers=(422,)),
     "lease, acknowledge": Path(each(lease, acknowledge_leased), first=each(post, post_async), answers=(422,)),
-    "lease, release": Path(each(lease, release), first=each(post, post_async), answers=(422,)),
-    "unsubscribe": Path(unsubscribe, first=COPY),
     "POST to a subscription": Path(post, first=subscribe()),
     "POST to a subscription that ends": Path(post, first=subscribe(), answers=(410,)),
     "POST to a subscription, with a key, until accepted": Path(post_with_key, first=subscribe()),

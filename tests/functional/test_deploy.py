@@ -286,14 +286,18 @@ OLD_ITEMS = {
         "event_types": "{}",
         "tenant": "acme",
     },
-    "cpy_pending": {"status_shard": "copy-pending#1", "subscription_id": SUBSCRIPTION},
-    "cpy_failed": {"status_shard": "copy-failed#2", "subscription_id": SUBSCRIPTION},
-    "cpy_delivered": {"status_shard": "copy-delivered#2", "subscription_id": SUBSCRIPTION},
-    "cpy_deleted": {"status_shard": "copy-failed#3", "subscription_id": SUBSCRIPTION},
-    "cpy_erased": {"status_shard": "copy-failed#3", "subscription_id": SUBSCRIPTION},
     "cpy_new": {"status_shard": "copy-failed#3", "subscription_id": SUBSCRIPTION, "lookup_key": "sub_new"},
     "evt_failed": {"status_shard": "failed#3"},
 }
+SHARDS = {
+    "pending": "pending#1",
+    "failed": "failed#2",
+    "delivered": "delivered#2",
+    "deleted": "failed#3",
+    "erased": "failed#3",
+}
+for name, shard in SHARDS.items():
+    OLD_ITEMS[f"cpy_{name}"] = {"status_shard": f"copy-{shard}", "subscription_id": SUBSCRIPTION}
 
 
 @pytest.mark.parametrize("old_indexes", [[], [SUBSCRIPTION_INDEX]], ids=["0.3.0", "0.4.0"])

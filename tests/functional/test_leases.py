@@ -136,14 +136,6 @@ def test_a_released_event_is_in_the_inbox_and_due_again(world: World, receiver: 
     assert world.event(event_id)["delivered_via"] == "push"
 
 
-def test_a_lease_that_does_not_exist_is_refused(world: World) -> None:
-    [event_id] = post_undelivered(world)
-    for verb in ("release", "acknowledge"):
-        assert end(world, verb, UNKNOWN, NO_LEASE).status_code == 404
-    assert end(world, "release", event_id).faults == ["lease_id"]
-    assert world.call("POST", f"/events/{event_id}/acknowledge?lease_id=").status_code == 409
-
-
 def test_every_fault_of_a_body_is_named(world: World) -> None:
     names = ["lease_seconds", "limit"]
     for path, body, fields in (

@@ -174,16 +174,6 @@ def test_show_has_a_line_for_each_copy_also_for_one_that_is_gone(eraser: World, 
     assert re.search(rf"\n{copies[gone]} +404 +There is no such event. *\n", shown)
 
 
-def test_the_beginning_of_an_id_stands_for_all_that_have_it_which_are_listed(world: World, receiver: Receiver) -> None:
-    subscribe_tenant(world, receiver, "acme")
-    event = post_about(world, None, "acme")
-    post_about(world, None)
-
-    assert Ran("show", event["copies"][0][:9]).output.startswith(event["copies"][0])
-    assert len(re.findall(r"\nevt_\w{32} +\S+Z +order.created +delivered *", Ran("show", "evt_").output)) == 2
-    assert Ran("show", "evt_x", status=1).errors == "Error: nothing found: evt_x\n"
-
-
 def test_an_event_is_found_by_its_subject_and_several_are_listed(world: World) -> None:
     first = Ran("send", "--type=a", "--subject=order-4711").output.split(":")[0]
     Ran("send", "--type=a", "--subject=order-4712")

@@ -199,13 +199,6 @@ def test_what_is_set_is_used_and_secrets_are_not_printed(emulator: str, receiver
 UNUSABLE = {"ZAPIER_WEBHOOK_URL": "http://example.com/s3cr3t", "WORKER_MAX_CONCURRENCY": "1", "PORT": "http"}
 
 
-def test_an_unusable_setting_ends_a_command_of_chalice_with_one_line() -> None:
-    status, output, errors = ended(sys.executable, "-c", "import app", WORKER_MAX_CONCURRENCY="1")
-
-    assert (status, output) == (1, "")
-    assert re.fullmatch("WORKER_MAX_CONCURRENCY is unusable: it must .*\n", errors)
-
-
 ABSENT = ("EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL", "SETTINGS_SECRET")
 
 

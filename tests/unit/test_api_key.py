@@ -18,11 +18,3 @@ def test_the_printed_entry_accepts_the_key(scopes: str, granted: set[str], capsy
     environ = {**dict.fromkeys(settings.REQUIRED, "http://127.0.0.1/"), "API_KEYS": entry}
     found = authenticate(f"Bearer {key}", settings.load(environ).api_keys, signing_secrets=[], now=0)
     assert (found.name, set(found.scopes)) == ("acme", granted)
-
-
-@pytest.mark.parametrize(("name", "scopes"), [("", ""), ("a:b", ""), ("a,b", ""), ("acme", "all")])
-def test_an_unusable_name_or_scope_is_one_line(name: str, scopes: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match=r"^\w+ is unusable: .*$"):
-        api_key.main(name, scopes)
-
-    assert capsys.readouterr().out == ""

@@ -30,13 +30,10 @@ ROOMS = {
 }
 THIRD_PARTY = {
     "app": {"chalice"},
-    "chalicelib/core/http_push": {"urllib3"},
-    "chalicelib/core/outcome": {"urllib3"},
     "chalicelib/infra/clients": {"boto3", "botocore"},
-    "chalicelib/infra/connection": {"urllib3"},
-    "chalicelib/infra/errors": {"botocore"},
-    "chalicelib/infra/table": {"botocore"},
     "chalicelib/web/routes": {"chalice"},
+    **{f"chalicelib/infra/{name}": {"botocore"} for name in ("errors", "table")},
+    **{f"chalicelib/{name}": {"urllib3"} for name in ("core/http_push", "core/outcome", "infra/connection")},
 }
 MAX_LINES = 250
 MAX_CORE_LINES = 1400

@@ -113,9 +113,8 @@ def test_walking_the_pages_shows_everything_once_in_order(
         and not ("inbox" in asked and (event.is_copy or event.status is Status.DELIVERED))
     ]
     assert expected
-    assert ids(event for found, _ in pages for event in found) == ids(
-        expected if order == "oldest" else reversed(expected)
-    )
+    in_order = expected if order == "oldest" else reversed(expected)
+    assert ids(event for found, _ in pages for event in found) == ids(in_order)
 
 
 @pytest.mark.parametrize("change", ["acknowledge", "claim"])

@@ -87,15 +87,6 @@ def send_within(seconds: float, push: PushClient, url: str, event: Event = EVENT
     return result
 
 
-TARGETS = [("", "/"), ("?a=b", "/?a=b"), ("/a%20b;c//d/%2F?x=%2F&y=1,2", "/a%20b;c//d/%2F?x=%2F&y=1,2")]
-
-
-@pytest.mark.parametrize(("path", "target"), TARGETS)
-def test_path_and_query_are_sent(path: str, target: str, receiver: Receiver, push: PushClient) -> None:
-    send(push, receiver.url.removesuffix(SECRET_PATH) + path)
-    assert receiver.requests[0].path == target
-
-
 CODES = [(code, DELIVERED) for code in (200, 201, 202, 204, 206, 299)]
 CODES += [(code, FAILED) for code in (400, 405, 406, 410, 411, 413, 414, 415, 422, 431)]
 CODES += [(code, RETRY) for code in (300, 302, 304, 308, 401, 402, 403, 404, 407, 408, 409, 412, 418, 425, 429, 451)]
