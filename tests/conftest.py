@@ -90,11 +90,9 @@ class Output:
 
     def metrics(self) -> list[dict[str, float]]:
         """Return the values of each metric line, by name."""
-        return [
-            {metric["Name"]: line[metric["Name"]] for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
-            for line in self.lines()
-            if "_aws" in line
-        ]
+        lines = [line for line in self.lines() if "_aws" in line]
+        names = [[metric["Name"] for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]] for line in lines]
+        return [{name: line[name] for name in its_names} for line, its_names in zip(lines, names, strict=True)]
 
 
 @pytest.fixture

@@ -213,8 +213,6 @@ PATHS = {
     "POST, refused for good": Path(post, answers=(422,)),
     "POST, last attempt": Path(post, answers=(503,), environ={"MAX_DELIVERY_ATTEMPTS": "1"}),
     "POST, respond-async": Path(post_async),
-    "POST, breaker open": Path(each(post, post), answers=(None,)),
-    "POST, delay over 900 s": Path(post, answers=(503,), environ={"BACKOFF_BASE_SECONDS": "2000"}),
     "POST with a key, and again until it is accepted": Path(post_with_key, answers=(503,)),
     "POST with a key, repeated after it expired": Path(
         post_with_key, first=each(post_with_key, wait(30 * DAY_SECONDS))
@@ -226,16 +224,11 @@ PATHS = {
     "worker, exhausted": Path(work, first=post_async, answers=(503,) * 9, environ={"IN_PROCESS_WAIT_SECONDS": "20"}),
     "worker, dead letter moved back fails again": Path(work, first=MOVED_BACK, answers=(422, 503, 422)),
     "worker, message that cannot be read": Path(work, first=say("?")),
-    "worker, message of an unknown event": Path(work, first=say('{"event_id": "evt_' + "0" * 32 + '"}')),
-    "acknowledge, pending": Path(acknowledge, first=post_async),
     "replay, failed": Path(replay, first=post, answers=(422,)),
-    "replay, delivered": Path(replay, first=post),
     "lease, acknowledge": Path(each(lease, acknowledge_leased), first=each(post, post_async), answers=(422,)),
     "lease, release": Path(each(lease, release), first=each(post, post_async), answers=(422,)),
-    "subscribe": Path(POSTED),
     "unsubscribe": Path(unsubscribe, first=COPY),
     "POST to a subscription": Path(post, first=subscribe()),
-    "POST to a subscription, one refuses": Path(post, first=subscribe(), answers=(422,)),
     "POST to a subscription that ends": Path(post, first=subscribe(), answers=(410,)),
     "POST to a subscription, with a key, until accepted": Path(post_with_key, first=subscribe()),
     "POST to a subscription, with a key, repeated": Path(post_with_key, first=each(subscribe(), post_with_key)),
@@ -258,7 +251,6 @@ PATHS = {
             "replay with a webhook": Path(replay, first=post, environ=environ, other_environ=WITH_WEBHOOK),
         }.items()
     },
-    "POST to a disabled subscription": Path(post, first=DISABLED),
     "worker, a copy of a disabled subscription": Path(work, first=DISABLED_COPY),
     "enable, and replay what was missed": Path(enable, first=MISSED_COPY, last=expect_delivered_copies),
     "POST to a subscription, its second dead letter disables it": Path(

@@ -138,26 +138,20 @@ def test_a_stage_is_deployed_and_deleted_but_for_its_table(checkout: Checkout, a
     status, output = checkout.chalice("deploy")
     assert status == 0, output
     deployed = what_is_deployed(aws)
-    assert deployed == {
-        "functions": FUNCTIONS,
-        "roles": [f"triggers-api-dev-{name}" for name in ("api_handler", "check_dlq", "sweep", "worker")],
-        "sources": [(INBOX_ARN, 10, {"MaximumConcurrency": 5})],
-        "rules": ["triggers-api-dev-check_dlq-event", "triggers-api-dev-sweep-event"],
-        "apis": deployed["apis"],
-        "variables": [{"RES_OPTIONS", "SETTINGS_SECRET", "STAGE"}] * 4,
-    }
+    sources = [(INBOX_ARN, 10, {"MaximumConcurrency": 5})]
+    assert [deployed["functions"], len(deployed["roles"]), deployed["sources"]] == [FUNCTIONS, 4, sources]
+    assert deployed["rules"] == ["triggers-api-dev-check_dlq-event", "triggers-api-dev-sweep-event"]
+    assert deployed["variables"] == [{"RES_OPTIONS", "SETTINGS_SECRET", "STAGE"}] * 4
     [api_id] = deployed["apis"]
     assert post(aws, KEY) == 202
 
     url = f"https://{api_id}.execute-api.us-east-1.amazonaws.com/api"
-    status, output = checkout.configure_api()
-    assert (status, output.splitlines()[-1]) == (0, f"export TRIGGERS_URL={url}")
+    assert checkout.configure_api()[1].splitlines()[-1] == f"export TRIGGERS_URL={url}"
     assert unknown_path(aws, api_id) == (404, "application/problem+json", "not_found")
     limits = aws.client("apigateway").get_stage(restApiId=api_id, stageName="api")["methodSettings"]
-    assert {path: limit["throttlingRateLimit"] for path, limit in limits.items()} == {
-        "*/*": gateway.CALLS_PER_SECOND,
-        **dict.fromkeys(("//GET", "/health/GET", "/openapi.json/GET"), gateway.PUBLIC_CALLS_PER_SECOND),
-    }
+    public = dict.fromkeys(("//GET", "/health/GET", "/openapi.json/GET"), gateway.PUBLIC_CALLS_PER_SECOND)
+    rates = {path: limit["throttlingRateLimit"] for path, limit in limits.items()}
+    assert rates == {"*/*": gateway.CALLS_PER_SECOND, **public}
 
     second = Checkout(shutil.copytree(checkout.path, tmp_path / "second"), aws)  # the record of the stage was committed
     status, output = second.resources(API_KEYS=api_key.entry("acme", NEW_KEY), WEBHOOK_SIGNING_SECRETS="")
@@ -222,9 +216,6 @@ def test_make_deploys_although_api_gateway_makes_it_wait(checkout: Checkout, aws
     assert status != 0
     assert f"the functions of dev have, or RUNTIME names, python3.10 and {RUNTIME}, and .venv has {RUNTIME}" in output
     assert f"make deploy STAGE=dev RUNTIME={RUNTIME}" in output
-    status, output = checkout.make("deploy", "RUNTIME=python3.10")
-    assert status != 0
-    assert f"python3.10, and .venv has {RUNTIME}" in output
     assert {operation.split()[0] for operation in operations} == {"GET", "GetCallerIdentity"}
     status, output = checkout.make("deploy", f"RUNTIME={RUNTIME}")
     assert status == 0, output
@@ -254,44 +245,29 @@ TAKEN_NAME = {
 }
 
 
-@pytest.mark.parametrize(
-    ("replaced", "status", "words"),
-    [
-        (FAILED_STACK, 1, "Error: ROLLBACK_COMPLETE: ApiLogs: "),
-        (TAKEN_NAME, 1, "Something has a name of this stage already"),
-    ],
-)
-def test_failures_are_told(
-    checkout: Checkout, aws: Ministack, replaced: dict[bytes, bytes], status: int, words: str
-) -> None:
+WHY = [
+    (FAILED_STACK, "Error: ROLLBACK_COMPLETE: ApiLogs: "),
+    (TAKEN_NAME, "Something has a name of this stage already"),
+]
+
+
+@pytest.mark.parametrize(("replaced", "words"), WHY)
+def test_a_failed_stack_is_explained(checkout: Checkout, aws: Ministack, replaced: Any, words: str) -> None:
     aws.replaced = replaced
 
-    ended_with, output = checkout.resources(**GIVEN)
+    status, output = checkout.resources(**GIVEN)
 
-    assert (ended_with, words in output) == (status, True)
+    assert (status, words in output) == (1, True)
 
 
 UNUSABLE = {**GIVEN, "ZAPIER_WEBHOOK_URL": WEBHOOK_URL.replace("https", "http"), "API_KEYS": "acme"}
 
 
-@pytest.mark.parametrize(
-    ("given", "slip", "words"),
-    [
-        (UNUSABLE, "", ["ZAPIER_WEBHOOK_URL is unusable: it must begin with https://", "API_KEYS is unusable"]),
-        (GIVEN, ', "MAX_DELIVERY_ATTEMPTS": 60', ["in quotes: MAX_DELIVERY_ATTEMPTS"]),
-        (GIVEN, ",,", ["is not JSON: "]),
-    ],
-)
-def test_bad_input_is_one_line(
-    checkout: Checkout, aws: Ministack, given: dict[str, str], slip: str, words: list[str]
-) -> None:
-    file = checkout.path / ".chalice" / "config.json"
-    file.write_text(file.read_text().replace('"STAGE": "dev"', f'"STAGE": "dev"{slip}'))
-
-    status, output = checkout.resources(**given)
+def test_what_is_unusable_is_one_line_without_the_values(checkout: Checkout, aws: Ministack) -> None:
+    status, output = checkout.resources(**UNUSABLE)
 
     assert (status, output.count("\n"), "s3cr3t" in output) == (1, 1, False)
-    assert all(each in output for each in words)
+    assert all(f"{name} is unusable: it must " in output for name in ("ZAPIER_WEBHOOK_URL", "API_KEYS"))
     assert aws.client("cloudformation").describe_stacks()["Stacks"] == []
 
 

@@ -194,13 +194,8 @@ def test_headers_are_on_every_push_and_nowhere_else(
     world.restart(WEBHOOK_SIGNING_SECRETS="")
     events.append(world.post())
     world.settle()
-    calls = (
-        ("GET", path),
-        ("PATCH", path),
-        ("GET", "/subscriptions"),
-        ("POST", f"{path}/test"),
-        ("POST", path + "/enable"),
-    )
+    calls = [("GET", path), ("PATCH", path), ("GET", "/subscriptions")]
+    calls += [("POST", f"{path}/{verb}") for verb in ("test", "enable")]
     answers = [made, *(world.call(*call, "{}") for call in calls)]
     answers += [world.call("GET", f"/events/{event['copies'][0]}") for event in events]
 

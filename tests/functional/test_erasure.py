@@ -12,10 +12,9 @@ from tests.support.receiver import Exchange, Receiver, in_turn, status
 from tests.support.subscribing import copies, ids, subscribe, subscriptions
 from tests.support.world import KEY, UNKNOWN, Answer, World, digest
 
-CONTENTS = ("payload-itself", "metadata-itself", "response-itself")
-BODY = json.dumps(
-    {"event_type": "a", "tenant": "tenant-itself", "payload": {"p": CONTENTS[0]}, "metadata": {"m": CONTENTS[1]}}
-)
+CONTENTS = ("payload-itself", "metadata-itself", "response-itself", "subject-itself")
+NAMES = {"event_type": "a", "tenant": "tenant-itself", "subject": CONTENTS[3]}
+BODY = json.dumps({**NAMES, "payload": {"p": CONTENTS[0]}, "metadata": {"m": CONTENTS[1]}})
 HOUR = 3600
 
 
@@ -70,7 +69,7 @@ def test_what_is_erased_is_gone(world: World, receiver: Receiver, target: Receiv
     lines = output.lines()
     assert not [content for content in CONTENTS if content in text + json.dumps(lines)]
     [mark] = (item for event_id, item in items(world).items() if event_id == event["event_id"])
-    assert not mark.keys() & {"content", "tenant", "body_hash", "last_error", "attempts"}
+    assert not mark.keys() & {"content", "tenant", "subject", "lookup_key", "body_hash", "last_error", "attempts"}
     dropped = [line["event_id"] for line in lines if line.get("level") == "WARNING" and "dropped" in line["message"]]
     assert (len(dropped), set(gone) <= set(dropped)) == ((0, False) if code == 200 else (4, True))
     assert (len(receiver.requests) + len(target.requests), letters) == (pushes, 4 if code == 422 else 0)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import copies, ids, subscribe
-from tests.support.world import KEY, Answer, World, digest
+from tests.support.world import Answer, World
 
 
 def post_about(world: World, subject: object, **headers: str) -> dict[str, Any]:
@@ -72,18 +72,6 @@ def test_lists_leave_subjects_out_unless_asked_for_them(world: World, receiver: 
         assert {event.get("subject", "left out") for event in find(world, **query).json["events"]} == {shown}
     for call in (("GET", "/inbox"), ("POST", "/inbox/lease")):
         assert [event["subject"] for event in world.call(*call).json["events"]] == ["order-1"]
-
-
-def test_an_erasure_removes_the_subject(world: World, target: Receiver) -> None:
-    world.restart(API_KEYS=f"acme:{digest(KEY)}:produce+consume+erase")
-    subscribe(world, target.url)
-    event = post_about(world, "order-1")
-    assert "order-1" in str(world._scan())
-
-    world.call("DELETE", f"/events/{event['event_id']}")
-
-    assert ids(find(world, subject="order-1")) == []
-    assert "order-1" not in str(world._scan())
 
 
 @pytest.mark.parametrize("subject", ["", " a", "a ", "a" * 129, "a\n", "a\tb", "a\u2028b", "\x7f", 1, ["a"], {}])

@@ -75,19 +75,15 @@ def test_copies_are_signed_with_their_subscription_s_secret(world: World, receiv
 # Failing, disabled, enabled
 
 
-@pytest.mark.parametrize(
-    ("pushes", "since", "is_disabled"),
-    [
-        ([(0, 200)], None, False),
-        ([(0, 422), (23, 422)], 0, False),
-        ([(0, 422), (24, 422)], 0, True),
-        ([(0, 422), (20, 422), (43, 422)], 0, True),
-        ([(0, 422), (12, 200)], None, False),
-        ([(0, 422), (12, 200), (13, 422), (25, 422)], 13, False),
-    ],
-)
-def test_a_subscription_is_disabled_when_nothing_but_dead_letters_came_of_it_for_so_long(
-    world: World, target: Receiver, output: Output, pushes: list[tuple[int, int]], since: int | None, is_disabled: bool
+Pushes = list[tuple[int, int]]  # the hour of each, and the status code
+CASES: list[tuple[Pushes, int | None, bool]] = [([(0, 200)], None, False), ([(0, 422), (12, 200)], None, False)]
+CASES += [([(0, 422), (23, 422)], 0, False), ([(0, 422), (24, 422)], 0, True)]
+CASES += [([(0, 422), (20, 422), (43, 422)], 0, True), ([(0, 422), (12, 200), (13, 422), (25, 422)], 13, False)]
+
+
+@pytest.mark.parametrize(("pushes", "since", "is_disabled"), CASES)
+def test_what_is_dead_for_so_long_is_disabled(
+    world: World, target: Receiver, output: Output, pushes: Pushes, since: int | None, is_disabled: bool
 ) -> None:
     subscription_id = subscribe(world, target.url).json["subscription_id"]
     for hours, code in pushes:
@@ -300,21 +296,6 @@ def test_disabling_is_told_once_if_a_response_is_lost(world: World, target: Rece
 
 
 # One subscription
-
-
-def test_a_subscription_has_a_name_and_is_found_by_its_id(world: World, target: Receiver) -> None:
-    named = subscribe(world, target.url, name="CRM é")
-
-    for given, shown in (({}, "CRM é"), ({"name": "New"}, "New")):
-        assert subscribe(world, target.url, **given).json["name"] == shown
-
-    found = world.call("GET", f"/{named.headers['location']}")
-    assert [found.json] == subscriptions(world)
-    assert list(found.json) == [name for name in named.json if name != "secret"]
-    for bad in ("", "a" * 101, "a\n", 1):
-        assert subscribe(world, target.url, name=bad).faults == ["name"]
-    for method, suffix in (("GET", ""), ("POST", "/enable"), ("POST", "/test")):
-        assert world.call(method, f"/subscriptions/sub_{'0' * 32}{suffix}").status_code == 404
 
 
 @pytest.mark.parametrize(("code", "outcome"), [(200, "delivered"), (503, "retry"), (422, "failed"), (410, "failed")])

@@ -52,7 +52,6 @@ class History:
 
     item: Callable[[str], dict[str, Any] | None]
     max_skew_seconds: float = 0.0  # how far the clock of a container may be off, either way
-    max_late_seconds: float = 0.0  # how much later than it is asked for a write may take effect
     accepted: dict[str, float] = field(default_factory=dict)  # and when their POST began
     acknowledged: set[str] = field(default_factory=set)
     pushes: defaultdict[str, list[Push]] = field(default_factory=lambda: defaultdict(list))
@@ -64,7 +63,6 @@ class History:
     repeated: int = 0  # pushes after a 2xx, because of a fault
     violations: list[str] = field(default_factory=list)
     leases: set[tuple[str, str]] = field(default_factory=set)  # and their events, as the table took them
-    ended_by: set[tuple[str, str, str]] = field(default_factory=set)  # how and of which event who held it ended that
     subscribed_at: dict[str, float] = field(default_factory=dict)  # of the subscriptions that there are
     ended_at: dict[str, float] = field(default_factory=dict)  # of subscriptions that were deleted, for the last time
     disabled_until: dict[str, float] = field(default_factory=dict)  # of subscriptions that were; infinity: they are
@@ -127,9 +125,6 @@ class History:
             self.not_made[event_id, self.replays[event_id]] += 1
         became_so = DeliveredVia.SUBSCRIPTIONS == after.get("delivered_via") != before.get("delivered_via")
         self.forbid(became_so, "an event that was stored already became delivered via subscriptions")
-        is_delivered = before["status"] != after["status"] == Status.DELIVERED
-        if now <= held_until + self.max_late_seconds and (is_delivered or "claimed_until" not in after):
-            self.ended_by.add(("acknowledge" if is_delivered else "release", event_id, claim_id))
 
     def _see_quiet_failure(self, event: Item) -> None:
         """Check that the subscription of a copy was disabled since the copy was to be pushed."""
@@ -178,10 +173,6 @@ class History:
     def see_leased(self, leased: Iterable[tuple[str, str]]) -> None:
         self.forbid(not self.leases.issuperset(leased), "a consumer was given an event without a lease")
 
-    def see_lease_ended(self, verb: str, event_id: str, lease_id: str) -> None:
-        if (verb, event_id, lease_id) not in self.ended_by:
-            self.violations.append(f"a lease that did not hold the event was told that it did {verb} it")
-
     def see_erased(self, event_id: str, replay_number: int) -> None:
         """Check that an event is gone, or was stored anew after its number of replays was noted."""
         is_there = (self.item(event_id) or {}).get("status", Status.ERASED) != Status.ERASED
@@ -210,12 +201,6 @@ class History:
         until = max(each.get(event.subscription_id or "", 0.0) for each in (self.disabled_until, self.ended_at))
         until = max(until, self.subscribed_at.get(event.subscription_id or "", math.inf))
         return moved_at is not None and moved_at <= until
-
-    def see_refused_as_disabled(self, event_id: str, began: float) -> None:
-        """Check that the subscription of a copy was disabled since a replay began that was refused."""
-        item = self.item(event_id) or {}
-        if self.disabled_until.get(item.get("subscription_id", ""), math.inf) < began:
-            self.violations.append("a replay was refused after the subscription was enabled")
 
     def subscriptions_at(self, time: float) -> set[str]:
         """Return the subscriptions that there have been since a time."""

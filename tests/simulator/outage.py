@@ -295,32 +295,27 @@ TENANTS: dict[str, Callable[..., list[float]]] = {
 
 
 def main() -> None:
-    console = Console()
     waits = Table("healthy events wait while", "events/s", "median, s", "p95, s", f"worst p95 of {SEEDS} seeds, s")
     tenants = Table("a tenant's target beside those of another that hang", "delivered", "longest wait, s")
     dead = Table(
         "dead for 3 days", "events/s", "events", "dead letters", "ended after", "most overdue", "p95 of others"
     )
-    seeds = range(SEEDS)
     with ProcessPoolExecutor() as pool:
-        dead_rows = pool.map(dead_for_days, *zip(*DEAD, strict=True))
-        beside = {name: [pool.submit(run, seed=seed) for seed in seeds] for name, run in TENANTS.items()}
-        runs = [
-            (name, rate, [pool.submit(run, per_second=rate, seed=seed) for seed in seeds])
-            for name, rates, run in cases()
-            for rate in rates
-        ]
-        for name, rate, results in track(runs, "outages", console=console):
-            medians, p95s = zip(*(result.result() for result in results), strict=True)
-            figures = statistics.median(medians), statistics.median(p95s), max(p95s)
-            waits.add_row(name, f"{rate:g}", *(f"{seconds:.1f}" for seconds in figures))
-        for name, futures in beside.items():
-            delivered = [future.result() for future in futures]
+
+        def of_seeds(run: Callable[..., Any]) -> list[Any]:
+            return [future.result() for future in [pool.submit(run, seed=seed) for seed in range(SEEDS)]]
+
+        for row in pool.map(dead_for_days, *zip(*DEAD, strict=True)):
+            dead.add_row(*row)
+        for name, beside in TENANTS.items():
+            delivered = of_seeds(beside)
             fewest, longest = min(map(len, delivered)), max(map(max, delivered))
             tenants.add_row(name, f"{fewest} of {TwoTenantsWorld.copies}", f"{longest:.1f}")
-        for row in dead_rows:
-            dead.add_row(*row)
-    console.print(waits, tenants, dead)
+        for name, rate, run in track([(name, rate, run) for name, rates, run in cases() for rate in rates], "outages"):
+            medians, p95s = zip(*of_seeds(partial(run, per_second=rate)), strict=True)
+            figures = statistics.median(medians), statistics.median(p95s), max(p95s)
+            waits.add_row(name, f"{rate:g}", *(f"{seconds:.1f}" for seconds in figures))
+    Console().print(waits, tenants, dead)
 
 
 if __name__ == "__main__":

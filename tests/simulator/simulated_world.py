@@ -33,15 +33,9 @@ from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS, typed
 from tests.support.world import KEY, SCHEDULED, Answer, Clock, LambdaContext, call, digest, sqs_record
 
 TABLE, INBOX, DLQ = "events", "https://sqs.test/inbox", "https://sqs.test/dlq"
-ENVIRON = {
-    "EVENTS_TABLE_NAME": TABLE,
-    "INBOX_QUEUE_URL": INBOX,
-    "INBOX_DLQ_URL": DLQ,
-    "ZAPIER_WEBHOOK_URL": "http://127.0.0.1:9/secret",
-    "API_KEYS": f"acme:{digest(KEY)}:produce+consume+erase",
-    "MAX_DELIVERY_ATTEMPTS": "4",
-    "LOG_LEVEL": "CRITICAL",
-}
+ENVIRON = {"EVENTS_TABLE_NAME": TABLE, "INBOX_QUEUE_URL": INBOX, "INBOX_DLQ_URL": DLQ, "LOG_LEVEL": "CRITICAL"}
+ENVIRON |= {"API_KEYS": f"acme:{digest(KEY)}:produce+consume+erase", "MAX_DELIVERY_ATTEMPTS": "4"}
+ENVIRON |= {"ZAPIER_WEBHOOK_URL": "http://127.0.0.1:9/secret"}
 # The timeouts of .chalice/config.json.
 API_SECONDS, WORKER_SECONDS, SCHEDULE_SECONDS = 30.0, 50.0, 60.0
 # So long before a timeout no push begins, even of an event that is claimed.
@@ -55,7 +49,6 @@ class Killed(BaseException):
 class Fault(StrEnum):
     DIES_BEFORE = "dies before the call"
     DIES_AFTER = "dies after it took effect"
-    STALLS = "stands still before the call, perhaps until the function's timeout"
     THROTTLED = "the call is throttled"
     UNREACHED = "the call does not arrive"
     ANSWER_LOST = "the first answer is lost, boto3 tries again"
@@ -104,7 +97,7 @@ class Container:
         is_over = self.world.clock() > self.ends_at  # time went on without it
         if (seconds > left or is_over) and not self.is_killed:
             self.is_killed = True
-            if self._pushes and not (self._stalled or is_over):
+            if self._pushes and not is_over:
                 self.world.history.violations.append("a function ran into its timeout during a push")
         if self.is_killed:
             raise Killed
@@ -116,11 +109,8 @@ class Container:
         try:
             if self.is_killed:  # by another of its threads
                 raise Killed
-            if fault is Fault.STALLS:
-                self._stalled = True
-                self.sleep(self.world.stall_seconds())
             self.sleep(before)
-            if fault in (None, Fault.STALLS):
+            if fault is None:
                 try:
                     return act()
                 finally:
@@ -158,7 +148,6 @@ class Container:
     def _begin(self, timeout_seconds: float) -> None:
         self.invocation = object()
         self.ends_at = self.world.clock() + timeout_seconds
-        self._stalled = False
         self._pushes = 0
 
     def call(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
@@ -202,15 +191,10 @@ class Container:
 
     def _end(self, verb: str, event_id: str, lease_id: str | None) -> None:
         query = f"?lease_id={lease_id}" if lease_id else ""
-        answer = self.call("POST", f"/events/{event_id}/{verb}{query}")
-        if answer.status_code == 204 and lease_id:
-            self.world.history.see_lease_ended(verb, event_id, lease_id)
+        self.call("POST", f"/events/{event_id}/{verb}{query}")
 
     def replay(self, event_id: str) -> None:
-        began = self.world.clock()
-        answer = self.call("POST", f"/events/{event_id}/replay")
-        if answer.json.get("code") == "subscription_disabled":
-            self.world.history.see_refused_as_disabled(event_id, began)
+        self.call("POST", f"/events/{event_id}/replay")
 
     def erase(self, event_id: str) -> None:
         replay_number = self.world.history.replays[event_id]
@@ -338,9 +322,6 @@ class SimulatedWorld:
     def latency(self) -> tuple[float, float]:
         """Return how many seconds the next call takes before and after it takes effect."""
         return 0.0, 0.0
-
-    def stall_seconds(self) -> float:
-        return 45.0
 
     def new_id(self) -> str:
         return f"{next(self._ids):032x}"

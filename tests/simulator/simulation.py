@@ -47,7 +47,6 @@ class StormWorld(SimulatedWorld):
         self._fault_rate = draw((0.0, 0.02, 0.1, 0.25))
         self._max_latency_seconds = draw((0.0, 0.1, 2.0, 7.0))
         self._max_skew_seconds = self.history.max_skew_seconds = draw((0.0, 5.0))
-        self.history.max_late_seconds = ROUND_SECONDS
         self._targets, self._most_subscriptions = draw(((4, 2), (12, 8)))
         self._redrive_seconds = draw(((60.0, 300.0), (1.0, 10.0)))
         self._webhook_behaviour = "well"
@@ -68,25 +67,13 @@ class StormWorld(SimulatedWorld):
         before = self.random.uniform(0, total)
         return before, total - before
 
-    def stall_seconds(self) -> float:
-        return self.random.uniform(5, 60)
-
     def live(self) -> None:
         """Live through the storm, then let the calm settle everything, and check what was promised."""
-        actors = (
-            self._callers,
-            self._callers,
-            self._event_source,
-            self._sweeps,
-            partial(self._now_and_then, 5, 60, (Container.acknowledge, Container.replay), self.items),
-            partial(self._now_and_then, 5, 100, (Container.enable,), lambda: self.history.subscribed_at),
-            self._leasing_consumer,
-            self._leasing_consumer,
-            self._subscriber,
-            self._operator,
-            self._webhook_changes,
-            self._erasers,
-        )
+        actors: list[Callable[[], None]] = [self._callers, self._callers, self._event_source, self._sweeps]
+        actors += [partial(self._now_and_then, 5, 60, (Container.acknowledge, Container.replay), self.items)]
+        actors += [partial(self._now_and_then, 5, 100, (Container.enable,), lambda: self.history.subscribed_at)]
+        actors += [self._leasing_consumer, self._leasing_consumer, self._subscriber, self._operator]
+        actors += [self._webhook_changes, self._erasers]
         for pause_seconds in (PAUSE_SECONDS, 0.0):
             self._end = self.clock() + ROUND_SECONDS
             for act in actors:

@@ -23,7 +23,6 @@ class QuietHandler(ChaliceRequestHandler):
 def serve_app() -> Iterator[int]:
     """Serve until the end of the block; yield the port."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ThreadedHTTPServer, "request_queue_size", 128)
         patch.setattr(ThreadedHTTPServer, "daemon_threads", True)
         patch.setattr(ThreadedHTTPServer, "handle_error", lambda *_: None)  # of clients that leave
         patch.setattr(app.app, "__class__", app.app.__class__)  # the server changes it

@@ -250,10 +250,6 @@ def tls_broken_off(connection: socket.socket) -> None:
     _reply_and_close(connection, b"\x16\x03\x03\x00\x7a\x02\x00")
 
 
-def plain_text_on_tls_port(connection: socket.socket) -> None:
-    _reply_and_close(connection, head(400))
-
-
 @cache
 def refused_url() -> str:
     """Return a URL that refuses connections: its port stays taken while the process lives, and nobody listens."""

@@ -1,12 +1,11 @@
 """The whole system in one process: the real app, an emulated AWS, and a clock that tests set.
 
-The delays and visibility timeouts of SQS follow the same clock: an hour's retry takes milliseconds.
-AWS is moto in this process, or, with SECOND_AWS=1, the servers that tests/second_aws starts.
+AWS is moto in this process. The delays and visibility timeouts of SQS follow the same clock: an hour's retry takes
+milliseconds.
 """
 
 import hashlib
 import json
-import os
 import re
 import threading
 import urllib.parse
@@ -33,7 +32,6 @@ from chalicelib import settings
 from chalicelib.deps import Services
 from chalicelib.infra import telemetry
 from chalicelib.infra.clients import CONFIG
-from tests.support.fauxqs_queues import FauxqsQueues, Message, second_aws
 from tools import local_aws
 
 ROOT = Path(__file__).parent.parent.parent
@@ -44,6 +42,7 @@ EVENT = '{"event_type": "a", "payload": {}}'
 UNKNOWN = "evt_" + "0" * 32
 START = 1_795_000_000.0
 REGION = "us-east-1"
+Message = dict[str, Any]  # `id`, `body`, `attributes` by name, and `delay_seconds`: what is left of the delay
 NAMES = ("version", "account", "region", "detail", "detail-type", "source", "time", "id", "resources")
 SCHEDULED = dict.fromkeys(NAMES, "")  # what EventBridge sends
 VALIDATING = CONFIG.merge(Config(parameter_validation=True))
@@ -113,14 +112,10 @@ def call(
     given = {name.replace("_", "-"): value for name, value in headers.items()}
     if key is not None:
         given.setdefault("authorization", f"Bearer {key}")
-    event = {
-        "requestContext": {"httpMethod": method, "resourcePath": resource, "path": f"/api{path}"},
-        "headers": given,
-        "pathParameters": parameters,
-        "multiValueQueryStringParameters": urllib.parse.parse_qs(query, keep_blank_values=True) or None,
-        "stageVariables": {},
-        "body": body.encode() if isinstance(body, str) else body,
-    }
+    context = {"httpMethod": method, "resourcePath": resource, "path": f"/api{path}"}
+    event: dict[str, Any] = {"requestContext": context, "headers": given, "pathParameters": parameters}
+    event["multiValueQueryStringParameters"] = urllib.parse.parse_qs(query, keep_blank_values=True) or None
+    event |= {"stageVariables": {}, "body": body.encode() if isinstance(body, str) else body}
     answer = app.app(event, LambdaContext(clock, 30))
     answered = {name.lower(): value for name, value in answer["headers"].items()}
     return Answer(answer["statusCode"], answered, answer["body"])
@@ -137,17 +132,10 @@ def find_route(path: str) -> tuple[str, dict[str, str]]:
 
 def sqs_record(message: dict[str, Any]) -> dict[str, Any]:
     """Return a received message as Lambda passes it to the worker."""
-    return {
-        "messageId": message["MessageId"],
-        "receiptHandle": message["ReceiptHandle"],
-        "body": message["Body"],
-        "messageAttributes": {
-            name: {"stringValue": value["StringValue"], "dataType": value["DataType"]}
-            for name, value in message.get("MessageAttributes", {}).items()
-        },
-        "attributes": message.get("Attributes", {}),
-        "eventSource": "aws:sqs",
-    }
+    given = message.get("MessageAttributes", {}).items()
+    attributes = {name: {"stringValue": value["StringValue"], "dataType": value["DataType"]} for name, value in given}
+    record = {"messageId": message["MessageId"], "receiptHandle": message["ReceiptHandle"], "body": message["Body"]}
+    return {**record, "messageAttributes": attributes, "attributes": message.get("Attributes", {})}
 
 
 @dataclass
@@ -159,7 +147,7 @@ class World:
 
     clock: Clock
     environ: dict[str, str]
-    queues: "MotoQueues | FauxqsQueues"
+    queues: "MotoQueues"
     dynamodb: Any
     sqs: Any
     outside_dynamodb: Any
@@ -292,15 +280,12 @@ class MotoQueues:
         self._clock = clock
 
     def messages(self, queue_url: str) -> list[Message]:
-        return [
-            {
-                "id": message.id,
-                "body": message.body,
-                "attributes": {name: value["StringValue"] for name, value in message.message_attributes.items()},
-                "delay_seconds": max(0.0, message.delayed_until / 1000 - self._clock()),
-            }
-            for message in self._queue(queue_url)._messages
-        ]
+        return [self._shown(message) for message in self._queue(queue_url)._messages]
+
+    def _shown(self, message: Any) -> Message:
+        attributes = {name: value["StringValue"] for name, value in message.message_attributes.items()}
+        delay_seconds = max(0.0, message.delayed_until / 1000 - self._clock())
+        return {"id": message.id, "body": message.body, "attributes": attributes, "delay_seconds": delay_seconds}
 
     def clear(self, queue_url: str) -> None:
         queue = self._queue(queue_url)
@@ -333,8 +318,7 @@ def moto_aws(clock: Clock) -> Iterator[MotoQueues]:
 def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Iterator[World]:
     """Create a system that pushes to `webhook_url`; `environ` adds to its variables."""
     clock, session = Clock(), _session()
-    aws = second_aws(clock, session) if os.environ.get("SECOND_AWS") else moto_aws(clock)
-    with pytest.MonkeyPatch.context() as patch, aws as queues:
+    with pytest.MonkeyPatch.context() as patch, moto_aws(clock) as queues:
         for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL"):
             patch.delenv(name, raising=False)
         patch.setattr(boto3, "DEFAULT_SESSION", session)

@@ -8,14 +8,10 @@ import pytest
 from chalicelib.customers.filters import filter_fault, matches
 
 # The event of https://github.com/aws/event-ruler#ruler-by-example
-EVENT: dict[str, Any] = {
-    "version": "0",
-    "detail-type": "EC2 Instance State-change Notification",
-    "source": "aws.ec2",
-    "time": "2017-10-02T16:24:49Z",
-    "resources": ["arn:aws:ec2:us-east-1:123456789012:instance/i-000000aaaaaa00000"],
-    "detail": {"c-count": 5, "d-count": 3, "x-limit": 301.8, "source-ip": "10.0.0.33", "state": "running"},
-}
+NAMES = {"detail-type": "EC2 Instance State-change Notification", "source": "aws.ec2", "time": "2017-10-02T16:24:49Z"}
+DETAIL = {"c-count": 5, "d-count": 3, "x-limit": 301.8, "source-ip": "10.0.0.33", "state": "running"}
+RESOURCES = ["arn:aws:ec2:us-east-1:123456789012:instance/i-000000aaaaaa00000"]
+EVENT: dict[str, Any] = {**NAMES, "resources": RESOURCES, "detail": DETAIL}
 EMPLOYEES = [{"firstName": "John", "lastName": "Doe"}, {"firstName": "Anna", "lastName": "Smith"}]
 INSTANCES = [f"arn:aws:ec2:us-east-1:{account}:instance/i-b188560f" for account in (123456789012, 111122223333)]
 BIG = 2**63 + 1

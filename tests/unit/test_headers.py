@@ -13,15 +13,10 @@ REFUSED = (
 )
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {},
-        {"Authorization": "Bearer abc"},
-        {"X-A": "1", "x-b": "2", "!#$%&'*+-.^_`|~09": "3", "Hosts": "4", "Test": "5"},
-        {"a" * 64: "~" * 1024, "x": "a b"},
-    ],
-)
+FIVE = {"X-A": "1", "x-b": "2", "!#$%&'*+-.^_`|~09": "3", "Hosts": "4", "Test": "5"}
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer abc"}, FIVE, {"a" * 64: "~" * 1024, "x": "a b"}])
 def test_headers_are_taken(headers: Any) -> None:
     assert headers_fault(headers) is None
 
@@ -47,9 +42,7 @@ def test_names_that_are_alike_in_any_case_are_refused() -> None:
     assert str(headers_fault({"X-Key": SECRET, "x-key": SECRET})).startswith("X-Key must")
 
 
-@pytest.mark.parametrize(
-    "value", ["", f"{SECRET} ", f" {SECRET}", f"{SECRET}é", f"{SECRET}\r\nx: 1", "a" * 1025, 1, None]
-)
+@pytest.mark.parametrize("value", ["", f"{SECRET}é", f"{SECRET}\r\nx: 1", "a" * 1025, 1, None])
 def test_a_value_that_cannot_be_sent_as_it_is_is_refused_and_never_repeated(value: Any) -> None:
     fault = headers_fault({"x-fine": "1", "X-Key": value})
     assert str(fault).startswith("X-Key must")

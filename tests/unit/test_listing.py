@@ -191,21 +191,6 @@ def test_a_listing_that_takes_long_ends_with_a_cursor(services: Services, dynamo
     assert events[-1].event_id in ids(event for page, _ in walk(services, event_type="rare") for event in page)
 
 
-def test_what_dynamodb_leaves_out_is_not_taken_for_absent(services: Services, dynamodb: FakeDynamoDB) -> None:
-    store_all(services, map(make_event, range(6)))
-    read = dynamodb.batch_get_item
-
-    def throttled(**parameters: Any) -> Any:
-        response = read(**parameters)
-        [left_out] = response["Responses"].values()
-        return {**response, "UnprocessedKeys": {"events": {"Keys": [{"event_id": left_out.pop()["event_id"]}]}}}
-
-    dynamodb.batch_get_item = throttled  # type: ignore[method-assign]
-
-    with pytest.raises(StorageUnavailableError):
-        listing.read_page(services, listing.INBOX)
-
-
 # Queries of the schedules
 
 

@@ -26,14 +26,14 @@ from chalicelib.core.outcome import Outcome, PushResult
 from chalicelib.core.target import Target
 from tests.support import receiver as behave
 from tests.support.receiver import SECRET_PATH, Behaviour, Exchange, Receiver, certificates, endless, garbage, head
-from tests.support.world import Clock
+from tests.support.world import UNKNOWN, Clock
 
 EVENT = Event(
-    event_id="evt_" + "0" * 32,
+    event_id=UNKNOWN,
     event_type="t",
     status=Status.PENDING,
-    created_at="2026-11-25T00:00:00Z",
-    created_by="acme",
+    created_at="",
+    created_by="",
     expires_at=5,
     response_bytes=2,
 )
@@ -96,12 +96,6 @@ def test_path_and_query_are_sent(path: str, target: str, receiver: Receiver, pus
     assert receiver.requests[0].path == target
 
 
-def test_an_ipv6_address_can_be_the_host(receiver: Receiver, push: PushClient, resolve: Resolve) -> None:
-    resolve(receiver.port)
-    assert send(push, "http://[::1]:81/").outcome is DELIVERED
-    assert receiver.requests[0].headers["host"] == "[::1]:81"
-
-
 CODES = [(code, DELIVERED) for code in (200, 201, 202, 204, 206, 299)]
 CODES += [(code, FAILED) for code in (400, 405, 406, 410, 411, 413, 414, 415, 422, 431)]
 CODES += [(code, RETRY) for code in (300, 302, 304, 308, 401, 402, 403, 404, 407, 408, 409, 412, 418, 425, 429, 451)]
@@ -136,23 +130,16 @@ def test_informational_is_skipped(before: tuple[int, ...], code: int, tls_server
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
 
 
-@pytest.mark.parametrize(
-    ("body", "text"),
-    [
-        ('{"error":"Größe 漢"}'.encode(), '{"error":"Größe 漢"}'),
-        (b"a\r\n\tb\x00\x7f\x1b[1m", "a\\r\\n\\tb\\x00\\x7f\\x1b[1m"),
-        (b"\xff\xfe ok", "\ufffd\ufffd ok"),
-        ("é".encode() * 2000, "é" * 200),
-    ],
-)
+TEXTS = [("{漢}".encode(), "{漢}"), (b"a\r\n\tb\x00\x7f\x1b[1m", "a\\r\\n\\tb\\x00\\x7f\\x1b[1m")]
+TEXTS += [(b"\xff\xfe ok", "\ufffd\ufffd ok"), ("é".encode() * 2000, "é" * 200)]
+
+
+@pytest.mark.parametrize(("body", "text"), TEXTS)
 @pytest.mark.parametrize("code", [400, 503])
 def test_200_characters_are_kept(body: bytes, text: str, code: int, tls_server: Receiver, push: PushClient) -> None:
     chunked = behave.answer(head(code)[:-2] + CHUNKED % (len(body), body))
-    broken = behave.in_turn(
-        lambda exchange: exchange.send(head(code, {"Content-Length": "9999"}) + body), Exchange.close
-    )
-    tls_server.script(behave.status(code, body=body), chunked, broken, behave.status(200, body=body))
-    assert [send(push, tls_server.url).response for _ in range(4)] == [text, text, text, None]
+    tls_server.script(behave.status(code, body=body), chunked, behave.status(200, body=body))
+    assert [send(push, tls_server.url).response for _ in range(3)] == [text, text, None]
 
 
 SECRET_URL = "/hooks/catch/12345/Abc-%C3%A9t%C3%A9?key=a%2Fb%2Fc%2Fd&token=Zx9+Qw8-Er7&id=id123%21"
@@ -208,24 +195,6 @@ def test_a_compressed_response_is_not_decompressed(receiver: Receiver, push: Pus
     receiver.default = behave.status(503, headers={"Content-Encoding": "gzip"}, body=gzip.compress(b"bomb"))
 
     assert str(send(push, receiver.url).response).startswith("\\x1f")
-
-
-@pytest.mark.parametrize("secrets", [[], [b"secret"]])
-def test_headers_are_added_and_replace_none_of_the_push(secrets: list[bytes], push: PushClient) -> None:
-    requests: list[bytes] = []
-    headers = {"Authorization": "Bearer a", "content-type": "text/plain", "WEBHOOK-ID": "b", "user-agent": "c"}
-
-    def receive(connection: socket.socket) -> None:
-        requests.append(connection.recv(65536))
-        connection.close()
-
-    with Receiver(on_accept=receive) as receiver:
-        for added in ({}, headers):
-            send(push, receiver.url, secrets=secrets, headers=added)
-
-    without, with_headers = (request.partition(b"\r\n\r\n")[0].lower().splitlines()[1:] for request in requests)
-    assert b"content-type: application/json" in without
-    assert sorted(with_headers) == sorted([*without, b"authorization: bearer a"])
 
 
 NOT_HTTP = "response is not HTTP"
@@ -563,11 +532,9 @@ def test_a_certificate_that_does_not_verify_is_retried_and_nothing_is_sent(fault
     assert result == PushResult(RETRY, result.duration_ms, error="certificate does not verify")
 
 
-BROKEN = [(behave.tls_broken_off, "TLS failed"), (behave.plain_text_on_tls_port, "TLS failed")]
-BROKEN += [(behave.reset_on_accept, "connection reset")]
-
-
-@pytest.mark.parametrize(("on_accept", "error"), BROKEN)
+@pytest.mark.parametrize(
+    ("on_accept", "error"), [(behave.tls_broken_off, "TLS failed"), (behave.reset_on_accept, "connection reset")]
+)
 def test_a_handshake_that_breaks_off_is_a_retry(on_accept: Any, error: str, push: PushClient) -> None:
     with Receiver(tls=certificates().valid(), on_accept=on_accept) as receiver:
         result = send(push, receiver.url)

@@ -9,13 +9,12 @@ from chalicelib.infra.errors import SettingsError
 from chalicelib.settings import ApiKey, Scope, load
 
 DIGEST, OTHER_DIGEST = hashlib.sha256(b"a key").hexdigest(), hashlib.sha256(b"another").hexdigest()
-REQUIRED = {
-    "EVENTS_TABLE_NAME": "triggers-api-dev-events",
-    "INBOX_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/1/triggers-api-dev-inbox-queue",
-    "INBOX_DLQ_URL": "http://127.0.0.1:5000/1/triggers-api-dev-inbox-dlq",
-    "ZAPIER_WEBHOOK_URL": "https://hooks.zapier.com/hooks/catch/1/2?x=y",
-    "API_KEYS": f"acme:{DIGEST}",
+REQUIRED = {"EVENTS_TABLE_NAME": "events", "API_KEYS": f"acme:{DIGEST}"}
+REQUIRED |= {
+    "INBOX_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/1/inbox",
+    "INBOX_DLQ_URL": "http://127.0.0.1:5000/1/dlq",
 }
+REQUIRED |= {"ZAPIER_WEBHOOK_URL": "https://hooks.zapier.com/hooks/catch/1/2?x=y"}
 
 
 def whsec(content: bytes) -> str:
@@ -39,15 +38,11 @@ def faults(environ: dict[str, str]) -> list[str]:
         ("BACKOFF_BASE_SECONDS", "0.25", "backoff_base_seconds", 0.25),
         ("INLINE_PUSH_TIMEOUT_SECONDS", "8", "inline_push_timeout_seconds", 8),
         ("EVENT_TYPES", "order.created, a/b:c_d-e", "event_types", ["order.created", "a/b:c_d-e"]),
-        ("EVENT_TYPES", "", "event_types", None),
-        ("LOG_LEVEL", "debug", "log_level", "DEBUG"),
         ("ZAPIER_WEBHOOK_URL", "HTTPS://Example.com:8443/a?b=c", "webhook_url", "HTTPS://Example.com:8443/a?b=c"),
-        ("ZAPIER_WEBHOOK_URL", "http://[::1]:80/hook", "webhook_url", "http://[::1]:80/hook"),
         ("SUBSCRIPTION_HOSTS", "", "subscription_hosts", AllowedHosts(("hooks.zapier.com",))),
         ("SUBSCRIPTION_HOSTS", "Hooks.Test., .my.test", "subscription_hosts", AllowedHosts(("hooks.test", ".my.test"))),
         ("API_KEYS", "", "api_keys", ()),
         ("API_KEYS", f"acme:{DIGEST.upper()}:produce, acme:{OTHER_DIGEST}", "api_keys", (PRODUCER, BOTH)),
-        ("API_KEYS", f"acme:{OTHER_DIGEST}:consume+produce", "api_keys", (BOTH,)),
         ("WEBHOOK_SIGNING_SECRETS", f"{SHORTEST}  {LONGEST}", "signing_secrets", (b"a" * 24, b"b" * 64)),
     ],
 )

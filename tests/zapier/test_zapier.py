@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from typing import Any
 
 import pytest
 
@@ -19,14 +20,7 @@ pytestmark = [
 
 def test_the_integration_passes_in_zapiers_test_harness() -> None:
     with running(SUBSCRIPTION_HOSTS="127.0.0.1") as system:
-        environ = {"TRIGGERS_URL": f"http://127.0.0.1:{system.port}", "TRIGGERS_API_KEY": system.key}
-        result = subprocess.run(
-            ["node", "--test"],
-            cwd=INTEGRATION,
-            env={**os.environ, **environ},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        environ = {**os.environ, "TRIGGERS_URL": f"http://127.0.0.1:{system.port}", "TRIGGERS_API_KEY": system.key}
+        node: Any = {"cwd": INTEGRATION, "env": environ, "capture_output": True, "text": True, "timeout": 120}
+        result = subprocess.run(["node", "--test"], **node, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
