@@ -145,6 +145,10 @@ def test_ten_destinations_are_pushed_at_once_others_queued(world: World, receive
     world.settle()
     assert {each["status"] for each in (world.event(event["event_id"]), *copies(world, event))} == {"delivered"}
     assert (len(target.requests), len(receiver.requests)) == (11, 1)
+    world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
+    target.default = when_all_are_here(10)
+    world.post()
+    assert (len(target.requests), len(world.messages())) == (11 + 10, 1)
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])

@@ -192,16 +192,21 @@ def test_a_listing_that_takes_long_ends_with_a_cursor(services: Services, dynamo
 
 
 def test_what_dynamodb_leaves_out_is_not_taken_for_absent(services: Services, dynamodb: FakeDynamoDB) -> None:
-    store_all(services, map(make_event, range(6)))
+    store_all(services, map(make_event, range(9)))
     read = dynamodb.batch_get_item
 
-    def throttled(**parameters: Any) -> Any:
+    def read_some(**parameters: Any) -> Any:
         response = read(**parameters)
-        [left_out] = response["Responses"].values()
-        return {**response, "UnprocessedKeys": {"events": {"Keys": [{"event_id": left_out.pop()["event_id"]}]}}}
+        [found] = response["Responses"].values()
+        keys = [{"event_id": item["event_id"]} for item in found[most:]]
+        del found[most:]
+        return {**response, "UnprocessedKeys": {"events": {"Keys": keys}} if keys else {}}
 
-    dynamodb.batch_get_item = throttled  # type: ignore[method-assign]
+    dynamodb.batch_get_item = read_some  # type: ignore[method-assign]
 
+    most = 4
+    assert len(listing.read_page(services, listing.INBOX).events) == 6
+    most = 0  # throttled
     with pytest.raises(StorageUnavailableError):
         listing.read_page(services, listing.INBOX)
 
