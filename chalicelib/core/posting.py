@@ -55,9 +55,8 @@ def post(new_event: NewEvent, invocation: Invocation, *, created_by: str, respon
         plan = _choose_inline(plan, services)
     stored = store(plan, invocation)
     if stored.is_new:
-        extra = {"event_id": event.event_id, "event_type": event.event_type, "created_by": created_by}
-        copies = len(stored.event.copies) or None
-        logger.info("event accepted", extra={**extra, "copies": copies, **services.metrics(EventsAccepted=1)})
+        extra = {"event_id": event.event_id, "copies": len(stored.event.copies) or None}
+        logger.info("event accepted", extra={**extra, **services.metrics(EventsAccepted=1)})
     return replace(stored, event=start(stored, invocation))
 
 

@@ -28,14 +28,14 @@ class Target:
     """
 
     owner: Owner
-    url: str
-    destination: str
-    secrets: tuple[bytes, ...]
+    url: str = field(repr=False)
+    destination: str = field(repr=False)
+    secrets: tuple[bytes, ...] = field(repr=False)
     is_open: bool
     subscription_id: str | None = None
     fault: str | None = None
     public_only: bool = False
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class Targets(Protocol):

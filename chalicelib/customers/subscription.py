@@ -6,7 +6,7 @@ import hmac
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -53,25 +53,25 @@ class Subscription:
     """
 
     subscription_id: str
-    target_url: str
+    target_url: str = field(repr=False)
     event_types: EventTypes
     name: str | None
     filter: dict[str, Any] | None
-    headers: dict[str, str] | None
+    headers: dict[str, str] | None = field(repr=False)
     tenant: str | None
     created_at: str
     created_by: str
     failing_since: str | None
     disabled_at: str | None
     last_error: str | None
-    described: str
+    described: str = field(repr=False)
 
     @classmethod
     def from_item(cls, item: Mapping[str, Mapping[str, Any]]) -> "Subscription":
         values: dict[str, Any] = {name: value["S"] for name, value in item.items()}
         values["created_at"], values["subscription_id"] = values["sort_key"].split("#")
         values |= {"described": values[DESCRIPTION], **json.loads(values[DESCRIPTION])}
-        known: Any = {field.name: values.get(field.name) for field in fields(cls)}
+        known: Any = {row.name: values.get(row.name) for row in fields(cls)}
         return cls(**known)
 
     @property

@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 
 from chalicelib.core.event import Event, Status
 from chalicelib.infra.clients import CALL_SECONDS, make_client
-from tests.simulator.simulated_world import INBOX, SCHEDULE_SECONDS, WORKER_SECONDS, Container, SimulatedWorld
+from tests.simulator.simulated_world import WORKER_SECONDS, Container, SimulatedWorld
 from tests.support.receiver import Receiver, status
 
 API_SECONDS = 28
@@ -56,15 +56,3 @@ def test_a_call_does_not_wait_as_long_as_a_response_asks(receiver: Receiver, mon
     with pytest.raises(ClientError):
         client.list_tables()
     assert (len(receiver.requests), time.monotonic() - started < 3) == (2, True)
-
-
-def test_the_sweep_ends_in_its_60_seconds() -> None:
-    world = SlowWorld({})
-    world.is_slow = False
-    for _ in range(200):
-        Container(world).post(prefer="respond-async")
-    world.is_slow = True
-    world.clock.sleep(70)
-    queued = len(world.sqs.messages(INBOX))
-    assert world.seconds(Container(world).sweep) < SCHEDULE_SECONDS
-    assert len(world.sqs.messages(INBOX)) - queued > 40

@@ -121,6 +121,15 @@ def test_a_subscription_that_is_made_again_after_an_edit_is_another_one(world: W
     assert [row["target_host"] for row in subscriptions(world)] == ["hooks.zapier.com", "127.0.0.1"]
 
 
+def test_a_subscription_is_found_though_the_edited_one_was_deleted(world: World, target: Receiver) -> None:
+    path = subscribed(world, target)
+    patch(world, path, target_url=ZAPIER)
+    other = subscribe(world, target.url)
+    world.call("DELETE", path)
+    again = subscribe(world, target.url)
+    assert (other.status_code, again.status_code, again.json) == (201, 200, other.json)
+
+
 def test_an_edit_counts_for_pending_copies_and_everywhere(world: World, target: Receiver, other: Receiver) -> None:
     path, elsewhere = subscribed(world, target, tenant="a"), replace(world.services)  # with lists of its own
     target.default = status(503)

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from chalicelib import deps as services
+from chalicelib.core.outcome import Outcome, PushResult
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, certificates, status, when_all_are_here
 from tests.support.subscribing import copies, ids, post_for, read_lists, subscribe, subscriptions
-from tests.support.world import EVENT, World
+from tests.support.world import EVENT, START, World
 
 # Subscribing
 
@@ -144,6 +145,10 @@ def test_ten_destinations_are_pushed_at_once_others_queued(world: World, receive
     world.settle()
     assert {each["status"] for each in (world.event(event["event_id"]), *copies(world, event))} == {"delivered"}
     assert (len(target.requests), len(receiver.requests)) == (11, 1)
+    world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
+    target.default = when_all_are_here(10)
+    world.post()
+    assert (len(target.requests), len(world.messages())) == (11 + 10, 1)
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
@@ -219,12 +224,16 @@ def test_pending_copies_of_a_deleted_subscription_are_deleted(world: World, targ
 
 def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(world: World, target: Receiver) -> None:
     target.script(status(503))
-    subscribe(world, target.url)
+    subscription_id = subscribe(world, target.url).json["subscription_id"]
     [copy_id] = world.post()["copies"]
 
     world.restart(SUBSCRIPTION_HOSTS="none")
-    world.clock.sleep(1)
+    breaker = world.services.worker_breaker
+    for destination in (f"{subscription_id} {target.url}", "another"):
+        breaker.record(destination, START - 15, START, PushResult(Outcome.RETRY), 1)
+    world.clock.sleep(300)  # now both may be tried
     world.run_worker()
+    assert breaker.wait_seconds("another", world.clock()) == 0
 
     assert world.post()["copies"] == []
     copy = world.call("GET", f"/events/{copy_id}").json

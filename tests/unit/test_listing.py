@@ -190,6 +190,26 @@ def test_a_listing_that_takes_long_ends_with_a_cursor(services: Services, dynamo
     assert events[-1].event_id in ids(event for page, _ in walk(services, event_type="rare") for event in page)
 
 
+def test_what_dynamodb_leaves_out_is_not_taken_for_absent(services: Services, dynamodb: FakeDynamoDB) -> None:
+    store_all(services, map(make_event, range(9)))
+    read = dynamodb.batch_get_item
+
+    def read_some(**parameters: Any) -> Any:
+        response = read(**parameters)
+        [found] = response["Responses"].values()
+        keys = [{"event_id": item["event_id"]} for item in found[most:]]
+        del found[most:]
+        return {**response, "UnprocessedKeys": {"events": {"Keys": keys}} if keys else {}}
+
+    dynamodb.batch_get_item = read_some  # type: ignore[method-assign]
+
+    most = 4
+    assert len(listing.read_page(services, listing.INBOX).events) == 6
+    most = 0  # throttled
+    with pytest.raises(StorageUnavailableError):
+        listing.read_page(services, listing.INBOX)
+
+
 # Queries of the schedules
 
 
