@@ -2,14 +2,9 @@
 
 import json
 import os
-import shutil
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from statistics import median
 from timeit import timeit
 from typing import Any
@@ -142,7 +137,6 @@ def measure() -> Iterator[Row]:
     queue = partial(post, **ASYNC)
     yield compare("POST /events, delivered", 400, post, bare, bare_calls(post(), hook), most=1.2)
     yield compare("POST /events, respond-async", 400, queue, bare, bare_calls(queue()), most=1.2)
-    yield from package_rows()
 
     for count in (10, 50_000):
         standin.post("/fill", event_id=event_id, source="events", table=f"inbox_{count}", count=count)
@@ -154,16 +148,3 @@ def measure() -> Iterator[Row]:
     yield compare("worker, batch of 10", 20, prepare_batch, slowest, lambda: wait, most=1.15)
     subscribe(f"{hook}{standin.SLOW}")
     yield compare("POST /events, 3 subscriptions", 20, post, slowest, lambda: wait, most=1.1)
-
-
-def package_rows() -> Iterator[Row]:
-    """Package the app as plain `chalice deploy` does, with what Python writes when Chalice imports it."""
-    with tempfile.TemporaryDirectory() as folder:
-        root, project = Path(__file__).parent.parent.parent, Path(folder, "project")
-        shutil.copytree(root, project, ignore=shutil.ignore_patterns(".venv", ".git", ".local", "build", "__pycache__"))
-        command = [str(Path(sys.executable).with_name("chalice")), "package", folder]
-        plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        subprocess.run(command, cwd=project, env=plain, stdout=subprocess.DEVNULL, check=True)
-        package = Path(folder, "deployment.zip")
-        kilobytes = package.stat().st_size / 1000
-        yield "package of chalice deploy, zipped", f"{kilobytes:.0f} kB", "", "", "≤ 250 kB", kilobytes <= 250

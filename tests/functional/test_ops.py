@@ -396,19 +396,6 @@ def dry_run(*arguments: str, **variables: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("command", ["run", *cli.commands])
-def test_make_takes_the_options_of_a_command_and_refuses_what_is_misspelt(command: str) -> None:
-    parameters = cli.commands[command].params if command in cli.commands else []
-    options = [f"{parameter.envvar}=1" for parameter in parameters if parameter.envvar]
-    if command == "run":
-        options = [f"{name}=1" for name in ("PORT", "MAX_DELIVERY_ATTEMPTS", "ZAPIER_WEBHOOK_URL", "SETTINGS_SECRET")]
-
-    assert dry_run(command, *options)[::2] == (0, "")
-    status, _, errors = dry_run(command, *options, "MAX_DELIVERY_ATTEMPS=5")
-    assert (status, f"make {command} does not take MAX_DELIVERY_ATTEMPS." in errors) == (2, True)
-    assert dry_run(command, *options, "RATE=" if command == "replay" else "PORT=")[0] == 2
-
-
 @pytest.mark.parametrize("command", ["replay", "erase"])
 def test_go_counts_on_the_command_line_of_make_alone(command: str) -> None:
     asked = [" --go" in dry_run(command, *given, GO="1")[1] for given in (["GO=1"], ["GO=2"], [])]

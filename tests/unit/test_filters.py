@@ -1,6 +1,5 @@
 """Filters: the examples of EventBridge's documentation for the parts that are taken, and the edges."""
 
-import json
 from typing import Any
 
 import pytest
@@ -127,11 +126,3 @@ def test_an_entry_that_is_not_taken_is_refused_and_its_member_named(entry: Any) 
 @pytest.mark.parametrize("value", [None, "a", 1, {}, [], [1] * 51, nested(4), {"b": []}])
 def test_a_member_that_is_no_list_or_object_or_too_deep_is_refused_and_named(value: Any) -> None:
     assert str(filter_fault({"order": {"lines": value}})).startswith("order.lines")
-
-
-def test_a_long_path_is_cut_and_depth_of_the_parser_breaks_nothing() -> None:
-    deep = json.loads('{"a":' * 900 + "[" * 50 + "]" * 50 + "}" * 900)
-    assert len(str(filter_fault({"a" * 9999: 1}))) < 500
-    assert str(filter_fault(deep)).startswith("a.a.a.a.a must ")
-    assert not matches({"a": ["x"]}, {"a": [deep]})
-    assert not matches({"a": ["x"]}, {"a": json.loads("[" * 900 + "]" * 900)})
