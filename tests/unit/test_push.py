@@ -192,9 +192,12 @@ def test_a_compressed_response_is_not_decompressed(receiver: Receiver, push: Pus
 def test_headers_are_added_and_replace_none_of_the_push(secrets: list[bytes], push: PushClient) -> None:
     requests: list[bytes] = []
     headers = {"Authorization": "Bearer a", "content-type": "text/plain", "WEBHOOK-ID": "b", "user-agent": "c"}
-    with Receiver(
-        on_accept=lambda connection: requests.append(connection.recv(65536)) or connection.close()
-    ) as receiver:
+
+    def receive(connection: socket.socket) -> None:
+        requests.append(connection.recv(65536))
+        connection.close()
+
+    with Receiver(on_accept=receive) as receiver:
         for added in ({}, headers):
             send(push, receiver.url, secrets=secrets, headers=added)
     without, with_headers = (request.partition(b"\r\n\r\n")[0].lower().splitlines()[1:] for request in requests)
