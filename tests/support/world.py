@@ -1,11 +1,12 @@
 """The whole system in one process: the real app, an emulated AWS, and a clock that tests set.
 
-AWS is moto in this process. The delays and visibility timeouts of SQS follow the same clock: an hour's retry takes
-milliseconds.
+The delays and visibility timeouts of SQS follow the same clock: an hour's retry takes milliseconds.
+AWS is moto in this process, or, with SECOND_AWS=1, the servers that tests/second_aws starts.
 """
 
 import hashlib
 import json
+import os
 import re
 import threading
 import urllib.parse
@@ -32,6 +33,7 @@ from chalicelib import settings
 from chalicelib.deps import Services
 from chalicelib.infra import telemetry
 from chalicelib.infra.clients import CONFIG
+from tests.support.fauxqs_queues import FauxqsQueues, Message, second_aws
 from tools import local_aws
 
 ROOT = Path(__file__).parent.parent.parent
@@ -42,7 +44,6 @@ EVENT = '{"event_type": "a", "payload": {}}'
 UNKNOWN = "evt_" + "0" * 32
 START = 1_795_000_000.0
 REGION = "us-east-1"
-Message = dict[str, Any]  # `id`, `body`, `attributes` by name, and `delay_seconds`: what is left of the delay
 NAMES = ("version", "account", "region", "detail", "detail-type", "source", "time", "id", "resources")
 SCHEDULED = dict.fromkeys(NAMES, "")  # what EventBridge sends
 VALIDATING = CONFIG.merge(Config(parameter_validation=True))
@@ -147,7 +148,7 @@ class World:
 
     clock: Clock
     environ: dict[str, str]
-    queues: "MotoQueues"
+    queues: "MotoQueues | FauxqsQueues"
     dynamodb: Any
     sqs: Any
     outside_dynamodb: Any
@@ -318,7 +319,8 @@ def moto_aws(clock: Clock) -> Iterator[MotoQueues]:
 def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Iterator[World]:
     """Create a system that pushes to `webhook_url`; `environ` adds to its variables."""
     clock, session = Clock(), _session()
-    with pytest.MonkeyPatch.context() as patch, moto_aws(clock) as queues:
+    aws = second_aws(clock, session) if os.environ.get("SECOND_AWS") else moto_aws(clock)
+    with pytest.MonkeyPatch.context() as patch, aws as queues:
         for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL"):
             patch.delenv(name, raising=False)
         patch.setattr(boto3, "DEFAULT_SESSION", session)
