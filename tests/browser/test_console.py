@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from uuid import uuid4
 
@@ -11,7 +12,7 @@ from playwright.sync_api import Browser, Route, expect, sync_playwright
 
 from tests.support.console import Console
 from tests.support.receiver import Exchange, Receiver, status
-from tests.support.running import Run, running
+from tests.support.running import ROOT, Run, running
 from tests.support.world import digest
 
 CHROMIUM = shutil.which("chromium")
@@ -44,6 +45,19 @@ def system(receiver: Receiver) -> Iterator[Run]:
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    """Return the script of axe-core, installed with npm if it is not there."""
+    folder = ROOT / "tests" / "browser"
+    script = folder / "node_modules" / "axe-core" / "axe.min.js"
+    if not script.exists():
+        if not shutil.which("npm"):
+            pytest.skip("no npm; on Debian and Ubuntu: apt-get install npm")
+        command = "npm ci --ignore-scripts --no-audit --no-fund --loglevel=error"
+        subprocess.run(command.split(), cwd=folder, check=True, timeout=100)
+    return script.read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -195,7 +209,8 @@ def test_all_that_match_are_listed_and_replayed(console: Console, receiver: Rece
 # One event
 
 
-def test_a_failing_event_is_watched_to_its_end_and_replayed(console: Console, receiver: Receiver) -> None:
+def test_a_failing_event_is_watched_to_its_end_and_replayed(console: Console, receiver: Receiver, axe: str) -> None:
+    page = console.page
     receiver.script(status(503, headers={"Retry-After": "4"}, body=b"database is down"))
     receiver.default = status(503, body=b"database is down")
     event = console.post("order.created")
@@ -210,6 +225,7 @@ def test_a_failing_event_is_watched_to_its_end_and_replayed(console: Console, re
     console.text("#announcement").to_contain_text("Not delivered: attempt 2")
     console.text("#steps").to_contain_text(re.compile(attempt + "Attempt 2, after .*: retry, .*, same response"))
     console.text("#timeline").to_contain_text(re.compile("1: 503.*2: 503.*dead letter"))
+    console.check_looks("event", axe)
 
     receiver.default = status(200)
     console.press("Replay")
@@ -354,7 +370,7 @@ def test_a_subscription_is_made_and_its_secret_is_shown(console: Console, receiv
     console.forgive("status of 400")
 
 
-def test_a_subscription_is_edited_and_shows_its_secret(console: Console, receiver: Receiver) -> None:
+def test_a_subscription_is_edited_and_shows_its_secret(console: Console, receiver: Receiver, axe: str) -> None:
     members = {"filter": {"total": [{"numeric": [">", 100]}]}, "headers": {"Authorization": "Bearer s3cret"}}
     made = console.subscribe(receiver.url, name="CRM", tenant="acme", event_types=["order.*"], **members)
     console.open("/subscriptions?tenant=acme")
@@ -365,6 +381,7 @@ def test_a_subscription_is_edited_and_shows_its_secret(console: Console, receive
     item.get_by_text("Edit").click()
     headers, filter_field = item.get_by_label("Headers"), item.get_by_label("Filter")
     expect(headers).to_have_value('{"Authorization": "(set)"}')
+    console.check_looks("edit", axe)
     filter_field.fill('{"total": ')
     headers.fill('{"Authorization": "(set)", "X-Team": "a"}')
     item.get_by_role("button", name="Save").click()
@@ -431,7 +448,7 @@ def customer(console: Console) -> Console:
     return console
 
 
-def test_a_token_opens_the_page_of_its_tenant(customer: Console, receiver: Receiver) -> None:
+def test_a_token_opens_the_page_of_its_tenant(customer: Console, receiver: Receiver, axe: str) -> None:
     page, press = customer.page, customer.page.keyboard.press
     receiver.default = status(422, body=b"no such account")
     assert page.title() == "acme"
@@ -460,6 +477,7 @@ def test_a_token_opens_the_page_of_its_tenant(customer: Console, receiver: Recei
     assert customer.copied("body").encode() in [request.body for request in receiver.requests]
     said = page.locator("main").inner_text().replace("shop", "", 2)  # in metadata
     assert not re.search("shop|copies|claim|lease|dead letter", said, re.IGNORECASE)
+    customer.check_looks("customer-event", axe)
     receiver.default = status(200)
     customer.press("Replay")
     customer.text("#status").to_have_text("delivered")
@@ -493,7 +511,7 @@ def test_every_action_is_reached_by_keyboard(console: Console, receiver: Receive
     console.tab_through("Tenant,Clear,Add a subscription,Send test,Show secret,Delete,Its events,Edit")
 
 
-def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver) -> None:
+def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver, axe: str) -> None:
     receiver.default = status(422, body=b"x" * 200)
     tenant = "z" * 128
     console.subscribe(receiver.url, name="w" * 100, tenant=tenant)
@@ -505,16 +523,16 @@ def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver
     page.route("**/api**", lambda route: route.fulfill(response=route.fetch(url=route.request.url.replace("/api", ""))))
     page.goto(f"{console.origin}/api#key=shop-key")
     console.row(event).wait_for()
-    console.check_width()
+    console.check_looks("phone-list", axe)
 
     console.row(event).click()
 
     console.text("#status").to_have_text("failed")
-    console.check_width()
+    console.check_looks("phone-event", axe)
     page.evaluate(f"location.hash = '#/subscriptions?tenant={tenant}'")
     page.locator("#subscriptions").get_by_text("Edit").click()
-    console.check_width()
+    console.check_looks("phone-subscriptions", axe)
     page.evaluate(f"location.hash = '#key={token}'")
     console.button("Use it").click()
     expect(page.get_by_role("link", name="Its deliveries")).to_be_visible()
-    console.check_width()
+    console.check_looks("phone-webhooks", axe)

@@ -5,7 +5,7 @@ from typing import Any
 
 from playwright.sync_api import BrowserContext, Locator, expect
 
-from tests.support.running import Run
+from tests.support.running import ROOT, Run
 
 FOCUSED = (
     "(node => [node.closest('label, a, button, summary')?.textContent, node.ariaLabel].join())(document.activeElement)"
@@ -79,8 +79,14 @@ class Console:
         assert {text in fault for fault in self.faults} == {True}
         self.faults.clear()
 
-    def check_width(self) -> None:
+    def check_looks(self, name: str, axe: str) -> None:
+        """Take screenshots, and look for faults of accessibility, light and dark."""
         assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        self.page.evaluate(axe)
+        for scheme in ("light", "dark"):
+            self.page.emulate_media(color_scheme=scheme)
+            self.page.screenshot(path=ROOT / f"build/screenshots/{name}-{scheme}.png", full_page=True)
+            assert self.page.evaluate("axe.run().then(found => found.violations)") == []
 
     def tab_through(self, names: str) -> None:
         """Press Tab until an element with the first of these names has the focus, then the next, and so on."""
