@@ -1,4 +1,4 @@
-"""`make e2e`: deploy the package to ministack, and drive it through API Gateway, Lambda and SQS.
+"""`make e2e`: deploy the package to ministack, and drive it through API Gateway, Lambda, SQS and EventBridge.
 
 Prints one line for each thing that was seen to work. What the emulator lacks is done by hand, and the line says so.
 """
@@ -20,6 +20,7 @@ import urllib3
 from botocore.exceptions import BotoCoreError, ClientError
 from standardwebhooks import Webhook
 
+from chalicelib.infra.times import rfc3339
 from chalicelib.settings import Scope
 from tests.support import ministack_process
 from tests.support.ministack_process import Emulator, EmulatorError, without_metric_math
@@ -32,6 +33,7 @@ LOG_FILE = ministack_process.ROOT / ".local" / "e2e.log"
 SIGNING_SECRET = "whsec_" + base64.b64encode(b"the signing secret of make e2e").decode()
 PATH = "/hooks/secret-path?token=secret-query"
 PAYLOAD = {"order_id": "12345", "note": "Grüße, 世界", "cents": 12345678901234567890}
+SWEEP_SECONDS = 150.0  # EventBridge starts a rate one minute after its rule was created
 WAIT: Any = {"Delay": 1, "MaxAttempts": 120}
 
 
@@ -66,8 +68,8 @@ class System:
     def event(self, event_id: str) -> Any:
         return self.call("GET", f"/events/{event_id}")[1]
 
-    def delivered(self, event_id: str) -> Any:
-        until("it is delivered", lambda: self.event(event_id)["status"] == "delivered")
+    def delivered(self, event_id: str, within_seconds: float = 30) -> Any:
+        until("it is delivered", lambda: self.event(event_id)["status"] == "delivered", within_seconds)
         return self.event(event_id)
 
     def pushes(self, event_id: str) -> list[Request]:
@@ -126,6 +128,19 @@ def passes_smoke(system: System, key: str) -> None:
     say(f"make smoke: {len(run.stdout.splitlines())} checks")
 
 
+def stores_without_sqs(system: System) -> str:
+    """Return the id of an event that was stored while SQS refused its message."""
+    until("the inbox queue is empty", lambda: system.depth(system.inbox) == 0)
+    deny = {"Effect": "Deny", "Principal": "*", "Action": ["sqs:SendMessage", "sqs:SendMessageBatch"], "Resource": "*"}
+    policy = {"Version": "2012-10-17", "Statement": [deny]}
+    system.sqs.set_queue_attributes(QueueUrl=system.inbox, Attributes={"Policy": json.dumps(policy)})
+    event_id: str = system.post("e2e.forgotten", Prefer="respond-async")["event_id"]
+    expect("messages in the inbox queue", system.depth(system.inbox), 0)
+    system.sqs.set_queue_attributes(QueueUrl=system.inbox, Attributes={"Policy": ""})
+    say("POST while SQS refuses messages: 202, and the event is stored")
+    return event_id
+
+
 def delivers(system: System) -> None:
     event = system.post("order.created", PAYLOAD)
     expect("status", event["status"], "delivered")
@@ -159,6 +174,16 @@ def dead_letters(system: System) -> None:
     say("422: a dead letter; moved back to the inbox queue by hand, its event is delivered")
 
 
+def sweeps(system: System, event_id: str) -> None:
+    """Make the event overdue in the table, rather than wait another minute."""
+    key, now = {"event_id": {"S": event_id}}, {":now": {"S": rfc3339(time.time())}}
+    change = {"UpdateExpression": "SET requeue_at = :now", "ExpressionAttributeValues": now}
+    system.client("dynamodb").update_item(TableName=system.table, Key=key, **change)
+    system.delivered(event_id, SWEEP_SECONDS)
+    expect("pushes", len(system.pushes(event_id)), 1)
+    say("the sweep, invoked by its rule: the event that was never queued is delivered")
+
+
 def run() -> None:
     LOG_FILE.parent.mkdir(exist_ok=True)
     key, receiver = api_key.new_key(), Receiver()
@@ -169,6 +194,7 @@ def run() -> None:
         delivers(system)
         retries(system)
         dead_letters(system)
+        sweeps(system, stores_without_sqs(system))
 
 
 def main() -> int:

@@ -399,26 +399,29 @@ class Api:
 def show(event_id: str, subject: str | None, *, payload: bool) -> None:
     """Show the timeline of an event: creation, the last 25 attempts, state and copies; or a subscription (sub_...).
 
-    The beginning of an event's id is enough: it is looked for among the newest 1,000 events and copies. Several that
-    have it, or the subject, are listed.
+    The beginning of an id is enough: it is looked for among the newest 1,000 events and copies, or all subscriptions.
+    Several that have it, or the subject, are listed.
     """
     if bool(event_id) == bool(subject):
         raise click.UsageError("give either EVENT_ID or --subject")
-    api = Api()
-    if event_id.startswith("sub_"):
-        click.echo(json.dumps(api.get("/subscriptions", event_id), indent=2))
-        return
-    found = [{"event_id": event_id}]
+    api, is_subscription = Api(), event_id.startswith("sub_")
+    if is_subscription:
+        path, id_name, items = "/subscriptions", "subscription_id", api.list_all("/subscriptions", tenant="*")
+    else:
+        events = api.list_all("/events", limit="100", subject=subject)
+        path, id_name, items = "/events", "event_id", islice(events, SEARCHED)
+    found = [{id_name: event_id}]
     if len(event_id) < ID_LENGTH:
-        newest = islice(api.list_all("/events", limit="100", subject=subject), SEARCHED)
-        found = [event for event in newest if event["event_id"].startswith(event_id)]
+        found = [item for item in items if item[id_name].startswith(event_id)]
     match found:
         case []:
             raise click.ClickException(printable(f"nothing found: {event_id or subject}"))
-        case [event]:
-            print_event(api, api.get("/events", event["event_id"]), payload=payload)
+        case [item] if is_subscription:
+            click.echo(json.dumps(api.get(path, item["subscription_id"]), indent=2))
+        case [item]:
+            print_event(api, api.get(path, item["event_id"]), payload=payload)
         case _:
-            print_items(EVENT_COLUMNS, found)
+            print_items(SUBSCRIPTION_COLUMNS if is_subscription else EVENT_COLUMNS, found)
 
 
 def print_event(api: Api, event: Mapping[str, Any], *, payload: bool) -> None:
@@ -568,6 +571,8 @@ def token(tenant: str, expires_in: int) -> None:
 
     It cannot be taken back alone: it lasts until its end, or until the API key that made it is taken out of API_KEYS.
     """
+    if not 60 <= expires_in <= 30 * UNIT_SECONDS["d"]:
+        raise click.BadParameter("it must be 60s to 30d", param_hint="--expires-in")
     api = Api()
     made, _ = api.call("POST", "/tokens", json={"tenant": tenant, "expires_in_seconds": expires_in})
     click.echo(f"{made['token']}\nvalid until {made['expires_at']}\n{api.url.rstrip('/')}/#key={made['token']}")

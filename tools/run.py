@@ -10,7 +10,9 @@ import time
 
 
 def end(status: int) -> None:
-    """End the process, which waits for no thread."""
+    """End the process, which waits for no thread, and name the file of the logs, if there is one."""
+    if sys.stdout is not sys.__stdout__:
+        print(f"logs: {sys.stdout.name}", file=sys.stderr, flush=True)
     os._exit(status)
 
 

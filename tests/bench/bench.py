@@ -1,10 +1,17 @@
 """Measure what the system adds to the calls that it cannot avoid: the table of docs/performance.md."""
 
+import itertools
 import json
 import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from statistics import median
 from timeit import timeit
 from typing import Any
@@ -25,9 +32,26 @@ COLUMNS = ("what", "measured", "compared with", "ratio", "goal", "met")
 LINES = [{"sku": f"sku-{number}", "quantity": number, "price": "9.90"} for number in range(16)]
 EVENT = json.dumps({"event_type": "order.created", "payload": {"order_id": "12345", "lines": LINES}})
 ASYNC = {"prefer": "respond-async"}
+TENANTS = 10_000
 CONVERTER = LambdaEventConverter(RouteMatcher(list(app.app.routes)))
 # What a user of boto3 would write: the app's timeouts and retries.
 PLAIN = {"connect_timeout": 1, "read_timeout": 2, "retries": {"mode": "standard", "total_max_attempts": 2}}
+# A cold start is a new process on the unpacked package, until it has read its secret and an event. Each imports at
+# another depth of the stack, because CPython 3.11 loses up to 40 ms at one depth that nobody chooses.
+AT_DEPTH = """import json, os, sys
+at = lambda depth: at(depth - 1) if depth else exec(sys.argv[1], {"given": json.loads(sys.argv[2])})
+at(int(sys.argv[3]))
+os._exit(0)"""
+COLD_APP = """import app
+class Context:
+    aws_request_id = "cold"
+    get_remaining_time_in_millis = lambda self: 30_000
+assert app.app(given, Context())["statusCode"] == 200"""
+COLD_BOTO3 = f"""import boto3
+from botocore.config import Config
+config = Config(**{PLAIN})
+assert boto3.client("secretsmanager", config=config).get_secret_value(SecretId="settings")
+assert boto3.client("dynamodb", config=config).get_item(**given)["Item"]"""
 
 Act = Callable[[], Any]
 Prepare = Callable[[], Act]
@@ -124,10 +148,10 @@ def compare(what: str, rounds: int, ours: Prepare, beside: str, floor: Prepare, 
     return what, f"{measured * 1000:.1f} ms", beside, f"{ratio:.2f}", f"≤ {most}", ratio <= most
 
 
-def subscribe(url: str) -> None:
-    """Make three subscriptions to events of orders."""
-    for number in range(3):
-        call("POST", "/subscriptions", json.dumps({"target_url": f"{url}/{number}", "event_types": ["order.*"]}))
+def subscribe(url: str, **members: str) -> list[str]:
+    """Make three subscriptions to events of orders; return their ids."""
+    bodies = [{"target_url": f"{url}/{number}", "event_types": ["order.*"], **members} for number in range(3)]
+    return [call("POST", "/subscriptions", json.dumps(body))["subscription_id"] for body in bodies]
 
 
 def measure() -> Iterator[Row]:
@@ -137,6 +161,8 @@ def measure() -> Iterator[Row]:
     queue = partial(post, **ASYNC)
     yield compare("POST /events, delivered", 400, post, bare, bare_calls(post(), hook), most=1.2)
     yield compare("POST /events, respond-async", 400, queue, bare, bare_calls(queue()), most=1.2)
+    yield from package_rows(event_id)
+    yield from tenant_rows(hook)
 
     for count in (10, 50_000):
         standin.post("/fill", event_id=event_id, source="events", table=f"inbox_{count}", count=count)
@@ -148,3 +174,46 @@ def measure() -> Iterator[Row]:
     yield compare("worker, batch of 10", 20, prepare_batch, slowest, lambda: wait, most=1.15)
     subscribe(f"{hook}{standin.SLOW}")
     yield compare("POST /events, 3 subscriptions", 20, post, slowest, lambda: wait, most=1.1)
+
+
+def tenant_rows(hook: str) -> Iterator[Row]:
+    """Post for one of many tenants who have three subscriptions each, then once for each of them."""
+    three = in_table("three", partial(prepare_call, "POST", "/events", EVENT))
+    subscribe(hook)
+    of_one = f'{EVENT[:-1]},"tenant":"tenant-77"}}'
+    many = in_table("tenants", partial(prepare_call, "POST", "/events", of_one))
+    of_tenant = {"tenant": "tenant-{number}", "status_shard": "subscription#tenant-{number}"}
+    for subscription_id in subscribe(hook, tenant="tenant"):
+        standin.post("/fill", event_id=subscription_id, source="tenants", table="tenants", count=TENANTS, **of_tenant)
+    what, beside = f"POST /events for one of {TENANTS:,} tenants", "no tenants, 3 subscriptions"
+    yield compare(what, 200, many, beside, three, most=1.1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for number in range(TENANTS):
+        other = {"event_type": "other", "payload": {}, "tenant": f"tenant-{number}"}
+        call("POST", "/events", json.dumps(other), **ASYNC)
+    megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000
+    yield f"memory after {TENANTS:,} tenants", f"{megabytes:.1f} MB more", "", "", "≤ 10 MB", megabytes <= 10
+
+
+def package_rows(event_id: str) -> Iterator[Row]:
+    """Package the app as plain `chalice deploy` does, with what Python writes when Chalice imports it, and start it."""
+    with tempfile.TemporaryDirectory() as folder:
+        root, project = Path(__file__).parent.parent.parent, Path(folder, "project")
+        shutil.copytree(root, project, ignore=shutil.ignore_patterns(".venv", ".git", ".local", "build", "__pycache__"))
+        command = [str(Path(sys.executable).with_name("chalice")), "package", folder]
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        subprocess.run(command, cwd=project, env=plain, stdout=subprocess.DEVNULL, check=True)
+        package = Path(folder, "deployment.zip")
+        kilobytes = package.stat().st_size / 1000
+        yield "package of chalice deploy, zipped", f"{kilobytes:.0f} kB", "", "", "≤ 250 kB", kilobytes <= 250
+        shutil.unpack_archive(package, folder)
+        environ = os.environ | {"PYTHONPATH": folder, "ZAPIER_WEBHOOK_URL": "", "SETTINGS_SECRET": "settings"}
+        ours = cold_starts(COLD_APP, prepare_call("GET", f"/events/{event_id}").args[0], environ)
+        get = {"TableName": "events", "Key": {"event_id": {"S": event_id}}, "ConsistentRead": True}
+        yield compare("cold start", 30, ours, "the bare calls", cold_starts(COLD_BOTO3, get, environ), most=1.15)
+
+
+def cold_starts(code: str, given: object, environ: dict[str, str]) -> Prepare:
+    command, depths = [sys.executable, "-B", "-c", AT_DEPTH, code, json.dumps(given)], itertools.count()
+    run = partial(subprocess.run, cwd="/", env=environ, stdout=subprocess.DEVNULL, check=True)
+    return lambda: partial(run, [*command, str(next(depths))])

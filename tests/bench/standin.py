@@ -53,12 +53,16 @@ class StandIn:
         except ClientError as error:
             return 400, {"__type": error.response["Error"]["Code"], "message": "", "Item": error.response.get("Item")}
 
-    def fill(self, event_id: str, source: str, table: str, count: int) -> None:
-        """Store `count` copies of an item of the table `source`, each with an id of its own."""
+    def fill(self, event_id: str, source: str, table: str, count: int, **texts: str) -> None:
+        """Store `count` copies of an item of the table `source`, each with an id of its own, and with `texts`.
+
+        `{number}` in them becomes the number of the copy.
+        """
         original = self._table(source).items[event_id]
         for number in range(count):
-            key = f"{event_id[:4]}{number:08x}{os.urandom(12).hex()}"
-            own = {KEY: key, SORT: f"{original[SORT].split('#')[0]}#{key}"}
+            own = {name: text.format(number=number) for name, text in texts.items()}
+            own[KEY] = f"{event_id[:4]}{number:08x}{os.urandom(12).hex()}"
+            own[SORT] = f"{original[SORT].split('#')[0]}#{own[KEY]}"
             self._table(table).put_item(TableName=table, Item=typed(original | own))
 
     def _table(self, name: str) -> FakeDynamoDB:
@@ -111,10 +115,15 @@ def start() -> None:
     multiprocessing.get_context("fork").Process(target=lambda: asyncio.run(serve(listener)), daemon=True).start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     local_aws.use(url)
-    os.environ |= {"EVENTS_TABLE_NAME": "events", "SUBSCRIPTION_HOSTS": "127.0.0.1"}
-    os.environ |= {"INBOX_QUEUE_URL": f"{url}/1/inbox", "INBOX_DLQ_URL": f"{url}/1/dlq"}
-    os.environ |= {"ZAPIER_WEBHOOK_URL": f"{url}/hook", "API_KEYS": api_key.entry("bench", API_KEY)}
-    os.environ["WEBHOOK_SIGNING_SECRETS"] = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3"
+    os.environ |= {
+        "EVENTS_TABLE_NAME": "events",
+        "INBOX_QUEUE_URL": f"{url}/1/inbox",
+        "INBOX_DLQ_URL": f"{url}/1/dlq",
+        "ZAPIER_WEBHOOK_URL": f"{url}/hook",
+        "API_KEYS": api_key.entry("bench", API_KEY),
+        "WEBHOOK_SIGNING_SECRETS": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3",
+        "SUBSCRIPTION_HOSTS": "127.0.0.1",
+    }
 
 
 def post(path: str, **body: Any) -> Any:

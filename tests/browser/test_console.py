@@ -203,6 +203,8 @@ def test_all_that_match_are_listed_and_replayed(console: Console, receiver: Rece
     console.press("Replay all that match", "Replay")
     console.text("#job-title").to_have_text(f"{51 - queued} queued; 0 left as failed")
     console.text("#empty").to_contain_text("No event matches.")
+    console.open("/?event_type=bulk.failed&status=pending")
+    console.text("#empty").to_contain_text("No event matches.")
     assert {request.json()["event_id"] for request in receiver.requests[before:]} == set(events)
 
 
@@ -210,7 +212,6 @@ def test_all_that_match_are_listed_and_replayed(console: Console, receiver: Rece
 
 
 def test_a_failing_event_is_watched_to_its_end_and_replayed(console: Console, receiver: Receiver, axe: str) -> None:
-    page = console.page
     receiver.script(status(503, headers={"Retry-After": "4"}, body=b"database is down"))
     receiver.default = status(503, body=b"database is down")
     event = console.post("order.created")

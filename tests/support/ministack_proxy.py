@@ -4,12 +4,13 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from urllib.parse import parse_qs
 
 import boto3
 import urllib3
@@ -52,12 +53,18 @@ class Proxy(BaseHTTPRequestHandler):
     def respond(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = self._event_source_fault(body) if (self.command, self.path) == ("POST", MAPPINGS) else None
+        changed = self._changed_indexes(body) if b"Action=CreateChangeSet" in body else frozenset()
         is_deployment = self.command == "POST" and self.path.endswith("/deployments")
         if is_deployment and time.monotonic() < self.ministack.deployed_at + self.ministack.deployment_seconds:
             fault = "TooManyRequestsException"
         if fault:
             headers, content = {"x-amzn-errortype": fault}, json.dumps({"Message": fault}).encode()
             status = 429 if is_deployment else 409
+        elif len(changed) > 1:
+            error = (
+                "<Error><Code>ValidationError</Code><Message>only 1 index can be changed at a time</Message></Error>"
+            )
+            status, headers, content = 400, {}, f"<ErrorResponse>{error}</ErrorResponse>".encode()
         elif self.command == "PUT" and re.fullmatch(r"/restapis/\w+(\?.*)?", self.path):  # PutRestApi is missing
             status, headers, content = 200, {}, b"{}"
         else:
@@ -71,8 +78,9 @@ class Proxy(BaseHTTPRequestHandler):
             self.ministack.deployed_at = time.monotonic()
         for text, replacement in self.ministack.replaced.items():
             content = content.replace(text, replacement)
-        named = self.headers.get("X-Amz-Target") or body.decode("latin-1")
-        action = re.search(r"(?:Action=|DynamoDB_\d+\.)(\w+)", named)
+        action = re.search(
+            r"(?:Action=|DynamoDB_\d+\.)(\w+)", self.headers.get("X-Amz-Target") or body.decode("latin-1")
+        )
         self.ministack.seen(f"{action[1] if action else self.command} {self.path} {status}")
         self.send_response(status)
         for name, value in headers.items():
@@ -94,6 +102,18 @@ class Proxy(BaseHTTPRequestHandler):
         elif self.path.startswith("/restapis"):  # an integer to botocore
             content = re.sub(rb'("minimumCompressionSize": ?)""', rb"\1null", content)
         return response.status, dict(response.headers), content
+
+    def _changed_indexes(self, body: bytes) -> Set[str]:
+        """Return the indexes of a stack's table that a change set would create or delete; AWS takes one."""
+        form = parse_qs(body.decode())
+        table = json.loads(form["TemplateBody"][0])["Resources"]["EventsTable"]["Properties"]
+        dynamodb = self.ministack.direct.client("dynamodb")
+        try:
+            current = dynamodb.describe_table(TableName=table["TableName"])["Table"]
+        except dynamodb.exceptions.ResourceNotFoundException:
+            return frozenset()
+        ours, theirs = ({index["IndexName"] for index in each["GlobalSecondaryIndexes"]} for each in (table, current))
+        return ours ^ theirs
 
     def _event_source_fault(self, body: bytes) -> str | None:
         """Return the error of AWS for an event source whose queue is missing, or that exists already."""

@@ -16,18 +16,19 @@ OVERHEAD_BYTES = 100  # of storage, for each item and each row of an index
 
 
 def consumed(before: Item, after: Item) -> Counter[str]:
-    """Return the units and the stored bytes of a write: of the table and of all indexes.
+    """Return the units and the stored bytes of a write: of the table, of all indexes and, by its name, of each index.
 
     An absent item is empty.
 
     - The table takes a unit for each begun KB of the item before or after, whichever is larger.
-    - An index holds keys and projected attributes of the items that have its partition key: see `units_of_change`.
+    - An index holds keys and projected attributes of the items that have its partition key: see `units_of_partitions`.
     """
     used = Counter(table_units=max(units(before), units(after)), table_bytes=stored(after) - stored(before))
-    for partition, projected in indexes().values():
+    for index, (partition, projected) in indexes().items():
         old, new = row(before, partition, projected), row(after, partition, projected)
         used["index_bytes"] += stored(new) - stored(old)
-        used["index_units"] += units_of_change(old, new, partition)
+        used["index_units"] += (of_index := units_of_partitions(old, new, partition).total())
+        used[index] += of_index
     return used
 
 
@@ -36,15 +37,19 @@ def row(item: Item, partition: str, projected: Iterable[str]) -> Item:
     return {name: item[name] for name in projected if name in item} if partition in item else {}
 
 
-def units_of_change(old: Item, new: Item, partition: str) -> int:
-    """Return the units that an index takes when a row changes.
+def units_of_partitions(old: Item, new: Item, partition: str) -> Counter[str]:
+    """Return the units that each partition of an index takes when a row changes.
 
     If its key changes, the old row is deleted and a new one put, and each takes its units; else the larger of both rows
     counts, or nothing if they are the same.
     """
+    used = Counter[str]()
     if any(old.get(name) != new.get(name) for name in (partition, SORT)):
-        return units(old) + units(new)
-    return 0 if old == new else max(units(old), units(new))
+        for each in filter(None, (old, new)):
+            used[each[partition]] += units(each)
+    elif old != new:
+        used[new[partition]] = max(units(old), units(new))
+    return used
 
 
 def stored(item: Item) -> int:
