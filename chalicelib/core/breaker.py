@@ -66,19 +66,20 @@ class Breaker:
             state = self._state(destination)
             is_trial = 0 < state.next_trial_at <= started
             is_throttled = result.status_code == 429
-            rest_seconds = (now - started) * (2 + 6 * self._random())  # not all containers try at the same time
+            pause_seconds = (now - started) * (2 + 6 * self._random())  # not all containers try at the same time
             if result.outcome is not Outcome.RETRY or (is_throttled and state.next_trial_at):
                 self._states[destination] = _State(last_success_at=now)
-                rest_seconds = 0.0
+                pause_seconds = 0.0
             elif not is_throttled and started >= max(state.last_success_at, state.next_trial_at):
                 # Pushes that began before the latest success, or before the destination opened, tell nothing.
                 state.failures += 1
                 state.wasted_seconds += now - started
                 if state.wasted_seconds >= self._patience_seconds:
-                    turn_at = max(now + open_seconds, max(now, self._last_turn_at) + rest_seconds)
+                    # Behind all other destinations that are open.
+                    turn_at = max(now + open_seconds, max(now, self._last_turn_at) + pause_seconds)
                     self._last_turn_at = state.next_trial_at = min(turn_at, now + MAX_RETRY_AFTER_SECONDS)
             if is_trial:
-                self._free_at = now + rest_seconds
+                self._free_at = now + pause_seconds
 
     def _state(self, destination: str) -> _State:
         state = self._states.setdefault(destination, _State())

@@ -53,30 +53,30 @@ def _attempt_due(event_id: str, budget_seconds: float, invocation: Invocation) -
     services = invocation.services
     claim = services.store.claim(event_id, services.new_id())
     event = claim.event
-    if event is None:  # it was stored before any message named it
+    if event is None:  # events are stored before their messages are sent: it was there
         logger.warning("message dropped: its event expired or was deleted", extra={"event_id": event_id})
         return None
     if not claim.applied:
         _send_on(event, services)
         return None
-    uncounted = replace(event, delivery_attempts=event.delivery_attempts - 1)
+    uncounted = replace(event, delivery_attempts=event.delivery_attempts - 1)  # for when no push follows
     try:
         target = services.targets.find(event)
     except StorageUnavailableError:  # an outage of reads must not end events
         services.store.record(uncounted)
         raise
     if isinstance(target, outcome.KeptFailed | outcome.Dropped | outcome.Unscheduled):
-        _record(uncounted, target, invocation)
+        _record(uncounted, target, invocation)  # there is no owner to tell
         return None
     if event.delivery_attempts > services.settings.max_delivery_attempts:  # the last attempt was not recorded
-        settle(uncounted, target, outcome.DeadLetter(outcome.Reason.EXHAUSTED), invocation)
+        record_and_tell(uncounted, target, outcome.DeadLetter(outcome.Reason.EXHAUSTED), invocation)
         return None
     decision = _attempt(event, target, budget_seconds, invocation)
     return decision.delay_seconds if isinstance(decision, outcome.RetryLater) and decision.in_process else None
 
 
 def _send_on(event: Event, services: CoreServices) -> None:
-    """Send a message that came early on with the rest of the delay."""
+    """Replace a message that came too early by one with the remaining delay."""
     now = services.clock()
     if event.status is Status.PENDING and event.next_attempt_at and not event.is_claimed(now):
         enqueue(event, max(0.0, unix_seconds(event.next_attempt_at) - now), services)
@@ -143,14 +143,14 @@ def _conclude(
         policy = services.settings.retry_policy
         decision = outcome.decide(result, event.delivery_attempts, policy, services.random, **options)
     try:
-        recorded = settle(event, target, decision, invocation)
+        recorded = record_and_tell(event, target, decision, invocation)
         is_recorded = recorded.applied
     finally:
         _log_attempt(event, decision, services, is_recorded=is_recorded)
     return Concluded(recorded.event or event, decision)
 
 
-def settle(event: Event, target: Target, decision: outcome.Decision, invocation: Invocation) -> WriteResult:
+def record_and_tell(event: Event, target: Target, decision: outcome.Decision, invocation: Invocation) -> WriteResult:
     """Record a decision, send the message of a retry, and tell the target.
 
     Nothing but the record follows if that is not applied: a consumer acknowledged the event, or its claim expired.
@@ -159,7 +159,7 @@ def settle(event: Event, target: Target, decision: outcome.Decision, invocation:
     if recorded.applied:
         if isinstance(decision, outcome.RetryLater) and not decision.in_process:
             enqueue(event, decision.delay_seconds, invocation.services)
-        target.owner.settled(recorded.event or event, decision)
+        target.owner.recorded(recorded.event or event, decision)
     return recorded
 
 
@@ -168,25 +168,25 @@ def _record(event: Event, decision: outcome.Decision, invocation: Invocation) ->
     services, store = invocation.services, invocation.services.store
     match decision:
         case outcome.Delivered():
-            return invocation.record(store.record_delivered, event)
+            return invocation.retry_write(store.record_delivered, event)
         case outcome.RetryLater(delay_seconds):
-            return invocation.record(partial(store.record_retry, delay_seconds=delay_seconds), event)
+            return invocation.retry_write(partial(store.record_retry, delay_seconds=delay_seconds), event)
         case outcome.DeadLetter(reason):
             event = replace(event, reason=reason, failed_at=rfc3339(services.clock()))
             # Before the record: a crash in between makes a second message, never a silent failure.
             services.dlq.send(messages.dead_letter(event))
-            recorded = invocation.record(store.record_failed, event)
+            recorded = invocation.retry_write(store.record_failed, event)
             if recorded.applied:
                 metrics = services.metrics(**{"CopyFailure" if event.is_copy else "DeliveryFailure": 1})
                 logger.warning("dead letter", extra={"event_id": event.event_id, "reason": reason, **metrics})
             return recorded
         case outcome.KeptFailed(error):
             event = replace(event, reason=outcome.Reason.DISABLED, failed_at=rfc3339(services.clock()))
-            return invocation.record(store.record_failed, replace(event, last_error=error or event.last_error))
+            return invocation.retry_write(store.record_failed, replace(event, last_error=error or event.last_error))
         case outcome.Dropped():
-            return invocation.record(store.delete_claimed, event)
+            return invocation.retry_write(store.delete_claimed, event)
         case outcome.Unscheduled():
-            return invocation.record(lambda claimed: store.record(claimed, **CLEAR_SCHEDULE), event)
+            return invocation.retry_write(lambda claimed: store.record(claimed, **CLEAR_SCHEDULE), event)
 
 
 def _log_attempt(event: Event, decision: outcome.Decision, services: CoreServices, *, is_recorded: bool) -> None:

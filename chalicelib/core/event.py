@@ -165,8 +165,8 @@ class Event:
         return self.event_type.startswith(RESERVED_PREFIX)
 
     @property
-    def made_error(self) -> str | None:
-        """What the latest attempt that was made had said."""
+    def last_push_error(self) -> str | None:
+        """The error of the latest attempt that made a push: none is made while a breaker is open."""
         return next((attempt.error for attempt in reversed(self.attempts) if attempt.error != NOT_PUSHED), None)
 
     def is_claimed(self, now: float) -> bool:

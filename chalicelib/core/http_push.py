@@ -120,9 +120,9 @@ def _excerpt(body: bytes, secrets: Iterable[str]) -> str:
     text = body.decode("utf-8", "replace")
     words = [word for secret in secrets for word in (secret, *re.split(r"[/?&=;,\s]", secret))]
     forms = [form.casefold() for word in words for form in (word, unquote(word))]
-    rows = {form[at : at + SECRET_CHARACTERS] for form in forms for at in range(len(form) - SECRET_CHARACTERS + 1)}
+    windows = {form[at : at + SECRET_CHARACTERS] for form in forms for at in range(len(form) - SECRET_CHARACTERS + 1)}
     told = text.casefold()
-    if any(part in told for part in rows.union(filter(SECRET_WORD.fullmatch, forms))):
+    if any(part in told for part in windows.union(filter(SECRET_WORD.fullmatch, forms))):
         return ""
     shown = text[:MAX_RESPONSE_CHARACTERS]
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)

@@ -87,7 +87,7 @@ class Invocation:
     def seconds_left(self) -> float:
         return self.deadline - self.services.clock()
 
-    def record(self, write: Callable[[Event], WriteResult], event: Event) -> WriteResult:
+    def retry_write(self, write: Callable[[Event], WriteResult], event: Event) -> WriteResult:
         """Write a record, again and again while there is time for a message after it: a lost record is a second push.
 
         The claim lasts longer: CLAIM_SECONDS is more than the time of the functions that push.

@@ -1,4 +1,4 @@
-"""What a push came to, and what follows from it: decided without I/O. `delivery.settle` carries it out."""
+"""What a push came to, and what follows from it: decided without I/O. `delivery` carries it out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Reason(StrEnum):
 class PushResult:
     """The result of one push. `response` is the beginning of the response body unless the event was delivered.
 
-    `retry_after_seconds`: the next attempt is not to be earlier.
+    `retry_after_seconds`: asked for by the receiver, or until the next trial of an open breaker.
     """
 
     outcome: Outcome
@@ -72,7 +72,7 @@ class RetryPolicy:
         return max(ceiling / 2 + random() * ceiling / 2, retry_after_seconds)
 
     def longest_seconds(self) -> float:
-        """Return the seconds that all attempts can take: the longest delays between them."""
+        """Return the sum of the longest delays; `Retry-After` can prolong each to MAX_RETRY_AFTER_SECONDS."""
         return sum(max(self._ceiling_seconds(n), MAX_RETRY_AFTER_SECONDS) for n in range(1, self.max_attempts))
 
     def _ceiling_seconds(self, attempt: int) -> float:
@@ -128,7 +128,7 @@ def decide(
 ) -> Delivered | RetryLater | DeadLetter:
     """Decide what follows from `attempt` (from 1).
 
-    A delay of up to `max_wait_seconds` is waited for in process; none is if that is negative.
+    A delay of up to `max_wait_seconds` is waited for in process; negative: none, not even one of 0 s.
     """
     if result.outcome is Outcome.DELIVERED:
         return Delivered()

@@ -32,7 +32,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Stored:
-    """A stored event, whether this call or an earlier one stored it, and what this call stored and is to be pushed."""
+    """An event; `is_new`: this call stored it, not an earlier one; `due`: what this call stored and is to be pushed."""
 
     event: Event
     is_new: bool
@@ -129,12 +129,13 @@ def _choose_inline(plan: list[Planned], services: CoreServices) -> list[Planned]
 
     def choose(planned: Planned) -> Planned:
         target, event, now = planned.target, planned.event, services.clock()
-        if not target.is_open or services.inline_breaker.wait_seconds(target.destination, now):
+        if not target.has_url or services.inline_breaker.wait_seconds(target.destination, now):
             return planned
         claimed = replace(event, delivery_attempts=1, claimed_until=until, requeue_at=until)
         return replace(planned, event=claimed, is_inline=True)
 
-    first = MAX_INLINE_PUSHES + int(not plan[0].target.is_open)
+    # A webhook without URL takes none of the places.
+    first = MAX_INLINE_PUSHES + int(not plan[0].target.has_url)
     return [*map(choose, plan[:first]), *plan[first:]]
 
 
@@ -159,7 +160,7 @@ def _find_stored(plan: list[Planned], result: WriteResult, invocation: Invocatio
     listed = result.event.copies if result.event else ()
     unlisted = [copy.event for copy in plan[1:] if copy.event.event_id not in listed]
     # Delete, then refuse: no copy of another body may be there when the caller learns of it.
-    delete = partial(invocation.record, invocation.services.store.delete_claimed)
+    delete = partial(invocation.retry_write, invocation.services.store.delete_claimed)
     invocation.services.map(delete, unlisted)
     return _require_same_body(result, plan[0].event, invocation.services)
 
@@ -180,7 +181,7 @@ def start(stored: Stored, invocation: Invocation) -> Event:
     """Queue or push what is due; return the event as it is then."""
     event, due = stored.event, stored.due
     queued = [messages.push_message(planned.event) for planned in due if not planned.is_inline]
-    tens = [queued[start : start + BATCH_SIZE] for start in range(0, len(queued), BATCH_SIZE)]
+    tens = [queued[at : at + BATCH_SIZE] for at in range(0, len(queued), BATCH_SIZE)]
     with errors_left_to_sweep(event):
         invocation.services.map(invocation.services.work_queue.send_many, tens)
 

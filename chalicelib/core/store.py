@@ -1,7 +1,8 @@
 """The event store on DynamoDB: every state transition is one conditional write.
 
 A failed condition is returned, not raised; the result carries the current event. Transitions that consumers and
-operators ask for are in `inbox` and `recovery`, the mark of the sweep is in `sweep`.
+operators ask for are in `pull.inbox` and `operations.recovery`, the mark of the sweep is in
+`operations.schedules`.
 """
 
 import zlib
@@ -73,7 +74,7 @@ class EventStore(Table):
         return super().pages(partition, values, **options)
 
     def put(self, event: Event, content: bytes) -> WriteResult:
-        """Store a new event with its `content()`, claimed or not; it carries a new `claim_id` either way."""
+        """Store a new event with its `content()`, claimed or not; it carries a new `claim_id` for `delete_claimed`."""
         item = serialize({**_item(event), "content": content})
         result = self._result(self._write("put_item", ABSENT, {}, Item=item))
         return WriteResult(True, event) if result.applied else result

@@ -15,23 +15,23 @@ class Owner(Protocol):
     def gone(self, event: Event) -> Decision:
         """Return what follows from the response 410."""
 
-    def settled(self, event: Event, decision: Decision) -> None:
-        """Take note of a decision about an attempt that was recorded. Raises nothing: errors are logged."""
+    def recorded(self, event: Event, decision: Decision) -> None:
+        """Take note of a decision that was recorded. Raises nothing: errors are logged."""
 
 
 @dataclass(frozen=True)
 class Target:
     """Where events are pushed to: the webhook, or the target of a subscription, which gets copies.
 
-    `destination` names it to the breakers. Pushes are signed with each of `secrets`. A target that is not `is_open` is
-    left to the worker; one that has a `fault` may not be pushed to any more.
+    `destination` names it to the breakers. Pushes are signed with each of `secrets`. A target without URL is left
+    to the worker; one that has a `fault` may not be pushed to any more.
     """
 
     owner: Owner
     url: str = field(repr=False)
     destination: str = field(repr=False)
     secrets: tuple[bytes, ...] = field(repr=False)
-    is_open: bool
+    has_url: bool
     subscription_id: str | None = None
     fault: str | None = None
     public_only: bool = False

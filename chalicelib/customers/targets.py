@@ -75,17 +75,17 @@ class Subscriber:
             return outcome.KeptFailed()
         return outcome.RetryLater(GONE_RETRY_SECONDS)
 
-    def settled(self, event: Event, decision: outcome.Decision) -> None:
+    def recorded(self, event: Event, decision: outcome.Decision) -> None:
         """Set and clear `failing_since`, disable what fails for days, and report that."""
         subscription, changed = self.subscription, None
         match decision:
             case outcome.Delivered():
                 self.subscriptions.clear_failing(subscription)
             case outcome.RetryLater() if event.delivery_attempts == FAILING_ATTEMPTS:
-                changed = self.subscriptions.set_failing(subscription, event.made_error)
+                changed = self.subscriptions.set_failing(subscription, event.last_push_error)
             case outcome.DeadLetter():
-                changed = self.subscriptions.set_failing(subscription, event.made_error)
-                changed = changed or self.subscriptions.disable(subscription, event.made_error, FAILING_LONG)
+                changed = self.subscriptions.set_failing(subscription, event.last_push_error)
+                changed = changed or self.subscriptions.disable(subscription, event.last_push_error, FAILING_LONG)
                 event_failed(event, subscription.tenant, self.services)
         if changed:
             change = "disabled" if changed.disabled_at else "failing"
@@ -102,7 +102,7 @@ class AllTargets:
     def gone(self, event: Event) -> outcome.Decision:
         return outcome.DeadLetter(outcome.Reason.PERMANENT)
 
-    def settled(self, event: Event, decision: outcome.Decision) -> None:
+    def recorded(self, event: Event, decision: outcome.Decision) -> None:
         if isinstance(decision, outcome.DeadLetter):
             event_failed(event, None, self.services)
 
@@ -110,7 +110,7 @@ class AllTargets:
     def webhook(self) -> Target:
         settings = self.services.settings
         url = settings.webhook_url or ""
-        return Target(self, url, f"webhook {url}", settings.signing_secrets, is_open=bool(url))
+        return Target(self, url, f"webhook {url}", settings.signing_secrets, has_url=bool(url))
 
     def _of(self, subscription: Subscription) -> Target:
         settings, url = self.services.settings, subscription.target_url
@@ -132,7 +132,7 @@ class AllTargets:
     def find(self, event: Event) -> Target | outcome.NotPushed:
         if not event.is_copy:
             webhook = self.webhook
-            return webhook if webhook.is_open else outcome.Unscheduled()
+            return webhook if webhook.has_url else outcome.Unscheduled()
         subscription = self.subscriptions.get(str(event.subscription_id))
         if subscription is None:
             return outcome.Dropped()
