@@ -45,11 +45,12 @@ class StandIn:
         """Return the status code and the body of the response to a call."""
         self._calls.append((operation, parameters))
         self._used["calls"] += 1
-        if "TableName" not in parameters:  # SQS or Secrets Manager
+        table = parameters.get("TableName") or next(iter(parameters.get("RequestItems", ())), None)
+        if table is None:  # SQS or Secrets Manager
             self._used["sqs_requests"] += "QueueUrl" in parameters
             return 200, {"MessageId": "id", "SecretString": "ZAPIER_WEBHOOK_URL=none"}
         try:
-            return 200, getattr(self._table(parameters["TableName"]), xform_name(operation))(**parameters)
+            return 200, getattr(self._table(table), xform_name(operation))(**parameters)
         except ClientError as error:
             return 400, {"__type": error.response["Error"]["Code"], "message": "", "Item": error.response.get("Item")}
 
