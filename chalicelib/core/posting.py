@@ -129,13 +129,13 @@ def _choose_inline(plan: list[Planned], services: CoreServices) -> list[Planned]
 
     def choose(planned: Planned) -> Planned:
         target, event, now = planned.target, planned.event, services.clock()
-        if not target.has_url or services.inline_breaker.wait_seconds(target.destination, now):
+        if not target.is_enabled or services.inline_breaker.wait_seconds(target.destination, now):
             return planned
         claimed = replace(event, delivery_attempts=1, claimed_until=until, requeue_at=until)
         return replace(planned, event=claimed, is_inline=True)
 
     # A webhook without URL takes none of the places.
-    first = MAX_INLINE_PUSHES + int(not plan[0].target.has_url)
+    first = MAX_INLINE_PUSHES + int(not plan[0].target.is_enabled)
     return [*map(choose, plan[:first]), *plan[first:]]
 
 

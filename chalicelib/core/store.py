@@ -1,8 +1,7 @@
 """The event store on DynamoDB: every state transition is one conditional write.
 
 A failed condition is returned, not raised; the result carries the current event. Transitions that consumers and
-operators ask for are in `pull.inbox` and `operations.recovery`, the mark of the sweep is in
-`operations.schedules`.
+operators ask for are in `pull.inbox` and `operations.recovery`, the sweep's mark is in `operations.schedules`.
 """
 
 import zlib

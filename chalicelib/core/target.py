@@ -23,15 +23,15 @@ class Owner(Protocol):
 class Target:
     """Where events are pushed to: the webhook, or the target of a subscription, which gets copies.
 
-    `destination` names it to the breakers. Pushes are signed with each of `secrets`. A target without URL is left
-    to the worker; one that has a `fault` may not be pushed to any more.
+    `destination` names it to the breakers. Pushes are signed with each of `secrets`. One that is not `is_enabled`, the
+    webhook without URL or a disabled subscription, is left to the worker; one that has a `fault` fails without a push.
     """
 
     owner: Owner
     url: str = field(repr=False)
     destination: str = field(repr=False)
     secrets: tuple[bytes, ...] = field(repr=False)
-    has_url: bool
+    is_enabled: bool
     subscription_id: str | None = None
     fault: str | None = None
     public_only: bool = False

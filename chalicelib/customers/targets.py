@@ -110,7 +110,7 @@ class AllTargets:
     def webhook(self) -> Target:
         settings = self.services.settings
         url = settings.webhook_url or ""
-        return Target(self, url, f"webhook {url}", settings.signing_secrets, has_url=bool(url))
+        return Target(self, url, f"webhook {url}", settings.signing_secrets, is_enabled=bool(url))
 
     def _of(self, subscription: Subscription) -> Target:
         settings, url = self.services.settings, subscription.target_url
@@ -119,11 +119,11 @@ class AllTargets:
             url,
             f"{subscription.subscription_id} {url}",
             subscription.secrets(settings.signing_secrets),
-            subscription.disabled_at is None,
-            subscription.subscription_id,
-            None if settings.subscription_hosts.allows(url) else HOST_NOT_ALLOWED,
-            not settings.subscription_hosts.names(url),
-            subscription.headers or {},
+            is_enabled=subscription.disabled_at is None,
+            subscription_id=subscription.subscription_id,
+            fault=None if settings.subscription_hosts.allows(url) else HOST_NOT_ALLOWED,
+            public_only=not settings.subscription_hosts.names(url),
+            headers=subscription.headers or {},
         )
 
     def matching(self, event: Event) -> list[Target]:
@@ -132,7 +132,7 @@ class AllTargets:
     def find(self, event: Event) -> Target | outcome.NotPushed:
         if not event.is_copy:
             webhook = self.webhook
-            return webhook if webhook.has_url else outcome.Unscheduled()
+            return webhook if webhook.is_enabled else outcome.Unscheduled()
         subscription = self.subscriptions.get(str(event.subscription_id))
         if subscription is None:
             return outcome.Dropped()

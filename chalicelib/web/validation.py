@@ -128,7 +128,7 @@ SUBSCRIPTION_PARAMETERS = {
     "cursor": PARAMETERS["cursor"],
     "limit": PARAMETERS["limit"],
     "state": parser("active|failing|disabled", "active, failing or disabled"),
-    "tenant": parser(rf"\*|{EVENT_TYPE.pattern}", "1 to 128 characters of A-Z a-z 0-9 . _ - : /, or * for all"),
+    "tenant": parser(rf"\*|{EVENT_TYPE.pattern}", f"{NAME}, or * for all"),
 }
 INBOX_PARAMETERS = {name: PARAMETERS[name] for name in ("cursor", "event_type", "limit", "order", "tenant")}
 
