@@ -11,7 +11,8 @@ from typing import Any
 from chalice.app import Chalice, CloudWatchEvent, Rate, Response, SQSEvent
 
 if sys.pycache_prefix is None:
-    sys.dont_write_bytecode = True  # `chalice deploy` imports this file, and would package the bytecode
+    # `chalice deploy` imports this file, and would package the bytecode
+    sys.dont_write_bytecode = True
 
 from chalicelib import __version__, deps
 from chalicelib.core import posting
@@ -36,7 +37,8 @@ STAGE: str = deploy_settings["stage"]
 OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"
 app = Chalice(app_name=f"triggers-api-{STAGE}", configure_logs=False)  # the name of the REST API
 route = partial(routes.route, app)
-public = partial(app.route, methods=["GET"], content_types=[])  # Chalice would answer 415 for other content types
+# Chalice would answer 415 for other content types
+public = partial(app.route, methods=["GET"], content_types=[])
 
 
 @public("/health")
@@ -49,7 +51,12 @@ def get_me(call: Call) -> Response:
     key = call.key
     me = {"name": key.tenant or key.name, "scopes": sorted(key.scopes - {TOKEN}), "stage": STAGE}
     event_types = call.services.settings.event_types
-    return respond(200, dumps({**me, "tenant": key.tenant, "expires_at": key.expires_at, "event_types": event_types}))
+    return respond(
+        200,
+        dumps(
+            {**me, "tenant": key.tenant, "expires_at": key.expires_at, "event_types": event_types}
+        ),
+    )
 
 
 @route("POST", "/tokens", Scope.CONSUME)
@@ -57,7 +64,9 @@ def create_token(call: Call) -> Response:
     tenant, seconds = validation.parse_token_request(call.json_body())
     expires_at = int(call.services.clock()) + seconds
     token = make_token(call.key, tenant, expires_at, call.services.settings.signing_secrets)
-    return respond(201, dumps({"token": token, "tenant": tenant, "expires_at": rfc3339(expires_at)}))
+    return respond(
+        201, dumps({"token": token, "tenant": tenant, "expires_at": rfc3339(expires_at)})
+    )
 
 
 @public("/openapi.json")
@@ -73,17 +82,23 @@ def get_console() -> Response:
 @route("POST", "/events", Scope.PRODUCE)
 def post_event(call: Call) -> Response:
     respond_async = prefers_async(call.request.headers.get("prefer", ""))
-    new_event = validation.parse_new_event(call.json_body(), call.request.headers.get("idempotency-key"))
+    new_event = validation.parse_new_event(
+        call.json_body(), call.request.headers.get("idempotency-key")
+    )
     stored = posting.post(new_event, call, created_by=call.key.name, respond_async=respond_async)
     headers = {} if stored.is_new else {"Idempotency-Replayed": "true"}
     headers |= {"Preference-Applied": "respond-async"} if respond_async else {}
-    return respond(202, event_json.summary(stored.event), Location=f"events/{stored.event.event_id}", **headers)
+    return respond(
+        202, event_json.summary(stored.event), Location=f"events/{stored.event.event_id}", **headers
+    )
 
 
 @route("GET", "/events/{event_id}", Scope.PRODUCE, Scope.CONSUME, TOKEN)
 def get_event(call: Call, event_id: str) -> Response:
     sees_responses = not call.key.scopes.isdisjoint((Scope.CONSUME, TOKEN))
-    return respond(200, event_json.whole(call.find_event(event_id), include_responses=sees_responses))
+    return respond(
+        200, event_json.whole(call.find_event(event_id), include_responses=sees_responses)
+    )
 
 
 @route("GET", "/events", Scope.CONSUME, TOKEN, **validation.PARAMETERS)
@@ -92,7 +107,11 @@ def list_events(call: Call) -> Response:
     if call.key.tenant is not None:
         visible_tenant(call.key, query.tenant)
         if not call.find_subscription(query.subscription_id):
-            raise ApiError(403, "forbidden", "A token lists the copies of one of its subscriptions: subscription_id.")
+            raise ApiError(
+                403,
+                "forbidden",
+                "A token lists the copies of one of its subscriptions: subscription_id.",
+            )
     return respond_page(query, call)
 
 
@@ -143,12 +162,17 @@ def replay_event(call: Call, event_id: str) -> Response:
 def create_subscription(call: Call) -> Response:
     settings = call.services.settings
     members = validation.parse_subscription(
-        call.json_body(), settings.subscription_hosts, names_hosts=call.key.tenant is None, is_new=True
+        call.json_body(),
+        settings.subscription_hosts,
+        names_hosts=call.key.tenant is None,
+        is_new=True,
     )
     members["tenant"] = visible_tenant(call.key, members.get("tenant"))
     subscription, is_new = call.services.subscriptions.create(call.key.name, **members)
     body = subscription.to_json(secret=subscription.secret(settings.signing_secrets))
-    return respond(201 if is_new else 200, body, Location=f"subscriptions/{subscription.subscription_id}")
+    return respond(
+        201 if is_new else 200, body, Location=f"subscriptions/{subscription.subscription_id}"
+    )
 
 
 @route("GET", "/subscriptions", Scope.CONSUME, TOKEN, **validation.SUBSCRIPTION_PARAMETERS)
@@ -166,15 +190,21 @@ def get_subscription(call: Call, subscription_id: str) -> Response:
 @route("PATCH", "/subscriptions/{subscription_id}", Scope.CONSUME, TOKEN)
 def edit_subscription(call: Call, subscription_id: str) -> Response:
     hosts = call.services.settings.subscription_hosts
-    changes = validation.parse_subscription(call.json_body(), hosts, names_hosts=call.key.tenant is None, is_new=False)
+    changes = validation.parse_subscription(
+        call.json_body(), hosts, names_hosts=call.key.tenant is None, is_new=False
+    )
     subscription = require(call.find_subscription(subscription_id))
-    return respond(200, require(call.services.subscriptions.edit(subscription, **changes)).to_json())
+    return respond(
+        200, require(call.services.subscriptions.edit(subscription, **changes)).to_json()
+    )
 
 
 @route("GET", "/subscriptions/{subscription_id}/secret", Scope.CONSUME, TOKEN)
 def get_secret(call: Call, subscription_id: str) -> Response:
     subscription = require(call.find_subscription(subscription_id))
-    return respond(200, dumps({"secret": subscription.secret(call.services.settings.signing_secrets)}))
+    return respond(
+        200, dumps({"secret": subscription.secret(call.services.settings.signing_secrets)})
+    )
 
 
 @route("POST", "/subscriptions/{subscription_id}/enable", Scope.CONSUME, TOKEN)
@@ -203,8 +233,13 @@ def delete_subscription(call: Call, subscription_id: str) -> Response:
     maximum_concurrency=deploy_settings["worker_max_concurrency"],
 )
 def worker(event: SQSEvent) -> None:
-    """Process a batch; raise if some messages failed, which SQS returns after the visibility timeout."""
-    run(event, partial(recovery.process, [Message.from_record(record.to_dict()) for record in event]))
+    """Process a batch; raise if some messages failed, which SQS returns after the visibility
+    timeout.
+    """
+    run(
+        event,
+        partial(recovery.process, [Message.from_record(record.to_dict()) for record in event]),
+    )
 
 
 @app.schedule(Rate(1, unit=Rate.MINUTES))
@@ -234,7 +269,10 @@ def respond_page(query: listing.Query, call: Call) -> Response:
     page = listing.read_page(call.services, query)
     without = "subject" if query.include is None and query.lookup_key is None else ""
     has_payload = query.include is not None
-    events = [event_json.summary(event, include_payload=has_payload, without=without) for event in page.events]
+    events = [
+        event_json.summary(event, include_payload=has_payload, without=without)
+        for event in page.events
+    ]
     return respond_list("events", events, page.next_cursor)
 
 
@@ -242,4 +280,5 @@ if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
     deps.initialize()
 elif faults:  # a deployed function answers with 503
     sys.stderr.write("; ".join(faults) + "\n")
-    os._exit(1)  # an exception in the thread that `chalice local` imports this file in would not end the process
+    # an exception in the thread that `chalice local` imports this file in would not end the process
+    os._exit(1)

@@ -1,4 +1,6 @@
-"""The collaborators of this container: made at first use, with the settings read again now and then."""
+"""The collaborators of this container: made at first use, with the settings read again now and
+then.
+"""
 
 import contextlib
 import os
@@ -43,9 +45,11 @@ def use(services: Services | None) -> None:
 
 
 def initialize() -> None:
-    """Make services and clients while Lambda initializes a function, with more CPU than a request has.
+    """Make services and clients while Lambda initializes a function, with more CPU than a request
+    has.
 
-    There is one short try for the secret, because Lambda allows 10 s in all; what fails is left to the first request.
+    There is one short try for the secret, because Lambda allows 10 s in all; what fails is left to
+    the first request.
     """
     with contextlib.suppress(SettingsError, *AWS_ERRORS):
         for service in ("dynamodb", "sqs"):
@@ -72,7 +76,9 @@ def get(read_secret: Callable[[str], str] = read_secret) -> Services:
 
 
 def _refresh(services: Services) -> Services:
-    """Return services with the settings of now, which share connections and breakers with the given ones."""
+    """Return services with the settings of now, which share connections and breakers with the given
+    ones.
+    """
     try:
         settings = environment.load(os.environ, READ_SECRET_ONCE)
     except SettingsError as error:

@@ -1,6 +1,7 @@
 """Read and validate the environment variables, and the secret that completes them.
 
-Faults name the variable and what it should be; a value is never repeated, because it may be a secret.
+Faults name the variable and what it should be; a value is never repeated, because it may be a
+secret.
 """
 
 import base64
@@ -12,7 +13,13 @@ from enum import StrEnum
 from typing import Any
 
 from chalicelib.core.outcome import RetryPolicy
-from chalicelib.infra.addresses import EXPECTED_URL, PUSH_URL, AllowedHosts, parse_allowed_hosts, valid_port
+from chalicelib.infra.addresses import (
+    EXPECTED_URL,
+    PUSH_URL,
+    AllowedHosts,
+    parse_allowed_hosts,
+    valid_port,
+)
 from chalicelib.infra.errors import SettingsError
 from chalicelib.infra.parsing import Parser, parse_all, parser
 from chalicelib.infra.times import DAY_SECONDS
@@ -28,7 +35,8 @@ class Scope(StrEnum):
 class ApiKey:
     """One entry of API_KEYS: `digest` is the lower-case SHA-256 of the key in hexadecimal.
 
-    A token has a tenant and an end (RFC 3339). Its name cannot be that of an entry, which has no colon.
+    A token has a tenant and an end (RFC 3339). Its name cannot be that of an entry, which has no
+    colon.
     """
 
     name: str
@@ -49,7 +57,9 @@ def _number(kind: type[int | float], minimum: float, maximum: float) -> Parser:
 
 
 def _signing_secrets(text: str) -> tuple[bytes, ...]:
-    return tuple(base64.b64decode(entry.removeprefix("whsec_"), validate=True) for entry in text.split())
+    return tuple(
+        base64.b64decode(entry.removeprefix("whsec_"), validate=True) for entry in text.split()
+    )
 
 
 def _api_keys(text: str) -> tuple[ApiKey, ...]:
@@ -61,8 +71,12 @@ def _read_api_key(entry: str) -> ApiKey:
     return ApiKey(name, digest.lower(), frozenset(scopes.split("+")))
 
 
-def _setting(name: str, parse: Parser, default: Any = MISSING, *, expected: str = "", secret: bool = False) -> Any:
-    """Declare the variable of a setting; one without a default is required, and `expected` says what it must be."""
+def _setting(
+    name: str, parse: Parser, default: Any = MISSING, *, expected: str = "", secret: bool = False
+) -> Any:
+    """Declare the variable of a setting; one without a default is required, and `expected` says
+    what it must be.
+    """
     metadata = {"name": name, "parse": parse, "expected": f"must be {expected}"}
     return field(default=default, repr=not secret, metadata=metadata)
 
@@ -70,8 +84,14 @@ def _setting(name: str, parse: Parser, default: Any = MISSING, *, expected: str 
 NUMBERS: dict[type, str] = {int: "an integer", float: "a number"}
 SCOPE = f"({'|'.join(Scope)})"
 DEFAULT_SCOPES = f"{Scope.PRODUCE}+{Scope.CONSUME}"
-API_KEYS = "name:sha256hex[:scope+scope], separated by commas, with the scopes produce, consume and erase"
-_api_key = parser(rf"[^:\x00-\x1f\x7f-\x9f]{{1,64}}:[0-9a-fA-F]{{64}}(:{SCOPE}(\+{SCOPE})*)?", API_KEYS, _read_api_key)
+API_KEYS = (
+    "name:sha256hex[:scope+scope], separated by commas, with the scopes produce, consume and erase"
+)
+_api_key = parser(
+    rf"[^:\x00-\x1f\x7f-\x9f]{{1,64}}:[0-9a-fA-F]{{64}}(:{SCOPE}(\+{SCOPE})*)?",
+    API_KEYS,
+    _read_api_key,
+)
 LOG_LEVEL = parser("DEBUG|INFO|WARNING|ERROR|CRITICAL", "DEBUG, INFO, WARNING, ERROR or CRITICAL")
 DEFAULT_HOSTS = AllowedHosts(("hooks.zapier.com",))
 QUEUE_URL = parser(r"https?://\S+", "the URL of an SQS queue")
@@ -79,40 +99,71 @@ MESSAGE_GRACE_SECONDS = 55
 PULL_ONLY, COPIES_ONLY = "none", "subscriptions"  # values of ZAPIER_WEBHOOK_URL
 WEBHOOK = f"{EXPECTED_URL}, none for pull-only, or subscriptions to push copies alone"
 _webhook = parser(f"{PULL_ONLY}|{COPIES_ONLY}|{PUSH_URL}", WEBHOOK, valid_port)
-WHSEC = r"whsec_[A-Za-z0-9+/]{32,86}={0,2}"  # 24 to 64 bytes, by "Signature scheme" of Standard Webhooks
+# 24 to 64 bytes, by "Signature scheme" of Standard Webhooks
+WHSEC = r"whsec_[A-Za-z0-9+/]{32,86}={0,2}"
 SIGNING_SECRETS = parser(
-    rf"{WHSEC}(\s+{WHSEC})*", "whsec_ and base64 of 24 to 64 bytes, separated by spaces", _signing_secrets
+    rf"{WHSEC}(\s+{WHSEC})*",
+    "whsec_ and base64 of 24 to 64 bytes, separated by spaces",
+    _signing_secrets,
 )
 TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
-EVENT_TYPES = parser(rf"{TYPE.pattern}(\s*,\s*{TYPE.pattern})*", "event types, separated by commas", TYPE.findall)
+EVENT_TYPES = parser(
+    rf"{TYPE.pattern}(\s*,\s*{TYPE.pattern})*", "event types, separated by commas", TYPE.findall
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """All settings of a function. Secrets are left out of `repr()`."""
 
-    events_table_name: str = _setting("EVENTS_TABLE_NAME", str, expected="the name of the DynamoDB table")
-    inbox_queue_url: str = _setting("INBOX_QUEUE_URL", QUEUE_URL, expected="the URL of the work queue")
-    inbox_dlq_url: str = _setting("INBOX_DLQ_URL", QUEUE_URL, expected="the URL of the dead letter queue")
+    events_table_name: str = _setting(
+        "EVENTS_TABLE_NAME", str, expected="the name of the DynamoDB table"
+    )
+    inbox_queue_url: str = _setting(
+        "INBOX_QUEUE_URL", QUEUE_URL, expected="the URL of the work queue"
+    )
+    inbox_dlq_url: str = _setting(
+        "INBOX_DLQ_URL", QUEUE_URL, expected="the URL of the dead letter queue"
+    )
     webhook: str = _setting("ZAPIER_WEBHOOK_URL", _webhook, expected=WEBHOOK, secret=True)
     api_keys: tuple[ApiKey, ...] = _setting("API_KEYS", _api_keys, expected=API_KEYS, secret=True)
-    signing_secrets: tuple[bytes, ...] = _setting("WEBHOOK_SIGNING_SECRETS", SIGNING_SECRETS, (), secret=True)
-    subscription_hosts: AllowedHosts = _setting("SUBSCRIPTION_HOSTS", parse_allowed_hosts, DEFAULT_HOSTS)
+    signing_secrets: tuple[bytes, ...] = _setting(
+        "WEBHOOK_SIGNING_SECRETS", SIGNING_SECRETS, (), secret=True
+    )
+    subscription_hosts: AllowedHosts = _setting(
+        "SUBSCRIPTION_HOSTS", parse_allowed_hosts, DEFAULT_HOSTS
+    )
     max_delivery_attempts: int = _setting("MAX_DELIVERY_ATTEMPTS", _number(int, 1, 1000), 45)
-    backoff_base_seconds: float = _setting("BACKOFF_BASE_SECONDS", _number(float, 0, DAY_SECONDS), 1.0)
-    backoff_cap_seconds: float = _setting("BACKOFF_CAP_SECONDS", _number(float, 0, DAY_SECONDS), 7200.0)
-    in_process_wait_seconds: float = _setting("IN_PROCESS_WAIT_SECONDS", _number(float, 0, 900), 8.0)
+    backoff_base_seconds: float = _setting(
+        "BACKOFF_BASE_SECONDS", _number(float, 0, DAY_SECONDS), 1.0
+    )
+    backoff_cap_seconds: float = _setting(
+        "BACKOFF_CAP_SECONDS", _number(float, 0, DAY_SECONDS), 7200.0
+    )
+    in_process_wait_seconds: float = _setting(
+        "IN_PROCESS_WAIT_SECONDS", _number(float, 0, 900), 8.0
+    )
     push_timeout_seconds: float = _setting("PUSH_TIMEOUT_SECONDS", _number(float, 0.01, 20), 10.0)
-    push_connect_timeout_seconds: float = _setting("PUSH_CONNECT_TIMEOUT_SECONDS", _number(float, 0.01, 20), 5.0)
-    inline_push_timeout_seconds: float = _setting("INLINE_PUSH_TIMEOUT_SECONDS", _number(float, 0.01, 8), 5.0)
+    push_connect_timeout_seconds: float = _setting(
+        "PUSH_CONNECT_TIMEOUT_SECONDS", _number(float, 0.01, 20), 5.0
+    )
+    inline_push_timeout_seconds: float = _setting(
+        "INLINE_PUSH_TIMEOUT_SECONDS", _number(float, 0.01, 8), 5.0
+    )
     breaker_failures: int = _setting("BREAKER_FAILURES", _number(int, 1, 1_000_000), 3)
-    breaker_open_seconds: float = _setting("BREAKER_OPEN_SECONDS", _number(float, 0, DAY_SECONDS), 30.0)
+    breaker_open_seconds: float = _setting(
+        "BREAKER_OPEN_SECONDS", _number(float, 0, DAY_SECONDS), 30.0
+    )
     event_types: list[str] | None = _setting("EVENT_TYPES", EVENT_TYPES, None)
     event_retention_days: int = _setting("EVENT_RETENTION_DAYS", _number(int, 1, 3650), 30)
-    subscription_disable_days: float = _setting("SUBSCRIPTION_DISABLE_DAYS", _number(float, 0, 3650), 3.0)
+    subscription_disable_days: float = _setting(
+        "SUBSCRIPTION_DISABLE_DAYS", _number(float, 0, 3650), 3.0
+    )
     stage: str = _setting("STAGE", parser("[A-Za-z0-9-]{1,32}", "1 to 32 of A-Z a-z 0-9 -"), "dev")
     log_level: str = _setting("LOG_LEVEL", lambda text: LOG_LEVEL(text.upper()), "INFO")
-    worker_batch_window_seconds: int = _setting("WORKER_BATCH_WINDOW_SECONDS", _number(int, 0, 60), 5)
+    worker_batch_window_seconds: int = _setting(
+        "WORKER_BATCH_WINDOW_SECONDS", _number(int, 0, 60), 5
+    )
     worker_max_concurrency: int = _setting("WORKER_MAX_CONCURRENCY", _number(int, 2, 1000), 5)
 
     @property
@@ -122,49 +173,76 @@ class Settings:
 
     @property
     def message_grace_seconds(self) -> int:
-        """How late a message may be before the sweep sends another; it may wait in Lambda for the batch window."""
+        """How late a message may be before the sweep sends another; it may wait in Lambda for the
+        batch window.
+        """
         return MESSAGE_GRACE_SECONDS + self.worker_batch_window_seconds
 
     @property
     def retry_policy(self) -> RetryPolicy:
-        return RetryPolicy(self.max_delivery_attempts, self.backoff_base_seconds, self.backoff_cap_seconds)
+        return RetryPolicy(
+            self.max_delivery_attempts, self.backoff_base_seconds, self.backoff_cap_seconds
+        )
 
 
-REQUIRED = {row.metadata["name"]: row.metadata["expected"] for row in fields(Settings) if row.default is MISSING}
+REQUIRED = {
+    row.metadata["name"]: row.metadata["expected"]
+    for row in fields(Settings)
+    if row.default is MISSING
+}
 DEFAULTS = {row.name: row.default for row in fields(Settings) if row.default is not MISSING}
-PARSERS: dict[str, Parser] = {row.metadata["name"]: row.metadata["parse"] for row in fields(Settings)}
+PARSERS: dict[str, Parser] = {
+    row.metadata["name"]: row.metadata["parse"] for row in fields(Settings)
+}
 FIELDS = {row.metadata["name"]: row.name for row in fields(Settings)}
 
 
 def load(environ: Mapping[str, str], read_secret: Callable[[str], str] = lambda _: "") -> Settings:
     """Return the settings; raise SettingsError naming every missing or unusable variable.
 
-    `read_secret` returns the text of a Secrets Manager secret. It is called at most once, with the value of
-    SETTINGS_SECRET, when a required variable is not set. Variables that are set take precedence over the secret.
+    `read_secret` returns the text of a Secrets Manager secret. It is called at most once, with the
+    value of SETTINGS_SECRET, when a required variable is not set. Variables that are set take
+    precedence over the secret.
     """
     variables = _set_variables(environ)
     if "SETTINGS_SECRET" in variables and not variables.keys() >= REQUIRED.keys():
         # NAME=value lines; others, such as # comments, are skipped.
-        lines = re.findall(r"^ *([A-Z_]+) *=(.*)$", read_secret(variables["SETTINGS_SECRET"]), re.MULTILINE)
+        lines = re.findall(
+            r"^ *([A-Z_]+) *=(.*)$", read_secret(variables["SETTINGS_SECRET"]), re.MULTILINE
+        )
         variables = _set_variables(dict(lines)) | variables
     values, unusable = read(variables)
-    missing = [f"{name} is missing: it {expected}" for name, expected in REQUIRED.items() if name not in variables]
+    missing = [
+        f"{name} is missing: it {expected}"
+        for name, expected in REQUIRED.items()
+        if name not in variables
+    ]
     if faults := missing + unusable:
         raise SettingsError("; ".join(faults))
     settings = Settings(**values)
     days = math.ceil(settings.retry_policy.longest_seconds() / DAY_SECONDS + 1)
     if days > settings.event_retention_days:
-        raise SettingsError(f"MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS do not fit: retries need {days} days")
+        raise SettingsError(
+            f"MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS do not fit: retries need {days} days"
+        )
     return settings
 
 
 def read(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the settings that are set or have a default, by name, and what is wrong with those that are unusable."""
+    """Return the settings that are set or have a default, by name, and what is wrong with those
+    that are unusable.
+    """
     values, faults = parse_all(_set_variables(environ), PARSERS)
     given = {FIELDS[name]: value for name, value in values.items()}
     return DEFAULTS | given, [f"{fault.field} is unusable: it {fault.message}" for fault in faults]
 
 
 def _set_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that are set. An empty one counts as not set, except API_KEYS: no keys is a choice."""
-    return {name: value.strip() for name, value in environ.items() if value.strip() or name == "API_KEYS"}
+    """Return the variables that are set. An empty one counts as not set, except API_KEYS: no keys
+    is a choice.
+    """
+    return {
+        name: value.strip()
+        for name, value in environ.items()
+        if value.strip() or name == "API_KEYS"
+    }

@@ -19,7 +19,9 @@ During = Callable[[Any, str, Callable[..., Any]], None]
 
 
 def pytest_configure() -> None:
-    """Let tests interrupt commands: SIGINT is ignored in processes that a shell started in the background."""
+    """Let tests interrupt commands: SIGINT is ignored in processes that a shell started in the
+    background.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -31,7 +33,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def programming_errors() -> Iterator[list[BaseException]]:
-    """Return the programming errors that the product logs instead of raising; the test fails unless it clears them."""
+    """Return the programming errors that the product logs instead of raising; the test fails unless
+    it clears them.
+    """
     logged: list[BaseException] = []
 
     def look(record: logging.LogRecord) -> bool:
@@ -67,7 +71,9 @@ def shared_world() -> Iterator[World]:
 
 @pytest.fixture
 def during() -> Iterator[During]:
-    """Return a function that registers a handler at an event of a boto3 client until the test ends."""
+    """Return a function that registers a handler at an event of a boto3 client until the test
+    ends.
+    """
     hooks: list[Any] = []
 
     def hook(client: Any, event: str, handler: Callable[..., Any]) -> None:
@@ -80,7 +86,9 @@ def during() -> Iterator[During]:
 
 
 class Output:
-    """What the system wrote to standard output since it was last read: a JSON object in each line."""
+    """What the system wrote to standard output since it was last read: a JSON object in each
+    line.
+    """
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
@@ -91,8 +99,14 @@ class Output:
     def metrics(self) -> list[dict[str, float]]:
         """Return the values of each metric line, by name."""
         lines = [line for line in self.lines() if "_aws" in line]
-        names = [[metric["Name"] for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]] for line in lines]
-        return [{name: line[name] for name in its_names} for line, its_names in zip(lines, names, strict=True)]
+        names = [
+            [metric["Name"] for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]]
+            for line in lines
+        ]
+        return [
+            {name: line[name] for name in its_names}
+            for line, its_names in zip(lines, names, strict=True)
+        ]
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
-"""`make e2e`: deploy the package to ministack, and drive it through API Gateway, Lambda, SQS and EventBridge.
+"""`make e2e`: deploy the package to ministack, and drive it through API Gateway, Lambda, SQS and
+EventBridge.
 
-Prints one line for each thing that was seen to work. What the emulator lacks is done by hand, and the line says so.
+Prints one line for each thing that was seen to work. What the emulator lacks is done by hand, and
+the line says so.
 """
 
 import base64
@@ -56,7 +58,9 @@ class System:
     def call(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
         """Return the status and the document of a response."""
         headers = {"Authorization": f"Bearer {self._key}", **headers}
-        response = urllib3.request(method, self.url + path, json=body, headers=headers, timeout=40, retries=False)
+        response = urllib3.request(
+            method, self.url + path, json=body, headers=headers, timeout=40, retries=False
+        )
         return response.status, response.json() if response.data else None
 
     def post(self, event_type: str, payload: Any = None, **headers: str) -> Any:
@@ -69,7 +73,9 @@ class System:
         return self.call("GET", f"/events/{event_id}")[1]
 
     def delivered(self, event_id: str, within_seconds: float = 30) -> Any:
-        until("it is delivered", lambda: self.event(event_id)["status"] == "delivered", within_seconds)
+        until(
+            "it is delivered", lambda: self.event(event_id)["status"] == "delivered", within_seconds
+        )
         return self.event(event_id)
 
     def pushes(self, event_id: str) -> list[Request]:
@@ -77,7 +83,9 @@ class System:
 
     def depth(self, queue_url: str) -> int:
         names = [f"ApproximateNumberOfMessages{state}" for state in ("", "NotVisible", "Delayed")]
-        attributes = self.sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=names)["Attributes"]
+        attributes = self.sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=names)[
+            "Attributes"
+        ]
         return sum(int(attributes[name]) for name in names)
 
 
@@ -105,16 +113,26 @@ def deploy(aws: Emulator, webhook_url: str, api_keys: str) -> None:
         s3 = aws.client("s3")
         s3.create_bucket(Bucket=BUCKET)
         s3.upload_file(f"{directory}/deployment.zip", BUCKET, "deployment.zip")
-        template = Path(directory, "sam.json").read_text().replace("./deployment.zip", f"s3://{BUCKET}/deployment.zip")
+        template = (
+            Path(directory, "sam.json")
+            .read_text()
+            .replace("./deployment.zip", f"s3://{BUCKET}/deployment.zip")
+        )
     # In AWS, a permission for a single call of SQS is one for its batch call, too.
     template = re.sub(r'"(sqs:(?:Send|Delete)Message)"', r'"\1", "\1Batch"', template)
-    parameters = {"ZapierWebhookUrl": webhook_url, "ApiKeys": api_keys, "WebhookSigningSecrets": SIGNING_SECRET}
+    parameters = {
+        "ZapierWebhookUrl": webhook_url,
+        "ApiKeys": api_keys,
+        "WebhookSigningSecrets": SIGNING_SECRET,
+    }
     cloudformation = aws.client("cloudformation")
     cloudformation.create_stack(
         StackName=STACK,
         TemplateBody=without_metric_math(template),  # without the spaces, which count to the limit
         Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
-        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+        Parameters=[
+            {"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()
+        ],
     )
     cloudformation.get_waiter("stack_create_complete").wait(StackName=STACK, WaiterConfig=WAIT)
     say("the package is deployed as one stack")
@@ -123,7 +141,14 @@ def deploy(aws: Emulator, webhook_url: str, api_keys: str) -> None:
 def passes_smoke(system: System, key: str) -> None:
     environ = {**os.environ, "TRIGGERS_URL": system.url, "TRIGGERS_API_KEY": key}
     command = [sys.executable, "-m", "tools.smoke"]
-    run = subprocess.run(command, cwd=ministack_process.ROOT, env=environ, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        command,
+        cwd=ministack_process.ROOT,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     expect(f"make smoke\n{run.stdout}{run.stderr}", run.returncode, 0)
     say(f"make smoke: {len(run.stdout.splitlines())} checks")
 
@@ -131,9 +156,16 @@ def passes_smoke(system: System, key: str) -> None:
 def stores_without_sqs(system: System) -> str:
     """Return the id of an event that was stored while SQS refused its message."""
     until("the inbox queue is empty", lambda: system.depth(system.inbox) == 0)
-    deny = {"Effect": "Deny", "Principal": "*", "Action": ["sqs:SendMessage", "sqs:SendMessageBatch"], "Resource": "*"}
+    deny = {
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": ["sqs:SendMessage", "sqs:SendMessageBatch"],
+        "Resource": "*",
+    }
     policy = {"Version": "2012-10-17", "Statement": [deny]}
-    system.sqs.set_queue_attributes(QueueUrl=system.inbox, Attributes={"Policy": json.dumps(policy)})
+    system.sqs.set_queue_attributes(
+        QueueUrl=system.inbox, Attributes={"Policy": json.dumps(policy)}
+    )
     event_id: str = system.post("e2e.forgotten", Prefer="respond-async")["event_id"]
     expect("messages in the inbox queue", system.depth(system.inbox), 0)
     system.sqs.set_queue_attributes(QueueUrl=system.inbox, Attributes={"Policy": ""})
@@ -157,7 +189,9 @@ def retries(system: System) -> None:
     attempts = system.delivered(event_id)["attempts"]
     expect("attempts", [attempt["status_code"] for attempt in attempts], [503, 503, 200])
     until("the inbox queue is empty", lambda: system.depth(system.inbox) == 0)
-    say("503 twice: the worker, invoked by its event source, retries and delivers; the queue is empty")
+    say(
+        "503 twice: the worker, invoked by its event source, retries and delivers; the queue is empty"
+    )
 
 
 def dead_letters(system: System) -> None:
@@ -165,9 +199,15 @@ def dead_letters(system: System) -> None:
     system.receiver.script(status(422))
     event_id = system.post("order.lost")["event_id"]
     expect("status", system.event(event_id)["status"], "failed")
-    [letter] = system.sqs.receive_message(QueueUrl=system.dlq, MessageAttributeNames=["All"])["Messages"]
+    [letter] = system.sqs.receive_message(QueueUrl=system.dlq, MessageAttributeNames=["All"])[
+        "Messages"
+    ]
     body, attributes = letter["Body"], letter["MessageAttributes"]
-    expect("the dead letter", [json.loads(body)[name] for name in ("event_id", "reason")], [event_id, "permanent"])
+    expect(
+        "the dead letter",
+        [json.loads(body)[name] for name in ("event_id", "reason")],
+        [event_id, "permanent"],
+    )
     system.sqs.send_message(QueueUrl=system.inbox, MessageBody=body, MessageAttributes=attributes)
     system.sqs.delete_message(QueueUrl=system.dlq, ReceiptHandle=letter["ReceiptHandle"])
     expect("attempts since the redrive", system.delivered(event_id)["delivery_attempts"], 1)
@@ -188,7 +228,11 @@ def run() -> None:
     LOG_FILE.parent.mkdir(exist_ok=True)
     key, receiver = api_key.new_key(), Receiver()
     with ministack_process.running(ministack_process.install(), LOG_FILE) as aws:
-        deploy(aws, f"http://127.0.0.1:{receiver.port}{PATH}", api_key.entry("e2e", key, "+".join(Scope)))
+        deploy(
+            aws,
+            f"http://127.0.0.1:{receiver.port}{PATH}",
+            api_key.entry("e2e", key, "+".join(Scope)),
+        )
         system = System(aws, receiver, key)
         passes_smoke(system, key)
         delivers(system)
@@ -203,8 +247,17 @@ def main() -> int:
         run()
     except KeyboardInterrupt:
         return 130
-    except (UnexpectedError, EmulatorError, BotoCoreError, ClientError, urllib3.exceptions.HTTPError) as error:
-        print(f"make e2e: {error}\n(the log of the emulator is {os.path.relpath(LOG_FILE)})", file=sys.stderr)
+    except (
+        UnexpectedError,
+        EmulatorError,
+        BotoCoreError,
+        ClientError,
+        urllib3.exceptions.HTTPError,
+    ) as error:
+        print(
+            f"make e2e: {error}\n(the log of the emulator is {os.path.relpath(LOG_FILE)})",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

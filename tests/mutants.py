@@ -1,6 +1,7 @@
 """`make mutants`: break the code in one place at a time, and show that a test fails for each.
 
-A mutant is caught if pytest exits with 1: its tests ran, and one failed. Names of mutants as arguments select them.
+A mutant is caught if pytest exits with 1: its tests ran, and one failed. Names of mutants as
+arguments select them.
 """
 
 import os
@@ -19,14 +20,16 @@ ROOT = Path(__file__).parent.parent
 LEFT_OUT = (".git", ".venv", ".local", ".*cache", "__pycache__", "node_modules", "build")
 TIMEOUT_SECONDS = 900
 
-# Blocks of lines. `@@`: the module of chalicelib, the tests and a part of their names, and what is broken; `-`: what is
-# replaced; `+`: by what.
+# Blocks of lines. `@@`: the module of chalicelib, the tests and a part of their names, and what is
+# broken; `-`: what is replaced; `+`: by what.
 MUTANTS = ROOT / "tests" / "mutants.txt"
 
 
 @dataclass
 class Mutant:
-    """One way to break a module: `old`, which stands in it once, becomes `new`. `name` is that of tests in `suite`."""
+    """One way to break a module: `old`, which stands in it once, becomes `new`. `name` is that of
+    tests in `suite`.
+    """
 
     what: str
     module: str
@@ -36,7 +39,9 @@ class Mutant:
     new: list[str] = field(default_factory=list)
 
     def mutated(self) -> str:
-        """Return the module's text, broken; raise ValueError or SyntaxError if the mutant is unusable."""
+        """Return the module's text, broken; raise ValueError or SyntaxError if the mutant is
+        unusable.
+        """
         text, old = (ROOT / self.module).read_text(encoding="utf-8"), "\n".join(self.old)
         if text.count(old) != 1:
             raise ValueError(f"{self.what}: its place is {text.count(old)} times in {self.module}")
@@ -58,19 +63,27 @@ def parse(text: str) -> list[Mutant]:
 
 
 def exit_status(*tests: str, module: str = "", text: str = "") -> int:
-    """Run tests on a copy of the project, with the text of one module replaced; return the exit status of pytest."""
+    """Run tests on a copy of the project, with the text of one module replaced; return the exit
+    status of pytest.
+    """
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*LEFT_OUT))
         if module:
             (copy / module).write_text(text, encoding="utf-8")
         command = [sys.executable, "-B", "-m", "pytest", "-x", "-p", "no:cacheprovider", *tests]
-        return subprocess.run(command, cwd=copy, capture_output=True, check=False, timeout=TIMEOUT_SECONDS).returncode
+        return subprocess.run(
+            command, cwd=copy, capture_output=True, check=False, timeout=TIMEOUT_SECONDS
+        ).returncode
 
 
 def main() -> int:
     console = Console()
-    mutants = [mutant for mutant in parse(MUTANTS.read_text(encoding="utf-8")) if " ".join(sys.argv[1:]) in mutant.what]
+    mutants = [
+        mutant
+        for mutant in parse(MUTANTS.read_text(encoding="utf-8"))
+        if " ".join(sys.argv[1:]) in mutant.what
+    ]
     texts = [mutant.mutated() for mutant in mutants]
     console.print("running their tests without a mutant")
     if status := exit_status(*sorted({mutant.suite for mutant in mutants})):
@@ -78,14 +91,21 @@ def main() -> int:
         return 1
 
     def run(mutant: Mutant, text: str) -> int:
-        return exit_status("-n", "0", mutant.suite, "-k", mutant.name, module=mutant.module, text=text)
+        return exit_status(
+            "-n", "0", mutant.suite, "-k", mutant.name, module=mutant.module, text=text
+        )
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        statuses = list(track(pool.map(run, mutants, texts), "mutants", total=len(mutants), console=console))
+        statuses = list(
+            track(pool.map(run, mutants, texts), "mutants", total=len(mutants), console=console)
+        )
     for mutant, status in zip(mutants, statuses, strict=True):
         if status != 1:
             outcome = "not tested" if status else "survived"
-            console.print(f"{outcome}: {mutant.what} ({mutant.module}), pytest exited with {status}", highlight=False)
+            console.print(
+                f"{outcome}: {mutant.what} ({mutant.module}), pytest exited with {status}",
+                highlight=False,
+            )
     console.print(f"{statuses.count(1)} of {len(mutants)} mutants caught")
     return 0 if statuses.count(1) == len(mutants) else 1
 

@@ -1,4 +1,6 @@
-"""`make api-key NAME=acme`: print a new API key, once, and its entry for API_KEYS, which has only a hash."""
+"""`make api-key NAME=acme`: print a new API key, once, and its entry for API_KEYS, which has only a
+hash.
+"""
 
 import base64
 import hashlib
@@ -25,9 +27,13 @@ def entry(name: str, key: str, scopes: str = "") -> str:
     No scopes means produce and consume; erase must be named.
     """
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
-        raise ValueError("NAME is unusable: it must be 1 to 64 of A-Z a-z 0-9 . _ -, as in: make api-key NAME=acme")
+        raise ValueError(
+            "NAME is unusable: it must be 1 to 64 of A-Z a-z 0-9 . _ -, as in: make api-key NAME=acme"
+        )
     if scopes and not set(scopes.split("+")) <= set(Scope):
-        raise ValueError(f"SCOPES is unusable: it must be some of {', '.join(Scope)}, joined by +: produce+consume")
+        raise ValueError(
+            f"SCOPES is unusable: it must be some of {', '.join(Scope)}, joined by +: produce+consume"
+        )
     digest = hashlib.sha256(key.encode()).hexdigest()
     return f"{name}:{digest}:{scopes}" if scopes else f"{name}:{digest}"
 

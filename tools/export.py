@@ -1,4 +1,6 @@
-"""`make export-subscriptions STAGE=prod`: all that another system needs to take subscriptions over."""
+"""`make export-subscriptions STAGE=prod`: all that another system needs to take subscriptions
+over.
+"""
 
 import boto3
 
@@ -13,6 +15,12 @@ def export_subscriptions(settings: Settings) -> None:
     """
     scan = boto3.client("dynamodb").get_paginator("scan")
     pages = scan.paginate(TableName=settings.events_table_name, IndexName="status-index")
-    for subscription in map(Subscription.from_item, pages.search("Items[?starts_with(event_id.S, 'sub_')]")):
+    for subscription in map(
+        Subscription.from_item, pages.search("Items[?starts_with(event_id.S, 'sub_')]")
+    ):
         secret = subscription.secret(settings.signing_secrets)
-        print(subscription.to_json(target_url=subscription.target_url, headers=subscription.headers, secret=secret))
+        print(
+            subscription.to_json(
+                target_url=subscription.target_url, headers=subscription.headers, secret=secret
+            )
+        )

@@ -1,7 +1,8 @@
-"""`make deploy`, its last step: what Chalice cannot configure; `make package` has it in its template.
+"""`make deploy`, its last step: what Chalice cannot configure; `make package` has it in its
+template.
 
-API Gateway answers some requests itself. Its own texts repeat the `Authorization` header: it takes an unknown path for
-one that wants an AWS signature. The problem documents below replace them.
+API Gateway answers some requests itself. Its own texts repeat the `Authorization` header: it takes
+an unknown path for one that wants an AWS signature. The problem documents below replace them.
 """
 
 import json
@@ -15,35 +16,49 @@ from chalicelib.infra.errors import AWS_ERRORS
 from tools.resources import find_apis, find_functions
 
 API_STAGE = "api"  # Chalice's default
-# Without START, END and REPORT of each invocation. `tools.resources` tells by it which version deployed a function.
+# Without START, END and REPORT of each invocation. `tools.resources` tells by it which version
+# deployed a function.
 LOGGING = {"LogFormat": "JSON", "SystemLogLevel": "WARN"}
-# EventBridge invokes asynchronously: after a shortage of concurrency, hours of runs would come at once.
+# EventBridge invokes asynchronously: after a shortage of concurrency, hours of runs would come at
+# once.
 ONCE = {"MaximumRetryAttempts": 0, "MaximumEventAgeInSeconds": 60}
-# API Gateway counts for each method of the API, and before anybody looks at a key: a flood without keys uses them up.
+# API Gateway counts for each method of the API, and before anybody looks at a key: a flood without
+# keys uses them up.
 CALLS_PER_SECOND, BURST = 200, 400
 PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST = 20, 40  # of each path that needs no key
 LIMITS = {"*/*": (CALLS_PER_SECOND, BURST)}  # of a path and its method; `~1` is a slash
-LIMITS |= dict.fromkeys(("~1/GET", "~1health/GET", "~1openapi.json/GET"), (PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST))
-# API Gateway takes one CreateDeployment in five seconds for an account. With these the last try is a minute later.
+LIMITS |= dict.fromkeys(
+    ("~1/GET", "~1health/GET", "~1openapi.json/GET"), (PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST)
+)
+# API Gateway takes one CreateDeployment in five seconds for an account. With these the last try is
+# a minute later.
 RETRIES = Config(retries={"mode": "standard", "total_max_attempts": 10})
 
 
 def _response(status: int | None, title: str, detail: str, code: str) -> dict[str, Any]:
-    """Return a gateway response, as OpenAPI and boto3 spell it. Without a status, each error keeps its own."""
+    """Return a gateway response, as OpenAPI and boto3 spell it. Without a status, each error keeps
+    its own.
+    """
     document = {"type": "about:blank", "title": title, "detail": detail, "code": code}
     return {
         **({"statusCode": str(status)} if status else {}),
         "responseParameters": {"gatewayresponse.header.Content-Type": "'application/problem+json'"},
-        "responseTemplates": {"application/json": json.dumps(document | ({"status": status} if status else {}))},
+        "responseTemplates": {
+            "application/json": json.dumps(document | ({"status": status} if status else {}))
+        },
     }
 
 
 GATEWAY_SAYS = "API Gateway answered: $context.error.responseType"
-NOT_FOUND = _response(404, "Not Found", "There is nothing at this path, or not with this method.", "not_found")
+NOT_FOUND = _response(
+    404, "Not Found", "There is nothing at this path, or not with this method.", "not_found"
+)
 RESPONSES = {
     "MISSING_AUTHENTICATION_TOKEN": NOT_FOUND,
     "INVALID_SIGNATURE": NOT_FOUND,
-    "THROTTLED": _response(429, "Too Many Requests", "Too many calls. Retry in a second.", "too_many_requests"),
+    "THROTTLED": _response(
+        429, "Too Many Requests", "Too many calls. Retry in a second.", "too_many_requests"
+    ),
     "DEFAULT_4XX": _response(None, "Request refused", GATEWAY_SAYS, "invalid_request"),
     "DEFAULT_5XX": _response(None, "Unavailable", GATEWAY_SAYS, "unavailable"),
 }
@@ -52,7 +67,9 @@ RESPONSES = {
 @click.command()
 @click.argument("stage")
 def main(stage: str) -> None:
-    """Configure functions and API that `chalice deploy` made, deploy the API once more, and print its URL."""
+    """Configure functions and API that `chalice deploy` made, deploy the API once more, and print
+    its URL.
+    """
     patches = [
         {"op": "replace", "path": f"/{method}/throttling/{name}", "value": str(value)}
         for method, limits in LIMITS.items()
@@ -66,14 +83,23 @@ def main(stage: str) -> None:
             functions.update_function_configuration(FunctionName=function, LoggingConfig=LOGGING)
         region = gateway.meta.region_name
         if not (api_ids := find_apis(stage)):
-            raise click.ClickException(f"there is no API triggers-api-{stage} in {region}: make deploy STAGE={stage}")
-        print("deploying the API again; API Gateway takes one deployment in 5 seconds: wait up to a minute", flush=True)
+            raise click.ClickException(
+                f"there is no API triggers-api-{stage} in {region}: make deploy STAGE={stage}"
+            )
+        print(
+            "deploying the API again; API Gateway takes one deployment in 5 seconds: wait up to a minute",
+            flush=True,
+        )
         for api_id in api_ids:
             gateway.update_stage(restApiId=api_id, stageName=API_STAGE, patchOperations=patches)
             for response_type, response in RESPONSES.items():
-                gateway.put_gateway_response(restApiId=api_id, responseType=response_type, **response)
+                gateway.put_gateway_response(
+                    restApiId=api_id, responseType=response_type, **response
+                )
             gateway.create_deployment(restApiId=api_id, stageName=API_STAGE)
-            print(f"export TRIGGERS_URL=https://{api_id}.execute-api.{region}.amazonaws.com/{API_STAGE}")
+            print(
+                f"export TRIGGERS_URL=https://{api_id}.execute-api.{region}.amazonaws.com/{API_STAGE}"
+            )
     except AWS_ERRORS as error:
         raise click.ClickException(str(error)) from None
 

@@ -27,13 +27,24 @@ import boto3
 from botocore.config import Config as ClientConfig
 from botocore.exceptions import EndpointConnectionError
 from chalice.config import Config
-from chalice.local import ChaliceRequestHandler, LocalDevServer, LocalGatewayException, create_local_server
+from chalice.local import (
+    ChaliceRequestHandler,
+    LocalDevServer,
+    LocalGatewayException,
+    create_local_server,
+)
 from werkzeug.serving import DechunkedInput
 
 from chalicelib import __version__, settings
 from chalicelib import deps as services
 from chalicelib.infra import telemetry
-from chalicelib.infra.errors import AWS_ERRORS, ApiError, QueueUnavailableError, SettingsError, StorageUnavailableError
+from chalicelib.infra.errors import (
+    AWS_ERRORS,
+    ApiError,
+    QueueUnavailableError,
+    SettingsError,
+    StorageUnavailableError,
+)
 from chalicelib.infra.queue import Message, Queue
 from chalicelib.operations import recovery as batch
 from chalicelib.operations import schedules
@@ -47,7 +58,13 @@ POLL_SECONDS = 0.2
 WORKER_TIMEOUT_SECONDS = 50.0  # as in .chalice/config.json
 SETTINGS = {row.metadata["name"]: row for row in fields(settings.Settings)}
 # What another shell needs to use the same AWS with the same settings
-VARIABLES = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", *local_aws.CREDENTIALS, "SETTINGS_SECRET", *SETTINGS)
+VARIABLES = (
+    "AWS_ENDPOINT_URL",
+    "AWS_DEFAULT_REGION",
+    *local_aws.CREDENTIALS,
+    "SETTINGS_SECRET",
+    *SETTINGS,
+)
 SECRETS = {*local_aws.CREDENTIALS, *(name for name, row in SETTINGS.items() if not row.repr)}
 
 
@@ -56,7 +73,9 @@ class StartError(Exception):
 
 
 class Screen(logging.Handler):
-    """Write lines for a person, among them one for each log record that is about an event or a warning."""
+    """Write lines for a person, among them one for each log record that is about an event or a
+    warning.
+    """
 
     def __init__(self, stream: TextIO, url: str) -> None:
         super().__init__()
@@ -79,16 +98,25 @@ class Screen(logging.Handler):
         event_id = str(fields.get("event_id", ""))
         match record.getMessage():
             case "attempt":
-                answer, seconds = fields["status_code"] or fields["error"], fields["retry_in_seconds"]
+                answer, seconds = (
+                    fields["status_code"] or fields["error"],
+                    fields["retry_in_seconds"],
+                )
                 rest = "" if seconds is None else f", next in {seconds:.1f} s"
-                self.event(event_id, f"{fields['outcome']:<11}  attempt {fields['attempt']}: {answer}{rest}")
+                self.event(
+                    event_id,
+                    f"{fields['outcome']:<11}  attempt {fields['attempt']}: {answer}{rest}",
+                )
             case "dead letter":
                 link = f"{self._url}/#/events/{event_id}" + (f"?key={self.key}" if self.key else "")
                 self.event(event_id, f"dead letter  {fields.get('reason')}  {link}")
             case "event accepted" | "acknowledged" | "replayed" as message:
                 self.event(event_id, message.removeprefix("event "))
             case message if record.levelno >= logging.WARNING:
-                self.event(event_id, f"warning      {message} {fields.get('error') or fields.get('reason') or ''}")
+                self.event(
+                    event_id,
+                    f"warning      {message} {fields.get('error') or fields.get('reason') or ''}",
+                )
 
 
 class Handler(ChaliceRequestHandler):
@@ -106,7 +134,8 @@ class Handler(ChaliceRequestHandler):
         """Read a request with its body; return False if it is answered already."""
         if not super().parse_request():
             return False
-        if not self.headers.get("Authorization", "").isascii():  # no API key is like that, and Chalice fails on it
+        # no API key is like that, and Chalice fails on it
+        if not self.headers.get("Authorization", "").isascii():
             del self.headers["Authorization"]
         try:
             length = max(0, int(self.headers.get("Content-Length", "0")))
@@ -123,12 +152,17 @@ class Handler(ChaliceRequestHandler):
         self._send_http_response(code, {}, None)
 
     def _send_http_response(self, code: int, headers: dict[str, Any], body: Any) -> None:
-        """Send a response of the app, or a problem document, which repeats nothing of the request."""
-        if body is None or code == HTTPStatus.METHOD_NOT_ALLOWED:  # of Chalice, whose headers name the methods
+        """Send a response of the app, or a problem document, which repeats nothing of the
+        request.
+        """
+        # of Chalice, whose headers name the methods
+        if body is None or code == HTTPStatus.METHOD_NOT_ALLOWED:
             from chalicelib.web.routes import problem
 
             word = "not_found" if code == HTTPStatus.NOT_FOUND else "invalid_request"
-            response = problem(ApiError(code, word, f"{HTTPStatus(code).description or HTTPStatus(code).phrase}."))
+            response = problem(
+                ApiError(code, word, f"{HTTPStatus(code).description or HTTPStatus(code).phrase}.")
+            )
             headers, body = {**headers, **response.headers, "Connection": "close"}, response.body
         super()._send_http_response(code, headers, body)
 
@@ -161,7 +195,10 @@ def start() -> None:
             os.environ["API_KEYS"] = api_key.entry("local", screen.key, "+".join(Scope))
         _provide("WEBHOOK_SIGNING_SECRETS", api_key.new_signing_secret())
         _provide("ZAPIER_WEBHOOK_URL", receiver.hook_url)
-        _provide("SUBSCRIPTION_HOSTS", ",".join((*settings.DEFAULT_HOSTS.entries, "127.0.0.1", "localhost")))
+        _provide(
+            "SUBSCRIPTION_HOSTS",
+            ",".join((*settings.DEFAULT_HOSTS.entries, "127.0.0.1", "localhost")),
+        )
     logging.disable(logging.INFO)  # what to paste is printed first
     _check_connections()
     logging.disable(logging.NOTSET)
@@ -174,8 +211,13 @@ def start() -> None:
 
 
 def _read_config() -> Config:
-    """Return Chalice's configuration of the stage; its optional settings count unless the environment has others."""
-    config = Config(given("STAGE") or "dev", config_from_disk=json.loads((ROOT / ".chalice/config.json").read_text()))
+    """Return Chalice's configuration of the stage; its optional settings count unless the
+    environment has others.
+    """
+    config = Config(
+        given("STAGE") or "dev",
+        config_from_disk=json.loads((ROOT / ".chalice/config.json").read_text()),
+    )
     for name, value in config.environment_variables.items():
         if name != "SETTINGS_SECRET":  # names what only a deployed stage has
             _provide(name, value)
@@ -187,7 +229,9 @@ def _check_environment() -> int:
     faults = []
     stand_ins = {**dict.fromkeys(settings.REQUIRED, "http://127.0.0.1/"), "API_KEYS": ""}
     try:
-        settings.load({**stand_ins, **{name: value for name, value in os.environ.items() if value.strip()}})
+        settings.load(
+            {**stand_ins, **{name: value for name, value in os.environ.items() if value.strip()}}
+        )
     except SettingsError as error:
         faults.append(str(error))
     port = given("PORT") or "8000"
@@ -206,14 +250,20 @@ def _listen(config: Config, port: int) -> LocalDevServer:
     try:
         server = create_local_server(app, api_config, "127.0.0.1", port)
     except OSError as error:
-        raise StartError(f"PORT {port}: {error.strerror}; make run PORT=0 takes a free one") from error
-    server.server.RequestHandlerClass = functools.partial(Handler, app_object=app, config=api_config)
+        raise StartError(
+            f"PORT {port}: {error.strerror}; make run PORT=0 takes a free one"
+        ) from error
+    server.server.RequestHandlerClass = functools.partial(
+        Handler, app_object=app, config=api_config
+    )
     server.server.socket.listen(128)
     return server
 
 
 def _open_screen(url: str) -> Screen:
-    """Return the screen. On a terminal, JSON lines go to a file, not in this tree, which `chalice local` watches."""
+    """Return the screen. On a terminal, JSON lines go to a file, not in this tree, which `chalice
+    local` watches.
+    """
     screen = Screen(sys.stdout, url)
     telemetry.logger.addHandler(screen)
     if sys.stdout.isatty():
@@ -223,7 +273,9 @@ def _open_screen(url: str) -> Screen:
 
 
 def _provide_aws(outside: dict[str, str]) -> None:
-    """Start an AWS unless one is given, make the resources it lacks, and set the variables that name them."""
+    """Start an AWS unless one is given, make the resources it lacks, and set the variables that
+    name them.
+    """
     endpoint = given("AWS_ENDPOINT_URL")
     try:
         if endpoint:
@@ -259,7 +311,8 @@ def _check_connections() -> None:
     for name, look in looks.items():
         try:
             look()
-        except (QueueUnavailableError, StorageUnavailableError) as error:  # the log has the error code of AWS
+        # the log has the error code of AWS
+        except (QueueUnavailableError, StorageUnavailableError) as error:
             raise StartError(f"{name} is unusable: it {settings.REQUIRED[name]}") from error
 
 
@@ -270,8 +323,12 @@ def _log_polling_as_debug(record: logging.LogRecord) -> bool:
 
 
 def _start_worker() -> None:
-    """Start the threads that receive and process batches, one receiving at a time; there is no batch window."""
-    client_config = ClientConfig(connect_timeout=1, read_timeout=5, retries={"total_max_attempts": 1})
+    """Start the threads that receive and process batches, one receiving at a time; there is no
+    batch window.
+    """
+    client_config = ClientConfig(
+        connect_timeout=1, read_timeout=5, retries={"total_max_attempts": 1}
+    )
     started = services.get().settings
     queue = Queue(boto3.client("sqs", config=client_config), started.inbox_queue_url)
     receiving = Lock()
@@ -291,7 +348,9 @@ def _start_worker() -> None:
 
 
 def _schedule(name: str, seconds: float, function: Callable[[], None]) -> None:
-    """Call `function` now, so that what a crash left behind does not wait, and `seconds` after each call."""
+    """Call `function` now, so that what a crash left behind does not wait, and `seconds` after each
+    call.
+    """
 
     def run() -> None:
         while True:
@@ -314,17 +373,35 @@ def _usage(url: str, key: str, receiver: Receiver, outside: dict[str, str]) -> s
     modes = (settings.PULL_ONLY, settings.COPIES_ONLY)
     hidden = [name for name in outside if name in SECRETS and outside[name] not in modes]
     variables = {name: given(name) for name in VARIABLES if given(name) and name not in hidden}
-    exported = "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+    exported = "export " + " ".join(
+        f"{name}={shlex.quote(value)}" for name, value in variables.items()
+    )
     if hidden:
         exported += f'\n: "and, as they are set for make run: {" ".join(hidden)}"'
     is_pushed = current.webhook == receiver.hook_url
     is_pulled = is_pushed or current.webhook == settings.PULL_ONLY
     is_allowed = current.subscription_hosts.allows(receiver.hook_url)
-    # The blocks of TOUR: two events, retries, a dead letter, a lease, a subscription, a token, AWS, the dead letter
-    shown = (True, is_pushed, is_pushed, is_pulled, is_allowed, current.signing_secrets, True, is_pushed)
+    # The blocks of TOUR: two events, retries, a dead letter, a lease, a subscription, a token, AWS,
+    # the dead letter
+    shown = (
+        True,
+        is_pushed,
+        is_pushed,
+        is_pulled,
+        is_allowed,
+        current.signing_secrets,
+        True,
+        is_pushed,
+    )
     blocks = compress(TOUR.read_text().strip().split("\n\n"), shown)
-    text = "\n\n".join((f"export TRIGGERS_URL={url}{f' TRIGGERS_API_KEY={key}' if key else ''}", *blocks))
-    for name, value in (("VARIABLES", exported), ("RECEIVER/HOOK", receiver.hook_url), ("RECEIVER", receiver.url)):
+    text = "\n\n".join(
+        (f"export TRIGGERS_URL={url}{f' TRIGGERS_API_KEY={key}' if key else ''}", *blocks)
+    )
+    for name, value in (
+        ("VARIABLES", exported),
+        ("RECEIVER/HOOK", receiver.hook_url),
+        ("RECEIVER", receiver.url),
+    ):
         text = text.replace(name, value)
     return f"""{text}
 

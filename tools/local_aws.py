@@ -21,7 +21,9 @@ SETTINGS = {"InboxDLQ": "INBOX_DLQ_URL", "InboxQueue": "INBOX_QUEUE_URL"}
 
 
 def use(url: str) -> None:
-    """Point this process at a local AWS; no profile, endpoint or credentials of the user are used."""
+    """Point this process at a local AWS; no profile, endpoint or credentials of the user are
+    used.
+    """
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
     os.environ |= dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), os.devnull)
@@ -41,9 +43,12 @@ def complete_given() -> None:
 
 
 def ensure(stage: str) -> dict[str, str]:
-    """Create the table and the queues of a stage where they are missing; return the variables that name them."""
+    """Create the table and the queues of a stage where they are missing; return the variables that
+    name them.
+    """
     template = read_template(stage)["Resources"]
-    config = Config(connect_timeout=3, retries={"total_max_attempts": 1})  # a closed port is reported at once
+    # a closed port is reported at once
+    config = Config(connect_timeout=3, retries={"total_max_attempts": 1})
     dynamodb, sqs = boto3.client("dynamodb", config=config), boto3.client("sqs", config=config)
     table = template["EventsTable"]["Properties"]
     name = {"TableName": table["TableName"]}
@@ -51,25 +56,43 @@ def ensure(stage: str) -> dict[str, str]:
         keys = ("BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
         dynamodb.create_table(**name, **{key: table[key] for key in keys})
         dynamodb.get_waiter("table_exists").wait(**name, WaiterConfig={"Delay": 1})
-        dynamodb.update_time_to_live(**name, TimeToLiveSpecification=table["TimeToLiveSpecification"])
+        dynamodb.update_time_to_live(
+            **name, TimeToLiveSpecification=table["TimeToLiveSpecification"]
+        )
     urls = {}
     for queue in SETTINGS:  # the DLQ first
         properties = template[queue]["Properties"]
         try:
             urls[queue] = sqs.get_queue_url(QueueName=properties["QueueName"])["QueueUrl"]
         except sqs.exceptions.QueueDoesNotExist:
-            attributes = {key: str(value).lower() for key, value in properties.items() if isinstance(value, int)}
+            attributes = {
+                key: str(value).lower()
+                for key, value in properties.items()
+                if isinstance(value, int)
+            }
             if policy := properties.get("RedrivePolicy"):
-                dlq = sqs.get_queue_attributes(QueueUrl=urls["InboxDLQ"], AttributeNames=["QueueArn"])["Attributes"]
-                attributes["RedrivePolicy"] = json.dumps({**policy, "deadLetterTargetArn": dlq["QueueArn"]})
-            urls[queue] = sqs.create_queue(QueueName=properties["QueueName"], Attributes=attributes)["QueueUrl"]
-    return {"EVENTS_TABLE_NAME": name["TableName"], **{SETTINGS[queue]: url for queue, url in urls.items()}}
+                dlq = sqs.get_queue_attributes(
+                    QueueUrl=urls["InboxDLQ"], AttributeNames=["QueueArn"]
+                )["Attributes"]
+                attributes["RedrivePolicy"] = json.dumps(
+                    {**policy, "deadLetterTargetArn": dlq["QueueArn"]}
+                )
+            urls[queue] = sqs.create_queue(
+                QueueName=properties["QueueName"], Attributes=attributes
+            )["QueueUrl"]
+    return {
+        "EVENTS_TABLE_NAME": name["TableName"],
+        **{SETTINGS[queue]: url for queue, url in urls.items()},
+    }
 
 
 def start_moto() -> str:
-    """Start moto in a process of its own, which ends with this one, however that ends; return its URL."""
+    """Start moto in a process of its own, which ends with this one, however that ends; return its
+    URL.
+    """
     command = [sys.executable, "-m", "tools.local_aws"]
-    options: dict[str, Any] = {"cwd": ROOT, "text": True, "start_new_session": True}  # Ctrl-C does not reach it
+    # Ctrl-C does not reach it
+    options: dict[str, Any] = {"cwd": ROOT, "text": True, "start_new_session": True}
     moto = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options)  # noqa: S603
     atexit.register(moto.communicate)  # keeps the pipes open
     return next(iter(moto.stdout or ())).strip()
@@ -77,7 +100,11 @@ def start_moto() -> str:
 
 def serve_moto() -> None:
     """Serve moto on a free loopback port, and print its URL, until standard input ends."""
-    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from moto.moto_server.werkzeug_app import (
+        DomainDispatcherApplication,
+        MotoRequestHandler,
+        create_backend_app,
+    )
     from werkzeug.serving import make_server
 
     for name in ("moto", "werkzeug"):
@@ -86,7 +113,9 @@ def serve_moto() -> None:
     lock = Lock()
 
     def serve(environ: dict[str, Any], start_response: Any) -> Any:
-        """Serve one request at a time, except long polls: moto makes conditional writes and deletions in two steps."""
+        """Serve one request at a time, except long polls: moto makes conditional writes and
+        deletions in two steps.
+        """
         is_poll = environ.get("HTTP_X_AMZ_TARGET", "").endswith(".ReceiveMessage")
         with contextlib.nullcontext() if is_poll else lock:
             return moto(environ, start_response)

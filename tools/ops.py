@@ -1,6 +1,8 @@
-"""Operator commands: inspect and redrive the dead letter queue; show, replay, erase and send events; make tokens.
+"""Operator commands: inspect and redrive the dead letter queue; show, replay, erase and send
+events; make tokens.
 
-Results go to standard output, progress and errors to standard error. Payloads are shown only by `show --payload`.
+Results go to standard output, progress and errors to standard error. Payloads are shown only by
+`show --payload`.
 """
 
 import codecs
@@ -47,7 +49,9 @@ WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
 DURATION = "[0-9]{1,6}[smhd]"
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 PASTE = " (credentials and AWS_DEFAULT_REGION must be set; for `make run`, paste the last export that it printed)"
-RETRY = urllib3.Retry(4, status_forcelist=(429, 503), allowed_methods=None, backoff_factor=0.2, raise_on_status=False)
+RETRY = urllib3.Retry(
+    4, status_forcelist=(429, 503), allowed_methods=None, backoff_factor=0.2, raise_on_status=False
+)
 
 
 class Commands(click.Group):
@@ -67,19 +71,23 @@ class Commands(click.Group):
             raise click.ClickException(f"AWS: {' '.join(str(error).split())}{hint}") from error
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+)
 def cli() -> None:
     """Operate a running Triggers API.
 
-    dlq and redrive use the AWS credentials, region and AWS_ENDPOINT_URL that boto3 finds. show, replay, erase, send and
-    token call the API at TRIGGERS_URL with the key in TRIGGERS_API_KEY.
+    dlq and redrive use the AWS credentials, region and AWS_ENDPOINT_URL that boto3 finds. show,
+    replay, erase, send and token call the API at TRIGGERS_URL with the key in TRIGGERS_API_KEY.
 
     Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
     """
 
 
 def is_make() -> bool:
-    """Return whether make runs this command. It sets variables instead of options: `make replay SINCE=2h`."""
+    """Return whether make runs this command. It sets variables instead of options: `make replay
+    SINCE=2h`.
+    """
     return "MAKELEVEL" in os.environ
 
 
@@ -94,7 +102,9 @@ def as_typed(text: str) -> str:
 
 
 class Option(click.Option):
-    """An option that make gives as an environment variable; without make, such a variable is somebody else's."""
+    """An option that make gives as an environment variable; without make, such a variable is
+    somebody else's.
+    """
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         return super().resolve_envvar_value(ctx) if is_make() else None
@@ -104,8 +114,16 @@ def option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     return click.option(*names, cls=Option, envvar=variable(names[0]), **attributes)
 
 
-stage_option = click.option("--stage", envvar="STAGE", metavar="NAME", default="dev", help="Whose queues.")
-rate_option = option("--rate", type=click.FloatRange(0, min_open=True), metavar="N", default=20, help="Most a second.")
+stage_option = click.option(
+    "--stage", envvar="STAGE", metavar="NAME", default="dev", help="Whose queues."
+)
+rate_option = option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    metavar="N",
+    default=20,
+    help="Most a second.",
+)
 
 
 def parse_json(value: str) -> object:
@@ -123,34 +141,50 @@ def parse_duration(value: str) -> int:
 
 
 def parse_time(value: str) -> str:
-    """Return a time or an age in RFC 3339 UTC with microseconds, which compares as the API's times do."""
+    """Return a time or an age in RFC 3339 UTC with microseconds, which compares as the API's times
+    do.
+    """
     try:
         if re.fullmatch(DURATION, value):
             return rfc3339(time.time() - parse_duration(value))
         moment = datetime.fromisoformat(value)
         return rfc3339((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
     except (ValueError, OverflowError) as error:
-        raise click.BadParameter(f"{value!r} is neither a time (2026-11-25T02:00Z) nor an age (15m, 2h, 7d)") from error
+        raise click.BadParameter(
+            f"{value!r} is neither a time (2026-11-25T02:00Z) nor an age (15m, 2h, 7d)"
+        ) from error
 
 
 def parse_metadata(value: str) -> dict[str, str]:
-    """Return the names and values of name=value,name=value or of a JSON object, whose values may have commas."""
+    """Return the names and values of name=value,name=value or of a JSON object, whose values may
+    have commas.
+    """
     try:
         if value.lstrip().startswith("{"):
             pairs = json.loads(value, object_pairs_hook=list)  # shows a name that is there twice
         else:
             pairs = [[part.strip() for part in pair.split("=", 1)] for pair in value.split(",")]
-        metadata = {name: str(text) for name, text in pairs if name and text != "" and type(text) in COMPARABLE}
+        metadata = {
+            name: str(text)
+            for name, text in pairs
+            if name and text != "" and type(text) in COMPARABLE
+        }
         if 0 < len(metadata) == len(pairs):
             return metadata
     except (ValueError, RecursionError):
         pass
-    raise click.BadParameter("it must be name=value,name=value or a JSON object of strings and numbers")
+    raise click.BadParameter(
+        "it must be name=value,name=value or a JSON object of strings and numbers"
+    )
 
 
 METADATA_HELP = """Whose metadata has all of these: user_id=42,region=eu, or {"name": "Doe, J."}."""
-since_option = option("--since", type=parse_time, metavar="TIME", help="Created at or after: 2h, 2026-11-25T02:00Z.")
-until_option = option("--until", type=parse_time, metavar="TIME", default="0s", help="Created before; 0s is now.")
+since_option = option(
+    "--since", type=parse_time, metavar="TIME", help="Created at or after: 2h, 2026-11-25T02:00Z."
+)
+until_option = option(
+    "--until", type=parse_time, metavar="TIME", default="0s", help="Created before; 0s is now."
+)
 tenant_option = option("--tenant", metavar="TENANT", help="Only events of this tenant.")
 
 
@@ -160,7 +194,9 @@ def printable(text: str) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print rows with headings. Texts longer than an id may be folded; ids never, so that they can be copied."""
+    """Print rows with headings. Texts longer than an id may be folded; ids never, so that they can
+    be copied.
+    """
     cells = [[printable("" if value is None else str(value)) for value in row] for row in rows]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for texts in zip_longest(columns, *cells, fillvalue=""):
@@ -180,14 +216,23 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def command_line(command: str, options: Mapping[str, str | None], event_ids: Sequence[str] = ()) -> str:
+def command_line(
+    command: str, options: Mapping[str, str | None], event_ids: Sequence[str] = ()
+) -> str:
     """Return one of these commands, to be pasted into the same shell: of make if that was used."""
     given = {name: value for name, value in options.items() if value}
     if is_make():
         given |= {"EVENT_ID": " ".join(event_ids)} if event_ids else {}
-        return shlex.join(["make", command, *(f"{variable(name)}={value}" for name, value in given.items())])
-    flags = ["--go" if name == "go" else f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
-    return shlex.join([os.path.relpath(sys.executable), "-m", "tools.ops", command, *event_ids, *flags])
+        return shlex.join(
+            ["make", command, *(f"{variable(name)}={value}" for name, value in given.items())]
+        )
+    flags = [
+        "--go" if name == "go" else f"--{name.replace('_', '-')}={value}"
+        for name, value in given.items()
+    ]
+    return shlex.join(
+        [os.path.relpath(sys.executable), "-m", "tools.ops", command, *event_ids, *flags]
+    )
 
 
 def open_queues(stage: str) -> tuple[Any, str, str]:
@@ -195,14 +240,20 @@ def open_queues(stage: str) -> tuple[Any, str, str]:
     sqs = boto3.client("sqs", config=Config(connect_timeout=5, read_timeout=30))
     prefix = f"triggers-api-{stage}-inbox-"
     try:
-        queue_url, dlq_url = (sqs.get_queue_url(QueueName=prefix + name)["QueueUrl"] for name in ("queue", "dlq"))
+        queue_url, dlq_url = (
+            sqs.get_queue_url(QueueName=prefix + name)["QueueUrl"] for name in ("queue", "dlq")
+        )
     except sqs.exceptions.QueueDoesNotExist as error:
-        raise click.ClickException(f"this account has no queues {prefix}… in {sqs.meta.region_name}") from error
+        raise click.ClickException(
+            f"this account has no queues {prefix}… in {sqs.meta.region_name}"
+        ) from error
     return sqs, queue_url, dlq_url
 
 
 def depths(sqs: Any, url: str) -> tuple[int, int]:
-    """Return how many messages a queue holds, and how many of them are in flight: received and not deleted yet."""
+    """Return how many messages a queue holds, and how many of them are in flight: received and not
+    deleted yet.
+    """
     names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
     attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
     visible, in_flight = (int(attributes.get(name, 0)) for name in names)
@@ -211,12 +262,19 @@ def depths(sqs: Any, url: str) -> tuple[int, int]:
 
 @cli.command(short_help="Show the depth of the dead letter queue, and reasons.")
 @stage_option
-@option("--limit", type=click.IntRange(1, 1000), metavar="NUMBER", default=100, help="Size of the sample, up to 1000.")
+@option(
+    "--limit",
+    type=click.IntRange(1, 1000),
+    metavar="NUMBER",
+    default=100,
+    help="Size of the sample, up to 1000.",
+)
 def dlq(stage: str, limit: int) -> None:
-    """Show how many dead letters there are, and those of a sample by destination and reason, each with its latest.
+    """Show how many dead letters there are, and those of a sample by destination and reason, each
+    with its latest.
 
-    The destination is the webhook, or a subscription with its tenant and name. Nothing is removed: the messages of the
-    sample are received and at once made visible again.
+    The destination is the webhook, or a subscription with its tenant and name. Nothing is removed:
+    the messages of the sample are received and at once made visible again.
     """
     sqs, _, url = open_queues(stage)
     total, in_flight = depths(sqs, url)
@@ -226,10 +284,15 @@ def dlq(stage: str, limit: int) -> None:
         groups.setdefault(group, []).append(latest)
     names = {destination: subscription_name(stage, destination) for destination, *_ in groups}
     for (destination, tenant, reason), letters in groups.items():
-        words = filter(None, (destination, names[destination], tenant, reason, counted(len(letters), "message")))
+        words = filter(
+            None,
+            (destination, names[destination], tenant, reason, counted(len(letters), "message")),
+        )
         click.echo(printable("  ".join(words)) + f", the latest:\n  {printable(letters[-1])}")
     hidden = f", {in_flight:,} of them in flight" if in_flight else ""
-    held = f"holds {counted(total, 'message')}{hidden}; sample: {len(sample)}" if total else "is empty"
+    held = (
+        f"holds {counted(total, 'message')}{hidden}; sample: {len(sample)}" if total else "is empty"
+    )
     click.echo(f"{url.rsplit('/', 1)[-1]} {held}")
 
 
@@ -237,24 +300,37 @@ def peek(sqs: Any, url: str, limit: int) -> list[Message]:
     """Receive up to `limit` messages and make them visible again."""
     queue, seen = Queue(sqs, url), dict[str, Message]()
     try:
-        while len(seen) < limit and (received := queue.receive(min(BATCH_SIZE, limit - len(seen)), WAIT_SECONDS)):
+        while len(seen) < limit and (
+            received := queue.receive(min(BATCH_SIZE, limit - len(seen)), WAIT_SECONDS)
+        ):
             seen |= {message.message_id: message for message in received}
     finally:
         for message in seen.values():
-            sqs.change_message_visibility(QueueUrl=url, ReceiptHandle=message.receipt_handle, VisibilityTimeout=0)
+            sqs.change_message_visibility(
+                QueueUrl=url, ReceiptHandle=message.receipt_handle, VisibilityTimeout=0
+            )
     return list(seen.values())
 
 
 def describe(message: Message) -> tuple[tuple[str, str, str], str, str]:
-    """Return destination, tenant and reason of a dead letter, when it failed, and what it tells of its event."""
+    """Return destination, tenant and reason of a dead letter, when it failed, and what it tells of
+    its event.
+    """
     try:
-        content = {name: str(value) for name, value in json.loads(message.body).items() if value is not None}
+        content = {
+            name: str(value)
+            for name, value in json.loads(message.body).items()
+            if value is not None
+        }
     except (ValueError, RecursionError, AttributeError):
         content = {"reason": "malformed"}
     # SQS moved a message without a reason: the worker received it too often and never finished.
     reason = content.get("reason") or message.attributes.get("Reason", "unprocessed")
     failed_at = content.get("failed_at", "")
-    event_id, attempts = content.get("event_id", f"message {message.message_id}"), content.get("delivery_attempts", "")
+    event_id, attempts = (
+        content.get("event_id", f"message {message.message_id}"),
+        content.get("delivery_attempts", ""),
+    )
     told = (event_id, failed_at, attempts and f"attempt {attempts}", content.get("last_error"))
     group = content.get("subscription_id", message.group_id), content.get("tenant", ""), reason
     return group, failed_at, "  ".join(filter(None, told))
@@ -264,7 +340,9 @@ def subscription_name(stage: str, subscription_id: str) -> str:
     """Return the name of a subscription, or "" if it has none, is gone or cannot be read."""
     dynamodb = boto3.client("dynamodb", config=Config(connect_timeout=5, read_timeout=5))
     try:
-        response = dynamodb.get_item(TableName=f"triggers-api-{stage}-events", Key={"event_id": {"S": subscription_id}})
+        response = dynamodb.get_item(
+            TableName=f"triggers-api-{stage}-events", Key={"event_id": {"S": subscription_id}}
+        )
         return Subscription.from_item(response["Item"]).name or ""
     except (*AWS_ERRORS, KeyError):
         return ""
@@ -276,16 +354,18 @@ def subscription_name(stage: str, subscription_id: str) -> str:
 def redrive(stage: str, rate: float) -> None:
     """Move the dead letters back to the work queue; the worker pushes their events again.
 
-    Fix the cause first, or they come back. A message is deleted after it was sent on: stopping loses nothing, and what
-    was sent twice is pushed once. The worker drops messages of events that were replayed or acknowledged meanwhile, and
-    returns what it cannot read.
+    Fix the cause first, or they come back. A message is deleted after it was sent on: stopping
+    loses nothing, and what was sent twice is pushed once. The worker drops messages of events that
+    were replayed or acknowledged meanwhile, and returns what it cannot read.
     """
     sqs, queue_url, dlq_url = open_queues(stage)
     work_queue, source = Queue(sqs, queue_url), Queue(sqs, dlq_url)
     total, _ = depths(sqs, dlq_url)
 
     def receive() -> Iterator[Message]:
-        """Yield up to `total` messages, so that it ends even if some come back; at most a second's worth in flight."""
+        """Yield up to `total` messages, so that it ends even if some come back; at most a second's
+        worth in flight.
+        """
         left, size = total, min(BATCH_SIZE, max(1, int(rate)))
         while left > 0 and (messages := source.receive(min(size, left), WAIT_SECONDS)):
             left -= len(messages)
@@ -309,16 +389,26 @@ class ApiCallError(click.ClickException):
 
 
 def act_on_each(
-    unit: str, items: Iterable[Any], act: Callable[[Any], str], total: int, rate: float, *, rest: Callable[[int], str]
+    unit: str,
+    items: Iterable[Any],
+    act: Callable[[Any], str],
+    total: int,
+    rate: float,
+    *,
+    rest: Callable[[int], str],
 ) -> int:
-    """Call `act` for each item, at most `rate` a second, and count the outcomes, which it returns in a few words.
+    """Call `act` for each item, at most `rate` a second, and count the outcomes, which it returns
+    in a few words.
 
-    Returns how many were skipped: items that the API refuses are named; other errors concern every item. At the end, or
-    when it is stopped, it prints the counts, and what `rest` returns for the number of items that were handled.
+    Returns how many were skipped: items that the API refuses are named; other errors concern every
+    item. At the end, or when it is stopped, it prints the counts, and what `rest` returns for the
+    number of items that were handled.
     """
     outcomes, console = Counter[str](), Console(stderr=True)
     try:
-        for item in track(items, f"{unit}s", total, console=console, disable=not console.is_terminal):
+        for item in track(
+            items, f"{unit}s", total, console=console, disable=not console.is_terminal
+        ):
             time.sleep(1 / rate)
             try:
                 outcomes[act(item)] += 1
@@ -329,7 +419,9 @@ def act_on_each(
                 outcomes["skipped"] += 1
     finally:
         done = outcomes.total()
-        told = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items()) or "none done"
+        told = (
+            ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items()) or "none done"
+        )
         click.echo(f"{done:,} of {counted(total, unit)}: {told}", err=done < total)
         if done < total:
             click.echo(rest(done), err=True)
@@ -337,44 +429,74 @@ def act_on_each(
 
 
 class Api:
-    """The HTTP API that the environment names. Calls are repeated on 429 and 503 after Retry-After, 10 s at most."""
+    """The HTTP API that the environment names. Calls are repeated on 429 and 503 after Retry-After,
+    10 s at most.
+    """
 
     def __init__(self) -> None:
-        self.url, key = (os.environ.get(name, "").strip() for name in ("TRIGGERS_URL", "TRIGGERS_API_KEY"))
-        if not re.fullmatch(r"(https://[^/?#@]+|http://(localhost|127\.0\.0\.1)(:\d+)?)(/[^?#]*)?", self.url):
-            raise click.ClickException("set TRIGGERS_URL to the https URL of the API (http only for this machine)")
+        self.url, key = (
+            os.environ.get(name, "").strip() for name in ("TRIGGERS_URL", "TRIGGERS_API_KEY")
+        )
+        if not re.fullmatch(
+            r"(https://[^/?#@]+|http://(localhost|127\.0\.0\.1)(:\d+)?)(/[^?#]*)?", self.url
+        ):
+            raise click.ClickException(
+                "set TRIGGERS_URL to the https URL of the API (http only for this machine)"
+            )
         if not (key and key.isascii() and key.isprintable()):
             raise click.ClickException("set TRIGGERS_API_KEY to an API key")
         self._headers = {"Authorization": f"Bearer {key}", "User-Agent": "triggers-api-ops"}
         self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=5, read=35))
 
     def request(
-        self, method: str, path: str, *, read_retries: int = 4, headers: dict[str, str] | None = None, **options: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        read_retries: int = 4,
+        headers: dict[str, str] | None = None,
+        **options: Any,
     ) -> tuple[int, dict[str, Any], Mapping[str, str]]:
-        """Return status, JSON object (empty for 204) and headers; raise ApiCallError without a response of JSON."""
+        """Return status, JSON object (empty for 204) and headers; raise ApiCallError without a
+        response of JSON.
+        """
         retries = RETRY.new(read=read_retries, retry_after_max=10)
-        options |= {"headers": self._headers | (headers or {}), "retries": retries, "redirect": False}
+        options |= {
+            "headers": self._headers | (headers or {}),
+            "retries": retries,
+            "redirect": False,
+        }
         try:
             response = self._pool.request(method, self.url.rstrip("/") + path, **options)
             content = {} if response.status == 204 else dict(response.json())
         except urllib3.exceptions.HTTPError as error:
-            raise ApiCallError(0, f"cannot reach {self.url}: {getattr(error, 'reason', error)}") from error
+            raise ApiCallError(
+                0, f"cannot reach {self.url}: {getattr(error, 'reason', error)}"
+            ) from error
         except (ValueError, TypeError):
-            raise ApiCallError(response.status, f"{response.status} without JSON: check TRIGGERS_URL") from None
+            raise ApiCallError(
+                response.status, f"{response.status} without JSON: check TRIGGERS_URL"
+            ) from None
         return response.status, content, response.headers
 
-    def call(self, method: str, path: str, **options: Any) -> tuple[dict[str, Any], Mapping[str, str]]:
+    def call(
+        self, method: str, path: str, **options: Any
+    ) -> tuple[dict[str, Any], Mapping[str, str]]:
         """Return content and headers of a 2xx response; raise ApiCallError."""
         status, content, headers = self.request(method, path, **options)
         if not 200 <= status < 300:
             hint = " (check TRIGGERS_URL and TRIGGERS_API_KEY)" if status in (401, 403) else ""
-            raise ApiCallError(status, f"{status}: {content.get('detail') or content.get('message')}{hint}")
+            raise ApiCallError(
+                status, f"{status}: {content.get('detail') or content.get('message')}{hint}"
+            )
         return content, headers
 
     def get(self, path: str, item_id: str) -> dict[str, Any]:
         return self.call("GET", f"{path}/{quote(item_id, safe='')}")[0]
 
-    def post_event(self, body: bytes, idempotency_key: str, **headers: str) -> tuple[dict[str, Any], bool]:
+    def post_event(
+        self, body: bytes, idempotency_key: str, **headers: str
+    ) -> tuple[dict[str, Any], bool]:
         """Return the event, and whether the same request had been sent before."""
         headers |= {"Content-Type": "application/json", "Idempotency-Key": idempotency_key}
         event, answered = self.call("POST", "/events", body=body, headers=headers)
@@ -397,16 +519,21 @@ class Api:
 @option("--subject", metavar="SUBJECT", help="The event with this subject, or a list of several.")
 @click.option("--payload", is_flag=True, help="Show payload and metadata, too.")
 def show(event_id: str, subject: str | None, *, payload: bool) -> None:
-    """Show the timeline of an event: creation, the last 25 attempts, state and copies; or a subscription (sub_...).
+    """Show the timeline of an event: creation, the last 25 attempts, state and copies; or a
+    subscription (sub_...).
 
-    The beginning of an id is enough: it is looked for among the newest 1,000 events and copies, or all subscriptions.
-    Several that have it, or the subject, are listed.
+    The beginning of an id is enough: it is looked for among the newest 1,000 events and copies, or
+    all subscriptions. Several that have it, or the subject, are listed.
     """
     if bool(event_id) == bool(subject):
         raise click.UsageError("give either EVENT_ID or --subject")
     api, is_subscription = Api(), event_id.startswith("sub_")
     if is_subscription:
-        path, id_name, items = "/subscriptions", "subscription_id", api.list_all("/subscriptions", tenant="*")
+        path, id_name, items = (
+            "/subscriptions",
+            "subscription_id",
+            api.list_all("/subscriptions", tenant="*"),
+        )
     else:
         events = api.list_all("/events", limit="100", subject=subject)
         path, id_name, items = "/events", "event_id", islice(events, SEARCHED)
@@ -426,16 +553,28 @@ def show(event_id: str, subject: str | None, *, payload: bool) -> None:
 
 def print_event(api: Api, event: Mapping[str, Any], *, payload: bool) -> None:
     """Print the timeline of an event, and a line for each copy."""
-    click.echo(f"{event['event_id']}  {event['event_type']}  {event['status']}  posted by {event['created_by']}")
+    click.echo(
+        f"{event['event_id']}  {event['event_type']}  {event['status']}  posted by {event['created_by']}"
+    )
     click.echo(event["message"])
-    for name in ("tenant", "subject", "subscription_id", "source_event_id", "lease_id", "leased_until", "lease_count"):
+    for name in (
+        "tenant",
+        "subject",
+        "subscription_id",
+        "source_event_id",
+        "lease_id",
+        "leased_until",
+        "lease_count",
+    ):
         if event.get(name):
             click.echo(f"{name}: {event[name]}")
     rows: list[tuple[object, ...]] = [(event["created_at"], "created")]
     for attempt in event["attempts"]:
         answer = attempt["status_code"] or attempt["error"]
         took = f"{attempt['duration_ms']:,} ms"
-        rows.append((attempt["at"], f"attempt: {attempt['outcome']}", took, answer, attempt["response"]))
+        rows.append(
+            (attempt["at"], f"attempt: {attempt['outcome']}", took, answer, attempt["response"])
+        )
     if event["next_attempt_at"]:
         rows.append((event["next_attempt_at"], "next attempt"))
     if event["delivered_via"] in ("pull", "subscriptions"):
@@ -451,7 +590,9 @@ def print_event(api: Api, event: Mapping[str, Any], *, payload: bool) -> None:
 
 
 def describe_copy(api: Api, copy_id: str) -> tuple[object, ...]:
-    """Return status, subscription and error of a copy; of one that is gone, the status 404 and what that means."""
+    """Return status, subscription and error of a copy; of one that is gone, the status 404 and what
+    that means.
+    """
     _, copy, _ = api.request("GET", f"/events/{copy_id}")
     return copy["status"], copy.get("subscription_id"), copy.get("last_error", copy.get("detail"))
 
@@ -462,34 +603,58 @@ def describe_copy(api: Api, copy_id: str) -> tuple[object, ...]:
 @until_option
 @tenant_option
 @option("--status", type=click.Choice(["pending", "delivered", "failed"]), default="failed")
-@option("--event-type", metavar="TYPE", help="Only events of this type; order.* takes all that begin with order.")
+@option(
+    "--event-type",
+    metavar="TYPE",
+    help="Only events of this type; order.* takes all that begin with order.",
+)
 @option("--subscription-id", metavar="SUBSCRIPTION_ID", help="Only copies for this subscription.")
 @rate_option
-@click.option("--go", is_flag=True, help="Push them. Without it they are counted, and the first ten are shown.")
-def replay(event_ids: tuple[str, ...], *, since: str | None, until: str, rate: float, go: bool, **query: str) -> None:
+@click.option(
+    "--go",
+    is_flag=True,
+    help="Push them. Without it they are counted, and the first ten are shown.",
+)
+def replay(
+    event_ids: tuple[str, ...],
+    *,
+    since: str | None,
+    until: str,
+    rate: float,
+    go: bool,
+    **query: str,
+) -> None:
     """Push events again: those named, or all that were created since a time, oldest first.
 
-    When it is stopped it prints the command that continues. Events that are being pushed or are leased are skipped and
-    named. Dead letters of replayed events stay in the dead letter queue until a redrive, which drops them.
+    When it is stopped it prints the command that continues. Events that are being pushed or are
+    leased are skipped and named. Dead letters of replayed events stay in the dead letter queue
+    until a redrive, which drops them.
     """
     if bool(event_ids) == bool(since):
         raise click.UsageError("give either EVENT_ID or --since")
     api = Api()
-    found = list(api.list_all("/events", **EVENTS, since=since, until=until, **query)) if since else []
+    found = (
+        list(api.list_all("/events", **EVENTS, since=since, until=until, **query)) if since else []
+    )
     event_ids = event_ids or tuple(event["event_id"] for event in found)
 
     def command(first: int, **more: str) -> str:
         """Return the command for the events from the one numbered `first` on."""
         if not since:
             return command_line("replay", more, event_ids[first:])
-        return command_line("replay", {"since": found[first]["created_at"], "until": until, **query, **more})
+        return command_line(
+            "replay", {"since": found[first]["created_at"], "until": until, **query, **more}
+        )
 
     def how_to_push_from(first: int) -> str:
         return f"To push them: {command(first, rate=f'{rate:g}', go='1')}"
 
     if not go or not event_ids:
         if event_ids:
-            print_items(EVENT_COLUMNS, found[:10] or [api.get("/events", event_id) for event_id in event_ids[:10]])
+            print_items(
+                EVENT_COLUMNS,
+                found[:10] or [api.get("/events", event_id) for event_id in event_ids[:10]],
+            )
         rest = f". {how_to_push_from(0)}" if event_ids else ""
         click.echo(f"{counted(len(event_ids), 'event')} would be replayed{rest}")
         return
@@ -505,16 +670,25 @@ def replay(event_ids: tuple[str, ...], *, since: str | None, until: str, rate: f
         raise click.ClickException("some events were skipped")
 
 
-def find_matching(api: Api, metadata: dict[str, str], query: Mapping[str, str | None]) -> dict[str, list[str]]:
-    """Return the ids of matching events and copies by the event that they belong to, which may be gone already.
+def find_matching(
+    api: Api, metadata: dict[str, str], query: Mapping[str, str | None]
+) -> dict[str, list[str]]:
+    """Return the ids of matching events and copies by the event that they belong to, which may be
+    gone already.
 
-    Copies are looked for, too: one may be left of an event that expired, or whose erasure was interrupted.
+    Copies are looked for, too: one may be left of an event that expired, or whose erasure was
+    interrupted.
     """
     found: dict[str, list[str]] = {}
     for event in api.list_all("/events", **EVENTS, **query, include="payload"):
         values = (event["metadata"] or {}).items()
-        if metadata.items() <= {name: str(value) for name, value in values if type(value) in COMPARABLE}.items():
-            found.setdefault(event["source_event_id"] or event["event_id"], []).append(event["event_id"])
+        if (
+            metadata.items()
+            <= {name: str(value) for name, value in values if type(value) in COMPARABLE}.items()
+        ):
+            found.setdefault(event["source_event_id"] or event["event_id"], []).append(
+                event["event_id"]
+            )
     return found
 
 
@@ -526,11 +700,12 @@ def find_matching(api: Api, metadata: dict[str, str], query: Mapping[str, str | 
 @rate_option
 @click.option("--go", is_flag=True, help="Erase them. Without it they are counted.")
 def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: str | None) -> None:
-    """Erase the events of a person (--metadata) or a tenant (--tenant) and their copies. They cannot be restored.
+    """Erase the events of a person (--metadata) or a tenant (--tenant) and their copies. They
+    cannot be restored.
 
-    A value of the metadata matches a JSON string or number that is written the same. With --tenant alone the tenant's
-    subscriptions are deleted, too. Events that are being pushed or leased are named: repeat the command, which is safe.
-    The API key needs the scopes consume and erase.
+    A value of the metadata matches a JSON string or number that is written the same. With --tenant
+    alone the tenant's subscriptions are deleted, too. Events that are being pushed or leased are
+    named: repeat the command, which is safe. The API key needs the scopes consume and erase.
     """
     tenant = query["tenant"]
     if not (metadata or tenant):
@@ -544,7 +719,12 @@ def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: st
     copies = sum(event_id.startswith("cpy_") for event_id in event_ids)
     counts = f"events {len(event_ids) - copies:,}, copies {copies:,}, subscriptions {len(subscriptions):,}"
     click.echo("\n".join([*event_ids, f"matching: {counts}"]))
-    given = {"metadata": json.dumps(metadata) if metadata else None, **query, "rate": f"{rate:g}", "go": "1"}
+    given = {
+        "metadata": json.dumps(metadata) if metadata else None,
+        **query,
+        "rate": f"{rate:g}",
+        "go": "1",
+    }
     command = command_line("erase", given)
     items = [*(subscription["subscription_id"] for subscription in subscriptions), *found]
     if not items:
@@ -555,46 +735,73 @@ def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: st
 
     def remove(item: str) -> str:
         for item_id in dict.fromkeys([item, *found.get(item, ())]):
-            api.call("DELETE", f"/{'subscriptions' if item_id.startswith('sub_') else 'events'}/{item_id}")
+            api.call(
+                "DELETE",
+                f"/{'subscriptions' if item_id.startswith('sub_') else 'events'}/{item_id}",
+            )
         return "erased"
 
     again = f"To complete it: {command}"
     if act_on_each("item", items, remove, len(items), rate, rest=lambda _: again):
-        raise click.ClickException(f"some events are claimed, for a minute or while a lease lasts. {again}")
+        raise click.ClickException(
+            f"some events are claimed, for a minute or while a lease lasts. {again}"
+        )
 
 
 @cli.command(short_help="Make a token for a tenant, and the link that opens its page.")
 @option("--tenant", required=True, metavar="TENANT", help="Whose subscriptions it is for.")
-@option("--expires-in", type=parse_duration, metavar="DURATION", default="1h", help="From 60s to 30d.")
+@option(
+    "--expires-in", type=parse_duration, metavar="DURATION", default="1h", help="From 60s to 30d."
+)
 def token(tenant: str, expires_in: int) -> None:
-    """Make a token, with which a customer manages the subscriptions of one tenant, by the page or by the API.
+    """Make a token, with which a customer manages the subscriptions of one tenant, by the page or
+    by the API.
 
-    It cannot be taken back alone: it lasts until its end, or until the API key that made it is taken out of API_KEYS.
+    It cannot be taken back alone: it lasts until its end, or until the API key that made it is
+    taken out of API_KEYS.
     """
     if not 60 <= expires_in <= 30 * UNIT_SECONDS["d"]:
         raise click.BadParameter("it must be 60s to 30d", param_hint="--expires-in")
     api = Api()
     made, _ = api.call("POST", "/tokens", json={"tenant": tenant, "expires_in_seconds": expires_in})
-    click.echo(f"{made['token']}\nvalid until {made['expires_at']}\n{api.url.rstrip('/')}/#key={made['token']}")
+    click.echo(
+        f"{made['token']}\nvalid until {made['expires_at']}\n{api.url.rstrip('/')}/#key={made['token']}"
+    )
 
 
 @cli.command(short_help="Post one event, or a file of JSON lines.")
 @option("--type", "event_type", metavar="TYPE", help="Type of one event.")
-@option("--payload", type=parse_json, metavar="JSON", help="Payload of one event: a JSON object. Default: {}.")
+@option(
+    "--payload",
+    type=parse_json,
+    metavar="JSON",
+    help="Payload of one event: a JSON object. Default: {}.",
+)
 @option("--metadata", type=parse_json, metavar="JSON", help="Metadata of one event: a JSON object.")
 @option("--tenant", metavar="TENANT", help="Tenant of one event.")
-@option("--subject", metavar="SUBJECT", help="What one event is about, by which it is found: order-4711.")
-@option("--file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A file of JSON lines.")
+@option(
+    "--subject",
+    metavar="SUBJECT",
+    help="What one event is about, by which it is found: order-4711.",
+)
+@option(
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file of JSON lines.",
+)
 def send(event_type: str | None, file: Path | None, **contents: Any) -> None:
-    """Post one event (--type), or each line of a file (--file): {"event_type": "order.created", "payload": {}}.
+    """Post one event (--type), or each line of a file (--file): {"event_type": "order.created",
+    "payload": {}}.
 
-    The lines of a file are queued and pushed by the worker. Each gets an Idempotency-Key made of the file's path and
-    the line's text, so that running the command again sends only what was not sent. A line that the API refuses is
-    named, the others are sent, and the exit code is 1.
+    The lines of a file are queued and pushed by the worker. Each gets an Idempotency-Key made of
+    the file's path and the line's text, so that running the command again sends only what was not
+    sent. A line that the API refuses is named, the others are sent, and the exit code is 1.
     """
     given = {name: value for name, value in contents.items() if value is not None}
     if bool(event_type) == bool(file) or (file and given):
-        raise click.UsageError("give either --type (with --payload, --metadata, --tenant, --subject) or --file")
+        raise click.UsageError(
+            "give either --type (with --payload, --metadata, --tenant, --subject) or --file"
+        )
     api = Api()
     if file:
         send_lines(api, file.read_bytes(), str(file.resolve()))
@@ -602,7 +809,9 @@ def send(event_type: str | None, file: Path | None, **contents: Any) -> None:
     body = json.dumps({"event_type": event_type, "payload": {}} | given)
     event, _ = api.post_event(body.encode(), secrets.token_hex(16))
     error = event.get("last_error")
-    click.echo(printable(f"{event['event_id']}: {event['message']}" + (f" ({error})" if error else "")))
+    click.echo(
+        printable(f"{event['event_id']}: {event['message']}" + (f" ({error})" if error else ""))
+    )
 
 
 def send_lines(api: Api, content: bytes, prefix: str) -> None:
@@ -618,7 +827,14 @@ def send_lines(api: Api, content: bytes, prefix: str) -> None:
         _, is_repeated = api.post_event(line, f"ops-{key}", Prefer="respond-async")
         return "sent before" if is_repeated else "sent"
 
-    if act_on_each("line", lines, post, len(lines), math.inf, rest=lambda _: "To send the rest, repeat the command."):
+    if act_on_each(
+        "line",
+        lines,
+        post,
+        len(lines),
+        math.inf,
+        rest=lambda _: "To send the rest, repeat the command.",
+    ):
         raise click.ClickException("some lines were refused")
 
 

@@ -1,4 +1,5 @@
-"""`make package STAGE=dev`: one CloudFormation template for everything, and the zip it deploys, in build/package/.
+"""`make package STAGE=dev`: one CloudFormation template for everything, and the zip it deploys, in
+build/package/.
 
 `chalice package --merge-template` merges resources.json, and what ties the functions to it.
 """
@@ -30,20 +31,27 @@ def package(stage: str, out: Path = OUT) -> None:
         upgrade.keep_indexes(template, json.loads(Path(before).read_text()), are_read=True)
     template["Parameters"]["Stage"] |= {"Default": stage, "AllowedValues": [stage]}
     resources = template["Resources"]
-    # A first creation that failed deletes its empty table, once someone has turned its protection off.
+    # A first creation that failed deletes its empty table, once someone has turned its protection
+    # off.
     resources["EventsTable"]["DeletionPolicy"] = "RetainExceptOnCreate"
     for function, suffix in FUNCTION_SUFFIXES.items():
-        properties: dict[str, Any] = {"FunctionName": f"triggers-api-{stage}{suffix}", "RecursiveLoop": "Allow"}
+        properties: dict[str, Any] = {
+            "FunctionName": f"triggers-api-{stage}{suffix}",
+            "RecursiveLoop": "Allow",
+        }
         properties |= {"LoggingConfig": gateway.LOGGING, "EventInvokeConfig": gateway.ONCE}
         resources[function] = {"Properties": properties}
-    # A reference, so that the queue is created first. Chalice has Fn::Sub here, too: another would be merged beside it.
+    # A reference, so that the queue is created first. Chalice has Fn::Sub here, too: another would
+    # be merged beside it.
     source = {"Properties": {"Queue": {"Fn::Sub": "${InboxQueue.Arn}"}}}
     resources["Worker"]["Properties"]["Events"] = {"WorkerSqsEventSource": source}
     # CloudFormation writes the root's path as it is, and others with `~1`.
     limits = [
         {"ResourcePath": f"/{path.removesuffix('~1')}", "HttpMethod": method}
         | {"ThrottlingRateLimit": rate, "ThrottlingBurstLimit": burst}
-        for (path, method), (rate, burst) in ((key.split("/"), value) for key, value in gateway.LIMITS.items())
+        for (path, method), (rate, burst) in (
+            (key.split("/"), value) for key, value in gateway.LIMITS.items()
+        )
     ]
     api = {
         # Without it the SAM transform makes a second, public API stage, which is named Stage.
@@ -54,11 +62,20 @@ def package(stage: str, out: Path = OUT) -> None:
     }
     resources["RestAPI"] = {"Properties": api}
     chalice = Path(sys.executable).with_name("chalice")
-    environ = {"AWS_DEFAULT_REGION": "us-east-1", **os.environ}  # Chalice wants one; the template is for any
+    # Chalice wants one; the template is for any
+    environ = {"AWS_DEFAULT_REGION": "us-east-1", **os.environ}
     with tempfile.NamedTemporaryFile("w", suffix=".json") as merged:
         json.dump(template, merged)
         merged.flush()
-        command = [str(chalice), "package", "--stage", stage, "--merge-template", merged.name, str(out)]
+        command = [
+            str(chalice),
+            "package",
+            "--stage",
+            stage,
+            "--merge-template",
+            merged.name,
+            str(out),
+        ]
         subprocess.run(command, cwd=ROOT, env=environ, check=True)  # noqa: S603
 
 
@@ -69,7 +86,9 @@ def main(stage: str) -> None:
         package(stage)
     except subprocess.CalledProcessError as error:  # Chalice said why
         sys.exit(error.returncode)
-    print(f"{OUT.relative_to(ROOT)}: sam.json and deployment.zip; docs/runbook.md tells how to deploy them")
+    print(
+        f"{OUT.relative_to(ROOT)}: sam.json and deployment.zip; docs/runbook.md tells how to deploy them"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""A webhook receiver for trying things out: it shows what is pushed, checks signatures, and fails when told to.
+"""A webhook receiver for trying things out: it shows what is pushed, checks signatures, and fails
+when told to.
 
-`POST /fail?status=503&times=2` makes the next two deliveries fail, and `times=0` ends that. A GET shows the last ones.
+`POST /fail?status=503&times=2` makes the next two deliveries fail, and `times=0` ends that. A GET
+shows the last ones.
 """
 
 import hmac
@@ -22,26 +24,35 @@ from chalicelib.core.http_push import signature
 
 
 def signature_verdict(headers: Headers, event: Any, body: bytes) -> str:
-    """Return what to show about the signature of a push; raise KeyError, TypeError or ValueError if it is malformed."""
+    """Return what to show about the signature of a push; raise KeyError, TypeError or ValueError if
+    it is malformed.
+    """
     if "webhook-signature" not in headers:
         return "not signed"
     current = services.get()
     signing_secrets = current.settings.signing_secrets
     if str(event["event_id"]).startswith("cpy_"):
-        # The push of POST /subscriptions/{id}/test is stored nowhere; its payload names the subscription.
+        # The push of POST /subscriptions/{id}/test is stored nowhere; its payload names the
+        # subscription.
         stored = current.store.get(event["event_id"])
-        subscription_id = str(stored.subscription_id if stored else event["payload"]["subscription_id"])
+        subscription_id = str(
+            stored.subscription_id if stored else event["payload"]["subscription_id"]
+        )
         subscription = current.subscriptions.get(subscription_id)
         signing_secrets = subscription.secrets(signing_secrets) if subscription else ()
     timestamp = int(headers["webhook-timestamp"])
-    expected = [signature([secret], headers["webhook-id"], timestamp, body) for secret in signing_secrets]
+    expected = [
+        signature([secret], headers["webhook-id"], timestamp, body) for secret in signing_secrets
+    ]
     signatures = headers["webhook-signature"].split()
     is_genuine = any(hmac.compare_digest(one, other) for one in expected for other in signatures)
     return f"signature {'ok' if is_genuine else 'wrong'}"
 
 
 class Receiver:
-    """Listen on a free loopback port. `show` is called with the event id and one line for each delivery."""
+    """Listen on a free loopback port. `show` is called with the event id and one line for each
+    delivery.
+    """
 
     def __init__(self, show: Callable[[str, str], None]) -> None:
         self._show = show
@@ -61,13 +72,19 @@ class Receiver:
             if request.path == self._hook_path:
                 return Response(status=self._receive(request.headers, request.get_data()))
             if request.path == "/fail":
-                return Response(self._fail(int(request.args.get("status", 503)), int(request.args.get("times", 1))))
+                return Response(
+                    self._fail(
+                        int(request.args.get("status", 503)), int(request.args.get("times", 1))
+                    )
+                )
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             return Response(f"not understood: {error!r}\n", 400)
         return Response("post to the webhook URL, or to /fail?status=503&times=2\n", 404)
 
     def _receive(self, headers: Headers, body: bytes) -> int:
-        """Show a push and return the status to respond with; raise as `signature_verdict` does if it is malformed."""
+        """Show a push and return the status to respond with; raise as `signature_verdict` does if
+        it is malformed.
+        """
         event = json.loads(body)
         payload = json.dumps(event["payload"], ensure_ascii=False)
         verdict = signature_verdict(headers, event, body)

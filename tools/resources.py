@@ -1,7 +1,8 @@
 """`make resources STAGE=dev`: create or update the stack of resources.json, with one change set.
 
-Parameters of an existing stack keep their values unless the environment has new ones. DynamoDB changes one index of a
-table at a time, and older functions read the index that goes: a stage of 0.4.0 needs a second run after `make deploy`.
+Parameters of an existing stack keep their values unless the environment has new ones. DynamoDB
+changes one index of a table at a time, and older functions read the index that goes: a stage of
+0.4.0 needs a second run after `make deploy`.
 """
 
 import itertools
@@ -26,7 +27,8 @@ from tools.export import export_subscriptions
 
 ROOT = Path(__file__).parent.parent
 
-# The variable that sets each parameter of the template. All but the first may be empty: no keys, signatures, mail.
+# The variable that sets each parameter of the template. All but the first may be empty: no keys,
+# signatures, mail.
 PARAMETERS = {
     "ZapierWebhookUrl": "ZAPIER_WEBHOOK_URL",
     "ApiKeys": "API_KEYS",
@@ -34,7 +36,12 @@ PARAMETERS = {
     "AlarmEmail": "ALARM_EMAIL",
 }
 # The suffix of each function's name, and so of its log group's.
-FUNCTION_SUFFIXES = {"APIHandler": "", "Worker": "-worker", "Sweep": "-sweep", "CheckDlq": "-check_dlq"}
+FUNCTION_SUFFIXES = {
+    "APIHandler": "",
+    "Worker": "-worker",
+    "Sweep": "-sweep",
+    "CheckDlq": "-check_dlq",
+}
 STILL_DEPLOYED = """\
 still deployed, and in need of queues and secret: {running}. `make deploy STAGE={stage}` completes
 .chalice/deployed/{stage}.json: then destroy again. What `make package` made goes with its own stack."""
@@ -59,37 +66,59 @@ secret with webhook URL, API keys and signing secrets, from which those of subsc
 AGAIN = """\
 still to do: `make deploy STAGE={stage}`, unless it is running, and then `make resources STAGE={stage}` once more: older
 functions use an index that goes, and what they stored is not looked up before"""
-NOBODY = "alarms reach nobody: no subscription of {topic} is confirmed (docs/runbook.md, Which alarm)"
+NOBODY = (
+    "alarms reach nobody: no subscription of {topic} is confirmed (docs/runbook.md, Which alarm)"
+)
 COMPLETE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 WAIT: Any = {"Delay": 1, "MaxAttempts": 1800}
 
 
 def update(stage: str, cloudformation: Any) -> bool:
-    """Create or update the stack; return whether an index is kept, or used, that the template does not have.
+    """Create or update the stack; return whether an index is kept, or used, that the template does
+    not have.
 
     Raise ClickException, SettingsError, or what boto3 raises.
     """
     given, stack = _given(stage), _find_stack(stage, cloudformation)
-    if stack and stack["StackStatus"] in ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS"):  # by a run that was stopped
+    # by a run that was stopped
+    if stack and stack["StackStatus"] in ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS"):
         print(f"waiting for stack {_stack_name(stage)}: {stack['StackStatus']}", flush=True)
         _wait(stack["StackId"], COMPLETE, cloudformation)
     known, template = _known_parameters(stack), read_template(stage)
-    missing = [PARAMETERS[key] for key in ("ZapierWebhookUrl", "ApiKeys") if key not in given.keys() | known]
+    missing = [
+        PARAMETERS[key]
+        for key in ("ZapierWebhookUrl", "ApiKeys")
+        if key not in given.keys() | known
+    ]
     if missing:
         raise click.ClickException(FIRST_TIME.format(missing=" and ".join(missing)))
-    parameters: list[dict[str, Any]] = [{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()]
-    parameters += [{"ParameterKey": key, "UsePreviousValue": True} for key in known & PARAMETERS.keys() - given.keys()]
-    again = any(each["LoggingConfig"]["LogFormat"] != "JSON" for each in find_functions(stage).values())  # older ones
+    parameters: list[dict[str, Any]] = [
+        {"ParameterKey": key, "ParameterValue": value} for key, value in given.items()
+    ]
+    parameters += [
+        {"ParameterKey": key, "UsePreviousValue": True}
+        for key in known & PARAMETERS.keys() - given.keys()
+    ]
+    # older ones
+    again = any(
+        each["LoggingConfig"]["LogFormat"] != "JSON" for each in find_functions(stage).values()
+    )
     if known:
         before = cloudformation.get_template(StackName=_stack_name(stage))["TemplateBody"]
         again |= upgrade.keep_indexes(template, before, are_read=again)
-    options = {"ChangeSetType": "UPDATE"} if known else {"ChangeSetType": "CREATE", "OnStackFailure": "DELETE"}
+    options = (
+        {"ChangeSetType": "UPDATE"}
+        if known
+        else {"ChangeSetType": "CREATE", "OnStackFailure": "DELETE"}
+    )
     options |= {"StackName": _stack_name(stage), "ChangeSetName": f"resources-{time.time_ns()}"}
     tags = [{"Key": "Service", "Value": "triggers-api"}, {"Key": "Environment", "Value": stage}]
     contents = {"TemplateBody": json.dumps(template), "Parameters": parameters, "Tags": tags}
     try:  # and import the table and the log groups that a deleted stack left
-        change_set = cloudformation.create_change_set(**options, **contents, ImportExistingResources=True)
+        change_set = cloudformation.create_change_set(
+            **options, **contents, ImportExistingResources=True
+        )
         name = {"ChangeSetName": change_set["Id"]}
         cloudformation.get_waiter("change_set_create_complete").wait(**name, WaiterConfig=WAIT)
     except (ClientError, WaiterError) as error:
@@ -103,13 +132,23 @@ def update(stage: str, cloudformation: Any) -> bool:
             raise click.ClickException(reason) from None
         print(f"stack {_stack_name(stage)}: no changes")
         return again
-    taken = [PARAMETERS[key] + ("" if given[key] else " (empty)") for key in PARAMETERS if key in given]
-    print(f"stack {_stack_name(stage)}; settings taken from the environment: {', '.join(taken) or 'none'}")
+    taken = [
+        PARAMETERS[key] + ("" if given[key] else " (empty)") for key in PARAMETERS if key in given
+    ]
+    print(
+        f"stack {_stack_name(stage)}; settings taken from the environment: {', '.join(taken) or 'none'}"
+    )
     pages = cloudformation.get_paginator("describe_change_set").paginate(**name)
     for change in pages.search("Changes[].ResourceChange"):
-        print(f"  {change['Action']:<7} {change['LogicalResourceId']}  {change['ResourceType']}", flush=True)
+        print(
+            f"  {change['Action']:<7} {change['LogicalResourceId']}  {change['ResourceType']}",
+            flush=True,
+        )
     cloudformation.execute_change_set(**name)
-    print("waiting for CloudFormation: it goes on if this is stopped, and may fill a new index for hours", flush=True)
+    print(
+        "waiting for CloudFormation: it goes on if this is stopped, and may fill a new index for hours",
+        flush=True,
+    )
     _wait(change_set["StackId"], COMPLETE, cloudformation)
     print("done")
     return again
@@ -118,13 +157,23 @@ def update(stage: str, cloudformation: Any) -> bool:
 def check_alarms(stage: str, cloudformation: Any) -> None:
     """Print a line if alarms reach nobody."""
     [stack] = cloudformation.describe_stacks(StackName=_stack_name(stage))["Stacks"]
-    [topic] = [output["OutputValue"] for output in stack["Outputs"] if output["OutputKey"] == "DLQAlarmTopicArn"]
-    if boto3.client("sns").get_topic_attributes(TopicArn=topic)["Attributes"]["SubscriptionsConfirmed"] == "0":
+    [topic] = [
+        output["OutputValue"]
+        for output in stack["Outputs"]
+        if output["OutputKey"] == "DLQAlarmTopicArn"
+    ]
+    if (
+        boto3.client("sns").get_topic_attributes(TopicArn=topic)["Attributes"][
+            "SubscriptionsConfirmed"
+        ]
+        == "0"
+    ):
         print(NOBODY.format(topic=topic))
 
 
 def check_runtime(stage: str) -> None:
-    """Raise ClickException if the Python of deployed functions would change, and RUNTIME does not name the new one.
+    """Raise ClickException if the Python of deployed functions would change, and RUNTIME does not
+    name the new one.
 
     `chalice deploy` takes the Python that it runs on.
     """
@@ -132,7 +181,9 @@ def check_runtime(stage: str) -> None:
     deployed = sorted({function["Runtime"] for function in find_functions(stage).values()})
     wanted = [named] if named else deployed or [own]
     if wanted != [own]:
-        raise click.ClickException(UNLIKE.format(stage=stage, wanted=" and ".join(wanted), own=own, newest=wanted[-1]))
+        raise click.ClickException(
+            UNLIKE.format(stage=stage, wanted=" and ".join(wanted), own=own, newest=wanted[-1])
+        )
 
 
 def delete(stage: str, cloudformation: Any) -> None:
@@ -146,14 +197,20 @@ def delete(stage: str, cloudformation: Any) -> None:
     if stack is None:
         print(f"there is no stack {_stack_name(stage)} in {cloudformation.meta.region_name}")
         return
-    cloudformation.update_termination_protection(StackName=stack["StackId"], EnableTerminationProtection=False)
+    cloudformation.update_termination_protection(
+        StackName=stack["StackId"], EnableTerminationProtection=False
+    )
     cloudformation.delete_stack(StackName=stack["StackId"])
     _wait(stack["StackId"], ("DELETE_COMPLETE",), cloudformation)
-    print(f"stack deleted; kept, for the next stack to adopt: the table triggers-api-{stage}-events, the log groups")
+    print(
+        f"stack deleted; kept, for the next stack to adopt: the table triggers-api-{stage}-events, the log groups"
+    )
 
 
 def check_place(stage: str) -> None:
-    """Raise ClickException if Chalice's record says that the stage is in another region or account."""
+    """Raise ClickException if Chalice's record says that the stage is in another region or
+    account.
+    """
     record = _record(stage)
     if not record.exists():
         return
@@ -168,9 +225,11 @@ def check_place(stage: str) -> None:
 
 
 def restore_record(stage: str) -> None:
-    """Write Chalice's record of the event source and the API if it is missing: a deployment was interrupted.
+    """Write Chalice's record of the event source and the API if it is missing: a deployment was
+    interrupted.
 
-    Chalice finds everything else by name. It would fail at the event source, and then create a second API.
+    Chalice finds everything else by name. It would fail at the event source, and then create a
+    second API.
     """
     record = _record(stage)
     recorded = json.loads(record.read_text())["resources"] if record.exists() else []
@@ -181,17 +240,26 @@ def restore_record(stage: str) -> None:
     keys = "{name: 'worker-sqs-event-source', queue_arn: EventSourceArn, event_uuid: UUID, lambda_arn: FunctionArn}"
     ours = f"EventSourceMappings[?ends_with(FunctionArn, ':triggers-api-{stage}-worker')].{keys}"
     found = [queue | source for source in sources.search(ours)]
-    found += [{"name": "rest_api", "resource_type": "rest_api", "rest_api_id": api_id} for api_id in find_apis(stage)]
+    found += [
+        {"name": "rest_api", "resource_type": "rest_api", "rest_api_id": api_id}
+        for api_id in find_apis(stage)
+    ]
     if found:
         record.parent.mkdir(exist_ok=True)
-        record.write_text(json.dumps({"resources": found, "schema_version": "2.0", "backend": "api"}, indent=2))
+        record.write_text(
+            json.dumps({"resources": found, "schema_version": "2.0", "backend": "api"}, indent=2)
+        )
         print(f"{record.relative_to(ROOT)}: restored after an interrupted deployment")
 
 
 def find_functions(stage: str) -> dict[str, Any]:
-    """Return the configurations of the stage's functions that are deployed, by the functions' names."""
+    """Return the configurations of the stage's functions that are deployed, by the functions'
+    names.
+    """
     names = {f"triggers-api-{stage}{suffix}" for suffix in FUNCTION_SUFFIXES.values()}
-    deployed = boto3.client("lambda").get_paginator("list_functions").paginate().search("Functions[]")
+    deployed = (
+        boto3.client("lambda").get_paginator("list_functions").paginate().search("Functions[]")
+    )
     return {each["FunctionName"]: each for each in deployed if each["FunctionName"] in names}
 
 
@@ -202,7 +270,9 @@ def find_apis(stage: str) -> list[str]:
 
 
 def read_template(stage: str) -> Any:
-    """Return resources.json with the stage's names spelled out: CloudFormation imports no others."""
+    """Return resources.json with the stage's names spelled out: CloudFormation imports no
+    others.
+    """
 
     def spell_out(part: dict[str, Any]) -> Any:
         name = str(part.get("Fn::Sub", "${")).replace("${Stage}", stage)
@@ -212,27 +282,41 @@ def read_template(stage: str) -> Any:
 
 
 def read_config(stage: str) -> dict[str, str]:
-    """Return the stage's variables of .chalice/config.json; raise ClickException if something there is unusable."""
+    """Return the stage's variables of .chalice/config.json; raise ClickException if something there
+    is unusable.
+    """
     try:
         config = json.loads((ROOT / ".chalice" / "config.json").read_text())
     except ValueError as error:
         raise click.ClickException(f".chalice/config.json is not JSON: {error}") from error
     if stage not in config["stages"]:
-        raise click.ClickException(f"STAGE is unusable: .chalice/config.json has {' and '.join(config['stages'])}")
+        raise click.ClickException(
+            f"STAGE is unusable: .chalice/config.json has {' and '.join(config['stages'])}"
+        )
     configured = config["environment_variables"] | config["stages"][stage]["environment_variables"]
     if unquoted := [name for name, value in configured.items() if not isinstance(value, str)]:
-        raise click.ClickException(f".chalice/config.json: write values in quotes: {', '.join(unquoted)}")
+        raise click.ClickException(
+            f".chalice/config.json: write values in quotes: {', '.join(unquoted)}"
+        )
     return configured  # type: ignore[no-any-return]
 
 
 def _given(stage: str) -> dict[str, str]:
-    """Return the parameters that the environment sets; raise SettingsError if one is unusable, or config.json is."""
+    """Return the parameters that the environment sets; raise SettingsError if one is unusable, or
+    config.json is.
+    """
     configured, given = read_config(stage), {"Stage": stage}
     for key, variable in PARAMETERS.items():
         value = " ".join(os.environ.get(variable, "").split())
         if value or (variable in os.environ and key != "ZapierWebhookUrl"):
             given[key] = value
-    settings.load({**STAND_INS, **configured, **{PARAMETERS[key]: given[key] for key in PARAMETERS.keys() & given}})
+    settings.load(
+        {
+            **STAND_INS,
+            **configured,
+            **{PARAMETERS[key]: given[key] for key in PARAMETERS.keys() & given},
+        }
+    )
     return given
 
 
@@ -264,7 +348,9 @@ def _record(stage: str) -> Path:
 
 
 def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> None:
-    """Wait until CloudFormation is through; raise ClickException with the first failure if the status is not wanted."""
+    """Wait until CloudFormation is through; raise ClickException with the first failure if the
+    status is not wanted.
+    """
     while True:
         [stack] = cloudformation.describe_stacks(StackName=stack_id)["Stacks"]
         if not stack["StackStatus"].endswith("_IN_PROGRESS"):
@@ -272,16 +358,27 @@ def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> None:
         time.sleep(1)
     if stack["StackStatus"] in wanted:
         return
-    events = cloudformation.describe_stack_events(StackName=stack_id)["StackEvents"]  # the newest first
-    latest = itertools.takewhile(lambda event: event.get("ResourceStatusReason") != "User Initiated", events)
+    # the newest first
+    events = cloudformation.describe_stack_events(StackName=stack_id)["StackEvents"]
+    latest = itertools.takewhile(
+        lambda event: event.get("ResourceStatusReason") != "User Initiated", events
+    )
     failures = [event for event in latest if event["ResourceStatus"].endswith("_FAILED")]
-    reasons = [f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason')}" for event in failures]
-    raise click.ClickException(f"{stack['StackStatus']}: {(reasons or ['the events of the stack tell why'])[-1]}")
+    reasons = [
+        f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason')}" for event in failures
+    ]
+    raise click.ClickException(
+        f"{stack['StackStatus']}: {(reasons or ['the events of the stack tell why'])[-1]}"
+    )
 
 
 @click.command()
 @click.argument("stage")
-@click.argument("act", type=click.Choice(["update", "deploy", "check", "delete", "fill", "export"]), default="update")
+@click.argument(
+    "act",
+    type=click.Choice(["update", "deploy", "check", "delete", "fill", "export"]),
+    default="update",
+)
 def main(stage: str, act: str) -> None:
     if act == "check" and os.environ.get("CONFIRM") != stage:
         raise click.ClickException(CONFIRM.format(stage=stage))
@@ -295,7 +392,9 @@ def main(stage: str, act: str) -> None:
             delete(stage, cloudformation)
         elif act in ("update", "deploy"):
             again = update(stage, cloudformation)
-            cloudformation.update_termination_protection(StackName=_stack_name(stage), EnableTerminationProtection=True)
+            cloudformation.update_termination_protection(
+                StackName=_stack_name(stage), EnableTerminationProtection=True
+            )
             restore_record(stage)
             if again:
                 print(AGAIN.format(stage=stage))

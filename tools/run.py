@@ -10,15 +10,17 @@ import time
 
 
 def end(status: int) -> None:
-    """End the process, which waits for no thread, and name the file of the logs, if there is one."""
+    """End the process, which waits for no thread, and name the file of the logs, if there is
+    one.
+    """
     if sys.stdout is not sys.__stdout__:
         print(f"logs: {sys.stdout.name}", file=sys.stderr, flush=True)
     os._exit(status)
 
 
 def main() -> int:
-    # Both are set because a shell that starts this in the background has SIGINT ignored. What was in progress is found
-    # by the next sweep.
+    # Both are set because a shell that starts this in the background has SIGINT ignored. What was
+    # in progress is found by the next sweep.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: end(0))
     from tools import local

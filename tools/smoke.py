@@ -1,7 +1,9 @@
-"""`make smoke`: check a deployed stage through its API, with nothing but TRIGGERS_URL and TRIGGERS_API_KEY.
+"""`make smoke`: check a deployed stage through its API, with nothing but TRIGGERS_URL and
+TRIGGERS_API_KEY.
 
-Each check is one call, whose response must have the status, members and types of the stage's own openapi.json.
-One event is posted, of a type and tenant of its own, and only that is leased, unless it was pushed before.
+Each check is one call, whose response must have the status, members and types of the stage's own
+openapi.json. One event is posted, of a type and tenant of its own, and only that is leased, unless
+it was pushed before.
 """
 
 import json
@@ -26,9 +28,14 @@ class Smoke:
         self._api = Api()
         self._openapi, _ = self._api.call("GET", "/openapi.json")
 
-    def check(self, method: str, path: str, *statuses: int, expect: str = "", **options: Any) -> Any:
-        """Return the JSON of a response, which must have a text; raise ClickException if it has not after 11 s."""
-        for pause in (0, 0.5, 1, 2, 4, 4):  # the index lags behind the table, and what is being pushed cannot be erased
+    def check(
+        self, method: str, path: str, *statuses: int, expect: str = "", **options: Any
+    ) -> Any:
+        """Return the JSON of a response, which must have a text; raise ClickException if it has not
+        after 11 s.
+        """
+        # the index lags behind the table, and what is being pushed cannot be erased
+        for pause in (0, 0.5, 1, 2, 4, 4):
             time.sleep(pause)
             started = time.monotonic()
             status, content, _ = self._api.request(method, path, **options)
@@ -43,8 +50,12 @@ class Smoke:
         raise click.ClickException(printable(f"{line}: {', '.join(faults) or detail}"))
 
     def _faults(self, method: str, path: str, status: int, content: Any) -> Iterator[str]:
-        route = re.sub("/sub_[^/]+", "/{subscription_id}", re.sub("/evt_[^/]+", "/{event_id}", path))
-        responses = self._openapi["paths"].get(route, {}).get(method.lower(), {}).get("responses", {})
+        route = re.sub(
+            "/sub_[^/]+", "/{subscription_id}", re.sub("/evt_[^/]+", "/{event_id}", path)
+        )
+        responses = (
+            self._openapi["paths"].get(route, {}).get(method.lower(), {}).get("responses", {})
+        )
         described, components = responses.get(str(status)), self._openapi["components"]
         if described is None:
             yield f"not described in openapi.json: {content}"
@@ -53,14 +64,22 @@ class Smoke:
             described = components["responses"][described["$ref"].rpartition("/")[2]]
         for media in described.get("content", {}).values():
             # Without messages: they repeat the value, which may be a secret.
-            for fault in Draft202012Validator({**media["schema"], "components": components}).iter_errors(content):
+            for fault in Draft202012Validator(
+                {**media["schema"], "components": components}
+            ).iter_errors(content):
                 yield f"{fault.json_path} breaks {fault.validator}: {fault.validator_value}"
 
 
 @click.command()
 def main() -> None:
-    """Make all checks, and remove what they made. With TARGET_URL set, the push to it must arrive."""
-    smoke, name, target_url = Smoke(), f"smoke-{secrets.token_hex(8)}", os.environ.get("TARGET_URL", "")
+    """Make all checks, and remove what they made. With TARGET_URL set, the push to it must
+    arrive.
+    """
+    smoke, name, target_url = (
+        Smoke(),
+        f"smoke-{secrets.token_hex(8)}",
+        os.environ.get("TARGET_URL", ""),
+    )
     body = {"event_type": name, "payload": {}, "tenant": name}
     post: Any = {"json": body, "headers": {"Idempotency-Key": name, "Prefer": "respond-async"}}
     smoke.check("GET", "/health", 200)
@@ -71,19 +90,41 @@ def main() -> None:
             cleanup.callback(smoke.check, "DELETE", f"/events/{event_id}", 204)
         else:
             cleanup.callback(print, f"{event_id} stays: the key lacks the scope erase")
-        smoke.check("GET", "/events", 200, fields={"event_type": name, "source": "original"}, expect=event_id)
+        smoke.check(
+            "GET",
+            "/events",
+            200,
+            fields={"event_type": name, "source": "original"},
+            expect=event_id,
+        )
         leased = smoke.check("POST", "/inbox/lease", 200, json={"event_type": name})["events"]
-        body = {"lease_id": leased[0]["lease_id"] if leased else f"lse_{0:032}", "event_ids": [event_id]}
+        body = {
+            "lease_id": leased[0]["lease_id"] if leased else f"lse_{0:032}",
+            "event_ids": [event_id],
+        }
         outcome = "acknowledged" if leased else "not_held"
-        smoke.check("POST", "/inbox/acknowledge", 200, json=body, expect=f'"{outcome}": ["{event_id}"]')
+        smoke.check(
+            "POST", "/inbox/acknowledge", 200, json=body, expect=f'"{outcome}": ["{event_id}"]'
+        )
         smoke.check("POST", "/events", 202, **post, expect=event_id)
         smoke.check("GET", f"/events/{event_id}", 200, expect='"status": "delivered"')
         # A hook that does not exist: any response shows that pushes get out.
-        body = {"target_url": target_url or "https://hooks.zapier.com/hooks/standard/0/smoke", "tenant": name}
-        created = smoke.check("POST", "/subscriptions", *([201] if target_url else [201, 400]), json=body)
-        if hook_id := created.get("subscription_id"):  # 400: SUBSCRIPTION_HOSTS does not allow the host
+        body = {
+            "target_url": target_url or "https://hooks.zapier.com/hooks/standard/0/smoke",
+            "tenant": name,
+        }
+        created = smoke.check(
+            "POST", "/subscriptions", *([201] if target_url else [201, 400]), json=body
+        )
+        # 400: SUBSCRIPTION_HOSTS does not allow the host
+        if hook_id := created.get("subscription_id"):
             cleanup.callback(smoke.check, "DELETE", f"/subscriptions/{hook_id}", 204)
-            smoke.check("POST", f"/subscriptions/{hook_id}/test", 200, expect='"delivered"' if target_url else "")
+            smoke.check(
+                "POST",
+                f"/subscriptions/{hook_id}/test",
+                200,
+                expect='"delivered"' if target_url else "",
+            )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Events: their states, and the JSON that callers and receivers see.
 
-Payload and metadata stay the JSON text that was posted: DynamoDB numbers and Python floats would change them.
+Payload and metadata stay the JSON text that was posted: DynamoDB numbers and Python floats would
+change them.
 """
 
 import json
@@ -52,7 +53,8 @@ def response_bytes(text: str) -> int:
 
 @dataclass(frozen=True)
 class NewEvent:
-    """A valid body of POST /events. `payload` and `metadata` are compact JSON; equal JSON has an equal `body_hash`.
+    """A valid body of POST /events. `payload` and `metadata` are compact JSON; equal JSON has an
+    equal `body_hash`.
 
     There is a `body_hash` only with an `idempotency_key`.
     """
@@ -83,7 +85,10 @@ class Attempt:
     @classmethod
     def of(cls, started: float, result: PushResult) -> "Attempt":
         """Return the attempt whose push began at `started` (Unix seconds)."""
-        shown = {name: getattr(result, name) for name in ("outcome", "status_code", "error", "duration_ms", "response")}
+        shown = {
+            name: getattr(result, name)
+            for name in ("outcome", "status_code", "error", "duration_ms", "response")
+        }
         return cls(rfc3339(started), **shown)
 
     @classmethod
@@ -95,7 +100,8 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """An event or a copy as stored. Times are RFC 3339, but `expires_at` is in Unix seconds (DynamoDB TTL).
+    """An event or a copy as stored. Times are RFC 3339, but `expires_at` is in Unix seconds
+    (DynamoDB TTL).
 
     `payload` and `metadata` are JSON texts, `response_bytes` is their size in a response.
     """
@@ -131,13 +137,17 @@ class Event:
 
     @classmethod
     def from_item(cls, item: Mapping[str, Mapping[str, Any]]) -> "Event":
-        """Return the event of a DynamoDB item of the table or, with the projected attributes only, of the index."""
+        """Return the event of a DynamoDB item of the table or, with the projected attributes only,
+        of the index.
+        """
         values = {name: _plain(value) for name, value in item.items()}
         values["created_at"], values["event_id"] = values["sort_key"].split("#")
         if "status_shard" in values:
             values["status"] = values["status_shard"].split("#")[0].rpartition("-")[2]
         if "content" in values:
-            values["payload"], values["metadata"] = zlib.decompress(values["content"]).decode().split("\n")
+            values["payload"], values["metadata"] = (
+                zlib.decompress(values["content"]).decode().split("\n")
+            )
         values |= {name: parse(values[name]) for name, parse in _PARSERS.items() if name in values}
         return cls(**{name: values[name] for name in FIELDS if name in values})
 
@@ -166,18 +176,26 @@ class Event:
 
     @property
     def last_push_error(self) -> str | None:
-        """The error of the latest attempt that made a push: none is made while a breaker is open."""
-        return next((attempt.error for attempt in reversed(self.attempts) if attempt.error != NOT_PUSHED), None)
+        """The error of the latest attempt that made a push: none is made while a breaker is
+        open.
+        """
+        return next(
+            (attempt.error for attempt in reversed(self.attempts) if attempt.error != NOT_PUSHED),
+            None,
+        )
 
     def is_claimed(self, now: float) -> bool:
         """Return whether someone holds the event at `now` (Unix seconds)."""
         return self.claimed_until is not None and self.claimed_until >= rfc3339(now)
 
     def with_attempt(self, attempt: Attempt) -> "Event":
-        return replace(self, attempts=(*self.attempts, attempt)[-MAX_ATTEMPTS_KEPT:], last_error=attempt.error)
+        return replace(
+            self, attempts=(*self.attempts, attempt)[-MAX_ATTEMPTS_KEPT:], last_error=attempt.error
+        )
 
     def content(self) -> bytes:
-        """Return payload and metadata as they are stored: compressed, a line each, since compact JSON has no newline.
+        """Return payload and metadata as they are stored: compressed, a line each, since compact
+        JSON has no newline.
 
         What cannot be compressed grows by about a dozen bytes.
         """
@@ -193,7 +211,9 @@ class Event:
         return self.to_json(members, include_payload=True).encode()
 
     def to_json(self, members: Mapping[str, Any], *, include_payload: bool) -> str:
-        """Return a JSON object of id and type, payload and metadata as they are stored, and `members`."""
+        """Return a JSON object of id and type, payload and metadata as they are stored, and
+        `members`.
+        """
         first = dumps({"event_id": self.event_id, "event_type": self.event_type})
         content = f',"payload":{self.payload},"metadata":{self.metadata}' if include_payload else ""
         return f"{first[:-1]}{content},{dumps(members)[1:]}"
@@ -205,7 +225,11 @@ def _plain(value: Mapping[str, Any]) -> Any:
 
 
 OUTCOMES = {str(outcome): outcome for outcome in Outcome}
-ENUMS: dict[str, type[StrEnum]] = {"status": Status, "delivered_via": DeliveredVia, "reason": Reason}
+ENUMS: dict[str, type[StrEnum]] = {
+    "status": Status,
+    "delivered_via": DeliveredVia,
+    "reason": Reason,
+}
 FIELDS = tuple(field.name for field in fields(Event))
 _ATTEMPT_FIELDS = tuple(field.name for field in fields(Attempt))
 _PARSERS: dict[str, Callable[[Any], Any]] = {

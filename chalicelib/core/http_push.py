@@ -32,26 +32,41 @@ SECRET_CHARACTERS = 8  # fewer may be a word of any text
 SECRET_WORD = re.compile(r"(?s)(?=.*\d).{6,}")  # identifiers are short in some webhooks' paths
 RETRY_AFTER = urllib3.Retry(retry_after_max=MAX_RETRY_AFTER_SECONDS)
 RETRY_AFTER_STATUS_CODES = frozenset({429, 503})
-OPTIONS: Any = {"retries": False, "redirect": False, "preload_content": False, "decode_content": False}
+OPTIONS: Any = {
+    "retries": False,
+    "redirect": False,
+    "preload_content": False,
+    "decode_content": False,
+}
 
 
 class PushClient:
-    """Push events to any number of URLs over connections that are kept alive. Safe to share between threads.
+    """Push events to any number of URLs over connections that are kept alive. Safe to share between
+    threads.
 
     `clock` is wall time, which goes on while Lambda freezes a container.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.time, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, *, clock: Callable[[], float] = time.time, ssl_context: ssl.SSLContext | None = None
+    ) -> None:
         tls_context = cache(lambda: ssl_context or ssl.create_default_context())
-        self._managers = {only: pool_manager(clock, tls_context, public_only=only) for only in (False, True)}
+        self._managers = {
+            only: pool_manager(clock, tls_context, public_only=only) for only in (False, True)
+        }
 
     def send(
-        self, event: Event, target: Target, timestamp: int, timeout_seconds: float, connect_timeout_seconds: float
+        self,
+        event: Event,
+        target: Target,
+        timestamp: int,
+        timeout_seconds: float,
+        connect_timeout_seconds: float,
     ) -> PushResult:
         """Push `event` once, signed for `timestamp` (Unix seconds).
 
-        `timeout_seconds` bounds connecting, sending and reading together. A target that is `public_only` fails unless
-        the address that is connected to is public.
+        `timeout_seconds` bounds connecting, sending and reading together. A target that is
+        `public_only` fails unless the address that is connected to is public.
         """
         body, timeout = event.push_body(), urllib3.Timeout(total=timeout_seconds)
         headers = urllib3.HTTPHeaderDict(target.headers)
@@ -64,7 +79,9 @@ class PushClient:
         except PUSH_ERRORS as error:
             rule = rule_of(error)
             outcome = Outcome.FAILED if rule.is_final else Outcome.RETRY
-            return PushResult(outcome, _ms_since(started), error=rule.text, timed_out=rule.timed_out)
+            return PushResult(
+                outcome, _ms_since(started), error=rule.text, timed_out=rule.timed_out
+            )
         response_body = _read_body(response)
         result = PushResult(Outcome.of(response.status), _ms_since(started), response.status)
         if result.outcome is Outcome.DELIVERED:
@@ -79,7 +96,9 @@ class PushClient:
             manager.clear()
 
 
-def _headers(event_id: str, timestamp: int, body: bytes, secrets: Iterable[bytes]) -> dict[str, str]:
+def _headers(
+    event_id: str, timestamp: int, body: bytes, secrets: Iterable[bytes]
+) -> dict[str, str]:
     headers = {
         "Content-Type": "application/json",
         "User-Agent": f"triggers-api/{__version__}",
@@ -94,7 +113,8 @@ def _headers(event_id: str, timestamp: int, body: bytes, secrets: Iterable[bytes
 def signature(secrets: Iterable[bytes], message_id: str, timestamp: int, body: bytes) -> str:
     """Return the `webhook-signature` header: one HMAC-SHA256 signature for each secret.
 
-    `timestamp` is whole Unix seconds, `body` exactly the bytes that are sent. Source: "Standard Webhooks", version 1,
+    `timestamp` is whole Unix seconds, `body` exactly the bytes that are sent. Source: "Standard
+    Webhooks", version 1,
     https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
     """
     signed = f"{message_id}.{timestamp}.".encode() + body
@@ -106,30 +126,41 @@ def _read_body(response: urllib3.BaseHTTPResponse) -> bytes:
     """Return the beginning of the body. Keep the connection if that is all of it."""
     body = b""
     with suppress(*PUSH_ERRORS):  # the status has decided
-        while len(body) < MAX_RESPONSE_BYTES and (data := response.read1(MAX_RESPONSE_BYTES - len(body))):
+        while len(body) < MAX_RESPONSE_BYTES and (
+            data := response.read1(MAX_RESPONSE_BYTES - len(body))
+        ):
             body += data
     response.close()  # closes the connection unless the end of the body has released it
     return body
 
 
 def _excerpt(body: bytes, secrets: Iterable[str]) -> str:
-    """Return the beginning of a body with control characters escaped, or nothing if it repeats a part of a secret.
+    """Return the beginning of a body with control characters escaped, or nothing if it repeats a
+    part of a secret.
 
-    A part is SECRET_CHARACTERS in a row, or a segment or value that is a SECRET_WORD, as it is or percent-decoded.
+    A part is SECRET_CHARACTERS in a row, or a segment or value that is a SECRET_WORD, as it is or
+    percent-decoded.
     """
     text = body.decode("utf-8", "replace")
     words = [word for secret in secrets for word in (secret, *re.split(r"[/?&=;,\s]", secret))]
     forms = [form.casefold() for word in words for form in (word, unquote(word))]
-    windows = {form[at : at + SECRET_CHARACTERS] for form in forms for at in range(len(form) - SECRET_CHARACTERS + 1)}
+    windows = {
+        form[at : at + SECRET_CHARACTERS]
+        for form in forms
+        for at in range(len(form) - SECRET_CHARACTERS + 1)
+    }
     told = text.casefold()
     if any(part in told for part in windows.union(filter(SECRET_WORD.fullmatch, forms))):
         return ""
     shown = text[:MAX_RESPONSE_CHARACTERS]
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown
+    )
 
 
 def _retry_after_seconds(response: urllib3.BaseHTTPResponse) -> float:
-    """Return the seconds that `Retry-After` of a 429 or 503 asks for, at most MAX_RETRY_AFTER_SECONDS; 0 if none.
+    """Return the seconds that `Retry-After` of a 429 or 503 asks for, at most
+    MAX_RETRY_AFTER_SECONDS; 0 if none.
 
     Source: RFC 9110, section 10.2.3.
     """

@@ -35,7 +35,9 @@ class CoreServices:
     """
 
     settings: Settings
-    make_client: Callable[[str], Any] = field(default_factory=lambda: cache(make_client), repr=False)
+    make_client: Callable[[str], Any] = field(
+        default_factory=lambda: cache(make_client), repr=False
+    )
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
     random: Callable[[], float] = random.random
@@ -62,7 +64,9 @@ class CoreServices:
         return Queue(self.make_client("sqs"), self.settings.inbox_dlq_url)
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """Return the results of calls made in parallel, by up to MAX_THREADS; raise the first error after all ended."""
+        """Return the results of calls made in parallel, by up to MAX_THREADS; raise the first error
+        after all ended.
+        """
         if len(items) <= 1:
             return [function(item) for item in items]
         with self.thread_pool(min(len(items), MAX_THREADS)) as pool:
@@ -88,7 +92,8 @@ class Invocation:
         return self.deadline - self.services.clock()
 
     def retry_write(self, write: Callable[[Event], WriteResult], event: Event) -> WriteResult:
-        """Write a record, again and again while there is time for a message after it: a lost record is a second push.
+        """Write a record, again and again while there is time for a message after it: a lost record
+        is a second push.
 
         The claim lasts longer: CLAIM_SECONDS is more than the time of the functions that push.
         """

@@ -1,4 +1,6 @@
-"""Queue messages: one asks to push an event, a dead letter tells why it failed. Neither carries the event."""
+"""Queue messages: one asks to push an event, a dead letter tells why it failed. Neither carries the
+event.
+"""
 
 import json
 from contextlib import suppress
@@ -7,7 +9,15 @@ from typing import Any
 from chalicelib.core.event import EVENT_ID, Event, dumps
 from chalicelib.infra.queue import Message
 
-FAILURE = ("event_id", "reason", "last_error", "delivery_attempts", "failed_at", "subscription_id", "tenant")
+FAILURE = (
+    "event_id",
+    "reason",
+    "last_error",
+    "delivery_attempts",
+    "failed_at",
+    "subscription_id",
+    "tenant",
+)
 
 
 def push_message(event: Event) -> Message:
@@ -17,17 +27,26 @@ def push_message(event: Event) -> Message:
 
 def dead_letter(event: Event) -> Message:
     """Return the DLQ message of an event that carries `reason` and `failed_at`."""
-    return Message(dumps(failure(event)), {"EventId": event.event_id, "Reason": str(event.reason)}, event.group_id)
+    return Message(
+        dumps(failure(event)),
+        {"EventId": event.event_id, "Reason": str(event.reason)},
+        event.group_id,
+    )
 
 
 def failure(event: Event) -> dict[str, Any]:
     """Return what is told of an event that carries `reason` and `failed_at`."""
     last_status_code = event.attempts[-1].status_code if event.attempts else None
-    return {**{name: getattr(event, name) for name in FAILURE}, "last_status_code": last_status_code}
+    return {
+        **{name: getattr(event, name) for name in FAILURE},
+        "last_status_code": last_status_code,
+    }
 
 
 def parse(body: str) -> tuple[str, bool] | None:
-    """Return the id of a message's event, and whether it is a dead letter; None: the message cannot be read."""
+    """Return the id of a message's event, and whether it is a dead letter; None: the message cannot
+    be read.
+    """
     with suppress(ValueError, RecursionError, KeyError, TypeError):
         content = json.loads(body)
         if EVENT_ID.fullmatch(content["event_id"]):

@@ -6,7 +6,8 @@ from enum import StrEnum
 
 NOT_PUSHED = "not pushed: the receiver keeps failing"
 MAX_RETRY_AFTER_SECONDS = 3600
-# What no later attempt of the same event can get over; anything else may be mended while attempts last.
+# What no later attempt of the same event can get over; anything else may be mended while attempts
+# last.
 FINAL_STATUS_CODES = frozenset({400, 405, 406, 410, 411, 413, 414, 415, 422, 431})
 
 
@@ -19,7 +20,9 @@ class Outcome(StrEnum):
 
     @classmethod
     def of(cls, status_code: int) -> "Outcome":
-        """Return the outcome for the status code of a final response; redirects are not followed."""
+        """Return the outcome for the status code of a final response; redirects are not
+        followed.
+        """
         if 200 <= status_code < 300:
             return cls.DELIVERED
         return cls.FAILED if status_code in FINAL_STATUS_CODES else cls.RETRY
@@ -35,7 +38,8 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class PushResult:
-    """The result of one push. `response` is the beginning of the response body unless the event was delivered.
+    """The result of one push. `response` is the beginning of the response body unless the event was
+    delivered.
 
     `retry_after_seconds`: asked for by the receiver, or until the next trial of an open breaker.
     """
@@ -54,7 +58,8 @@ class RetryPolicy:
     """When to push an event again.
 
     :param max_attempts: Attempts of an event, from 1; the last one that fails makes a dead letter.
-    :param base_seconds: Upper bound of the delay after the first attempt, in seconds; it doubles with each attempt.
+    :param base_seconds: Upper bound of the delay after the first attempt, in seconds; it doubles
+        with each attempt.
     :param cap_seconds: Upper bound of every delay, in seconds.
     """
 
@@ -62,7 +67,9 @@ class RetryPolicy:
     base_seconds: float
     cap_seconds: float
 
-    def delay_seconds(self, attempt: int, retry_after_seconds: float, random: Callable[[], float]) -> float:
+    def delay_seconds(
+        self, attempt: int, retry_after_seconds: float, random: Callable[[], float]
+    ) -> float:
         """Return the seconds between `attempt` (from 1), which failed, and the next.
 
         Equal jitter: between half and all of min(cap, base * 2**(attempt - 1)), and not less than
@@ -72,8 +79,13 @@ class RetryPolicy:
         return max(ceiling / 2 + random() * ceiling / 2, retry_after_seconds)
 
     def longest_seconds(self) -> float:
-        """Return the sum of the longest delays; `Retry-After` can prolong each to MAX_RETRY_AFTER_SECONDS."""
-        return sum(max(self._ceiling_seconds(n), MAX_RETRY_AFTER_SECONDS) for n in range(1, self.max_attempts))
+        """Return the sum of the longest delays; `Retry-After` can prolong each to
+        MAX_RETRY_AFTER_SECONDS.
+        """
+        return sum(
+            max(self._ceiling_seconds(n), MAX_RETRY_AFTER_SECONDS)
+            for n in range(1, self.max_attempts)
+        )
 
     def _ceiling_seconds(self, attempt: int) -> float:
         return min(self.cap_seconds, self.base_seconds * 2.0 ** (attempt - 1))
@@ -86,7 +98,9 @@ class Delivered:
 
 @dataclass(frozen=True)
 class RetryLater:
-    """The next attempt is due after `delay_seconds`; `in_process`: the worker waits for it, without a message."""
+    """The next attempt is due after `delay_seconds`; `in_process`: the worker waits for it, without
+    a message.
+    """
 
     delay_seconds: float
     in_process: bool = False
@@ -94,14 +108,17 @@ class RetryLater:
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """The event will not be pushed again unless someone asks; a message in the DLQ tells a person."""
+    """The event will not be pushed again unless someone asks; a message in the DLQ tells a
+    person.
+    """
 
     reason: Reason
 
 
 @dataclass(frozen=True)
 class KeptFailed:
-    """A copy is kept as failed, without a message in the DLQ: an alarm told that its subscription is disabled.
+    """A copy is kept as failed, without a message in the DLQ: an alarm told that its subscription
+    is disabled.
 
     `error` is its last error, unless an attempt told one.
     """
@@ -124,11 +141,16 @@ Decision = Delivered | RetryLater | DeadLetter | NotPushed
 
 
 def decide(
-    result: PushResult, attempt: int, policy: RetryPolicy, random: Callable[[], float], max_wait_seconds: float = -1.0
+    result: PushResult,
+    attempt: int,
+    policy: RetryPolicy,
+    random: Callable[[], float],
+    max_wait_seconds: float = -1.0,
 ) -> Delivered | RetryLater | DeadLetter:
     """Decide what follows from `attempt` (from 1).
 
-    A delay of up to `max_wait_seconds` is waited for in process; negative: none, not even one of 0 s.
+    A delay of up to `max_wait_seconds` is waited for in process; negative: none, not even one of 0
+    s.
     """
     if result.outcome is Outcome.DELIVERED:
         return Delivered()
@@ -136,5 +158,7 @@ def decide(
         return DeadLetter(Reason.PERMANENT)
     if attempt >= policy.max_attempts:
         return DeadLetter(Reason.EXHAUSTED)
-    delay_seconds = policy.delay_seconds(attempt, retry_after_seconds=result.retry_after_seconds, random=random)
+    delay_seconds = policy.delay_seconds(
+        attempt, retry_after_seconds=result.retry_after_seconds, random=random
+    )
     return RetryLater(delay_seconds, delay_seconds <= max_wait_seconds)

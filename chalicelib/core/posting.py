@@ -1,4 +1,6 @@
-"""POST /events, top down: plan the event and its copies, store that plan, push or queue what it says."""
+"""POST /events, top down: plan the event and its copies, store that plan, push or queue what it
+says.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -23,7 +25,9 @@ MAX_INLINE_PUSHES = 10
 
 @dataclass(frozen=True)
 class Planned:
-    """A new event or copy and its target; `is_inline`: it is pushed while the caller waits, and claimed for that."""
+    """A new event or copy and its target; `is_inline`: it is pushed while the caller waits, and
+    claimed for that.
+    """
 
     event: Event
     target: Target
@@ -32,19 +36,25 @@ class Planned:
 
 @dataclass(frozen=True)
 class Stored:
-    """An event; `is_new`: this call stored it, not an earlier one; `due`: what this call stored and is to be pushed."""
+    """An event; `is_new`: this call stored it, not an earlier one; `due`: what this call stored and
+    is to be pushed.
+    """
 
     event: Event
     is_new: bool
     due: Sequence[Planned] = ()
 
 
-def post(new_event: NewEvent, invocation: Invocation, *, created_by: str, respond_async: bool) -> Stored:
-    """Store an event and a copy for each matching subscription, then push up to MAX_INLINE_PUSHES of them once.
+def post(
+    new_event: NewEvent, invocation: Invocation, *, created_by: str, respond_async: bool
+) -> Stored:
+    """Store an event and a copy for each matching subscription, then push up to MAX_INLINE_PUSHES
+    of them once.
 
-    The others are queued, as are all if `respond_async` and those whose breaker is open. Raises StorageUnavailableError
-    if some may not be stored; ApiError 422 if the Idempotency-Key was used with another body, 409 if its event was
-    erased. Errors after the event is stored are left to the sweep.
+    The others are queued, as are all if `respond_async` and those whose breaker is open. Raises
+    StorageUnavailableError if some may not be stored; ApiError 422 if the Idempotency-Key was used
+    with another body, 409 if its event was erased. Errors after the event is stored are left to the
+    sweep.
     """
     services = invocation.services
     event = make_event(new_event, created_by, services.settings.webhook, services)
@@ -67,10 +77,15 @@ def make_event(new_event: NewEvent, created_by: str, webhook: str, services: Cor
     """
     now = rfc3339(services.clock())
     digits, members = services.new_id(), {**vars(new_event), "status": Status.PENDING}
-    if (key := members.pop("idempotency_key")) is not None:  # NUL separates: no two pairs give the same text
+    # NUL separates: no two pairs give the same text
+    if (key := members.pop("idempotency_key")) is not None:
         digits = _hash(f"{created_by}\0{key}")
     if webhook == COPIES_ONLY:
-        members |= {"status": Status.DELIVERED, "delivered_via": DeliveredVia.SUBSCRIPTIONS, "delivered_at": now}
+        members |= {
+            "status": Status.DELIVERED,
+            "delivered_via": DeliveredVia.SUBSCRIPTIONS,
+            "delivered_at": now,
+        }
     elif webhook != PULL_ONLY:
         members |= _due_now(services)
     return Event(
@@ -85,9 +100,11 @@ def make_event(new_event: NewEvent, created_by: str, webhook: str, services: Cor
 
 
 def make_copy(event: Event, subscription_id: str | None, services: CoreServices) -> Event:
-    """Return the copy for a subscription: the same id each time, so that a repeated POST stores it once.
+    """Return the copy for a subscription: the same id each time, so that a repeated POST stores it
+    once.
 
-    The id derives from the body, too: of two bodies under one Idempotency-Key, each has copies of its own.
+    The id derives from the body, too: of two bodies under one Idempotency-Key, each has copies of
+    its own.
     """
     return replace(
         event,
@@ -104,18 +121,23 @@ def make_copy(event: Event, subscription_id: str | None, services: CoreServices)
 
 
 def make_plan(event: Event, services: CoreServices) -> list[Planned]:
-    """Plan a new event and, after it, its copies, all to be queued. Raises StorageUnavailableError."""
+    """Plan a new event and, after it, its copies, all to be queued. Raises
+    StorageUnavailableError.
+    """
     targets = services.targets.matching(event)
-    copies = [Planned(make_copy(event, target.subscription_id, services), target) for target in targets]
+    copies = [
+        Planned(make_copy(event, target.subscription_id, services), target) for target in targets
+    ]
     event = replace(event, copies=tuple(copy.event.event_id for copy in copies))
     return [Planned(event, services.targets.webhook), *copies]
 
 
 def _find_earlier(event: Event, services: CoreServices) -> Event | None:
-    """Return the event that an earlier call with the same Idempotency-Key stored, if the plan has copies.
+    """Return the event that an earlier call with the same Idempotency-Key stored, if the plan has
+    copies.
 
-    A copy that was deleted since would be pushed again, and those of an erased event if this call ended before it
-    deleted them. Raises what `_require_same_body` raises.
+    A copy that was deleted since would be pushed again, and those of an erased event if this call
+    ended before it deleted them. Raises what `_require_same_body` raises.
     """
     if not event.copies or event.body_hash is None:
         return None
@@ -124,7 +146,9 @@ def _find_earlier(event: Event, services: CoreServices) -> Event | None:
 
 
 def _choose_inline(plan: list[Planned], services: CoreServices) -> list[Planned]:
-    """Let the first MAX_INLINE_PUSHES be claimed and pushed while the caller waits, but none whose breaker is open."""
+    """Let the first MAX_INLINE_PUSHES be claimed and pushed while the caller waits, but none whose
+    breaker is open.
+    """
     until = rfc3339(services.clock() + CLAIM_SECONDS)
 
     def choose(planned: Planned) -> Planned:
@@ -156,7 +180,9 @@ def store(plan: list[Planned], invocation: Invocation) -> Stored:
 
 
 def _find_stored(plan: list[Planned], result: WriteResult, invocation: Invocation) -> Event:
-    """Return the event that another call stored under the id of the plan's; raise what `_require_same_body` raises."""
+    """Return the event that another call stored under the id of the plan's; raise what
+    `_require_same_body` raises.
+    """
     listed = result.event.copies if result.event else ()
     unlisted = [copy.event for copy in plan[1:] if copy.event.event_id not in listed]
     # Delete, then refuse: no copy of another body may be there when the caller learns of it.
@@ -166,14 +192,22 @@ def _find_stored(plan: list[Planned], result: WriteResult, invocation: Invocatio
 
 
 def _require_same_body(result: WriteResult, event: Event, services: CoreServices) -> Event:
-    """Return the stored event; raise ApiError 422 if it was made of another body than `event`, 409 if it was erased."""
+    """Return the stored event; raise ApiError 422 if it was made of another body than `event`, 409
+    if it was erased.
+    """
     if result.erased_until:
-        detail = "The event of this Idempotency-Key was erased; the key can be used again after an hour."
+        detail = (
+            "The event of this Idempotency-Key was erased; the key can be used again after an hour."
+        )
         raise EventClaimedError(detail, result.erased_until - services.clock())
     if result.event is None:  # it expired between the failed condition and now
         raise StorageUnavailableError
     if result.event.body_hash != event.body_hash:
-        raise ApiError(422, "idempotency_key_reused", "This Idempotency-Key was used before, with another body.")
+        raise ApiError(
+            422,
+            "idempotency_key_reused",
+            "This Idempotency-Key was used before, with another body.",
+        )
     return result.event
 
 

@@ -23,8 +23,9 @@ class Owner(Protocol):
 class Target:
     """Where events are pushed to: the webhook, or the target of a subscription, which gets copies.
 
-    `destination` names it to the breakers. Pushes are signed with each of `secrets`. One that is not `is_enabled`, the
-    webhook without URL or a disabled subscription, is left to the worker; one that has a `fault` fails without a push.
+    `destination` names it to the breakers. Pushes are signed with each of `secrets`. One that is
+    not `is_enabled`, the webhook without URL or a disabled subscription, is left to the worker; one
+    that has a `fault` fails without a push.
     """
 
     owner: Owner
@@ -49,7 +50,9 @@ class Targets(Protocol):
         """Return the targets that get a copy of a new event, by recent lists."""
 
     def find(self, event: Event) -> Target | NotPushed:
-        """Return where to push a stored event, of a copy by a consistent read, or what becomes of it."""
+        """Return where to push a stored event, of a copy by a consistent read, or what becomes of
+        it.
+        """
 
     def replay_refusal(self, event: Event) -> ApiError | None:
         """Return why an event cannot be replayed, of a copy by a consistent read; None: it can."""

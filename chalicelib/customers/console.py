@@ -1,4 +1,6 @@
-"""The console: a static page, and the Content-Security-Policy that allows nothing but its own script and style."""
+"""The console: a static page, and the Content-Security-Policy that allows nothing but its own
+script and style.
+"""
 
 import base64
 import hashlib
@@ -11,13 +13,20 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-POLICY = "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+POLICY = (
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 def page() -> tuple[str, dict[str, str | list[str]]]:
-    """Return the page and its headers. The policy names script and style by hash (CSP Level 3, section 2.3.1)."""
+    """Return the page and its headers. The policy names script and style by hash (CSP Level 3,
+    section 2.3.1).
+    """
     html = Path(__file__).with_name("console.html").read_text(encoding="utf-8")
     inline = re.findall(r"<(script|style)\b[^>]*>(.*?)</", html, re.DOTALL)
-    digests = [(tag, base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()) for tag, text in inline]
+    digests = [
+        (tag, base64.b64encode(hashlib.sha256(text.encode()).digest()).decode())
+        for tag, text in inline
+    ]
     hashes = "".join(f"; {tag}-src 'sha256-{digest}'" for tag, digest in digests)
     return html, {**HEADERS, "Content-Security-Policy": f"default-src 'none'{hashes}; {POLICY}"}

@@ -2,8 +2,9 @@
 
 https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-create-pattern-operators.html
 
-A customer's filter runs while the caller of POST /events waits: each part of the payload is looked at by one member of
-the filter at most, and its distinct scalars by that member's entries, so that the work is bounded.
+A customer's filter runs while the caller of POST /events waits: each part of the payload is looked
+at by one member of the filter at most, and its distinct scalars by that member's entries, so that
+the work is bounded.
 """
 
 from bisect import bisect_left, bisect_right
@@ -18,9 +19,7 @@ MAX_PATH = 128
 SCALARS = (str, int, float, type(None))  # bool is an int
 NUMBERS = {int, float}
 RANGES = [["="], ["<"], ["<="], [">"], [">="], [">", "<"], [">", "<="], [">=", "<"], [">=", "<="]]
-OPERATORS = (
-    '{"prefix": "a"}, {"suffix": "a"}, {"anything-but": ["a", 1]}, {"exists": true}, {"numeric": [">", 0, "<=", 5]}'
-)
+OPERATORS = '{"prefix": "a"}, {"suffix": "a"}, {"anything-but": ["a", 1]}, {"exists": true}, {"numeric": [">", 0, "<=", 5]}'
 EXPECTED = f"must be an object, not empty, at most {MAX_LEVELS} levels deep"
 EXPECTED_BELOW = f"{EXPECTED}, or a list of 1 to {MAX_ENTRIES} scalars or {OPERATORS}"
 
@@ -35,11 +34,18 @@ def filter_fault(pattern: Any) -> str | None:
 def _fault(pattern: Any, path: str, levels: int) -> str | None:
     """Return the first fault of a member; `levels` of objects are allowed from it on."""
     if isinstance(pattern, dict) and pattern and levels:
-        members = ((f"{path}.{name}".removeprefix(".")[:MAX_PATH], value) for name, value in pattern.items())
-        return next(filter(None, (_fault(value, member, levels - 1) for member, value in members)), None)
+        members = (
+            (f"{path}.{name}".removeprefix(".")[:MAX_PATH], value)
+            for name, value in pattern.items()
+        )
+        return next(
+            filter(None, (_fault(value, member, levels - 1) for member, value in members)), None
+        )
     if levels == MAX_LEVELS:
         return EXPECTED
-    return None if _is_list(pattern) and all(map(_is_entry, pattern)) else f"{path} {EXPECTED_BELOW}"
+    return (
+        None if _is_list(pattern) and all(map(_is_entry, pattern)) else f"{path} {EXPECTED_BELOW}"
+    )
 
 
 def _is_list(value: Any) -> bool:
@@ -50,7 +56,15 @@ def _is_entry(entry: Any) -> bool:
     match entry:
         case dict() if len(entry) != 1:
             return False
-        case str() | int() | float() | None | {"prefix": str()} | {"suffix": str()} | {"exists": bool()}:
+        case (
+            str()
+            | int()
+            | float()
+            | None
+            | {"prefix": str()}
+            | {"suffix": str()}
+            | {"exists": bool()}
+        ):
             return True
         case {"anything-but": values}:
             return _is_list(values) and all(isinstance(value, SCALARS) for value in values)
@@ -65,9 +79,11 @@ def matches(pattern: dict[str, Any], payload: dict[str, Any]) -> bool:
 
 
 def _match(pattern: Any, values: list[Any]) -> bool:
-    """Return whether a member of a filter matches; `values` are the payload's for it, none if the member is absent.
+    """Return whether a member of a filter matches; `values` are the payload's for it, none if the
+    member is absent.
 
-    There are several where the object around the member is in a list: all objects of a list are taken together.
+    There are several where the object around the member is in a list: all objects of a list are
+    taken together.
     """
     elements = list(values)
     for element in elements:  # grows meanwhile: a payload may be nested deeper than calls can be
@@ -76,7 +92,8 @@ def _match(pattern: Any, values: list[Any]) -> bool:
         return bool(values) in _operands(pattern, "exists") or _match_scalars(pattern, elements)
     members: dict[str, list[Any]] = {name: [] for name in pattern}
     for element in elements:
-        for name in pattern.keys() & element.keys() if isinstance(element, dict) else ():  # as quick as the smaller one
+        # as quick as the smaller one
+        for name in pattern.keys() & element.keys() if isinstance(element, dict) else ():
             members[name].append(element[name])
     return all(_match(member, members[name]) for name, member in pattern.items())
 
@@ -90,16 +107,26 @@ def _match_scalars(entries: list[Any], elements: list[Any]) -> bool:
     return (
         any(_key(entry) in keys for entry in entries if not isinstance(entry, dict))
         or any(text.startswith(prefixes) or text.endswith(suffixes) for text in texts)
-        or any(not keys <= set(map(_key, excluded)) for excluded in _operands(entries, "anything-but"))
+        or any(
+            not keys <= set(map(_key, excluded)) for excluded in _operands(entries, "anything-but")
+        )
         or any(_has_number(numbers, terms) for terms in _operands(entries, "numeric"))
     )
 
 
 def _has_number(numbers: list[Any], terms: list[Any]) -> bool:
-    """Return whether one of the sorted numbers meets the comparisons, which are pairs of an operator and a bound."""
+    """Return whether one of the sorted numbers meets the comparisons, which are pairs of an
+    operator and a bound.
+    """
     for operator, bound in zip(terms[::2], terms[1::2], strict=True):
         left, right = bisect_left(numbers, bound), bisect_right(numbers, bound)
-        met = {"=": (left, right), "<": (0, left), "<=": (0, right), ">": (right, None), ">=": (left, None)}
+        met = {
+            "=": (left, right),
+            "<": (0, left),
+            "<=": (0, right),
+            ">": (right, None),
+            ">=": (left, None),
+        }
         numbers = numbers[slice(*met[operator])]
     return bool(numbers)
 

@@ -17,18 +17,22 @@ RESERVED = (  # those that a push has by itself, and those for the next hop alon
     "content-type|user-agent|webhook-(id|timestamp|signature)|host|connection|content-length|transfer-encoding|expect"
     "|upgrade|te|trailer|cookie|proxy-.*"
 )
-NAME = re.compile(rf"(?!(?i:{RESERVED})$)[\w!#$%&'*+.^`|~-]{{1,64}}", re.ASCII)  # a token: RFC 9110, section 5.6.2
+# a token: RFC 9110, section 5.6.2
+NAME = re.compile(rf"(?!(?i:{RESERVED})$)[\w!#$%&'*+.^`|~-]{{1,64}}", re.ASCII)
 VALUE = re.compile(r"[ -~]{1,1024}")
 
 
 def headers_fault(headers: Any) -> str | None:
-    """Return what is wrong with the headers of a subscription, after the name of the header, or None."""
+    """Return what is wrong with the headers of a subscription, after the name of the header, or
+    None.
+    """
     if not isinstance(headers, dict) or len(headers) > MAX_HEADERS:
         return f"must be an object of at most {MAX_HEADERS} names and values"
     lowered = [name.lower() for name in headers]
     for name, value in headers.items():
         if not NAME.fullmatch(name) or lowered.count(name.lower()) > 1:
-            shown = name.partition(":")[0][:64]  # not the value, if a name is `Authorization: Bearer ...`
+            # not the value, if a name is `Authorization: Bearer ...`
+            shown = name.partition(":")[0][:64]
             return f"{shown} must be a token of 1 to 64 characters, given once, and not reserved"
         if not isinstance(value, str) or not VALUE.fullmatch(value):
             return f"{name} must have 1 to 1,024 printable ASCII characters"
@@ -38,18 +42,29 @@ def headers_fault(headers: Any) -> str | None:
 SUBSCRIPTION_ID = re.compile(r"sub_[0-9a-f]{32}")
 EventTypes = list[str] | None
 
-# The attribute that has all that its owner describes but the URL: an index projects 20 attributes, and this one.
+# The attribute that has all that its owner describes but the URL: an index projects 20 attributes,
+# and this one.
 DESCRIPTION, DESCRIBED = "event_types", ("event_types", "name", "filter", "headers")
-SHOWN = ("event_types", "tenant", "created_at", "created_by", "failing_since", "disabled_at", "last_error")
+SHOWN = (
+    "event_types",
+    "tenant",
+    "created_at",
+    "created_by",
+    "failing_since",
+    "disabled_at",
+    "last_error",
+)
 ENABLE: dict[str, Any] = dict.fromkeys(("failing_since", "disabled_at", "last_error"))
 
 
 @dataclass(frozen=True)
 class Subscription:
-    """A target URL, which is a secret except for its host, and which events it gets: None stands for all.
+    """A target URL, which is a secret except for its host, and which events it gets: None stands
+    for all.
 
-    Times are RFC 3339; `Subscriptions.set_failing` and `disable` set `failing_since`, `disabled_at` and `last_error`.
-    The values of `headers` are secrets. `described` is the text of what is in DESCRIPTION, as it was read.
+    Times are RFC 3339; `Subscriptions.set_failing` and `disable` set `failing_since`, `disabled_at`
+    and `last_error`. The values of `headers` are secrets. `described` is the text of what is in
+    DESCRIPTION, as it was read.
     """
 
     subscription_id: str
@@ -88,7 +103,8 @@ class Subscription:
         return dumps({name: getattr(self, name) for name in DESCRIBED})
 
     def matches(self, event_type: str) -> bool:
-        """Return whether the subscription gets events of this type; an entry may be a prefix followed by `*`.
+        """Return whether the subscription gets events of this type; an entry may be a prefix
+        followed by `*`.
 
         A report goes to those that name it by an entry that begins with RESERVED_PREFIX.
         """
@@ -99,13 +115,19 @@ class Subscription:
         return event_type in entries or event_type.startswith(prefixes)
 
     def secrets(self, signing_secrets: Iterable[bytes]) -> tuple[bytes, ...]:
-        """Return the secrets that its copies are signed with, one derived from each signing secret."""
+        """Return the secrets that its copies are signed with, one derived from each signing
+        secret.
+        """
         text = f"{self.subscription_id}.{self.created_at}".encode()
         return tuple(hmac.digest(secret, text, hashlib.sha256) for secret in signing_secrets)
 
     def secret(self, signing_secrets: Iterable[bytes]) -> str | None:
-        """Return the secret that its owner is shown: that of the first signing secret; None without one."""
-        encoded = ["whsec_" + base64.b64encode(secret).decode() for secret in self.secrets(signing_secrets)]
+        """Return the secret that its owner is shown: that of the first signing secret; None without
+        one.
+        """
+        encoded = [
+            "whsec_" + base64.b64encode(secret).decode() for secret in self.secrets(signing_secrets)
+        ]
         return encoded[0] if encoded else None
 
     def to_json(self, **more: Any) -> str:

@@ -12,8 +12,19 @@ from typing import Any
 from chalicelib.core.event import Event, dumps
 from chalicelib.core.invocation import CoreServices
 from chalicelib.customers import filters
-from chalicelib.customers.subscription import DESCRIBED, DESCRIPTION, ENABLE, EventTypes, Subscription
-from chalicelib.infra.errors import ApiError, FieldFault, InvalidRequestError, StorageUnavailableError
+from chalicelib.customers.subscription import (
+    DESCRIBED,
+    DESCRIPTION,
+    ENABLE,
+    EventTypes,
+    Subscription,
+)
+from chalicelib.infra.errors import (
+    ApiError,
+    FieldFault,
+    InvalidRequestError,
+    StorageUnavailableError,
+)
 from chalicelib.infra.table import BY_LOOKUP, BY_STATUS, LOWEST, Table, Values, serialize
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
@@ -38,19 +49,29 @@ class Subscriptions(Table):
     """The subscriptions of a stage, in the table of events."""
 
     def __init__(self, services: CoreServices) -> None:
-        super().__init__(services.make_client("dynamodb"), services.settings.events_table_name, clock=services.clock)
+        super().__init__(
+            services.make_client("dynamodb"),
+            services.settings.events_table_name,
+            clock=services.clock,
+        )
         self._services = services
         self._lists = lru_cache(MAX_CACHED_LISTS)(self._read_allowed)
         self._period = 0.0
 
     def create(
-        self, created_by: str, target_url: str, tenant: str | None, event_types: EventTypes = None, **described: Any
+        self,
+        created_by: str,
+        target_url: str,
+        tenant: str | None,
+        event_types: EventTypes = None,
+        **described: Any,
     ) -> tuple[Subscription, bool]:
-        """Store a subscription; return it, and whether it is new. `described`: its name, filter and headers.
+        """Store a subscription; return it, and whether it is new. `described`: its name, filter and
+        headers.
 
-        The same key, URL, types and tenant make the same one, unless it was edited since; it is enabled, and takes what
-        is `described`. Raises ApiError 409 if there are MAX_SUBSCRIPTIONS of the tenant; concurrent calls may exceed
-        that slightly.
+        The same key, URL, types and tenant make the same one, unless it was edited since; it is
+        enabled, and takes what is `described`. Raises ApiError 409 if there are MAX_SUBSCRIPTIONS
+        of the tenant; concurrent calls may exceed that slightly.
         """
         wanted = (created_by, target_url, types := _canonical(event_types))
         seed, listed = [created_by, tenant or "", target_url, types], self.of_tenant(tenant)
@@ -85,7 +106,9 @@ class Subscriptions(Table):
             edited = replace(current, **changes)
             attributes = {"target_url": edited.target_url, DESCRIPTION: edited.description()}
             attributes |= {name: value for name, value in changes.items() if name in ENABLE}
-            applied, item = self._update(current.subscription_id, UNCHANGED, attributes, _seen(current))
+            applied, item = self._update(
+                current.subscription_id, UNCHANGED, attributes, _seen(current)
+            )
             if applied:
                 return edited
             current = Subscription.from_item(item) if item else None
@@ -97,49 +120,74 @@ class Subscriptions(Table):
         self._call("delete_item", Key=serialize({"event_id": subscription_id}))
 
     def end(self, subscription: Subscription) -> bool:
-        """Delete this subscription, whose target asked for it; return whether it was there as it is known.
+        """Delete this subscription, whose target asked for it; return whether it was there as it is
+        known.
 
         If DynamoDB fails, it is there: the next attempt tells.
         """
         self._lists.cache_clear()
         applied = False
         with suppress(StorageUnavailableError):
-            applied, _ = self._delete(subscription.subscription_id, SAME_TARGET, _seen(subscription))
+            applied, _ = self._delete(
+                subscription.subscription_id, SAME_TARGET, _seen(subscription)
+            )
         if applied:
-            logger.warning("subscription ended by its target", extra={"subscription_id": subscription.subscription_id})
+            logger.warning(
+                "subscription ended by its target",
+                extra={"subscription_id": subscription.subscription_id},
+            )
         return applied
 
-    def disable(self, subscription: Subscription, error: str | None, condition: str) -> Subscription | None:
-        """Disable this subscription under a condition: TARGET_ENABLED, or FAILING_LONG; return it if this call did."""
+    def disable(
+        self, subscription: Subscription, error: str | None, condition: str
+    ) -> Subscription | None:
+        """Disable this subscription under a condition: TARGET_ENABLED, or FAILING_LONG; return it
+        if this call did.
+        """
         changes = {"disabled_at": self._after(0), "last_error": error or subscription.last_error}
         disabled = self._change(subscription, condition, changes)
         if disabled:
-            extra = {"subscription_id": disabled.subscription_id, **self._services.metrics(SubscriptionsDisabled=1)}
+            extra = {
+                "subscription_id": disabled.subscription_id,
+                **self._services.metrics(SubscriptionsDisabled=1),
+            }
             logger.warning("subscription disabled", extra=extra)
         return disabled
 
     def set_failing(self, subscription: Subscription, error: str | None) -> Subscription | None:
-        """Set `failing_since` of a subscription, unless it is set; return the subscription if this call set it."""
-        return self._change(subscription, NOT_FAILING, {"failing_since": self._after(0), "last_error": error})
+        """Set `failing_since` of a subscription, unless it is set; return the subscription if this
+        call set it.
+        """
+        return self._change(
+            subscription, NOT_FAILING, {"failing_since": self._after(0), "last_error": error}
+        )
 
     def clear_failing(self, subscription: Subscription) -> None:
-        """Clear `failing_since` of a subscription, if it is known to have it, and has no newer one."""
+        """Clear `failing_since` of a subscription, if it is known to have it, and has no newer
+        one.
+        """
         if subscription.failing_since is not None:
             self._change(subscription, FAILING, {"failing_since": None, "last_error": None})
 
-    def _change(self, subscription: Subscription, condition: str, changes: Values) -> Subscription | None:
-        """Change this subscription, not one that was made anew since; return it if this call changed it.
+    def _change(
+        self, subscription: Subscription, condition: str, changes: Values
+    ) -> Subscription | None:
+        """Change this subscription, not one that was made anew since; return it if this call
+        changed it.
 
-        If DynamoDB fails, nothing is changed: what is told of an attempt must not cost its record or message.
+        If DynamoDB fails, nothing is changed: what is told of an attempt must not cost its record
+        or message.
         """
         long_ago = self._after(-self._services.settings.subscription_disable_days * DAY_SECONDS)
         seen = {**_seen(subscription), ":long_ago": long_ago}
         try:
-            applied, item = self._update(subscription.subscription_id, condition, changes, seen, ReturnValues="ALL_NEW")
+            applied, item = self._update(
+                subscription.subscription_id, condition, changes, seen, ReturnValues="ALL_NEW"
+            )
         except StorageUnavailableError:
             return None
-        # Alarm and report have no second chance: if the response of boto3's first try was lost, the second one finds
-        # its own times.
+        # Alarm and report have no second chance: if the response of boto3's first try was lost, the
+        # second one finds its own times.
         if item is None or not (applied or serialize(changes).items() <= item.items()):
             return None
         self._lists.cache_clear()  # so that this container sees it at once
@@ -153,7 +201,8 @@ class Subscriptions(Table):
     def page(
         self, tenant: str | None, *, state: str | None = None, limit: int = 100, cursor: str = ""
     ) -> tuple[list[Subscription], str | None]:
-        """Return subscriptions after the sort key `cursor`, the oldest first, and the sort key to go on from, if any.
+        """Return subscriptions after the sort key `cursor`, the oldest first, and the sort key to
+        go on from, if any.
 
         :param tenant: Whose; None: those without a tenant; `*`: all.
         :param limit: How many are read; those in another `state` are left out of them.
@@ -172,21 +221,31 @@ class Subscriptions(Table):
         return Subscription.from_item(item) if item else None
 
     def matching(self, event: Event) -> list[Subscription]:
-        """Return the subscriptions that get a copy, a tenant's and those without one, from lists of CACHE_SECONDS.
+        """Return the subscriptions that get a copy, a tenant's and those without one, from lists of
+        CACHE_SECONDS.
 
-        Raises InvalidRequestError if the payload, which was parsed with fewer calls on the stack, is nested too deep.
+        Raises InvalidRequestError if the payload, which was parsed with fewer calls on the stack,
+        is nested too deep.
         """
         if (period := self._clock() // CACHE_SECONDS) != self._period:
             self._lists.cache_clear()
             self._period = period
         payload = cache(lambda: json.loads(event.payload))
-        listed = [subscription for key in dict.fromkeys((None, event.tenant)) for subscription in self._lists(key)]
+        listed = [
+            subscription
+            for key in dict.fromkeys((None, event.tenant))
+            for subscription in self._lists(key)
+        ]
         try:
             return [
                 subscription
                 for subscription in listed
                 if subscription.matches(event.event_type)
-                and (subscription.filter is None or event.is_report or filters.matches(subscription.filter, payload()))
+                and (
+                    subscription.filter is None
+                    or event.is_report
+                    or filters.matches(subscription.filter, payload())
+                )
             ]
         except RecursionError:
             raise InvalidRequestError(FieldFault("payload", "is nested too deep")) from None
@@ -194,7 +253,11 @@ class Subscriptions(Table):
     def _read_allowed(self, tenant: str | None) -> list[Subscription]:
         """Read the subscriptions of a tenant whose hosts are allowed."""
         hosts = self._services.settings.subscription_hosts
-        return [subscription for subscription in self.of_tenant(tenant) if hosts.allows(subscription.target_url)]
+        return [
+            subscription
+            for subscription in self.of_tenant(tenant)
+            if hosts.allows(subscription.target_url)
+        ]
 
 
 def _seen(subscription: Subscription) -> Values:

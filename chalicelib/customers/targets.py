@@ -1,7 +1,9 @@
-"""Where events go: the webhook, and the targets of subscriptions, which answer for what follows from an attempt.
+"""Where events go: the webhook, and the targets of subscriptions, which answer for what follows
+from an attempt.
 
-Reports are events about events and subscriptions, made at best effort: the DLQ and its alarm are the promise. Nothing
-that a report's copy causes is reported: ten subscriptions that get reports and fail would make more and more of them.
+Reports are events about events and subscriptions, made at best effort: the DLQ and its alarm are
+the promise. Nothing that a report's copy causes is reported: ten subscriptions that get reports and
+fail would make more and more of them.
 """
 
 from dataclasses import dataclass, replace
@@ -26,16 +28,26 @@ EVENT_MEMBERS = ("event_type", "subscription_id", "source_event_id", "created_at
 
 
 def event_failed(event: Event, tenant: str | None, services: CoreServices) -> None:
-    """Tell of a dead letter. One about an event itself has no tenant: no customer learns of the operator's webhook."""
+    """Tell of a dead letter. One about an event itself has no tenant: no customer learns of the
+    operator's webhook.
+    """
     payload = {**messages.failure(event), **{name: getattr(event, name) for name in EVENT_MEMBERS}}
     del payload["tenant"]
-    _post(NewEvent(f"{RESERVED_PREFIX}event.failed", dumps(payload), "null", tenant), event, services)
+    _post(
+        NewEvent(f"{RESERVED_PREFIX}event.failed", dumps(payload), "null", tenant), event, services
+    )
 
 
-def subscription_changed(change: str, subscription: Subscription, cause: Event, services: CoreServices) -> None:
-    """Tell that a subscription is `failing`, `disabled` or `ended` because of an event's attempt."""
+def subscription_changed(
+    change: str, subscription: Subscription, cause: Event, services: CoreServices
+) -> None:
+    """Tell that a subscription is `failing`, `disabled` or `ended` because of an event's
+    attempt.
+    """
     event_type = f"{RESERVED_PREFIX}subscription.{change}"
-    _post(NewEvent(event_type, subscription.to_json(), "null", subscription.tenant), cause, services)
+    _post(
+        NewEvent(event_type, subscription.to_json(), "null", subscription.tenant), cause, services
+    )
 
 
 def _post(report: NewEvent, cause: Event, services: CoreServices) -> None:
@@ -62,7 +74,8 @@ class Subscriber:
     subscriptions: Subscriptions
 
     def gone(self, event: Event) -> outcome.Decision:
-        """End a subscription, as Zapier's rule wants, or disable a tenant's, whose proxy may have said 410.
+        """End a subscription, as Zapier's rule wants, or disable a tenant's, whose proxy may have
+        said 410.
 
         If it was edited, disabled, or made anew since the push began, the next attempt reads that.
         """
@@ -70,7 +83,9 @@ class Subscriber:
         if subscription.tenant is None and self.subscriptions.end(subscription):
             subscription_changed("ended", subscription, event, self.services)
             return outcome.Dropped()
-        if subscription.tenant and (disabled := self.subscriptions.disable(subscription, GONE, TARGET_ENABLED)):
+        if subscription.tenant and (
+            disabled := self.subscriptions.disable(subscription, GONE, TARGET_ENABLED)
+        ):
             subscription_changed("disabled", disabled, event, self.services)
             return outcome.KeptFailed()
         return outcome.RetryLater(GONE_RETRY_SECONDS)
@@ -85,7 +100,9 @@ class Subscriber:
                 changed = self.subscriptions.set_failing(subscription, event.last_push_error)
             case outcome.DeadLetter():
                 changed = self.subscriptions.set_failing(subscription, event.last_push_error)
-                changed = changed or self.subscriptions.disable(subscription, event.last_push_error, FAILING_LONG)
+                changed = changed or self.subscriptions.disable(
+                    subscription, event.last_push_error, FAILING_LONG
+                )
                 event_failed(event, subscription.tenant, self.services)
         if changed:
             change = "disabled" if changed.disabled_at else "failing"
@@ -148,15 +165,24 @@ class AllTargets:
             case outcome.Dropped():
                 return ApiError(409, "subscription_gone", "The subscription of this copy is gone.")
             case outcome.KeptFailed():
-                return ApiError(409, "subscription_disabled", "The subscription of this copy is disabled.")
+                return ApiError(
+                    409, "subscription_disabled", "The subscription of this copy is disabled."
+                )
         return None
 
     def push_test_event(self, subscription: Subscription, invocation: Invocation) -> Attempt:
-        """Push an event that is stored nowhere to a subscription alone; return the attempt, which changes nothing."""
+        """Push an event that is stored nowhere to a subscription alone; return the attempt, which
+        changes nothing.
+        """
         payload = dumps({"subscription_id": subscription.subscription_id})
         new_event = NewEvent("test", payload, "null", subscription.tenant)
         event = posting.make_event(new_event, subscription.created_by, PULL_ONLY, self.services)
-        copy = replace(posting.make_copy(event, subscription.subscription_id, self.services), source_event_id=None)
+        copy = replace(
+            posting.make_copy(event, subscription.subscription_id, self.services),
+            source_event_id=None,
+        )
         started = self.services.clock()
         timeout_seconds = self.services.settings.inline_push_timeout_seconds
-        return Attempt.of(started, delivery.push(copy, self._of(subscription), timeout_seconds, invocation))
+        return Attempt.of(
+            started, delivery.push(copy, self._of(subscription), timeout_seconds, invocation)
+        )

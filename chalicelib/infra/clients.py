@@ -9,7 +9,8 @@ from botocore.config import Config
 
 from chalicelib.infra.errors import AWS_ERRORS, SettingsError, error_code
 
-# Two tries, each 1 s to connect and 1 s to read, with up to 1 s in between: the longest that one call can take.
+# Two tries, each 1 s to connect and 1 s to read, with up to 1 s in between: the longest that one
+# call can take.
 CALL_SECONDS = 5
 CONFIG = Config(
     connect_timeout=1,
@@ -27,7 +28,8 @@ _lock = Lock()
 def make_client(service: str, config: Config = CONFIG) -> Any:
     """Return a boto3 client whose calls take at most CALL_SECONDS."""
     with _lock:  # the default session is not thread-safe
-        gc.disable()  # nothing that boto3 loads is garbage; looking for it is a tenth of a cold start
+        # nothing that boto3 loads is garbage; looking for it is a tenth of a cold start
+        gc.disable()
         try:
             made: Any = boto3.client(service, config=config)
         finally:
@@ -43,19 +45,26 @@ def read_secret(name: str, config: Config = CONFIG) -> str:
     try:
         secret = make_client("secretsmanager", config).get_secret_value(SecretId=name)
     except AWS_ERRORS as error:
-        raise SettingsError(f"SETTINGS_SECRET is unusable: its secret cannot be read ({error_code(error)})") from None
-    return str(secret.get("SecretString", "binary"))  # settings.load refuses a binary one: no NAME=value lines
+        raise SettingsError(
+            f"SETTINGS_SECRET is unusable: its secret cannot be read ({error_code(error)})"
+        ) from None
+    # settings.load refuses a binary one: no NAME=value lines
+    return str(secret.get("SecretString", "binary"))
 
 
 def _remove_retry_after(response: tuple[Any, Any] | None, **_: object) -> None:
-    """Remove the header for which botocore waits up to 5 s longer than its backoff: CALL_SECONDS would not hold."""
+    """Remove the header for which botocore waits up to 5 s longer than its backoff: CALL_SECONDS
+    would not hold.
+    """
     if response:
         response[0].headers.pop("x-amz-retry-after", None)
 
 
 def _remove_trace_header(params: dict[str, Any], **_: object) -> None:
-    """Remove the header by which Lambda detects recursive loops: retries go through the worker's own queue.
+    """Remove the header by which Lambda detects recursive loops: retries go through the worker's
+    own queue.
 
-    `make deploy` and the packaged stack allow them, too (RecursiveLoop); plain `chalice deploy` cannot.
+    `make deploy` and the packaged stack allow them, too (RecursiveLoop); plain `chalice deploy`
+    cannot.
     """
     params["headers"].pop("X-Amzn-Trace-Id", None)

@@ -1,4 +1,6 @@
-"""HTTP connections of urllib3 with one deadline for connecting, the TLS handshake, sending and reading."""
+"""HTTP connections of urllib3 with one deadline for connecting, the TLS handshake, sending and
+reading.
+"""
 
 import http.client
 import socket
@@ -17,10 +19,13 @@ from urllib3.util.connection import create_connection
 
 from chalicelib.infra.addresses import is_public
 
-BODY_SECONDS = 1.0  # the status decides; the body only serves diagnosis and the reuse of the connection
-IDLE_SECONDS = 4.0  # servers close idle connections after 5 s or later; a frozen container cannot see it happen
+# the status decides; the body only serves diagnosis and the reuse of the connection
+BODY_SECONDS = 1.0
+# servers close idle connections after 5 s or later; a frozen container cannot see it happen
+IDLE_SECONDS = 4.0
 MAX_INFORMATIONAL_RESPONSES = 100
-MAX_POOLS = 101  # a host each for the webhook and subscriptions; the pool used least recently is closed
+# a host each for the webhook and subscriptions; the pool used least recently is closed
+MAX_POOLS = 101
 Clock = Callable[[], float]
 TlsContext = Callable[[], ssl.SSLContext]
 
@@ -35,7 +40,9 @@ PUSH_ERRORS = (OSError, http.client.HTTPException, HTTPError, UnicodeError)
 
 @dataclass(frozen=True)
 class ErrorRule:
-    """What an error of these types means. `text` never has a secret; after one that `is_final` no push can succeed."""
+    """What an error of these types means. `text` never has a secret; after one that `is_final` no
+    push can succeed.
+    """
 
     types: tuple[type[BaseException], ...]
     text: str
@@ -48,7 +55,8 @@ ERROR_RULES = (  # the first that applies
     ErrorRule((TimeoutError, ReadTimeoutError), "timed out", timed_out=True),
     ErrorRule((ssl.SSLCertVerificationError,), "certificate does not verify"),
     ErrorRule((ssl.SSLError,), "TLS failed"),
-    ErrorRule((socket.gaierror, UnicodeError), "host name does not resolve"),  # IDNA does not allow every label
+    # IDNA does not allow every label
+    ErrorRule((socket.gaierror, UnicodeError), "host name does not resolve"),
     ErrorRule((ConnectionRefusedError,), "connection refused"),
     ErrorRule((http.client.RemoteDisconnected,), "connection closed without a response"),
     ErrorRule((ConnectionError,), "connection reset"),
@@ -64,11 +72,15 @@ def rule_of(error: BaseException | None) -> ErrorRule:
     while error is not None:
         causes.append(error)
         error = error.__cause__ or error.__context__
-    return next(rule for rule in ERROR_RULES if any(isinstance(cause, rule.types) for cause in causes))
+    return next(
+        rule for rule in ERROR_RULES if any(isinstance(cause, rule.types) for cause in causes)
+    )
 
 
 class DeadlineSocket(socket.socket):
-    """A socket whose timeout bounds all that it sends and receives until the next `settimeout` together."""
+    """A socket whose timeout bounds all that it sends and receives until the next `settimeout`
+    together.
+    """
 
     def settimeout(self, value: float) -> None:  # type: ignore[override]
         self._deadline = time.monotonic() + value
@@ -82,7 +94,9 @@ class DeadlineSocket(socket.socket):
         return super().recv_into(*args)
 
     def sendall(self, data: Any) -> None:  # type: ignore[override]
-        if data:  # SSLTransport sends nothing before each read: an error would hide the response that came before it
+        # SSLTransport sends nothing before each read: an error would hide the response that came
+        # before it
+        if data:
             self._limit_wait()
             super().sendall(data)
 
@@ -94,7 +108,9 @@ class DeadlineSocket(socket.socket):
 
 
 class FinalResponse(http.client.HTTPResponse):
-    """The response that follows any informational (1xx) ones; http.client itself skips only those with status 100."""
+    """The response that follows any informational (1xx) ones; http.client itself skips only those
+    with status 100.
+    """
 
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(MAX_INFORMATIONAL_RESPONSES):
@@ -106,9 +122,11 @@ class FinalResponse(http.client.HTTPResponse):
 
 
 class Connection(HTTPSConnection):
-    """A connection for either scheme: with TLS if it has a `tls_context`, which returns the context.
+    """A connection for either scheme: with TLS if it has a `tls_context`, which returns the
+    context.
 
-    The pool's timeout bounds TCP and the TLS handshake together; that of a request bounds all of it.
+    The pool's timeout bounds TCP and the TLS handshake together; that of a request bounds all of
+    it.
     """
 
     response_class = FinalResponse
@@ -116,7 +134,12 @@ class Connection(HTTPSConnection):
     timeout: float
 
     def __init__(
-        self, *, clock: Clock, public_only: bool, tls_context: TlsContext | None = None, **options: Any
+        self,
+        *,
+        clock: Clock,
+        public_only: bool,
+        tls_context: TlsContext | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self._clock = clock
@@ -127,9 +150,15 @@ class Connection(HTTPSConnection):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection can be reused: not closed, not idle for long, and without unread bytes."""
+        """Whether the connection can be reused: not closed, not idle for long, and without unread
+        bytes.
+        """
         idle = self._clock() - self._idle_since > IDLE_SECONDS
-        return super().is_connected and not idle and not (self._tls_context and self._has_unread_bytes())
+        return (
+            super().is_connected
+            and not idle
+            and not (self._tls_context and self._has_unread_bytes())
+        )
 
     def _has_unread_bytes(self) -> bool:
         """Return whether TLS holds bytes that came after the response."""
@@ -142,18 +171,21 @@ class Connection(HTTPSConnection):
         self.sock = self._open_socket(deadline)
         self.sock.settimeout(deadline - time.monotonic())
         if self._tls_context:
-            # `tls_in_tls` gives OpenSSL its records in memory. Reading from the socket itself, it would not return
-            # while records without application data arrive (session tickets, HelloRequest), whatever the timeout.
+            # `tls_in_tls` gives OpenSSL its records in memory. Reading from the socket itself, it
+            # would not return while records without application data arrive (session tickets,
+            # HelloRequest), whatever the timeout.
             context = self._tls_context()
-            self.sock = ssl_wrap_socket(self.sock, ssl_context=context, server_hostname=self.host, tls_in_tls=True)
+            self.sock = ssl_wrap_socket(
+                self.sock, ssl_context=context, server_hostname=self.host, tls_in_tls=True
+            )
         self.is_verified = True  # urllib3 warns otherwise
         self.timeout -= time.monotonic() - started
 
     def _open_socket(self, deadline: float) -> DeadlineSocket:
         """Try the host's addresses in turn, each for an equal share of the time.
 
-        If one times out and another fails, the timeout is raised: Lambda outside a VPC has no IPv6, and the error of an
-        IPv6 address would hide that the receiver hangs.
+        If one times out and another fails, the timeout is raised: Lambda outside a VPC has no IPv6,
+        and the error of an IPv6 address would hide that the receiver hangs.
         """
         addresses: list[Any] = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         seconds = max(0.001, deadline - time.monotonic())  # 0 would mean non-blocking
@@ -162,14 +194,17 @@ class Connection(HTTPSConnection):
             if self._public_only and not is_public(host):
                 raise AddressNotAllowedError
             try:
-                sock = create_connection((host, port), seconds / len(addresses), socket_options=self.socket_options)
+                sock = create_connection(
+                    (host, port), seconds / len(addresses), socket_options=self.socket_options
+                )
                 return DeadlineSocket(fileno=sock.detach())
             except OSError as error:
                 failure = failure if isinstance(failure, TimeoutError) else error
         raise failure
 
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]
-        sock, deadline = self.sock, time.monotonic() + self.timeout  # http.client may forget the socket
+        # http.client may forget the socket
+        sock, deadline = self.sock, time.monotonic() + self.timeout
         response = super().getresponse()
         self._idle_since = self._clock()
         sock.settimeout(min(BODY_SECONDS, deadline - time.monotonic()))
@@ -177,12 +212,16 @@ class Connection(HTTPSConnection):
 
 
 class ConnectionPool(urllib3.HTTPSConnectionPool):
-    """A pool for either scheme. Unlike that for http, it connects before the request, and ignores no error of it."""
+    """A pool for either scheme. Unlike that for http, it connects before the request, and ignores
+    no error of it.
+    """
 
     ConnectionCls = Connection  # type: ignore[assignment]
 
 
-def pool_manager(clock: Clock, tls_context: TlsContext, *, public_only: bool) -> urllib3.PoolManager:
+def pool_manager(
+    clock: Clock, tls_context: TlsContext, *, public_only: bool
+) -> urllib3.PoolManager:
     """Return a manager of pools of `Connection`; `tls_context` is called for https alone."""
     pool: Any = partial(ConnectionPool, maxsize=32, clock=clock, public_only=public_only)
     manager = urllib3.PoolManager(MAX_POOLS)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-AWS_ERRORS = (ClientError, BotoCoreError, ResponseParserError)  # what a boto3 call raises when AWS fails
+# what a boto3 call raises when AWS fails
+AWS_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,9 @@ class ApiError(Exception):
     `retry_after_seconds` is the value of `Retry-After`, if a retry helps.
     """
 
-    def __init__(self, status_code: int, code: str, detail: str, *, retry_after_seconds: int | None = None) -> None:
+    def __init__(
+        self, status_code: int, code: str, detail: str, *, retry_after_seconds: int | None = None
+    ) -> None:
         super().__init__(detail)
         self.status_code = status_code
         self.code = code
@@ -46,7 +49,9 @@ class InvalidRequestError(ApiError):
     """400: the request has the given faults."""
 
     def __init__(self, *errors: FieldFault) -> None:
-        super().__init__(400, "invalid_request", "; ".join(f"{error.field}: {error.message}" for error in errors))
+        super().__init__(
+            400, "invalid_request", "; ".join(f"{error.field}: {error.message}" for error in errors)
+        )
         self.errors = errors
 
 
@@ -65,17 +70,23 @@ class LeaseLostError(ApiError):
 
 
 class EventClaimedError(ApiError):
-    """409: the event is being pushed, leased or erased; the call may be repeated after `seconds`."""
+    """409: the event is being pushed, leased or erased; the call may be repeated after
+    `seconds`.
+    """
 
     def __init__(self, detail: str, seconds: float = 0) -> None:
-        super().__init__(409, "event_claimed", detail, retry_after_seconds=max(1, math.ceil(seconds)))
+        super().__init__(
+            409, "event_claimed", detail, retry_after_seconds=max(1, math.ceil(seconds))
+        )
 
 
 class StorageUnavailableError(ApiError):
     """503: DynamoDB failed. Whether a write took effect is unknown."""
 
     def __init__(self) -> None:
-        super().__init__(503, "unavailable", "The event store is unavailable; try again.", retry_after_seconds=2)
+        super().__init__(
+            503, "unavailable", "The event store is unavailable; try again.", retry_after_seconds=2
+        )
 
 
 class QueueUnavailableError(Exception):
@@ -83,5 +94,11 @@ class QueueUnavailableError(Exception):
 
 
 def error_code(error: Exception) -> str:
-    """Return the AWS error code or the class name, for logs: the text of the error may repeat the request."""
-    return str(error.response["Error"].get("Code")) if isinstance(error, ClientError) else type(error).__name__
+    """Return the AWS error code or the class name, for logs: the text of the error may repeat the
+    request.
+    """
+    return (
+        str(error.response["Error"].get("Code"))
+        if isinstance(error, ClientError)
+        else type(error).__name__
+    )

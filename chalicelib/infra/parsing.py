@@ -11,7 +11,9 @@ Parser = Callable[[str], Any]  # returns the value of a text; raises InvalidValu
 
 
 def parser(pattern: str, expected: str, convert: Callable[[str], Any] = str) -> Parser:
-    """Return the parser of texts that match `pattern` and that `convert` takes; `expected` says what they must be."""
+    """Return the parser of texts that match `pattern` and that `convert` takes; `expected` says
+    what they must be.
+    """
 
     def parse(text: str) -> Any:
         with suppress(ValueError, OverflowError):
@@ -22,8 +24,12 @@ def parser(pattern: str, expected: str, convert: Callable[[str], Any] = str) -> 
     return parse
 
 
-def parse_all(texts: Mapping[str, str], parsers: Mapping[str, Parser]) -> tuple[dict[str, Any], list[FieldFault]]:
-    """Return the values of the texts that have a parser, by name, and what is wrong with those that are unusable."""
+def parse_all(
+    texts: Mapping[str, str], parsers: Mapping[str, Parser]
+) -> tuple[dict[str, Any], list[FieldFault]]:
+    """Return the values of the texts that have a parser, by name, and what is wrong with those that
+    are unusable.
+    """
     values: dict[str, Any] = {}
     faults = []
     for name in sorted(texts.keys() & parsers.keys()):

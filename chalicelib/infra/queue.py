@@ -1,4 +1,6 @@
-"""The SQS client: send, receive, delete, depth. Each operation logs one line; bodies are never logged."""
+"""The SQS client: send, receive, delete, depth. Each operation logs one line; bodies are never
+logged.
+"""
 
 import logging
 import math
@@ -20,8 +22,8 @@ DEFAULT_GROUP_ID = "webhook"
 class Message:
     """A message to send or, with `message_id` and `receipt_handle`, one that was received.
 
-    SQS delivers those groups first that have few messages in flight (fair queues). A received message is hidden from
-    other consumers until its visibility timeout ends.
+    SQS delivers those groups first that have few messages in flight (fair queues). A received
+    message is hidden from other consumers until its visibility timeout ends.
     """
 
     body: str
@@ -32,15 +34,21 @@ class Message:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Message":
-        """Return a message that Lambda or `Queue.receive` received; the names of their members differ in case."""
+        """Return a message that Lambda or `Queue.receive` received; the names of their members
+        differ in case.
+        """
         members = {name.lower(): value for name, value in record.items()}
         attributes = _texts(members.get("messageattributes", {}))
         group_id = members.get("attributes", {}).get(GROUP_ID, DEFAULT_GROUP_ID)
-        return cls(members["body"], attributes, group_id, members["messageid"], members["receipthandle"])
+        return cls(
+            members["body"], attributes, group_id, members["messageid"], members["receipthandle"]
+        )
 
 
 class Queue:
-    """One queue. Every method raises QueueUnavailableError when SQS fails; what took effect is unknown then."""
+    """One queue. Every method raises QueueUnavailableError when SQS fails; what took effect is
+    unknown then.
+    """
 
     def __init__(self, client: Any, url: str) -> None:
         self._client = client
@@ -55,11 +63,16 @@ class Queue:
     def send_many(self, messages: Sequence[Message], delay_seconds: int = 0) -> None:
         """Send up to BATCH_SIZE messages that become visible after `delay_seconds`: 0 to 900."""
         more = {"DelaySeconds": delay_seconds}
-        entries = [{"Id": str(number), **_parameters(message), **more} for number, message in enumerate(messages)]
+        entries = [
+            {"Id": str(number), **_parameters(message), **more}
+            for number, message in enumerate(messages)
+        ]
         self._call("send_message_batch", {"count": len(entries)}, Entries=entries)
 
     def receive(self, max_messages: int = BATCH_SIZE, wait_seconds: int = 20) -> list[Message]:
-        """Receive up to `max_messages` (1 to 10) messages, waiting up to `wait_seconds` (0 to 20) for the first."""
+        """Receive up to `max_messages` (1 to 10) messages, waiting up to `wait_seconds` (0 to 20)
+        for the first.
+        """
         response = self._call(
             "receive_message",
             {},
@@ -76,7 +89,10 @@ class Queue:
 
     def delete_many(self, receipt_handles: Sequence[str]) -> None:
         """Delete up to BATCH_SIZE received messages."""
-        entries = [{"Id": str(number), "ReceiptHandle": handle} for number, handle in enumerate(receipt_handles)]
+        entries = [
+            {"Id": str(number), "ReceiptHandle": handle}
+            for number, handle in enumerate(receipt_handles)
+        ]
         self._call("delete_message_batch", {"count": len(entries)}, Entries=entries)
 
     def depth(self) -> int:
@@ -97,7 +113,11 @@ class Queue:
         except AWS_ERRORS as failure:
             error = error_code(failure)
         duration_ms = round((time.monotonic() - started) * 1000)
-        outcome = {"message_id": response.get("MessageId"), "duration_ms": duration_ms, "error": error}
+        outcome = {
+            "message_id": response.get("MessageId"),
+            "duration_ms": duration_ms,
+            "error": error,
+        }
         extra = {"queue": self.name, **fields, **outcome}
         logger.log(logging.ERROR if error else logging.INFO, "sqs %s", operation, extra=extra)
         if error:
@@ -106,11 +126,17 @@ class Queue:
 
 
 def _parameters(message: Message) -> dict[str, Any]:
-    values = {name: {"DataType": "String", "StringValue": value} for name, value in message.attributes.items()}
+    values = {
+        name: {"DataType": "String", "StringValue": value}
+        for name, value in message.attributes.items()
+    }
     return {"MessageBody": message.body, "MessageAttributes": values, GROUP_ID: message.group_id}
 
 
 def _texts(attributes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Return the attributes that are text; SQS also has binary ones."""
-    texts = {name: value.get("StringValue") or value.get("stringValue") for name, value in attributes.items()}
+    texts = {
+        name: value.get("StringValue") or value.get("stringValue")
+        for name, value in attributes.items()
+    }
     return {name: text for name, text in texts.items() if text}

@@ -19,39 +19,56 @@ PARTITION_KEYS = {BY_STATUS: "status_shard", BY_LOOKUP: "lookup_key"}
 CONDITION_FAILED = "ConditionalCheckFailedException"
 LOWEST, HIGHEST = "0", "~"  # sort keys begin with a digit
 
-TYPES: dict[type, tuple[str, Callable[[Any], Any]]] = {bytes: ("B", bytes), int: ("N", str)}  # others are strings
+# others are strings
+TYPES: dict[type, tuple[str, Callable[[Any], Any]]] = {bytes: ("B", bytes), int: ("N", str)}
 
 Values = Mapping[str, str | int | bytes | None]
 Item = dict[str, dict[str, Any]]  # in DynamoDB's format
 
 
 class Written(NamedTuple):
-    """Whether the condition of a write held, and the item: the current one, or what `ReturnValues` asks for."""
+    """Whether the condition of a write held, and the item: the current one, or what `ReturnValues`
+    asks for.
+    """
 
     applied: bool
     item: Item | None
 
 
 class Table:
-    """The DynamoDB table of a stage. Every method raises StorageUnavailableError when DynamoDB fails."""
+    """The DynamoDB table of a stage. Every method raises StorageUnavailableError when DynamoDB
+    fails.
+    """
 
     def __init__(self, client: Any, name: str, *, clock: Callable[[], float]) -> None:
         self._client = client
         self._name = name
         self._clock = clock
 
-    def pages(self, partition: str, values: Values | None = None, **parameters: Any) -> Iterator[dict[str, Any]]:
-        """Yield the responses of a query for the sort keys from `:low` to `:high` in a partition of an index.
+    def pages(
+        self, partition: str, values: Values | None = None, **parameters: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the responses of a query for the sort keys from `:low` to `:high` in a partition of
+        an index.
 
-        The index is that of statuses unless `parameters` has another `IndexName`.
-        A `Limit` is for the first page; the others evaluate 1 MB: what a filter leaves out is passed over in few calls.
+        The index is that of statuses unless `parameters` has another `IndexName`. A `Limit` is for
+        the first page; the others evaluate 1 MB: what a filter leaves out is passed over in few
+        calls.
         """
         index = parameters.setdefault("IndexName", BY_STATUS)
         condition = f"{PARTITION_KEYS[index]} = :partition AND sort_key BETWEEN :low AND :high"
         _, placeholders = _placeholders(f"{condition} {parameters.get('FilterExpression', '')}")
-        known = {**self._known_values(), ":partition": partition, ":low": LOWEST, ":high": HIGHEST, **(values or {})}
+        known = {
+            **self._known_values(),
+            ":partition": partition,
+            ":low": LOWEST,
+            ":high": HIGHEST,
+            **(values or {}),
+        }
         parameters["KeyConditionExpression"] = condition
-        parameters["ExpressionAttributeValues"] = serialize({name: known[name] for name in placeholders})
+        parameters["ExpressionAttributeValues"] = serialize(
+            {name: known[name] for name in placeholders}
+        )
         while known[":low"] <= known[":high"]:  # DynamoDB refuses another range
             response = self._call("query", **parameters)
             yield response
@@ -62,11 +79,18 @@ class Table:
 
     def _get(self, key: str) -> Any:
         """Return an item, read consistently, or None."""
-        return self._call("get_item", Key=serialize({"event_id": key}), ConsistentRead=True).get("Item")
+        return self._call("get_item", Key=serialize({"event_id": key}), ConsistentRead=True).get(
+            "Item"
+        )
 
     def _get_many(self, keys: Sequence[str], names: Sequence[str] = ()) -> list[Item]:
-        """Return those of up to 100 items that exist, read consistently: attributes of some `names`, or all."""
-        options: dict[str, Any] = {"Keys": [serialize({"event_id": key}) for key in keys], "ConsistentRead": True}
+        """Return those of up to 100 items that exist, read consistently: attributes of some
+        `names`, or all.
+        """
+        options: dict[str, Any] = {
+            "Keys": [serialize({"event_id": key}) for key in keys],
+            "ConsistentRead": True,
+        }
         if names:
             options["ProjectionExpression"] = ", ".join(f"#{name}" for name in names)
             options["ExpressionAttributeNames"] = {f"#{name}": name for name in names}
@@ -82,18 +106,35 @@ class Table:
         return items
 
     def _update(
-        self, key: str, condition: str, changes: Values, values: Values | None, *, counter: str = "", **parameters: Any
+        self,
+        key: str,
+        condition: str,
+        changes: Values,
+        values: Values | None,
+        *,
+        counter: str = "",
+        **parameters: Any,
     ) -> Written:
-        """Set each attribute of `changes`, remove it if None, and add 1 to `counter`, if `condition` holds."""
-        sets = ", ".join(f"#{name} = :new_{name}" for name, value in changes.items() if value is not None)
+        """Set each attribute of `changes`, remove it if None, and add 1 to `counter`, if
+        `condition` holds.
+        """
+        sets = ", ".join(
+            f"#{name} = :new_{name}" for name, value in changes.items() if value is not None
+        )
         removes = ", ".join(f"#{name}" for name, value in changes.items() if value is None)
         clauses = {"SET": sets, "REMOVE": removes, "ADD": f"{counter} :one" if counter else ""}
         return self._write(
             "update_item",
             condition,
-            {":one": 1, **(values or {}), **{f":new_{name}": value for name, value in changes.items()}},
+            {
+                ":one": 1,
+                **(values or {}),
+                **{f":new_{name}": value for name, value in changes.items()},
+            },
             Key=serialize({"event_id": key}),
-            UpdateExpression=" ".join(f"{verb} {clause}" for verb, clause in clauses.items() if clause),
+            UpdateExpression=" ".join(
+                f"{verb} {clause}" for verb, clause in clauses.items() if clause
+            ),
             **parameters,
         )
 
@@ -104,10 +145,16 @@ class Table:
         """Make a conditional write."""
         known = {**self._known_values(), **values}
         names, placeholders = _placeholders(f"{condition} {parameters.get('UpdateExpression', '')}")
-        parameters |= {"ConditionExpression": condition, "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
+        parameters |= {
+            "ConditionExpression": condition,
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
         parameters["ExpressionAttributeNames"] = names
-        parameters["ExpressionAttributeValues"] = serialize({name: known[name] for name in placeholders})
-        given = {name: value for name, value in parameters.items() if value}  # DynamoDB refuses empty ones
+        parameters["ExpressionAttributeValues"] = serialize(
+            {name: known[name] for name in placeholders}
+        )
+        # DynamoDB refuses empty ones
+        given = {name: value for name, value in parameters.items() if value}
         try:
             response = self._call(operation, **given)
         except ClientError as failure:
@@ -131,7 +178,12 @@ class Table:
     def _known_values(self) -> dict[str, Any]:
         """Return the placeholders that conditions and filters share."""
         now = self._clock()
-        return {":now": rfc3339(now), ":now_seconds": int(now), ":pending": "pending", ":failed": "failed"}
+        return {
+            ":now": rfc3339(now),
+            ":now_seconds": int(now),
+            ":pending": "pending",
+            ":failed": "failed",
+        }
 
     def _after(self, seconds: float) -> str:
         return rfc3339(self._clock() + seconds)
@@ -150,4 +202,6 @@ def _serialize(value: str | int | bytes) -> dict[str, Any]:
 @cache
 def _placeholders(expressions: str) -> tuple[dict[str, str], frozenset[str]]:
     """Return the names and value placeholders of expressions: DynamoDB rejects unused ones."""
-    return {name: name[1:] for name in re.findall(r"#\w+", expressions)}, frozenset(re.findall(r":\w+", expressions))
+    return {name: name[1:] for name in re.findall(r"#\w+", expressions)}, frozenset(
+        re.findall(r":\w+", expressions)
+    )

@@ -19,26 +19,43 @@ logging.getLogger("urllib3").setLevel(logging.CRITICAL)  # its messages contain 
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 _RECORD_ATTRIBUTES = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName"}
 
-_encode = json.JSONEncoder(default=str, separators=(",", ":")).encode  # json.dumps would build one for each line
+# json.dumps would build one for each line
+_encode = json.JSONEncoder(default=str, separators=(",", ":")).encode
 
 NAMESPACE = "TriggersApi"
-UNITS = {"PushDuration": "Milliseconds", "DeliveryLatency": "Milliseconds", "OldestPendingAge": "Seconds"}
+UNITS = {
+    "PushDuration": "Milliseconds",
+    "DeliveryLatency": "Milliseconds",
+    "OldestPendingAge": "Seconds",
+}
 
 
 class JsonFormatter(logging.Formatter):
-    """Format a record as a JSON object: timestamp, level, message, request id, and what is in `extra` and not None."""
+    """Format a record as a JSON object: timestamp, level, message, request id, and what is in
+    `extra` and not None.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {"timestamp": rfc3339(record.created), "level": record.levelname, "message": record.getMessage()}
-        extra = {name: value for name, value in vars(record).items() if name not in _RECORD_ATTRIBUTES}
-        line |= {name: value for name, value in extra.items() if value is not None} | {"request_id": _request_id.get()}
+        line = {
+            "timestamp": rfc3339(record.created),
+            "level": record.levelname,
+            "message": record.getMessage(),
+        }
+        extra = {
+            name: value for name, value in vars(record).items() if name not in _RECORD_ATTRIBUTES
+        }
+        line |= {name: value for name, value in extra.items() if value is not None} | {
+            "request_id": _request_id.get()
+        }
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
         return _encode(line)
 
 
 class StdoutHandler(logging.Handler):
-    """Write to the current `sys.stdout`, which Lambda and tests replace: lines of its level, and those with metrics."""
+    """Write to the current `sys.stdout`, which Lambda and tests replace: lines of its level, and
+    those with metrics.
+    """
 
     lowest = logging.INFO
 
@@ -79,13 +96,18 @@ def thread_pool(size: int) -> ThreadPoolExecutor:
 
 
 def metrics(stage: str, now: float, values: dict[str, float]) -> dict[str, Any]:
-    """Return the members that make a log line publish metrics, with the dimension `Stage`; none without values.
+    """Return the members that make a log line publish metrics, with the dimension `Stage`; none
+    without values.
 
-    Units are those of UNITS, or else counts. Source: "Specification: Embedded metric format", Amazon CloudWatch User
-    Guide.
+    Units are those of UNITS, or else counts. Source: "Specification: Embedded metric format",
+    Amazon CloudWatch User Guide.
     """
     if not values:
         return {}
     definitions = [{"Name": name, "Unit": UNITS.get(name, "Count")} for name in values]
     directive = {"Namespace": NAMESPACE, "Dimensions": [["Stage"]], "Metrics": definitions}
-    return {"_aws": {"Timestamp": int(now * 1000), "CloudWatchMetrics": [directive]}, "Stage": stage, **values}
+    return {
+        "_aws": {"Timestamp": int(now * 1000), "CloudWatchMetrics": [directive]},
+        "Stage": stage,
+        **values,
+    }

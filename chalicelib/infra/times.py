@@ -6,8 +6,15 @@ DAY_SECONDS = 86_400
 
 
 def rfc3339(unix_seconds: float) -> str:
-    """Return RFC 3339 UTC with microseconds and `Z`: fixed width, so that strings compare as times do."""
-    return datetime.fromtimestamp(unix_seconds, UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    """Return RFC 3339 UTC with microseconds and `Z`: fixed width, so that strings compare as times
+    do.
+    """
+    return (
+        datetime.fromtimestamp(unix_seconds, UTC)
+        .isoformat(timespec="microseconds")
+        .removesuffix("+00:00")
+        + "Z"
+    )
 
 
 def unix_seconds(timestamp: str) -> float:

@@ -1,4 +1,6 @@
-"""The worker's batch of messages; and replay, redrive and erase, which people ask for after an event was settled."""
+"""The worker's batch of messages; and replay, redrive and erase, which people ask for after an
+event was settled.
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,7 +16,8 @@ from chalicelib.infra.telemetry import logger, request_id
 from chalicelib.infra.times import rfc3339, unix_seconds
 
 JOIN_SECONDS = 1  # reserved for joining the threads and returning
-ERASED_SECONDS = 3600  # how long the mark of an erasure stays: whoever still writes or deletes a copy has ended by then
+# how long the mark of an erasure stays: whoever still writes or deletes a copy has ended by then
+ERASED_SECONDS = 3600
 REPLAYABLE = f"{EXISTS} AND {UNCLAIMED}"
 REDRIVABLE = f"{REPLAYABLE} AND #status = :failed"
 # An event, even an expired one, or the mark of its erasure until that expires.
@@ -34,16 +37,20 @@ class BatchError(Exception):
 def process(batch: Sequence[Message], services: CoreServices, remaining_seconds: float) -> None:
     """Process all messages of a batch within `remaining_seconds`.
 
-    Raises BatchError if some failed, after the others were deleted: SQS returns only the failed ones. No thread
-    outlives the call: one that is thawed with the next invocation would push after its claim ended.
+    Raises BatchError if some failed, after the others were deleted: SQS returns only the failed
+    ones. No thread outlives the call: one that is thawed with the next invocation would push after
+    its claim ended.
     """
     invocation = Invocation(services, services.clock() + remaining_seconds - JOIN_SECONDS)
     succeeded = services.map(partial(_process_message, invocation), batch)
     if all(succeeded):
         return
-    handles = [message.receipt_handle for message, done in zip(batch, succeeded, strict=True) if done]
+    handles = [
+        message.receipt_handle for message, done in zip(batch, succeeded, strict=True) if done
+    ]
     if handles:
-        services.work_queue.delete_many(handles)  # if that fails, they are received again, and dropped
+        # if that fails, they are received again, and dropped
+        services.work_queue.delete_many(handles)
     raise BatchError(f"{len(batch) - len(handles)} of {len(batch)} messages failed")
 
 
@@ -57,7 +64,9 @@ def _process_message(invocation: Invocation, message: Message) -> bool:
                     redrive(message, event_id, invocation)
                 case _:
                     logger.warning("message cannot be read")
-                    invocation.services.dlq.send(Message(message.body, {"Reason": "malformed"}, message.group_id))
+                    invocation.services.dlq.send(
+                        Message(message.body, {"Reason": "malformed"}, message.group_id)
+                    )
         except Exception:  # one message's error must not cost another
             logger.exception("message failed")
             return False
@@ -67,8 +76,8 @@ def _process_message(invocation: Invocation, message: Message) -> bool:
 def replay(event: Event, invocation: Invocation) -> Event:
     """Make an event pending again and queue it, if it is pushed at all.
 
-    Raises EventNotFoundError, ApiError 409 while it is claimed, if only copies are pushed, or if the subscription of a
-    copy is gone or disabled.
+    Raises EventNotFoundError, ApiError 409 while it is claimed, if only copies are pushed, or if
+    the subscription of a copy is gone or disabled.
     """
     services = invocation.services
     if refusal := services.targets.replay_refusal(event):
@@ -88,8 +97,9 @@ def replay(event: Event, invocation: Invocation) -> Event:
 def redrive(message: Message, event_id: str, invocation: Invocation) -> None:
     """Replay the event of a dead letter that was moved back, if it is failed, and push it.
 
-    While the event is claimed, the dead letter is sent on: it is sent before the failure is recorded, so it can come
-    back before that. That of a pending event counts as a queue message. Raises what `delivery.deliver` raises.
+    While the event is claimed, the dead letter is sent on: it is sent before the failure is
+    recorded, so it can come back before that. That of a pending event counts as a queue message.
+    Raises what `delivery.deliver` raises.
     """
     services = invocation.services
     failed = services.store.get(event_id)
@@ -125,9 +135,10 @@ def _make_pending(event: Event, condition: str, services: CoreServices) -> Write
 def erase(event_id: str, services: CoreServices) -> None:
     """Erase an event and its copies; nothing happens if there is none.
 
-    Raises ApiError 409 while the event or a copy is claimed. Repeated, it completes what a failed call began: first the
-    event is replaced by a mark, which makes it absent for everybody but an eraser, then the copies that the mark lists
-    are deleted. The mark stays for ERASED_SECONDS: copies of a new event of its key have the same ids.
+    Raises ApiError 409 while the event or a copy is claimed. Repeated, it completes what a failed
+    call began: first the event is replaced by a mark, which makes it absent for everybody but an
+    eraser, then the copies that the mark lists are deleted. The mark stays for ERASED_SECONDS:
+    copies of a new event of its key have the same ids.
     """
     expires_at = int(services.clock()) + ERASED_SECONDS
     changes = {**dict.fromkeys(ERASED), "status": Status.ERASED, "expires_at": expires_at}
@@ -137,8 +148,12 @@ def erase(event_id: str, services: CoreServices) -> None:
         return
     if not marked.applied:
         raise EventClaimedError(CLAIMED, _claim_seconds_left(event, services))
-    if not all(services.map(lambda key: services.store.delete(key, UNCLAIMED).applied, event.copies)):
-        raise EventClaimedError("A copy is claimed: repeat the call to complete the erasure.", CLAIM_SECONDS)
+    if not all(
+        services.map(lambda key: services.store.delete(key, UNCLAIMED).applied, event.copies)
+    ):
+        raise EventClaimedError(
+            "A copy is claimed: repeat the call to complete the erasure.", CLAIM_SECONDS
+        )
     logger.info("erased", extra={"event_id": event_id, "copies": len(event.copies)})
 
 

@@ -6,7 +6,15 @@ from chalicelib.core.event import DeliveredVia, Event, Status
 from chalicelib.core.outcome import Reason
 
 MEMBERS = (  # besides id, type and content, in this order
-    *("status", "created_at", "delivered_at", "next_attempt_at", "delivery_attempts", "delivered_via", "created_by"),
+    *(
+        "status",
+        "created_at",
+        "delivered_at",
+        "next_attempt_at",
+        "delivery_attempts",
+        "delivered_via",
+        "created_by",
+    ),
     *("tenant", "subject", "last_error", "subscription_id", "source_event_id", "copies"),
 )
 SETTLED: dict[str, str] = {
@@ -22,7 +30,9 @@ SETTLED: dict[str, str] = {
 def summary(event: Event, *, include_payload: bool = False, without: str = "", **more: Any) -> str:
     """Return an event without attempts, and perhaps `without` a member, and `more` members."""
     members = {name: getattr(event, name) for name in MEMBERS if name != without}
-    return event.to_json({**members, "message": message(event), **more}, include_payload=include_payload)
+    return event.to_json(
+        {**members, "message": message(event), **more}, include_payload=include_payload
+    )
 
 
 def whole(event: Event, *, include_responses: bool = True, **more: Any) -> str:
@@ -34,7 +44,12 @@ def whole(event: Event, *, include_responses: bool = True, **more: Any) -> str:
 
 def leased(event: Event) -> str:
     """Return an event as the consumer that leased it sees it."""
-    return whole(event, lease_id=event.claim_id, leased_until=event.claimed_until, lease_count=event.lease_count)
+    return whole(
+        event,
+        lease_id=event.claim_id,
+        leased_until=event.claimed_until,
+        lease_count=event.lease_count,
+    )
 
 
 def message(event: Event) -> str:

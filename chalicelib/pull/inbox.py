@@ -15,7 +15,8 @@ from chalicelib.infra.times import rfc3339
 from chalicelib.pull import event_json
 from chalicelib.pull.listing import INBOX, MAX_PAGE_BYTES, search
 
-MAX_LEASED_AT_ONCE = 10  # their attempts, of an unknown size, must fit into a response beside MAX_PAGE_BYTES
+# their attempts, of an unknown size, must fit into a response beside MAX_PAGE_BYTES
+MAX_LEASED_AT_ONCE = 10
 
 UNDELIVERED = f"{EXISTS} AND #status IN (:pending, :failed)"
 LEASABLE = f"{UNDELIVERED} AND {UNCLAIMED}"
@@ -23,7 +24,8 @@ LEASED = f"{UNDELIVERED} AND claim_id = :lease_id AND claimed_until >= :now"
 
 
 def lease(services: CoreServices, *, limit: int, lease_seconds: int, **filters: Any) -> list[Event]:
-    """Claim the oldest undelivered events that nobody holds, for a consumer; all get the same `claim_id`.
+    """Claim the oldest undelivered events that nobody holds, for a consumer; all get the same
+    `claim_id`.
 
     `filters` may have `event_type` and `tenant`.
     """
@@ -32,7 +34,9 @@ def lease(services: CoreServices, *, limit: int, lease_seconds: int, **filters: 
     def take(event: Event) -> Event | None:
         until = rfc3339(services.clock() + lease_seconds)
         changes = {"claim_id": lease_id, "claimed_until": until, "requeue_at": until}
-        result = services.store.change(event.event_id, LEASABLE, changes, counter="lease_count", ReturnValues="ALL_NEW")
+        result = services.store.change(
+            event.event_id, LEASABLE, changes, counter="lease_count", ReturnValues="ALL_NEW"
+        )
         return result.event if result.applied else None
 
     rows = search(services, replace(INBOX, limit=limit, **filters))
@@ -45,15 +49,17 @@ def lease(services: CoreServices, *, limit: int, lease_seconds: int, **filters: 
         leased += filter(None, services.map(take, fitting))
         if len(fitting) < len(batch):
             break
-        free_bytes = MAX_PAGE_BYTES - sum(response_bytes(event_json.leased(event)) for event in leased)
+        free_bytes = MAX_PAGE_BYTES - sum(
+            response_bytes(event_json.leased(event)) for event in leased
+        )
     return leased
 
 
 def acknowledge(event_id: str, services: CoreServices, lease_id: str | None = None) -> None:
     """Record that a consumer has processed an event.
 
-    Raises EventNotFoundError, also for a malformed id, and LeaseLostError if `lease_id` is given and neither holds the
-    event nor acknowledged it.
+    Raises EventNotFoundError, also for a malformed id, and LeaseLostError if `lease_id` is given
+    and neither holds the event nor acknowledged it.
     """
     if not EVENT_ID.fullmatch(event_id):
         raise EventNotFoundError
@@ -65,7 +71,9 @@ def acknowledge(event_id: str, services: CoreServices, lease_id: str | None = No
     }
     # Without a lease the claim stays: a push may be running.
     condition, ended = (UNDELIVERED, {}) if lease_id is None else (LEASED, {"claimed_until": None})
-    result = services.store.change(event_id, condition, {**changes, **ended}, {":lease_id": lease_id})
+    result = services.store.change(
+        event_id, condition, {**changes, **ended}, {":lease_id": lease_id}
+    )
     if result.applied:
         logger.info("acknowledged", extra={"event_id": event_id})
         return
@@ -75,8 +83,11 @@ def acknowledge(event_id: str, services: CoreServices, lease_id: str | None = No
         raise LeaseLostError
 
 
-def acknowledge_many(lease_id: str, event_ids: Sequence[str], services: CoreServices) -> dict[str, list[str]]:
-    """Record that a consumer has processed events of its lease; return the ids of those, and of the others.
+def acknowledge_many(
+    lease_id: str, event_ids: Sequence[str], services: CoreServices
+) -> dict[str, list[str]]:
+    """Record that a consumer has processed events of its lease; return the ids of those, and of the
+    others.
 
     Raises StorageUnavailableError if DynamoDB fails for one; a repeated call completes it.
     """
@@ -94,7 +105,9 @@ def acknowledge_many(lease_id: str, event_ids: Sequence[str], services: CoreServ
 
 
 def release(event_id: str, lease_id: str, services: CoreServices) -> None:
-    """End a lease before its time; raise EventNotFoundError, or LeaseLostError unless it holds the event."""
+    """End a lease before its time; raise EventNotFoundError, or LeaseLostError unless it holds the
+    event.
+    """
     changes = {"claimed_until": None, "requeue_at": rfc3339(services.clock())}
     result = services.store.change(event_id, LEASED, changes, {":lease_id": lease_id})
     if not result.applied:

@@ -14,14 +14,17 @@ from chalicelib.core.store import NOT_EXPIRED, UNSETTLED, EventStore, partitions
 from chalicelib.infra.table import BY_LOOKUP, BY_STATUS, HIGHEST, LOWEST
 
 SEARCH_SECONDS = 5
-MAX_PAGE_BYTES = 5 * 1024 * 1024  # as `response_bytes` counts: Lambda's responses are limited to 6 MB
+# as `response_bytes` counts: Lambda's responses are limited to 6 MB
+MAX_PAGE_BYTES = 5 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Query:
-    """The events to list. Fields are the parameters of `GET /events`; there may be more than one `status`.
+    """The events to list. Fields are the parameters of `GET /events`; there may be more than one
+    `status`.
 
-    `since` (inclusive), `until` (exclusive) and `cursor` (exclusive) are sort keys, or what sort keys begin with.
+    `since` (inclusive), `until` (exclusive) and `cursor` (exclusive) are sort keys, or what sort
+    keys begin with.
     """
 
     status: tuple[Status, ...]
@@ -40,8 +43,12 @@ class Query:
 
     @property
     def lookup_key(self) -> str | None:
-        """The partition of the index for lookups that has the events; None: they are in the index of statuses."""
-        return self.subscription_id or (f"{SUBJECT}{self.subject}" if self.subject is not None else None)
+        """The partition of the index for lookups that has the events; None: they are in the index
+        of statuses.
+        """
+        return self.subscription_id or (
+            f"{SUBJECT}{self.subject}" if self.subject is not None else None
+        )
 
     def has(self, event: Event, now: float) -> bool:
         """Return whether the query has an event with this state at `now` (Unix seconds)."""
@@ -53,25 +60,33 @@ INBOX = Query(UNSETTLED, order="oldest", source="original", include="payload", o
 
 
 class Row(NamedTuple):
-    """An event as the index shows it; without an event, the place where a search that took too long ends."""
+    """An event as the index shows it; without an event, the place where a search that took too long
+    ends.
+    """
 
     sort_key: str
     event: Event | None
 
 
 class Page(NamedTuple):
-    """Events in order, and the sort key that the next page begins after; None: there are no more events."""
+    """Events in order, and the sort key that the next page begins after; None: there are no more
+    events.
+    """
 
     events: list[Event]
     next_cursor: str | None
 
 
 def read_page(services: CoreServices, query: Query) -> Page:
-    """Return a page of events: as the index shows them or, looked up or with payloads, as they are now.
+    """Return a page of events: as the index shows them or, looked up or with payloads, as they are
+    now.
 
-    The index is eventually consistent: what it shows may have been pushed or acknowledged a moment ago.
+    The index is eventually consistent: what it shows may have been pushed or acknowledged a moment
+    ago.
     """
-    page = _first_page(search(services, query), query.limit, MAX_PAGE_BYTES if query.include else inf)
+    page = _first_page(
+        search(services, query), query.limit, MAX_PAGE_BYTES if query.include else inf
+    )
     if query.include is None and query.lookup_key is None:
         return page
     event_ids = [event.event_id for event in page.events]
@@ -83,26 +98,37 @@ def read_page(services: CoreServices, query: Query) -> Page:
 def search(services: CoreServices, query: Query) -> Iterator[Row]:
     """Yield the events of a query in order, as the index shows them.
 
-    What a page needs is read from all partitions in parallel, the rest when it is asked for. After SEARCH_SECONDS, the
-    search ends where the first partition was not read any further.
+    What a page needs is read from all partitions in parallel, the rest when it is asked for. After
+    SEARCH_SECONDS, the search ends where the first partition was not read any further.
     """
     deadline = services.clock() + SEARCH_SECONDS
-    page_rows = query.limit + 2  # with that of the cursor, and one that tells whether there are more
-    partitions = [_rows(pages, query, services.clock, deadline) for pages in _pages(services.store, query, page_rows)]
+    # with that of the cursor, and one that tells whether there are more
+    page_rows = query.limit + 2
+    partitions = [
+        _rows(pages, query, services.clock, deadline)
+        for pages in _pages(services.store, query, page_rows)
+    ]
     first_rows = services.map(lambda rows: list(islice(rows, page_rows)), partitions)
-    in_order = merge(*map(chain, first_rows, partitions), key=attrgetter("sort_key"), reverse=query.order == "newest")
+    in_order = merge(
+        *map(chain, first_rows, partitions),
+        key=attrgetter("sort_key"),
+        reverse=query.order == "newest",
+    )
     previous = query.cursor
     for row in in_order:
         if row.event is None:
             yield row
             return
-        if row.sort_key != previous:  # an event whose status changes meanwhile may be in two partitions
+        # an event whose status changes meanwhile may be in two partitions
+        if row.sort_key != previous:
             yield row
         previous = row.sort_key
 
 
 def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[dict[str, Any]]]:
-    """Return the pages of every partition that has events of a query; the first page has up to `page_rows` rows."""
+    """Return the pages of every partition that has events of a query; the first page has up to
+    `page_rows` rows.
+    """
     conditions, values = [NOT_EXPIRED], {":low": query.since, ":high": query.until}
     if query.order == "newest":
         values[":high"] = min(query.until, query.cursor or HIGHEST)
@@ -121,12 +147,19 @@ def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[dic
         conditions.append("attribute_not_exists(source_event_id)")
     if query.lookup_key is not None:
         index, keys = BY_LOOKUP, [query.lookup_key]
-    options = {"FilterExpression": " AND ".join(conditions), "ScanIndexForward": query.order == "oldest"}
+    options = {
+        "FilterExpression": " AND ".join(conditions),
+        "ScanIndexForward": query.order == "oldest",
+    }
     return [store.pages(key, values, IndexName=index, Limit=page_rows, **options) for key in keys]
 
 
-def _rows(pages: Iterator[dict[str, Any]], query: Query, clock: Callable[[], float], deadline: float) -> Iterator[Row]:
-    """Yield the rows of a partition: the events of the query and, after the deadline, the place that it was read to."""
+def _rows(
+    pages: Iterator[dict[str, Any]], query: Query, clock: Callable[[], float], deadline: float
+) -> Iterator[Row]:
+    """Yield the rows of a partition: the events of the query and, after the deadline, the place
+    that it was read to.
+    """
     for page in pages:
         for event in map(Event.from_item, page["Items"]):
             if query.has(event, clock()):

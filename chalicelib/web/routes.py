@@ -40,7 +40,11 @@ class Call(Invocation):
     def find_subscription(self, subscription_id: str | None) -> Subscription | None:
         """Return a subscription, or None if there is none or it is not of the token's tenant."""
         subscription = self.services.subscriptions.get(subscription_id) if subscription_id else None
-        return subscription if subscription and self.key.tenant in (None, subscription.tenant) else None
+        return (
+            subscription
+            if subscription and self.key.tenant in (None, subscription.tenant)
+            else None
+        )
 
     def find_event(self, event_id: str) -> Event:
         """Return an event; raise EventNotFoundError if there is none, or the key may not see it."""
@@ -50,10 +54,11 @@ class Call(Invocation):
         return event
 
     def _may_read(self, event: Event) -> bool:
-        """Return whether the key sees an event: without the scope consume, only what it posted itself.
+        """Return whether the key sees an event: without the scope consume, only what it posted
+        itself.
 
-        A token sees the copies for its tenant's subscriptions: the tenant's events, and their copies for subscriptions
-        without a tenant, name the tenant, too.
+        A token sees the copies for its tenant's subscriptions: the tenant's events, and their
+        copies for subscriptions without a tenant, name the tenant, too.
         """
         if self.key.tenant is None:
             return Scope.CONSUME in self.key.scopes or event.created_by == self.key.name
@@ -64,7 +69,11 @@ class Call(Invocation):
         headers = self.request.headers
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if (media_type, headers.get("content-encoding", "identity").lower()) not in JSON_BODIES:
-            raise ApiError(415, "unsupported_media_type", "Content-Type must be application/json, without compression.")
+            raise ApiError(
+                415,
+                "unsupported_media_type",
+                "Content-Type must be application/json, without compression.",
+            )
         body: Any = self.request.raw_body  # bytes
         return bytes(body)
 
@@ -76,11 +85,13 @@ def require(subscription: Subscription | None) -> Subscription:
     return subscription
 
 
-def route(app: Chalice, method: str, path: str, *scopes: str, **parameters: Parser) -> Callable[[View], View]:
+def route(
+    app: Chalice, method: str, path: str, *scopes: str, **parameters: Parser
+) -> Callable[[View], View]:
     """Register a view, which takes a Call and the path's ids; errors become problem documents.
 
-    The API key needs one of `scopes`, of which TOKEN stands for tokens: the view shows them nothing but what is their
-    tenant's. The query may have `parameters`, and no others.
+    The API key needs one of `scopes`, of which TOKEN stands for tokens: the view shows them nothing
+    but what is their tenant's. The query may have `parameters`, and no others.
     """
 
     def register(view: View) -> View:
@@ -92,12 +103,20 @@ def route(app: Chalice, method: str, path: str, *scopes: str, **parameters: Pars
                 except ApiError as error:
                     if error.status_code in LOGGED:
                         source_ip = request.context.get("identity", {}).get("sourceIp")
-                        fields = {"status_code": error.status_code, "path": path, "source_ip": source_ip}
-                        telemetry.logger.warning(LOGGED[error.status_code], extra={**fields, "error": str(error)})
+                        fields = {
+                            "status_code": error.status_code,
+                            "path": path,
+                            "source_ip": source_ip,
+                        }
+                        telemetry.logger.warning(
+                            LOGGED[error.status_code], extra={**fields, "error": str(error)}
+                        )
                     return problem(error)
                 except Exception:
                     telemetry.logger.exception("request failed", extra={"path": path})
-                    return problem(ApiError(500, "internal_error", "Internal error; the log has the details."))
+                    return problem(
+                        ApiError(500, "internal_error", "Internal error; the log has the details.")
+                    )
 
         # Without content types: Chalice would answer 415 itself, also to `Application/JSON`.
         app.route(path, methods=[method], name=view.__name__, content_types=[])(handle)
@@ -106,13 +125,19 @@ def route(app: Chalice, method: str, path: str, *scopes: str, **parameters: Pars
     return register
 
 
-def _make_call(request: Any, scopes: tuple[str, ...], parameters: dict[str, Parser], ids: dict[str, str]) -> Call:
-    """Return the call of a request; raise ApiError 401 or 403, 400 for its query, 404 for a malformed id."""
+def _make_call(
+    request: Any, scopes: tuple[str, ...], parameters: dict[str, Parser], ids: dict[str, str]
+) -> Call:
+    """Return the call of a request; raise ApiError 401 or 403, 400 for its query, 404 for a
+    malformed id.
+    """
     services = deps.get()
     settings, authorization = services.settings, request.headers.get("authorization", "")
     key = authenticate(authorization, settings.api_keys, settings.signing_secrets, services.clock())
     if key.scopes.isdisjoint(scopes):
-        raise ApiError(403, "forbidden", f"This key may not make this call, which needs {' or '.join(scopes)}.")
+        raise ApiError(
+            403, "forbidden", f"This key may not make this call, which needs {' or '.join(scopes)}."
+        )
     given: Any = request.query_params or {}
     query = parse_query({name: given.getlist(name) for name in given}, parameters)
     for name, text in ids.items():
@@ -132,7 +157,10 @@ def remaining_seconds(context: Any) -> float:
 
 def problem(error: ApiError) -> Response:
     """Return a problem document (RFC 9457)."""
-    document: dict[str, Any] = {"type": "about:blank", "title": HTTPStatus(error.status_code).phrase}
+    document: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(error.status_code).phrase,
+    }
     document |= {"status": error.status_code, "detail": str(error), "code": error.code}
     if error.errors:
         document["errors"] = [vars(fault) for fault in error.errors]
@@ -149,6 +177,8 @@ def respond(status_code: int, body: str, **headers: str) -> Response:
 
 
 def respond_list(name: str, members: list[str], last: str | None) -> Response:
-    """Return a page of JSON texts and the cursor of the next, which begins after the sort key `last`."""
+    """Return a page of JSON texts and the cursor of the next, which begins after the sort key
+    `last`.
+    """
     cursor = dumps(last and encode_cursor(last))
     return respond(200, f'{{"{name}":[{",".join(members)}],"next_cursor":{cursor}}}')

@@ -7,7 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from chalicelib.core.event import EVENT_TYPE, EVENT_TYPE_OR_PREFIX, RESERVED_PREFIX, NewEvent, Status, dumps
+from chalicelib.core.event import (
+    EVENT_TYPE,
+    EVENT_TYPE_OR_PREFIX,
+    RESERVED_PREFIX,
+    NewEvent,
+    Status,
+    dumps,
+)
 from chalicelib.customers.filters import filter_fault
 from chalicelib.customers.subscription import SUBSCRIPTION_ID, headers_fault
 from chalicelib.infra.addresses import EXPECTED_URL, AllowedHosts
@@ -19,14 +26,19 @@ MAX_LEASED_EVENTS = 100
 
 Check = Callable[[Any], str | None]  # returns what a value must be, or None if it is valid
 
-_canonical_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False).encode
+_canonical_json = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False
+).encode
 
 
-def parse_query(query: Mapping[str, Sequence[str]], parsers: Mapping[str, Parser]) -> dict[str, Any]:
+def parse_query(
+    query: Mapping[str, Sequence[str]], parsers: Mapping[str, Parser]
+) -> dict[str, Any]:
     """Return the values of query parameters; raise InvalidRequestError with every fault."""
     values, faults = parse_all({name: texts[0] for name, texts in query.items()}, parsers)
     faults += [
-        FieldFault(name[:128], "is not a parameter of this call") for name in sorted(query.keys() - parsers.keys())
+        FieldFault(name[:128], "is not a parameter of this call")
+        for name in sorted(query.keys() - parsers.keys())
     ]
     faults += [FieldFault(name, "must be given once") for name, texts in query.items() if texts[1:]]
     _raise_if_any(faults)
@@ -52,7 +64,9 @@ def list_of(items: str, maximum: int, is_item: Callable[[Any], bool]) -> Check:
     """Return the check for a list of 1 to `maximum` values, for each of which `is_item`."""
     return must_be(
         f"a list of 1 to {maximum} {items}",
-        lambda value: isinstance(value, list) and 1 <= len(value) <= maximum and all(map(is_item, value)),
+        lambda value: (
+            isinstance(value, list) and 1 <= len(value) <= maximum and all(map(is_item, value))
+        ),
     )
 
 
@@ -69,7 +83,10 @@ check_type = must_be(
     is_text(rf"(?!{re.escape(RESERVED_PREFIX)}){EVENT_TYPE.pattern}"),
 )
 check_object = must_be("a JSON object", lambda value: isinstance(value, dict))
-SUBJECT, SUBJECT_FORM = r"(?! ).{1,128}(?<! )", "1 to 128 printable characters without a space at either end"
+SUBJECT, SUBJECT_FORM = (
+    r"(?! ).{1,128}(?<! )",
+    "1 to 128 printable characters without a space at either end",
+)
 EVENT_MEMBERS = {
     "event_type": check_type,
     "payload": check_object,
@@ -85,8 +102,13 @@ ACKNOWLEDGEMENT_MEMBERS = {
 }
 TOKEN_MEMBERS = {"tenant": check_name, "expires_in_seconds": integer(30 * 24 * 3600, 60)}
 DESCRIPTION_MEMBERS: dict[str, Check] = {
-    "event_types": list_of("event types or prefixes followed by *", 50, is_text(EVENT_TYPE_OR_PREFIX.pattern)),
-    "name": must_be("1 to 100 printable characters", lambda value: is_text(".{1,100}")(value) and value.isprintable()),
+    "event_types": list_of(
+        "event types or prefixes followed by *", 50, is_text(EVENT_TYPE_OR_PREFIX.pattern)
+    ),
+    "name": must_be(
+        "1 to 100 printable characters",
+        lambda value: is_text(".{1,100}")(value) and value.isprintable(),
+    ),
     "filter": filter_fault,
     "headers": headers_fault,
 }
@@ -94,7 +116,8 @@ DESCRIPTION_MEMBERS: dict[str, Check] = {
 
 # RFC 3339, section 5.6; an unescaped + of the offset arrives as a space.
 TIMESTAMP = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+ -]\d\d:\d\d)"
-CURSOR = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z~(evt|cpy|sub)_[0-9a-f]{32}"  # a sort key, fit for a URL
+# a sort key, fit for a URL
+CURSOR = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z~(evt|cpy|sub)_[0-9a-f]{32}"
 
 
 def encode_cursor(sort_key: str) -> str:
@@ -103,7 +126,9 @@ def encode_cursor(sort_key: str) -> str:
 
 
 def _utc(timestamp: str) -> str:
-    """Return an RFC 3339 time in UTC with microseconds, as sort keys begin; raise ValueError or OverflowError."""
+    """Return an RFC 3339 time in UTC with microseconds, as sort keys begin; raise ValueError or
+    OverflowError.
+    """
     date, time = timestamp[:10], timestamp[11:].upper().replace(" ", "+")
     moment = datetime.fromisoformat(f"{date}T{time}").astimezone(UTC)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -111,14 +136,18 @@ def _utc(timestamp: str) -> str:
 
 _time = parser(TIMESTAMP, "a time such as 2026-11-25T02:25:03Z", _utc)
 PARAMETERS: dict[str, Parser] = {
-    "cursor": parser(f"({CURSOR})?", "a next_cursor as it was returned", lambda cursor: cursor.replace("~", "#")),
+    "cursor": parser(
+        f"({CURSOR})?", "a next_cursor as it was returned", lambda cursor: cursor.replace("~", "#")
+    ),
     "event_type": parser(EVENT_TYPE_OR_PREFIX.pattern, "an event type, or a prefix followed by *"),
     "include": parser("payload", "payload"),
     "limit": parser("[1-9][0-9]?|100", "a whole number from 1 to 100", int),
     "order": parser("oldest|newest", "oldest or newest"),
     "since": _time,
     "source": parser("original", "original"),
-    "status": parser("pending|delivered|failed", "pending, delivered or failed", lambda status: (Status(status),)),
+    "status": parser(
+        "pending|delivered|failed", "pending, delivered or failed", lambda status: (Status(status),)
+    ),
     "subject": parser(SUBJECT, SUBJECT_FORM),
     "subscription_id": parser(SUBSCRIPTION_ID.pattern, "sub_ and 32 hexadecimal digits"),
     "tenant": parser(EVENT_TYPE.pattern, NAME),
@@ -130,13 +159,17 @@ SUBSCRIPTION_PARAMETERS = {
     "state": parser("active|failing|disabled", "active, failing or disabled"),
     "tenant": parser(rf"\*|{EVENT_TYPE.pattern}", f"{NAME}, or * for all"),
 }
-INBOX_PARAMETERS = {name: PARAMETERS[name] for name in ("cursor", "event_type", "limit", "order", "tenant")}
+INBOX_PARAMETERS = {
+    name: PARAMETERS[name] for name in ("cursor", "event_type", "limit", "order", "tenant")
+}
 
 
 def parse_new_event(body: bytes, idempotency_key: str | None = None) -> NewEvent:
     """Return the event in `body`; raise ApiError 413, or InvalidRequestError with every fault."""
     if idempotency_key is not None and not re.fullmatch(r"[\x20-\x7e]{1,255}", idempotency_key):
-        raise InvalidRequestError(FieldFault("Idempotency-Key", "must be 1 to 255 printable ASCII characters"))
+        raise InvalidRequestError(
+            FieldFault("Idempotency-Key", "must be 1 to 255 printable ASCII characters")
+        )
     document, canonical = parse_object(body, EVENT_MEMBERS, ("event_type", "payload"))
     return NewEvent(
         event_type=document["event_type"],
@@ -150,33 +183,45 @@ def parse_new_event(body: bytes, idempotency_key: str | None = None) -> NewEvent
 
 
 def parse_lease_request(body: bytes) -> dict[str, Any]:
-    """Return the members of `body`, which may be empty; raise InvalidRequestError with every fault."""
+    """Return the members of `body`, which may be empty; raise InvalidRequestError with every
+    fault.
+    """
     document, _ = parse_object(body.strip() or b"{}", LEASE_MEMBERS)
     members = {"limit": 10, "lease_seconds": 300, **_without_nulls(document)}
     return members | {name: int(members[name]) for name in LEASE_NUMBERS}
 
 
 def parse_acknowledgement(body: bytes) -> tuple[str, list[str]]:
-    """Return the lease and the ids in `body`, each once; raise InvalidRequestError with every fault."""
+    """Return the lease and the ids in `body`, each once; raise InvalidRequestError with every
+    fault.
+    """
     document, _ = parse_object(body, ACKNOWLEDGEMENT_MEMBERS, tuple(ACKNOWLEDGEMENT_MEMBERS))
     return document["lease_id"], list(dict.fromkeys(document["event_ids"]))
 
 
 def parse_token_request(body: bytes) -> tuple[str, int]:
-    """Return the tenant of a new token and its life in seconds; raise InvalidRequestError with every fault."""
+    """Return the tenant of a new token and its life in seconds; raise InvalidRequestError with
+    every fault.
+    """
     document, _ = parse_object(body, TOKEN_MEMBERS, ("tenant",))
     members = {"expires_in_seconds": 3600, **_without_nulls(document)}
     return members["tenant"], int(members["expires_in_seconds"])
 
 
-def parse_subscription(body: bytes, hosts: AllowedHosts, *, names_hosts: bool, is_new: bool) -> dict[str, Any]:
-    """Return the members of the body of POST or PATCH /subscriptions; raise InvalidRequestError with every fault.
+def parse_subscription(
+    body: bytes, hosts: AllowedHosts, *, names_hosts: bool, is_new: bool
+) -> dict[str, Any]:
+    """Return the members of the body of POST or PATCH /subscriptions; raise InvalidRequestError
+    with every fault.
 
     Without `names_hosts`, that of the URL does not tell which hosts are allowed.
     """
     allowed = f"SUBSCRIPTION_HOSTS ({', '.join(hosts.entries)})" if names_hosts else "the operator"
     expected = f"{EXPECTED_URL}, of a public host that is allowed by {allowed}"
-    members = {"target_url": must_be(expected, lambda value: hosts.allows(str(value))), **DESCRIPTION_MEMBERS}
+    members = {
+        "target_url": must_be(expected, lambda value: hosts.allows(str(value))),
+        **DESCRIPTION_MEMBERS,
+    }
     if is_new:
         return parse_object(body, {**members, "tenant": check_name}, ("target_url",))[0]
     changes, _ = parse_object(body, members)
@@ -188,23 +233,28 @@ def parse_subscription(body: bytes, hosts: AllowedHosts, *, names_hosts: bool, i
 def parse_object(
     body: bytes, members: Mapping[str, Check], required: Sequence[str] = ()
 ) -> tuple[dict[str, Any], bytes]:
-    """Return the JSON object in `body`, and its canonical JSON (members sorted). Optional members may be null.
+    """Return the JSON object in `body`, and its canonical JSON (members sorted). Optional members
+    may be null.
 
-    Raises ApiError 413 over MAX_BODY_BYTES, as sent or as compact JSON (250 KB of `1e15` would exceed DynamoDB's
-    400 KB), and InvalidRequestError with every fault: members that are not among `members` or whose check fails, and
-    those of `required` that are absent or null.
+    Raises ApiError 413 over MAX_BODY_BYTES, as sent or as compact JSON (250 KB of `1e15` would
+    exceed DynamoDB's 400 KB), and InvalidRequestError with every fault: members that are not among
+    `members` or whose check fails, and those of `required` that are absent or null.
     """
     _check_size(body)
     try:
         document = json.loads(body.decode())
         canonical = _canonical_json(document).encode()
-    except (ValueError, RecursionError) as error:  # for UTF-8, NaN, lone surrogates, digits and nesting, too
+    # for UTF-8, NaN, lone surrogates, digits and nesting, too
+    except (ValueError, RecursionError) as error:
         raise InvalidRequestError(FieldFault("body", f"must be JSON: {error}")) from None
     if not isinstance(document, dict):
         raise InvalidRequestError(FieldFault("body", "must be a JSON object"))
     _check_size(canonical)
     given, names = _without_nulls(document), ", ".join(members)
-    faults = [FieldFault(name[:128], f"is not one of {names}") for name in sorted(document.keys() - members.keys())]
+    faults = [
+        FieldFault(name[:128], f"is not one of {names}")
+        for name in sorted(document.keys() - members.keys())
+    ]
     faults += [FieldFault(name, "is required") for name in required if name not in given]
     checked = {name: members[name](given[name]) for name in members.keys() & given.keys()}
     faults += [FieldFault(name, fault) for name, fault in sorted(checked.items()) if fault]

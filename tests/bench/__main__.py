@@ -1,4 +1,6 @@
-"""`make bench`: print the tables of docs/performance.md and docs/cost.md. The exit status is 1 if a goal is missed."""
+"""`make bench`: print the tables of docs/performance.md and docs/cost.md. The exit status is 1 if a
+goal is missed.
+"""
 
 import contextlib
 import os
@@ -11,11 +13,22 @@ from tests.bench import bench, cost, standin
 def main() -> int:
     standin.start()
     screen, missed = sys.stdout, 0
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):  # the app's log
+    # the app's log
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         for module in (bench, cost):
-            print("", module.LINE.format(*module.COLUMNS), module.LINE.format(*["---"] * 10), sep="\n", file=screen)
+            print(
+                "",
+                module.LINE.format(*module.COLUMNS),
+                module.LINE.format(*["---"] * 10),
+                sep="\n",
+                file=screen,
+            )
             for *cells, is_met in module.measure():
-                print(module.LINE.format(*cells, {True: "yes", False: "no"}.get(is_met, "")), file=screen, flush=True)
+                print(
+                    module.LINE.format(*cells, {True: "yes", False: "no"}.get(is_met, "")),
+                    file=screen,
+                    flush=True,
+                )
                 missed += is_met is False
     return min(missed, 1)
 

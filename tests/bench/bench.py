@@ -1,4 +1,6 @@
-"""Measure what the system adds to the calls that it cannot avoid: the table of docs/performance.md."""
+"""Measure what the system adds to the calls that it cannot avoid: the table of
+docs/performance.md.
+"""
 
 import itertools
 import json
@@ -30,14 +32,21 @@ from tests.bench import standin
 LINE = "| {:<38} | {:<13} | {:<38} | {:<5} | {:<8} | {:<3} |"
 COLUMNS = ("what", "measured", "compared with", "ratio", "goal", "met")
 LINES = [{"sku": f"sku-{number}", "quantity": number, "price": "9.90"} for number in range(16)]
-EVENT = json.dumps({"event_type": "order.created", "payload": {"order_id": "12345", "lines": LINES}})
+EVENT = json.dumps(
+    {"event_type": "order.created", "payload": {"order_id": "12345", "lines": LINES}}
+)
 ASYNC = {"prefer": "respond-async"}
 TENANTS = 10_000
 CONVERTER = LambdaEventConverter(RouteMatcher(list(app.app.routes)))
 # What a user of boto3 would write: the app's timeouts and retries.
-PLAIN = {"connect_timeout": 1, "read_timeout": 2, "retries": {"mode": "standard", "total_max_attempts": 2}}
-# A cold start is a new process on the unpacked package, until it has read its secret and an event. Each imports at
-# another depth of the stack, because CPython 3.11 loses up to 40 ms at one depth that nobody chooses.
+PLAIN = {
+    "connect_timeout": 1,
+    "read_timeout": 2,
+    "retries": {"mode": "standard", "total_max_attempts": 2},
+}
+# A cold start is a new process on the unpacked package, until it has read its secret and an event.
+# Each imports at another depth of the stack, because CPython 3.11 loses up to 40 ms at one depth
+# that nobody chooses.
 AT_DEPTH = """import json, os, sys
 at = lambda depth: at(depth - 1) if depth else exec(sys.argv[1], {"given": json.loads(sys.argv[2])})
 at(int(sys.argv[3]))
@@ -75,7 +84,10 @@ def call(method: str, path: str, body: str = "", **headers: str) -> Any:
 
 def prepare_worker(*event_ids: str) -> Act:
     """Return what calls the worker with a message for each event."""
-    records = [{"messageId": key, "receiptHandle": key, "body": json.dumps({"event_id": key})} for key in event_ids]
+    records = [
+        {"messageId": key, "receiptHandle": key, "body": json.dumps({"event_id": key})}
+        for key in event_ids
+    ]
     return partial(app.worker, {"Records": records}, LambdaContext("bench", 512, 50_000))
 
 
@@ -84,7 +96,8 @@ def prepare_batch() -> Act:
 
 
 def bare_calls(act: Act, push_url: str | None = None) -> Prepare:
-    """Record the calls to AWS that `act` makes for an event; return what prepares them for another, by boto3 alone.
+    """Record the calls to AWS that `act` makes for an event; return what prepares them for another,
+    by boto3 alone.
 
     With `push_url`, a request by urllib3 follows the first of them.
     """
@@ -98,12 +111,23 @@ def bare_calls(act: Act, push_url: str | None = None) -> Prepare:
     def prepare() -> Act:
         new_id = f"evt_{os.urandom(16).hex()}"
         acts: list[Act] = []
-        for operation, parameters in standin.decode(standin.encode(calls).replace(event_id.encode(), new_id.encode())):
+        for operation, parameters in standin.decode(
+            standin.encode(calls).replace(event_id.encode(), new_id.encode())
+        ):
             client = clients["dynamodb" if "TableName" in parameters else "sqs"]
             acts.append(partial(getattr(client, xform_name(operation)), **parameters))
         if push_url:
-            headers = {"Content-Type": "application/json", "webhook-id": new_id, "webhook-signature": "v1,signature"}
-            acts.insert(1, partial(urllib3.request, "POST", push_url, body=EVENT, headers=headers, retries=False))
+            headers = {
+                "Content-Type": "application/json",
+                "webhook-id": new_id,
+                "webhook-signature": "v1,signature",
+            }
+            acts.insert(
+                1,
+                partial(
+                    urllib3.request, "POST", push_url, body=EVENT, headers=headers, retries=False
+                ),
+            )
         return lambda: [act() for act in acts]
 
     return prepare
@@ -140,7 +164,9 @@ def in_table(table: str, prepare: Prepare) -> Prepare:
     return prepare_there
 
 
-def compare(what: str, rounds: int, ours: Prepare, beside: str, floor: Prepare, *, most: float) -> Row:
+def compare(
+    what: str, rounds: int, ours: Prepare, beside: str, floor: Prepare, *, most: float
+) -> Row:
     """Time two things by turns; each is prepared first, untimed."""
     taken = [[timeit(prepare(), number=1) for prepare in (ours, floor)] for _ in range(rounds + 2)]
     measured, compared_with = map(median, zip(*taken[2:], strict=True))  # after warming up
@@ -150,13 +176,19 @@ def compare(what: str, rounds: int, ours: Prepare, beside: str, floor: Prepare, 
 
 def subscribe(url: str, **members: str) -> list[str]:
     """Make three subscriptions to events of orders; return their ids."""
-    bodies = [{"target_url": f"{url}/{number}", "event_types": ["order.*"], **members} for number in range(3)]
+    bodies = [
+        {"target_url": f"{url}/{number}", "event_types": ["order.*"], **members}
+        for number in range(3)
+    ]
     return [call("POST", "/subscriptions", json.dumps(body))["subscription_id"] for body in bodies]
 
 
 def measure() -> Iterator[Row]:
     """Yield the rows; the app's settings are in the environment."""
-    event_id, hook = call("POST", "/events", EVENT, **ASYNC)["event_id"], os.environ["ZAPIER_WEBHOOK_URL"]
+    event_id, hook = (
+        call("POST", "/events", EVENT, **ASYNC)["event_id"],
+        os.environ["ZAPIER_WEBHOOK_URL"],
+    )
     post, bare = partial(prepare_call, "POST", "/events", EVENT), "the bare calls"
     queue = partial(post, **ASYNC)
     yield compare("POST /events, delivered", 400, post, bare, bare_calls(post(), hook), most=1.18)
@@ -165,7 +197,9 @@ def measure() -> Iterator[Row]:
     yield from tenant_rows(hook)
 
     for count in (10, 50_000):
-        standin.post("/fill", event_id=event_id, source="events", table=f"inbox_{count}", count=count)
+        standin.post(
+            "/fill", event_id=event_id, source="events", table=f"inbox_{count}", count=count
+        )
     few, many = (in_table(table, leases()) for table in ("inbox_10", "inbox_50000"))
     yield compare("lease of 10 from 50,000", 80, many, "from 10", few, most=1.15)
     of_subject = partial(prepare_call, "GET", "/events?subject=77")
@@ -183,14 +217,23 @@ def measure() -> Iterator[Row]:
 
 
 def tenant_rows(hook: str) -> Iterator[Row]:
-    """Post for one of many tenants who have three subscriptions each, then once for each of them."""
+    """Post for one of many tenants who have three subscriptions each, then once for each of
+    them.
+    """
     three = in_table("three", partial(prepare_call, "POST", "/events", EVENT))
     subscribe(hook)
     of_one = f'{EVENT[:-1]},"tenant":"tenant-77"}}'
     many = in_table("tenants", partial(prepare_call, "POST", "/events", of_one))
     of_tenant = {"tenant": "tenant-{number}", "status_shard": "subscription#tenant-{number}"}
     for subscription_id in subscribe(hook, tenant="tenant"):
-        standin.post("/fill", event_id=subscription_id, source="tenants", table="tenants", count=TENANTS, **of_tenant)
+        standin.post(
+            "/fill",
+            event_id=subscription_id,
+            source="tenants",
+            table="tenants",
+            count=TENANTS,
+            **of_tenant,
+        )
     what, beside = f"POST /events for one of {TENANTS:,} tenants", "no tenants, 3 subscriptions"
     yield compare(what, 200, many, beside, three, most=1.1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -198,28 +241,62 @@ def tenant_rows(hook: str) -> Iterator[Row]:
         other = {"event_type": "other", "payload": {}, "tenant": f"tenant-{number}"}
         call("POST", "/events", json.dumps(other), **ASYNC)
     megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000
-    yield f"memory after {TENANTS:,} tenants", f"{megabytes:.1f} MB more", "", "", "≤ 10 MB", megabytes <= 10
+    yield (
+        f"memory after {TENANTS:,} tenants",
+        f"{megabytes:.1f} MB more",
+        "",
+        "",
+        "≤ 10 MB",
+        megabytes <= 10,
+    )
 
 
 def package_rows(event_id: str) -> Iterator[Row]:
-    """Package the app as plain `chalice deploy` does, with what Python writes when Chalice imports it, and start it."""
+    """Package the app as plain `chalice deploy` does, with what Python writes when Chalice imports
+    it, and start it.
+    """
     with tempfile.TemporaryDirectory() as folder:
         root, project = Path(__file__).parent.parent.parent, Path(folder, "project")
-        shutil.copytree(root, project, ignore=shutil.ignore_patterns(".venv", ".git", ".local", "build", "__pycache__"))
+        shutil.copytree(
+            root,
+            project,
+            ignore=shutil.ignore_patterns(".venv", ".git", ".local", "build", "__pycache__"),
+        )
         command = [str(Path(sys.executable).with_name("chalice")), "package", folder]
         plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         subprocess.run(command, cwd=project, env=plain, stdout=subprocess.DEVNULL, check=True)
         package = Path(folder, "deployment.zip")
         kilobytes = package.stat().st_size / 1000
-        yield "package of chalice deploy, zipped", f"{kilobytes:.0f} kB", "", "", "≤ 280 kB", kilobytes <= 280
+        yield (
+            "package of chalice deploy, zipped",
+            f"{kilobytes:.0f} kB",
+            "",
+            "",
+            "≤ 280 kB",
+            kilobytes <= 280,
+        )
         shutil.unpack_archive(package, folder)
-        environ = os.environ | {"PYTHONPATH": folder, "ZAPIER_WEBHOOK_URL": "", "SETTINGS_SECRET": "settings"}
+        environ = os.environ | {
+            "PYTHONPATH": folder,
+            "ZAPIER_WEBHOOK_URL": "",
+            "SETTINGS_SECRET": "settings",
+        }
         ours = cold_starts(COLD_APP, prepare_call("GET", f"/events/{event_id}").args[0], environ)
         get = {"TableName": "events", "Key": {"event_id": {"S": event_id}}, "ConsistentRead": True}
-        yield compare("cold start", 30, ours, "the bare calls", cold_starts(COLD_BOTO3, get, environ), most=1.2)
+        yield compare(
+            "cold start",
+            30,
+            ours,
+            "the bare calls",
+            cold_starts(COLD_BOTO3, get, environ),
+            most=1.2,
+        )
 
 
 def cold_starts(code: str, given: object, environ: dict[str, str]) -> Prepare:
-    command, depths = [sys.executable, "-B", "-c", AT_DEPTH, code, json.dumps(given)], itertools.count()
+    command, depths = (
+        [sys.executable, "-B", "-c", AT_DEPTH, code, json.dumps(given)],
+        itertools.count(),
+    )
     run = partial(subprocess.run, cwd="/", env=environ, stdout=subprocess.DEVNULL, check=True)
     return lambda: partial(run, [*command, str(next(depths))])

@@ -52,10 +52,15 @@ class StandIn:
         try:
             return 200, getattr(self._table(table), xform_name(operation))(**parameters)
         except ClientError as error:
-            return 400, {"__type": error.response["Error"]["Code"], "message": "", "Item": error.response.get("Item")}
+            return 400, {
+                "__type": error.response["Error"]["Code"],
+                "message": "",
+                "Item": error.response.get("Item"),
+            }
 
     def fill(self, event_id: str, source: str, table: str, count: int, **texts: str) -> None:
-        """Store `count` copies of an item of the table `source`, each with an id of its own, and with `texts`.
+        """Store `count` copies of an item of the table `source`, each with an id of its own, and
+        with `texts`.
 
         `{number}` in them becomes the number of the copy.
         """
@@ -70,13 +75,18 @@ class StandIn:
         if name not in self._tables:
             self._tables[name] = FakeDynamoDB(time.time)
             self._tables[name].page_rows = 3_000  # about 1 MB
-            self._tables[name].on_write = lambda before, after: self._used.update(consumed(before or {}, after or {}))
+            self._tables[name].on_write = lambda before, after: self._used.update(
+                consumed(before or {}, after or {})
+            )
         return self._tables[name]
 
 
 def decode(text: str | bytes) -> Any:
     """Return parameters of a call as boto3 takes them."""
-    return json.loads(text, object_hook=lambda part: {"B": base64.b64decode(part["B"])} if [*part] == ["B"] else part)
+    return json.loads(
+        text,
+        object_hook=lambda part: {"B": base64.b64decode(part["B"])} if [*part] == ["B"] else part,
+    )
 
 
 def encode(content: Any) -> bytes:
@@ -104,16 +114,23 @@ async def serve(listener: socket.socket) -> None:
                 elif SLOW in head:
                     await asyncio.sleep(SLOW_SECONDS)
                 content = encode(answer)
-                writer.write(f"HTTP/1.1 {status_code} -\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content)
+                writer.write(
+                    f"HTTP/1.1 {status_code} -\r\nContent-Length: {len(content)}\r\n\r\n".encode()
+                    + content
+                )
         writer.close()
 
     await (await asyncio.start_server(handle, sock=listener)).serve_forever()
 
 
 def start() -> None:
-    """Start a stand-in in a process that ends with this one, and make the environment point the app at it."""
+    """Start a stand-in in a process that ends with this one, and make the environment point the app
+    at it.
+    """
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-    multiprocessing.get_context("fork").Process(target=lambda: asyncio.run(serve(listener)), daemon=True).start()
+    multiprocessing.get_context("fork").Process(
+        target=lambda: asyncio.run(serve(listener)), daemon=True
+    ).start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     local_aws.use(url)
     os.environ |= {
@@ -129,4 +146,6 @@ def start() -> None:
 
 def post(path: str, **body: Any) -> Any:
     """Call `/fill` or `/meter`."""
-    return decode(urllib3.request("POST", os.environ["AWS_ENDPOINT_URL"] + path, json=body, timeout=120).data)
+    return decode(
+        urllib3.request("POST", os.environ["AWS_ENDPOINT_URL"] + path, json=body, timeout=120).data
+    )

@@ -17,13 +17,20 @@ from tests.support.world import digest
 
 CHROMIUM = shutil.which("chromium")
 KEYS = {"shop": "produce+consume+erase", "desk": "consume", "till": "produce"}
-HASTY = {"MAX_DELIVERY_ATTEMPTS": "2", "BACKOFF_BASE_SECONDS": "0.5", "SUBSCRIPTION_DISABLE_DAYS": "0.00001"}
-HURRY = "window.wait = setTimeout; setTimeout = (act, ms) => wait(act, ms / 10);"  # the page refreshes every 3 s
+HASTY = {
+    "MAX_DELIVERY_ATTEMPTS": "2",
+    "BACKOFF_BASE_SECONDS": "0.5",
+    "SUBSCRIPTION_DISABLE_DAYS": "0.00001",
+}
+# the page refreshes every 3 s
+HURRY = "window.wait = setTimeout; setTimeout = (act, ms) => wait(act, ms / 10);"
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
 
 pytestmark = [
     pytest.mark.timeout(120),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; on Debian and Ubuntu: apt-get install chromium"),
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no Chromium; on Debian and Ubuntu: apt-get install chromium"
+    ),
 ]
 
 
@@ -108,12 +115,18 @@ def test_only_a_key_that_may_read_opens_the_page_until_it_is_forgotten(console: 
     console.go(f"/events/{event['event_id']}")
     expect(console.button("Replay")).to_be_visible()
     expect(console.button("Erase")).to_be_hidden()  # the key lacks the scope
-    assert "desk-key" not in page.evaluate("location.href + JSON.stringify(localStorage) + document.cookie")
+    assert "desk-key" not in page.evaluate(
+        "location.href + JSON.stringify(localStorage) + document.cookie"
+    )
 
     console.button("Forget key").click()
 
     expect(page.get_by_label("API key")).to_be_focused()
-    assert page.evaluate("[sessionStorage.length, localStorage.length, document.cookie]") == [0, 0, ""]
+    assert page.evaluate("[sessionStorage.length, localStorage.length, document.cookie]") == [
+        0,
+        0,
+        "",
+    ]
 
 
 # The list
@@ -129,7 +142,9 @@ def test_a_new_event_appears_by_itself_once_the_api_responds_again(console: Cons
     second = console.post("order.second", tenant="acme")
     console.page.unroute("**/events?*")
 
-    expect(console.row(second)).to_have_text(re.compile(r"order\.second\s+for acme, after [\d.]+ m?s\s+1 attempt"))
+    expect(console.row(second)).to_have_text(
+        re.compile(r"order\.second\s+for acme, after [\d.]+ m?s\s+1 attempt")
+    )
     console.text("#banner").to_be_hidden()
     expect(console.row(first)).to_be_focused()
     console.forgive("ERR_FAILED")
@@ -149,7 +164,9 @@ def test_counts_never_claim_more_than_was_counted(console: Console) -> None:
     console.text("#delivered b").to_have_text(re.compile(r"^\d+$"))
 
 
-def test_filters_are_in_the_address_and_a_refused_one_is_explained(console: Console, receiver: Receiver) -> None:
+def test_filters_are_in_the_address_and_a_refused_one_is_explained(
+    console: Console, receiver: Receiver
+) -> None:
     page = console.page
     receiver.script(status(422))
     failed = console.post("refund.made", tenant="acme")
@@ -160,7 +177,9 @@ def test_filters_are_in_the_address_and_a_refused_one_is_explained(console: Cons
     console.row(failed).wait_for()
     page.get_by_label("Tenant", exact=True).fill("acme")
     event_type.fill("refund m")
-    expect(page.get_by_role("alert")).to_contain_text("It must be an event type, or a prefix followed by *")
+    expect(page.get_by_role("alert")).to_contain_text(
+        "It must be an event type, or a prefix followed by *"
+    )
     expect(event_type).to_have_attribute("aria-invalid", "true")
     event_type.fill("refund.m")  # a partial word is the beginning of a type
     until.fill("2099-01-01T00:00")
@@ -187,11 +206,14 @@ def test_all_that_match_are_listed_and_replayed(console: Console, receiver: Rece
     console.text("#rows li").to_have_count(50)
     console.button("Load older events").click()
     console.text("#rows li").to_have_count(51)
-    receiver.default = status(503, headers={"Retry-After": "5"})  # who counts at once counts pending events
+    # who counts at once counts pending events
+    receiver.default = status(503, headers={"Retry-After": "5"})
     before = len(receiver.requests)
     console.page.evaluate("void (setTimeout = wait)")  # four a second, as people see it
     console.press("Replay all that match", "Replay")
-    console.text("#job-title").to_contain_text(re.compile(r"Replaying: [1-9]\d* of 51 events queued"))
+    console.text("#job-title").to_contain_text(
+        re.compile(r"Replaying: [1-9]\d* of 51 events queued")
+    )
 
     console.button("Stop").click()
 
@@ -211,7 +233,9 @@ def test_all_that_match_are_listed_and_replayed(console: Console, receiver: Rece
 # One event
 
 
-def test_a_failing_event_is_watched_to_its_end_and_replayed(console: Console, receiver: Receiver, axe: str) -> None:
+def test_a_failing_event_is_watched_to_its_end_and_replayed(
+    console: Console, receiver: Receiver, axe: str
+) -> None:
     receiver.script(status(503, headers={"Retry-After": "4"}, body=b"database is down"))
     receiver.default = status(503, body=b"database is down")
     event = console.post("order.created")
@@ -224,7 +248,9 @@ def test_a_failing_event_is_watched_to_its_end_and_replayed(console: Console, re
     attempt = r"1: retry, receiver responded 503, took [\d.]+ ms [0-9-]+ [0-9:.]+ UTC\s*database is down.*"
     console.text("#steps").to_contain_text(re.compile(attempt + r"Next attempt in \d s"))
     console.text("#announcement").to_contain_text("Not delivered: attempt 2")
-    console.text("#steps").to_contain_text(re.compile(attempt + "Attempt 2, after .*: retry, .*, same response"))
+    console.text("#steps").to_contain_text(
+        re.compile(attempt + "Attempt 2, after .*: retry, .*, same response")
+    )
     console.text("#timeline").to_contain_text(re.compile("1: 503.*2: 503.*dead letter"))
     console.check_looks("event", axe)
 
@@ -239,8 +265,12 @@ def test_a_leased_event_is_found_copied_and_erased(console: Console, receiver: R
     receiver.default = status(503, headers={"Retry-After": "60"})
     event_id = console.post("order.leased", payload={"big": 12345678901234567890123})["event_id"]
     console.post("order.other")
-    [leased] = console.api("POST", "/inbox/lease", event_type="order.leased", lease_seconds=60)["events"]
-    subscription_id = console.subscribe(receiver.url, name="Warehouse", tenant="acme")["subscription_id"]
+    [leased] = console.api("POST", "/inbox/lease", event_type="order.leased", lease_seconds=60)[
+        "events"
+    ]
+    subscription_id = console.subscribe(receiver.url, name="Warehouse", tenant="acme")[
+        "subscription_id"
+    ]
     console.open("/subscriptions?tenant=acme")
     for searched, heading in (
         ("evt_" + "0" * 32, "There is no evt_"),
@@ -269,7 +299,9 @@ def test_a_leased_event_is_found_copied_and_erased(console: Console, receiver: R
 # Copies and subscriptions
 
 
-def test_what_became_of_an_order_is_found_by_its_subject_and_replayed(console: Console, receiver: Receiver) -> None:
+def test_what_became_of_an_order_is_found_by_its_subject_and_replayed(
+    console: Console, receiver: Receiver
+) -> None:
     page = console.page
     for name in ("Ledger", "Warehouse"):
         console.subscribe(receiver.url, name=name, event_types=["order.*", name], tenant="acme")
@@ -294,7 +326,9 @@ def test_what_became_of_an_order_is_found_by_its_subject_and_replayed(console: C
     expect(console.row(event)).to_contain_text("1 of 2 copies failed")
 
 
-def test_copies_are_shown_unless_left_out_and_what_they_carry_never_runs(console: Console, receiver: Receiver) -> None:
+def test_copies_are_shown_unless_left_out_and_what_they_carry_never_runs(
+    console: Console, receiver: Receiver
+) -> None:
     page = console.page
     for event_types in (["javascript:*"], ["javascript:hacked"]):
         console.subscribe(receiver.url, name=HOSTILE, event_types=event_types)
@@ -312,7 +346,8 @@ def test_copies_are_shown_unless_left_out_and_what_they_carry_never_runs(console
     expect(console.row(event)).to_contain_text("2 of 2 copies failed")
     expect(console.row(event).locator(".badge")).to_have_class("badge retried")  # not green
     label = rf"to ({re.escape(HOSTILE)} \(127\.0\.0\.1 …[0-9a-f]{{6}}\)), receiver responded 422"
-    expect(page.locator("#rows li", has_text=re.compile(label))).to_have_count(2)  # names are loaded after rows
+    # names are loaded after rows
+    expect(page.locator("#rows li", has_text=re.compile(label))).to_have_count(2)
     page.locator("[name=copies]").select_option("left out")
     expect(page.locator("#rows li", has_text="javascript:hacked")).to_have_count(1)
     console.row(event).click()
@@ -321,13 +356,17 @@ def test_copies_are_shown_unless_left_out_and_what_they_carry_never_runs(console
     page.locator("#event-copies a", has_text=HOSTILE).first.click()
     console.text(".response:not([hidden])").to_have_text(HOSTILE)
     expect(page.locator("#facts").get_by_role("link", name=event["event_id"])).to_be_visible()
-    page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'hacked = 1'}))")
+    page.evaluate(
+        "document.body.append(Object.assign(document.createElement('script'), {text: 'hacked = 1'}))"
+    )
     console.forgive("Content Security Policy")
 
 
 def test_subscriptions_begin_with_all_that_fail(console: Console, receiver: Receiver) -> None:
     for tenant in ("acme", "other"):
-        console.subscribe(receiver.url, tenant=tenant, name=f"Of {tenant}", event_types=["ledger.*"])
+        console.subscribe(
+            receiver.url, tenant=tenant, name=f"Of {tenant}", event_types=["ledger.*"]
+        )
     console.subscribe(receiver.url, name="Audit", event_types=["none"])
     receiver.default = status(422)
     console.post("ledger.booked", tenant="other")
@@ -335,16 +374,26 @@ def test_subscriptions_begin_with_all_that_fail(console: Console, receiver: Rece
 
     console.text("#troubled").to_contain_text("1 failing or disabled, of all tenants")
     console.text("#subscriptions li h2").to_have_text(["Of other", "Audit"])
-    console.text("#subscriptions li >> nth=0").to_contain_text(re.compile("Tenantother.*Last errorreceiver responded"))
+    console.text("#subscriptions li >> nth=0").to_contain_text(
+        re.compile("Tenantother.*Last errorreceiver responded")
+    )
     expect(console.page.locator("#tenants option")).to_have_attribute("value", "other")
 
 
-def test_a_subscription_is_made_and_its_secret_is_shown(console: Console, receiver: Receiver) -> None:
+def test_a_subscription_is_made_and_its_secret_is_shown(
+    console: Console, receiver: Receiver
+) -> None:
     page, offered = console.page, ["order.created", "order.paid"]
-    page.route("**/me", lambda route: route.fulfill(json={**route.fetch().json(), "event_types": offered}))
+    page.route(
+        "**/me", lambda route: route.fulfill(json={**route.fetch().json(), "event_types": offered})
+    )
     console.open("/subscriptions?tenant=acme")
     console.text("#nobody").to_contain_text("Add one")
-    url, types, fault = page.get_by_label("URL"), page.get_by_label("Types"), page.get_by_role("alert")
+    url, types, fault = (
+        page.get_by_label("URL"),
+        page.get_by_label("Types"),
+        page.get_by_role("alert"),
+    )
     url.fill("http://evil.example/")
     types.fill("order.paid, ")
     for name in offered:
@@ -362,7 +411,9 @@ def test_a_subscription_is_made_and_its_secret_is_shown(console: Console, receiv
     page.get_by_label("Name", exact=True).fill(HOSTILE)
     page.keyboard.press("Enter")
     expect(console.button("Copy secret")).to_be_focused()
-    secret = console.subscribe(receiver.url, event_types=["order.*", "triggers.*"], tenant="acme")["secret"]
+    secret = console.subscribe(receiver.url, event_types=["order.*", "triggers.*"], tenant="acme")[
+        "secret"
+    ]
     assert console.copied("secret") == secret
     console.button("Done").click()
     console.text("#subscriptions li h2").to_have_text([HOSTILE])  # the list of that tenant
@@ -371,9 +422,16 @@ def test_a_subscription_is_made_and_its_secret_is_shown(console: Console, receiv
     console.forgive("status of 400")
 
 
-def test_a_subscription_is_edited_and_shows_its_secret(console: Console, receiver: Receiver, axe: str) -> None:
-    members = {"filter": {"total": [{"numeric": [">", 100]}]}, "headers": {"Authorization": "Bearer s3cret"}}
-    made = console.subscribe(receiver.url, name="CRM", tenant="acme", event_types=["order.*"], **members)
+def test_a_subscription_is_edited_and_shows_its_secret(
+    console: Console, receiver: Receiver, axe: str
+) -> None:
+    members = {
+        "filter": {"total": [{"numeric": [">", 100]}]},
+        "headers": {"Authorization": "Bearer s3cret"},
+    }
+    made = console.subscribe(
+        receiver.url, name="CRM", tenant="acme", event_types=["order.*"], **members
+    )
     console.open("/subscriptions?tenant=acme")
     console.button("Show secret").click()
     assert console.copied("secret") == made["secret"]
@@ -398,13 +456,21 @@ def test_a_subscription_is_edited_and_shows_its_secret(console: Console, receive
     expect(item.get_by_role("heading")).to_have_text("ERP")
     expect(item).to_contain_text("HeadersX-Team: set")
     changed = console.api("GET", f"/subscriptions/{made['subscription_id']}")
-    assert (changed["filter"], changed["header_names"], changed["event_types"]) == (None, ["X-Team"], ["order.*"])
+    assert (changed["filter"], changed["header_names"], changed["event_types"]) == (
+        None,
+        ["X-Team"],
+        ["order.*"],
+    )
 
 
 @pytest.mark.parametrize("is_customer", [False, True])
-def test_what_failed_is_replayed_whatever_its_age(console: Console, receiver: Receiver, is_customer: bool) -> None:
+def test_what_failed_is_replayed_whatever_its_age(
+    console: Console, receiver: Receiver, is_customer: bool
+) -> None:
     page = console.page
-    made = console.subscribe(receiver.url, event_types=["missed.*", str(is_customer)], tenant="acme")
+    made = console.subscribe(
+        receiver.url, event_types=["missed.*", str(is_customer)], tenant="acme"
+    )
     path = f"/subscriptions/{made['subscription_id']}"
     receiver.default = status(422)
     while not console.api("GET", path)["disabled_at"]:
@@ -417,12 +483,16 @@ def test_what_failed_is_replayed_whatever_its_age(console: Console, receiver: Re
     count = len(failed)
     key = console.api("POST", "/tokens", tenant="acme")["token"] if is_customer else "shop-key"
     console.open("/subscriptions?tenant=acme", key)
-    console.text("#subscriptions li").to_contain_text(re.compile("disabled .*Last error.*To doMend the receiver"))
+    console.text("#subscriptions li").to_contain_text(
+        re.compile("disabled .*Last error.*To doMend the receiver")
+    )
     expect(console.button("Replay what failed")).to_be_hidden()
     page.get_by_role("link", name=f"{count} of {count} deliveries").click()
     console.press("Replay all that match", "Replay")
     reason = f"This {'webhook' if is_customer else 'subscription'} is disabled: enable it first"
-    console.text("#job-title").to_have_text(f"0 queued, {count} refused: {reason}; {count} left as failed")
+    console.text("#job-title").to_have_text(
+        f"0 queued, {count} refused: {reason}; {count} left as failed"
+    )
     console.forgive("status of 409")
     page.go_back()
     receiver.default = status(200)
@@ -449,7 +519,9 @@ def customer(console: Console) -> Console:
     return console
 
 
-def test_a_token_opens_the_page_of_its_tenant(customer: Console, receiver: Receiver, axe: str) -> None:
+def test_a_token_opens_the_page_of_its_tenant(
+    customer: Console, receiver: Receiver, axe: str
+) -> None:
     page, press = customer.page, customer.page.keyboard.press
     receiver.default = status(422, body=b"no such account")
     assert page.title() == "acme"
@@ -469,10 +541,20 @@ def test_a_token_opens_the_page_of_its_tenant(customer: Console, receiver: Recei
     page.get_by_role("link", name="Its deliveries").click()
 
     customer.heading("Deliveries to Ledger").to_be_focused()
-    customer.text("#rows li").to_have_text(re.compile(r"failed order\.created\s+receiver responded 422\s+1 attempt"))
-    assert customer.buttons() == ["Sign out", "pending", "delivered", "failed", "Replay all that match"]
+    customer.text("#rows li").to_have_text(
+        re.compile(r"failed order\.created\s+receiver responded 422\s+1 attempt")
+    )
+    assert customer.buttons() == [
+        "Sign out",
+        "pending",
+        "delivered",
+        "failed",
+        "Replay all that match",
+    ]
     page.locator("#rows a").press("Enter")
-    customer.text("#steps").to_contain_text(re.compile("Attempt 1: failed, receiver responded 422.*no such account"))
+    customer.text("#steps").to_contain_text(
+        re.compile("Attempt 1: failed, receiver responded 422.*no such account")
+    )
     customer.text("#facts").to_contain_text(event["copies"][0])
     assert customer.buttons() == ["Sign out", "Replay", "Copy id", "Copy body", "Copy payload"]
     assert customer.copied("body").encode() in [request.body for request in receiver.requests]
@@ -509,7 +591,9 @@ def test_every_action_is_reached_by_keyboard(console: Console, receiver: Receive
     expect(console.button("Replay")).to_be_focused()
     console.tab_through("Erase,Copy id,Copy curl,Copy payload,Subscriptions")
     console.open("/subscriptions?tenant=acme")
-    console.tab_through("Tenant,Clear,Add a subscription,Send test,Show secret,Delete,Its events,Edit")
+    console.tab_through(
+        "Tenant,Clear,Add a subscription,Send test,Show secret,Delete,Its events,Edit"
+    )
 
 
 def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver, axe: str) -> None:
@@ -521,7 +605,12 @@ def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver
     page = console.page
     page.set_viewport_size({"width": 390, "height": 800})
     # As API Gateway does with the stage `api`; the page is opened without a slash at its end.
-    page.route("**/api**", lambda route: route.fulfill(response=route.fetch(url=route.request.url.replace("/api", ""))))
+    page.route(
+        "**/api**",
+        lambda route: route.fulfill(
+            response=route.fetch(url=route.request.url.replace("/api", ""))
+        ),
+    )
     page.goto(f"{console.origin}/api#key=shop-key")
     console.row(event).wait_for()
     console.check_looks("phone-list", axe)

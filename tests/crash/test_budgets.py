@@ -1,4 +1,6 @@
-"""With every call to AWS answered late, what was pushed is recorded within the time of the function."""
+"""With every call to AWS answered late, what was pushed is recorded within the time of the
+function.
+"""
 
 import time
 from collections.abc import Callable
@@ -36,7 +38,9 @@ class SlowWorld(SimulatedWorld):
 
 
 @pytest.mark.parametrize("prefer", ["", "respond-async"])
-def test_a_push_leaves_the_time_to_record_it_although_every_call_takes_its_longest(prefer: str) -> None:
+def test_a_push_leaves_the_time_to_record_it_although_every_call_takes_its_longest(
+    prefer: str,
+) -> None:
     world = SlowWorld(SLOWEST)
     container = Container(world)
     assert world.seconds(container.post, prefer=prefer) < API_SECONDS
@@ -46,11 +50,14 @@ def test_a_push_leaves_the_time_to_record_it_although_every_call_takes_its_longe
     assert (event.status, world.history.violations) == (Status.DELIVERED, [])
 
 
-def test_a_call_does_not_wait_as_long_as_a_response_asks(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_does_not_wait_as_long_as_a_response_asks(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
         monkeypatch.setenv(name, "us-east-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{receiver.port}")
-    receiver.default = status(503, headers={"x-amz-retry-after": "5000"}, body=b"{}")  # milliseconds
+    # milliseconds
+    receiver.default = status(503, headers={"x-amz-retry-after": "5000"}, body=b"{}")
     client = make_client("dynamodb")
     started = time.monotonic()
     with pytest.raises(ClientError):

@@ -1,7 +1,7 @@
 """Every path is stopped at every call it makes, in every way, and nothing is lost.
 
-Some are interrupted, too: at any two of the calls that several actors make, another goes on, or one call fails. The
-points are found by running: a call that is new tomorrow is covered tomorrow.
+Some are interrupted, too: at any two of the calls that several actors make, another goes on, or one
+call fails. The points are found by running: a call that is new tomorrow is covered tomorrow.
 """
 
 import contextlib
@@ -17,7 +17,16 @@ from chalicelib.core.event import Status
 from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
 from chalicelib.operations.recovery import ERASED_SECONDS
-from tests.simulator.simulated_world import DLQ, ENVIRON, INBOX, TABLE, Container, Fault, Killed, SimulatedWorld
+from tests.simulator.simulated_world import (
+    DLQ,
+    ENVIRON,
+    INBOX,
+    TABLE,
+    Container,
+    Fault,
+    Killed,
+    SimulatedWorld,
+)
 from tests.support.in_memory_aws import typed
 from tests.support.subscribing import read_lists
 
@@ -29,7 +38,9 @@ def does(act: Callable[..., object], *parameters: Any, **options: Any) -> Step:
     return lambda world, container: act(container, *parameters, **options)
 
 
-def to_all(act: Callable[..., object], subjects: Callable[[SimulatedWorld], Iterable[tuple[str, ...]]]) -> Step:
+def to_all(
+    act: Callable[..., object], subjects: Callable[[SimulatedWorld], Iterable[tuple[str, ...]]]
+) -> Step:
     """Return a step that is a call for each of the subjects that there are."""
 
     def step(world: SimulatedWorld, container: Container) -> None:
@@ -78,9 +89,17 @@ acknowledge, replay, erase = (
     to_all(act, originals) for act in (Container.acknowledge, Container.replay, Container.erase)
 )
 replay_copies = to_all(Container.replay, copies)
-acknowledge_leased, release = to_all(Container.acknowledge, leases), to_all(Container.release, leases)
-enable, unsubscribe = to_all(Container.enable, subscriptions), to_all(Container.unsubscribe, subscriptions)
-ONE, OTHER = (does(Container.post, payload, idempotency_key="k") for payload in ('{"n":1}', '{"n":2}'))
+acknowledge_leased, release = (
+    to_all(Container.acknowledge, leases),
+    to_all(Container.release, leases),
+)
+enable, unsubscribe = (
+    to_all(Container.enable, subscriptions),
+    to_all(Container.unsubscribe, subscriptions),
+)
+ONE, OTHER = (
+    does(Container.post, payload, idempotency_key="k") for payload in ('{"n":1}', '{"n":2}')
+)
 ONE_ASYNC = does(Container.post, '{"n":1}', idempotency_key="k", prefer="respond-async")
 
 
@@ -112,7 +131,9 @@ def post_killed_before_the_event(world: SimulatedWorld, container: Container) ->
     """Store copies of an event, and never the event."""
 
     def fault_at(label: str) -> Fault | None:
-        is_event = label == "dynamodb.put_item" and len(world.history.stored_at) == len(world.history.subscribed_at)
+        is_event = label == "dynamodb.put_item" and len(world.history.stored_at) == len(
+            world.history.subscribed_at
+        )
         return Fault.DIES_BEFORE if is_event else None
 
     assert Container(world, fault_at).post(idempotency_key="k") is None
@@ -135,7 +156,9 @@ def erase_and_post_again(world: SimulatedWorld, container: Container) -> None:
 
 
 def say(*texts: str) -> Step:
-    """Return a step that sends messages, or one for each event, as a stage that pushed before may have left."""
+    """Return a step that sends messages, or one for each event, as a stage that pushed before may
+    have left.
+    """
 
     def send(world: SimulatedWorld, container: Container) -> None:
         for text in texts or [json.dumps({"event_id": key}) for (key,) in originals(world)]:
@@ -169,7 +192,9 @@ def know(world: SimulatedWorld, container: Container) -> None:
 
 
 def expect_delivered_copies(world: SimulatedWorld, container: Container) -> None:
-    """Check that all copies arrive once what is missed is replayed again, as far as that may have been stopped."""
+    """Check that all copies arrive once what is missed is replayed again, as far as that may have
+    been stopped.
+    """
     world.settle()
     enable(world, container)
     replay_copies(world, container)
@@ -179,14 +204,17 @@ def expect_delivered_copies(world: SimulatedWorld, container: Container) -> None
 
 @dataclass(frozen=True)
 class Path:
-    """What a healthy container does first, the steps of the one that is stopped, and what a healthy one does then."""
+    """What a healthy container does first, the steps of the one that is stopped, and what a healthy
+    one does then.
+    """
 
     act: Step
     first: Step = lambda world, container: None
     answers: tuple[int | None, ...] = ()
     environ: dict[str, str] = field(default_factory=dict)
     other_environ: dict[str, str] = field(default_factory=dict)  # of the container that is stopped
-    meanwhile: tuple[Step, ...] = ()  # what others do at the same time, each in a container of its own
+    # what others do at the same time, each in a container of its own
+    meanwhile: tuple[Step, ...] = ()
     last: Step = lambda world, container: None
 
 
@@ -205,7 +233,9 @@ DISABLED = each(subscribe(), disable)
 REPORTED = subscribe(1, "a", "triggers.*")
 DISABLED_COPY = each(COPY, disable)
 MISSED_COPY = each(DISABLED_COPY, work)  # is failed
-DELIVERED_COPY = each(subscribe(), post_killed_before_the_event, wait(61), does(Container.sweep), work)
+DELIVERED_COPY = each(
+    subscribe(), post_killed_before_the_event, wait(61), does(Container.sweep), work
+)
 PATHS = {
     "POST, delivered": Path(post),
     "POST, to be retried": Path(post, answers=(503,)),
@@ -220,36 +250,60 @@ PATHS = {
     "worker, retried in process": Path(work, first=post_async, answers=(503, None, 200)),
     "worker, retried by queue": Path(work, first=post_async, answers=(503, 503), environ=AT_ONCE),
     "worker, refused for good": Path(work, first=post_async, answers=(503, 410)),
-    "worker, exhausted": Path(work, first=post_async, answers=(503,) * 9, environ={"IN_PROCESS_WAIT_SECONDS": "20"}),
-    "worker, dead letter moved back fails again": Path(work, first=MOVED_BACK, answers=(422, 503, 422)),
+    "worker, exhausted": Path(
+        work, first=post_async, answers=(503,) * 9, environ={"IN_PROCESS_WAIT_SECONDS": "20"}
+    ),
+    "worker, dead letter moved back fails again": Path(
+        work, first=MOVED_BACK, answers=(422, 503, 422)
+    ),
     "worker, message that cannot be read": Path(work, first=say("?")),
     "replay, failed": Path(replay, first=post, answers=(422,)),
-    "lease, acknowledge": Path(each(lease, acknowledge_leased), first=each(post, post_async), answers=(422,)),
+    "lease, acknowledge": Path(
+        each(lease, acknowledge_leased), first=each(post, post_async), answers=(422,)
+    ),
     "POST to a subscription": Path(post, first=subscribe()),
     "POST to a subscription that ends": Path(post, first=subscribe(), answers=(410,)),
     "POST to a subscription, with a key, until accepted": Path(post_with_key, first=subscribe()),
-    "POST to a subscription, with a key, repeated": Path(post_with_key, first=each(subscribe(), post_with_key)),
+    "POST to a subscription, with a key, repeated": Path(
+        post_with_key, first=each(subscribe(), post_with_key)
+    ),
     "POST to more than are pushed at once": Path(post, first=subscribe(11)),
     "worker, a copy": Path(work, first=COPY, answers=(503, 200, 422)),
     "worker, a copy's target ends it": Path(work, first=COPY, answers=(503, 410, 410)),
-    "worker with an old list, a copy of a new subscription": Path(each(post, elsewhere(NEW_COPY), work)),
+    "worker with an old list, a copy of a new subscription": Path(
+        each(post, elsewhere(NEW_COPY), work)
+    ),
     "worker, a copy without its subscription": Path(work, first=each(COPY, unsubscribe)),
-    "worker, a copy's dead letter moved back": Path(each(move_back, work), first=POSTED, answers=(422, 422, 503)),
+    "worker, a copy's dead letter moved back": Path(
+        each(move_back, work), first=POSTED, answers=(422, 422, 503)
+    ),
     **{
         f"{mode}, {what}": path
         for mode, environ in UNPUSHED.items()
         for what, path in {
-            "POST to a subscription": Path(post, first=subscribe(), environ=environ, answers=(503,)),
+            "POST to a subscription": Path(
+                post, first=subscribe(), environ=environ, answers=(503,)
+            ),
             "worker, a message of an event": Path(work, first=each(post, say()), environ=environ),
-            "replay of a copy": Path(each(replay_copies, work), first=POSTED, environ=environ, answers=(422,)),
+            "replay of a copy": Path(
+                each(replay_copies, work), first=POSTED, environ=environ, answers=(422,)
+            ),
             "worker, an event that is to be pushed": Path(work, first=COPY, other_environ=environ),
-            "worker, a dead letter moved back": Path(work, first=MOVED_BACK, other_environ=environ, answers=(422,)),
-            "POST repeats one with a webhook": Path(post_with_key, first=DELIVERED_COPY, other_environ=environ),
-            "replay with a webhook": Path(replay, first=post, environ=environ, other_environ=WITH_WEBHOOK),
+            "worker, a dead letter moved back": Path(
+                work, first=MOVED_BACK, other_environ=environ, answers=(422,)
+            ),
+            "POST repeats one with a webhook": Path(
+                post_with_key, first=DELIVERED_COPY, other_environ=environ
+            ),
+            "replay with a webhook": Path(
+                replay, first=post, environ=environ, other_environ=WITH_WEBHOOK
+            ),
         }.items()
     },
     "worker, a copy of a disabled subscription": Path(work, first=DISABLED_COPY),
-    "enable, and replay what was missed": Path(enable, first=MISSED_COPY, last=expect_delivered_copies),
+    "enable, and replay what was missed": Path(
+        enable, first=MISSED_COPY, last=expect_delivered_copies
+    ),
     "POST to a subscription, its second dead letter disables it": Path(
         post, first=POSTED, answers=(422, 200, 422), environ={"SUBSCRIPTION_DISABLE_DAYS": "0"}
     ),
@@ -268,7 +322,9 @@ PATHS = {
     ),
     "worker, acknowledged meanwhile": Path(work, first=post_async, meanwhile=(acknowledge,)),
     **{
-        f"enable, {what} meanwhile": Path(enable, first=first, meanwhile=(other,), last=expect_delivered_copies)
+        f"enable, {what} meanwhile": Path(
+            enable, first=first, meanwhile=(other,), last=expect_delivered_copies
+        )
         for what, first, other in (
             ("POST", MISSED_COPY, each(know, post_async)),
             ("replay", MISSED_COPY, replay_copies),
@@ -289,7 +345,9 @@ PATHS = {
         ONE, first=subscribe(), meanwhile=(each(ONE_ASYNC, erase), work), last=erase_and_post_again
     ),
     **{
-        f"erase, {what}": Path(erase, first=each(subscribe(), ONE_ASYNC), meanwhile=others, last=erase_and_post_again)
+        f"erase, {what}": Path(
+            erase, first=each(subscribe(), ONE_ASYNC), meanwhile=others, last=erase_and_post_again
+        )
         for what, others in {
             "POST, worker": (ONE, work),
             "erase, worker": (erase, work),
@@ -303,7 +361,8 @@ PATHS = {
 class ExploredWorld(SimulatedWorld):
     """At each call it is chosen whether it fails, as one may, and who goes on.
 
-    That is the first of the options but for `departures`, by the number of the choice; `options` counts them.
+    That is the first of the options but for `departures`, by the number of the choice; `options`
+    counts them.
     """
 
     def __init__(self, path: Path, departures: dict[int, int]) -> None:
@@ -330,7 +389,9 @@ class ExploredWorld(SimulatedWorld):
         self.check()
 
     def choose(self, count: int) -> int:
-        """Let who made the latest call go on, or others; a read from the index is no choice, for a write follows it."""
+        """Let who made the latest call go on, or others; a read from the index is no choice, for a
+        write follows it.
+        """
         if not (self._is_explored and self._path.meanwhile):
             return 0
         is_choice = self.calls and self.calls[-1] != "dynamodb.query"
@@ -363,7 +424,9 @@ def test_nothing_is_lost_wherever_a_path_is_stopped_and_others_come_in_between(n
             raise
         if len(departures) < (2 if path.meanwhile else 1):
             for number in range(max(departures, default=-1) + 1, len(world.options)):
-                todo += [{**departures, number: option} for option in range(1, world.options[number])]
+                todo += [
+                    {**departures, number: option} for option in range(1, world.options[number])
+                ]
 
 
 def test_a_copy_is_deleted_under_its_own_claim_alone() -> None:

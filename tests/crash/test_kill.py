@@ -1,4 +1,6 @@
-"""A running system is killed under load, again and again, while its AWS lives on. Slow: run by `make chaos`."""
+"""A running system is killed under load, again and again, while its AWS lives on. Slow: run by
+`make chaos`.
+"""
 
 import contextlib
 import http.client
@@ -25,7 +27,9 @@ RECORD_SECONDS = 10.0  # for the record of a push, on a busy machine
 
 pytestmark = [
     pytest.mark.timeout(400),
-    pytest.mark.skipif(not os.environ.get("CHAOS"), reason="takes minutes; `make chaos` and CI set CHAOS"),
+    pytest.mark.skipif(
+        not os.environ.get("CHAOS"), reason="takes minutes; `make chaos` and CI set CHAOS"
+    ),
 ]
 
 
@@ -46,7 +50,9 @@ def is_delivered(system: Run, event_id: str) -> bool:
     return bool(json.loads(system.call("GET", f"/events/{event_id}")[2])["status"] == "delivered")
 
 
-def test_a_killed_system_loses_nothing_and_repeats_only_what_was_under_way(receiver: Receiver) -> None:
+def test_a_killed_system_loses_nothing_and_repeats_only_what_was_under_way(
+    receiver: Receiver,
+) -> None:
     arrived_at: defaultdict[str, list[float]] = defaultdict(list)  # the times of each event's 2xx
     numbers = count()
 
@@ -68,7 +74,8 @@ def test_a_killed_system_loses_nothing_and_repeats_only_what_was_under_way(recei
     for kill in range(KILLS):
         with running(key=KEY, **settings) as system, ThreadPoolExecutor(CALLERS) as pool:
             callers = [
-                pool.submit(post_until_killed, system, f"{kill}-{caller}", accepted) for caller in range(CALLERS)
+                pool.submit(post_until_killed, system, f"{kill}-{caller}", accepted)
+                for caller in range(CALLERS)
             ]
             receiver.wait_for(len(receiver.requests) + 30, timeout=30)
             system.process.send_signal(signal.SIGKILL)

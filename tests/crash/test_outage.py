@@ -1,10 +1,19 @@
-"""A destination that is down, hangs, or hangs now and then: who waits for it, and how long, in virtual time."""
+"""A destination that is down, hangs, or hangs now and then: who waits for it, and how long, in
+virtual time.
+"""
 
 import itertools
 
 import pytest
 
-from tests.simulator.outage import SOMETIMES, TENANTS, ThrottledWorld, TwoTenantsWorld, dead_for_days, waits_beside
+from tests.simulator.outage import (
+    SOMETIMES,
+    TENANTS,
+    ThrottledWorld,
+    TwoTenantsWorld,
+    dead_for_days,
+    waits_beside,
+)
 
 TROUBLES = [
     ("answers 503", False),
@@ -20,14 +29,18 @@ def test_a_destination_in_trouble_holds_up_no_other(trouble: str, in_webhook: bo
 
 
 @pytest.mark.parametrize("in_webhook", [False, True])
-def test_each_event_of_a_destination_that_stays_dead_ends_in_less_than_three_days(in_webhook: bool) -> None:
+def test_each_event_of_a_destination_that_stays_dead_ends_in_less_than_three_days(
+    in_webhook: bool,
+) -> None:
     _, _, events, dead_letters, hours, *_ = dead_for_days(in_webhook, per_second=5, days=0.01)
     assert events == dead_letters != "0"
     assert int(hours.split()[-2]) < 66
 
 
 def test_many_destinations_that_hang_hold_up_no_other() -> None:
-    median, p95 = waits_beside("hangs", subscriptions=10, per_second=1, seconds=120, measured_from=60)
+    median, p95 = waits_beside(
+        "hangs", subscriptions=10, per_second=1, seconds=120, measured_from=60
+    )
     assert median <= 1
     assert p95 <= 5
 
@@ -40,10 +53,15 @@ def test_targets_of_another_tenant_that_hang_hold_up_none(beside: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("also_projected", "throttled"), [((), False), (("delivery_attempts", "next_attempt_at", "claimed_until"), True)]
+    ("also_projected", "throttled"),
+    [((), False), (("delivery_attempts", "next_attempt_at", "claimed_until"), True)],
 )
-def test_retries_of_a_dead_subscription_throttle_no_post(also_projected: tuple[str, ...], throttled: bool) -> None:
-    """A hundred events a second; with the projection of an index that shows attempts, one partition takes too many."""
+def test_retries_of_a_dead_subscription_throttle_no_post(
+    also_projected: tuple[str, ...], throttled: bool
+) -> None:
+    """A hundred events a second; with the projection of an index that shows attempts, one partition
+    takes too many.
+    """
     world = ThrottledWorld(*also_projected, seconds=180)
     world.run(per_second=1, prefer="respond-async")
     assert bool(world.unavailable) == throttled

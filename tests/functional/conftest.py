@@ -1,4 +1,6 @@
-"""Fixtures of the functional tests: a system that pushes to a receiver, its AWS calls, and what it writes."""
+"""Fixtures of the functional tests: a system that pushes to a receiver, its AWS calls, and what it
+writes.
+"""
 
 from collections.abc import Iterator
 from typing import Any

@@ -15,11 +15,24 @@ from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, in_turn, status
 from tests.support.subscribing import ids
-from tests.support.world import CONSUMER_KEY, EVENT, KEY, PRODUCER_KEY, ROOT, START, UNKNOWN, Answer, World, digest
+from tests.support.world import (
+    CONSUMER_KEY,
+    EVENT,
+    KEY,
+    PRODUCER_KEY,
+    ROOT,
+    START,
+    UNKNOWN,
+    Answer,
+    World,
+    digest,
+)
 
 
 def assert_problem(answer: Answer, status_code: int, *fields: str) -> None:
-    """Check that an answer, which fits its description, has this status and faults of exactly these fields."""
+    """Check that an answer, which fits its description, has this status and faults of exactly these
+    fields.
+    """
     assert (answer.status_code, answer.faults) == (status_code, sorted(fields)), answer.text
 
 
@@ -33,19 +46,39 @@ def basic(user: str, password: str) -> str:
 def test_health_and_the_openapi_document_need_neither_a_key_nor_aws(world: World, aws: Aws) -> None:
     health, document = (world.call("GET", path, key=None) for path in ("/health", "/openapi.json"))
 
-    assert (health.status_code, health.json) == (200, {"status": "ok", "version": __version__, "stage": "dev"})
+    assert (health.status_code, health.json) == (
+        200,
+        {"status": "ok", "version": __version__, "stage": "dev"},
+    )
     written = (ROOT / "chalicelib" / "openapi.json").read_text(encoding="utf-8")
     assert document.text == written
     assert aws.calls == []
 
 
 def test_an_unknown_key_is_refused_like_none(world: World, aws: Aws) -> None:
-    bearers = ("Bearer", "Bearer ", "Bearer wrong", f"Bearer {KEY} x", "Bearer schlüssel", f"Bearer {digest(KEY)}")
-    basics = ("Basic", f"Basic {KEY}", basic(KEY, "wrong"), basic("", "wrong"), basic("wrong", ""), "Basic ä")
+    bearers = (
+        "Bearer",
+        "Bearer ",
+        "Bearer wrong",
+        f"Bearer {KEY} x",
+        "Bearer schlüssel",
+        f"Bearer {digest(KEY)}",
+    )
+    basics = (
+        "Basic",
+        f"Basic {KEY}",
+        basic(KEY, "wrong"),
+        basic("", "wrong"),
+        basic("wrong", ""),
+        "Basic ä",
+    )
     headers = ("", KEY, f"Digest {KEY}", *bearers, *basics)
     without = world.call("POST", "/events", EVENT, key=None)
 
-    for answer in (without, *(world.call("POST", "/events", EVENT, authorization=value) for value in headers)):
+    for answer in (
+        without,
+        *(world.call("POST", "/events", EVENT, authorization=value) for value in headers),
+    ):
         assert_problem(answer, 401)
         assert answer.headers["www-authenticate"]
         assert answer.text == without.text
@@ -63,21 +96,37 @@ def test_a_refused_key_is_logged_without_the_key(world: World, output: Output) -
         assert key not in json.dumps(line)
 
 
-def test_a_key_can_be_tested_sent_as_a_bearer_token_or_as_the_password_of_basic_or_as_its_user(world: World) -> None:
+def test_a_key_can_be_tested_sent_as_a_bearer_token_or_as_the_password_of_basic_or_as_its_user(
+    world: World,
+) -> None:
     tokens = [f"{scheme} {KEY}" for scheme in ("bearer", "BEARER", "bEaReR")]
     passwords = [basic("", KEY), basic("any", KEY), basic("any", KEY).replace("Basic", "basic")]
-    without_colon = "Basic " + base64.b64encode(KEY.encode()).decode()  # as generated clients send a key
+    # as generated clients send a key
+    without_colon = "Basic " + base64.b64encode(KEY.encode()).decode()
     told: dict[str, Any] = {"name": "acme", "scopes": ["consume", "produce"], "stage": "dev"}
     told |= dict.fromkeys(("tenant", "expires_at", "event_types"))
     for authorization in (*tokens, *passwords, basic(KEY, ""), without_colon):
         assert world.call("GET", "/me", authorization=authorization).json == told
-    assert world.call("GET", "/me", key=PRODUCER_KEY).json == {**told, "name": "shop", "scopes": ["produce"]}
+    assert world.call("GET", "/me", key=PRODUCER_KEY).json == {
+        **told,
+        "name": "shop",
+        "scopes": ["produce"],
+    }
     world.restart(EVENT_TYPES="order.created,invoice.paid")
-    assert world.call("GET", "/me").json == {**told, "event_types": ["order.created", "invoice.paid"]}
+    assert world.call("GET", "/me").json == {
+        **told,
+        "event_types": ["order.created", "invoice.paid"],
+    }
 
 
-def test_missing_or_bad_settings_are_named_never_their_values(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {**world.environ, "API_KEYS": "payload-itself", "ZAPIER_WEBHOOK_URL": ""}.items():
+def test_missing_or_bad_settings_are_named_never_their_values(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        **world.environ,
+        "API_KEYS": "payload-itself",
+        "ZAPIER_WEBHOOK_URL": "",
+    }.items():
         monkeypatch.setenv(name, value)
     services.use(None)
 
@@ -90,7 +139,8 @@ def test_missing_or_bad_settings_are_named_never_their_values(world: World, monk
     assert "payload-itself" not in answer.text
     for name, value in world.environ.items():
         monkeypatch.setenv(name, value)
-    assert world.call("GET", "/events", key=CONSUMER_KEY).status_code == 200  # as soon as they are corrected
+    # as soon as they are corrected
+    assert world.call("GET", "/events", key=CONSUMER_KEY).status_code == 200
 
 
 # Posting
@@ -109,7 +159,16 @@ def test_a_location_resolves_against_the_url_of_the_request(world: World) -> Non
 def test_an_unreadable_body_is_a_fault_of_the_body(world: World, aws: Aws) -> None:
     byte_order_mark, utf_16 = b"\xef\xbb\xbf{}", "{}".encode("utf-16")
     not_objects = (b"null", b"[]", b'"text"', b"1")
-    not_json = (b"", b"{", b"{} {}", byte_order_mark, b'{"n": tru}', b"\xff", utf_16, b'{"n": "\xed\xa0\x80"}')
+    not_json = (
+        b"",
+        b"{",
+        b"{} {}",
+        byte_order_mark,
+        b'{"n": tru}',
+        b"\xff",
+        utf_16,
+        b'{"n": "\xed\xa0\x80"}',
+    )
     numbers = (b'{"n": NaN}', b'{"n": [-Infinity]}', b'{"n": 1e400}', b'{"n": %s}' % (b"9" * 4301))
     surrogates = (b'{"n": "\\ud800"}', b'{"\\udfff": 1}')
     nested = (b"[" * 100_000, b'{"a":' * 40_000, b'{"a": %s1%s}' % (b"[" * 100_000, b"]" * 100_000))
@@ -161,7 +220,9 @@ def test_payload_and_metadata_come_back_as_they_were_sent(world: World, receiver
             assert json.loads(text)["metadata"] is None
 
 
-def test_a_body_over_256_kib_as_sent_or_as_compact_json_is_too_large(world: World, aws: Aws) -> None:
+def test_a_body_over_256_kib_as_sent_or_as_compact_json_is_too_large(
+    world: World, aws: Aws
+) -> None:
     for body in (
         f'{{"event_type":"a","payload":{{"n":"{"x" * 256 * 1024}"}}}}',
         EVENT + " " * 256 * 1024,
@@ -172,16 +233,28 @@ def test_a_body_over_256_kib_as_sent_or_as_compact_json_is_too_large(world: Worl
 
 
 def test_only_json_or_no_content_type_is_accepted(world: World) -> None:
-    for content_type in ("application/json", "Application/JSON", "application/json; charset=utf-8", ""):
+    for content_type in (
+        "application/json",
+        "Application/JSON",
+        "application/json; charset=utf-8",
+        "",
+    ):
         assert world.call("POST", "/events", EVENT, content_type=content_type).status_code == 202
-    for content_type in ("text/plain", "application/x-www-form-urlencoded", "application/json5", "json"):
+    for content_type in (
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/json5",
+        "json",
+    ):
         assert_problem(world.call("POST", "/events", EVENT, content_type=content_type), 415)
     assert world.call("POST", "/events", EVENT, content_encoding="identity").status_code == 202
     assert_problem(world.call("POST", "/events", EVENT, content_encoding="gzip"), 415)
 
 
 @pytest.mark.parametrize("prefer", ["respond-async", "wait=5, Respond-Async;x=y"])
-def test_respond_async_queues_the_event_without_a_push(world: World, receiver: Receiver, prefer: str) -> None:
+def test_respond_async_queues_the_event_without_a_push(
+    world: World, receiver: Receiver, prefer: str
+) -> None:
     answer = world.call("POST", "/events", EVENT, prefer=prefer)
 
     assert (answer.status_code, answer.headers["preference-applied"]) == (202, "respond-async")
@@ -190,14 +263,18 @@ def test_respond_async_queues_the_event_without_a_push(world: World, receiver: R
     world.run_worker()
     assert world.event(answer.json["event_id"])["status"] == "delivered"
     for other in ("wait=5", "respond-asynchronously"):
-        assert "preference-applied" not in world.call("POST", "/events", EVENT, prefer=other).headers
+        assert (
+            "preference-applied" not in world.call("POST", "/events", EVENT, prefer=other).headers
+        )
     assert len(receiver.requests) == 3
 
 
 # Idempotency
 
 
-def test_the_same_key_gives_the_same_event_and_no_second_push(world: World, receiver: Receiver, output: Output) -> None:
+def test_the_same_key_gives_the_same_event_and_no_second_push(
+    world: World, receiver: Receiver, output: Output
+) -> None:
     receiver.script(status(503))
     body = '{"event_type": "a", "payload": {"x": 1, "y": [2]}, "metadata": null}'
     first = world.call("POST", "/events", body, idempotency_key="k")
@@ -218,31 +295,49 @@ def test_the_same_key_with_another_body_is_refused(world: World, receiver: Recei
     body = '{"event_type": "a", "payload": {"x": 1}}'
     world.call("POST", "/events", body, idempotency_key="k")
 
-    for this, other in (('"a"', '"b"'), ("1", "2"), ("1", "true"), ("1", '"1"'), ("1}", '1}, "subject": "a"')):
-        assert_problem(world.call("POST", "/events", body.replace(this, other), idempotency_key="k"), 422)
+    for this, other in (
+        ('"a"', '"b"'),
+        ("1", "2"),
+        ("1", "true"),
+        ("1", '"1"'),
+        ("1}", '1}, "subject": "a"'),
+    ):
+        assert_problem(
+            world.call("POST", "/events", body.replace(this, other), idempotency_key="k"), 422
+        )
     assert len(receiver.requests) == 1
 
 
-def test_idempotency_keys_are_literal_and_belong_to_an_api_key(world: World, receiver: Receiver) -> None:
+def test_idempotency_keys_are_literal_and_belong_to_an_api_key(
+    world: World, receiver: Receiver
+) -> None:
     world.restart(API_KEYS=f"a:{digest('1')},ab:{digest('2')}")
     names = {"1": ["bk", '"bk"', "bk ", "BK", " ", "~" * 255], "2": ["k", "bk"]}
     pairs = [(key, name) for key, its_names in names.items() for name in its_names]
 
-    answers = [world.call("POST", "/events", EVENT, key=key, idempotency_key=name) for key, name in pairs]
+    answers = [
+        world.call("POST", "/events", EVENT, key=key, idempotency_key=name) for key, name in pairs
+    ]
 
-    assert len({answer.json["event_id"] for answer in answers}) == len(pairs) == len(receiver.requests)
+    assert (
+        len({answer.json["event_id"] for answer in answers}) == len(pairs) == len(receiver.requests)
+    )
 
 
 def test_an_unusable_idempotency_key_is_a_fault(world: World, aws: Aws) -> None:
     for key in ("", "k" * 256, "schlüssel", "a\tb", "a\x7f"):
-        assert_problem(world.call("POST", "/events", EVENT, idempotency_key=key), 400, "Idempotency-Key")
+        assert_problem(
+            world.call("POST", "/events", EVENT, idempotency_key=key), 400, "Idempotency-Key"
+        )
     assert aws.calls == []
 
 
 # Reading
 
 
-def test_at_most_the_last_25_attempts_are_shown_newest_last(world: World, receiver: Receiver) -> None:
+def test_at_most_the_last_25_attempts_are_shown_newest_last(
+    world: World, receiver: Receiver
+) -> None:
     receiver.default = status(503)
     receiver.script(*[status(500)] * 10)
     world.restart(MAX_DELIVERY_ATTEMPTS="30", BACKOFF_BASE_SECONDS="0", BREAKER_FAILURES="99")
@@ -255,33 +350,54 @@ def test_at_most_the_last_25_attempts_are_shown_newest_last(world: World, receiv
     assert [attempt["status_code"] for attempt in event["attempts"]] == [500] * 5 + [503] * 20
 
 
-def test_a_key_without_consume_sees_only_what_it_posted_and_no_response(world: World, receiver: Receiver) -> None:
+def test_a_key_without_consume_sees_only_what_it_posted_and_no_response(
+    world: World, receiver: Receiver
+) -> None:
     receiver.script(status(422, body=b"no such field"))
     own, others = world.post(key=PRODUCER_KEY)["event_id"], world.post()["event_id"]
 
     for key, code, response in ((CONSUMER_KEY, 200, "no such field"), (PRODUCER_KEY, 404, None)):
-        assert world.call("GET", f"/events/{own}", key=key).json["attempts"][0]["response"] == response
+        assert (
+            world.call("GET", f"/events/{own}", key=key).json["attempts"][0]["response"] == response
+        )
         hidden = world.call("GET", f"/events/{others}", key=key)
         assert hidden.status_code == code
     assert hidden.text == world.call("GET", f"/events/{UNKNOWN}").text
 
 
 OF_ONE = ["GET /events/{}", "POST /events/{}/acknowledge", "POST /events/{}/release?lease_id=lse_1"]
-OF_ONE += ["POST /events/{}/replay", "DELETE /events/{}", "GET /subscriptions/{}", "DELETE /subscriptions/{}"]
+OF_ONE += [
+    "POST /events/{}/replay",
+    "DELETE /events/{}",
+    "GET /subscriptions/{}",
+    "DELETE /subscriptions/{}",
+]
 OF_ONE += ["POST /subscriptions/{}/test", "POST /subscriptions/{}/enable"]
 
 
 @pytest.mark.parametrize("call", OF_ONE)
-def test_a_malformed_id_is_not_found_without_asking_dynamodb(world: World, aws: Aws, call: str) -> None:
+def test_a_malformed_id_is_not_found_without_asking_dynamodb(
+    world: World, aws: Aws, call: str
+) -> None:
     world.restart(API_KEYS=f"acme:{digest(KEY)}:produce+consume+erase")
     method, path = call.split()
     known = UNKNOWN if "events" in path else UNKNOWN.replace("evt_", "sub_")
-    for malformed in ("x", known[:-1], known + "0", known.upper(), f"{known}\n", known[:-1] + "g", f"evt_{known}"):
+    for malformed in (
+        "x",
+        known[:-1],
+        known + "0",
+        known.upper(),
+        f"{known}\n",
+        known[:-1] + "g",
+        f"evt_{known}",
+    ):
         assert_problem(world.call(method, path.format(malformed)), 404)
     assert aws.calls == []
 
 
-def test_an_expired_event_is_absent_before_dynamodb_deletes_it_as_one_that_never_was(world: World) -> None:
+def test_an_expired_event_is_absent_before_dynamodb_deletes_it_as_one_that_never_was(
+    world: World,
+) -> None:
     event_id = world.post(prefer="respond-async")["event_id"]
     world.clock.sleep(30 * 86400)
 
@@ -294,7 +410,9 @@ def test_an_expired_event_is_absent_before_dynamodb_deletes_it_as_one_that_never
 # Listing
 
 
-def test_events_are_listed_newest_first_and_the_inbox_oldest_first(world: World, receiver: Receiver) -> None:
+def test_events_are_listed_newest_first_and_the_inbox_oldest_first(
+    world: World, receiver: Receiver
+) -> None:
     receiver.script(status(200), status(503), status(422))
     posted = []
     for number in range(3):
@@ -340,17 +458,35 @@ def test_every_fault_of_a_query_is_named(world: World, aws: Aws, path: str) -> N
     for query, fields in (
         ("unknown=1&Status=pending", ["unknown", "Status"]),
         *((f"order={bad}", ["order"]) for bad in ("", "up", "Newest", "oldest%0a")),
-        *((f"limit={bad}", ["limit"]) for bad in ("", "0", "101", "-1", "1.5", "05", "ten", "%D9%A1", "50%0a")),
+        *(
+            (f"limit={bad}", ["limit"])
+            for bad in ("", "0", "101", "-1", "1.5", "05", "ten", "%D9%A1", "50%0a")
+        ),
         *((f"cursor={bad}", ["cursor"]) for bad in ("x", "A" * 96, "%C3%BC" * 96)),
         ("event_type=a%20b", ["event_type"]),
         ("limit=5&limit=6", ["limit"]),
         ("limit=0&order=up&cursor=x&a=1", ["limit", "order", "cursor", "a"]),
     ):
         assert_problem(world.call("GET", f"{path}?{query}"), 400, *fields)
-    times = ("", "yesterday", "2026-11-18", "2026-11-18T11:06", "2026-02-30T00:00:00Z", "0001-01-01T00:00:00%2B01:00")
-    of_events = {"status": ["gone", "", "Failed"], "include": ["", "all"], "subscription_id": ["", "sub_1"]}
+    times = (
+        "",
+        "yesterday",
+        "2026-11-18",
+        "2026-11-18T11:06",
+        "2026-02-30T00:00:00Z",
+        "0001-01-01T00:00:00%2B01:00",
+    )
+    of_events = {
+        "status": ["gone", "", "Failed"],
+        "include": ["", "all"],
+        "subscription_id": ["", "sub_1"],
+    }
     of_events |= {"since": [*times], "until": [*times]}
-    of_inbox = {"status": ["failed"], "include": ["payload"], "subscription_id": ["sub_" + "0" * 32]}
+    of_inbox = {
+        "status": ["failed"],
+        "include": ["payload"],
+        "subscription_id": ["sub_" + "0" * 32],
+    }
     of_inbox |= {"since": ["2026-11-18T11:06:41Z"], "until": ["2026-11-18T11:06:41Z"]}
     for name, values in (of_events if path == "/events" else of_inbox).items():
         for bad in values:
@@ -367,7 +503,11 @@ def posted(world: World) -> list[str]:
     event_ids = []
     for number, seconds in enumerate((0, 1, 1.000001, 2)):
         world.clock.now = START + seconds
-        event_ids.append(world.post(event_type=("order.created", "order", "invoice.paid")[number % 3])["event_id"])
+        event_ids.append(
+            world.post(event_type=("order.created", "order", "invoice.paid")[number % 3])[
+                "event_id"
+            ]
+        )
     return event_ids
 
 
@@ -387,10 +527,13 @@ def test_events_are_listed_by_time_and_type(world: World, posted: list[str]) -> 
         ("event_type=*&since=2026-11-18T11:06:42Z", posted[3:]),
         ("source=original&subscription_id=sub_" + "0" * 32, []),
     ):
-        for order, limit in itertools.product(("oldest", "newest"), (1, 2, 50)):  # with a cursor at each boundary
+        # with a cursor at each boundary
+        for order, limit in itertools.product(("oldest", "newest"), (1, 2, 50)):
             walked, cursor = [], ""
             while cursor is not None:
-                page = world.call("GET", f"/events?{query}&order={order}&limit={limit}&cursor={cursor}")
+                page = world.call(
+                    "GET", f"/events?{query}&order={order}&limit={limit}&cursor={cursor}"
+                )
                 walked += ids(page)
                 cursor = page.json["next_cursor"]
             assert walked == (expected if order == "oldest" else expected[::-1]), query
@@ -400,7 +543,9 @@ def test_events_are_listed_by_time_and_type(world: World, posted: list[str]) -> 
 
 
 @pytest.mark.parametrize(("code", "via"), [(503, "pull"), (422, "pull"), (200, "push")])
-def test_an_acknowledgement_counts_once_if_undelivered(world: World, receiver: Receiver, code: int, via: str) -> None:
+def test_an_acknowledgement_counts_once_if_undelivered(
+    world: World, receiver: Receiver, code: int, via: str
+) -> None:
     receiver.script(status(code))
     event_id = world.post()["event_id"]
     first = world.call("POST", f"/events/{event_id}/acknowledge")
@@ -433,12 +578,22 @@ def test_during_a_push_an_event_cannot_be_replayed_and_an_acknowledgement_stands
     assert_problem(answers[0], 409)
     assert (answers[0].headers["retry-after"], answers[1].status_code) == ("60", 204)
     event = world.event(event_id)
-    assert (event["status"], event["delivered_via"], len(receiver.requests)) == ("delivered", "pull", 1)
-    assert not [values for values in output.metrics() if {"DeliverySuccess", "DeliveryFailure"} & values.keys()]
+    assert (event["status"], event["delivered_via"], len(receiver.requests)) == (
+        "delivered",
+        "pull",
+        1,
+    )
+    assert not [
+        values
+        for values in output.metrics()
+        if {"DeliverySuccess", "DeliveryFailure"} & values.keys()
+    ]
 
 
 @pytest.mark.parametrize("ending", [200, 503, 422, "pull"])
-def test_an_event_of_any_status_can_be_replayed(world: World, receiver: Receiver, ending: Any, output: Output) -> None:
+def test_an_event_of_any_status_can_be_replayed(
+    world: World, receiver: Receiver, ending: Any, output: Output
+) -> None:
     receiver.script(status(503 if ending == "pull" else ending))
     event_id = world.post()["event_id"]
     if ending == "pull":
@@ -449,12 +604,20 @@ def test_an_event_of_any_status_can_be_replayed(world: World, receiver: Receiver
 
     assert answer.status_code == 202
     event = answer.json
-    assert (event["event_id"], event["status"], event["delivery_attempts"]) == (event_id, "pending", 0)
+    assert (event["event_id"], event["status"], event["delivery_attempts"]) == (
+        event_id,
+        "pending",
+        0,
+    )
     assert (event["next_attempt_at"], event["delivered_via"]) == (rfc3339(START + 100), None)
     output.lines()
     world.clock.sleep(5)
     world.run_worker()
     event = world.event(event_id)
-    assert (event["status"], event["delivered_via"], event["delivery_attempts"]) == ("delivered", "push", 1)
+    assert (event["status"], event["delivered_via"], event["delivery_attempts"]) == (
+        "delivered",
+        "push",
+        1,
+    )
     assert [request.headers["webhook-id"] for request in receiver.requests] == [event_id] * 2
     assert output.metrics()[0]["DeliveryLatency"] == 5000

@@ -20,7 +20,9 @@ def pushed(world: World, receiver: Receiver, **headers: str) -> bool:
     return now
 
 
-def test_after_five_wasted_seconds_events_are_queued_for_half_a_minute(world: World, receiver: Receiver) -> None:
+def test_after_five_wasted_seconds_events_are_queued_for_half_a_minute(
+    world: World, receiver: Receiver
+) -> None:
     receiver.script(*[slowly(world, status(503), seconds) for seconds in (0, 2.5, 0, 2.5)])
     assert [pushed(world, receiver) for _ in range(4)] == [True] * 4
 
@@ -29,7 +31,9 @@ def test_after_five_wasted_seconds_events_are_queued_for_half_a_minute(world: Wo
     assert len(world.messages()) == 6
 
 
-def test_a_timeout_opens_it_and_the_next_success_closes_it(world: World, receiver: Receiver) -> None:
+def test_a_timeout_opens_it_and_the_next_success_closes_it(
+    world: World, receiver: Receiver
+) -> None:
     world.restart(INLINE_PUSH_TIMEOUT_SECONDS="0.3")
     receiver.script(slowly(world, hang))
     [attempt] = world.event(world.post()["event_id"])["attempts"]
@@ -40,10 +44,16 @@ def test_a_timeout_opens_it_and_the_next_success_closes_it(world: World, receive
     assert [pushed(world, receiver) for _ in range(3)] == [True] * 3
 
 
-@pytest.mark.parametrize(("code", "after_it"), [(200, [True, True]), (422, [True, True]), (503, [False, False])])
-def test_one_event_is_tried_after_that_time(world: World, receiver: Receiver, code: int, after_it: list[bool]) -> None:
+@pytest.mark.parametrize(
+    ("code", "after_it"), [(200, [True, True]), (422, [True, True]), (503, [False, False])]
+)
+def test_one_event_is_tried_after_that_time(
+    world: World, receiver: Receiver, code: int, after_it: list[bool]
+) -> None:
     meanwhile: list[int] = []
-    post_another = in_turn(lambda _: meanwhile.append(world.post()["delivery_attempts"]), status(code))
+    post_another = in_turn(
+        lambda _: meanwhile.append(world.post()["delivery_attempts"]), status(code)
+    )
     receiver.script(slowly(world, status(500)), post_another)
     pushed(world, receiver)
     world.clock.sleep(60)

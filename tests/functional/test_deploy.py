@@ -1,4 +1,6 @@
-"""`make resources`, `make deploy`, `chalice local` and `make destroy`, as processes in checkouts, on ministack."""
+"""`make resources`, `make deploy`, `chalice local` and `make destroy`, as processes in checkouts,
+on ministack.
+"""
 
 import base64
 import hmac
@@ -33,8 +35,17 @@ CHALICE = str(Path(sys.executable).with_name("chalice"))
 KEY, NEW_KEY = api_key.new_key(), api_key.new_key()
 WEBHOOK_URL = "https://hooks.example.com/hooks/catch/123/s3cr3t"
 SIGNING_SECRET = "whsec_" + "c2VjcmV0" * 4
-GIVEN = {"ZAPIER_WEBHOOK_URL": "none", "API_KEYS": api_key.entry("acme", KEY), "ALARM_EMAIL": "ops@example.com"}
-FUNCTIONS = ["triggers-api-dev", "triggers-api-dev-check_dlq", "triggers-api-dev-sweep", "triggers-api-dev-worker"]
+GIVEN = {
+    "ZAPIER_WEBHOOK_URL": "none",
+    "API_KEYS": api_key.entry("acme", KEY),
+    "ALARM_EMAIL": "ops@example.com",
+}
+FUNCTIONS = [
+    "triggers-api-dev",
+    "triggers-api-dev-check_dlq",
+    "triggers-api-dev-sweep",
+    "triggers-api-dev-worker",
+]
 OURS = "PYTHONPYCACHEPREFIX|AWS_|API_KEYS|ZAPIER_|WEBHOOK_|ALARM_|STAGE|SETTINGS_|EVENTS_|INBOX_|WORKER_"
 TOPIC = "arn:aws:sns:us-east-1:000000000000:triggers-api-dev-dlq-alarm-topic"
 RUNTIME = f"python3.{sys.version_info.minor}"
@@ -49,7 +60,8 @@ class Checkout:
     def __init__(self, path: Path, aws: Ministack) -> None:
         self.path = path
         self.aws = aws
-        self.account = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}  # the root user
+        # the root user
+        self.account = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 
     def make(self, *arguments: str, **variables: str) -> tuple[int, str]:
         """Run make with the .venv of the repository."""
@@ -57,7 +69,9 @@ class Checkout:
         return self._run(command, {"MAKEFLAGS": "", **variables}, "")
 
     def resources(self, *arguments: str, stop_after: str = "", **variables: str) -> tuple[int, str]:
-        return self._run([sys.executable, "-m", "tools.resources", "dev", *arguments], variables, stop_after)
+        return self._run(
+            [sys.executable, "-m", "tools.resources", "dev", *arguments], variables, stop_after
+        )
 
     def configure_api(self) -> tuple[int, str]:
         return self._run([sys.executable, "-m", "tools.gateway", "dev"], {}, "")
@@ -70,7 +84,9 @@ class Checkout:
         """Run `chalice local`; yield its port once it listens."""
         port = free_port()
         command = [CHALICE, "local", "--stage", "dev", "--port", str(port)]
-        with subprocess.Popen(command, cwd=self.path, env=self.environ(), start_new_session=True) as process:
+        with subprocess.Popen(
+            command, cwd=self.path, env=self.environ(), start_new_session=True
+        ) as process:
             try:
                 tries = urllib3.Retry(connect=60, backoff_factor=0.1, backoff_max=1)
                 urllib3.request("GET", f"http://127.0.0.1:{port}/health", retries=tries, timeout=20)
@@ -83,12 +99,20 @@ class Checkout:
         aws = {**self.account, "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": self.aws.url}
         return {**inherited, **aws, **variables}
 
-    def _run(self, command: list[str], variables: dict[str, str], stop_after: str) -> tuple[int, str]:
-        """Return exit status and output; kill the process once a request that matches `stop_after` was served."""
+    def _run(
+        self, command: list[str], variables: dict[str, str], stop_after: str
+    ) -> tuple[int, str]:
+        """Return exit status and output; kill the process once a request that matches `stop_after`
+        was served.
+        """
         options: Any = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        with subprocess.Popen(command, cwd=self.path, env=self.environ(**variables), **options) as process:
+        with subprocess.Popen(
+            command, cwd=self.path, env=self.environ(**variables), **options
+        ) as process:
             if stop_after:
-                self.aws.seen = lambda operation: process.kill() if re.match(stop_after, operation) else None
+                self.aws.seen = lambda operation: (
+                    process.kill() if re.match(stop_after, operation) else None
+                )
             try:
                 output, _ = process.communicate(timeout=120)
             finally:
@@ -114,7 +138,8 @@ def aws(emulated: Ministack) -> Ministack:
 def checkout(tmp_path: Path, aws: Ministack) -> Checkout:
     path = tmp_path / "first"
     path.mkdir()
-    written = shutil.ignore_patterns("__pycache__", "deployments", "deployed")  # by other tests meanwhile, or by a user
+    # by other tests meanwhile, or by a user
+    written = shutil.ignore_patterns("__pycache__", "deployments", "deployed")
     for name in ("app.py", "requirements.txt", "Makefile"):
         shutil.copy(ROOT / name, path)
     (path / "resources.json").write_text(without_metric_math((ROOT / "resources.json").read_text()))
@@ -124,12 +149,17 @@ def checkout(tmp_path: Path, aws: Ministack) -> Checkout:
     return Checkout(path, aws)
 
 
-def test_a_stage_is_deployed_and_deleted_but_for_its_table(checkout: Checkout, aws: Ministack, tmp_path: Path) -> None:
+def test_a_stage_is_deployed_and_deleted_but_for_its_table(
+    checkout: Checkout, aws: Ministack, tmp_path: Path
+) -> None:
     status, output = checkout.chalice("deploy")
     assert status != 0
     assert "triggers-api-dev-inbox-queue" in output
     status, output = checkout.resources()
-    assert (status, "ZAPIER_WEBHOOK_URL and API_KEYS must be set, the first time only" in output) == (1, True)
+    assert (
+        status,
+        "ZAPIER_WEBHOOK_URL and API_KEYS must be set, the first time only" in output,
+    ) == (1, True)
 
     assert checkout.resources(**GIVEN, WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)[0] == 0
     for operation in ("POST /2015-03-31/event-source-mappings", "POST /restapis"):
@@ -139,7 +169,11 @@ def test_a_stage_is_deployed_and_deleted_but_for_its_table(checkout: Checkout, a
     assert status == 0, output
     deployed = what_is_deployed(aws)
     sources = [(INBOX_ARN, 10, {"MaximumConcurrency": 5})]
-    assert [deployed["functions"], len(deployed["roles"]), deployed["sources"]] == [FUNCTIONS, 4, sources]
+    assert [deployed["functions"], len(deployed["roles"]), deployed["sources"]] == [
+        FUNCTIONS,
+        4,
+        sources,
+    ]
     assert deployed["rules"] == ["triggers-api-dev-check_dlq-event", "triggers-api-dev-sweep-event"]
     assert deployed["variables"] == [{"RES_OPTIONS", "SETTINGS_SECRET", "STAGE"}] * 4
     [api_id] = deployed["apis"]
@@ -149,15 +183,22 @@ def test_a_stage_is_deployed_and_deleted_but_for_its_table(checkout: Checkout, a
     assert checkout.configure_api()[1].splitlines()[-1] == f"export TRIGGERS_URL={url}"
     assert unknown_path(aws, api_id) == (404, "application/problem+json", "not_found")
     limits = aws.client("apigateway").get_stage(restApiId=api_id, stageName="api")["methodSettings"]
-    public = dict.fromkeys(("//GET", "/health/GET", "/openapi.json/GET"), gateway.PUBLIC_CALLS_PER_SECOND)
+    public = dict.fromkeys(
+        ("//GET", "/health/GET", "/openapi.json/GET"), gateway.PUBLIC_CALLS_PER_SECOND
+    )
     rates = {path: limit["throttlingRateLimit"] for path, limit in limits.items()}
     assert rates == {"*/*": gateway.CALLS_PER_SECOND, **public}
 
-    second = Checkout(shutil.copytree(checkout.path, tmp_path / "second"), aws)  # the record of the stage was committed
-    status, output = second.resources(API_KEYS=api_key.entry("acme", NEW_KEY), WEBHOOK_SIGNING_SECRETS="")
+    # the record of the stage was committed
+    second = Checkout(shutil.copytree(checkout.path, tmp_path / "second"), aws)
+    status, output = second.resources(
+        API_KEYS=api_key.entry("acme", NEW_KEY), WEBHOOK_SIGNING_SECRETS=""
+    )
     taken = "taken from the environment: API_KEYS, WEBHOOK_SIGNING_SECRETS (empty)\n"
     assert (status, taken in output) == (0, True)
-    assert [line.split()[:2] for line in output.splitlines() if line.startswith("  ")] == [["Modify", "Settings"]]
+    assert [line.split()[:2] for line in output.splitlines() if line.startswith("  ")] == [
+        ["Modify", "Settings"]
+    ]
     status, output = second.chalice("deploy")
     assert status == 0, output
     assert what_is_deployed(aws) == deployed
@@ -170,8 +211,14 @@ def test_a_stage_is_deployed_and_deleted_but_for_its_table(checkout: Checkout, a
 
     assert second.chalice("delete")[0] == 0
     status, output = second.resources("delete")
-    assert (status, "kept, for the next stack to adopt: the table triggers-api-dev-events" in output) == (0, True)
-    assert second.resources("delete") == (0, "there is no stack triggers-api-dev-resources in us-east-1\n")
+    assert (
+        status,
+        "kept, for the next stack to adopt: the table triggers-api-dev-events" in output,
+    ) == (0, True)
+    assert second.resources("delete") == (
+        0,
+        "there is no stack triggers-api-dev-resources in us-east-1\n",
+    )
     assert {kind: found for kind, found in what_is_deployed(aws).items() if found} == {}
     assert aws.client("sqs").list_queues().get("QueueUrls", []) == []
 
@@ -182,10 +229,14 @@ def test_a_stage_is_deployed_and_deleted_but_for_its_table(checkout: Checkout, a
 
     with checkout.local() as port:
         url = f"http://127.0.0.1:{port}/events"
-        assert urllib3.request("POST", url, json=EVENT, headers=headers(KEY), timeout=20).status == 202
+        assert (
+            urllib3.request("POST", url, json=EVENT, headers=headers(KEY), timeout=20).status == 202
+        )
 
 
-def test_make_deploys_although_api_gateway_makes_it_wait(checkout: Checkout, aws: Ministack) -> None:
+def test_make_deploys_although_api_gateway_makes_it_wait(
+    checkout: Checkout, aws: Ministack
+) -> None:
     checkout.account = deployer(aws)
     aws.deployment_seconds = 5.5
     operations: list[str] = []
@@ -196,7 +247,10 @@ def test_make_deploys_although_api_gateway_makes_it_wait(checkout: Checkout, aws
     assert status == 0, output
     assert f"the functions run on {RUNTIME}" in output
     [api_id] = what_is_deployed(aws)["apis"]
-    stage, deployments = f"PATCH /restapis/{api_id}/stages/api 200", f"POST /restapis/{api_id}/deployments"
+    stage, deployments = (
+        f"PATCH /restapis/{api_id}/stages/api 200",
+        f"POST /restapis/{api_id}/deployments",
+    )
     in_order = [operation for operation in operations if operation in (stage, f"{deployments} 201")]
     assert in_order == [f"{deployments} 201", stage, f"{deployments} 201"]
     assert f"{deployments} 429" in operations
@@ -204,8 +258,14 @@ def test_make_deploys_although_api_gateway_makes_it_wait(checkout: Checkout, aws
     client = aws.client("lambda")
     for name in FUNCTIONS:
         assert client.get_function_recursion_config(FunctionName=name)["RecursiveLoop"] == "Allow"
-        assert client.get_function_configuration(FunctionName=name)["LoggingConfig"].items() >= gateway.LOGGING.items()
-        assert client.get_function_event_invoke_config(FunctionName=name).items() >= gateway.ONCE.items()
+        assert (
+            client.get_function_configuration(FunctionName=name)["LoggingConfig"].items()
+            >= gateway.LOGGING.items()
+        )
+        assert (
+            client.get_function_event_invoke_config(FunctionName=name).items()
+            >= gateway.ONCE.items()
+        )
     [stack] = aws.client("cloudformation").describe_stacks()["Stacks"]
     assert stack["EnableTerminationProtection"]
 
@@ -214,7 +274,10 @@ def test_make_deploys_although_api_gateway_makes_it_wait(checkout: Checkout, aws
     operations.clear()
     status, output = checkout.make("deploy")
     assert status != 0
-    assert f"the functions of dev have, or RUNTIME names, python3.10 and {RUNTIME}, and .venv has {RUNTIME}" in output
+    assert (
+        f"the functions of dev have, or RUNTIME names, python3.10 and {RUNTIME}, and .venv has {RUNTIME}"
+        in output
+    )
     assert f"make deploy STAGE=dev RUNTIME={RUNTIME}" in output
     assert {operation.split()[0] for operation in operations} == {"GET", "GetCallerIdentity"}
     status, output = checkout.make("deploy", f"RUNTIME={RUNTIME}")
@@ -232,7 +295,10 @@ def test_make_deploys_although_api_gateway_makes_it_wait(checkout: Checkout, aws
     assert status == 0, output
     assert aws.client("cloudformation").describe_stacks()["Stacks"] == []
     status, output = checkout.configure_api()
-    assert (status, output.strip().startswith("Error: there is no API triggers-api-dev in us-east-1")) == (1, True)
+    assert (
+        status,
+        output.strip().startswith("Error: there is no API triggers-api-dev in us-east-1"),
+    ) == (1, True)
 
 
 FAILED_STACK = {
@@ -252,7 +318,9 @@ WHY = [
 
 
 @pytest.mark.parametrize(("replaced", "words"), WHY)
-def test_a_failed_stack_is_explained(checkout: Checkout, aws: Ministack, replaced: Any, words: str) -> None:
+def test_a_failed_stack_is_explained(
+    checkout: Checkout, aws: Ministack, replaced: Any, words: str
+) -> None:
     aws.replaced = replaced
 
     status, output = checkout.resources(**GIVEN)
@@ -263,20 +331,28 @@ def test_a_failed_stack_is_explained(checkout: Checkout, aws: Ministack, replace
 UNUSABLE = {**GIVEN, "ZAPIER_WEBHOOK_URL": WEBHOOK_URL.replace("https", "http"), "API_KEYS": "acme"}
 
 
-def test_what_is_unusable_is_one_line_without_the_values(checkout: Checkout, aws: Ministack) -> None:
+def test_what_is_unusable_is_one_line_without_the_values(
+    checkout: Checkout, aws: Ministack
+) -> None:
     status, output = checkout.resources(**UNUSABLE)
 
     assert (status, output.count("\n"), "s3cr3t" in output) == (1, 1, False)
-    assert all(f"{name} is unusable: it must " in output for name in ("ZAPIER_WEBHOOK_URL", "API_KEYS"))
+    assert all(
+        f"{name} is unusable: it must " in output for name in ("ZAPIER_WEBHOOK_URL", "API_KEYS")
+    )
     assert aws.client("cloudformation").describe_stacks()["Stacks"] == []
 
 
 SUBSCRIPTION_INDEX = {
     "IndexName": "subscription-index",
     "KeySchema": [
-        {"AttributeName": name, "KeyType": kind} for name, kind in (("subscription_id", "HASH"), ("sort_key", "RANGE"))
+        {"AttributeName": name, "KeyType": kind}
+        for name, kind in (("subscription_id", "HASH"), ("sort_key", "RANGE"))
     ],
-    "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": ["status_shard", "delivery_attempts"]},
+    "Projection": {
+        "ProjectionType": "INCLUDE",
+        "NonKeyAttributes": ["status_shard", "delivery_attempts"],
+    },
 }
 TARGET_URL = "https://hooks.zapier.com/hooks/standard/1"
 OLD_ITEMS = {
@@ -286,7 +362,11 @@ OLD_ITEMS = {
         "event_types": "{}",
         "tenant": "acme",
     },
-    "cpy_new": {"status_shard": "copy-failed#3", "subscription_id": SUBSCRIPTION, "lookup_key": "sub_new"},
+    "cpy_new": {
+        "status_shard": "copy-failed#3",
+        "subscription_id": SUBSCRIPTION,
+        "lookup_key": "sub_new",
+    },
     "evt_failed": {"status_shard": "failed#3"},
 }
 SHARDS = {
@@ -309,33 +389,63 @@ def test_a_table_of_an_older_version_is_updated_by_one_index_at_a_time_and_fille
     properties = template["Resources"]["EventsTable"]["Properties"]
     properties["GlobalSecondaryIndexes"][1:] = old_indexes
     properties["AttributeDefinitions"][2]["AttributeName"] = "subscription_id"
-    parameters = {"ZapierWebhookUrl": "none", "ApiKeys": "", "WebhookSigningSecrets": SIGNING_SECRET}
+    parameters = {
+        "ZapierWebhookUrl": "none",
+        "ApiKeys": "",
+        "WebhookSigningSecrets": SIGNING_SECRET,
+    }
     aws.client("cloudformation").create_stack(
         StackName="triggers-api-dev-resources",
         TemplateBody=without_metric_math(json.dumps(template)),
-        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+        Parameters=[
+            {"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()
+        ],
     )
-    aws.client("cloudformation").get_waiter("stack_create_complete").wait(StackName="triggers-api-dev-resources")
+    aws.client("cloudformation").get_waiter("stack_create_complete").wait(
+        StackName="triggers-api-dev-resources"
+    )
     for key, texts in OLD_ITEMS.items():
-        item = {"event_id": key, "sort_key": f"2026-11-25T00:00:00.000000Z#{key}", "created_by": "acme", **texts}
+        item = {
+            "event_id": key,
+            "sort_key": f"2026-11-25T00:00:00.000000Z#{key}",
+            "created_by": "acme",
+            **texts,
+        }
         typed = {name: {"S": text} for name, text in item.items()}
         aws.client("dynamodb").put_item(TableName=TABLE, Item=typed)
     functions = aws.client("lambda")
-    trusted = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    trusted = {
+        "Effect": "Allow",
+        "Principal": {"Service": "lambda.amazonaws.com"},
+        "Action": "sts:AssumeRole",
+    }
     policy = json.dumps({"Version": "2012-10-17", "Statement": [trusted]})
-    role = aws.client("iam").create_role(RoleName="triggers-api-dev", AssumeRolePolicyDocument=policy)["Role"]
+    role = aws.client("iam").create_role(
+        RoleName="triggers-api-dev", AssumeRolePolicyDocument=policy
+    )["Role"]
     code = io.BytesIO()
     with zipfile.ZipFile(code, "w") as archive:
         archive.writestr("app.py", "")
-    given = {"Role": role["Arn"], "Runtime": RUNTIME, "Handler": "app.app", "Code": {"ZipFile": code.getvalue()}}
+    given = {
+        "Role": role["Arn"],
+        "Runtime": RUNTIME,
+        "Handler": "app.app",
+        "Code": {"ZipFile": code.getvalue()},
+    }
     functions.create_function(FunctionName="triggers-api-dev", **given)
     # And its last update still runs.
     aws.replaced = {b"<StackStatus>CREATE_COMPLETE": b"<StackStatus>UPDATE_IN_PROGRESS"}
-    aws.seen = lambda operation: aws.replaced.clear() if operation.startswith("DescribeStacks") else None
+    aws.seen = lambda operation: (
+        aws.replaced.clear() if operation.startswith("DescribeStacks") else None
+    )
 
-    # When it is run before the functions are deployed, as often as one likes, nothing that they use goes.
+    # When it is run before the functions are deployed, as often as one likes, nothing that they use
+    # goes.
     kept = {"status-index", "lookup-index", *(index["IndexName"] for index in old_indexes)}
-    for words in ("waiting for stack triggers-api-dev-resources: UPDATE_IN_PROGRESS\n", ": no changes\n"):
+    for words in (
+        "waiting for stack triggers-api-dev-resources: UPDATE_IN_PROGRESS\n",
+        ": no changes\n",
+    ):
         status, output = checkout.resources()
         assert (status, words in output) == (0, True), output
         assert "still to do: `make deploy STAGE=dev`" in output
@@ -344,12 +454,17 @@ def test_a_table_of_an_older_version_is_updated_by_one_index_at_a_time_and_fille
         assert lookup_keys(aws) == {"cpy_new": "sub_new"}
 
     # When it is run after that, and stopped, and run again.
-    functions.update_function_configuration(FunctionName="triggers-api-dev", LoggingConfig=gateway.LOGGING)
+    functions.update_function_configuration(
+        FunctionName="triggers-api-dev", LoggingConfig=gateway.LOGGING
+    )
     assert checkout.resources(stop_after="UpdateItem / 200")[0] == -signal.SIGKILL
     assert indexes(aws) == {"status-index", "lookup-index"}
     aws.seen = partial(change_meanwhile, aws)
     status, output = checkout.resources()
-    assert (status, f"lookup-index: {len(OLD_ITEMS):,} events and subscriptions read" in output) == (0, True), output
+    assert (
+        status,
+        f"lookup-index: {len(OLD_ITEMS):,} events and subscriptions read" in output,
+    ) == (0, True), output
 
     # Then what is listed by subscription is found, and what went meanwhile does not come back.
     copies = dict.fromkeys(("cpy_pending", "cpy_failed"), SUBSCRIPTION)
@@ -365,7 +480,9 @@ def test_a_table_of_an_older_version_is_updated_by_one_index_at_a_time_and_fille
     exported = json.loads(output)
     assert (status, exported["target_url"], exported["tenant"]) == (0, TARGET_URL, "acme")
     signing_key = base64.b64decode(SIGNING_SECRET.removeprefix("whsec_"))
-    derived = hmac.digest(signing_key, f"{SUBSCRIPTION}.2026-11-25T00:00:00.000000Z".encode(), "sha256")
+    derived = hmac.digest(
+        signing_key, f"{SUBSCRIPTION}.2026-11-25T00:00:00.000000Z".encode(), "sha256"
+    )
     assert exported["secret"] == "whsec_" + base64.b64encode(derived).decode()
 
 
@@ -376,7 +493,9 @@ def indexes(aws: Ministack) -> set[str]:
 
 def lookup_keys(aws: Ministack) -> dict[str, str]:
     items = aws.client("dynamodb").scan(TableName=TABLE)["Items"]
-    return {item["event_id"]["S"]: item["lookup_key"]["S"] for item in items if "lookup_key" in item}
+    return {
+        item["event_id"]["S"]: item["lookup_key"]["S"] for item in items if "lookup_key" in item
+    }
 
 
 def change_meanwhile(aws: Ministack, operation: str) -> None:
@@ -384,23 +503,34 @@ def change_meanwhile(aws: Ministack, operation: str) -> None:
     if operation.startswith("Scan"):
         dynamodb = aws.direct.client("dynamodb")
         dynamodb.delete_item(TableName=TABLE, Key={"event_id": {"S": "cpy_deleted"}})
-        erased = {"Key": {"event_id": {"S": "cpy_erased"}}, "UpdateExpression": "REMOVE status_shard, lookup_key"}
+        erased = {
+            "Key": {"event_id": {"S": "cpy_erased"}},
+            "UpdateExpression": "REMOVE status_shard, lookup_key",
+        }
         dynamodb.update_item(TableName=TABLE, **erased)
 
 
 def deployer(aws: Ministack) -> dict[str, str]:
-    """Return the credentials of a user who may do what docs/deployer-policy.json allows, to any resource.
+    """Return the credentials of a user who may do what docs/deployer-policy.json allows, to any
+    resource.
 
     ministack does not find the resources of all calls.
     """
     iam, name = aws.client("iam"), {"UserName": "deployer"}
     policy = json.loads((ROOT / "docs" / "deployer-policy.json").read_text())
-    policy["Statement"] = [{**each, "Resource": "*", "Condition": {}} for each in policy["Statement"]]
+    policy["Statement"] = [
+        {**each, "Resource": "*", "Condition": {}} for each in policy["Statement"]
+    ]
     iam.create_user(**name)
-    made = iam.create_policy(PolicyName="deployer", PolicyDocument=json.dumps(policy, separators=(",", ":")))
+    made = iam.create_policy(
+        PolicyName="deployer", PolicyDocument=json.dumps(policy, separators=(",", ":"))
+    )
     iam.attach_user_policy(**name, PolicyArn=made["Policy"]["Arn"])
     key = iam.create_access_key(**name)["AccessKey"]
-    return {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
+    return {
+        "AWS_ACCESS_KEY_ID": key["AccessKeyId"],
+        "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"],
+    }
 
 
 def what_is_deployed(aws: Ministack) -> dict[str, Any]:
@@ -410,7 +540,9 @@ def what_is_deployed(aws: Ministack) -> dict[str, Any]:
     return {
         "functions": sorted(function["FunctionName"] for function in functions),
         "roles": sorted(role["RoleName"] for role in aws.client("iam").list_roles()["Roles"]),
-        "sources": [(each["EventSourceArn"], each["BatchSize"], each["ScalingConfig"]) for each in sources],
+        "sources": [
+            (each["EventSourceArn"], each["BatchSize"], each["ScalingConfig"]) for each in sources
+        ],
         "rules": sorted(rule["Name"] for rule in aws.client("events").list_rules()["Rules"]),
         "apis": [api["id"] for api in aws.client("apigateway").get_rest_apis()["items"]],
         "variables": [set(function["Environment"]["Variables"]) for function in functions],
@@ -422,15 +554,23 @@ def headers(key: str) -> dict[str, str]:
 
 
 def post(aws: Ministack, key: str) -> Any:
-    """Return the status of POST /events; the API's function is invoked, for ministack ignores what is imported."""
+    """Return the status of POST /events; the API's function is invoked, for ministack ignores what
+    is imported.
+    """
     converter = LambdaEventConverter(RouteMatcher(["/events"]))
-    request = converter.create_lambda_event("POST", "/events", headers(key)) | {"body": json.dumps(EVENT)}
-    response = aws.client("lambda").invoke(FunctionName="triggers-api-dev", Payload=json.dumps(request))
+    request = converter.create_lambda_event("POST", "/events", headers(key)) | {
+        "body": json.dumps(EVENT)
+    }
+    response = aws.client("lambda").invoke(
+        FunctionName="triggers-api-dev", Payload=json.dumps(request)
+    )
     return json.load(response["Payload"])["statusCode"]
 
 
 def unknown_path(aws: Ministack, api_id: str) -> tuple[int, str, str]:
-    """Return status, content type and code of the answer to an unknown path, which must not repeat the key."""
+    """Return status, content type and code of the answer to an unknown path, which must not repeat
+    the key.
+    """
     url = f"http://127.0.0.1:{aws.direct.port}/restapis/{api_id}/api/_user_request_/nothing"
     response = urllib3.request("GET", url, headers=headers(KEY), retries=False)
     assert KEY not in response.data.decode()

@@ -1,4 +1,6 @@
-"""The documents: links resolve, commands exist, settings are complete, and the code of the guides runs."""
+"""The documents: links resolve, commands exist, settings are complete, and the code of the guides
+runs.
+"""
 
 import contextlib
 import json
@@ -27,7 +29,9 @@ from tests.support.world import CONSUMER_KEY, ROOT, World
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 TEXTS = {document: document.read_text(encoding="utf-8") for document in DOCUMENTS}
 RECEIVING = TEXTS[ROOT / "docs" / "receiving.md"]
-SNIPPETS = dict(re.findall(r"^```\w+\n(?:#|//) ([\w.]+)\n(.*?)^```$", RECEIVING, re.MULTILINE | re.DOTALL))
+SNIPPETS = dict(
+    re.findall(r"^```\w+\n(?:#|//) ([\w.]+)\n(.*?)^```$", RECEIVING, re.MULTILINE | re.DOTALL)
+)
 SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
 Pushed = tuple[dict[str, str], bytes]  # the headers and the body of a push
 
@@ -39,7 +43,9 @@ def without_blocks(text: str) -> str:
 def code_lines(text: str) -> list[str]:
     """Return the lines of code blocks, and the code spans."""
     blocks = re.findall(r"^ *```\w*\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
-    return [line for block in blocks for line in block.splitlines()] + re.findall(r"`([^`]+)`", without_blocks(text))
+    return [line for block in blocks for line in block.splitlines()] + re.findall(
+        r"`([^`]+)`", without_blocks(text)
+    )
 
 
 def anchors(text: str) -> set[str]:
@@ -56,7 +62,11 @@ def test_links_resolve_and_make_targets_and_modules_exist(document: Path) -> Non
         assert linked.exists(), path
         assert not anchor or anchor in anchors(linked.read_text(encoding="utf-8")), anchor
     code = "\n".join(code_lines(TEXTS[document]))
-    targets = set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(
+        re.findall(
+            r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+        )
+    )
     assert set(re.findall(r"\bmake(?: [A-Z_]+=\S+)* ([a-z][a-z0-9-]*)", code)) <= targets
     for module in re.findall(r"python3? -m (tools[\w.]*)", code):
         path = ROOT / module.replace(".", "/")
@@ -65,13 +75,19 @@ def test_links_resolve_and_make_targets_and_modules_exist(document: Path) -> Non
 
 def test_the_table_of_settings_is_complete() -> None:
     names = {row.metadata["name"] for row in fields(Settings)} | {"SETTINGS_SECRET"}
-    tables = [row for text in TEXTS.values() for row in re.findall(r"^\|([^|]+)\|", text, re.MULTILINE)]
+    tables = [
+        row for text in TEXTS.values() for row in re.findall(r"^\|([^|]+)\|", text, re.MULTILINE)
+    ]
     documented = {name for cell in tables for name in re.findall(r"`([A-Z][A-Z_]+)`", cell)}
     assert names <= documented
 
 
 def test_the_code_that_the_guide_for_developers_quotes_is_there() -> None:
-    quotes = re.findall(r"^```python\n# (\S+)\n(.*?)^```$", TEXTS[ROOT / "CONTRIBUTING.md"], re.MULTILINE | re.DOTALL)
+    quotes = re.findall(
+        r"^```python\n# (\S+)\n(.*?)^```$",
+        TEXTS[ROOT / "CONTRIBUTING.md"],
+        re.MULTILINE | re.DOTALL,
+    )
     for path, code in quotes:
         assert code in re.sub("^ +", "", (ROOT / path).read_text(), flags=re.MULTILINE)
     assert quotes
@@ -82,7 +98,9 @@ def test_the_code_that_the_guide_for_developers_quotes_is_there() -> None:
 
 @pytest.fixture
 def snippets(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Serve the API, set its users' variables, and enter a folder with the guide's code, in which it is imported."""
+    """Serve the API, set its users' variables, and enter a folder with the guide's code, in which
+    it is imported.
+    """
     for name, code in SNIPPETS.items():
         (tmp_path / name).write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -105,7 +123,9 @@ def check_in_python(push: Pushed, secret: str) -> Any:
     """Return the event that the guide's lines of Python find in a push, or None if they raise."""
     headers, body = push
     try:
-        return runpy.run_path("check.py", {"secret": secret, "body": body, "headers": headers})["event"]
+        return runpy.run_path("check.py", {"secret": secret, "body": body, "headers": headers})[
+            "event"
+        ]
     except WebhookVerificationError:
         return None
 
@@ -123,7 +143,10 @@ def check_in_node(push: Pushed, secret: str) -> Any:
     "check",
     [
         check_in_python,
-        pytest.param(check_in_node, marks=pytest.mark.skipif(not shutil.which("npm"), reason="needs Node.js and npm")),
+        pytest.param(
+            check_in_node,
+            marks=pytest.mark.skipif(not shutil.which("npm"), reason="needs Node.js and npm"),
+        ),
     ],
 )
 @pytest.mark.usefixtures("snippets")
@@ -131,31 +154,57 @@ def test_the_lines_for_customers_tell_genuine_pushes_from_forged_ones(
     check: Callable[[Pushed, str], Any], world: World, receiver: Receiver
 ) -> None:
     if check is check_in_node:
-        install = ["npm", "install", "--no-audit", "--no-fund", "--silent", "standardwebhooks@1.1.1"]
+        install = [
+            "npm",
+            "install",
+            "--no-audit",
+            "--no-fund",
+            "--silent",
+            "standardwebhooks@1.1.1",
+        ]
         subprocess.run(install, check=True)
     headers, body = push = pushed(world, receiver, SECRETS[0])
-    genuine = [push, pushed(world, receiver, *SECRETS), pushed(world, receiver, SECRETS[0], seconds_ago=240)]
-    forged = [(headers, body + b" "), pushed(world, receiver), pushed(world, receiver, SECRETS[0], seconds_ago=360)]
+    genuine = [
+        push,
+        pushed(world, receiver, *SECRETS),
+        pushed(world, receiver, SECRETS[0], seconds_ago=240),
+    ]
+    forged = [
+        (headers, body + b" "),
+        pushed(world, receiver),
+        pushed(world, receiver, SECRETS[0], seconds_ago=360),
+    ]
 
-    assert [check(push, SECRETS[0]) for push in genuine] == [json.loads(body) for _, body in genuine]
+    assert [check(push, SECRETS[0]) for push in genuine] == [
+        json.loads(body) for _, body in genuine
+    ]
     assert [check(push, SECRETS[0]) for push in forged] == [None] * len(forged)
     assert check(push, SECRETS[1]) is None
 
 
 @pytest.mark.usefixtures("snippets")
-def test_a_product_gives_a_customer_the_page_of_its_webhooks(world: World, receiver: Receiver) -> None:
+def test_a_product_gives_a_customer_the_page_of_its_webhooks(
+    world: World, receiver: Receiver
+) -> None:
     world.clock.now = time.time()
     world.restart(ZAPIER_WEBHOOK_URL="none", WEBHOOK_SIGNING_SECRETS=SECRETS[0])
     product = runpy.run_path("customers.py")
     page, _, token = product["webhooks_page"]("customer-42").partition("#key=")
     webhook = subscribe(world, receiver.url, "order.*", key=token).json
     event = post_for(world, "customer-42")
-    deliveries = world.call("GET", f"/events?subscription_id={webhook['subscription_id']}", key=token).json["events"]
+    deliveries = world.call(
+        "GET", f"/events?subscription_id={webhook['subscription_id']}", key=token
+    ).json["events"]
 
     assert page == f"{os.environ['TRIGGERS_URL']}/"
-    assert [(copy["event_id"], copy["status"]) for copy in deliveries] == [(event["copies"][0], "delivered")]
+    assert [(copy["event_id"], copy["status"]) for copy in deliveries] == [
+        (event["copies"][0], "delivered")
+    ]
     [push] = receiver.requests
-    assert check_in_python((dict(push.headers), push.body), webhook["secret"])["event_id"] == event["copies"][0]
+    assert (
+        check_in_python((dict(push.headers), push.body), webhook["secret"])["event_id"]
+        == event["copies"][0]
+    )
 
 
 @pytest.mark.usefixtures("snippets")
@@ -167,7 +216,9 @@ def test_the_consumer_survives_trouble_leases_processes_and_acknowledges(
     def pass_on(exchange: Exchange) -> None:
         given = exchange.request
         with contextlib.suppress(urllib3.exceptions.HTTPError):  # the test ended, and its API
-            answer = urllib3.request(given.method, api_url + given.path, body=given.body, headers=given.headers)
+            answer = urllib3.request(
+                given.method, api_url + given.path, body=given.body, headers=given.headers
+            )
             status(answer.status, body=answer.data)(exchange)
 
     monkeypatch.setenv("TRIGGERS_URL", target.url.removesuffix(SECRET_PATH))
@@ -175,9 +226,15 @@ def test_the_consumer_survives_trouble_leases_processes_and_acknowledges(
     target.default = pass_on
     receiver.default = status(422)
     event_ids = {world.post({"n": number})["event_id"] for number in range(3)}
-    command = [sys.executable, "-c", SNIPPETS["consumer.py"].replace("time.sleep(5)", "time.sleep(0.01)")]
+    command = [
+        sys.executable,
+        "-c",
+        SNIPPETS["consumer.py"].replace("time.sleep(5)", "time.sleep(0.01)"),
+    ]
 
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as consumer:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as consumer:
         assert consumer.stdout
         assert consumer.stderr
         try:
@@ -192,11 +249,15 @@ def test_the_consumer_survives_trouble_leases_processes_and_acknowledges(
 
 
 def test_the_deploy_commands_of_the_readme_run_what_the_deployment_tests_run() -> None:
-    deploy = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)[-1]
+    deploy = re.findall(
+        r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )[-1]
     dry_run = f'make() {{ command make --dry-run -o .venv/.set-up "$@"; }}\n{deploy}'
     environ = {**os.environ, "MAKEFLAGS": ""}  # make deploy refuses variables of make test
     command = ["bash", "-ec", dry_run]
-    printed = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True
+    ).stdout
 
     steps = re.findall(r"tools\.\w+|chalice deploy --stage", printed)
     assert steps == ["tools.api_key", "tools.resources", "chalice deploy --stage", "tools.gateway"]

@@ -1,4 +1,6 @@
-"""What a subscription has beside its URL and types: edits, a filter, headers, a secret, and its last error."""
+"""What a subscription has beside its URL and types: edits, a filter, headers, a secret, and its
+last error.
+"""
 
 import json
 from bisect import bisect_left
@@ -18,7 +20,12 @@ from tests.support.world import Answer, World
 SIGNING_SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
 HEADERS = {"Authorization": "Bearer s3cret-value", "x-other": "another s3cret"}
 FILTER = {"price": [{"suffix": "€"}]}
-MEMBERS: dict[str, Any] = {"event_types": ["order.*"], "name": "CRM", "filter": FILTER, "headers": HEADERS}
+MEMBERS: dict[str, Any] = {
+    "event_types": ["order.*"],
+    "name": "CRM",
+    "filter": FILTER,
+    "headers": HEADERS,
+}
 ZAPIER = "https://hooks.zapier.com/x"
 
 
@@ -57,12 +64,20 @@ def patch(world: World, path: str, **changes: Any) -> Answer:
     [
         ({}, {}),
         ({"name": "New", "event_types": ["a"]}, {"name": "New", "event_types": ["a"]}),
-        ({"headers": {"X-New": "1"}, "filter": {"a": [1]}}, {"header_names": ["X-New"], "filter": {"a": [1]}}),
+        (
+            {"headers": {"X-New": "1"}, "filter": {"a": [1]}},
+            {"header_names": ["X-New"], "filter": {"a": [1]}},
+        ),
         ({"target_url": ZAPIER}, {"target_host": "hooks.zapier.com"}),
-        (dict.fromkeys(MEMBERS), {"event_types": None, "name": None, "filter": None, "header_names": []}),
+        (
+            dict.fromkeys(MEMBERS),
+            {"event_types": None, "name": None, "filter": None, "header_names": []},
+        ),
     ],
 )
-def test_a_patch_is_partial(world: World, target: Receiver, changes: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_a_patch_is_partial(
+    world: World, target: Receiver, changes: dict[str, Any], expected: dict[str, Any]
+) -> None:
     world.restart(SUBSCRIPTION_DISABLE_DAYS="0")
     path = subscribed(world, target, tenant="a", **MEMBERS)
     target.default = status(422)
@@ -92,7 +107,9 @@ def test_a_patch_is_partial(world: World, target: Receiver, changes: dict[str, A
         ({"headers": {"x-a": "s3cret\n"}}, "x-a"),
     ],
 )
-def test_a_fault_is_named_in_either_call(world: World, target: Receiver, members: dict[str, Any], named: str) -> None:
+def test_a_fault_is_named_in_either_call(
+    world: World, target: Receiver, members: dict[str, Any], named: str
+) -> None:
     path = subscribed(world, target)
     before = shown(world, path)
     made = world.call("POST", "/subscriptions", json.dumps({"target_url": target.url, **members}))
@@ -104,7 +121,9 @@ def test_a_fault_is_named_in_either_call(world: World, target: Receiver, members
     assert [shown(world, path)] == [before] == subscriptions(world)
 
 
-def test_a_subscription_that_is_made_again_takes_what_the_call_names(world: World, target: Receiver) -> None:
+def test_a_subscription_that_is_made_again_takes_what_the_call_names(
+    world: World, target: Receiver
+) -> None:
     first = subscribe(world, target.url, **MEMBERS).json
     for named in ({"name": "New"}, {"filter": None, "headers": {"x-new": "1"}}):
         again = subscribe(world, target.url, *MEMBERS["event_types"], **named)
@@ -112,16 +131,23 @@ def test_a_subscription_that_is_made_again_takes_what_the_call_names(world: Worl
     assert (again.status_code, again.json) == (200, {**first, **changed})
 
 
-def test_a_subscription_that_is_made_again_after_an_edit_is_another_one(world: World, target: Receiver) -> None:
+def test_a_subscription_that_is_made_again_after_an_edit_is_another_one(
+    world: World, target: Receiver
+) -> None:
     path = subscribed(world, target, **MEMBERS)
-    for changes, codes in (({"event_types": None}, [201, 200]), ({**MEMBERS, "target_url": ZAPIER}, [200, 200])):
+    for changes, codes in (
+        ({"event_types": None}, [201, 200]),
+        ({**MEMBERS, "target_url": ZAPIER}, [200, 200]),
+    ):
         patch(world, path, **changes)
         world.clock.sleep(1)
         assert [subscribe(world, target.url, **MEMBERS).status_code for _ in range(2)] == codes
     assert [row["target_host"] for row in subscriptions(world)] == ["hooks.zapier.com", "127.0.0.1"]
 
 
-def test_a_subscription_is_found_though_the_edited_one_was_deleted(world: World, target: Receiver) -> None:
+def test_a_subscription_is_found_though_the_edited_one_was_deleted(
+    world: World, target: Receiver
+) -> None:
     path = subscribed(world, target)
     patch(world, path, target_url=ZAPIER)
     other = subscribe(world, target.url)
@@ -130,8 +156,11 @@ def test_a_subscription_is_found_though_the_edited_one_was_deleted(world: World,
     assert (other.status_code, again.status_code, again.json) == (201, 200, other.json)
 
 
-def test_an_edit_counts_for_pending_copies_and_everywhere(world: World, target: Receiver, other: Receiver) -> None:
-    path, elsewhere = subscribed(world, target, tenant="a"), replace(world.services)  # with lists of its own
+def test_an_edit_counts_for_pending_copies_and_everywhere(
+    world: World, target: Receiver, other: Receiver
+) -> None:
+    # with lists of its own
+    path, elsewhere = subscribed(world, target, tenant="a"), replace(world.services)
     target.default = status(503)
     services.use(elsewhere)
     pending = post_for(world, "a")
@@ -143,8 +172,13 @@ def test_an_edit_counts_for_pending_copies_and_everywhere(world: World, target: 
 
     new = post_for(world, "a")
 
-    assert [copy["status"] for event in (pending, new) for copy in copies(world, event)] == ["delivered"] * 2
-    assert (len(target.requests), [request.headers["x-new"] for request in other.requests]) == (1, ["1", "1"])
+    assert [copy["status"] for event in (pending, new) for copy in copies(world, event)] == [
+        "delivered"
+    ] * 2
+    assert (len(target.requests), [request.headers["x-new"] for request in other.requests]) == (
+        1,
+        ["1", "1"],
+    )
 
 
 def test_an_edit_keeps_what_another_one_changed_meanwhile(world: World, target: Receiver) -> None:
@@ -161,7 +195,9 @@ def test_an_edit_keeps_what_another_one_changed_meanwhile(world: World, target: 
 # Filters
 
 
-def test_a_filter_decides_about_copies_of_events(world: World, receiver: Receiver, target: Receiver, aws: Aws) -> None:
+def test_a_filter_decides_about_copies_of_events(
+    world: World, receiver: Receiver, target: Receiver, aws: Aws
+) -> None:
     path = subscribed(world, target, event_types=["order.*", "triggers.*"], filter=FILTER)
     assert aws.during(lambda: world.post({"price": "12 $"})).count("PutItem") == 1
     assert len(world.post({"price": "12 €"})["copies"]) == 1
@@ -174,10 +210,14 @@ def test_a_filter_decides_about_copies_of_events(world: World, receiver: Receive
     assert pushed == ["order.created", "test", "triggers.event.failed"]
 
 
-def test_a_payload_that_is_nested_deep_is_filtered_or_refused(world: World, target: Receiver) -> None:
+def test_a_payload_that_is_nested_deep_is_filtered_or_refused(
+    world: World, target: Receiver
+) -> None:
     def post(levels: int) -> int:
         payload = '{"price":' * levels + "1" + "}" * levels
-        return world.call("POST", "/events", f'{{"event_type": "a", "payload": {payload}}}').status_code
+        return world.call(
+            "POST", "/events", f'{{"event_type": "a", "payload": {payload}}}'
+        ).status_code
 
     refused = bisect_left(range(1, 20_000), 400, key=post) + 1
     subscribed(world, target, filter={"price": {"price": FILTER}})
@@ -208,12 +248,23 @@ def test_headers_are_on_every_push_and_nowhere_else(
     answers = [made, *(world.call(*call, "{}") for call in calls)]
     answers += [world.call("GET", f"/events/{event['copies'][0]}") for event in events]
 
-    assert ["webhook-signature" in request.headers for request in target.requests] == [True, True, False, False, False]
+    assert ["webhook-signature" in request.headers for request in target.requests] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
     sent = {name.lower(): value for name, value in HEADERS.items()}
     assert all(sent.items() <= request.headers.items() for request in target.requests)
     reports = [request.body.decode() for request in other.requests]
     assert len(reports) > 2
-    told = [*(answer.text for answer in answers), *reports, *capfd.readouterr(), str(world.dead_letters())]
+    told = [
+        *(answer.text for answer in answers),
+        *reports,
+        *capfd.readouterr(),
+        str(world.dead_letters()),
+    ]
     assert not [text for text in told if "s3cret" in text]
     assert [answer.json["header_names"] for answer in answers[:3]] == [[*HEADERS]] * 3
 
@@ -230,7 +281,9 @@ def test_the_secret_is_told_whenever_it_is_asked_for(world: World, target: Recei
 # What went wrong
 
 
-def test_410_disables_the_subscription_of_a_tenant(world: World, target: Receiver, output: Output) -> None:
+def test_410_disables_the_subscription_of_a_tenant(
+    world: World, target: Receiver, output: Output
+) -> None:
     path = subscribed(world, target, tenant="a")
     target.script(status(410))
     output.lines()
@@ -239,16 +292,27 @@ def test_410_disables_the_subscription_of_a_tenant(world: World, target: Receive
 
     assert (copy["status"], copy["last_error"]) == ("failed", "receiver responded 410")
     assert "its subscription was disabled" in copy["message"]
-    assert [line["message"] for line in lines if line["level"] == "WARNING"] == ["subscription disabled"]
-    counted = [sum(line.get(name, 0) for line in lines) for name in ("SubscriptionsDisabled", "CopyFailure")]
+    assert [line["message"] for line in lines if line["level"] == "WARNING"] == [
+        "subscription disabled"
+    ]
+    counted = [
+        sum(line.get(name, 0) for line in lines)
+        for name in ("SubscriptionsDisabled", "CopyFailure")
+    ]
     assert (counted, world.dead_letters()) == ([1, 0], [])
     assert (disabled["disabled_at"], disabled["failing_since"]) == (copy["attempts"][0]["at"], None)
     assert disabled["last_error"] == "receiver responded 410"
-    assert world.call("POST", f"{path}/enable").json == {**disabled, "disabled_at": None, "last_error": None}
+    assert world.call("POST", f"{path}/enable").json == {
+        **disabled,
+        "disabled_at": None,
+        "last_error": None,
+    }
     assert world.call("POST", f"/events/{copy['event_id']}/replay").status_code == 202
 
 
-def test_of_two_410s_at_once_one_disables_the_subscription(world: World, target: Receiver, output: Output) -> None:
+def test_of_two_410s_at_once_one_disables_the_subscription(
+    world: World, target: Receiver, output: Output
+) -> None:
     path, events = subscribed(world, target, tenant="a"), []
 
     def disable_meanwhile(exchange: Exchange) -> None:
@@ -265,7 +329,9 @@ def test_of_two_410s_at_once_one_disables_the_subscription(world: World, target:
     assert [copy["status"] for event in events for copy in copies(world, event)] == ["failed"] * 2
     assert (len(target.requests), world.dead_letters()) == (2, [])
     assert shown(world, path)["disabled_at"]
-    assert [line["message"] for line in output.lines() if line["level"] == "WARNING"] == ["subscription disabled"]
+    assert [line["message"] for line in output.lines() if line["level"] == "WARNING"] == [
+        "subscription disabled"
+    ]
 
 
 @pytest.mark.parametrize("tenant", [None, "a"])
@@ -288,7 +354,9 @@ def test_410_if_edited_meanwhile_is_ignored(
     assert (len(target.requests), len(other.requests)) == (1, 1)
 
 
-def test_the_last_error_is_that_of_the_latest_push_that_was_made(world: World, target: Receiver) -> None:
+def test_the_last_error_is_that_of_the_latest_push_that_was_made(
+    world: World, target: Receiver
+) -> None:
     path, subscriptions = subscribed(world, target), world.services.subscriptions
     told = []
     for code in (422, 200, 415):

@@ -37,7 +37,11 @@ def erase(world: World, event_id: str) -> Answer:
 def items(world: World) -> dict[str, Any]:
     """Return all items of the table but subscriptions, by id."""
     found = world.outside_dynamodb.scan(TableName=world.environ["EVENTS_TABLE_NAME"])["Items"]
-    return {item["event_id"]["S"]: item for item in found if not item["event_id"]["S"].startswith("sub_")}
+    return {
+        item["event_id"]["S"]: item
+        for item in found
+        if not item["event_id"]["S"].startswith("sub_")
+    }
 
 
 def stored(world: World) -> list[str]:
@@ -46,7 +50,9 @@ def stored(world: World) -> list[str]:
 
 
 @pytest.mark.parametrize("code", [200, 422, 503])
-def test_what_is_erased_is_gone(world: World, receiver: Receiver, target: Receiver, output: Output, code: int) -> None:
+def test_what_is_erased_is_gone(
+    world: World, receiver: Receiver, target: Receiver, output: Output, code: int
+) -> None:
     receiver.default = target.default = status(code, body=CONTENTS[2].encode())
     event = post(world)
     kept = world.post()["event_id"]
@@ -57,7 +63,11 @@ def test_what_is_erased_is_gone(world: World, receiver: Receiver, target: Receiv
     for event_id in gone:
         for method, suffix in (("GET", ""), ("POST", "/acknowledge"), ("POST", "/replay")):
             assert world.call(method, f"/events/{event_id}{suffix}").status_code == 404
-    assert set(ids(world.call("GET", "/events"))) == set(stored(world)) == {kept, *world.event(kept)["copies"]}
+    assert (
+        set(ids(world.call("GET", "/events")))
+        == set(stored(world))
+        == {kept, *world.event(kept)["copies"]}
+    )
     pushes = len(receiver.requests) + len(target.requests)
     world.call("DELETE", f"/events/{kept}")
     letters = len(world.dead_letters())
@@ -69,21 +79,43 @@ def test_what_is_erased_is_gone(world: World, receiver: Receiver, target: Receiv
     lines = output.lines()
     assert not [content for content in CONTENTS if content in text + json.dumps(lines)]
     [mark] = (item for event_id, item in items(world).items() if event_id == event["event_id"])
-    assert not mark.keys() & {"content", "tenant", "subject", "lookup_key", "body_hash", "last_error", "attempts"}
-    dropped = [line["event_id"] for line in lines if line.get("level") == "WARNING" and "dropped" in line["message"]]
+    assert not mark.keys() & {
+        "content",
+        "tenant",
+        "subject",
+        "lookup_key",
+        "body_hash",
+        "last_error",
+        "attempts",
+    }
+    dropped = [
+        line["event_id"]
+        for line in lines
+        if line.get("level") == "WARNING" and "dropped" in line["message"]
+    ]
     assert (len(dropped), set(gone) <= set(dropped)) == ((0, False) if code == 200 else (4, True))
-    assert (len(receiver.requests) + len(target.requests), letters) == (pushes, 4 if code == 422 else 0)
+    assert (len(receiver.requests) + len(target.requests), letters) == (
+        pushes,
+        4 if code == 422 else 0,
+    )
     assert (stored(world), world.messages(), world.dead_letters()) == ([], [], [])
 
 
 def test_a_claimed_event_is_not_erased(world: World, receiver: Receiver) -> None:
     refused: list[Answer] = []
-    receiver.script(in_turn(lambda push: refused.append(erase(world, push.request.headers["webhook-id"])), status(422)))
+    receiver.script(
+        in_turn(
+            lambda push: refused.append(erase(world, push.request.headers["webhook-id"])),
+            status(422),
+        )
+    )
     event = post(world)
     [leased] = world.call("POST", "/inbox/lease", '{"lease_seconds": 90}').json["events"]
     refused.append(erase(world, event["event_id"]))
 
-    assert [(answer.status_code, answer.json["code"]) for answer in refused] == [(409, "event_claimed")] * 2
+    assert [(answer.status_code, answer.json["code"]) for answer in refused] == [
+        (409, "event_claimed")
+    ] * 2
     assert [answer.headers["retry-after"] for answer in refused] == ["60", "90"]
     assert world.event(event["event_id"])["payload"] == {"p": CONTENTS[0]}
     assert [copy["status"] for copy in copies(world, event)] == ["delivered"]
@@ -91,7 +123,9 @@ def test_a_claimed_event_is_not_erased(world: World, receiver: Receiver) -> None
     assert (erase(world, event["event_id"]).status_code, stored(world)) == (204, [])
 
 
-def test_an_erasure_that_has_begun_is_completed_by_repeating_it(world: World, target: Receiver) -> None:
+def test_an_erasure_that_has_begun_is_completed_by_repeating_it(
+    world: World, target: Receiver
+) -> None:
     answers: list[Answer] = []
 
     def erase_meanwhile(exchange: Exchange) -> None:
@@ -112,7 +146,9 @@ def test_an_erasure_that_has_begun_is_completed_by_repeating_it(world: World, ta
 
 
 @pytest.mark.parametrize("subscribed", [True, False])
-def test_the_key_of_an_erased_event_can_be_used_again_after_an_hour(world: World, aws: Aws, subscribed: bool) -> None:
+def test_the_key_of_an_erased_event_can_be_used_again_after_an_hour(
+    world: World, aws: Aws, subscribed: bool
+) -> None:
     if not subscribed:
         world.call("DELETE", f"/subscriptions/{subscriptions(world)[0]['subscription_id']}")
         world.clock.sleep(10)
@@ -128,7 +164,8 @@ def test_the_key_of_an_erased_event_can_be_used_again_after_an_hour(world: World
         assert refused.headers["retry-after"] == str(retry_after)
     aws.heal()
     world.clock.sleep(1)
-    assert (erase(world, event["event_id"]).status_code, stored(world)) == (204, [])  # what expired is not renewed
+    # what expired is not renewed
+    assert (erase(world, event["event_id"]).status_code, stored(world)) == (204, [])
 
     again = world.call("POST", "/events", BODY, idempotency_key="k")
 
@@ -148,5 +185,8 @@ def test_a_copy_can_be_erased_alone_and_what_is_expired_or_not_there(world: Worl
     assert stored(world) == [event["event_id"]]
     assert world.event(event["event_id"])["copies"] == event["copies"]
     world.clock.sleep(31 * 86_400)
-    assert [erase(world, event_id).status_code for event_id in (UNKNOWN, event["event_id"])] == [204, 204]
+    assert [erase(world, event_id).status_code for event_id in (UNKNOWN, event["event_id"])] == [
+        204,
+        204,
+    ]
     assert stored(world) == []

@@ -16,7 +16,9 @@ def test_an_event_with_200_copies_takes_at_most_32_threads_and_little_memory() -
     container = Container(world)
     for number in range(100):
         for tenant in (None, TENANT):
-            container.services.subscriptions.create("acme", f"https://hooks.zapier.com/{number}", tenant)
+            container.services.subscriptions.create(
+                "acme", f"https://hooks.zapier.com/{number}", tenant
+            )
     sizes: list[int] = []
 
     def make_pool(size: int) -> object:
@@ -26,7 +28,9 @@ def test_an_event_with_200_copies_takes_at_most_32_threads_and_little_memory() -
     container.services.thread_pool = make_pool  # type: ignore[assignment]
     tracemalloc.start()
 
-    answer = container.call("POST", "/events", {"event_type": "a", "tenant": TENANT, "payload": {"text": PAYLOAD}})
+    answer = container.call(
+        "POST", "/events", {"event_type": "a", "tenant": TENANT, "payload": {"text": PAYLOAD}}
+    )
 
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -1,4 +1,6 @@
-"""DynamoDB and SQS fail: callers get the truth, and nothing accepted is lost. The crash tests stop at every call."""
+"""DynamoDB and SQS fail: callers get the truth, and nothing accepted is lost. The crash tests stop
+at every call.
+"""
 
 from contextlib import nullcontext, suppress
 
@@ -23,7 +25,9 @@ def assert_unavailable(answer: Answer) -> None:
 
 
 @pytest.mark.parametrize("fault", FAILURES)
-def test_every_call_gets_503_while_dynamodb_fails(world: World, receiver: Receiver, aws: Aws, fault: Fault) -> None:
+def test_every_call_gets_503_while_dynamodb_fails(
+    world: World, receiver: Receiver, aws: Aws, fault: Fault
+) -> None:
     receiver.script(status(422))
     event_id = world.post()["event_id"]
     aws.fail(fault)
@@ -43,7 +47,9 @@ def test_every_call_gets_503_while_dynamodb_fails(world: World, receiver: Receiv
 
 
 @pytest.mark.parametrize(("prefer", "seconds"), [("", 17), ("respond-async", 39)])
-def test_a_record_is_retried_in_time(world: World, receiver: Receiver, aws: Aws, prefer: str, seconds: float) -> None:
+def test_a_record_is_retried_in_time(
+    world: World, receiver: Receiver, aws: Aws, prefer: str, seconds: float
+) -> None:
     receiver.script(in_turn(lambda _: aws.fail(Fault.REFUSED, "UpdateItem"), status(200)))
     event_id = world.post(prefer=prefer)["event_id"]
     with pytest.raises(BatchError) if prefer else nullcontext():
@@ -56,18 +62,29 @@ def test_a_record_is_retried_in_time(world: World, receiver: Receiver, aws: Aws,
     assert world.event(event_id)["status"] == "delivered"
 
 
-def test_a_late_error_is_logged_with_its_traceback(world: World, receiver: Receiver, aws: Aws, output: Output) -> None:
+def test_a_late_error_is_logged_with_its_traceback(
+    world: World, receiver: Receiver, aws: Aws, output: Output
+) -> None:
     receiver.script(status(503))
     aws.fail(Fault.UNREACHED, "SendMessage")
 
     event_id = world.post()["event_id"]
 
     failed_call, error = [line for line in output.lines() if line.get("level") == "ERROR"]
-    assert (failed_call["message"], failed_call["error"]) == ("sqs send_message", "EndpointConnectionError")
-    assert (error["event_id"], "Traceback" in error["trace"], bool(error["request_id"])) == (event_id, True, True)
+    assert (failed_call["message"], failed_call["error"]) == (
+        "sqs send_message",
+        "EndpointConnectionError",
+    )
+    assert (error["event_id"], "Traceback" in error["trace"], bool(error["request_id"])) == (
+        event_id,
+        True,
+        True,
+    )
 
 
-def test_what_is_stored_too_late_is_swept(world: World, receiver: Receiver, during: During, output: Output) -> None:
+def test_what_is_stored_too_late_is_swept(
+    world: World, receiver: Receiver, during: During, output: Output
+) -> None:
     during(world.dynamodb, "after-call.dynamodb.PutItem", lambda **_: world.clock.sleep(18))
 
     event_id = world.post()["event_id"]
@@ -77,7 +94,9 @@ def test_what_is_stored_too_late_is_swept(world: World, receiver: Receiver, duri
     assert world.event(event_id)["status"] == "delivered"
 
 
-def test_an_outage_of_reads_ends_no_copy(world: World, receiver: Receiver, target: Receiver, aws: Aws) -> None:
+def test_an_outage_of_reads_ends_no_copy(
+    world: World, receiver: Receiver, target: Receiver, aws: Aws
+) -> None:
     world.restart(MAX_DELIVERY_ATTEMPTS="9")
     subscribe(world, target.url)
     target.script(status(503))
@@ -99,7 +118,9 @@ def test_an_outage_of_reads_ends_no_copy(world: World, receiver: Receiver, targe
     assert [letter for letter in world.dead_letters() if "Reason" in letter["attributes"]] == []
 
 
-def test_a_failed_write_of_a_subscription_is_all(world: World, target: Receiver, aws: Aws, output: Output) -> None:
+def test_a_failed_write_of_a_subscription_is_all(
+    world: World, target: Receiver, aws: Aws, output: Output
+) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
     subscribe(world, target.url)
     target.script(status(422))
@@ -107,5 +128,12 @@ def test_a_failed_write_of_a_subscription_is_all(world: World, target: Receiver,
 
     event = world.post()
 
-    assert (aws.faults, world.event(event["copies"][0])["status"], len(world.dead_letters())) == (1, "failed", 1)
-    assert [line["message"] for line in output.lines() if line["level"] != "INFO"] == ["dead letter", FAILED]
+    assert (aws.faults, world.event(event["copies"][0])["status"], len(world.dead_letters())) == (
+        1,
+        "failed",
+        1,
+    )
+    assert [line["message"] for line in output.lines() if line["level"] != "INFO"] == [
+        "dead letter",
+        FAILED,
+    ]

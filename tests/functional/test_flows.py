@@ -1,4 +1,6 @@
-"""The ways of an event that is pushed, each from the call that posts it to its end, and their calls to AWS."""
+"""The ways of an event that is pushed, each from the call that posts it to its end, and their calls
+to AWS.
+"""
 
 import json
 from datetime import UTC, datetime
@@ -19,20 +21,30 @@ SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
 
 def test_an_event_is_pushed_at_once(world: World, receiver: Receiver) -> None:
     world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(SECRETS))
-    posted = {"event_type": "order.created", "payload": {"größe": [1, 2.5, ""]}, "metadata": {"source": "shop"}}
+    posted = {
+        "event_type": "order.created",
+        "payload": {"größe": [1, 2.5, ""]},
+        "metadata": {"source": "shop"},
+    }
 
     answer = world.call("POST", "/events", json.dumps(posted))
 
     event = answer.json
     assert answer.status_code == 202
     assert (event["created_at"], event["created_by"]) == (rfc3339(START), "acme")
-    assert (event["status"], event["delivered_via"], event["delivery_attempts"]) == ("delivered", "push", 1)
+    assert (event["status"], event["delivered_via"], event["delivery_attempts"]) == (
+        "delivered",
+        "push",
+        1,
+    )
     [request] = receiver.requests
     pushed = {"event_id": event["event_id"], **posted, "created_at": event["created_at"]}
     assert request.method == "POST"
     assert request.body.decode() == json.dumps(pushed, ensure_ascii=False, separators=(",", ":"))
     sent_at, body = datetime.fromtimestamp(START, UTC), request.body.decode()
-    signatures = " ".join(Webhook(secret).sign(event["event_id"], sent_at, body) for secret in SECRETS)
+    signatures = " ".join(
+        Webhook(secret).sign(event["event_id"], sent_at, body) for secret in SECRETS
+    )
     http = {
         "host": f"127.0.0.1:{receiver.port}",
         "accept-encoding": "identity",
@@ -45,7 +57,9 @@ def test_an_event_is_pushed_at_once(world: World, receiver: Receiver) -> None:
 
 
 @pytest.mark.parametrize("level", ["INFO", "CRITICAL"])
-def test_a_delivered_post_writes_two_lines_at_any_log_level(world: World, output: Output, level: str) -> None:
+def test_a_delivered_post_writes_two_lines_at_any_log_level(
+    world: World, output: Output, level: str
+) -> None:
     world.restart(LOG_LEVEL=level)
 
     event_id = world.post()["event_id"]
@@ -53,13 +67,23 @@ def test_a_delivered_post_writes_two_lines_at_any_log_level(world: World, output
     accepted, attempt = output.lines()
     expected = {"message": "event accepted", "event_id": event_id}
     assert accepted.items() >= {**expected, "EventsAccepted": 1}.items()
-    expected = {"message": "attempt", "event_id": event_id, "attempt": 1, "outcome": "delivered", "status_code": 200}
+    expected = {
+        "message": "attempt",
+        "event_id": event_id,
+        "attempt": 1,
+        "outcome": "delivered",
+        "status_code": 200,
+    }
     metrics = {"DeliverySuccess": 1, "DeliveryLatency": 0, "PushDuration": attempt["duration_ms"]}
     assert attempt.items() >= {**expected, **metrics}.items()
 
 
-@pytest.mark.parametrize(("level", "others"), [("INFO", ["sqs send_message_batch"]), ("WARNING", [])])
-def test_an_event_that_is_queued_has_a_line(world: World, output: Output, level: str, others: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("level", "others"), [("INFO", ["sqs send_message_batch"]), ("WARNING", [])]
+)
+def test_an_event_that_is_queued_has_a_line(
+    world: World, output: Output, level: str, others: list[str]
+) -> None:
     world.restart(LOG_LEVEL=level)
 
     world.post(prefer="respond-async")
@@ -67,18 +91,29 @@ def test_an_event_that_is_queued_has_a_line(world: World, output: Output, level:
     assert [line["message"] for line in output.lines()] == ["event accepted", *others]
 
 
-def test_an_event_whose_push_fails_is_queued_for_the_worker(world: World, receiver: Receiver, output: Output) -> None:
+def test_an_event_whose_push_fails_is_queued_for_the_worker(
+    world: World, receiver: Receiver, output: Output
+) -> None:
     receiver.script(status(503), close_without_answer, status(429), status(201))
 
     event = world.post()
 
-    assert (event["status"], event["delivered_at"], event["delivery_attempts"]) == ("pending", None, 1)
+    assert (event["status"], event["delivered_at"], event["delivery_attempts"]) == (
+        "pending",
+        None,
+        1,
+    )
     assert 0.5 <= unix_seconds(event["next_attempt_at"]) - START <= 1
     [message] = world.messages()
     assert message["body"] == json.dumps({"event_id": event["event_id"]}, separators=(",", ":"))
     assert (message["attributes"], message["delay_seconds"]) == ({"EventId": event["event_id"]}, 1)
     [attempt] = world.event(event["event_id"])["attempts"]
-    expected = {"at": rfc3339(START), "outcome": "retry", "error": "receiver responded 503", "response": "ok"}
+    expected = {
+        "at": rfc3339(START),
+        "outcome": "retry",
+        "error": "receiver responded 503",
+        "response": "ok",
+    }
     assert attempt == {**expected, "status_code": 503, "duration_ms": attempt["duration_ms"]}
     retry = {"DeliveryRetry": 1, "PushDuration": attempt["duration_ms"]}
     assert output.metrics() == [{"EventsAccepted": 1}, retry]
@@ -87,8 +122,17 @@ def test_an_event_whose_push_fails_is_queued_for_the_worker(world: World, receiv
     assert world.run_worker() == 1
 
     event = world.event(event["event_id"])
-    assert (event["status"], event["delivered_via"], event["delivery_attempts"]) == ("delivered", "push", 4)
-    assert [attempt["outcome"] for attempt in event["attempts"]] == ["retry", "retry", "retry", "delivered"]
+    assert (event["status"], event["delivered_via"], event["delivery_attempts"]) == (
+        "delivered",
+        "push",
+        4,
+    )
+    assert [attempt["outcome"] for attempt in event["attempts"]] == [
+        "retry",
+        "retry",
+        "retry",
+        "delivered",
+    ]
     assert [attempt["status_code"] for attempt in event["attempts"]] == [503, None, 429, 201]
     assert (event["next_attempt_at"], event["last_error"]) == (None, None)
     assert event["delivered_at"] == rfc3339(world.clock())
@@ -99,14 +143,26 @@ def test_an_event_whose_push_fails_is_queued_for_the_worker(world: World, receiv
 
 # Calls to AWS
 
-QUERY, PUT, UPDATE, SEND, SEND_MANY = "Query", "PutItem", "UpdateItem", "SendMessage", "SendMessageBatch"
+QUERY, PUT, UPDATE, SEND, SEND_MANY = (
+    "Query",
+    "PutItem",
+    "UpdateItem",
+    "SendMessage",
+    "SendMessageBatch",
+)
 OF_TENANT = '{"event_type": "a", "payload": {}, "tenant": "t"}'
 ASYNC = {"prefer": "respond-async"}
 
 
-CALLS: list[tuple[int, dict[str, str], list[str]]] = [(200, {}, [PUT, UPDATE]), (503, {}, [PUT, UPDATE, SEND])]
+CALLS: list[tuple[int, dict[str, str], list[str]]] = [
+    (200, {}, [PUT, UPDATE]),
+    (503, {}, [PUT, UPDATE, SEND]),
+]
 CALLS += [(200, {"idempotency_key": "k"}, [PUT, UPDATE]), (422, {}, [PUT, SEND, UPDATE])]
-CALLS += [(200, ASYNC, [PUT, SEND_MANY, UPDATE, UPDATE]), (503, ASYNC, [PUT, SEND_MANY, UPDATE, UPDATE, SEND])]
+CALLS += [
+    (200, ASYNC, [PUT, SEND_MANY, UPDATE, UPDATE]),
+    (503, ASYNC, [PUT, SEND_MANY, UPDATE, UPDATE, SEND]),
+]
 CALLS += [(422, ASYNC, [PUT, SEND_MANY, UPDATE, SEND, UPDATE])]
 
 
@@ -118,12 +174,16 @@ def test_the_calls_of_a_post_and_of_the_worker(
     world.restart(IN_PROCESS_WAIT_SECONDS="0")
     read_lists(world.services)
 
-    made = aws.during(lambda: world.call("POST", "/events", EVENT, **headers)) + aws.during(world.run_worker)
+    made = aws.during(lambda: world.call("POST", "/events", EVENT, **headers)) + aws.during(
+        world.run_worker
+    )
 
     assert (made, len(receiver.requests)) == (calls, 1)
 
 
-def test_a_post_reads_the_subscriptions_of_its_tenant_and_of_none_every_ten_seconds(world: World, aws: Aws) -> None:
+def test_a_post_reads_the_subscriptions_of_its_tenant_and_of_none_every_ten_seconds(
+    world: World, aws: Aws
+) -> None:
     def calls(body: str) -> list[str]:
         return aws.during(lambda: world.call("POST", "/events", body))
 

@@ -31,7 +31,9 @@ def lease(world: World, **request: Any) -> Any:
 
 
 def end(world: World, verb: str, event_id: str, lease_id: str | None = None) -> Answer:
-    return world.call("POST", f"/events/{event_id}/{verb}{f'?lease_id={lease_id}' if lease_id else ''}")
+    return world.call(
+        "POST", f"/events/{event_id}/{verb}{f'?lease_id={lease_id}' if lease_id else ''}"
+    )
 
 
 @pytest.fixture
@@ -48,10 +50,13 @@ def test_a_lease_returns_the_oldest_undelivered_events_whole(world: World) -> No
     assert [event["event_id"] for event in events] == event_ids[:2]
     assert [event["payload"] for event in events] == [{"n": 0}, {"n": 1}]
     assert len({event["lease_id"] for event in events}) == 1
-    assert {(event["leased_until"], event["lease_count"]) for event in events} == {(rfc3339(START + 3603), 1)}
+    assert {(event["leased_until"], event["lease_count"]) for event in events} == {
+        (rfc3339(START + 3603), 1)
+    }
     assert ids(world.call("GET", "/inbox")) == event_ids[2:]
     whole = world.event(event_ids[0])
-    assert (whole["status"], whole["delivery_attempts"]) == ("failed", 1)  # a lease is not an attempt
+    # a lease is not an attempt
+    assert (whole["status"], whole["delivery_attempts"]) == ("failed", 1)
 
 
 def test_the_body_of_a_lease_is_optional_and_an_empty_inbox_gives_no_events(world: World) -> None:
@@ -87,7 +92,9 @@ def test_a_lease_of_large_events_leaves_the_others_in_order(world: World) -> Non
     event_ids = []
     for size in [100_000] * 10 + [1]:
         body = json.dumps({"event_type": "a", "payload": {"text": "я" * size}}, ensure_ascii=False)
-        event_ids.append(world.call("POST", "/events", body, prefer="respond-async").json["event_id"])
+        event_ids.append(
+            world.call("POST", "/events", body, prefer="respond-async").json["event_id"]
+        )
         world.clock.sleep(1)
 
     first, second = ([event["event_id"] for event in lease(world, limit=100)] for _ in range(2))
@@ -100,7 +107,9 @@ def acknowledge_many(world: World, lease_id: object, *event_ids: object) -> Answ
     return world.call("POST", "/inbox/acknowledge", body, key=CONSUMER_KEY)
 
 
-def test_events_of_a_lease_are_acknowledged_in_one_call_which_can_be_repeated(world: World, aws: Aws) -> None:
+def test_events_of_a_lease_are_acknowledged_in_one_call_which_can_be_repeated(
+    world: World, aws: Aws
+) -> None:
     event_ids = post_undelivered(world, 4)
     lease_id = lease(world, limit=3)[0]["lease_id"]
     [other] = lease(world)
@@ -111,13 +120,20 @@ def test_events_of_a_lease_are_acknowledged_in_one_call_which_can_be_repeated(wo
 
     for _ in range(2):
         answer = acknowledge_many(world, lease_id, *given)
-        assert answer.json == {"acknowledged": event_ids[:3], "not_held": [event_ids[3], UNKNOWN, "x"]}
+        assert answer.json == {
+            "acknowledged": event_ids[:3],
+            "not_held": [event_ids[3], UNKNOWN, "x"],
+        }
 
-    assert [world.event(event_id)["delivered_via"] for event_id in event_ids] == ["pull"] * 3 + [None]
+    assert [world.event(event_id)["delivered_via"] for event_id in event_ids] == ["pull"] * 3 + [
+        None
+    ]
     end(world, "replay", event_ids[0])
     assert acknowledge_many(world, lease_id, event_ids[0]).json["not_held"] == [event_ids[0]]
     world.clock.sleep(301)
-    assert acknowledge_many(world, other["lease_id"], event_ids[3]).json["not_held"] == [event_ids[3]]
+    assert acknowledge_many(world, other["lease_id"], event_ids[3]).json["not_held"] == [
+        event_ids[3]
+    ]
 
 
 def test_a_released_event_is_in_the_inbox_and_due_again(world: World, receiver: Receiver) -> None:
@@ -139,19 +155,29 @@ def test_a_released_event_is_in_the_inbox_and_due_again(world: World, receiver: 
 def test_every_fault_of_a_body_is_named(world: World) -> None:
     names = ["lease_seconds", "limit"]
     for path, body, fields in (
-        ("lease", '{"limit": 0, "lease_seconds": 3601, "event_type": "a b"}', ["event_type", *names]),
+        (
+            "lease",
+            '{"limit": 0, "lease_seconds": 3601, "event_type": "a b"}',
+            ["event_type", *names],
+        ),
         ("lease", '{"limit": true, "lease_seconds": 1.5, "tenant": 1}', [*names, "tenant"]),
         ("lease", '{"limit": "5", "lease_seconds": 0, "colour": 1}', ["colour", *names]),
         ("lease", '{"limit": 101}', ["limit"]),
         ("acknowledge", '{"lease_id": "lse_1", "event_ids": [1]}', ["event_ids", "lease_id"]),
-        ("acknowledge", json.dumps({"lease_id": NO_LEASE, "event_ids": [UNKNOWN] * 101}), ["event_ids"]),
+        (
+            "acknowledge",
+            json.dumps({"lease_id": NO_LEASE, "event_ids": [UNKNOWN] * 101}),
+            ["event_ids"],
+        ),
         ("acknowledge", json.dumps({"event_ids": []}), ["event_ids", "lease_id"]),
     ):
         answer = world.call("POST", f"/inbox/{path}", body)
         assert (answer.status_code, answer.faults) == (400, fields)
 
 
-def test_in_pull_only_mode_an_event_is_not_pushed_after_a_replay_or_a_release(world: World, receiver: Receiver) -> None:
+def test_in_pull_only_mode_an_event_is_not_pushed_after_a_replay_or_a_release(
+    world: World, receiver: Receiver
+) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="none")
     event_id = world.post()["event_id"]
     assert ids(world.call("GET", "/inbox")) == [event_id]
@@ -165,4 +191,7 @@ def test_in_pull_only_mode_an_event_is_not_pushed_after_a_replay_or_a_release(wo
         world.run_schedule(app.sweep)
 
     assert (world.messages(), receiver.requests) == ([], [])
-    assert (ids(world.call("GET", "/inbox")), world.event(event_id)["delivered_via"]) == ([], "pull")
+    assert (ids(world.call("GET", "/inbox")), world.event(event_id)["delivered_via"]) == (
+        [],
+        "pull",
+    )

@@ -1,4 +1,6 @@
-"""The OpenAPI document is valid and complete. Every response of the functional tests is checked against it as well."""
+"""The OpenAPI document is valid and complete. Every response of the functional tests is checked
+against it as well.
+"""
 
 import json
 from typing import Any
@@ -16,7 +18,9 @@ from tests.support.subscribing import make_token
 from tests.support.world import CONSUMER_KEY, PRODUCER_KEY, World, digest
 
 ITEMS = [(path, *member) for path, item in DOCUMENT["paths"].items() for member in item.items()]
-OPERATIONS = [(method.upper(), path, operation) for path, method, operation in ITEMS if method != "parameters"]
+OPERATIONS = [
+    (method.upper(), path, operation) for path, method, operation in ITEMS if method != "parameters"
+]
 IDS = [operation["operationId"] for _, _, operation in OPERATIONS]
 ERASER_KEY = "eraser-key"
 SCOPES = {PRODUCER_KEY: "produce", CONSUMER_KEY: "consume", ERASER_KEY: "erase"}
@@ -40,8 +44,12 @@ def example_bodies(operation: dict[str, Any]) -> list[Any]:
 
 
 def accepted_keys(operation: dict[str, Any]) -> list[str]:
-    """Return the keys of SCOPES that may call an operation; one without scopes takes any key, or none."""
-    scopes = {scope for requirement in operation["security"] for scope in requirement.get("bearer", [])}
+    """Return the keys of SCOPES that may call an operation; one without scopes takes any key, or
+    none.
+    """
+    scopes = {
+        scope for requirement in operation["security"] for scope in requirement.get("bearer", [])
+    }
     return [key for key, scope in SCOPES.items() if scope in scopes or not scopes]
 
 
@@ -57,15 +65,23 @@ def test_it_is_a_valid_document_of_this_version_and_describes_all_routes() -> No
 
 
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=IDS)
-def test_each_operation_requires_its_scopes(world: World, method: str, path: str, operation: dict[str, Any]) -> None:
+def test_each_operation_requires_its_scopes(
+    world: World, method: str, path: str, operation: dict[str, Any]
+) -> None:
     schemes = {scheme for requirement in operation["security"] for scheme in requirement}
 
     token = make_token(world, "customer-42")
-    answers = {key: world.call(method, example_path(path), key=key) for key in (None, *SCOPES, token)}
+    answers = {
+        key: world.call(method, example_path(path), key=key) for key in (None, *SCOPES, token)
+    }
 
     refused = [key for key, answer in answers.items() if answer.status_code in (401, 403)]
     taken = [*([] if schemes else [None]), *accepted_keys(operation)]
-    taken += [token] if not schemes or ("token" in schemes and operation["operationId"] != "listEvents") else []
+    taken += (
+        [token]
+        if not schemes or ("token" in schemes and operation["operationId"] != "listEvents")
+        else []
+    )
     assert [key for key in answers if key not in refused] == taken
     assert schemes - {"token"} in ({"bearer", "basic"}, set())
 
@@ -89,9 +105,23 @@ def test_examples_are_taken(
 ) -> None:
     parameters = [resolve(parameter) for parameter in operation.get("parameters", [])]
     given = [parameter for parameter in parameters if "example" in parameter]
-    query = urlencode({parameter["name"]: parameter["example"] for parameter in given if parameter["in"] == "query"})
-    headers = {parameter["name"]: parameter["example"] for parameter in given if parameter["in"] == "header"}
-    bodies = [json.dumps(body) for body in example_bodies(operation)] if "requestBody" in operation else [None]
+    query = urlencode(
+        {
+            parameter["name"]: parameter["example"]
+            for parameter in given
+            if parameter["in"] == "query"
+        }
+    )
+    headers = {
+        parameter["name"]: parameter["example"]
+        for parameter in given
+        if parameter["in"] == "header"
+    }
+    bodies = (
+        [json.dumps(body) for body in example_bodies(operation)]
+        if "requestBody" in operation
+        else [None]
+    )
 
     for body in bodies:
         url = f"{example_path(path)}?{query}".rstrip("?")

@@ -72,7 +72,9 @@ class Ran:
 
     def __init__(self, *arguments: str, status: int = 0) -> None:
         result = CliRunner().invoke(cli, arguments)
-        self.output = "".join(line for line in result.stdout.splitlines(keepends=True) if not line.startswith('{"'))
+        self.output = "".join(
+            line for line in result.stdout.splitlines(keepends=True) if not line.startswith('{"')
+        )
         self.errors = result.stderr
         assert result.exit_code == status, result.output
 
@@ -96,7 +98,9 @@ def send_dead_letter(world: World, body: str, **options: str) -> None:
     world.outside.send_message(QueueUrl=world.environ["INBOX_DLQ_URL"], MessageBody=body, **options)
 
 
-def test_dlq_groups_a_sample_without_removing_or_hiding_a_message(world: World, receiver: Receiver) -> None:
+def test_dlq_groups_a_sample_without_removing_or_hiding_a_message(
+    world: World, receiver: Receiver
+) -> None:
     assert Ran("dlq").output == "triggers-api-dev-inbox-dlq is empty\n"
     *_, latest = fail(world, receiver, 2)
     copy = f'{{"event_id": "evt_{0:032}", "failed_at": "", "reason": "\\u001b[2Jodd"}}'
@@ -113,18 +117,33 @@ def test_dlq_groups_a_sample_without_removing_or_hiding_a_message(world: World, 
     assert not re.search("secret|\x1b", shown)
     world.clock.sleep(0.001)
     assert len(Queue(world.outside, world.environ["INBOX_DLQ_URL"]).receive(wait_seconds=0)) == 4
-    assert Ran("dlq").output == "triggers-api-dev-inbox-dlq holds 4 messages, 4 of them in flight; sample: 0\n"
+    assert (
+        Ran("dlq").output
+        == "triggers-api-dev-inbox-dlq holds 4 messages, 4 of them in flight; sample: 0\n"
+    )
 
 
-def test_dlq_names_the_subscription_and_the_tenant_of_a_dead_letter(world: World, receiver: Receiver) -> None:
+def test_dlq_names_the_subscription_and_the_tenant_of_a_dead_letter(
+    world: World, receiver: Receiver
+) -> None:
     subscription_id = subscribe_tenant(world, receiver, "acme")
-    letter = {"event_id": f"cpy_{0:032}", "reason": "exhausted", "failed_at": "2026-11-25T02:00:00.000000Z"}
-    for known in ({"subscription_id": subscription_id, "tenant": "acme"}, {"subscription_id": "sub_gone"}):
+    letter = {
+        "event_id": f"cpy_{0:032}",
+        "reason": "exhausted",
+        "failed_at": "2026-11-25T02:00:00.000000Z",
+    }
+    for known in (
+        {"subscription_id": subscription_id, "tenant": "acme"},
+        {"subscription_id": "sub_gone"},
+    ):
         send_dead_letter(world, json.dumps(letter | known))
 
     shown = Ran("dlq").output
 
-    assert f"{subscription_id}  CRM  acme  exhausted  1 message, the latest:\n  cpy_{0:032}  2026-" in shown
+    assert (
+        f"{subscription_id}  CRM  acme  exhausted  1 message, the latest:\n  cpy_{0:032}  2026-"
+        in shown
+    )
     assert "sub_gone  exhausted  1 message, " in shown
 
 
@@ -141,29 +160,41 @@ def test_a_stopped_redrive_loses_nothing_and_repeats_no_push(
     assert [{**message, "id": ""} for message in world.messages()] == dead_letters[:11]
     world.clock.sleep(31)  # what was received is visible again
     said = Ran(*command_in(errors, "To move the rest.*")).output
-    assert said == "5 of 5 messages: 5 moved from triggers-api-dev-inbox-dlq to triggers-api-dev-inbox-queue\n"
+    assert (
+        said
+        == "5 of 5 messages: 5 moved from triggers-api-dev-inbox-dlq to triggers-api-dev-inbox-queue\n"
+    )
     assert world.dead_letters() == []
     world.settle()
     assert pushes(receiver) == Counter(event_ids * 2)
 
 
-def test_show_tells_the_attempts_of_an_event_and_its_payload_only_when_asked(world: World, receiver: Receiver) -> None:
+def test_show_tells_the_attempts_of_an_event_and_its_payload_only_when_asked(
+    world: World, receiver: Receiver
+) -> None:
     receiver.script(receivers.status(503, body=b"come back later"))
     event_id = world.post({"card": "secret-payload"})["event_id"]
     world.settle()
 
     shown = Ran("show", event_id[:12]).output
 
-    assert shown.startswith(f"{event_id}  order.created  delivered  posted by acme\nDelivered by attempt 2.\n")
+    assert shown.startswith(
+        f"{event_id}  order.created  delivered  posted by acme\nDelivered by attempt 2.\n"
+    )
     assert re.search(r"Z +created *\n\S+Z +attempt: retry +\d+ ms +503 +come back later *\n", shown)
     assert re.search(r"Z +attempt: delivered +\d+ ms +200", shown)
     assert "secret" not in shown
     assert '"card": "secret-payload"' in Ran("show", event_id, "--payload").output
 
 
-def test_show_has_a_line_for_each_copy_also_for_one_that_is_gone(eraser: World, receiver: Receiver) -> None:
+def test_show_has_a_line_for_each_copy_also_for_one_that_is_gone(
+    eraser: World, receiver: Receiver
+) -> None:
     receiver.default = receivers.status(422)
-    kept, gone = (subscribe(eraser, f"{receiver.url}/{path}", key=KEY).json["subscription_id"] for path in "ab")
+    kept, gone = (
+        subscribe(eraser, f"{receiver.url}/{path}", key=KEY).json["subscription_id"]
+        for path in "ab"
+    )
     event = post_about(eraser, None)
     copies = {eraser.event(copy_id)["subscription_id"]: copy_id for copy_id in event["copies"]}
     eraser.call("DELETE", f"/events/{copies[gone]}")
@@ -187,7 +218,9 @@ def test_an_event_is_found_by_its_subject_and_several_are_listed(world: World) -
     assert {*re.findall(r"^evt_\w+", listed, re.MULTILINE)} == {second, first}
 
 
-def test_a_replay_takes_events_of_a_period(world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replay_takes_events_of_a_period(
+    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _early, first, second, late = fail(world, receiver, 4)
     receiver.script(receivers.status(422))
     world.post(event_type="other.type")
@@ -195,7 +228,9 @@ def test_a_replay_takes_events_of_a_period(world: World, receiver: Receiver, mon
     monkeypatch.setenv("STATUS", "pending")  # somebody else's variable
     ran = Ran("replay", "--since", since, "--until", until, "--event-type", "order.*", *FAST)
 
-    assert re.search(rf"\n{first} +\S+Z +order.created .*\n{second} +\S+Z +order.created .*\n", ran.output)
+    assert re.search(
+        rf"\n{first} +\S+Z +order.created .*\n{second} +\S+Z +order.created .*\n", ran.output
+    )
     assert "\n2 events would be replayed. " in ran.output
     assert world.messages() == []
 
@@ -204,7 +239,10 @@ def test_a_replay_takes_events_of_a_period(world: World, receiver: Receiver, mon
     assert [message["attributes"]["EventId"] for message in world.messages()] == [first, second]
     receiver.default = receivers.status(422)
     world.settle()
-    assert "\n2 events would be replayed. " in Ran(*command_in(queued, "To see what fails again")).output
+    assert (
+        "\n2 events would be replayed. "
+        in Ran(*command_in(queued, "To see what fails again")).output
+    )
 
 
 def command_in(text: str, what: str) -> list[str]:
@@ -216,19 +254,31 @@ def test_the_copies_of_one_subscription_are_replayed(world: World, receiver: Rec
     subscription_id, _ = (subscribe_tenant(world, receiver, tenant) for tenant in ("acme", "other"))
     copies, _ = (post_about(world, None, tenant)["copies"] for tenant in ("acme", "other"))
 
-    Ran("replay", "--since=2026-01-01", "--status=delivered", "--subscription-id", subscription_id, *GO)
+    Ran(
+        "replay",
+        "--since=2026-01-01",
+        "--status=delivered",
+        "--subscription-id",
+        subscription_id,
+        *GO,
+    )
 
     assert [message["attributes"]["EventId"] for message in world.messages()] == copies
 
 
-def test_events_that_are_named_are_shown_then_replayed_unless_they_are_held(world: World, receiver: Receiver) -> None:
+def test_events_that_are_named_are_shown_then_replayed_unless_they_are_held(
+    world: World, receiver: Receiver
+) -> None:
     leased, free = fail(world, receiver, 2)
     world.call("POST", "/inbox/lease", '{"limit": 1, "lease_seconds": 60}')
 
     shown = Ran("replay", leased, free).output
     ran = Ran("replay", leased, free, *GO, status=1)
 
-    assert re.search(rf"\n{free} +\S+Z +order.created +failed +receiver responded 422 *\n2 events would be ", shown)
+    assert re.search(
+        rf"\n{free} +\S+Z +order.created +failed +receiver responded 422 *\n2 events would be ",
+        shown,
+    )
     assert Ran("replay", free, "evt_1", status=1).errors == "Error: 404: There is no such event.\n"
     assert ran.output.startswith("2 of 2 events: 1 skipped, 1 queued\n")
     assert re.fullmatch(f"{leased}: 409: .*\nError: some events were skipped\n", ran.errors)
@@ -241,7 +291,9 @@ def eraser(world: World) -> World:
     return world
 
 
-def post_about(world: World, metadata: dict[str, object] | None, tenant: str | None = None) -> dict[str, Any]:
+def post_about(
+    world: World, metadata: dict[str, object] | None, tenant: str | None = None
+) -> dict[str, Any]:
     body = {"event_type": "order.created", "payload": {}, "metadata": metadata, "tenant": tenant}
     event: dict[str, Any] = world.call("POST", "/events", json.dumps(body)).json
     world.clock.sleep(1)
@@ -249,7 +301,9 @@ def post_about(world: World, metadata: dict[str, object] | None, tenant: str | N
 
 
 def subscribe_tenant(world: World, receiver: Receiver, tenant: str) -> str:
-    return str(subscribe(world, receiver.url, tenant=tenant, name="CRM", key=KEY).json["subscription_id"])
+    return str(
+        subscribe(world, receiver.url, tenant=tenant, name="CRM", key=KEY).json["subscription_id"]
+    )
 
 
 def exist(world: World, *event_ids: str) -> list[bool]:
@@ -258,15 +312,24 @@ def exist(world: World, *event_ids: str) -> list[bool]:
 
 def test_a_persons_events_are_counted_then_erased(eraser: World) -> None:
     about: dict[str, object] = {"user_id": 42, "region": "eu"}
-    old, *matching = [post_about(eraser, each)["event_id"] for each in (about, about, about | {"user_id": "42"})]
-    others: list[Any] = [{"user_id": 4, "region": "eu"}, {"user_id": 42}, {"user_id": [42], "region": "eu"}, None]
+    old, *matching = [
+        post_about(eraser, each)["event_id"] for each in (about, about, about | {"user_id": "42"})
+    ]
+    others: list[Any] = [
+        {"user_id": 4, "region": "eu"},
+        {"user_id": 42},
+        {"user_id": [42], "region": "eu"},
+        None,
+    ]
     kept = [old, *(post_about(eraser, metadata)["event_id"] for metadata in others)]
     since = eraser.event(matching[0])["created_at"]
 
     counted = Ran("erase", "--metadata", "user_id=42,region=eu", "--since", since, *FAST).output
 
     ids = "\n".join(matching)
-    assert counted.startswith(f"{ids}\nmatching: events 2, copies 0, subscriptions 0\nTo erase them: ")
+    assert counted.startswith(
+        f"{ids}\nmatching: events 2, copies 0, subscriptions 0\nTo erase them: "
+    )
     assert all(exist(eraser, *matching, *kept))
     erased = Ran(*command_in(counted, "To erase them"), *FAST).output
     assert erased.endswith("\n2 of 2 items: 2 erased\n")
@@ -275,14 +338,22 @@ def test_a_persons_events_are_counted_then_erased(eraser: World) -> None:
     assert (exist(eraser, *matching), exist(eraser, *kept)) == ([False] * 2, [True] * 5)
 
 
-def test_a_tenants_events_copies_and_subscriptions_are_erased(eraser: World, receiver: Receiver) -> None:
-    subscription_id, other_id = (subscribe_tenant(eraser, receiver, tenant) for tenant in ("acme", "other"))
+def test_a_tenants_events_copies_and_subscriptions_are_erased(
+    eraser: World, receiver: Receiver
+) -> None:
+    subscription_id, other_id = (
+        subscribe_tenant(eraser, receiver, tenant) for tenant in ("acme", "other")
+    )
     event, other = (post_about(eraser, None, tenant) for tenant in ("acme", "other"))
 
     counted = Ran("erase", "--tenant", "acme").output
 
     assert re.search(rf"^{subscription_id} +CRM +acme +127.0.0.1 *$", counted, re.MULTILINE)
-    matching = {event["event_id"], *event["copies"], "matching: events 1, copies 1, subscriptions 1"}
+    matching = {
+        event["event_id"],
+        *event["copies"],
+        "matching: events 1, copies 1, subscriptions 1",
+    }
     assert matching <= set(counted.splitlines())
     assert "secret-path" not in counted
     by_metadata = Ran("erase", "--tenant", "acme", "--metadata", "user_id=42").output
@@ -290,7 +361,10 @@ def test_a_tenants_events_copies_and_subscriptions_are_erased(eraser: World, rec
     Ran("erase", "--tenant", "acme", *GO)
     gone, kept = ([one["event_id"], *one["copies"]] for one in (event, other))
     assert (exist(eraser, *gone), exist(eraser, *kept)) == ([False] * 2, [True] * 2)
-    statuses = [eraser.call("GET", f"/subscriptions/{each}").status_code for each in (subscription_id, other_id)]
+    statuses = [
+        eraser.call("GET", f"/subscriptions/{each}").status_code
+        for each in (subscription_id, other_id)
+    ]
     assert statuses == [404, 200]
 
 
@@ -310,15 +384,28 @@ def test_a_claimed_event_is_named_and_the_repeated_command_erases_it(eraser: Wor
 
 
 def test_send_posts_one_event_from_its_arguments(world: World) -> None:
-    event = {"event_type": "invoice.paid", "payload": {"n": 1}, "metadata": {"source": "shop"}, "tenant": "acme"}
+    event = {
+        "event_type": "invoice.paid",
+        "payload": {"n": 1},
+        "metadata": {"source": "shop"},
+        "tenant": "acme",
+    }
     payload, metadata = (json.dumps(event[name]) for name in ("payload", "metadata"))
 
-    said = Ran("send", "--type=invoice.paid", f"--payload={payload}", f"--metadata={metadata}", "--tenant=acme").output
+    said = Ran(
+        "send",
+        "--type=invoice.paid",
+        f"--payload={payload}",
+        f"--metadata={metadata}",
+        "--tenant=acme",
+    ).output
 
     assert world.event(said.split(":")[0]).items() >= event.items()
 
 
-def test_a_file_is_queued_once(world: World, receiver: Receiver, tmp_path: Path, stop_before: Before) -> None:
+def test_a_file_is_queued_once(
+    world: World, receiver: Receiver, tmp_path: Path, stop_before: Before
+) -> None:
     file = tmp_path / "events.jsonl"
     lines = [f'{{"event_type": "a", "payload": {{"n": {number}}}}}\n' for number in (1, 2, 2, 3)]
     file.write_text("".join(lines), encoding="utf-8-sig")
@@ -347,11 +434,18 @@ def test_an_api_error_is_one_line_without_the_key(fake: Receiver) -> None:
     ):
         fake.default = receivers.status(code, body=b'{"detail": "%b"}' % detail)
         errors = Ran("show", "evt_1", status=1).errors
-        assert (re.fullmatch(f"Error: {error}\n", errors) is not None, KEY in errors) == (True, False)
+        assert (re.fullmatch(f"Error: {error}\n", errors) is not None, KEY in errors) == (
+            True,
+            False,
+        )
 
 
-@pytest.mark.parametrize("variable", ["URL=http://a.example", "URL=https://a:password@b.example", "URL=", "API_KEY="])
-def test_no_call_is_made_without_a_safe_url_and_a_key(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "variable", ["URL=http://a.example", "URL=https://a:password@b.example", "URL=", "API_KEY="]
+)
+def test_no_call_is_made_without_a_safe_url_and_a_key(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name, _, value = variable.partition("=")
     monkeypatch.setenv(f"TRIGGERS_{name}", value)
 
@@ -373,7 +467,10 @@ def test_no_call_is_made_without_a_safe_url_and_a_key(variable: str, monkeypatch
             (f"erase --metadata {text}", ["METADATA="])
             for text in ("user_id=", "a,b=c", "a=1,a=2", '{"a":1', '{"a":""}')
         ),
-        *((f"erase --metadata {text}", ["METADATA="]) for text in ('{"a":1,"a":2}', '{"a":[1]}', '{"a":true}')),
+        *(
+            (f"erase --metadata {text}", ["METADATA="])
+            for text in ('{"a":1,"a":2}', '{"a":[1]}', '{"a":true}')
+        ),
     ],
 )
 def test_wrong_usage_is_refused_before_anything_is_called_and_make_names_its_variables(
@@ -392,7 +489,9 @@ def dry_run(*arguments: str, **variables: str) -> tuple[int, str, str]:
     """Return status, commands and errors of make, which runs nothing."""
     command = ["make", "--dry-run", "-o", ".venv/.set-up", *arguments]
     environ = {"PATH": os.environ["PATH"], **variables}
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -409,11 +508,15 @@ def test_make_gives_values_to_a_command_as_they_were_typed(eraser: World, tmp_pa
     def make(*variables: str) -> str:
         arguments = ["make", "-o", ".venv/.set-up", f"PY={sys.executable}", *variables]
         environ = os.environ | {"MAKEFLAGS": ""}
-        done = subprocess.run(arguments, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            arguments, cwd=ROOT, env=environ, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    event = eraser.event(make("send", "TYPE=a", f"PAYLOAD={value}", f"METADATA={value}").split(":")[0])
+    event = eraser.event(
+        make("send", "TYPE=a", f"PAYLOAD={value}", f"METADATA={value}").split(":")[0]
+    )
     counted = make("erase", f"METADATA={value}", "SINCE=2026-01-01", "UNTIL=2027-01-01")
     [command] = re.findall("\nTo erase them: make (.*)", counted)
 
@@ -424,7 +527,9 @@ def test_make_gives_values_to_a_command_as_they_were_typed(eraser: World, tmp_pa
 
 
 @pytest.mark.parametrize(("options", "seconds"), [((), 3600), (("--expires-in", "7d"), 7 * 86400)])
-def test_token_prints_a_token_its_end_and_its_link(options: tuple[str, ...], seconds: int, world: World) -> None:
+def test_token_prints_a_token_its_end_and_its_link(
+    options: tuple[str, ...], seconds: int, world: World
+) -> None:
     world.restart(WEBHOOK_SIGNING_SECRETS=f"whsec_{'a' * 32}")
 
     token, end, link = Ran("token", "--tenant", "customer-42", *options).output.splitlines()

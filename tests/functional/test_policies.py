@@ -25,7 +25,9 @@ EVENT_SOURCE = {
 
 
 def allowed(stage: str, function: str) -> set[tuple[str, str]]:
-    """Return the actions and resources of a policy; account and region of its ARNs are wildcards."""
+    """Return the actions and resources of a policy; account and region of its ARNs are
+    wildcards.
+    """
     file = Config(stage, function, config_from_disk=CONFIG).iam_policy_file
     statements = json.loads((ROOT / ".chalice" / file).read_text())["Statement"]
     assert {statement["Effect"] for statement in statements} == {"Allow"}
@@ -64,7 +66,9 @@ def use_the_worker(world: World, receiver: Receiver) -> Iterator[None]:
     subscribe(world, f"{receiver.url}&other", "triggers.*")
     now, key = {":now": {"S": "2026-11-27T00:00:00.000000Z"}}, {"event_id": {"S": reported}}
     change = {"UpdateExpression": "SET disabled_at = :now", "ExpressionAttributeValues": now}
-    world.dynamodb.update_item(TableName=world.services.settings.events_table_name, Key=key, **change)
+    world.dynamodb.update_item(
+        TableName=world.services.settings.events_table_name, Key=key, **change
+    )
     receiver.script(status(200), status(503), status(422))
     for _ in range(3):
         world.post(prefer="respond-async")
@@ -88,19 +92,32 @@ def use_check_dlq(world: World, receiver: Receiver) -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("function", "use"),
-    [("api_handler", use_the_api), ("worker", use_the_worker), ("sweep", use_the_sweep), ("check_dlq", use_check_dlq)],
+    [
+        ("api_handler", use_the_api),
+        ("worker", use_the_worker),
+        ("sweep", use_the_sweep),
+        ("check_dlq", use_check_dlq),
+    ],
 )
 def test_a_policy_allows_what_its_function_does_and_nothing_else(
-    function: str, use: Callable[[World, Receiver], Iterator[None]], world: World, receiver: Receiver, during: During
+    function: str,
+    use: Callable[[World, Receiver], Iterator[None]],
+    world: World,
+    receiver: Receiver,
+    during: During,
 ) -> None:
     seen: set[tuple[str, str]] = set()
 
     def note(params: dict[str, Any], model: Any, **_: object) -> None:
         action = f"{model.service_model.service_name}:{ACTIONS.get(model.name, model.name)}"
-        tables = [params["TableName"]] if "TableName" in params else list(params.get("RequestItems", ()))
+        tables = (
+            [params["TableName"]] if "TableName" in params else list(params.get("RequestItems", ()))
+        )
         index = f"/index/{params['IndexName']}" if "IndexName" in params else ""
         queues = [params["QueueUrl"].rsplit("/", 1)[-1]] if "QueueUrl" in params else []
-        seen.update((action, resource) for resource in [*(table + index for table in tables), *queues])
+        seen.update(
+            (action, resource) for resource in [*(table + index for table in tables), *queues]
+        )
 
     steps = use(world, receiver)
     next(steps)

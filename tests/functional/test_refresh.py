@@ -1,4 +1,6 @@
-"""The settings are read again every five minutes: a rotated key or URL counts without a deployment."""
+"""The settings are read again every five minutes: a rotated key or URL counts without a
+deployment.
+"""
 
 from collections.abc import Iterator
 
@@ -44,18 +46,30 @@ def secret(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Secret]:
     secret.delete()
 
 
-def test_changes_count_within_five_minutes(world: World, secret: Secret, receiver: Receiver, target: Receiver) -> None:
+def test_changes_count_within_five_minutes(
+    world: World, secret: Secret, receiver: Receiver, target: Receiver
+) -> None:
     inline_breaker, worker_breaker = services.get().inline_breaker, services.get().worker_breaker
     secret.put(API_KEYS=f"acme:{digest('new-key')}")
 
-    for wait_seconds, codes in ((0, [202, 401]), (0, [202, 401]), (299, [202, 401]), (1, [401, 202])):
+    for wait_seconds, codes in (
+        (0, [202, 401]),
+        (0, [202, 401]),
+        (299, [202, 401]),
+        (1, [401, 202]),
+    ):
         world.clock.sleep(wait_seconds)
-        posts = [world.call("POST", "/events", EVENT, key=key).status_code for key in (KEY, "new-key")]
+        posts = [
+            world.call("POST", "/events", EVENT, key=key).status_code for key in (KEY, "new-key")
+        ]
         assert posts == codes
 
     # Connections and breakers have survived.
     assert (len(receiver.requests), receiver.connections) == (4, 1)
-    assert (services.get().inline_breaker, services.get().worker_breaker) == (inline_breaker, worker_breaker)
+    assert (services.get().inline_breaker, services.get().worker_breaker) == (
+        inline_breaker,
+        worker_breaker,
+    )
     secret.put(API_KEYS=f"acme:{digest('new-key')}", ZAPIER_WEBHOOK_URL=target.url)
     world.clock.sleep(300)
     world.call("POST", "/events", EVENT, key="new-key")
@@ -63,7 +77,9 @@ def test_changes_count_within_five_minutes(world: World, secret: Secret, receive
 
 
 @pytest.mark.parametrize("is_gone", [True, False])
-def test_the_last_good_settings_stay(world: World, secret: Secret, output: Output, is_gone: bool) -> None:
+def test_the_last_good_settings_stay(
+    world: World, secret: Secret, output: Output, is_gone: bool
+) -> None:
     secret.delete() if is_gone else secret.put(API_KEYS="nonsense")
 
     for warnings in (0, 0, 1, 0, 1):

@@ -22,7 +22,9 @@ def listener() -> Iterator[Receiver]:
 
 
 def reports(world: World, listener: Receiver) -> list[dict[str, Any]]:
-    """Let the worker push what is queued; return the reports that arrived since the last time, without their ids."""
+    """Let the worker push what is queued; return the reports that arrived since the last time,
+    without their ids.
+    """
     world.empty_inbox()
     pushed = [request.json() for request in listener.requests]
     del listener.requests[:]
@@ -31,14 +33,22 @@ def reports(world: World, listener: Receiver) -> list[dict[str, Any]]:
 
 
 def all_reports(world: World) -> list[dict[str, Any]]:
-    events: list[dict[str, Any]] = world.call("GET", "/events?event_type=triggers.*&source=original").json["events"]
+    events: list[dict[str, Any]] = world.call(
+        "GET", "/events?event_type=triggers.*&source=original"
+    ).json["events"]
     return events
 
 
 @pytest.mark.parametrize("is_copy", [False, True])
 @pytest.mark.parametrize(("code", "reason"), [(422, "permanent"), (503, "exhausted")])
 def test_a_dead_letter_is_reported_with_its_failure(
-    world: World, receiver: Receiver, target: Receiver, listener: Receiver, is_copy: bool, code: int, reason: str
+    world: World,
+    receiver: Receiver,
+    target: Receiver,
+    listener: Receiver,
+    is_copy: bool,
+    code: int,
+    reason: str,
 ) -> None:
     world.restart(MAX_DELIVERY_ATTEMPTS="1", WEBHOOK_SIGNING_SECRETS=f"whsec_{'a' * 32}")
     subscribe(world, listener.url, "triggers.event.failed")
@@ -51,15 +61,37 @@ def test_a_dead_letter_is_reported_with_its_failure(
     assert listener.requests == []  # the worker pushes them
     world.run_worker()
     [push] = [request.json() for request in listener.requests]
-    of_event = ("event_id", "event_type", "subscription_id", "source_event_id", "delivery_attempts", "created_at")
+    of_event = (
+        "event_id",
+        "event_type",
+        "subscription_id",
+        "source_event_id",
+        "delivery_attempts",
+        "created_at",
+    )
     why = {"reason": reason, "last_error": f"receiver responded {code}", "last_status_code": code}
-    expected = {**{name: failed[name] for name in of_event}, **why, "failed_at": failed["attempts"][-1]["at"]}
+    expected = {
+        **{name: failed[name] for name in of_event},
+        **why,
+        "failed_at": failed["attempts"][-1]["at"],
+    }
     assert push["payload"] == expected
-    assert (push["event_type"], push["tenant"], push["metadata"]) == ("triggers.event.failed", None, None)
+    assert (push["event_type"], push["tenant"], push["metadata"]) == (
+        "triggers.event.failed",
+        None,
+        None,
+    )
     assert "webhook-signature" in listener.requests[0].headers
     [report] = all_reports(world)
-    assert (report["event_id"], report["delivered_via"]) == (push["source_event_id"], "subscriptions")
-    assert ids(world.call("GET", "/inbox")) == ids(world.call("POST", "/inbox/lease")) == [event["event_id"]][is_copy:]
+    assert (report["event_id"], report["delivered_via"]) == (
+        push["source_event_id"],
+        "subscriptions",
+    )
+    assert (
+        ids(world.call("GET", "/inbox"))
+        == ids(world.call("POST", "/inbox/lease"))
+        == [event["event_id"]][is_copy:]
+    )
     assert {request.json()["event_id"] for request in receiver.requests} == {event["event_id"]}
 
 
@@ -71,14 +103,19 @@ def test_only_a_subscription_that_names_a_report_gets_it_and_else_nothing_is_sto
         subscribe(world, target.url, *entries)
 
     calls = aws.during(world.post)
-    for number, entries in enumerate((["triggers.*"], ["a", "triggers.event.*"], ["triggers.event.failed"])):
+    for number, entries in enumerate(
+        (["triggers.*"], ["a", "triggers.event.*"], ["triggers.event.failed"])
+    ):
         subscribe(world, f"{listener.url}&{number}", *entries)
     event = world.post(event_type="triggers")  # no report
 
     assert calls.count("PutItem") == 1 + 2  # copies
     told = reports(world, listener)
     assert [report["payload"]["event_id"] for report in told] == [event["event_id"]] * 3
-    assert {request.json()["event_type"] for request in target.requests} == {"order.created", "triggers"}
+    assert {request.json()["event_type"] for request in target.requests} == {
+        "order.created",
+        "triggers",
+    }
 
 
 @pytest.mark.parametrize("tenant", ["a", None])
@@ -93,7 +130,10 @@ def test_a_report_about_a_copy_has_the_tenant_of_its_subscription_and_one_about_
         del listener.requests[:]
         post_for(world, "a")
         world.empty_inbox()
-        return {(request.path.rpartition("&")[2], request.json()["tenant"]) for request in listener.requests}
+        return {
+            (request.path.rpartition("&")[2], request.json()["tenant"])
+            for request in listener.requests
+        }
 
     target.script(status(422))
     assert told() == {("operator", tenant)} | ({("a", "a")} if tenant else set())
@@ -101,10 +141,14 @@ def test_a_report_about_a_copy_has_the_tenant_of_its_subscription_and_one_about_
     assert told() == {("operator", None)}
 
 
-def test_failing_disabled_and_ended_are_told_each_time_once(world: World, target: Receiver, listener: Receiver) -> None:
+def test_failing_disabled_and_ended_are_told_each_time_once(
+    world: World, target: Receiver, listener: Receiver
+) -> None:
     world.restart(SUBSCRIPTION_DISABLE_DAYS="1")
     subscribe(world, listener.url, "triggers.subscription.*")
-    subscription_id = subscribe(world, target.url, "order.*", name="CRM", tenant="a").json["subscription_id"]
+    subscription_id = subscribe(world, target.url, "order.*", name="CRM", tenant="a").json[
+        "subscription_id"
+    ]
     path = f"/subscriptions/{subscription_id}"
     target.default = status(503)
 
@@ -162,7 +206,9 @@ def test_nothing_that_a_report_causes_is_reported(
     assert {report["event_type"] for report in all_reports(world)} == {"triggers.event.failed"}
 
 
-def test_an_event_that_fails_again_is_reported_again(world: World, receiver: Receiver, listener: Receiver) -> None:
+def test_an_event_that_fails_again_is_reported_again(
+    world: World, receiver: Receiver, listener: Receiver
+) -> None:
     subscribe(world, listener.url, "triggers.*")
     receiver.default = status(422)
     event_id = world.post()["event_id"]
@@ -173,9 +219,17 @@ def test_an_event_that_fails_again_is_reported_again(world: World, receiver: Rec
     assert [report["payload"]["event_id"] for report in reports(world, listener)] == [event_id] * 2
 
 
-@pytest.mark.parametrize(("operation", "at"), [("PutItem", 2), ("PutItem", 3), ("SendMessageBatch", 1)])
+@pytest.mark.parametrize(
+    ("operation", "at"), [("PutItem", 2), ("PutItem", 3), ("SendMessageBatch", 1)]
+)
 def test_a_report_that_cannot_be_stored_or_queued_costs_one_warning(
-    world: World, receiver: Receiver, listener: Receiver, aws: Aws, output: Output, operation: str, at: int
+    world: World,
+    receiver: Receiver,
+    listener: Receiver,
+    aws: Aws,
+    output: Output,
+    operation: str,
+    at: int,
 ) -> None:
     subscribe(world, listener.url, "triggers.*")
     receiver.default = status(422)
@@ -194,10 +248,14 @@ def test_a_report_that_cannot_be_stored_or_queued_costs_one_warning(
 def told_of(output: Output) -> list[str]:
     """Return what was logged at WARNING or above, but failures of AWS."""
     lines = [line for line in output.lines() if line["level"] not in ("DEBUG", "INFO")]
-    return [line["message"] for line in lines if not line["message"].startswith(("sqs", "dynamodb"))]
+    return [
+        line["message"] for line in lines if not line["message"].startswith(("sqs", "dynamodb"))
+    ]
 
 
-def test_a_report_is_not_replayed_but_its_copies_are(world: World, receiver: Receiver, listener: Receiver) -> None:
+def test_a_report_is_not_replayed_but_its_copies_are(
+    world: World, receiver: Receiver, listener: Receiver
+) -> None:
     subscribe(world, listener.url, "triggers.*")
     receiver.script(status(422))
     world.post()
@@ -205,9 +263,14 @@ def test_a_report_is_not_replayed_but_its_copies_are(world: World, receiver: Rec
     [report] = all_reports(world)
 
     refused, replayed = (
-        world.call("POST", f"/events/{event_id}/replay") for event_id in (report["event_id"], *report["copies"])
+        world.call("POST", f"/events/{event_id}/replay")
+        for event_id in (report["event_id"], *report["copies"])
     )
     world.empty_inbox()
 
-    assert (refused.status_code, refused.json["code"], replayed.status_code) == (409, "not_pushed", 202)
+    assert (refused.status_code, refused.json["code"], replayed.status_code) == (
+        409,
+        "not_pushed",
+        202,
+    )
     assert (len(receiver.requests), len(listener.requests)) == (1, 2)

@@ -60,12 +60,16 @@ def found(lines: list[str], pattern: str) -> str:
 
 def ended(*command: str, **variables: str) -> tuple[int, str, str]:
     """Return status, standard output and standard error of a command that ends by itself."""
-    run = subprocess.run(command, cwd=ROOT, env=environment(**variables), capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        command, cwd=ROOT, env=environment(**variables), capture_output=True, text=True, check=False
+    )
     return run.returncode, run.stdout, run.stderr
 
 
 def shell(commands: str) -> str:
-    """Run commands that a user pastes, which must succeed; return their output. make uses this Python."""
+    """Run commands that a user pastes, which must succeed; return their output. make uses this
+    Python.
+    """
     make = f'make() {{ command make -o .venv/.set-up PY={sys.executable} "$@"; }}'
     status, output, errors = ended("bash", "-ec", f"{make}\n{commands}")
     assert status == 0, errors
@@ -78,7 +82,9 @@ def post(system: Run, **headers: str) -> Any:
     return json.loads(body)
 
 
-def test_what_is_printed_can_be_pasted_from_top_to_bottom_block_by_block(system: Run, printed: list[str]) -> None:
+def test_what_is_printed_can_be_pasted_from_top_to_bottom_block_by_block(
+    system: Run, printed: list[str]
+) -> None:
     end = next(number for number, line in enumerate(printed) if line.startswith("console"))
     commands = "\n".join(printed[: end - 1])
     assert "\n#" not in commands  # zsh takes no comments from a terminal
@@ -112,7 +118,9 @@ def smoke(system: Run | Receiver, key: str, **variables: str) -> tuple[int, str,
 
 
 def test_smoke_passes_and_leaves_nothing(system: Run, printed: list[str]) -> None:
-    status, output, errors = smoke(system, system.key, TARGET_URL=found(printed, r'"target_url": "(http\S+?)"'))
+    status, output, errors = smoke(
+        system, system.key, TARGET_URL=found(printed, r'"target_url": "(http\S+?)"')
+    )
 
     assert (status, errors) == (0, "")
     assert re.fullmatch(r"(ok  20[0124] +[\d,]+ ms  (GET|POST|DELETE) /\S+\n){12}", output)
@@ -121,8 +129,15 @@ def test_smoke_passes_and_leaves_nothing(system: Run, printed: list[str]) -> Non
         assert system.call("GET", path)[0] == 404
 
 
-def test_a_second_start_finds_the_events_of_the_first_and_smoke_leases_from_a_pull_only_stage(emulator: str) -> None:
-    pull_only = {"AWS_ENDPOINT_URL": emulator, "STAGE": "pull", "ZAPIER_WEBHOOK_URL": "none", **OWN_KEY}
+def test_a_second_start_finds_the_events_of_the_first_and_smoke_leases_from_a_pull_only_stage(
+    emulator: str,
+) -> None:
+    pull_only = {
+        "AWS_ENDPOINT_URL": emulator,
+        "STAGE": "pull",
+        "ZAPIER_WEBHOOK_URL": "none",
+        **OWN_KEY,
+    }
     with running(key=KEY, **pull_only) as first:
         event = post(first)
     with running(key=KEY, **pull_only, SUBSCRIPTION_HOSTS="a.b") as second:
@@ -141,13 +156,17 @@ def without_values(event: dict[str, Any]) -> list[tuple[str, type]]:
 
 
 def test_the_quick_start_of_the_readme_works_and_answers_what_it_shows(system: Run) -> None:
-    blocks = re.findall(r"^```(?:sh)?\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    blocks = re.findall(
+        r"^```(?:sh)?\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
+    )
     commands, shown = "".join(blocks[1:3]), blocks[3]
     commands = commands.replace(":8000", f":{system.port}").replace("trk_…", system.key)
 
     posted, sent, inbox = shell(commands).splitlines()
 
-    assert without_values(json.loads(posted)) == without_values(json.JSONDecoder().raw_decode(shown)[0])
+    assert without_values(json.loads(posted)) == without_values(
+        json.JSONDecoder().raw_decode(shown)[0]
+    )
     assert sent.split(": ")[1] == shown.splitlines()[-2].split(": ")[1]
     assert json.loads(inbox).keys() == json.loads(shown.splitlines()[-1]).keys()
 
@@ -162,7 +181,9 @@ def test_an_unknown_path_is_a_problem_document_that_does_not_repeat_the_key(syst
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_make_and_the_system_within_five_seconds(emulator: str, number: signal.Signals) -> None:
+def test_a_signal_ends_make_and_the_system_within_five_seconds(
+    emulator: str, number: signal.Signals
+) -> None:
     make = ["make", "--no-print-directory", "-o", ".venv/.set-up", f"PY={sys.executable}", "run"]
     with running(command=make, AWS_ENDPOINT_URL=emulator, MAKEFLAGS="", MAKELEVEL="0") as system:
         if number == signal.SIGINT:  # what a terminal does with Ctrl-C
@@ -176,7 +197,12 @@ def test_a_signal_ends_make_and_the_system_within_five_seconds(emulator: str, nu
 
 
 def test_what_is_set_is_used_and_secrets_are_not_printed(emulator: str, receiver: Receiver) -> None:
-    own = {"AWS_ENDPOINT_URL": emulator, "STAGE": "own", "ZAPIER_WEBHOOK_URL": receiver.url, **OWN_KEY}
+    own = {
+        "AWS_ENDPOINT_URL": emulator,
+        "STAGE": "own",
+        "ZAPIER_WEBHOOK_URL": receiver.url,
+        **OWN_KEY,
+    }
     with contextlib.closing(Run(RUN, **own, MAX_DELIVERY_ATTEMPTS="7")) as system:
         system.key = KEY
         lines = lines_until_ready(system)
@@ -187,7 +213,10 @@ def test_what_is_set_is_used_and_secrets_are_not_printed(emulator: str, receiver
         system.reader.join()
         lines += [line for line in system.lines.queue if line]
 
-    assert ([request.headers["webhook-id"] for request in receiver.requests], subscribed) == ([event["event_id"]], 201)
+    assert ([request.headers["webhook-id"] for request in receiver.requests], subscribed) == (
+        [event["event_id"]],
+        201,
+    )
     [exported] = [line for line in lines if line.startswith("export AWS_ENDPOINT_URL=")]
     assert "STAGE=own" in exported.split()
     assert "MAX_DELIVERY_ATTEMPTS=7" in exported.split()
@@ -196,7 +225,11 @@ def test_what_is_set_is_used_and_secrets_are_not_printed(emulator: str, receiver
     assert not [line for line in lines if "secret" in line or digest(KEY) in line]
 
 
-UNUSABLE = {"ZAPIER_WEBHOOK_URL": "http://example.com/s3cr3t", "WORKER_MAX_CONCURRENCY": "1", "PORT": "http"}
+UNUSABLE = {
+    "ZAPIER_WEBHOOK_URL": "http://example.com/s3cr3t",
+    "WORKER_MAX_CONCURRENCY": "1",
+    "PORT": "http",
+}
 
 
 ABSENT = ("EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL", "SETTINGS_SECRET")
@@ -216,7 +249,9 @@ ABSENT = ("EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL", "SETTINGS_SEC
     ],
     ids=" ".join,
 )
-def test_what_keeps_it_from_starting_is_one_line(emulator: str, variables: dict[str, str], words: list[str]) -> None:
+def test_what_keeps_it_from_starting_is_one_line(
+    emulator: str, variables: dict[str, str], words: list[str]
+) -> None:
     given = {"AWS_ENDPOINT_URL": emulator, **variables}
     port = given.get("PORT", "0").replace("in use", emulator.rpartition(":")[2])
 

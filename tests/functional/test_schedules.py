@@ -1,4 +1,6 @@
-"""The schedules: the sweep queues events that nobody will push, and check_dlq publishes depths and ages."""
+"""The schedules: the sweep queues events that nobody will push, and check_dlq publishes depths and
+ages.
+"""
 
 import zlib
 from typing import Any
@@ -16,7 +18,9 @@ from tests.support.world import START, World
 
 
 @pytest.mark.parametrize("prefer", ["respond-async", ""])
-def test_the_sweep_waits_for_the_batch_window(world: World, receiver: Receiver, prefer: str) -> None:
+def test_the_sweep_waits_for_the_batch_window(
+    world: World, receiver: Receiver, prefer: str
+) -> None:
     world.restart(WORKER_BATCH_WINDOW_SECONDS="60")
     receiver.script(status(503))
     world.post(prefer=prefer)
@@ -43,7 +47,10 @@ def test_beside_1000_messages_less_is_sent(
 
     during(world.sqs, "after-call.sqs.GetQueueAttributes", report)
     overdue = {world.post(prefer="respond-async")["event_id"] for _ in range(40)}
-    shards = [{key for key in overdue if zlib.crc32(key.encode()) % SHARDS == shard} for shard in range(SHARDS)]
+    shards = [
+        {key for key in overdue if zlib.crc32(key.encode()) % SHARDS == shard}
+        for shard in range(SHARDS)
+    ]
     world.lose_messages()
     queued: list[str] = []
     runs = 0
@@ -59,11 +66,14 @@ def test_beside_1000_messages_less_is_sent(
     assert runs == 1 if visible < 1000 else runs >= max(map(len, shards)) / 2
 
 
-def test_what_cannot_be_sent_waits(world: World, during: During, monkeypatch: pytest.MonkeyPatch, aws: Aws) -> None:
+def test_what_cannot_be_sent_waits(
+    world: World, during: During, monkeypatch: pytest.MonkeyPatch, aws: Aws
+) -> None:
     monkeypatch.setattr(schedules, "MAX_SWEPT_WHILE_LONG", 1)
     monkeypatch.setattr(schedules, "LONG_QUEUE", 0)
     for number in range(12):
-        world.post(prefer="respond-async", idempotency_key=f"{number}")  # the same ids each time: some in each shard
+        # the same ids each time: some in each shard
+        world.post(prefer="respond-async", idempotency_key=f"{number}")
     world.lose_messages()
     world.clock.sleep(61)
     aws.fail(Fault.REFUSED, "SendMessageBatch")
@@ -96,7 +106,9 @@ def test_two_sweeps_at_once_queue_an_event_once(world: World, during: During) ->
     assert (next(others, None), len(world.messages())) == (None, 1)
 
 
-def test_check_dlq_publishes_numbers_and_warns(world: World, receiver: Receiver, output: Output, aws: Aws) -> None:
+def test_check_dlq_publishes_numbers_and_warns(
+    world: World, receiver: Receiver, output: Output, aws: Aws
+) -> None:
     def lines() -> list[dict[str, Any]]:
         return [line for line in output.lines() if not line["message"].startswith("sqs ")]
 

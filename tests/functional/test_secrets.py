@@ -19,23 +19,42 @@ SIGNING_SECRET = "whsec_" + base64.b64encode(b"signing-secret-itself-and-more").
 KEYS = (KEY, PRODUCER_KEY, CONSUMER_KEY, "wrong-key-itself")
 CONTENTS = ("payload-itself", "metadata-itself", "member-itself")
 SECRETS = (
-    *("secret-path", "secret-query", SIGNING_SECRET.removeprefix("whsec_"), "signing-secret-itself-and-more"),
+    *(
+        "secret-path",
+        "secret-query",
+        SIGNING_SECRET.removeprefix("whsec_"),
+        "signing-secret-itself-and-more",
+    ),
     *KEYS,
     *map(digest, KEYS),
 )
 BODY = json.dumps(
-    {"event_type": "a", "payload": {"member-itself": "payload-itself"}, "metadata": {"m": "metadata-itself"}}
+    {
+        "event_type": "a",
+        "payload": {"member-itself": "payload-itself"},
+        "metadata": {"m": "metadata-itself"},
+    }
 )
 BEHAVIOURS = [
-    *(status(code, headers={"Location": "/hooks/secret-path"}) for code in (200, 302, 404, 410, 429, 503)),
+    *(
+        status(code, headers={"Location": "/hooks/secret-path"})
+        for code in (200, 302, 404, 410, 429, 503)
+    ),
     status(
         503,
         headers={"Retry-After": "payload-itself secret-query"},
         body=rb"No hooks\/secret-path?a&amp;token=secret-query",
     ),
     *(receivers.close_without_answer, receivers.reset_before_answer, receivers.reset_mid_headers),
-    *(receivers.reset_mid_body, receivers.hang, receivers.garbage(b"payload-itself secret-path\r\n")),
-    *(receivers.garbage(b"HTTP/1.1 %b\r\n\r\n" % rest) for rest in (b"200 OK\r\nno colon here", b"abc OK")),
+    *(
+        receivers.reset_mid_body,
+        receivers.hang,
+        receivers.garbage(b"payload-itself secret-path\r\n"),
+    ),
+    *(
+        receivers.garbage(b"HTTP/1.1 %b\r\n\r\n" % rest)
+        for rest in (b"200 OK\r\nno colon here", b"abc OK")
+    ),
 ]
 
 
@@ -49,7 +68,10 @@ def show_other_loggers(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
 
 
 def post_in_every_way(world: World) -> list[Answer]:
-    posts = [world.call("POST", "/events", BODY), world.call("POST", "/events", BODY, prefer="respond-async")]
+    posts = [
+        world.call("POST", "/events", BODY),
+        world.call("POST", "/events", BODY, prefer="respond-async"),
+    ]
     with contextlib.suppress(BatchError):
         world.run_worker()
     return posts
@@ -57,19 +79,41 @@ def post_in_every_way(world: World) -> list[Answer]:
 
 def use_the_api(world: World) -> list[Answer]:
     """Make every call, valid or not, whose response must not repeat what was posted."""
-    event_id = world.call("POST", "/events", BODY, idempotency_key="k").json.get("event_id", "evt_" + "0" * 32)
-    bodies = (BODY[:-1], BODY.replace('"payload"', '"load"'), BODY.replace('"a"', '"payload-itself "'), CONTENTS[0])
+    event_id = world.call("POST", "/events", BODY, idempotency_key="k").json.get(
+        "event_id", "evt_" + "0" * 32
+    )
+    bodies = (
+        BODY[:-1],
+        BODY.replace('"payload"', '"load"'),
+        BODY.replace('"a"', '"payload-itself "'),
+        CONTENTS[0],
+    )
     target = json.dumps({"target_url": f"https://127.0.0.1:70000{SECRET_PATH}"})
     return [
         *(world.call("POST", "/events", body) for body in bodies),
         world.call("POST", "/subscriptions", target),
         world.call("POST", "/events", BODY.replace("itself", "other"), idempotency_key="k"),
         world.call("POST", "/events", BODY, content_type="payload-itself"),
-        *(world.call("POST", "/events", BODY, key=key) for key in (None, "wrong-key-itself", CONSUMER_KEY)),
-        *(world.call("GET", path, key=PRODUCER_KEY) for path in ("/events", "/inbox", f"/events/{event_id}")),
-        *(world.call("GET", path) for path in ("/events", "/events?payload=1", "/inbox?cursor=x", "/health")),
-        *(world.call("GET", path) for path in ("/subscriptions", "/subscriptions?tenant=payload-itself!")),
-        *(world.call("POST", f"/events/{event_id}/{verb}") for verb in ("replay", "acknowledge", "replay")),
+        *(
+            world.call("POST", "/events", BODY, key=key)
+            for key in (None, "wrong-key-itself", CONSUMER_KEY)
+        ),
+        *(
+            world.call("GET", path, key=PRODUCER_KEY)
+            for path in ("/events", "/inbox", f"/events/{event_id}")
+        ),
+        *(
+            world.call("GET", path)
+            for path in ("/events", "/events?payload=1", "/inbox?cursor=x", "/health")
+        ),
+        *(
+            world.call("GET", path)
+            for path in ("/subscriptions", "/subscriptions?tenant=payload-itself!")
+        ),
+        *(
+            world.call("POST", f"/events/{event_id}/{verb}")
+            for verb in ("replay", "acknowledge", "replay")
+        ),
     ]
 
 
@@ -91,10 +135,16 @@ def assert_silence(world: World, capfd: pytest.CaptureFixture[str], answers: lis
             assert at < 0, f"{secret} in the {place}: {text[max(0, at - 200) : at + 200]}"
 
 
-def test_whatever_the_receiver_does(world: World, receiver: Receiver, capfd: pytest.CaptureFixture[str]) -> None:
-    world.restart(LOG_LEVEL="DEBUG", WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET, BREAKER_FAILURES="1000")
+def test_whatever_the_receiver_does(
+    world: World, receiver: Receiver, capfd: pytest.CaptureFixture[str]
+) -> None:
+    world.restart(
+        LOG_LEVEL="DEBUG", WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET, BREAKER_FAILURES="1000"
+    )
     world.restart(PUSH_TIMEOUT_SECONDS="0.3", MAX_DELIVERY_ATTEMPTS="2")
-    answers = [world.call("POST", "/subscriptions", json.dumps({"target_url": f"{receiver.url}&target"}))]
+    answers = [
+        world.call("POST", "/subscriptions", json.dumps({"target_url": f"{receiver.url}&target"}))
+    ]
     for behaviour in BEHAVIOURS:
         receiver.default = behaviour
         answers += post_in_every_way(world)
@@ -104,7 +154,9 @@ def test_whatever_the_receiver_does(world: World, receiver: Receiver, capfd: pyt
 
     assert_silence(world, capfd, answers)
     assert all("secret-path" in request.path for request in receiver.requests)
-    shown = [world.event(answer.json["event_id"]) for answer in answers if answer.status_code == 202]
+    shown = [
+        world.event(answer.json["event_id"]) for answer in answers if answer.status_code == 202
+    ]
     assert "" in {attempt["response"] for event in shown for attempt in event["attempts"]}
     for secret in SECRETS:
         assert secret not in json.dumps(shown)
@@ -114,7 +166,12 @@ def test_whatever_the_receiver_does(world: World, receiver: Receiver, capfd: pyt
 @pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.LOST])
 @pytest.mark.parametrize("operations", [(), ("UpdateItem",), ("SendMessage", "SendMessageBatch")])
 def test_whatever_aws_does(
-    world: World, receiver: Receiver, aws: Aws, capfd: pytest.CaptureFixture[str], fault: Fault, operations: tuple[str]
+    world: World,
+    receiver: Receiver,
+    aws: Aws,
+    capfd: pytest.CaptureFixture[str],
+    fault: Fault,
+    operations: tuple[str],
 ) -> None:
     world.restart(LOG_LEVEL="DEBUG", WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)
     receiver.script(status(200), status(422), status(503))

@@ -18,14 +18,21 @@ def post_about(world: World, subject: object, **headers: str) -> dict[str, Any]:
 
 
 def post(world: World, subject: object, **headers: str) -> Answer:
-    return world.call("POST", "/events", json.dumps({"event_type": "a", "payload": {}, "subject": subject}), **headers)
+    return world.call(
+        "POST",
+        "/events",
+        json.dumps({"event_type": "a", "payload": {}, "subject": subject}),
+        **headers,
+    )
 
 
 def find(world: World, **query: str) -> Answer:
     return world.call("GET", f"/events?{urlencode(query)}")
 
 
-def test_an_event_its_copies_and_pushes_have_the_subject(world: World, receiver: Receiver, target: Receiver) -> None:
+def test_an_event_its_copies_and_pushes_have_the_subject(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
     subscribe(world, target.url)
     for subject in ("Größe 4", None):
         event = post_about(world, subject)
@@ -35,7 +42,9 @@ def test_an_event_its_copies_and_pushes_have_the_subject(world: World, receiver:
             assert ("subject" in pushed, pushed.get("subject")) == (subject is not None, subject)
 
 
-def test_events_and_copies_are_found_by_their_exact_subject(world: World, receiver: Receiver, target: Receiver) -> None:
+def test_events_and_copies_are_found_by_their_exact_subject(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
     subscription_id = subscribe(world, target.url).json["subscription_id"]
     receiver.default = status(503)
     subjects = ("order-1", "order-11", "order-*", "*", "order-1")
@@ -57,7 +66,9 @@ def test_events_and_copies_are_found_by_their_exact_subject(world: World, receiv
     assert ids(find(world, subject="order")) == []
 
 
-def test_lists_leave_subjects_out_unless_asked_for_them(world: World, receiver: Receiver, target: Receiver) -> None:
+def test_lists_leave_subjects_out_unless_asked_for_them(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
     receiver.default = status(422)
     subscription_id = subscribe(world, target.url).json["subscription_id"]
     post_about(world, "order-1")
@@ -69,12 +80,16 @@ def test_lists_leave_subjects_out_unless_asked_for_them(world: World, receiver: 
         ({"subscription_id": subscription_id}, "order-1"),
         ({"include": "payload"}, "order-1"),
     ):
-        assert {event.get("subject", "left out") for event in find(world, **query).json["events"]} == {shown}
+        assert {
+            event.get("subject", "left out") for event in find(world, **query).json["events"]
+        } == {shown}
     for call in (("GET", "/inbox"), ("POST", "/inbox/lease")):
         assert [event["subject"] for event in world.call(*call).json["events"]] == ["order-1"]
 
 
-@pytest.mark.parametrize("subject", ["", " a", "a ", "a" * 129, "a\n", "a\tb", "a\u2028b", "\x7f", 1, ["a"], {}])
+@pytest.mark.parametrize(
+    "subject", ["", " a", "a ", "a" * 129, "a\n", "a\tb", "a\u2028b", "\x7f", 1, ["a"], {}]
+)
 def test_a_bad_subject_is_refused(world: World, subject: Any) -> None:
     answer = post(world, subject)
     assert (answer.status_code, answer.faults) == (400, ["subject"])

@@ -1,4 +1,6 @@
-"""Subscriptions that look after themselves: secrets of their own, and what becomes of one whose target is broken."""
+"""Subscriptions that look after themselves: secrets of their own, and what becomes of one whose
+target is broken.
+"""
 
 import json
 from collections.abc import Callable
@@ -44,17 +46,24 @@ def path(world: World) -> str:
 
 def is_signed(request: Request, secret: str) -> bool:
     """Verify a signature as Standard Webhooks tells receivers to."""
-    headers, sent_at = request.headers, datetime.fromtimestamp(int(request.headers["webhook-timestamp"]), UTC)
+    headers, sent_at = (
+        request.headers,
+        datetime.fromtimestamp(int(request.headers["webhook-timestamp"]), UTC),
+    )
     signature = Webhook(secret).sign(headers["webhook-id"], sent_at, request.body.decode())
     return signature in headers["webhook-signature"].split(" ")
 
 
-def test_copies_are_signed_with_their_subscription_s_secret(world: World, receiver: Receiver, target: Receiver) -> None:
+def test_copies_are_signed_with_their_subscription_s_secret(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
     assert subscribe(world, target.url).json["secret"] is None
     world.post()
     assert "webhook-signature" not in target.requests.pop().headers
     world.restart(WEBHOOK_SIGNING_SECRETS=SECRETS[0])
-    one, other = (subscribe(world, f"{target.url}{suffix}").json["secret"] for suffix in ("", "&other"))
+    one, other = (
+        subscribe(world, f"{target.url}{suffix}").json["secret"] for suffix in ("", "&other")
+    )
     world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(reversed(SECRETS)))
     again = subscribe(world, target.url)
 
@@ -76,14 +85,25 @@ def test_copies_are_signed_with_their_subscription_s_secret(world: World, receiv
 
 
 Pushes = list[tuple[int, int]]  # the hour of each, and the status code
-CASES: list[tuple[Pushes, int | None, bool]] = [([(0, 200)], None, False), ([(0, 422), (12, 200)], None, False)]
+CASES: list[tuple[Pushes, int | None, bool]] = [
+    ([(0, 200)], None, False),
+    ([(0, 422), (12, 200)], None, False),
+]
 CASES += [([(0, 422), (23, 422)], 0, False), ([(0, 422), (24, 422)], 0, True)]
-CASES += [([(0, 422), (20, 422), (43, 422)], 0, True), ([(0, 422), (12, 200), (13, 422), (25, 422)], 13, False)]
+CASES += [
+    ([(0, 422), (20, 422), (43, 422)], 0, True),
+    ([(0, 422), (12, 200), (13, 422), (25, 422)], 13, False),
+]
 
 
 @pytest.mark.parametrize(("pushes", "since", "is_disabled"), CASES)
 def test_what_is_dead_for_so_long_is_disabled(
-    world: World, target: Receiver, output: Output, pushes: Pushes, since: int | None, is_disabled: bool
+    world: World,
+    target: Receiver,
+    output: Output,
+    pushes: Pushes,
+    since: int | None,
+    is_disabled: bool,
 ) -> None:
     subscription_id = subscribe(world, target.url).json["subscription_id"]
     for hours, code in pushes:
@@ -96,7 +116,10 @@ def test_what_is_dead_for_so_long_is_disabled(
     lines = output.lines()
     warnings = [line for line in lines if line.get("message") == "subscription disabled"]
     assert [line["subscription_id"] for line in warnings] == [subscription_id] * is_disabled
-    counted = [sum(line.get(name, 0) for line in lines) for name in ("SubscriptionsDisabled", "CopyFailure")]
+    counted = [
+        sum(line.get(name, 0) for line in lines)
+        for name in ("SubscriptionsDisabled", "CopyFailure")
+    ]
     assert counted == [int(is_disabled), sum(code == 422 for _, code in pushes)]
     assert not any("DeliveryFailure" in line for line in lines)
     copy_id = world.post()["copies"][0]
@@ -104,7 +127,9 @@ def test_what_is_dead_for_so_long_is_disabled(
     assert (world.event(copy_id)["last_error"] == DISABLED) == is_disabled
 
 
-def test_a_target_is_failing_from_the_tenth_failed_attempt_until_it_works(world: World, target: Receiver) -> None:
+def test_a_target_is_failing_from_the_tenth_failed_attempt_until_it_works(
+    world: World, target: Receiver
+) -> None:
     subscribe(world, target.url)
     target.default = status(503)
     [copy_id] = world.post()["copies"]
@@ -129,7 +154,9 @@ def post_and_count_copies(world: World) -> int:
     return len(world.post()["copies"])
 
 
-def test_a_container_that_changes_a_subscription_knows_it_at_once(world: World, target: Receiver, aws: Aws) -> None:
+def test_a_container_that_changes_a_subscription_knows_it_at_once(
+    world: World, target: Receiver, aws: Aws
+) -> None:
     assert post_and_count_copies(world) == 0
     subscribe(world, target.url)
     assert post_and_count_copies(world) == 1
@@ -144,7 +171,9 @@ def test_a_container_that_changes_a_subscription_knows_it_at_once(world: World, 
     assert (subscribe(world, target.url).status_code, post_and_count_copies(world)) == (200, 1)
 
 
-def test_a_list_read_while_a_subscription_was_stored_is_dropped(world: World, target: Receiver, during: During) -> None:
+def test_a_list_read_while_a_subscription_was_stored_is_dropped(
+    world: World, target: Receiver, during: During
+) -> None:
     counts: list[int] = []
 
     def post_meanwhile(params: dict[str, Any], **_: object) -> None:
@@ -157,7 +186,9 @@ def test_a_list_read_while_a_subscription_was_stored_is_dropped(world: World, ta
     assert [*counts, post_and_count_copies(world)] == [0, 1]
 
 
-def test_a_target_that_works_again_is_recorded_once(world: World, target: Receiver, aws: Aws) -> None:
+def test_a_target_that_works_again_is_recorded_once(
+    world: World, target: Receiver, aws: Aws
+) -> None:
     subscribe(world, target.url)
     target.script(status(422))
     world.post()
@@ -177,10 +208,15 @@ def disable(world: World, target: Receiver) -> None:
     assert state(world)[1]
 
 
-def test_what_the_disabled_miss_is_failed_quietly(world: World, target: Receiver, output: Output) -> None:
+def test_what_the_disabled_miss_is_failed_quietly(
+    world: World, target: Receiver, output: Output
+) -> None:
     subscribe(world, target.url)
     target.script(status(503))
-    pending = {world.post(prefer=prefer)["copies"][0]: attempts for prefer, attempts in (("", 1), ("respond-async", 0))}
+    pending = {
+        world.post(prefer=prefer)["copies"][0]: attempts
+        for prefer, attempts in (("", 1), ("respond-async", 0))
+    }
     disable(world, target)
     letters = len(world.dead_letters())
     output.lines()
@@ -191,18 +227,28 @@ def test_what_the_disabled_miss_is_failed_quietly(world: World, target: Receiver
 
     for copy_id, attempts in {**pending, new: 0}.items():
         copy = world.event(copy_id)
-        assert (copy["status"], copy["delivery_attempts"], copy["last_error"]) == ("failed", attempts, DISABLED)
+        assert (copy["status"], copy["delivery_attempts"], copy["last_error"]) == (
+            "failed",
+            attempts,
+            DISABLED,
+        )
         assert (copy["next_attempt_at"], "disabled" in copy["message"]) == (None, True)
     assert (len(target.requests), len(world.dead_letters())) == (3, letters)
-    assert not any({"CopyFailure", "DeliveryFailure"} & metrics.keys() for metrics in output.metrics())
+    assert not any(
+        {"CopyFailure", "DeliveryFailure"} & metrics.keys() for metrics in output.metrics()
+    )
     enable(world, target)
-    assert [world.call("POST", f"/events/{copy_id}/replay").status_code for copy_id in (*pending, new)] == [202] * 3
+    assert [
+        world.call("POST", f"/events/{copy_id}/replay").status_code for copy_id in (*pending, new)
+    ] == [202] * 3
     world.empty_inbox()
     assert {world.event(copy_id)["status"] for copy_id in (*pending, new)} == {"delivered"}
 
 
 @pytest.mark.parametrize("why", ["gone", "disabled"])
-def test_a_copy_without_its_target_is_neither_replayed_nor_redriven(world: World, target: Receiver, why: str) -> None:
+def test_a_copy_without_its_target_is_neither_replayed_nor_redriven(
+    world: World, target: Receiver, why: str
+) -> None:
     subscribe(world, target.url)
     delivered = world.post()["copies"][0]
     disable(world, target)
@@ -259,11 +305,20 @@ def disable_by_another_container(world: World, target: Receiver) -> None:
     [
         *((code, 1, meanwhile) for code in (200, 422, 410) for meanwhile in (recreate, delete)),
         (200, 1, fail_anew),
-        *((422, 2, meanwhile) for meanwhile in (recreate, delete, enable, disable_by_another_container)),
+        *(
+            (422, 2, meanwhile)
+            for meanwhile in (recreate, delete, enable, disable_by_another_container)
+        ),
     ],
 )
 def test_what_happens_before_the_first_or_second_write_after_a_push_stands(
-    world: World, target: Receiver, during: During, output: Output, code: int, at: int, meanwhile: Callable[..., None]
+    world: World,
+    target: Receiver,
+    during: During,
+    output: Output,
+    code: int,
+    at: int,
+    meanwhile: Callable[..., None],
 ) -> None:
     subscribe(world, target.url)
     target.script(status(422), status(422), status(code))
@@ -286,7 +341,9 @@ def test_what_happens_before_the_first_or_second_write_after_a_push_stands(
     assert len(warnings) == sum(row["disabled_at"] is not None for row in subscriptions(world))
 
 
-def test_disabling_is_told_once_if_a_response_is_lost(world: World, target: Receiver, aws: Aws, output: Output) -> None:
+def test_disabling_is_told_once_if_a_response_is_lost(
+    world: World, target: Receiver, aws: Aws, output: Output
+) -> None:
     aws.fail(Fault.REPEATED, "UpdateItem", at=6)  # that disables
 
     disable(world, target)
@@ -298,8 +355,12 @@ def test_disabling_is_told_once_if_a_response_is_lost(world: World, target: Rece
 # One subscription
 
 
-@pytest.mark.parametrize(("code", "outcome"), [(200, "delivered"), (503, "retry"), (422, "failed"), (410, "failed")])
-def test_a_test_push_changes_nothing(world: World, target: Receiver, aws: Aws, code: int, outcome: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "outcome"), [(200, "delivered"), (503, "retry"), (422, "failed"), (410, "failed")]
+)
+def test_a_test_push_changes_nothing(
+    world: World, target: Receiver, aws: Aws, code: int, outcome: str
+) -> None:
     world.restart(WEBHOOK_SIGNING_SECRETS=SECRETS[0], BREAKER_FAILURES="1")
     disable(world, target)  # it works for a disabled one, too
     before = subscriptions(world)
@@ -308,14 +369,22 @@ def test_a_test_push_changes_nothing(world: World, target: Receiver, aws: Aws, c
 
     answer = world.call("POST", f"/subscriptions/{before[0]['subscription_id']}/test")
 
-    assert (answer.status_code, aws.calls[calls:], subscriptions(world)) == (200, ["GetItem"], before)
+    assert (answer.status_code, aws.calls[calls:], subscriptions(world)) == (
+        200,
+        ["GetItem"],
+        before,
+    )
     attempt = answer.json
     assert list(attempt) == ["at", "outcome", "status_code", "error", "duration_ms", "response"]
     assert (attempt["outcome"], attempt["status_code"]) == (outcome, code)
     assert attempt["response"] == (None if code == 200 else "hello")
     push = target.requests[-1].json()
-    assert (push["event_type"], push["payload"]) == ("test", {"subscription_id": before[0]["subscription_id"]})
+    assert (push["event_type"], push["payload"]) == (
+        "test",
+        {"subscription_id": before[0]["subscription_id"]},
+    )
     assert (push["event_id"][:4], push["tenant"], push["source_event_id"]) == ("cpy_", None, None)
     again = subscribe(world, target.url)  # which enables it
     assert (again.status_code, is_signed(target.requests[-1], again.json["secret"])) == (200, True)
-    assert [copy["status"] for copy in copies(world, world.post())] == ["delivered"]  # no breaker has opened
+    # no breaker has opened
+    assert [copy["status"] for copy in copies(world, world.post())] == ["delivered"]

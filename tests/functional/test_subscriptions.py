@@ -1,4 +1,6 @@
-"""Subscriptions (REST hooks): each gets a copy of every matching event of its tenant, with a life of its own."""
+"""Subscriptions (REST hooks): each gets a copy of every matching event of its tenant, with a life
+of its own.
+"""
 
 import json
 from dataclasses import replace
@@ -28,7 +30,11 @@ def test_a_subscription_is_created_once_listed_and_deleted(world: World, target:
     assert again.json == first.json
     assert first.headers["location"] == f"subscriptions/{first.json['subscription_id']}"
     assert (first.json["target_host"], first.json["created_by"]) == ("127.0.0.1", "reader")
-    assert [row["event_types"] for row in subscriptions(world)] == [["order.created", "invoice.*"], None, None]
+    assert [row["event_types"] for row in subscriptions(world)] == [
+        ["order.created", "invoice.*"],
+        None,
+        None,
+    ]
     for _ in range(2):
         assert world.call("DELETE", f"/{first.headers['location']}").status_code == 204
     assert len(subscriptions(world)) == 2
@@ -41,9 +47,23 @@ URLS = [
     *("http://127.0.0.1:90/", "http://127.0.0.1/"),
 ]
 BAD_URLS: list[Any] = [
-    *("http://hooks.zapier.com/secret", "https://10.0.0.1/secret", "https://example.com/secret", "http://[::1]/secret"),
-    *("https://evilexample.com/secret", "https://evilhooks.zapier.com/secret", "https://evil.com\\.example.com/"),
-    *("https://hooks.zapier.com.evil.com/secret", "https://hooks.zapier.com:443@evil.com/secret", "", 1),
+    *(
+        "http://hooks.zapier.com/secret",
+        "https://10.0.0.1/secret",
+        "https://example.com/secret",
+        "http://[::1]/secret",
+    ),
+    *(
+        "https://evilexample.com/secret",
+        "https://evilhooks.zapier.com/secret",
+        "https://evil.com\\.example.com/",
+    ),
+    *(
+        "https://hooks.zapier.com.evil.com/secret",
+        "https://hooks.zapier.com:443@evil.com/secret",
+        "",
+        1,
+    ),
 ]
 
 
@@ -53,7 +73,11 @@ def test_a_target_is_on_an_allowed_host(world: World) -> None:
         assert subscribe(world, url, "*").status_code == 201
     for bad in BAD_URLS:
         answer = subscribe(world, bad)
-        assert (answer.status_code, answer.faults, "secret" in answer.text) == (400, ["target_url"], False)
+        assert (answer.status_code, answer.faults, "secret" in answer.text) == (
+            400,
+            ["target_url"],
+            False,
+        )
         assert all(host in answer.json["detail"] for host in HOSTS.split(","))
     world.restart(SUBSCRIPTION_HOSTS="none")
     assert [subscribe(world, url).status_code for url in (URLS[0], "https://none/")] == [400, 400]
@@ -68,7 +92,11 @@ def test_all_subscriptions_are_listed_by_state_and_page(world: World, target: Re
         world.clock.sleep(1)
     target.default = status(422)
     for number, tenant in ((2, "a"), (3, "b"), (3, "b")):
-        world.call("POST", "/events", json.dumps({"event_type": f"type-{number}", "payload": {}, "tenant": tenant}))
+        world.call(
+            "POST",
+            "/events",
+            json.dumps({"event_type": f"type-{number}", "payload": {}, "tenant": tenant}),
+        )
         world.clock.sleep(1)
     letters = [json.loads(letter["body"]) for letter in world.dead_letters()]
     assert [(letter["subscription_id"], letter["tenant"]) for letter in letters] == [
@@ -87,8 +115,12 @@ def test_all_subscriptions_are_listed_by_state_and_page(world: World, target: Re
         for limit in (1, 2, 100):
             pages = [world.call("GET", f"/subscriptions?{query}&limit={limit}").json]
             while cursor := pages[-1]["next_cursor"]:
-                pages.append(world.call("GET", f"/subscriptions?{query}&limit={limit}&cursor={cursor}").json)
-            assert [row["subscription_id"] for page in pages for row in page["subscriptions"]] == expected
+                pages.append(
+                    world.call("GET", f"/subscriptions?{query}&limit={limit}&cursor={cursor}").json
+                )
+            assert [
+                row["subscription_id"] for page in pages for row in page["subscriptions"]
+            ] == expected
             assert all(len(page["subscriptions"]) <= limit for page in pages)
     for bad in ("state=enabled", "limit=0", "limit=101", "cursor=a", "order=newest"):
         assert world.call("GET", f"/subscriptions?{bad}").faults == [bad.partition("=")[0]]
@@ -97,8 +129,15 @@ def test_all_subscriptions_are_listed_by_state_and_page(world: World, target: Re
 # Copies
 
 
-def test_each_matching_subscription_gets_a_copy_of_its_own(world: World, receiver: Receiver, target: Receiver) -> None:
-    tenants_and_types = ((None, ()), ("a", ("order.*", "x")), ("a", ("order", "invoice.*")), ("b", ()))
+def test_each_matching_subscription_gets_a_copy_of_its_own(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
+    tenants_and_types = (
+        (None, ()),
+        ("a", ("order.*", "x")),
+        ("a", ("order", "invoice.*")),
+        ("b", ()),
+    )
     for_all, orders_of_a, *_ = (
         subscribe(world, target.url, *types, tenant=tenant).json["subscription_id"]
         for tenant, types in tenants_and_types
@@ -110,18 +149,26 @@ def test_each_matching_subscription_gets_a_copy_of_its_own(world: World, receive
 
         made = copies(world, event)
         assert {copy["subscription_id"] for copy in made} == expected
-        assert {(copy["status"], copy["source_event_id"]) for copy in made} == {("delivered", event["event_id"])}
+        assert {(copy["status"], copy["source_event_id"]) for copy in made} == {
+            ("delivered", event["event_id"])
+        }
         assert {copy["tenant"] for copy in [event, *made]} == {tenant}
         pushed = [request.json() for request in target.requests]
         assert sorted(push["event_id"] for push in pushed) == sorted(event["copies"])
-        assert [request.headers["webhook-id"] for request in target.requests] == [push["event_id"] for push in pushed]
-        assert {(push["tenant"], push["source_event_id"]) for push in pushed} == {(tenant, event["event_id"])}
+        assert [request.headers["webhook-id"] for request in target.requests] == [
+            push["event_id"] for push in pushed
+        ]
+        assert {(push["tenant"], push["source_event_id"]) for push in pushed} == {
+            (tenant, event["event_id"])
+        }
         [own] = [request.json() for request in receiver.requests]
         ids_of_copy = {name: pushed[0][name] for name in ("event_id", "tenant", "source_event_id")}
         assert (own["event_id"], {**own, **ids_of_copy}) == (event["event_id"], pushed[0])
 
 
-def test_copies_are_listed_but_not_in_the_inbox_nor_leased(world: World, receiver: Receiver, target: Receiver) -> None:
+def test_copies_are_listed_but_not_in_the_inbox_nor_leased(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
     receiver.default = target.default = status(422)
     subscription_id = subscribe(world, target.url).json["subscription_id"]
     event = world.post()
@@ -132,7 +179,9 @@ def test_copies_are_listed_but_not_in_the_inbox_nor_leased(world: World, receive
         assert ids(world.call(*call)) == [event["event_id"]]
 
 
-def test_ten_destinations_are_pushed_at_once_others_queued(world: World, receiver: Receiver, target: Receiver) -> None:
+def test_ten_destinations_are_pushed_at_once_others_queued(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
     for number in range(11):
         subscribe(world, f"{target.url}&n={number}")
     target.default = receiver.default = when_all_are_here(10)
@@ -143,7 +192,9 @@ def test_ten_destinations_are_pushed_at_once_others_queued(world: World, receive
     assert len(world.messages()) == 2
     target.default = receiver.default = status(200)
     world.settle()
-    assert {each["status"] for each in (world.event(event["event_id"]), *copies(world, event))} == {"delivered"}
+    assert {each["status"] for each in (world.event(event["event_id"]), *copies(world, event))} == {
+        "delivered"
+    }
     assert (len(target.requests), len(receiver.requests)) == (11, 1)
     world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
     target.default = when_all_are_here(10)
@@ -152,7 +203,9 @@ def test_ten_destinations_are_pushed_at_once_others_queued(world: World, receive
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
-def test_a_repeated_post_completes_what_a_failed_one_began(world: World, target: Receiver, aws: Aws, at: int) -> None:
+def test_a_repeated_post_completes_what_a_failed_one_began(
+    world: World, target: Receiver, aws: Aws, at: int
+) -> None:
     for number in range(2):
         subscribe(world, f"{target.url}&n={number}")
     aws.fail(Fault.REFUSED, "PutItem", at=at)
@@ -167,7 +220,9 @@ def test_a_repeated_post_completes_what_a_failed_one_began(world: World, target:
     assert len(target.requests) == 2
 
 
-def test_a_post_deletes_copies_that_the_event_does_not_list(world: World, target: Receiver, during: During) -> None:
+def test_a_post_deletes_copies_that_the_event_does_not_list(
+    world: World, target: Receiver, during: During
+) -> None:
     other = replace(world.services)  # another container, whose list is from before the subscription
     read_lists(other)
     subscription_id = subscribe(world, target.url).json["subscription_id"]
@@ -191,13 +246,18 @@ def test_a_post_deletes_copies_that_the_event_does_not_list(world: World, target
 # The end of a subscription
 
 
-def test_410_ends_a_subscription_without_a_dead_letter(world: World, target: Receiver, output: Output) -> None:
+def test_410_ends_a_subscription_without_a_dead_letter(
+    world: World, target: Receiver, output: Output
+) -> None:
     target.script(status(503), status(410))
     subscription_id = subscribe(world, target.url).json["subscription_id"]
     retried, refused = world.post(), world.post()
     lines = [line for line in output.lines() if line.get("level") == "WARNING"]
 
-    assert ([line["subscription_id"] for line in lines], subscriptions(world)) == ([subscription_id], [])
+    assert ([line["subscription_id"] for line in lines], subscriptions(world)) == (
+        [subscription_id],
+        [],
+    )
     world.clock.sleep(1)
     world.run_worker()  # the other copy is deleted when its turn comes
     for event in (retried, refused):
@@ -205,7 +265,9 @@ def test_410_ends_a_subscription_without_a_dead_letter(world: World, target: Rec
     assert (len(target.requests), world.messages(), world.dead_letters()) == (2, [], [])
 
 
-def test_pending_copies_of_a_deleted_subscription_are_deleted(world: World, target: Receiver) -> None:
+def test_pending_copies_of_a_deleted_subscription_are_deleted(
+    world: World, target: Receiver
+) -> None:
     subscription = subscribe(world, target.url)
     replayed, queued = world.post(), world.post(prefer="respond-async")
     world.call("POST", f"/events/{replayed['copies'][0]}/replay")
@@ -216,13 +278,16 @@ def test_pending_copies_of_a_deleted_subscription_are_deleted(world: World, targ
     world.move_back()
     world.empty_inbox()
 
-    for event, code in ((replayed, 404), (queued, 404), (failed, 200)):  # a dead letter keeps its history
+    # a dead letter keeps its history
+    for event, code in ((replayed, 404), (queued, 404), (failed, 200)):
         assert world.event(event["event_id"])["status"] == "delivered"
         assert world.call("GET", f"/events/{event['copies'][0]}").status_code == code
     assert (len(target.requests), world.messages(), world.dead_letters()) == (2, [], [])
 
 
-def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(world: World, target: Receiver) -> None:
+def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(
+    world: World, target: Receiver
+) -> None:
     target.script(status(503))
     subscription_id = subscribe(world, target.url).json["subscription_id"]
     [copy_id] = world.post()["copies"]
@@ -244,7 +309,9 @@ def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(world: World, ta
 # Events that are not pushed themselves
 
 
-def test_subscriptions_mode_stores_an_event_delivered(world: World, target: Receiver, aws: Aws, output: Output) -> None:
+def test_subscriptions_mode_stores_an_event_delivered(
+    world: World, target: Receiver, aws: Aws, output: Output
+) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
     subscribe(world, target.url, "order.created")
     target.default = status(422)
@@ -270,7 +337,9 @@ def test_subscriptions_mode_stores_an_event_delivered(world: World, target: Rece
     assert sum(values.get("EventsAccepted", 0) for values in output.metrics()) == 3
 
 
-def test_in_subscriptions_mode_copies_alone_are_replayed(world: World, receiver: Receiver, target: Receiver) -> None:
+def test_in_subscriptions_mode_copies_alone_are_replayed(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
     receiver.script(status(503))
     before = world.post()
     world.clock.sleep(1)
@@ -294,9 +363,14 @@ def test_in_subscriptions_mode_copies_alone_are_replayed(world: World, receiver:
 
 
 def test_subscriptions_of_a_tenant_are_counted_apart(world: World, target: Receiver) -> None:
-    first, *_ = (subscribe(world, target.url, tenant=tenant).json["subscription_id"] for tenant in ("a", "b", None))
+    first, *_ = (
+        subscribe(world, target.url, tenant=tenant).json["subscription_id"]
+        for tenant in ("a", "b", None)
+    )
     table = world.environ["EVENTS_TABLE_NAME"]
-    text = json.dumps(world.dynamodb.get_item(TableName=table, Key={"event_id": {"S": first}})["Item"])
+    text = json.dumps(
+        world.dynamodb.get_item(TableName=table, Key={"event_id": {"S": first}})["Item"]
+    )
     for number in range(99):
         item = json.loads(text.replace(first, f"sub_{number:032}"))
         world.dynamodb.put_item(TableName=table, Item=item)
@@ -304,12 +378,16 @@ def test_subscriptions_of_a_tenant_are_counted_apart(world: World, target: Recei
     refused = subscribe(world, f"{target.url}&another", tenant="a")
     assert (refused.status_code, refused.json["code"]) == (409, "too_many_subscriptions")
     assert subscribe(world, target.url, tenant="a").status_code == 200
-    assert [subscribe(world, f"{target.url}&n", tenant=tenant).status_code for tenant in (None, "b")] == [201, 201]
+    assert [
+        subscribe(world, f"{target.url}&n", tenant=tenant).status_code for tenant in (None, "b")
+    ] == [201, 201]
     world.call("DELETE", f"/subscriptions/sub_{0:032}")
     assert subscribe(world, f"{target.url}&another", tenant="a").status_code == 201
 
 
-def test_listings_inbox_and_leases_can_be_of_one_tenant(world: World, receiver: Receiver, target: Receiver) -> None:
+def test_listings_inbox_and_leases_can_be_of_one_tenant(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
     receiver.default = status(422)
     events = {tenant: post_for(world, tenant)["event_id"] for tenant in (None, "a", "b")}
 
@@ -320,7 +398,9 @@ def test_listings_inbox_and_leases_can_be_of_one_tenant(world: World, receiver: 
     assert len(ids(world.call("POST", "/inbox/lease", '{"tenant": null}'))) == 2
 
 
-def test_lists_of_a_bounded_number_of_tenants_are_kept(world: World, aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_of_a_bounded_number_of_tenants_are_kept(
+    world: World, aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("chalicelib.customers.subscriptions.MAX_CACHED_LISTS", 2)
     world.restart()
 
@@ -329,13 +409,16 @@ def test_lists_of_a_bounded_number_of_tenants_are_kept(world: World, aws: Aws, m
     assert [len(made) for made in calls] == [2, 1, 1, 1, 1]
     world.clock.sleep(10)
     read_lists(world.services)
-    assert world.services.subscriptions._lists.cache_info().currsize == 1  # what the present period needs
+    # what the present period needs
+    assert world.services.subscriptions._lists.cache_info().currsize == 1
 
 
 # Customers' own endpoints
 
 
-def test_any_https_host_may_be_subscribed_to_but_only_public_addresses_are_pushed_to(world: World) -> None:
+def test_any_https_host_may_be_subscribed_to_but_only_public_addresses_are_pushed_to(
+    world: World,
+) -> None:
     world.restart(SUBSCRIPTION_HOSTS="*")
     with Receiver(tls=certificates().valid()) as private:
         target = subscribe(world, private.url, tenant="a")
@@ -353,7 +436,15 @@ def test_of_any_hosts_only_public_ones_with_https_are_taken(world: World) -> Non
     world.restart(SUBSCRIPTION_HOSTS="*")
     for host in ("8.8.8.8:8443", "[2606:4700::1]", "a.example", "127.0.0.1.example"):
         assert subscribe(world, f"https://{host}/").status_code == 201
-    for host in ("127.0.0.1", "[::1]", "[fd00::1]", "[64:ff9b::a00:1]", "127.1", "0x7f.1", "2130706433"):
+    for host in (
+        "127.0.0.1",
+        "[::1]",
+        "[fd00::1]",
+        "[64:ff9b::a00:1]",
+        "127.1",
+        "0x7f.1",
+        "2130706433",
+    ):
         assert subscribe(world, f"https://{host}/").status_code == 400
     for host in ("a.example", "127.0.0.1", "localhost"):
         answer = subscribe(world, f"http://{host}/")

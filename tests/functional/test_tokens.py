@@ -32,8 +32,13 @@ def subscribed(world: World, url: str, tenant: str | None) -> str:
 
 @pytest.fixture
 def foreign(world: World, target: Receiver) -> Foreign:
-    """Return ids of subscriptions and of events that a token of MINE must not see: another tenant's, and nobody's."""
-    other, nobody = (subscribed(world, f"{target.url}{path}", tenant) for path, tenant in (("1", OTHER), ("2", None)))
+    """Return ids of subscriptions and of events that a token of MINE must not see: another
+    tenant's, and nobody's.
+    """
+    other, nobody = (
+        subscribed(world, f"{target.url}{path}", tenant)
+        for path, tenant in (("1", OTHER), ("2", None))
+    )
     events = [post_for(world, tenant) for tenant in (OTHER, MINE, None)]
     event_ids = [each for event in events for each in (event["event_id"], *event["copies"])]
     assert len(event_ids) == 3 + 4
@@ -44,8 +49,12 @@ def foreign(world: World, target: Receiver) -> Foreign:
 
 
 @pytest.mark.parametrize(("members", "seconds"), [({"expires_in_seconds": 60}, 60), ({}, 3600)])
-def test_a_token_says_whose_it_is_and_ends_when_it_says(world: World, members: dict[str, int], seconds: int) -> None:
-    made = world.call("POST", "/tokens", json.dumps({"tenant": MINE, **members}), key=CONSUMER_KEY).json
+def test_a_token_says_whose_it_is_and_ends_when_it_says(
+    world: World, members: dict[str, int], seconds: int
+) -> None:
+    made = world.call(
+        "POST", "/tokens", json.dumps({"tenant": MINE, **members}), key=CONSUMER_KEY
+    ).json
     credentials = base64.b64encode(f"anyone:{made['token']}".encode()).decode()
     told = world.call("GET", "/me", authorization=f"Basic {credentials}").json
     world.clock.sleep(seconds - 1)
@@ -53,7 +62,12 @@ def test_a_token_says_whose_it_is_and_ends_when_it_says(world: World, members: d
     world.clock.sleep(1)
 
     assert (made["tenant"], made["expires_at"]) == (MINE, rfc3339(world.clock()))
-    assert (told["name"], told["tenant"], told["scopes"], told["expires_at"]) == (MINE, MINE, [], made["expires_at"])
+    assert (told["name"], told["tenant"], told["scopes"], told["expires_at"]) == (
+        MINE,
+        MINE,
+        [],
+        made["expires_at"],
+    )
     assert (before.status_code, me(world, made["token"]).status_code) == (200, 401)
 
 
@@ -62,7 +76,10 @@ def test_a_request_for_a_token_is_validated(world: World) -> None:
         ("{}", ["tenant"]),
         ('{"tenant": null, "expires_in_seconds": true}', ["expires_in_seconds", "tenant"]),
         ('{"tenant": "a b", "expires_in_seconds": 59}', ["expires_in_seconds", "tenant"]),
-        ('{"tenant": "a", "expires_in_seconds": 2592001, "scopes": []}', ["expires_in_seconds", "scopes"]),
+        (
+            '{"tenant": "a", "expires_in_seconds": 2592001, "scopes": []}',
+            ["expires_in_seconds", "scopes"],
+        ),
     ):
         answer = world.call("POST", "/tokens", body, key=CONSUMER_KEY)
         assert (answer.status_code, answer.faults) == (400, faults)
@@ -84,7 +101,8 @@ def test_a_token_lasts_through_a_rotation_and_ends_with_its_signing_secret(world
 def test_a_token_ends_with_the_key_that_made_it(world: World) -> None:
     token = make_token(world, MINE)
     for api_keys, status_code in (
-        (f"reader:{digest('another')}:consume,reader:{digest(CONSUMER_KEY)}:consume", 200),  # rotation
+        # rotation
+        (f"reader:{digest('another')}:consume,reader:{digest(CONSUMER_KEY)}:consume", 200),
         (f"acme:{digest(KEY)},shop:{digest(PRODUCER_KEY)}:produce", 401),
         (f"reader:{digest('another')}:consume", 401),
         (f"other:{digest(CONSUMER_KEY)}:consume", 401),
@@ -101,12 +119,38 @@ def test_only_true_tokens_are_taken(world: World) -> None:
     def encoded(*parts: object) -> str:
         return base64.urlsafe_b64encode("\0".join(map(str, parts)).encode()).decode().rstrip("=")
 
-    forged = {f"trt_{content}.{other[-43:]}", f"{content}.{tag}", f"trt_{content}", f"trt_.{tag}", "trt_", "trt_."}
-    forged |= {f"{token}=", f"{token}.", f"trt_{content}=.{tag}", f"trt_{content}==.{tag}", f"trt_{content}.{tag}\n.."}
-    forged |= {token.upper(), f"trt_trt_{content}.{tag}", f"trt_{content}.é{tag}", f"trt_{content}\ud800.{tag}"}
+    forged = {
+        f"trt_{content}.{other[-43:]}",
+        f"{content}.{tag}",
+        f"trt_{content}",
+        f"trt_.{tag}",
+        "trt_",
+        "trt_.",
+    }
+    forged |= {
+        f"{token}=",
+        f"{token}.",
+        f"trt_{content}=.{tag}",
+        f"trt_{content}==.{tag}",
+        f"trt_{content}.{tag}\n..",
+    }
+    forged |= {
+        token.upper(),
+        f"trt_trt_{content}.{tag}",
+        f"trt_{content}.é{tag}",
+        f"trt_{content}\ud800.{tag}",
+    }
     ends = (2_000_000_000, "9" * 5000, "٣", " 2000000000", "+2000000000", -1, "1e9", "inf")
-    odd = [(MINE,), (MINE, ends[0]), (MINE, ends[0], "reader", ""), ("", ends[0], "reader"), (MINE, ends[0], "")]
-    forged |= {f"trt_{encoded(*parts)}.{tag}" for parts in (*odd, *((MINE, end, "reader") for end in ends))}
+    odd = [
+        (MINE,),
+        (MINE, ends[0]),
+        (MINE, ends[0], "reader", ""),
+        ("", ends[0], "reader"),
+        (MINE, ends[0], ""),
+    ]
+    forged |= {
+        f"trt_{encoded(*parts)}.{tag}" for parts in (*odd, *((MINE, end, "reader") for end in ends))
+    }
     for place in range(len(token)):  # each character changed, left out and repeated
         changed = random.choice("ABCxyz019-_.=\0 é")
         forged |= {token[:place] + changed * count + token[place + 1 :] for count in (0, 1, 2)}
@@ -124,7 +168,9 @@ def test_only_true_tokens_are_taken(world: World) -> None:
 
 def test_a_customer_manages_its_webhooks_with_a_token(world: World, target: Receiver) -> None:
     token = make_token(world, MINE)
-    made, again = (subscribe(world, target.url, key=token, **members) for members in ({}, {"tenant": MINE}))
+    made, again = (
+        subscribe(world, target.url, key=token, **members) for members in ({}, {"tenant": MINE})
+    )
     path = f"/{made.headers['location']}"
     calls = (("GET", ""), ("PATCH", ""), ("GET", "/secret"), ("POST", "/test"), ("POST", "/enable"))
     answers = [world.call(method, path + call, "{}", key=token) for method, call in calls]
@@ -139,14 +185,21 @@ def test_a_customer_manages_its_webhooks_with_a_token(world: World, target: Rece
     assert subscriptions(world, MINE) == []
 
 
-def test_a_customer_follows_and_replays_its_copies_with_a_token(world: World, target: Receiver) -> None:
+def test_a_customer_follows_and_replays_its_copies_with_a_token(
+    world: World, target: Receiver
+) -> None:
     token = make_token(world, MINE)
     made = subscribe(world, target.url, key=token)
     target.script(status(422, body=b"no such order"))
     [copy] = copies(world, post_for(world, MINE))
-    of_it, path = f"/events?subscription_id={made.json['subscription_id']}", f"/events/{copy['event_id']}"
+    of_it, path = (
+        f"/events?subscription_id={made.json['subscription_id']}",
+        f"/events/{copy['event_id']}",
+    )
 
-    assert ids(world.call("GET", f"{of_it}&status=failed&include=payload", key=token)) == [copy["event_id"]]
+    assert ids(world.call("GET", f"{of_it}&status=failed&include=payload", key=token)) == [
+        copy["event_id"]
+    ]
     assert world.call("GET", path, key=token).json == copy
     assert copy["attempts"][0]["response"] == "no such order"
     assert world.call("POST", f"{path}/replay", key=token).status_code == 202
@@ -162,12 +215,18 @@ def test_a_token_sees_nothing_of_others(world: World, foreign: Foreign) -> None:
     hidden = [("GET", f"/events/{each}") for each in event_ids]
     hidden += [("POST", f"/events/{each}/replay") for each in event_ids]
     calls = (("GET", ""), ("PATCH", ""), ("GET", "/secret"), ("POST", "/test"), ("POST", "/enable"))
-    hidden += [(method, f"/subscriptions/{each}{path}") for each in subscription_ids for method, path in calls]
+    hidden += [
+        (method, f"/subscriptions/{each}{path}")
+        for each in subscription_ids
+        for method, path in calls
+    ]
     for method, path in hidden:
         answer = world.call(method, path, "{}", key=token)
         assert (answer.status_code, answer.json["code"]) == (404, "not_found")
     for subscription_id in subscription_ids:
-        assert world.call("DELETE", f"/subscriptions/{subscription_id}", key=token).status_code == 204
+        assert (
+            world.call("DELETE", f"/subscriptions/{subscription_id}", key=token).status_code == 204
+        )
         assert world.call("GET", f"/subscriptions/{subscription_id}").status_code == 200
         listed = world.call("GET", f"/events?subscription_id={subscription_id}", key=token)
         assert (listed.status_code, listed.json["code"]) == (403, "forbidden")
@@ -179,10 +238,14 @@ def test_another_tenant_cannot_be_named_with_a_token(world: World, target: Recei
     mine = subscribed(world, target.url, MINE)
     posted = subscribe(world, target.url, key=token, tenant=OTHER)
     paths = ("/subscriptions?tenant=", f"/events?subscription_id={mine}&tenant=")
-    refused, own = ([world.call("GET", path + tenant, key=token) for path in paths] for tenant in (OTHER, MINE))
+    refused, own = (
+        [world.call("GET", path + tenant, key=token) for path in paths] for tenant in (OTHER, MINE)
+    )
     refused.append(world.call("GET", "/subscriptions?tenant=*", key=token))
 
-    assert [(answer.status_code, answer.json["code"]) for answer in (posted, *refused)] == [(403, "forbidden")] * 4
+    assert [(answer.status_code, answer.json["code"]) for answer in (posted, *refused)] == [
+        (403, "forbidden")
+    ] * 4
     assert ([answer.status_code for answer in own], subscriptions(world, OTHER)) == ([200, 200], [])
 
 
@@ -191,6 +254,14 @@ def test_a_token_is_not_told_which_hosts_the_operator_allows(world: World) -> No
     for url in ("https://forbidden.example/", "http://hooks.zapier.com/", "ftp://x", "https://x y"):
         answer, operators = subscribe(world, url, key=token), subscribe(world, url)
 
-        assert (answer.status_code, answer.faults) == (operators.status_code, operators.faults) == (400, ["target_url"])
+        assert (
+            (answer.status_code, answer.faults)
+            == (operators.status_code, operators.faults)
+            == (400, ["target_url"])
+        )
         assert "hooks.zapier.com" in operators.text
-        assert not [word for word in ("hooks.zapier.com", "127.0.0.1", "SUBSCRIPTION_HOSTS") if word in answer.text]
+        assert not [
+            word
+            for word in ("hooks.zapier.com", "127.0.0.1", "SUBSCRIPTION_HOSTS")
+            if word in answer.text
+        ]

@@ -1,4 +1,6 @@
-"""The worker: when it retries, which messages it drops, and which it moves to the dead letter queue."""
+"""The worker: when it retries, which messages it drops, and which it moves to the dead letter
+queue.
+"""
 
 import json
 import threading
@@ -27,7 +29,9 @@ def due_in(world: World, event_id: str) -> float:
 # Retry
 
 
-def test_the_delay_doubles_up_to_two_hours_in_45_attempts(world: World, receiver: Receiver, output: Output) -> None:
+def test_the_delay_doubles_up_to_two_hours_in_45_attempts(
+    world: World, receiver: Receiver, output: Output
+) -> None:
     receiver.default = status(503)
     world.restart(IN_PROCESS_WAIT_SECONDS="0")
     event_id, shares = queued(world), list[float]()
@@ -42,13 +46,26 @@ def test_the_delay_doubles_up_to_two_hours_in_45_attempts(world: World, receiver
     assert all(0.499 <= share <= 1.001 for share in shares)
     assert max(shares) - min(shares) > 0.2
     event = world.event(event_id)
-    assert (event["status"], event["delivery_attempts"], event["delivered_via"]) == ("failed", 45, None)
+    assert (event["status"], event["delivery_attempts"], event["delivered_via"]) == (
+        "failed",
+        45,
+        None,
+    )
     assert (event["next_attempt_at"], event["attempts"][-1]["outcome"]) == (None, "retry")
     [letter] = world.dead_letters()
     assert letter["attributes"] == {"EventId": event_id, "Reason": "exhausted"}
     why = {"reason": "exhausted", "last_status_code": 503, "last_error": "receiver responded 503"}
-    of_event = {"event_id": event_id, "subscription_id": None, "tenant": None, "delivery_attempts": 45}
-    assert json.loads(letter["body"]) == {**of_event, **why, "failed_at": event["attempts"][-1]["at"]}
+    of_event = {
+        "event_id": event_id,
+        "subscription_id": None,
+        "tenant": None,
+        "delivery_attempts": 45,
+    }
+    assert json.loads(letter["body"]) == {
+        **of_event,
+        **why,
+        "failed_at": event["attempts"][-1]["at"],
+    }
     assert sum(metrics.get("DeliveryFailure", 0) for metrics in output.metrics()) == 1
     assert ids(world.call("GET", "/inbox")) == [event_id]
 
@@ -68,7 +85,9 @@ def test_the_worker_waits_in_process_up_to_its_limit(world: World, receiver: Rec
     assert rest <= message["delay_seconds"] < rest + 1.001
 
 
-def test_the_worker_does_not_wait_for_a_destination_whose_last_pushes_failed(world: World, receiver: Receiver) -> None:
+def test_the_worker_does_not_wait_for_a_destination_whose_last_pushes_failed(
+    world: World, receiver: Receiver
+) -> None:
     receiver.default = status(503)
     world.restart(BREAKER_FAILURES="2")
     queued(world)
@@ -79,7 +98,9 @@ def test_the_worker_does_not_wait_for_a_destination_whose_last_pushes_failed(wor
 
 
 @pytest.mark.parametrize(("timeout_seconds", "waits"), [(20, False), (31, False), (36, True)])
-def test_the_worker_waits_if_time_is_left(world: World, receiver: Receiver, timeout_seconds: int, waits: bool) -> None:
+def test_the_worker_waits_if_time_is_left(
+    world: World, receiver: Receiver, timeout_seconds: int, waits: bool
+) -> None:
     receiver.default = status(503)
     world.restart(IN_PROCESS_WAIT_SECONDS="900", BACKOFF_BASE_SECONDS="2")
     queued(world)
@@ -92,7 +113,9 @@ def test_the_worker_waits_if_time_is_left(world: World, receiver: Receiver, time
     assert len(world.messages()) == 1
 
 
-def test_the_worker_begins_no_push_that_it_cannot_record_in_time(world: World, receiver: Receiver) -> None:
+def test_the_worker_begins_no_push_that_it_cannot_record_in_time(
+    world: World, receiver: Receiver
+) -> None:
     event_id = queued(world)
 
     with pytest.raises(BatchError):
@@ -103,7 +126,9 @@ def test_the_worker_begins_no_push_that_it_cannot_record_in_time(world: World, r
     assert world.event(event_id)["status"] == "delivered"
 
 
-def test_the_worker_does_not_wait_after_a_push_that_timed_out(world: World, receiver: Receiver) -> None:
+def test_the_worker_does_not_wait_after_a_push_that_timed_out(
+    world: World, receiver: Receiver
+) -> None:
     world.restart(PUSH_TIMEOUT_SECONDS="0.2")
     receiver.script(hang)
     event_id = queued(world)
@@ -136,7 +161,9 @@ def test_the_next_attempt_is_not_earlier_than_the_receiver_and_the_schedule_say(
     assert all(due <= delay < due + 1 for delay in delays)
 
 
-def test_an_early_message_is_sent_on_with_the_rest_of_the_delay_up_to_900_s(world: World, receiver: Receiver) -> None:
+def test_an_early_message_is_sent_on_with_the_rest_of_the_delay_up_to_900_s(
+    world: World, receiver: Receiver
+) -> None:
     waits = ("5", "1000")
     receiver.script(*(status(503, headers={"Retry-After": seconds}) for seconds in waits))
     soon, much_later = [world.post()["event_id"] for _ in waits]
@@ -148,12 +175,16 @@ def test_an_early_message_is_sent_on_with_the_rest_of_the_delay_up_to_900_s(worl
 
     assert len(receiver.requests) == 2
     assert [world.event(event_id)["status"] for event_id in (soon, much_later)] == ["pending"] * 2
-    delays = sorted(message["delay_seconds"] for message in world.messages() if soon in message["body"])
+    delays = sorted(
+        message["delay_seconds"] for message in world.messages() if soon in message["body"]
+    )
     assert delays == [4.5, 5]  # the message of the POST, and this one's successor
     assert not [message for message in world.messages() if much_later in message["body"]]
 
 
-def test_a_dead_letter_has_the_true_number_of_attempts_if_fewer_are_allowed(world: World, receiver: Receiver) -> None:
+def test_a_dead_letter_has_the_true_number_of_attempts_if_fewer_are_allowed(
+    world: World, receiver: Receiver
+) -> None:
     receiver.default = status(503)
     event_id = queued(world)
     world.run_worker()
@@ -164,7 +195,11 @@ def test_a_dead_letter_has_the_true_number_of_attempts_if_fewer_are_allowed(worl
 
     event, [letter] = world.event(event_id), world.dead_letters()
     assert made >= 3
-    assert (event["status"], event["delivery_attempts"], len(event["attempts"])) == ("failed", made, made)
+    assert (event["status"], event["delivery_attempts"], len(event["attempts"])) == (
+        "failed",
+        made,
+        made,
+    )
     assert json.loads(letter["body"])["delivery_attempts"] == len(receiver.requests) == made
 
 
@@ -173,25 +208,32 @@ def test_a_dead_letter_has_the_true_number_of_attempts_if_fewer_are_allowed(worl
 
 def test_messages_that_cannot_be_read_are_moved_to_the_dlq_unchanged(world: World) -> None:
     bodies = ["hello", "{", "[]", "null", "1" * 5000, "[" * 9000, "NaN", '"evt"', "{}"]
-    bodies += [f'{{"event_id": {bad}}}' for bad in ("null", '"x"', "1", f'"{UNKNOWN.upper()}"', "[]")]
+    bodies += [
+        f'{{"event_id": {bad}}}' for bad in ("null", '"x"', "1", f'"{UNKNOWN.upper()}"', "[]")
+    ]
     for body in bodies:
         world.send(body, EventId="whatever")
 
     world.empty_inbox()
 
     assert sorted(letter["body"] for letter in world.dead_letters()) == sorted(bodies)
-    assert [letter["attributes"] for letter in world.dead_letters()] == [{"Reason": "malformed"}] * len(bodies)
+    assert [letter["attributes"] for letter in world.dead_letters()] == [
+        {"Reason": "malformed"}
+    ] * len(bodies)
     assert world.messages() == []
 
 
-def test_a_dead_letter_replays_a_failed_event_and_wakes_a_pending_one(world: World, receiver: Receiver) -> None:
+def test_a_dead_letter_replays_a_failed_event_and_wakes_a_pending_one(
+    world: World, receiver: Receiver
+) -> None:
     receiver.script(status(422), status(422))
     event_id = world.post()["event_id"]
     world.clock.sleep(60)
     world.call("POST", f"/events/{event_id}/replay")
     world.lose_messages()
 
-    for state, pushes in (("failed", 2), ("delivered", 3), ("delivered", 3)):  # of one that is delivered it is dropped
+    # of one that is delivered it is dropped
+    for state, pushes in (("failed", 2), ("delivered", 3), ("delivered", 3)):
         world.move_back()
         world.empty_inbox()
         assert (world.event(event_id)["status"], len(receiver.requests)) == (state, pushes)
@@ -202,8 +244,12 @@ def test_a_dead_letter_replays_a_failed_event_and_wakes_a_pending_one(world: Wor
     assert world.messages() == []
 
 
-def test_a_dead_letter_of_a_claimed_event_is_sent_on(world: World, receiver: Receiver, during: During) -> None:
-    """The dead letter is sent before the failure is recorded: a redrive can move it back in between."""
+def test_a_dead_letter_of_a_claimed_event_is_sent_on(
+    world: World, receiver: Receiver, during: During
+) -> None:
+    """The dead letter is sent before the failure is recorded: a redrive can move it back in
+    between.
+    """
     redrives = iter([world.move_back])
 
     def redrive(**_: object) -> None:
@@ -225,7 +271,9 @@ def test_a_dead_letter_of_a_claimed_event_is_sent_on(world: World, receiver: Rec
     assert (len(receiver.requests), world.messages(), world.dead_letters()) == (2, [], [])
 
 
-def test_a_dead_letter_of_a_leased_event_is_sent_on_after_900_s_at_most(world: World, receiver: Receiver) -> None:
+def test_a_dead_letter_of_a_leased_event_is_sent_on_after_900_s_at_most(
+    world: World, receiver: Receiver
+) -> None:
     receiver.script(status(422))
     world.post()
     world.call("POST", "/inbox/lease", '{"lease_seconds": 3600}')
@@ -236,14 +284,18 @@ def test_a_dead_letter_of_a_leased_event_is_sent_on_after_900_s_at_most(world: W
     assert [message["delay_seconds"] for message in world.messages()] == [900]
 
 
-def test_a_dead_letter_is_kept_if_its_lease_ends_meanwhile(world: World, receiver: Receiver, during: During) -> None:
+def test_a_dead_letter_is_kept_if_its_lease_ends_meanwhile(
+    world: World, receiver: Receiver, during: During
+) -> None:
     receiver.script(status(422))
     event_id = world.post()["event_id"]
     world.call("POST", "/inbox/lease", '{"lease_seconds": 1}')
     during(world.dynamodb, "after-call.dynamodb.UpdateItem", lambda **_: world.clock.sleep(5))
     delays: list[int] = []
     during(
-        world.sqs, "provide-client-params.sqs.SendMessage", lambda params, **_: delays.append(params["DelaySeconds"])
+        world.sqs,
+        "provide-client-params.sqs.SendMessage",
+        lambda params, **_: delays.append(params["DelaySeconds"]),
     )
     world.move_back()
 
@@ -255,18 +307,24 @@ def test_a_dead_letter_is_kept_if_its_lease_ends_meanwhile(world: World, receive
 # Batches
 
 
-def test_a_batch_is_processed_in_parallel_and_leaves_no_thread(world: World, receiver: Receiver) -> None:
+def test_a_batch_is_processed_in_parallel_and_leaves_no_thread(
+    world: World, receiver: Receiver
+) -> None:
     receiver.default = when_all_are_here(10)
     for _ in range(10):
         queued(world)
     assert world.run_worker() == 10
 
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+    assert not [
+        thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")
+    ]
     assert len(world.call("GET", "/events?status=delivered").json["events"]) == 10
 
 
 @pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.UNREACHED])
-def test_a_fault_in_one_message_never_costs_another(world: World, receiver: Receiver, aws: Aws, fault: Fault) -> None:
+def test_a_fault_in_one_message_never_costs_another(
+    world: World, receiver: Receiver, aws: Aws, fault: Fault
+) -> None:
     event_ids = [queued(world) for _ in range(4)]
     world.send("malformed")
     aws.fail(fault, at=1)

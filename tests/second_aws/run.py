@@ -1,11 +1,12 @@
 """`make second-aws`: run tests that use moto elsewhere against an AWS that shares no code with it.
 
-SQS is fauxqs, from npm. Each call carries the clock of the tests, and delays and visibility timeouts follow it.
-DynamoDB is ministack's, which `make e2e` uses too. Its clock is the real one, and TTL, all that follows it, is off.
+SQS is fauxqs, from npm. Each call carries the clock of the tests, and delays and visibility
+timeouts follow it. DynamoDB is ministack's, which `make e2e` uses too. Its clock is the real one,
+and TTL, all that follows it, is off.
 
-Shown here: conditions, expressions, the indexes, delays, visibility timeouts and batches do not rest on moto's ways.
-Not shown: what Amazon's own DynamoDB does where ministack differs from it, throttling, an index that lags, TTL, limits
-of throughput, long polling, fair queues, IAM.
+Shown here: conditions, expressions, the indexes, delays, visibility timeouts and batches do not
+rest on moto's ways. Not shown: what Amazon's own DynamoDB does where ministack differs from it,
+throttling, an index that lags, TTL, limits of throughput, long polling, fair queues, IAM.
 """
 
 import os
@@ -49,15 +50,21 @@ def fauxqs() -> Iterator[str]:
 
 
 def main() -> int:
-    with ministack_process.running(ministack_process.install(), LOG_FILE) as ministack, fauxqs() as sqs:
+    with (
+        ministack_process.running(ministack_process.install(), LOG_FILE) as ministack,
+        fauxqs() as sqs,
+    ):
         dynamodb = f"http://127.0.0.1:{ministack.port}"
         local_aws.use(dynamodb)
         os.environ |= {"AWS_ENDPOINT_URL_DYNAMODB": dynamodb, "AWS_ENDPOINT_URL_SQS": sqs}
-        os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}  # which ministack takes
+        # which ministack takes
+        os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
         os.environ["SECOND_AWS"] = "1"
         table = local_aws.ensure("dev")["EVENTS_TABLE_NAME"]
         ttl_off = {"AttributeName": "expires_at", "Enabled": False}
-        boto3.client("dynamodb").update_time_to_live(TableName=table, TimeToLiveSpecification=ttl_off)
+        boto3.client("dynamodb").update_time_to_live(
+            TableName=table, TimeToLiveSpecification=ttl_off
+        )
         command = [sys.executable, "-m", "pytest", "-n", "0", *TESTS, *sys.argv[1:]]
         return subprocess.run(command, check=False).returncode
 

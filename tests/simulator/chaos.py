@@ -1,4 +1,5 @@
-"""`make chaos SEEDS=1000`: live through that many storms; `make chaos SEED=7`: through one, to repeat what it showed.
+"""`make chaos SEEDS=1000`: live through that many storms; `make chaos SEED=7`: through one, to
+repeat what it showed.
 
 The exit status is 1 if a promise was broken.
 """
@@ -23,7 +24,12 @@ def live_through(seed: int) -> tuple[Counter[str], str]:
     except ViolationError as violation:
         return Counter(), f"seed {seed}: {violation}"
     pushes = sum(map(len, storm.history.pushes.values()))
-    return Counter(events=len(storm.items()), pushes=pushes, faults=storm.faults, repeated=storm.history.repeated), ""
+    return Counter(
+        events=len(storm.items()),
+        pushes=pushes,
+        faults=storm.faults,
+        repeated=storm.history.repeated,
+    ), ""
 
 
 def main() -> int:
@@ -37,7 +43,10 @@ def main() -> int:
         for numbers, violation in track(results, "storms", total=len(seeds), console=console):
             counted += numbers
             broken += [violation] if violation else []
-    console.print(f"{len(seeds):,} storms:", ", ".join(f"{number:,} {what}" for what, number in counted.items()))
+    console.print(
+        f"{len(seeds):,} storms:",
+        ", ".join(f"{number:,} {what}" for what, number in counted.items()),
+    )
     for violation in broken:
         console.print(violation, highlight=False)
     console.print(f"{len(broken)} of {len(seeds):,} storms broke a promise")

@@ -33,7 +33,9 @@ class Hub:
             self._clock.sleep(seconds)
             return
         if seconds:
-            heapq.heappush(self._sleeping, (self._clock() + seconds, next(self._order), getcurrent()))
+            heapq.heappush(
+                self._sleeping, (self._clock() + seconds, next(self._order), getcurrent())
+            )
         else:
             self._ready.append(getcurrent())
         self._hub.switch()

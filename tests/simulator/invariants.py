@@ -1,7 +1,7 @@
 """The promises, checked for every run, whatever failed in it.
 
-A history watches the table, the receiver, callers and consumers; at the end the store is compared with what it saw.
-A fault excuses a push that its invocation could not record.
+A history watches the table, the receiver, callers and consumers; at the end the store is compared
+with what it saw. A fault excuses a push that its invocation could not record.
 """
 
 import json
@@ -17,7 +17,8 @@ from chalicelib.infra.times import rfc3339, unix_seconds
 from tests.support.in_memory_aws import typed
 
 NEVER = rfc3339(0)
-MAY_BE_PUSHED = ((Status.PENDING, None), (Status.DELIVERED, DeliveredVia.PULL))  # acknowledged after its claim
+# acknowledged after its claim
+MAY_BE_PUSHED = ((Status.PENDING, None), (Status.DELIVERED, DeliveredVia.PULL))
 
 Item = Mapping[str, Any]
 
@@ -30,7 +31,8 @@ class ViolationError(AssertionError):
 class Push:
     """A push that reached the receiver. `status_code` None: no response.
 
-    `is_lost`: the sender never saw the response. `is_recorded`: its `invocation` has written a record since.
+    `is_lost`: the sender never saw the response. `is_recorded`: its `invocation` has written a
+    record since.
     """
 
     event: Event
@@ -48,7 +50,9 @@ class Push:
 
 @dataclass
 class History:
-    """What callers, consumers, the receiver and the table saw; `item` is what the table has of an event by now."""
+    """What callers, consumers, the receiver and the table saw; `item` is what the table has of an
+    event by now.
+    """
 
     item: Callable[[str], dict[str, Any] | None]
     max_skew_seconds: float = 0.0  # how far the clock of a container may be off, either way
@@ -56,24 +60,33 @@ class History:
     acknowledged: set[str] = field(default_factory=set)
     pushes: defaultdict[str, list[Push]] = field(default_factory=lambda: defaultdict(list))
     running: set[str] = field(default_factory=set)
-    replays: Counter[str] = field(default_factory=Counter)  # of an event: how often it was stored or replayed
+    # of an event: how often it was stored or replayed
+    replays: Counter[str] = field(default_factory=Counter)
     faults: int = 0
     struck: set[object] = field(default_factory=set)  # invocations with a fault
     not_made: Counter[tuple[str, int]] = field(default_factory=Counter)  # attempts without a push
     repeated: int = 0  # pushes after a 2xx, because of a fault
     violations: list[str] = field(default_factory=list)
-    leases: set[tuple[str, str]] = field(default_factory=set)  # and their events, as the table took them
-    subscribed_at: dict[str, float] = field(default_factory=dict)  # of the subscriptions that there are
-    ended_at: dict[str, float] = field(default_factory=dict)  # of subscriptions that were deleted, for the last time
-    disabled_until: dict[str, float] = field(default_factory=dict)  # of subscriptions that were; infinity: they are
+    # and their events, as the table took them
+    leases: set[tuple[str, str]] = field(default_factory=set)
+    # of the subscriptions that there are
+    subscribed_at: dict[str, float] = field(default_factory=dict)
+    # of subscriptions that were deleted, for the last time
+    ended_at: dict[str, float] = field(default_factory=dict)
+    # of subscriptions that were; infinity: they are
+    disabled_until: dict[str, float] = field(default_factory=dict)
     stored_at: dict[str, float] = field(default_factory=dict)  # of events, for the last time
-    pending_since: dict[str, float] = field(default_factory=dict)  # of events: stored or replayed for the last time
+    # of events: stored or replayed for the last time
+    pending_since: dict[str, float] = field(default_factory=dict)
     pushes_copies_alone: bool = False  # by some container
     moved_back: dict[tuple[str, str], float] = field(default_factory=dict)  # dead letters, and when
     deleted: set[str] = field(default_factory=set)  # copies
-    erased_at: dict[str, float] = field(default_factory=dict)  # of events, when the latest erasure began
-    erased_copies: set[tuple[str, str]] = field(default_factory=set)  # their events and subscriptions
-    expected_copies: dict[tuple[str, str], float] = field(default_factory=dict)  # and when their POST began
+    # of events, when the latest erasure began
+    erased_at: dict[str, float] = field(default_factory=dict)
+    # their events and subscriptions
+    erased_copies: set[tuple[str, str]] = field(default_factory=set)
+    # and when their POST began
+    expected_copies: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def forbid(self, is_broken: bool, violation: str) -> None:
         """Note a violation; it is not raised, for the code under test catches exceptions."""
@@ -89,7 +102,8 @@ class History:
         elif after is None:
             self._see_deletion(item)
         elif before is None or before["sort_key"] != after["sort_key"]:
-            # The same id may be stored again after it was deleted or has expired: its attempts begin anew.
+            # The same id may be stored again after it was deleted or has expired: its attempts
+            # begin anew.
             is_expired = before is None or before["expires_at"] <= now + self.max_skew_seconds
             self.forbid(not is_expired, "an event was stored in place of another")
             self.stored_at[event_id] = self.pending_since[event_id] = now
@@ -102,14 +116,20 @@ class History:
         claim_id = after["claim_id"]
         held_until = unix_seconds(before.get("claimed_until", NEVER))
         is_erased = after["status"] == Status.ERASED
-        if (claim_id != before["claim_id"] or is_erased) and now <= held_until - self.max_skew_seconds:
+        if (
+            claim_id != before["claim_id"] or is_erased
+        ) and now <= held_until - self.max_skew_seconds:
             self.violations.append("an event was taken from who held it")
         if is_erased:
             self._see_erasure(after, now)
             return
         self.forbid(before["status"] == Status.ERASED, "an erased event was changed")
         revived = before["status"] != Status.PENDING == after["status"]
-        if revived or before.get("replayed_at") != after.get("replayed_at") or before.get("delivery_attempts", 0) > 0:
+        if (
+            revived
+            or before.get("replayed_at") != after.get("replayed_at")
+            or before.get("delivery_attempts", 0) > 0
+        ):
             self.replays[event_id] += after.get("delivery_attempts", 0) == 0
         if before.get("replayed_at") != after.get("replayed_at"):
             self.pending_since[event_id] = now
@@ -121,19 +141,30 @@ class History:
             self.leases.add((event_id, claim_id))
             self.forbid(before["status"] == Status.DELIVERED, "a delivered event was leased")
         attempts = json.loads(after.get("attempts", "[]"))
-        if attempts and attempts[-1]["error"] == NOT_PUSHED and before.get("attempts") != after["attempts"]:
+        if (
+            attempts
+            and attempts[-1]["error"] == NOT_PUSHED
+            and before.get("attempts") != after["attempts"]
+        ):
             self.not_made[event_id, self.replays[event_id]] += 1
-        became_so = DeliveredVia.SUBSCRIPTIONS == after.get("delivered_via") != before.get("delivered_via")
-        self.forbid(became_so, "an event that was stored already became delivered via subscriptions")
+        became_so = (
+            DeliveredVia.SUBSCRIPTIONS == after.get("delivered_via") != before.get("delivered_via")
+        )
+        self.forbid(
+            became_so, "an event that was stored already became delivered via subscriptions"
+        )
 
     def _see_quiet_failure(self, event: Item) -> None:
         """Check that the subscription of a copy was disabled since the copy was to be pushed."""
         subscription_id, since = event["subscription_id"], self.pending_since[event["event_id"]]
-        was_there = self.subscribed_at.get(subscription_id, math.inf) <= since  # not made again since
+        # not made again since
+        was_there = self.subscribed_at.get(subscription_id, math.inf) <= since
         if self.disabled_until.get(subscription_id, 0.0) < since and was_there:
             self.violations.append("a copy failed as disabled, though its subscription was not")
 
-    def _see_subscription(self, subscription_id: str, before: Item | None, after: Item | None, now: float) -> None:
+    def _see_subscription(
+        self, subscription_id: str, before: Item | None, after: Item | None, now: float
+    ) -> None:
         if after and "disabled_at" in after:
             self.disabled_until[subscription_id] = math.inf
         elif before and "disabled_at" in before:
@@ -149,12 +180,24 @@ class History:
         if is_copy_id(event["event_id"]):
             self.erased_copies.add((event["source_event_id"], event["subscription_id"]))
             self.deleted.add(event["event_id"])
-        kept = event.keys() & {"content", "attempts", "last_error", "tenant", "body_hash", "status_shard"}
+        kept = event.keys() & {
+            "content",
+            "attempts",
+            "last_error",
+            "tenant",
+            "body_hash",
+            "status_shard",
+        }
         self.forbid(bool(kept), "an erased event has its content, or is listed")
 
     def _see_deletion(self, event: Item) -> None:
-        """Check that it is a copy, whose event was erased or does not list it, or whose subscription is gone."""
-        event_id, subscribed_at = event["event_id"], self.subscribed_at.get(event.get("subscription_id", ""))
+        """Check that it is a copy, whose event was erased or does not list it, or whose
+        subscription is gone.
+        """
+        event_id, subscribed_at = (
+            event["event_id"],
+            self.subscribed_at.get(event.get("subscription_id", "")),
+        )
         self.forbid(event_id in self.running, "an event was deleted while it was pushed")
         source = self.item(event.get("source_event_id", "")) or {}
         if source.get("status") == Status.ERASED:
@@ -163,7 +206,9 @@ class History:
         is_of_another = subscribed_at is None or self.stored_at[event_id] <= subscribed_at
         is_unlisted = source and event_id not in source.get("copies", "")
         is_unwanted = is_copy_id(event_id) and (is_of_another or is_unlisted)
-        self.forbid(not is_unwanted, "an event was deleted that was no copy, or one that somebody waits for")
+        self.forbid(
+            not is_unwanted, "an event was deleted that was no copy, or one that somebody waits for"
+        )
 
     def see_sent(self, event_id: str, group_id: str) -> None:
         item = self.item(event_id)
@@ -171,7 +216,9 @@ class History:
             self.violations.append(f"a message about {event_id} is in the group {group_id!r}")
 
     def see_leased(self, leased: Iterable[tuple[str, str]]) -> None:
-        self.forbid(not self.leases.issuperset(leased), "a consumer was given an event without a lease")
+        self.forbid(
+            not self.leases.issuperset(leased), "a consumer was given an event without a lease"
+        )
 
     def see_erased(self, event_id: str, replay_number: int) -> None:
         """Check that an event is gone, or was stored anew after its number of replays was noted."""
@@ -179,10 +226,16 @@ class History:
         if is_there and self.replays[event_id] == replay_number:
             self.violations.append("an event is there whose erasure was said to be complete")
 
-    def see_accepted(self, event_id: str, payload: str, subscription_ids: set[str], began: float) -> None:
-        """Note an accepted event; each of the subscriptions is to get a copy, unless it ends meanwhile."""
+    def see_accepted(
+        self, event_id: str, payload: str, subscription_ids: set[str], began: float
+    ) -> None:
+        """Note an accepted event; each of the subscriptions is to get a copy, unless it ends
+        meanwhile.
+        """
         self.accepted[event_id] = began
-        self.expected_copies |= dict.fromkeys(((event_id, each) for each in subscription_ids), began)
+        self.expected_copies |= dict.fromkeys(
+            ((event_id, each) for each in subscription_ids), began
+        )
         item = self.item(event_id)
         is_same = self.erased_at.get(event_id, 0) < began
         if item and is_same and Event.from_item(typed(item)).payload != payload:
@@ -194,11 +247,16 @@ class History:
             self.moved_back[letter["event_id"], letter["failed_at"]] = now
 
     def may_be_dropped(self, event: Event) -> bool:
-        """Return whether its dead letter may have been moved back while it, or its subscription, was not pushed."""
+        """Return whether its dead letter may have been moved back while it, or its subscription,
+        was not pushed.
+        """
         moved_at = self.moved_back.get((event.event_id, event.failed_at or ""))
         if not event.is_copy:
             return moved_at is not None and self.pushes_copies_alone
-        until = max(each.get(event.subscription_id or "", 0.0) for each in (self.disabled_until, self.ended_at))
+        until = max(
+            each.get(event.subscription_id or "", 0.0)
+            for each in (self.disabled_until, self.ended_at)
+        )
         until = max(until, self.subscribed_at.get(event.subscription_id or "", math.inf))
         return moved_at is not None and moved_at <= until
 
@@ -213,10 +271,17 @@ class History:
         self.forbid(event.event_id in self.running, "two pushes of one event at the same time")
         if stored is None or stored["claim_id"] != event.claim_id:
             self.violations.append("a push under a claim that is not held")
-        elif event.status is not Status.PENDING or (stored["status"], stored.get("delivered_via")) not in MAY_BE_PUSHED:
+        elif (
+            event.status is not Status.PENDING
+            or (stored["status"], stored.get("delivered_via")) not in MAY_BE_PUSHED
+        ):
             self.violations.append(f"a push of a {stored['status']} event")
         source = self.item(event.source_event_id or "")
-        if source and event.event_id not in source.get("copies", "") and not self.may_be_unlisted(event):
+        if (
+            source
+            and event.event_id not in source.get("copies", "")
+            and not self.may_be_unlisted(event)
+        ):
             self.violations.append("a push of a copy that its event does not list")
         for earlier in self.pushes[event.event_id]:
             if earlier.arrived and earlier.replay_number == push.replay_number:
@@ -228,7 +293,9 @@ class History:
         self.pushes[event.event_id].append(push)
 
     def see_record(self, event_id: str, invocation: object) -> None:
-        """Note a write that was answered: what the invocation pushed, unless its response was lost, is recorded."""
+        """Note a write that was answered: what the invocation pushed, unless its response was lost,
+        is recorded.
+        """
         for push in self.pushes.get(event_id, ()):
             if push.invocation is invocation and event_id not in self.running and not push.is_lost:
                 push.is_recorded = True
@@ -245,17 +312,21 @@ class History:
     def may_be_unlisted(self, copy: Event) -> bool:
         """Return whether the POST that stored a copy could not delete it.
 
-        That is after a fault, and if somebody replayed the copy meanwhile: the POST deletes it under its claim, which a
-        replay takes, and a replay that was answered is a promise to push.
+        That is after a fault, and if somebody replayed the copy meanwhile: the POST deletes it
+        under its claim, which a replay takes, and a replay that was answered is a promise to push.
         """
         if copy.event_type.startswith(RESERVED_PREFIX):  # reports are made at best effort
             return True
         return self.faults > 0 or copy.replayed_at is not None
 
 
-def check(history: History, stored: Mapping[str, Event], dead_letters: Iterable[Mapping[str, Any]]) -> None:
+def check(
+    history: History, stored: Mapping[str, Event], dead_letters: Iterable[Mapping[str, Any]]
+) -> None:
     """Raise ViolationError unless a settled world kept its promises."""
-    told = {(dead_letter.get("event_id"), dead_letter.get("failed_at")) for dead_letter in dead_letters}
+    told = {
+        (dead_letter.get("event_id"), dead_letter.get("failed_at")) for dead_letter in dead_letters
+    }
     for event_id, began in history.accepted.items():
         is_lost = event_id not in stored and history.erased_at.get(event_id, 0) < began
         history.forbid(is_lost, f"accepted and not stored: {event_id}")
@@ -268,7 +339,9 @@ def check(history: History, stored: Mapping[str, Event], dead_letters: Iterable[
         is_listed = not event.is_copy or (source is not None and event.event_id in source.copies)
         may_be = is_listed or history.may_be_unlisted(event)
         history.forbid(not may_be, f"{event.event_id} is a copy that no event lists")
-    copies = {(event.source_event_id, event.subscription_id) for event in stored.values()} | history.erased_copies
+    copies = {
+        (event.source_event_id, event.subscription_id) for event in stored.values()
+    } | history.erased_copies
     for (event_id, subscription_id), began in history.expected_copies.items():
         is_missing = event_id in stored and (event_id, subscription_id) not in copies
         has_ended = history.ended_at.get(subscription_id, 0) >= began
@@ -278,20 +351,31 @@ def check(history: History, stored: Mapping[str, Event], dead_letters: Iterable[
 
 
 def _check_end(event: Event, history: History, told: set[tuple[Any, Any]]) -> None:
-    """Check the end of an event, also of one whose caller was told 503: whatever is stored is delivered or failed."""
+    """Check the end of an event, also of one whose caller was told 503: whatever is stored is
+    delivered or failed.
+    """
     history.forbid(event.status is Status.PENDING, "pending for ever")
     is_told = (
-        event.reason is Reason.DISABLED or history.may_be_dropped(event) or (event.event_id, event.failed_at) in told
+        event.reason is Reason.DISABLED
+        or history.may_be_dropped(event)
+        or (event.event_id, event.failed_at) in told
     )
-    is_silent = event.status is Status.FAILED and event.reason is not Reason.DISABLED and not is_told
+    is_silent = (
+        event.status is Status.FAILED and event.reason is not Reason.DISABLED and not is_told
+    )
     history.forbid(is_silent, f"{event.event_id} failed without a message in the dead letter queue")
     if event.delivered_via is DeliveredVia.PULL:
-        history.forbid(event.event_id not in history.acknowledged, "delivered by pull, and nobody acknowledged")
+        history.forbid(
+            event.event_id not in history.acknowledged, "delivered by pull, and nobody acknowledged"
+        )
     if event.delivered_via is DeliveredVia.PUSH:
         has_arrived = any(push.arrived for push in history.pushes[event.event_id])
         history.forbid(not has_arrived, "delivered by push, and the receiver never answered 2xx")
     if event.delivered_via is DeliveredVia.SUBSCRIPTIONS:
-        history.forbid(event.is_copy or bool(event.attempts), "delivered via subscriptions, and a copy or pushed")
+        history.forbid(
+            event.is_copy or bool(event.attempts),
+            "delivered via subscriptions, and a copy or pushed",
+        )
 
 
 def _check_attempts(event: Event, history: History) -> None:
@@ -299,6 +383,7 @@ def _check_attempts(event: Event, history: History) -> None:
     seen = sum(push.replay_number == replay_number for push in history.pushes[event.event_id])
     seen += history.not_made[event.event_id, replay_number]
     counted, faults = event.delivery_attempts, history.faults
-    # A claim counts an attempt; one that comes to nothing is not taken back of an event that was acknowledged since.
+    # A claim counts an attempt; one that comes to nothing is not taken back of an event that was
+    # acknowledged since.
     is_right = seen <= counted <= seen + faults + (event.delivered_via is DeliveredVia.PULL)
     history.forbid(not is_right, f"{counted} attempts counted, {seen} seen, {faults} faults")

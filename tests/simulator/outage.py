@@ -1,7 +1,7 @@
 """`make outage`: destinations in trouble, in virtual time, and how long healthy events wait.
 
-Five workers take batches of ten, a healthy target responds after 0.2 s, and a call to AWS takes 10 ms. The queue is not
-fair here, and there is no batching window.
+Five workers take batches of ten, a healthy target responds after 0.2 s, and a call to AWS takes 10
+ms. The queue is not fair here, and there is no batching window.
 """
 
 import itertools
@@ -42,7 +42,8 @@ TROUBLES: dict[str, Callable[[float], Response]] = {
     SLOW_TO_FAIL: lambda random: (503, 2.0),
     SOMETIMES: lambda random: HANGS if random < 0.05 else HEALTHY,
 }
-DEAD = [(False, 1), (False, 5), (True, 1), (True, 5)]  # whether it is the webhook, and events a second
+# whether it is the webhook, and events a second
+DEAD = [(False, 1), (False, 5), (True, 1), (True, 5)]
 DAYS, SCALE = 3, 500  # rates, and what sweep and worker can do, are divided by SCALE
 LIMITS = ("MAX_SWEPT", "MAX_SWEPT_WHILE_LONG", "LONG_QUEUE")
 MOST_WAIT_SECONDS = 600.0
@@ -52,13 +53,20 @@ SWEPT_AFTER = 11  # attempts: from then on the next comes more than 900 s later
 class OutageWorld(SimulatedWorld):
     """Callers post at a steady rate for `seconds`; workers and sweeps go on until `is_over`.
 
-    All that time one destination is in trouble: the webhook, or the target of the only subscription.
+    All that time one destination is in trouble: the webhook, or the target of the only
+    subscription.
     """
 
     workers = WORKERS
 
     def __init__(
-        self, trouble: str, *, in_webhook: bool, seconds: float, environ: Mapping[str, str] = NO_ENVIRON, seed: int = 0
+        self,
+        trouble: str,
+        *,
+        in_webhook: bool,
+        seconds: float,
+        environ: Mapping[str, str] = NO_ENVIRON,
+        seed: int = 0,
     ) -> None:
         super().__init__({"MAX_DELIVERY_ATTEMPTS": "20", **environ}, seed=seed)
         self.trouble = trouble
@@ -68,7 +76,9 @@ class OutageWorld(SimulatedWorld):
         self._hung: set[str] = set()
 
     def answer(self, event: Event, url: str) -> Response:
-        is_in_trouble = self.clock() < self.ends_at and (event.subscription_id is None) == self.in_webhook
+        is_in_trouble = (
+            self.clock() < self.ends_at and (event.subscription_id is None) == self.in_webhook
+        )
         response = TROUBLES[self.trouble](self.random.random()) if is_in_trouble else HEALTHY
         if response is HANGS:
             self._hung.add(event.event_id)
@@ -78,13 +88,17 @@ class OutageWorld(SimulatedWorld):
         return 0.0, 0.01
 
     def is_healthy(self, item: Mapping[str, Any]) -> bool:
-        """Return whether nothing is wrong with the destination of an event, or at least was not with its pushes."""
+        """Return whether nothing is wrong with the destination of an event, or at least was not
+        with its pushes.
+        """
         if self.trouble == SOMETIMES:
             return item["event_id"] not in self._hung
         return ("subscription_id" in item) == self.in_webhook
 
     def is_over(self) -> bool:
-        """Return whether nobody posts any more, and every healthy event is settled or waited too long."""
+        """Return whether nobody posts any more, and every healthy event is settled or waited too
+        long.
+        """
         if self.clock() < self.ends_at:
             return False
         return self.clock() > self.ends_at + MOST_WAIT_SECONDS or not self.is_waiting()
@@ -102,7 +116,9 @@ class OutageWorld(SimulatedWorld):
         self.hub.run()
 
     def healthy_waits(self, measured_from: float) -> Waits:
-        """Return how long healthy events took that were posted `measured_from` seconds on or later."""
+        """Return how long healthy events took that were posted `measured_from` seconds on or
+        later.
+        """
         now, first = rfc3339(self.clock()), rfc3339(self.began + measured_from)
         waits = [
             unix_seconds(event.delivered_at or now) - unix_seconds(event.created_at)
@@ -141,7 +157,9 @@ def waits_beside(
     measured_from: float = 30,
     seed: int = 0,
 ) -> Waits:
-    """Return the waits beside the webhook in trouble, or beside the targets of so many subscriptions."""
+    """Return the waits beside the webhook in trouble, or beside the targets of so many
+    subscriptions.
+    """
     world = OutageWorld(trouble, in_webhook=in_webhook, seconds=seconds, seed=seed)
     for number in range(0 if trouble == SOMETIMES else subscriptions):
         world.start().subscribe(f"{TARGET}/{number}")
@@ -150,11 +168,15 @@ def waits_beside(
 
 
 class TwoTenantsWorld(OutageWorld):
-    """The targets of one tenant hang all the time, and that of another tenant for the first `hangs_seconds`."""
+    """The targets of one tenant hang all the time, and that of another tenant for the first
+    `hangs_seconds`.
+    """
 
     copies = 20  # for the other tenant
 
-    def __init__(self, hanging: Sequence[str], other: str, *, hangs_seconds: float, seconds: float, seed: int) -> None:
+    def __init__(
+        self, hanging: Sequence[str], other: str, *, hangs_seconds: float, seconds: float, seed: int
+    ) -> None:
         super().__init__("hangs", in_webhook=False, seconds=seconds, seed=seed)
         self.hangs_seconds = hangs_seconds
         for url in hanging:
@@ -179,12 +201,24 @@ class TwoTenantsWorld(OutageWorld):
 
 
 def beside_a_tenant(
-    hanging: Sequence[str], other: str, *, hangs_seconds: float = 0, minutes: float = 15, seed: int = 0, **headers: str
+    hanging: Sequence[str],
+    other: str,
+    *,
+    hangs_seconds: float = 0,
+    minutes: float = 15,
+    seed: int = 0,
+    **headers: str,
 ) -> list[float]:
-    """Return how long the copies of the other tenant took that were delivered, in seconds; both get 0.2 a second."""
-    world = TwoTenantsWorld(hanging, other, hangs_seconds=hangs_seconds, seconds=60 * minutes, seed=seed)
+    """Return how long the copies of the other tenant took that were delivered, in seconds; both get
+    0.2 a second.
+    """
+    world = TwoTenantsWorld(
+        hanging, other, hangs_seconds=hangs_seconds, seconds=60 * minutes, seed=seed
+    )
     world.run(per_second=0.2, **headers)
-    copies = [event for key, event in world.items().items() if world.is_healthy(world.dynamodb.items[key])]
+    copies = [
+        event for key, event in world.items().items() if world.is_healthy(world.dynamodb.items[key])
+    ]
     return [
         unix_seconds(copy.delivered_at) - unix_seconds(copy.created_at)
         for copy in copies
@@ -193,9 +227,11 @@ def beside_a_tenant(
 
 
 class DeadWorld(OutageWorld):
-    """The webhook, or the target of the only subscription, is dead until the last of its events has ended.
+    """The webhook, or the target of the only subscription, is dead until the last of its events has
+    ended.
 
-    One worker takes a message at a time, and rests so long after it that it does what WORKERS do divided by SCALE.
+    One worker takes a message at a time, and rests so long after it that it does what WORKERS do
+    divided by SCALE.
     """
 
     workers = 1
@@ -216,53 +252,86 @@ class DeadWorld(OutageWorld):
         while not self.is_over():
             started = self.clock()
             worked = container.work(max_messages=1)
-            self.hub.sleep((self.clock() - started) * (SCALE / (WORKERS * 10) - 1) if worked else 1.0)
+            self.hub.sleep(
+                (self.clock() - started) * (SCALE / (WORKERS * 10) - 1) if worked else 1.0
+            )
 
     def _sweeps(self) -> None:
         container = self.start()
         while not self.is_over():
             self.hub.sleep(60)
-            self.late_seconds = max(self.late_seconds, self.clock() - min(map(unix_seconds, self._due()), default=1e10))
+            self.late_seconds = max(
+                self.late_seconds, self.clock() - min(map(unix_seconds, self._due()), default=1e10)
+            )
             container.sweep()
 
 
 def dead_for_days(in_webhook: bool, per_second: float, days: float = DAYS) -> list[str]:
-    """Return a row about a destination that never answers again: when its events end, and what the sweep does."""
+    """Return a row about a destination that never answers again: when its events end, and what the
+    sweep does.
+    """
     environ = {"MAX_DELIVERY_ATTEMPTS": "45", "SUBSCRIPTION_DISABLE_DAYS": "3650"}
-    world = DeadWorld("answers 503", in_webhook=in_webhook, seconds=DAY_SECONDS * days, environ=environ)
+    world = DeadWorld(
+        "answers 503", in_webhook=in_webhook, seconds=DAY_SECONDS * days, environ=environ
+    )
     world.start().subscribe(TARGET)
     limits = {name: max(1, getattr(schedules, name) // SCALE) for name in LIMITS}
     with mock.patch.multiple(schedules, **limits):
         world.run(per_second=per_second / SCALE, prefer="respond-async")
     world.check()
-    dead = [event for event in world.items().values() if (event.subscription_id is None) == in_webhook]
+    dead = [
+        event for event in world.items().values() if (event.subscription_id is None) == in_webhook
+    ]
     assert {(event.reason, event.delivery_attempts) for event in dead} == {(Reason.EXHAUSTED, 45)}
-    hours = [(unix_seconds(str(event.failed_at)) - unix_seconds(event.created_at)) / 3600 for event in dead]
+    hours = [
+        (unix_seconds(str(event.failed_at)) - unix_seconds(event.created_at)) / 3600
+        for event in dead
+    ]
     name, (_, p95) = "webhook" if in_webhook else "subscription", world.healthy_waits(30)
     ended, late = f"{min(hours):.0f} to {max(hours):.0f} h", f"{world.late_seconds:.0f} s"
-    return [name, f"{per_second}", f"{len(dead):,}", f"{len(world.sqs.messages(DLQ)):,}", ended, late, f"{p95:.1f} s"]
+    return [
+        name,
+        f"{per_second}",
+        f"{len(dead):,}",
+        f"{len(world.sqs.messages(DLQ)):,}",
+        ended,
+        late,
+        f"{p95:.1f} s",
+    ]
 
 
 class LateWorld(OutageWorld):
-    """An OutageWorld in which as many events are due as when the destination was dead for days before."""
+    """An OutageWorld in which as many events are due as when the destination was dead for days
+    before.
+    """
 
     def seed(self, per_second: float) -> None:
-        """Store what had SWEPT_AFTER attempts or more, and is due from a minute before until the end."""
+        """Store what had SWEPT_AFTER attempts or more, and is due from a minute before until the
+        end.
+        """
         store = EventStore(self.dynamodb, self.settings, clock=self.clock)
         assert self.start().post(prefer="respond-async")
-        [model] = [event for event in self.items().values() if (event.subscription_id is None) == self.in_webhook]
+        [model] = [
+            event
+            for event in self.items().values()
+            if (event.subscription_id is None) == self.in_webhook
+        ]
         seconds = self.ends_at - self.began + 60
         for made in range(SWEPT_AFTER, self.settings.max_delivery_attempts):
             for _ in range(round(per_second * seconds)):
                 due = rfc3339(self.began - 60 + seconds * self.random.random())
                 key = f"{model.event_id[:4]}{self.random.getrandbits(128):032x}"
                 created_at = rfc3339(self.began - 5400 * made)
-                event = replace(model, event_id=key, created_at=created_at, next_attempt_at=due, requeue_at=due)
+                event = replace(
+                    model, event_id=key, created_at=created_at, next_attempt_at=due, requeue_at=due
+                )
                 store.put(replace(event, delivery_attempts=made), model.content())
 
 
 def late_waits(trouble: str, *, in_webhook: bool, per_second: float, seed: int = 0) -> Waits:
-    """Return the waits beside a destination that was dead for days, in the second half of the time."""
+    """Return the waits beside a destination that was dead for days, in the second half of the
+    time.
+    """
     environ = {"MAX_DELIVERY_ATTEMPTS": "45"}
     world = LateWorld(trouble, in_webhook=in_webhook, seconds=120, environ=environ, seed=seed)
     world.start().subscribe(TARGET)
@@ -276,7 +345,8 @@ TEN = [f"{TARGET}/{number}" for number in range(10)]
 
 
 class ThrottledWorld(OutageWorld):
-    """The only subscription is dead. Rates, and what a partition of an index takes, are divided by 100.
+    """The only subscription is dead. Rates, and what a partition of an index takes, are divided by
+    100.
 
     lookup-index shows the attributes of resources.json, and those that a test adds.
     """
@@ -293,10 +363,16 @@ class ThrottledWorld(OutageWorld):
 
 
 def cases() -> Iterator[tuple[str, tuple[float, ...], Callable[..., Waits]]]:
-    """Yield what is in trouble, at how many events a second, and what returns the waits beside it."""
+    """Yield what is in trouble, at how many events a second, and what returns the waits beside
+    it.
+    """
     for in_webhook, name in ((False, "subscription"), (True, "webhook")):
         for trouble in ("answers 503", SLOW_TO_FAIL, "answers 503 after 9 s", "hangs"):
-            yield f"{name} {trouble}", (5, 20), partial(waits_beside, trouble, in_webhook=in_webhook)
+            yield (
+                f"{name} {trouble}",
+                (5, 20),
+                partial(waits_beside, trouble, in_webhook=in_webhook),
+            )
         dead = partial(late_waits, SLOW_TO_FAIL, in_webhook=in_webhook)
         yield f"{name} {SLOW_TO_FAIL}, and was dead for days", (5,), dead
     yield f"webhook {SOMETIMES}", (5, 20), partial(waits_beside, SOMETIMES, in_webhook=True)
@@ -314,15 +390,31 @@ TENANTS: dict[str, Callable[..., list[float]]] = {
 
 
 def main() -> None:
-    waits = Table("healthy events wait while", "events/s", "median, s", "p95, s", f"worst p95 of {SEEDS} seeds, s")
-    tenants = Table("a tenant's target beside those of another that hang", "delivered", "longest wait, s")
+    waits = Table(
+        "healthy events wait while",
+        "events/s",
+        "median, s",
+        "p95, s",
+        f"worst p95 of {SEEDS} seeds, s",
+    )
+    tenants = Table(
+        "a tenant's target beside those of another that hang", "delivered", "longest wait, s"
+    )
     dead = Table(
-        "dead for 3 days", "events/s", "events", "dead letters", "ended after", "most overdue", "p95 of others"
+        "dead for 3 days",
+        "events/s",
+        "events",
+        "dead letters",
+        "ended after",
+        "most overdue",
+        "p95 of others",
     )
     with ProcessPoolExecutor() as pool:
 
         def of_seeds(run: Callable[..., Any]) -> list[Any]:
-            return [future.result() for future in [pool.submit(run, seed=seed) for seed in range(SEEDS)]]
+            return [
+                future.result() for future in [pool.submit(run, seed=seed) for seed in range(SEEDS)]
+            ]
 
         for row in pool.map(dead_for_days, *zip(*DEAD, strict=True)):
             dead.add_row(*row)
@@ -330,7 +422,9 @@ def main() -> None:
             delivered = of_seeds(beside)
             fewest, longest = min(map(len, delivered)), max(map(max, delivered))
             tenants.add_row(name, f"{fewest} of {TwoTenantsWorld.copies}", f"{longest:.1f}")
-        for name, rate, run in track([(name, rate, run) for name, rates, run in cases() for rate in rates], "outages"):
+        for name, rate, run in track(
+            [(name, rate, run) for name, rates, run in cases() for rate in rates], "outages"
+        ):
             medians, p95s = zip(*of_seeds(partial(run, per_second=rate)), strict=True)
             figures = statistics.median(medians), statistics.median(p95s), max(p95s)
             waits.add_row(name, f"{rate:g}", *(f"{seconds:.1f}" for seconds in figures))

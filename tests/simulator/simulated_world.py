@@ -1,4 +1,6 @@
-"""A world in memory and in virtual time, whose containers can be failed or killed at every call that they make."""
+"""A world in memory and in virtual time, whose containers can be failed or killed at every call
+that they make.
+"""
 
 import contextlib
 import itertools
@@ -30,10 +32,24 @@ from chalicelib.operations.recovery import BatchError
 from tests.simulator.hub import Hub
 from tests.simulator.invariants import History, Push, ViolationError, check
 from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS, typed
-from tests.support.world import KEY, SCHEDULED, Answer, Clock, LambdaContext, call, digest, sqs_record
+from tests.support.world import (
+    KEY,
+    SCHEDULED,
+    Answer,
+    Clock,
+    LambdaContext,
+    call,
+    digest,
+    sqs_record,
+)
 
 TABLE, INBOX, DLQ = "events", "https://sqs.test/inbox", "https://sqs.test/dlq"
-ENVIRON = {"EVENTS_TABLE_NAME": TABLE, "INBOX_QUEUE_URL": INBOX, "INBOX_DLQ_URL": DLQ, "LOG_LEVEL": "CRITICAL"}
+ENVIRON = {
+    "EVENTS_TABLE_NAME": TABLE,
+    "INBOX_QUEUE_URL": INBOX,
+    "INBOX_DLQ_URL": DLQ,
+    "LOG_LEVEL": "CRITICAL",
+}
 ENVIRON |= {"API_KEYS": f"acme:{digest(KEY)}:produce+consume+erase", "MAX_DELIVERY_ATTEMPTS": "4"}
 ENVIRON |= {"ZAPIER_WEBHOOK_URL": "http://127.0.0.1:9/secret"}
 # The timeouts of .chalice/config.json.
@@ -62,10 +78,15 @@ NO_ENVIRON: Mapping[str, str] = MappingProxyType({})
 
 
 class Container:
-    """One container, perhaps with variables of its own. It fails at the calls for which `fault_at` says so."""
+    """One container, perhaps with variables of its own. It fails at the calls for which `fault_at`
+    says so.
+    """
 
     def __init__(
-        self, world: "SimulatedWorld", fault_at: FaultAt = lambda label: None, environ: Mapping[str, str] = NO_ENVIRON
+        self,
+        world: "SimulatedWorld",
+        fault_at: FaultAt = lambda label: None,
+        environ: Mapping[str, str] = NO_ENVIRON,
     ) -> None:
         self.world = world
         self.is_killed = False
@@ -91,19 +112,25 @@ class Container:
         return self.world.clock() + self.skew_seconds
 
     def sleep(self, seconds: float) -> None:
-        """Sleep, at most until the function's timeout, which kills it; raise Killed if it is killed by then."""
+        """Sleep, at most until the function's timeout, which kills it; raise Killed if it is killed
+        by then.
+        """
         left = max(0.0, self.ends_at - self.world.clock())
         self.world.hub.sleep(min(seconds, left))
         is_over = self.world.clock() > self.ends_at  # time went on without it
         if (seconds > left or is_over) and not self.is_killed:
             self.is_killed = True
             if self._pushes and not is_over:
-                self.world.history.violations.append("a function ran into its timeout during a push")
+                self.world.history.violations.append(
+                    "a function ran into its timeout during a push"
+                )
         if self.is_killed:
             raise Killed
 
     def at(self, label: str, act: Callable[[], Any], fail: Callable[[Fault], Any]) -> Any:
-        """Make a call, or what a fault makes of it; `fail` raises or returns what the caller sees of a failure."""
+        """Make a call, or what a fault makes of it; `fail` raises or returns what the caller sees
+        of a failure.
+        """
         fault = self._fault_at(label)
         before, after = (0.0, 0.0) if label == "push" else self.world.latency()
         try:
@@ -117,7 +144,8 @@ class Container:
                     if after:
                         self.sleep(after)
             if fault in TAKES_EFFECT:
-                with contextlib.suppress(ClientError):  # a failed condition is an answer too, and lost
+                # a failed condition is an answer too, and lost
+                with contextlib.suppress(ClientError):
                     act()
             if fault in (Fault.DIES_BEFORE, Fault.DIES_AFTER):
                 self.is_killed = True
@@ -131,7 +159,9 @@ class Container:
             if fault is not None or self.world.clock() > self.ends_at - LAST_PUSH_SECONDS:
                 self.world.history.see_fault(self.invocation)
 
-    def _push(self, event: Event, target: Target, timestamp: int, timeout_seconds: float, *options: Any) -> Any:
+    def _push(
+        self, event: Event, target: Target, timestamp: int, timeout_seconds: float, *options: Any
+    ) -> Any:
         """Be the push client, without the network: the receiver is a part of the world."""
         act = partial(self.world.respond, event, target.url, timeout_seconds, self)
         self._pushes += 1
@@ -155,7 +185,13 @@ class Container:
         self._begin(API_SECONDS)
         services.use(self.services)
         try:
-            answer = call(self.world.clock, method, path, None if body is None else json.dumps(body), **headers)
+            answer = call(
+                self.world.clock,
+                method,
+                path,
+                None if body is None else json.dumps(body),
+                **headers,
+            )
         except Killed:
             return Answer(0, {}, "{}")
         assert answer.status_code in (200, 201, 202, 204, 404, 409, 422, 503), answer
@@ -165,7 +201,9 @@ class Container:
     def post(self, payload: str = "{}", *, tenant: str | None = None, **headers: str) -> str | None:
         """Post an event; return its id if it was accepted."""
         began = self.world.clock()
-        expected = self.world.history.subscriptions_at(began - CACHE_SECONDS - self.world.dynamodb.index_lag_seconds)
+        expected = self.world.history.subscriptions_at(
+            began - CACHE_SECONDS - self.world.dynamodb.index_lag_seconds
+        )
         body = {"event_type": "a", "payload": json.loads(payload), "tenant": tenant}
         answer = self.call("POST", "/events", body, **headers)
         if answer.status_code != 202:
@@ -178,12 +216,16 @@ class Container:
     def lease(self, *, limit: int = 10, seconds: int = 60) -> list[tuple[str, str]]:
         """Lease events; return each with the id of the lease."""
         answer = self.call("POST", "/inbox/lease", {"limit": limit, "lease_seconds": seconds})
-        leased = [(str(event["event_id"]), str(event["lease_id"])) for event in answer.json.get("events", ())]
+        leased = [
+            (str(event["event_id"]), str(event["lease_id"]))
+            for event in answer.json.get("events", ())
+        ]
         self.world.history.see_leased(leased)
         return leased
 
     def acknowledge(self, event_id: str, lease_id: str | None = None) -> None:
-        self.world.history.acknowledged.add(event_id)  # from now on it may be, whatever the response
+        # from now on it may be, whatever the response
+        self.world.history.acknowledged.add(event_id)
         self._end("acknowledge", event_id, lease_id)
 
     def release(self, event_id: str, lease_id: str) -> None:
@@ -204,7 +246,11 @@ class Container:
 
     def subscribe(self, url: str, *event_types: str, tenant: str | None = None) -> None:
         """Subscribe a target to all events, or to those of some types, or of a tenant."""
-        self.call("POST", "/subscriptions", {"target_url": url, "event_types": event_types or None, "tenant": tenant})
+        self.call(
+            "POST",
+            "/subscriptions",
+            {"target_url": url, "event_types": event_types or None, "tenant": tenant},
+        )
 
     def unsubscribe(self, subscription_id: str) -> None:
         self.call("DELETE", f"/subscriptions/{subscription_id}")
@@ -222,7 +268,9 @@ class Container:
         records = [sqs_record(message) for message in received]
         if records and self._invoke(app.worker, {"Records": records}, WORKER_SECONDS):
             for message in received:
-                self.world.sqs.delete_message(QueueUrl=INBOX, ReceiptHandle=message["ReceiptHandle"])
+                self.world.sqs.delete_message(
+                    QueueUrl=INBOX, ReceiptHandle=message["ReceiptHandle"]
+                )
         return len(records)
 
     def sweep(self) -> None:
@@ -257,8 +305,13 @@ class _Client:
             def act() -> Any:
                 try:
                     return getattr(getattr(world, self.service), operation)(**parameters)
-                finally:  # a failed condition is a response too; claims add to a counter, records do not
-                    if event_ids and operation == "update_item" and "ADD" not in parameters["UpdateExpression"]:
+                # a failed condition is a response too; claims add to a counter, records do not
+                finally:
+                    if (
+                        event_ids
+                        and operation == "update_item"
+                        and "ADD" not in parameters["UpdateExpression"]
+                    ):
                         world.history.see_record(event_ids[0], self.container.invocation)
 
             def fail(fault: Fault) -> Any:
@@ -283,7 +336,9 @@ def _event_ids(parameters: Mapping[str, Any]) -> list[str]:
 
 
 class SimulatedWorld:
-    """One deployed system in memory. `answers` are the receiver's next status codes, then 200; None is a hang."""
+    """One deployed system in memory. `answers` are the receiver's next status codes, then 200; None
+    is a hang.
+    """
 
     def __init__(self, environ: Mapping[str, str], *, seed: int = 0) -> None:
         self.environ = {**ENVIRON, **environ}
@@ -293,7 +348,9 @@ class SimulatedWorld:
         self.random = Random(seed)
         self.dynamodb = FakeDynamoDB(self.clock)
         self.history = History(self.dynamodb.items.get)
-        self.dynamodb.on_write = lambda before, after: self.history.see_write(before, after, self.clock())
+        self.dynamodb.on_write = lambda before, after: self.history.see_write(
+            before, after, self.clock()
+        )
         self.sqs = FakeSQS(self.clock, shuffle=self.random)
         self.sqs.queue(DLQ)
         self.sqs.queue(INBOX, redrive=(DLQ, 5))
@@ -312,7 +369,9 @@ class SimulatedWorld:
         return Container(self)
 
     def use(self, act: Callable[..., Any], *parameters: Any, **options: Any) -> Any:
-        """Let a container act that nobody else uses meanwhile: the one that was used last, if it still lives."""
+        """Let a container act that nobody else uses meanwhile: the one that was used last, if it
+        still lives.
+        """
         container = self._idle.pop() if self._idle else self.start()
         result = act(container, *parameters, **options)
         if not container.is_killed:
@@ -328,18 +387,28 @@ class SimulatedWorld:
 
     def items(self) -> dict[str, Event]:
         """Return all events by id, those that are erased left out."""
-        return {key: event for key, event in self._events().items() if event.status is not Status.ERASED}
+        return {
+            key: event for key, event in self._events().items() if event.status is not Status.ERASED
+        }
 
     def _events(self) -> dict[str, Event]:
         items = self.dynamodb.items.items()
-        return {key: Event.from_item(typed(item)) for key, item in items if key.startswith(("evt_", "cpy_"))}
+        return {
+            key: Event.from_item(typed(item))
+            for key, item in items
+            if key.startswith(("evt_", "cpy_"))
+        }
 
     def answer(self, event: Event, url: str) -> tuple[int | None, float]:
-        """Return the status code of the next response of a target, and the seconds that it takes."""
+        """Return the status code of the next response of a target, and the seconds that it
+        takes.
+        """
         status_code = self.answers.pop(0) if self.answers else 200
         return status_code, 0.0
 
-    def respond(self, event: Event, url: str, timeout_seconds: float, container: Container) -> PushResult:
+    def respond(
+        self, event: Event, url: str, timeout_seconds: float, container: Container
+    ) -> PushResult:
         """Be the receiver of one push, and see whether it may be."""
         push = Push(event, container.invocation, self.clock())
         self.history.see_push(push, self.dynamodb.items.get(event.event_id))
@@ -353,7 +422,9 @@ class SimulatedWorld:
         if status_code is None:
             return PushResult(Outcome.RETRY, 0, error="timed out", timed_out=True)
         outcome = Outcome.of(status_code)
-        return PushResult(outcome, 0, status_code, None if outcome is Outcome.DELIVERED else "refused")
+        return PushResult(
+            outcome, 0, status_code, None if outcome is Outcome.DELIVERED else "refused"
+        )
 
     def receive(self, url: str, max_messages: int = 10) -> list[dict[str, Any]]:
         """Receive messages from a queue, as a consumer that never fails."""
@@ -364,15 +435,23 @@ class SimulatedWorld:
         """Send a dead letter to the inbox queue, as SQS's own redrive does."""
         body, attributes = message["Body"], message["MessageAttributes"]
         self.history.see_moved_back(body, self.clock())
-        self.sqs.send_message(QueueUrl=INBOX, MessageBody=body, MessageAttributes=attributes, **message["Attributes"])
+        self.sqs.send_message(
+            QueueUrl=INBOX, MessageBody=body, MessageAttributes=attributes, **message["Attributes"]
+        )
 
     def settle(self, *, hours: float = 72) -> None:
-        """Let time pass, in which nothing fails, until nothing is pending and no message is left."""
+        """Let time pass, in which nothing fails, until nothing is pending and no message is
+        left.
+        """
         end = self.clock() + hours * 3600
         while self.clock() < end:
             while Container(self).work():
                 pass
-            pending = [item for item in self.dynamodb.items.values() if item.get("status") == Status.PENDING]
+            pending = [
+                item
+                for item in self.dynamodb.items.values()
+                if item.get("status") == Status.PENDING
+            ]
             if not pending and not self.sqs.messages(INBOX):
                 break
             self.clock.sleep(60)
@@ -382,11 +461,15 @@ class SimulatedWorld:
                 for event_id, lease_id in consumer.lease(limit=100):
                     consumer.acknowledge(event_id, lease_id)
         else:
-            raise ViolationError("something stays pending for ever, or a message stays in the queue")
+            raise ViolationError(
+                "something stays pending for ever, or a message stays in the queue"
+            )
         self.complete_erasures()
 
     def complete_erasures(self) -> None:
-        """Repeat each DELETE, as those do who were told 409 or nothing, when nobody holds a copy any more."""
+        """Repeat each DELETE, as those do who were told 409 or nothing, when nobody holds a copy
+        any more.
+        """
         self.clock.sleep(CLAIM_SECONDS + 1)
         for event_id, event in self._events().items():
             if event.status is Status.ERASED:

@@ -10,7 +10,8 @@ from chalicelib.settings import COPIES_ONLY, PULL_ONLY
 from tests.simulator.simulated_world import DLQ, ENVIRON, Container, Fault, SimulatedWorld
 
 ROUND_SECONDS = 450.0
-# Between the two rounds of a storm: the marks of what is erased in the first expire in the middle of the second.
+# Between the two rounds of a storm: the marks of what is erased in the first expire in the middle
+# of the second.
 PAUSE_SECONDS = ERASED_SECONDS - ROUND_SECONDS / 2
 # How a target responds; None is no response.
 BEHAVIOURS: dict[str, tuple[int | None, ...]] = {
@@ -22,15 +23,21 @@ BEHAVIOURS: dict[str, tuple[int | None, ...]] = {
     "leaving": (200, 200, 503, 410),
     "dead and hanging": (None,),
 }
-MODES = tuple({"ZAPIER_WEBHOOK_URL": value} for value in (ENVIRON["ZAPIER_WEBHOOK_URL"], PULL_ONLY, COPIES_ONLY))
+MODES = tuple(
+    {"ZAPIER_WEBHOOK_URL": value}
+    for value in (ENVIRON["ZAPIER_WEBHOOK_URL"], PULL_ONLY, COPIES_ONLY)
+)
 MAX_WORKERS = 3
 
 
 class StormWorld(SimulatedWorld):
-    """Everybody acts at the same time and anything may fail, in two rounds with the same idempotency keys."""
+    """Everybody acts at the same time and anything may fail, in two rounds with the same
+    idempotency keys.
+    """
 
     def __init__(self, seed: int) -> None:
-        # Of ten storms, two have containers that disagree about where events go, as for a while after a change.
+        # Of ten storms, two have containers that disagree about where events go, as for a while
+        # after a change.
         disagree = seed % 10 in (7, 8)
         last = MODES[seed // 10 % 3] if disagree else MODES[{6: 2, 9: 1}.get(seed % 10, 0)]
         disable_days = ("0", "0.001", "3")[seed % 3]
@@ -59,7 +66,9 @@ class StormWorld(SimulatedWorld):
 
     def start(self) -> Container:
         container = Container(self, self._fault, self.random.choice(self._modes))
-        container.skew_seconds = self.random.uniform(-self._max_skew_seconds, self._max_skew_seconds)
+        container.skew_seconds = self.random.uniform(
+            -self._max_skew_seconds, self._max_skew_seconds
+        )
         return container
 
     def latency(self) -> tuple[float, float]:
@@ -68,10 +77,25 @@ class StormWorld(SimulatedWorld):
         return before, total - before
 
     def live(self) -> None:
-        """Live through the storm, then let the calm settle everything, and check what was promised."""
-        actors: list[Callable[[], None]] = [self._callers, self._callers, self._event_source, self._sweeps]
-        actors += [partial(self._now_and_then, 5, 60, (Container.acknowledge, Container.replay), self.items)]
-        actors += [partial(self._now_and_then, 5, 100, (Container.enable,), lambda: self.history.subscribed_at)]
+        """Live through the storm, then let the calm settle everything, and check what was
+        promised.
+        """
+        actors: list[Callable[[], None]] = [
+            self._callers,
+            self._callers,
+            self._event_source,
+            self._sweeps,
+        ]
+        actors += [
+            partial(
+                self._now_and_then, 5, 60, (Container.acknowledge, Container.replay), self.items
+            )
+        ]
+        actors += [
+            partial(
+                self._now_and_then, 5, 100, (Container.enable,), lambda: self.history.subscribed_at
+            )
+        ]
         actors += [self._leasing_consumer, self._leasing_consumer, self._subscriber, self._operator]
         actors += [self._webhook_changes, self._erasers]
         for pause_seconds in (PAUSE_SECONDS, 0.0):
@@ -102,7 +126,9 @@ class StormWorld(SimulatedWorld):
     def _callers(self) -> None:
         for number, _ in enumerate(self._every(1, 40)):
             key = {"idempotency_key": f"key-{number // 2}"}
-            headers = self.random.choice(({}, {"prefer": "respond-async"}, key, key | {"prefer": "respond-async"}))
+            headers = self.random.choice(
+                ({}, {"prefer": "respond-async"}, key, key | {"prefer": "respond-async"})
+            )
             payload, other = self.random.choices(('{"n":1}', '{"n":2}'), k=2)
             if "idempotency_key" in headers:  # at the same time
                 self._spawn(Container.post, other, **headers)
@@ -125,7 +151,11 @@ class StormWorld(SimulatedWorld):
             self.hub.spawn(self.start().sweep)
 
     def _now_and_then(
-        self, least: float, most: float, acts: Sequence[Callable[..., Any]], subjects: Callable[[], Iterable[str]]
+        self,
+        least: float,
+        most: float,
+        acts: Sequence[Callable[..., Any]],
+        subjects: Callable[[], Iterable[str]],
     ) -> None:
         """Let a container do one of some acts to whatever is there."""
         for _ in self._every(least, most):
@@ -135,7 +165,9 @@ class StormWorld(SimulatedWorld):
     def _erasers(self) -> None:
         """Erase an event several times at once, whose key may be in use again."""
         for _ in self._every(10, 90):
-            if events := sorted(key for key in self.dynamodb.items if key.startswith(("evt_", "cpy_"))):
+            if events := sorted(
+                key for key in self.dynamodb.items if key.startswith(("evt_", "cpy_"))
+            ):
                 event_id = self.random.choice(events)
                 for _ in range(self.random.randint(1, 3)):
                     self._spawn(Container.erase, event_id)
@@ -148,7 +180,9 @@ class StormWorld(SimulatedWorld):
             leased = self.use(Container.lease, limit=limit, seconds=seconds)
             for event_id, lease_id in leased:
                 self.hub.sleep(self.random.choice((0.0, 0.0, 1.0, 20.0, 70.0)))
-                act = self.random.choice((Container.acknowledge, Container.acknowledge, Container.release, None))
+                act = self.random.choice(
+                    (Container.acknowledge, Container.acknowledge, Container.release, None)
+                )
                 if act:
                     self._spawn(act, event_id, lease_id)
                 elif self.random.random() < 0.5:
@@ -168,7 +202,9 @@ class StormWorld(SimulatedWorld):
         self.hub.spawn(partial(self.use, act, *parameters, **options))
 
     def _operator(self) -> None:
-        """Move dead letters back now and then, or all the time; one may stay in the queue as well."""
+        """Move dead letters back now and then, or all the time; one may stay in the queue as
+        well.
+        """
         for _ in self._every(*self._redrive_seconds):
             for message in self.receive(DLQ):
                 self.move_back(message)
@@ -179,4 +215,6 @@ class StormWorld(SimulatedWorld):
     def _webhook_changes(self) -> None:
         """Change how the webhook responds."""
         for _ in self._every(20, 200):
-            self._webhook_behaviour = self.random.choice(("well", "well", "flaky", "down", "refusing", "hanging"))
+            self._webhook_behaviour = self.random.choice(
+                ("well", "well", "flaky", "down", "refusing", "hanging")
+            )

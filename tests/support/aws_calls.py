@@ -27,8 +27,14 @@ class Aws:
         self.faults = 0
         self._lock = threading.Lock()
         self._plan: Callable[[str], Fault | None] = _no_fault
-        hooks = (("before-call", self._before), ("needs-retry", self._needs_retry), ("after-call", self._after))
-        self._hooks = [(c.meta.events, *hook) for c in (world.dynamodb, world.sqs) for hook in hooks]
+        hooks = (
+            ("before-call", self._before),
+            ("needs-retry", self._needs_retry),
+            ("after-call", self._after),
+        )
+        self._hooks = [
+            (c.meta.events, *hook) for c in (world.dynamodb, world.sqs) for hook in hooks
+        ]
         for events, name, hook in self._hooks:
             events.register(name, hook)
 
@@ -37,7 +43,9 @@ class Aws:
             events.unregister(name, hook)
 
     def fail(self, fault: Fault, *operations: str, at: int | None = None) -> None:
-        """Let calls fail: all, or those of `operations`, and of these only the call number `at` (from 1)."""
+        """Let calls fail: all, or those of `operations`, and of these only the call number `at`
+        (from 1).
+        """
         numbers = itertools.count(1)
 
         def plan(name: str) -> Fault | None:
@@ -63,12 +71,17 @@ class Aws:
             self.faults += fault is not None
         if fault is Fault.REFUSED:
             error = {"Code": "InternalServerError", "Message": "injected by a test"}
-            return SimpleNamespace(status_code=500), {"Error": error, "ResponseMetadata": {"HTTPStatusCode": 500}}
+            return SimpleNamespace(status_code=500), {
+                "Error": error,
+                "ResponseMetadata": {"HTTPStatusCode": 500},
+            }
         if fault is Fault.UNREACHED:
             raise EndpointConnectionError(endpoint_url="https://aws.test")
         return None
 
-    def _needs_retry(self, request_dict: dict[str, Any], attempts: int, **_: object) -> float | None:
+    def _needs_retry(
+        self, request_dict: dict[str, Any], attempts: int, **_: object
+    ) -> float | None:
         return 0.0 if attempts == 1 and request_dict["context"]["fault"] is Fault.REPEATED else None
 
     def _after(self, context: dict[str, Any], **_: object) -> None:

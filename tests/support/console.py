@@ -7,9 +7,7 @@ from playwright.sync_api import BrowserContext, Locator, expect
 
 from tests.support.running import ROOT, Run
 
-FOCUSED = (
-    "(node => [node.closest('label, a, button, summary')?.textContent, node.ariaLabel].join())(document.activeElement)"
-)
+FOCUSED = "(node => [node.closest('label, a, button, summary')?.textContent, node.ariaLabel].join())(document.activeElement)"
 
 
 class Console:
@@ -20,10 +18,17 @@ class Console:
         self.origin = f"http://127.0.0.1:{system.port}"
         self.faults: list[str] = []
         allowed = (f"{self.origin}/", "data:")
-        context.on("console", lambda message: self._check(message.type not in ("error", "warning"), message.text))
+        context.on(
+            "console",
+            lambda message: self._check(message.type not in ("error", "warning"), message.text),
+        )
         context.on("weberror", lambda error: self._check(False, str(error.error)))
-        context.on("request", lambda request: self._check(request.url.startswith(allowed), request.url))
-        context.on("response", lambda answer: self._check(answer.status != 403, f"403: {answer.url}"))
+        context.on(
+            "request", lambda request: self._check(request.url.startswith(allowed), request.url)
+        )
+        context.on(
+            "response", lambda answer: self._check(answer.status != 403, f"403: {answer.url}")
+        )
         self.page = context.new_page()
 
     def go(self, place: str) -> None:
@@ -50,7 +55,11 @@ class Console:
 
     def buttons(self) -> list[str]:
         """Return the names of the buttons that can be seen, without counts."""
-        visible = [button.inner_text() for button in self.page.get_by_role("button").all() if button.is_visible()]
+        visible = [
+            button.inner_text()
+            for button in self.page.get_by_role("button").all()
+            if button.is_visible()
+        ]
         return [text.partition("\n")[0] for text in visible]
 
     def row(self, event: dict[str, Any]) -> Locator:
@@ -85,11 +94,15 @@ class Console:
         self.page.evaluate(axe)
         for scheme in ("light", "dark"):
             self.page.emulate_media(color_scheme=scheme)
-            self.page.screenshot(path=ROOT / f"build/screenshots/{name}-{scheme}.png", full_page=True)
+            self.page.screenshot(
+                path=ROOT / f"build/screenshots/{name}-{scheme}.png", full_page=True
+            )
             assert self.page.evaluate("axe.run().then(found => found.violations)") == []
 
     def tab_through(self, names: str) -> None:
-        """Press Tab until an element with the first of these names has the focus, then the next, and so on."""
+        """Press Tab until an element with the first of these names has the focus, then the next,
+        and so on.
+        """
         for name in names.split(","):
             for _ in range(60):
                 self.page.keyboard.press("Tab")

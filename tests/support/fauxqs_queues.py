@@ -8,11 +8,14 @@ from typing import Any
 import boto3
 import urllib3
 
-Message = dict[str, Any]  # `id`, `body`, `attributes` by name, and `delay_seconds`: what is left of the delay
+# `id`, `body`, `attributes` by name, and `delay_seconds`: what is left of the delay
+Message = dict[str, Any]
 
 
 class FauxqsQueues:
-    """The queues of fauxqs, and what SQS cannot tell: every message, hidden or not, without receiving it."""
+    """The queues of fauxqs, and what SQS cannot tell: every message, hidden or not, without
+    receiving it.
+    """
 
     def __init__(self, clock: Callable[[], float], client: Any) -> None:
         self._clock = clock
@@ -26,7 +29,10 @@ class FauxqsQueues:
             {
                 "id": message["messageId"],
                 "body": message["body"],
-                "attributes": {name: value["StringValue"] for name, value in message["messageAttributes"].items()},
+                "attributes": {
+                    name: value["StringValue"]
+                    for name, value in message["messageAttributes"].items()
+                },
                 "delay_seconds": max(0.0, message.get("delayUntil", 0) / 1000 - self._clock()),
             }
             for message in [*held["ready"], *held["delayed"], *hidden]

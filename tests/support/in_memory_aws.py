@@ -1,7 +1,8 @@
 """DynamoDB and SQS in memory, for tests that need thousands of calls in virtual time.
 
-They know only what chalicelib asks of the boto3 clients, and answer that as AWS does. Whether a request is valid is
-shown by the tests that use moto. Not known here: throughput, retention, TTL, and how much anything may hold.
+They know only what chalicelib asks of the boto3 clients, and answer that as AWS does. Whether a
+request is valid is shown by the tests that use moto. Not known here: throughput, retention, TTL,
+and how much anything may hold.
 """
 # ruff: noqa: N803  # parameters are called what boto3 calls them
 
@@ -33,12 +34,13 @@ Condition = Callable[[Item, Item], bool]
 
 
 class FakeDynamoDB:
-    """A client for one table, whatever its name, and its indexes with the projections of resources.json.
+    """A client for one table, whatever its name, and its indexes with the projections of
+    resources.json.
 
-    `items` is the table by key. `page_rows` ends a page of a query after so many rows, as 1 MB does.
-    `index_lag_seconds` is how long a write takes to show in the indexes. `before_write`, which may raise, and
-    `on_write` are called with the item before and after each write; None stands for absent. `on_query` is called with
-    the rows that a query read, before its filter.
+    `items` is the table by key. `page_rows` ends a page of a query after so many rows, as 1 MB
+    does. `index_lag_seconds` is how long a write takes to show in the indexes. `before_write`,
+    which may raise, and `on_write` are called with the item before and after each write; None
+    stands for absent. `on_query` is called with the rows that a query read, before its filter.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -49,8 +51,11 @@ class FakeDynamoDB:
         self.on_write: Callable[[Item | None, Item | None], None] = lambda before, after: None
         self.on_query: Callable[[list[Item]], None] = lambda rows: None
         self._clock = clock
-        self._indexes = {name: _Index(partition, shown) for name, (partition, shown) in indexes().items()}
-        self._pending: deque[tuple[float, str, Item | None]] = deque()  # writes that the indexes do not show yet
+        self._indexes = {
+            name: _Index(partition, shown) for name, (partition, shown) in indexes().items()
+        }
+        # writes that the indexes do not show yet
+        self._pending: deque[tuple[float, str, Item | None]] = deque()
         self._lock = Lock()
 
     def put_item(self, *, TableName: str, Item: Typed, **condition: Any) -> dict[str, Any]:
@@ -60,7 +65,13 @@ class FakeDynamoDB:
         return {}
 
     def update_item(
-        self, *, TableName: str, Key: Typed, UpdateExpression: str, ReturnValues: str = "NONE", **condition: Any
+        self,
+        *,
+        TableName: str,
+        Key: Typed,
+        UpdateExpression: str,
+        ReturnValues: str = "NONE",
+        **condition: Any,
     ) -> dict[str, Any]:
         key = Key[KEY]["S"]
         values = self._require("UpdateItem", key, **condition)
@@ -93,30 +104,53 @@ class FakeDynamoDB:
         return {"Responses": {table_name: found}, "UnprocessedKeys": {}}
 
     def query(
-        self, *, IndexName: str, KeyConditionExpression: str, ExpressionAttributeValues: Typed, **options: Any
+        self,
+        *,
+        IndexName: str,
+        KeyConditionExpression: str,
+        ExpressionAttributeValues: Typed,
+        **options: Any,
     ) -> dict[str, Any]:
         values = _plain(ExpressionAttributeValues)
-        in_range, keep = _condition(KeyConditionExpression), _condition(options.get("FilterExpression", ""))
-        start = _place(_plain(options["ExclusiveStartKey"])) if "ExclusiveStartKey" in options else None
-        most, index = min(options.get("Limit", sys.maxsize), self.page_rows), self._indexes[IndexName]
+        in_range, keep = (
+            _condition(KeyConditionExpression),
+            _condition(options.get("FilterExpression", "")),
+        )
+        start = (
+            _place(_plain(options["ExclusiveStartKey"])) if "ExclusiveStartKey" in options else None
+        )
+        most, index = (
+            min(options.get("Limit", sys.maxsize), self.page_rows),
+            self._indexes[IndexName],
+        )
         with self._lock:
             self._show_pending()
-            rows = index.rows(values[":partition"], start, forward=options.get("ScanIndexForward", True))
+            rows = index.rows(
+                values[":partition"], start, forward=options.get("ScanIndexForward", True)
+            )
             page = list(itertools.islice((row for row in rows if in_range(row, values)), most))
         kept = [typed(row) for row in page if keep(row, values)]
         answer: dict[str, Any] = {"Items": kept, "Count": len(kept)}
         if len(page) == most:  # even when nothing is left after them, as in DynamoDB
-            answer["LastEvaluatedKey"] = typed({name: page[-1][name] for name in (KEY, index.partition, SORT)})
+            answer["LastEvaluatedKey"] = typed(
+                {name: page[-1][name] for name in (KEY, index.partition, SORT)}
+            )
         self.on_query(page)
         return answer
 
-    def _require(self, operation: str, key: str, *, ConditionExpression: str = "", **options: Any) -> Item:
-        """Return the values of a write whose condition holds; raise ClientError, with the item, if it does not."""
+    def _require(
+        self, operation: str, key: str, *, ConditionExpression: str = "", **options: Any
+    ) -> Item:
+        """Return the values of a write whose condition holds; raise ClientError, with the item, if
+        it does not.
+        """
         values = _plain(options.get("ExpressionAttributeValues", {}))
         item = self.items.get(key)
         if not _condition(ConditionExpression)(item or {}, values):
             shown = {"Item": typed(item)} if item else {}
-            raise ClientError({"Error": {"Code": "ConditionalCheckFailedException"}, **shown}, operation)
+            raise ClientError(
+                {"Error": {"Code": "ConditionalCheckFailedException"}, **shown}, operation
+            )
         return values
 
     def _store(self, key: str, item: Item | None) -> None:
@@ -141,9 +175,14 @@ class _Index:
     partition: str
     projected: list[str]
     _rows: dict[str, Item] = field(default_factory=dict)
-    _places: defaultdict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))  # in order
+    # in order
+    _places: defaultdict[str, list[tuple[str, str]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
 
-    def rows(self, partition: str, start: tuple[str, str] | None, *, forward: bool) -> Iterator[Item]:
+    def rows(
+        self, partition: str, start: tuple[str, str] | None, *, forward: bool
+    ) -> Iterator[Item]:
         """Yield the rows of a partition, in order, after a place if one is given."""
         places = self._places[partition]
         if forward:
@@ -185,8 +224,14 @@ def _plain(item: Typed) -> Item:
 def indexes() -> dict[str, tuple[str, list[str]]]:
     """Return the partition key of each index, and the attributes that it shows."""
     table = json.loads(RESOURCES.read_text())["Resources"]["EventsTable"]["Properties"]
-    keys = {index["IndexName"]: index["KeySchema"][0]["AttributeName"] for index in table["GlobalSecondaryIndexes"]}
-    shown = {index["IndexName"]: index["Projection"]["NonKeyAttributes"] for index in table["GlobalSecondaryIndexes"]}
+    keys = {
+        index["IndexName"]: index["KeySchema"][0]["AttributeName"]
+        for index in table["GlobalSecondaryIndexes"]
+    }
+    shown = {
+        index["IndexName"]: index["Projection"]["NonKeyAttributes"]
+        for index in table["GlobalSecondaryIndexes"]
+    }
     return {name: (key, [KEY, key, SORT, *shown[name]]) for name, key in keys.items()}
 
 
@@ -196,7 +241,9 @@ def _place(row: Item) -> tuple[str, str]:
 
 @cache
 def _changes(update: str) -> list[tuple[str, str, str]]:
-    """Return verb, name and placeholder (of REMOVE: empty) of each change in an update expression."""
+    """Return verb, name and placeholder (of REMOVE: empty) of each change in an update
+    expression.
+    """
     _, *clauses = re.split(r"\b(SET|REMOVE|ADD) ", update.replace("#", ""))
     changes = []
     for verb, clause in zip(clauses[::2], clauses[1::2], strict=True):
@@ -208,8 +255,11 @@ def _changes(update: str) -> list[tuple[str, str, str]]:
 
 @cache
 def _condition(expression: str) -> Condition:
-    """Return a condition as a Python function. A comparison with an absent attribute does not hold."""
-    source = expression.replace("#", "") or "True"  # a #name stands for the attribute that is called so
+    """Return a condition as a Python function. A comparison with an absent attribute does not
+    hold.
+    """
+    # a #name stands for the attribute that is called so
+    source = expression.replace("#", "") or "True"
     for dynamodb, python in (
         (r"attribute_exists\((\w+)\)", r"('\1' in item)"),
         (r"attribute_not_exists\((\w+)\)", r"('\1' not in item)"),
@@ -229,7 +279,9 @@ def _condition(expression: str) -> Condition:
 
 @dataclass
 class _Message:
-    """A message that can be received from `visible_at`. `receipt` is the number in its latest receipt handle."""
+    """A message that can be received from `visible_at`. `receipt` is the number in its latest
+    receipt handle.
+    """
 
     message_id: str
     body: str
@@ -240,16 +292,21 @@ class _Message:
     receives: int = 0
 
     def shown(self) -> dict[str, Any]:
-        message = {"MessageId": self.message_id, "Body": self.body, "MessageAttributes": self.attributes}
+        message = {
+            "MessageId": self.message_id,
+            "Body": self.body,
+            "MessageAttributes": self.attributes,
+        }
         return {**message, "Attributes": self.system}
 
 
 class FakeSQS:
     """A client for the queues that `queue` makes.
 
-    Messages come in the order of sending, or with `shuffle` in any. With `duplicate_probability`, which needs
-    `shuffle`, one that was received comes again before its visibility timeout, and one that was deleted comes again,
-    as from a server of SQS that was out of reach; neither brings it nearer to the DLQ.
+    Messages come in the order of sending, or with `shuffle` in any. With `duplicate_probability`,
+    which needs `shuffle`, one that was received comes again before its visibility timeout, and one
+    that was deleted comes again, as from a server of SQS that was out of reach; neither brings it
+    nearer to the DLQ.
     """
 
     def __init__(self, clock: Callable[[], float], *, shuffle: Random | None = None) -> None:
@@ -261,7 +318,9 @@ class FakeSQS:
         self._numbers = itertools.count(1)
 
     def queue(self, url: str, redrive: tuple[str, int] = NO_REDRIVE) -> None:
-        """Make a queue; `redrive` is the URL of its DLQ, and after how many receives messages go there."""
+        """Make a queue; `redrive` is the URL of its DLQ, and after how many receives messages go
+        there.
+        """
         self._redrives[url] = redrive
 
     def messages(self, url: str) -> list[dict[str, Any]]:
@@ -274,19 +333,31 @@ class FakeSQS:
         return [key for key, message in self._queues[url].items() if message.visible_at <= now]
 
     def send_message(
-        self, *, QueueUrl: str, MessageBody: str, MessageAttributes: Typed, DelaySeconds: int = 0, **system: str
+        self,
+        *,
+        QueueUrl: str,
+        MessageBody: str,
+        MessageAttributes: Typed,
+        DelaySeconds: int = 0,
+        **system: str,
     ) -> dict[str, Any]:
         if DelaySeconds not in range(901):
             raise ClientError({"Error": {"Code": "InvalidParameterValue"}}, "SendMessage")
         message_id = f"00000000-0000-4000-8000-{next(self._numbers):012x}"
-        message = _Message(message_id, MessageBody, MessageAttributes, system, self._clock() + DelaySeconds)
+        message = _Message(
+            message_id, MessageBody, MessageAttributes, system, self._clock() + DelaySeconds
+        )
         self._queues[QueueUrl][message_id] = message
         return {"MessageId": message_id}
 
-    def send_message_batch(self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def send_message_batch(
+        self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
         return _batch(self.send_message, QueueUrl, Entries)
 
-    def receive_message(self, *, QueueUrl: str, MaxNumberOfMessages: int, **shown: Any) -> dict[str, Any]:
+    def receive_message(
+        self, *, QueueUrl: str, MaxNumberOfMessages: int, **shown: Any
+    ) -> dict[str, Any]:
         queue, (dlq, most_receives) = self._queues[QueueUrl], self._redrives[QueueUrl]
         received: list[dict[str, Any]] = []
         candidates = self.visible(QueueUrl)
@@ -302,7 +373,9 @@ class FakeSQS:
             if not self._is_repeated(message):
                 message.receives += 1
                 message.visible_at = self._clock() + VISIBILITY_SECONDS
-            received.append({**message.shown(), "ReceiptHandle": f"{message.message_id}/{message.receipt}"})
+            received.append(
+                {**message.shown(), "ReceiptHandle": f"{message.message_id}/{message.receipt}"}
+            )
         return {"Messages": received}
 
     def delete_message(self, *, QueueUrl: str, ReceiptHandle: str) -> dict[str, Any]:
@@ -315,10 +388,14 @@ class FakeSQS:
                 del queue[message_id]
         return {}
 
-    def delete_message_batch(self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def delete_message_batch(
+        self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
         return _batch(self.delete_message, QueueUrl, Entries)
 
-    def get_queue_attributes(self, *, QueueUrl: str, AttributeNames: Sequence[str]) -> dict[str, Any]:
+    def get_queue_attributes(
+        self, *, QueueUrl: str, AttributeNames: Sequence[str]
+    ) -> dict[str, Any]:
         return {"Attributes": {VISIBLE: str(len(self.visible(QueueUrl)))}}
 
     def _is_repeated(self, message: _Message) -> bool:
@@ -329,7 +406,9 @@ class FakeSQS:
         return True
 
 
-def _batch(act: Callable[..., dict[str, Any]], url: str, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _batch(
+    act: Callable[..., dict[str, Any]], url: str, entries: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     successful = []
     for entry in entries:
         parameters = {name: value for name, value in entry.items() if name != "Id"}

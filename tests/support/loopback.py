@@ -28,7 +28,9 @@ def serve_app() -> Iterator[int]:
         patch.setattr(app.app, "__class__", app.app.__class__)  # the server changes it
         config = Config.create()
         server = create_local_server(app.app, config, "127.0.0.1", 0).server
-        server.RequestHandlerClass = functools.partial(QuietHandler, app_object=app.app, config=config)
+        server.RequestHandlerClass = functools.partial(
+            QuietHandler, app_object=app.app, config=config
+        )
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:

@@ -1,4 +1,6 @@
-"""ministack, behind a proxy that responds as AWS does where ministack does not, and that a test can watch."""
+"""ministack, behind a proxy that responds as AWS does where ministack does not, and that a test can
+watch.
+"""
 
 import json
 import math
@@ -19,14 +21,16 @@ from tests.support import ministack_process
 from tests.support.ministack_process import ACCOUNT, Emulator
 
 MAPPINGS = "/2015-03-31/event-source-mappings"
-SETTLED = {b'"Pending"': b'"Active"', b'"InProgress"': b'"Successful"'}  # Chalice's waiters poll every five seconds
+# Chalice's waiters poll every five seconds
+SETTLED = {b'"Pending"': b'"Active"', b'"InProgress"': b'"Successful"'}
 
 
 class Ministack:
-    """`seen` is called with each operation and its status, such as `CreateRole / 200` or `POST /restapis 201`.
+    """`seen` is called with each operation and its status, such as `CreateRole / 200` or `POST
+    /restapis 201`.
 
-    `replaced` has texts that do not reach the caller, and what does. CreateDeployment is refused for
-    `deployment_seconds` after each success.
+    `replaced` has texts that do not reach the caller, and what does. CreateDeployment is refused
+    for `deployment_seconds` after each success.
     """
 
     def __init__(self, direct: Emulator) -> None:
@@ -52,26 +56,37 @@ class Proxy(BaseHTTPRequestHandler):
 
     def respond(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fault = self._event_source_fault(body) if (self.command, self.path) == ("POST", MAPPINGS) else None
+        fault = (
+            self._event_source_fault(body)
+            if (self.command, self.path) == ("POST", MAPPINGS)
+            else None
+        )
         changed = self._changed_indexes(body) if b"Action=CreateChangeSet" in body else frozenset()
         is_deployment = self.command == "POST" and self.path.endswith("/deployments")
-        if is_deployment and time.monotonic() < self.ministack.deployed_at + self.ministack.deployment_seconds:
+        if (
+            is_deployment
+            and time.monotonic() < self.ministack.deployed_at + self.ministack.deployment_seconds
+        ):
             fault = "TooManyRequestsException"
         if fault:
             headers, content = {"x-amzn-errortype": fault}, json.dumps({"Message": fault}).encode()
             status = 429 if is_deployment else 409
         elif len(changed) > 1:
-            error = (
-                "<Error><Code>ValidationError</Code><Message>only 1 index can be changed at a time</Message></Error>"
-            )
+            error = "<Error><Code>ValidationError</Code><Message>only 1 index can be changed at a time</Message></Error>"
             status, headers, content = 400, {}, f"<ErrorResponse>{error}</ErrorResponse>".encode()
-        elif self.command == "PUT" and re.fullmatch(r"/restapis/\w+(\?.*)?", self.path):  # PutRestApi is missing
+        # PutRestApi is missing
+        elif self.command == "PUT" and re.fullmatch(r"/restapis/\w+(\?.*)?", self.path):
             status, headers, content = 200, {}, b"{}"
         else:
-            if self.path.startswith("/restapis?mode=import"):  # its body is ignored, and with it the name
-                self.path, body = "/restapis", json.dumps({"name": json.loads(body)["info"]["title"]}).encode()
+            # its body is ignored, and with it the name
+            if self.path.startswith("/restapis?mode=import"):
+                self.path, body = (
+                    "/restapis",
+                    json.dumps({"name": json.loads(body)["info"]["title"]}).encode(),
+                )
                 del self.headers["Content-Length"]
-                root = re.sub(r"Credential=\w+", "Credential=test", self.headers["Authorization"])  # needs no signature
+                # needs no signature
+                root = re.sub(r"Credential=\w+", "Credential=test", self.headers["Authorization"])
                 self.headers.replace_header("Authorization", root)
             status, headers, content = self._forward(body)
         if is_deployment and not fault:
@@ -79,12 +94,18 @@ class Proxy(BaseHTTPRequestHandler):
         for text, replacement in self.ministack.replaced.items():
             content = content.replace(text, replacement)
         action = re.search(
-            r"(?:Action=|DynamoDB_\d+\.)(\w+)", self.headers.get("X-Amz-Target") or body.decode("latin-1")
+            r"(?:Action=|DynamoDB_\d+\.)(\w+)",
+            self.headers.get("X-Amz-Target") or body.decode("latin-1"),
         )
         self.ministack.seen(f"{action[1] if action else self.command} {self.path} {status}")
         self.send_response(status)
         for name, value in headers.items():
-            if name.lower() in ("content-type", "x-amzn-errortype", "x-amzn-requestid", "x-amz-crc32"):
+            if name.lower() in (
+                "content-type",
+                "x-amzn-errortype",
+                "x-amzn-requestid",
+                "x-amz-crc32",
+            ):
                 self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
@@ -93,8 +114,13 @@ class Proxy(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = respond
 
     def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        url, headers = f"http://127.0.0.1:{self.ministack.direct.port}{self.path}", dict(self.headers)
-        response = urllib3.request(self.command, url, body=body, headers=headers, retries=False, timeout=60)
+        url, headers = (
+            f"http://127.0.0.1:{self.ministack.direct.port}{self.path}",
+            dict(self.headers),
+        )
+        response = urllib3.request(
+            self.command, url, body=body, headers=headers, retries=False, timeout=60
+        )
         content = response.data
         if self.path.startswith("/2015-03-31/functions"):
             for word, settled in SETTLED.items():
@@ -104,7 +130,9 @@ class Proxy(BaseHTTPRequestHandler):
         return response.status, dict(response.headers), content
 
     def _changed_indexes(self, body: bytes) -> Set[str]:
-        """Return the indexes of a stack's table that a change set would create or delete; AWS takes one."""
+        """Return the indexes of a stack's table that a change set would create or delete; AWS takes
+        one.
+        """
         form = parse_qs(body.decode())
         table = json.loads(form["TemplateBody"][0])["Resources"]["EventsTable"]["Properties"]
         dynamodb = self.ministack.direct.client("dynamodb")
@@ -112,19 +140,30 @@ class Proxy(BaseHTTPRequestHandler):
             current = dynamodb.describe_table(TableName=table["TableName"])["Table"]
         except dynamodb.exceptions.ResourceNotFoundException:
             return frozenset()
-        ours, theirs = ({index["IndexName"] for index in each["GlobalSecondaryIndexes"]} for each in (table, current))
+        ours, theirs = (
+            {index["IndexName"] for index in each["GlobalSecondaryIndexes"]}
+            for each in (table, current)
+        )
         return ours ^ theirs
 
     def _event_source_fault(self, body: bytes) -> str | None:
-        """Return the error of AWS for an event source whose queue is missing, or that exists already."""
+        """Return the error of AWS for an event source whose queue is missing, or that exists
+        already.
+        """
         arn = json.loads(body)["EventSourceArn"]
         sqs = self.ministack.direct.client("sqs")
         try:
             sqs.get_queue_url(QueueName=arn.rsplit(":", 1)[-1])
         except sqs.exceptions.QueueDoesNotExist:
             return "InvalidParameterValueException"
-        sources = self.ministack.direct.client("lambda").list_event_source_mappings()["EventSourceMappings"]
-        return "ResourceConflictException" if arn in [source["EventSourceArn"] for source in sources] else None
+        sources = self.ministack.direct.client("lambda").list_event_source_mappings()[
+            "EventSourceMappings"
+        ]
+        return (
+            "ResourceConflictException"
+            if arn in [source["EventSourceArn"] for source in sources]
+            else None
+        )
 
     def log_message(self, format: str, *args: object) -> None:
         pass

@@ -9,7 +9,9 @@ from openapi_schema_validator import OAS31Validator, oas31_format_checker
 
 from tests.support.world import ROOT, Answer
 
-DOCUMENT: dict[str, Any] = json.loads(Path(ROOT, "chalicelib", "openapi.json").read_text(encoding="utf-8"))
+DOCUMENT: dict[str, Any] = json.loads(
+    Path(ROOT, "chalicelib", "openapi.json").read_text(encoding="utf-8")
+)
 PROBLEM = "application/problem+json"
 
 
@@ -24,15 +26,22 @@ def resolve(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def assert_fits(value: object, schema: dict[str, Any]) -> None:
-    faults = [f"{error.json_path}: {error.message}" for error in _validator(json.dumps(schema)).iter_errors(value)]
+    faults = [
+        f"{error.json_path}: {error.message}"
+        for error in _validator(json.dumps(schema)).iter_errors(value)
+    ]
     assert faults == []
 
 
 def assert_described(method: str, route: str, answer: Answer) -> None:
-    """Check status, headers and body of an answer against the document; it must not hold anything else."""
+    """Check status, headers and body of an answer against the document; it must not hold anything
+    else.
+    """
     operation = DOCUMENT["paths"][route][method.lower()]
     described = resolve(operation["responses"][str(answer.status_code)])
-    headers = {name.lower(): resolve(header) for name, header in described.get("headers", {}).items()}
+    headers = {
+        name.lower(): resolve(header) for name, header in described.get("headers", {}).items()
+    }
     content = described.get("content", {})
     content_type = answer.headers.get("content-type")
     assert (content_type in content) == bool(content), content_type
@@ -43,7 +52,9 @@ def assert_described(method: str, route: str, answer: Answer) -> None:
         value, schema = answer.headers[name], headers[name]["schema"]
         assert_fits(int(value) if schema["type"] == "integer" else value, schema)
     if content_type and content_type.endswith("json"):
-        assert_fits(answer.json, {**content[content_type]["schema"], "unevaluatedProperties": False})
+        assert_fits(
+            answer.json, {**content[content_type]["schema"], "unevaluatedProperties": False}
+        )
     if content_type == PROBLEM:
         described_problem = content[PROBLEM]
         named = described_problem.get("examples") or {"": {"value": described_problem["example"]}}
@@ -53,10 +64,16 @@ def assert_described(method: str, route: str, answer: Answer) -> None:
 
 def _close_lists(schema: dict[str, Any]) -> dict[str, Any]:
     """Refuse members that are not described of the objects in a list."""
-    return schema | {"items": schema["items"] | {"unevaluatedProperties": False}} if "items" in schema else schema
+    return (
+        schema | {"items": schema["items"] | {"unevaluatedProperties": False}}
+        if "items" in schema
+        else schema
+    )
 
 
 @cache
 def _validator(schema: str) -> Any:
     closed = json.loads(json.dumps(DOCUMENT["components"]), object_hook=_close_lists)
-    return OAS31Validator({**json.loads(schema), "components": closed}, format_checker=oas31_format_checker)
+    return OAS31Validator(
+        {**json.loads(schema), "components": closed}, format_checker=oas31_format_checker
+    )

@@ -40,7 +40,8 @@ class Request:
 class Exchange(socketserver.StreamRequestHandler):
     """A connection with the request on it that is being answered: the argument of a behaviour.
 
-    Every method raises OSError if the client has left or the receiver was closed; a behaviour lets it pass.
+    Every method raises OSError if the client has left or the receiver was closed; a behaviour lets
+    it pass.
     """
 
     server: Receiver
@@ -53,8 +54,12 @@ class Exchange(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         while self.connection.fileno() != -1 and (request_line := self.rfile.readline()):
             method, path, _ = request_line.decode().split(" ")
-            headers = {name.lower(): value for name, value in http.client.parse_headers(self.rfile).items()}
-            self.request = Request(method, path, headers, self.rfile.read(int(headers.get("content-length", 0))))
+            headers = {
+                name.lower(): value for name, value in http.client.parse_headers(self.rfile).items()
+            }
+            self.request = Request(
+                method, path, headers, self.rfile.read(int(headers.get("content-length", 0)))
+            )
             self.server.begin(self)(self)
 
     def send(self, data: bytes) -> None:
@@ -82,15 +87,20 @@ Behaviour = Callable[[Exchange], object]  # what it returns does not matter
 
 
 class Receiver(socketserver.ThreadingTCPServer):
-    """Answers requests by script, then by `default`, and records them. Speaks TLS if given a server's context.
+    """Answers requests by script, then by `default`, and records them. Speaks TLS if given a
+    server's context.
 
-    `on_accept` gets each raw socket before TLS and HTTP; a connection that it leaves open is served as usual.
+    `on_accept` gets each raw socket before TLS and HTTP; a connection that it leaves open is served
+    as usual.
     """
 
     request_queue_size = 1024
 
     def __init__(
-        self, *, tls: ssl.SSLContext | None = None, on_accept: Callable[[socket.socket], None] | None = None
+        self,
+        *,
+        tls: ssl.SSLContext | None = None,
+        on_accept: Callable[[socket.socket], None] | None = None,
     ) -> None:
         self.default: Behaviour = status(200)
         self.on_accept = on_accept
@@ -119,7 +129,9 @@ class Receiver(socketserver.ThreadingTCPServer):
     def wait_until_left(self, timeout: float = 20) -> None:
         """Return as soon as no connection is open, nor waiting to be accepted."""
         with self._changed:
-            in_time = self._changed.wait_for(lambda: not self._open and not _readable(self.socket, 0), timeout)
+            in_time = self._changed.wait_for(
+                lambda: not self._open and not _readable(self.socket, 0), timeout
+            )
             assert in_time, f"{len(self._open)} connections still open after {timeout} s"
 
     def server_close(self) -> None:
@@ -168,7 +180,9 @@ class Receiver(socketserver.ThreadingTCPServer):
             raise error
 
 
-def status(code: int, *, headers: Mapping[str, str] | None = None, body: bytes = b"ok") -> Behaviour:
+def status(
+    code: int, *, headers: Mapping[str, str] | None = None, body: bytes = b"ok"
+) -> Behaviour:
     """Answer and keep the connection, unless `headers` has `Connection: close`."""
     fields = dict(headers or {})
     if code in (204, 304):
@@ -228,7 +242,9 @@ def redirect(to: str, code: int = 302) -> Behaviour:
 hang: Behaviour = Exchange.wait_until_left
 close_without_answer: Behaviour = Exchange.close
 reset_before_answer: Behaviour = Exchange.reset
-reset_mid_headers = in_turn(lambda exchange: exchange.send(b"HTTP/1.1 200 OK\r\nContent-Le"), Exchange.reset)
+reset_mid_headers = in_turn(
+    lambda exchange: exchange.send(b"HTTP/1.1 200 OK\r\nContent-Le"), Exchange.reset
+)
 reset_mid_body = in_turn(
     lambda exchange: exchange.send(head(200, {"Content-Length": "1000"}) + b"half"), Exchange.reset
 )
@@ -252,7 +268,9 @@ def tls_broken_off(connection: socket.socket) -> None:
 
 @cache
 def refused_url() -> str:
-    """Return a URL that refuses connections: its port stays taken while the process lives, and nobody listens."""
+    """Return a URL that refuses connections: its port stays taken while the process lives, and
+    nobody listens.
+    """
     taken = socket.socket()
     taken.bind(("127.0.0.1", 0))
     port: int = taken.getsockname()[1]
@@ -262,7 +280,9 @@ def refused_url() -> str:
 
 @contextmanager
 def blackhole_listener() -> Iterator[str]:
-    """Give a URL where connecting hangs, because the queue of connections waiting to be accepted is full."""
+    """Give a URL where connecting hangs, because the queue of connections waiting to be accepted is
+    full.
+    """
     with ExitStack() as sockets:
         listener = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         address = listener.getsockname()
@@ -287,7 +307,9 @@ class Certificates:
 
     def expired(self) -> ssl.SSLContext:
         begin, end = datetime(2001, 1, 1, tzinfo=UTC), datetime(2002, 1, 1, tzinfo=UTC)
-        return _server_context(self.authority.issue_cert("localhost", not_before=begin, not_after=end))
+        return _server_context(
+            self.authority.issue_cert("localhost", not_before=begin, not_after=end)
+        )
 
     def unknown_authority(self) -> ssl.SSLContext:
         return _server_context(trustme.CA().issue_cert("localhost"))

@@ -35,7 +35,12 @@ class Run:
 
     def __init__(self, command: Sequence[str], **settings: str) -> None:
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment(**settings), stdout=subprocess.PIPE, text=True, start_new_session=True
+            command,
+            cwd=ROOT,
+            env=environment(**settings),
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         assert self.process.stdout
         self.output = self.process.stdout
@@ -65,7 +70,9 @@ class Run:
         self, method: str, path: str, body: str | None = None, **headers: str
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
         authorization = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
+        with contextlib.closing(
+            http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        ) as connection:
             connection.request(method, path, body, {**authorization, **headers})
             answer = connection.getresponse()
             return answer.status, answer.headers, answer.read()
@@ -83,8 +90,12 @@ class Run:
 
 
 @contextlib.contextmanager
-def running(*, module: str = "tools.run", command: Sequence[str] = (), key: str = "", **settings: str) -> Iterator[Run]:
-    """Run the system until the end of the block; kill it if it still runs. `key` is one of API_KEYS."""
+def running(
+    *, module: str = "tools.run", command: Sequence[str] = (), key: str = "", **settings: str
+) -> Iterator[Run]:
+    """Run the system until the end of the block; kill it if it still runs. `key` is one of
+    API_KEYS.
+    """
     with contextlib.closing(Run(command or [sys.executable, "-m", module], **settings)) as system:
         system.key = key or system.wait_for(r"  key +(\S+)")
         system.port = int(system.wait_for(r"ready  http://127.0.0.1:(\d+)"))

@@ -10,8 +10,14 @@ from chalicelib.settings import PULL_ONLY
 from tests.support.world import CONSUMER_KEY, Answer, World
 
 
-def subscribe(world: World, url: str, *event_types: str, key: str = CONSUMER_KEY, **members: Any) -> Answer:
-    body = {"target_url": url, **({"event_types": list(event_types)} if event_types else {}), **members}
+def subscribe(
+    world: World, url: str, *event_types: str, key: str = CONSUMER_KEY, **members: Any
+) -> Answer:
+    body = {
+        "target_url": url,
+        **({"event_types": list(event_types)} if event_types else {}),
+        **members,
+    }
     return world.call("POST", "/subscriptions", json.dumps(body), key=key)
 
 
@@ -29,7 +35,11 @@ def subscriptions(world: World, tenant: str | None = None) -> list[dict[str, Any
 
 def post_for(world: World, tenant: str | None) -> dict[str, Any]:
     """Post an event of a tenant; return it."""
-    body = {"event_type": "order.created", "payload": {"price": "12 €"}, **({"tenant": tenant} if tenant else {})}
+    body = {
+        "event_type": "order.created",
+        "payload": {"price": "12 €"},
+        **({"tenant": tenant} if tenant else {}),
+    }
     event: dict[str, Any] = world.call("POST", "/events", json.dumps(body)).json
     return event
 

@@ -44,7 +44,17 @@ EVENT = '{"event_type": "a", "payload": {}}'
 UNKNOWN = "evt_" + "0" * 32
 START = 1_795_000_000.0
 REGION = "us-east-1"
-NAMES = ("version", "account", "region", "detail", "detail-type", "source", "time", "id", "resources")
+NAMES = (
+    "version",
+    "account",
+    "region",
+    "detail",
+    "detail-type",
+    "source",
+    "time",
+    "id",
+    "resources",
+)
 SCHEDULED = dict.fromkeys(NAMES, "")  # what EventBridge sends
 VALIDATING = CONFIG.merge(Config(parameter_validation=True))
 
@@ -114,8 +124,14 @@ def call(
     if key is not None:
         given.setdefault("authorization", f"Bearer {key}")
     context = {"httpMethod": method, "resourcePath": resource, "path": f"/api{path}"}
-    event: dict[str, Any] = {"requestContext": context, "headers": given, "pathParameters": parameters}
-    event["multiValueQueryStringParameters"] = urllib.parse.parse_qs(query, keep_blank_values=True) or None
+    event: dict[str, Any] = {
+        "requestContext": context,
+        "headers": given,
+        "pathParameters": parameters,
+    }
+    event["multiValueQueryStringParameters"] = (
+        urllib.parse.parse_qs(query, keep_blank_values=True) or None
+    )
     event |= {"stageVariables": {}, "body": body.encode() if isinstance(body, str) else body}
     answer = app.app(event, LambdaContext(clock, 30))
     answered = {name.lower(): value for name, value in answer["headers"].items()}
@@ -134,8 +150,15 @@ def find_route(path: str) -> tuple[str, dict[str, str]]:
 def sqs_record(message: dict[str, Any]) -> dict[str, Any]:
     """Return a received message as Lambda passes it to the worker."""
     given = message.get("MessageAttributes", {}).items()
-    attributes = {name: {"stringValue": value["StringValue"], "dataType": value["DataType"]} for name, value in given}
-    record = {"messageId": message["MessageId"], "receiptHandle": message["ReceiptHandle"], "body": message["Body"]}
+    attributes = {
+        name: {"stringValue": value["StringValue"], "dataType": value["DataType"]}
+        for name, value in given
+    }
+    record = {
+        "messageId": message["MessageId"],
+        "receiptHandle": message["ReceiptHandle"],
+        "body": message["Body"],
+    }
     return {**record, "messageAttributes": attributes, "attributes": message.get("Attributes", {})}
 
 
@@ -168,7 +191,9 @@ class World:
     def _start(self) -> None:
         loaded = settings.load(self.environ)
         telemetry.configure(loaded.log_level)
-        self.services = Services(loaded, make_client=partial(getattr, self), clock=self.clock, sleep=self.clock.sleep)
+        self.services = Services(
+            loaded, make_client=partial(getattr, self), clock=self.clock, sleep=self.clock.sleep
+        )
         services.use(self.services)
 
     def stop(self) -> None:
@@ -176,7 +201,9 @@ class World:
         self.services.push.close()
 
     def forget(self, **environ: str) -> None:
-        """Empty the table and the queues, and start a new container: faster than making another world."""
+        """Empty the table and the queues, and start a new container: faster than making another
+        world.
+        """
         self.environ = {**self._first_environ}
         table = self.environ["EVENTS_TABLE_NAME"]
         for item in self._scan():
@@ -187,11 +214,19 @@ class World:
         self.restart(**environ)
 
     def call(
-        self, method: str, path: str, body: bytes | str | None = None, *, key: str | None = KEY, **headers: str
+        self,
+        method: str,
+        path: str,
+        body: bytes | str | None = None,
+        *,
+        key: str | None = KEY,
+        **headers: str,
     ) -> Answer:
         return call(self.clock, method, path, body, key=key, **headers)
 
-    def post(self, payload: object = None, *, event_type: str = "order.created", **headers: str) -> dict[str, Any]:
+    def post(
+        self, payload: object = None, *, event_type: str = "order.created", **headers: str
+    ) -> dict[str, Any]:
         """Post an event, which must be accepted; return it."""
         body = json.dumps({"event_type": event_type, "payload": {} if payload is None else payload})
         answer = self.call("POST", "/events", body, **headers)
@@ -204,11 +239,16 @@ class World:
         return event
 
     def run_worker(self, *, timeout_seconds: float = 50) -> int:
-        """Receive a batch, call the worker and delete the batch unless it raised, as Lambda's event source does."""
+        """Receive a batch, call the worker and delete the batch unless it raised, as Lambda's event
+        source does.
+        """
         queue_url = self.environ["INBOX_QUEUE_URL"]
         # No long poll: it would wait for a clock that stands still.
         received = self.outside.receive_message(
-            QueueUrl=queue_url, MaxNumberOfMessages=10, WaitTimeSeconds=0, MessageAttributeNames=["All"]
+            QueueUrl=queue_url,
+            MaxNumberOfMessages=10,
+            WaitTimeSeconds=0,
+            MessageAttributeNames=["All"],
         ).get("Messages", [])
         if not received:
             return 0
@@ -228,7 +268,9 @@ class World:
         schedule(SCHEDULED, LambdaContext(self.clock, 60))
 
     def settle(self, *, hours: float = 24) -> None:
-        """Let time pass, running the worker and the sweep, until nothing is pending and no message is left."""
+        """Let time pass, running the worker and the sweep, until nothing is pending and no message
+        is left.
+        """
         end = self.clock() + hours * 3600
         while self.clock() < end:
             self.empty_inbox()
@@ -248,7 +290,9 @@ class World:
         return self.queues.messages(self.environ["INBOX_DLQ_URL"])
 
     def move_back(self) -> None:
-        """Move every message of the dead letter queue to the inbox queue, as SQS's own redrive does."""
+        """Move every message of the dead letter queue to the inbox queue, as SQS's own redrive
+        does.
+        """
         for message in self.dead_letters():
             self.send(message["body"], **message["attributes"])
         self.queues.clear(self.environ["INBOX_DLQ_URL"])
@@ -264,8 +308,12 @@ class World:
 
     def send(self, body: str, **attributes: str) -> None:
         """Send a message to the inbox queue."""
-        typed = {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()}
-        self.outside.send_message(QueueUrl=self.environ["INBOX_QUEUE_URL"], MessageBody=body, MessageAttributes=typed)
+        typed = {
+            name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()
+        }
+        self.outside.send_message(
+            QueueUrl=self.environ["INBOX_QUEUE_URL"], MessageBody=body, MessageAttributes=typed
+        )
 
 
 @cache
@@ -284,9 +332,16 @@ class MotoQueues:
         return [self._shown(message) for message in self._queue(queue_url)._messages]
 
     def _shown(self, message: Any) -> Message:
-        attributes = {name: value["StringValue"] for name, value in message.message_attributes.items()}
+        attributes = {
+            name: value["StringValue"] for name, value in message.message_attributes.items()
+        }
         delay_seconds = max(0.0, message.delayed_until / 1000 - self._clock())
-        return {"id": message.id, "body": message.body, "attributes": attributes, "delay_seconds": delay_seconds}
+        return {
+            "id": message.id,
+            "body": message.body,
+            "attributes": attributes,
+            "delay_seconds": delay_seconds,
+        }
 
     def clear(self, queue_url: str) -> None:
         queue = self._queue(queue_url)
@@ -324,10 +379,23 @@ def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Ite
         for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL"):
             patch.delenv(name, raising=False)
         patch.setattr(boto3, "DEFAULT_SESSION", session)
-        keys = (f"acme:{digest(KEY)}", f"shop:{digest(PRODUCER_KEY)}:produce", f"reader:{digest(CONSUMER_KEY)}:consume")
+        keys = (
+            f"acme:{digest(KEY)}",
+            f"shop:{digest(PRODUCER_KEY)}:produce",
+            f"reader:{digest(CONSUMER_KEY)}:consume",
+        )
         defaults = {"API_KEYS": ",".join(keys), "SUBSCRIPTION_HOSTS": "127.0.0.1,hooks.zapier.com"}
-        variables = {**local_aws.ensure("dev"), "ZAPIER_WEBHOOK_URL": webhook_url, **defaults, **environ}
-        clients = [session.client(name, config=own) for own in (VALIDATING, None) for name in ("dynamodb", "sqs")]
+        variables = {
+            **local_aws.ensure("dev"),
+            "ZAPIER_WEBHOOK_URL": webhook_url,
+            **defaults,
+            **environ,
+        }
+        clients = [
+            session.client(name, config=own)
+            for own in (VALIDATING, None)
+            for name in ("dynamodb", "sqs")
+        ]
         made = kind(clock, variables, queues, *clients)
         try:
             yield made

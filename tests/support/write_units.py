@@ -1,8 +1,8 @@
 """What a write costs in DynamoDB, from the items that are really written.
 
-Sources: "DynamoDB item sizes and formats" (CapacityUnitCalculations.html), "DynamoDB read and write operations"
-(read-write-operations.html) and "Provisioned throughput considerations for global secondary indexes" (GSI.html) in
-Amazon's DynamoDB Developer Guide.
+Sources: "DynamoDB item sizes and formats" (CapacityUnitCalculations.html), "DynamoDB read and write
+operations" (read-write-operations.html) and "Provisioned throughput considerations for global
+secondary indexes" (GSI.html) in Amazon's DynamoDB Developer Guide.
 """
 
 import math
@@ -16,14 +16,18 @@ OVERHEAD_BYTES = 100  # of storage, for each item and each row of an index
 
 
 def consumed(before: Item, after: Item) -> Counter[str]:
-    """Return the units and the stored bytes of a write: of the table, of all indexes and, by its name, of each index.
+    """Return the units and the stored bytes of a write: of the table, of all indexes and, by its
+    name, of each index.
 
     An absent item is empty.
 
     - The table takes a unit for each begun KB of the item before or after, whichever is larger.
-    - An index holds keys and projected attributes of the items that have its partition key: see `units_of_partitions`.
+    - An index holds keys and projected attributes of the items that have its partition key: see
+        `units_of_partitions`.
     """
-    used = Counter(table_units=max(units(before), units(after)), table_bytes=stored(after) - stored(before))
+    used = Counter(
+        table_units=max(units(before), units(after)), table_bytes=stored(after) - stored(before)
+    )
     for index, (partition, projected) in indexes().items():
         old, new = row(before, partition, projected), row(after, partition, projected)
         used["index_bytes"] += stored(new) - stored(old)
@@ -40,8 +44,8 @@ def row(item: Item, partition: str, projected: Iterable[str]) -> Item:
 def units_of_partitions(old: Item, new: Item, partition: str) -> Counter[str]:
     """Return the units that each partition of an index takes when a row changes.
 
-    If its key changes, the old row is deleted and a new one put, and each takes its units; else the larger of both rows
-    counts, or nothing if they are the same.
+    If its key changes, the old row is deleted and a new one put, and each takes its units; else the
+    larger of both rows counts, or nothing if they are the same.
     """
     used = Counter[str]()
     if any(old.get(name) != new.get(name) for name in (partition, SORT)):
@@ -63,7 +67,9 @@ def size(item: Item) -> int:
 
 
 def value_size(value: str | bytes | int) -> int:
-    """Return the bytes of a value; a number has one for each two significant digits, and one more."""
+    """Return the bytes of a value; a number has one for each two significant digits, and one
+    more.
+    """
     if isinstance(value, int):
         return math.ceil(len(str(value).strip("0")) / 2) + 1
     return len(value.encode() if isinstance(value, str) else value)

@@ -9,12 +9,17 @@ from tools import api_key
 
 
 @pytest.mark.parametrize(
-    ("scopes", "granted"), [("", {"produce", "consume"}), ("produce", {"produce"}), ("+".join(Scope), set(Scope))]
+    ("scopes", "granted"),
+    [("", {"produce", "consume"}), ("produce", {"produce"}), ("+".join(Scope), set(Scope))],
 )
-def test_the_printed_entry_accepts_the_key(scopes: str, granted: set[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_printed_entry_accepts_the_key(
+    scopes: str, granted: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     api_key.main("acme", scopes)
 
     key, entry = (line.split()[-1] for line in capsys.readouterr().out.splitlines())
     environ = {**dict.fromkeys(settings.REQUIRED, "http://127.0.0.1/"), "API_KEYS": entry}
-    found = authenticate(f"Bearer {key}", settings.load(environ).api_keys, signing_secrets=[], now=0)
+    found = authenticate(
+        f"Bearer {key}", settings.load(environ).api_keys, signing_secrets=[], now=0
+    )
     assert (found.name, set(found.scopes)) == ("acme", granted)

@@ -13,9 +13,13 @@ from tests.support.receiver import Behaviour, Receiver, status
 
 ROOT = Path(__file__).parent.parent.parent
 PRODUCT = ROOT / "chalicelib"
-SOURCES = {str(path.relative_to(ROOT).with_suffix("")): path for path in (ROOT / "app.py", *PRODUCT.rglob("*.py"))}
+SOURCES = {
+    str(path.relative_to(ROOT).with_suffix("")): path
+    for path in (ROOT / "app.py", *PRODUCT.rglob("*.py"))
+}
 
-# What the modules of a room may import: those of their own room, and those of these. `core` is what to read first.
+# What the modules of a room may import: those of their own room, and those of these. `core` is what
+# to read first.
 ROOMS = {
     "chalicelib": set(),
     "chalicelib/infra": {"chalicelib"},
@@ -24,7 +28,12 @@ ROOMS = {
     "chalicelib/operations": {"chalicelib/infra", "chalicelib/core"},
     "chalicelib/pull": {"chalicelib/infra", "chalicelib/core"},
     "chalicelib/customers": {"chalicelib/infra", "chalicelib/core", "chalicelib/settings"},
-    "chalicelib/deps": {"chalicelib/infra", "chalicelib/core", "chalicelib/customers", "chalicelib/settings"},
+    "chalicelib/deps": {
+        "chalicelib/infra",
+        "chalicelib/core",
+        "chalicelib/customers",
+        "chalicelib/settings",
+    },
     "chalicelib/web": set(SOURCES) - {"app"},
     "app": {"chalicelib", *SOURCES},
 }
@@ -33,7 +42,10 @@ THIRD_PARTY = {
     "chalicelib/infra/clients": {"boto3", "botocore"},
     "chalicelib/web/routes": {"chalice"},
     **{f"chalicelib/infra/{name}": {"botocore"} for name in ("errors", "table")},
-    **{f"chalicelib/{name}": {"urllib3"} for name in ("core/http_push", "core/outcome", "infra/connection")},
+    **{
+        f"chalicelib/{name}": {"urllib3"}
+        for name in ("core/http_push", "core/outcome", "infra/connection")
+    },
 }
 MAX_LINES = 250
 MAX_CORE_LINES = 1400
@@ -64,21 +76,30 @@ def test_imports_go_one_way(name: str) -> None:
     room = name if name in ROOMS else name.rpartition("/")[0]
     allowed = {room, *ROOMS[room]}
 
-    assert {other for other in own if other not in allowed and other.rpartition("/")[0] not in allowed} == set()
+    assert {
+        other for other in own if other not in allowed and other.rpartition("/")[0] not in allowed
+    } == set()
     roots = {full.split(".")[0] for full in full_names}
     assert roots - {"chalicelib"} - sys.stdlib_module_names <= THIRD_PARTY.get(name, set())
 
 
 def test_a_file_and_the_room_to_read_first_are_short() -> None:
-    lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in SOURCES.items()}
+    lines = {
+        name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in SOURCES.items()
+    }
 
     assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
-    assert sum(count for name, count in lines.items() if name.startswith("chalicelib/core/")) <= MAX_CORE_LINES
+    assert (
+        sum(count for name, count in lines.items() if name.startswith("chalicelib/core/"))
+        <= MAX_CORE_LINES
+    )
 
 
 def test_tools_and_the_application_never_import_tests() -> None:
     files = [*SOURCES.values(), *(ROOT / "tools").rglob("*.py")]
-    found = {str(path) for path in files for name in imported(path) if name.split(".")[0] == "tests"}
+    found = {
+        str(path) for path in files for name in imported(path) if name.split(".")[0] == "tests"
+    }
     assert found == set()
 
 
@@ -95,7 +116,9 @@ with contextlib.suppress(SettingsError):
 print(*made)
 """
 URLS = "INBOX_QUEUE_URL=https://a\nINBOX_DLQ_URL=https://b\nZAPIER_WEBHOOK_URL=none"
-SECRET = status(200, body=json.dumps({"SecretString": f"EVENTS_TABLE_NAME=events\n{URLS}\nAPI_KEYS="}).encode())
+SECRET = status(
+    200, body=json.dumps({"SecretString": f"EVENTS_TABLE_NAME=events\n{URLS}\nAPI_KEYS="}).encode()
+)
 
 
 @pytest.mark.parametrize(
@@ -108,13 +131,28 @@ SECRET = status(200, body=json.dumps({"SecretString": f"EVENTS_TABLE_NAME=events
     ids=["no function", "secret", "outage"],
 )
 def test_a_function_alone_makes_clients_while_it_initializes_and_leaves_an_outage_to_a_request(
-    receiver: Receiver, variables: Any, response: Behaviour, made_by_import: str, made_by_request: str, tries: int
+    receiver: Receiver,
+    variables: Any,
+    response: Behaviour,
+    made_by_import: str,
+    made_by_request: str,
+    tries: int,
 ) -> None:
     receiver.default = response
-    environ = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1", **variables}
+    environ = {
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        **variables,
+    }
     environ |= {"SETTINGS_SECRET": "s", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{receiver.port}"}
     command = [sys.executable, "-B", "-c", INITIALIZE]
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True
+    )
 
-    assert done.stdout.splitlines() == [made_by_import, f"{made_by_import} {made_by_request}".strip()]
+    assert done.stdout.splitlines() == [
+        made_by_import,
+        f"{made_by_import} {made_by_request}".strip(),
+    ]
     assert len(receiver.requests) == tries

@@ -7,9 +7,19 @@ from chalicelib.core.breaker import Breaker
 from chalicelib.core.outcome import MAX_RETRY_AFTER_SECONDS, Outcome, PushResult
 
 OPEN_SECONDS, REST = 30.0, 5  # a rest is as long as 2 + 6 * 0.5 failed trials
-ONE, OTHER, THIRD = "sub_1 https://a.example", "sub_2 https://a.example", "webhook https://a.example"
-DELIVERED, REFUSED = PushResult(Outcome.DELIVERED, status_code=200), PushResult(Outcome.FAILED, status_code=422)
-FAILED, THROTTLED = PushResult(Outcome.RETRY, status_code=503), PushResult(Outcome.RETRY, status_code=429)
+ONE, OTHER, THIRD = (
+    "sub_1 https://a.example",
+    "sub_2 https://a.example",
+    "webhook https://a.example",
+)
+DELIVERED, REFUSED = (
+    PushResult(Outcome.DELIVERED, status_code=200),
+    PushResult(Outcome.FAILED, status_code=422),
+)
+FAILED, THROTTLED = (
+    PushResult(Outcome.RETRY, status_code=503),
+    PushResult(Outcome.RETRY, status_code=429),
+)
 
 
 @pytest.fixture
@@ -17,7 +27,9 @@ def breaker() -> Breaker:
     return Breaker(patience_seconds=15, random=lambda: 0.5)
 
 
-def push(breaker: Breaker, destination: str, at: float, *, seconds: float, result: PushResult = FAILED) -> None:
+def push(
+    breaker: Breaker, destination: str, at: float, *, seconds: float, result: PushResult = FAILED
+) -> None:
     breaker.record(destination, at, at + seconds, result, OPEN_SECONDS)
 
 
@@ -26,7 +38,9 @@ def open_at(breaker: Breaker, destination: str, now: float) -> None:
         push(breaker, destination, now - 10, seconds=10)
 
 
-def test_a_destination_opens_when_its_failures_wasted_too_much_time_and_no_other_with_its_url(breaker: Breaker) -> None:
+def test_a_destination_opens_when_its_failures_wasted_too_much_time_and_no_other_with_its_url(
+    breaker: Breaker,
+) -> None:
     push(breaker, ONE, 100, seconds=14.9)
     assert (breaker.wait_seconds(ONE, 115), breaker.failures(ONE)) == (0, 1)
 
@@ -50,7 +64,9 @@ def test_failures_that_began_before_the_latest_success_do_not_count(breaker: Bre
 
 
 @pytest.mark.parametrize("result", [DELIVERED, REFUSED, THROTTLED])
-def test_one_trial_is_made_after_the_open_time_and_a_response_closes(breaker: Breaker, result: PushResult) -> None:
+def test_one_trial_is_made_after_the_open_time_and_a_response_closes(
+    breaker: Breaker, result: PushResult
+) -> None:
     push(breaker, ONE, 100, seconds=15)
     trial_at = 115 + REST * 15
     assert breaker.wait_seconds(ONE, trial_at - 1) == 1
@@ -116,7 +132,9 @@ def test_a_turn_comes_in_an_hour_however_many_are_open(breaker: Breaker) -> None
     assert breaker.wait_seconds("sub_99 https://a.example", 110) == MAX_RETRY_AFTER_SECONDS
 
 
-def test_the_destination_used_least_recently_is_forgotten(breaker: Breaker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_destination_used_least_recently_is_forgotten(
+    breaker: Breaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "MAX_DESTINATIONS", 2)
     for destination in (ONE, OTHER):
         open_at(breaker, destination, 110)

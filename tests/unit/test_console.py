@@ -6,12 +6,16 @@ import hashlib
 from chalicelib.customers import console
 
 
-def test_the_page_runs_its_own_script_and_style_alone_and_is_not_stored_sniffed_or_told_of() -> None:
+def test_the_page_runs_its_own_script_and_style_alone_and_is_not_stored_sniffed_or_told_of() -> (
+    None
+):
     html, headers = console.page()
 
     assert (headers["Cache-Control"], headers["X-Content-Type-Options"]) == ("no-store", "nosniff")
     assert headers["Referrer-Policy"] == "no-referrer"
-    directives = dict(part.split(" ", 1) for part in str(headers["Content-Security-Policy"]).split("; "))
+    directives = dict(
+        part.split(" ", 1) for part in str(headers["Content-Security-Policy"]).split("; ")
+    )
     for tag, opening in (("script", '<script type="module">'), ("style", "<style>")):
         content = html.split(opening)[1].split(f"</{tag}>")[0]
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()

@@ -27,10 +27,28 @@ def test_an_attempt_that_a_newer_version_recorded_can_be_read() -> None:
 
 @pytest.mark.parametrize("name", ["status", "delivered_via", "reason", "outcome"])
 def test_a_value_that_a_later_version_stored_reads_as_null(name: str) -> None:
-    attempt = {"at": "2026-11-25T00:00:00Z", "outcome": "later", "status_code": 503, "error": None, "duration_ms": 1}
-    item = {"sort_key": {"S": f"2026-11-25T00:00:00Z#evt_{0:032x}"}, "event_type": {"S": "a"}, "created_by": {"S": "b"}}
-    item |= {"response_bytes": {"N": "4"}, "expires_at": {"N": "1"}, "attempts": {"S": json.dumps([attempt])}}
-    known = {"status": {"S": "failed"}, "delivered_via": {"S": "push"}, "reason": {"S": "permanent"}}
+    attempt = {
+        "at": "2026-11-25T00:00:00Z",
+        "outcome": "later",
+        "status_code": 503,
+        "error": None,
+        "duration_ms": 1,
+    }
+    item = {
+        "sort_key": {"S": f"2026-11-25T00:00:00Z#evt_{0:032x}"},
+        "event_type": {"S": "a"},
+        "created_by": {"S": "b"},
+    }
+    item |= {
+        "response_bytes": {"N": "4"},
+        "expires_at": {"N": "1"},
+        "attempts": {"S": json.dumps([attempt])},
+    }
+    known = {
+        "status": {"S": "failed"},
+        "delivered_via": {"S": "push"},
+        "reason": {"S": "permanent"},
+    }
 
     shown = json.loads(event_json.whole(Event.from_item({**item, **known, name: {"S": "later"}})))
 

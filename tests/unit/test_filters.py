@@ -1,4 +1,6 @@
-"""Filters: the examples of EventBridge's documentation for the parts that are taken, and the edges."""
+"""Filters: the examples of EventBridge's documentation for the parts that are taken, and the
+edges.
+"""
 
 from typing import Any
 
@@ -7,26 +9,59 @@ import pytest
 from chalicelib.customers.filters import filter_fault, matches
 
 # The event of https://github.com/aws/event-ruler#ruler-by-example
-NAMES = {"detail-type": "EC2 Instance State-change Notification", "source": "aws.ec2", "time": "2017-10-02T16:24:49Z"}
-DETAIL = {"c-count": 5, "d-count": 3, "x-limit": 301.8, "source-ip": "10.0.0.33", "state": "running"}
+NAMES = {
+    "detail-type": "EC2 Instance State-change Notification",
+    "source": "aws.ec2",
+    "time": "2017-10-02T16:24:49Z",
+}
+DETAIL = {
+    "c-count": 5,
+    "d-count": 3,
+    "x-limit": 301.8,
+    "source-ip": "10.0.0.33",
+    "state": "running",
+}
 RESOURCES = ["arn:aws:ec2:us-east-1:123456789012:instance/i-000000aaaaaa00000"]
 EVENT: dict[str, Any] = {**NAMES, "resources": RESOURCES, "detail": DETAIL}
 EMPLOYEES = [{"firstName": "John", "lastName": "Doe"}, {"firstName": "Anna", "lastName": "Smith"}]
-INSTANCES = [f"arn:aws:ec2:us-east-1:{account}:instance/i-b188560f" for account in (123456789012, 111122223333)]
+INSTANCES = [
+    f"arn:aws:ec2:us-east-1:{account}:instance/i-b188560f"
+    for account in (123456789012, 111122223333)
+]
 BIG = 2**63 + 1
 
 DOCUMENTED: list[tuple[Any, Any, bool]] = [
-    ({"detail-type": ["EC2 Instance State-change Notification"], "resources": EVENT["resources"]}, EVENT, True),
+    (
+        {
+            "detail-type": ["EC2 Instance State-change Notification"],
+            "resources": EVENT["resources"],
+        },
+        EVENT,
+        True,
+    ),
     ({"detail": {"state": ["initializing", "running"]}}, EVENT, True),
     ({"time": [{"prefix": "2017-10-02"}]}, EVENT, True),
     ({"source": [{"suffix": "ec2"}]}, EVENT, True),
     ({"detail": {"state": [{"anything-but": ["initializing"]}]}}, EVENT, True),
     ({"detail": {"state": [{"anything-but": ["stopped", "running"]}]}}, EVENT, False),
-    ({"detail": {"c-count": [{"numeric": [">", 0, "<=", 5]}], "d-count": [{"numeric": ["<", 10]}]}}, EVENT, True),
+    (
+        {
+            "detail": {
+                "c-count": [{"numeric": [">", 0, "<=", 5]}],
+                "d-count": [{"numeric": ["<", 10]}],
+            }
+        },
+        EVENT,
+        True,
+    ),
     ({"detail": {"c-count": [{"numeric": [">", 0, "<", 5]}]}}, EVENT, False),
     ({"detail": {"c-count": [{"exists": True}]}}, EVENT, True),
     ({"detail": {"e-count": [{"exists": False}]}}, EVENT, True),
-    ({"Location": ["New York"], "Day": ["Monday"]}, {"Location": "New York", "Day": "Tuesday"}, False),
+    (
+        {"Location": ["New York"], "Day": ["Monday"]},
+        {"Location": "New York", "Day": "Tuesday"},
+        False,
+    ),
     # https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-event-patterns-arrays.html
     ({"resources": INSTANCES}, {"resources": ["arn:aws:autoscaling", INSTANCES[1]]}, True),
     ({"resources": INSTANCES}, {"resources": ["arn:aws:autoscaling"]}, False),
@@ -58,7 +93,11 @@ def test_filters_match_as_eventbridge_documents(pattern: Any, payload: Any, expe
         ([{"prefix": "a"}, {"prefix": "b"}], ["a", "b"], ["c"]),
         ([{"suffix": "é"}, {"suffix": "b"}], ["é", "ab", ["x", "b"]], ["éa", 1]),
         ([{"prefix": ""}], [""], [1, None]),
-        ([{"anything-but": ["a", 1]}], ["b", 2, True, None, "1", ["a", "b"]], ["a", 1, 1.0, ["a", 1], [], {}, [{}]]),
+        (
+            [{"anything-but": ["a", 1]}],
+            ["b", 2, True, None, "1", ["a", "b"]],
+            ["a", 1, 1.0, ["a", 1], [], {}, [{}]],
+        ),
         ([{"anything-but": ["a"]}, {"anything-but": ["b"]}], ["a", "b"], []),
         ([{"exists": True}], [None, {}, [], 0, {"a": 1}], []),
         ([{"exists": False}], [], [None, {}, [], 0]),
@@ -72,14 +111,20 @@ def test_filters_match_as_eventbridge_documents(pattern: Any, payload: Any, expe
         ([{"numeric": ["<", 0]}, {"numeric": [">", 9]}], [-1, 10], [0, 9]),
     ],
 )
-def test_an_entry_matches_what_is_equal_or_one_of_a_list(entries: Any, matching: list[Any], others: list[Any]) -> None:
+def test_an_entry_matches_what_is_equal_or_one_of_a_list(
+    entries: Any, matching: list[Any], others: list[Any]
+) -> None:
     assert filter_fault({"a": entries}) is None
     assert [matches({"a": entries}, {"a": value}) for value in matching] == [True] * len(matching)
     assert [matches({"a": entries}, {"a": value}) for value in others] == [False] * len(others)
 
 
-@pytest.mark.parametrize("entry", [None, "", 0, False, {"prefix": ""}, {"anything-but": ["a"]}, {"exists": True}])
-@pytest.mark.parametrize("payload", [{}, {"a": 1}, {"a": None}, {"a": []}, {"a": {}}, {"a": [1]}, {"a": {"c": "b"}}])
+@pytest.mark.parametrize(
+    "entry", [None, "", 0, False, {"prefix": ""}, {"anything-but": ["a"]}, {"exists": True}]
+)
+@pytest.mark.parametrize(
+    "payload", [{}, {"a": 1}, {"a": None}, {"a": []}, {"a": {}}, {"a": [1]}, {"a": {"c": "b"}}]
+)
 def test_an_absent_member_matches_exists_false_alone(entry: Any, payload: dict[str, Any]) -> None:
     assert not matches({"a": {"b": [entry]}}, payload)
     assert matches({"a": {"b": [entry, {"exists": False}]}}, payload)
@@ -120,7 +165,9 @@ def test_what_is_no_object_or_too_long_is_refused(pattern: Any) -> None:
     ],
 )  # fmt: skip
 def test_an_entry_that_is_not_taken_is_refused_and_its_member_named(entry: Any) -> None:
-    assert str(filter_fault({"x": ["fine"], "order": {"total": [1, entry]}})).startswith("order.total must ")
+    assert str(filter_fault({"x": ["fine"], "order": {"total": [1, entry]}})).startswith(
+        "order.total must "
+    )
 
 
 @pytest.mark.parametrize("value", [None, "a", 1, {}, [], [1] * 51, nested(4), {"b": []}])

@@ -16,7 +16,9 @@ REFUSED = (
 FIVE = {"X-A": "1", "x-b": "2", "!#$%&'*+-.^_`|~09": "3", "Hosts": "4", "Test": "5"}
 
 
-@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer abc"}, FIVE, {"a" * 64: "~" * 1024, "x": "a b"}])
+@pytest.mark.parametrize(
+    "headers", [{}, {"Authorization": "Bearer abc"}, FIVE, {"a" * 64: "~" * 1024, "x": "a b"}]
+)
 def test_headers_are_taken(headers: Any) -> None:
     assert headers_fault(headers) is None
 
@@ -26,7 +28,9 @@ def test_anything_but_an_object_of_at_most_five_is_refused(headers: Any) -> None
     assert "at most 5" in str(headers_fault(headers))
 
 
-@pytest.mark.parametrize("name", [*REFUSED.split(), "", "a" * 65, "a b", "a:b", "é", "a\n", "Authorization: Bearer"])
+@pytest.mark.parametrize(
+    "name", [*REFUSED.split(), "", "a" * 65, "a b", "a:b", "é", "a\n", "Authorization: Bearer"]
+)
 def test_a_name_that_is_reserved_or_no_token_is_refused_and_named(name: str) -> None:
     fault = headers_fault({"x-fine": "1", name: SECRET})
     assert fault

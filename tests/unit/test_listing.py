@@ -37,7 +37,9 @@ def services(dynamodb: FakeDynamoDB, clock: Clock) -> Services:
 
 
 def make_event(number: int, **changes: Any) -> Event:
-    """Return an event of any status; three in a row share their time, and one in fifty is of a rare type."""
+    """Return an event of any status; three in a row share their time, and one in fifty is of a rare
+    type.
+    """
     event = Event(
         event_id=f"evt_{number * 0x9E3779B97F4A7C15 % 2**128:032x}",
         event_type="rare" if number % 50 == 7 else "common",
@@ -80,22 +82,45 @@ def ids(events: Iterable[Event]) -> list[str]:
 
 def make_copy(number: int, subscription: int, **changes: Any) -> Event:
     event_id = f"cpy_{number * 0x9E3779B97F4A7C15 % 2**128:032x}"
-    return make_event(number, event_id=event_id, subscription_id=f"sub_{subscription:032x}", **changes)
+    return make_event(
+        number, event_id=event_id, subscription_id=f"sub_{subscription:032x}", **changes
+    )
 
 
 OF_ONE = {"subscription_id": f"sub_{1:032x}"}
-ASKED: list[dict[str, Any]] = [{}, {"inbox": True}, {"status": "pending"}, {"event_type": "rare", "status": "failed"}]
-ASKED += [OF_ONE, {**OF_ONE, "status": "failed"}, {**OF_ONE, "event_type": "rar*", "since": rfc3339(START - 990)}]
+ASKED: list[dict[str, Any]] = [
+    {},
+    {"inbox": True},
+    {"status": "pending"},
+    {"event_type": "rare", "status": "failed"},
+]
+ASKED += [
+    OF_ONE,
+    {**OF_ONE, "status": "failed"},
+    {**OF_ONE, "event_type": "rar*", "since": rfc3339(START - 990)},
+]
 
 
 @pytest.mark.parametrize("asked", ASKED)
-@pytest.mark.parametrize(("limit", "page_rows"), [(1, sys.maxsize), (3, 5), (7, sys.maxsize), (100, 5)])
+@pytest.mark.parametrize(
+    ("limit", "page_rows"), [(1, sys.maxsize), (3, 5), (7, sys.maxsize), (100, 5)]
+)
 @pytest.mark.parametrize("order", ["newest", "oldest"])
 def test_walking_the_pages_shows_everything_once_in_order(
-    order: str, limit: int, page_rows: int, asked: dict[str, Any], services: Services, dynamodb: FakeDynamoDB
+    order: str,
+    limit: int,
+    page_rows: int,
+    asked: dict[str, Any],
+    services: Services,
+    dynamodb: FakeDynamoDB,
 ) -> None:
-    stored = store_all(services, [*map(make_event, range(60)), *(make_copy(n, n % 4) for n in range(120))])
-    store_all(services, (make_event(n, event_id=f"evt_{n:032x}", expires_at=int(START)) for n in range(1, 60)))
+    stored = store_all(
+        services, [*map(make_event, range(60)), *(make_copy(n, n % 4) for n in range(120))]
+    )
+    store_all(
+        services,
+        (make_event(n, event_id=f"evt_{n:032x}", expires_at=int(START)) for n in range(1, 60)),
+    )
     erased = make_copy(302, 1, status=Status.FAILED, event_type="rare")
     store_all(services, [make_copy(301, 1, expires_at=int(START)), erased])
     recovery.erase(erased.event_id, services)
@@ -118,7 +143,9 @@ def test_walking_the_pages_shows_everything_once_in_order(
 
 
 @pytest.mark.parametrize("change", ["acknowledge", "claim"])
-def test_what_the_index_shows_too_late_is_left_out(change: str, services: Services, dynamodb: FakeDynamoDB) -> None:
+def test_what_the_index_shows_too_late_is_left_out(
+    change: str, services: Services, dynamodb: FakeDynamoDB
+) -> None:
     event = make_event(0, next_attempt_at=rfc3339(START), response_bytes=MAX_PAGE_BYTES)
     other = make_event(3)
     store_all(services, [event, other])
@@ -129,27 +156,45 @@ def test_what_the_index_shows_too_late_is_left_out(change: str, services: Servic
         assert services.store.claim(event.event_id, "d").applied
     pages = walk(services, inbox=True)
     assert ids(event for events, _ in pages for event in events) == [other.event_id]
-    assert [len(events) for events, _ in pages] == [0, 1]  # a page may be empty while there are more
+    # a page may be empty while there are more
+    assert [len(events) for events, _ in pages] == [0, 1]
 
 
-def test_expired_events_are_skipped_unless_replayed(services: Services, dynamodb: FakeDynamoDB, clock: Clock) -> None:
+def test_expired_events_are_skipped_unless_replayed(
+    services: Services, dynamodb: FakeDynamoDB, clock: Clock
+) -> None:
     replayed = make_event(1, status=Status.FAILED, expires_at=int(START) + DAY)
-    store_all(services, [replayed, *(make_event(3 * number, expires_at=int(START) + DAY) for number in range(1, 300))])
+    store_all(
+        services,
+        [
+            replayed,
+            *(make_event(3 * number, expires_at=int(START) + DAY) for number in range(1, 300)),
+        ],
+    )
     clock.sleep(DAY - 1000)
-    services = replace(services, settings=replace(services.settings, event_retention_days=1, webhook="none"))
+    services = replace(
+        services, settings=replace(services.settings, event_retention_days=1, webhook="none")
+    )
     recovery.replay(replayed, Invocation(services, clock()))
     clock.sleep(2000)
-    live = store_all(services, [make_event(900, created_at=rfc3339(clock()), expires_at=int(clock()) + DAY)])
+    live = store_all(
+        services, [make_event(900, created_at=rfc3339(clock()), expires_at=int(clock()) + DAY)]
+    )
     dynamodb.page_rows = 5
     reads: list[Any] = []
     dynamodb.on_query = reads.append
 
     assert services.store.get_many(ids([make_event(3), replayed])).keys() == {replayed.event_id}
-    assert ids(listing.read_page(services, listing.INBOX).events) == [replayed.event_id, live[0].event_id]
+    assert ids(listing.read_page(services, listing.INBOX).events) == [
+        replayed.event_id,
+        live[0].event_id,
+    ]
     assert len(reads) == len(partitions(*listing.INBOX.status))
 
 
-def test_an_event_in_two_partitions_for_a_moment_is_listed_once(services: Services, dynamodb: FakeDynamoDB) -> None:
+def test_an_event_in_two_partitions_for_a_moment_is_listed_once(
+    services: Services, dynamodb: FakeDynamoDB
+) -> None:
     [event] = store_all(services, [make_event(0)])
     query, is_delivered = dynamodb.query, threading.Event()
 
@@ -168,7 +213,9 @@ def test_an_event_in_two_partitions_for_a_moment_is_listed_once(services: Servic
     assert ids(listing.read_page(services, listing.EVENTS).events) == [event.event_id]
 
 
-def test_a_listing_that_takes_long_ends_with_a_cursor(services: Services, dynamodb: FakeDynamoDB, clock: Clock) -> None:
+def test_a_listing_that_takes_long_ends_with_a_cursor(
+    services: Services, dynamodb: FakeDynamoDB, clock: Clock
+) -> None:
     events = store_all(services, (make_event(3 * number) for number in range(200)))
     events += store_all(services, [make_event(607)])  # the rare one
     dynamodb.page_rows = 5
@@ -179,10 +226,14 @@ def test_a_listing_that_takes_long_ends_with_a_cursor(services: Services, dynamo
     partition_count = len(partitions(*Status) + partitions(*Status, of_copies=True))
     assert clock() - START <= 2 * (partition_count + 3)  # a page of each, and what 5 seconds allow
     assert (found, bool(after)) == ([], True)
-    assert events[-1].event_id in ids(event for page, _ in walk(services, event_type="rare") for event in page)
+    assert events[-1].event_id in ids(
+        event for page, _ in walk(services, event_type="rare") for event in page
+    )
 
 
-def test_what_dynamodb_leaves_out_is_not_taken_for_absent(services: Services, dynamodb: FakeDynamoDB) -> None:
+def test_what_dynamodb_leaves_out_is_not_taken_for_absent(
+    services: Services, dynamodb: FakeDynamoDB
+) -> None:
     store_all(services, map(make_event, range(9)))
     read = dynamodb.batch_get_item
 
@@ -210,20 +261,34 @@ def sweeping(dynamodb: FakeDynamoDB, clock: Clock) -> Services:
     sqs = FakeSQS(clock)
     for url in (INBOX, DLQ):
         sqs.queue(url)
-    return Services(load(ENVIRON), make_client={"dynamodb": dynamodb, "sqs": sqs}.__getitem__, clock=clock)
+    return Services(
+        load(ENVIRON), make_client={"dynamodb": dynamodb, "sqs": sqs}.__getitem__, clock=clock
+    )
 
 
 def queued(sweeping: Services) -> list[str]:
-    return [json.loads(message["Body"])["event_id"] for message in sweeping.make_client("sqs").messages(INBOX)]
+    return [
+        json.loads(message["Body"])["event_id"]
+        for message in sweeping.make_client("sqs").messages(INBOX)
+    ]
 
 
 def copies_of(subscription: str, numbers: Iterable[int], **changes: Any) -> list[Event]:
     """Return copies that are overdue, the oldest first."""
-    due = {"requeue_at": rfc3339(START), "next_attempt_at": rfc3339(START), "subscription_id": subscription}
-    return [make_event(3 * number, event_id=f"cpy_{number:032x}", **due, **changes) for number in numbers]
+    due = {
+        "requeue_at": rfc3339(START),
+        "next_attempt_at": rfc3339(START),
+        "subscription_id": subscription,
+    }
+    return [
+        make_event(3 * number, event_id=f"cpy_{number:032x}", **due, **changes)
+        for number in numbers
+    ]
 
 
-def test_few_overdue_copies_do_not_wait_for_many(sweeping: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_overdue_copies_do_not_wait_for_many(
+    sweeping: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(schedules, "LONG_QUEUE", 0)
     many = store_all(sweeping, copies_of("sub_many", range(2000)))
     few = store_all(sweeping, copies_of("sub_few", range(2000, 2040)))
@@ -233,11 +298,17 @@ def test_few_overdue_copies_do_not_wait_for_many(sweeping: Services, monkeypatch
     expected = {event.event_id for event in few}
     assert expected <= set(queued(sweeping))
     rest = [event_id for event_id in ids(many) if event_id in queued(sweeping)]
-    assert len(rest) == len(queued(sweeping)) - len(few) == SHARDS * schedules.MAX_SWEPT_WHILE_LONG - len(few)
+    assert (
+        len(rest)
+        == len(queued(sweeping)) - len(few)
+        == SHARDS * schedules.MAX_SWEPT_WHILE_LONG - len(few)
+    )
     assert set(rest) <= set(ids(many[:500]))  # each with its oldest
 
 
-def test_a_sweep_whose_search_takes_long_queues_some(sweeping: Services, dynamodb: FakeDynamoDB, clock: Clock) -> None:
+def test_a_sweep_whose_search_takes_long_queues_some(
+    sweeping: Services, dynamodb: FakeDynamoDB, clock: Clock
+) -> None:
     store_all(sweeping, copies_of("sub_many", range(400)))
     dynamodb.page_rows = 5
     dynamodb.on_query = lambda rows: clock.sleep(5)
@@ -247,7 +318,9 @@ def test_a_sweep_whose_search_takes_long_queues_some(sweeping: Services, dynamod
     assert 5 <= len(queued(sweeping)) < 400
 
 
-def test_a_sweep_queues_events_evenly(sweeping: Services, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+def test_a_sweep_queues_events_evenly(
+    sweeping: Services, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
     monkeypatch.setattr(schedules, "MAX_SWEPT", 300)
     copies = store_all(sweeping, copies_of("sub_a", range(1400)))
     lost = make_event(3 * len(copies), requeue_at=rfc3339(START), next_attempt_at=rfc3339(START))
@@ -261,10 +334,14 @@ def test_a_sweep_queues_events_evenly(sweeping: Services, monkeypatch: pytest.Mo
     for _ in range(4):
         visible.append(len(sweeping.make_client("sqs").visible(INBOX)))
         clock.sleep(20)
-    assert visible == [pytest.approx(SHARDS * number, abs=SHARDS * 10 + 1) for number in (0, 100, 200, 300)]
+    assert visible == [
+        pytest.approx(SHARDS * number, abs=SHARDS * 10 + 1) for number in (0, 100, 200, 300)
+    ]
 
 
-def test_delayed_messages_are_waited_for(sweeping: Services, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+def test_delayed_messages_are_waited_for(
+    sweeping: Services, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
     monkeypatch.setattr(schedules, "MAX_SWEPT", 60)
     store_all(sweeping, copies_of("sub_a", range(280)))
 
@@ -285,8 +362,13 @@ def test_the_oldest_pending_event_is_to_be_pushed_and_found_in_time(
     dynamodb.page_rows = 5
     due = {"next_attempt_at": rfc3339(START)}
     left_out = [make_event(0), make_event(3, event_id=f"cpy_{3:032x}", **due)]
-    left_out += [make_event(450 + 3 * attempts, delivery_attempts=attempts, **due) for attempts in (12, 13, 40)]
-    left_out += [make_event(3 * number, expires_at=int(START), **due) for number in range(2, expired + 2)]
+    left_out += [
+        make_event(450 + 3 * attempts, delivery_attempts=attempts, **due)
+        for attempts in (12, 13, 40)
+    ]
+    left_out += [
+        make_event(3 * number, expires_at=int(START), **due) for number in range(2, expired + 2)
+    ]
     store_all(sweeping, left_out)
 
     def oldest_age() -> float:
@@ -296,7 +378,10 @@ def test_the_oldest_pending_event_is_to_be_pushed_and_found_in_time(
         return metrics["OldestPendingAge"]
 
     assert oldest_age() == 0
-    store_all(sweeping, [make_event(600, delivery_attempts=11, **due), make_event(600 + 3 * SHARDS, **due)])
+    store_all(
+        sweeping,
+        [make_event(600, delivery_attempts=11, **due), make_event(600 + 3 * SHARDS, **due)],
+    )
     assert oldest_age() == 800
     if expired > SHARDS * dynamodb.page_rows:
         dynamodb.on_query = lambda rows: clock.sleep(schedules.SEARCH_SECONDS + 1)

@@ -25,7 +25,16 @@ from chalicelib.core.http_push import PushClient
 from chalicelib.core.outcome import Outcome, PushResult
 from chalicelib.core.target import Target
 from tests.support import receiver as behave
-from tests.support.receiver import SECRET_PATH, Behaviour, Exchange, Receiver, certificates, endless, garbage, head
+from tests.support.receiver import (
+    SECRET_PATH,
+    Behaviour,
+    Exchange,
+    Receiver,
+    certificates,
+    endless,
+    garbage,
+    head,
+)
 from tests.support.world import UNKNOWN, Clock
 
 EVENT = Event(
@@ -78,7 +87,9 @@ def send(
     return push.send(event, target, 1, timeout_seconds, connect_timeout_seconds)
 
 
-def send_within(seconds: float, push: PushClient, url: str, event: Event = EVENT, **options: Any) -> PushResult:
+def send_within(
+    seconds: float, push: PushClient, url: str, event: Event = EVENT, **options: Any
+) -> PushResult:
     started = time.monotonic()
     result = send(push, url, event, **options)
     elapsed_seconds = time.monotonic() - started
@@ -89,12 +100,17 @@ def send_within(seconds: float, push: PushClient, url: str, event: Event = EVENT
 
 CODES = [(code, DELIVERED) for code in (200, 201, 202, 204, 206, 299)]
 CODES += [(code, FAILED) for code in (400, 405, 406, 410, 411, 413, 414, 415, 422, 431)]
-CODES += [(code, RETRY) for code in (300, 302, 304, 308, 401, 402, 403, 404, 407, 408, 409, 412, 418, 425, 429, 451)]
+CODES += [
+    (code, RETRY)
+    for code in (300, 302, 304, 308, 401, 402, 403, 404, 407, 408, 409, 412, 418, 425, 429, 451)
+]
 CODES += [(code, RETRY) for code in (500, 501, 502, 503, 504, 599, 600, 999)]
 
 
 @pytest.mark.parametrize(("code", "outcome"), CODES)
-def test_the_status_code_decides(code: int, outcome: Outcome, receiver: Receiver, push: PushClient) -> None:
+def test_the_status_code_decides(
+    code: int, outcome: Outcome, receiver: Receiver, push: PushClient
+) -> None:
     receiver.script(behave.status(code))
     result = send(push, receiver.url)
     error = None if outcome is DELIVERED else f"receiver responded {code}"
@@ -111,7 +127,9 @@ def test_redirects_are_not_followed(code: int, receiver: Receiver, push: PushCli
 
 @pytest.mark.parametrize("code", [200, 503])
 @pytest.mark.parametrize("before", [(100,), (101,), (102, 103, 103, 100)])
-def test_informational_is_skipped(before: tuple[int, ...], code: int, tls_server: Receiver, push: PushClient) -> None:
+def test_informational_is_skipped(
+    before: tuple[int, ...], code: int, tls_server: Receiver, push: PushClient
+) -> None:
     informational = b"".join(head(each, {"Link": "</x>"}) for each in before)
     tls_server.default = behave.answer(informational + head(code, {"Content-Length": "0"}))
     assert [send(push, tls_server.url).status_code for _ in range(2)] == [code, code]
@@ -127,7 +145,9 @@ TEXTS += [(b"\xff\xfe ok", "\ufffd\ufffd ok"), ("é".encode() * 2000, "é" * 200
 
 @pytest.mark.parametrize(("body", "text"), TEXTS)
 @pytest.mark.parametrize("code", [400, 503])
-def test_200_characters_are_kept(body: bytes, text: str, code: int, tls_server: Receiver, push: PushClient) -> None:
+def test_200_characters_are_kept(
+    body: bytes, text: str, code: int, tls_server: Receiver, push: PushClient
+) -> None:
     chunked = behave.answer(head(code)[:-2] + CHUNKED % (len(body), body))
     tls_server.script(behave.status(code, body=body), chunked, behave.status(200, body=body))
     assert [send(push, tls_server.url).response for _ in range(3)] == [text, text, None]
@@ -156,7 +176,9 @@ LONG_PATH = "/" + "".join(map(str, range(400)))
         ("/hook", "unknown Bearer H"),
     ],
 )  # fmt: skip
-def test_what_repeats_the_url_or_a_header_is_hidden(path: str, body: str, receiver: Receiver, push: PushClient) -> None:
+def test_what_repeats_the_url_or_a_header_is_hidden(
+    path: str, body: str, receiver: Receiver, push: PushClient
+) -> None:
     receiver.default = behave.status(404, body=body.encode())
     url = receiver.url.replace(SECRET_PATH, path)
 
@@ -174,7 +196,9 @@ def test_what_repeats_the_url_or_a_header_is_hidden(path: str, body: str, receiv
         ("/", "Cannot POST /"),
     ],
 )
-def test_seven_characters_of_the_url_are_shown(path: str, body: str, receiver: Receiver, push: PushClient) -> None:
+def test_seven_characters_of_the_url_are_shown(
+    path: str, body: str, receiver: Receiver, push: PushClient
+) -> None:
     receiver.default = behave.status(404, body=body.encode())
 
     response = send(push, receiver.url.replace(SECRET_PATH, path)).response
@@ -183,15 +207,24 @@ def test_seven_characters_of_the_url_are_shown(path: str, body: str, receiver: R
 
 
 def test_a_compressed_response_is_not_decompressed(receiver: Receiver, push: PushClient) -> None:
-    receiver.default = behave.status(503, headers={"Content-Encoding": "gzip"}, body=gzip.compress(b"bomb"))
+    receiver.default = behave.status(
+        503, headers={"Content-Encoding": "gzip"}, body=gzip.compress(b"bomb")
+    )
 
     assert str(send(push, receiver.url).response).startswith("\\x1f")
 
 
 @pytest.mark.parametrize("secrets", [[], [b"secret"]])
-def test_headers_are_added_and_replace_none_of_the_push(secrets: list[bytes], push: PushClient) -> None:
+def test_headers_are_added_and_replace_none_of_the_push(
+    secrets: list[bytes], push: PushClient
+) -> None:
     requests: list[bytes] = []
-    headers = {"Authorization": "Bearer a", "content-type": "text/plain", "WEBHOOK-ID": "b", "user-agent": "c"}
+    headers = {
+        "Authorization": "Bearer a",
+        "content-type": "text/plain",
+        "WEBHOOK-ID": "b",
+        "user-agent": "c",
+    }
 
     def receive(connection: socket.socket) -> None:
         requests.append(connection.recv(65536))
@@ -200,7 +233,9 @@ def test_headers_are_added_and_replace_none_of_the_push(secrets: list[bytes], pu
     with Receiver(on_accept=receive) as receiver:
         for added in ({}, headers):
             send(push, receiver.url, secrets=secrets, headers=added)
-    without, with_headers = (request.partition(b"\r\n\r\n")[0].lower().splitlines()[1:] for request in requests)
+    without, with_headers = (
+        request.partition(b"\r\n\r\n")[0].lower().splitlines()[1:] for request in requests
+    )
     assert b"content-type: application/json" in without
     assert sorted(with_headers) == sorted([*without, b"authorization: bearer a"])
 
@@ -222,7 +257,9 @@ FAULTY: dict[str, tuple[Behaviour, str]] = {
 
 
 @pytest.mark.parametrize("what", FAULTY)
-def test_no_http_response_is_a_retry_and_nothing_is_sent_twice(what: str, server: Receiver, push: PushClient) -> None:
+def test_no_http_response_is_a_retry_and_nothing_is_sent_twice(
+    what: str, server: Receiver, push: PushClient
+) -> None:
     server.default = FAULTY[what][0]
     for _ in range(2):
         result = send_within(5, push, server.url)
@@ -232,7 +269,9 @@ def test_no_http_response_is_a_retry_and_nothing_is_sent_twice(what: str, server
 
 OK_CHUNKED = head(200, {"Transfer-Encoding": "chunked"})
 BODIES: dict[str, Behaviour] = {
-    "stalls": behave.in_turn(lambda exchange: exchange.send(head(200, {"Content-Length": "5"}) + b"ha"), behave.hang),
+    "stalls": behave.in_turn(
+        lambda exchange: exchange.send(head(200, {"Content-Length": "5"}) + b"ha"), behave.hang
+    ),
     "trickles": endless(head(200, {"Content-Length": "1000"}), b"x", 0.02),
     "reset": behave.reset_mid_body,
     "endless": endless(head(200), b"x" * 16384),
@@ -243,7 +282,9 @@ BODIES: dict[str, Behaviour] = {
 
 
 @pytest.mark.parametrize("what", BODIES)
-def test_2xx_is_delivered_whatever_becomes_of_the_body(what: str, tls_server: Receiver, push: PushClient) -> None:
+def test_2xx_is_delivered_whatever_becomes_of_the_body(
+    what: str, tls_server: Receiver, push: PushClient
+) -> None:
     tls_server.script(BODIES[what])
     tracemalloc.start()
     result = send_within(5, push, tls_server.url)
@@ -272,7 +313,9 @@ SLOW: dict[str, Behaviour] = {
 
 @pytest.mark.parametrize("what", SLOW)
 @pytest.mark.parametrize("reused", [False, True])
-def test_a_response_that_takes_too_long_times_out(reused: bool, what: str, server: Receiver, push: PushClient) -> None:
+def test_a_response_that_takes_too_long_times_out(
+    reused: bool, what: str, server: Receiver, push: PushClient
+) -> None:
     if reused:
         send(push, server.url)
     server.default = SLOW[what]
@@ -286,7 +329,8 @@ def test_a_response_that_takes_too_long_times_out(reused: bool, what: str, serve
 
 def trickle_handshake(connection: socket.socket) -> None:
     connection.recv(65536)
-    connection.sendall(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc")  # the beginning of a ServerHello of 16 KiB
+    # the beginning of a ServerHello of 16 KiB
+    connection.sendall(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc")
     while True:
         Signal().wait(0.02)
         connection.sendall(b"\x03")
@@ -305,13 +349,17 @@ def test_endless_records_in_place_of_a_handshake_time_out(push: PushClient) -> N
 
 
 def flood_tickets(connection: socket.socket, keylog: Path) -> None:
-    """Send records of session tickets, which Python's ssl cannot, once the request has come (RFC 8446, 5.2 and 7.3)."""
+    """Send records of session tickets, which Python's ssl cannot, once the request has come (RFC
+    8446, 5.2 and 7.3).
+    """
     context = certificates().valid()
     context.num_tickets = 0
     context.keylog_filename = str(keylog)
     with context.wrap_socket(connection, server_side=True) as tls:
         tls.recv(65536)
-        secret = bytes.fromhex(keylog.read_text(encoding="utf-8").partition("SERVER_TRAFFIC_SECRET_0 ")[2].split()[1])
+        secret = bytes.fromhex(
+            keylog.read_text(encoding="utf-8").partition("SERVER_TRAFFIC_SECRET_0 ")[2].split()[1]
+        )
         labels = ((32, b"\x00\x20\x09tls13 key\x00"), (12, b"\x00\x0c\x08tls13 iv\x00"))
         key, iv = (HKDFExpand(SHA384(), length, label).derive(secret) for length, label in labels)
         ticket = b"\x04\x00\x00\x0e" + b"\x00" * 10 + b"\x01x" + b"\x00" * 2
@@ -322,25 +370,40 @@ def flood_tickets(connection: socket.socket, keylog: Path) -> None:
             socket.socket.sendall(tls, header + record)
 
 
-def test_endless_session_tickets_in_place_of_a_response_time_out(push: PushClient, tmp_path: Path) -> None:
-    with Receiver(tls=certificates().valid(), on_accept=partial(flood_tickets, keylog=tmp_path / "keys")) as receiver:
+def test_endless_session_tickets_in_place_of_a_response_time_out(
+    push: PushClient, tmp_path: Path
+) -> None:
+    with Receiver(
+        tls=certificates().valid(), on_accept=partial(flood_tickets, keylog=tmp_path / "keys")
+    ) as receiver:
         result = send_within(1.5, push, receiver.url, timeout_seconds=0.5)
     assert result == PushResult(RETRY, result.duration_ms, error="timed out", timed_out=True)
 
 
 @pytest.mark.parametrize("timeout", ["connect_timeout_seconds", "timeout_seconds"])
 @pytest.mark.parametrize("where", [None, behave.hang_on_accept, trickle_handshake])
-def test_a_connection_that_is_not_made_keeps_no_other_waiting(where: Any, timeout: str, push: PushClient) -> None:
-    with behave.blackhole_listener() as url, Receiver(tls=certificates().valid(), on_accept=where) as receiver:
+def test_a_connection_that_is_not_made_keeps_no_other_waiting(
+    where: Any, timeout: str, push: PushClient
+) -> None:
+    with (
+        behave.blackhole_listener() as url,
+        Receiver(tls=certificates().valid(), on_accept=where) as receiver,
+    ):
         urls = [receiver.url if where else url] * 12
         with ThreadPoolExecutor(len(urls)) as pool:
-            results = list(pool.map(lambda url: send_within(3, push, url, EVENT, **{timeout: 0.3}), urls))
-    assert {(result.outcome, result.error, result.timed_out) for result in results} == {(RETRY, "timed out", True)}
+            results = list(
+                pool.map(lambda url: send_within(3, push, url, EVENT, **{timeout: 0.3}), urls)
+            )
+    assert {(result.outcome, result.error, result.timed_out) for result in results} == {
+        (RETRY, "timed out", True)
+    }
 
 
 @pytest.mark.parametrize("secure", [False, True])
 @pytest.mark.parametrize("bytes_at_a_time", [0, 65536])
-def test_a_receiver_that_reads_slowly_is_a_timeout(bytes_at_a_time: int, secure: bool, push: PushClient) -> None:
+def test_a_receiver_that_reads_slowly_is_a_timeout(
+    bytes_at_a_time: int, secure: bool, push: PushClient
+) -> None:
     left = Signal()
 
     def read_slowly(connection: socket.socket) -> None:
@@ -350,13 +413,19 @@ def test_a_receiver_that_reads_slowly_is_a_timeout(bytes_at_a_time: int, secure:
                 sock.recv(bytes_at_a_time)
 
     with Receiver(on_accept=read_slowly) as receiver:
-        url = receiver.url.replace("http://127.0.0.1", "https://localhost") if secure else receiver.url
+        url = (
+            receiver.url.replace("http://127.0.0.1", "https://localhost")
+            if secure
+            else receiver.url
+        )
         assert send_within(2, push, url, HUGE, timeout_seconds=1.2).timed_out
         left.set()
 
 
 @pytest.mark.parametrize("secure", [False, True])
-def test_a_response_counts_though_the_receiver_did_not_read_the_request(secure: bool, push: PushClient) -> None:
+def test_a_response_counts_though_the_receiver_did_not_read_the_request(
+    secure: bool, push: PushClient
+) -> None:
     def respond_unread(connection: socket.socket) -> None:
         with certificates().valid().wrap_socket(connection, True) if secure else connection as sock:
             sock.sendall(head(413, {"Content-Length": "0"}))
@@ -364,19 +433,33 @@ def test_a_response_counts_though_the_receiver_did_not_read_the_request(secure: 
             Signal().wait(0.1)  # the client has the response, and is still sending
 
     with Receiver(on_accept=respond_unread) as receiver:
-        url = receiver.url.replace("http://127.0.0.1", "https://localhost") if secure else receiver.url
+        url = (
+            receiver.url.replace("http://127.0.0.1", "https://localhost")
+            if secure
+            else receiver.url
+        )
         assert send(push, url, HUGE).status_code == 413
 
 
 HTTP_DATE = "%a, %d %b %Y %H:%M:%S GMT"
 WAITS = [("0", 0), (" 0120 ", 120), ("3601", 3601), ("9" * 300, 9999)]
-WAITS += [(HTTP_DATE, 1800), (HTTP_DATE, 7200), (HTTP_DATE, -3600), ("Fri, 31 Dec 99999 23:59:59 GMT", 0)]
+WAITS += [
+    (HTTP_DATE, 1800),
+    (HTTP_DATE, 7200),
+    (HTTP_DATE, -3600),
+    ("Fri, 31 Dec 99999 23:59:59 GMT", 0),
+]
 WAITS += [("%A, %d-%b-%y %H:%M:%S GMT", 1800), ("%a %b %d %H:%M:%S %Y", 1800)]  # RFC 850, asctime
-WAITS += [(value, 0) for value in ("-5", "1.5", "1e3", "+5", "\xb2", "soon", "", "120, 240", "0" * 65_000 + "x")]
+WAITS += [
+    (value, 0)
+    for value in ("-5", "1.5", "1e3", "+5", "\xb2", "soon", "", "120, 240", "0" * 65_000 + "x")
+]
 
 
 @pytest.mark.parametrize(("value", "seconds"), WAITS)
-def test_retry_after_counts_up_to_an_hour(value: str, seconds: float, receiver: Receiver, push: PushClient) -> None:
+def test_retry_after_counts_up_to_an_hour(
+    value: str, seconds: float, receiver: Receiver, push: PushClient
+) -> None:
     codes = (429, 503, 200, 301, 404, 408, 500, 502)
     value = (datetime.now(UTC) + timedelta(seconds=seconds)).strftime(value)
     receiver.script(*(behave.status(code, headers={"Retry-After": value}) for code in codes))
@@ -386,7 +469,10 @@ def test_retry_after_counts_up_to_an_hour(value: str, seconds: float, receiver: 
 
 
 KEPT = {str(code): behave.status(code) for code in (200, 204, 304, 404, 429, 503)}
-KEPT |= {"1 KiB": behave.status(200, body=b"x" * 1024), "chunked": behave.answer(head(200)[:-2] + CHUNKED % (2, b"ok"))}
+KEPT |= {
+    "1 KiB": behave.status(200, body=b"x" * 1024),
+    "chunked": behave.answer(head(200)[:-2] + CHUNKED % (2, b"ok")),
+}
 
 
 @pytest.mark.parametrize("what", KEPT)
@@ -400,16 +486,22 @@ SURPLUS = head(200, {"Content-Length": "0"})  # would make a failed push a deliv
 NOT_REUSED: dict[str, Behaviour] = {
     "asked to close": behave.status(200, headers={"Connection": "close"}),
     "more than 1 KiB": behave.status(200, body=b"x" * 1025),
-    "unread after 8 KiB": behave.answer(head(200, {"Content-Length": "8192"}) + b"x" * 8192 + SURPLUS),
+    "unread after 8 KiB": behave.answer(
+        head(200, {"Content-Length": "8192"}) + b"x" * 8192 + SURPLUS
+    ),
     "unread after 204": behave.answer(head(204) + b"x" * 12_000 + SURPLUS),
     "unread at the edge of a buffer": behave.answer(head(204).ljust(8192, b"x") + SURPLUS),
-    "more later": behave.in_turn(behave.status(200), lambda exchange: exchange.pause(0.02), behave.answer(SURPLUS)),
+    "more later": behave.in_turn(
+        behave.status(200), lambda exchange: exchange.pause(0.02), behave.answer(SURPLUS)
+    ),
     "closed": behave.in_turn(behave.status(200), Exchange.close),
 }
 
 
 @pytest.mark.parametrize("what", NOT_REUSED)
-def test_a_connection_closed_or_with_unread_bytes_is_not_reused(what: str, server: Receiver, push: PushClient) -> None:
+def test_a_connection_closed_or_with_unread_bytes_is_not_reused(
+    what: str, server: Receiver, push: PushClient
+) -> None:
     done = Signal()
     server.script(behave.in_turn(NOT_REUSED[what], lambda exchange: done.set()), behave.status(503))
     assert send(push, server.url).outcome is DELIVERED
@@ -418,7 +510,9 @@ def test_a_connection_closed_or_with_unread_bytes_is_not_reused(what: str, serve
     assert (server.connections, len(server.requests)) == (2, 2)
 
 
-def test_a_tls_record_beside_the_response_is_never_read_as_the_next_one(tls_server: Receiver, push: PushClient) -> None:
+def test_a_tls_record_beside_the_response_is_never_read_as_the_next_one(
+    tls_server: Receiver, push: PushClient
+) -> None:
     def send_together(exchange: Exchange) -> None:
         exchange.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
         exchange.send(head(204))
@@ -430,7 +524,9 @@ def test_a_tls_record_beside_the_response_is_never_read_as_the_next_one(tls_serv
 
 
 @pytest.mark.parametrize("fault", [behave.close_without_answer, behave.reset_before_answer])
-def test_a_connection_closed_while_sending_is_a_retry(fault: Behaviour, server: Receiver, push: PushClient) -> None:
+def test_a_connection_closed_while_sending_is_a_retry(
+    fault: Behaviour, server: Receiver, push: PushClient
+) -> None:
     server.script(behave.status(200), fault)
     assert [send(push, server.url).outcome for _ in range(2)] == [DELIVERED, RETRY]
     assert (server.connections, len(server.requests)) == (1, 2)
@@ -448,21 +544,26 @@ def test_a_connection_that_was_idle_for_four_seconds_is_not_reused(
 
 @pytest.fixture
 def resolve(monkeypatch: pytest.MonkeyPatch) -> Resolve:
-    """Return a function that lets names resolve to ports of 127.0.0.1, or to addresses, or fail with an error.
+    """Return a function that lets names resolve to ports of 127.0.0.1, or to addresses, or fail
+    with an error.
 
     A connection to an address leads to its port of 127.0.0.1.
     """
     resolver = socket.getaddrinfo
 
     def resolve(
-        *ports: int, error: Exception | None = None, addresses: Mapping[str, int] = MappingProxyType({})
+        *ports: int,
+        error: Exception | None = None,
+        addresses: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         def getaddrinfo(host: str, *parameters: Any, **more: Any) -> list[Any]:
             if host == "127.0.0.1":
                 return resolver(host, *parameters, **more)
             if error:
                 raise error
-            found = [("127.0.0.1", port) for port in ports] or [(address, 80) for address in addresses]
+            found = [("127.0.0.1", port) for port in ports] or [
+                (address, 80) for address in addresses
+            ]
             found = [("127.0.0.1", addresses[host])] if host in addresses else found
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", place) for place in found]
 
@@ -475,31 +576,77 @@ def port_of(url: str) -> int:
     return int(url.split(":")[2].split("/")[0])
 
 
-def test_addresses_are_tried_in_turn_and_share_the_time(resolve: Resolve, receiver: Receiver, push: PushClient) -> None:
+def test_addresses_are_tried_in_turn_and_share_the_time(
+    resolve: Resolve, receiver: Receiver, push: PushClient
+) -> None:
     with behave.blackhole_listener() as url:
         dead, refused = port_of(url), port_of(behave.refused_url())
         resolve(refused, dead, receiver.port)
-        assert send(push, "http://name.example/hook", connect_timeout_seconds=1).outcome is DELIVERED
+        assert (
+            send(push, "http://name.example/hook", connect_timeout_seconds=1).outcome is DELIVERED
+        )
         assert receiver.requests[0].headers["host"] == "name.example:80"
         resolve(*[dead] * 8)
-        assert send_within(4, push, "http://other.example/hook", connect_timeout_seconds=1).timed_out
+        assert send_within(
+            4, push, "http://other.example/hook", connect_timeout_seconds=1
+        ).timed_out
         resolve(dead, refused)  # as IPv6, which Lambda does not have, after IPv4
         assert send(push, "http://third.example/hook", connect_timeout_seconds=0.2).timed_out
 
 
 NOT_PUBLIC = [
-    *("127.0.0.1", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1"),
+    *(
+        "127.0.0.1",
+        "0.0.0.0",
+        "10.0.0.1",
+        "172.16.0.1",
+        "192.168.1.1",
+        "169.254.169.254",
+        "100.64.0.1",
+    ),
     *("224.0.0.1", "239.1.2.3", "255.255.255.255", "192.0.2.1", "198.51.100.1", "203.0.113.1"),
-    *("::1", "::", "fe80::1%1", "fd00::1", "fec0::1", "ff02::1", "ff0e::1", "2001:db8::1", "3fff::1", "4000::1"),
-    *("::ffff:10.0.0.1", "::ffff:169.254.169.254", "::10.0.0.1", "64:ff9b::10.0.0.1", "64:ff9b::224.0.0.1"),
-    *("2002:a00:1::1", "2002:e000:1::1", "::ffff:0:8.8.8.8", "64:ff9b:1::8.8.8.8", "2001:0:808:808::1"),
+    *(
+        "::1",
+        "::",
+        "fe80::1%1",
+        "fd00::1",
+        "fec0::1",
+        "ff02::1",
+        "ff0e::1",
+        "2001:db8::1",
+        "3fff::1",
+        "4000::1",
+    ),
+    *(
+        "::ffff:10.0.0.1",
+        "::ffff:169.254.169.254",
+        "::10.0.0.1",
+        "64:ff9b::10.0.0.1",
+        "64:ff9b::224.0.0.1",
+    ),
+    *(
+        "2002:a00:1::1",
+        "2002:e000:1::1",
+        "::ffff:0:8.8.8.8",
+        "64:ff9b:1::8.8.8.8",
+        "2001:0:808:808::1",
+    ),
 ]
 
-PUBLIC = ["8.8.8.8", "2606:4700::1", "::ffff:8.8.8.8", "::8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::1"]
+PUBLIC = [
+    "8.8.8.8",
+    "2606:4700::1",
+    "::ffff:8.8.8.8",
+    "::8.8.8.8",
+    "64:ff9b::8.8.8.8",
+    "2002:808:808::1",
+]
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)
-def test_an_address_must_be_public(address: str, resolve: Resolve, receiver: Receiver, push: PushClient) -> None:
+def test_an_address_must_be_public(
+    address: str, resolve: Resolve, receiver: Receiver, push: PushClient
+) -> None:
     resolve(addresses={address: receiver.port})
     result = send(push, "http://name.example/hook", public_only=True)
     assert result == PushResult(FAILED, result.duration_ms, error="address not allowed")
@@ -507,13 +654,19 @@ def test_an_address_must_be_public(address: str, resolve: Resolve, receiver: Rec
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_a_public_address_is_connected_to(address: str, resolve: Resolve, receiver: Receiver, push: PushClient) -> None:
+def test_a_public_address_is_connected_to(
+    address: str, resolve: Resolve, receiver: Receiver, push: PushClient
+) -> None:
     resolve(addresses={address: receiver.port})
     receiver.script(behave.redirect(receiver.url))
-    assert [send(push, "http://name.example/hook", public_only=True).status_code for _ in range(2)] == [302, 200]
+    assert [
+        send(push, "http://name.example/hook", public_only=True).status_code for _ in range(2)
+    ] == [302, 200]
 
 
-def test_the_address_connected_to_must_be_public(resolve: Resolve, receiver: Receiver, push: PushClient) -> None:
+def test_the_address_connected_to_must_be_public(
+    resolve: Resolve, receiver: Receiver, push: PushClient
+) -> None:
     resolve(addresses={"8.8.8.8": receiver.port, "10.0.0.1": receiver.port})
     assert send(push, "http://one.example/hook", public_only=True).outcome is DELIVERED
     resolve(addresses={"8.8.8.8": port_of(behave.refused_url()), "10.0.0.1": receiver.port})
@@ -521,21 +674,30 @@ def test_the_address_connected_to_must_be_public(resolve: Resolve, receiver: Rec
     assert receiver.connections == 1
 
 
-UNRESOLVED = [socket.gaierror(-2, "Name or service not known"), UnicodeError("label too long"), None]  # to no address
+# to no address
+UNRESOLVED = [
+    socket.gaierror(-2, "Name or service not known"),
+    UnicodeError("label too long"),
+    None,
+]
 UNREACHED = (OSError(101, "Network is unreachable"), "receiver cannot be reached")
 
 
 @pytest.mark.parametrize(
     ("error", "text"), [*((error, "host name does not resolve") for error in UNRESOLVED), UNREACHED]
 )
-def test_a_host_without_an_address_is_a_retry(error: Any, text: str, resolve: Resolve, push: PushClient) -> None:
+def test_a_host_without_an_address_is_a_retry(
+    error: Any, text: str, resolve: Resolve, push: PushClient
+) -> None:
     resolve(error=error)
     result = send(push, "https://name.example/hook")
     assert result == PushResult(RETRY, result.duration_ms, error=text)
 
 
 @pytest.mark.parametrize("fault", ["unknown_authority", "wrong_host", "expired"])
-def test_a_certificate_that_does_not_verify_is_retried_and_nothing_is_sent(fault: str, push: PushClient) -> None:
+def test_a_certificate_that_does_not_verify_is_retried_and_nothing_is_sent(
+    fault: str, push: PushClient
+) -> None:
     with Receiver(tls=getattr(certificates(), fault)()) as receiver:
         result = send(push, receiver.url)
         receiver.wait_until_left()
@@ -544,9 +706,12 @@ def test_a_certificate_that_does_not_verify_is_retried_and_nothing_is_sent(fault
 
 
 @pytest.mark.parametrize(
-    ("on_accept", "error"), [(behave.tls_broken_off, "TLS failed"), (behave.reset_on_accept, "connection reset")]
+    ("on_accept", "error"),
+    [(behave.tls_broken_off, "TLS failed"), (behave.reset_on_accept, "connection reset")],
 )
-def test_a_handshake_that_breaks_off_is_a_retry(on_accept: Any, error: str, push: PushClient) -> None:
+def test_a_handshake_that_breaks_off_is_a_retry(
+    on_accept: Any, error: str, push: PushClient
+) -> None:
     with Receiver(tls=certificates().valid(), on_accept=on_accept) as receiver:
         result = send(push, receiver.url)
         assert result == PushResult(RETRY, result.duration_ms, error=error)

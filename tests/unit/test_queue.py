@@ -15,7 +15,9 @@ def queue(shared_world: World) -> Queue:
     return shared_world.services.work_queue
 
 
-def test_a_message_is_received_as_it_was_sent_until_it_is_deleted(queue: Queue, shared_world: World) -> None:
+def test_a_message_is_received_as_it_was_sent_until_it_is_deleted(
+    queue: Queue, shared_world: World
+) -> None:
     sent = [
         Message(BODY, {"EventId": "evt_1", "Reason": "permanent"}, "sub_1"),
         Message(BODY, {}),
@@ -33,18 +35,26 @@ def test_a_message_is_received_as_it_was_sent_until_it_is_deleted(queue: Queue, 
 
 
 @pytest.mark.parametrize("operation", ["SendMessageBatch", "DeleteMessageBatch"])
-def test_a_refused_entry_of_a_batch_is_an_error(queue: Queue, during: During, operation: str) -> None:
+def test_a_refused_entry_of_a_batch_is_an_error(
+    queue: Queue, during: During, operation: str
+) -> None:
     queue.send_many([Message(BODY, {})] * 3)
     handles = [message.receipt_handle for message in queue.receive(wait_seconds=0)]
     refused = [{"Id": "0", "SenderFault": True, "Code": "InternalError"}]
-    during(queue._client, f"after-call.sqs.{operation}", lambda parsed, **_: parsed.update(Failed=refused))
+    during(
+        queue._client,
+        f"after-call.sqs.{operation}",
+        lambda parsed, **_: parsed.update(Failed=refused),
+    )
 
     call = {"SendMessageBatch": lambda: queue.send_many([Message(BODY, {})] * 3)}
     with pytest.raises(QueueUnavailableError):
         call.get(operation, lambda: queue.delete_many(handles))()
 
 
-def test_each_operation_logs_a_line_without_bodies_and_failures(queue: Queue, during: During, output: Output) -> None:
+def test_each_operation_logs_a_line_without_bodies_and_failures(
+    queue: Queue, during: During, output: Output
+) -> None:
     message = Message(BODY, {"EventId": "evt_1"})
     queue.send(message)
     [line] = output.lines()

@@ -38,12 +38,32 @@ def faults(environ: dict[str, str]) -> list[str]:
         ("BACKOFF_BASE_SECONDS", "0.25", "backoff_base_seconds", 0.25),
         ("INLINE_PUSH_TIMEOUT_SECONDS", "8", "inline_push_timeout_seconds", 8),
         ("EVENT_TYPES", "order.created, a/b:c_d-e", "event_types", ["order.created", "a/b:c_d-e"]),
-        ("ZAPIER_WEBHOOK_URL", "HTTPS://Example.com:8443/a?b=c", "webhook_url", "HTTPS://Example.com:8443/a?b=c"),
+        (
+            "ZAPIER_WEBHOOK_URL",
+            "HTTPS://Example.com:8443/a?b=c",
+            "webhook_url",
+            "HTTPS://Example.com:8443/a?b=c",
+        ),
         ("SUBSCRIPTION_HOSTS", "", "subscription_hosts", AllowedHosts(("hooks.zapier.com",))),
-        ("SUBSCRIPTION_HOSTS", "Hooks.Test., .my.test", "subscription_hosts", AllowedHosts(("hooks.test", ".my.test"))),
+        (
+            "SUBSCRIPTION_HOSTS",
+            "Hooks.Test., .my.test",
+            "subscription_hosts",
+            AllowedHosts(("hooks.test", ".my.test")),
+        ),
         ("API_KEYS", "", "api_keys", ()),
-        ("API_KEYS", f"acme:{DIGEST.upper()}:produce, acme:{OTHER_DIGEST}", "api_keys", (PRODUCER, BOTH)),
-        ("WEBHOOK_SIGNING_SECRETS", f"{SHORTEST}  {LONGEST}", "signing_secrets", (b"a" * 24, b"b" * 64)),
+        (
+            "API_KEYS",
+            f"acme:{DIGEST.upper()}:produce, acme:{OTHER_DIGEST}",
+            "api_keys",
+            (PRODUCER, BOTH),
+        ),
+        (
+            "WEBHOOK_SIGNING_SECRETS",
+            f"{SHORTEST}  {LONGEST}",
+            "signing_secrets",
+            (b"a" * 24, b"b" * 64),
+        ),
     ],
 )
 def test_a_variable_sets_its_field(name: str, value: str, attribute: str, expected: object) -> None:
@@ -51,17 +71,57 @@ def test_a_variable_sets_its_field(name: str, value: str, attribute: str, expect
 
 
 SECONDS = ["x", "-1", "nan", "inf", "1e9", "1_0", "5 s", "99999"]
-KEYS = ["acme", "acme:", f":{DIGEST}", f"acme:{DIGEST}0", f"acme:{'g' * 64}", f"acme:{DIGEST}:", f"acme:{DIGEST}:admin"]
+KEYS = [
+    "acme",
+    "acme:",
+    f":{DIGEST}",
+    f"acme:{DIGEST}0",
+    f"acme:{'g' * 64}",
+    f"acme:{DIGEST}:",
+    f"acme:{DIGEST}:admin",
+]
 UNUSABLE = {
     "INBOX_QUEUE_URL": ["inbox-queue", "sqs://host/q", "https://"],
     "ZAPIER_WEBHOOK_URL": [
-        *("hooks.zapier.com/x", "ftp://example.com/x", "http://example.com/x", "http://10.0.0.1/", "https:///x"),
-        *("http://localhost.example.com", "https://example.com/a b", "https://exämple.com/", "https://[::1/x"),
-        *("https://user:word@example.com/", "https://example.com/x#y", "https://example.com:0/", "https://a:99999/"),
-        *(f"https://example.com/{'x' * 2029}", "http://127.0.0.1.example.com/", "http://128.0.0.1/"),
+        *(
+            "hooks.zapier.com/x",
+            "ftp://example.com/x",
+            "http://example.com/x",
+            "http://10.0.0.1/",
+            "https:///x",
+        ),
+        *(
+            "http://localhost.example.com",
+            "https://example.com/a b",
+            "https://exämple.com/",
+            "https://[::1/x",
+        ),
+        *(
+            "https://user:word@example.com/",
+            "https://example.com/x#y",
+            "https://example.com:0/",
+            "https://a:99999/",
+        ),
+        *(
+            f"https://example.com/{'x' * 2029}",
+            "http://127.0.0.1.example.com/",
+            "http://128.0.0.1/",
+        ),
     ],
-    "API_KEYS": [*KEYS, f"acme:{DIGEST}:produce+", f"acme:{DIGEST}:produce:consume", f"ac\x00me:{DIGEST}"],
-    "WEBHOOK_SIGNING_SECRETS": ["bmV3", "whsec_", "whsec_é", whsec(b"a" * 23), whsec(b"a" * 65), SHORTEST + "!"],
+    "API_KEYS": [
+        *KEYS,
+        f"acme:{DIGEST}:produce+",
+        f"acme:{DIGEST}:produce:consume",
+        f"ac\x00me:{DIGEST}",
+    ],
+    "WEBHOOK_SIGNING_SECRETS": [
+        "bmV3",
+        "whsec_",
+        "whsec_é",
+        whsec(b"a" * 23),
+        whsec(b"a" * 65),
+        SHORTEST + "!",
+    ],
     "SUBSCRIPTION_HOSTS": ["https://example.com", "*.example.com", "a b", "a,,b", "."],
     "MAX_DELIVERY_ATTEMPTS": ["x", "0", "-1", "1.5", "1001", "٣"],
     "BACKOFF_CAP_SECONDS": SECONDS,
@@ -76,14 +136,20 @@ UNUSABLE = {
 }
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in UNUSABLE.items() for value in values])
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in UNUSABLE.items() for value in values]
+)
 def test_an_unusable_value_is_reported_with_what_it_should_be(name: str, value: str) -> None:
     (fault,) = faults(REQUIRED | {name: value})
     assert fault.startswith(f"{name} is unusable: it must ")
 
 
 def test_secrets_are_not_repeated() -> None:
-    secrets = {"ZAPIER_WEBHOOK_URL": "https://[S3CRET/x", "API_KEYS": "S3CRET", "WEBHOOK_SIGNING_SECRETS": "S3CRET"}
+    secrets = {
+        "ZAPIER_WEBHOOK_URL": "https://[S3CRET/x",
+        "API_KEYS": "S3CRET",
+        "WEBHOOK_SIGNING_SECRETS": "S3CRET",
+    }
     with pytest.raises(SettingsError) as raised:
         load(REQUIRED | secrets)
     assert "S3CRET" not in "".join(traceback.format_exception(raised.value))
@@ -91,8 +157,12 @@ def test_secrets_are_not_repeated() -> None:
     assert not [secret for secret in ("catch/1/2", DIGEST, "aaaa") if secret in shown]
 
 
-@pytest.mark.parametrize(("attempts", "cap", "days"), [("45", "1", 3), ("60", "3600", 4), ("20", "86400", 5)])
-def test_retries_must_end_a_day_before_the_event_expires(attempts: str, cap: str, days: int) -> None:
+@pytest.mark.parametrize(
+    ("attempts", "cap", "days"), [("45", "1", 3), ("60", "3600", 4), ("20", "86400", 5)]
+)
+def test_retries_must_end_a_day_before_the_event_expires(
+    attempts: str, cap: str, days: int
+) -> None:
     variables = REQUIRED | {"MAX_DELIVERY_ATTEMPTS": attempts, "BACKOFF_CAP_SECONDS": cap}
     load(variables | {"EVENT_RETENTION_DAYS": str(days)})
     (fault,) = faults(variables | {"EVENT_RETENTION_DAYS": str(days - 1)})
@@ -109,9 +179,15 @@ def test_the_secret_completes_the_environment_and_is_read_once_if_needed() -> No
 
     load(REQUIRED | {"SETTINGS_SECRET": "s"}, read_secret)
     assert reads == []
-    settings = load({"SETTINGS_SECRET": "s", "STAGE": "dev", "EVENTS_TABLE_NAME": "mine", "API_KEYS": ""}, read_secret)
+    settings = load(
+        {"SETTINGS_SECRET": "s", "STAGE": "dev", "EVENTS_TABLE_NAME": "mine", "API_KEYS": ""},
+        read_secret,
+    )
     assert reads == ["s"]
-    assert (settings.webhook_url, settings.max_delivery_attempts) == (REQUIRED["ZAPIER_WEBHOOK_URL"], 7)
+    assert (settings.webhook_url, settings.max_delivery_attempts) == (
+        REQUIRED["ZAPIER_WEBHOOK_URL"],
+        7,
+    )
     assert (settings.stage, settings.events_table_name, settings.api_keys) == ("dev", "mine", ())
     with pytest.raises(SettingsError, match="API_KEYS is missing: it must be name:"):
         load({"SETTINGS_SECRET": "s"}, lambda _: "API_KEYS S3CRET")

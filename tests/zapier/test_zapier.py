@@ -14,13 +14,25 @@ INTEGRATION = ROOT / "examples" / "zapier"
 pytestmark = [
     pytest.mark.timeout(180),
     pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js"),
-    pytest.mark.skipif(not (INTEGRATION / "node_modules").exists(), reason="needs `make zapier`, which installs it"),
+    pytest.mark.skipif(
+        not (INTEGRATION / "node_modules").exists(), reason="needs `make zapier`, which installs it"
+    ),
 ]
 
 
 def test_the_integration_passes_in_zapiers_test_harness() -> None:
     with running(SUBSCRIPTION_HOSTS="127.0.0.1") as system:
-        environ = {**os.environ, "TRIGGERS_URL": f"http://127.0.0.1:{system.port}", "TRIGGERS_API_KEY": system.key}
-        node: Any = {"cwd": INTEGRATION, "env": environ, "capture_output": True, "text": True, "timeout": 120}
+        environ = {
+            **os.environ,
+            "TRIGGERS_URL": f"http://127.0.0.1:{system.port}",
+            "TRIGGERS_API_KEY": system.key,
+        }
+        node: Any = {
+            "cwd": INTEGRATION,
+            "env": environ,
+            "capture_output": True,
+            "text": True,
+            "timeout": 120,
+        }
         result = subprocess.run(["node", "--test"], **node, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
