@@ -190,7 +190,8 @@ def retries(system: System) -> None:
     expect("attempts", [attempt["status_code"] for attempt in attempts], [503, 503, 200])
     until("the inbox queue is empty", lambda: system.depth(system.inbox) == 0)
     say(
-        "503 twice: the worker, invoked by its event source, retries and delivers; the queue is empty"
+        "503 twice: the worker, invoked by its event source, retries and delivers; the "
+        "queue is empty"
     )
 
 

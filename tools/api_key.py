@@ -28,11 +28,13 @@ def entry(name: str, key: str, scopes: str = "") -> str:
     """
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
         raise ValueError(
-            "NAME is unusable: it must be 1 to 64 of A-Z a-z 0-9 . _ -, as in: make api-key NAME=acme"
+            "NAME is unusable: it must be 1 to 64 of A-Z a-z 0-9 . _ -, as in: make api-key "
+            "NAME=acme"
         )
     if scopes and not set(scopes.split("+")) <= set(Scope):
         raise ValueError(
-            f"SCOPES is unusable: it must be some of {', '.join(Scope)}, joined by +: produce+consume"
+            f"SCOPES is unusable: it must be some of {', '.join(Scope)}, joined by +: "
+            "produce+consume"
         )
     digest = hashlib.sha256(key.encode()).hexdigest()
     return f"{name}:{digest}:{scopes}" if scopes else f"{name}:{digest}"

@@ -87,7 +87,10 @@ def main(stage: str) -> None:
                 f"there is no API triggers-api-{stage} in {region}: make deploy STAGE={stage}"
             )
         print(
-            "deploying the API again; API Gateway takes one deployment in 5 seconds: wait up to a minute",
+            (
+                "deploying the API again; API Gateway takes one deployment in 5 seconds: wait "
+                "up to a minute"
+            ),
             flush=True,
         )
         for api_id in api_ids:

@@ -48,7 +48,10 @@ ID_LENGTH = len(f"evt_{0:032}")
 WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
 DURATION = "[0-9]{1,6}[smhd]"
 UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-PASTE = " (credentials and AWS_DEFAULT_REGION must be set; for `make run`, paste the last export that it printed)"
+PASTE = (
+    " (credentials and AWS_DEFAULT_REGION must be set; for `make run`, paste the last "
+    "export that it printed)"
+)
 RETRY = urllib3.Retry(
     4, status_forcelist=(429, 503), allowed_methods=None, backoff_factor=0.2, raise_on_status=False
 )
@@ -376,7 +379,10 @@ def redrive(stage: str, rate: float) -> None:
         source.delete_many([message.receipt_handle])
         return f"moved from {source.name} to {work_queue.name}"
 
-    again = f"To move the rest (in flight for 30 s): {command_line('redrive', {'stage': stage, 'rate': f'{rate:g}'})}"
+    again = (
+        "To move the rest (in flight for 30 s): "
+        f"{command_line('redrive', {'stage': stage, 'rate': f'{rate:g}'})}"
+    )
     act_on_each("message", receive(), move, total, rate, rest=lambda _: again)
 
 
@@ -554,7 +560,8 @@ def show(event_id: str, subject: str | None, *, payload: bool) -> None:
 def print_event(api: Api, event: Mapping[str, Any], *, payload: bool) -> None:
     """Print the timeline of an event, and a line for each copy."""
     click.echo(
-        f"{event['event_id']}  {event['event_type']}  {event['status']}  posted by {event['created_by']}"
+        f"{event['event_id']}  {event['event_type']}  {event['status']}  posted by "
+        f"{event['created_by']}"
     )
     click.echo(event["message"])
     for name in (
@@ -717,7 +724,10 @@ def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: st
         print_items(SUBSCRIPTION_COLUMNS, subscriptions)
     event_ids = list(chain.from_iterable(found.values()))
     copies = sum(event_id.startswith("cpy_") for event_id in event_ids)
-    counts = f"events {len(event_ids) - copies:,}, copies {copies:,}, subscriptions {len(subscriptions):,}"
+    counts = (
+        f"events {len(event_ids) - copies:,}, copies {copies:,}, subscriptions "
+        f"{len(subscriptions):,}"
+    )
     click.echo("\n".join([*event_ids, f"matching: {counts}"]))
     given = {
         "metadata": json.dumps(metadata) if metadata else None,
@@ -765,7 +775,8 @@ def token(tenant: str, expires_in: int) -> None:
     api = Api()
     made, _ = api.call("POST", "/tokens", json={"tenant": tenant, "expires_in_seconds": expires_in})
     click.echo(
-        f"{made['token']}\nvalid until {made['expires_at']}\n{api.url.rstrip('/')}/#key={made['token']}"
+        f"{made['token']}\nvalid until "
+        f"{made['expires_at']}\n{api.url.rstrip('/')}/#key={made['token']}"
     )
 
 

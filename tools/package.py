@@ -87,7 +87,8 @@ def main(stage: str) -> None:
     except subprocess.CalledProcessError as error:  # Chalice said why
         sys.exit(error.returncode)
     print(
-        f"{OUT.relative_to(ROOT)}: sam.json and deployment.zip; docs/runbook.md tells how to deploy them"
+        f"{OUT.relative_to(ROOT)}: sam.json and deployment.zip; docs/runbook.md tells how "
+        "to deploy them"
     )
 
 

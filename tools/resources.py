@@ -44,28 +44,28 @@ FUNCTION_SUFFIXES = {
 }
 STILL_DEPLOYED = """\
 still deployed, and in need of queues and secret: {running}. `make deploy STAGE={stage}` completes
-.chalice/deployed/{stage}.json: then destroy again. What `make package` made goes with its own stack."""
+.chalice/deployed/{stage}.json: then destroy again. What `make package` made goes with its own stack."""  # noqa: E501
 STAND_INS = {**dict.fromkeys(settings.REQUIRED, "https://stand-in"), "API_KEYS": ""}
 FIRST_TIME = """\
 {missing} must be set, the first time only:
   ZAPIER_WEBHOOK_URL       where events go: an https URL, none (consumers pull them), or subscriptions (to those alone)
   API_KEYS                 what `make api-key NAME=acme` prints, separated by commas
   WEBHOOK_SIGNING_SECRETS  optional: what `make signing-secret` prints; without it, no signatures and no tokens
-  ALARM_EMAIL              optional: the address that alarms are mailed to"""
+  ALARM_EMAIL              optional: the address that alarms are mailed to"""  # noqa: E501
 UNLIKE = """\
 the functions of {stage} have, or RUNTIME names, {wanted}, and .venv has {own}. Type one of these:
   rm -r .venv && make deploy STAGE={stage} PYTHON={newest} RUNTIME={newest}
   make deploy STAGE={stage} RUNTIME={own}"""
 NAME_IS_TAKEN = """\
 {reason}
-Something has a name of this stage already: a queue, topic, secret or alarm made by hand, or by `make package`."""
+Something has a name of this stage already: a queue, topic, secret or alarm made by hand, or by `make package`."""  # noqa: E501
 CONFIRM = """\
 nothing was deleted. make destroy STAGE={stage} CONFIRM={stage} deletes all but table and log groups: for good the
 secret with webhook URL, API keys and signing secrets, from which those of subscribers derive. Store what this prints:
-  aws secretsmanager get-secret-value --secret-id triggers-api-{stage}-settings --query SecretString --output text"""
+  aws secretsmanager get-secret-value --secret-id triggers-api-{stage}-settings --query SecretString --output text"""  # noqa: E501
 AGAIN = """\
 still to do: `make deploy STAGE={stage}`, unless it is running, and then `make resources STAGE={stage}` once more: older
-functions use an index that goes, and what they stored is not looked up before"""
+functions use an index that goes, and what they stored is not looked up before"""  # noqa: E501
 NOBODY = (
     "alarms reach nobody: no subscription of {topic} is confirmed (docs/runbook.md, Which alarm)"
 )
@@ -136,7 +136,8 @@ def update(stage: str, cloudformation: Any) -> bool:
         PARAMETERS[key] + ("" if given[key] else " (empty)") for key in PARAMETERS if key in given
     ]
     print(
-        f"stack {_stack_name(stage)}; settings taken from the environment: {', '.join(taken) or 'none'}"
+        f"stack {_stack_name(stage)}; settings taken from the environment: "
+        f"{', '.join(taken) or 'none'}"
     )
     pages = cloudformation.get_paginator("describe_change_set").paginate(**name)
     for change in pages.search("Changes[].ResourceChange"):
@@ -146,7 +147,10 @@ def update(stage: str, cloudformation: Any) -> bool:
         )
     cloudformation.execute_change_set(**name)
     print(
-        "waiting for CloudFormation: it goes on if this is stopped, and may fill a new index for hours",
+        (
+            "waiting for CloudFormation: it goes on if this is stopped, and may fill a new "
+            "index for hours"
+        ),
         flush=True,
     )
     _wait(change_set["StackId"], COMPLETE, cloudformation)
@@ -203,7 +207,8 @@ def delete(stage: str, cloudformation: Any) -> None:
     cloudformation.delete_stack(StackName=stack["StackId"])
     _wait(stack["StackId"], ("DELETE_COMPLETE",), cloudformation)
     print(
-        f"stack deleted; kept, for the next stack to adopt: the table triggers-api-{stage}-events, the log groups"
+        "stack deleted; kept, for the next stack to adopt: the table "
+        f"triggers-api-{stage}-events, the log groups"
     )
 
 
@@ -219,8 +224,9 @@ def check_place(stage: str) -> None:
     recorded = re.findall(r"arn:[\w-]+:(?:lambda|sqs):([\w-]+:\d+):", record.read_text())
     if elsewhere := set(recorded) - {here}:
         raise click.ClickException(
-            f"{stage} is deployed in {' and '.join(sorted(elsewhere))}, not in {here}: {record.relative_to(ROOT)} says "
-            "so. Roles and that file are named after the stage: choose another name for another region or account."
+            f"{stage} is deployed in {' and '.join(sorted(elsewhere))}, not in {here}: "
+            f"{record.relative_to(ROOT)} says so. Roles and that file are named after the stage: "
+            "choose another name for another region or account."
         )
 
 
@@ -237,7 +243,10 @@ def restore_record(stage: str) -> None:
         return
     sources = boto3.client("lambda").get_paginator("list_event_source_mappings").paginate()
     queue = {"resource_type": "sqs_event", "queue": f"triggers-api-{stage}-inbox-queue"}
-    keys = "{name: 'worker-sqs-event-source', queue_arn: EventSourceArn, event_uuid: UUID, lambda_arn: FunctionArn}"
+    keys = (
+        "{name: 'worker-sqs-event-source', queue_arn: EventSourceArn, event_uuid: UUID, "
+        "lambda_arn: FunctionArn}"
+    )
     ours = f"EventSourceMappings[?ends_with(FunctionArn, ':triggers-api-{stage}-worker')].{keys}"
     found = [queue | source for source in sources.search(ours)]
     found += [

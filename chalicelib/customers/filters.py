@@ -19,7 +19,10 @@ MAX_PATH = 128
 SCALARS = (str, int, float, type(None))  # bool is an int
 NUMBERS = {int, float}
 RANGES = [["="], ["<"], ["<="], [">"], [">="], [">", "<"], [">", "<="], [">=", "<"], [">=", "<="]]
-OPERATORS = '{"prefix": "a"}, {"suffix": "a"}, {"anything-but": ["a", 1]}, {"exists": true}, {"numeric": [">", 0, "<=", 5]}'
+OPERATORS = (
+    '{"prefix": "a"}, {"suffix": "a"}, {"anything-but": ["a", 1]}, {"exists": true}, '
+    '{"numeric": [">", 0, "<=", 5]}'
+)
 EXPECTED = f"must be an object, not empty, at most {MAX_LEVELS} levels deep"
 EXPECTED_BELOW = f"{EXPECTED}, or a list of 1 to {MAX_ENTRIES} scalars or {OPERATORS}"
 

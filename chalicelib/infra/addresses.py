@@ -14,7 +14,10 @@ PUSH_URL = (
     r"(?!.{2049})(?i:https://(\[[0-9a-f:.]+]|[a-z0-9._-]+)|http://(localhost|127(\.[0-9]+){3}|\[::1]))"
     r"(:[0-9]+)?([/?][!-\"$-~]*)?"
 )
-EXPECTED_URL = "an https URL of at most 2,048 printable ASCII characters, without spaces, user name or fragment (#)"
+EXPECTED_URL = (
+    "an https URL of at most 2,048 printable ASCII characters, without spaces, "
+    "user name or fragment (#)"
+)
 ANY_HOST = "*"
 LOOPBACK = r"localhost|127\..*|::1"
 HOST = r"(\*|\.?[\w-]+(\.[\w-]+)*\.?|[\da-f:]*:[\da-f:.]*)"

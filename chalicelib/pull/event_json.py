@@ -20,10 +20,18 @@ MEMBERS = (  # besides id, type and content, in this order
 SETTLED: dict[str, str] = {
     DeliveredVia.PULL: "A consumer acknowledged it.",
     DeliveredVia.PUSH: "Delivered by attempt {}.",
-    DeliveredVia.SUBSCRIPTIONS: "Not pushed itself; each copy for a subscription tells its own state.",
-    Reason.PERMANENT: "Not delivered: attempt {} failed permanently. It is kept and can be replayed.",
-    Reason.EXHAUSTED: "Not delivered: attempt {} was the last one allowed. It is kept and can be replayed.",
-    Reason.DISABLED: "Not delivered: its subscription was disabled. It is kept and can be replayed.",
+    DeliveredVia.SUBSCRIPTIONS: (
+        "Not pushed itself; each copy for a subscription tells its own state."
+    ),
+    Reason.PERMANENT: (
+        "Not delivered: attempt {} failed permanently. It is kept and can be replayed."
+    ),
+    Reason.EXHAUSTED: (
+        "Not delivered: attempt {} was the last one allowed. It is kept and can be replayed."
+    ),
+    Reason.DISABLED: (
+        "Not delivered: its subscription was disabled. It is kept and can be replayed."
+    ),
 }
 
 

@@ -245,7 +245,10 @@ def test_a_failing_event_is_watched_to_its_end_and_replayed(
     console.row(event).press("Enter")
 
     console.heading("order.created").to_be_focused()
-    attempt = r"1: retry, receiver responded 503, took [\d.]+ ms [0-9-]+ [0-9:.]+ UTC\s*database is down.*"
+    attempt = (
+        r"1: retry, receiver responded 503, took [\d.]+ ms [0-9-]+ [0-9:.]+ "
+        r"UTC\s*database is down.*"
+    )
     console.text("#steps").to_contain_text(re.compile(attempt + r"Next attempt in \d s"))
     console.text("#announcement").to_contain_text("Not delivered: attempt 2")
     console.text("#steps").to_contain_text(
@@ -282,7 +285,7 @@ def test_a_leased_event_is_found_copied_and_erased(console: Console, receiver: R
         console.find(searched)
         console.heading(heading).to_be_visible()
 
-    curl = f"""curl -sS '{console.origin}/events/{event_id}' -H "Authorization: Bearer $TRIGGERS_API_KEY\""""
+    curl = f"""curl -sS '{console.origin}/events/{event_id}' -H "Authorization: Bearer $TRIGGERS_API_KEY\""""  # noqa: E501
     texts = {"id": event_id, "curl": curl, "payload": '{\n  "big": 12345678901234567890123\n}'}
     assert {name: console.copied(name) for name in texts} == texts
     console.text("#steps").to_contain_text("Claimed by a push or a lease until")
@@ -357,7 +360,8 @@ def test_copies_are_shown_unless_left_out_and_what_they_carry_never_runs(
     console.text(".response:not([hidden])").to_have_text(HOSTILE)
     expect(page.locator("#facts").get_by_role("link", name=event["event_id"])).to_be_visible()
     page.evaluate(
-        "document.body.append(Object.assign(document.createElement('script'), {text: 'hacked = 1'}))"
+        "document.body.append(Object.assign(document.createElement('script'), {text: "
+        "'hacked = 1'}))"
     )
     console.forgive("Content Security Policy")
 
@@ -579,7 +583,7 @@ def test_every_action_is_reached_by_keyboard(console: Console, receiver: Receive
     console.post("keys.pressed")
     console.open("/?event_type=keys.pressed&status=failed")
     console.text("#rows li").to_have_count(1)
-    names = "Events,Find,Forget,pending,type,Subject,Tenant,From,Until,Subscription,Copies,Clear,keys.pressed"
+    names = "Events,Find,Forget,pending,type,Subject,Tenant,From,Until,Subscription,Copies,Clear,keys.pressed"  # noqa: E501
     console.tab_through(names)
     press("Enter")
     console.heading("keys.pressed").to_be_focused()

@@ -46,7 +46,10 @@ FUNCTIONS = [
     "triggers-api-dev-sweep",
     "triggers-api-dev-worker",
 ]
-OURS = "PYTHONPYCACHEPREFIX|AWS_|API_KEYS|ZAPIER_|WEBHOOK_|ALARM_|STAGE|SETTINGS_|EVENTS_|INBOX_|WORKER_"
+OURS = (
+    "PYTHONPYCACHEPREFIX|AWS_|API_KEYS|ZAPIER_|WEBHOOK_|ALARM_|STAGE|SETTINGS_|EVENTS_|"
+    "INBOX_|WORKER_"
+)
 TOPIC = "arn:aws:sns:us-east-1:000000000000:triggers-api-dev-dlq-alarm-topic"
 RUNTIME = f"python3.{sys.version_info.minor}"
 INBOX_ARN = "arn:aws:sqs:us-east-1:000000000000:triggers-api-dev-inbox-queue"
@@ -275,9 +278,9 @@ def test_make_deploys_although_api_gateway_makes_it_wait(
     status, output = checkout.make("deploy")
     assert status != 0
     assert (
-        f"the functions of dev have, or RUNTIME names, python3.10 and {RUNTIME}, and .venv has {RUNTIME}"
-        in output
-    )
+        f"the functions of dev have, or RUNTIME names, python3.10 and {RUNTIME}, and .venv "
+        f"has {RUNTIME}"
+    ) in output
     assert f"make deploy STAGE=dev RUNTIME={RUNTIME}" in output
     assert {operation.split()[0] for operation in operations} == {"GET", "GetCallerIdentity"}
     status, output = checkout.make("deploy", f"RUNTIME={RUNTIME}")

@@ -133,7 +133,10 @@ def check_in_python(push: Pushed, secret: str) -> Any:
 def check_in_node(push: Pushed, secret: str) -> Any:
     headers, body = push
     values = json.dumps({"secret": secret, "body": body.decode(), "headers": headers})
-    script = f"const {{ secret, body, headers }} = {values};{SNIPPETS['check.js']}console.log(JSON.stringify(event));"
+    script = (
+        f"const {{ secret, body, headers }} = "
+        f"{values};{SNIPPETS['check.js']}console.log(JSON.stringify(event));"
+    )
     done = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=False)
     assert not done.returncode or "WebhookVerificationError" in done.stderr, done.stderr
     return json.loads(done.stdout or "null")

@@ -109,7 +109,10 @@ def test_dlq_groups_a_sample_without_removing_or_hiding_a_message(
 
     shown = Ran("dlq").output
 
-    found = rf"webhook  permanent  2 messages, the latest:\n  {latest}  \S+Z  attempt 1  receiver responded 422\n"
+    found = (
+        rf"webhook  permanent  2 messages, the latest:\n  {latest}  \S+Z  attempt 1  "
+        r"receiver responded 422\n"
+    )
     assert re.search(found, shown)
     assert re.search(r"sub_1  \?\[2Jodd  1 message, the latest:\n  evt_0", shown)
     assert re.search(r"webhook  malformed  1 message, the latest:\n  message \S+\n", shown)
@@ -160,9 +163,8 @@ def test_a_stopped_redrive_loses_nothing_and_repeats_no_push(
     assert [{**message, "id": ""} for message in world.messages()] == dead_letters[:11]
     world.clock.sleep(31)  # what was received is visible again
     said = Ran(*command_in(errors, "To move the rest.*")).output
-    assert (
-        said
-        == "5 of 5 messages: 5 moved from triggers-api-dev-inbox-dlq to triggers-api-dev-inbox-queue\n"
+    assert said == (
+        "5 of 5 messages: 5 moved from triggers-api-dev-inbox-dlq to triggers-api-dev-inbox-queue\n"
     )
     assert world.dead_letters() == []
     world.settle()

@@ -7,7 +7,10 @@ from playwright.sync_api import BrowserContext, Locator, expect
 
 from tests.support.running import ROOT, Run
 
-FOCUSED = "(node => [node.closest('label, a, button, summary')?.textContent, node.ariaLabel].join())(document.activeElement)"
+FOCUSED = (
+    "(node => [node.closest('label, a, button, summary')?.textContent, "
+    "node.ariaLabel].join())(document.activeElement)"
+)
 
 
 class Console:

@@ -72,7 +72,10 @@ class Proxy(BaseHTTPRequestHandler):
             headers, content = {"x-amzn-errortype": fault}, json.dumps({"Message": fault}).encode()
             status = 429 if is_deployment else 409
         elif len(changed) > 1:
-            error = "<Error><Code>ValidationError</Code><Message>only 1 index can be changed at a time</Message></Error>"
+            error = (
+                "<Error><Code>ValidationError</Code><Message>only 1 index can be "
+                "changed at a time</Message></Error>"
+            )
             status, headers, content = 400, {}, f"<ErrorResponse>{error}</ErrorResponse>".encode()
         # PutRestApi is missing
         elif self.command == "PUT" and re.fullmatch(r"/restapis/\w+(\?.*)?", self.path):

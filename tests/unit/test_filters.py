@@ -155,13 +155,18 @@ def test_what_is_no_object_or_too_long_is_refused(pattern: Any) -> None:
 @pytest.mark.parametrize(
     "entry",
     [
-        {}, [], ["a"], [{"prefix": "a"}], {"a": ["b"]}, {"prefix": "a", "suffix": "b"}, {"wildcard": "a*"}, {"": 1},
-        {"prefix": 1}, {"prefix": {"equals-ignore-case": "a"}}, {"suffix": None}, {"exists": 1}, {"exists": None},
-        {"anything-but": "a"}, {"anything-but": []}, {"anything-but": [["a"]]}, {"anything-but": [1] * 51},
+        {}, [], ["a"], [{"prefix": "a"}], {"a": ["b"]}, {"prefix": "a", "suffix": "b"},
+        {"wildcard": "a*"}, {"": 1},
+        {"prefix": 1}, {"prefix": {"equals-ignore-case": "a"}}, {"suffix": None},
+        {"exists": 1}, {"exists": None},
+        {"anything-but": "a"}, {"anything-but": []}, {"anything-but": [["a"]]},
+        {"anything-but": [1] * 51},
         {"anything-but": {"prefix": "a"}}, {"numeric": []}, {"numeric": "="}, {"numeric": ["="]},
-        {"numeric": ["!=", 1]}, {"numeric": ["=", "1"]}, {"numeric": ["=", True]}, {"numeric": ["<", 1, ">", 0]},
+        {"numeric": ["!=", 1]}, {"numeric": ["=", "1"]}, {"numeric": ["=", True]},
+        {"numeric": ["<", 1, ">", 0]},
         {"numeric": ["=", 1, "<", 2]},
-        {"numeric": [">", 1, "<"]}, {"numeric": [1, "<"]}, {"numeric": [">", 1, "<", 2, "<", 3]}, {"numeric": [[], 1]},
+        {"numeric": [">", 1, "<"]}, {"numeric": [1, "<"]}, {"numeric": [">", 1, "<", 2, "<",
+        3]}, {"numeric": [[], 1]},
     ],
 )  # fmt: skip
 def test_an_entry_that_is_not_taken_is_refused_and_its_member_named(entry: Any) -> None:

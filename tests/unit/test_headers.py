@@ -8,8 +8,9 @@ from chalicelib.customers.subscription import headers_fault
 
 SECRET = "s3cret"
 REFUSED = (
-    "Content-Type User-Agent webhook-id Webhook-Timestamp WEBHOOK-SIGNATURE Host Connection Content-Length "
-    "Transfer-Encoding Expect Upgrade TE te Trailer Cookie Proxy-Authorization proxy-x"
+    "Content-Type User-Agent webhook-id Webhook-Timestamp WEBHOOK-SIGNATURE Host Connection "
+    "Content-Length Transfer-Encoding Expect Upgrade TE te Trailer Cookie "
+    "Proxy-Authorization proxy-x"
 )
 
 

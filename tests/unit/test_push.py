@@ -161,7 +161,8 @@ LONG_PATH = "/" + "".join(map(str, range(400)))
     ("path", "body"),
     [
         *((SECRET_URL, f"Not found: {text}") for text in (
-            "/hooks/catch/12345/Abc-%C3%A9t%C3%A9", "atch/123", "/HOOKS/CATCH/12345", "/hooks/catch/12345/abc-été",
+            "/hooks/catch/12345/Abc-%C3%A9t%C3%A9", "atch/123", "/HOOKS/CATCH/12345",
+            "/hooks/catch/12345/abc-été",
             "token=zx9+qw8", "KEY=A%2fB%2fC%2fD", "key=a/b/c/d", "ID123!",
         )),
         ("/1234567/ab12cd3/", '{"account": "1234567"}'),
