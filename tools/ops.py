@@ -10,68 +10,49 @@ import hashlib
 import json
 import logging
 import math
-import os
-import re
 import secrets
-import shlex
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from itertools import chain, islice, zip_longest
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import boto3
 import click
-import urllib3
 from botocore.config import Config
-from botocore.exceptions import NoCredentialsError, NoRegionError
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-from rich.text import Text
 
 from chalicelib.customers.subscription import Subscription
-from chalicelib.infra.errors import AWS_ERRORS, QueueUnavailableError
+from chalicelib.infra.errors import AWS_ERRORS
 from chalicelib.infra.queue import BATCH_SIZE, Message, Queue
-from chalicelib.infra.times import rfc3339
+from tools.api import Api, printable
+from tools.command_line import (
+    COMPARABLE,
+    ID_LENGTH,
+    METADATA_HELP,
+    UNIT_SECONDS,
+    Commands,
+    act_on_each,
+    command_line,
+    counted,
+    option,
+    parse_duration,
+    parse_json,
+    parse_metadata,
+    print_items,
+    print_table,
+    rate_option,
+    since_option,
+    stage_option,
+    tenant_option,
+    until_option,
+)
 
 EVENTS = {"order": "oldest", "limit": "100"}
 EVENT_COLUMNS = ("event_id", "created_at", "event_type", "status", "last_error")
 SUBSCRIPTION_COLUMNS = ("subscription_id", "name", "tenant", "target_host")
-COMPARABLE = (str, int, float)  # the types of metadata that `erase` compares; bool is none of them
 SEARCHED = 1000  # the newest events and copies are searched for those whose id begins as was given
-ID_LENGTH = len(f"evt_{0:032}")
 WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
-DURATION = "[0-9]{1,6}[smhd]"
-UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-PASTE = (
-    " (credentials and AWS_DEFAULT_REGION must be set; for `make run`, paste the last "
-    "export that it printed)"
-)
-RETRY = urllib3.Retry(
-    4, status_forcelist=(429, 503), allowed_methods=None, backoff_factor=0.2, raise_on_status=False
-)
-
-
-class Commands(click.Group):
-    """Report AWS errors in one line with exit code 1, and exit with 130 after Ctrl-C."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            ctx.exit(130)
-        except click.UsageError as error:
-            if is_make():
-                raise click.ClickException(as_typed(error.format_message())) from error
-            raise
-        except (*AWS_ERRORS, QueueUnavailableError) as error:
-            hint = PASTE if isinstance(error, NoRegionError | NoCredentialsError) else ""
-            raise click.ClickException(f"AWS: {' '.join(str(error).split())}{hint}") from error
 
 
 @click.group(
@@ -85,157 +66,6 @@ def cli() -> None:
 
     Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
     """
-
-
-def is_make() -> bool:
-    """Return whether make runs this command. It sets variables instead of options: `make replay
-    SINCE=2h`.
-    """
-    return "MAKELEVEL" in os.environ
-
-
-def variable(option_name: str) -> str:
-    """Return the environment variable of an option: EVENT_TYPE of --event-type."""
-    return option_name.strip("-").replace("-", "_").upper()
-
-
-def as_typed(text: str) -> str:
-    """Replace the options in a text by what is typed with make: `SINCE=` for --since."""
-    return re.sub(r"'?(--[a-z-]+|EVENT_ID)'?", lambda match: f"{variable(match[1])}=", text)
-
-
-class Option(click.Option):
-    """An option that make gives as an environment variable; without make, such a variable is
-    somebody else's.
-    """
-
-    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        return super().resolve_envvar_value(ctx) if is_make() else None
-
-
-def option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
-    return click.option(*names, cls=Option, envvar=variable(names[0]), **attributes)
-
-
-stage_option = click.option(
-    "--stage", envvar="STAGE", metavar="NAME", default="dev", help="Whose queues."
-)
-rate_option = option(
-    "--rate",
-    type=click.FloatRange(0, min_open=True),
-    metavar="N",
-    default=20,
-    help="Most a second.",
-)
-
-
-def parse_json(value: str) -> object:
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise click.BadParameter("it must be JSON") from error
-
-
-def parse_duration(value: str) -> int:
-    """Return the seconds of a duration such as 15m."""
-    if not re.fullmatch(DURATION, value):
-        raise click.BadParameter(f"{value!r} is not a duration (15m, 2h, 7d)")
-    return int(value[:-1]) * UNIT_SECONDS[value[-1]]
-
-
-def parse_time(value: str) -> str:
-    """Return a time or an age in RFC 3339 UTC with microseconds, which compares as the API's times
-    do.
-    """
-    try:
-        if re.fullmatch(DURATION, value):
-            return rfc3339(time.time() - parse_duration(value))
-        moment = datetime.fromisoformat(value)
-        return rfc3339((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-    except (ValueError, OverflowError) as error:
-        raise click.BadParameter(
-            f"{value!r} is neither a time (2026-11-25T02:00Z) nor an age (15m, 2h, 7d)"
-        ) from error
-
-
-def parse_metadata(value: str) -> dict[str, str]:
-    """Return the names and values of name=value,name=value or of a JSON object, whose values may
-    have commas.
-    """
-    try:
-        if value.lstrip().startswith("{"):
-            pairs = json.loads(value, object_pairs_hook=list)  # shows a name that is there twice
-        else:
-            pairs = [[part.strip() for part in pair.split("=", 1)] for pair in value.split(",")]
-        metadata = {
-            name: str(text)
-            for name, text in pairs
-            if name and text != "" and type(text) in COMPARABLE
-        }
-        if 0 < len(metadata) == len(pairs):
-            return metadata
-    except (ValueError, RecursionError):
-        pass
-    raise click.BadParameter(
-        "it must be name=value,name=value or a JSON object of strings and numbers"
-    )
-
-
-METADATA_HELP = """Whose metadata has all of these: user_id=42,region=eu, or {"name": "Doe, J."}."""
-since_option = option(
-    "--since", type=parse_time, metavar="TIME", help="Created at or after: 2h, 2026-11-25T02:00Z."
-)
-until_option = option(
-    "--until", type=parse_time, metavar="TIME", default="0s", help="Created before; 0s is now."
-)
-tenant_option = option("--tenant", metavar="TENANT", help="Only events of this tenant.")
-
-
-def printable(text: str) -> str:
-    """Replace characters that could control the terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
-def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print rows with headings. Texts longer than an id may be folded; ids never, so that they can
-    be copied.
-    """
-    cells = [[printable("" if value is None else str(value)) for value in row] for row in rows]
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for texts in zip_longest(columns, *cells, fillvalue=""):
-        width = max(len(text) for text in texts if len(text) <= ID_LENGTH)
-        table.add_column(texts[0], overflow="fold", min_width=width)
-    for row in cells:
-        table.add_row(*map(Text, row))
-    Console(width=None if sys.stdout.isatty() else 250).print(table, crop=False)
-
-
-def print_items(columns: Sequence[str], items: Iterable[Mapping[str, object]]) -> None:
-    """Print a table of these members of events or subscriptions."""
-    print_table(columns, ([item[name] for name in columns] for item in items))
-
-
-def counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
-def command_line(
-    command: str, options: Mapping[str, str | None], event_ids: Sequence[str] = ()
-) -> str:
-    """Return one of these commands, to be pasted into the same shell: of make if that was used."""
-    given = {name: value for name, value in options.items() if value}
-    if is_make():
-        given |= {"EVENT_ID": " ".join(event_ids)} if event_ids else {}
-        return shlex.join(
-            ["make", command, *(f"{variable(name)}={value}" for name, value in given.items())]
-        )
-    flags = [
-        "--go" if name == "go" else f"--{name.replace('_', '-')}={value}"
-        for name, value in given.items()
-    ]
-    return shlex.join(
-        [os.path.relpath(sys.executable), "-m", "tools.ops", command, *event_ids, *flags]
-    )
 
 
 def open_queues(stage: str) -> tuple[Any, str, str]:
@@ -384,140 +214,6 @@ def redrive(stage: str, rate: float) -> None:
         f"{command_line('redrive', {'stage': stage, 'rate': f'{rate:g}'})}"
     )
     act_on_each("message", receive(), move, total, rate, rest=lambda _: again)
-
-
-class ApiCallError(click.ClickException):
-    """The API refused a call with `status`, or could not be reached (0)."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(printable(message))
-        self.status = status
-
-
-def act_on_each(
-    unit: str,
-    items: Iterable[Any],
-    act: Callable[[Any], str],
-    total: int,
-    rate: float,
-    *,
-    rest: Callable[[int], str],
-) -> int:
-    """Call `act` for each item, at most `rate` a second, and count the outcomes, which it returns
-    in a few words.
-
-    Returns how many were skipped: items that the API refuses are named; other errors concern every
-    item. At the end, or when it is stopped, it prints the counts, and what `rest` returns for the
-    number of items that were handled.
-    """
-    outcomes, console = Counter[str](), Console(stderr=True)
-    try:
-        for item in track(
-            items, f"{unit}s", total, console=console, disable=not console.is_terminal
-        ):
-            time.sleep(1 / rate)
-            try:
-                outcomes[act(item)] += 1
-            except ApiCallError as error:
-                if error.status not in (400, 404, 409, 413, 415, 422):
-                    raise
-                click.echo(f"{item}: {error.message}", err=True)
-                outcomes["skipped"] += 1
-    finally:
-        done = outcomes.total()
-        told = (
-            ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items()) or "none done"
-        )
-        click.echo(f"{done:,} of {counted(total, unit)}: {told}", err=done < total)
-        if done < total:
-            click.echo(rest(done), err=True)
-    return outcomes["skipped"]
-
-
-class Api:
-    """The HTTP API that the environment names. Calls are repeated on 429 and 503 after Retry-After,
-    10 s at most.
-    """
-
-    def __init__(self) -> None:
-        self.url, key = (
-            os.environ.get(name, "").strip() for name in ("TRIGGERS_URL", "TRIGGERS_API_KEY")
-        )
-        if not re.fullmatch(
-            r"(https://[^/?#@]+|http://(localhost|127\.0\.0\.1)(:\d+)?)(/[^?#]*)?", self.url
-        ):
-            raise click.ClickException(
-                "set TRIGGERS_URL to the https URL of the API (http only for this machine)"
-            )
-        if not (key and key.isascii() and key.isprintable()):
-            raise click.ClickException("set TRIGGERS_API_KEY to an API key")
-        self._headers = {"Authorization": f"Bearer {key}", "User-Agent": "triggers-api-ops"}
-        self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=5, read=35))
-
-    def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        read_retries: int = 4,
-        headers: dict[str, str] | None = None,
-        **options: Any,
-    ) -> tuple[int, dict[str, Any], Mapping[str, str]]:
-        """Return status, JSON object (empty for 204) and headers; raise ApiCallError without a
-        response of JSON.
-        """
-        retries = RETRY.new(read=read_retries, retry_after_max=10)
-        options |= {
-            "headers": self._headers | (headers or {}),
-            "retries": retries,
-            "redirect": False,
-        }
-        try:
-            response = self._pool.request(method, self.url.rstrip("/") + path, **options)
-            content = {} if response.status == 204 else dict(response.json())
-        except urllib3.exceptions.HTTPError as error:
-            raise ApiCallError(
-                0, f"cannot reach {self.url}: {getattr(error, 'reason', error)}"
-            ) from error
-        except (ValueError, TypeError):
-            raise ApiCallError(
-                response.status, f"{response.status} without JSON: check TRIGGERS_URL"
-            ) from None
-        return response.status, content, response.headers
-
-    def call(
-        self, method: str, path: str, **options: Any
-    ) -> tuple[dict[str, Any], Mapping[str, str]]:
-        """Return content and headers of a 2xx response; raise ApiCallError."""
-        status, content, headers = self.request(method, path, **options)
-        if not 200 <= status < 300:
-            hint = " (check TRIGGERS_URL and TRIGGERS_API_KEY)" if status in (401, 403) else ""
-            raise ApiCallError(
-                status, f"{status}: {content.get('detail') or content.get('message')}{hint}"
-            )
-        return content, headers
-
-    def get(self, path: str, item_id: str) -> dict[str, Any]:
-        return self.call("GET", f"{path}/{quote(item_id, safe='')}")[0]
-
-    def post_event(
-        self, body: bytes, idempotency_key: str, **headers: str
-    ) -> tuple[dict[str, Any], bool]:
-        """Return the event, and whether the same request had been sent before."""
-        headers |= {"Content-Type": "application/json", "Idempotency-Key": idempotency_key}
-        event, answered = self.call("POST", "/events", body=body, headers=headers)
-        return event, answered.get("Idempotency-Replayed") == "true"
-
-    def list_all(self, path: str, **query: str | None) -> Iterator[dict[str, Any]]:
-        """Yield what all pages of GET /events or GET /subscriptions have."""
-        fields = {name: value for name, value in query.items() if value}
-        with Console(stderr=True).status("listing"):
-            while True:
-                page, _ = self.call("GET", path, fields=fields)
-                yield from page[path.removeprefix("/")]
-                if not page.get("next_cursor"):
-                    return
-                fields["cursor"] = page["next_cursor"]
 
 
 @cli.command(short_help="Show the life of one event, or a subscription.")

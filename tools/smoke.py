@@ -18,7 +18,7 @@ from typing import Any
 import click
 from jsonschema import Draft202012Validator
 
-from tools.ops import Api, printable
+from tools.api import Api, printable
 
 
 class Smoke:

@@ -1,0 +1,236 @@
+"""What the operator commands share: options, times, tables, and what is done to many items."""
+
+import json
+import os
+import re
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import zip_longest
+from typing import Any
+
+import click
+from botocore.exceptions import NoCredentialsError, NoRegionError
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from chalicelib.infra.errors import AWS_ERRORS, QueueUnavailableError
+from chalicelib.infra.times import rfc3339
+from tools.api import ApiCallError, printable
+
+COMPARABLE = (str, int, float)  # the types of metadata that `erase` compares; bool is none of them
+ID_LENGTH = len(f"evt_{0:032}")
+DURATION = "[0-9]{1,6}[smhd]"
+UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+PASTE = (
+    " (credentials and AWS_DEFAULT_REGION must be set; for `make run`, paste the last "
+    "export that it printed)"
+)
+
+
+class Commands(click.Group):
+    """Report AWS errors in one line with exit code 1, and exit with 130 after Ctrl-C."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(130)
+        except click.UsageError as error:
+            if is_make():
+                raise click.ClickException(as_typed(error.format_message())) from error
+            raise
+        except (*AWS_ERRORS, QueueUnavailableError) as error:
+            hint = PASTE if isinstance(error, NoRegionError | NoCredentialsError) else ""
+            raise click.ClickException(f"AWS: {' '.join(str(error).split())}{hint}") from error
+
+
+def is_make() -> bool:
+    """Return whether make runs this command. It sets variables instead of options: `make replay
+    SINCE=2h`.
+    """
+    return "MAKELEVEL" in os.environ
+
+
+def variable(option_name: str) -> str:
+    """Return the environment variable of an option: EVENT_TYPE of --event-type."""
+    return option_name.strip("-").replace("-", "_").upper()
+
+
+def as_typed(text: str) -> str:
+    """Replace the options in a text by what is typed with make: `SINCE=` for --since."""
+    return re.sub(r"'?(--[a-z-]+|EVENT_ID)'?", lambda match: f"{variable(match[1])}=", text)
+
+
+class Option(click.Option):
+    """An option that make gives as an environment variable; without make, such a variable is
+    somebody else's.
+    """
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        return super().resolve_envvar_value(ctx) if is_make() else None
+
+
+def option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
+    return click.option(*names, cls=Option, envvar=variable(names[0]), **attributes)
+
+
+stage_option = click.option(
+    "--stage", envvar="STAGE", metavar="NAME", default="dev", help="Whose queues."
+)
+rate_option = option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    metavar="N",
+    default=20,
+    help="Most a second.",
+)
+
+
+def parse_json(value: str) -> object:
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter("it must be JSON") from error
+
+
+def parse_duration(value: str) -> int:
+    """Return the seconds of a duration such as 15m."""
+    if not re.fullmatch(DURATION, value):
+        raise click.BadParameter(f"{value!r} is not a duration (15m, 2h, 7d)")
+    return int(value[:-1]) * UNIT_SECONDS[value[-1]]
+
+
+def parse_time(value: str) -> str:
+    """Return a time or an age in RFC 3339 UTC with microseconds, which compares as the API's times
+    do.
+    """
+    try:
+        if re.fullmatch(DURATION, value):
+            return rfc3339(time.time() - parse_duration(value))
+        moment = datetime.fromisoformat(value)
+        return rfc3339((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter(
+            f"{value!r} is neither a time (2026-11-25T02:00Z) nor an age (15m, 2h, 7d)"
+        ) from error
+
+
+def parse_metadata(value: str) -> dict[str, str]:
+    """Return the names and values of name=value,name=value or of a JSON object, whose values may
+    have commas.
+    """
+    try:
+        if value.lstrip().startswith("{"):
+            pairs = json.loads(value, object_pairs_hook=list)  # shows a name that is there twice
+        else:
+            pairs = [[part.strip() for part in pair.split("=", 1)] for pair in value.split(",")]
+        metadata = {
+            name: str(text)
+            for name, text in pairs
+            if name and text != "" and type(text) in COMPARABLE
+        }
+        if 0 < len(metadata) == len(pairs):
+            return metadata
+    except (ValueError, RecursionError):
+        pass
+    raise click.BadParameter(
+        "it must be name=value,name=value or a JSON object of strings and numbers"
+    )
+
+
+METADATA_HELP = """Whose metadata has all of these: user_id=42,region=eu, or {"name": "Doe, J."}."""
+since_option = option(
+    "--since", type=parse_time, metavar="TIME", help="Created at or after: 2h, 2026-11-25T02:00Z."
+)
+until_option = option(
+    "--until", type=parse_time, metavar="TIME", default="0s", help="Created before; 0s is now."
+)
+tenant_option = option("--tenant", metavar="TENANT", help="Only events of this tenant.")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+    """Print rows with headings. Texts longer than an id may be folded; ids never, so that they can
+    be copied.
+    """
+    cells = [[printable("" if value is None else str(value)) for value in row] for row in rows]
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for texts in zip_longest(columns, *cells, fillvalue=""):
+        width = max(len(text) for text in texts if len(text) <= ID_LENGTH)
+        table.add_column(texts[0], overflow="fold", min_width=width)
+    for row in cells:
+        table.add_row(*map(Text, row))
+    Console(width=None if sys.stdout.isatty() else 250).print(table, crop=False)
+
+
+def print_items(columns: Sequence[str], items: Iterable[Mapping[str, object]]) -> None:
+    """Print a table of these members of events or subscriptions."""
+    print_table(columns, ([item[name] for name in columns] for item in items))
+
+
+def counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def command_line(
+    command: str, options: Mapping[str, str | None], event_ids: Sequence[str] = ()
+) -> str:
+    """Return one of these commands, to be pasted into the same shell: of make if that was used."""
+    given = {name: value for name, value in options.items() if value}
+    if is_make():
+        given |= {"EVENT_ID": " ".join(event_ids)} if event_ids else {}
+        return shlex.join(
+            ["make", command, *(f"{variable(name)}={value}" for name, value in given.items())]
+        )
+    flags = [
+        "--go" if name == "go" else f"--{name.replace('_', '-')}={value}"
+        for name, value in given.items()
+    ]
+    return shlex.join(
+        [os.path.relpath(sys.executable), "-m", "tools.ops", command, *event_ids, *flags]
+    )
+
+
+def act_on_each(
+    unit: str,
+    items: Iterable[Any],
+    act: Callable[[Any], str],
+    total: int,
+    rate: float,
+    *,
+    rest: Callable[[int], str],
+) -> int:
+    """Call `act` for each item, at most `rate` a second, and count the outcomes, which it returns
+    in a few words.
+
+    Returns how many were skipped: items that the API refuses are named; other errors concern every
+    item. At the end, or when it is stopped, it prints the counts, and what `rest` returns for the
+    number of items that were handled.
+    """
+    outcomes, console = Counter[str](), Console(stderr=True)
+    try:
+        for item in track(
+            items, f"{unit}s", total, console=console, disable=not console.is_terminal
+        ):
+            time.sleep(1 / rate)
+            try:
+                outcomes[act(item)] += 1
+            except ApiCallError as error:
+                if error.status not in (400, 404, 409, 413, 415, 422):
+                    raise
+                click.echo(f"{item}: {error.message}", err=True)
+                outcomes["skipped"] += 1
+    finally:
+        done = outcomes.total()
+        told = (
+            ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items()) or "none done"
+        )
+        click.echo(f"{done:,} of {counted(total, unit)}: {told}", err=done < total)
+        if done < total:
+            click.echo(rest(done), err=True)
+    return outcomes["skipped"]
