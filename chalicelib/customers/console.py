@@ -1,5 +1,5 @@
-"""The console: a static page, and the Content-Security-Policy that allows nothing but its own
-script and style.
+"""The console: a static page, joined from the files in `console` when it is served, and the
+Content-Security-Policy that allows nothing but its own script and style.
 """
 
 import base64
@@ -7,6 +7,7 @@ import hashlib
 import re
 from pathlib import Path
 
+FOLDER = Path(__file__).with_suffix("")
 HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
     "Cache-Control": "no-store",
@@ -22,7 +23,7 @@ def page() -> tuple[str, dict[str, str | list[str]]]:
     """Return the page and its headers. The policy names script and style by hash (CSP Level 3,
     section 2.3.1).
     """
-    html = Path(__file__).with_name("console.html").read_text(encoding="utf-8")
+    html = re.sub(r"\{\{ (\S+) \}\}\n", _read_named, _read("page.html"))
     inline = re.findall(r"<(script|style)\b[^>]*>(.*?)</", html, re.DOTALL)
     digests = [
         (tag, base64.b64encode(hashlib.sha256(text.encode()).digest()).decode())
@@ -30,3 +31,11 @@ def page() -> tuple[str, dict[str, str | list[str]]]:
     ]
     hashes = "".join(f"; {tag}-src 'sha256-{digest}'" for tag, digest in digests)
     return html, {**HEADERS, "Content-Security-Policy": f"default-src 'none'{hashes}; {POLICY}"}
+
+
+def _read_named(placeholder: re.Match[str]) -> str:
+    return _read(placeholder[1])
+
+
+def _read(name: str) -> str:
+    return (FOLDER / name).read_text(encoding="utf-8")

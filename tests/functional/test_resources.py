@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import botocore.session
 import pytest
 
+from chalicelib.customers import console
 from chalicelib.infra.telemetry import UNITS
 from chalicelib.pull import event_json
 from tests.support.world import ROOT
@@ -185,13 +187,20 @@ def test_the_dashboard_shows_every_metric_the_parts_of_the_system_and_the_alarms
 def packaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("package")
     package("prod", out)
-    assert (out / "deployment.zip").is_file()
     return out / "sam.json"
 
 
 @pytest.fixture(scope="module")
 def template(packaged: Path) -> Any:
     return json.loads(packaged.read_text())
+
+
+def test_the_files_that_the_console_is_joined_from_are_packaged(packaged: Path) -> None:
+    with ZipFile(packaged.with_name("deployment.zip")) as archive:
+        names = set(archive.namelist())
+
+    files = {str(path.relative_to(ROOT)) for path in console.FOLDER.iterdir()}
+    assert files <= names
 
 
 def test_cfn_lint_finds_no_fault_in_functions_and_resources(packaged: Path) -> None:
