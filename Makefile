@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos outage mutants zapier second-aws api-key signing-secret package e2e bench \
+.PHONY: help run test check chaos outage mutants zapier api-key signing-secret package e2e bench \
   resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token
 
 # These take what their help names, and settings. A misspelt or empty filter would widen what is replayed or erased.
@@ -52,11 +52,6 @@ mutants: $(SET_UP_DEV) ## break the code in many ways and see a test fail for ea
 zapier: $(SET_UP_DEV) ## validate and test the Zapier integration (needs Node)
 	@cd examples/zapier && npm ci --no-audit --no-fund --silent && npm run --silent validate
 	@exec $(PY) -m pytest -n 0 tests/zapier
-
-second-aws: $(SET_UP_DEV) ## run tests against another emulated AWS than moto (needs npm)
-	@command -v npm > /dev/null || { echo 'npm is needed; on Debian and Ubuntu: apt install npm' >&2; exit 1; }
-	@cd tests/second_aws && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
-	@exec $(PY) -m tests.second_aws.run
 
 api-key: $(SET_UP) ## make an API key (NAME=acme SCOPES=produce+consume; erase must be named)
 	@exec $(PY) -m tools.api_key "$$NAME" "$$SCOPES"

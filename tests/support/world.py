@@ -1,12 +1,11 @@
 """The whole system in one process: the real app, an emulated AWS, and a clock that tests set.
 
 The delays and visibility timeouts of SQS follow the same clock: an hour's retry takes milliseconds.
-AWS is moto in this process, or, with SECOND_AWS=1, the servers that tests/second_aws starts.
+AWS is moto in this process.
 """
 
 import hashlib
 import json
-import os
 import re
 import threading
 import urllib.parse
@@ -33,7 +32,6 @@ from chalicelib import settings
 from chalicelib.deps import Services
 from chalicelib.infra import telemetry
 from chalicelib.infra.clients import CONFIG
-from tests.support.fauxqs_queues import FauxqsQueues, Message, second_aws
 from tools import local_aws
 
 ROOT = Path(__file__).parent.parent.parent
@@ -61,6 +59,10 @@ VALIDATING = CONFIG.merge(Config(parameter_validation=True))
 
 def digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+# `id`, `body`, `attributes` by name, and `delay_seconds`: what is left of the delay
+Message = dict[str, Any]
 
 
 class Clock:
@@ -171,7 +173,7 @@ class World:
 
     clock: Clock
     environ: dict[str, str]
-    queues: "MotoQueues | FauxqsQueues"
+    queues: "MotoQueues"
     dynamodb: Any
     sqs: Any
     outside_dynamodb: Any
@@ -374,8 +376,7 @@ def moto_aws(clock: Clock) -> Iterator[MotoQueues]:
 def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Iterator[World]:
     """Create a system that pushes to `webhook_url`; `environ` adds to its variables."""
     clock, session = Clock(), _session()
-    aws = second_aws(clock, session) if os.environ.get("SECOND_AWS") else moto_aws(clock)
-    with pytest.MonkeyPatch.context() as patch, aws as queues:
+    with pytest.MonkeyPatch.context() as patch, moto_aws(clock) as queues:
         for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL"):
             patch.delenv(name, raising=False)
         patch.setattr(boto3, "DEFAULT_SESSION", session)
