@@ -10,7 +10,7 @@ import pytest
 
 from chalicelib.infra import telemetry
 from tests.support.receiver import Receiver
-from tests.support.world import Clock, World, world
+from tests.support.world import Clock, Json, World, world
 
 # test_push measures memory, which is no longer quiet after test_run.
 LONGEST = ("test_console", "test_deploy", "test_push", "test_run")
@@ -93,7 +93,7 @@ class Output:
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
 
-    def lines(self) -> list[dict[str, Any]]:
+    def lines(self) -> list[Json]:
         return [json.loads(line) for line in self._capsys.readouterr().out.splitlines()]
 
     def metrics(self) -> list[dict[str, float]]:

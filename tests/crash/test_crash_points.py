@@ -29,6 +29,7 @@ from tests.simulator.simulated_world import (
 )
 from tests.support.in_memory_aws import typed
 from tests.support.subscribing import read_lists
+from tests.support.world import Json
 
 Step = Callable[[SimulatedWorld, Container], object]
 
@@ -108,7 +109,7 @@ def post_with_key(world: SimulatedWorld, container: Container) -> None:
         assert Container(world).post(idempotency_key="k")
 
 
-def receive_all(world: SimulatedWorld, url: str) -> list[dict[str, Any]]:
+def receive_all(world: SimulatedWorld, url: str) -> list[Json]:
     """Take the messages from a queue."""
     messages = world.receive(url)
     for message in messages:

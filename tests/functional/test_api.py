@@ -24,6 +24,7 @@ from tests.support.world import (
     START,
     UNKNOWN,
     Answer,
+    Json,
     World,
     digest,
 )
@@ -103,7 +104,7 @@ def test_a_key_can_be_tested_sent_as_a_bearer_token_or_as_the_password_of_basic_
     passwords = [basic("", KEY), basic("any", KEY), basic("any", KEY).replace("Basic", "basic")]
     # as generated clients send a key
     without_colon = "Basic " + base64.b64encode(KEY.encode()).decode()
-    told: dict[str, Any] = {"name": "acme", "scopes": ["consume", "produce"], "stage": "dev"}
+    told: Json = {"name": "acme", "scopes": ["consume", "produce"], "stage": "dev"}
     told |= dict.fromkeys(("tenant", "expires_at", "event_types"))
     for authorization in (*tokens, *passwords, basic(KEY, ""), without_colon):
         assert world.call("GET", "/me", authorization=authorization).json == told

@@ -25,7 +25,7 @@ from chalice.local import LambdaEventConverter, RouteMatcher
 
 from tests.support.ministack_process import free_port, without_metric_math
 from tests.support.ministack_proxy import Ministack, ministack
-from tests.support.world import ROOT
+from tests.support.world import ROOT, Json
 from tools import api_key, gateway
 from tools.resources import NOBODY, read_template
 
@@ -385,7 +385,7 @@ for name, shard in SHARDS.items():
 
 @pytest.mark.parametrize("old_indexes", [[], [SUBSCRIPTION_INDEX]], ids=["0.3.0", "0.4.0"])
 def test_a_table_of_an_older_version_is_updated_by_one_index_at_a_time_and_filled_once(
-    checkout: Checkout, aws: Ministack, old_indexes: list[dict[str, Any]]
+    checkout: Checkout, aws: Ministack, old_indexes: list[Json]
 ) -> None:
     # Given a stage of an older version: its stack, its items and its functions.
     template = read_template("dev")
@@ -536,7 +536,7 @@ def deployer(aws: Ministack) -> dict[str, str]:
     }
 
 
-def what_is_deployed(aws: Ministack) -> dict[str, Any]:
+def what_is_deployed(aws: Ministack) -> Json:
     """Return what `chalice deploy` creates, by kind."""
     functions = aws.client("lambda").list_functions()["Functions"]
     sources = aws.client("lambda").list_event_source_mappings()["EventSourceMappings"]

@@ -15,12 +15,12 @@ from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, status
 from tests.support.subscribing import copies, post_for, subscribe, subscriptions
-from tests.support.world import Answer, World
+from tests.support.world import Answer, Json, World
 
 SIGNING_SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
 HEADERS = {"Authorization": "Bearer s3cret-value", "x-other": "another s3cret"}
 FILTER = {"price": [{"suffix": "€"}]}
-MEMBERS: dict[str, Any] = {
+MEMBERS: Json = {
     "event_types": ["order.*"],
     "name": "CRM",
     "filter": FILTER,
@@ -47,8 +47,8 @@ def subscribed(world: World, target: Receiver, **members: Any) -> str:
     return f"/{subscribe(world, target.url, **members).headers['location']}"
 
 
-def shown(world: World, path: str) -> dict[str, Any]:
-    subscription: dict[str, Any] = world.call("GET", path).json
+def shown(world: World, path: str) -> Json:
+    subscription: Json = world.call("GET", path).json
     return subscription
 
 
@@ -75,9 +75,7 @@ def patch(world: World, path: str, **changes: Any) -> Answer:
         ),
     ],
 )
-def test_a_patch_is_partial(
-    world: World, target: Receiver, changes: dict[str, Any], expected: dict[str, Any]
-) -> None:
+def test_a_patch_is_partial(world: World, target: Receiver, changes: Json, expected: Json) -> None:
     world.restart(SUBSCRIPTION_DISABLE_DAYS="0")
     path = subscribed(world, target, tenant="a", **MEMBERS)
     target.default = status(422)
@@ -108,7 +106,7 @@ def test_a_patch_is_partial(
     ],
 )
 def test_a_fault_is_named_in_either_call(
-    world: World, target: Receiver, members: dict[str, Any], named: str
+    world: World, target: Receiver, members: Json, named: str
 ) -> None:
     path = subscribed(world, target)
     before = shown(world, path)

@@ -10,7 +10,7 @@ from tests.conftest import Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Exchange, Receiver, in_turn, status
 from tests.support.subscribing import copies, ids, subscribe, subscriptions
-from tests.support.world import KEY, UNKNOWN, Answer, World, digest
+from tests.support.world import KEY, UNKNOWN, Answer, Json, World, digest
 
 CONTENTS = ("payload-itself", "metadata-itself", "response-itself", "subject-itself")
 NAMES = {"event_type": "a", "tenant": "tenant-itself", "subject": CONTENTS[3]}
@@ -34,7 +34,7 @@ def erase(world: World, event_id: str) -> Answer:
     return world.call("DELETE", f"/events/{event_id}")
 
 
-def items(world: World) -> dict[str, Any]:
+def items(world: World) -> Json:
     """Return all items of the table but subscriptions, by id."""
     found = world.outside_dynamodb.scan(TableName=world.environ["EVENTS_TABLE_NAME"])["Items"]
     return {

@@ -15,7 +15,7 @@ from tests.support.aws_calls import Aws
 from tests.support.openapi import DOCUMENT, resolve
 from tests.support.receiver import Receiver
 from tests.support.subscribing import make_token
-from tests.support.world import CONSUMER_KEY, PRODUCER_KEY, World, digest
+from tests.support.world import CONSUMER_KEY, PRODUCER_KEY, Json, World, digest
 
 ITEMS = [(path, *member) for path, item in DOCUMENT["paths"].items() for member in item.items()]
 OPERATIONS = [
@@ -38,12 +38,12 @@ def example_path(path: str) -> str:
     return path.format(event_id="evt_" + "0" * 32, subscription_id="sub_" + "0" * 32)
 
 
-def example_bodies(operation: dict[str, Any]) -> list[Any]:
+def example_bodies(operation: Json) -> list[Any]:
     content = operation["requestBody"]["content"]["application/json"]
     return [example["value"] for example in content["examples"].values()]
 
 
-def accepted_keys(operation: dict[str, Any]) -> list[str]:
+def accepted_keys(operation: Json) -> list[str]:
     """Return the keys of SCOPES that may call an operation; one without scopes takes any key, or
     none.
     """
@@ -66,7 +66,7 @@ def test_it_is_a_valid_document_of_this_version_and_describes_all_routes() -> No
 
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=IDS)
 def test_each_operation_requires_its_scopes(
-    world: World, method: str, path: str, operation: dict[str, Any]
+    world: World, method: str, path: str, operation: Json
 ) -> None:
     schemes = {scheme for requirement in operation["security"] for scheme in requirement}
 
@@ -88,7 +88,7 @@ def test_each_operation_requires_its_scopes(
 
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=IDS)
 def test_unknown_parameters_are_faults(
-    world: World, aws: Aws, method: str, path: str, operation: dict[str, Any]
+    world: World, aws: Aws, method: str, path: str, operation: Json
 ) -> None:
     key = accepted_keys(operation)[0]
 
@@ -101,7 +101,7 @@ def test_unknown_parameters_are_faults(
 
 @pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=IDS)
 def test_examples_are_taken(
-    world: World, receiver: Receiver, method: str, path: str, operation: dict[str, Any]
+    world: World, receiver: Receiver, method: str, path: str, operation: Json
 ) -> None:
     parameters = [resolve(parameter) for parameter in operation.get("parameters", [])]
     given = [parameter for parameter in parameters if "example" in parameter]

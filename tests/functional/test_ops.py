@@ -26,7 +26,7 @@ from tests.support.loopback import serve_app
 from tests.support.receiver import Receiver
 from tests.support.running import ROOT
 from tests.support.subscribing import ids, subscribe
-from tests.support.world import KEY, World, digest
+from tests.support.world import KEY, Json, World, digest
 from tools.ops import cli
 
 FAST = ("--rate", "10000")
@@ -293,11 +293,9 @@ def eraser(world: World) -> World:
     return world
 
 
-def post_about(
-    world: World, metadata: dict[str, object] | None, tenant: str | None = None
-) -> dict[str, Any]:
+def post_about(world: World, metadata: dict[str, object] | None, tenant: str | None = None) -> Json:
     body = {"event_type": "order.created", "payload": {}, "metadata": metadata, "tenant": tenant}
-    event: dict[str, Any] = world.call("POST", "/events", json.dumps(body)).json
+    event: Json = world.call("POST", "/events", json.dumps(body)).json
     world.clock.sleep(1)
     return event
 

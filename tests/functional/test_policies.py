@@ -11,7 +11,7 @@ import app
 from tests.conftest import During
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import subscribe
-from tests.support.world import ROOT, World
+from tests.support.world import ROOT, Json, World
 
 CONFIG = json.loads((ROOT / ".chalice" / "config.json").read_text())
 
@@ -108,7 +108,7 @@ def test_a_policy_allows_what_its_function_does_and_nothing_else(
 ) -> None:
     seen: set[tuple[str, str]] = set()
 
-    def note(params: dict[str, Any], model: Any, **_: object) -> None:
+    def note(params: Json, model: Any, **_: object) -> None:
         action = f"{model.service_model.service_name}:{ACTIONS.get(model.name, model.name)}"
         tables = (
             [params["TableName"]] if "TableName" in params else list(params.get("RequestItems", ()))

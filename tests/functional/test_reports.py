@@ -1,7 +1,6 @@
 """Reports: events about events and subscriptions, for the subscriptions that name them."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -9,7 +8,7 @@ from tests.conftest import Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import ids, post_for, subscribe
-from tests.support.world import World
+from tests.support.world import Json, World
 
 DAY = 86_400
 
@@ -21,7 +20,7 @@ def listener() -> Iterator[Receiver]:
         yield listener
 
 
-def reports(world: World, listener: Receiver) -> list[dict[str, Any]]:
+def reports(world: World, listener: Receiver) -> list[Json]:
     """Let the worker push what is queued; return the reports that arrived since the last time,
     without their ids.
     """
@@ -32,10 +31,10 @@ def reports(world: World, listener: Receiver) -> list[dict[str, Any]]:
     return [{name: push[name] for name in ("event_type", "tenant", "payload")} for push in pushed]
 
 
-def all_reports(world: World) -> list[dict[str, Any]]:
-    events: list[dict[str, Any]] = world.call(
-        "GET", "/events?event_type=triggers.*&source=original"
-    ).json["events"]
+def all_reports(world: World) -> list[Json]:
+    events: list[Json] = world.call("GET", "/events?event_type=triggers.*&source=original").json[
+        "events"
+    ]
     return events
 
 
@@ -152,7 +151,7 @@ def test_failing_disabled_and_ended_are_told_each_time_once(
     path = f"/subscriptions/{subscription_id}"
     target.default = status(503)
 
-    def expected(what: str, shown: dict[str, Any]) -> list[dict[str, Any]]:
+    def expected(what: str, shown: Json) -> list[Json]:
         return [{"event_type": f"triggers.subscription.{what}", "tenant": "a", "payload": shown}]
 
     post_for(world, "a")

@@ -16,7 +16,7 @@ import urllib3
 
 from tests.support.receiver import Receiver
 from tests.support.running import ROOT, Run, environment, running
-from tests.support.world import KEY, digest
+from tests.support.world import KEY, Json, digest
 from tools import local_aws
 
 EVENT = '{"event_type": "order.created", "payload": {"order_id": 7}}'
@@ -151,7 +151,7 @@ def test_a_second_start_finds_the_events_of_the_first_and_smoke_leases_from_a_pu
     assert (status, json.loads(smoked)["delivered_via"]) == (0, "pull")
 
 
-def without_values(event: dict[str, Any]) -> list[tuple[str, type]]:
+def without_values(event: Json) -> list[tuple[str, type]]:
     return [(name, type(value)) for name, value in event.items()]
 
 

@@ -3,7 +3,6 @@ ages.
 """
 
 import zlib
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,7 @@ from chalicelib.operations import schedules
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, status
-from tests.support.world import START, World
+from tests.support.world import START, Json, World
 
 
 @pytest.mark.parametrize("prefer", ["respond-async", ""])
@@ -42,7 +41,7 @@ def test_beside_1000_messages_less_is_sent(
     """Everything overdue is queued once before anything is queued twice."""
     monkeypatch.setattr(schedules, "MAX_SWEPT_WHILE_LONG", 2)
 
-    def report(parsed: dict[str, Any], **_: object) -> None:
+    def report(parsed: Json, **_: object) -> None:
         parsed["Attributes"]["ApproximateNumberOfMessages"] = str(visible)
 
     during(world.sqs, "after-call.sqs.GetQueueAttributes", report)
@@ -96,7 +95,7 @@ def test_two_sweeps_at_once_queue_an_event_once(world: World, during: During) ->
     world.clock.sleep(60)
     others = iter([app.sweep])
 
-    def sweep_meanwhile(parsed: dict[str, Any], **_: object) -> None:
+    def sweep_meanwhile(parsed: Json, **_: object) -> None:
         for other in others if parsed["Count"] else ():
             world.run_schedule(other)
 
@@ -109,7 +108,7 @@ def test_two_sweeps_at_once_queue_an_event_once(world: World, during: During) ->
 def test_check_dlq_publishes_numbers_and_warns(
     world: World, receiver: Receiver, output: Output, aws: Aws
 ) -> None:
-    def lines() -> list[dict[str, Any]]:
+    def lines() -> list[Json]:
         return [line for line in output.lines() if not line["message"].startswith("sqs ")]
 
     world.run_schedule(app.check_dlq)

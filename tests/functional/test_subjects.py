@@ -8,11 +8,11 @@ import pytest
 
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import copies, ids, subscribe
-from tests.support.world import Answer, World
+from tests.support.world import Answer, Json, World
 
 
-def post_about(world: World, subject: object, **headers: str) -> dict[str, Any]:
-    event: dict[str, Any] = post(world, subject, **headers).json
+def post_about(world: World, subject: object, **headers: str) -> Json:
+    event: Json = post(world, subject, **headers).json
     world.clock.sleep(1)
     return event
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
-from typing import Any
 
 import pytest
 from standardwebhooks.webhooks import Webhook
@@ -19,7 +18,7 @@ from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, Request, status
 from tests.support.subscribing import copies, subscribe, subscriptions
-from tests.support.world import START, World
+from tests.support.world import START, Json, World
 
 HOUR = 3600
 SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
@@ -134,7 +133,7 @@ def test_a_target_is_failing_from_the_tenth_failed_attempt_until_it_works(
     target.default = status(503)
     [copy_id] = world.post()["copies"]
 
-    def attempts(count: int) -> list[dict[str, Any]]:
+    def attempts(count: int) -> list[Json]:
         """Let time pass until there were so many attempts of the copy; return them."""
         while len(made := world.event(copy_id)["attempts"]) < count:
             assert state(world) == (None, None)
@@ -176,7 +175,7 @@ def test_a_list_read_while_a_subscription_was_stored_is_dropped(
 ) -> None:
     counts: list[int] = []
 
-    def post_meanwhile(params: dict[str, Any], **_: object) -> None:
+    def post_meanwhile(params: Json, **_: object) -> None:
         if params["Item"]["event_id"]["S"].startswith("sub_"):
             counts.append(post_and_count_copies(world))
 
@@ -327,7 +326,7 @@ def test_what_happens_before_the_first_or_second_write_after_a_push_stands(
         world.clock.sleep(12 * HOUR)
     numbers, after = count(1), []
 
-    def act(params: dict[str, Any], **_: object) -> None:
+    def act(params: Json, **_: object) -> None:
         if params["Key"]["event_id"]["S"].startswith("sub_") and next(numbers) == at:
             meanwhile(world, target)
             after.append(subscriptions(world))

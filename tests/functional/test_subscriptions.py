@@ -15,7 +15,7 @@ from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, certificates, status, when_all_are_here
 from tests.support.subscribing import copies, ids, post_for, read_lists, subscribe, subscriptions
-from tests.support.world import EVENT, START, World
+from tests.support.world import EVENT, START, Json, World
 
 # Subscribing
 
@@ -228,7 +228,7 @@ def test_a_post_deletes_copies_that_the_event_does_not_list(
     subscription_id = subscribe(world, target.url).json["subscription_id"]
     copy_ids: list[str] = []
 
-    def post_elsewhere(params: dict[str, Any], **_: object) -> None:
+    def post_elsewhere(params: Json, **_: object) -> None:
         if (event_id := params["Item"]["event_id"]["S"]).startswith("cpy_"):
             copy_ids.append(event_id)
             services.use(other)

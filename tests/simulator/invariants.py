@@ -15,6 +15,7 @@ from chalicelib.core.event import RESERVED_PREFIX, DeliveredVia, Event, Status, 
 from chalicelib.core.outcome import NOT_PUSHED, Reason
 from chalicelib.infra.times import rfc3339, unix_seconds
 from tests.support.in_memory_aws import typed
+from tests.support.world import Json
 
 NEVER = rfc3339(0)
 # acknowledged after its claim
@@ -54,7 +55,7 @@ class History:
     event by now.
     """
 
-    item: Callable[[str], dict[str, Any] | None]
+    item: Callable[[str], Json | None]
     max_skew_seconds: float = 0.0  # how far the clock of a container may be off, either way
     accepted: dict[str, float] = field(default_factory=dict)  # and when their POST began
     acknowledged: set[str] = field(default_factory=set)

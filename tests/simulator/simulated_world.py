@@ -37,6 +37,7 @@ from tests.support.world import (
     SCHEDULED,
     Answer,
     Clock,
+    Json,
     LambdaContext,
     call,
     digest,
@@ -276,7 +277,7 @@ class Container:
     def sweep(self) -> None:
         self._invoke(app.sweep, SCHEDULED, SCHEDULE_SECONDS)
 
-    def _invoke(self, function: Any, event: dict[str, Any], timeout_seconds: float) -> bool:
+    def _invoke(self, function: Any, event: Json, timeout_seconds: float) -> bool:
         """Call a function as Lambda does; return whether it succeeded."""
         self._begin(timeout_seconds)
         services.use(self.services)
@@ -426,7 +427,7 @@ class SimulatedWorld:
             outcome, 0, status_code, None if outcome is Outcome.DELIVERED else "refused"
         )
 
-    def receive(self, url: str, max_messages: int = 10) -> list[dict[str, Any]]:
+    def receive(self, url: str, max_messages: int = 10) -> list[Json]:
         """Receive messages from a queue, as a consumer that never fails."""
         response = self.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=max_messages)
         return list(response["Messages"])

@@ -9,7 +9,7 @@ from typing import Any
 
 from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 
-from tests.support.world import World
+from tests.support.world import Json, World
 
 
 class Fault(StrEnum):
@@ -64,7 +64,7 @@ class Aws:
         act()
         return self.calls[start:]
 
-    def _before(self, model: Any, context: dict[str, Any], **_: object) -> Any:
+    def _before(self, model: Any, context: Json, **_: object) -> Any:
         with self._lock:
             self.calls.append(model.name)
             fault = context["fault"] = self._plan(model.name)
@@ -79,12 +79,10 @@ class Aws:
             raise EndpointConnectionError(endpoint_url="https://aws.test")
         return None
 
-    def _needs_retry(
-        self, request_dict: dict[str, Any], attempts: int, **_: object
-    ) -> float | None:
+    def _needs_retry(self, request_dict: Json, attempts: int, **_: object) -> float | None:
         return 0.0 if attempts == 1 and request_dict["context"]["fault"] is Fault.REPEATED else None
 
-    def _after(self, context: dict[str, Any], **_: object) -> None:
+    def _after(self, context: Json, **_: object) -> None:
         if context["fault"] is Fault.LOST:
             raise ReadTimeoutError(endpoint_url="https://aws.test")
 

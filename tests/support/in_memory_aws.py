@@ -28,7 +28,8 @@ VISIBLE = "ApproximateNumberOfMessages"
 VISIBILITY_SECONDS = 300.0  # of every queue
 NO_REDRIVE = ("", sys.maxsize)
 
-Item = dict[str, Any]  # {"name": "text", "count": 1}: never changed once it is stored
+Json = dict[str, Any]
+Item = Json  # {"name": "text", "count": 1}: never changed once it is stored
 Typed = Mapping[str, Mapping[str, str]]  # {"name": {"S": "text"}, "count": {"N": "1"}}
 Condition = Callable[[Item, Item], bool]
 
@@ -58,7 +59,7 @@ class FakeDynamoDB:
         self._pending: deque[tuple[float, str, Item | None]] = deque()
         self._lock = Lock()
 
-    def put_item(self, *, TableName: str, Item: Typed, **condition: Any) -> dict[str, Any]:
+    def put_item(self, *, TableName: str, Item: Typed, **condition: Any) -> Json:
         item = _plain(Item)
         self._require("PutItem", item[KEY], **condition)
         self._store(item[KEY], item)
@@ -72,7 +73,7 @@ class FakeDynamoDB:
         UpdateExpression: str,
         ReturnValues: str = "NONE",
         **condition: Any,
-    ) -> dict[str, Any]:
+    ) -> Json:
         key = Key[KEY]["S"]
         values = self._require("UpdateItem", key, **condition)
         item = dict(self.items[key])
@@ -86,18 +87,18 @@ class FakeDynamoDB:
         self._store(key, item)
         return {"Attributes": typed(item)} if ReturnValues == "ALL_NEW" else {}
 
-    def delete_item(self, *, TableName: str, Key: Typed, **condition: Any) -> dict[str, Any]:
+    def delete_item(self, *, TableName: str, Key: Typed, **condition: Any) -> Json:
         key = Key[KEY]["S"]
         self._require("DeleteItem", key, **condition)
         if key in self.items:
             self._store(key, None)
         return {}
 
-    def get_item(self, *, TableName: str, Key: Typed, ConsistentRead: bool) -> dict[str, Any]:
+    def get_item(self, *, TableName: str, Key: Typed, ConsistentRead: bool) -> Json:
         item = self.items.get(Key[KEY]["S"])
         return {} if item is None else {"Item": typed(item)}
 
-    def batch_get_item(self, *, RequestItems: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    def batch_get_item(self, *, RequestItems: Mapping[str, Mapping[str, Any]]) -> Json:
         ((table_name, request),) = RequestItems.items()
         keys = [key[KEY]["S"] for key in request["Keys"]]
         found = [typed(self.items[key]) for key in keys if key in self.items]
@@ -110,7 +111,7 @@ class FakeDynamoDB:
         KeyConditionExpression: str,
         ExpressionAttributeValues: Typed,
         **options: Any,
-    ) -> dict[str, Any]:
+    ) -> Json:
         values = _plain(ExpressionAttributeValues)
         in_range, keep = (
             _condition(KeyConditionExpression),
@@ -130,7 +131,7 @@ class FakeDynamoDB:
             )
             page = list(itertools.islice((row for row in rows if in_range(row, values)), most))
         kept = [typed(row) for row in page if keep(row, values)]
-        answer: dict[str, Any] = {"Items": kept, "Count": len(kept)}
+        answer: Json = {"Items": kept, "Count": len(kept)}
         if len(page) == most:  # even when nothing is left after them, as in DynamoDB
             answer["LastEvaluatedKey"] = typed(
                 {name: page[-1][name] for name in (KEY, index.partition, SORT)}
@@ -203,7 +204,7 @@ class _Index:
             insort(self._places[after[self.partition]], _place(after))
 
 
-def typed(item: Item) -> dict[str, dict[str, Any]]:
+def typed(item: Item) -> dict[str, Json]:
     """Return an item in DynamoDB's format."""
     kinds = {int: "N", bytes: "B"}
     return {
@@ -291,7 +292,7 @@ class _Message:
     receipt: int = 0
     receives: int = 0
 
-    def shown(self) -> dict[str, Any]:
+    def shown(self) -> Json:
         message = {
             "MessageId": self.message_id,
             "Body": self.body,
@@ -323,7 +324,7 @@ class FakeSQS:
         """
         self._redrives[url] = redrive
 
-    def messages(self, url: str) -> list[dict[str, Any]]:
+    def messages(self, url: str) -> list[Json]:
         """Return every message in a queue, hidden ones too, for tests: boto3 has no such call."""
         return [message.shown() for message in self._queues[url].values()]
 
@@ -340,7 +341,7 @@ class FakeSQS:
         MessageAttributes: Typed,
         DelaySeconds: int = 0,
         **system: str,
-    ) -> dict[str, Any]:
+    ) -> Json:
         if DelaySeconds not in range(901):
             raise ClientError({"Error": {"Code": "InvalidParameterValue"}}, "SendMessage")
         message_id = f"00000000-0000-4000-8000-{next(self._numbers):012x}"
@@ -350,16 +351,12 @@ class FakeSQS:
         self._queues[QueueUrl][message_id] = message
         return {"MessageId": message_id}
 
-    def send_message_batch(
-        self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]
-    ) -> dict[str, Any]:
+    def send_message_batch(self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]) -> Json:
         return _batch(self.send_message, QueueUrl, Entries)
 
-    def receive_message(
-        self, *, QueueUrl: str, MaxNumberOfMessages: int, **shown: Any
-    ) -> dict[str, Any]:
+    def receive_message(self, *, QueueUrl: str, MaxNumberOfMessages: int, **shown: Any) -> Json:
         queue, (dlq, most_receives) = self._queues[QueueUrl], self._redrives[QueueUrl]
-        received: list[dict[str, Any]] = []
+        received: list[Json] = []
         candidates = self.visible(QueueUrl)
         if self._shuffle:
             self._shuffle.shuffle(candidates)
@@ -378,7 +375,7 @@ class FakeSQS:
             )
         return {"Messages": received}
 
-    def delete_message(self, *, QueueUrl: str, ReceiptHandle: str) -> dict[str, Any]:
+    def delete_message(self, *, QueueUrl: str, ReceiptHandle: str) -> Json:
         queue = self._queues[QueueUrl]
         message_id, _, receipt = ReceiptHandle.partition("/")
         message = queue.get(message_id)
@@ -388,14 +385,10 @@ class FakeSQS:
                 del queue[message_id]
         return {}
 
-    def delete_message_batch(
-        self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]
-    ) -> dict[str, Any]:
+    def delete_message_batch(self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]) -> Json:
         return _batch(self.delete_message, QueueUrl, Entries)
 
-    def get_queue_attributes(
-        self, *, QueueUrl: str, AttributeNames: Sequence[str]
-    ) -> dict[str, Any]:
+    def get_queue_attributes(self, *, QueueUrl: str, AttributeNames: Sequence[str]) -> Json:
         return {"Attributes": {VISIBLE: str(len(self.visible(QueueUrl)))}}
 
     def _is_repeated(self, message: _Message) -> bool:
@@ -406,9 +399,7 @@ class FakeSQS:
         return True
 
 
-def _batch(
-    act: Callable[..., dict[str, Any]], url: str, entries: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def _batch(act: Callable[..., Json], url: str, entries: Sequence[Mapping[str, Any]]) -> Json:
     successful = []
     for entry in entries:
         parameters = {name: value for name, value in entry.items() if name != "Id"}

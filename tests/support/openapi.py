@@ -7,15 +7,13 @@ from typing import Any
 
 from openapi_schema_validator import OAS31Validator, oas31_format_checker
 
-from tests.support.world import ROOT, Answer
+from tests.support.world import ROOT, Answer, Json
 
-DOCUMENT: dict[str, Any] = json.loads(
-    Path(ROOT, "chalicelib", "openapi.json").read_text(encoding="utf-8")
-)
+DOCUMENT: Json = json.loads(Path(ROOT, "chalicelib", "openapi.json").read_text(encoding="utf-8"))
 PROBLEM = "application/problem+json"
 
 
-def resolve(value: dict[str, Any]) -> dict[str, Any]:
+def resolve(value: Json) -> Json:
     """Return what a reference refers to, or the value itself."""
     while "$ref" in value:
         found: Any = DOCUMENT
@@ -25,7 +23,7 @@ def resolve(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def assert_fits(value: object, schema: dict[str, Any]) -> None:
+def assert_fits(value: object, schema: Json) -> None:
     faults = [
         f"{error.json_path}: {error.message}"
         for error in _validator(json.dumps(schema)).iter_errors(value)
@@ -62,7 +60,7 @@ def assert_described(method: str, route: str, answer: Answer) -> None:
         assert (answer.json["status"], answer.json["code"]) in examples
 
 
-def _close_lists(schema: dict[str, Any]) -> dict[str, Any]:
+def _close_lists(schema: Json) -> Json:
     """Refuse members that are not described of the objects in a list."""
     return (
         schema | {"items": schema["items"] | {"unevaluatedProperties": False}}

@@ -7,7 +7,7 @@ from chalicelib.core.event import NewEvent
 from chalicelib.core.posting import make_event
 from chalicelib.deps import Services
 from chalicelib.settings import PULL_ONLY
-from tests.support.world import CONSUMER_KEY, Answer, World
+from tests.support.world import CONSUMER_KEY, Answer, Json, World
 
 
 def subscribe(
@@ -27,24 +27,24 @@ def make_token(world: World, tenant: str, *, key: str = CONSUMER_KEY, **members:
     return str(answer.json["token"])
 
 
-def subscriptions(world: World, tenant: str | None = None) -> list[dict[str, Any]]:
+def subscriptions(world: World, tenant: str | None = None) -> list[Json]:
     path = "/subscriptions" + (f"?tenant={tenant}" if tenant else "")
-    found: list[dict[str, Any]] = world.call("GET", path).json["subscriptions"]
+    found: list[Json] = world.call("GET", path).json["subscriptions"]
     return found
 
 
-def post_for(world: World, tenant: str | None) -> dict[str, Any]:
+def post_for(world: World, tenant: str | None) -> Json:
     """Post an event of a tenant; return it."""
     body = {
         "event_type": "order.created",
         "payload": {"price": "12 €"},
         **({"tenant": tenant} if tenant else {}),
     }
-    event: dict[str, Any] = world.call("POST", "/events", json.dumps(body)).json
+    event: Json = world.call("POST", "/events", json.dumps(body)).json
     return event
 
 
-def copies(world: World, event: dict[str, Any]) -> list[dict[str, Any]]:
+def copies(world: World, event: Json) -> list[Json]:
     return [world.event(event_id) for event_id in event["copies"]]
 
 

@@ -61,8 +61,9 @@ def digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
+Json = dict[str, Any]
 # `id`, `body`, `attributes` by name, and `delay_seconds`: what is left of the delay
-Message = dict[str, Any]
+Message = Json
 
 
 class Clock:
@@ -126,7 +127,7 @@ def call(
     if key is not None:
         given.setdefault("authorization", f"Bearer {key}")
     context = {"httpMethod": method, "resourcePath": resource, "path": f"/api{path}"}
-    event: dict[str, Any] = {
+    event: Json = {
         "requestContext": context,
         "headers": given,
         "pathParameters": parameters,
@@ -149,7 +150,7 @@ def find_route(path: str) -> tuple[str, dict[str, str]]:
     return path, {}
 
 
-def sqs_record(message: dict[str, Any]) -> dict[str, Any]:
+def sqs_record(message: Json) -> Json:
     """Return a received message as Lambda passes it to the worker."""
     given = message.get("MessageAttributes", {}).items()
     attributes = {
@@ -228,17 +229,15 @@ class World:
 
     def post(
         self, payload: object = None, *, event_type: str = "order.created", **headers: str
-    ) -> dict[str, Any]:
+    ) -> Any:
         """Post an event, which must be accepted; return it."""
         body = json.dumps({"event_type": event_type, "payload": {} if payload is None else payload})
         answer = self.call("POST", "/events", body, **headers)
         assert answer.status_code == 202, answer.text
-        event: dict[str, Any] = answer.json
-        return event
+        return answer.json
 
-    def event(self, event_id: str) -> dict[str, Any]:
-        event: dict[str, Any] = self.call("GET", f"/events/{event_id}").json
-        return event
+    def event(self, event_id: str) -> Any:
+        return self.call("GET", f"/events/{event_id}").json
 
     def run_worker(self, *, timeout_seconds: float = 50) -> int:
         """Receive a batch, call the worker and delete the batch unless it raised, as Lambda's event
@@ -303,7 +302,7 @@ class World:
         """Drop every message of the inbox queue."""
         self.queues.clear(self.environ["INBOX_QUEUE_URL"])
 
-    def _scan(self) -> list[dict[str, Any]]:
+    def _scan(self) -> list[Json]:
         scan = self.outside_dynamodb.get_paginator("scan")
         pages = scan.paginate(TableName=self.environ["EVENTS_TABLE_NAME"], ConsistentRead=True)
         return [item for page in pages for item in page["Items"]]

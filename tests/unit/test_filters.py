@@ -22,7 +22,7 @@ DETAIL = {
     "state": "running",
 }
 RESOURCES = ["arn:aws:ec2:us-east-1:123456789012:instance/i-000000aaaaaa00000"]
-EVENT: dict[str, Any] = {**NAMES, "resources": RESOURCES, "detail": DETAIL}
+EVENT: Any = {**NAMES, "resources": RESOURCES, "detail": DETAIL}
 EMPLOYEES = [{"firstName": "John", "lastName": "Doe"}, {"firstName": "Anna", "lastName": "Smith"}]
 INSTANCES = [
     f"arn:aws:ec2:us-east-1:{account}:instance/i-b188560f"
@@ -125,17 +125,17 @@ def test_an_entry_matches_what_is_equal_or_one_of_a_list(
 @pytest.mark.parametrize(
     "payload", [{}, {"a": 1}, {"a": None}, {"a": []}, {"a": {}}, {"a": [1]}, {"a": {"c": "b"}}]
 )
-def test_an_absent_member_matches_exists_false_alone(entry: Any, payload: dict[str, Any]) -> None:
+def test_an_absent_member_matches_exists_false_alone(entry: Any, payload: Any) -> None:
     assert not matches({"a": {"b": [entry]}}, payload)
     assert matches({"a": {"b": [entry, {"exists": False}]}}, payload)
     assert matches({"a": {"b": {"c": [{"exists": False}]}}}, payload)
 
 
-def nested(levels: int) -> dict[str, Any]:
+def nested(levels: int) -> Any:
     return {"a": nested(levels - 1) if levels > 1 else [1]}
 
 
-def sized(size: int) -> dict[str, Any]:
+def sized(size: int) -> Any:
     """Return a filter of so many bytes as compact JSON, most of them in characters of two bytes."""
     return {"a": ["é" * ((size - 10) // 2) + "e" * (size % 2)]}
 
