@@ -93,20 +93,19 @@ class Output:
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
 
-    def lines(self) -> list[Json]:
-        return [json.loads(line) for line in self._capsys.readouterr().out.splitlines()]
+    def lines(self, **having: str) -> list[Json]:
+        """Return the lines that have these members."""
+        lines = map(json.loads, self._capsys.readouterr().out.splitlines())
+        return [line for line in lines if having.items() <= line.items()]
 
     def metrics(self) -> list[dict[str, float]]:
         """Return the values of each metric line, by name."""
-        lines = [line for line in self.lines() if "_aws" in line]
-        names = [
-            [metric["Name"] for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]]
-            for line in lines
-        ]
-        return [
-            {name: line[name] for name in its_names}
-            for line, its_names in zip(lines, names, strict=True)
-        ]
+        values = []
+        for line in self.lines():
+            if "_aws" in line:
+                metrics = line["_aws"]["CloudWatchMetrics"][0]["Metrics"]
+                values.append({metric["Name"]: line[metric["Name"]] for metric in metrics})
+        return values
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from tests.support.world import (
     Answer,
     Json,
     World,
+    assert_has,
     digest,
 )
 
@@ -92,8 +93,8 @@ def test_a_refused_key_is_logged_without_the_key(world: World, output: Output) -
     for status_code, key in [(401, "wr0ng-key"), (403, PRODUCER_KEY)]:
         assert world.call("GET", "/events", key=key).status_code == status_code
         [line] = output.lines()
-        assert (line["message"], line["level"]) == ("key refused", "WARNING")
-        assert (line["status_code"], line["path"]) == (status_code, "/events")
+        assert_has(line, message="key refused", level="WARNING")
+        assert_has(line, status_code=status_code, path="/events")
         assert key not in json.dumps(line)
 
 
@@ -215,7 +216,7 @@ def test_payload_and_metadata_come_back_as_they_were_sent(world: World, receiver
         answer = world.call("POST", "/events", posted)
 
         assert answer.status_code == 202
-        stored = world.call("GET", f"/{answer.headers['location']}")
+        stored = world.call("GET", answer.location)
         for text in (stored.text, receiver.requests[-1].body.decode()):
             assert json.dumps(json.loads(text)["payload"]) == json.dumps(json.loads(payload))
             assert json.loads(text)["metadata"] is None
@@ -259,7 +260,7 @@ def test_respond_async_queues_the_event_without_a_push(
     answer = world.call("POST", "/events", EVENT, prefer=prefer)
 
     assert (answer.status_code, answer.headers["preference-applied"]) == (202, "respond-async")
-    assert (answer.json["status"], answer.json["delivery_attempts"]) == ("pending", 0)
+    assert_has(answer.json, status="pending", delivery_attempts=0)
     assert answer.json["next_attempt_at"] == rfc3339(START)
     world.run_worker()
     assert world.event(answer.json["event_id"])["status"] == "delivered"
@@ -556,7 +557,7 @@ def test_an_acknowledgement_counts_once_if_undelivered(
     again = world.call("POST", f"/events/{event_id}/acknowledge", key=CONSUMER_KEY)
 
     assert [(answer.status_code, answer.text) for answer in (first, again)] == [(204, "")] * 2
-    assert (after_it["status"], after_it["delivered_via"]) == ("delivered", via)
+    assert_has(after_it, status="delivered", delivered_via=via)
     assert world.event(event_id) == after_it
 
 
@@ -605,20 +606,12 @@ def test_an_event_of_any_status_can_be_replayed(
 
     assert answer.status_code == 202
     event = answer.json
-    assert (event["event_id"], event["status"], event["delivery_attempts"]) == (
-        event_id,
-        "pending",
-        0,
-    )
-    assert (event["next_attempt_at"], event["delivered_via"]) == (rfc3339(START + 100), None)
+    assert_has(event, event_id=event_id, status="pending", delivery_attempts=0)
+    assert_has(event, next_attempt_at=rfc3339(START + 100), delivered_via=None)
     output.lines()
     world.clock.sleep(5)
     world.run_worker()
     event = world.event(event_id)
-    assert (event["status"], event["delivered_via"], event["delivery_attempts"]) == (
-        "delivered",
-        "push",
-        1,
-    )
+    assert_has(event, status="delivered", delivered_via="push", delivery_attempts=1)
     assert [request.headers["webhook-id"] for request in receiver.requests] == [event_id] * 2
     assert output.metrics()[0]["DeliveryLatency"] == 5000

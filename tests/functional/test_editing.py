@@ -14,8 +14,8 @@ from chalicelib import deps as services
 from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, status
-from tests.support.subscribing import copies, post_for, subscribe, subscriptions
-from tests.support.world import Answer, Json, World
+from tests.support.subscribing import copies, post_for, states, subscribe, subscriptions
+from tests.support.world import Answer, Json, World, assert_has
 
 SIGNING_SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
 HEADERS = {"Authorization": "Bearer s3cret-value", "x-other": "another s3cret"}
@@ -235,7 +235,7 @@ def test_headers_are_on_every_push_and_nowhere_else(
     world.restart(LOG_LEVEL="DEBUG", MAX_DELIVERY_ATTEMPTS="2", SUBSCRIPTION_DISABLE_DAYS="0")
     subscribe(world, other.url, "triggers.*")
     made = subscribe(world, target.url, "order.*", headers=HEADERS)
-    path = f"/{made.headers['location']}"
+    path = made.location
     events = [world.post()]
     world.settle()
     world.restart(WEBHOOK_SIGNING_SECRETS="")
@@ -288,7 +288,7 @@ def test_410_disables_the_subscription_of_a_tenant(
     [copy] = copies(world, post_for(world, "a"))
     lines, disabled = output.lines(), shown(world, path)
 
-    assert (copy["status"], copy["last_error"]) == ("failed", "receiver responded 410")
+    assert_has(copy, status="failed", last_error="receiver responded 410")
     assert "its subscription was disabled" in copy["message"]
     assert [line["message"] for line in lines if line["level"] == "WARNING"] == [
         "subscription disabled"
@@ -298,7 +298,7 @@ def test_410_disables_the_subscription_of_a_tenant(
         for name in ("SubscriptionsDisabled", "CopyFailure")
     ]
     assert (counted, world.dead_letters()) == ([1, 0], [])
-    assert (disabled["disabled_at"], disabled["failing_since"]) == (copy["attempts"][0]["at"], None)
+    assert_has(disabled, disabled_at=copy["attempts"][0]["at"], failing_since=None)
     assert disabled["last_error"] == "receiver responded 410"
     assert world.call("POST", f"{path}/enable").json == {
         **disabled,
@@ -347,7 +347,7 @@ def test_410_if_edited_meanwhile_is_ignored(
     before = shown(world, path)
     world.settle()
 
-    assert [copy["status"] for copy in copies(world, event)] == ["delivered"]
+    assert states(world, event) == ["delivered"]
     assert (shown(world, path), before["disabled_at"]) == (before, None)
     assert (len(target.requests), len(other.requests)) == (1, 1)
 

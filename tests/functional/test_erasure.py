@@ -9,8 +9,8 @@ import app
 from tests.conftest import Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Exchange, Receiver, in_turn, status
-from tests.support.subscribing import copies, ids, subscribe, subscriptions
-from tests.support.world import KEY, UNKNOWN, Answer, Json, World, digest
+from tests.support.subscribing import ids, states, subscribe, subscriptions
+from tests.support.world import KEY, UNKNOWN, Answer, Json, World, assert_has, digest
 
 CONTENTS = ("payload-itself", "metadata-itself", "response-itself", "subject-itself")
 NAMES = {"event_type": "a", "tenant": "tenant-itself", "subject": CONTENTS[3]}
@@ -113,12 +113,10 @@ def test_a_claimed_event_is_not_erased(world: World, receiver: Receiver) -> None
     [leased] = world.call("POST", "/inbox/lease", '{"lease_seconds": 90}').json["events"]
     refused.append(erase(world, event["event_id"]))
 
-    assert [(answer.status_code, answer.json["code"]) for answer in refused] == [
-        (409, "event_claimed")
-    ] * 2
+    assert [answer.problem for answer in refused] == [(409, "event_claimed")] * 2
     assert [answer.headers["retry-after"] for answer in refused] == ["60", "90"]
     assert world.event(event["event_id"])["payload"] == {"p": CONTENTS[0]}
-    assert [copy["status"] for copy in copies(world, event)] == ["delivered"]
+    assert states(world, event) == ["delivered"]
     world.call("POST", f"/events/{event['event_id']}/release?lease_id={leased['lease_id']}")
     assert (erase(world, event["event_id"]).status_code, stored(world)) == (204, [])
 
@@ -160,7 +158,7 @@ def test_the_key_of_an_erased_event_can_be_used_again_after_an_hour(
     for seconds, retry_after in ((0, HOUR), (HOUR - 1, 1)):
         world.clock.sleep(seconds)
         refused = world.call("POST", "/events", BODY, idempotency_key="k")
-        assert (refused.status_code, refused.json["code"]) == (409, "event_claimed")
+        assert refused.problem == (409, "event_claimed")
         assert refused.headers["retry-after"] == str(retry_after)
     aws.heal()
     world.clock.sleep(1)
@@ -170,7 +168,7 @@ def test_the_key_of_an_erased_event_can_be_used_again_after_an_hour(
     again = world.call("POST", "/events", BODY, idempotency_key="k")
 
     assert (again.status_code, "idempotency-replayed" in again.headers) == (202, False)
-    assert (again.json["event_id"], again.json["copies"]) == (event["event_id"], event["copies"])
+    assert_has(again.json, event_id=event["event_id"], copies=event["copies"])
     assert sorted(stored(world)) == sorted([again.json["event_id"], *again.json["copies"]])
     assert all(world.event(event_id)["status"] == "delivered" for event_id in stored(world))
 

@@ -13,7 +13,7 @@ from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, in_turn, status
 from tests.support.subscribing import subscribe
-from tests.support.world import EVENT, START, Answer, World
+from tests.support.world import EVENT, START, Answer, World, assert_has
 
 FAILED = "dynamodb failed"
 FAILURES = [Fault.REFUSED, Fault.UNREACHED, Fault.LOST]
@@ -71,10 +71,7 @@ def test_a_late_error_is_logged_with_its_traceback(
     event_id = world.post()["event_id"]
 
     failed_call, error = [line for line in output.lines() if line.get("level") == "ERROR"]
-    assert (failed_call["message"], failed_call["error"]) == (
-        "sqs send_message",
-        "EndpointConnectionError",
-    )
+    assert_has(failed_call, message="sqs send_message", error="EndpointConnectionError")
     assert (error["event_id"], "Traceback" in error["trace"], bool(error["request_id"])) == (
         event_id,
         True,

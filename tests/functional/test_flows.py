@@ -14,7 +14,7 @@ from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver, close_without_answer, status
 from tests.support.subscribing import read_lists
-from tests.support.world import EVENT, START, World
+from tests.support.world import EVENT, START, World, assert_has
 
 SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
 
@@ -31,12 +31,8 @@ def test_an_event_is_pushed_at_once(world: World, receiver: Receiver) -> None:
 
     event = answer.json
     assert answer.status_code == 202
-    assert (event["created_at"], event["created_by"]) == (rfc3339(START), "acme")
-    assert (event["status"], event["delivered_via"], event["delivery_attempts"]) == (
-        "delivered",
-        "push",
-        1,
-    )
+    assert_has(event, created_at=rfc3339(START), created_by="acme")
+    assert_has(event, status="delivered", delivered_via="push", delivery_attempts=1)
     [request] = receiver.requests
     pushed = {"event_id": event["event_id"], **posted, "created_at": event["created_at"]}
     assert request.method == "POST"
@@ -98,15 +94,11 @@ def test_an_event_whose_push_fails_is_queued_for_the_worker(
 
     event = world.post()
 
-    assert (event["status"], event["delivered_at"], event["delivery_attempts"]) == (
-        "pending",
-        None,
-        1,
-    )
+    assert_has(event, status="pending", delivered_at=None, delivery_attempts=1)
     assert 0.5 <= unix_seconds(event["next_attempt_at"]) - START <= 1
     [message] = world.messages()
     assert message["body"] == json.dumps({"event_id": event["event_id"]}, separators=(",", ":"))
-    assert (message["attributes"], message["delay_seconds"]) == ({"EventId": event["event_id"]}, 1)
+    assert_has(message, attributes={"EventId": event["event_id"]}, delay_seconds=1)
     [attempt] = world.event(event["event_id"])["attempts"]
     expected = {
         "at": rfc3339(START),
@@ -122,11 +114,7 @@ def test_an_event_whose_push_fails_is_queued_for_the_worker(
     assert world.run_worker() == 1
 
     event = world.event(event["event_id"])
-    assert (event["status"], event["delivered_via"], event["delivery_attempts"]) == (
-        "delivered",
-        "push",
-        4,
-    )
+    assert_has(event, status="delivered", delivered_via="push", delivery_attempts=4)
     assert [attempt["outcome"] for attempt in event["attempts"]] == [
         "retry",
         "retry",
@@ -134,7 +122,7 @@ def test_an_event_whose_push_fails_is_queued_for_the_worker(
         "delivered",
     ]
     assert [attempt["status_code"] for attempt in event["attempts"]] == [503, None, 429, 201]
-    assert (event["next_attempt_at"], event["last_error"]) == (None, None)
+    assert_has(event, next_attempt_at=None, last_error=None)
     assert event["delivered_at"] == rfc3339(world.clock())
     assert {request.headers["webhook-id"] for request in receiver.requests} == {event["event_id"]}
     assert (world.messages(), world.dead_letters()) == ([], [])

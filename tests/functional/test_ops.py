@@ -26,7 +26,7 @@ from tests.support.loopback import serve_app
 from tests.support.receiver import Receiver
 from tests.support.running import ROOT
 from tests.support.subscribing import ids, subscribe
-from tests.support.world import KEY, Json, World, digest
+from tests.support.world import KEY, Json, World, assert_has, digest
 from tools.ops import cli
 
 FAST = ("--rate", "10000")
@@ -520,7 +520,7 @@ def test_make_gives_values_to_a_command_as_they_were_typed(eraser: World, tmp_pa
     counted = make("erase", f"METADATA={value}", "SINCE=2026-01-01", "UNTIL=2027-01-01")
     [command] = re.findall("\nTo erase them: make (.*)", counted)
 
-    assert (event["payload"], event["metadata"]) == ({"text": text}, {"text": text})
+    assert_has(event, payload={"text": text}, metadata={"text": text})
     assert "\nmatching: events 1, copies 0, subscriptions 0\n" in counted
     assert make(*shlex.split(command)).endswith("\n1 of 1 item: 1 erased\n")
     assert list(tmp_path.iterdir()) == []
@@ -535,6 +535,6 @@ def test_token_prints_a_token_its_end_and_its_link(
     token, end, link = Ran("token", "--tenant", "customer-42", *options).output.splitlines()
 
     told = world.call("GET", "/me", key=token).json
-    assert (told["tenant"], told["expires_at"]) == ("customer-42", rfc3339(world.clock() + seconds))
+    assert_has(told, tenant="customer-42", expires_at=rfc3339(world.clock() + seconds))
     assert end == f"valid until {told['expires_at']}"
     assert link == f"{os.environ['TRIGGERS_URL']}#key={token}"

@@ -54,14 +54,14 @@ def use_the_api(world: World, receiver: Receiver) -> Iterator[None]:
     assert world.call("POST", "/inbox/lease").status_code == 200
     subscription = subscribe(world, receiver.url, "copied")
     world.post(event_type="copied", prefer="respond-async")
-    assert world.call("DELETE", f"/{subscription.headers['location']}").status_code == 204
+    assert world.call("DELETE", subscription.location).status_code == 204
 
 
 def use_the_worker(world: World, receiver: Receiver) -> Iterator[None]:
     subscription = subscribe(world, receiver.url, "copied")
     world.restart(IN_PROCESS_WAIT_SECONDS="0")
     world.post(event_type="copied", prefer="respond-async")
-    world.call("DELETE", f"/{subscription.headers['location']}")
+    world.call("DELETE", subscription.location)
     reported = subscribe(world, receiver.url, "triggers.*").json["subscription_id"]
     subscribe(world, f"{receiver.url}&other", "triggers.*")
     now, key = {":now": {"S": "2026-11-27T00:00:00.000000Z"}}, {"event_id": {"S": reported}}

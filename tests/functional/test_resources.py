@@ -13,7 +13,7 @@ import pytest
 from chalicelib.customers import console
 from chalicelib.infra.telemetry import UNITS
 from chalicelib.pull import event_json
-from tests.support.world import ROOT
+from tests.support.world import ROOT, assert_has
 from tools import gateway
 from tools.package import package
 from tools.resources import FUNCTION_SUFFIXES, read_template
@@ -257,13 +257,13 @@ def test_a_function_has_its_name_a_log_group_and_a_role_with_its_policy_file(
     resources = template["Resources"]
     properties, group = resources[function]["Properties"], resources[LOGS[function]]["Properties"]
     name = f"triggers-api-prod{FUNCTION_SUFFIXES[function]}"
-    assert (properties["FunctionName"], properties["RecursiveLoop"]) == (name, "Allow")
+    assert_has(properties, FunctionName=name, RecursiveLoop="Allow")
     assert properties["LoggingConfig"] == {"LogFormat": "JSON", "SystemLogLevel": "WARN"}
     assert properties["EventInvokeConfig"] == {
         "MaximumRetryAttempts": 0,
         "MaximumEventAgeInSeconds": 60,
     }
-    assert (group["LogGroupName"], group["RetentionInDays"]) == (f"/aws/lambda/{name}", 30)
+    assert_has(group, LogGroupName=f"/aws/lambda/{name}", RetentionInDays=30)
     [policy] = resources[properties["Role"]["Fn::GetAtt"][0]]["Properties"]["Policies"]
     assert policy["PolicyDocument"] == json.loads(
         (ROOT / ".chalice/policies/prod" / POLICIES[function]).read_text()

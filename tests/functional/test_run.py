@@ -16,7 +16,7 @@ import urllib3
 
 from tests.support.receiver import Receiver
 from tests.support.running import ROOT, Run, environment, running
-from tests.support.world import KEY, Json, digest
+from tests.support.world import KEY, Json, assert_has, digest
 from tools import local_aws
 
 EVENT = '{"event_type": "order.created", "payload": {"order_id": 7}}'
@@ -146,7 +146,7 @@ def test_a_second_start_finds_the_events_of_the_first_and_smoke_leases_from_a_pu
         [smoked_id] = re.findall(r"\n(evt_\w+) stays: ", output)  # the key may not erase
         _, _, smoked = second.call("GET", f"/events/{smoked_id}")
 
-    assert (event["status"], event["next_attempt_at"]) == ("pending", None)
+    assert_has(event, status="pending", next_attempt_at=None)
     assert [item["event_id"] for item in json.loads(inbox)["events"]] == [event["event_id"]]
     assert (status, json.loads(smoked)["delivered_via"]) == (0, "pull")
 

@@ -13,7 +13,7 @@ from chalicelib.operations import schedules
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, status
-from tests.support.world import START, Json, World
+from tests.support.world import START, Json, World, assert_has
 
 
 @pytest.mark.parametrize("prefer", ["respond-async", ""])
@@ -113,7 +113,7 @@ def test_check_dlq_publishes_numbers_and_warns(
 
     world.run_schedule(app.check_dlq)
     [idle] = lines()
-    assert (idle["DLQDepth"], idle["InboxDepth"], idle["OldestPendingAge"]) == (0, 0, 0)
+    assert_has(idle, DLQDepth=0, InboxDepth=0, OldestPendingAge=0)
     receiver.script(status(422), status(422))
     for prefer in ("", "", *["respond-async"] * 3):
         world.post(prefer=prefer)
@@ -123,11 +123,11 @@ def test_check_dlq_publishes_numbers_and_warns(
     world.run_schedule(app.check_dlq)
 
     warning, metrics = lines()
-    assert (warning["level"], warning["visible"]) == ("WARNING", 2)
-    assert (metrics["DLQDepth"], metrics["InboxDepth"], metrics["OldestPendingAge"]) == (2, 3, 91.5)
+    assert_has(warning, level="WARNING", visible=2)
+    assert_has(metrics, DLQDepth=2, InboxDepth=3, OldestPendingAge=91.5)
     assert (metrics["Stage"], metrics["_aws"]["Timestamp"]) == ("dev", int(world.clock() * 1000))
     [directive] = metrics["_aws"]["CloudWatchMetrics"]
-    assert (directive["Namespace"], directive["Dimensions"]) == ("TriggersApi", [["Stage"]])
+    assert_has(directive, Namespace="TriggersApi", Dimensions=[["Stage"]])
     units = {metric["Name"]: metric["Unit"] for metric in directive["Metrics"]}
     assert units == {"DLQDepth": "Count", "InboxDepth": "Count", "OldestPendingAge": "Seconds"}
     aws.fail(Fault.REFUSED, "Query")

@@ -17,8 +17,8 @@ from chalicelib.infra.times import rfc3339
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, Request, status
-from tests.support.subscribing import copies, subscribe, subscriptions
-from tests.support.world import START, Json, World
+from tests.support.subscribing import states, subscribe, subscriptions
+from tests.support.world import START, Json, World, assert_has
 
 HOUR = 3600
 SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
@@ -73,7 +73,7 @@ def test_copies_are_signed_with_their_subscription_s_secret(
     assert [is_signed(signed, secret) for secret in (other, *SECRETS)] == [False] * 3
     assert [is_signed(receiver.requests[-1], secret) for secret in SECRETS] == [True, True]
     assert (again.status_code, len({one, other, again.json["secret"]})) == (200, 3)
-    world.call("DELETE", f"/{again.headers['location']}")
+    world.call("DELETE", again.location)
     world.clock.sleep(1)
     anew = subscribe(world, target.url).json
     assert anew["subscription_id"] == again.json["subscription_id"]
@@ -226,11 +226,7 @@ def test_what_the_disabled_miss_is_failed_quietly(
 
     for copy_id, attempts in {**pending, new: 0}.items():
         copy = world.event(copy_id)
-        assert (copy["status"], copy["delivery_attempts"], copy["last_error"]) == (
-            "failed",
-            attempts,
-            DISABLED,
-        )
+        assert_has(copy, status="failed", delivery_attempts=attempts, last_error=DISABLED)
         assert (copy["next_attempt_at"], "disabled" in copy["message"]) == (None, True)
     assert (len(target.requests), len(world.dead_letters())) == (3, letters)
     assert not any(
@@ -258,7 +254,7 @@ def test_a_copy_without_its_target_is_neither_replayed_nor_redriven(
 
     for copy_id in (delivered, failed):
         refused = world.call("POST", f"/events/{copy_id}/replay")
-        assert (refused.status_code, refused.json["code"]) == (409, f"subscription_{why}")
+        assert refused.problem == (409, f"subscription_{why}")
         assert "retry-after" not in refused.headers
     world.move_back()
     world.empty_inbox()
@@ -375,15 +371,12 @@ def test_a_test_push_changes_nothing(
     )
     attempt = answer.json
     assert list(attempt) == ["at", "outcome", "status_code", "error", "duration_ms", "response"]
-    assert (attempt["outcome"], attempt["status_code"]) == (outcome, code)
+    assert_has(attempt, outcome=outcome, status_code=code)
     assert attempt["response"] == (None if code == 200 else "hello")
     push = target.requests[-1].json()
-    assert (push["event_type"], push["payload"]) == (
-        "test",
-        {"subscription_id": before[0]["subscription_id"]},
-    )
+    assert_has(push, event_type="test", payload={"subscription_id": before[0]["subscription_id"]})
     assert (push["event_id"][:4], push["tenant"], push["source_event_id"]) == ("cpy_", None, None)
     again = subscribe(world, target.url)  # which enables it
     assert (again.status_code, is_signed(target.requests[-1], again.json["secret"])) == (200, True)
     # no breaker has opened
-    assert [copy["status"] for copy in copies(world, world.post())] == ["delivered"]
+    assert states(world, world.post()) == ["delivered"]

@@ -14,8 +14,16 @@ from chalicelib.core.outcome import Outcome, PushResult
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, certificates, status, when_all_are_here
-from tests.support.subscribing import copies, ids, post_for, read_lists, subscribe, subscriptions
-from tests.support.world import EVENT, START, Json, World
+from tests.support.subscribing import (
+    copies,
+    ids,
+    post_for,
+    read_lists,
+    states,
+    subscribe,
+    subscriptions,
+)
+from tests.support.world import EVENT, START, Json, World, assert_has
 
 # Subscribing
 
@@ -29,14 +37,14 @@ def test_a_subscription_is_created_once_listed_and_deleted(world: World, target:
     assert [answer.status_code for answer in (first, again, *others)] == [201, 200, 201, 201]
     assert again.json == first.json
     assert first.headers["location"] == f"subscriptions/{first.json['subscription_id']}"
-    assert (first.json["target_host"], first.json["created_by"]) == ("127.0.0.1", "reader")
+    assert_has(first.json, target_host="127.0.0.1", created_by="reader")
     assert [row["event_types"] for row in subscriptions(world)] == [
         ["order.created", "invoice.*"],
         None,
         None,
     ]
     for _ in range(2):
-        assert world.call("DELETE", f"/{first.headers['location']}").status_code == 204
+        assert world.call("DELETE", first.location).status_code == 204
     assert len(subscriptions(world)) == 2
     assert world.call("DELETE", f"/subscriptions/sub_{'0' * 32}").status_code == 204
 
@@ -273,7 +281,7 @@ def test_pending_copies_of_a_deleted_subscription_are_deleted(
     world.call("POST", f"/events/{replayed['copies'][0]}/replay")
     target.script(status(422))
     failed = world.post()
-    world.call("DELETE", f"/{subscription.headers['location']}")
+    world.call("DELETE", subscription.location)
 
     world.move_back()
     world.empty_inbox()
@@ -326,13 +334,13 @@ def test_subscriptions_mode_stores_an_event_delivered(
     for each in (event, other):
         now = world.event(each["event_id"])
         assert {name: now[name] for name in each} == each
-        assert (now["status"], now["delivered_via"]) == ("delivered", "subscriptions")
+        assert_has(now, status="delivered", delivered_via="subscriptions")
         assert now["delivered_at"] == now["created_at"]
-        assert (now["delivery_attempts"], now["next_attempt_at"], now["attempts"]) == (0, None, [])
-    assert [copy["status"] for copy in copies(world, event)] == ["failed"]
+        assert_has(now, delivery_attempts=0, next_attempt_at=None, attempts=[])
+    assert states(world, event) == ["failed"]
     queued = world.post(prefer="respond-async")
     world.run_worker()
-    assert [copy["status"] for copy in copies(world, queued)] == ["failed"]
+    assert states(world, queued) == ["failed"]
     assert ids(world.call("GET", "/inbox")) == ids(world.call("POST", "/inbox/lease")) == []
     assert sum(values.get("EventsAccepted", 0) for values in output.metrics()) == 3
 
@@ -350,9 +358,9 @@ def test_in_subscriptions_mode_copies_alone_are_replayed(
 
     for each, state in ((before, "pending"), (event, "delivered")):
         refused = world.call("POST", f"/events/{each['event_id']}/replay")
-        assert (refused.status_code, refused.json["code"]) == (409, "not_pushed")
+        assert refused.problem == (409, "not_pushed")
         now = world.event(each["event_id"])
-        assert (now["status"], now["next_attempt_at"]) == (state, None)
+        assert_has(now, status=state, next_attempt_at=None)
     assert ids(world.call("GET", "/inbox")) == [before["event_id"]]
     assert world.call("POST", f"/events/{event['copies'][0]}/replay").json["next_attempt_at"]
     world.run_worker()
@@ -376,7 +384,7 @@ def test_subscriptions_of_a_tenant_are_counted_apart(world: World, target: Recei
         world.dynamodb.put_item(TableName=table, Item=item)
 
     refused = subscribe(world, f"{target.url}&another", tenant="a")
-    assert (refused.status_code, refused.json["code"]) == (409, "too_many_subscriptions")
+    assert refused.problem == (409, "too_many_subscriptions")
     assert subscribe(world, target.url, tenant="a").status_code == 200
     assert [
         subscribe(world, f"{target.url}&n", tenant=tenant).status_code for tenant in (None, "b")
@@ -427,8 +435,8 @@ def test_any_https_host_may_be_subscribed_to_but_only_public_addresses_are_pushe
         [copy] = copies(world, post_for(world, "a"))
         tried = world.call("POST", f"/subscriptions/{target.json['subscription_id']}/test").json
 
-    assert (copy["status"], copy["last_error"]) == ("failed", "address not allowed")
-    assert (tried["outcome"], tried["error"]) == ("failed", "address not allowed")
+    assert_has(copy, status="failed", last_error="address not allowed")
+    assert_has(tried, outcome="failed", error="address not allowed")
     assert private.connections == 0
 
 

@@ -9,7 +9,7 @@ import pytest
 from chalicelib.infra.times import rfc3339
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import copies, ids, make_token, post_for, subscribe, subscriptions
-from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, Answer, World, digest
+from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, Answer, World, assert_has, digest
 
 SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
 MINE, OTHER = "customer-42", "customer-43"
@@ -61,13 +61,8 @@ def test_a_token_says_whose_it_is_and_ends_when_it_says(
     before = me(world, made["token"])
     world.clock.sleep(1)
 
-    assert (made["tenant"], made["expires_at"]) == (MINE, rfc3339(world.clock()))
-    assert (told["name"], told["tenant"], told["scopes"], told["expires_at"]) == (
-        MINE,
-        MINE,
-        [],
-        made["expires_at"],
-    )
+    assert_has(made, tenant=MINE, expires_at=rfc3339(world.clock()))
+    assert_has(told, name=MINE, tenant=MINE, scopes=[], expires_at=made["expires_at"])
     assert (before.status_code, me(world, made["token"]).status_code) == (200, 401)
 
 
@@ -95,7 +90,7 @@ def test_a_token_lasts_through_a_rotation_and_ends_with_its_signing_secret(world
 
     assert statuses == [200, 200, 401, 401]
     refused = world.call("POST", "/tokens", json.dumps({"tenant": MINE}), key=CONSUMER_KEY)
-    assert (refused.status_code, refused.json["code"]) == (409, "no_signing_secret")
+    assert refused.problem == (409, "no_signing_secret")
 
 
 def test_a_token_ends_with_the_key_that_made_it(world: World) -> None:
@@ -171,13 +166,13 @@ def test_a_customer_manages_its_webhooks_with_a_token(world: World, target: Rece
     made, again = (
         subscribe(world, target.url, key=token, **members) for members in ({}, {"tenant": MINE})
     )
-    path = f"/{made.headers['location']}"
+    path = made.location
     calls = (("GET", ""), ("PATCH", ""), ("GET", "/secret"), ("POST", "/test"), ("POST", "/enable"))
     answers = [world.call(method, path + call, "{}", key=token) for method, call in calls]
     listed = world.call("GET", "/subscriptions", key=token).json["subscriptions"]
 
     assert [answer.status_code for answer in (made, again, *answers)] == [201, *[200] * 6]
-    assert (made.json["tenant"], made.json["created_by"]) == (MINE, f"tenant:{MINE}")
+    assert_has(made.json, tenant=MINE, created_by=f"tenant:{MINE}")
     assert made.json["secret"] == again.json["secret"] == answers[2].json["secret"] is not None
     assert (len(target.requests), listed) == (1, subscriptions(world, MINE))
     assert [each["subscription_id"] for each in listed] == [made.json["subscription_id"]]
@@ -205,7 +200,7 @@ def test_a_customer_follows_and_replays_its_copies_with_a_token(
     assert world.call("POST", f"{path}/replay", key=token).status_code == 202
     world.empty_inbox()
     assert world.call("GET", path, key=token).json["status"] == "delivered"
-    world.call("DELETE", f"/{made.headers['location']}", key=token)
+    world.call("DELETE", made.location, key=token)
     calls = (("GET", path), ("POST", f"{path}/replay"), ("GET", of_it))
     assert [world.call(*call, key=token).status_code for call in calls] == [404, 404, 403]
 
@@ -222,14 +217,14 @@ def test_a_token_sees_nothing_of_others(world: World, foreign: Foreign) -> None:
     ]
     for method, path in hidden:
         answer = world.call(method, path, "{}", key=token)
-        assert (answer.status_code, answer.json["code"]) == (404, "not_found")
+        assert answer.problem == (404, "not_found")
     for subscription_id in subscription_ids:
         assert (
             world.call("DELETE", f"/subscriptions/{subscription_id}", key=token).status_code == 204
         )
         assert world.call("GET", f"/subscriptions/{subscription_id}").status_code == 200
         listed = world.call("GET", f"/events?subscription_id={subscription_id}", key=token)
-        assert (listed.status_code, listed.json["code"]) == (403, "forbidden")
+        assert listed.problem == (403, "forbidden")
     assert world.call("GET", "/subscriptions", key=token).json["subscriptions"] == []
 
 
@@ -243,9 +238,7 @@ def test_another_tenant_cannot_be_named_with_a_token(world: World, target: Recei
     )
     refused.append(world.call("GET", "/subscriptions?tenant=*", key=token))
 
-    assert [(answer.status_code, answer.json["code"]) for answer in (posted, *refused)] == [
-        (403, "forbidden")
-    ] * 4
+    assert [answer.problem for answer in (posted, *refused)] == [(403, "forbidden")] * 4
     assert ([answer.status_code for answer in own], subscriptions(world, OTHER)) == ([200, 200], [])
 
 

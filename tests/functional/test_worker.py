@@ -14,7 +14,7 @@ from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, hang, status, when_all_are_here
 from tests.support.subscribing import ids
-from tests.support.world import START, UNKNOWN, World
+from tests.support.world import START, UNKNOWN, World, assert_has
 
 
 def queued(world: World) -> str:
@@ -46,11 +46,7 @@ def test_the_delay_doubles_up_to_two_hours_in_45_attempts(
     assert all(0.499 <= share <= 1.001 for share in shares)
     assert max(shares) - min(shares) > 0.2
     event = world.event(event_id)
-    assert (event["status"], event["delivery_attempts"], event["delivered_via"]) == (
-        "failed",
-        45,
-        None,
-    )
+    assert_has(event, status="failed", delivery_attempts=45, delivered_via=None)
     assert (event["next_attempt_at"], event["attempts"][-1]["outcome"]) == (None, "retry")
     [letter] = world.dead_letters()
     assert letter["attributes"] == {"EventId": event_id, "Reason": "exhausted"}
@@ -138,7 +134,7 @@ def test_the_worker_does_not_wait_after_a_push_that_timed_out(
     receiver.wait_for(1)
     assert world.clock() == START
     [message] = world.messages()
-    assert (message["attributes"], message["delay_seconds"]) == ({"EventId": event_id}, 1)
+    assert_has(message, attributes={"EventId": event_id}, delay_seconds=1)
 
 
 @pytest.mark.parametrize(

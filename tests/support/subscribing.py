@@ -13,11 +13,7 @@ from tests.support.world import CONSUMER_KEY, Answer, Json, World
 def subscribe(
     world: World, url: str, *event_types: str, key: str = CONSUMER_KEY, **members: Any
 ) -> Answer:
-    body = {
-        "target_url": url,
-        **({"event_types": list(event_types)} if event_types else {}),
-        **members,
-    }
+    body = {"target_url": url, "event_types": event_types or None, **members}
     return world.call("POST", "/subscriptions", json.dumps(body), key=key)
 
 
@@ -27,25 +23,29 @@ def make_token(world: World, tenant: str, *, key: str = CONSUMER_KEY, **members:
     return str(answer.json["token"])
 
 
-def subscriptions(world: World, tenant: str | None = None) -> list[Json]:
-    path = "/subscriptions" + (f"?tenant={tenant}" if tenant else "")
-    found: list[Json] = world.call("GET", path).json["subscriptions"]
-    return found
+def subscribed(world: World, url: str, *event_types: str, **members: Any) -> str:
+    """Make a subscription; return its path."""
+    return subscribe(world, url, *event_types, **members).location
 
 
-def post_for(world: World, tenant: str | None) -> Json:
+def subscriptions(world: World, tenant: str | None = None) -> Any:
+    path = f"/subscriptions?tenant={tenant}" if tenant else "/subscriptions"
+    return world.call("GET", path).json["subscriptions"]
+
+
+def post_for(world: World, tenant: str | None) -> Any:
     """Post an event of a tenant; return it."""
-    body = {
-        "event_type": "order.created",
-        "payload": {"price": "12 €"},
-        **({"tenant": tenant} if tenant else {}),
-    }
-    event: Json = world.call("POST", "/events", json.dumps(body)).json
-    return event
+    body = {"event_type": "order.created", "payload": {"price": "12 €"}, "tenant": tenant}
+    return world.call("POST", "/events", json.dumps(body)).json
 
 
 def copies(world: World, event: Json) -> list[Json]:
     return [world.event(event_id) for event_id in event["copies"]]
+
+
+def states(world: World, event: Json) -> list[str]:
+    """Return the status of each copy of an event."""
+    return [copy["status"] for copy in copies(world, event)]
 
 
 def ids(answer: Answer) -> list[str]:

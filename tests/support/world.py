@@ -106,9 +106,25 @@ class Answer:
         return json.loads(self.text)
 
     @property
+    def location(self) -> str:
+        """The path of what was made."""
+        return f"/{self.headers['location']}"
+
+    @property
+    def problem(self) -> tuple[int, str]:
+        """The status code and the code of a refused call."""
+        return self.status_code, self.json["code"]
+
+    @property
     def faults(self) -> list[str]:
         """The fields at fault, in alphabetical order."""
         return sorted(fault["field"] for fault in self.json.get("errors", []))
+
+
+def assert_has(shown: Json, **members: object) -> None:
+    """Check some members of an object of JSON."""
+    found = {name: shown[name] for name in members}
+    assert found == members, found
 
 
 def call(
