@@ -87,8 +87,10 @@ def test_a_patch_is_partial(world: World, target: Receiver, changes: Json, expec
 
     edited = patch(world, path, **changes)
 
-    assert (edited.status_code, edited.json) == (200, {**before, **expected})
-    assert (shown(world, path), world.call("GET", f"{path}/secret").json) == (edited.json, secret)
+    assert edited.status_code == 200
+    assert edited.json == {**before, **expected}
+    assert shown(world, path) == edited.json
+    assert world.call("GET", f"{path}/secret").json == secret
 
 
 @pytest.mark.parametrize(
@@ -112,8 +114,10 @@ def test_a_fault_is_named_in_either_call(
     before = shown(world, path)
     made = world.call("POST", "/subscriptions", json.dumps({"target_url": target.url, **members}))
     for answer in (made, patch(world, path, **members)):
-        assert (answer.status_code, answer.faults) == (400, [*members])
-        assert (named in answer.json["detail"], "s3cret" in answer.text) == (True, False)
+        assert answer.status_code == 400
+        assert answer.faults == [*members]
+        assert named in answer.json["detail"]
+        assert "s3cret" not in answer.text
     for faulty in ({"tenant": "a"}, {"target_url": None}):
         assert patch(world, path, **faulty).faults == [*faulty]
     assert [shown(world, path)] == [before] == subscriptions(world)
@@ -126,7 +130,8 @@ def test_a_subscription_that_is_made_again_takes_what_the_call_names(
     for named in ({"name": "New"}, {"filter": None, "headers": {"x-new": "1"}}):
         again = subscribe(world, target.url, *MEMBERS["event_types"], **named)
     changed = {"name": "New", "filter": None, "header_names": ["x-new"]}
-    assert (again.status_code, again.json) == (200, {**first, **changed})
+    assert again.status_code == 200
+    assert again.json == {**first, **changed}
 
 
 def test_a_subscription_that_is_made_again_after_an_edit_is_another_one(
@@ -173,10 +178,8 @@ def test_an_edit_counts_for_pending_copies_and_everywhere(
     assert [copy["status"] for event in (pending, new) for copy in copies(world, event)] == [
         "delivered"
     ] * 2
-    assert (len(target.requests), [request.headers["x-new"] for request in other.requests]) == (
-        1,
-        ["1", "1"],
-    )
+    assert len(target.requests) == 1
+    assert [request.headers["x-new"] for request in other.requests] == ["1", "1"]
 
 
 def test_an_edit_keeps_what_another_one_changed_meanwhile(world: World, target: Receiver) -> None:
@@ -273,7 +276,8 @@ def test_the_secret_is_told_whenever_it_is_asked_for(world: World, target: Recei
         world.restart(WEBHOOK_SIGNING_SECRETS=signing_secrets)
         secrets.append(world.call("GET", f"{path}/secret").json["secret"])
         assert secrets[-1] == subscribe(world, target.url).json["secret"]
-    assert (len(set(secrets)), secrets[-1]) == (3, None)
+    assert len(set(secrets)) == 3
+    assert secrets[-1] is None
 
 
 # What went wrong
@@ -297,7 +301,8 @@ def test_410_disables_the_subscription_of_a_tenant(
         sum(line.get(name, 0) for line in lines)
         for name in ("SubscriptionsDisabled", "CopyFailure")
     ]
-    assert (counted, world.dead_letters()) == ([1, 0], [])
+    assert counted == [1, 0]
+    assert world.dead_letters() == []
     assert_has(disabled, disabled_at=copy["attempts"][0]["at"], failing_since=None)
     assert disabled["last_error"] == "receiver responded 410"
     assert world.call("POST", f"{path}/enable").json == {
@@ -325,7 +330,8 @@ def test_of_two_410s_at_once_one_disables_the_subscription(
     world.settle()
 
     assert [copy["status"] for event in events for copy in copies(world, event)] == ["failed"] * 2
-    assert (len(target.requests), world.dead_letters()) == (2, [])
+    assert len(target.requests) == 2
+    assert world.dead_letters() == []
     assert shown(world, path)["disabled_at"]
     assert [line["message"] for line in output.lines() if line["level"] == "WARNING"] == [
         "subscription disabled"
@@ -348,8 +354,10 @@ def test_410_if_edited_meanwhile_is_ignored(
     world.settle()
 
     assert states(world, event) == ["delivered"]
-    assert (shown(world, path), before["disabled_at"]) == (before, None)
-    assert (len(target.requests), len(other.requests)) == (1, 1)
+    assert shown(world, path) == before
+    assert before["disabled_at"] is None
+    assert len(target.requests) == 1
+    assert len(other.requests) == 1
 
 
 def test_the_last_error_is_that_of_the_latest_push_that_was_made(

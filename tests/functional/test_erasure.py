@@ -94,10 +94,8 @@ def test_what_is_erased_is_gone(
         if line.get("level") == "WARNING" and "dropped" in line["message"]
     ]
     assert (len(dropped), set(gone) <= set(dropped)) == ((0, False) if code == 200 else (4, True))
-    assert (len(receiver.requests) + len(target.requests), letters) == (
-        pushes,
-        4 if code == 422 else 0,
-    )
+    assert len(receiver.requests) + len(target.requests) == pushes
+    assert letters == (4 if code == 422 else 0)
     assert (stored(world), world.messages(), world.dead_letters()) == ([], [], [])
 
 
@@ -118,7 +116,8 @@ def test_a_claimed_event_is_not_erased(world: World, receiver: Receiver) -> None
     assert world.event(event["event_id"])["payload"] == {"p": CONTENTS[0]}
     assert states(world, event) == ["delivered"]
     world.call("POST", f"/events/{event['event_id']}/release?lease_id={leased['lease_id']}")
-    assert (erase(world, event["event_id"]).status_code, stored(world)) == (204, [])
+    assert erase(world, event["event_id"]).status_code == 204
+    assert stored(world) == []
 
 
 def test_an_erasure_that_has_begun_is_completed_by_repeating_it(
@@ -140,7 +139,8 @@ def test_an_erasure_that_has_begun_is_completed_by_repeating_it(
 
     assert [answer.status_code for answer in answers] == [409, 409]
     assert all(int(answer.headers["retry-after"]) for answer in answers)
-    assert (erase(world, event["event_id"]).status_code, stored(world)) == (204, [])
+    assert erase(world, event["event_id"]).status_code == 204
+    assert stored(world) == []
 
 
 @pytest.mark.parametrize("subscribed", [True, False])
@@ -163,11 +163,13 @@ def test_the_key_of_an_erased_event_can_be_used_again_after_an_hour(
     aws.heal()
     world.clock.sleep(1)
     # what expired is not renewed
-    assert (erase(world, event["event_id"]).status_code, stored(world)) == (204, [])
+    assert erase(world, event["event_id"]).status_code == 204
+    assert stored(world) == []
 
     again = world.call("POST", "/events", BODY, idempotency_key="k")
 
-    assert (again.status_code, "idempotency-replayed" in again.headers) == (202, False)
+    assert again.status_code == 202
+    assert "idempotency-replayed" not in again.headers
     assert_has(again.json, event_id=event["event_id"], copies=event["copies"])
     assert sorted(stored(world)) == sorted([again.json["event_id"], *again.json["copies"]])
     assert all(world.event(event_id)["status"] == "delivered" for event_id in stored(world))

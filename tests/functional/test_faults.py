@@ -72,11 +72,9 @@ def test_a_late_error_is_logged_with_its_traceback(
 
     failed_call, error = [line for line in output.lines() if line.get("level") == "ERROR"]
     assert_has(failed_call, message="sqs send_message", error="EndpointConnectionError")
-    assert (error["event_id"], "Traceback" in error["trace"], bool(error["request_id"])) == (
-        event_id,
-        True,
-        True,
-    )
+    assert error["event_id"] == event_id
+    assert "Traceback" in error["trace"]
+    assert error["request_id"]
 
 
 def test_what_is_stored_too_late_is_swept(
@@ -86,7 +84,8 @@ def test_what_is_stored_too_late_is_swept(
 
     event_id = world.post()["event_id"]
 
-    assert (output.metrics(), receiver.requests) == ([{"EventsAccepted": 1}], [])
+    assert output.metrics() == [{"EventsAccepted": 1}]
+    assert receiver.requests == []
     world.settle(hours=1)
     assert world.event(event_id)["status"] == "delivered"
 
@@ -106,7 +105,8 @@ def test_an_outage_of_reads_ends_no_copy(
         with suppress(BatchError):
             world.run_worker()
     aws.heal()
-    assert (aws.faults > 60, len(target.requests)) == (True, 1)
+    assert aws.faults > 60
+    assert len(target.requests) == 1
 
     world.settle(hours=1)
 

@@ -65,15 +65,15 @@ def test_changes_count_within_five_minutes(
         assert posts == codes
 
     # Connections and breakers have survived.
-    assert (len(receiver.requests), receiver.connections) == (4, 1)
-    assert (services.get().inline_breaker, services.get().worker_breaker) == (
-        inline_breaker,
-        worker_breaker,
-    )
+    assert len(receiver.requests) == 4
+    assert receiver.connections == 1
+    assert services.get().inline_breaker == inline_breaker
+    assert services.get().worker_breaker == worker_breaker
     secret.put(API_KEYS=f"acme:{digest('new-key')}", ZAPIER_WEBHOOK_URL=target.url)
     world.clock.sleep(300)
     world.call("POST", "/events", EVENT, key="new-key")
-    assert (len(receiver.requests), len(target.requests)) == (4, 1)
+    assert len(receiver.requests) == 4
+    assert len(target.requests) == 1
 
 
 @pytest.mark.parametrize("is_gone", [True, False])

@@ -207,7 +207,8 @@ def test_cfn_lint_finds_no_fault_in_functions_and_resources(packaged: Path) -> N
     cfn_lint = Path(sys.executable).with_name("cfn-lint")
     linted = subprocess.run([cfn_lint, packaged], capture_output=True, text=True, check=False)
 
-    assert (linted.returncode, linted.stdout) == (0, "")
+    assert linted.returncode == 0
+    assert linted.stdout == ""
 
 
 def test_it_is_for_its_own_stage_shows_no_secret_and_leaves_no_table_if_it_fails(

@@ -47,7 +47,8 @@ def test_the_delay_doubles_up_to_two_hours_in_45_attempts(
     assert max(shares) - min(shares) > 0.2
     event = world.event(event_id)
     assert_has(event, status="failed", delivery_attempts=45, delivered_via=None)
-    assert (event["next_attempt_at"], event["attempts"][-1]["outcome"]) == (None, "retry")
+    assert event["next_attempt_at"] is None
+    assert event["attempts"][-1]["outcome"] == "retry"
     [letter] = world.dead_letters()
     assert letter["attributes"] == {"EventId": event_id, "Reason": "exhausted"}
     why = {"reason": "exhausted", "last_status_code": 503, "last_error": "receiver responded 503"}
@@ -90,7 +91,8 @@ def test_the_worker_does_not_wait_for_a_destination_whose_last_pushes_failed(
 
     world.run_worker()
 
-    assert (len(receiver.requests), len(world.messages())) == (2, 1)
+    assert len(receiver.requests) == 2
+    assert len(world.messages()) == 1
 
 
 @pytest.mark.parametrize(("timeout_seconds", "waits"), [(20, False), (31, False), (36, True)])
@@ -232,7 +234,8 @@ def test_a_dead_letter_replays_a_failed_event_and_wakes_a_pending_one(
     for state, pushes in (("failed", 2), ("delivered", 3), ("delivered", 3)):
         world.move_back()
         world.empty_inbox()
-        assert (world.event(event_id)["status"], len(receiver.requests)) == (state, pushes)
+        assert world.event(event_id)["status"] == state
+        assert len(receiver.requests) == pushes
         world.send(json.dumps({"event_id": event_id, "reason": "permanent"}))
         world.empty_inbox()
         assert len(receiver.requests) == 3
@@ -258,7 +261,8 @@ def test_a_dead_letter_of_a_claimed_event_is_sent_on(
 
     event = world.post()
 
-    assert (event["status"], world.dead_letters()) == ("failed", [])
+    assert event["status"] == "failed"
+    assert world.dead_letters() == []
     [message] = world.messages()
     assert message["delay_seconds"] == 61
     world.clock.sleep(61)
@@ -297,7 +301,8 @@ def test_a_dead_letter_is_kept_if_its_lease_ends_meanwhile(
 
     world.settle()
 
-    assert (world.event(event_id)["status"], delays) == ("delivered", [1])
+    assert world.event(event_id)["status"] == "delivered"
+    assert delays == [1]
 
 
 # Batches
@@ -334,4 +339,5 @@ def test_a_fault_in_one_message_never_costs_another(
     world.clock.sleep(301)
     assert world.run_worker() == 1
     assert {world.event(event_id)["status"] for event_id in event_ids} == {"delivered"}
-    assert (len(receiver.requests), len(world.dead_letters())) == (4, 1)
+    assert len(receiver.requests) == 4
+    assert len(world.dead_letters()) == 1
