@@ -34,9 +34,8 @@ class Api:
     """
 
     def __init__(self) -> None:
-        self.url, key = (
-            os.environ.get(name, "").strip() for name in ("TRIGGERS_URL", "TRIGGERS_API_KEY")
-        )
+        self.url = os.environ.get("TRIGGERS_URL", "").strip()
+        key = os.environ.get("TRIGGERS_API_KEY", "").strip()
         if not re.fullmatch(
             r"(https://[^/?#@]+|http://(localhost|127\.0\.0\.1)(:\d+)?)(/[^?#]*)?", self.url
         ):
@@ -60,36 +59,37 @@ class Api:
         """Return status, JSON object (empty for 204) and headers; raise ApiCallError without a
         response of JSON.
         """
-        retries = RETRY.new(read=read_retries, retry_after_max=10)
-        options |= {
-            "headers": self._headers | (headers or {}),
-            "retries": retries,
-            "redirect": False,
-        }
         try:
-            response = self._pool.request(method, self.url.rstrip("/") + path, **options)
-            content = {} if response.status == 204 else dict(response.json())
+            response = self._pool.request(
+                method,
+                self.url.rstrip("/") + path,
+                headers={**self._headers, **(headers or {})},
+                retries=RETRY.new(read=read_retries, retry_after_max=10),
+                redirect=False,
+                **options,
+            )
         except urllib3.exceptions.HTTPError as error:
-            raise ApiCallError(
-                0, f"cannot reach {self.url}: {getattr(error, 'reason', error)}"
-            ) from error
+            reason = getattr(error, "reason", error)
+            raise ApiCallError(0, f"cannot reach {self.url}: {reason}") from error
+        if response.status == 204:
+            return 204, {}, response.headers
+        try:
+            return response.status, dict(response.json()), response.headers
         except (ValueError, TypeError):
-            raise ApiCallError(
-                response.status, f"{response.status} without JSON: check TRIGGERS_URL"
-            ) from None
-        return response.status, content, response.headers
+            message = f"{response.status} without JSON: check TRIGGERS_URL"
+            raise ApiCallError(response.status, message) from None
 
     def call(
         self, method: str, path: str, **options: Any
     ) -> tuple[dict[str, Any], Mapping[str, str]]:
         """Return content and headers of a 2xx response; raise ApiCallError."""
         status, content, headers = self.request(method, path, **options)
-        if not 200 <= status < 300:
-            hint = " (check TRIGGERS_URL and TRIGGERS_API_KEY)" if status in (401, 403) else ""
-            raise ApiCallError(
-                status, f"{status}: {content.get('detail') or content.get('message')}{hint}"
-            )
-        return content, headers
+        if 200 <= status < 300:
+            return content, headers
+        message = f"{status}: {content.get('detail') or content.get('message')}"
+        if status in (401, 403):
+            message += " (check TRIGGERS_URL and TRIGGERS_API_KEY)"
+        raise ApiCallError(status, message)
 
     def get(self, path: str, item_id: str) -> dict[str, Any]:
         return self.call("GET", f"{path}/{quote(item_id, safe='')}")[0]
@@ -98,7 +98,8 @@ class Api:
         self, body: bytes, idempotency_key: str, **headers: str
     ) -> tuple[dict[str, Any], bool]:
         """Return the event, and whether the same request had been sent before."""
-        headers |= {"Content-Type": "application/json", "Idempotency-Key": idempotency_key}
+        headers["Content-Type"] = "application/json"
+        headers["Idempotency-Key"] = idempotency_key
         event, answered = self.call("POST", "/events", body=body, headers=headers)
         return event, answered.get("Idempotency-Replayed") == "true"
 

@@ -114,7 +114,9 @@ def parse_time(value: str) -> str:
         if re.fullmatch(DURATION, value):
             return rfc3339(time.time() - parse_duration(value))
         moment = datetime.fromisoformat(value)
-        return rfc3339((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return rfc3339(moment.timestamp())
     except (ValueError, OverflowError) as error:
         raise click.BadParameter(
             f"{value!r} is neither a time (2026-11-25T02:00Z) nor an age (15m, 2h, 7d)"
@@ -125,23 +127,22 @@ def parse_metadata(value: str) -> dict[str, str]:
     """Return the names and values of name=value,name=value or of a JSON object, whose values may
     have commas.
     """
+    metadata = {}
     try:
         if value.lstrip().startswith("{"):
             pairs = json.loads(value, object_pairs_hook=list)  # shows a name that is there twice
         else:
             pairs = [[part.strip() for part in pair.split("=", 1)] for pair in value.split(",")]
-        metadata = {
-            name: str(text)
-            for name, text in pairs
-            if name and text != "" and type(text) in COMPARABLE
-        }
-        if 0 < len(metadata) == len(pairs):
-            return metadata
+        for name, content in pairs:
+            if name and content != "" and type(content) in COMPARABLE:
+                metadata[name] = str(content)
     except (ValueError, RecursionError):
-        pass
-    raise click.BadParameter(
-        "it must be name=value,name=value or a JSON object of strings and numbers"
-    )
+        metadata.clear()
+    if not metadata or len(metadata) < len(pairs):
+        raise click.BadParameter(
+            "it must be name=value,name=value or a JSON object of strings and numbers"
+        )
+    return metadata
 
 
 METADATA_HELP = """Whose metadata has all of these: user_id=42,region=eu, or {"name": "Doe, J."}."""
@@ -158,7 +159,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Non
     """Print rows with headings. Texts longer than an id may be folded; ids never, so that they can
     be copied.
     """
-    cells = [[printable("" if value is None else str(value)) for value in row] for row in rows]
+    cells = [["" if value is None else printable(str(value)) for value in row] for row in rows]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for texts in zip_longest(columns, *cells, fillvalue=""):
         width = max(len(text) for text in texts if len(text) <= ID_LENGTH)
@@ -181,19 +182,21 @@ def command_line(
     command: str, options: Mapping[str, str | None], event_ids: Sequence[str] = ()
 ) -> str:
     """Return one of these commands, to be pasted into the same shell: of make if that was used."""
-    given = {name: value for name, value in options.items() if value}
     if is_make():
-        given |= {"EVENT_ID": " ".join(event_ids)} if event_ids else {}
-        return shlex.join(
-            ["make", command, *(f"{variable(name)}={value}" for name, value in given.items())]
-        )
-    flags = [
-        "--go" if name == "go" else f"--{name.replace('_', '-')}={value}"
-        for name, value in given.items()
-    ]
-    return shlex.join(
-        [os.path.relpath(sys.executable), "-m", "tools.ops", command, *event_ids, *flags]
-    )
+        words = ["make", command]
+        options = {**options, "EVENT_ID": " ".join(event_ids)}
+    else:
+        words = [os.path.relpath(sys.executable), "-m", "tools.ops", command, *event_ids]
+    for name, value in options.items():
+        if not value:
+            continue
+        if is_make():
+            words.append(f"{variable(name)}={value}")
+        elif name == "go":
+            words.append("--go")
+        else:
+            words.append(f"--{name.replace('_', '-')}={value}")
+    return shlex.join(words)
 
 
 def act_on_each(
@@ -212,11 +215,11 @@ def act_on_each(
     item. At the end, or when it is stopped, it prints the counts, and what `rest` returns for the
     number of items that were handled.
     """
-    outcomes, console = Counter[str](), Console(stderr=True)
+    outcomes = Counter[str]()
+    console = Console(stderr=True)
+    tracked = track(items, f"{unit}s", total, console=console, disable=not console.is_terminal)
     try:
-        for item in track(
-            items, f"{unit}s", total, console=console, disable=not console.is_terminal
-        ):
+        for item in tracked:
             time.sleep(1 / rate)
             try:
                 outcomes[act(item)] += 1
@@ -227,10 +230,8 @@ def act_on_each(
                 outcomes["skipped"] += 1
     finally:
         done = outcomes.total()
-        told = (
-            ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items()) or "none done"
-        )
-        click.echo(f"{done:,} of {counted(total, unit)}: {told}", err=done < total)
+        told = [f"{count:,} {outcome}" for outcome, count in outcomes.items()] or ["none done"]
+        click.echo(f"{done:,} of {counted(total, unit)}: {', '.join(told)}", err=done < total)
         if done < total:
             click.echo(rest(done), err=True)
     return outcomes["skipped"]

@@ -15,9 +15,8 @@ def export_subscriptions(settings: Settings) -> None:
     """
     scan = boto3.client("dynamodb").get_paginator("scan")
     pages = scan.paginate(TableName=settings.events_table_name, IndexName="status-index")
-    for subscription in map(
-        Subscription.from_item, pages.search("Items[?starts_with(event_id.S, 'sub_')]")
-    ):
+    for item in pages.search("Items[?starts_with(event_id.S, 'sub_')]"):
+        subscription = Subscription.from_item(item)
         secret = subscription.secret(settings.signing_secrets)
         print(
             subscription.to_json(

@@ -13,10 +13,10 @@ import click
 from botocore.config import Config
 
 from chalicelib.infra.errors import AWS_ERRORS
-from tools.resources import find_apis, find_functions
+from tools.stage import find_apis, find_functions
 
 API_STAGE = "api"  # Chalice's default
-# Without START, END and REPORT of each invocation. `tools.resources` tells by it which version
+# Without START, END and REPORT of each invocation. `make resources` tells by it which version
 # deployed a function.
 LOGGING = {"LogFormat": "JSON", "SystemLogLevel": "WARN"}
 # EventBridge invokes asynchronously: after a shortage of concurrency, hours of runs would come at
@@ -24,29 +24,43 @@ LOGGING = {"LogFormat": "JSON", "SystemLogLevel": "WARN"}
 ONCE = {"MaximumRetryAttempts": 0, "MaximumEventAgeInSeconds": 60}
 # API Gateway counts for each method of the API, and before anybody looks at a key: a flood without
 # keys uses them up.
-CALLS_PER_SECOND, BURST = 200, 400
-PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST = 20, 40  # of each path that needs no key
-LIMITS = {"*/*": (CALLS_PER_SECOND, BURST)}  # of a path and its method; `~1` is a slash
-LIMITS |= dict.fromkeys(
-    ("~1/GET", "~1health/GET", "~1openapi.json/GET"), (PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST)
-)
+CALLS_PER_SECOND = 200
+BURST = 400
+PUBLIC_CALLS_PER_SECOND = 20  # of each path that needs no key
+PUBLIC_BURST = 40
+# of a path and its method; `~1` is a slash
+LIMITS = {
+    "*/*": (CALLS_PER_SECOND, BURST),
+    "~1/GET": (PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST),
+    "~1health/GET": (PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST),
+    "~1openapi.json/GET": (PUBLIC_CALLS_PER_SECOND, PUBLIC_BURST),
+}
 # API Gateway takes one CreateDeployment in five seconds for an account. With these the last try is
 # a minute later.
 RETRIES = Config(retries={"mode": "standard", "total_max_attempts": 10})
+DEPLOYING = (
+    "deploying the API again; API Gateway takes one deployment in 5 seconds: wait up to a minute"
+)
 
 
 def _response(status: int | None, title: str, detail: str, code: str) -> dict[str, Any]:
     """Return a gateway response, as OpenAPI and boto3 spell it. Without a status, each error keeps
     its own.
     """
-    document = {"type": "about:blank", "title": title, "detail": detail, "code": code}
-    return {
-        **({"statusCode": str(status)} if status else {}),
-        "responseParameters": {"gatewayresponse.header.Content-Type": "'application/problem+json'"},
-        "responseTemplates": {
-            "application/json": json.dumps(document | ({"status": status} if status else {}))
-        },
+    document: dict[str, Any] = {
+        "type": "about:blank",
+        "title": title,
+        "detail": detail,
+        "code": code,
     }
+    response: dict[str, Any] = {
+        "responseParameters": {"gatewayresponse.header.Content-Type": "'application/problem+json'"}
+    }
+    if status:
+        document["status"] = status
+        response["statusCode"] = str(status)
+    response["responseTemplates"] = {"application/json": json.dumps(document)}
+    return response
 
 
 GATEWAY_SAYS = "API Gateway answered: $context.error.responseType"
@@ -76,23 +90,19 @@ def main(stage: str) -> None:
         for name, value in zip(("rateLimit", "burstLimit"), limits, strict=True)
     ]
     try:
-        functions, gateway = boto3.client("lambda"), boto3.client("apigateway", config=RETRIES)
+        functions = boto3.client("lambda")
+        gateway = boto3.client("apigateway", config=RETRIES)
         for function in find_functions(stage):
             functions.put_function_recursion_config(FunctionName=function, RecursiveLoop="Allow")
             functions.put_function_event_invoke_config(FunctionName=function, **ONCE)
             functions.update_function_configuration(FunctionName=function, LoggingConfig=LOGGING)
         region = gateway.meta.region_name
-        if not (api_ids := find_apis(stage)):
+        api_ids = find_apis(stage)
+        if not api_ids:
             raise click.ClickException(
                 f"there is no API triggers-api-{stage} in {region}: make deploy STAGE={stage}"
             )
-        print(
-            (
-                "deploying the API again; API Gateway takes one deployment in 5 seconds: wait "
-                "up to a minute"
-            ),
-            flush=True,
-        )
+        print(DEPLOYING, flush=True)
         for api_id in api_ids:
             gateway.update_stage(restApiId=api_id, stageName=API_STAGE, patchOperations=patches)
             for response_type, response in RESPONSES.items():
@@ -100,9 +110,8 @@ def main(stage: str) -> None:
                     restApiId=api_id, responseType=response_type, **response
                 )
             gateway.create_deployment(restApiId=api_id, stageName=API_STAGE)
-            print(
-                f"export TRIGGERS_URL=https://{api_id}.execute-api.{region}.amazonaws.com/{API_STAGE}"
-            )
+            host = f"{api_id}.execute-api.{region}.amazonaws.com"
+            print(f"export TRIGGERS_URL=https://{host}/{API_STAGE}")
     except AWS_ERRORS as error:
         raise click.ClickException(str(error)) from None
 

@@ -98,25 +98,22 @@ class Screen(logging.Handler):
         event_id = str(fields.get("event_id", ""))
         match record.getMessage():
             case "attempt":
-                answer, seconds = (
-                    fields["status_code"] or fields["error"],
-                    fields["retry_in_seconds"],
-                )
-                rest = "" if seconds is None else f", next in {seconds:.1f} s"
-                self.event(
-                    event_id,
-                    f"{fields['outcome']:<11}  attempt {fields['attempt']}: {answer}{rest}",
-                )
+                answer = fields["status_code"] or fields["error"]
+                text = f"{fields['outcome']:<11}  attempt {fields['attempt']}: {answer}"
+                seconds = fields["retry_in_seconds"]
+                if seconds is not None:
+                    text += f", next in {seconds:.1f} s"
+                self.event(event_id, text)
             case "dead letter":
-                link = f"{self._url}/#/events/{event_id}" + (f"?key={self.key}" if self.key else "")
+                link = f"{self._url}/#/events/{event_id}"
+                if self.key:
+                    link += f"?key={self.key}"
                 self.event(event_id, f"dead letter  {fields.get('reason')}  {link}")
             case "event accepted" | "acknowledged" | "replayed" as message:
                 self.event(event_id, message.removeprefix("event "))
             case message if record.levelno >= logging.WARNING:
-                self.event(
-                    event_id,
-                    f"warning      {message} {fields.get('error') or fields.get('reason') or ''}",
-                )
+                reason = fields.get("error") or fields.get("reason") or ""
+                self.event(event_id, f"warning      {message} {reason}")
 
 
 class Handler(ChaliceRequestHandler):
@@ -159,11 +156,11 @@ class Handler(ChaliceRequestHandler):
         if body is None or code == HTTPStatus.METHOD_NOT_ALLOWED:
             from chalicelib.web.routes import problem
 
+            status = HTTPStatus(code)
             word = "not_found" if code == HTTPStatus.NOT_FOUND else "invalid_request"
-            response = problem(
-                ApiError(code, word, f"{HTTPStatus(code).description or HTTPStatus(code).phrase}.")
-            )
-            headers, body = {**headers, **response.headers, "Connection": "close"}, response.body
+            response = problem(ApiError(code, word, f"{status.description or status.phrase}."))
+            body = response.body
+            headers = {**headers, **response.headers, "Connection": "close"}
         super()._send_http_response(code, headers, body)
 
     def log_message(self, format: str, *args: object) -> None:
@@ -195,10 +192,8 @@ def start() -> None:
             os.environ["API_KEYS"] = api_key.entry("local", screen.key, "+".join(Scope))
         _provide("WEBHOOK_SIGNING_SECRETS", api_key.new_signing_secret())
         _provide("ZAPIER_WEBHOOK_URL", receiver.hook_url)
-        _provide(
-            "SUBSCRIPTION_HOSTS",
-            ",".join((*settings.DEFAULT_HOSTS.entries, "127.0.0.1", "localhost")),
-        )
+        hosts = (*settings.DEFAULT_HOSTS.entries, "127.0.0.1", "localhost")
+        _provide("SUBSCRIPTION_HOSTS", ",".join(hosts))
     logging.disable(logging.INFO)  # what to paste is printed first
     _check_connections()
     logging.disable(logging.NOTSET)
@@ -214,10 +209,8 @@ def _read_config() -> Config:
     """Return Chalice's configuration of the stage; its optional settings count unless the
     environment has others.
     """
-    config = Config(
-        given("STAGE") or "dev",
-        config_from_disk=json.loads((ROOT / ".chalice/config.json").read_text()),
-    )
+    from_disk = json.loads((ROOT / ".chalice/config.json").read_text())
+    config = Config(given("STAGE") or "dev", config_from_disk=from_disk)
     for name, value in config.environment_variables.items():
         if name != "SETTINGS_SECRET":  # names what only a deployed stage has
             _provide(name, value)
@@ -227,11 +220,10 @@ def _read_config() -> Config:
 def _check_environment() -> int:
     """Return the port; raise StartError naming every variable at fault."""
     faults = []
-    stand_ins = {**dict.fromkeys(settings.REQUIRED, "http://127.0.0.1/"), "API_KEYS": ""}
+    variables = {**dict.fromkeys(settings.REQUIRED, "http://127.0.0.1/"), "API_KEYS": ""}
+    variables.update((name, value) for name, value in os.environ.items() if value.strip())
     try:
-        settings.load(
-            {**stand_ins, **{name: value for name, value in os.environ.items() if value.strip()}}
-        )
+        settings.load(variables)
     except SettingsError as error:
         faults.append(str(error))
     port = given("PORT") or "8000"
@@ -250,12 +242,10 @@ def _listen(config: Config, port: int) -> LocalDevServer:
     try:
         server = create_local_server(app, api_config, "127.0.0.1", port)
     except OSError as error:
-        raise StartError(
-            f"PORT {port}: {error.strerror}; make run PORT=0 takes a free one"
-        ) from error
-    server.server.RequestHandlerClass = functools.partial(
-        Handler, app_object=app, config=api_config
-    )
+        reason = f"{error.strerror}; make run PORT=0 takes a free one"
+        raise StartError(f"PORT {port}: {reason}") from error
+    handler = functools.partial(Handler, app_object=app, config=api_config)
+    server.server.RequestHandlerClass = handler
     server.server.socket.listen(128)
     return server
 
@@ -318,7 +308,8 @@ def _check_connections() -> None:
 
 def _log_polling_as_debug(record: logging.LogRecord) -> bool:
     if record.levelno == logging.INFO and record.getMessage() == "sqs receive_message":
-        record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+        record.levelno = logging.DEBUG
+        record.levelname = "DEBUG"
     return True
 
 
@@ -373,9 +364,9 @@ def _usage(url: str, key: str, receiver: Receiver, outside: dict[str, str]) -> s
     modes = (settings.PULL_ONLY, settings.COPIES_ONLY)
     hidden = [name for name in outside if name in SECRETS and outside[name] not in modes]
     variables = {name: given(name) for name in VARIABLES if given(name) and name not in hidden}
-    exported = "export " + " ".join(
-        f"{name}={shlex.quote(value)}" for name, value in variables.items()
-    )
+    exported = "export"
+    for name, value in variables.items():
+        exported += f" {name}={shlex.quote(value)}"
     if hidden:
         exported += f'\n: "and, as they are set for make run: {" ".join(hidden)}"'
     is_pushed = current.webhook == receiver.hook_url
@@ -394,18 +385,15 @@ def _usage(url: str, key: str, receiver: Receiver, outside: dict[str, str]) -> s
         is_pushed,
     )
     blocks = compress(TOUR.read_text().strip().split("\n\n"), shown)
-    text = "\n\n".join(
-        (f"export TRIGGERS_URL={url}{f' TRIGGERS_API_KEY={key}' if key else ''}", *blocks)
-    )
-    for name, value in (
-        ("VARIABLES", exported),
-        ("RECEIVER/HOOK", receiver.hook_url),
-        ("RECEIVER", receiver.url),
-    ):
-        text = text.replace(name, value)
-    return f"""{text}
+    tour = "\n\n".join(blocks).replace("VARIABLES", exported)
+    tour = tour.replace("RECEIVER/HOOK", receiver.hook_url).replace("RECEIVER", receiver.url)
+    own_key = f" TRIGGERS_API_KEY={key}" if key else ""
+    page = f"{url}/#key={key}" if key else f"{url}/"
+    return f"""export TRIGGERS_URL={url}{own_key}
 
-console      {url}/{f"#key={key}" if key else ""}
+{tour}
+
+console      {page}
   version    {__version__}, stage {os.environ["STAGE"]}
   key        {key or "yours; put it into TRIGGERS_API_KEY for the commands above"}
   signing    {variables.get("WEBHOOK_SIGNING_SECRETS", "yours")}

@@ -13,10 +13,11 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from tools.resources import ROOT, read_template
+from tools.stage import ROOT, read_template
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 REGION = "us-east-1"
+# of queues, the DLQ first
 SETTINGS = {"InboxDLQ": "INBOX_DLQ_URL", "InboxQueue": "INBOX_QUEUE_URL"}
 
 
@@ -24,10 +25,16 @@ def use(url: str) -> None:
     """Point this process at a local AWS; no profile, endpoint or credentials of the user are
     used.
     """
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        del os.environ[name]
-    os.environ |= dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), os.devnull)
-    os.environ |= {**CREDENTIALS, "AWS_DEFAULT_REGION": REGION, "AWS_ENDPOINT_URL": url}
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            del os.environ[name]
+    os.environ.update(
+        AWS_CONFIG_FILE=os.devnull,
+        AWS_SHARED_CREDENTIALS_FILE=os.devnull,
+        AWS_DEFAULT_REGION=REGION,
+        AWS_ENDPOINT_URL=url,
+        **CREDENTIALS,
+    )
     for name in ("no_proxy", "NO_PROXY"):
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1"]))
 
@@ -37,7 +44,7 @@ def complete_given() -> None:
     os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")  # looking for it takes seconds
     session = boto3.Session()
     if session.get_credentials() is None:
-        os.environ |= CREDENTIALS
+        os.environ.update(CREDENTIALS)
     if session.region_name is None:
         os.environ["AWS_DEFAULT_REGION"] = os.environ.get("AWS_REGION") or REGION
 
@@ -45,45 +52,53 @@ def complete_given() -> None:
 def ensure(stage: str) -> dict[str, str]:
     """Create the table and the queues of a stage where they are missing; return the variables that
     name them.
+
+    By single calls: emulators need packages for CloudFormation, or do not have it, and a stack
+    adopts nothing that is there.
     """
-    template = read_template(stage)["Resources"]
+    resources = read_template(stage)["Resources"]
     # a closed port is reported at once
     config = Config(connect_timeout=3, retries={"total_max_attempts": 1})
-    dynamodb, sqs = boto3.client("dynamodb", config=config), boto3.client("sqs", config=config)
-    table = template["EventsTable"]["Properties"]
-    name = {"TableName": table["TableName"]}
-    with contextlib.suppress(dynamodb.exceptions.ResourceInUseException):
-        keys = ("BillingMode", "AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")
-        dynamodb.create_table(**name, **{key: table[key] for key in keys})
-        dynamodb.get_waiter("table_exists").wait(**name, WaiterConfig={"Delay": 1})
-        dynamodb.update_time_to_live(
-            **name, TimeToLiveSpecification=table["TimeToLiveSpecification"]
+    table = resources["EventsTable"]["Properties"]
+    _ensure_table(table, boto3.client("dynamodb", config=config))
+    variables = {"EVENTS_TABLE_NAME": table["TableName"]}
+    sqs = boto3.client("sqs", config=config)
+    for logical_id, variable in SETTINGS.items():
+        queue = resources[logical_id]["Properties"]
+        variables[variable] = _ensure_queue(queue, variables.get("INBOX_DLQ_URL", ""), sqs)
+    return variables
+
+
+def _ensure_table(table: dict[str, Any], dynamodb: Any) -> None:
+    name = table["TableName"]
+    keys = ("TableName", "BillingMode", "AttributeDefinitions", "KeySchema")
+    try:
+        dynamodb.create_table(
+            GlobalSecondaryIndexes=table["GlobalSecondaryIndexes"],
+            **{key: table[key] for key in keys},
         )
-    urls = {}
-    for queue in SETTINGS:  # the DLQ first
-        properties = template[queue]["Properties"]
-        try:
-            urls[queue] = sqs.get_queue_url(QueueName=properties["QueueName"])["QueueUrl"]
-        except sqs.exceptions.QueueDoesNotExist:
-            attributes = {
-                key: str(value).lower()
-                for key, value in properties.items()
-                if isinstance(value, int)
-            }
-            if policy := properties.get("RedrivePolicy"):
-                dlq = sqs.get_queue_attributes(
-                    QueueUrl=urls["InboxDLQ"], AttributeNames=["QueueArn"]
-                )["Attributes"]
-                attributes["RedrivePolicy"] = json.dumps(
-                    {**policy, "deadLetterTargetArn": dlq["QueueArn"]}
-                )
-            urls[queue] = sqs.create_queue(
-                QueueName=properties["QueueName"], Attributes=attributes
-            )["QueueUrl"]
-    return {
-        "EVENTS_TABLE_NAME": name["TableName"],
-        **{SETTINGS[queue]: url for queue, url in urls.items()},
-    }
+    except dynamodb.exceptions.ResourceInUseException:
+        return
+    dynamodb.get_waiter("table_exists").wait(TableName=name, WaiterConfig={"Delay": 1})
+    dynamodb.update_time_to_live(
+        TableName=name, TimeToLiveSpecification=table["TimeToLiveSpecification"]
+    )
+
+
+def _ensure_queue(queue: dict[str, Any], dlq_url: str, sqs: Any) -> str:
+    """Return the URL of a queue, whose dead letters go to that of `dlq_url`."""
+    name = queue["QueueName"]
+    try:
+        return str(sqs.get_queue_url(QueueName=name)["QueueUrl"])
+    except sqs.exceptions.QueueDoesNotExist:
+        attributes = {
+            key: str(value).lower() for key, value in queue.items() if isinstance(value, int)
+        }
+    if "RedrivePolicy" in queue:
+        dlq = sqs.get_queue_attributes(QueueUrl=dlq_url, AttributeNames=["QueueArn"])["Attributes"]
+        policy = {**queue["RedrivePolicy"], "deadLetterTargetArn": dlq["QueueArn"]}
+        attributes["RedrivePolicy"] = json.dumps(policy)
+    return str(sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"])
 
 
 def start_moto() -> str:

@@ -12,7 +12,7 @@ import logging
 import math
 import secrets
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -73,13 +73,11 @@ def open_queues(stage: str) -> tuple[Any, str, str]:
     sqs = boto3.client("sqs", config=Config(connect_timeout=5, read_timeout=30))
     prefix = f"triggers-api-{stage}-inbox-"
     try:
-        queue_url, dlq_url = (
-            sqs.get_queue_url(QueueName=prefix + name)["QueueUrl"] for name in ("queue", "dlq")
-        )
+        queue_url = sqs.get_queue_url(QueueName=f"{prefix}queue")["QueueUrl"]
+        dlq_url = sqs.get_queue_url(QueueName=f"{prefix}dlq")["QueueUrl"]
     except sqs.exceptions.QueueDoesNotExist as error:
-        raise click.ClickException(
-            f"this account has no queues {prefix}… in {sqs.meta.region_name}"
-        ) from error
+        region = sqs.meta.region_name
+        raise click.ClickException(f"this account has no queues {prefix}… in {region}") from error
     return sqs, queue_url, dlq_url
 
 
@@ -87,10 +85,9 @@ def depths(sqs: Any, url: str) -> tuple[int, int]:
     """Return how many messages a queue holds, and how many of them are in flight: received and not
     deleted yet.
     """
-    names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
-    attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
-    visible, in_flight = (int(attributes.get(name, 0)) for name in names)
-    return visible + in_flight, in_flight
+    attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    in_flight = int(attributes["ApproximateNumberOfMessagesNotVisible"])
+    return int(attributes["ApproximateNumberOfMessages"]) + in_flight, in_flight
 
 
 @cli.command(short_help="Show the depth of the dead letter queue, and reasons.")
@@ -113,30 +110,31 @@ def dlq(stage: str, limit: int) -> None:
     total, in_flight = depths(sqs, url)
     sample = peek(sqs, url, min(limit, total - in_flight))
     groups: dict[tuple[str, str, str], list[str]] = {}
-    for group, _, latest in sorted(map(describe, sample)):
-        groups.setdefault(group, []).append(latest)
-    names = {destination: subscription_name(stage, destination) for destination, *_ in groups}
+    for group, _, description in sorted(map(describe, sample)):
+        groups.setdefault(group, []).append(description)
     for (destination, tenant, reason), letters in groups.items():
-        words = filter(
-            None,
-            (destination, names[destination], tenant, reason, counted(len(letters), "message")),
-        )
-        click.echo(printable("  ".join(words)) + f", the latest:\n  {printable(letters[-1])}")
-    hidden = f", {in_flight:,} of them in flight" if in_flight else ""
-    held = (
-        f"holds {counted(total, 'message')}{hidden}; sample: {len(sample)}" if total else "is empty"
-    )
+        count = counted(len(letters), "message")
+        words = (destination, subscription_name(stage, destination), tenant, reason, count)
+        click.echo(printable("  ".join(filter(None, words))) + ", the latest:")
+        click.echo(f"  {printable(letters[-1])}")
+    held = "is empty"
+    if total:
+        held = f"holds {counted(total, 'message')}"
+        held += f", {in_flight:,} of them in flight" if in_flight else ""
+        held += f"; sample: {len(sample)}"
     click.echo(f"{url.rsplit('/', 1)[-1]} {held}")
 
 
 def peek(sqs: Any, url: str, limit: int) -> list[Message]:
     """Receive up to `limit` messages and make them visible again."""
-    queue, seen = Queue(sqs, url), dict[str, Message]()
+    queue = Queue(sqs, url)
+    seen: dict[str, Message] = {}
     try:
-        while len(seen) < limit and (
-            received := queue.receive(min(BATCH_SIZE, limit - len(seen)), WAIT_SECONDS)
-        ):
-            seen |= {message.message_id: message for message in received}
+        while len(seen) < limit:
+            received = queue.receive(min(BATCH_SIZE, limit - len(seen)), WAIT_SECONDS)
+            if not received:
+                break
+            seen.update((message.message_id, message) for message in received)
     finally:
         for message in seen.values():
             sqs.change_message_visibility(
@@ -149,24 +147,23 @@ def describe(message: Message) -> tuple[tuple[str, str, str], str, str]:
     """Return destination, tenant and reason of a dead letter, when it failed, and what it tells of
     its event.
     """
+    content = {}
     try:
-        content = {
-            name: str(value)
-            for name, value in json.loads(message.body).items()
-            if value is not None
-        }
+        for name, value in json.loads(message.body).items():
+            if value is not None:
+                content[name] = str(value)
     except (ValueError, RecursionError, AttributeError):
-        content = {"reason": "malformed"}
+        content["reason"] = "malformed"
     # SQS moved a message without a reason: the worker received it too often and never finished.
     reason = content.get("reason") or message.attributes.get("Reason", "unprocessed")
+    destination = content.get("subscription_id", message.group_id)
     failed_at = content.get("failed_at", "")
-    event_id, attempts = (
-        content.get("event_id", f"message {message.message_id}"),
-        content.get("delivery_attempts", ""),
-    )
-    told = (event_id, failed_at, attempts and f"attempt {attempts}", content.get("last_error"))
-    group = content.get("subscription_id", message.group_id), content.get("tenant", ""), reason
-    return group, failed_at, "  ".join(filter(None, told))
+    words = [content.get("event_id", f"message {message.message_id}"), failed_at]
+    if "delivery_attempts" in content:
+        words.append(f"attempt {content['delivery_attempts']}")
+    words.append(content.get("last_error", ""))
+    group = (destination, content.get("tenant", ""), reason)
+    return group, failed_at, "  ".join(filter(None, words))
 
 
 def subscription_name(stage: str, subscription_id: str) -> str:
@@ -192,15 +189,20 @@ def redrive(stage: str, rate: float) -> None:
     were replayed or acknowledged meanwhile, and returns what it cannot read.
     """
     sqs, queue_url, dlq_url = open_queues(stage)
-    work_queue, source = Queue(sqs, queue_url), Queue(sqs, dlq_url)
+    work_queue = Queue(sqs, queue_url)
+    source = Queue(sqs, dlq_url)
     total, _ = depths(sqs, dlq_url)
 
     def receive() -> Iterator[Message]:
         """Yield up to `total` messages, so that it ends even if some come back; at most a second's
         worth in flight.
         """
-        left, size = total, min(BATCH_SIZE, max(1, int(rate)))
-        while left > 0 and (messages := source.receive(min(size, left), WAIT_SECONDS)):
+        size = min(BATCH_SIZE, max(1, int(rate)))
+        left = total
+        while left > 0:
+            messages = source.receive(min(size, left), WAIT_SECONDS)
+            if not messages:
+                return
             left -= len(messages)
             yield from messages
 
@@ -209,10 +211,8 @@ def redrive(stage: str, rate: float) -> None:
         source.delete_many([message.receipt_handle])
         return f"moved from {source.name} to {work_queue.name}"
 
-    again = (
-        "To move the rest (in flight for 30 s): "
-        f"{command_line('redrive', {'stage': stage, 'rate': f'{rate:g}'})}"
-    )
+    command = command_line("redrive", {"stage": stage, "rate": f"{rate:g}"})
+    again = f"To move the rest (in flight for 30 s): {command}"
     act_on_each("message", receive(), move, total, rate, rest=lambda _: again)
 
 
@@ -229,28 +229,27 @@ def show(event_id: str, subject: str | None, *, payload: bool) -> None:
     """
     if bool(event_id) == bool(subject):
         raise click.UsageError("give either EVENT_ID or --subject")
-    api, is_subscription = Api(), event_id.startswith("sub_")
+    api = Api()
+    is_subscription = event_id.startswith("sub_")
+    columns: Sequence[str] = EVENT_COLUMNS
+    items = islice(api.list_all("/events", limit="100", subject=subject), SEARCHED)
     if is_subscription:
-        path, id_name, items = (
-            "/subscriptions",
-            "subscription_id",
-            api.list_all("/subscriptions", tenant="*"),
-        )
-    else:
-        events = api.list_all("/events", limit="100", subject=subject)
-        path, id_name, items = "/events", "event_id", islice(events, SEARCHED)
-    found = [{id_name: event_id}]
+        columns = SUBSCRIPTION_COLUMNS
+        items = islice(api.list_all("/subscriptions", tenant="*"), None)
+    id_name = columns[0]
+    found: list[dict[str, Any]] = [{id_name: event_id}]
     if len(event_id) < ID_LENGTH:
         found = [item for item in items if item[id_name].startswith(event_id)]
     match found:
         case []:
             raise click.ClickException(printable(f"nothing found: {event_id or subject}"))
         case [item] if is_subscription:
-            click.echo(json.dumps(api.get(path, item["subscription_id"]), indent=2))
+            subscription = api.get("/subscriptions", item[id_name])
+            click.echo(json.dumps(subscription, indent=2))
         case [item]:
-            print_event(api, api.get(path, item["event_id"]), payload=payload)
+            print_event(api, api.get("/events", item[id_name]), payload=payload)
         case _:
-            print_items(SUBSCRIPTION_COLUMNS if is_subscription else EVENT_COLUMNS, found)
+            print_items(columns, found)
 
 
 def print_event(api: Api, event: Mapping[str, Any], *, payload: bool) -> None:
@@ -273,11 +272,10 @@ def print_event(api: Api, event: Mapping[str, Any], *, payload: bool) -> None:
             click.echo(f"{name}: {event[name]}")
     rows: list[tuple[object, ...]] = [(event["created_at"], "created")]
     for attempt in event["attempts"]:
-        answer = attempt["status_code"] or attempt["error"]
+        what = f"attempt: {attempt['outcome']}"
         took = f"{attempt['duration_ms']:,} ms"
-        rows.append(
-            (attempt["at"], f"attempt: {attempt['outcome']}", took, answer, attempt["response"])
-        )
+        answer = attempt["status_code"] or attempt["error"]
+        rows.append((attempt["at"], what, took, answer, attempt["response"]))
     if event["next_attempt_at"]:
         rows.append((event["next_attempt_at"], "next attempt"))
     if event["delivered_via"] in ("pull", "subscriptions"):
@@ -336,30 +334,29 @@ def replay(
     if bool(event_ids) == bool(since):
         raise click.UsageError("give either EVENT_ID or --since")
     api = Api()
-    found = (
-        list(api.list_all("/events", **EVENTS, since=since, until=until, **query)) if since else []
-    )
-    event_ids = event_ids or tuple(event["event_id"] for event in found)
+    found: list[dict[str, Any]] = []
+    if since:
+        found += api.list_all("/events", **EVENTS, since=since, until=until, **query)
+        event_ids = tuple(event["event_id"] for event in found)
 
     def command(first: int, **more: str) -> str:
         """Return the command for the events from the one numbered `first` on."""
         if not since:
             return command_line("replay", more, event_ids[first:])
-        return command_line(
-            "replay", {"since": found[first]["created_at"], "until": until, **query, **more}
-        )
+        newer = {"since": found[first]["created_at"], "until": until}
+        return command_line("replay", {**newer, **query, **more})
 
     def how_to_push_from(first: int) -> str:
         return f"To push them: {command(first, rate=f'{rate:g}', go='1')}"
 
-    if not go or not event_ids:
-        if event_ids:
-            print_items(
-                EVENT_COLUMNS,
-                found[:10] or [api.get("/events", event_id) for event_id in event_ids[:10]],
-            )
-        rest = f". {how_to_push_from(0)}" if event_ids else ""
-        click.echo(f"{counted(len(event_ids), 'event')} would be replayed{rest}")
+    if not event_ids:
+        click.echo("0 events would be replayed")
+        return
+    if not go:
+        shown = found[:10] or [api.get("/events", event_id) for event_id in event_ids[:10]]
+        print_items(EVENT_COLUMNS, shown)
+        count = counted(len(event_ids), "event")
+        click.echo(f"{count} would be replayed. {how_to_push_from(0)}")
         return
 
     def push(event_id: str) -> str:
@@ -384,14 +381,11 @@ def find_matching(
     """
     found: dict[str, list[str]] = {}
     for event in api.list_all("/events", **EVENTS, **query, include="payload"):
-        values = (event["metadata"] or {}).items()
-        if (
-            metadata.items()
-            <= {name: str(value) for name, value in values if type(value) in COMPARABLE}.items()
-        ):
-            found.setdefault(event["source_event_id"] or event["event_id"], []).append(
-                event["event_id"]
-            )
+        given = event["metadata"] or {}
+        texts = {name: str(value) for name, value in given.items() if type(value) in COMPARABLE}
+        if metadata.items() <= texts.items():
+            event_id = event["event_id"]
+            found.setdefault(event["source_event_id"] or event_id, []).append(event_id)
     return found
 
 
@@ -419,32 +413,29 @@ def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: st
     if subscriptions:
         print_items(SUBSCRIPTION_COLUMNS, subscriptions)
     event_ids = list(chain.from_iterable(found.values()))
+    for event_id in event_ids:
+        click.echo(event_id)
     copies = sum(event_id.startswith("cpy_") for event_id in event_ids)
-    counts = (
-        f"events {len(event_ids) - copies:,}, copies {copies:,}, subscriptions "
-        f"{len(subscriptions):,}"
+    events = len(event_ids) - copies
+    click.echo(
+        f"matching: events {events:,}, copies {copies:,}, subscriptions {len(subscriptions):,}"
     )
-    click.echo("\n".join([*event_ids, f"matching: {counts}"]))
-    given = {
-        "metadata": json.dumps(metadata) if metadata else None,
-        **query,
-        "rate": f"{rate:g}",
-        "go": "1",
-    }
-    command = command_line("erase", given)
-    items = [*(subscription["subscription_id"] for subscription in subscriptions), *found]
+    items = [subscription["subscription_id"] for subscription in subscriptions]
+    items += found
     if not items:
         return
+    text = json.dumps(metadata) if metadata else None
+    command = command_line("erase", {"metadata": text, **query, "rate": f"{rate:g}", "go": "1"})
     if not go:
         click.echo(f"To erase them: {command}")
         return
 
     def remove(item: str) -> str:
-        for item_id in dict.fromkeys([item, *found.get(item, ())]):
-            api.call(
-                "DELETE",
-                f"/{'subscriptions' if item_id.startswith('sub_') else 'events'}/{item_id}",
-            )
+        if item.startswith("sub_"):
+            api.call("DELETE", f"/subscriptions/{item}")
+            return "erased"
+        for event_id in dict.fromkeys([item, *found[item]]):
+            api.call("DELETE", f"/events/{event_id}")
         return "erased"
 
     again = f"To complete it: {command}"
@@ -470,10 +461,9 @@ def token(tenant: str, expires_in: int) -> None:
         raise click.BadParameter("it must be 60s to 30d", param_hint="--expires-in")
     api = Api()
     made, _ = api.call("POST", "/tokens", json={"tenant": tenant, "expires_in_seconds": expires_in})
-    click.echo(
-        f"{made['token']}\nvalid until "
-        f"{made['expires_at']}\n{api.url.rstrip('/')}/#key={made['token']}"
-    )
+    click.echo(made["token"])
+    click.echo(f"valid until {made['expires_at']}")
+    click.echo(f"{api.url.rstrip('/')}/#key={made['token']}")
 
 
 @cli.command(short_help="Post one event, or a file of JSON lines.")
@@ -513,12 +503,10 @@ def send(event_type: str | None, file: Path | None, **contents: Any) -> None:
     if file:
         send_lines(api, file.read_bytes(), str(file.resolve()))
         return
-    body = json.dumps({"event_type": event_type, "payload": {}} | given)
+    body = json.dumps({"event_type": event_type, "payload": {}, **given})
     event, _ = api.post_event(body.encode(), secrets.token_hex(16))
-    error = event.get("last_error")
-    click.echo(
-        printable(f"{event['event_id']}: {event['message']}" + (f" ({error})" if error else ""))
-    )
+    error = f" ({event['last_error']})" if event["last_error"] else ""
+    click.echo(printable(f"{event['event_id']}: {event['message']}{error}"))
 
 
 def send_lines(api: Api, content: bytes, prefix: str) -> None:
@@ -534,14 +522,8 @@ def send_lines(api: Api, content: bytes, prefix: str) -> None:
         _, is_repeated = api.post_event(line, f"ops-{key}", Prefer="respond-async")
         return "sent before" if is_repeated else "sent"
 
-    if act_on_each(
-        "line",
-        lines,
-        post,
-        len(lines),
-        math.inf,
-        rest=lambda _: "To send the rest, repeat the command.",
-    ):
+    again = "To send the rest, repeat the command."
+    if act_on_each("line", lines, post, len(lines), math.inf, rest=lambda _: again):
         raise click.ClickException("some lines were refused")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from tools import gateway, upgrade
-from tools.resources import FUNCTION_SUFFIXES, ROOT, read_config, read_template
+from tools.stage import FUNCTION_SUFFIXES, ROOT, read_config, read_template
 
 OUT = ROOT / "build" / "package"
 
@@ -27,9 +27,10 @@ def package(stage: str, out: Path = OUT) -> None:
     """
     read_config(stage)
     template = read_template(stage)
-    if before := os.environ.get("BEFORE"):
+    before = os.environ.get("BEFORE")
+    if before:
         upgrade.keep_indexes(template, json.loads(Path(before).read_text()), are_read=True)
-    template["Parameters"]["Stage"] |= {"Default": stage, "AllowedValues": [stage]}
+    template["Parameters"]["Stage"].update(Default=stage, AllowedValues=[stage])
     resources = template["Resources"]
     # A first creation that failed deletes its empty table, once someone has turned its protection
     # off.
@@ -38,21 +39,26 @@ def package(stage: str, out: Path = OUT) -> None:
         properties: dict[str, Any] = {
             "FunctionName": f"triggers-api-{stage}{suffix}",
             "RecursiveLoop": "Allow",
+            "LoggingConfig": gateway.LOGGING,
+            "EventInvokeConfig": gateway.ONCE,
         }
-        properties |= {"LoggingConfig": gateway.LOGGING, "EventInvokeConfig": gateway.ONCE}
         resources[function] = {"Properties": properties}
     # A reference, so that the queue is created first. Chalice has Fn::Sub here, too: another would
     # be merged beside it.
     source = {"Properties": {"Queue": {"Fn::Sub": "${InboxQueue.Arn}"}}}
     resources["Worker"]["Properties"]["Events"] = {"WorkerSqsEventSource": source}
-    # CloudFormation writes the root's path as it is, and others with `~1`.
-    limits = [
-        {"ResourcePath": f"/{path.removesuffix('~1')}", "HttpMethod": method}
-        | {"ThrottlingRateLimit": rate, "ThrottlingBurstLimit": burst}
-        for (path, method), (rate, burst) in (
-            (key.split("/"), value) for key, value in gateway.LIMITS.items()
+    limits = []
+    for key, (rate, burst) in gateway.LIMITS.items():
+        path, method = key.split("/")
+        limits.append(
+            {
+                # CloudFormation writes the root's path as it is, and others with `~1`.
+                "ResourcePath": f"/{path.removesuffix('~1')}",
+                "HttpMethod": method,
+                "ThrottlingRateLimit": rate,
+                "ThrottlingBurstLimit": burst,
+            }
         )
-    ]
     api = {
         # Without it the SAM transform makes a second, public API stage, which is named Stage.
         "OpenApiVersion": "2.0",
@@ -67,16 +73,8 @@ def package(stage: str, out: Path = OUT) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".json") as merged:
         json.dump(template, merged)
         merged.flush()
-        command = [
-            str(chalice),
-            "package",
-            "--stage",
-            stage,
-            "--merge-template",
-            merged.name,
-            str(out),
-        ]
-        subprocess.run(command, cwd=ROOT, env=environ, check=True)  # noqa: S603
+        options = ["--stage", stage, "--merge-template", merged.name]
+        subprocess.run([chalice, "package", *options, out], cwd=ROOT, env=environ, check=True)  # noqa: S603
 
 
 @click.command()

@@ -35,10 +35,8 @@ def signature_verdict(headers: Headers, event: Any, body: bytes) -> str:
         # The push of POST /subscriptions/{id}/test is stored nowhere; its payload names the
         # subscription.
         stored = current.store.get(event["event_id"])
-        subscription_id = str(
-            stored.subscription_id if stored else event["payload"]["subscription_id"]
-        )
-        subscription = current.subscriptions.get(subscription_id)
+        named = stored.subscription_id if stored else event["payload"]["subscription_id"]
+        subscription = current.subscriptions.get(str(named))
         signing_secrets = subscription.secrets(signing_secrets) if subscription else ()
     timestamp = int(headers["webhook-timestamp"])
     expected = [
@@ -72,11 +70,9 @@ class Receiver:
             if request.path == self._hook_path:
                 return Response(status=self._receive(request.headers, request.get_data()))
             if request.path == "/fail":
-                return Response(
-                    self._fail(
-                        int(request.args.get("status", 503)), int(request.args.get("times", 1))
-                    )
-                )
+                status = int(request.args.get("status", 503))
+                times = int(request.args.get("times", 1))
+                return Response(self._fail(status, times))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             return Response(f"not understood: {error!r}\n", 400)
         return Response("post to the webhook URL, or to /fail?status=503&times=2\n", 404)

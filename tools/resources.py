@@ -8,24 +8,27 @@ changes one index of a table at a time, and older functions read the index that 
 import itertools
 import json
 import os
-import re
 import time
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import boto3
 import click
 from botocore.exceptions import ClientError, WaiterError
-from chalice.config import Config
 
 from chalicelib import settings
 from chalicelib.infra.clients import read_secret
 from chalicelib.infra.errors import AWS_ERRORS, SettingsError
 from tools import upgrade
 from tools.export import export_subscriptions
-
-ROOT = Path(__file__).parent.parent
+from tools.stage import (
+    check_place,
+    check_runtime,
+    find_functions,
+    read_config,
+    read_template,
+    restore_record,
+)
 
 # The variable that sets each parameter of the template. All but the first may be empty: no keys,
 # signatures, mail.
@@ -35,43 +38,57 @@ PARAMETERS = {
     "WebhookSigningSecrets": "WEBHOOK_SIGNING_SECRETS",
     "AlarmEmail": "ALARM_EMAIL",
 }
-# The suffix of each function's name, and so of its log group's.
-FUNCTION_SUFFIXES = {
-    "APIHandler": "",
-    "Worker": "-worker",
-    "Sweep": "-sweep",
-    "CheckDlq": "-check_dlq",
-}
-STILL_DEPLOYED = """\
-still deployed, and in need of queues and secret: {running}. `make deploy STAGE={stage}` completes
-.chalice/deployed/{stage}.json: then destroy again. What `make package` made goes with its own stack."""  # noqa: E501
+REQUIRED = ("ZapierWebhookUrl", "ApiKeys")
 STAND_INS = {**dict.fromkeys(settings.REQUIRED, "https://stand-in"), "API_KEYS": ""}
 FIRST_TIME = """\
 {missing} must be set, the first time only:
-  ZAPIER_WEBHOOK_URL       where events go: an https URL, none (consumers pull them), or subscriptions (to those alone)
+  ZAPIER_WEBHOOK_URL       where events go: an https URL, none (consumers pull them),
+                           or subscriptions (to those alone)
   API_KEYS                 what `make api-key NAME=acme` prints, separated by commas
-  WEBHOOK_SIGNING_SECRETS  optional: what `make signing-secret` prints; without it, no signatures and no tokens
-  ALARM_EMAIL              optional: the address that alarms are mailed to"""  # noqa: E501
-UNLIKE = """\
-the functions of {stage} have, or RUNTIME names, {wanted}, and .venv has {own}. Type one of these:
-  rm -r .venv && make deploy STAGE={stage} PYTHON={newest} RUNTIME={newest}
-  make deploy STAGE={stage} RUNTIME={own}"""
+  WEBHOOK_SIGNING_SECRETS  optional: what `make signing-secret` prints; without it,
+                           no signatures and no tokens
+  ALARM_EMAIL              optional: the address that alarms are mailed to"""
 NAME_IS_TAKEN = """\
 {reason}
-Something has a name of this stage already: a queue, topic, secret or alarm made by hand, or by `make package`."""  # noqa: E501
+Something has a name of this stage already: a queue, topic, secret or alarm made by hand,
+or by `make package`."""
+STILL_DEPLOYED = """\
+still deployed, and in need of queues and secret: {running}.
+`make deploy STAGE={stage}` completes .chalice/deployed/{stage}.json: then destroy again.
+What `make package` made goes with its own stack."""
 CONFIRM = """\
-nothing was deleted. make destroy STAGE={stage} CONFIRM={stage} deletes all but table and log groups: for good the
-secret with webhook URL, API keys and signing secrets, from which those of subscribers derive. Store what this prints:
-  aws secretsmanager get-secret-value --secret-id triggers-api-{stage}-settings --query SecretString --output text"""  # noqa: E501
+nothing was deleted. make destroy STAGE={stage} CONFIRM={stage} deletes all but table and log
+groups: for good the secret with webhook URL, API keys and signing secrets, from which those of
+subscribers derive. Store what this prints:
+  aws secretsmanager get-secret-value --secret-id triggers-api-{stage}-settings \\
+    --query SecretString --output text"""
 AGAIN = """\
-still to do: `make deploy STAGE={stage}`, unless it is running, and then `make resources STAGE={stage}` once more: older
-functions use an index that goes, and what they stored is not looked up before"""  # noqa: E501
+still to do: `make deploy STAGE={stage}`, unless it is running, and then
+`make resources STAGE={stage}` once more: older functions use an index that goes,
+and what they stored is not looked up before"""
 NOBODY = (
     "alarms reach nobody: no subscription of {topic} is confirmed (docs/runbook.md, Which alarm)"
+)
+WAITING = (
+    "waiting for CloudFormation: it goes on if this is stopped, and may fill an index for hours"
 )
 COMPLETE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 WAIT: Any = {"Delay": 1, "MaxAttempts": 1800}
+
+
+def update_stage(stage: str, table: str, cloudformation: Any) -> None:
+    """Update the stack, and what else `chalice deploy` and the functions need."""
+    has_more_to_do = update(stage, cloudformation)
+    cloudformation.update_termination_protection(
+        StackName=_stack_name(stage), EnableTerminationProtection=True
+    )
+    restore_record(stage)
+    if has_more_to_do:
+        print(AGAIN.format(stage=stage))
+    else:
+        upgrade.fill(table, once=True)
+    check_alarms(stage, cloudformation)
 
 
 def update(stage: str, cloudformation: Any) -> bool:
@@ -80,114 +97,110 @@ def update(stage: str, cloudformation: Any) -> bool:
 
     Raise ClickException, SettingsError, or what boto3 raises.
     """
-    given, stack = _given(stage), _find_stack(stage, cloudformation)
+    given = _given(stage)
+    stack = _find_stack(stage, cloudformation)
     # by a run that was stopped
     if stack and stack["StackStatus"] in ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS"):
         print(f"waiting for stack {_stack_name(stage)}: {stack['StackStatus']}", flush=True)
         _wait(stack["StackId"], COMPLETE, cloudformation)
-    known, template = _known_parameters(stack), read_template(stage)
-    missing = [
-        PARAMETERS[key]
-        for key in ("ZapierWebhookUrl", "ApiKeys")
-        if key not in given.keys() | known
-    ]
+    known = _known_parameters(stack)
+    missing = [PARAMETERS[key] for key in REQUIRED if key not in given and key not in known]
     if missing:
         raise click.ClickException(FIRST_TIME.format(missing=" and ".join(missing)))
+    template = read_template(stage)
+    # Those of 0.4.0 read an index that goes.
+    has_older_functions = any(
+        function["LoggingConfig"]["LogFormat"] != "JSON"
+        for function in find_functions(stage).values()
+    )
+    keeps_index = False
+    if known:
+        before = cloudformation.get_template(StackName=_stack_name(stage))["TemplateBody"]
+        keeps_index = upgrade.keep_indexes(template, before, are_read=has_older_functions)
+    change_set = _create_change_set(stage, template, given, known, cloudformation)
+    if change_set is None:
+        print(f"stack {_stack_name(stage)}: no changes")
+    else:
+        _print_changes(stage, change_set, given, cloudformation)
+        cloudformation.execute_change_set(ChangeSetName=change_set["Id"])
+        print(WAITING, flush=True)
+        _wait(change_set["StackId"], COMPLETE, cloudformation)
+        print("done")
+    return has_older_functions or keeps_index
+
+
+def _create_change_set(
+    stage: str, template: Any, given: dict[str, str], known: set[str], cloudformation: Any
+) -> Any:
+    """Return a change set that can be executed, or None if nothing changes; raise ClickException
+    with CloudFormation's reason.
+
+    A new stack imports the table and the log groups that a deleted one left.
+    """
     parameters: list[dict[str, Any]] = [
         {"ParameterKey": key, "ParameterValue": value} for key, value in given.items()
     ]
     parameters += [
         {"ParameterKey": key, "UsePreviousValue": True}
-        for key in known & PARAMETERS.keys() - given.keys()
+        for key in PARAMETERS
+        if key in known and key not in given
     ]
-    # older ones
-    again = any(
-        each["LoggingConfig"]["LogFormat"] != "JSON" for each in find_functions(stage).values()
-    )
-    if known:
-        before = cloudformation.get_template(StackName=_stack_name(stage))["TemplateBody"]
-        again |= upgrade.keep_indexes(template, before, are_read=again)
-    options = (
-        {"ChangeSetType": "UPDATE"}
-        if known
-        else {"ChangeSetType": "CREATE", "OnStackFailure": "DELETE"}
-    )
-    options |= {"StackName": _stack_name(stage), "ChangeSetName": f"resources-{time.time_ns()}"}
-    tags = [{"Key": "Service", "Value": "triggers-api"}, {"Key": "Environment", "Value": stage}]
-    contents = {"TemplateBody": json.dumps(template), "Parameters": parameters, "Tags": tags}
-    try:  # and import the table and the log groups that a deleted stack left
+    options: dict[str, Any] = {"ChangeSetType": "UPDATE"}
+    if not known:
+        options = {"ChangeSetType": "CREATE", "OnStackFailure": "DELETE"}
+    try:
         change_set = cloudformation.create_change_set(
-            **options, **contents, ImportExistingResources=True
+            StackName=_stack_name(stage),
+            ChangeSetName=f"resources-{time.time_ns()}",
+            TemplateBody=json.dumps(template),
+            Parameters=parameters,
+            Tags=[
+                {"Key": "Service", "Value": "triggers-api"},
+                {"Key": "Environment", "Value": stage},
+            ],
+            ImportExistingResources=True,
+            **options,
         )
-        name = {"ChangeSetName": change_set["Id"]}
-        cloudformation.get_waiter("change_set_create_complete").wait(**name, WaiterConfig=WAIT)
-    except (ClientError, WaiterError) as error:
-        reason = str(error)
-        if isinstance(error, WaiterError):
-            reason = error.last_response.get("StatusReason", reason)
-            cloudformation.delete_change_set(**name)
-        if "ResourceExistenceCheck" in reason:
-            reason = NAME_IS_TAKEN.format(reason=reason)
-        if not any(text in reason for text in NO_CHANGES):
-            raise click.ClickException(reason) from None
-        print(f"stack {_stack_name(stage)}: no changes")
-        return again
+    except ClientError as error:
+        return _explain(str(error))
+    try:
+        waiter = cloudformation.get_waiter("change_set_create_complete")
+        waiter.wait(ChangeSetName=change_set["Id"], WaiterConfig=WAIT)
+    except WaiterError as error:
+        cloudformation.delete_change_set(ChangeSetName=change_set["Id"])
+        return _explain(error.last_response.get("StatusReason", str(error)))
+    return change_set
+
+
+def _explain(reason: str) -> None:
+    """Raise ClickException unless the reason is that nothing changes."""
+    if any(text in reason for text in NO_CHANGES):
+        return
+    if "ResourceExistenceCheck" in reason:
+        reason = NAME_IS_TAKEN.format(reason=reason)
+    raise click.ClickException(reason) from None
+
+
+def _print_changes(stage: str, change_set: Any, given: dict[str, str], cloudformation: Any) -> None:
     taken = [
         PARAMETERS[key] + ("" if given[key] else " (empty)") for key in PARAMETERS if key in given
     ]
-    print(
-        f"stack {_stack_name(stage)}; settings taken from the environment: "
-        f"{', '.join(taken) or 'none'}"
-    )
-    pages = cloudformation.get_paginator("describe_change_set").paginate(**name)
+    said = ", ".join(taken) or "none"
+    print(f"stack {_stack_name(stage)}; settings taken from the environment: {said}")
+    paginator = cloudformation.get_paginator("describe_change_set")
+    pages = paginator.paginate(ChangeSetName=change_set["Id"])
     for change in pages.search("Changes[].ResourceChange"):
-        print(
-            f"  {change['Action']:<7} {change['LogicalResourceId']}  {change['ResourceType']}",
-            flush=True,
-        )
-    cloudformation.execute_change_set(**name)
-    print(
-        (
-            "waiting for CloudFormation: it goes on if this is stopped, and may fill a new "
-            "index for hours"
-        ),
-        flush=True,
-    )
-    _wait(change_set["StackId"], COMPLETE, cloudformation)
-    print("done")
-    return again
+        print(f"  {change['Action']:<7} {change['LogicalResourceId']}  {change['ResourceType']}")
 
 
 def check_alarms(stage: str, cloudformation: Any) -> None:
     """Print a line if alarms reach nobody."""
     [stack] = cloudformation.describe_stacks(StackName=_stack_name(stage))["Stacks"]
-    [topic] = [
-        output["OutputValue"]
-        for output in stack["Outputs"]
-        if output["OutputKey"] == "DLQAlarmTopicArn"
-    ]
-    if (
-        boto3.client("sns").get_topic_attributes(TopicArn=topic)["Attributes"][
-            "SubscriptionsConfirmed"
-        ]
-        == "0"
-    ):
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+    topic = outputs["DLQAlarmTopicArn"]
+    attributes = boto3.client("sns").get_topic_attributes(TopicArn=topic)["Attributes"]
+    if attributes["SubscriptionsConfirmed"] == "0":
         print(NOBODY.format(topic=topic))
-
-
-def check_runtime(stage: str) -> None:
-    """Raise ClickException if the Python of deployed functions would change, and RUNTIME does not
-    name the new one.
-
-    `chalice deploy` takes the Python that it runs on.
-    """
-    own, named = Config().lambda_python_version, os.environ.get("RUNTIME")
-    deployed = sorted({function["Runtime"] for function in find_functions(stage).values()})
-    wanted = [named] if named else deployed or [own]
-    if wanted != [own]:
-        raise click.ClickException(
-            UNLIKE.format(stage=stage, wanted=" and ".join(wanted), own=own, newest=wanted[-1])
-        )
 
 
 def delete(stage: str, cloudformation: Any) -> None:
@@ -195,7 +208,8 @@ def delete(stage: str, cloudformation: Any) -> None:
 
     Raise ClickException while functions are deployed: they would run without queues and secret.
     """
-    if running := sorted(find_functions(stage)):
+    running = sorted(find_functions(stage))
+    if running:
         raise click.ClickException(STILL_DEPLOYED.format(running=", ".join(running), stage=stage))
     stack = _find_stack(stage, cloudformation)
     if stack is None:
@@ -212,121 +226,18 @@ def delete(stage: str, cloudformation: Any) -> None:
     )
 
 
-def check_place(stage: str) -> None:
-    """Raise ClickException if Chalice's record says that the stage is in another region or
-    account.
-    """
-    record = _record(stage)
-    if not record.exists():
-        return
-    sts = boto3.client("sts")
-    here = f"{sts.meta.region_name}:{sts.get_caller_identity()['Account']}"
-    recorded = re.findall(r"arn:[\w-]+:(?:lambda|sqs):([\w-]+:\d+):", record.read_text())
-    if elsewhere := set(recorded) - {here}:
-        raise click.ClickException(
-            f"{stage} is deployed in {' and '.join(sorted(elsewhere))}, not in {here}: "
-            f"{record.relative_to(ROOT)} says so. Roles and that file are named after the stage: "
-            "choose another name for another region or account."
-        )
-
-
-def restore_record(stage: str) -> None:
-    """Write Chalice's record of the event source and the API if it is missing: a deployment was
-    interrupted.
-
-    Chalice finds everything else by name. It would fail at the event source, and then create a
-    second API.
-    """
-    record = _record(stage)
-    recorded = json.loads(record.read_text())["resources"] if record.exists() else []
-    if {"sqs_event", "rest_api"} <= {resource["resource_type"] for resource in recorded}:
-        return
-    sources = boto3.client("lambda").get_paginator("list_event_source_mappings").paginate()
-    queue = {"resource_type": "sqs_event", "queue": f"triggers-api-{stage}-inbox-queue"}
-    keys = (
-        "{name: 'worker-sqs-event-source', queue_arn: EventSourceArn, event_uuid: UUID, "
-        "lambda_arn: FunctionArn}"
-    )
-    ours = f"EventSourceMappings[?ends_with(FunctionArn, ':triggers-api-{stage}-worker')].{keys}"
-    found = [queue | source for source in sources.search(ours)]
-    found += [
-        {"name": "rest_api", "resource_type": "rest_api", "rest_api_id": api_id}
-        for api_id in find_apis(stage)
-    ]
-    if found:
-        record.parent.mkdir(exist_ok=True)
-        record.write_text(
-            json.dumps({"resources": found, "schema_version": "2.0", "backend": "api"}, indent=2)
-        )
-        print(f"{record.relative_to(ROOT)}: restored after an interrupted deployment")
-
-
-def find_functions(stage: str) -> dict[str, Any]:
-    """Return the configurations of the stage's functions that are deployed, by the functions'
-    names.
-    """
-    names = {f"triggers-api-{stage}{suffix}" for suffix in FUNCTION_SUFFIXES.values()}
-    deployed = (
-        boto3.client("lambda").get_paginator("list_functions").paginate().search("Functions[]")
-    )
-    return {each["FunctionName"]: each for each in deployed if each["FunctionName"] in names}
-
-
-def find_apis(stage: str) -> list[str]:
-    """Return the ids of the stage's REST APIs: one, or none before the first deployment."""
-    apis = boto3.client("apigateway").get_paginator("get_rest_apis").paginate()
-    return list(apis.search(f"items[?name == 'triggers-api-{stage}'].id"))
-
-
-def read_template(stage: str) -> Any:
-    """Return resources.json with the stage's names spelled out: CloudFormation imports no
-    others.
-    """
-
-    def spell_out(part: dict[str, Any]) -> Any:
-        name = str(part.get("Fn::Sub", "${")).replace("${Stage}", stage)
-        return part if "${" in name else name
-
-    return json.loads((ROOT / "resources.json").read_text(), object_hook=spell_out)
-
-
-def read_config(stage: str) -> dict[str, str]:
-    """Return the stage's variables of .chalice/config.json; raise ClickException if something there
-    is unusable.
-    """
-    try:
-        config = json.loads((ROOT / ".chalice" / "config.json").read_text())
-    except ValueError as error:
-        raise click.ClickException(f".chalice/config.json is not JSON: {error}") from error
-    if stage not in config["stages"]:
-        raise click.ClickException(
-            f"STAGE is unusable: .chalice/config.json has {' and '.join(config['stages'])}"
-        )
-    configured = config["environment_variables"] | config["stages"][stage]["environment_variables"]
-    if unquoted := [name for name, value in configured.items() if not isinstance(value, str)]:
-        raise click.ClickException(
-            f".chalice/config.json: write values in quotes: {', '.join(unquoted)}"
-        )
-    return configured  # type: ignore[no-any-return]
-
-
 def _given(stage: str) -> dict[str, str]:
     """Return the parameters that the environment sets; raise SettingsError if one is unusable, or
     config.json is.
     """
-    configured, given = read_config(stage), {"Stage": stage}
+    given = {}
     for key, variable in PARAMETERS.items():
         value = " ".join(os.environ.get(variable, "").split())
         if value or (variable in os.environ and key != "ZapierWebhookUrl"):
             given[key] = value
-    settings.load(
-        {
-            **STAND_INS,
-            **configured,
-            **{PARAMETERS[key]: given[key] for key in PARAMETERS.keys() & given},
-        }
-    )
-    return given
+    variables = {PARAMETERS[key]: value for key, value in given.items()}
+    settings.load({**STAND_INS, **read_config(stage), **variables})
+    return {"Stage": stage, **given}
 
 
 def _find_stack(stage: str, cloudformation: Any) -> dict[str, Any] | None:
@@ -351,11 +262,6 @@ def _stack_name(stage: str) -> str:
     return f"triggers-api-{stage}-resources"
 
 
-def _record(stage: str) -> Path:
-    """Return the path of Chalice's record of what it deployed."""
-    return ROOT / ".chalice" / "deployed" / f"{stage}.json"
-
-
 def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> None:
     """Wait until CloudFormation is through; raise ClickException with the first failure if the
     status is not wanted.
@@ -372,13 +278,11 @@ def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> None:
     latest = itertools.takewhile(
         lambda event: event.get("ResourceStatusReason") != "User Initiated", events
     )
-    failures = [event for event in latest if event["ResourceStatus"].endswith("_FAILED")]
-    reasons = [
-        f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason')}" for event in failures
-    ]
-    raise click.ClickException(
-        f"{stack['StackStatus']}: {(reasons or ['the events of the stack tell why'])[-1]}"
-    )
+    reason = "the events of the stack tell why"
+    for event in latest:
+        if event["ResourceStatus"].endswith("_FAILED"):
+            reason = f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason')}"
+    raise click.ClickException(f"{stack['StackStatus']}: {reason}")
 
 
 @click.command()
@@ -395,25 +299,18 @@ def main(stage: str, act: str) -> None:
         cloudformation = boto3.client("cloudformation")
         table = read_config(stage).get("EVENTS_TABLE_NAME", f"triggers-api-{stage}-events")
         check_place(stage)
-        if act == "deploy":
-            check_runtime(stage)
-        if act == "delete":
-            delete(stage, cloudformation)
-        elif act in ("update", "deploy"):
-            again = update(stage, cloudformation)
-            cloudformation.update_termination_protection(
-                StackName=_stack_name(stage), EnableTerminationProtection=True
-            )
-            restore_record(stage)
-            if again:
-                print(AGAIN.format(stage=stage))
-            else:
-                upgrade.fill(table, once=True)
-            check_alarms(stage, cloudformation)
-        elif act == "fill":
-            upgrade.fill(table)
-        elif act == "export":
-            export_subscriptions(settings.load(read_config(stage), read_secret))
+        match act:
+            case "delete":
+                delete(stage, cloudformation)
+            case "update":
+                update_stage(stage, table, cloudformation)
+            case "deploy":
+                check_runtime(stage)
+                update_stage(stage, table, cloudformation)
+            case "fill":
+                upgrade.fill(table)
+            case "export":
+                export_subscriptions(settings.load(read_config(stage), read_secret))
     except (SettingsError, *AWS_ERRORS) as error:
         raise click.ClickException(str(error)) from None
 

@@ -27,7 +27,8 @@ from tests.support.ministack_process import free_port, without_metric_math
 from tests.support.ministack_proxy import Ministack, ministack
 from tests.support.world import ROOT, Json
 from tools import api_key, gateway
-from tools.resources import NOBODY, read_template
+from tools.resources import NOBODY
+from tools.stage import read_template
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -16,7 +16,7 @@ from chalicelib.pull import event_json
 from tests.support.world import ROOT, assert_has
 from tools import gateway
 from tools.package import package
-from tools.resources import FUNCTION_SUFFIXES, read_template
+from tools.stage import FUNCTION_SUFFIXES, read_template
 
 RUNBOOK = ROOT / "docs" / "runbook.md"
 RESOURCES: Any = json.loads((ROOT / "resources.json").read_text())["Resources"]

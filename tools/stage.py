@@ -1,0 +1,148 @@
+"""What is known of a stage: its template, its configuration, and what Chalice deployed of it."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import boto3
+import click
+from chalice.config import Config
+
+ROOT = Path(__file__).parent.parent
+# The suffix of each function's name, and so of its log group's.
+FUNCTION_SUFFIXES = {
+    "APIHandler": "",
+    "Worker": "-worker",
+    "Sweep": "-sweep",
+    "CheckDlq": "-check_dlq",
+}
+UNLIKE = """\
+the functions of {stage} have, or RUNTIME names, {wanted}, and .venv has {own}. Type one of these:
+  rm -r .venv && make deploy STAGE={stage} PYTHON={newest} RUNTIME={newest}
+  make deploy STAGE={stage} RUNTIME={own}"""
+
+
+def read_template(stage: str) -> Any:
+    """Return resources.json with the stage's names spelled out: CloudFormation imports no
+    others.
+    """
+
+    def spell_out(part: dict[str, Any]) -> Any:
+        name = str(part.get("Fn::Sub", "${")).replace("${Stage}", stage)
+        return part if "${" in name else name
+
+    return json.loads((ROOT / "resources.json").read_text(), object_hook=spell_out)
+
+
+def read_config(stage: str) -> dict[str, str]:
+    """Return the stage's variables of .chalice/config.json; raise ClickException if something there
+    is unusable.
+    """
+    try:
+        config = json.loads((ROOT / ".chalice" / "config.json").read_text())
+    except ValueError as error:
+        raise click.ClickException(f".chalice/config.json is not JSON: {error}") from error
+    if stage not in config["stages"]:
+        raise click.ClickException(
+            f"STAGE is unusable: .chalice/config.json has {' and '.join(config['stages'])}"
+        )
+    configured = config["environment_variables"] | config["stages"][stage]["environment_variables"]
+    unquoted = [name for name, value in configured.items() if not isinstance(value, str)]
+    if unquoted:
+        raise click.ClickException(
+            f".chalice/config.json: write values in quotes: {', '.join(unquoted)}"
+        )
+    return configured  # type: ignore[no-any-return]
+
+
+def find_functions(stage: str) -> dict[str, Any]:
+    """Return the configurations of the stage's functions that are deployed, by the functions'
+    names.
+    """
+    names = {f"triggers-api-{stage}{suffix}" for suffix in FUNCTION_SUFFIXES.values()}
+    pages = boto3.client("lambda").get_paginator("list_functions").paginate()
+    functions = {function["FunctionName"]: function for function in pages.search("Functions[]")}
+    return {name: functions[name] for name in names & functions.keys()}
+
+
+def find_apis(stage: str) -> list[str]:
+    """Return the ids of the stage's REST APIs: one, or none before the first deployment."""
+    apis = boto3.client("apigateway").get_paginator("get_rest_apis").paginate()
+    return list(apis.search(f"items[?name == 'triggers-api-{stage}'].id"))
+
+
+def check_runtime(stage: str) -> None:
+    """Raise ClickException if the Python of deployed functions would change, and RUNTIME does not
+    name the new one.
+
+    `chalice deploy` takes the Python that it runs on.
+    """
+    own = Config().lambda_python_version
+    named = os.environ.get("RUNTIME")
+    deployed = sorted({function["Runtime"] for function in find_functions(stage).values()})
+    wanted = [named] if named else deployed or [own]
+    if wanted != [own]:
+        raise click.ClickException(
+            UNLIKE.format(stage=stage, wanted=" and ".join(wanted), own=own, newest=wanted[-1])
+        )
+
+
+def check_place(stage: str) -> None:
+    """Raise ClickException if Chalice's record says that the stage is in another region or
+    account.
+    """
+    record = _record(stage)
+    if not record.exists():
+        return
+    sts = boto3.client("sts")
+    here = f"{sts.meta.region_name}:{sts.get_caller_identity()['Account']}"
+    recorded = re.findall(r"arn:[\w-]+:(?:lambda|sqs):([\w-]+:\d+):", record.read_text())
+    elsewhere = set(recorded) - {here}
+    if elsewhere:
+        raise click.ClickException(
+            f"{stage} is deployed in {' and '.join(sorted(elsewhere))}, not in {here}: "
+            f"{record.relative_to(ROOT)} says so. Roles and that file are named after the stage: "
+            "choose another name for another region or account."
+        )
+
+
+def restore_record(stage: str) -> None:
+    """Write Chalice's record of the event source and the API if it is missing: a deployment was
+    interrupted.
+
+    Chalice finds everything else by name. It would fail at the event source, and then create a
+    second API.
+    """
+    record = _record(stage)
+    recorded = json.loads(record.read_text())["resources"] if record.exists() else []
+    if {"sqs_event", "rest_api"} <= {resource["resource_type"] for resource in recorded}:
+        return
+    sources = boto3.client("lambda").get_paginator("list_event_source_mappings").paginate()
+    ours = f"EventSourceMappings[?ends_with(FunctionArn, ':triggers-api-{stage}-worker')]"
+    found = [
+        {
+            "name": "worker-sqs-event-source",
+            "resource_type": "sqs_event",
+            "queue": f"triggers-api-{stage}-inbox-queue",
+            "queue_arn": source["EventSourceArn"],
+            "event_uuid": source["UUID"],
+            "lambda_arn": source["FunctionArn"],
+        }
+        for source in sources.search(ours)
+    ]
+    found += [
+        {"name": "rest_api", "resource_type": "rest_api", "rest_api_id": api_id}
+        for api_id in find_apis(stage)
+    ]
+    if found:
+        content = {"resources": found, "schema_version": "2.0", "backend": "api"}
+        record.parent.mkdir(exist_ok=True)
+        record.write_text(json.dumps(content, indent=2))
+        print(f"{record.relative_to(ROOT)}: restored after an interrupted deployment")
+
+
+def _record(stage: str) -> Path:
+    """Return the path of Chalice's record of what it deployed."""
+    return ROOT / ".chalice" / "deployed" / f"{stage}.json"
