@@ -72,7 +72,7 @@ package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev
 	@exec $(PY) -m tools.package "$${STAGE:-dev}"
 
 e2e: $(SET_UP_DEV) ## deploy the package to an emulated AWS, and drive it
-	@exec $(PY) -m tests.e2e
+	@E2E=1 $(PY) -m pytest -vv -n 0 tests/e2e
 
 bench: $(SET_UP_DEV) ## measure the performance goals
 	@exec $(PY) -m tests.bench

@@ -1,0 +1,182 @@
+"""`make e2e`: deploy the package to ministack, and drive it through API Gateway, Lambda, SQS and
+EventBridge. What the emulator lacks is done by hand.
+"""
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+from standardwebhooks import Webhook
+
+from chalicelib.infra.times import rfc3339
+from chalicelib.settings import Scope
+from tests.support.ministack import ROOT, Ministack, ministack, without_metric_math
+from tests.support.receiver import SECRET_PATH, Receiver, Request, status
+from tools import api_key
+from tools.package import package
+
+STAGE, STACK, BUCKET = "dev", "triggers-api-dev", "packages"
+KEY = api_key.new_key()
+SIGNING_SECRET = "whsec_" + base64.b64encode(b"the signing secret of make e2e").decode()
+PAYLOAD = {"order_id": "12345", "note": "Grüße, 世界", "cents": 12345678901234567890}
+SWEEP_SECONDS = 150.0  # EventBridge starts a rate one minute after its rule was created
+NO_MESSAGES = {
+    "Effect": "Deny",
+    "Principal": "*",
+    "Action": ["sqs:SendMessage", "sqs:SendMessageBatch"],
+    "Resource": "*",
+}
+
+pytestmark = [
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(not os.environ.get("E2E"), reason="takes minutes; `make e2e` sets E2E"),
+]
+
+
+class System:
+    """What is deployed, as a caller, a receiver and an operator see it."""
+
+    def __init__(self, aws: Ministack, receiver: Receiver) -> None:
+        [stack] = aws.direct("cloudformation").describe_stacks(StackName=STACK)["Stacks"]
+        outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+        self.table = outputs["EventsTableName"]
+        self.inbox = outputs["InboxQueueUrl"]
+        self.dlq = outputs["InboxDLQUrl"]
+        self.dynamodb = aws.direct("dynamodb")
+        self.sqs = aws.direct("sqs")
+        self.url = aws.api_url(outputs["RestAPIId"])
+        self.receiver = receiver
+
+    def call(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
+        """Return the document of a response, whose status must be 2xx."""
+        headers |= {"Authorization": f"Bearer {KEY}"}
+        response = urllib3.request(
+            method, self.url + path, json=body, headers=headers, timeout=40, retries=False
+        )
+        assert response.status < 300, response.data
+        return response.json()
+
+    def post(self, event_type: str, payload: Any = None, **headers: str) -> Any:
+        body = {"event_type": event_type, "payload": payload or {}}
+        return self.call("POST", "/events", body, **headers)
+
+    def event(self, event_id: str) -> Any:
+        return self.call("GET", f"/events/{event_id}")
+
+    def delivered(self, event_id: str, within_seconds: float = 30) -> Any:
+        until(lambda: self.event(event_id)["status"] == "delivered", within_seconds)
+        return self.event(event_id)
+
+    def pushes(self, event_id: str) -> list[Request]:
+        return [push for push in self.receiver.requests if push.headers["webhook-id"] == event_id]
+
+    def is_inbox_empty(self) -> bool:
+        names = [f"ApproximateNumberOfMessages{state}" for state in ("", "NotVisible", "Delayed")]
+        depths = self.sqs.get_queue_attributes(QueueUrl=self.inbox, AttributeNames=names)
+        return not any(map(int, depths["Attributes"].values()))
+
+    def set_policy(self, policy: str) -> None:
+        """Set what SQS allows with the inbox queue."""
+        self.sqs.set_queue_attributes(QueueUrl=self.inbox, Attributes={"Policy": policy})
+
+
+def until(condition: Callable[[], bool], within_seconds: float = 30) -> None:
+    deadline = time.monotonic() + within_seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.25)
+
+
+def deploy(aws: Ministack, webhook_url: str, folder: Path) -> None:
+    """Create one stack of the package, as the AWS CLI would."""
+    package(STAGE, folder)
+    s3 = aws.direct("s3")
+    s3.create_bucket(Bucket=BUCKET)
+    s3.upload_file(str(folder / "deployment.zip"), BUCKET, "deployment.zip")
+    template = (folder / "sam.json").read_text()
+    template = template.replace("./deployment.zip", f"s3://{BUCKET}/deployment.zip")
+    # In AWS, a permission for a single call of SQS is one for its batch call, too.
+    template = re.sub(r'"(sqs:(?:Send|Delete)Message)"', r'"\1", "\1Batch"', template)
+    parameters = {
+        "ZapierWebhookUrl": webhook_url,
+        "ApiKeys": api_key.entry("e2e", KEY, "+".join(Scope)),
+        "WebhookSigningSecrets": SIGNING_SECRET,
+    }
+    aws.create_stack(STACK, without_metric_math(template), parameters)
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    folder = tmp_path_factory.mktemp("e2e")
+    with Receiver() as receiver, ministack(folder / "log") as aws:
+        deploy(aws, receiver.url, folder)
+        yield System(aws, receiver)
+
+
+def test_smoke_passes(system: System) -> None:
+    environ = {**os.environ, "TRIGGERS_URL": system.url, "TRIGGERS_API_KEY": KEY}
+    subprocess.run([sys.executable, "-m", "tools.smoke"], cwd=ROOT, env=environ, check=True)
+
+
+def test_an_event_is_delivered_at_once_and_the_signature_verifies(system: System) -> None:
+    event = system.post("order.created", PAYLOAD)
+
+    assert event["status"] == "delivered"
+    [push] = system.pushes(event["event_id"])
+    assert push.path == SECRET_PATH
+    assert push.json()["payload"] == PAYLOAD
+    Webhook(SIGNING_SECRET).verify(push.body, dict(push.headers))
+
+
+def test_the_worker_invoked_by_its_event_source_retries_and_delivers(system: System) -> None:
+    system.receiver.script(status(503), status(503))
+
+    attempts = system.delivered(system.post("order.paid")["event_id"])["attempts"]
+
+    assert [attempt["status_code"] for attempt in attempts] == [503, 503, 200]
+    until(system.is_inbox_empty)
+
+
+def test_a_dead_letter_that_is_moved_back_is_delivered(system: System) -> None:
+    """Move the dead letter by hand: the emulator lacks the move task of SQS."""
+    system.receiver.script(status(422))
+    event_id = system.post("order.lost")["event_id"]
+    assert system.event(event_id)["status"] == "failed"
+    received = system.sqs.receive_message(QueueUrl=system.dlq, MessageAttributeNames=["All"])
+    [letter] = received["Messages"]
+    body = letter["Body"]
+    assert json.loads(body).items() >= {"event_id": event_id, "reason": "permanent"}.items()
+
+    attributes = letter["MessageAttributes"]
+    system.sqs.send_message(QueueUrl=system.inbox, MessageBody=body, MessageAttributes=attributes)
+    system.sqs.delete_message(QueueUrl=system.dlq, ReceiptHandle=letter["ReceiptHandle"])
+
+    assert system.delivered(event_id)["delivery_attempts"] == 1
+
+
+def test_the_sweep_invoked_by_its_rule_delivers_what_was_never_queued(system: System) -> None:
+    until(system.is_inbox_empty)
+    system.set_policy(json.dumps({"Version": "2012-10-17", "Statement": [NO_MESSAGES]}))
+    event_id = system.post("e2e.forgotten", Prefer="respond-async")["event_id"]
+    assert system.is_inbox_empty()
+    system.set_policy("")
+
+    # overdue, rather than wait another minute
+    system.dynamodb.update_item(
+        TableName=system.table,
+        Key={"event_id": {"S": event_id}},
+        UpdateExpression="SET requeue_at = :now",
+        ExpressionAttributeValues={":now": {"S": rfc3339(time.time())}},
+    )
+
+    system.delivered(event_id, SWEEP_SECONDS)
+    assert len(system.pushes(event_id)) == 1

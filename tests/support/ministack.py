@@ -1,0 +1,264 @@
+"""An emulated AWS, ministack, in a venv and a process of its own, behind a proxy that responds as
+AWS does where ministack does not, and that a test can watch.
+
+IAM is enforced: a function may do what the policies of its role allow. No AWS account is used.
+"""
+
+import contextlib
+import json
+import math
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from urllib.parse import parse_qs
+
+import boto3
+import urllib3
+
+ROOT = Path(__file__).parent.parent.parent
+REQUIREMENTS = ROOT / "requirements" / "e2e.txt"
+VENV = ROOT / ".local" / "e2e-venv"
+# The root user of ministack's account.
+ACCOUNT = {
+    "region_name": "us-east-1",
+    "aws_access_key_id": "test",
+    "aws_secret_access_key": "test",
+}
+MAPPINGS = "/2015-03-31/event-source-mappings"
+# Chalice's waiters poll every five seconds
+SETTLED = {b'"Pending"': b'"Active"', b'"InProgress"': b'"Successful"'}
+TWO_INDEXES = b"""<ErrorResponse><Error><Code>ValidationError</Code>
+<Message>only 1 index can be changed at a time</Message></Error></ErrorResponse>"""
+Response = tuple[int, dict[str, str], bytes]  # the status code, headers and the body
+
+
+class Ministack:
+    """`seen` is called with each operation and its status, such as `CreateRole / 200` or `POST
+    /restapis 201`.
+
+    `replaced` has texts that do not reach the caller, and what does. CreateDeployment is refused
+    for `deployment_seconds` after each success.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.direct_url = f"http://127.0.0.1:{port}"
+        self.seen: Callable[[str], None] = lambda operation: None
+        self.replaced: dict[bytes, bytes] = {}
+        self.deployment_seconds = 0.0
+        self.deployed_at = -math.inf
+        handler = type("Handler", (Proxy,), {"ministack": self})
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def client(self, service: str) -> Any:
+        return boto3.client(service, endpoint_url=self.url, **ACCOUNT)
+
+    def direct(self, service: str) -> Any:
+        """Return a client that is not seen."""
+        return boto3.client(service, endpoint_url=self.direct_url, **ACCOUNT)
+
+    def create_stack(self, name: str, template: str, parameters: dict[str, str]) -> None:
+        cloudformation = self.direct("cloudformation")
+        cloudformation.create_stack(
+            StackName=name,
+            TemplateBody=template,
+            Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
+            Parameters=[
+                {"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()
+            ],
+        )
+        waiter = cloudformation.get_waiter("stack_create_complete")
+        waiter.wait(StackName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 120})
+
+    def api_url(self, api_id: str) -> str:
+        return f"{self.direct_url}/restapis/{api_id}/api/_user_request_"
+
+    def reset(self) -> None:
+        self.seen = lambda operation: None
+        self.replaced = {}
+        self.deployment_seconds = 0.0
+        urllib3.request("POST", f"{self.direct_url}/_ministack/reset", timeout=30)
+
+
+class Proxy(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    ministack: Ministack
+
+    def respond(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        status, headers, content = self._mended(body) or self._forward(body)
+        if self._is_deployment() and status == 201:
+            self.ministack.deployed_at = time.monotonic()
+        for text, replacement in self.ministack.replaced.items():
+            content = content.replace(text, replacement)
+        called = self.headers.get("X-Amz-Target") or body.decode("latin-1")
+        action = re.search(r"(?:Action=|DynamoDB_\d+\.)(\w+)", called)
+        self.ministack.seen(f"{action[1] if action else self.command} {self.path} {status}")
+        self.send_response(status)
+        for name, value in headers.items():
+            if name.lower().startswith(("content-type", "x-amz")):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = respond
+
+    def _is_deployment(self) -> bool:
+        return self.command == "POST" and self.path.endswith("/deployments")
+
+    def _mended(self, body: bytes) -> Response | None:
+        """Return the response of AWS where ministack has none, or another."""
+        free_at = self.ministack.deployed_at + self.ministack.deployment_seconds
+        if self._is_deployment() and time.monotonic() < free_at:
+            return _error(429, "TooManyRequestsException")
+        if (self.command, self.path) == ("POST", MAPPINGS):
+            return self._refused_event_source(json.loads(body)["EventSourceArn"])
+        if b"Action=CreateChangeSet" in body and self._count_changed_indexes(body) > 1:
+            return 400, {}, TWO_INDEXES
+        if self.command == "PUT" and re.fullmatch(r"/restapis/\w+(\?.*)?", self.path):
+            return 200, {}, b"{}"  # PutRestApi
+        return None
+
+    def _forward(self, body: bytes) -> Response:
+        if self.path.startswith("/restapis?mode=import"):  # its body is ignored, also the name
+            self.path = "/restapis"
+            body = json.dumps({"name": json.loads(body)["info"]["title"]}).encode()
+            del self.headers["Content-Length"]
+            # needs no signature
+            root = re.sub(r"Credential=\w+", "Credential=test", self.headers["Authorization"])
+            self.headers.replace_header("Authorization", root)
+        url = self.ministack.direct_url + self.path
+        headers = dict(self.headers)
+        response = urllib3.request(
+            self.command, url, body=body, headers=headers, retries=False, timeout=60
+        )
+        content = response.data
+        if self.path.startswith("/2015-03-31/functions"):
+            for word, settled in SETTLED.items():
+                content = content.replace(word, settled)
+        elif self.path.startswith("/restapis"):  # an integer to botocore
+            content = re.sub(rb'("minimumCompressionSize": ?)""', rb"\1null", content)
+        return response.status, dict(response.headers), content
+
+    def _count_changed_indexes(self, body: bytes) -> int:
+        """Return how many indexes of a stack's table a change set would create or delete."""
+        form = parse_qs(body.decode())
+        table = json.loads(form["TemplateBody"][0])["Resources"]["EventsTable"]["Properties"]
+        dynamodb = self.ministack.direct("dynamodb")
+        try:
+            current = dynamodb.describe_table(TableName=table["TableName"])["Table"]
+        except dynamodb.exceptions.ResourceNotFoundException:
+            return 0
+        return len(index_names(table) ^ index_names(current))
+
+    def _refused_event_source(self, arn: str) -> Response | None:
+        """Refuse an event source whose queue is missing, or that exists already."""
+        sqs = self.ministack.direct("sqs")
+        try:
+            sqs.get_queue_url(QueueName=arn.rsplit(":", 1)[-1])
+        except sqs.exceptions.QueueDoesNotExist:
+            return _error(409, "InvalidParameterValueException")
+        listed = self.ministack.direct("lambda").list_event_source_mappings()
+        if arn in [source["EventSourceArn"] for source in listed["EventSourceMappings"]]:
+            return _error(409, "ResourceConflictException")
+        return None
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def index_names(table: Any) -> set[str]:
+    return {index["IndexName"] for index in table["GlobalSecondaryIndexes"]}
+
+
+def _error(status: int, name: str) -> Response:
+    return status, {"x-amzn-errortype": name}, json.dumps({"Message": name}).encode()
+
+
+def without_metric_math(template: str) -> str:
+    """Return a template in which alarms that compute watch their first metric instead: ministack
+    takes no others.
+    """
+    parsed = json.loads(template)
+    for properties in (resource.get("Properties", {}) for resource in parsed["Resources"].values()):
+        for computed in properties.pop("Metrics", ())[1:2]:
+            stat = computed["MetricStat"]
+            properties |= {**stat["Metric"], "Period": stat["Period"], "Statistic": stat["Stat"]}
+    return json.dumps(parsed)
+
+
+def _install() -> Path:
+    """Return the Python of a venv that has the packages of requirements/e2e.txt."""
+    python = VENV / "bin" / "python"
+    made_from = VENV / ".made-from"
+    wanted = f"{sys.version}\n{REQUIREMENTS.read_text()}"
+    if made_from.is_file() and made_from.read_text() == wanted:
+        return python
+    venv.create(VENV, clear=True, symlinks=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-compile"]
+    subprocess.run([*pip, "--quiet", "-r", REQUIREMENTS], check=True)
+    made_from.write_text(wanted)
+    return python
+
+
+def free_port() -> int:
+    """Return a free port below the ephemeral range, so that no other process is given it
+    meanwhile.
+    """
+    while True:
+        port = 20_000 + secrets.randbelow(10_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+@contextlib.contextmanager
+def _running(log_file: Path) -> Iterator[int]:
+    """Run ministack until the end of the block; yield its port."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, log_file.open("w") as log:
+        # Functions inherit this environment, so it has nothing that the template should set.
+        environ = {"PATH": os.environ["PATH"], "HOME": home, "TMPDIR": home, "AUTH": "true"}
+        environ |= {"BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(port)}
+        environ |= {"SFTP_ENABLED": "0", "IOT_MTLS_ENABLED": "0"}
+        command = [str(_install()), "-m", "ministack"]
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, cwd=home, env=environ, start_new_session=True
+        )
+        try:
+            retries = urllib3.Retry(300, backoff_factor=0.1, backoff_max=0.1)
+            health = f"http://127.0.0.1:{port}/_ministack/health"
+            urllib3.request("GET", health, retries=retries, timeout=5)
+            yield port
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with the functions that run
+            process.wait()
+
+
+@contextlib.contextmanager
+def ministack(log_file: Path) -> Iterator[Ministack]:
+    """Run ministack and its proxy until the end of the block."""
+    with _running(log_file) as port:
+        served = Ministack(port)
+        thread = Thread(target=served.server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield served
+        finally:
+            served.server.shutdown()
+            thread.join()
+            served.server.server_close()
