@@ -139,24 +139,6 @@ def deliver(payload: str, failures: int, receiver: Receiver, naps: list[float]) 
     return used
 
 
-def lookup_units_of_a_retry(receiver: Receiver, naps: list[float]) -> float:
-    """Return the units of lookup-index that a retry of a copy takes; there is a subscription."""
-    units = []
-    for failures in (0, 2):
-        event = call(
-            "POST", "/events", '{"event_type":"order.created","payload":{}}', prefer="respond-async"
-        )
-        receiver.script(*[status(503)] * failures)
-        receiver.requests.clear()
-        naps.clear()
-        standin.post("/meter")
-        prepare_worker(call("GET", f"/events/{event['event_id']}")["copies"][0])()
-        if len(receiver.requests) != failures + 1:
-            raise RuntimeError("the copy was not retried in one invocation")
-        units.append(standin.post("/meter")[0]["lookup-index"])
-    return float(units[1] - units[0]) / 2
-
-
 def queue_overdue(event_id: str) -> None:
     """Mark and queue an event as the sweep does."""
     store, event = services.get().store, services.get().store.get(event_id)
@@ -214,5 +196,3 @@ def measure() -> Iterator[Row]:
                 log_bytes = used["log_bytes"]
                 aim = (f"≤ {MOST_LOG_BYTES}", log_bytes <= MOST_LOG_BYTES)
                 yield "its log bytes", *[""] * 3, f"{log_bytes:,.4g}", *[""] * 3, *aim
-        units = lookup_units_of_a_retry(receiver, naps)
-        yield "a copy, lookup-index, for each retry", "", f"{units:g}", *[""] * 5, "≤ 0", units == 0

@@ -210,7 +210,7 @@ def test_a_stage_is_deployed_and_deleted_but_for_its_table(
     absent = "there is no stack triggers-api-dev-resources in us-east-1\n"
     assert second.resources("delete") == absent
     assert not any(what_is_deployed(aws).values())
-    assert "QueueUrls" not in aws.client("sqs").list_queues()
+    assert not aws.client("sqs").list_queues().get("QueueUrls")
 
     assert "Import  EventsTable" in checkout.resources(**GIVEN)  # the table is taken over
     assert aws.client("dynamodb").scan(TableName=TABLE)["Count"] == 2

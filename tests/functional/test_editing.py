@@ -14,7 +14,7 @@ from chalicelib import deps as services
 from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, status
-from tests.support.subscribing import copies, post_for, states, subscribe, subscriptions
+from tests.support.subscribing import copies, post_for, states, subscribe, subscribed, subscriptions
 from tests.support.world import Answer, Json, World, assert_has
 
 SIGNING_SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
@@ -42,14 +42,12 @@ def other() -> Iterator[Receiver]:
         yield other
 
 
-def subscribed(world: World, target: Receiver, **members: Any) -> str:
-    """Make a subscription; return its path."""
-    return f"/{subscribe(world, target.url, **members).headers['location']}"
+def shown(world: World, path: str) -> Any:
+    return world.call("GET", path).json
 
 
-def shown(world: World, path: str) -> Json:
-    subscription: Json = world.call("GET", path).json
-    return subscription
+def secret(world: World, path: str) -> Any:
+    return world.call("GET", f"{path}/secret").json["secret"]
 
 
 def patch(world: World, path: str, **changes: Any) -> Answer:
@@ -82,7 +80,7 @@ def test_a_patch_is_partial(world: World, target: Receiver, changes: Json, expec
     for _ in range(2):
         post_for(world, "a")
         world.clock.sleep(1)
-    before, secret = shown(world, path), world.call("GET", f"{path}/secret").json
+    before, before_secret = shown(world, path), secret(world, path)
     assert before["failing_since"] < before["disabled_at"]
 
     edited = patch(world, path, **changes)
@@ -90,7 +88,7 @@ def test_a_patch_is_partial(world: World, target: Receiver, changes: Json, expec
     assert edited.status_code == 200
     assert edited.json == {**before, **expected}
     assert shown(world, path) == edited.json
-    assert world.call("GET", f"{path}/secret").json == secret
+    assert secret(world, path) == before_secret
 
 
 @pytest.mark.parametrize(
@@ -175,9 +173,7 @@ def test_an_edit_counts_for_pending_copies_and_everywhere(
 
     new = post_for(world, "a")
 
-    assert [copy["status"] for event in (pending, new) for copy in copies(world, event)] == [
-        "delivered"
-    ] * 2
+    assert states(world, pending) == states(world, new) == ["delivered"]
     assert len(target.requests) == 1
     assert [request.headers["x-new"] for request in other.requests] == ["1", "1"]
 
@@ -249,24 +245,14 @@ def test_headers_are_on_every_push_and_nowhere_else(
     answers = [made, *(world.call(*call, "{}") for call in calls)]
     answers += [world.call("GET", f"/events/{event['copies'][0]}") for event in events]
 
-    assert ["webhook-signature" in request.headers for request in target.requests] == [
-        True,
-        True,
-        False,
-        False,
-        False,
-    ]
+    signed = ["webhook-signature" in request.headers for request in target.requests]
+    assert signed == [True] * 2 + [False] * 3
     sent = {name.lower(): value for name, value in HEADERS.items()}
     assert all(sent.items() <= request.headers.items() for request in target.requests)
     reports = [request.body.decode() for request in other.requests]
     assert len(reports) > 2
-    told = [
-        *(answer.text for answer in answers),
-        *reports,
-        *capfd.readouterr(),
-        str(world.dead_letters()),
-    ]
-    assert not [text for text in told if "s3cret" in text]
+    told = [answer.text for answer in answers] + reports
+    assert "s3cret" not in str([told, *capfd.readouterr(), world.dead_letters()])
     assert [answer.json["header_names"] for answer in answers[:3]] == [[*HEADERS]] * 3
 
 
@@ -274,7 +260,7 @@ def test_the_secret_is_told_whenever_it_is_asked_for(world: World, target: Recei
     path, secrets = subscribed(world, target), []
     for signing_secrets in (SIGNING_SECRETS[0], " ".join(reversed(SIGNING_SECRETS)), ""):
         world.restart(WEBHOOK_SIGNING_SECRETS=signing_secrets)
-        secrets.append(world.call("GET", f"{path}/secret").json["secret"])
+        secrets.append(secret(world, path))
         assert secrets[-1] == subscribe(world, target.url).json["secret"]
     assert len(set(secrets)) == 3
     assert secrets[-1] is None
@@ -294,22 +280,15 @@ def test_410_disables_the_subscription_of_a_tenant(
 
     assert_has(copy, status="failed", last_error="receiver responded 410")
     assert "its subscription was disabled" in copy["message"]
-    assert [line["message"] for line in lines if line["level"] == "WARNING"] == [
-        "subscription disabled"
-    ]
-    counted = [
-        sum(line.get(name, 0) for line in lines)
-        for name in ("SubscriptionsDisabled", "CopyFailure")
-    ]
-    assert counted == [1, 0]
+    [warning] = [line for line in lines if line["level"] == "WARNING"]
+    assert_has(warning, message="subscription disabled", SubscriptionsDisabled=1)
+    assert not any("CopyFailure" in line for line in lines)
     assert world.dead_letters() == []
-    assert_has(disabled, disabled_at=copy["attempts"][0]["at"], failing_since=None)
-    assert disabled["last_error"] == "receiver responded 410"
-    assert world.call("POST", f"{path}/enable").json == {
-        **disabled,
-        "disabled_at": None,
-        "last_error": None,
-    }
+    at = copy["attempts"][0]["at"]
+    error = "receiver responded 410"
+    assert_has(disabled, disabled_at=at, failing_since=None, last_error=error)
+    enabled = {**disabled, "disabled_at": None, "last_error": None}
+    assert world.call("POST", f"{path}/enable").json == enabled
     assert world.call("POST", f"/events/{copy['event_id']}/replay").status_code == 202
 
 
@@ -329,13 +308,11 @@ def test_of_two_410s_at_once_one_disables_the_subscription(
     events.append(post_for(world, "a"))
     world.settle()
 
-    assert [copy["status"] for event in events for copy in copies(world, event)] == ["failed"] * 2
+    assert [states(world, event) for event in events] == [["failed"]] * 2
     assert len(target.requests) == 2
     assert world.dead_letters() == []
     assert shown(world, path)["disabled_at"]
-    assert [line["message"] for line in output.lines() if line["level"] == "WARNING"] == [
-        "subscription disabled"
-    ]
+    assert len(output.lines(message="subscription disabled")) == 1
 
 
 @pytest.mark.parametrize("tenant", [None, "a"])

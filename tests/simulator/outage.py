@@ -8,9 +8,8 @@ import itertools
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 from rich.console import Console
@@ -19,7 +18,6 @@ from rich.table import Table
 
 from chalicelib.core.event import Event, Status
 from chalicelib.core.outcome import Reason
-from chalicelib.core.store import EventStore
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from chalicelib.operations import schedules
 from tests.simulator.simulated_world import DLQ, NO_ENVIRON, Container, SimulatedWorld
@@ -47,7 +45,6 @@ DEAD = [(False, 1), (False, 5), (True, 1), (True, 5)]
 DAYS, SCALE = 3, 500  # rates, and what sweep and worker can do, are divided by SCALE
 LIMITS = ("MAX_SWEPT", "MAX_SWEPT_WHILE_LONG", "LONG_QUEUE")
 MOST_WAIT_SECONDS = 600.0
-SWEPT_AFTER = 11  # attempts: from then on the next comes more than 900 s later
 
 
 class OutageWorld(SimulatedWorld):
@@ -266,10 +263,18 @@ class DeadWorld(OutageWorld):
             container.sweep()
 
 
-def dead_for_days(in_webhook: bool, per_second: float, days: float = DAYS) -> list[str]:
-    """Return a row about a destination that never answers again: when its events end, and what the
-    sweep does.
-    """
+class DeadFigures(NamedTuple):
+    """How the events of a destination end that never answers again, and how long others wait."""
+
+    events: int
+    dead_letters: int
+    first_hours: float
+    last_hours: float
+    most_overdue_seconds: float
+    p95_of_others_seconds: float
+
+
+def dead_for_days(in_webhook: bool, per_second: float, days: float = DAYS) -> DeadFigures:
     environ = {"MAX_DELIVERY_ATTEMPTS": "45", "SUBSCRIPTION_DISABLE_DAYS": "3650"}
     world = DeadWorld(
         "answers 503", in_webhook=in_webhook, seconds=DAY_SECONDS * days, environ=environ
@@ -287,60 +292,11 @@ def dead_for_days(in_webhook: bool, per_second: float, days: float = DAYS) -> li
         (unix_seconds(str(event.failed_at)) - unix_seconds(event.created_at)) / 3600
         for event in dead
     ]
-    name, (_, p95) = "webhook" if in_webhook else "subscription", world.healthy_waits(30)
-    ended, late = f"{min(hours):.0f} to {max(hours):.0f} h", f"{world.late_seconds:.0f} s"
-    return [
-        name,
-        f"{per_second}",
-        f"{len(dead):,}",
-        f"{len(world.sqs.messages(DLQ)):,}",
-        ended,
-        late,
-        f"{p95:.1f} s",
-    ]
+    letters = len(world.sqs.messages(DLQ))
+    _, p95 = world.healthy_waits(30)
+    return DeadFigures(len(dead), letters, min(hours), max(hours), world.late_seconds, p95)
 
 
-class LateWorld(OutageWorld):
-    """An OutageWorld in which as many events are due as when the destination was dead for days
-    before.
-    """
-
-    def seed(self, per_second: float) -> None:
-        """Store what had SWEPT_AFTER attempts or more, and is due from a minute before until the
-        end.
-        """
-        store = EventStore(self.dynamodb, self.settings, clock=self.clock)
-        assert self.start().post(prefer="respond-async")
-        [model] = [
-            event
-            for event in self.items().values()
-            if (event.subscription_id is None) == self.in_webhook
-        ]
-        seconds = self.ends_at - self.began + 60
-        for made in range(SWEPT_AFTER, self.settings.max_delivery_attempts):
-            for _ in range(round(per_second * seconds)):
-                due = rfc3339(self.began - 60 + seconds * self.random.random())
-                key = f"{model.event_id[:4]}{self.random.getrandbits(128):032x}"
-                created_at = rfc3339(self.began - 5400 * made)
-                event = replace(
-                    model, event_id=key, created_at=created_at, next_attempt_at=due, requeue_at=due
-                )
-                store.put(replace(event, delivery_attempts=made), model.content())
-
-
-def late_waits(trouble: str, *, in_webhook: bool, per_second: float, seed: int = 0) -> Waits:
-    """Return the waits beside a destination that was dead for days, in the second half of the
-    time.
-    """
-    environ = {"MAX_DELIVERY_ATTEMPTS": "45"}
-    world = LateWorld(trouble, in_webhook=in_webhook, seconds=120, environ=environ, seed=seed)
-    world.start().subscribe(TARGET)
-    world.seed(per_second)
-    world.run(per_second=per_second, prefer="respond-async")
-    return world.healthy_waits(60)
-
-
-MANY = partial(waits_beside, "hangs", seconds=300, measured_from=60)
 TEN = [f"{TARGET}/{number}" for number in range(10)]
 
 
@@ -373,11 +329,10 @@ def cases() -> Iterator[tuple[str, tuple[float, ...], Callable[..., Waits]]]:
                 (5, 20),
                 partial(waits_beside, trouble, in_webhook=in_webhook),
             )
-        dead = partial(late_waits, SLOW_TO_FAIL, in_webhook=in_webhook)
-        yield f"{name} {SLOW_TO_FAIL}, and was dead for days", (5,), dead
     yield f"webhook {SOMETIMES}", (5, 20), partial(waits_beside, SOMETIMES, in_webhook=True)
-    yield "10 subscriptions hang", (1,), partial(MANY, subscriptions=10)
-    yield "25 subscriptions hang", (1,), partial(MANY, subscriptions=25)
+    for count in (10, 25):
+        hang = partial(waits_beside, "hangs", subscriptions=count, seconds=300, measured_from=60)
+        yield f"{count} subscriptions hang", (1,), hang
 
 
 # What returns how long the copies of a tenant took beside targets of another that hang.
@@ -400,15 +355,7 @@ def main() -> None:
     tenants = Table(
         "a tenant's target beside those of another that hang", "delivered", "longest wait, s"
     )
-    dead = Table(
-        "dead for 3 days",
-        "events/s",
-        "events",
-        "dead letters",
-        "ended after",
-        "most overdue",
-        "p95 of others",
-    )
+    dead = Table("dead for 3 days: webhook", "events/s", *DeadFigures._fields)
     with ProcessPoolExecutor() as pool:
 
         def of_seeds(run: Callable[..., Any]) -> list[Any]:
@@ -416,8 +363,9 @@ def main() -> None:
                 future.result() for future in [pool.submit(run, seed=seed) for seed in range(SEEDS)]
             ]
 
-        for row in pool.map(dead_for_days, *zip(*DEAD, strict=True)):
-            dead.add_row(*row)
+        cases_of_dead = zip(*DEAD, strict=True)
+        for case, figures in zip(DEAD, pool.map(dead_for_days, *cases_of_dead), strict=True):
+            dead.add_row(*map(str, case), *(f"{figure:g}" for figure in figures))
         for name, beside in TENANTS.items():
             delivered = of_seeds(beside)
             fewest, longest = min(map(len, delivered)), max(map(max, delivered))
@@ -426,8 +374,8 @@ def main() -> None:
             [(name, rate, run) for name, rates, run in cases() for rate in rates], "outages"
         ):
             medians, p95s = zip(*of_seeds(partial(run, per_second=rate)), strict=True)
-            figures = statistics.median(medians), statistics.median(p95s), max(p95s)
-            waits.add_row(name, f"{rate:g}", *(f"{seconds:.1f}" for seconds in figures))
+            told = statistics.median(medians), statistics.median(p95s), max(p95s)
+            waits.add_row(name, f"{rate:g}", *(f"{seconds:.1f}" for seconds in told))
     Console().print(waits, tenants, dead)
 
 

@@ -7,6 +7,7 @@ from chalicelib.core.event import NewEvent
 from chalicelib.core.posting import make_event
 from chalicelib.deps import Services
 from chalicelib.settings import PULL_ONLY
+from tests.support.receiver import Receiver
 from tests.support.world import CONSUMER_KEY, Answer, Json, World
 
 
@@ -23,9 +24,9 @@ def make_token(world: World, tenant: str, *, key: str = CONSUMER_KEY, **members:
     return str(answer.json["token"])
 
 
-def subscribed(world: World, url: str, *event_types: str, **members: Any) -> str:
+def subscribed(world: World, target: Receiver, *event_types: str, **members: Any) -> str:
     """Make a subscription; return its path."""
-    return subscribe(world, url, *event_types, **members).location
+    return subscribe(world, target.url, *event_types, **members).location
 
 
 def subscriptions(world: World, tenant: str | None = None) -> Any:

@@ -16,8 +16,7 @@ OVERHEAD_BYTES = 100  # of storage, for each item and each row of an index
 
 
 def consumed(before: Item, after: Item) -> Counter[str]:
-    """Return the units and the stored bytes of a write: of the table, of all indexes and, by its
-    name, of each index.
+    """Return the units and the stored bytes of a write: of the table, and of all indexes.
 
     An absent item is empty.
 
@@ -28,11 +27,10 @@ def consumed(before: Item, after: Item) -> Counter[str]:
     used = Counter(
         table_units=max(units(before), units(after)), table_bytes=stored(after) - stored(before)
     )
-    for index, (partition, projected) in indexes().items():
+    for partition, projected in indexes().values():
         old, new = row(before, partition, projected), row(after, partition, projected)
         used["index_bytes"] += stored(new) - stored(old)
-        used["index_units"] += (of_index := units_of_partitions(old, new, partition).total())
-        used[index] += of_index
+        used["index_units"] += units_of_partitions(old, new, partition).total()
     return used
 
 
