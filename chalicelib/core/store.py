@@ -84,7 +84,7 @@ class EventStore(Table):
         `delete_claimed`.
         """
         item = serialize({**_item(event), "content": content})
-        result = self._result(self._write("put_item", ABSENT, {}, Item=item))
+        result = self._result(self._put(item, ABSENT))
         return WriteResult(True, event) if result.applied else result
 
     def claim(self, event_id: str, claim_id: str) -> WriteResult:

@@ -91,7 +91,7 @@ class Subscriptions(Table):
         description = dumps({**dict.fromkeys(DESCRIBED), "event_types": event_types, **described})
         sort_key = f"{self._after(0)}#{subscription_id}"
         item = serialize({**keys, **given, DESCRIPTION: description, "sort_key": sort_key})
-        applied, current = self._write("put_item", ABSENT, {}, Item=item)
+        applied, current = self._put(item, ABSENT)
         self._lists.cache_clear()
         return Subscription.from_item(current or item), applied
 
@@ -117,7 +117,7 @@ class Subscriptions(Table):
     def delete(self, subscription_id: str) -> None:
         """Delete a subscription, if it exists."""
         self._lists.cache_clear()
-        self._call("delete_item", Key=serialize({"event_id": subscription_id}))
+        self._call("delete_item", TableName=self._name, Key={"event_id": {"S": subscription_id}})
 
     def end(self, subscription: Subscription) -> bool:
         """Delete this subscription, whose target asked for it; return whether it was there as it is

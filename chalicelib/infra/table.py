@@ -8,36 +8,44 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from botocore.exceptions import ClientError
-
 from chalicelib.infra.errors import AWS_ERRORS, StorageUnavailableError, error_code
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
 
-BY_STATUS, BY_LOOKUP = "status-index", "lookup-index"
+BY_STATUS = "status-index"
+BY_LOOKUP = "lookup-index"
 PARTITION_KEYS = {BY_STATUS: "status_shard", BY_LOOKUP: "lookup_key"}
 CONDITION_FAILED = "ConditionalCheckFailedException"
-LOWEST, HIGHEST = "0", "~"  # sort keys begin with a digit
+# Sort keys begin with a digit: they lie between these two.
+LOWEST = "0"
+HIGHEST = "~"
 
-# others are strings
 TYPES: dict[type, tuple[str, Callable[[Any], Any]]] = {bytes: ("B", bytes), int: ("N", str)}
+CURRENT_ITEM: dict[str, Any] = {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
+STRING = ("S", str)  # the type of all other values
 
 Values = Mapping[str, str | int | bytes | None]
 Item = dict[str, dict[str, Any]]  # in DynamoDB's format
 
 
 class Written(NamedTuple):
-    """Whether the condition of a write held, and the item: the current one, or what `ReturnValues`
-    asks for.
+    """Whether the condition of a write held, and an item: what `ReturnValues` asks for, or, if the
+    condition failed, the current item.
     """
 
     applied: bool
     item: Item | None
 
+    @classmethod
+    def of(cls, response: Mapping[str, Any]) -> "Written":
+        """Return the result of a write from what `Table._call` returned."""
+        return cls("Error" not in response, response.get("Item", response.get("Attributes")))
+
 
 class Table:
-    """The DynamoDB table of a stage. Every method raises StorageUnavailableError when DynamoDB
-    fails.
+    """The DynamoDB table of a stage.
+
+    Every method raises StorageUnavailableError when DynamoDB fails.
     """
 
     def __init__(self, client: Any, name: str, *, clock: Callable[[], float]) -> None:
@@ -48,29 +56,23 @@ class Table:
     def pages(
         self, partition: str, values: Values | None = None, **parameters: Any
     ) -> Iterator[dict[str, Any]]:
-        """Yield the responses of a query for the sort keys from `:low` to `:high` in a partition of
-        an index.
+        """Yield the responses of a query of one partition, for sort keys from `:low` to `:high`.
 
         The index is that of statuses unless `parameters` has another `IndexName`. A `Limit` is for
         the first page; the others evaluate 1 MB: what a filter leaves out is passed over in few
         calls.
         """
         index = parameters.setdefault("IndexName", BY_STATUS)
-        condition = f"{PARTITION_KEYS[index]} = :partition AND sort_key BETWEEN :low AND :high"
-        _, placeholders = _placeholders(f"{condition} {parameters.get('FilterExpression', '')}")
-        known = {
-            **self._known_values(),
-            ":partition": partition,
+        key = f"{PARTITION_KEYS[index]} = :partition"
+        parameters["KeyConditionExpression"] = f"{key} AND sort_key BETWEEN :low AND :high"
+        known: dict[str, Any] = {
             ":low": LOWEST,
             ":high": HIGHEST,
+            ":partition": partition,
             **(values or {}),
         }
-        parameters["KeyConditionExpression"] = condition
-        parameters["ExpressionAttributeValues"] = serialize(
-            {name: known[name] for name in placeholders}
-        )
         while known[":low"] <= known[":high"]:  # DynamoDB refuses another range
-            response = self._call("query", **parameters)
+            response = self._call("query", known, TableName=self._name, **parameters)
             yield response
             if "LastEvaluatedKey" not in response:
                 return
@@ -79,25 +81,22 @@ class Table:
 
     def _get(self, key: str) -> Any:
         """Return an item, read consistently, or None."""
-        return self._call("get_item", Key=serialize({"event_id": key}), ConsistentRead=True).get(
-            "Item"
-        )
+        response = self._call("get_item", TableName=self._name, Key=_key(key), ConsistentRead=True)
+        return response.get("Item")
 
     def _get_many(self, keys: Sequence[str], names: Sequence[str] = ()) -> list[Item]:
-        """Return those of up to 100 items that exist, read consistently: attributes of some
-        `names`, or all.
+        """Return those of up to 100 items that exist, read consistently.
+
+        Each has the attributes of some `names`, without `names` all.
         """
-        options: dict[str, Any] = {
-            "Keys": [serialize({"event_id": key}) for key in keys],
-            "ConsistentRead": True,
-        }
+        options: dict[str, Any] = {"Keys": [*map(_key, keys)], "ConsistentRead": True}
         if names:
             options["ProjectionExpression"] = ", ".join(f"#{name}" for name in names)
             options["ExpressionAttributeNames"] = {f"#{name}": name for name in names}
         request = {self._name: options} if keys else {}
         items: list[Item] = []
         while request:  # again for what is over 16 MB, or was throttled
-            response = self._request("batch_get_item", RequestItems=request)
+            response = self._call("batch_get_item", RequestItems=request)
             found = response["Responses"].get(self._name, [])
             items += found
             request = response.get("UnprocessedKeys", {})
@@ -115,75 +114,85 @@ class Table:
         counter: str = "",
         **parameters: Any,
     ) -> Written:
-        """Set each attribute of `changes`, remove it if None, and add 1 to `counter`, if
-        `condition` holds.
+        """Set attributes of an item, if `condition` holds; `values` are those of its placeholders.
+
+        :param changes: The new values; None removes the attribute.
+        :param counter: The attribute to which 1 is added; empty: none.
         """
-        sets = ", ".join(
-            f"#{name} = :new_{name}" for name, value in changes.items() if value is not None
-        )
-        removes = ", ".join(f"#{name}" for name, value in changes.items() if value is None)
-        clauses = {"SET": sets, "REMOVE": removes, "ADD": f"{counter} :one" if counter else ""}
-        return self._write(
+        # SET #status = :new_status, #claim_id = :new_claim_id REMOVE #reason ADD lease_count :one
+        clauses = {
+            "SET": [f"#{name} = :new_{name}" for name in changes if changes[name] is not None],
+            "REMOVE": [f"#{name}" for name in changes if changes[name] is None],
+            "ADD": [f"{counter} :one"] if counter else [],
+        }
+        expression = [f"{verb} {', '.join(parts)}" for verb, parts in clauses.items() if parts]
+        known = {f":new_{name}": value for name, value in changes.items()}
+        known[":one"] = 1
+        response = self._call(
             "update_item",
-            condition,
-            {
-                ":one": 1,
-                **(values or {}),
-                **{f":new_{name}": value for name, value in changes.items()},
-            },
-            Key=serialize({"event_id": key}),
-            UpdateExpression=" ".join(
-                f"{verb} {clause}" for verb, clause in clauses.items() if clause
-            ),
+            {**known, **(values or {})},
+            TableName=self._name,
+            Key=_key(key),
+            UpdateExpression=" ".join(expression),
+            ConditionExpression=condition,
+            **CURRENT_ITEM,
             **parameters,
         )
+        return Written.of(response)
+
+    def _put(self, item: Item, condition: str) -> Written:
+        """Store an item, if `condition` holds."""
+        response = self._call(
+            "put_item",
+            TableName=self._name,
+            Item=item,
+            ConditionExpression=condition,
+            **CURRENT_ITEM,
+        )
+        return Written.of(response)
 
     def _delete(self, key: str, condition: str, values: Values | None = None) -> Written:
-        return self._write("delete_item", condition, values or {}, Key=serialize({"event_id": key}))
-
-    def _write(self, operation: str, condition: str, values: Values, **parameters: Any) -> Written:
-        """Make a conditional write."""
-        known = {**self._known_values(), **values}
-        names, placeholders = _placeholders(f"{condition} {parameters.get('UpdateExpression', '')}")
-        parameters |= {
-            "ConditionExpression": condition,
-            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
-        }
-        parameters["ExpressionAttributeNames"] = names
-        parameters["ExpressionAttributeValues"] = serialize(
-            {name: known[name] for name in placeholders}
+        """Delete an item, if `condition` holds."""
+        response = self._call(
+            "delete_item",
+            values,
+            TableName=self._name,
+            Key=_key(key),
+            ConditionExpression=condition,
+            **CURRENT_ITEM,
         )
-        # DynamoDB refuses empty ones
-        given = {name: value for name, value in parameters.items() if value}
-        try:
-            response = self._call(operation, **given)
-        except ClientError as failure:
-            return Written(False, failure.response.get("Item"))
-        return Written(True, response.get("Attributes"))
+        return Written.of(response)
 
-    def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        return self._request(operation, TableName=self._name, **parameters)
+    def _call(self, operation: str, values: Values | None = None, **parameters: Any) -> Any:
+        """Call DynamoDB; return the response or, if a condition failed, that of the error, with the
+        current `Item`.
 
-    def _request(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        try:
-            response: dict[str, Any] = getattr(self._client, operation)(**parameters)
-        except AWS_ERRORS as error:
-            code = error_code(error)
-            if code == CONDITION_FAILED:
-                raise
-            logger.warning("dynamodb failed", extra={"operation": operation, "error": code})
-            raise StorageUnavailableError from None
-        return response
-
-    def _known_values(self) -> dict[str, Any]:
-        """Return the placeholders that conditions and filters share."""
+        `values` has those of the placeholders in `parameters` that all calls do not share.
+        """
+        expressions = [text for name, text in parameters.items() if name.endswith("Expression")]
+        names, placeholders = _placeholders(" ".join(expressions))
         now = self._clock()
-        return {
+        known: dict[str, Any] = {
             ":now": rfc3339(now),
             ":now_seconds": int(now),
             ":pending": "pending",
             ":failed": "failed",
+            **(values or {}),
         }
+        used = {
+            "ExpressionAttributeNames": names,
+            "ExpressionAttributeValues": serialize({name: known[name] for name in placeholders}),
+        }
+        # DynamoDB refuses empty ones.
+        parameters |= {name: given for name, given in used.items() if given}
+        try:
+            return getattr(self._client, operation)(**parameters)
+        except AWS_ERRORS as error:
+            code = error_code(error)
+            if code == CONDITION_FAILED:
+                return error.response
+            logger.warning("dynamodb failed", extra={"operation": operation, "error": code})
+            raise StorageUnavailableError from None
 
     def _after(self, seconds: float) -> str:
         return rfc3339(self._clock() + seconds)
@@ -191,17 +200,21 @@ class Table:
 
 def serialize(values: Values) -> Item:
     """Return values in DynamoDB's format, without those that are None."""
-    return {name: _serialize(value) for name, value in values.items() if value is not None}
+    item: Item = {}
+    for name, value in values.items():
+        if value is not None:
+            kind, convert = TYPES.get(type(value), STRING)
+            item[name] = {kind: convert(value)}
+    return item
 
 
-def _serialize(value: str | int | bytes) -> dict[str, Any]:
-    name, convert = TYPES.get(type(value), ("S", str))
-    return {name: convert(value)}
+def _key(event_id: str) -> Item:
+    """Return the primary key of an item."""
+    return {"event_id": {"S": event_id}}
 
 
 @cache
 def _placeholders(expressions: str) -> tuple[dict[str, str], frozenset[str]]:
-    """Return the names and value placeholders of expressions: DynamoDB rejects unused ones."""
-    return {name: name[1:] for name in re.findall(r"#\w+", expressions)}, frozenset(
-        re.findall(r":\w+", expressions)
-    )
+    """Return the names and value placeholders of expressions: DynamoDB refuses unused ones."""
+    names = {name: name[1:] for name in re.findall(r"#\w+", expressions)}
+    return names, frozenset(re.findall(r":\w+", expressions))
