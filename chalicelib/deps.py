@@ -3,19 +3,23 @@ then.
 """
 
 import contextlib
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from threading import Lock
 
 from chalicelib import settings as environment
 from chalicelib.core.invocation import CoreServices
+from chalicelib.core.outcome import RetryPolicy
 from chalicelib.customers.subscriptions import Subscriptions
 from chalicelib.customers.targets import AllTargets
 from chalicelib.infra import telemetry
 from chalicelib.infra.clients import ONE_SHORT_TRY, read_secret
 from chalicelib.infra.errors import AWS_ERRORS, SettingsError
+from chalicelib.infra.times import DAY_SECONDS
+from chalicelib.settings import Settings
 
 REFRESH_SECONDS = 300
 READ_SECRET_ONCE = partial(read_secret, config=ONE_SHORT_TRY)
@@ -56,6 +60,17 @@ def initialize() -> None:
             get(READ_SECRET_ONCE).make_client(service)
 
 
+def load(environ: Mapping[str, str], read_secret: Callable[[str], str] = read_secret) -> Settings:
+    """Return the settings; raise SettingsError, also if retries could outlast the retention."""
+    settings = environment.load(environ, read_secret)
+    days = math.ceil(RetryPolicy.of(settings).longest_seconds() / DAY_SECONDS + 1)
+    if days > settings.event_retention_days:
+        raise SettingsError(
+            f"MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS do not fit: retries need {days} days"
+        )
+    return settings
+
+
 def get(read_secret: Callable[[str], str] = read_secret) -> Services:
     """Return this container's services; raise SettingsError if the environment is unusable.
 
@@ -65,7 +80,7 @@ def get(read_secret: Callable[[str], str] = read_secret) -> Services:
     with _lock:
         if _services is None:
             telemetry.configure("INFO")
-            settings = environment.load(os.environ, read_secret)
+            settings = load(os.environ, read_secret)
             telemetry.configure(settings.log_level)
             _services = Services(settings)
             _refresh_at = _services.clock() + REFRESH_SECONDS
@@ -80,7 +95,7 @@ def _refresh(services: Services) -> Services:
     ones.
     """
     try:
-        settings = environment.load(os.environ, READ_SECRET_ONCE)
+        settings = load(os.environ, READ_SECRET_ONCE)
     except SettingsError as error:
         telemetry.logger.warning("settings not read again", extra={"error": str(error)})
         return services

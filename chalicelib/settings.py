@@ -5,14 +5,13 @@ secret.
 """
 
 import base64
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
-from chalicelib.core.outcome import RetryPolicy
 from chalicelib.infra.addresses import (
     EXPECTED_URL,
     PUSH_URL,
@@ -21,14 +20,26 @@ from chalicelib.infra.addresses import (
     valid_port,
 )
 from chalicelib.infra.errors import SettingsError
-from chalicelib.infra.parsing import Parser, parse_all, parser
+from chalicelib.infra.parsing import EVENT_TYPE, Parser, parse_all, parser
+from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
+
+MESSAGE_GRACE_SECONDS = 55
+# Values of ZAPIER_WEBHOOK_URL that are no URL.
+PULL_ONLY = "none"
+COPIES_ONLY = "subscriptions"
+DEFAULT_HOSTS = AllowedHosts(("hooks.zapier.com",))
+REMOVED = {"METRICS_NAMESPACE"}  # settings of earlier versions
+NUMBERS: dict[type, str] = {int: "an integer", float: "a number"}
 
 
 class Scope(StrEnum):
     PRODUCE = "produce"
     CONSUME = "consume"
     ERASE = "erase"
+
+
+DEFAULT_SCOPES = f"{Scope.PRODUCE}+{Scope.CONSUME}"
 
 
 @dataclass(frozen=True)
@@ -57,9 +68,8 @@ def _number(kind: type[int | float], minimum: float, maximum: float) -> Parser:
 
 
 def _signing_secrets(text: str) -> tuple[bytes, ...]:
-    return tuple(
-        base64.b64decode(entry.removeprefix("whsec_"), validate=True) for entry in text.split()
-    )
+    encoded = [entry.removeprefix("whsec_") for entry in text.split()]
+    return tuple(base64.b64decode(entry, validate=True) for entry in encoded)
 
 
 def _api_keys(text: str) -> tuple[ApiKey, ...]:
@@ -74,29 +84,25 @@ def _read_api_key(entry: str) -> ApiKey:
 def _setting(
     name: str, parse: Parser, default: Any = MISSING, *, expected: str = "", secret: bool = False
 ) -> Any:
-    """Declare the variable of a setting; one without a default is required, and `expected` says
-    what it must be.
+    """Declare a setting and its variable, which is required unless there is a default.
+
+    :param expected: What the variable must be, if it is required.
     """
     metadata = {"name": name, "parse": parse, "expected": f"must be {expected}"}
     return field(default=default, repr=not secret, metadata=metadata)
 
 
-NUMBERS: dict[type, str] = {int: "an integer", float: "a number"}
-SCOPE = f"({'|'.join(Scope)})"
-DEFAULT_SCOPES = f"{Scope.PRODUCE}+{Scope.CONSUME}"
 API_KEYS = (
     "name:sha256hex[:scope+scope], separated by commas, with the scopes produce, consume and erase"
 )
+SCOPE = f"({'|'.join(Scope)})"
 _api_key = parser(
     rf"[^:\x00-\x1f\x7f-\x9f]{{1,64}}:[0-9a-fA-F]{{64}}(:{SCOPE}(\+{SCOPE})*)?",
     API_KEYS,
     _read_api_key,
 )
 LOG_LEVEL = parser("DEBUG|INFO|WARNING|ERROR|CRITICAL", "DEBUG, INFO, WARNING, ERROR or CRITICAL")
-DEFAULT_HOSTS = AllowedHosts(("hooks.zapier.com",))
 QUEUE_URL = parser(r"https?://\S+", "the URL of an SQS queue")
-MESSAGE_GRACE_SECONDS = 55
-PULL_ONLY, COPIES_ONLY = "none", "subscriptions"  # values of ZAPIER_WEBHOOK_URL
 WEBHOOK = f"{EXPECTED_URL}, none for pull-only, or subscriptions to push copies alone"
 _webhook = parser(f"{PULL_ONLY}|{COPIES_ONLY}|{PUSH_URL}", WEBHOOK, valid_port)
 # 24 to 64 bytes, by "Signature scheme" of Standard Webhooks
@@ -106,9 +112,10 @@ SIGNING_SECRETS = parser(
     "whsec_ and base64 of 24 to 64 bytes, separated by spaces",
     _signing_secrets,
 )
-TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
 EVENT_TYPES = parser(
-    rf"{TYPE.pattern}(\s*,\s*{TYPE.pattern})*", "event types, separated by commas", TYPE.findall
+    rf"{EVENT_TYPE.pattern}(\s*,\s*{EVENT_TYPE.pattern})*",
+    "event types, separated by commas",
+    EVENT_TYPE.findall,
 )
 
 
@@ -173,28 +180,20 @@ class Settings:
 
     @property
     def message_grace_seconds(self) -> int:
-        """How late a message may be before the sweep sends another; it may wait in Lambda for the
-        batch window.
+        """How late a message may be before the sweep sends another.
+
+        It may wait in Lambda for the batch window.
         """
         return MESSAGE_GRACE_SECONDS + self.worker_batch_window_seconds
 
-    @property
-    def retry_policy(self) -> RetryPolicy:
-        return RetryPolicy(
-            self.max_delivery_attempts, self.backoff_base_seconds, self.backoff_cap_seconds
-        )
 
-
-REQUIRED = {
-    row.metadata["name"]: row.metadata["expected"]
-    for row in fields(Settings)
-    if row.default is MISSING
-}
-DEFAULTS = {row.name: row.default for row in fields(Settings) if row.default is not MISSING}
-PARSERS: dict[str, Parser] = {
-    row.metadata["name"]: row.metadata["parse"] for row in fields(Settings)
+VARIABLES: dict[str, Mapping[str, Any]] = {
+    row.metadata["name"]: row.metadata for row in fields(Settings)
 }
 FIELDS = {row.metadata["name"]: row.name for row in fields(Settings)}
+PARSERS: dict[str, Parser] = {name: declared["parse"] for name, declared in VARIABLES.items()}
+DEFAULTS = {row.name: row.default for row in fields(Settings) if row.default is not MISSING}
+REQUIRED = {name: VARIABLES[name]["expected"] for name in FIELDS if FIELDS[name] not in DEFAULTS}
 
 
 def load(environ: Mapping[str, str], read_secret: Callable[[str], str] = lambda _: "") -> Settings:
@@ -205,44 +204,42 @@ def load(environ: Mapping[str, str], read_secret: Callable[[str], str] = lambda 
     precedence over the secret.
     """
     variables = _set_variables(environ)
+    unknown = REMOVED & variables.keys()
     if "SETTINGS_SECRET" in variables and not variables.keys() >= REQUIRED.keys():
+        text = read_secret(variables["SETTINGS_SECRET"])
         # NAME=value lines; others, such as # comments, are skipped.
-        lines = re.findall(
-            r"^ *([A-Z_]+) *=(.*)$", read_secret(variables["SETTINGS_SECRET"]), re.MULTILINE
-        )
-        variables = _set_variables(dict(lines)) | variables
+        lines = dict(re.findall(r"^ *([A-Z_]+) *=(.*)$", text, re.MULTILINE))
+        variables = _set_variables(lines) | variables
+        unknown |= lines.keys() - FIELDS.keys()
+    _warn_of(*sorted(unknown))
     values, unusable = read(variables)
     missing = [
         f"{name} is missing: it {expected}"
         for name, expected in REQUIRED.items()
         if name not in variables
     ]
-    if faults := missing + unusable:
-        raise SettingsError("; ".join(faults))
-    settings = Settings(**values)
-    days = math.ceil(settings.retry_policy.longest_seconds() / DAY_SECONDS + 1)
-    if days > settings.event_retention_days:
-        raise SettingsError(
-            f"MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS do not fit: retries need {days} days"
-        )
-    return settings
+    if missing or unusable:
+        raise SettingsError("; ".join(missing + unusable))
+    return Settings(**values)
 
 
 def read(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the settings that are set or have a default, by name, and what is wrong with those
-    that are unusable.
-    """
+    """Return the settings that are set or have a default, by name, and the faults of the others."""
     values, faults = parse_all(_set_variables(environ), PARSERS)
     given = {FIELDS[name]: value for name, value in values.items()}
     return DEFAULTS | given, [f"{fault.field} is unusable: it {fault.message}" for fault in faults]
 
 
+@cache  # once for each container, which reads its settings again and again
+def _warn_of(*unknown: str) -> None:
+    if unknown:
+        logger.warning("no such settings, ignored: %s", ", ".join(unknown))
+
+
 def _set_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that are set. An empty one counts as not set, except API_KEYS: no keys
-    is a choice.
+    """Return the variables that are set.
+
+    An empty one counts as not set, except API_KEYS: no keys is a choice.
     """
-    return {
-        name: value.strip()
-        for name, value in environ.items()
-        if value.strip() or name == "API_KEYS"
-    }
+    stripped = {name: value.strip() for name, value in environ.items()}
+    return {name: value for name, value in stripped.items() if value or name == "API_KEYS"}

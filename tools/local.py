@@ -223,7 +223,7 @@ def _check_environment() -> int:
     variables = {**dict.fromkeys(settings.REQUIRED, "http://127.0.0.1/"), "API_KEYS": ""}
     variables.update((name, value) for name, value in os.environ.items() if value.strip())
     try:
-        settings.load(variables)
+        services.load(variables)
     except SettingsError as error:
         faults.append(str(error))
     port = given("PORT") or "8000"

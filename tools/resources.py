@@ -16,7 +16,7 @@ import boto3
 import click
 from botocore.exceptions import ClientError, WaiterError
 
-from chalicelib import settings
+from chalicelib import deps, settings
 from chalicelib.infra.clients import read_secret
 from chalicelib.infra.errors import AWS_ERRORS, SettingsError
 from tools import upgrade
@@ -236,7 +236,7 @@ def _given(stage: str) -> dict[str, str]:
         if value or (variable in os.environ and key != "ZapierWebhookUrl"):
             given[key] = value
     variables = {PARAMETERS[key]: value for key, value in given.items()}
-    settings.load({**STAND_INS, **read_config(stage), **variables})
+    deps.load({**STAND_INS, **read_config(stage), **variables})
     return {"Stage": stage, **given}
 
 

@@ -188,7 +188,7 @@ def _conclude(
     if result.status_code == HTTPStatus.GONE:
         decision = target.owner.gone(event)
     else:
-        policy = services.settings.retry_policy
+        policy = outcome.RetryPolicy.of(services.settings)
         decision = outcome.decide(
             result, event.delivery_attempts, policy, services.random, **options
         )

@@ -13,11 +13,11 @@ from enum import StrEnum
 from typing import Any
 
 from chalicelib.core.outcome import NOT_PUSHED, Outcome, PushResult, Reason
+from chalicelib.infra.parsing import EVENT_TYPE
 from chalicelib.infra.times import rfc3339
 
 MAX_ATTEMPTS_KEPT = 25
 EVENT_ID = re.compile(r"(evt|cpy)_[0-9a-f]{32}")
-EVENT_TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
 SUBJECT = "subject#"
 RESERVED_PREFIX = "triggers."  # of the types of reports
 EVENT_TYPE_OR_PREFIX = re.compile(rf"{EVENT_TYPE.pattern}\*?|\*")
@@ -41,6 +41,13 @@ class DeliveredVia(StrEnum):
 
 def is_copy_id(event_id: str) -> bool:
     return event_id.startswith("cpy_")
+
+
+def lookup_key(subscription_id: str | None, subject: str | None) -> str | None:
+    """Return what copies of a subscription, or events with a subject, are looked up by."""
+    if subscription_id is not None:
+        return subscription_id
+    return f"{SUBJECT}{subject}" if subject is not None else None
 
 
 def response_bytes(text: str) -> int:
@@ -155,11 +162,6 @@ class Event:
     def sort_key(self) -> str:
         """The sort key of the indexes: creation time, then id."""
         return f"{self.created_at}#{self.event_id}"
-
-    @property
-    def lookup_key(self) -> str | None:
-        """What an event or a copy is looked up by: its subject, or its subscription."""
-        return self.subscription_id or (f"{SUBJECT}{self.subject}" if self.subject else None)
 
     @property
     def group_id(self) -> str:

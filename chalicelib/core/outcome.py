@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from chalicelib.settings import Settings
+
 NOT_PUSHED = "not pushed: the receiver keeps failing"
 MAX_RETRY_AFTER_SECONDS = 3600
 # What no later attempt of the same event can get over; anything else may be mended while attempts
@@ -66,6 +68,14 @@ class RetryPolicy:
     max_attempts: int
     base_seconds: float
     cap_seconds: float
+
+    @classmethod
+    def of(cls, settings: Settings) -> "RetryPolicy":
+        return cls(
+            settings.max_delivery_attempts,
+            settings.backoff_base_seconds,
+            settings.backoff_cap_seconds,
+        )
 
     def delay_seconds(
         self, attempt: int, retry_after_seconds: float, random: Callable[[], float]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from chalicelib.core.event import FIELDS, DeliveredVia, Event, Status, dumps, is_copy_id
+from chalicelib.core.event import FIELDS, DeliveredVia, Event, Status, dumps, is_copy_id, lookup_key
 from chalicelib.infra.queue import MAX_DELAY_SECONDS
 from chalicelib.infra.table import LOWEST, Table, Values, Written, serialize
 from chalicelib.infra.telemetry import logger
@@ -231,7 +231,7 @@ def _item(event: Event) -> Values:
         "sort_key": event.sort_key,
         "attempts": _attempts(event),
         "copies": dumps(event.copies) if event.copies else None,
-        "lookup_key": event.lookup_key,
+        "lookup_key": lookup_key(event.subscription_id, event.subject),
     }
     kept = {name: value for name, value in vars(event).items() if value and name not in NOT_STORED}
     return {**kept, **encoded}

@@ -23,9 +23,10 @@ LOOPBACK = r"localhost|127\..*|::1"
 HOST = r"(\*|\.?[\w-]+(\.[\w-]+)*\.?|[\da-f:]*:[\da-f:.]*)"
 # What `is_global` takes for public: all IPv6 but global unicast (2000::/3), documentation (RFC
 # 9637), multicast.
-NOT_PUBLIC = tuple(
-    map(ipaddress.ip_network, ("::/3", "4000::/2", "8000::/1", "3fff::/20", "224.0.0.0/4"))
-)
+NOT_PUBLIC = [
+    ipaddress.ip_network(network)
+    for network in ("::/3", "4000::/2", "8000::/1", "3fff::/20", "224.0.0.0/4")
+]
 # IPv4-compatible (RFC 4291), IPv4-mapped, NAT64 (RFC 6052) and 6to4 addresses embed an IPv4
 # address: so many bits from the right.
 EMBEDDING = {"::/96": 0, "::ffff:0:0/96": 0, "64:ff9b::/96": 0, "2002::/16": 80}
@@ -34,8 +35,9 @@ EMBEDDED_BITS = {ipaddress.IPv6Network(network): bits for network, bits in EMBED
 
 @dataclass(frozen=True)
 class AllowedHosts:
-    """The hosts of SUBSCRIPTION_HOSTS: a name, `.example.com` for all hosts below it, or ANY_HOST;
-    none: closed.
+    """The hosts of SUBSCRIPTION_HOSTS, without which nobody may subscribe.
+
+    An entry is a name, `.example.com` for all hosts below it, or ANY_HOST.
     """
 
     entries: tuple[str, ...]
@@ -46,17 +48,17 @@ class AllowedHosts:
             target = urlsplit(parse_push_url(url))
         except InvalidValueError:
             return False
-        if (
-            re.fullmatch(LOOPBACK, str(target.hostname))
-            and "AWS_LAMBDA_FUNCTION_NAME" in os.environ
-        ):
-            return False  # its runtime API listens there
+        host = str(target.hostname)
+        # The runtime API of a function listens on its loopback addresses.
+        if "AWS_LAMBDA_FUNCTION_NAME" in os.environ and re.fullmatch(LOOPBACK, host):
+            return False
         is_open = ANY_HOST in self.entries and target.scheme == "https"
-        return self.names(url) or (is_open and not _is_private(str(target.hostname)))
+        return self.names(url) or (is_open and not _is_private(host))
 
     def names(self, url: str) -> bool:
-        """Return whether an entry names the host; pushes to others may connect to public addresses
-        only.
+        """Return whether an entry names the host.
+
+        Pushes to other hosts may connect to public addresses only.
         """
         host = str(urlsplit(url).hostname).removesuffix(".")
         return any(
@@ -85,8 +87,9 @@ parse_push_url = parser(PUSH_URL, f"{EXPECTED_URL}; http is for loopback hosts",
 
 
 def is_public(address: str) -> bool:
-    """Return whether an IP address is reachable for everybody; of one that embeds an IPv4 address,
-    whether that is.
+    """Return whether an IP address is reachable for everybody.
+
+    An address that embeds an IPv4 address is if that is.
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
     for network, bits in EMBEDDED_BITS.items():
@@ -96,8 +99,9 @@ def is_public(address: str) -> bool:
 
 
 def _is_private(host: str) -> bool:
-    """Return whether a host is an address that is not public, in any spelling (`127.1`); of a name
-    it is unknown.
+    """Return whether a host is an address that is not public, in any spelling (`127.1`).
+
+    A name is not looked up, and is not private.
     """
     try:
         addresses = socket.getaddrinfo(host.removesuffix("."), None, flags=socket.AI_NUMERICHOST)

@@ -53,18 +53,18 @@ def read_secret(name: str, config: Config = CONFIG) -> str:
 
 
 def _remove_retry_after(response: tuple[Any, Any] | None, **_: object) -> None:
-    """Remove the header for which botocore waits up to 5 s longer than its backoff: CALL_SECONDS
-    would not hold.
+    """Remove the header for which botocore waits up to 5 s longer than its backoff.
+
+    CALL_SECONDS would not hold.
     """
     if response:
         response[0].headers.pop("x-amz-retry-after", None)
 
 
 def _remove_trace_header(params: dict[str, Any], **_: object) -> None:
-    """Remove the header by which Lambda detects recursive loops: retries go through the worker's
-    own queue.
+    """Remove the header by which Lambda detects recursive loops.
 
-    `make deploy` and the packaged stack allow them, too (RecursiveLoop); plain `chalice deploy`
-    cannot.
+    Retries go through the worker's own queue. `make deploy` and the packaged stack allow such
+    loops, too (RecursiveLoop); plain `chalice deploy` cannot.
     """
     params["headers"].pop("X-Amzn-Trace-Id", None)

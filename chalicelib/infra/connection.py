@@ -1,5 +1,6 @@
-"""HTTP connections of urllib3 with one deadline for connecting, the TLS handshake, sending and
-reading.
+"""HTTP connections of urllib3 with one deadline for each request.
+
+It bounds connecting, the TLS handshake, sending and reading together.
 """
 
 import http.client
@@ -19,12 +20,12 @@ from urllib3.util.connection import create_connection
 
 from chalicelib.infra.addresses import is_public
 
-# the status decides; the body only serves diagnosis and the reuse of the connection
+# The status decides; the body only serves diagnosis and the reuse of the connection.
 BODY_SECONDS = 1.0
-# servers close idle connections after 5 s or later; a frozen container cannot see it happen
+# Servers close idle connections after 5 s or later; a frozen container cannot see it happen.
 IDLE_SECONDS = 4.0
 MAX_INFORMATIONAL_RESPONSES = 100
-# a host each for the webhook and subscriptions; the pool used least recently is closed
+# A host each for the webhook and subscriptions; the pool used least recently is closed.
 MAX_POOLS = 101
 Clock = Callable[[], float]
 TlsContext = Callable[[], ssl.SSLContext]
@@ -40,8 +41,9 @@ PUSH_ERRORS = (OSError, http.client.HTTPException, HTTPError, UnicodeError)
 
 @dataclass(frozen=True)
 class ErrorRule:
-    """What an error of these types means. `text` never has a secret; after one that `is_final` no
-    push can succeed.
+    """What an error of these types means.
+
+    `text` never has a secret. After an error that `is_final` no push can succeed.
     """
 
     types: tuple[type[BaseException], ...]
@@ -78,8 +80,9 @@ def rule_of(error: BaseException | None) -> ErrorRule:
 
 
 class DeadlineSocket(socket.socket):
-    """A socket whose timeout bounds all that it sends and receives until the next `settimeout`
-    together.
+    """A socket whose timeout is a deadline.
+
+    It bounds all that is sent and received until the next `settimeout` together.
     """
 
     def settimeout(self, value: float) -> None:  # type: ignore[override]
@@ -95,7 +98,7 @@ class DeadlineSocket(socket.socket):
 
     def sendall(self, data: Any) -> None:  # type: ignore[override]
         # SSLTransport sends nothing before each read: an error would hide the response that came
-        # before it
+        # before it.
         if data:
             self._limit_wait()
             super().sendall(data)
@@ -108,8 +111,9 @@ class DeadlineSocket(socket.socket):
 
 
 class FinalResponse(http.client.HTTPResponse):
-    """The response that follows any informational (1xx) ones; http.client itself skips only those
-    with status 100.
+    """The response that follows any informational (1xx) ones.
+
+    http.client itself skips only those with status 100.
     """
 
     def _read_status(self) -> tuple[str, int, str]:
@@ -122,8 +126,7 @@ class FinalResponse(http.client.HTTPResponse):
 
 
 class Connection(HTTPSConnection):
-    """A connection for either scheme: with TLS if it has a `tls_context`, which returns the
-    context.
+    """A connection for either scheme: with TLS if it has a `tls_context`, which returns one.
 
     The pool's timeout bounds TCP and the TLS handshake together; that of a request bounds all of
     it.
@@ -150,19 +153,12 @@ class Connection(HTTPSConnection):
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection can be reused: not closed, not idle for long, and without unread
-        bytes.
-        """
-        idle = self._clock() - self._idle_since > IDLE_SECONDS
-        return (
-            super().is_connected
-            and not idle
-            and not (self._tls_context and self._has_unread_bytes())
-        )
-
-    def _has_unread_bytes(self) -> bool:
-        """Return whether TLS holds bytes that came after the response."""
-        return bool(self.sock.sslobj.pending() + self.sock.incoming.pending)
+        """Whether the connection can be reused."""
+        if not super().is_connected or self._clock() - self._idle_since > IDLE_SECONDS:
+            return False
+        # Bytes that TLS holds came after the response: the next push must not take them for its.
+        unread = self.sock.sslobj.pending() + self.sock.incoming.pending if self._tls_context else 0
+        return unread == 0
 
     def connect(self) -> None:
         """Connect, and leave what remains of the request's timeout in `self.timeout`."""
@@ -174,9 +170,11 @@ class Connection(HTTPSConnection):
             # `tls_in_tls` gives OpenSSL its records in memory. Reading from the socket itself, it
             # would not return while records without application data arrive (session tickets,
             # HelloRequest), whatever the timeout.
-            context = self._tls_context()
             self.sock = ssl_wrap_socket(
-                self.sock, ssl_context=context, server_hostname=self.host, tls_in_tls=True
+                self.sock,
+                ssl_context=self._tls_context(),
+                server_hostname=self.host,
+                tls_in_tls=True,
             )
         self.is_verified = True  # urllib3 warns otherwise
         self.timeout -= time.monotonic() - started
@@ -203,8 +201,8 @@ class Connection(HTTPSConnection):
         raise failure
 
     def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]
-        # http.client may forget the socket
-        sock, deadline = self.sock, time.monotonic() + self.timeout
+        sock = self.sock  # http.client may forget it
+        deadline = time.monotonic() + self.timeout
         response = super().getresponse()
         self._idle_since = self._clock()
         sock.settimeout(min(BODY_SECONDS, deadline - time.monotonic()))
@@ -212,8 +210,9 @@ class Connection(HTTPSConnection):
 
 
 class ConnectionPool(urllib3.HTTPSConnectionPool):
-    """A pool for either scheme. Unlike that for http, it connects before the request, and ignores
-    no error of it.
+    """A pool for either scheme.
+
+    Unlike urllib3's pool for http, it connects before the request, and ignores no error of that.
     """
 
     ConnectionCls = Connection  # type: ignore[assignment]

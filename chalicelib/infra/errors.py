@@ -49,9 +49,8 @@ class InvalidRequestError(ApiError):
     """400: the request has the given faults."""
 
     def __init__(self, *errors: FieldFault) -> None:
-        super().__init__(
-            400, "invalid_request", "; ".join(f"{error.field}: {error.message}" for error in errors)
-        )
+        detail = "; ".join(f"{error.field}: {error.message}" for error in errors)
+        super().__init__(400, "invalid_request", detail)
         self.errors = errors
 
 
@@ -70,23 +69,19 @@ class LeaseLostError(ApiError):
 
 
 class EventClaimedError(ApiError):
-    """409: the event is being pushed, leased or erased; the call may be repeated after
-    `seconds`.
-    """
+    """409: the event is pushed, leased or erased now; repeat the call after `seconds`."""
 
     def __init__(self, detail: str, seconds: float = 0) -> None:
-        super().__init__(
-            409, "event_claimed", detail, retry_after_seconds=max(1, math.ceil(seconds))
-        )
+        wait_seconds = max(1, math.ceil(seconds))
+        super().__init__(409, "event_claimed", detail, retry_after_seconds=wait_seconds)
 
 
 class StorageUnavailableError(ApiError):
     """503: DynamoDB failed. Whether a write took effect is unknown."""
 
     def __init__(self) -> None:
-        super().__init__(
-            503, "unavailable", "The event store is unavailable; try again.", retry_after_seconds=2
-        )
+        detail = "The event store is unavailable; try again."
+        super().__init__(503, "unavailable", detail, retry_after_seconds=2)
 
 
 class QueueUnavailableError(Exception):
@@ -94,11 +89,10 @@ class QueueUnavailableError(Exception):
 
 
 def error_code(error: Exception) -> str:
-    """Return the AWS error code or the class name, for logs: the text of the error may repeat the
-    request.
+    """Return the AWS error code or the class name, for logs.
+
+    The text of the error may repeat the request.
     """
-    return (
-        str(error.response["Error"].get("Code"))
-        if isinstance(error, ClientError)
-        else type(error).__name__
-    )
+    if isinstance(error, ClientError):
+        return str(error.response["Error"].get("Code"))
+    return type(error).__name__

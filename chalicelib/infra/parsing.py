@@ -1,4 +1,4 @@
-"""Parsers of texts: settings and query parameters."""
+"""Parsers of texts: settings and query parameters, and the form of an event type."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -9,10 +9,13 @@ from chalicelib.infra.errors import FieldFault, InvalidValueError
 
 Parser = Callable[[str], Any]  # returns the value of a text; raises InvalidValueError
 
+EVENT_TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
+
 
 def parser(pattern: str, expected: str, convert: Callable[[str], Any] = str) -> Parser:
-    """Return the parser of texts that match `pattern` and that `convert` takes; `expected` says
-    what they must be.
+    """Return the parser of texts that match `pattern` and that `convert` takes.
+
+    `expected` says what a text must be, after "must be".
     """
 
     def parse(text: str) -> Any:
@@ -27,9 +30,7 @@ def parser(pattern: str, expected: str, convert: Callable[[str], Any] = str) -> 
 def parse_all(
     texts: Mapping[str, str], parsers: Mapping[str, Parser]
 ) -> tuple[dict[str, Any], list[FieldFault]]:
-    """Return the values of the texts that have a parser, by name, and what is wrong with those that
-    are unusable.
-    """
+    """Return the values of the texts that have a parser, by name, and the faults of the others."""
     values: dict[str, Any] = {}
     faults = []
     for name in sorted(texts.keys() & parsers.keys()):

@@ -1,5 +1,6 @@
-"""The SQS client: send, receive, delete, depth. Each operation logs one line; bodies are never
-logged.
+"""The SQS client: send, receive, delete, depth.
+
+Each operation logs one line; bodies are never logged.
 """
 
 import logging
@@ -34,20 +35,24 @@ class Message:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Message":
-        """Return a message that Lambda or `Queue.receive` received; the names of their members
-        differ in case.
+        """Return a message that Lambda or `Queue.receive` received.
+
+        The names of the members differ in case between the two.
         """
         members = {name.lower(): value for name, value in record.items()}
-        attributes = _texts(members.get("messageattributes", {}))
-        group_id = members.get("attributes", {}).get(GROUP_ID, DEFAULT_GROUP_ID)
         return cls(
-            members["body"], attributes, group_id, members["messageid"], members["receipthandle"]
+            body=members["body"],
+            attributes=_texts(members.get("messageattributes", {})),
+            group_id=members.get("attributes", {}).get(GROUP_ID, DEFAULT_GROUP_ID),
+            message_id=members["messageid"],
+            receipt_handle=members["receipthandle"],
         )
 
 
 class Queue:
-    """One queue. Every method raises QueueUnavailableError when SQS fails; what took effect is
-    unknown then.
+    """One queue.
+
+    Every method raises QueueUnavailableError when SQS fails; what took effect is unknown then.
     """
 
     def __init__(self, client: Any, url: str) -> None:
@@ -57,21 +62,21 @@ class Queue:
 
     def send(self, message: Message, delay_seconds: float = 0) -> None:
         """Send a message that becomes visible after `delay_seconds`: 0 to 900, rounded up."""
-        parameters = _parameters(message) | {"DelaySeconds": math.ceil(delay_seconds)}
-        self._call("send_message", {"event_id": message.attributes.get("EventId")}, **parameters)
+        fields = {"event_id": message.attributes.get("EventId")}
+        self._call("send_message", fields, **_parameters(message, math.ceil(delay_seconds)))
 
     def send_many(self, messages: Sequence[Message], delay_seconds: int = 0) -> None:
         """Send up to BATCH_SIZE messages that become visible after `delay_seconds`: 0 to 900."""
-        more = {"DelaySeconds": delay_seconds}
         entries = [
-            {"Id": str(number), **_parameters(message), **more}
+            {"Id": str(number), **_parameters(message, delay_seconds)}
             for number, message in enumerate(messages)
         ]
         self._call("send_message_batch", {"count": len(entries)}, Entries=entries)
 
     def receive(self, max_messages: int = BATCH_SIZE, wait_seconds: int = 20) -> list[Message]:
-        """Receive up to `max_messages` (1 to 10) messages, waiting up to `wait_seconds` (0 to 20)
-        for the first.
+        """Receive up to `max_messages` (1 to 10) messages.
+
+        If there is none, wait up to `wait_seconds` (0 to 20) for the first.
         """
         response = self._call(
             "receive_message",
@@ -112,25 +117,31 @@ class Queue:
                 error = f"{len(refused)} entries refused: {refused[0].get('Code')}"
         except AWS_ERRORS as failure:
             error = error_code(failure)
-        duration_ms = round((time.monotonic() - started) * 1000)
-        outcome = {
+        extra = {
+            "queue": self.name,
+            **fields,
             "message_id": response.get("MessageId"),
-            "duration_ms": duration_ms,
+            "duration_ms": round((time.monotonic() - started) * 1000),
             "error": error,
         }
-        extra = {"queue": self.name, **fields, **outcome}
         logger.log(logging.ERROR if error else logging.INFO, "sqs %s", operation, extra=extra)
         if error:
             raise QueueUnavailableError(f"{self.name}: {operation} failed: {error}")
         return response
 
 
-def _parameters(message: Message) -> dict[str, Any]:
-    values = {
+def _parameters(message: Message, delay_seconds: int) -> dict[str, Any]:
+    """Return what the calls that send name a message by."""
+    attributes = {
         name: {"DataType": "String", "StringValue": value}
         for name, value in message.attributes.items()
     }
-    return {"MessageBody": message.body, "MessageAttributes": values, GROUP_ID: message.group_id}
+    return {
+        "MessageBody": message.body,
+        "MessageAttributes": attributes,
+        GROUP_ID: message.group_id,
+        "DelaySeconds": delay_seconds,
+    }
 
 
 def _texts(attributes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

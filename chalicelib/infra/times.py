@@ -6,15 +6,12 @@ DAY_SECONDS = 86_400
 
 
 def rfc3339(unix_seconds: float) -> str:
-    """Return RFC 3339 UTC with microseconds and `Z`: fixed width, so that strings compare as times
-    do.
+    """Return a time in UTC with microseconds and `Z`.
+
+    The width is fixed, so that texts compare as times do.
     """
-    return (
-        datetime.fromtimestamp(unix_seconds, UTC)
-        .isoformat(timespec="microseconds")
-        .removesuffix("+00:00")
-        + "Z"
-    )
+    moment = datetime.fromtimestamp(unix_seconds, UTC)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def unix_seconds(timestamp: str) -> float:

@@ -8,7 +8,7 @@ from math import inf
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from chalicelib.core.event import SUBJECT, Event, Status
+from chalicelib.core.event import Event, Status, lookup_key
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.store import NOT_EXPIRED, UNSETTLED, EventStore, partitions
 from chalicelib.infra.table import BY_LOOKUP, BY_STATUS, HIGHEST, LOWEST
@@ -43,12 +43,8 @@ class Query:
 
     @property
     def lookup_key(self) -> str | None:
-        """The partition of the index for lookups that has the events; None: they are in the index
-        of statuses.
-        """
-        return self.subscription_id or (
-            f"{SUBJECT}{self.subject}" if self.subject is not None else None
-        )
+        """The partition of the index for lookups, or None: the index of statuses has the events."""
+        return lookup_key(self.subscription_id, self.subject)
 
     def has(self, event: Event, now: float) -> bool:
         """Return whether the query has an event with this state at `now` (Unix seconds)."""

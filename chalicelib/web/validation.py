@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from chalicelib.core.event import (
-    EVENT_TYPE,
     EVENT_TYPE_OR_PREFIX,
     RESERVED_PREFIX,
     NewEvent,
@@ -19,7 +18,7 @@ from chalicelib.customers.filters import filter_fault
 from chalicelib.customers.subscription import SUBSCRIPTION_ID, headers_fault
 from chalicelib.infra.addresses import EXPECTED_URL, AllowedHosts
 from chalicelib.infra.errors import ApiError, FieldFault, InvalidRequestError
-from chalicelib.infra.parsing import Parser, parse_all, parser
+from chalicelib.infra.parsing import EVENT_TYPE, Parser, parse_all, parser
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_LEASED_EVENTS = 100

@@ -12,7 +12,7 @@ from random import Random
 from chalicelib import deps as services
 from chalicelib.core.event import dumps
 from chalicelib.core.messages import push_message
-from chalicelib.core.outcome import Outcome, PushResult
+from chalicelib.core.outcome import Outcome, PushResult, RetryPolicy
 from chalicelib.deps import Services
 from chalicelib.infra.queue import MAX_DELAY_SECONDS
 from chalicelib.infra.times import rfc3339
@@ -103,7 +103,7 @@ def deliver(payload: str, failures: int, receiver: Receiver, naps: list[float]) 
     What is due after more than 900 s is marked and queued as the sweep does.
     """
     settings, invocations = services.get().settings, 1
-    policy, waits, now = settings.retry_policy, list[float](), time.time()
+    policy, waits, now = RetryPolicy.of(settings), list[float](), time.time()
     destination = services.get().targets.webhook.destination
     services.get().worker_breaker.record(destination, now, now, PushResult(Outcome.DELIVERED), 0)
     receiver.script(*[status(503)] * failures)

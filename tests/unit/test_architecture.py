@@ -24,7 +24,7 @@ ROOMS = {
     "chalicelib": set(),
     "chalicelib/infra": {"chalicelib"},
     "chalicelib/core": {"chalicelib", "chalicelib/infra", "chalicelib/settings"},
-    "chalicelib/settings": {"chalicelib/infra", "chalicelib/core/outcome"},
+    "chalicelib/settings": {"chalicelib/infra"},
     "chalicelib/operations": {"chalicelib/infra", "chalicelib/core"},
     "chalicelib/pull": {"chalicelib/infra", "chalicelib/core"},
     "chalicelib/customers": {"chalicelib/infra", "chalicelib/core", "chalicelib/settings"},

@@ -4,6 +4,7 @@ import traceback
 
 import pytest
 
+from chalicelib import deps
 from chalicelib.infra.addresses import AllowedHosts
 from chalicelib.infra.errors import SettingsError
 from chalicelib.settings import ApiKey, Scope, load
@@ -164,9 +165,9 @@ def test_retries_must_end_a_day_before_the_event_expires(
     attempts: str, cap: str, days: int
 ) -> None:
     variables = REQUIRED | {"MAX_DELIVERY_ATTEMPTS": attempts, "BACKOFF_CAP_SECONDS": cap}
-    load(variables | {"EVENT_RETENTION_DAYS": str(days)})
-    (fault,) = faults(variables | {"EVENT_RETENTION_DAYS": str(days - 1)})
-    assert fault.startswith("MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS ")
+    deps.load(variables | {"EVENT_RETENTION_DAYS": str(days)})
+    with pytest.raises(SettingsError, match="MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS "):
+        deps.load(variables | {"EVENT_RETENTION_DAYS": str(days - 1)})
 
 
 def test_the_secret_completes_the_environment_and_is_read_once_if_needed() -> None:
@@ -189,3 +190,15 @@ def test_the_secret_completes_the_environment_and_is_read_once_if_needed() -> No
     assert (settings.stage, settings.events_table_name, settings.api_keys) == ("dev", "mine", ())
     with pytest.raises(SettingsError, match="API_KEYS is missing: it must be name:"):
         load({"SETTINGS_SECRET": "s"}, lambda _: "API_KEYS S3CRET")
+
+
+def test_names_in_the_secret_that_are_no_settings_and_removed_ones_are_warned_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    environ = {"SETTINGS_SECRET": "s", "METRICS_NAMESPACE": "S3CRET", "PATH": "/bin", **REQUIRED}
+    del environ["API_KEYS"]
+    for _ in range(2):
+        load(environ, lambda _: "API_KEYS=\nBACKOF_BASE_SECONDS=S3CRET\nSTAGE=dev\n")
+
+    [line] = caplog.messages
+    assert line == "no such settings, ignored: BACKOF_BASE_SECONDS, METRICS_NAMESPACE"
