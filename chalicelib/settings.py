@@ -187,13 +187,16 @@ class Settings:
         return MESSAGE_GRACE_SECONDS + self.worker_batch_window_seconds
 
 
-VARIABLES: dict[str, Mapping[str, Any]] = {
-    row.metadata["name"]: row.metadata for row in fields(Settings)
-}
 FIELDS = {row.metadata["name"]: row.name for row in fields(Settings)}
-PARSERS: dict[str, Parser] = {name: declared["parse"] for name, declared in VARIABLES.items()}
+PARSERS: dict[str, Parser] = {
+    row.metadata["name"]: row.metadata["parse"] for row in fields(Settings)
+}
 DEFAULTS = {row.name: row.default for row in fields(Settings) if row.default is not MISSING}
-REQUIRED = {name: VARIABLES[name]["expected"] for name in FIELDS if FIELDS[name] not in DEFAULTS}
+REQUIRED = {
+    row.metadata["name"]: row.metadata["expected"]
+    for row in fields(Settings)
+    if row.default is MISSING
+}
 
 
 def load(environ: Mapping[str, str], read_secret: Callable[[str], str] = lambda _: "") -> Settings:

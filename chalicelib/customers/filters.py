@@ -2,9 +2,10 @@
 
 https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-create-pattern-operators.html
 
-A customer's filter runs while the caller of POST /events waits: each part of the payload is looked
-at by one member of the filter at most, and its distinct scalars by that member's entries, so that
-the work is bounded.
+A customer's filter runs while the caller of POST /events waits, so that its work is bounded: each
+part of the payload is looked at by one member of the filter at most. Only the filter's scalars go
+into sets: to Python all multiples of 2^61 - 1 have one hash, and a set of a payload's integers
+would take the square of their number.
 """
 
 from bisect import bisect_left, bisect_right
@@ -15,7 +16,7 @@ from chalicelib.core.event import dumps
 MAX_BYTES = 2048
 MAX_LEVELS = 5
 MAX_ENTRIES = 50
-MAX_PATH = 128
+MAX_PATH = 128  # characters of the path of a member
 SCALARS = (str, int, float, type(None))  # bool is an int
 NUMBERS = {int, float}
 RANGES = [["="], ["<"], ["<="], [">"], [">="], [">", "<"], [">", "<="], [">=", "<"], [">=", "<="]]
@@ -30,25 +31,26 @@ EXPECTED_BELOW = f"{EXPECTED}, or a list of 1 to {MAX_ENTRIES} scalars or {OPERA
 def filter_fault(pattern: Any) -> str | None:
     """Return what is wrong with a filter, after the path of the member, or None."""
     fault = _fault(pattern, "", MAX_LEVELS)
-    is_long = not fault and len(dumps(pattern).encode()) > MAX_BYTES
-    return f"must have at most {MAX_BYTES} bytes as compact JSON" if is_long else fault
+    if fault is None and len(dumps(pattern).encode()) > MAX_BYTES:
+        return f"must have at most {MAX_BYTES} bytes as compact JSON"
+    return fault
 
 
 def _fault(pattern: Any, path: str, levels: int) -> str | None:
     """Return the first fault of a member; `levels` of objects are allowed from it on."""
     if isinstance(pattern, dict) and pattern and levels:
-        members = (
-            (f"{path}.{name}".removeprefix(".")[:MAX_PATH], value)
-            for name, value in pattern.items()
-        )
-        return next(
-            filter(None, (_fault(value, member, levels - 1) for member, value in members)), None
-        )
+        faults = (_fault(value, _join(path, name), levels - 1) for name, value in pattern.items())
+        return next(filter(None, faults), None)
     if levels == MAX_LEVELS:
         return EXPECTED
-    return (
-        None if _is_list(pattern) and all(map(_is_entry, pattern)) else f"{path} {EXPECTED_BELOW}"
-    )
+    if _is_list(pattern) and all(map(_is_entry, pattern)):
+        return None
+    return f"{path} {EXPECTED_BELOW}"
+
+
+def _join(path: str, name: str) -> str:
+    """Return the path of a member, cut off after MAX_PATH characters."""
+    return f"{path}.{name}".removeprefix(".")[:MAX_PATH]
 
 
 def _is_list(value: Any) -> bool:
@@ -57,17 +59,11 @@ def _is_list(value: Any) -> bool:
 
 def _is_entry(entry: Any) -> bool:
     match entry:
+        case str() | int() | float() | None:
+            return True
         case dict() if len(entry) != 1:
             return False
-        case (
-            str()
-            | int()
-            | float()
-            | None
-            | {"prefix": str()}
-            | {"suffix": str()}
-            | {"exists": bool()}
-        ):
+        case {"prefix": str()} | {"suffix": str()} | {"exists": bool()}:
             return True
         case {"anything-but": values}:
             return _is_list(values) and all(isinstance(value, SCALARS) for value in values)
@@ -76,53 +72,63 @@ def _is_entry(entry: Any) -> bool:
     return False
 
 
-def matches(pattern: dict[str, Any], payload: dict[str, Any]) -> bool:
-    """Return whether a payload matches a filter that has no fault."""
-    return _match(pattern, [payload])
+def mismatch(pattern: dict[str, Any], payload: dict[str, Any]) -> str | None:
+    """Return the path of the first member of a filter that does not match a payload.
+
+    None: the payload matches. The filter has no fault. Raises RecursionError if the payload is
+    nested deeper than calls can be.
+    """
+    return _mismatch(pattern, [payload], "")
 
 
-def _match(pattern: Any, values: list[Any]) -> bool:
-    """Return whether a member of a filter matches; `values` are the payload's for it, none if the
-    member is absent.
+def _mismatch(pattern: Any, values: list[Any], path: str) -> str | None:
+    """Return the path of the first member that does not match, from the member at `path` on.
 
-    There are several where the object around the member is in a list: all objects of a list are
-    taken together.
+    `values` are the payload's for that member, none if it is absent. There are several where the
+    object around the member is in a list: all objects of a list are taken together.
     """
     elements = list(values)
     for element in elements:  # grows meanwhile: a payload may be nested deeper than calls can be
         elements += element if isinstance(element, list) else ()
     if isinstance(pattern, list):
-        return bool(values) in _operands(pattern, "exists") or _match_scalars(pattern, elements)
+        is_asked_for = bool(values) in _operands(pattern, "exists")
+        return None if is_asked_for or _has_scalar(pattern, elements) else path
     members: dict[str, list[Any]] = {name: [] for name in pattern}
     for element in elements:
-        # as quick as the smaller one
-        for name in pattern.keys() & element.keys() if isinstance(element, dict) else ():
-            members[name].append(element[name])
-    return all(_match(member, members[name]) for name, member in pattern.items())
+        if isinstance(element, dict):
+            for name in pattern.keys() & element.keys():  # as quick as the smaller one
+                members[name].append(element[name])
+    paths = (_mismatch(pattern[name], members[name], _join(path, name)) for name in pattern)
+    return next((path for path in paths if path is not None), None)
 
 
-def _match_scalars(entries: list[Any], elements: list[Any]) -> bool:
+def _has_scalar(entries: list[Any], elements: list[Any]) -> bool:
     """Return whether one of the entries matches one of the scalars among the elements."""
-    keys = {_key(element) for element in elements if isinstance(element, SCALARS)}
-    prefixes, suffixes = tuple(_operands(entries, "prefix")), tuple(_operands(entries, "suffix"))
-    texts = (value for _, value in keys if isinstance(value, str))
+    keys = [_key(element) for element in elements if isinstance(element, SCALARS)]
+    equal = {_key(entry) for entry in entries if not isinstance(entry, dict)}
+    if any(key in equal for key in keys):
+        return True
+    # What one entry excludes another may take: no entry takes what all exclude.
+    excluded = [set(map(_key, operand)) for operand in _operands(entries, "anything-but")]
+    if excluded and not all(map(set.intersection(*excluded).__contains__, keys)):
+        return True
+    prefixes = tuple(_operands(entries, "prefix"))
+    suffixes = tuple(_operands(entries, "suffix"))
+    texts = [value for _, value in keys if isinstance(value, str)]
+    if any(text.startswith(prefixes) or text.endswith(suffixes) for text in texts):
+        return True
     numbers = sorted(value for _, value in keys if type(value) in NUMBERS)
-    return (
-        any(_key(entry) in keys for entry in entries if not isinstance(entry, dict))
-        or any(text.startswith(prefixes) or text.endswith(suffixes) for text in texts)
-        or any(
-            not keys <= set(map(_key, excluded)) for excluded in _operands(entries, "anything-but")
-        )
-        or any(_has_number(numbers, terms) for terms in _operands(entries, "numeric"))
-    )
+    return any(_has_number(numbers, terms) for terms in _operands(entries, "numeric"))
 
 
 def _has_number(numbers: list[Any], terms: list[Any]) -> bool:
-    """Return whether one of the sorted numbers meets the comparisons, which are pairs of an
-    operator and a bound.
+    """Return whether one of the sorted numbers meets all comparisons.
+
+    `terms` are pairs of an operator and a bound.
     """
     for operator, bound in zip(terms[::2], terms[1::2], strict=True):
-        left, right = bisect_left(numbers, bound), bisect_right(numbers, bound)
+        left = bisect_left(numbers, bound)
+        right = bisect_right(numbers, bound)
         met = {
             "=": (left, right),
             "<": (0, left),

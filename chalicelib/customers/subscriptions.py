@@ -25,14 +25,18 @@ from chalicelib.infra.errors import (
     InvalidRequestError,
     StorageUnavailableError,
 )
-from chalicelib.infra.table import BY_LOOKUP, BY_STATUS, LOWEST, Table, Values, serialize
+from chalicelib.infra.table import BY_LOOKUP, LOWEST, Table, Values, serialize
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
 
 MAX_SUBSCRIPTIONS = 100  # of each tenant
 MAX_CACHED_LISTS = 1000
 CACHE_SECONDS = 10
-ALL = "subscription"  # the partition of all subscriptions in the index for lookups
+# The partition of all subscriptions in the index for lookups, and of those without a tenant in the
+# index of statuses.
+ALL = "subscription"
+
+Identity = tuple[str, str, str]  # who made it, target URL, and types in canonical order
 
 ABSENT = "attribute_not_exists(event_id)"
 SAME = "sort_key = :sort_key"  # has the time of creation: not a later one with the same id
@@ -66,43 +70,67 @@ class Subscriptions(Table):
         event_types: EventTypes = None,
         **described: Any,
     ) -> tuple[Subscription, bool]:
-        """Store a subscription; return it, and whether it is new. `described`: its name, filter and
-        headers.
+        """Store a subscription; return it, and whether it is new.
 
         The same key, URL, types and tenant make the same one, unless it was edited since; it is
-        enabled, and takes what is `described`. Raises ApiError 409 if there are MAX_SUBSCRIPTIONS
-        of the tenant; concurrent calls may exceed that slightly.
+        enabled, and takes what is `described`: its name, filter and headers. Raises ApiError 409 if
+        there are MAX_SUBSCRIPTIONS of the tenant; concurrent calls may exceed that slightly.
         """
-        wanted = (created_by, target_url, types := _canonical(event_types))
-        seed, listed = [created_by, tenant or "", target_url, types], self.of_tenant(tenant)
-        found = [*listed]  # an index may not have the latest yet, which are found by their ids
-        while existing := self.get(subscription_id := _id(seed)):
+        identity = (created_by, target_url, _canonical(event_types))
+        listed = self.of_tenant(tenant)
+        found = [*listed]  # the index may lag: the latest are found by their ids
+        seed = [created_by, tenant or "", *identity[1:]]
+        while existing := self.get(_id(seed)):
             found.append(existing)
             seed.append("edited")
-        for known in found:
-            is_same = (known.created_by, known.target_url, _canonical(known.event_types)) == wanted
-            if is_same and (edited := self.edit(known, **described, **ENABLE)):
-                return edited, False
+        if same := self._find_same(found, identity, described):
+            return same, False
         if len(listed) >= MAX_SUBSCRIPTIONS:
             detail = f"There are {MAX_SUBSCRIPTIONS} subscriptions; delete one first."
             raise ApiError(409, "too_many_subscriptions", detail)
-        keys = {"event_id": subscription_id, "status_shard": _partition(tenant), "lookup_key": ALL}
-        given = {"target_url": target_url, "tenant": tenant, "created_by": created_by}
-        description = dumps({**dict.fromkeys(DESCRIBED), "event_types": event_types, **described})
-        sort_key = f"{self._after(0)}#{subscription_id}"
-        item = serialize({**keys, **given, DESCRIPTION: description, "sort_key": sort_key})
-        applied, current = self._put(item, ABSENT)
-        self._lists.cache_clear()
-        return Subscription.from_item(current or item), applied
+        description = {**dict.fromkeys(DESCRIBED), "event_types": event_types, **described}
+        members = {"created_by": created_by, "target_url": target_url, "tenant": tenant}
+        if new := self._store_new(_id(seed), {**members, DESCRIPTION: dumps(description)}):
+            return new, True
+        # Another call stored it meanwhile, or this one, if the response of boto3's first try was
+        # lost: now it is found.
+        return self.create(created_by, target_url, tenant, event_types, **described)
 
-    def edit(self, subscription: Subscription, **changes: Any) -> Subscription | None:
+    def _find_same(
+        self, found: Iterable[Subscription], identity: Identity, described: dict[str, Any]
+    ) -> Subscription | None:
+        """Enable the first subscription that has this identity, and describe it; return it.
+
+        One that is edited meanwhile is another: what is given for one URL never goes to another.
+        """
+        edits = (self.edit(known, identity, **described, **ENABLE) for known in found)
+        return next(filter(None, edits), None)
+
+    def _store_new(self, subscription_id: str, members: dict[str, Any]) -> Subscription | None:
+        """Store a subscription; return it, or None if there is one with this id."""
+        item = serialize(
+            {
+                "event_id": subscription_id,
+                "status_shard": _partition(members["tenant"]),
+                "sort_key": f"{self._after(0)}#{subscription_id}",
+                "lookup_key": ALL,
+                **members,
+            }
+        )
+        applied, _ = self._put(item, ABSENT)
+        self._lists.cache_clear()
+        return Subscription.from_item(item) if applied else None
+
+    def edit(
+        self, subscription: Subscription, identity: Identity | None = None, **changes: Any
+    ) -> Subscription | None:
         """Change a subscription that was just read; return it, or None if it is gone.
 
-        If somebody else changed it since, it is changed as it is by then.
+        If somebody else changed it since, it is changed as it is by then. With an `identity`, None
+        is returned unless the subscription still has that.
         """
-        self._lists.cache_clear()
         current: Subscription | None = subscription
-        while current:
+        while current and identity in (None, _identity(current)):
             edited = replace(current, **changes)
             attributes = {"target_url": edited.target_url, DESCRIPTION: edited.description()}
             attributes |= {name: value for name, value in changes.items() if name in ENABLE}
@@ -110,28 +138,28 @@ class Subscriptions(Table):
                 current.subscription_id, UNCHANGED, attributes, _seen(current)
             )
             if applied:
+                self._lists.cache_clear()
                 return edited
             current = Subscription.from_item(item) if item else None
         return None
 
     def delete(self, subscription_id: str) -> None:
         """Delete a subscription, if it exists."""
-        self._lists.cache_clear()
         self._call("delete_item", TableName=self._name, Key={"event_id": {"S": subscription_id}})
+        self._lists.cache_clear()
 
     def end(self, subscription: Subscription) -> bool:
-        """Delete this subscription, whose target asked for it; return whether it was there as it is
-        known.
+        """Delete this subscription, whose target asked for it, if it is there as it is known.
 
-        If DynamoDB fails, it is there: the next attempt tells.
+        Return whether it was. If DynamoDB fails, it counts as not there: the next attempt tells.
         """
-        self._lists.cache_clear()
         applied = False
         with suppress(StorageUnavailableError):
             applied, _ = self._delete(
                 subscription.subscription_id, SAME_TARGET, _seen(subscription)
             )
         if applied:
+            self._lists.cache_clear()
             logger.warning(
                 "subscription ended by its target",
                 extra={"subscription_id": subscription.subscription_id},
@@ -141,8 +169,9 @@ class Subscriptions(Table):
     def disable(
         self, subscription: Subscription, error: str | None, condition: str
     ) -> Subscription | None:
-        """Disable this subscription under a condition: TARGET_ENABLED, or FAILING_LONG; return it
-        if this call did.
+        """Disable this subscription; return it if this call did.
+
+        :param condition: TARGET_ENABLED or FAILING_LONG.
         """
         changes = {"disabled_at": self._after(0), "last_error": error or subscription.last_error}
         disabled = self._change(subscription, condition, changes)
@@ -155,25 +184,19 @@ class Subscriptions(Table):
         return disabled
 
     def set_failing(self, subscription: Subscription, error: str | None) -> Subscription | None:
-        """Set `failing_since` of a subscription, unless it is set; return the subscription if this
-        call set it.
-        """
-        return self._change(
-            subscription, NOT_FAILING, {"failing_since": self._after(0), "last_error": error}
-        )
+        """Set `failing_since` unless it is set; return the subscription if this call set it."""
+        changes = {"failing_since": self._after(0), "last_error": error}
+        return self._change(subscription, NOT_FAILING, changes)
 
     def clear_failing(self, subscription: Subscription) -> None:
-        """Clear `failing_since` of a subscription, if it is known to have it, and has no newer
-        one.
-        """
+        """Clear `failing_since` if the subscription is known to have it, and has no newer one."""
         if subscription.failing_since is not None:
             self._change(subscription, FAILING, {"failing_since": None, "last_error": None})
 
     def _change(
         self, subscription: Subscription, condition: str, changes: Values
     ) -> Subscription | None:
-        """Change this subscription, not one that was made anew since; return it if this call
-        changed it.
+        """Change this subscription, not one that was made anew since; return it if changed.
 
         If DynamoDB fails, nothing is changed: what is told of an attempt must not cost its record
         or message.
@@ -186,9 +209,12 @@ class Subscriptions(Table):
             )
         except StorageUnavailableError:
             return None
+        if item is None:
+            return None
         # Alarm and report have no second chance: if the response of boto3's first try was lost, the
         # second one finds its own times.
-        if item is None or not (applied or serialize(changes).items() <= item.items()):
+        is_own = serialize(changes).items() <= item.items()
+        if not applied and not is_own:
             return None
         self._lists.cache_clear()  # so that this container sees it at once
         return Subscription.from_item(item)
@@ -201,19 +227,23 @@ class Subscriptions(Table):
     def page(
         self, tenant: str | None, *, state: str | None = None, limit: int = 100, cursor: str = ""
     ) -> tuple[list[Subscription], str | None]:
-        """Return subscriptions after the sort key `cursor`, the oldest first, and the sort key to
-        go on from, if any.
+        """Return subscriptions, the oldest first, and the sort key to go on from, if any.
 
         :param tenant: Whose; None: those without a tenant; `*`: all.
         :param limit: How many are read; those in another `state` are left out of them.
+        :param cursor: The sort key after which the page begins.
         """
-        index, partition = (BY_LOOKUP, ALL) if tenant == "*" else (BY_STATUS, _partition(tenant))
         low = f"{cursor} " if cursor else LOWEST  # a space comes before all that may follow
-        response = next(self.pages(partition, {":low": low}, IndexName=index, Limit=limit))
+        if tenant == "*":
+            pages = self.pages(ALL, {":low": low}, IndexName=BY_LOOKUP, Limit=limit)
+        else:
+            pages = self.pages(_partition(tenant), {":low": low}, Limit=limit)
+        response = next(pages)
         items = self._get_many([row["event_id"]["S"] for row in response["Items"]])
         found = sorted(map(Subscription.from_item, items), key=attrgetter("sort_key"))
-        last = response.get("LastEvaluatedKey", {}).get("sort_key", {}).get("S")
-        return [subscription for subscription in found if state in (None, subscription.state)], last
+        shown = [subscription for subscription in found if state in (None, subscription.state)]
+        last_key = response.get("LastEvaluatedKey")
+        return shown, last_key["sort_key"]["S"] if last_key else None
 
     def get(self, subscription_id: str) -> Subscription | None:
         """Return a subscription, read consistently, or None."""
@@ -221,31 +251,27 @@ class Subscriptions(Table):
         return Subscription.from_item(item) if item else None
 
     def matching(self, event: Event) -> list[Subscription]:
-        """Return the subscriptions that get a copy, a tenant's and those without one, from lists of
-        CACHE_SECONDS.
+        """Return the subscriptions that get a copy, by lists that are at most CACHE_SECONDS old.
 
-        Raises InvalidRequestError if the payload, which was parsed with fewer calls on the stack,
-        is nested too deep.
+        They are those of the event's tenant and those without one. Raises InvalidRequestError if
+        the payload, which was parsed with fewer calls on the stack, is nested too deep.
         """
-        if (period := self._clock() // CACHE_SECONDS) != self._period:
+        period = self._clock() // CACHE_SECONDS
+        if period != self._period:
             self._lists.cache_clear()
             self._period = period
-        payload = cache(lambda: json.loads(event.payload))
-        listed = [
-            subscription
-            for key in dict.fromkeys((None, event.tenant))
-            for subscription in self._lists(key)
-        ]
+        keys = dict.fromkeys((None, event.tenant))
+        listed = [subscription for key in keys for subscription in self._lists(key)]
+        typed = [known for known in listed if known.matches(event.event_type)]
+        if event.is_report:  # no payload of the caller's
+            return typed
+        read_payload = cache(lambda: json.loads(event.payload))
         try:
             return [
                 subscription
-                for subscription in listed
-                if subscription.matches(event.event_type)
-                and (
-                    subscription.filter is None
-                    or event.is_report
-                    or filters.matches(subscription.filter, payload())
-                )
+                for subscription in typed
+                if subscription.filter is None
+                or filters.mismatch(subscription.filter, read_payload()) is None
             ]
         except RecursionError:
             raise InvalidRequestError(FieldFault("payload", "is nested too deep")) from None
@@ -267,11 +293,17 @@ def _seen(subscription: Subscription) -> Values:
 
 
 def _partition(tenant: str | None) -> str:
-    return "subscription" if tenant is None else f"subscription#{tenant}"
+    return ALL if tenant is None else f"subscription#{tenant}"
+
+
+def _identity(subscription: Subscription) -> Identity:
+    """Return what makes it the same when it is made again."""
+    types = _canonical(subscription.event_types)
+    return subscription.created_by, subscription.target_url, types
 
 
 def _canonical(event_types: EventTypes) -> str:
-    return str(dumps(sorted(set(event_types))) if event_types is not None else None)
+    return "None" if event_types is None else dumps(sorted(set(event_types)))
 
 
 def _id(seed: Iterable[str]) -> str:

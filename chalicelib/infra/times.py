@@ -10,8 +10,12 @@ def rfc3339(unix_seconds: float) -> str:
 
     The width is fixed, so that texts compare as times do.
     """
-    moment = datetime.fromtimestamp(unix_seconds, UTC)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return rfc3339_of(datetime.fromtimestamp(unix_seconds, UTC))
+
+
+def rfc3339_of(moment: datetime) -> str:
+    """Return a time with a time zone as `rfc3339` does."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def unix_seconds(timestamp: str) -> float:

@@ -15,7 +15,7 @@ from chalicelib.infra.times import rfc3339
 from chalicelib.pull import event_json
 from chalicelib.pull.listing import INBOX, MAX_PAGE_BYTES, search
 
-# their attempts, of an unknown size, must fit into a response beside MAX_PAGE_BYTES
+# Their attempts, of an unknown size, must fit into a response beside MAX_PAGE_BYTES.
 MAX_LEASED_AT_ONCE = 10
 
 UNDELIVERED = f"{EXISTS} AND #status IN (:pending, :failed)"
@@ -24,10 +24,9 @@ LEASED = f"{UNDELIVERED} AND claim_id = :lease_id AND claimed_until >= :now"
 
 
 def lease(services: CoreServices, *, limit: int, lease_seconds: int, **filters: Any) -> list[Event]:
-    """Claim the oldest undelivered events that nobody holds, for a consumer; all get the same
-    `claim_id`.
+    """Claim the oldest undelivered events that nobody holds, for a consumer.
 
-    `filters` may have `event_type` and `tenant`.
+    All get the same `claim_id`. `filters` may have `event_type` and `tenant`.
     """
     lease_id = f"lse_{services.new_id()}"
 
@@ -49,9 +48,8 @@ def lease(services: CoreServices, *, limit: int, lease_seconds: int, **filters: 
         leased += filter(None, services.map(take, fitting))
         if len(fitting) < len(batch):
             break
-        free_bytes = MAX_PAGE_BYTES - sum(
-            response_bytes(event_json.leased(event)) for event in leased
-        )
+        used_bytes = sum(response_bytes(event_json.leased(event)) for event in leased)
+        free_bytes = MAX_PAGE_BYTES - used_bytes
     return leased
 
 
@@ -69,16 +67,17 @@ def acknowledge(event_id: str, services: CoreServices, lease_id: str | None = No
         "delivered_via": DeliveredVia.PULL,
         **dict.fromkeys(("failed_at", "reason", *CLEAR_SCHEDULE)),
     }
-    # Without a lease the claim stays: a push may be running.
-    condition, ended = (UNDELIVERED, {}) if lease_id is None else (LEASED, {"claimed_until": None})
-    result = services.store.change(
-        event_id, condition, {**changes, **ended}, {":lease_id": lease_id}
-    )
+    condition = UNDELIVERED  # the claim stays: a push may be running
+    if lease_id is not None:
+        condition = LEASED
+        changes["claimed_until"] = None
+    result = services.store.change(event_id, condition, changes, {":lease_id": lease_id})
     if result.applied:
         logger.info("acknowledged", extra={"event_id": event_id})
         return
     if result.event is None:
         raise EventNotFoundError
+    # A repeated call finds it delivered, under the lease that it names.
     if result.event.status is not Status.DELIVERED or lease_id not in (None, result.event.claim_id):
         raise LeaseLostError
 
@@ -86,8 +85,7 @@ def acknowledge(event_id: str, services: CoreServices, lease_id: str | None = No
 def acknowledge_many(
     lease_id: str, event_ids: Sequence[str], services: CoreServices
 ) -> dict[str, list[str]]:
-    """Record that a consumer has processed events of its lease; return the ids of those, and of the
-    others.
+    """Record that a consumer has processed events of its lease; return their ids, and the others.
 
     Raises StorageUnavailableError if DynamoDB fails for one; a repeated call completes it.
     """
@@ -105,8 +103,9 @@ def acknowledge_many(
 
 
 def release(event_id: str, lease_id: str, services: CoreServices) -> None:
-    """End a lease before its time; raise EventNotFoundError, or LeaseLostError unless it holds the
-    event.
+    """End a lease before its time.
+
+    Raises EventNotFoundError, or LeaseLostError unless the lease holds the event.
     """
     changes = {"claimed_until": None, "requeue_at": rfc3339(services.clock())}
     result = services.store.change(event_id, LEASED, changes, {":lease_id": lease_id})

@@ -14,14 +14,13 @@ from chalicelib.core.store import NOT_EXPIRED, UNSETTLED, EventStore, partitions
 from chalicelib.infra.table import BY_LOOKUP, BY_STATUS, HIGHEST, LOWEST
 
 SEARCH_SECONDS = 5
-# as `response_bytes` counts: Lambda's responses are limited to 6 MB
+# As `response_bytes` counts: Lambda's responses are limited to 6 MB.
 MAX_PAGE_BYTES = 5 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Query:
-    """The events to list. Fields are the parameters of `GET /events`; there may be more than one
-    `status`.
+    """The events to list. Fields are the parameters of `GET /events`, with any number of `status`.
 
     `since` (inclusive), `until` (exclusive) and `cursor` (exclusive) are sort keys, or what sort
     keys begin with.
@@ -56,8 +55,9 @@ INBOX = Query(UNSETTLED, order="oldest", source="original", include="payload", o
 
 
 class Row(NamedTuple):
-    """An event as the index shows it; without an event, the place where a search that took too long
-    ends.
+    """An event as the index shows it.
+
+    Without an event, the sort key is the place where a search that took too long ends.
     """
 
     sort_key: str
@@ -65,30 +65,27 @@ class Row(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Events in order, and the sort key that the next page begins after; None: there are no more
-    events.
-    """
+    """Events in order, and the sort key after which the next page begins, if there is one."""
 
     events: list[Event]
     next_cursor: str | None
 
 
 def read_page(services: CoreServices, query: Query) -> Page:
-    """Return a page of events: as the index shows them or, looked up or with payloads, as they are
-    now.
+    """Return a page of events as the index shows them or, looked up or with payloads, as they are.
 
     The index is eventually consistent: what it shows may have been pushed or acknowledged a moment
     ago.
     """
-    page = _first_page(
-        search(services, query), query.limit, MAX_PAGE_BYTES if query.include else inf
-    )
+    max_bytes = MAX_PAGE_BYTES if query.include else inf
+    page = _first_page(search(services, query), query.limit, max_bytes)
     if query.include is None and query.lookup_key is None:
         return page
     event_ids = [event.event_id for event in page.events]
     current = services.store.get_many(event_ids, with_content=query.include is not None)
-    events = [current[event.event_id] for event in page.events if event.event_id in current]
-    return Page([event for event in events if query.has(event, services.clock())], page.next_cursor)
+    now = services.clock()
+    found = [current[event_id] for event_id in event_ids if event_id in current]
+    return Page([event for event in found if query.has(event, now)], page.next_cursor)
 
 
 def search(services: CoreServices, query: Query) -> Iterator[Row]:
@@ -98,8 +95,7 @@ def search(services: CoreServices, query: Query) -> Iterator[Row]:
     SEARCH_SECONDS, the search ends where the first partition was not read any further.
     """
     deadline = services.clock() + SEARCH_SECONDS
-    # with that of the cursor, and one that tells whether there are more
-    page_rows = query.limit + 2
+    page_rows = query.limit + 2  # that of the cursor, and one that tells whether there are more
     partitions = [
         _rows(pages, query, services.clock, deadline)
         for pages in _pages(services.store, query, page_rows)
@@ -115,46 +111,56 @@ def search(services: CoreServices, query: Query) -> Iterator[Row]:
         if row.event is None:
             yield row
             return
-        # an event whose status changes meanwhile may be in two partitions
+        # An event whose status changes meanwhile may be in two partitions.
         if row.sort_key != previous:
             yield row
         previous = row.sort_key
 
 
 def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[dict[str, Any]]]:
-    """Return the pages of every partition that has events of a query; the first page has up to
-    `page_rows` rows.
+    """Return the pages of every partition that has events of a query.
+
+    The first page of each has up to `page_rows` rows.
     """
-    conditions, values = [NOT_EXPIRED], {":low": query.since, ":high": query.until}
+    conditions = [NOT_EXPIRED]
+    values = {":low": query.since, ":high": query.until}
     if query.order == "newest":
         values[":high"] = min(query.until, query.cursor or HIGHEST)
     else:
         values[":low"] = max(query.since, query.cursor)
-    for name in ("event_type", "tenant", "subject"):
+    if query.event_type is not None and query.event_type != "*":
+        begins = "begins_with(event_type, :event_type)"
+        conditions.append(begins if query.event_type.endswith("*") else "event_type = :event_type")
+        values[":event_type"] = query.event_type.removesuffix("*")
+    for name in ("tenant", "subject"):
         value = getattr(query, name)
-        if value is not None and (name, value) != ("event_type", "*"):
-            is_prefix = name == "event_type" and value.endswith("*")
-            conditions.append(f"begins_with({name}, :{name})" if is_prefix else f"{name} = :{name}")
-            values[f":{name}"] = value[:-1] if is_prefix else value
-    index, keys = BY_STATUS, partitions(*query.status)
+        if value is not None:
+            conditions.append(f"{name} = :{name}")
+            values[f":{name}"] = value
+    index = BY_STATUS
+    keys = partitions(*query.status)
     if query.source is None:
         keys += partitions(*query.status, of_copies=True)
     else:
         conditions.append("attribute_not_exists(source_event_id)")
     if query.lookup_key is not None:
-        index, keys = BY_LOOKUP, [query.lookup_key]
+        index = BY_LOOKUP
+        keys = [query.lookup_key]
     options = {
+        "IndexName": index,
+        "Limit": page_rows,
         "FilterExpression": " AND ".join(conditions),
         "ScanIndexForward": query.order == "oldest",
     }
-    return [store.pages(key, values, IndexName=index, Limit=page_rows, **options) for key in keys]
+    return [store.pages(key, values, **options) for key in keys]
 
 
 def _rows(
     pages: Iterator[dict[str, Any]], query: Query, clock: Callable[[], float], deadline: float
 ) -> Iterator[Row]:
-    """Yield the rows of a partition: the events of the query and, after the deadline, the place
-    that it was read to.
+    """Yield the rows of a partition.
+
+    They are the events of the query and, after the deadline, the place that was read to.
     """
     for page in pages:
         for event in map(Event.from_item, page["Items"]):

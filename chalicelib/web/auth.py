@@ -1,5 +1,6 @@
-"""Who calls, and what they may: API keys with their scopes, and tokens. Only SHA-256 hashes of keys
-are stored.
+"""Who calls, and what they may: API keys with their scopes, and tokens.
+
+Only SHA-256 hashes of keys are stored, and nothing of tokens.
 """
 
 import base64
@@ -16,39 +17,36 @@ TOKEN = "token"  # noqa: S105 - what a token has in place of scopes
 
 
 def make_token(key: ApiKey, tenant: str, expires_at: int, signing_secrets: Sequence[bytes]) -> str:
-    """Return a token made by `key`; `expires_at` is in Unix seconds. Raises ApiError 409 without
-    signing secrets.
+    """Return a token made by `key`; `expires_at` is in Unix seconds.
+
+    Raises ApiError 409 without signing secrets.
     """
     if not signing_secrets:
-        raise ApiError(
-            409, "no_signing_secret", "Tokens need WEBHOOK_SIGNING_SECRETS, which is not set."
-        )
+        detail = "Tokens need WEBHOOK_SIGNING_SECRETS, which is not set."
+        raise ApiError(409, "no_signing_secret", detail)
     return _sign(f"{tenant}\0{expires_at}\0{key.name}", key, signing_secrets[0])
 
 
 def read_token(
     text: str, keys: Iterable[ApiKey], signing_secrets: Iterable[bytes], now: float
 ) -> ApiKey | None:
-    """Return the key that a token is, or None if it expired or nothing that is configured makes
-    this very text.
+    """Return the key that a token is; None if it expired, or if nothing configured makes this text.
 
-    An entry without the scope consume makes none: else whoever posts and receives events could
-    forge them.
+    An entry without the scope consume makes no token: else whoever posts and receives events could
+    forge one.
     """
     try:
         token = text.encode()
-        content = base64.urlsafe_b64decode(
-            text.removeprefix(PREFIX).partition(".")[0] + "=="
-        ).decode()
+        encoded, _, _ = text.removeprefix(PREFIX).partition(".")
+        content = base64.urlsafe_b64decode(f"{encoded}==").decode()
         tenant, end, key_name = content.split("\0")
         expires_at = int(end)
     except ValueError:
         return None
     entries = [entry for entry in keys if entry.name == key_name and Scope.CONSUME in entry.scopes]
-    made = (
-        _sign(content, entry, secret).encode() for entry in entries for secret in signing_secrets
-    )
-    if expires_at <= now or not any(hmac.compare_digest(candidate, token) for candidate in made):
+    made = [_sign(content, entry, secret) for entry in entries for secret in signing_secrets]
+    is_made = any(hmac.compare_digest(candidate.encode(), token) for candidate in made)
+    if expires_at <= now or not is_made:
         return None
     return ApiKey(f"tenant:{tenant}", "", frozenset({TOKEN}), tenant, rfc3339(expires_at))
 
@@ -61,18 +59,19 @@ def _sign(content: str, key: ApiKey, signing_secret: bytes) -> str:
     """
     secret = hmac.digest(signing_secret, f"tenant-token\0{key.digest}".encode(), "sha256")
     tag = hmac.digest(secret, content.encode(), "sha256")
-    encoded = [
-        base64.urlsafe_b64encode(part).decode().rstrip("=") for part in (content.encode(), tag)
-    ]
-    return PREFIX + ".".join(encoded)
+    return f"{PREFIX}{_base64url(content.encode())}.{_base64url(tag)}"
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def authenticate(
     authorization: str, keys: Collection[ApiKey], signing_secrets: Iterable[bytes], now: float
 ) -> ApiKey:
-    """Return the entry of the key, or the token, in an Authorization header.
+    """Return the entry of the key, or the token, in an Authorization header; raise ApiError 401.
 
-    Bearer, or Basic with it as the password, or as the user name without one. Raises ApiError 401.
+    The header is Bearer, or Basic with the key as the password, or as the user name without one.
     All entries are compared in constant time.
     """
     scheme, _, credentials = authorization.strip().partition(" ")
@@ -80,31 +79,31 @@ def authenticate(
     key = read(credentials.strip()) if read else ""
     digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
     matches = [entry for entry in keys if hmac.compare_digest(entry.digest, digest)]
-    found = next(iter(matches), None) or read_token(key, keys, signing_secrets, now)
+    found = matches[0] if matches else read_token(key, keys, signing_secrets, now)
+    # An empty key is none, also where an entry has the digest of the empty text.
     if not key or not found:
-        raise ApiError(
-            401, "unauthorized", "A valid API key is required: Authorization: Bearer <key>."
-        )
+        detail = "A valid API key is required: Authorization: Bearer <key>."
+        raise ApiError(401, "unauthorized", detail)
     return found
 
 
 def _basic_key(credentials: str) -> str:
-    """Return the password of Basic credentials (RFC 7617), else the user name, or "" if they are
-    malformed.
-    """
+    """Return the password of Basic credentials (RFC 7617), else the user name; "" if malformed."""
     try:
-        user, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
-        return password or user
+        decoded = base64.b64decode(credentials, validate=True).decode()
     except ValueError:  # not base64 or not UTF-8
         return ""
+    user, _, password = decoded.partition(":")
+    return password or user
 
 
 SCHEMES: dict[str, Callable[[str], str]] = {"bearer": str, "basic": _basic_key}
 
 
 def visible_tenant(key: ApiKey, tenant: str | None) -> str | None:
-    """Return the tenant that a call asks for, of a token its own; raise ApiError 403 if it asks for
-    another.
+    """Return the tenant that a call asks for, which for a token is its own.
+
+    Raises ApiError 403 if a token asks for another.
     """
     if key.tenant is not None and tenant not in (None, key.tenant):
         raise ApiError(403, "forbidden", "A token is for its own tenant alone.")

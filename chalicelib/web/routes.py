@@ -19,7 +19,7 @@ from chalicelib.web.auth import authenticate
 from chalicelib.web.validation import encode_cursor, parse_query
 
 RESPOND_SECONDS = 3  # reserved: the function has 30 s, and API Gateway ends a request after 29 s
-JSON_BODIES = (("application/json", "identity"), ("", "identity"))  # content types and encodings
+JSON_BODIES = {("application/json", "identity"), ("", "identity")}  # content type and encoding
 IDS = {"event_id": EVENT_ID, "subscription_id": SUBSCRIPTION_ID}
 LOGGED = {401: "key refused", 403: "key refused", 503: "unavailable"}
 View = Callable[..., Response]
@@ -40,11 +40,9 @@ class Call(Invocation):
     def find_subscription(self, subscription_id: str | None) -> Subscription | None:
         """Return a subscription, or None if there is none or it is not of the token's tenant."""
         subscription = self.services.subscriptions.get(subscription_id) if subscription_id else None
-        return (
-            subscription
-            if subscription and self.key.tenant in (None, subscription.tenant)
-            else None
-        )
+        if subscription is None or self.key.tenant not in (None, subscription.tenant):
+            return None
+        return subscription
 
     def find_event(self, event_id: str) -> Event:
         """Return an event; raise EventNotFoundError if there is none, or the key may not see it."""
@@ -54,26 +52,22 @@ class Call(Invocation):
         return event
 
     def _may_read(self, event: Event) -> bool:
-        """Return whether the key sees an event: without the scope consume, only what it posted
-        itself.
-
-        A token sees the copies for its tenant's subscriptions: the tenant's events, and their
-        copies for subscriptions without a tenant, name the tenant, too.
-        """
+        """Return whether the key may see an event."""
         if self.key.tenant is None:
+            # Without the scope consume, a key sees only what it posted itself.
             return Scope.CONSUME in self.key.scopes or event.created_by == self.key.name
+        # A token sees the copies for its tenant's subscriptions, by these: the tenant's events, and
+        # their copies for subscriptions without a tenant, name the tenant, too.
         return self.find_subscription(event.subscription_id) is not None
 
     def json_body(self) -> bytes:
         """Return the body; raise ApiError 415 if it is not plain JSON."""
         headers = self.request.headers
-        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if (media_type, headers.get("content-encoding", "identity").lower()) not in JSON_BODIES:
-            raise ApiError(
-                415,
-                "unsupported_media_type",
-                "Content-Type must be application/json, without compression.",
-            )
+        media_type, _, _ = headers.get("content-type", "").partition(";")
+        encoding = headers.get("content-encoding", "identity")
+        if (media_type.strip().lower(), encoding.lower()) not in JSON_BODIES:
+            detail = "Content-Type must be application/json, without compression."
+            raise ApiError(415, "unsupported_media_type", detail)
         body: Any = self.request.raw_body  # bytes
         return bytes(body)
 
@@ -102,21 +96,18 @@ def route(
                     return view(_make_call(request, scopes, parameters, ids), **ids)
                 except ApiError as error:
                     if error.status_code in LOGGED:
-                        source_ip = request.context.get("identity", {}).get("sourceIp")
-                        fields = {
+                        extra = {
                             "status_code": error.status_code,
                             "path": path,
-                            "source_ip": source_ip,
+                            "source_ip": request.context.get("identity", {}).get("sourceIp"),
+                            "error": str(error),
                         }
-                        telemetry.logger.warning(
-                            LOGGED[error.status_code], extra={**fields, "error": str(error)}
-                        )
+                        telemetry.logger.warning(LOGGED[error.status_code], extra=extra)
                     return problem(error)
                 except Exception:
                     telemetry.logger.exception("request failed", extra={"path": path})
-                    return problem(
-                        ApiError(500, "internal_error", "Internal error; the log has the details.")
-                    )
+                    detail = "Internal error; the log has the details."
+                    return problem(ApiError(500, "internal_error", detail))
 
         # Without content types: Chalice would answer 415 itself, also to `Application/JSON`.
         app.route(path, methods=[method], name=view.__name__, content_types=[])(handle)
@@ -128,16 +119,17 @@ def route(
 def _make_call(
     request: Any, scopes: tuple[str, ...], parameters: dict[str, Parser], ids: dict[str, str]
 ) -> Call:
-    """Return the call of a request; raise ApiError 401 or 403, 400 for its query, 404 for a
-    malformed id.
+    """Return the call of a request.
+
+    Raises ApiError 401 or 403, 400 for its query, 404 for a malformed id.
     """
     services = deps.get()
-    settings, authorization = services.settings, request.headers.get("authorization", "")
+    settings = services.settings
+    authorization = request.headers.get("authorization", "")
     key = authenticate(authorization, settings.api_keys, settings.signing_secrets, services.clock())
     if key.scopes.isdisjoint(scopes):
-        raise ApiError(
-            403, "forbidden", f"This key may not make this call, which needs {' or '.join(scopes)}."
-        )
+        detail = f"This key may not make this call, which needs {' or '.join(scopes)}."
+        raise ApiError(403, "forbidden", detail)
     given: Any = request.query_params or {}
     query = parse_query({name: given.getlist(name) for name in given}, parameters)
     for name, text in ids.items():
@@ -160,8 +152,10 @@ def problem(error: ApiError) -> Response:
     document: dict[str, Any] = {
         "type": "about:blank",
         "title": HTTPStatus(error.status_code).phrase,
+        "status": error.status_code,
+        "detail": str(error),
+        "code": error.code,
     }
-    document |= {"status": error.status_code, "detail": str(error), "code": error.code}
     if error.errors:
         document["errors"] = [vars(fault) for fault in error.errors]
     headers: dict[str, str | list[str]] = {"Content-Type": "application/problem+json"}
@@ -177,8 +171,6 @@ def respond(status_code: int, body: str, **headers: str) -> Response:
 
 
 def respond_list(name: str, members: list[str], last: str | None) -> Response:
-    """Return a page of JSON texts and the cursor of the next, which begins after the sort key
-    `last`.
-    """
+    """Return a page of JSON texts; the next one, if any, begins after the sort key `last`."""
     cursor = dumps(last and encode_cursor(last))
     return respond(200, f'{{"{name}":[{",".join(members)}],"next_cursor":{cursor}}}')

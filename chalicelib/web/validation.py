@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from chalicelib.core.event import (
@@ -15,16 +15,27 @@ from chalicelib.core.event import (
     dumps,
 )
 from chalicelib.customers.filters import filter_fault
-from chalicelib.customers.subscription import SUBSCRIPTION_ID, headers_fault
+from chalicelib.customers.subscription import SUBSCRIPTION_ID
 from chalicelib.infra.addresses import EXPECTED_URL, AllowedHosts
 from chalicelib.infra.errors import ApiError, FieldFault, InvalidRequestError
 from chalicelib.infra.parsing import EVENT_TYPE, Parser, parse_all, parser
+from chalicelib.infra.times import rfc3339_of
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_LEASED_EVENTS = 100
+MAX_HEADERS = 5
+# Headers that a push has by itself, and those for the next hop alone.
+RESERVED = (
+    "content-type|user-agent|webhook-(id|timestamp|signature)|host|connection|content-length|transfer-encoding|expect"
+    "|upgrade|te|trailer|cookie|proxy-.*"
+)
+# a token: RFC 9110, section 5.6.2
+HEADER_NAME = re.compile(rf"(?!(?i:{RESERVED})$)[\w!#$%&'*+.^`|~-]{{1,64}}", re.ASCII)
+HEADER_VALUE = re.compile(r"[ -~]{1,1024}")
 
 Check = Callable[[Any], str | None]  # returns what a value must be, or None if it is valid
 
+# members sorted: equal JSON has equal text
 _canonical_json = json.JSONEncoder(
     ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False
 ).encode
@@ -35,11 +46,10 @@ def parse_query(
 ) -> dict[str, Any]:
     """Return the values of query parameters; raise InvalidRequestError with every fault."""
     values, faults = parse_all({name: texts[0] for name, texts in query.items()}, parsers)
-    faults += [
-        FieldFault(name[:128], "is not a parameter of this call")
-        for name in sorted(query.keys() - parsers.keys())
-    ]
-    faults += [FieldFault(name, "must be given once") for name, texts in query.items() if texts[1:]]
+    unknown = sorted(query.keys() - parsers.keys())
+    faults += [FieldFault(name[:128], "is not a parameter of this call") for name in unknown]
+    repeated = [name for name, texts in query.items() if len(texts) > 1]
+    faults += [FieldFault(name, "must be given once") for name in repeated]
     _raise_if_any(faults)
     return values
 
@@ -61,18 +71,40 @@ def is_text(pattern: str) -> Callable[[Any], bool]:
 
 def list_of(items: str, maximum: int, is_item: Callable[[Any], bool]) -> Check:
     """Return the check for a list of 1 to `maximum` values, for each of which `is_item`."""
-    return must_be(
-        f"a list of 1 to {maximum} {items}",
-        lambda value: (
-            isinstance(value, list) and 1 <= len(value) <= maximum and all(map(is_item, value))
-        ),
-    )
+
+    def is_valid(value: Any) -> bool:
+        return isinstance(value, list) and 1 <= len(value) <= maximum and all(map(is_item, value))
+
+    return must_be(f"a list of 1 to {maximum} {items}", is_valid)
 
 
 def integer(maximum: int, minimum: int = 1) -> Check:
     """Return the check for an integer. To JSON Schema, 60.0 is one."""
-    numbers, expected = range(minimum, maximum + 1), f"an integer from {minimum} to {maximum}"
-    return must_be(expected, lambda value: not isinstance(value, bool) and value in numbers)
+    numbers = range(minimum, maximum + 1)
+    return must_be(
+        f"an integer from {minimum} to {maximum}",
+        lambda value: not isinstance(value, bool) and value in numbers,
+    )
+
+
+def is_printable(pattern: str) -> Callable[[Any], bool]:
+    """Return whether a value is a text that matches, without control characters."""
+    return lambda value: is_text(pattern)(value) and value.isprintable()
+
+
+def headers_fault(headers: Any) -> str | None:
+    """Return what is wrong with the headers of a subscription, after the name of one, or None."""
+    if not isinstance(headers, dict) or len(headers) > MAX_HEADERS:
+        return f"must be an object of at most {MAX_HEADERS} names and values"
+    lowered = [name.lower() for name in headers]
+    for name, value in headers.items():
+        if not HEADER_NAME.fullmatch(name) or lowered.count(name.lower()) > 1:
+            # What follows a colon is not shown: it is the value, if a name is `Authorization: ...`.
+            shown = name.partition(":")[0][:64]
+            return f"{shown} must be a token of 1 to 64 characters, given once, and not reserved"
+        if not isinstance(value, str) or not HEADER_VALUE.fullmatch(value):
+            return f"{name} must have 1 to 1,024 printable ASCII characters"
+    return None
 
 
 NAME = "1 to 128 characters of A-Z a-z 0-9 . _ - : /"
@@ -82,16 +114,14 @@ check_type = must_be(
     is_text(rf"(?!{re.escape(RESERVED_PREFIX)}){EVENT_TYPE.pattern}"),
 )
 check_object = must_be("a JSON object", lambda value: isinstance(value, dict))
-SUBJECT, SUBJECT_FORM = (
-    r"(?! ).{1,128}(?<! )",
-    "1 to 128 printable characters without a space at either end",
-)
+SUBJECT = r"(?! ).{1,128}(?<! )"
+SUBJECT_FORM = "1 to 128 printable characters without a space at either end"
 EVENT_MEMBERS = {
     "event_type": check_type,
     "payload": check_object,
     "metadata": check_object,
     "tenant": check_name,
-    "subject": must_be(SUBJECT_FORM, lambda value: is_text(SUBJECT)(value) and value.isprintable()),
+    "subject": must_be(SUBJECT_FORM, is_printable(SUBJECT)),
 }
 LEASE_NUMBERS = {"limit": integer(MAX_LEASED_EVENTS), "lease_seconds": integer(3600)}
 LEASE_MEMBERS = {**LEASE_NUMBERS, "event_type": check_name, "tenant": check_name}
@@ -104,10 +134,7 @@ DESCRIPTION_MEMBERS: dict[str, Check] = {
     "event_types": list_of(
         "event types or prefixes followed by *", 50, is_text(EVENT_TYPE_OR_PREFIX.pattern)
     ),
-    "name": must_be(
-        "1 to 100 printable characters",
-        lambda value: is_text(".{1,100}")(value) and value.isprintable(),
-    ),
+    "name": must_be("1 to 100 printable characters", is_printable(".{1,100}")),
     "filter": filter_fault,
     "headers": headers_fault,
 }
@@ -125,12 +152,10 @@ def encode_cursor(sort_key: str) -> str:
 
 
 def _utc(timestamp: str) -> str:
-    """Return an RFC 3339 time in UTC with microseconds, as sort keys begin; raise ValueError or
-    OverflowError.
-    """
-    date, time = timestamp[:10], timestamp[11:].upper().replace(" ", "+")
-    moment = datetime.fromisoformat(f"{date}T{time}").astimezone(UTC)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    """Return a time in UTC as sort keys begin; raise ValueError or OverflowError."""
+    date = timestamp[:10]
+    time = timestamp[11:].upper().replace(" ", "+")
+    return rfc3339_of(datetime.fromisoformat(f"{date}T{time}"))
 
 
 _time = parser(TIMESTAMP, "a time such as 2026-11-25T02:25:03Z", _utc)
@@ -182,25 +207,22 @@ def parse_new_event(body: bytes, idempotency_key: str | None = None) -> NewEvent
 
 
 def parse_lease_request(body: bytes) -> dict[str, Any]:
-    """Return the members of `body`, which may be empty; raise InvalidRequestError with every
-    fault.
-    """
+    """Return the members of `body`, which may be empty; raise what `parse_object` raises."""
     document, _ = parse_object(body.strip() or b"{}", LEASE_MEMBERS)
     members = {"limit": 10, "lease_seconds": 300, **_without_nulls(document)}
     return members | {name: int(members[name]) for name in LEASE_NUMBERS}
 
 
 def parse_acknowledgement(body: bytes) -> tuple[str, list[str]]:
-    """Return the lease and the ids in `body`, each once; raise InvalidRequestError with every
-    fault.
-    """
+    """Return the lease and the ids in `body`, each once; raise what `parse_object` raises."""
     document, _ = parse_object(body, ACKNOWLEDGEMENT_MEMBERS, tuple(ACKNOWLEDGEMENT_MEMBERS))
     return document["lease_id"], list(dict.fromkeys(document["event_ids"]))
 
 
 def parse_token_request(body: bytes) -> tuple[str, int]:
-    """Return the tenant of a new token and its life in seconds; raise InvalidRequestError with
-    every fault.
+    """Return the tenant of a new token and its life in seconds.
+
+    Raises what `parse_object` raises.
     """
     document, _ = parse_object(body, TOKEN_MEMBERS, ("tenant",))
     members = {"expires_in_seconds": 3600, **_without_nulls(document)}
@@ -210,10 +232,10 @@ def parse_token_request(body: bytes) -> tuple[str, int]:
 def parse_subscription(
     body: bytes, hosts: AllowedHosts, *, names_hosts: bool, is_new: bool
 ) -> dict[str, Any]:
-    """Return the members of the body of POST or PATCH /subscriptions; raise InvalidRequestError
-    with every fault.
+    """Return the members of the body of POST or PATCH /subscriptions.
 
-    Without `names_hosts`, that of the URL does not tell which hosts are allowed.
+    Raises what `parse_object` raises. A fault of the URL names the hosts that are allowed only
+    with `names_hosts`.
     """
     allowed = f"SUBSCRIPTION_HOSTS ({', '.join(hosts.entries)})" if names_hosts else "the operator"
     expected = f"{EXPECTED_URL}, of a public host that is allowed by {allowed}"
@@ -222,7 +244,8 @@ def parse_subscription(
         **DESCRIPTION_MEMBERS,
     }
     if is_new:
-        return parse_object(body, {**members, "tenant": check_name}, ("target_url",))[0]
+        document, _ = parse_object(body, {**members, "tenant": check_name}, ("target_url",))
+        return document
     changes, _ = parse_object(body, members)
     if changes.get("target_url", "") is None:
         raise InvalidRequestError(FieldFault("target_url", "must not be null"))
@@ -232,8 +255,7 @@ def parse_subscription(
 def parse_object(
     body: bytes, members: Mapping[str, Check], required: Sequence[str] = ()
 ) -> tuple[dict[str, Any], bytes]:
-    """Return the JSON object in `body`, and its canonical JSON (members sorted). Optional members
-    may be null.
+    """Return the JSON object in `body`, and its canonical JSON. Optional members may be null.
 
     Raises ApiError 413 over MAX_BODY_BYTES, as sent or as compact JSON (250 KB of `1e15` would
     exceed DynamoDB's 400 KB), and InvalidRequestError with every fault: members that are not among
@@ -243,20 +265,19 @@ def parse_object(
     try:
         document = json.loads(body.decode())
         canonical = _canonical_json(document).encode()
-    # for UTF-8, NaN, lone surrogates, digits and nesting, too
+    # also for what is no UTF-8, NaN, lone surrogates, too many digits, and nesting
     except (ValueError, RecursionError) as error:
         raise InvalidRequestError(FieldFault("body", f"must be JSON: {error}")) from None
     if not isinstance(document, dict):
         raise InvalidRequestError(FieldFault("body", "must be a JSON object"))
     _check_size(canonical)
-    given, names = _without_nulls(document), ", ".join(members)
-    faults = [
-        FieldFault(name[:128], f"is not one of {names}")
-        for name in sorted(document.keys() - members.keys())
-    ]
+    given = _without_nulls(document)
+    unknown = sorted(document.keys() - members.keys())
+    faults = [FieldFault(name[:128], f"is not one of {', '.join(members)}") for name in unknown]
     faults += [FieldFault(name, "is required") for name in required if name not in given]
-    checked = {name: members[name](given[name]) for name in members.keys() & given.keys()}
-    faults += [FieldFault(name, fault) for name, fault in sorted(checked.items()) if fault]
+    for name in sorted(members.keys() & given.keys()):
+        if fault := members[name](given[name]):
+            faults += [FieldFault(name, fault)]
     _raise_if_any(faults)
     return document, canonical
 

@@ -6,7 +6,12 @@ from typing import Any
 
 import pytest
 
-from chalicelib.customers.filters import filter_fault, matches
+from chalicelib.customers.filters import filter_fault, mismatch
+
+
+def matches(pattern: Any, payload: Any) -> bool:
+    return mismatch(pattern, payload) is None
+
 
 # The event of https://github.com/aws/event-ruler#ruler-by-example
 NAMES = {

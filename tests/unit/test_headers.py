@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from chalicelib.customers.subscription import headers_fault
+from chalicelib.web.validation import headers_fault
 
 SECRET = "s3cret"
 REFUSED = (
