@@ -1,28 +1,50 @@
 """`make mutants`: break the code in one place at a time, and show that a test fails for each.
 
-A mutant is caught if pytest exits with 1: its tests ran, and one failed. Names of mutants as
-arguments select them.
+A mutant is caught if a test fails because the code does something else, not because it cannot run.
+Names of mutants as arguments select them.
 """
 
+import logging
+import multiprocessing
 import os
-import shutil
+import runpy
 import subprocess
 import sys
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
+import traceback
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
+import pytest
 from rich.console import Console
 from rich.progress import track
 
 ROOT = Path(__file__).parent.parent
-LEFT_OUT = (".git", ".venv", ".local", ".*cache", "__pycache__", "node_modules", "build")
-TIMEOUT_SECONDS = 900
+TIMEOUT_SECONDS = 300
 
 # Blocks of lines. `@@`: the module of chalicelib, the tests and a part of their names, and what is
 # broken; `-`: what is replaced; `+`: by what.
 MUTANTS = ROOT / "tests" / "mutants.txt"
+
+# Read in each process that a mutant starts.
+SITE = ROOT / "tests" / "support" / "mutation"
+
+# What the tests import and no mutant changes: imported once, for all processes.
+LIBRARIES = (
+    "boto3",
+    "chalice.app",
+    "moto.cloudwatch.models",
+    "moto.dynamodb.responses",
+    "moto.iam.models",
+    "moto.sqs.responses",
+    "openapi_schema_validator",
+    "pytest",
+    "trustme",
+)
+CAUGHT = "caught"
+CANNOT_RUN = (AttributeError, ImportError, NameError, SyntaxError, TypeError)
 
 
 @dataclass
@@ -62,52 +84,108 @@ def parse(text: str) -> list[Mutant]:
     return mutants
 
 
-def exit_status(*tests: str, module: str = "", text: str = "") -> int:
-    """Run tests on a copy of the project, with the text of one module replaced; return the exit
-    status of pytest.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "copy"
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*LEFT_OUT))
-        if module:
-            (copy / module).write_text(text, encoding="utf-8")
-        command = [sys.executable, "-B", "-m", "pytest", "-x", "-p", "no:cacheprovider", *tests]
-        return subprocess.run(
-            command, cwd=copy, capture_output=True, check=False, timeout=TIMEOUT_SECONDS
-        ).returncode
+class BrokenCode:
+    """A plugin of pytest that looks for errors of code that cannot run, raised or logged."""
+
+    def __init__(self) -> None:
+        self.error: str | None = None
+        self._make_record = logging.getLogRecordFactory()
+        logging.setLogRecordFactory(self._look_at_record)
+
+    def pytest_exception_interact(self, call: pytest.CallInfo[Any]) -> None:
+        if call.excinfo:
+            self._look(call.excinfo.value)
+
+    def _look_at_record(self, *args: Any, **options: Any) -> logging.LogRecord:
+        record = self._make_record(*args, **options)
+        if record.exc_info and record.exc_info[1]:
+            self._look(record.exc_info[1])
+        return record
+
+    def _look(self, error: BaseException) -> None:
+        """Note an error that the product raised, itself or in a library that it called; what a test
+        raises, also when the product calls it, is a failed test.
+        """
+        own = [
+            path.relative_to(ROOT).parts[0]
+            for frame, _ in traceback.walk_tb(error.__traceback__)
+            if (path := Path(frame.f_code.co_filename)).is_relative_to(ROOT)
+            and ".venv" not in path.parts
+        ]
+        if isinstance(error, CANNOT_RUN) and own and own[-1] in ("app.py", "chalicelib"):
+            self.error = f"{type(error).__name__}: {error}"
+
+
+def run_tests(mutant: Mutant, text: str, outcome: Connection) -> None:
+    """Run the tests of a mutant in this process, which is a new one, and send what came of it."""
+    os.environ["MUTANT_MODULE"] = mutant.module.removesuffix(".py").replace("/", ".")
+    os.environ["MUTANT_SOURCE"] = text
+    os.environ["PYTHONPATH"] = str(SITE)
+    runpy.run_path(str(SITE / "sitecustomize.py"))
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.dup2(devnull, sys.stderr.fileno())
+    broken = BrokenCode()
+    arguments = ["-n", "0", "-x", "-p", "no:cacheprovider", mutant.suite, "-k", mutant.name]
+    status = pytest.main(arguments, plugins=[broken])
+    if status == pytest.ExitCode.OK:
+        outcome.send("survived")
+    elif broken.error:
+        outcome.send(f"cannot run ({broken.error})")
+    elif status == pytest.ExitCode.TESTS_FAILED:
+        outcome.send(CAUGHT)
+    else:
+        outcome.send(f"not tested, pytest exited with {status}")
+
+
+def run(mutant: Mutant, text: str) -> str:
+    """Return what came of a mutant, CAUGHT or a sentence."""
+    context = multiprocessing.get_context("forkserver")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=run_tests, args=(mutant, text, sender))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv() if receiver.poll(TIMEOUT_SECONDS) else "timed out"
+    except EOFError:
+        return "not tested, its process died"
+    finally:
+        process.kill()
+        process.join()
 
 
 def main() -> int:
-    console = Console()
+    console = Console(highlight=False)
     mutants = [
         mutant
         for mutant in parse(MUTANTS.read_text(encoding="utf-8"))
         if " ".join(sys.argv[1:]) in mutant.what
     ]
     texts = [mutant.mutated() for mutant in mutants]
+    if not mutants:
+        console.print("no mutant has that name")
+        return 1
     console.print("running their tests without a mutant")
-    if status := exit_status(*sorted({mutant.suite for mutant in mutants})):
-        console.print(f"these fail already: pytest exited with {status}")
+    suites = sorted({mutant.suite for mutant in mutants})
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *suites]
+    if subprocess.run(command, cwd=ROOT, check=False).returncode:
         return 1
 
-    def run(mutant: Mutant, text: str) -> int:
-        return exit_status(
-            "-n", "0", mutant.suite, "-k", mutant.name, module=mutant.module, text=text
-        )
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        statuses = list(
-            track(pool.map(run, mutants, texts), "mutants", total=len(mutants), console=console)
-        )
-    for mutant, status in zip(mutants, statuses, strict=True):
-        if status != 1:
-            outcome = "not tested" if status else "survived"
-            console.print(
-                f"{outcome}: {mutant.what} ({mutant.module}), pytest exited with {status}",
-                highlight=False,
-            )
-    console.print(f"{statuses.count(1)} of {len(mutants)} mutants caught")
-    return 0 if statuses.count(1) == len(mutants) else 1
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(LIBRARIES))
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        running = dict(zip([pool.submit(run, *pair) for pair in zip(mutants, texts, strict=True)], mutants, strict=True))
+        caught = 0
+        for future in track(as_completed(running), "mutants", total=len(mutants), console=console):
+            mutant, outcome = running[future], future.result()
+            if outcome == CAUGHT:
+                caught += 1
+            else:
+                console.print(f"{outcome}: {mutant.what} ({mutant.module})")
+    finally:
+        pool.shutdown(cancel_futures=True)
+    console.print(f"{caught} of {len(mutants)} mutants caught")
+    return 0 if caught == len(mutants) else 1
 
 
 if __name__ == "__main__":

@@ -449,6 +449,7 @@ def test_of_any_hosts_only_public_ones_with_https_are_taken(world: World) -> Non
         assert subscribe(world, f"https://{host}/").status_code == 201
     for host in (
         "127.0.0.1",
+        "127.0.0.1.",
         "[::1]",
         "[fd00::1]",
         "[64:ff9b::a00:1]",

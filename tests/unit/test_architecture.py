@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +144,7 @@ def test_a_function_alone_makes_clients_while_it_initializes_and_leaves_an_outag
         "AWS_ACCESS_KEY_ID": "x",
         "AWS_SECRET_ACCESS_KEY": "x",
         "AWS_DEFAULT_REGION": "us-east-1",
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
         **variables,
     }
     environ |= {"SETTINGS_SECRET": "s", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{receiver.port}"}

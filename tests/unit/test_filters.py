@@ -183,3 +183,8 @@ def test_an_entry_that_is_not_taken_is_refused_and_its_member_named(entry: Any) 
 @pytest.mark.parametrize("value", [None, "a", 1, {}, [], [1] * 51, nested(4), {"b": []}])
 def test_a_member_that_is_no_list_or_object_or_too_deep_is_refused_and_named(value: Any) -> None:
     assert str(filter_fault({"order": {"lines": value}})).startswith("order.lines")
+
+
+def test_the_path_of_a_member_is_named_by_its_beginning() -> None:
+    fault = str(filter_fault({"a": {"b" * 200: 1}}))
+    assert fault.startswith(f"a.{'b' * 126} must ")
