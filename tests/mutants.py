@@ -22,16 +22,14 @@ from rich.console import Console
 from rich.progress import track
 
 ROOT = Path(__file__).parent.parent
+SITE = ROOT / "tests" / "support" / "mutation"
 TIMEOUT_SECONDS = 300
 
 # Blocks of lines. `@@`: the module of chalicelib, the tests and a part of their names, and what is
 # broken; `-`: what is replaced; `+`: by what.
 MUTANTS = ROOT / "tests" / "mutants.txt"
 
-# Read in each process that a mutant starts.
-SITE = ROOT / "tests" / "support" / "mutation"
-
-# What the tests import and no mutant changes: imported once, for all processes.
+# What tests import and no mutant changes is imported once; each mutant's process is forked then.
 LIBRARIES = (
     "boto3",
     "chalice.app",
@@ -43,8 +41,9 @@ LIBRARIES = (
     "pytest",
     "trustme",
 )
-CAUGHT = "caught"
 CANNOT_RUN = (AttributeError, ImportError, NameError, SyntaxError, TypeError)
+PRODUCT = ("app.py", "chalicelib")
+CAUGHT = "caught"
 
 
 @dataclass
@@ -98,29 +97,33 @@ class BrokenCode:
 
     def _look_at_record(self, *args: Any, **options: Any) -> logging.LogRecord:
         record = self._make_record(*args, **options)
-        if record.exc_info and record.exc_info[1]:
+        if record.exc_info:
             self._look(record.exc_info[1])
         return record
 
-    def _look(self, error: BaseException) -> None:
-        """Note an error that the product raised, itself or in a library that it called; what a test
-        raises, also when the product calls it, is a failed test.
-        """
-        own = [
-            path.relative_to(ROOT).parts[0]
-            for frame, _ in traceback.walk_tb(error.__traceback__)
-            if (path := Path(frame.f_code.co_filename)).is_relative_to(ROOT)
-            and ".venv" not in path.parts
-        ]
-        if isinstance(error, CANNOT_RUN) and own and own[-1] in ("app.py", "chalicelib"):
-            self.error = f"{type(error).__name__}: {error}"
+    def _look(self, error: BaseException | None) -> None:
+        """Note an error of the product, or one that caused `error`, as in a thread."""
+        while error:
+            if isinstance(error, CANNOT_RUN) and _is_of_product(error):
+                self.error = f"{type(error).__name__}: {error}"
+            error = error.__cause__
+
+
+def _is_of_product(error: BaseException) -> bool:
+    """Return whether the product raised an error, itself or in a library that it called.
+
+    The last frame of the project tells: an error of a test that the product called is the test's.
+    """
+    files = [Path(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    places = [file.relative_to(ROOT).parts[0] for file in files if file.is_relative_to(ROOT)]
+    own = [place for place in places if place in (*PRODUCT, "tests")]
+    return bool(own) and own[-1] in PRODUCT
 
 
 def run_tests(mutant: Mutant, text: str, outcome: Connection) -> None:
     """Run the tests of a mutant in this process, which is a new one, and send what came of it."""
-    os.environ["MUTANT_MODULE"] = mutant.module.removesuffix(".py").replace("/", ".")
-    os.environ["MUTANT_SOURCE"] = text
-    os.environ["PYTHONPATH"] = str(SITE)
+    module = mutant.module.removesuffix(".py").replace("/", ".")
+    os.environ |= {"MUTANT_MODULE": module, "MUTANT_SOURCE": text, "PYTHONPATH": str(SITE)}
     runpy.run_path(str(SITE / "sitecustomize.py"))
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, sys.stdout.fileno())
@@ -131,22 +134,22 @@ def run_tests(mutant: Mutant, text: str, outcome: Connection) -> None:
     if status == pytest.ExitCode.OK:
         outcome.send("survived")
     elif broken.error:
-        outcome.send(f"cannot run ({broken.error})")
+        outcome.send(f"cannot run, {broken.error}")
     elif status == pytest.ExitCode.TESTS_FAILED:
         outcome.send(CAUGHT)
     else:
-        outcome.send(f"not tested, pytest exited with {status}")
+        outcome.send(f"not tested, pytest exited with {int(status)}")
 
 
 def run(mutant: Mutant, text: str) -> str:
-    """Return what came of a mutant, CAUGHT or a sentence."""
+    """Return what came of a mutant: CAUGHT, or what is wrong."""
     context = multiprocessing.get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=run_tests, args=(mutant, text, sender))
     process.start()
     sender.close()
     try:
-        return receiver.recv() if receiver.poll(TIMEOUT_SECONDS) else "timed out"
+        return str(receiver.recv()) if receiver.poll(TIMEOUT_SECONDS) else "timed out"
     except EOFError:
         return "not tested, its process died"
     finally:
@@ -161,9 +164,8 @@ def main() -> int:
         for mutant in parse(MUTANTS.read_text(encoding="utf-8"))
         if " ".join(sys.argv[1:]) in mutant.what
     ]
-    texts = [mutant.mutated() for mutant in mutants]
     if not mutants:
-        console.print("no mutant has that name")
+        console.print("no mutant has this in its name")
         return 1
     console.print("running their tests without a mutant")
     suites = sorted({mutant.suite for mutant in mutants})
@@ -172,16 +174,16 @@ def main() -> int:
         return 1
 
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(LIBRARIES))
+    caught = 0
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        running = dict(zip([pool.submit(run, *pair) for pair in zip(mutants, texts, strict=True)], mutants, strict=True))
-        caught = 0
-        for future in track(as_completed(running), "mutants", total=len(mutants), console=console):
-            mutant, outcome = running[future], future.result()
-            if outcome == CAUGHT:
+        running = {pool.submit(run, mutant, mutant.mutated()): mutant for mutant in mutants}
+        for done in track(as_completed(running), "mutants", total=len(mutants), console=console):
+            if done.result() == CAUGHT:
                 caught += 1
             else:
-                console.print(f"{outcome}: {mutant.what} ({mutant.module})")
+                mutant = running[done]
+                console.print(f"{done.result()}: {mutant.what} ({mutant.module})", soft_wrap=True)
     finally:
         pool.shutdown(cancel_futures=True)
     console.print(f"{caught} of {len(mutants)} mutants caught")

@@ -11,7 +11,372 @@ from typing import Any
 import pytest
 
 from chalicelib import deps as services
-from chalicelib.infra.times import rfc3339
 from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, status
+from tests.support.subscribing import copies, post_for, states, subscribe, subscribed, subscriptions
+from tests.support.world import START, Answer, Json, World, assert_has
+
+SIGNING_SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
+HEADERS = {"Authorization": "Bearer s3cret-value", "x-other": "another s3cret"}
+FILTER = {"price": [{"suffix": "€"}]}
+MEMBERS: Json = {
+    "event_types": ["order.*"],
+    "name": "CRM",
+    "filter": FILTER,
+    "headers": HEADERS,
+}
+ZAPIER = "https://hooks.zapier.com/x"
+
+
+@pytest.fixture
+def world(world: World) -> World:
+    world.restart(WEBHOOK_SIGNING_SECRETS=SIGNING_SECRETS[0])
+    return world
+
+
+@pytest.fixture
+def other() -> Iterator[Receiver]:
+    """Another receiver."""
+    with Receiver() as other:
+        yield other
+
+
+def shown(world: World, path: str) -> Any:
+    return world.call("GET", path).json
+
+
+def secret(world: World, path: str) -> Any:
+    return world.call("GET", f"{path}/secret").json["secret"]
+
+
+def patch(world: World, path: str, **changes: Any) -> Answer:
+    return world.call("PATCH", path, json.dumps(changes))
+
+
+# Edits
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {}),
+        ({"name": "New", "event_types": ["a"]}, {"name": "New", "event_types": ["a"]}),
+        (
+            {"headers": {"X-New": "1"}, "filter": {"a": [1]}},
+            {"header_names": ["X-New"], "filter": {"a": [1]}},
+        ),
+        ({"target_url": ZAPIER}, {"target_host": "hooks.zapier.com"}),
+        (
+            dict.fromkeys(MEMBERS),
+            {"event_types": None, "name": None, "filter": None, "header_names": []},
+        ),
+    ],
+)
+def test_a_patch_is_partial(world: World, target: Receiver, changes: Json, expected: Json) -> None:
+    world.restart(SUBSCRIPTION_DISABLE_DAYS="0")
+    path = subscribed(world, target, tenant="a", **MEMBERS)
+    target.default = status(422)
+    for _ in range(2):
+        post_for(world, "a")
+        world.clock.sleep(1)
+    before, before_secret = shown(world, path), secret(world, path)
+    assert before["failing_since"] < before["disabled_at"]
+
+    edited = patch(world, path, **changes)
+
+    assert edited.status_code == 200
+    assert edited.json == {**before, **expected}
+    assert shown(world, path) == edited.json
+    assert secret(world, path) == before_secret
+
+
+@pytest.mark.parametrize(
+    ("members", "named"),
+    [
+        ({"target_url": "https://elsewhere.example/s3cret"}, "hooks.zapier.com"),
+        ({"event_types": []}, ""),
+        ({"event_types": ["a", "*a"]}, ""),
+        ({"event_types": "a"}, ""),
+        ({"url": 1}, "target_url"),
+        ({"name": ""}, ""),
+        ({"filter": {"order": {"total": [[]]}}}, "order.total"),
+        ({"headers": {"HOST": "s3cret"}}, "HOST"),
+        ({"headers": {"x-a": "s3cret\n"}}, "x-a"),
+    ],
+)
+def test_a_fault_is_named_in_either_call(
+    world: World, target: Receiver, members: Json, named: str
+) -> None:
+    path = subscribed(world, target)
+    before = shown(world, path)
+    made = world.call("POST", "/subscriptions", json.dumps({"target_url": target.url, **members}))
+    for answer in (made, patch(world, path, **members)):
+        assert answer.status_code == 400
+        assert answer.faults == [*members]
+        assert named in answer.json["detail"]
+        assert "s3cret" not in answer.text
+    for faulty in ({"tenant": "a"}, {"target_url": None}):
+        assert patch(world, path, **faulty).faults == [*faulty]
+    assert [shown(world, path)] == [before] == subscriptions(world)
+
+
+def test_a_subscription_that_is_made_again_takes_what_the_call_names(
+    world: World, target: Receiver
+) -> None:
+    first = subscribe(world, target.url, **MEMBERS).json
+    for named in ({"name": "New"}, {"filter": None, "headers": {"x-new": "1"}}):
+        again = subscribe(world, target.url, *MEMBERS["event_types"], **named)
+    changed = {"name": "New", "filter": None, "header_names": ["x-new"]}
+    assert again.status_code == 200
+    assert again.json == {**first, **changed}
+
+
+def test_a_subscription_that_is_made_again_after_an_edit_is_another_one(
+    world: World, target: Receiver
+) -> None:
+    path = subscribed(world, target, **MEMBERS)
+    for changes, codes in (
+        ({"event_types": None}, [201, 200]),
+        ({**MEMBERS, "target_url": ZAPIER}, [200, 200]),
+    ):
+        patch(world, path, **changes)
+        world.clock.sleep(1)
+        assert [subscribe(world, target.url, **MEMBERS).status_code for _ in range(2)] == codes
+    assert [row["target_host"] for row in subscriptions(world)] == ["hooks.zapier.com", "127.0.0.1"]
+
+
+def test_a_subscription_is_found_though_the_edited_one_was_deleted(
+    world: World, target: Receiver
+) -> None:
+    path = subscribed(world, target)
+    patch(world, path, target_url=ZAPIER)
+    other = subscribe(world, target.url)
+    world.call("DELETE", path)
+    again = subscribe(world, target.url)
+    assert (other.status_code, again.status_code, again.json) == (201, 200, other.json)
+
+
+def test_an_edit_counts_for_pending_copies_and_everywhere(
+    world: World, target: Receiver, other: Receiver
+) -> None:
+    # with lists of its own
+    path, elsewhere = subscribed(world, target, tenant="a"), replace(world.services)
+    target.default = status(503)
+    services.use(elsewhere)
+    pending = post_for(world, "a")
+    services.use(world.services)
+    patch(world, path, target_url=other.url, headers={"x-new": "1"})
+    world.clock.sleep(10)
+    world.empty_inbox()
+    services.use(elsewhere)
+
+    new = post_for(world, "a")
+
+    assert states(world, pending) == states(world, new) == ["delivered"]
+    assert len(target.requests) == 1
+    assert [request.headers["x-new"] for request in other.requests] == ["1", "1"]
+
+
+@pytest.mark.parametrize("meanwhile", [{"name": "New"}, {"target_url": ZAPIER}])
+def test_an_edit_keeps_what_another_one_changed_meanwhile(
+    world: World, target: Receiver, meanwhile: dict[str, Any]
+) -> None:
+    path = subscribed(world, target, **MEMBERS)
+    [seen] = world.services.subscriptions.of_tenant(None)
+    patch(world, path, **meanwhile)
+
+    edited = world.services.subscriptions.edit(seen, filter=None)
+
+    assert edited
+    [stored] = world.services.subscriptions.of_tenant(None)
+    expected = replace(seen, **meanwhile, filter=None)
+    for subscription in (edited, stored):
+        assert replace(subscription, described=seen.described) == expected
+
+
+def test_an_edit_of_a_subscription_that_was_made_anew_meanwhile_is_one_of_the_new(
+    world: World, target: Receiver
+) -> None:
+    path = subscribed(world, target)
+    [seen] = world.services.subscriptions.of_tenant(None)
+    world.call("DELETE", path)
+    world.clock.sleep(1)
+    assert subscribed(world, target) == path
+
+    edited = world.services.subscriptions.edit(seen, name="New")
+
+    assert edited
+    [stored] = world.services.subscriptions.of_tenant(None)
+    assert (edited.name, edited.created_at) == ("New", stored.created_at)
+    assert edited.created_at != seen.created_at
+
+
+# Filters
+
+
+def test_a_filter_decides_about_copies_of_events(
+    world: World, receiver: Receiver, target: Receiver, aws: Aws
+) -> None:
+    path = subscribed(world, target, event_types=["order.*", "triggers.*"], filter=FILTER)
+    assert aws.during(lambda: world.post({"price": "12 $"})).count("PutItem") == 1
+    assert len(world.post({"price": "12 €"})["copies"]) == 1
+    receiver.default = status(422)
+    assert world.post()["copies"] == []
+    world.call("POST", f"{path}/test")
+    world.empty_inbox()
+
+    pushed = [request.json()["event_type"] for request in target.requests]
+    assert pushed == ["order.created", "test", "triggers.event.failed"]
+
+
+def test_a_payload_that_is_nested_deep_is_filtered_or_refused(
+    world: World, target: Receiver
+) -> None:
+    def post(levels: int) -> int:
+        payload = '{"price":' * levels + "1" + "}" * levels
+        return world.call(
+            "POST", "/events", f'{{"event_type": "a", "payload": {payload}}}'
+        ).status_code
+
+    refused = bisect_left(range(1, 20_000), 400, key=post) + 1
+    subscribed(world, target, filter={"price": {"price": FILTER}})
+    assert {post(levels) for levels in range(refused - 60, refused + 1)} == {202, 400}
+
+
+# Headers and secrets
+
+
+def test_headers_are_on_every_push_and_nowhere_else(
+    world: World, target: Receiver, other: Receiver, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def echo(exchange: Exchange) -> None:
+        status(503, body=str(exchange.request.headers).encode())(exchange)
+
+    target.default = echo
+    world.restart(LOG_LEVEL="DEBUG", MAX_DELIVERY_ATTEMPTS="2", SUBSCRIPTION_DISABLE_DAYS="0")
+    subscribe(world, other.url, "triggers.*")
+    made = subscribe(world, target.url, "order.*", headers=HEADERS)
+    path = made.location
+    events = [world.post()]
+    world.settle()
+    world.restart(WEBHOOK_SIGNING_SECRETS="")
+    events.append(world.post())
+    world.settle()
+    calls = [("GET", path), ("PATCH", path), ("GET", "/subscriptions")]
+    calls += [("POST", f"{path}/{verb}") for verb in ("test", "enable")]
+    answers = [made, *(world.call(*call, "{}") for call in calls)]
+    answers += [world.call("GET", f"/events/{event['copies'][0]}") for event in events]
+
+    signed = ["webhook-signature" in request.headers for request in target.requests]
+    assert signed == [True] * 2 + [False] * 3
+    sent = {name.lower(): value for name, value in HEADERS.items()}
+    assert all(sent.items() <= request.headers.items() for request in target.requests)
+    reports = [request.body.decode() for request in other.requests]
+    assert len(reports) > 2
+    told = [answer.text for answer in answers] + reports
+    told += map(repr, world.services.subscriptions.of_tenant(None))
+    assert "s3cret" not in str([told, *capfd.readouterr(), world.dead_letters()])
+    assert [answer.json["header_names"] for answer in answers[:3]] == [[*HEADERS]] * 3
+
+
+def test_the_secret_is_told_whenever_it_is_asked_for(world: World, target: Receiver) -> None:
+    path, secrets = subscribed(world, target), []
+    for signing_secrets in (SIGNING_SECRETS[0], " ".join(reversed(SIGNING_SECRETS)), ""):
+        world.restart(WEBHOOK_SIGNING_SECRETS=signing_secrets)
+        secrets.append(secret(world, path))
+        assert secrets[-1] == subscribe(world, target.url).json["secret"]
+    assert len(set(secrets)) == 3
+    assert secrets[-1] is None
+
+
+# What went wrong
+
+
+def test_410_disables_the_subscription_of_a_tenant(
+    world: World, target: Receiver, output: Output
+) -> None:
+    path = subscribed(world, target, tenant="a")
+    target.script(status(410))
+    output.lines()
+    [copy] = copies(world, post_for(world, "a"))
+    lines, disabled = output.lines(), shown(world, path)
+
+    assert_has(copy, status="failed", last_error="receiver responded 410")
+    assert "its subscription was disabled" in copy["message"]
+    [warning] = [line for line in lines if line["level"] == "WARNING"]
+    assert_has(warning, message="subscription disabled", SubscriptionsDisabled=1)
+    assert not any("CopyFailure" in line for line in lines)
+    assert world.dead_letters() == []
+    at = copy["attempts"][0]["at"]
+    error = "receiver responded 410"
+    assert_has(disabled, disabled_at=at, failing_since=None, last_error=error)
+    enabled = {**disabled, "disabled_at": None, "last_error": None}
+    assert world.call("POST", f"{path}/enable").json == enabled
+    assert world.call("POST", f"/events/{copy['event_id']}/replay").status_code == 202
+
+
+def test_of_two_410s_at_once_one_disables_the_subscription(
+    world: World, target: Receiver, output: Output
+) -> None:
+    path, events = subscribed(world, target, tenant="a"), []
+
+    def disable_meanwhile(exchange: Exchange) -> None:
+        services.use(replace(world.services))
+        events.append(post_for(world, "a"))
+        world.clock.sleep(1)
+        services.use(world.services)
+        status(410)(exchange)
+
+    target.script(disable_meanwhile, status(410))
+    events.append(post_for(world, "a"))
+    world.settle()
+
+    assert [states(world, event) for event in events] == [["failed"]] * 2
+    assert len(target.requests) == 2
+    assert world.dead_letters() == []
+    assert shown(world, path)["disabled_at"]
+    assert len(output.lines(message="subscription disabled")) == 1
+
+
+@pytest.mark.parametrize("tenant", [None, "a"])
+def test_410_if_edited_meanwhile_is_ignored(
+    world: World, target: Receiver, other: Receiver, tenant: str | None
+) -> None:
+    path = subscribed(world, target, tenant=tenant)
+
+    def edit(exchange: Exchange) -> None:
+        patch(world, path, target_url=other.url)
+        status(410)(exchange)
+
+    target.script(edit)
+    event = post_for(world, tenant)
+    [pending] = copies(world, event)
+    before = shown(world, path)
+    world.settle()
+
+    assert pending["next_attempt_at"] == rfc3339(START + 1)
+    assert states(world, event) == ["delivered"]
+    assert shown(world, path) == before
+    assert before["disabled_at"] is None
+    assert len(target.requests) == 1
+    assert len(other.requests) == 1
+
+
+def test_the_last_error_is_that_of_the_latest_push_that_was_made(
+    world: World, target: Receiver
+) -> None:
+    path, subscriptions = subscribed(world, target), world.services.subscriptions
+    told = []
+    for code in (422, 200, 415):
+        target.script(status(code))
+        world.post()
+        told.append(shown(world, path)["last_error"])
+    [failing] = subscriptions.of_tenant(None)
+    world.clock.sleep(3 * 86_400)
+    assert subscriptions.disable(
+        failing, None, "attribute_exists(failing_since)"
+    )  # of the copy, no attempt that was made is known any more
+
+    assert told == ["receiver responded 422", None, "receiver responded 415"]
+    assert shown(world, path)["last_error"] == "receiver responded 415"
