@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from chalicelib import deps as services
+from chalicelib.infra.times import rfc3339
 from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, status
