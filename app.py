@@ -25,7 +25,7 @@ from chalicelib.infra.errors import ApiError, FieldFault, InvalidRequestError
 from chalicelib.infra.queue import Message
 from chalicelib.infra.times import rfc3339
 from chalicelib.operations import recovery, schedules
-from chalicelib.pull import event_json, inbox, listing
+from chalicelib.pull import inbox, listing
 from chalicelib.settings import Scope
 from chalicelib.settings import read as read_settings
 from chalicelib.web import routes, validation
@@ -89,16 +89,14 @@ def post_event(call: Call) -> Response:
     headers = {} if stored.is_new else {"Idempotency-Replayed": "true"}
     headers |= {"Preference-Applied": "respond-async"} if respond_async else {}
     return respond(
-        202, event_json.summary(stored.event), Location=f"events/{stored.event.event_id}", **headers
+        202, stored.event.summary(), Location=f"events/{stored.event.event_id}", **headers
     )
 
 
 @route("GET", "/events/{event_id}", Scope.PRODUCE, Scope.CONSUME, TOKEN)
 def get_event(call: Call, event_id: str) -> Response:
     sees_responses = not call.key.scopes.isdisjoint((Scope.CONSUME, TOKEN))
-    return respond(
-        200, event_json.whole(call.find_event(event_id), include_responses=sees_responses)
-    )
+    return respond(200, call.find_event(event_id).whole(include_responses=sees_responses))
 
 
 @route("GET", "/events", Scope.CONSUME, TOKEN, **validation.PARAMETERS)
@@ -123,7 +121,7 @@ def list_inbox(call: Call) -> Response:
 @route("POST", "/inbox/lease", Scope.CONSUME)
 def lease_events(call: Call) -> Response:
     events = inbox.lease(call.services, **validation.parse_lease_request(call.json_body()))
-    return respond(200, f'{{"events":[{",".join(map(event_json.leased, events))}]}}')
+    return respond(200, f'{{"events":[{",".join(event.leased() for event in events)}]}}')
 
 
 @route("POST", "/inbox/acknowledge", Scope.CONSUME)
@@ -155,7 +153,7 @@ def release_event(call: Call, event_id: str) -> Response:
 @route("POST", "/events/{event_id}/replay", Scope.CONSUME, TOKEN)
 def replay_event(call: Call, event_id: str) -> Response:
     event = recovery.replay(call.find_event(event_id), call)
-    return respond(202, event_json.summary(event), Location=f"../{event_id}")
+    return respond(202, event.summary(), Location=f"../{event_id}")
 
 
 @route("POST", "/subscriptions", Scope.CONSUME, TOKEN)
@@ -269,10 +267,7 @@ def respond_page(query: listing.Query, call: Call) -> Response:
     page = listing.read_page(call.services, query)
     without = "subject" if query.include is None and query.lookup_key is None else ""
     has_payload = query.include is not None
-    events = [
-        event_json.summary(event, include_payload=has_payload, without=without)
-        for event in page.events
-    ]
+    events = [event.summary(include_payload=has_payload, without=without) for event in page.events]
     return respond_list("events", events, page.next_cursor)
 
 

@@ -81,7 +81,7 @@ def get(read_secret: Callable[[str], str] = read_secret) -> Services:
         if _services is None:
             telemetry.configure("INFO")
             settings = load(os.environ, read_secret)
-            telemetry.configure(settings.log_level)
+            telemetry.configure(settings.log_level, settings.stage)
             _services = Services(settings)
             _refresh_at = _services.clock() + REFRESH_SECONDS
         elif _services.clock() >= _refresh_at:
@@ -99,5 +99,5 @@ def _refresh(services: Services) -> Services:
     except SettingsError as error:
         telemetry.logger.warning("settings not read again", extra={"error": str(error)})
         return services
-    telemetry.configure(settings.log_level)
+    telemetry.configure(settings.log_level, settings.stage)
     return services if settings == services.settings else replace(services, settings=settings)

@@ -13,7 +13,8 @@ from threading import Lock
 
 from chalicelib.core.outcome import MAX_RETRY_AFTER_SECONDS, Outcome, PushResult
 
-WORKER_PATIENCE_SECONDS, INLINE_PATIENCE_SECONDS = 15.0, 5.0
+WORKER_PATIENCE_SECONDS = 15.0
+INLINE_PATIENCE_SECONDS = 5.0
 MAX_DESTINATIONS = 2000  # the one used least recently is forgotten
 # longer than any push; a trial whose result is never recorded ends by then
 MAX_TRIAL_SECONDS = 20.0
@@ -21,8 +22,9 @@ MAX_TRIAL_SECONDS = 20.0
 
 @dataclass
 class _State:
-    """What is known of one destination since its last success. `next_trial_at` is 0 while it is
-    closed.
+    """What is known of one destination since its last success.
+
+    `next_trial_at` is 0 while it is closed.
     """
 
     last_success_at: float = 0.0
@@ -32,8 +34,9 @@ class _State:
 
 
 class Breaker:
-    """Decides whether to push to a destination now. Open destinations take turns: one trial at a
-    time for all of them.
+    """Decides whether to push to a destination now.
+
+    Open destinations take turns: one trial at a time for all of them.
 
     :param patience_seconds: A destination opens when the pushes that failed since its last success
         took so long.
@@ -49,9 +52,10 @@ class Breaker:
         self._last_turn_at = 0.0  # the latest `next_trial_at` of any destination
         self._free_at = 0.0  # no trial before: another is being made, or has failed
 
-    def wait_seconds(self, destination: str, now: float) -> float:
-        """Return 0 to push now, else the seconds until the next trial. Ask once for each push: 0
-        may be the trial.
+    def acquire(self, destination: str, now: float) -> float:
+        """Return 0 to push now, else the seconds until the next trial.
+
+        Ask once for each push: 0 may begin the trial.
         """
         with self._lock:
             state = self._state(destination)
@@ -70,8 +74,9 @@ class Breaker:
     def record(
         self, destination: str, started: float, now: float, result: PushResult, open_seconds: float
     ) -> None:
-        """Count the result of a push. A final refusal is a success, and so is a 429 if the
-        destination is open.
+        """Count the result of a push.
+
+        A final refusal is a success, and so is a 429 if the destination is open.
 
         :param open_seconds: The least time between two trials of a destination.
         """

@@ -6,9 +6,8 @@ change them.
 
 import json
 import re
-import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -92,17 +91,14 @@ class Attempt:
     @classmethod
     def of(cls, started: float, result: PushResult) -> "Attempt":
         """Return the attempt whose push began at `started` (Unix seconds)."""
-        shown = {
-            name: getattr(result, name)
-            for name in ("outcome", "status_code", "error", "duration_ms", "response")
-        }
-        return cls(rfc3339(started), **shown)
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Attempt":
-        """Return a stored attempt; members that a newer version added are ignored."""
-        known = {name: stored[name] for name in _ATTEMPT_FIELDS if name in stored}
-        return cls(**known | {"outcome": OUTCOMES.get(stored["outcome"])})
+        return cls(
+            at=rfc3339(started),
+            outcome=result.outcome,
+            status_code=result.status_code,
+            error=result.error,
+            duration_ms=result.duration_ms,
+            response=result.response,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,22 +138,6 @@ class Event:
     response_bytes: int
     expires_at: int
 
-    @classmethod
-    def from_item(cls, item: Mapping[str, Mapping[str, Any]]) -> "Event":
-        """Return the event of a DynamoDB item of the table or, with the projected attributes only,
-        of the index.
-        """
-        values = {name: _plain(value) for name, value in item.items()}
-        values["created_at"], values["event_id"] = values["sort_key"].split("#")
-        if "status_shard" in values:
-            values["status"] = values["status_shard"].split("#")[0].rpartition("-")[2]
-        if "content" in values:
-            values["payload"], values["metadata"] = (
-                zlib.decompress(values["content"]).decode().split("\n")
-            )
-        values |= {name: parse(values[name]) for name, parse in _PARSERS.items() if name in values}
-        return cls(**{name: values[name] for name in FIELDS if name in values})
-
     @property
     def sort_key(self) -> str:
         """The sort key of the indexes: creation time, then id."""
@@ -178,65 +158,100 @@ class Event:
 
     @property
     def last_push_error(self) -> str | None:
-        """The error of the latest attempt that made a push: none is made while a breaker is
-        open.
-        """
-        return next(
-            (attempt.error for attempt in reversed(self.attempts) if attempt.error != NOT_PUSHED),
-            None,
-        )
+        """The error of the latest attempt that made a push: with an open breaker, none is made."""
+        errors = (attempt.error for attempt in reversed(self.attempts))
+        return next((error for error in errors if error != NOT_PUSHED), None)
 
     def is_claimed(self, now: float) -> bool:
         """Return whether someone holds the event at `now` (Unix seconds)."""
         return self.claimed_until is not None and self.claimed_until >= rfc3339(now)
 
     def with_attempt(self, attempt: Attempt) -> "Event":
-        return replace(
-            self, attempts=(*self.attempts, attempt)[-MAX_ATTEMPTS_KEPT:], last_error=attempt.error
-        )
+        """Return the event after an attempt that was counted when it was claimed."""
+        attempts = (*self.attempts, attempt)
+        return replace(self, attempts=attempts[-MAX_ATTEMPTS_KEPT:], last_error=attempt.error)
 
-    def content(self) -> bytes:
-        """Return payload and metadata as they are stored: compressed, a line each, since compact
-        JSON has no newline.
-
-        What cannot be compressed grows by about a dozen bytes.
-        """
-        return zlib.compress(f"{self.payload}\n{self.metadata}".encode())
+    def without_attempt(self) -> "Event":
+        """Return the event with one attempt less: it was claimed, and no push follows."""
+        return replace(self, delivery_attempts=self.delivery_attempts - 1)
 
     def push_body(self) -> bytes:
         """Return the body of a push: the bytes that are sent and signed."""
         members: dict[str, str | None] = {"created_at": self.created_at}
         if self.is_copy:
-            members |= {"tenant": self.tenant, "source_event_id": self.source_event_id}
-        optional = {"tenant": self.tenant, "subject": self.subject}
-        members |= {name: value for name, value in optional.items() if value is not None}
-        return self.to_json(members, include_payload=True).encode()
+            members["tenant"] = self.tenant
+            members["source_event_id"] = self.source_event_id
+        if self.tenant is not None:
+            members["tenant"] = self.tenant
+        if self.subject is not None:
+            members["subject"] = self.subject
+        return self._to_json(members, include_payload=True).encode()
 
-    def to_json(self, members: Mapping[str, Any], *, include_payload: bool) -> str:
-        """Return a JSON object of id and type, payload and metadata as they are stored, and
-        `members`.
-        """
+    def summary(self, *, include_payload: bool = False, without: str = "", **more: Any) -> str:
+        """Return an event without attempts, and perhaps `without` a member, and `more` members."""
+        members = {name: getattr(self, name) for name in MEMBERS if name != without}
+        members["message"] = self.message
+        return self._to_json(members | more, include_payload=include_payload)
+
+    def whole(self, *, include_responses: bool = True, **more: Any) -> str:
+        """Return an event with payload, metadata and attempts, and `more` members."""
+        attempts = [dict(vars(attempt)) for attempt in self.attempts]
+        if not include_responses:
+            for attempt in attempts:
+                attempt["response"] = None
+        return self.summary(include_payload=True, attempts=attempts, **more)
+
+    def leased(self) -> str:
+        """Return an event as the consumer that leased it sees it."""
+        return self.whole(
+            lease_id=self.claim_id, leased_until=self.claimed_until, lease_count=self.lease_count
+        )
+
+    @property
+    def message(self) -> str:
+        """The state of an event as one sentence for a person."""
+        count = self.delivery_attempts
+        if self.status is not Status.PENDING:
+            ending = self.delivered_via or self.reason or Reason.EXHAUSTED
+            return SETTLED[ending].format(count)
+        if self.claimed_until is not None:
+            return f"Claimed by a push or a lease until {self.claimed_until} at the latest."
+        if self.next_attempt_at is None:
+            return "Waits in the inbox for a consumer."
+        if count == 0:
+            return f"Stored; the first attempt is due at {self.next_attempt_at}."
+        return f"Attempt {count} did not succeed; the next is due at {self.next_attempt_at}."
+
+    def _to_json(self, members: Mapping[str, Any], *, include_payload: bool) -> str:
+        """Return an object of id, type and `members`, payload and metadata as they are stored."""
         first = dumps({"event_id": self.event_id, "event_type": self.event_type})
         content = f',"payload":{self.payload},"metadata":{self.metadata}' if include_payload else ""
         return f"{first[:-1]}{content},{dumps(members)[1:]}"
 
 
-def _plain(value: Mapping[str, Any]) -> Any:
-    """Return the Python value of a DynamoDB attribute."""
-    return int(value["N"]) if "N" in value else next(iter(value.values()))
-
-
-OUTCOMES = {str(outcome): outcome for outcome in Outcome}
-ENUMS: dict[str, type[StrEnum]] = {
-    "status": Status,
-    "delivered_via": DeliveredVia,
-    "reason": Reason,
-}
-FIELDS = tuple(field.name for field in fields(Event))
-_ATTEMPT_FIELDS = tuple(field.name for field in fields(Attempt))
-_PARSERS: dict[str, Callable[[Any], Any]] = {
-    # A value of a later version reads as None.
-    **{name: {str(value): value for value in kind}.get for name, kind in ENUMS.items()},
-    "attempts": lambda text: tuple(map(Attempt.from_json, json.loads(text))),
-    "copies": lambda text: tuple(json.loads(text)),
+MEMBERS = (  # besides id, type and content, in this order
+    "status",
+    "created_at",
+    "delivered_at",
+    "next_attempt_at",
+    "delivery_attempts",
+    "delivered_via",
+    "created_by",
+    "tenant",
+    "subject",
+    "last_error",
+    "subscription_id",
+    "source_event_id",
+    "copies",
+)
+KEPT = "It is kept and can be replayed."
+SETTLED: dict[str, str] = {
+    DeliveredVia.PULL: "A consumer acknowledged it.",
+    DeliveredVia.PUSH: "Delivered by attempt {}.",
+    DeliveredVia.SUBSCRIPTIONS: (
+        "Not pushed itself; each copy for a subscription tells its own state."
+    ),
+    Reason.PERMANENT: f"Not delivered: attempt {{}} failed permanently. {KEPT}",
+    Reason.EXHAUSTED: f"Not delivered: attempt {{}} was the last one allowed. {KEPT}",
+    Reason.DISABLED: f"Not delivered: its subscription was disabled. {KEPT}",
 }

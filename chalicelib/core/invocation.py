@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from chalicelib.core.breaker import INLINE_PATIENCE_SECONDS, WORKER_PATIENCE_SECONDS, Breaker
 from chalicelib.core.event import Event
 from chalicelib.core.http_push import PushClient
+from chalicelib.core.outcome import RetryPolicy
 from chalicelib.core.store import EventStore, WriteResult
 from chalicelib.core.target import Targets
 from chalicelib.infra import telemetry
@@ -48,6 +49,10 @@ class CoreServices:
     worker_breaker: Breaker = field(default_factory=lambda: Breaker(WORKER_PATIENCE_SECONDS))
 
     @cached_property
+    def retry_policy(self) -> RetryPolicy:
+        return self.settings.retry_policy
+
+    @cached_property
     def targets(self) -> Targets:
         raise NotImplementedError
 
@@ -64,8 +69,9 @@ class CoreServices:
         return Queue(self.make_client("sqs"), self.settings.inbox_dlq_url)
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """Return the results of calls made in parallel, by up to MAX_THREADS; raise the first error
-        after all ended.
+        """Return the results of calls made in parallel, by up to MAX_THREADS.
+
+        Raises the first error after all ended.
         """
         if len(items) <= 1:
             return [function(item) for item in items]
@@ -75,10 +81,6 @@ class CoreServices:
     def expires_at(self) -> int:
         """Return the Unix seconds at which an event stored or replayed now expires."""
         return int(self.clock()) + self.settings.event_retention_days * DAY_SECONDS
-
-    def metrics(self, **values: float) -> dict[str, Any]:
-        """Return what makes a log line publish metrics, to be passed as `extra`."""
-        return telemetry.metrics(self.settings.stage, self.clock(), values)
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,10 @@ class Invocation:
         return self.deadline - self.services.clock()
 
     def retry_write(self, write: Callable[[Event], WriteResult], event: Event) -> WriteResult:
-        """Write a record, again and again while there is time for a message after it: a lost record
-        is a second push.
+        """Write a record, again and again while there is time for a message after it.
 
-        The claim lasts longer: CLAIM_SECONDS is more than the time of the functions that push.
+        A lost record is a second push. The claim lasts longer: CLAIM_SECONDS is more than the time
+        of the functions that push.
         """
         while True:
             try:

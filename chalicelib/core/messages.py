@@ -27,20 +27,15 @@ def push_message(event: Event) -> Message:
 
 def dead_letter(event: Event) -> Message:
     """Return the DLQ message of an event that carries `reason` and `failed_at`."""
-    return Message(
-        dumps(failure(event)),
-        {"EventId": event.event_id, "Reason": str(event.reason)},
-        event.group_id,
-    )
+    attributes = {"EventId": event.event_id, "Reason": str(event.reason)}
+    return Message(dumps(failure(event)), attributes, event.group_id)
 
 
 def failure(event: Event) -> dict[str, Any]:
     """Return what is told of an event that carries `reason` and `failed_at`."""
-    last_status_code = event.attempts[-1].status_code if event.attempts else None
-    return {
-        **{name: getattr(event, name) for name in FAILURE},
-        "last_status_code": last_status_code,
-    }
+    members: dict[str, Any] = {name: getattr(event, name) for name in FAILURE}
+    members["last_status_code"] = event.attempts[-1].status_code if event.attempts else None
+    return members
 
 
 def parse(body: str) -> tuple[str, bool] | None:

@@ -108,12 +108,21 @@ class Delivered:
 
 @dataclass(frozen=True)
 class RetryLater:
-    """The next attempt is due after `delay_seconds`; `in_process`: the worker waits for it, without
-    a message.
-    """
+    """The next attempt is due after `delay_seconds`; a message or, later, the sweep asks for it."""
 
     delay_seconds: float
-    in_process: bool = False
+
+
+@dataclass(frozen=True)
+class RetryInProcess:
+    """The next attempt is due after `delay_seconds`, for which the worker waits."""
+
+    delay_seconds: float
+
+
+@dataclass(frozen=True)
+class GivenBack:
+    """No push was made and no attempt is counted: storage failed, or the time was too short."""
 
 
 @dataclass(frozen=True)
@@ -146,29 +155,23 @@ class Unscheduled:
     """There is no URL to push to: the event waits in the inbox."""
 
 
+@dataclass(frozen=True)
+class NotDue:
+    """There is nothing to push now: the event is gone, settled, claimed, or due later."""
+
+
 NotPushed = KeptFailed | Dropped | Unscheduled
-Decision = Delivered | RetryLater | DeadLetter | NotPushed
+Decision = Delivered | RetryLater | RetryInProcess | DeadLetter | GivenBack | NotPushed
 
 
 def decide(
-    result: PushResult,
-    attempt: int,
-    policy: RetryPolicy,
-    random: Callable[[], float],
-    max_wait_seconds: float = -1.0,
+    result: PushResult, attempt: int, policy: RetryPolicy, random: Callable[[], float]
 ) -> Delivered | RetryLater | DeadLetter:
-    """Decide what follows from `attempt` (from 1).
-
-    A delay of up to `max_wait_seconds` is waited for in process; negative: none, not even one of 0
-    s.
-    """
+    """Decide what follows from `attempt` (from 1)."""
     if result.outcome is Outcome.DELIVERED:
         return Delivered()
     if result.outcome is Outcome.FAILED:
         return DeadLetter(Reason.PERMANENT)
     if attempt >= policy.max_attempts:
         return DeadLetter(Reason.EXHAUSTED)
-    delay_seconds = policy.delay_seconds(
-        attempt, retry_after_seconds=result.retry_after_seconds, random=random
-    )
-    return RetryLater(delay_seconds, delay_seconds <= max_wait_seconds)
+    return RetryLater(policy.delay_seconds(attempt, result.retry_after_seconds, random))

@@ -1,5 +1,12 @@
-"""POST /events, top down: plan the event and its copies, store that plan, push or queue what it
-says.
+"""POST /events, top down: plan the event and its copies, store that plan, push what is due.
+
+Two POSTs with one Idempotency-Key and other bodies, A and B, at the same time:
+
+    A: copies of A stored | event of A stored ..................... pushes
+    B:      copies of B stored | event of B refused | copies of B deleted | 422
+
+The event's own put decides. Copies come before it, so that an event that is there has all of its
+copies, and their ids derive from the body, too, so that B deletes none of A's.
 """
 
 import hashlib
@@ -12,7 +19,7 @@ from chalicelib.core import delivery, messages
 from chalicelib.core.delivery import errors_left_to_sweep
 from chalicelib.core.event import DeliveredVia, Event, NewEvent, Status, response_bytes
 from chalicelib.core.invocation import CoreServices, Invocation
-from chalicelib.core.store import CLAIM_SECONDS, WriteResult
+from chalicelib.core.store import CLAIM_SECONDS, WriteResult, compressed
 from chalicelib.core.target import Target
 from chalicelib.infra.errors import ApiError, EventClaimedError, StorageUnavailableError
 from chalicelib.infra.queue import BATCH_SIZE
@@ -20,13 +27,16 @@ from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
 from chalicelib.settings import COPIES_ONLY, PULL_ONLY
 
+State = dict[str, Any]  # the members of a new event that tell its state
+
 MAX_INLINE_PUSHES = 10
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A new event or copy and its target; `is_inline`: it is pushed while the caller waits, and
-    claimed for that.
+    """A new event or copy and its target.
+
+    One that `is_inline` is pushed while the caller waits, and claimed for that.
     """
 
     event: Event
@@ -35,9 +45,18 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """A new event and its copies."""
+
+    original: Planned
+    copies: Sequence[Planned]
+
+
+@dataclass(frozen=True)
 class Stored:
-    """An event; `is_new`: this call stored it, not an earlier one; `due`: what this call stored and
-    is to be pushed.
+    """An event, and whether this call stored it, not an earlier one.
+
+    `due`: what this call stored and is to be pushed.
     """
 
     event: Event
@@ -57,45 +76,69 @@ def post(
     sweep.
     """
     services = invocation.services
-    event = make_event(new_event, created_by, services.settings.webhook, services)
+    event = make_event(new_event, created_by, state_of_new(services), services)
     plan = make_plan(event, services)
-    if earlier := _find_earlier(plan[0].event, services):
+    earlier = _find_earlier(plan.original.event, services)
+    if earlier:
         return Stored(earlier, is_new=False)
     if not respond_async:
         plan = _choose_inline(plan, services)
-    stored = store(plan, invocation)
+    stored = store_plan(plan, invocation)
     if stored.is_new:
-        extra = {"event_id": event.event_id, "copies": len(stored.event.copies) or None}
-        logger.info("event accepted", extra={**extra, **services.metrics(EventsAccepted=1)})
-    return replace(stored, event=start(stored, invocation))
+        extra = {"event_id": event.event_id, "copies": len(plan.copies) or None}
+        logger.info("event accepted", extra={**extra, "metrics": {"EventsAccepted": 1}})
+    return replace(stored, event=start_plan(stored, invocation))
 
 
-def make_event(new_event: NewEvent, created_by: str, webhook: str, services: CoreServices) -> Event:
-    """Return a new event; its id derives from the Idempotency-Key, if there is one.
-
-    `webhook` is what ZAPIER_WEBHOOK_URL says: a URL (then it is due now), PULL_ONLY or COPIES_ONLY.
-    """
-    now = rfc3339(services.clock())
-    digits, members = services.new_id(), {**vars(new_event), "status": Status.PENDING}
-    # NUL separates: no two pairs give the same text
-    if (key := members.pop("idempotency_key")) is not None:
-        digits = _hash(f"{created_by}\0{key}")
+def state_of_new(services: CoreServices) -> State:
+    """Return the state of an event that is posted now, which depends on ZAPIER_WEBHOOK_URL."""
+    webhook = services.settings.webhook
     if webhook == COPIES_ONLY:
-        members |= {
-            "status": Status.DELIVERED,
-            "delivered_via": DeliveredVia.SUBSCRIPTIONS,
-            "delivered_at": now,
-        }
-    elif webhook != PULL_ONLY:
-        members |= _due_now(services)
+        return delivered_by_copies(services)
+    return waiting() if webhook == PULL_ONLY else due_now(services)
+
+
+def due_now(services: CoreServices) -> State:
+    """Return the state of what is to be pushed at once."""
+    now = services.clock()
+    requeue_at = rfc3339(now + services.settings.message_grace_seconds)
+    return {"status": Status.PENDING, "next_attempt_at": rfc3339(now), "requeue_at": requeue_at}
+
+
+def waiting() -> State:
+    """Return the state of an event that waits in the inbox: it is not pushed."""
+    return {"status": Status.PENDING}
+
+
+def delivered_by_copies(services: CoreServices) -> State:
+    """Return the state of an event of which only copies are pushed."""
+    return {
+        "status": Status.DELIVERED,
+        "delivered_via": DeliveredVia.SUBSCRIPTIONS,
+        "delivered_at": rfc3339(services.clock()),
+    }
+
+
+def make_event(new_event: NewEvent, created_by: str, state: State, services: CoreServices) -> Event:
+    """Return a new event; its id derives from the Idempotency-Key, if there is one."""
+    digits = services.new_id()
+    if new_event.idempotency_key is not None:
+        # NUL separates: no two pairs give the same text.
+        digits = _hash(f"{created_by}\0{new_event.idempotency_key}")
     return Event(
-        **members,
         event_id=f"evt_{digits}",
-        created_at=now,
+        event_type=new_event.event_type,
+        payload=new_event.payload,
+        metadata=new_event.metadata,
+        tenant=new_event.tenant,
+        subject=new_event.subject,
+        body_hash=new_event.body_hash,
+        created_at=rfc3339(services.clock()),
         created_by=created_by,
         expires_at=services.expires_at(),
         response_bytes=response_bytes(new_event.payload + new_event.metadata),
         claim_id=services.new_id(),
+        **state,
     )
 
 
@@ -104,37 +147,38 @@ def make_copy(event: Event, subscription_id: str | None, services: CoreServices)
     once.
 
     The id derives from the body, too: of two bodies under one Idempotency-Key, each has copies of
-    its own.
+    its own. Of the event's state nothing is taken over.
     """
-    return replace(
-        event,
+    return Event(
         event_id="cpy_" + _hash(f"{event.event_id}\0{subscription_id}\0{event.body_hash}"),
-        status=Status.PENDING,
-        delivered_via=None,
-        delivered_at=None,
+        event_type=event.event_type,
+        payload=event.payload,
+        metadata=event.metadata,
+        tenant=event.tenant,
+        subject=event.subject,
+        created_at=event.created_at,
+        created_by=event.created_by,
+        expires_at=services.expires_at(),
+        response_bytes=event.response_bytes,
         claim_id=services.new_id(),
         subscription_id=subscription_id,
         source_event_id=event.event_id,
-        body_hash=None,
-        **_due_now(services),
+        **due_now(services),
     )
 
 
-def make_plan(event: Event, services: CoreServices) -> list[Planned]:
-    """Plan a new event and, after it, its copies, all to be queued. Raises
-    StorageUnavailableError.
-    """
-    targets = services.targets.matching(event)
+def make_plan(event: Event, services: CoreServices) -> Plan:
+    """Plan a new event and its copies, all to be queued. Raises StorageUnavailableError."""
     copies = [
-        Planned(make_copy(event, target.subscription_id, services), target) for target in targets
+        Planned(make_copy(event, target.subscription_id, services), target)
+        for target in services.targets.matching(event)
     ]
     event = replace(event, copies=tuple(copy.event.event_id for copy in copies))
-    return [Planned(event, services.targets.webhook), *copies]
+    return Plan(Planned(event, services.targets.webhook), copies)
 
 
 def _find_earlier(event: Event, services: CoreServices) -> Event | None:
-    """Return the event that an earlier call with the same Idempotency-Key stored, if the plan has
-    copies.
+    """Return the event that an earlier call with the same Idempotency-Key stored, if it has copies.
 
     A copy that was deleted since would be pushed again, and those of an erased event if this call
     ended before it deleted them. Raises what `_require_same_body` raises.
@@ -142,95 +186,101 @@ def _find_earlier(event: Event, services: CoreServices) -> Event | None:
     if not event.copies or event.body_hash is None:
         return None
     found = services.store.read(event.event_id)
-    return _require_same_body(found, event, services) if found.event or found.erased_until else None
+    if found.event or found.erased_until:
+        return _require_same_body(found, event, services)
+    return None
 
 
-def _choose_inline(plan: list[Planned], services: CoreServices) -> list[Planned]:
-    """Let the first MAX_INLINE_PUSHES be claimed and pushed while the caller waits, but none whose
-    breaker is open.
+def _choose_inline(plan: Plan, services: CoreServices) -> Plan:
+    """Let up to MAX_INLINE_PUSHES be claimed and pushed while the caller waits.
+
+    Targets that are not enabled or whose breaker is open are left to the worker.
     """
     until = rfc3339(services.clock() + CLAIM_SECONDS)
+    places = MAX_INLINE_PUSHES
+    chosen = []
+    for planned in (plan.original, *plan.copies):
+        target = planned.target
+        is_inline = places > 0 and target.is_enabled
+        # The breaker is asked last, and once: to ask may begin the trial.
+        if is_inline and services.inline_breaker.acquire(target.destination, services.clock()):
+            is_inline = False
+        event = planned.event
+        if is_inline:
+            places -= 1
+            event = replace(event, delivery_attempts=1, claimed_until=until, requeue_at=until)
+        chosen.append(Planned(event, target, is_inline))
+    return Plan(chosen[0], chosen[1:])
 
-    def choose(planned: Planned) -> Planned:
-        target, event, now = planned.target, planned.event, services.clock()
-        if not target.is_enabled or services.inline_breaker.wait_seconds(target.destination, now):
-            return planned
-        claimed = replace(event, delivery_attempts=1, claimed_until=until, requeue_at=until)
-        return replace(planned, event=claimed, is_inline=True)
 
-    # A webhook without URL takes none of the places.
-    first = MAX_INLINE_PUSHES + int(not plan[0].target.is_enabled)
-    return [*map(choose, plan[:first]), *plan[first:]]
+def store_plan(plan: Plan, invocation: Invocation) -> Stored:
+    """Store a plan, copies first. Raises what `post` raises."""
+    services = invocation.services
+    event = plan.original.event
+    content = compressed(event)
 
+    def put(planned: Planned) -> WriteResult:
+        return services.store.put(planned.event, content)
 
-def store(plan: list[Planned], invocation: Invocation) -> Stored:
-    """Store a plan. Raises what `post` raises."""
-    put, (original, *copies) = invocation.services.store.put, plan
-    event, content = original.event, original.event.content()
-    # Copies before the event: an event that is there has all its copies.
-    are_new = invocation.services.map(lambda copy: put(copy.event, content).applied, copies)
-    result = put(event, content)
+    copies = services.map(put, plan.copies)
+    result = put(plan.original)
     if not result.applied:
         event = _find_stored(plan, result, invocation)
-    new = [copy for copy, is_new in zip(copies, are_new, strict=True) if is_new]
-    due = [copy for copy in new if copy.event.event_id in event.copies]
+    stored = [copy for copy, put_copy in zip(plan.copies, copies, strict=True) if put_copy.applied]
+    due = [copy for copy in stored if copy.event.event_id in event.copies]
     if result.applied and event.next_attempt_at:
-        due.append(original)
+        due.append(plan.original)
     return Stored(event, result.applied, due)
 
 
-def _find_stored(plan: list[Planned], result: WriteResult, invocation: Invocation) -> Event:
-    """Return the event that another call stored under the id of the plan's; raise what
-    `_require_same_body` raises.
+def _find_stored(plan: Plan, result: WriteResult, invocation: Invocation) -> Event:
+    """Return the event that another call stored under the id of the plan's.
+
+    Raises what `_require_same_body` raises, after the copies are gone that the stored event does
+    not list.
     """
     listed = result.event.copies if result.event else ()
-    unlisted = [copy.event for copy in plan[1:] if copy.event.event_id not in listed]
+    unlisted = [copy.event for copy in plan.copies if copy.event.event_id not in listed]
     # Delete, then refuse: no copy of another body may be there when the caller learns of it.
     delete = partial(invocation.retry_write, invocation.services.store.delete_claimed)
     invocation.services.map(delete, unlisted)
-    return _require_same_body(result, plan[0].event, invocation.services)
+    return _require_same_body(result, plan.original.event, invocation.services)
 
 
 def _require_same_body(result: WriteResult, event: Event, services: CoreServices) -> Event:
-    """Return the stored event; raise ApiError 422 if it was made of another body than `event`, 409
-    if it was erased.
+    """Return the stored event if it was made of the same body as `event`.
+
+    Raises ApiError 422 for another body, and 409 if the event was erased.
     """
     if result.erased_until:
-        detail = (
-            "The event of this Idempotency-Key was erased; the key can be used again after an hour."
-        )
+        detail = "The event of this Idempotency-Key was erased; use the key again after an hour."
         raise EventClaimedError(detail, result.erased_until - services.clock())
     if result.event is None:  # it expired between the failed condition and now
         raise StorageUnavailableError
     if result.event.body_hash != event.body_hash:
-        raise ApiError(
-            422,
-            "idempotency_key_reused",
-            "This Idempotency-Key was used before, with another body.",
-        )
+        detail = "This Idempotency-Key was used before, with another body."
+        raise ApiError(422, "idempotency_key_reused", detail)
     return result.event
 
 
-def start(stored: Stored, invocation: Invocation) -> Event:
+def start_plan(stored: Stored, invocation: Invocation) -> Event:
     """Queue or push what is due; return the event as it is then."""
-    event, due = stored.event, stored.due
-    queued = [messages.push_message(planned.event) for planned in due if not planned.is_inline]
-    tens = [queued[at : at + BATCH_SIZE] for at in range(0, len(queued), BATCH_SIZE)]
-    with errors_left_to_sweep(event):
-        invocation.services.map(invocation.services.work_queue.send_many, tens)
+    services = invocation.services
+    queued = [
+        messages.push_message(planned.event) for planned in stored.due if not planned.is_inline
+    ]
+    batches = [queued[at : at + BATCH_SIZE] for at in range(0, len(queued), BATCH_SIZE)]
+    with errors_left_to_sweep(stored.event):
+        services.map(services.work_queue.send_many, batches)
 
     def push(planned: Planned) -> Event:
         with errors_left_to_sweep(planned.event):
             return delivery.push_inline(planned.event, planned.target, invocation)
         return planned.event
 
-    pushed = invocation.services.map(push, [planned for planned in due if planned.is_inline])
-    return next((other for other in pushed if other.event_id == event.event_id), event)
-
-
-def _due_now(services: CoreServices) -> dict[str, Any]:
-    now, grace_seconds = services.clock(), services.settings.message_grace_seconds
-    return {"next_attempt_at": rfc3339(now), "requeue_at": rfc3339(now + grace_seconds)}
+    pushed = services.map(push, [planned for planned in stored.due if planned.is_inline])
+    current = {event.event_id: event for event in pushed}
+    return current.get(stored.event.event_id, stored.event)
 
 
 def _hash(text: str) -> str:

@@ -5,12 +5,15 @@ consumers and operators ask for are in `pull.inbox` and `operations.recovery`, t
 in `operations.schedules`.
 """
 
+import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
 from typing import Any
 
-from chalicelib.core.event import FIELDS, DeliveredVia, Event, Status, dumps, is_copy_id, lookup_key
+from chalicelib.core.event import Attempt, DeliveredVia, Event, Status, dumps, is_copy_id, lookup_key
+from chalicelib.core.outcome import Outcome, Reason
 from chalicelib.infra.queue import MAX_DELAY_SECONDS
 from chalicelib.infra.table import LOWEST, Table, Values, Written, serialize
 from chalicelib.infra.telemetry import logger
@@ -18,24 +21,41 @@ from chalicelib.infra.times import DAY_SECONDS
 from chalicelib.settings import Settings
 
 SHARDS = 4  # an index partition takes 1,000 writes a second; may be raised, never lowered
-# more than the worker's timeout of 50 s: the holder of an expired claim has ended
-CLAIM_SECONDS = 60
+CLAIM_SECONDS = (
+    60  # more than the worker's timeout of 50 s: the holder of an expired claim has ended
+)
+GIVEN_BACK_SECONDS = 60  # until the next attempt when one was given back
 
-# not erased; TTL deletes up to days late
-EXISTS = "attribute_exists(status_shard) AND expires_at > :now_seconds"
+# Who may write an event, and when:
+#
+#   created      claimed by a push        claim ends              expires_at        TTL deletes
+#   |------------|------------------------|-----------------------|-----------------|------>
+#   | CLAIMABLE  | MINE: the holder alone | CLAIMABLE by others   | absent: ABSENT holds,
+#   | when due   | records                | MINE holds until then | a new event may be put
+#
+# An event counts as absent from its expiry on, though DynamoDB deletes it up to days later.
+NOT_EXPIRED = "expires_at > :now_seconds"
+# The mark of an erasure has no `status_shard`: it exists only for whoever erases again.
+EXISTS = f"attribute_exists(status_shard) AND {NOT_EXPIRED}"
+# A new event takes the place of an expired one, which DynamoDB may still hold.
 ABSENT = "attribute_not_exists(event_id) OR expires_at <= :now_seconds"
+# Whoever held an expired claim has ended, or finds another `claim_id` when it records.
 UNCLAIMED = "(attribute_not_exists(claimed_until) OR claimed_until < :now)"
+# The optimistic lock of a record: nobody claimed or replayed the event since.
 MINE = "claim_id = :mine"
 PENDING = f"{EXISTS} AND #status = :pending"
+# Without `next_attempt_at`, as in pull-only mode, an event is never due.
 CLAIMABLE = f"{PENDING} AND next_attempt_at <= :now AND {UNCLAIMED}"
+# Not once a consumer acknowledged the event: it is delivered then.
 RECORDABLE = f"{PENDING} AND {MINE}"
-NOT_EXPIRED = "expires_at > :now_seconds"
 
-COPY, REPLAYED = "copy-", "replayed-"  # partitions of their own
+COPY = "copy-"  # partitions of their own: copies never hide the inbox
+REPLAYED = "replayed-"  # and these are kept longer than the retention period after their creation
 UNSETTLED = (Status.PENDING, Status.FAILED)
 CLEAR_SCHEDULE: dict[str, None] = {"next_attempt_at": None, "requeue_at": None}
 
-NOT_STORED = ("created_at", "payload", "metadata")  # _item stores them in `sort_key` and `content`
+FIELDS = tuple(field.name for field in fields(Event))
+NOT_STORED = ("created_at", "payload", "metadata")  # they are in `sort_key` and `content`
 SUMMARY = ("sort_key", "status_shard", *sorted({*FIELDS} - {*NOT_STORED, "attempts"}))
 
 
@@ -68,9 +88,9 @@ class EventStore(Table):
     def pages(
         self, partition: str, values: Values | None = None, **options: Any
     ) -> Iterator[dict[str, Any]]:
-        """Yield pages; of pending and failed events, only those created within the retention
-        period.
+        """Yield pages of a partition; see `Table.pages`.
 
+        Of pending and failed events only those created within the retention period are read:
         DynamoDB deletes expired rows up to days late, and each query would read them. Copies and
         replayed events have other partitions, which are read whole.
         """
@@ -80,10 +100,11 @@ class EventStore(Table):
         return super().pages(partition, values, **options)
 
     def put(self, event: Event, content: bytes) -> WriteResult:
-        """Store a new event with its `content()`, claimed or not; it carries a new `claim_id` for
-        `delete_claimed`.
+        """Store a new event, claimed or not, with its `compressed` content.
+
+        It carries a new `claim_id` for `delete_claimed`.
         """
-        item = serialize({**_item(event), "content": content})
+        item = serialize({**to_attributes(event), "content": content})
         result = self._result(self._put(item, ABSENT))
         return WriteResult(True, event) if result.applied else result
 
@@ -97,8 +118,13 @@ class EventStore(Table):
 
     def record_delivered(self, event: Event) -> WriteResult:
         """Record that the push made under the event's claim was delivered."""
-        delivered = {"delivered_at": self._after(0), "delivered_via": DeliveredVia.PUSH}
-        return self.record(event, status=Status.DELIVERED, **delivered, **CLEAR_SCHEDULE)
+        return self._record(
+            event,
+            status=Status.DELIVERED,
+            delivered_at=self._after(0),
+            delivered_via=DeliveredVia.PUSH,
+            **CLEAR_SCHEDULE,
+        )
 
     def record_retry(self, event: Event, *, delay_seconds: float) -> WriteResult:
         """Record that the push failed and the next is due after `delay_seconds`.
@@ -107,37 +133,51 @@ class EventStore(Table):
         being sent.
         """
         grace_seconds = self._grace_seconds if delay_seconds <= MAX_DELAY_SECONDS else 0
-        due, requeue_at = self._after(delay_seconds), self._after(delay_seconds + grace_seconds)
-        return self.record(event, next_attempt_at=due, requeue_at=requeue_at)
+        return self._record(
+            event,
+            next_attempt_at=self._after(delay_seconds),
+            requeue_at=self._after(delay_seconds + grace_seconds),
+        )
 
     def record_failed(self, event: Event) -> WriteResult:
         """Record a failure; the event carries `reason` and `failed_at`."""
-        failed = {"status": Status.FAILED, "reason": event.reason, "failed_at": event.failed_at}
-        return self.record(event, **failed, **CLEAR_SCHEDULE)
+        return self._record(
+            event,
+            status=Status.FAILED,
+            reason=event.reason,
+            failed_at=event.failed_at,
+            **CLEAR_SCHEDULE,
+        )
 
-    def record(self, event: Event, **changes: Any) -> WriteResult:
+    def give_back(self, event: Event) -> WriteResult:
+        """Give back the attempt that the claim counted: no push was made. The next is due soon."""
+        return self.record_retry(event.without_attempt(), delay_seconds=GIVEN_BACK_SECONDS)
+
+    def unschedule(self, event: Event) -> WriteResult:
+        """Record that there is no URL to push to: the event waits in the inbox."""
+        return self._record(event, **CLEAR_SCHEDULE)
+
+    def _record(self, event: Event, **changes: Any) -> WriteResult:
         """Record what became of a claimed event and end its claim.
 
         Not applied when a consumer acknowledged the event meanwhile, or the claim expired and was
         taken by another.
         """
         event = replace(event, claimed_until=None, **changes)
+        is_replayed = event.replayed_at is not None
         outcome = {
             **changes,
-            **status_attributes(
-                event.event_id, event.status, replayed=event.replayed_at is not None
-            ),
+            **status_attributes(event.event_id, event.status, replayed=is_replayed),
             "claimed_until": None,
             "delivery_attempts": event.delivery_attempts,
-            "attempts": _attempts(event),
+            "attempts": _encode_attempts(event),
             "last_error": event.last_error,
         }
         result = self.change(event.event_id, RECORDABLE, outcome, {":mine": event.claim_id})
         if result.applied:
             return WriteResult(True, event)
-        logger.warning(
-            "not recorded: acknowledged, or claimed by another", extra={"event_id": event.event_id}
-        )
+        extra = {"event_id": event.event_id}
+        logger.warning("not recorded: acknowledged, or claimed by another", extra=extra)
         return result
 
     def delete_claimed(self, event: Event) -> WriteResult:
@@ -145,9 +185,7 @@ class EventStore(Table):
         return self.delete(event.event_id, MINE, {":mine": event.claim_id})
 
     def delete(self, event_id: str, condition: str, values: Values | None = None) -> WriteResult:
-        """Delete an event if `condition` holds, which it does of an absent one only if it says
-        so.
-        """
+        """Delete an event if `condition` holds, of an absent one, too, if it says so."""
         return self._result(self._delete(event_id, condition, values))
 
     def get(self, event_id: str) -> Event | None:
@@ -159,14 +197,14 @@ class EventStore(Table):
         return self._result(Written(False, self._get(event_id)))
 
     def get_many(self, event_ids: Sequence[str], *, with_content: bool = True) -> dict[str, Event]:
-        """Return those of up to 100 events that exist, by id, read consistently; else without
-        payload and attempts.
+        """Return those of up to 100 events that exist, by id, read consistently.
+
+        Without `with_content` they have neither payload and metadata nor attempts.
         """
         names = () if with_content else SUMMARY
         events = map(self._unexpired, self._get_many(event_ids, names))
-        return {
-            event.event_id: event for event in events if event and event.status is not Status.ERASED
-        }
+        present = [event for event in events if event and event.status is not Status.ERASED]
+        return {event.event_id: event for event in present}
 
     def change(
         self,
@@ -176,39 +214,33 @@ class EventStore(Table):
         values: Values | None = None,
         **parameters: Any,
     ) -> WriteResult:
-        """Change attributes of an event by one conditional write: None removes one. See
-        `Table._update`.
+        """Change attributes of an event by one conditional write: None removes one.
+
+        The rest is as in `Table._update`.
         """
         return self._result(self._update(event_id, condition, changes, values, **parameters))
 
     def _result(self, written: Written) -> WriteResult:
         applied, item = written
         if applied:
-            return WriteResult(True, Event.from_item(item) if item else None)
+            return WriteResult(True, from_item(item) if item else None)
         current = self._unexpired(item)
         if current and current.status is Status.ERASED:
             return WriteResult(False, erased_until=current.expires_at)
         return WriteResult(False, current)
 
     def _unexpired(self, item: Any) -> Event | None:
-        event = Event.from_item(item) if item else None
+        event = from_item(item) if item else None
         return event if event and event.expires_at > int(self._clock()) else None
 
 
 def partitions(*statuses: Status, of_copies: bool = False) -> list[str]:
-    """Return the partition keys of the index for events of some statuses: those of copies, or those
-    of the others.
-    """
-    keys = [
-        f"{COPY if of_copies else ''}{status}#{shard}"
-        for status in statuses
-        for shard in range(SHARDS)
-    ]
-    return (
-        keys
-        if of_copies
-        else [*keys, *(f"{REPLAYED}{status}" for status in statuses if status in UNSETTLED)]
-    )
+    """Return the partition keys of the index for copies with some statuses, or for other events."""
+    prefix = COPY if of_copies else ""
+    keys = [f"{prefix}{status}#{shard}" for status in statuses for shard in range(SHARDS)]
+    if not of_copies:
+        keys += [f"{REPLAYED}{status}" for status in statuses if status in UNSETTLED]
+    return keys
 
 
 def status_attributes(event_id: str, status: Status, *, replayed: bool = False) -> Values:
@@ -217,25 +249,76 @@ def status_attributes(event_id: str, status: Status, *, replayed: bool = False) 
     if is_copy_id(event_id):
         key = f"{COPY}{key}"
     elif replayed and status in UNSETTLED:
-        # few; only these are kept longer than the retention period after their creation
-        key = f"{REPLAYED}{status}"
+        key = f"{REPLAYED}{status}"  # few: one partition for each status is enough
     return {"status": status, "status_shard": key}
 
 
-def _item(event: Event) -> Values:
-    """Return the attributes of a new event but `content`: without those that are empty, and
-    NOT_STORED.
+def compressed(event: Event) -> bytes:
+    """Return payload and metadata as they are stored: a line each, since compact JSON has none.
+
+    What cannot be compressed grows by about a dozen bytes.
     """
-    encoded = {
+    return zlib.compress(f"{event.payload}\n{event.metadata}".encode())
+
+
+def to_attributes(event: Event) -> Values:
+    """Return the attributes of a new event but `content`, without those that are empty."""
+    kept = {name: value for name, value in vars(event).items() if value and name not in NOT_STORED}
+    return {
+        **kept,
         **status_attributes(event.event_id, event.status),
         "sort_key": event.sort_key,
-        "attempts": _attempts(event),
-        "copies": dumps(event.copies) if event.copies else None,
         "lookup_key": lookup_key(event.subscription_id, event.subject),
+        "attempts": _encode_attempts(event),
+        "copies": dumps(event.copies) if event.copies else None,
     }
-    kept = {name: value for name, value in vars(event).items() if value and name not in NOT_STORED}
-    return {**kept, **encoded}
 
 
-def _attempts(event: Event) -> str | None:
+def _encode_attempts(event: Event) -> str | None:
     return dumps([vars(attempt) for attempt in event.attempts]) if event.attempts else None
+
+
+def from_item(item: Mapping[str, Mapping[str, Any]]) -> Event:
+    """Return the event of an item of the table or, with the projected attributes, of an index."""
+    values = {name: _plain(value) for name, value in item.items()}
+    values["created_at"], values["event_id"] = values["sort_key"].split("#")
+    if "status_shard" in values:
+        values["status"] = values["status_shard"].split("#")[0].rpartition("-")[2]
+    if "content" in values:
+        content = zlib.decompress(values["content"]).decode()
+        values["payload"], values["metadata"] = content.split("\n")
+    for name, parse in PARSERS.items():
+        if name in values:
+            values[name] = parse(values[name])
+    return Event(**{name: values[name] for name in FIELDS if name in values})
+
+
+def _plain(value: Mapping[str, Any]) -> Any:
+    """Return the Python value of a DynamoDB attribute."""
+    return int(value["N"]) if "N" in value else next(iter(value.values()))
+
+
+def _decode_attempts(text: str) -> tuple[Attempt, ...]:
+    """Return the stored attempts; members that a newer version added are ignored."""
+    attempts = []
+    for stored in json.loads(text):
+        known = {name: stored[name] for name in ATTEMPT_FIELDS if name in stored}
+        known["outcome"] = OUTCOMES(stored["outcome"])
+        attempts.append(Attempt(**known))
+    return tuple(attempts)
+
+
+def _members(kind: type[StrEnum]) -> Callable[[Any], Any]:
+    """Return the function from a text to a member of an enum; a value of a later version: None."""
+    return {str(member): member for member in kind}.get
+
+
+ATTEMPT_FIELDS = tuple(field.name for field in fields(Attempt))
+OUTCOMES = _members(Outcome)
+PARSERS: dict[str, Callable[[Any], Any]] = {
+    "status": _members(Status),
+    "delivered_via": _members(DeliveredVia),
+    "reason": _members(Reason),
+    "attempts": _decode_attempts,
+    "copies": lambda text: tuple(json.loads(text)),
+}

@@ -1,4 +1,4 @@
-"""Where events are pushed to, and who answers for that: the core knows no subscription."""
+"""Where events are pushed to, and what its answers mean: the core knows no subscription."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,16 +7,6 @@ from typing import Protocol
 from chalicelib.core.event import Event
 from chalicelib.core.outcome import Decision, NotPushed
 from chalicelib.infra.errors import ApiError
-
-
-class Owner(Protocol):
-    """Who answers for a target: the operator for the webhook, a subscription for its own."""
-
-    def gone(self, event: Event) -> Decision:
-        """Return what follows from the response 410."""
-
-    def recorded(self, event: Event, decision: Decision) -> None:
-        """Take note of a decision that was recorded. Raises nothing: errors are logged."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +18,6 @@ class Target:
     that has a `fault` fails without a push.
     """
 
-    owner: Owner
     url: str = field(repr=False)
     destination: str = field(repr=False)
     secrets: tuple[bytes, ...] = field(repr=False)
@@ -40,7 +29,10 @@ class Target:
 
 
 class Targets(Protocol):
-    """Where events and their copies go. Raises StorageUnavailableError."""
+    """Where events and their copies go.
+
+    Raises StorageUnavailableError where it does not say otherwise.
+    """
 
     @property
     def webhook(self) -> Target:
@@ -51,8 +43,18 @@ class Targets(Protocol):
 
     def find(self, event: Event) -> Target | NotPushed:
         """Return where to push a stored event, of a copy by a consistent read, or what becomes of
-        it.
+        an event that is not pushed.
         """
 
     def replay_refusal(self, event: Event) -> ApiError | None:
         """Return why an event cannot be replayed, of a copy by a consistent read; None: it can."""
+
+    def on_gone(self, target: Target, event: Event) -> Decision:
+        """Disable or end the subscription whose target responded 410; return what follows for the
+        event. Raises nothing.
+        """
+
+    def on_recorded(self, target: Target, event: Event, decision: Decision) -> None:
+        """Take note of a decision that was recorded: set or clear `failing_since`, disable the
+        subscription, report. Raises nothing: errors are logged.
+        """

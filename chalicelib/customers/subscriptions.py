@@ -178,7 +178,7 @@ class Subscriptions(Table):
         if disabled:
             extra = {
                 "subscription_id": disabled.subscription_id,
-                **self._services.metrics(SubscriptionsDisabled=1),
+                "metrics": {"SubscriptionsDisabled": 1},
             }
             logger.warning("subscription disabled", extra=extra)
         return disabled

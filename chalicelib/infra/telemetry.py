@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any
@@ -19,7 +19,7 @@ logging.getLogger("urllib3").setLevel(logging.CRITICAL)  # its messages contain 
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 _RECORD_ATTRIBUTES = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName"}
 
-# json.dumps would build one for each line
+# json.dumps would build an encoder for each line.
 _encode = json.JSONEncoder(default=str, separators=(",", ":")).encode
 
 NAMESPACE = "TriggersApi"
@@ -30,23 +30,41 @@ UNITS = {
 }
 
 
+def metric_members(stage: str, now: float, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """Return what makes a log line publish metrics, with the dimension `Stage`.
+
+    Units are those of UNITS, or else counts. Source: "Specification: Embedded metric format",
+    Amazon CloudWatch User Guide.
+    """
+    definitions = [{"Name": name, "Unit": UNITS.get(name, "Count")} for name in metrics]
+    directive = {"Namespace": NAMESPACE, "Dimensions": [["Stage"]], "Metrics": definitions}
+    aws = {"Timestamp": int(now * 1000), "CloudWatchMetrics": [directive]}
+    return {"_aws": aws, "Stage": stage, **metrics}
+
+
 class JsonFormatter(logging.Formatter):
-    """Format a record as a JSON object: timestamp, level, message, request id, and what is in
-    `extra` and not None.
+    """Format a record as a JSON object, with what is in `extra` and not None.
+
+    `metrics` in `extra`, numbers by name, become metrics of CloudWatch.
     """
 
+    stage = ""
+
     def format(self, record: logging.LogRecord) -> str:
-        line = {
+        line: dict[str, Any] = {
             "timestamp": rfc3339(record.created),
             "level": record.levelname,
             "message": record.getMessage(),
         }
-        extra = {
-            name: value for name, value in vars(record).items() if name not in _RECORD_ATTRIBUTES
+        line |= {
+            name: value
+            for name, value in vars(record).items()
+            if name not in _RECORD_ATTRIBUTES and value is not None
         }
-        line |= {name: value for name, value in extra.items() if value is not None} | {
-            "request_id": _request_id.get()
-        }
+        metrics = line.pop("metrics", None)
+        if metrics:
+            line |= metric_members(self.stage, record.created, metrics)
+        line["request_id"] = _request_id.get()
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
         return _encode(line)
@@ -60,7 +78,7 @@ class StdoutHandler(logging.Handler):
     lowest = logging.INFO
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= self.lowest or hasattr(record, "_aws")
+        return record.levelno >= self.lowest or bool(getattr(record, "metrics", None))
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError, ValueError):  # a closed output must not stop deliveries
@@ -69,11 +87,16 @@ class StdoutHandler(logging.Handler):
 
 
 _handler = StdoutHandler()
-_handler.setFormatter(JsonFormatter())
+_formatter = JsonFormatter()
+_handler.setFormatter(_formatter)
 
 
-def configure(level: str) -> None:
-    """Log lines of `level` and above, and those with metrics, to standard output."""
+def configure(level: str, stage: str = "") -> None:
+    """Log lines of `level` and above, and those with metrics, to standard output.
+
+    :param stage: The dimension of metrics.
+    """
+    _formatter.stage = stage
     _handler.lowest = logging.getLevelNamesMapping()[level]
     logger.addHandler(_handler)
     logger.setLevel(min(_handler.lowest, logging.INFO))
@@ -93,21 +116,3 @@ def request_id(value: str | None) -> Iterator[None]:
 def thread_pool(size: int) -> ThreadPoolExecutor:
     """Return a pool of threads that log the request id of the calling thread."""
     return ThreadPoolExecutor(size, initializer=_request_id.set, initargs=(_request_id.get(),))
-
-
-def metrics(stage: str, now: float, values: dict[str, float]) -> dict[str, Any]:
-    """Return the members that make a log line publish metrics, with the dimension `Stage`; none
-    without values.
-
-    Units are those of UNITS, or else counts. Source: "Specification: Embedded metric format",
-    Amazon CloudWatch User Guide.
-    """
-    if not values:
-        return {}
-    definitions = [{"Name": name, "Unit": UNITS.get(name, "Count")} for name in values]
-    directive = {"Namespace": NAMESPACE, "Dimensions": [["Stage"]], "Metrics": definitions}
-    return {
-        "_aws": {"Timestamp": int(now * 1000), "CloudWatchMetrics": [directive]},
-        "Stage": stage,
-        **values,
-    }

@@ -9,7 +9,15 @@ from chalicelib.core import delivery, messages
 from chalicelib.core.delivery import errors_left_to_sweep
 from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices, Invocation
-from chalicelib.core.store import CLAIM_SECONDS, EXISTS, UNCLAIMED, WriteResult, status_attributes
+from chalicelib.core.posting import due_now
+from chalicelib.core.store import (
+    CLAIM_SECONDS,
+    CLEAR_SCHEDULE,
+    EXISTS,
+    UNCLAIMED,
+    WriteResult,
+    status_attributes,
+)
 from chalicelib.infra.errors import EventClaimedError, EventNotFoundError
 from chalicelib.infra.queue import MAX_DELAY_SECONDS, Message
 from chalicelib.infra.telemetry import logger, request_id
@@ -22,11 +30,19 @@ REPLAYABLE = f"{EXISTS} AND {UNCLAIMED}"
 REDRIVABLE = f"{REPLAYABLE} AND #status = :failed"
 # An event, even an expired one, or the mark of its erasure until that expires.
 ERASABLE = f"(attribute_exists(status_shard) OR expires_at > :now_seconds) AND {UNCLAIMED}"
+SETTLED_MEMBERS = ("claimed_until", "delivered_at", "delivered_via", "failed_at", "reason")
 CLAIMED = "The event is claimed; try again when the claim ends."
 # What a mark of an erasure does not keep of an event.
 ERASED = (
-    *("content", "attempts", "last_error", "tenant", "subject", "body_hash"),
-    *("status_shard", "lookup_key", "claimed_until"),
+    "content",
+    "attempts",
+    "last_error",
+    "tenant",
+    "subject",
+    "body_hash",
+    "status_shard",
+    "lookup_key",
+    "claimed_until",
 )
 
 
@@ -45,16 +61,15 @@ def process(batch: Sequence[Message], services: CoreServices, remaining_seconds:
     succeeded = services.map(partial(_process_message, invocation), batch)
     if all(succeeded):
         return
-    handles = [
-        message.receipt_handle for message, done in zip(batch, succeeded, strict=True) if done
-    ]
+    outcomes = zip(batch, succeeded, strict=True)
+    handles = [message.receipt_handle for message, is_done in outcomes if is_done]
     if handles:
-        # if that fails, they are received again, and dropped
-        services.work_queue.delete_many(handles)
+        services.work_queue.delete_many(handles)  # if that fails, they come again, and are dropped
     raise BatchError(f"{len(batch) - len(handles)} of {len(batch)} messages failed")
 
 
 def _process_message(invocation: Invocation, message: Message) -> bool:
+    """Deliver, redrive or set aside what a message names; return whether that succeeded."""
     with request_id(message.message_id):
         try:
             match messages.parse(message.body):
@@ -64,9 +79,8 @@ def _process_message(invocation: Invocation, message: Message) -> bool:
                     redrive(message, event_id, invocation)
                 case _:
                     logger.warning("message cannot be read")
-                    invocation.services.dlq.send(
-                        Message(message.body, {"Reason": "malformed"}, message.group_id)
-                    )
+                    malformed = Message(message.body, {"Reason": "malformed"}, message.group_id)
+                    invocation.services.dlq.send(malformed)
         except Exception:  # one message's error must not cost another
             logger.exception("message failed")
             return False
@@ -80,7 +94,8 @@ def replay(event: Event, invocation: Invocation) -> Event:
     the subscription of a copy is gone or disabled.
     """
     services = invocation.services
-    if refusal := services.targets.replay_refusal(event):
+    refusal = services.targets.replay_refusal(event)
+    if refusal:
         raise refusal
     result = _make_pending(event, REPLAYABLE, services)
     if result.event is None:
@@ -102,32 +117,34 @@ def redrive(message: Message, event_id: str, invocation: Invocation) -> None:
     Raises what `delivery.deliver` raises.
     """
     services = invocation.services
-    failed = services.store.get(event_id)
-    if failed and (refusal := services.targets.replay_refusal(failed)):
-        logger.warning("dead letter dropped", extra={"event_id": event_id, "error": refusal.code})
-        return
-    event = _make_pending(failed, REDRIVABLE, services).event if failed else None
+    event = services.store.get(event_id)
+    if event:
+        refusal = services.targets.replay_refusal(event)
+        if refusal:
+            extra = {"event_id": event_id, "error": refusal.code}
+            logger.warning("dead letter dropped", extra=extra)
+            return
+        event = _make_pending(event, REDRIVABLE, services).event
     # A failed event was claimed when it was not replayed, even if that claim has ended since.
     if event and (event.status is Status.FAILED or event.is_claimed(services.clock())):
-        delay_seconds = min(MAX_DELAY_SECONDS, max(0.0, _claim_seconds_left(event, services)) + 1)
-        services.work_queue.send(message, delay_seconds)
+        delay_seconds = max(0.0, _claim_seconds_left(event, services)) + 1
+        services.work_queue.send(message, min(MAX_DELAY_SECONDS, delay_seconds))
     else:
         delivery.deliver(event_id, invocation)
 
 
 def _make_pending(event: Event, condition: str, services: CoreServices) -> WriteResult:
     """Make an event pending, and due now if it is pushed at all."""
-    now = services.clock()
     is_pushed = event.is_copy or services.settings.webhook_url is not None
     changes = {
+        **dict.fromkeys(SETTLED_MEMBERS),
+        **CLEAR_SCHEDULE,
+        **(due_now(services) if is_pushed else {}),
         **status_attributes(event.event_id, Status.PENDING, replayed=True),
         "claim_id": services.new_id(),
         "delivery_attempts": 0,
-        "next_attempt_at": rfc3339(now) if is_pushed else None,
-        "requeue_at": rfc3339(now + services.settings.message_grace_seconds) if is_pushed else None,
-        "replayed_at": rfc3339(now),
+        "replayed_at": rfc3339(services.clock()),
         "expires_at": services.expires_at(),
-        **dict.fromkeys(("claimed_until", "delivered_at", "delivered_via", "failed_at", "reason")),
     }
     return services.store.change(event.event_id, condition, changes, ReturnValues="ALL_NEW")
 
@@ -148,14 +165,16 @@ def erase(event_id: str, services: CoreServices) -> None:
         return
     if not marked.applied:
         raise EventClaimedError(CLAIMED, _claim_seconds_left(event, services))
-    if not all(
-        services.map(lambda key: services.store.delete(key, UNCLAIMED).applied, event.copies)
-    ):
-        raise EventClaimedError(
-            "A copy is claimed: repeat the call to complete the erasure.", CLAIM_SECONDS
-        )
+
+    def delete(copy_id: str) -> bool:
+        return services.store.delete(copy_id, UNCLAIMED).applied
+
+    if not all(services.map(delete, event.copies)):
+        detail = "A copy is claimed: repeat the call to complete the erasure."
+        raise EventClaimedError(detail, CLAIM_SECONDS)
     logger.info("erased", extra={"event_id": event_id, "copies": len(event.copies)})
 
 
 def _claim_seconds_left(event: Event, services: CoreServices) -> float:
+    """Return the seconds until a claim ends: negative once it has ended, 0 without one."""
     return unix_seconds(event.claimed_until) - services.clock() if event.claimed_until else 0.0

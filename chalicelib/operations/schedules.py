@@ -1,4 +1,4 @@
-"""The sweep: every minute, queue the pending events that nobody will push."""
+"""The schedules: sweep every minute for events that nobody will push; publish depths and ages."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,39 +10,47 @@ from operator import itemgetter
 from chalicelib.core import messages
 from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices
-from chalicelib.core.store import NOT_EXPIRED, PENDING, partitions
+from chalicelib.core.store import NOT_EXPIRED, PENDING, from_item, partitions
 from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.queue import BATCH_SIZE
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339, unix_seconds
 
-# an event that had so many is refused by its receiver, and does not tell of an outage
+SEARCH_SECONDS = 20  # of a partition; what a search that took longer did not find is left out
+# An event that had so many attempts is refused by its receiver, and does not tell of an outage.
 STALLED_ATTEMPTS = 12
 FEW_ATTEMPTS = "(attribute_not_exists(delivery_attempts) OR delivery_attempts < :stalled)"
 AWAITED = f"{NOT_EXPIRED} AND attribute_exists(next_attempt_at) AND {FEW_ATTEMPTS}"
 
+PERIOD_SECONDS = 60  # of the sweep
+MAX_SWEPT = 3000  # of each partition in a run
+LONG_QUEUE = 1000  # visible messages; then most overdue events still have theirs, and are not lost
+MAX_SWEPT_WHILE_LONG = 100
+PARTITIONS = partitions(Status.PENDING) + partitions(Status.PENDING, of_copies=True)
+OVERDUE = f"{NOT_EXPIRED} AND requeue_at <= :now AND next_attempt_at <= :now"
+# No other sweep marked the event, and no push claimed or recorded it, since it was read.
+UNCHANGED = f"{PENDING} AND requeue_at = :seen"
+
 
 def publish_depths(services: CoreServices) -> None:
-    """Publish the depth of both queues and the age of the oldest pending event; warn if the DLQ is
-    not empty.
+    """Publish the depths of the queues and the age of the oldest pending event.
 
     Copies, events that are not to be pushed and those with STALLED_ATTEMPTS do not count. The age
-    is not published if the search takes longer than SEARCH_SECONDS.
+    is not published if the search takes longer than SEARCH_SECONDS. Warns if the DLQ is not empty.
     """
     metrics: dict[str, float] = {
         "DLQDepth": services.dlq.depth(),
         "InboxDepth": services.work_queue.depth(),
     }
-    if visible := metrics["DLQDepth"]:
-        logger.warning(
-            "the dead letter queue is not empty",
-            extra={"queue": services.dlq.name, "visible": visible},
-        )
+    visible = metrics["DLQDepth"]
+    if visible:
+        extra = {"queue": services.dlq.name, "visible": visible}
+        logger.warning("the dead letter queue is not empty", extra=extra)
     try:
         ages = services.map(partial(_oldest_age, services), partitions(Status.PENDING))
         metrics["OldestPendingAge"] = round(max(ages), 3)
     finally:  # publish the depths even if DynamoDB fails
-        logger.info("depths", extra=services.metrics(**metrics))
+        logger.info("depths", extra={"metrics": metrics})
 
 
 def _oldest_age(services: CoreServices, partition: str) -> float:
@@ -51,69 +59,50 @@ def _oldest_age(services: CoreServices, partition: str) -> float:
     Raises StorageUnavailableError if the search does not end within SEARCH_SECONDS.
     """
     deadline = services.clock() + SEARCH_SECONDS
-    for page in services.store.pages(
-        partition, {":stalled": STALLED_ATTEMPTS}, FilterExpression=AWAITED
-    ):
+    values = {":stalled": STALLED_ATTEMPTS}
+    for page in services.store.pages(partition, values, FilterExpression=AWAITED):
         if page["Items"]:
-            return max(
-                0.0, services.clock() - unix_seconds(Event.from_item(page["Items"][0]).created_at)
-            )
+            oldest = from_item(page["Items"][0])
+            return max(0.0, services.clock() - unix_seconds(oldest.created_at))
         if services.clock() > deadline:
             raise StorageUnavailableError
     return 0.0
 
 
-SEARCH_SECONDS = 20
-PERIOD_SECONDS = 60  # of the sweep
-MAX_SWEPT = 3000  # of each partition in a run
-LONG_QUEUE = 1000  # visible messages; then most overdue events still have theirs, and are not lost
-MAX_SWEPT_WHILE_LONG = 100
-PARTITIONS = partitions(Status.PENDING) + partitions(Status.PENDING, of_copies=True)
-
-OVERDUE = f"{NOT_EXPIRED} AND requeue_at <= :now AND next_attempt_at <= :now"
-UNCHANGED = f"{PENDING} AND requeue_at = :seen"
-
-
 def sweep(services: CoreServices) -> None:
-    """Queue pending events that nobody will push, at most MAX_SWEPT of each partition; destinations
-    take turns.
+    """Queue pending events that nobody will push, at most MAX_SWEPT of each partition.
 
-    The messages become visible at an even rate, MAX_SWEPT in PERIOD_SECONDS, so that new events
-    need not wait for all.
+    Destinations take turns. The messages become visible at an even rate, MAX_SWEPT in
+    PERIOD_SECONDS, so that new events need not wait for all.
 
     While the queue is long, queue at most MAX_SWEPT_WHILE_LONG of each, and postpone `requeue_at`
     so far that everything overdue is queued once before anything is queued twice. Raises
     StorageUnavailableError and QueueUnavailableError after all partitions were tried.
     """
     is_long = services.work_queue.depth() >= LONG_QUEUE
-    count = sum(services.map(partial(_sweep_partition, services, is_long=is_long), PARTITIONS))
-    logger.info("swept", extra={"queued": count, "queue_is_long": is_long})
+    counts = services.map(partial(_sweep_partition, services, is_long=is_long), PARTITIONS)
+    logger.info("swept", extra={"queued": sum(counts), "queue_is_long": is_long})
 
 
 def _sweep_partition(services: CoreServices, partition: str, *, is_long: bool) -> int:
     """Queue overdue events of a partition; return how many."""
-    limit, grace_seconds = (
-        MAX_SWEPT_WHILE_LONG if is_long else MAX_SWEPT,
-        services.settings.message_grace_seconds,
-    )
+    limit = MAX_SWEPT_WHILE_LONG if is_long else MAX_SWEPT
+    grace_seconds = services.settings.message_grace_seconds
     turns: Counter[str] = Counter()  # the events of each destination that were found
     search = _search_overdue(services, partition, turns)
     overdue = [event for _, event in nsmallest(limit, search, key=itemgetter(0))]
-    # Twice the time in which a run a minute gets through all of them: more become overdue
-    # meanwhile.
+    # Twice the time in which a run a minute gets through all: more become overdue meanwhile.
     postponed_seconds = max(grace_seconds, 2 * PERIOD_SECONDS * turns.total() / limit)
     queued = 0
     for start in range(0, len(overdue), BATCH_SIZE):
+        batch = overdue[start : start + BATCH_SIZE]
         delay_seconds = PERIOD_SECONDS * queued // MAX_SWEPT
         # Mark, then send: a crash in between costs a minute; the other way round, two sweeps would
         # both send.
-        marked = _postpone(
-            overdue[start : start + BATCH_SIZE], delay_seconds + grace_seconds, services
-        )
+        marked = _postpone(batch, delay_seconds + grace_seconds, services)
         if marked:
-            services.work_queue.send_many(
-                [messages.push_message(event) for event in marked], delay_seconds
-            )
+            sent = [messages.push_message(event) for event in marked]
+            services.work_queue.send_many(sent, delay_seconds)
             queued += len(marked)
         if is_long:  # after the messages were sent: else they would be missing so long
             _postpone(marked, postponed_seconds, services)
@@ -123,12 +112,13 @@ def _sweep_partition(services: CoreServices, partition: str, *, is_long: bool) -
 def _search_overdue(
     services: CoreServices, partition: str, turns: Counter[str]
 ) -> Iterator[tuple[int, Event]]:
-    """Yield overdue events for SEARCH_SECONDS, the oldest first, each with its number among its
-    destination's.
+    """Yield overdue events for SEARCH_SECONDS, the oldest first.
+
+    Each comes with its number among its destination's, by which destinations take turns.
     """
     deadline = services.clock() + SEARCH_SECONDS
     for page in services.store.pages(partition, FilterExpression=OVERDUE):
-        for event in map(Event.from_item, page["Items"]):
+        for event in map(from_item, page["Items"]):
             turns[event.group_id] += 1
             yield turns[event.group_id], event
         if services.clock() > deadline:
@@ -136,9 +126,7 @@ def _search_overdue(
 
 
 def _postpone(events: list[Event], seconds: float, services: CoreServices) -> list[Event]:
-    """Postpone `requeue_at` by `seconds` from now; return the events of which no other sweep or
-    push changed it.
-    """
+    """Postpone `requeue_at` by `seconds` from now; return the events that nobody changed since."""
     until = rfc3339(services.clock() + seconds)
 
     def mark(event: Event) -> bool:

@@ -12,7 +12,6 @@ from chalicelib.core.store import CLEAR_SCHEDULE, EXISTS, UNCLAIMED, status_attr
 from chalicelib.infra.errors import EventNotFoundError, LeaseLostError
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
-from chalicelib.pull import event_json
 from chalicelib.pull.listing import INBOX, MAX_PAGE_BYTES, search
 
 # Their attempts, of an unknown size, must fit into a response beside MAX_PAGE_BYTES.
@@ -48,7 +47,7 @@ def lease(services: CoreServices, *, limit: int, lease_seconds: int, **filters: 
         leased += filter(None, services.map(take, fitting))
         if len(fitting) < len(batch):
             break
-        used_bytes = sum(response_bytes(event_json.leased(event)) for event in leased)
+        used_bytes = sum(response_bytes(event.leased()) for event in leased)
         free_bytes = MAX_PAGE_BYTES - used_bytes
     return leased
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from chalicelib.core.event import Event, Status, lookup_key
 from chalicelib.core.invocation import CoreServices
-from chalicelib.core.store import NOT_EXPIRED, UNSETTLED, EventStore, partitions
+from chalicelib.core.store import NOT_EXPIRED, UNSETTLED, EventStore, from_item, partitions
 from chalicelib.infra.table import BY_LOOKUP, BY_STATUS, HIGHEST, LOWEST
 
 SEARCH_SECONDS = 5
@@ -163,7 +163,7 @@ def _rows(
     They are the events of the query and, after the deadline, the place that was read to.
     """
     for page in pages:
-        for event in map(Event.from_item, page["Items"]):
+        for event in map(from_item, page["Items"]):
             if query.has(event, clock()):
                 yield Row(event.sort_key, event)
         if "LastEvaluatedKey" in page and clock() > deadline:

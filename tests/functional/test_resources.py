@@ -10,9 +10,9 @@ from zipfile import ZipFile
 import botocore.session
 import pytest
 
+from chalicelib.core.event import MEMBERS
 from chalicelib.customers import console
 from chalicelib.infra.telemetry import UNITS
-from chalicelib.pull import event_json
 from tests.support.world import ROOT, assert_has
 from tools import gateway
 from tools.package import package
@@ -128,7 +128,7 @@ def test_an_index_projects_no_more_than_dynamodb_takes_and_nothing_large(index: 
 def test_status_index_has_all_that_lists_show_but_the_subject() -> None:
     # the first two from `status_shard` and `sort_key`
     derived = {"status", "created_at", "subject"}
-    assert {*event_json.MEMBERS} - derived <= INDEXES["status-index"]
+    assert {*MEMBERS} - derived <= INDEXES["status-index"]
 
 
 def test_lookup_index_has_what_no_attempt_changes() -> None:

@@ -305,7 +305,7 @@ def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(
         breaker.record(destination, START - 15, START, PushResult(Outcome.RETRY), 1)
     world.clock.sleep(300)  # now both may be tried
     world.run_worker()
-    assert breaker.wait_seconds("another", world.clock()) == 0
+    assert breaker.acquire("another", world.clock()) == 0
 
     assert world.post()["copies"] == []
     copy = world.call("GET", f"/events/{copy_id}").json

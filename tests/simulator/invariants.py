@@ -13,6 +13,7 @@ from typing import Any
 
 from chalicelib.core.event import RESERVED_PREFIX, DeliveredVia, Event, Status, is_copy_id
 from chalicelib.core.outcome import NOT_PUSHED, Reason
+from chalicelib.core.store import from_item
 from chalicelib.infra.times import rfc3339, unix_seconds
 from tests.support.in_memory_aws import typed
 from tests.support.world import Json
@@ -239,7 +240,7 @@ class History:
         )
         item = self.item(event_id)
         is_same = self.erased_at.get(event_id, 0) < began
-        if item and is_same and Event.from_item(typed(item)).payload != payload:
+        if item and is_same and from_item(typed(item)).payload != payload:
             self.violations.append("a body was accepted, and another is stored")
 
     def see_moved_back(self, body: str, now: float) -> None:

@@ -22,7 +22,7 @@ from chalicelib.core.breaker import INLINE_PATIENCE_SECONDS, WORKER_PATIENCE_SEC
 from chalicelib.core.delivery import AFTER_PUSH_SECONDS
 from chalicelib.core.event import Event, Status
 from chalicelib.core.outcome import Outcome, PushResult
-from chalicelib.core.store import CLAIM_SECONDS
+from chalicelib.core.store import CLAIM_SECONDS, from_item
 from chalicelib.core.target import Target
 from chalicelib.customers.subscriptions import CACHE_SECONDS
 from chalicelib.deps import Services
@@ -107,7 +107,6 @@ class Container:
         self.services.inline_breaker = Breaker(INLINE_PATIENCE_SECONDS, world.random.random)
         self.services.worker_breaker = Breaker(WORKER_PATIENCE_SECONDS, world.random.random)
         world.history.pushes_copies_alone |= self.services.settings.webhook == settings.COPIES_ONLY
-        self.services.metrics = lambda **values: {}  # type: ignore[method-assign]
 
     def clock(self) -> float:
         return self.world.clock() + self.skew_seconds
@@ -395,9 +394,7 @@ class SimulatedWorld:
     def _events(self) -> dict[str, Event]:
         items = self.dynamodb.items.items()
         return {
-            key: Event.from_item(typed(item))
-            for key, item in items
-            if key.startswith(("evt_", "cpy_"))
+            key: from_item(typed(item)) for key, item in items if key.startswith(("evt_", "cpy_"))
         }
 
     def answer(self, event: Event, url: str) -> tuple[int | None, float]:

@@ -4,11 +4,15 @@ import json
 from typing import Any
 
 from chalicelib.core.event import NewEvent
-from chalicelib.core.posting import make_event
+from chalicelib.core.posting import make_event, waiting
 from chalicelib.deps import Services
+<<<<<<< HEAD
 from chalicelib.settings import PULL_ONLY
 from tests.support.receiver import Receiver
 from tests.support.world import CONSUMER_KEY, Answer, Json, World
+=======
+from tests.support.world import CONSUMER_KEY, Answer, World
+>>>>>>> 1720da6 (Tell the core by a plan, a decision and one record)
 
 
 def subscribe(
@@ -56,5 +60,5 @@ def ids(answer: Answer) -> list[str]:
 
 def read_lists(services: Services, tenant: str | None = None) -> None:
     """Let a container read the lists of subscriptions, as it does every ten seconds."""
-    event = make_event(NewEvent("a", "{}", "null", tenant), "acme", PULL_ONLY, services)
+    event = make_event(NewEvent("a", "{}", "null", tenant), "acme", waiting(), services)
     services.subscriptions.matching(event)

@@ -209,7 +209,7 @@ class World:
 
     def _start(self) -> None:
         loaded = settings.load(self.environ)
-        telemetry.configure(loaded.log_level)
+        telemetry.configure(loaded.log_level, loaded.stage)
         self.services = Services(
             loaded, make_client=partial(getattr, self), clock=self.clock, sleep=self.clock.sleep
         )

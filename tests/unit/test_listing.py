@@ -9,7 +9,7 @@ import pytest
 
 from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import Invocation
-from chalicelib.core.store import SHARDS, partitions
+from chalicelib.core.store import SHARDS, compressed, partitions
 from chalicelib.deps import Services
 from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.times import rfc3339
@@ -56,7 +56,7 @@ def make_event(number: int, **changes: Any) -> Event:
 def store_all(services: Services, events: Iterable[Event]) -> list[Event]:
     """Store events, and return them the oldest first."""
     stored = list(events)
-    assert all(services.store.put(event, event.content()).applied for event in stored)
+    assert all(services.store.put(event, compressed(event)).applied for event in stored)
     return sorted(stored, key=lambda event: event.sort_key)
 
 

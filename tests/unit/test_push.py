@@ -13,7 +13,6 @@ from pathlib import Path
 from threading import Event as Signal
 from types import MappingProxyType
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -83,7 +82,7 @@ def send(
     connect_timeout_seconds: float = 5,
     **options: Any,
 ) -> PushResult:
-    target = Target(Mock(), url, "", **{"secrets": (), "is_enabled": True, **options})
+    target = Target(url, "", **{"secrets": (), "is_enabled": True, **options})
     return push.send(event, target, 1, timeout_seconds, connect_timeout_seconds)
 
 
