@@ -110,5 +110,5 @@ class Output:
 
 @pytest.fixture
 def output(capsys: pytest.CaptureFixture[str]) -> Output:
-    telemetry.configure("INFO")
+    telemetry.configure("INFO", "dev")
     return Output(capsys)

@@ -18,6 +18,7 @@ from chalicelib.infra.times import rfc3339
 MAX_ATTEMPTS_KEPT = 25
 EVENT_ID = re.compile(r"(evt|cpy)_[0-9a-f]{32}")
 SUBJECT = "subject#"
+COPY_PREFIX = "cpy_"  # of the ids of copies
 RESERVED_PREFIX = "triggers."  # of the types of reports
 EVENT_TYPE_OR_PREFIX = re.compile(rf"{EVENT_TYPE.pattern}\*?|\*")
 
@@ -36,10 +37,6 @@ class DeliveredVia(StrEnum):
     PUSH = "push"
     PULL = "pull"
     SUBSCRIPTIONS = "subscriptions"
-
-
-def is_copy_id(event_id: str) -> bool:
-    return event_id.startswith("cpy_")
 
 
 def lookup_key(subscription_id: str | None, subject: str | None) -> str | None:
@@ -150,7 +147,7 @@ class Event:
 
     @property
     def is_copy(self) -> bool:
-        return is_copy_id(self.event_id)
+        return self.event_id.startswith(COPY_PREFIX)
 
     @property
     def is_report(self) -> bool:

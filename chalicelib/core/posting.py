@@ -217,16 +217,13 @@ def store_plan(plan: Plan, invocation: Invocation) -> Stored:
     """Store a plan, copies first. Raises what `post` raises."""
     services = invocation.services
     event = plan.original.event
-    content = compressed(event)
-
-    def put(planned: Planned) -> WriteResult:
-        return services.store.put(planned.event, content)
-
-    copies = services.map(put, plan.copies)
-    result = put(plan.original)
+    put = partial(services.store.put, content=compressed(event))
+    copies = services.map(put, [copy.event for copy in plan.copies])
+    result = put(event)
     if not result.applied:
         event = _find_stored(plan, result, invocation)
-    stored = [copy for copy, put_copy in zip(plan.copies, copies, strict=True) if put_copy.applied]
+    results = zip(plan.copies, copies, strict=True)
+    stored = [copy for copy, copy_result in results if copy_result.applied]
     due = [copy for copy in stored if copy.event.event_id in event.copies]
     if result.applied and event.next_attempt_at:
         due.append(plan.original)

@@ -12,7 +12,15 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
-from chalicelib.core.event import Attempt, DeliveredVia, Event, Status, dumps, is_copy_id, lookup_key
+from chalicelib.core.event import (
+    COPY_PREFIX,
+    Attempt,
+    DeliveredVia,
+    Event,
+    Status,
+    dumps,
+    lookup_key,
+)
 from chalicelib.core.outcome import Outcome, Reason
 from chalicelib.infra.queue import MAX_DELAY_SECONDS
 from chalicelib.infra.table import LOWEST, Table, Values, Written, serialize
@@ -246,7 +254,7 @@ def partitions(*statuses: Status, of_copies: bool = False) -> list[str]:
 def status_attributes(event_id: str, status: Status, *, replayed: bool = False) -> Values:
     """Return the status of an event, and its partition of the index."""
     key = f"{status}#{zlib.crc32(event_id.encode()) % SHARDS}"
-    if is_copy_id(event_id):
+    if event_id.startswith(COPY_PREFIX):
         key = f"{COPY}{key}"
     elif replayed and status in UNSETTLED:
         key = f"{REPLAYED}{status}"  # few: one partition for each status is enough

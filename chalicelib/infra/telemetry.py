@@ -7,7 +7,7 @@ import contextlib
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any
@@ -30,22 +30,12 @@ UNITS = {
 }
 
 
-def metric_members(stage: str, now: float, metrics: Mapping[str, float]) -> dict[str, Any]:
-    """Return what makes a log line publish metrics, with the dimension `Stage`.
-
-    Units are those of UNITS, or else counts. Source: "Specification: Embedded metric format",
-    Amazon CloudWatch User Guide.
-    """
-    definitions = [{"Name": name, "Unit": UNITS.get(name, "Count")} for name in metrics]
-    directive = {"Namespace": NAMESPACE, "Dimensions": [["Stage"]], "Metrics": definitions}
-    aws = {"Timestamp": int(now * 1000), "CloudWatchMetrics": [directive]}
-    return {"_aws": aws, "Stage": stage, **metrics}
-
-
 class JsonFormatter(logging.Formatter):
     """Format a record as a JSON object, with what is in `extra` and not None.
 
-    `metrics` in `extra`, numbers by name, become metrics of CloudWatch.
+    `metrics` in `extra`, numbers by name, become metrics of CloudWatch with the dimension `Stage`.
+    Their units are those of UNITS, or else counts. Source: "Specification: Embedded metric format",
+    Amazon CloudWatch User Guide.
     """
 
     stage = ""
@@ -63,7 +53,12 @@ class JsonFormatter(logging.Formatter):
         }
         metrics = line.pop("metrics", None)
         if metrics:
-            line |= metric_members(self.stage, record.created, metrics)
+            definitions = [{"Name": name, "Unit": UNITS.get(name, "Count")} for name in metrics]
+            directive = {"Namespace": NAMESPACE, "Dimensions": [["Stage"]], "Metrics": definitions}
+            timestamp = int(record.created * 1000)
+            line["_aws"] = {"Timestamp": timestamp, "CloudWatchMetrics": [directive]}
+            line["Stage"] = self.stage
+            line |= metrics
         line["request_id"] = _request_id.get()
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)

@@ -77,20 +77,22 @@ def test_a_late_error_is_logged_with_its_traceback(
     assert error["request_id"]
 
 
-def test_what_is_stored_too_late_is_swept(
+def test_what_is_stored_too_late_is_left_to_the_worker(
     world: World, receiver: Receiver, during: During, output: Output
 ) -> None:
     during(world.dynamodb, "after-call.dynamodb.PutItem", lambda **_: world.clock.sleep(18))
 
-    event_id = world.post()["event_id"]
+    event = world.post()
 
     assert output.metrics() == [{"EventsAccepted": 1}]
     assert receiver.requests == []
+    assert_has(event, status="pending", delivery_attempts=0)  # no push, no attempt
+    assert len(world.messages()) == 1
     world.settle(hours=1)
-    assert world.event(event_id)["status"] == "delivered"
+    assert world.event(event["event_id"])["status"] == "delivered"
 
 
-def test_an_outage_of_reads_ends_no_copy(
+def test_an_outage_of_reads_ends_no_copy_and_multiplies_no_message(
     world: World, receiver: Receiver, target: Receiver, aws: Aws
 ) -> None:
     world.restart(MAX_DELIVERY_ATTEMPTS="9")
@@ -105,6 +107,7 @@ def test_an_outage_of_reads_ends_no_copy(
         with suppress(BatchError):
             world.run_worker()
     aws.heal()
+    assert len(world.messages()) == 1
     assert aws.faults > 60
     assert len(target.requests) == 1
 

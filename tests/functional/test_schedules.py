@@ -9,6 +9,7 @@ import pytest
 import app
 from chalicelib.core.store import SHARDS
 from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
+from chalicelib.infra.times import unix_seconds
 from chalicelib.operations import schedules
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
@@ -127,7 +128,8 @@ def test_check_dlq_publishes_numbers_and_warns(
     assert_has(warning, level="WARNING", visible=2)
     assert_has(metrics, DLQDepth=2, InboxDepth=3, OldestPendingAge=91.5)
     assert metrics["Stage"] == "dev"
-    assert metrics["_aws"]["Timestamp"] == int(world.clock() * 1000)
+    logged_at = unix_seconds(metrics["timestamp"])
+    assert metrics["_aws"]["Timestamp"] == pytest.approx(logged_at * 1000, abs=1)
     [directive] = metrics["_aws"]["CloudWatchMetrics"]
     assert_has(directive, Namespace="TriggersApi", Dimensions=[["Stage"]])
     units = {metric["Name"]: metric["Unit"] for metric in directive["Metrics"]}

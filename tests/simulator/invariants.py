@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from chalicelib.core.event import RESERVED_PREFIX, DeliveredVia, Event, Status, is_copy_id
+from chalicelib.core.event import COPY_PREFIX, RESERVED_PREFIX, DeliveredVia, Event, Status
 from chalicelib.core.outcome import NOT_PUSHED, Reason
 from chalicelib.core.store import from_item
 from chalicelib.infra.times import rfc3339, unix_seconds
@@ -179,7 +179,7 @@ class History:
     def _see_erasure(self, event: Item, now: float) -> None:
         """Check that the mark of an erasure tells nothing."""
         self.erased_at[event["event_id"]] = now
-        if is_copy_id(event["event_id"]):
+        if event["event_id"].startswith(COPY_PREFIX):
             self.erased_copies.add((event["source_event_id"], event["subscription_id"]))
             self.deleted.add(event["event_id"])
         kept = event.keys() & {
@@ -207,7 +207,7 @@ class History:
         self.deleted.add(event_id)
         is_of_another = subscribed_at is None or self.stored_at[event_id] <= subscribed_at
         is_unlisted = source and event_id not in source.get("copies", "")
-        is_unwanted = is_copy_id(event_id) and (is_of_another or is_unlisted)
+        is_unwanted = event_id.startswith(COPY_PREFIX) and (is_of_another or is_unlisted)
         self.forbid(
             not is_unwanted, "an event was deleted that was no copy, or one that somebody waits for"
         )
