@@ -50,7 +50,7 @@ class CoreServices:
 
     @cached_property
     def retry_policy(self) -> RetryPolicy:
-        return self.settings.retry_policy
+        return RetryPolicy.of(self.settings)
 
     @cached_property
     def targets(self) -> Targets:

@@ -18,10 +18,6 @@ from rich.table import Table
 
 from chalicelib.core.event import Event, Status
 from chalicelib.core.outcome import Reason
-<<<<<<< HEAD
-=======
-from chalicelib.core.store import EventStore, compressed
->>>>>>> 1720da6 (Tell the core by a plan, a decision and one record)
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from chalicelib.operations import schedules
 from tests.simulator.simulated_world import DLQ, NO_ENVIRON, Container, SimulatedWorld
@@ -301,50 +297,6 @@ def dead_for_days(in_webhook: bool, per_second: float, days: float = DAYS) -> De
     return DeadFigures(len(dead), letters, min(hours), max(hours), world.late_seconds, p95)
 
 
-<<<<<<< HEAD
-=======
-class LateWorld(OutageWorld):
-    """An OutageWorld in which as many events are due as when the destination was dead for days
-    before.
-    """
-
-    def seed(self, per_second: float) -> None:
-        """Store what had SWEPT_AFTER attempts or more, and is due from a minute before until the
-        end.
-        """
-        store = EventStore(self.dynamodb, self.settings, clock=self.clock)
-        assert self.start().post(prefer="respond-async")
-        [model] = [
-            event
-            for event in self.items().values()
-            if (event.subscription_id is None) == self.in_webhook
-        ]
-        seconds = self.ends_at - self.began + 60
-        for made in range(SWEPT_AFTER, self.settings.max_delivery_attempts):
-            for _ in range(round(per_second * seconds)):
-                due = rfc3339(self.began - 60 + seconds * self.random.random())
-                key = f"{model.event_id[:4]}{self.random.getrandbits(128):032x}"
-                created_at = rfc3339(self.began - 5400 * made)
-                event = replace(
-                    model, event_id=key, created_at=created_at, next_attempt_at=due, requeue_at=due
-                )
-                store.put(replace(event, delivery_attempts=made), compressed(model))
-
-
-def late_waits(trouble: str, *, in_webhook: bool, per_second: float, seed: int = 0) -> Waits:
-    """Return the waits beside a destination that was dead for days, in the second half of the
-    time.
-    """
-    environ = {"MAX_DELIVERY_ATTEMPTS": "45"}
-    world = LateWorld(trouble, in_webhook=in_webhook, seconds=120, environ=environ, seed=seed)
-    world.start().subscribe(TARGET)
-    world.seed(per_second)
-    world.run(per_second=per_second, prefer="respond-async")
-    return world.healthy_waits(60)
-
-
-MANY = partial(waits_beside, "hangs", seconds=300, measured_from=60)
->>>>>>> 1720da6 (Tell the core by a plan, a decision and one record)
 TEN = [f"{TARGET}/{number}" for number in range(10)]
 
 

@@ -6,13 +6,8 @@ from typing import Any
 from chalicelib.core.event import NewEvent
 from chalicelib.core.posting import make_event, waiting
 from chalicelib.deps import Services
-<<<<<<< HEAD
-from chalicelib.settings import PULL_ONLY
 from tests.support.receiver import Receiver
 from tests.support.world import CONSUMER_KEY, Answer, Json, World
-=======
-from tests.support.world import CONSUMER_KEY, Answer, World
->>>>>>> 1720da6 (Tell the core by a plan, a decision and one record)
 
 
 def subscribe(

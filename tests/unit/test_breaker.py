@@ -42,12 +42,8 @@ def test_a_destination_opens_when_its_failures_wasted_too_much_time_and_no_other
     breaker: Breaker,
 ) -> None:
     push(breaker, ONE, 100, seconds=14.9)
-<<<<<<< HEAD
-    assert breaker.wait_seconds(ONE, 115) == 0
+    assert breaker.acquire(ONE, 115) == 0
     assert breaker.failures(ONE) == 1
-=======
-    assert (breaker.acquire(ONE, 115), breaker.failures(ONE)) == (0, 1)
->>>>>>> 1720da6 (Tell the core by a plan, a decision and one record)
 
     push(breaker, ONE, 115, seconds=0.1)
     assert breaker.acquire(ONE, 115.1) == pytest.approx(OPEN_SECONDS)
@@ -59,23 +55,15 @@ def test_a_final_response_begins_the_count_anew(breaker: Breaker, result: PushRe
     push(breaker, ONE, 100, seconds=14)
     push(breaker, ONE, 114, seconds=1, result=result)
     push(breaker, ONE, 115, seconds=14)
-<<<<<<< HEAD
-    assert breaker.wait_seconds(ONE, 129) == 0
+    assert breaker.acquire(ONE, 129) == 0
     assert breaker.failures(ONE) == 1
-=======
-    assert (breaker.acquire(ONE, 129), breaker.failures(ONE)) == (0, 1)
->>>>>>> 1720da6 (Tell the core by a plan, a decision and one record)
 
 
 def test_failures_that_began_before_the_latest_success_do_not_count(breaker: Breaker) -> None:
     push(breaker, ONE, 100, seconds=1, result=DELIVERED)
     open_at(breaker, ONE, 110)
-<<<<<<< HEAD
-    assert breaker.wait_seconds(ONE, 110) == 0
+    assert breaker.acquire(ONE, 110) == 0
     assert breaker.failures(ONE) == 0
-=======
-    assert (breaker.acquire(ONE, 110), breaker.failures(ONE)) == (0, 0)
->>>>>>> 1720da6 (Tell the core by a plan, a decision and one record)
 
 
 @pytest.mark.parametrize("result", [DELIVERED, REFUSED, THROTTLED])
@@ -95,12 +83,8 @@ def test_one_trial_is_made_after_the_open_time_and_a_response_closes(
 def test_too_many_requests_count_as_nothing_while_it_is_closed(breaker: Breaker) -> None:
     push(breaker, ONE, 100, seconds=14)
     push(breaker, ONE, 114, seconds=5, result=THROTTLED)
-<<<<<<< HEAD
-    assert breaker.wait_seconds(ONE, 119) == 0
+    assert breaker.acquire(ONE, 119) == 0
     assert breaker.failures(ONE) == 1
-=======
-    assert (breaker.acquire(ONE, 119), breaker.failures(ONE)) == (0, 1)
->>>>>>> 1720da6 (Tell the core by a plan, a decision and one record)
     push(breaker, ONE, 119, seconds=1)
     assert breaker.acquire(ONE, 120) > 0
 
