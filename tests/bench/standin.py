@@ -19,8 +19,8 @@ import urllib3
 from botocore import xform_name
 from botocore.exceptions import ClientError
 
+from tests.bench.write_units import consumed
 from tests.support.in_memory_aws import KEY, SORT, FakeDynamoDB, typed
-from tests.support.write_units import consumed
 from tools import api_key, local_aws
 
 API_KEY = "bench-key"

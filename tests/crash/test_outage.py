@@ -9,7 +9,6 @@ import pytest
 from tests.simulator.outage import (
     SOMETIMES,
     TENANTS,
-    ThrottledWorld,
     TwoTenantsWorld,
     dead_for_days,
     waits_beside,
@@ -50,18 +49,3 @@ def test_targets_of_another_tenant_that_hang_hold_up_none(beside: str) -> None:
     waits = TENANTS[beside](seed=1)
     assert len(waits) == TwoTenantsWorld.copies
     assert max(waits) < 1 or "minute" in beside
-
-
-@pytest.mark.parametrize(
-    ("also_projected", "throttled"),
-    [((), False), (("delivery_attempts", "next_attempt_at", "claimed_until"), True)],
-)
-def test_retries_of_a_dead_subscription_throttle_no_post(
-    also_projected: tuple[str, ...], throttled: bool
-) -> None:
-    """A hundred events a second; with the projection of an index that shows attempts, one partition
-    takes too many.
-    """
-    world = ThrottledWorld(*also_projected, seconds=180)
-    world.run(per_second=1, prefer="respond-async")
-    assert bool(world.unavailable) == throttled

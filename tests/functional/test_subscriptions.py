@@ -13,6 +13,7 @@ from chalicelib import deps as services
 from chalicelib.core.outcome import Outcome, PushResult
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
+from tests.support.in_memory_aws import indexes
 from tests.support.receiver import Receiver, certificates, status, when_all_are_here
 from tests.support.subscribing import (
     copies,
@@ -252,6 +253,25 @@ def test_a_post_deletes_copies_that_the_event_does_not_list(
     assert ids(world.call("GET", f"/events?subscription_id={subscription_id}")) == []
 
 
+def test_a_retry_changes_nothing_that_lookup_index_shows_of_a_copy(
+    world: World, target: Receiver
+) -> None:
+    """Else a dead subscription would throttle its partition, and with it the table."""
+    world.restart(IN_PROCESS_WAIT_SECONDS="0")
+    target.default = status(503)
+    subscribe(world, target.url)
+    [copy_id] = world.post()["copies"]
+    before = world.item(copy_id)
+    world.clock.sleep(1)
+
+    world.run_worker()
+
+    after = world.item(copy_id)
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert "delivery_attempts" in changed
+    assert not changed.intersection(*indexes()["lookup-index"][1:])
+
+
 # The end of a subscription
 
 
@@ -377,13 +397,10 @@ def test_subscriptions_of_a_tenant_are_counted_apart(world: World, target: Recei
         subscribe(world, target.url, tenant=tenant).json["subscription_id"]
         for tenant in ("a", "b", None)
     )
-    table = world.environ["EVENTS_TABLE_NAME"]
-    text = json.dumps(
-        world.dynamodb.get_item(TableName=table, Key={"event_id": {"S": first}})["Item"]
-    )
+    text = json.dumps(world.item(first))
     for number in range(99):
         item = json.loads(text.replace(first, f"sub_{number:032}"))
-        world.dynamodb.put_item(TableName=table, Item=item)
+        world.dynamodb.put_item(TableName=world.environ["EVENTS_TABLE_NAME"], Item=item)
 
     refused = subscribe(world, f"{target.url}&another", tenant="a")
     assert refused.problem == (409, "too_many_subscriptions")

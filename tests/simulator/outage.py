@@ -21,8 +21,6 @@ from chalicelib.core.outcome import Reason
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from chalicelib.operations import schedules
 from tests.simulator.simulated_world import DLQ, NO_ENVIRON, Container, SimulatedWorld
-from tests.simulator.throughput import PARTITION_UNITS, Throughput
-from tests.support.in_memory_aws import indexes
 
 WORKERS = 5
 SEEDS = 4
@@ -298,24 +296,6 @@ def dead_for_days(in_webhook: bool, per_second: float, days: float = DAYS) -> De
 
 
 TEN = [f"{TARGET}/{number}" for number in range(10)]
-
-
-class ThrottledWorld(OutageWorld):
-    """The only subscription is dead. Rates, and what a partition of an index takes, are divided by
-    100.
-
-    lookup-index shows the attributes of resources.json, and those that a test adds.
-    """
-
-    def __init__(self, *also_projected: str, seconds: float) -> None:
-        super().__init__("answers 503", in_webhook=False, seconds=seconds)
-        key, projected = indexes()["lookup-index"]
-        shown = {**indexes(), "lookup-index": (key, [*projected, *also_projected])}
-        self.dynamodb.before_write = Throughput(self.clock, shown, PARTITION_UNITS / 100).take
-        self.start().subscribe(TARGET)
-
-    def _post(self, headers: dict[str, str], tenant: str | None = None) -> None:
-        self.use(Container.post, **headers)
 
 
 def cases() -> Iterator[tuple[str, tuple[float, ...], Callable[..., Waits]]]:

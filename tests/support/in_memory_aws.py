@@ -39,16 +39,14 @@ class FakeDynamoDB:
     resources.json.
 
     `items` is the table by key. `page_rows` ends a page of a query after so many rows, as 1 MB
-    does. `index_lag_seconds` is how long a write takes to show in the indexes. `before_write`,
-    which may raise, and `on_write` are called with the item before and after each write; None
-    stands for absent. `on_query` is called with the rows that a query read, before its filter.
+    does. `index_lag_seconds` is how long a write takes to show in the indexes. `on_write`
+    is called with the item before and after each write; None stands for absent. `on_query` is called with the rows that a query read, before its filter.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.items: dict[str, Item] = {}
         self.page_rows = sys.maxsize
         self.index_lag_seconds = 0.0
-        self.before_write: Callable[[Item | None, Item | None], None] = lambda before, after: None
         self.on_write: Callable[[Item | None, Item | None], None] = lambda before, after: None
         self.on_query: Callable[[list[Item]], None] = lambda rows: None
         self._clock = clock
@@ -155,7 +153,6 @@ class FakeDynamoDB:
         return values
 
     def _store(self, key: str, item: Item | None) -> None:
-        self.before_write(self.items.get(key), item)
         before = self.items.pop(key, None)
         if item is not None:
             self.items[key] = item

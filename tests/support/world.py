@@ -225,7 +225,7 @@ class World:
         """
         self.environ = {**self._first_environ}
         table = self.environ["EVENTS_TABLE_NAME"]
-        for item in self._scan():
+        for item in self.items():
             self.outside_dynamodb.delete_item(TableName=table, Key={"event_id": item["event_id"]})
         for variable in ("INBOX_QUEUE_URL", "INBOX_DLQ_URL"):
             self.queues.clear(self.environ[variable])
@@ -291,7 +291,7 @@ class World:
         end = self.clock() + hours * 3600
         while self.clock() < end:
             self.empty_inbox()
-            is_pending = any(item.get("status") == {"S": "pending"} for item in self._scan())
+            is_pending = any(item.get("status") == {"S": "pending"} for item in self.items())
             if not is_pending and not self.messages():
                 return
             self.clock.sleep(60)
@@ -318,10 +318,16 @@ class World:
         """Drop every message of the inbox queue."""
         self.queues.clear(self.environ["INBOX_QUEUE_URL"])
 
-    def _scan(self) -> list[Json]:
+    def items(self) -> list[Json]:
+        """Return all items of the table."""
         scan = self.outside_dynamodb.get_paginator("scan")
         pages = scan.paginate(TableName=self.environ["EVENTS_TABLE_NAME"], ConsistentRead=True)
         return [item for page in pages for item in page["Items"]]
+
+    def item(self, event_id: str) -> Json:
+        """Return an item of the table."""
+        [item] = [item for item in self.items() if item["event_id"]["S"] == event_id]
+        return item
 
     def send(self, body: str, **attributes: str) -> None:
         """Send a message to the inbox queue."""

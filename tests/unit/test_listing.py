@@ -93,8 +93,6 @@ ASKED: list[Any] = [
     {"inbox": True},
     {"status": "pending"},
     {"event_type": "rare", "status": "failed"},
-]
-ASKED += [
     OF_ONE,
     {**OF_ONE, "status": "failed"},
     {**OF_ONE, "event_type": "rar*", "since": rfc3339(START - 990)},
@@ -114,15 +112,11 @@ def test_walking_the_pages_shows_everything_once_in_order(
     services: Services,
     dynamodb: FakeDynamoDB,
 ) -> None:
-    stored = store_all(
-        services, [*map(make_event, range(60)), *(make_copy(n, n % 4) for n in range(120))]
-    )
-    store_all(
-        services,
-        (make_event(n, event_id=f"evt_{n:032x}", expires_at=int(START)) for n in range(1, 60)),
-    )
+    copies = [make_copy(number, number % 4) for number in range(120)]
+    stored = store_all(services, [*map(make_event, range(60)), *copies])
+    expired = [make_event(number, expires_at=int(START)) for number in range(60, 120)]
     erased = make_copy(302, 1, status=Status.FAILED, event_type="rare")
-    store_all(services, [make_copy(301, 1, expires_at=int(START)), erased])
+    store_all(services, [*expired, make_copy(301, 1, expires_at=int(START)), erased])
     recovery.erase(erased.event_id, services)
     dynamodb.page_rows = page_rows
 
@@ -164,31 +158,21 @@ def test_expired_events_are_skipped_unless_replayed(
     services: Services, dynamodb: FakeDynamoDB, clock: Clock
 ) -> None:
     replayed = make_event(1, status=Status.FAILED, expires_at=int(START) + DAY)
-    store_all(
-        services,
-        [
-            replayed,
-            *(make_event(3 * number, expires_at=int(START) + DAY) for number in range(1, 300)),
-        ],
-    )
+    expired = [make_event(3 * number, expires_at=int(START) + DAY) for number in range(1, 300)]
+    store_all(services, [replayed, *expired])
     clock.sleep(DAY - 1000)
-    services = replace(
-        services, settings=replace(services.settings, event_retention_days=1, webhook="none")
-    )
+    settings = replace(services.settings, event_retention_days=1, webhook="none")
+    services = replace(services, settings=settings)
     recovery.replay(replayed, Invocation(services, clock()))
     clock.sleep(2000)
-    live = store_all(
-        services, [make_event(900, created_at=rfc3339(clock()), expires_at=int(clock()) + DAY)]
-    )
+    live = make_event(900, created_at=rfc3339(clock()), expires_at=int(clock()) + DAY)
+    store_all(services, [live])
     dynamodb.page_rows = 5
     reads: list[Any] = []
     dynamodb.on_query = reads.append
 
     assert services.store.get_many(ids([make_event(3), replayed])).keys() == {replayed.event_id}
-    assert ids(listing.read_page(services, listing.INBOX).events) == [
-        replayed.event_id,
-        live[0].event_id,
-    ]
+    assert ids(listing.read_page(services, listing.INBOX).events) == ids([replayed, live])
     assert len(reads) == len(partitions(*listing.INBOX.status))
 
 
@@ -227,9 +211,8 @@ def test_a_listing_that_takes_long_ends_with_a_cursor(
     assert clock() - START <= 2 * (partition_count + 3)  # a page of each, and what 5 seconds allow
     assert found == []
     assert after
-    assert events[-1].event_id in ids(
-        event for page, _ in walk(services, event_type="rare") for event in page
-    )
+    pages = walk(services, event_type="rare")
+    assert events[-1].event_id in ids(event for page, _ in pages for event in page)
 
 
 def test_what_dynamodb_leaves_out_is_not_taken_for_absent(
@@ -268,49 +251,40 @@ def sweeping(dynamodb: FakeDynamoDB, clock: Clock) -> Services:
 
 
 def queued(sweeping: Services) -> list[str]:
-    return [
-        json.loads(message["Body"])["event_id"]
-        for message in sweeping.make_client("sqs").messages(INBOX)
-    ]
+    messages = sweeping.make_client("sqs").messages(INBOX)
+    return [json.loads(message["Body"])["event_id"] for message in messages]
 
 
-def copies_of(subscription: str, numbers: Iterable[int], **changes: Any) -> list[Event]:
+DUE = {"next_attempt_at": rfc3339(START)}
+OVERDUE = {**DUE, "requeue_at": rfc3339(START)}
+
+
+def copies_of(subscription: int, numbers: Iterable[int]) -> list[Event]:
     """Return copies that are overdue, the oldest first."""
-    due = {
-        "requeue_at": rfc3339(START),
-        "next_attempt_at": rfc3339(START),
-        "subscription_id": subscription,
-    }
-    return [
-        make_event(3 * number, event_id=f"cpy_{number:032x}", **due, **changes)
-        for number in numbers
-    ]
+    return [make_copy(3 * number, subscription, **OVERDUE) for number in numbers]
 
 
 def test_few_overdue_copies_do_not_wait_for_many(
     sweeping: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schedules, "LONG_QUEUE", 0)
-    many = store_all(sweeping, copies_of("sub_many", range(2000)))
-    few = store_all(sweeping, copies_of("sub_few", range(2000, 2040)))
+    many = store_all(sweeping, copies_of(1, range(2000)))
+    few = store_all(sweeping, copies_of(2, range(2000, 2040)))
 
     schedules.sweep(sweeping)
 
     expected = {event.event_id for event in few}
     assert expected <= set(queued(sweeping))
     rest = [event_id for event_id in ids(many) if event_id in queued(sweeping)]
-    assert (
-        len(rest)
-        == len(queued(sweeping)) - len(few)
-        == SHARDS * schedules.MAX_SWEPT_WHILE_LONG - len(few)
-    )
+    count = SHARDS * schedules.MAX_SWEPT_WHILE_LONG
+    assert len(rest) + len(few) == len(queued(sweeping)) == count
     assert set(rest) <= set(ids(many[:500]))  # each with its oldest
 
 
 def test_a_sweep_whose_search_takes_long_queues_some(
     sweeping: Services, dynamodb: FakeDynamoDB, clock: Clock
 ) -> None:
-    store_all(sweeping, copies_of("sub_many", range(400)))
+    store_all(sweeping, copies_of(1, range(400)))
     dynamodb.page_rows = 5
     dynamodb.on_query = lambda rows: clock.sleep(5)
 
@@ -323,8 +297,8 @@ def test_a_sweep_queues_events_evenly(
     sweeping: Services, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     monkeypatch.setattr(schedules, "MAX_SWEPT", 300)
-    copies = store_all(sweeping, copies_of("sub_a", range(1400)))
-    lost = make_event(3 * len(copies), requeue_at=rfc3339(START), next_attempt_at=rfc3339(START))
+    copies = store_all(sweeping, copies_of(1, range(1400)))
+    lost = make_event(3 * len(copies), **OVERDUE)
     store_all(sweeping, [lost])
 
     schedules.sweep(sweeping)
@@ -335,16 +309,15 @@ def test_a_sweep_queues_events_evenly(
     for _ in range(4):
         visible.append(len(sweeping.make_client("sqs").visible(INBOX)))
         clock.sleep(20)
-    assert visible == [
-        pytest.approx(SHARDS * number, abs=SHARDS * 10 + 1) for number in (0, 100, 200, 300)
-    ]
+    expected = [SHARDS * number for number in (0, 100, 200, 300)]
+    assert visible == pytest.approx(expected, abs=SHARDS * 10 + 1)
 
 
 def test_delayed_messages_are_waited_for(
     sweeping: Services, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     monkeypatch.setattr(schedules, "MAX_SWEPT", 60)
-    store_all(sweeping, copies_of("sub_a", range(280)))
+    store_all(sweeping, copies_of(1, range(280)))
 
     counts = []
     for now in (START, START + 59, START + 90):
@@ -361,16 +334,11 @@ def test_the_oldest_pending_event_is_to_be_pushed_and_found_in_time(
     expired: int, sweeping: Services, dynamodb: FakeDynamoDB, clock: Clock, output: Output
 ) -> None:
     dynamodb.page_rows = 5
-    due = {"next_attempt_at": rfc3339(START)}
-    left_out = [make_event(0), make_event(3, event_id=f"cpy_{3:032x}", **due)]
-    left_out += [
-        make_event(450 + 3 * attempts, delivery_attempts=attempts, **due)
-        for attempts in (12, 13, 40)
-    ]
-    left_out += [
-        make_event(3 * number, expires_at=int(START), **due) for number in range(2, expired + 2)
-    ]
-    store_all(sweeping, left_out)
+    numbers = range(6, 3 * expired + 6, 3)
+    gone = [make_event(number, expires_at=int(START), **DUE) for number in numbers]
+    tries = (12, 13, 40)
+    failing = [make_event(450 + 3 * made, delivery_attempts=made, **DUE) for made in tries]
+    store_all(sweeping, [make_event(0), make_copy(3, 1, **DUE), *failing, *gone])
 
     def oldest_age() -> float:
         output.lines()
@@ -379,10 +347,8 @@ def test_the_oldest_pending_event_is_to_be_pushed_and_found_in_time(
         return metrics["OldestPendingAge"]
 
     assert oldest_age() == 0
-    store_all(
-        sweeping,
-        [make_event(600, delivery_attempts=11, **due), make_event(600 + 3 * SHARDS, **due)],
-    )
+    oldest = make_event(600, delivery_attempts=11, **DUE)
+    store_all(sweeping, [oldest, make_event(600 + 3 * SHARDS, **DUE)])
     assert oldest_age() == 800
     if expired > SHARDS * dynamodb.page_rows:
         dynamodb.on_query = lambda rows: clock.sleep(schedules.SEARCH_SECONDS + 1)

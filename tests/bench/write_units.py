@@ -21,16 +21,16 @@ def consumed(before: Item, after: Item) -> Counter[str]:
     An absent item is empty.
 
     - The table takes a unit for each begun KB of the item before or after, whichever is larger.
-    - An index holds keys and projected attributes of the items that have its partition key: see
-        `units_of_partitions`.
+    - An index holds keys and projected attributes of the items that have its partition key.
     """
     used = Counter(
         table_units=max(units(before), units(after)), table_bytes=stored(after) - stored(before)
     )
     for partition, projected in indexes().values():
-        old, new = row(before, partition, projected), row(after, partition, projected)
+        old = row(before, partition, projected)
+        new = row(after, partition, projected)
         used["index_bytes"] += stored(new) - stored(old)
-        used["index_units"] += units_of_partitions(old, new, partition).total()
+        used["index_units"] += index_units(old, new, partition)
     return used
 
 
@@ -39,19 +39,15 @@ def row(item: Item, partition: str, projected: Iterable[str]) -> Item:
     return {name: item[name] for name in projected if name in item} if partition in item else {}
 
 
-def units_of_partitions(old: Item, new: Item, partition: str) -> Counter[str]:
-    """Return the units that each partition of an index takes when a row changes.
+def index_units(old: Item, new: Item, partition: str) -> int:
+    """Return the units that an index takes when a row changes.
 
     If its key changes, the old row is deleted and a new one put, and each takes its units; else the
     larger of both rows counts, or nothing if they are the same.
     """
-    used = Counter[str]()
     if any(old.get(name) != new.get(name) for name in (partition, SORT)):
-        for each in filter(None, (old, new)):
-            used[each[partition]] += units(each)
-    elif old != new:
-        used[new[partition]] = max(units(old), units(new))
-    return used
+        return units(old) + units(new)
+    return max(units(old), units(new)) if old != new else 0
 
 
 def stored(item: Item) -> int:
