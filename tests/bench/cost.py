@@ -19,7 +19,7 @@ from chalicelib.infra.times import rfc3339
 from chalicelib.operations.schedules import UNCHANGED
 from tests.bench import standin
 from tests.bench.bench import Row, call, prepare_worker, use_settings
-from tests.support.receiver import Receiver, status
+from tests.support.receiver import Receiver
 
 # Dollars, list prices of us-east-1 read on 2026-11-25; docs/cost.md tells which were compared with
 # AWS's pages since.
@@ -106,7 +106,7 @@ def deliver(payload: str, failures: int, receiver: Receiver, naps: list[float]) 
     policy, waits, now = RetryPolicy.of(settings), list[float](), time.time()
     destination = services.get().targets.webhook.destination
     services.get().worker_breaker.record(destination, now, now, PushResult(Outcome.DELIVERED), 0)
-    receiver.script(*[status(503)] * failures)
+    receiver.script(*[503] * failures)
     receiver.requests.clear()
     naps.clear()
     standin.post("/meter")

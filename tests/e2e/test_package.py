@@ -20,7 +20,7 @@ from standardwebhooks import Webhook
 from chalicelib.infra.times import rfc3339
 from chalicelib.settings import Scope
 from tests.support.ministack import ROOT, Ministack, ministack, without_metric_math
-from tests.support.receiver import SECRET_PATH, Receiver, Request, status
+from tests.support.receiver import SECRET_PATH, Receiver, Request
 from tools import api_key
 from tools.package import package
 
@@ -138,7 +138,7 @@ def test_an_event_is_delivered_at_once_and_the_signature_verifies(system: System
 
 
 def test_the_worker_invoked_by_its_event_source_retries_and_delivers(system: System) -> None:
-    system.receiver.script(status(503), status(503))
+    system.receiver.script(503, 503)
 
     attempts = system.delivered(system.post("order.paid")["event_id"])["attempts"]
 
@@ -148,7 +148,7 @@ def test_the_worker_invoked_by_its_event_source_retries_and_delivers(system: Sys
 
 def test_a_dead_letter_that_is_moved_back_is_delivered(system: System) -> None:
     """Move the dead letter by hand: the emulator lacks the move task of SQS."""
-    system.receiver.script(status(422))
+    system.receiver.script(422)
     event_id = system.post("order.lost")["event_id"]
     assert system.event(event_id)["status"] == "failed"
     received = system.sqs.receive_message(QueueUrl=system.dlq, MessageAttributeNames=["All"])

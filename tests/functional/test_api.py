@@ -14,7 +14,7 @@ from chalicelib.infra.times import rfc3339
 from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, in_turn, status
-from tests.support.subscribing import ids
+from tests.support.subscribing import ids, listed
 from tests.support.world import (
     CONSUMER_KEY,
     EVENT,
@@ -276,7 +276,7 @@ def test_respond_async_queues_the_event_without_a_push(
 def test_the_same_key_gives_the_same_event_and_no_second_push(
     world: World, receiver: Receiver, output: Output
 ) -> None:
-    receiver.script(status(503))
+    receiver.script(503)
     body = '{"event_type": "a", "payload": {"x": 1, "y": [2]}, "metadata": null}'
     first = world.call("POST", "/events", body, idempotency_key="k")
     world.settle()
@@ -341,8 +341,8 @@ def test_an_unusable_idempotency_key_is_a_fault(world: World, aws: Aws) -> None:
 def test_at_most_the_last_25_attempts_are_shown_newest_last(
     world: World, receiver: Receiver
 ) -> None:
-    receiver.default = status(503)
-    receiver.script(*[status(500)] * 10)
+    receiver.default = 503
+    receiver.script(*[500] * 10)
     world.restart(MAX_DELIVERY_ATTEMPTS="30", BACKOFF_BASE_SECONDS="0", BREAKER_FAILURES="99")
     event_id = world.post()["event_id"]
 
@@ -407,8 +407,8 @@ def test_an_expired_event_is_absent_before_dynamodb_deletes_it_as_one_that_never
     for method, suffix in (("GET", ""), ("POST", "/acknowledge"), ("POST", "/replay")):
         for absent in (event_id, UNKNOWN):
             assert_problem(world.call(method, f"/events/{absent}{suffix}"), 404)
-    assert ids(world.call("GET", "/events")) == []
-    assert ids(world.call("GET", "/inbox")) == []
+    assert listed(world, "/events") == []
+    assert listed(world) == []
 
 
 # Listing
@@ -417,7 +417,7 @@ def test_an_expired_event_is_absent_before_dynamodb_deletes_it_as_one_that_never
 def test_events_are_listed_newest_first_and_the_inbox_oldest_first(
     world: World, receiver: Receiver
 ) -> None:
-    receiver.script(status(200), status(503), status(422))
+    receiver.script(200, 503, 422)
     posted = []
     for number in range(3):
         posted.append(world.post({"n": number}, event_type="ab"[number % 2])["event_id"])
@@ -430,7 +430,7 @@ def test_events_are_listed_newest_first_and_the_inbox_oldest_first(
         ("/inbox?order=newest", posted[:0:-1]),
         ("/inbox?event_type=b", posted[1:2]),
     ):
-        assert ids(world.call("GET", path)) == expected, path
+        assert listed(world, path) == expected, path
     errors = [event["last_error"] for event in world.call("GET", "/events").json["events"]]
     assert errors == ["receiver responded 422", "receiver responded 503", None]
     for path in ("/events", "/events?include=payload", "/inbox"):
@@ -550,7 +550,7 @@ def test_events_are_listed_by_time_and_type(world: World, posted: list[str]) -> 
 def test_an_acknowledgement_counts_once_if_undelivered(
     world: World, receiver: Receiver, code: int, via: str
 ) -> None:
-    receiver.script(status(code))
+    receiver.script(code)
     event_id = world.post()["event_id"]
     first = world.call("POST", f"/events/{event_id}/acknowledge")
     after_it = world.event(event_id)
@@ -599,7 +599,7 @@ def test_during_a_push_an_event_cannot_be_replayed_and_an_acknowledgement_stands
 def test_an_event_of_any_status_can_be_replayed(
     world: World, receiver: Receiver, ending: Any, output: Output
 ) -> None:
-    receiver.script(status(503 if ending == "pull" else ending))
+    receiver.script(503 if ending == "pull" else ending)
     event_id = world.post()["event_id"]
     if ending == "pull":
         world.call("POST", f"/events/{event_id}/acknowledge")

@@ -227,7 +227,7 @@ def test_the_consumer_survives_trouble_leases_processes_and_acknowledges(
     monkeypatch.setenv("TRIGGERS_URL", target.url.removesuffix(SECRET_PATH))
     target.script(close_without_answer, status(401, body=b"{}"), status(503, body=b"{}"))
     target.default = pass_on
-    receiver.default = status(422)
+    receiver.default = 422
     event_ids = {world.post({"n": number})["event_id"] for number in range(3)}
     command = [
         sys.executable,

@@ -2,7 +2,6 @@
 last error.
 """
 
-import json
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import replace
@@ -52,7 +51,7 @@ def secret(world: World, path: str) -> Any:
 
 
 def patch(world: World, path: str, **changes: Any) -> Answer:
-    return world.call("PATCH", path, json.dumps(changes))
+    return world.call("PATCH", path, changes)
 
 
 # Edits
@@ -77,7 +76,7 @@ def patch(world: World, path: str, **changes: Any) -> Answer:
 def test_a_patch_is_partial(world: World, target: Receiver, changes: Json, expected: Json) -> None:
     world.restart(SUBSCRIPTION_DISABLE_DAYS="0")
     path = subscribed(world, target, tenant="a", **MEMBERS)
-    target.default = status(422)
+    target.default = 422
     for _ in range(2):
         post_for(world, "a")
         world.clock.sleep(1)
@@ -111,7 +110,7 @@ def test_a_fault_is_named_in_either_call(
 ) -> None:
     path = subscribed(world, target)
     before = shown(world, path)
-    made = world.call("POST", "/subscriptions", json.dumps({"target_url": target.url, **members}))
+    made = world.call("POST", "/subscriptions", {"target_url": target.url, **members})
     for answer in (made, patch(world, path, **members)):
         assert answer.status_code == 400
         assert answer.faults == [*members]
@@ -163,7 +162,7 @@ def test_an_edit_counts_for_pending_copies_and_everywhere(
 ) -> None:
     # with lists of its own
     path, elsewhere = subscribed(world, target, tenant="a"), replace(world.services)
-    target.default = status(503)
+    target.default = 503
     services.use(elsewhere)
     pending = post_for(world, "a")
     services.use(world.services)
@@ -222,7 +221,7 @@ def test_a_filter_decides_about_copies_of_events(
     path = subscribed(world, target, event_types=["order.*", "triggers.*"], filter=FILTER)
     assert aws.during(lambda: world.post({"price": "12 $"})).count("PutItem") == 1
     assert len(world.post({"price": "12 €"})["copies"]) == 1
-    receiver.default = status(422)
+    receiver.default = 422
     assert world.post()["copies"] == []
     world.call("POST", f"{path}/test")
     world.empty_inbox()
@@ -298,7 +297,7 @@ def test_410_disables_the_subscription_of_a_tenant(
     world: World, target: Receiver, output: Output
 ) -> None:
     path = subscribed(world, target, tenant="a")
-    target.script(status(410))
+    target.script(410)
     output.lines()
     [copy] = copies(world, post_for(world, "a"))
     lines, disabled = output.lines(), shown(world, path)
@@ -329,7 +328,7 @@ def test_of_two_410s_at_once_one_disables_the_subscription(
         services.use(world.services)
         status(410)(exchange)
 
-    target.script(disable_meanwhile, status(410))
+    target.script(disable_meanwhile, 410)
     events.append(post_for(world, "a"))
     world.settle()
 
@@ -370,7 +369,7 @@ def test_the_last_error_is_that_of_the_latest_push_that_was_made(
     path, subscriptions = subscribed(world, target), world.services.subscriptions
     told = []
     for code in (422, 200, 415):
-        target.script(status(code))
+        target.script(code)
         world.post()
         told.append(shown(world, path)["last_error"])
     [failing] = subscriptions.of_tenant(None)

@@ -9,7 +9,7 @@ import app
 from tests.conftest import Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Exchange, Receiver, in_turn, status
-from tests.support.subscribing import ids, states, subscribe, subscriptions
+from tests.support.subscribing import listed, states, subscribe, subscriptions
 from tests.support.world import KEY, UNKNOWN, Answer, Json, World, assert_has, digest
 
 CONTENTS = ("payload-itself", "metadata-itself", "response-itself", "subject-itself")
@@ -59,9 +59,7 @@ def test_what_is_erased_is_gone(
         for method, suffix in (("GET", ""), ("POST", "/acknowledge"), ("POST", "/replay")):
             assert world.call(method, f"/events/{event_id}{suffix}").status_code == 404
     assert (
-        set(ids(world.call("GET", "/events")))
-        == set(stored(world))
-        == {kept, *world.event(kept)["copies"]}
+        set(listed(world, "/events")) == set(stored(world)) == {kept, *world.event(kept)["copies"]}
     )
     pushes = len(receiver.requests) + len(target.requests)
     world.call("DELETE", f"/events/{kept}")
@@ -120,7 +118,7 @@ def test_an_erasure_that_has_begun_is_completed_by_repeating_it(
         assert world.call("GET", f"/events/{event_id}").status_code == 404
         status(200)(exchange)
 
-    target.script(status(503), erase_meanwhile)
+    target.script(503, erase_meanwhile)
     event = post(world, idempotency_key="k")
     world.clock.sleep(1)
     world.run_worker()

@@ -28,7 +28,7 @@ def assert_unavailable(answer: Answer) -> None:
 def test_every_call_gets_503_while_dynamodb_fails(
     world: World, receiver: Receiver, aws: Aws, fault: Fault
 ) -> None:
-    receiver.script(status(422))
+    receiver.script(422)
     event_id = world.post()["event_id"]
     aws.fail(fault)
 
@@ -65,7 +65,7 @@ def test_a_record_is_retried_in_time(
 def test_a_late_error_is_logged_with_its_traceback(
     world: World, receiver: Receiver, aws: Aws, output: Output
 ) -> None:
-    receiver.script(status(503))
+    receiver.script(503)
     aws.fail(Fault.UNREACHED, "SendMessage")
 
     event_id = world.post()["event_id"]
@@ -97,7 +97,7 @@ def test_an_outage_of_reads_ends_no_copy_and_multiplies_no_message(
 ) -> None:
     world.restart(MAX_DELIVERY_ATTEMPTS="9")
     subscribe(world, target.url)
-    target.script(status(503))
+    target.script(503)
     event = world.post()
     aws.fail(Fault.REFUSED, "GetItem", "Query")
     for _ in range(60):
@@ -123,7 +123,7 @@ def test_a_failed_write_of_a_subscription_is_all(
 ) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
     subscribe(world, target.url)
-    target.script(status(422))
+    target.script(422)
     aws.fail(Fault.REFUSED, "UpdateItem", at=2)  # after the record
 
     event = world.post()

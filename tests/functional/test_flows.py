@@ -12,7 +12,7 @@ from chalicelib import __version__
 from chalicelib.infra.times import rfc3339, unix_seconds
 from tests.conftest import Output
 from tests.support.aws_calls import Aws
-from tests.support.receiver import Receiver, close_without_answer, status
+from tests.support.receiver import Receiver, close_without_answer
 from tests.support.subscribing import read_lists
 from tests.support.world import EVENT, START, World, assert_has
 
@@ -27,7 +27,7 @@ def test_an_event_is_pushed_at_once(world: World, receiver: Receiver) -> None:
         "metadata": {"source": "shop"},
     }
 
-    answer = world.call("POST", "/events", json.dumps(posted))
+    answer = world.call("POST", "/events", posted)
 
     event = answer.json
     assert answer.status_code == 202
@@ -91,7 +91,7 @@ def test_an_event_that_is_queued_has_a_line(
 def test_an_event_whose_push_fails_is_queued_for_the_worker(
     world: World, receiver: Receiver, output: Output
 ) -> None:
-    receiver.script(status(503), close_without_answer, status(429), status(201))
+    receiver.script(503, close_without_answer, 429, 201)
 
     event = world.post()
 
@@ -160,7 +160,7 @@ CALLS += [(422, ASYNC, [PUT, SEND_MANY, UPDATE, SEND, UPDATE])]
 def test_the_calls_of_a_post_and_of_the_worker(
     world: World, receiver: Receiver, aws: Aws, code: int, headers: dict[str, str], calls: list[str]
 ) -> None:
-    receiver.default = status(code)
+    receiver.default = code
     world.restart(IN_PROCESS_WAIT_SECONDS="0")
     read_lists(world.services)
 

@@ -8,8 +8,8 @@ import pytest
 import app
 from chalicelib.infra.times import rfc3339
 from tests.support.aws_calls import Aws, Fault
-from tests.support.receiver import Receiver, status
-from tests.support.subscribing import ids
+from tests.support.receiver import Receiver
+from tests.support.subscribing import listed
 from tests.support.world import CONSUMER_KEY, START, UNKNOWN, Answer, World, assert_has
 
 NO_LEASE = "lse_" + "0" * 32
@@ -25,7 +25,7 @@ def post_undelivered(world: World, count: int = 1) -> list[str]:
 
 
 def lease(world: World, **request: Any) -> Any:
-    answer = world.call("POST", "/inbox/lease", json.dumps(request), key=CONSUMER_KEY)
+    answer = world.call("POST", "/inbox/lease", request, key=CONSUMER_KEY)
     assert answer.status_code == 200, answer.text
     return answer.json["events"]
 
@@ -38,7 +38,7 @@ def end(world: World, verb: str, event_id: str, lease_id: str | None = None) -> 
 
 @pytest.fixture
 def receiver(receiver: Receiver) -> Receiver:
-    receiver.default = status(422)
+    receiver.default = 422
     return receiver
 
 
@@ -53,7 +53,7 @@ def test_a_lease_returns_the_oldest_undelivered_events_whole(world: World) -> No
     assert {(event["leased_until"], event["lease_count"]) for event in events} == {
         (rfc3339(START + 3603), 1)
     }
-    assert ids(world.call("GET", "/inbox")) == event_ids[2:]
+    assert listed(world) == event_ids[2:]
     whole = world.event(event_ids[0])
     # a lease is not an attempt
     assert_has(whole, status="failed", delivery_attempts=1)
@@ -74,7 +74,7 @@ def test_an_expired_lease_is_lost_and_the_event_can_be_leased_again(world: World
     [event_id] = post_undelivered(world)
     [first] = lease(world, lease_seconds=10)
     world.clock.sleep(10.001)
-    assert ids(world.call("GET", "/inbox")) == [event_id]
+    assert listed(world) == [event_id]
     for verb in ("acknowledge", "release"):
         assert end(world, verb, event_id, first["lease_id"]).status_code == 409
 
@@ -139,16 +139,16 @@ def test_events_of_a_lease_are_acknowledged_in_one_call_which_can_be_repeated(
 
 
 def test_a_released_event_is_in_the_inbox_and_due_again(world: World, receiver: Receiver) -> None:
-    receiver.script(status(503))
+    receiver.script(503)
     [event_id] = post_undelivered(world)
     [event] = lease(world, lease_seconds=3600)
 
     assert end(world, "release", event_id, NO_LEASE).status_code == 409
     assert end(world, "release", event_id, event["lease_id"]).status_code == 204
 
-    assert ids(world.call("GET", "/inbox")) == [event_id]
+    assert listed(world) == [event_id]
     assert end(world, "release", event_id, event["lease_id"]).status_code == 409
-    receiver.default = status(200)
+    receiver.default = 200
     world.run_schedule(app.sweep)
     world.run_worker()
     assert world.event(event_id)["delivered_via"] == "push"
@@ -183,7 +183,7 @@ def test_in_pull_only_mode_an_event_is_not_pushed_after_a_replay_or_a_release(
 ) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="none")
     event_id = world.post()["event_id"]
-    assert ids(world.call("GET", "/inbox")) == [event_id]
+    assert listed(world) == [event_id]
     assert end(world, "replay", event_id).json["next_attempt_at"] is None
 
     for verb in ("release", "acknowledge"):
@@ -195,5 +195,5 @@ def test_in_pull_only_mode_an_event_is_not_pushed_after_a_replay_or_a_release(
 
     assert world.messages() == []
     assert receiver.requests == []
-    assert ids(world.call("GET", "/inbox")) == []
+    assert listed(world) == []
     assert world.event(event_id)["delivered_via"] == "pull"

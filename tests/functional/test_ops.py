@@ -25,7 +25,7 @@ from tests.support import receiver as receivers
 from tests.support.loopback import serve_app
 from tests.support.receiver import Receiver
 from tests.support.running import ROOT
-from tests.support.subscribing import ids, subscribe
+from tests.support.subscribing import listed, subscribe
 from tests.support.world import KEY, Json, World, assert_has, digest
 from tools.ops import cli
 
@@ -81,12 +81,12 @@ class Ran:
 
 def fail(world: World, receiver: Receiver, count: int = 1) -> list[str]:
     """Make `count` dead letters, a second apart; return the event ids, oldest first."""
-    receiver.default = receivers.status(422)
+    receiver.default = 422
     event_ids = []
     for _ in range(count):
         event_ids.append(world.post({"card": "secret-payload"})["event_id"])
         world.clock.sleep(1)
-    receiver.default = receivers.status(200)
+    receiver.default = 200
     return event_ids
 
 
@@ -192,7 +192,7 @@ def test_show_tells_the_attempts_of_an_event_and_its_payload_only_when_asked(
 def test_show_has_a_line_for_each_copy_also_for_one_that_is_gone(
     eraser: World, receiver: Receiver
 ) -> None:
-    receiver.default = receivers.status(422)
+    receiver.default = 422
     kept, gone = (
         subscribe(eraser, f"{receiver.url}/{path}", key=KEY).json["subscription_id"]
         for path in "ab"
@@ -224,7 +224,7 @@ def test_a_replay_takes_events_of_a_period(
     world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _early, first, second, late = fail(world, receiver, 4)
-    receiver.script(receivers.status(422))
+    receiver.script(422)
     world.post(event_type="other.type")
     since, until = (world.event(event_id)["created_at"] for event_id in (first, late))
     monkeypatch.setenv("STATUS", "pending")  # somebody else's variable
@@ -239,7 +239,7 @@ def test_a_replay_takes_events_of_a_period(
     queued = Ran(*command_in(ran.output, "To push them")).output
     assert queued.startswith("2 of 2 events: 2 queued\n")
     assert [message["attributes"]["EventId"] for message in world.messages()] == [first, second]
-    receiver.default = receivers.status(422)
+    receiver.default = 422
     world.settle()
     assert (
         "\n2 events would be replayed. "
@@ -295,7 +295,7 @@ def eraser(world: World) -> World:
 
 def post_about(world: World, metadata: dict[str, object] | None, tenant: str | None = None) -> Json:
     body = {"event_type": "order.created", "payload": {}, "metadata": metadata, "tenant": tenant}
-    event: Json = world.call("POST", "/events", json.dumps(body)).json
+    event: Json = world.call("POST", "/events", body).json
     world.clock.sleep(1)
     return event
 
@@ -418,7 +418,7 @@ def test_a_file_is_queued_once(
     assert errors == "2 of 4 lines: 2 sent\nTo send the rest, repeat the command.\n"
     Ran("send", "--file", str(file))
     assert Ran("send", "--file", str(file)).output == "4 of 4 lines: 4 sent before\n"
-    assert len(ids(world.call("GET", "/events"))) == 4
+    assert len(listed(world, "/events")) == 4
     assert pushes(receiver) == {}
 
 

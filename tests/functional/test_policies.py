@@ -9,7 +9,7 @@ from chalice.config import Config
 
 import app
 from tests.conftest import During
-from tests.support.receiver import Receiver, status
+from tests.support.receiver import Receiver
 from tests.support.subscribing import subscribe
 from tests.support.world import ROOT, Json, World
 
@@ -43,7 +43,7 @@ def allowed(stage: str, function: str) -> set[tuple[str, str]]:
 
 
 def use_the_api(world: World, receiver: Receiver) -> Iterator[None]:
-    receiver.script(status(200), status(503), status(422))
+    receiver.script(200, 503, 422)
     yield
     delivered, retried, dead = world.post(), world.post(), world.post()
     listed = f"/events?subscription_id=sub_{'0' * 32}"
@@ -69,7 +69,7 @@ def use_the_worker(world: World, receiver: Receiver) -> Iterator[None]:
     world.dynamodb.update_item(
         TableName=world.services.settings.events_table_name, Key=key, **change
     )
-    receiver.script(status(200), status(503), status(422))
+    receiver.script(200, 503, 422)
     for _ in range(3):
         world.post(prefer="respond-async")
     world.send("malformed")

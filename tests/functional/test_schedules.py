@@ -13,7 +13,7 @@ from chalicelib.infra.times import unix_seconds
 from chalicelib.operations import schedules
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
-from tests.support.receiver import Receiver, status
+from tests.support.receiver import Receiver
 from tests.support.world import START, Json, World, assert_has
 
 
@@ -22,7 +22,7 @@ def test_the_sweep_waits_for_the_batch_window(
     world: World, receiver: Receiver, prefer: str
 ) -> None:
     world.restart(WORKER_BATCH_WINDOW_SECONDS="60")
-    receiver.script(status(503))
+    receiver.script(503)
     world.post(prefer=prefer)
     world.lose_messages()
 
@@ -116,7 +116,7 @@ def test_check_dlq_publishes_numbers_and_warns(
     world.run_schedule(app.check_dlq)
     [idle] = lines()
     assert_has(idle, DLQDepth=0, InboxDepth=0, OldestPendingAge=0)
-    receiver.script(status(422), status(422))
+    receiver.script(422, 422)
     for prefer in ("", "", *["respond-async"] * 3):
         world.post(prefer=prefer)
         world.clock.sleep(30.5)

@@ -142,13 +142,11 @@ def test_whatever_the_receiver_does(
         LOG_LEVEL="DEBUG", WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET, BREAKER_FAILURES="1000"
     )
     world.restart(PUSH_TIMEOUT_SECONDS="0.3", MAX_DELIVERY_ATTEMPTS="2")
-    answers = [
-        world.call("POST", "/subscriptions", json.dumps({"target_url": f"{receiver.url}&target"}))
-    ]
+    answers = [world.call("POST", "/subscriptions", {"target_url": f"{receiver.url}&target"})]
     for behaviour in BEHAVIOURS:
         receiver.default = behaviour
         answers += post_in_every_way(world)
-    receiver.default = status(200)
+    receiver.default = 200
     answers += use_the_api(world)
     run_schedules(world)
 
@@ -174,7 +172,7 @@ def test_whatever_aws_does(
     operations: tuple[str],
 ) -> None:
     world.restart(LOG_LEVEL="DEBUG", WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)
-    receiver.script(status(200), status(422), status(503))
+    receiver.script(200, 422, 503)
     aws.fail(fault, *operations)
 
     answers = [*post_in_every_way(world), *post_in_every_way(world), *use_the_api(world)]

@@ -1,12 +1,11 @@
 """Subjects: what events are about, and what they are found again by."""
 
-import json
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 
-from tests.support.receiver import Receiver, status
+from tests.support.receiver import Receiver
 from tests.support.subscribing import copies, ids, subscribe
 from tests.support.world import Answer, Json, World
 
@@ -21,7 +20,7 @@ def post(world: World, subject: object, **headers: str) -> Answer:
     return world.call(
         "POST",
         "/events",
-        json.dumps({"event_type": "a", "payload": {}, "subject": subject}),
+        {"event_type": "a", "payload": {}, "subject": subject},
         **headers,
     )
 
@@ -47,7 +46,7 @@ def test_events_and_copies_are_found_by_their_exact_subject(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
     subscription_id = subscribe(world, target.url).json["subscription_id"]
-    receiver.default = status(503)
+    receiver.default = 503
     subjects = ("order-1", "order-11", "order-*", "*", "order-1")
     events = [post_about(world, subject) for subject in subjects]
 
@@ -70,7 +69,7 @@ def test_events_and_copies_are_found_by_their_exact_subject(
 def test_lists_leave_subjects_out_unless_asked_for_them(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
-    receiver.default = status(422)
+    receiver.default = 422
     subscription_id = subscribe(world, target.url).json["subscription_id"]
     post_about(world, "order-1")
 

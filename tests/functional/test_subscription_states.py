@@ -106,7 +106,7 @@ def test_what_is_dead_for_so_long_is_disabled(
     made = subscribed(world, target)
     for hours, code in pushes:
         world.clock.now = START + hours * HOUR
-        target.default = status(code)
+        target.default = code
         world.post()
 
     failing_since = None if since is None else rfc3339(START + since * HOUR)
@@ -125,7 +125,7 @@ def test_a_target_is_failing_from_the_tenth_failed_attempt_until_it_works(
     world: World, target: Receiver
 ) -> None:
     subscribe(world, target.url)
-    target.default = status(503)
+    target.default = 503
     [copy_id] = world.post()["copies"]
 
     def attempts(count: int) -> list[Json]:
@@ -139,7 +139,7 @@ def test_a_target_is_failing_from_the_tenth_failed_attempt_until_it_works(
 
     tenth = attempts(10)[-1]
     assert (state(world)[0] or "") >= tenth["at"]
-    target.script(status(200))
+    target.script(200)
     world.post()  # at once: this container knows that the target is failing
     attempts(11)
     assert state(world) == (None, None)
@@ -162,7 +162,7 @@ def test_a_container_that_changes_a_subscription_knows_it_at_once(
     delete(world, target)
     assert post_and_count_copies(world) == 0
     subscribe(world, target.url)
-    target.script(status(410))
+    target.script(410)
     assert [post_and_count_copies(world) for _ in range(2)] == [1, 0]
     aws.fail(Fault.LOST, "PutItem")
     assert subscribe(world, target.url).status_code == 503
@@ -190,7 +190,7 @@ def test_a_target_that_works_again_is_recorded_once(
     world: World, target: Receiver, aws: Aws
 ) -> None:
     subscribe(world, target.url)
-    target.script(status(422))
+    target.script(422)
     world.post()
 
     writes = [aws.during(world.post).count("UpdateItem") for _ in range(3)]
@@ -202,7 +202,7 @@ def test_a_target_that_works_again_is_recorded_once(
 def disable(world: World, target: Receiver) -> None:
     """Let pushes to a new subscription fail for a day."""
     subscribe(world, target.url)
-    target.script(status(422), status(422))
+    target.script(422, 422)
     for _ in range(2):
         world.post()
         world.clock.sleep(24 * HOUR)
@@ -213,7 +213,7 @@ def test_what_the_disabled_miss_is_failed_quietly(
     world: World, target: Receiver, output: Output
 ) -> None:
     subscribe(world, target.url)
-    target.script(status(503))
+    target.script(503)
     pending = {
         world.post(prefer=prefer)["copies"][0]: attempts
         for prefer, attempts in (("", 1), ("respond-async", 0))
@@ -280,7 +280,7 @@ def enable(world: World, target: Receiver) -> None:
 def fail_anew(world: World, target: Receiver) -> None:
     """Let another container deliver a copy, and a second later fail with one."""
     services.use(replace(world.services))
-    target.script(status(200), status(422))
+    target.script(200, 422)
     for _ in range(2):
         world.post()
         world.clock.sleep(1)
@@ -290,7 +290,7 @@ def fail_anew(world: World, target: Receiver) -> None:
 def disable_by_another_container(world: World, target: Receiver) -> None:
     world.clock.sleep(1)
     services.use(replace(world.services))  # with a list of its own
-    target.script(status(422))
+    target.script(422)
     world.post()
     services.use(world.services)
 
@@ -316,7 +316,7 @@ def test_what_happens_before_the_first_or_second_write_after_a_push_stands(
     meanwhile: Callable[..., None],
 ) -> None:
     subscribe(world, target.url)
-    target.script(status(422), status(422), status(code))
+    target.script(422, 422, code)
     for _ in range(2):
         world.post()
         world.clock.sleep(12 * HOUR)

@@ -1,7 +1,6 @@
 """A token opens what is its tenant's, and nothing else."""
 
 import base64
-import json
 from random import Random
 
 import pytest
@@ -52,9 +51,7 @@ def foreign(world: World, target: Receiver) -> Foreign:
 def test_a_token_says_whose_it_is_and_ends_when_it_says(
     world: World, members: dict[str, int], seconds: int
 ) -> None:
-    made = world.call(
-        "POST", "/tokens", json.dumps({"tenant": MINE, **members}), key=CONSUMER_KEY
-    ).json
+    made = world.call("POST", "/tokens", {"tenant": MINE, **members}, key=CONSUMER_KEY).json
     credentials = base64.b64encode(f"anyone:{made['token']}".encode()).decode()
     told = world.call("GET", "/me", authorization=f"Basic {credentials}").json
     world.clock.sleep(seconds - 1)
@@ -91,7 +88,7 @@ def test_a_token_lasts_through_a_rotation_and_ends_with_its_signing_secret(world
         statuses.append(me(world, token).status_code)
 
     assert statuses == [200, 200, 401, 401]
-    refused = world.call("POST", "/tokens", json.dumps({"tenant": MINE}), key=CONSUMER_KEY)
+    refused = world.call("POST", "/tokens", {"tenant": MINE}, key=CONSUMER_KEY)
     assert refused.problem == (409, "no_signing_secret")
 
 

@@ -13,7 +13,7 @@ from chalicelib.operations.recovery import BatchError
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, hang, status, when_all_are_here
-from tests.support.subscribing import ids
+from tests.support.subscribing import listed
 from tests.support.world import START, UNKNOWN, World, assert_has
 
 
@@ -32,7 +32,7 @@ def due_in(world: World, event_id: str) -> float:
 def test_the_delay_doubles_up_to_two_hours_in_45_attempts(
     world: World, receiver: Receiver, output: Output
 ) -> None:
-    receiver.default = status(503)
+    receiver.default = 503
     world.restart(IN_PROCESS_WAIT_SECONDS="0")
     event_id, shares = queued(world), list[float]()
     while world.run_worker() and world.event(event_id)["status"] == "pending":
@@ -64,11 +64,11 @@ def test_the_delay_doubles_up_to_two_hours_in_45_attempts(
         "failed_at": event["attempts"][-1]["at"],
     }
     assert sum(metrics.get("DeliveryFailure", 0) for metrics in output.metrics()) == 1
-    assert ids(world.call("GET", "/inbox")) == [event_id]
+    assert listed(world) == [event_id]
 
 
 def test_the_worker_waits_in_process_up_to_its_limit(world: World, receiver: Receiver) -> None:
-    receiver.default = status(503)
+    receiver.default = 503
     world.restart(BREAKER_FAILURES="9")
     event_id = queued(world)
 
@@ -85,7 +85,7 @@ def test_the_worker_waits_in_process_up_to_its_limit(world: World, receiver: Rec
 def test_the_worker_does_not_wait_for_a_destination_whose_last_pushes_failed(
     world: World, receiver: Receiver
 ) -> None:
-    receiver.default = status(503)
+    receiver.default = 503
     world.restart(BREAKER_FAILURES="2")
     queued(world)
 
@@ -99,7 +99,7 @@ def test_the_worker_does_not_wait_for_a_destination_whose_last_pushes_failed(
 def test_the_worker_waits_if_time_is_left(
     world: World, receiver: Receiver, timeout_seconds: int, waits: bool
 ) -> None:
-    receiver.default = status(503)
+    receiver.default = 503
     world.restart(IN_PROCESS_WAIT_SECONDS="900", BACKOFF_BASE_SECONDS="2")
     queued(world)
 
@@ -186,7 +186,7 @@ def test_an_early_message_is_sent_on_with_the_rest_of_the_delay_up_to_900_s(
 def test_a_dead_letter_has_the_true_number_of_attempts_if_fewer_are_allowed(
     world: World, receiver: Receiver
 ) -> None:
-    receiver.default = status(503)
+    receiver.default = 503
     event_id = queued(world)
     world.run_worker()
     made = len(receiver.requests)
@@ -227,7 +227,7 @@ def test_messages_that_cannot_be_read_are_moved_to_the_dlq_unchanged(world: Worl
 def test_a_dead_letter_replays_a_failed_event_and_wakes_a_pending_one(
     world: World, receiver: Receiver
 ) -> None:
-    receiver.script(status(422), status(422))
+    receiver.script(422, 422)
     event_id = world.post()["event_id"]
     world.clock.sleep(60)
     world.call("POST", f"/events/{event_id}/replay")
@@ -260,7 +260,7 @@ def test_a_dead_letter_of_a_claimed_event_is_sent_on(
             world.run_worker()
 
     during(world.dynamodb, "before-call.dynamodb.UpdateItem", redrive)
-    receiver.script(status(422))
+    receiver.script(422)
 
     event = world.post()
 
@@ -277,7 +277,7 @@ def test_a_dead_letter_of_a_claimed_event_is_sent_on(
 def test_a_dead_letter_of_a_leased_event_is_sent_on_after_900_s_at_most(
     world: World, receiver: Receiver
 ) -> None:
-    receiver.script(status(422))
+    receiver.script(422)
     world.post()
     world.call("POST", "/inbox/lease", '{"lease_seconds": 3600}')
     world.move_back()
@@ -290,7 +290,7 @@ def test_a_dead_letter_of_a_leased_event_is_sent_on_after_900_s_at_most(
 def test_a_dead_letter_is_kept_if_its_lease_ends_meanwhile(
     world: World, receiver: Receiver, during: During
 ) -> None:
-    receiver.script(status(422))
+    receiver.script(422)
     event_id = world.post()["event_id"]
     world.call("POST", "/inbox/lease", '{"lease_seconds": 1}')
     during(world.dynamodb, "after-call.dynamodb.UpdateItem", lambda **_: world.clock.sleep(5))

@@ -84,6 +84,7 @@ class Exchange(socketserver.StreamRequestHandler):
 
 
 Behaviour = Callable[[Exchange], object]  # what it returns does not matter
+Answers = Behaviour | int  # a number stands for a response with this status code
 
 
 class Receiver(socketserver.ThreadingTCPServer):
@@ -102,12 +103,12 @@ class Receiver(socketserver.ThreadingTCPServer):
         tls: ssl.SSLContext | None = None,
         on_accept: Callable[[socket.socket], None] | None = None,
     ) -> None:
-        self.default: Behaviour = status(200)
+        self.default: Answers = 200
         self.on_accept = on_accept
         self.connections = 0
         self._tls = tls
         self.requests: list[Request] = []
-        self._script: deque[Behaviour] = deque()
+        self._script: deque[Answers] = deque()
         self._open: dict[Any, socket.socket] = {}
         self._changed = threading.Condition()
         super().__init__(("127.0.0.1", 0), Exchange)
@@ -115,7 +116,7 @@ class Receiver(socketserver.ThreadingTCPServer):
         self.url = f"https://localhost:{self.port}{SECRET_PATH}" if tls else _plain_url(self.port)
         threading.Thread(target=self.serve_forever, name="receiver", daemon=True).start()
 
-    def script(self, *behaviours: Behaviour) -> None:
+    def script(self, *behaviours: Answers) -> None:
         """Answer the next requests by these, one each, after those already scripted."""
         self._script.extend(behaviours)
 
@@ -167,7 +168,8 @@ class Receiver(socketserver.ThreadingTCPServer):
         with self._changed:
             self.requests.append(exchange.request)
             self._changed.notify_all()
-            return self._script.popleft() if self._script else self.default
+            next_answer = self._script.popleft() if self._script else self.default
+            return status(next_answer) if isinstance(next_answer, int) else next_answer
 
     def shutdown_request(self, request: Any) -> None:
         with self._changed:

@@ -1,6 +1,5 @@
 """What tests of subscriptions do through the API."""
 
-import json
 from typing import Any
 
 from chalicelib.core.event import NewEvent
@@ -14,11 +13,11 @@ def subscribe(
     world: World, url: str, *event_types: str, key: str = CONSUMER_KEY, **members: Any
 ) -> Answer:
     body = {"target_url": url, "event_types": event_types or None, **members}
-    return world.call("POST", "/subscriptions", json.dumps(body), key=key)
+    return world.call("POST", "/subscriptions", body, key=key)
 
 
 def make_token(world: World, tenant: str, *, key: str = CONSUMER_KEY, **members: int) -> str:
-    answer = world.call("POST", "/tokens", json.dumps({"tenant": tenant, **members}), key=key)
+    answer = world.call("POST", "/tokens", {"tenant": tenant, **members}, key=key)
     assert answer.status_code == 201, answer.text
     return str(answer.json["token"])
 
@@ -36,7 +35,7 @@ def subscriptions(world: World, tenant: str | None = None) -> Any:
 def post_for(world: World, tenant: str | None) -> Any:
     """Post an event of a tenant; return it."""
     body = {"event_type": "order.created", "payload": {"price": "12 €"}, "tenant": tenant}
-    return world.call("POST", "/events", json.dumps(body)).json
+    return world.call("POST", "/events", body).json
 
 
 def copies(world: World, event: Json) -> list[Json]:
@@ -51,6 +50,11 @@ def states(world: World, event: Json) -> list[str]:
 def ids(answer: Answer) -> list[str]:
     """Return the ids of listed or leased events."""
     return [event["event_id"] for event in answer.json["events"]]
+
+
+def listed(world: World, path: str = "/inbox") -> list[str]:
+    """Return the ids of the events of a list."""
+    return ids(world.call("GET", path))
 
 
 def read_lists(services: Services, tenant: str | None = None) -> None:

@@ -131,12 +131,14 @@ def call(
     clock: Callable[[], float],
     method: str,
     path: str,
-    body: bytes | str | None = None,
+    body: bytes | str | Json | None = None,
     *,
     key: str | None = KEY,
     **headers: str,
 ) -> Answer:
     """Call the API as API Gateway does. Header names have `_` for `-`."""
+    if isinstance(body, dict):
+        body = json.dumps(body)
     path, _, query = path.partition("?")
     resource, parameters = find_route(path)
     given = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -236,7 +238,7 @@ class World:
         self,
         method: str,
         path: str,
-        body: bytes | str | None = None,
+        body: bytes | str | Json | None = None,
         *,
         key: str | None = KEY,
         **headers: str,

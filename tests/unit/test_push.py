@@ -259,7 +259,7 @@ def test_no_http_response_is_a_retry_and_nothing_is_sent_twice(
     what: str, server: Receiver, push: PushClient
 ) -> None:
     server.default = FAULTY[what][0]
-    server.script(behave.status(200))
+    server.script(200)
     assert send(push, server.url).outcome is DELIVERED
     for _ in range(2):  # on a connection that is reused, and a new one
         result = send_within(5, push, server.url)
@@ -321,7 +321,7 @@ def test_a_response_that_takes_too_long_times_out(
         send(push, server.url)
     server.default = SLOW[what]
     result = send_within(5, push, server.url, timeout_seconds=0.2)
-    server.default = behave.status(200)
+    server.default = 200
     assert result == PushResult(RETRY, result.duration_ms, error="timed out", timed_out=True)
     assert result.duration_ms >= 200
     assert send(push, server.url).outcome is DELIVERED
@@ -505,7 +505,7 @@ def test_a_connection_closed_or_with_unread_bytes_is_not_reused(
     what: str, server: Receiver, push: PushClient
 ) -> None:
     done = Signal()
-    server.script(behave.in_turn(NOT_REUSED[what], lambda exchange: done.set()), behave.status(503))
+    server.script(behave.in_turn(NOT_REUSED[what], lambda exchange: done.set()), 503)
     assert send(push, server.url).outcome is DELIVERED
     assert done.wait(LONG)
     assert send(push, server.url).status_code == 503
@@ -522,7 +522,7 @@ def test_a_tls_record_beside_the_response_is_never_read_as_the_next_one(
         exchange.send(SURPLUS)
         exchange.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
 
-    tls_server.script(send_together, behave.status(503))
+    tls_server.script(send_together, 503)
     assert [send(push, tls_server.url).status_code for _ in range(2)] == [204, 503]
 
 

@@ -28,9 +28,12 @@ def test_a_refused_entry_of_a_batch_is_an_error(
         lambda parsed, **_: parsed.update(Failed=refused),
     )
 
-    with pytest.raises(QueueUnavailableError):
+    def use_both() -> None:
         queue.delete_many(handles)
         queue.send_many([Message(BODY, {})] * 3)
+
+    with pytest.raises(QueueUnavailableError):
+        use_both()
 
 
 def test_each_operation_logs_a_line_without_bodies_and_failures(
