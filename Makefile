@@ -40,8 +40,7 @@ check: $(SET_UP_DEV) ## format, lint, types, tests
 	@$(PY) -m pytest
 
 chaos: $(SET_UP_DEV) ## simulate storms of faults and crashes (SEEDS=500, or SEED=7 to repeat one)
-	@$(PY) -m tests.simulator.chaos
-	@test -n "$$SEED" || CHAOS=1 $(PY) -m pytest -n 0 tests/crash/test_kill.py
+	@exec $(PY) -m tests.simulator.chaos
 
 outage: $(SET_UP_DEV) ## simulate destinations in trouble, and print who waits how long
 	@exec $(PY) -m tests.simulator.outage

@@ -12,10 +12,6 @@ from functools import partial
 from typing import Any, NamedTuple
 from unittest import mock
 
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-
 from chalicelib.core.event import Event, Status
 from chalicelib.core.outcome import Reason
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
@@ -304,11 +300,8 @@ def cases() -> Iterator[tuple[str, tuple[float, ...], Callable[..., Waits]]]:
     """
     for in_webhook, name in ((False, "subscription"), (True, "webhook")):
         for trouble in ("answers 503", SLOW_TO_FAIL, "answers 503 after 9 s", "hangs"):
-            yield (
-                f"{name} {trouble}",
-                (5, 20),
-                partial(waits_beside, trouble, in_webhook=in_webhook),
-            )
+            run = partial(waits_beside, trouble, in_webhook=in_webhook)
+            yield f"{name} {trouble}", (5, 20), run
     yield f"webhook {SOMETIMES}", (5, 20), partial(waits_beside, SOMETIMES, in_webhook=True)
     for count in (10, 25):
         hang = partial(waits_beside, "hangs", subscriptions=count, seconds=300, measured_from=60)
@@ -325,38 +318,25 @@ TENANTS: dict[str, Callable[..., list[float]]] = {
 
 
 def main() -> None:
-    waits = Table(
-        "healthy events wait while",
-        "events/s",
-        "median, s",
-        "p95, s",
-        f"worst p95 of {SEEDS} seeds, s",
-    )
-    tenants = Table(
-        "a tenant's target beside those of another that hang", "delivered", "longest wait, s"
-    )
-    dead = Table("dead for 3 days: webhook", "events/s", *DeadFigures._fields)
     with ProcessPoolExecutor() as pool:
 
         def of_seeds(run: Callable[..., Any]) -> list[Any]:
-            return [
-                future.result() for future in [pool.submit(run, seed=seed) for seed in range(SEEDS)]
-            ]
+            runs = [pool.submit(run, seed=seed) for seed in range(SEEDS)]
+            return [each.result() for each in runs]
 
-        cases_of_dead = zip(*DEAD, strict=True)
-        for case, figures in zip(DEAD, pool.map(dead_for_days, *cases_of_dead), strict=True):
-            dead.add_row(*map(str, case), *(f"{figure:g}" for figure in figures))
+        print(f"healthy events wait, in s: median, p95, worst p95 of {SEEDS} seeds")
+        for name, rates, run in cases():
+            for rate in rates:
+                medians, p95s = zip(*of_seeds(partial(run, per_second=rate)), strict=True)
+                told = statistics.median(medians), statistics.median(p95s), max(p95s)
+                print(f"{name}, {rate:g}/s: ", *(f"{seconds:.1f}" for seconds in told), flush=True)
+        print("a tenant's target beside those of another that hang: delivered, longest wait in s")
         for name, beside in TENANTS.items():
-            delivered = of_seeds(beside)
-            fewest, longest = min(map(len, delivered)), max(map(max, delivered))
-            tenants.add_row(name, f"{fewest} of {TwoTenantsWorld.copies}", f"{longest:.1f}")
-        for name, rate, run in track(
-            [(name, rate, run) for name, rates, run in cases() for rate in rates], "outages"
-        ):
-            medians, p95s = zip(*of_seeds(partial(run, per_second=rate)), strict=True)
-            told = statistics.median(medians), statistics.median(p95s), max(p95s)
-            waits.add_row(name, f"{rate:g}", *(f"{seconds:.1f}" for seconds in told))
-    Console().print(waits, tenants, dead)
+            waits = of_seeds(beside)
+            print(f"{name}: ", min(map(len, waits)), f"{max(map(max, waits)):.1f}", flush=True)
+        print("dead for 3 days")
+        for in_webhook, rate in DEAD:
+            print(f"{rate}/s: ", dead_for_days(in_webhook, rate), flush=True)
 
 
 if __name__ == "__main__":
