@@ -51,20 +51,7 @@ ROUNDS = 20
 # 1 % of starts are cold, and take 500 ms
 AWS_CALL_MS, RECEIVER_MS, COLD_START_MS, CORES = 10, 100, 5, 0.29
 POLL_REQUESTS = 2  # Lambda receives each message of the worker, and deletes it
-WORDS = [
-    "alpine",
-    "organic",
-    "cotton",
-    "merino",
-    "shirt",
-    "jacket",
-    "light",
-    "grey",
-    "navy",
-    "red",
-    "slim",
-    "large",
-]
+TITLES = "alpine organic cotton merino shirt jacket light grey navy red slim large"
 ORDER = '{"id":%d,"created_at":"2026-11-25T09:30:00+01:00","email":"%x@example.com","line_items":[%s],"note":"%s"}'  # noqa: E501
 LINE_ITEM = (
     '{"id":%d,"variant_id":%d,"title":"%s","sku":"%X","price":"%.2f","requires_shipping":true,'

@@ -25,7 +25,7 @@ from tests.support import receiver as receivers
 from tests.support.loopback import serve_app
 from tests.support.receiver import Receiver
 from tests.support.running import ROOT
-from tests.support.subscribing import listed, subscribe
+from tests.support.subscribing import id_of_new, listed, subscribe
 from tests.support.world import KEY, Json, World, assert_has, digest
 from tools.ops import cli
 
@@ -130,16 +130,10 @@ def test_dlq_names_the_subscription_and_the_tenant_of_a_dead_letter(
     world: World, receiver: Receiver
 ) -> None:
     subscription_id = subscribe_tenant(world, receiver, "acme")
-    letter = {
-        "event_id": f"cpy_{0:032}",
-        "reason": "exhausted",
-        "failed_at": "2026-11-25T02:00:00.000000Z",
-    }
-    for known in (
-        {"subscription_id": subscription_id, "tenant": "acme"},
-        {"subscription_id": "sub_gone"},
-    ):
-        send_dead_letter(world, json.dumps(letter | known))
+    letter = {"event_id": f"cpy_{0:032}", "reason": "exhausted", "failed_at": "2026-11-25"}
+    of_tenant = {**letter, "subscription_id": subscription_id, "tenant": "acme"}
+    for sent in (of_tenant, {**letter, "subscription_id": "sub_gone"}):
+        send_dead_letter(world, json.dumps(sent))
 
     shown = Ran("dlq").output
 
@@ -293,17 +287,15 @@ def eraser(world: World) -> World:
     return world
 
 
-def post_about(world: World, metadata: dict[str, object] | None, tenant: str | None = None) -> Json:
+def post_about(world: World, metadata: Json | None, tenant: str | None = None) -> Any:
     body = {"event_type": "order.created", "payload": {}, "metadata": metadata, "tenant": tenant}
-    event: Json = world.call("POST", "/events", body).json
+    event = world.call("POST", "/events", body).json
     world.clock.sleep(1)
     return event
 
 
 def subscribe_tenant(world: World, receiver: Receiver, tenant: str) -> str:
-    return str(
-        subscribe(world, receiver.url, tenant=tenant, name="CRM", key=KEY).json["subscription_id"]
-    )
+    return str(id_of_new(world, receiver, tenant=tenant, name="CRM", key=KEY))
 
 
 def exist(world: World, *event_ids: str) -> list[bool]:
@@ -311,16 +303,11 @@ def exist(world: World, *event_ids: str) -> list[bool]:
 
 
 def test_a_persons_events_are_counted_then_erased(eraser: World) -> None:
-    about: dict[str, object] = {"user_id": 42, "region": "eu"}
+    about = {"user_id": 42, "region": "eu"}
     old, *matching = [
         post_about(eraser, each)["event_id"] for each in (about, about, about | {"user_id": "42"})
     ]
-    others: list[Any] = [
-        {"user_id": 4, "region": "eu"},
-        {"user_id": 42},
-        {"user_id": [42], "region": "eu"},
-        None,
-    ]
+    others: Any = [about | {"user_id": 4}, about | {"user_id": [42]}, {"user_id": 42}, None]
     kept = [old, *(post_about(eraser, metadata)["event_id"] for metadata in others)]
     since = eraser.event(matching[0])["created_at"]
 
@@ -350,12 +337,8 @@ def test_a_tenants_events_copies_and_subscriptions_are_erased(
     counted = Ran("erase", "--tenant", "acme").output
 
     assert re.search(rf"^{subscription_id} +CRM +acme +127.0.0.1 *$", counted, re.MULTILINE)
-    matching = {
-        event["event_id"],
-        *event["copies"],
-        "matching: events 1, copies 1, subscriptions 1",
-    }
-    assert matching <= set(counted.splitlines())
+    found = [event["event_id"], *event["copies"], "matching: events 1, copies 1, subscriptions 1"]
+    assert {*found} <= {*counted.splitlines()}
     assert "secret-path" not in counted
     by_metadata = Ran("erase", "--tenant", "acme", "--metadata", "user_id=42").output
     assert by_metadata.startswith("matching: events 0, copies 0, subscriptions 0\n")
@@ -363,11 +346,8 @@ def test_a_tenants_events_copies_and_subscriptions_are_erased(
     gone, kept = ([one["event_id"], *one["copies"]] for one in (event, other))
     assert exist(eraser, *gone) == [False] * 2
     assert exist(eraser, *kept) == [True] * 2
-    statuses = [
-        eraser.call("GET", f"/subscriptions/{each}").status_code
-        for each in (subscription_id, other_id)
-    ]
-    assert statuses == [404, 200]
+    assert eraser.call("GET", f"/subscriptions/{subscription_id}").status_code == 404
+    assert eraser.call("GET", f"/subscriptions/{other_id}").status_code == 200
 
 
 def test_a_claimed_event_is_named_and_the_repeated_command_erases_it(eraser: World) -> None:

@@ -10,7 +10,7 @@ from chalice.config import Config
 import app
 from tests.conftest import During
 from tests.support.receiver import Receiver
-from tests.support.subscribing import subscribe
+from tests.support.subscribing import id_of_new, subscribe
 from tests.support.world import ROOT, Json, World
 
 CONFIG = json.loads((ROOT / ".chalice" / "config.json").read_text())
@@ -62,7 +62,7 @@ def use_the_worker(world: World, receiver: Receiver) -> Iterator[None]:
     world.restart(IN_PROCESS_WAIT_SECONDS="0")
     world.post(event_type="copied", prefer="respond-async")
     world.call("DELETE", subscription.location)
-    reported = subscribe(world, receiver.url, "triggers.*").json["subscription_id"]
+    reported = id_of_new(world, receiver, "triggers.*")
     subscribe(world, f"{receiver.url}&other", "triggers.*")
     now, key = {":now": {"S": "2026-11-27T00:00:00.000000Z"}}, {"event_id": {"S": reported}}
     change = {"UpdateExpression": "SET disabled_at = :now", "ExpressionAttributeValues": now}

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.support.receiver import Receiver
-from tests.support.subscribing import copies, ids, subscribe
+from tests.support.subscribing import copies, id_of_new, ids, subscribe
 from tests.support.world import Answer, Json, World
 
 
@@ -45,7 +45,7 @@ def test_an_event_its_copies_and_pushes_have_the_subject(
 def test_events_and_copies_are_found_by_their_exact_subject(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
-    subscription_id = subscribe(world, target.url).json["subscription_id"]
+    subscription_id = id_of_new(world, target)
     receiver.default = 503
     subjects = ("order-1", "order-11", "order-*", "*", "order-1")
     events = [post_about(world, subject) for subject in subjects]
@@ -70,7 +70,7 @@ def test_lists_leave_subjects_out_unless_asked_for_them(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
     receiver.default = 422
-    subscription_id = subscribe(world, target.url).json["subscription_id"]
+    subscription_id = id_of_new(world, target)
     post_about(world, "order-1")
 
     for query, shown in (

@@ -3,6 +3,7 @@ of its own.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from tests.support.in_memory_aws import indexes
 from tests.support.receiver import Receiver, certificates, when_all_are_here
 from tests.support.subscribing import (
     copies,
+    id_of_new,
     ids,
     listed,
     post_for,
@@ -52,29 +54,26 @@ def test_a_subscription_is_created_once_listed_and_deleted(world: World, target:
 
 
 HOSTS = "hooks.zapier.com,.example.com,127.0.0.1"
-URLS = [
-    *("https://hooks.zapier.com/x", "https://HOOKS.zapier.com./x?y", "https://a.b.example.com/"),
-    *("http://127.0.0.1:90/", "http://127.0.0.1/"),
-]
-BAD_URLS: list[Any] = [
-    *(
-        "http://hooks.zapier.com/secret",
-        "https://10.0.0.1/secret",
-        "https://example.com/secret",
-        "http://[::1]/secret",
-    ),
-    *(
-        "https://evilexample.com/secret",
-        "https://evilhooks.zapier.com/secret",
-        "https://evil.com\\.example.com/",
-    ),
-    *(
-        "https://hooks.zapier.com.evil.com/secret",
-        "https://hooks.zapier.com:443@evil.com/secret",
-        "",
-        1,
-    ),
-]
+URLS = (
+    "https://hooks.zapier.com/x",
+    "https://HOOKS.zapier.com./x?y",
+    "https://a.b.example.com/",
+    "http://127.0.0.1:90/",
+    "http://127.0.0.1/",
+)
+BAD_URLS: tuple[Any, ...] = (
+    "http://hooks.zapier.com/secret",
+    "https://10.0.0.1/secret",
+    "https://example.com/secret",
+    "http://[::1]/secret",
+    "https://evilexample.com/secret",
+    "https://evilhooks.zapier.com/secret",
+    "https://evil.com\\.example.com/",
+    "https://hooks.zapier.com.evil.com/secret",
+    "https://hooks.zapier.com:443@evil.com/secret",
+    "",
+    1,
+)
 
 
 def test_a_target_is_on_an_allowed_host(world: World) -> None:
@@ -100,16 +99,19 @@ def test_all_subscriptions_are_listed_by_state_and_page(world: World, target: Re
         world.clock.sleep(1)
     target.default = 422
     for number, tenant in ((2, "a"), (3, "b"), (3, "b")):
-        world.call(
-            "POST",
-            "/events",
-            {"event_type": f"type-{number}", "payload": {}, "tenant": tenant},
-        )
+        event = {"event_type": f"type-{number}", "payload": {}, "tenant": tenant}
+        world.call("POST", "/events", event)
         world.clock.sleep(1)
     letters = [json.loads(letter["body"]) for letter in world.dead_letters()]
-    assert [(letter["subscription_id"], letter["tenant"]) for letter in letters] == [
-        *((made[2], "a"), (made[3], "b"), (made[3], "b"))
-    ]
+    named = [(letter["subscription_id"], letter["tenant"]) for letter in letters]
+    assert named == [(made[2], "a"), (made[3], "b"), (made[3], "b")]
+
+    def pages(query: str) -> Iterator[list[str]]:
+        cursor = ""
+        while cursor is not None:
+            page = world.call("GET", f"/subscriptions?{query}&cursor={cursor}").json
+            yield [row["subscription_id"] for row in page["subscriptions"]]
+            cursor = page["next_cursor"]
 
     for query, expected in {
         "tenant=*": made,
@@ -121,15 +123,9 @@ def test_all_subscriptions_are_listed_by_state_and_page(world: World, target: Re
         "tenant=*&state=disabled": [made[3]],
     }.items():
         for limit in (1, 2, 100):
-            pages = [world.call("GET", f"/subscriptions?{query}&limit={limit}").json]
-            while cursor := pages[-1]["next_cursor"]:
-                pages.append(
-                    world.call("GET", f"/subscriptions?{query}&limit={limit}&cursor={cursor}").json
-                )
-            assert [
-                row["subscription_id"] for page in pages for row in page["subscriptions"]
-            ] == expected
-            assert all(len(page["subscriptions"]) <= limit for page in pages)
+            found = [*pages(f"{query}&limit={limit}")]
+            assert [row for page in found for row in page] == expected
+            assert all(len(page) <= limit for page in found)
     for bad in ("state=enabled", "limit=0", "limit=101", "cursor=a", "order=newest"):
         assert world.call("GET", f"/subscriptions?{bad}").faults == [bad.partition("=")[0]]
 
@@ -140,46 +136,31 @@ def test_all_subscriptions_are_listed_by_state_and_page(world: World, target: Re
 def test_each_matching_subscription_gets_a_copy_of_its_own(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
-    tenants_and_types = (
-        (None, ()),
-        ("a", ("order.*", "x")),
-        ("a", ("order", "invoice.*")),
-        ("b", ()),
-    )
-    for_all, orders_of_a, *_ = (
-        subscribe(world, target.url, *types, tenant=tenant).json["subscription_id"]
-        for tenant, types in tenants_and_types
-    )
+    for_all = id_of_new(world, target)
+    orders_of_a = id_of_new(world, target, "order.*", "x", tenant="a")
+    subscribe(world, target.url, "order", "invoice.*", tenant="a")
+    subscribe(world, target.url, tenant="b")
 
     for tenant, expected in ((None, {for_all}), ("a", {for_all, orders_of_a}), ("c", {for_all})):
         del target.requests[:], receiver.requests[:]
         event = post_for(world, tenant)
 
+        of_event = {"tenant": tenant, "source_event_id": event["event_id"]}
         made = copies(world, event)
         assert {copy["subscription_id"] for copy in made} == expected
-        assert {(copy["status"], copy["source_event_id"]) for copy in made} == {
-            ("delivered", event["event_id"])
-        }
-        assert {copy["tenant"] for copy in [event, *made]} == {tenant}
-        pushed = [request.json() for request in target.requests]
-        assert sorted(push["event_id"] for push in pushed) == sorted(event["copies"])
-        assert [request.headers["webhook-id"] for request in target.requests] == [
-            push["event_id"] for push in pushed
-        ]
-        assert {(push["tenant"], push["source_event_id"]) for push in pushed} == {
-            (tenant, event["event_id"])
-        }
+        for copy in made:
+            assert_has(copy, status="delivered", **of_event)
         [own] = [request.json() for request in receiver.requests]
-        ids_of_copy = {name: pushed[0][name] for name in ("event_id", "tenant", "source_event_id")}
         assert own["event_id"] == event["event_id"]
-        assert {**own, **ids_of_copy} == pushed[0]
+        pushed = {request.headers["webhook-id"]: request.json() for request in target.requests}
+        assert pushed == {key: {**own, **of_event, "event_id": key} for key in event["copies"]}
 
 
 def test_copies_are_listed_but_not_in_the_inbox_nor_leased(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
     receiver.default = target.default = 422
-    subscription_id = subscribe(world, target.url).json["subscription_id"]
+    subscription_id = id_of_new(world, target)
     event = world.post()
 
     assert set(listed(world, "/events")) == {event["event_id"], *event["copies"]}
@@ -236,7 +217,7 @@ def test_a_post_deletes_copies_that_the_event_does_not_list(
 ) -> None:
     other = replace(world.services)  # another container, whose list is from before the subscription
     read_lists(other)
-    subscription_id = subscribe(world, target.url).json["subscription_id"]
+    subscription_id = id_of_new(world, target)
     copy_ids: list[str] = []
 
     def post_elsewhere(params: Json, **_: object) -> None:
@@ -280,7 +261,7 @@ def test_410_ends_a_subscription_without_a_dead_letter(
     world: World, target: Receiver, output: Output
 ) -> None:
     target.script(503, 410)
-    subscription_id = subscribe(world, target.url).json["subscription_id"]
+    subscription_id = id_of_new(world, target)
     retried, refused = world.post(), world.post()
     lines = [line for line in output.lines() if line.get("level") == "WARNING"]
 
@@ -317,7 +298,7 @@ def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(
     world: World, target: Receiver
 ) -> None:
     target.script(503)
-    subscription_id = subscribe(world, target.url).json["subscription_id"]
+    subscription_id = id_of_new(world, target)
     [copy_id] = world.post()["copies"]
 
     world.restart(SUBSCRIPTION_HOSTS="none")
@@ -394,10 +375,7 @@ def test_in_subscriptions_mode_copies_alone_are_replayed(
 
 
 def test_subscriptions_of_a_tenant_are_counted_apart(world: World, target: Receiver) -> None:
-    first, *_ = (
-        subscribe(world, target.url, tenant=tenant).json["subscription_id"]
-        for tenant in ("a", "b", None)
-    )
+    first, *_ = (id_of_new(world, target, tenant=tenant) for tenant in ("a", "b", None))
     text = json.dumps(world.item(first))
     for number in range(99):
         item = json.loads(text.replace(first, f"sub_{number:032}"))

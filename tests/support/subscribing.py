@@ -27,6 +27,11 @@ def subscribed(world: World, target: Receiver, *event_types: str, **members: Any
     return subscribe(world, target.url, *event_types, **members).location
 
 
+def id_of_new(world: World, target: Receiver, *event_types: str, **members: Any) -> str:
+    """Make a subscription; return its id."""
+    return subscribed(world, target, *event_types, **members).rpartition("/")[2]
+
+
 def subscriptions(world: World, tenant: str | None = None) -> Any:
     path = f"/subscriptions?tenant={tenant}" if tenant else "/subscriptions"
     return world.call("GET", path).json["subscriptions"]
