@@ -17,7 +17,7 @@ if sys.pycache_prefix is None:
 from chalicelib import __version__, deps
 from chalicelib.core import posting
 from chalicelib.core.event import dumps
-from chalicelib.customers import console
+from chalicelib.customers import console, recipients
 from chalicelib.customers.subscription import ENABLE
 from chalicelib.deps import Services
 from chalicelib.infra import telemetry
@@ -31,6 +31,7 @@ from chalicelib.settings import read as read_settings
 from chalicelib.web import routes, validation
 from chalicelib.web.auth import TOKEN, make_token, visible_tenant
 from chalicelib.web.routes import Call, remaining_seconds, require, respond, respond_list
+from chalicelib.web.validation import encode_cursor
 
 deploy_settings, faults = read_settings(os.environ)
 STAGE: str = deploy_settings["stage"]
@@ -97,6 +98,14 @@ def post_event(call: Call) -> Response:
 def get_event(call: Call, event_id: str) -> Response:
     sees_responses = not call.key.scopes.isdisjoint((Scope.CONSUME, TOKEN))
     return respond(200, call.find_event(event_id).whole(include_responses=sees_responses))
+
+
+@route("GET", "/events/{event_id}/recipients", Scope.CONSUME)
+def list_recipients(call: Call, event_id: str) -> Response:
+    found = recipients.find(call.find_event(event_id), call.services, call.services.subscriptions)
+    return respond(
+        200, f'{{"recipients":[{",".join(recipient.to_json() for recipient in found)}]}}'
+    )
 
 
 @route("GET", "/events", Scope.CONSUME, TOKEN, **validation.PARAMETERS)
@@ -211,6 +220,22 @@ def enable_subscription(call: Call, subscription_id: str) -> Response:
     return respond(200, require(call.services.subscriptions.edit(subscription, **ENABLE)).to_json())
 
 
+@route("POST", "/subscriptions/{subscription_id}/send", Scope.CONSUME, TOKEN)
+def send_event(call: Call, subscription_id: str) -> Response:
+    event_id = validation.parse_send_request(call.json_body())
+    copy = recipients.send(event_id, require(call.find_subscription(subscription_id)), call)
+    return respond(202, copy.summary(), Location=f"../../events/{copy.event_id}")
+
+
+@route("POST", "/subscriptions/{subscription_id}/recover", Scope.CONSUME, TOKEN)
+def recover_events(call: Call, subscription_id: str) -> Response:
+    request = validation.parse_recover_request(call.json_body())
+    subscription = require(call.find_subscription(subscription_id))
+    recovered = recipients.recover(subscription, call, **request)
+    next_cursor = recovered.next_cursor and encode_cursor(recovered.next_cursor)
+    return respond(200, dumps({**vars(recovered), "next_cursor": next_cursor}))
+
+
 @route("POST", "/subscriptions/{subscription_id}/test", Scope.CONSUME, TOKEN)
 def push_test_event(call: Call, subscription_id: str) -> Response:
     subscription = require(call.find_subscription(subscription_id))
@@ -266,7 +291,7 @@ def prefers_async(prefer: str) -> bool:
 def respond_page(query: listing.Query, call: Call) -> Response:
     page = listing.read_page(call.services, query)
     without = "subject" if query.include is None and query.lookup_key is None else ""
-    has_payload = query.include is not None
+    has_payload = query.includes_payload
     events = [event.summary(include_payload=has_payload, without=without) for event in page.events]
     return respond_list("events", events, page.next_cursor)
 

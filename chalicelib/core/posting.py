@@ -150,7 +150,7 @@ def make_copy(event: Event, subscription_id: str | None, services: CoreServices)
     its own. Of the event's state nothing is taken over.
     """
     return Event(
-        event_id="cpy_" + _hash(f"{event.event_id}\0{subscription_id}\0{event.body_hash}"),
+        event_id=copy_id(event, subscription_id),
         event_type=event.event_type,
         payload=event.payload,
         metadata=event.metadata,
@@ -165,6 +165,11 @@ def make_copy(event: Event, subscription_id: str | None, services: CoreServices)
         source_event_id=event.event_id,
         **due_now(services),
     )
+
+
+def copy_id(event: Event, subscription_id: str | None) -> str:
+    """Return the id of the copy of an event for a subscription."""
+    return "cpy_" + _hash(f"{event.event_id}\0{subscription_id}\0{event.body_hash}")
 
 
 def make_plan(event: Event, services: CoreServices) -> Plan:

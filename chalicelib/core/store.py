@@ -47,6 +47,11 @@ NOT_EXPIRED = "expires_at > :now_seconds"
 EXISTS = f"attribute_exists(status_shard) AND {NOT_EXPIRED}"
 # A new event takes the place of an expired one, which DynamoDB may still hold.
 ABSENT = "attribute_not_exists(event_id) OR expires_at <= :now_seconds"
+# A copy that was erased alone may be made again: only the mark of its event forbids that.
+COPY_ABSENT = f"{ABSENT} OR attribute_not_exists(status_shard)"
+# Not another event of the same key; copies are added to the list, never taken out of it.
+LISTS_SAME = "(attribute_not_exists(copies) OR copies = :copies)"
+AS_READ = f"{EXISTS} AND sort_key = :sort_key AND {LISTS_SAME}"
 # Whoever held an expired claim has ended, or finds another `claim_id` when it records.
 UNCLAIMED = "(attribute_not_exists(claimed_until) OR claimed_until < :now)"
 # The optimistic lock of a record: nobody claimed or replayed the event since.
@@ -115,6 +120,37 @@ class EventStore(Table):
         item = serialize({**to_attributes(event), "content": content})
         result = self._result(self._put(item, ABSENT))
         return WriteResult(True, event) if result.applied else result
+
+    def put_listed(self, copy: Event, original: Event) -> WriteResult:
+        """Store a copy and list it in its event, both or neither: an erasure misses no copy.
+
+        Not applied, the result carries the copy that is there, if the event is as `original` says;
+        without one, read the event again: it was changed, or another transaction is in the way.
+        """
+        listed = dict.fromkeys((*original.copies, copy.event_id))
+        values = {
+            ":sort_key": original.sort_key,
+            ":copies": dumps(original.copies),
+            ":listed": dumps([*listed]),
+        }
+        put = {
+            "Item": serialize({**to_attributes(copy), "content": compressed(copy)}),
+            "ConditionExpression": COPY_ABSENT,
+        }
+        update = {
+            "Key": serialize({"event_id": original.event_id}),
+            "UpdateExpression": "SET copies = :listed",
+            "ConditionExpression": AS_READ,
+        }
+        reasons = self._transact(values, ("Put", put), ("Update", update))
+        if not reasons:
+            return WriteResult(True, copy)
+        of_put, of_update = reasons
+        current = self._unexpired(of_put.get("Item"))
+        # The response of boto3's first try was lost, and nobody took the copy since.
+        if current and current.claim_id == copy.claim_id:
+            return WriteResult(True, copy)
+        return WriteResult(False, current if of_update["Code"] == "None" else None)
 
     def claim(self, event_id: str, claim_id: str) -> WriteResult:
         """Take the exclusive right to push a due event for CLAIM_SECONDS, and count the attempt."""
@@ -205,7 +241,7 @@ class EventStore(Table):
         return self._result(Written(False, self._get(event_id)))
 
     def get_many(self, event_ids: Sequence[str], *, with_content: bool = True) -> dict[str, Event]:
-        """Return those of up to 100 events that exist, by id, read consistently.
+        """Return those events that exist, by id, read consistently.
 
         Without `with_content` they have neither payload and metadata nor attempts.
         """

@@ -250,6 +250,11 @@ class Subscriptions(Table):
         item = self._get(subscription_id)
         return Subscription.from_item(item) if item else None
 
+    def get_many(self, subscription_ids: Iterable[str]) -> dict[str, Subscription]:
+        """Return those subscriptions that exist, by id, read consistently."""
+        found = map(Subscription.from_item, self._get_many([*subscription_ids]))
+        return {subscription.subscription_id: subscription for subscription in found}
+
     def matching(self, event: Event) -> list[Subscription]:
         """Return the subscriptions that get a copy, by lists that are at most CACHE_SECONDS old.
 

@@ -16,6 +16,8 @@ BY_STATUS = "status-index"
 BY_LOOKUP = "lookup-index"
 PARTITION_KEYS = {BY_STATUS: "status_shard", BY_LOOKUP: "lookup_key"}
 CONDITION_FAILED = "ConditionalCheckFailedException"
+TRANSACTION_CANCELED = "TransactionCanceledException"
+MAX_KEYS = 100  # of a BatchGetItem
 # Sort keys begin with a digit: they lie between these two.
 LOWEST = "0"
 HIGHEST = "~"
@@ -85,23 +87,25 @@ class Table:
         return response.get("Item")
 
     def _get_many(self, keys: Sequence[str], names: Sequence[str] = ()) -> list[Item]:
-        """Return those of up to 100 items that exist, read consistently.
+        """Return those items that exist, read consistently.
 
         Each has the attributes of some `names`, without `names` all.
         """
-        options: dict[str, Any] = {"Keys": [*map(_key, keys)], "ConsistentRead": True}
+        options: dict[str, Any] = {"ConsistentRead": True}
         if names:
             options["ProjectionExpression"] = ", ".join(f"#{name}" for name in names)
             options["ExpressionAttributeNames"] = {f"#{name}": name for name in names}
-        request = {self._name: options} if keys else {}
         items: list[Item] = []
-        while request:  # again for what is over 16 MB, or was throttled
-            response = self._call("batch_get_item", RequestItems=request)
-            found = response["Responses"].get(self._name, [])
-            items += found
-            request = response.get("UnprocessedKeys", {})
-            if request and not found:
-                raise StorageUnavailableError
+        for start in range(0, len(keys), MAX_KEYS):
+            options["Keys"] = [*map(_key, keys[start : start + MAX_KEYS])]
+            request = {self._name: options}
+            while request:  # again for what is over 16 MB, or was throttled
+                response = self._call("batch_get_item", RequestItems=request)
+                found = response["Responses"].get(self._name, [])
+                items += found
+                request = response.get("UnprocessedKeys", {})
+                if request and not found:
+                    raise StorageUnavailableError
         return items
 
     def _update(
@@ -163,12 +167,39 @@ class Table:
         )
         return Written.of(response)
 
+    def _transact(self, values: Values, *writes: tuple[str, Mapping[str, Any]]) -> list[Any]:
+        """Make conditional writes of several items, all or none.
+
+        :param values: The values of the placeholders of all writes.
+        :param writes: The kind of each, `Put` or `Update`, and its parameters.
+        :returns: Nothing if they were made, else a reason for each: a `Code`, which is the text
+            `None` for a write that was not in the way, and the current `Item` if its condition
+            failed.
+        """
+        items = [
+            {kind: self._complete({"TableName": self._name, **CURRENT_ITEM, **given}, values)}
+            for kind, given in writes
+        ]
+        response = self._call("transact_write_items", TransactItems=items)
+        return list(response.get("CancellationReasons", []))
+
     def _call(self, operation: str, values: Values | None = None, **parameters: Any) -> Any:
         """Call DynamoDB; return the response or, if a condition failed, that of the error, with the
         current `Item`.
 
         `values` has those of the placeholders in `parameters` that all calls do not share.
         """
+        try:
+            return getattr(self._client, operation)(**self._complete(parameters, values or {}))
+        except AWS_ERRORS as error:
+            code = error_code(error)
+            if code in (CONDITION_FAILED, TRANSACTION_CANCELED):
+                return error.response
+            logger.warning("dynamodb failed", extra={"operation": operation, "error": code})
+            raise StorageUnavailableError from None
+
+    def _complete(self, parameters: Mapping[str, Any], values: Values) -> dict[str, Any]:
+        """Return parameters with the names and values of the placeholders in their expressions."""
         expressions = [text for name, text in parameters.items() if name.endswith("Expression")]
         names, placeholders = _placeholders(" ".join(expressions))
         now = self._clock()
@@ -177,22 +208,14 @@ class Table:
             ":now_seconds": int(now),
             ":pending": "pending",
             ":failed": "failed",
-            **(values or {}),
+            **values,
         }
         used = {
             "ExpressionAttributeNames": names,
             "ExpressionAttributeValues": serialize({name: known[name] for name in placeholders}),
         }
         # DynamoDB refuses empty ones.
-        parameters |= {name: given for name, given in used.items() if given}
-        try:
-            return getattr(self._client, operation)(**parameters)
-        except AWS_ERRORS as error:
-            code = error_code(error)
-            if code == CONDITION_FAILED:
-                return error.response
-            logger.warning("dynamodb failed", extra={"operation": operation, "error": code})
-            raise StorageUnavailableError from None
+        return {**parameters, **{name: given for name, given in used.items() if given}}
 
     def _after(self, seconds: float) -> str:
         return rfc3339(self._clock() + seconds)

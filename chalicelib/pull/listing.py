@@ -41,6 +41,10 @@ class Query:
     only_unclaimed: bool = False
 
     @property
+    def includes_payload(self) -> bool:
+        return self.include == "payload"
+
+    @property
     def lookup_key(self) -> str | None:
         """The partition of the index for lookups, or None: the index of statuses has the events."""
         return lookup_key(self.subscription_id, self.subject)
@@ -72,17 +76,17 @@ class Page(NamedTuple):
 
 
 def read_page(services: CoreServices, query: Query) -> Page:
-    """Return a page of events as the index shows them or, looked up or with payloads, as they are.
+    """Return a page of events as the index shows them or, looked up or with `include`, as they are.
 
     The index is eventually consistent: what it shows may have been pushed or acknowledged a moment
     ago.
     """
-    max_bytes = MAX_PAGE_BYTES if query.include else inf
+    max_bytes = MAX_PAGE_BYTES if query.includes_payload else inf
     page = _first_page(search(services, query), query.limit, max_bytes)
     if query.include is None and query.lookup_key is None:
         return page
     event_ids = [event.event_id for event in page.events]
-    current = services.store.get_many(event_ids, with_content=query.include is not None)
+    current = services.store.get_many(event_ids, with_content=query.includes_payload)
     now = services.clock()
     found = [current[event_id] for event_id in event_ids if event_id in current]
     return Page([event for event in found if query.has(event, now)], page.next_cursor)

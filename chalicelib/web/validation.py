@@ -129,6 +129,7 @@ ACKNOWLEDGEMENT_MEMBERS = {
     "lease_id": must_be("a lease_id as it was returned", is_text("lse_[0-9a-f]{32}")),
     "event_ids": list_of("ids", MAX_LEASED_EVENTS, is_text("(?s).*")),
 }
+SEND_MEMBERS = {"event_id": must_be("an event_id", is_text("(?s).*"))}
 TOKEN_MEMBERS = {"tenant": check_name, "expires_in_seconds": integer(30 * 24 * 3600, 60)}
 DESCRIPTION_MEMBERS: dict[str, Check] = {
     "event_types": list_of(
@@ -164,7 +165,7 @@ PARAMETERS: dict[str, Parser] = {
         f"({CURSOR})?", "a next_cursor as it was returned", lambda cursor: cursor.replace("~", "#")
     ),
     "event_type": parser(EVENT_TYPE_OR_PREFIX.pattern, "an event type, or a prefix followed by *"),
-    "include": parser("payload", "payload"),
+    "include": parser("payload|subject", "payload or subject"),
     "limit": parser("[1-9][0-9]?|100", "a whole number from 1 to 100", int),
     "order": parser("oldest|newest", "oldest or newest"),
     "since": _time,
@@ -182,6 +183,11 @@ SUBSCRIPTION_PARAMETERS = {
     "limit": PARAMETERS["limit"],
     "state": parser("active|failing|disabled", "active, failing or disabled"),
     "tenant": parser(rf"\*|{EVENT_TYPE.pattern}", f"{NAME}, or * for all"),
+}
+PERIOD = {name: PARAMETERS[name] for name in ("since", "until", "cursor")}
+RECOVER_MEMBERS = {
+    **dict.fromkeys(PERIOD, must_be("a string", is_text("(?s).*"))),
+    "only_count": must_be("true or false", lambda value: isinstance(value, bool)),
 }
 INBOX_PARAMETERS = {
     name: PARAMETERS[name] for name in ("cursor", "event_type", "limit", "order", "tenant")
@@ -227,6 +233,22 @@ def parse_token_request(body: bytes) -> tuple[str, int]:
     document, _ = parse_object(body, TOKEN_MEMBERS, ("tenant",))
     members = {"expires_in_seconds": 3600, **_without_nulls(document)}
     return members["tenant"], int(members["expires_in_seconds"])
+
+
+def parse_send_request(body: bytes) -> str:
+    """Return the id of the event to send; raise InvalidRequestError with every fault."""
+    document, _ = parse_object(body, SEND_MEMBERS, tuple(SEND_MEMBERS))
+    return str(document["event_id"])
+
+
+def parse_recover_request(body: bytes) -> dict[str, Any]:
+    """Return the period to recover, and whether to `only_count`; raise InvalidRequestError with
+    every fault.
+    """
+    document, _ = parse_object(body, RECOVER_MEMBERS, ("since",))
+    given = {"only_count": False, **_without_nulls(document)}
+    period = {name: [value] for name, value in given.items() if name in PERIOD}
+    return {"only_count": given["only_count"], **parse_query(period, PERIOD)}
 
 
 def parse_subscription(

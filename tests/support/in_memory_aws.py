@@ -41,7 +41,7 @@ class FakeDynamoDB:
     `items` is the table by key. `page_rows` ends a page of a query after so many rows, as 1 MB
     does. `index_lag_seconds` is how long a write takes to show in the indexes. `on_write`
     is called with the item before and after each write; None stands for absent. `on_query` is
-    called with the rows that a query read, before its filter.
+    called with the rows that a query read, before its filter. `in_transaction` has the keys of the items that another transaction holds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -50,47 +50,57 @@ class FakeDynamoDB:
         self.index_lag_seconds = 0.0
         self.on_write: Callable[[Item | None, Item | None], None] = lambda before, after: None
         self.on_query: Callable[[list[Item]], None] = lambda rows: None
+        self.in_transaction: set[str] = set()
         self._clock = clock
         self._indexes = {
             name: _Index(partition, shown) for name, (partition, shown) in indexes().items()
         }
         # writes that the indexes do not show yet
         self._pending: deque[tuple[float, str, Item | None]] = deque()
+        self._tokens: set[str] = set()  # of the transactions that were made
         self._lock = Lock()
 
-    def put_item(self, *, TableName: str, Item: Typed, **condition: Any) -> Json:
-        item = _plain(Item)
-        self._require("PutItem", item[KEY], **condition)
-        self._store(item[KEY], item)
+    def put_item(self, **parameters: Any) -> dict[str, Any]:
+        self._store([self._put(**parameters)])
         return {}
 
-    def update_item(
-        self,
-        *,
-        TableName: str,
-        Key: Typed,
-        UpdateExpression: str,
-        ReturnValues: str = "NONE",
-        **condition: Any,
-    ) -> Json:
-        key = Key[KEY]["S"]
-        values = self._require("UpdateItem", key, **condition)
-        item = dict(self.items[key])
-        for verb, name, placeholder in _changes(UpdateExpression):
-            if verb == "SET":
-                item[name] = values[placeholder]
-            elif verb == "ADD":
-                item[name] = item.get(name, 0) + values[placeholder]
-            else:
-                item.pop(name, None)
-        self._store(key, item)
+    def update_item(self, *, ReturnValues: str = "NONE", **parameters: Any) -> dict[str, Any]:
+        key, item = self._update(**parameters)
+        self._store([(key, item)])
         return {"Attributes": typed(item)} if ReturnValues == "ALL_NEW" else {}
 
     def delete_item(self, *, TableName: str, Key: Typed, **condition: Any) -> Json:
         key = Key[KEY]["S"]
-        self._require("DeleteItem", key, **condition)
+        self._require(key, **condition)
         if key in self.items:
-            self._store(key, None)
+            self._store([(key, None)])
+        return {}
+
+    def transact_write_items(
+        self, *, TransactItems: Sequence[Mapping[str, Any]], ClientRequestToken: str = ""
+    ) -> dict[str, Any]:
+        """Make all writes or none; those of a token that were made are not made again."""
+        if ClientRequestToken in self._tokens:
+            return {}
+        prepare: dict[str, Callable[..., tuple[str, Item]]] = {
+            "Put": self._put,
+            "Update": self._update,
+        }
+        writes: list[tuple[str, Item]] = []
+        reasons: list[dict[str, Any]] = []
+        for ((kind, parameters),) in map(Mapping.items, TransactItems):
+            try:
+                writes.append(prepare[kind](**parameters))
+                reasons.append({"Code": "None"})
+            except ClientError as error:
+                code = error.response["Error"]["Code"].removesuffix("Exception")
+                shown = {name: error.response[name] for name in ("Item",) if name in error.response}
+                reasons.append({"Code": code, **shown})
+        if len(writes) < len(reasons):
+            canceled = {"Error": {"Code": "TransactionCanceledException"}}
+            raise ClientError({**canceled, "CancellationReasons": reasons}, "TransactWriteItems")
+        self._store(writes)
+        self._tokens |= {ClientRequestToken} - {""}
         return {}
 
     def get_item(self, *, TableName: str, Key: Typed, ConsistentRead: bool) -> Json:
@@ -138,27 +148,53 @@ class FakeDynamoDB:
         self.on_query(page)
         return answer
 
-    def _require(
-        self, operation: str, key: str, *, ConditionExpression: str = "", **options: Any
-    ) -> Item:
+    def _put(self, *, TableName: str, Item: Typed, **condition: Any) -> tuple[str, Item]:
+        """Return key and item of a put whose condition holds."""
+        item = _plain(Item)
+        self._require(item[KEY], **condition)
+        return item[KEY], item
+
+    def _update(
+        self, *, TableName: str, Key: Typed, UpdateExpression: str, **condition: Any
+    ) -> tuple[str, Item]:
+        """Return key and changed item of an update whose condition holds."""
+        key = Key[KEY]["S"]
+        values = self._require(key, **condition)
+        item = dict(self.items[key])
+        for verb, name, placeholder in _changes(UpdateExpression):
+            if verb == "SET":
+                item[name] = values[placeholder]
+            elif verb == "ADD":
+                item[name] = item.get(name, 0) + values[placeholder]
+            else:
+                item.pop(name, None)
+        return key, item
+
+    def _require(self, key: str, *, ConditionExpression: str = "", **options: Any) -> Item:
         """Return the values of a write whose condition holds; raise ClientError, with the item, if
-        it does not.
+        it does not, and if a transaction holds the item.
         """
+        if key in self.in_transaction:
+            raise ClientError({"Error": {"Code": "TransactionConflictException"}}, "Write")
         values = _plain(options.get("ExpressionAttributeValues", {}))
         item = self.items.get(key)
         if not _condition(ConditionExpression)(item or {}, values):
             shown = {"Item": typed(item)} if item else {}
             raise ClientError(
-                {"Error": {"Code": "ConditionalCheckFailedException"}, **shown}, operation
+                {"Error": {"Code": "ConditionalCheckFailedException"}, **shown}, "Write"
             )
         return values
 
-    def _store(self, key: str, item: Item | None) -> None:
-        before = self.items.pop(key, None)
-        if item is not None:
-            self.items[key] = item
-        self._pending.append((self._clock() + self.index_lag_seconds, key, item))
-        self.on_write(before, item)
+    def _store(self, writes: Sequence[tuple[str, Item | None]]) -> None:
+        """Store items, all at once; None: none."""
+        stored = []
+        for key, item in writes:
+            stored.append((self.items.pop(key, None), item))
+            if item is not None:
+                self.items[key] = item
+            self._pending.append((self._clock() + self.index_lag_seconds, key, item))
+        for before, after in stored:
+            self.on_write(before, after)
 
     def _show_pending(self) -> None:
         while self._pending and self._pending[0][0] <= self._clock():

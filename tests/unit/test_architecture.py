@@ -28,7 +28,13 @@ ROOMS = {
     "chalicelib/settings": {"chalicelib/infra"},
     "chalicelib/operations": {"chalicelib/infra", "chalicelib/core"},
     "chalicelib/pull": {"chalicelib/infra", "chalicelib/core"},
-    "chalicelib/customers": {"chalicelib/infra", "chalicelib/core", "chalicelib/settings"},
+    "chalicelib/customers": {
+        "chalicelib/infra",
+        "chalicelib/core",
+        "chalicelib/operations",
+        "chalicelib/pull",
+        "chalicelib/settings",
+    },
     "chalicelib/deps": {
         "chalicelib/infra",
         "chalicelib/core",
