@@ -137,7 +137,9 @@ def send(event_id: str, subscription: Subscription, invocation: Invocation) -> E
 def _require_usable(subscription: Subscription, services: CoreServices) -> None:
     """Raise ApiError 409 if nothing can be pushed to a subscription."""
     if subscription.disabled_at:
-        raise ApiError(409, "subscription_disabled", "The subscription is disabled; enable it.")
+        raise ApiError(
+            409, "subscription_disabled", "The subscription is disabled; enable it first."
+        )
     if not services.settings.subscription_hosts.allows(subscription.target_url):
         raise ApiError(409, "host_not_allowed", "The host of the target URL is no longer allowed.")
 
@@ -150,7 +152,7 @@ def _find_original(event_id: str, subscription: Subscription, services: CoreServ
     if event is None or event.is_copy or subscription.tenant not in (None, event.tenant):
         raise EventNotFoundError
     if event.is_report:
-        raise ApiError(409, "not_pushed", "A report goes to those alone that asked for reports.")
+        raise ApiError(409, "not_pushed", "Reports go to the subscriptions that name them.")
     return event
 
 

@@ -1,0 +1,498 @@
+"""Who got an event, and how it gets to who did not: recipients, send and recover."""
+
+import json
+from typing import Any
+
+import pytest
+
+import app
+from chalicelib.infra.times import DAY_SECONDS, rfc3339
+from chalicelib.operations.recovery import ERASED_SECONDS
+from tests.conftest import During
+from tests.support.aws_calls import Aws, Fault
+from tests.support.receiver import Receiver, status
+from tests.support.subscribing import copies, ids, make_token, subscribe
+from tests.support.world import KEY, PRODUCER_KEY, UNKNOWN, Answer, World, digest
+
+TENANT = "customer-42"
+MARKED = "response-of-the-operator"
+Recipients = list[dict[str, Any]]
+
+
+@pytest.fixture
+def world(world: World) -> World:
+    keys = f"acme:{digest(KEY)}:produce+consume+erase,{world.environ['API_KEYS'].partition(',')[2]}"
+    world.restart(API_KEYS=keys, WEBHOOK_SIGNING_SECRETS=f"whsec_{'a' * 32}")
+    return world
+
+
+def subscribed(world: World, url: str, *event_types: str, **members: Any) -> str:
+    """Subscribe a target a second later; return the id, when every container knows."""
+    world.clock.sleep(1)
+    answer = subscribe(world, url, *event_types, **{"key": KEY, **members})
+    assert answer.status_code == 201, answer.text
+    return str(answer.json["subscription_id"])
+
+
+def post(world: World, payload: Any = None, **members: Any) -> dict[str, Any]:
+    body = {"event_type": "order.created", "payload": payload or {}, **members}
+    event: dict[str, Any] = world.call("POST", "/events", json.dumps(body)).json
+    world.clock.sleep(1)
+    return event
+
+
+def recipients(world: World, event: dict[str, Any]) -> Recipients:
+    answer = world.call("GET", f"/events/{event['event_id']}/recipients")
+    assert answer.status_code == 200, answer.text
+    found: Recipients = answer.json["recipients"]
+    return found
+
+
+def send(world: World, subscription_id: str, event_id: Any, *, key: str = KEY) -> Answer:
+    path = f"/subscriptions/{subscription_id}/send"
+    return world.call("POST", path, json.dumps({"event_id": event_id}), key=key)
+
+
+def recover(world: World, subscription_id: str, *, key: str = KEY, **members: Any) -> Answer:
+    body = {"since": rfc3339(0), **members}
+    path = f"/subscriptions/{subscription_id}/recover"
+    return world.call("POST", path, json.dumps(body), key=key)
+
+
+def refusal(answer: Answer) -> tuple[int, str]:
+    return answer.status_code, answer.json["code"]
+
+
+# Recipients
+
+
+def test_recipients_are_told_with_their_copies_or_why_they_have_none(
+    world: World, target: Receiver
+) -> None:
+    def at(name: str, *event_types: str, **members: Any) -> str:
+        url = f"{target.url}&{name.replace(' ', '-')}"
+        return subscribed(world, url, *event_types, name=name, **members)
+
+    subscription_ids = {
+        "got it": at("got it", "order.*", tenant=TENANT),
+        "for all": at("for all", filter={"total": [{"exists": True}]}),
+        "of another": at("of another", tenant="another"),
+        "deleted": at("deleted"),
+        "gone": at("gone"),
+        "types": at("types", "invoice.created"),
+        "filter": at("filter", filter={"order": {"id": [1], "total": [5]}, "total": [7]}),
+        "edited": at("edited", "invoice.created", tenant=TENANT),
+        "both": at("both", "invoice.created", filter={"total": [8]}),
+    }
+    world.clock.sleep(10)
+    event = post(world, {"total": 7, "order": {"id": 1, "total": 80}}, tenant=TENANT)
+    by_subscription = {copy["subscription_id"]: copy for copy in copies(world, event)}
+    deleted = by_subscription[subscription_ids["deleted"]]["event_id"]
+    world.call("DELETE", f"/events/{deleted}")
+    world.call("DELETE", f"/subscriptions/{subscription_ids['gone']}")
+    world.call("PATCH", f"/subscriptions/{subscription_ids['edited']}", '{"event_types": null}')
+    at("later", tenant=TENANT)
+
+    found = recipients(world, event)
+
+    told = [(row["name"], row["reason"], row["member"]) for row in found]
+    assert told == [
+        ("got it", None, None),
+        ("for all", None, None),
+        ("deleted", "deleted", None),
+        ("types", "event_types", None),
+        ("filter", "filter", "order.total"),
+        ("edited", "edited", None),
+        ("both", "event_types", None),
+        ("later", "later", None),
+        (None, None, None),
+    ]
+    has_copy = [row["name"] for row in found if row["copy"]]
+    assert has_copy == ["got it", "for all", None]
+    assert {row["copy"]["status"] for row in found if row["copy"]} == {"delivered"}
+    assert [row["tenant"] for row in found[:2]] == [TENANT, None]
+    gone = {key: value for key, value in found[-1].items() if value is not None}
+    assert gone.keys() == {"subscription_id", "state", "copy"}
+    assert (gone["subscription_id"], gone["state"]) == (subscription_ids["gone"], "gone")
+    assert {row["target_host"] for row in found[:-1]} == {"127.0.0.1"}
+
+
+def test_a_copy_is_told_as_it_is_now_and_its_subscription_too(
+    world: World, target: Receiver
+) -> None:
+    target.default = status(422)
+    subscribed(world, target.url)
+    world.clock.sleep(10)
+    event = post(world, subject="order-4711")
+    [row] = recipients(world, event)
+
+    assert (row["state"], row["copy"]["status"], row["copy"]["subject"]) == (
+        "failing",
+        "failed",
+        "order-4711",
+    )
+    assert "payload" not in row["copy"]
+    [subscription_id] = [row["subscription_id"]]
+    world.restart(SUBSCRIPTION_HOSTS="hooks.zapier.com")
+    world.call("DELETE", f"/events/{row['copy']['event_id']}")
+    [still] = recipients(world, event)
+    assert (still["subscription_id"], still["reason"]) == (subscription_id, "deleted")
+    [other] = recipients(world, post(world))
+    assert (other["copy"], other["reason"]) == (None, "host")
+
+
+def test_a_payload_that_is_nested_too_deep_for_a_filter_is_no_fault(
+    world: World, target: Receiver
+) -> None:
+    world.clock.sleep(10)
+    nested: Any = {}
+    for _ in range(800):
+        nested = {"a": nested}
+    event = post(world, nested)
+    subscribed(world, target.url, filter={"a": [1]})
+
+    [row] = recipients(world, event)
+
+    assert row["reason"] == "filter"
+
+
+def test_who_may_ask_for_recipients_and_of_what(world: World, target: Receiver) -> None:
+    subscribed(world, target.url, tenant=TENANT)
+    world.clock.sleep(10)
+    event = post(world, tenant=TENANT)
+    path = f"/events/{event['event_id']}/recipients"
+
+    assert recipients(world, post(world)) == []
+    assert world.call("GET", f"/events/{event['copies'][0]}/recipients").status_code == 404
+    assert world.call("GET", f"/events/{UNKNOWN}/recipients").status_code == 404
+    for key in (make_token(world, TENANT), PRODUCER_KEY):
+        assert refusal(world.call("GET", path, key=key)) == (403, "forbidden")
+
+
+def test_lists_with_subjects_have_the_state_of_now_and_no_payload(
+    world: World, receiver: Receiver
+) -> None:
+    receiver.default = status(422)
+    event = post(world, subject="order-4711")
+    [listed] = world.call("GET", "/events?include=subject&status=failed").json["events"]
+
+    assert (listed["subject"], listed["status"]) == ("order-4711", "failed")
+    assert listed.keys() & {"payload", "metadata", "attempts"} == set()
+    assert listed["event_id"] == event["event_id"]
+    assert world.call("GET", "/events?include=all").faults == ["include"]
+
+
+# Send
+
+
+def test_a_sent_copy_has_the_content_of_its_event_and_nothing_of_the_operators_webhook(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
+    receiver.default = status(422, body=MARKED.encode())
+    event = post(world, {"total": 80}, tenant=TENANT, subject="order-4711", metadata={"m": 1})
+    subscription_id = subscribed(
+        world, target.url, "invoice.*", tenant=TENANT, filter={"total": [100]}
+    )
+    world.clock.sleep(20 * DAY_SECONDS)
+    token = make_token(world, TENANT)
+
+    answer = send(world, subscription_id, event["event_id"], key=token)
+
+    assert answer.status_code == 202
+    copy_id = answer.json["event_id"]
+    assert answer.headers["location"] == f"../../events/{copy_id}"
+    assert world.event(event["event_id"])["copies"] == [copy_id]
+    pushes = len(receiver.requests)
+    world.empty_inbox()
+    shown = world.call("GET", f"/events/{copy_id}", key=token)
+    assert MARKED not in shown.text
+    assert "422" not in shown.text
+    copy = shown.json
+    assert (copy["status"], copy["delivery_attempts"], len(copy["attempts"])) == ("delivered", 1, 1)
+    whole = world.event(event["event_id"])
+    for name in ("event_type", "payload", "metadata", "tenant", "subject", "created_at"):
+        assert copy[name] == whole[name], name
+    assert (whole["status"], len(receiver.requests)) == ("failed", pushes)
+    assert len(target.requests) == 1
+    world.clock.sleep(15 * DAY_SECONDS)  # the event has expired, the copy is kept as a replayed one
+    assert world.event(copy_id)["status"] == "delivered"
+    assert ids(world.call("GET", f"/events?subscription_id={subscription_id}")) == [copy_id]
+
+
+def test_what_is_sent_again_is_replayed(world: World, target: Receiver) -> None:
+    event = post(world)
+    subscription_id = subscribed(world, target.url)
+    copy_ids = []
+    for _ in range(2):
+        copy_ids.append(send(world, subscription_id, event["event_id"]).json["event_id"])
+        world.empty_inbox()
+
+    assert len(set(copy_ids)) == 1
+    assert world.event(event["event_id"])["copies"] == copy_ids[:1]
+    assert len(target.requests) == 2
+    assert len(world.event(copy_ids[0])["attempts"]) == 2
+    world.clock.sleep(10)
+    posted = post(world)  # has its copy from the beginning
+    assert send(world, subscription_id, posted["event_id"]).json["event_id"] == posted["copies"][0]
+    assert len(world.event(posted["event_id"])["copies"]) == 1
+
+
+def test_a_copy_that_is_gone_is_made_again_and_listed_once(world: World, target: Receiver) -> None:
+    subscription_id = subscribed(world, target.url)
+    world.clock.sleep(10)
+    event = post(world)
+    world.call("DELETE", f"/events/{event['copies'][0]}")
+    world.run_schedule(app.sweep)
+
+    assert send(world, subscription_id, event["event_id"]).status_code == 202
+
+    world.empty_inbox()
+    assert world.event(event["event_id"])["copies"] == event["copies"]
+    assert world.event(event["copies"][0])["status"] == "delivered"
+    assert len(target.requests) == 2
+
+
+def test_what_cannot_be_sent_is_refused(world: World, target: Receiver, aws: Aws) -> None:
+    event, foreign = post(world, tenant=TENANT), post(world, tenant="another")
+    subscription_id = subscribed(world, target.url, tenant=TENANT)
+    for_all = subscribed(world, f"{target.url}&all")
+    token = make_token(world, TENANT)
+    copy_id = send(world, for_all, event["event_id"]).json["event_id"]
+
+    def refused(event_id: str, subscription_id: str = subscription_id) -> tuple[int, str]:
+        return refusal(send(world, subscription_id, event_id))
+
+    not_found = (404, "not_found")
+    assert refused(UNKNOWN) == refused("evt_1") == refused(copy_id) == not_found
+    assert refused(foreign["event_id"]) == refused(post(world)["event_id"]) == not_found
+    assert refused(event["event_id"], f"sub_{'0' * 32}") == not_found
+    assert refusal(send(world, for_all, event["event_id"], key=token)) == not_found
+    for body in ("{}", '{"event_id": 1}', '{"event_id": "evt_1", "x": 1}'):
+        assert world.call("POST", f"/subscriptions/{for_all}/send", body).status_code == 400
+    world.restart(SUBSCRIPTION_HOSTS="hooks.zapier.com")
+    assert refused(event["event_id"]) == (409, "host_not_allowed")
+    assert refusal(recover(world, subscription_id)) == (409, "host_not_allowed")
+    assert len(world.event(event["event_id"])["copies"]) == 1
+    calls = aws.during(lambda: refused("evt_1"))
+    assert calls.count("GetItem") == 1  # of the subscription
+
+
+def test_nothing_is_sent_to_a_disabled_subscription(world: World, target: Receiver) -> None:
+    world.restart(SUBSCRIPTION_DISABLE_DAYS="0")
+    target.default = status(422)
+    subscription_id = subscribed(world, target.url)
+    world.clock.sleep(10)
+    for _ in range(2):
+        event = post(world)
+
+    assert refusal(send(world, subscription_id, event["event_id"])) == (
+        409,
+        "subscription_disabled",
+    )
+    for only_count in (True, False):
+        answer = recover(world, subscription_id, only_count=only_count)
+        assert refusal(answer) == (409, "subscription_disabled")
+
+
+def test_a_report_is_not_sent(world: World, receiver: Receiver, target: Receiver) -> None:
+    receiver.default = status(422)
+    subscribed(world, target.url, "triggers.*")
+    other = subscribed(world, f"{target.url}&other", "a", "triggers.*")
+    world.clock.sleep(10)
+    post(world)
+    [report] = world.call("GET", "/events?event_type=triggers.*&source=original").json["events"]
+
+    assert refusal(send(world, other, report["event_id"])) == (409, "not_pushed")
+    assert recover(world, other).json["sent"] == 0
+    assert {row["reason"] for row in recipients(world, report)} == {None}
+
+
+def test_an_event_lists_at_most_500_copies(world: World, target: Receiver) -> None:
+    event = post(world)
+    listed = [f"cpy_{number:032x}" for number in range(499)]
+    world.outside_dynamodb.update_item(
+        TableName=world.environ["EVENTS_TABLE_NAME"],
+        Key={"event_id": {"S": event["event_id"]}},
+        UpdateExpression="SET copies = :copies",
+        ExpressionAttributeValues={":copies": {"S": json.dumps(listed, separators=(",", ":"))}},
+    )
+    first, second = (subscribed(world, f"{target.url}&{number}") for number in range(2))
+
+    assert send(world, first, event["event_id"]).status_code == 202
+    assert refusal(send(world, second, event["event_id"])) == (409, "too_many_copies")
+    assert send(world, first, event["event_id"]).status_code == 202
+    assert recover(world, second).json == {"examined": 1, "sent": 0, "next_cursor": None}
+    assert len(recipients(world, event)) == 2
+
+
+def test_a_copy_that_is_pushed_or_that_no_event_lists_is_not_sent(
+    world: World, target: Receiver
+) -> None:
+    answers = []
+
+    def claimed(push: Any) -> None:
+        answers.append(send(world, subscription_id, push.request.json()["source_event_id"]))
+        status(200)(push)
+
+    target.script(claimed)
+    subscription_id = subscribed(world, target.url)
+    world.clock.sleep(10)
+    event = post(world)
+    world.outside_dynamodb.update_item(
+        TableName=world.environ["EVENTS_TABLE_NAME"],
+        Key={"event_id": {"S": event["event_id"]}},
+        UpdateExpression="REMOVE copies",
+    )
+    answers.append(send(world, subscription_id, event["event_id"]))
+
+    assert list(map(refusal, answers)) == [(409, "event_claimed")] * 2
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
+    assert recover(world, subscription_id).json["sent"] == 0
+
+
+@pytest.mark.parametrize("fault", [Fault.REPEATED, Fault.LOST])
+def test_a_lost_response_costs_no_copy(
+    world: World, target: Receiver, aws: Aws, fault: Fault
+) -> None:
+    event = post(world)
+    subscription_id = subscribed(world, target.url)
+    aws.fail(fault, "TransactWriteItems")
+    answer = recover(world, subscription_id)
+    aws.heal()
+
+    expected = (200, 1) if fault is Fault.REPEATED else (503, None)
+    assert (answer.status_code, answer.json.get("sent")) == expected
+    assert recover(world, subscription_id).json["sent"] == 0
+    world.settle()
+    assert len(world.event(event["event_id"])["copies"]) == len(target.requests) == 1
+
+
+@pytest.mark.parametrize("conflicts", [1, 3, 100])
+def test_a_transaction_that_meets_another_is_tried_again_while_there_is_time(
+    world: World, target: Receiver, during: During, conflicts: int
+) -> None:
+    event = post(world)
+    subscription_id = subscribed(world, target.url)
+    left = [conflicts]
+
+    def conflict(**_: object) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            return None
+        reasons = [{"Code": "None"}, {"Code": "TransactionConflict"}]
+        canceled = {"Code": "TransactionCanceledException", "Message": "put in by a test"}
+        parsed = {"Error": canceled, "CancellationReasons": reasons}
+        return type("Response", (), {"status_code": 400}), {"ResponseMetadata": {}, **parsed}
+
+    during(world.dynamodb, "before-call.dynamodb.TransactWriteItems", conflict)
+    started = world.clock()
+    answer = send(world, subscription_id, event["event_id"])
+
+    assert answer.status_code == (503 if conflicts == 100 else 202)
+    assert world.clock() - started < 13
+    world.settle()
+    assert len(target.requests) == (0 if conflicts == 100 else 1)
+
+
+# Recover
+
+
+def test_what_a_subscription_missed_is_recovered_once(world: World, target: Receiver) -> None:
+    world.clock.sleep(10)
+    missed = [post(world, {"total": total}, tenant=TENANT) for total in (100, 80, 100)]
+    post(world, {"total": 100}, tenant="another")
+    post(world, {"total": 100}, tenant=TENANT, event_type="invoice.created")
+    subscription_id = subscribed(
+        world, target.url, "order.*", tenant=TENANT, filter={"total": [100]}
+    )
+    world.clock.sleep(10)
+    post(world, {"total": 100}, tenant=TENANT)  # is not missed
+    token = make_token(world, TENANT)
+
+    counted = recover(world, subscription_id, key=token, only_count=True)
+    assert counted.json == {"examined": 5, "sent": 2, "next_cursor": None}
+    assert len(target.requests) == 1
+    assert recover(world, subscription_id, key=token).json == counted.json
+    world.settle()
+
+    received = [request.json()["source_event_id"] for request in target.requests[1:]]
+    assert sorted(received) == sorted([missed[0]["event_id"], missed[2]["event_id"]])
+    assert recover(world, subscription_id).json == {"examined": 5, "sent": 0, "next_cursor": None}
+    for_all = subscribed(world, f"{target.url}&all")
+    assert recover(world, for_all, only_count=True).json["sent"] == 6
+
+
+def test_a_period_is_recovered_in_pages_the_oldest_first(world: World, target: Receiver) -> None:
+    for _ in range(103):
+        world.services.clock.sleep(0)  # type: ignore[attr-defined]
+        post(world)
+    events = world.call("GET", "/events?order=oldest&limit=100").json["events"]
+    subscription_id = subscribed(world, target.url)
+    since, until = events[1]["created_at"], events[4]["created_at"]
+
+    assert recover(world, subscription_id, since=since, until=until).json["sent"] == 3
+    first = recover(world, subscription_id).json
+    assert (first["examined"], first["sent"]) == (100, 97)
+    last = recover(world, subscription_id, cursor=first["next_cursor"]).json
+    assert last == {"examined": 3, "sent": 3, "next_cursor": None}
+
+
+def test_a_recovery_ends_in_time_and_goes_on_where_it_ended(
+    world: World, target: Receiver, during: During
+) -> None:
+    for _ in range(20):
+        post(world)
+    subscription_id = subscribed(world, target.url)
+
+    def slow(**_: object) -> None:
+        world.clock.sleep(1)
+
+    during(world.dynamodb, "before-call.dynamodb.TransactWriteItems", slow)
+    answers: list[Any] = []
+    cursor = None
+    while not answers or cursor:
+        answers.append(recover(world, subscription_id, cursor=cursor).json)
+        cursor = answers[-1]["next_cursor"]
+
+    assert [answer["examined"] for answer in answers] == [16, 4]
+    assert sum(answer["sent"] for answer in answers) == 20
+
+
+def test_a_request_to_recover_is_validated(world: World, target: Receiver) -> None:
+    path = f"/subscriptions/{subscribed(world, target.url)}/recover"
+    for body, faults in (
+        ("{}", ["since"]),
+        ('{"since": 1, "only_count": 1}', ["only_count", "since"]),
+        ('{"since": "2h", "until": "now", "cursor": "x"}', ["cursor", "since", "until"]),
+        ('{"since": "2026-13-01T00:00:00Z"}', ["since"]),
+        ('{"since": "2026-11-01T00:00:00Z", "limit": 1}', ["limit"]),
+    ):
+        answer = world.call("POST", path, body)
+        assert (answer.status_code, answer.faults) == (400, faults)
+    nulls = '{"since": "2026-11-01T00:00:00Z", "until": null, "cursor": null, "only_count": null}'
+    assert world.call("POST", path, nulls).json["examined"] == 0
+    assert recover(world, f"sub_{'0' * 32}").status_code == 404
+
+
+def test_an_erased_key_that_is_used_again_has_no_copy_of_before(
+    world: World, target: Receiver, during: During
+) -> None:
+    """Between the read of an event and the transaction another event may take its id."""
+    subscription_id = subscribed(world, target.url, "other")
+    world.clock.sleep(10)
+    bodies = [json.dumps({"event_type": "a", "payload": {"n": number}}) for number in range(2)]
+    event = world.call("POST", "/events", bodies[0], idempotency_key="k").json
+    once = [True]
+
+    def post_another(**_: object) -> None:
+        if once.pop() if once else False:
+            world.call("DELETE", f"/events/{event['event_id']}")
+            world.clock.sleep(ERASED_SECONDS)
+            world.call("POST", "/events", bodies[1], idempotency_key="k")
+            world.clock.sleep(-ERASED_SECONDS)
+
+    during(world.dynamodb, "before-call.dynamodb.TransactWriteItems", post_another)
+    send(world, subscription_id, event["event_id"])
+    world.settle()
+
+    assert [request.json()["payload"] for request in target.requests] == [{"n": 1}]
