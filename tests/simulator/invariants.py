@@ -83,6 +83,7 @@ class History:
     pushes_copies_alone: bool = False  # by some container
     moved_back: dict[tuple[str, str], float] = field(default_factory=dict)  # dead letters, and when
     deleted: set[str] = field(default_factory=set)  # copies
+    sent: set[str] = field(default_factory=set)  # copies that were made after their event
     # of events, when the latest erasure began
     erased_at: dict[str, float] = field(default_factory=dict)
     # their events and subscriptions
@@ -103,16 +104,32 @@ class History:
             self._see_subscription(event_id, before, after, now)
         elif after is None:
             self._see_deletion(item)
-        elif before is None or before["sort_key"] != after["sort_key"]:
+        elif (
+            before is None
+            or before["sort_key"] != after["sort_key"]
+            or _is_sent_again(before, after)
+        ):
             # The same id may be stored again after it was deleted or has expired: its attempts
             # begin anew.
-            is_expired = before is None or before["expires_at"] <= now + self.max_skew_seconds
-            self.forbid(not is_expired, "an event was stored in place of another")
+            is_free = before is None or before["expires_at"] <= now + self.max_skew_seconds
+            is_free = is_free or _is_sent_again(before, after)
+            self.forbid(not is_free, "an event was stored in place of another")
             self.stored_at[event_id] = self.pending_since[event_id] = now
             self.replays[event_id] += 1
             self.deleted.discard(event_id)
+            self.sent.discard(event_id)
+            if "replayed_at" in after:
+                self._see_sent_copy(after)
         else:
             self._see_change(event_id, before, after, now)
+
+    def _see_sent_copy(self, copy: Item) -> None:
+        """Check that a copy made after its event is in the list of that, which is not erased."""
+        self.sent.add(copy["event_id"])
+        source = self.item(copy["source_event_id"]) or {"status": Status.ERASED}
+        is_listed = copy["event_id"] in source.get("copies", "")
+        is_right = is_listed and source["status"] != Status.ERASED
+        self.forbid(not is_right, "a copy was sent of an event that is erased or does not list it")
 
     def _see_change(self, event_id: str, before: Item, after: Item, now: float) -> None:
         claim_id = after["claim_id"]
@@ -340,6 +357,7 @@ def check(
         source = stored.get(event.source_event_id or "")
         is_listed = not event.is_copy or (source is not None and event.event_id in source.copies)
         may_be = is_listed or history.may_be_unlisted(event)
+        may_be = may_be and (is_listed or event.event_id not in history.sent)
         history.forbid(not may_be, f"{event.event_id} is a copy that no event lists")
     copies = {
         (event.source_event_id, event.subscription_id) for event in stored.values()
@@ -350,6 +368,12 @@ def check(
         history.forbid(is_missing and not has_ended, f"{event_id} was accepted without a copy")
     for violation in history.violations:
         raise ViolationError(violation)
+
+
+def _is_sent_again(before: Item | None, after: Item) -> bool:
+    """Return whether a copy was made in place of the mark of its own erasure."""
+    was_erased = before is not None and before["status"] == Status.ERASED
+    return was_erased and after["status"] != Status.ERASED and is_copy_id(after["event_id"])
 
 
 def _check_end(event: Event, history: History, told: set[tuple[Any, Any]]) -> None:

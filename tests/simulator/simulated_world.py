@@ -28,6 +28,7 @@ from chalicelib.customers.subscriptions import CACHE_SECONDS
 from chalicelib.deps import Services
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
+from chalicelib.infra.times import rfc3339
 from chalicelib.operations.recovery import BatchError
 from tests.simulator.hub import Hub
 from tests.simulator.invariants import History, Push, ViolationError, check
@@ -262,6 +263,18 @@ class Container:
             for event in listed.json.get("events", ()):
                 self.replay(event["event_id"])
 
+    def send(self, subscription_id: str, event_id: str) -> None:
+        self.call("POST", f"/subscriptions/{subscription_id}/send", {"event_id": event_id})
+
+    def recover(self, subscription_id: str) -> None:
+        """Recover what a subscription missed of all events; whoever is told 503 gives up."""
+        body: Json = {"since": rfc3339(0)}
+        while True:
+            answer = self.call("POST", f"/subscriptions/{subscription_id}/recover", body)
+            body["cursor"] = answer.json.get("next_cursor")
+            if body["cursor"] is None:
+                return
+
     def work(self, *, max_messages: int = 10) -> int:
         """Process a batch as Lambda's event source does; return how many messages there were."""
         received = self.world.receive(INBOX, max_messages)
@@ -297,6 +310,8 @@ class _Client:
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         def make(**parameters: Any) -> Any:
             world, event_ids = self.container.world, _event_ids(parameters)
+            if operation == "transact_write_items":  # as botocore does
+                parameters["ClientRequestToken"] = world.new_id()
             if operation.startswith("send_message"):
                 messages = parameters.get("Entries", [parameters])
                 for event_id, message in zip(event_ids, messages, strict=False):
@@ -317,6 +332,10 @@ class _Client:
             def fail(fault: Fault) -> Any:
                 if fault is Fault.ANSWER_LOST:
                     return act()  # boto3's second try
+                if fault is Fault.THROTTLED and operation == "transact_write_items":
+                    reasons = [{"Code": "TransactionConflict"}, {"Code": "None"}]
+                    canceled = {"Error": {"Code": "TransactionCanceledException"}}
+                    raise ClientError({**canceled, "CancellationReasons": reasons}, operation)
                 if fault is Fault.THROTTLED:
                     raise ClientError({"Error": {"Code": "ThrottlingException"}}, operation)
                 raise ReadTimeoutError(endpoint_url=self.service)

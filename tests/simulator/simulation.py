@@ -97,7 +97,7 @@ class StormWorld(SimulatedWorld):
             )
         ]
         actors += [self._leasing_consumer, self._leasing_consumer, self._subscriber, self._operator]
-        actors += [self._webhook_changes, self._erasers]
+        actors += [self._webhook_changes, self._erasers, self._senders]
         for pause_seconds in (PAUSE_SECONDS, 0.0):
             self._end = self.clock() + ROUND_SECONDS
             for act in actors:
@@ -172,6 +172,20 @@ class StormWorld(SimulatedWorld):
                 for _ in range(self.random.randint(1, 3)):
                     self._spawn(Container.erase, event_id)
                     self.hub.sleep(self.random.uniform(0, 10))
+
+    def _senders(self) -> None:
+        """Send an event to a subscription, to several at once, or recover what one missed."""
+        for _ in self._every(5, 60):
+            subscription_ids = sorted(self.history.subscribed_at)
+            events = sorted(key for key in self.dynamodb.items if key.startswith("evt_"))
+            if not subscription_ids or not events:
+                continue
+            if self.random.random() < 0.2:
+                self._spawn(Container.recover, self.random.choice(subscription_ids))
+                continue
+            event_id = self.random.choice(events)
+            for _ in range(self.random.randint(1, 3)):
+                self._spawn(Container.send, self.random.choice(subscription_ids), event_id)
 
     def _leasing_consumer(self) -> None:
         """Lease events; acknowledge each at once or late, release it, replay it, or forget it."""
