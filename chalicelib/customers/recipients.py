@@ -114,10 +114,10 @@ def why_not_taken(subscription: Subscription, event: Event) -> Missed | None:
     if subscription.filter is None or event.is_report:
         return None
     try:
-        matches = filters.matches(subscription.filter, json.loads(event.payload))
-    except RecursionError:  # nested too deep for a filter
+        member = filters.mismatch(subscription.filter, json.loads(event.payload))
+    except RecursionError:  # the payload is nested too deep for a filter
         return Missed("filter")
-    return None if matches else Missed("filter")
+    return None if member is None else Missed("filter", member)
 
 
 def send(event_id: str, subscription: Subscription, invocation: Invocation) -> Event:
