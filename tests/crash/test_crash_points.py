@@ -5,6 +5,7 @@ call fails. The points are found by running: a call that is new tomorrow is cove
 """
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -84,6 +85,12 @@ def subscriptions(world: SimulatedWorld) -> list[tuple[str]]:
     return [(key,) for key in sorted(world.history.subscribed_at)]
 
 
+def sendable(world: SimulatedWorld) -> list[tuple[str, str]]:
+    """Return each subscription with each event, also with that of the key, which may come yet."""
+    events = {EVENT_OF_KEY, *(key for (key,) in originals(world))}
+    return [(key, event_id) for (key,) in subscriptions(world) for event_id in sorted(events)]
+
+
 post, post_async = does(Container.post), does(Container.post, prefer="respond-async")
 work, lease = does(Container.work), does(Container.lease, seconds=100)
 acknowledge, replay, erase = (
@@ -102,6 +109,10 @@ ONE, OTHER = (
     does(Container.post, payload, idempotency_key="k") for payload in ('{"n":1}', '{"n":2}')
 )
 ONE_ASYNC = does(Container.post, '{"n":1}', idempotency_key="k", prefer="respond-async")
+
+
+EVENT_OF_KEY = "evt_" + hashlib.sha256(b"acme\0k").hexdigest()[:32]
+send, recover = to_all(Container.send, sendable), to_all(Container.recover, subscriptions)
 
 
 def post_with_key(world: SimulatedWorld, container: Container) -> None:
@@ -203,6 +214,23 @@ def expect_delivered_copies(world: SimulatedWorld, container: Container) -> None
     assert {event.status for event in world.items().values() if event.is_copy} == {Status.DELIVERED}
 
 
+def expect_recovered_copies(world: SimulatedWorld, container: Container) -> None:
+    """Check that each subscription has each event once what it missed is recovered."""
+    world.settle()
+    recover(world, container)
+    replay_copies(world, container)
+    world.settle()
+    has = {
+        (event.subscription_id, event.source_event_id): event.status
+        for event in world.items().values()
+        if event.is_copy
+    }
+    wanted = [
+        (key, event_id) for (key,) in subscriptions(world) for (event_id,) in originals(world)
+    ]
+    assert has == dict.fromkeys(wanted, Status.DELIVERED)
+
+
 @dataclass(frozen=True)
 class Path:
     """What a healthy container does first, the steps of the one that is stopped, and what a healthy
@@ -234,6 +262,7 @@ DISABLED = each(subscribe(), disable)
 REPORTED = subscribe(1, "a", "triggers.*")
 DISABLED_COPY = each(COPY, disable)
 MISSED_COPY = each(DISABLED_COPY, work)  # is failed
+MISSED = each(post_async, subscribe())
 DELIVERED_COPY = each(
     subscribe(), post_killed_before_the_event, wait(61), does(Container.sweep), work
 )
@@ -332,6 +361,38 @@ PATHS = {
             ("worker", DISABLED_COPY, work),
         )
     },
+    "send": Path(send, first=each(post, subscribe()), last=expect_recovered_copies),
+    "send, of an event that is to be retried": Path(
+        send, first=each(post, subscribe()), answers=(503, 422), last=expect_recovered_copies
+    ),
+    "send again": Path(
+        send, first=each(post, subscribe(), send, work), last=expect_recovered_copies
+    ),
+    "recover": Path(
+        recover, first=each(post, post_async, subscribe()), last=expect_recovered_copies
+    ),
+    **{
+        f"send, {what} meanwhile": Path(
+            send, first=first, meanwhile=others, answers=(503,), last=expect_recovered_copies
+        )
+        for what, first, others in (
+            ("send", MISSED, (send,)),
+            ("recover", MISSED, (recover,)),
+            ("worker", MISSED, (work,)),
+            ("lease", MISSED, (each(lease, acknowledge_leased),)),
+            ("POST with the same key", each(ONE, subscribe()), (ONE,)),
+            ("POST and another POST with the same key", subscribe(), (ONE, OTHER)),
+        )
+    },
+    "recover, recover meanwhile": Path(
+        recover, first=MISSED, meanwhile=(recover,), last=expect_recovered_copies
+    ),
+    "send, erased meanwhile": Path(
+        send,
+        first=each(ONE_ASYNC, work, subscribe()),
+        meanwhile=(erase,),
+        last=erase_and_post_again,
+    ),
     "worker, leased meanwhile": Path(work, first=post_async, meanwhile=(lease,)),
     "worker, another worker": Path(
         work, first=post_async, answers=(503, 503), meanwhile=(each(say(), work),), environ=NO_DELAY
