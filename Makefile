@@ -9,10 +9,12 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check chaos outage mutants zapier api-key signing-secret package e2e bench \
-  resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token
+  resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
+  send-to recover enable disable
 
 # These take what their help names, and settings. A misspelt or empty filter would widen what is replayed or erased.
-STRICT := run api-key signing-secret package resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token
+STRICT := run api-key signing-secret package resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
+  send-to recover enable disable
 SETTINGS := PY PYTHON AWS_% TRIGGERS_% ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS ALARM_EMAIL \
   $(if $(filter run,$(MAKECMDGOALS)),$(shell grep -o '"[A-Z_]*"' chalicelib/settings.py | tr -d '"'))
 GIVEN := $(foreach _name,$(.VARIABLES),$(if $(findstring command line,$(origin $(_name))),$(_name)))
@@ -110,6 +112,18 @@ show: $(SET_UP) ## show the life of one event (EVENT_ID=evt_... or SUBJECT=order
 
 replay: $(SET_UP) ## count failed events, or push them: GO=1 (SINCE=2h UNTIL= STATUS= EVENT_TYPE= TENANT= SUBSCRIPTION_ID= EVENT_ID= RATE=20)
 	@exec $(PY) -m tools.ops replay $(GO_FLAG)
+
+send-to: $(SET_UP) ## send an event to one subscription (SUBSCRIPTION_ID= EVENT_ID=)
+	@exec $(PY) -m tools.ops send-to
+
+recover: $(SET_UP) ## count what a subscription missed, or send it: GO=1 (SUBSCRIPTION_ID= SINCE=2h UNTIL=)
+	@exec $(PY) -m tools.ops recover $(GO_FLAG)
+
+enable: $(SET_UP) ## push to a subscription again (SUBSCRIPTION_ID=)
+	@exec $(PY) -m tools.ops enable
+
+disable: $(SET_UP) ## push nothing to a subscription until it is enabled (SUBSCRIPTION_ID=)
+	@exec $(PY) -m tools.ops disable
 
 erase: $(SET_UP) ## count matching events and copies, or erase them: GO=1 (METADATA='user_id=42' TENANT= SINCE=30d UNTIL= RATE=20)
 	@exec $(PY) -m tools.ops erase $(GO_FLAG)

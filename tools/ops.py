@@ -47,6 +47,7 @@ from tools.command_line import (
     tenant_option,
     until_option,
 )
+from tools.subscriptions import disable, enable, recover, send_to
 
 EVENTS = {"order": "oldest", "limit": "100"}
 EVENT_COLUMNS = ("event_id", "created_at", "event_type", "status", "last_error")
@@ -61,8 +62,8 @@ WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
 def cli() -> None:
     """Operate a running Triggers API.
 
-    dlq and redrive use the AWS credentials, region and AWS_ENDPOINT_URL that boto3 finds. show,
-    replay, erase, send and token call the API at TRIGGERS_URL with the key in TRIGGERS_API_KEY.
+    dlq and redrive use the AWS credentials, region and AWS_ENDPOINT_URL that boto3 finds. The
+    others call the API at TRIGGERS_URL with the key in TRIGGERS_API_KEY.
 
     Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
     """
@@ -221,8 +222,8 @@ def redrive(stage: str, rate: float) -> None:
 @option("--subject", metavar="SUBJECT", help="The event with this subject, or a list of several.")
 @click.option("--payload", is_flag=True, help="Show payload and metadata, too.")
 def show(event_id: str, subject: str | None, *, payload: bool) -> None:
-    """Show the timeline of an event: creation, the last 25 attempts, state and copies; or a
-    subscription (sub_...).
+    """Show the timeline of an event: creation, the last 25 attempts, state, and who got it
+    or why not; or a subscription (sub_...).
 
     The beginning of an id is enough: it is looked for among the newest 1,000 events and copies, or
     all subscriptions. Several that have it, or the subject, are listed.
@@ -231,7 +232,7 @@ def show(event_id: str, subject: str | None, *, payload: bool) -> None:
         raise click.UsageError("give either EVENT_ID or --subject")
     api = Api()
     is_subscription = event_id.startswith("sub_")
-    columns: Sequence[str] = EVENT_COLUMNS
+    columns: Sequence[str] = (*EVENT_COLUMNS, "tenant")
     items = islice(api.list_all("/events", limit="100", subject=subject), SEARCHED)
     if is_subscription:
         columns = SUBSCRIPTION_COLUMNS
@@ -253,7 +254,7 @@ def show(event_id: str, subject: str | None, *, payload: bool) -> None:
 
 
 def print_event(api: Api, event: Mapping[str, Any], *, payload: bool) -> None:
-    """Print the timeline of an event, and a line for each copy."""
+    """Print the timeline of an event, and a line for each recipient."""
     click.echo(
         f"{event['event_id']}  {event['event_type']}  {event['status']}  posted by "
         f"{event['created_by']}"
@@ -282,20 +283,36 @@ def print_event(api: Api, event: Mapping[str, Any], *, payload: bool) -> None:
         rows.append((event["delivered_at"], f"delivered by {event['delivered_via']}"))
     click.echo()
     print_table(("time", "what", "took", "answer", "response"), rows)
-    if event["copies"]:
+    recipients = list_recipients(api, event)
+    if recipients:
         click.echo()
-        rows = [(copy_id, *describe_copy(api, copy_id)) for copy_id in event["copies"]]
-        print_table(("copy", "status", "subscription", "error"), rows)
+        print_table(("recipient", "subscription", "copy"), recipients)
     if payload:
         click.echo(json.dumps({name: event[name] for name in ("payload", "metadata")}, indent=2))
 
 
-def describe_copy(api: Api, copy_id: str) -> tuple[object, ...]:
-    """Return status, subscription and error of a copy; of one that is gone, the status 404 and what
-    that means.
+def list_recipients(api: Api, event: Mapping[str, Any]) -> list[tuple[object, ...]]:
+    """Return a row for each recipient of an event: none of a copy, nor with a key that may not
+    ask.
     """
-    _, copy, _ = api.request("GET", f"/events/{copy_id}")
-    return copy["status"], copy.get("subscription_id"), copy.get("last_error", copy.get("detail"))
+    _, content, _ = api.request("GET", f"/events/{event['event_id']}/recipients")
+    rows: list[tuple[object, ...]] = []
+    for recipient in content.get("recipients", ()):
+        who = recipient["name"] or recipient["target_host"] or recipient["state"]
+        if recipient["tenant"]:
+            who += f" ({recipient['tenant']})"
+        copy = recipient["copy"]
+        if copy:
+            told = [copy["status"], copy["last_error"]]
+        else:
+            reason = recipient["reason"]
+            told = [
+                "no copy",
+                f"{reason}, {recipient['member']}" if recipient["member"] else reason,
+            ]
+        text = ": ".join([who, *filter(None, told)])
+        rows.append((text, recipient["subscription_id"], copy and copy["event_id"]))
+    return rows
 
 
 @cli.command(short_help="Count events, or push them again (--go).")
@@ -525,6 +542,10 @@ def send_lines(api: Api, content: bytes, prefix: str) -> None:
     again = "To send the rest, repeat the command."
     if act_on_each("line", lines, post, len(lines), math.inf, rest=lambda _: again):
         raise click.ClickException("some lines were refused")
+
+
+for command in (send_to, recover, enable, disable):
+    cli.add_command(command)
 
 
 if __name__ == "__main__":

@@ -373,7 +373,8 @@ def check(
 def _is_sent_again(before: Item | None, after: Item) -> bool:
     """Return whether a copy was made in place of the mark of its own erasure."""
     was_erased = before is not None and before["status"] == Status.ERASED
-    return was_erased and after["status"] != Status.ERASED and is_copy_id(after["event_id"])
+    is_made = was_erased and after["status"] != Status.ERASED
+    return is_made and bool(after["event_id"].startswith(COPY_PREFIX))
 
 
 def _check_end(event: Event, history: History, told: set[tuple[Any, Any]]) -> None:
