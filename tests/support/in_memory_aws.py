@@ -41,7 +41,8 @@ class FakeDynamoDB:
     `items` is the table by key. `page_rows` ends a page of a query after so many rows, as 1 MB
     does. `index_lag_seconds` is how long a write takes to show in the indexes. `on_write`
     is called with the item before and after each write; None stands for absent. `on_query` is
-    called with the rows that a query read, before its filter. `in_transaction` has the keys of the items that another transaction holds.
+    called with the rows that a query read, before its filter. `in_transaction` has the keys of the
+    items that another transaction holds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
