@@ -149,7 +149,7 @@ def _excerpt(body: bytes, secrets: Iterable[str]) -> str:
         for form in forms
         for at in range(len(form) - SECRET_CHARACTERS + 1)
     }
-    told = text.casefold()
+    told = f"{text}\n{unquote(text)}".casefold()
     if any(part in told for part in windows.union(filter(SECRET_WORD.fullmatch, forms))):
         return ""
     shown = text[:MAX_RESPONSE_CHARACTERS]

@@ -20,12 +20,13 @@ MAX_PATH = 128  # characters of the path of a member
 SCALARS = (str, int, float, type(None))  # bool is an int
 NUMBERS = {int, float}
 RANGES = [["="], ["<"], ["<="], [">"], [">="], [">", "<"], [">", "<="], [">=", "<"], [">=", "<="]]
-OPERATORS = (
+OPERATORS = {"prefix", "suffix", "anything-but", "exists", "numeric"}
+EXAMPLES = (
     '{"prefix": "a"}, {"suffix": "a"}, {"anything-but": ["a", 1]}, {"exists": true}, '
     '{"numeric": [">", 0, "<=", 5]}'
 )
 EXPECTED = f"must be an object, not empty, at most {MAX_LEVELS} levels deep"
-EXPECTED_BELOW = f"{EXPECTED}, or a list of 1 to {MAX_ENTRIES} scalars or {OPERATORS}"
+EXPECTED_BELOW = f"{EXPECTED}, or a list of 1 to {MAX_ENTRIES} scalars or {EXAMPLES}"
 
 
 def filter_fault(pattern: Any) -> str | None:
@@ -43,8 +44,14 @@ def _fault(pattern: Any, path: str, levels: int) -> str | None:
         return next(filter(None, faults), None)
     if levels == MAX_LEVELS:
         return EXPECTED
-    if _is_list(pattern) and all(map(_is_entry, pattern)):
-        return None
+    if _is_list(pattern):
+        names = set[str]().union(*[entry for entry in pattern if isinstance(entry, dict)])
+        unknown = sorted(names - OPERATORS)
+        if unknown:
+            name = unknown[0][:MAX_PATH]
+            return f"{path}: {name} is no operator; there are {', '.join(sorted(OPERATORS))}"
+        if all(map(_is_entry, pattern)):
+            return None
     return f"{path} {EXPECTED_BELOW}"
 
 

@@ -31,6 +31,7 @@ from chalicelib.infra.times import DAY_SECONDS
 
 MAX_SUBSCRIPTIONS = 100  # of each tenant
 MAX_CACHED_LISTS = 1000
+MAX_CACHED_CHARACTERS = 4_000_000  # of what is stored: four to six times as many bytes of memory
 CACHE_SECONDS = 10
 # The partition of all subscriptions in the index for lookups, and of those without a tenant in the
 # index of statuses.
@@ -38,6 +39,7 @@ ALL = "subscription"
 
 Identity = tuple[str, str, str]  # who made it, target URL, and types in canonical order
 
+EDITED = "The URL was changed meanwhile: repeat the call, with target_url, if it still holds."
 ABSENT = "attribute_not_exists(event_id)"
 SAME = "sort_key = :sort_key"  # has the time of creation: not a later one with the same id
 SAME_TARGET = f"{SAME} AND target_url = :target_url"
@@ -61,6 +63,7 @@ class Subscriptions(Table):
         self._services = services
         self._lists = lru_cache(MAX_CACHED_LISTS)(self._read_allowed)
         self._period = 0.0
+        self._cached_characters = 0
 
     def create(
         self,
@@ -126,12 +129,19 @@ class Subscriptions(Table):
     ) -> Subscription | None:
         """Change a subscription that was just read; return it, or None if it is gone.
 
-        If somebody else changed it since, it is changed as it is by then. With an `identity`, None
-        is returned unless the subscription still has that.
+        If somebody else changed it since, it is changed as it is by then, but with an `identity`
+        only while it has that. What headers say is for one URL: another `target_url` removes those
+        that are not among the changes, and ApiError 409 is raised if headers alone are changed,
+        and the URL meanwhile.
         """
         current: Subscription | None = subscription
+        has_headers_alone = changes.keys() & {"headers", "target_url"} == {"headers"}
         while current and identity in (None, _identity(current)):
+            if has_headers_alone and current.target_url != subscription.target_url:
+                raise ApiError(409, "edited_meanwhile", EDITED)
             edited = replace(current, **changes)
+            if edited.target_url != current.target_url:
+                edited = replace(current, **{"headers": None, **changes})
             attributes = {"target_url": edited.target_url, DESCRIPTION: edited.description()}
             attributes |= {name: value for name, value in changes.items() if name in ENABLE}
             applied, item = self._update(
@@ -265,6 +275,7 @@ class Subscriptions(Table):
         if period != self._period:
             self._lists.cache_clear()
             self._period = period
+            self._cached_characters = 0
         keys = dict.fromkeys((None, event.tenant))
         listed = [subscription for key in keys for subscription in self._lists(key)]
         typed = [known for known in listed if known.matches(event.event_type)]
@@ -284,11 +295,12 @@ class Subscriptions(Table):
     def _read_allowed(self, tenant: str | None) -> list[Subscription]:
         """Read the subscriptions of a tenant whose hosts are allowed."""
         hosts = self._services.settings.subscription_hosts
-        return [
-            subscription
-            for subscription in self.of_tenant(tenant)
-            if hosts.allows(subscription.target_url)
-        ]
+        listed = self.of_tenant(tenant)
+        self._cached_characters += sum(len(f"{row.target_url}{row.described}") for row in listed)
+        if self._cached_characters > MAX_CACHED_CHARACTERS:
+            self._lists.cache_clear()
+            self._cached_characters = 0
+        return [subscription for subscription in listed if hosts.allows(subscription.target_url)]
 
 
 def _seen(subscription: Subscription) -> Values:

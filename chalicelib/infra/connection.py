@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, BinaryIO
 
 import urllib3
 from urllib3.connection import HTTPSConnection
@@ -25,6 +25,7 @@ BODY_SECONDS = 1.0
 # Servers close idle connections after 5 s or later; a frozen container cannot see it happen.
 IDLE_SECONDS = 4.0
 MAX_INFORMATIONAL_RESPONSES = 100
+MAX_HEAD_BYTES = 128 * 1024  # of all that comes before the body; http.client takes 6 MiB each
 # A host each for the webhook and subscriptions; the pool used least recently is closed.
 MAX_POOLS = 101
 Clock = Callable[[], float]
@@ -110,11 +111,34 @@ class DeadlineSocket(socket.socket):
         super().settimeout(remaining)
 
 
+class Head:
+    """The beginning of a response: lines of up to MAX_HEAD_BYTES together."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._bytes_left = MAX_HEAD_BYTES
+
+    def readline(self, limit: int) -> bytes:
+        line = self._file.readline(limit)
+        self._bytes_left -= len(line)
+        if self._bytes_left < 0:
+            raise http.client.HTTPException("too much before the body")
+        return line
+
+
 class FinalResponse(http.client.HTTPResponse):
     """The response that follows any informational (1xx) ones.
 
     http.client itself skips only those with status 100.
     """
+
+    def begin(self) -> None:
+        file: Any = self.fp
+        self.fp: Any = Head(file)
+        try:
+            super().begin()
+        finally:
+            self.fp = file
 
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(MAX_INFORMATIONAL_RESPONSES):

@@ -24,11 +24,13 @@ from chalicelib.infra.times import rfc3339_of
 MAX_BODY_BYTES = 256 * 1024
 MAX_LEASED_EVENTS = 100
 MAX_HEADERS = 5
-# Headers that a push has by itself, and those for the next hop alone.
+# Headers that a push has by itself, those for the next hop alone, and cookies. Some receivers read
+# an underscore as a hyphen.
 RESERVED = (
-    "content-type|user-agent|webhook-(id|timestamp|signature)|host|connection|content-length|transfer-encoding|expect"
-    "|upgrade|te|trailer|cookie|proxy-.*"
-)
+    "content-type|user-agent|webhook-(id|timestamp|signature)|host|connection|content-length"
+    "|content-encoding|transfer-encoding|expect|upgrade|te|trailer|keep-alive|http2-settings"
+    "|cookie|proxy-.*"
+).replace("-", "[-_]")
 # a token: RFC 9110, section 5.6.2
 HEADER_NAME = re.compile(rf"(?!(?i:{RESERVED})$)[\w!#$%&'*+.^`|~-]{{1,64}}", re.ASCII)
 HEADER_VALUE = re.compile(r"[ -~]{1,1024}")
@@ -260,11 +262,15 @@ def parse_subscription(
     with `names_hosts`.
     """
     allowed = f"SUBSCRIPTION_HOSTS ({', '.join(hosts.entries)})" if names_hosts else "the operator"
-    expected = f"{EXPECTED_URL}, of a public host that is allowed by {allowed}"
-    members = {
-        "target_url": must_be(expected, lambda value: hosts.allows(str(value))),
-        **DESCRIPTION_MEMBERS,
-    }
+
+    def url_fault(url: Any) -> str | None:
+        if hosts.allows(str(url)):
+            return None
+        if not str(url).lower().startswith("https://"):
+            return "must begin with https://"
+        return f"must be {EXPECTED_URL}, of a public host that is allowed by {allowed}"
+
+    members = {"target_url": url_fault, **DESCRIPTION_MEMBERS}
     if is_new:
         document, _ = parse_object(body, {**members, "tenant": check_name}, ("target_url",))
         return document
