@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache
 from operator import attrgetter
 from typing import Any
 
@@ -30,8 +30,7 @@ from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
 
 MAX_SUBSCRIPTIONS = 100  # of each tenant
-MAX_CACHED_LISTS = 1000
-MAX_CACHED_CHARACTERS = 4_000_000  # of what is stored: four to six times as many bytes of memory
+MAX_CACHED_CHARACTERS = 4_000_000  # as they are stored; they take some 20 MB of memory
 CACHE_SECONDS = 10
 # The partition of all subscriptions in the index for lookups, and of those without a tenant in the
 # index of statuses.
@@ -39,7 +38,7 @@ ALL = "subscription"
 
 Identity = tuple[str, str, str]  # who made it, target URL, and types in canonical order
 
-EDITED = "The URL was changed meanwhile: repeat the call, with target_url, if it still holds."
+EDITED = "The URL was changed meanwhile: repeat the call, if its headers are for the new one."
 ABSENT = "attribute_not_exists(event_id)"
 SAME = "sort_key = :sort_key"  # has the time of creation: not a later one with the same id
 SAME_TARGET = f"{SAME} AND target_url = :target_url"
@@ -61,7 +60,7 @@ class Subscriptions(Table):
             clock=services.clock,
         )
         self._services = services
-        self._lists = lru_cache(MAX_CACHED_LISTS)(self._read_allowed)
+        self._lists = cache(self._read_allowed)
         self._period = 0.0
         self._cached_characters = 0
 

@@ -4,13 +4,14 @@ It bounds connecting, the TLS handshake, sending and reading together.
 """
 
 import http.client
+import io
 import socket
 import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any
 
 import urllib3
 from urllib3.connection import HTTPSConnection
@@ -25,7 +26,7 @@ BODY_SECONDS = 1.0
 # Servers close idle connections after 5 s or later; a frozen container cannot see it happen.
 IDLE_SECONDS = 4.0
 MAX_INFORMATIONAL_RESPONSES = 100
-MAX_HEAD_BYTES = 128 * 1024  # of all that comes before the body; http.client takes 6 MiB each
+MAX_HEAD_BYTES = 128 * 1024  # http.client alone takes 100 lines of 64 KiB for each response
 # A host each for the webhook and subscriptions; the pool used least recently is closed.
 MAX_POOLS = 101
 Clock = Callable[[], float]
@@ -111,18 +112,19 @@ class DeadlineSocket(socket.socket):
         super().settimeout(remaining)
 
 
-class Head:
-    """The beginning of a response: lines of up to MAX_HEAD_BYTES together."""
+class ResponseReader(io.BufferedReader):
+    """What is received, as http.client reads it: all but the body by lines.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._bytes_left = MAX_HEAD_BYTES
+    They have up to MAX_HEAD_BYTES together, with those of informational responses and trailers.
+    """
 
-    def readline(self, limit: int) -> bytes:
-        line = self._file.readline(limit)
+    _bytes_left = MAX_HEAD_BYTES
+
+    def readline(self, size: int | None = -1) -> bytes:
+        line = super().readline(size)
         self._bytes_left -= len(line)
         if self._bytes_left < 0:
-            raise http.client.HTTPException("too much before the body")
+            raise http.client.HTTPException("too much beside the body")
         return line
 
 
@@ -132,13 +134,9 @@ class FinalResponse(http.client.HTTPResponse):
     http.client itself skips only those with status 100.
     """
 
-    def begin(self) -> None:
-        file: Any = self.fp
-        self.fp: Any = Head(file)
-        try:
-            super().begin()
-        finally:
-            self.fp = file
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.fp = ResponseReader(self.fp.detach())
 
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(MAX_INFORMATIONAL_RESPONSES):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from chalicelib import deps as services
+from chalicelib.infra.errors import ApiError
 from chalicelib.infra.times import rfc3339
 from tests.conftest import Output
 from tests.support.aws_calls import Aws
@@ -66,7 +67,11 @@ def patch(world: World, path: str, **changes: Any) -> Answer:
             {"headers": {"X-New": "1"}, "filter": {"a": [1]}},
             {"header_names": ["X-New"], "filter": {"a": [1]}},
         ),
-        ({"target_url": ZAPIER}, {"target_host": "hooks.zapier.com"}),
+        ({"target_url": ZAPIER}, {"target_host": "hooks.zapier.com", "header_names": []}),
+        (
+            {"target_url": ZAPIER, "headers": {"X-New": "1"}},
+            {"target_host": "hooks.zapier.com", "header_names": ["X-New"]},
+        ),
         (
             dict.fromkeys(MEMBERS),
             {"event_types": None, "name": None, "filter": None, "header_names": []},
@@ -210,6 +215,34 @@ def test_an_edit_of_a_subscription_that_was_made_anew_meanwhile_is_one_of_the_ne
     [stored] = world.services.subscriptions.of_tenant(None)
     assert (edited.name, edited.created_at) == ("New", stored.created_at)
     assert edited.created_at != seen.created_at
+
+
+def test_headers_stay_while_the_url_stays(world: World, target: Receiver) -> None:
+    path = subscribed(world, target, **MEMBERS)
+    assert patch(world, path, target_url=target.url, name="New").json["header_names"] == [*HEADERS]
+
+
+def test_of_two_edits_at_once_neither_sends_headers_to_another_url(
+    world: World, target: Receiver
+) -> None:
+    path = subscribed(world, target, **MEMBERS)
+    edit = world.services.subscriptions.edit
+    seen = world.services.subscriptions.get(path.rpartition("/")[2])
+    assert seen
+    patch(world, path, target_url=ZAPIER)
+    before = shown(world, path)
+
+    with pytest.raises(ApiError) as refused:
+        edit(seen, headers=HEADERS)
+
+    assert (refused.value.status_code, refused.value.code) == (409, "edited_meanwhile")
+    assert shown(world, path) == before
+    edited = edit(seen, headers=HEADERS, target_url=target.url)
+    assert edited
+    assert shown(world, path)["header_names"] == [*HEADERS]
+    edit(edited, headers={"X-New": "1"})
+    edit(edited, target_url=ZAPIER)
+    assert shown(world, path) == before
 
 
 # Filters

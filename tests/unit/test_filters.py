@@ -2,6 +2,7 @@
 edges.
 """
 
+import time
 from typing import Any
 
 import pytest
@@ -175,9 +176,37 @@ def test_what_is_no_object_or_too_long_is_refused(pattern: Any) -> None:
     ],
 )  # fmt: skip
 def test_an_entry_that_is_not_taken_is_refused_and_its_member_named(entry: Any) -> None:
-    assert str(filter_fault({"x": ["fine"], "order": {"total": [1, entry]}})).startswith(
-        "order.total must "
-    )
+    fault = str(filter_fault({"x": ["fine"], "order": {"total": [1, entry]}}))
+    assert fault.startswith(("order.total must ", "order.total: "))
+
+
+def test_a_word_that_is_no_operator_is_named() -> None:
+    fault = filter_fault({"total": [1, {"numric": [">", 1]}]})
+    assert str(fault).startswith("total: numric is no operator; there are anything-but, ")
+
+
+PRIME = 2**61 - 1  # Python hashes all multiples of it to 0
+ALIKE = [PRIME * number for number in range(1, 11_000)]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        ["x"],
+        [PRIME * -number for number in range(1, 51)],
+        [{"anything-but": [1]}] * 50,
+        [{"prefix": f"{number}-"} for number in range(50)],
+        [{"numeric": ["<", -number]} for number in range(50)],
+    ],
+)
+@pytest.mark.parametrize("values", [ALIKE, [1] * 130_000, ["a"] * 65_000])
+def test_the_work_is_bounded(entries: Any, values: Any) -> None:
+    payload = {"a": values}
+    assert len(str(values)) > 200_000
+    began = time.thread_time()
+    for _ in range(8):
+        mismatch({"a": entries}, payload)
+    assert time.thread_time() - began < 1
 
 
 @pytest.mark.parametrize("value", [None, "a", 1, {}, [], [1] * 51, nested(4), {"b": []}])

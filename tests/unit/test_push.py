@@ -131,6 +131,30 @@ def test_informational_is_skipped(
     assert tls_server.connections == 1
 
 
+@pytest.mark.parametrize(
+    ("informational", "final", "expected"),
+    [
+        (1, 1, (200, None)),
+        (3, 1, (None, "response is not HTTP")),
+        (0, 3, (None, "response is not HTTP")),
+    ],
+)
+def test_little_is_read_before_the_body(
+    informational: int,
+    final: int,
+    expected: tuple[int | None, str | None],
+    tls_server: Receiver,
+    push: PushClient,
+) -> None:
+    lines = {f"X-{number}": "x" * 50_000 for number in range(final)}
+    before = head(103, {"Link": "x" * 50_000}) * informational
+    tls_server.default = behave.answer(before + head(200, {"Content-Length": "0", **lines}))
+
+    result = send(push, tls_server.url)
+
+    assert (result.status_code, result.error) == expected
+
+
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
 TEXTS = [
     ("{漢}".encode(), "{漢}"),
@@ -164,6 +188,7 @@ LONG_PATH = "/" + "".join(map(str, range(400)))
         )),
         ("/1234567/ab12cd3/", '{"account": "1234567"}'),
         ("/1234567/ab12cd3/", '{"hook": "AB12CD3"}'),
+        (SECRET_URL, "".join(f"%{ord(letter):02x}" for letter in "/hooks/catch")),
         (SECRET_URL, "x" * 300 + "hooks/catch"),
         (SECRET_URL, "x" * 195 + "hooks/catch"),
         (SECRET_URL, "x" * 1015 + "hooks/cat"),
