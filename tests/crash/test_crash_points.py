@@ -188,6 +188,29 @@ def subscribe(count: int = 1, *event_types: str) -> Step:
     return act
 
 
+A, B = (f"https://hooks.zapier.com/{letter}" for letter in "ab")
+
+
+def subscribe_with_headers(world: SimulatedWorld, container: Container) -> None:
+    container.call("POST", "/subscriptions", {"target_url": A, "headers": {"x-for": A}})
+
+
+def edit(**changes: Any) -> Step:
+    def act(container: Container, subscription_id: str) -> None:
+        container.call("PATCH", f"/subscriptions/{subscription_id}", changes)
+
+    return to_all(act, subscriptions)
+
+
+def expect_headers_at_their_url(world: SimulatedWorld, container: Container) -> None:
+    """Check that headers are at the URL that they were given for, and nowhere else."""
+    subscribe_with_headers(world, container)
+    stored = [world.dynamodb.items[subscription_id] for (subscription_id,) in subscriptions(world)]
+    headers = [(item["target_url"], json.loads(item["event_types"])["headers"]) for item in stored]
+    assert (A, {"x-for": A}) in headers
+    assert {url for url, given in headers if given not in (None, {"x-for": url})} == set()
+
+
 def disable(world: SimulatedWorld, container: Container) -> None:
     """Disable all subscriptions, which are failing, and wait until every container knows."""
     now = rfc3339(world.clock())
@@ -392,6 +415,25 @@ PATHS = {
         first=each(ONE_ASYNC, work, subscribe()),
         meanwhile=(erase,),
         last=erase_and_post_again,
+    ),
+    **{
+        f"make a subscription again, {what} meanwhile": Path(
+            subscribe_with_headers,
+            first=subscribe_with_headers,
+            meanwhile=others,
+            last=expect_headers_at_their_url,
+        )
+        for what, others in {
+            "edit": (edit(target_url=B),),
+            "edit with headers": (edit(target_url=B, headers={"x-for": B}),),
+            "edit to and fro": (each(edit(target_url=B), edit(target_url=A)),),
+            "make it again and edit": (subscribe_with_headers, edit(target_url=B)),
+        }.items()
+    },
+    "make a subscription twice, and edit": Path(
+        subscribe_with_headers,
+        meanwhile=(each(subscribe_with_headers, edit(target_url=B)),),
+        last=expect_headers_at_their_url,
     ),
     "worker, leased meanwhile": Path(work, first=post_async, meanwhile=(lease,)),
     "worker, another worker": Path(
