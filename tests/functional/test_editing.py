@@ -183,7 +183,7 @@ def test_an_edit_counts_for_pending_copies_and_everywhere(
     assert [request.headers["x-new"] for request in other.requests] == ["1", "1"]
 
 
-@pytest.mark.parametrize("meanwhile", [{"name": "New"}, {"target_url": ZAPIER}])
+@pytest.mark.parametrize("meanwhile", [{"name": "New"}, {"target_url": ZAPIER, "headers": HEADERS}])
 def test_an_edit_keeps_what_another_one_changed_meanwhile(
     world: World, target: Receiver, meanwhile: dict[str, Any]
 ) -> None:
