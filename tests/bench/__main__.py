@@ -12,7 +12,8 @@ from tests.bench import bench, cost, standin
 
 def main() -> int:
     standin.start()
-    screen, missed = sys.stdout, 0
+    screen = sys.stdout
+    missed = 0
     # the app's log
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         for module in (bench, cost):

@@ -100,9 +100,9 @@ def bare_calls(act: Act, push_url: str | None = None) -> Prepare:
     With `push_url`, a request by urllib3 follows the first of them.
     """
     act()  # reads the subscriptions, which are then kept for a while
-    standin.post("/meter")
+    standin.meter()
     act()
-    _, calls = standin.post("/meter")
+    _, calls = standin.meter()
     event_id = calls[0][1]["Item"]["event_id"]["S"]
     clients = {name: boto3.client(name, config=Config(**PLAIN)) for name in ("dynamodb", "sqs")}
 
@@ -122,35 +122,11 @@ def bare_calls(act: Act, push_url: str | None = None) -> Prepare:
     return prepare
 
 
-def leases() -> Prepare:
-    """Return what prepares leases of ten events; each is given back before the next."""
-    leased: list[dict[str, Any]] = []
-
-    def prepare() -> Act:
-        while leased:
-            event = leased.pop()
-            call("POST", f"/events/{event['event_id']}/release?lease_id={event['lease_id']}")
-        return lambda: leased.extend(call("POST", "/inbox/lease", '{"limit": 10}')["events"])
-
-    return prepare
-
-
 def use_settings(**environ: str) -> Services:
     """Make the app use these variables from now on."""
     os.environ |= environ
     services.use(None)
     return services.get()
-
-
-def in_table(table: str, prepare: Prepare) -> Prepare:
-    """Return what prepares the same in a container that uses this table."""
-    container = use_settings(EVENTS_TABLE_NAME=table)
-
-    def prepare_there() -> Act:
-        services.use(container)
-        return prepare()
-
-    return prepare_there
 
 
 def compare(
@@ -159,7 +135,8 @@ def compare(
     """Time two things by turns; each is prepared first, untimed."""
     taken = [[timeit(prepare(), number=1) for prepare in (ours, floor)] for _ in range(rounds + 2)]
     measured, compared_with = map(median, zip(*taken[2:], strict=True))  # after warming up
-    ratio, beside = measured / compared_with, f"{beside}: {compared_with * 1000:.1f} ms"
+    ratio = measured / compared_with
+    beside = f"{beside}: {compared_with * 1000:.1f} ms"
     return what, f"{measured * 1000:.1f} ms", beside, f"{ratio:.2f}", f"≤ {most}", ratio <= most
 
 
@@ -174,21 +151,9 @@ def measure() -> Iterator[Row]:
     yield compare("POST /events, respond-async", 400, queue, bare, bare_calls(queue()), most=1.18)
     yield from package_rows(event_id)
 
-    for count in (10, 50_000):
-        standin.post(
-            "/fill", event_id=event_id, source="events", table=f"inbox_{count}", count=count
-        )
-    few, many = (in_table(table, leases()) for table in ("inbox_10", "inbox_50000"))
-    yield compare("lease of 10 from 50,000", 80, many, "from 10", few, most=1.15)
-    of_subject = partial(prepare_call, "GET", "/events?subject=77")
-    own = {"source": "events", "subject": "{number}", "lookup_key": "subject#{number}"}
-    for count in (78, 50_000):
-        standin.post("/fill", event_id=event_id, table=f"subjects_{count}", count=count, **own)
-    few, many = (in_table(table, of_subject) for table in ("subjects_78", "subjects_50000"))
-    yield compare("GET /events?subject=, one of 50,000", 80, many, "of 78", few, most=1.15)
-
     use_settings(EVENTS_TABLE_NAME="events", ZAPIER_WEBHOOK_URL=hook + standin.SLOW)
-    slowest, wait = "the slowest receiver", partial(time.sleep, standin.SLOW_SECONDS)
+    slowest = "the slowest receiver"
+    wait = partial(time.sleep, standin.SLOW_SECONDS)
     yield compare("worker, batch of 10", 20, prepare_batch, slowest, lambda: wait, most=1.15)
     for number in range(3):
         call("POST", "/subscriptions", json.dumps({"target_url": f"{hook}/{number}{standin.SLOW}"}))
@@ -200,7 +165,8 @@ def package_rows(event_id: str) -> Iterator[Row]:
     it, and start it.
     """
     with tempfile.TemporaryDirectory() as folder:
-        root, project = Path(__file__).parent.parent.parent, Path(folder, "project")
+        root = Path(__file__).parent.parent.parent
+        project = Path(folder, "project")
         shutil.copytree(
             root,
             project,
@@ -223,9 +189,7 @@ def package_rows(event_id: str) -> Iterator[Row]:
 
 
 def cold_starts(code: str, given: object, environ: dict[str, str]) -> Prepare:
-    command, depths = (
-        [sys.executable, "-B", "-c", AT_DEPTH, code, json.dumps(given)],
-        itertools.count(),
-    )
+    command = [sys.executable, "-B", "-c", AT_DEPTH, code, json.dumps(given)]
+    depths = itertools.count()
     run = partial(subprocess.run, cwd="/", env=environ, stdout=subprocess.DEVNULL, check=True)
     return lambda: partial(run, [*command, str(next(depths))])

@@ -49,7 +49,10 @@ ROUNDS = 20
 # Assumed, since nothing here is as slow as AWS. CPU time is measured, and divided by the share of a
 # core of 512 MB.
 # 1 % of starts are cold, and take 500 ms
-AWS_CALL_MS, RECEIVER_MS, COLD_START_MS, CORES = 10, 100, 5, 0.29
+AWS_CALL_MS = 10
+RECEIVER_MS = 100
+COLD_START_MS = 5
+CORES = 0.29
 POLL_REQUESTS = 2  # Lambda receives each message of the worker, and deletes it
 TITLES = "alpine organic cotton merino shirt jacket light grey navy red slim large"
 ORDER = '{"id":%d,"created_at":"2026-11-25T09:30:00+01:00","email":"%x@example.com","line_items":[%s],"note":"%s"}'  # noqa: E501
@@ -83,7 +86,7 @@ def deliver(payload: str, failures: int, receiver: Receiver, naps: list[float]) 
     receiver.requests.clear()
     waits = [0.0]
     naps.clear()
-    standin.post("/meter")
+    standin.meter()
     output = io.StringIO()
     started = time.thread_time()
     with contextlib.redirect_stdout(output):
@@ -95,7 +98,7 @@ def deliver(payload: str, failures: int, receiver: Receiver, naps: list[float]) 
     cpu_ms = (time.thread_time() - started) * 1000
     log = output.getvalue()
     invocations = len(waits)
-    used = Counter[str](standin.post("/meter")[0])
+    used = Counter[str](standin.meter()[0])
     waited_ms = AWS_CALL_MS * used.pop("calls") + RECEIVER_MS * len(receiver.requests)
     slept_ms = (sum(naps) - sum(waits)) * 1000
     used["requests"] = 1

@@ -20,11 +20,12 @@ from botocore import xform_name
 from botocore.exceptions import ClientError
 
 from tests.bench.write_units import consumed
-from tests.support.in_memory_aws import KEY, SORT, FakeDynamoDB, typed
+from tests.support.in_memory_aws import FakeDynamoDB
 from tools import api_key, local_aws
 
 API_KEY = "bench-key"
-SLOW, SLOW_SECONDS = "?slow", 0.2
+SLOW = "?slow"
+SLOW_SECONDS = 0.2
 
 
 class StandIn:
@@ -37,8 +38,10 @@ class StandIn:
 
     def meter(self) -> tuple[Counter[str], list[Any]]:
         """Return what was used since the last time, and the latest calls."""
-        used, calls = self._used, [*self._calls]
-        self._used, self._calls = Counter(), deque(maxlen=20)
+        used = self._used
+        calls = [*self._calls]
+        self._used = Counter()
+        self._calls = deque(maxlen=20)
         return used, calls
 
     def answer(self, operation: str, parameters: dict[str, Any]) -> tuple[int, Any]:
@@ -57,19 +60,6 @@ class StandIn:
                 "message": "",
                 "Item": error.response.get("Item"),
             }
-
-    def fill(self, event_id: str, source: str, table: str, count: int, **texts: str) -> None:
-        """Store `count` copies of an item of the table `source`, each with an id of its own, and
-        with `texts`.
-
-        `{number}` in them becomes the number of the copy.
-        """
-        original = self._table(source).items[event_id]
-        for number in range(count):
-            own = {name: text.format(number=number) for name, text in texts.items()}
-            own[KEY] = f"{event_id[:4]}{number:08x}{os.urandom(12).hex()}"
-            own[SORT] = f"{original[SORT].split('#')[0]}#{own[KEY]}"
-            self._table(table).put_item(TableName=table, Item=typed(original | own))
 
     def _table(self, name: str) -> FakeDynamoDB:
         if name not in self._tables:
@@ -95,7 +85,7 @@ def encode(content: Any) -> bytes:
 
 
 async def serve(listener: socket.socket) -> None:
-    """Serve AWS; `/hook`, a receiver, which `?slow` makes slow; `/fill` and `/meter`."""
+    """Serve AWS; `/hook`, a receiver, which `?slow` makes slow; `/meter`."""
     stand_in = StandIn()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -104,11 +94,10 @@ async def serve(listener: socket.socket) -> None:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
                 length = re.search(r"content-length: *(\d+)", head, re.IGNORECASE)
                 body = await reader.readexactly(int(length[1]) if length else 0)
-                status_code, answer = 200, None
+                status_code = 200
+                answer = None
                 if target := re.search(r"x-amz-target: *\S+\.(\w+)", head, re.IGNORECASE):
                     status_code, answer = stand_in.answer(target[1], decode(body))
-                elif head.startswith("POST /fill"):
-                    stand_in.fill(**decode(body))
                 elif head.startswith("POST /meter"):
                     answer = stand_in.meter()
                 elif SLOW in head:
@@ -144,8 +133,7 @@ def start() -> None:
     }
 
 
-def post(path: str, **body: Any) -> Any:
-    """Call `/fill` or `/meter`."""
-    return decode(
-        urllib3.request("POST", os.environ["AWS_ENDPOINT_URL"] + path, json=body, timeout=120).data
-    )
+def meter() -> Any:
+    """Return what was used since the last time, and the latest calls."""
+    url = f"{os.environ['AWS_ENDPOINT_URL']}/meter"
+    return decode(urllib3.request("POST", url).data)

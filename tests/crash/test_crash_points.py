@@ -91,20 +91,18 @@ def sendable(world: SimulatedWorld) -> list[tuple[str, str]]:
     return [(key, event_id) for (key,) in subscriptions(world) for event_id in sorted(events)]
 
 
-post, post_async = does(Container.post), does(Container.post, prefer="respond-async")
-work, lease = does(Container.work), does(Container.lease, seconds=100)
+post = does(Container.post)
+post_async = does(Container.post, prefer="respond-async")
+work = does(Container.work)
+lease = does(Container.lease, seconds=100)
 acknowledge, replay, erase = (
     to_all(act, originals) for act in (Container.acknowledge, Container.replay, Container.erase)
 )
 replay_copies = to_all(Container.replay, copies)
-acknowledge_leased, release = (
-    to_all(Container.acknowledge, leases),
-    to_all(Container.release, leases),
-)
-enable, unsubscribe = (
-    to_all(Container.enable, subscriptions),
-    to_all(Container.unsubscribe, subscriptions),
-)
+acknowledge_leased = to_all(Container.acknowledge, leases)
+release = to_all(Container.release, leases)
+enable = to_all(Container.enable, subscriptions)
+unsubscribe = to_all(Container.unsubscribe, subscriptions)
 ONE, OTHER = (
     does(Container.post, payload, idempotency_key="k") for payload in ('{"n":1}', '{"n":2}')
 )
@@ -273,7 +271,8 @@ class Path:
 pytestmark = pytest.mark.timeout(300)  # a path may have two thousand worlds
 SOME_FAULTS = (Fault.DIES_BEFORE, Fault.THROTTLED, Fault.ANSWER_LOST, Fault.ALL_ANSWERS_LOST)
 WITH_WEBHOOK = {"ZAPIER_WEBHOOK_URL": ENVIRON["ZAPIER_WEBHOOK_URL"]}
-PULL_ONLY, COPIES_ONLY = {"ZAPIER_WEBHOOK_URL": "none"}, {"ZAPIER_WEBHOOK_URL": "subscriptions"}
+PULL_ONLY = {"ZAPIER_WEBHOOK_URL": "none"}
+COPIES_ONLY = {"ZAPIER_WEBHOOK_URL": "subscriptions"}
 UNPUSHED = {"pull only": PULL_ONLY, "copies only": COPIES_ONLY}
 NO_DELAY = {"BACKOFF_BASE_SECONDS": "0", "BREAKER_FAILURES": "1"}
 AT_ONCE = {"IN_PROCESS_WAIT_SECONDS": "0"}
@@ -481,7 +480,8 @@ class ExploredWorld(SimulatedWorld):
     def live(self) -> None:
         path = self._path
         path.first(self, Container(self))
-        self.faults, self._is_explored = 0, True
+        self.faults = 0
+        self._is_explored = True
         for step in reversed((path.act, *path.meanwhile)):
             container = Container(self, self._fault, path.other_environ)
             self.hub.spawn(partial(step, self, container))

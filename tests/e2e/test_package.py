@@ -24,7 +24,9 @@ from tests.support.receiver import SECRET_PATH, Receiver, Request
 from tools import api_key
 from tools.package import package
 
-STAGE, STACK, BUCKET = "dev", "triggers-api-dev", "packages"
+STAGE = "dev"
+STACK = "triggers-api-dev"
+BUCKET = "packages"
 KEY = api_key.new_key()
 SIGNING_SECRET = "whsec_" + base64.b64encode(b"the signing secret of make e2e").decode()
 PAYLOAD = {"order_id": "12345", "note": "Grüße, 世界", "cents": 12345678901234567890}

@@ -91,8 +91,9 @@ def test_a_refused_key_is_logged_without_the_key(world: World, output: Output) -
     for status_code, key in [(401, "wr0ng-key"), (403, PRODUCER_KEY)]:
         assert world.call("GET", "/events", key=key).status_code == status_code
         [line] = output.lines()
-        assert_has(line, message="key refused", level="WARNING")
-        assert_has(line, status_code=status_code, path="/events")
+        assert_has(
+            line, message="key refused", level="WARNING", status_code=status_code, path="/events"
+        )
         assert key not in json.dumps(line)
 
 
@@ -157,7 +158,8 @@ def test_a_location_resolves_against_the_url_of_the_request(world: World) -> Non
 
 
 def test_an_unreadable_body_is_a_fault_of_the_body(world: World, aws: Aws) -> None:
-    byte_order_mark, utf_16 = b"\xef\xbb\xbf{}", "{}".encode("utf-16")
+    byte_order_mark = b"\xef\xbb\xbf{}"
+    utf_16 = "{}".encode("utf-16")
     not_objects = (b"null", b"[]", b'"text"', b"1")
     not_json = (
         b"",
@@ -259,8 +261,7 @@ def test_respond_async_queues_the_event_without_a_push(
 
     assert answer.status_code == 202
     assert answer.headers["preference-applied"] == "respond-async"
-    assert_has(answer.json, status="pending", delivery_attempts=0)
-    assert answer.json["next_attempt_at"] == rfc3339(START)
+    assert_has(answer.json, status="pending", delivery_attempts=0, next_attempt_at=rfc3339(START))
     world.run_worker()
     assert world.event(answer.json["event_id"])["status"] == "delivered"
     for other in ("wait=5", "respond-asynchronously"):
@@ -357,7 +358,8 @@ def test_a_key_without_consume_sees_only_what_it_posted_and_no_response(
     world: World, receiver: Receiver
 ) -> None:
     receiver.script(status(422, body=b"no such field"))
-    own, others = world.post(key=PRODUCER_KEY)["event_id"], world.post()["event_id"]
+    own = world.post(key=PRODUCER_KEY)["event_id"]
+    others = world.post()["event_id"]
 
     for key, code, response in ((CONSUMER_KEY, 200, "no such field"), (PRODUCER_KEY, 404, None)):
         assert (
@@ -533,7 +535,8 @@ def test_events_are_listed_by_time_and_type(world: World, posted: list[str]) -> 
     ):
         # with a cursor at each boundary
         for order, limit in itertools.product(("oldest", "newest"), (1, 2, 50)):
-            walked, cursor = [], ""
+            walked = []
+            cursor = ""
             while cursor is not None:
                 page = world.call(
                     "GET", f"/events?{query}&order={order}&limit={limit}&cursor={cursor}"
@@ -609,8 +612,14 @@ def test_an_event_of_any_status_can_be_replayed(
 
     assert answer.status_code == 202
     event = answer.json
-    assert_has(event, event_id=event_id, status="pending", delivery_attempts=0)
-    assert_has(event, next_attempt_at=rfc3339(START + 100), delivered_via=None)
+    assert_has(
+        event,
+        event_id=event_id,
+        status="pending",
+        delivery_attempts=0,
+        next_attempt_at=rfc3339(START + 100),
+        delivered_via=None,
+    )
     output.lines()
     world.clock.sleep(5)
     world.run_worker()

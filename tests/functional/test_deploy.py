@@ -39,7 +39,8 @@ from tools.stage import read_template
 pytestmark = pytest.mark.timeout(300)
 
 CHALICE = str(Path(sys.executable).with_name("chalice"))
-KEY, NEW_KEY = api_key.new_key(), api_key.new_key()
+KEY = api_key.new_key()
+NEW_KEY = api_key.new_key()
 SIGNING_SECRET = "whsec_" + "c2VjcmV0" * 4
 GIVEN: Any = {
     "ZAPIER_WEBHOOK_URL": "none",
@@ -59,7 +60,8 @@ OURS = (
 TOPIC = "arn:aws:sns:us-east-1:000000000000:triggers-api-dev-dlq-alarm-topic"
 RUNTIME = f"python3.{sys.version_info.minor}"
 INBOX_ARN = "arn:aws:sqs:us-east-1:000000000000:triggers-api-dev-inbox-queue"
-TABLE, SUBSCRIPTION = "triggers-api-dev-events", f"sub_{'0' * 32}"
+TABLE = "triggers-api-dev-events"
+SUBSCRIPTION = f"sub_{'0' * 32}"
 EVENT = {"event_type": "order.created", "payload": {"order_id": "12345"}}
 
 
@@ -174,9 +176,12 @@ def test_a_stage_is_deployed_and_deleted_but_for_its_table(
     deployed = what_is_deployed(aws)
     assert deployed["functions"] == FUNCTIONS
     assert len(deployed["roles"]) == 4
-    assert deployed["sources"] == [(INBOX_ARN, 10, {"MaximumConcurrency": 5})]
-    assert deployed["rules"] == ["triggers-api-dev-check_dlq-event", "triggers-api-dev-sweep-event"]
-    assert deployed["variables"] == [{"RES_OPTIONS", "SETTINGS_SECRET", "STAGE"}] * 4
+    assert_has(
+        deployed,
+        sources=[(INBOX_ARN, 10, {"MaximumConcurrency": 5})],
+        rules=["triggers-api-dev-check_dlq-event", "triggers-api-dev-sweep-event"],
+        variables=[{"RES_OPTIONS", "SETTINGS_SECRET", "STAGE"}] * 4,
+    )
     [api_id] = deployed["apis"]
     assert post(aws, KEY) == 202
 
@@ -472,7 +477,8 @@ def deployer(aws: Ministack) -> dict[str, str]:
 
     ministack does not find the resources of all calls.
     """
-    iam, name = aws.client("iam"), {"UserName": "deployer"}
+    iam = aws.client("iam")
+    name = {"UserName": "deployer"}
     policy = json.loads((ROOT / "docs" / "deployer-policy.json").read_text())
     policy["Statement"] = [
         {**each, "Resource": "*", "Condition": {}} for each in policy["Statement"]

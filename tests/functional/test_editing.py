@@ -85,7 +85,8 @@ def test_a_patch_is_partial(world: World, target: Receiver, changes: Json, expec
     for _ in range(2):
         post_for(world, "a")
         world.clock.sleep(1)
-    before, before_secret = shown(world, path), secret(world, path)
+    before = shown(world, path)
+    before_secret = secret(world, path)
     assert before["failing_since"] < before["disabled_at"]
 
     edited = patch(world, path, **changes)
@@ -166,7 +167,8 @@ def test_an_edit_counts_for_pending_copies_and_everywhere(
     world: World, target: Receiver, other: Receiver
 ) -> None:
     # with lists of its own
-    path, elsewhere = subscribed(world, target, tenant="a"), replace(world.services)
+    path = subscribed(world, target, tenant="a")
+    elsewhere = replace(world.services)
     target.default = 503
     services.use(elsewhere)
     pending = post_for(world, "a")
@@ -314,7 +316,8 @@ def test_headers_are_on_every_push_and_nowhere_else(
 
 
 def test_the_secret_is_told_whenever_it_is_asked_for(world: World, target: Receiver) -> None:
-    path, secrets = subscribed(world, target), []
+    path = subscribed(world, target)
+    secrets = []
     for signing_secrets in (SIGNING_SECRETS[0], " ".join(reversed(SIGNING_SECRETS)), ""):
         world.restart(WEBHOOK_SIGNING_SECRETS=signing_secrets)
         secrets.append(secret(world, path))
@@ -333,7 +336,8 @@ def test_410_disables_the_subscription_of_a_tenant(
     target.script(410)
     output.lines()
     [copy] = copies(world, post_for(world, "a"))
-    lines, disabled = output.lines(), shown(world, path)
+    lines = output.lines()
+    disabled = shown(world, path)
 
     assert_has(copy, status="failed", last_error="receiver responded 410")
     assert "its subscription was disabled" in copy["message"]
@@ -352,7 +356,8 @@ def test_410_disables_the_subscription_of_a_tenant(
 def test_of_two_410s_at_once_one_disables_the_subscription(
     world: World, target: Receiver, output: Output
 ) -> None:
-    path, events = subscribed(world, target, tenant="a"), []
+    path = subscribed(world, target, tenant="a")
+    events = []
 
     def disable_meanwhile(exchange: Exchange) -> None:
         services.use(replace(world.services))
@@ -399,7 +404,8 @@ def test_410_if_edited_meanwhile_is_ignored(
 def test_the_last_error_is_that_of_the_latest_push_that_was_made(
     world: World, target: Receiver
 ) -> None:
-    path, subscriptions = subscribed(world, target), world.services.subscriptions
+    path = subscribed(world, target)
+    subscriptions = world.services.subscriptions
     told = []
     for code in (422, 200, 415):
         target.script(code)

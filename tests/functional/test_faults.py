@@ -34,8 +34,13 @@ def test_every_call_gets_503_while_dynamodb_fails(
 
     assert_unavailable(world.call("POST", "/events", EVENT))
     for call in (
-        *("GET /events", "GET /inbox", "GET /subscriptions", "POST /inbox/lease"),
-        *("GET /events/%s", "POST /events/%s/acknowledge", "POST /events/%s/replay"),
+        "GET /events",
+        "GET /inbox",
+        "GET /subscriptions",
+        "POST /inbox/lease",
+        "GET /events/%s",
+        "POST /events/%s/acknowledge",
+        "POST /events/%s/replay",
         *(f"{method} /subscriptions/sub_{0:032x}" for method in ("GET", "DELETE")),
         *(f"POST /subscriptions/sub_{0:032x}/{verb}" for verb in ("enable", "test")),
     ):

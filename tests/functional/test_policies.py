@@ -45,7 +45,9 @@ def allowed(stage: str, function: str) -> set[tuple[str, str]]:
 def use_the_api(world: World, receiver: Receiver) -> Iterator[None]:
     receiver.script(200, 503, 422)
     yield
-    delivered, retried, dead = world.post(), world.post(), world.post()
+    delivered = world.post()
+    retried = world.post()
+    dead = world.post()
     listed = f"/events?subscription_id=sub_{'0' * 32}"
     for path in (f"/events/{delivered['event_id']}", "/events", listed, "/inbox", "/subscriptions"):
         assert world.call("GET", path).status_code == 200
@@ -64,7 +66,8 @@ def use_the_worker(world: World, receiver: Receiver) -> Iterator[None]:
     world.call("DELETE", subscription.location)
     reported = id_of_new(world, receiver, "triggers.*")
     subscribe(world, f"{receiver.url}&other", "triggers.*")
-    now, key = {":now": {"S": "2026-11-27T00:00:00.000000Z"}}, {"event_id": {"S": reported}}
+    now = {":now": {"S": "2026-11-27T00:00:00.000000Z"}}
+    key = {"event_id": {"S": reported}}
     change = {"UpdateExpression": "SET disabled_at = :now", "ExpressionAttributeValues": now}
     world.dynamodb.update_item(
         TableName=world.services.settings.events_table_name, Key=key, **change

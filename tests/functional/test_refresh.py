@@ -49,7 +49,8 @@ def secret(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Secret]:
 def test_changes_count_within_five_minutes(
     world: World, secret: Secret, receiver: Receiver, target: Receiver
 ) -> None:
-    inline_breaker, worker_breaker = services.get().inline_breaker, services.get().worker_breaker
+    inline_breaker = services.get().inline_breaker
+    worker_breaker = services.get().worker_breaker
     secret.put(API_KEYS=f"acme:{digest('new-key')}")
 
     for wait_seconds, codes in (

@@ -157,7 +157,8 @@ def test_the_quick_start_of_the_readme_works_and_answers_what_it_shows(system: R
     blocks = re.findall(
         r"^```(?:sh)?\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
     )
-    commands, shown = "".join(blocks[1:3]), blocks[3]
+    commands = "".join(blocks[1:3])
+    shown = blocks[3]
     commands = commands.replace(":8000", f":{system.port}").replace("trk_…", system.key)
 
     posted, sent, inbox = shell(commands).splitlines()

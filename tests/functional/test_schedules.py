@@ -126,8 +126,7 @@ def test_check_dlq_publishes_numbers_and_warns(
 
     warning, metrics = lines()
     assert_has(warning, level="WARNING", visible=2)
-    assert_has(metrics, DLQDepth=2, InboxDepth=3, OldestPendingAge=91.5)
-    assert metrics["Stage"] == "dev"
+    assert_has(metrics, DLQDepth=2, InboxDepth=3, OldestPendingAge=91.5, Stage="dev")
     logged_at = unix_seconds(metrics["timestamp"])
     assert metrics["_aws"]["Timestamp"] == pytest.approx(logged_at * 1000, abs=1)
     [directive] = metrics["_aws"]["CloudWatchMetrics"]

@@ -19,12 +19,10 @@ SIGNING_SECRET = "whsec_" + base64.b64encode(b"signing-secret-itself-and-more").
 KEYS = (KEY, PRODUCER_KEY, CONSUMER_KEY, "wrong-key-itself")
 CONTENTS = ("payload-itself", "metadata-itself", "member-itself")
 SECRETS = (
-    *(
-        "secret-path",
-        "secret-query",
-        SIGNING_SECRET.removeprefix("whsec_"),
-        "signing-secret-itself-and-more",
-    ),
+    "secret-path",
+    "secret-query",
+    SIGNING_SECRET.removeprefix("whsec_"),
+    "signing-secret-itself-and-more",
     *KEYS,
     *map(digest, KEYS),
 )
@@ -45,12 +43,12 @@ BEHAVIOURS = [
         headers={"Retry-After": "payload-itself secret-query"},
         body=rb"No hooks\/secret-path?a&amp;token=secret-query",
     ),
-    *(receivers.close_without_answer, receivers.reset_before_answer, receivers.reset_mid_headers),
-    *(
-        receivers.reset_mid_body,
-        receivers.hang,
-        receivers.garbage(b"payload-itself secret-path\r\n"),
-    ),
+    receivers.close_without_answer,
+    receivers.reset_before_answer,
+    receivers.reset_mid_headers,
+    receivers.reset_mid_body,
+    receivers.hang,
+    receivers.garbage(b"payload-itself secret-path\r\n"),
     *(
         receivers.garbage(b"HTTP/1.1 %b\r\n\r\n" % rest)
         for rest in (b"200 OK\r\nno colon here", b"abc OK")

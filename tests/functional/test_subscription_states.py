@@ -229,8 +229,13 @@ def test_what_the_disabled_miss_is_failed_quietly(
     missed = {**pending, new: 0}
     for copy_id, attempts in missed.items():
         copy = world.event(copy_id)
-        assert_has(copy, status="failed", delivery_attempts=attempts, last_error=DISABLED)
-        assert copy["next_attempt_at"] is None
+        assert_has(
+            copy,
+            status="failed",
+            delivery_attempts=attempts,
+            last_error=DISABLED,
+            next_attempt_at=None,
+        )
         assert "disabled" in copy["message"]
     assert len(target.requests) == 3
     assert len(world.dead_letters()) == letters
@@ -320,7 +325,8 @@ def test_what_happens_before_the_first_or_second_write_after_a_push_stands(
     for _ in range(2):
         world.post()
         world.clock.sleep(12 * HOUR)
-    numbers, after = count(1), []
+    numbers = count(1)
+    after = []
 
     def act(params: Json, **_: object) -> None:
         if params["Key"]["event_id"]["S"].startswith("sub_") and next(numbers) == at:
@@ -369,8 +375,9 @@ def test_a_test_push_changes_nothing(
     assert subscriptions(world) == before
     attempt = answer.json
     assert list(attempt) == ["at", "outcome", "status_code", "error", "duration_ms", "response"]
-    assert_has(attempt, outcome=outcome, status_code=code)
-    assert attempt["response"] == (None if code == 200 else "hello")
+    assert_has(
+        attempt, outcome=outcome, status_code=code, response=None if code == 200 else "hello"
+    )
     push = target.requests[-1].json()
     payload = {"subscription_id": before[0]["subscription_id"]}
     assert_has(push, event_type="test", payload=payload, tenant=None, source_event_id=None)

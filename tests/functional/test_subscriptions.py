@@ -267,7 +267,8 @@ def test_410_ends_a_subscription_without_a_dead_letter(
 ) -> None:
     target.script(503, 410)
     subscription_id = id_of_new(world, target)
-    retried, refused = world.post(), world.post()
+    retried = world.post()
+    refused = world.post()
     lines = [line for line in output.lines() if line.get("level") == "WARNING"]
 
     assert [line["subscription_id"] for line in lines] == [subscription_id]
@@ -283,7 +284,8 @@ def test_pending_copies_of_a_deleted_subscription_are_deleted(
     world: World, target: Receiver
 ) -> None:
     subscription = subscribe(world, target.url)
-    replayed, queued = world.post(), world.post(prefer="respond-async")
+    replayed = world.post()
+    queued = world.post(prefer="respond-async")
     world.call("POST", f"/events/{replayed['copies'][0]}/replay")
     target.script(422)
     failed = world.post()
@@ -342,9 +344,15 @@ def test_subscriptions_mode_stores_an_event_delivered(
     for each in (event, other):
         now = world.event(each["event_id"])
         assert {name: now[name] for name in each} == each
-        assert_has(now, status="delivered", delivered_via="subscriptions")
-        assert now["delivered_at"] == now["created_at"]
-        assert_has(now, delivery_attempts=0, next_attempt_at=None, attempts=[])
+        assert_has(
+            now,
+            status="delivered",
+            delivered_via="subscriptions",
+            delivered_at=now["created_at"],
+            delivery_attempts=0,
+            next_attempt_at=None,
+            attempts=[],
+        )
     assert states(world, event) == ["failed"]
     queued = world.post(prefer="respond-async")
     world.run_worker()

@@ -59,7 +59,8 @@ class Hub:
 
     def map(self, function: Callable[[Any], Any], values: Iterable[Any], *, size: int) -> list[Any]:
         """Let `size` actors call a function with each value."""
-        todo, owner = list(values), getcurrent()
+        todo = list(values)
+        owner = getcurrent()
         numbers = iter(range(len(todo)))
         results: dict[int, tuple[Any, BaseException | None]] = {}
 

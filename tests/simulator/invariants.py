@@ -175,7 +175,8 @@ class History:
 
     def _see_quiet_failure(self, event: Item) -> None:
         """Check that the subscription of a copy was disabled since the copy was to be pushed."""
-        subscription_id, since = event["subscription_id"], self.pending_since[event["event_id"]]
+        subscription_id = event["subscription_id"]
+        since = self.pending_since[event["event_id"]]
         # not made again since
         was_there = self.subscribed_at.get(subscription_id, math.inf) <= since
         if self.disabled_until.get(subscription_id, 0.0) < since and was_there:
@@ -213,10 +214,8 @@ class History:
         """Check that it is a copy, whose event was erased or does not list it, or whose
         subscription is gone.
         """
-        event_id, subscribed_at = (
-            event["event_id"],
-            self.subscribed_at.get(event.get("subscription_id", "")),
-        )
+        event_id = event["event_id"]
+        subscribed_at = self.subscribed_at.get(event.get("subscription_id", ""))
         self.forbid(event_id in self.running, "an event was deleted while it was pushed")
         source = self.item(event.get("source_event_id", "")) or {}
         if source.get("status") == Status.ERASED:
@@ -409,7 +408,8 @@ def _check_attempts(event: Event, history: History) -> None:
     replay_number = history.replays[event.event_id]
     seen = sum(push.replay_number == replay_number for push in history.pushes[event.event_id])
     seen += history.not_made[event.event_id, replay_number]
-    counted, faults = event.delivery_attempts, history.faults
+    counted = event.delivery_attempts
+    faults = history.faults
     # A claim counts an attempt; one that comes to nothing is not taken back of an event that was
     # acknowledged since.
     is_right = seen <= counted <= seen + faults + (event.delivered_via is DeliveredVia.PULL)

@@ -25,7 +25,8 @@ Response = tuple[int | None, float]  # the status code, or None for a timeout, a
 Waits = tuple[float, float]  # of healthy events, in seconds: the median and the 95th percentile
 HEALTHY: Response = (200, 0.2)
 HANGS: Response = (None, 0.0)
-SOMETIMES, SLOW_TO_FAIL = "hangs at 5 % of its pushes", "answers 503 after 2 s"
+SOMETIMES = "hangs at 5 % of its pushes"
+SLOW_TO_FAIL = "answers 503 after 2 s"
 # How a destination in trouble responds, by a random number.
 TROUBLES: dict[str, Callable[[float], Response]] = {
     "answers 503": lambda random: (503, 0.1),
@@ -36,7 +37,8 @@ TROUBLES: dict[str, Callable[[float], Response]] = {
 }
 # whether it is the webhook, and events a second
 DEAD = [(False, 1), (False, 5), (True, 1), (True, 5)]
-DAYS, SCALE = 3, 500  # rates, and what sweep and worker can do, are divided by SCALE
+DAYS = 3
+SCALE = 500  # rates, and what sweep and worker can do, are divided by SCALE
 LIMITS = ("MAX_SWEPT", "MAX_SWEPT_WHILE_LONG", "LONG_QUEUE")
 MOST_WAIT_SECONDS = 600.0
 
@@ -110,7 +112,8 @@ class OutageWorld(SimulatedWorld):
         """Return how long healthy events took that were posted `measured_from` seconds on or
         later.
         """
-        now, first = rfc3339(self.clock()), rfc3339(self.began + measured_from)
+        now = rfc3339(self.clock())
+        first = rfc3339(self.began + measured_from)
         waits = [
             unix_seconds(event.delivered_at or now) - unix_seconds(event.created_at)
             for key, event in self.items().items()

@@ -45,7 +45,9 @@ from tests.support.world import (
     sqs_record,
 )
 
-TABLE, INBOX, DLQ = "events", "https://sqs.test/inbox", "https://sqs.test/dlq"
+TABLE = "events"
+INBOX = "https://sqs.test/inbox"
+DLQ = "https://sqs.test/dlq"
 ENVIRON = {
     "EVENTS_TABLE_NAME": TABLE,
     "INBOX_QUEUE_URL": INBOX,
@@ -55,7 +57,9 @@ ENVIRON = {
 ENVIRON |= {"API_KEYS": f"acme:{digest(KEY)}:produce+consume+erase", "MAX_DELIVERY_ATTEMPTS": "4"}
 ENVIRON |= {"ZAPIER_WEBHOOK_URL": "http://127.0.0.1:9/secret"}
 # The timeouts of .chalice/config.json.
-API_SECONDS, WORKER_SECONDS, SCHEDULE_SECONDS = 30.0, 50.0, 60.0
+API_SECONDS = 30.0
+WORKER_SECONDS = 50.0
+SCHEDULE_SECONDS = 60.0
 # So long before a timeout no push begins, even of an event that is claimed.
 LAST_PUSH_SECONDS = 4 + AFTER_PUSH_SECONDS
 
@@ -309,7 +313,8 @@ class _Client:
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         def make(**parameters: Any) -> Any:
-            world, event_ids = self.container.world, _event_ids(parameters)
+            world = self.container.world
+            event_ids = _event_ids(parameters)
             if operation == "transact_write_items":  # as botocore does
                 parameters["ClientRequestToken"] = world.new_id()
             if operation.startswith("send_message"):
@@ -450,7 +455,8 @@ class SimulatedWorld:
 
     def move_back(self, message: Mapping[str, Any]) -> None:
         """Send a dead letter to the inbox queue, as SQS's own redrive does."""
-        body, attributes = message["Body"], message["MessageAttributes"]
+        body = message["Body"]
+        attributes = message["MessageAttributes"]
         self.history.see_moved_back(body, self.clock())
         self.sqs.send_message(
             QueueUrl=INBOX, MessageBody=body, MessageAttributes=attributes, **message["Attributes"]

@@ -105,7 +105,9 @@ class StormWorld(SimulatedWorld):
             self.hub.run()
             self.complete_erasures()
             self.clock.sleep(pause_seconds)
-        self._webhook_behaviour, self._fault_rate, self._max_latency_seconds = "well", 0.0, 0.0
+        self._webhook_behaviour = "well"
+        self._fault_rate = 0.0
+        self._max_latency_seconds = 0.0
         self.sqs.duplicate_probability = 0.0
         self.settle()
         self.check()
@@ -190,7 +192,8 @@ class StormWorld(SimulatedWorld):
     def _leasing_consumer(self) -> None:
         """Lease events; acknowledge each at once or late, release it, replay it, or forget it."""
         for _ in self._every(5, 60):
-            limit, seconds = self.random.randint(1, 5), self.random.choice((30, 60, 120))
+            limit = self.random.randint(1, 5)
+            seconds = self.random.choice((30, 60, 120))
             leased = self.use(Container.lease, limit=limit, seconds=seconds)
             for event_id, lease_id in leased:
                 self.hub.sleep(self.random.choice((0.0, 0.0, 1.0, 20.0, 70.0)))

@@ -53,7 +53,8 @@ class Aws:
                 return None
             return fault if at in (None, next(numbers)) else None
 
-        self.faults, self._plan = 0, plan
+        self.faults = 0
+        self._plan = plan
 
     def heal(self) -> None:
         self._plan = _no_fault

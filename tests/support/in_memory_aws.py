@@ -23,7 +23,8 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 RESOURCES = Path(__file__).parent.parent.parent / "resources.json"
-KEY, SORT = "event_id", "sort_key"
+KEY = "event_id"
+SORT = "sort_key"
 VISIBLE = "ApproximateNumberOfMessages"
 VISIBILITY_SECONDS = 300.0  # of every queue
 NO_REDRIVE = ("", sys.maxsize)
@@ -123,17 +124,13 @@ class FakeDynamoDB:
         **options: Any,
     ) -> Json:
         values = _plain(ExpressionAttributeValues)
-        in_range, keep = (
-            _condition(KeyConditionExpression),
-            _condition(options.get("FilterExpression", "")),
-        )
+        in_range = _condition(KeyConditionExpression)
+        keep = _condition(options.get("FilterExpression", ""))
         start = (
             _place(_plain(options["ExclusiveStartKey"])) if "ExclusiveStartKey" in options else None
         )
-        most, index = (
-            min(options.get("Limit", sys.maxsize), self.page_rows),
-            self._indexes[IndexName],
-        )
+        most = min(options.get("Limit", sys.maxsize), self.page_rows)
+        index = self._indexes[IndexName]
         with self._lock:
             self._show_pending()
             rows = index.rows(
@@ -229,7 +226,8 @@ class _Index:
 
     def show(self, key: str, item: Item | None) -> None:
         """Let the index show an item, or none."""
-        before, after = self._rows.pop(key, None), None
+        before = self._rows.pop(key, None)
+        after = None
         if item and self.partition in item:
             after = self._rows[key] = {name: item[name] for name in self.projected if name in item}
         if before:
@@ -390,7 +388,8 @@ class FakeSQS:
         return _batch(self.send_message, QueueUrl, Entries)
 
     def receive_message(self, *, QueueUrl: str, MaxNumberOfMessages: int, **shown: Any) -> Json:
-        queue, (dlq, most_receives) = self._queues[QueueUrl], self._redrives[QueueUrl]
+        queue = self._queues[QueueUrl]
+        (dlq, most_receives) = self._redrives[QueueUrl]
         received: list[Json] = []
         candidates = self.visible(QueueUrl)
         if self._shuffle:

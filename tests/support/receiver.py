@@ -308,7 +308,8 @@ class Certificates:
         return _server_context(self.authority.issue_cert("wrong.example"))
 
     def expired(self) -> ssl.SSLContext:
-        begin, end = datetime(2001, 1, 1, tzinfo=UTC), datetime(2002, 1, 1, tzinfo=UTC)
+        begin = datetime(2001, 1, 1, tzinfo=UTC)
+        end = datetime(2002, 1, 1, tzinfo=UTC)
         return _server_context(
             self.authority.issue_cert("localhost", not_before=begin, not_after=end)
         )

@@ -398,7 +398,8 @@ def moto_aws(clock: Clock) -> Iterator[MotoQueues]:
 @contextmanager
 def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Iterator[World]:
     """Create a system that pushes to `webhook_url`; `environ` adds to its variables."""
-    clock, session = Clock(), _session()
+    clock = Clock()
+    session = _session()
     with pytest.MonkeyPatch.context() as patch, moto_aws(clock) as queues:
         for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL"):
             patch.delenv(name, raising=False)

@@ -6,20 +6,15 @@ from chalicelib.core import breaker as module
 from chalicelib.core.breaker import Breaker
 from chalicelib.core.outcome import MAX_RETRY_AFTER_SECONDS, Outcome, PushResult
 
-OPEN_SECONDS, REST = 30.0, 5  # a rest is as long as 2 + 6 * 0.5 failed trials
-ONE, OTHER, THIRD = (
-    "sub_1 https://a.example",
-    "sub_2 https://a.example",
-    "webhook https://a.example",
-)
-DELIVERED, REFUSED = (
-    PushResult(Outcome.DELIVERED, status_code=200),
-    PushResult(Outcome.FAILED, status_code=422),
-)
-FAILED, THROTTLED = (
-    PushResult(Outcome.RETRY, status_code=503),
-    PushResult(Outcome.RETRY, status_code=429),
-)
+OPEN_SECONDS = 30.0
+REST = 5  # a rest is as long as 2 + 6 * 0.5 failed trials
+ONE = "sub_1 https://a.example"
+OTHER = "sub_2 https://a.example"
+THIRD = "webhook https://a.example"
+DELIVERED = PushResult(Outcome.DELIVERED, status_code=200)
+REFUSED = PushResult(Outcome.FAILED, status_code=422)
+FAILED = PushResult(Outcome.RETRY, status_code=503)
+THROTTLED = PushResult(Outcome.RETRY, status_code=429)
 
 
 @pytest.fixture

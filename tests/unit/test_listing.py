@@ -180,7 +180,8 @@ def test_an_event_in_two_partitions_for_a_moment_is_listed_once(
     services: Services, dynamodb: FakeDynamoDB
 ) -> None:
     [event] = store_all(services, [make_event(0)])
-    query, is_delivered = dynamodb.query, threading.Event()
+    query = dynamodb.query
+    is_delivered = threading.Event()
 
     def deliver_meanwhile(**parameters: Any) -> Any:
         partition = parameters["ExpressionAttributeValues"][":partition"]["S"]

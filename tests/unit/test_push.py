@@ -48,7 +48,9 @@ HUGE = replace(EVENT, payload=f'"{"x" * 8 * 1024 * 1024}"')  # more than the net
 Resolve = Callable[..., None]
 Act = Callable[[socket.socket], None]
 LONG = 10.0  # for what must end long before its timeout
-DELIVERED, RETRY, FAILED = Outcome.DELIVERED, Outcome.RETRY, Outcome.FAILED
+DELIVERED = Outcome.DELIVERED
+RETRY = Outcome.RETRY
+FAILED = Outcome.FAILED
 
 
 @pytest.fixture
@@ -593,7 +595,8 @@ def test_addresses_are_tried_in_turn_and_share_the_time(
     resolve: Resolve, receiver: Receiver, push: PushClient
 ) -> None:
     with behave.blackhole_listener() as url:
-        dead, refused = port_of(url), port_of(behave.refused_url())
+        dead = port_of(url)
+        refused = port_of(behave.refused_url())
         resolve({"8.8.8.1": refused, "8.8.8.2": dead, "8.8.8.3": receiver.port})
         result = send(push, "http://name.example/hook", connect_timeout_seconds=1)
         assert result.outcome is DELIVERED

@@ -42,8 +42,7 @@ def test_each_operation_logs_a_line_without_bodies_and_failures(
     message = Message(BODY, {"EventId": "evt_1"})
     queue.send(message)
     [line] = output.lines()
-    assert line["level"] == "INFO"
-    assert line["event_id"] == "evt_1"
+    assert_has(line, level="INFO", event_id="evt_1")
     assert line["message_id"]
 
     def fail(**_: object) -> None:

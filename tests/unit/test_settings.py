@@ -9,7 +9,8 @@ from chalicelib.infra.addresses import AllowedHosts
 from chalicelib.infra.errors import SettingsError
 from chalicelib.settings import ApiKey, Scope, load
 
-DIGEST, OTHER_DIGEST = hashlib.sha256(b"a key").hexdigest(), hashlib.sha256(b"another").hexdigest()
+DIGEST = hashlib.sha256(b"a key").hexdigest()
+OTHER_DIGEST = hashlib.sha256(b"another").hexdigest()
 REQUIRED = {"EVENTS_TABLE_NAME": "events", "API_KEYS": f"acme:{DIGEST}"}
 REQUIRED |= {
     "INBOX_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/1/inbox",
@@ -24,7 +25,8 @@ def whsec(content: bytes) -> str:
 
 PRODUCER = ApiKey("acme", DIGEST, frozenset({Scope.PRODUCE}))
 BOTH = ApiKey("acme", OTHER_DIGEST, frozenset({Scope.PRODUCE, Scope.CONSUME}))
-SHORTEST, LONGEST = whsec(b"a" * 24), whsec(b"b" * 64)
+SHORTEST = whsec(b"a" * 24)
+LONGEST = whsec(b"b" * 64)
 
 
 def faults(environ: dict[str, str]) -> list[str]:
@@ -84,30 +86,22 @@ KEYS = [
 UNUSABLE = {
     "INBOX_QUEUE_URL": ["inbox-queue", "sqs://host/q", "https://"],
     "ZAPIER_WEBHOOK_URL": [
-        *(
-            "hooks.zapier.com/x",
-            "ftp://example.com/x",
-            "http://example.com/x",
-            "http://10.0.0.1/",
-            "https:///x",
-        ),
-        *(
-            "http://localhost.example.com",
-            "https://example.com/a b",
-            "https://exämple.com/",
-            "https://[::1/x",
-        ),
-        *(
-            "https://user:word@example.com/",
-            "https://example.com/x#y",
-            "https://example.com:0/",
-            "https://a:99999/",
-        ),
-        *(
-            f"https://example.com/{'x' * 2029}",
-            "http://127.0.0.1.example.com/",
-            "http://128.0.0.1/",
-        ),
+        "hooks.zapier.com/x",
+        "ftp://example.com/x",
+        "http://example.com/x",
+        "http://10.0.0.1/",
+        "https:///x",
+        "http://localhost.example.com",
+        "https://example.com/a b",
+        "https://exämple.com/",
+        "https://[::1/x",
+        "https://user:word@example.com/",
+        "https://example.com/x#y",
+        "https://example.com:0/",
+        "https://a:99999/",
+        f"https://example.com/{'x' * 2029}",
+        "http://127.0.0.1.example.com/",
+        "http://128.0.0.1/",
     ],
     "API_KEYS": [
         *KEYS,
