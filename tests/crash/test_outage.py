@@ -10,7 +10,6 @@ from tests.simulator.outage import (
     SOMETIMES,
     TENANTS,
     TwoTenantsWorld,
-    dead_for_days,
     waits_beside,
 )
 
@@ -25,15 +24,6 @@ TROUBLES = [
 def test_a_destination_in_trouble_holds_up_no_other(trouble: str, in_webhook: bool) -> None:
     _, p95 = waits_beside(trouble, in_webhook=in_webhook, per_second=5, seconds=50)
     assert p95 <= (10 if trouble == SOMETIMES else 5)
-
-
-@pytest.mark.parametrize("in_webhook", [False, True])
-def test_each_event_of_a_destination_that_stays_dead_ends_in_less_than_three_days(
-    in_webhook: bool,
-) -> None:
-    figures = dead_for_days(in_webhook, per_second=5, days=0.01)
-    assert figures.events == figures.dead_letters > 0
-    assert figures.last_hours < 66
 
 
 def test_many_destinations_that_hang_hold_up_no_other() -> None:

@@ -19,8 +19,9 @@ from standardwebhooks import Webhook
 
 from chalicelib.infra.times import rfc3339
 from chalicelib.settings import Scope
-from tests.support.ministack import ROOT, Ministack, ministack, without_metric_math
+from tests.support.ministack import Ministack, ministack, without_metric_math
 from tests.support.receiver import SECRET_PATH, Receiver, Request
+from tests.support.world import ROOT
 from tools import api_key
 from tools.package import package
 

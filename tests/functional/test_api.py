@@ -107,14 +107,14 @@ def test_a_key_can_be_tested_sent_as_a_bearer_token_or_as_the_password_of_basic_
     told: Json = {"name": "acme", "scopes": ["consume", "produce"], "stage": "dev"}
     told |= dict.fromkeys(("tenant", "expires_at", "event_types"))
     for authorization in (*tokens, *passwords, basic(KEY, ""), without_colon):
-        assert world.call("GET", "/me", authorization=authorization).json == told
-    assert world.call("GET", "/me", key=PRODUCER_KEY).json == {
+        assert world.get("/me", authorization=authorization) == told
+    assert world.get("/me", key=PRODUCER_KEY) == {
         **told,
         "name": "shop",
         "scopes": ["produce"],
     }
     world.restart(EVENT_TYPES="order.created,invoice.paid")
-    assert world.call("GET", "/me").json == {
+    assert world.get("/me") == {
         **told,
         "event_types": ["order.created", "invoice.paid"],
     }
@@ -149,7 +149,7 @@ def test_missing_or_bad_settings_are_named_never_their_values(
 
 def test_a_location_resolves_against_the_url_of_the_request(world: World) -> None:
     answer = world.call("POST", "/events", EVENT)
-    again = world.call("POST", f"/events/{answer.json['event_id']}/replay")
+    again = world.replay(answer.json["event_id"])
 
     for base in ("https://example.com", "https://abc.execute-api.us-east-1.amazonaws.com/api"):
         event_url = f"{base}/events/{answer.json['event_id']}"
@@ -362,9 +362,7 @@ def test_a_key_without_consume_sees_only_what_it_posted_and_no_response(
     others = world.post()["event_id"]
 
     for key, code, response in ((CONSUMER_KEY, 200, "no such field"), (PRODUCER_KEY, 404, None)):
-        assert (
-            world.call("GET", f"/events/{own}", key=key).json["attempts"][0]["response"] == response
-        )
+        assert world.get(f"/events/{own}", key=key)["attempts"][0]["response"] == response
         hidden = world.call("GET", f"/events/{others}", key=key)
         assert hidden.status_code == code
     assert hidden.text == world.call("GET", f"/events/{UNKNOWN}").text
@@ -433,10 +431,10 @@ def test_events_are_listed_newest_first_and_the_inbox_oldest_first(
         ("/inbox?event_type=b", posted[1:2]),
     ):
         assert listed(world, path) == expected, path
-    errors = [event["last_error"] for event in world.call("GET", "/events").json["events"]]
+    errors = [event["last_error"] for event in world.get("/events")["events"]]
     assert errors == ["receiver responded 422", "receiver responded 503", None]
     for path in ("/events", "/events?include=payload", "/inbox"):
-        for event in world.call("GET", path).json["events"]:
+        for event in world.get(path)["events"]:
             whole = world.event(event["event_id"])
             assert ("payload" in event) == (path != "/events")
             assert event == {name: whole[name] for name in event}
@@ -555,11 +553,11 @@ def test_an_acknowledgement_counts_once_if_undelivered(
 ) -> None:
     receiver.script(code)
     event_id = world.post()["event_id"]
-    first = world.call("POST", f"/events/{event_id}/acknowledge")
+    first = world.acknowledge(event_id)
     after_it = world.event(event_id)
     world.clock.sleep(10)
 
-    again = world.call("POST", f"/events/{event_id}/acknowledge", key=CONSUMER_KEY)
+    again = world.acknowledge(event_id, key=CONSUMER_KEY)
 
     assert [(answer.status_code, answer.text) for answer in (first, again)] == [(204, "")] * 2
     assert_has(after_it, status="delivered", delivered_via=via)
@@ -605,10 +603,10 @@ def test_an_event_of_any_status_can_be_replayed(
     receiver.script(503 if ending == "pull" else ending)
     event_id = world.post()["event_id"]
     if ending == "pull":
-        world.call("POST", f"/events/{event_id}/acknowledge")
+        world.acknowledge(event_id)
     world.clock.sleep(100)
 
-    answer = world.call("POST", f"/events/{event_id}/replay")
+    answer = world.replay(event_id)
 
     assert answer.status_code == 202
     event = answer.json

@@ -24,7 +24,7 @@ from chalicelib.settings import Settings
 from tests.support.loopback import serve_app
 from tests.support.receiver import SECRET_PATH, Exchange, Receiver, close_without_answer, status
 from tests.support.subscribing import post_for, subscribe
-from tests.support.world import CONSUMER_KEY, ROOT, World
+from tests.support.world import CONSUMER_KEY, ROOT, SIGNING_SECRETS, World
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 TEXTS = {document: document.read_text(encoding="utf-8") for document in DOCUMENTS}
@@ -32,7 +32,6 @@ RECEIVING = TEXTS[ROOT / "docs" / "receiving.md"]
 SNIPPETS = dict(
     re.findall(r"^```\w+\n(?:#|//) ([\w.]+)\n(.*?)^```$", RECEIVING, re.MULTILINE | re.DOTALL)
 )
-SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
 Pushed = tuple[dict[str, str], bytes]  # the headers and the body of a push
 
 
@@ -158,22 +157,22 @@ def test_the_lines_for_customers_tell_genuine_pushes_from_forged_ones(
     if check is check_in_node:
         install = "npm install --no-audit --no-fund --silent standardwebhooks@1.1.1"
         subprocess.run(install.split(), check=True)
-    headers, body = push = pushed(world, receiver, SECRETS[0])
+    headers, body = push = pushed(world, receiver, SIGNING_SECRETS[0])
     genuine = [
         push,
-        pushed(world, receiver, *SECRETS),
-        pushed(world, receiver, SECRETS[0], seconds_ago=240),
+        pushed(world, receiver, *SIGNING_SECRETS),
+        pushed(world, receiver, SIGNING_SECRETS[0], seconds_ago=240),
     ]
     forged = [
         (headers, body + b" "),
         pushed(world, receiver),
-        pushed(world, receiver, SECRETS[0], seconds_ago=360),
+        pushed(world, receiver, SIGNING_SECRETS[0], seconds_ago=360),
     ]
 
     events = [json.loads(body) for _, body in genuine]
-    assert [check(push, SECRETS[0]) for push in genuine] == events
-    assert [check(push, SECRETS[0]) for push in forged] == [None] * len(forged)
-    assert check(push, SECRETS[1]) is None
+    assert [check(push, SIGNING_SECRETS[0]) for push in genuine] == events
+    assert [check(push, SIGNING_SECRETS[0]) for push in forged] == [None] * len(forged)
+    assert check(push, SIGNING_SECRETS[1]) is None
 
 
 @pytest.mark.usefixtures("snippets")
@@ -181,14 +180,14 @@ def test_a_product_gives_a_customer_the_page_of_its_webhooks(
     world: World, receiver: Receiver
 ) -> None:
     world.clock.now = time.time()
-    world.restart(ZAPIER_WEBHOOK_URL="none", WEBHOOK_SIGNING_SECRETS=SECRETS[0])
+    world.restart(ZAPIER_WEBHOOK_URL="none", WEBHOOK_SIGNING_SECRETS=SIGNING_SECRETS[0])
     product = runpy.run_path("customers.py")
     page, _, token = product["webhooks_page"]("customer-42").partition("#key=")
     webhook = subscribe(world, receiver.url, "order.*", key=token).json
     event = post_for(world, "customer-42")
-    deliveries = world.call(
-        "GET", f"/events?subscription_id={webhook['subscription_id']}", key=token
-    ).json["events"]
+    deliveries = world.get(f"/events?subscription_id={webhook['subscription_id']}", key=token)[
+        "events"
+    ]
 
     assert page == f"{os.environ['TRIGGERS_URL']}/"
     assert [(copy["event_id"], copy["status"]) for copy in deliveries] == [

@@ -16,9 +16,8 @@ from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, status
 from tests.support.subscribing import copies, post_for, states, subscribe, subscribed, subscriptions
-from tests.support.world import START, Answer, Json, World, assert_has
+from tests.support.world import SIGNING_SECRETS, START, Answer, Json, World, assert_has
 
-SIGNING_SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
 HEADERS = {"Authorization": "Bearer s3cret-value", "x-other": "another s3cret"}
 FILTER = {"price": [{"suffix": "€"}]}
 MEMBERS: Json = {
@@ -44,11 +43,11 @@ def other() -> Iterator[Receiver]:
 
 
 def shown(world: World, path: str) -> Any:
-    return world.call("GET", path).json
+    return world.get(path)
 
 
 def secret(world: World, path: str) -> Any:
-    return world.call("GET", f"{path}/secret").json["secret"]
+    return world.get(f"{path}/secret")["secret"]
 
 
 def patch(world: World, path: str, **changes: Any) -> Answer:
@@ -350,7 +349,7 @@ def test_410_disables_the_subscription_of_a_tenant(
     assert_has(disabled, disabled_at=at, failing_since=None, last_error=error)
     enabled = {**disabled, "disabled_at": None, "last_error": None}
     assert world.call("POST", f"{path}/enable").json == enabled
-    assert world.call("POST", f"/events/{copy['event_id']}/replay").status_code == 202
+    assert world.replay(copy["event_id"]).status_code == 202
 
 
 def test_of_two_410s_at_once_one_disables_the_subscription(

@@ -14,13 +14,11 @@ from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver, close_without_answer
 from tests.support.subscribing import read_lists
-from tests.support.world import EVENT, START, World, assert_has
-
-SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
+from tests.support.world import EVENT, SIGNING_SECRETS, START, World, assert_has
 
 
 def test_an_event_is_pushed_at_once(world: World, receiver: Receiver) -> None:
-    world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(SECRETS))
+    world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(SIGNING_SECRETS))
     posted = {
         "event_type": "order.created",
         "payload": {"größe": [1, 2.5, ""]},
@@ -46,7 +44,7 @@ def test_an_event_is_pushed_at_once(world: World, receiver: Receiver) -> None:
     sent_at = datetime.fromtimestamp(START, UTC)
     body = request.body.decode()
     signatures = " ".join(
-        Webhook(secret).sign(event["event_id"], sent_at, body) for secret in SECRETS
+        Webhook(secret).sign(event["event_id"], sent_at, body) for secret in SIGNING_SECRETS
     )
     http = {
         "host": f"127.0.0.1:{receiver.port}",

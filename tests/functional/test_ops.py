@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from tests.conftest import During
 from tests.support import receiver as receivers
 from tests.support.loopback import serve_app
 from tests.support.receiver import Receiver
-from tests.support.running import ROOT
+from tests.support.running import ended
 from tests.support.subscribing import id_of_new, listed, subscribe
 from tests.support.world import KEY, Json, World, assert_has, digest
 from tools.ops import cli
@@ -352,7 +351,7 @@ def test_a_tenants_events_copies_and_subscriptions_are_erased(
 
 def test_a_claimed_event_is_named_and_the_repeated_command_erases_it(eraser: World) -> None:
     free, leased = (post_about(eraser, {"user_id": 42}, "acme")["event_id"] for _ in range(2))
-    eraser.call("POST", f"/events/{leased}/replay")
+    eraser.replay(leased)
     eraser.call("POST", "/inbox/lease", '{"lease_seconds": 60}')
 
     ran = Ran("erase", "--metadata", "user_id=42", *GO, status=1)
@@ -469,12 +468,7 @@ def test_wrong_usage_is_refused_before_anything_is_called_and_make_names_its_var
 
 def dry_run(*arguments: str, **variables: str) -> tuple[int, str, str]:
     """Return status, commands and errors of make, which runs nothing."""
-    command = ["make", "--dry-run", "-o", ".venv/.set-up", *arguments]
-    environ = {"PATH": os.environ["PATH"], **variables}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False
-    )
-    return done.returncode, done.stdout, done.stderr
+    return ended("make", "--dry-run", "-o", ".venv/.set-up", *arguments, **variables)
 
 
 @pytest.mark.parametrize("command", ["replay", "erase"])
@@ -489,12 +483,9 @@ def test_make_gives_values_to_a_command_as_they_were_typed(eraser: World, tmp_pa
 
     def make(*variables: str) -> str:
         arguments = ["make", "-o", ".venv/.set-up", f"PY={sys.executable}", *variables]
-        environ = os.environ | {"MAKEFLAGS": ""}
-        done = subprocess.run(
-            arguments, cwd=ROOT, env=environ, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        status, output, errors = ended(*arguments)
+        assert status == 0, errors
+        return output
 
     event = eraser.event(
         make("send", "TYPE=a", f"PAYLOAD={value}", f"METADATA={value}").split(":")[0]
@@ -516,7 +507,7 @@ def test_token_prints_a_token_its_end_and_its_link(
 
     token, end, link = Ran("token", "--tenant", "customer-42", *options).output.splitlines()
 
-    told = world.call("GET", "/me", key=token).json
+    told = world.get("/me", key=token)
     assert_has(told, tenant="customer-42", expires_at=rfc3339(world.clock() + seconds))
     assert end == f"valid until {told['expires_at']}"
     assert link == f"{os.environ['TRIGGERS_URL']}#key={token}"

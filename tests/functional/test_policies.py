@@ -51,8 +51,8 @@ def use_the_api(world: World, receiver: Receiver) -> Iterator[None]:
     listed = f"/events?subscription_id=sub_{'0' * 32}"
     for path in (f"/events/{delivered['event_id']}", "/events", listed, "/inbox", "/subscriptions"):
         assert world.call("GET", path).status_code == 200
-    assert world.call("POST", f"/events/{retried['event_id']}/acknowledge").status_code == 204
-    assert world.call("POST", f"/events/{dead['event_id']}/replay").status_code == 202
+    assert world.acknowledge(retried["event_id"]).status_code == 204
+    assert world.replay(dead["event_id"]).status_code == 202
     assert world.call("POST", "/inbox/lease").status_code == 200
     subscription = subscribe(world, receiver.url, "copied")
     world.post(event_type="copied", prefer="respond-async")

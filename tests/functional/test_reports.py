@@ -33,7 +33,7 @@ def reports(world: World, listener: Receiver) -> list[Json]:
 
 
 def all_reports(world: World) -> Any:
-    return world.call("GET", "/events?event_type=triggers.*&source=original").json["events"]
+    return world.get("/events?event_type=triggers.*&source=original")["events"]
 
 
 @pytest.mark.parametrize("is_copy", [False, True])
@@ -123,7 +123,7 @@ def test_failing_disabled_and_ended_are_told_each_time_once(
     target.default = 503
 
     def assert_told(what: str, member: str) -> None:
-        shown = world.call("GET", path).json
+        shown = world.get(path)
         assert shown[member]
         report = {"event_type": f"triggers.subscription.{what}", "tenant": "a", "payload": shown}
         assert reports(world, listener) == [report]
@@ -181,7 +181,7 @@ def test_an_event_that_fails_again_is_reported_again(
     event_id = world.post()["event_id"]
     world.clock.sleep(1)
 
-    world.call("POST", f"/events/{event_id}/replay")
+    world.replay(event_id)
 
     assert [report["payload"]["event_id"] for report in reports(world, listener)] == [event_id] * 2
 
@@ -230,8 +230,7 @@ def test_a_report_is_not_replayed_but_its_copies_are(
     [report] = all_reports(world)
 
     refused, replayed = (
-        world.call("POST", f"/events/{event_id}/replay")
-        for event_id in (report["event_id"], *report["copies"])
+        world.replay(event_id) for event_id in (report["event_id"], *report["copies"])
     )
     world.empty_inbox()
 

@@ -273,8 +273,3 @@ def test_an_older_package_keeps_its_index(
     ]
     new = template["Resources"]["EventsTable"]["Properties"]
     assert table["GlobalSecondaryIndexes"] == [*new["GlobalSecondaryIndexes"], index]
-
-
-def test_the_worker_is_invoked_by_the_queue_of_the_template(template: Any) -> None:
-    [source] = template["Resources"]["Worker"]["Properties"]["Events"].values()
-    assert source["Properties"]["Queue"] == {"Fn::Sub": "${InboxQueue.Arn}"}

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 import urllib3
 
 from tests.support.receiver import Receiver
-from tests.support.running import ROOT, Run, environment, running
+from tests.support.running import ROOT, Run, ended, running
 from tests.support.world import KEY, Json, assert_has, digest
 from tools import local_aws
 
@@ -56,14 +55,6 @@ def found(lines: list[str], pattern: str) -> str:
     match = re.search(pattern, "\n".join(lines), re.MULTILINE)
     assert match, pattern
     return match[1]
-
-
-def ended(*command: str, **variables: str) -> tuple[int, str, str]:
-    """Return status, standard output and standard error of a command that ends by itself."""
-    run = subprocess.run(
-        command, cwd=ROOT, env=environment(**variables), capture_output=True, text=True, check=False
-    )
-    return run.returncode, run.stdout, run.stderr
 
 
 def shell(commands: str) -> str:

@@ -60,7 +60,7 @@ def test_events_and_copies_are_found_by_their_exact_subject(
         of_subscription = find(world, subject=subject, subscription_id=subscription_id)
         assert ids(of_subscription) == [copy_id for event in about for copy_id in event["copies"]]
         assert {event["status"] for event in of_subscription.json["events"]} == {"delivered"}
-    world.call("POST", f"/events/{events[0]['event_id']}/acknowledge")
+    world.acknowledge(events[0]["event_id"])
     assert ids(find(world, subject="order-1", status="delivered")) == [events[0]["event_id"]]
     assert ids(find(world, subject="order-1", order="oldest", limit="1")) == [events[0]["event_id"]]
     assert ids(find(world, subject="order")) == []

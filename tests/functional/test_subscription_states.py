@@ -18,10 +18,9 @@ from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, Request, status
 from tests.support.subscribing import states, subscribe, subscribed, subscriptions
-from tests.support.world import START, Json, World, assert_has
+from tests.support.world import SIGNING_SECRETS, START, Json, World, assert_has
 
 HOUR = 3600
-SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
 DISABLED = "not pushed: the subscription is disabled"
 
 
@@ -57,19 +56,19 @@ def test_copies_are_signed_with_their_subscription_s_secret(
     assert subscribe(world, target.url).json["secret"] is None
     world.post()
     assert "webhook-signature" not in target.requests.pop().headers
-    world.restart(WEBHOOK_SIGNING_SECRETS=SECRETS[0])
+    world.restart(WEBHOOK_SIGNING_SECRETS=SIGNING_SECRETS[0])
     one, other = (
         subscribe(world, f"{target.url}{suffix}").json["secret"] for suffix in ("", "&other")
     )
-    world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(reversed(SECRETS)))
+    world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(reversed(SIGNING_SECRETS)))
     again = subscribe(world, target.url)
 
     world.post()
 
     [signed] = [request for request in target.requests if not request.path.endswith("&other")]
     assert all(is_signed(signed, secret) for secret in (one, again.json["secret"]))
-    assert not any(is_signed(signed, secret) for secret in (other, *SECRETS))
-    assert all(is_signed(receiver.requests[-1], secret) for secret in SECRETS)
+    assert not any(is_signed(signed, secret) for secret in (other, *SIGNING_SECRETS))
+    assert all(is_signed(receiver.requests[-1], secret) for secret in SIGNING_SECRETS)
     assert again.status_code == 200
     assert len({one, other, again.json["secret"]}) == 3
     world.call("DELETE", again.location)
@@ -244,7 +243,7 @@ def test_what_the_disabled_miss_is_failed_quietly(
     )
     enable(world, target)
     for copy_id in missed:
-        assert world.call("POST", f"/events/{copy_id}/replay").status_code == 202
+        assert world.replay(copy_id).status_code == 202
     world.empty_inbox()
     assert {world.event(copy_id)["status"] for copy_id in missed} == {"delivered"}
 
@@ -262,7 +261,7 @@ def test_a_copy_without_its_target_is_neither_replayed_nor_redriven(
     before = [world.event(copy_id) for copy_id in (delivered, failed)]
 
     for copy_id in (delivered, failed):
-        refused = world.call("POST", f"/events/{copy_id}/replay")
+        refused = world.replay(copy_id)
         assert refused.problem == (409, f"subscription_{why}")
         assert "retry-after" not in refused.headers
     world.move_back()
@@ -362,7 +361,7 @@ def test_disabling_is_told_once_if_a_response_is_lost(
 def test_a_test_push_changes_nothing(
     world: World, target: Receiver, aws: Aws, code: int, outcome: str
 ) -> None:
-    world.restart(WEBHOOK_SIGNING_SECRETS=SECRETS[0], BREAKER_FAILURES="1")
+    world.restart(WEBHOOK_SIGNING_SECRETS=SIGNING_SECRETS[0], BREAKER_FAILURES="1")
     disable(world, target)  # it works for a disabled one, too
     before = subscriptions(world)
     test = f"{path(world)}/test"

@@ -114,7 +114,7 @@ def test_all_subscriptions_are_listed_by_state_and_page(world: World, target: Re
     def pages(query: str) -> Iterator[list[str]]:
         cursor = ""
         while cursor is not None:
-            page = world.call("GET", f"/subscriptions?{query}&cursor={cursor}").json
+            page = world.get(f"/subscriptions?{query}&cursor={cursor}")
             yield [row["subscription_id"] for row in page["subscriptions"]]
             cursor = page["next_cursor"]
 
@@ -207,7 +207,7 @@ def test_a_repeated_post_completes_what_a_failed_one_began(
         subscribe(world, f"{target.url}&n={number}")
     aws.fail(Fault.REFUSED, "PutItem", at=at)
     assert world.call("POST", "/events", EVENT, idempotency_key="k").status_code == 503
-    assert world.call("GET", "/inbox").json["events"] == []  # the event is stored after its copies
+    assert world.get("/inbox")["events"] == []  # the event is stored after its copies
     aws.heal()
 
     event = world.call("POST", "/events", EVENT, idempotency_key="k").json
@@ -286,7 +286,7 @@ def test_pending_copies_of_a_deleted_subscription_are_deleted(
     subscription = subscribe(world, target.url)
     replayed = world.post()
     queued = world.post(prefer="respond-async")
-    world.call("POST", f"/events/{replayed['copies'][0]}/replay")
+    world.replay(replayed["copies"][0])
     target.script(422)
     failed = world.post()
     world.call("DELETE", subscription.location)
@@ -317,7 +317,7 @@ def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(
     assert breaker.acquire("another", world.clock()) == 0
 
     assert world.post()["copies"] == []
-    copy = world.call("GET", f"/events/{copy_id}").json
+    copy = world.get(f"/events/{copy_id}")
     assert copy["status"] == "failed"
     assert copy["attempts"][-1]["error"] == "host not allowed"
     assert len(target.requests) == len(world.dead_letters()) == 1
@@ -373,12 +373,12 @@ def test_in_subscriptions_mode_copies_alone_are_replayed(
     world.run_worker()
 
     for each, state in ((before, "pending"), (event, "delivered")):
-        refused = world.call("POST", f"/events/{each['event_id']}/replay")
+        refused = world.replay(each["event_id"])
         assert refused.problem == (409, "not_pushed")
         now = world.event(each["event_id"])
         assert_has(now, status=state, next_attempt_at=None)
     assert listed(world) == [before["event_id"]]
-    assert world.call("POST", f"/events/{event['copies'][0]}/replay").json["next_attempt_at"]
+    assert world.replay(event["copies"][0]).json["next_attempt_at"]
     world.run_worker()
     assert len(receiver.requests) == 1
     assert len(target.requests) == 2

@@ -10,9 +10,17 @@ import pytest
 from chalicelib.infra.times import rfc3339
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import copies, ids, make_token, post_for, subscribe, subscriptions
-from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, Answer, World, assert_has, digest
+from tests.support.world import (
+    CONSUMER_KEY,
+    KEY,
+    PRODUCER_KEY,
+    SIGNING_SECRETS,
+    Answer,
+    World,
+    assert_has,
+    digest,
+)
 
-SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
 MINE = "customer-42"
 OTHER = "customer-43"
 Foreign = tuple[list[str], list[str]]
@@ -20,7 +28,7 @@ Foreign = tuple[list[str], list[str]]
 
 @pytest.fixture
 def world(world: World) -> World:
-    world.restart(WEBHOOK_SIGNING_SECRETS=SECRETS[0])
+    world.restart(WEBHOOK_SIGNING_SECRETS=SIGNING_SECRETS[0])
     return world
 
 
@@ -54,7 +62,7 @@ def test_a_token_says_whose_it_is_and_ends_when_it_says(
 ) -> None:
     made = world.call("POST", "/tokens", {"tenant": MINE, **members}, key=CONSUMER_KEY).json
     credentials = base64.b64encode(f"anyone:{made['token']}".encode()).decode()
-    told = world.call("GET", "/me", authorization=f"Basic {credentials}").json
+    told = world.get("/me", authorization=f"Basic {credentials}")
     world.clock.sleep(seconds - 1)
     before = me(world, made["token"])
     world.clock.sleep(1)
@@ -81,10 +89,15 @@ def test_a_request_for_a_token_is_validated(world: World) -> None:
 
 
 def test_a_token_lasts_through_a_rotation_and_ends_with_its_signing_secret(world: World) -> None:
-    world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(SECRETS))
+    world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(SIGNING_SECRETS))
     token = make_token(world, MINE)  # signed with the first
     statuses = []
-    for secrets in (SECRETS[0], " ".join(reversed(SECRETS)), SECRETS[1], ""):
+    for secrets in (
+        SIGNING_SECRETS[0],
+        " ".join(reversed(SIGNING_SECRETS)),
+        SIGNING_SECRETS[1],
+        "",
+    ):
         world.restart(WEBHOOK_SIGNING_SECRETS=secrets)
         statuses.append(me(world, token).status_code)
 
@@ -139,7 +152,7 @@ def test_a_customer_manages_its_webhooks_with_a_token(world: World, target: Rece
     path = made.location
     calls = (("GET", ""), ("PATCH", ""), ("GET", "/secret"), ("POST", "/test"), ("POST", "/enable"))
     answers = [world.call(method, path + call, "{}", key=token) for method, call in calls]
-    listed = world.call("GET", "/subscriptions", key=token).json["subscriptions"]
+    listed = world.get("/subscriptions", key=token)["subscriptions"]
 
     assert [answer.status_code for answer in (made, again, *answers)] == [201, *[200] * 6]
     assert_has(made.json, tenant=MINE, created_by=f"tenant:{MINE}")
@@ -164,11 +177,11 @@ def test_a_customer_follows_and_replays_its_copies_with_a_token(
     assert ids(world.call("GET", f"{of_it}&status=failed&include=payload", key=token)) == [
         copy["event_id"]
     ]
-    assert world.call("GET", path, key=token).json == copy
+    assert world.get(path, key=token) == copy
     assert copy["attempts"][0]["response"] == "no such order"
     assert world.call("POST", f"{path}/replay", key=token).status_code == 202
     world.empty_inbox()
-    assert world.call("GET", path, key=token).json["status"] == "delivered"
+    assert world.get(path, key=token)["status"] == "delivered"
     world.call("DELETE", made.location, key=token)
     calls = (("GET", path), ("POST", f"{path}/replay"), ("GET", of_it))
     assert [world.call(*call, key=token).status_code for call in calls] == [404, 404, 403]
@@ -195,7 +208,7 @@ def test_a_token_sees_nothing_of_others(world: World, foreign: Foreign) -> None:
         assert world.call("GET", f"/subscriptions/{subscription_id}").status_code == 200
         listed = world.call("GET", f"/events?subscription_id={subscription_id}", key=token)
         assert listed.problem == (403, "forbidden")
-    assert world.call("GET", "/subscriptions", key=token).json["subscriptions"] == []
+    assert world.get("/subscriptions", key=token)["subscriptions"] == []
 
 
 def test_another_tenant_cannot_be_named_with_a_token(world: World, target: Receiver) -> None:

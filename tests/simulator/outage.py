@@ -9,14 +9,11 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
-from unittest import mock
+from typing import Any
 
 from chalicelib.core.event import Event, Status
-from chalicelib.core.outcome import Reason
-from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
-from chalicelib.operations import schedules
-from tests.simulator.simulated_world import DLQ, NO_ENVIRON, Container, SimulatedWorld
+from chalicelib.infra.times import rfc3339, unix_seconds
+from tests.simulator.simulated_world import NO_ENVIRON, Container, SimulatedWorld
 
 WORKERS = 5
 SEEDS = 4
@@ -35,11 +32,6 @@ TROUBLES: dict[str, Callable[[float], Response]] = {
     SLOW_TO_FAIL: lambda random: (503, 2.0),
     SOMETIMES: lambda random: HANGS if random < 0.05 else HEALTHY,
 }
-# whether it is the webhook, and events a second
-DEAD = [(False, 1), (False, 5), (True, 1), (True, 5)]
-DAYS = 3
-SCALE = 500  # rates, and what sweep and worker can do, are divided by SCALE
-LIMITS = ("MAX_SWEPT", "MAX_SWEPT_WHILE_LONG", "LONG_QUEUE")
 MOST_WAIT_SECONDS = 600.0
 
 
@@ -220,80 +212,6 @@ def beside_a_tenant(
     ]
 
 
-class DeadWorld(OutageWorld):
-    """The webhook, or the target of the only subscription, is dead until the last of its events has
-    ended.
-
-    One worker takes a message at a time, and rests so long after it that it does what WORKERS do
-    divided by SCALE.
-    """
-
-    workers = 1
-    late_seconds = 0.0  # how long an event was overdue at most
-
-    def answer(self, event: Event, url: str) -> Response:
-        is_dead = (event.subscription_id is None) == self.in_webhook
-        return TROUBLES[self.trouble](0.0) if is_dead else HEALTHY
-
-    def is_over(self) -> bool:
-        return self.clock() > self.ends_at and not self._due()
-
-    def _due(self) -> list[str]:
-        return [item["requeue_at"] for item in self.dynamodb.items.values() if "requeue_at" in item]
-
-    def _worker(self) -> None:
-        container = self.start()
-        while not self.is_over():
-            started = self.clock()
-            worked = container.work(max_messages=1)
-            self.hub.sleep(
-                (self.clock() - started) * (SCALE / (WORKERS * 10) - 1) if worked else 1.0
-            )
-
-    def _sweeps(self) -> None:
-        container = self.start()
-        while not self.is_over():
-            self.hub.sleep(60)
-            self.late_seconds = max(
-                self.late_seconds, self.clock() - min(map(unix_seconds, self._due()), default=1e10)
-            )
-            container.sweep()
-
-
-class DeadFigures(NamedTuple):
-    """How the events of a destination end that never answers again, and how long others wait."""
-
-    events: int
-    dead_letters: int
-    first_hours: float
-    last_hours: float
-    most_overdue_seconds: float
-    p95_of_others_seconds: float
-
-
-def dead_for_days(in_webhook: bool, per_second: float, days: float = DAYS) -> DeadFigures:
-    environ = {"MAX_DELIVERY_ATTEMPTS": "45", "SUBSCRIPTION_DISABLE_DAYS": "3650"}
-    world = DeadWorld(
-        "answers 503", in_webhook=in_webhook, seconds=DAY_SECONDS * days, environ=environ
-    )
-    world.start().subscribe(TARGET)
-    limits = {name: max(1, getattr(schedules, name) // SCALE) for name in LIMITS}
-    with mock.patch.multiple(schedules, **limits):
-        world.run(per_second=per_second / SCALE, prefer="respond-async")
-    world.check()
-    dead = [
-        event for event in world.items().values() if (event.subscription_id is None) == in_webhook
-    ]
-    assert {(event.reason, event.delivery_attempts) for event in dead} == {(Reason.EXHAUSTED, 45)}
-    hours = [
-        (unix_seconds(str(event.failed_at)) - unix_seconds(event.created_at)) / 3600
-        for event in dead
-    ]
-    letters = len(world.sqs.messages(DLQ))
-    _, p95 = world.healthy_waits(30)
-    return DeadFigures(len(dead), letters, min(hours), max(hours), world.late_seconds, p95)
-
-
 TEN = [f"{TARGET}/{number}" for number in range(10)]
 
 
@@ -337,9 +255,6 @@ def main() -> None:
         for name, beside in TENANTS.items():
             waits = of_seeds(beside)
             print(f"{name}: ", min(map(len, waits)), f"{max(map(max, waits)):.1f}", flush=True)
-        print("dead for 3 days")
-        for in_webhook, rate in DEAD:
-            print(f"{rate}/s: ", dead_for_days(in_webhook, rate), flush=True)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ from urllib.parse import parse_qs
 import boto3
 import urllib3
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.support.world import ROOT
+
 REQUIREMENTS = ROOT / "requirements" / "e2e.txt"
 VENV = ROOT / ".local" / "e2e-venv"
 # The root user of ministack's account.

@@ -9,13 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.support.world import ROOT as ROOT
+
 OURS = (
     "PORT|STAGE|LOG_LEVEL|AWS_.*|API_KEYS|.*_SECRETS?|ZAPIER_WEBHOOK_URL|SUBSCRIPTION_HOSTS|"
     "EVENTS_TABLE_NAME|INBOX_.*|WORKER_.*|MAKE.*|MFLAGS"
@@ -25,6 +25,14 @@ OURS = (
 def environment(**settings: str) -> dict[str, str]:
     others = {name: value for name, value in os.environ.items() if not re.fullmatch(OURS, name)}
     return {**others, "PORT": "0", **settings}
+
+
+def ended(*command: str, **variables: str) -> tuple[int, str, str]:
+    """Return status, standard output and standard error of a command that ends by itself."""
+    run = subprocess.run(
+        command, cwd=ROOT, env=environment(**variables), capture_output=True, text=True, check=False
+    )
+    return run.returncode, run.stdout, run.stderr
 
 
 class Run:

@@ -8,7 +8,6 @@ import hashlib
 import json
 import re
 import threading
-import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import boto3
 import moto.sqs.models
@@ -40,20 +40,11 @@ PRODUCER_KEY = "producer-key"
 CONSUMER_KEY = "consumer-key"
 EVENT = '{"event_type": "a", "payload": {}}'
 UNKNOWN = "evt_" + "0" * 32
+SIGNING_SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
 START = 1_795_000_000.0
 REGION = "us-east-1"
-NAMES = (
-    "version",
-    "account",
-    "region",
-    "detail",
-    "detail-type",
-    "source",
-    "time",
-    "id",
-    "resources",
-)
-SCHEDULED = dict.fromkeys(NAMES, "")  # what EventBridge sends
+NAMES = "version account region detail detail-type source time id resources"
+SCHEDULED = dict.fromkeys(NAMES.split(), "")  # what EventBridge sends
 VALIDATING = CONFIG.merge(Config(parameter_validation=True))
 
 
@@ -144,16 +135,14 @@ def call(
     given = {name.replace("_", "-"): value for name, value in headers.items()}
     if key is not None:
         given.setdefault("authorization", f"Bearer {key}")
-    context = {"httpMethod": method, "resourcePath": resource, "path": f"/api{path}"}
-    event: Json = {
-        "requestContext": context,
+    event = {
+        "requestContext": {"httpMethod": method, "resourcePath": resource, "path": f"/api{path}"},
         "headers": given,
         "pathParameters": parameters,
+        "multiValueQueryStringParameters": parse_qs(query, keep_blank_values=True) or None,
+        "stageVariables": {},
+        "body": body.encode() if isinstance(body, str) else body,
     }
-    event["multiValueQueryStringParameters"] = (
-        urllib.parse.parse_qs(query, keep_blank_values=True) or None
-    )
-    event |= {"stageVariables": {}, "body": body.encode() if isinstance(body, str) else body}
     answer = app.app(event, LambdaContext(clock, 30))
     answered = {name.lower(): value for name, value in answer["headers"].items()}
     return Answer(answer["statusCode"], answered, answer["body"])
@@ -170,17 +159,16 @@ def find_route(path: str) -> tuple[str, dict[str, str]]:
 
 def sqs_record(message: Json) -> Json:
     """Return a received message as Lambda passes it to the worker."""
-    given = message.get("MessageAttributes", {}).items()
-    attributes = {
-        name: {"stringValue": value["StringValue"], "dataType": value["DataType"]}
-        for name, value in given
-    }
-    record = {
+    attributes = {}
+    for name, value in message.get("MessageAttributes", {}).items():
+        attributes[name] = {"stringValue": value["StringValue"], "dataType": value["DataType"]}
+    return {
         "messageId": message["MessageId"],
         "receiptHandle": message["ReceiptHandle"],
         "body": message["Body"],
+        "messageAttributes": attributes,
+        "attributes": message.get("Attributes", {}),
     }
-    return {**record, "messageAttributes": attributes, "attributes": message.get("Attributes", {})}
 
 
 @dataclass
@@ -254,8 +242,17 @@ class World:
         assert answer.status_code == 202, answer.text
         return answer.json
 
+    def get(self, path: str, **headers: str) -> Any:
+        return self.call("GET", path, **headers).json
+
     def event(self, event_id: str) -> Any:
-        return self.call("GET", f"/events/{event_id}").json
+        return self.get(f"/events/{event_id}")
+
+    def replay(self, event_id: str, *, key: str = KEY) -> Answer:
+        return self.call("POST", f"/events/{event_id}/replay", key=key)
+
+    def acknowledge(self, event_id: str, *, key: str = KEY) -> Answer:
+        return self.call("POST", f"/events/{event_id}/acknowledge", key=key)
 
     def run_worker(self, *, timeout_seconds: float = 50) -> int:
         """Receive a batch, call the worker and delete the batch unless it raised, as Lambda's event

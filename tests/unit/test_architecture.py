@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.support.receiver import Behaviour, Receiver, status
+from tests.support.world import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 PRODUCT = ROOT / "chalicelib"
 SOURCES = {
     str(path.relative_to(ROOT).with_suffix("")): path
