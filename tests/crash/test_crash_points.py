@@ -110,7 +110,8 @@ ONE_ASYNC = does(Container.post, '{"n":1}', idempotency_key="k", prefer="respond
 
 
 EVENT_OF_KEY = "evt_" + hashlib.sha256(b"acme\0k").hexdigest()[:32]
-send, recover = to_all(Container.send, sendable), to_all(Container.recover, subscriptions)
+send = to_all(Container.send, sendable)
+recover = to_all(Container.recover, subscriptions)
 
 
 def post_with_key(world: SimulatedWorld, container: Container) -> None:

@@ -12,8 +12,8 @@ from chalicelib.operations.recovery import ERASED_SECONDS
 from tests.conftest import During
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, status
-from tests.support.subscribing import copies, ids, make_token, subscribe
-from tests.support.world import KEY, PRODUCER_KEY, UNKNOWN, Answer, Json, World, digest
+from tests.support.subscribing import copies, listed, make_token, subscribe
+from tests.support.world import KEY, PRODUCER_KEY, UNKNOWN, Answer, Json, World, assert_has, digest
 
 TENANT = "customer-42"
 MARKED = "response-of-the-operator"
@@ -32,18 +32,15 @@ def subscribed(world: World, url: str, *event_types: str, **members: Any) -> str
     return subscribe(world, url, *event_types, key=KEY, **members).location.rpartition("/")[2]
 
 
-def post(world: World, payload: Any = None, **members: Any) -> Json:
+def post(world: World, payload: Any = None, **members: Any) -> Any:
     body = {"event_type": "order.created", "payload": payload or {}, **members}
-    event: Json = world.call("POST", "/events", body).json
+    event = world.call("POST", "/events", body).json
     world.clock.sleep(1)
     return event
 
 
-def recipients(world: World, event: Json) -> list[Json]:
-    answer = world.call("GET", f"/events/{event['event_id']}/recipients")
-    assert answer.status_code == 200, answer.text
-    found: list[Json] = answer.json["recipients"]
-    return found
+def recipients(world: World, event: Json) -> Any:
+    return world.get(f"/events/{event['event_id']}/recipients")["recipients"]
 
 
 def send(world: World, subscription_id: str, event_id: Any, *, key: str = KEY) -> Answer:
@@ -55,10 +52,6 @@ def recover(world: World, subscription_id: str, *, key: str = KEY, **members: An
     body = {"since": rfc3339(0), **members}
     path = f"/subscriptions/{subscription_id}/recover"
     return world.call("POST", path, body, key=key)
-
-
-def refusal(answer: Answer) -> tuple[int, str]:
-    return answer.status_code, answer.json["code"]
 
 
 # Recipients
@@ -111,7 +104,7 @@ def test_recipients_are_told_with_their_copies_or_why_they_have_none(
     assert [row["tenant"] for row in found[:2]] == [TENANT, None]
     gone = {key: value for key, value in found[-1].items() if value is not None}
     assert gone.keys() == {"subscription_id", "state", "copy"}
-    assert (gone["subscription_id"], gone["state"]) == (subscription_ids["gone"], "gone")
+    assert_has(gone, subscription_id=subscription_ids["gone"], state="gone")
     assert {row["target_host"] for row in found[:-1]} == {"127.0.0.1"}
 
 
@@ -134,9 +127,9 @@ def test_a_copy_is_told_as_it_is_now_and_its_subscription_too(
     world.restart(SUBSCRIPTION_HOSTS="hooks.zapier.com")
     world.call("DELETE", f"/events/{row['copy']['event_id']}")
     [still] = recipients(world, event)
-    assert (still["subscription_id"], still["reason"]) == (subscription_id, "deleted")
+    assert_has(still, subscription_id=subscription_id, reason="deleted")
     [other] = recipients(world, post(world))
-    assert (other["copy"], other["reason"]) == (None, "host")
+    assert_has(other, copy=None, reason="host")
 
 
 def change_item(world: World, event: Json, update: str, **values: Any) -> None:
@@ -161,7 +154,7 @@ def test_a_payload_that_is_nested_too_deep_for_a_filter_has_no_member_to_tell(
 
     [row] = recipients(world, event)
 
-    assert (row["reason"], row["member"]) == ("filter", None)
+    assert_has(row, reason="filter", member=None)
     assert recover(world, subscription_id).json["sent"] == 0
 
 
@@ -175,7 +168,7 @@ def test_who_may_ask_for_recipients_and_of_what(world: World, target: Receiver) 
     assert world.call("GET", f"/events/{event['copies'][0]}/recipients").status_code == 404
     assert world.call("GET", f"/events/{UNKNOWN}/recipients").status_code == 404
     for key in (make_token(world, TENANT), PRODUCER_KEY):
-        assert refusal(world.call("GET", path, key=key)) == (403, "forbidden")
+        assert world.call("GET", path, key=key).problem == (403, "forbidden")
 
 
 def test_lists_with_subjects_have_the_state_of_now_and_no_payload(
@@ -183,9 +176,9 @@ def test_lists_with_subjects_have_the_state_of_now_and_no_payload(
 ) -> None:
     receiver.default = 422
     event = post(world, subject="order-4711")
-    [listed] = world.call("GET", "/events?include=subject&status=failed").json["events"]
+    [listed] = world.get("/events?include=subject&status=failed")["events"]
 
-    assert (listed["subject"], listed["status"]) == ("order-4711", "failed")
+    assert_has(listed, subject="order-4711", status="failed")
     assert listed.keys() & {"payload", "metadata", "attempts"} == set()
     assert listed["event_id"] == event["event_id"]
     assert world.call("GET", "/events?include=all").faults == ["include"]
@@ -221,11 +214,12 @@ def test_a_sent_copy_has_the_content_of_its_event_and_nothing_of_the_operators_w
     whole = world.event(event["event_id"])
     for name in ("event_type", "payload", "metadata", "tenant", "subject", "created_at"):
         assert copy[name] == whole[name], name
-    assert (whole["status"], len(receiver.requests)) == ("failed", pushes)
+    assert whole["status"] == "failed"
+    assert len(receiver.requests) == pushes
     assert len(target.requests) == 1
     world.clock.sleep(15 * DAY_SECONDS)  # the event has expired, the copy is kept as a replayed one
     assert world.event(copy_id)["status"] == "delivered"
-    assert ids(world.call("GET", f"/events?subscription_id={subscription_id}")) == [copy_id]
+    assert listed(world, f"/events?subscription_id={subscription_id}") == [copy_id]
 
 
 def test_what_is_sent_again_is_replayed(world: World, target: Receiver) -> None:
@@ -262,25 +256,26 @@ def test_a_copy_that_is_gone_is_made_again_and_listed_once(world: World, target:
 
 
 def test_what_cannot_be_sent_is_refused(world: World, target: Receiver, aws: Aws) -> None:
-    event, foreign = post(world, tenant=TENANT), post(world, tenant="another")
+    event = post(world, tenant=TENANT)
+    foreign = post(world, tenant="another")
     subscription_id = subscribed(world, target.url, tenant=TENANT)
     for_all = subscribed(world, f"{target.url}&all")
     token = make_token(world, TENANT)
     copy_id = send(world, for_all, event["event_id"]).json["event_id"]
 
     def refused(event_id: str, subscription_id: str = subscription_id) -> tuple[int, str]:
-        return refusal(send(world, subscription_id, event_id))
+        return send(world, subscription_id, event_id).problem
 
     not_found = (404, "not_found")
     assert refused(UNKNOWN) == refused("evt_1") == refused(copy_id) == not_found
     assert refused(foreign["event_id"]) == refused(post(world)["event_id"]) == not_found
     assert refused(event["event_id"], f"sub_{'0' * 32}") == not_found
-    assert refusal(send(world, for_all, event["event_id"], key=token)) == not_found
+    assert send(world, for_all, event["event_id"], key=token).problem == not_found
     for body in ("{}", '{"event_id": 1}', '{"event_id": "evt_1", "x": 1}'):
         assert world.call("POST", f"/subscriptions/{for_all}/send", body).status_code == 400
     world.restart(SUBSCRIPTION_HOSTS="hooks.zapier.com")
     assert refused(event["event_id"]) == (409, "host_not_allowed")
-    assert refusal(recover(world, subscription_id)) == (409, "host_not_allowed")
+    assert recover(world, subscription_id).problem == (409, "host_not_allowed")
     assert len(world.event(event["event_id"])["copies"]) == 1
     calls = aws.during(lambda: refused("evt_1"))
     assert calls.count("GetItem") == 1  # of the subscription
@@ -294,13 +289,13 @@ def test_nothing_is_sent_to_a_disabled_subscription(world: World, target: Receiv
     for _ in range(2):
         event = post(world)
 
-    assert refusal(send(world, subscription_id, event["event_id"])) == (
+    assert send(world, subscription_id, event["event_id"]).problem == (
         409,
         "subscription_disabled",
     )
     for only_count in (True, False):
         answer = recover(world, subscription_id, only_count=only_count)
-        assert refusal(answer) == (409, "subscription_disabled")
+        assert answer.problem == (409, "subscription_disabled")
 
 
 def test_a_report_is_not_sent(world: World, receiver: Receiver, target: Receiver) -> None:
@@ -309,9 +304,9 @@ def test_a_report_is_not_sent(world: World, receiver: Receiver, target: Receiver
     other = subscribed(world, f"{target.url}&other", "a", "triggers.*")
     world.clock.sleep(10)
     post(world)
-    [report] = world.call("GET", "/events?event_type=triggers.*&source=original").json["events"]
+    [report] = world.get("/events?event_type=triggers.*&source=original")["events"]
 
-    assert refusal(send(world, other, report["event_id"])) == (409, "not_pushed")
+    assert send(world, other, report["event_id"]).problem == (409, "not_pushed")
     assert recover(world, other).json["sent"] == 0
     assert {row["reason"] for row in recipients(world, report)} == {None}
 
@@ -324,7 +319,7 @@ def test_an_event_lists_at_most_500_copies(world: World, target: Receiver) -> No
     first, second = (subscribed(world, f"{target.url}&{number}") for number in range(2))
 
     assert send(world, first, event["event_id"]).status_code == 202
-    assert refusal(send(world, second, event["event_id"])) == (409, "too_many_copies")
+    assert send(world, second, event["event_id"]).problem == (409, "too_many_copies")
     assert send(world, first, event["event_id"]).status_code == 202
     assert recover(world, second).json == {"examined": 1, "sent": 0, "next_cursor": None}
     assert len(recipients(world, event)) == 2
@@ -346,7 +341,7 @@ def test_a_copy_that_is_pushed_or_that_no_event_lists_is_not_sent(
     change_item(world, event, "REMOVE copies")
     answers.append(send(world, subscription_id, event["event_id"]))
 
-    assert list(map(refusal, answers)) == [(409, "event_claimed")] * 2
+    assert [answer.problem for answer in answers] == [(409, "event_claimed")] * 2
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
     assert recover(world, subscription_id).json["sent"] == 0
 
@@ -426,13 +421,14 @@ def test_what_a_subscription_missed_is_recovered_once(world: World, target: Rece
 def test_a_period_is_recovered_in_pages_the_oldest_first(world: World, target: Receiver) -> None:
     for _ in range(103):
         post(world)
-    events = world.call("GET", "/events?order=oldest&limit=100").json["events"]
+    events = world.get("/events?order=oldest&limit=100")["events"]
     subscription_id = subscribed(world, target.url)
-    since, until = events[1]["created_at"], events[4]["created_at"]
+    since = events[1]["created_at"]
+    until = events[4]["created_at"]
 
     assert recover(world, subscription_id, since=since, until=until).json["sent"] == 3
     first = recover(world, subscription_id).json
-    assert (first["examined"], first["sent"]) == (100, 97)
+    assert_has(first, examined=100, sent=97)
     last = recover(world, subscription_id, cursor=first["next_cursor"]).json
     assert last == {"examined": 3, "sent": 3, "next_cursor": None}
 
@@ -468,7 +464,8 @@ def test_a_request_to_recover_is_validated(world: World, target: Receiver) -> No
         ('{"since": "2026-11-01T00:00:00Z", "limit": 1}', ["limit"]),
     ):
         answer = world.call("POST", path, body)
-        assert (answer.status_code, answer.faults) == (400, faults)
+        assert answer.status_code == 400
+        assert answer.faults == faults
     nulls = '{"since": "2026-11-01T00:00:00Z", "until": null, "cursor": null, "only_count": null}'
     assert world.call("POST", path, nulls).json["examined"] == 0
     assert recover(world, f"sub_{'0' * 32}").status_code == 404

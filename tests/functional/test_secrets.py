@@ -13,7 +13,7 @@ from chalicelib.operations.recovery import BatchError
 from tests.support import receiver as receivers
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import SECRET_PATH, Receiver, status
-from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, Answer, World, digest
+from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, UNKNOWN, Answer, World, digest
 
 SIGNING_SECRET = "whsec_" + base64.b64encode(b"signing-secret-itself-and-more").decode()
 KEYS = (KEY, PRODUCER_KEY, CONSUMER_KEY, "wrong-key-itself")
@@ -77,41 +77,27 @@ def post_in_every_way(world: World) -> list[Answer]:
 
 def use_the_api(world: World) -> list[Answer]:
     """Make every call, valid or not, whose response must not repeat what was posted."""
-    event_id = world.call("POST", "/events", BODY, idempotency_key="k").json.get(
-        "event_id", "evt_" + "0" * 32
-    )
+    posted = world.call("POST", "/events", BODY, idempotency_key="k").json
+    event = f"/events/{posted.get('event_id', UNKNOWN)}"
+    target = json.dumps({"target_url": f"https://127.0.0.1:70000{SECRET_PATH}"})
     bodies = (
         BODY[:-1],
         BODY.replace('"payload"', '"load"'),
         BODY.replace('"a"', '"payload-itself "'),
         CONTENTS[0],
     )
-    target = json.dumps({"target_url": f"https://127.0.0.1:70000{SECRET_PATH}"})
+    answers = [world.call("POST", "/events", body) for body in bodies]
+    answers += [world.call("POST", "/events", BODY, key=key) for key in (None, *KEYS[2:])]
+    answers += [world.call("GET", path, key=PRODUCER_KEY) for path in ("/events", "/inbox", event)]
+    listed = ("/events", "/events?payload=1", "/inbox?cursor=x", "/health", "/subscriptions")
+    answers += [world.call("GET", path) for path in listed]
     return [
-        *(world.call("POST", "/events", body) for body in bodies),
+        *answers,
+        world.call("GET", "/subscriptions?tenant=payload-itself!"),
         world.call("POST", "/subscriptions", target),
         world.call("POST", "/events", BODY.replace("itself", "other"), idempotency_key="k"),
         world.call("POST", "/events", BODY, content_type="payload-itself"),
-        *(
-            world.call("POST", "/events", BODY, key=key)
-            for key in (None, "wrong-key-itself", CONSUMER_KEY)
-        ),
-        *(
-            world.call("GET", path, key=PRODUCER_KEY)
-            for path in ("/events", "/inbox", f"/events/{event_id}")
-        ),
-        *(
-            world.call("GET", path)
-            for path in ("/events", "/events?payload=1", "/inbox?cursor=x", "/health")
-        ),
-        *(
-            world.call("GET", path)
-            for path in ("/subscriptions", "/subscriptions?tenant=payload-itself!")
-        ),
-        *(
-            world.call("POST", f"/events/{event_id}/{verb}")
-            for verb in ("replay", "acknowledge", "replay")
-        ),
+        *(world.call("POST", f"{event}/{verb}") for verb in ("replay", "acknowledge", "replay")),
     ]
 
 

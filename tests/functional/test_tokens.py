@@ -9,7 +9,14 @@ import pytest
 
 from chalicelib.infra.times import rfc3339
 from tests.support.receiver import Receiver, status
-from tests.support.subscribing import copies, ids, make_token, post_for, subscribe, subscriptions
+from tests.support.subscribing import (
+    copies,
+    ids,
+    make_token,
+    post_for,
+    subscribe,
+    subscriptions,
+)
 from tests.support.world import (
     CONSUMER_KEY,
     KEY,

@@ -124,8 +124,7 @@ def test_the_worker_begins_no_push_that_it_cannot_record_in_time(
 
     assert receiver.requests == []
     event = world.event(event_id)
-    assert (event["status"], event["delivery_attempts"]) == ("pending", 0)
-    assert event["next_attempt_at"] == rfc3339(START + 60)
+    assert_has(event, status="pending", delivery_attempts=0, next_attempt_at=rfc3339(START + 60))
     assert len(world.messages()) == 1
     world.settle()
     assert world.event(event_id)["status"] == "delivered"

@@ -80,24 +80,23 @@ class StormWorld(SimulatedWorld):
         """Live through the storm, then let the calm settle everything, and check what was
         promised.
         """
+        ends = (Container.acknowledge, Container.replay)
+        subscribed = self.history.subscribed_at
         actors: list[Callable[[], None]] = [
             self._callers,
             self._callers,
             self._event_source,
             self._sweeps,
+            partial(self._now_and_then, 5, 60, ends, self.items),
+            partial(self._now_and_then, 5, 100, (Container.enable,), lambda: subscribed),
+            self._leasing_consumer,
+            self._leasing_consumer,
+            self._subscriber,
+            self._operator,
+            self._webhook_changes,
+            self._erasers,
+            self._senders,
         ]
-        actors += [
-            partial(
-                self._now_and_then, 5, 60, (Container.acknowledge, Container.replay), self.items
-            )
-        ]
-        actors += [
-            partial(
-                self._now_and_then, 5, 100, (Container.enable,), lambda: self.history.subscribed_at
-            )
-        ]
-        actors += [self._leasing_consumer, self._leasing_consumer, self._subscriber, self._operator]
-        actors += [self._webhook_changes, self._erasers, self._senders]
         for pause_seconds in (PAUSE_SECONDS, 0.0):
             self._end = self.clock() + ROUND_SECONDS
             for act in actors:
