@@ -1,53 +1,97 @@
+// Calls of the API.
 // Numbers that JavaScript would change keep their text.
-const exactly = (_, value, { source } = {}) =>
-  typeof value === "number" && JSON.rawJSON && source !== String(value)
-    ? JSON.rawJSON(source)
-    : value;
+function exactly(_, value, { source } = {}) {
+  const isChanged = typeof value === "number" && source !== String(value);
+  return isChanged && JSON.rawJSON ? JSON.rawJSON(source) : value;
+}
+function parse(text) {
+  try {
+    return JSON.parse(text, exactly);
+  } catch {
+    return {}; // 204, or a gateway's page
+  }
+}
+// Return {isNew, body, text}. Throws an Error that says what went wrong, with `status` and `errors`.
 async function call(method, path, signals = [], body = undefined) {
   const fitting = key?.replace(/[^\x20-\xff]/g, "?"); // no other character fits a header
   const headers = { Authorization: `Bearer ${fitting}`, "Content-Type": "application/json" };
   const signal = AbortSignal.any([AbortSignal.timeout(30e3), ...signals]);
   const response = await fetch(API + path, { method, headers, credentials: "omit", signal, body });
   const text = await response.text();
-  let answer = {};
-  try {
-    answer = JSON.parse(text, exactly);
-  } catch {
-    /* 204, or a gateway's page */
-  }
+  const answer = parse(text);
+  if (response.ok) return { isNew: response.status === 201, body: answer, text };
+  const wait = response.headers.get("retry-after");
   const status = `${response.status} ${answer.title ?? response.statusText}`.trim();
-  if (response.ok) return { status, body: answer, text };
-  const wait = response.headers.get("retry-after"),
-    told = REFUSALS[answer.code]?.();
-  const parts = [told || `${status}.`, !told && answer.detail, wait && `Try again in ${wait} s.`];
-  throw Object.assign(new Error(parts.filter(Boolean).join(" ")), {
-    status: response.status,
-    errors: answer.errors,
-  });
+  const told = REFUSALS[answer.code]?.() || `${status}. ${answer.detail ?? ""}`.trim();
+  const error = new Error(wait ? `${told} Try again in ${wait} s.` : told);
+  throw Object.assign(error, { status: response.status, errors: answer.errors });
 }
-const asTime = (text) => text && `${text.padEnd(19, ":00")}Z`; // an input leaves out seconds that are 0
-const get = async (path) => (await call("GET", path, [refreshing.signal])).body; // the next refresh ends it
-// Return up to `enough` that match, by id, and whether there are more; `path` is also the member that has them.
-async function list(path, given, enough, signal, tell = () => {}) {
+async function get(path) {
+  return (await call("GET", path, [refreshing.signal])).body;
+}
+// Return up to `enough` items that match, by id, and whether there are more; `path` is also the
+// member that has them.
+async function list(path, given, enough, signal, tellSize = () => {}) {
   const found = new Map();
-  let cursor = null,
-    pages = 0;
+  let cursor = null;
+  let pages = 0;
   do {
-    const limit = path === "events" ? Math.min(enough - found.size, LIMIT) : ""; // else the default is the most
+    const limit = path === "events" ? Math.min(enough - found.size, PAGE) : PAGE;
     const { body } = await call("GET", `${path}?${query({ ...given, limit, cursor })}`, [signal]);
     for (const one of body[path]) found.set(one.event_id ?? one.subscription_id, one);
     cursor = body.next_cursor;
-    tell(found);
-  } while (cursor && found.size < enough && ++pages < 5 + enough / LIMIT); // a page may hold few, or none
+    pages += 1;
+    tellSize(found.size);
+  } while (cursor && found.size < enough && pages < 5 + enough / PAGE); // a page may hold none
   return { found, isMore: Boolean(cursor) };
 }
-function listEvents({ copies: shown, rows, since, until, ...given }, enough, signal, tell) {
-  const source = shown === "no" && !given.subscription_id ? "original" : "";
-  return list(
-    "events",
-    { ...given, since: asTime(since), until: asTime(until), source },
-    enough,
-    signal,
-    tell,
-  );
+// An input leaves out seconds that are 0.
+const asTime = (text) => text && `${text.padEnd(19, ":00")}Z`;
+function listEvents(given, enough, signal, tellSize) {
+  const { copies: shown, rows, since, until, ...filter } = given;
+  const source = shown === "no" && !filter.subscription_id ? "original" : "";
+  const times = { since: asTime(since), until: asTime(until) };
+  return list("events", { ...filter, ...times, source }, enough, signal, tellSize);
+}
+// Keep what a list of events says.
+function remember(items) {
+  const now = Date.now();
+  if (copies.size > 10 * MOST_SHOWN) copies.clear(); // of a tab that is open for days
+  for (const one of items) {
+    if (isCopy(one.event_id)) copies.set(one.event_id, { ...one, loadedAt: now });
+    else families.set(one.event_id, one.copies);
+    seen.types.add(one.event_type);
+    if (one.tenant) seen.tenants.add(one.tenant);
+    if (one.subject) seen.subjects.add(one.subject);
+  }
+}
+// Load the subscriptions that events are of, for their names: those of the same tenants, one list
+// after another.
+async function learn(some) {
+  const unnamed = some.filter(({ subscription_id: id }) => id && !subscriptions.has(id));
+  const owners = new Set(["", filters.tenant ?? "", ...unnamed.map(({ tenant }) => tenant ?? "")]);
+  const stale = [...owners].filter((tenant) => Date.now() - (loadedAt.get(tenant) ?? 0) > COUNT_MS);
+  for (const tenant of stale.slice(0, 10)) await loadSubscriptions(tenant);
+}
+const loadedAt = new Map(); // of the subscriptions of a tenant; "*": of all
+async function loadSubscriptions(tenant) {
+  const { found, isMore } = await list("subscriptions", { tenant }, MOST_SHOWN, refreshing.signal);
+  for (const [id, one] of subscriptions) {
+    if (tenant === "*" || (one.tenant ?? "") === tenant) subscriptions.delete(id);
+  }
+  for (const [id, one] of found) {
+    subscriptions.set(id, one);
+    if (one.tenant) seen.tenants.add(one.tenant);
+  }
+  loadedAt.set(tenant, Date.now());
+  return { found: [...found.values()], isMore };
+}
+// What recipients say of an event's copies is as good as a list.
+async function loadRecipients(id) {
+  const { recipients } = await get(`events/${id}/recipients`);
+  const made = recipients.map((one) => one.copy).filter(Boolean);
+  remember(made);
+  const ids = made.map((one) => one.event_id);
+  families.set(id, [...new Set([...(families.get(id) ?? []), ...ids])]);
+  return recipients;
 }

@@ -1,6 +1,7 @@
-// Whatever comes from the API becomes a text node: no markup is ever parsed.
+// Elements. Whatever comes from the API becomes a text node: no markup is ever parsed.
+const SVG = /^(g|line|rect|circle|text|title)$/;
 function make(name, attributes = {}, ...children) {
-  const namespace = /^(g|line|rect|circle|text|title)$/.test(name) ? "2000/svg" : "1999/xhtml";
+  const namespace = SVG.test(name) ? "2000/svg" : "1999/xhtml";
   const node = document.createElementNS(`http://www.w3.org/${namespace}`, name);
   for (const [attribute, value] of Object.entries(attributes)) node.setAttribute(attribute, value);
   node.append(...children);
@@ -8,17 +9,24 @@ function make(name, attributes = {}, ...children) {
 }
 const span = (name, ...text) => make("span", { class: name }, ...text);
 const link = (path, values, text) => make("a", { href: address(path, values) }, text);
-const makeFacts = (facts) =>
-  facts.flatMap(([name, node]) => (node ? [make("dt", {}, name), make("dd", {}, node)] : []));
+function makeFacts(facts) {
+  const shown = facts.filter(([, value]) => value);
+  return shown.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]);
+}
 function setText(node, text) {
   node.hidden = text === "";
-  if (node.textContent !== text) node.textContent = text; // keeps the selection where nothing has changed
+  if (node.textContent !== text) node.textContent = text; // else a selection would be lost
 }
+function setTone(node, kind, tone) {
+  node.className = `${kind} ${tone}`;
+}
+// Replace the children of a node if `data` changed: what is open or pointed at stays.
 function redraw(node, data, children) {
-  if (node.dataset.shown !== data) node.replaceChildren(...children()); // keeps what is open or pointed at
-  node.dataset.shown = data;
+  const text = JSON.stringify(data);
+  if (node.dataset.shown !== text) node.replaceChildren(...children());
+  node.dataset.shown = text;
 }
-// Show a child for each item, in order. An item keeps its node, and with it the focus and the selection.
+// Show a child for each item, in order. An item keeps its node, and with it focus and selection.
 function showItems(list, items, id, template, fill) {
   const old = new Map([...list.children].map((node) => [node.dataset.id, node]));
   const nodes = items.map(
@@ -31,38 +39,50 @@ function showItems(list, items, id, template, fill) {
     fill(node, items[index]);
   });
 }
+// Return the parts of a node from a template, by their `data-part`.
+function partsOf(node) {
+  const parts = node.querySelectorAll("[data-part]");
+  return Object.fromEntries([...parts].map((part) => [part.dataset.part, part]));
+}
 function offer(options, values, before = "") {
   const texts = [...values].sort().map((value) => before + value);
-  redraw(options, JSON.stringify(texts), () => texts.map((value) => make("option", { value })));
+  redraw(options, texts, () => texts.map((value) => make("option", { value })));
 }
+
 async function confirm(question, consequence, yes, no = "Cancel") {
   const dialog = $("confirm");
   while (dialog.open) await sleep(100); // another question is asked
-  for (const [part, text] of Object.entries({ question, consequence, yes, no }))
-    setText($(part), text);
+  const texts = { question, consequence, yes, no };
+  for (const [part, text] of Object.entries(texts)) setText($(part), text);
   dialog.showModal();
   return new Promise((resolve) => {
     $("yes").onclick = () => resolve(true);
     $("no").onclick = dialog.oncancel = () => resolve(false);
   });
 }
-// Make the call of a button, if need be after a confirmation, and show in `node` what `describe` makes of the answer.
-async function act(button, node, method, path, describe, consequence) {
-  const { id } = view,
-    action = button.textContent;
-  if (consequence && !(await confirm(`${action}?`, consequence, action))) return;
-  node.className = "note";
-  setText(node, "Waiting for the answer…");
+// Make the call of a button, after a confirmation if there is a `consequence`. Show in `answer` what
+// `describe` makes of the result: a text and its tone.
+async function act(button, answer, { method, path, body, describe, consequence, question }) {
+  const { id } = view;
+  const action = button.textContent;
+  if (consequence && !(await confirm(question ?? `${action}?`, consequence, action))) return;
+  tell(answer, "Waiting for the answer…");
   clearTimeout(timer);
   refreshing.abort(); // it would ask for what is deleted meanwhile
-  const [text, tone] = await call(method, path).then(describe, (error) => [
-    error.message,
-    "failed",
-  ]);
-  if (view.id === id) setText(node, text);
-  node.className = `note ${tone}`;
+  const failed = (error) => [error.message, "failed"];
+  const [text, tone] = await call(method, path, [], body).then(describe, failed);
+  if (view.id === id) tell(answer, text, tone);
   await refreshAll();
-  if (button.hidden) button.previousElementSibling.focus();
+  if (button.hidden || !button.isConnected) focusOn(answer.closest("li") ?? $(HEADINGS[view.name]));
+}
+function tell(answer, text, tone = "") {
+  setText(answer, text);
+  setTone(answer, "note", tone);
+}
+// Focus the first button in a node that can be seen, or the node itself.
+function focusOn(node) {
+  const [button = node] = [...node.querySelectorAll("button")].filter((one) => one.offsetParent);
+  button.focus({ preventScroll: true });
 }
 async function copy({ target }, name, text) {
   const written = navigator.clipboard?.writeText(text) ?? Promise.reject(new Error("needs https"));

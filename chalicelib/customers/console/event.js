@@ -1,84 +1,110 @@
-// One event
+// One event, or one delivery: what became of it first.
+let event = null;
+let recipients = null; // of an event; null: not read yet
+
 async function loadEvent() {
   const { body, text } = await call("GET", `events/${view.id}`, [refreshing.signal]);
   const isOpened = event?.event_id !== view.id;
-  if (isOpened) copies.clear();
+  if (isOpened) recipients = null;
   else if (event.status !== body.status) setText($("announcement"), say(body.message));
   event = { ...body, text };
+  remember([event]);
   fillEvent();
   show();
   drawTimeline();
   if (isOpened) $("type").focus();
-  await loadCopies(event.copies);
-  await learn([event, ...copies.values()].filter((one) => one.created_at));
+  if (!isCopy(event.event_id)) recipients = await loadRecipients(event.event_id);
+  await learn([event, ...(recipients ?? []).map((one) => one.copy ?? one)]);
   fillEvent();
-}
-// Load ten copies that may have changed, first those that were not loaded yet.
-async function loadCopies(ids) {
-  const isOpen = (id) => !["delivered", "deleted"].includes(copies.get(id)?.status);
-  const age = (id) => copies.get(id)?.loadedAt ?? 0;
-  const gone = (error) => (error.status === 404 ? { status: "deleted" } : Promise.reject(error));
-  const load = async (id) =>
-    copies.set(id, { ...(await get(`events/${id}`).catch(gone)), loadedAt: Date.now() });
-  await Promise.all(
-    ids
-      .filter(isOpen)
-      .sort((a, b) => age(a) - age(b))
-      .slice(0, 10)
-      .map(load),
-  );
 }
 // Return the body of the push: the API's answer begins with it, and ends with what is not sent.
 function bodyOf({ text, created_at, tenant, subject, source_event_id }) {
   const rest = { created_at, tenant, source_event_id, ...(subject && { subject }) };
   return `${text.slice(0, text.lastIndexOf(',"status":'))},${JSON.stringify(rest).slice(1)}`;
 }
+const isOwnPushed = () => event.delivered_via !== "subscriptions";
+
 function fillEvent() {
-  const { event_id, tenant, subject, subscription_id, source_event_id, status } = event,
-    { length } = event.copies;
-  const to = subscription_id && link("/", { subscription_id }, label(subscription_id));
+  const isOne = isCopy(event.event_id);
+  const statuses = statesOf(recipients ?? []);
+  const own = isOne || isOwnPushed() ? [event.status] : [];
+  const state = worstOf([...own, ...statuses]) ?? event.status;
+  document.title = `${event.event_type}: ${state}`;
+  setText($("type"), event.event_type);
+  setText($("status"), state);
+  setTone($("status"), "badge", state);
+  fillFacts(isOne);
+  fillBecame(isOne, statuses);
+  fillRecipients(isOne);
+  fillContent();
+  setText($("own-title"), isOne ? "Timeline" : "Your own webhook");
+  setText($("own-status"), isOne ? "" : event.status);
+  setTone($("own-status"), "badge", event.status);
+  setText($("message"), isOne ? "" : say(event.message));
+  $("own").hidden = !isOne && !isOwnPushed();
+  $("replay").hidden = $("own").hidden;
+  setText($("replay"), isOne ? "Replay" : "Replay to your own webhook");
+  setTone($("replay"), "", isOne ? "primary" : "");
+  $("replay-copies").hidden = isOne || !statuses.length;
+  $("acknowledge").hidden = event.status === "delivered";
+  $("erase").hidden = !me.scopes.includes("erase");
+}
+function fillFacts(isOne) {
+  const { event_id: id, tenant, subject, subscription_id, source_event_id: source } = event;
+  const own = me.tenant ? { subscription_id } : {};
+  const to = isOne && link("/", { subscription_id }, label(subscription_id));
   const facts = [
-    ["Id", span("mono", event_id)],
-    ["Created", utc(event.created_at) + by(event)],
-    ["Subject", subject && link("/", { subject, ...(me.tenant && { subscription_id }) }, subject)],
+    ["Id", span("mono", id)],
+    ["Created", `${utc(event.created_at)}${by(event)}`],
+    ["Subject", subject && link("/", { subject, ...own }, subject)],
     ["Tenant", !me.tenant && tenant && link("/", { tenant }, tenant)],
     ["To", to],
-    [
-      "Copy of",
-      !me.tenant && source_event_id && link(`/events/${source_event_id}`, {}, source_event_id),
-    ],
+    ["Copy of", !me.tenant && isOne && link(`/events/${source}`, {}, source)],
   ];
-  if (me.tenant && !$("back").hash.includes(subscription_id))
-    $("back").href = address("/", { subscription_id });
-  redraw($("facts"), event_id + to?.textContent, () => makeFacts(facts));
-  document.title = `${event.event_type}: ${status}`;
-  $("status").className = `badge ${toneOf(event)}`;
-  $("became").className = `note ${failedCopies(event) ? "failed" : ""}`;
-  const names = [
-    "Content-Type",
-    "User-Agent",
-    "webhook-id",
-    "webhook-timestamp",
-    "webhook-signature",
-    ...(subscriptions.get(subscription_id)?.header_names ?? []),
-  ];
-  const texts = {
-    type: event.event_type,
-    status,
-    message: say(event.message),
-    body: bodyOf(event),
-    became: length ? countCopies(event.copies) : "",
-    sent: `With the headers ${names.join(", ")}.`,
-  };
-  for (const id of ["payload", "metadata"]) texts[id] = JSON.stringify(event[id], null, 2);
-  for (const [id, text] of Object.entries(texts)) setText($(id), text);
+  redraw($("facts"), [id, to && to.textContent], () => makeFacts(facts));
+  const isElsewhere = me.tenant && !$("back").hash.includes(subscription_id);
+  if (isElsewhere) $("back").href = address("/", { subscription_id });
+}
+function fillContent() {
+  const names = ["Content-Type", "User-Agent", "webhook-id", "webhook-timestamp"];
+  const more = subscriptions.get(event.subscription_id)?.header_names ?? [];
+  setText($("sent"), `With the headers ${[...names, "webhook-signature", ...more].join(", ")}.`);
+  setText($("body"), bodyOf(event));
+  setText($("payload"), JSON.stringify(event.payload, null, 2));
+  setText($("metadata"), JSON.stringify(event.metadata, null, 2));
   $("metadata").parentNode.hidden = event.metadata === null;
-  $("acknowledge").hidden = status === "delivered";
-  $("erase").hidden = !me.scopes.includes("erase");
-  $("event-copies").parentNode.hidden = length === 0;
-  const items = event.copies.map((id) => {
-    const { subscription_id: target, ...rest } = copies.get(id) ?? { status: "…" };
-    return { ...rest, event_id: id, event_type: target ? label(target) : id };
+}
+
+const queued = ({ body }) => [`Queued. ${say(body.message)}`, "pending"];
+const REPLAYED = "It is queued to be sent again, with all its attempts and the same webhook-id.";
+const actOnEvent = (button, more) =>
+  act(button, $("answer"), { path: `events/${view.id}`, ...more });
+function replay(button, id) {
+  const path = `events/${id}/replay`;
+  const call = { method: "POST", path, describe: queued, consequence: REPLAYED };
+  return act(button, $("answer"), call);
+}
+$("replay").onclick = () => replay($("replay"), view.id);
+$("replay-copies").onclick = () => replayCopies();
+$("acknowledge").onclick = () =>
+  actOnEvent($("acknowledge"), {
+    method: "POST",
+    path: `events/${view.id}/acknowledge`,
+    describe: () => ["Acknowledged.", "delivered"],
+    consequence: "The event counts as delivered and is not pushed again.",
   });
-  showItems($("event-copies"), items, "event_id", "row", fillRow);
+$("erase").onclick = () =>
+  actOnEvent($("erase"), {
+    method: "DELETE",
+    describe: () => [miss(`Erased: ${view.id}`), ""],
+    consequence: "The event, its copies, payload and attempts are deleted for good.",
+  });
+const texts = {
+  id: () => event.event_id,
+  curl: () => curl(`events/${event.event_id}`),
+  body: () => bodyOf(event),
+  payload: () => $("payload").textContent,
+};
+for (const [name, read] of Object.entries(texts)) {
+  $(`copy-${name}`).onclick = (click) => copy(click, `Copy ${name}`, read());
 }

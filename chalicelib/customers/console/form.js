@@ -1,114 +1,180 @@
-// Let a form make a subscription, or edit `one`, of which stays what is not changed.
+// The form that makes a subscription, or edits one: what is not changed stays.
+const MOST_HEADERS = 5;
+const OPERATORS = ["prefix", "suffix", "anything-but", "exists", "numeric"];
+
 function fillForm(form, one, answer) {
   form.replaceChildren($("fields").content.cloneNode(true));
-  const fields = [...form.querySelectorAll("[name]")],
-    { target_url, event_types, tenant } = form.elements;
-  const old = {
-    ...one,
-    event_types: one?.event_types?.join(", "),
-    filter: one?.filter && JSON.stringify(one.filter),
-    headers:
-      one?.header_names?.[0] &&
-      `{${one.header_names.map((name) => `"${name}": "${SET}"`).join(", ")}}`,
+  const { target_url: url, name, tenant, filter, event_types: types } = form.elements;
+  const parts = partsOf(form);
+  url.required = !one;
+  url.defaultValue = (one && urls.get(`${one.subscription_id} ${one.target_host}`)) ?? "";
+  if (one) url.placeholder = `as it is, at ${one.target_host}`;
+  name.defaultValue = one?.name ?? "";
+  tenant.parentNode.hidden = Boolean(one);
+  tenant.defaultValue = seen.tenants.has(filters.text) ? filters.text : "";
+  filter.defaultValue = one?.filter ? JSON.stringify(one.filter) : "";
+  fillTypes(parts, types, one?.event_types ?? []);
+  for (const header of one?.header_names ?? []) addHeader(parts.rows, header);
+  parts.add.onclick = () => addHeader(parts.rows).querySelector("input").focus();
+  const noted = one?.header_names?.join(", ");
+  url.oninput = () => {
+    const isOther = Boolean(noted) && url.value !== url.defaultValue;
+    const lost = `Give the headers (${noted}) again, too: with another URL they are removed.`;
+    setText(parts.lost, isOther ? lost : "");
   };
-  for (const field of fields) {
-    field.defaultValue = old[field.name] || "";
-    field.after(make("span", { class: "fault", role: "alert", hidden: "" }));
-  }
-  [target_url.required, tenant.parentNode.hidden] = [!one, Boolean(one)];
-  if (one) target_url.placeholder = `as it is, at ${one.target_host}`;
-  form.querySelector("button").textContent = one ? "Save" : "Add";
-  event_types.onfocus = event_types.oninput = () => {
-    // after those that were typed already
-    offer(
-      $("offered"),
-      me.event_types ?? types,
-      event_types.value.replace(/[^,]*$/, "").replace(/,$/, ", "),
-    );
-  };
-  form.onsubmit = () => save(form, fields, one, answer);
+  setText(parts.save, one ? "Save" : "Add");
+  form.onsubmit = () => save(form, one, answer);
 }
-const SET = "(set)"; // stands for the value of a header, which is never shown
-function parseTypes(text) {
-  const entries = text
-      .split(",")
-      .map((entry) => entry.trim())
-      .filter(Boolean),
-    offered = me.event_types ?? entries;
+// Types to tick, if there are some to choose from; else they are typed.
+function fillTypes({ ticks, others }, input, chosen) {
+  const offered = me.event_types ?? [];
+  const ticked = offered.length ? [...new Set([...offered, ...chosen, "triggers.*"])] : [];
+  ticks.hidden = !ticked.length;
+  setText(others, offered.length ? "Other types, or beginnings such as order.*" : "Types");
+  input.defaultValue = offered.length ? "" : chosen.join(", ");
+  for (const type of ticked) {
+    const box = make("input", { type: "checkbox", name: "ticked", value: type });
+    box.defaultChecked = chosen.includes(type);
+    const about = type === "triggers.*" ? `${type} (reports of failures)` : type;
+    ticks.append(make("label", { class: "tick" }, box, ` ${about}`));
+  }
+  input.onfocus = input.oninput = () => {
+    // after those that were typed already
+    const before = input.value.replace(/[^,]*$/, "").replace(/,$/, ", ");
+    offer($("offered"), me.event_types ?? seen.types, before);
+  };
+}
+// Add a row for a header; of one that is set only the name is known.
+function addHeader(rows, name = "") {
+  const row = $("header").content.firstElementChild.cloneNode(true);
+  const { header, value, remove } = partsOf(row);
+  header.defaultValue = name;
+  if (name) value.placeholder = "set; give it again to change any";
+  remove.onclick = () => row.remove();
+  if (rows.children.length < MOST_HEADERS) rows.append(row);
+  return row.isConnected ? row : rows.lastElementChild;
+}
+
+// Return what a form says that differs from `one`; throws {field, message} faults as a list.
+function readForm(form, one) {
+  const faults = [];
+  const given = {};
+  const read = (field, parser) => {
+    try {
+      const value = parser();
+      if (value !== undefined) given[field] = value;
+    } catch ({ name, message }) {
+      faults.push({
+        field,
+        message: name === "SyntaxError" ? `must be JSON: ${message}` : message,
+      });
+    }
+  };
+  const { target_url: url, name, tenant, filter } = form.elements;
+  const changed = (input) => input.value !== (one ? input.defaultValue : "");
+  const text = (input) => (changed(input) ? input.value.trim() || null : undefined);
+  read("target_url", () => text(url) ?? undefined);
+  read("name", () => text(name));
+  read("tenant", () => (one || me.tenant ? undefined : text(tenant)));
+  read("event_types", () => readTypes(form, one));
+  read("filter", () => (changed(filter) ? readFilter(filter.value) : undefined));
+  read("headers", () => readHeaders(form, one));
+  return { given, faults };
+}
+function readTypes(form, one) {
+  const data = new FormData(form);
+  const typed = data
+    .get("event_types")
+    .split(",")
+    .map((entry) => entry.trim())
+    .filter(Boolean);
+  const entries = [...new Set([...data.getAll("ticked"), ...typed])];
+  const offered = me.event_types ?? entries;
   const matches = (entry, type) =>
     entry.endsWith("*") ? type.startsWith(entry.slice(0, -1)) : type === entry;
   const isOffered = (entry) =>
     entry.startsWith("triggers.") || offered.some((type) => matches(entry, type));
-  const wrong = entries.find((entry) => !isOffered(entry));
+  const known = one?.event_types ?? [];
+  const wrong = entries.find((entry) => !isOffered(entry) && !known.includes(entry));
   if (wrong) throw new Error(`must not have ${wrong}, which is no event type here`);
-  return entries;
+  const isSame = entries.length === known.length && entries.every((entry) => known.includes(entry));
+  if (isSame) return undefined;
+  return entries.length ? entries : null;
 }
-function parseHeaders(text) {
-  const headers = JSON.parse(text),
-    unknown = Object.keys(headers).find((name) => headers[name] === SET);
-  if (unknown) throw new Error(`must have the value of ${unknown} again, because all are replaced`);
-  return headers;
+function readFilter(text) {
+  if (!text.trim()) return null;
+  const filter = JSON.parse(text, exactly);
+  const unknown = unknownOperator(filter);
+  if (unknown)
+    throw new Error(`has ${unknown}, which is no operator; there are ${OPERATORS.join(", ")}`);
+  return filter;
 }
-const PARSERS = {
-  event_types: parseTypes,
-  filter: (text) => JSON.parse(text, exactly),
-  headers: parseHeaders,
-};
-async function save(form, fields, one, answer) {
-  const faults = [],
-    given = {};
-  for (const { name, value, defaultValue } of fields) {
-    if (value === (one ? defaultValue : "")) continue;
-    try {
-      given[name] = value.trim() ? (PARSERS[name] ?? String)(value.trim()) : null;
-    } catch ({ name: kind, message }) {
-      faults.push({
-        field: name,
-        message: kind === "SyntaxError" ? `must be JSON: ${message}` : message,
-      });
-    }
-  }
-  if (explain(faults, fields)) return;
+// Return the name of the first operator of a filter that does not exist.
+function unknownOperator(filter) {
+  if (filter === null || typeof filter !== "object" || JSON.isRawJSON?.(filter)) return undefined;
+  const isList = Array.isArray(filter);
+  const isObject = (one) => one !== null && typeof one === "object" && !Array.isArray(one);
+  const entries = isList ? filter.filter((one) => isObject(one) && !JSON.isRawJSON?.(one)) : [];
+  const names = entries.flatMap((entry) => Object.keys(entry));
+  const below = isList ? [] : Object.values(filter).map(unknownOperator);
+  return names.find((name) => !OPERATORS.includes(name)) ?? below.find(Boolean);
+}
+function readHeaders(form, one) {
+  const rows = [...partsOf(form).rows.children].map((row) => partsOf(row));
+  const given = rows.map(({ header, value }) => [header.value.trim(), value.value]);
+  const filled = given.filter(([name, value]) => name || value);
+  const known = one?.header_names ?? [];
+  const isSame =
+    filled.length === known.length &&
+    filled.every(([name, value]) => !value && known.includes(name));
+  if (isSame) return undefined;
+  const [without] = filled.filter(([, value]) => !value);
+  if (without)
+    throw new Error(`must have the value of ${without[0]} again, because all are replaced`);
+  return filled.length ? Object.fromEntries(filled) : null;
+}
+
+async function save(form, one, answer) {
+  const { given, faults } = readForm(form, one);
+  if (explain(faults, form)) return;
   const [method, path] = one
     ? ["PATCH", `subscriptions/${one.subscription_id}`]
     : ["POST", "subscriptions"];
-  const answered = await call(method, path, [], JSON.stringify(given)).catch((error) => error),
-    { body } = answered;
-  setText(
-    form.lastElementChild,
-    explain(answered.errors ?? [], fields) || body ? "" : answered.message,
+  const answered = await call(method, path, [], JSON.stringify(given)).catch((error) => error);
+  const { body } = answered;
+  const isExplained = explain(
+    (answered.errors ?? []).map((fault) => clearer(fault, given)),
+    form,
   );
+  setText(partsOf(form).fault, isExplained || body ? "" : answered.message);
   if (!body) return;
   if (one) {
-    form.parentNode.open = false;
-    form.previousElementSibling.focus();
-    setText(answer, "It is saved, and counts within ten seconds.");
+    form.closest("details").open = false;
+    form.closest("details").firstElementChild.focus();
+    tell(answer, "It is saved, and counts within ten seconds.", "delivered");
     return refresh();
   }
-  form.reset();
-  go({ tenant: me.tenant ? "" : (body.tenant ?? "") });
+  fillForm(form);
+  const tenant = me.tenant ? "" : body.tenant;
+  seek(tenant ?? "");
   refresh();
-  const was = answered.status.startsWith("201")
-    ? " is added"
-    : " was there already, and is enabled";
-  await showSecret(body, body.secret, was);
+  const was = answered.isNew ? " is added" : " was there already";
+  await showSecret(body, body, was);
   $("subscriptions-title").focus();
 }
-async function showSecret({ name, target_host }, secret, added = "") {
-  const note = secret
-    ? `The secret to check signatures with: ${secret}`
-    : "Nothing is signed: there is no secret.";
-  const closed = confirm(
-    `${name ?? target_host}${added}`,
-    note,
-    secret ? "Copy secret" : "",
-    "Done",
-  );
-  $("yes").onclick = (click) => {
-    click.preventDefault();
-    copy(click, "Copy secret", secret);
-  };
-  $(secret ? "yes" : "no").focus();
-  await closed;
-  setText($("consequence"), "");
+// Of a URL without https that alone is said.
+function clearer({ field, message }, { target_url: url }) {
+  const isPlain = field === "target_url" && !/^https:/i.test(url);
+  return { field, message: isPlain ? "must begin with https://" : message };
+}
+// Show faults beside their fields; return whether there are any.
+function explain(errors, form) {
+  const faults = [...form.querySelectorAll("[data-fault]")].map((node) => {
+    const fault = errors.find(({ field }) => field.split(".")[0] === node.dataset.fault);
+    const field = form.elements[node.dataset.fault];
+    setText(node, fault ? `It ${fault.message}.` : "");
+    if (field) field.ariaInvalid = String(Boolean(fault));
+    return fault;
+  });
+  return faults.some(Boolean);
 }

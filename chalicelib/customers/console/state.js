@@ -1,91 +1,42 @@
+// What the files that follow share: limits, the key, what the address says, and what was loaded.
 const $ = (id) => document.getElementById(id);
-const API = location.origin + location.pathname.replace(/\/*$/, "/"); // a stage may be opened without its slash
-const ROWS = 50,
-  MOST_ROWS = 1000,
-  LIMIT = 100,
-  COUNTED = 500; // events of each status that are counted, at most
-const REFRESH_MS = 3e3,
-  COUNT_MS = 30e3,
-  REPLAY_MS = 250,
-  TYPING_MS = 300,
-  HOUR = 3600e3,
-  DAY = 24 * HOUR;
-const STATUSES = ["pending", "delivered", "failed"],
-  FIELDS = [...$("filters").querySelectorAll("[name]")];
-const UNITS = [
-  [2 * DAY, DAY, "days"],
-  [2 * HOUR, HOUR, "h"],
-  [120e3, 60e3, "min"],
-  [1e3, 1e3, "s"],
-  [0, 1, "ms"],
-];
-const COURSES = {
-  delivered: "delivered at once",
-  retried: "after retries",
-  pending: "pending",
-  failed: "failed",
-};
+// A stage may be opened without the slash at its end.
+const API = location.origin + location.pathname.replace(/\/*$/, "/");
+const PAGE = 100; // the most that a page of a list has, and what the list begins with
+const MOST_SHOWN = 1000; // events and copies
+const COUNTED = 500; // of each status, at most
+const NEWEST = 50; // deliveries of each webhook that its card counts
+const REFRESH_MS = 3e3;
+const COUNT_MS = 30e3;
+const REPLAY_MS = 250; // between two replays of many
+const TYPING_MS = 300;
+const HOUR = 3600e3;
+const DAY = 24 * HOUR;
+const STATUSES = ["pending", "delivered", "failed"];
+const WORST_FIRST = ["failed", "pending", "delivered", "deleted"];
 const ID = /^(evt|cpy|sub)_[0-9a-f]{0,32}$/;
 const VIEWS = { "": "list", "/": "list", "/subscriptions": "subscriptions" };
-const LOADERS = {
-  list: loadList,
-  event: loadEvent,
-  subscriptions: showSubscriptions,
-  missing: search,
-};
 const HEADINGS = {
   list: "list-title",
   event: "type",
   subscriptions: "subscriptions-title",
   missing: "missing",
 };
-const TICKS = [
-  1,
-  2,
-  5,
-  10,
-  20,
-  50,
-  100,
-  200,
-  500,
-  1e3,
-  2e3,
-  5e3,
-  10e3,
-  30e3,
-  60e3,
-  120e3,
-  300e3,
-  600e3,
-  1800e3,
-  HOUR,
-  2 * HOUR,
-  4 * HOUR,
-  12 * HOUR,
-  DAY,
-  2 * DAY,
-  7 * DAY,
-  30 * DAY,
-];
-const copies = new Map(),
-  subscriptions = new Map(),
-  loadedAt = new Map(),
-  recent = new Map();
-const types = new Set(),
-  tenants = new Set(); // that were seen
-let key = sessionStorage.getItem("key"),
-  me = null,
-  timer,
-  typing,
-  refreshing = new AbortController();
-let view = {},
-  filters = {},
-  scrolledTo = 0; // what the address says
-let events = [],
-  isListed = false,
-  isRefused = false,
-  counted = {},
-  countedAt = 0; // the list
-let event = null,
-  job = null; // the one event; replaying all that match
+
+let key = sessionStorage.getItem("key");
+let me = null; // the answer of GET /me
+let view = {}; // what the address says: {name, id, sought}
+let filters = {};
+let refreshing = new AbortController(); // the next refresh ends the calls of this one
+const copies = new Map(); // by id, as they were last read, with `loadedAt`
+const families = new Map(); // ids of the copies of an event, by its id
+const subscriptions = new Map(); // by id
+const seen = { types: new Set(), tenants: new Set(), subjects: new Set() };
+
+const isCopy = (id) => id.startsWith("cpy_");
+const noun = () => (me?.tenant ? "webhook" : "subscription");
+// What of the filters stays when a customer clears them: whose deliveries these are.
+const kept = () => (me?.tenant ? { subscription_id: filters.subscription_id } : {});
+function isFiltered() {
+  return Object.keys(filters).some((name) => name !== "rows" && !kept()[name]);
+}

@@ -1,117 +1,140 @@
-// Subscriptions; a customer's are called webhooks. First those in trouble, of whatever tenant, then those of one.
+// Subscriptions, which a customer knows as webhooks: those in trouble first.
+const recent = new Map(); // of each, by id: what its newest deliveries say
+const pinned = new Map(); // rank of those that were acted on: they stay where they are
+let listed = [];
+let isAll = true; // the list was read to its end
+
 async function showSubscriptions() {
-  const tenant = me.tenant ?? filters.tenant ?? "",
-    isOfAll = !view.id && !tenant,
-    { signal } = refreshing;
-  const listed = view.id
-    ? [await get(`subscriptions/${view.id}`)]
-    : await loadSubscriptions(tenant);
-  const load = (state) => list("subscriptions", { tenant: "*", state }, LIMIT, signal);
-  const lists = await Promise.all(isOfAll ? ["disabled", "failing"].map(load) : []);
-  const troubled = new Map(lists.flatMap(({ found }) => [...found]));
-  const all = [
-    ...new Map([...troubled, ...listed.map((one) => [one.subscription_id, one])]).values(),
+  const tenant = me.tenant ?? "*";
+  if (view.id) listed = [await get(`subscriptions/${view.id}`)];
+  else {
+    const { found, isMore } = await loadSubscriptions(tenant);
+    listed = found;
+    isAll = !isMore;
+  }
+  if (view.id) subscriptions.set(view.id, listed[0]);
+  renderSubscriptions();
+  const now = Date.now();
+  const isDue = (one) => now - (recentOf(one)?.at ?? 0) > COUNT_MS;
+  const isKnown = (one) => Boolean(recentOf(one));
+  const due = found().filter((one) => isDue(one) && (!isKnown(one) || isVisible(one)));
+  for (const one of due.slice(0, 10)) {
+    await loadRecent(one);
+    renderSubscriptions();
+  }
+  return due.length > 10;
+}
+function isVisible({ subscription_id: id }) {
+  const node = $("subscriptions").querySelector(`[data-id=${id}]`);
+  if (!node) return false;
+  const { top, bottom } = node.getBoundingClientRect();
+  return bottom > 0 && top < innerHeight;
+}
+// What was read of another state of a subscription counts no more.
+const stateKey = (one) => [one.failing_since, one.disabled_at, one.slow_since].join();
+function recentOf(one) {
+  const known = recent.get(one.subscription_id);
+  return known?.key === stateKey(one) ? known : undefined;
+}
+async function loadRecent(one) {
+  const { subscription_id } = one;
+  const { signal } = refreshing;
+  const { found, isMore } = await listEvents({ subscription_id }, NEWEST, signal);
+  const items = [...found.values()];
+  const count = (status) => items.filter((item) => item.status === status).length;
+  const tried = items.filter((item) => item.status !== "pending" || item.last_error);
+  const delivered = items.filter((item) => item.status === "delivered");
+  const some = {
+    key: stateKey(one),
+    at: Date.now(),
+    size: items.length,
+    isMore,
+    counts: Object.fromEntries(STATUSES.map((status) => [status, count(status)])),
+    isFailing: tried.length > 0 && tried[0].status !== "delivered",
+    last: items[0]?.created_at,
+    lastDelivered: delivered
+      .map((item) => item.delivered_at)
+      .sort()
+      .at(-1),
+    lastError: tried[0]?.last_error,
+    failed: count("failed"),
+    isMoreFailed: false,
+  };
+  if (isMore) {
+    // older ones may have failed, too
+    const failed = await listEvents({ subscription_id, status: "failed" }, PAGE, signal);
+    some.failed = failed.found.size;
+    some.isMoreFailed = failed.isMore;
+  }
+  if (one.slow_since && delivered.length) {
+    const { attempts } = await get(`events/${delivered[0].event_id}`);
+    some.took = attempts.at(-1)?.duration_ms;
+  }
+  recent.set(subscription_id, some);
+}
+const isPaused = (one) => Boolean(one.disabled_at) && one.last_error === "disabled by hand";
+// Return the state of a subscription in words, its tone and its rank: trouble has a low one.
+function stateOf(one) {
+  const some = recentOf(one);
+  if (isPaused(one)) return [`paused since ${clock(one.disabled_at)}`, "pending", 3];
+  if (one.disabled_at) return [`disabled since ${clock(one.disabled_at)}`, "failed", 0];
+  if (one.failing_since) return [`failing since ${clock(one.failing_since)}`, "retried", 1];
+  if (some?.isFailing) return [tellFailing(some), "retried", 2];
+  if (one.slow_since) return [tellSlow(one, some), "retried", 3];
+  return ["active", some ? "delivered" : "", 4];
+}
+function tellFailing({ lastDelivered, counts, isMore, size }) {
+  const never = isMore ? `nothing of the newest ${size} delivered` : "nothing delivered yet";
+  const since = lastDelivered ? `nothing delivered since ${clock(lastDelivered)}` : never;
+  const rest = [
+    [counts.pending, counts.pending === 1 ? "waits" : "wait"],
+    [counts.failed, "failed"],
   ];
-  for (const one of all) if (one.tenant) tenants.add(one.tenant);
+  const told = rest.filter(([count]) => count).map(([count, word]) => `, ${count} ${word}`);
+  return `${since}${told.join("")}`;
+}
+function tellSlow({ slow_since }, some) {
+  const took = some?.took && `the newest delivery took ${duration(some.took)}`;
+  return `slow: ${took || `since ${clock(slow_since)}`}`;
+}
+// Return what is found, those in trouble first, but those that were acted on where they were.
+function found() {
+  const sought = (filters.text ?? "").trim().toLowerCase();
+  const matches = (one) =>
+    pinned.has(one.subscription_id) ||
+    [one.name, one.tenant, one.target_host, stateOf(one)[0], one.subscription_id].some((text) =>
+      text?.toLowerCase().includes(sought),
+    );
+  const rankOf = (one) => pinned.get(one.subscription_id) ?? stateOf(one)[2];
+  return listed.filter(matches).sort((a, b) => rankOf(a) - rankOf(b));
+}
+function pin(one) {
+  if (!pinned.has(one.subscription_id)) pinned.set(one.subscription_id, stateOf(one)[2]);
+}
+function renderSubscriptions() {
+  const some = found();
+  const troubled = listed.filter((one) => stateOf(one)[2] < 3).length;
+  const uncounted = listed.filter((one) => !recentOf(one)).length;
   const none = me.tenant
     ? "There are no webhooks yet. Add the URL of a receiver: events are sent to it by POST."
-    : `There are no subscriptions ${tenant ? `of ${tenant}` : "without a tenant"}. Add one, or give another tenant.`;
-  if ($("nobody").hidden !== all.length > 0) $("adding").open = !all.length; // there are none, or some again
-  setText($("nobody"), all.length ? "" : none);
-  const count = `${troubled.size || "None"}${lists.some(({ isMore }) => isMore) ? "+" : ""}`;
-  setText(
-    $("troubled"),
-    isOfAll ? `${count} failing or disabled, of all tenants; then those without a tenant` : "",
-  );
-  $("add").elements.tenant.defaultValue = filters.tenant ?? "";
-  const draw = () =>
-    showItems($("subscriptions"), all, "subscription_id", "subscription", fillSubscription);
-  draw();
-  const isDue = (one) => !(Date.now() - recent.get(stateOf(one))?.at < COUNT_MS);
-  await Promise.all(
-    all
-      .filter(isDue)
-      .slice(0, 10)
-      .map(async (one) => {
-        const { found, isMore } = await listEvents(
-          { subscription_id: one.subscription_id },
-          LIMIT,
-          signal,
-        );
-        const failed = [...found.values()].filter(({ status }) => status === "failed");
-        recent.set(stateOf(one), { at: Date.now(), size: found.size, isMore, failed });
-      }),
-  );
-  draw();
+    : "There are no subscriptions yet. Add one.";
+  const missed = `No ${noun()} has “${filters.text}” in its name, tenant, host or state.`;
+  const isNew = $("nobody").hidden === !listed.length;
+  setText($("nobody"), some.length ? "" : listed.length ? missed : none);
+  if (isNew && !listed.length) $("adding").open = true;
+  const unread = uncounted ? `, ${uncounted} not looked at yet` : "";
+  const total = number(listed.length, noun(), !isAll);
+  const isOverview = !me.tenant && !view.id && listed.length;
+  setText($("troubled"), isOverview ? `${troubled || "None"} of ${total} in trouble${unread}` : "");
+  setTone($("troubled"), "note", troubled ? "failed" : "delivered");
+  showItems($("subscriptions"), some, "subscription_id", "subscription", fillCard);
 }
-const stateOf = ({ subscription_id, failing_since, disabled_at }) =>
-  [subscription_id, failing_since, disabled_at].join();
-function fillSubscription(item, one) {
-  const { subscription_id: id, name, target_host, failing_since, disabled_at } = one,
-    path = `subscriptions/${id}`;
-  const parts = item.querySelectorAll(":scope > div > *, :scope > :is(dl, p, details)");
-  const [heading, badge, facts, test, enable, replay, secret, remove, its, answer, edit] = parts;
-  const {
-    size,
-    isMore,
-    failed: { length: failed, 0: last },
-  } = recent.get(stateOf(one)) ?? { failed: [] };
-  const lastError = one.last_error ?? last?.last_error,
-    active = ["active", failed ? "retried" : "delivered"];
-  const failing = failing_since ? [`failing since ${utc(failing_since)}`, "retried"] : active;
-  const [state, tone] = disabled_at ? [`disabled ${utc(disabled_at)}`, "failed"] : failing;
-  if (answer.textContent.startsWith("Test") && badge.textContent !== state) setText(answer, ""); // of another state
-  setText(heading, name ?? target_host);
-  setText(badge, state);
-  badge.className = `badge ${tone}`;
-  const share = `${failed} of ${isMore ? "the newest " : ""}${size} deliveries`;
-  const shown = [
-    ["Host", `${target_host} …${id.slice(-6)}`],
-    ["Types", typesOf(one)],
-    ["Filter", one.filter && span("mono", JSON.stringify(one.filter))],
-    ["Headers", one.header_names?.map((header) => `${header}: set`).join(", ")],
-    ["Tenant", me.tenant ? "" : one.tenant],
-    ["Created", utc(one.created_at) + by(one)],
-    ["Id", span("mono", id)],
-    [
-      "Failed",
-      size && (failed ? link("/", { subscription_id: id, status: "failed" }, share) : share),
-    ],
-    ["Last error", lastError && say(lastError)],
-    ["To do", disabled_at && "Mend the receiver, send a test, enable, then replay what failed."],
-  ];
-  redraw(facts, JSON.stringify([one, share, lastError]), () => makeFacts(shown));
-  [enable.hidden, replay.hidden] = [
-    !failing_since && !disabled_at,
-    Boolean(disabled_at) || !(failed || isMore),
-  ];
-  its.href = address("/", { subscription_id: id });
-  setText(its, me.tenant ? "Its deliveries" : "Its events");
-  const tested = ({ body }) => [
-    [
-      `Test at ${utc(body.at)}: ${brief(body).replace(/^retry/, "would be retried")}`,
-      ...(body.response ? [body.response] : []),
-    ].join(": "),
-    body.outcome,
-  ];
-  const revealed = ({ body }) => {
-    showSecret(one, body.secret);
-    return ["", ""];
-  };
-  const deleted = () => {
-    $("subscriptions-title").focus();
-    return ["It is deleted.", ""];
-  };
-  test.onclick = () => act(test, answer, "POST", `${path}/test`, tested);
-  enable.onclick = () =>
-    act(enable, answer, "POST", `${path}/enable`, () => ["It is enabled.", "delivered"]);
-  replay.onclick = () => replayAll({ subscription_id: id, status: "failed" });
-  secret.onclick = () => act(secret, answer, "GET", `${path}/secret`, revealed);
-  remove.onclick = () =>
-    act(remove, answer, "DELETE", path, deleted, "Its pending events are deleted, too.");
-  for (const button of [test, enable, replay, secret, remove])
-    button.ariaDescription = heading.textContent;
-  edit.ontoggle = () => {
-    if (edit.open) fillForm(edit.lastElementChild, one, answer);
-  };
+$("sought").oninput = () => {
+  clearTimeout(typing);
+  const text = new FormData($("sought")).get("text");
+  typing = setTimeout(() => seek(text), TYPING_MS);
+};
+function seek(text) {
+  pinned.clear();
+  go({ text }, true);
 }

@@ -1,107 +1,113 @@
-const brief = (one) =>
-  `${one.outcome}, ${one.error ?? `status ${one.status_code}`}, took ${duration(one.duration_ms)}`;
-function stepsOf({
-  attempts,
-  created_at,
-  delivered_at,
-  delivered_via,
-  message,
-  next_attempt_at,
-  status,
-}) {
-  const held = message.match(/until ([\d:.TZ-]+)/)?.[1],
-    how = delivered_via === "pull" ? "acknowledged" : status;
-  const next = next_attempt_at && `next ${due(next_attempt_at)}`,
-    steps = [];
-  const earlier = held ? 0 : attempts.length - event.delivery_attempts; // attempts before the latest replay
-  const add = (from, ms, tone, name, text, response) =>
-    steps.push({ from, to: from + ms, tone, name, text, response });
-  add(Date.parse(created_at), 0, "", "created", `Created${by(event)}`);
-  attempts.forEach((attempt, index) => {
-    const { at, outcome, status_code, duration_ms, response } = attempt,
-      from = Date.parse(at),
-      before = steps.at(-1);
+// The life of one event as a drawing to scale and as a list.
+const TICKS = [
+  ...[1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 10e3, 30e3, 60e3, 120e3, 300e3, 600e3],
+  ...[1800e3, HOUR, 2 * HOUR, 4 * HOUR, 12 * HOUR, DAY, 2 * DAY, 7 * DAY, 30 * DAY],
+];
+const LEFT = 112; // of the drawing, for names
+const LINE = 26; // its height
+
+function brief({ outcome, error, status_code, duration_ms }) {
+  return `${outcome}, ${error ?? `status ${status_code}`}, took ${duration(duration_ms)}`;
+}
+// Return what happened, in order: {from, to, tone, name, text, response}, times in milliseconds.
+function stepsOf(one) {
+  const created = Date.parse(one.created_at);
+  const steps = [step(created, 0, "", "created", `Created${by(one)}`)];
+  const claimedUntil = one.message.match(/until ([\d:.TZ-]+)/)?.[1];
+  // while it is claimed, the attempts that count may have one more than those that are recorded
+  const earlier = claimedUntil ? 0 : one.attempts.length - one.delivery_attempts;
+  one.attempts.forEach((attempt, index) => {
+    const before = steps.at(-1);
     const isReplay = index === earlier || ["delivered", "failed"].includes(before.tone);
-    const after = `, ${isReplay ? "replayed " : ""}after ${duration(Math.max(from - before.to, 0))}`;
-    const text = `Attempt ${index + 1}${index ? after : ""}: ${brief(attempt)}`;
-    add(
-      from,
-      Math.max(duration_ms, 1),
-      outcome,
-      `${index + 1}: ${status_code ?? "no response"}`,
-      text,
-      response,
-    );
+    steps.push(attemptStep(attempt, index, before, isReplay));
   });
-  if (status === "delivered") add(Date.parse(delivered_at), 0, status, how, message);
-  else if (status === "failed")
-    add(steps.at(-1).to, 0, status, me.tenant ? "given up" : "dead letter", message);
-  else if (held) add(Date.parse(held), 0, status, `ends ${due(held)}`, message);
-  else if (next)
-    add(Date.parse(next_attempt_at), 0, status, next, next.replace("next", "Next attempt"));
-  else add(Date.now(), 0, status, "waiting", message);
+  steps.push(lastStep(one, steps.at(-1), claimedUntil));
   return steps;
 }
-function drawTimeline() {
-  const steps = stepsOf(event),
-    start = steps[0].from,
-    end = Math.max(...steps.map(({ to }) => to), start + 10);
-  const width = $("timeline").clientWidth,
-    left = 112,
-    row = 26,
-    bottom = row * (steps.length + 1),
-    drawn = [];
-  const x = (time) => left + ((time - start) / (end - start)) * (width - left - 10);
-  const draw = (name, attributes, ...text) => drawn.push(make(name, attributes, ...text));
-  const vertical = (time, name) =>
-    draw("line", { class: name, x1: x(time), x2: x(time), y1: 20, y2: bottom });
-  const tick = TICKS.find((ms) => (end - start) / ms <= (width - left) / 70) ?? TICKS.at(-1);
-  for (let ms = 0; ms <= end - start; ms += tick) {
-    vertical(start + ms, "grid");
-    draw(
-      "text",
-      { x: Math.min(x(start + ms), width - 26), y: 13, "text-anchor": "middle" },
-      duration(ms),
-    );
+function step(from, ms, tone, name, text, response) {
+  return { from, to: from + ms, tone, name, text, response };
+}
+function attemptStep(attempt, index, before, isReplay) {
+  const { at, outcome, status_code, duration_ms, response } = attempt;
+  const from = Date.parse(at);
+  const wait = duration(Math.max(from - before.to, 0));
+  const after = index ? `, ${isReplay ? "replayed " : ""}after ${wait}` : "";
+  const text = `Attempt ${index + 1}${after}: ${brief(attempt)}`;
+  const name = `${index + 1}: ${status_code ?? "no response"}`;
+  return step(from, Math.max(duration_ms, 1), outcome, name, text, response);
+}
+function lastStep(one, before, claimedUntil) {
+  const { status, message, delivered_at, delivered_via, next_attempt_at } = one;
+  if (status === "delivered") {
+    const name = delivered_via === "pull" ? "acknowledged" : status;
+    return step(Date.parse(delivered_at), 0, status, name, message);
   }
-  if (Date.now() < end) vertical(Date.now(), "now");
-  steps.forEach(({ from, to, name, tone, text }, index) => {
-    const y = row * (index + 1.5);
-    draw("text", { class: `name ${tone}`, y: y + 4 }, name);
-    if (index)
-      draw("line", { class: "wait", x1: x(steps[index - 1].to), x2: x(from), y1: y, y2: y });
-    if (from === to && tone === "failed")
-      draw("rect", { class: tone, x: x(from) - 4, y: y - 4, width: 8, height: 8 });
-    else if (from === to) draw("circle", { class: tone, cx: x(from), cy: y, r: 5 });
-    else
-      draw("rect", {
-        class: tone,
-        x: x(from),
-        y: y - 6,
-        width: Math.max(x(to) - x(from), 3),
-        height: 12,
-        rx: 2,
-      });
+  if (status === "failed") {
+    return step(before.to, 0, status, me.tenant ? "given up" : "dead letter", message);
+  }
+  if (claimedUntil) {
+    return step(Date.parse(claimedUntil), 0, status, `ends ${due(claimedUntil)}`, message);
+  }
+  if (!next_attempt_at) return step(Date.now(), 0, status, "waiting", message);
+  const next = due(next_attempt_at);
+  return step(Date.parse(next_attempt_at), 0, status, `next ${next}`, `Next attempt ${next}`);
+}
+
+function drawTimeline() {
+  const steps = stepsOf(event);
+  const start = steps[0].from;
+  const end = Math.max(...steps.map(({ to }) => to), start + 10);
+  const width = $("timeline").clientWidth - LEFT - 10;
+  const bottom = LINE * (steps.length + 1);
+  const x = (time) => LEFT + ((time - start) / (end - start)) * width;
+  const vertical = (time, name) =>
+    make("line", { class: name, x1: x(time), x2: x(time), y1: 20, y2: bottom });
+  const drawn = [];
+  const tick = TICKS.find((ms) => (end - start) / ms <= width / 70) ?? TICKS.at(-1);
+  for (let ms = 0; ms <= end - start; ms += tick) {
+    const middle = Math.min(x(start + ms), LEFT + width - 16);
+    drawn.push(vertical(start + ms, "grid"));
+    drawn.push(make("text", { x: middle, y: 13, "text-anchor": "middle" }, duration(ms)));
+  }
+  if (Date.now() < end) drawn.push(vertical(Date.now(), "now"));
+  steps.forEach((one, index) => {
+    drawn.push(...drawStep(one, steps[index - 1], x, LINE * (index + 1.5)));
   });
-  const texts = steps.map(({ from, text, response }, index) => {
-    const isRepeated = response && response === steps[index - 1]?.response,
-      said = isRepeated ? ", same response" : "";
-    return [
-      `+${duration(Math.max(from - start, 0))}`,
-      say(text) + said,
-      utc(from),
-      isRepeated ? "" : response,
-    ];
-  });
-  const makeStep = ([at, text, time, response]) =>
-    make(
-      "li",
-      {},
-      span("at", at),
-      span("", `${text} `, span("muted", time)),
-      ...(response ? [span("response", response)] : []),
-    );
-  redraw($("steps"), JSON.stringify(texts), () => texts.map(makeStep));
+  listSteps(steps, start);
   $("timeline").setAttribute("height", bottom);
   $("timeline").replaceChildren(...drawn);
+}
+function drawStep({ from, to, name, tone }, before, x, y) {
+  const drawn = [make("text", { class: `name ${tone}`, y: y + 4 }, name)];
+  if (before) {
+    drawn.push(make("line", { class: "wait", x1: x(before.to), x2: x(from), y1: y, y2: y }));
+  }
+  if (from < to) {
+    const width = Math.max(x(to) - x(from), 3);
+    const bar = { class: tone, x: x(from), y: y - 6, width, height: 12, rx: 2 };
+    return [...drawn, make("rect", bar)];
+  }
+  const square = { class: tone, x: x(from) - 4, y: y - 4, width: 8, height: 8 };
+  const point = { class: tone, cx: x(from), cy: y, r: 5 };
+  return [...drawn, tone === "failed" ? make("rect", square) : make("circle", point)];
+}
+function listSteps(steps, start) {
+  const shown = steps.map(({ from, text, response }, index) => {
+    const isRepeated = response && response === steps[index - 1]?.response;
+    const said = `${say(text)}${isRepeated ? ", same response" : ""}`;
+    const at = `+${duration(Math.max(from - start, 0))}`;
+    return [at, said, utc(from), isRepeated ? "" : response];
+  });
+  redraw($("steps"), shown, () =>
+    shown.map(([at, text, time, response]) => {
+      const said = span("", `${text} `, span("muted", time));
+      return make(
+        "li",
+        {},
+        span("at", at),
+        said,
+        ...(response ? [span("response", response)] : []),
+      );
+    }),
+  );
 }
