@@ -63,7 +63,7 @@ function fillRow(node, row) {
   const { state, subject, type, remark: remarks, tries, age } = partsOf(node);
   const { read, unread } = copiesOf(row);
   const pushed = row.event?.delivered_via === "subscriptions" ? [] : [row.event];
-  const all = [...pushed, ...read].filter(Boolean).sort((a, b) => rank(a) - rank(b));
+  const all = [...read, ...pushed].filter(Boolean).sort((a, b) => rank(a) - rank(b));
   const [worst = row.event] = all;
   const one = row.event ?? worst;
   const count = worst.delivery_attempts;
