@@ -207,7 +207,7 @@ class Event:
     @property
     def message(self) -> str:
         """The state of an event as one sentence for a person."""
-        count = self.delivery_attempts
+        count = self._latest_attempt
         if self.status is not Status.PENDING:
             ending = self.delivered_via or self.reason or Reason.EXHAUSTED
             return SETTLED[ending].format(count)
@@ -215,9 +215,16 @@ class Event:
             return f"Claimed by a push or a lease until {self.claimed_until} at the latest."
         if self.next_attempt_at is None:
             return "Waits in the inbox for a consumer."
-        if count == 0:
+        if self.delivery_attempts == 0:
             return f"Stored; the first attempt is due at {self.next_attempt_at}."
         return f"Attempt {count} did not succeed; the next is due at {self.next_attempt_at}."
+
+    @property
+    def _latest_attempt(self) -> str:
+        """The number of the latest attempt in `attempts`, which a replay does not begin anew."""
+        kept = len(self.attempts)
+        is_replayed = kept > self.delivery_attempts
+        return f"{kept} (replayed)" if is_replayed else str(self.delivery_attempts)
 
     def _to_json(self, members: Mapping[str, Any], *, include_payload: bool) -> str:
         """Return an object of id, type and `members`, payload and metadata as they are stored."""

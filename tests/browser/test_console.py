@@ -325,7 +325,7 @@ def test_an_order_says_who_got_it_and_is_sent_to_who_did_not(
 ) -> None:
     page, answer = console.page, console.page.locator("#answer")
     pattern = {"order": {"total": [{"numeric": [">=", 100]}]}}
-    for name, more in (("Ledger", {}), ("Warehouse", {}), ("Corp orders", {"filter": pattern})):
+    for name, more in (("Ledger", {}), ("Warehouse", {}), ("Corp", {"filter": pattern})):
         console.subscribe(
             receiver.url, name=name, tenant="acme", event_types=["order.*", name], **more
         )
@@ -340,9 +340,7 @@ def test_an_order_says_who_got_it_and_is_sent_to_who_did_not(
     console.heading("No event has the id or subject 4711.").to_be_visible()
     page.get_by_role("link", name="Subject order 4711").click()
     expect(console.row(event)).to_have_text(
-        re.compile(
-            r"failed\s+order 4711\s+order.paid\s+for acme, 0 of 2 webhooks got it, 2 failed, \w+: rec"
-        )
+        re.compile(r"failed\s+order 4711\s+order.paid\s+for acme, 0 of 2 webhooks got it, 2 fail")
     )
 
     console.find("order 4711")
@@ -352,13 +350,13 @@ def test_an_order_says_who_got_it_and_is_sent_to_who_did_not(
         [
             re.compile(r"failed\s+Ledger\s+for acme, receiver responded 422, 1 attempt\s+Replay"),
             re.compile(r"failed\s+Warehouse"),
-            re.compile(r"Corp orders\s+for acme, takes order.total ≥ 100; this has 80\s+Send"),
+            re.compile(r"Corp\s+for acme, takes order.total ≥ 100; this has 80\s+Send"),
             re.compile(r"no copy\s+Audit\s+takes invoice.\*; this is order.paid\s+Send"),
         ]
     )
     receiver.default = status(200)
     before = len(receiver.requests)
-    for name, became in (("Corp orders", "1 of 3"), ("Ledger", "2 of 3")):
+    for name, became in (("Corp", "1 of 3"), ("Ledger", "2 of 3")):
         page.locator("#recipients li", has_text=name).get_by_role("button").click()
         page.get_by_role("dialog").get_by_role("button", name=re.compile("Send|Replay")).click()
         expect(answer).to_contain_text("Queued")
@@ -462,7 +460,8 @@ def test_a_subscription_is_made_and_its_secret_is_shown(
     )
     console.open("/subscriptions")
     url, types = page.get_by_label("URL"), page.get_by_label("Other types")
-    fault, pattern = page.get_by_role("alert").filter(visible=True), page.get_by_label("Filter")
+    fault = page.get_by_role("alert").filter(visible=True)
+    pattern = page.locator("#add [name=filter]")
     url.fill("http://evil.example/")
     page.get_by_label("order.paid", exact=True).check()
     types.fill("order.made")
@@ -510,6 +509,7 @@ def test_a_subscription_is_edited_and_its_headers_are_given_again(
         "event_types": ["order.*"],
     }
     made = console.subscribe(receiver.url, name="CRM", tenant="acme", **members)
+    del made["secret"]
     path = f"/subscriptions/{made['subscription_id']}"
     console.open(path)
     card = console.page.locator("#subscriptions > li")
@@ -540,7 +540,6 @@ def test_a_subscription_is_edited_and_its_headers_are_given_again(
         "filter": None,
         "header_names": ["X-Team"],
     }
-    console.forgive("status of 400")
 
 
 # A customer's page
@@ -569,7 +568,8 @@ def test_a_token_opens_the_page_of_its_tenant(
     press("Escape")
     customer.button("Send test").click()
     customer.text("#subscriptions li > p").to_contain_text("UTC: failed, receiver responded 422")
-    assert customer.buttons() == ["Sign out", "Send test", "Show secret", "Delete"]
+    named = ["Send test", "Pause", "Show secret", "New secret", "Delete"]
+    assert customer.buttons() == ["Sign out", *named]
     event = customer.post("order.created", tenant="acme")
     customer.post("order.created")
 
@@ -577,7 +577,7 @@ def test_a_token_opens_the_page_of_its_tenant(
 
     customer.heading("Deliveries to Ledger").to_be_focused()
     customer.text("#rows li").to_have_text(
-        re.compile(r"failed order\.created\s+receiver responded 422\s+1 attempt")
+        re.compile(r"failed\s+cpy_\w{8}…\s+order.created\s+receiver responded 422\s+1 att")
     )
     assert customer.buttons() == [
         "Sign out",

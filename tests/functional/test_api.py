@@ -623,5 +623,6 @@ def test_an_event_of_any_status_can_be_replayed(
     world.run_worker()
     event = world.event(event_id)
     assert_has(event, status="delivered", delivered_via="push", delivery_attempts=1)
+    assert event["message"] == "Delivered by attempt 2 (replayed)."
     assert [request.headers["webhook-id"] for request in receiver.requests] == [event_id] * 2
     assert output.metrics()[0]["DeliveryLatency"] == 5000

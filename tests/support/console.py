@@ -101,7 +101,7 @@ class Console:
                 path=ROOT / f"build/screenshots/{name}-{scheme}.png", full_page=True
             )
             found = self.page.evaluate("axe.run().then(found => found.violations)")
-            assert [(one["id"], one["nodes"][0]["html"]) for one in found] == []
+            assert found == [], [(one["id"], one["nodes"][0]["html"]) for one in found]
 
     def tab_through(self, names: str) -> None:
         """Press Tab until an element with the first of these names has the focus, then the next,

@@ -7,10 +7,6 @@ const COURSES = {
 };
 let counted = {}; // by status: {found, isMore}
 let countedAt = 0;
-function resetCounts() {
-  counted = {};
-  countedAt = 0;
-}
 // Count one status after another, unless that was done a moment ago; then what the list has counts.
 async function loadCounts(items) {
   const now = Date.now();

@@ -73,16 +73,17 @@ async function act(button, answer, { method, path, body, describe, consequence, 
   const [text, tone] = await call(method, path, [], body).then(describe, failed);
   if (view.id === id) tell(answer, text, tone);
   await refreshAll();
-  if (button.hidden || !button.isConnected) focusOn(answer.closest("li") ?? $(HEADINGS[view.name]));
+  if (button.hidden || !button.isConnected) focusNear(button);
 }
 function tell(answer, text, tone = "") {
   setText(answer, text);
   setTone(answer, "note", tone);
 }
-// Focus the first button in a node that can be seen, or the node itself.
-function focusOn(node) {
-  const [button = node] = [...node.querySelectorAll("button")].filter((one) => one.offsetParent);
-  button.focus({ preventScroll: true });
+// Focus the first button that can be seen beside one that went, or the heading.
+function focusNear(button) {
+  const beside = [...(button.parentNode?.querySelectorAll("button") ?? [])];
+  const shown = beside.find((one) => one.offsetParent);
+  (shown ?? $(HEADINGS[view.name])).focus({ preventScroll: true });
 }
 async function copy({ target }, name, text) {
   const written = navigator.clipboard?.writeText(text) ?? Promise.reject(new Error("needs https"));

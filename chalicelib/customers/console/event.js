@@ -11,6 +11,7 @@ async function loadEvent() {
   remember([event]);
   fillEvent();
   show();
+  markShown();
   drawTimeline();
   if (isOpened) $("type").focus();
   if (!isCopy(event.event_id)) recipients = await loadRecipients(event.event_id);

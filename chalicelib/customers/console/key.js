@@ -16,8 +16,7 @@ function setKey(value, refusal = "") {
   event = null;
   rows = [];
   listed = [];
-  isListed = false;
-  resetCounts();
+  resetList();
   job?.abort();
   for (const id of ["rows", "subscriptions", "recipients"]) $(id).replaceChildren();
   setText($("nobody"), "");

@@ -7,6 +7,12 @@ let scrolledTo = 0;
 const isOfOne = () => Boolean(filters.subscription_id);
 const shownItems = () => Math.min(Math.max(Number(filters.rows) || PAGE, PAGE), MOST_SHOWN);
 
+// Forget what was read under other filters; its rows stay until there are new ones.
+function resetList() {
+  isListed = false;
+  counted = {};
+  countedAt = 0;
+}
 async function loadList() {
   const { subscription_id: id } = filters;
   if (me.tenant) {
@@ -22,6 +28,7 @@ async function loadList() {
   isListed = true;
   $("older").hidden = !isMore || shownItems() === MOST_SHOWN;
   renderList();
+  markShown();
   await learn(items);
   renderList();
   const isMoreUnread = !isOfOne() && (await loadUnread());

@@ -8,7 +8,8 @@ const LOADERS = {
 const FIELDS = [...$("filters").querySelectorAll("[name]")];
 let timer;
 let typing;
-let shownAt; // when the view was loaded last
+let shownAt; // when the main part of the view was loaded last
+const markShown = () => (shownAt = Date.now());
 
 async function refresh() {
   clearTimeout(timer);
@@ -27,7 +28,6 @@ async function refresh() {
     );
     show();
     isMore = await LOADERS[view.name]();
-    shownAt = Date.now();
     explain([], $("filters"));
     setText($("banner"), "");
   } catch (error) {
@@ -65,7 +65,7 @@ function show() {
   for (const node of document.querySelectorAll("[data-view]")) {
     node.hidden = !node.dataset.view.includes(shown);
   }
-  $("top").hidden = $("skip").hidden = !me;
+  $("top").hidden = !me;
   $("login").hidden = Boolean(key);
   for (const node of $("nav").children) {
     node.ariaCurrent = VIEWS[node.hash.slice(1)] === shown ? "page" : null;
@@ -90,7 +90,8 @@ function route(isTyped = false) {
   if (left.name === "list" && view.name !== "list") scrolledTo = scrollY;
   if (view.name === "list") {
     $("back").href = location.hash || "#/";
-    if (FIELDS.some(({ name }) => filters[name] !== given[name])) resetCounts();
+    const isOther = FIELDS.some(({ name }) => filters[name] !== given[name]);
+    if (isOther) resetList();
   }
   if (VIEWS[path]) filters = given;
   if (!isTyped) fillFields();

@@ -14,6 +14,7 @@ async function showSubscriptions() {
   }
   if (view.id) subscriptions.set(view.id, listed[0]);
   renderSubscriptions();
+  markShown();
   const now = Date.now();
   const isDue = (one) => now - (recentOf(one)?.at ?? 0) > COUNT_MS;
   const isKnown = (one) => Boolean(recentOf(one));
@@ -119,9 +120,9 @@ function renderSubscriptions() {
     ? "There are no webhooks yet. Add the URL of a receiver: events are sent to it by POST."
     : "There are no subscriptions yet. Add one.";
   const missed = `No ${noun()} has “${filters.text}” in its name, tenant, host or state.`;
-  const isNew = $("nobody").hidden === !listed.length;
+  const isOther = $("nobody").hidden !== some.length > 0; // there are none, or some again
   setText($("nobody"), some.length ? "" : listed.length ? missed : none);
-  if (isNew && !listed.length) $("adding").open = true;
+  if (isOther) $("adding").open = !listed.length;
   const unread = uncounted ? `, ${uncounted} not looked at yet` : "";
   const total = number(listed.length, noun(), !isAll);
   const isOverview = !me.tenant && !view.id && listed.length;

@@ -16,10 +16,11 @@ function stepsOf(one) {
   const claimedUntil = one.message.match(/until ([\d:.TZ-]+)/)?.[1];
   // while it is claimed, the attempts that count may have one more than those that are recorded
   const earlier = claimedUntil ? 0 : one.attempts.length - one.delivery_attempts;
+  const dropped = Math.max(-earlier, 0); // only the last ones are kept
   one.attempts.forEach((attempt, index) => {
     const before = steps.at(-1);
     const isReplay = index === earlier || ["delivered", "failed"].includes(before.tone);
-    steps.push(attemptStep(attempt, index, before, isReplay));
+    steps.push(attemptStep(attempt, index + dropped + 1, before, isReplay));
   });
   steps.push(lastStep(one, steps.at(-1), claimedUntil));
   return steps;
@@ -27,13 +28,13 @@ function stepsOf(one) {
 function step(from, ms, tone, name, text, response) {
   return { from, to: from + ms, tone, name, text, response };
 }
-function attemptStep(attempt, index, before, isReplay) {
+function attemptStep(attempt, count, before, isReplay) {
   const { at, outcome, status_code, duration_ms, response } = attempt;
   const from = Date.parse(at);
   const wait = duration(Math.max(from - before.to, 0));
-  const after = index ? `, ${isReplay ? "replayed " : ""}after ${wait}` : "";
-  const text = `Attempt ${index + 1}${after}: ${brief(attempt)}`;
-  const name = `${index + 1}: ${status_code ?? "no response"}`;
+  const after = count > 1 ? `, ${isReplay ? "replayed " : ""}after ${wait}` : "";
+  const text = `Attempt ${count}${after}: ${brief(attempt)}`;
+  const name = `${count}: ${status_code ?? "no response"}`;
   return step(from, Math.max(duration_ms, 1), outcome, name, text, response);
 }
 function lastStep(one, before, claimedUntil) {
