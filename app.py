@@ -18,7 +18,7 @@ from chalicelib import __version__, deps
 from chalicelib.core import posting
 from chalicelib.core.event import dumps
 from chalicelib.customers import console, recipients
-from chalicelib.customers.subscription import ENABLE
+from chalicelib.customers.subscription import ENABLE, Subscription
 from chalicelib.deps import Services
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import ApiError, FieldFault, InvalidRequestError
@@ -208,10 +208,22 @@ def edit_subscription(call: Call, subscription_id: str) -> Response:
 
 @route("GET", "/subscriptions/{subscription_id}/secret", Scope.CONSUME, TOKEN)
 def get_secret(call: Call, subscription_id: str) -> Response:
+    return respond_secret(require(call.find_subscription(subscription_id)), call)
+
+
+@route("POST", "/subscriptions/{subscription_id}/secret", Scope.CONSUME, TOKEN)
+def renew_secret(call: Call, subscription_id: str) -> Response:
+    if not call.services.settings.signing_secrets:
+        detail = "Secrets derive from WEBHOOK_SIGNING_SECRETS, which is not set."
+        raise ApiError(409, "no_signing_secret", detail)
     subscription = require(call.find_subscription(subscription_id))
-    return respond(
-        200, dumps({"secret": subscription.secret(call.services.settings.signing_secrets)})
-    )
+    return respond_secret(require(call.services.subscriptions.renew_secret(subscription)), call)
+
+
+@route("POST", "/subscriptions/{subscription_id}/disable", Scope.CONSUME, TOKEN)
+def disable_subscription(call: Call, subscription_id: str) -> Response:
+    subscription = require(call.find_subscription(subscription_id))
+    return respond(200, require(call.services.subscriptions.pause(subscription)).to_json())
 
 
 @route("POST", "/subscriptions/{subscription_id}/enable", Scope.CONSUME, TOKEN)
@@ -286,6 +298,16 @@ def run(event: SQSEvent | CloudWatchEvent, work: Callable[[Services, float], Non
 def prefers_async(prefer: str) -> bool:
     """Return whether `Prefer` (RFC 7240) has `respond-async`."""
     return any(part.split(";")[0].strip().lower() == "respond-async" for part in prefer.split(","))
+
+
+def respond_secret(subscription: Subscription, call: Call) -> Response:
+    """Answer with the secret of a subscription and, for its owner alone, the URL in full."""
+    secret = {
+        "secret": subscription.secret(call.services.settings.signing_secrets),
+        "previous_until": subscription.previous_until(call.services.clock()),
+        "target_url": subscription.target_url if call.key.tenant is not None else None,
+    }
+    return respond(200, dumps(secret))
 
 
 def respond_page(query: listing.Query, call: Call) -> Response:

@@ -4,13 +4,15 @@ import base64
 import hashlib
 import hmac
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
 from chalicelib.core.event import RESERVED_PREFIX, dumps
+from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 
 SUBSCRIPTION_ID = re.compile(r"sub_[0-9a-f]{32}")
 EventTypes = list[str] | None
@@ -18,7 +20,7 @@ EventTypes = list[str] | None
 # The attribute that has all that its owner describes but the URL: an index projects 20 attributes,
 # and this one.
 DESCRIPTION = "event_types"
-DESCRIBED = ("event_types", "name", "filter", "headers")
+DESCRIBED = ("event_types", "name", "filter", "headers", "paused", "renewals", "renewed_at")
 SHOWN = (
     "event_types",
     "tenant",
@@ -28,7 +30,9 @@ SHOWN = (
     "disabled_at",
     "last_error",
 )
-ENABLE: dict[str, Any] = dict.fromkeys(("failing_since", "disabled_at", "last_error"))
+STATE = ("failing_since", "disabled_at", "last_error")
+ENABLE: dict[str, Any] = dict.fromkeys((*STATE, "paused"))
+PREVIOUS_SECONDS = DAY_SECONDS  # how long the secret before a renewal signs, too
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,9 @@ class Subscription:
     `event_types`, `name`, `filter` and `headers` are what its owner describes; None of the first
     stands for all; `described` is the text of DESCRIPTION, as it was read. The values of `headers`
     are secrets. Times are RFC 3339; `Subscriptions.set_failing` and `disable` set `failing_since`,
-    `disabled_at` and `last_error`.
+    `disabled_at` and `last_error`. One that is `paused` was disabled by hand. Its secret was
+    renewed so many times, the last time at `renewed_at`; DESCRIPTION has these, too, so that a
+    write that changes it finds them as they were read.
     """
 
     subscription_id: str
@@ -53,6 +59,9 @@ class Subscription:
     failing_since: str | None
     disabled_at: str | None
     last_error: str | None
+    paused: bool | None
+    renewals: int | None
+    renewed_at: str | None
     described: str = field(repr=False)
 
     @classmethod
@@ -91,16 +100,34 @@ class Subscription:
         prefixes = tuple(entry[:-1] for entry in entries if entry.endswith("*"))
         return event_type in entries or event_type.startswith(prefixes)
 
-    def secrets(self, signing_secrets: Iterable[bytes]) -> tuple[bytes, ...]:
-        """Return the secrets that its copies are signed with, one of each signing secret."""
-        text = f"{self.subscription_id}.{self.created_at}".encode()
-        return tuple(hmac.digest(secret, text, hashlib.sha256) for secret in signing_secrets)
+    def secrets(self, signing_secrets: Sequence[bytes], now: float) -> list[bytes]:
+        """Return the secrets that its copies are signed with at `now` (Unix seconds).
 
-    def secret(self, signing_secrets: Iterable[bytes]) -> str | None:
+        There is one of each signing secret and, for PREVIOUS_SECONDS after a renewal, one more of
+        each: that before. Nothing of them is stored but the number of renewals.
+        """
+        renewals = self.renewals or 0
+        text = f"{self.subscription_id}.{self.created_at}"
+        texts = [f"{text}.{renewals}" if renewals else text]
+        if self.previous_until(now):
+            texts.append(f"{text}.{renewals - 1}" if renewals > 1 else text)
+        return [
+            hmac.digest(signing_secret, derived_from.encode(), hashlib.sha256)
+            for derived_from in texts
+            for signing_secret in signing_secrets
+        ]
+
+    def secret(self, signing_secrets: Sequence[bytes]) -> str | None:
         """Return the secret that its owner is shown: that of the first signing secret, if any."""
-        for secret in self.secrets(signing_secrets):
-            return f"whsec_{base64.b64encode(secret).decode()}"
-        return None
+        present = self.secrets(signing_secrets[:1], math.inf)
+        return show_secret(present[0]) if present else None
+
+    def previous_until(self, now: float) -> str | None:
+        """Return until when the secret before the last renewal signs, too; None: it does not."""
+        if self.renewed_at is None:
+            return None
+        until = unix_seconds(self.renewed_at) + PREVIOUS_SECONDS
+        return rfc3339(until) if until > now else None
 
     def to_json(self, **more: Any) -> str:
         """Return the subscription as callers see it, with `more` members."""
@@ -113,3 +140,8 @@ class Subscription:
         }
         members |= {name: getattr(self, name) for name in SHOWN}
         return dumps(members | more)
+
+
+def show_secret(secret: bytes) -> str:
+    """Return a secret as Standard Webhooks writes it."""
+    return f"whsec_{base64.b64encode(secret).decode()}"

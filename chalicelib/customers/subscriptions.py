@@ -16,6 +16,7 @@ from chalicelib.customers.subscription import (
     DESCRIBED,
     DESCRIPTION,
     ENABLE,
+    STATE,
     EventTypes,
     Subscription,
 )
@@ -32,6 +33,8 @@ from chalicelib.infra.times import DAY_SECONDS
 MAX_SUBSCRIPTIONS = 100  # of each tenant
 MAX_CACHED_CHARACTERS = 4_000_000  # as they are stored; they take some 20 MB of memory
 CACHE_SECONDS = 10
+RENEWAL_SECONDS = 60  # a secret is renewed once in this time
+BY_HAND = "disabled by hand"
 # The partition of all subscriptions in the index for lookups, and of those without a tenant in the
 # index of statuses.
 ALL = "subscription"
@@ -105,7 +108,7 @@ class Subscriptions(Table):
 
         One that is edited meanwhile is another: what is given for one URL never goes to another.
         """
-        edits = (self.edit(known, identity, **described, **ENABLE) for known in found)
+        edits = (self.edit(known, identity, **described) for known in found)
         return next(filter(None, edits), None)
 
     def _store_new(self, subscription_id: str, members: dict[str, Any]) -> Subscription | None:
@@ -128,21 +131,22 @@ class Subscriptions(Table):
     ) -> Subscription | None:
         """Change a subscription that was just read; return it, or None if it is gone.
 
-        If somebody else changed it since, it is changed as it is by then, but with an `identity`
-        only while it has that. What headers say is for one URL: another `target_url` removes those
-        that are not among the changes, and ApiError 409 is raised if headers alone are changed,
-        and the URL meanwhile.
+        If somebody else changed it since, it is changed as it is by then. With an `identity` it is
+        made again: only while it has that, and enabled unless it is paused. What headers say is for
+        one URL: another `target_url` removes those that are not among the changes, and ApiError 409
+        is raised if headers alone are changed, and the URL meanwhile.
         """
         current: Subscription | None = subscription
         has_headers_alone = changes.keys() & {"headers", "target_url"} == {"headers"}
         while current and identity in (None, _identity(current)):
             if has_headers_alone and current.target_url != subscription.target_url:
                 raise ApiError(409, "edited_meanwhile", EDITED)
-            edited = replace(current, **changes)
+            wanted = changes if identity is None or current.paused else ENABLE | changes
+            edited = replace(current, **wanted)
             if edited.target_url != current.target_url:
-                edited = replace(current, **{"headers": None, **changes})
+                edited = replace(current, **{"headers": None, **wanted})
             attributes = {"target_url": edited.target_url, DESCRIPTION: edited.description()}
-            attributes |= {name: value for name, value in changes.items() if name in ENABLE}
+            attributes |= {name: wanted[name] for name in STATE if name in wanted}
             applied, item = self._update(
                 current.subscription_id, UNCHANGED, attributes, _seen(current)
             )
@@ -151,6 +155,24 @@ class Subscriptions(Table):
                 return edited
             current = Subscription.from_item(item) if item else None
         return None
+
+    def pause(self, subscription: Subscription) -> Subscription | None:
+        """Disable a subscription by hand, if it is enabled; return it, or None if it is gone."""
+        if subscription.disabled_at:
+            return subscription
+        return self.edit(subscription, disabled_at=self._after(0), last_error=BY_HAND, paused=True)
+
+    def renew_secret(self, subscription: Subscription) -> Subscription | None:
+        """Renew the secret of a subscription that was just read; return it, or None if it is gone.
+
+        Within RENEWAL_SECONDS of the last renewal nothing changes: clients repeat calls. Which
+        number is next is decided here alone: of two calls at once, both make the same secret.
+        """
+        renewed_at = subscription.renewed_at
+        if renewed_at and renewed_at > self._after(-RENEWAL_SECONDS):
+            return subscription
+        renewals = (subscription.renewals or 0) + 1
+        return self.edit(subscription, renewals=renewals, renewed_at=self._after(0))
 
     def delete(self, subscription_id: str) -> None:
         """Delete a subscription, if it exists."""

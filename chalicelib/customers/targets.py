@@ -102,10 +102,11 @@ class AllTargets:
         settings = self.services.settings
         hosts = settings.subscription_hosts
         url = subscription.target_url
+        secrets = subscription.secrets(settings.signing_secrets, self.services.clock())
         return SubscriptionTarget(
             url=url,
             destination=f"{subscription.subscription_id} {url}",
-            secrets=subscription.secrets(settings.signing_secrets),
+            secrets=tuple(secrets),
             is_enabled=subscription.disabled_at is None,
             subscription_id=subscription.subscription_id,
             fault=None if hosts.allows(url) else HOST_NOT_ALLOWED,
