@@ -250,8 +250,18 @@ def recover_events(call: Call, subscription_id: str) -> Response:
 
 @route("POST", "/subscriptions/{subscription_id}/test", Scope.CONSUME, TOKEN)
 def push_test_event(call: Call, subscription_id: str) -> Response:
+    new_event = validation.parse_test_event(call.json_body())
     subscription = require(call.find_subscription(subscription_id))
-    return respond(200, dumps(vars(call.services.targets.push_test_event(subscription, call))))
+    targets = call.services.targets
+    event = targets.make_test_event(subscription, new_event)
+    attempt = targets.push_test_event(event, subscription, call)
+    matches = reason = member = None
+    if new_event:
+        missed = recipients.why_not_taken(subscription, event)
+        matches = missed is None
+        reason, member = missed or (None, None)
+    tried = {"matches": matches, "reason": reason, "member": member}
+    return respond(200, dumps({**vars(attempt), **tried}))
 
 
 @route("DELETE", "/subscriptions/{subscription_id}", Scope.CONSUME, TOKEN)

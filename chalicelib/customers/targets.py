@@ -185,20 +185,23 @@ class AllTargets:
             change = "disabled" if changed.disabled_at else "failing"
             subscription_changed(change, changed, event, self.services)
 
-    def push_test_event(self, subscription: Subscription, invocation: Invocation) -> Attempt:
-        """Push an event that is stored nowhere to a subscription alone; return the attempt, which
-        changes nothing.
-        """
-        payload = dumps({"subscription_id": subscription.subscription_id})
-        new_event = NewEvent("test", payload, "null", subscription.tenant)
+    def make_test_event(
+        self, subscription: Subscription, new_event: NewEvent | None = None
+    ) -> Event:
+        """Return the copy of an event that is stored nowhere: of `new_event`, or of type `test`."""
+        if new_event is None:
+            payload = dumps({"subscription_id": subscription.subscription_id})
+            new_event = NewEvent("test", payload, "null", subscription.tenant)
         created_by = subscription.created_by
         event = posting.make_event(new_event, created_by, posting.waiting(), self.services)
         copy = posting.make_copy(event, subscription.subscription_id, self.services)
+        return replace(copy, source_event_id=None, tenant=subscription.tenant)
+
+    def push_test_event(
+        self, event: Event, subscription: Subscription, invocation: Invocation
+    ) -> Attempt:
+        """Push an event to a subscription alone; return the attempt, which changes nothing."""
         started = self.services.clock()
-        result = delivery.push(
-            replace(copy, source_event_id=None),
-            self.of(subscription),
-            self.services.settings.inline_push_timeout_seconds,
-            invocation,
-        )
+        timeout_seconds = self.services.settings.push_timeout_seconds
+        result = delivery.push(event, self.of(subscription), timeout_seconds, invocation)
         return Attempt.of(started, result)

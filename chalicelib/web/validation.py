@@ -125,6 +125,7 @@ EVENT_MEMBERS = {
     "tenant": check_name,
     "subject": must_be(SUBJECT_FORM, is_printable(SUBJECT)),
 }
+TEST_MEMBERS = {name: EVENT_MEMBERS[name] for name in ("event_type", "payload")}
 LEASE_NUMBERS = {"limit": integer(MAX_LEASED_EVENTS), "lease_seconds": integer(3600)}
 LEASE_MEMBERS = {**LEASE_NUMBERS, "event_type": check_name, "tenant": check_name}
 ACKNOWLEDGEMENT_MEMBERS = {
@@ -212,6 +213,17 @@ def parse_new_event(body: bytes, idempotency_key: str | None = None) -> NewEvent
         idempotency_key=idempotency_key,
         body_hash=hashlib.sha256(canonical).hexdigest() if idempotency_key is not None else None,
     )
+
+
+def parse_test_event(body: bytes) -> NewEvent | None:
+    """Return the event to test with, or None without a body.
+
+    Raises what `parse_new_event` raises.
+    """
+    if body.strip() in (b"", b"{}"):
+        return None
+    document, _ = parse_object(body, TEST_MEMBERS, tuple(TEST_MEMBERS))
+    return NewEvent(document["event_type"], dumps(document["payload"]), "null", None)
 
 
 def parse_lease_request(body: bytes) -> dict[str, Any]:

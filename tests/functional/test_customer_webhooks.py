@@ -1,0 +1,161 @@
+"""A customer's webhook over the years: a new secret, a pause, a test that tells."""
+
+from typing import Any
+
+import pytest
+
+from chalicelib.infra.times import DAY_SECONDS, rfc3339
+from tests.conftest import Output
+from tests.functional.test_subscription_states import is_signed
+from tests.support.receiver import Receiver, hang
+from tests.support.subscribing import copies, make_token, post_for, states, subscribe, subscribed
+from tests.support.world import World, assert_has
+
+SIGNING_SECRETS = [f"whsec_{letter * 32}" for letter in "ab"]
+DISABLED = ("failed", "not pushed: the subscription is disabled")
+
+
+def renew(world: World, path: str) -> Any:
+    return world.call("POST", f"{path}/secret").json
+
+
+def signers(world: World, target: Receiver, *secrets: str) -> list[bool]:
+    """Return which secrets sign the next push, of two signing secrets each."""
+    world.clock.sleep(10)
+    post_for(world, None)
+    push = target.requests[-1]
+    assert len(push.headers["webhook-signature"].split()) in (2, 4)
+    return [is_signed(push, secret) for secret in secrets]
+
+
+def test_a_renewed_secret_signs_at_once_and_the_one_before_for_a_day(
+    world: World, target: Receiver
+) -> None:
+    world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(SIGNING_SECRETS))
+    path = subscribed(world, target)
+    first = world.call("GET", f"{path}/secret").json
+    assert_has(first, previous_until=None, target_url=None)
+
+    second = renew(world, path)
+
+    day_later = rfc3339(world.clock() + DAY_SECONDS)
+    assert second == {**second, "previous_until": day_later, "target_url": None}
+    assert second["secret"] != first["secret"]
+    assert signers(world, target, second["secret"], first["secret"]) == [True, True]
+    assert renew(world, path) == second  # within a minute
+    world.clock.sleep(60)
+    third = renew(world, path)["secret"]
+    known = (third, second["secret"], first["secret"])
+    assert signers(world, target, *known) == [True, True, False]
+    world.clock.sleep(DAY_SECONDS)
+    assert signers(world, target, *known) == [True, False, False]
+    assert subscribe(world, target.url).json["secret"] == third
+    assert_has(world.call("GET", f"{path}/secret").json, secret=third, previous_until=None)
+
+
+def test_a_renewal_is_kept_by_edits(world: World, target: Receiver) -> None:
+    world.restart(WEBHOOK_SIGNING_SECRETS=SIGNING_SECRETS[0])
+    path = subscribed(world, target)
+    renewed = renew(world, path)
+
+    world.call("PATCH", path, {"name": "New"})
+
+    assert world.call("GET", f"{path}/secret").json == renewed
+
+
+def test_two_renewals_at_once_make_one_secret(world: World, target: Receiver) -> None:
+    world.restart(WEBHOOK_SIGNING_SECRETS=SIGNING_SECRETS[0])
+    subscribed(world, target)
+    subscriptions = world.services.subscriptions
+    [seen] = subscriptions.of_tenant(None)
+
+    renewed = [subscriptions.renew_secret(seen) for _ in range(2)]
+
+    [stored] = subscriptions.of_tenant(None)
+    assert {subscription and subscription.renewals for subscription in renewed} == {1}
+    assert stored.renewals == 1
+
+
+def test_a_secret_is_not_renewed_without_signing_secrets(world: World, target: Receiver) -> None:
+    answer = world.call("POST", f"{subscribed(world, target)}/secret")
+    assert (answer.status_code, answer.json["code"]) == (409, "no_signing_secret")
+
+
+def test_the_owner_alone_is_told_the_whole_url(world: World, target: Receiver) -> None:
+    world.restart(WEBHOOK_SIGNING_SECRETS=SIGNING_SECRETS[0])
+    path = f"{subscribed(world, target, tenant='a')}/secret"
+    token = make_token(world, "a")
+
+    told = [world.call(method, path, key=token).json for method in ("GET", "POST")]
+
+    assert [answer["target_url"] for answer in told] == [target.url, target.url]
+    assert world.call("GET", path).json["target_url"] is None
+    assert world.call("POST", path, key=make_token(world, "b")).status_code == 404
+
+
+def test_a_paused_subscription_waits_until_it_is_enabled(
+    world: World, target: Receiver, output: Output
+) -> None:
+    path = subscribed(world, target, tenant="a")
+    at = rfc3339(world.clock())
+
+    paused = world.call("POST", f"{path}/disable").json
+
+    assert_has(paused, disabled_at=at, last_error="disabled by hand")
+    world.clock.sleep(10)
+    assert world.call("POST", f"{path}/disable").json == paused
+    again = subscribe(world, target.url, tenant="a")
+    assert_has(again.json, disabled_at=at, last_error="disabled by hand")
+    event = post_for(world, "a")
+    world.empty_inbox()
+    [copy] = copies(world, event)
+    assert (copy["status"], copy["last_error"]) == DISABLED
+    assert target.requests == []
+    assert not any("SubscriptionsDisabled" in metrics for metrics in output.metrics())
+    enabled = world.call("POST", f"{path}/enable").json
+    assert_has(enabled, disabled_at=None, last_error=None)
+    assert states(world, post_for(world, "a")) == ["delivered"]
+
+
+@pytest.mark.parametrize(
+    ("event_type", "payload", "matches", "reason", "member"),
+    [
+        ("order.created", {"order": {"total": 120}}, True, None, None),
+        ("order.created", {"order": {"total": 80}}, False, "filter", "order.total"),
+        ("invoice.paid", {"order": {"total": 120}}, False, "event_types", None),
+    ],
+)
+def test_a_test_with_a_payload_tells_whether_a_copy_would_be_made(
+    world: World,
+    target: Receiver,
+    event_type: str,
+    payload: Any,
+    matches: bool,
+    reason: str | None,
+    member: str | None,
+) -> None:
+    numeric = {"order": {"total": [{"numeric": [">=", 100]}]}}
+    path = subscribed(world, target, "order.*", tenant="a", filter=numeric)
+
+    tested = world.call("POST", f"{path}/test", {"event_type": event_type, "payload": payload})
+
+    assert_has(tested.json, outcome="delivered", matches=matches, reason=reason, member=member)
+    push = target.requests[-1].json()
+    assert_has(push, event_type=event_type, payload=payload, metadata=None, tenant="a")
+    assert world.call("GET", "/events").json["events"] == []
+
+
+def test_a_test_takes_the_time_of_a_push_and_no_reserved_type(
+    world: World, target: Receiver
+) -> None:
+    world.restart(INLINE_PUSH_TIMEOUT_SECONDS="0.1", PUSH_TIMEOUT_SECONDS="0.3")
+    path = subscribed(world, target)
+    target.script(hang)
+
+    slow = world.call("POST", f"{path}/test").json
+
+    assert slow["error"] == "timed out"
+    assert slow["duration_ms"] >= 250
+    reserved = {"event_type": "triggers.event.failed", "payload": {}}
+    refused = world.call("POST", f"{path}/test", reserved)
+    assert (refused.status_code, refused.faults) == (400, ["event_type"])
