@@ -1,4 +1,5 @@
-PYTHON ?= python3
+# Of .venv, and so of the functions: of what is there the newest that was tested.
+PYTHON ?= $(shell python3.13 -c 'import ensurepip, venv' 2> /dev/null && echo python3.13 || echo python3)
 PY := .venv/bin/python
 SET_UP := .venv/.set-up
 SET_UP_DEV := .venv/.set-up-dev
@@ -15,7 +16,7 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 # These take what their help names, and settings. A misspelt or empty filter would widen what is replayed or erased.
 STRICT := run api-key signing-secret package resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
   send-to recover enable disable
-SETTINGS := PY PYTHON AWS_% TRIGGERS_% ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS ALARM_EMAIL \
+SETTINGS := PY PYTHON AWS_% TRIGGERS_% ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS ALARM_EMAIL ALARM_URL QUIET_ALARM_HOURS \
   $(if $(filter run,$(MAKECMDGOALS)),$(shell grep -o '"[A-Z_]*"' chalicelib/settings.py | tr -d '"'))
 GIVEN := $(foreach _name,$(.VARIABLES),$(if $(findstring command line,$(origin $(_name))),$(_name)))
 # What is given reaches the programs as it was typed: make would expand a $ in it.

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from tools import gateway, upgrade
-from tools.stage import FUNCTION_SUFFIXES, ROOT, read_config, read_template
+from tools.stage import FUNCTION_SUFFIXES, ROOT, own_runtime, read_config, read_template
 
 OUT = ROOT / "build" / "package"
 
@@ -25,6 +25,7 @@ def package(stage: str, out: Path = OUT) -> None:
 
     With BEFORE, the file of an older version's template, its indexes are kept.
     """
+    own_runtime()
     read_config(stage)
     template = read_template(stage)
     before = os.environ.get("BEFORE")

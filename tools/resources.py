@@ -30,15 +30,17 @@ from tools.stage import (
     restore_record,
 )
 
-# The variable that sets each parameter of the template. All but the first may be empty: no keys,
-# signatures, mail.
+# The variable that sets each parameter of the template.
 PARAMETERS = {
     "ZapierWebhookUrl": "ZAPIER_WEBHOOK_URL",
     "ApiKeys": "API_KEYS",
     "WebhookSigningSecrets": "WEBHOOK_SIGNING_SECRETS",
     "AlarmEmail": "ALARM_EMAIL",
+    "AlarmUrl": "ALARM_URL",
+    "QuietAlarmHours": "QUIET_ALARM_HOURS",
 }
 REQUIRED = ("ZapierWebhookUrl", "ApiKeys")
+NEVER_EMPTY = ("ZapierWebhookUrl", "QuietAlarmHours")  # the others: no keys, signatures, alarms
 STAND_INS = {**dict.fromkeys(settings.REQUIRED, "https://stand-in"), "API_KEYS": ""}
 FIRST_TIME = """\
 {missing} must be set, the first time only:
@@ -47,7 +49,12 @@ FIRST_TIME = """\
   API_KEYS                 what `make api-key NAME=acme` prints, separated by commas
   WEBHOOK_SIGNING_SECRETS  optional: what `make signing-secret` prints; without it,
                            no signatures and no tokens
-  ALARM_EMAIL              optional: the address that alarms are mailed to"""
+  ALARM_EMAIL              optional: the address that alarms are mailed to
+  ALARM_URL                optional: an https URL that alarms are posted to
+  QUIET_ALARM_HOURS        optional: alarm when no event came for so many hours"""
+BUDGET = """\
+nothing but a budget stops the bill of a destination that stays dead: make one
+(docs/runbook.md, A budget)"""
 NAME_IS_TAKEN = """\
 {reason}
 Something has a name of this stage already: a queue, topic, secret or alarm made by hand,
@@ -69,9 +76,7 @@ and what they stored is not looked up before"""
 NOBODY = (
     "alarms reach nobody: no subscription of {topic} is confirmed (docs/runbook.md, Which alarm)"
 )
-WAITING = (
-    "waiting for CloudFormation: it goes on if this is stopped, and may fill an index for hours"
-)
+WAITING = "waiting for CloudFormation, which goes on if this is stopped"
 COMPLETE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
 NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 WAIT: Any = {"Delay": 1, "MaxAttempts": 1800}
@@ -108,6 +113,8 @@ def update(stage: str, cloudformation: Any) -> bool:
     if missing:
         raise click.ClickException(FIRST_TIME.format(missing=" and ".join(missing)))
     template = read_template(stage)
+    table_name = template["Resources"]["EventsTable"]["Properties"]["TableName"]
+    upgrade.await_indexes(table_name)
     # Those of 0.4.0 read an index that goes.
     has_older_functions = any(
         function["LoggingConfig"]["LogFormat"] != "JSON"
@@ -125,7 +132,10 @@ def update(stage: str, cloudformation: Any) -> bool:
         cloudformation.execute_change_set(ChangeSetName=change_set["Id"])
         print(WAITING, flush=True)
         _wait(change_set["StackId"], COMPLETE, cloudformation)
+        upgrade.await_indexes(table_name)
         print("done")
+    if not known:
+        print(BUDGET)
     return has_older_functions or keeps_index
 
 
@@ -233,7 +243,7 @@ def _given(stage: str) -> dict[str, str]:
     given = {}
     for key, variable in PARAMETERS.items():
         value = " ".join(os.environ.get(variable, "").split())
-        if value or (variable in os.environ and key != "ZapierWebhookUrl"):
+        if value or (variable in os.environ and key not in NEVER_EMPTY):
             given[key] = value
     variables = {PARAMETERS[key]: value for key, value in given.items()}
     deps.load({**STAND_INS, **read_config(stage), **variables})

@@ -18,6 +18,7 @@ FUNCTION_SUFFIXES = {
     "Sweep": "-sweep",
     "CheckDlq": "-check_dlq",
 }
+RUNTIMES = ("python3.11", "python3.12", "python3.13")  # that Lambda has and the tests run on
 UNLIKE = """\
 the functions of {stage} have, or RUNTIME names, {wanted}, and .venv has {own}. Type one of these:
   rm -r .venv && make deploy STAGE={stage} PYTHON={newest} RUNTIME={newest}
@@ -73,13 +74,24 @@ def find_apis(stage: str) -> list[str]:
     return list(apis.search(f"items[?name == 'triggers-api-{stage}'].id"))
 
 
+def own_runtime() -> str:
+    """Return the Python that Chalice deploys functions with, which is this one; raise
+    ClickException if it is not one of RUNTIMES.
+    """
+    own = Config().lambda_python_version
+    if own not in RUNTIMES:
+        raise click.ClickException(
+            f".venv has {own}, and functions may have {', '.join(RUNTIMES)}: rm -r .venv, and type "
+            f"PYTHON={RUNTIMES[-1]} behind the same command"
+        )
+    return own
+
+
 def check_runtime(stage: str) -> None:
     """Raise ClickException if the Python of deployed functions would change, and RUNTIME does not
     name the new one.
-
-    `chalice deploy` takes the Python that it runs on.
     """
-    own = Config().lambda_python_version
+    own = own_runtime()
     named = os.environ.get("RUNTIME")
     deployed = sorted({function["Runtime"] for function in find_functions(stage).values()})
     wanted = [named] if named else deployed or [own]
