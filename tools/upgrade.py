@@ -62,7 +62,7 @@ def await_indexes(table_name: str) -> None:
             return
         states = {"table": table["TableStatus"]}
         for index in table.get("GlobalSecondaryIndexes", ()):
-            states[index["IndexName"]] = index["IndexStatus"]
+            states[index["IndexName"]] = index.get("IndexStatus", "ACTIVE")  # of emulators
         busy = [f"{name} {state}" for name, state in states.items() if state != "ACTIVE"]
         if not busy:
             return

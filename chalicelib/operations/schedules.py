@@ -36,7 +36,8 @@ def publish_depths(services: CoreServices) -> None:
     """Publish the depths of the queues and the age of the oldest pending event.
 
     Copies, events that are not to be pushed and those with STALLED_ATTEMPTS do not count. The age
-    is not published if the search takes longer than SEARCH_SECONDS. Warns if the DLQ is not empty.
+    is not published if the search takes longer than SEARCH_SECONDS. Without a URL to push to it is
+    0 without a search: all that waits in the inbox would be read. Warns if the DLQ is not empty.
     """
     metrics: dict[str, float] = {
         "DLQDepth": services.dlq.depth(),
@@ -47,8 +48,9 @@ def publish_depths(services: CoreServices) -> None:
         extra = {"queue": services.dlq.name, "visible": visible}
         logger.warning("the dead letter queue is not empty", extra=extra)
     try:
-        ages = services.map(partial(_oldest_age, services), partitions(Status.PENDING))
-        metrics["OldestPendingAge"] = round(max(ages), 3)
+        searched = partitions(Status.PENDING) if services.settings.webhook_url else []
+        ages = services.map(partial(_oldest_age, services), searched)
+        metrics["OldestPendingAge"] = round(max(ages, default=0.0), 3)
     finally:  # publish the depths even if DynamoDB fails
         logger.info("depths", extra={"metrics": metrics})
 

@@ -137,3 +137,15 @@ def test_check_dlq_publishes_numbers_and_warns(
     with pytest.raises(StorageUnavailableError):
         world.run_schedule(app.check_dlq)
     assert output.metrics() == [{"DLQDepth": 2, "InboxDepth": 3}]
+
+
+@pytest.mark.parametrize("webhook", ["none", "subscriptions"])
+def test_check_dlq_searches_nothing_without_a_url(
+    world: World, output: Output, aws: Aws, webhook: str
+) -> None:
+    world.restart(ZAPIER_WEBHOOK_URL=webhook)
+    aws.fail(Fault.REFUSED, "Query")
+
+    world.run_schedule(app.check_dlq)
+
+    assert output.metrics() == [{"DLQDepth": 0, "InboxDepth": 0, "OldestPendingAge": 0}]

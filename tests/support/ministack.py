@@ -50,7 +50,8 @@ class Ministack:
     /restapis 201`.
 
     `replaced` has texts that do not reach the caller, and what does. CreateDeployment is refused
-    for `deployment_seconds` after each success.
+    for `deployment_seconds` after each success. After a change set that changes an index,
+    `index_looks` calls of DescribeTable find it not active, and meanwhile no other can be changed.
     """
 
     def __init__(self, port: int) -> None:
@@ -59,6 +60,9 @@ class Ministack:
         self.replaced: dict[bytes, bytes] = {}
         self.deployment_seconds = 0.0
         self.deployed_at = -math.inf
+        self.index_looks = 0
+        self.looks_left = 0
+        self.changes_index = False
         handler = type("Handler", (Proxy,), {"ministack": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -90,6 +94,8 @@ class Ministack:
         self.seen = lambda operation: None
         self.replaced = {}
         self.deployment_seconds = 0.0
+        self.index_looks = 0
+        self.looks_left = 0
         urllib3.request("POST", f"{self.direct_url}/_ministack/reset", timeout=30)
 
 
@@ -127,8 +133,13 @@ class Proxy(BaseHTTPRequestHandler):
             return _error(429, "TooManyRequestsException")
         if (self.command, self.path) == ("POST", MAPPINGS):
             return self._refused_event_source(json.loads(body)["EventSourceArn"])
-        if b"Action=CreateChangeSet" in body and self._count_changed_indexes(body) > 1:
-            return 400, {}, TWO_INDEXES
+        if b"Action=CreateChangeSet" in body:
+            changed = self._count_changed_indexes(body)
+            if changed > 1 or (changed and self.ministack.looks_left):
+                return 400, {}, TWO_INDEXES
+            self.ministack.changes_index = changed == 1
+        if b"Action=ExecuteChangeSet" in body and self.ministack.changes_index:
+            self.ministack.looks_left = self.ministack.index_looks
         if self.command == "PUT" and re.fullmatch(r"/restapis/\w+(\?.*)?", self.path):
             return 200, {}, b"{}"  # PutRestApi
         return None
@@ -150,6 +161,13 @@ class Proxy(BaseHTTPRequestHandler):
         if self.path.startswith("/2015-03-31/functions"):
             for word, settled in SETTLED.items():
                 content = content.replace(word, settled)
+        elif self.headers.get("X-Amz-Target", "").endswith(".DescribeTable"):
+            if self.ministack.looks_left:
+                self.ministack.looks_left -= 1
+                described = json.loads(content)
+                described["Table"]["GlobalSecondaryIndexes"][-1]["IndexStatus"] = "CREATING"
+                content = json.dumps(described).encode()
+                response.headers.discard("x-amz-crc32")
         elif self.path.startswith("/restapis"):  # an integer to botocore
             content = re.sub(rb'("minimumCompressionSize": ?)""', rb"\1null", content)
         return response.status, dict(response.headers), content
