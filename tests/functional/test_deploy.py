@@ -233,8 +233,16 @@ def test_make_deploys_although_api_gateway_makes_it_wait(
     operations: list[str] = []
     aws.seen = operations.append
 
-    output = checkout.make("deploy", **GIVEN)
+    alarms = {"ALARM_URL": "https://alarms.example.com/s3cr3t", "QUIET_ALARM_HOURS": "24"}
+    output = checkout.make("deploy", **GIVEN, **alarms)
 
+    assert "s3cr3t" not in output
+    assert "nothing but a budget" in output
+    subscribed = aws.client("sns").list_subscriptions_by_topic(TopicArn=TOPIC)["Subscriptions"]
+    assert {each["Protocol"] for each in subscribed} == {"email", "https"}
+    quiet = {"AlarmNames": ["triggers-api-dev-quiet-alarm"]}
+    [alarm] = aws.client("cloudwatch").describe_alarms(**quiet)["MetricAlarms"]
+    assert alarm["EvaluationPeriods"] == 24
     assert f"the functions run on {RUNTIME}" in output
     [api_id] = what_is_deployed(aws)["apis"]
     stage = f"PATCH /restapis/{api_id}/stages/api 200"

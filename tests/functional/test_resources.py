@@ -102,6 +102,18 @@ EXPECTED: dict[str, Any] = {
         "ComparisonOperator": "GreaterThanThreshold",
         "Threshold": 0.1,  # percent
     },
+    "TableThrottledAlarm": {
+        "EvaluationPeriods": 3,
+        "DatapointsToAlarm": 2,
+        "ComparisonOperator": AT_LEAST,
+        "Threshold": 1,
+    },
+    "QuietAlarm": {
+        "EvaluationPeriods": {"Ref": "QuietAlarmHours"},
+        "TreatMissingData": "breaching",
+        "ComparisonOperator": "LessThanThreshold",
+        "Threshold": 1,
+    },
 }
 
 
@@ -138,6 +150,34 @@ def test_an_alarm_mails_and_is_in_the_runbook(alarm: str) -> None:
     name = PROPERTIES[alarm]["AlarmName"]["Fn::Sub"].removeprefix("triggers-api-${Stage}")
     assert "First " in json.dumps(PROPERTIES[alarm]["AlarmDescription"])
     assert f"`…{name}`" in RUNBOOK.read_text(encoding="utf-8")
+
+
+def test_the_alarm_of_the_table_watches_its_indexes_and_ends_when_its_data_ends() -> None:
+    # CloudWatch keeps the state of an alarm on DynamoDB's metrics while they are missing.
+    expression, *metrics = PROPERTIES["TableThrottledAlarm"]["Metrics"]
+    names = [metric["MetricStat"]["Metric"]["MetricName"] for metric in metrics]
+    assert names == ["WriteThrottleEvents"] * 3
+    indexes = [metric["MetricStat"]["Metric"]["Dimensions"][1:] for metric in metrics]
+    assert [each[0]["Value"] for each in indexes if each] == list(INDEXES)
+    filled = " + ".join(f"FILL({metric['Id']}, 0)" for metric in metrics)
+    assert expression["Expression"] == filled
+
+
+@pytest.mark.parametrize(
+    ("errors", "calls", "rings"),
+    [(0, 9, False), (1, 1, True), (2, 3, False), (3, 100, True), (3, 3001, False)],
+)
+def test_the_alarm_of_the_api_rings_for_a_rate_of_errors_and_on_a_quiet_stage(
+    errors: int, calls: int, rings: bool
+) -> None:
+    alarm = PROPERTIES["ApiErrorsAlarm"]
+    expression = alarm["Metrics"][0]["Expression"].replace("IF(", "choose(").replace("OR", "or")
+
+    def choose(condition: bool, value: float, otherwise: float) -> float:
+        return value if condition else otherwise
+
+    percent = eval(expression, {"errors": errors, "calls": calls, "choose": choose})
+    assert (percent > alarm["Threshold"]) == rings
 
 
 # dashboards have no tags
