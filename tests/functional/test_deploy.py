@@ -233,7 +233,7 @@ def test_make_deploys_although_api_gateway_makes_it_wait(
     operations: list[str] = []
     aws.seen = operations.append
 
-    alarms = {"ALARM_URL": "https://alarms.example.com/s3cr3t", "QUIET_ALARM_HOURS": "24"}
+    alarms: Any = {"ALARM_URL": "https://alarms.example.com/s3cr3t", "QUIET_ALARM_HOURS": "24"}
     output = checkout.make("deploy", **GIVEN, **alarms)
 
     assert "s3cr3t" not in output

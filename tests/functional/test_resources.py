@@ -8,13 +8,14 @@ from typing import Any
 from zipfile import ZipFile
 
 import botocore.session
+import click
 import pytest
 
 from chalicelib.core.event import MEMBERS
 from chalicelib.customers import console
 from chalicelib.infra.telemetry import UNITS
 from tests.support.world import ROOT, assert_has
-from tools import gateway
+from tools import gateway, stage
 from tools.package import package
 from tools.stage import FUNCTION_SUFFIXES, read_template
 
@@ -313,3 +314,12 @@ def test_an_older_package_keeps_its_index(
     ]
     new = template["Resources"]["EventsTable"]["Properties"]
     assert table["GlobalSecondaryIndexes"] == [*new["GlobalSecondaryIndexes"], index]
+
+
+def test_a_python_that_was_not_tested_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "RUNTIMES", ("python3.99",))
+
+    with pytest.raises(click.ClickException, match=r"PYTHON=python3\.99"):
+        package("prod", tmp_path)
