@@ -144,6 +144,11 @@ def without_values(event: Json) -> list[tuple[str, type]]:
     return [(name, type(value)) for name, value in event.items()]
 
 
+def without_digits(lines: list[str]) -> list[list[str]]:
+    """Return the words of lines, without what differs from run to run."""
+    return [re.sub(r"_[0-9a-f]{32}|\d", "", line).split() for line in lines]
+
+
 def test_the_quick_start_of_the_readme_works_and_answers_what_it_shows(system: Run) -> None:
     blocks = re.findall(
         r"^```(?:sh)?\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
@@ -151,14 +156,12 @@ def test_the_quick_start_of_the_readme_works_and_answers_what_it_shows(system: R
     commands = "".join(blocks[1:3])
     shown = blocks[3]
     commands = commands.replace(":8000", f":{system.port}").replace("trk_…", system.key)
+    expected, end = json.JSONDecoder().raw_decode(shown)
 
-    posted, sent, inbox = shell(commands).splitlines()
+    posted, *lines = shell(commands).splitlines()
 
-    assert without_values(json.loads(posted)) == without_values(
-        json.JSONDecoder().raw_decode(shown)[0]
-    )
-    assert sent.split(": ")[1] == shown.splitlines()[-2].split(": ")[1]
-    assert json.loads(inbox).keys() == json.loads(shown.splitlines()[-1]).keys()
+    assert without_values(json.loads(posted)) == without_values(expected)
+    assert without_digits(lines) == without_digits(shown[end:].strip().splitlines())
 
 
 def test_an_unknown_path_is_a_problem_document_that_does_not_repeat_the_key(system: Run) -> None:
