@@ -102,10 +102,9 @@ def get_event(call: Call, event_id: str) -> Response:
 
 @route("GET", "/events/{event_id}/recipients", Scope.CONSUME)
 def list_recipients(call: Call, event_id: str) -> Response:
-    found = recipients.find(call.find_event(event_id), call.services, call.services.subscriptions)
-    return respond(
-        200, f'{{"recipients":[{",".join(recipient.to_json() for recipient in found)}]}}'
-    )
+    event = call.find_event(event_id)
+    found = recipients.find(event, call.services, call.services.subscriptions)
+    return respond(200, f'{{"recipients":[{",".join(found)}]}}')
 
 
 @route("GET", "/events", Scope.CONSUME, TOKEN, **validation.PARAMETERS)
@@ -245,7 +244,7 @@ def recover_events(call: Call, subscription_id: str) -> Response:
     subscription = require(call.find_subscription(subscription_id))
     recovered = recipients.recover(subscription, call, **request)
     next_cursor = recovered.next_cursor and encode_cursor(recovered.next_cursor)
-    return respond(200, dumps({**vars(recovered), "next_cursor": next_cursor}))
+    return respond(200, dumps({**recovered._asdict(), "next_cursor": next_cursor}))
 
 
 @route("POST", "/subscriptions/{subscription_id}/test", Scope.CONSUME, TOKEN)

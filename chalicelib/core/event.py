@@ -216,7 +216,8 @@ class Event:
         if self.next_attempt_at is None:
             return "Waits in the inbox for a consumer."
         if self.delivery_attempts == 0:
-            return f"Stored; the first attempt is due at {self.next_attempt_at}."
+            what = "Replayed; the next" if self.attempts else "Stored; the first"
+            return f"{what} attempt is due at {self.next_attempt_at}."
         return f"Attempt {count} did not succeed; the next is due at {self.next_attempt_at}."
 
     @property
@@ -251,11 +252,11 @@ MEMBERS = (  # besides id, type and content, in this order
 KEPT = "It is kept and can be replayed."
 SETTLED: dict[str, str] = {
     DeliveredVia.PULL: "A consumer acknowledged it.",
-    DeliveredVia.PUSH: "Delivered by attempt {}.",
+    DeliveredVia.PUSH: "Delivered by {}.",
     DeliveredVia.SUBSCRIPTIONS: (
         "Not pushed itself; each copy for a subscription tells its own state."
     ),
-    Reason.PERMANENT: f"Not delivered: attempt {{}} failed permanently. {KEPT}",
-    Reason.EXHAUSTED: f"Not delivered: attempt {{}} was the last one allowed. {KEPT}",
+    Reason.PERMANENT: f"Not delivered: {{}} failed permanently. {KEPT}",
+    Reason.EXHAUSTED: f"Not delivered: {{}} was the last one allowed. {KEPT}",
     Reason.DISABLED: f"Not delivered: its subscription was disabled. {KEPT}",
 }

@@ -78,6 +78,10 @@ class Subscription:
         return f"{self.created_at}#{self.subscription_id}"
 
     @property
+    def target_host(self) -> str | None:
+        return urlsplit(self.target_url).hostname
+
+    @property
     def state(self) -> str:
         """`disabled`, `failing` or `active`."""
         if self.disabled_at:
@@ -134,7 +138,7 @@ class Subscription:
         members = {
             "subscription_id": self.subscription_id,
             "name": self.name,
-            "target_host": urlsplit(self.target_url).hostname,
+            "target_host": self.target_host,
             "filter": self.filter,
             "header_names": list(self.headers or {}),
         }

@@ -23,8 +23,8 @@ CONFIG = Config(
 # For reading the settings while a function initializes, and again while a request waits.
 ONE_SHORT_TRY = CONFIG.merge(Config(retries={"mode": "standard", "total_max_attempts": 1}))
 CONFLICT = "TransactionConflictException"
-CONFLICT_WAIT_SECONDS = 0.02  # doubled with each try
-MAX_TRIES = 5  # of a write whose item a transaction holds
+CONFLICT_SECONDS = 0.1  # after the first try; twice as long after the second
+MAX_TRIES = 4
 _lock = Lock()
 
 
@@ -65,13 +65,14 @@ def _remove_retry_after(response: tuple[Any, Any] | None, **_: object) -> None:
         response[0].headers.pop("x-amz-retry-after", None)
 
 
-def _retry_conflict(response: tuple[Any, Any] | None, attempts: int, **_: object) -> float | None:
-    """Return the seconds after which a write is tried again because a transaction holds its item.
+def _retry_conflict(response: Any, attempts: int, **_: object) -> float | None:
+    """Return the seconds until the next try of a write whose item a transaction holds.
 
-    botocore does not retry that; a transaction takes some 20 ms. The tries end after a second.
+    That takes some 20 ms. botocore does not try again; after MAX_TRIES, that is a second, the write
+    fails.
     """
     is_conflict = response and response[1].get("Error", {}).get("Code") == CONFLICT
-    return CONFLICT_WAIT_SECONDS * 2**attempts if is_conflict and attempts < MAX_TRIES else None
+    return attempts * CONFLICT_SECONDS if is_conflict and attempts < MAX_TRIES else None
 
 
 def _remove_trace_header(params: dict[str, Any], **_: object) -> None:

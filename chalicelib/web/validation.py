@@ -260,9 +260,10 @@ def parse_recover_request(body: bytes) -> dict[str, Any]:
     every fault.
     """
     document, _ = parse_object(body, RECOVER_MEMBERS, ("since",))
-    given = {"only_count": False, **_without_nulls(document)}
-    period = {name: [value] for name, value in given.items() if name in PERIOD}
-    return {"only_count": given["only_count"], **parse_query(period, PERIOD)}
+    given = _without_nulls(document)
+    only_count = given.pop("only_count", False)
+    texts = {name: [text] for name, text in given.items()}
+    return {"only_count": only_count, **parse_query(texts, PERIOD)}
 
 
 def parse_subscription(

@@ -10,7 +10,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from chalicelib.core.event import Event, Status
-from chalicelib.infra.clients import CALL_SECONDS, make_client
+from chalicelib.infra.clients import CALL_SECONDS, MAX_TRIES, make_client
+from chalicelib.infra.times import rfc3339
 from tests.simulator.simulated_world import WORKER_SECONDS, Container, SimulatedWorld
 from tests.support.receiver import Receiver, status
 
@@ -51,17 +52,53 @@ def test_a_push_leaves_the_time_to_record_it_although_every_call_takes_its_longe
     assert world.history.violations == []
 
 
-def test_a_call_does_not_wait_as_long_as_a_response_asks(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recovery_ends_in_time_although_every_call_takes_its_longest() -> None:
+    world = SlowWorld({**SLOWEST, "ZAPIER_WEBHOOK_URL": "none"})
+    container = Container(world)
+    world.is_slow = False
+    for _ in range(20):
+        container.post()
+    container.subscribe("https://hooks.zapier.com/1")
+    world.is_slow = True
+    [subscription_id] = world.history.subscribed_at
+
+    answer = container.call(
+        "POST", f"/subscriptions/{subscription_id}/recover", {"since": rfc3339(0)}
+    )
+
+    assert answer.status_code == 200
+    assert answer.json["sent"] == 8
+    assert not container.is_killed
+
+
+@pytest.fixture
+def client(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a client whose calls the receiver answers."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
         monkeypatch.setenv(name, "us-east-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{receiver.port}")
+    return make_client("dynamodb")
+
+
+def test_a_call_does_not_wait_as_long_as_a_response_asks(client: Any, receiver: Receiver) -> None:
     # milliseconds
     receiver.default = status(503, headers={"x-amz-retry-after": "5000"}, body=b"{}")
-    client = make_client("dynamodb")
     started = time.monotonic()
     with pytest.raises(ClientError):
         client.list_tables()
     assert len(receiver.requests) == 2
     assert time.monotonic() - started < 3
+
+
+def test_a_write_that_meets_a_transaction_is_tried_again_but_not_for_ever(
+    client: Any, receiver: Receiver
+) -> None:
+    body = b'{"__type": "com.amazonaws.dynamodb.v20120810#TransactionConflictException"}'
+    conflict = status(400, body=body)
+    receiver.script(conflict, conflict, status(200, body=b"{}"))
+    client.delete_item(TableName="events", Key={"event_id": {"S": "evt_1"}})
+    receiver.default = conflict
+    with pytest.raises(ClientError, match="TransactionConflict"):
+        client.delete_item(TableName="events", Key={"event_id": {"S": "evt_1"}})
+
+    assert len(receiver.requests) == 3 + MAX_TRIES

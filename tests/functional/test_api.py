@@ -618,6 +618,7 @@ def test_an_event_of_any_status_can_be_replayed(
         next_attempt_at=rfc3339(START + 100),
         delivered_via=None,
     )
+    assert event["message"].startswith("Replayed; the next attempt is due at ")
     output.lines()
     world.clock.sleep(5)
     world.run_worker()
