@@ -302,15 +302,10 @@ def list_recipients(api: Api, event: Mapping[str, Any]) -> list[tuple[object, ..
         if recipient["tenant"]:
             who += f" ({recipient['tenant']})"
         copy = recipient["copy"]
-        if copy:
-            told = [copy["status"], copy["last_error"]]
-        else:
-            reason = recipient["reason"]
-            told = [
-                "no copy",
-                f"{reason}, {recipient['member']}" if recipient["member"] else reason,
-            ]
-        text = ": ".join([who, *filter(None, told)])
+        why = [copy["status"], copy["last_error"]] if copy else ["no copy", recipient["reason"]]
+        text = ": ".join([who, *filter(None, why)])
+        if recipient["member"]:
+            text += f", {recipient['member']}"
         rows.append((text, recipient["subscription_id"], copy and copy["event_id"]))
     return rows
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from typing import Any
+from urllib.parse import quote
 
 import click
 from rich.console import Console
@@ -30,7 +31,7 @@ def send_to(subscription_id: str, event_id: str) -> None:
     A copy that is there is pushed again. The event itself is not pushed.
     """
     # Not repeated when the response is lost: that would push again what is delivered meanwhile.
-    path = f"/subscriptions/{subscription_id}/send"
+    path = path_of(subscription_id, "send")
     copy, _ = Api().call("POST", path, json={"event_id": event_id}, read_retries=0)
     click.echo(printable(f"{copy['event_id']}: {copy['message']}"))
 
@@ -48,7 +49,7 @@ def recover(subscription_id: str, since: str | None, until: str, *, go: bool) ->
     if since is None:
         raise click.UsageError("give --since")
     api = Api()
-    path = f"/subscriptions/{subscription_id}/recover"
+    path = path_of(subscription_id, "recover")
     body: dict[str, Any] = {"since": since, "until": until, "only_count": not go}
     total = Counter[str]()
     with Console(stderr=True).status("recovering") as progress:
@@ -85,6 +86,10 @@ def disable(subscription_id: str) -> None:
 
 def change(subscription_id: str, verb: str) -> None:
     """Enable or disable a subscription, and say how it is now."""
-    subscription, _ = Api().call("POST", f"/subscriptions/{subscription_id}/{verb}")
+    subscription, _ = Api().call("POST", path_of(subscription_id, verb))
     name = subscription["name"] or subscription["target_host"]
     click.echo(printable(f"{subscription_id} ({name}): {verb}d"))
+
+
+def path_of(subscription_id: str, verb: str) -> str:
+    return f"/subscriptions/{quote(subscription_id, safe='')}/{verb}"

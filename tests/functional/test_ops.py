@@ -182,22 +182,74 @@ def test_show_tells_the_attempts_of_an_event_and_its_payload_only_when_asked(
     assert '"card": "secret-payload"' in Ran("show", event_id, "--payload").output
 
 
-def test_show_has_a_line_for_each_copy_also_for_one_that_is_gone(
-    eraser: World, receiver: Receiver
+def test_show_has_a_line_for_each_recipient_with_its_copy_or_the_reason(
+    world: World, receiver: Receiver
 ) -> None:
     receiver.default = 422
-    kept, gone = (
-        subscribe(eraser, f"{receiver.url}/{path}", key=KEY).json["subscription_id"]
-        for path in "ab"
-    )
-    event = post_about(eraser, None)
-    copies = {eraser.event(copy_id)["subscription_id"]: copy_id for copy_id in event["copies"]}
-    eraser.call("DELETE", f"/events/{copies[gone]}")
+    subscribe_tenant(world, receiver, "acme")
+    filtered = {"order": {"total": [{"numeric": [">=", 100]}]}}
+    subscribe(world, f"{receiver.url}&b", key=KEY, filter=filtered, name="Corp", tenant="acme")
+    subscribe(world, f"{receiver.url}&c", "x", key=KEY)
+    event = post_about(world, None, "acme")
 
     shown = Ran("show", event["event_id"]).output
 
-    assert re.search(rf"\n{copies[kept]} +failed +{kept} +receiver responded 422 *\n", shown)
-    assert re.search(rf"\n{copies[gone]} +404 +There is no such event. *\n", shown)
+    [copy_id] = event["copies"]
+    failed = r"CRM \(acme\): failed: receiver responded 422"
+    assert re.search(rf"\n{failed} +sub_\w{{32}} +{copy_id} *\n", shown)
+    assert re.search(r"\nCorp \(acme\): no copy: filter, order\.total +sub_\w{32} *\n", shown)
+    assert re.search(r"\n127\.0\.0\.1: no copy: event_types +sub_\w{32} *\n", shown)
+    assert "recipient" not in Ran("show", copy_id).output
+
+
+def test_an_event_is_sent_to_one_subscription(world: World, receiver: Receiver) -> None:
+    event = post_about(world, None, "acme")
+    subscription_id = subscribe_tenant(world, receiver, "acme")
+
+    said = Ran(
+        "send-to", "--subscription-id", subscription_id, "--event-id", event["event_id"]
+    ).output
+
+    world.empty_inbox()
+    [copy_id] = world.event(event["event_id"])["copies"]
+    assert said.startswith(f"{copy_id}: Stored; the first attempt is due at ")
+    assert pushes(receiver) == Counter([event["event_id"], copy_id])
+    refused = Ran("send-to", "--subscription-id", "sub_1/", "--event-id", "evt_1", status=1)
+    assert "404: There is no such subscription." in refused.errors
+
+
+def test_what_a_subscription_missed_is_counted_then_sent(
+    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(101):
+        post_about(world, None)
+    subscription_id = id_of_new(world, receiver, key=KEY)
+    start = ("recover", "--subscription-id", subscription_id, "--since")
+
+    assert Ran(*start, "0s").output == "0 of 0 events would be sent\n"
+    counted = Ran(*start, rfc3339(0)).output
+    assert counted.startswith("101 of 101 events would be sent\n")
+    assert world.messages() == []
+    assert Ran(*command_in(counted, "To send them")).output == "101 of 101 events sent\n"
+    assert len(world.messages()) == 101
+    assert Ran(*start, rfc3339(0), "--go").output == "0 of 101 events sent\n"
+    monkeypatch.setenv("MAKELEVEL", "1")
+    assert "give SINCE=" in Ran("recover", "--subscription-id", "sub_1", status=1).errors
+
+
+def test_a_subscription_is_enabled(world: World, receiver: Receiver) -> None:
+    world.restart(SUBSCRIPTION_DISABLE_DAYS="0")
+    subscription_id = subscribe_tenant(world, receiver, "acme")
+    receiver.default = 422
+    for _ in range(2):
+        post_about(world, None, "acme")
+    path = f"/subscriptions/{subscription_id}"
+    assert world.call("GET", path).json["disabled_at"]
+
+    said = Ran("enable", "--subscription-id", subscription_id).output
+
+    assert said == f"{subscription_id} (CRM): enabled\n"
+    assert world.call("GET", path).json["disabled_at"] is None
 
 
 def test_an_event_is_found_by_its_subject_and_several_are_listed(world: World) -> None:
@@ -208,8 +260,10 @@ def test_an_event_is_found_by_its_subject_and_several_are_listed(world: World) -
     assert shown.startswith(f"{first}  a  delivered")
     assert "\nsubject: order-4711\n" in shown
     world.clock.sleep(1)
-    second = Ran("send", "--type=a", "--subject=order-4711").output.split(":")[0]
+    about = ("send", "--type=a", "--subject=order-4711", "--tenant=corp-inc")
+    second = Ran(*about).output.split(":")[0]
     listed = Ran("show", "--subject=order-4711").output
+    assert re.search(rf"\n{second} .* corp-inc *\n", listed)
     assert {*re.findall(r"^evt_\w+", listed, re.MULTILINE)} == {second, first}
 
 
