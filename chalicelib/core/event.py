@@ -252,11 +252,11 @@ MEMBERS = (  # besides id, type and content, in this order
 KEPT = "It is kept and can be replayed."
 SETTLED: dict[str, str] = {
     DeliveredVia.PULL: "A consumer acknowledged it.",
-    DeliveredVia.PUSH: "Delivered by {}.",
+    DeliveredVia.PUSH: "Delivered by attempt {}.",
     DeliveredVia.SUBSCRIPTIONS: (
         "Not pushed itself; each copy for a subscription tells its own state."
     ),
-    Reason.PERMANENT: f"Not delivered: {{}} failed permanently. {KEPT}",
-    Reason.EXHAUSTED: f"Not delivered: {{}} was the last one allowed. {KEPT}",
+    Reason.PERMANENT: f"Not delivered: attempt {{}} failed permanently. {KEPT}",
+    Reason.EXHAUSTED: f"Not delivered: attempt {{}} was the last one allowed. {KEPT}",
     Reason.DISABLED: f"Not delivered: its subscription was disabled. {KEPT}",
 }
