@@ -20,7 +20,7 @@ from chalicelib.infra.addresses import (
     valid_port,
 )
 from chalicelib.infra.errors import SettingsError
-from chalicelib.infra.parsing import EVENT_TYPE, Parser, parse_all, parser
+from chalicelib.infra.parsing import EVENT_TYPE, Json, Parser, parse_all, parser
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
 
@@ -82,7 +82,12 @@ def _read_api_key(entry: str) -> ApiKey:
 
 
 def _setting(
-    name: str, parse: Parser, default: Any = MISSING, *, expected: str = "", secret: bool = False
+    name: str,
+    parse: Parser,
+    default: Any = MISSING,
+    *,
+    expected: str = "",
+    secret: bool = False,
 ) -> Any:
     """Declare a setting and its variable, which is required unless there is a default.
 
@@ -124,52 +129,79 @@ class Settings:
     """All settings of a function. Secrets are left out of `repr()`."""
 
     events_table_name: str = _setting(
-        "EVENTS_TABLE_NAME", str, expected="the name of the DynamoDB table"
+        "EVENTS_TABLE_NAME",
+        str,
+        expected="the name of the DynamoDB table",
     )
     inbox_queue_url: str = _setting(
-        "INBOX_QUEUE_URL", QUEUE_URL, expected="the URL of the work queue"
+        "INBOX_QUEUE_URL",
+        QUEUE_URL,
+        expected="the URL of the work queue",
     )
     inbox_dlq_url: str = _setting(
-        "INBOX_DLQ_URL", QUEUE_URL, expected="the URL of the dead letter queue"
+        "INBOX_DLQ_URL",
+        QUEUE_URL,
+        expected="the URL of the dead letter queue",
     )
     webhook: str = _setting("ZAPIER_WEBHOOK_URL", _webhook, expected=WEBHOOK, secret=True)
     api_keys: tuple[ApiKey, ...] = _setting("API_KEYS", _api_keys, expected=API_KEYS, secret=True)
     signing_secrets: tuple[bytes, ...] = _setting(
-        "WEBHOOK_SIGNING_SECRETS", SIGNING_SECRETS, (), secret=True
+        "WEBHOOK_SIGNING_SECRETS",
+        SIGNING_SECRETS,
+        (),
+        secret=True,
     )
     subscription_hosts: AllowedHosts = _setting(
-        "SUBSCRIPTION_HOSTS", parse_allowed_hosts, DEFAULT_HOSTS
+        "SUBSCRIPTION_HOSTS",
+        parse_allowed_hosts,
+        DEFAULT_HOSTS,
     )
     max_delivery_attempts: int = _setting("MAX_DELIVERY_ATTEMPTS", _number(int, 1, 1000), 45)
     backoff_base_seconds: float = _setting(
-        "BACKOFF_BASE_SECONDS", _number(float, 0, DAY_SECONDS), 1.0
+        "BACKOFF_BASE_SECONDS",
+        _number(float, 0, DAY_SECONDS),
+        1.0,
     )
     backoff_cap_seconds: float = _setting(
-        "BACKOFF_CAP_SECONDS", _number(float, 0, DAY_SECONDS), 7200.0
+        "BACKOFF_CAP_SECONDS",
+        _number(float, 0, DAY_SECONDS),
+        7200.0,
     )
     in_process_wait_seconds: float = _setting(
-        "IN_PROCESS_WAIT_SECONDS", _number(float, 0, 900), 8.0
+        "IN_PROCESS_WAIT_SECONDS",
+        _number(float, 0, 900),
+        8.0,
     )
     push_timeout_seconds: float = _setting("PUSH_TIMEOUT_SECONDS", _number(float, 0.01, 20), 10.0)
     push_connect_timeout_seconds: float = _setting(
-        "PUSH_CONNECT_TIMEOUT_SECONDS", _number(float, 0.01, 20), 5.0
+        "PUSH_CONNECT_TIMEOUT_SECONDS",
+        _number(float, 0.01, 20),
+        5.0,
     )
     inline_push_timeout_seconds: float = _setting(
-        "INLINE_PUSH_TIMEOUT_SECONDS", _number(float, 0.01, 8), 5.0
+        "INLINE_PUSH_TIMEOUT_SECONDS",
+        _number(float, 0.01, 8),
+        5.0,
     )
     breaker_failures: int = _setting("BREAKER_FAILURES", _number(int, 1, 1_000_000), 3)
     breaker_open_seconds: float = _setting(
-        "BREAKER_OPEN_SECONDS", _number(float, 0, DAY_SECONDS), 30.0
+        "BREAKER_OPEN_SECONDS",
+        _number(float, 0, DAY_SECONDS),
+        30.0,
     )
     event_types: list[str] | None = _setting("EVENT_TYPES", EVENT_TYPES, None)
     event_retention_days: int = _setting("EVENT_RETENTION_DAYS", _number(int, 1, 3650), 30)
     subscription_disable_days: float = _setting(
-        "SUBSCRIPTION_DISABLE_DAYS", _number(float, 0, 3650), 3.0
+        "SUBSCRIPTION_DISABLE_DAYS",
+        _number(float, 0, 3650),
+        3.0,
     )
     stage: str = _setting("STAGE", parser("[A-Za-z0-9-]{1,32}", "1 to 32 of A-Z a-z 0-9 -"), "dev")
     log_level: str = _setting("LOG_LEVEL", lambda text: LOG_LEVEL(text.upper()), "INFO")
     worker_batch_window_seconds: int = _setting(
-        "WORKER_BATCH_WINDOW_SECONDS", _number(int, 0, 60), 5
+        "WORKER_BATCH_WINDOW_SECONDS",
+        _number(int, 0, 60),
+        5,
     )
     worker_max_concurrency: int = _setting("WORKER_MAX_CONCURRENCY", _number(int, 2, 1000), 5)
 
@@ -226,7 +258,7 @@ def load(environ: Mapping[str, str], read_secret: Callable[[str], str] = lambda 
     return Settings(**values)
 
 
-def read(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+def read(environ: Mapping[str, str]) -> tuple[Json, list[str]]:
     """Return the settings that are set or have a default, by name, and the faults of the others."""
     values, faults = parse_all(_set_variables(environ), PARSERS)
     given = {FIELDS[name]: value for name, value in values.items()}

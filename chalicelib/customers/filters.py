@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right
 from typing import Any
 
 from chalicelib.core.event import dumps
+from chalicelib.infra.parsing import Json
 
 MAX_BYTES = 2048
 MAX_LEVELS = 5
@@ -79,7 +80,7 @@ def _is_entry(entry: Any) -> bool:
     return False
 
 
-def mismatch(pattern: dict[str, Any], payload: dict[str, Any]) -> str | None:
+def mismatch(pattern: Json, payload: Json) -> str | None:
     """Return the path of the first member of a filter that does not match a payload.
 
     None: the payload matches. The filter has no fault. Raises RecursionError if the payload is

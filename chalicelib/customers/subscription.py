@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from chalicelib.core.event import RESERVED_PREFIX, dumps
+from chalicelib.infra.parsing import Json
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 
 SUBSCRIPTION_ID = re.compile(r"sub_[0-9a-f]{32}")
@@ -31,7 +32,7 @@ SHOWN = (
     "last_error",
 )
 STATE = ("failing_since", "disabled_at", "last_error")
-ENABLE: dict[str, Any] = dict.fromkeys((*STATE, "paused"))
+ENABLE: Json = dict.fromkeys((*STATE, "paused"))
 PREVIOUS_SECONDS = DAY_SECONDS  # how long the secret before a renewal signs, too
 
 
@@ -51,7 +52,7 @@ class Subscription:
     target_url: str = field(repr=False)
     event_types: EventTypes
     name: str | None
-    filter: dict[str, Any] | None
+    filter: Json | None
     headers: dict[str, str] | None = field(repr=False)
     tenant: str | None
     created_at: str
@@ -65,8 +66,8 @@ class Subscription:
     described: str = field(repr=False)
 
     @classmethod
-    def from_item(cls, item: Mapping[str, Mapping[str, Any]]) -> "Subscription":
-        values: dict[str, Any] = {name: value["S"] for name, value in item.items()}
+    def from_item(cls, item: Mapping[str, Json]) -> "Subscription":
+        values: Json = {name: value["S"] for name, value in item.items()}
         values["created_at"], values["subscription_id"] = values["sort_key"].split("#")
         values["described"] = values[DESCRIPTION]
         values |= json.loads(values["described"])

@@ -26,6 +26,7 @@ from chalicelib.infra.errors import (
     InvalidRequestError,
     StorageUnavailableError,
 )
+from chalicelib.infra.parsing import Json
 from chalicelib.infra.table import BY_LOOKUP, LOWEST, Table, Values, serialize
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
@@ -102,7 +103,10 @@ class Subscriptions(Table):
         return self.create(created_by, target_url, tenant, event_types, **described)
 
     def _find_same(
-        self, found: Iterable[Subscription], identity: Identity, described: dict[str, Any]
+        self,
+        found: Iterable[Subscription],
+        identity: Identity,
+        described: Json,
     ) -> Subscription | None:
         """Enable the first subscription that has this identity, and describe it; return it.
 
@@ -111,7 +115,7 @@ class Subscriptions(Table):
         edits = (self.edit(known, identity, **described) for known in found)
         return next(filter(None, edits), None)
 
-    def _store_new(self, subscription_id: str, members: dict[str, Any]) -> Subscription | None:
+    def _store_new(self, subscription_id: str, members: Json) -> Subscription | None:
         """Store a subscription; return it, or None if there is one with this id."""
         item = serialize(
             {
@@ -127,7 +131,10 @@ class Subscriptions(Table):
         return Subscription.from_item(item) if applied else None
 
     def edit(
-        self, subscription: Subscription, identity: Identity | None = None, **changes: Any
+        self,
+        subscription: Subscription,
+        identity: Identity | None = None,
+        **changes: Any,
     ) -> Subscription | None:
         """Change a subscription that was just read; return it, or None if it is gone.
 
@@ -148,7 +155,10 @@ class Subscriptions(Table):
             attributes = {"target_url": edited.target_url, DESCRIPTION: edited.description()}
             attributes |= {name: wanted[name] for name in STATE if name in wanted}
             applied, item = self._update(
-                current.subscription_id, UNCHANGED, attributes, _seen(current)
+                current.subscription_id,
+                UNCHANGED,
+                attributes,
+                _seen(current),
             )
             if applied:
                 self._lists.cache_clear()
@@ -187,7 +197,9 @@ class Subscriptions(Table):
         applied = False
         with suppress(StorageUnavailableError):
             applied, _ = self._delete(
-                subscription.subscription_id, SAME_TARGET, _seen(subscription)
+                subscription.subscription_id,
+                SAME_TARGET,
+                _seen(subscription),
             )
         if applied:
             self._lists.cache_clear()
@@ -198,7 +210,10 @@ class Subscriptions(Table):
         return applied
 
     def disable(
-        self, subscription: Subscription, error: str | None, condition: str
+        self,
+        subscription: Subscription,
+        error: str | None,
+        condition: str,
     ) -> Subscription | None:
         """Disable this subscription; return it if this call did.
 
@@ -225,7 +240,10 @@ class Subscriptions(Table):
             self._change(subscription, FAILING, {"failing_since": None, "last_error": None})
 
     def _change(
-        self, subscription: Subscription, condition: str, changes: Values
+        self,
+        subscription: Subscription,
+        condition: str,
+        changes: Values,
     ) -> Subscription | None:
         """Change this subscription, not one that was made anew since; return it if changed.
 
@@ -236,7 +254,11 @@ class Subscriptions(Table):
         seen = {**_seen(subscription), ":long_ago": long_ago}
         try:
             applied, item = self._update(
-                subscription.subscription_id, condition, changes, seen, ReturnValues="ALL_NEW"
+                subscription.subscription_id,
+                condition,
+                changes,
+                seen,
+                ReturnValues="ALL_NEW",
             )
         except StorageUnavailableError:
             return None
@@ -256,7 +278,12 @@ class Subscriptions(Table):
         return tuple(Subscription.from_item(row) for page in pages for row in page["Items"])
 
     def page(
-        self, tenant: str | None, *, state: str | None = None, limit: int = 100, cursor: str = ""
+        self,
+        tenant: str | None,
+        *,
+        state: str | None = None,
+        limit: int = 100,
+        cursor: str = "",
     ) -> tuple[list[Subscription], str | None]:
         """Return subscriptions, the oldest first, and the sort key to go on from, if any.
 

@@ -8,6 +8,7 @@ import boto3
 from botocore.config import Config
 
 from chalicelib.infra.errors import AWS_ERRORS, SettingsError, error_code
+from chalicelib.infra.parsing import Json
 
 # Two tries, each 1 s to connect and 1 s to read, with up to 1 s in between: the longest that one
 # call can take.
@@ -75,7 +76,7 @@ def _retry_conflict(response: Any, attempts: int, **_: object) -> float | None:
     return attempts * CONFLICT_SECONDS if is_conflict and attempts < MAX_TRIES else None
 
 
-def _remove_trace_header(params: dict[str, Any], **_: object) -> None:
+def _remove_trace_header(params: Json, **_: object) -> None:
     """Remove the header by which Lambda detects recursive loops.
 
     Retries go through the worker's own queue. `make deploy` and the packaged stack allow such

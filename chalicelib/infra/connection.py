@@ -20,6 +20,7 @@ from urllib3.util import ssl_wrap_socket
 from urllib3.util.connection import create_connection
 
 from chalicelib.infra.addresses import is_public
+from chalicelib.infra.times import Clock
 
 # The status decides; the body only serves diagnosis and the reuse of the connection.
 BODY_SECONDS = 1.0
@@ -29,7 +30,6 @@ MAX_INFORMATIONAL_RESPONSES = 100
 MAX_HEAD_BYTES = 128 * 1024  # http.client alone takes 100 lines of 64 KiB for each response
 # A host each for the webhook and subscriptions; the pool used least recently is closed.
 MAX_POOLS = 101
-Clock = Callable[[], float]
 TlsContext = Callable[[], ssl.SSLContext]
 
 
@@ -215,7 +215,9 @@ class Connection(HTTPSConnection):
                 raise AddressNotAllowedError
             try:
                 sock = create_connection(
-                    (host, port), seconds / len(addresses), socket_options=self.socket_options
+                    (host, port),
+                    seconds / len(addresses),
+                    socket_options=self.socket_options,
                 )
                 return DeadlineSocket(fileno=sock.detach())
             except OSError as error:
@@ -241,7 +243,10 @@ class ConnectionPool(urllib3.HTTPSConnectionPool):
 
 
 def pool_manager(
-    clock: Clock, tls_context: TlsContext, *, public_only: bool
+    clock: Clock,
+    tls_context: TlsContext,
+    *,
+    public_only: bool,
 ) -> urllib3.PoolManager:
     """Return a manager of pools of `Connection`; `tls_context` is called for https alone."""
     pool: Any = partial(ConnectionPool, maxsize=32, clock=clock, public_only=public_only)

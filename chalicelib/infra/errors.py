@@ -29,7 +29,12 @@ class ApiError(Exception):
     """
 
     def __init__(
-        self, status_code: int, code: str, detail: str, *, retry_after_seconds: int | None = None
+        self,
+        status_code: int,
+        code: str,
+        detail: str,
+        *,
+        retry_after_seconds: int | None = None,
     ) -> None:
         super().__init__(detail)
         self.status_code = status_code

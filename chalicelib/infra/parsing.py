@@ -7,6 +7,7 @@ from typing import Any
 
 from chalicelib.infra.errors import FieldFault, InvalidValueError
 
+Json = dict[str, Any]  # an object of JSON, or a part of a call to AWS
 Parser = Callable[[str], Any]  # returns the value of a text; raises InvalidValueError
 
 EVENT_TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
@@ -28,10 +29,11 @@ def parser(pattern: str, expected: str, convert: Callable[[str], Any] = str) -> 
 
 
 def parse_all(
-    texts: Mapping[str, str], parsers: Mapping[str, Parser]
-) -> tuple[dict[str, Any], list[FieldFault]]:
+    texts: Mapping[str, str],
+    parsers: Mapping[str, Parser],
+) -> tuple[Json, list[FieldFault]]:
     """Return the values of the texts that have a parser, by name, and the faults of the others."""
-    values: dict[str, Any] = {}
+    values: Json = {}
     faults = []
     for name in sorted(texts.keys() & parsers.keys()):
         try:

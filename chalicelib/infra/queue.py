@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chalicelib.infra.errors import AWS_ERRORS, QueueUnavailableError, error_code
+from chalicelib.infra.parsing import Json
 from chalicelib.infra.telemetry import logger
 
 BATCH_SIZE = 10
@@ -106,10 +107,10 @@ class Queue:
         response = self._call("get_queue_attributes", {}, AttributeNames=[name])
         return int(response["Attributes"].get(name, 0))
 
-    def _call(self, operation: str, fields: Mapping[str, Any], **parameters: Any) -> dict[str, Any]:
+    def _call(self, operation: str, fields: Mapping[str, Any], **parameters: Any) -> Json:
         """Call SQS and log one line; a batch operation fails if SQS refused an entry."""
         started = time.monotonic()
-        response: dict[str, Any] = {}
+        response: Json = {}
         error: str | None = None
         try:
             response = getattr(self._client, operation)(QueueUrl=self._url, **parameters)
@@ -130,7 +131,7 @@ class Queue:
         return response
 
 
-def _parameters(message: Message, delay_seconds: int) -> dict[str, Any]:
+def _parameters(message: Message, delay_seconds: int) -> Json:
     """Return what the calls that send name a message by."""
     attributes = {
         name: {"DataType": "String", "StringValue": value}
@@ -144,7 +145,7 @@ def _parameters(message: Message, delay_seconds: int) -> dict[str, Any]:
     }
 
 
-def _texts(attributes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def _texts(attributes: Mapping[str, Json]) -> dict[str, str]:
     """Return the attributes that are text; SQS also has binary ones."""
     texts = {
         name: value.get("StringValue") or value.get("stringValue")

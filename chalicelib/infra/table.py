@@ -9,8 +9,9 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from chalicelib.infra.errors import AWS_ERRORS, StorageUnavailableError, error_code
+from chalicelib.infra.parsing import Json
 from chalicelib.infra.telemetry import logger
-from chalicelib.infra.times import rfc3339
+from chalicelib.infra.times import Clock, rfc3339
 
 BY_STATUS = "status-index"
 BY_LOOKUP = "lookup-index"
@@ -23,11 +24,11 @@ LOWEST = "0"
 HIGHEST = "~"
 
 TYPES: dict[type, tuple[str, Callable[[Any], Any]]] = {bytes: ("B", bytes), int: ("N", str)}
-CURRENT_ITEM: dict[str, Any] = {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
+CURRENT_ITEM: Json = {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
 STRING = ("S", str)  # the type of all other values
 
 Values = Mapping[str, str | int | bytes | None]
-Item = dict[str, dict[str, Any]]  # in DynamoDB's format
+Item = dict[str, Json]  # in DynamoDB's format
 
 
 class Written(NamedTuple):
@@ -50,14 +51,17 @@ class Table:
     Every method raises StorageUnavailableError when DynamoDB fails.
     """
 
-    def __init__(self, client: Any, name: str, *, clock: Callable[[], float]) -> None:
+    def __init__(self, client: Any, name: str, *, clock: Clock) -> None:
         self._client = client
         self._name = name
         self._clock = clock
 
     def pages(
-        self, partition: str, values: Values | None = None, **parameters: Any
-    ) -> Iterator[dict[str, Any]]:
+        self,
+        partition: str,
+        values: Values | None = None,
+        **parameters: Any,
+    ) -> Iterator[Json]:
         """Yield the responses of a query of one partition, for sort keys from `:low` to `:high`.
 
         The index is that of statuses unless `parameters` has another `IndexName`. A `Limit` is for
@@ -67,7 +71,7 @@ class Table:
         index = parameters.setdefault("IndexName", BY_STATUS)
         key = f"{PARTITION_KEYS[index]} = :partition"
         parameters["KeyConditionExpression"] = f"{key} AND sort_key BETWEEN :low AND :high"
-        known: dict[str, Any] = {
+        known: Json = {
             ":low": LOWEST,
             ":high": HIGHEST,
             ":partition": partition,
@@ -91,7 +95,7 @@ class Table:
 
         Each has the attributes of some `names`, without `names` all.
         """
-        options: dict[str, Any] = {"ConsistentRead": True}
+        options: Json = {"ConsistentRead": True}
         if names:
             options["ProjectionExpression"] = ", ".join(f"#{name}" for name in names)
             options["ExpressionAttributeNames"] = {f"#{name}": name for name in names}
@@ -198,12 +202,12 @@ class Table:
             logger.warning("dynamodb failed", extra={"operation": operation, "error": code})
             raise StorageUnavailableError from None
 
-    def _complete(self, parameters: Mapping[str, Any], values: Values) -> dict[str, Any]:
+    def _complete(self, parameters: Mapping[str, Any], values: Values) -> Json:
         """Return parameters with the names and values of the placeholders in their expressions."""
         expressions = [text for name, text in parameters.items() if name.endswith("Expression")]
         names, placeholders = _placeholders(" ".join(expressions))
         now = self._clock()
-        known: dict[str, Any] = {
+        known: Json = {
             ":now": rfc3339(now),
             ":now_seconds": int(now),
             ":pending": "pending",

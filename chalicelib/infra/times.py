@@ -1,7 +1,9 @@
 """Times: numbers are Unix seconds, texts are RFC 3339."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 
+Clock = Callable[[], float]  # returns Unix seconds
 DAY_SECONDS = 86_400
 
 

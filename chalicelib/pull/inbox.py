@@ -33,7 +33,11 @@ def lease(services: CoreServices, *, limit: int, lease_seconds: int, **filters: 
         until = rfc3339(services.clock() + lease_seconds)
         changes = {"claim_id": lease_id, "claimed_until": until, "requeue_at": until}
         result = services.store.change(
-            event.event_id, LEASABLE, changes, counter="lease_count", ReturnValues="ALL_NEW"
+            event.event_id,
+            LEASABLE,
+            changes,
+            counter="lease_count",
+            ReturnValues="ALL_NEW",
         )
         return result.event if result.applied else None
 
@@ -82,7 +86,9 @@ def acknowledge(event_id: str, services: CoreServices, lease_id: str | None = No
 
 
 def acknowledge_many(
-    lease_id: str, event_ids: Sequence[str], services: CoreServices
+    lease_id: str,
+    event_ids: Sequence[str],
+    services: CoreServices,
 ) -> dict[str, list[str]]:
     """Record that a consumer has processed events of its lease; return their ids, and the others.
 

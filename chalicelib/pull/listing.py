@@ -1,17 +1,19 @@
 """Pages of events in order of creation, merged from the partitions of an index."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import merge
 from itertools import chain, islice
 from math import inf
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from chalicelib.core.event import Event, Status, lookup_key
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.store import NOT_EXPIRED, UNSETTLED, EventStore, from_item, partitions
+from chalicelib.infra.parsing import Json
 from chalicelib.infra.table import BY_LOOKUP, BY_STATUS, HIGHEST, LOWEST
+from chalicelib.infra.times import Clock
 
 SEARCH_SECONDS = 5
 # As `response_bytes` counts: Lambda's responses are limited to 6 MB.
@@ -121,7 +123,7 @@ def search(services: CoreServices, query: Query) -> Iterator[Row]:
         previous = row.sort_key
 
 
-def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[dict[str, Any]]]:
+def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[Json]]:
     """Return the pages of every partition that has events of a query.
 
     The first page of each has up to `page_rows` rows.
@@ -159,9 +161,7 @@ def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[dic
     return [store.pages(key, values, **options) for key in keys]
 
 
-def _rows(
-    pages: Iterator[dict[str, Any]], query: Query, clock: Callable[[], float], deadline: float
-) -> Iterator[Row]:
+def _rows(pages: Iterator[Json], query: Query, clock: Clock, deadline: float) -> Iterator[Row]:
     """Yield the rows of a partition.
 
     They are the events of the query and, after the deadline, the place that was read to.

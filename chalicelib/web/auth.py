@@ -28,7 +28,10 @@ def make_token(key: ApiKey, tenant: str, expires_at: int, signing_secrets: Seque
 
 
 def read_token(
-    text: str, keys: Iterable[ApiKey], signing_secrets: Iterable[bytes], now: float
+    text: str,
+    keys: Iterable[ApiKey],
+    signing_secrets: Iterable[bytes],
+    now: float,
 ) -> ApiKey | None:
     """Return the key that a token is; None if it expired, or if nothing configured makes this text.
 
@@ -67,7 +70,10 @@ def _base64url(data: bytes) -> str:
 
 
 def authenticate(
-    authorization: str, keys: Collection[ApiKey], signing_secrets: Iterable[bytes], now: float
+    authorization: str,
+    keys: Collection[ApiKey],
+    signing_secrets: Iterable[bytes],
+    now: float,
 ) -> ApiKey:
     """Return the entry of the key, or the token, in an Authorization header; raise ApiError 401.
 

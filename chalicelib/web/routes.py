@@ -13,7 +13,7 @@ from chalicelib.core.invocation import Invocation
 from chalicelib.customers.subscription import SUBSCRIPTION_ID, Subscription
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import ApiError, EventNotFoundError
-from chalicelib.infra.parsing import Parser
+from chalicelib.infra.parsing import Json, Parser
 from chalicelib.settings import ApiKey, Scope
 from chalicelib.web.auth import authenticate
 from chalicelib.web.validation import encode_cursor, parse_query
@@ -35,7 +35,7 @@ class Call(Invocation):
     services: deps.Services
     request: Request
     key: ApiKey
-    query: dict[str, Any]
+    query: Json
 
     def find_subscription(self, subscription_id: str | None) -> Subscription | None:
         """Return a subscription, or None if there is none or it is not of the token's tenant."""
@@ -80,7 +80,11 @@ def require(subscription: Subscription | None) -> Subscription:
 
 
 def route(
-    app: Chalice, method: str, path: str, *scopes: str, **parameters: Parser
+    app: Chalice,
+    method: str,
+    path: str,
+    *scopes: str,
+    **parameters: Parser,
 ) -> Callable[[View], View]:
     """Register a view, which takes a Call and the path's ids; errors become problem documents.
 
@@ -117,7 +121,10 @@ def route(
 
 
 def _make_call(
-    request: Any, scopes: tuple[str, ...], parameters: dict[str, Parser], ids: dict[str, str]
+    request: Any,
+    scopes: tuple[str, ...],
+    parameters: dict[str, Parser],
+    ids: dict[str, str],
 ) -> Call:
     """Return the call of a request.
 
@@ -149,7 +156,7 @@ def remaining_seconds(context: Any) -> float:
 
 def problem(error: ApiError) -> Response:
     """Return a problem document (RFC 9457)."""
-    document: dict[str, Any] = {
+    document: Json = {
         "type": "about:blank",
         "title": HTTPStatus(error.status_code).phrase,
         "status": error.status_code,

@@ -18,7 +18,7 @@ from chalicelib.customers.filters import filter_fault
 from chalicelib.customers.subscription import SUBSCRIPTION_ID
 from chalicelib.infra.addresses import EXPECTED_URL, AllowedHosts
 from chalicelib.infra.errors import ApiError, FieldFault, InvalidRequestError
-from chalicelib.infra.parsing import EVENT_TYPE, Parser, parse_all, parser
+from chalicelib.infra.parsing import EVENT_TYPE, Json, Parser, parse_all, parser
 from chalicelib.infra.times import rfc3339_of
 
 MAX_BODY_BYTES = 256 * 1024
@@ -39,13 +39,14 @@ Check = Callable[[Any], str | None]  # returns what a value must be, or None if 
 
 # members sorted: equal JSON has equal text
 _canonical_json = json.JSONEncoder(
-    ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False
+    ensure_ascii=False,
+    separators=(",", ":"),
+    sort_keys=True,
+    allow_nan=False,
 ).encode
 
 
-def parse_query(
-    query: Mapping[str, Sequence[str]], parsers: Mapping[str, Parser]
-) -> dict[str, Any]:
+def parse_query(query: Mapping[str, Sequence[str]], parsers: Mapping[str, Parser]) -> Json:
     """Return the values of query parameters; raise InvalidRequestError with every fault."""
     values, faults = parse_all({name: texts[0] for name, texts in query.items()}, parsers)
     unknown = sorted(query.keys() - parsers.keys())
@@ -136,7 +137,9 @@ SEND_MEMBERS = {"event_id": must_be("an event_id", is_text("(?s).*"))}
 TOKEN_MEMBERS = {"tenant": check_name, "expires_in_seconds": integer(30 * 24 * 3600, 60)}
 DESCRIPTION_MEMBERS: dict[str, Check] = {
     "event_types": list_of(
-        "event types or prefixes followed by *", 50, is_text(EVENT_TYPE_OR_PREFIX.pattern)
+        "event types or prefixes followed by *",
+        50,
+        is_text(EVENT_TYPE_OR_PREFIX.pattern),
     ),
     "name": must_be("1 to 100 printable characters", is_printable(".{1,100}")),
     "filter": filter_fault,
@@ -165,7 +168,9 @@ def _utc(timestamp: str) -> str:
 _time = parser(TIMESTAMP, "a time such as 2026-11-25T02:25:03Z", _utc)
 PARAMETERS: dict[str, Parser] = {
     "cursor": parser(
-        f"({CURSOR})?", "a next_cursor as it was returned", lambda cursor: cursor.replace("~", "#")
+        f"({CURSOR})?",
+        "a next_cursor as it was returned",
+        lambda cursor: cursor.replace("~", "#"),
     ),
     "event_type": parser(EVENT_TYPE_OR_PREFIX.pattern, "an event type, or a prefix followed by *"),
     "include": parser("payload|subject", "payload or subject"),
@@ -174,7 +179,9 @@ PARAMETERS: dict[str, Parser] = {
     "since": _time,
     "source": parser("original", "original"),
     "status": parser(
-        "pending|delivered|failed", "pending, delivered or failed", lambda status: (Status(status),)
+        "pending|delivered|failed",
+        "pending, delivered or failed",
+        lambda status: (Status(status),),
     ),
     "subject": parser(SUBJECT, SUBJECT_FORM),
     "subscription_id": parser(SUBSCRIPTION_ID.pattern, "sub_ and 32 hexadecimal digits"),
@@ -226,7 +233,7 @@ def parse_test_event(body: bytes) -> NewEvent | None:
     return NewEvent(document["event_type"], dumps(document["payload"]), "null", None)
 
 
-def parse_lease_request(body: bytes) -> dict[str, Any]:
+def parse_lease_request(body: bytes) -> Json:
     """Return the members of `body`, which may be empty; raise what `parse_object` raises."""
     document, _ = parse_object(body.strip() or b"{}", LEASE_MEMBERS)
     members = {"limit": 10, "lease_seconds": 300, **_without_nulls(document)}
@@ -255,7 +262,7 @@ def parse_send_request(body: bytes) -> str:
     return str(document["event_id"])
 
 
-def parse_recover_request(body: bytes) -> dict[str, Any]:
+def parse_recover_request(body: bytes) -> Json:
     """Return the period to recover, and whether to `only_count`; raise InvalidRequestError with
     every fault.
     """
@@ -267,8 +274,12 @@ def parse_recover_request(body: bytes) -> dict[str, Any]:
 
 
 def parse_subscription(
-    body: bytes, hosts: AllowedHosts, *, names_hosts: bool, is_new: bool
-) -> dict[str, Any]:
+    body: bytes,
+    hosts: AllowedHosts,
+    *,
+    names_hosts: bool,
+    is_new: bool,
+) -> Json:
     """Return the members of the body of POST or PATCH /subscriptions.
 
     Raises what `parse_object` raises. A fault of the URL names the hosts that are allowed only
@@ -294,8 +305,10 @@ def parse_subscription(
 
 
 def parse_object(
-    body: bytes, members: Mapping[str, Check], required: Sequence[str] = ()
-) -> tuple[dict[str, Any], bytes]:
+    body: bytes,
+    members: Mapping[str, Check],
+    required: Sequence[str] = (),
+) -> tuple[Json, bytes]:
     """Return the JSON object in `body`, and its canonical JSON. Optional members may be null.
 
     Raises ApiError 413 over MAX_BODY_BYTES, as sent or as compact JSON (250 KB of `1e15` would
@@ -329,5 +342,5 @@ def _check_size(body: bytes) -> None:
         raise ApiError(413, "payload_too_large", detail)
 
 
-def _without_nulls(document: Mapping[str, Any]) -> dict[str, Any]:
+def _without_nulls(document: Mapping[str, Any]) -> Json:
     return {name: value for name, value in document.items() if value is not None}
