@@ -151,6 +151,14 @@ def test_a_subscription_that_is_made_again_after_an_edit_is_another_one(
     assert [row["target_host"] for row in subscriptions(world)] == ["hooks.zapier.com", "127.0.0.1"]
 
 
+def test_after_each_edit_another_one_is_made(world: World, target: Receiver) -> None:
+    paths = []
+    for _ in range(3):
+        paths.append(subscribed(world, target))
+        patch(world, paths[-1], target_url=ZAPIER)
+    assert len(set(paths)) == 3
+
+
 def test_a_subscription_is_found_though_the_edited_one_was_deleted(
     world: World, target: Receiver
 ) -> None:
