@@ -191,9 +191,12 @@ def test_a_signal_ends_make_and_the_system_within_five_seconds(
             socket.create_connection(("127.0.0.1", system.port), timeout=1)
 
 
-def test_what_is_set_is_used_and_secrets_are_not_printed(emulator: str, receiver: Receiver) -> None:
+def test_what_is_set_is_used_and_secrets_are_not_printed(
+    emulator: str, receiver: Receiver, capfd: pytest.CaptureFixture[str]
+) -> None:
     own = {"AWS_ENDPOINT_URL": emulator, "STAGE": "own", "ZAPIER_WEBHOOK_URL": receiver.url}
-    with contextlib.closing(Run(RUN, **own, **OWN_KEY, MAX_DELIVERY_ATTEMPTS="7")) as system:
+    own |= {"MAX_DELIVERY_ATTEMPTS": "7", "METRICS_NAMESPACE": "x"}
+    with contextlib.closing(Run(RUN, **own, **OWN_KEY)) as system:
         system.key = KEY
         lines = lines_until_ready(system)
         event = post(system)
@@ -205,6 +208,7 @@ def test_what_is_set_is_used_and_secrets_are_not_printed(emulator: str, receiver
 
     assert [request.headers["webhook-id"] for request in receiver.requests] == [event["event_id"]]
     assert subscribed == 201
+    assert capfd.readouterr().err == "no such settings, ignored: METRICS_NAMESPACE\n"
     [exported] = [line for line in lines if line.startswith("export AWS_ENDPOINT_URL=")]
     assert "STAGE=own" in exported.split()
     assert "MAX_DELIVERY_ATTEMPTS=7" in exported.split()
