@@ -604,6 +604,45 @@ def test_a_token_opens_the_page_of_its_tenant(
     customer.text("#nobody").to_contain_text("There are no webhooks yet.")
 
 
+def test_a_webhook_is_tried_paused_renewed_and_recovers_what_it_missed(
+    console: Console, receiver: Receiver
+) -> None:
+    before = len(receiver.requests)
+    missed = console.post("order.created", tenant="acme", payload={"order": {"total": 120}})
+    pattern = {"order": {"total": [{"numeric": [">=", 100]}]}}
+    made = console.subscribe(receiver.url, name="CRM", tenant="acme", filter=pattern)
+    console.open(key=console.api("POST", "/tokens", tenant="acme")["token"])
+    card = console.page.locator("#subscriptions > li")
+    expect(card).to_contain_text(f"URL{receiver.url}")
+    card.get_by_text("Try it").click()
+    card.get_by_label("Type").fill("order.paid")
+    card.get_by_label("Payload").fill('{"order": {"total": 80}}')
+    console.button("Send as a test").click()
+    result = "would not be sent: CRM takes order.total ≥ 100; this has 80."
+    expect(card.get_by_role("status").filter(visible=True)).to_contain_text(result)
+    expect(card).to_contain_text(re.compile(r"Last test.* UTC \(.*\): delivered, status 200"))
+    assert receiver.requests[-1].json()["payload"] == {"order": {"total": 80}}
+
+    console.press("New secret")
+    console.text("#consequence").to_contain_text("The one before signs, too, until")
+    renewed = console.copied("secret")
+    console.button("Done").click()
+    path = f"/subscriptions/{made['subscription_id']}"
+    assert console.api("GET", f"{path}/secret")["secret"] == renewed != made["secret"]
+    console.press("Pause")
+    expect(card).to_contain_text(re.compile(r"paused since \d\d:\d\d UTC"))
+    console.button("Enable").click()
+    expect(card.get_by_text("active")).to_be_visible()
+
+    card.get_by_text("Recover what it missed").click()
+    console.button("Count what it missed").click()
+    console.heading("Send 1 event to CRM?").to_be_visible()
+    console.button("Send", exact=True).click()
+    console.text("#job-title").to_have_text("1 event queued for CRM")
+    receiver.wait_for(before + 3)
+    assert receiver.requests[-1].json()["source_event_id"] == missed["event_id"]
+
+
 # Keyboard and phone
 
 

@@ -53,8 +53,8 @@ class Console:
         self.text("#announcement").to_have_text("Copied")
         return str(self.page.evaluate("navigator.clipboard.readText()"))
 
-    def button(self, name: str) -> Locator:
-        return self.page.get_by_role("button", name=name)
+    def button(self, name: str, *, exact: bool = False) -> Locator:
+        return self.page.get_by_role("button", name=name, exact=exact)
 
     def buttons(self) -> list[str]:
         """Return the names of the buttons that can be seen, without counts."""

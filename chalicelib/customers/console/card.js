@@ -56,7 +56,7 @@ function tellDeliveries(id, { size, isMore, counts, last }) {
     return span("", index ? ", " : "", status === "failed" ? link("/", values, text) : text);
   });
   const of = isMore ? `of the newest ${size}: ` : "";
-  return span("", of, ...amounts, `; the last ${relative(last)}`);
+  return span("", of, ...amounts, `; the last ${relative(last)}, ${clock(last)}`);
 }
 function fillCardButtons(parts, one) {
   const { subscription_id: id } = one;
@@ -124,22 +124,6 @@ new one into your receiver meanwhile.",
 for it is deleted, too.`,
   },
 };
-function describeTest({ body }, one) {
-  const told = brief(body).replace(/^retry/, "would be retried");
-  lastTests.set(one.subscription_id, { at: body.at, text: told });
-  const texts = [`Test at ${utc(body.at)}: ${told}`, body.response, tellMatch(body, one)];
-  return [texts.filter(Boolean).join(". "), body.outcome];
-}
-// Say whether an event like that of a test would have been sent.
-function tellMatch({ matches, reason, member }, one) {
-  if (matches === undefined || matches === null) return "";
-  if (matches) return "An event like this would be sent.";
-  const why = {
-    event_types: `it takes ${typesOf(one)}`,
-    filter: `its filter on ${member} is against it`,
-  };
-  return `An event like this would not be sent: ${why[reason] ?? reason}.`;
-}
 async function loadUrl({ subscription_id: id, target_host: host }) {
   const name = `${id} ${host}`;
   if (urls.has(name)) return;
@@ -163,49 +147,4 @@ function showSecret(one, { secret, previous_until: until }, added = "") {
     setText($("consequence"), "");
     return ["", ""];
   });
-}
-// A test with a type and a payload, at first those of the last delivery.
-function fillTry(node, one) {
-  const { type, payload, send, result } = partsOf(node);
-  const { subscription_id } = one;
-  offer($("offered"), me.event_types ?? seen.types);
-  const fill = async (event_type) => {
-    const given = { subscription_id, event_type, include: "payload" };
-    const { found } = await listEvents(given, 1, AbortSignal.timeout(30e3));
-    const [last] = found.values();
-    if (!last) return;
-    type.value = last.event_type;
-    payload.value = JSON.stringify(last.payload, null, 2);
-  };
-  type.value ||=
-    one.event_types?.find((entry) => !entry.endsWith("*")) ?? me.event_types?.[0] ?? "";
-  payload.value ||= "{}";
-  fill("").catch(() => {});
-  type.onchange = () => fill(type.value).catch(() => {});
-  send.onclick = () => {
-    const entry = parsePayload(payload.value);
-    if (entry.fault) return tell(result, entry.fault, "failed");
-    return act(send, result, {
-      method: "POST",
-      path: `subscriptions/${subscription_id}/test`,
-      body: `{"event_type": ${JSON.stringify(type.value.trim())}, "payload": ${payload.value}}`,
-      describe: (answer) => describeTest(answer, one),
-    });
-  };
-}
-function parsePayload(text) {
-  try {
-    JSON.parse(text);
-    return {};
-  } catch ({ message }) {
-    return { fault: `The payload must be JSON: ${message}` };
-  }
-}
-function fillRecover(node, one) {
-  const { since, count } = partsOf(node);
-  const start = one.disabled_at ?? one.failing_since ?? new Date(Date.now() - DAY).toISOString();
-  since.value ||= start.slice(0, 16);
-  count.onclick = () => {
-    if (since.value) recover(one, asTime(since.value));
-  };
 }

@@ -12,7 +12,7 @@ async function runJob(work) {
   if (isRunning()) return $("stop").focus();
   job = new AbortController();
   $("progress").removeAttribute("value");
-  $("job").hidden = false;
+  $("job").hidden = $("progress").hidden = false;
   $("stop").textContent = "Stop";
   setText($("job-fault"), "");
   tellJob("Counting");
@@ -23,6 +23,7 @@ async function runJob(work) {
   tellJob(told);
   setText($("announcement"), told);
   $("stop").textContent = "Close";
+  $("progress").hidden = true;
   refreshAll();
 }
 function stopped(error, signal, text) {
@@ -108,7 +109,7 @@ function recover(one, since) {
       tellJob(`Counting: ${sum.sent} missed of ${number(sum.examined, "event")} so far`),
     );
     const name = nameOf(one);
-    const among = `of ${number(missed.examined, "event")} since ${utc(since)}`;
+    const among = `of ${number(missed.examined, "event")} since ${clock(since)}`;
     if (!missed.sent) return `${name} missed nothing ${among}`;
     const question = `Send ${number(missed.sent, "event")} to ${name}?`;
     const consequence = `It missed them, ${among}. They are queued from this tab, the oldest first.`;

@@ -80,7 +80,8 @@ function fillRow(node, row) {
   setText(type, one.event_type);
   setText(remarks, toldOf(row, read, unread, worst).filter(Boolean).join(", "));
   setText(tries, count ? number(count, "attempt") : "");
-  setText(age, relative(one.created_at));
+  const clocked = me.tenant ? `, ${clock(one.created_at)}` : "";
+  setText(age, `${relative(one.created_at)}${clocked}`);
   age.title = utc(one.created_at);
   node.firstElementChild.href = `#/events/${row.id}`;
 }

@@ -33,7 +33,7 @@ function fillRecipient(node, one) {
   setTone(parts.state, "badge", made ? state : "absent");
   setText(parts.name, nameOf(one));
   parts.name.href = made ? `#/events/${made.event_id}` : `#/subscriptions/${id}`;
-  setText(parts.about, made ? aboutCopy(one) : `${aboutOwner(one)}${whyNot(one)}`);
+  setText(parts.about, made ? aboutCopy(one) : `${aboutOwner(one)}${whyNot(one, event)}`);
   fillRecipientButton(parts.act, one);
 }
 function aboutOwner({ tenant, state }) {
@@ -74,58 +74,4 @@ async function replayCopies() {
   const question = `Replay ${number(some.length, "copy")}, ${which}?`;
   const consequence = `${REPLAYED} Your own webhook gets nothing.`;
   if (await confirm(question, consequence, "Replay")) await replayMany(some.map(idOf));
-}
-// Why a recipient has no copy, in a sentence about its name.
-function whyNot({ subscription_id: id, reason, member, target_host: host }) {
-  const one = subscriptions.get(id);
-  const told = {
-    deleted: () => "its copy was deleted",
-    host: () => `its host ${host} is not allowed any more`,
-    event_types: () => `takes ${one ? typesOf(one) : "other types"}; this is ${event.event_type}`,
-    filter: () => whyFiltered(one?.filter, member),
-    later: () => `was made after the event${one ? `, ${utc(one.created_at)}` : ""}`,
-    edited: () => "would take it now: it was edited since",
-  };
-  return told[reason]?.() ?? reason;
-}
-function whyFiltered(filter, member) {
-  if (!member) return "its filter cannot be applied to this payload";
-  const wanted = filter && find(filter, member);
-  const values = find(event.payload, member);
-  const has = values === undefined ? "has none" : `has ${short(tellValue(values))}`;
-  return wanted
-    ? `takes ${member} ${tellFilter(wanted)}; this ${has}`
-    : `its filter on ${member}; this ${has}`;
-}
-// Return the member at a path, whose names may have dots; in lists, of each of their objects.
-function find(value, path) {
-  if (Array.isArray(value)) {
-    const found = value.map((one) => find(one, path)).filter((one) => one !== undefined);
-    return found.length ? found : undefined;
-  }
-  if (value === null || typeof value !== "object") return undefined;
-  if (Object.hasOwn(value, path)) return value[path];
-  const names = Object.keys(value).filter((name) => path.startsWith(`${name}.`));
-  const found = names.map((name) => find(value[name], path.slice(name.length + 1)));
-  return found.find((one) => one !== undefined);
-}
-const tellValue = (value) => (typeof value === "string" ? value : JSON.stringify(value));
-const SIGNS = { ">=": "≥", "<=": "≤", ">": ">", "<": "<", "=": "=" };
-// Return what a member of a filter takes: `≥ 100`, `paid or open`.
-function tellFilter(wanted) {
-  if (!Array.isArray(wanted)) return "with other members";
-  return short(wanted.map(tellEntry).join(" or "), 120);
-}
-function tellEntry(entry) {
-  if (entry === null || typeof entry !== "object" || JSON.isRawJSON?.(entry))
-    return tellValue(entry);
-  const [[operator, operand]] = Object.entries(entry);
-  if (operator === "numeric") {
-    const terms = operand.map((term) => SIGNS[term] ?? tellValue(term));
-    return terms.join(" ").replace(/(\S+ \S+) (?=[≥≤<>=])/, "$1 and ");
-  }
-  if (operator === "exists") return operand ? "to be there" : "not to be there";
-  const words = { prefix: "beginning with", suffix: "ending with", "anything-but": "anything but" };
-  const list = Array.isArray(operand) ? operand.map(tellValue).join(", ") : tellValue(operand);
-  return `${words[operator]} ${list}`;
 }

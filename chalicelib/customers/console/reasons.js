@@ -1,0 +1,55 @@
+// Why an event is not sent to a subscription, in a sentence about its name: `takes order.total ≥ 100;
+// this has 80`.
+function whyNot({ subscription_id: id, reason, member }, { event_type, payload }) {
+  const one = subscriptions.get(id);
+  const told = {
+    deleted: () => "its copy was deleted",
+    host: () => "its host is not allowed any more",
+    event_types: () => `takes ${one ? typesOf(one) : "other types"}; this is ${event_type}`,
+    filter: () => whyFiltered(one?.filter, member, payload),
+    later: () => `was made after the event${one ? `, ${utc(one.created_at)}` : ""}`,
+    edited: () => "would take it now: it was edited since",
+  };
+  return told[reason]?.() ?? reason;
+}
+function whyFiltered(filter, member, payload) {
+  if (!member) return "its filter cannot be applied to this payload";
+  const wanted = filter && memberAt(filter, member);
+  const values = memberAt(payload, member);
+  const has = values === undefined ? "has none" : `has ${short(tellValue(values))}`;
+  return wanted
+    ? `takes ${member} ${tellFilter(wanted)}; this ${has}`
+    : `its filter on ${member}; this ${has}`;
+}
+// Return the member at a path, whose names may have dots; in lists, of each of their objects.
+function memberAt(value, path) {
+  if (Array.isArray(value)) {
+    const found = value.map((one) => memberAt(one, path)).filter((one) => one !== undefined);
+    return found.length ? found : undefined;
+  }
+  if (value === null || typeof value !== "object") return undefined;
+  if (Object.hasOwn(value, path)) return value[path];
+  const names = Object.keys(value).filter((name) => path.startsWith(`${name}.`));
+  const found = names.map((name) => memberAt(value[name], path.slice(name.length + 1)));
+  return found.find((one) => one !== undefined);
+}
+const tellValue = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+const SIGNS = { ">=": "≥", "<=": "≤", ">": ">", "<": "<", "=": "=" };
+// Return what a member of a filter takes: `≥ 100`, `paid or open`.
+function tellFilter(wanted) {
+  if (!Array.isArray(wanted)) return "with other members";
+  return short(wanted.map(tellEntry).join(" or "), 120);
+}
+function tellEntry(entry) {
+  if (entry === null || typeof entry !== "object" || JSON.isRawJSON?.(entry))
+    return tellValue(entry);
+  const [[operator, operand]] = Object.entries(entry);
+  if (operator === "numeric") {
+    const terms = operand.map((term) => SIGNS[term] ?? tellValue(term));
+    return terms.join(" ").replace(/(\S+ \S+) (?=[≥≤<>=])/, "$1 and ");
+  }
+  if (operator === "exists") return operand ? "to be there" : "not to be there";
+  const words = { prefix: "beginning with", suffix: "ending with", "anything-but": "anything but" };
+  const list = Array.isArray(operand) ? operand.map(tellValue).join(", ") : tellValue(operand);
+  return `${words[operator]} ${list}`;
+}
