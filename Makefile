@@ -10,7 +10,7 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check chaos outage mutants zapier api-key signing-secret package e2e bench \
-  resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
+  pictures resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
   send-to recover enable disable
 
 # These take what their help names, and settings. A misspelt or empty filter would widen what is replayed or erased.
@@ -75,6 +75,9 @@ package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev
 
 e2e: $(SET_UP_DEV) ## deploy the package to an emulated AWS, and drive it
 	@E2E=1 $(PY) -m pytest -vv -n 0 tests/e2e
+
+pictures: $(SET_UP_DEV) ## draw the pictures of the docs from the page of today (needs Chromium)
+	@exec $(PY) -m tests.browser.pictures
 
 bench: $(SET_UP_DEV) ## measure the performance goals
 	@exec $(PY) -m tests.bench
