@@ -245,7 +245,8 @@ def test_of_two_edits_at_once_neither_sends_headers_to_another_url(
     with pytest.raises(ApiError) as refused:
         edit(seen, headers=HEADERS)
 
-    assert (refused.value.status_code, refused.value.code) == (409, "edited_meanwhile")
+    assert refused.value.status_code == 409
+    assert refused.value.code == "edited_meanwhile"
     assert shown(world, path) == before
     edited = edit(seen, headers=HEADERS, target_url=target.url)
     assert edited
