@@ -75,10 +75,14 @@ class Ministack:
         return boto3.client(service, endpoint_url=self.direct_url, **ACCOUNT)
 
     def create_stack(self, name: str, template: str, parameters: dict[str, str]) -> None:
+        s3 = self.direct("s3")
+        s3.create_bucket(Bucket="templates")
+        s3.put_object(Bucket="templates", Key=name, Body=template.encode())
         cloudformation = self.direct("cloudformation")
         cloudformation.create_stack(
             StackName=name,
-            TemplateBody=template,
+            # in a call at most 51,200 bytes
+            TemplateURL=f"{self.direct_url}/templates/{name}",
             Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
             Parameters=[
                 {"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()
