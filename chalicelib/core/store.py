@@ -23,7 +23,7 @@ from chalicelib.core.event import (
 )
 from chalicelib.core.outcome import Outcome, Reason
 from chalicelib.infra.queue import MAX_DELAY_SECONDS
-from chalicelib.infra.table import LOWEST, Table, Values, Written, serialize
+from chalicelib.infra.table import LOWEST, NO_VALUES, Table, Values, Written, serialize
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
 from chalicelib.settings import Settings
@@ -99,7 +99,7 @@ class EventStore(Table):
         self._grace_seconds = settings.message_grace_seconds
 
     def pages(
-        self, partition: str, values: Values | None = None, **options: Any
+        self, partition: str, values: Values = NO_VALUES, **options: Any
     ) -> Iterator[dict[str, Any]]:
         """Yield pages of a partition; see `Table.pages`.
 
@@ -107,7 +107,7 @@ class EventStore(Table):
         DynamoDB deletes expired rows up to days late, and each query would read them. Copies and
         replayed events have other partitions, which are read whole.
         """
-        values = {":low": LOWEST, **(values or {})}
+        values = {":low": LOWEST, **values}
         if partition.startswith(UNSETTLED):
             values[":low"] = max(str(values[":low"]), self._after(-self._retention_seconds))
         return super().pages(partition, values, **options)
@@ -228,7 +228,7 @@ class EventStore(Table):
         """Delete a copy under its claim, if that still holds it."""
         return self.delete(event.event_id, MINE, {":mine": event.claim_id})
 
-    def delete(self, event_id: str, condition: str, values: Values | None = None) -> WriteResult:
+    def delete(self, event_id: str, condition: str, values: Values = NO_VALUES) -> WriteResult:
         """Delete an event if `condition` holds, of an absent one, too, if it says so."""
         return self._result(self._delete(event_id, condition, values))
 
@@ -255,7 +255,7 @@ class EventStore(Table):
         event_id: str,
         condition: str,
         changes: Values,
-        values: Values | None = None,
+        values: Values = NO_VALUES,
         **parameters: Any,
     ) -> WriteResult:
         """Change attributes of an event by one conditional write: None removes one.

@@ -89,14 +89,16 @@ class Subscriptions(Table):
         while existing := self.get(_id(seed)):
             found.append(existing)
             seed.append("edited")
-        if same := self._find_same(found, identity, described):
+        same = self._find_same(found, identity, described)
+        if same:
             return same, False
         if len(listed) >= MAX_SUBSCRIPTIONS:
             detail = f"There are {MAX_SUBSCRIPTIONS} subscriptions; delete one first."
             raise ApiError(409, "too_many_subscriptions", detail)
         description = {**dict.fromkeys(DESCRIBED), "event_types": event_types, **described}
         members = {"created_by": created_by, "target_url": target_url, "tenant": tenant}
-        if new := self._store_new(_id(seed), {**members, DESCRIPTION: dumps(description)}):
+        new = self._store_new(_id(seed), {**members, DESCRIPTION: dumps(description)})
+        if new:
             return new, True
         # Another call stored it meanwhile, or this one, if the response of boto3's first try was
         # lost: now it is found.

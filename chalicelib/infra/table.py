@@ -29,11 +29,13 @@ STRING = ("S", str)  # the type of all other values
 
 Values = Mapping[str, str | int | bytes | None]
 Item = dict[str, Json]  # in DynamoDB's format
+NO_VALUES: Values = {}
 
 
 class Written(NamedTuple):
-    """Whether the condition of a write held, and an item: what `ReturnValues` asks for, or, if the
-    condition failed, the current item.
+    """Whether the condition of a write held, and an item.
+
+    It is the one that `ReturnValues` asks for or, if the condition failed, the current one.
     """
 
     applied: bool
@@ -59,7 +61,7 @@ class Table:
     def pages(
         self,
         partition: str,
-        values: Values | None = None,
+        values: Values = NO_VALUES,
         **parameters: Any,
     ) -> Iterator[Json]:
         """Yield the responses of a query of one partition, for sort keys from `:low` to `:high`.
@@ -75,7 +77,7 @@ class Table:
             ":low": LOWEST,
             ":high": HIGHEST,
             ":partition": partition,
-            **(values or {}),
+            **values,
         }
         while known[":low"] <= known[":high"]:  # DynamoDB refuses another range
             response = self._call("query", known, TableName=self._name, **parameters)
@@ -117,7 +119,7 @@ class Table:
         key: str,
         condition: str,
         changes: Values,
-        values: Values | None,
+        values: Values,
         *,
         counter: str = "",
         **parameters: Any,
@@ -138,7 +140,7 @@ class Table:
         known[":one"] = 1
         response = self._call(
             "update_item",
-            {**known, **(values or {})},
+            {**known, **values},
             TableName=self._name,
             Key=_key(key),
             UpdateExpression=" ".join(expression),
@@ -159,7 +161,7 @@ class Table:
         )
         return Written.of(response)
 
-    def _delete(self, key: str, condition: str, values: Values | None = None) -> Written:
+    def _delete(self, key: str, condition: str, values: Values = NO_VALUES) -> Written:
         """Delete an item, if `condition` holds."""
         response = self._call(
             "delete_item",
@@ -187,14 +189,13 @@ class Table:
         response = self._call("transact_write_items", TransactItems=items)
         return list(response.get("CancellationReasons", []))
 
-    def _call(self, operation: str, values: Values | None = None, **parameters: Any) -> Any:
-        """Call DynamoDB; return the response or, if a condition failed, that of the error, with the
-        current `Item`.
+    def _call(self, operation: str, values: Values = NO_VALUES, **parameters: Any) -> Any:
+        """Return the response of DynamoDB; of a failed condition, what the error carries.
 
-        `values` has those of the placeholders in `parameters` that all calls do not share.
+        :param values: The values of placeholders that not all calls share.
         """
         try:
-            return getattr(self._client, operation)(**self._complete(parameters, values or {}))
+            return getattr(self._client, operation)(**self._complete(parameters, values))
         except AWS_ERRORS as error:
             code = error_code(error)
             if code in (CONDITION_FAILED, TRANSACTION_CANCELED):

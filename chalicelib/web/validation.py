@@ -263,8 +263,9 @@ def parse_send_request(body: bytes) -> str:
 
 
 def parse_recover_request(body: bytes) -> Json:
-    """Return the period to recover, and whether to `only_count`; raise InvalidRequestError with
-    every fault.
+    """Return the period to recover, and whether to `only_count`.
+
+    Raises what `parse_object` and `parse_query` raise.
     """
     document, _ = parse_object(body, RECOVER_MEMBERS, ("since",))
     given = _without_nulls(document)
