@@ -42,8 +42,7 @@ class FakeDynamoDB:
     `items` is the table by key. `page_rows` ends a page of a query after so many rows, as 1 MB
     does. `index_lag_seconds` is how long a write takes to show in the indexes. `on_write`
     is called with the item before and after each write; None stands for absent. `on_query` is
-    called with the rows that a query read, before its filter. `in_transaction` has the keys of the
-    items that another transaction holds.
+    called with the rows that a query read, before its filter.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -52,7 +51,6 @@ class FakeDynamoDB:
         self.index_lag_seconds = 0.0
         self.on_write: Callable[[Item | None, Item | None], None] = lambda before, after: None
         self.on_query: Callable[[list[Item]], None] = lambda rows: None
-        self.in_transaction: set[str] = set()
         self._clock = clock
         self._indexes = {
             name: _Index(partition, shown) for name, (partition, shown) in indexes().items()
@@ -170,10 +168,8 @@ class FakeDynamoDB:
 
     def _require(self, key: str, *, ConditionExpression: str = "", **options: Any) -> Item:
         """Return the values of a write whose condition holds; raise ClientError, with the item, if
-        it does not, and if a transaction holds the item.
+        it does not.
         """
-        if key in self.in_transaction:
-            raise ClientError({"Error": {"Code": "TransactionConflictException"}}, "Write")
         values = _plain(options.get("ExpressionAttributeValues", {}))
         item = self.items.get(key)
         if not _condition(ConditionExpression)(item or {}, values):
