@@ -111,6 +111,7 @@ ONE_ASYNC = does(Container.post, '{"n":1}', idempotency_key="k", prefer="respond
 
 EVENT_OF_KEY = "evt_" + hashlib.sha256(b"acme\0k").hexdigest()[:32]
 send = to_all(Container.send, sendable)
+send_to_the_last_first = to_all(Container.send, lambda world: sendable(world)[::-1])
 recover = to_all(Container.recover, subscriptions)
 
 
@@ -400,7 +401,7 @@ PATHS = {
             send, first=first, meanwhile=others, answers=(503,), last=expect_recovered_copies
         )
         for what, first, others in (
-            ("send", MISSED, (send,)),
+            ("sent", each(post_async, subscribe(2)), (send_to_the_last_first,)),
             ("recover", MISSED, (recover,)),
             ("worker", MISSED, (work,)),
             ("lease", MISSED, (each(lease, acknowledge_leased),)),
