@@ -237,19 +237,13 @@ def test_what_a_subscription_missed_is_counted_then_sent(
     assert "give SINCE=" in Ran("recover", "--subscription-id", "sub_1", status=1).errors
 
 
-def test_a_subscription_is_enabled(world: World, receiver: Receiver) -> None:
-    world.restart(SUBSCRIPTION_DISABLE_DAYS="0")
+def test_a_subscription_is_paused_and_enabled(world: World, receiver: Receiver) -> None:
     subscription_id = subscribe_tenant(world, receiver, "acme")
-    receiver.default = 422
-    for _ in range(2):
-        post_about(world, None, "acme")
-    path = f"/subscriptions/{subscription_id}"
-    assert world.call("GET", path).json["disabled_at"]
-
-    said = Ran("enable", "--subscription-id", subscription_id).output
-
-    assert said == f"{subscription_id} (CRM): enabled\n"
-    assert world.call("GET", path).json["disabled_at"] is None
+    for command, is_disabled in (("disable", True), ("enable", False)):
+        said = Ran(command, "--subscription-id", subscription_id).output
+        assert said == f"{subscription_id} (CRM): {command}d\n"
+        shown = world.call("GET", f"/subscriptions/{subscription_id}").json
+        assert bool(shown["disabled_at"]) == is_disabled
 
 
 def test_an_event_is_found_by_its_subject_and_several_are_listed(world: World) -> None:
