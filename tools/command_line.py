@@ -230,8 +230,9 @@ def act_on_each(
                 outcomes["skipped"] += 1
     finally:
         done = outcomes.total()
-        told = [f"{count:,} {outcome}" for outcome, count in outcomes.items()] or ["none done"]
-        click.echo(f"{done:,} of {counted(total, unit)}: {', '.join(told)}", err=done < total)
+        told = [f"{count:,} {outcome}" for outcome, count in outcomes.items()]
+        summary = ", ".join(told) or "none done"
+        click.echo(f"{done:,} of {counted(total, unit)}: {summary}", err=done < total)
         if done < total:
             click.echo(rest(done), err=True)
     return outcomes["skipped"]

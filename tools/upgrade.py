@@ -91,10 +91,11 @@ def fill(table_name: str, *, once: bool = False) -> None:
     read = 0
     filled = 0
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for page in pages:
+        for number, page in enumerate(pages):
             filled += sum(pool.map(partial(_fill_item, dynamodb, table_name), page["Items"]))
             read += page["ScannedCount"]
-            print(f"lookup-index: {read:,} items read, {filled:,} filled", flush=True)
+            if page["Items"] or number % 100 == 0 or "LastEvaluatedKey" not in page:
+                print(f"lookup-index: {read:,} items read, {filled:,} filled", flush=True)
     dynamodb.tag_resource(ResourceArn=table_arn, Tags=[FILLED])
 
 
