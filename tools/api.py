@@ -13,6 +13,7 @@ from rich.console import Console
 RETRY = urllib3.Retry(
     4, status_forcelist=(429, 503), allowed_methods=None, backoff_factor=0.2, raise_on_status=False
 )
+MAX_CALLS = 8  # at a time, which keeps as many connections
 
 
 def printable(text: str) -> str:
@@ -45,7 +46,9 @@ class Api:
         if not (key and key.isascii() and key.isprintable()):
             raise click.ClickException("set TRIGGERS_API_KEY to an API key")
         self._headers = {"Authorization": f"Bearer {key}", "User-Agent": "triggers-api-ops"}
-        self._pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=5, read=35))
+        self._pool = urllib3.PoolManager(
+            maxsize=MAX_CALLS, timeout=urllib3.Timeout(connect=5, read=35)
+        )
 
     def request(
         self,

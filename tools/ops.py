@@ -13,6 +13,7 @@ import math
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from botocore.config import Config
 from chalicelib.customers.subscription import Subscription
 from chalicelib.infra.errors import AWS_ERRORS
 from chalicelib.infra.queue import BATCH_SIZE, Message, Queue
-from tools.api import Api, printable
+from tools.api import MAX_CALLS, Api, printable
 from tools.command_line import (
     COMPARABLE,
     ID_LENGTH,
@@ -522,20 +523,33 @@ def send(event_type: str | None, file: Path | None, **contents: Any) -> None:
 
 
 def send_lines(api: Api, content: bytes, prefix: str) -> None:
-    """Post each line that is not blank. Equal lines are different events: the key counts them."""
+    """Post each line that is not blank, MAX_CALLS at a time. Equal lines are different events: the
+    key counts them.
+    """
     numbered = enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), 1)
     lines = {f"line {number}": line.strip() for number, line in numbered if line.strip()}
     occurrences = Counter[bytes]()
 
-    def post(name: str) -> str:
-        line = lines[name]
-        occurrences[line] += 1
-        key = hashlib.sha256(f"{prefix}\n{occurrences[line]}\n".encode() + line).hexdigest()
+    def post(line: bytes, count: int) -> str:
+        key = hashlib.sha256(f"{prefix}\n{count}\n".encode() + line).hexdigest()
         _, is_repeated = api.post_event(line, f"ops-{key}", Prefer="respond-async")
         return "sent before" if is_repeated else "sent"
 
     again = "To send the rest, repeat the command."
-    if act_on_each("line", lines, post, len(lines), math.inf, rest=lambda _: again):
+    pool = ThreadPoolExecutor(MAX_CALLS)
+    posts: dict[str, Future[str]] = {}
+    for name, line in lines.items():
+        occurrences[line] += 1
+        posts[name] = pool.submit(post, line, occurrences[line])
+
+    def wait(name: str) -> str:
+        return posts[name].result()
+
+    try:
+        skipped = act_on_each("line", posts, wait, len(posts), math.inf, rest=lambda _: again)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if skipped:
         raise click.ClickException("some lines were refused")
 
 

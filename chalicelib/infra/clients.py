@@ -1,8 +1,10 @@
 """boto3 clients whose calls are bounded in time, and the secret with the settings."""
 
 import gc
+import os
 from threading import Lock
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -26,11 +28,18 @@ ONE_SHORT_TRY = CONFIG.merge(Config(retries={"mode": "standard", "total_max_atte
 CONFLICT = "TransactionConflictException"
 CONFLICT_SECONDS = 0.1  # after the first try; twice as long after the second
 MAX_TRIES = 4
+# An emulator makes one call after another, and looks at a whole table for a page of it.
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+EMULATOR = Config(read_timeout=30)
 _lock = Lock()
 
 
 def make_client(service: str, config: Config = CONFIG) -> Any:
-    """Return a boto3 client whose calls take at most CALL_SECONDS."""
+    """Return a boto3 client whose calls take at most CALL_SECONDS, unless an emulator on this
+    machine is called.
+    """
+    if urlsplit(os.environ.get("AWS_ENDPOINT_URL", "")).hostname in LOOPBACK:
+        config = config.merge(EMULATOR)
     with _lock:  # the default session is not thread-safe
         # nothing that boto3 loads is garbage; looking for it is a tenth of a cold start
         gc.disable()
