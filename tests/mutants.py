@@ -178,12 +178,15 @@ def main() -> int:
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         running = {pool.submit(run, mutant, mutant.mutated()): mutant for mutant in mutants}
-        for done in track(as_completed(running), "mutants", total=len(mutants), console=console):
+        finished = track(as_completed(running), "mutants", total=len(mutants), console=console)
+        for number, done in enumerate(finished, 1):
             if done.result() == CAUGHT:
                 caught += 1
             else:
                 mutant = running[done]
                 console.print(f"{done.result()}: {mutant.what} ({mutant.module})", soft_wrap=True)
+            if number % 25 == 0 and not console.is_terminal:
+                console.print(f"{number} of {len(mutants)}")
     finally:
         pool.shutdown(cancel_futures=True)
     console.print(f"{caught} of {len(mutants)} mutants caught")
