@@ -372,8 +372,8 @@ def _usage(url: str, key: str, receiver: Receiver, outside: dict[str, str]) -> s
     is_pushed = current.webhook == receiver.hook_url
     is_pulled = is_pushed or current.webhook == settings.PULL_ONLY
     is_allowed = current.subscription_hosts.allows(receiver.hook_url)
-    # The blocks of TOUR: two events, retries, a dead letter, a lease, a subscription, a token, AWS,
-    # the dead letter
+    # The blocks of TOUR: two events, retries, a dead letter, a lease, a subscription, a token, AWS
+    # (which opens a parenthesis), the dead letter
     shown = (
         True,
         is_pushed,
@@ -392,6 +392,7 @@ def _usage(url: str, key: str, receiver: Receiver, outside: dict[str, str]) -> s
     return f"""export TRIGGERS_URL={url}{own_key}
 
 {tour}
+)
 
 console      {page}
   version    {__version__}, stage {os.environ["STAGE"]}

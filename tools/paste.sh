@@ -29,8 +29,9 @@ curl -sS RECEIVER
 : "Open the link that this prints: the page on which that customer manages its webhooks."
 make token TENANT=customer-42
 
-: "In a shell of its own, since the next make run would take them, too, these variables let make dlq,"
-: ".venv/bin/chalice local --port 8001 and others use this AWS:"
+: "In parentheses, since the next make run would take these variables, too: with them make dlq, and in another shell"
+: ".venv/bin/chalice local --port 8001 and others, use this AWS."
+(
 VARIABLES
 make dlq
 

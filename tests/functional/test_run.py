@@ -82,9 +82,11 @@ def test_what_is_printed_can_be_pasted_from_top_to_bottom_block_by_block(
     wait, show = re.findall("(sleep 5; (curl .*))", commands)[0]
     commands = commands.replace(wait, f"""until {show} | grep 'responded 200.*"3"'; do :; done""")
 
-    output = shell(commands.replace("\n\n", "\necho ----\n")).split("----\n")
+    commands = commands.replace("\n\n", "\necho ----\n") + "\necho ----; env"
 
-    _, posted, retried, dead, consumed, subscribed, token, dead_letters, redriven = output
+    output = shell(commands).split("----\n")
+
+    _, posted, retried, dead, consumed, subscribed, token, dead_letters, redriven, left = output
     for event_id in re.findall(r'evt_\w+(?="|: D)', posted):
         assert f"{event_id}  responded 200, signature ok: " in subscribed
     third = found([retried], r"(evt_\w+): ")
@@ -100,6 +102,7 @@ def test_what_is_printed_can_be_pasted_from_top_to_bottom_block_by_block(
     assert subscription["subscription_id"] == subscription_id
     assert f"webhook  permanent  1 message, the latest:\n  {event_id}  " in dead_letters
     assert redriven.endswith("triggers-api-dev-inbox-dlq is empty\n")
+    assert "AWS_ENDPOINT_URL" not in left  # which the next make run would use
     assert system.call("DELETE", f"/subscriptions/{subscription_id}")[0] == 204
 
 
