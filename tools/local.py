@@ -113,6 +113,8 @@ class Screen(logging.Handler):
                 self.event(event_id, message.removeprefix("event "))
             case message if record.levelno >= logging.WARNING:
                 reason = fields.get("error") or fields.get("reason") or ""
+                if message == "dynamodb failed":
+                    reason += f", the emulator at {given('AWS_ENDPOINT_URL')}"
                 self.event(event_id, f"warning      {message} {reason}")
 
 

@@ -221,8 +221,9 @@ def redrive(stage: str, rate: float) -> None:
 @cli.command(short_help="Show the life of one event, or a subscription.")
 @click.argument("event_id", default="", envvar="EVENT_ID")
 @option("--subject", metavar="SUBJECT", help="The event with this subject, or a list of several.")
+@option("--stage", metavar="NAME", help="Refuse unless TRIGGERS_URL is the API of this stage.")
 @click.option("--payload", is_flag=True, help="Show payload and metadata, too.")
-def show(event_id: str, subject: str | None, *, payload: bool) -> None:
+def show(event_id: str, subject: str | None, stage: str | None, *, payload: bool) -> None:
     """Show the timeline of an event: creation, the last 25 attempts, state, and who got it
     or why not; or a subscription (sub_...).
 
@@ -232,6 +233,10 @@ def show(event_id: str, subject: str | None, *, payload: bool) -> None:
     if bool(event_id) == bool(subject):
         raise click.UsageError("give either EVENT_ID or --subject")
     api = Api()
+    if stage:
+        called, _ = api.call("GET", "/me")
+        if called["stage"] != stage:
+            raise click.ClickException(f"TRIGGERS_URL is the API of the stage {called['stage']}")
     is_subscription = event_id.startswith("sub_")
     columns: Sequence[str] = (*EVENT_COLUMNS, "tenant")
     items = islice(api.list_all("/events", limit="100", subject=subject), SEARCHED)

@@ -12,7 +12,7 @@ import pytest
 from chalicelib import deps as services
 from chalicelib.infra.errors import ApiError
 from chalicelib.infra.times import rfc3339
-from tests.conftest import Output
+from tests.conftest import During, Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, status
 from tests.support.subscribing import copies, post_for, states, subscribe, subscribed, subscriptions
@@ -157,6 +157,24 @@ def test_after_each_edit_another_one_is_made(world: World, target: Receiver) -> 
         paths.append(subscribed(world, target))
         patch(world, paths[-1], target_url=ZAPIER)
     assert len(set(paths)) == 3
+
+
+def test_what_is_given_for_one_url_never_goes_to_another(
+    world: World, target: Receiver, during: During
+) -> None:
+    path = subscribed(world, target)
+    edits = [ZAPIER]
+
+    def edit_meanwhile(**_: object) -> None:
+        while edits:
+            patch(world, path, target_url=edits.pop())
+
+    during(world.dynamodb, "before-call.dynamodb.UpdateItem", edit_meanwhile)
+    made = subscribe(world, target.url, name="New")
+
+    assert made.status_code == 201
+    assert made.json["name"] == "New"
+    assert shown(world, path)["name"] is None
 
 
 def test_a_subscription_is_found_though_the_edited_one_was_deleted(
