@@ -320,7 +320,7 @@ def _start_worker() -> None:
     batch window.
     """
     client_config = ClientConfig(
-        connect_timeout=1, read_timeout=5, retries={"total_max_attempts": 1}
+        connect_timeout=1, read_timeout=30, retries={"total_max_attempts": 1}
     )
     started = services.get().settings
     queue = Queue(boto3.client("sqs", config=client_config), started.inbox_queue_url)
