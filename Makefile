@@ -77,7 +77,7 @@ e2e: $(SET_UP_DEV) ## deploy the package to an emulated AWS, and drive it
 	@E2E=1 $(PY) -m pytest -vv -n 0 tests/e2e
 
 pictures: $(SET_UP_DEV) ## draw the pictures of the docs from the page of today (needs Chromium)
-	@exec $(PY) -m tests.browser.pictures
+	@PICTURES=1 $(PY) -m pytest -n 0 tests/browser -k pictures
 
 bench: $(SET_UP_DEV) ## measure the performance goals
 	@exec $(PY) -m tests.bench

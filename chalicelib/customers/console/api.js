@@ -91,7 +91,11 @@ async function loadRecipients(id) {
   const { recipients } = await get(`events/${id}/recipients`);
   const made = recipients.map((one) => one.copy).filter(Boolean);
   remember(made);
-  const ids = made.map((one) => one.event_id);
-  families.set(id, [...new Set([...(families.get(id) ?? []), ...ids])]);
+  const ids = new Set(made.map((one) => one.event_id));
+  const listed = new Set([...(families.get(id) ?? []), ...ids]);
+  families.set(id, [...listed]);
+  for (const gone of listed) {
+    if (!ids.has(gone)) copies.set(gone, { event_id: gone, status: "deleted" });
+  }
   return recipients;
 }

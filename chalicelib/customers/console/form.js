@@ -66,7 +66,7 @@ function readForm(form, one) {
     } catch ({ name, message }) {
       faults.push({
         field,
-        message: name === "SyntaxError" ? `must be JSON: ${message}` : message,
+        message: name === "SyntaxError" ? `It must be JSON: ${message}.` : message,
       });
     }
   };
@@ -96,7 +96,7 @@ function readTypes(form, one) {
     entry.startsWith("triggers.") || offered.some((type) => matches(entry, type));
   const known = one?.event_types ?? [];
   const wrong = entries.find((entry) => !isOffered(entry) && !known.includes(entry));
-  if (wrong) throw new Error(`must not have ${wrong}, which is no event type here`);
+  if (wrong) throw new Error(`${wrong} is no event type here.`);
   const isSame = entries.length === known.length && entries.every((entry) => known.includes(entry));
   if (isSame) return undefined;
   return entries.length ? entries : null;
@@ -105,8 +105,8 @@ function readFilter(text) {
   if (!text.trim()) return null;
   const filter = JSON.parse(text, exactly);
   const unknown = unknownOperator(filter);
-  if (unknown)
-    throw new Error(`has ${unknown}, which is no operator; there are ${OPERATORS.join(", ")}`);
+  const there = OPERATORS.join(", ");
+  if (unknown) throw new Error(`${unknown} is no operator; there are ${there}.`);
   return filter;
 }
 // Return the name of the first operator of a filter that does not exist.
@@ -129,8 +129,7 @@ function readHeaders(form, one) {
     filled.every(([name, value]) => !value && known.includes(name));
   if (isSame) return undefined;
   const [without] = filled.filter(([, value]) => !value);
-  if (without)
-    throw new Error(`must have the value of ${without[0]} again, because all are replaced`);
+  if (without) throw new Error(`Give the value of ${without[0]} again: all are replaced.`);
   return filled.length ? Object.fromEntries(filled) : null;
 }
 
@@ -142,10 +141,8 @@ async function save(form, one, answer) {
     : ["POST", "subscriptions"];
   const answered = await call(method, path, [], JSON.stringify(given)).catch((error) => error);
   const { body } = answered;
-  const isExplained = explain(
-    (answered.errors ?? []).map((fault) => clearer(fault, given)),
-    form,
-  );
+  const refused = (answered.errors ?? []).map((fault) => clearer(fault, given));
+  const isExplained = explain(refused, form);
   setText(partsOf(form).fault, isExplained || body ? "" : answered.message);
   if (!body) return;
   if (one) {
@@ -164,15 +161,15 @@ async function save(form, one, answer) {
 }
 // Of a URL without https that alone is said.
 function clearer({ field, message }, { target_url: url }) {
-  const isPlain = field === "target_url" && !/^https:/i.test(url);
-  return { field, message: isPlain ? "must begin with https://" : message };
+  const isPlain = field === "target_url" && url && !/^https:/i.test(url);
+  return { field, message: isPlain ? "It must begin with https://." : `It ${message}.` };
 }
-// Show faults beside their fields; return whether there are any.
+// Show faults, which are sentences, beside their fields; return whether there are any.
 function explain(errors, form) {
   const faults = [...form.querySelectorAll("[data-fault]")].map((node) => {
     const fault = errors.find(({ field }) => field.split(".")[0] === node.dataset.fault);
     const field = form.elements[node.dataset.fault];
-    setText(node, fault ? `It ${fault.message}.` : "");
+    setText(node, fault?.message ?? "");
     if (field) field.ariaInvalid = String(Boolean(fault));
     return fault;
   });

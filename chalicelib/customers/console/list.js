@@ -67,46 +67,46 @@ async function loadUnread() {
   return unread.length > 5;
 }
 function fillRow(node, row) {
-  const { state, subject, type, remark: remarks, tries, age } = partsOf(node);
+  const parts = partsOf(node);
   const { read, unread } = copiesOf(row);
-  const pushed = row.event?.delivered_via === "subscriptions" ? [] : [row.event];
-  const all = [...read, ...pushed].filter(Boolean).sort((a, b) => rank(a) - rank(b));
-  const [worst = row.event] = all;
+  const worst = worstItem(row, read);
   const one = row.event ?? worst;
-  const count = worst.delivery_attempts;
-  setText(state, worst.status);
-  setTone(state, "badge", worst.status);
-  setText(subject, one.subject ?? `${row.id.slice(0, 12)}…`);
-  setText(type, one.event_type);
-  setText(remarks, toldOf(row, read, unread, worst).filter(Boolean).join(", "));
-  setText(tries, count ? number(count, "attempt") : "");
+  const attempts = worst.delivery_attempts;
   const clocked = me.tenant ? `, ${clock(one.created_at)}` : "";
-  setText(age, `${relative(one.created_at)}${clocked}`);
-  age.title = utc(one.created_at);
+  setText(parts.state, worst.status);
+  setTone(parts.state, "badge", worst.status);
+  setText(parts.subject, one.subject ?? `${row.id.slice(0, 12)}…`);
+  setText(parts.type, one.event_type);
+  setText(parts.remark, toldOf(row, read, unread).filter(Boolean).join(", "));
+  setText(parts.tries, attempts ? number(attempts, "attempt") : "");
+  setText(parts.age, `${relative(one.created_at)}${clocked}`);
+  parts.age.title = utc(one.created_at);
   node.firstElementChild.href = `#/events/${row.id}`;
 }
-function toldOf(row, read, unread, worst) {
-  const own = row.event;
+// Return what of a row has the worst state, a copy rather than the event itself.
+function worstItem({ event: own }, read) {
+  const pushed = own && own.delivered_via !== "subscriptions" ? [own] : [];
+  const all = [...read, ...pushed].filter(({ status }) => status !== "deleted");
+  return all.sort((a, b) => rank(a) - rank(b))[0] ?? own;
+}
+function toldOf(row, read, unread) {
+  const { event: own } = row;
   if (me.tenant) return [remark(own)];
-  const told = [(own ?? worst).tenant && `for ${(own ?? worst).tenant}`];
-  if (isOfOne()) return [...told, `to ${label(own.subscription_id)}`, remark(own)];
-  const isWhole = families.has(row.id);
-  const count = read.length + unread;
-  if (isWhole && count)
-    told.push(
-      became(
-        read.map((one) => one.status),
-        unread,
-      ),
-    );
-  if (!count && own?.delivered_via === "subscriptions") return [...told, "matched no webhook"];
-  if (worst !== own) {
-    if (worst.status !== "delivered")
-      told.push(`${shortLabel(worst.subscription_id)}: ${remark(worst)}`);
-  } else if (!count || own.status !== "delivered") {
-    told.push(`${count ? "your own webhook: " : ""}${remark(own)}`);
+  const worst = worstItem(row, read);
+  const { tenant } = own ?? worst;
+  const whose = tenant && `for ${tenant}`;
+  if (isOfOne()) return [whose, `to ${label(own.subscription_id)}`, remark(own)];
+  const statuses = read.map(({ status }) => status);
+  const count = statuses.length + unread;
+  if (!count) {
+    const isOwn = own.delivered_via !== "subscriptions";
+    return [whose, isOwn ? remark(own) : "matched no webhook"];
   }
-  return told;
+  const isWhole = families.has(row.id);
+  const whole = isWhole && became(statuses, unread);
+  if (worst.status === "delivered") return [whose, whole];
+  const name = worst === own ? "your own webhook" : shortLabel(worst.subscription_id);
+  return [whose, whole, `${name}: ${remark(worst)}`];
 }
 
 function renderList() {

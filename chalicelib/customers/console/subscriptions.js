@@ -18,13 +18,14 @@ async function showSubscriptions() {
   const now = Date.now();
   const isDue = (one) => now - (recentOf(one)?.at ?? 0) > COUNT_MS;
   const isKnown = (one) => Boolean(recentOf(one));
-  const due = found().filter((one) => isDue(one) && (!isKnown(one) || isVisible(one)));
+  const due = matching().filter((one) => isDue(one) && (!isKnown(one) || isVisible(one)));
   for (const one of due.slice(0, 10)) {
     await loadRecent(one);
     renderSubscriptions();
   }
   return due.length > 10;
 }
+const maximum = (values) => values.sort().at(-1);
 function isVisible({ subscription_id: id }) {
   const node = $("subscriptions").querySelector(`[data-id=${id}]`);
   if (!node) return false;
@@ -53,16 +54,13 @@ async function loadRecent(one) {
     counts: Object.fromEntries(STATUSES.map((status) => [status, count(status)])),
     isFailing: tried.length > 0 && tried[0].status !== "delivered",
     last: items[0]?.created_at,
-    lastDelivered: delivered
-      .map((item) => item.delivered_at)
-      .sort()
-      .at(-1),
+    lastDelivered: maximum(delivered.map((item) => item.delivered_at)),
     lastError: tried[0]?.last_error,
     failed: count("failed"),
     isMoreFailed: false,
   };
+  // older ones may have failed, too
   if (isMore) {
-    // older ones may have failed, too
     const failed = await listEvents({ subscription_id, status: "failed" }, PAGE, signal);
     some.failed = failed.found.size;
     some.isMoreFailed = failed.isMore;
@@ -98,8 +96,8 @@ function tellSlow({ slow_since }, some) {
   const took = some?.took && `the newest delivery took ${duration(some.took)}`;
   return `slow: ${took || `since ${clock(slow_since)}`}`;
 }
-// Return what is found, those in trouble first, but those that were acted on where they were.
-function found() {
+// Return those that match what is sought, those in trouble first, but those that were acted on where they were.
+function matching() {
   const sought = (filters.text ?? "").trim().toLowerCase();
   const matches = (one) =>
     pinned.has(one.subscription_id) ||
@@ -113,7 +111,7 @@ function pin(one) {
   if (!pinned.has(one.subscription_id)) pinned.set(one.subscription_id, stateOf(one)[2]);
 }
 function renderSubscriptions() {
-  const some = found();
+  const some = matching();
   const troubled = listed.filter((one) => stateOf(one)[2] < 3).length;
   const uncounted = listed.filter((one) => !recentOf(one)).length;
   const none = me.tenant
