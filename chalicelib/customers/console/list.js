@@ -29,7 +29,7 @@ async function loadList() {
   $("older").hidden = !isMore || shownItems() === MOST_SHOWN;
   renderList();
   markShown();
-  await learn(items);
+  await learn(items.toSorted((a, b) => rank(a) - rank(b)));
   renderList();
   const isMoreUnread = !isOfOne() && (await loadUnread());
   await loadCounts(items);
@@ -111,6 +111,7 @@ function toldOf(row, read, unread) {
 
 function renderList() {
   showItems($("rows"), rows, "id", "row", fillRow);
+  $("rows").ariaBusy = String(!isListed);
   const none = me.tenant ? "Nothing was sent yet." : "No events yet. Post one:";
   const empty = isFiltered() ? "No event matches." : none;
   const name = me.tenant ? `Deliveries to ${label(filters.subscription_id ?? "")}` : "Events";
