@@ -83,8 +83,7 @@ def _is_entry(entry: Any) -> bool:
 def mismatch(pattern: Json, payload: Json) -> str | None:
     """Return the path of the first member of a filter that does not match a payload.
 
-    None: the payload matches. The filter has no fault. Raises RecursionError if the payload is
-    nested deeper than calls can be.
+    None: the payload matches. The filter has no fault.
     """
     return _mismatch(pattern, [payload], "")
 
