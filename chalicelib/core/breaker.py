@@ -9,12 +9,15 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from threading import Lock
 
 from chalicelib.core.outcome import MAX_RETRY_AFTER_SECONDS, Outcome, PushResult
+from chalicelib.core.target import Target
 
-WORKER_PATIENCE_SECONDS = 15.0
+WORKER_PATIENCE_SECONDS = 25.0
 INLINE_PATIENCE_SECONDS = 5.0
+SLOW_REFUSAL_SECONDS = 1.0  # a 429 that took so long held a thread like any failure
 MAX_DESTINATIONS = 2000  # the one used least recently is forgotten
 # longer than any push; a trial whose result is never recorded ends by then
 MAX_TRIAL_SECONDS = 20.0
@@ -22,11 +25,12 @@ MAX_TRIAL_SECONDS = 20.0
 
 @dataclass
 class _State:
-    """What is known of one destination since its last success.
+    """What is known of one destination since its last success, also if its URL was edited since.
 
     `next_trial_at` is 0 while it is closed.
     """
 
+    url: str
     last_success_at: float = 0.0
     failures: int = 0
     wasted_seconds: float = 0.0
@@ -36,7 +40,9 @@ class _State:
 class Breaker:
     """Decides whether to push to a destination now.
 
-    Open destinations take turns: one trial at a time for all of them.
+    A container makes one trial at a time. After one that failed it rests, and so do all open
+    destinations of the same owner: a tenant with a hundred dead URLs takes no more trials than a
+    tenant with one.
 
     :param patience_seconds: A destination opens when the pushes that failed since its last success
         took so long.
@@ -49,63 +55,79 @@ class Breaker:
         self._random = random
         self._lock = Lock()
         self._states: OrderedDict[str, _State] = OrderedDict()
-        self._last_turn_at = 0.0  # the latest `next_trial_at` of any destination
+        self._rests: dict[str, float] = {}  # by owner, until when its open destinations rest
         self._free_at = 0.0  # no trial before: another is being made, or has failed
 
-    def acquire(self, destination: str, now: float) -> float:
+    def acquire(self, target: Target, now: float) -> float:
         """Return 0 to push now, else the seconds until the next trial.
 
         Ask once for each push: 0 may begin the trial.
         """
         with self._lock:
-            state = self._state(destination)
+            state = self._state(target)
+            # An edited URL has its trial when the old one would have had it.
+            state.url = target.url
             if not state.next_trial_at:
                 return 0.0
-            wait_seconds = max(0.0, state.next_trial_at - now, self._free_at - now)
-            if not wait_seconds:
-                self._free_at = now + MAX_TRIAL_SECONDS
-            return wait_seconds
+            rest_ends_at = self._rests.get(target.owner, 0.0)
+            wait_seconds = max(state.next_trial_at, rest_ends_at, self._free_at) - now
+            if wait_seconds > 0:
+                return wait_seconds
+            self._free_at = now + MAX_TRIAL_SECONDS
+            return 0.0
 
-    def failures(self, destination: str) -> int:
+    def failures(self, target: Target) -> int:
         """Return how many pushes in a row failed."""
         with self._lock:
-            return self._state(destination).failures
+            return self._state(target).failures
 
     def record(
-        self, destination: str, started: float, now: float, result: PushResult, open_seconds: float
+        self, target: Target, started: float, now: float, result: PushResult, open_seconds: float
     ) -> None:
-        """Count the result of a push.
+        """Count the result of a push; one to a URL that was edited since tells nothing.
 
-        A final refusal is a success, and so is a 429 if the destination is open.
+        A final refusal is a success, and so is a quick 429 if the destination is open; if it is
+        closed, a quick 429 counts as nothing.
 
         :param open_seconds: The least time between two trials of a destination.
         """
         with self._lock:
-            state = self._state(destination)
-            is_trial = 0 < state.next_trial_at <= started
-            is_throttled = result.status_code == 429
-            # not all containers try at the same time
-            pause_seconds = (now - started) * (2 + 6 * self._random())
-            if result.outcome is not Outcome.RETRY or (is_throttled and state.next_trial_at):
-                self._states[destination] = _State(last_success_at=now)
-                pause_seconds = 0.0
-            elif not is_throttled and started >= max(state.last_success_at, state.next_trial_at):
-                # Pushes that began before the latest success, or before the destination opened,
-                # tell nothing.
-                state.failures += 1
-                state.wasted_seconds += now - started
-                if state.wasted_seconds >= self._patience_seconds:
-                    # Behind all other destinations that are open.
-                    turn_at = max(now + open_seconds, max(now, self._last_turn_at) + pause_seconds)
-                    self._last_turn_at = state.next_trial_at = min(
-                        turn_at, now + MAX_RETRY_AFTER_SECONDS
-                    )
+            state = self._state(target)
+            is_open = state.next_trial_at > 0
+            is_trial = is_open and started >= state.next_trial_at
+            seconds = now - started
+            # At random: not all containers try at the same time.
+            pause_seconds = seconds * (2 + 6 * self._random())
+            is_throttled = (
+                result.status_code == HTTPStatus.TOO_MANY_REQUESTS
+                and seconds < SLOW_REFUSAL_SECONDS
+            )
             if is_trial:
                 self._free_at = now + pause_seconds
+            if state.url != target.url:
+                return
+            if result.outcome is not Outcome.RETRY or (is_throttled and is_open):
+                self._states[target.destination] = _State(target.url, last_success_at=now)
+                if is_open:
+                    self._rests.pop(target.owner, None)
+                    self._free_at = now
+            # Pushes that began before the latest success, or before the destination opened, tell
+            # nothing.
+            elif not is_throttled and started >= max(state.last_success_at, state.next_trial_at):
+                state.failures += 1
+                state.wasted_seconds += seconds
+                if state.wasted_seconds >= self._patience_seconds:
+                    state.next_trial_at = now + min(open_seconds, MAX_RETRY_AFTER_SECONDS)
+                    self._rest(target.owner, now, pause_seconds)
 
-    def _state(self, destination: str) -> _State:
-        state = self._states.setdefault(destination, _State())
-        self._states.move_to_end(destination)
+    def _rest(self, owner: str, now: float, seconds: float) -> None:
+        """Let the open destinations of an owner rest; forget the rests that are over."""
+        current = {other: ends_at for other, ends_at in self._rests.items() if ends_at > now}
+        self._rests = {**current, owner: now + seconds}
+
+    def _state(self, target: Target) -> _State:
+        state = self._states.setdefault(target.destination, _State(target.url))
+        self._states.move_to_end(target.destination)
         if len(self._states) > MAX_DESTINATIONS:
             self._states.popitem(last=False)
         return state

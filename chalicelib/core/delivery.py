@@ -42,6 +42,7 @@ from chalicelib.infra.times import rfc3339, unix_seconds
 AFTER_PUSH_SECONDS = 2 * CALL_SECONDS  # the record and the message
 # All of an attempt but the push: the claim and the target come before it.
 ATTEMPT_SECONDS = 2 * CALL_SECONDS + AFTER_PUSH_SECONDS
+LONG_PUSH_SECONDS = 1.0  # after a push that took so long, the worker waits for no other
 
 
 class OutOfTimeError(Exception):
@@ -109,14 +110,14 @@ def _attempt(
 ) -> Decision:
     """Make an attempt of the worker, whose breaker may be open; return what follows.
 
-    The worker waits up to `budget_seconds` for the next attempt itself, unless the destination hung
-    or keeps failing: others of its batch would wait for it.
+    The worker waits up to `budget_seconds` for the next attempt itself, unless the push took long
+    or the destination keeps failing: others of its batch would wait for it.
     """
     services = invocation.services
     settings = services.settings
     breaker = services.worker_breaker
     started = services.clock()
-    open_seconds = breaker.acquire(target.destination, started)
+    open_seconds = breaker.acquire(target, started)
     if open_seconds:
         result = PushResult(Outcome.RETRY, error=NOT_PUSHED, retry_after_seconds=open_seconds)
     else:
@@ -127,8 +128,9 @@ def _attempt(
             return GivenBack()
     attempted = event.with_attempt(Attempt.of(started, result))
     decision = _decide(attempted, target, result, services)
-    keeps_failing = breaker.failures(target.destination) >= settings.breaker_failures
-    may_wait = not (open_seconds or result.timed_out or keeps_failing)
+    keeps_failing = breaker.failures(target) >= settings.breaker_failures
+    took_long = services.clock() - started >= LONG_PUSH_SECONDS
+    may_wait = not (open_seconds or result.timed_out or took_long or keeps_failing)
     if isinstance(decision, RetryLater) and may_wait:
         time_left = invocation.seconds_left() - ATTEMPT_SECONDS - settings.push_timeout_seconds
         if decision.delay_seconds <= min(budget_seconds, time_left):
@@ -176,7 +178,7 @@ def push(
         result = services.push.send(event, target, int(started), timeout_seconds, connect_seconds)
     if breaker:  # a trial that was not made has ended, too
         open_seconds = settings.breaker_open_seconds
-        breaker.record(target.destination, started, services.clock(), result, open_seconds)
+        breaker.record(target, started, services.clock(), result, open_seconds)
     return result
 
 

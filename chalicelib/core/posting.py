@@ -208,7 +208,7 @@ def _choose_inline(plan: Plan, services: CoreServices) -> Plan:
         target = planned.target
         is_inline = places > 0 and target.is_enabled
         # The breaker is asked last, and once: to ask may begin the trial.
-        if is_inline and services.inline_breaker.acquire(target.destination, services.clock()):
+        if is_inline and services.inline_breaker.acquire(target, services.clock()):
             is_inline = False
         event = planned.event
         if is_inline:

@@ -13,13 +13,15 @@ from chalicelib.infra.errors import ApiError
 class Target:
     """Where events are pushed to: the webhook, or the target of a subscription, which gets copies.
 
-    `destination` names it to the breakers. Pushes are signed with each of `secrets`. One that is
-    not `is_enabled`, the webhook without URL or a disabled subscription, is left to the worker; one
-    that has a `fault` fails without a push.
+    `destination` names it to the breakers, whatever its URL, and `owner` whose it is: a tenant's,
+    or the webhook alone. Pushes are signed with each of `secrets`. One that is not `is_enabled`,
+    the webhook without URL or a disabled subscription, is left to the worker; one that has a
+    `fault` fails without a push.
     """
 
     url: str = field(repr=False)
-    destination: str = field(repr=False)
+    destination: str
+    owner: str
     secrets: tuple[bytes, ...] = field(repr=False)
     is_enabled: bool
     subscription_id: str | None = None

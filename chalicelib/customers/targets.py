@@ -25,6 +25,7 @@ from chalicelib.core.target import Target
 from chalicelib.customers.subscription import Subscription
 from chalicelib.customers.subscriptions import FAILING_LONG, TARGET_ENABLED, Subscriptions
 from chalicelib.infra.errors import ApiError
+from chalicelib.infra.queue import DEFAULT_GROUP_ID
 from chalicelib.infra.telemetry import logger
 from chalicelib.settings import COPIES_ONLY
 
@@ -95,7 +96,13 @@ class AllTargets:
     def webhook(self) -> Target:
         settings = self.services.settings
         url = settings.webhook_url or ""
-        return Target(url, f"webhook {url}", settings.signing_secrets, is_enabled=bool(url))
+        return Target(
+            url=url,
+            destination=DEFAULT_GROUP_ID,
+            owner=DEFAULT_GROUP_ID,
+            secrets=settings.signing_secrets,
+            is_enabled=bool(url),
+        )
 
     def of(self, subscription: Subscription) -> SubscriptionTarget:
         """Return the target of a subscription."""
@@ -105,7 +112,8 @@ class AllTargets:
         secrets = subscription.secrets(settings.signing_secrets, self.services.clock())
         return SubscriptionTarget(
             url=url,
-            destination=f"{subscription.subscription_id} {url}",
+            destination=subscription.subscription_id,
+            owner=f"tenant {subscription.tenant}",
             secrets=tuple(secrets),
             is_enabled=subscription.disabled_at is None,
             subscription_id=subscription.subscription_id,

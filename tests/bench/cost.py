@@ -81,8 +81,8 @@ def deliver(payload: str, failures: int, receiver: Receiver, naps: list[float]) 
     """Deliver an event that the receiver refuses `failures` times before; return what that took."""
     breaker = services.get().worker_breaker
     now = time.time()
-    destination = services.get().targets.webhook.destination
-    breaker.record(destination, now, now, PushResult(Outcome.DELIVERED), 0)
+    webhook = services.get().targets.webhook
+    breaker.record(webhook, now, now, PushResult(Outcome.DELIVERED), 0)
     receiver.script(*[503] * failures)
     receiver.requests.clear()
     waits = [0.0]

@@ -310,11 +310,15 @@ def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(
 
     world.restart(SUBSCRIPTION_HOSTS="none")
     breaker = world.services.worker_breaker
-    for destination in (f"{subscription_id} {target.url}", "another"):
-        breaker.record(destination, START - 15, START, PushResult(Outcome.RETRY), 1)
+    subscription = world.services.subscriptions.get(subscription_id)
+    assert subscription
+    denied = world.services.targets.of(subscription)
+    another = replace(denied, destination="another", owner="another")
+    for open_target in (denied, another):
+        breaker.record(open_target, START - 25, START, PushResult(Outcome.RETRY), 1)
     world.clock.sleep(300)  # now both may be tried
     world.run_worker()
-    assert breaker.acquire("another", world.clock()) == 0
+    assert breaker.acquire(another, world.clock()) == 0
 
     assert world.post()["copies"] == []
     copy = world.get(f"/events/{copy_id}")

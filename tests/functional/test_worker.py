@@ -12,7 +12,7 @@ from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.operations.recovery import BatchError
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
-from tests.support.receiver import Receiver, hang, status, when_all_are_here
+from tests.support.receiver import Receiver, hang, in_turn, status, when_all_are_here
 from tests.support.subscribing import listed
 from tests.support.world import START, UNKNOWN, World, assert_has
 
@@ -143,6 +143,18 @@ def test_the_worker_does_not_wait_after_a_push_that_timed_out(
     assert world.clock() == START
     [message] = world.messages()
     assert_has(message, attributes={"EventId": event_id}, delay_seconds=1)
+
+
+@pytest.mark.parametrize(("seconds", "pushes"), [(0.9, 2), (1.0, 1)])
+def test_the_worker_does_not_wait_after_a_push_that_took_a_second(
+    world: World, receiver: Receiver, seconds: float, pushes: int
+) -> None:
+    receiver.script(in_turn(lambda _: world.clock.sleep(seconds), status(503)))
+    queued(world)
+
+    world.run_worker()
+
+    assert len(receiver.requests) == pushes
 
 
 @pytest.mark.parametrize(

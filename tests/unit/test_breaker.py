@@ -1,20 +1,31 @@
 """The breaker's arithmetic: when a destination opens, and who makes the next trial."""
 
+from dataclasses import replace
+
 import pytest
 
 from chalicelib.core import breaker as module
 from chalicelib.core.breaker import Breaker
 from chalicelib.core.outcome import MAX_RETRY_AFTER_SECONDS, Outcome, PushResult
+from chalicelib.core.target import Target
 
 OPEN_SECONDS = 30.0
 REST = 5  # a rest is as long as 2 + 6 * 0.5 failed trials
-ONE = "sub_1 https://a.example"
-OTHER = "sub_2 https://a.example"
-THIRD = "webhook https://a.example"
 DELIVERED = PushResult(Outcome.DELIVERED, status_code=200)
 REFUSED = PushResult(Outcome.FAILED, status_code=422)
 FAILED = PushResult(Outcome.RETRY, status_code=503)
 THROTTLED = PushResult(Outcome.RETRY, status_code=429)
+
+
+def target_of(owner: str, destination: str) -> Target:
+    return Target("https://a.example", destination, owner, secrets=(), is_enabled=True)
+
+
+ONE = target_of("tenant one", "sub_1")
+SIBLING = target_of("tenant one", "sub_2")
+OTHER = target_of("tenant other", "sub_3")
+WEBHOOK = target_of("webhook", "webhook")
+EDITED = replace(ONE, url="https://b.example")
 
 
 @pytest.fixture
@@ -23,14 +34,20 @@ def breaker() -> Breaker:
 
 
 def push(
-    breaker: Breaker, destination: str, at: float, *, seconds: float, result: PushResult = FAILED
+    breaker: Breaker,
+    target: Target,
+    at: float,
+    *,
+    seconds: float,
+    result: PushResult = FAILED,
+    open_seconds: float = OPEN_SECONDS,
 ) -> None:
-    breaker.record(destination, at, at + seconds, result, OPEN_SECONDS)
+    breaker.record(target, at, at + seconds, result, open_seconds)
 
 
-def open_at(breaker: Breaker, destination: str, now: float) -> None:
+def open_at(breaker: Breaker, target: Target, now: float) -> None:
     for _ in range(2):
-        push(breaker, destination, now - 10, seconds=10)
+        push(breaker, target, now - 10, seconds=10)
 
 
 def test_a_destination_opens_when_its_failures_wasted_too_much_time_and_no_other_with_its_url(
@@ -42,7 +59,7 @@ def test_a_destination_opens_when_its_failures_wasted_too_much_time_and_no_other
 
     push(breaker, ONE, 115, seconds=0.1)
     assert breaker.acquire(ONE, 115.1) == pytest.approx(OPEN_SECONDS)
-    assert breaker.acquire(OTHER, 115.1) == 0
+    assert breaker.acquire(SIBLING, 115.1) == 0
 
 
 @pytest.mark.parametrize("result", [DELIVERED, REFUSED])
@@ -61,9 +78,11 @@ def test_failures_that_began_before_the_latest_success_do_not_count(breaker: Bre
     assert breaker.failures(ONE) == 0
 
 
-@pytest.mark.parametrize("result", [DELIVERED, REFUSED, THROTTLED])
-def test_one_trial_is_made_after_the_open_time_and_a_response_closes(
-    breaker: Breaker, result: PushResult
+@pytest.mark.parametrize(
+    ("result", "seconds"), [(DELIVERED, 2.0), (REFUSED, 2.0), (THROTTLED, 0.9)]
+)
+def test_one_trial_is_made_after_the_rest_and_a_response_closes(
+    breaker: Breaker, result: PushResult, seconds: float
 ) -> None:
     push(breaker, ONE, 100, seconds=15)
     trial_at = 115 + REST * 15
@@ -71,16 +90,19 @@ def test_one_trial_is_made_after_the_open_time_and_a_response_closes(
     assert breaker.acquire(ONE, trial_at) == 0
     assert breaker.acquire(ONE, trial_at + 1) == 19
 
-    push(breaker, ONE, trial_at, seconds=2, result=result)
+    push(breaker, ONE, trial_at, seconds=seconds, result=result)
     assert [breaker.acquire(ONE, trial_at + 2) for _ in range(2)] == [0, 0]
 
 
-def test_too_many_requests_count_as_nothing_while_it_is_closed(breaker: Breaker) -> None:
+def test_too_many_requests_count_as_nothing_unless_the_answer_took_a_second(
+    breaker: Breaker,
+) -> None:
     push(breaker, ONE, 100, seconds=14)
-    push(breaker, ONE, 114, seconds=5, result=THROTTLED)
+    push(breaker, ONE, 114, seconds=0.9, result=THROTTLED)
+    push(breaker, ONE, 115, seconds=0.9, result=THROTTLED)
     assert breaker.acquire(ONE, 119) == 0
     assert breaker.failures(ONE) == 1
-    push(breaker, ONE, 119, seconds=1)
+    push(breaker, ONE, 119, seconds=1, result=THROTTLED)
     assert breaker.acquire(ONE, 120) > 0
 
 
@@ -95,27 +117,50 @@ def test_a_trial_that_fails_is_followed_by_a_rest_for_all_that_are_open(breaker:
     open_at(breaker, OTHER, 110)
     assert breaker.acquire(ONE, 300) == 0
     push(breaker, ONE, 300, seconds=10)
-    assert breaker.acquire(THIRD, 306) == 0
-    push(breaker, THIRD, 306, seconds=4)
+    assert breaker.acquire(WEBHOOK, 306) == 0
+    push(breaker, WEBHOOK, 306, seconds=4)
     assert breaker.acquire(OTHER, 310) == REST * 10
 
 
-def test_a_trial_that_succeeds_is_followed_by_the_next_at_once(breaker: Breaker) -> None:
-    open_at(breaker, ONE, 110)
-    open_at(breaker, OTHER, 110)
+def test_a_trial_that_succeeds_is_followed_by_the_next_at_once_also_of_its_owner(
+    breaker: Breaker,
+) -> None:
+    for target in (ONE, OTHER, SIBLING):
+        open_at(breaker, target, 110)
     assert breaker.acquire(ONE, 300) == 0
+    open_at(breaker, SIBLING, 300)
     push(breaker, ONE, 300, seconds=2, result=DELIVERED)
     assert breaker.acquire(OTHER, 302) == 0
+    push(breaker, OTHER, 302, seconds=2, result=DELIVERED)
+    assert breaker.acquire(SIBLING, 330) == 0
 
 
-def test_open_destinations_take_turns_in_the_order_in_which_they_failed(breaker: Breaker) -> None:
-    for destination in (ONE, OTHER, THIRD):
-        open_at(breaker, destination, 110)
-    waits = [breaker.acquire(destination, 110) for destination in (ONE, OTHER, THIRD)]
-    assert waits == [REST * 10, 2 * REST * 10, 3 * REST * 10]
-    assert breaker.acquire(ONE, 160) == 0
-    push(breaker, ONE, 160, seconds=10)
-    assert breaker.acquire(ONE, 170) == 110 + 4 * REST * 10 - 170
+def test_what_opens_lets_the_others_of_its_owner_rest_and_nobody_else(breaker: Breaker) -> None:
+    for target in (ONE, OTHER):
+        open_at(breaker, target, 110)
+    open_at(breaker, SIBLING, 150)
+    assert breaker.acquire(OTHER, 155) == 5
+    assert breaker.acquire(ONE, 165) == 150 + REST * 10 - 165
+    push(breaker, target_of("tenant one", "sub_4"), 165, seconds=0, result=DELIVERED)
+    assert breaker.acquire(ONE, 165) == 150 + REST * 10 - 165
+    assert breaker.acquire(OTHER, 165) == 0
+
+
+def test_an_edited_url_of_an_open_destination_waits_for_its_trial(breaker: Breaker) -> None:
+    open_at(breaker, ONE, 110)
+    assert breaker.acquire(EDITED, 110) == REST * 10
+    assert breaker.acquire(EDITED, 160) == 0
+    push(breaker, ONE, 105, seconds=57, result=DELIVERED)
+    assert breaker.acquire(EDITED, 162) == 18
+    push(breaker, EDITED, 160, seconds=10, result=DELIVERED)
+    assert [breaker.acquire(EDITED, 170) for _ in range(2)] == [0, 0]
+
+
+def test_an_edit_does_not_wipe_what_was_wasted(breaker: Breaker) -> None:
+    push(breaker, ONE, 100, seconds=14)
+    assert breaker.acquire(EDITED, 114) == 0
+    push(breaker, EDITED, 114, seconds=1)
+    assert breaker.acquire(EDITED, 115) > 0
 
 
 def test_pushes_that_were_under_way_when_it_opened_are_no_trials(breaker: Breaker) -> None:
@@ -125,19 +170,19 @@ def test_pushes_that_were_under_way_when_it_opened_are_no_trials(breaker: Breake
     assert breaker.acquire(ONE, 110 + REST * 10) == 0
 
 
-def test_a_turn_comes_in_an_hour_however_many_are_open(breaker: Breaker) -> None:
-    for number in range(100):
-        open_at(breaker, f"sub_{number} https://a.example", 110)
-    assert breaker.acquire("sub_99 https://a.example", 110) == MAX_RETRY_AFTER_SECONDS
+def test_a_trial_comes_in_an_hour_whatever_the_setting(breaker: Breaker) -> None:
+    for _ in range(2):
+        push(breaker, ONE, 100, seconds=10, open_seconds=86400)
+    assert breaker.acquire(ONE, 110) == MAX_RETRY_AFTER_SECONDS
 
 
 def test_the_destination_used_least_recently_is_forgotten(
     breaker: Breaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_DESTINATIONS", 2)
-    for destination in (ONE, OTHER):
-        open_at(breaker, destination, 110)
+    for target in (ONE, OTHER):
+        open_at(breaker, target, 110)
     assert breaker.acquire(ONE, 110) > 0
-    assert breaker.acquire(THIRD, 110) == 0
+    assert breaker.acquire(WEBHOOK, 110) == 0
     assert breaker.acquire(ONE, 110) > 0
     assert breaker.acquire(OTHER, 110) == 0

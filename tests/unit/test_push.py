@@ -84,7 +84,7 @@ def send(
     connect_timeout_seconds: float = 5,
     **options: Any,
 ) -> PushResult:
-    target = Target(url, "", **{"secrets": (), "is_enabled": True, **options})
+    target = Target(url, "", "", **{"secrets": (), "is_enabled": True, **options})
     return push.send(event, target, 1, timeout_seconds, connect_timeout_seconds)
 
 
