@@ -280,10 +280,22 @@ def worker(event: SQSEvent) -> None:
     """Process a batch; raise if some messages failed, which SQS returns after the visibility
     timeout.
     """
-    run(
-        event,
-        partial(recovery.process, [Message.from_record(record.to_dict()) for record in event]),
-    )
+    run(event, partial(recovery.process, messages_of(event)))
+
+
+@app.on_sqs_message(
+    queue=f"triggers-api-{STAGE}-slow-queue",
+    batch_size=10,
+    maximum_batching_window_in_seconds=deploy_settings["worker_batch_window_seconds"],
+    maximum_concurrency=deploy_settings["slow_max_concurrency"],
+)
+def slow_worker(event: SQSEvent) -> None:
+    """Process a batch of the slow lane, as `worker` does."""
+    run(event, partial(recovery.process, messages_of(event), is_slow=True))
+
+
+def messages_of(event: SQSEvent) -> list[Message]:
+    return [Message.from_record(record.to_dict()) for record in event]
 
 
 @app.schedule(Rate(1, unit=Rate.MINUTES))

@@ -143,6 +143,9 @@ class Settings:
         QUEUE_URL,
         expected="the URL of the dead letter queue",
     )
+    slow_queue_url: str | None = _setting(
+        "SLOW_QUEUE_URL", QUEUE_URL, None, expected="the URL of the queue of slow destinations"
+    )
     webhook: str = _setting("ZAPIER_WEBHOOK_URL", _webhook, expected=WEBHOOK, secret=True)
     api_keys: tuple[ApiKey, ...] = _setting("API_KEYS", _api_keys, expected=API_KEYS, secret=True)
     signing_secrets: tuple[bytes, ...] = _setting(
@@ -204,6 +207,7 @@ class Settings:
         5,
     )
     worker_max_concurrency: int = _setting("WORKER_MAX_CONCURRENCY", _number(int, 2, 1000), 5)
+    slow_max_concurrency: int = _setting("SLOW_MAX_CONCURRENCY", _number(int, 2, 1000), 5)
 
     @property
     def webhook_url(self) -> str | None:

@@ -200,7 +200,7 @@ def start() -> None:
     _check_connections()
     logging.disable(logging.NOTSET)
     screen.say(_usage(url, screen.key, receiver, outside))
-    _start_worker()
+    _start_workers()
     _schedule("sweep", 60, lambda: schedules.sweep(services.get()))
     _schedule("check_dlq", 300, lambda: schedules.publish_depths(services.get()))
     Thread(target=server.server.serve_forever, name="api", daemon=True).start()
@@ -290,13 +290,14 @@ def _provide(name: str, value: str) -> None:
 
 
 def _check_connections() -> None:
-    """Look at the table and both queues; raise StartError naming the variable at fault."""
+    """Look at the table and the queues; raise StartError naming the variable at fault."""
     try:
         current = services.get()
     except SettingsError as error:
         raise StartError(str(error)) from error
     looks: dict[str, Callable[[], object]] = {
         "INBOX_QUEUE_URL": current.work_queue.depth,
+        "SLOW_QUEUE_URL": current.slow_queue.depth,
         "INBOX_DLQ_URL": current.dlq.depth,
         "EVENTS_TABLE_NAME": functools.partial(current.store.get, "evt_"),
     }
@@ -305,7 +306,9 @@ def _check_connections() -> None:
             look()
         # the log has the error code of AWS
         except (QueueUnavailableError, StorageUnavailableError) as error:
-            raise StartError(f"{name} is unusable: it {settings.REQUIRED[name]}") from error
+            raise StartError(
+                f"{name} is unusable: it {SETTINGS[name].metadata['expected']}"
+            ) from error
 
 
 def _log_polling_as_debug(record: logging.LogRecord) -> bool:
@@ -315,17 +318,24 @@ def _log_polling_as_debug(record: logging.LogRecord) -> bool:
     return True
 
 
-def _start_worker() -> None:
+def _start_workers() -> None:
+    """Start the workers of both lanes; without SLOW_QUEUE_URL there is one."""
+    telemetry.logger.addFilter(_log_polling_as_debug)
+    started = services.get().settings
+    _start_worker("worker", started.inbox_queue_url, started.worker_max_concurrency)
+    if started.slow_queue_url:
+        _start_worker("slow_worker", started.slow_queue_url, started.slow_max_concurrency)
+
+
+def _start_worker(name: str, queue_url: str, threads: int) -> None:
     """Start the threads that receive and process batches, one receiving at a time; there is no
     batch window.
     """
     client_config = ClientConfig(
         connect_timeout=1, read_timeout=30, retries={"total_max_attempts": 1}
     )
-    started = services.get().settings
-    queue = Queue(boto3.client("sqs", config=client_config), started.inbox_queue_url)
+    queue = Queue(boto3.client("sqs", config=client_config), queue_url)
     receiving = Lock()
-    telemetry.logger.addFilter(_log_polling_as_debug)
 
     def process_batch() -> None:
         messages: list[Message] = []
@@ -333,11 +343,12 @@ def _start_worker() -> None:
             time.sleep(POLL_SECONDS)  # emulators hand messages to long polls whose client is gone
             messages = queue.receive(wait_seconds=0)
         if messages:
-            batch.process(messages, services.get(), WORKER_TIMEOUT_SECONDS)
+            is_slow = name == "slow_worker"
+            batch.process(messages, services.get(), WORKER_TIMEOUT_SECONDS, is_slow=is_slow)
             queue.delete_many([message.receipt_handle for message in messages])
 
-    for _ in range(started.worker_max_concurrency):
-        _schedule("worker", 0, process_batch)
+    for _ in range(threads):
+        _schedule(name, 0, process_batch)
 
 
 def _schedule(name: str, seconds: float, function: Callable[[], None]) -> None:

@@ -18,7 +18,11 @@ from tools.stage import ROOT, read_template
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 REGION = "us-east-1"
 # of queues, the DLQ first
-SETTINGS = {"InboxDLQ": "INBOX_DLQ_URL", "InboxQueue": "INBOX_QUEUE_URL"}
+SETTINGS = {
+    "InboxDLQ": "INBOX_DLQ_URL",
+    "InboxQueue": "INBOX_QUEUE_URL",
+    "SlowQueue": "SLOW_QUEUE_URL",
+}
 
 
 def use(url: str) -> None:

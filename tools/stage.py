@@ -15,9 +15,11 @@ ROOT = Path(__file__).parent.parent
 FUNCTION_SUFFIXES = {
     "APIHandler": "",
     "Worker": "-worker",
+    "SlowWorker": "-slow_worker",
     "Sweep": "-sweep",
     "CheckDlq": "-check_dlq",
 }
+WORKERS = ("-worker", "-slow_worker")  # what has an event source
 RUNTIMES = ("python3.11", "python3.12", "python3.13")  # that Lambda has and the tests run on
 UNLIKE = """\
 the functions of {stage} have, or RUNTIME names, {wanted}, and .venv has {own}. Type one of these:
@@ -121,10 +123,10 @@ def check_place(stage: str) -> None:
 
 
 def restore_record(stage: str) -> None:
-    """Write Chalice's record of the event source and the API if it is missing: a deployment was
+    """Write Chalice's record of the event sources and the API if it is missing: a deployment was
     interrupted.
 
-    Chalice finds everything else by name. It would fail at the event source, and then create a
+    Chalice finds everything else by name. It would fail at an event source, and then create a
     second API.
     """
     record = _record(stage)
@@ -132,17 +134,18 @@ def restore_record(stage: str) -> None:
     if {"sqs_event", "rest_api"} <= {resource["resource_type"] for resource in recorded}:
         return
     sources = boto3.client("lambda").get_paginator("list_event_source_mappings").paginate()
-    ours = f"EventSourceMappings[?ends_with(FunctionArn, ':triggers-api-{stage}-worker')]"
+    ours = f"EventSourceMappings[?contains(FunctionArn, ':triggers-api-{stage}-')]"
     found = [
         {
-            "name": "worker-sqs-event-source",
+            "name": f"{source['FunctionArn'].rpartition('-')[2]}-sqs-event-source",
             "resource_type": "sqs_event",
-            "queue": f"triggers-api-{stage}-inbox-queue",
+            "queue": source["EventSourceArn"].rpartition(":")[2],
             "queue_arn": source["EventSourceArn"],
             "event_uuid": source["UUID"],
             "lambda_arn": source["FunctionArn"],
         }
         for source in sources.search(ours)
+        if source["FunctionArn"].endswith(WORKERS)
     ]
     found += [
         {"name": "rest_api", "resource_type": "rest_api", "rest_api_id": api_id}

@@ -31,11 +31,11 @@ from chalicelib.core.outcome import (
     Unscheduled,
     decide,
 )
-from chalicelib.core.store import GIVEN_BACK_SECONDS, WriteResult
+from chalicelib.core.store import WriteResult
 from chalicelib.core.target import Target
 from chalicelib.infra.clients import CALL_SECONDS
 from chalicelib.infra.errors import StorageUnavailableError
-from chalicelib.infra.queue import MAX_DELAY_SECONDS
+from chalicelib.infra.queue import MAX_DELAY_SECONDS, Queue
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339, unix_seconds
 
@@ -74,7 +74,7 @@ def _attempt_due(event_id: str, budget_seconds: float, invocation: Invocation) -
         logger.warning("message dropped: its event expired or was deleted", extra=extra)
         return NotDue()
     if not claim.applied:
-        _send_on(event, services)
+        _send_on(event, invocation)
         return NotDue()
     try:
         target = services.targets.find(event)
@@ -89,20 +89,26 @@ def _attempt_due(event_id: str, budget_seconds: float, invocation: Invocation) -
         dead_letter = DeadLetter(Reason.EXHAUSTED)
         record(event.without_attempt(), dead_letter, invocation, target)
         return dead_letter
+    if invocation.is_fast_lane and services.is_slow(event):
+        # Recorded, then sent: a message that came first would find the event claimed.
+        moved = GivenBack(delay_seconds=0)
+        record(event, moved, invocation)
+        return moved
     return _attempt(event, target, budget_seconds, invocation)
 
 
-def _send_on(event: Event, services: CoreServices) -> None:
-    """Replace a message that came too early by one with the remaining delay."""
-    now = services.clock()
+def _send_on(event: Event, invocation: Invocation) -> None:
+    """Replace a message that came too early by one with the remaining delay, in the same queue."""
+    now = invocation.services.clock()
     if event.status is Status.PENDING and event.next_attempt_at and not event.is_claimed(now):
-        enqueue(event, max(0.0, unix_seconds(event.next_attempt_at) - now), services)
+        delay_seconds = max(0.0, unix_seconds(event.next_attempt_at) - now)
+        enqueue(event, delay_seconds, invocation.queue)
 
 
-def enqueue(event: Event, delay_seconds: float, services: CoreServices) -> None:
+def enqueue(event: Event, delay_seconds: float, queue: Queue) -> None:
     """Send a message for the next attempt; over MAX_DELAY_SECONDS, the sweep sends it."""
     if delay_seconds <= MAX_DELAY_SECONDS:
-        services.work_queue.send(messages.push_message(event), delay_seconds)
+        queue.send(messages.push_message(event), delay_seconds)
 
 
 def _attempt(
@@ -110,8 +116,9 @@ def _attempt(
 ) -> Decision:
     """Make an attempt of the worker, whose breaker may be open; return what follows.
 
-    The worker waits up to `budget_seconds` for the next attempt itself, unless the push took long
-    or the destination keeps failing: others of its batch would wait for it.
+    The worker waits up to `budget_seconds` for the next attempt itself, unless that belongs in the
+    slow lane, the push took long, or the destination keeps failing: others of its batch would wait
+    for it.
     """
     services = invocation.services
     settings = services.settings
@@ -122,7 +129,8 @@ def _attempt(
         result = PushResult(Outcome.RETRY, error=NOT_PUSHED, retry_after_seconds=open_seconds)
     else:
         try:
-            result = push(event, target, settings.push_timeout_seconds, invocation, breaker)
+            timeout_seconds = invocation.push_timeout_seconds
+            result = push(event, target, timeout_seconds, invocation, breaker)
         except OutOfTimeError:
             record(event, GivenBack(), invocation)
             return GivenBack()
@@ -130,7 +138,8 @@ def _attempt(
     decision = _decide(attempted, target, result, services)
     keeps_failing = breaker.failures(target) >= settings.breaker_failures
     took_long = services.clock() - started >= LONG_PUSH_SECONDS
-    may_wait = not (open_seconds or result.timed_out or took_long or keeps_failing)
+    is_slow = invocation.is_slow or services.is_slow(attempted)
+    may_wait = not (open_seconds or is_slow or took_long or keeps_failing)
     if isinstance(decision, RetryLater) and may_wait:
         time_left = invocation.seconds_left() - ATTEMPT_SECONDS - settings.push_timeout_seconds
         if decision.delay_seconds <= min(budget_seconds, time_left):
@@ -160,7 +169,8 @@ def push(
     invocation: Invocation,
     breaker: Breaker | None = None,
 ) -> PushResult:
-    """Push an event once, unless its target has a fault, and tell a breaker how that ended.
+    """Push an event once, unless its target has a fault; tell a breaker and the lanes how that
+    ended.
 
     Raises OutOfTimeError.
     """
@@ -179,6 +189,8 @@ def push(
     if breaker:  # a trial that was not made has ended, too
         open_seconds = settings.breaker_open_seconds
         breaker.record(target, started, services.clock(), result, open_seconds)
+        if settings.slow_queue_url and not target.fault:
+            services.lanes.record(target, started, services.clock(), result)
     return result
 
 
@@ -223,9 +235,9 @@ def record(
             message_seconds = delay_seconds
         case RetryInProcess(delay_seconds):
             write = partial(store.record_retry, delay_seconds=delay_seconds)
-        case GivenBack():
-            write = store.give_back
-            message_seconds = GIVEN_BACK_SECONDS
+        case GivenBack(delay_seconds):
+            write = partial(store.give_back, delay_seconds=delay_seconds)
+            message_seconds = delay_seconds
         case DeadLetter(reason):
             event = replace(event, reason=reason, failed_at=now)
             # Before the record: a crash in between makes a second message, never a silent failure.
@@ -247,7 +259,7 @@ def record(
         extra = {"event_id": event.event_id, "reason": event.reason, "metrics": metrics}
         logger.warning("dead letter", extra=extra)
     if message_seconds is not None:
-        enqueue(event, message_seconds, services)
+        enqueue(event, message_seconds, services.queue_of(is_slow=services.is_slow(event)))
     if target:
         services.targets.on_recorded(target, recorded.event or event, decision)
     return recorded

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from chalicelib.core.outcome import NOT_PUSHED, Outcome, PushResult, Reason
+from chalicelib.core.outcome import NOT_PUSHED, TIMED_OUT, Outcome, PushResult, Reason
 from chalicelib.infra.parsing import EVENT_TYPE
 from chalicelib.infra.times import rfc3339
 
@@ -158,6 +158,12 @@ class Event:
         """The error of the latest attempt that made a push: with an open breaker, none is made."""
         errors = (attempt.error for attempt in reversed(self.attempts))
         return next((error for error in errors if error != NOT_PUSHED), None)
+
+    @property
+    def has_timed_out(self) -> bool:
+        """Whether an attempt timed out since the event was created or last replayed."""
+        since = self.replayed_at or self.created_at
+        return any(made.error == TIMED_OUT and made.at >= since for made in self.attempts)
 
     def is_claimed(self, now: float) -> bool:
         """Return whether someone holds the event at `now` (Unix seconds)."""

@@ -79,9 +79,7 @@ class PushClient:
         except PUSH_ERRORS as error:
             rule = rule_of(error)
             outcome = Outcome.FAILED if rule.is_final else Outcome.RETRY
-            return PushResult(
-                outcome, _ms_since(started), error=rule.text, timed_out=rule.timed_out
-            )
+            return PushResult(outcome, _ms_since(started), error=rule.text)
         response_body = _read_body(response)
         result = PushResult(Outcome.of(response.status), _ms_since(started), response.status)
         if result.outcome is Outcome.DELIVERED:

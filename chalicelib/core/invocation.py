@@ -5,13 +5,14 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cache, cached_property
 from typing import Any, TypeVar
 
 from chalicelib.core.breaker import INLINE_PATIENCE_SECONDS, WORKER_PATIENCE_SECONDS, Breaker
 from chalicelib.core.event import Event
 from chalicelib.core.http_push import PushClient
+from chalicelib.core.lanes import FAST_PUSH_SECONDS, Lanes
 from chalicelib.core.outcome import RetryPolicy
 from chalicelib.core.store import EventStore, WriteResult
 from chalicelib.core.target import Targets
@@ -47,6 +48,7 @@ class CoreServices:
     push: PushClient = field(default_factory=PushClient)
     inline_breaker: Breaker = field(default_factory=lambda: Breaker(INLINE_PATIENCE_SECONDS))
     worker_breaker: Breaker = field(default_factory=lambda: Breaker(WORKER_PATIENCE_SECONDS))
+    lanes: Lanes = field(default_factory=Lanes)
 
     @cached_property
     def retry_policy(self) -> RetryPolicy:
@@ -65,8 +67,25 @@ class CoreServices:
         return Queue(self.make_client("sqs"), self.settings.inbox_queue_url)
 
     @cached_property
+    def slow_queue(self) -> Queue:
+        url = self.settings.slow_queue_url or self.settings.inbox_queue_url
+        return Queue(self.make_client("sqs"), url)
+
+    @cached_property
     def dlq(self) -> Queue:
         return Queue(self.make_client("sqs"), self.settings.inbox_dlq_url)
+
+    def queue_of(self, *, is_slow: bool) -> Queue:
+        """Return the queue of a lane; without SLOW_QUEUE_URL both lanes are one."""
+        return self.slow_queue if is_slow else self.work_queue
+
+    def is_slow(self, event: Event) -> bool:
+        """Return whether an event belongs in the slow lane.
+
+        An event that timed out does, whatever its destination: one that is slow for some types and
+        quick for others is never marked, and each push in the fast lane would be cut off.
+        """
+        return event.has_timed_out or self.lanes.is_slow(event.group_id, self.clock())
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Return the results of calls made in parallel, by up to MAX_THREADS.
@@ -85,10 +104,31 @@ class CoreServices:
 
 @dataclass(frozen=True)
 class Invocation:
-    """One invocation of a function: its services, and the Unix seconds by which it must end."""
+    """One invocation of a function: its services, and the Unix seconds by which it must end.
+
+    `is_slow`: that of the worker of the slow lane.
+    """
 
     services: CoreServices
     deadline: float
+    _: KW_ONLY
+    is_slow: bool = False
+
+    @property
+    def is_fast_lane(self) -> bool:
+        """Whether slow events belong in another lane: if there is only one, they do not."""
+        return not self.is_slow and self.services.settings.slow_queue_url is not None
+
+    @property
+    def queue(self) -> Queue:
+        """The queue of the lane."""
+        return self.services.queue_of(is_slow=self.is_slow)
+
+    @property
+    def push_timeout_seconds(self) -> float:
+        """The timeout of a push by the worker of the lane."""
+        seconds = self.services.settings.push_timeout_seconds
+        return min(FAST_PUSH_SECONDS, seconds) if self.is_fast_lane else seconds
 
     def seconds_left(self) -> float:
         return self.deadline - self.services.clock()

@@ -6,8 +6,10 @@ from enum import StrEnum
 
 from chalicelib.settings import Settings
 
+TIMED_OUT = "timed out"
 NOT_PUSHED = "not pushed: the receiver keeps failing"
 MAX_RETRY_AFTER_SECONDS = 3600
+GIVEN_BACK_SECONDS = 60  # until the next attempt when one was given back
 # What no later attempt of the same event can get over; anything else may be mended while attempts
 # last.
 FINAL_STATUS_CODES = frozenset({400, 405, 406, 410, 411, 413, 414, 415, 422, 431})
@@ -51,8 +53,11 @@ class PushResult:
     status_code: int | None = None
     error: str | None = None
     retry_after_seconds: float = 0.0
-    timed_out: bool = False
     response: str | None = None
+
+    @property
+    def timed_out(self) -> bool:
+        return self.error == TIMED_OUT
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,12 @@ class RetryInProcess:
 
 @dataclass(frozen=True)
 class GivenBack:
-    """No push was made and no attempt is counted: storage failed, or the time was too short."""
+    """No push was made and no attempt is counted; the next is due after `delay_seconds`.
+
+    Storage failed, or the time was too short; or the event belongs in the slow lane: at once.
+    """
+
+    delay_seconds: float = GIVEN_BACK_SECONDS
 
 
 @dataclass(frozen=True)

@@ -199,14 +199,15 @@ def _find_earlier(event: Event, services: CoreServices) -> Event | None:
 def _choose_inline(plan: Plan, services: CoreServices) -> Plan:
     """Let up to MAX_INLINE_PUSHES be claimed and pushed while the caller waits.
 
-    Targets that are not enabled or whose breaker is open are left to the worker.
+    Targets that are slow, not enabled, or whose breaker is open are left to the workers.
     """
     until = rfc3339(services.clock() + CLAIM_SECONDS)
     places = MAX_INLINE_PUSHES
     chosen = []
     for planned in (plan.original, *plan.copies):
         target = planned.target
-        is_inline = places > 0 and target.is_enabled
+        is_quick = not services.is_slow(planned.event)
+        is_inline = places > 0 and target.is_enabled and is_quick
         # The breaker is asked last, and once: to ask may begin the trial.
         if is_inline and services.inline_breaker.acquire(target, services.clock()):
             is_inline = False
@@ -268,12 +269,14 @@ def _require_same_body(result: WriteResult, event: Event, services: CoreServices
 def start_plan(stored: Stored, invocation: Invocation) -> Event:
     """Queue or push what is due; return the event as it is then."""
     services = invocation.services
-    queued = [
-        messages.push_message(planned.event) for planned in stored.due if not planned.is_inline
-    ]
-    batches = [queued[at : at + BATCH_SIZE] for at in range(0, len(queued), BATCH_SIZE)]
-    with errors_left_to_sweep(stored.event):
-        services.map(services.work_queue.send_many, batches)
+    queued = [planned.event for planned in stored.due if not planned.is_inline]
+    for is_slow in (False, True):
+        sent = [
+            messages.push_message(event) for event in queued if services.is_slow(event) is is_slow
+        ]
+        batches = [sent[at : at + BATCH_SIZE] for at in range(0, len(sent), BATCH_SIZE)]
+        with errors_left_to_sweep(stored.event):
+            services.map(services.queue_of(is_slow=is_slow).send_many, batches)
 
     def push(planned: Planned) -> Event:
         with errors_left_to_sweep(planned.event):

@@ -32,7 +32,6 @@ SHARDS = 4  # an index partition takes 1,000 writes a second; may be raised, nev
 CLAIM_SECONDS = (
     60  # more than the worker's timeout of 50 s: the holder of an expired claim has ended
 )
-GIVEN_BACK_SECONDS = 60  # until the next attempt when one was given back
 
 # Who may write an event, and when:
 #
@@ -193,9 +192,9 @@ class EventStore(Table):
             **CLEAR_SCHEDULE,
         )
 
-    def give_back(self, event: Event) -> WriteResult:
-        """Give back the attempt that the claim counted: no push was made. The next is due soon."""
-        return self.record_retry(event.without_attempt(), delay_seconds=GIVEN_BACK_SECONDS)
+    def give_back(self, event: Event, *, delay_seconds: float) -> WriteResult:
+        """Give back the attempt that the claim counted: no push was made."""
+        return self.record_retry(event.without_attempt(), delay_seconds=delay_seconds)
 
     def unschedule(self, event: Event) -> WriteResult:
         """Record that there is no URL to push to: the event waits in the inbox."""

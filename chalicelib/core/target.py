@@ -48,6 +48,9 @@ class Targets(Protocol):
         an event that is not pushed.
         """
 
+    def is_slow(self, destination: str) -> bool:
+        """Return whether a destination is slow, of a subscription by a consistent read."""
+
     def replay_refusal(self, event: Event) -> ApiError | None:
         """Return why an event cannot be replayed, of a copy by a consistent read; None: it can."""
 
@@ -57,6 +60,6 @@ class Targets(Protocol):
         """
 
     def on_recorded(self, target: Target, event: Event, decision: Decision) -> None:
-        """Take note of a decision that was recorded: set or clear `failing_since`, disable the
-        subscription, report. Raises nothing: errors are logged.
+        """Take note of a decision that was recorded: set or clear `failing_since` and
+        `slow_since`, disable the subscription, report. Raises nothing: errors are logged.
         """

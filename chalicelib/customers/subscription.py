@@ -21,13 +21,23 @@ EventTypes = list[str] | None
 # The attribute that has all that its owner describes but the URL: an index projects 20 attributes,
 # and this one.
 DESCRIPTION = "event_types"
-DESCRIBED = ("event_types", "name", "filter", "headers", "paused", "renewals", "renewed_at")
+DESCRIBED = (
+    "event_types",
+    "name",
+    "filter",
+    "headers",
+    "paused",
+    "renewals",
+    "renewed_at",
+    "slow_since",
+)
 SHOWN = (
     "event_types",
     "tenant",
     "created_at",
     "created_by",
     "failing_since",
+    "slow_since",
     "disabled_at",
     "last_error",
 )
@@ -44,8 +54,9 @@ class Subscription:
     stands for all; `described` is the text of DESCRIPTION, as it was read. The values of `headers`
     are secrets. Times are RFC 3339; `Subscriptions.set_failing` and `disable` set `failing_since`,
     `disabled_at` and `last_error`. One that is `paused` was disabled by hand. Its secret was
-    renewed so many times, the last time at `renewed_at`; DESCRIPTION has these, too, so that a
-    write that changes it finds them as they were read.
+    renewed so many times, the last time at `renewed_at`, and its pushes are slow since
+    `slow_since`. DESCRIPTION has these, too: the index shows it, and a write that changes it finds
+    them as they were read.
     """
 
     subscription_id: str
@@ -63,6 +74,7 @@ class Subscription:
     paused: bool | None
     renewals: int | None
     renewed_at: str | None
+    slow_since: str | None
     described: str = field(repr=False)
 
     @classmethod

@@ -153,7 +153,7 @@ class Subscriptions(Table):
             wanted = changes if identity is None or current.paused else ENABLE | changes
             edited = replace(current, **wanted)
             if edited.target_url != current.target_url:
-                edited = replace(current, **{"headers": None, **wanted})
+                edited = replace(current, **{"headers": None, "slow_since": None, **wanted})
             attributes = {"target_url": edited.target_url, DESCRIPTION: edited.description()}
             attributes |= {name: wanted[name] for name in STATE if name in wanted}
             applied, item = self._update(
@@ -240,6 +240,11 @@ class Subscriptions(Table):
         """Clear `failing_since` if the subscription is known to have it, and has no newer one."""
         if subscription.failing_since is not None:
             self._change(subscription, FAILING, {"failing_since": None, "last_error": None})
+
+    def set_slow(self, subscription: Subscription, slow_since: str | None) -> None:
+        """Set or clear `slow_since`, if the subscription is as it was read before the push."""
+        marked = replace(subscription, slow_since=slow_since)
+        self._change(subscription, UNCHANGED, {DESCRIPTION: marked.description()})
 
     def _change(
         self,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from chalicelib.core import delivery, messages, posting
 from chalicelib.core.event import RESERVED_PREFIX, Attempt, Event, NewEvent, dumps
 from chalicelib.core.invocation import CoreServices, Invocation
+from chalicelib.core.lanes import MARK_SECONDS
 from chalicelib.core.outcome import (
     DeadLetter,
     Decision,
@@ -27,6 +28,7 @@ from chalicelib.customers.subscriptions import FAILING_LONG, TARGET_ENABLED, Sub
 from chalicelib.infra.errors import ApiError
 from chalicelib.infra.queue import DEFAULT_GROUP_ID
 from chalicelib.infra.telemetry import logger
+from chalicelib.infra.times import rfc3339
 from chalicelib.settings import COPIES_ONLY
 
 CREATED_BY = "triggers:reports"  # no API key is named so: a name has no colon
@@ -105,8 +107,11 @@ class AllTargets:
         )
 
     def of(self, subscription: Subscription) -> SubscriptionTarget:
-        """Return the target of a subscription."""
-        settings = self.services.settings
+        """Return the target of a subscription; the container remembers whether that is slow."""
+        services = self.services
+        is_slow = subscription.slow_since is not None
+        services.lanes.remember(subscription.subscription_id, services.clock(), is_slow=is_slow)
+        settings = services.settings
         hosts = settings.subscription_hosts
         url = subscription.target_url
         secrets = subscription.secrets(settings.signing_secrets, self.services.clock())
@@ -136,6 +141,12 @@ class AllTargets:
         if subscription.disabled_at:
             return KeptFailed(DISABLED)
         return self.of(subscription)
+
+    def is_slow(self, destination: str) -> bool:
+        if destination == DEFAULT_GROUP_ID:
+            return self.services.lanes.is_slow(destination, self.services.clock())
+        subscription = self.subscriptions.get(destination)
+        return subscription is not None and subscription.slow_since is not None
 
     def replay_refusal(self, event: Event) -> ApiError | None:
         if not event.is_copy:
@@ -189,6 +200,7 @@ class AllTargets:
                 if changed is None:
                     changed = self.subscriptions.disable(subscription, error, FAILING_LONG)
                 event_failed(event, subscription.tenant, self.services)
+        self._note_pace(subscription)
         if changed:
             change = "disabled" if changed.disabled_at else "failing"
             subscription_changed(change, changed, event, self.services)
@@ -204,6 +216,18 @@ class AllTargets:
         event = posting.make_event(new_event, created_by, posting.waiting(), self.services)
         copy = posting.make_copy(event, subscription.subscription_id, self.services)
         return replace(copy, source_event_id=None, tenant=subscription.tenant)
+
+    def _note_pace(self, subscription: Subscription) -> None:
+        """Mark a subscription whose newest pushes were slow; end the mark after quick ones."""
+        lanes = self.services.lanes
+        destination = subscription.subscription_id
+        now = self.services.clock()
+        slow_since = subscription.slow_since
+        if slow_since is None and lanes.has_slowed(destination):
+            self.subscriptions.set_slow(subscription, rfc3339(now))
+        a_minute_ago = rfc3339(now - MARK_SECONDS)
+        if slow_since and slow_since <= a_minute_ago and lanes.has_quickened(destination):
+            self.subscriptions.set_slow(subscription, None)
 
     def push_test_event(
         self, event: Event, subscription: Subscription, invocation: Invocation

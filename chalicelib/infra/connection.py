@@ -50,13 +50,12 @@ class ErrorRule:
 
     types: tuple[type[BaseException], ...]
     text: str
-    timed_out: bool = False
     is_final: bool = False
 
 
 ERROR_RULES = (  # the first that applies
     ErrorRule((AddressNotAllowedError,), "address not allowed", is_final=True),
-    ErrorRule((TimeoutError, ReadTimeoutError), "timed out", timed_out=True),
+    ErrorRule((TimeoutError, ReadTimeoutError), "timed out"),
     ErrorRule((ssl.SSLCertVerificationError,), "certificate does not verify"),
     ErrorRule((ssl.SSLError,), "TLS failed"),
     # IDNA does not allow every label

@@ -50,28 +50,43 @@ class BatchError(Exception):
     """DynamoDB or SQS failed some messages of a batch, which must be received again."""
 
 
-def process(batch: Sequence[Message], services: CoreServices, remaining_seconds: float) -> None:
-    """Process all messages of a batch within `remaining_seconds`.
+def process(
+    batch: Sequence[Message],
+    services: CoreServices,
+    remaining_seconds: float,
+    *,
+    is_slow: bool = False,
+) -> None:
+    """Process all messages of a batch of one lane within `remaining_seconds`.
 
     Raises BatchError if some failed, after the others were deleted: SQS returns only the failed
     ones. No thread outlives the call: one that is thawed with the next invocation would push after
     its claim ended.
     """
-    invocation = Invocation(services, services.clock() + remaining_seconds - JOIN_SECONDS)
+    deadline = services.clock() + remaining_seconds - JOIN_SECONDS
+    invocation = Invocation(services, deadline, is_slow=is_slow)
     succeeded = services.map(partial(_process_message, invocation), batch)
     if all(succeeded):
         return
     outcomes = zip(batch, succeeded, strict=True)
     handles = [message.receipt_handle for message, is_done in outcomes if is_done]
     if handles:
-        services.work_queue.delete_many(handles)  # if that fails, they come again, and are dropped
+        invocation.queue.delete_many(handles)  # if that fails, they come again, and are dropped
     raise BatchError(f"{len(batch) - len(handles)} of {len(batch)} messages failed")
 
 
 def _process_message(invocation: Invocation, message: Message) -> bool:
-    """Deliver, redrive or set aside what a message names; return whether that succeeded."""
+    """Deliver, redrive or set aside what a message names; return whether that succeeded.
+
+    A message of a destination that is known to be slow is sent on before anything is claimed.
+    """
+    services = invocation.services
     with request_id(message.message_id):
         try:
+            is_slow = services.lanes.is_slow(message.group_id, services.clock())
+            if is_slow and invocation.is_fast_lane:
+                services.slow_queue.send(message)
+                return True
             match messages.parse(message.body):
                 case event_id, False:
                     delivery.deliver(event_id, invocation)
@@ -80,7 +95,7 @@ def _process_message(invocation: Invocation, message: Message) -> bool:
                 case _:
                     logger.warning("message cannot be read")
                     malformed = Message(message.body, {"Reason": "malformed"}, message.group_id)
-                    invocation.services.dlq.send(malformed)
+                    services.dlq.send(malformed)
         except Exception:  # one message's error must not cost another
             logger.exception("message failed")
             return False
@@ -105,7 +120,8 @@ def replay(event: Event, invocation: Invocation) -> Event:
     logger.info("replayed", extra={"event_id": event.event_id})
     if result.event.next_attempt_at:
         with errors_left_to_sweep(event):
-            services.work_queue.send(messages.push_message(result.event))
+            queue = services.queue_of(is_slow=services.is_slow(result.event))
+            queue.send(messages.push_message(result.event))
     return result.event
 
 
@@ -128,7 +144,7 @@ def redrive(message: Message, event_id: str, invocation: Invocation) -> None:
     # A failed event was claimed when it was not replayed, even if that claim has ended since.
     if event and (event.status is Status.FAILED or event.is_claimed(services.clock())):
         delay_seconds = max(0.0, _claim_seconds_left(event, services)) + 1
-        services.work_queue.send(message, min(MAX_DELAY_SECONDS, delay_seconds))
+        invocation.queue.send(message, min(MAX_DELAY_SECONDS, delay_seconds))
     else:
         delivery.deliver(event_id, invocation)
 

@@ -1,18 +1,19 @@
 """The schedules: sweep every minute for events that nobody will push; publish depths and ages."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from heapq import nsmallest
 from operator import itemgetter
 
 from chalicelib.core import messages
 from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices
+from chalicelib.core.outcome import TIMED_OUT
 from chalicelib.core.store import NOT_EXPIRED, PENDING, from_item, partitions
 from chalicelib.infra.errors import StorageUnavailableError
-from chalicelib.infra.queue import BATCH_SIZE
+from chalicelib.infra.queue import BATCH_SIZE, Queue
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339, unix_seconds
 
@@ -43,6 +44,8 @@ def publish_depths(services: CoreServices) -> None:
         "DLQDepth": services.dlq.depth(),
         "InboxDepth": services.work_queue.depth(),
     }
+    if services.settings.slow_queue_url:
+        metrics["SlowDepth"] = services.slow_queue.depth()
     visible = metrics["DLQDepth"]
     if visible:
         extra = {"queue": services.dlq.name, "visible": visible}
@@ -81,20 +84,48 @@ def sweep(services: CoreServices) -> None:
     so far that everything overdue is queued once before anything is queued twice. Raises
     StorageUnavailableError and QueueUnavailableError after all partitions were tried.
     """
-    is_long = services.work_queue.depth() >= LONG_QUEUE
-    counts = services.map(partial(_sweep_partition, services, is_long=is_long), PARTITIONS)
-    logger.info("swept", extra={"queued": sum(counts), "queue_is_long": is_long})
+    is_marked = cache(services.targets.is_slow)  # one read for each subscription
+    is_long = {
+        lane: services.queue_of(is_slow=lane).depth() >= LONG_QUEUE for lane in (False, True)
+    }
+    counts = services.map(partial(_sweep_partition, services, is_marked, is_long), PARTITIONS)
+    logger.info("swept", extra={"queued": sum(counts), "queue_is_long": any(is_long.values())})
 
 
-def _sweep_partition(services: CoreServices, partition: str, *, is_long: bool) -> int:
-    """Queue overdue events of a partition; return how many."""
-    limit = MAX_SWEPT_WHILE_LONG if is_long else MAX_SWEPT
-    grace_seconds = services.settings.message_grace_seconds
+def _sweep_partition(
+    services: CoreServices,
+    is_marked: Callable[[str], bool],
+    is_long: Mapping[bool, bool],
+    partition: str,
+) -> int:
+    """Queue overdue events of a partition, each in its own lane; return how many.
+
+    The rows of the index do not show attempts, only the error of the latest.
+    """
     turns: Counter[str] = Counter()  # the events of each destination that were found
     search = _search_overdue(services, partition, turns)
-    overdue = [event for _, event in nsmallest(limit, search, key=itemgetter(0))]
+    overdue = [event for _, event in nsmallest(MAX_SWEPT, search, key=itemgetter(0))]
+    lanes: dict[bool, list[Event]] = {False: [], True: []}
+    for event in overdue:
+        is_slow = event.last_error == TIMED_OUT or is_marked(event.group_id)
+        lanes[is_slow].append(event)
+    queued = 0
+    for is_slow, events in lanes.items():
+        queue = services.queue_of(is_slow=is_slow)
+        found = turns.total()
+        queued += _queue_overdue(services, queue, events, found, is_long=is_long[is_slow])
+    return queued
+
+
+def _queue_overdue(
+    services: CoreServices, queue: Queue, overdue: list[Event], found: int, *, is_long: bool
+) -> int:
+    """Queue overdue events of a lane, up to its limit; return how many. `found`: of both lanes."""
+    limit = MAX_SWEPT_WHILE_LONG if is_long else MAX_SWEPT
+    grace_seconds = services.settings.message_grace_seconds
     # Twice the time in which a run a minute gets through all: more become overdue meanwhile.
-    postponed_seconds = max(grace_seconds, 2 * PERIOD_SECONDS * turns.total() / limit)
+    postponed_seconds = max(grace_seconds, 2 * PERIOD_SECONDS * found / limit)
+    overdue = overdue[:limit]
     queued = 0
     for start in range(0, len(overdue), BATCH_SIZE):
         batch = overdue[start : start + BATCH_SIZE]
@@ -104,7 +135,7 @@ def _sweep_partition(services: CoreServices, partition: str, *, is_long: bool) -
         marked = _postpone(batch, delay_seconds + grace_seconds, services)
         if marked:
             sent = [messages.push_message(event) for event in marked]
-            services.work_queue.send_many(sent, delay_seconds)
+            queue.send_many(sent, delay_seconds)
             queued += len(marked)
         if is_long:  # after the messages were sent: else they would be missing so long
             _postpone(marked, postponed_seconds, services)

@@ -442,7 +442,7 @@ class SimulatedWorld:
             push.status_code = status_code
             self.history.running.discard(event.event_id)
         if status_code is None:
-            return PushResult(Outcome.RETRY, 0, error="timed out", timed_out=True)
+            return PushResult(Outcome.RETRY, 0, error="timed out")
         outcome = Outcome.of(status_code)
         return PushResult(
             outcome, 0, status_code, None if outcome is Outcome.DELIVERED else "refused"

@@ -171,6 +171,10 @@ def sqs_record(message: Json) -> Json:
     }
 
 
+WORKERS = {"INBOX_QUEUE_URL": app.worker, "SLOW_QUEUE_URL": app.slow_worker}
+QUEUES = (*WORKERS, "INBOX_DLQ_URL")
+
+
 @dataclass
 class World:
     """A deployed system: call its API, run its worker and schedules, look into its queues.
@@ -217,7 +221,7 @@ class World:
         table = self.environ["EVENTS_TABLE_NAME"]
         for item in self.items():
             self.outside_dynamodb.delete_item(TableName=table, Key={"event_id": item["event_id"]})
-        for variable in ("INBOX_QUEUE_URL", "INBOX_DLQ_URL"):
+        for variable in QUEUES:
             self.queues.clear(self.environ[variable])
         self.clock.now = START
         self.restart(**environ)
@@ -256,9 +260,19 @@ class World:
 
     def run_worker(self, *, timeout_seconds: float = 50) -> int:
         """Receive a batch, call the worker and delete the batch unless it raised, as Lambda's event
-        source does.
+        source does; return how many messages there were.
+
+        The worker of the slow lane comes when there is nothing for the other.
         """
-        queue_url = self.environ["INBOX_QUEUE_URL"]
+        for variable, worker in WORKERS.items():
+            received = self._run_worker(worker, self.environ.get(variable), timeout_seconds)
+            if received:
+                break
+        return received
+
+    def _run_worker(self, worker: Any, queue_url: str | None, timeout_seconds: float) -> int:
+        if queue_url is None:
+            return 0
         # No long poll: it would wait for a clock that stands still.
         received = self.outside.receive_message(
             QueueUrl=queue_url,
@@ -269,7 +283,7 @@ class World:
         if not received:
             return 0
         records = [sqs_record(message) for message in received]
-        app.worker({"Records": records}, LambdaContext(self.clock, timeout_seconds))
+        worker({"Records": records}, LambdaContext(self.clock, timeout_seconds))
         for message in received:
             self.outside.delete_message(QueueUrl=queue_url, ReceiptHandle=message["ReceiptHandle"])
         return len(received)
@@ -298,8 +312,13 @@ class World:
         raise AssertionError("still not settled")
 
     def messages(self) -> list[Message]:
-        """Return every message in the inbox queue, hidden or not."""
-        return self.queues.messages(self.environ["INBOX_QUEUE_URL"])
+        """Return every message in the queues of both lanes, hidden or not."""
+        return self.queues.messages(self.environ["INBOX_QUEUE_URL"]) + self.slow_messages()
+
+    def slow_messages(self) -> list[Message]:
+        """Return every message in the queue of slow destinations, hidden or not."""
+        queue_url = self.environ.get("SLOW_QUEUE_URL")
+        return self.queues.messages(queue_url) if queue_url else []
 
     def dead_letters(self) -> list[Message]:
         """Return every message in the dead letter queue."""
@@ -314,8 +333,9 @@ class World:
         self.queues.clear(self.environ["INBOX_DLQ_URL"])
 
     def lose_messages(self) -> None:
-        """Drop every message of the inbox queue."""
-        self.queues.clear(self.environ["INBOX_QUEUE_URL"])
+        """Drop every message of both lanes."""
+        for variable in WORKERS:
+            self.queues.clear(self.environ[variable])
 
     def items(self) -> list[Json]:
         """Return all items of the table."""
