@@ -44,10 +44,11 @@ def package(stage: str, out: Path = OUT) -> None:
             "EventInvokeConfig": gateway.ONCE,
         }
         resources[function] = {"Properties": properties}
-    # A reference, so that the queue is created first. Chalice has Fn::Sub here, too: another would
+    # References, so that the queues are created first. Chalice has Fn::Sub here, too: another would
     # be merged beside it.
-    source = {"Properties": {"Queue": {"Fn::Sub": "${InboxQueue.Arn}"}}}
-    resources["Worker"]["Properties"]["Events"] = {"WorkerSqsEventSource": source}
+    for function, queue in (("Worker", "InboxQueue"), ("SlowWorker", "SlowQueue")):
+        source = {"Properties": {"Queue": {"Fn::Sub": f"${{{queue}.Arn}}"}}}
+        resources[function]["Properties"]["Events"] = {f"{function}SqsEventSource": source}
     limits = []
     for key, (rate, burst) in gateway.LIMITS.items():
         path, method = key.split("/")

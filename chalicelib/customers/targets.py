@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from chalicelib.core import delivery, messages, posting
 from chalicelib.core.event import RESERVED_PREFIX, Attempt, Event, NewEvent, dumps
 from chalicelib.core.invocation import CoreServices, Invocation
-from chalicelib.core.lanes import MARK_SECONDS
 from chalicelib.core.outcome import (
     DeadLetter,
     Decision,
@@ -37,6 +36,7 @@ DISABLED = "not pushed: the subscription is disabled"
 HOST_NOT_ALLOWED = "host not allowed"
 GONE = "receiver responded 410"
 GONE_RETRY_SECONDS = 1.0
+LEAST_SLOW_SECONDS = 60  # a mark does not end before
 NOT_PUSHED = "Copies alone are pushed here; replay its copies."
 EVENT_MEMBERS = ("event_type", "subscription_id", "source_event_id", "created_at")
 
@@ -218,15 +218,14 @@ class AllTargets:
         return replace(copy, source_event_id=None, tenant=subscription.tenant)
 
     def _note_pace(self, subscription: Subscription) -> None:
-        """Mark a subscription whose newest pushes were slow; end the mark after quick ones."""
-        lanes = self.services.lanes
-        destination = subscription.subscription_id
+        """Store the mark of a subscription, or its end, if this container knows better."""
         now = self.services.clock()
+        is_slow = self.services.lanes.is_slow(subscription.subscription_id, now)
         slow_since = subscription.slow_since
-        if slow_since is None and lanes.has_slowed(destination):
-            self.subscriptions.set_slow(subscription, rfc3339(now))
-        a_minute_ago = rfc3339(now - MARK_SECONDS)
-        if slow_since and slow_since <= a_minute_ago and lanes.has_quickened(destination):
+        if slow_since is None:
+            if is_slow:
+                self.subscriptions.set_slow(subscription, rfc3339(now))
+        elif slow_since <= rfc3339(now - LEAST_SLOW_SECONDS) and not is_slow:
             self.subscriptions.set_slow(subscription, None)
 
     def push_test_event(

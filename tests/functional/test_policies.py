@@ -18,10 +18,13 @@ CONFIG = json.loads((ROOT / ".chalice" / "config.json").read_text())
 # IAM has no actions for batches of SQS.
 ACTIONS = {"SendMessageBatch": "SendMessage", "DeleteMessageBatch": "DeleteMessage"}
 # What Lambda does for the event source, with the role of the function.
-EVENT_SOURCE = {
-    (f"sqs:{action}", "triggers-api-dev-inbox-queue")
-    for action in ("ReceiveMessage", "DeleteMessage", "GetQueueAttributes")
-}
+EVENT_SOURCE, SLOW_EVENT_SOURCE = (
+    {
+        (f"sqs:{action}", f"triggers-api-dev-{queue}-queue")
+        for action in ("ReceiveMessage", "DeleteMessage", "GetQueueAttributes")
+    }
+    for queue in ("inbox", "slow")
+)
 
 
 def allowed(stage: str, function: str) -> set[tuple[str, str]]:
@@ -57,6 +60,12 @@ def use_the_api(world: World, receiver: Receiver) -> Iterator[None]:
     subscription = subscribe(world, receiver.url, "copied")
     world.post(event_type="copied", prefer="respond-async")
     assert world.call("DELETE", subscription.location).status_code == 204
+    take_webhook_for_slow(world)
+    world.post()
+
+
+def take_webhook_for_slow(world: World) -> None:
+    world.services.lanes.remember("webhook", world.clock(), is_slow=True)
 
 
 def use_the_worker(world: World, receiver: Receiver) -> Iterator[None]:
@@ -79,12 +88,19 @@ def use_the_worker(world: World, receiver: Receiver) -> Iterator[None]:
     world.restart()  # a container that has not read the subscriptions
     yield
     world.run_worker()
+    take_webhook_for_slow(world)
+    world.send("sent on")
+    world.run_worker()
 
 
 def use_the_sweep(world: World, receiver: Receiver) -> Iterator[None]:
+    subscribe(world, receiver.url)
     world.post(prefer="respond-async")
     world.clock.sleep(120)
     yield
+    world.run_schedule(app.sweep)
+    world.clock.sleep(120)
+    take_webhook_for_slow(world)
     world.run_schedule(app.sweep)
 
 
@@ -138,3 +154,10 @@ def test_a_policy_allows_what_its_function_does_and_nothing_else(
             (action, resource.replace("triggers-api-dev", f"triggers-api-{stage}"))
             for action, resource in seen | event_source | logs | secret
         }
+
+
+def test_the_worker_of_the_slow_lane_may_do_the_same_with_its_own_queue() -> None:
+    worker = allowed("dev", "worker")
+    slow_worker = allowed("dev", "slow_worker")
+    assert {pair for pair in worker - slow_worker if "log" not in pair[0]} == EVENT_SOURCE
+    assert {pair for pair in slow_worker - worker if "log" not in pair[0]} == SLOW_EVENT_SOURCE

@@ -13,9 +13,9 @@ from typing import Any
 
 from chalicelib.core.event import Event, Status
 from chalicelib.infra.times import rfc3339, unix_seconds
-from tests.simulator.simulated_world import NO_ENVIRON, Container, SimulatedWorld
+from tests.simulator.simulated_world import NO_ENVIRON, WORKERS, Container, SimulatedWorld
 
-WORKERS = 5
+WORKERS_OF_LANE = 5
 SEEDS = 4
 TARGET = "https://hooks.zapier.com/1"
 Response = tuple[int | None, float]  # the status code, or None for a timeout, and seconds
@@ -42,7 +42,7 @@ class OutageWorld(SimulatedWorld):
     subscription.
     """
 
-    workers = WORKERS
+    workers = WORKERS_OF_LANE
 
     def __init__(
         self,
@@ -95,8 +95,9 @@ class OutageWorld(SimulatedWorld):
 
     def run(self, *, per_second: float, **headers: str) -> None:
         self.hub.spawn(partial(self._callers, 1 / per_second, headers))
-        for _ in range(self.workers):
-            self.hub.spawn(self._worker)
+        for queue_url in WORKERS:
+            for _ in range(self.workers):
+                self.hub.spawn(partial(self._worker, queue_url))
         self.hub.spawn(self._sweeps)
         self.hub.run()
 
@@ -121,10 +122,10 @@ class OutageWorld(SimulatedWorld):
     def _post(self, headers: dict[str, str], tenant: str | None = None) -> None:
         assert self.use(Container.post, tenant=tenant, **headers)
 
-    def _worker(self) -> None:
+    def _worker(self, queue_url: str) -> None:
         container = self.start()
         while not self.is_over():
-            if not container.work():
+            if not container.work(queues=[queue_url]):
                 self.hub.sleep(0.1)
 
     def _sweeps(self) -> None:

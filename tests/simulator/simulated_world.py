@@ -5,7 +5,7 @@ that they make.
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -47,11 +47,14 @@ from tests.support.world import (
 
 TABLE = "events"
 INBOX = "https://sqs.test/inbox"
+SLOW = "https://sqs.test/slow"
+WORKERS = {INBOX: app.worker, SLOW: app.slow_worker}
 DLQ = "https://sqs.test/dlq"
 ENVIRON = {
     "EVENTS_TABLE_NAME": TABLE,
     "INBOX_QUEUE_URL": INBOX,
     "INBOX_DLQ_URL": DLQ,
+    "SLOW_QUEUE_URL": SLOW,
     "LOG_LEVEL": "CRITICAL",
 }
 ENVIRON |= {"API_KEYS": f"acme:{digest(KEY)}:produce+consume+erase", "MAX_DELIVERY_ATTEMPTS": "4"}
@@ -279,16 +282,25 @@ class Container:
             if body["cursor"] is None:
                 return
 
-    def work(self, *, max_messages: int = 10) -> int:
-        """Process a batch as Lambda's event source does; return how many messages there were."""
-        received = self.world.receive(INBOX, max_messages)
+    def work(self, *, max_messages: int = 10, queues: Sequence[str] = (INBOX, SLOW)) -> int:
+        """Process a batch as Lambda's event source does; return how many messages there were.
+
+        The batch is of the first queue that has messages.
+        """
+        for queue_url in queues:
+            received = self.world.receive(queue_url, max_messages)
+            if received:
+                self._work(queue_url, received)
+                return len(received)
+        return 0
+
+    def _work(self, queue_url: str, received: list[Json]) -> None:
         records = [sqs_record(message) for message in received]
-        if records and self._invoke(app.worker, {"Records": records}, WORKER_SECONDS):
+        if self._invoke(WORKERS[queue_url], {"Records": records}, WORKER_SECONDS):
             for message in received:
                 self.world.sqs.delete_message(
-                    QueueUrl=INBOX, ReceiptHandle=message["ReceiptHandle"]
+                    QueueUrl=queue_url, ReceiptHandle=message["ReceiptHandle"]
                 )
-        return len(records)
 
     def sweep(self) -> None:
         self._invoke(app.sweep, SCHEDULED, SCHEDULE_SECONDS)
@@ -377,7 +389,8 @@ class SimulatedWorld:
         )
         self.sqs = FakeSQS(self.clock, shuffle=self.random)
         self.sqs.queue(DLQ)
-        self.sqs.queue(INBOX, redrive=(DLQ, 5))
+        for queue_url in WORKERS:
+            self.sqs.queue(queue_url, redrive=(DLQ, 5))
         self.answers: list[int | None] = []
         self.faults = self.unavailable = 0  # and how many calls were answered with 503
         telemetry.configure("CRITICAL")
@@ -435,7 +448,9 @@ class SimulatedWorld:
         push = Push(event, container.invocation, self.clock())
         self.history.see_push(push, self.dynamodb.items.get(event.event_id))
         status_code, seconds = self.answer(event, url)
-        seconds = min(seconds if status_code else timeout_seconds, timeout_seconds)
+        if status_code is None or seconds > timeout_seconds:
+            status_code = None
+            seconds = timeout_seconds
         try:
             container.sleep(seconds)
         finally:
@@ -475,7 +490,7 @@ class SimulatedWorld:
                 for item in self.dynamodb.items.values()
                 if item.get("status") == Status.PENDING
             ]
-            if not pending and not self.sqs.messages(INBOX):
+            if not pending and not any(map(self.sqs.messages, WORKERS)):
                 break
             self.clock.sleep(60)
             Container(self).sweep()

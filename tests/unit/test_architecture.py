@@ -55,7 +55,7 @@ THIRD_PARTY = {
     },
 }
 MAX_NODES = 2600
-MAX_CORE_NODES = 10_400  # docstrings and imports included
+MAX_CORE_NODES = 11_200  # docstrings and imports included
 
 
 def imported(path: Path) -> set[str]:

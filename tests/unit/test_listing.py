@@ -355,4 +355,4 @@ def test_the_oldest_pending_event_is_to_be_pushed_and_found_in_time(
         dynamodb.on_query = lambda rows: clock.sleep(schedules.SEARCH_SECONDS + 1)
         with pytest.raises(StorageUnavailableError):
             oldest_age()
-        assert output.metrics() == [{"DLQDepth": 0, "InboxDepth": 0}]
+        assert output.metrics() == [{"DLQDepth": 0, "InboxDepth": 0, "SlowDepth": 0}]
