@@ -40,6 +40,7 @@ FIRST = {"Namespace": "TriggersApi", "Statistic": "Sum", **AT_LEAST_ONE}
 POLICIES_AND_LOGS = {
     "APIHandler": ("api.json", "ApiLogs"),
     "Worker": ("worker.json", "WorkerLogs"),
+    "SlowWorker": ("slow-worker.json", "SlowWorkerLogs"),
     "Sweep": ("sweep.json", "SweepLogs"),
     "CheckDlq": ("check-dlq.json", "CheckDlqLogs"),
 }
@@ -56,6 +57,13 @@ def of_queue(queue: str, metric: str) -> dict[str, Any]:
     return {**watched, "Statistic": "Maximum"}
 
 
+QUEUE = {
+    "VisibilityTimeout": 300,
+    "MessageRetentionPeriod": 7 * 86400,
+    "SqsManagedSseEnabled": True,
+    "ReceiveMessageWaitTimeSeconds": 20,
+    "RedrivePolicy": {"deadLetterTargetArn": DLQ_ARN, "maxReceiveCount": 5},
+}
 EXPECTED: dict[str, Any] = {
     "EventsTable": {
         "BillingMode": "PAY_PER_REQUEST",
@@ -64,13 +72,8 @@ EXPECTED: dict[str, Any] = {
         "PointInTimeRecoverySpecification": {"PointInTimeRecoveryEnabled": True},
         "DeletionProtectionEnabled": True,
     },
-    "InboxQueue": {
-        "VisibilityTimeout": 300,
-        "MessageRetentionPeriod": 7 * 86400,
-        "SqsManagedSseEnabled": True,
-        "ReceiveMessageWaitTimeSeconds": 20,
-        "RedrivePolicy": {"deadLetterTargetArn": DLQ_ARN, "maxReceiveCount": 5},
-    },
+    "InboxQueue": QUEUE,
+    "SlowQueue": QUEUE,
     "InboxDLQ": {"MessageRetentionPeriod": 14 * 86400, "SqsManagedSseEnabled": True},
     "DLQAlarm": {
         **of_queue("InboxDLQ", "ApproximateNumberOfMessagesVisible"),
@@ -84,6 +87,12 @@ EXPECTED: dict[str, Any] = {
         **AT_LEAST_ONE,
         "Threshold": 1800,
     },
+    "SlowAgeAlarm": {
+        **of_queue("SlowQueue", "ApproximateAgeOfOldestMessage"),
+        **AT_LEAST_ONE,
+        "Threshold": 6 * 3600,
+    },
+    "SlowWorkerStoppedAlarm": {"EvaluationPeriods": 6, "DatapointsToAlarm": 6, "Threshold": 1},
     "SweepErrorsAlarm": {
         "Namespace": "AWS/Lambda",
         "MetricName": "Errors",

@@ -126,17 +126,18 @@ def test_check_dlq_publishes_numbers_and_warns(
 
     warning, metrics = lines()
     assert_has(warning, level="WARNING", visible=2)
-    assert_has(metrics, DLQDepth=2, InboxDepth=3, OldestPendingAge=91.5, Stage="dev")
+    assert_has(metrics, DLQDepth=2, InboxDepth=3, SlowDepth=0, OldestPendingAge=91.5, Stage="dev")
     logged_at = unix_seconds(metrics["timestamp"])
     assert metrics["_aws"]["Timestamp"] == pytest.approx(logged_at * 1000, abs=1)
     [directive] = metrics["_aws"]["CloudWatchMetrics"]
     assert_has(directive, Namespace="TriggersApi", Dimensions=[["Stage"]])
     units = {metric["Name"]: metric["Unit"] for metric in directive["Metrics"]}
-    assert units == {"DLQDepth": "Count", "InboxDepth": "Count", "OldestPendingAge": "Seconds"}
+    depths = dict.fromkeys(("DLQDepth", "InboxDepth", "SlowDepth"), "Count")
+    assert units == {**depths, "OldestPendingAge": "Seconds"}
     aws.fail(Fault.REFUSED, "Query")
     with pytest.raises(StorageUnavailableError):
         world.run_schedule(app.check_dlq)
-    assert output.metrics() == [{"DLQDepth": 2, "InboxDepth": 3}]
+    assert output.metrics() == [{"DLQDepth": 2, "InboxDepth": 3, "SlowDepth": 0}]
 
 
 @pytest.mark.parametrize("webhook", ["none", "subscriptions"])
@@ -148,4 +149,5 @@ def test_check_dlq_searches_nothing_without_a_url(
 
     world.run_schedule(app.check_dlq)
 
-    assert output.metrics() == [{"DLQDepth": 0, "InboxDepth": 0, "OldestPendingAge": 0}]
+    [metrics] = output.metrics()
+    assert_has(metrics, DLQDepth=0, InboxDepth=0, OldestPendingAge=0)

@@ -1,0 +1,216 @@
+"""Slow destinations: their events go through a queue and a worker of their own."""
+
+import pytest
+
+import app
+from chalicelib.core.event import Event
+from chalicelib.core.outcome import TIMED_OUT, Outcome, PushResult
+from chalicelib.core.target import Target
+from chalicelib.infra.times import rfc3339
+from chalicelib.operations.recovery import BatchError
+from tests.support.aws_calls import Aws, Fault
+from tests.support.receiver import Behaviour, Receiver, hang, in_turn, status
+from tests.support.subscribing import id_of_new
+from tests.support.world import World
+
+
+def after(world: World, seconds: float, code: int = 200) -> Behaviour:
+    """Respond after so many seconds of the world's time."""
+    return in_turn(lambda _: world.clock.sleep(seconds), status(code))
+
+
+def post_async(world: World, **options: str) -> str:
+    return str(world.post(prefer="respond-async", **options)["event_id"])
+
+
+def lengths(world: World) -> tuple[int, int]:
+    """Return how many messages are in the fast lane, and in the slow one."""
+    slow = len(world.slow_messages())
+    return len(world.messages()) - slow, slow
+
+
+def slow_since(world: World, subscription_id: str) -> str | None:
+    since: str | None = world.get(f"/subscriptions/{subscription_id}")["slow_since"]
+    return since
+
+
+@pytest.fixture
+def copies(world: World) -> None:
+    """Let only copies be pushed."""
+    world.restart(ZAPIER_WEBHOOK_URL="subscriptions", BREAKER_OPEN_SECONDS="1")
+
+
+def make_slow(world: World, target: Receiver) -> str:
+    """Return the id of a subscription whose first three pushes were slow."""
+    subscription_id = id_of_new(world, target)
+    target.script(*[after(world, 2.5)] * 3)
+    for _ in range(3):
+        world.post()
+    return subscription_id
+
+
+@pytest.mark.usefixtures("copies")
+def test_three_slow_pushes_mark_a_subscription_and_its_events_are_queued_apart(
+    world: World, target: Receiver
+) -> None:
+    subscription_id = make_slow(world, target)
+    assert slow_since(world, subscription_id) == rfc3339(world.clock())
+
+    world.post()
+    assert lengths(world) == (0, 1)
+    assert len(target.requests) == 3
+    world.settle()
+    assert len(target.requests) == 4
+
+
+@pytest.mark.usefixtures("copies")
+def test_ten_quick_deliveries_end_the_mark_after_a_minute(world: World, target: Receiver) -> None:
+    subscription_id = make_slow(world, target)
+    for _ in range(10):
+        post_async(world)
+        world.run_worker()
+    assert slow_since(world, subscription_id)
+
+    world.clock.sleep(60)
+    post_async(world)
+    world.run_worker()
+    assert slow_since(world, subscription_id) is None
+    post_async(world)
+    assert lengths(world) == (1, 0)
+
+
+@pytest.mark.usefixtures("copies")
+def test_another_url_ends_the_mark_and_enabling_does_not(world: World, target: Receiver) -> None:
+    subscription_id = make_slow(world, target)
+    path = f"/subscriptions/{subscription_id}"
+    assert world.call("POST", f"{path}/enable").json["slow_since"]
+    assert world.call("PATCH", path, {"name": "CRM"}).json["slow_since"]
+    assert world.call("PATCH", path, {"target_url": f"{target.url}&b"}).json["slow_since"] is None
+    world.clock.sleep(10)
+    world.post()
+    assert lengths(world) == (0, 0)
+    assert slow_since(world, subscription_id) is None
+
+
+@pytest.mark.usefixtures("copies")
+def test_a_mark_that_an_edit_overtook_is_dropped(world: World, target: Receiver) -> None:
+    subscription_id = id_of_new(world, target)
+    edit = {"target_url": f"{target.url}&b"}
+    target.script(
+        *[after(world, 2.5)] * 2,
+        in_turn(
+            lambda _: world.call("PATCH", f"/subscriptions/{subscription_id}", edit),
+            after(world, 2.5),
+        ),
+    )
+    for _ in range(3):
+        world.post()
+    assert slow_since(world, subscription_id) is None
+
+
+def test_the_events_of_a_slow_webhook_are_sent_on_without_a_claim(
+    world: World, receiver: Receiver
+) -> None:
+    receiver.script(*[after(world, 2.5)] * 3)
+    for _ in range(3):
+        world.post()
+    world.send("?")
+    event_id = post_async(world)
+    assert lengths(world) == (1, 1)
+    world.run_worker()
+    assert lengths(world) == (0, 2)
+    assert world.event(event_id)["delivery_attempts"] == 0
+
+    world.clock.sleep(300)
+    world.post()
+    assert len(receiver.requests) == 4
+
+
+def test_a_push_in_the_fast_lane_has_three_seconds_and_the_next_is_in_the_slow_lane(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = [PushResult(Outcome.RETRY, error=TIMED_OUT), PushResult(Outcome.DELIVERED)]
+    timeouts: list[float] = []
+
+    def send(
+        event: Event, target: Target, now: int, timeout_seconds: float, _: float
+    ) -> PushResult:
+        timeouts.append(timeout_seconds)
+        return results.pop(0)
+
+    monkeypatch.setattr(world.services.push, "send", send)
+    event_id = post_async(world)
+    world.run_worker()
+    assert lengths(world) == (0, 1)
+    assert world.event(event_id)["last_error"] == "timed out"
+    world.settle()
+    assert timeouts == [3.0, 10.0]
+
+
+def test_an_event_that_timed_out_is_moved_by_whoever_gets_it_and_the_attempt_given_back(
+    world: World, receiver: Receiver
+) -> None:
+    world.restart(PUSH_TIMEOUT_SECONDS="0.2")
+    receiver.script(hang, status(503))
+    event_id = post_async(world)
+    for _ in range(2):
+        world.run_worker()
+        world.clock.sleep(5)
+    assert lengths(world) == (0, 1)
+    world.lose_messages()
+    world.send(f'{{"event_id": "{event_id}"}}')
+
+    world.run_worker()
+
+    event = world.event(event_id)
+    assert (event["delivery_attempts"], event["status"]) == (2, "pending")
+    assert lengths(world) == (0, 1)
+    world.run_worker()
+    assert world.event(event_id)["delivery_attempts"] == 3
+
+    world.replay(event_id)
+    assert lengths(world) == (1, 0)
+
+
+@pytest.mark.usefixtures("copies")
+def test_the_sweep_queues_each_event_in_its_own_lane(world: World, target: Receiver) -> None:
+    make_slow(world, target)
+    id_of_new(world, target, "other")
+    post_async(world)
+    post_async(world, event_type="other")
+    world.lose_messages()
+    world.clock.sleep(120)
+    world.restart()
+    world.run_schedule(app.sweep)
+    assert lengths(world) == (1, 2)
+
+
+def test_only_the_failed_messages_of_a_slow_batch_come_again(
+    world: World, receiver: Receiver, aws: Aws
+) -> None:
+    world.services.lanes.remember("webhook", world.clock(), is_slow=True)
+    for _ in range(2):
+        post_async(world)
+    assert lengths(world) == (0, 2)
+    aws.fail(Fault.REFUSED, "UpdateItem", at=1)
+    with pytest.raises(BatchError):
+        world.run_worker()
+    assert lengths(world) == (0, 1)
+
+
+def test_without_a_slow_queue_there_is_one_lane_with_full_time_and_no_marks(
+    world: World, receiver: Receiver
+) -> None:
+    del world.environ["SLOW_QUEUE_URL"]
+    world.restart(PUSH_TIMEOUT_SECONDS="0.2")
+    receiver.script(*[after(world, 2.5, 503)] * 3, hang)
+    for _ in range(3):
+        world.post()
+    world.clock.sleep(10)
+    world.empty_inbox()
+    post_async(world)
+    world.run_worker()
+    world.clock.sleep(2)
+    world.empty_inbox()
+    assert not world.services.lanes.is_slow("webhook", world.clock())
+    assert len(receiver.requests) == 8
