@@ -22,6 +22,7 @@ from tests.simulator.simulated_world import (
     DLQ,
     ENVIRON,
     INBOX,
+    SLOW,
     TABLE,
     Container,
     Fault,
@@ -221,6 +222,10 @@ def disable(world: SimulatedWorld, container: Container) -> None:
     world.clock.sleep(20)
 
 
+def know_that_the_webhook_is_slow(world: SimulatedWorld, container: Container) -> None:
+    container.services.lanes.remember("webhook", container.clock(), is_slow=True)
+
+
 def know(world: SimulatedWorld, container: Container) -> None:
     """Let a container read the list of subscriptions."""
     with contextlib.suppress(StorageUnavailableError, Killed):
@@ -282,6 +287,7 @@ AT_ONCE = {"IN_PROCESS_WAIT_SECONDS": "0"}
 COPY = each(subscribe(), post_async)
 NEW_COPY = each(does(Container.subscribe, "https://hooks.zapier.com/new"), wait(9), post_async)
 POSTED = each(subscribe(), post)
+CUT_OFF = each(post, wait(3), say())  # its messages are in both lanes
 MOVED_BACK = each(post, move_back)
 DISABLED = each(subscribe(), disable)
 REPORTED = subscribe(1, "a", "triggers.*")
@@ -312,6 +318,16 @@ PATHS = {
         work, first=MOVED_BACK, answers=(422, 503, 422)
     ),
     "worker, message that cannot be read": Path(work, first=say("?")),
+    "worker, timed out, and moved to the slow lane": Path(
+        each(work, wait(3), work), first=post_async, answers=(None, 503)
+    ),
+    "worker, moves what timed out before": Path(work, first=CUT_OFF, answers=(None, 503)),
+    "worker, sends on what belongs to a slow webhook": Path(
+        each(know_that_the_webhook_is_slow, work, work), first=post_async, answers=(503,)
+    ),
+    "POST, marks a slow subscription": Path(
+        each(post, post, post, post), first=subscribe(), answers=(None,) * 3, environ=COPIES_ONLY
+    ),
     "replay, failed": Path(replay, first=post, answers=(422,)),
     "lease, acknowledge": Path(
         each(lease, acknowledge_leased), first=each(post, post_async), answers=(422,)
@@ -436,6 +452,13 @@ PATHS = {
         subscribe_with_headers,
         meanwhile=(each(subscribe_with_headers, edit(target_url=B)),),
         last=expect_headers_at_their_url,
+    ),
+    "worker, a message in both lanes": Path(
+        does(Container.work, queues=[INBOX]),
+        first=CUT_OFF,
+        answers=(None, 503),
+        meanwhile=(does(Container.work, queues=[SLOW]),),
+        environ=NO_DELAY,
     ),
     "worker, leased meanwhile": Path(work, first=post_async, meanwhile=(lease,)),
     "worker, another worker": Path(

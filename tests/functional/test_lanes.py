@@ -72,8 +72,11 @@ def test_ten_quick_deliveries_end_the_mark_after_a_minute(world: World, target: 
     assert slow_since(world, subscription_id)
 
     world.clock.sleep(60)
-    post_async(world)
-    world.run_worker()
+    target.script(after(world, 1.5))
+    for _ in range(11):
+        assert slow_since(world, subscription_id)
+        post_async(world)
+        world.run_worker()
     assert slow_since(world, subscription_id) is None
     post_async(world)
     assert lengths(world) == (1, 0)
