@@ -259,7 +259,7 @@ def record(
         extra = {"event_id": event.event_id, "reason": event.reason, "metrics": metrics}
         logger.warning("dead letter", extra=extra)
     if message_seconds is not None:
-        enqueue(event, message_seconds, services.queue_of(is_slow=services.is_slow(event)))
+        enqueue(event, message_seconds, services.queue_for(event))
     if target:
         services.targets.on_recorded(target, recorded.event or event, decision)
     return recorded

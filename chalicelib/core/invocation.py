@@ -87,6 +87,10 @@ class CoreServices:
         """
         return event.has_timed_out or self.lanes.is_slow(event.group_id, self.clock())
 
+    def queue_for(self, event: Event) -> Queue:
+        """Return the queue of the lane that an event belongs in."""
+        return self.queue_of(is_slow=self.is_slow(event))
+
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Return the results of calls made in parallel, by up to MAX_THREADS.
 

@@ -166,7 +166,7 @@ def _make_copy(event: Event, subscription: Subscription, invocation: Invocation)
         if result.applied:
             logger.info("sent", extra={"event_id": copy.event_id})
             with errors_left_to_sweep(copy):
-                services.queue_of(is_slow=services.is_slow(copy)).send(messages.push_message(copy))
+                services.queue_for(copy).send(messages.push_message(copy))
         elif result.event and not is_listed:
             raise EventClaimedError(IN_PROGRESS)
         if result.event:

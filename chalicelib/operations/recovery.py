@@ -120,8 +120,7 @@ def replay(event: Event, invocation: Invocation) -> Event:
     logger.info("replayed", extra={"event_id": event.event_id})
     if result.event.next_attempt_at:
         with errors_left_to_sweep(event):
-            queue = services.queue_of(is_slow=services.is_slow(result.event))
-            queue.send(messages.push_message(result.event))
+            services.queue_for(result.event).send(messages.push_message(result.event))
     return result.event
 
 
