@@ -204,15 +204,12 @@ def recover(
         """Return whether the event was missed, and is sent now unless `only_count`."""
         if not subscription.matches(row.event_type):
             return False
-        event = _find_original(row.event_id, subscription, services)
-        is_listed = posting.copy_id(event, subscription.subscription_id) in event.copies
-        if is_listed or why_not_taken(subscription, event).reason:
-            return False
-        return only_count or _make_copy(event, subscription, invocation).is_new
-
-    def try_one(row: Event) -> bool:
         try:
-            return recover_one(row)
+            event = _find_original(row.event_id, subscription, services)
+            is_listed = posting.copy_id(event, subscription.subscription_id) in event.copies
+            if is_listed or why_not_taken(subscription, event).reason:
+                return False
+            return only_count or _make_copy(event, subscription, invocation).is_new
         except StorageUnavailableError:
             raise
         except ApiError:  # erased meanwhile, a report, too many copies, or a POST is in progress
@@ -222,5 +219,5 @@ def recover(
     for start in range(0, len(page.events), AT_ONCE):
         if start and invocation.seconds_left() < LAST_BATCH_SECONDS:
             return Recovered(start, sent, page.events[start - 1].sort_key)
-        sent += sum(services.map(try_one, page.events[start : start + AT_ONCE]))
+        sent += sum(services.map(recover_one, page.events[start : start + AT_ONCE]))
     return Recovered(len(page.events), sent, page.next_cursor)
