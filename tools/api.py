@@ -10,6 +10,8 @@ import click
 import urllib3
 from rich.console import Console
 
+from chalicelib.infra.parsing import Json
+
 RETRY = urllib3.Retry(
     4, status_forcelist=(429, 503), allowed_methods=None, backoff_factor=0.2, raise_on_status=False
 )
@@ -58,7 +60,7 @@ class Api:
         read_retries: int = 4,
         headers: dict[str, str] | None = None,
         **options: Any,
-    ) -> tuple[int, dict[str, Any], Mapping[str, str]]:
+    ) -> tuple[int, Json, Mapping[str, str]]:
         """Return status, JSON object (empty for 204) and headers; raise ApiCallError without a
         response of JSON.
         """
@@ -82,9 +84,7 @@ class Api:
             message = f"{response.status} without JSON: check TRIGGERS_URL"
             raise ApiCallError(response.status, message) from None
 
-    def call(
-        self, method: str, path: str, **options: Any
-    ) -> tuple[dict[str, Any], Mapping[str, str]]:
+    def call(self, method: str, path: str, **options: Any) -> tuple[Json, Mapping[str, str]]:
         """Return content and headers of a 2xx response; raise ApiCallError."""
         status, content, headers = self.request(method, path, **options)
         if 200 <= status < 300:
@@ -94,19 +94,17 @@ class Api:
             message += " (check TRIGGERS_URL and TRIGGERS_API_KEY)"
         raise ApiCallError(status, message)
 
-    def get(self, path: str, item_id: str) -> dict[str, Any]:
+    def get(self, path: str, item_id: str) -> Json:
         return self.call("GET", f"{path}/{quote(item_id, safe='')}")[0]
 
-    def post_event(
-        self, body: bytes, idempotency_key: str, **headers: str
-    ) -> tuple[dict[str, Any], bool]:
+    def post_event(self, body: bytes, idempotency_key: str, **headers: str) -> tuple[Json, bool]:
         """Return the event, and whether the same request had been sent before."""
         headers["Content-Type"] = "application/json"
         headers["Idempotency-Key"] = idempotency_key
         event, answered = self.call("POST", "/events", body=body, headers=headers)
         return event, answered.get("Idempotency-Replayed") == "true"
 
-    def list_all(self, path: str, **query: str | None) -> Iterator[dict[str, Any]]:
+    def list_all(self, path: str, **query: str | None) -> Iterator[Json]:
         """Yield what all pages of GET /events or GET /subscriptions have."""
         fields = {name: value for name, value in query.items() if value}
         with Console(stderr=True).status("listing"):

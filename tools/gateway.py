@@ -6,13 +6,13 @@ an unknown path for one that wants an AWS signature. The problem documents below
 """
 
 import json
-from typing import Any
 
 import boto3
 import click
 from botocore.config import Config
 
 from chalicelib.infra.errors import AWS_ERRORS
+from chalicelib.infra.parsing import Json
 from tools.stage import find_apis, find_functions
 
 API_STAGE = "api"  # Chalice's default
@@ -43,17 +43,17 @@ DEPLOYING = (
 )
 
 
-def _response(status: int | None, title: str, detail: str, code: str) -> dict[str, Any]:
+def _response(status: int | None, title: str, detail: str, code: str) -> Json:
     """Return a gateway response, as OpenAPI and boto3 spell it. Without a status, each error keeps
     its own.
     """
-    document: dict[str, Any] = {
+    document: Json = {
         "type": "about:blank",
         "title": title,
         "detail": detail,
         "code": code,
     }
-    response: dict[str, Any] = {
+    response: Json = {
         "responseParameters": {"gatewayresponse.header.Content-Type": "'application/problem+json'"}
     }
     if status:

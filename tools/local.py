@@ -45,6 +45,7 @@ from chalicelib.infra.errors import (
     SettingsError,
     StorageUnavailableError,
 )
+from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import Message, Queue
 from chalicelib.operations import recovery as batch
 from chalicelib.operations import schedules
@@ -150,7 +151,7 @@ class Handler(ChaliceRequestHandler):
         """Send a problem document, and close the connection."""
         self._send_http_response(code, {}, None)
 
-    def _send_http_response(self, code: int, headers: dict[str, Any], body: Any) -> None:
+    def _send_http_response(self, code: int, headers: Json, body: Any) -> None:
         """Send a response of the app, or a problem document, which repeats nothing of the
         request.
         """

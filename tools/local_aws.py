@@ -13,6 +13,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from chalicelib.infra.parsing import Json
 from tools.stage import ROOT, read_template
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
@@ -73,7 +74,7 @@ def ensure(stage: str) -> dict[str, str]:
     return variables
 
 
-def _ensure_table(table: dict[str, Any], dynamodb: Any) -> None:
+def _ensure_table(table: Json, dynamodb: Any) -> None:
     name = table["TableName"]
     keys = ("TableName", "BillingMode", "AttributeDefinitions", "KeySchema")
     try:
@@ -89,7 +90,7 @@ def _ensure_table(table: dict[str, Any], dynamodb: Any) -> None:
     )
 
 
-def _ensure_queue(queue: dict[str, Any], dlq_url: str, sqs: Any) -> str:
+def _ensure_queue(queue: Json, dlq_url: str, sqs: Any) -> str:
     """Return the URL of a queue, whose dead letters go to that of `dlq_url`."""
     name = queue["QueueName"]
     try:
@@ -111,7 +112,7 @@ def start_moto() -> str:
     """
     command = [sys.executable, "-m", "tools.local_aws"]
     # Ctrl-C does not reach it
-    options: dict[str, Any] = {"cwd": ROOT, "text": True, "start_new_session": True}
+    options: Json = {"cwd": ROOT, "text": True, "start_new_session": True}
     moto = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options)  # noqa: S603
     atexit.register(moto.communicate)  # keeps the pipes open
     return next(iter(moto.stdout or ())).strip()
@@ -131,7 +132,7 @@ def serve_moto() -> None:
     moto = DomainDispatcherApplication(create_backend_app)
     lock = Lock()
 
-    def serve(environ: dict[str, Any], start_response: Any) -> Any:
+    def serve(environ: Json, start_response: Any) -> Any:
         """Serve one request at a time, except long polls: moto makes conditional writes and
         deletions in two steps.
         """

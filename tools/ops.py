@@ -25,6 +25,7 @@ from botocore.config import Config
 
 from chalicelib.customers.subscription import Subscription
 from chalicelib.infra.errors import AWS_ERRORS
+from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import BATCH_SIZE, Message, Queue
 from tools.api import MAX_CALLS, Api, printable
 from tools.command_line import (
@@ -117,14 +118,14 @@ def dlq(stage: str, limit: int) -> None:
     for (destination, tenant, reason), letters in groups.items():
         count = counted(len(letters), "message")
         words = (destination, subscription_name(stage, destination), tenant, reason, count)
-        click.echo(printable("  ".join(filter(None, words))) + ", the latest:")
-        click.echo(f"  {printable(letters[-1])}")
+        print(printable("  ".join(filter(None, words))) + ", the latest:")
+        print(f"  {printable(letters[-1])}")
     held = "is empty"
     if total:
         held = f"holds {counted(total, 'message')}"
         held += f", {in_flight:,} of them in flight" if in_flight else ""
         held += f"; sample: {len(sample)}"
-    click.echo(f"{url.rsplit('/', 1)[-1]} {held}")
+    print(f"{url.rsplit('/', 1)[-1]} {held}")
 
 
 def peek(sqs: Any, url: str, limit: int) -> list[Message]:
@@ -244,7 +245,7 @@ def show(event_id: str, subject: str | None, stage: str | None, *, payload: bool
         columns = SUBSCRIPTION_COLUMNS
         items = islice(api.list_all("/subscriptions", tenant="*"), None)
     id_name = columns[0]
-    found: list[dict[str, Any]] = [{id_name: event_id}]
+    found: list[Json] = [{id_name: event_id}]
     if len(event_id) < ID_LENGTH:
         found = [item for item in items if item[id_name].startswith(event_id)]
     match found:
@@ -252,20 +253,20 @@ def show(event_id: str, subject: str | None, stage: str | None, *, payload: bool
             raise click.ClickException(printable(f"nothing found: {event_id or subject}"))
         case [item] if is_subscription:
             subscription = api.get("/subscriptions", item[id_name])
-            click.echo(json.dumps(subscription, indent=2))
+            print(json.dumps(subscription, indent=2))
         case [item]:
             print_event(api, api.get("/events", item[id_name]), payload=payload)
         case _:
             print_items(columns, found)
 
 
-def print_event(api: Api, event: Mapping[str, Any], *, payload: bool) -> None:
+def print_event(api: Api, event: Json, *, payload: bool) -> None:
     """Print the timeline of an event, and a line for each recipient."""
-    click.echo(
+    print(
         f"{event['event_id']}  {event['event_type']}  {event['status']}  posted by "
         f"{event['created_by']}"
     )
-    click.echo(event["message"])
+    print(event["message"])
     for name in (
         "tenant",
         "subject",
@@ -276,7 +277,7 @@ def print_event(api: Api, event: Mapping[str, Any], *, payload: bool) -> None:
         "lease_count",
     ):
         if event.get(name):
-            click.echo(f"{name}: {event[name]}")
+            print(f"{name}: {event[name]}")
     rows: list[tuple[object, ...]] = [(event["created_at"], "created")]
     for attempt in event["attempts"]:
         what = f"attempt: {attempt['outcome']}"
@@ -287,17 +288,17 @@ def print_event(api: Api, event: Mapping[str, Any], *, payload: bool) -> None:
         rows.append((event["next_attempt_at"], "next attempt"))
     if event["delivered_via"] in ("pull", "subscriptions"):
         rows.append((event["delivered_at"], f"delivered by {event['delivered_via']}"))
-    click.echo()
+    print()
     print_table(("time", "what", "took", "answer", "response"), rows)
     recipients = list_recipients(api, event)
     if recipients:
-        click.echo()
+        print()
         print_table(("recipient", "subscription", "copy"), recipients)
     if payload:
-        click.echo(json.dumps({name: event[name] for name in ("payload", "metadata")}, indent=2))
+        print(json.dumps({name: event[name] for name in ("payload", "metadata")}, indent=2))
 
 
-def list_recipients(api: Api, event: Mapping[str, Any]) -> list[tuple[object, ...]]:
+def list_recipients(api: Api, event: Json) -> list[tuple[object, ...]]:
     """Return a row for each recipient of an event: none of a copy, nor with a key that may not
     ask.
     """
@@ -352,7 +353,7 @@ def replay(
     if bool(event_ids) == bool(since):
         raise click.UsageError("give either EVENT_ID or --since")
     api = Api()
-    found: list[dict[str, Any]] = []
+    found: list[Json] = []
     if since:
         found += api.list_all("/events", **EVENTS, since=since, until=until, **query)
         event_ids = tuple(event["event_id"] for event in found)
@@ -368,13 +369,13 @@ def replay(
         return f"To push them: {command(first, rate=f'{rate:g}', go='1')}"
 
     if not event_ids:
-        click.echo("0 events would be replayed")
+        print("0 events would be replayed")
         return
     if not go:
         shown = found[:10] or [api.get("/events", event_id) for event_id in event_ids[:10]]
         print_items(EVENT_COLUMNS, shown)
         count = counted(len(event_ids), "event")
-        click.echo(f"{count} would be replayed. {how_to_push_from(0)}")
+        print(f"{count} would be replayed. {how_to_push_from(0)}")
         return
 
     def push(event_id: str) -> str:
@@ -383,7 +384,7 @@ def replay(
         return "queued"
 
     skipped = act_on_each("event", event_ids, push, len(event_ids), rate, rest=how_to_push_from)
-    click.echo(f"To see what fails again: {command(0, status='failed')}")
+    print(f"To see what fails again: {command(0, status='failed')}")
     if skipped:
         raise click.ClickException("some events were skipped")
 
@@ -432,12 +433,10 @@ def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: st
         print_items(SUBSCRIPTION_COLUMNS, subscriptions)
     event_ids = list(chain.from_iterable(found.values()))
     for event_id in event_ids:
-        click.echo(event_id)
+        print(event_id)
     copies = sum(event_id.startswith("cpy_") for event_id in event_ids)
     events = len(event_ids) - copies
-    click.echo(
-        f"matching: events {events:,}, copies {copies:,}, subscriptions {len(subscriptions):,}"
-    )
+    print(f"matching: events {events:,}, copies {copies:,}, subscriptions {len(subscriptions):,}")
     items = [subscription["subscription_id"] for subscription in subscriptions]
     items += found
     if not items:
@@ -445,7 +444,7 @@ def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: st
     text = json.dumps(metadata) if metadata else None
     command = command_line("erase", {"metadata": text, **query, "rate": f"{rate:g}", "go": "1"})
     if not go:
-        click.echo(f"To erase them: {command}")
+        print(f"To erase them: {command}")
         return
 
     def remove(item: str) -> str:
@@ -479,9 +478,9 @@ def token(tenant: str, expires_in: int) -> None:
         raise click.BadParameter("it must be 60s to 30d", param_hint="--expires-in")
     api = Api()
     made, _ = api.call("POST", "/tokens", json={"tenant": tenant, "expires_in_seconds": expires_in})
-    click.echo(made["token"])
-    click.echo(f"valid until {made['expires_at']}")
-    click.echo(f"{api.url.rstrip('/')}/#key={made['token']}")
+    print(made["token"])
+    print(f"valid until {made['expires_at']}")
+    print(f"{api.url.rstrip('/')}/#key={made['token']}")
 
 
 @cli.command(short_help="Post one event, or a file of JSON lines.")
@@ -524,7 +523,7 @@ def send(event_type: str | None, file: Path | None, **contents: Any) -> None:
     body = json.dumps({"event_type": event_type, "payload": {}, **given})
     event, _ = api.post_event(body.encode(), secrets.token_hex(16))
     error = f" ({event['last_error']})" if event["last_error"] else ""
-    click.echo(printable(f"{event['event_id']}: {event['message']}{error}"))
+    print(printable(f"{event['event_id']}: {event['message']}{error}"))
 
 
 def send_lines(api: Api, content: bytes, prefix: str) -> None:

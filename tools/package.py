@@ -10,10 +10,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import click
 
+from chalicelib.infra.parsing import Json
 from tools import gateway, upgrade
 from tools.stage import FUNCTION_SUFFIXES, ROOT, own_runtime, read_config, read_template
 
@@ -37,7 +37,7 @@ def package(stage: str, out: Path = OUT) -> None:
     # off.
     resources["EventsTable"]["DeletionPolicy"] = "RetainExceptOnCreate"
     for function, suffix in FUNCTION_SUFFIXES.items():
-        properties: dict[str, Any] = {
+        properties: Json = {
             "FunctionName": f"triggers-api-{stage}{suffix}",
             "RecursiveLoop": "Allow",
             "LoggingConfig": gateway.LOGGING,

@@ -19,6 +19,7 @@ from botocore.exceptions import ClientError, WaiterError
 from chalicelib import deps, settings
 from chalicelib.infra.clients import read_secret
 from chalicelib.infra.errors import AWS_ERRORS, SettingsError
+from chalicelib.infra.parsing import Json
 from tools import upgrade
 from tools.export import export_subscriptions
 from tools.stage import (
@@ -147,7 +148,7 @@ def _create_change_set(
 
     A new stack imports the table and the log groups that a deleted one left.
     """
-    parameters: list[dict[str, Any]] = [
+    parameters: list[Json] = [
         {"ParameterKey": key, "ParameterValue": value} for key, value in given.items()
     ]
     parameters += [
@@ -155,7 +156,7 @@ def _create_change_set(
         for key in PARAMETERS
         if key in known and key not in given
     ]
-    options: dict[str, Any] = {"ChangeSetType": "UPDATE"}
+    options: Json = {"ChangeSetType": "UPDATE"}
     if not known:
         options = {"ChangeSetType": "CREATE", "OnStackFailure": "DELETE"}
     try:
@@ -250,7 +251,7 @@ def _given(stage: str) -> dict[str, str]:
     return {"Stage": stage, **given}
 
 
-def _find_stack(stage: str, cloudformation: Any) -> dict[str, Any] | None:
+def _find_stack(stage: str, cloudformation: Any) -> Json | None:
     try:
         [stack] = cloudformation.describe_stacks(StackName=_stack_name(stage))["Stacks"]
     except ClientError as error:
@@ -260,7 +261,7 @@ def _find_stack(stage: str, cloudformation: Any) -> dict[str, Any] | None:
     return stack  # type: ignore[no-any-return]
 
 
-def _known_parameters(stack: dict[str, Any] | None) -> set[str]:
+def _known_parameters(stack: Json | None) -> set[str]:
     """Return the parameters whose values the stack has: none if it does not exist."""
     # In review: interrupted before its first change set was executed.
     if stack is None or stack["StackStatus"] == "REVIEW_IN_PROGRESS":

@@ -10,6 +10,8 @@ import boto3
 import click
 from chalice.config import Config
 
+from chalicelib.infra.parsing import Json
+
 ROOT = Path(__file__).parent.parent
 # The suffix of each function's name, and so of its log group's.
 FUNCTION_SUFFIXES = {
@@ -32,7 +34,7 @@ def read_template(stage: str) -> Any:
     others.
     """
 
-    def spell_out(part: dict[str, Any]) -> Any:
+    def spell_out(part: Json) -> Any:
         name = str(part.get("Fn::Sub", "${")).replace("${Stage}", stage)
         return part if "${" in name else name
 
@@ -60,7 +62,7 @@ def read_config(stage: str) -> dict[str, str]:
     return configured  # type: ignore[no-any-return]
 
 
-def find_functions(stage: str) -> dict[str, Any]:
+def find_functions(stage: str) -> Json:
     """Return the configurations of the stage's functions that are deployed, by the functions'
     names.
     """

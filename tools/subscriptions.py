@@ -1,12 +1,12 @@
 """Commands about one subscription: send it an event, recover what it missed, enable, disable."""
 
 from collections import Counter
-from typing import Any
 from urllib.parse import quote
 
 import click
 from rich.console import Console
 
+from chalicelib.infra.parsing import Json
 from tools.api import Api, printable
 from tools.command_line import (
     command_line,
@@ -33,7 +33,7 @@ def send_to(subscription_id: str, event_id: str) -> None:
     # Not repeated when the response is lost: that would push again what is delivered meanwhile.
     path = path_of(subscription_id, "send")
     copy, _ = Api().call("POST", path, json={"event_id": event_id}, read_retries=0)
-    click.echo(printable(f"{copy['event_id']}: {copy['message']}"))
+    print(printable(f"{copy['event_id']}: {copy['message']}"))
 
 
 @click.command(short_help="Count what a subscription missed, or send it (--go).")
@@ -50,7 +50,7 @@ def recover(subscription_id: str, since: str | None, until: str, *, go: bool) ->
         raise click.UsageError("give --since")
     api = Api()
     path = path_of(subscription_id, "recover")
-    body: dict[str, Any] = {"since": since, "until": until, "only_count": not go}
+    body: Json = {"since": since, "until": until, "only_count": not go}
     total = Counter[str]()
     with Console(stderr=True).status("recovering") as progress:
         while True:
@@ -62,12 +62,12 @@ def recover(subscription_id: str, since: str | None, until: str, *, go: bool) ->
                 break
     examined = counted(total["examined"], "event")
     if go:
-        click.echo(f"{total['sent']:,} of {examined} sent")
+        print(f"{total['sent']:,} of {examined} sent")
         return
-    click.echo(f"{total['sent']:,} of {examined} would be sent")
+    print(f"{total['sent']:,} of {examined} would be sent")
     if total["sent"]:
         options = {"subscription_id": subscription_id, "since": since, "until": until, "go": "1"}
-        click.echo(f"To send them: {command_line('recover', options)}")
+        print(f"To send them: {command_line('recover', options)}")
 
 
 @click.command(short_help="Enable a subscription.")
@@ -88,7 +88,7 @@ def change(subscription_id: str, verb: str) -> None:
     """Enable or disable a subscription, and say how it is now."""
     subscription, _ = Api().call("POST", path_of(subscription_id, verb))
     name = subscription["name"] or subscription["target_host"]
-    click.echo(printable(f"{subscription_id} ({name}): {verb}d"))
+    print(printable(f"{subscription_id} ({name}): {verb}d"))
 
 
 def path_of(subscription_id: str, verb: str) -> str:

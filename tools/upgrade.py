@@ -10,6 +10,8 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from chalicelib.infra.parsing import Json
+
 # Items that are looked up: subscriptions, and copies that may be pushed again. Without those that
 # have the key already: newer functions stored them, or a run that was stopped filled them.
 PARTITIONS = {":s": {"S": "subscription"}, ":p": {"S": "copy-pending"}, ":f": {"S": "copy-failed"}}
@@ -99,7 +101,7 @@ def fill(table_name: str, *, once: bool = False) -> None:
     dynamodb.tag_resource(ResourceArn=table_arn, Tags=[FILLED])
 
 
-def _fill_item(dynamodb: Any, table_name: str, item: dict[str, Any]) -> bool:
+def _fill_item(dynamodb: Any, table_name: str, item: Json) -> bool:
     """Return whether the item was given its key."""
     lookup_key = item.get("subscription_id", {"S": "subscription"})
     with contextlib.suppress(dynamodb.exceptions.ConditionalCheckFailedException):
