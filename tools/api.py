@@ -95,7 +95,8 @@ class Api:
         raise ApiCallError(status, message)
 
     def get(self, path: str, item_id: str) -> Json:
-        return self.call("GET", f"{path}/{quote(item_id, safe='')}")[0]
+        item, _ = self.call("GET", f"{path}/{quote(item_id, safe='')}")
+        return item
 
     def post_event(self, body: bytes, idempotency_key: str, **headers: str) -> tuple[Json, bool]:
         """Return the event, and whether the same request had been sent before."""

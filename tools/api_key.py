@@ -37,7 +37,9 @@ def entry(name: str, key: str, scopes: str = "") -> str:
             "produce+consume"
         )
     digest = hashlib.sha256(key.encode()).hexdigest()
-    return f"{name}:{digest}:{scopes}" if scopes else f"{name}:{digest}"
+    if scopes:
+        return f"{name}:{digest}:{scopes}"
+    return f"{name}:{digest}"
 
 
 def main(name: str = "", scopes: str = "") -> None:

@@ -26,7 +26,12 @@ from tools.api import ApiCallError, printable
 COMPARABLE = (str, int, float)  # the types of metadata that `erase` compares; bool is none of them
 ID_LENGTH = len(f"evt_{0:032}")
 DURATION = "[0-9]{1,6}[smhd]"
-UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+UNIT_SECONDS = {
+    "s": 1,
+    "m": 60,
+    "h": 3600,
+    "d": 86400,
+}
 PASTE = (
     " (credentials and AWS_DEFAULT_REGION must be set; for `make run`, paste the last "
     "export that it printed)"
@@ -47,7 +52,8 @@ class Commands(click.Group):
             raise
         except (*AWS_ERRORS, QueueUnavailableError) as error:
             hint = PASTE if isinstance(error, NoRegionError | NoCredentialsError) else ""
-            raise click.ClickException(f"AWS: {' '.join(str(error).split())}{hint}") from error
+            reason = " ".join(str(error).split())
+            raise click.ClickException(f"AWS: {reason}{hint}") from error
 
 
 def is_make() -> bool:
@@ -103,7 +109,8 @@ def parse_duration(value: str) -> int:
     """Return the seconds of a duration such as 15m."""
     if not re.fullmatch(DURATION, value):
         raise click.BadParameter(f"{value!r} is not a duration (15m, 2h, 7d)")
-    return int(value[:-1]) * UNIT_SECONDS[value[-1]]
+    count = int(value[:-1])
+    return count * UNIT_SECONDS[value[-1]]
 
 
 def parse_time(value: str) -> str:
@@ -159,14 +166,21 @@ def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> Non
     """Print rows with headings. Texts longer than an id may be folded; ids never, so that they can
     be copied.
     """
-    cells = [["" if value is None else printable(str(value)) for value in row] for row in rows]
+    cells = [[as_cell(value) for value in row] for row in rows]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for texts in zip_longest(columns, *cells, fillvalue=""):
         width = max(len(text) for text in texts if len(text) <= ID_LENGTH)
         table.add_column(texts[0], overflow="fold", min_width=width)
     for row in cells:
         table.add_row(*map(Text, row))
-    Console(width=None if sys.stdout.isatty() else 250).print(table, crop=False)
+    console = Console() if sys.stdout.isatty() else Console(width=250)
+    console.print(table, crop=False)
+
+
+def as_cell(value: object) -> str:
+    if value is None:
+        return ""
+    return printable(str(value))
 
 
 def print_items(columns: Sequence[str], items: Iterable[Mapping[str, object]]) -> None:
@@ -203,9 +217,9 @@ def act_on_each(
     unit: str,
     items: Iterable[Any],
     act: Callable[[Any], str],
+    *,
     total: int,
     rate: float,
-    *,
     rest: Callable[[int], str],
 ) -> int:
     """Call `act` for each item, at most `rate` a second, and count the outcomes, which it returns
@@ -217,7 +231,13 @@ def act_on_each(
     """
     outcomes = Counter[str]()
     console = Console(stderr=True)
-    tracked = track(items, f"{unit}s", total, console=console, disable=not console.is_terminal)
+    tracked = track(
+        items,
+        f"{unit}s",
+        total,
+        console=console,
+        disable=not console.is_terminal,
+    )
     try:
         for item in tracked:
             time.sleep(1 / rate)

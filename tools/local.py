@@ -51,6 +51,7 @@ from chalicelib.operations import recovery as batch
 from chalicelib.operations import schedules
 from chalicelib.settings import Scope
 from tools import api_key, local_aws
+from tools.api import printable
 from tools.receiver import Receiver
 
 ROOT = Path(__file__).parent.parent
@@ -91,8 +92,8 @@ class Screen(logging.Handler):
 
     def event(self, event_id: str, text: str) -> None:
         """Show what happened to an event."""
-        line = f"{time.strftime('%H:%M:%S')}  {event_id:<36}  {text}"
-        self.say("".join(character if character.isprintable() else "?" for character in line))
+        at = time.strftime("%H:%M:%S")
+        self.say(printable(f"{at}  {event_id:<36}  {text}"))
 
     def emit(self, record: logging.LogRecord) -> None:
         fields = vars(record)
@@ -139,8 +140,10 @@ class Handler(ChaliceRequestHandler):
             del self.headers["Authorization"]
         try:
             length = max(0, int(self.headers.get("Content-Length", "0")))
-            is_chunked = "Transfer-Encoding" in self.headers
-            body = DechunkedInput(self.rfile).read() if is_chunked else self.rfile.read(length)
+            if "Transfer-Encoding" in self.headers:
+                body = DechunkedInput(self.rfile).read()
+            else:
+                body = self.rfile.read(length)
         except (ValueError, OSError):
             self.send_error(400)
             return False
@@ -192,7 +195,8 @@ def start() -> None:
     if not given("SETTINGS_SECRET"):
         if "API_KEYS" not in os.environ:
             screen.key = api_key.new_key()
-            os.environ["API_KEYS"] = api_key.entry("local", screen.key, "+".join(Scope))
+            scopes = "+".join(Scope)
+            os.environ["API_KEYS"] = api_key.entry("local", screen.key, scopes)
         _provide("WEBHOOK_SIGNING_SECRETS", api_key.new_signing_secret())
         _provide("ZAPIER_WEBHOOK_URL", receiver.hook_url)
         hosts = (*settings.DEFAULT_HOSTS.entries, "127.0.0.1", "localhost")

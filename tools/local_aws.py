@@ -41,7 +41,8 @@ def use(url: str) -> None:
         **CREDENTIALS,
     )
     for name in ("no_proxy", "NO_PROXY"):
-        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1"]))
+        hosts = [os.environ.get(name), "127.0.0.1"]
+        os.environ[name] = ",".join(filter(None, hosts))
 
 
 def complete_given() -> None:
@@ -140,7 +141,13 @@ def serve_moto() -> None:
         with contextlib.nullcontext() if is_poll else lock:
             return moto(environ, start_response)
 
-    server = make_server("127.0.0.1", 0, serve, threaded=True, request_handler=MotoRequestHandler)
+    server = make_server(
+        "127.0.0.1",
+        0,
+        serve,
+        threaded=True,
+        request_handler=MotoRequestHandler,
+    )
     Thread(target=server.serve_forever, daemon=True).start()
     print(f"http://127.0.0.1:{server.server_port}", flush=True)
     sys.stdin.read()

@@ -216,7 +216,14 @@ def redrive(stage: str, rate: float) -> None:
 
     command = command_line("redrive", {"stage": stage, "rate": f"{rate:g}"})
     again = f"To move the rest (in flight for 30 s): {command}"
-    act_on_each("message", receive(), move, total, rate, rest=lambda _: again)
+    act_on_each(
+        "message",
+        receive(),
+        move,
+        total=total,
+        rate=rate,
+        rest=lambda _: again,
+    )
 
 
 @cli.command(short_help="Show the life of one event, or a subscription.")
@@ -295,7 +302,8 @@ def print_event(api: Api, event: Json, *, payload: bool) -> None:
         print()
         print_table(("recipient", "subscription", "copy"), recipients)
     if payload:
-        print(json.dumps({name: event[name] for name in ("payload", "metadata")}, indent=2))
+        contents = {"payload": event["payload"], "metadata": event["metadata"]}
+        print(json.dumps(contents, indent=2))
 
 
 def list_recipients(api: Api, event: Json) -> list[tuple[object, ...]]:
@@ -372,8 +380,9 @@ def replay(
         print("0 events would be replayed")
         return
     if not go:
-        shown = found[:10] or [api.get("/events", event_id) for event_id in event_ids[:10]]
-        print_items(EVENT_COLUMNS, shown)
+        if not since:
+            found += [api.get("/events", event_id) for event_id in event_ids[:10]]
+        print_items(EVENT_COLUMNS, found[:10])
         count = counted(len(event_ids), "event")
         print(f"{count} would be replayed. {how_to_push_from(0)}")
         return
@@ -383,7 +392,14 @@ def replay(
         api.call("POST", f"/events/{quote(event_id, safe='')}/replay", read_retries=0)
         return "queued"
 
-    skipped = act_on_each("event", event_ids, push, len(event_ids), rate, rest=how_to_push_from)
+    skipped = act_on_each(
+        "event",
+        event_ids,
+        push,
+        total=len(event_ids),
+        rate=rate,
+        rest=how_to_push_from,
+    )
     print(f"To see what fails again: {command(0, status='failed')}")
     if skipped:
         raise click.ClickException("some events were skipped")
@@ -400,8 +416,10 @@ def find_matching(
     """
     found: dict[str, list[str]] = {}
     for event in api.list_all("/events", **EVENTS, **query, include="payload"):
-        given = event["metadata"] or {}
-        texts = {name: str(value) for name, value in given.items() if type(value) in COMPARABLE}
+        texts = {}
+        for name, value in (event["metadata"] or {}).items():
+            if type(value) in COMPARABLE:
+                texts[name] = str(value)
         if metadata.items() <= texts.items():
             event_id = event["event_id"]
             found.setdefault(event["source_event_id"] or event_id, []).append(event_id)
@@ -442,7 +460,13 @@ def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: st
     if not items:
         return
     text = json.dumps(metadata) if metadata else None
-    command = command_line("erase", {"metadata": text, **query, "rate": f"{rate:g}", "go": "1"})
+    options = {
+        "metadata": text,
+        **query,
+        "rate": f"{rate:g}",
+        "go": "1",
+    }
+    command = command_line("erase", options)
     if not go:
         print(f"To erase them: {command}")
         return
@@ -456,7 +480,15 @@ def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: st
         return "erased"
 
     again = f"To complete it: {command}"
-    if act_on_each("item", items, remove, len(items), rate, rest=lambda _: again):
+    skipped = act_on_each(
+        "item",
+        items,
+        remove,
+        total=len(items),
+        rate=rate,
+        rest=lambda _: again,
+    )
+    if skipped:
         raise click.ClickException(
             f"some events are claimed, for a minute or while a lease lasts. {again}"
         )
@@ -530,12 +562,15 @@ def send_lines(api: Api, content: bytes, prefix: str) -> None:
     """Post each line that is not blank, MAX_CALLS at a time. Equal lines are different events: the
     key counts them.
     """
-    numbered = enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), 1)
-    lines = {f"line {number}": line.strip() for number, line in numbered if line.strip()}
+    lines = {}
+    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), 1):
+        if line.strip():
+            lines[f"line {number}"] = line.strip()
     occurrences = Counter[bytes]()
 
     def post(line: bytes, count: int) -> str:
-        key = hashlib.sha256(f"{prefix}\n{count}\n".encode() + line).hexdigest()
+        counted_line = f"{prefix}\n{count}\n".encode() + line
+        key = hashlib.sha256(counted_line).hexdigest()
         _, is_repeated = api.post_event(line, f"ops-{key}", Prefer="respond-async")
         return "sent before" if is_repeated else "sent"
 
@@ -550,7 +585,14 @@ def send_lines(api: Api, content: bytes, prefix: str) -> None:
         return posts[name].result()
 
     try:
-        skipped = act_on_each("line", posts, wait, len(posts), math.inf, rest=lambda _: again)
+        skipped = act_on_each(
+            "line",
+            posts,
+            wait,
+            total=len(posts),
+            rate=math.inf,
+            rest=lambda _: again,
+        )
     finally:
         pool.shutdown(cancel_futures=True)
     if skipped:

@@ -88,7 +88,8 @@ class Receiver:
         status = self._failures.pop() if self._failures else 200
         text = f"responded {status}, {verdict}: {payload}"
         self._show(str(event["event_id"]), f"received     {text}")
-        self._deliveries.append(f"{time.strftime('%H:%M:%S')}  {event['event_id']}  {text}")
+        at = time.strftime("%H:%M:%S")
+        self._deliveries.append(f"{at}  {event['event_id']}  {text}")
         return status
 
     def _fail(self, status: int, times: int) -> str:

@@ -110,7 +110,7 @@ def update(stage: str, cloudformation: Any) -> bool:
         print(f"waiting for stack {_stack_name(stage)}: {stack['StackStatus']}", flush=True)
         _wait(stack["StackId"], COMPLETE, cloudformation)
     known = _known_parameters(stack)
-    missing = [PARAMETERS[key] for key in REQUIRED if key not in given and key not in known]
+    missing = [PARAMETERS[key] for key in REQUIRED if key not in given.keys() | known]
     if missing:
         raise click.ClickException(FIRST_TIME.format(missing=" and ".join(missing)))
     template = read_template(stage)
@@ -125,7 +125,13 @@ def update(stage: str, cloudformation: Any) -> bool:
     if known:
         before = cloudformation.get_template(StackName=_stack_name(stage))["TemplateBody"]
         keeps_index = upgrade.keep_indexes(template, before, are_read=has_older_functions)
-    change_set = _create_change_set(stage, template, given, known, cloudformation)
+    change_set = _create_change_set(
+        stage,
+        template,
+        given,
+        known,
+        cloudformation,
+    )
     if change_set is None:
         print(f"stack {_stack_name(stage)}: no changes")
     else:

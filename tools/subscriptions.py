@@ -66,7 +66,12 @@ def recover(subscription_id: str, since: str | None, until: str, *, go: bool) ->
         return
     print(f"{total['sent']:,} of {examined} would be sent")
     if total["sent"]:
-        options = {"subscription_id": subscription_id, "since": since, "until": until, "go": "1"}
+        options = {
+            "subscription_id": subscription_id,
+            "since": since,
+            "until": until,
+            "go": "1",
+        }
         print(f"To send them: {command_line('recover', options)}")
 
 
