@@ -50,14 +50,15 @@ def get_health() -> Response:
 @route("GET", "/me", *Scope, TOKEN)
 def get_me(call: Call) -> Response:
     key = call.key
-    me = {"name": key.tenant or key.name, "scopes": sorted(key.scopes - {TOKEN}), "stage": STAGE}
-    event_types = call.services.settings.event_types
-    return respond(
-        200,
-        dumps(
-            {**me, "tenant": key.tenant, "expires_at": key.expires_at, "event_types": event_types}
-        ),
-    )
+    me = {
+        "name": key.tenant or key.name,
+        "scopes": sorted(key.scopes - {TOKEN}),
+        "stage": STAGE,
+        "tenant": key.tenant,
+        "expires_at": key.expires_at,
+        "event_types": call.services.settings.event_types,
+    }
+    return respond(200, dumps(me))
 
 
 @route("POST", "/tokens", Scope.CONSUME)
@@ -95,14 +96,14 @@ def post_event(call: Call) -> Response:
 
 
 @route("GET", "/events/{event_id}", Scope.PRODUCE, Scope.CONSUME, TOKEN)
-def get_event(call: Call, event_id: str) -> Response:
+def get_event(call: Call) -> Response:
     sees_responses = not call.key.scopes.isdisjoint((Scope.CONSUME, TOKEN))
-    return respond(200, call.find_event(event_id).whole(include_responses=sees_responses))
+    return respond(200, call.event().whole(include_responses=sees_responses))
 
 
 @route("GET", "/events/{event_id}/recipients", Scope.CONSUME)
-def list_recipients(call: Call, event_id: str) -> Response:
-    event = call.find_event(event_id)
+def list_recipients(call: Call) -> Response:
+    event = call.event()
     found = recipients.find(event, call.services, call.services.subscriptions)
     return respond(200, f'{{"recipients":[{",".join(found)}]}}')
 
@@ -139,29 +140,30 @@ def acknowledge_events(call: Call) -> Response:
 
 
 @route("DELETE", "/events/{event_id}", Scope.ERASE)
-def erase_event(call: Call, event_id: str) -> Response:
-    recovery.erase(event_id, call.services)
+def erase_event(call: Call) -> Response:
+    recovery.erase(call.ids["event_id"], call.services)
     return Response("", {}, 204)
 
 
 @route("POST", "/events/{event_id}/acknowledge", Scope.CONSUME, lease_id=str)
-def acknowledge_event(call: Call, event_id: str) -> Response:
-    inbox.acknowledge(event_id, call.services, call.query.get("lease_id"))
+def acknowledge_event(call: Call) -> Response:
+    inbox.acknowledge(call.ids["event_id"], call.services, call.query.get("lease_id"))
     return Response("", {}, 204)
 
 
 @route("POST", "/events/{event_id}/release", Scope.CONSUME, lease_id=str)
-def release_event(call: Call, event_id: str) -> Response:
-    if not call.query.get("lease_id"):
+def release_event(call: Call) -> Response:
+    lease_id = call.query.get("lease_id")
+    if not lease_id:
         raise InvalidRequestError(FieldFault("lease_id", "is required"))
-    inbox.release(event_id, call.query["lease_id"], call.services)
+    inbox.release(call.ids["event_id"], lease_id, call.services)
     return Response("", {}, 204)
 
 
 @route("POST", "/events/{event_id}/replay", Scope.CONSUME, TOKEN)
-def replay_event(call: Call, event_id: str) -> Response:
-    event = recovery.replay(call.find_event(event_id), call)
-    return respond(202, event.summary(), Location=f"../{event_id}")
+def replay_event(call: Call) -> Response:
+    event = recovery.replay(call.event(), call)
+    return respond(202, event.summary(), Location=f"../{event.event_id}")
 
 
 @route("POST", "/subscriptions", Scope.CONSUME, TOKEN)
@@ -189,82 +191,81 @@ def list_subscriptions(call: Call) -> Response:
 
 
 @route("GET", "/subscriptions/{subscription_id}", Scope.CONSUME, TOKEN)
-def get_subscription(call: Call, subscription_id: str) -> Response:
-    return respond(200, require(call.find_subscription(subscription_id)).to_json())
+def get_subscription(call: Call) -> Response:
+    return respond(200, call.subscription().to_json())
 
 
 @route("PATCH", "/subscriptions/{subscription_id}", Scope.CONSUME, TOKEN)
-def edit_subscription(call: Call, subscription_id: str) -> Response:
+def edit_subscription(call: Call) -> Response:
     hosts = call.services.settings.subscription_hosts
     changes = validation.parse_subscription(
         call.json_body(), hosts, names_hosts=call.key.tenant is None, is_new=False
     )
-    subscription = require(call.find_subscription(subscription_id))
+    subscription = call.subscription()
     return respond(
         200, require(call.services.subscriptions.edit(subscription, **changes)).to_json()
     )
 
 
 @route("GET", "/subscriptions/{subscription_id}/secret", Scope.CONSUME, TOKEN)
-def get_secret(call: Call, subscription_id: str) -> Response:
-    return respond_secret(require(call.find_subscription(subscription_id)), call)
+def get_secret(call: Call) -> Response:
+    return respond_secret(call.subscription(), call)
 
 
 @route("POST", "/subscriptions/{subscription_id}/secret", Scope.CONSUME, TOKEN)
-def renew_secret(call: Call, subscription_id: str) -> Response:
+def renew_secret(call: Call) -> Response:
     if not call.services.settings.signing_secrets:
         detail = "Secrets derive from WEBHOOK_SIGNING_SECRETS, which is not set."
         raise ApiError(409, "no_signing_secret", detail)
-    subscription = require(call.find_subscription(subscription_id))
+    subscription = call.subscription()
     return respond_secret(require(call.services.subscriptions.renew_secret(subscription)), call)
 
 
 @route("POST", "/subscriptions/{subscription_id}/disable", Scope.CONSUME, TOKEN)
-def disable_subscription(call: Call, subscription_id: str) -> Response:
-    subscription = require(call.find_subscription(subscription_id))
+def disable_subscription(call: Call) -> Response:
+    subscription = call.subscription()
     return respond(200, require(call.services.subscriptions.pause(subscription)).to_json())
 
 
 @route("POST", "/subscriptions/{subscription_id}/enable", Scope.CONSUME, TOKEN)
-def enable_subscription(call: Call, subscription_id: str) -> Response:
-    subscription = require(call.find_subscription(subscription_id))
+def enable_subscription(call: Call) -> Response:
+    subscription = call.subscription()
     return respond(200, require(call.services.subscriptions.edit(subscription, **ENABLE)).to_json())
 
 
 @route("POST", "/subscriptions/{subscription_id}/send", Scope.CONSUME, TOKEN)
-def send_event(call: Call, subscription_id: str) -> Response:
+def send_event(call: Call) -> Response:
     event_id = validation.parse_send_request(call.json_body())
-    copy = recipients.send(event_id, require(call.find_subscription(subscription_id)), call)
+    copy = recipients.send(event_id, call.subscription(), call)
     return respond(202, copy.summary(), Location=f"../../events/{copy.event_id}")
 
 
 @route("POST", "/subscriptions/{subscription_id}/recover", Scope.CONSUME, TOKEN)
-def recover_events(call: Call, subscription_id: str) -> Response:
+def recover_events(call: Call) -> Response:
     request = validation.parse_recover_request(call.json_body())
-    subscription = require(call.find_subscription(subscription_id))
+    subscription = call.subscription()
     recovered = recipients.recover(subscription, call, **request)
     next_cursor = recovered.next_cursor and encode_cursor(recovered.next_cursor)
     return respond(200, dumps({**recovered._asdict(), "next_cursor": next_cursor}))
 
 
 @route("POST", "/subscriptions/{subscription_id}/test", Scope.CONSUME, TOKEN)
-def push_test_event(call: Call, subscription_id: str) -> Response:
+def push_test_event(call: Call) -> Response:
     new_event = validation.parse_test_event(call.json_body())
-    subscription = require(call.find_subscription(subscription_id))
+    subscription = call.subscription()
     targets = call.services.targets
     event = targets.make_test_event(subscription, new_event)
     attempt = targets.push_test_event(event, subscription, call)
-    matches = reason = member = None
+    tried = {**vars(attempt), "matches": None, "reason": None, "member": None}
     if new_event:
         missed = recipients.why_not_taken(subscription, event)
-        matches = missed is None
-        reason, member = missed or (None, None)
-    tried = {"matches": matches, "reason": reason, "member": member}
-    return respond(200, dumps({**vars(attempt), **tried}))
+        tried |= {"matches": missed.reason is None, **missed._asdict()}
+    return respond(200, dumps(tried))
 
 
 @route("DELETE", "/subscriptions/{subscription_id}", Scope.CONSUME, TOKEN)
-def delete_subscription(call: Call, subscription_id: str) -> Response:
+def delete_subscription(call: Call) -> Response:
+    subscription_id = call.ids["subscription_id"]
     if call.find_subscription(subscription_id):
         call.services.subscriptions.delete(subscription_id)
     return Response("", {}, 204)

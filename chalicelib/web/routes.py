@@ -22,20 +22,25 @@ RESPOND_SECONDS = 3  # reserved: the function has 30 s, and API Gateway ends a r
 JSON_BODIES = {("application/json", "identity"), ("", "identity")}  # content type and encoding
 IDS = {"event_id": EVENT_ID, "subscription_id": SUBSCRIPTION_ID}
 LOGGED = {401: "key refused", 403: "key refused", 503: "unavailable"}
-View = Callable[..., Response]
+View = Callable[["Call"], Response]
 
 
 @dataclass(frozen=True)
 class Call(Invocation):
     """The invocation for an authenticated request; it ends when the response must be on its way.
 
-    `query` has the values of the query parameters that were given.
+    `query` has the values of the query parameters that were given, `ids` those of the path.
     """
 
     services: deps.Services
     request: Request
     key: ApiKey
     query: Json
+    ids: dict[str, str]
+
+    def subscription(self) -> Subscription:
+        """Return the subscription of the path; raise ApiError 404 as `find_subscription` has it."""
+        return require(self.find_subscription(self.ids["subscription_id"]))
 
     def find_subscription(self, subscription_id: str | None) -> Subscription | None:
         """Return a subscription, or None if there is none or it is not of the token's tenant."""
@@ -44,9 +49,12 @@ class Call(Invocation):
             return None
         return subscription
 
-    def find_event(self, event_id: str) -> Event:
-        """Return an event; raise EventNotFoundError if there is none, or the key may not see it."""
-        event = self.services.store.get(event_id)
+    def event(self) -> Event:
+        """Return the event of the path.
+
+        Raises EventNotFoundError if there is none, or the key may not see it.
+        """
+        event = self.services.store.get(self.ids["event_id"])
         if event is None or not self._may_read(event):
             raise EventNotFoundError
         return event
@@ -86,7 +94,7 @@ def route(
     *scopes: str,
     **parameters: Parser,
 ) -> Callable[[View], View]:
-    """Register a view, which takes a Call and the path's ids; errors become problem documents.
+    """Register a view, which takes a Call; errors become problem documents.
 
     The API key needs one of `scopes`, of which TOKEN stands for tokens: the view shows them nothing
     but what is their tenant's. The query may have `parameters`, and no others.
@@ -97,7 +105,7 @@ def route(
             request: Any = app.current_request
             with telemetry.request_id(request.lambda_context.aws_request_id):
                 try:
-                    return view(_make_call(request, scopes, parameters, ids), **ids)
+                    return view(_make_call(request, scopes, parameters, ids))
                 except ApiError as error:
                     if error.status_code in LOGGED:
                         extra = {
@@ -143,7 +151,7 @@ def _make_call(
         if not IDS[name].fullmatch(text):
             raise _not_found(name)
     deadline = services.clock() + remaining_seconds(request.lambda_context) - RESPOND_SECONDS
-    return Call(services, deadline, request, key, query)
+    return Call(services, deadline, request, key, query, ids)
 
 
 def _not_found(id_name: str) -> ApiError:
