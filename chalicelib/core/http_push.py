@@ -68,13 +68,15 @@ class PushClient:
         `timeout_seconds` bounds connecting, sending and reading together. A target that is
         `public_only` fails unless the address that is connected to is public.
         """
-        body, timeout = event.push_body(), urllib3.Timeout(total=timeout_seconds)
+        body = event.push_body()
         headers = urllib3.HTTPHeaderDict(target.headers)
         headers.update(_headers(event.event_id, timestamp, body, target.secrets))
         started = time.monotonic()
         try:
-            manager, uri = self._managers[target.public_only], parse_url(target.url).request_uri
+            uri = parse_url(target.url).request_uri
+            manager = self._managers[target.public_only]
             pool = manager.connection_from_url(target.url, {"timeout": connect_timeout_seconds})
+            timeout = urllib3.Timeout(total=timeout_seconds)
             response = pool.urlopen("POST", uri, body, headers, timeout=timeout, **OPTIONS)
         except PUSH_ERRORS as error:
             rule = rule_of(error)
@@ -84,9 +86,12 @@ class PushClient:
         result = PushResult(Outcome.of(response.status), _ms_since(started), response.status)
         if result.outcome is Outcome.DELIVERED:
             return result
-        excerpt = _excerpt(response_body, (uri, *target.headers.values()))
-        wait, error_text = _retry_after_seconds(response), f"receiver responded {response.status}"
-        return replace(result, error=error_text, retry_after_seconds=wait, response=excerpt)
+        return replace(
+            result,
+            error=f"receiver responded {response.status}",
+            retry_after_seconds=_retry_after_seconds(response),
+            response=_excerpt(response_body, (uri, *target.headers.values())),
+        )
 
     def close(self) -> None:
         """Close the connections that are not in use."""

@@ -4,7 +4,7 @@ A failed condition is returned, not raised, with the current item.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -23,9 +23,9 @@ MAX_KEYS = 100  # of a BatchGetItem
 LOWEST = "0"
 HIGHEST = "~"
 
-TYPES: dict[type, tuple[str, Callable[[Any], Any]]] = {bytes: ("B", bytes), int: ("N", str)}
-CURRENT_ITEM: Json = {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
+TYPES: Any = {bytes: ("B", bytes), int: ("N", str)}
 STRING = ("S", str)  # the type of all other values
+CURRENT_ITEM = {"ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
 
 Values = Mapping[str, str | int | bytes | None]
 Item = dict[str, Json]  # in DynamoDB's format
@@ -40,11 +40,6 @@ class Written(NamedTuple):
 
     applied: bool
     item: Item | None
-
-    @classmethod
-    def of(cls, response: Mapping[str, Any]) -> "Written":
-        """Return the result of a write from what `Table._call` returned."""
-        return cls("Error" not in response, response.get("Item", response.get("Attributes")))
 
 
 class Table:
@@ -100,7 +95,7 @@ class Table:
         options: Json = {"ConsistentRead": True}
         if names:
             options["ProjectionExpression"] = ", ".join(f"#{name}" for name in names)
-            options["ExpressionAttributeNames"] = {f"#{name}": name for name in names}
+            options = self._complete(options, NO_VALUES)
         items: list[Item] = []
         for start in range(0, len(keys), MAX_KEYS):
             options["Keys"] = [*map(_key, keys[start : start + MAX_KEYS])]
@@ -138,40 +133,41 @@ class Table:
         expression = [f"{verb} {', '.join(parts)}" for verb, parts in clauses.items() if parts]
         known = {f":new_{name}": value for name, value in changes.items()}
         known[":one"] = 1
-        response = self._call(
+        return self._write(
             "update_item",
+            condition,
             {**known, **values},
-            TableName=self._name,
             Key=_key(key),
             UpdateExpression=" ".join(expression),
+            **parameters,
+        )
+
+    def _put(self, item: Item, condition: str) -> Written:
+        """Store an item, if `condition` holds."""
+        return self._write("put_item", condition, NO_VALUES, Item=item)
+
+    def _delete(self, key: str, condition: str, values: Values = NO_VALUES) -> Written:
+        """Delete an item, if `condition` holds."""
+        return self._write("delete_item", condition, values, Key=_key(key))
+
+    def _write(
+        self,
+        operation: str,
+        condition: str,
+        values: Values,
+        **parameters: Any,
+    ) -> Written:
+        """Make a write of one item, if `condition` holds."""
+        response = self._call(
+            operation,
+            values,
+            TableName=self._name,
             ConditionExpression=condition,
             **CURRENT_ITEM,
             **parameters,
         )
-        return Written.of(response)
-
-    def _put(self, item: Item, condition: str) -> Written:
-        """Store an item, if `condition` holds."""
-        response = self._call(
-            "put_item",
-            TableName=self._name,
-            Item=item,
-            ConditionExpression=condition,
-            **CURRENT_ITEM,
-        )
-        return Written.of(response)
-
-    def _delete(self, key: str, condition: str, values: Values = NO_VALUES) -> Written:
-        """Delete an item, if `condition` holds."""
-        response = self._call(
-            "delete_item",
-            values,
-            TableName=self._name,
-            Key=_key(key),
-            ConditionExpression=condition,
-            **CURRENT_ITEM,
-        )
-        return Written.of(response)
+        item = response.get("Item", response.get("Attributes"))
+        return Written("Error" not in response, item)
 
     def _transact(self, values: Values, *writes: tuple[str, Mapping[str, Any]]) -> list[Any]:
         """Make conditional writes of several items, all or none.

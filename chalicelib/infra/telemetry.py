@@ -30,17 +30,29 @@ UNITS = {
 }
 
 
-class JsonFormatter(logging.Formatter):
-    """Format a record as a JSON object, with what is in `extra` and not None.
-
-    `metrics` in `extra`, numbers by name, become metrics of CloudWatch with the dimension `Stage`.
-    Their units are those of UNITS, or else counts. Source: "Specification: Embedded metric format",
-    Amazon CloudWatch User Guide.
+class StdoutHandler(logging.Handler):
+    """Write to the current `sys.stdout`, which Lambda and tests replace: lines of its level, and
+    those with metrics.
     """
 
+    lowest = logging.INFO
     stage = ""
 
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= self.lowest or bool(getattr(record, "metrics", None))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a closed output must not stop deliveries
+            sys.stdout.write(self.format(record) + "\n")
+            sys.stdout.flush()
+
     def format(self, record: logging.LogRecord) -> str:
+        """Return a record as a JSON object, with what is in `extra` and not None.
+
+        `metrics` in `extra`, numbers by name, become metrics of CloudWatch with the dimension
+        `Stage`. Their units are those of UNITS, or else counts. Source: "Specification: Embedded
+        metric format", Amazon CloudWatch User Guide.
+        """
         line: dict[str, Any] = {
             "timestamp": rfc3339(record.created),
             "level": record.levelname,
@@ -61,29 +73,11 @@ class JsonFormatter(logging.Formatter):
             line |= metrics
         line["request_id"] = _request_id.get()
         if record.exc_info:
-            line["trace"] = self.formatException(record.exc_info)
+            line["trace"] = logging.Formatter().formatException(record.exc_info)
         return _encode(line)
 
 
-class StdoutHandler(logging.Handler):
-    """Write to the current `sys.stdout`, which Lambda and tests replace: lines of its level, and
-    those with metrics.
-    """
-
-    lowest = logging.INFO
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= self.lowest or bool(getattr(record, "metrics", None))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(OSError, ValueError):  # a closed output must not stop deliveries
-            sys.stdout.write(self.format(record) + "\n")
-            sys.stdout.flush()
-
-
 _handler = StdoutHandler()
-_formatter = JsonFormatter()
-_handler.setFormatter(_formatter)
 
 
 def configure(level: str, stage: str = "") -> None:
@@ -91,7 +85,7 @@ def configure(level: str, stage: str = "") -> None:
 
     :param stage: The dimension of metrics.
     """
-    _formatter.stage = stage
+    _handler.stage = stage
     _handler.lowest = logging.getLevelNamesMapping()[level]
     logger.addHandler(_handler)
     logger.setLevel(min(_handler.lowest, logging.INFO))

@@ -6,11 +6,11 @@ Only SHA-256 hashes of keys are stored, and nothing of tokens.
 import base64
 import hashlib
 import hmac
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from chalicelib.infra.errors import ApiError
 from chalicelib.infra.times import rfc3339
-from chalicelib.settings import ApiKey, Scope
+from chalicelib.settings import ApiKey, Scope, Settings
 
 PREFIX = "trt_"
 TOKEN = "token"  # noqa: S105 - what a token has in place of scopes
@@ -27,12 +27,7 @@ def make_token(key: ApiKey, tenant: str, expires_at: int, signing_secrets: Seque
     return _sign(f"{tenant}\0{expires_at}\0{key.name}", key, signing_secrets[0])
 
 
-def read_token(
-    text: str,
-    keys: Iterable[ApiKey],
-    signing_secrets: Iterable[bytes],
-    now: float,
-) -> ApiKey | None:
+def read_token(text: str, settings: Settings, now: float) -> ApiKey | None:
     """Return the key that a token is; None if it expired, or if nothing configured makes this text.
 
     An entry without the scope consume makes no token: else whoever posts and receives events could
@@ -46,9 +41,13 @@ def read_token(
         expires_at = int(end)
     except ValueError:
         return None
-    entries = [entry for entry in keys if entry.name == key_name and Scope.CONSUME in entry.scopes]
-    made = [_sign(content, entry, secret) for entry in entries for secret in signing_secrets]
-    is_made = any(hmac.compare_digest(candidate.encode(), token) for candidate in made)
+    made = [
+        _sign(content, entry, secret).encode()
+        for entry in settings.api_keys
+        if entry.name == key_name and Scope.CONSUME in entry.scopes
+        for secret in settings.signing_secrets
+    ]
+    is_made = any(hmac.compare_digest(candidate, token) for candidate in made)
     if expires_at <= now or not is_made:
         return None
     return ApiKey(f"tenant:{tenant}", "", frozenset({TOKEN}), tenant, rfc3339(expires_at))
@@ -69,12 +68,7 @@ def _base64url(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
-def authenticate(
-    authorization: str,
-    keys: Collection[ApiKey],
-    signing_secrets: Iterable[bytes],
-    now: float,
-) -> ApiKey:
+def authenticate(authorization: str, settings: Settings, now: float) -> ApiKey:
     """Return the entry of the key, or the token, in an Authorization header; raise ApiError 401.
 
     The header is Bearer, or Basic with the key as the password, or as the user name without one.
@@ -84,8 +78,8 @@ def authenticate(
     read = SCHEMES.get(scheme.lower())
     key = read(credentials.strip()) if read else ""
     digest = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
-    matches = [entry for entry in keys if hmac.compare_digest(entry.digest, digest)]
-    found = matches[0] if matches else read_token(key, keys, signing_secrets, now)
+    matches = [entry for entry in settings.api_keys if hmac.compare_digest(entry.digest, digest)]
+    found = matches[0] if matches else read_token(key, settings, now)
     # An empty key is none, also where an entry has the digest of the empty text.
     if not key or not found:
         detail = "A valid API key is required: Authorization: Bearer <key>."

@@ -139,9 +139,8 @@ def _make_call(
     Raises ApiError 401 or 403, 400 for its query, 404 for a malformed id.
     """
     services = deps.get()
-    settings = services.settings
     authorization = request.headers.get("authorization", "")
-    key = authenticate(authorization, settings.api_keys, settings.signing_secrets, services.clock())
+    key = authenticate(authorization, services.settings, services.clock())
     if key.scopes.isdisjoint(scopes):
         detail = f"This key may not make this call, which needs {' or '.join(scopes)}."
         raise ApiError(403, "forbidden", detail)

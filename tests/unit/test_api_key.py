@@ -19,8 +19,6 @@ def test_the_printed_entry_accepts_the_key(
 
     key, entry = (line.split()[-1] for line in capsys.readouterr().out.splitlines())
     environ = {**dict.fromkeys(settings.REQUIRED, "http://127.0.0.1/"), "API_KEYS": entry}
-    found = authenticate(
-        f"Bearer {key}", settings.load(environ).api_keys, signing_secrets=[], now=0
-    )
+    found = authenticate(f"Bearer {key}", settings.load(environ), now=0)
     assert found.name == "acme"
     assert set(found.scopes) == granted

@@ -3,11 +3,12 @@ import hashlib
 
 import pytest
 
+from chalicelib import settings
 from chalicelib.infra.errors import ApiError
-from chalicelib.settings import ApiKey, Scope
 from chalicelib.web.auth import authenticate
 
-EMPTY = ApiKey("acme", hashlib.sha256(b"").hexdigest(), frozenset(Scope))
+EMPTY = f"acme:{hashlib.sha256(b'').hexdigest()}"
+ENVIRON = {**dict.fromkeys(settings.REQUIRED, "http://127.0.0.1/"), "API_KEYS": EMPTY}
 
 
 @pytest.mark.parametrize(
@@ -15,4 +16,4 @@ EMPTY = ApiKey("acme", hashlib.sha256(b"").hexdigest(), frozenset(Scope))
 )
 def test_no_key_is_refused_even_if_an_entry_has_the_hash_of_the_empty_string(header: str) -> None:
     with pytest.raises(ApiError):
-        authenticate(header, [EMPTY], signing_secrets=[], now=0)
+        authenticate(header, settings.load(ENVIRON), now=0)
