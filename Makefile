@@ -42,8 +42,9 @@ check: $(SET_UP_DEV) ## format, lint, types, tests
 	@$(PY) -m mypy
 	@$(PY) -m pytest
 
-chaos: $(SET_UP_DEV) ## simulate storms of faults and crashes (SEEDS=500, or SEED=7 to repeat one)
-	@exec $(PY) -m tests.simulator.chaos
+chaos: $(SET_UP_DEV) ## simulate storms of faults and crashes (SEEDS=500, or SEED=7 to repeat one), then kill a real system
+	@$(PY) -m tests.simulator.chaos
+	@test -n "$$SEED" || CHAOS=1 $(PY) -m pytest -n 0 tests/crash/test_kill.py
 
 outage: $(SET_UP_DEV) ## simulate destinations in trouble, and print who waits how long
 	@exec $(PY) -m tests.simulator.outage

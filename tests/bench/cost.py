@@ -46,7 +46,6 @@ GOALS = {300: None, 1_000: 9.10, 10_000: 15.00, 50_000: None}  # delivered at on
 MOST_LOG_BYTES = 1_000  # of a delivered POST
 LOGGED_BYTES = 1_000  # of the one whose log has a goal
 ROUNDS = 20
-RECOVERED = 100  # in one call
 # Assumed, since nothing here is as slow as AWS. CPU time is measured, and divided by the share of a
 # core of 512 MB.
 # 1 % of starts are cold, and take 500 ms
@@ -113,35 +112,6 @@ def deliver(payload: str, failures: int, receiver: Receiver, naps: list[float]) 
     return used
 
 
-def recover() -> Counter[str]:
-    """Return what it takes to make the copy of an event that a subscription missed, in a call for
-    a hundred.
-
-    Its delivery comes on top: that of a copy which the worker pushes.
-    """
-    use_settings(EVENTS_TABLE_NAME="recover", ZAPIER_WEBHOOK_URL="none")
-    for number in range(RECOVERED):
-        payload = order(LOGGED_BYTES, Random(number))
-        call("POST", "/events", f'{{"event_type":"order.created","payload":{payload}}}')
-    made = call("POST", "/subscriptions", dumps({"target_url": "http://127.0.0.1:9/"}))
-    path = f"/subscriptions/{made['subscription_id']}/recover"
-    standin.meter()
-    output = io.StringIO()
-    started = time.process_time()
-    with contextlib.redirect_stdout(output):
-        recovered = call("POST", path, dumps({"since": "2026-01-01T00:00:00Z"}))
-    cpu_ms = (time.process_time() - started) * 1000
-    used = Counter[str](standin.meter()[0])
-    # The table takes two units for what is one outside of a transaction; calls go eight at a time.
-    used["table_units"] *= 2
-    used["lambda_ms"] = round(cpu_ms / CORES + AWS_CALL_MS * used.pop("calls") / 8)
-    used["log_bytes"] = len(output.getvalue())
-    used["requests"] = used["invocations"] = 1
-    if recovered["sent"] != RECOVERED:
-        raise RuntimeError(recovered)
-    return Counter({name: count / RECOVERED for name, count in used.items()})
-
-
 def average(size: int, failures: int, receiver: Receiver, naps: list[float]) -> Counter[str]:
     """Return what an event takes, of ROUNDS events."""
     total = Counter[str]()
@@ -185,4 +155,3 @@ def measure() -> Iterator[Row]:
             yield row(f"{size:,} bytes, retried twice", average(size, 2, receiver, naps))
         call("POST", "/subscriptions", dumps({"target_url": receiver.url}))
         yield row(f"{LOGGED_BYTES:,} bytes, and a copy", average(LOGGED_BYTES, 0, receiver, naps))
-    yield row(f"{LOGGED_BYTES:,} bytes, a copy recovered", recover())

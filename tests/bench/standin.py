@@ -49,8 +49,6 @@ class StandIn:
         self._calls.append((operation, parameters))
         self._used["calls"] += 1
         table = parameters.get("TableName") or next(iter(parameters.get("RequestItems", ())), None)
-        for write in parameters.get("TransactItems", ()):
-            [table] = {each["TableName"] for each in write.values()}
         if table is None:  # SQS or Secrets Manager
             self._used["sqs_requests"] += "QueueUrl" in parameters
             return 200, {"MessageId": "id", "SecretString": "ZAPIER_WEBHOOK_URL=none"}

@@ -11,7 +11,6 @@ from botocore.exceptions import ClientError
 
 from chalicelib.core.event import Event, Status
 from chalicelib.infra.clients import CALL_SECONDS, MAX_TRIES, make_client
-from chalicelib.infra.times import rfc3339
 from tests.simulator.simulated_world import WORKER_SECONDS, Container, SimulatedWorld
 from tests.support.receiver import Receiver, status
 
@@ -50,25 +49,6 @@ def test_a_push_leaves_the_time_to_record_it_although_every_call_takes_its_longe
     [event] = world.items().values()
     assert event.status == Status.DELIVERED
     assert world.history.violations == []
-
-
-def test_a_recovery_ends_in_time_although_every_call_takes_its_longest() -> None:
-    world = SlowWorld({**SLOWEST, "ZAPIER_WEBHOOK_URL": "none"})
-    container = Container(world)
-    world.is_slow = False
-    for _ in range(20):
-        container.post()
-    container.subscribe("https://hooks.zapier.com/1")
-    world.is_slow = True
-    [subscription_id] = world.history.subscribed_at
-
-    answer = container.call(
-        "POST", f"/subscriptions/{subscription_id}/recover", {"since": rfc3339(0)}
-    )
-
-    assert answer.status_code == 200
-    assert answer.json["sent"] == 8
-    assert not container.is_killed
 
 
 @pytest.fixture

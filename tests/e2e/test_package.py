@@ -149,23 +149,6 @@ def test_the_worker_invoked_by_its_event_source_retries_and_delivers(system: Sys
     until(system.is_inbox_empty)
 
 
-def test_a_dead_letter_that_is_moved_back_is_delivered(system: System) -> None:
-    """Move the dead letter by hand: the emulator lacks the move task of SQS."""
-    system.receiver.script(422)
-    event_id = system.post("order.lost")["event_id"]
-    assert system.event(event_id)["status"] == "failed"
-    received = system.sqs.receive_message(QueueUrl=system.dlq, MessageAttributeNames=["All"])
-    [letter] = received["Messages"]
-    body = letter["Body"]
-    assert json.loads(body).items() >= {"event_id": event_id, "reason": "permanent"}.items()
-
-    attributes = letter["MessageAttributes"]
-    system.sqs.send_message(QueueUrl=system.inbox, MessageBody=body, MessageAttributes=attributes)
-    system.sqs.delete_message(QueueUrl=system.dlq, ReceiptHandle=letter["ReceiptHandle"])
-
-    assert system.delivered(event_id)["delivery_attempts"] == 1
-
-
 def test_the_sweep_invoked_by_its_rule_delivers_what_was_never_queued(system: System) -> None:
     until(system.is_inbox_empty)
     system.set_policy(json.dumps({"Version": "2012-10-17", "Statement": [NO_MESSAGES]}))

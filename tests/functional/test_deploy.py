@@ -289,31 +289,6 @@ def test_make_deploys_although_api_gateway_makes_it_wait(
     assert checkout.configure_api(status=1).strip().startswith(absent)
 
 
-FAILED_STACK = {
-    b"<StackStatus>CREATE_COMPLETE": b"<StackStatus>ROLLBACK_COMPLETE",
-    b"<ResourceStatus>CREATE_COMPLETE": b"<ResourceStatus>CREATE_FAILED",
-}
-TAKEN_NAME = {
-    b"<Status>CREATE_COMPLETE": b"<Status>FAILED",
-    b"<StatusReason>": b"<StatusReason>AWS::EarlyValidation::ResourceExistenceCheck",
-}
-
-
-WHY = [
-    (FAILED_STACK, "Error: ROLLBACK_COMPLETE: ApiLogs: "),
-    (TAKEN_NAME, "Something has a name of this stage already"),
-]
-
-
-@pytest.mark.parametrize(("replaced", "words"), WHY)
-def test_a_failed_stack_is_explained(
-    checkout: Checkout, aws: Ministack, replaced: Any, words: str
-) -> None:
-    aws.replaced = replaced
-
-    assert words in checkout.resources(**GIVEN, status=1)
-
-
 UNUSABLE: Any = {"ZAPIER_WEBHOOK_URL": "http://hooks.example.com/s3cr3t", "API_KEYS": "acme"}
 
 

@@ -236,18 +236,3 @@ def test_the_consumer_survives_trouble_leases_processes_and_acknowledges(
                 pass  # until the test's time is over
         finally:
             consumer.kill()
-
-
-def test_the_deploy_commands_of_the_readme_run_what_the_deployment_tests_run() -> None:
-    deploy = re.findall(
-        r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
-    )[-1]
-    dry_run = f'make() {{ command make --dry-run -o .venv/.set-up "$@"; }}\n{deploy}'
-    environ = {**os.environ, "MAKEFLAGS": ""}  # make deploy refuses variables of make test
-    command = ["bash", "-ec", dry_run]
-    printed = subprocess.run(
-        command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True
-    ).stdout
-
-    steps = re.findall(r"tools\.\w+|chalice deploy --stage", printed)
-    assert steps == ["tools.api_key", "tools.resources", "chalice deploy --stage", "tools.gateway"]

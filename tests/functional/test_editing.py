@@ -342,17 +342,6 @@ def test_headers_are_on_every_push_and_nowhere_else(
     assert [answer.json["header_names"] for answer in answers[:3]] == [[*HEADERS]] * 3
 
 
-def test_the_secret_is_told_whenever_it_is_asked_for(world: World, target: Receiver) -> None:
-    path = subscribed(world, target)
-    secrets = []
-    for signing_secrets in (SIGNING_SECRETS[0], " ".join(reversed(SIGNING_SECRETS)), ""):
-        world.restart(WEBHOOK_SIGNING_SECRETS=signing_secrets)
-        secrets.append(secret(world, path))
-        assert secrets[-1] == subscribe(world, target.url).json["secret"]
-    assert len(set(secrets)) == 3
-    assert secrets[-1] is None
-
-
 # What went wrong
 
 

@@ -1,6 +1,4 @@
-"""Filters: the examples of EventBridge's documentation for the parts that are taken, and the
-edges.
-"""
+"""Filters: what matches, as in EventBridge's documentation, what is refused, and the work."""
 
 import time
 from typing import Any
@@ -14,107 +12,46 @@ def matches(pattern: Any, payload: Any) -> bool:
     return mismatch(pattern, payload) is None
 
 
-# The event of https://github.com/aws/event-ruler#ruler-by-example
-NAMES = {
-    "detail-type": "EC2 Instance State-change Notification",
-    "source": "aws.ec2",
-    "time": "2017-10-02T16:24:49Z",
-}
-DETAIL = {
-    "c-count": 5,
-    "d-count": 3,
-    "x-limit": 301.8,
-    "source-ip": "10.0.0.33",
-    "state": "running",
-}
-RESOURCES = ["arn:aws:ec2:us-east-1:123456789012:instance/i-000000aaaaaa00000"]
-EVENT: Any = {**NAMES, "resources": RESOURCES, "detail": DETAIL}
-EMPLOYEES = [{"firstName": "John", "lastName": "Doe"}, {"firstName": "Anna", "lastName": "Smith"}]
-INSTANCES = [
-    f"arn:aws:ec2:us-east-1:{account}:instance/i-b188560f"
-    for account in (123456789012, 111122223333)
-]
 BIG = 2**63 + 1
 
-DOCUMENTED: list[tuple[Any, Any, bool]] = [
-    (
-        {
-            "detail-type": ["EC2 Instance State-change Notification"],
-            "resources": EVENT["resources"],
-        },
-        EVENT,
-        True,
-    ),
-    ({"detail": {"state": ["initializing", "running"]}}, EVENT, True),
-    ({"time": [{"prefix": "2017-10-02"}]}, EVENT, True),
-    ({"source": [{"suffix": "ec2"}]}, EVENT, True),
-    ({"detail": {"state": [{"anything-but": ["initializing"]}]}}, EVENT, True),
-    ({"detail": {"state": [{"anything-but": ["stopped", "running"]}]}}, EVENT, False),
-    (
-        {
-            "detail": {
-                "c-count": [{"numeric": [">", 0, "<=", 5]}],
-                "d-count": [{"numeric": ["<", 10]}],
-            }
-        },
-        EVENT,
-        True,
-    ),
-    ({"detail": {"c-count": [{"numeric": [">", 0, "<", 5]}]}}, EVENT, False),
-    ({"detail": {"c-count": [{"exists": True}]}}, EVENT, True),
-    ({"detail": {"e-count": [{"exists": False}]}}, EVENT, True),
-    (
-        {"Location": ["New York"], "Day": ["Monday"]},
-        {"Location": "New York", "Day": "Tuesday"},
-        False,
-    ),
-    # https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-event-patterns-arrays.html
-    ({"resources": INSTANCES}, {"resources": ["arn:aws:autoscaling", INSTANCES[1]]}, True),
-    ({"resources": INSTANCES}, {"resources": ["arn:aws:autoscaling"]}, False),
-    # https://github.com/aws/event-ruler#json-array-matching
-    ({"employees": {"firstName": ["Anna"]}}, {"employees": EMPLOYEES}, True),
-    ({"employees": {"firstName": ["Anna"]}}, {"employees": [[EMPLOYEES[0]], EMPLOYEES]}, True),
-    ({"employees": {"firstName": ["Jones"]}}, {"employees": EMPLOYEES}, False),
-]
 
-
-@pytest.mark.parametrize(("pattern", "payload", "expected"), DOCUMENTED)
-def test_filters_match_as_eventbridge_documents(pattern: Any, payload: Any, expected: bool) -> None:
-    assert filter_fault(pattern) is None
-    assert matches(pattern, payload) is expected
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"a": 1, "b": {"c": 2}},
+        {"a": 1, "b": [{"c": 3}, {"c": 2}]},
+        {"a": 1, "b": [[{}], [{"c": 2}]]},
+    ],
+)
+def test_all_members_must_match_also_those_of_objects_in_lists(payload: Any) -> None:
+    assert matches({"a": [1], "b": {"c": [2]}}, payload)
+    assert not matches({"a": [2], "b": {"c": [2]}}, payload)
+    assert not matches({"a": [1], "b": {"c": [4]}}, payload)
 
 
 @pytest.mark.parametrize(
     ("entries", "matching", "others"),
     [
-        ([1], [1, 1.0, [0, 1], [[1]]], [True, "1", 2, None, [True], {}, [], [{}], {"1": 1}]),
-        ([1.0], [1], [True]),
-        ([True], [True], [1, "true", False]),
-        ([False], [False], [0, None, ""]),
+        ([1], [1, 1.0, [0, 1], [[[1]]]], [True, "1", 2, None, [True], {}, [{}]]),
         ([None], [None], [0, False, "", "null", {}, []]),
         ([BIG], [BIG], [BIG - 1, float(BIG)]),
-        ([2**53], [2**53, float(2**53)], [2**53 + 1]),
         (["a", 2, "a"], ["a", 2, ["b", "a"]], ["A", "aa", "b"]),
         ([{"prefix": "a"}], ["a", "ab", [1, "ac"]], ["ba", "A", 1, None, {"a": "a"}]),
-        ([{"prefix": "a"}, {"prefix": "b"}], ["a", "b"], ["c"]),
         ([{"suffix": "é"}, {"suffix": "b"}], ["é", "ab", ["x", "b"]], ["éa", 1]),
-        ([{"prefix": ""}], [""], [1, None]),
         (
             [{"anything-but": ["a", 1]}],
-            ["b", 2, True, None, "1", ["a", "b"]],
-            ["a", 1, 1.0, ["a", 1], [], {}, [{}]],
+            ["b", True, None, ["a", "b"]],
+            ["a", 1.0, ["a", 1], {}, [{}]],
         ),
         ([{"anything-but": ["a"]}, {"anything-but": ["b"]}], ["a", "b"], []),
         ([{"exists": True}], [None, {}, [], 0, {"a": 1}], []),
         ([{"exists": False}], [], [None, {}, [], 0]),
-        ([{"exists": False}, 1], [1], [2]),
         ([{"numeric": ["=", 1]}], [1, 1.0], [True, "1", 0.9]),
         ([{"numeric": ["<", 1]}], [0.9, -(10**400), [2, 0]], [1, True, False, "0", [2]]),
         ([{"numeric": ["<=", 1]}], [1], [1.1]),
         ([{"numeric": [">", BIG]}], [BIG + 1], [BIG, float(2**63)]),
         ([{"numeric": [">=", 1]}], [1], [0.9]),
         ([{"numeric": [">=", 1, "<", 2]}], [1, 1.5], [2, 0, [0, 3]]),
-        ([{"numeric": ["<", 0]}, {"numeric": [">", 9]}], [-1, 10], [0, 9]),
     ],
 )
 def test_an_entry_matches_what_is_equal_or_one_of_a_list(
