@@ -1,4 +1,4 @@
-"""A running system is killed under load while its AWS lives on. Slow: run by `make chaos` and CI."""
+"""A running system is killed under load while its AWS lives on (`make chaos`, and CI)."""
 
 import http.client
 import json

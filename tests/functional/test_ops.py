@@ -93,8 +93,8 @@ def pushes(receiver: Receiver) -> Counter[str]:
     return Counter(request.headers["webhook-id"] for request in receiver.requests)
 
 
-def send_dead_letter(world: World, body: str, **options: str) -> None:
-    world.outside.send_message(QueueUrl=world.environ["INBOX_DLQ_URL"], MessageBody=body, **options)
+def send_dead_letter(world: World, body: str) -> None:
+    world.outside.send_message(QueueUrl=world.environ["INBOX_DLQ_URL"], MessageBody=body)
 
 
 def test_dlq_groups_a_sample_without_removing_or_hiding_a_message(
@@ -102,8 +102,10 @@ def test_dlq_groups_a_sample_without_removing_or_hiding_a_message(
 ) -> None:
     assert Ran("dlq").output == "triggers-api-dev-inbox-dlq is empty\n"
     *_, latest = fail(world, receiver, 2)
-    copy = f'{{"event_id": "evt_{0:032}", "failed_at": "", "reason": "\\u001b[2Jodd"}}'
-    send_dead_letter(world, copy, MessageGroupId="sub_1")
+    subscription_id = subscribe_tenant(world, receiver, "acme")
+    letter = {"event_id": f"cpy_{0:032}", "failed_at": "", "reason": "\x1b[2Jodd"}
+    of_tenant = {**letter, "subscription_id": subscription_id, "tenant": "acme"}
+    send_dead_letter(world, json.dumps(of_tenant))
     send_dead_letter(world, "secret text")
 
     shown = Ran("dlq").output
@@ -113,34 +115,15 @@ def test_dlq_groups_a_sample_without_removing_or_hiding_a_message(
         r"receiver responded 422\n"
     )
     assert re.search(found, shown)
-    assert re.search(r"sub_1  \?\[2Jodd  1 message, the latest:\n  evt_0", shown)
+    of_copy = rf"{subscription_id}  CRM  acme  \?\[2Jodd  1 message, the latest:\n  cpy_0"
+    assert re.search(of_copy, shown)
     assert re.search(r"webhook  malformed  1 message, the latest:\n  message \S+\n", shown)
     assert shown.endswith("triggers-api-dev-inbox-dlq holds 4 messages; sample: 4\n")
     assert not re.search("secret|\x1b", shown)
     world.clock.sleep(0.001)
     assert len(Queue(world.outside, world.environ["INBOX_DLQ_URL"]).receive(wait_seconds=0)) == 4
-    assert (
-        Ran("dlq").output
-        == "triggers-api-dev-inbox-dlq holds 4 messages, 4 of them in flight; sample: 0\n"
-    )
-
-
-def test_dlq_names_the_subscription_and_the_tenant_of_a_dead_letter(
-    world: World, receiver: Receiver
-) -> None:
-    subscription_id = subscribe_tenant(world, receiver, "acme")
-    letter = {"event_id": f"cpy_{0:032}", "reason": "exhausted", "failed_at": "2026-11-25"}
-    of_tenant = {**letter, "subscription_id": subscription_id, "tenant": "acme"}
-    for sent in (of_tenant, {**letter, "subscription_id": "sub_gone"}):
-        send_dead_letter(world, json.dumps(sent))
-
-    shown = Ran("dlq").output
-
-    assert (
-        f"{subscription_id}  CRM  acme  exhausted  1 message, the latest:\n  cpy_{0:032}  2026-"
-        in shown
-    )
-    assert "sub_gone  exhausted  1 message, " in shown
+    in_flight = "triggers-api-dev-inbox-dlq holds 4 messages, 4 of them in flight; sample: 0\n"
+    assert Ran("dlq").output == in_flight
 
 
 def test_a_stopped_redrive_loses_nothing_and_repeats_no_push(
@@ -218,23 +201,17 @@ def test_an_event_is_sent_to_one_subscription(world: World, receiver: Receiver) 
     assert "404: There is no such subscription." in refused.errors
 
 
-def test_what_a_subscription_missed_is_counted_then_sent(
-    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_subscription_missed_is_counted_then_sent(world: World, receiver: Receiver) -> None:
     for _ in range(101):
         post_about(world, None)
     subscription_id = id_of_new(world, receiver, key=KEY)
-    start = ("recover", "--subscription-id", subscription_id, "--since")
 
-    assert Ran(*start, "0s").output == "0 of 0 events would be sent\n"
-    counted = Ran(*start, rfc3339(0)).output
+    counted = Ran("recover", "--subscription-id", subscription_id, "--since", rfc3339(0)).output
+
     assert counted.startswith("101 of 101 events would be sent\n")
     assert world.messages() == []
     assert Ran(*command_in(counted, "To send them")).output == "101 of 101 events sent\n"
     assert len(world.messages()) == 101
-    assert Ran(*start, rfc3339(0), "--go").output == "0 of 101 events sent\n"
-    monkeypatch.setenv("MAKELEVEL", "1")
-    assert "give SINCE=" in Ran("recover", "--subscription-id", "sub_1", status=1).errors
 
 
 def test_a_subscription_is_paused_and_enabled(world: World, receiver: Receiver) -> None:
@@ -254,18 +231,17 @@ def test_show_refuses_the_api_of_another_stage(world: World) -> None:
 
 
 def test_an_event_is_found_by_its_subject_and_several_are_listed(world: World) -> None:
-    first = Ran("send", "--type=a", "--subject=order-4711").output.split(":")[0]
-    Ran("send", "--type=a", "--subject=order-4712")
-
+    about = ("send", "--type=a", "--subject=order-4711", "--tenant=corp-inc")
+    first = Ran(*about).output.split(":")[0]
     shown = Ran("show", "--subject=order-4711").output
     assert shown.startswith(f"{first}  a  delivered")
     assert "\nsubject: order-4711\n" in shown
     world.clock.sleep(1)
-    about = ("send", "--type=a", "--subject=order-4711", "--tenant=corp-inc")
     second = Ran(*about).output.split(":")[0]
+
     listed = Ran("show", "--subject=order-4711").output
-    assert re.search(rf"\n{second} .* corp-inc *\n", listed)
-    assert {*re.findall(r"^evt_\w+", listed, re.MULTILINE)} == {second, first}
+
+    assert re.search(rf"\n{second} .* corp-inc *\n{first} ", listed)
 
 
 def test_a_replay_takes_events_of_a_period(
@@ -303,15 +279,9 @@ def command_in(text: str, what: str) -> list[str]:
 def test_the_copies_of_one_subscription_are_replayed(world: World, receiver: Receiver) -> None:
     subscription_id, _ = (subscribe_tenant(world, receiver, tenant) for tenant in ("acme", "other"))
     copies, _ = (post_about(world, None, tenant)["copies"] for tenant in ("acme", "other"))
+    of_one = ("--since=2026-01-01", "--status=delivered", f"--subscription-id={subscription_id}")
 
-    Ran(
-        "replay",
-        "--since=2026-01-01",
-        "--status=delivered",
-        "--subscription-id",
-        subscription_id,
-        *GO,
-    )
+    Ran("replay", *of_one, *GO)
 
     assert [message["attributes"]["EventId"] for message in world.messages()] == copies
 
@@ -357,25 +327,20 @@ def exist(world: World, *event_ids: str) -> list[bool]:
 
 
 def test_a_persons_events_are_counted_then_erased(eraser: World) -> None:
-    about = {"user_id": 42, "region": "eu"}
-    old, *matching = [
-        post_about(eraser, each)["event_id"] for each in (about, about, about | {"user_id": "42"})
-    ]
-    others: Any = [about | {"user_id": 4}, about | {"user_id": [42]}, {"user_id": 42}, None]
-    kept = [old, *(post_about(eraser, metadata)["event_id"] for metadata in others)]
-    since = eraser.event(matching[0])["created_at"]
+    about: Json = {"user_id": 42, "region": "eu"}
+    others = (about, about | {"user_id": 4}, about | {"user_id": [42]}, {"user_id": 42}, None)
+    kept = [post_about(eraser, metadata)["event_id"] for metadata in others]
+    same = (about, about | {"user_id": "42"})
+    matching = [post_about(eraser, metadata)["event_id"] for metadata in same]
+    since = eraser.event(kept[1])["created_at"]
 
     counted = Ran("erase", "--metadata", "user_id=42,region=eu", "--since", since, *FAST).output
 
-    ids = "\n".join(matching)
-    assert counted.startswith(
-        f"{ids}\nmatching: events 2, copies 0, subscriptions 0\nTo erase them: "
-    )
+    found = "\n".join([*matching, "matching: events 2, copies 0, subscriptions 0\nTo erase them: "])
+    assert counted.startswith(found)
     assert all(exist(eraser, *matching, *kept))
     erased = Ran(*command_in(counted, "To erase them"), *FAST).output
     assert erased.endswith("\n2 of 2 items: 2 erased\n")
-    post_about(eraser, {"adult": True})
-    assert Ran("erase", "--metadata", "adult=True").output.startswith("matching: events 0,")
     assert exist(eraser, *matching) == [False] * 2
     assert exist(eraser, *kept) == [True] * 5
 
@@ -397,11 +362,10 @@ def test_a_tenants_events_copies_and_subscriptions_are_erased(
     by_metadata = Ran("erase", "--tenant", "acme", "--metadata", "user_id=42").output
     assert by_metadata.startswith("matching: events 0, copies 0, subscriptions 0\n")
     Ran("erase", "--tenant", "acme", *GO)
-    gone, kept = ([one["event_id"], *one["copies"]] for one in (event, other))
-    assert exist(eraser, *gone) == [False] * 2
-    assert exist(eraser, *kept) == [True] * 2
-    assert eraser.call("GET", f"/subscriptions/{subscription_id}").status_code == 404
-    assert eraser.call("GET", f"/subscriptions/{other_id}").status_code == 200
+    assert exist(eraser, event["event_id"], *event["copies"]) == [False] * 2
+    assert exist(eraser, other["event_id"], *other["copies"]) == [True] * 2
+    left = eraser.get("/subscriptions?tenant=*", key=KEY)["subscriptions"]
+    assert [subscription["subscription_id"] for subscription in left] == [other_id]
 
 
 def test_a_claimed_event_is_named_and_the_repeated_command_erases_it(eraser: World) -> None:
@@ -417,26 +381,6 @@ def test_a_claimed_event_is_named_and_the_repeated_command_erases_it(eraser: Wor
     eraser.clock.sleep(61)
     Ran(*command_in(ran.errors, "To complete it"))
     assert exist(eraser, leased) == [False]
-
-
-def test_send_posts_one_event_from_its_arguments(world: World) -> None:
-    event = {
-        "event_type": "invoice.paid",
-        "payload": {"n": 1},
-        "metadata": {"source": "shop"},
-        "tenant": "acme",
-    }
-    payload, metadata = (json.dumps(event[name]) for name in ("payload", "metadata"))
-
-    said = Ran(
-        "send",
-        "--type=invoice.paid",
-        f"--payload={payload}",
-        f"--metadata={metadata}",
-        "--tenant=acme",
-    ).output
-
-    assert world.event(said.split(":")[0]).items() >= event.items()
 
 
 def test_a_file_is_queued_once(
@@ -497,17 +441,14 @@ def test_no_call_is_made_without_a_safe_url_and_a_key(
         ("replay", ["EVENT_ID=", "SINCE="]),
         ("replay a --since 2h", ["EVENT_ID=", "SINCE="]),
         ("replay --since a", ["SINCE="]),
+        ("recover --subscription-id sub_1", ["SINCE="]),
         ("send", ["TYPE=", "PAYLOAD=", "FILE="]),
         ("send --payload {", ["PAYLOAD="]),
         ("erase --since 2h", ["METADATA=", "TENANT="]),
         ("erase --tenant= --go", ["METADATA=", "TENANT="]),
         *(
             (f"erase --metadata {text}", ["METADATA="])
-            for text in ("user_id=", "a,b=c", "a=1,a=2", '{"a":1', '{"a":""}')
-        ),
-        *(
-            (f"erase --metadata {text}", ["METADATA="])
-            for text in ('{"a":1,"a":2}', '{"a":[1]}', '{"a":true}')
+            for text in ("user_id=", "a,b=c", "a=1,a=2", '{"a":1', '{"a":1,"a":2}', '{"a":[1]}')
         ),
     ],
 )
@@ -557,15 +498,13 @@ def test_make_gives_values_to_a_command_as_they_were_typed(eraser: World, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("options", "seconds"), [((), 3600), (("--expires-in", "7d"), 7 * 86400)])
-def test_token_prints_a_token_its_end_and_its_link(
-    options: tuple[str, ...], seconds: int, world: World
-) -> None:
+def test_token_prints_a_token_its_end_and_its_link(world: World) -> None:
     world.restart(WEBHOOK_SIGNING_SECRETS=f"whsec_{'a' * 32}")
 
-    token, end, link = Ran("token", "--tenant", "customer-42", *options).output.splitlines()
+    printed = Ran("token", "--tenant", "customer-42", "--expires-in", "7d").output
 
-    told = world.get("/me", key=token)
-    assert_has(told, tenant="customer-42", expires_at=rfc3339(world.clock() + seconds))
-    assert end == f"valid until {told['expires_at']}"
+    token, end, link = printed.splitlines()
+    expires_at = rfc3339(world.clock() + 7 * 86_400)
+    assert_has(world.get("/me", key=token), tenant="customer-42", expires_at=expires_at)
+    assert end == f"valid until {expires_at}"
     assert link == f"{os.environ['TRIGGERS_URL']}#key={token}"

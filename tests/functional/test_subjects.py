@@ -79,6 +79,7 @@ def test_lists_leave_subjects_out_unless_asked_for_them(
         ({"subject": "order-1"}, "order-1"),
         ({"subscription_id": subscription_id}, "order-1"),
         ({"include": "payload"}, "order-1"),
+        ({"include": "subject"}, "order-1"),
     ):
         assert {
             event.get("subject", "left out") for event in find(world, **query).json["events"]

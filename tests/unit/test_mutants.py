@@ -1,4 +1,3 @@
-
 import pytest
 
 from tests.mutants import MUTANTS, ROOT, Mutant, parse
