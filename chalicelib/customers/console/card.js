@@ -1,6 +1,6 @@
 // The card of one subscription.
 const lastTests = new Map(); // what came of the last test of each: {at, text}
-const urls = new Map(); // in full, for a customer, by id and host
+const urls = new Map(); // in full, for a customer, by id: {at, url}
 
 function fillCard(node, one) {
   const parts = partsOf(node);
@@ -30,7 +30,7 @@ function fillCardFacts(node, one) {
     one.disabled_at && !isPaused(one)
       ? "Mend the receiver, send a test, enable, then replay what failed."
       : "";
-  const url = urls.get(`${id} ${host}`);
+  const url = urls.get(id)?.url;
   const facts = [
     ["URL", url && span("mono", url)],
     ["Host", !url && `${host} …${id.slice(-6)}`],
@@ -124,12 +124,12 @@ new one into your receiver meanwhile.",
 for it is deleted, too.`,
   },
 };
-async function loadUrl({ subscription_id: id, target_host: host }) {
-  const name = `${id} ${host}`;
-  if (urls.has(name)) return;
-  urls.set(name, "");
+async function loadUrl({ subscription_id: id }) {
+  const known = urls.get(id) ?? { at: 0, url: "" };
+  if (Date.now() - known.at < COUNT_MS) return;
+  urls.set(id, { at: Date.now(), url: known.url });
   const { body } = await call("GET", `subscriptions/${id}/secret`).catch(() => ({ body: {} }));
-  if (body.target_url) urls.set(name, body.target_url);
+  urls.set(id, { at: Date.now(), url: body.target_url ?? known.url });
   renderSubscriptions();
 }
 function showSecret(one, { secret, previous_until: until }, added = "") {

@@ -7,7 +7,7 @@ function fillForm(form, one, answer) {
   const { target_url: url, name, tenant, filter, event_types: types } = form.elements;
   const parts = partsOf(form);
   url.required = !one;
-  url.defaultValue = (one && urls.get(`${one.subscription_id} ${one.target_host}`)) ?? "";
+  url.defaultValue = urls.get(one?.subscription_id)?.url ?? "";
   if (one) url.placeholder = `as it is, at ${one.target_host}`;
   name.defaultValue = one?.name ?? "";
   tenant.parentNode.hidden = Boolean(one);
@@ -145,6 +145,7 @@ async function save(form, one, answer) {
   const isExplained = explain(refused, form);
   setText(partsOf(form).fault, isExplained || body ? "" : answered.message);
   if (!body) return;
+  urls.clear();
   if (one) {
     form.closest("details").open = false;
     form.closest("details").firstElementChild.focus();

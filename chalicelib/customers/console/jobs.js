@@ -56,7 +56,8 @@ function replayAll(given) {
   return runJob(async (signal) => {
     const tellSize = (size) => tellJob(`Counting: ${size} so far`);
     const { found } = await listEvents(given, Infinity, signal, tellSize);
-    const ids = [...found.keys()];
+    const pushed = [...found.values()].filter((one) => one.delivered_via !== "subscriptions");
+    const ids = pushed.map(idOf);
     const whatever = given.status ? "" : ", whatever their status";
     const consequence = `${QUEUED_EACH} If they fail again and that disables a ${noun()}, the rest \
 for it is refused.`;
