@@ -470,24 +470,19 @@ def test_a_subscription_is_made_and_its_secret_is_shown(
     page.get_by_label("order.paid", exact=True).check()
     types.fill("order.made")
     pattern.fill('{"total": [{"numric": [">", 100]}]}')
-    page.keyboard.press("Tab")
     console.button("Add").last.click()
-    operators = "prefix, suffix, anything-but, exists, numeric"
-    expect(fault).to_have_text(
-        [
-            "order.made is no event type here.",
-            f"numric is no operator; there are {operators}.",
-        ]
-    )
+    expect(fault).to_have_text("order.made is no event type here.")
     types.fill("order.*")
-    pattern.fill('{"total": [{"numeric": [">", 100]}]}')
     page.get_by_label("Name", exact=True).fill(HOSTILE)
     page.get_by_label("For tenant").fill("acme")
     console.button("Add a header").click()
     page.keyboard.type("Authorization")
     page.get_by_label("Value of the header").fill("Bearer s3cret")
     page.keyboard.press("Enter")
-    expect(fault).to_have_text("It must begin with https://.")
+    expect(fault).to_have_text(
+        ["It must begin with https://.", re.compile("^total: numric is no operator; there are")]
+    )
+    pattern.fill('{"total": [{"numeric": [">", 100]}]}')
     expect(url).to_have_attribute("aria-invalid", "true")
     url.fill(receiver.url)
 

@@ -11,7 +11,7 @@ function parse(text) {
     return {}; // 204, or a gateway's page
   }
 }
-// Return {isNew, body, text}. Throws an Error that says what went wrong, with `status` and `errors`.
+// Return {isNew, body, text}. Throws an Error that says what went wrong; it has `status`, `errors`.
 async function call(method, path, signals = [], body = undefined) {
   const fitting = key?.replace(/[^\x20-\xff]/g, "?"); // no other character fits a header
   const headers = { Authorization: `Bearer ${fitting}`, "Content-Type": "application/json" };

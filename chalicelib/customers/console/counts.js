@@ -51,7 +51,7 @@ function countsOf(status) {
   const more = copyCount ? number(copyCount, "copy", isMore) : "";
   return [number(ids.size - copyCount, "event", isMore), more];
 }
-// Return a row for each event of the last hour, with its course: the worst of its own and its copies'.
+// Return the course of each event, the worst of its own and those of its copies, and its time.
 function coursesOf(items) {
   const found = new Map();
   for (const one of items) {

@@ -60,8 +60,8 @@ async function confirm(question, consequence, yes, no = "Cancel") {
     $("no").onclick = dialog.oncancel = () => resolve(false);
   });
 }
-// Make the call of a button, after a confirmation if there is a `consequence`. Show in `answer` what
-// `describe` makes of the result: a text and its tone.
+// Make the call of a button, after a confirmation if there is a `consequence`. Show in `answer` the
+// text and tone that `describe` makes of the result.
 async function act(button, answer, { method, path, body, describe, consequence, question }) {
   const { id } = view;
   const action = button.textContent;

@@ -1,6 +1,5 @@
 // The form that makes a subscription, or edits one: what is not changed stays.
 const MOST_HEADERS = 5;
-const OPERATORS = ["prefix", "suffix", "anything-but", "exists", "numeric"];
 
 function fillForm(form, one, answer) {
   form.replaceChildren($("fields").content.cloneNode(true));
@@ -77,7 +76,10 @@ function readForm(form, one) {
   read("name", () => text(name));
   read("tenant", () => (one || me.tenant ? undefined : text(tenant)));
   read("event_types", () => readTypes(form, one));
-  read("filter", () => (changed(filter) ? readFilter(filter.value) : undefined));
+  read("filter", () => {
+    const typed = text(filter);
+    return typed ? JSON.parse(typed, exactly) : typed;
+  });
   read("headers", () => readHeaders(form, one));
   return { given, faults };
 }
@@ -101,24 +103,6 @@ function readTypes(form, one) {
   if (isSame) return undefined;
   return entries.length ? entries : null;
 }
-function readFilter(text) {
-  if (!text.trim()) return null;
-  const filter = JSON.parse(text, exactly);
-  const unknown = unknownOperator(filter);
-  const there = OPERATORS.join(", ");
-  if (unknown) throw new Error(`${unknown} is no operator; there are ${there}.`);
-  return filter;
-}
-// Return the name of the first operator of a filter that does not exist.
-function unknownOperator(filter) {
-  if (filter === null || typeof filter !== "object" || JSON.isRawJSON?.(filter)) return undefined;
-  const isList = Array.isArray(filter);
-  const isObject = (one) => one !== null && typeof one === "object" && !Array.isArray(one);
-  const entries = isList ? filter.filter((one) => isObject(one) && !JSON.isRawJSON?.(one)) : [];
-  const names = entries.flatMap((entry) => Object.keys(entry));
-  const below = isList ? [] : Object.values(filter).map(unknownOperator);
-  return names.find((name) => !OPERATORS.includes(name)) ?? below.find(Boolean);
-}
 function readHeaders(form, one) {
   const rows = [...partsOf(form).rows.children].map((row) => partsOf(row));
   const given = rows.map(({ header, value }) => [header.value.trim(), value.value]);
@@ -141,8 +125,7 @@ async function save(form, one, answer) {
     : ["POST", "subscriptions"];
   const answered = await call(method, path, [], JSON.stringify(given)).catch((error) => error);
   const { body } = answered;
-  const refused = (answered.errors ?? []).map((fault) => clearer(fault, given));
-  const isExplained = explain(refused, form);
+  const isExplained = explain((answered.errors ?? []).map(asSentence), form);
   setText(partsOf(form).fault, isExplained || body ? "" : answered.message);
   if (!body) return;
   urls.clear();
@@ -160,10 +143,10 @@ async function save(form, one, answer) {
   await showSecret(body, body, was);
   $("subscriptions-title").focus();
 }
-// Of a URL without https that alone is said.
-function clearer({ field, message }, { target_url: url }) {
-  const isPlain = field === "target_url" && url && !/^https:/i.test(url);
-  return { field, message: isPlain ? "It must begin with https://." : `It ${message}.` };
+// Return a fault that the API found as a sentence.
+function asSentence({ field, message }) {
+  const isAboutField = /^(must|is|has) /.test(message);
+  return { field, message: isAboutField ? `It ${message}.` : `${message}.` };
 }
 // Show faults, which are sentences, beside their fields; return whether there are any.
 function explain(errors, form) {

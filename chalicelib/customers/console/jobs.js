@@ -1,5 +1,5 @@
-// What takes many calls: replaying all that match, and recovering what a webhook missed. One job at a
-// time, with its progress above every view.
+// What takes many calls: replaying all that match, and recovering what a webhook missed. One job at
+// a time, with its progress above every view.
 let job = null; // an AbortController
 const isRunning = () => job !== null && $("stop").textContent === "Stop";
 const tellJob = (text) => setText($("job-title"), text);
@@ -113,7 +113,7 @@ function recover(one, since) {
     const among = `of ${number(missed.examined, "event")} since ${clock(since)}`;
     if (!missed.sent) return `${name} missed nothing ${among}`;
     const question = `Send ${number(missed.sent, "event")} to ${name}?`;
-    const consequence = `It missed them, ${among}. They are queued from this tab, the oldest first.`;
+    const consequence = `It missed them, ${among}. This tab queues them, the oldest first.`;
     if (!(await confirm(question, consequence, "Send"))) return null;
     const sent = await recoverPages(one, given, signal, (sum) => {
       tellJob(`Sending: ${sum.sent} of ${number(missed.sent, "event")} queued`);

@@ -1,5 +1,5 @@
-// The list: one row for an event and its copies. Under a filter by subscription, and for a customer,
-// a row is one delivery.
+// The list: one row for an event and its copies. Under a filter by subscription, and for a
+// customer, a row is one delivery.
 let rows = [];
 let isListed = false;
 let isRefused = false; // the filters are, until they change

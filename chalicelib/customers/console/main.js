@@ -48,8 +48,7 @@ function showFailure(error) {
   if (status === 403 && me?.tenant) return miss("This webhook was deleted.");
   if (status === 401 || status === 403) return forget(status);
   if (status === 404 && view.id) return miss(`There is no ${view.id}: it expired or was deleted.`);
-  const faults = (error.errors ?? []).map((fault) => clearer(fault, {}));
-  const isExplained = explain(faults, $("filters"));
+  const isExplained = explain((error.errors ?? []).map(asSentence), $("filters"));
   const trouble = status ? message : `The API does not respond (${message}). Trying again.`;
   const since = shownAt ? ` What is shown is of ${utc(shownAt)}.` : "";
   setText($("banner"), isExplained ? "" : `${trouble}${since}`);

@@ -1,5 +1,5 @@
-// Why an event is not sent to a subscription, in a sentence about its name: `takes order.total ≥ 100;
-// this has 80`.
+// Why an event is not sent to a subscription, in a sentence about its name: `takes order.total
+// ≥ 100; this has 80`.
 function whyNot({ subscription_id: id, reason, member }, { event_type, payload }) {
   const one = subscriptions.get(id);
   const told = {

@@ -96,7 +96,8 @@ function tellSlow({ slow_since }, some) {
   const took = some?.took && `the newest delivery took ${duration(some.took)}`;
   return `slow: ${took || `since ${clock(slow_since)}`}`;
 }
-// Return those that match what is sought, those in trouble first, but those that were acted on where they were.
+// Return those that match what is sought, those in trouble first, but those that were acted on where
+// they were.
 function matching() {
   const sought = (filters.text ?? "").trim().toLowerCase();
   const matches = (one) =>
