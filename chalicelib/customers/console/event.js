@@ -29,11 +29,12 @@ function fillEvent() {
   const isOne = isCopy(event.event_id);
   const statuses = statesOf(recipients ?? []);
   const own = isOne || isOwnPushed() ? [event.status] : [];
-  const state = worstOf([...own, ...statuses]) ?? event.status;
+  const worst = worstOf([...own, ...statuses]) ?? event.status;
+  const [state, tone] = isForNobody(event) ? NOBODY : [worst, worst];
   document.title = `${event.event_type}: ${state}`;
   setText($("type"), event.event_type);
   setText($("status"), state);
-  setTone($("status"), "badge", state);
+  setTone($("status"), "badge", tone);
   fillFacts(isOne);
   fillBecame(isOne, statuses);
   fillRecipients(isOne);
@@ -43,8 +44,8 @@ function fillEvent() {
   setTone($("own-status"), "badge", event.status);
   setText($("message"), isOne ? "" : say(event.message));
   $("own").hidden = !isOne && !isOwnPushed();
-  $("replay").hidden = $("own").hidden;
   setText($("replay"), isOne ? "Replay" : "Replay to your own webhook");
+  $("replay").hidden = $("own").hidden;
   setTone($("replay"), "", isOne ? "primary" : "");
   $("replay-copies").hidden = isOne || !statuses.length;
   $("acknowledge").hidden = event.status === "delivered";

@@ -73,8 +73,9 @@ function fillRow(node, row) {
   const one = row.event ?? worst;
   const attempts = worst.delivery_attempts;
   const clocked = me.tenant ? `, ${clock(one.created_at)}` : "";
-  setText(parts.state, worst.status);
-  setTone(parts.state, "badge", worst.status);
+  const [state, tone] = isForNobody(worst) ? NOBODY : [worst.status, worst.status];
+  setText(parts.state, state);
+  setTone(parts.state, "badge", tone);
   setText(parts.subject, one.subject ?? `${row.id.slice(0, 12)}…`);
   setText(parts.type, one.event_type);
   setText(parts.remark, toldOf(row, read, unread).filter(Boolean).join(", "));
@@ -98,10 +99,7 @@ function toldOf(row, read, unread) {
   if (isOfOne()) return [whose, `to ${label(own.subscription_id)}`, remark(own)];
   const statuses = read.map(({ status }) => status);
   const count = statuses.length + unread;
-  if (!count) {
-    const isOwn = own.delivered_via !== "subscriptions";
-    return [whose, isOwn ? remark(own) : "matched no webhook"];
-  }
+  if (!count) return [whose, isForNobody(own) ? "matched no webhook" : remark(own)];
   const isWhole = families.has(row.id);
   const whole = isWhole && became(statuses, unread);
   if (worst.status === "delivered") return [whose, whole];

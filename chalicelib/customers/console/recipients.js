@@ -13,7 +13,7 @@ function fillBecame(isOne, statuses) {
   const others = isRead ? recipients.length - statuses.length : 0;
   const without = others ? `; ${number(others, "other")} got no copy` : "";
   const none = others
-    ? `It matched no webhook of ${others}.`
+    ? `It matched none of ${number(others, "webhook")}.`
     : "It matched no webhook: there is none that could have had it.";
   const text = statuses.length ? `${became(statuses)}${without}` : none;
   tell(node, isRead ? text : "Looking who got it…", isRead ? toneOf(statuses) || "retried" : "");

@@ -44,6 +44,9 @@ function became(statuses, unread = 0) {
   const told = rest.filter(([amount]) => amount).map(([amount, state]) => `, ${amount} ${state}`);
   return `${count("delivered")} of ${number(total, "webhook")} got it${told.join("")}`;
 }
+// Return whether an event was for nobody: not pushed itself, and without copies.
+const isForNobody = (one) => one.delivered_via === "subscriptions" && !one.copies.length;
+const NOBODY = ["no webhook", "absent"]; // its state and tone
 // Amber stands for what is not wrong for good.
 function toneOf(statuses) {
   const worst = worstOf(statuses);
