@@ -281,7 +281,7 @@ def worker(event: SQSEvent) -> None:
     """Process a batch; raise if some messages failed, which SQS returns after the visibility
     timeout.
     """
-    run(event, partial(recovery.process, messages_of(event)))
+    process(event, is_slow=False)
 
 
 @app.on_sqs_message(
@@ -292,29 +292,31 @@ def worker(event: SQSEvent) -> None:
 )
 def slow_worker(event: SQSEvent) -> None:
     """Process a batch of the slow lane, as `worker` does."""
-    run(event, partial(recovery.process, messages_of(event), is_slow=True))
+    process(event, is_slow=True)
 
 
-def messages_of(event: SQSEvent) -> list[Message]:
-    return [Message.from_record(record.to_dict()) for record in event]
+def process(event: SQSEvent, *, is_slow: bool) -> None:
+    batch = [Message.from_record(record.to_dict()) for record in event]
+    seconds = remaining_seconds(event.context)
+    run(event, lambda services: recovery.process(batch, services, seconds, is_slow=is_slow))
 
 
 @app.schedule(Rate(1, unit=Rate.MINUTES))
 def sweep(event: CloudWatchEvent) -> None:
-    run(event, lambda current, _: schedules.sweep(current))
+    run(event, schedules.sweep)
 
 
 @app.schedule(Rate(5, unit=Rate.MINUTES))
 def check_dlq(event: CloudWatchEvent) -> None:
     """Publish depths and ages; renaming the function would leave the deployed one behind."""
-    run(event, lambda current, _: schedules.publish_depths(current))
+    run(event, schedules.publish_depths)
 
 
-def run(event: SQSEvent | CloudWatchEvent, work: Callable[[Services, float], None]) -> None:
-    """Do the work of a function, which may take the remaining seconds."""
+def run(event: SQSEvent | CloudWatchEvent, work: Callable[[Services], None]) -> None:
+    """Do the work of a function."""
     context: Any = event.context
     with telemetry.request_id(context.aws_request_id):
-        work(deps.get(), remaining_seconds(context))
+        work(deps.get())
 
 
 def prefers_async(prefer: str) -> bool:

@@ -24,7 +24,7 @@ from chalicelib import __version__
 from chalicelib.core.event import Event
 from chalicelib.core.outcome import MAX_RETRY_AFTER_SECONDS, Outcome, PushResult
 from chalicelib.core.target import Target
-from chalicelib.infra.connection import PUSH_ERRORS, pool_manager, rule_of
+from chalicelib.infra.connection import ADDRESS_NOT_ALLOWED, PUSH_ERRORS, error_text, pool_manager
 
 MAX_RESPONSE_BYTES = 1024
 MAX_RESPONSE_CHARACTERS = 200
@@ -79,9 +79,9 @@ class PushClient:
             timeout = urllib3.Timeout(total=timeout_seconds)
             response = pool.urlopen("POST", uri, body, headers, timeout=timeout, **OPTIONS)
         except PUSH_ERRORS as error:
-            rule = rule_of(error)
-            outcome = Outcome.FAILED if rule.is_final else Outcome.RETRY
-            return PushResult(outcome, _ms_since(started), error=rule.text)
+            text = error_text(error)
+            outcome = Outcome.FAILED if text == ADDRESS_NOT_ALLOWED else Outcome.RETRY
+            return PushResult(outcome, _ms_since(started), error=text)
         response_body = _read_body(response)
         result = PushResult(Outcome.of(response.status), _ms_since(started), response.status)
         if result.outcome is Outcome.DELIVERED:

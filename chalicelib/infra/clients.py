@@ -66,7 +66,7 @@ def read_secret(name: str, config: Config = CONFIG) -> str:
     return str(secret.get("SecretString", "binary"))
 
 
-def _remove_retry_after(response: tuple[Any, Any] | None, **_: object) -> None:
+def _remove_retry_after(response: Any, **_: object) -> None:
     """Remove the header for which botocore waits up to 5 s longer than its backoff.
 
     CALL_SECONDS would not hold.

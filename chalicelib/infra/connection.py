@@ -9,7 +9,6 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,7 +25,6 @@ from chalicelib.infra.times import Clock
 BODY_SECONDS = 1.0
 # Servers close idle connections after 5 s or later; a frozen container cannot see it happen.
 IDLE_SECONDS = 4.0
-MAX_INFORMATIONAL_RESPONSES = 100
 MAX_HEAD_BYTES = 128 * 1024  # http.client alone takes 100 lines of 64 KiB for each response
 # A host each for the webhook and subscriptions; the pool used least recently is closed.
 MAX_POOLS = 101
@@ -41,42 +39,35 @@ class AddressNotAllowedError(OSError):
 PUSH_ERRORS = (OSError, http.client.HTTPException, HTTPError, UnicodeError)
 
 
-@dataclass(frozen=True)
-class ErrorRule:
-    """What an error of these types means.
+ADDRESS_NOT_ALLOWED = "address not allowed"  # no push can succeed
 
-    `text` never has a secret. After an error that `is_final` no push can succeed.
-    """
-
-    types: tuple[type[BaseException], ...]
-    text: str
-    is_final: bool = False
-
-
-ERROR_RULES = (  # the first that applies
-    ErrorRule((AddressNotAllowedError,), "address not allowed", is_final=True),
-    ErrorRule((TimeoutError, ReadTimeoutError), "timed out"),
-    ErrorRule((ssl.SSLCertVerificationError,), "certificate does not verify"),
-    ErrorRule((ssl.SSLError,), "TLS failed"),
+# What is told of errors by their types, of which the first that applies counts: it has no secret.
+ERROR_TEXTS: dict[Any, str] = {
+    AddressNotAllowedError: ADDRESS_NOT_ALLOWED,
+    (TimeoutError, ReadTimeoutError): "timed out",
+    ssl.SSLCertVerificationError: "certificate does not verify",
+    ssl.SSLError: "TLS failed",
     # IDNA does not allow every label
-    ErrorRule((socket.gaierror, UnicodeError), "host name does not resolve"),
-    ErrorRule((ConnectionRefusedError,), "connection refused"),
-    ErrorRule((http.client.RemoteDisconnected,), "connection closed without a response"),
-    ErrorRule((ConnectionError,), "connection reset"),
-    ErrorRule((http.client.HTTPException,), "response is not HTTP"),
-    ErrorRule((OSError,), "receiver cannot be reached"),
-    ErrorRule((HTTPError,), "response is not HTTP"),
-)
+    (socket.gaierror, UnicodeError): "host name does not resolve",
+    ConnectionRefusedError: "connection refused",
+    http.client.RemoteDisconnected: "connection closed without a response",
+    ConnectionError: "connection reset",
+    http.client.HTTPException: "response is not HTTP",
+    OSError: "receiver cannot be reached",
+    HTTPError: "response is not HTTP",
+}
 
 
-def rule_of(error: BaseException | None) -> ErrorRule:
-    """Return the rule for one of PUSH_ERRORS. urllib3 wraps errors up to three times."""
+def error_text(error: BaseException | None) -> str:
+    """Return what is told of one of PUSH_ERRORS. urllib3 wraps errors up to three times."""
     causes = []
     while error is not None:
         causes.append(error)
         error = error.__cause__ or error.__context__
     return next(
-        rule for rule in ERROR_RULES if any(isinstance(cause, rule.types) for cause in causes)
+        text
+        for types, text in ERROR_TEXTS.items()
+        if any(isinstance(cause, types) for cause in causes)
     )
 
 
@@ -130,7 +121,7 @@ class ResponseReader(io.BufferedReader):
 class FinalResponse(http.client.HTTPResponse):
     """The response that follows any informational (1xx) ones.
 
-    http.client itself skips only those with status 100.
+    http.client itself skips only those with status 100. MAX_HEAD_BYTES bounds how many.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -138,12 +129,11 @@ class FinalResponse(http.client.HTTPResponse):
         self.fp = ResponseReader(self.fp.detach())
 
     def _read_status(self) -> tuple[str, int, str]:
-        for _ in range(MAX_INFORMATIONAL_RESPONSES):
-            version, status_code, reason = super()._read_status()  # type: ignore[misc]
-            if not 100 <= status_code < 200:
-                return version, status_code, reason
+        version, status_code, reason = super()._read_status()  # type: ignore[misc]
+        while 100 <= status_code < 200:
             http.client.parse_headers(self.fp)
-        raise http.client.HTTPException("too many informational responses")
+            version, status_code, reason = super()._read_status()  # type: ignore[misc]
+        return version, status_code, reason
 
 
 class Connection(HTTPSConnection):

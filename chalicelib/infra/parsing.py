@@ -1,4 +1,4 @@
-"""Parsers of texts: settings and query parameters, and the form of an event type."""
+"""Parsers of settings, query parameters and members of bodies; the form of an event type."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ from typing import Any
 from chalicelib.infra.errors import FieldFault, InvalidValueError
 
 Json = dict[str, Any]  # an object of JSON, or a part of a call to AWS
-Parser = Callable[[str], Any]  # returns the value of a text; raises InvalidValueError
+Parser = Callable[[Any], Any]  # returns the value of a text or member; raises InvalidValueError
 
 EVENT_TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
 
@@ -19,9 +19,9 @@ def parser(pattern: str, expected: str, convert: Callable[[str], Any] = str) -> 
     `expected` says what a text must be, after "must be".
     """
 
-    def parse(text: str) -> Any:
+    def parse(text: Any) -> Any:
         with suppress(ValueError, OverflowError):
-            if re.fullmatch(pattern, text):
+            if isinstance(text, str) and re.fullmatch(pattern, text):
                 return convert(text)
         raise InvalidValueError(f"must be {expected}")
 
@@ -29,7 +29,7 @@ def parser(pattern: str, expected: str, convert: Callable[[str], Any] = str) -> 
 
 
 def parse_all(
-    texts: Mapping[str, str],
+    texts: Mapping[str, Any],
     parsers: Mapping[str, Parser],
 ) -> tuple[Json, list[FieldFault]]:
     """Return the values of the texts that have a parser, by name, and the faults of the others."""

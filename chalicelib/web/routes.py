@@ -172,7 +172,7 @@ def problem(error: ApiError) -> Response:
     }
     if error.errors:
         document["errors"] = [vars(fault) for fault in error.errors]
-    headers: dict[str, str | list[str]] = {"Content-Type": "application/problem+json"}
+    headers: Json = {"Content-Type": "application/problem+json"}
     if error.status_code == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after_seconds is not None:

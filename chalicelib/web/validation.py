@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +17,12 @@ from chalicelib.core.event import (
 from chalicelib.customers.filters import filter_fault
 from chalicelib.customers.subscription import SUBSCRIPTION_ID
 from chalicelib.infra.addresses import EXPECTED_URL, AllowedHosts
-from chalicelib.infra.errors import ApiError, FieldFault, InvalidRequestError
+from chalicelib.infra.errors import (
+    ApiError,
+    FieldFault,
+    InvalidRequestError,
+    InvalidValueError,
+)
 from chalicelib.infra.parsing import EVENT_TYPE, Json, Parser, parse_all, parser
 from chalicelib.infra.times import rfc3339_of
 
@@ -35,15 +40,17 @@ RESERVED = (
 HEADER_NAME = re.compile(rf"(?!(?i:{RESERVED})$)[\w!#$%&'*+.^`|~-]{{1,64}}", re.ASCII)
 HEADER_VALUE = re.compile(r"[ -~]{1,1024}")
 
-Check = Callable[[Any], str | None]  # returns what a value must be, or None if it is valid
-
-# members sorted: equal JSON has equal text
-_canonical_json = json.JSONEncoder(
+_canonical_encoder = json.JSONEncoder(
     ensure_ascii=False,
     separators=(",", ":"),
     sort_keys=True,
     allow_nan=False,
-).encode
+)
+
+
+def _canonical_json(value: Any) -> bytes:
+    """Return compact JSON with members sorted: that of equal values is equal."""
+    return _canonical_encoder.encode(value).encode()
 
 
 def parse_query(query: Mapping[str, Sequence[str]], parsers: Mapping[str, Parser]) -> Json:
@@ -62,37 +69,52 @@ def _raise_if_any(faults: Sequence[FieldFault]) -> None:
         raise InvalidRequestError(*faults)
 
 
-def must_be(expected: str, is_valid: Callable[[Any], bool]) -> Check:
-    """Return the check that a value `is_valid`."""
-    return lambda value: None if is_valid(value) else f"must be {expected}"
+def without_fault(find_fault: Callable[[Any], str | None]) -> Parser:
+    """Return the parser of values of which `find_fault` returns no fault."""
+
+    def parse(value: Any) -> Any:
+        fault = find_fault(value)
+        if fault:
+            raise InvalidValueError(fault)
+        return value
+
+    return parse
 
 
-def is_text(pattern: str) -> Callable[[Any], bool]:
-    """Return whether a value is a text that matches."""
-    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
+def must_be(expected: str, is_valid: Callable[[Any], bool]) -> Parser:
+    """Return the parser of values that are valid."""
+    return without_fault(lambda value: None if is_valid(value) else f"must be {expected}")
 
 
-def list_of(items: str, maximum: int, is_item: Callable[[Any], bool]) -> Check:
-    """Return the check for a list of 1 to `maximum` values, for each of which `is_item`."""
+def list_of(items: str, maximum: int, pattern: str) -> Parser:
+    """Return the parser of lists of 1 to `maximum` texts that match."""
 
     def is_valid(value: Any) -> bool:
-        return isinstance(value, list) and 1 <= len(value) <= maximum and all(map(is_item, value))
+        return (
+            isinstance(value, list)
+            and 1 <= len(value) <= maximum
+            and all(isinstance(item, str) and re.fullmatch(pattern, item) for item in value)
+        )
 
     return must_be(f"a list of 1 to {maximum} {items}", is_valid)
 
 
-def integer(maximum: int, minimum: int = 1) -> Check:
-    """Return the check for an integer. To JSON Schema, 60.0 is one."""
-    numbers = range(minimum, maximum + 1)
-    return must_be(
-        f"an integer from {minimum} to {maximum}",
-        lambda value: not isinstance(value, bool) and value in numbers,
-    )
+def integer(maximum: int, minimum: int = 1) -> Parser:
+    """Return the parser of integers. To JSON Schema, 60.0 is one."""
+
+    def parse(value: Any) -> int:
+        if isinstance(value, bool) or value not in range(minimum, maximum + 1):
+            raise InvalidValueError(f"must be an integer from {minimum} to {maximum}")
+        return int(value)
+
+    return parse
 
 
-def is_printable(pattern: str) -> Callable[[Any], bool]:
-    """Return whether a value is a text that matches, without control characters."""
-    return lambda value: is_text(pattern)(value) and value.isprintable()
+def _printable(text: str) -> str:
+    """Return a text without control characters; raise ValueError."""
+    if not text.isprintable():
+        raise ValueError
+    return text
 
 
 def headers_fault(headers: Any) -> str | None:
@@ -111,39 +133,43 @@ def headers_fault(headers: Any) -> str | None:
 
 
 NAME = "1 to 128 characters of A-Z a-z 0-9 . _ - : /"
-check_name = must_be(NAME, is_text(EVENT_TYPE.pattern))
-check_type = must_be(
+parse_name = parser(EVENT_TYPE.pattern, NAME)
+parse_type = parser(
+    rf"(?!{re.escape(RESERVED_PREFIX)}){EVENT_TYPE.pattern}",
     f"{NAME}, not beginning with {RESERVED_PREFIX}, which is reserved",
-    is_text(rf"(?!{re.escape(RESERVED_PREFIX)}){EVENT_TYPE.pattern}"),
 )
-check_object = must_be("a JSON object", lambda value: isinstance(value, dict))
+parse_json_object = must_be("a JSON object", lambda value: isinstance(value, dict))
 SUBJECT = r"(?! ).{1,128}(?<! )"
 SUBJECT_FORM = "1 to 128 printable characters without a space at either end"
 EVENT_MEMBERS = {
-    "event_type": check_type,
-    "payload": check_object,
-    "metadata": check_object,
-    "tenant": check_name,
-    "subject": must_be(SUBJECT_FORM, is_printable(SUBJECT)),
+    "event_type": parse_type,
+    "payload": parse_json_object,
+    "metadata": parse_json_object,
+    "tenant": parse_name,
+    "subject": parser(SUBJECT, SUBJECT_FORM, _printable),
 }
 TEST_MEMBERS = {name: EVENT_MEMBERS[name] for name in ("event_type", "payload")}
-LEASE_NUMBERS = {"limit": integer(MAX_LEASED_EVENTS), "lease_seconds": integer(3600)}
-LEASE_MEMBERS = {**LEASE_NUMBERS, "event_type": check_name, "tenant": check_name}
-ACKNOWLEDGEMENT_MEMBERS = {
-    "lease_id": must_be("a lease_id as it was returned", is_text("lse_[0-9a-f]{32}")),
-    "event_ids": list_of("ids", MAX_LEASED_EVENTS, is_text("(?s).*")),
+LEASE_MEMBERS = {
+    "limit": integer(MAX_LEASED_EVENTS),
+    "lease_seconds": integer(3600),
+    "event_type": parse_name,
+    "tenant": parse_name,
 }
-SEND_MEMBERS = {"event_id": must_be("an event_id", is_text("(?s).*"))}
-TOKEN_MEMBERS = {"tenant": check_name, "expires_in_seconds": integer(30 * 24 * 3600, 60)}
-DESCRIPTION_MEMBERS: dict[str, Check] = {
+ACKNOWLEDGEMENT_MEMBERS = {
+    "lease_id": parser("lse_[0-9a-f]{32}", "a lease_id as it was returned"),
+    "event_ids": list_of("ids", MAX_LEASED_EVENTS, "(?s).*"),
+}
+SEND_MEMBERS = {"event_id": parser("(?s).*", "an event_id")}
+TOKEN_MEMBERS = {"tenant": parse_name, "expires_in_seconds": integer(30 * 24 * 3600, 60)}
+DESCRIPTION_MEMBERS = {
     "event_types": list_of(
         "event types or prefixes followed by *",
         50,
-        is_text(EVENT_TYPE_OR_PREFIX.pattern),
+        EVENT_TYPE_OR_PREFIX.pattern,
     ),
-    "name": must_be("1 to 100 printable characters", is_printable(".{1,100}")),
-    "filter": filter_fault,
-    "headers": headers_fault,
+    "name": parser(".{1,100}", "1 to 100 printable characters", _printable),
+    "filter": without_fault(filter_fault),
+    "headers": without_fault(headers_fault),
 }
 
 
@@ -185,7 +211,7 @@ PARAMETERS: dict[str, Parser] = {
     ),
     "subject": parser(SUBJECT, SUBJECT_FORM),
     "subscription_id": parser(SUBSCRIPTION_ID.pattern, "sub_ and 32 hexadecimal digits"),
-    "tenant": parser(EVENT_TYPE.pattern, NAME),
+    "tenant": parse_name,
     "until": _time,
 }
 SUBSCRIPTION_PARAMETERS = {
@@ -194,9 +220,10 @@ SUBSCRIPTION_PARAMETERS = {
     "state": parser("active|failing|disabled", "active, failing or disabled"),
     "tenant": parser(rf"\*|{EVENT_TYPE.pattern}", f"{NAME}, or * for all"),
 }
-PERIOD = {name: PARAMETERS[name] for name in ("since", "until", "cursor")}
 RECOVER_MEMBERS = {
-    **dict.fromkeys(PERIOD, must_be("a string", is_text("(?s).*"))),
+    "since": PARAMETERS["since"],
+    "until": PARAMETERS["until"],
+    "cursor": PARAMETERS["cursor"],
     "only_count": must_be("true or false", lambda value: isinstance(value, bool)),
 }
 INBOX_PARAMETERS = {
@@ -210,7 +237,10 @@ def parse_new_event(body: bytes, idempotency_key: str | None = None) -> NewEvent
         raise InvalidRequestError(
             FieldFault("Idempotency-Key", "must be 1 to 255 printable ASCII characters")
         )
-    document, canonical = parse_object(body, EVENT_MEMBERS, ("event_type", "payload"))
+    document = parse_object(body, EVENT_MEMBERS, ("event_type", "payload"))
+    body_hash = None
+    if idempotency_key is not None:
+        body_hash = hashlib.sha256(_canonical_json(document)).hexdigest()
     return NewEvent(
         event_type=document["event_type"],
         payload=dumps(document["payload"]),
@@ -218,7 +248,7 @@ def parse_new_event(body: bytes, idempotency_key: str | None = None) -> NewEvent
         tenant=document.get("tenant"),
         subject=document.get("subject"),
         idempotency_key=idempotency_key,
-        body_hash=hashlib.sha256(canonical).hexdigest() if idempotency_key is not None else None,
+        body_hash=body_hash,
     )
 
 
@@ -229,20 +259,19 @@ def parse_test_event(body: bytes) -> NewEvent | None:
     """
     if body.strip() in (b"", b"{}"):
         return None
-    document, _ = parse_object(body, TEST_MEMBERS, tuple(TEST_MEMBERS))
+    document = parse_object(body, TEST_MEMBERS, TEST_MEMBERS)
     return NewEvent(document["event_type"], dumps(document["payload"]), "null", None)
 
 
 def parse_lease_request(body: bytes) -> Json:
     """Return the members of `body`, which may be empty; raise what `parse_object` raises."""
-    document, _ = parse_object(body.strip() or b"{}", LEASE_MEMBERS)
-    members = {"limit": 10, "lease_seconds": 300, **_without_nulls(document)}
-    return members | {name: int(members[name]) for name in LEASE_NUMBERS}
+    document = parse_object(body.strip() or b"{}", LEASE_MEMBERS)
+    return {"limit": 10, "lease_seconds": 300, **_without_nulls(document)}
 
 
 def parse_acknowledgement(body: bytes) -> tuple[str, list[str]]:
     """Return the lease and the ids in `body`, each once; raise what `parse_object` raises."""
-    document, _ = parse_object(body, ACKNOWLEDGEMENT_MEMBERS, tuple(ACKNOWLEDGEMENT_MEMBERS))
+    document = parse_object(body, ACKNOWLEDGEMENT_MEMBERS, ACKNOWLEDGEMENT_MEMBERS)
     return document["lease_id"], list(dict.fromkeys(document["event_ids"]))
 
 
@@ -251,27 +280,23 @@ def parse_token_request(body: bytes) -> tuple[str, int]:
 
     Raises what `parse_object` raises.
     """
-    document, _ = parse_object(body, TOKEN_MEMBERS, ("tenant",))
-    members = {"expires_in_seconds": 3600, **_without_nulls(document)}
-    return members["tenant"], int(members["expires_in_seconds"])
+    document = parse_object(body, TOKEN_MEMBERS, ("tenant",))
+    return document["tenant"], document.get("expires_in_seconds") or 3600
 
 
 def parse_send_request(body: bytes) -> str:
     """Return the id of the event to send; raise InvalidRequestError with every fault."""
-    document, _ = parse_object(body, SEND_MEMBERS, tuple(SEND_MEMBERS))
+    document = parse_object(body, SEND_MEMBERS, SEND_MEMBERS)
     return str(document["event_id"])
 
 
 def parse_recover_request(body: bytes) -> Json:
     """Return the period to recover, and whether to `only_count`.
 
-    Raises what `parse_object` and `parse_query` raise.
+    Raises what `parse_object` raises.
     """
-    document, _ = parse_object(body, RECOVER_MEMBERS, ("since",))
-    given = _without_nulls(document)
-    only_count = given.pop("only_count", False)
-    texts = {name: [text] for name, text in given.items()}
-    return {"only_count": only_count, **parse_query(texts, PERIOD)}
+    document = parse_object(body, RECOVER_MEMBERS, ("since",))
+    return {"only_count": False, **_without_nulls(document)}
 
 
 def parse_subscription(
@@ -295,11 +320,10 @@ def parse_subscription(
             return "must begin with https://"
         return f"must be {EXPECTED_URL}, of a public host that is allowed by {allowed}"
 
-    members = {"target_url": url_fault, **DESCRIPTION_MEMBERS}
+    members = {"target_url": without_fault(url_fault), **DESCRIPTION_MEMBERS}
     if is_new:
-        document, _ = parse_object(body, {**members, "tenant": check_name}, ("target_url",))
-        return document
-    changes, _ = parse_object(body, members)
+        return parse_object(body, {**members, "tenant": parse_name}, ("target_url",))
+    changes = parse_object(body, members)
     if changes.get("target_url", "") is None:
         raise InvalidRequestError(FieldFault("target_url", "must not be null"))
     return changes
@@ -307,19 +331,19 @@ def parse_subscription(
 
 def parse_object(
     body: bytes,
-    members: Mapping[str, Check],
-    required: Sequence[str] = (),
-) -> tuple[Json, bytes]:
-    """Return the JSON object in `body`, and its canonical JSON. Optional members may be null.
+    members: Mapping[str, Parser],
+    required: Collection[str] = (),
+) -> Json:
+    """Return the JSON object in `body`, its members parsed. Optional members may be null.
 
     Raises ApiError 413 over MAX_BODY_BYTES, as sent or as compact JSON (250 KB of `1e15` would
     exceed DynamoDB's 400 KB), and InvalidRequestError with every fault: members that are not among
-    `members` or whose check fails, and those of `required` that are absent or null.
+    `members` or cannot be parsed, and those of `required` that are absent or null.
     """
     _check_size(body)
     try:
         document = json.loads(body.decode())
-        canonical = _canonical_json(document).encode()
+        canonical = _canonical_json(document)
     # also for what is no UTF-8, NaN, lone surrogates, too many digits, and nesting
     except (ValueError, RecursionError) as error:
         raise InvalidRequestError(FieldFault("body", f"must be JSON: {error}")) from None
@@ -330,11 +354,9 @@ def parse_object(
     unknown = sorted(document.keys() - members.keys())
     faults = [FieldFault(name[:128], f"is not one of {', '.join(members)}") for name in unknown]
     faults += [FieldFault(name, "is required") for name in required if name not in given]
-    for name in sorted(members.keys() & given.keys()):
-        if fault := members[name](given[name]):
-            faults += [FieldFault(name, fault)]
-    _raise_if_any(faults)
-    return document, canonical
+    values, unusable = parse_all(given, members)
+    _raise_if_any(faults + unusable)
+    return {**document, **values}
 
 
 def _check_size(body: bytes) -> None:
