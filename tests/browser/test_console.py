@@ -612,7 +612,7 @@ def test_a_token_opens_the_page_of_its_tenant(
 
 
 def test_a_webhook_is_tried_paused_renewed_and_recovers_what_it_missed(
-    console: Console, receiver: Receiver
+    console: Console, receiver: Receiver, axe: str
 ) -> None:
     before = len(receiver.requests)
     missed = console.post("order.created", tenant="acme", payload={"order": {"total": 120}})
@@ -627,8 +627,9 @@ def test_a_webhook_is_tried_paused_renewed_and_recovers_what_it_missed(
     console.button("Send as a test").click()
     result = "would not be sent: CRM takes order.total ≥ 100; this has 80."
     expect(card.get_by_role("status").filter(visible=True)).to_contain_text(result)
-    expect(card).to_contain_text(re.compile(r"Last test.* UTC \(.*\): delivered, status 200"))
+    expect(card).to_contain_text(re.compile(r"Last test[\d-]+ [\d:.]+ UTC: delivered, status 200"))
     assert receiver.requests[-1].json()["payload"] == {"order": {"total": 80}}
+    console.check_looks("webhook", axe)
 
     console.press("New secret")
     console.text("#consequence").to_contain_text("The one before signs, too, until")

@@ -39,7 +39,7 @@ function fillCardFacts(node, one) {
     ["Filter", filter && span("mono", JSON.stringify(filter))],
     ["Headers", headers?.map((name) => `${name}: set`).join(", ")],
     ["Deliveries", some && tellDeliveries(id, some)],
-    ["Last test", tested && `${utc(tested.at)} (${relative(tested.at)}): ${tested.text}`],
+    ["Last test", tested && `${utc(tested.at)}: ${tested.text}`],
     ["Last error", lastError && say(lastError)],
     ["To do", toDo],
     ["Id", span("mono", id)],
@@ -56,7 +56,7 @@ function tellDeliveries(id, { size, isMore, counts, last }) {
     return span("", index ? ", " : "", status === "failed" ? link("/", values, text) : text);
   });
   const of = isMore ? `of the newest ${size}: ` : "";
-  return span("", of, ...amounts, `; the last ${relative(last)}, ${clock(last)}`);
+  return span("", of, ...amounts, `; the last at ${clock(last)}`);
 }
 function fillCardButtons(parts, one) {
   const { subscription_id: id } = one;

@@ -54,7 +54,7 @@ function addHeader(rows, name = "") {
   return row.isConnected ? row : rows.lastElementChild;
 }
 
-// Return what a form says that differs from `one`; throws {field, message} faults as a list.
+// Return {given, faults}: what a form says that differs from `one`, and what cannot be read.
 function readForm(form, one) {
   const faults = [];
   const given = {};
