@@ -49,6 +49,7 @@ GIVEN: Any = {
 FUNCTIONS = [
     "triggers-api-dev",
     "triggers-api-dev-check_dlq",
+    "triggers-api-dev-slow_worker",
     "triggers-api-dev-sweep",
     "triggers-api-dev-worker",
 ]
@@ -59,6 +60,7 @@ OURS = (
 TOPIC = "arn:aws:sns:us-east-1:000000000000:triggers-api-dev-dlq-alarm-topic"
 RUNTIME = f"python3.{sys.version_info.minor}"
 INBOX_ARN = "arn:aws:sqs:us-east-1:000000000000:triggers-api-dev-inbox-queue"
+SLOW_ARN = INBOX_ARN.replace("inbox", "slow")
 TABLE = "triggers-api-dev-events"
 SUBSCRIPTION = f"sub_{'0' * 32}"
 EVENT = {"event_type": "order.created", "payload": {"order_id": "12345"}}
@@ -174,12 +176,12 @@ def test_a_stage_is_deployed_and_deleted_but_for_its_table(
     checkout.chalice("deploy")
     deployed = what_is_deployed(aws)
     assert deployed["functions"] == FUNCTIONS
-    assert len(deployed["roles"]) == 4
+    assert len(deployed["roles"]) == len(FUNCTIONS)
     assert_has(
         deployed,
-        sources=[(INBOX_ARN, 10, {"MaximumConcurrency": 5})],
+        sources={INBOX_ARN: (10, 5), SLOW_ARN: (10, 5)},
         rules=["triggers-api-dev-check_dlq-event", "triggers-api-dev-sweep-event"],
-        variables=[{"RES_OPTIONS", "SETTINGS_SECRET", "STAGE"}] * 4,
+        variables=[{"RES_OPTIONS", "SETTINGS_SECRET", "STAGE"}] * len(FUNCTIONS),
     )
     [api_id] = deployed["apis"]
     assert post(aws, KEY) == 202
@@ -282,7 +284,7 @@ def test_make_deploys_although_api_gateway_makes_it_wait(
         output = checkout.make("destroy", *arguments, status=1)
         assert "make destroy STAGE=dev CONFIRM=dev" in output
         assert "aws secretsmanager get-secret-value --secret-id triggers-api-dev-settings" in output
-    assert len(what_is_deployed(aws)["functions"]) == 4
+    assert what_is_deployed(aws)["functions"] == FUNCTIONS
     checkout.make("destroy", "CONFIRM=dev")
     assert aws.client("cloudformation").describe_stacks()["Stacks"] == []
     absent = "Error: there is no API triggers-api-dev in us-east-1"
@@ -469,9 +471,10 @@ def what_is_deployed(aws: Ministack) -> Json:
     return {
         "functions": sorted(function["FunctionName"] for function in functions),
         "roles": sorted(role["RoleName"] for role in aws.client("iam").list_roles()["Roles"]),
-        "sources": [
-            (each["EventSourceArn"], each["BatchSize"], each["ScalingConfig"]) for each in sources
-        ],
+        "sources": {
+            each["EventSourceArn"]: (each["BatchSize"], each["ScalingConfig"]["MaximumConcurrency"])
+            for each in sources
+        },
         "rules": sorted(rule["Name"] for rule in aws.client("events").list_rules()["Rules"]),
         "apis": [api["id"] for api in aws.client("apigateway").get_rest_apis()["items"]],
         "variables": [set(function["Environment"]["Variables"]) for function in functions],
