@@ -1,22 +1,23 @@
 """`make outage`: destinations in trouble, in virtual time, and how long healthy events wait.
 
-Five workers take batches of ten, a healthy target responds after 0.2 s, and a call to AWS takes 10
-ms. The queue is not fair here, and there is no batching window.
+Five workers of each lane take batches of ten, a healthy target responds after 0.2 s, and a call to
+AWS takes 10 ms. The queues are not fair here, and there is no batching window.
 """
 
 import itertools
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from typing import Any
 
 from chalicelib.core.event import Event, Status
+from chalicelib.core.outcome import PushResult
 from chalicelib.infra.times import rfc3339, unix_seconds
 from tests.simulator.simulated_world import NO_ENVIRON, WORKERS, Container, SimulatedWorld
 
 WORKERS_OF_LANE = 5
-SEEDS = 4
+SEEDS = 2
 TARGET = "https://hooks.zapier.com/1"
 Response = tuple[int | None, float]  # the status code, or None for a timeout, and seconds
 Waits = tuple[float, float]  # of healthy events, in seconds: the median and the 95th percentile
@@ -24,12 +25,17 @@ HEALTHY: Response = (200, 0.2)
 HANGS: Response = (None, 0.0)
 SOMETIMES = "hangs at 5 % of its pushes"
 SLOW_TO_FAIL = "answers 503 after 2 s"
+SLOW_TO_DELIVER = "answers 200 after 9 s"
 # How a destination in trouble responds, by a random number.
 TROUBLES: dict[str, Callable[[float], Response]] = {
     "answers 503": lambda random: (503, 0.1),
     "hangs": lambda random: HANGS,
     "answers 503 after 9 s": lambda random: (503, 9.0),
     SLOW_TO_FAIL: lambda random: (503, 2.0),
+    "answers 429 after 4 s": lambda random: (429, 4.0),
+    "answers 429 after 9 s": lambda random: (429, 9.0),
+    "answers 200 after 5 s": lambda random: (200, 5.0),
+    SLOW_TO_DELIVER: lambda random: (200, 9.0),
     SOMETIMES: lambda random: HANGS if random < 0.05 else HEALTHY,
 }
 MOST_WAIT_SECONDS = 600.0
@@ -101,16 +107,15 @@ class OutageWorld(SimulatedWorld):
         self.hub.spawn(self._sweeps)
         self.hub.run()
 
-    def healthy_waits(self, measured_from: float) -> Waits:
-        """Return how long healthy events took that were posted `measured_from` seconds on or
-        later.
-        """
+    def healthy_waits(self, measured_from: float = 0, until: float = 1e9) -> Waits:
+        """Return how long healthy events took that were posted between these seconds."""
         now = rfc3339(self.clock())
         first = rfc3339(self.began + measured_from)
+        last = rfc3339(self.began + until)
         waits = [
             unix_seconds(event.delivered_at or now) - unix_seconds(event.created_at)
             for key, event in self.items().items()
-            if event.created_at >= first and self.is_healthy(self.dynamodb.items[key])
+            if first <= event.created_at < last and self.is_healthy(self.dynamodb.items[key])
         ]
         return statistics.median(waits), statistics.quantiles(waits, n=20)[-1]
 
@@ -134,74 +139,121 @@ class OutageWorld(SimulatedWorld):
             self.hub.sleep(60)
 
 
-def waits_beside(
+def run_beside(
     trouble: str,
     *,
     per_second: float,
     in_webhook: bool = False,
     subscriptions: int = 1,
     seconds: float = 90,
-    measured_from: float = 30,
     seed: int = 0,
-) -> Waits:
-    """Return the waits beside the webhook in trouble, or beside the targets of so many
-    subscriptions.
-    """
-    world = OutageWorld(trouble, in_webhook=in_webhook, seconds=seconds, seed=seed)
+    kind: type[OutageWorld] = OutageWorld,
+) -> OutageWorld:
+    """Run the webhook in trouble, or the targets of so many subscriptions."""
+    world = kind(trouble, in_webhook=in_webhook, seconds=seconds, seed=seed)
     for number in range(0 if trouble == SOMETIMES else subscriptions):
         world.start().subscribe(f"{TARGET}/{number}")
     world.run(per_second=per_second, prefer="respond-async")
-    return world.healthy_waits(measured_from)
+    return world
 
 
-class TwoTenantsWorld(OutageWorld):
-    """The targets of one tenant hang all the time, and that of another tenant for the first
-    `hangs_seconds`.
+def waits_beside(
+    trouble: str, *, measured_from: float = 0, until: float = 1e9, **options: Any
+) -> Waits:
+    """Return the waits beside the webhook in trouble, or beside the targets of subscriptions."""
+    return run_beside(trouble, **options).healthy_waits(measured_from, until)
+
+
+class SomeSlowWorld(OutageWorld):
+    """The only subscription takes 9 s for every second event, and 0.2 s for the others."""
+
+    def answer(self, event: Event, url: str) -> Response:
+        is_slow = event.is_copy and not self.is_healthy({"event_id": event.event_id})
+        return (200, 9.0) if is_slow else HEALTHY
+
+    def is_healthy(self, item: Mapping[str, Any]) -> bool:
+        return str(item["event_id"])[-1] in "01234567"
+
+
+class TenantsWorld(OutageWorld):
+    """The targets of some tenants hang all the time, and that of another for `hangs_seconds`.
+
+    `pushes` are the times of the pushes of each container to the former.
     """
 
     copies = 20  # for the other tenant
+    edits = 0  # of the first subscription of those that hang, one in ten seconds
 
     def __init__(
-        self, hanging: Sequence[str], other: str, *, hangs_seconds: float, seconds: float, seed: int
+        self, tenants: int, each: int, *, hangs_seconds: float, seconds: float, seed: int
     ) -> None:
         super().__init__("hangs", in_webhook=False, seconds=seconds, seed=seed)
         self.hangs_seconds = hangs_seconds
-        for url in hanging:
-            self.start().subscribe(url, tenant="hanging")
-        self.start().subscribe(other, tenant="other")
+        self.tenants = [f"hanging-{number}" for number in range(tenants)]
+        self.pushes: dict[int, list[float]] = {}
+        for tenant in self.tenants:
+            for number in range(each):
+                self.start().subscribe(f"{TARGET}/{number}", tenant=tenant)
+        self.edited = next(iter(self.history.subscribed_at))
+        self.start().subscribe(f"{TARGET}/0", tenant="other")
 
     def answer(self, event: Event, url: str) -> Response:
         ends_at = self.began + self.hangs_seconds if event.tenant == "other" else self.ends_at
         return HANGS if event.subscription_id and self.clock() < ends_at else HEALTHY
 
+    def respond(
+        self, event: Event, url: str, timeout_seconds: float, container: Container
+    ) -> PushResult:
+        if event.tenant in self.tenants and event.is_copy:
+            self.pushes.setdefault(id(container), []).append(self.clock() - self.began)
+        return super().respond(event, url, timeout_seconds, container)
+
     def is_healthy(self, item: Mapping[str, Any]) -> bool:
         return "subscription_id" in item and item.get("tenant") == "other"
 
     def _callers(self, every_seconds: float, headers: dict[str, str]) -> None:
+        self.hub.spawn(self._edit)
         for number in itertools.count():
-            for tenant in ("hanging", "other") if number < self.copies else ("hanging",):
+            tenants = [*self.tenants, "other"] if number < self.copies else self.tenants
+            for tenant in tenants:
                 self.hub.spawn(partial(self._post, headers, tenant))
             self.hub.sleep(every_seconds)
-            if self.clock() >= self.ends_at or (number > self.copies and not self.is_waiting()):
+            is_done = 0 < self.copies < number and not self.is_waiting()
+            if self.clock() >= self.ends_at or is_done:
                 self.ends_at = self.clock()
                 return
 
+    def _edit(self) -> None:
+        for number in range(self.edits):
+            url = f"{TARGET}/edited/{number}"
+            self.use(Container.call, "PATCH", f"/subscriptions/{self.edited}", {"target_url": url})
+            self.hub.sleep(10)
 
-def beside_a_tenant(
-    hanging: Sequence[str],
-    other: str,
+
+class EditedWorld(TenantsWorld):
+    edits = 70
+
+
+class LongWorld(TenantsWorld):
+    copies = 0
+
+
+def beside_tenants(
+    tenants: int,
+    each: int,
     *,
-    hangs_seconds: float = 0,
-    minutes: float = 15,
+    hangs_seconds: float = 60,
+    minutes: float = 20,
     seed: int = 0,
+    kind: type[TenantsWorld] = TenantsWorld,
     **headers: str,
 ) -> list[float]:
-    """Return how long the copies of the other tenant took that were delivered, in seconds; both get
-    0.2 a second.
+    """Return how long the copies of the other tenant took that were delivered, in seconds.
+
+    Each tenant gets 0.2 events a second.
     """
-    world = TwoTenantsWorld(
-        hanging, other, hangs_seconds=hangs_seconds, seconds=60 * minutes, seed=seed
-    )
+    seconds = 60 * minutes
+    world = kind(tenants, each, hangs_seconds=hangs_seconds, seconds=seconds, seed=seed)
     world.run(per_second=0.2, **headers)
     copies = [
         event for key, event in world.items().items() if world.is_healthy(world.dynamodb.items[key])
@@ -213,7 +265,23 @@ def beside_a_tenant(
     ]
 
 
-TEN = [f"{TARGET}/{number}" for number in range(10)]
+def trial_gaps(hours: int, *, seed: int = 0) -> list[float]:
+    """Return the median of a container's gaps between trials in each hour, in seconds.
+
+    Ten targets of one tenant hang, and get an event in 100 s each.
+    """
+    world = LongWorld(1, 10, hangs_seconds=0, seconds=3600 * hours, seed=seed)
+    world.run(per_second=0.01, prefer="respond-async")
+    medians = []
+    for hour in range(hours):
+        gaps = [
+            later - earlier
+            for times in world.pushes.values()
+            for earlier, later in itertools.pairwise(times)
+            if 3600 * hour <= earlier < 3600 * (hour + 1)
+        ]
+        medians.append(statistics.median(gaps))
+    return medians
 
 
 def cases() -> Iterator[tuple[str, tuple[float, ...], Callable[..., Waits]]]:
@@ -221,41 +289,91 @@ def cases() -> Iterator[tuple[str, tuple[float, ...], Callable[..., Waits]]]:
     it.
     """
     for in_webhook, name in ((False, "subscription"), (True, "webhook")):
-        for trouble in ("answers 503", SLOW_TO_FAIL, "answers 503 after 9 s", "hangs"):
+        for trouble in [name for name in TROUBLES if name != SOMETIMES]:
             run = partial(waits_beside, trouble, in_webhook=in_webhook)
             yield f"{name} {trouble}", (5, 20), run
     yield f"webhook {SOMETIMES}", (5, 20), partial(waits_beside, SOMETIMES, in_webhook=True)
-    for count in (10, 25):
-        hang = partial(waits_beside, "hangs", subscriptions=count, seconds=300, measured_from=60)
-        yield f"{count} subscriptions hang", (1,), hang
+    for count, rate in ((10, 5), (25, 1)):
+        hang = partial(waits_beside, "hangs", subscriptions=count, seconds=150)
+        yield f"{count} subscriptions hang, first 40 s", (rate,), partial(hang, until=40)
+        later = partial(hang, measured_from=60)
+        yield f"{count} subscriptions hang, from the second minute", (rate,), later
 
 
-# What returns how long the copies of a tenant took beside targets of another that hang.
+# What returns how long the copies of a tenant took beside targets of others that hang.
 TENANTS: dict[str, Callable[..., list[float]]] = {
-    "ten, and hung itself for a minute": partial(
-        beside_a_tenant, TEN, f"{TARGET}/other", hangs_seconds=60, prefer="respond-async"
-    ),
-    "one, with the same URL; pushed inline": partial(beside_a_tenant, [TARGET], TARGET, minutes=2),
+    f"{tenants} of {each} targets, and hung itself for a minute": partial(
+        beside_tenants, tenants, each, prefer="respond-async"
+    )
+    for tenants, each in ((1, 10), (1, 40), (1, 70), (20, 1))
 }
+TENANTS["one that was edited 70 times, and hung itself for a minute"] = partial(
+    beside_tenants, 1, 1, kind=EditedWorld, prefer="respond-async"
+)
+TENANTS["one with the same URL; pushed inline"] = partial(
+    beside_tenants, 1, 1, hangs_seconds=0, minutes=2
+)
+
+
+def for_ten_minutes(per_second: float) -> str:
+    """Return what ten minutes of a subscription that delivers slowly take, for a person."""
+    world = run_beside(SLOW_TO_DELIVER, per_second=per_second, seconds=600)
+    _, p95 = world.healthy_waits()
+    copies = [event for event in world.items().values() if event.is_copy]
+    pending = sum(event.status is Status.PENDING for event in copies)
+    sent = world.history.messages
+    return f"p95 {p95:.1f} s, {len(copies)} copies, {pending} wait, {sent} messages for all events"
+
+
+def for_some_slow() -> str:
+    """Return what becomes of a subscription that is slow for some events, for a person."""
+    world = run_beside("answers 503", per_second=5, kind=SomeSlowWorld)
+    world.settle()
+    failed = [event for event in world.items().values() if event.status is not Status.DELIVERED]
+    return f"p95 of the quick ones {world.healthy_waits()[1]:.1f} s, {len(failed)} not delivered"
+
+
+def all_away() -> str:
+    """Return how long it takes until all is delivered after all targets were away, for a person."""
+    world = LongWorld(20, 1, hangs_seconds=600, seconds=600, seed=0)
+    world.run(per_second=0.2, prefer="respond-async")
+    world.settle()
+    last = max(str(event.delivered_at) for event in world.items().values())
+    return f"the last of {len(world.items())} after {unix_seconds(last) - world.ends_at:.0f} s"
 
 
 def main() -> None:
+    """Print all figures, those first that take longest to come by."""
     with ProcessPoolExecutor() as pool:
+        told: dict[str, Future[Any]] = {
+            "20 targets away for ten minutes": pool.submit(all_away),
+            "median gap between a container's trials, each of 6 hours": pool.submit(trial_gaps, 6),
+            "slow for every second event": pool.submit(for_some_slow),
+        }
+        for rate in (5, 20):
+            name = f"{SLOW_TO_DELIVER}, {rate}/s for ten minutes"
+            told[name] = pool.submit(for_ten_minutes, rate)
 
         def of_seeds(run: Callable[..., Any]) -> list[Any]:
             runs = [pool.submit(run, seed=seed) for seed in range(SEEDS)]
             return [each.result() for each in runs]
 
-        print(f"healthy events wait, in s: median, p95, worst p95 of {SEEDS} seeds")
-        for name, rates, run in cases():
-            for rate in rates:
-                medians, p95s = zip(*of_seeds(partial(run, per_second=rate)), strict=True)
-                told = statistics.median(medians), statistics.median(p95s), max(p95s)
-                print(f"{name}, {rate:g}/s: ", *(f"{seconds:.1f}" for seconds in told), flush=True)
-        print("a tenant's target beside those of another that hang: delivered, longest wait in s")
+        print("a target beside those of other tenants that hang: delivered, median, longest wait")
         for name, beside in TENANTS.items():
             waits = of_seeds(beside)
-            print(f"{name}: ", min(map(len, waits)), f"{max(map(max, waits)):.1f}", flush=True)
+            medians = [statistics.median(seconds) for seconds in waits]
+            longest = max(map(max, waits))
+            fewest = min(map(len, waits))
+            print(f"{name}: ", f"{fewest} {max(medians):.0f} {longest:.0f}", flush=True)
+        print(f"healthy events wait, in s: worst median and p95 of {SEEDS} seeds")
+        for name, rates, run in cases():
+            for rate in rates:
+                found = of_seeds(partial(run, per_second=rate))
+                worst = [max(figures) for figures in zip(*found, strict=True)]
+                told_worst = " ".join(f"{seconds:.1f}" for seconds in worst)
+                print(f"{name}, {rate:g}/s: ", told_worst, flush=True)
+        for name, result in told.items():
+            print(f"{name}: ", result.result(), flush=True)
 
 
 if __name__ == "__main__":
