@@ -350,9 +350,9 @@ def main() -> None:
             "median gap between a container's trials, each of 6 hours": pool.submit(trial_gaps, 6),
             "slow for every second event": pool.submit(for_some_slow),
         }
-        for rate in (5, 20):
-            name = f"{SLOW_TO_DELIVER}, {rate}/s for ten minutes"
-            told[name] = pool.submit(for_ten_minutes, rate)
+        for slow_rate in (5, 20):
+            name = f"{SLOW_TO_DELIVER}, {slow_rate}/s for ten minutes"
+            told[name] = pool.submit(for_ten_minutes, slow_rate)
 
         def of_seeds(run: Callable[..., Any]) -> list[Any]:
             runs = [pool.submit(run, seed=seed) for seed in range(SEEDS)]
