@@ -394,7 +394,7 @@ class SimulatedWorld:
             self.sqs.queue(queue_url, redrive=(DLQ, 5))
         self.answers: list[int | None] = []
         self.faults = self.unavailable = 0  # and how many calls were answered with 503
-        telemetry.configure("CRITICAL")
+        telemetry.logger.setLevel("CRITICAL")
         self._ids = itertools.count(1)
         self._idle: list[Container] = []
 
