@@ -17,7 +17,7 @@ from chalicelib.infra.times import rfc3339, unix_seconds
 from tests.simulator.simulated_world import NO_ENVIRON, WORKERS, Container, SimulatedWorld
 
 WORKERS_OF_LANE = 5
-SEEDS = 2
+SEEDS = 1  # more take hours on two busy cores
 TARGET = "https://hooks.zapier.com/1"
 Response = tuple[int | None, float]  # the status code, or None for a timeout, and seconds
 Waits = tuple[float, float]  # of healthy events, in seconds: the median and the 95th percentile
@@ -38,6 +38,7 @@ TROUBLES: dict[str, Callable[[float], Response]] = {
     SLOW_TO_DELIVER: lambda random: (200, 9.0),
     SOMETIMES: lambda random: HANGS if random < 0.05 else HEALTHY,
 }
+AT_BOTH_RATES = ("hangs", SLOW_TO_FAIL, SLOW_TO_DELIVER)
 MOST_WAIT_SECONDS = 600.0
 
 
@@ -268,10 +269,10 @@ def beside_tenants(
 def trial_gaps(hours: int, *, seed: int = 0) -> list[float]:
     """Return the median of a container's gaps between trials in each hour, in seconds.
 
-    Ten targets of one tenant hang, and get an event in 100 s each.
+    Ten targets of one tenant hang, and get an event in 200 s each.
     """
     world = LongWorld(1, 10, hangs_seconds=0, seconds=3600 * hours, seed=seed)
-    world.run(per_second=0.01, prefer="respond-async")
+    world.run(per_second=0.005, prefer="respond-async")
     medians = []
     for hour in range(hours):
         gaps = [
@@ -290,8 +291,8 @@ def cases() -> Iterator[tuple[str, tuple[float, ...], Callable[..., Waits]]]:
     """
     for in_webhook, name in ((False, "subscription"), (True, "webhook")):
         for trouble in [name for name in TROUBLES if name != SOMETIMES]:
-            run = partial(waits_beside, trouble, in_webhook=in_webhook)
-            yield f"{name} {trouble}", (5, 20), run
+            rates = (5, 20) if trouble in AT_BOTH_RATES else (5,)
+            yield f"{name} {trouble}", rates, partial(waits_beside, trouble, in_webhook=in_webhook)
     yield f"webhook {SOMETIMES}", (5, 20), partial(waits_beside, SOMETIMES, in_webhook=True)
     for count, rate in ((10, 5), (25, 1)):
         hang = partial(waits_beside, "hangs", subscriptions=count, seconds=150)
