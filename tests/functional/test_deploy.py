@@ -55,7 +55,7 @@ FUNCTIONS = [
 ]
 OURS = (
     "PYTHONPYCACHEPREFIX|AWS_|API_KEYS|ZAPIER_|WEBHOOK_|ALARM_|STAGE|SETTINGS_|EVENTS_|"
-    "INBOX_|WORKER_|QUIET_"
+    "INBOX_|WORKER_|SLOW_|QUIET_"
 )
 TOPIC = "arn:aws:sns:us-east-1:000000000000:triggers-api-dev-dlq-alarm-topic"
 RUNTIME = f"python3.{sys.version_info.minor}"
