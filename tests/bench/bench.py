@@ -2,17 +2,11 @@
 docs/performance.md.
 """
 
-import itertools
 import json
 import os
-import shutil
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from statistics import median
 from timeit import timeit
 from typing import Any
@@ -42,23 +36,6 @@ PLAIN = {
     "read_timeout": 2,
     "retries": {"mode": "standard", "total_max_attempts": 2},
 }
-# A cold start is a new process on the unpacked package, until it has read its secret and an event.
-# Each imports at another depth of the stack, because CPython 3.11 loses up to 40 ms at one depth
-# that nobody chooses.
-AT_DEPTH = """import json, os, sys
-at = lambda depth: at(depth - 1) if depth else exec(sys.argv[1], {"given": json.loads(sys.argv[2])})
-at(int(sys.argv[3]))
-os._exit(0)"""
-COLD_APP = """import app
-class Context:
-    aws_request_id = "cold"
-    get_remaining_time_in_millis = lambda self: 30_000
-assert app.app(given, Context())["statusCode"] == 200"""
-COLD_BOTO3 = f"""import boto3
-from botocore.config import Config
-config = Config(**{PLAIN})
-assert boto3.client("secretsmanager", config=config).get_secret_value(SecretId="settings")
-assert boto3.client("dynamodb", config=config).get_item(**given)["Item"]"""
 
 Act = Callable[[], Any]
 Prepare = Callable[[], Act]
@@ -142,14 +119,12 @@ def compare(
 
 def measure() -> Iterator[Row]:
     """Yield the rows; the app's settings are in the environment."""
-    event_id = call("POST", "/events", EVENT, **ASYNC)["event_id"]
     hook = os.environ["ZAPIER_WEBHOOK_URL"]
     bare = "the bare calls"
     post = partial(prepare_call, "POST", "/events", EVENT)
     queue = partial(post, **ASYNC)
     yield compare("POST /events, delivered", 400, post, bare, bare_calls(post(), hook), most=1.18)
     yield compare("POST /events, respond-async", 400, queue, bare, bare_calls(queue()), most=1.18)
-    yield from package_rows(event_id)
 
     use_settings(EVENTS_TABLE_NAME="events", ZAPIER_WEBHOOK_URL=hook + standin.SLOW)
     slowest = "the slowest receiver"
@@ -158,38 +133,3 @@ def measure() -> Iterator[Row]:
     for number in range(3):
         call("POST", "/subscriptions", json.dumps({"target_url": f"{hook}/{number}{standin.SLOW}"}))
     yield compare("POST /events, 3 subscriptions", 20, post, slowest, lambda: wait, most=1.1)
-
-
-def package_rows(event_id: str) -> Iterator[Row]:
-    """Package the app as plain `chalice deploy` does, with what Python writes when Chalice imports
-    it, and start it.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(__file__).parent.parent.parent
-        project = Path(folder, "project")
-        shutil.copytree(
-            root,
-            project,
-            ignore=shutil.ignore_patterns(".venv", ".git", ".local", "build", "__pycache__"),
-        )
-        command = [str(Path(sys.executable).with_name("chalice")), "package", folder]
-        plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        subprocess.run(command, cwd=project, env=plain, stdout=subprocess.DEVNULL, check=True)
-        package = Path(folder, "deployment.zip")
-        kilobytes = package.stat().st_size / 1000
-        size = f"{kilobytes:.0f} kB"
-        yield "package of chalice deploy, zipped", size, "", "", "≤ 280 kB", kilobytes <= 280
-        shutil.unpack_archive(package, folder)
-        environ = os.environ | {"PYTHONPATH": folder, "SETTINGS_SECRET": "settings"}
-        environ["ZAPIER_WEBHOOK_URL"] = ""
-        ours = cold_starts(COLD_APP, prepare_call("GET", f"/events/{event_id}").args[0], environ)
-        get = {"TableName": "events", "Key": {"event_id": {"S": event_id}}, "ConsistentRead": True}
-        bare = cold_starts(COLD_BOTO3, get, environ)
-        yield compare("cold start", 30, ours, "the bare calls", bare, most=1.2)
-
-
-def cold_starts(code: str, given: object, environ: dict[str, str]) -> Prepare:
-    command = [sys.executable, "-B", "-c", AT_DEPTH, code, json.dumps(given)]
-    depths = itertools.count()
-    run = partial(subprocess.run, cwd="/", env=environ, stdout=subprocess.DEVNULL, check=True)
-    return lambda: partial(run, [*command, str(next(depths))])

@@ -1,19 +1,15 @@
 """The console page in a real browser, against the whole system as `make run` starts it."""
 
-import base64
 import json
-import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
-from urllib.parse import urljoin
 from uuid import uuid4
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Route, expect, sync_playwright
 
 from tests.support.console import Console
 from tests.support.receiver import Exchange, Receiver, status
@@ -326,7 +322,7 @@ def test_a_leased_event_is_found_copied_and_erased(console: Console, receiver: R
 
 
 def test_an_order_says_who_got_it_and_is_sent_to_who_did_not(
-    console: Console, receiver: Receiver
+    console: Console, receiver: Receiver, axe: str
 ) -> None:
     page, answer = console.page, console.page.locator("#answer")
     pattern = {"order": {"total": [{"numeric": [">=", 100]}]}}
@@ -359,6 +355,7 @@ def test_an_order_says_who_got_it_and_is_sent_to_who_did_not(
             re.compile(r"no copy\s+Audit\s+takes invoice.\*; this is order.paid\s+Send"),
         ]
     )
+    console.check_looks("order", axe)
     receiver.default = status(200)
     before = len(receiver.requests)
     for name, became in (("Corp", "1 of 3"), ("Ledger", "2 of 3")):
@@ -718,67 +715,3 @@ def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver
 
 
 # The pictures of the docs
-
-
-@pytest.mark.skipif("PICTURES" not in os.environ, reason="`make pictures` draws them")
-def test_pictures_are_drawn_of_the_page_of_today(console: Console, receiver: Receiver) -> None:
-    def refuse_order_4711(exchange: Exchange) -> None:
-        request = exchange.request
-        is_refused = request.path == "/ledger" and request.json()["subject"] == "order-4711"
-        status(422 if is_refused else 200, body=b"no account for order-4711")(exchange)
-
-    receiver.default = refuse_order_4711
-    members: dict[str, dict[str, Any]] = {
-        "CRM": {},
-        "Ledger": {"event_types": ["order.*"]},
-        "Corp orders": {"filter": {"order": {"total": [{"numeric": [">=", 100]}]}}},
-    }
-    made = {
-        name: console.subscribe(
-            urljoin(receiver.url, f"/{name.split()[0].lower()}"), name=name, tenant="acme", **more
-        )
-        for name, more in members.items()
-    }
-    types = ("order.created", "order.paid", "invoice.sent", "shipment.sent")
-    for number in range(4681, 4712):
-        payload = {"order": {"id": number, "total": 80 if number == 4711 else number % 250}}
-        tenant = ("acme", "globex", None)[number % 3 - 1]
-        event = console.post(
-            types[number % 4 - 2], payload=payload, tenant=tenant, subject=f"order-{number}"
-        )
-    token = console.api("POST", "/tokens", tenant="acme")["token"]
-    ledger = made["Ledger"]["subscription_id"]
-    places = {
-        "events": "/?key=shop-key",
-        "event": f"/events/{event['event_id']}?key=shop-key",
-        "webhooks": f"/?key={token}",
-        "delivery": f"/?subscription_id={ledger}&status=failed&key={token}",
-    }
-    tabs = {name: console.page.context.new_page() for name in places}
-    for name, place in places.items():
-        tabs[name].set_viewport_size({"width": 760, "height": 1010})
-        tabs[name].goto(f"{console.origin}/#{place}")
-    tabs["delivery"].locator("#rows a").click()
-    tabs["webhooks"].get_by_role("button", name="Send test").last.click()
-    for name, text in (
-        ("events", "at most"),
-        ("event", "this has 80"),
-        ("webhooks", "Last test"),
-        ("delivery", "no account"),
-    ):
-        tabs[name].get_by_text(text).first.wait_for()
-
-    draw([tabs["events"], tabs["event"]], "console")
-    draw([tabs["webhooks"], tabs["delivery"]], "customer")
-
-
-def draw(tabs: list[Page], name: str) -> None:
-    """Save what two tabs show, side by side, as a picture of the docs."""
-    for tab in tabs:
-        tab.evaluate("scrollTo(0, 0)")
-    images = [base64.b64encode(tab.screenshot()).decode() for tab in tabs]
-    shown = "&nbsp;".join(f"<img src='data:image/png;base64,{image}'>" for image in images)
-    page = tabs[0].context.new_page()
-    page.set_viewport_size({"width": 1521, "height": 1010})
-    page.set_content(f"<body style='margin:0;white-space:nowrap;font-size:2px'>{shown}")
-    page.screenshot(path=ROOT / "docs" / f"{name}.png")

@@ -1,7 +1,6 @@
 """What callers of the API are promised: who may call, what may be posted, and what is returned."""
 
 import base64
-import itertools
 import json
 from typing import Any
 from urllib.parse import urljoin
@@ -472,29 +471,22 @@ def test_every_fault_of_a_query_is_named(world: World, aws: Aws, path: str) -> N
         ("limit=0&order=up&cursor=x&a=1", ["limit", "order", "cursor", "a"]),
     ):
         assert_problem(world.call("GET", f"{path}?{query}"), 400, *fields)
-    times = (
-        "",
-        "yesterday",
-        "2026-11-18",
-        "2026-11-18T11:06",
-        "2026-02-30T00:00:00Z",
-        "0001-01-01T00:00:00%2B01:00",
-    )
-    of_events = {
+    assert aws.calls == []
+
+
+def test_every_fault_of_what_events_alone_are_asked_for_is_named(world: World, aws: Aws) -> None:
+    times = "yesterday 2026-11-18 2026-11-18T11:06 2026-02-30T00:00:00Z 0001-01-01T00:00:00%2B01:00"
+    for name, values in {
         "status": ["gone", "", "Failed"],
         "include": ["", "all"],
         "subscription_id": ["", "sub_1"],
-    }
-    of_events |= {"since": [*times], "until": [*times]}
-    of_inbox = {
-        "status": ["failed"],
-        "include": ["payload"],
-        "subscription_id": ["sub_" + "0" * 32],
-    }
-    of_inbox |= {"since": ["2026-11-18T11:06:41Z"], "until": ["2026-11-18T11:06:41Z"]}
-    for name, values in (of_events if path == "/events" else of_inbox).items():
+        "since": ["", *times.split()],
+        "until": ["", *times.split()],
+    }.items():
         for bad in values:
-            assert_problem(world.call("GET", f"{path}?{name}={bad}"), 400, name)
+            assert_problem(world.call("GET", f"/events?{name}={bad}"), 400, name)
+    own = f"since=2026-11-18T11:06:41Z&status=failed&subscription_id=sub_{0:032}"
+    assert_problem(world.call("GET", f"/inbox?{own}"), 400, "since", "status", "subscription_id")
     assert aws.calls == []
 
 
@@ -531,17 +523,7 @@ def test_events_are_listed_by_time_and_type(world: World, posted: list[str]) -> 
         ("event_type=*&since=2026-11-18T11:06:42Z", posted[3:]),
         ("source=original&subscription_id=sub_" + "0" * 32, []),
     ):
-        # with a cursor at each boundary
-        for order, limit in itertools.product(("oldest", "newest"), (1, 2, 50)):
-            walked = []
-            cursor = ""
-            while cursor is not None:
-                page = world.call(
-                    "GET", f"/events?{query}&order={order}&limit={limit}&cursor={cursor}"
-                )
-                walked += ids(page)
-                cursor = page.json["next_cursor"]
-            assert walked == (expected if order == "oldest" else expected[::-1]), query
+        assert listed(world, f"/events?{query}&order=oldest") == expected, query
 
 
 # Acknowledging and replaying

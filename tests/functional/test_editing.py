@@ -188,28 +188,6 @@ def test_a_subscription_is_found_though_the_edited_one_was_deleted(
     assert (other.status_code, again.status_code, again.json) == (201, 200, other.json)
 
 
-def test_an_edit_counts_for_pending_copies_and_everywhere(
-    world: World, target: Receiver, other: Receiver
-) -> None:
-    # with lists of its own
-    path = subscribed(world, target, tenant="a")
-    elsewhere = replace(world.services)
-    target.default = 503
-    services.use(elsewhere)
-    pending = post_for(world, "a")
-    services.use(world.services)
-    patch(world, path, target_url=other.url, headers={"x-new": "1"})
-    world.clock.sleep(10)
-    world.empty_inbox()
-    services.use(elsewhere)
-
-    new = post_for(world, "a")
-
-    assert states(world, pending) == states(world, new) == ["delivered"]
-    assert len(target.requests) == 1
-    assert [request.headers["x-new"] for request in other.requests] == ["1", "1"]
-
-
 @pytest.mark.parametrize("meanwhile", [{"name": "New"}, {"target_url": ZAPIER, "headers": HEADERS}])
 def test_an_edit_keeps_what_another_one_changed_meanwhile(
     world: World, target: Receiver, meanwhile: Json

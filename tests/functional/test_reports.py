@@ -173,19 +173,6 @@ def test_nothing_that_a_report_causes_is_reported(
     assert {report["event_type"] for report in all_reports(world)} == {"triggers.event.failed"}
 
 
-def test_an_event_that_fails_again_is_reported_again(
-    world: World, receiver: Receiver, listener: Receiver
-) -> None:
-    subscribe(world, listener.url, "triggers.*")
-    receiver.default = 422
-    event_id = world.post()["event_id"]
-    world.clock.sleep(1)
-
-    world.replay(event_id)
-
-    assert [report["payload"]["event_id"] for report in reports(world, listener)] == [event_id] * 2
-
-
 @pytest.mark.parametrize(
     ("operation", "at"), [("PutItem", 2), ("PutItem", 3), ("SendMessageBatch", 1)]
 )

@@ -145,11 +145,6 @@ def test_status_index_has_all_that_lists_show_but_the_subject() -> None:
     assert {*MEMBERS} - derived <= INDEXES["status-index"]
 
 
-def test_lookup_index_has_what_no_attempt_changes() -> None:
-    never_changed = "event_type response_bytes created_by source_event_id tenant subject"
-    assert INDEXES["lookup-index"] == {"status_shard", "expires_at", *never_changed.split()}
-
-
 @pytest.mark.parametrize("alarm", ALARMS)
 def test_an_alarm_mails_and_is_in_the_runbook(alarm: str) -> None:
     topic = [{"Ref": "DLQAlarmTopic"}]

@@ -15,7 +15,7 @@ import urllib3
 
 from tests.support.receiver import Receiver
 from tests.support.running import ROOT, Run, ended, running
-from tests.support.world import KEY, Json, assert_has, digest
+from tests.support.world import KEY, Json, digest
 from tools import local_aws
 
 EVENT = '{"event_type": "order.created", "payload": {"order_id": 7}}'
@@ -122,25 +122,6 @@ def test_smoke_passes_and_leaves_nothing(system: Run, printed: list[str]) -> Non
     for kind in ("evt", "sub"):
         path = found([output], rf"DELETE (/\w+/{kind}_\w+)$")
         assert system.call("GET", path)[0] == 404
-
-
-def test_a_second_start_finds_the_events_of_the_first_and_smoke_leases_from_a_pull_only_stage(
-    emulator: str,
-) -> None:
-    pull_only = {"AWS_ENDPOINT_URL": emulator, "STAGE": "pull", "ZAPIER_WEBHOOK_URL": "none"}
-    pull_only |= OWN_KEY
-    with running(key=KEY, **pull_only) as first:
-        event = post(first)
-    with running(key=KEY, **pull_only, SUBSCRIPTION_HOSTS="a.b") as second:
-        _, _, inbox = second.call("GET", "/inbox")
-        status, output, _ = smoke(second, KEY)
-        [smoked_id] = re.findall(r"\n(evt_\w+) stays: ", output)  # the key may not erase
-        _, _, smoked = second.call("GET", f"/events/{smoked_id}")
-
-    assert_has(event, status="pending", next_attempt_at=None)
-    assert [item["event_id"] for item in json.loads(inbox)["events"]] == [event["event_id"]]
-    assert status == 0
-    assert json.loads(smoked)["delivered_via"] == "pull"
 
 
 def without_values(event: Json) -> list[tuple[str, type]]:

@@ -2,8 +2,6 @@
 ages.
 """
 
-import zlib
-
 import pytest
 
 import app
@@ -33,37 +31,6 @@ def test_the_sweep_waits_for_the_batch_window(
         counts.append(len(world.messages()))
 
     assert counts == [0, 1, 1, 2]
-
-
-@pytest.mark.parametrize("visible", [999, 1000])
-def test_beside_1000_messages_less_is_sent(
-    world: World, during: During, monkeypatch: pytest.MonkeyPatch, visible: int
-) -> None:
-    """Everything overdue is queued once before anything is queued twice."""
-    monkeypatch.setattr(schedules, "MAX_SWEPT_WHILE_LONG", 2)
-
-    def report(parsed: Json, **_: object) -> None:
-        parsed["Attributes"]["ApproximateNumberOfMessages"] = str(visible)
-
-    during(world.sqs, "after-call.sqs.GetQueueAttributes", report)
-    overdue = {world.post(prefer="respond-async")["event_id"] for _ in range(40)}
-    shards = [
-        {key for key in overdue if zlib.crc32(key.encode()) % SHARDS == shard}
-        for shard in range(SHARDS)
-    ]
-    world.lose_messages()
-    queued: list[str] = []
-    runs = 0
-    while set(queued) != overdue:
-        world.clock.sleep(60)
-        world.run_schedule(app.sweep)
-        queued += [message["attributes"]["EventId"] for message in world.messages()[len(queued) :]]
-        runs += 1
-
-    for shard in shards:
-        of_shard = [key for key in queued if key in shard]
-        assert set(of_shard[: len(shard)]) == shard
-    assert runs == 1 if visible < 1000 else runs >= max(map(len, shards)) / 2
 
 
 def test_what_cannot_be_sent_waits(

@@ -132,10 +132,8 @@ def test_only_true_tokens_are_taken(world: World) -> None:
     token = make_token(world, MINE)
     other = make_token(world, OTHER)
     content, _, tag = token.removeprefix("trt_").partition(".")
-    forged = [f"trt_{content}.{other[-43:]}", f"{content}.{tag}", f"trt_{content}", f"trt_.{tag}"]
-    forged += ["trt_", "trt_.", f"{token}=", f"{token}.", token.upper(), f"trt_{token}"]
-    forged += [f"trt_{content}={tag}", f"trt_{content}=.{tag}", f"trt_{content}.{tag}\n.."]
-    forged += [f"trt_{content}.é{tag}", f"trt_{content}\ud800.{tag}"]
+    forged = [f"trt_{content}.{other[-43:]}", f"{content}.{tag}", f"trt_.{tag}", "trt_", "trt_."]
+    forged += [f"{token}=", token.upper(), f"trt_{content}=.{tag}", f"trt_{content}\ud800.{tag}"]
     for place in range(len(token)):  # each character changed, left out and repeated
         changed = random.choice("ABCxyz019-_.=\0 é")
         forged += [token[:place] + changed * count + token[place + 1 :] for count in (0, 1, 2)]
@@ -153,21 +151,17 @@ def test_only_true_tokens_are_taken(world: World) -> None:
 
 def test_a_customer_manages_its_webhooks_with_a_token(world: World, target: Receiver) -> None:
     token = make_token(world, MINE)
-    made, again = (
-        subscribe(world, target.url, key=token, **members) for members in ({}, {"tenant": MINE})
-    )
-    path = made.location
+    made = subscribe(world, target.url, key=token)
+    again = subscribe(world, target.url, key=token, tenant=MINE)
     calls = (("GET", ""), ("PATCH", ""), ("GET", "/secret"), ("POST", "/test"), ("POST", "/enable"))
-    answers = [world.call(method, path + call, "{}", key=token) for method, call in calls]
+    answers = [world.call(verb, made.location + path, "{}", key=token) for verb, path in calls]
     listed = world.get("/subscriptions", key=token)["subscriptions"]
 
     assert [answer.status_code for answer in (made, again, *answers)] == [201, *[200] * 6]
     assert_has(made.json, tenant=MINE, created_by=f"tenant:{MINE}")
-    assert made.json["secret"] == again.json["secret"] == answers[2].json["secret"] is not None
-    assert len(target.requests) == 1
-    assert listed == subscriptions(world, MINE)
-    assert [each["subscription_id"] for each in listed] == [made.json["subscription_id"]]
-    assert world.call("DELETE", path, key=token).status_code == 204
+    assert again.json == made.json
+    assert listed == subscriptions(world, MINE) == [answers[0].json]
+    assert world.call("DELETE", made.location, key=token).status_code == 204
     assert subscriptions(world, MINE) == []
 
 
@@ -181,14 +175,11 @@ def test_a_customer_follows_and_replays_its_copies_with_a_token(
     of_it = f"/events?subscription_id={made.json['subscription_id']}"
     path = f"/events/{copy['event_id']}"
 
-    assert ids(world.call("GET", f"{of_it}&status=failed&include=payload", key=token)) == [
-        copy["event_id"]
-    ]
+    failed = world.call("GET", f"{of_it}&status=failed&include=payload", key=token)
+    assert ids(failed) == [copy["event_id"]]
     assert world.get(path, key=token) == copy
     assert copy["attempts"][0]["response"] == "no such order"
     assert world.call("POST", f"{path}/replay", key=token).status_code == 202
-    world.empty_inbox()
-    assert world.get(path, key=token)["status"] == "delivered"
     world.call("DELETE", made.location, key=token)
     calls = (("GET", path), ("POST", f"{path}/replay"), ("GET", of_it))
     assert [world.call(*call, key=token).status_code for call in calls] == [404, 404, 403]

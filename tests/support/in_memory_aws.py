@@ -10,9 +10,8 @@ import itertools
 import json
 import re
 import sys
-from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -134,7 +133,7 @@ class FakeDynamoDB:
             rows = index.rows(
                 values[":partition"], start, forward=options.get("ScanIndexForward", True)
             )
-            page = list(itertools.islice((row for row in rows if in_range(row, values)), most))
+            page = [row for row in rows if in_range(row, values)][:most]
         kept = [typed(row) for row in page if keep(row, values)]
         answer: Json = {"Items": kept, "Count": len(kept)}
         if len(page) == most:  # even when nothing is left after them, as in DynamoDB
@@ -204,33 +203,21 @@ class _Index:
     partition: str
     projected: list[str]
     _rows: dict[str, Item] = field(default_factory=dict)
-    # in order
-    _places: defaultdict[str, list[tuple[str, str]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
 
-    def rows(
-        self, partition: str, start: tuple[str, str] | None, *, forward: bool
-    ) -> Iterator[Item]:
-        """Yield the rows of a partition, in order, after a place if one is given."""
-        places = self._places[partition]
-        if forward:
-            places = places[bisect_right(places, start) if start else 0 :]
-        else:
-            places = places[: bisect_left(places, start) if start else None][::-1]
-        return (self._rows[key] for _, key in places)
+    def rows(self, partition: str, start: tuple[str, str] | None, *, forward: bool) -> list[Item]:
+        """Return the rows of a partition, in order, after a place if one is given."""
+        rows = [row for row in self._rows.values() if row[self.partition] == partition]
+        if start and forward:
+            rows = [row for row in rows if _place(row) > start]
+        elif start:
+            rows = [row for row in rows if _place(row) < start]
+        return sorted(rows, key=_place, reverse=not forward)
 
     def show(self, key: str, item: Item | None) -> None:
         """Let the index show an item, or none."""
-        before = self._rows.pop(key, None)
-        after = None
+        self._rows.pop(key, None)
         if item and self.partition in item:
-            after = self._rows[key] = {name: item[name] for name in self.projected if name in item}
-        if before:
-            places = self._places[before[self.partition]]
-            del places[bisect_left(places, _place(before))]
-        if after:
-            insort(self._places[after[self.partition]], _place(after))
+            self._rows[key] = {name: item[name] for name in self.projected if name in item}
 
 
 def typed(item: Item) -> dict[str, Json]:
