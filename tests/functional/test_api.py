@@ -150,10 +150,10 @@ def test_a_location_resolves_against_the_url_of_the_request(world: World) -> Non
     answer = world.call("POST", "/events", EVENT)
     again = world.replay(answer.json["event_id"])
 
-    for base in ("https://example.com", "https://abc.execute-api.us-east-1.amazonaws.com/api"):
-        event_url = f"{base}/events/{answer.json['event_id']}"
-        assert urljoin(f"{base}/events", answer.headers["location"]) == event_url
-        assert urljoin(f"{event_url}/replay", again.headers["location"]) == event_url
+    base = "https://abc.execute-api.us-east-1.amazonaws.com/api"
+    event_url = f"{base}/events/{answer.json['event_id']}"
+    assert urljoin(f"{base}/events", answer.headers["location"]) == event_url
+    assert urljoin(f"{event_url}/replay", again.headers["location"]) == event_url
 
 
 def test_an_unreadable_body_is_a_fault_of_the_body(world: World, aws: Aws) -> None:

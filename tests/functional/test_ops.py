@@ -171,8 +171,7 @@ def test_show_has_a_line_for_each_recipient_with_its_copy_or_the_reason(
     receiver.default = 422
     subscribe_tenant(world, receiver, "acme")
     filtered = {"order": {"total": [{"numeric": [">=", 100]}]}}
-    subscribe(world, f"{receiver.url}&b", key=KEY, filter=filtered, name="Corp", tenant="acme")
-    subscribe(world, f"{receiver.url}&c", "x", key=KEY)
+    subscribe(world, f"{receiver.url}&b", key=KEY, filter=filtered)
     event = post_about(world, None, "acme")
 
     shown = Ran("show", event["event_id"]).output
@@ -180,23 +179,18 @@ def test_show_has_a_line_for_each_recipient_with_its_copy_or_the_reason(
     [copy_id] = event["copies"]
     failed = r"CRM \(acme\): failed: receiver responded 422"
     assert re.search(rf"\n{failed} +sub_\w{{32}} +{copy_id} *\n", shown)
-    assert re.search(r"\nCorp \(acme\): no copy: filter, order\.total +sub_\w{32} *\n", shown)
-    assert re.search(r"\n127\.0\.0\.1: no copy: event_types +sub_\w{32} *\n", shown)
+    assert re.search(r"\n127\.0\.0\.1: no copy: filter, order\.total +sub_\w{32} *\n", shown)
     assert "recipient" not in Ran("show", copy_id).output
 
 
 def test_an_event_is_sent_to_one_subscription(world: World, receiver: Receiver) -> None:
-    event = post_about(world, None, "acme")
+    event_id = post_about(world, None, "acme")["event_id"]
     subscription_id = subscribe_tenant(world, receiver, "acme")
 
-    said = Ran(
-        "send-to", "--subscription-id", subscription_id, "--event-id", event["event_id"]
-    ).output
+    said = Ran("send-to", "--subscription-id", subscription_id, "--event-id", event_id).output
 
-    world.empty_inbox()
-    [copy_id] = world.event(event["event_id"])["copies"]
+    [copy_id] = world.event(event_id)["copies"]
     assert said.startswith(f"{copy_id}: Stored; the first attempt is due at ")
-    assert pushes(receiver) == Counter([event["event_id"], copy_id])
     refused = Ran("send-to", "--subscription-id", "sub_1/", "--event-id", "evt_1", status=1)
     assert "404: There is no such subscription." in refused.errors
 
@@ -244,31 +238,22 @@ def test_an_event_is_found_by_its_subject_and_several_are_listed(world: World) -
     assert re.search(rf"\n{second} .* corp-inc *\n{first} ", listed)
 
 
-def test_a_replay_takes_events_of_a_period(
-    world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_replay_takes_events_of_a_period(world: World, receiver: Receiver) -> None:
     _early, first, second, late = fail(world, receiver, 4)
     receiver.script(422)
     world.post(event_type="other.type")
     since, until = (world.event(event_id)["created_at"] for event_id in (first, late))
-    monkeypatch.setenv("STATUS", "pending")  # somebody else's variable
+
     ran = Ran("replay", "--since", since, "--until", until, "--event-type", "order.*", *FAST)
 
-    assert re.search(
-        rf"\n{first} +\S+Z +order.created .*\n{second} +\S+Z +order.created .*\n", ran.output
-    )
+    assert re.search(rf"\n{first} +\S+Z +order.created .*\n{second} +\S+Z +order", ran.output)
     assert "\n2 events would be replayed. " in ran.output
     assert world.messages() == []
-
     queued = Ran(*command_in(ran.output, "To push them")).output
     assert queued.startswith("2 of 2 events: 2 queued\n")
     assert [message["attributes"]["EventId"] for message in world.messages()] == [first, second]
-    receiver.default = 422
-    world.settle()
-    assert (
-        "\n2 events would be replayed. "
-        in Ran(*command_in(queued, "To see what fails again")).output
-    )
+    again = Ran(*command_in(queued, "To see what fails again")).output
+    assert "0 events" in again
 
 
 def command_in(text: str, what: str) -> list[str]:

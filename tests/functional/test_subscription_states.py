@@ -53,9 +53,6 @@ def is_signed(request: Request, secret: str) -> bool:
 def test_copies_are_signed_with_their_subscription_s_secret(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
-    assert subscribe(world, target.url).json["secret"] is None
-    world.post()
-    assert "webhook-signature" not in target.requests.pop().headers
     world.restart(WEBHOOK_SIGNING_SECRETS=SIGNING_SECRETS[0])
     one, other = (
         subscribe(world, f"{target.url}{suffix}").json["secret"] for suffix in ("", "&other")
@@ -382,7 +379,6 @@ def test_a_test_push_changes_nothing(
     assert_has(push, event_type="test", payload=payload, tenant=None, source_event_id=None)
     assert push["event_id"].startswith("cpy_")
     again = subscribe(world, target.url)  # which enables it
-    assert again.status_code == 200
     assert is_signed(target.requests[-1], again.json["secret"])
     # no breaker has opened
     assert states(world, world.post()) == ["delivered"]

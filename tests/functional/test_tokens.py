@@ -188,22 +188,18 @@ def test_a_customer_follows_and_replays_its_copies_with_a_token(
 def test_a_token_sees_nothing_of_others(world: World, foreign: Foreign) -> None:
     token = make_token(world, MINE)
     (subscription_ids, event_ids) = foreign
-    hidden = [("GET", f"/events/{each}") for each in event_ids]
-    hidden += [("POST", f"/events/{each}/replay") for each in event_ids]
+    of_events = (("GET", ""), ("POST", "/replay"))
     calls = (("GET", ""), ("PATCH", ""), ("GET", "/secret"), ("POST", "/test"), ("POST", "/enable"))
+    hidden = [(verb, f"/events/{key}{path}") for key in event_ids for verb, path in of_events]
     hidden += [
-        (method, f"/subscriptions/{each}{path}")
-        for each in subscription_ids
-        for method, path in calls
+        (verb, f"/subscriptions/{key}{path}") for key in subscription_ids for verb, path in calls
     ]
-    for method, path in hidden:
-        answer = world.call(method, path, "{}", key=token)
-        assert answer.problem == (404, "not_found")
+    for verb, path in hidden:
+        assert world.call(verb, path, "{}", key=token).problem == (404, "not_found")
     for subscription_id in subscription_ids:
-        assert (
-            world.call("DELETE", f"/subscriptions/{subscription_id}", key=token).status_code == 204
-        )
-        assert world.call("GET", f"/subscriptions/{subscription_id}").status_code == 200
+        path = f"/subscriptions/{subscription_id}"
+        assert world.call("DELETE", path, key=token).status_code == 204
+        assert world.call("GET", path).status_code == 200
         listed = world.call("GET", f"/events?subscription_id={subscription_id}", key=token)
         assert listed.problem == (403, "forbidden")
     assert world.get("/subscriptions", key=token)["subscriptions"] == []

@@ -5,6 +5,8 @@ import pytest
 
 from chalicelib.core.store import from_item
 from chalicelib.infra.times import rfc3339, unix_seconds
+from tests.support.in_memory_aws import typed
+from tests.support.world import Json
 
 
 def test_times_are_rfc_3339_of_one_width_and_sort_as_time_does() -> None:
@@ -20,33 +22,14 @@ def test_times_are_rfc_3339_of_one_width_and_sort_as_time_does() -> None:
 
 @pytest.mark.parametrize("name", ["status", "delivered_via", "reason", "outcome"])
 def test_a_value_that_a_later_version_stored_reads_as_null(name: str) -> None:
-    attempt = {
-        "at": "2026-11-25T00:00:00Z",
-        "outcome": "later",
-        "status_code": 503,
-        "error": None,
-        "duration_ms": 1,
-        "region": "a member of a later version",
-    }
-    item = {
-        "sort_key": {"S": f"2026-11-25T00:00:00Z#evt_{0:032x}"},
-        "event_type": {"S": "a"},
-        "created_by": {"S": "b"},
-    }
-    item |= {
-        "response_bytes": {"N": "4"},
-        "expires_at": {"N": "1"},
-        "attempts": {"S": json.dumps([attempt])},
-    }
-    known = {
-        "status": {"S": "failed"},
-        "delivered_via": {"S": "push"},
-        "reason": {"S": "permanent"},
-    }
+    attempt = {"at": "", "status_code": 503, "error": None, "duration_ms": 1, "outcome": "later"}
+    attempt["region"] = "a member of a later version"
+    item: Json = {"sort_key": "2026-11-25T00:00:00Z#evt_1", "event_type": "a", "created_by": "b"}
+    item |= {"attempts": json.dumps([attempt]), "response_bytes": 4, "expires_at": 1}
+    known = {"status": "failed", "delivered_via": "push", "reason": "permanent"}
 
-    shown = json.loads(from_item({**item, **known, name: {"S": "later"}}).whole())
+    shown = json.loads(from_item(typed({**item, **known, name: "later"})).whole())
 
     assert shown["attempts"][0]["outcome"] is None
-    assert (shown["status"], shown["delivered_via"]) == tuple(
-        None if name == other else known[other]["S"] for other in ("status", "delivered_via")
-    )
+    for member in ("status", "delivered_via"):
+        assert shown[member] == (None if name == member else known[member])
