@@ -44,7 +44,7 @@ public = partial(app.route, methods=["GET"], content_types=[])
 
 @public("/health")
 def get_health() -> Response:
-    return respond(200, dumps({"status": "ok", "version": __version__, "stage": STAGE}))
+    return respond(dumps({"status": "ok", "version": __version__, "stage": STAGE}))
 
 
 @route("GET", "/me", *Scope, TOKEN)
@@ -58,22 +58,25 @@ def get_me(call: Call) -> Response:
         "expires_at": key.expires_at,
         "event_types": call.services.settings.event_types,
     }
-    return respond(200, dumps(me))
+    return respond(dumps(me))
 
 
 @route("POST", "/tokens", Scope.CONSUME)
 def create_token(call: Call) -> Response:
     tenant, seconds = validation.parse_token_request(call.json_body())
     expires_at = int(call.services.clock()) + seconds
-    token = make_token(call.key, tenant, expires_at, call.services.settings.signing_secrets)
-    return respond(
-        201, dumps({"token": token, "tenant": tenant, "expires_at": rfc3339(expires_at)})
-    )
+    token = make_token(call.key, tenant, expires_at, call.services.settings)
+    shown = {
+        "token": token,
+        "tenant": tenant,
+        "expires_at": rfc3339(expires_at),
+    }
+    return respond(dumps(shown), 201)
 
 
 @public("/openapi.json")
 def get_openapi() -> Response:
-    return respond(200, OPENAPI.read_text(encoding="utf-8"))
+    return respond(OPENAPI.read_text(encoding="utf-8"))
 
 
 @public("/")
@@ -91,21 +94,21 @@ def post_event(call: Call) -> Response:
     headers = {} if stored.is_new else {"Idempotency-Replayed": "true"}
     headers |= {"Preference-Applied": "respond-async"} if respond_async else {}
     return respond(
-        202, stored.event.summary(), Location=f"events/{stored.event.event_id}", **headers
+        stored.event.summary(), 202, Location=f"events/{stored.event.event_id}", **headers
     )
 
 
 @route("GET", "/events/{event_id}", Scope.PRODUCE, Scope.CONSUME, TOKEN)
 def get_event(call: Call) -> Response:
     sees_responses = not call.key.scopes.isdisjoint((Scope.CONSUME, TOKEN))
-    return respond(200, call.event().whole(include_responses=sees_responses))
+    return respond(call.event().whole(include_responses=sees_responses))
 
 
 @route("GET", "/events/{event_id}/recipients", Scope.CONSUME)
 def list_recipients(call: Call) -> Response:
     event = call.event()
     found = recipients.find(event, call.services, call.services.subscriptions)
-    return respond(200, f'{{"recipients":[{",".join(found)}]}}')
+    return respond(f'{{"recipients":[{",".join(found)}]}}')
 
 
 @route("GET", "/events", Scope.CONSUME, TOKEN, **validation.PARAMETERS)
@@ -130,13 +133,13 @@ def list_inbox(call: Call) -> Response:
 @route("POST", "/inbox/lease", Scope.CONSUME)
 def lease_events(call: Call) -> Response:
     events = inbox.lease(call.services, **validation.parse_lease_request(call.json_body()))
-    return respond(200, f'{{"events":[{",".join(event.leased() for event in events)}]}}')
+    return respond(f'{{"events":[{",".join(event.leased() for event in events)}]}}')
 
 
 @route("POST", "/inbox/acknowledge", Scope.CONSUME)
 def acknowledge_events(call: Call) -> Response:
     lease_id, event_ids = validation.parse_acknowledgement(call.json_body())
-    return respond(200, dumps(inbox.acknowledge_many(lease_id, event_ids, call.services)))
+    return respond(dumps(inbox.acknowledge_many(lease_id, event_ids, call.services)))
 
 
 @route("DELETE", "/events/{event_id}", Scope.ERASE)
@@ -163,7 +166,7 @@ def release_event(call: Call) -> Response:
 @route("POST", "/events/{event_id}/replay", Scope.CONSUME, TOKEN)
 def replay_event(call: Call) -> Response:
     event = recovery.replay(call.event(), call)
-    return respond(202, event.summary(), Location=f"../{event.event_id}")
+    return respond(event.summary(), 202, Location=f"../{event.event_id}")
 
 
 @route("POST", "/subscriptions", Scope.CONSUME, TOKEN)
@@ -179,7 +182,9 @@ def create_subscription(call: Call) -> Response:
     subscription, is_new = call.services.subscriptions.create(call.key.name, **members)
     body = subscription.to_json(secret=subscription.secret(settings.signing_secrets))
     return respond(
-        201 if is_new else 200, body, Location=f"subscriptions/{subscription.subscription_id}"
+        body,
+        201 if is_new else 200,
+        Location=f"subscriptions/{subscription.subscription_id}",
     )
 
 
@@ -192,7 +197,7 @@ def list_subscriptions(call: Call) -> Response:
 
 @route("GET", "/subscriptions/{subscription_id}", Scope.CONSUME, TOKEN)
 def get_subscription(call: Call) -> Response:
-    return respond(200, call.subscription().to_json())
+    return respond(call.subscription().to_json())
 
 
 @route("PATCH", "/subscriptions/{subscription_id}", Scope.CONSUME, TOKEN)
@@ -202,9 +207,8 @@ def edit_subscription(call: Call) -> Response:
         call.json_body(), hosts, names_hosts=call.key.tenant is None, is_new=False
     )
     subscription = call.subscription()
-    return respond(
-        200, require(call.services.subscriptions.edit(subscription, **changes)).to_json()
-    )
+    edited = call.services.subscriptions.edit(subscription, **changes)
+    return respond(require(edited).to_json())
 
 
 @route("GET", "/subscriptions/{subscription_id}/secret", Scope.CONSUME, TOKEN)
@@ -224,20 +228,20 @@ def renew_secret(call: Call) -> Response:
 @route("POST", "/subscriptions/{subscription_id}/disable", Scope.CONSUME, TOKEN)
 def disable_subscription(call: Call) -> Response:
     subscription = call.subscription()
-    return respond(200, require(call.services.subscriptions.pause(subscription)).to_json())
+    return respond(require(call.services.subscriptions.pause(subscription)).to_json())
 
 
 @route("POST", "/subscriptions/{subscription_id}/enable", Scope.CONSUME, TOKEN)
 def enable_subscription(call: Call) -> Response:
     subscription = call.subscription()
-    return respond(200, require(call.services.subscriptions.edit(subscription, **ENABLE)).to_json())
+    return respond(require(call.services.subscriptions.edit(subscription, **ENABLE)).to_json())
 
 
 @route("POST", "/subscriptions/{subscription_id}/send", Scope.CONSUME, TOKEN)
 def send_event(call: Call) -> Response:
     event_id = validation.parse_send_request(call.json_body())
     copy = recipients.send(event_id, call.subscription(), call)
-    return respond(202, copy.summary(), Location=f"../../events/{copy.event_id}")
+    return respond(copy.summary(), 202, Location=f"../../events/{copy.event_id}")
 
 
 @route("POST", "/subscriptions/{subscription_id}/recover", Scope.CONSUME, TOKEN)
@@ -246,7 +250,7 @@ def recover_events(call: Call) -> Response:
     subscription = call.subscription()
     recovered = recipients.recover(subscription, call, **request)
     next_cursor = recovered.next_cursor and encode_cursor(recovered.next_cursor)
-    return respond(200, dumps({**recovered._asdict(), "next_cursor": next_cursor}))
+    return respond(dumps({**recovered._asdict(), "next_cursor": next_cursor}))
 
 
 @route("POST", "/subscriptions/{subscription_id}/test", Scope.CONSUME, TOKEN)
@@ -260,7 +264,7 @@ def push_test_event(call: Call) -> Response:
     if new_event:
         missed = recipients.why_not_taken(subscription, event)
         tried |= {"matches": missed.reason is None, **missed._asdict()}
-    return respond(200, dumps(tried))
+    return respond(dumps(tried))
 
 
 @route("DELETE", "/subscriptions/{subscription_id}", Scope.CONSUME, TOKEN)
@@ -331,12 +335,12 @@ def respond_secret(subscription: Subscription, call: Call) -> Response:
         "previous_until": subscription.previous_until(call.services.clock()),
         "target_url": subscription.target_url if call.key.tenant is not None else None,
     }
-    return respond(200, dumps(secret))
+    return respond(dumps(secret))
 
 
 def respond_page(query: listing.Query, call: Call) -> Response:
     page = listing.read_page(call.services, query)
-    without = "subject" if query.include is None and query.lookup_key is None else ""
+    without = "subject" if query.shows_index else ""
     has_payload = query.includes_payload
     events = [event.summary(include_payload=has_payload, without=without) for event in page.events]
     return respond_list("events", events, page.next_cursor)

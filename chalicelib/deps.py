@@ -5,7 +5,6 @@ then.
 import contextlib
 import math
 import os
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from threading import Lock
@@ -19,7 +18,7 @@ from chalicelib.infra import telemetry
 from chalicelib.infra.clients import ONE_SHORT_TRY, read_secret
 from chalicelib.infra.errors import AWS_ERRORS, SettingsError
 from chalicelib.infra.times import DAY_SECONDS
-from chalicelib.settings import Settings
+from chalicelib.settings import SecretReader, Settings, Variables
 
 REFRESH_SECONDS = 300
 READ_SECRET_ONCE = partial(read_secret, config=ONE_SHORT_TRY)
@@ -60,7 +59,7 @@ def initialize() -> None:
             get(READ_SECRET_ONCE).make_client(service)
 
 
-def load(environ: Mapping[str, str], read_secret: Callable[[str], str] = read_secret) -> Settings:
+def load(environ: Variables, read_secret: SecretReader = read_secret) -> Settings:
     """Return the settings; raise SettingsError, also if retries could outlast the retention."""
     settings = environment.load(environ, read_secret)
     days = math.ceil(RetryPolicy.of(settings).longest_seconds() / DAY_SECONDS + 1)
@@ -71,7 +70,7 @@ def load(environ: Mapping[str, str], read_secret: Callable[[str], str] = read_se
     return settings
 
 
-def get(read_secret: Callable[[str], str] = read_secret) -> Services:
+def get(read_secret: SecretReader = read_secret) -> Services:
     """Return this container's services; raise SettingsError if the environment is unusable.
 
     The settings are read again every REFRESH_SECONDS. If that fails, the last ones stay.
@@ -100,4 +99,4 @@ def _refresh(services: Services) -> Services:
         telemetry.logger.warning("settings not read again", extra={"error": str(error)})
         return services
     telemetry.configure(settings.log_level, settings.stage)
-    return services if settings == services.settings else replace(services, settings=settings)
+    return replace(services, settings=settings)

@@ -20,7 +20,7 @@ from chalicelib.infra.addresses import (
     valid_port,
 )
 from chalicelib.infra.errors import SettingsError
-from chalicelib.infra.parsing import EVENT_TYPE, Json, Parser, parse_all, parser
+from chalicelib.infra.parsing import EVENT_TYPE, Json, Parser, Parsers, parse_all, parser
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
 
@@ -30,6 +30,8 @@ PULL_ONLY = "none"
 COPIES_ONLY = "subscriptions"
 DEFAULT_HOSTS = AllowedHosts(("hooks.zapier.com",))
 REMOVED = {"METRICS_NAMESPACE"}  # settings of earlier versions
+Variables = Mapping[str, str]
+SecretReader = Callable[[str], str]  # returns the text of a secret by its name
 NUMBERS: dict[type, str] = {int: "an integer", float: "a number"}
 
 
@@ -68,8 +70,9 @@ def _number(kind: type[int | float], minimum: float, maximum: float) -> Parser:
 
 
 def _signing_secrets(text: str) -> tuple[bytes, ...]:
-    encoded = [entry.removeprefix("whsec_") for entry in text.split()]
-    return tuple(base64.b64decode(entry, validate=True) for entry in encoded)
+    return tuple(
+        base64.b64decode(entry.removeprefix("whsec_"), validate=True) for entry in text.split()
+    )
 
 
 def _api_keys(text: str) -> tuple[ApiKey, ...]:
@@ -224,9 +227,7 @@ class Settings:
 
 
 FIELDS = {row.metadata["name"]: row.name for row in fields(Settings)}
-PARSERS: dict[str, Parser] = {
-    row.metadata["name"]: row.metadata["parse"] for row in fields(Settings)
-}
+PARSERS: Parsers = {row.metadata["name"]: row.metadata["parse"] for row in fields(Settings)}
 DEFAULTS = {row.name: row.default for row in fields(Settings) if row.default is not MISSING}
 REQUIRED = {
     row.metadata["name"]: row.metadata["expected"]
@@ -235,7 +236,7 @@ REQUIRED = {
 }
 
 
-def load(environ: Mapping[str, str], read_secret: Callable[[str], str] = lambda _: "") -> Settings:
+def load(environ: Variables, read_secret: SecretReader = lambda _: "") -> Settings:
     """Return the settings; raise SettingsError naming every missing or unusable variable.
 
     `read_secret` returns the text of a Secrets Manager secret. It is called at most once, with the
@@ -249,20 +250,21 @@ def load(environ: Mapping[str, str], read_secret: Callable[[str], str] = lambda 
         # NAME=value lines; others, such as # comments, are skipped.
         lines = dict(re.findall(r"^ *([A-Z_]+) *=(.*)$", text, re.MULTILINE))
         variables = _set_variables(lines) | variables
-        unknown |= lines.keys() - FIELDS.keys()
+        unknown |= lines.keys() - PARSERS.keys()
     _warn_of(*sorted(unknown))
-    values, unusable = read(variables)
+    values, faults = read(variables)
     missing = [
         f"{name} is missing: it {expected}"
         for name, expected in REQUIRED.items()
         if name not in variables
     ]
-    if missing or unusable:
-        raise SettingsError("; ".join(missing + unusable))
+    faults = missing + faults
+    if faults:
+        raise SettingsError("; ".join(faults))
     return Settings(**values)
 
 
-def read(environ: Mapping[str, str]) -> tuple[Json, list[str]]:
+def read(environ: Variables) -> tuple[Json, list[str]]:
     """Return the settings that are set or have a default, by name, and the faults of the others."""
     values, faults = parse_all(_set_variables(environ), PARSERS)
     given = {FIELDS[name]: value for name, value in values.items()}
@@ -275,7 +277,7 @@ def _warn_of(*unknown: str) -> None:
         logger.warning("no such settings, ignored: %s", ", ".join(unknown))
 
 
-def _set_variables(environ: Mapping[str, str]) -> dict[str, str]:
+def _set_variables(environ: Variables) -> dict[str, str]:
     """Return the variables that are set.
 
     An empty one counts as not set, except API_KEYS: no keys is a choice.

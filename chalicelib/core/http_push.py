@@ -9,7 +9,7 @@ import hmac
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -25,13 +25,13 @@ from chalicelib.core.event import Event
 from chalicelib.core.outcome import MAX_RETRY_AFTER_SECONDS, Outcome, PushResult
 from chalicelib.core.target import Target
 from chalicelib.infra.connection import ADDRESS_NOT_ALLOWED, PUSH_ERRORS, error_text, pool_manager
+from chalicelib.infra.times import Clock
 
 MAX_RESPONSE_BYTES = 1024
 MAX_RESPONSE_CHARACTERS = 200
 SECRET_CHARACTERS = 8  # fewer may be a word of any text
 SECRET_WORD = re.compile(r"(?s)(?=.*\d).{6,}")  # identifiers are short in some webhooks' paths
 RETRY_AFTER = urllib3.Retry(retry_after_max=MAX_RETRY_AFTER_SECONDS)
-RETRY_AFTER_STATUS_CODES = frozenset({429, 503})
 OPTIONS: Any = {
     "retries": False,
     "redirect": False,
@@ -48,7 +48,7 @@ class PushClient:
     """
 
     def __init__(
-        self, *, clock: Callable[[], float] = time.time, ssl_context: ssl.SSLContext | None = None
+        self, *, clock: Clock = time.time, ssl_context: ssl.SSLContext | None = None
     ) -> None:
         tls_context = cache(lambda: ssl_context or ssl.create_default_context())
         self._managers = {
@@ -168,7 +168,7 @@ def _retry_after_seconds(response: urllib3.BaseHTTPResponse) -> float:
     Source: RFC 9110, section 10.2.3.
     """
     with suppress(HTTPError, ValueError, OverflowError):  # neither seconds nor a date
-        if response.status in RETRY_AFTER_STATUS_CODES:
+        if response.status in (429, 503):
             return RETRY_AFTER.get_retry_after(response) or 0.0
     return 0.0
 

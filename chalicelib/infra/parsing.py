@@ -10,6 +10,8 @@ from chalicelib.infra.errors import FieldFault, InvalidValueError
 Json = dict[str, Any]  # an object of JSON, or a part of a call to AWS
 Parser = Callable[[Any], Any]  # returns the value of a text or member; raises InvalidValueError
 
+Parsers = Mapping[str, Parser]
+
 EVENT_TYPE = re.compile(r"[A-Za-z0-9._\-:/]{1,128}")
 
 
@@ -29,8 +31,8 @@ def parser(pattern: str, expected: str, convert: Callable[[str], Any] = str) -> 
 
 
 def parse_all(
-    texts: Mapping[str, Any],
-    parsers: Mapping[str, Parser],
+    texts: Json,
+    parsers: Parsers,
 ) -> tuple[Json, list[FieldFault]]:
     """Return the values of the texts that have a parser, by name, and the faults of the others."""
     values: Json = {}

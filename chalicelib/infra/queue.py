@@ -35,15 +35,20 @@ class Message:
     receipt_handle: str = ""
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> "Message":
+    def from_record(cls, record: Json) -> "Message":
         """Return a message that Lambda or `Queue.receive` received.
 
-        The names of the members differ in case between the two.
+        The names of the members differ in case between the two. Of the attributes those that are
+        text are kept; SQS also has binary ones.
         """
-        members = {name.lower(): value for name, value in record.items()}
+        members = _lowered(record)
+        texts = {
+            name: _lowered(value).get("stringvalue")
+            for name, value in members.get("messageattributes", {}).items()
+        }
         return cls(
             body=members["body"],
-            attributes=_texts(members.get("messageattributes", {})),
+            attributes={name: text for name, text in texts.items() if text},
             group_id=members.get("attributes", {}).get(GROUP_ID, DEFAULT_GROUP_ID),
             message_id=members["messageid"],
             receipt_handle=members["receipthandle"],
@@ -103,7 +108,7 @@ class Queue:
         response = self._call("get_queue_attributes", {}, AttributeNames=[name])
         return int(response["Attributes"].get(name, 0))
 
-    def _call(self, operation: str, fields: Mapping[str, Any], **parameters: Any) -> Json:
+    def _call(self, operation: str, fields: Json, **parameters: Any) -> Json:
         """Call SQS and log one line; a batch operation fails if SQS refused an entry."""
         started = time.monotonic()
         response: Json = {}
@@ -141,10 +146,5 @@ def _parameters(message: Message, delay_seconds: int) -> Json:
     }
 
 
-def _texts(attributes: Mapping[str, Json]) -> dict[str, str]:
-    """Return the attributes that are text; SQS also has binary ones."""
-    texts = {
-        name: value.get("StringValue") or value.get("stringValue")
-        for name, value in attributes.items()
-    }
-    return {name: text for name, text in texts.items() if text}
+def _lowered(record: Json) -> Json:
+    return {name.lower(): value for name, value in record.items()}

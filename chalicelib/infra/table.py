@@ -169,7 +169,7 @@ class Table:
         item = response.get("Item", response.get("Attributes"))
         return Written("Error" not in response, item)
 
-    def _transact(self, values: Values, *writes: tuple[str, Mapping[str, Any]]) -> list[Any]:
+    def _transact(self, values: Values, *writes: tuple[str, Json]) -> list[Any]:
         """Make conditional writes of several items, all or none.
 
         :param values: The values of the placeholders of all writes.
@@ -199,7 +199,7 @@ class Table:
             logger.warning("dynamodb failed", extra={"operation": operation, "error": code})
             raise StorageUnavailableError from None
 
-    def _complete(self, parameters: Mapping[str, Any], values: Values) -> Json:
+    def _complete(self, parameters: Json, values: Values) -> Json:
         """Return parameters with the names and values of the placeholders in their expressions."""
         expressions = [text for name, text in parameters.items() if name.endswith("Expression")]
         names, placeholders = _placeholders(" ".join(expressions))

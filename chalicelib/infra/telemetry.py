@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from typing import Any
 
+from chalicelib.infra.parsing import Json
 from chalicelib.infra.times import rfc3339
 
 logger = logging.getLogger("triggers_api")
@@ -53,7 +53,7 @@ class StdoutHandler(logging.Handler):
         `Stage`. Their units are those of UNITS, or else counts. Source: "Specification: Embedded
         metric format", Amazon CloudWatch User Guide.
         """
-        line: dict[str, Any] = {
+        line: Json = {
             "timestamp": rfc3339(record.created),
             "level": record.levelname,
             "message": record.getMessage(),

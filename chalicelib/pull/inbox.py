@@ -10,6 +10,7 @@ from chalicelib.core.event import EVENT_ID, DeliveredVia, Event, Status, respons
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.store import CLEAR_SCHEDULE, EXISTS, UNCLAIMED, status_attributes
 from chalicelib.infra.errors import EventNotFoundError, LeaseLostError
+from chalicelib.infra.parsing import Json
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
 from chalicelib.pull.listing import INBOX, MAX_PAGE_BYTES, search
@@ -68,7 +69,9 @@ def acknowledge(event_id: str, services: CoreServices, lease_id: str | None = No
         **status_attributes(event_id, Status.DELIVERED),
         "delivered_at": rfc3339(services.clock()),
         "delivered_via": DeliveredVia.PULL,
-        **dict.fromkeys(("failed_at", "reason", *CLEAR_SCHEDULE)),
+        "failed_at": None,
+        "reason": None,
+        **CLEAR_SCHEDULE,
     }
     condition = UNDELIVERED  # the claim stays: a push may be running
     if lease_id is not None:
@@ -89,7 +92,7 @@ def acknowledge_many(
     lease_id: str,
     event_ids: Sequence[str],
     services: CoreServices,
-) -> dict[str, list[str]]:
+) -> Json:
     """Record that a consumer has processed events of its lease; return their ids, and the others.
 
     Raises StorageUnavailableError if DynamoDB fails for one; a repeated call completes it.
@@ -101,7 +104,7 @@ def acknowledge_many(
             return True
         return False
 
-    answer: dict[str, list[str]] = {"acknowledged": [], "not_held": []}
+    answer: Json = {"acknowledged": [], "not_held": []}
     for event_id, done in zip(event_ids, services.map(is_acknowledged, event_ids), strict=True):
         answer["acknowledged" if done else "not_held"].append(event_id)
     return answer

@@ -47,6 +47,11 @@ class Query:
         return self.include == "payload"
 
     @property
+    def shows_index(self) -> bool:
+        """Whether events are shown as the index of statuses has them."""
+        return self.include is None and self.lookup_key is None
+
+    @property
     def lookup_key(self) -> str | None:
         """The partition of the index for lookups, or None: the index of statuses has the events."""
         return lookup_key(self.subscription_id, self.subject)
@@ -85,7 +90,7 @@ def read_page(services: CoreServices, query: Query) -> Page:
     """
     max_bytes = MAX_PAGE_BYTES if query.includes_payload else inf
     page = _first_page(search(services, query), query.limit, max_bytes)
-    if query.include is None and query.lookup_key is None:
+    if query.shows_index:
         return page
     event_ids = [event.event_id for event in page.events]
     current = services.store.get_many(event_ids, with_content=query.includes_payload)

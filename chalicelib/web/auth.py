@@ -6,7 +6,7 @@ Only SHA-256 hashes of keys are stored, and nothing of tokens.
 import base64
 import hashlib
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from chalicelib.infra.errors import ApiError
 from chalicelib.infra.times import rfc3339
@@ -16,15 +16,15 @@ PREFIX = "trt_"
 TOKEN = "token"  # noqa: S105 - what a token has in place of scopes
 
 
-def make_token(key: ApiKey, tenant: str, expires_at: int, signing_secrets: Sequence[bytes]) -> str:
+def make_token(key: ApiKey, tenant: str, expires_at: int, settings: Settings) -> str:
     """Return a token made by `key`; `expires_at` is in Unix seconds.
 
     Raises ApiError 409 without signing secrets.
     """
-    if not signing_secrets:
+    if not settings.signing_secrets:
         detail = "Tokens need WEBHOOK_SIGNING_SECRETS, which is not set."
         raise ApiError(409, "no_signing_secret", detail)
-    return _sign(f"{tenant}\0{expires_at}\0{key.name}", key, signing_secrets[0])
+    return _sign(f"{tenant}\0{expires_at}\0{key.name}", key, settings.signing_secrets[0])
 
 
 def read_token(text: str, settings: Settings, now: float) -> ApiKey | None:
@@ -105,6 +105,7 @@ def visible_tenant(key: ApiKey, tenant: str | None) -> str | None:
 
     Raises ApiError 403 if a token asks for another.
     """
-    if key.tenant is not None and tenant not in (None, key.tenant):
+    visible = key.tenant or tenant
+    if tenant not in (None, visible):
         raise ApiError(403, "forbidden", "A token is for its own tenant alone.")
-    return key.tenant or tenant
+    return visible

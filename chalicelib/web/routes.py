@@ -13,7 +13,7 @@ from chalicelib.core.invocation import Invocation
 from chalicelib.customers.subscription import SUBSCRIPTION_ID, Subscription
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import ApiError, EventNotFoundError
-from chalicelib.infra.parsing import Json, Parser
+from chalicelib.infra.parsing import Json, Parser, Parsers
 from chalicelib.settings import ApiKey, Scope
 from chalicelib.web.auth import authenticate
 from chalicelib.web.validation import encode_cursor, parse_query
@@ -131,7 +131,7 @@ def route(
 def _make_call(
     request: Any,
     scopes: tuple[str, ...],
-    parameters: dict[str, Parser],
+    parameters: Parsers,
     ids: dict[str, str],
 ) -> Call:
     """Return the call of a request.
@@ -180,11 +180,11 @@ def problem(error: ApiError) -> Response:
     return Response(dumps(document), headers, error.status_code)
 
 
-def respond(status_code: int, body: str, **headers: str) -> Response:
+def respond(body: str, status_code: int = 200, **headers: str) -> Response:
     return Response(body, {"Content-Type": "application/json", **headers}, status_code)
 
 
 def respond_list(name: str, members: list[str], last: str | None) -> Response:
     """Return a page of JSON texts; the next one, if any, begins after the sort key `last`."""
     cursor = dumps(last and encode_cursor(last))
-    return respond(200, f'{{"{name}":[{",".join(members)}],"next_cursor":{cursor}}}')
+    return respond(f'{{"{name}":[{",".join(members)}],"next_cursor":{cursor}}}')

@@ -23,7 +23,7 @@ from chalicelib.infra.errors import (
     InvalidRequestError,
     InvalidValueError,
 )
-from chalicelib.infra.parsing import EVENT_TYPE, Json, Parser, parse_all, parser
+from chalicelib.infra.parsing import EVENT_TYPE, Json, Parser, Parsers, parse_all, parser
 from chalicelib.infra.times import rfc3339_of
 
 MAX_BODY_BYTES = 256 * 1024
@@ -53,7 +53,7 @@ def _canonical_json(value: Any) -> bytes:
     return _canonical_encoder.encode(value).encode()
 
 
-def parse_query(query: Mapping[str, Sequence[str]], parsers: Mapping[str, Parser]) -> Json:
+def parse_query(query: Mapping[str, Sequence[str]], parsers: Parsers) -> Json:
     """Return the values of query parameters; raise InvalidRequestError with every fault."""
     values, faults = parse_all({name: texts[0] for name, texts in query.items()}, parsers)
     unknown = sorted(query.keys() - parsers.keys())
@@ -192,7 +192,7 @@ def _utc(timestamp: str) -> str:
 
 
 _time = parser(TIMESTAMP, "a time such as 2026-11-25T02:25:03Z", _utc)
-PARAMETERS: dict[str, Parser] = {
+PARAMETERS = {
     "cursor": parser(
         f"({CURSOR})?",
         "a next_cursor as it was returned",
@@ -281,7 +281,8 @@ def parse_token_request(body: bytes) -> tuple[str, int]:
     Raises what `parse_object` raises.
     """
     document = parse_object(body, TOKEN_MEMBERS, ("tenant",))
-    return document["tenant"], document.get("expires_in_seconds") or 3600
+    members = {"expires_in_seconds": 3600, **_without_nulls(document)}
+    return members["tenant"], members["expires_in_seconds"]
 
 
 def parse_send_request(body: bytes) -> str:
@@ -331,7 +332,7 @@ def parse_subscription(
 
 def parse_object(
     body: bytes,
-    members: Mapping[str, Parser],
+    members: Parsers,
     required: Collection[str] = (),
 ) -> Json:
     """Return the JSON object in `body`, its members parsed. Optional members may be null.
@@ -365,5 +366,5 @@ def _check_size(body: bytes) -> None:
         raise ApiError(413, "payload_too_large", detail)
 
 
-def _without_nulls(document: Mapping[str, Any]) -> Json:
+def _without_nulls(document: Json) -> Json:
     return {name: value for name, value in document.items() if value is not None}
