@@ -44,7 +44,12 @@ public = partial(app.route, methods=["GET"], content_types=[])
 
 @public("/health")
 def get_health() -> Response:
-    return respond(dumps({"status": "ok", "version": __version__, "stage": STAGE}))
+    health = {
+        "status": "ok",
+        "version": __version__,
+        "stage": STAGE,
+    }
+    return respond(dumps(health))
 
 
 @route("GET", "/me", *Scope, TOKEN)
@@ -65,7 +70,12 @@ def get_me(call: Call) -> Response:
 def create_token(call: Call) -> Response:
     tenant, seconds = validation.parse_token_request(call.json_body())
     expires_at = int(call.services.clock()) + seconds
-    token = make_token(call.key, tenant, expires_at, call.services.settings)
+    token = make_token(
+        call.key,
+        tenant,
+        expires_at,
+        call.services.settings,
+    )
     shown = {
         "token": token,
         "tenant": tenant,
@@ -90,7 +100,12 @@ def post_event(call: Call) -> Response:
     new_event = validation.parse_new_event(
         call.json_body(), call.request.headers.get("idempotency-key")
     )
-    stored = posting.post(new_event, call, created_by=call.key.name, respond_async=respond_async)
+    stored = posting.post(
+        new_event,
+        call,
+        created_by=call.key.name,
+        respond_async=respond_async,
+    )
     headers = {} if stored.is_new else {"Idempotency-Replayed": "true"}
     headers |= {"Preference-Applied": "respond-async"} if respond_async else {}
     return respond(
@@ -260,7 +275,12 @@ def push_test_event(call: Call) -> Response:
     targets = call.services.targets
     event = targets.make_test_event(subscription, new_event)
     attempt = targets.push_test_event(event, subscription, call)
-    tried = {**vars(attempt), "matches": None, "reason": None, "member": None}
+    tried = {
+        **vars(attempt),
+        "matches": None,
+        "reason": None,
+        "member": None,
+    }
     if new_event:
         missed = recipients.why_not_taken(subscription, event)
         tried |= {"matches": missed.reason is None, **missed._asdict()}
@@ -301,8 +321,13 @@ def slow_worker(event: SQSEvent) -> None:
 
 def process(event: SQSEvent, *, is_slow: bool) -> None:
     batch = [Message.from_record(record.to_dict()) for record in event]
-    seconds = remaining_seconds(event.context)
-    run(event, lambda services: recovery.process(batch, services, seconds, is_slow=is_slow))
+    work = partial(
+        recovery.process,
+        batch,
+        remaining_seconds=remaining_seconds(event.context),
+        is_slow=is_slow,
+    )
+    run(event, work)
 
 
 @app.schedule(Rate(1, unit=Rate.MINUTES))

@@ -96,7 +96,11 @@ def _setting(
 
     :param expected: What the variable must be, if it is required.
     """
-    metadata = {"name": name, "parse": parse, "expected": f"must be {expected}"}
+    metadata = {
+        "name": name,
+        "parse": parse,
+        "expected": f"must be {expected}",
+    }
     return field(default=default, repr=not secret, metadata=metadata)
 
 

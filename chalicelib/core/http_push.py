@@ -77,7 +77,14 @@ class PushClient:
             manager = self._managers[target.public_only]
             pool = manager.connection_from_url(target.url, {"timeout": connect_timeout_seconds})
             timeout = urllib3.Timeout(total=timeout_seconds)
-            response = pool.urlopen("POST", uri, body, headers, timeout=timeout, **OPTIONS)
+            response = pool.urlopen(
+                "POST",
+                uri,
+                body,
+                headers,
+                timeout=timeout,
+                **OPTIONS,
+            )
         except PUSH_ERRORS as error:
             text = error_text(error)
             outcome = Outcome.FAILED if text == ADDRESS_NOT_ALLOWED else Outcome.RETRY
@@ -113,7 +120,12 @@ def _headers(
     return headers
 
 
-def signature(secrets: Iterable[bytes], message_id: str, timestamp: int, body: bytes) -> str:
+def signature(
+    secrets: Iterable[bytes],
+    message_id: str,
+    timestamp: int,
+    body: bytes,
+) -> str:
     """Return the `webhook-signature` header: one HMAC-SHA256 signature for each secret.
 
     `timestamp` is whole Unix seconds, `body` exactly the bytes that are sent. Source: "Standard

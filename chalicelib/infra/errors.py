@@ -1,6 +1,7 @@
 """Errors that callers of the API or of a service handle."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -22,32 +23,35 @@ class InvalidValueError(ValueError):
     """A value is unusable; the text says what it must be and does not repeat it."""
 
 
+NO_HEADERS: Mapping[str, str] = {}
+
+
 class ApiError(Exception):
     """An error response: status code, a word for programs, one sentence without secrets.
 
-    `retry_after_seconds` is the value of `Retry-After`, if a retry helps.
+    `headers` has `Retry-After` if a retry helps.
     """
+
+    errors: tuple[FieldFault, ...] = ()
 
     def __init__(
         self,
         status_code: int,
         code: str,
         detail: str,
-        *,
-        retry_after_seconds: int | None = None,
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> None:
         super().__init__(detail)
         self.status_code = status_code
         self.code = code
-        self.retry_after_seconds = retry_after_seconds
-        self.errors: tuple[FieldFault, ...] = ()
+        self.headers = headers
 
 
 class SettingsError(ApiError):
     """503: one line that names each missing or unusable variable and what it should be."""
 
     def __init__(self, detail: str) -> None:
-        super().__init__(503, "unavailable", detail, retry_after_seconds=5)
+        super().__init__(503, "unavailable", detail, {"Retry-After": "5"})
 
 
 class InvalidRequestError(ApiError):
@@ -78,7 +82,12 @@ class EventClaimedError(ApiError):
 
     def __init__(self, detail: str, seconds: float = 0) -> None:
         wait_seconds = max(1, math.ceil(seconds))
-        super().__init__(409, "event_claimed", detail, retry_after_seconds=wait_seconds)
+        super().__init__(
+            409,
+            "event_claimed",
+            detail,
+            {"Retry-After": str(wait_seconds)},
+        )
 
 
 class StorageUnavailableError(ApiError):
@@ -86,7 +95,7 @@ class StorageUnavailableError(ApiError):
 
     def __init__(self) -> None:
         detail = "The event store is unavailable; try again."
-        super().__init__(503, "unavailable", detail, retry_after_seconds=2)
+        super().__init__(503, "unavailable", detail, {"Retry-After": "2"})
 
 
 class QueueUnavailableError(Exception):

@@ -108,7 +108,12 @@ class Queue:
         response = self._call("get_queue_attributes", {}, AttributeNames=[name])
         return int(response["Attributes"].get(name, 0))
 
-    def _call(self, operation: str, fields: Json, **parameters: Any) -> Json:
+    def _call(
+        self,
+        operation: str,
+        fields: Json,
+        **parameters: Any,
+    ) -> Json:
         """Call SQS and log one line; a batch operation fails if SQS refused an entry."""
         started = time.monotonic()
         response: Json = {}
@@ -126,7 +131,12 @@ class Queue:
             "duration_ms": round((time.monotonic() - started) * 1000),
             "error": error,
         }
-        logger.log(logging.ERROR if error else logging.INFO, "sqs %s", operation, extra=extra)
+        logger.log(
+            logging.ERROR if error else logging.INFO,
+            "sqs %s",
+            operation,
+            extra=extra,
+        )
         if error:
             raise QueueUnavailableError(f"{self.name}: {operation} failed: {error}")
         return response

@@ -48,7 +48,13 @@ class Table:
     Every method raises StorageUnavailableError when DynamoDB fails.
     """
 
-    def __init__(self, client: Any, name: str, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        client: Any,
+        name: str,
+        *,
+        clock: Clock,
+    ) -> None:
         self._client = client
         self._name = name
         self._clock = clock
@@ -75,7 +81,12 @@ class Table:
             **values,
         }
         while known[":low"] <= known[":high"]:  # DynamoDB refuses another range
-            response = self._call("query", known, TableName=self._name, **parameters)
+            response = self._call(
+                "query",
+                known,
+                TableName=self._name,
+                **parameters,
+            )
             yield response
             if "LastEvaluatedKey" not in response:
                 return
@@ -84,7 +95,12 @@ class Table:
 
     def _get(self, key: str) -> Any:
         """Return an item, read consistently, or None."""
-        response = self._call("get_item", TableName=self._name, Key=_key(key), ConsistentRead=True)
+        response = self._call(
+            "get_item",
+            TableName=self._name,
+            Key=_key(key),
+            ConsistentRead=True,
+        )
         return response.get("Item")
 
     def _get_many(self, keys: Sequence[str], names: Sequence[str] = ()) -> list[Item]:
@@ -146,9 +162,19 @@ class Table:
         """Store an item, if `condition` holds."""
         return self._write("put_item", condition, NO_VALUES, Item=item)
 
-    def _delete(self, key: str, condition: str, values: Values = NO_VALUES) -> Written:
+    def _delete(
+        self,
+        key: str,
+        condition: str,
+        values: Values = NO_VALUES,
+    ) -> Written:
         """Delete an item, if `condition` holds."""
-        return self._write("delete_item", condition, values, Key=_key(key))
+        return self._write(
+            "delete_item",
+            condition,
+            values,
+            Key=_key(key),
+        )
 
     def _write(
         self,
@@ -185,7 +211,12 @@ class Table:
         response = self._call("transact_write_items", TransactItems=items)
         return list(response.get("CancellationReasons", []))
 
-    def _call(self, operation: str, values: Values = NO_VALUES, **parameters: Any) -> Any:
+    def _call(
+        self,
+        operation: str,
+        values: Values = NO_VALUES,
+        **parameters: Any,
+    ) -> Any:
         """Return the response of DynamoDB; of a failed condition, what the error carries.
 
         :param values: The values of placeholders that not all calls share.

@@ -66,7 +66,11 @@ class StdoutHandler(logging.Handler):
         metrics = line.pop("metrics", None)
         if metrics:
             definitions = [{"Name": name, "Unit": UNITS.get(name, "Count")} for name in metrics]
-            directive = {"Namespace": NAMESPACE, "Dimensions": [["Stage"]], "Metrics": definitions}
+            directive = {
+                "Namespace": NAMESPACE,
+                "Dimensions": [["Stage"]],
+                "Metrics": definitions,
+            }
             timestamp = int(record.created * 1000)
             line["_aws"] = {"Timestamp": timestamp, "CloudWatchMetrics": [directive]}
             line["Stage"] = self.stage

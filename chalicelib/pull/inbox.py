@@ -23,7 +23,13 @@ LEASABLE = f"{UNDELIVERED} AND {UNCLAIMED}"
 LEASED = f"{UNDELIVERED} AND claim_id = :lease_id AND claimed_until >= :now"
 
 
-def lease(services: CoreServices, *, limit: int, lease_seconds: int, **filters: Any) -> list[Event]:
+def lease(
+    services: CoreServices,
+    *,
+    limit: int,
+    lease_seconds: int,
+    **filters: Any,
+) -> list[Event]:
     """Claim the oldest undelivered events that nobody holds, for a consumer.
 
     All get the same `claim_id`. `filters` may have `event_type` and `tenant`.
@@ -32,7 +38,11 @@ def lease(services: CoreServices, *, limit: int, lease_seconds: int, **filters: 
 
     def take(event: Event) -> Event | None:
         until = rfc3339(services.clock() + lease_seconds)
-        changes = {"claim_id": lease_id, "claimed_until": until, "requeue_at": until}
+        changes = {
+            "claim_id": lease_id,
+            "claimed_until": until,
+            "requeue_at": until,
+        }
         result = services.store.change(
             event.event_id,
             LEASABLE,
@@ -77,7 +87,12 @@ def acknowledge(event_id: str, services: CoreServices, lease_id: str | None = No
     if lease_id is not None:
         condition = LEASED
         changes["claimed_until"] = None
-    result = services.store.change(event_id, condition, changes, {":lease_id": lease_id})
+    result = services.store.change(
+        event_id,
+        condition,
+        changes,
+        {":lease_id": lease_id},
+    )
     if result.applied:
         logger.info("acknowledged", extra={"event_id": event_id})
         return
@@ -116,6 +131,11 @@ def release(event_id: str, lease_id: str, services: CoreServices) -> None:
     Raises EventNotFoundError, or LeaseLostError unless the lease holds the event.
     """
     changes = {"claimed_until": None, "requeue_at": rfc3339(services.clock())}
-    result = services.store.change(event_id, LEASED, changes, {":lease_id": lease_id})
+    result = services.store.change(
+        event_id,
+        LEASED,
+        changes,
+        {":lease_id": lease_id},
+    )
     if not result.applied:
         raise LeaseLostError if result.event else EventNotFoundError

@@ -166,7 +166,12 @@ def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[Jso
     return [store.pages(key, values, **options) for key in keys]
 
 
-def _rows(pages: Iterator[Json], query: Query, clock: Clock, deadline: float) -> Iterator[Row]:
+def _rows(
+    pages: Iterator[Json],
+    query: Query,
+    clock: Clock,
+    deadline: float,
+) -> Iterator[Row]:
     """Yield the rows of a partition.
 
     They are the events of the query and, after the deadline, the place that was read to.

@@ -16,7 +16,12 @@ PREFIX = "trt_"
 TOKEN = "token"  # noqa: S105 - what a token has in place of scopes
 
 
-def make_token(key: ApiKey, tenant: str, expires_at: int, settings: Settings) -> str:
+def make_token(
+    key: ApiKey,
+    tenant: str,
+    expires_at: int,
+    settings: Settings,
+) -> str:
     """Return a token made by `key`; `expires_at` is in Unix seconds.
 
     Raises ApiError 409 without signing secrets.
@@ -50,7 +55,13 @@ def read_token(text: str, settings: Settings, now: float) -> ApiKey | None:
     is_made = any(hmac.compare_digest(candidate, token) for candidate in made)
     if expires_at <= now or not is_made:
         return None
-    return ApiKey(f"tenant:{tenant}", "", frozenset({TOKEN}), tenant, rfc3339(expires_at))
+    return ApiKey(
+        f"tenant:{tenant}",
+        "",
+        frozenset({TOKEN}),
+        tenant,
+        rfc3339(expires_at),
+    )
 
 
 def _sign(content: str, key: ApiKey, signing_secret: bytes) -> str:
@@ -83,7 +94,7 @@ def authenticate(authorization: str, settings: Settings, now: float) -> ApiKey:
     # An empty key is none, also where an entry has the digest of the empty text.
     if not key or not found:
         detail = "A valid API key is required: Authorization: Bearer <key>."
-        raise ApiError(401, "unauthorized", detail)
+        raise ApiError(401, "unauthorized", detail, {"WWW-Authenticate": "Bearer"})
     return found
 
 

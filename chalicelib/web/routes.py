@@ -21,7 +21,11 @@ from chalicelib.web.validation import encode_cursor, parse_query
 RESPOND_SECONDS = 3  # reserved: the function has 30 s, and API Gateway ends a request after 29 s
 JSON_BODIES = {("application/json", "identity"), ("", "identity")}  # content type and encoding
 IDS = {"event_id": EVENT_ID, "subscription_id": SUBSCRIPTION_ID}
-LOGGED = {401: "key refused", 403: "key refused", 503: "unavailable"}
+LOGGED = {
+    401: "key refused",
+    403: "key refused",
+    503: "unavailable",
+}
 View = Callable[["Call"], Response]
 
 
@@ -122,7 +126,12 @@ def route(
                     return problem(ApiError(500, "internal_error", detail))
 
         # Without content types: Chalice would answer 415 itself, also to `Application/JSON`.
-        app.route(path, methods=[method], name=view.__name__, content_types=[])(handle)
+        app.route(
+            path,
+            methods=[method],
+            name=view.__name__,
+            content_types=[],
+        )(handle)
         return view
 
     return register
@@ -150,7 +159,14 @@ def _make_call(
         if not IDS[name].fullmatch(text):
             raise _not_found(name)
     deadline = services.clock() + remaining_seconds(request.lambda_context) - RESPOND_SECONDS
-    return Call(services, deadline, request, key, query, ids)
+    return Call(
+        services,
+        deadline,
+        request,
+        key,
+        query,
+        ids,
+    )
 
 
 def _not_found(id_name: str) -> ApiError:
@@ -172,11 +188,7 @@ def problem(error: ApiError) -> Response:
     }
     if error.errors:
         document["errors"] = [vars(fault) for fault in error.errors]
-    headers: Json = {"Content-Type": "application/problem+json"}
-    if error.status_code == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
-    if error.retry_after_seconds is not None:
-        headers["Retry-After"] = str(error.retry_after_seconds)
+    headers: Json = {"Content-Type": "application/problem+json", **error.headers}
     return Response(dumps(document), headers, error.status_code)
 
 

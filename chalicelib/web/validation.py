@@ -260,13 +260,22 @@ def parse_test_event(body: bytes) -> NewEvent | None:
     if body.strip() in (b"", b"{}"):
         return None
     document = parse_object(body, TEST_MEMBERS, TEST_MEMBERS)
-    return NewEvent(document["event_type"], dumps(document["payload"]), "null", None)
+    return NewEvent(
+        document["event_type"],
+        dumps(document["payload"]),
+        "null",
+        None,
+    )
 
 
 def parse_lease_request(body: bytes) -> Json:
     """Return the members of `body`, which may be empty; raise what `parse_object` raises."""
     document = parse_object(body.strip() or b"{}", LEASE_MEMBERS)
-    return {"limit": 10, "lease_seconds": 300, **_without_nulls(document)}
+    return {
+        "limit": 10,
+        "lease_seconds": 300,
+        **_without_nulls(document),
+    }
 
 
 def parse_acknowledgement(body: bytes) -> tuple[str, list[str]]:
