@@ -44,7 +44,10 @@ def test_a_push_leaves_the_time_to_record_it_although_every_call_takes_its_longe
     world = SlowWorld(SLOWEST)
     container = Container(world)
     assert world.seconds(container.post, prefer=prefer) < API_SECONDS
-    assert world.seconds(container.work) < WORKER_SECONDS
+    # With respond-async the fast lane cuts the first push off, and the slow lane delivers.
+    for _ in range(2):
+        assert world.seconds(container.work) < WORKER_SECONDS
+        world.clock.sleep(2)
 
     [event] = world.items().values()
     assert event.status == Status.DELIVERED
