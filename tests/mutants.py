@@ -22,7 +22,7 @@ from rich.progress import track
 
 ROOT = Path(__file__).parent.parent
 SITE = ROOT / "tests" / "support" / "mutation"
-TIMEOUT_SECONDS = 300
+TIMEOUT_SECONDS = 600
 
 # Blocks of lines. `@@`: the module of chalicelib, the tests and a part of their names, and what is
 # broken; `-`: what is replaced; `+`: by what.
