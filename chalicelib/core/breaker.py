@@ -18,6 +18,7 @@ from chalicelib.core.target import Target
 WORKER_PATIENCE_SECONDS = 25.0
 INLINE_PATIENCE_SECONDS = 5.0
 SLOW_REFUSAL_SECONDS = 1.0  # a 429 that took so long held a thread like any failure
+TROUBLE_SECONDS = 600.0  # so long after its last rest a tenant counts as in trouble
 MAX_DESTINATIONS = 2000  # the one used least recently is forgotten
 # longer than any push; a trial whose result is never recorded ends by then
 MAX_TRIAL_SECONDS = 20.0
@@ -37,12 +38,24 @@ class _State:
     next_trial_at: float = 0.0
 
 
+@dataclass
+class _Rest:
+    """Until when the open destinations of an owner are left alone.
+
+    `turns`: how many times as long as the container's own rest.
+    """
+
+    turns: float = 0.5
+    ends_at: float = 0.0
+
+
 class Breaker:
     """Decides whether to push to a destination now.
 
-    A container makes one trial at a time. After one that failed it rests, and so do all open
-    destinations of the same owner: a tenant with a hundred dead URLs takes no more trials than a
-    tenant with one.
+    A container makes one trial at a time. After one that failed it rests, and all open destinations
+    of the same owner rest, too: as long, then twice, four times as long, up to twice the number of
+    owners in trouble. So a tenant with a hundred dead URLs takes the place of one, and new trouble
+    is tried before old.
 
     :param patience_seconds: A destination opens when the pushes that failed since its last success
         took so long.
@@ -55,7 +68,7 @@ class Breaker:
         self._random = random
         self._lock = Lock()
         self._states: OrderedDict[str, _State] = OrderedDict()
-        self._rests: dict[str, float] = {}  # by owner, until when its open destinations rest
+        self._rests: dict[str, _Rest] = {}  # by owner
         self._free_at = 0.0  # no trial before: another is being made, or has failed
 
     def acquire(self, target: Target, now: float) -> float:
@@ -69,8 +82,8 @@ class Breaker:
             state.url = target.url
             if not state.next_trial_at:
                 return 0.0
-            rest_ends_at = self._rests.get(target.owner, 0.0)
-            wait_seconds = max(state.next_trial_at, rest_ends_at, self._free_at) - now
+            rest = self._rests.get(target.owner, _Rest())
+            wait_seconds = max(state.next_trial_at, rest.ends_at, self._free_at) - now
             if wait_seconds > 0:
                 return wait_seconds
             self._free_at = now + MAX_TRIAL_SECONDS
@@ -84,10 +97,11 @@ class Breaker:
     def record(
         self, target: Target, started: float, now: float, result: PushResult, open_seconds: float
     ) -> None:
-        """Count the result of a push; one to a URL that was edited since tells nothing.
+        """Count the result of a push.
 
         A final refusal is a success, and so is a quick 429 if the destination is open; if it is
-        closed, a quick 429 counts as nothing.
+        closed, a quick 429 counts as nothing. A push to a URL that was edited since tells nothing,
+        unless it failed while the destination is closed: edits must not keep it closed.
 
         :param open_seconds: The least time between two trials of a destination.
         """
@@ -104,9 +118,10 @@ class Breaker:
             )
             if is_trial:
                 self._free_at = now + pause_seconds
-            if state.url != target.url:
+            is_success = result.outcome is not Outcome.RETRY or (is_throttled and is_open)
+            if state.url != target.url and (is_open or is_success):
                 return
-            if result.outcome is not Outcome.RETRY or (is_throttled and is_open):
+            if is_success:
                 self._states[target.destination] = _State(target.url, last_success_at=now)
                 if is_open:
                     self._rests.pop(target.owner, None)
@@ -120,10 +135,13 @@ class Breaker:
                     state.next_trial_at = now + min(open_seconds, MAX_RETRY_AFTER_SECONDS)
                     self._rest(target.owner, now, pause_seconds)
 
-    def _rest(self, owner: str, now: float, seconds: float) -> None:
-        """Let the open destinations of an owner rest; forget the rests that are over."""
-        current = {other: ends_at for other, ends_at in self._rests.items() if ends_at > now}
-        self._rests = {**current, owner: now + seconds}
+    def _rest(self, owner: str, now: float, pause_seconds: float) -> None:
+        """Let the open destinations of an owner rest; forget rests that are over for long."""
+        since = now - TROUBLE_SECONDS
+        self._rests = {other: rest for other, rest in self._rests.items() if rest.ends_at > since}
+        rest = self._rests.setdefault(owner, _Rest())
+        rest.turns = min(2 * rest.turns, 2 * len(self._rests))
+        rest.ends_at = now + min(pause_seconds * rest.turns, MAX_RETRY_AFTER_SECONDS)
 
     def _state(self, target: Target) -> _State:
         state = self._states.setdefault(target.destination, _State(target.url))

@@ -140,10 +140,35 @@ def test_what_opens_lets_the_others_of_its_owner_rest_and_nobody_else(breaker: B
         open_at(breaker, target, 110)
     open_at(breaker, SIBLING, 150)
     assert breaker.acquire(OTHER, 155) == 5
-    assert breaker.acquire(ONE, 165) == 150 + REST * 10 - 165
+    assert breaker.acquire(ONE, 165) == 150 + 2 * REST * 10 - 165
     push(breaker, target_of("tenant one", "sub_4"), 165, seconds=0, result=DELIVERED)
-    assert breaker.acquire(ONE, 165) == 150 + REST * 10 - 165
+    assert breaker.acquire(ONE, 165) == 150 + 2 * REST * 10 - 165
     assert breaker.acquire(OTHER, 165) == 0
+
+
+def test_an_owner_rests_longer_with_each_trial_up_to_twice_the_number_of_owners(
+    breaker: Breaker,
+) -> None:
+    open_at(breaker, OTHER, 110)
+    open_at(breaker, ONE, 110)
+    now = 110.0
+    rests = []
+    for _ in range(4):
+        rests.append(breaker.acquire(ONE, now))
+        now += rests[-1]
+        push(breaker, ONE, now, seconds=10)
+        now += 10
+
+    assert rests == [REST * 10 * turns for turns in (1, 2, 4, 4)]
+
+
+def test_an_edit_does_not_keep_a_destination_closed(breaker: Breaker) -> None:
+    for target in (EDITED, ONE):
+        assert breaker.acquire(ONE, 100) == 0
+        assert breaker.acquire(EDITED, 100) == 0
+        push(breaker, target, 100, seconds=8)
+
+    assert breaker.acquire(EDITED, 108) > 0
 
 
 def test_an_edited_url_of_an_open_destination_waits_for_its_trial(breaker: Breaker) -> None:
