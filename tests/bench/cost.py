@@ -8,12 +8,9 @@ from collections import Counter
 from collections.abc import Iterator
 from random import Random
 
-from chalicelib import deps as services
 from chalicelib.core.event import dumps
-from chalicelib.core.outcome import Outcome, PushResult
-from chalicelib.deps import Services
 from tests.bench import standin
-from tests.bench.bench import Row, call, prepare_worker, use_settings
+from tests.bench.bench import Row, call, use_settings
 from tests.support.receiver import Receiver
 
 # Dollars, list prices of us-east-1 read on 2026-11-25; docs/cost.md tells which were compared with
@@ -53,7 +50,6 @@ AWS_CALL_MS = 10
 RECEIVER_MS = 100
 COLD_START_MS = 5
 CORES = 0.29
-POLL_REQUESTS = 2  # Lambda receives each message of the worker, and deletes it
 TITLES = "alpine organic cotton merino shirt jacket light grey navy red slim large"
 ORDER = '{"id":%d,"created_at":"2026-11-25T09:30:00+01:00","email":"%x@example.com","line_items":[%s],"note":"%s"}'  # noqa: E501
 LINE_ITEM = (
@@ -76,35 +72,20 @@ def order(size: int, random: Random) -> str:
     return ORDER % (*head, ",".join(items), note[: size - len(text)])
 
 
-def deliver(payload: str, failures: int, receiver: Receiver, naps: list[float]) -> Counter[str]:
-    """Deliver an event that the receiver refuses `failures` times before; return what that took."""
-    breaker = services.get().worker_breaker
-    now = time.time()
-    webhook = services.get().targets.webhook
-    breaker.record(webhook, now, now, PushResult(Outcome.DELIVERED), 0)
-    receiver.script(*[503] * failures)
+def deliver(payload: str, receiver: Receiver) -> Counter[str]:
+    """Post an event that is delivered at once; return what that took."""
     receiver.requests.clear()
-    waits = [0.0]
-    naps.clear()
     standin.meter()
     output = io.StringIO()
     started = time.thread_time()
     with contextlib.redirect_stdout(output):
         event = call("POST", "/events", f'{{"event_type":"order.created","payload":{payload}}}')
-        while len(receiver.requests) <= failures:
-            waits.append(10.0)  # until it is due, for which nobody pays
-            naps.append(10.0)
-            prepare_worker(event["event_id"])()
     cpu_ms = (time.thread_time() - started) * 1000
     log = output.getvalue()
-    invocations = len(waits)
     used = Counter[str](standin.meter()[0])
     waited_ms = AWS_CALL_MS * used.pop("calls") + RECEIVER_MS * len(receiver.requests)
-    slept_ms = (sum(naps) - sum(waits)) * 1000
-    used["requests"] = 1
-    used["invocations"] = invocations
-    used["lambda_ms"] = round(cpu_ms / CORES + waited_ms + slept_ms + COLD_START_MS * invocations)
-    used["sqs_requests"] += POLL_REQUESTS * (invocations - 1)
+    used["requests"] = used["invocations"] = 1
+    used["lambda_ms"] = round(cpu_ms / CORES + waited_ms + COLD_START_MS)
     used["log_bytes"] = len(log)  # Lambda writes nothing of its own: `LoggingConfig`
     used["metrics"] = len({*re.findall(r'"Name": ?"(\w+)"', log)})
     pushed_bytes = sum(len(push.body) + len(str(push.headers)) for push in receiver.requests)
@@ -112,13 +93,12 @@ def deliver(payload: str, failures: int, receiver: Receiver, naps: list[float]) 
     return used
 
 
-def average(size: int, failures: int, receiver: Receiver, naps: list[float]) -> Counter[str]:
+def average(size: int, receiver: Receiver) -> Counter[str]:
     """Return what an event takes, of ROUNDS events."""
+    deliver("{}", receiver)  # connects, and reads the subscriptions
     total = Counter[str]()
     for number in range(ROUNDS):
-        # connects, reads the subscriptions, closes the circuit breaker
-        deliver("{}", 0, receiver, naps)
-        total += deliver(order(size, Random(number)), failures, receiver, naps)
+        total += deliver(order(size, Random(number)), receiver)
     return Counter({name: count / ROUNDS for name, count in total.items()})
 
 
@@ -131,27 +111,15 @@ def row(name: str, used: Counter[str], goal: float | None = None) -> Row:
 
 
 def measure() -> Iterator[Row]:
-    """Yield a row for each size of the payload, delivered at once or retried, then one for an event
-    with a copy.
-    """
-    naps: list[float] = []  # seconds that were slept, or seem to have been
+    """Yield a row for each size of the payload, then one for an event with a copy."""
     with Receiver() as receiver:
-        settings = use_settings(EVENTS_TABLE_NAME="cost", ZAPIER_WEBHOOK_URL=receiver.url).settings
-        services.use(
-            Services(
-                settings,
-                clock=lambda: time.time() + sum(naps),
-                sleep=naps.append,
-                random=lambda: 0.5,
-            )
-        )
+        use_settings(EVENTS_TABLE_NAME="cost", ZAPIER_WEBHOOK_URL=receiver.url)
         for size, goal in GOALS.items():
-            used = average(size, 0, receiver, naps)
+            used = average(size, receiver)
             yield row(f"{size:,} bytes, delivered at once", used, goal)
             if size == LOGGED_BYTES:
                 log_bytes = used["log_bytes"]
                 aim = (f"≤ {MOST_LOG_BYTES}", log_bytes <= MOST_LOG_BYTES)
                 yield "its log bytes", *[""] * 3, f"{log_bytes:,.4g}", *[""] * 3, *aim
-            yield row(f"{size:,} bytes, retried twice", average(size, 2, receiver, naps))
         call("POST", "/subscriptions", dumps({"target_url": receiver.url}))
-        yield row(f"{LOGGED_BYTES:,} bytes, and a copy", average(LOGGED_BYTES, 0, receiver, naps))
+        yield row(f"{LOGGED_BYTES:,} bytes, and a copy", average(LOGGED_BYTES, receiver))

@@ -1,9 +1,6 @@
-"""`make e2e`: deploy the package to ministack, and drive it through API Gateway, Lambda, SQS and
-EventBridge. What the emulator lacks is done by hand.
-"""
+"""`make e2e`: deploy the package to ministack, and drive it through API Gateway, Lambda and SQS."""
 
 import base64
-import json
 import os
 import re
 import subprocess
@@ -17,7 +14,6 @@ import pytest
 import urllib3
 from standardwebhooks import Webhook
 
-from chalicelib.infra.times import rfc3339
 from chalicelib.settings import Scope
 from tests.support.ministack import Ministack, ministack, without_metric_math
 from tests.support.receiver import SECRET_PATH, Receiver, Request
@@ -31,13 +27,6 @@ BUCKET = "packages"
 KEY = api_key.new_key()
 SIGNING_SECRET = "whsec_" + base64.b64encode(b"the signing secret of make e2e").decode()
 PAYLOAD = {"order_id": "12345", "note": "Grüße, 世界", "cents": 12345678901234567890}
-SWEEP_SECONDS = 150.0  # EventBridge starts a rate one minute after its rule was created
-NO_MESSAGES = {
-    "Effect": "Deny",
-    "Principal": "*",
-    "Action": ["sqs:SendMessage", "sqs:SendMessageBatch"],
-    "Resource": "*",
-}
 
 pytestmark = [
     pytest.mark.timeout(400),
@@ -51,10 +40,7 @@ class System:
     def __init__(self, aws: Ministack, receiver: Receiver) -> None:
         [stack] = aws.direct("cloudformation").describe_stacks(StackName=STACK)["Stacks"]
         outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
-        self.table = outputs["EventsTableName"]
         self.inbox = outputs["InboxQueueUrl"]
-        self.dlq = outputs["InboxDLQUrl"]
-        self.dynamodb = aws.direct("dynamodb")
         self.sqs = aws.direct("sqs")
         self.url = aws.api_url(outputs["RestAPIId"])
         self.receiver = receiver
@@ -86,10 +72,6 @@ class System:
         names = [f"ApproximateNumberOfMessages{state}" for state in ("", "NotVisible", "Delayed")]
         depths = self.sqs.get_queue_attributes(QueueUrl=self.inbox, AttributeNames=names)
         return not any(map(int, depths["Attributes"].values()))
-
-    def set_policy(self, policy: str) -> None:
-        """Set what SQS allows with the inbox queue."""
-        self.sqs.set_queue_attributes(QueueUrl=self.inbox, Attributes={"Policy": policy})
 
 
 def until(condition: Callable[[], bool], within_seconds: float = 30) -> None:
@@ -147,22 +129,3 @@ def test_the_worker_invoked_by_its_event_source_retries_and_delivers(system: Sys
 
     assert [attempt["status_code"] for attempt in attempts] == [503, 503, 200]
     until(system.is_inbox_empty)
-
-
-def test_the_sweep_invoked_by_its_rule_delivers_what_was_never_queued(system: System) -> None:
-    until(system.is_inbox_empty)
-    system.set_policy(json.dumps({"Version": "2012-10-17", "Statement": [NO_MESSAGES]}))
-    event_id = system.post("e2e.forgotten", Prefer="respond-async")["event_id"]
-    assert system.is_inbox_empty()
-    system.set_policy("")
-
-    # overdue, rather than wait another minute
-    system.dynamodb.update_item(
-        TableName=system.table,
-        Key={"event_id": {"S": event_id}},
-        UpdateExpression="SET requeue_at = :now",
-        ExpressionAttributeValues={":now": {"S": rfc3339(time.time())}},
-    )
-
-    system.delivered(event_id, SWEEP_SECONDS)
-    assert len(system.pushes(event_id)) == 1

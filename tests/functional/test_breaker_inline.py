@@ -20,17 +20,6 @@ def pushed(world: World, receiver: Receiver, **headers: str) -> bool:
     return now
 
 
-def test_after_five_wasted_seconds_events_are_queued_for_half_a_minute(
-    world: World, receiver: Receiver
-) -> None:
-    receiver.script(*[slowly(world, status(503), seconds) for seconds in (0, 2.5, 0, 2.5)])
-    assert [pushed(world, receiver) for _ in range(4)] == [True] * 4
-
-    world.clock.sleep(4 * 2.5)
-    assert [pushed(world, receiver) for _ in range(2)] == [False] * 2
-    assert len(world.messages()) == 6
-
-
 def test_a_timeout_opens_it_and_the_next_success_closes_it(
     world: World, receiver: Receiver
 ) -> None:

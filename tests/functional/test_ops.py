@@ -353,21 +353,6 @@ def test_a_tenants_events_copies_and_subscriptions_are_erased(
     assert [subscription["subscription_id"] for subscription in left] == [other_id]
 
 
-def test_a_claimed_event_is_named_and_the_repeated_command_erases_it(eraser: World) -> None:
-    free, leased = (post_about(eraser, {"user_id": 42}, "acme")["event_id"] for _ in range(2))
-    eraser.replay(leased)
-    eraser.call("POST", "/inbox/lease", '{"lease_seconds": 60}')
-
-    ran = Ran("erase", "--metadata", "user_id=42", *GO, status=1)
-
-    assert ran.output.endswith("\n2 of 2 items: 1 erased, 1 skipped\n")
-    assert f"{leased}: 409: " in ran.errors
-    assert exist(eraser, free, leased) == [False, True]
-    eraser.clock.sleep(61)
-    Ran(*command_in(ran.errors, "To complete it"))
-    assert exist(eraser, leased) == [False]
-
-
 def test_a_file_is_queued_once(
     world: World, receiver: Receiver, tmp_path: Path, stop_before: Before
 ) -> None:

@@ -61,50 +61,40 @@ def test_recipients_are_told_with_their_copies_or_why_they_have_none(
     world: World, target: Receiver
 ) -> None:
     def at(name: str, *event_types: str, **members: Any) -> str:
-        url = f"{target.url}&{name.replace(' ', '-')}"
-        return subscribed(world, url, *event_types, name=name, **members)
+        return subscribed(world, f"{target.url}&{name}", *event_types, name=name, **members)
 
-    subscription_ids = {
-        "got it": at("got it", "order.*", tenant=TENANT),
-        "for all": at("for all", filter={"total": [{"exists": True}]}),
-        "of another": at("of another", tenant="another"),
-        "deleted": at("deleted"),
-        "gone": at("gone"),
-        "types": at("types", "invoice.created"),
-        "filter": at("filter", filter={"order": {"id": [1], "total": [5]}, "total": [7]}),
-        "edited": at("edited", "invoice.created", tenant=TENANT),
-        "both": at("both", "invoice.created", filter={"total": [8]}),
-    }
+    at("got-it", "order.*", tenant=TENANT)
+    at("another", tenant="another")
+    deleted = at("deleted")
+    gone = at("gone")
+    at("types", "invoice.created", filter={"total": [8]})
+    at("filter", filter={"order": {"id": [1], "total": [5]}, "total": [7]})
+    edited = at("edited", "invoice.created", tenant=TENANT)
     world.clock.sleep(10)
     event = post(world, {"total": 7, "order": {"id": 1, "total": 80}}, tenant=TENANT)
     by_subscription = {copy["subscription_id"]: copy for copy in copies(world, event)}
-    deleted = by_subscription[subscription_ids["deleted"]]["event_id"]
-    world.call("DELETE", f"/events/{deleted}")
-    world.call("DELETE", f"/subscriptions/{subscription_ids['gone']}")
-    world.call("PATCH", f"/subscriptions/{subscription_ids['edited']}", '{"event_types": null}')
+    world.call("DELETE", f"/events/{by_subscription[deleted]['event_id']}")
+    world.call("DELETE", f"/subscriptions/{gone}")
+    world.call("PATCH", f"/subscriptions/{edited}", '{"event_types": null}')
     at("later", tenant=TENANT)
 
     found = recipients(world, event)
 
-    told = [(row["name"], row["reason"], row["member"]) for row in found]
+    told = [(row["name"], row["tenant"], row["reason"], row["member"]) for row in found]
     assert told == [
-        ("got it", None, None),
-        ("for all", None, None),
-        ("deleted", "deleted", None),
-        ("types", "event_types", None),
-        ("filter", "filter", "order.total"),
-        ("edited", "edited", None),
-        ("both", "event_types", None),
-        ("later", "later", None),
-        (None, None, None),
+        ("got-it", TENANT, None, None),
+        ("deleted", None, "deleted", None),
+        ("types", None, "event_types", None),
+        ("filter", None, "filter", "order.total"),
+        ("edited", TENANT, "edited", None),
+        ("later", TENANT, "later", None),
+        (None, None, None, None),
     ]
-    has_copy = [row["name"] for row in found if row["copy"]]
-    assert has_copy == ["got it", "for all", None]
-    assert {row["copy"]["status"] for row in found if row["copy"]} == {"delivered"}
-    assert [row["tenant"] for row in found[:2]] == [TENANT, None]
-    gone = {key: value for key, value in found[-1].items() if value is not None}
-    assert gone.keys() == {"subscription_id", "state", "copy"}
-    assert_has(gone, subscription_id=subscription_ids["gone"], state="gone")
+    has_copy = [(row["name"], row["copy"]["status"]) for row in found if row["copy"]]
+    assert has_copy == [("got-it", "delivered"), (None, "delivered")]
+    known = {key: value for key, value in found[-1].items() if value is not None}
+    assert known.keys() == {"subscription_id", "state", "copy"}
+    assert_has(known, subscription_id=gone, state="gone")
     assert {row["target_host"] for row in found[:-1]} == {"127.0.0.1"}
 
 
@@ -117,17 +107,12 @@ def test_a_copy_is_told_as_it_is_now_and_its_subscription_too(
     event = post(world, subject="order-4711")
     [row] = recipients(world, event)
 
-    assert (row["state"], row["copy"]["status"], row["copy"]["subject"]) == (
-        "failing",
-        "failed",
-        "order-4711",
-    )
+    assert row["state"] == "failing"
+    assert_has(row["copy"], status="failed", subject="order-4711")
     assert "payload" not in row["copy"]
-    [subscription_id] = [row["subscription_id"]]
     world.restart(SUBSCRIPTION_HOSTS="hooks.zapier.com")
     world.call("DELETE", f"/events/{row['copy']['event_id']}")
-    [still] = recipients(world, event)
-    assert_has(still, subscription_id=subscription_id, reason="deleted")
+    assert recipients(world, event)[0]["reason"] == "deleted"
     [other] = recipients(world, post(world))
     assert_has(other, copy=None, reason="host")
 
@@ -218,11 +203,6 @@ def test_what_is_sent_again_is_replayed(world: World, target: Receiver) -> None:
     assert len(set(copy_ids)) == 1
     assert world.event(event["event_id"])["copies"] == copy_ids[:1]
     assert len(target.requests) == 2
-    assert len(world.event(copy_ids[0])["attempts"]) == 2
-    world.clock.sleep(10)
-    posted = post(world)  # has its copy from the beginning
-    assert send(world, subscription_id, posted["event_id"]).json["event_id"] == posted["copies"][0]
-    assert len(world.event(posted["event_id"])["copies"]) == 1
 
 
 def test_a_copy_that_is_gone_is_made_again_and_listed_once(world: World, target: Receiver) -> None:
@@ -398,12 +378,9 @@ def test_what_a_subscription_missed_is_recovered_once(world: World, target: Rece
 
 
 def test_a_period_is_recovered_in_pages_the_oldest_first(world: World, target: Receiver) -> None:
-    for _ in range(103):
-        post(world)
-    events = world.get("/events?order=oldest&limit=100")["events"]
+    events = [post(world) for _ in range(103)]
     subscription_id = subscribed(world, target.url)
-    since = events[1]["created_at"]
-    until = events[4]["created_at"]
+    since, until = (events[number]["created_at"] for number in (1, 4))
 
     assert recover(world, subscription_id, since=since, until=until).json["sent"] == 3
     first = recover(world, subscription_id).json

@@ -15,7 +15,7 @@ from chalicelib.core.event import MEMBERS
 from chalicelib.customers import console
 from chalicelib.infra.telemetry import UNITS
 from tests.support.world import ROOT, assert_has
-from tools import gateway, stage
+from tools import stage
 from tools.package import package
 from tools.stage import FUNCTION_SUFFIXES, read_template
 
@@ -251,34 +251,6 @@ def test_it_is_for_its_own_stage_shows_no_secret_and_leaves_no_table_if_it_fails
     assert template["Resources"]["EventsTable"]["DeletionPolicy"] == "RetainExceptOnCreate"
 
 
-def test_api_gateway_answers_with_problem_documents_that_do_not_repeat_the_request(
-    template: Any,
-) -> None:
-    definition = template["Resources"]["RestAPI"]["Properties"]["DefinitionBody"]
-    responses = definition["x-amazon-apigateway-gateway-responses"]
-    assert responses.keys() >= {"MISSING_AUTHENTICATION_TOKEN", "DEFAULT_4XX", "DEFAULT_5XX"}
-    for response in responses.values():
-        assert response["responseParameters"] == {
-            "gatewayresponse.header.Content-Type": "'application/problem+json'"
-        }
-        document = json.loads(response["responseTemplates"]["application/json"])
-        assert document.keys() >= {"type", "title", "detail", "code"}
-        assert "$context.error.message" not in document["detail"]
-
-
-def test_calls_are_throttled_public_paths_apart_and_responses_are_compressed(template: Any) -> None:
-    api = template["Resources"]["RestAPI"]["Properties"]
-    rates = {
-        each["HttpMethod"] + each["ResourcePath"]: each["ThrottlingRateLimit"]
-        for each in api["MethodSettings"]
-    }
-    public = dict.fromkeys(
-        ("GET/", "GET/~1health", "GET/~1openapi.json"), gateway.PUBLIC_CALLS_PER_SECOND
-    )
-    assert rates == {"*/*": gateway.CALLS_PER_SECOND, **public}
-    assert api["MinimumCompressionSize"] == 1024
-
-
 @pytest.mark.parametrize("function", FUNCTION_SUFFIXES)
 def test_a_function_has_its_name_a_log_group_and_a_role_with_its_policy_file(
     template: Any, function: str
@@ -300,24 +272,6 @@ def test_a_function_has_its_name_a_log_group_and_a_role_with_its_policy_file(
     assert policy["PolicyDocument"] == json.loads(
         (ROOT / ".chalice/policies/prod" / policy_file).read_text()
     )
-
-
-def test_an_older_package_keeps_its_index(
-    template: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    older = read_template("prod")
-    [_, index] = older["Resources"]["EventsTable"]["Properties"]["GlobalSecondaryIndexes"]
-    index["IndexName"] = "older-index"
-    (tmp_path / "before.json").write_text(json.dumps(older))
-    monkeypatch.setenv("BEFORE", str(tmp_path / "before.json"))
-
-    package("prod", tmp_path)
-
-    table = json.loads((tmp_path / "sam.json").read_text())["Resources"]["EventsTable"][
-        "Properties"
-    ]
-    new = template["Resources"]["EventsTable"]["Properties"]
-    assert table["GlobalSecondaryIndexes"] == [*new["GlobalSecondaryIndexes"], index]
 
 
 def test_a_python_that_was_not_tested_is_refused(

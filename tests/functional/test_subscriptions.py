@@ -3,7 +3,6 @@ of its own.
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -98,23 +97,16 @@ def test_all_subscriptions_are_listed_by_state_and_page(world: World, target: Re
     world.restart(SUBSCRIPTION_DISABLE_DAYS="0")
     made = []
     for number, tenant in enumerate((None, "a", "a", "b", None)):
-        answer = subscribe(world, f"{target.url}&{number}", f"type-{number}", tenant=tenant)
-        made.append(answer.json["subscription_id"])
+        url = f"{target.url}&{number}"
+        made.append(subscribe(world, url, f"t-{number}", tenant=tenant).json["subscription_id"])
         world.clock.sleep(1)
     target.default = 422
     for number, tenant in ((2, "a"), (3, "b"), (3, "b")):
-        event = {"event_type": f"type-{number}", "payload": {}, "tenant": tenant}
+        event = {"event_type": f"t-{number}", "payload": {}, "tenant": tenant}
         world.call("POST", "/events", event)
         world.clock.sleep(1)
     letter = json.loads(world.dead_letters()[0]["body"])
     assert_has(letter, subscription_id=made[2], tenant="a")
-
-    def pages(query: str) -> Iterator[list[str]]:
-        cursor = ""
-        while cursor is not None:
-            page = world.get(f"/subscriptions?{query}&cursor={cursor}")
-            yield [row["subscription_id"] for row in page["subscriptions"]]
-            cursor = page["next_cursor"]
 
     for query, expected in {
         "tenant=*": made,
@@ -126,9 +118,14 @@ def test_all_subscriptions_are_listed_by_state_and_page(world: World, target: Re
         "tenant=*&state=disabled": [made[3]],
     }.items():
         for limit in (1, 2, 100):
-            found = [*pages(f"{query}&limit={limit}")]
-            assert [row for page in found for row in page] == expected
-            assert max(map(len, found)) <= limit
+            found = []
+            cursor = ""
+            while cursor is not None:
+                page = world.get(f"/subscriptions?{query}&limit={limit}&cursor={cursor}")
+                assert len(page["subscriptions"]) <= limit
+                found += [row["subscription_id"] for row in page["subscriptions"]]
+                cursor = page["next_cursor"]
+            assert found == expected
     for bad in ("state=enabled", "limit=0", "limit=101", "cursor=a", "order=newest"):
         assert world.call("GET", f"/subscriptions?{bad}").faults == [bad.partition("=")[0]]
 

@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 
 from chalicelib.infra.times import rfc3339
-from tests.support.receiver import Receiver, status
+from tests.support.receiver import Receiver
 from tests.support.subscribing import (
-    copies,
-    ids,
     make_token,
     post_for,
     subscribe,
@@ -163,26 +161,6 @@ def test_a_customer_manages_its_webhooks_with_a_token(world: World, target: Rece
     assert listed == subscriptions(world, MINE) == [answers[0].json]
     assert world.call("DELETE", made.location, key=token).status_code == 204
     assert subscriptions(world, MINE) == []
-
-
-def test_a_customer_follows_and_replays_its_copies_with_a_token(
-    world: World, target: Receiver
-) -> None:
-    token = make_token(world, MINE)
-    made = subscribe(world, target.url, key=token)
-    target.script(status(422, body=b"no such order"))
-    [copy] = copies(world, post_for(world, MINE))
-    of_it = f"/events?subscription_id={made.json['subscription_id']}"
-    path = f"/events/{copy['event_id']}"
-
-    failed = world.call("GET", f"{of_it}&status=failed&include=payload", key=token)
-    assert ids(failed) == [copy["event_id"]]
-    assert world.get(path, key=token) == copy
-    assert copy["attempts"][0]["response"] == "no such order"
-    assert world.call("POST", f"{path}/replay", key=token).status_code == 202
-    world.call("DELETE", made.location, key=token)
-    calls = (("GET", path), ("POST", f"{path}/replay"), ("GET", of_it))
-    assert [world.call(*call, key=token).status_code for call in calls] == [404, 404, 403]
 
 
 def test_a_token_sees_nothing_of_others(world: World, foreign: Foreign) -> None:

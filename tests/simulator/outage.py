@@ -7,7 +7,7 @@ AWS takes 10 ms. The queues are not fair here, and there is no batching window.
 import itertools
 import statistics
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,6 @@ from chalicelib.infra.times import rfc3339, unix_seconds
 from tests.simulator.simulated_world import NO_ENVIRON, WORKERS, Container, SimulatedWorld
 
 WORKERS_OF_LANE = 5
-SEEDS = 1  # more take hours on two busy cores
 TARGET = "https://hooks.zapier.com/1"
 Response = tuple[int | None, float]  # the status code, or None for a timeout, and seconds
 Waits = tuple[float, float]  # of healthy events, in seconds: the median and the 95th percentile
@@ -38,7 +37,7 @@ TROUBLES: dict[str, Callable[[float], Response]] = {
     SLOW_TO_DELIVER: lambda random: (200, 9.0),
     SOMETIMES: lambda random: HANGS if random < 0.05 else HEALTHY,
 }
-AT_BOTH_RATES = ("hangs", SLOW_TO_FAIL, SLOW_TO_DELIVER)
+AT_BOTH_RATES = ("hangs", SLOW_TO_FAIL, SLOW_TO_DELIVER, SOMETIMES)
 MOST_WAIT_SECONDS = 600.0
 
 
@@ -285,22 +284,6 @@ def trial_gaps(hours: int, *, seed: int = 0) -> list[float]:
     return medians
 
 
-def cases() -> Iterator[tuple[str, tuple[float, ...], Callable[..., Waits]]]:
-    """Yield what is in trouble, at how many events a second, and what returns the waits beside
-    it.
-    """
-    for in_webhook, name in ((False, "subscription"), (True, "webhook")):
-        for trouble in [name for name in TROUBLES if name != SOMETIMES]:
-            rates = (5, 20) if trouble in AT_BOTH_RATES else (5,)
-            yield f"{name} {trouble}", rates, partial(waits_beside, trouble, in_webhook=in_webhook)
-    yield f"webhook {SOMETIMES}", (5, 20), partial(waits_beside, SOMETIMES, in_webhook=True)
-    for count, rate in ((10, 5), (25, 1)):
-        hang = partial(waits_beside, "hangs", subscriptions=count, seconds=150)
-        yield f"{count} subscriptions hang, first 40 s", (rate,), partial(hang, until=40)
-        later = partial(hang, measured_from=60)
-        yield f"{count} subscriptions hang, from the second minute", (rate,), later
-
-
 # What returns how long the copies of a tenant took beside targets of others that hang.
 TENANTS: dict[str, Callable[..., list[float]]] = {
     f"{tenants} of {each} targets, and hung itself for a minute": partial(
@@ -343,37 +326,51 @@ def all_away() -> str:
     return f"the last of {len(world.items())} after {unix_seconds(last) - world.ends_at:.0f} s"
 
 
+def told_of_tenants(beside: Callable[..., list[float]]) -> str:
+    """Return how the copies of a tenant fared beside those that hang, for a person."""
+    waits = beside()
+    median, longest = statistics.median(waits), max(waits)
+    return f"{len(waits)} delivered, median {median:.0f} s, longest wait {longest:.0f} s"
+
+
+def told_of_waits(run: Callable[..., Waits], per_second: float) -> str:
+    median, p95 = run(per_second=per_second)
+    return f"healthy events wait {median:.1f} s (median), {p95:.1f} s (p95)"
+
+
+def figures() -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield each figure's name, and what returns it, those first that take longest."""
+    yield "20 targets away for ten minutes", all_away
+    yield "median gap between a container's trials, each of 6 hours", partial(trial_gaps, 6)
+    yield "slow for every second event", for_some_slow
+    for slow_rate in (5, 20):
+        act: Callable[[], object] = partial(for_ten_minutes, slow_rate)
+        yield f"{SLOW_TO_DELIVER}, {slow_rate}/s for ten minutes", act
+    for name, beside in TENANTS.items():
+        yield f"beside {name}", partial(told_of_tenants, beside)
+    for name, trouble, rate, options in troubles():
+        run = partial(waits_beside, trouble, **options)
+        yield f"{name}, {rate}/s", partial(told_of_waits, run, rate)
+
+
+def troubles() -> Iterator[tuple[str, str, float, dict[str, Any]]]:
+    """Yield a name, what is in trouble, how many events a second there are, and options."""
+    for in_webhook, name in ((False, "subscription"), (True, "webhook")):
+        for trouble in TROUBLES:
+            if trouble == SOMETIMES and not in_webhook:
+                continue
+            for rate in (5, 20) if trouble in AT_BOTH_RATES else (5,):
+                yield f"{name} {trouble}", trouble, rate, {"in_webhook": in_webhook}
+    for count, rate in ((10, 5), (25, 1)):
+        for when, bound in (("first 40 s", {"until": 40}), ("then", {"measured_from": 60})):
+            options: dict[str, Any] = {"subscriptions": count, "seconds": 150, **bound}
+            yield f"{count} subscriptions hang, {when}", "hangs", rate, options
+
+
 def main() -> None:
-    """Print all figures, those first that take longest to come by."""
     with ProcessPoolExecutor() as pool:
-        told: dict[str, Future[Any]] = {
-            "20 targets away for ten minutes": pool.submit(all_away),
-            "median gap between a container's trials, each of 6 hours": pool.submit(trial_gaps, 6),
-            "slow for every second event": pool.submit(for_some_slow),
-        }
-        for slow_rate in (5, 20):
-            name = f"{SLOW_TO_DELIVER}, {slow_rate}/s for ten minutes"
-            told[name] = pool.submit(for_ten_minutes, slow_rate)
-
-        def of_seeds(run: Callable[..., Any]) -> list[Any]:
-            runs = [pool.submit(run, seed=seed) for seed in range(SEEDS)]
-            return [each.result() for each in runs]
-
-        print("a target beside those of other tenants that hang: delivered, median, longest wait")
-        for name, beside in TENANTS.items():
-            waits = of_seeds(beside)
-            medians = [statistics.median(seconds) for seconds in waits]
-            longest = max(map(max, waits))
-            fewest = min(map(len, waits))
-            print(f"{name}: ", f"{fewest} {max(medians):.0f} {longest:.0f}", flush=True)
-        print(f"healthy events wait, in s: worst median and p95 of {SEEDS} seeds")
-        for name, rates, run in cases():
-            for rate in rates:
-                found = of_seeds(partial(run, per_second=rate))
-                worst = [max(figures) for figures in zip(*found, strict=True)]
-                told_worst = " ".join(f"{seconds:.1f}" for seconds in worst)
-                print(f"{name}, {rate:g}/s: ", told_worst, flush=True)
-        for name, result in told.items():
+        results = {name: pool.submit(act) for name, act in figures()}
+        for name, result in results.items():
             print(f"{name}: ", result.result(), flush=True)
 
 
