@@ -34,10 +34,11 @@ from chalicelib.web.routes import Call, remaining_seconds, require, respond, res
 from chalicelib.web.validation import encode_cursor
 
 deploy_settings, faults = read_settings(os.environ)
-STAGE: str = deploy_settings["stage"]
+STAGE = deploy_settings["stage"]
 OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"
 app = Chalice(app_name=f"triggers-api-{STAGE}", configure_logs=False)  # the name of the REST API
 route = partial(routes.route, app)
+CUSTOMERS = (Scope.CONSUME, TOKEN)  # whom a subscription may be of
 # Chalice would answer 415 for other content types
 public = partial(app.route, methods=["GET"], content_types=[])
 
@@ -113,9 +114,9 @@ def post_event(call: Call) -> Response:
     )
 
 
-@route("GET", "/events/{event_id}", Scope.PRODUCE, Scope.CONSUME, TOKEN)
+@route("GET", "/events/{event_id}", Scope.PRODUCE, *CUSTOMERS)
 def get_event(call: Call) -> Response:
-    sees_responses = not call.key.scopes.isdisjoint((Scope.CONSUME, TOKEN))
+    sees_responses = not call.key.scopes.isdisjoint(CUSTOMERS)
     return respond(call.event().whole(include_responses=sees_responses))
 
 
@@ -126,7 +127,7 @@ def list_recipients(call: Call) -> Response:
     return respond(f'{{"recipients":[{",".join(found)}]}}')
 
 
-@route("GET", "/events", Scope.CONSUME, TOKEN, **validation.PARAMETERS)
+@route("GET", "/events", *CUSTOMERS, **validation.PARAMETERS)
 def list_events(call: Call) -> Response:
     query = replace(listing.EVENTS, **call.query)
     if call.key.tenant is not None:
@@ -178,13 +179,13 @@ def release_event(call: Call) -> Response:
     return Response("", {}, 204)
 
 
-@route("POST", "/events/{event_id}/replay", Scope.CONSUME, TOKEN)
+@route("POST", "/events/{event_id}/replay", *CUSTOMERS)
 def replay_event(call: Call) -> Response:
     event = recovery.replay(call.event(), call)
     return respond(event.summary(), 202, Location=f"../{event.event_id}")
 
 
-@route("POST", "/subscriptions", Scope.CONSUME, TOKEN)
+@route("POST", "/subscriptions", *CUSTOMERS)
 def create_subscription(call: Call) -> Response:
     settings = call.services.settings
     members = validation.parse_subscription(
@@ -203,19 +204,19 @@ def create_subscription(call: Call) -> Response:
     )
 
 
-@route("GET", "/subscriptions", Scope.CONSUME, TOKEN, **validation.SUBSCRIPTION_PARAMETERS)
+@route("GET", "/subscriptions", *CUSTOMERS, **validation.SUBSCRIPTION_PARAMETERS)
 def list_subscriptions(call: Call) -> Response:
     query = {**call.query, "tenant": visible_tenant(call.key, call.query.get("tenant"))}
     found, last = call.services.subscriptions.page(**query)
     return respond_list("subscriptions", [subscription.to_json() for subscription in found], last)
 
 
-@route("GET", "/subscriptions/{subscription_id}", Scope.CONSUME, TOKEN)
+@route("GET", "/subscriptions/{subscription_id}", *CUSTOMERS)
 def get_subscription(call: Call) -> Response:
     return respond(call.subscription().to_json())
 
 
-@route("PATCH", "/subscriptions/{subscription_id}", Scope.CONSUME, TOKEN)
+@route("PATCH", "/subscriptions/{subscription_id}", *CUSTOMERS)
 def edit_subscription(call: Call) -> Response:
     hosts = call.services.settings.subscription_hosts
     changes = validation.parse_subscription(
@@ -226,12 +227,12 @@ def edit_subscription(call: Call) -> Response:
     return respond(require(edited).to_json())
 
 
-@route("GET", "/subscriptions/{subscription_id}/secret", Scope.CONSUME, TOKEN)
+@route("GET", "/subscriptions/{subscription_id}/secret", *CUSTOMERS)
 def get_secret(call: Call) -> Response:
     return respond_secret(call.subscription(), call)
 
 
-@route("POST", "/subscriptions/{subscription_id}/secret", Scope.CONSUME, TOKEN)
+@route("POST", "/subscriptions/{subscription_id}/secret", *CUSTOMERS)
 def renew_secret(call: Call) -> Response:
     if not call.services.settings.signing_secrets:
         detail = "Secrets derive from WEBHOOK_SIGNING_SECRETS, which is not set."
@@ -240,35 +241,35 @@ def renew_secret(call: Call) -> Response:
     return respond_secret(require(call.services.subscriptions.renew_secret(subscription)), call)
 
 
-@route("POST", "/subscriptions/{subscription_id}/disable", Scope.CONSUME, TOKEN)
+@route("POST", "/subscriptions/{subscription_id}/disable", *CUSTOMERS)
 def disable_subscription(call: Call) -> Response:
     subscription = call.subscription()
     return respond(require(call.services.subscriptions.pause(subscription)).to_json())
 
 
-@route("POST", "/subscriptions/{subscription_id}/enable", Scope.CONSUME, TOKEN)
+@route("POST", "/subscriptions/{subscription_id}/enable", *CUSTOMERS)
 def enable_subscription(call: Call) -> Response:
     subscription = call.subscription()
     return respond(require(call.services.subscriptions.edit(subscription, **ENABLE)).to_json())
 
 
-@route("POST", "/subscriptions/{subscription_id}/send", Scope.CONSUME, TOKEN)
+@route("POST", "/subscriptions/{subscription_id}/send", *CUSTOMERS)
 def send_event(call: Call) -> Response:
     event_id = validation.parse_send_request(call.json_body())
     copy = recipients.send(event_id, call.subscription(), call)
     return respond(copy.summary(), 202, Location=f"../../events/{copy.event_id}")
 
 
-@route("POST", "/subscriptions/{subscription_id}/recover", Scope.CONSUME, TOKEN)
+@route("POST", "/subscriptions/{subscription_id}/recover", *CUSTOMERS)
 def recover_events(call: Call) -> Response:
     request = validation.parse_recover_request(call.json_body())
     subscription = call.subscription()
     recovered = recipients.recover(subscription, call, **request)
-    next_cursor = recovered.next_cursor and encode_cursor(recovered.next_cursor)
+    next_cursor = encode_cursor(recovered.next_cursor)
     return respond(dumps({**recovered._asdict(), "next_cursor": next_cursor}))
 
 
-@route("POST", "/subscriptions/{subscription_id}/test", Scope.CONSUME, TOKEN)
+@route("POST", "/subscriptions/{subscription_id}/test", *CUSTOMERS)
 def push_test_event(call: Call) -> Response:
     new_event = validation.parse_test_event(call.json_body())
     subscription = call.subscription()
@@ -287,7 +288,7 @@ def push_test_event(call: Call) -> Response:
     return respond(dumps(tried))
 
 
-@route("DELETE", "/subscriptions/{subscription_id}", Scope.CONSUME, TOKEN)
+@route("DELETE", "/subscriptions/{subscription_id}", *CUSTOMERS)
 def delete_subscription(call: Call) -> Response:
     subscription_id = call.ids["subscription_id"]
     if call.find_subscription(subscription_id):

@@ -32,7 +32,6 @@ DEFAULT_HOSTS = AllowedHosts(("hooks.zapier.com",))
 REMOVED = {"METRICS_NAMESPACE"}  # settings of earlier versions
 Variables = Mapping[str, str]
 SecretReader = Callable[[str], str]  # returns the text of a secret by its name
-NUMBERS: dict[type, str] = {int: "an integer", float: "a number"}
 
 
 class Scope(StrEnum):
@@ -59,14 +58,23 @@ class ApiKey:
     expires_at: str | None = None
 
 
-def _number(kind: type[int | float], minimum: float, maximum: float) -> Parser:
+def _number(
+    minimum: float,
+    maximum: float,
+    kind: type[float] = float,
+    noun: str = "a number",
+) -> Parser:
     def convert(text: str) -> float:
         number = kind(text)
         if not minimum <= number <= maximum:
             raise ValueError
         return number
 
-    return parser(r"[0-9]*\.?[0-9]+", f"{NUMBERS[kind]} from {minimum} to {maximum}", convert)
+    return parser(r"[0-9]*\.?[0-9]+", f"{noun} from {minimum} to {maximum}", convert)
+
+
+def _integer(minimum: int, maximum: int) -> Parser:
+    return _number(minimum, maximum, int, "an integer")
 
 
 def _signing_secrets(text: str) -> tuple[bytes, ...]:
@@ -113,7 +121,11 @@ _api_key = parser(
     API_KEYS,
     _read_api_key,
 )
-LOG_LEVEL = parser("DEBUG|INFO|WARNING|ERROR|CRITICAL", "DEBUG, INFO, WARNING, ERROR or CRITICAL")
+LOG_LEVEL = parser(
+    "(?ai)DEBUG|INFO|WARNING|ERROR|CRITICAL",
+    "DEBUG, INFO, WARNING, ERROR or CRITICAL",
+    str.upper,
+)
 QUEUE_URL = parser(r"https?://\S+", "the URL of an SQS queue")
 WEBHOOK = f"{EXPECTED_URL}, none for pull-only, or subscriptions to push copies alone"
 _webhook = parser(f"{PULL_ONLY}|{COPIES_ONLY}|{PUSH_URL}", WEBHOOK, valid_port)
@@ -166,55 +178,55 @@ class Settings:
         parse_allowed_hosts,
         DEFAULT_HOSTS,
     )
-    max_delivery_attempts: int = _setting("MAX_DELIVERY_ATTEMPTS", _number(int, 1, 1000), 45)
+    max_delivery_attempts: int = _setting("MAX_DELIVERY_ATTEMPTS", _integer(1, 1000), 45)
     backoff_base_seconds: float = _setting(
         "BACKOFF_BASE_SECONDS",
-        _number(float, 0, DAY_SECONDS),
+        _number(0, DAY_SECONDS),
         1.0,
     )
     backoff_cap_seconds: float = _setting(
         "BACKOFF_CAP_SECONDS",
-        _number(float, 0, DAY_SECONDS),
+        _number(0, DAY_SECONDS),
         7200.0,
     )
     in_process_wait_seconds: float = _setting(
         "IN_PROCESS_WAIT_SECONDS",
-        _number(float, 0, 900),
+        _number(0, 900),
         8.0,
     )
-    push_timeout_seconds: float = _setting("PUSH_TIMEOUT_SECONDS", _number(float, 0.01, 20), 10.0)
+    push_timeout_seconds: float = _setting("PUSH_TIMEOUT_SECONDS", _number(0.01, 20), 10.0)
     push_connect_timeout_seconds: float = _setting(
         "PUSH_CONNECT_TIMEOUT_SECONDS",
-        _number(float, 0.01, 20),
+        _number(0.01, 20),
         5.0,
     )
     inline_push_timeout_seconds: float = _setting(
         "INLINE_PUSH_TIMEOUT_SECONDS",
-        _number(float, 0.01, 8),
+        _number(0.01, 8),
         5.0,
     )
-    breaker_failures: int = _setting("BREAKER_FAILURES", _number(int, 1, 1_000_000), 3)
+    breaker_failures: int = _setting("BREAKER_FAILURES", _integer(1, 1_000_000), 3)
     breaker_open_seconds: float = _setting(
         "BREAKER_OPEN_SECONDS",
-        _number(float, 0, DAY_SECONDS),
+        _number(0, DAY_SECONDS),
         30.0,
     )
     event_types: list[str] | None = _setting("EVENT_TYPES", EVENT_TYPES, None)
-    event_retention_days: int = _setting("EVENT_RETENTION_DAYS", _number(int, 1, 3650), 30)
+    event_retention_days: int = _setting("EVENT_RETENTION_DAYS", _integer(1, 3650), 30)
     subscription_disable_days: float = _setting(
         "SUBSCRIPTION_DISABLE_DAYS",
-        _number(float, 0, 3650),
+        _number(0, 3650),
         3.0,
     )
     stage: str = _setting("STAGE", parser("[A-Za-z0-9-]{1,32}", "1 to 32 of A-Z a-z 0-9 -"), "dev")
-    log_level: str = _setting("LOG_LEVEL", lambda text: LOG_LEVEL(text.upper()), "INFO")
+    log_level: str = _setting("LOG_LEVEL", LOG_LEVEL, "INFO")
     worker_batch_window_seconds: int = _setting(
         "WORKER_BATCH_WINDOW_SECONDS",
-        _number(int, 0, 60),
+        _integer(0, 60),
         5,
     )
-    worker_max_concurrency: int = _setting("WORKER_MAX_CONCURRENCY", _number(int, 2, 1000), 5)
-    slow_max_concurrency: int = _setting("SLOW_MAX_CONCURRENCY", _number(int, 2, 1000), 5)
+    worker_max_concurrency: int = _setting("WORKER_MAX_CONCURRENCY", _integer(2, 1000), 5)
+    slow_max_concurrency: int = _setting("SLOW_MAX_CONCURRENCY", _integer(2, 1000), 5)
 
     @property
     def webhook_url(self) -> str | None:

@@ -4,7 +4,6 @@ No log line, error or result holds a URL, a payload, a secret or the text of an 
 """
 
 import base64
-import hashlib
 import hmac
 import re
 import ssl
@@ -13,7 +12,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
-from typing import Any
 from urllib.parse import unquote
 
 import urllib3
@@ -32,12 +30,6 @@ MAX_RESPONSE_CHARACTERS = 200
 SECRET_CHARACTERS = 8  # fewer may be a word of any text
 SECRET_WORD = re.compile(r"(?s)(?=.*\d).{6,}")  # identifiers are short in some webhooks' paths
 RETRY_AFTER = urllib3.Retry(retry_after_max=MAX_RETRY_AFTER_SECONDS)
-OPTIONS: Any = {
-    "retries": False,
-    "redirect": False,
-    "preload_content": False,
-    "decode_content": False,
-}
 
 
 class PushClient:
@@ -83,7 +75,10 @@ class PushClient:
                 body,
                 headers,
                 timeout=timeout,
-                **OPTIONS,
+                retries=False,
+                redirect=False,
+                preload_content=False,
+                decode_content=False,
             )
         except PUSH_ERRORS as error:
             text = error_text(error)
@@ -133,7 +128,7 @@ def signature(
     https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
     """
     signed = f"{message_id}.{timestamp}.".encode() + body
-    digests = (hmac.digest(secret, signed, hashlib.sha256) for secret in secrets)
+    digests = (hmac.digest(secret, signed, "sha256") for secret in secrets)
     return " ".join("v1," + base64.b64encode(digest).decode() for digest in digests)
 
 

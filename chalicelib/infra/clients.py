@@ -47,10 +47,11 @@ def make_client(service: str, config: Config = CONFIG) -> Any:
             made: Any = boto3.client(service, config=config)
         finally:
             gc.enable()
-    made.meta.events.register("before-call", _remove_trace_header)
-    service_id = made.meta.service_model.service_id.hyphenize()
-    made.meta.events.register_first(f"needs-retry.{service_id}", _remove_retry_after)
-    made.meta.events.register(f"needs-retry.{service_id}", _retry_conflict)
+    events = made.meta.events
+    events.register("before-call", _remove_trace_header)
+    needs_retry = f"needs-retry.{made.meta.service_model.service_id.hyphenize()}"
+    events.register_first(needs_retry, _remove_retry_after)
+    events.register(needs_retry, _retry_conflict)
     return made
 
 

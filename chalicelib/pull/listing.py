@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import merge
 from itertools import chain, islice
-from math import inf
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -32,7 +31,7 @@ class Query:
     order: str
     limit: int = 50
     cursor: str = ""
-    event_type: str | None = None
+    event_type: str = "*"
     include: str | None = None
     since: str = LOWEST
     source: str | None = None
@@ -88,15 +87,14 @@ def read_page(services: CoreServices, query: Query) -> Page:
     The index is eventually consistent: what it shows may have been pushed or acknowledged a moment
     ago.
     """
-    max_bytes = MAX_PAGE_BYTES if query.includes_payload else inf
-    page = _first_page(search(services, query), query.limit, max_bytes)
+    page = _first_page(search(services, query), query)
     if query.shows_index:
         return page
     event_ids = [event.event_id for event in page.events]
     current = services.store.get_many(event_ids, with_content=query.includes_payload)
     now = services.clock()
-    found = [current[event_id] for event_id in event_ids if event_id in current]
-    return Page([event for event in found if query.has(event, now)], page.next_cursor)
+    events = [event for event in map(current.get, event_ids) if event and query.has(event, now)]
+    return Page(events, page.next_cursor)
 
 
 def search(services: CoreServices, query: Query) -> Iterator[Row]:
@@ -134,20 +132,23 @@ def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[Jso
     The first page of each has up to `page_rows` rows.
     """
     conditions = [NOT_EXPIRED]
-    values = {":low": query.since, ":high": query.until}
+    values = {
+        ":low": query.since,
+        ":high": query.until,
+        ":event_type": query.event_type.removesuffix("*"),
+        ":tenant": query.tenant,
+        ":subject": query.subject,
+    }
     if query.order == "newest":
         values[":high"] = min(query.until, query.cursor or HIGHEST)
     else:
         values[":low"] = max(query.since, query.cursor)
-    if query.event_type is not None and query.event_type != "*":
+    if query.event_type != "*":
         begins = "begins_with(event_type, :event_type)"
         conditions.append(begins if query.event_type.endswith("*") else "event_type = :event_type")
-        values[":event_type"] = query.event_type.removesuffix("*")
-    for name in ("tenant", "subject"):
-        value = getattr(query, name)
-        if value is not None:
-            conditions.append(f"{name} = :{name}")
-            values[f":{name}"] = value
+    conditions += [
+        f"{name} = :{name}" for name in ("tenant", "subject") if getattr(query, name) is not None
+    ]
     index = BY_STATUS
     keys = partitions(*query.status)
     if query.source is None:
@@ -185,15 +186,16 @@ def _rows(
             return
 
 
-def _first_page(rows: Iterator[Row], limit: int, max_bytes: float) -> Page:
-    """Return up to `limit` events, whose payloads have up to `max_bytes` together."""
+def _first_page(rows: Iterator[Row], query: Query) -> Page:
+    """Return up to `limit` events, whose payloads, if included, fit into a response together."""
     events: list[Event] = []
     size = 0
     for sort_key, event in rows:
         if event is None:
             return Page(events, sort_key)
-        size += event.response_bytes
-        if len(events) == limit or size > max_bytes:
+        if query.includes_payload:
+            size += event.response_bytes
+        if len(events) == query.limit or size > MAX_PAGE_BYTES:
             return Page(events, events[-1].sort_key)
         events.append(event)
     return Page(events, None)

@@ -198,5 +198,5 @@ def respond(body: str, status_code: int = 200, **headers: str) -> Response:
 
 def respond_list(name: str, members: list[str], last: str | None) -> Response:
     """Return a page of JSON texts; the next one, if any, begins after the sort key `last`."""
-    cursor = dumps(last and encode_cursor(last))
+    cursor = dumps(encode_cursor(last))
     return respond(f'{{"{name}":[{",".join(members)}],"next_cursor":{cursor}}}')

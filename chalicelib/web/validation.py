@@ -179,9 +179,9 @@ TIMESTAMP = r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+ -]\d\d:\d\d)"
 CURSOR = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z~(evt|cpy|sub)_[0-9a-f]{32}"
 
 
-def encode_cursor(sort_key: str) -> str:
-    """Return the cursor that goes on after a sort key."""
-    return sort_key.replace("#", "~")
+def encode_cursor(sort_key: str | None) -> str | None:
+    """Return the cursor that goes on after a sort key, if there is one."""
+    return sort_key and sort_key.replace("#", "~")
 
 
 def _utc(timestamp: str) -> str:
@@ -324,7 +324,7 @@ def parse_subscription(
     allowed = f"SUBSCRIPTION_HOSTS ({', '.join(hosts.entries)})" if names_hosts else "the operator"
 
     def url_fault(url: Any) -> str | None:
-        if hosts.allows(str(url)):
+        if hosts.allows(url):
             return None
         if not str(url).lower().startswith("https://"):
             return "must begin with https://"

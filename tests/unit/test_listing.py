@@ -70,7 +70,7 @@ def walk(services: Services, *, inbox: bool = False, **parameters: object) -> li
         values = parse_query({**fields, "cursor": [cursor]}, PARAMETERS)
         page = listing.read_page(services, replace(query, **values))
         pages.append(page)
-        cursor = page.next_cursor and encode_cursor(page.next_cursor)
+        cursor = encode_cursor(page.next_cursor)
         assert len(pages) < 2000
         assert len(page.events) <= int(str(parameters.get("limit", 50)))
     return pages
