@@ -6,15 +6,15 @@ Names of mutants as arguments select them.
 
 import multiprocessing
 import os
+import re
 import runpy
 import subprocess
 import sys
-import traceback
+import tempfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -40,8 +40,11 @@ LIBRARIES = (
     "pytest",
     "trustme",
 )
-CANNOT_RUN = (AttributeError, ImportError, NameError, SyntaxError, TypeError)
-PRODUCT = ("app.py", "chalicelib")
+# An error of the product, raised, or logged and raised by tests/conftest.py, as pytest prints it.
+CANNOT_RUN = re.compile(
+    rf"{ROOT}/(?:app\.py|chalicelib/\S+):\d+: "
+    r"((?:Attribute|Import|Name|Syntax|Type)Error.*)"
+)
 CAUGHT = "caught"
 
 
@@ -82,52 +85,23 @@ def parse(text: str) -> list[Mutant]:
     return mutants
 
 
-class BrokenCode:
-    """A plugin of pytest that looks for errors of code that cannot run.
-
-    What the product logs in place of raising it, tests/conftest.py raises.
-    """
-
-    error: str | None = None
-
-    def pytest_exception_interact(self, call: pytest.CallInfo[Any]) -> None:
-        if call.excinfo:
-            self._look(call.excinfo.value)
-
-    def _look(self, error: BaseException | None) -> None:
-        """Note an error of the product, or one that caused `error`, as in a thread."""
-        while error:
-            if isinstance(error, CANNOT_RUN) and _is_of_product(error):
-                self.error = f"{type(error).__name__}: {error}"
-            error = error.__cause__
-
-
-def _is_of_product(error: BaseException) -> bool:
-    """Return whether the product raised an error, itself or in a library that it called.
-
-    The last frame of the project tells: an error of a test that the product called is the test's.
-    """
-    files = [Path(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    places = [file.relative_to(ROOT).parts[0] for file in files if file.is_relative_to(ROOT)]
-    own = [place for place in places if place in (*PRODUCT, "tests")]
-    return bool(own) and own[-1] in PRODUCT
-
-
 def run_tests(mutant: Mutant, text: str, outcome: Connection) -> None:
     """Run the tests of a mutant in this process, which is a new one, and send what came of it."""
     module = mutant.module.removesuffix(".py").replace("/", ".")
     os.environ |= {"MUTANT_MODULE": module, "MUTANT_SOURCE": text, "PYTHONPATH": str(SITE)}
     runpy.run_path(str(SITE / "sitecustomize.py"))
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, sys.stdout.fileno())
-    os.dup2(devnull, sys.stderr.fileno())
-    broken = BrokenCode()
-    arguments = ["-n", "0", "-x", "-p", "no:cacheprovider", mutant.suite, "-k", mutant.name]
-    status = pytest.main(arguments, plugins=[broken])
+    options = ["-n", "0", "-x", "-p", "no:cacheprovider", "--tb=line"]
+    with tempfile.TemporaryFile() as printed:
+        os.dup2(printed.fileno(), sys.stdout.fileno())
+        os.dup2(printed.fileno(), sys.stderr.fileno())
+        status = pytest.main([*options, mutant.suite, "-k", mutant.name])
+        sys.stdout.flush()
+        printed.seek(0)
+        broken = CANNOT_RUN.search(printed.read().decode())
     if status == pytest.ExitCode.OK:
         outcome.send("survived")
-    elif broken.error:
-        outcome.send(f"cannot run, {broken.error}")
+    elif broken:
+        outcome.send(f"cannot run, {broken[1]}")
     elif status == pytest.ExitCode.TESTS_FAILED:
         outcome.send(CAUGHT)
     else:

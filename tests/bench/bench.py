@@ -4,7 +4,6 @@ docs/performance.md.
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from statistics import median
@@ -19,7 +18,6 @@ from chalice.local import LambdaContext, LambdaEventConverter, RouteMatcher
 
 import app
 from chalicelib import deps as services
-from chalicelib.deps import Services
 from tests.bench import standin
 
 LINE = "| {:<38} | {:<13} | {:<38} | {:<5} | {:<8} | {:<3} |"
@@ -57,19 +55,6 @@ def call(method: str, path: str, body: str = "", **headers: str) -> Any:
     return json.loads(response["body"] or "null")
 
 
-def prepare_worker(*event_ids: str) -> Act:
-    """Return what calls the worker with a message for each event."""
-    records = [
-        {"messageId": key, "receiptHandle": key, "body": json.dumps({"event_id": key})}
-        for key in event_ids
-    ]
-    return partial(app.worker, {"Records": records}, LambdaContext("bench", 512, 50_000))
-
-
-def prepare_batch() -> Act:
-    return prepare_worker(*[call("POST", "/events", EVENT, **ASYNC)["event_id"] for _ in range(10)])
-
-
 def bare_calls(act: Act, push_url: str | None = None) -> Prepare:
     """Record the calls to AWS that `act` makes for an event; return what prepares them for another,
     by boto3 alone.
@@ -99,11 +84,10 @@ def bare_calls(act: Act, push_url: str | None = None) -> Prepare:
     return prepare
 
 
-def use_settings(**environ: str) -> Services:
+def use_settings(**environ: str) -> None:
     """Make the app use these variables from now on."""
     os.environ |= environ
     services.use(None)
-    return services.get()
 
 
 def compare(
@@ -125,11 +109,3 @@ def measure() -> Iterator[Row]:
     queue = partial(post, **ASYNC)
     yield compare("POST /events, delivered", 400, post, bare, bare_calls(post(), hook), most=1.18)
     yield compare("POST /events, respond-async", 400, queue, bare, bare_calls(queue()), most=1.18)
-
-    use_settings(EVENTS_TABLE_NAME="events", ZAPIER_WEBHOOK_URL=hook + standin.SLOW)
-    slowest = "the slowest receiver"
-    wait = partial(time.sleep, standin.SLOW_SECONDS)
-    yield compare("worker, batch of 10", 20, prepare_batch, slowest, lambda: wait, most=1.15)
-    for number in range(3):
-        call("POST", "/subscriptions", json.dumps({"target_url": f"{hook}/{number}{standin.SLOW}"}))
-    yield compare("POST /events, 3 subscriptions", 20, post, slowest, lambda: wait, most=1.1)

@@ -24,8 +24,6 @@ from tests.support.in_memory_aws import FakeDynamoDB
 from tools import api_key, local_aws
 
 API_KEY = "bench-key"
-SLOW = "?slow"
-SLOW_SECONDS = 0.2
 
 
 class StandIn:
@@ -85,7 +83,7 @@ def encode(content: Any) -> bytes:
 
 
 async def serve(listener: socket.socket) -> None:
-    """Serve AWS; `/hook`, a receiver, which `?slow` makes slow; `/meter`."""
+    """Serve AWS; `/hook`, a receiver; `/meter`."""
     stand_in = StandIn()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -100,8 +98,6 @@ async def serve(listener: socket.socket) -> None:
                     status_code, answer = stand_in.answer(target[1], decode(body))
                 elif head.startswith("POST /meter"):
                     answer = stand_in.meter()
-                elif SLOW in head:
-                    await asyncio.sleep(SLOW_SECONDS)
                 content = encode(answer)
                 writer.write(
                     f"HTTP/1.1 {status_code} -\r\nContent-Length: {len(content)}\r\n\r\n".encode()

@@ -79,17 +79,6 @@ def test_the_table_of_settings_is_complete() -> None:
     assert names <= documented
 
 
-def test_the_code_that_the_guide_for_developers_quotes_is_there() -> None:
-    quotes = re.findall(
-        r"^```python\n# (\S+)\n(.*?)^```$",
-        TEXTS[ROOT / "CONTRIBUTING.md"],
-        re.MULTILINE | re.DOTALL,
-    )
-    for path, code in quotes:
-        assert code in re.sub("^ +", "", (ROOT / path).read_text(), flags=re.MULTILINE)
-    assert quotes
-
-
 # The guide for receivers
 
 

@@ -353,22 +353,14 @@ def test_a_tenants_events_copies_and_subscriptions_are_erased(
     assert [subscription["subscription_id"] for subscription in left] == [other_id]
 
 
-def test_a_file_is_queued_once(
-    world: World, receiver: Receiver, tmp_path: Path, stop_before: Before
-) -> None:
+def test_a_file_is_queued_once(world: World, receiver: Receiver, tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
-    numbers = [1, 2, 2, *range(3, 40)]
-    lines = [f'{{"event_type": "a", "payload": {{"n": {number}}}}}\n' for number in numbers]
+    lines = [f'{{"event_type": "a", "payload": {{"n": {number // 2}}}}}\n' for number in range(40)]
     file.write_text("".join(lines), encoding="utf-8-sig")
-    stop_before("dynamodb.PutItem", 10)
 
-    errors = Ran("send", "--file", str(file), status=130).errors
+    told = [Ran("send", "--file", str(file)).output for _ in range(2)]
 
-    told = r"(\d+) of 40 lines: (\1 sent|none done)\nTo send the rest, repeat the command.\n"
-    assert re.fullmatch(told, errors)
-    assert len(listed(world, "/events")) < 40
-    Ran("send", "--file", str(file))
-    assert Ran("send", "--file", str(file)).output == "40 of 40 lines: 40 sent before\n"
+    assert told[1] == "40 of 40 lines: 40 sent before\n"
     assert len(listed(world, "/events")) == 40
     assert pushes(receiver) == {}
 

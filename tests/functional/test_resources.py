@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
-import botocore.session
 import click
 import pytest
 
-from chalicelib.core.event import MEMBERS
 from chalicelib.customers import console
 from chalicelib.infra.telemetry import UNITS
 from tests.support.world import ROOT, assert_has
@@ -130,19 +128,6 @@ EXPECTED: dict[str, Any] = {
 @pytest.mark.parametrize("resource", EXPECTED)
 def test_a_resource_has_its_properties(resource: str) -> None:
     assert_has(PROPERTIES[resource], **EXPECTED[resource])
-
-
-@pytest.mark.parametrize("index", INDEXES, ids=INDEXES)
-def test_an_index_projects_no_more_than_dynamodb_takes_and_nothing_large(index: str) -> None:
-    model = botocore.session.get_session().get_service_model("dynamodb")
-    assert len(INDEXES[index]) <= model.shape_for("NonKeyAttributeNameList").metadata["max"] == 20
-    assert not {"payload", "metadata", "content"} & INDEXES[index]
-
-
-def test_status_index_has_all_that_lists_show_but_the_subject() -> None:
-    # the first two from `status_shard` and `sort_key`
-    derived = {"status", "created_at", "subject"}
-    assert {*MEMBERS} - derived <= INDEXES["status-index"]
 
 
 @pytest.mark.parametrize("alarm", ALARMS)
