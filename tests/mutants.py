@@ -40,9 +40,10 @@ LIBRARIES = (
     "pytest",
     "trustme",
 )
-# An error of the product, raised, or logged and raised by tests/conftest.py, as pytest prints it.
+# An error that the product raised, in a traceback that pytest prints: of a test, or of
+# tests/conftest.py, which raises what the product logs.
 CANNOT_RUN = re.compile(
-    rf"{ROOT}/(?:app\.py|chalicelib/\S+):\d+: "
+    rf'File "{ROOT}/(?:app\.py|chalicelib/\S+)", line \d+, in \S+\n(?:    .*\n)*'
     r"((?:Attribute|Import|Name|Syntax|Type)Error.*)"
 )
 CAUGHT = "caught"
@@ -90,7 +91,7 @@ def run_tests(mutant: Mutant, text: str, outcome: Connection) -> None:
     module = mutant.module.removesuffix(".py").replace("/", ".")
     os.environ |= {"MUTANT_MODULE": module, "MUTANT_SOURCE": text, "PYTHONPATH": str(SITE)}
     runpy.run_path(str(SITE / "sitecustomize.py"))
-    options = ["-n", "0", "-x", "-p", "no:cacheprovider", "--tb=line"]
+    options = ["-n", "0", "-x", "-p", "no:cacheprovider", "--tb=native"]
     with tempfile.TemporaryFile() as printed:
         os.dup2(printed.fileno(), sys.stdout.fileno())
         os.dup2(printed.fileno(), sys.stderr.fileno())
