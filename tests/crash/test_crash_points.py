@@ -300,7 +300,6 @@ DELIVERED_COPY = each(
 PATHS = {
     "POST, delivered": Path(post),
     "POST, to be retried": Path(post, answers=(503,)),
-    "POST, receiver hangs": Path(post, answers=(None,)),
     "POST, refused for good": Path(post, answers=(422,)),
     "POST, respond-async": Path(post_async),
     "POST with a key, and again until it is accepted": Path(post_with_key, answers=(503,)),
@@ -403,12 +402,6 @@ PATHS = {
         )
     },
     "send": Path(send, first=each(post, subscribe()), last=expect_recovered_copies),
-    "send, of an event that is to be retried": Path(
-        send, first=each(post, subscribe()), answers=(503, 422), last=expect_recovered_copies
-    ),
-    "send again": Path(
-        send, first=each(post, subscribe(), send, work), last=expect_recovered_copies
-    ),
     "recover": Path(
         recover, first=each(post, post_async, subscribe()), last=expect_recovered_copies
     ),
