@@ -234,10 +234,10 @@ def get_secret(call: Call) -> Response:
 
 @route("POST", "/subscriptions/{subscription_id}/secret", *CUSTOMERS)
 def renew_secret(call: Call) -> Response:
+    subscription = call.subscription()
     if not call.services.settings.signing_secrets:
         detail = "Secrets derive from WEBHOOK_SIGNING_SECRETS, which is not set."
         raise ApiError(409, "no_signing_secret", detail)
-    subscription = call.subscription()
     return respond_secret(require(call.services.subscriptions.renew_secret(subscription)), call)
 
 

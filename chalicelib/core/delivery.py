@@ -34,7 +34,7 @@ from chalicelib.core.outcome import (
 from chalicelib.core.store import WriteResult
 from chalicelib.core.target import Target
 from chalicelib.infra.clients import CALL_SECONDS
-from chalicelib.infra.errors import StorageUnavailableError
+from chalicelib.infra.errors import OutOfTimeError, StorageUnavailableError
 from chalicelib.infra.queue import MAX_DELAY_SECONDS, Queue
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339, unix_seconds
@@ -43,10 +43,6 @@ AFTER_PUSH_SECONDS = 2 * CALL_SECONDS  # the record and the message
 # All of an attempt but the push: the claim and the target come before it.
 ATTEMPT_SECONDS = 2 * CALL_SECONDS + AFTER_PUSH_SECONDS
 LONG_PUSH_SECONDS = 1.0  # after a push that took so long, the worker waits for no other
-
-
-class OutOfTimeError(Exception):
-    """The function ends too soon for a push."""
 
 
 def deliver(event_id: str, invocation: Invocation) -> None:

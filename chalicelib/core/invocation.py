@@ -80,11 +80,13 @@ class CoreServices:
         return self.slow_queue if is_slow else self.work_queue
 
     def is_slow(self, event: Event) -> bool:
-        """Return whether an event belongs in the slow lane.
+        """Return whether an event belongs in the slow lane; without SLOW_QUEUE_URL there is none.
 
         An event that timed out does, whatever its destination: one that is slow for some types and
         quick for others is never marked, and each push in the fast lane would be cut off.
         """
+        if self.settings.slow_queue_url is None:
+            return False
         return event.has_timed_out or self.lanes.is_slow(event.group_id, self.clock())
 
     def queue_for(self, event: Event) -> Queue:

@@ -20,6 +20,7 @@ QUICK_DELIVERIES = 10  # in a row end that
 MARK_SECONDS = 300
 # How long it knows what it read of a subscription: longer than an attempt takes.
 MEMORY_SECONDS = 60
+READ_AGE_SECONDS = 10  # how old what it read may be
 MAX_DESTINATIONS = 2000  # the one used least recently is forgotten
 
 
@@ -30,7 +31,8 @@ class _Pace:
     last_quick_at: float = 0.0
     slow_pushes: int = 0
     quick_deliveries: int = 0
-    slow_until: float = 0.0
+    marked_until: float = 0.0  # by its own pushes
+    read_until: float = 0.0  # by what is stored
 
 
 class Lanes:
@@ -45,11 +47,24 @@ class Lanes:
         self._pace = lru_cache(MAX_DESTINATIONS)(lambda _destination: _Pace())
 
     def is_slow(self, destination: str, now: float) -> bool:
-        return now < self._pace(destination).slow_until
+        pace = self._pace(destination)
+        return now < max(pace.marked_until, pace.read_until)
 
     def remember(self, destination: str, now: float, *, is_slow: bool) -> None:
-        """Remember what was read of a subscription."""
-        self._pace(destination).slow_until = now + MEMORY_SECONDS if is_slow else 0.0
+        """Remember what was read of a subscription.
+
+        A mark of the container's own stands for a while: what was read may be older than it.
+        """
+        with self._lock:
+            pace = self._pace(destination)
+            if is_slow:
+                if now >= pace.read_until:
+                    pace.quick_deliveries = 0
+                pace.read_until = now + MEMORY_SECONDS
+                return
+            pace.read_until = 0.0
+            if now >= pace.marked_until - MARK_SECONDS + READ_AGE_SECONDS:
+                pace.marked_until = 0.0
 
     def record(self, destination: str, started: float, now: float, result: PushResult) -> None:
         """Count a push that was made; mark the destination, or end the mark, when that is due."""
@@ -63,11 +78,13 @@ class Lanes:
                 pace.slow_pushes += started >= pace.last_quick_at
                 if pace.slow_pushes >= SLOW_PUSHES:
                     pace.slow_pushes = 0
-                    pace.slow_until = now + MARK_SECONDS
+                    pace.marked_until = now + MARK_SECONDS
                 return
             pace.last_quick_at = now
             pace.slow_pushes = 0
             is_quick = seconds < QUICK_SECONDS and result.outcome is Outcome.DELIVERED
             pace.quick_deliveries = pace.quick_deliveries + 1 if is_quick else 0
             if pace.quick_deliveries >= QUICK_DELIVERIES:
-                pace.slow_until = 0.0
+                pace.quick_deliveries = 0
+                pace.marked_until = 0.0
+                pace.read_until = 0.0

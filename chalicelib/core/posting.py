@@ -22,7 +22,7 @@ from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.store import CLAIM_SECONDS, WriteResult, compressed
 from chalicelib.core.target import Target
 from chalicelib.infra.errors import ApiError, EventClaimedError, StorageUnavailableError
-from chalicelib.infra.queue import BATCH_SIZE
+from chalicelib.infra.queue import BATCH_SIZE, Message
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
 from chalicelib.settings import COPIES_ONLY, PULL_ONLY
@@ -269,11 +269,12 @@ def _require_same_body(result: WriteResult, event: Event, services: CoreServices
 def start_plan(stored: Stored, invocation: Invocation) -> Event:
     """Queue or push what is due; return the event as it is then."""
     services = invocation.services
-    queued = [planned.event for planned in stored.due if not planned.is_inline]
-    for is_slow in (False, True):
-        sent = [
-            messages.push_message(event) for event in queued if services.is_slow(event) is is_slow
-        ]
+    lanes: dict[bool, list[Message]] = {False: [], True: []}
+    for planned in stored.due:
+        if not planned.is_inline:
+            is_slow = services.is_slow(planned.event)
+            lanes[is_slow].append(messages.push_message(planned.event))
+    for is_slow, sent in lanes.items():
         batches = [sent[at : at + BATCH_SIZE] for at in range(0, len(sent), BATCH_SIZE)]
         with errors_left_to_sweep(stored.event):
             services.map(services.queue_of(is_slow=is_slow).send_many, batches)

@@ -123,14 +123,16 @@ class EventStore(Table):
     def put_listed(self, copy: Event, original: Event) -> WriteResult:
         """Store a copy and list it in its event, both or neither: an erasure misses no copy.
 
+        The event is kept as long as the copy, or nobody could erase it by the event's id.
         Not applied, the result carries the copy that is there, if the event is as `original` says;
         without one, read the event again: it was changed, or another transaction is in the way.
         """
         listed = dict.fromkeys((*original.copies, copy.event_id))
-        values = {
+        values: Values = {
             ":sort_key": original.sort_key,
             ":copies": dumps(original.copies),
             ":listed": dumps([*listed]),
+            ":expires_at": copy.expires_at,
         }
         put = {
             "Item": serialize({**to_attributes(copy), "content": compressed(copy)}),
@@ -138,7 +140,7 @@ class EventStore(Table):
         }
         update = {
             "Key": serialize({"event_id": original.event_id}),
-            "UpdateExpression": "SET copies = :listed",
+            "UpdateExpression": "SET copies = :listed, expires_at = :expires_at",
             "ConditionExpression": AS_READ,
         }
         reasons = self._transact(values, ("Put", put), ("Update", update))

@@ -27,7 +27,8 @@ from chalicelib.pull.listing import EVENTS, read_page
 
 MAX_COPIES = 500  # 39 bytes each in the event's item, which may have 400 KB
 FIRST_WAIT_SECONDS = 0.05  # for another transaction with the same event
-TRY_SECONDS = 3 * CALL_SECONDS  # to read the event again, store the copy, and send the message
+# To read the event again and store the copy; the message may be left to the sweep.
+TRY_SECONDS = 2 * CALL_SECONDS
 
 AT_ONCE = 8
 LAST_BATCH_SECONDS = 12  # of the time that is left: with less, no batch begins

@@ -18,6 +18,7 @@ from chalicelib.core.outcome import (
     KeptFailed,
     NotPushed,
     Reason,
+    RetryInProcess,
     RetryLater,
     Unscheduled,
 )
@@ -192,7 +193,7 @@ class AllTargets:
         match decision:
             case Delivered():
                 self.subscriptions.clear_failing(subscription)
-            case RetryLater() if event.delivery_attempts == FAILING_ATTEMPTS:
+            case RetryLater() | RetryInProcess() if event.delivery_attempts == FAILING_ATTEMPTS:
                 changed = self.subscriptions.set_failing(subscription, event.last_push_error)
             case DeadLetter():
                 error = event.last_push_error

@@ -98,6 +98,14 @@ class StorageUnavailableError(ApiError):
         super().__init__(503, "unavailable", detail, {"Retry-After": "2"})
 
 
+class OutOfTimeError(ApiError):
+    """503: the function ends too soon for a push."""
+
+    def __init__(self) -> None:
+        detail = "There was no time left for a push; try again."
+        super().__init__(503, "unavailable", detail, {"Retry-After": "2"})
+
+
 class QueueUnavailableError(Exception):
     """SQS failed. Whether a message was sent or deleted is unknown."""
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from heapq import nsmallest
@@ -84,7 +85,13 @@ def sweep(services: CoreServices) -> None:
     so far that everything overdue is queued once before anything is queued twice. Raises
     StorageUnavailableError and QueueUnavailableError after all partitions were tried.
     """
-    is_marked = cache(services.targets.is_slow)  # one read for each subscription
+
+    @cache  # one read for each subscription
+    def is_marked(destination: str) -> bool:
+        with suppress(StorageUnavailableError):  # the fast lane sends on what it should not have
+            return services.targets.is_slow(destination)
+        return False
+
     is_long = {
         lane: services.queue_of(is_slow=lane).depth() >= LONG_QUEUE for lane in (False, True)
     }

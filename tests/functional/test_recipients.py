@@ -54,6 +54,22 @@ def recover(world: World, subscription_id: str, *, key: str = KEY, **members: An
     return world.call("POST", path, body, key=key)
 
 
+def test_a_copy_that_is_sent_late_does_not_outlive_its_event(
+    world: World, target: Receiver
+) -> None:
+    event = post(world)
+    subscription_id = subscribed(world, target.url)
+    world.clock.sleep(29 * DAY_SECONDS)
+    copy = send(world, subscription_id, event["event_id"]).json
+    world.empty_inbox()
+    world.clock.sleep(15 * DAY_SECONDS)
+
+    erased = world.call("DELETE", f"/events/{event['event_id']}", key=KEY)
+
+    assert erased.status_code == 204
+    assert world.call("GET", f"/events/{copy['event_id']}").status_code == 404
+
+
 # Recipients
 
 

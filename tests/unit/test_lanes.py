@@ -65,3 +65,18 @@ def test_what_was_read_is_known_for_a_minute(lanes: Lanes) -> None:
     lanes.remember(ONE, 200, is_slow=True)
     lanes.remember(ONE, 201, is_slow=False)
     assert not lanes.is_slow(ONE, 202)
+
+
+def test_a_mark_is_not_ended_by_what_was_read_that_is_older(lanes: Lanes) -> None:
+    push(lanes, 100, 101, 102, seconds=2.5)
+    lanes.remember(ONE, 114, is_slow=False)
+    assert lanes.is_slow(ONE, 114)
+    lanes.remember(ONE, 115, is_slow=False)
+    assert not lanes.is_slow(ONE, 115)
+
+
+def test_deliveries_before_it_was_marked_do_not_end_a_mark(lanes: Lanes) -> None:
+    push(lanes, *range(100, 109), seconds=0.9)
+    lanes.remember(ONE, 110, is_slow=True)
+    push(lanes, 111, seconds=0.9)
+    assert lanes.is_slow(ONE, 112)
