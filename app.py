@@ -38,7 +38,8 @@ STAGE = deploy_settings["stage"]
 OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"
 app = Chalice(app_name=f"triggers-api-{STAGE}", configure_logs=False)  # the name of the REST API
 route = partial(routes.route, app)
-CUSTOMERS = (Scope.CONSUME, TOKEN)  # whom a subscription may be of
+# who has subscriptions: operators and, with a token, customers
+CUSTOMERS = (Scope.CONSUME, TOKEN)
 # Chalice would answer 415 for other content types
 public = partial(app.route, methods=["GET"], content_types=[])
 

@@ -40,17 +40,17 @@ RESERVED = (
 HEADER_NAME = re.compile(rf"(?!(?i:{RESERVED})$)[\w!#$%&'*+.^`|~-]{{1,64}}", re.ASCII)
 HEADER_VALUE = re.compile(r"[ -~]{1,1024}")
 
-_canonical_encoder = json.JSONEncoder(
-    ensure_ascii=False,
-    separators=(",", ":"),
-    sort_keys=True,
-    allow_nan=False,
-)
-
 
 def _canonical_json(value: Any) -> bytes:
     """Return compact JSON with members sorted: that of equal values is equal."""
-    return _canonical_encoder.encode(value).encode()
+    text = json.dumps(
+        value,
+        ensure_ascii=False,
+        separators=(",", ":"),
+        sort_keys=True,
+        allow_nan=False,
+    )
+    return text.encode()
 
 
 def parse_query(query: Mapping[str, Sequence[str]], parsers: Parsers) -> Json:
