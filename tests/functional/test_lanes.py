@@ -201,6 +201,19 @@ def test_only_the_failed_messages_of_a_slow_batch_come_again(
     assert lengths(world) == (0, 1)
 
 
+@pytest.mark.usefixtures("copies")
+def test_in_one_lane_a_subscription_that_was_slow_is_pushed_to_at_once(
+    world: World, target: Receiver
+) -> None:
+    make_slow(world, target)
+    del world.environ["SLOW_QUEUE_URL"]
+    world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
+
+    world.post()
+
+    assert len(target.requests) == 4
+
+
 def test_without_a_slow_queue_there_is_one_lane_with_full_time_and_no_marks(
     world: World, receiver: Receiver
 ) -> None:
