@@ -118,30 +118,29 @@ def test_a_paused_subscription_waits_until_it_is_enabled(
 
 
 @pytest.mark.parametrize(
-    ("event_type", "payload", "matches", "reason", "member"),
+    ("event_type", "total", "reason", "member"),
     [
-        ("order.created", {"order": {"total": 120}}, True, None, None),
-        ("order.created", {"order": {"total": 80}}, False, "filter", "order.total"),
-        ("invoice.paid", {"order": {"total": 120}}, False, "event_types", None),
+        ("order.created", 120, None, None),
+        ("order.created", 80, "filter", "order.total"),
+        ("invoice.paid", 120, "event_types", None),
     ],
 )
 def test_a_test_with_a_payload_tells_whether_a_copy_would_be_made(
     world: World,
     target: Receiver,
     event_type: str,
-    payload: Any,
-    matches: bool,
+    total: int,
     reason: str | None,
     member: str | None,
 ) -> None:
     numeric = {"order": {"total": [{"numeric": [">=", 100]}]}}
     path = subscribed(world, target, "order.*", tenant="a", filter=numeric)
+    posted = {"event_type": event_type, "payload": {"order": {"total": total}}}
 
-    tested = world.call("POST", f"{path}/test", {"event_type": event_type, "payload": payload})
+    tested = world.call("POST", f"{path}/test", posted).json
 
-    assert_has(tested.json, outcome="delivered", matches=matches, reason=reason, member=member)
-    push = target.requests[-1].json()
-    assert_has(push, event_type=event_type, payload=payload, metadata=None, tenant="a")
+    assert_has(tested, outcome="delivered", matches=not reason, reason=reason, member=member)
+    assert_has(target.requests[-1].json(), **posted, metadata=None, tenant="a")
     assert world.call("GET", "/events").json["events"] == []
 
 

@@ -163,8 +163,7 @@ def test_every_fault_of_a_body_is_named(world: World) -> None:
             ["event_type", *names],
         ),
         ("lease", '{"limit": true, "lease_seconds": 1.5, "tenant": 1}', [*names, "tenant"]),
-        ("lease", '{"limit": "5", "lease_seconds": 0, "colour": 1}', ["colour", *names]),
-        ("lease", '{"limit": 101}', ["limit"]),
+        ("lease", '{"limit": 101, "lease_seconds": 0, "colour": 1}', ["colour", *names]),
         ("acknowledge", '{"lease_id": "lse_1", "event_ids": [1]}', ["event_ids", "lease_id"]),
         (
             "acknowledge",

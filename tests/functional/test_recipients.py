@@ -438,11 +438,8 @@ def test_a_recovery_ends_in_time_and_goes_on_where_it_ended(
 def test_a_request_to_recover_is_validated(world: World, target: Receiver) -> None:
     path = f"/subscriptions/{subscribed(world, target.url)}/recover"
     for body, faults in (
-        ("{}", ["since"]),
-        ('{"since": 1, "only_count": 1}', ["only_count", "since"]),
+        ('{"only_count": 1, "limit": 1}', ["limit", "only_count", "since"]),
         ('{"since": "2h", "until": "now", "cursor": "x"}', ["cursor", "since", "until"]),
-        ('{"since": "2026-13-01T00:00:00Z"}', ["since"]),
-        ('{"since": "2026-11-01T00:00:00Z", "limit": 1}', ["limit"]),
     ):
         answer = world.call("POST", path, body)
         assert answer.status_code == 400

@@ -106,15 +106,13 @@ def test_what_is_printed_can_be_pasted_from_top_to_bottom_block_by_block(
     assert system.call("DELETE", f"/subscriptions/{subscription_id}")[0] == 204
 
 
-def smoke(system: Run | Receiver, key: str, **variables: str) -> tuple[int, str, str]:
-    variables |= {"TRIGGERS_URL": f"http://127.0.0.1:{system.port}", "TRIGGERS_API_KEY": key}
-    return ended(sys.executable, "-m", "tools.smoke", **variables)
-
-
 def test_smoke_passes_and_leaves_nothing(system: Run, printed: list[str]) -> None:
-    status, output, errors = smoke(
-        system, system.key, TARGET_URL=found(printed, r'"target_url": "(http\S+?)"')
-    )
+    variables = {
+        "TRIGGERS_URL": f"http://127.0.0.1:{system.port}",
+        "TRIGGERS_API_KEY": system.key,
+        "TARGET_URL": found(printed, r'"target_url": "(http\S+?)"'),
+    }
+    status, output, errors = ended(sys.executable, "-m", "tools.smoke", **variables)
 
     assert status == 0
     assert errors == ""
