@@ -11,14 +11,13 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 from rich.console import Console
-from rich.progress import track
 
 ROOT = Path(__file__).parent.parent
 SITE = ROOT / "tests" / "support" / "mutation"
@@ -126,34 +125,25 @@ def run(mutant: Mutant, text: str) -> str:
 
 
 def main() -> int:
-    console = Console(highlight=False)
-    mutants = [
-        mutant
-        for mutant in parse(MUTANTS.read_text(encoding="utf-8"))
-        if " ".join(sys.argv[1:]) in mutant.what
-    ]
-    if not mutants:
-        console.print("no mutant has this in its name")
-        return 1
+    console = Console(highlight=False, soft_wrap=True)
+    wanted = " ".join(sys.argv[1:])
+    mutants = [each for each in parse(MUTANTS.read_text(encoding="utf-8")) if wanted in each.what]
     console.print("running their tests without a mutant")
     suites = sorted({mutant.suite for mutant in mutants})
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *suites]
-    if subprocess.run(command, cwd=ROOT, check=False).returncode:
+    if not mutants or subprocess.run(command, cwd=ROOT, check=False).returncode:
         return 1
 
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(LIBRARIES))
     caught = 0
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        running = {pool.submit(run, mutant, mutant.mutated()): mutant for mutant in mutants}
-        finished = track(as_completed(running), "mutants", total=len(mutants), console=console)
-        for number, done in enumerate(finished, 1):
-            if done.result() == CAUGHT:
-                caught += 1
-            else:
-                mutant = running[done]
-                console.print(f"{done.result()}: {mutant.what} ({mutant.module})", soft_wrap=True)
-            if number % 25 == 0 and not console.is_terminal:
+        outcomes = pool.map(lambda mutant: run(mutant, mutant.mutated()), mutants)
+        for number, (mutant, outcome) in enumerate(zip(mutants, outcomes, strict=True), 1):
+            caught += outcome == CAUGHT
+            if outcome != CAUGHT:
+                console.print(f"{outcome}: {mutant.what} ({mutant.module})")
+            if number % 25 == 0:
                 console.print(f"{number} of {len(mutants)}")
     finally:
         pool.shutdown(cancel_futures=True)

@@ -217,13 +217,6 @@ def test_a_subscription_is_paused_and_enabled(world: World, receiver: Receiver) 
         assert bool(shown["disabled_at"]) == is_disabled
 
 
-def test_show_refuses_the_api_of_another_stage(world: World) -> None:
-    event_id = world.post()["event_id"]
-    assert Ran("show", event_id, "--stage=dev").output.startswith(event_id)
-    errors = Ran("show", event_id, "--stage=prod", status=1).errors
-    assert errors == "Error: TRIGGERS_URL is the API of the stage dev\n"
-
-
 def test_an_event_is_found_by_its_subject_and_several_are_listed(world: World) -> None:
     about = ("send", "--type=a", "--subject=order-4711", "--tenant=corp-inc")
     first = Ran(*about).output.split(":")[0]

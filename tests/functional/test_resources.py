@@ -79,7 +79,6 @@ EXPECTED: dict[str, Any] = {
     },
     "DeliveryFailureAlarm": {"MetricName": "DeliveryFailure", **FIRST},
     "SubscriptionDisabledAlarm": {"MetricName": "SubscriptionsDisabled", **FIRST},
-    "OldestPendingAlarm": {"Namespace": "TriggersApi", "MetricName": "OldestPendingAge"},
     "InboxAgeAlarm": {
         **of_queue("InboxQueue", "ApproximateAgeOfOldestMessage"),
         **AT_LEAST_ONE,
@@ -114,12 +113,6 @@ EXPECTED: dict[str, Any] = {
         "EvaluationPeriods": 3,
         "DatapointsToAlarm": 2,
         "ComparisonOperator": AT_LEAST,
-        "Threshold": 1,
-    },
-    "QuietAlarm": {
-        "EvaluationPeriods": {"Ref": "QuietAlarmHours"},
-        "TreatMissingData": "breaching",
-        "ComparisonOperator": "LessThanThreshold",
         "Threshold": 1,
     },
 }

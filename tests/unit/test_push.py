@@ -273,11 +273,8 @@ FAULTY: dict[str, tuple[Behaviour, str]] = {
     "reset": (behave.reset_before_answer, RESET),
     "reset in the headers": (behave.reset_mid_headers, RESET),
     "another protocol": (garbage(), NOT_HTTP),
-    "HTTP 0.9": (garbage(b"<html>hello</html>"), NOT_HTTP),
-    "binary": (garbage(bytes(range(256)) * 10), NOT_HTTP),
     "long header": (garbage(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n"), NOT_HTTP),
     "two lengths": (garbage(head(200, {"Content-Length": "5, 6"}) + b"12345"), NOT_HTTP),
-    "endless headers": (endless(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"), NOT_HTTP),
     "endless 103": (endless(b"", head(103)), NOT_HTTP),
 }
 
