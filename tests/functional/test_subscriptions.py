@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from chalicelib import deps as services
 from chalicelib.core.outcome import Outcome, PushResult
-from tests.conftest import Output
-from tests.support.aws_calls import Aws
+from tests.conftest import During, Output
+from tests.support.aws_calls import Aws, Fault
 from tests.support.in_memory_aws import indexes
 from tests.support.receiver import Receiver, certificates, when_all_are_here
 from tests.support.subscribing import (
@@ -26,7 +27,7 @@ from tests.support.subscribing import (
     subscribed,
     subscriptions,
 )
-from tests.support.world import START, World, assert_has
+from tests.support.world import EVENT, START, Json, World, assert_has
 
 # Subscribing
 
@@ -187,6 +188,47 @@ def test_ten_destinations_are_pushed_at_once_others_queued(
     world.post()
     assert len(target.requests) == 11 + 10
     assert len(world.messages()) == 1
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_repeated_post_completes_what_a_failed_one_began(
+    world: World, target: Receiver, aws: Aws, at: int
+) -> None:
+    for number in range(2):
+        subscribe(world, f"{target.url}&n={number}")
+    aws.fail(Fault.REFUSED, "PutItem", at=at)
+    assert world.call("POST", "/events", EVENT, idempotency_key="k").status_code == 503
+    assert world.get("/inbox")["events"] == []  # the event is stored after its copies
+    aws.heal()
+
+    event = world.call("POST", "/events", EVENT, idempotency_key="k").json
+
+    world.settle()
+    assert {copy["status"] for copy in copies(world, event)} == {"delivered"}
+    assert len(target.requests) == 2
+
+
+def test_a_post_deletes_copies_that_the_event_does_not_list(
+    world: World, target: Receiver, during: During
+) -> None:
+    other = replace(world.services)  # another container, whose list is from before the subscription
+    read_lists(other)
+    subscription_id = id_of_new(world, target)
+    copy_ids: list[str] = []
+
+    def post_elsewhere(params: Json, **_: object) -> None:
+        if (event_id := params["Item"]["event_id"]["S"]).startswith("cpy_"):
+            copy_ids.append(event_id)
+            services.use(other)
+            world.post(idempotency_key="k")
+            services.use(world.services)
+
+    during(world.dynamodb, "before-parameter-build.dynamodb.PutItem", post_elsewhere)
+    event = world.post(idempotency_key="k")
+
+    assert (len(copy_ids), event["copies"], target.requests) == (1, [], [])
+    assert world.call("GET", f"/events/{copy_ids[0]}").status_code == 404
+    assert listed(world, f"/events?subscription_id={subscription_id}") == []
 
 
 def test_a_retry_changes_nothing_that_lookup_index_shows_of_a_copy(
