@@ -83,6 +83,7 @@ class History:
     pushes_copies_alone: bool = False  # by some container
     moved_back: dict[tuple[str, str], float] = field(default_factory=dict)  # dead letters, and when
     deleted: set[str] = field(default_factory=set)  # copies
+    messages: int = 0  # that were sent to a queue
     sent: set[str] = field(default_factory=set)  # copies that were made after their event
     # of events, when the latest erasure began
     erased_at: dict[str, float] = field(default_factory=dict)
@@ -229,6 +230,7 @@ class History:
         )
 
     def see_sent(self, event_id: str, group_id: str) -> None:
+        self.messages += 1
         item = self.item(event_id)
         if item and group_id != item.get("subscription_id", "webhook"):
             self.violations.append(f"a message about {event_id} is in the group {group_id!r}")

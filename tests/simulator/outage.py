@@ -299,12 +299,31 @@ TENANTS["one with the same URL; pushed inline"] = partial(
 )
 
 
+def for_ten_minutes(per_second: float) -> str:
+    """Return what ten minutes of a subscription that delivers slowly take, for a person."""
+    world = run_beside(SLOW_TO_DELIVER, per_second=per_second, seconds=600)
+    _, p95 = world.healthy_waits()
+    copies = [event for event in world.items().values() if event.is_copy]
+    pending = sum(event.status is Status.PENDING for event in copies)
+    sent = world.history.messages
+    return f"p95 {p95:.1f} s, {len(copies)} copies, {pending} wait, {sent} messages for all events"
+
+
 def for_some_slow() -> str:
     """Return what becomes of a subscription that is slow for some events, for a person."""
     world = run_beside("answers 503", per_second=5, kind=SomeSlowWorld)
     world.settle()
     failed = [event for event in world.items().values() if event.status is not Status.DELIVERED]
     return f"p95 of the quick ones {world.healthy_waits()[1]:.1f} s, {len(failed)} not delivered"
+
+
+def all_away() -> str:
+    """Return how long it takes until all is delivered after all targets were away, for a person."""
+    world = LongWorld(20, 1, hangs_seconds=600, seconds=600, seed=0)
+    world.run(per_second=0.2, prefer="respond-async")
+    world.settle()
+    last = max(str(event.delivered_at) for event in world.items().values())
+    return f"the last of {len(world.items())} after {unix_seconds(last) - world.ends_at:.0f} s"
 
 
 def told_of_tenants(beside: Callable[..., list[float]]) -> str:
@@ -321,8 +340,12 @@ def told_of_waits(run: Callable[..., Waits], per_second: float) -> str:
 
 def figures() -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield each figure's name, and what returns it, those first that take longest."""
+    yield "20 targets away for ten minutes", all_away
     yield "median gap between a container's trials, each of 6 hours", partial(trial_gaps, 6)
     yield "slow for every second event", for_some_slow
+    for slow_rate in (5, 20):
+        act: Callable[[], object] = partial(for_ten_minutes, slow_rate)
+        yield f"{SLOW_TO_DELIVER}, {slow_rate}/s for ten minutes", act
     for name, beside in TENANTS.items():
         yield f"beside {name}", partial(told_of_tenants, beside)
     for name, trouble, rate, options in troubles():
