@@ -11,6 +11,7 @@ import pytest
 import app
 from chalicelib.operations.recovery import BatchError
 from tests.support import receiver as receivers
+from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import SECRET_PATH, Receiver, status
 from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, UNKNOWN, Answer, World, digest
 
@@ -141,3 +142,23 @@ def test_whatever_the_receiver_does(
     for secret in SECRETS:
         assert secret not in json.dumps(shown)
     assert {event["payload"]["member-itself"] for event in shown} == {"payload-itself"}
+
+
+@pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.LOST])
+@pytest.mark.parametrize("operations", [(), ("UpdateItem",), ("SendMessage", "SendMessageBatch")])
+def test_whatever_aws_does(
+    world: World,
+    receiver: Receiver,
+    aws: Aws,
+    capfd: pytest.CaptureFixture[str],
+    fault: Fault,
+    operations: tuple[str],
+) -> None:
+    world.restart(LOG_LEVEL="DEBUG", WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)
+    receiver.script(200, 422, 503)
+    aws.fail(fault, *operations)
+
+    answers = [*post_in_every_way(world), *post_in_every_way(world), *use_the_api(world)]
+    run_schedules(world)
+
+    assert_silence(world, capfd, answers)
