@@ -87,13 +87,12 @@ function focusNear(button) {
 }
 async function copy({ target }, name, text) {
   const written = navigator.clipboard?.writeText(text) ?? Promise.reject(new Error("needs https"));
-  setText(
-    target,
-    await written.then(
-      () => "Copied",
-      () => "Not copied",
-    ),
+  const told = await written.then(
+    () => "Copied",
+    () => "Not copied",
   );
-  setText($("announcement"), target.textContent);
-  setTimeout(() => setText(target, name), 1500);
+  setText(target, told);
+  setText($("announcement"), told);
+  await sleep(1500);
+  if (target.textContent === told) setText(target, name); // else it asks something else by now
 }
