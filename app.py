@@ -21,7 +21,12 @@ from chalicelib.customers import console, recipients
 from chalicelib.customers.subscription import ENABLE, Subscription
 from chalicelib.deps import Services
 from chalicelib.infra import telemetry
-from chalicelib.infra.errors import ApiError, FieldFault, InvalidRequestError
+from chalicelib.infra.errors import (
+    ApiError,
+    FieldFault,
+    InvalidRequestError,
+    NoSigningSecretError,
+)
 from chalicelib.infra.queue import Message
 from chalicelib.infra.times import rfc3339
 from chalicelib.operations import recovery, schedules
@@ -237,8 +242,7 @@ def get_secret(call: Call) -> Response:
 def renew_secret(call: Call) -> Response:
     subscription = call.subscription()
     if not call.services.settings.signing_secrets:
-        detail = "Secrets derive from WEBHOOK_SIGNING_SECRETS, which is not set."
-        raise ApiError(409, "no_signing_secret", detail)
+        raise NoSigningSecretError
     return respond_secret(require(call.services.subscriptions.renew_secret(subscription)), call)
 
 

@@ -8,7 +8,7 @@ seconds.
 import random
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from threading import Lock
 
@@ -31,7 +31,7 @@ class _State:
     `next_trial_at` is 0 while it is closed.
     """
 
-    url: str
+    url: str = field(repr=False)
     last_success_at: float = 0.0
     failures: int = 0
     wasted_seconds: float = 0.0

@@ -188,7 +188,7 @@ class Subscriptions(Table):
 
     def delete(self, subscription_id: str) -> None:
         """Delete a subscription, if it exists."""
-        self._call("delete_item", TableName=self._name, Key={"event_id": {"S": subscription_id}})
+        self._delete(subscription_id, "attribute_exists(event_id)")
         self._lists.cache_clear()
 
     def end(self, subscription: Subscription) -> bool:

@@ -38,7 +38,7 @@ HOST_NOT_ALLOWED = "host not allowed"
 GONE = "receiver responded 410"
 GONE_RETRY_SECONDS = 1.0
 LEAST_SLOW_SECONDS = 60  # a mark does not end before
-NOT_PUSHED = "Copies alone are pushed here; replay its copies."
+COPIES_ALONE = "Copies alone are pushed here; replay its copies."
 EVENT_MEMBERS = ("event_type", "subscription_id", "source_event_id", "created_at")
 
 
@@ -152,7 +152,7 @@ class AllTargets:
     def replay_refusal(self, event: Event) -> ApiError | None:
         if not event.is_copy:
             is_pushed = self.services.settings.webhook != COPIES_ONLY and not event.is_report
-            return None if is_pushed else ApiError(409, "not_pushed", NOT_PUSHED)
+            return None if is_pushed else ApiError(409, "not_pushed", COPIES_ALONE)
         match self.find(event):
             case Dropped():
                 detail = "The subscription of this copy is gone."

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 from collections.abc import Callable
 
-from chalicelib.infra.errors import ApiError
+from chalicelib.infra.errors import ApiError, NoSigningSecretError
 from chalicelib.infra.times import rfc3339
 from chalicelib.settings import ApiKey, Scope, Settings
 
@@ -24,11 +24,10 @@ def make_token(
 ) -> str:
     """Return a token made by `key`; `expires_at` is in Unix seconds.
 
-    Raises ApiError 409 without signing secrets.
+    Raises NoSigningSecretError.
     """
     if not settings.signing_secrets:
-        detail = "Tokens need WEBHOOK_SIGNING_SECRETS, which is not set."
-        raise ApiError(409, "no_signing_secret", detail)
+        raise NoSigningSecretError
     return _sign(f"{tenant}\0{expires_at}\0{key.name}", key, settings.signing_secrets[0])
 
 

@@ -338,13 +338,11 @@ class _Client:
             def act() -> Any:
                 try:
                     return getattr(getattr(world, self.service), operation)(**parameters)
-                # a failed condition is a response too; claims add to a counter, records do not
+                # A failed condition is a response, too. Only a record asks for its own claim: a
+                # redrive in another thread of the invocation may change the same event.
                 finally:
-                    if (
-                        event_ids
-                        and operation == "update_item"
-                        and "ADD" not in parameters["UpdateExpression"]
-                    ):
+                    condition = parameters.get("ConditionExpression", "")
+                    if event_ids and operation == "update_item" and ":mine" in condition:
                         world.history.see_record(event_ids[0], self.container.invocation)
 
             def fail(fault: Fault) -> Any:
