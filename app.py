@@ -75,8 +75,9 @@ def get_me(call: Call) -> Response:
 
 @route("POST", "/tokens", Scope.CONSUME)
 def create_token(call: Call) -> Response:
-    tenant, seconds = validation.parse_token_request(call.json_body())
-    expires_at = int(call.services.clock()) + seconds
+    asked = call.body(validation.TOKEN)
+    tenant = asked["tenant"]
+    expires_at = int(call.services.clock()) + asked["expires_in_seconds"]
     token = make_token(
         call.key,
         tenant,
@@ -154,14 +155,14 @@ def list_inbox(call: Call) -> Response:
 
 @route("POST", "/inbox/lease", Scope.CONSUME)
 def lease_events(call: Call) -> Response:
-    events = inbox.lease(call.services, **validation.parse_lease_request(call.json_body()))
+    events = inbox.lease(call.services, **call.body(validation.LEASE))
     return respond(f'{{"events":[{",".join(event.leased() for event in events)}]}}')
 
 
 @route("POST", "/inbox/acknowledge", Scope.CONSUME)
 def acknowledge_events(call: Call) -> Response:
-    lease_id, event_ids = validation.parse_acknowledgement(call.json_body())
-    return respond(dumps(inbox.acknowledge_many(lease_id, event_ids, call.services)))
+    asked = call.body(validation.ACKNOWLEDGEMENT)
+    return respond(dumps(inbox.acknowledge_many(call.services, **asked)))
 
 
 @route("DELETE", "/events/{event_id}", Scope.ERASE)
@@ -260,16 +261,15 @@ def enable_subscription(call: Call) -> Response:
 
 @route("POST", "/subscriptions/{subscription_id}/send", *CUSTOMERS)
 def send_event(call: Call) -> Response:
-    event_id = validation.parse_send_request(call.json_body())
-    copy = recipients.send(event_id, call.subscription(), call)
+    asked = call.body(validation.SEND)
+    copy = recipients.send(asked["event_id"], call.subscription(), call)
     return respond(copy.summary(), 202, Location=f"../../events/{copy.event_id}")
 
 
 @route("POST", "/subscriptions/{subscription_id}/recover", *CUSTOMERS)
 def recover_events(call: Call) -> Response:
-    request = validation.parse_recover_request(call.json_body())
-    subscription = call.subscription()
-    recovered = recipients.recover(subscription, call, **request)
+    asked = call.body(validation.RECOVER)
+    recovered = recipients.recover(call.subscription(), call, **asked)
     next_cursor = encode_cursor(recovered.next_cursor)
     return respond(dumps({**recovered._asdict(), "next_cursor": next_cursor}))
 

@@ -58,25 +58,6 @@ class ApiKey:
     expires_at: str | None = None
 
 
-def _number(
-    minimum: float,
-    maximum: float,
-    kind: type[float] = float,
-    noun: str = "a number",
-) -> Parser:
-    def convert(text: str) -> float:
-        number = kind(text)
-        if not minimum <= number <= maximum:
-            raise ValueError
-        return number
-
-    return parser(r"[0-9]*\.?[0-9]+", f"{noun} from {minimum} to {maximum}", convert)
-
-
-def _integer(minimum: int, maximum: int) -> Parser:
-    return _number(minimum, maximum, int, "an integer")
-
-
 def _signing_secrets(text: str) -> tuple[bytes, ...]:
     return tuple(
         base64.b64decode(entry.removeprefix("whsec_"), validate=True) for entry in text.split()
@@ -93,15 +74,16 @@ def _read_api_key(entry: str) -> ApiKey:
 
 
 def _setting(
-    name: str,
     parse: Parser,
     default: Any = MISSING,
     *,
+    name: str = "",
     expected: str = "",
     secret: bool = False,
 ) -> Any:
-    """Declare a setting and its variable, which is required unless there is a default.
+    """Declare a setting, which is required unless there is a default.
 
+    :param name: Of its variable; empty: that of the field in capital letters.
     :param expected: What the variable must be, if it is required.
     """
     metadata = {
@@ -110,6 +92,30 @@ def _setting(
         "expected": f"must be {expected}",
     }
     return field(default=default, repr=not secret, metadata=metadata)
+
+
+def _number(
+    default: float,
+    minimum: float,
+    maximum: float,
+    kind: type[float] = float,
+    noun: str = "a number",
+) -> Any:
+    """Declare a setting that is a number."""
+
+    def convert(text: str) -> float:
+        number = kind(text)
+        if not minimum <= number <= maximum:
+            raise ValueError
+        return number
+
+    parse = parser(r"[0-9]*\.?[0-9]+", f"{noun} from {minimum} to {maximum}", convert)
+    return _setting(parse, default)
+
+
+def _integer(default: int, minimum: int, maximum: int) -> Any:
+    """Declare a setting that is an integer."""
+    return _number(default, minimum, maximum, int, "an integer")
 
 
 API_KEYS = (
@@ -147,86 +153,35 @@ EVENT_TYPES = parser(
 class Settings:
     """All settings of a function. Secrets are left out of `repr()`."""
 
-    events_table_name: str = _setting(
-        "EVENTS_TABLE_NAME",
-        str,
-        expected="the name of the DynamoDB table",
-    )
-    inbox_queue_url: str = _setting(
-        "INBOX_QUEUE_URL",
-        QUEUE_URL,
-        expected="the URL of the work queue",
-    )
-    inbox_dlq_url: str = _setting(
-        "INBOX_DLQ_URL",
-        QUEUE_URL,
-        expected="the URL of the dead letter queue",
-    )
+    events_table_name: str = _setting(str, expected="the name of the DynamoDB table")
+    inbox_queue_url: str = _setting(QUEUE_URL, expected="the URL of the work queue")
+    inbox_dlq_url: str = _setting(QUEUE_URL, expected="the URL of the dead letter queue")
     slow_queue_url: str | None = _setting(
-        "SLOW_QUEUE_URL", QUEUE_URL, None, expected="the URL of the queue of slow destinations"
+        QUEUE_URL, None, expected="the URL of the queue of slow destinations"
     )
-    webhook: str = _setting("ZAPIER_WEBHOOK_URL", _webhook, expected=WEBHOOK, secret=True)
-    api_keys: tuple[ApiKey, ...] = _setting("API_KEYS", _api_keys, expected=API_KEYS, secret=True)
+    webhook: str = _setting(_webhook, name="ZAPIER_WEBHOOK_URL", expected=WEBHOOK, secret=True)
+    api_keys: tuple[ApiKey, ...] = _setting(_api_keys, expected=API_KEYS, secret=True)
     signing_secrets: tuple[bytes, ...] = _setting(
-        "WEBHOOK_SIGNING_SECRETS",
-        SIGNING_SECRETS,
-        (),
-        secret=True,
+        SIGNING_SECRETS, (), name="WEBHOOK_SIGNING_SECRETS", secret=True
     )
-    subscription_hosts: AllowedHosts = _setting(
-        "SUBSCRIPTION_HOSTS",
-        parse_allowed_hosts,
-        DEFAULT_HOSTS,
-    )
-    max_delivery_attempts: int = _setting("MAX_DELIVERY_ATTEMPTS", _integer(1, 1000), 45)
-    backoff_base_seconds: float = _setting(
-        "BACKOFF_BASE_SECONDS",
-        _number(0, DAY_SECONDS),
-        1.0,
-    )
-    backoff_cap_seconds: float = _setting(
-        "BACKOFF_CAP_SECONDS",
-        _number(0, DAY_SECONDS),
-        7200.0,
-    )
-    in_process_wait_seconds: float = _setting(
-        "IN_PROCESS_WAIT_SECONDS",
-        _number(0, 900),
-        8.0,
-    )
-    push_timeout_seconds: float = _setting("PUSH_TIMEOUT_SECONDS", _number(0.01, 20), 10.0)
-    push_connect_timeout_seconds: float = _setting(
-        "PUSH_CONNECT_TIMEOUT_SECONDS",
-        _number(0.01, 20),
-        5.0,
-    )
-    inline_push_timeout_seconds: float = _setting(
-        "INLINE_PUSH_TIMEOUT_SECONDS",
-        _number(0.01, 8),
-        5.0,
-    )
-    breaker_failures: int = _setting("BREAKER_FAILURES", _integer(1, 1_000_000), 3)
-    breaker_open_seconds: float = _setting(
-        "BREAKER_OPEN_SECONDS",
-        _number(0, DAY_SECONDS),
-        30.0,
-    )
-    event_types: list[str] | None = _setting("EVENT_TYPES", EVENT_TYPES, None)
-    event_retention_days: int = _setting("EVENT_RETENTION_DAYS", _integer(1, 3650), 30)
-    subscription_disable_days: float = _setting(
-        "SUBSCRIPTION_DISABLE_DAYS",
-        _number(0, 3650),
-        3.0,
-    )
-    stage: str = _setting("STAGE", parser("[A-Za-z0-9-]{1,32}", "1 to 32 of A-Z a-z 0-9 -"), "dev")
-    log_level: str = _setting("LOG_LEVEL", LOG_LEVEL, "INFO")
-    worker_batch_window_seconds: int = _setting(
-        "WORKER_BATCH_WINDOW_SECONDS",
-        _integer(0, 60),
-        5,
-    )
-    worker_max_concurrency: int = _setting("WORKER_MAX_CONCURRENCY", _integer(2, 1000), 5)
-    slow_max_concurrency: int = _setting("SLOW_MAX_CONCURRENCY", _integer(2, 1000), 5)
+    subscription_hosts: AllowedHosts = _setting(parse_allowed_hosts, DEFAULT_HOSTS)
+    max_delivery_attempts: int = _integer(45, 1, 1000)
+    backoff_base_seconds: float = _number(1.0, 0, DAY_SECONDS)
+    backoff_cap_seconds: float = _number(7200.0, 0, DAY_SECONDS)
+    in_process_wait_seconds: float = _number(8.0, 0, 900)
+    push_timeout_seconds: float = _number(10.0, 0.01, 20)
+    push_connect_timeout_seconds: float = _number(5.0, 0.01, 20)
+    inline_push_timeout_seconds: float = _number(5.0, 0.01, 8)
+    breaker_failures: int = _integer(3, 1, 1_000_000)
+    breaker_open_seconds: float = _number(30.0, 0, DAY_SECONDS)
+    event_types: list[str] | None = _setting(EVENT_TYPES, None)
+    event_retention_days: int = _integer(30, 1, 3650)
+    subscription_disable_days: float = _number(3.0, 0, 3650)
+    stage: str = _setting(parser("[A-Za-z0-9-]{1,32}", "1 to 32 of A-Z a-z 0-9 -"), "dev")
+    log_level: str = _setting(LOG_LEVEL, "INFO")
+    worker_batch_window_seconds: int = _integer(5, 0, 60)
+    worker_max_concurrency: int = _integer(5, 2, 1000)
+    slow_max_concurrency: int = _integer(5, 2, 1000)
 
     @property
     def webhook_url(self) -> str | None:
@@ -242,13 +197,11 @@ class Settings:
         return MESSAGE_GRACE_SECONDS + self.worker_batch_window_seconds
 
 
-FIELDS = {row.metadata["name"]: row.name for row in fields(Settings)}
-PARSERS: Parsers = {row.metadata["name"]: row.metadata["parse"] for row in fields(Settings)}
-DEFAULTS = {row.name: row.default for row in fields(Settings) if row.default is not MISSING}
+FIELDS = {row.metadata["name"] or row.name.upper(): row for row in fields(Settings)}
+PARSERS: Parsers = {name: row.metadata["parse"] for name, row in FIELDS.items()}
+DEFAULTS = {row.name: row.default for row in FIELDS.values() if row.default is not MISSING}
 REQUIRED = {
-    row.metadata["name"]: row.metadata["expected"]
-    for row in fields(Settings)
-    if row.default is MISSING
+    name: row.metadata["expected"] for name, row in FIELDS.items() if row.default is MISSING
 }
 
 
@@ -283,7 +236,7 @@ def load(environ: Variables, read_secret: SecretReader = lambda _: "") -> Settin
 def read(environ: Variables) -> tuple[Json, list[str]]:
     """Return the settings that are set or have a default, by name, and the faults of the others."""
     values, faults = parse_all(_set_variables(environ), PARSERS)
-    given = {FIELDS[name]: value for name, value in values.items()}
+    given = {FIELDS[name].name: value for name, value in values.items()}
     return DEFAULTS | given, [f"{fault.field} is unusable: it {fault.message}" for fault in faults]
 
 

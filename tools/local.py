@@ -15,7 +15,6 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import fields
 from http import HTTPStatus
 from itertools import compress
 from pathlib import Path
@@ -58,7 +57,7 @@ ROOT = Path(__file__).parent.parent
 TOUR = ROOT / "tools" / "paste.sh"
 POLL_SECONDS = 0.2
 WORKER_TIMEOUT_SECONDS = 50.0  # as in .chalice/config.json
-SETTINGS = {row.metadata["name"]: row for row in fields(settings.Settings)}
+SETTINGS = settings.FIELDS
 # What another shell needs to use the same AWS with the same settings
 VARIABLES = (
     "AWS_ENDPOINT_URL",

@@ -14,20 +14,19 @@ from chalicelib.core.breaker import Breaker
 from chalicelib.core.event import Attempt, Event, Status
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.outcome import (
+    GIVEN_BACK_SECONDS,
     NOT_PUSHED,
     DeadLetter,
     Decision,
     Delivered,
     Dropped,
-    GivenBack,
     KeptFailed,
     NotDue,
     NotPushed,
     Outcome,
     PushResult,
     Reason,
-    RetryInProcess,
-    RetryLater,
+    Retry,
     Unscheduled,
     decide,
 )
@@ -53,7 +52,7 @@ def deliver(event_id: str, invocation: Invocation) -> None:
     budget_seconds = invocation.services.settings.in_process_wait_seconds
     while True:
         decision = _attempt_due(event_id, budget_seconds, invocation)
-        if not isinstance(decision, RetryInProcess):
+        if not (isinstance(decision, Retry) and decision.is_in_process):
             return
         invocation.services.sleep(decision.delay_seconds)
         budget_seconds -= decision.delay_seconds
@@ -75,11 +74,9 @@ def _attempt_due(event_id: str, budget_seconds: float, invocation: Invocation) -
     try:
         target = services.targets.find(event)
     except StorageUnavailableError:  # an outage of reads must not end events
-        record(event, GivenBack(), invocation)
-        return GivenBack()
+        return _take_back(event, Retry(GIVEN_BACK_SECONDS), invocation)
     if isinstance(target, NotPushed):
-        record(event.without_attempt(), target, invocation)
-        return target
+        return _take_back(event, target, invocation)
     if event.delivery_attempts > services.settings.max_delivery_attempts:
         # The last attempt was not recorded: it killed its process, or its record failed.
         dead_letter = DeadLetter(Reason.EXHAUSTED)
@@ -87,10 +84,14 @@ def _attempt_due(event_id: str, budget_seconds: float, invocation: Invocation) -
         return dead_letter
     if invocation.is_fast_lane and services.is_slow(event):
         # Recorded, then sent: a message that came first would find the event claimed.
-        moved = GivenBack(delay_seconds=0)
-        record(event, moved, invocation)
-        return moved
+        return _take_back(event, Retry(delay_seconds=0), invocation)
     return _attempt(event, target, budget_seconds, invocation)
+
+
+def _take_back(event: Event, decision: Decision, invocation: Invocation) -> Decision:
+    """Record what follows where no push was made: the attempt that the claim counted is none."""
+    record(event.without_attempt(), decision, invocation)
+    return decision
 
 
 def _send_on(event: Event, invocation: Invocation) -> None:
@@ -128,18 +129,17 @@ def _attempt(
             timeout_seconds = invocation.push_timeout_seconds
             result = push(event, target, timeout_seconds, invocation, breaker)
         except OutOfTimeError:
-            record(event, GivenBack(), invocation)
-            return GivenBack()
+            return _take_back(event, Retry(GIVEN_BACK_SECONDS), invocation)
     attempted = event.with_attempt(Attempt.of(started, result))
     decision = _decide(attempted, target, result, services)
     keeps_failing = breaker.failures(target) >= settings.breaker_failures
     took_long = services.clock() - started >= LONG_PUSH_SECONDS
     is_slow = invocation.is_slow or services.is_slow(attempted)
     may_wait = not (open_seconds or is_slow or took_long or keeps_failing)
-    if isinstance(decision, RetryLater) and may_wait:
+    if isinstance(decision, Retry) and may_wait:
         time_left = invocation.seconds_left() - ATTEMPT_SECONDS - settings.push_timeout_seconds
         if decision.delay_seconds <= min(budget_seconds, time_left):
-            decision = RetryInProcess(decision.delay_seconds)
+            decision = replace(decision, is_in_process=True)
     _record_attempt(attempted, decision, invocation, target)
     return decision
 
@@ -152,7 +152,8 @@ def push_inline(event: Event, target: Target, invocation: Invocation) -> Event:
     try:
         result = push(event, target, timeout_seconds, invocation, services.inline_breaker)
     except OutOfTimeError:
-        return record(event, GivenBack(), invocation).event or event
+        given_back = Retry(GIVEN_BACK_SECONDS)
+        return record(event.without_attempt(), given_back, invocation).event or event
     attempted = event.with_attempt(Attempt.of(started, result))
     decision = _decide(attempted, target, result, services)
     return _record_attempt(attempted, decision, invocation, target)
@@ -226,14 +227,9 @@ def record(
     match decision:
         case Delivered():
             write = store.record_delivered
-        case RetryLater(delay_seconds):
+        case Retry(delay_seconds, is_in_process):
             write = partial(store.record_retry, delay_seconds=delay_seconds)
-            message_seconds = delay_seconds
-        case RetryInProcess(delay_seconds):
-            write = partial(store.record_retry, delay_seconds=delay_seconds)
-        case GivenBack(delay_seconds):
-            write = partial(store.give_back, delay_seconds=delay_seconds)
-            message_seconds = delay_seconds
+            message_seconds = None if is_in_process else delay_seconds
         case DeadLetter(reason):
             event = replace(event, reason=reason, failed_at=now)
             # Before the record: a crash in between makes a second message, never a silent failure.
@@ -268,7 +264,7 @@ def _log_attempt(
     attempt = event.attempts[-1]
     metrics: dict[str, float] = {}
     retry_seconds = None
-    if isinstance(decision, RetryLater | RetryInProcess):
+    if isinstance(decision, Retry):
         retry_seconds = round(decision.delay_seconds, 3)
         metrics["DeliveryRetry"] = 1
     elif isinstance(decision, Delivered) and is_recorded:

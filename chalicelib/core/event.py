@@ -22,8 +22,8 @@ COPY_PREFIX = "cpy_"  # of the ids of copies
 RESERVED_PREFIX = "triggers."  # of the types of reports
 EVENT_TYPE_OR_PREFIX = re.compile(rf"{EVENT_TYPE.pattern}\*?|\*")
 
-# Compact JSON; json.dumps would build an encoder for each value.
-dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+# Compact JSON; json.dumps would build an encoder for each value. Raises ValueError for NaN.
+dumps = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 class Status(StrEnum):
@@ -213,7 +213,10 @@ class Event:
     @property
     def message(self) -> str:
         """The state of an event as one sentence for a person."""
-        count = self._latest_attempt
+        # A replay does not begin `attempts` anew.
+        kept = len(self.attempts)
+        is_replayed = kept > self.delivery_attempts
+        count = f"{kept} (replayed)" if is_replayed else str(self.delivery_attempts)
         if self.status is not Status.PENDING:
             ending = self.delivered_via or self.reason or Reason.EXHAUSTED
             return SETTLED[ending].format(count)
@@ -225,13 +228,6 @@ class Event:
             what = "Replayed; the next" if self.attempts else "Stored; the first"
             return f"{what} attempt is due at {self.next_attempt_at}."
         return f"Attempt {count} did not succeed; the next is due at {self.next_attempt_at}."
-
-    @property
-    def _latest_attempt(self) -> str:
-        """The number of the latest attempt in `attempts`, which a replay does not begin anew."""
-        kept = len(self.attempts)
-        is_replayed = kept > self.delivery_attempts
-        return f"{kept} (replayed)" if is_replayed else str(self.delivery_attempts)
 
     def _to_json(self, members: Mapping[str, Any], *, include_payload: bool) -> str:
         """Return an object of id, type and `members`, payload and metadata as they are stored."""

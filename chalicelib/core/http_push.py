@@ -65,9 +65,12 @@ class PushClient:
         headers.update(_headers(event.event_id, timestamp, body, target.secrets))
         started = time.monotonic()
         try:
-            uri = parse_url(target.url).request_uri
+            url = parse_url(target.url)
+            uri = url.request_uri
             manager = self._managers[target.public_only]
-            pool = manager.connection_from_url(target.url, {"timeout": connect_timeout_seconds})
+            pool = manager.connection_from_host(
+                url.host, url.port, url.scheme, {"timeout": connect_timeout_seconds}
+            )
             timeout = urllib3.Timeout(total=timeout_seconds)
             response = pool.urlopen(
                 "POST",

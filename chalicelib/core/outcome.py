@@ -112,27 +112,13 @@ class Delivered:
 
 
 @dataclass(frozen=True)
-class RetryLater:
-    """The next attempt is due after `delay_seconds`; a message or, later, the sweep asks for it."""
-
-    delay_seconds: float
-
-
-@dataclass(frozen=True)
-class RetryInProcess:
-    """The next attempt is due after `delay_seconds`, for which the worker waits."""
-
-    delay_seconds: float
-
-
-@dataclass(frozen=True)
-class GivenBack:
-    """No push was made and no attempt is counted; the next is due after `delay_seconds`.
-
-    Storage failed, or the time was too short; or the event belongs in the slow lane: at once.
+class Retry:
+    """The next attempt is due after `delay_seconds`: the worker waits for it itself if it
+    `is_in_process`, else a message or, later, the sweep asks for it.
     """
 
-    delay_seconds: float = GIVEN_BACK_SECONDS
+    delay_seconds: float
+    is_in_process: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,12 +157,12 @@ class NotDue:
 
 
 NotPushed = KeptFailed | Dropped | Unscheduled
-Decision = Delivered | RetryLater | RetryInProcess | DeadLetter | GivenBack | NotPushed
+Decision = Delivered | Retry | DeadLetter | NotPushed
 
 
 def decide(
     result: PushResult, attempt: int, policy: RetryPolicy, random: Callable[[], float]
-) -> Delivered | RetryLater | DeadLetter:
+) -> Delivered | Retry | DeadLetter:
     """Decide what follows from `attempt` (from 1)."""
     if result.outcome is Outcome.DELIVERED:
         return Delivered()
@@ -184,4 +170,4 @@ def decide(
         return DeadLetter(Reason.PERMANENT)
     if attempt >= policy.max_attempts:
         return DeadLetter(Reason.EXHAUSTED)
-    return RetryLater(policy.delay_seconds(attempt, result.retry_after_seconds, random))
+    return Retry(policy.delay_seconds(attempt, result.retry_after_seconds, random))

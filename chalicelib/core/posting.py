@@ -10,6 +10,7 @@ copies, and their ids derive from the body, too, so that B deletes none of A's.
 """
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,14 +35,15 @@ MAX_INLINE_PUSHES = 10
 
 @dataclass(frozen=True)
 class Planned:
-    """A new event or copy and its target.
-
-    One that `is_inline` is pushed while the caller waits, and claimed for that.
-    """
+    """A new event or copy and its target."""
 
     event: Event
     target: Target
-    is_inline: bool = False
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether it is pushed while the caller waits: it is claimed for that."""
+        return self.event.claimed_until is not None
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,8 @@ def make_plan(event: Event, services: CoreServices) -> Plan:
         Planned(make_copy(event, target.subscription_id, services), target)
         for target in services.targets.matching(event)
     ]
-    event = replace(event, copies=tuple(copy.event.event_id for copy in copies))
+    if copies:
+        event = replace(event, copies=tuple(copy.event.event_id for copy in copies))
     return Plan(Planned(event, services.targets.webhook), copies)
 
 
@@ -215,7 +218,7 @@ def _choose_inline(plan: Plan, services: CoreServices) -> Plan:
         if is_inline:
             places -= 1
             event = replace(event, delivery_attempts=1, claimed_until=until, requeue_at=until)
-        chosen.append(Planned(event, target, is_inline))
+        chosen.append(Planned(event, target))
     return Plan(chosen[0], chosen[1:])
 
 
@@ -269,7 +272,7 @@ def _require_same_body(result: WriteResult, event: Event, services: CoreServices
 def start_plan(stored: Stored, invocation: Invocation) -> Event:
     """Queue or push what is due; return the event as it is then."""
     services = invocation.services
-    lanes: dict[bool, list[Message]] = {False: [], True: []}
+    lanes: defaultdict[bool, list[Message]] = defaultdict(list)
     for planned in stored.due:
         if not planned.is_inline:
             is_slow = services.is_slow(planned.event)

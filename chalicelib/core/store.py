@@ -23,7 +23,7 @@ from chalicelib.core.event import (
 )
 from chalicelib.core.outcome import Outcome, Reason
 from chalicelib.infra.queue import MAX_DELAY_SECONDS
-from chalicelib.infra.table import LOWEST, NO_VALUES, Table, Values, Written, serialize
+from chalicelib.infra.table import LOWEST, NO_VALUES, Table, Values, Written, key_of, serialize
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
 from chalicelib.settings import Settings
@@ -117,7 +117,7 @@ class EventStore(Table):
         It carries a new `claim_id` for `delete_claimed`.
         """
         item = serialize({**to_attributes(event), "content": content})
-        result = self._result(self._put(item, ABSENT))
+        result = self._result(self._write("put_item", ABSENT, Item=item))
         return WriteResult(True, event) if result.applied else result
 
     def put_listed(self, copy: Event, original: Event) -> WriteResult:
@@ -194,10 +194,6 @@ class EventStore(Table):
             **CLEAR_SCHEDULE,
         )
 
-    def give_back(self, event: Event, *, delay_seconds: float) -> WriteResult:
-        """Give back the attempt that the claim counted: no push was made."""
-        return self.record_retry(event.without_attempt(), delay_seconds=delay_seconds)
-
     def unschedule(self, event: Event) -> WriteResult:
         """Record that there is no URL to push to: the event waits in the inbox."""
         return self._record(event, **CLEAR_SCHEDULE)
@@ -231,7 +227,7 @@ class EventStore(Table):
 
     def delete(self, event_id: str, condition: str, values: Values = NO_VALUES) -> WriteResult:
         """Delete an event if `condition` holds, of an absent one, too, if it says so."""
-        return self._result(self._delete(event_id, condition, values))
+        return self._result(self._write("delete_item", condition, values, Key=key_of(event_id)))
 
     def get(self, event_id: str) -> Event | None:
         """Return the event, read consistently, or None."""

@@ -27,7 +27,7 @@ from chalicelib.infra.errors import (
     StorageUnavailableError,
 )
 from chalicelib.infra.parsing import Json
-from chalicelib.infra.table import BY_LOOKUP, LOWEST, Table, Values, serialize
+from chalicelib.infra.table import BY_LOOKUP, LOWEST, Table, Values, key_of, serialize
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
 
@@ -128,7 +128,7 @@ class Subscriptions(Table):
                 **members,
             }
         )
-        applied, _ = self._put(item, ABSENT)
+        applied, _ = self._write("put_item", ABSENT, Item=item)
         self._lists.cache_clear()
         return Subscription.from_item(item) if applied else None
 
@@ -188,7 +188,7 @@ class Subscriptions(Table):
 
     def delete(self, subscription_id: str) -> None:
         """Delete a subscription, if it exists."""
-        self._delete(subscription_id, "attribute_exists(event_id)")
+        self._write("delete_item", "attribute_exists(event_id)", Key=key_of(subscription_id))
         self._lists.cache_clear()
 
     def end(self, subscription: Subscription) -> bool:
@@ -198,11 +198,8 @@ class Subscriptions(Table):
         """
         applied = False
         with suppress(StorageUnavailableError):
-            applied, _ = self._delete(
-                subscription.subscription_id,
-                SAME_TARGET,
-                _seen(subscription),
-            )
+            key = key_of(subscription.subscription_id)
+            applied, _ = self._write("delete_item", SAME_TARGET, _seen(subscription), Key=key)
         if applied:
             self._lists.cache_clear()
             logger.warning(
@@ -334,15 +331,16 @@ class Subscriptions(Table):
         keys = dict.fromkeys((None, event.tenant))
         listed = [subscription for key in keys for subscription in self._lists(key)]
         typed = [known for known in listed if known.matches(event.event_type)]
-        if event.is_report:  # no payload of the caller's
+        # A report has no payload of the caller's.
+        if event.is_report or not any(subscription.filter for subscription in typed):
             return typed
-        read_payload = cache(lambda: json.loads(event.payload))
         try:
+            payload = json.loads(event.payload)
             return [
                 subscription
                 for subscription in typed
                 if subscription.filter is None
-                or filters.mismatch(subscription.filter, read_payload()) is None
+                or filters.mismatch(subscription.filter, payload) is None
             ]
         except RecursionError:
             raise InvalidRequestError(FieldFault("payload", "is nested too deep")) from None

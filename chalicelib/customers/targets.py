@@ -6,6 +6,7 @@ fail would make more and more of them.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from chalicelib.core import delivery, messages, posting
 from chalicelib.core.event import RESERVED_PREFIX, Attempt, Event, NewEvent, dumps
@@ -18,8 +19,7 @@ from chalicelib.core.outcome import (
     KeptFailed,
     NotPushed,
     Reason,
-    RetryInProcess,
-    RetryLater,
+    Retry,
     Unscheduled,
 )
 from chalicelib.core.target import Target
@@ -95,7 +95,7 @@ class AllTargets:
     services: CoreServices
     subscriptions: Subscriptions
 
-    @property
+    @cached_property
     def webhook(self) -> Target:
         settings = self.services.settings
         url = settings.webhook_url or ""
@@ -175,12 +175,12 @@ class AllTargets:
             if self.subscriptions.end(subscription):
                 subscription_changed("ended", subscription, event, self.services)
                 return Dropped()
-            return RetryLater(GONE_RETRY_SECONDS)
+            return Retry(GONE_RETRY_SECONDS)
         disabled = self.subscriptions.disable(subscription, GONE, TARGET_ENABLED)
         if disabled:
             subscription_changed("disabled", disabled, event, self.services)
             return KeptFailed()
-        return RetryLater(GONE_RETRY_SECONDS)
+        return Retry(GONE_RETRY_SECONDS)
 
     def on_recorded(self, target: Target, event: Event, decision: Decision) -> None:
         """Set and clear `failing_since`, disable what fails for days, and report that."""
@@ -193,7 +193,7 @@ class AllTargets:
         match decision:
             case Delivered():
                 self.subscriptions.clear_failing(subscription)
-            case RetryLater() | RetryInProcess() if event.delivery_attempts == FAILING_ATTEMPTS:
+            case Retry() if event.delivery_attempts == FAILING_ATTEMPTS:
                 changed = self.subscriptions.set_failing(subscription, event.last_push_error)
             case DeadLetter():
                 error = event.last_push_error

@@ -98,7 +98,7 @@ class Table:
         response = self._call(
             "get_item",
             TableName=self._name,
-            Key=_key(key),
+            Key=key_of(key),
             ConsistentRead=True,
         )
         return response.get("Item")
@@ -114,7 +114,7 @@ class Table:
             options = self._complete(options, NO_VALUES)
         items: list[Item] = []
         for start in range(0, len(keys), MAX_KEYS):
-            options["Keys"] = [*map(_key, keys[start : start + MAX_KEYS])]
+            options["Keys"] = [*map(key_of, keys[start : start + MAX_KEYS])]
             request = {self._name: options}
             while request:  # again for what is over 16 MB, or was throttled
                 response = self._call("batch_get_item", RequestItems=request)
@@ -153,37 +153,19 @@ class Table:
             "update_item",
             condition,
             {**known, **values},
-            Key=_key(key),
+            Key=key_of(key),
             UpdateExpression=" ".join(expression),
             **parameters,
-        )
-
-    def _put(self, item: Item, condition: str) -> Written:
-        """Store an item, if `condition` holds."""
-        return self._write("put_item", condition, NO_VALUES, Item=item)
-
-    def _delete(
-        self,
-        key: str,
-        condition: str,
-        values: Values = NO_VALUES,
-    ) -> Written:
-        """Delete an item, if `condition` holds."""
-        return self._write(
-            "delete_item",
-            condition,
-            values,
-            Key=_key(key),
         )
 
     def _write(
         self,
         operation: str,
         condition: str,
-        values: Values,
+        values: Values = NO_VALUES,
         **parameters: Any,
     ) -> Written:
-        """Make a write of one item, if `condition` holds."""
+        """Put, update or delete one item, if `condition` holds."""
         response = self._call(
             operation,
             values,
@@ -263,7 +245,7 @@ def serialize(values: Values) -> Item:
     return item
 
 
-def _key(event_id: str) -> Item:
+def key_of(event_id: str) -> Item:
     """Return the primary key of an item."""
     return {"event_id": {"S": event_id}}
 

@@ -16,8 +16,8 @@ def rfc3339(unix_seconds: float) -> str:
 
 
 def rfc3339_of(moment: datetime) -> str:
-    """Return a time with a time zone as `rfc3339` does."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    """Return a time in UTC as `rfc3339` does."""
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def unix_seconds(timestamp: str) -> float:

@@ -14,6 +14,7 @@ from chalicelib.core.store import (
     CLAIM_SECONDS,
     CLEAR_SCHEDULE,
     EXISTS,
+    FIELDS,
     UNCLAIMED,
     WriteResult,
     status_attributes,
@@ -32,18 +33,19 @@ REDRIVABLE = f"{REPLAYABLE} AND #status = :failed"
 ERASABLE = f"(attribute_exists(status_shard) OR expires_at > :now_seconds) AND {UNCLAIMED}"
 SETTLED_MEMBERS = ("claimed_until", "delivered_at", "delivered_via", "failed_at", "reason")
 CLAIMED = "The event is claimed; try again when the claim ends."
-# What a mark of an erasure does not keep of an event.
-ERASED = (
-    "content",
-    "attempts",
-    "last_error",
-    "tenant",
-    "subject",
-    "body_hash",
-    "status_shard",
-    "lookup_key",
-    "claimed_until",
-)
+# What a mark of an erasure keeps of an event; a member that is added to events goes.
+KEPT = {
+    "event_id",
+    "event_type",
+    "created_by",
+    "sort_key",
+    "claim_id",
+    "copies",
+    "subscription_id",
+    "source_event_id",
+    "response_bytes",
+}
+ERASED = {*FIELDS, "content", "status_shard", "lookup_key"} - KEPT
 
 
 class BatchError(Exception):

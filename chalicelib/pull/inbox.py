@@ -103,11 +103,7 @@ def acknowledge(event_id: str, services: CoreServices, lease_id: str | None = No
         raise LeaseLostError
 
 
-def acknowledge_many(
-    lease_id: str,
-    event_ids: Sequence[str],
-    services: CoreServices,
-) -> Json:
+def acknowledge_many(services: CoreServices, lease_id: str, event_ids: Sequence[str]) -> Json:
     """Record that a consumer has processed events of its lease; return their ids, and the others.
 
     Raises StorageUnavailableError if DynamoDB fails for one; a repeated call completes it.
@@ -120,7 +116,8 @@ def acknowledge_many(
         return False
 
     answer: Json = {"acknowledged": [], "not_held": []}
-    for event_id, done in zip(event_ids, services.map(is_acknowledged, event_ids), strict=True):
+    unique = list(dict.fromkeys(event_ids))
+    for event_id, done in zip(unique, services.map(is_acknowledged, unique), strict=True):
         answer["acknowledged" if done else "not_held"].append(event_id)
     return answer
 

@@ -4,8 +4,9 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from chalicelib.core.event import (
     EVENT_TYPE_OR_PREFIX,
@@ -41,16 +42,12 @@ HEADER_NAME = re.compile(rf"(?!(?i:{RESERVED})$)[\w!#$%&'*+.^`|~-]{{1,64}}", re.
 HEADER_VALUE = re.compile(r"[ -~]{1,1024}")
 
 
-def _canonical_json(value: Any) -> bytes:
-    """Return compact JSON with members sorted: that of equal values is equal."""
-    text = json.dumps(
-        value,
-        ensure_ascii=False,
-        separators=(",", ":"),
-        sort_keys=True,
-        allow_nan=False,
-    )
-    return text.encode()
+class Body(NamedTuple):
+    """The JSON object of a call's body: its members, of which some are `required`."""
+
+    members: Parsers
+    required: Collection[str] = ()
+    defaults: Mapping[str, Any] = MappingProxyType({})
 
 
 def parse_query(query: Mapping[str, Sequence[str]], parsers: Parsers) -> Json:
@@ -149,18 +146,28 @@ EVENT_MEMBERS = {
     "subject": parser(SUBJECT, SUBJECT_FORM, _printable),
 }
 TEST_MEMBERS = {name: EVENT_MEMBERS[name] for name in ("event_type", "payload")}
-LEASE_MEMBERS = {
-    "limit": integer(MAX_LEASED_EVENTS),
-    "lease_seconds": integer(3600),
-    "event_type": parse_name,
-    "tenant": parse_name,
-}
-ACKNOWLEDGEMENT_MEMBERS = {
-    "lease_id": parser("lse_[0-9a-f]{32}", "a lease_id as it was returned"),
-    "event_ids": list_of("ids", MAX_LEASED_EVENTS, "(?s).*"),
-}
-SEND_MEMBERS = {"event_id": parser("(?s).*", "an event_id")}
-TOKEN_MEMBERS = {"tenant": parse_name, "expires_in_seconds": integer(30 * 24 * 3600, 60)}
+LEASE = Body(
+    {
+        "limit": integer(MAX_LEASED_EVENTS),
+        "lease_seconds": integer(3600),
+        "event_type": parse_name,
+        "tenant": parse_name,
+    },
+    defaults={"limit": 10, "lease_seconds": 300},
+)
+ACKNOWLEDGEMENT = Body(
+    {
+        "lease_id": parser("lse_[0-9a-f]{32}", "a lease_id as it was returned"),
+        "event_ids": list_of("ids", MAX_LEASED_EVENTS, "(?s).*"),
+    },
+    required=("lease_id", "event_ids"),
+)
+SEND = Body({"event_id": parser("(?s).*", "an event_id")}, required=("event_id",))
+TOKEN = Body(
+    {"tenant": parse_name, "expires_in_seconds": integer(30 * 24 * 3600, 60)},
+    required=("tenant",),
+    defaults={"expires_in_seconds": 3600},
+)
 DESCRIPTION_MEMBERS = {
     "event_types": list_of(
         "event types or prefixes followed by *",
@@ -188,7 +195,7 @@ def _utc(timestamp: str) -> str:
     """Return a time in UTC as sort keys begin; raise ValueError or OverflowError."""
     date = timestamp[:10]
     time = timestamp[11:].upper().replace(" ", "+")
-    return rfc3339_of(datetime.fromisoformat(f"{date}T{time}"))
+    return rfc3339_of(datetime.fromisoformat(f"{date}T{time}").astimezone(UTC))
 
 
 _time = parser(TIMESTAMP, "a time such as 2026-11-25T02:25:03Z", _utc)
@@ -220,12 +227,14 @@ SUBSCRIPTION_PARAMETERS = {
     "state": parser("active|failing|disabled", "active, failing or disabled"),
     "tenant": parser(rf"\*|{EVENT_TYPE.pattern}", f"{NAME}, or * for all"),
 }
-RECOVER_MEMBERS = {
-    "since": PARAMETERS["since"],
-    "until": PARAMETERS["until"],
-    "cursor": PARAMETERS["cursor"],
-    "only_count": must_be("true or false", lambda value: isinstance(value, bool)),
-}
+RECOVER = Body(
+    {
+        **{name: PARAMETERS[name] for name in ("since", "until", "cursor")},
+        "only_count": must_be("true or false", lambda value: isinstance(value, bool)),
+    },
+    required=("since",),
+    defaults={"only_count": False},
+)
 INBOX_PARAMETERS = {
     name: PARAMETERS[name] for name in ("cursor", "event_type", "limit", "order", "tenant")
 }
@@ -240,7 +249,9 @@ def parse_new_event(body: bytes, idempotency_key: str | None = None) -> NewEvent
     document = parse_object(body, EVENT_MEMBERS, ("event_type", "payload"))
     body_hash = None
     if idempotency_key is not None:
-        body_hash = hashlib.sha256(_canonical_json(document)).hexdigest()
+        # the members sorted: equal JSON has an equal hash
+        canonical = json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+        body_hash = hashlib.sha256(canonical.encode()).hexdigest()
     return NewEvent(
         event_type=document["event_type"],
         payload=dumps(document["payload"]),
@@ -266,47 +277,6 @@ def parse_test_event(body: bytes) -> NewEvent | None:
         "null",
         None,
     )
-
-
-def parse_lease_request(body: bytes) -> Json:
-    """Return the members of `body`, which may be empty; raise what `parse_object` raises."""
-    document = parse_object(body.strip() or b"{}", LEASE_MEMBERS)
-    return {
-        "limit": 10,
-        "lease_seconds": 300,
-        **_without_nulls(document),
-    }
-
-
-def parse_acknowledgement(body: bytes) -> tuple[str, list[str]]:
-    """Return the lease and the ids in `body`, each once; raise what `parse_object` raises."""
-    document = parse_object(body, ACKNOWLEDGEMENT_MEMBERS, ACKNOWLEDGEMENT_MEMBERS)
-    return document["lease_id"], list(dict.fromkeys(document["event_ids"]))
-
-
-def parse_token_request(body: bytes) -> tuple[str, int]:
-    """Return the tenant of a new token and its life in seconds.
-
-    Raises what `parse_object` raises.
-    """
-    document = parse_object(body, TOKEN_MEMBERS, ("tenant",))
-    members = {"expires_in_seconds": 3600, **_without_nulls(document)}
-    return members["tenant"], members["expires_in_seconds"]
-
-
-def parse_send_request(body: bytes) -> str:
-    """Return the id of the event to send; raise InvalidRequestError with every fault."""
-    document = parse_object(body, SEND_MEMBERS, SEND_MEMBERS)
-    return str(document["event_id"])
-
-
-def parse_recover_request(body: bytes) -> Json:
-    """Return the period to recover, and whether to `only_count`.
-
-    Raises what `parse_object` raises.
-    """
-    document = parse_object(body, RECOVER_MEMBERS, ("since",))
-    return {"only_count": False, **_without_nulls(document)}
 
 
 def parse_subscription(
@@ -339,6 +309,12 @@ def parse_subscription(
     return changes
 
 
+def parse_body(body: bytes, form: Body) -> Json:
+    """Return the members of `body`, which may be empty; raise what `parse_object` raises."""
+    document = parse_object(body.strip() or b"{}", form.members, form.required)
+    return {**form.defaults, **_without_nulls(document)}
+
+
 def parse_object(
     body: bytes,
     members: Parsers,
@@ -353,13 +329,13 @@ def parse_object(
     _check_size(body)
     try:
         document = json.loads(body.decode())
-        canonical = _canonical_json(document)
+        compact = dumps(document).encode()
     # also for what is no UTF-8, NaN, lone surrogates, too many digits, and nesting
     except (ValueError, RecursionError) as error:
         raise InvalidRequestError(FieldFault("body", f"must be JSON: {error}")) from None
     if not isinstance(document, dict):
         raise InvalidRequestError(FieldFault("body", "must be a JSON object"))
-    _check_size(canonical)
+    _check_size(compact)
     given = _without_nulls(document)
     unknown = sorted(document.keys() - members.keys())
     faults = [FieldFault(name[:128], f"is not one of {', '.join(members)}") for name in unknown]
