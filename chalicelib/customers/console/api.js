@@ -11,7 +11,8 @@ function parse(text) {
     return {}; // 204, or a gateway's page
   }
 }
-// Return {isNew, body, text}. Throws an Error that says what went wrong; it has `status`, `errors`.
+// Return {isNew, body, text}. Throws an Error that says what went wrong; it has `status`, `code`,
+// `errors`.
 async function call(method, path, signals = [], body = undefined) {
   const fitting = key?.replace(/[^\x20-\xff]/g, "?"); // no other character fits a header
   const headers = { Authorization: `Bearer ${fitting}`, "Content-Type": "application/json" };
@@ -22,18 +23,18 @@ async function call(method, path, signals = [], body = undefined) {
   if (response.ok) return { isNew: response.status === 201, body: answer, text };
   const wait = response.headers.get("retry-after");
   const status = `${response.status} ${answer.title ?? response.statusText}`.trim();
-  const told = REFUSALS[answer.code]?.() || `${status}. ${answer.detail ?? ""}`.trim();
+  const told = REFUSALS[answer.code]?.() || say(`${status}. ${answer.detail ?? ""}`.trim());
   const error = new Error(wait ? `${told} Try again in ${wait} s.` : told);
-  throw Object.assign(error, { status: response.status, errors: answer.errors });
+  const { code, errors } = answer;
+  throw Object.assign(error, { status: response.status, code, errors });
 }
-async function get(path) {
-  return (await call("GET", path, [refreshing.signal])).body;
+async function get(path, signal = refreshing.signal) {
+  return (await call("GET", path, [signal])).body;
 }
-// Return up to `enough` items that match, by id, and whether there are more; `path` is also the
-// member that has them.
-async function list(path, given, enough, signal, tellSize = () => {}) {
+// Return up to `enough` items that match, by id, from `cursor` on, whether there are more, and the
+// cursor of those; `path` is also the member that has them.
+async function list(path, given, enough, signal, tellSize = () => {}, cursor = null) {
   const found = new Map();
-  let cursor = null;
   let pages = 0;
   do {
     const limit = path === "events" ? Math.min(enough - found.size, PAGE) : PAGE;
@@ -43,15 +44,15 @@ async function list(path, given, enough, signal, tellSize = () => {}) {
     pages += 1;
     tellSize(found.size);
   } while (cursor && found.size < enough && pages < 5 + enough / PAGE); // a page may hold none
-  return { found, isMore: Boolean(cursor) };
+  return { found, isMore: Boolean(cursor), cursor };
 }
 // An input leaves out seconds that are 0.
 const asTime = (text) => text && `${text.padEnd(19, ":00")}Z`;
-function listEvents(given, enough, signal, tellSize) {
+function listEvents(given, enough, signal, tellSize, cursor) {
   const { copies: shown, rows, since, until, ...filter } = given;
   const source = shown === "no" && !filter.subscription_id ? "original" : "";
   const times = { since: asTime(since), until: asTime(until) };
-  return list("events", { ...filter, ...times, source }, enough, signal, tellSize);
+  return list("events", { ...filter, ...times, source }, enough, signal, tellSize, cursor);
 }
 // Keep what a list of events says.
 function remember(items) {
@@ -65,15 +66,24 @@ function remember(items) {
     if (one.subject) seen.subjects.add(one.subject);
   }
 }
-// Load the subscriptions that events are of, for their names: those of the same tenants, one list
-// after another.
+// Load the webhooks, of which events tell ids alone: all or, of very many, those of the tenants of
+// `some`. A new one is looked for at once, one that is gone not again.
 async function learn(some) {
-  const unnamed = some.filter(({ subscription_id: id }) => id && !subscriptions.has(id));
-  const owners = new Set(["", filters.tenant ?? "", ...unnamed.map(({ tenant }) => tenant ?? "")]);
-  const stale = [...owners].filter((tenant) => Date.now() - (loadedAt.get(tenant) ?? 0) > COUNT_MS);
-  for (const tenant of stale.slice(0, 10)) await loadSubscriptions(tenant);
+  const unnamed = some.map((one) => one.subscription_id).filter((id) => id && !isNamed(id));
+  const isStale = (tenant) => Date.now() - (loadedAt.get(tenant) ?? 0) > LEARN_MS;
+  const isNew = isAll && unnamed.some((id) => !lookedFor.has(id));
+  for (const id of unnamed) lookedFor.add(id);
+  const everybody = me.tenant ?? "*";
+  if (isStale(everybody) || isNew) isAll = !(await loadSubscriptions(everybody)).isMore;
+  if (isAll) return;
+  const tenants = new Set(["", ...some.map(({ tenant }) => tenant ?? "")]);
+  for (const tenant of [...tenants].filter(isStale).slice(0, 10)) await loadSubscriptions(tenant);
 }
-const loadedAt = new Map(); // of the subscriptions of a tenant; "*": of all
+const isNamed = (id) => subscriptions.has(id);
+const lookedFor = new Set(); // ids of webhooks
+const loadedAt = new Map(); // of the webhooks of a tenant; "*": of all
+const owners = new Set(); // tenants that have webhooks
+let isAll = true; // all webhooks are known
 async function loadSubscriptions(tenant) {
   const { found, isMore } = await list("subscriptions", { tenant }, MOST_SHOWN, refreshing.signal);
   for (const [id, one] of subscriptions) {
@@ -83,12 +93,14 @@ async function loadSubscriptions(tenant) {
     subscriptions.set(id, one);
     if (one.tenant) seen.tenants.add(one.tenant);
   }
+  owners.clear();
+  for (const one of subscriptions.values()) owners.add(one.tenant);
   loadedAt.set(tenant, Date.now());
   return { found: [...found.values()], isMore };
 }
 // What recipients say of an event's copies is as good as a list.
-async function loadRecipients(id) {
-  const { recipients } = await get(`events/${id}/recipients`);
+async function loadRecipients(id, signal) {
+  const { recipients } = await get(`events/${id}/recipients`, signal);
   const made = recipients.map((one) => one.copy).filter(Boolean);
   remember(made);
   const ids = new Set(made.map((one) => one.event_id));

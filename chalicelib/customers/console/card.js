@@ -1,12 +1,11 @@
-// The card of one subscription.
-const lastTests = new Map(); // what came of the last test of each: {at, text}
+// The card of one webhook.
 const urls = new Map(); // in full, for a customer, by id: {at, url}
 
 function fillCard(node, one) {
   const parts = partsOf(node);
-  const [state, tone] = stateOf(one);
+  const { text, tone } = stateOf(one);
   setText(parts.name, nameOf(one));
-  setText(parts.state, state);
+  setText(parts.state, text);
   setTone(parts.state, "badge", tone);
   fillCardFacts(parts.facts, one);
   fillCardButtons(parts, one);
@@ -17,18 +16,17 @@ function fillCard(node, one) {
   parts.try.ontoggle = () => {
     if (parts.try.open) fillTry(parts.try, one);
   };
-  parts.recover.ontoggle = () => {
-    if (parts.recover.open) fillRecover(parts.recover, one);
-  };
+  fillRecover(parts.recover, one);
 }
 function fillCardFacts(node, one) {
   const { subscription_id: id, target_host: host, filter, header_names: headers } = one;
   const some = recentOf(one);
   const tested = lastTests.get(id);
-  const lastError = one.last_error ?? (some?.isFailing && some.lastError);
+  const newest = troubleOf(one) && some?.lastError;
+  const lastError = one.disabled_at ? one.last_error : (newest ?? one.last_error);
   const toDo =
     one.disabled_at && !isPaused(one)
-      ? "Mend the receiver, send a test, enable, then replay what failed."
+      ? "Mend the receiver, send a test, enable, then recover what it missed."
       : "";
   const url = urls.get(id)?.url;
   const facts = [
@@ -48,7 +46,7 @@ function fillCardFacts(node, one) {
   const shown = facts.map(([, value]) => value?.textContent ?? value);
   redraw(node, shown, () => makeFacts(facts));
 }
-function tellDeliveries(id, { size, isMore, counts, last }) {
+function tellDeliveries(id, { size, isMore, counts, last, at }) {
   if (!size) return "none yet";
   const amounts = STATUSES.filter((status) => counts[status]).map((status, index) => {
     const text = `${counts[status]} ${status}`;
@@ -56,19 +54,31 @@ function tellDeliveries(id, { size, isMore, counts, last }) {
     return span("", index ? ", " : "", status === "failed" ? link("/", values, text) : text);
   });
   const of = isMore ? `of the newest ${size}: ` : "";
-  return span("", of, ...amounts, `; the last at ${clock(last)}`);
+  const old = Date.now() - at > OLD_MS ? `, ${asOf(at)}` : "";
+  return span("", of, ...amounts, `; the last at ${clock(last)}${old}`);
 }
 function fillCardButtons(parts, one) {
   const { subscription_id: id } = one;
   const some = recentOf(one) ?? recent.get(id);
-  const failed = some?.failed ? `${some.failed}${some.isMoreFailed ? "+" : ""}` : "";
   const isOff = Boolean(one.disabled_at);
-  parts.replay.hidden = isOff || !failed;
-  setText(parts.replay, parts.replay.hidden ? "" : `Replay ${failed} that failed`);
-  parts.enable.hidden = !isOff && !one.failing_since;
+  const failed = isOff ? "" : some?.failed;
+  const waiting = isOff || failed ? 0 : some?.retrying;
+  setText(parts.replay, failed ? `Replay ${failed} that failed` : "");
+  setText(parts.wait, waiting ? `Retry ${waiting} that ${waiting === 1 ? "waits" : "wait"}` : "");
+  parts.enable.hidden = !isOff;
   parts.pause.hidden = isOff;
+  const first = [parts.enable, parts.replay, parts.wait, parts.test].find((each) => !each.hidden);
+  for (const each of [parts.enable, parts.replay, parts.wait, parts.test]) {
+    each.className = each === first ? "primary" : "";
+  }
   parts.deliveries.href = address("/", { subscription_id: id });
-  const buttons = { replay: () => replayAll({ subscription_id: id, status: "failed" }) };
+  const buttons = {
+    replay: () => replayAll({ subscription_id: id, status: "failed" }),
+    wait: () => {
+      parts.recover.open = true;
+      return partsOf(parts.recover).count.click();
+    },
+  };
   for (const [name, given] of Object.entries(CARD_CALLS)) {
     const { method, path, describe, consequence, question } = given;
     buttons[name] = () => {
@@ -79,6 +89,7 @@ function fillCardButtons(parts, one) {
         describe: (answer) => describe(answer, one),
         consequence: consequence?.(one),
         question: question?.(one),
+        tone: given.tone,
       });
     };
   }
@@ -92,14 +103,16 @@ const CARD_CALLS = {
   enable: {
     method: "POST",
     path: "/enable",
-    describe: () => ["It is enabled.", "delivered"],
+    describe: () => ["It is enabled. Recover gets it what failed or was never sent.", "delivered"],
   },
   pause: {
     method: "POST",
     path: "/disable",
-    describe: () => ["It is paused: what it misses is kept as failed until you enable it.", ""],
+    describe: () => ["It is paused. What comes counts as failed; enable it, then recover that.", ""],
     question: (one) => `Pause ${nameOf(one)}?`,
-    consequence: () => "Nothing is sent to it until it is enabled; what it misses can be replayed.",
+    consequence: () =>
+      "Nothing is sent to it until it is enabled: what waits or comes meanwhile counts as failed, \
+and Recover gets it that.",
   },
   secret: {
     method: "GET",
@@ -117,6 +130,7 @@ new one into your receiver meanwhile.",
   },
   delete: {
     method: "DELETE",
+    tone: "danger",
     path: "",
     describe: () => ["It is deleted.", ""],
     question: (one) => `Delete ${nameOf(one)}?`,
@@ -135,16 +149,17 @@ async function loadUrl({ subscription_id: id }) {
 function showSecret(one, { secret, previous_until: until }, added = "") {
   const before = until ? ` The one before signs, too, until ${utc(until)}.` : "";
   const note = secret
-    ? `The secret to check signatures with: ${secret}${before}`
+    ? `The secret to check signatures with:${before}`
     : "Nothing is signed: there is no secret.";
   const closed = confirm(`${nameOf(one)}${added}`, note, secret ? "Copy secret" : "", "Done");
+  setText($("secret"), secret ?? "");
   $("yes").onclick = (click) => {
     click.preventDefault();
     copy(click, "Copy secret", secret);
   };
   $(secret ? "yes" : "no").focus();
   return closed.then(() => {
-    setText($("consequence"), "");
+    setText($("secret"), "");
     return ["", ""];
   });
 }

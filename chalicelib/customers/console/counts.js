@@ -1,15 +1,19 @@
 // Counts of each status under the filters, of events and of copies, and the chart of the last hour.
 const COURSES = {
   delivered: "delivered at once",
-  retried: "after retries",
+  late: "delivered later",
+  absent: "not asked for",
   pending: "pending",
+  retried: "retrying",
   failed: "failed",
 };
+const AT_ONCE_MS = 10e3; // longer, and it was in a queue, or replayed
 let counted = {}; // by status: {found, isMore}
 let countedAt = 0;
+let countMs = 0; // what counting took
 // Count one status after another, unless that was done a moment ago; then what the list has counts.
-async function loadCounts(items) {
-  const now = Date.now();
+async function loadCounts(items, signal) {
+  const startedAt = Date.now();
   for (const one of items) {
     for (const status of STATUSES) {
       if (status !== one.status) counted[status]?.found.delete(one.event_id);
@@ -17,55 +21,58 @@ async function loadCounts(items) {
     counted[one.status]?.found.set(one.event_id, one);
   }
   renderCounts();
-  if (now - countedAt < COUNT_MS) return;
+  if (startedAt - countedAt < Math.max(COUNT_MS, 5 * countMs)) return;
   const most = me.tenant ? PAGE : COUNTED;
   for (const status of ["failed", "pending", "delivered"]) {
-    counted[status] = await listEvents({ ...filters, status }, most, refreshing.signal);
+    counted[status] = await listEvents({ ...filters, status }, most, signal);
+    remember([...counted[status].found.values()]);
     renderCounts();
   }
-  countedAt = now;
+  countedAt = startedAt;
+  countMs = Date.now() - startedAt;
 }
 function renderCounts() {
+  const items = Object.values(counted).flatMap(({ found }) => [...found.values()]);
+  const judged = rowsOf(items).map((row) => ({ row, ...judge(sidesOf(row)) }));
   for (const status of STATUSES) {
-    const [amount, more] = countsOf(status);
+    const [amount, more] = countsOf(status, judged);
     const { amount: first, more: second } = partsOf($(status));
     $(status).ariaPressed = String(filters.status === status);
     setText(first, amount);
     setText(second, more);
   }
-  drawChart();
+  const isOld = countedAt && Date.now() - countedAt > OLD_MS;
+  setText($("counted"), isOld ? `Counted ${asOf(countedAt)}` : "");
+  drawChart(judged);
 }
-// Return the counts of a status as texts: of events and, apart, of copies.
-function countsOf(status) {
+// Return the counts of a status as texts: of events, judged as their badges are, and of copies.
+function countsOf(status, judged) {
   if (!counted[status]) return ["…", ""];
   const { found, isMore } = counted[status];
-  const ids = new Set(found.keys());
-  if (filters.subject) {
-    for (const one of rows.flatMap((row) => copiesOf(row).read)) {
-      if (one.status === status) ids.add(one.event_id); // a list by subject has events alone
-    }
-  }
-  const copyCount = [...ids].filter(isCopy).length;
-  const delivery = me.tenant ? "delivery" : "copy";
-  if (isOfOne()) return [number(copyCount, delivery, isMore), ""];
-  const more = copyCount ? number(copyCount, "copy", isMore) : "";
-  return [number(ids.size - copyCount, "event", isMore), more];
+  const of = judged.filter(({ state }) => (state === "retrying" ? "pending" : state) === status);
+  const retrying = of.filter(({ state }) => state === "retrying").length;
+  const waiting = retrying ? `${retrying.toLocaleString("en")} retrying` : "";
+  if (isOfOne()) return [number(of.length, me.tenant ? "delivery" : "copy", isMore), waiting];
+  const made = judged.flatMap(({ row }) => (isWithoutCopies() ? [] : copiesOf(row).read));
+  const copyCount = made.filter((one) => one.status === status).length;
+  const others = judged.filter(({ state }) => state === "not asked for").length;
+  const more = [
+    copyCount && number(copyCount, "copy", isMore),
+    waiting,
+    status === "delivered" && others && `${others.toLocaleString("en")} not asked for`,
+  ];
+  return [number(of.length, "event", isMore), more.filter(Boolean).join(", ")];
 }
-// Return the course of each event, the worst of its own and those of its copies, and its time.
-function coursesOf(items) {
-  const found = new Map();
-  for (const one of items) {
-    const isLate = one.status === "delivered" && one.delivery_attempts > 1;
-    const course = isLate ? "retried" : one.status;
-    const id = one.source_event_id ?? one.event_id;
-    const former = found.get(id)?.course;
-    const order = Object.keys(COURSES);
-    const isWorse = !former || order.indexOf(course) > order.indexOf(former);
-    if (isWorse) found.set(id, { course, time: Date.parse(one.created_at) });
-  }
-  return [...found.values()];
+// Return whether all that an event is judged by was delivered at once.
+function isAtOnce({ delivered_at, created_at, delivery_attempts, message }) {
+  const took = Date.parse(delivered_at) - Date.parse(created_at);
+  return delivery_attempts <= 1 && took < AT_ONCE_MS && !message?.includes("(replayed)");
 }
-function drawChart() {
+function courseOf({ row, tone, judged }) {
+  const course = tone === "delivered" && !judged.every(isAtOnce) ? "late" : tone;
+  return { course, time: Date.parse((row.event ?? row.items[0]).created_at) };
+}
+function drawChart(judged) {
   const now = Math.floor(Date.now() / 60e3);
   const first = now - 59;
   const isCounting = Object.keys(counted).length < STATUSES.length;
@@ -74,7 +81,7 @@ function drawChart() {
   const cut = Math.max(0, ...lists.filter(({ isMore }) => isMore).map(oldest));
   const isCut = cut > first * 60e3;
   const minutes = Array.from({ length: 60 }, () => []);
-  const all = coursesOf(lists.flatMap(({ found }) => [...found.values()]));
+  const all = isCounting ? [] : judged.map(courseOf);
   const shown = all.filter(({ time }) => time >= Math.max(cut, first * 60e3));
   for (const { course, time } of shown) minutes[Math.floor(time / 60e3) - first]?.push(course);
   const peak = Math.max(...minutes.map(({ length }) => length));

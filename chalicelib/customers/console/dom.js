@@ -49,41 +49,53 @@ function offer(options, values, before = "") {
   redraw(options, texts, () => texts.map((value) => make("option", { value })));
 }
 
-async function confirm(question, consequence, yes, no = "Cancel") {
+async function confirm(question, consequence, yes, no = "Cancel", tone = "primary") {
   const dialog = $("confirm");
   while (dialog.open) await sleep(100); // another question is asked
-  const texts = { question, consequence, yes, no };
+  const texts = { question, consequence, yes, no, secret: "" };
   for (const [part, text] of Object.entries(texts)) setText($(part), text);
+  $("yes").className = tone;
   dialog.showModal();
   return new Promise((resolve) => {
     $("yes").onclick = () => resolve(true);
     $("no").onclick = dialog.oncancel = () => resolve(false);
   });
 }
-// Make the call of a button, after a confirmation if there is a `consequence`. Show in `answer` the
-// text and tone that `describe` makes of the result.
-async function act(button, answer, { method, path, body, describe, consequence, question }) {
+// Make the call of a button, after a confirmation if there is a `consequence`, and after the calls
+// `before`. Show in `answer` the text and tone that `describe` makes of the result.
+async function act(button, answer, given) {
+  const { method, path, body, before = [], describe, consequence, question, tone } = given;
   const { id } = view;
   const action = button.textContent;
-  if (consequence && !(await confirm(question ?? `${action}?`, consequence, action))) return;
+  const asked = [question ?? `${action}?`, consequence, action, "Cancel", tone];
+  if (consequence && !(await confirm(...asked))) return;
   tell(answer, "Waiting for the answer…");
   clearTimeout(timer);
   refreshing.abort(); // it would ask for what is deleted meanwhile
-  const failed = (error) => [error.message, "failed"];
-  const [text, tone] = await call(method, path, [], body).then(describe, failed);
-  if (view.id === id) tell(answer, text, tone);
+  const run = async () => {
+    for (const first of before) await call("POST", first);
+    return describe(await call(method, path, [], body));
+  };
+  const [text, kind] = await run().catch(async (error) => {
+    loadedAt.clear(); // who is disabled has another button
+    return [error.message, "failed"];
+  });
+  if (view.id === id) tell(answer, text, kind);
   await refreshAll();
-  if (button.hidden || !button.isConnected) focusNear(button);
+  if (!button.offsetParent) focusNear(button);
 }
 function tell(answer, text, tone = "") {
   setText(answer, text);
   setTone(answer, "note", tone);
 }
-// Focus the first button that can be seen beside one that went, or the heading.
+// Focus what can be pressed nearest to a button that went, or the heading.
 function focusNear(button) {
-  const beside = [...(button.parentNode?.querySelectorAll("button") ?? [])];
-  const shown = beside.find((one) => one.offsetParent);
-  (shown ?? $(HEADINGS[view.name])).focus({ preventScroll: true });
+  const beside = [...(button.parentNode?.querySelectorAll("button, a, summary") ?? [])];
+  const place = beside.indexOf(button);
+  const distance = (one) => Math.abs(beside.indexOf(one) - place);
+  const shown = beside.filter((one) => one.offsetParent);
+  const [nearest] = shown.sort((a, b) => distance(a) - distance(b));
+  (nearest ?? $(HEADINGS[view.name])).focus({ preventScroll: true });
 }
 async function copy({ target }, name, text) {
   const written = navigator.clipboard?.writeText(text) ?? Promise.reject(new Error("needs https"));

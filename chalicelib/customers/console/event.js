@@ -26,35 +26,42 @@ function bodyOf({ text, created_at, tenant, subject, source_event_id }) {
 const isOwnPushed = () => event.delivered_via !== "subscriptions";
 
 function fillEvent() {
+  const { subject, event_type: type } = event;
   const isOne = isCopy(event.event_id);
-  const statuses = statesOf(recipients ?? []);
-  const own = isOne || isOwnPushed() ? [event.status] : [];
-  const worst = worstOf([...own, ...statuses]) ?? event.status;
-  const [state, tone] = isForNobody(event) ? NOBODY : [worst, worst];
-  document.title = `${event.event_type}: ${state}`;
-  setText($("type"), event.event_type);
-  setText($("status"), state);
-  setTone($("status"), "badge", tone);
+  const isRead = isOne || recipients !== null;
+  const sides = isOne ? { yours: [event], own: [] } : sidesOfEvent();
+  const { state, tone } = judge(sides);
+  const title = subject ?? type;
+  document.title = isRead ? `${title}: ${state}` : title;
+  setText($("type"), title);
+  setText($("kind"), subject ? type : "");
+  setText($("status"), isRead ? state : "…");
+  setTone($("status"), "badge", isRead ? tone : "");
   fillFacts(isOne);
-  fillBecame(isOne, statuses);
+  if (isOne) tell($("became"), say(event.message), tone);
+  else if (isRead) fillBecame(sides, tone);
+  else tell($("became"), "Looking who got it…");
   fillRecipients(isOne);
   fillContent();
+  const ownState = itemState(event);
   setText($("own-title"), isOne ? "Timeline" : "Your own webhook");
-  setText($("own-status"), isOne ? "" : event.status);
-  setTone($("own-status"), "badge", event.status);
+  setText($("own-status"), isOne ? "" : ownState);
+  setTone($("own-status"), "badge", toneOf(ownState));
   setText($("message"), isOne ? "" : say(event.message));
   $("own").hidden = !isOne && !isOwnPushed();
-  setText($("replay"), isOne ? "Replay" : "Replay to your own webhook");
+  const isOff = isOne && Boolean(subscriptions.get(event.subscription_id)?.disabled_at);
+  const name = isOff ? "Enable and replay" : isOne ? "Replay" : "Replay to your own webhook";
+  setText($("replay"), name);
   $("replay").hidden = $("own").hidden;
   setTone($("replay"), "", isOne ? "primary" : "");
-  $("replay-copies").hidden = isOne || !statuses.length;
+  $("replay-copies").hidden = isOne || !(recipients ?? []).some(isSent);
   $("acknowledge").hidden = event.status === "delivered";
   $("erase").hidden = !me.scopes.includes("erase");
 }
 function fillFacts(isOne) {
   const { event_id: id, tenant, subject, subscription_id, source_event_id: source } = event;
   const own = me.tenant ? { subscription_id } : {};
-  const to = isOne && link("/", { subscription_id }, label(subscription_id));
+  const to = isOne && link(`/subscriptions/${subscription_id}`, {}, label(subscription_id));
   const facts = [
     ["Id", span("mono", id)],
     ["Created", `${utc(event.created_at)}${by(event)}`],
@@ -78,15 +85,24 @@ function fillContent() {
 }
 
 const queued = ({ body }) => [`Queued. ${say(body.message)}`, "pending"];
+const ENABLED_FIRST = "The webhook is enabled: what comes is sent to it again.";
 const REPLAYED = "It is queued to be sent again, with all its attempts and the same webhook-id.";
 const actOnEvent = (button, more) =>
   act(button, $("answer"), { path: `events/${view.id}`, ...more });
-function replay(button, id) {
-  const path = `events/${id}/replay`;
-  const call = { method: "POST", path, describe: queued, consequence: REPLAYED };
-  return act(button, $("answer"), call);
+// Replay an event or copy; `owner`: its webhook, which is enabled first.
+function replay(button, id, answer = $("answer"), owner = null) {
+  return act(button, answer, {
+    method: "POST",
+    path: `events/${id}/replay`,
+    before: owner ? [`subscriptions/${owner.subscription_id}/enable`] : [],
+    describe: queued,
+    consequence: owner ? `${ENABLED_FIRST} ${REPLAYED}` : REPLAYED,
+  });
 }
-$("replay").onclick = () => replay($("replay"), view.id);
+$("replay").onclick = () => {
+  const owner = subscriptions.get(event.subscription_id);
+  return replay($("replay"), view.id, $("answer"), owner?.disabled_at && owner);
+};
 $("replay-copies").onclick = () => replayCopies();
 $("acknowledge").onclick = () =>
   actOnEvent($("acknowledge"), {
@@ -100,6 +116,7 @@ $("erase").onclick = () =>
     method: "DELETE",
     describe: () => [miss(`Erased: ${view.id}`), ""],
     consequence: "The event, its copies, payload and attempts are deleted for good.",
+    tone: "danger",
   });
 const texts = {
   id: () => event.event_id,

@@ -15,12 +15,7 @@ function fillForm(form, one, answer) {
   fillTypes(parts, types, one?.event_types ?? []);
   for (const header of one?.header_names ?? []) addHeader(parts.rows, header);
   parts.add.onclick = () => addHeader(parts.rows).querySelector("input").focus();
-  const noted = one?.header_names?.join(", ");
-  url.oninput = () => {
-    const isOther = Boolean(noted) && url.value !== url.defaultValue;
-    const lost = `Give the headers (${noted}) again, too: with another URL they are removed.`;
-    setText(parts.lost, isOther ? lost : "");
-  };
+  url.oninput = () => explain(faultsOf(form, one, "headers"), form);
   setText(parts.save, one ? "Save" : "Add");
   form.onsubmit = () => save(form, one, answer);
 }
@@ -29,7 +24,8 @@ function fillTypes({ ticks, others }, input, chosen) {
   const offered = me.event_types ?? [];
   const ticked = offered.length ? [...new Set([...offered, ...chosen, "triggers.*"])] : [];
   ticks.hidden = !ticked.length;
-  setText(others, offered.length ? "Other types, or beginnings such as order.*" : "Types");
+  setText(others, offered.length ? "Other types, or beginnings such as order.*" : "");
+  input.ariaLabel = offered.length ? null : "Types, none for all";
   input.defaultValue = offered.length ? "" : chosen.join(", ");
   for (const type of ticked) {
     const box = make("input", { type: "checkbox", name: "ticked", value: type });
@@ -48,7 +44,7 @@ function addHeader(rows, name = "") {
   const row = $("header").content.firstElementChild.cloneNode(true);
   const { header, value, remove } = partsOf(row);
   header.defaultValue = name;
-  if (name) value.placeholder = "set; give it again to change any";
+  if (name) value.placeholder = "set; give it again with another URL";
   remove.onclick = () => row.remove();
   if (rows.children.length < MOST_HEADERS) rows.append(row);
   return row.isConnected ? row : rows.lastElementChild;
@@ -108,15 +104,21 @@ function readHeaders(form, one) {
   const given = rows.map(({ header, value }) => [header.value.trim(), value.value]);
   const filled = given.filter(([name, value]) => name || value);
   const known = one?.header_names ?? [];
+  const { target_url: url } = form.elements;
+  const isElsewhere = known.length > 0 && url.value && url.value !== url.defaultValue;
   const isSame =
     filled.length === known.length &&
     filled.every(([name, value]) => !value && known.includes(name));
-  if (isSame) return undefined;
+  if (isSame && !isElsewhere) return undefined;
   const [without] = filled.filter(([, value]) => !value);
-  if (without) throw new Error(`Give the value of ${without[0]} again: all are replaced.`);
+  if (without) throw new Error(`Give the value of ${without[0]} again, or remove it.`);
   return filled.length ? Object.fromEntries(filled) : null;
 }
 
+// Return the faults of one field.
+function faultsOf(form, one, name) {
+  return readForm(form, one).faults.filter(({ field }) => field === name);
+}
 async function save(form, one, answer) {
   const { given, faults } = readForm(form, one);
   if (explain(faults, form)) return;
@@ -136,8 +138,8 @@ async function save(form, one, answer) {
     return refresh();
   }
   fillForm(form);
-  const tenant = me.tenant ? "" : body.tenant;
-  seek(tenant ?? "");
+  if (me.tenant) seek("");
+  else location.hash = `#/subscriptions/${body.subscription_id}`;
   refresh();
   const was = answered.isNew ? " is added" : " was there already";
   await showSecret(body, body, was);

@@ -1,6 +1,7 @@
 // What takes many calls: replaying all that match, and recovering what a webhook missed. One job at
-// a time, with its progress above every view.
+// a time, with its progress in a bar at the bottom.
 let job = null; // an AbortController
+let opener = null; // what began it, and has the focus again after it
 const isRunning = () => job !== null && $("stop").textContent === "Stop";
 const tellJob = (text) => setText($("job-title"), text);
 function showProgress(value, max) {
@@ -11,12 +12,13 @@ function showProgress(value, max) {
 async function runJob(work) {
   if (isRunning()) return $("stop").focus();
   job = new AbortController();
+  opener = document.activeElement;
   $("progress").removeAttribute("value");
   $("job").hidden = $("progress").hidden = false;
   $("stop").textContent = "Stop";
+  $("mend").hidden = true;
   setText($("job-fault"), "");
   tellJob("Counting");
-  $("stop").focus();
   const { signal } = job;
   const told = await work(signal).catch((error) => stopped(error, signal, "Stopped"));
   if (told === null) return endJob();
@@ -33,7 +35,9 @@ function stopped(error, signal, text) {
 function endJob() {
   job = null;
   $("job").hidden = true;
-  $(view.name === "list" ? "replay-all" : HEADINGS[view.name]).focus();
+  if (!opener?.isConnected) $(HEADINGS[view.name]).focus();
+  else if (opener.offsetParent) opener.focus();
+  else focusNear(opener);
 }
 $("stop").onclick = () => (isRunning() ? job.abort() : endJob());
 onbeforeunload = (leaving) => {
@@ -59,20 +63,21 @@ function replayAll(given) {
     const pushed = [...found.values()].filter((one) => one.delivered_via !== "subscriptions");
     const ids = pushed.map(idOf);
     const whatever = given.status ? "" : ", whatever their status";
-    const consequence = `${QUEUED_EACH} If they fail again and that disables a ${noun()}, the rest \
-for it is refused.`;
+    const consequence = `${QUEUED_EACH} If they fail again and that disables a webhook, the rest for \
+it is refused.`;
     const question = `Replay ${tellIds(ids)}${whatever}?`;
     if (!(await confirm(question, consequence, "Replay"))) return null;
-    const told = await replayEach(ids, signal);
+    const told = await replayEach(ids, signal, given.subscription_id);
     if (signal.aborted || given.status !== "failed") return told;
     const left = await listEvents(given, PAGE, signal);
     return `${told}; ${left.found.size}${left.isMore ? "+" : ""} left as failed`;
   });
 }
 const replayMany = (ids) => runJob((signal) => replayEach(ids, signal));
-// Return how many were queued, and how many refused and why.
-async function replayEach(ids, signal) {
+// Return how many were queued, and how many refused and why. `owner`: the webhook that all are for.
+async function replayEach(ids, signal, owner) {
   const refused = new Map(); // how many, by reason
+  const disabled = []; // those that a disabled webhook refused
   const total = tellIds(ids);
   const left = [...ids];
   let done = 0;
@@ -92,46 +97,24 @@ async function replayEach(ids, signal) {
       else if (![404, 409].includes(error.status)) throw error;
       else refused.set(error.message, (refused.get(error.message) ?? 0) + 1);
       if (error) setText($("job-fault"), `${id}: ${error.message}`);
+      if (error?.code === "subscription_disabled") disabled.push(id);
       await sleep(REPLAY_MS);
     }
   } catch (error) {
     end = stopped(error, signal, ", then stopped");
   }
+  if (owner && disabled.length) offerToMend(owner, disabled);
   const reasons = [...refused].map(
     ([reason, count]) => `, ${count} refused: ${reason.replace(/\.$/, "")}`,
   );
   return `${done.toLocaleString("en")} queued${reasons.join("")}${end}`;
 }
-// Count the events that a webhook missed since a time, ask, then send them.
-function recover(one, since) {
-  return runJob(async (signal) => {
-    const given = { since, until: new Date().toISOString() };
-    const missed = await recoverPages(one, { ...given, only_count: true }, signal, (sum) =>
-      tellJob(`Counting: ${sum.sent} missed of ${number(sum.examined, "event")} so far`),
-    );
-    const name = nameOf(one);
-    const among = `of ${number(missed.examined, "event")} since ${clock(since)}`;
-    if (!missed.sent) return `${name} missed nothing ${among}`;
-    const question = `Send ${number(missed.sent, "event")} to ${name}?`;
-    const consequence = `It missed them, ${among}. This tab queues them, the oldest first.`;
-    if (!(await confirm(question, consequence, "Send"))) return null;
-    const sent = await recoverPages(one, given, signal, (sum) => {
-      tellJob(`Sending: ${sum.sent} of ${number(missed.sent, "event")} queued`);
-      showProgress(sum.sent, missed.sent);
+// Offer to enable the webhook that refused some, and to replay those.
+function offerToMend(owner, ids) {
+  $("mend").hidden = false;
+  $("mend").onclick = () =>
+    runJob(async (signal) => {
+      await call("POST", `subscriptions/${owner}/enable`, [signal]);
+      return replayEach(ids, signal, owner);
     });
-    return `${number(sent.sent, "event")} queued for ${name}`;
-  });
-}
-async function recoverPages({ subscription_id: id }, given, signal, tellSum) {
-  const sum = { examined: 0, sent: 0 };
-  let cursor = null;
-  do {
-    const body = JSON.stringify({ ...given, cursor });
-    const answer = await call("POST", `subscriptions/${id}/recover`, [signal], body);
-    sum.examined += answer.body.examined;
-    sum.sent += answer.body.sent;
-    cursor = answer.body.next_cursor;
-    tellSum(sum);
-  } while (cursor);
-  return sum;
 }

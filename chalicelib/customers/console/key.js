@@ -1,27 +1,39 @@
 // The key: in sessionStorage, and handed within the browser to a tab of this page that asks.
 const channel = new BroadcastChannel(API);
 const asked = Math.random();
+let former = null; // whose page this was: of a token that ended nothing is wiped that was typed
 channel.onmessage = ({ data }) => {
   if (data.asked && me) channel.postMessage({ to: data.asked, key });
   else if (data.to === asked && !key) setKey(data.key);
+  else if (data.opened && !key && former) channel.postMessage({ asked });
   else if (data.forgotten && data.forgotten === key) forget();
 };
 function setKey(value, refusal = "") {
   sessionStorage.clear();
   if (value) sessionStorage.setItem("key", value);
-  const loaded = [copies, families, subscriptions, loadedAt, recent, pinned, lastTests, urls];
-  for (const one of [...loaded, ...Object.values(seen)]) one.clear();
+  former = me ?? former;
   key = value;
   me = null;
+  stopCounting();
+  job?.abort();
+  setText($("refusal"), refusal);
+  refresh();
+}
+// Forget what was loaded and typed.
+function wipe() {
+  const known = [copies, families, subscriptions, loadedAt, owners, lookedFor];
+  const ofCards = [recent, pinned, lastTests, urls, missedBy];
+  for (const one of [...known, ...ofCards, ...Object.values(seen)]) one.clear();
+  former = null;
   event = null;
   rows = [];
   listed = [];
+  orders = [];
   resetList();
-  job?.abort();
-  for (const id of ["rows", "subscriptions", "recipients"]) $(id).replaceChildren();
+  for (const id of ["rows", "subscriptions", "overview", "recipients", "orders"]) {
+    $(id).replaceChildren();
+  }
   setText($("nobody"), "");
-  setText($("refusal"), refusal);
-  refresh();
 }
 async function takeKey(linked) {
   const isOther = key && key !== linked;
@@ -34,8 +46,10 @@ const REFUSED_KEYS = {
   403: "This key lacks the scope consume.",
 };
 function forget(status) {
-  document.body.className = key?.startsWith("trt_") ? "customer" : "";
+  const isCustomer = key?.startsWith("trt_");
+  document.body.className = isCustomer ? "customer" : "";
   setKey(null, REFUSED_KEYS[status]);
+  if (!(isCustomer && status)) wipe();
   $("key").focus();
 }
 // Show the page to the owner of a key, or of a token: then it is a customer's.
@@ -43,8 +57,8 @@ const WORDS = {
   operator: {
     home: "← All events",
     back: "← All events",
-    "subscriptions-title": "Subscriptions",
-    "add-title": "Add a subscription",
+    "subscriptions-title": "Webhooks",
+    "add-title": "Add a webhook",
     forget: "Forget key",
   },
   customer: {
@@ -57,14 +71,19 @@ const WORDS = {
 };
 function welcome(owner) {
   if (!owner.tenant && !owner.scopes.includes("consume")) return forget(403);
+  const isSame = Boolean(owner.tenant) && former?.tenant === owner.tenant;
+  if (!isSame) wipe();
   me = owner;
+  readTests();
   const audience = me.tenant ? "customer" : "operator";
   document.body.className = me.tenant ? "customer" : "";
   $("list-title").className = me.tenant ? "" : "unseen";
   document.title = $("owner").textContent = me.tenant ?? "Triggers API";
   for (const [id, text] of Object.entries(WORDS[audience])) $(id).textContent = text;
   if (me.tenant) $("subscriptions-title").textContent = `Webhooks of ${me.tenant}`;
-  fillForm($("add"));
+  $("find-text").placeholder = me.tenant ? "Subject ( / )" : "Id or subject ( / )";
+  if (!isSame) fillForm($("add"));
+  channel.postMessage({ opened: true });
   route();
 }
 $("forget").onclick = () => {

@@ -1,10 +1,13 @@
-// The list: one row for an event and its copies. Under a filter by subscription, and for a
-// customer, a row is one delivery.
+// The list: one row for an event and its copies. Under a filter by webhook, and for a customer, a
+// row is one delivery.
+let loaded = new Map(); // events and copies, by id, the newest first
+let olderCursor = null; // of what is older than those
 let rows = [];
 let isListed = false;
 let isRefused = false; // the filters are, until they change
 let scrolledTo = 0;
 const isOfOne = () => Boolean(filters.subscription_id);
+const isWithoutCopies = () => !isOfOne() && filters.copies === "no";
 const shownItems = () => Math.min(Math.max(Number(filters.rows) || PAGE, PAGE), MOST_SHOWN);
 
 // Forget what was read under other filters; its rows stay until there are new ones.
@@ -12,6 +15,8 @@ function resetList() {
   isListed = false;
   counted = {};
   countedAt = 0;
+  loaded = new Map();
+  olderCursor = null;
 }
 async function loadList() {
   const { subscription_id: id } = filters;
@@ -20,20 +25,48 @@ async function loadList() {
     const isThere = found.some((one) => one.subscription_id === id);
     if (!isThere) return miss("There is no such webhook. It was deleted.");
   }
+  const { signal } = refreshing;
   const given = { ...filters, include: "subject" };
-  const { found, isMore } = await listEvents(given, shownItems(), refreshing.signal);
-  const items = [...found.values()];
-  remember(items);
+  takeNewest(await listEvents(given, PAGE, signal));
+  while (olderCursor && loaded.size < shownItems()) {
+    takeOlder(await listEvents(given, PAGE, signal, undefined, olderCursor));
+  }
+  const items = [...loaded.values()];
+  const byRank = items.toSorted((a, b) => rank(a) - rank(b));
+  if (!loadedAt.size) await learn(byRank); // else a tone could be wrong for a moment
   rows = rowsOf(items);
   isListed = true;
-  $("older").hidden = !isMore || shownItems() === MOST_SHOWN;
+  $("older").hidden = !olderCursor || loaded.size >= MOST_SHOWN;
   renderList();
   markShown();
-  await learn(items.toSorted((a, b) => rank(a) - rank(b)));
+  await learn(byRank);
   renderList();
-  const isMoreUnread = !isOfOne() && (await loadUnread());
-  await loadCounts(items);
-  return isMoreUnread;
+  besides(async (signal) => {
+    await loadCounts(items, signal);
+    if (!isOfOne()) await loadUnread(signal);
+  });
+}
+// Put the newest page above what was loaded before it, if the two meet.
+function takeNewest({ found, cursor }) {
+  const items = keep(found);
+  const oldest = items.at(-1)?.created_at;
+  const isMeeting = items.some((one) => loaded.has(idOf(one)));
+  const isLonger = cursor && isMeeting && shownItems() > PAGE;
+  const older = isLonger ? [...loaded.values()].filter((one) => one.created_at <= oldest) : [];
+  const rest = older.filter((one) => !found.has(idOf(one)));
+  loaded = new Map([...items, ...rest].slice(0, MOST_SHOWN).map((one) => [idOf(one), one]));
+  if (!isLonger) olderCursor = cursor;
+}
+function takeOlder({ found, cursor }) {
+  for (const one of keep(found)) loaded.set(idOf(one), one);
+  olderCursor = cursor;
+}
+// Return the items of a page, marked with the time at which they were read.
+function keep(found) {
+  const readAt = Date.now();
+  const items = [...found.values()].map((one) => ({ ...one, readAt }));
+  remember(items);
+  return items;
 }
 function rowsOf(items) {
   const found = new Map();
@@ -54,58 +87,86 @@ function copiesOf({ id, items }) {
   return { read: read.sort((a, b) => rank(a) - rank(b)), unread: ids.size - read.length };
 }
 const idOf = (one) => one.event_id;
-// Load the copies of up to five rows that are not known in full; return whether there are more.
-async function loadUnread() {
+// Return whose copies a row has, as `judge` takes them, and how many are not read yet.
+function sidesOf(row) {
+  const { read, unread } = copiesOf(row);
+  if (isOfOne()) return { theirs: [], yours: [], own: [row.event], unread: 0 };
+  if (isWithoutCopies()) return { theirs: [], yours: [], own: pushedItself(row.event), unread: 0 };
+  const { tenant } = row.event ?? row.items[0];
+  const isTheirs = (one) => subscriptions.get(one.subscription_id)?.tenant === tenant;
+  const isOfTenants = Boolean(tenant) && owners.has(tenant);
+  const isYours = (one) => !isTheirs(one) && isNamed(one.subscription_id);
+  return {
+    theirs: isOfTenants ? read.filter(isTheirs) : [],
+    yours: isOfTenants ? read.filter(isYours) : read, // whose webhook is gone, nobody knows
+    own: pushedItself(row.event),
+    isOfTenants,
+    unread,
+  };
+}
+// Return what a row's badge tells: its event's state or, under a filter by status, that of what
+// matches it.
+function badgeOf(row, sides) {
+  const verdict = judge(sides);
+  const { status } = filters;
+  const matched = [...pushedItself(row.event), ...row.items].filter((one) => one.status === status);
+  const isOthers = status === "delivered" && verdict.tone === "absent";
+  if (matched.length && !isOthers) {
+    const state = worstOf(matched.map(itemState));
+    return { state, tone: toneOf(state), judged: matched };
+  }
+  const isOpen = sides.unread && !status && ["delivered", "absent"].includes(verdict.tone);
+  return isOpen ? { ...verdict, state: "…", tone: "" } : verdict;
+}
+// Load the copies of some of the rows that are not known in full.
+async function loadUnread(signal) {
   const unread = rows.filter((row) => !families.has(row.id) || copiesOf(row).unread > 0);
-  for (const { id } of unread.slice(0, 5)) {
-    await loadRecipients(id).catch((error) => {
+  for (const { id } of unread.slice(0, 20)) {
+    await loadRecipients(id, signal).catch((error) => {
       if (error.status !== 404) throw error;
       families.set(id, []); // erased meanwhile
     });
     renderList();
   }
-  return unread.length > 5;
 }
 function fillRow(node, row) {
   const parts = partsOf(node);
-  const { read, unread } = copiesOf(row);
-  const worst = worstItem(row, read);
-  const one = row.event ?? worst;
-  const attempts = worst.delivery_attempts;
+  const sides = sidesOf(row);
+  const { state, tone, judged } = badgeOf(row, sides);
+  const one = row.event ?? row.items[0];
+  const deciding = worstItemOf(judged) ?? one;
+  const attempts = judged.length && deciding.delivery_attempts;
   const clocked = me.tenant ? `, ${clock(one.created_at)}` : "";
-  const [state, tone] = isForNobody(worst) ? NOBODY : [worst.status, worst.status];
   setText(parts.state, state);
   setTone(parts.state, "badge", tone);
   setText(parts.subject, one.subject ?? `${row.id.slice(0, 12)}…`);
   setText(parts.type, one.event_type);
-  setText(parts.remark, toldOf(row, read, unread).filter(Boolean).join(", "));
+  setText(parts.remark, toldOf(row, sides, deciding).filter(Boolean).join(", "));
   setText(parts.tries, attempts ? number(attempts, "attempt") : "");
   setText(parts.age, `${relative(one.created_at)}${clocked}`);
   parts.age.title = utc(one.created_at);
   node.firstElementChild.href = `#/events/${row.id}`;
 }
-// Return what of a row has the worst state, a copy rather than the event itself.
-function worstItem({ event: own }, read) {
-  const pushed = own && own.delivered_via !== "subscriptions" ? [own] : [];
-  const all = [...read, ...pushed].filter(({ status }) => status !== "deleted");
-  return all.sort((a, b) => rank(a) - rank(b))[0] ?? own;
-}
-function toldOf(row, read, unread) {
+function toldOf(row, sides, deciding) {
   const { event: own } = row;
-  if (me.tenant) return [remark(own)];
-  const worst = worstItem(row, read);
-  const { tenant } = own ?? worst;
+  const { tenant, readAt } = own ?? row.items[0];
+  const old = isListed && shownAt - readAt > OLD_MS && asOf(readAt);
+  if (me.tenant) return [remark(own), old];
   const whose = tenant && `for ${tenant}`;
-  if (isOfOne()) return [whose, `to ${label(own.subscription_id)}`, remark(own)];
-  const statuses = read.map(({ status }) => status);
-  const count = statuses.length + unread;
-  if (!count) return [whose, isForNobody(own) ? "matched no webhook" : remark(own)];
-  const isWhole = families.has(row.id);
-  const whole = isWhole && became(statuses, unread);
-  if (worst.status === "delivered") return [whose, whole];
-  const name = worst === own ? "your own webhook" : shortLabel(worst.subscription_id);
-  return [whose, whole, `${name}: ${remark(worst)}`];
+  if (isOfOne()) return [whose, `to ${label(own.subscription_id)}`, remark(own), old];
+  const { theirs, yours, isOfTenants, unread } = sides;
+  const isSent = theirs.length + yours.length + unread > 0;
+  const none = isForNobody(deciding) ? "matched no webhook" : remark(deciding);
+  if (!isSent && !isOfTenants) return [whose, none, old];
+  const notAsked = `not asked for by ${tenant}`;
+  const told = families.has(row.id) && tellBecame(sides, unread, notAsked);
+  const whom = told && told.startsWith(notAsked) ? "" : whose;
+  const trouble = [deciding, ...sides.own].filter(({ status }) => status !== "delivered");
+  const reasons = [...new Set(trouble)].map((one) => `${nameOfItem(one)}: ${remark(one)}`);
+  return [whom, told, ...reasons, old];
 }
+const nameOfItem = (one) =>
+  one.subscription_id ? shortLabel(one.subscription_id) : "your own webhook";
 
 function renderList() {
   showItems($("rows"), rows, "id", "row", fillRow);

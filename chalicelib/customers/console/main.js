@@ -4,12 +4,20 @@ const LOADERS = {
   event: loadEvent,
   subscriptions: showSubscriptions,
   missing: search,
+  orders: loadOrders,
 };
 const FIELDS = [...$("filters").querySelectorAll("[name]")];
 let timer;
 let typing;
 let shownAt; // when the main part of the view was loaded last
-const markShown = () => (shownAt = Date.now());
+function markShown() {
+  shownAt = Date.now();
+  tellAge();
+}
+function tellAge() {
+  const isOld = key && shownAt && Date.now() - shownAt > OLD_MS;
+  setText($("as-of"), isOld ? asOf(shownAt) : "");
+}
 
 async function refresh() {
   clearTimeout(timer);
@@ -19,7 +27,6 @@ async function refresh() {
   const startedAt = performance.now();
   show();
   if (!key) return;
-  let isMore = false;
   try {
     if (!me) return welcome(await get("me"));
     setText(
@@ -27,21 +34,36 @@ async function refresh() {
       me.tenant ? `Page ends ${relative(me.expires_at)}` : `${me.name} on ${me.stage}`,
     );
     show();
-    isMore = await LOADERS[view.name]();
+    await LOADERS[view.name]();
     explain([], $("filters"));
     setText($("banner"), "");
   } catch (error) {
     if (signal.aborted || !showFailure(error)) return;
   }
-  // what reads much is read less often
-  const wait = Math.max(REFRESH_MS, 10 * (performance.now() - startedAt));
-  timer = setTimeout(() => document.hidden || refresh(), isMore ? REFRESH_MS / 10 : wait);
+  // what reads much is read less often, but before it is too old
+  const took = performance.now() - startedAt;
+  const wait = Math.max(REFRESH_MS, Math.min(10 * took, OLD_MS - 1e3 - took));
+  timer = setTimeout(() => document.hidden || refresh(), wait);
 }
 const refreshAll = () => {
+  stopCounting();
   recent.forEach((one) => (one.at = 0));
   countedAt = 0;
+  loaded.clear(); // older pages are read again, too
   return refresh();
 };
+// Do what completes the rows beside them: a refresh neither waits for it nor ends it.
+async function besides(work) {
+  if (counting) return;
+  const own = new AbortController();
+  counting = own;
+  await work(own.signal).catch((error) => own.signal.aborted || showFailure(error));
+  if (counting === own) counting = null;
+}
+function stopCounting() {
+  counting?.abort();
+  counting = null;
+}
 // Say what failed, above what was shown before; return whether to try again.
 function showFailure(error) {
   const { status, message } = error;
@@ -66,6 +88,9 @@ function show() {
     node.hidden = !node.dataset.view.includes(shown);
   }
   $("top").hidden = !me;
+  for (const id of ["all-webhooks", "finding"]) {
+    $(id).hidden = shown !== "subscriptions" || Boolean(view.id) === (id === "finding");
+  }
   $("login").hidden = Boolean(key);
   for (const node of $("nav").children) {
     node.ariaCurrent = VIEWS[node.hash.slice(1)] === shown ? "page" : null;
@@ -81,6 +106,7 @@ function route(isTyped = false) {
   const { key: linked, ...given } = values;
   if (linked !== undefined) history.replaceState(null, "", address(path || "/", given));
   const left = view;
+  stopCounting();
   const sought =
     path === "/find" ? given.text : path.match(/^\/(?:events|subscriptions)\/(.+)$/)?.[1];
   view = viewOf(path, sought ?? "");
@@ -98,12 +124,13 @@ function route(isTyped = false) {
   const isSearch = !me?.tenant && (path === "/find" || ID.test(sought ?? ""));
   if (view.name === "missing")
     miss(isSearch ? "Searching…" : "Nothing is here.", isSearch ? sought : "");
-  else if (left.name !== view.name || left.id !== view.id) enter(left);
+  else if (["name", "id", "sought"].some((part) => left[part] !== view[part])) enter(left);
   refresh();
   if (linked) takeKey(linked);
 }
 function viewOf(path, sought) {
   const isWhole = ID.test(sought) && sought.length === 36;
+  if (!isWhole && me?.tenant && path === "/find" && sought) return { name: "orders", sought };
   if (!isWhole) return { name: VIEWS[path] ?? "missing" };
   return { name: sought.startsWith("sub") ? "subscriptions" : "event", id: sought };
 }
@@ -112,6 +139,7 @@ function enter(left) {
   setText($("answer"), "");
   document.title = me?.tenant ?? "Triggers API";
   pinned.clear();
+  foldFilters();
   shownAt = null;
   show();
   scrollTo(0, view.name === "list" ? scrolledTo : 0);
@@ -155,14 +183,21 @@ $("clear").onclick = () => {
   $(HEADINGS[view.name]).focus();
 };
 $("replay-all").onclick = () => replayAll(filters);
+// On a narrow screen the filters are folded, unless some are set.
+const isWide = matchMedia("(min-width: 641px)");
+isWide.onchange = foldFilters;
+function foldFilters() {
+  $("fold").open = isWide.matches || isFiltered();
+}
 $("find").onsubmit = () => {
   location.hash = address("/find", { text: $("find-text").value.trim() });
   $("find").reset();
 };
 $("skip").onclick = (click) => {
   click.preventDefault();
-  const list = { list: "rows", subscriptions: "subscriptions" }[view.name];
-  const first = list && $(list).querySelector("a, button:not([hidden])");
+  const lists = { list: ["rows"], subscriptions: ["overview", "subscriptions"] }[view.name] ?? [];
+  const all = lists.flatMap((id) => [...$(id).querySelectorAll("a, button")]);
+  const first = all.find((one) => one.offsetParent);
   (first ?? $(HEADINGS[view.name])).focus();
 };
 onkeydown = (press) => {
@@ -177,6 +212,7 @@ $("example").textContent = `${curl("events")} \\
 onhashchange = () => route();
 document.onvisibilitychange = () => document.hidden || refresh();
 setInterval(() => {
+  tellAge();
   if (me && view.name === "list") renderList();
   else if (event && event.event_id === view.id) drawTimeline();
 }, 1000);

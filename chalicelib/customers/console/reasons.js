@@ -17,9 +17,8 @@ function whyFiltered(filter, member, payload) {
   const wanted = filter && memberAt(filter, member);
   const values = memberAt(payload, member);
   const has = values === undefined ? "has none" : `has ${short(tellValue(values))}`;
-  return wanted
-    ? `takes ${member} ${tellFilter(wanted)}; this ${has}`
-    : `its filter on ${member}; this ${has}`;
+  const end = payload === undefined ? "" : `; this ${has}`; // a customer's search has no payloads
+  return wanted ? `takes ${member} ${tellFilter(wanted)}${end}` : `its filter on ${member}${end}`;
 }
 // Return the member at a path, whose names may have dots; in lists, of each of their objects.
 function memberAt(value, path) {

@@ -1,68 +1,101 @@
 // The recipients of an event: who got it, who did not and why, and how it gets to them.
-function statesOf(some) {
-  const made = some.filter((one) => one.copy || one.reason === "deleted");
-  return made.map((one) => one.copy?.status ?? "deleted");
+const isSent = (one) => Boolean(one.copy) || one.reason === "deleted";
+const itemOf = (one) => one.copy ?? { event_id: "", status: "deleted" };
+// Return the recipients of the event as `judge` takes them.
+function sidesOfEvent() {
+  const all = recipients ?? [];
+  const isTheirs = (one) => Boolean(event.tenant) && one.tenant === event.tenant;
+  const isOfTenants = all.some(isTheirs);
+  const sent = all.filter(isSent);
+  const others = sent.filter((one) => !isTheirs(one));
+  const yours = isOfTenants ? others.filter(({ state }) => state !== "gone") : others;
+  return {
+    theirs: sent.filter(isTheirs).map(itemOf),
+    yours: yours.map(itemOf),
+    own: pushedItself(event),
+    isOfTenants,
+  };
 }
-function fillBecame(isOne, statuses) {
-  const node = $("became");
-  if (isOne) {
-    tell(node, say(event.message), event.status === "pending" ? "pending" : event.status);
-    return;
-  }
-  const isRead = recipients !== null;
-  const others = isRead ? recipients.length - statuses.length : 0;
-  const without = others ? `; ${number(others, "other")} got no copy` : "";
-  const none = others
-    ? `It matched none of ${number(others, "webhook")}.`
+// Say what became of an event; `sides` as `judge` takes them, `tone` as it says.
+function fillBecame(sides, tone) {
+  const others = recipients.filter((one) => !isSent(one));
+  const without = others.length ? `; ${number(others.length, "other")} got no copy` : "";
+  const none = others.length
+    ? `It matched none of ${number(others.length, "webhook")}.`
     : "It matched no webhook: there is none that could have had it.";
-  const text = statuses.length ? `${became(statuses)}${without}` : none;
-  tell(node, isRead ? text : "Looking who got it…", isRead ? toneOf(statuses) || "retried" : "");
+  const isNone = !sides.isOfTenants && !sides.yours.length;
+  const isLate = others.some(
+    ({ tenant, reason }) => tenant === event.tenant && !["event_types", "filter"].includes(reason),
+  );
+  const notAsked = `${isLate ? "not sent to" : "not asked for by"} ${event.tenant}`;
+  const became = tellBecame(sides, 0, notAsked);
+  const isCounted = sides.theirs.length || !sides.isOfTenants;
+  const text = isNone ? none : `${became}${isCounted ? without : ""}`;
+  tell($("became"), text, isNone ? "absent" : tone);
 }
 function fillRecipients(isOne) {
   const all = isOne || !recipients ? [] : recipients;
+  const isOthers = (one) => one.tenant !== event.tenant;
   const order = (one) => (one.copy ? rank(one.copy) : WORST_FIRST.length);
-  const sorted = [...all].sort((a, b) => order(a) - order(b));
+  const sorted = all.toSorted((a, b) => isOthers(a) - isOthers(b) || order(a) - order(b));
   $("recipients").hidden = !all.length;
-  showItems($("recipients"), sorted, "subscription_id", "recipient", fillRecipient);
+  showItems($("recipients"), sorted, "subscription_id", "recipient", (node, one) =>
+    fillRecipient(node, one, event, $("answer")),
+  );
 }
-function fillRecipient(node, one) {
+// Fill the row of one recipient of `given`, an event; `answer` tells what its button did.
+function fillRecipient(node, one, given, answer) {
   const parts = partsOf(node);
   const { subscription_id: id, copy: made } = one;
-  const state = made?.status ?? "no copy";
-  setText(parts.state, state);
-  setTone(parts.state, "badge", made ? state : "absent");
+  const state = made ? itemState(made) : "no copy";
+  setText(parts.state, me.tenant ? (CUSTOMERS_STATES[state] ?? state) : state);
+  setTone(parts.state, "badge", made ? toneOf(state) : "absent");
   setText(parts.name, nameOf(one));
   parts.name.href = made ? `#/events/${made.event_id}` : `#/subscriptions/${id}`;
-  setText(parts.about, made ? aboutCopy(one) : `${aboutOwner(one)}${whyNot(one, event)}`);
-  fillRecipientButton(parts.act, one);
+  setText(parts.about, made ? aboutCopy(one) : `${aboutOwner(one)}${whyNot(one, given)}`);
+  parts.webhook.href = `#/subscriptions/${id}`;
+  parts.webhook.ariaLabel = `Webhook ${nameOf(one)}`;
+  parts.webhook.hidden = !made || one.state === "gone";
+  fillRecipientButton(parts.act, one, given, answer);
 }
+const CUSTOMERS_STATES = { "no copy": "not sent", pending: "waiting", retrying: "waiting" };
 function aboutOwner({ tenant, state }) {
   const disabled = state === "disabled" ? "disabled, " : "";
-  return `${tenant ? `for ${tenant}, ` : ""}${disabled}`;
+  return `${tenant && !me.tenant ? `for ${tenant}, ` : ""}${disabled}`;
 }
 function aboutCopy(one) {
   const attempts = one.copy.delivery_attempts;
   const count = attempts ? number(attempts, "attempt") : "";
-  const gone = one.state === "gone" ? "its subscription is deleted" : "";
+  const gone = one.state === "gone" ? "its webhook is deleted" : "";
   return `${aboutOwner(one)}${[remark(one.copy), count, gone].filter(Boolean).join(", ")}`;
 }
-// A copy is replayed; who has none is sent one. Where both are refused there is no button.
-function fillRecipientButton(button, one) {
+// A copy is replayed; who has none is sent one; a disabled webhook is enabled first. Where all are
+// refused there is no button.
+function fillRecipientButton(button, one, given, answer) {
   const { copy: made, state, reason } = one;
-  const isRefused = ["disabled", "gone"].includes(state) || reason === "host";
-  button.hidden = isRefused;
-  setText(button, isRefused ? "" : made ? "Replay" : "Send");
+  const isOff = state === "disabled";
+  const action = made ? "replay" : "send";
+  const isRefused = state === "gone" || reason === "host";
+  const name = isOff ? `Enable and ${action}` : made ? "Replay" : "Send";
+  setText(button, isRefused ? "" : name);
   button.ariaDescription = nameOf(one);
-  button.onclick = () => (made ? replay(button, made.event_id) : send(button, one));
+  const { event_id } = given;
+  const push = made
+    ? () => replay(button, made.event_id, answer, isOff && one)
+    : () => send(button, one, event_id, answer, isOff);
+  button.onclick = push;
 }
-function send(button, { subscription_id: id, ...one }) {
-  return act(button, $("answer"), {
+function send(button, { subscription_id: id, ...one }, event_id, answer, isOff) {
+  return act(button, answer, {
     method: "POST",
     path: `subscriptions/${id}/send`,
-    body: JSON.stringify({ event_id: event.event_id }),
+    body: JSON.stringify({ event_id }),
+    before: isOff ? [`subscriptions/${id}/enable`] : [],
     describe: ({ body }) => [`Queued for ${nameOf(one)}. ${say(body.message)}`, "pending"],
     question: `Send it to ${nameOf(one)}?`,
-    consequence: "A copy is made and queued for this webhook alone, whatever it takes.",
+    consequence: me.tenant
+      ? "It is queued for this webhook alone, whatever its types and filter say."
+      : "A copy is made and queued for this webhook alone, whatever it takes.",
   });
 }
 // Replay the copies that failed or, if none did, all.

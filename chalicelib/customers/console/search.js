@@ -11,23 +11,41 @@ function miss(text, sought = "") {
 async function search() {
   const { sought } = view;
   if (!sought || me.tenant) return;
-  const isId = ID.test(sought);
-  const given = isId ? {} : { subject: sought };
-  const { found } = await listEvents(given, isId ? COUNTED : 2, refreshing.signal);
+  if (ID.test(sought)) return searchId(sought);
+  if (await openSubject(sought)) return;
+  await loadNewest();
+  for (const spelling of spellings(sought)) if (await openSubject(spelling)) return;
+  await loadSubscriptions("*");
+  miss(`No event has the id or subject ${sought}.`);
+  propose(sought, "A subject is found by all of its letters and digits.");
+}
+// Open the event with a subject, or the list of those; return whether there are any.
+async function openSubject(subject) {
+  const { found } = await listEvents({ subject }, 2, refreshing.signal);
+  const [id] = found.keys();
+  if (found.size === 1) location.replace(address("/find", { text: id }));
+  if (found.size > 1) location.replace(address("/", { subject }));
+  return found.size > 0;
+}
+// Return other ways to write what is sought: subjects that were seen and differ from it in case and
+// punctuation alone, then what people write as `#4711` or `Order 4711`.
+function spellings(sought) {
+  const known = [...seen.subjects].filter((subject) => plain(subject) === plain(sought));
+  const words = sought.match(/[\p{L}\p{N}]+/gu) ?? [];
+  const guesses = ["-", "_", ""].map((sign) => words.join(sign));
+  const others = [...known, ...guesses, ...guesses.map((guess) => guess.toLowerCase())];
+  return [...new Set(others)].filter((other) => other && other !== sought).slice(0, 8);
+}
+async function searchId(sought) {
+  const { found } = await listEvents({}, COUNTED, refreshing.signal);
   await loadSubscriptions("*");
   if (!seen.types.size) await loadNewest();
-  const all = [...found.keys(), ...(isId ? subscriptions.keys() : [])];
-  const ids = all.filter((id) => !isId || id.startsWith(sought));
+  const all = [...found.keys(), ...subscriptions.keys()];
+  const ids = all.filter((id) => id.startsWith(sought));
   if (ids.length === 1) return location.replace(address("/find", { text: ids[0] }));
-  if (!isId && ids.length) return location.replace(address("/", given));
-  const none = isId
-    ? `${ids.length || "None"} of the newest ${COUNTED} events and of the subscriptions begin with`
-    : "No event has the id or subject";
-  miss(`${none} ${sought}.`);
-  const looked = isId
-    ? "Give more of its characters."
-    : "A subject is found as it was posted, whole.";
-  propose(sought, looked);
+  const some = ids.length || "None";
+  miss(`${some} of the newest ${COUNTED} events and of the webhooks begin with ${sought}.`);
+  propose(sought, "Give more of its characters.");
 }
 async function loadNewest() {
   const { found } = await listEvents({ include: "subject" }, PAGE, refreshing.signal);
@@ -35,7 +53,8 @@ async function loadNewest() {
 }
 // Offer what contains the text, among what this page has seen.
 function propose(sought, looked) {
-  const has = (text) => text?.toLowerCase().includes(sought.toLowerCase());
+  const wanted = plain(sought) || sought;
+  const has = (text) => Boolean(text) && plain(text).includes(wanted);
   const of = (values, name, member) =>
     [...values].filter(has).map((text) => [`${name} ${text}`, "/", { [member]: text }]);
   const webhooks = [...subscriptions.values()].filter(

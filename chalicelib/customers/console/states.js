@@ -1,7 +1,7 @@
 // What became of events: said in the list, in an event and in its recipients alike.
 const typesOf = ({ event_types }) => event_types?.join(", ") ?? "all types";
 function nameOf(one) {
-  return one.name ?? one.target_host ?? `subscription …${one.subscription_id.slice(-6)}`;
+  return one.name ?? one.target_host ?? `webhook …${one.subscription_id.slice(-6)}`;
 }
 function shortLabel(id) {
   return subscriptions.has(id) ? nameOf(subscriptions.get(id)) : label(id);
@@ -9,7 +9,7 @@ function shortLabel(id) {
 function label(id) {
   const one = subscriptions.get(id);
   const end = `…${id.slice(-6)}`; // tells those of one name apart
-  if (!one) return `${noun()} ${end}`;
+  if (!one) return `webhook ${end}`;
   return `${one.name ?? typesOf(one)} (${one.target_host} ${end})`;
 }
 // Return what is to be said of one event or copy beside its status.
@@ -29,26 +29,43 @@ function remark(one) {
     .filter(Boolean)
     .join(", ");
 }
-const worstOf = (statuses) => WORST_FIRST.find((status) => statuses.includes(status));
-const rank = (one) => WORST_FIRST.indexOf(one.status);
-// Return what became of an event at its webhooks, of which some may not be read yet.
-function became(statuses, unread = 0) {
-  const count = (status) => statuses.filter((one) => one === status).length;
-  const total = statuses.length + unread;
-  const rest = [
-    [count("failed"), "failed"],
-    [count("pending"), "pending"],
-    [count("deleted"), "deleted"],
-    [unread, "not read yet"],
-  ];
-  const told = rest.filter(([amount]) => amount).map(([amount, state]) => `, ${amount} ${state}`);
-  return `${count("delivered")} of ${number(total, "webhook")} got it${told.join("")}`;
+// Return the state of one event or copy: what failed and waits is retrying.
+function itemState({ status, last_error, delivery_attempts }) {
+  return status === "pending" && last_error && delivery_attempts ? "retrying" : status;
+}
+const TONES = { retrying: "retried", deleted: "absent" }; // of the other states, their names
+const toneOf = (state) => TONES[state] ?? state;
+const worstOf = (states) => WORST_FIRST.find((state) => states.includes(state));
+const rank = (one) => WORST_FIRST.indexOf(itemState(one));
+const worstItemOf = (items) => items.toSorted((a, b) => rank(a) - rank(b))[0];
+
+// Judge an event by its copies for webhooks of its own tenant (`theirs`), or, if that has none, by
+// those of the operator (`yours`) and, where it was pushed itself, by the event (`own`). Return
+// {state, tone, judged}; `isOfTenants`: the tenant has webhooks.
+function judge({ theirs, yours, own, isOfTenants }) {
+  const judged = isOfTenants ? theirs : [...yours, ...own];
+  const state = worstOf(judged.map(itemState));
+  if (state) return { state, tone: toneOf(state), judged };
+  return { state: isOfTenants ? "not asked for" : "no webhook", tone: "absent", judged };
+}
+// Return what became of an event in words, of which some copies may not be read yet. `notAsked`
+// begins the sentence if nothing was sent to the tenant.
+function tellBecame({ theirs, yours, own, isOfTenants }, unread, notAsked) {
+  const judged = isOfTenants ? theirs : yours;
+  const total = judged.length + unread;
+  const count = (items, state) => items.filter((one) => itemState(one) === state).length;
+  const rest = (items) =>
+    WORST_FIRST.filter((state) => state !== "delivered" && count(items, state)).map(
+      (state) => `, ${count(items, state)} ${state}`,
+    );
+  const unknown = unread ? `, ${unread} not read yet` : "";
+  const got = `${count(judged, "delivered")} of ${number(total, "webhook")} got it`;
+  const first = total ? [got, ...rest(judged), unknown].join("") : notAsked;
+  const isOwnDelivered = own.some(({ delivered_via }) => delivered_via === "push");
+  const alone = !total && isOwnDelivered ? "; your own webhook got it" : "";
+  if (!isOfTenants || !yours.length) return first + (isOfTenants ? alone : "");
+  return `${first}; ${count(yours, "delivered")} of yours got it${rest(yours).join("")}`;
 }
 // Return whether an event was for nobody: not pushed itself, and without copies.
 const isForNobody = (one) => one.delivered_via === "subscriptions" && !one.copies.length;
-const NOBODY = ["no webhook", "absent"]; // its state and tone
-// Amber stands for what is not wrong for good.
-function toneOf(statuses) {
-  const worst = worstOf(statuses);
-  return { failed: "failed", pending: "retried", delivered: "delivered" }[worst] ?? "";
-}
+const pushedItself = (one) => (one && one.delivered_via !== "subscriptions" ? [one] : []);

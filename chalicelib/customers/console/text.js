@@ -25,15 +25,18 @@ function clock(time) {
   const isRecent = Date.now() - Date.parse(text) < DAY;
   return `${isRecent ? "" : `${text.slice(0, 10)} `}${text.slice(11, 16)} UTC`;
 }
-// Return a text of the API with times as people read them, and for a customer in its own words.
+const asOf = (time) => `as of ${new Date(time).toISOString().slice(11, 19)} UTC`;
+// Return a text of the API with times as people read them, in the words of this page.
 function say(text) {
-  const readable = text.replace(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, utc).replace(/subscription/g, noun);
-  return me.tenant ? readable.replace(/Claimed by a push or a lease/, "Being sent") : readable;
+  const readable = text
+    .replace(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, utc)
+    .replace(/subscription(?=s?\b)/g, "webhook");
+  return me?.tenant ? readable.replace(/Claimed by a push or a lease/, "Being sent") : readable;
 }
 // What to do when a call is refused, by the code of the answer.
 const REFUSALS = {
-  subscription_disabled: () => `This ${noun()} is disabled: enable it first.`,
-  subscription_gone: () => `This ${noun()} was deleted: nothing can be sent to it.`,
+  subscription_disabled: () => "This webhook is disabled: enable it first.",
+  subscription_gone: () => "This webhook was deleted: nothing can be sent to it.",
   event_claimed: () => me?.tenant && "It is being sent at this moment.",
   edited_meanwhile: () => "It was edited by somebody else meanwhile: look at it and save again.",
   no_signing_secret: () => "Nothing is signed here: there is no secret to renew.",
@@ -45,6 +48,8 @@ function number(count, name, isMore = false) {
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const by = (one) => (me.tenant ? "" : ` by ${one.created_by}`);
 const curl = (path) => `curl -sS '${API}${path}' -H "Authorization: Bearer $TRIGGERS_API_KEY"`;
+// Return a text without case and punctuation, by which a search compares.
+const plain = (text) => text.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "");
 // Return a text as short as it can be shown in a line.
 const short = (text, most = 60) => (text.length > most ? `${text.slice(0, most)}…` : text);
 

@@ -44,7 +44,9 @@ function lastStep(one, before, claimedUntil) {
     return step(Date.parse(delivered_at), 0, status, name, message);
   }
   if (status === "failed") {
-    return step(before.to, 0, status, me.tenant ? "given up" : "dead letter", message);
+    const isOff = message.includes("disabled"); // then no dead letter tells of it
+    const name = isOff ? "not sent" : me.tenant ? "given up" : "dead letter";
+    return step(before.to, 0, status, name, message);
   }
   if (claimedUntil) {
     return step(Date.parse(claimedUntil), 0, status, `ends ${due(claimedUntil)}`, message);

@@ -1,7 +1,13 @@
-// What a card has to unfold: a test of one's own, and what was missed.
+// A test of one's own, and what came of the last one, which this tab remembers.
+const lastTests = new Map(); // of each webhook, by id: {at, text}
+function readTests() {
+  const tests = JSON.parse(sessionStorage.getItem("tests") ?? "[]");
+  for (const [id, test] of tests) lastTests.set(id, test);
+}
 function describeTest({ body }, one, sent) {
   const told = brief(body).replace(/^retry/, "would be retried");
   lastTests.set(one.subscription_id, { at: body.at, text: told });
+  sessionStorage.setItem("tests", JSON.stringify([...lastTests]));
   const texts = [`Test at ${utc(body.at)}: ${told}`, body.response, tellMatch(body, one, sent)];
   return [texts.filter(Boolean).join(". "), body.outcome];
 }
@@ -44,13 +50,5 @@ function fillTry(node, one) {
       body: JSON.stringify(sent),
       describe: (answer) => describeTest(answer, one, sent),
     });
-  };
-}
-function fillRecover(node, one) {
-  const { since, count } = partsOf(node);
-  const start = one.disabled_at ?? one.failing_since ?? new Date(Date.now() - DAY).toISOString();
-  since.value ||= start.slice(0, 16);
-  count.onclick = () => {
-    if (since.value) recover(one, asTime(since.value));
   };
 }
