@@ -17,7 +17,7 @@ from chalicelib.core.event import (
 )
 from chalicelib.customers.filters import filter_fault
 from chalicelib.customers.subscription import SUBSCRIPTION_ID
-from chalicelib.infra.addresses import EXPECTED_URL, AllowedHosts
+from chalicelib.infra.addresses import EXPECTED_URL, AllowedHosts, parse_push_url
 from chalicelib.infra.errors import (
     ApiError,
     FieldFault,
@@ -298,7 +298,12 @@ def parse_subscription(
             return None
         if not str(url).lower().startswith("https://"):
             return "must begin with https://"
-        return f"must be {EXPECTED_URL}, of a public host that is allowed by {allowed}"
+        host = f"of a public host that is allowed by {allowed}"
+        try:
+            parse_push_url(str(url))
+        except InvalidValueError:
+            return f"must be {EXPECTED_URL}, {host}"
+        return f"must be {host}"
 
     members = {"target_url": without_fault(url_fault), **DESCRIPTION_MEMBERS}
     if is_new:

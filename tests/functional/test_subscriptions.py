@@ -85,6 +85,8 @@ def test_a_target_is_on_an_allowed_host(world: World) -> None:
         )
         assert all(text in answer.json["detail"] for text in allowed)
         assert len(answer.json["detail"]) < 50 or len(allowed) > 1
+    refused = subscribe(world, "https://evil.example/secret").json["detail"]
+    assert refused.startswith("target_url: must be of a public host")
     world.restart(SUBSCRIPTION_HOSTS="none")
     assert [subscribe(world, url).status_code for url in (URLS[0], "https://none/")] == [400, 400]
 
