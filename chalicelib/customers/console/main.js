@@ -88,6 +88,7 @@ function show() {
     node.hidden = !node.dataset.view.includes(shown);
   }
   $("top").hidden = !me;
+  $("subscriptions-title").className = view.id ? "unseen" : ""; // the card has a heading
   for (const id of ["all-webhooks", "finding"]) {
     $(id).hidden = shown !== "subscriptions" || Boolean(view.id) === (id === "finding");
   }

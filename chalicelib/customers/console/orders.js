@@ -42,17 +42,16 @@ async function findSubject(webhooks, sought) {
   return found;
 }
 function renderOrders(isLooking) {
-  const { sought } = view;
-  document.title = `${sought}: ${me.tenant}`;
-  setText($("orders-title"), sought);
-  const none = `No event has the subject ${sought}. It is found by all of its letters and digits.`;
+  const subject = orders[0]?.subject ?? view.sought;
+  document.title = `${subject}: ${me.tenant}`;
+  setText($("orders-title"), subject);
+  const none = `No event has the subject ${subject}. It is found by all of its letters and digits.`;
   const text = orders.length ? "" : isLooking ? "Looking at each webhook…" : none;
   setText($("orders-none"), text);
   showItems($("orders"), orders, "event_id", "order", fillOrder);
 }
 function fillOrder(node, order) {
-  const { subject, type, created, webhooks } = partsOf(node);
-  setText(subject, order.subject);
+  const { type, created, webhooks } = partsOf(node);
   setText(type, order.event_type);
   setText(created, utc(order.created_at));
   const rankOf = ({ copy }) => (copy ? rank(copy) : WORST_FIRST.length);

@@ -45,7 +45,9 @@ function countMissed(one, since) {
     );
     const missed = { since, until, examined: rows.examined, rows };
     missedBy.set(one.subscription_id, missed);
-    return `${nameOf(one)}: ${tellMissed(missed)}`;
+    setText($("announcement"), tellMissed(missed));
+    renderSubscriptions();
+    return null; // the card tells it
   });
 }
 // Return how much was missed, in the words of *Pause* and *Enable*.
