@@ -9,6 +9,7 @@ import hmac
 import json
 import logging
 import secrets
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -48,8 +49,20 @@ def signature_verdict(headers: Headers, event: Any, body: bytes) -> str:
     return f"signature {'ok' if is_genuine else 'wrong'}"
 
 
+HOST = "127.0.0.1"
+PORT = 9000  # of the README's subscription
+
+
+def _listen() -> socket.socket:
+    """Return a socket that listens on PORT or, if that is in use, on any free one."""
+    try:
+        return socket.create_server((HOST, PORT))
+    except OSError:
+        return socket.create_server((HOST, 0))
+
+
 class Receiver:
-    """Listen on a free loopback port. `show` is called with the event id and one line for each
+    """Listen on a loopback port. `show` is called with the event id and one line for each
     delivery.
     """
 
@@ -58,8 +71,10 @@ class Receiver:
         self._failures: deque[int] = deque()  # status codes of the next responses
         self._deliveries: deque[str] = deque(maxlen=50)
         logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
-        server = make_server("127.0.0.1", 0, Request.application(self._respond), threaded=True)
-        self.url = f"http://127.0.0.1:{server.server_port}"
+        with _listen() as listener:
+            app = Request.application(self._respond)
+            server = make_server(HOST, 0, app, threaded=True, fd=listener.fileno())
+        self.url = f"http://{HOST}:{server.port}"
         self._hook_path = f"/hooks/{secrets.token_urlsafe(16)}"
         self.hook_url = self.url + self._hook_path
         Thread(target=server.serve_forever, name="receiver", daemon=True).start()
@@ -68,7 +83,7 @@ class Receiver:
         try:
             if request.method == "GET":
                 return Response("\n".join(self._deliveries or ["nothing was delivered yet"]) + "\n")
-            if request.path == self._hook_path:
+            if request.path in (self._hook_path, "/"):
                 return Response(status=self._receive(request.headers, request.get_data()))
             if request.path == "/fail":
                 status = int(request.args.get("status", 503))

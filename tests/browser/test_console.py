@@ -248,6 +248,99 @@ def test_all_that_match_are_listed_and_replayed(console: Console, receiver: Rece
     assert {request.json()["event_id"] for request in receiver.requests[before:]} == set(events)
 
 
+# What became of an event, and of when that is
+
+
+def test_an_event_is_judged_by_the_webhooks_of_its_tenant(
+    console: Console, receiver: Receiver
+) -> None:
+    dear = {"total": [{"numeric": [">=", 100]}]}
+    console.subscribe(receiver.url, name="Corp", tenant="corp", filter=dear)
+    console.subscribe(receiver.url, name="Archive", event_types=["tone.*"])
+
+    def refuse_dear_copies(exchange: Exchange) -> None:
+        body = exchange.request.json()
+        is_refused = "source_event_id" in body and body["payload"]["total"] == 100
+        status(422 if is_refused else 200)(exchange)
+
+    receiver.default = refuse_dear_copies
+    left_out = console.post("tone.judged", tenant="corp", payload={"total": 80})
+    failed = console.post("tone.judged", tenant="corp", payload={"total": 100})
+    foreign = console.post("tone.judged", tenant="stranger", payload={"total": 80})
+    console.open("/?event_type=tone.judged")
+
+    told = "not asked for by corp; 1 of yours got it"
+    refused = "0 of 1 webhook got it, 1 failed; 0 of yours got it, 1 failed"
+    for event, row in (
+        (left_out, rf"^not asked for\s.*\s{told}"),
+        (failed, rf"^failed\s.*for corp, {refused}"),
+        (foreign, r"^delivered\s.*for stranger, 1 of 1 webhook got it"),
+    ):
+        expect(console.row(event)).to_contain_text(re.compile(row, re.DOTALL))
+    console.text("#failed").to_contain_text(re.compile(r"1 event\s+2 copies"))
+    console.text("#delivered").to_contain_text(re.compile(r"1 event\s+2 copies, 1 not asked for"))
+    console.text("#legend").to_have_text("1 delivered at once1 not asked for1 failed")
+    console.button("delivered").click()
+    # Its own push is what matches.
+    expect(console.row(failed)).to_contain_text(re.compile(rf"^delivered\s.*{refused}", re.DOTALL))
+    console.row(left_out).click()
+    console.text("#became").to_have_text(told)
+    console.text("#status").to_have_text("not asked for")
+    console.text("#recipients a.type").to_have_text(["Corp", "Archive"])
+    console.page.get_by_role("link", name="Webhook Archive").click()
+    console.heading("Archive").to_be_visible()
+
+
+def test_what_is_old_says_so_and_older_pages_are_read_once(console: Console) -> None:
+    page, event = console.page, console.post("page.turned")
+    asked: list[str] = []
+
+    def fill(route: Route) -> None:
+        is_older = "cursor=" in route.request.url
+        asked.append("older" if is_older else "newest")
+        day = "2026-01-01" if is_older else "2026-01-02"
+        ids = [f"evt_{int(is_older)}{number:031x}" for number in range(100)]
+        own = {"created_at": f"{day}T00:00:00.000000Z", "copies": []}
+        events = [{**event, **own, "event_id": event_id} for event_id in ids]
+        route.fulfill(json={"events": events, "next_cursor": None if is_older else "more"})
+
+    page.route(re.compile("/events.*include=subject"), fill)
+    console.open("/?event_type=page.turned")
+    console.text("#rows li").to_have_count(100)
+
+    console.button("Load older events").click()
+
+    console.text("#rows li").to_have_count(200)
+    expect(console.button("Load older events")).to_be_hidden()
+    while asked.count("newest") < 5:
+        page.wait_for_timeout(100)
+    assert asked.count("older") == 1
+    page.evaluate("(real => { Date.now = () => real() + 20e3; })(Date.now)")
+    console.text("#rows li:first-child").not_to_contain_text("as of")
+    console.text("#rows li:last-child").to_contain_text(re.compile(r"as of \d\d:\d\d:\d\d UTC"))
+    page.route(re.compile("/events"), lambda route: None)  # no answer
+    page.wait_for_timeout(500)
+    page.evaluate("(real => { Date.now = () => real() + 20e3; })(Date.now)")
+    console.text("#as-of").to_have_text(re.compile(r"as of \d\d:\d\d:\d\d UTC"))
+
+
+def test_a_search_opens_an_exact_hit_at_once_and_ignores_case_and_punctuation(
+    console: Console,
+) -> None:
+    console.post("order.sought", subject="Order-815")
+    console.open("/subscriptions")
+    paths: list[str] = []
+    console.page.on("request", lambda request: paths.append(request.url.split("/")[-1]))
+    for searched, first in (("Order-815", "events?limit=2&subject=Order-815"), ("#order 815", "")):
+        paths.clear()
+        console.find(searched)
+        console.heading("Order-815").to_be_visible()
+        looked = [path for path in paths if not path.startswith("subscriptions")]
+        assert not first or (looked[0] == first and looked[1].startswith("evt_"))
+        console.go("/subscriptions")
+        console.heading("Webhooks").to_be_visible()
+
+
 # One event
 
 
@@ -366,6 +459,7 @@ def test_an_order_says_who_got_it_and_is_sent_to_who_did_not(
     console.press("Replay copies", "Replay")
     console.text("#job-title").to_have_text("1 queued")
     console.text("#became").to_have_text("3 of 3 webhooks got it; 1 other got no copy")
+    expect(console.button("Replay copies")).to_be_focused()
     pushed = [request.json() for request in receiver.requests[before:]]
     assert {one.get("source_event_id") for one in pushed} == {event["event_id"]}
     assert len({one["event_id"] for one in pushed}) == len(pushed) == 3
@@ -647,10 +741,16 @@ def test_a_webhook_is_tried_paused_renewed_and_recovers_what_it_missed(
     console.button("Done").click()
     path = f"/subscriptions/{made['subscription_id']}"
     assert console.api("GET", f"{path}/secret")["secret"] == renewed != made["secret"]
+    console.press("Pause", "Cancel")
+    expect(console.button("Pause")).to_be_focused()
     console.press("Pause")
     expect(card).to_contain_text(re.compile(r"paused since \d\d:\d\d UTC"))
+    expect(console.button("Enable")).to_be_focused()
     console.button("Enable").click()
     expect(card.get_by_text("active")).to_be_visible()
+    expect(console.button("Pause")).to_be_focused()
+    console.page.reload()
+    expect(card).to_contain_text("Last test")  # this tab remembers
 
     card.get_by_text("Recover what it missed").click()
     console.button("Count what it missed").click()
@@ -659,6 +759,55 @@ def test_a_webhook_is_tried_paused_renewed_and_recovers_what_it_missed(
     console.text("#job-title").to_have_text("1 event queued for CRM")
     receiver.wait_for(before + 3)
     assert receiver.requests[-1].json()["source_event_id"] == missed["event_id"]
+
+
+def test_a_customer_finds_an_order_and_mends_what_refuses_it(
+    customer: Console, receiver: Receiver
+) -> None:
+    page, rows = customer.page, customer.page.locator("#orders li li")
+    for name, types in (("Ledger", ["order.*"]), ("Mail", ["mail.*"]), ("Shop", ["order.*"])):
+        url = f"{receiver.url}/{name}"
+        made = customer.subscribe(url, name=name, tenant="acme", event_types=types)
+
+    def refuse_ledger(exchange: Exchange) -> None:
+        status(422 if exchange.request.path.endswith("Ledger") else 200)(exchange)
+
+    receiver.default = refuse_ledger
+    customer.api("POST", f"/subscriptions/{made['subscription_id']}/disable")
+    copies = customer.post("order.made", tenant="acme", subject="order-99")["copies"]
+    customer.post("order.made", tenant="other", subject="order-99")
+    for copy in copies:
+        while customer.api("GET", f"/events/{copy}")["status"] != "failed":
+            pass
+
+    customer.find("ORDER 99")
+
+    customer.heading("order-99").to_be_visible()
+    expect(rows).to_have_text(
+        [
+            re.compile(r"failed\s+Ledger\s+receiver responded 422, 1 attempt\s+Replay"),
+            re.compile(r"failed\s+Shop\s+disabled, not pushed.*\s+Enable and replay"),
+            re.compile(r"not sent\s+Mail\s+takes mail.\*; this is order.made\s+Send"),
+        ]
+    )
+    for name, button in (("Shop", "Enable and replay"), ("Mail", "Send")):
+        rows.filter(has_text=name).get_by_role("button").click()
+        page.get_by_role("dialog").get_by_role("button", name=button).click()
+        expect(rows.filter(has_text=name)).to_contain_text("delivered")
+
+
+def test_a_page_that_ended_goes_on_with_what_was_typed(customer: Console) -> None:
+    page, url = customer.page, "https://hooks.example/typed"
+    page.get_by_label("URL").fill(url)
+    page.route("**/subscriptions?*", lambda route: route.fulfill(status=401, json={}))
+    customer.heading("This page has ended").to_be_visible()
+    customer.forgive("status of 401")
+    page.unroute("**/subscriptions?*")
+
+    customer.go(f"key={customer.api('POST', '/tokens', tenant='acme')['token']}")
+
+    customer.heading("Webhooks of acme").to_be_visible()
+    expect(page.get_by_label("URL")).to_have_value(url)
 
 
 # Keyboard and phone
@@ -711,7 +860,9 @@ def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver
         ),
     )
     page.goto(f"{console.origin}/api#key=shop-key")
-    console.row(event).wait_for()
+    box = console.row(event).bounding_box()
+    assert box
+    assert box["y"] < 600  # on the first screen
     console.check_looks("phone-list", axe)
 
     console.row(event).click()

@@ -90,11 +90,9 @@ function tell(answer, text, tone = "") {
 }
 // Focus what can be pressed nearest to a button that went, or the heading.
 function focusNear(button) {
-  const beside = [...(button.parentNode?.querySelectorAll("button, a, summary") ?? [])];
-  const place = beside.indexOf(button);
-  const distance = (one) => Math.abs(beside.indexOf(one) - place);
-  const shown = beside.filter((one) => one.offsetParent);
-  const [nearest] = shown.sort((a, b) => distance(a) - distance(b));
+  const around = [button.parentNode, button.closest(".buttons"), button.closest("li, section")];
+  const all = around.flatMap((node) => [...(node?.querySelectorAll("button, a, summary") ?? [])]);
+  const nearest = all.find((one) => one.offsetParent);
   (nearest ?? $(HEADINGS[view.name])).focus({ preventScroll: true });
 }
 async function copy({ target }, name, text) {

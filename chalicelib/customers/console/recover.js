@@ -10,7 +10,7 @@ function fillRecover(node, one) {
   const { since, count, mend } = partsOf(node);
   since.value ||= startOf(one).slice(0, 16);
   count.onclick = () => {
-    if (since.value) return countMissed(one, asTime(since.value));
+    if (since.value) return countMissed(one, asTime(since.value), mend);
   };
   mend.onclick = () => recover(one);
   renderMissed(node, one);
@@ -36,7 +36,7 @@ async function listMissed({ subscription_id: id }, given, signal, tellSum = () =
   } while (cursor);
   return Object.assign(rows, { examined, until });
 }
-function countMissed(one, since) {
+function countMissed(one, since, mend) {
   missedBy.delete(one.subscription_id);
   return runJob(async (signal) => {
     const until = new Date().toISOString();
@@ -47,6 +47,7 @@ function countMissed(one, since) {
     missedBy.set(one.subscription_id, missed);
     setText($("announcement"), tellMissed(missed));
     renderSubscriptions();
+    mend.scrollIntoView({ block: "nearest" });
     return null; // the card tells it
   });
 }
