@@ -168,7 +168,7 @@ def compare(
     ]
     warm = zip(*taken[2:], strict=True)
     measured, compared_with = (quantiles(side, n=5)[0] for side in warm)
-    by = measured - compared_with if cpu else measured / compared_with
+    by = round(measured - compared_with if cpu else measured / compared_with, 2)
     unit = " ms" if cpu else ""
     beside = f"{beside}: {compared_with:.2f} ms"
     return what, f"{measured:.2f} ms", beside, f"{by:.2f}{unit}", f"≤ {most:.2f}{unit}", by <= most
