@@ -36,7 +36,7 @@ CONVERTER = LambdaEventConverter(RouteMatcher(list(app.app.routes)))
 # What a user of boto3 would write: the app's timeouts and retries.
 PLAIN = {
     "connect_timeout": 1,
-    "read_timeout": 2,
+    "read_timeout": 1,
     "retries": {"mode": "standard", "total_max_attempts": 2},
 }
 
