@@ -71,6 +71,7 @@ function showFailure(error) {
   if (status === 401 || status === 403) return forget(status);
   if (status === 404 && view.id) return miss(`There is no ${view.id}: it expired or was deleted.`);
   const isExplained = explain((error.errors ?? []).map(asSentence), $("filters"));
+  if (isExplained) $("fold").open = true;
   const trouble = status ? message : `The API does not respond (${message}). Trying again.`;
   const since = shownAt ? ` What is shown is of ${utc(shownAt)}.` : "";
   setText($("banner"), isExplained ? "" : `${trouble}${since}`);
@@ -97,6 +98,9 @@ function show() {
     node.ariaCurrent = VIEWS[node.hash.slice(1)] === shown ? "page" : null;
   }
   $("clear").hidden = !isFiltered();
+  const set = FIELDS.filter(({ name }) => filters[name] && !kept()[name]);
+  const names = set.map((field) => field.closest("label").firstChild.textContent.trim());
+  setText($("folded"), ["Filters", names.join(", ")].filter(Boolean).join(": "));
   for (const id of ["types", "tenants"]) offer($(id), seen[id]);
 }
 
@@ -184,11 +188,11 @@ $("clear").onclick = () => {
   $(HEADINGS[view.name]).focus();
 };
 $("replay-all").onclick = () => replayAll(filters);
-// On a narrow screen the filters are folded, unless some are set.
+// On a narrow screen the filters are folded.
 const isWide = matchMedia("(min-width: 641px)");
 isWide.onchange = foldFilters;
 function foldFilters() {
-  $("fold").open = isWide.matches || isFiltered();
+  $("fold").open = isWide.matches;
 }
 $("find").onsubmit = () => {
   location.hash = address("/find", { text: $("find-text").value.trim() });
