@@ -3,7 +3,7 @@
 function whyNot({ subscription_id: id, reason, member }, { event_type, payload }) {
   const one = subscriptions.get(id);
   const told = {
-    deleted: () => "its copy was deleted",
+    deleted: () => `its ${me.tenant ? "delivery" : "copy"} was deleted`,
     host: () => "its host is not allowed any more",
     event_types: () => `takes ${one ? typesOf(one) : "other types"}; this is ${event_type}`,
     filter: () => whyFiltered(one?.filter, member, payload),
