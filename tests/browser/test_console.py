@@ -507,7 +507,7 @@ def test_what_copies_carry_never_runs(console: Console, receiver: Receiver) -> N
 
 
 def test_those_in_trouble_come_first_and_what_they_missed_is_replayed(
-    console: Console, receiver: Receiver
+    console: Console, receiver: Receiver, axe: str
 ) -> None:
     page = console.page
     console.subscribe(receiver.url, name="Audit", event_types=["none"])
@@ -538,6 +538,7 @@ def test_those_in_trouble_come_first_and_what_they_missed_is_replayed(
             re.compile(r"Audit\s*active\s*0\s*0\s*none"),
         ]
     )
+    console.check_looks("webhooks", axe)
     page.get_by_role("link", name="Bank").click()
     expect(cards).to_contain_text(
         re.compile(
@@ -747,23 +748,29 @@ def test_a_webhook_is_tried_paused_renewed_and_recovers_what_it_missed(
     console.press("Pause")
     expect(card).to_contain_text(re.compile(r"paused since \d\d:\d\d UTC"))
     expect(console.button("Enable")).to_be_focused()
+    [paused] = console.post("order.paid", tenant="acme", payload={"order": {"total": 120}})[
+        "copies"
+    ]
+    while console.api("GET", f"/events/{paused}")["status"] != "failed":
+        pass
     console.button("Enable").click()
-    expect(card.get_by_text("active")).to_be_visible()
     expect(console.button("Pause")).to_be_focused()
     console.page.reload()
     expect(card).to_contain_text("Last test")  # this tab remembers
 
     card.get_by_text("Recover what it missed").click()
     console.button("Count what it missed").click()
-    expect(card).to_contain_text(re.compile(r"1 that it missed since .*: 1 never sent"))
+    expect(card).to_contain_text(re.compile(r"2 that it missed since .*: 1 never sent, 1 failed"))
     console.button("Recover", exact=True).click()
-    console.text("#job-title").to_have_text("1 event queued for CRM")
-    receiver.wait_for(before + 3)
-    assert receiver.requests[-1].json()["source_event_id"] == missed["event_id"]
+    console.text("#job-title").to_have_text("2 events queued for CRM")
+    receiver.wait_for(before + 5)  # three before: two events, and the test
+    got = {request.json()["event_id"] for request in receiver.requests[before:]}
+    [sent] = console.api("GET", f"/events/{missed['event_id']}")["copies"]
+    assert {paused, sent} <= got
 
 
 def test_a_customer_finds_an_order_and_mends_what_refuses_it(
-    customer: Console, receiver: Receiver
+    customer: Console, receiver: Receiver, axe: str
 ) -> None:
     page, rows = customer.page, customer.page.locator("#orders li li")
     for name, types in (("Ledger", ["order.*"]), ("Mail", ["mail.*"]), ("Shop", ["order.*"])):
@@ -791,6 +798,7 @@ def test_a_customer_finds_an_order_and_mends_what_refuses_it(
             re.compile(r"not sent\s+Mail\s+takes mail.\*; this is order.made\s+Send"),
         ]
     )
+    customer.check_looks("order-of-a-customer", axe)
     for name, button in (("Shop", "Enable and replay"), ("Mail", "Send")):
         rows.filter(has_text=name).get_by_role("button").click()
         page.get_by_role("dialog").get_by_role("button", name=button).click()

@@ -62,7 +62,7 @@ function fillCardButtons(parts, one) {
   const some = recentOf(one) ?? recent.get(id);
   const isOff = Boolean(one.disabled_at);
   const failed = isOff ? "" : some?.failed;
-  const waiting = isOff || failed ? 0 : some?.retrying;
+  const waiting = isOff || failed ? 0 : some?.waiting;
   setText(parts.replay, failed ? `Replay ${failed} that failed` : "");
   setText(parts.wait, waiting ? `Retry ${waiting} that ${waiting === 1 ? "waits" : "wait"}` : "");
   parts.enable.hidden = !isOff;

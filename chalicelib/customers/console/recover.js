@@ -1,14 +1,12 @@
 // What a webhook missed since a time: counted with the reasons, then recovered.
 const missedBy = new Map(); // what was counted of each, by id: {since, until, examined, rows}
 const SHOWN = 10; // of what was missed
-const GROUPS = {
-  failed: "failed",
-  waiting: "wait",
-}; // by reason; of the others: never sent
+// What a reason is called, of one and of more; of the others: never sent.
+const GROUPS = { failed: ["failed", "failed"], waiting: ["waits", "wait"] };
 
 function fillRecover(node, one) {
   const { since, count, mend } = partsOf(node);
-  since.value ||= startOf(one).slice(0, 16);
+  since.defaultValue = startOf(one).slice(0, 16); // what was typed stays
   count.onclick = () => {
     if (since.value) return countMissed(one, asTime(since.value), mend);
   };
@@ -55,12 +53,15 @@ function countMissed(one, since, mend) {
 function tellMissed({ since, examined, rows }) {
   const from = `since ${clock(since)}`;
   if (!rows.length) return `it missed nothing of ${number(examined, "event")} ${from}`;
-  const groups = [["never sent", rows.filter(({ reason }) => !GROUPS[reason])]];
-  for (const [reason, word] of Object.entries(GROUPS)) {
-    groups.push([word, rows.filter((row) => row.reason === reason)]);
-  }
-  const told = groups.filter(([, some]) => some.length);
-  const amounts = told.map(([word, some]) => `${some.length.toLocaleString("en")} ${word}`);
+  const tell = (words, isOne) => {
+    const count = rows.filter(isOne).length;
+    return count ? [`${count.toLocaleString("en")} ${words[count === 1 ? 0 : 1]}`] : [];
+  };
+  const amounts = [
+    ...tell(["never sent", "never sent"], ({ reason }) => !GROUPS[reason]),
+    ...tell(GROUPS.failed, ({ reason }) => reason === "failed"),
+    ...tell(GROUPS.waiting, ({ reason }) => reason === "waiting"),
+  ];
   return `${rows.length.toLocaleString("en")} that it missed ${from}: ${amounts.join(", ")}`;
 }
 function renderMissed(node, one) {
@@ -83,7 +84,7 @@ function tellRow(row, one) {
   const name = subject ?? event_type;
   const shown = me.tenant && !made ? name : link(`/events/${made?.event_id ?? event_id}`, {}, name);
   const why = made
-    ? `${GROUPS[row.reason] === "wait" ? "waits" : "failed"}: ${remark(made)}`
+    ? `${GROUPS[row.reason][0]}: ${remark(made)}`
     : `never sent: ${nameOf(one)} ${whyNot({ ...one, ...row }, row)}`;
   return span("", make("bdi", {}, shown), span("muted", ` ${clock(created_at)}, ${why}`));
 }

@@ -56,7 +56,7 @@ async function loadRecent(one, signal) {
     counts: Object.fromEntries(STATUSES.map((status) => [status, statusCount(items, status)])),
     isFailing: tried.length > 0 && tried[0].status !== "delivered",
     since: missed.at(-1)?.created_at, // the oldest that did not arrive
-    retrying: of("retrying").length,
+    waiting: of("retrying").filter(isWaiting).length,
     last: items[0]?.created_at,
     lastDelivered: maximum(delivered.map((item) => item.delivered_at)),
     lastError: await newestError(missed, signal),
@@ -76,6 +76,8 @@ async function loadRecent(one, signal) {
   }
   recent.set(subscription_id, some);
 }
+// Return whether the next attempt is so far ahead that *Recover* makes it now.
+const isWaiting = (item) => Date.parse(item.next_attempt_at) > Date.now() + 60e3;
 const statusCount = (items, status) => items.filter((item) => item.status === status).length;
 const tellCount = (count, isMore) => (count ? `${count}${isMore ? "+" : ""}` : "");
 // Return the error of the newest attempt. Only where errors differ, it matters which that is.
