@@ -11,16 +11,18 @@ const AT_ONCE_MS = 10e3; // longer, and it was in a queue, or replayed
 let counted = {}; // by status: {found, isMore}
 let countedAt = 0;
 let countMs = 0; // what counting took
-// Count one status after another, unless that was done a moment ago; then what the list has counts.
-async function loadCounts(items, signal) {
-  const startedAt = Date.now();
+// Count what the list has as it is now.
+function countAgain(items) {
   for (const one of items) {
     for (const status of STATUSES) {
       if (status !== one.status) counted[status]?.found.delete(one.event_id);
     }
     counted[one.status]?.found.set(one.event_id, one);
   }
-  renderCounts();
+}
+// Count one status after another, unless that was done a moment ago.
+async function loadCounts(signal) {
+  const startedAt = Date.now();
   if (startedAt - countedAt < Math.max(COUNT_MS, 5 * countMs)) return;
   const most = me.tenant ? PAGE : COUNTED;
   for (const status of ["failed", "pending", "delivered"]) {

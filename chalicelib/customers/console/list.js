@@ -36,13 +36,14 @@ async function loadList() {
   if (!loadedAt.size) await learn(byRank); // else a tone could be wrong for a moment
   rows = rowsOf(items);
   isListed = true;
+  countAgain(items);
   $("older").hidden = !olderCursor || loaded.size >= MOST_SHOWN;
   renderList();
   markShown();
   await learn(byRank);
   renderList();
   besides(async (signal) => {
-    await loadCounts(items, signal);
+    await loadCounts(signal);
     if (!isOfOne()) await loadUnread(signal);
   });
 }
