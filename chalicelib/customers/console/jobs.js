@@ -2,6 +2,7 @@
 // a time, with its progress in a bar at the bottom.
 let job = null; // an AbortController
 let opener = null; // what began it, and has the focus again after it
+let mend = null; // what its button *Enable and replay* does, if it has one
 const isRunning = () => job !== null && $("stop").textContent === "Stop";
 const tellJob = (text) => setText($("job-title"), text);
 function showProgress(value, max) {
@@ -12,11 +13,13 @@ function showProgress(value, max) {
 async function runJob(work) {
   if (isRunning()) return $("stop").focus();
   job = new AbortController();
-  opener = document.activeElement;
+  if ($("job").contains(document.activeElement)) $("stop").focus();
+  else opener = document.activeElement;
   $("progress").removeAttribute("value");
   $("job").hidden = $("progress").hidden = false;
   $("stop").textContent = "Stop";
   $("mend").hidden = true;
+  mend = null;
   setText($("job-fault"), "");
   tellJob("Counting");
   const { signal } = job;
@@ -25,6 +28,8 @@ async function runJob(work) {
   tellJob(told);
   setText($("announcement"), told);
   $("stop").textContent = "Close";
+  $("mend").hidden = !mend;
+  $("mend").onclick = mend;
   $("progress").hidden = true;
   refreshAll();
 }
@@ -111,8 +116,7 @@ async function replayEach(ids, signal, owner) {
 }
 // Offer to enable the webhook that refused some, and to replay those.
 function offerToMend(owner, ids) {
-  $("mend").hidden = false;
-  $("mend").onclick = () =>
+  mend = () =>
     runJob(async (signal) => {
       await call("POST", `subscriptions/${owner}/enable`, [signal]);
       return replayEach(ids, signal, owner);
