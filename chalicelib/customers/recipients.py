@@ -1,13 +1,14 @@
 """Who got an event and who did not, and how it gets to a subscription later: send and recover."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 from chalicelib.core import messages, posting
 from chalicelib.core.delivery import errors_left_to_sweep
-from chalicelib.core.event import EVENT_ID, Event, dumps
+from chalicelib.core.event import EVENT_ID, Event, Status, dumps
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.posting import Stored
 from chalicelib.customers import filters
@@ -20,6 +21,7 @@ from chalicelib.infra.errors import (
     EventNotFoundError,
     StorageUnavailableError,
 )
+from chalicelib.infra.parsing import Json
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
 from chalicelib.operations import settled
@@ -38,10 +40,12 @@ REPORT = "Reports go to the subscriptions that name them."
 IN_PROGRESS = "A POST that is in progress stored the copy; try again."
 
 ORIGINALS = replace(EVENTS, source="original", order="oldest", limit=100)
+RECOVERABLE = ("later", "edited", "failed", "waiting")
+WAITING_SECONDS = 60  # until the next attempt; what is due sooner is under way
 
 
 class Missed(NamedTuple):
-    """Why a subscription has no copy of an event; `reason` None: it has one, or should.
+    """Why a subscription did not get an event; `reason` None: it did, should, or is about to.
 
     `member` is the path of the first member of its filter that does not match.
     """
@@ -50,6 +54,7 @@ class Missed(NamedTuple):
     member: str | None = None
 
 
+SHOWN = ("event_id", "event_type", "subject", "created_at")
 KNOWN = ("name", "tenant", "target_host", "state")
 NOTHING_KNOWN = dict.fromkeys((*KNOWN, *Missed._fields))
 
@@ -85,6 +90,11 @@ def find(event: Event, services: CoreServices, subscriptions: Subscriptions) -> 
 def _to_json(subscription_id: str, copy: Event | None, **known: str | None) -> str:
     """Return a recipient as callers see it; of a subscription that is gone little is known."""
     members = {"subscription_id": subscription_id, **NOTHING_KNOWN, **known}
+    return _with_copy(members, copy)
+
+
+def _with_copy(members: Json, copy: Event | None) -> str:
+    """Return members and a copy, as lists show it, as JSON."""
     shown = copy.summary() if copy else "null"
     return f'{dumps(members)[:-1]},"copy":{shown}}}'
 
@@ -179,46 +189,122 @@ def _make_copy(event: Event, subscription: Subscription, invocation: Invocation)
         event = _find_original(event.event_id, subscription, services)
 
 
-class Recovered(NamedTuple):
-    """How many events were looked at and sent, and the sort key to go on after, if any."""
+class Row(NamedTuple):
+    """An event, its copy for a subscription, if that is there, and why it did not arrive."""
 
+    event: Event
+    copy: Event | None
+    missed: Missed
+
+    @property
+    def is_recoverable(self) -> bool:
+        return self.missed.reason in RECOVERABLE
+
+    def to_json(self) -> str:
+        event = {name: getattr(self.event, name) for name in SHOWN}
+        return _with_copy({**event, **self.missed._asdict()}, self.copy)
+
+
+class Rows(NamedTuple):
+    """Rows of a page of events, how many events that has, and the sort key to go on after."""
+
+    rows: list[Row]
     examined: int
-    sent: int
     next_cursor: str | None
 
 
-def recover(
-    subscription: Subscription, invocation: Invocation, *, only_count: bool, **period: Any
-) -> Recovered:
-    """Make the copies that a subscription missed, of up to 100 events, the oldest first.
+def find_missed(subscription: Subscription, services: CoreServices, **asked: Any) -> Rows:
+    """Return what a subscription did not get of a page of events, the oldest first.
 
-    Those are of events that its types and filter take now and that list no copy for it. `period`
-    has `since`, and perhaps `until` and `cursor`, as in `listing.Query`. With `only_count` nothing
-    is made: `sent` is what would be. Raises ApiError 409, and StorageUnavailableError: then a
+    With a subject, all events that have it. `asked` has the fields of `listing.Query`. Raises
+    StorageUnavailableError.
+    """
+    # Filters alone look at payloads.
+    include = "payload" if subscription.filter else "subject"
+    page = _read_rows(subscription, services, include=include, **asked)
+    rows = [row for row in page.rows if row.is_recoverable or "subject" in asked]
+    return page._replace(rows=rows)
+
+
+def _read_rows(subscription: Subscription, services: CoreServices, **asked: Any) -> Rows:
+    """Return a page of the events that a subscription may get, with their copies for it.
+
+    Both are read as they are now, by two reads for a hundred events: the id of a copy derives
+    from what no index has.
+    """
+    page = read_page(services, replace(ORIGINALS, tenant=subscription.tenant, **asked))
+    events = [event for event in page.events if not event.is_report]
+    copy_ids = [posting.copy_id(event, subscription.subscription_id) for event in events]
+    listed = {copy_id for event in events for copy_id in event.copies}
+    copies = services.store.get_many([*listed.intersection(copy_ids)], with_content=False)
+    late = rfc3339(services.clock() + WAITING_SECONDS)
+    rows = []
+    for event, copy_id in zip(events, copy_ids, strict=True):
+        copy = copies.get(copy_id)
+        if copy is None:
+            missed = _why_missed(subscription, event, services)
+        else:
+            missed = _why_not_arrived(copy, late)
+        rows.append(Row(event, copy, missed))
+    return Rows(rows, len(events), page.next_cursor)
+
+
+def _why_not_arrived(copy: Event, late: str) -> Missed:
+    """Return why a copy that is there did not arrive, if its next attempt is not before `late`.
+
+    An attempt that is so far ahead follows one that failed, and nobody holds the copy: a claim
+    takes what is due.
+    """
+    if copy.status is Status.FAILED:
+        return Missed("failed")
+    return Missed("waiting" if copy.next_attempt_at and copy.next_attempt_at > late else None)
+
+
+class Recovered(NamedTuple):
+    """How many events were looked at, how many copies were made and how many are pushed again, and
+    the sort key to go on after, if any.
+    """
+
+    examined: int
+    sent: int
+    replayed: int
+    next_cursor: str | None
+
+
+def recover(subscription: Subscription, invocation: Invocation, **period: Any) -> Recovered:
+    """Get a subscription what it missed of up to 100 events, the oldest first.
+
+    Makes the copies of events that its types and filter take now and that list none for it, and
+    pushes again those that failed or wait long. `period` has `since`, and perhaps `until` and
+    `cursor`, as in `listing.Query`. Raises ApiError 409, and StorageUnavailableError: then a
     repeated call completes what this one began.
     """
     services = invocation.services
     _require_usable(subscription, services)
-    page = read_page(services, replace(ORIGINALS, tenant=subscription.tenant, **period))
+    page = _read_rows(subscription, services, include="payload", **period)
 
-    def recover_one(row: Event) -> bool:
-        """Return whether the event was missed, and is sent now unless `only_count`."""
-        if not subscription.matches(row.event_type):
+    def recover_one(row: Row) -> bool:
+        """Return whether the event was missed, and is pushed now."""
+        if not row.is_recoverable:
             return False
+        if row.copy:
+            return settled.push_again(row.copy, invocation)
         try:
-            event = _find_original(row.event_id, subscription, services)
-            is_listed = posting.copy_id(event, subscription.subscription_id) in event.copies
-            if is_listed or why_not_taken(subscription, event).reason:
-                return False
-            return only_count or _make_copy(event, subscription, invocation).is_new
+            return _make_copy(row.event, subscription, invocation).is_new
         except StorageUnavailableError:
             raise
-        except ApiError:  # erased meanwhile, a report, too many copies, or a POST is in progress
+        except ApiError:  # erased meanwhile, too many copies, or a POST is in progress
             return False
 
-    sent = 0
-    for start in range(0, len(page.events), AT_ONCE):
+    done = Counter[bool]()  # whether there was a copy
+    examined = page.examined
+    next_cursor = page.next_cursor
+    for start in range(0, page.examined, AT_ONCE):
         if start and invocation.seconds_left() < LAST_BATCH_SECONDS:
-            return Recovered(start, sent, page.events[start - 1].sort_key)
-        sent += sum(services.map(recover_one, page.events[start : start + AT_ONCE]))
-    return Recovered(len(page.events), sent, page.next_cursor)
+            examined = start
+            next_cursor = page.rows[start - 1].event.sort_key
+            break
+        rows = page.rows[start : start + AT_ONCE]
+        for row, is_done in zip(rows, services.map(recover_one, rows), strict=True):
+            done[row.copy is not None] += is_done
+    return Recovered(examined, done[False], done[True], next_cursor)

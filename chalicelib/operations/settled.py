@@ -16,6 +16,7 @@ from chalicelib.core.store import (
 )
 from chalicelib.infra.errors import EventClaimedError, EventNotFoundError
 from chalicelib.infra.queue import MAX_DELAY_SECONDS, Message
+from chalicelib.infra.table import Values
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339, unix_seconds
 
@@ -23,6 +24,9 @@ from chalicelib.infra.times import rfc3339, unix_seconds
 ERASED_SECONDS = 3600
 REPLAYABLE = f"{EXISTS} AND {UNCLAIMED}"
 REDRIVABLE = f"{REPLAYABLE} AND #status = :failed"
+# Nobody claimed, replayed, delivered or acknowledged it since it was read: an acknowledgement
+# leaves `claim_id`, and a claim the status.
+SAME_STATE = f"{REPLAYABLE} AND #status = :seen AND claim_id = :holder"
 # An event, even an expired one, or the mark of its erasure until that expires.
 ERASABLE = f"(attribute_exists(status_shard) OR expires_at > :now_seconds) AND {UNCLAIMED}"
 SETTLED_MEMBERS = ("claimed_until", "delivered_at", "delivered_via", "failed_at", "reason")
@@ -59,9 +63,33 @@ def replay(event: Event, invocation: Invocation) -> Event:
         raise EventClaimedError(CLAIMED, _claim_seconds_left(result.event, services))
     logger.info("replayed", extra={"event_id": event.event_id})
     if result.event.next_attempt_at:
-        with errors_left_to_sweep(event):
-            services.queue_for(result.event).send(messages.push_message(result.event))
+        _queue(result.event, services)
     return result.event
+
+
+def push_again(copy: Event, invocation: Invocation) -> bool:
+    """Replay a failed copy, or make a pending one due now; return whether it was as it was read.
+
+    A pending one keeps its attempts: replayed each minute, it would never become a dead letter.
+    """
+    services = invocation.services
+    seen = {":seen": copy.status, ":holder": copy.claim_id}
+    if copy.status is Status.FAILED:
+        changes = _as_replayed(copy, services)
+    else:
+        # With a new `claim_id`, one of two that read the copy makes it due.
+        changes = {**due_now(services), "claim_id": services.new_id()}
+    result = services.store.change(copy.event_id, SAME_STATE, changes, seen, ReturnValues="ALL_NEW")
+    if result.event and result.applied:
+        logger.info("pushed again", extra={"event_id": copy.event_id})
+        _queue(result.event, services)
+    return result.applied
+
+
+def _queue(event: Event, services: CoreServices) -> None:
+    """Queue an event in its lane; errors are left to the sweep."""
+    with errors_left_to_sweep(event):
+        services.queue_for(event).send(messages.push_message(event))
 
 
 def redrive(message: Message, event_id: str, invocation: Invocation) -> None:
@@ -90,8 +118,14 @@ def redrive(message: Message, event_id: str, invocation: Invocation) -> None:
 
 def _make_pending(event: Event, condition: str, services: CoreServices) -> WriteResult:
     """Make an event pending, and due now if it is pushed at all."""
+    changes = _as_replayed(event, services)
+    return services.store.change(event.event_id, condition, changes, ReturnValues="ALL_NEW")
+
+
+def _as_replayed(event: Event, services: CoreServices) -> Values:
+    """Return the changes of a replay."""
     is_pushed = event.is_copy or services.settings.webhook_url is not None
-    changes = {
+    return {
         **dict.fromkeys(SETTLED_MEMBERS),
         **CLEAR_SCHEDULE,
         **(due_now(services) if is_pushed else {}),
@@ -101,7 +135,6 @@ def _make_pending(event: Event, condition: str, services: CoreServices) -> Write
         "replayed_at": rfc3339(services.clock()),
         "expires_at": services.expires_at(),
     }
-    return services.store.change(event.event_id, condition, changes, ReturnValues="ALL_NEW")
 
 
 def erase(event_id: str, services: CoreServices) -> None:
