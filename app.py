@@ -270,10 +270,9 @@ def send_event(call: Call) -> Response:
 def list_missed(call: Call) -> Response:
     if call.query.keys().isdisjoint({"since", "subject"}):
         raise InvalidRequestError(FieldFault("since", "is required unless subject is given"))
-    page = recipients.find_missed(call.subscription(), call.services, **call.query)
-    return respond_list(
-        "events", [row.to_json() for row in page.rows], page.next_cursor, examined=page.examined
-    )
+    rows, last = recipients.read_rows(call.subscription(), call.services, **call.query)
+    shown = [row.to_json() for row in rows if row.is_missed or "subject" in call.query]
+    return respond_list("events", shown, last, examined=len(rows))
 
 
 @route("POST", "/subscriptions/{subscription_id}/recover", *CUSTOMERS)

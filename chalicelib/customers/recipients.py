@@ -39,9 +39,9 @@ NO_LONGER_ALLOWED = "The host of the target URL is no longer allowed."
 REPORT = "Reports go to the subscriptions that name them."
 IN_PROGRESS = "A POST that is in progress stored the copy; try again."
 
-ORIGINALS = replace(EVENTS, source="original", order="oldest", limit=100)
+ORIGINALS = replace(EVENTS, source="original", order="oldest", limit=100, include="payload")
 RECOVERABLE = ("later", "edited", "failed", "waiting")
-WAITING_SECONDS = 60  # until the next attempt; what is due sooner is under way
+SOON_SECONDS = 60  # a copy whose next attempt is later waits
 
 
 class Missed(NamedTuple):
@@ -55,7 +55,7 @@ class Missed(NamedTuple):
 
 
 SHOWN = ("event_id", "event_type", "subject", "created_at")
-KNOWN = ("name", "tenant", "target_host", "state")
+KNOWN = ("subscription_id", "name", "tenant", "target_host", "state")
 NOTHING_KNOWN = dict.fromkeys((*KNOWN, *Missed._fields))
 
 
@@ -80,21 +80,15 @@ def find(event: Event, services: CoreServices, subscriptions: Subscriptions) -> 
         copy = copies.pop(subscription.subscription_id, None)
         missed = Missed() if copy else _why_missed(subscription, event, services)
         told = {name: getattr(subscription, name) for name in KNOWN}
-        found.append(_to_json(subscription.subscription_id, copy, **told, **missed._asdict()))
-    gone = [
-        _to_json(subscription_id, copy, state="gone") for subscription_id, copy in copies.items()
-    ]
-    return found + gone
+        found.append(_to_json(copy, told | missed._asdict()))
+    for subscription_id, copy in copies.items():
+        gone = {"subscription_id": subscription_id, "state": "gone"}
+        found.append(_to_json(copy, NOTHING_KNOWN | gone))
+    return found
 
 
-def _to_json(subscription_id: str, copy: Event | None, **known: str | None) -> str:
-    """Return a recipient as callers see it; of a subscription that is gone little is known."""
-    members = {"subscription_id": subscription_id, **NOTHING_KNOWN, **known}
-    return _with_copy(members, copy)
-
-
-def _with_copy(members: Json, copy: Event | None) -> str:
-    """Return members and a copy, as lists show it, as JSON."""
+def _to_json(copy: Event | None, members: Json) -> str:
+    """Return members, and a copy as lists show it."""
     shown = copy.summary() if copy else "null"
     return f'{dumps(members)[:-1]},"copy":{shown}}}'
 
@@ -197,67 +191,44 @@ class Row(NamedTuple):
     missed: Missed
 
     @property
-    def is_recoverable(self) -> bool:
+    def is_missed(self) -> bool:
+        """Whether `recover` sees to it."""
         return self.missed.reason in RECOVERABLE
 
     def to_json(self) -> str:
         event = {name: getattr(self.event, name) for name in SHOWN}
-        return _with_copy({**event, **self.missed._asdict()}, self.copy)
+        return _to_json(self.copy, event | self.missed._asdict())
 
 
-class Rows(NamedTuple):
-    """Rows of a page of events, how many events that has, and the sort key to go on after."""
+def read_rows(
+    subscription: Subscription, services: CoreServices, **asked: Any
+) -> tuple[list[Row], str | None]:
+    """Return a page of events, the oldest first, and the sort key to go on after, if any.
 
-    rows: list[Row]
-    examined: int
-    next_cursor: str | None
-
-
-def find_missed(subscription: Subscription, services: CoreServices, **asked: Any) -> Rows:
-    """Return what a subscription did not get of a page of events, the oldest first.
-
-    With a subject, all events that have it. `asked` has the fields of `listing.Query`. Raises
-    StorageUnavailableError.
-    """
-    # Filters alone look at payloads.
-    include = "payload" if subscription.filter else "subject"
-    page = _read_rows(subscription, services, include=include, **asked)
-    rows = [row for row in page.rows if row.is_recoverable or "subject" in asked]
-    return page._replace(rows=rows)
-
-
-def _read_rows(subscription: Subscription, services: CoreServices, **asked: Any) -> Rows:
-    """Return a page of the events that a subscription may get, with their copies for it.
-
-    Both are read as they are now, by two reads for a hundred events: the id of a copy derives
-    from what no index has.
+    `asked` has fields of `listing.Query`. Events and copies are read as they are now, by two reads
+    for a hundred: what the id of a copy derives from is in no index. Reports are left out.
     """
     page = read_page(services, replace(ORIGINALS, tenant=subscription.tenant, **asked))
-    events = [event for event in page.events if not event.is_report]
-    copy_ids = [posting.copy_id(event, subscription.subscription_id) for event in events]
-    listed = {copy_id for event in events for copy_id in event.copies}
-    copies = services.store.get_many([*listed.intersection(copy_ids)], with_content=False)
-    late = rfc3339(services.clock() + WAITING_SECONDS)
+    events = {
+        posting.copy_id(event, subscription.subscription_id): event
+        for event in page.events
+        if not event.is_report
+    }
+    copies = services.store.get_many([*events], with_content=False)
+    # An attempt that is later follows one that failed, and nobody holds the copy.
+    soon = rfc3339(services.clock() + SOON_SECONDS)
     rows = []
-    for event, copy_id in zip(events, copy_ids, strict=True):
+    for copy_id, event in events.items():
         copy = copies.get(copy_id)
         if copy is None:
             missed = _why_missed(subscription, event, services)
+        elif copy.status is Status.FAILED:
+            missed = Missed("failed")
         else:
-            missed = _why_not_arrived(copy, late)
+            is_waiting = (copy.next_attempt_at or soon) > soon
+            missed = Missed("waiting" if is_waiting else None)
         rows.append(Row(event, copy, missed))
-    return Rows(rows, len(events), page.next_cursor)
-
-
-def _why_not_arrived(copy: Event, late: str) -> Missed:
-    """Return why a copy that is there did not arrive, if its next attempt is not before `late`.
-
-    An attempt that is so far ahead follows one that failed, and nobody holds the copy: a claim
-    takes what is due.
-    """
-    if copy.status is Status.FAILED:
-        return Missed("failed")
-    return Missed("waiting" if copy.next_attempt_at and copy.next_attempt_at > late else None)
+    return rows, page.next_cursor
 
 
 class Recovered(NamedTuple):
@@ -274,37 +245,32 @@ class Recovered(NamedTuple):
 def recover(subscription: Subscription, invocation: Invocation, **period: Any) -> Recovered:
     """Get a subscription what it missed of up to 100 events, the oldest first.
 
-    Makes the copies of events that its types and filter take now and that list none for it, and
-    pushes again those that failed or wait long. `period` has `since`, and perhaps `until` and
-    `cursor`, as in `listing.Query`. Raises ApiError 409, and StorageUnavailableError: then a
-    repeated call completes what this one began.
+    Makes the copies that are missing, and pushes again those that failed or wait. `period` has
+    `since`, and perhaps `until` and `cursor`. Raises ApiError 409, and StorageUnavailableError:
+    then a repeated call completes what this one began.
     """
     services = invocation.services
     _require_usable(subscription, services)
-    page = _read_rows(subscription, services, include="payload", **period)
+    rows, next_cursor = read_rows(subscription, services, **period)
 
-    def recover_one(row: Row) -> bool:
-        """Return whether the event was missed, and is pushed now."""
-        if not row.is_recoverable:
-            return False
-        if row.copy:
-            return settled.push_again(row.copy, invocation)
+    def recover_one(row: Row) -> str | None:
+        """Return what was done: `sent`, `replayed`, or nothing."""
+        if not row.is_missed:
+            return None
         try:
-            return _make_copy(row.event, subscription, invocation).is_new
+            if row.copy:
+                settled.push_now(row.copy, services)
+                return "replayed"
+            return "sent" if _make_copy(row.event, subscription, invocation).is_new else None
         except StorageUnavailableError:
             raise
-        except ApiError:  # erased meanwhile, too many copies, or a POST is in progress
-            return False
+        except ApiError:  # others were faster, too many copies, or a POST is in progress
+            return None
 
-    done = Counter[bool]()  # whether there was a copy
-    examined = page.examined
-    next_cursor = page.next_cursor
-    for start in range(0, page.examined, AT_ONCE):
+    done = Counter[str | None]()
+    for start in range(0, len(rows), AT_ONCE):
         if start and invocation.seconds_left() < LAST_BATCH_SECONDS:
-            examined = start
-            next_cursor = page.rows[start - 1].event.sort_key
-            break
-        rows = page.rows[start : start + AT_ONCE]
-        for row, is_done in zip(rows, services.map(recover_one, rows), strict=True):
-            done[row.copy is not None] += is_done
-    return Recovered(examined, done[False], done[True], next_cursor)
+            last = rows[start - 1].event.sort_key
+            return Recovered(start, done["sent"], done["replayed"], last)
+        done.update(services.map(recover_one, rows[start : start + AT_ONCE]))
+    return Recovered(len(rows), done["sent"], done["replayed"], next_cursor)
