@@ -270,9 +270,9 @@ def send_event(call: Call) -> Response:
 def list_missed(call: Call) -> Response:
     if call.query.keys().isdisjoint({"since", "subject"}):
         raise InvalidRequestError(FieldFault("since", "is required unless subject is given"))
-    rows, last = recipients.read_rows(call.subscription(), call.services, **call.query)
-    shown = [row.to_json() for row in rows if row.is_missed or "subject" in call.query]
-    return respond_list("events", shown, last, examined=len(rows))
+    missed = recipients.find_missed(call.subscription(), call.services, **call.query)
+    rows = [row.to_json() for row in missed.rows]
+    return respond_list("events", rows, missed.next_cursor, examined=missed.examined)
 
 
 @route("POST", "/subscriptions/{subscription_id}/recover", *CUSTOMERS)

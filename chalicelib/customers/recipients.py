@@ -184,42 +184,47 @@ def _make_copy(event: Event, subscription: Subscription, invocation: Invocation)
 
 
 class Row(NamedTuple):
-    """An event, its copy for a subscription, if that is there, and why it did not arrive."""
+    """An event that a subscription did not get, its copy, if that is there, and why.
 
+    `number`: of the event on its page, from 1.
+    """
+
+    number: int
     event: Event
     copy: Event | None
     missed: Missed
-
-    @property
-    def is_missed(self) -> bool:
-        """Whether `recover` sees to it."""
-        return self.missed.reason in RECOVERABLE
 
     def to_json(self) -> str:
         event = {name: getattr(self.event, name) for name in SHOWN}
         return _to_json(self.copy, event | self.missed._asdict())
 
 
-def read_rows(
-    subscription: Subscription, services: CoreServices, **asked: Any
-) -> tuple[list[Row], str | None]:
-    """Return a page of events, the oldest first, and the sort key to go on after, if any.
-
-    `asked` has fields of `listing.Query`. Events and copies are read as they are now, by two reads
-    for a hundred: what the id of a copy derives from is in no index. Reports are left out.
+class Rows(NamedTuple):
+    """What a subscription did not get of a page of events, how many those are, and the sort key to
+    go on after, if any.
     """
-    page = read_page(services, replace(ORIGINALS, tenant=subscription.tenant, **asked))
-    events = {
-        posting.copy_id(event, subscription.subscription_id): event
-        for event in page.events
-        if not event.is_report
-    }
-    copies = services.store.get_many([*events], with_content=False)
+
+    rows: list[Row]
+    examined: int
+    next_cursor: str | None
+
+
+def find_missed(subscription: Subscription, services: CoreServices, **asked: Any) -> Rows:
+    """Return what a subscription did not get and may recover, the oldest first.
+
+    With a subject, all events that have it, also what it got or did not ask for. `asked` has fields
+    of `listing.Query`. Events and copies are read as they are now, by two reads for a hundred: what
+    the id of a copy derives from is in no index. Reports are left out.
+    """
+    query = replace(ORIGINALS, tenant=subscription.tenant, **asked)
+    page = read_page(services, query)
+    copy_ids = [posting.copy_id(event, subscription.subscription_id) for event in page.events]
+    copies = services.store.get_many(copy_ids, with_content=False)
     # An attempt that is later follows one that failed, and nobody holds the copy.
     soon = rfc3339(services.clock() + SOON_SECONDS)
     rows = []
-    for copy_id, event in events.items():
-        copy = copies.get(copy_id)
+    for number, event in enumerate(page.events, 1):
+        copy = copies.get(copy_ids[number - 1])
         if copy is None:
             missed = _why_missed(subscription, event, services)
         elif copy.status is Status.FAILED:
@@ -227,8 +232,10 @@ def read_rows(
         else:
             is_waiting = (copy.next_attempt_at or soon) > soon
             missed = Missed("waiting" if is_waiting else None)
-        rows.append(Row(event, copy, missed))
-    return rows, page.next_cursor
+        is_listed = missed.reason in RECOVERABLE or query.subject
+        if is_listed and not event.is_report:
+            rows.append(Row(number, event, copy, missed))
+    return Rows(rows, len(page.events), page.next_cursor)
 
 
 class Recovered(NamedTuple):
@@ -251,12 +258,10 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
     """
     services = invocation.services
     _require_usable(subscription, services)
-    rows, next_cursor = read_rows(subscription, services, **period)
+    missed = find_missed(subscription, services, **period)
 
     def recover_one(row: Row) -> str | None:
         """Return what was done: `sent`, `replayed`, or nothing."""
-        if not row.is_missed:
-            return None
         try:
             if row.copy:
                 settled.push_now(row.copy, services)
@@ -268,9 +273,9 @@ def recover(subscription: Subscription, invocation: Invocation, **period: Any) -
             return None
 
     done = Counter[str | None]()
-    for start in range(0, len(rows), AT_ONCE):
+    for start in range(0, len(missed.rows), AT_ONCE):
         if start and invocation.seconds_left() < LAST_BATCH_SECONDS:
-            last = rows[start - 1].event.sort_key
-            return Recovered(start, done["sent"], done["replayed"], last)
-        done.update(services.map(recover_one, rows[start : start + AT_ONCE]))
-    return Recovered(len(rows), done["sent"], done["replayed"], next_cursor)
+            last = missed.rows[start - 1]
+            return Recovered(last.number, done["sent"], done["replayed"], last.event.sort_key)
+        done.update(services.map(recover_one, missed.rows[start : start + AT_ONCE]))
+    return Recovered(missed.examined, done["sent"], done["replayed"], missed.next_cursor)
