@@ -104,6 +104,7 @@ acknowledge_leased = to_all(Container.acknowledge, leases)
 release = to_all(Container.release, leases)
 enable = to_all(Container.enable, subscriptions)
 unsubscribe = to_all(Container.unsubscribe, subscriptions)
+pause = to_all(Container.pause, subscriptions)
 ONE, OTHER = (
     does(Container.post, payload, idempotency_key="k") for payload in ('{"n":1}', '{"n":2}')
 )
@@ -258,6 +259,18 @@ def expect_recovered_copies(world: SimulatedWorld, container: Container) -> None
         (key, event_id) for (key,) in subscriptions(world) for (event_id,) in originals(world)
     ]
     assert has == dict.fromkeys(wanted, Status.DELIVERED)
+
+
+def expect_one_arrival(world: SimulatedWorld, container: Container) -> None:
+    """Check that what arrived was not pushed again, and that each subscription has each event."""
+    world.settle()
+    arrived = [
+        sum(push.arrived for push in pushes)
+        for event_id, pushes in world.history.pushes.items()
+        if event_id.startswith("cpy_")
+    ]
+    assert world.faults or max(arrived) == 1
+    expect_recovered_copies(world, container)
 
 
 @dataclass(frozen=True)
@@ -420,6 +433,31 @@ PATHS = {
     },
     "recover, recover meanwhile": Path(
         recover, first=MISSED, meanwhile=(recover,), last=expect_recovered_copies
+    ),
+    **{
+        f"recover, failed and waiting, {what} meanwhile": Path(
+            recover,
+            first=each(subscribe(), post, post),
+            answers=(200, 422, 200, 503),
+            environ={"BACKOFF_BASE_SECONDS": "500"},
+            meanwhile=others,
+            last=last,
+        )
+        for what, others, last in (
+            ("nobody", (), expect_one_arrival),
+            ("recover", (recover,), expect_one_arrival),
+            ("redrive", (each(move_back, work),), expect_one_arrival),
+            ("worker", (each(recover, work),), expect_one_arrival),
+            ("acknowledge", (to_all(Container.acknowledge, copies),), expect_one_arrival),
+            ("pause", (pause,), each(enable, expect_recovered_copies)),
+        )
+    },
+    "recover, failed, erased meanwhile": Path(
+        recover,
+        first=each(subscribe(), ONE),
+        answers=(200, 422),
+        meanwhile=(erase,),
+        last=erase_and_post_again,
     ),
     "send, erased meanwhile": Path(
         send,
