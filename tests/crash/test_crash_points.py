@@ -297,6 +297,7 @@ COPIES_ONLY = {"ZAPIER_WEBHOOK_URL": "subscriptions"}
 UNPUSHED = {"pull only": PULL_ONLY, "copies only": COPIES_ONLY}
 NO_DELAY = {"BACKOFF_BASE_SECONDS": "0", "BREAKER_FAILURES": "1"}
 AT_ONCE = {"IN_PROCESS_WAIT_SECONDS": "0"}
+LONG_DELAY = {"BACKOFF_BASE_SECONDS": "500"}
 COPY = each(subscribe(), post_async)
 NEW_COPY = each(does(Container.subscribe, "https://hooks.zapier.com/new"), wait(9), post_async)
 POSTED = each(subscribe(), post)
@@ -434,28 +435,33 @@ PATHS = {
     "recover, recover meanwhile": Path(
         recover, first=MISSED, meanwhile=(recover,), last=expect_recovered_copies
     ),
+    "recover, failed and waiting": Path(
+        recover,
+        first=each(subscribe(), post, post),
+        answers=(422, 200, 503, 200),  # of each copy, then of its event
+        environ=LONG_DELAY,
+        last=expect_one_arrival,
+    ),
     **{
-        f"recover, failed and waiting, {what} meanwhile": Path(
+        f"recover, {what} meanwhile": Path(
             recover,
-            first=each(subscribe(), post, post),
-            answers=(200, 422, 200, 503),
-            environ={"BACKOFF_BASE_SECONDS": "500"},
+            first=POSTED,
+            answers=(status_code, 200),
+            environ=LONG_DELAY,
             meanwhile=others,
             last=last,
         )
-        for what, others, last in (
-            ("nobody", (), expect_one_arrival),
-            ("recover", (recover,), expect_one_arrival),
-            ("redrive", (each(move_back, work),), expect_one_arrival),
-            ("worker", (each(recover, work),), expect_one_arrival),
-            ("acknowledge", (to_all(Container.acknowledge, copies),), expect_one_arrival),
-            ("pause", (pause,), each(enable, expect_recovered_copies)),
+        for what, status_code, others, last in (
+            ("waiting, recovered", 503, (recover,), expect_one_arrival),
+            ("failed, recovered_and_pushed", 422, (each(recover, work),), expect_one_arrival),
+            ("failed, redriven", 422, (each(move_back, work),), expect_one_arrival),
+            ("waiting, paused", 503, (pause,), each(enable, expect_recovered_copies)),
         )
     },
     "recover, failed, erased meanwhile": Path(
         recover,
         first=each(subscribe(), ONE),
-        answers=(200, 422),
+        answers=(422, 200),
         meanwhile=(erase,),
         last=erase_and_post_again,
     ),
