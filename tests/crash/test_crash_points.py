@@ -452,8 +452,7 @@ PATHS = {
             last=last,
         )
         for what, status_code, others, last in (
-            ("waiting, recovered", 503, (recover,), expect_one_arrival),
-            ("failed, recovered_and_pushed", 422, (each(recover, work),), expect_one_arrival),
+            ("failed, pushed_again", 422, (each(replay_copies, work),), expect_one_arrival),
             ("failed, redriven", 422, (each(move_back, work),), expect_one_arrival),
             ("waiting, paused", 503, (pause,), each(enable, expect_recovered_copies)),
         )
