@@ -61,6 +61,7 @@ function remember(items) {
   for (const one of items) {
     if (isCopy(one.event_id)) copies.set(one.event_id, { ...one, loadedAt: now });
     else families.set(one.event_id, one.copies);
+    if (one.message?.includes("(replayed)")) replayed.add(one.event_id); // counts do not tell
     seen.types.add(one.event_type);
     if (one.tenant) seen.tenants.add(one.tenant);
     if (one.subject) seen.subjects.add(one.subject);

@@ -66,9 +66,9 @@ function countsOf(status, judged) {
   return [number(of.length, "event", isMore), more.filter(Boolean).join(", ")];
 }
 // Return whether all that an event is judged by was delivered at once.
-function isAtOnce({ delivered_at, created_at, delivery_attempts, message }) {
+function isAtOnce({ event_id, delivered_at, created_at, delivery_attempts }) {
   const took = Date.parse(delivered_at) - Date.parse(created_at);
-  return delivery_attempts <= 1 && took < AT_ONCE_MS && !message?.includes("(replayed)");
+  return delivery_attempts <= 1 && took < AT_ONCE_MS && !replayed.has(event_id);
 }
 function courseOf({ row, tone, judged }) {
   const course = tone === "delivered" && !judged.every(isAtOnce) ? "late" : tone;

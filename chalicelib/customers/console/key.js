@@ -21,7 +21,7 @@ function setKey(value, refusal = "") {
 }
 // Forget what was loaded and typed.
 function wipe() {
-  const known = [copies, families, subscriptions, loadedAt, owners, lookedFor];
+  const known = [copies, families, replayed, subscriptions, loadedAt, owners, lookedFor];
   const ofCards = [recent, pinned, lastTests, urls, missedBy];
   for (const one of [...known, ...ofCards, ...Object.values(seen)]) one.clear();
   former = null;

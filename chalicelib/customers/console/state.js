@@ -34,6 +34,7 @@ let refreshing = new AbortController(); // the next refresh ends the calls of th
 let counting = null; // what counts beside the rows, {signal}: it ends with what it counts for
 const copies = new Map(); // by id, as they were last read, with `loadedAt`
 const families = new Map(); // ids of the copies of an event, by its id
+const replayed = new Set(); // ids of what was delivered after a replay
 const subscriptions = new Map(); // by id
 const seen = { types: new Set(), tenants: new Set(), subjects: new Set() };
 
