@@ -281,6 +281,7 @@ def test_an_event_is_judged_by_the_webhooks_of_its_tenant(
     console.text("#delivered").to_contain_text(re.compile(r"1 event\s+2 copies, 1 not asked for"))
     console.text("#legend").to_have_text("1 delivered at once1 not asked for1 failed")
     console.button("delivered").click()
+    console.text("#delivered").to_contain_text("2 events")
     # Its own push is what matches.
     expect(console.row(failed)).to_contain_text(re.compile(rf"^delivered\s.*{refused}", re.DOTALL))
     console.row(left_out).click()

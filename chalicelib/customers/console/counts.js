@@ -35,7 +35,7 @@ async function loadCounts(signal) {
 }
 function renderCounts() {
   const items = Object.values(counted).flatMap(({ found }) => [...found.values()]);
-  const judged = rowsOf(items).map((row) => ({ row, ...judge(sidesOf(row)) }));
+  const judged = rowsOf(items).map((row) => ({ row, ...judgeRow(row, sidesOf(row)) }));
   for (const status of STATUSES) {
     const [amount, more] = countsOf(status, judged);
     const { amount: first, more: second } = partsOf($(status));

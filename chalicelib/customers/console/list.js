@@ -105,18 +105,20 @@ function sidesOf(row) {
     unread,
   };
 }
-// Return what a row's badge tells: its event's state or, under a filter by status, that of what
-// matches it.
-function badgeOf(row, sides) {
+// Judge a row: its event or, under a filter by status, what of it matches that.
+function judgeRow(row, sides) {
   const verdict = judge(sides);
   const { status } = filters;
   const matched = [...pushedItself(row.event), ...row.items].filter((one) => one.status === status);
   const isOthers = status === "delivered" && verdict.tone === "absent";
-  if (matched.length && !isOthers) {
-    const state = worstOf(matched.map(itemState));
-    return { state, tone: toneOf(state), judged: matched };
-  }
-  const isOpen = sides.unread && !status && ["delivered", "absent"].includes(verdict.tone);
+  if (!matched.length || isOthers) return verdict;
+  const state = worstOf(matched.map(itemState));
+  return { state, tone: toneOf(state), judged: matched };
+}
+// Return what a badge shows: nothing good before all copies are read.
+function badgeOf(row, sides) {
+  const verdict = judgeRow(row, sides);
+  const isOpen = sides.unread && !filters.status && ["delivered", "absent"].includes(verdict.tone);
   return isOpen ? { ...verdict, state: "…", tone: "" } : verdict;
 }
 // Load the copies of some of the rows that are not known in full.
