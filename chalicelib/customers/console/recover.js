@@ -93,6 +93,7 @@ function recover(one) {
   const { subscription_id: id } = one;
   const { since, until, rows } = missedBy.get(id);
   return runJob(async (signal) => {
+    tellJob("Recovering");
     if (one.disabled_at) await call("POST", `subscriptions/${id}/enable`, [signal]);
     let done = 0;
     let cursor = null;
