@@ -216,6 +216,30 @@ def test_a_listing_that_takes_long_ends_with_a_cursor(
     assert events[-1].event_id in ids(event for page, _ in pages for event in page)
 
 
+@pytest.mark.parametrize("limit", [1, 50])
+@pytest.mark.parametrize("order", ["newest", "oldest"])
+def test_a_search_that_takes_long_tells_nothing_of_other_tenants(
+    order: str, limit: int, services: Services, dynamodb: FakeDynamoDB, clock: Clock
+) -> None:
+    tenants = ["corp", *["inc"] * 6]
+    until = int(START) + DAY
+    events = store_all(
+        services,
+        (make_event(n, tenant=tenants[n % 7], expires_at=until) for n in range(200)),
+    )
+    own = [event for event in events if event.tenant == "corp"]
+    dynamodb.page_rows = 5
+    dynamodb.on_query = lambda rows: clock.sleep(2)
+
+    pages = walk(services, order=order, limit=limit, tenant="corp")
+
+    found = ids(event for events, _ in pages for event in events)
+    assert found == ids(own if order == "oldest" else reversed(own))
+    cursors = [str(page.next_cursor).split("#")[-1] for page in pages]
+    known = {*found, "None", f"cpy_{'0' * 32}", f"evt_{'f' * 32}"}
+    assert {*cursors} <= known
+
+
 def test_what_dynamodb_leaves_out_is_not_taken_for_absent(
     services: Services, dynamodb: FakeDynamoDB
 ) -> None:
