@@ -33,7 +33,6 @@ class _State:
 
     url: str = field(repr=False)
     last_success_at: float = 0.0
-    failures: int = 0
     wasted_seconds: float = 0.0
     next_trial_at: float = 0.0
 
@@ -89,11 +88,6 @@ class Breaker:
             self._free_at = now + MAX_TRIAL_SECONDS
             return 0.0
 
-    def failures(self, target: Target) -> int:
-        """Return how many pushes in a row failed."""
-        with self._lock:
-            return self._state(target).failures
-
     def record(
         self, target: Target, started: float, now: float, result: PushResult, open_seconds: float
     ) -> None:
@@ -129,7 +123,6 @@ class Breaker:
             # Pushes that began before the latest success, or before the destination opened, tell
             # nothing.
             elif not is_throttled and started >= max(state.last_success_at, state.next_trial_at):
-                state.failures += 1
                 state.wasted_seconds += seconds
                 if state.wasted_seconds >= self._patience_seconds:
                     state.next_trial_at = now + min(open_seconds, MAX_RETRY_AFTER_SECONDS)

@@ -336,7 +336,7 @@ def test_at_most_the_last_25_attempts_are_shown_newest_last(
 ) -> None:
     receiver.default = 503
     receiver.script(*[500] * 10)
-    world.restart(MAX_DELIVERY_ATTEMPTS="30", BACKOFF_BASE_SECONDS="0", BREAKER_FAILURES="99")
+    world.restart(MAX_DELIVERY_ATTEMPTS="30", BACKOFF_BASE_SECONDS="0")
     event_id = world.post()["event_id"]
 
     world.run_worker()

@@ -121,7 +121,7 @@ def test_what_is_dead_for_so_long_is_disabled(
 def test_a_target_is_failing_from_the_tenth_failed_attempt_until_it_works(
     world: World, target: Receiver, cap_seconds: str
 ) -> None:
-    world.restart(BACKOFF_CAP_SECONDS=cap_seconds, BREAKER_FAILURES="100")
+    world.restart(BACKOFF_CAP_SECONDS=cap_seconds)
     subscribe(world, target.url)
     target.default = 503
     [copy_id] = world.post()["copies"]
@@ -360,7 +360,7 @@ def test_disabling_is_told_once_if_a_response_is_lost(
 def test_a_test_push_changes_nothing(
     world: World, target: Receiver, aws: Aws, code: int, outcome: str
 ) -> None:
-    world.restart(WEBHOOK_SIGNING_SECRETS=SIGNING_SECRETS[0], BREAKER_FAILURES="1")
+    world.restart(WEBHOOK_SIGNING_SECRETS=SIGNING_SECRETS[0])
     disable(world, target)  # it works for a disabled one, too
     before = subscriptions(world)
     test = f"{path(world)}/test"
