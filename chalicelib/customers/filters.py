@@ -91,9 +91,8 @@ class _Values:
 
     def __init__(self, given: list[Any]) -> None:
         elements = [*given]
-        for (
-            element
-        ) in elements:  # grows meanwhile: a payload may be nested deeper than calls can be
+        # It grows meanwhile: a payload may be nested deeper than calls can be.
+        for element in elements:
             elements += element if isinstance(element, list) else ()
         scalars: list[Any] = [element for element in elements if isinstance(element, SCALARS)]
         self.is_there = bool(given)

@@ -223,7 +223,9 @@ def disable(world: SimulatedWorld, container: Container) -> None:
 
 
 def know_that_the_webhook_is_slow(world: SimulatedWorld, container: Container) -> None:
-    container.services.lanes.remember("webhook", container.clock(), is_slow=True)
+    container.services.lanes.remember(
+        container.services.targets.webhook, container.clock(), is_slow=True
+    )
 
 
 def know(world: SimulatedWorld, container: Container) -> None:
