@@ -90,6 +90,10 @@ def redrive(message: Message, event_id: str, invocation: Invocation) -> None:
 
 def _make_pending(event: Event, condition: str, services: CoreServices) -> WriteResult:
     """Make an event pending, and due now if it is pushed at all."""
+    expires_at = services.expires_at()
+    if event.source_event_id:
+        # The event, then the copy: at no time does a copy outlive its event.
+        services.store.renew(event.source_event_id, expires_at)
     is_pushed = event.is_copy or services.settings.webhook_url is not None
     changes = {
         **dict.fromkeys(SETTLED_MEMBERS),
@@ -99,7 +103,7 @@ def _make_pending(event: Event, condition: str, services: CoreServices) -> Write
         "claim_id": services.new_id(),
         "delivery_attempts": 0,
         "replayed_at": rfc3339(services.clock()),
-        "expires_at": services.expires_at(),
+        "expires_at": expires_at,
     }
     return services.store.change(event.event_id, condition, changes, ReturnValues="ALL_NEW")
 

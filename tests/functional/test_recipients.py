@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -54,15 +55,33 @@ def recover(world: World, subscription_id: str, *, key: str = KEY, **members: An
     return world.call("POST", path, body, key=key)
 
 
-def test_a_copy_that_is_sent_late_does_not_outlive_its_event(
-    world: World, target: Receiver
-) -> None:
+def send_late(world: World, target: Receiver) -> Any:
     event = post(world)
     subscription_id = subscribed(world, target.url)
     world.clock.sleep(29 * DAY_SECONDS)
-    copy = send(world, subscription_id, event["event_id"]).json
+    send(world, subscription_id, event["event_id"])
+    return event
+
+
+def replay_late(world: World, target: Receiver) -> Any:
+    subscribed(world, target.url)
+    world.clock.sleep(10)
+    event = post(world)
+    world.clock.sleep(29 * DAY_SECONDS)
+    world.replay(event["copies"][0])
+    return event
+
+
+@pytest.mark.parametrize("act", [send_late, replay_late])
+def test_a_copy_that_is_sent_or_replayed_late_does_not_outlive_its_event(
+    world: World, target: Receiver, act: Callable[[World, Receiver], Any]
+) -> None:
+    world.restart(ZAPIER_WEBHOOK_URL="none")
+    event = act(world, target)
     world.empty_inbox()
     world.clock.sleep(15 * DAY_SECONDS)
+    assert listed(world) == [event["event_id"]]
+    [copy_id] = world.event(event["event_id"])["copies"]
     # TTL deletes what has expired.
     is_there = "attribute_exists(event_id) AND expires_at > :now"
     world.dynamodb.update_item(
@@ -76,7 +95,7 @@ def test_a_copy_that_is_sent_late_does_not_outlive_its_event(
     erased = world.call("DELETE", f"/events/{event['event_id']}", key=KEY)
 
     assert erased.status_code == 204
-    assert world.call("GET", f"/events/{copy['event_id']}").status_code == 404
+    assert world.call("GET", f"/events/{copy_id}").status_code == 404
 
 
 # Recipients
