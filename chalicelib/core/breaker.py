@@ -51,10 +51,10 @@ class _Rest:
 class Breaker:
     """Decides whether to push to a destination now.
 
-    A container makes one trial at a time. After one that failed it rests, and all open destinations
-    of the same owner rest, too: as long, then twice, four times as long, up to twice the number of
-    owners in trouble. So a tenant with a hundred dead URLs takes the place of one, and new trouble
-    is tried before old.
+    A container makes one trial at a time. After one that failed it rests, and the destinations of
+    the same owner rest, too, those that are open or have failed since their last success: as long,
+    then twice, four times as long, up to twice the number of owners in trouble. So a tenant with a
+    hundred dead URLs takes the place of one, and new trouble is tried before old.
 
     :param patience_seconds: A destination opens when the pushes that failed since its last success
         took so long.
@@ -79,9 +79,11 @@ class Breaker:
             state = self._state(target)
             # An edited URL has its trial when the old one would have had it.
             state.url = target.url
-            if not state.next_trial_at:
-                return 0.0
             rest = self._rests.get(target.owner, _Rest())
+            if not state.next_trial_at:
+                # One that has failed may be about to open: of a hundred dead URLs each would hold
+                # a thread until it does.
+                return max(0.0, rest.ends_at - now) if state.wasted_seconds else 0.0
             wait_seconds = max(state.next_trial_at, rest.ends_at, self._free_at) - now
             if wait_seconds > 0:
                 return wait_seconds

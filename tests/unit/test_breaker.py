@@ -207,3 +207,14 @@ def test_the_destination_used_least_recently_is_forgotten(
     assert breaker.acquire(WEBHOOK, 110) == 0
     assert breaker.acquire(ONE, 110) > 0
     assert breaker.acquire(OTHER, 110) == 0
+
+
+def test_what_has_failed_waits_while_its_tenant_rests(breaker: Breaker) -> None:
+    push(breaker, SIBLING, 100, seconds=1)
+    open_at(breaker, ONE, 110)
+    rest_seconds = REST * 10
+    assert breaker.acquire(SIBLING, 110) == rest_seconds
+    assert breaker.acquire(SIBLING, 110 + rest_seconds) == 0
+    assert breaker.acquire(OTHER, 110) == 0
+    push(breaker, SIBLING, 111, seconds=1, result=DELIVERED)
+    assert breaker.acquire(SIBLING, 112) == 0
