@@ -366,9 +366,14 @@ def test_a_lost_response_costs_no_copy(
     assert len(world.event(event["event_id"])["copies"]) == len(target.requests) == 1
 
 
-@pytest.mark.parametrize("conflicts", [1, 3, 100])
+CONFLICT = ("None", "TransactionConflict")
+
+
+@pytest.mark.parametrize(
+    ("conflicts", "codes"), [(1, CONFLICT), (3, CONFLICT), (100, CONFLICT), (100, ())]
+)
 def test_a_transaction_that_meets_another_is_tried_again_while_there_is_time(
-    world: World, target: Receiver, during: During, conflicts: int
+    world: World, target: Receiver, during: During, conflicts: int, codes: tuple[str, ...]
 ) -> None:
     event = post(world)
     subscription_id = subscribed(world, target.url)
@@ -378,7 +383,7 @@ def test_a_transaction_that_meets_another_is_tried_again_while_there_is_time(
         left[0] -= 1
         if left[0] < 0:
             return None
-        reasons = [{"Code": "None"}, {"Code": "TransactionConflict"}]
+        reasons = [{"Code": code} for code in codes]
         canceled = {"Code": "TransactionCanceledException", "Message": "put in by a test"}
         parsed = {"Error": canceled, "CancellationReasons": reasons}
         return type("Response", (), {"status_code": 400}), {"ResponseMetadata": {}, **parsed}
