@@ -54,6 +54,7 @@ RATES = {
     **dict.fromkeys((THROTTLES, THROTTLES_LONG, FLAKY), (2, 5, 20)),
 }
 MOST_WAIT_SECONDS = 600.0
+SEEDS = range(4)  # what is printed is the worst of them
 
 
 class OutageWorld(SimulatedWorld):
@@ -352,14 +353,16 @@ def all_away() -> str:
 
 
 def told_of_tenants(beside: Callable[..., list[float]]) -> str:
-    """Return how the copies of a tenant fared beside those that hang, for a person."""
-    waits = beside()
-    median, longest = statistics.median(waits), max(waits)
-    return f"{len(waits)} delivered, median {median:.0f} s, longest wait {longest:.0f} s"
+    """Return how the copies of a tenant fared beside those that hang, for a person: the worst."""
+    runs = [beside(seed=seed) for seed in SEEDS]
+    fewest = min(map(len, runs))
+    median, longest = max(map(statistics.median, runs)), max(map(max, runs))
+    return f"{fewest} delivered, median {median:.0f} s, longest wait {longest:.0f} s"
 
 
 def told_of_waits(run: Callable[..., Waits], per_second: float) -> str:
-    median, p95 = run(per_second=per_second)
+    runs = [run(per_second=per_second, seed=seed) for seed in SEEDS]
+    median, p95 = map(max, zip(*runs, strict=True))
     return f"healthy events wait {median:.1f} s (median), {p95:.1f} s (p95)"
 
 
