@@ -156,9 +156,7 @@ class Settings:
     events_table_name: str = _setting(str, expected="the name of the DynamoDB table")
     inbox_queue_url: str = _setting(QUEUE_URL, expected="the URL of the work queue")
     inbox_dlq_url: str = _setting(QUEUE_URL, expected="the URL of the dead letter queue")
-    slow_queue_url: str | None = _setting(
-        QUEUE_URL, None, expected="the URL of the queue of slow destinations"
-    )
+    slow_queue_url: str | None = _setting(QUEUE_URL, None)
     webhook: str = _setting(_webhook, name="ZAPIER_WEBHOOK_URL", expected=WEBHOOK, secret=True)
     api_keys: tuple[ApiKey, ...] = _setting(_api_keys, expected=API_KEYS, secret=True)
     signing_secrets: tuple[bytes, ...] = _setting(

@@ -35,7 +35,6 @@ KEPT = {
     "event_id",
     "event_type",
     "created_by",
-    "sort_key",
     "claim_id",
     "copies",
     "subscription_id",

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from bisect import bisect_left
 from typing import Any
 from urllib.parse import urljoin
 
@@ -171,6 +172,16 @@ def test_an_unreadable_body_is_a_fault_of_the_body(world: World, aws: Aws) -> No
         assert_problem(answer, 400, "body")
         assert ("object" if body in not_objects else "must be JSON: ") in answer.json["detail"]
     assert aws.calls == []
+
+
+def test_a_body_that_is_nested_too_deep_to_be_sorted_is_refused(world: World) -> None:
+    def post(levels: int) -> int:
+        payload = '{"a":' * levels + '{"b":1,"a":2}' + "}" * levels
+        body = f'{{"event_type": "a", "payload": {payload}}}'
+        return world.call("POST", "/events", body, idempotency_key=f"{levels}").status_code
+
+    refused = bisect_left(range(1, 20_000), 400, key=post) + 1
+    assert {post(levels) for levels in range(refused - 20, refused + 20)} == {202, 400}
 
 
 def test_every_fault_of_an_event_is_named(world: World, aws: Aws) -> None:
