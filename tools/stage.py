@@ -1,8 +1,10 @@
 """What is known of a stage: its template, its configuration, and what Chalice deployed of it."""
 
+import contextlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,12 @@ FUNCTION_SUFFIXES = {
     "Sweep": "-sweep",
     "CheckDlq": "-check_dlq",
 }
-WORKERS = ("-worker", "-slow_worker")  # what has an event source
-RUNTIMES = ("python3.11", "python3.12", "python3.13")  # that Lambda has and the tests run on
+RUNTIMES = (
+    "python3.11",
+    "python3.12",
+    "python3.13",
+    "python3.14",
+)  # Lambda's; the tests run on each
 UNLIKE = """\
 the functions of {stage} have, or RUNTIME names, {wanted}, and .venv has {own}. Type one of these:
   rm -r .venv && make deploy STAGE={stage} PYTHON={newest} RUNTIME={newest}
@@ -124,40 +130,78 @@ def check_place(stage: str) -> None:
         )
 
 
-def restore_record(stage: str) -> None:
-    """Write Chalice's record of the event sources and the API if it is missing: a deployment was
-    interrupted.
+def restore_record(stage: str, *, is_deleting: bool = False) -> None:
+    """Write what AWS has of the stage into Chalice's record where that says otherwise: a deployment
+    was interrupted, or the record is another commit's.
 
-    Chalice finds everything else by name. It would fail at an event source, and then create a
-    second API.
+    When it deploys, Chalice finds functions, roles and rules by name; at an event source that is
+    not recorded it would fail, and it would create a second API. It deletes what is recorded, and
+    fails at what is gone: with `is_deleting` that leaves the record.
     """
     record = _record(stage)
-    recorded = json.loads(record.read_text())["resources"] if record.exists() else []
-    if {"sqs_event", "rest_api"} <= {resource["resource_type"] for resource in recorded}:
-        return
-    sources = boto3.client("lambda").get_paginator("list_event_source_mappings").paginate()
-    ours = f"EventSourceMappings[?contains(FunctionArn, ':triggers-api-{stage}-')]"
-    found = [
-        {
-            "name": f"{source['FunctionArn'].rpartition('-')[2]}-sqs-event-source",
+    content: Json = {"resources": [], "schema_version": "2.0", "backend": "api"}
+    if record.exists():
+        content = json.loads(record.read_text())
+    recorded = {resource["name"]: resource for resource in content["resources"]}
+    resources = dict(recorded)
+    for name, values in _find_resources(stage, recorded):
+        if values:
+            resources[name] = recorded.get(name, {"name": name}) | values
+        elif is_deleting:
+            resources.pop(name, None)
+    if resources != recorded:
+        content["resources"] = list(resources.values())
+        record.parent.mkdir(exist_ok=True)
+        record.write_text(json.dumps(content, indent=2))
+        print(f"{record.relative_to(ROOT)}: restored after an interrupted deployment")
+
+
+def _find_resources(stage: str, recorded: Json) -> Iterator[tuple[str, Json | None]]:
+    """Yield the name of each resource that Chalice may have made, and what its record says of it,
+    or None if it is not there; in the order in which they are made.
+    """
+    iam = boto3.client("iam")
+    events = boto3.client("events")
+    functions = find_functions(stage)
+    pages = boto3.client("lambda").get_paginator("list_event_source_mappings").paginate()
+    sources = {
+        source["FunctionArn"].rpartition(":")[2]: {
             "resource_type": "sqs_event",
             "queue": source["EventSourceArn"].rpartition(":")[2],
             "queue_arn": source["EventSourceArn"],
             "event_uuid": source["UUID"],
             "lambda_arn": source["FunctionArn"],
         }
-        for source in sources.search(ours)
-        if source["FunctionArn"].endswith(WORKERS)
-    ]
-    found += [
-        {"name": "rest_api", "resource_type": "rest_api", "rest_api_id": api_id}
-        for api_id in find_apis(stage)
-    ]
-    if found:
-        content = {"resources": found, "schema_version": "2.0", "backend": "api"}
-        record.parent.mkdir(exist_ok=True)
-        record.write_text(json.dumps(content, indent=2))
-        print(f"{record.relative_to(ROOT)}: restored after an interrupted deployment")
+        for source in pages.search("EventSourceMappings[]")
+    }
+    for suffix in FUNCTION_SUFFIXES.values():
+        name = suffix[1:] or "api_handler"
+        role_name = f"triggers-api-{stage}-{name}"
+        role = None
+        with contextlib.suppress(iam.exceptions.NoSuchEntityException):
+            role_arn = iam.get_role(RoleName=role_name)["Role"]["Arn"]
+            role = {"resource_type": "iam_role", "role_name": role_name, "role_arn": role_arn}
+        yield f"{name}_role", role
+        function_name = f"triggers-api-{stage}{suffix}"
+        function = None
+        if function_name in functions:
+            function_arn = functions[function_name]["FunctionArn"]
+            function = {"resource_type": "lambda_function", "lambda_arn": function_arn}
+        yield name, function
+        rule_name = f"{function_name}-event"
+        rule = None
+        with contextlib.suppress(events.exceptions.ResourceNotFoundException):
+            events.describe_rule(Name=rule_name)
+            rule = {"resource_type": "cloudwatch_event", "rule_name": rule_name}
+        yield f"{name}-event", rule
+        yield f"{name}-sqs-event-source", sources.get(function_name)
+    api_ids = find_apis(stage)
+    api = None
+    if api_ids:
+        recorded_id = recorded.get("rest_api", {}).get("rest_api_id")
+        api_id = recorded_id if recorded_id in api_ids else api_ids[0]
+        api = {"resource_type": "rest_api", "rest_api_id": api_id}
+    yield "rest_api", api
 
 
 def _record(stage: str) -> Path:

@@ -2,19 +2,11 @@
 on ministack.
 """
 
-import base64
-import hmac
-import io
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +14,13 @@ import pytest
 import urllib3
 from chalice.local import LambdaEventConverter, RouteMatcher
 
-from tests.support.ministack import (
-    ACCOUNT,
-    Ministack,
-    free_port,
-    index_names,
-    ministack,
-    without_metric_math,
-)
+from tests.support.checkout import CHALICE, Checkout, copy_repository
+from tests.support.ministack import Ministack, ministack
 from tests.support.world import ROOT, Json, assert_has
 from tools import api_key, gateway
-from tools.resources import NOBODY
-from tools.stage import read_template
 
 pytestmark = pytest.mark.timeout(300)
 
-CHALICE = str(Path(sys.executable).with_name("chalice"))
 KEY = api_key.new_key()
 NEW_KEY = api_key.new_key()
 SIGNING_SECRET = "whsec_" + "c2VjcmV0" * 4
@@ -66,75 +49,6 @@ SUBSCRIPTION = f"sub_{'0' * 32}"
 EVENT = {"event_type": "order.created", "payload": {"order_id": "12345"}}
 
 
-class Checkout:
-    """A clone of the repository."""
-
-    def __init__(self, path: Path, aws: Ministack) -> None:
-        self.path = path
-        self.aws = aws
-        self.account = {name.upper(): value for name, value in ACCOUNT.items()}
-
-    def make(self, *arguments: str, status: int = 0, **variables: str) -> str:
-        """Run make with the .venv of the repository."""
-        command = ["make", "--old-file=.venv/.set-up", *arguments, "STAGE=dev"]
-        return self.run(command, status, MAKEFLAGS="", **variables)
-
-    def resources(self, *arguments: str, status: int = 0, **variables: str) -> str:
-        command = [sys.executable, "-m", "tools.resources", "dev", *arguments]
-        return self.run(command, status, **variables)
-
-    def configure_api(self, status: int = 0) -> str:
-        return self.run([sys.executable, "-m", "tools.gateway", "dev"], status)
-
-    def chalice(self, command: str, status: int = 0) -> str:
-        return self.run([CHALICE, command, "--stage", "dev"], status)
-
-    @contextmanager
-    def local(self) -> Iterator[int]:
-        """Run `chalice local`; yield its port once it listens."""
-        port = free_port()
-        command = [CHALICE, "local", "--stage", "dev", "--port", str(port)]
-        with subprocess.Popen(
-            command, cwd=self.path, env=self.environ(), start_new_session=True
-        ) as process:
-            try:
-                tries = urllib3.Retry(connect=60, backoff_factor=0.1, backoff_max=1)
-                urllib3.request("GET", f"http://127.0.0.1:{port}/health", retries=tries, timeout=20)
-                yield port
-            finally:
-                os.killpg(process.pid, signal.SIGTERM)
-
-    def environ(self, **variables: str) -> dict[str, str]:
-        inherited = {name: value for name, value in os.environ.items() if not re.match(OURS, name)}
-        aws = {"AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": self.aws.url}
-        return {**inherited, **self.account, **aws, **variables}
-
-    def run(self, command: list[str], status: int, **variables: str) -> str:
-        """Return the output of a command, which must end with this status of make or a tool."""
-        with self.started(command, **variables) as process:
-            output, _ = process.communicate(timeout=120)
-        assert min(process.returncode, 1) == status, output
-        return output
-
-    def stop_after(self, operation: str, command: list[str]) -> None:
-        """Kill a command once a request was served."""
-        with self.started(command) as process:
-            self.aws.seen = lambda seen: process.kill() if seen.startswith(operation) else None
-            output, _ = process.communicate(timeout=120)
-        self.aws.seen = lambda seen: None
-        assert process.returncode == -signal.SIGKILL, output
-
-    @contextmanager
-    def started(self, command: list[str], **variables: str) -> Iterator[subprocess.Popen[str]]:
-        options: Any = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        environ = self.environ(**variables)
-        with subprocess.Popen(command, cwd=self.path, env=environ, **options) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
-
-
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ministack]:
     with ministack(tmp_path_factory.mktemp("ministack") / "log") as aws:
@@ -150,15 +64,7 @@ def aws(emulated: Ministack) -> Ministack:
 @pytest.fixture
 def checkout(tmp_path: Path, aws: Ministack) -> Checkout:
     path = tmp_path / "first"
-    path.mkdir()
-    # by other tests meanwhile, or by a user
-    written = shutil.ignore_patterns("__pycache__", "deployments", "deployed")
-    for name in ("app.py", "requirements.txt", "Makefile"):
-        shutil.copy(ROOT / name, path)
-    (path / "resources.json").write_text(without_metric_math((ROOT / "resources.json").read_text()))
-    (path / ".venv").symlink_to(sys.prefix)
-    for name in ("chalicelib", "tools", ".chalice"):
-        shutil.copytree(ROOT / name, path / name, ignore=written)
+    copy_repository(path)
     return Checkout(path, aws)
 
 
@@ -171,7 +77,8 @@ def test_a_stage_is_deployed_and_deleted_but_for_its_table(
 
     checkout.resources(**GIVEN, WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)
     for operation in ("POST /2015-03-31/event-source-mappings", "POST /restapis"):
-        checkout.stop_after(operation, [CHALICE, "deploy", "--stage", "dev"])
+        command = [CHALICE, "deploy", "--stage", "dev"]
+        checkout.interrupt(command, lambda seen: seen.startswith(operation))
         assert "stack triggers-api-dev-resources: no changes\n" in checkout.resources()
     checkout.chalice("deploy")
     deployed = what_is_deployed(aws)
@@ -289,141 +196,6 @@ def test_make_deploys_although_api_gateway_makes_it_wait(
     assert aws.client("cloudformation").describe_stacks()["Stacks"] == []
     absent = "Error: there is no API triggers-api-dev in us-east-1"
     assert checkout.configure_api(status=1).strip().startswith(absent)
-
-
-SUBSCRIPTION_INDEX = {
-    "IndexName": "subscription-index",
-    "KeySchema": [
-        {"AttributeName": name, "KeyType": kind}
-        for name, kind in (("subscription_id", "HASH"), ("sort_key", "RANGE"))
-    ],
-    "Projection": {
-        "ProjectionType": "INCLUDE",
-        "NonKeyAttributes": ["status_shard", "delivery_attempts"],
-    },
-}
-TARGET_URL = "https://hooks.zapier.com/hooks/standard/1"
-OLD_ITEMS = {
-    SUBSCRIPTION: {
-        "status_shard": "subscription#acme",
-        "target_url": TARGET_URL,
-        "event_types": "{}",
-        "tenant": "acme",
-    },
-    "cpy_new": {
-        "status_shard": "copy-failed#3",
-        "subscription_id": SUBSCRIPTION,
-        "lookup_key": "sub_new",
-    },
-    "evt_failed": {"status_shard": "failed#3"},
-}
-SHARDS = {"pending": "pending#1", "failed": "failed#2", "delivered": "delivered#2"}
-for name, shard in SHARDS.items():
-    OLD_ITEMS[f"cpy_{name}"] = {"status_shard": f"copy-{shard}", "subscription_id": SUBSCRIPTION}
-
-
-@pytest.mark.parametrize("old_indexes", [[], [SUBSCRIPTION_INDEX]], ids=["0.3.0", "0.4.0"])
-def test_a_table_of_an_older_version_is_updated_by_one_index_at_a_time_and_filled_once(
-    checkout: Checkout, aws: Ministack, old_indexes: list[Json]
-) -> None:
-    # Given a stage of an older version: its stack, its items and its functions.
-    template = read_template("dev")
-    properties = template["Resources"]["EventsTable"]["Properties"]
-    properties["GlobalSecondaryIndexes"][1:] = old_indexes
-    properties["AttributeDefinitions"][2]["AttributeName"] = "subscription_id"
-    parameters = {"ZapierWebhookUrl": "none", "ApiKeys": ""}
-    parameters["WebhookSigningSecrets"] = SIGNING_SECRET
-    text = without_metric_math(json.dumps(template))
-    aws.create_stack("triggers-api-dev-resources", text, parameters)
-    for key, texts in OLD_ITEMS.items():
-        item = {
-            "event_id": key,
-            "sort_key": f"2026-11-25T00:00:00.000000Z#{key}",
-            "created_by": "acme",
-            **texts,
-        }
-        typed = {name: {"S": text} for name, text in item.items()}
-        aws.client("dynamodb").put_item(TableName=TABLE, Item=typed)
-    functions = aws.client("lambda")
-    trusted = {
-        "Effect": "Allow",
-        "Principal": {"Service": "lambda.amazonaws.com"},
-        "Action": "sts:AssumeRole",
-    }
-    policy = json.dumps({"Version": "2012-10-17", "Statement": [trusted]})
-    role = aws.client("iam").create_role(
-        RoleName="triggers-api-dev", AssumeRolePolicyDocument=policy
-    )["Role"]
-    code = io.BytesIO()
-    with zipfile.ZipFile(code, "w") as archive:
-        archive.writestr("app.py", "")
-    given = {
-        "Role": role["Arn"],
-        "Runtime": RUNTIME,
-        "Handler": "app.app",
-        "Code": {"ZipFile": code.getvalue()},
-    }
-    functions.create_function(FunctionName="triggers-api-dev", **given)
-    aws.index_looks = 2
-
-    # When it is run before the functions are deployed, and stopped, as often as one likes, nothing
-    # that they use goes, and it ends when all indexes can be read.
-    kept = {"status-index", "lookup-index", *(index["IndexName"] for index in old_indexes)}
-    command = [sys.executable, "-m", "tools.resources", "dev"]
-    checkout.stop_after("ExecuteChangeSet", command)
-    aws.replaced = {b"<StackStatus>UPDATE_COMPLETE": b"<StackStatus>UPDATE_IN_PROGRESS"}
-    aws.seen = lambda operation: (
-        aws.replaced.clear() if operation.startswith("DescribeStacks") else None
-    )
-    waiting = (
-        "waiting for stack triggers-api-dev-resources: UPDATE_IN_PROGRESS\n",
-        f"waiting for {TABLE}, 0 min: lookup-index CREATING",
-    )
-    for words in (waiting, ()):
-        output = checkout.resources()
-        for said in (*words, ": no changes\n", "still to do: `make deploy STAGE=dev`", NOBODY[:19]):
-            assert said in output
-        assert aws.looks_left == 0
-        assert indexes(aws) == kept
-        assert lookup_keys(aws) == {"cpy_new": "sub_new"}
-
-    # When it is run after that, and stopped, and run again.
-    functions.update_function_configuration(
-        FunctionName="triggers-api-dev", LoggingConfig=gateway.LOGGING
-    )
-    checkout.stop_after("UpdateItem / 200", command)
-    assert aws.looks_left == 0
-    assert indexes(aws) == {"status-index", "lookup-index"}
-    assert f"lookup-index: {len(OLD_ITEMS):,} items read" in checkout.resources()
-
-    # Then what is listed by subscription is found.
-    copies = dict.fromkeys(("cpy_pending", "cpy_failed"), SUBSCRIPTION)
-    assert lookup_keys(aws) == {SUBSCRIPTION: "subscription", **copies, "cpy_new": "sub_new"}
-    operations: list[str] = []
-    aws.seen = operations.append
-    said = "stack triggers-api-dev-resources: no changes\n" + NOBODY.format(topic=TOPIC) + "\n"
-    assert checkout.resources() == said
-    assert "Scan / 200" not in operations
-
-    # And all subscriptions can be taken elsewhere.
-    exported = json.loads(checkout.resources("export"))
-    assert_has(exported, target_url=TARGET_URL, tenant="acme")
-    signing_key = base64.b64decode(SIGNING_SECRET.removeprefix("whsec_"))
-    derived = hmac.digest(
-        signing_key, f"{SUBSCRIPTION}.2026-11-25T00:00:00.000000Z".encode(), "sha256"
-    )
-    assert exported["secret"] == "whsec_" + base64.b64encode(derived).decode()
-
-
-def indexes(aws: Ministack) -> set[str]:
-    return index_names(aws.direct("dynamodb").describe_table(TableName=TABLE)["Table"])
-
-
-def lookup_keys(aws: Ministack) -> dict[str, str]:
-    items = aws.client("dynamodb").scan(TableName=TABLE)["Items"]
-    return {
-        item["event_id"]["S"]: item["lookup_key"]["S"] for item in items if "lookup_key" in item
-    }
 
 
 def deployer(aws: Ministack) -> dict[str, str]:
