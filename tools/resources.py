@@ -106,9 +106,9 @@ def update(stage: str, cloudformation: Any) -> None:
         print(f"stack {_stack_name(stage)}: no changes")
     else:
         _print_changes(stage, change_set, given, cloudformation)
-        cloudformation.execute_change_set(ChangeSetName=change_set["Id"])
+        cloudformation.execute_change_set(**change_set)
         print(WAITING, flush=True)
-        _wait(change_set["StackId"], COMPLETE, cloudformation)
+        _wait(change_set["StackName"], COMPLETE, cloudformation)
         await_indexes(table_name)
         print("done")
     if not known:
@@ -142,9 +142,9 @@ def await_indexes(table_name: str) -> None:
 
 def _create_change_set(
     stage: str, template: Any, given: dict[str, str], known: set[str], cloudformation: Any
-) -> Any:
-    """Return a change set that can be executed, or None if nothing changes; raise ClickException
-    with CloudFormation's reason.
+) -> dict[str, str] | None:
+    """Return the ARNs of a change set that can be executed and of its stack, or None if nothing
+    changes; raise ClickException with CloudFormation's reason.
 
     A new stack imports the table and the log groups that a deleted one left.
     """
@@ -160,7 +160,7 @@ def _create_change_set(
     if not known:
         options = {"ChangeSetType": "CREATE", "OnStackFailure": "DELETE"}
     try:
-        change_set = cloudformation.create_change_set(
+        created = cloudformation.create_change_set(
             StackName=_stack_name(stage),
             ChangeSetName=f"resources-{time.time_ns()}",
             TemplateBody=json.dumps(template),
@@ -173,13 +173,17 @@ def _create_change_set(
             **options,
         )
     except ClientError as error:
-        return _explain(str(error))
+        _explain(str(error))
+        return None
+    # IAM looks at the stack, not at the change set.
+    change_set = {"StackName": created["StackId"], "ChangeSetName": created["Id"]}
     try:
         waiter = cloudformation.get_waiter("change_set_create_complete")
-        waiter.wait(ChangeSetName=change_set["Id"], WaiterConfig=WAIT)
+        waiter.wait(**change_set, WaiterConfig=WAIT)
     except WaiterError as error:
-        cloudformation.delete_change_set(ChangeSetName=change_set["Id"])
-        return _explain(error.last_response.get("StatusReason", str(error)))
+        cloudformation.delete_change_set(**change_set)
+        _explain(error.last_response.get("StatusReason", str(error)))
+        return None
     return change_set
 
 
@@ -192,14 +196,16 @@ def _explain(reason: str) -> None:
     raise click.ClickException(reason) from None
 
 
-def _print_changes(stage: str, change_set: Any, given: dict[str, str], cloudformation: Any) -> None:
+def _print_changes(
+    stage: str, change_set: dict[str, str], given: dict[str, str], cloudformation: Any
+) -> None:
     taken = [
         PARAMETERS[key] + ("" if given[key] else " (empty)") for key in PARAMETERS if key in given
     ]
     said = ", ".join(taken) or "none"
     print(f"stack {_stack_name(stage)}; settings taken from the environment: {said}")
     paginator = cloudformation.get_paginator("describe_change_set")
-    pages = paginator.paginate(ChangeSetName=change_set["Id"])
+    pages = paginator.paginate(**change_set)
     for change in pages.search("Changes[].ResourceChange"):
         print(f"  {change['Action']:<7} {change['LogicalResourceId']}  {change['ResourceType']}")
 

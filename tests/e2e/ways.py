@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 from botocore.exceptions import ClientError
 from rich.progress import track
 
-from tests.support.checkout import MAKE, Checkout, copy_repository
+from tests.support.checkout import MAKE, Checkout, copy_repository, is_write
 from tests.support.ministack import ministack
 from tests.support.world import Json
 from tools import api_key
@@ -77,7 +77,6 @@ FEW = {
     "0.5.0": ("ExecuteChangeSet", "POST event-source-mappings"),
     "0.5.0 undone, older record": ("PUT functions/code", "PUT event-source-mappings"),
 }
-READS = ("Get", "Describe", "List", "GET", "HEAD")
 # Given at random, or of the past.
 OF_NO_STATE = {
     *("ChangeSetId", "EventSourceMappingArn", "RevisionId", "RoleId", "Sid", "StackId", "UUID"),
@@ -203,18 +202,7 @@ def destroy(checkout: Checkout) -> None:
 
 
 def interrupt(checkout: Checkout, number: int) -> None:
-    writes = 0
-
-    def is_last(seen: str) -> bool:
-        nonlocal writes
-        writes += is_write(seen)
-        return writes == number
-
-    checkout.interrupt([*MAKE, "deploy"], is_last, MAKEFLAGS="", **GIVEN)
-
-
-def is_write(seen: str) -> bool:
-    return not seen.startswith(READS)
+    checkout.interrupt([*MAKE, "deploy"], number=number, MAKEFLAGS="", **GIVEN)
 
 
 def operation_of(seen: str) -> str:

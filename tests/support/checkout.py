@@ -1,13 +1,14 @@
 """Checkouts of the repository, whose commands deploy to an emulated AWS."""
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -102,13 +103,16 @@ class Checkout:
         return output
 
     def interrupt(
-        self, command: list[str], is_last: Callable[[str], bool], **variables: str
+        self, command: Sequence[str], operation: str = "", number: int = 1, **variables: str
     ) -> None:
-        """Take the network away from a command once the last request was served, and kill it."""
+        """Take the network away from a command after a write, before the response arrives, and
+        kill it: after the write of that number, of those whose operation begins so.
+        """
+        numbers = itertools.count(1)
         with self.started(command, **variables) as process:
 
-            def look(operation: str) -> None:
-                if not self.aws.is_cut_off and is_last(operation):
+            def look(seen: str) -> None:
+                if is_write(seen) and seen.startswith(operation) and next(numbers) == number:
                     self.aws.is_cut_off = True
                     kill(process)
 
@@ -119,7 +123,7 @@ class Checkout:
         self.aws.is_cut_off = False
 
     @contextmanager
-    def started(self, command: list[str], **variables: str) -> Iterator[subprocess.Popen[str]]:
+    def started(self, command: Sequence[str], **variables: str) -> Iterator[subprocess.Popen[str]]:
         """Run a command, which is killed at the end of the block with all that it started."""
         options: Any = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         environ = self.environ(**variables)
@@ -130,6 +134,10 @@ class Checkout:
                 yield process
             finally:
                 kill(process)
+
+
+def is_write(operation: str) -> bool:
+    return not operation.startswith(("Get", "Describe", "List", "GET", "HEAD"))
 
 
 def kill(process: subprocess.Popen[str]) -> None:

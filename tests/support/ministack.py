@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 import boto3
 import urllib3
@@ -42,19 +42,30 @@ SETTLED = {b'"Pending"': b'"Active"', b'"InProgress"': b'"Successful"'}
 Response = tuple[int, dict[str, str], bytes]  # the status code, headers and the body
 
 
-class Ministack:
-    """`seen` is called with each operation and its status, such as `CreateRole / 200` or `POST
-    /restapis 201`.
+class Call(NamedTuple):
+    """A request: the service for which it is signed, its method, path, X-Amz-Target, and body."""
 
-    `replaced` has texts that do not reach the caller, and what does. While `is_cut_off`, no
-    response arrives, and a call takes no effect. CreateDeployment is refused
-    for `deployment_seconds` after each success. After a change set, `index_looks` calls of
-    DescribeTable find an index not active.
+    service: str
+    method: str
+    path: str
+    target: str | None
+    body: bytes
+
+
+class Ministack:
+    """`calls` are all requests. `seen` is called with each operation and its status, such as
+    `CreateRole / 200` or `POST /restapis 201`.
+
+    While it `is_cut_off`, no response arrives, and no call takes effect. `replaced` has texts that
+    do not reach the caller, and what does. CreateDeployment is refused for `deployment_seconds`
+    after each success. After a change set, `index_looks` calls of DescribeTable find an index not
+    active.
     """
 
     def __init__(self, port: int) -> None:
         self.direct_url = f"http://127.0.0.1:{port}"
         self.seen: Callable[[str], None] = lambda operation: None
+        self.calls: list[Call] = []
         self.is_cut_off = False
         self.replaced: dict[bytes, bytes] = {}
         self.deployment_seconds = 0.0
@@ -94,6 +105,7 @@ class Ministack:
 
     def reset(self) -> None:
         self.seen = lambda operation: None
+        self.calls = []
         self.is_cut_off = False
         self.replaced = {}
         self.deployment_seconds = 0.0
@@ -116,7 +128,10 @@ class Proxy(BaseHTTPRequestHandler):
             self.ministack.deployed_at = time.monotonic()
         for text, replacement in self.ministack.replaced.items():
             content = content.replace(text, replacement)
-        called = self.headers.get("X-Amz-Target") or body.decode("latin-1")
+        target = self.headers.get("X-Amz-Target")
+        [service] = re.findall(r"/([\w-]+)/aws4_request", self.headers["Authorization"])
+        self.ministack.calls.append(Call(service, self.command, self.path, target, body))
+        called = target or body.decode("latin-1")
         action = re.search(r"(?:^|&)Action=(\w+)|^\w+\.(\w+)$", called)
         operation = (action[1] or action[2]) if action else self.command
         self.ministack.seen(f"{operation} {self.path} {status}")
