@@ -1,15 +1,15 @@
 """What is known of a stage: its template, its configuration, and what Chalice deployed of it."""
 
-import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import click
+from botocore.exceptions import ClientError
 from chalice.config import Config
 
 from chalicelib.infra.parsing import Json
@@ -143,9 +143,9 @@ def restore_record(stage: str, *, is_deleting: bool = False) -> None:
     """Write what AWS has of the stage into Chalice's record where that says otherwise: a deployment
     was interrupted, or the record is another commit's.
 
-    When it deploys, Chalice finds functions, roles and rules by name; at an event source that is
-    not recorded it would fail, and it would create a second API. It deletes what is recorded, and
-    fails at what is gone: with `is_deleting` that leaves the record.
+    When it deploys, Chalice finds functions, roles and rules by name; it would fail at an event
+    source that is not recorded, and create a second API. It deletes what is recorded, and fails at
+    what is gone: with `is_deleting` that leaves the record.
     """
     record = _record(stage)
     content: Json = {"resources": [], "schema_version": "2.0", "backend": "api"}
@@ -153,8 +153,8 @@ def restore_record(stage: str, *, is_deleting: bool = False) -> None:
         content = json.loads(record.read_text())
     recorded = {resource["name"]: resource for resource in content["resources"]}
     resources = dict(recorded)
-    for name, values in _find_resources(stage, recorded):
-        if values:
+    for name, is_there, values in _find_resources(stage, recorded):
+        if is_there:
             resources[name] = recorded.get(name, {"name": name}) | values
         elif is_deleting:
             resources.pop(name, None)
@@ -165,52 +165,50 @@ def restore_record(stage: str, *, is_deleting: bool = False) -> None:
         print(f"{record.relative_to(ROOT)}: restored after an interrupted deployment")
 
 
-def _find_resources(stage: str, recorded: Json) -> Iterator[tuple[str, Json | None]]:
-    """Yield the name of each resource that Chalice may have made, and what its record says of it,
-    or None if it is not there; in the order in which they are made.
+def _find_resources(stage: str, recorded: Json) -> Iterator[tuple[str, bool, Json]]:
+    """Yield the name of each resource that Chalice may have made, whether it is there, and what the
+    record says of it then.
     """
     iam = boto3.client("iam")
     events = boto3.client("events")
     functions = find_functions(stage)
     pages = boto3.client("lambda").get_paginator("list_event_source_mappings").paginate()
-    sources = {
-        source["FunctionArn"].rpartition(":")[2]: {
-            "resource_type": "sqs_event",
-            "queue": source["EventSourceArn"].rpartition(":")[2],
-            "queue_arn": source["EventSourceArn"],
-            "event_uuid": source["UUID"],
-            "lambda_arn": source["FunctionArn"],
-        }
-        for source in pages.search("EventSourceMappings[]")
-    }
+    sources = {source["FunctionArn"]: source for source in pages.search("EventSourceMappings[]")}
     for suffix in FUNCTION_SUFFIXES.values():
         name = suffix[1:] or "api_handler"
-        role_name = f"triggers-api-{stage}-{name}"
-        role = None
-        with contextlib.suppress(iam.exceptions.NoSuchEntityException):
-            role_arn = iam.get_role(RoleName=role_name)["Role"]["Arn"]
-            role = {"resource_type": "iam_role", "role_name": role_name, "role_arn": role_arn}
-        yield f"{name}_role", role
-        function_name = f"triggers-api-{stage}{suffix}"
-        function = None
-        if function_name in functions:
-            function_arn = functions[function_name]["FunctionArn"]
-            function = {"resource_type": "lambda_function", "lambda_arn": function_arn}
-        yield name, function
-        rule_name = f"{function_name}-event"
-        rule = None
-        with contextlib.suppress(events.exceptions.ResourceNotFoundException):
-            events.describe_rule(Name=rule_name)
-            rule = {"resource_type": "cloudwatch_event", "rule_name": rule_name}
-        yield f"{name}-event", rule
-        yield f"{name}-sqs-event-source", sources.get(function_name)
+        role = f"triggers-api-{stage}-{name}"
+        role_values = {"resource_type": "iam_role", "role_name": role}
+        yield f"{name}_role", _is_there(iam.get_role, RoleName=role), role_values
+        function = functions.get(f"triggers-api-{stage}{suffix}", {})
+        arn = function.get("FunctionArn")
+        yield name, arn is not None, {"resource_type": "lambda_function", "lambda_arn": arn}
+        rule = f"{role}-event"
+        rule_values = {"resource_type": "cloudwatch_event", "rule_name": rule}
+        yield f"{name}-event", _is_there(events.describe_rule, Name=rule), rule_values
+        source = sources.get(arn, {})
+        queue_arn = source.get("EventSourceArn", "")
+        source_values = {
+            "resource_type": "sqs_event",
+            "queue": queue_arn.rpartition(":")[2],
+            "queue_arn": queue_arn,
+            "event_uuid": source.get("UUID"),
+            "lambda_arn": arn,
+        }
+        yield f"{name}-sqs-event-source", bool(source), source_values
     api_ids = find_apis(stage)
-    api = None
-    if api_ids:
-        recorded_id = recorded.get("rest_api", {}).get("rest_api_id")
-        api_id = recorded_id if recorded_id in api_ids else api_ids[0]
-        api = {"resource_type": "rest_api", "rest_api_id": api_id}
-    yield "rest_api", api
+    recorded_id = recorded.get("rest_api", {}).get("rest_api_id")
+    api_id = recorded_id if recorded_id in api_ids else "".join(api_ids[:1])
+    yield "rest_api", bool(api_id), {"resource_type": "rest_api", "rest_api_id": api_id}
+
+
+def _is_there(describe: Callable[..., object], **name: str) -> bool:
+    try:
+        describe(**name)
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in ("NoSuchEntity", "ResourceNotFoundException"):
+            raise
+        return False
+    return True
 
 
 def _record(stage: str) -> Path:

@@ -6,6 +6,7 @@ second run must complete, and leave the stage as a first deployment that is not 
 with ALL=1 each write is; with FEW=1 six are tried. The exit status is 1 if one fails.
 """
 
+import difflib
 import json
 import os
 import re
@@ -17,10 +18,10 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
+import jmespath
 from botocore.exceptions import ClientError
 from rich.progress import track
 
@@ -30,10 +31,11 @@ from tests.support.world import Json
 from tools import api_key
 from tools.command_line import print_table
 
-T = TypeVar("T")
 AT_ONCE = 2
-COMMITS = {"now": None, "0.6.0": "82b9967", "0.5.0": "7ce67cb"}
+COMMITS = {"now": "", "0.6.0": "82b9967", "0.5.0": "7ce67cb"}
 GIVEN: Any = {"ZAPIER_WEBHOOK_URL": "none", "API_KEYS": api_key.entry("acme", api_key.new_key())}
+ALL = bool(os.environ.get("ALL"))
+FEW = bool(os.environ.get("FEW"))
 
 
 def deploy(checkout: Checkout) -> None:
@@ -46,13 +48,13 @@ def undo(checkout: Checkout) -> None:
     checkout.configure_api()
 
 
-def do_nothing(checkout: Checkout) -> None:
-    pass
+def take_record(checkout: Checkout) -> None:
+    """Do nothing but what each step does."""
 
 
 class Step(NamedTuple):
     """What is done in a checkout of a version, with the record of Chalice's that the step before
-    left, or that of the last step of another version.
+    left, or the last step of another version.
     """
 
     version: str
@@ -60,8 +62,8 @@ class Step(NamedTuple):
     record_of: str = ""
 
 
-# What comes before the deployment that is interrupted. The record that an undo goes on with is the
-# newer one, as the runbook says, or comes back with its commit, and the next may be yet another.
+# What comes before the deployment that is interrupted. An undo keeps the newer record, as the
+# runbook says, or brings its own back; the deployment after it may meet another one.
 WAYS = {
     "first": [],
     "0.6.0": [Step("0.6.0")],
@@ -71,19 +73,21 @@ WAYS = {
     "0.5.0 undone": [Step("0.5.0"), Step("now"), Step("0.5.0", undo)],
     "0.5.0 undone, older record": [Step("0.5.0"), Step("now"), Step("0.5.0", undo, "0.5.0")],
 }
-WAYS["0.5.0 undone, stale record"] = [*WAYS["0.5.0 undone"], Step("now", do_nothing, "now")]
-FEW = {
-    "first": ("POST event-source-mappings", "POST restapis"),
-    "0.5.0": ("ExecuteChangeSet", "POST event-source-mappings"),
-    "0.5.0 undone, older record": ("PUT functions/code", "PUT event-source-mappings"),
-}
-# Given at random, or of the past.
-OF_NO_STATE = {
-    *("ChangeSetId", "EventSourceMappingArn", "RevisionId", "RoleId", "Sid", "StackId", "UUID"),
-    *("deploymentId", "id", "rootResourceId", "Location", "ResponseMetadata"),
-    *("CreateDate", "CreationTime", "LastModified", "LastUpdatedTime", "createdDate"),
-    *("lastUpdatedDate", "LastProcessingResult", "StackStatus", "StateReason", "StateReasonCode"),
-}
+WAYS["0.5.0 undone, stale record"] = [*WAYS["0.5.0 undone"], Step("now", take_record, "now")]
+SIX = [
+    ("first", "POST event-source-mappings"),
+    ("first", "POST restapis"),
+    ("0.5.0", "ExecuteChangeSet"),
+    ("0.5.0", "POST event-source-mappings"),
+    ("0.5.0 undone, older record", "PUT functions/code"),
+    ("0.5.0 undone, older record", "PUT event-source-mappings"),
+]
+# Members that are given at random, or tell of the past.
+OF_NO_STATE = (
+    r"ChangeSetId|CreateDate|CreationTime|EventSourceMappingArn|LastModified|LastProcessingResult|"
+    r"LastUpdatedTime|Location|RevisionId|RoleId|StackId|StackStatus|StateReason\w*|UUID|"
+    r"createdDate|deploymentId|id|lastUpdatedDate|rootResourceId"
+)
 
 
 class Case(NamedTuple):
@@ -99,10 +103,10 @@ class Lab:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.reference: Json = {}
+        self.reference = ""
 
-    def act(self, version: str, stage: Path, act: Callable[[Checkout], T]) -> T:
-        """Do something in a checkout of a version, for the stage that is kept in a folder."""
+    def act(self, version: str, stage: Path, act: Callable[[Checkout], None]) -> None:
+        """Act in a checkout of a version, on the stage that is kept in a folder."""
         record = stage / "deployed"
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -113,10 +117,9 @@ class Lab:
             checkout = Checkout(path, aws)
             if record.exists():
                 shutil.move(record, checkout.record.parent)
-            result = act(checkout)
+            act(checkout)
             if checkout.record.parent.exists():
                 shutil.move(checkout.record.parent, record)
-        return result
 
     def begin(self, way: str) -> list[Case]:
         """Keep the stage with which a way begins, and deploy once without an interruption; return
@@ -131,205 +134,183 @@ class Lab:
                 shutil.copytree(stage / step.record_of, record)
             self.act(step.version, stage, step.act)
             shutil.copytree(record, stage / step.version, dirs_exist_ok=True)
+        writes: list[str] = []
+
+        def list_writes(checkout: Checkout) -> None:
+            checkout.aws.seen = writes.append
+            self.complete(checkout)
+
         with self.copied(way) as uninterrupted:
-            writes = self.act("now", uninterrupted, self.list_writes)
-        return list(choose(way, writes))
+            self.act("now", uninterrupted, list_writes)
+        return list(choose(way, [operation_of(seen) for seen in writes if is_write(seen)]))
 
     @contextmanager
     def copied(self, way: str) -> Iterator[Path]:
+        before = self.folder / f"before {way}"
         with tempfile.TemporaryDirectory() as folder:
-            before = self.folder / f"before {way}"
             yield shutil.copytree(before, Path(folder, "stage"))
 
-    def try_case(self, case: Case) -> tuple[str, str, float]:
-        """Interrupt a deployment; return what was wrong after it was completed, and after its stage
-        was destroyed, and the seconds.
+    def try_case(self, case: Case) -> list[str]:
+        """Interrupt a deployment; return what was wrong when it was completed, and when its stage
+        was destroyed instead.
         """
-        started = time.monotonic()
         faults = []
+
+        def interrupt(checkout: Checkout) -> None:
+            command = [*MAKE, "deploy"]
+            checkout.interrupt(command, number=case.number, MAKEFLAGS="", **GIVEN)
+
         with self.copied(case.way) as interrupted:
-            self.act("now", interrupted, partial(interrupt, number=case.number))
-            for name, finish in (("deploy", self.deploy_again), ("destroy", destroy)):
-                stage = interrupted.with_name(name)
+            self.act("now", interrupted, interrupt)
+            for act in (self.complete, destroy):
+                stage = interrupted.with_name(act.__name__)
                 shutil.copytree(interrupted, stage)
                 try:
-                    self.act("now", stage, finish)
-                except (AssertionError, subprocess.TimeoutExpired) as error:
-                    faults.append(str(error))
-                else:
+                    self.act("now", stage, act)
                     faults.append("")
-        return faults[0], faults[1], time.monotonic() - started
+                except (AssertionError, subprocess.TimeoutExpired) as error:
+                    faults.append(f"{act.__name__}: {error}")
+        return faults
 
-    def deploy_again(self, checkout: Checkout) -> None:
-        """Deploy; raise AssertionError unless the stage is as after a first deployment."""
+    def complete(self, checkout: Checkout) -> None:
         deploy(checkout)
-        stage = describe(checkout)
+        stage = as_text(describe(checkout))
         self.reference = self.reference or stage
-        differences = list(find_differences(self.reference, stage))
-        assert not differences, "\n".join(differences)
-
-    def list_writes(self, checkout: Checkout) -> list[str]:
-        """Deploy, and return the operations that write, without names and ids of resources."""
-        writes: list[str] = []
-
-        def note(seen: str) -> None:
-            if is_write(seen):
-                writes.append(operation_of(seen))
-
-        checkout.aws.seen = note
-        self.deploy_again(checkout)
-        return writes
+        lines = difflib.unified_diff(self.reference.splitlines(), stage.splitlines(), n=0)
+        assert stage == self.reference, "\n".join(lines)
 
 
-def choose(way: str, writes: list[str]) -> Iterator[Case]:
-    """Yield where to interrupt: after one of the writes of each operation, each time after another,
-    or after those that ALL and FEW select.
+def choose(way: str, operations: list[str]) -> Iterator[Case]:
+    """Yield where to interrupt: after one of the writes of each operation, each time after another
+    one; after each; or after a few.
     """
-    numbers: dict[str, list[int]] = {}
-    for number, operation in enumerate(writes, 1):
-        numbers.setdefault(operation, []).append(number)
-    for turn, (operation, found) in enumerate(numbers.items()):
-        if os.environ.get("ALL"):
-            yield from (Case(way, number, operation) for number in found)
-        elif not os.environ.get("FEW") or operation in FEW[way]:
-            yield Case(way, found[turn % len(found)], operation)
-
-
-def destroy(checkout: Checkout) -> None:
-    checkout.make("destroy", "CONFIRM=dev")
-    left = {name: value for name, value in describe(checkout).items() if value}
-    assert not left, f"left: {json.dumps(left)[:500]}"
-
-
-def interrupt(checkout: Checkout, number: int) -> None:
-    checkout.interrupt([*MAKE, "deploy"], number=number, MAKEFLAGS="", **GIVEN)
+    writes: dict[str, list[Case]] = {}
+    for number, operation in enumerate(operations, 1):
+        writes.setdefault(operation, []).append(Case(way, number, operation))
+    for turn, (operation, cases) in enumerate(writes.items()):
+        if ALL:
+            yield from cases
+        elif not FEW or (way, operation) in SIX:
+            yield cases[turn % len(cases)]
 
 
 def operation_of(seen: str) -> str:
+    """Return an operation without the names and ids of its path."""
     name, path, _ = seen.split()
     collections = re.sub(r"^/\d{4}-\d\d-\d\d|\?.*", "", path).strip("/").split("/")[::2]
     return f"{name} {'/'.join(collections)}".strip()
 
 
+def destroy(checkout: Checkout) -> None:
+    checkout.make("destroy", "CONFIRM=dev")
+    assert not any(describe(checkout).values()), as_text(describe(checkout))
+
+
 def describe(checkout: Checkout) -> Json:
     """Return what a deployment makes and sets of a stage, and what Chalice recorded of it."""
-    aws = checkout.aws
-    functions = aws.client("lambda")
-    iam = aws.client("iam")
-    events = aws.client("events")
-    gateway = aws.client("apigateway")
-    cloudformation = aws.client("cloudformation")
-    stage: Json = {}
-    for function in functions.list_functions()["Functions"]:
-        name = {"FunctionName": function["FunctionName"]}
-        stage[function["FunctionName"]] = [
-            functions.get_function(**name),
-            ask(functions.get_function_recursion_config, **name),
-            ask(functions.get_function_event_invoke_config, **name),
-            ask(functions.get_policy, **name),
-        ]
-    for source in functions.list_event_source_mappings()["EventSourceMappings"]:
-        stage.setdefault(source["EventSourceArn"], []).append(source)
-    for role in iam.list_roles()["Roles"]:
-        name = {"RoleName": role["RoleName"]}
-        policies = iam.list_role_policies(**name)["PolicyNames"]
-        documents = [iam.get_role_policy(**name, PolicyName=policy) for policy in policies]
-        stage[role["Arn"]] = [role, documents]
-    for rule in events.list_rules()["Rules"]:
-        stage[rule["Arn"]] = [rule, events.list_targets_by_rule(Rule=rule["Name"])["Targets"]]
-    apis = gateway.get_rest_apis()["items"]
-    for api in apis:
-        api_id = {"restApiId": api["id"]}
-        deployments = gateway.get_deployments(**api_id)["items"]
-        newest = max(deployments, key=lambda deployment: deployment["createdDate"])
-        stages = gateway.get_stages(**api_id)["item"]
-        is_newest = [each["deploymentId"] == newest["id"] for each in stages]
-        responses = gateway.get_gateway_responses(**api_id)["items"]
-        stage.setdefault("APIs", []).append([api, stages, is_newest, responses])
-    for stack in cloudformation.describe_stacks()["Stacks"]:
-        template = cloudformation.get_template(StackName=stack["StackName"])["TemplateBody"]
-        stage[stack["StackName"]] = [stack, template]
+    functions = checkout.aws.client("lambda")
+    iam = checkout.aws.client("iam")
+    events = checkout.aws.client("events")
+    gateway = checkout.aws.client("apigateway")
+    stacks = checkout.aws.client("cloudformation")
+    calls_of_a_function = (
+        functions.get_function,
+        functions.get_function_recursion_config,
+        functions.get_function_event_invoke_config,
+        functions.get_policy,
+    )
+    recorded: Any = {"resources": []}
     if checkout.record.exists():
-        recorded = json.loads(checkout.record.read_text())["resources"]
-        stage["recorded"] = sorted(resource["name"] for resource in recorded)
-    text = json.dumps(stage, default=str)
-    for api in apis:
-        text = text.replace(api["id"], "API")
-    # the port of an emulator, and a member of a policy, which is text
-    text = re.sub(r"localhost:\d+|Sid\W+[0-9a-f-]{36}", "", text)
-    return json.loads(text, object_hook=without_random)  # type: ignore[no-any-return]
+        recorded = json.loads(checkout.record.read_text())
+    apis = []
+    for api in gateway.get_rest_apis()["items"]:
+        deployments = gateway.get_deployments(restApiId=api["id"])["items"]
+        newest = max(deployments, key=lambda deployment: deployment["createdDate"])
+        stages = gateway.get_stages(restApiId=api["id"])["item"]
+        is_newest = [stage["deploymentId"] == newest["id"] for stage in stages]
+        responses = gateway.get_gateway_responses(restApiId=api["id"])["items"]
+        apis.append([api, stages, is_newest, responses])
+    sources = functions.list_event_source_mappings()["EventSourceMappings"]
+    return {
+        "recorded": sorted(resource["name"] for resource in recorded["resources"]),
+        "functions": {
+            name: [ask(call, FunctionName=name) for call in calls_of_a_function]
+            for name in jmespath.search("Functions[].FunctionName", functions.list_functions())
+        },
+        "event sources": sorted(sources, key=lambda source: source["FunctionArn"]),
+        "roles": {
+            name: [
+                ask(iam.get_role, RoleName=name),
+                ask(iam.get_role_policy, RoleName=name, PolicyName=name),
+            ]
+            for name in jmespath.search("Roles[].RoleName", iam.list_roles())
+        },
+        "schedules": {
+            name: [
+                ask(events.describe_rule, Name=name),
+                ask(events.list_targets_by_rule, Rule=name),
+            ]
+            for name in jmespath.search("Rules[].Name", events.list_rules())
+        },
+        "APIs": apis,
+        "stacks": [
+            [stack, ask(stacks.get_template, StackName=stack["StackName"])]
+            for stack in stacks.describe_stacks()["Stacks"]
+        ],
+    }
 
 
-def ask(call: Callable[..., Any], **arguments: str) -> Any:
+def ask(call: Callable[..., Any], **names: str) -> Any:
     """Return a response, or the code of an error: of what there is none."""
     try:
-        return call(**arguments)
+        return {**call(**names), "ResponseMetadata": None}
     except ClientError as error:
         return error.response["Error"]["Code"]
 
 
-def without_random(values: Json) -> Json:
-    return {name: value for name, value in values.items() if name not in OF_NO_STATE}
+def as_text(stage: Json) -> str:
+    """Return a stage as lines of JSON, without what is given at random."""
+    text = json.dumps(stage, indent=1, sort_keys=True, default=str)
+    for api, *_ in stage["APIs"]:
+        text = text.replace(api["id"], "API")
+    # beside members: a port, and a member of a policy, which is text
+    return re.sub(rf'"({OF_NO_STATE})": .*|localhost:\d+|Sid\W+[0-9a-f-]{{36}}', "", text)
 
 
-def find_differences(wanted: Any, value: Any, path: str = "") -> Iterator[str]:
-    """Yield where two values differ, as paths."""
-    if isinstance(wanted, dict) and isinstance(value, dict):
-        for name in sorted(wanted.keys() | value.keys()):
-            yield from find_differences(wanted.get(name), value.get(name), f"{path}/{name}")
-    elif isinstance(wanted, list) and isinstance(value, list) and len(wanted) == len(value):
-        for number, pair in enumerate(zip(wanted, value, strict=True)):
-            yield from find_differences(*pair, f"{path}/{number}")
-    elif wanted != value:
-        yield f"{path}: {str(wanted)[:200]} became {str(value)[:200]}"
-
-
-def versions_here(lab: Path) -> set[str]:
-    """Copy the code of each version; return those whose commits this clone has."""
+def copy_versions(folder: Path) -> set[str]:
+    """Return the versions whose commits this clone has."""
     found = set()
     for version, commit in COMMITS.items():
         try:
-            copy_repository(lab / version, commit)
+            copy_repository(folder / version, commit)
             found.add(version)
         except subprocess.CalledProcessError:
-            print(
-                f"SKIPPED, for want of commit {commit} (a shallow clone?): all that needs {version}"
-            )
+            print(f"SKIPPED: all that needs {version}: its commit {commit} is not in this clone")
     return found
 
 
 def main() -> int:
     started = time.monotonic()
-    is_few = bool(os.environ.get("FEW"))
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(AT_ONCE) as pool:
         lab = Lab(Path(folder))
-        versions = versions_here(lab.folder)
-        ways = [
-            way
-            for way in (FEW if is_few else WAYS)
-            if versions >= {step.version for step in WAYS[way]}
-        ]
+        versions = copy_versions(lab.folder)
+        ways = [way for way in WAYS if versions >= {step.version for step in WAYS[way]}]
+        if FEW:
+            ways = [way for way in ways if way in dict(SIX)]
         cases = lab.begin(ways[0])
         for more in track(pool.map(lab.begin, ways[1:]), "ways", total=len(ways) - 1):
             cases += more
-        tried = pool.map(lab.try_case, cases)
-        rows = [
-            (*case, *faults, f"{seconds:.0f}")
-            for case, (*faults, seconds) in zip(
-                cases, track(tried, "interruptions", total=len(cases)), strict=True
-            )
-        ]
-    columns = ("way", "write", "interrupted after", "deployed again", "destroyed", "seconds")
-    print_table(
-        columns,
-        [(*row[:3], *("no" if fault else "yes" for fault in row[3:5]), row[5]) for row in rows],
-    )
-    faults = [f"{row[0]}, {row[2]}: {fault}" for row in rows for fault in row[3:5] if fault]
+        tried = track(pool.map(lab.try_case, cases), "interruptions", total=len(cases))
+        results = list(tried)
+    rows = [
+        (*case, *("no" if fault else "yes" for fault in faults))
+        for case, faults in zip(cases, results, strict=True)
+    ]
+    print_table(("after", "write", "interrupted after", "deployed again", "destroyed"), rows)
+    faults = [fault for found in results for fault in found if fault]
     minutes = (time.monotonic() - started) / 60
-    print(
-        *faults, f"{len(rows)} interruptions, {len(faults)} faults, {minutes:.0f} minutes", sep="\n"
-    )
-    return int(bool(faults) or (versions != COMMITS.keys() and not is_few))
+    print(*faults, f"{len(cases)} interruptions, {len(faults)} faults, {minutes:.0f} min", sep="\n")
+    return int(bool(faults) or (not FEW and versions != COMMITS.keys()))
 
 
 if __name__ == "__main__":
