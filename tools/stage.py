@@ -176,15 +176,16 @@ def _find_resources(stage: str, recorded: Json) -> Iterator[tuple[str, bool, Jso
     sources = {source["FunctionArn"]: source for source in pages.search("EventSourceMappings[]")}
     for suffix in FUNCTION_SUFFIXES.values():
         name = suffix[1:] or "api_handler"
-        role = f"triggers-api-{stage}-{name}"
-        role_values = {"resource_type": "iam_role", "role_name": role}
-        yield f"{name}_role", _is_there(iam.get_role, RoleName=role), role_values
+        prefix = f"triggers-api-{stage}-{name}"
+        role = _describe(iam.get_role, RoleName=prefix).get("Role", {})
+        role_values = {"role_name": prefix, "role_arn": role.get("Arn")}
+        yield f"{name}_role", bool(role), {"resource_type": "iam_role", **role_values}
         function = functions.get(f"triggers-api-{stage}{suffix}", {})
         arn = function.get("FunctionArn")
-        yield name, arn is not None, {"resource_type": "lambda_function", "lambda_arn": arn}
-        rule = f"{role}-event"
-        rule_values = {"resource_type": "cloudwatch_event", "rule_name": rule}
-        yield f"{name}-event", _is_there(events.describe_rule, Name=rule), rule_values
+        yield name, bool(function), {"resource_type": "lambda_function", "lambda_arn": arn}
+        rule = _describe(events.describe_rule, Name=f"{prefix}-event")
+        rule_values = {"resource_type": "cloudwatch_event", "rule_name": f"{prefix}-event"}
+        yield f"{name}-event", bool(rule), rule_values
         source = sources.get(arn, {})
         queue_arn = source.get("EventSourceArn", "")
         source_values = {
@@ -201,14 +202,14 @@ def _find_resources(stage: str, recorded: Json) -> Iterator[tuple[str, bool, Jso
     yield "rest_api", bool(api_id), {"resource_type": "rest_api", "rest_api_id": api_id}
 
 
-def _is_there(describe: Callable[..., object], **name: str) -> bool:
+def _describe(call: Callable[..., Json], **name: str) -> Json:
+    """Return a response, which is empty if there is nothing of that name."""
     try:
-        describe(**name)
+        return call(**name)
     except ClientError as error:
         if error.response["Error"]["Code"] not in ("NoSuchEntity", "ResourceNotFoundException"):
             raise
-        return False
-    return True
+    return {}
 
 
 def _record(stage: str) -> Path:
