@@ -100,8 +100,8 @@ def own_runtime() -> str:
     own = Config().lambda_python_version
     if own not in RUNTIMES:
         raise click.ClickException(
-            f".venv has {own}, and functions may have {', '.join(RUNTIMES)}: rm -r .venv, and type "
-            f"PYTHON={RUNTIMES[-1]} behind the same command"
+            f".venv has {own}, and functions may have {', '.join(RUNTIMES)}: install one of these, "
+            f"rm -r .venv, and type PYTHON={RUNTIMES[-1]} behind the same command"
         )
     return own
 
