@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,10 @@ FEW = bool(os.environ.get("FEW"))
 
 def deploy(checkout: Checkout) -> None:
     checkout.make("deploy", **GIVEN)
+
+
+def interrupt(checkout: Checkout, number: int) -> None:
+    checkout.interrupt([*MAKE, "deploy"], number=number, MAKEFLAGS="", **GIVEN)
 
 
 def undo(checkout: Checkout) -> None:
@@ -134,7 +139,6 @@ class Lab:
 
     def act(self, version: str, stage: Path, act: Callable[[Checkout], None]) -> None:
         """Act in a checkout of a version, on the stage that is kept in a folder."""
-        record = stage / "deployed"
         with (
             tempfile.TemporaryDirectory() as folder,
             ministack(stage / "log", stage / "state") as aws,
@@ -142,19 +146,16 @@ class Lab:
             path = Path(folder, "checkout")
             shutil.copytree(self.folder / version, path, symlinks=True)
             checkout = Checkout(path, aws)
-            if record.exists():
-                shutil.move(record, checkout.record.parent)
+            checkout.record.parent.symlink_to(stage / "deployed")
             act(checkout)
-            if checkout.record.parent.exists():
-                shutil.move(checkout.record.parent, record)
 
     def begin(self, way: str) -> list[Case]:
         """Keep the stage with which a way begins, and deploy once without an interruption; return
         where to interrupt.
         """
         stage = self.folder / f"before {way}"
-        stage.mkdir()
         record = stage / "deployed"
+        record.mkdir(parents=True)
         for step in WAYS[way]:
             if step.record_of:
                 shutil.rmtree(record)
@@ -182,13 +183,8 @@ class Lab:
         was destroyed instead.
         """
         faults = []
-
-        def interrupt(checkout: Checkout) -> None:
-            command = [*MAKE, "deploy"]
-            checkout.interrupt(command, number=case.number, MAKEFLAGS="", **GIVEN)
-
         with self.copied(case.way) as interrupted:
-            self.act("now", interrupted, interrupt)
+            self.act("now", interrupted, partial(interrupt, number=case.number))
             for act in (self.complete, destroy):
                 stage = interrupted.with_name(act.__name__)
                 shutil.copytree(interrupted, stage)
@@ -196,7 +192,7 @@ class Lab:
                     self.act("now", stage, act)
                     faults.append("")
                 except (AssertionError, subprocess.TimeoutExpired) as error:
-                    faults.append(f"{act.__name__}: {error}")
+                    faults.append(str(error))
         return faults
 
     def complete(self, checkout: Checkout) -> None:
@@ -276,19 +272,20 @@ def main() -> int:
                 print(f"SKIPPED: what needs {version}: its commit {commit} is not in this clone")
         wanted = dict(SIX) if FEW else WAYS
         ways = [way for way in wanted if not missing & {step.version for step in WAYS[way]}]
-        begun = [lab.begin(ways[0]), *pool.map(lab.begin, ways[1:])]
-        cases = list(itertools.chain.from_iterable(begun))
+        cases = lab.begin(ways[0])
+        for more in pool.map(lab.begin, ways[1:]):
+            cases += more
         tried = pool.map(lab.try_case, cases)
         results = list(track(tried, "interruptions", total=len(cases)))
-    faults = [fault for result in results for fault in result if fault]
     rows = [
-        (*case, *("no" if fault else "yes" for fault in result))
-        for case, result in zip(cases, results, strict=True)
+        (*case, *(fault or "done" for fault in faults))
+        for case, faults in zip(cases, results, strict=True)
     ]
     print_table(("after", "write", "interrupted after", "deployed again", "destroyed"), rows)
+    failed = sum(any(faults) for faults in results)
     minutes = (time.monotonic() - started) / 60
-    print(*faults, f"{len(cases)} interruptions, {len(faults)} faults, {minutes:.0f} min", sep="\n")
-    return int(bool(faults or (missing and not FEW)))
+    print(f"{len(cases)} interruptions, {failed} failed, {minutes:.0f} min")
+    return int(failed > 0 or (bool(missing) and not FEW))
 
 
 if __name__ == "__main__":
