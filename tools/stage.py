@@ -148,9 +148,10 @@ def restore_record(stage: str, *, is_deleting: bool = False) -> None:
     what is gone: with `is_deleting` that leaves the record.
     """
     record = _record(stage)
-    content: Json = {"resources": [], "schema_version": "2.0", "backend": "api"}
-    if record.exists():
+    try:
         content = json.loads(record.read_text())
+    except (FileNotFoundError, ValueError):  # there is none, or only its beginning
+        content = {"resources": [], "schema_version": "2.0", "backend": "api"}
     recorded = {resource["name"]: resource for resource in content["resources"]}
     resources = dict(recorded)
     for name, is_there, values in _find_resources(stage, recorded):
@@ -162,7 +163,7 @@ def restore_record(stage: str, *, is_deleting: bool = False) -> None:
         content["resources"] = list(resources.values())
         record.parent.mkdir(exist_ok=True)
         record.write_text(json.dumps(content, indent=2))
-        print(f"{record.relative_to(ROOT)}: restored after an interrupted deployment")
+        print(f"{record.relative_to(ROOT)}: corrected by what AWS has")
 
 
 def _find_resources(stage: str, recorded: Json) -> Iterator[tuple[str, bool, Json]]:

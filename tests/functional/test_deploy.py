@@ -229,6 +229,7 @@ def test_the_policy_of_the_deployer_allows_what_commands_call(
     assert len(json.dumps(policy, separators=(",", ":"))) <= 6144  # of a managed policy
     for _ in range(2):
         checkout.make("deploy", **GIVEN, WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)
+        checkout.record.write_text("{")  # as if it had been killed there
     sources = aws.direct("lambda").list_event_source_mappings()["EventSourceMappings"]
     functions = {source["UUID"]: source["FunctionArn"] for source in sources}
     dynamodb = aws.direct("dynamodb")
@@ -253,7 +254,7 @@ def test_the_policy_of_the_deployer_allows_what_commands_call(
     assert "CRM" in checkout.make("dlq")
     assert "moved" in checkout.make("redrive")
     exported = json.loads(checkout.make("export-subscriptions"))
-    checkout.make("destroy", "CONFIRM=dev")
+    assert "stack deleted" in checkout.make("destroy", "CONFIRM=dev")
 
     assert_has(exported, target_url=SUBSCRIPTION["target_url"], tenant="acme")
     key = base64.b64decode(SIGNING_SECRET.removeprefix("whsec_"))
