@@ -255,7 +255,7 @@ def main() -> int:
         wanted = dict(SIX) if FEW else WAYS
         ways = [way for way in wanted if not any(version in way for version in missing)]
         cases = lab.begin(ways[0])
-        for more in pool.map(lab.begin, ways[1:]):
+        for more in track(pool.map(lab.begin, ways[1:]), "ways", total=len(ways) - 1):
             cases += more
         tried = pool.map(lab.try_case, cases)
         results = list(track(tried, "interruptions", total=len(cases)))
