@@ -49,7 +49,7 @@ from tools.command_line import (
     tenant_option,
     until_option,
 )
-from tools.subscriptions import disable, enable, recover, send_to
+from tools.subscriptions import disable, enable, missed, recover, send_to
 
 EVENTS = {"order": "oldest", "limit": "100"}
 EVENT_COLUMNS = ("event_id", "created_at", "event_type", "status", "last_error")
@@ -601,7 +601,7 @@ def send_lines(api: Api, content: bytes, prefix: str) -> None:
         raise click.ClickException("some lines were refused")
 
 
-for command in (send_to, recover, enable, disable):
+for command in (send_to, missed, recover, enable, disable):
     cli.add_command(command)
 
 
