@@ -63,8 +63,9 @@ def use_the_api(world: World, receiver: Receiver) -> Iterator[None]:
     later = subscribe(world, receiver.url).location
     body = {"event_id": delivered["event_id"]}
     assert world.call("POST", f"{later}/send", body).status_code == 202
-    since = {"since": delivered["created_at"]}
-    assert world.call("POST", f"{later}/recover", since).json["sent"] > 0
+    since = delivered["created_at"]
+    assert world.call("GET", f"{later}/missed?since={since}").json["events"]
+    assert world.call("POST", f"{later}/recover", {"since": since}).json["sent"] > 0
     take_webhook_for_slow(world)
     world.post()
 
