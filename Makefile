@@ -13,11 +13,11 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
   pictures resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
   send-to missed recover enable disable
 
-# These take what their help names, and settings. A misspelt or empty filter would widen what is replayed or erased.
+# These take what their help names, and settings, which a test holds complete in docs/settings.md. A misspelt or empty filter would widen what is replayed or erased.
 STRICT := run api-key signing-secret package resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
   send-to missed recover enable disable
 SETTINGS := PY PYTHON AWS_% TRIGGERS_% ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS ALARM_EMAIL ALARM_URL QUIET_ALARM_HOURS \
-  $(if $(filter run,$(MAKECMDGOALS)),$(shell sed -n 's/^    \([a-z_]*\):.*= _.*/\1/p' chalicelib/settings.py | tr a-z A-Z))
+  $(if $(filter run,$(MAKECMDGOALS)),$(shell sed -n 's/^| \(`[^|]*`\) |.*/\1/p' docs/settings.md | tr -d '`,'))
 GIVEN := $(foreach _name,$(.VARIABLES),$(if $(findstring command line,$(origin $(_name))),$(_name)))
 # What is given reaches the programs as it was typed: make would expand a $ in it.
 $(foreach _name,$(GIVEN),$(eval override $(_name) := $$(value $(_name)))$(eval export $(_name)))

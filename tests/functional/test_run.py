@@ -231,3 +231,12 @@ def test_what_keeps_it_from_starting_is_one_line(
     assert "ready" not in output
     assert [word for word in words if word not in errors] == []
     assert "s3cr3t" not in errors
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("SETTINGS_SECRET", 0), ("BACKOFF_CAP_SECONDS", 0), ("WEBHOOK", 2)]
+)
+def test_make_run_takes_settings_and_nothing_else(name: str, code: int) -> None:
+    status, _, errors = ended("make", "-n", "run", f"{name}=1")
+
+    assert status == code, errors
