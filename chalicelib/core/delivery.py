@@ -14,8 +14,8 @@ from chalicelib.core.breaker import Breaker
 from chalicelib.core.event import Attempt, Event, Status
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.outcome import (
-    GIVEN_BACK_SECONDS,
-    KEEPS_FAILING,
+    BREAKER_OPEN,
+    UNPUSHED_RETRY_SECONDS,
     DeadLetter,
     Decision,
     Delivered,
@@ -73,9 +73,9 @@ def _attempt_due(event_id: str, budget_seconds: float, invocation: Invocation) -
     try:
         target = services.targets.find(event)
     except StorageUnavailableError:  # an outage of reads must not end events
-        return _take_back(event, Retry(GIVEN_BACK_SECONDS), invocation)
+        return _record_unpushed(event, Retry(UNPUSHED_RETRY_SECONDS), invocation)
     if isinstance(target, NotPushed):
-        return _take_back(event, target, invocation)
+        return _record_unpushed(event, target, invocation)
     if event.delivery_attempts > services.settings.max_delivery_attempts:
         # The last attempt was not recorded: it killed its process, or its record failed.
         dead_letter = DeadLetter(Reason.EXHAUSTED)
@@ -83,12 +83,12 @@ def _attempt_due(event_id: str, budget_seconds: float, invocation: Invocation) -
         return dead_letter
     if invocation.is_fast_lane and services.needs_slow_lane(event):
         # Recorded, then sent: a message that came first would find the event claimed.
-        return _take_back(event, Retry(delay_seconds=0), invocation)
+        return _record_unpushed(event, Retry(delay_seconds=0), invocation)
     return _attempt(event, target, budget_seconds, invocation)
 
 
-def _take_back(event: Event, decision: Decision, invocation: Invocation) -> Decision:
-    """Record what follows where no push was made: the attempt that the claim counted is none."""
+def _record_unpushed(event: Event, decision: Decision, invocation: Invocation) -> Decision:
+    """Record a decision that no push led to; the attempt that the claim counted does not count."""
     record(event.without_attempt(), decision, invocation)
     return decision
 
@@ -121,13 +121,13 @@ def _attempt(
     started = services.clock()
     open_seconds = breaker.acquire(target, started)
     if open_seconds:
-        result = PushResult(Outcome.RETRY, error=KEEPS_FAILING, retry_after_seconds=open_seconds)
+        result = PushResult(Outcome.RETRY, error=BREAKER_OPEN, retry_after_seconds=open_seconds)
     else:
         try:
             timeout_seconds = invocation.push_timeout_seconds
             result = push(event, target, timeout_seconds, invocation, breaker)
         except OutOfTimeError:
-            return _take_back(event, Retry(GIVEN_BACK_SECONDS), invocation)
+            return _record_unpushed(event, Retry(UNPUSHED_RETRY_SECONDS), invocation)
     attempted = event.with_attempt(Attempt.of(started, result))
     decision = _decide(attempted, target, result, services)
     is_throttled = result.status_code == HTTPStatus.TOO_MANY_REQUESTS
@@ -148,8 +148,8 @@ def push_inline(event: Event, target: Target, invocation: Invocation) -> Event:
     try:
         result = push(event, target, timeout_seconds, invocation, services.inline_breaker)
     except OutOfTimeError:
-        given_back = Retry(GIVEN_BACK_SECONDS)
-        return record(event.without_attempt(), given_back, invocation).event or event
+        retry = Retry(UNPUSHED_RETRY_SECONDS)
+        return record(event.without_attempt(), retry, invocation).event or event
     attempted = event.with_attempt(Attempt.of(started, result))
     decision = _decide(attempted, target, result, services)
     return _record_attempt(attempted, decision, invocation, target)

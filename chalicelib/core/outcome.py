@@ -7,9 +7,9 @@ from enum import StrEnum
 from chalicelib.settings import Settings
 
 TIMED_OUT = "timed out"
-KEEPS_FAILING = "not pushed: the receiver keeps failing"
+BREAKER_OPEN = "not pushed: the receiver keeps failing"
 MAX_RETRY_AFTER_SECONDS = 3600
-GIVEN_BACK_SECONDS = 60  # until the next attempt when one was given back
+UNPUSHED_RETRY_SECONDS = 60  # until the next attempt where no push could be made
 # What no later attempt of the same event can get over; anything else may be mended while attempts
 # last.
 FINAL_STATUS_CODES = frozenset({400, 405, 406, 410, 411, 413, 414, 415, 422, 431})

@@ -66,9 +66,9 @@ REPLAYED = "replayed-"  # and these are kept longer than the retention period af
 UNSETTLED = (Status.PENDING, Status.FAILED)
 CLEAR_SCHEDULE: dict[str, None] = {"next_attempt_at": None, "requeue_at": None}
 
-FIELDS = tuple(field.name for field in fields(Event))
+EVENT_FIELDS = tuple(field.name for field in fields(Event))
 NOT_STORED = ("created_at", "payload", "metadata")  # they are in `sort_key` and `content`
-SUMMARY = ("sort_key", "status_shard", *sorted({*FIELDS} - {*NOT_STORED, "attempts"}))
+SUMMARY = ("sort_key", "status_shard", *sorted({*EVENT_FIELDS} - {*NOT_STORED, "attempts"}))
 
 
 @dataclass(frozen=True)
@@ -344,7 +344,7 @@ def from_item(item: Mapping[str, Mapping[str, Any]]) -> Event:
     for name, decode in DECODERS.items():
         if name in values:
             values[name] = decode(values[name])
-    return Event(**{name: values[name] for name in FIELDS if name in values})
+    return Event(**{name: values[name] for name in EVENT_FIELDS if name in values})
 
 
 def _plain(value: Mapping[str, Any]) -> Any:

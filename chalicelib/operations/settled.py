@@ -8,8 +8,8 @@ from chalicelib.core.posting import due_now
 from chalicelib.core.store import (
     CLAIM_SECONDS,
     CLEAR_SCHEDULE,
+    EVENT_FIELDS,
     EXISTS,
-    FIELDS,
     UNCLAIMED,
     status_attributes,
 )
@@ -31,7 +31,7 @@ ERASABLE = f"(attribute_exists(status_shard) OR expires_at > :now_seconds) AND {
 SETTLED_MEMBERS = ("claimed_until", "delivered_at", "delivered_via", "failed_at", "reason")
 CLAIMED = "The event is claimed; try again when the claim ends."
 # What a mark of an erasure keeps of an event; a member that is added to events goes.
-KEPT = {
+KEPT_OF_ERASED = {
     "event_id",
     "event_type",
     "created_by",
@@ -41,7 +41,7 @@ KEPT = {
     "source_event_id",
     "response_bytes",
 }
-ERASED = {*FIELDS, "content", "status_shard", "lookup_key"} - KEPT
+ERASED = {*EVENT_FIELDS, "content", "status_shard", "lookup_key"} - KEPT_OF_ERASED
 
 
 def replay(event: Event, invocation: Invocation) -> Event:
