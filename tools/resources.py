@@ -17,7 +17,6 @@ import click
 from botocore.exceptions import ClientError, WaiterError
 
 from chalicelib import deps, settings
-from chalicelib.infra.clients import read_secret
 from chalicelib.infra.errors import AWS_ERRORS, SettingsError
 from chalicelib.infra.parsing import Json
 from tools import upgrade
@@ -315,7 +314,8 @@ def main(stage: str, act: str) -> None:
     try:
         cloudformation = boto3.client("cloudformation")
         table = read_config(stage).get("EVENTS_TABLE_NAME", f"triggers-api-{stage}-events")
-        check_place(stage)
+        if act != "export":  # that of `make run` is in no account
+            check_place(stage)
         match act:
             case "delete":
                 delete(stage, cloudformation)
@@ -327,7 +327,7 @@ def main(stage: str, act: str) -> None:
             case "fill":
                 upgrade.fill(table)
             case "export":
-                export_subscriptions(settings.load(read_config(stage), read_secret))
+                export_subscriptions(read_config(stage))
     except (SettingsError, *AWS_ERRORS) as error:
         raise click.ClickException(str(error)) from None
 
