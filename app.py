@@ -15,6 +15,7 @@ if sys.pycache_prefix is None:
     sys.dont_write_bytecode = True
 
 from chalicelib import __version__, deps
+from chalicelib import settings as environment
 from chalicelib.core import posting
 from chalicelib.core.event import dumps
 from chalicelib.customers import console, recipients
@@ -29,16 +30,15 @@ from chalicelib.infra.errors import (
 )
 from chalicelib.infra.queue import Message
 from chalicelib.infra.times import rfc3339
-from chalicelib.operations import recovery, schedules
+from chalicelib.operations import batch, schedules, settled
 from chalicelib.pull import inbox, listing
 from chalicelib.settings import Scope
-from chalicelib.settings import read as read_settings
 from chalicelib.web import routes, validation
 from chalicelib.web.auth import TOKEN, make_token, visible_tenant
 from chalicelib.web.routes import Call, remaining_seconds, require, respond, respond_list
 from chalicelib.web.validation import encode_cursor
 
-deploy_settings, faults = read_settings(os.environ)
+deploy_settings, faults = environment.parse(os.environ)
 STAGE = deploy_settings["stage"]
 OPENAPI = Path(__file__).parent / "chalicelib" / "openapi.json"
 app = Chalice(app_name=f"triggers-api-{STAGE}", configure_logs=False)  # the name of the REST API
@@ -167,7 +167,7 @@ def acknowledge_events(call: Call) -> Response:
 
 @route("DELETE", "/events/{event_id}", Scope.ERASE)
 def erase_event(call: Call) -> Response:
-    recovery.erase(call.ids["event_id"], call.services)
+    settled.erase(call.ids["event_id"], call.services)
     return Response("", {}, 204)
 
 
@@ -188,7 +188,7 @@ def release_event(call: Call) -> Response:
 
 @route("POST", "/events/{event_id}/replay", *CUSTOMERS)
 def replay_event(call: Call) -> Response:
-    event = recovery.replay(call.event(), call)
+    event = settled.replay(call.event(), call)
     return respond(event.summary(), 202, Location=f"../{event.event_id}")
 
 
@@ -311,7 +311,7 @@ def worker(event: SQSEvent) -> None:
     """Process a batch; raise if some messages failed, which SQS returns after the visibility
     timeout.
     """
-    process(event, is_slow=False)
+    process(event, is_slow_lane=False)
 
 
 @app.on_sqs_message(
@@ -322,16 +322,16 @@ def worker(event: SQSEvent) -> None:
 )
 def slow_worker(event: SQSEvent) -> None:
     """Process a batch of the slow lane, as `worker` does."""
-    process(event, is_slow=True)
+    process(event, is_slow_lane=True)
 
 
-def process(event: SQSEvent, *, is_slow: bool) -> None:
-    batch = [Message.from_record(record.to_dict()) for record in event]
+def process(event: SQSEvent, *, is_slow_lane: bool) -> None:
+    messages = [Message.from_record(record.to_dict()) for record in event]
     work = partial(
-        recovery.process,
-        batch,
+        batch.process,
+        messages,
         remaining_seconds=remaining_seconds(event.context),
-        is_slow=is_slow,
+        is_slow_lane=is_slow_lane,
     )
     run(event, work)
 

@@ -59,7 +59,7 @@ def initialize() -> None:
             get(READ_SECRET_ONCE).make_client(service)
 
 
-def load(environ: Variables, read_secret: SecretReader = read_secret) -> Settings:
+def load_checked(environ: Variables, read_secret: SecretReader = read_secret) -> Settings:
     """Return the settings; raise SettingsError, also if retries could outlast the retention."""
     settings = environment.load(environ, read_secret)
     days = math.ceil(RetryPolicy.of(settings).longest_seconds() / DAY_SECONDS + 1)
@@ -79,7 +79,7 @@ def get(read_secret: SecretReader = read_secret) -> Services:
     with _lock:
         if _services is None:
             telemetry.configure("INFO")
-            settings = load(os.environ, read_secret)
+            settings = load_checked(os.environ, read_secret)
             telemetry.configure(settings.log_level, settings.stage)
             _services = Services(settings)
             _refresh_at = _services.clock() + REFRESH_SECONDS
@@ -94,7 +94,7 @@ def _refresh(services: Services) -> Services:
     ones.
     """
     try:
-        settings = load(os.environ, READ_SECRET_ONCE)
+        settings = load_checked(os.environ, READ_SECRET_ONCE)
     except SettingsError as error:
         telemetry.logger.warning("settings not read again", extra={"error": str(error)})
         return services

@@ -221,7 +221,7 @@ def load(environ: Variables, read_secret: SecretReader = lambda _: "") -> Settin
         variables = _set_variables(lines) | variables
         unknown |= lines.keys() - PARSERS.keys()
     _warn_of(*sorted(unknown))
-    values, faults = read(variables)
+    values, faults = parse(variables)
     missing = [
         f"{name} is missing: it {expected}"
         for name, expected in REQUIRED.items()
@@ -233,7 +233,7 @@ def load(environ: Variables, read_secret: SecretReader = lambda _: "") -> Settin
     return Settings(**values)
 
 
-def read(environ: Variables) -> tuple[Json, list[str]]:
+def parse(environ: Variables) -> tuple[Json, list[str]]:
     """Return the settings that are set or have a default, by name, and the faults of the others."""
     values, faults = parse_all(_set_variables(environ), PARSERS)
     given = {FIELDS[name].name: value for name, value in values.items()}

@@ -46,8 +46,7 @@ from chalicelib.infra.errors import (
 )
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import Message, Queue
-from chalicelib.operations import recovery as batch
-from chalicelib.operations import schedules
+from chalicelib.operations import batch, schedules
 from chalicelib.settings import Scope
 from tools import api_key, local_aws
 from tools.api import printable
@@ -229,7 +228,7 @@ def _check_environment() -> int:
     variables = {**dict.fromkeys(settings.REQUIRED, "http://127.0.0.1/"), "API_KEYS": ""}
     variables.update((name, value) for name, value in os.environ.items() if value.strip())
     try:
-        services.load(variables)
+        services.load_checked(variables)
     except SettingsError as error:
         faults.append(str(error))
     port = given("PORT") or "8000"
@@ -347,8 +346,10 @@ def _start_worker(name: str, queue_url: str, threads: int) -> None:
             time.sleep(POLL_SECONDS)  # emulators hand messages to long polls whose client is gone
             messages = queue.receive(wait_seconds=0)
         if messages:
-            is_slow = name == "slow_worker"
-            batch.process(messages, services.get(), WORKER_TIMEOUT_SECONDS, is_slow=is_slow)
+            is_slow_lane = name == "slow_worker"
+            batch.process(
+                messages, services.get(), WORKER_TIMEOUT_SECONDS, is_slow_lane=is_slow_lane
+            )
             queue.delete_many([message.receipt_handle for message in messages])
 
     for _ in range(threads):

@@ -252,7 +252,7 @@ def _given(stage: str) -> dict[str, str]:
         if value or (variable in os.environ and key not in NEVER_EMPTY):
             given[key] = value
     variables = {PARAMETERS[key]: value for key, value in given.items()}
-    deps.load({**STAND_INS, **read_config(stage), **variables})
+    deps.load_checked({**STAND_INS, **read_config(stage), **variables})
     return {"Stage": stage, **given}
 
 

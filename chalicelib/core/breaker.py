@@ -42,10 +42,10 @@ class _State:
 class _Rest:
     """Until when the open destinations of an owner are left alone.
 
-    `turns`: how many times as long as the container's own rest.
+    `turns`: how many times as long as the container's own rest the next one is, at most.
     """
 
-    turns: float = 0.5
+    turns: int = 1
     ends_at: float = 0.0
 
 
@@ -140,8 +140,9 @@ class Breaker:
         since = now - TROUBLE_SECONDS
         self._rests = {other: rest for other, rest in self._rests.items() if rest.ends_at > since}
         rest = self._rests.setdefault(owner, _Rest())
-        rest.turns = min(2 * rest.turns, 2 * len(self._rests))
-        rest.ends_at = now + min(pause_seconds * rest.turns, MAX_RETRY_AFTER_SECONDS)
+        turns = min(rest.turns, 2 * len(self._rests))
+        rest.ends_at = now + min(pause_seconds * turns, MAX_RETRY_AFTER_SECONDS)
+        rest.turns = 2 * turns
 
     def _state(self, target: Target) -> _State:
         state = self._states.setdefault(target.destination, _State(target.url))

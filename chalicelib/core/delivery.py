@@ -15,7 +15,7 @@ from chalicelib.core.event import Attempt, Event, Status
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.outcome import (
     GIVEN_BACK_SECONDS,
-    NOT_PUSHED,
+    KEEPS_FAILING,
     DeadLetter,
     Decision,
     Delivered,
@@ -82,7 +82,7 @@ def _attempt_due(event_id: str, budget_seconds: float, invocation: Invocation) -
         dead_letter = DeadLetter(Reason.EXHAUSTED)
         record(event.without_attempt(), dead_letter, invocation, target)
         return dead_letter
-    if invocation.is_fast_lane and services.is_slow(event):
+    if invocation.is_fast_lane and services.needs_slow_lane(event):
         # Recorded, then sent: a message that came first would find the event claimed.
         return _take_back(event, Retry(delay_seconds=0), invocation)
     return _attempt(event, target, budget_seconds, invocation)
@@ -123,7 +123,7 @@ def _attempt(
     started = services.clock()
     open_seconds = breaker.acquire(target, started)
     if open_seconds:
-        result = PushResult(Outcome.RETRY, error=NOT_PUSHED, retry_after_seconds=open_seconds)
+        result = PushResult(Outcome.RETRY, error=KEEPS_FAILING, retry_after_seconds=open_seconds)
     else:
         try:
             timeout_seconds = invocation.push_timeout_seconds
@@ -134,8 +134,8 @@ def _attempt(
     decision = _decide(attempted, target, result, services)
     keeps_failing = breaker.failures(target) >= settings.breaker_failures
     took_long = services.clock() - started >= LONG_PUSH_SECONDS
-    is_slow = invocation.is_slow or services.is_slow(attempted)
-    may_wait = not (open_seconds or is_slow or took_long or keeps_failing)
+    in_slow_lane = invocation.is_slow_lane or services.needs_slow_lane(attempted)
+    may_wait = not (open_seconds or in_slow_lane or took_long or keeps_failing)
     if isinstance(decision, Retry) and may_wait:
         time_left = invocation.seconds_left() - ATTEMPT_SECONDS - settings.push_timeout_seconds
         if decision.delay_seconds <= min(budget_seconds, time_left):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from chalicelib.core.outcome import NOT_PUSHED, TIMED_OUT, Outcome, PushResult, Reason
+from chalicelib.core.outcome import KEEPS_FAILING, TIMED_OUT, Outcome, PushResult, Reason
 from chalicelib.infra.parsing import EVENT_TYPE
 from chalicelib.infra.times import rfc3339
 
@@ -157,7 +157,7 @@ class Event:
     def last_push_error(self) -> str | None:
         """The error of the latest attempt that made a push: with an open breaker, none is made."""
         errors = (attempt.error for attempt in reversed(self.attempts))
-        return next((error for error in errors if error != NOT_PUSHED), None)
+        return next((error for error in errors if error != KEEPS_FAILING), None)
 
     @property
     def has_timed_out(self) -> bool:

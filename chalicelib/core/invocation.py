@@ -75,11 +75,11 @@ class CoreServices:
     def dlq(self) -> Queue:
         return Queue(self.make_client("sqs"), self.settings.inbox_dlq_url)
 
-    def queue_of(self, *, is_slow: bool) -> Queue:
+    def queue_of(self, *, is_slow_lane: bool) -> Queue:
         """Return the queue of a lane; without SLOW_QUEUE_URL both lanes are one."""
-        return self.slow_queue if is_slow else self.work_queue
+        return self.slow_queue if is_slow_lane else self.work_queue
 
-    def is_slow(self, event: Event) -> bool:
+    def needs_slow_lane(self, event: Event) -> bool:
         """Return whether an event belongs in the slow lane; without SLOW_QUEUE_URL there is none.
 
         An event that timed out does, whatever its destination: one that is slow for some types and
@@ -91,7 +91,7 @@ class CoreServices:
 
     def queue_for(self, event: Event) -> Queue:
         """Return the queue of the lane that an event belongs in."""
-        return self.queue_of(is_slow=self.is_slow(event))
+        return self.queue_of(is_slow_lane=self.needs_slow_lane(event))
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Return the results of calls made in parallel, by up to MAX_THREADS.
@@ -112,23 +112,23 @@ class CoreServices:
 class Invocation:
     """One invocation of a function: its services, and the Unix seconds by which it must end.
 
-    `is_slow`: that of the worker of the slow lane.
+    `is_slow_lane`: it is one of the slow lane's worker.
     """
 
     services: CoreServices
     deadline: float
     _: KW_ONLY
-    is_slow: bool = False
+    is_slow_lane: bool = False
 
     @property
     def is_fast_lane(self) -> bool:
         """Whether slow events belong in another lane: if there is only one, they do not."""
-        return not self.is_slow and self.services.settings.slow_queue_url is not None
+        return not self.is_slow_lane and self.services.settings.slow_queue_url is not None
 
     @property
     def queue(self) -> Queue:
         """The queue of the lane."""
-        return self.services.queue_of(is_slow=self.is_slow)
+        return self.services.queue_of(is_slow_lane=self.is_slow_lane)
 
     @property
     def push_timeout_seconds(self) -> float:

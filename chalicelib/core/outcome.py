@@ -7,7 +7,7 @@ from enum import StrEnum
 from chalicelib.settings import Settings
 
 TIMED_OUT = "timed out"
-NOT_PUSHED = "not pushed: the receiver keeps failing"
+KEEPS_FAILING = "not pushed: the receiver keeps failing"
 MAX_RETRY_AFTER_SECONDS = 3600
 GIVEN_BACK_SECONDS = 60  # until the next attempt when one was given back
 # What no later attempt of the same event can get over; anything else may be mended while attempts

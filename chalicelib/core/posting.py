@@ -209,7 +209,7 @@ def _choose_inline(plan: Plan, services: CoreServices) -> Plan:
     chosen = []
     for planned in (plan.original, *plan.copies):
         target = planned.target
-        is_quick = not services.is_slow(planned.event)
+        is_quick = not services.needs_slow_lane(planned.event)
         is_inline = places > 0 and target.is_enabled and is_quick
         # The breaker is asked last, and once: to ask may begin the trial.
         if is_inline and services.inline_breaker.acquire(target, services.clock()):
@@ -275,12 +275,12 @@ def start_plan(stored: Stored, invocation: Invocation) -> Event:
     lanes: defaultdict[bool, list[Message]] = defaultdict(list)
     for planned in stored.due:
         if not planned.is_inline:
-            is_slow = services.is_slow(planned.event)
-            lanes[is_slow].append(messages.push_message(planned.event))
-    for is_slow, sent in lanes.items():
+            is_slow_lane = services.needs_slow_lane(planned.event)
+            lanes[is_slow_lane].append(messages.push_message(planned.event))
+    for is_slow_lane, sent in lanes.items():
         batches = [sent[at : at + BATCH_SIZE] for at in range(0, len(sent), BATCH_SIZE)]
         with errors_left_to_sweep(stored.event):
-            services.map(services.queue_of(is_slow=is_slow).send_many, batches)
+            services.map(services.queue_of(is_slow_lane=is_slow_lane).send_many, batches)
 
     def push(planned: Planned) -> Event:
         with errors_left_to_sweep(planned.event):

@@ -1,7 +1,7 @@
 """The event store on DynamoDB: every state transition is one conditional write.
 
 A failed condition is returned, not raised; the result carries the current event. Transitions that
-consumers and operators ask for are in `pull.inbox` and `operations.recovery`, the sweep's mark is
+consumers and operators ask for are in `pull.inbox` and `operations.settled`, the sweep's mark is
 in `operations.schedules`.
 """
 
@@ -22,8 +22,7 @@ from chalicelib.core.event import (
     lookup_key,
 )
 from chalicelib.core.outcome import Outcome, Reason
-from chalicelib.infra.queue import MAX_DELAY_SECONDS
-from chalicelib.infra.table import LOWEST, NO_VALUES, Table, Values, Written, key_of, serialize
+from chalicelib.infra.table import LOWEST, NO_VALUES, ItemResult, Table, Values, key_of, serialize
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
 from chalicelib.settings import Settings
@@ -172,16 +171,11 @@ class EventStore(Table):
         )
 
     def record_retry(self, event: Event, *, delay_seconds: float) -> WriteResult:
-        """Record that the push failed and the next is due after `delay_seconds`.
-
-        The sweep may queue the event when it is due, or the grace for a message later if one is
-        being sent.
-        """
-        grace_seconds = self._grace_seconds if delay_seconds <= MAX_DELAY_SECONDS else 0
+        """Record that the push failed and the next is due after `delay_seconds`."""
         return self._record(
             event,
             next_attempt_at=self._after(delay_seconds),
-            requeue_at=self._after(delay_seconds + grace_seconds),
+            requeue_at=self._after(delay_seconds + self._grace_seconds),
         )
 
     def record_failed(self, event: Event) -> WriteResult:
@@ -235,7 +229,7 @@ class EventStore(Table):
 
     def read(self, event_id: str) -> WriteResult:
         """Read an event consistently; return what a write would whose condition failed."""
-        return self._result(Written(False, self._get(event_id)))
+        return self._result(ItemResult(False, self._get(event_id)))
 
     def get_many(self, event_ids: Sequence[str], *, with_content: bool = True) -> dict[str, Event]:
         """Return those events that exist, by id, read consistently.
@@ -261,7 +255,7 @@ class EventStore(Table):
         """
         return self._result(self._update(event_id, condition, changes, values, **parameters))
 
-    def _result(self, written: Written) -> WriteResult:
+    def _result(self, written: ItemResult) -> WriteResult:
         applied, item = written
         if applied:
             return WriteResult(True, from_item(item) if item else None)
@@ -328,9 +322,9 @@ def from_item(item: Mapping[str, Mapping[str, Any]]) -> Event:
     if "content" in values:
         content = zlib.decompress(values["content"]).decode()
         values["payload"], values["metadata"] = content.split("\n")
-    for name, parse in PARSERS.items():
+    for name, decode in DECODERS.items():
         if name in values:
-            values[name] = parse(values[name])
+            values[name] = decode(values[name])
     return Event(**{name: values[name] for name in FIELDS if name in values})
 
 
@@ -356,7 +350,7 @@ def _members(kind: type[StrEnum]) -> Callable[[Any], Any]:
 
 ATTEMPT_FIELDS = tuple(field.name for field in fields(Attempt))
 OUTCOMES = _members(Outcome)
-PARSERS: dict[str, Callable[[Any], Any]] = {
+DECODERS: dict[str, Callable[[Any], Any]] = {
     "status": _members(Status),
     "delivered_via": _members(DeliveredVia),
     "reason": _members(Reason),

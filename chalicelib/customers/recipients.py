@@ -22,7 +22,7 @@ from chalicelib.infra.errors import (
 )
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
-from chalicelib.operations import recovery
+from chalicelib.operations import settled
 from chalicelib.pull.listing import EVENTS, read_page
 
 MAX_COPIES = 500  # 39 bytes each in the event's item, which may have 400 KB
@@ -123,7 +123,7 @@ def send(event_id: str, subscription: Subscription, invocation: Invocation) -> E
     _require_usable(subscription, invocation.services)
     event = _find_original(event_id, subscription, invocation.services)
     stored = _make_copy(event, subscription, invocation)
-    return stored.event if stored.is_new else recovery.replay(stored.event, invocation)
+    return stored.event if stored.is_new else settled.replay(stored.event, invocation)
 
 
 def _require_usable(subscription: Subscription, services: CoreServices) -> None:

@@ -18,9 +18,9 @@ from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 SUBSCRIPTION_ID = re.compile(r"sub_[0-9a-f]{32}")
 EventTypes = list[str] | None
 
-# The attribute that has all that its owner describes but the URL: an index projects 20 attributes,
-# and this one.
-DESCRIPTION = "event_types"
+# The attribute that has all that its owner describes but the URL. Its name is that of its first
+# member, because an index that projects it cannot be changed.
+DESCRIPTION_ATTRIBUTE = "event_types"
 DESCRIBED = (
     "event_types",
     "name",
@@ -51,12 +51,12 @@ class Subscription:
     """A target URL, which is a secret except for its host, and which events it gets.
 
     `event_types`, `name`, `filter` and `headers` are what its owner describes; None of the first
-    stands for all; `described` is the text of DESCRIPTION, as it was read. The values of `headers`
-    are secrets. Times are RFC 3339; `Subscriptions.set_failing` and `disable` set `failing_since`,
-    `disabled_at` and `last_error`. One that is `paused` was disabled by hand. Its secret was
-    renewed so many times, the last time at `renewed_at`, and its pushes are slow since
-    `slow_since`. DESCRIPTION has these, too: the index shows it, and a write that changes it finds
-    them as they were read.
+    stands for all; `described` is the text of DESCRIPTION_ATTRIBUTE, as it was read. The values of
+    `headers` are secrets. Times are RFC 3339; `Subscriptions.set_failing` and `disable` set
+    `failing_since`, `disabled_at` and `last_error`. One that is `paused` was disabled by hand. Its
+    secret was renewed so many times, the last time at `renewed_at`, and its pushes are slow since
+    `slow_since`. DESCRIPTION_ATTRIBUTE has these, too: the index shows it, and a write that changes
+    it finds them as they were read.
     """
 
     subscription_id: str
@@ -81,7 +81,7 @@ class Subscription:
     def from_item(cls, item: Mapping[str, Json]) -> "Subscription":
         values: Json = {name: value["S"] for name, value in item.items()}
         values["created_at"], values["subscription_id"] = values["sort_key"].split("#")
-        values["described"] = values[DESCRIPTION]
+        values["described"] = values[DESCRIPTION_ATTRIBUTE]
         values |= json.loads(values["described"])
         known: Any = {row.name: values.get(row.name) for row in fields(cls)}
         return cls(**known)
@@ -102,7 +102,7 @@ class Subscription:
         return "failing" if self.failing_since else "active"
 
     def description(self) -> str:
-        """Return the text to be stored in DESCRIPTION."""
+        """Return the text to be stored in DESCRIPTION_ATTRIBUTE."""
         return dumps({name: getattr(self, name) for name in DESCRIBED})
 
     def matches(self, event_type: str) -> bool:

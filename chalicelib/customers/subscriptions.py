@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
 from operator import attrgetter
 from typing import Any
 
@@ -14,7 +13,7 @@ from chalicelib.core.invocation import CoreServices
 from chalicelib.customers import filters
 from chalicelib.customers.subscription import (
     DESCRIBED,
-    DESCRIPTION,
+    DESCRIPTION_ATTRIBUTE,
     ENABLE,
     STATE,
     EventTypes,
@@ -43,7 +42,7 @@ ALL = "subscription"
 Identity = tuple[str, str, str]  # who made it, target URL, and types in canonical order
 
 EDITED = "The URL was changed meanwhile: repeat the call, if its headers are for the new one."
-ABSENT = "attribute_not_exists(event_id)"
+UNUSED_ID = "attribute_not_exists(event_id)"
 SAME = "sort_key = :sort_key"  # has the time of creation: not a later one with the same id
 SAME_TARGET = f"{SAME} AND target_url = :target_url"
 UNCHANGED = f"{SAME_TARGET} AND event_types = :described"
@@ -64,7 +63,7 @@ class Subscriptions(Table):
             clock=services.clock,
         )
         self._services = services
-        self._lists = cache(self._read_allowed)
+        self._lists: dict[str | None, list[Subscription]] = {}
         self._period = 0.0
         self._cached_characters = 0
 
@@ -97,7 +96,7 @@ class Subscriptions(Table):
             raise ApiError(409, "too_many_subscriptions", detail)
         description = {**dict.fromkeys(DESCRIBED), "event_types": event_types, **described}
         members = {"created_by": created_by, "target_url": target_url, "tenant": tenant}
-        new = self._store_new(_id(seed), {**members, DESCRIPTION: dumps(description)})
+        new = self._store_new(_id(seed), {**members, DESCRIPTION_ATTRIBUTE: dumps(description)})
         if new:
             return new, True
         # Another call stored it meanwhile, or this one, if the response of boto3's first try was
@@ -128,8 +127,8 @@ class Subscriptions(Table):
                 **members,
             }
         )
-        applied, _ = self._write("put_item", ABSENT, Item=item)
-        self._lists.cache_clear()
+        applied, _ = self._write("put_item", UNUSED_ID, Item=item)
+        self._lists.clear()
         return Subscription.from_item(item) if applied else None
 
     def edit(
@@ -154,7 +153,10 @@ class Subscriptions(Table):
             edited = replace(current, **wanted)
             if edited.target_url != current.target_url:
                 edited = replace(current, **{"headers": None, "slow_since": None, **wanted})
-            attributes = {"target_url": edited.target_url, DESCRIPTION: edited.description()}
+            attributes = {
+                "target_url": edited.target_url,
+                DESCRIPTION_ATTRIBUTE: edited.description(),
+            }
             attributes |= {name: wanted[name] for name in STATE if name in wanted}
             applied, item = self._update(
                 current.subscription_id,
@@ -163,7 +165,7 @@ class Subscriptions(Table):
                 _seen(current),
             )
             if applied:
-                self._lists.cache_clear()
+                self._lists.clear()
                 return edited
             current = Subscription.from_item(item) if item else None
         return None
@@ -189,7 +191,7 @@ class Subscriptions(Table):
     def delete(self, subscription_id: str) -> None:
         """Delete a subscription, if it exists."""
         self._write("delete_item", "attribute_exists(event_id)", Key=key_of(subscription_id))
-        self._lists.cache_clear()
+        self._lists.clear()
 
     def end(self, subscription: Subscription) -> bool:
         """Delete this subscription, whose target asked for it, if it is there as it is known.
@@ -201,7 +203,7 @@ class Subscriptions(Table):
             key = key_of(subscription.subscription_id)
             applied, _ = self._write("delete_item", SAME_TARGET, _seen(subscription), Key=key)
         if applied:
-            self._lists.cache_clear()
+            self._lists.clear()
             logger.warning(
                 "subscription ended by its target",
                 extra={"subscription_id": subscription.subscription_id},
@@ -241,7 +243,7 @@ class Subscriptions(Table):
     def set_slow(self, subscription: Subscription, slow_since: str | None) -> None:
         """Set or clear `slow_since`, if the subscription is as it was read before the push."""
         marked = replace(subscription, slow_since=slow_since)
-        self._change(subscription, UNCHANGED, {DESCRIPTION: marked.description()})
+        self._change(subscription, UNCHANGED, {DESCRIPTION_ATTRIBUTE: marked.description()})
 
     def _change(
         self,
@@ -273,7 +275,7 @@ class Subscriptions(Table):
         is_own = serialize(changes).items() <= item.items()
         if not applied and not is_own:
             return None
-        self._lists.cache_clear()  # so that this container sees it at once
+        self._lists.clear()  # so that this container sees it at once
         return Subscription.from_item(item)
 
     def of_tenant(self, tenant: str | None) -> tuple[Subscription, ...]:
@@ -325,11 +327,11 @@ class Subscriptions(Table):
         """
         period = self._clock() // CACHE_SECONDS
         if period != self._period:
-            self._lists.cache_clear()
+            self._lists.clear()
             self._period = period
             self._cached_characters = 0
         keys = dict.fromkeys((None, event.tenant))
-        listed = [subscription for key in keys for subscription in self._lists(key)]
+        listed = [subscription for key in keys for subscription in self._allowed(key)]
         typed = [known for known in listed if known.matches(event.event_type)]
         # A report has no payload of the caller's.
         if event.is_report or not any(subscription.filter for subscription in typed):
@@ -345,15 +347,23 @@ class Subscriptions(Table):
         except RecursionError:
             raise InvalidRequestError(FieldFault("payload", "is nested too deep")) from None
 
-    def _read_allowed(self, tenant: str | None) -> list[Subscription]:
-        """Read the subscriptions of a tenant whose hosts are allowed."""
+    def _allowed(self, tenant: str | None) -> list[Subscription]:
+        """Return the subscriptions of a tenant whose hosts are allowed, and keep them for a while.
+
+        The lists that are kept are forgotten when they become too long together.
+        """
+        kept = self._lists.get(tenant)
+        if kept is not None:
+            return kept
         hosts = self._services.settings.subscription_hosts
         listed = self.of_tenant(tenant)
         self._cached_characters += sum(len(f"{row.target_url}{row.described}") for row in listed)
         if self._cached_characters > MAX_CACHED_CHARACTERS:
-            self._lists.cache_clear()
+            self._lists.clear()
             self._cached_characters = 0
-        return [subscription for subscription in listed if hosts.allows(subscription.target_url)]
+        allowed = [known for known in listed if hosts.allows(known.target_url)]
+        self._lists[tenant] = allowed
+        return allowed
 
 
 def _seen(subscription: Subscription) -> Values:

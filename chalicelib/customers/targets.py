@@ -39,7 +39,7 @@ GONE = "receiver responded 410"
 GONE_RETRY_SECONDS = 1.0
 LEAST_SLOW_SECONDS = 60  # a mark does not end before
 COPIES_ALONE = "Copies alone are pushed here; replay its copies."
-EVENT_MEMBERS = ("event_type", "subscription_id", "source_event_id", "created_at")
+REPORTED_MEMBERS = ("event_type", "subscription_id", "source_event_id", "created_at")
 
 
 def event_failed(event: Event, tenant: str | None, services: CoreServices) -> None:
@@ -49,7 +49,7 @@ def event_failed(event: Event, tenant: str | None, services: CoreServices) -> No
     """
     payload = messages.failure(event)
     del payload["tenant"]
-    for name in EVENT_MEMBERS:
+    for name in REPORTED_MEMBERS:
         payload[name] = getattr(event, name)
     report = NewEvent(f"{RESERVED_PREFIX}event.failed", dumps(payload), "null", tenant)
     _post(report, event, services)

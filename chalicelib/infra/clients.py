@@ -30,7 +30,7 @@ CONFLICT = "TransactionConflictException"
 CONFLICT_SECONDS = 0.1  # after the first try; twice as long after the second
 MAX_TRIES = 4
 # An emulator makes one call after another, and looks at a whole table for a page of it.
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+EMULATOR_HOSTS = ("127.0.0.1", "localhost", "::1")
 EMULATOR = Config(read_timeout=30)
 _lock = Lock()
 
@@ -39,7 +39,7 @@ def make_client(service: str, config: Config = CONFIG) -> Any:
     """Return a boto3 client whose calls take at most CALL_SECONDS, unless an emulator on this
     machine is called.
     """
-    if urlsplit(os.environ.get("AWS_ENDPOINT_URL", "")).hostname in LOOPBACK:
+    if urlsplit(os.environ.get("AWS_ENDPOINT_URL", "")).hostname in EMULATOR_HOSTS:
         config = config.merge(EMULATOR)
     with _lock:  # the default session is not thread-safe
         # nothing that boto3 loads is garbage; looking for it is a tenth of a cold start

@@ -32,7 +32,7 @@ Item = dict[str, Json]  # in DynamoDB's format
 NO_VALUES: Values = {}
 
 
-class Written(NamedTuple):
+class ItemResult(NamedTuple):
     """Whether the condition of a write held, and an item.
 
     It is the one that `ReturnValues` asks for or, if the condition failed, the current one.
@@ -134,7 +134,7 @@ class Table:
         *,
         counter: str = "",
         **parameters: Any,
-    ) -> Written:
+    ) -> ItemResult:
         """Set attributes of an item, if `condition` holds; `values` are those of its placeholders.
 
         :param changes: The new values; None removes the attribute.
@@ -164,7 +164,7 @@ class Table:
         condition: str,
         values: Values = NO_VALUES,
         **parameters: Any,
-    ) -> Written:
+    ) -> ItemResult:
         """Put, update or delete one item, if `condition` holds."""
         response = self._call(
             operation,
@@ -175,7 +175,7 @@ class Table:
             **parameters,
         )
         item = response.get("Item", response.get("Attributes"))
-        return Written("Error" not in response, item)
+        return ItemResult("Error" not in response, item)
 
     def _transact(self, values: Values, *writes: tuple[str, Json]) -> list[Any]:
         """Make conditional writes of several items, all or none.

@@ -12,7 +12,7 @@ from chalicelib.core import messages
 from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.outcome import TIMED_OUT
-from chalicelib.core.store import NOT_EXPIRED, PENDING, from_item, partitions
+from chalicelib.core.store import NOT_EXPIRED, PENDING, UNCLAIMED, from_item, partitions
 from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.queue import BATCH_SIZE, Queue
 from chalicelib.infra.telemetry import logger
@@ -29,9 +29,14 @@ MAX_SWEPT = 3000  # of each partition in a run
 LONG_QUEUE = 1000  # visible messages; then most overdue events still have theirs, and are not lost
 MAX_SWEPT_WHILE_LONG = 100
 PARTITIONS = partitions(Status.PENDING) + partitions(Status.PENDING, of_copies=True)
-OVERDUE = f"{NOT_EXPIRED} AND requeue_at <= :now AND next_attempt_at <= :now"
+# `requeue_at` is the sweep's own mark: nothing is queued twice before it. Version 0.6 found events
+# by it alone, so that every transition still writes it.
+UNMARKED = "(attribute_not_exists(requeue_at) OR requeue_at <= :now)"
+# Its message, if there is one, would have come by now.
+OVERDUE = f"{NOT_EXPIRED} AND next_attempt_at <= :late AND {UNCLAIMED} AND {UNMARKED}"
 # No other sweep marked the event, and no push claimed or recorded it, since it was read.
-UNCHANGED = f"{PENDING} AND requeue_at = :seen"
+SAME_MARK = "(attribute_not_exists(requeue_at) OR requeue_at = :seen)"
+MARKABLE = f"{PENDING} AND next_attempt_at = :due AND {UNCLAIMED} AND {SAME_MARK}"
 
 
 def publish_depths(services: CoreServices) -> None:
@@ -93,7 +98,7 @@ def sweep(services: CoreServices) -> None:
         return False
 
     is_long = {
-        lane: services.queue_of(is_slow=lane).depth() >= LONG_QUEUE for lane in (False, True)
+        lane: services.queue_of(is_slow_lane=lane).depth() >= LONG_QUEUE for lane in (False, True)
     }
     counts = services.map(partial(_sweep_partition, services, is_marked, is_long), PARTITIONS)
     logger.info("swept", extra={"queued": sum(counts), "queue_is_long": any(is_long.values())})
@@ -114,13 +119,13 @@ def _sweep_partition(
     overdue = [event for _, event in nsmallest(MAX_SWEPT, search, key=itemgetter(0))]
     lanes: dict[bool, list[Event]] = {False: [], True: []}
     for event in overdue:
-        is_slow = event.last_error == TIMED_OUT or is_marked(event.group_id)
-        lanes[is_slow].append(event)
+        is_slow_lane = event.last_error == TIMED_OUT or is_marked(event.group_id)
+        lanes[is_slow_lane].append(event)
     queued = 0
-    for is_slow, events in lanes.items():
-        queue = services.queue_of(is_slow=is_slow)
+    for is_slow_lane, events in lanes.items():
+        queue = services.queue_of(is_slow_lane=is_slow_lane)
         found = turns.total()
-        queued += _queue_overdue(services, queue, events, found, is_long=is_long[is_slow])
+        queued += _queue_overdue(services, queue, events, found, is_long=is_long[is_slow_lane])
     return queued
 
 
@@ -156,8 +161,10 @@ def _search_overdue(
 
     Each comes with its number among its destination's, by which destinations take turns.
     """
-    deadline = services.clock() + SEARCH_SECONDS
-    for page in services.store.pages(partition, FilterExpression=OVERDUE):
+    now = services.clock()
+    deadline = now + SEARCH_SECONDS
+    late = {":late": rfc3339(now - services.settings.message_grace_seconds)}
+    for page in services.store.pages(partition, late, FilterExpression=OVERDUE):
         for event in map(from_item, page["Items"]):
             turns[event.group_id] += 1
             yield turns[event.group_id], event
@@ -170,8 +177,8 @@ def _postpone(events: list[Event], seconds: float, services: CoreServices) -> li
     until = rfc3339(services.clock() + seconds)
 
     def mark(event: Event) -> bool:
-        seen = {":seen": event.requeue_at}
-        return services.store.change(event.event_id, UNCHANGED, {"requeue_at": until}, seen).applied
+        seen = {":due": event.next_attempt_at, ":seen": event.requeue_at or ""}
+        return services.store.change(event.event_id, MARKABLE, {"requeue_at": until}, seen).applied
 
     marks = zip(events, services.map(mark, events), strict=True)
     return [replace(event, requeue_at=until) for event, is_marked in marks if is_marked]

@@ -14,7 +14,7 @@ from chalicelib.infra.parsing import Json
 from chalicelib.infra.table import BY_LOOKUP, BY_STATUS, HIGHEST, LOWEST
 from chalicelib.infra.times import Clock
 
-SEARCH_SECONDS = 5
+PAGE_SECONDS = 5
 # As `response_bytes` counts: Lambda's responses are limited to 6 MB.
 MAX_PAGE_BYTES = 5 * 1024 * 1024
 
@@ -101,9 +101,9 @@ def search(services: CoreServices, query: Query) -> Iterator[Row]:
     """Yield the events of a query in order, as the index shows them.
 
     What a page needs is read from all partitions in parallel, the rest when it is asked for. After
-    SEARCH_SECONDS, the search ends where the first partition was not read any further.
+    PAGE_SECONDS, the search ends where the first partition was not read any further.
     """
-    deadline = services.clock() + SEARCH_SECONDS
+    deadline = services.clock() + PAGE_SECONDS
     page_rows = query.limit + 2  # that of the cursor, and one that tells whether there are more
     partitions = [
         _rows(pages, query, services.clock, deadline)

@@ -17,7 +17,7 @@ import pytest
 from chalicelib.core.event import Status
 from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
-from chalicelib.operations.recovery import ERASED_SECONDS
+from chalicelib.operations.settled import ERASED_SECONDS
 from tests.simulator.simulated_world import (
     DLQ,
     ENVIRON,

@@ -8,7 +8,7 @@ import pytest
 
 import app
 from chalicelib.infra.errors import StorageUnavailableError
-from chalicelib.operations.recovery import BatchError
+from chalicelib.operations.batch import BatchError
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, in_turn, status

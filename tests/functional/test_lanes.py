@@ -7,7 +7,7 @@ from chalicelib.core.event import Event
 from chalicelib.core.outcome import TIMED_OUT, Outcome, PushResult
 from chalicelib.core.target import Target
 from chalicelib.infra.times import rfc3339
-from chalicelib.operations.recovery import BatchError
+from chalicelib.operations.batch import BatchError
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Behaviour, Receiver, hang, in_turn, status
 from tests.support.subscribing import id_of_new

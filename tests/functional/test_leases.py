@@ -149,6 +149,7 @@ def test_a_released_event_is_in_the_inbox_and_due_again(world: World, receiver: 
     assert listed(world) == [event_id]
     assert end(world, "release", event_id, event["lease_id"]).status_code == 409
     receiver.default = 200
+    world.clock.sleep(61)
     world.run_schedule(app.sweep)
     world.run_worker()
     assert world.event(event_id)["delivered_via"] == "push"

@@ -8,7 +8,7 @@ import pytest
 
 import app
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
-from chalicelib.operations.recovery import ERASED_SECONDS
+from chalicelib.operations.settled import ERASED_SECONDS
 from tests.conftest import During
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, status
@@ -157,7 +157,7 @@ def test_a_payload_that_is_nested_too_deep_for_a_filter_has_no_member_to_tell(
     world: World, target: Receiver
 ) -> None:
     event = post(world)
-    nested = f"{'[' * 5000}{']' * 5000}"
+    nested = f"{'[' * 20_000}{']' * 20_000}"
     content = zlib.compress(f'{{"a":{nested}}}\nnull'.encode())
     change_item(world, event, "SET content = :content", content={"B": content})
     subscription_id = subscribed(world, target.url, filter={"a": [1]})

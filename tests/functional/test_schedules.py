@@ -2,12 +2,14 @@
 ages.
 """
 
+from collections.abc import Callable
+
 import pytest
 
 import app
 from chalicelib.core.store import SHARDS
 from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
-from chalicelib.infra.times import unix_seconds
+from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.operations import schedules
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
@@ -57,21 +59,79 @@ def test_what_cannot_be_sent_waits(
     assert len(set(queued[1])) == len(queued[1]) > len(queued[0]) == SHARDS
 
 
-def test_two_sweeps_at_once_queue_an_event_once(world: World, during: During) -> None:
+def remove_marks(world: World) -> None:
+    """Store events as the next version does: only the sweep sets `requeue_at`."""
+    for item in world.items():
+        world.outside_dynamodb.update_item(
+            TableName=world.environ["EVENTS_TABLE_NAME"],
+            Key={"event_id": item["event_id"]},
+            UpdateExpression="REMOVE requeue_at",
+        )
+
+
+def lease_all(world: World) -> None:
+    world.call("POST", "/inbox/lease", "{}")
+    remove_marks(world)
+
+
+def sweep(world: World) -> None:
+    world.run_schedule(app.sweep)
+
+
+@pytest.mark.parametrize(("other", "count"), [(sweep, 1), (lease_all, 0)])
+def test_of_two_at_once_one_takes_an_overdue_event(
+    world: World, during: During, other: Callable[[World], None], count: int
+) -> None:
     world.post(prefer="respond-async")
     world.lose_messages()
     world.clock.sleep(60)
-    others = iter([app.sweep])
+    others = iter([other])
 
-    def sweep_meanwhile(parsed: Json, **_: object) -> None:
-        for other in others if parsed["Count"] else ():
-            world.run_schedule(other)
+    def act_meanwhile(parsed: Json, **_: object) -> None:
+        for act in others if parsed["Count"] else ():
+            act(world)
 
-    during(world.dynamodb, "after-call.dynamodb.Query", sweep_meanwhile)
-    world.run_schedule(app.sweep)
+    during(world.dynamodb, "after-call.dynamodb.Query", act_meanwhile)
+    sweep(world)
 
     assert next(others, None) is None
-    assert len(world.messages()) == 1
+    assert len(world.messages()) == count
+
+
+def test_what_was_never_marked_is_queued_once_and_not_while_it_is_held(world: World) -> None:
+    events = [world.post(prefer="respond-async")["event_id"] for _ in range(2)]
+    world.lose_messages()
+    lease = {"limit": 1, "lease_seconds": 3600}
+    [held] = world.call("POST", "/inbox/lease", lease).json["events"]
+    events.remove(held["event_id"])
+    remove_marks(world)
+    for seconds in (61, 1):
+        world.clock.sleep(seconds)
+        world.run_schedule(app.sweep)
+
+    assert [message["attributes"]["EventId"] for message in world.messages()] == events
+
+
+def test_the_sweep_of_version_0_6_finds_what_any_transition_leaves(
+    world: World, receiver: Receiver
+) -> None:
+    receiver.default = 503
+    leased, _, replayed = (world.post()["event_id"] for _ in range(3))
+    world.post(prefer="respond-async")
+    world.replay(replayed)
+    lease = {"limit": 4, "lease_seconds": 60}
+    events = world.call("POST", "/inbox/lease", lease).json["events"]
+    for event in events:
+        if event["event_id"] != leased:
+            lease_id = event["lease_id"]
+            world.call("POST", f"/events/{event['event_id']}/release?lease_id={lease_id}")
+    world.post()
+    world.post(prefer="respond-async")
+
+    world.clock.sleep(70)
+    marks = [item["requeue_at"]["S"] for item in world.items()]  # it asked for nothing else
+    assert len(marks) == 6
+    assert max(marks) <= rfc3339(world.clock())
 
 
 def test_check_dlq_publishes_numbers_and_warns(

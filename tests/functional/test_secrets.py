@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 import app
-from chalicelib.operations.recovery import BatchError
+from chalicelib.operations.batch import BatchError
 from tests.support import receiver as receivers
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import SECRET_PATH, Receiver, status

@@ -9,7 +9,7 @@ import pytest
 
 import app
 from chalicelib.infra.times import rfc3339, unix_seconds
-from chalicelib.operations.recovery import BatchError
+from chalicelib.operations.batch import BatchError
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, hang, in_turn, status, when_all_are_here
@@ -41,6 +41,7 @@ def test_the_delay_doubles_up_to_two_hours_in_45_attempts(
         shares.append(delay / min(7200, 2 ** len(shares)))
         world.clock.sleep(delay + 1)
         if not world.messages():
+            world.clock.sleep(60)
             world.run_schedule(app.sweep)
 
     assert len(receiver.requests) == 45 == len(shares) + 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chalicelib.core.event import COPY_PREFIX, RESERVED_PREFIX, DeliveredVia, Event, Status
-from chalicelib.core.outcome import NOT_PUSHED, Reason
+from chalicelib.core.outcome import KEEPS_FAILING, Reason
 from chalicelib.core.store import from_item
 from chalicelib.infra.times import rfc3339, unix_seconds
 from tests.support.in_memory_aws import typed
@@ -163,7 +163,7 @@ class History:
         attempts = json.loads(after.get("attempts", "[]"))
         if (
             attempts
-            and attempts[-1]["error"] == NOT_PUSHED
+            and attempts[-1]["error"] == KEEPS_FAILING
             and before.get("attempts") != after["attempts"]
         ):
             self.not_made[event_id, self.replays[event_id]] += 1

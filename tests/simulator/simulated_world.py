@@ -29,7 +29,7 @@ from chalicelib.deps import Services
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.infra.times import rfc3339
-from chalicelib.operations.recovery import BatchError
+from chalicelib.operations.batch import BatchError
 from tests.simulator.hub import Hub
 from tests.simulator.invariants import History, Push, ViolationError, check
 from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS, typed

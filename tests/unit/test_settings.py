@@ -159,9 +159,9 @@ def test_retries_must_end_a_day_before_the_event_expires(
     attempts: str, cap: str, days: int
 ) -> None:
     variables = REQUIRED | {"MAX_DELIVERY_ATTEMPTS": attempts, "BACKOFF_CAP_SECONDS": cap}
-    deps.load(variables | {"EVENT_RETENTION_DAYS": str(days)})
+    deps.load_checked(variables | {"EVENT_RETENTION_DAYS": str(days)})
     with pytest.raises(SettingsError, match="MAX_DELIVERY_ATTEMPTS and EVENT_RETENTION_DAYS "):
-        deps.load(variables | {"EVENT_RETENTION_DAYS": str(days - 1)})
+        deps.load_checked(variables | {"EVENT_RETENTION_DAYS": str(days - 1)})
 
 
 def test_the_secret_completes_the_environment_and_is_read_once_if_needed() -> None:

@@ -1,9 +1,4 @@
-"""The worker's batch of messages; and replay, redrive and erase, which people ask for after an
-event was settled.
-"""
-
-from collections.abc import Sequence
-from functools import partial
+"""Replay, redrive and erase: what people ask for after an event was settled."""
 
 from chalicelib.core import delivery, messages
 from chalicelib.core.delivery import errors_left_to_sweep
@@ -21,10 +16,9 @@ from chalicelib.core.store import (
 )
 from chalicelib.infra.errors import EventClaimedError, EventNotFoundError
 from chalicelib.infra.queue import MAX_DELAY_SECONDS, Message
-from chalicelib.infra.telemetry import logger, request_id
+from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339, unix_seconds
 
-JOIN_SECONDS = 1  # reserved for joining the threads and returning
 # how long the mark of an erasure stays: whoever still writes or deletes a copy has ended by then
 ERASED_SECONDS = 3600
 REPLAYABLE = f"{EXISTS} AND {UNCLAIMED}"
@@ -46,62 +40,6 @@ KEPT = {
     "response_bytes",
 }
 ERASED = {*FIELDS, "content", "status_shard", "lookup_key"} - KEPT
-
-
-class BatchError(Exception):
-    """DynamoDB or SQS failed some messages of a batch, which must be received again."""
-
-
-def process(
-    batch: Sequence[Message],
-    services: CoreServices,
-    remaining_seconds: float,
-    *,
-    is_slow: bool = False,
-) -> None:
-    """Process all messages of a batch of one lane within `remaining_seconds`.
-
-    Raises BatchError if some failed, after the others were deleted: SQS returns only the failed
-    ones. No thread outlives the call: one that is thawed with the next invocation would push after
-    its claim ended.
-    """
-    deadline = services.clock() + remaining_seconds - JOIN_SECONDS
-    invocation = Invocation(services, deadline, is_slow=is_slow)
-    succeeded = services.map(partial(_process_message, invocation), batch)
-    if all(succeeded):
-        return
-    outcomes = zip(batch, succeeded, strict=True)
-    handles = [message.receipt_handle for message, is_done in outcomes if is_done]
-    if handles:
-        invocation.queue.delete_many(handles)  # if that fails, they come again, and are dropped
-    raise BatchError(f"{len(batch) - len(handles)} of {len(batch)} messages failed")
-
-
-def _process_message(invocation: Invocation, message: Message) -> bool:
-    """Deliver, redrive or set aside what a message names; return whether that succeeded.
-
-    A message of a destination that is known to be slow is sent on before anything is claimed.
-    """
-    services = invocation.services
-    with request_id(message.message_id):
-        try:
-            is_slow = services.lanes.is_slow(message.group_id, services.clock())
-            if is_slow and invocation.is_fast_lane:
-                services.slow_queue.send(message)
-                return True
-            match messages.parse(message.body):
-                case event_id, False:
-                    delivery.deliver(event_id, invocation)
-                case event_id, True:
-                    redrive(message, event_id, invocation)
-                case _:
-                    logger.warning("message cannot be read")
-                    malformed = Message(message.body, {"Reason": "malformed"}, message.group_id)
-                    services.dlq.send(malformed)
-        except Exception:  # one message's error must not cost another
-            logger.exception("message failed")
-            return False
-        return True
 
 
 def replay(event: Event, invocation: Invocation) -> Event:
