@@ -10,7 +10,7 @@ import click
 from chalicelib.customers.subscription import SHOWN
 from chalicelib.infra.errors import InvalidRequestError
 from chalicelib.infra.parsing import parser
-from chalicelib.web.validation import DESCRIPTION_MEMBERS, parse_name, parse_object
+from chalicelib.web.validation import DESCRIPTION_MEMBERS, SECRET_MEMBER, parse_name, parse_object
 from tools.api import Api, ApiCallError, check
 from tools.command_line import act_on_each, command_line, file_option, numbered_lines
 from tools.subscriptions import path_of
@@ -20,7 +20,7 @@ TARGET_URL = parser(
     r"https?://(?!hooks\.zapier\.com[/:])\S+",
     "a URL, and of no Zap: switch it off and on, because it unsubscribes by the id that it knows",
 )
-GIVEN = {"target_url": TARGET_URL, "tenant": parse_name, **DESCRIPTION_MEMBERS}
+GIVEN = {"target_url": TARGET_URL, "tenant": parse_name, **DESCRIPTION_MEMBERS, **SECRET_MEMBER}
 TOLD = ("subscription_id", "target_host", "header_names", "signs_with", *SHOWN)
 MEMBERS = {**dict.fromkeys(TOLD, lambda value: value), **GIVEN}
 NO_TOKEN = "made by the API key, not by the customer, because tokens need signing secrets"  # noqa: S105
