@@ -1,0 +1,160 @@
+"""Moving in: subscriptions are exported, and imported by another stage, with what signs them."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from tests.functional.test_ops import Ran, _environment  # noqa: F401 - serves the app
+from tests.support.receiver import Receiver
+from tests.support.subscribing import make_token, subscribe, subscriptions
+from tests.support.world import CONSUMER_KEY, SIGNING_SECRETS, Json, World, assert_has
+from tools.export import export_subscriptions
+from tools.ops import cli
+
+GIVEN = "whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"
+SHOWN = ("name", "tenant", "event_types", "filter", "header_names", "body", "target_host")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "lines.jsonl"
+
+
+@pytest.fixture
+def world(world: World) -> World:
+    world.restart(WEBHOOK_SIGNING_SECRETS=SIGNING_SECRETS[0])
+    return world
+
+
+def import_file(file: Path, *options: str, status: int = 0) -> str:
+    """Return all that the import says."""
+    result = CliRunner().invoke(cli, ["import-subscriptions", "--file", str(file), *options])
+    assert result.exit_code == status, result.output
+    return "".join(line for line in result.output.splitlines(True) if not line.startswith('{"'))
+
+
+def write(file: Path, *lines: Json | str) -> None:
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    file.write_text("\n".join(texts), encoding="utf-8")
+
+
+def exported(world: World, capsys: pytest.CaptureFixture[str]) -> list[Json]:
+    capsys.readouterr()
+    export_subscriptions(world.environ)
+    lines = capsys.readouterr().out.splitlines()
+    return [json.loads(line) for line in lines if line.startswith('{"subscription_id"')]
+
+
+def delete_all(world: World) -> None:
+    for subscription in subscriptions(world, "*"):
+        world.call("DELETE", f"/subscriptions/{subscription['subscription_id']}")
+
+
+def by_name(listed: Any) -> dict[str, Json]:
+    return {subscription["name"]: subscription for subscription in listed}
+
+
+def test_another_stage_has_the_same_subscriptions_with_the_secrets_of_their_receivers(
+    world: World, target: Receiver, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    described: Json = {"filter": {"a": [1]}, "headers": {"X-Api-Key": "k"}}
+    subscribe(world, target.url, "order.*", name="derived", **described)
+    subscribe(world, target.url, name="given", tenant="a", secret=GIVEN, body="payload")
+    customer = make_token(world, "b")
+    paused = subscribe(world, target.url, key=customer, name="customer's")
+    world.call("POST", f"{paused.location}/disable")
+    before = by_name(exported(world, capsys))
+    write(file, *before.values())
+    delete_all(world)
+    world.restart(WEBHOOK_SIGNING_SECRETS=SIGNING_SECRETS[1])
+
+    checked = import_file(file)
+
+    assert checked.startswith("3 of 3 lines: 3 can be imported\n")
+    assert subscriptions(world, "*") == []
+    [command] = [line for line in checked.splitlines() if line.startswith("To import all: ")]
+    assert Ran(*shlex.split(command)[-3:]).output == "3 of 3 lines: 3 made\n"
+    after = by_name(exported(world, capsys))
+    for name, was in before.items():
+        same = {member: was[member] for member in (*SHOWN, "target_url", "headers", "secret")}
+        assert_has(after[name], **same)
+        assert after[name]["signs_with"] == [was["secret"]]
+    assert after["customer's"]["last_error"] == "disabled by hand"
+    again = subscribe(world, target.url, key=make_token(world, "b"))
+    assert again.json["subscription_id"] == after["customer's"]["subscription_id"]
+
+    for line in before.values():
+        line |= {"disabled_at": None, "secret": GIVEN}
+    write(file, *before.values())
+    assert import_file(file, "--go") == "3 of 3 lines: 3 there before\n"
+    set_by_file = exported(world, capsys)
+    assert {line["disabled_at"] for line in set_by_file} == {None}
+    assert {line["secret"] for line in set_by_file} == {GIVEN}
+
+
+def test_lines_that_are_refused_are_named_without_what_is_secret(
+    world: World, target: Receiver, file: Path
+) -> None:
+    good = {"target_url": target.url, "event_types": ["a", "b"], "secret": GIVEN}
+    write(
+        file,
+        good,
+        "",
+        {**good, "event_types": ["b", "a"]},
+        {**good, "target_url": "https://hooks.zapier.com/hooks/standard/1/secret-path"},
+        {"secret": GIVEN},
+        {**good, "tenant": "a", "secret": GIVEN[:-2]},
+        {**good, "tenant": "a", "headres": {"X-Api-Key": "secret-query"}},
+        "{",
+    )
+    faults = {
+        "line 3: has the URL, types and tenant of line 1",
+        "line 4: target_url: must be a URL, and of no Zap: ",
+        "line 5: target_url: is required",
+        "line 6: secret: must be whsec_ and base64",
+        "line 7: headres: is not one of",
+        "line 8: body: must be JSON",
+    }
+
+    for options, done in ((), "can be imported"), (("--go",), "made"):
+        said = import_file(file, *options, status=1)
+        assert f"\n7 of 7 lines: 1 {done}, 6 skipped\n" in said
+        assert {fault for fault in faults if fault not in said} == set()
+        assert "Error: some lines were refused\n" in said
+        for secret in (GIVEN[6:], "secret-path", "secret-query"):
+            assert secret not in said
+    assert len(subscriptions(world, "*")) == 1
+
+
+def test_what_the_api_refuses_is_named_and_the_rest_is_imported(
+    world: World, target: Receiver, file: Path
+) -> None:
+    elsewhere = {"target_url": "https://elsewhere.example/secret-path"}
+    write(file, elsewhere, {"target_url": target.url})
+
+    said = import_file(file, "--go", status=1)
+
+    assert "line 1: 400: target_url: must be" in said
+    assert "2 of 2 lines: 1 skipped, 1 made" in said
+    assert "secret-path" not in said
+
+
+def test_it_says_who_made_it_without_tokens_and_which_secret_it_takes_of_several(
+    world: World, target: Receiver, file: Path
+) -> None:
+    world.restart(WEBHOOK_SIGNING_SECRETS="")
+    theirs = {"target_url": target.url, "tenant": "b", "created_by": "tenant:b"}
+    write(file, {**theirs, "secret": GIVEN, "signs_with": [GIVEN, "whsec_another"]})
+
+    said = import_file(file, "--go")
+
+    assert "line 1: several secrets sign its pushes; the present one is taken" in said
+    assert "b: made by the API key, not by the customer" in said
+    [made] = subscriptions(world, "*")
+    assert made["created_by"] == "acme"
+    secret = world.get(f"/subscriptions/{made['subscription_id']}/secret", key=CONSUMER_KEY)
+    assert secret["secret"] == GIVEN
