@@ -305,10 +305,11 @@ def parse_subscription(
             return "must begin with https://"
         return f"must be {EXPECTED_URL}, of a public host that is allowed by {allowed}"
 
-    members = {"target_url": without_fault(url_fault), **DESCRIPTION_MEMBERS, **SECRET_MEMBER}
+    members = {"target_url": without_fault(url_fault), **DESCRIPTION_MEMBERS}
     if is_new:
-        return parse_object(body, {**members, "tenant": parse_name}, ("target_url",))
-    changes = parse_object(body, members)
+        new_members = {**members, **SECRET_MEMBER, "tenant": parse_name}
+        return parse_object(body, new_members, ("target_url",))
+    changes = parse_object(body, {**members, "secret": lambda secret: secret})
     if changes.get("target_url", "") is None:
         raise InvalidRequestError(FieldFault("target_url", "must not be null"))
     if "secret" in changes:
