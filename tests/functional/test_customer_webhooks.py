@@ -66,18 +66,6 @@ def test_a_renewal_is_kept_by_edits(world: World, target: Receiver) -> None:
     assert world.call("GET", f"{path}/secret").json == renewed
 
 
-def test_two_renewals_at_once_make_one_secret(world: World, target: Receiver) -> None:
-    subscribed(world, target)
-    subscriptions = world.services.subscriptions
-    [seen] = subscriptions.of_tenant(None)
-
-    renewed = [subscriptions.renew_secret(seen) for _ in range(2)]
-
-    [stored] = subscriptions.of_tenant(None)
-    assert {subscription and subscription.renewals for subscription in renewed} == {1}
-    assert stored.renewals == 1
-
-
 def test_a_secret_is_not_renewed_without_signing_secrets(world: World, target: Receiver) -> None:
     world.restart(WEBHOOK_SIGNING_SECRETS="")
     answer = world.call("POST", f"{subscribed(world, target)}/secret")
