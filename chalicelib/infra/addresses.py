@@ -11,7 +11,8 @@ from chalicelib.infra.errors import InvalidValueError
 from chalicelib.infra.parsing import parser
 
 PUSH_URL = (
-    r"(?!.{2049})(?i:https://(\[[0-9a-f:.]+]|[a-z0-9._-]+)|http://(localhost|127(\.[0-9]+){3}|\[::1]))"
+    r"(?!.{2049})(?i:https://(\[[0-9a-f:.]+]|[a-z0-9._-]+)"
+    r"|http://(localhost|127(\.[0-9]+){3}|\[::1]))"
     r"(:[0-9]+)?([/?][!-\"$-~]*)?"
 )
 EXPECTED_URL = (

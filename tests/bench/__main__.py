@@ -7,13 +7,12 @@ import os
 import sys
 from pathlib import Path
 
-from tests.bench import bench, cost, standin
+from tests.bench import bench, cost
 
 
 def main() -> int:
-    standin.start()
     screen = sys.stdout
-    missed = 0
+    missed: list[str] = []
     # the app's log
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         for module in (bench, cost):
@@ -30,8 +29,10 @@ def main() -> int:
                     file=screen,
                     flush=True,
                 )
-                missed += is_met is False
-    return min(missed, 1)
+                if is_met is False:
+                    missed.append(cells[0])
+    print(f"\ngoals missed: {'; '.join(missed) or 'none'}")
+    return min(len(missed), 1)
 
 
 sys.exit(main())

@@ -19,6 +19,7 @@ import urllib3
 from botocore import xform_name
 from botocore.exceptions import ClientError
 
+from chalicelib import deps
 from tests.bench.write_units import consumed
 from tests.support.in_memory_aws import FakeDynamoDB
 from tools import api_key, local_aws
@@ -33,6 +34,21 @@ class StandIn:
         self._tables: dict[str, FakeDynamoDB] = {}
         self._calls: deque[tuple[str, dict[str, Any]]] = deque(maxlen=20)
         self._used = Counter[str]()
+        self._waiting = 0
+        self._waits_since = 0.0
+
+    async def wait(self, seconds: float) -> None:
+        """Wait before an answer; what waits at the same time counts once."""
+        if not self._waiting:
+            self._waits_since = time.monotonic()
+        self._waiting += 1
+        await asyncio.sleep(seconds)
+        self._waiting -= 1
+        if not self._waiting:
+            self._used["waited_us"] += round((time.monotonic() - self._waits_since) * 1e6)
+
+    def take_push(self, size: int) -> None:
+        self._used["pushed_bytes"] += size
 
     def meter(self) -> tuple[Counter[str], list[Any]]:
         """Return what was used since the last time, and the latest calls."""
@@ -45,7 +61,6 @@ class StandIn:
     def answer(self, operation: str, parameters: dict[str, Any]) -> tuple[int, Any]:
         """Return the status code and the body of the response to a call."""
         self._calls.append((operation, parameters))
-        self._used["calls"] += 1
         table = parameters.get("TableName") or next(iter(parameters.get("RequestItems", ())), None)
         if table is None:  # SQS or Secrets Manager
             self._used["sqs_requests"] += "QueueUrl" in parameters
@@ -82,7 +97,7 @@ def encode(content: Any) -> bytes:
     return json.dumps(content, default=lambda value: base64.b64encode(value).decode()).encode()
 
 
-async def serve(listener: socket.socket) -> None:
+async def serve(listener: socket.socket, call_seconds: float, push_seconds: float) -> None:
     """Serve AWS; `/hook`, a receiver; `/meter`."""
     stand_in = StandIn()
 
@@ -95,9 +110,13 @@ async def serve(listener: socket.socket) -> None:
                 status_code = 200
                 answer = None
                 if target := re.search(r"x-amz-target: *\S+\.(\w+)", head, re.IGNORECASE):
+                    await stand_in.wait(call_seconds)
                     status_code, answer = stand_in.answer(target[1], decode(body))
                 elif head.startswith("POST /meter"):
                     answer = stand_in.meter()
+                else:
+                    await stand_in.wait(push_seconds)
+                    stand_in.take_push(len(head) + len(body))
                 content = encode(answer)
                 writer.write(
                     f"HTTP/1.1 {status_code} -\r\nContent-Length: {len(content)}\r\n\r\n".encode()
@@ -108,13 +127,14 @@ async def serve(listener: socket.socket) -> None:
     await (await asyncio.start_server(handle, sock=listener)).serve_forever()
 
 
-def start() -> None:
-    """Start a stand-in in a process that ends with this one, and make the environment point the app
-    at it.
+def start(*, call_seconds: float = 0, push_seconds: float = 0) -> None:
+    """Start a stand-in in a process that ends with this one, and point the app at it.
+
+    It waits so long before it answers a call to AWS, or a push.
     """
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
     multiprocessing.get_context("fork").Process(
-        target=lambda: asyncio.run(serve(listener)), daemon=True
+        target=lambda: asyncio.run(serve(listener, call_seconds, push_seconds)), daemon=True
     ).start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     local_aws.use(url)
@@ -127,6 +147,7 @@ def start() -> None:
         "WEBHOOK_SIGNING_SECRETS": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3",
         "SUBSCRIPTION_HOSTS": "127.0.0.1",
     }
+    deps.use(None)
 
 
 def meter() -> Any:

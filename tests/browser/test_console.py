@@ -304,7 +304,8 @@ def test_a_leased_event_is_found_copied_and_erased(console: Console, receiver: R
         console.find(searched)
         console.heading(heading).to_be_visible()
 
-    curl = f"""curl -sS '{console.origin}/events/{event_id}' -H "Authorization: Bearer $TRIGGERS_API_KEY\""""  # noqa: E501
+    header = '-H "Authorization: Bearer $TRIGGERS_API_KEY"'
+    curl = f"curl -sS '{console.origin}/events/{event_id}' {header}"
     texts = {"id": event_id, "curl": curl, "payload": '{\n  "big": 12345678901234567890123\n}'}
     assert {name: console.copied(name) for name in texts} == texts
     console.text("#steps").to_contain_text("Claimed by a push or a lease until")
