@@ -17,7 +17,7 @@ from tools.subscriptions import path_of
 
 # The API alone knows which hosts are allowed.
 TARGET_URL = parser(
-    r"https?://(?!hooks\.zapier\.com[/:])\S+",
+    r"(?i)https?://(?!hooks\.zapier\.com[/:])\S+",
     "a URL, and of no Zap: switch it off and on, because it unsubscribes by the id that it knows",
 )
 GIVEN = {"target_url": TARGET_URL, "tenant": parse_name, **DESCRIPTION_MEMBERS, **SECRET_MEMBER}

@@ -92,7 +92,7 @@ def test_lines_that_are_refused_or_set_otherwise_are_named_without_what_is_secre
         {**good, "tenant": "b", "created_by": "tenant:b", "signs_with": [GIVEN, "whsec_other"]},
         "",
         {**good, "tenant": "b", "event_types": ["b", "a"]},
-        {**good, "target_url": "https://hooks.zapier.com/hooks/standard/1/secret-path"},
+        {**good, "target_url": "https://Hooks.zapier.com/hooks/standard/1/secret-path"},
         {"secret": GIVEN},
         {**good, "secret": GIVEN[:-2]},
         {**good, "headres": {"X-Api-Key": "secret-query"}},
