@@ -25,6 +25,7 @@ HASTY = {
 }
 # the page refreshes every 3 s
 HURRY = "window.wait = setTimeout; setTimeout = (act, ms) => wait(act, ms / 10);"
+OWN, OTHER = (f"whsec_{letter * 32}" for letter in "ab")
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
 
 pytestmark = [
@@ -647,6 +648,45 @@ def test_a_webhook_is_tried_paused_renewed_and_recovers_what_it_missed(
     console.text("#job-title").to_have_text("1 event queued for CRM")
     receiver.wait_for(before + 3)
     assert receiver.requests[-1].json()["source_event_id"] == missed["event_id"]
+
+
+def test_a_webhook_of_another_system_keeps_its_secret_and_the_form_of_its_bodies(
+    console: Console, receiver: Receiver, axe: str
+) -> None:
+    page, payload = console.page, '{"text":"a,\\"metadata\\":","cents":12345678901234567890}'
+    console.open(key=console.api("POST", "/tokens", tenant="acme")["token"])
+    secret = page.get_by_label("Your own secret")
+    page.get_by_label("URL").fill(receiver.url)
+    page.get_by_label("Body of each request").select_option("the payload alone")
+    secret.fill("whsec_short")
+    page.keyboard.press("Enter")
+    console.text("[data-fault=secret]").to_have_text(
+        "It must be whsec_ and base64 of 24 to 64 bytes."
+    )
+    secret.fill(OWN)
+    page.keyboard.press("Enter")
+    assert console.copied("secret") == OWN
+    page.keyboard.press("Escape")
+    card = page.locator("#subscriptions > li")
+    expect(card.locator("dl")).to_contain_text("Bodythe payload alone")
+
+    event = f'{{"event_type": "a", "tenant": "acme", "payload": {payload}}}'
+    posted = json.loads(console.system.call("POST", "/events", event)[2])
+    console.go(f"/events/{posted['copies'][0]}")
+    console.text("#body").to_have_text(payload)
+    assert payload.encode() in [request.body for request in receiver.requests]
+
+    console.go("/subscriptions")
+    card.get_by_text("Edit").click()
+    card.get_by_label("Body of each request").select_option("")
+    card.get_by_label("Your own secret").fill(OTHER)
+    console.button("Save").click()
+    expect(card.locator("dl")).not_to_contain_text("the payload alone")
+    console.button("Show secret").click()
+    assert console.copied("secret") == OTHER
+    page.keyboard.press("Escape")
+    console.check_looks("own-secret", axe)
+    console.forgive("status of 400")
 
 
 # Keyboard and phone
