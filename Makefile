@@ -11,11 +11,11 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 .DEFAULT_GOAL := help
 .PHONY: help run test check chaos outage mutants zapier api-key signing-secret package e2e bench \
   pictures resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
-  send-to recover enable disable import-subscriptions
+  send-to missed recover enable disable import-subscriptions
 
 # These take what their help names, and settings. A misspelt or empty filter would widen what is replayed or erased.
 STRICT := run api-key signing-secret package resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
-  send-to recover enable disable import-subscriptions
+  send-to missed recover enable disable import-subscriptions
 SETTINGS := PY PYTHON AWS_% TRIGGERS_% ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS ALARM_EMAIL ALARM_URL QUIET_ALARM_HOURS \
   $(if $(filter run,$(MAKECMDGOALS)),$(shell sed -n 's/^    \([a-z_]*\):.*= _.*/\1/p' chalicelib/settings.py | tr a-z A-Z))
 GIVEN := $(foreach _name,$(.VARIABLES),$(if $(findstring command line,$(origin $(_name))),$(_name)))
@@ -123,7 +123,10 @@ replay: $(SET_UP) ## count failed events, or push them: GO=1 (SINCE=2h UNTIL= ST
 send-to: $(SET_UP) ## send an event to one subscription (SUBSCRIPTION_ID= EVENT_ID=)
 	@exec $(PY) -m tools.ops send-to
 
-recover: $(SET_UP) ## count what a subscription missed, or send it: GO=1 (SUBSCRIPTION_ID= SINCE=2h UNTIL=)
+missed: $(SET_UP) ## list what a subscription did not get, and why (SUBSCRIPTION_ID= SINCE=2h UNTIL= SUBJECT=)
+	@exec $(PY) -m tools.ops missed
+
+recover: $(SET_UP) ## count what a subscription missed, by reason, or get it there: GO=1 (SUBSCRIPTION_ID= SINCE=2h UNTIL=)
 	@exec $(PY) -m tools.ops recover $(GO_FLAG)
 
 enable: $(SET_UP) ## push to a subscription again (SUBSCRIPTION_ID=)

@@ -51,7 +51,7 @@ from tools.command_line import (
     until_option,
 )
 from tools.import_subscriptions import import_subscriptions
-from tools.subscriptions import disable, enable, recover, send_to
+from tools.subscriptions import disable, enable, missed, recover, send_to
 
 EVENTS = {"order": "oldest", "limit": "100"}
 EVENT_COLUMNS = ("event_id", "created_at", "event_type", "status", "last_error")
@@ -594,7 +594,7 @@ def send_lines(api: Api, content: bytes, prefix: str) -> None:
         raise click.ClickException("some lines were refused")
 
 
-for command in (send_to, recover, enable, disable, import_subscriptions):
+for command in (send_to, missed, recover, enable, disable, import_subscriptions):
     cli.add_command(command)
 
 

@@ -1,20 +1,28 @@
-"""Commands about one subscription: send it an event, recover what it missed, enable, disable."""
+"""Commands about one subscription: send it an event, list and recover what it missed, enable and
+disable it.
+"""
 
 from collections import Counter
+from collections.abc import Iterable
 from urllib.parse import quote
 
 import click
 from rich.console import Console
 
 from chalicelib.infra.parsing import Json
+from chalicelib.infra.times import rfc3339, unix_seconds
 from tools.api import Api, printable
 from tools.command_line import (
     command_line,
     counted,
     option,
+    parse_time,
+    print_table,
     since_option,
     until_option,
 )
+
+MOST_SECONDS = 3 * 86400  # that the attempts of an event last
 
 subscription_option = option(
     "--subscription-id", required=True, metavar="SUBSCRIPTION_ID", help="Which subscription."
@@ -36,49 +44,114 @@ def send_to(subscription_id: str, event_id: str) -> None:
     print(printable(f"{copy['event_id']}: {copy['message']}"))
 
 
-@click.command(short_help="Count what a subscription missed, or send it (--go).")
+@click.command(short_help="List what a subscription did not get, and why.")
 @subscription_option
 @since_option
 @until_option
-@click.option("--go", is_flag=True, help="Send it. Without it, it is counted.")
-def recover(subscription_id: str, since: str | None, until: str, *, go: bool) -> None:
-    """Send the events of a period that the subscription takes now and that have no copy for it.
+@option("--subject", metavar="SUBJECT", help="All events with this subject, and what became of it.")
+def missed(subscription_id: str, since: str | None, until: str, subject: str | None) -> None:
+    """List the events that a subscription did not get: never sent, failed, or waiting for a next
+    attempt that is more than a minute ahead.
 
-    Repeating the command sends nothing twice: when it is stopped, it can be given again.
+    Without --since from three days before it began to fail or was disabled, or before now: what
+    failed since may have been created earlier.
     """
-    if since is None:
-        raise click.UsageError("give --since")
     api = Api()
-    path = path_of(subscription_id, "recover")
-    body: Json = {"since": since, "until": until, "only_count": not go}
+    since = since or (None if subject else begin_of_trouble(api, subscription_id))
+    events, examined = read_missed(api, subscription_id, since, until, subject)
+    rows = []
+    for event in events:
+        copy = event["copy"]
+        told = [event["reason"] or copy["status"], event["member"], copy and copy["last_error"]]
+        why = ", ".join(filter(None, told))
+        rows.append((event["event_id"], event["created_at"], event["subject"], why))
+    if rows:
+        print_table(("event_id", "created_at", "subject", "why"), rows)
+    print(f"{by_reason(events)} of {counted(examined, 'event')}")
+
+
+@click.command(short_help="Count what a subscription missed, or get it there (--go).")
+@subscription_option
+@since_option
+@until_option
+@click.option("--go", is_flag=True, help="Send and replay it. Without it, it is counted.")
+def recover(subscription_id: str, since: str | None, until: str, *, go: bool) -> None:
+    """Send the events that the subscription takes now and that have no copy for it; push again
+    those that failed or wait.
+
+    Without --since as for missed. Repeating the command sends nothing twice: when it is stopped, it
+    can be given again.
+    """
+    api = Api()
+    since = since or begin_of_trouble(api, subscription_id)
+    if not go:
+        events, examined = read_missed(api, subscription_id, since, until)
+        print(f"{by_reason(events)} of {counted(examined, 'event')} since {since}")
+        if events:
+            options = {
+                "subscription_id": subscription_id,
+                "since": since,
+                "until": until,
+                "go": "1",
+            }
+            print(f"To recover them: {command_line('recover', options)}")
+        return
+    body: Json = {"since": since, "until": until}
     total = Counter[str]()
     with Console(stderr=True).status("recovering") as progress:
         while True:
-            answer, _ = api.call("POST", path, json=body)
-            total.update(examined=answer["examined"], sent=answer["sent"])
-            progress.update(f"{total['sent']:,} of {counted(total['examined'], 'event')}")
-            body["cursor"] = answer["next_cursor"]
+            answer, _ = api.call("POST", path_of(subscription_id, "recover"), json=body)
+            body["cursor"] = answer.pop("next_cursor")
+            total.update(answer)
+            told = (
+                f"{total['sent']:,} sent, {total['replayed']:,} replayed of "
+                f"{counted(total['examined'], 'event')}"
+            )
+            progress.update(told)
             if body["cursor"] is None:
                 break
-    examined = counted(total["examined"], "event")
-    if go:
-        print(f"{total['sent']:,} of {examined} sent")
-        return
-    print(f"{total['sent']:,} of {examined} would be sent")
-    if total["sent"]:
-        options = {
-            "subscription_id": subscription_id,
-            "since": since,
-            "until": until,
-            "go": "1",
-        }
-        print(f"To send them: {command_line('recover', options)}")
+    print(told)
+
+
+def begin_of_trouble(api: Api, subscription_id: str) -> str:
+    """Return three days before a subscription began to fail, or before now: attempts last so
+    long.
+    """
+    subscription = api.get("/subscriptions", subscription_id)
+    known = [subscription[name] for name in ("failing_since", "disabled_at")]
+    since = min(filter(None, known), default=parse_time("0s"))
+    return rfc3339(unix_seconds(since) - MOST_SECONDS)
+
+
+def read_missed(
+    api: Api, subscription_id: str, since: str | None, until: str, subject: str | None = None
+) -> tuple[list[Json], int]:
+    """Return what a subscription missed, and how many events were looked at."""
+    query = {"since": since, "until": until, "subject": subject}
+    fields = {name: value for name, value in query.items() if value}
+    events: list[Json] = []
+    examined = 0
+    with Console(stderr=True).status("counting") as progress:
+        while True:
+            page, _ = api.call("GET", path_of(subscription_id, "missed"), fields=fields)
+            events += page["events"]
+            examined += page["examined"]
+            progress.update(f"{len(events):,} of {counted(examined, 'event')}")
+            if page["next_cursor"] is None:
+                return events, examined
+            fields["cursor"] = page["next_cursor"]
+
+
+def by_reason(events: Iterable[Json]) -> str:
+    """Return how many events were missed for each reason."""
+    counts = Counter(event["reason"] or "not missed" for event in events)
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items()) or "0 missed"
 
 
 @click.command(short_help="Enable a subscription.")
 @subscription_option
 def enable(subscription_id: str) -> None:
-    """Push to a subscription again. What failed meanwhile stays failed: replay pushes that."""
+    """Push to a subscription again. What failed meanwhile stays failed: recover pushes that."""
     change(subscription_id, "enable")
 
 

@@ -1,13 +1,14 @@
 """Who got an event and who did not, and how it gets to a subscription later: send and recover."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 from chalicelib.core import messages, posting
 from chalicelib.core.delivery import errors_left_to_sweep
-from chalicelib.core.event import EVENT_ID, Event, dumps
+from chalicelib.core.event import EVENT_ID, Event, Status, dumps
 from chalicelib.core.invocation import CoreServices, Invocation
 from chalicelib.core.posting import Stored
 from chalicelib.customers import filters
@@ -20,6 +21,7 @@ from chalicelib.infra.errors import (
     EventNotFoundError,
     StorageUnavailableError,
 )
+from chalicelib.infra.parsing import Json
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
 from chalicelib.operations import settled
@@ -37,11 +39,13 @@ NO_LONGER_ALLOWED = "The host of the target URL is no longer allowed."
 REPORT = "Reports go to the subscriptions that name them."
 IN_PROGRESS = "A POST that is in progress stored the copy; try again."
 
-ORIGINALS = replace(EVENTS, source="original", order="oldest", limit=100)
+ORIGINALS = replace(EVENTS, source="original", order="oldest", limit=100, include="payload")
+RECOVERABLE = ("later", "edited", "failed", "waiting")
+SOON_SECONDS = 60  # a copy whose next attempt is later waits
 
 
 class Missed(NamedTuple):
-    """Why a subscription has no copy of an event; `reason` None: it has one, or should.
+    """Why a subscription did not get an event; `reason` None: it did, should, or is about to.
 
     `member` is the path of the first member of its filter that does not match.
     """
@@ -50,7 +54,8 @@ class Missed(NamedTuple):
     member: str | None = None
 
 
-KNOWN = ("name", "tenant", "target_host", "state")
+SHOWN = ("event_id", "event_type", "subject", "created_at")
+KNOWN = ("subscription_id", "name", "tenant", "target_host", "state")
 NOTHING_KNOWN = dict.fromkeys((*KNOWN, *Missed._fields))
 
 
@@ -75,16 +80,15 @@ def find(event: Event, services: CoreServices, subscriptions: Subscriptions) -> 
         copy = copies.pop(subscription.subscription_id, None)
         missed = Missed() if copy else _why_missed(subscription, event, services)
         told = {name: getattr(subscription, name) for name in KNOWN}
-        found.append(_to_json(subscription.subscription_id, copy, **told, **missed._asdict()))
-    gone = [
-        _to_json(subscription_id, copy, state="gone") for subscription_id, copy in copies.items()
-    ]
-    return found + gone
+        found.append(_to_json(copy, told | missed._asdict()))
+    for subscription_id, copy in copies.items():
+        gone = {"subscription_id": subscription_id, "state": "gone"}
+        found.append(_to_json(copy, NOTHING_KNOWN | gone))
+    return found
 
 
-def _to_json(subscription_id: str, copy: Event | None, **known: str | None) -> str:
-    """Return a recipient as callers see it; of a subscription that is gone little is known."""
-    members = {"subscription_id": subscription_id, **NOTHING_KNOWN, **known}
+def _to_json(copy: Event | None, members: Json) -> str:
+    """Return members, and a copy as lists show it."""
     shown = copy.summary() if copy else "null"
     return f'{dumps(members)[:-1]},"copy":{shown}}}'
 
@@ -179,46 +183,99 @@ def _make_copy(event: Event, subscription: Subscription, invocation: Invocation)
         event = _find_original(event.event_id, subscription, services)
 
 
-class Recovered(NamedTuple):
-    """How many events were looked at and sent, and the sort key to go on after, if any."""
+class Row(NamedTuple):
+    """An event that a subscription did not get, its copy, if that is there, and why.
 
+    `number`: of the event on its page, from 1.
+    """
+
+    number: int
+    event: Event
+    copy: Event | None
+    missed: Missed
+
+    def to_json(self) -> str:
+        event = {name: getattr(self.event, name) for name in SHOWN}
+        return _to_json(self.copy, event | self.missed._asdict())
+
+
+class Rows(NamedTuple):
+    """What a subscription did not get of a page of events, how many those are, and the sort key to
+    go on after, if any.
+    """
+
+    rows: list[Row]
     examined: int
-    sent: int
     next_cursor: str | None
 
 
-def recover(
-    subscription: Subscription, invocation: Invocation, *, only_count: bool, **period: Any
-) -> Recovered:
-    """Make the copies that a subscription missed, of up to 100 events, the oldest first.
+def find_missed(subscription: Subscription, services: CoreServices, **asked: Any) -> Rows:
+    """Return what a subscription did not get and may recover, the oldest first.
 
-    Those are of events that its types and filter take now and that list no copy for it. `period`
-    has `since`, and perhaps `until` and `cursor`, as in `listing.Query`. With `only_count` nothing
-    is made: `sent` is what would be. Raises ApiError 409, and StorageUnavailableError: then a
-    repeated call completes what this one began.
+    With a subject, all events that have it, also what it got or did not ask for. `asked` has fields
+    of `listing.Query`. Events and copies are read as they are now, by two reads for a hundred: what
+    the id of a copy derives from is in no index. Reports are left out.
+    """
+    query = replace(ORIGINALS, tenant=subscription.tenant, **asked)
+    page = read_page(services, query)
+    copy_ids = [posting.copy_id(event, subscription.subscription_id) for event in page.events]
+    copies = services.store.get_many(copy_ids, with_content=False)
+    # An attempt that is later follows one that failed, and nobody holds the copy.
+    soon = rfc3339(services.clock() + SOON_SECONDS)
+    rows = []
+    for number, event in enumerate(page.events, 1):
+        copy = copies.get(copy_ids[number - 1])
+        if copy is None:
+            missed = _why_missed(subscription, event, services)
+        elif copy.status is Status.FAILED:
+            missed = Missed("failed")
+        else:
+            is_waiting = (copy.next_attempt_at or soon) > soon
+            missed = Missed("waiting" if is_waiting else None)
+        is_listed = missed.reason in RECOVERABLE or query.subject
+        if is_listed and not event.is_report:
+            rows.append(Row(number, event, copy, missed))
+    return Rows(rows, len(page.events), page.next_cursor)
+
+
+class Recovered(NamedTuple):
+    """How many events were looked at, how many copies were made and how many are pushed again, and
+    the sort key to go on after, if any.
+    """
+
+    examined: int
+    sent: int
+    replayed: int
+    next_cursor: str | None
+
+
+def recover(subscription: Subscription, invocation: Invocation, **period: Any) -> Recovered:
+    """Get a subscription what it missed of up to 100 events, the oldest first.
+
+    Makes the copies that are missing, and pushes again those that failed or wait. `period` has
+    `since`, and perhaps `until` and `cursor`. Raises ApiError 409, and StorageUnavailableError:
+    then a repeated call completes what this one began.
     """
     services = invocation.services
     _require_usable(subscription, services)
-    page = read_page(services, replace(ORIGINALS, tenant=subscription.tenant, **period))
+    missed = find_missed(subscription, services, **period)
 
-    def recover_one(row: Event) -> bool:
-        """Return whether the event was missed, and is sent now unless `only_count`."""
-        if not subscription.matches(row.event_type):
-            return False
+    def recover_one(row: Row) -> str | None:
+        """Return what was done: `sent`, `replayed`, or nothing."""
         try:
-            event = _find_original(row.event_id, subscription, services)
-            is_listed = posting.copy_id(event, subscription.subscription_id) in event.copies
-            if is_listed or why_not_taken(subscription, event).reason:
-                return False
-            return only_count or _make_copy(event, subscription, invocation).is_new
+            if row.copy:
+                settled.push_now(row.copy, services)
+                return "replayed"
+            return "sent" if _make_copy(row.event, subscription, invocation).is_new else None
         except StorageUnavailableError:
             raise
-        except ApiError:  # erased meanwhile, a report, too many copies, or a POST is in progress
-            return False
+        except ApiError:  # others were faster, too many copies, or a POST is in progress
+            return None
 
-    sent = 0
-    for start in range(0, len(page.events), AT_ONCE):
+    done = Counter[str | None]()
+    for start in range(0, len(missed.rows), AT_ONCE):
         if start and invocation.seconds_left() < LAST_BATCH_SECONDS:
-            return Recovered(start, sent, page.events[start - 1].sort_key)
-        sent += sum(services.map(recover_one, page.events[start : start + AT_ONCE]))
-    return Recovered(len(page.events), sent, page.next_cursor)
+            last = missed.rows[start - 1]
+            return Recovered(last.number, done["sent"], done["replayed"], last.event.sort_key)
+        done.update(services.map(recover_one, missed.rows[start : start + AT_ONCE]))
+    return Recovered(missed.examined, done["sent"], done["replayed"], missed.next_cursor)

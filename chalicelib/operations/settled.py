@@ -11,10 +11,10 @@ from chalicelib.core.store import (
     EXISTS,
     FIELDS,
     UNCLAIMED,
-    WriteResult,
     status_attributes,
 )
 from chalicelib.infra.errors import EventClaimedError, EventNotFoundError
+from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import MAX_DELAY_SECONDS, Message
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339, unix_seconds
@@ -23,6 +23,9 @@ from chalicelib.infra.times import rfc3339, unix_seconds
 ERASED_SECONDS = 3600
 REPLAYABLE = f"{EXISTS} AND {UNCLAIMED}"
 REDRIVABLE = f"{REPLAYABLE} AND #status = :failed"
+# Nobody claimed, replayed, delivered or acknowledged it since it was read: an acknowledgement
+# leaves the `claim_id`, and a claim the status.
+SAME_STATE = f"{REPLAYABLE} AND #status = :seen AND claim_id = :holder"
 # An event, even an expired one, or the mark of its erasure until that expires.
 ERASABLE = f"(attribute_exists(status_shard) OR expires_at > :now_seconds) AND {UNCLAIMED}"
 SETTLED_MEMBERS = ("claimed_until", "delivered_at", "delivered_via", "failed_at", "reason")
@@ -52,7 +55,26 @@ def replay(event: Event, invocation: Invocation) -> Event:
     refusal = services.targets.replay_refusal(event)
     if refusal:
         raise refusal
-    result = _make_pending(event, REPLAYABLE, services)
+    return _push_again(event, REPLAYABLE, _as_replayed(event, services), services)
+
+
+def push_now(copy: Event, services: CoreServices) -> None:
+    """Replay a failed copy, or make a pending one due now, if it is as it was read.
+
+    A pending one keeps its attempts: replayed each minute, it would never become a dead letter.
+    Raises EventNotFoundError, or EventClaimedError: somebody was faster.
+    """
+    # With a new `claim_id`, one of two that read the copy makes it due.
+    changes = {**due_now(services), "claim_id": services.new_id()}
+    if copy.status is Status.FAILED:
+        changes = _as_replayed(copy, services)
+    _push_again(copy, SAME_STATE, changes, services)
+
+
+def _push_again(event: Event, condition: str, changes: Json, services: CoreServices) -> Event:
+    """Change an event, and queue it if it is due; raise EventNotFoundError or EventClaimedError."""
+    seen = {":seen": event.status, ":holder": event.claim_id}
+    result = services.store.change(event.event_id, condition, changes, seen, ReturnValues="ALL_NEW")
     if result.event is None:
         raise EventNotFoundError
     if not result.applied:
@@ -79,7 +101,8 @@ def redrive(message: Message, event_id: str, invocation: Invocation) -> None:
             extra = {"event_id": event_id, "error": refusal.code}
             logger.warning("dead letter dropped", extra=extra)
             return
-        event = _make_pending(event, REDRIVABLE, services).event
+        changes = _as_replayed(event, services)
+        event = services.store.change(event_id, REDRIVABLE, changes, ReturnValues="ALL_NEW").event
     # A failed event was claimed when it was not replayed, even if that claim has ended since.
     if event and (event.status is Status.FAILED or event.is_claimed(services.clock())):
         delay_seconds = max(0.0, _claim_seconds_left(event, services)) + 1
@@ -88,10 +111,10 @@ def redrive(message: Message, event_id: str, invocation: Invocation) -> None:
         delivery.deliver(event_id, invocation)
 
 
-def _make_pending(event: Event, condition: str, services: CoreServices) -> WriteResult:
-    """Make an event pending, and due now if it is pushed at all."""
+def _as_replayed(event: Event, services: CoreServices) -> Json:
+    """Return what makes an event pending, and due now if it is pushed at all."""
     is_pushed = event.is_copy or services.settings.webhook_url is not None
-    changes = {
+    return {
         **dict.fromkeys(SETTLED_MEMBERS),
         **CLEAR_SCHEDULE,
         **(due_now(services) if is_pushed else {}),
@@ -101,7 +124,6 @@ def _make_pending(event: Event, condition: str, services: CoreServices) -> Write
         "replayed_at": rfc3339(services.clock()),
         "expires_at": services.expires_at(),
     }
-    return services.store.change(event.event_id, condition, changes, ReturnValues="ALL_NEW")
 
 
 def erase(event_id: str, services: CoreServices) -> None:

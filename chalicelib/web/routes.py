@@ -200,7 +200,10 @@ def respond(body: str, status_code: int = 200, **headers: str) -> Response:
     return Response(body, {"Content-Type": "application/json", **headers}, status_code)
 
 
-def respond_list(name: str, members: list[str], last: str | None) -> Response:
-    """Return a page of JSON texts; the next one, if any, begins after the sort key `last`."""
-    cursor = dumps(encode_cursor(last))
-    return respond(f'{{"{name}":[{",".join(members)}],"next_cursor":{cursor}}}')
+def respond_list(name: str, members: list[str], last: str | None, **more: int) -> Response:
+    """Return a page of JSON texts, and `more` members.
+
+    The next page, if there is one, begins after the sort key `last`.
+    """
+    rest = dumps({**more, "next_cursor": encode_cursor(last)})
+    return respond(f'{{"{name}":[{",".join(members)}],{rest[1:]}')

@@ -232,13 +232,11 @@ SUBSCRIPTION_PARAMETERS = {
     "state": parser("active|failing|disabled", "active, failing or disabled"),
     "tenant": parser(rf"\*|{EVENT_TYPE.pattern}", f"{NAME}, or * for all"),
 }
+MISSED_PARAMETERS = {
+    name: PARAMETERS[name] for name in ("cursor", "limit", "since", "subject", "until")
+}
 RECOVER = Body(
-    {
-        **{name: PARAMETERS[name] for name in ("since", "until", "cursor")},
-        "only_count": must_be("true or false", lambda value: isinstance(value, bool)),
-    },
-    required=("since",),
-    defaults={"only_count": False},
+    {name: PARAMETERS[name] for name in ("since", "until", "cursor")}, required=("since",)
 )
 INBOX_PARAMETERS = {
     name: PARAMETERS[name] for name in ("cursor", "event_type", "limit", "order", "tenant")

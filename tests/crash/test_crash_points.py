@@ -104,6 +104,7 @@ acknowledge_leased = to_all(Container.acknowledge, leases)
 release = to_all(Container.release, leases)
 enable = to_all(Container.enable, subscriptions)
 unsubscribe = to_all(Container.unsubscribe, subscriptions)
+pause = to_all(Container.pause, subscriptions)
 ONE, OTHER = (
     does(Container.post, payload, idempotency_key="k") for payload in ('{"n":1}', '{"n":2}')
 )
@@ -260,6 +261,18 @@ def expect_recovered_copies(world: SimulatedWorld, container: Container) -> None
     assert has == dict.fromkeys(wanted, Status.DELIVERED)
 
 
+def expect_one_arrival(world: SimulatedWorld, container: Container) -> None:
+    """Check that what arrived was not pushed again, and that each subscription has each event."""
+    world.settle()
+    arrived = [
+        sum(push.arrived for push in pushes)
+        for event_id, pushes in world.history.pushes.items()
+        if event_id.startswith("cpy_")
+    ]
+    assert world.faults or max(arrived) == 1
+    expect_recovered_copies(world, container)
+
+
 @dataclass(frozen=True)
 class Path:
     """What a healthy container does first, the steps of the one that is stopped, and what a healthy
@@ -284,6 +297,7 @@ COPIES_ONLY = {"ZAPIER_WEBHOOK_URL": "subscriptions"}
 UNPUSHED = {"pull only": PULL_ONLY, "copies only": COPIES_ONLY}
 NO_DELAY = {"BACKOFF_BASE_SECONDS": "0", "BREAKER_FAILURES": "1"}
 AT_ONCE = {"IN_PROCESS_WAIT_SECONDS": "0"}
+LONG_DELAY = {"BACKOFF_BASE_SECONDS": "500"}
 COPY = each(subscribe(), post_async)
 NEW_COPY = each(does(Container.subscribe, "https://hooks.zapier.com/new"), wait(9), post_async)
 POSTED = each(subscribe(), post)
@@ -420,6 +434,35 @@ PATHS = {
     },
     "recover, recover meanwhile": Path(
         recover, first=MISSED, meanwhile=(recover,), last=expect_recovered_copies
+    ),
+    "recover, failed and waiting": Path(
+        recover,
+        first=each(subscribe(), post, post),
+        answers=(422, 200, 503, 200),  # of each copy, then of its event
+        environ=LONG_DELAY,
+        last=expect_one_arrival,
+    ),
+    **{
+        f"recover, {what} meanwhile": Path(
+            recover,
+            first=POSTED,
+            answers=(status_code, 200),
+            environ=LONG_DELAY,
+            meanwhile=others,
+            last=last,
+        )
+        for what, status_code, others, last in (
+            ("failed, pushed_again", 422, (each(replay_copies, work),), expect_one_arrival),
+            ("failed, redriven", 422, (each(move_back, work),), expect_one_arrival),
+            ("waiting, paused", 503, (pause,), each(enable, expect_recovered_copies)),
+        )
+    },
+    "recover, failed, erased meanwhile": Path(
+        recover,
+        first=each(subscribe(), ONE),
+        answers=(422, 200),
+        meanwhile=(erase,),
+        last=erase_and_post_again,
     ),
     "send, erased meanwhile": Path(
         send,

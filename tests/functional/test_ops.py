@@ -200,12 +200,28 @@ def test_what_a_subscription_missed_is_counted_then_sent(world: World, receiver:
         post_about(world, None)
     subscription_id = id_of_new(world, receiver, key=KEY)
 
-    counted = Ran("recover", "--subscription-id", subscription_id, "--since", rfc3339(0)).output
+    world.clock.sleep(10)
+    receiver.default = 422
+    Ran("send", "--type=a", "--subject=order-4711")
+    receiver.default = 200
+    asked = ("--subscription-id", subscription_id)
 
-    assert counted.startswith("101 of 101 events would be sent\n")
+    # From three days before it failed.
+    counted = Ran("recover", *asked).output
+    shown = Ran("missed", *asked, "--since", rfc3339(0)).output
+    about = Ran("missed", *asked, "--subject=order-4711").output
+
+    assert counted.startswith("101 later, 1 failed of 102 events since ")
+    assert shown.endswith("\n101 later, 1 failed of 102 events\n")
+    assert re.search(
+        r"\nevt_\w+ .* order-4711 +failed, receiver responded 422\s+1 failed of 1 event", about
+    )
     assert world.messages() == []
-    assert Ran(*command_in(counted, "To send them")).output == "101 of 101 events sent\n"
-    assert len(world.messages()) == 101
+    told = Ran(*command_in(counted, "To recover them")).output
+    assert told == "101 sent, 1 replayed of 102 events\n"
+    assert len(world.messages()) == 102
+    world.empty_inbox()
+    assert Ran("missed", *asked, "--since", rfc3339(0)).output == "0 missed of 102 events\n"
 
 
 def test_a_subscription_is_paused_and_enabled(world: World, receiver: Receiver) -> None:
@@ -396,7 +412,7 @@ def test_no_call_is_made_without_a_safe_url_and_a_key(
         ("replay", ["EVENT_ID=", "SINCE="]),
         ("replay a --since 2h", ["EVENT_ID=", "SINCE="]),
         ("replay --since a", ["SINCE="]),
-        ("recover --subscription-id sub_1", ["SINCE="]),
+        ("recover", ["SUBSCRIPTION_ID="]),
         ("send", ["TYPE=", "PAYLOAD=", "FILE="]),
         ("send --payload {", ["PAYLOAD="]),
         ("erase --since 2h", ["METADATA=", "TENANT="]),

@@ -2,12 +2,15 @@
 
 import json
 import zlib
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
 import app
-from chalicelib.infra.times import DAY_SECONDS, rfc3339
+from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from chalicelib.operations.settled import ERASED_SECONDS
 from tests.conftest import During
 from tests.support.aws_calls import Aws, Fault
@@ -52,6 +55,13 @@ def recover(world: World, subscription_id: str, *, key: str = KEY, **members: An
     body = {"since": rfc3339(0), **members}
     path = f"/subscriptions/{subscription_id}/recover"
     return world.call("POST", path, body, key=key)
+
+
+def missed(world: World, subscription_id: str, *, key: str = KEY, **query: Any) -> Answer:
+    if "subject" not in query:
+        query.setdefault("since", rfc3339(0))
+    path = f"/subscriptions/{subscription_id}/missed?{urlencode(query)}"
+    return world.call("GET", path, key=key)
 
 
 def test_a_copy_that_is_sent_late_does_not_outlive_its_event(
@@ -277,13 +287,13 @@ def test_nothing_is_sent_to_a_disabled_subscription(world: World, target: Receiv
     world.call("POST", f"/subscriptions/{subscription_id}/disable")
 
     answers = [send(world, subscription_id, event["event_id"])]
-    answers += [recover(world, subscription_id, only_count=given) for given in (True, False)]
+    answers.append(recover(world, subscription_id))
 
-    assert [answer.problem for answer in answers] == [(409, "subscription_disabled")] * 3
+    assert [answer.problem for answer in answers] == [(409, "subscription_disabled")] * 2
 
 
 def test_a_report_is_not_sent(world: World, receiver: Receiver, target: Receiver) -> None:
-    receiver.default = 422
+    receiver.default = target.default = 422
     subscribed(world, target.url, "triggers.*")
     other = subscribed(world, f"{target.url}&other", "a", "triggers.*")
     world.clock.sleep(10)
@@ -291,7 +301,8 @@ def test_a_report_is_not_sent(world: World, receiver: Receiver, target: Receiver
     [report] = world.get("/events?event_type=triggers.*&source=original")["events"]
 
     assert send(world, other, report["event_id"]).problem == (409, "not_pushed")
-    assert recover(world, other).json["sent"] == 0
+    world.empty_inbox()
+    assert_has(recover(world, other).json, sent=0, replayed=0)
     assert {row["reason"] for row in recipients(world, report)} == {None}
 
 
@@ -305,7 +316,7 @@ def test_an_event_lists_at_most_500_copies(world: World, target: Receiver) -> No
     assert send(world, first, event["event_id"]).status_code == 202
     assert send(world, second, event["event_id"]).problem == (409, "too_many_copies")
     assert send(world, first, event["event_id"]).status_code == 202
-    assert recover(world, second).json == {"examined": 1, "sent": 0, "next_cursor": None}
+    assert_has(recover(world, second).json, examined=1, sent=0, next_cursor=None)
     assert len(recipients(world, event)) == 2
 
 
@@ -374,32 +385,215 @@ def test_a_transaction_that_meets_another_is_tried_again_while_there_is_time(
     assert len(target.requests) == (0 if conflicts == 100 else 1)
 
 
+# Missed
+
+WAIT = status(503, headers={"retry-after": "600"})
+WAYS: dict[str, Any] = {  # to miss an event, or not, and how the target answers
+    "later": None,
+    "delivered": 200,
+    "failed": 422,
+    "waiting": WAIT,
+    "queued": 503,
+    "event_types": None,
+    "filter": None,
+    "deleted": 200,
+    "edited": None,
+}
+TO_RECOVER = ["later", "failed", "waiting", "edited"]
+
+
+def miss(world: World, target: Receiver, **members: Any) -> tuple[str, Json]:
+    """Make a subscription that misses events in every way; return its id and the events by way."""
+    target.script(*filter(None, WAYS.values()))
+    subscription_id = ""
+    events = {}
+    for way in WAYS:
+        event_type = "invoice.created" if way in ("event_types", "edited") else "order.created"
+        body = {
+            "event_type": f"{event_type}.{way}",
+            "payload": {"total": 80 + 20 * (way != "filter")},
+        }
+        body |= {"subject": "order-4711", **members}
+        events[way] = world.call("POST", "/events", body, idempotency_key=way).json
+        world.clock.sleep(1)
+        if way == "later":
+            subscription_id = subscribed(
+                world, target.url, "order.*", filter={"total": [100]}, **members
+            )
+            world.clock.sleep(10)
+    world.call("DELETE", f"/events/{events['deleted']['copies'][0]}", key=KEY)
+    types = {"event_types": ["order.*", "invoice.created.edited"]}
+    world.call("PATCH", f"/subscriptions/{subscription_id}", types, key=KEY)
+    return subscription_id, events
+
+
+def reasons(answer: Answer) -> list[tuple[str, str | None]]:
+    """Return the way of each event that is listed, and the reason that is told."""
+    return [(row["event_type"].rpartition(".")[2], row["reason"]) for row in answer.json["events"]]
+
+
+def test_what_a_subscription_missed_is_listed_with_the_reasons(
+    world: World, target: Receiver
+) -> None:
+    subscription_id, events = miss(world, target, tenant=TENANT)
+    post(world, tenant="another", subject="order-4711")
+    post(world, subject="order-4711")
+    token = make_token(world, TENANT)
+
+    listed = missed(world, subscription_id, key=token)
+    about = missed(world, subscription_id, key=token, subject="order-4711")
+
+    assert reasons(listed) == [(way, way) for way in TO_RECOVER]
+    assert_has(listed.json, examined=len(WAYS), next_cursor=None)
+    got_it = ("delivered", "queued")
+    assert reasons(about) == [(way, None if way in got_it else way) for way in WAYS]
+    assert about.json["examined"] == len(WAYS)
+    later, failed, *_ = listed.json["events"]
+    assert_has(later, event_id=events["later"]["event_id"], subject="order-4711", copy=None)
+    assert later["created_at"] == events["later"]["created_at"]
+    assert_has(failed["copy"], status="failed", last_error="receiver responded 422")
+    assert [row["member"] for row in about.json["events"] if row["member"]] == ["total"]
+    assert missed(world, subscription_id, subject="order-4712").json["events"] == []
+    # Disabled or not, and a copy whose next attempt comes within a minute is under way.
+    world.call("POST", f"/subscriptions/{subscription_id}/disable")
+    [copy] = copies(world, events["waiting"])
+    world.clock.sleep(unix_seconds(copy["next_attempt_at"]) - world.clock() - 59)
+    left = [way for way in TO_RECOVER if way != "waiting"]
+    assert [way for way, _ in reasons(missed(world, subscription_id))] == left
+    world.restart(SUBSCRIPTION_HOSTS="hooks.zapier.com")
+    assert reasons(missed(world, subscription_id)) == [("failed", "failed")]
+
+
+def test_missed_events_are_listed_in_pages_of_two_reads(
+    world: World, target: Receiver, aws: Aws
+) -> None:
+    events = [post(world, {"a": number}) for number in range(6)]
+    subscription_id = subscribed(world, target.url, filter={"a": [4, 5]})
+    since, until = (events[number]["created_at"] for number in (1, 5))
+
+    pages: list[Any] = []
+    cursor = ""
+    while not pages or cursor:
+        page = missed(world, subscription_id, since=since, until=until, limit=3, cursor=cursor)
+        cursor = page.json["next_cursor"]
+        pages.append(([row["event_id"] for row in page.json["events"]], page.json["examined"]))
+
+    assert pages == [([], 3), ([events[4]["event_id"]], 1)]
+    calls = aws.during(lambda: missed(world, subscription_id))
+    assert Counter(calls) == {"GetItem": 1, "Query": 14, "BatchGetItem": 2}
+    for query, faults in (
+        ("", ["since"]),
+        ("limit=0&since=2h&subject=+x", ["limit", "since", "subject"]),
+    ):
+        path = f"/subscriptions/{subscription_id}/missed?{query}"
+        assert world.call("GET", path).faults == faults
+
+
 # Recover
 
 
-def test_what_a_subscription_missed_is_recovered_once(world: World, target: Receiver) -> None:
-    world.clock.sleep(10)
-    missed = [post(world, {"total": total}, tenant=TENANT) for total in (100, 80, 100)]
-    post(world, {"total": 100}, tenant="another")
-    post(world, {"total": 100}, tenant=TENANT, event_type="invoice.created")
-    subscription_id = subscribed(
-        world, target.url, "order.*", tenant=TENANT, filter={"total": [100]}
-    )
-    world.clock.sleep(10)
-    post(world, {"total": 100}, tenant=TENANT)  # is not missed
+def test_what_is_missed_is_recovered_and_nothing_else(world: World, target: Receiver) -> None:
+    subscription_id, events = miss(world, target, tenant=TENANT)
+    for tenant in ("another", None):
+        post(world, tenant=tenant)
+    world.lose_messages()  # of what is queued
+    before = len(target.requests)
     token = make_token(world, TENANT)
 
-    counted = recover(world, subscription_id, key=token, only_count=True)
-    assert counted.json == {"examined": 5, "sent": 2, "next_cursor": None}
-    assert len(target.requests) == 1
-    assert recover(world, subscription_id, key=token).json == counted.json
-    world.settle()
+    recovered = recover(world, subscription_id, key=token).json
+    again = recover(world, subscription_id, key=token).json
 
-    received = [request.json()["source_event_id"] for request in target.requests[1:]]
-    assert sorted(received) == sorted([missed[0]["event_id"], missed[2]["event_id"]])
-    assert recover(world, subscription_id).json == {"examined": 5, "sent": 0, "next_cursor": None}
+    assert recovered == {"examined": len(WAYS), "sent": 2, "replayed": 2, "next_cursor": None}
+    assert again == {**recovered, "sent": 0, "replayed": 0}
+    world.empty_inbox()
+    received = [request.json()["event_type"] for request in target.requests[before:]]
+    assert sorted(way.rpartition(".")[2] for way in received) == sorted(TO_RECOVER)
+    attempts = [copies(world, events[way])[0]["delivery_attempts"] for way in ("failed", "waiting")]
+    assert attempts == [1, 2]  # what waited keeps its attempts
+    assert missed(world, subscription_id).json["events"] == []
     for_all = subscribed(world, f"{target.url}&all")
-    assert recover(world, for_all, only_count=True).json["sent"] == 6
+    for refused in (recover(world, for_all, key=token), missed(world, for_all, key=token)):
+        assert refused.problem == (404, "not_found")
+    assert recover(world, for_all).json["sent"] == len(WAYS) + 2
+
+
+def test_a_pause_is_made_up_for(world: World, target: Receiver) -> None:
+    subscription_id = subscribed(world, target.url)
+    world.clock.sleep(10)
+    target.script(WAIT)
+    post(world)
+    world.call("POST", f"/subscriptions/{subscription_id}/disable")
+    world.clock.sleep(10)
+    post(world)
+    world.settle()
+    assert [way for _, way in reasons(missed(world, subscription_id))] == ["failed"] * 2
+    world.call("POST", f"/subscriptions/{subscription_id}/enable")
+    world.clock.sleep(10)
+
+    assert_has(recover(world, subscription_id).json, sent=0, replayed=2)
+
+    world.settle()
+    assert len(target.requests) == 3
+    assert missed(world, subscription_id).json["events"] == []
+
+
+def replay_and_push(world: World, copy_id: str, subscription_id: str) -> None:
+    world.replay(copy_id)
+    world.empty_inbox()
+
+
+MEANWHILE: dict[str, Callable[[World, str, str], object]] = {
+    "acknowledged": lambda world, copy_id, _: world.acknowledge(copy_id),
+    "replayed": lambda world, copy_id, _: world.replay(copy_id),
+    "pushed again": replay_and_push,
+    "recovered": lambda world, _, subscription_id: recover(world, subscription_id),
+    "erased": lambda world, copy_id, _: world.call("DELETE", f"/events/{copy_id}", key=KEY),
+}
+
+
+@pytest.mark.parametrize("answer", [422, WAIT])
+@pytest.mark.parametrize("act", MEANWHILE.values(), ids=MEANWHILE)
+def test_a_recovery_leaves_alone_what_somebody_changed_meanwhile(
+    world: World, target: Receiver, during: During, answer: Any, act: Any
+) -> None:
+    target.default = answer
+    subscription_id = subscribed(world, target.url)
+    world.clock.sleep(10)
+    [copy_id] = post(world)["copies"]
+    found: list[Json] = []
+
+    def interrupt(**_: object) -> None:
+        if not found:
+            found.append({})
+            act(world, copy_id, subscription_id)
+            found.append(world.item(copy_id))
+
+    during(world.dynamodb, "before-call.dynamodb.UpdateItem", interrupt)
+    answered = recover(world, subscription_id)
+
+    assert_has(answered.json, sent=0, replayed=0)
+    assert found[1] == world.item(copy_id)
+
+
+def test_a_dead_endpoint_that_is_recovered_each_minute_is_disabled_in_the_end(
+    world: World, target: Receiver
+) -> None:
+    target.default = 503
+    world.restart(MAX_DELIVERY_ATTEMPTS="12", SUBSCRIPTION_DISABLE_DAYS="0")
+    subscription_id = subscribed(world, target.url)
+    world.clock.sleep(10)
+    [copy_id] = post(world)["copies"]
+
+    minutes = 0
+    while recover(world, subscription_id).status_code == 200:
+        world.empty_inbox()
+        world.clock.sleep(60)
+        minutes += 1
+        assert minutes < 30
+
+    assert minutes < 15  # its schedule takes an hour and more
+    assert len(world.dead_letters()) == 1
+    assert world.event(copy_id)["delivery_attempts"] == 12
 
 
 def test_a_period_is_recovered_in_pages_the_oldest_first(world: World, target: Receiver) -> None:
@@ -411,7 +605,7 @@ def test_a_period_is_recovered_in_pages_the_oldest_first(world: World, target: R
     first = recover(world, subscription_id).json
     assert_has(first, examined=100, sent=97)
     last = recover(world, subscription_id, cursor=first["next_cursor"]).json
-    assert last == {"examined": 3, "sent": 3, "next_cursor": None}
+    assert_has(last, examined=3, sent=3, next_cursor=None)
 
 
 def test_a_recovery_ends_in_time_and_goes_on_where_it_ended(
@@ -438,13 +632,13 @@ def test_a_recovery_ends_in_time_and_goes_on_where_it_ended(
 def test_a_request_to_recover_is_validated(world: World, target: Receiver) -> None:
     path = f"/subscriptions/{subscribed(world, target.url)}/recover"
     for body, faults in (
-        ('{"only_count": 1, "limit": 1}', ["limit", "only_count", "since"]),
+        ('{"only_count": true, "limit": 1}', ["limit", "only_count", "since"]),
         ('{"since": "2h", "until": "now", "cursor": "x"}', ["cursor", "since", "until"]),
     ):
         answer = world.call("POST", path, body)
         assert answer.status_code == 400
         assert answer.faults == faults
-    nulls = '{"since": "2026-11-01T00:00:00Z", "until": null, "cursor": null, "only_count": null}'
+    nulls = '{"since": "2026-11-01T00:00:00Z", "until": null, "cursor": null}'
     assert world.call("POST", path, nulls).json["examined"] == 0
     assert recover(world, f"sub_{'0' * 32}").status_code == 404
 

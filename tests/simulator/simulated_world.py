@@ -271,6 +271,9 @@ class Container:
             for event in listed.json.get("events", ()):
                 self.replay(event["event_id"])
 
+    def pause(self, subscription_id: str) -> None:
+        self.call("POST", f"/subscriptions/{subscription_id}/disable")
+
     def send(self, subscription_id: str, event_id: str) -> None:
         self.call("POST", f"/subscriptions/{subscription_id}/send", {"event_id": event_id})
 

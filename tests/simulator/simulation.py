@@ -181,7 +181,7 @@ class StormWorld(SimulatedWorld):
             events = sorted(key for key in self.dynamodb.items if key.startswith("evt_"))
             if not subscription_ids or not events:
                 continue
-            if self.random.random() < 0.2:
+            if self.random.random() < 0.4:
                 self._spawn(Container.recover, self.random.choice(subscription_ids))
                 continue
             event_id = self.random.choice(events)

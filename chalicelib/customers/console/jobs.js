@@ -106,7 +106,7 @@ async function replayEach(ids, signal) {
 function recover(one, since) {
   return runJob(async (signal) => {
     const given = { since, until: new Date().toISOString() };
-    const missed = await recoverPages(one, { ...given, only_count: true }, signal, (sum) =>
+    const missed = await missedPages(one, given, signal, (sum) =>
       tellJob(`Counting: ${sum.sent} missed of ${number(sum.examined, "event")} so far`),
     );
     const name = nameOf(one);
@@ -122,15 +122,28 @@ function recover(one, since) {
     return `${number(sent.sent, "event")} queued for ${name}`;
   });
 }
-async function recoverPages({ subscription_id: id }, given, signal, tellSum) {
+function missedPages({ subscription_id: id }, given, signal, tellSum) {
+  return sumPages(given, tellSum, async (page) => {
+    const query = new URLSearchParams(Object.entries(page).filter(([, value]) => value));
+    const answer = await call("GET", `subscriptions/${id}/missed?${query}`, [signal]);
+    return { ...answer.body, sent: answer.body.events.length };
+  });
+}
+function recoverPages({ subscription_id: id }, given, signal, tellSum) {
+  return sumPages(given, tellSum, async (page) => {
+    const path = `subscriptions/${id}/recover`;
+    const { body } = await call("POST", path, [signal], JSON.stringify(page));
+    return { ...body, sent: body.sent + body.replayed };
+  });
+}
+async function sumPages(given, tellSum, readPage) {
   const sum = { examined: 0, sent: 0 };
   let cursor = null;
   do {
-    const body = JSON.stringify({ ...given, cursor });
-    const answer = await call("POST", `subscriptions/${id}/recover`, [signal], body);
-    sum.examined += answer.body.examined;
-    sum.sent += answer.body.sent;
-    cursor = answer.body.next_cursor;
+    const page = await readPage({ ...given, cursor });
+    sum.examined += page.examined;
+    sum.sent += page.sent;
+    cursor = page.next_cursor;
     tellSum(sum);
   } while (cursor);
   return sum;
