@@ -1,6 +1,5 @@
 """A customer's webhook over the years: a new secret, a pause, a test that tells."""
 
-
 import pytest
 
 from chalicelib.infra.times import rfc3339

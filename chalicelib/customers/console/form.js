@@ -120,14 +120,6 @@ function readHeaders(form, one) {
   return filled.length ? Object.fromEntries(filled) : null;
 }
 
-// An edit takes no secret: a call of its own does, first, because it may be refused.
-async function submit(given, one) {
-  const { secret, ...changes } = given;
-  if (!one) return call("POST", "subscriptions", [], JSON.stringify(given));
-  const path = `subscriptions/${one.subscription_id}`;
-  if (secret) await call("POST", `${path}/secret`, [], JSON.stringify({ secret }));
-  return call("PATCH", path, [], JSON.stringify(changes));
-}
 async function save(form, one, answer) {
   const { given, faults } = readForm(form, one);
   if (explain(faults, form)) return;
@@ -150,6 +142,14 @@ async function save(form, one, answer) {
   const was = answered.isNew ? " is added" : " was there already";
   await showSecret(body, body, was);
   $("subscriptions-title").focus();
+}
+// An edit takes no secret: a call of its own does, first, because it may be refused.
+async function submit(given, one) {
+  const { secret, ...changes } = given;
+  if (!one) return call("POST", "subscriptions", [], JSON.stringify(given));
+  const path = `subscriptions/${one.subscription_id}`;
+  if (secret) await call("POST", `${path}/secret`, [], JSON.stringify({ secret }));
+  return call("PATCH", path, [], JSON.stringify(changes));
 }
 // Return a fault that the API found as a sentence.
 function asSentence({ field, message }) {
