@@ -29,7 +29,7 @@ MESSAGE_GRACE_SECONDS = 55
 PULL_ONLY = "none"
 COPIES_ONLY = "subscriptions"
 DEFAULT_HOSTS = AllowedHosts(("hooks.zapier.com",))
-REMOVED = {"METRICS_NAMESPACE"}  # settings of earlier versions
+REMOVED = {"BREAKER_FAILURES", "METRICS_NAMESPACE"}  # settings of earlier versions
 Variables = Mapping[str, str]
 SecretReader = Callable[[str], str]  # returns the text of a secret by its name
 
@@ -160,9 +160,7 @@ class Settings:
     events_table_name: str = _setting(str, expected="the name of the DynamoDB table")
     inbox_queue_url: str = _setting(QUEUE_URL, expected="the URL of the work queue")
     inbox_dlq_url: str = _setting(QUEUE_URL, expected="the URL of the dead letter queue")
-    slow_queue_url: str | None = _setting(
-        QUEUE_URL, None, expected="the URL of the queue of slow destinations"
-    )
+    slow_queue_url: str | None = _setting(QUEUE_URL, None)
     webhook: str = _setting(_webhook, name="ZAPIER_WEBHOOK_URL", expected=WEBHOOK, secret=True)
     api_keys: tuple[ApiKey, ...] = _setting(_api_keys, expected=API_KEYS, secret=True)
     signing_secrets: tuple[bytes, ...] = _setting(
@@ -176,7 +174,6 @@ class Settings:
     push_timeout_seconds: float = _number(10.0, 0.01, 20)
     push_connect_timeout_seconds: float = _number(5.0, 0.01, 20)
     inline_push_timeout_seconds: float = _number(5.0, 0.01, 8)
-    breaker_failures: int = _integer(3, 1, 1_000_000)
     breaker_open_seconds: float = _number(30.0, 0, DAY_SECONDS)
     event_types: list[str] | None = _setting(EVENT_TYPES, None)
     event_retention_days: int = _integer(30, 1, 3650)

@@ -33,7 +33,6 @@ class _State:
 
     url: str = field(repr=False)
     last_success_at: float = 0.0
-    failures: int = 0
     wasted_seconds: float = 0.0
     next_trial_at: float = 0.0
 
@@ -52,10 +51,10 @@ class _Rest:
 class Breaker:
     """Decides whether to push to a destination now.
 
-    A container makes one trial at a time. After one that failed it rests, and all open destinations
-    of the same owner rest, too: as long, then twice, four times as long, up to twice the number of
-    owners in trouble. So a tenant with a hundred dead URLs takes the place of one, and new trouble
-    is tried before old.
+    A container makes one trial at a time. After one that failed it rests, and the destinations of
+    the same owner rest, too, those that are open or have failed since their last success: as long,
+    then twice, four times as long, up to twice the number of owners in trouble. So a tenant with a
+    hundred dead URLs takes the place of one, and new trouble is tried before old.
 
     :param patience_seconds: A destination opens when the pushes that failed since its last success
         took so long.
@@ -80,19 +79,16 @@ class Breaker:
             state = self._state(target)
             # An edited URL has its trial when the old one would have had it.
             state.url = target.url
-            if not state.next_trial_at:
-                return 0.0
             rest = self._rests.get(target.owner, _Rest())
+            if not state.next_trial_at:
+                # One that has failed may be about to open: of a hundred dead URLs each would hold
+                # a thread until it does.
+                return max(0.0, rest.ends_at - now) if state.wasted_seconds else 0.0
             wait_seconds = max(state.next_trial_at, rest.ends_at, self._free_at) - now
             if wait_seconds > 0:
                 return wait_seconds
             self._free_at = now + MAX_TRIAL_SECONDS
             return 0.0
-
-    def failures(self, target: Target) -> int:
-        """Return how many pushes in a row failed."""
-        with self._lock:
-            return self._state(target).failures
 
     def record(
         self, target: Target, started: float, now: float, result: PushResult, open_seconds: float
@@ -129,7 +125,6 @@ class Breaker:
             # Pushes that began before the latest success, or before the destination opened, tell
             # nothing.
             elif not is_throttled and started >= max(state.last_success_at, state.next_trial_at):
-                state.failures += 1
                 state.wasted_seconds += seconds
                 if state.wasted_seconds >= self._patience_seconds:
                     state.next_trial_at = now + min(open_seconds, MAX_RETRY_AFTER_SECONDS)

@@ -41,7 +41,6 @@ from chalicelib.infra.times import rfc3339, unix_seconds
 AFTER_PUSH_SECONDS = 2 * CALL_SECONDS  # the record and the message
 # All of an attempt but the push: the claim and the target come before it.
 ATTEMPT_SECONDS = 2 * CALL_SECONDS + AFTER_PUSH_SECONDS
-LONG_PUSH_SECONDS = 1.0  # after a push that took so long, the worker waits for no other
 
 
 def deliver(event_id: str, invocation: Invocation) -> None:
@@ -113,9 +112,8 @@ def _attempt(
 ) -> Decision:
     """Make an attempt of the worker, whose breaker may be open; return what follows.
 
-    The worker waits up to `budget_seconds` for the next attempt itself, unless that belongs in the
-    slow lane, the push took long, or the destination keeps failing: others of its batch would wait
-    for it.
+    The worker waits up to `budget_seconds` for the next attempt itself, where the invocation may
+    wait, and after no push that timed out or was answered 429: such a receiver asks for less.
     """
     services = invocation.services
     settings = services.settings
@@ -132,10 +130,8 @@ def _attempt(
             return _take_back(event, Retry(GIVEN_BACK_SECONDS), invocation)
     attempted = event.with_attempt(Attempt.of(started, result))
     decision = _decide(attempted, target, result, services)
-    keeps_failing = breaker.failures(target) >= settings.breaker_failures
-    took_long = services.clock() - started >= LONG_PUSH_SECONDS
-    in_slow_lane = invocation.is_slow_lane or services.needs_slow_lane(attempted)
-    may_wait = not (open_seconds or in_slow_lane or took_long or keeps_failing)
+    is_throttled = result.status_code == HTTPStatus.TOO_MANY_REQUESTS
+    may_wait = invocation.may_wait and not (result.timed_out or is_throttled)
     if isinstance(decision, Retry) and may_wait:
         time_left = invocation.seconds_left() - ATTEMPT_SECONDS - settings.push_timeout_seconds
         if decision.delay_seconds <= min(budget_seconds, time_left):
@@ -187,7 +183,7 @@ def push(
         open_seconds = settings.breaker_open_seconds
         breaker.record(target, started, services.clock(), result, open_seconds)
         if settings.slow_queue_url and not target.fault:
-            services.lanes.record(target.destination, started, services.clock(), result)
+            services.lanes.record(target, started, services.clock(), result)
     return result
 
 

@@ -112,13 +112,15 @@ class CoreServices:
 class Invocation:
     """One invocation of a function: its services, and the Unix seconds by which it must end.
 
-    `is_slow_lane`: it is one of the slow lane's worker.
+    `is_slow_lane`: it is one of the slow lane's worker. `may_wait`: it may wait for an attempt in
+    process, because nothing else waits for it to end.
     """
 
     services: CoreServices
     deadline: float
     _: KW_ONLY
     is_slow_lane: bool = False
+    may_wait: bool = False
 
     @property
     def is_fast_lane(self) -> bool:

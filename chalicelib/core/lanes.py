@@ -5,11 +5,12 @@ wait. So the fast lane has short pushes, and slow destinations share a lane. Eac
 for itself; its threads share the counts. All times are Unix seconds.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import Lock
 
 from chalicelib.core.outcome import Outcome, PushResult
+from chalicelib.core.target import Target
 
 FAST_PUSH_SECONDS = 3.0  # the timeout of a push in the fast lane
 SLOW_SECONDS = 2.0  # a push that took so long was slow
@@ -26,8 +27,9 @@ MAX_DESTINATIONS = 2000  # the one used least recently is forgotten
 
 @dataclass
 class _Pace:
-    """What a container knows of one destination."""
+    """What a container knows of one destination while it has this URL."""
 
+    url: str = field(default="", repr=False)
     last_quick_at: float = 0.0
     slow_pushes: int = 0
     quick_deliveries: int = 0
@@ -44,21 +46,21 @@ class Lanes:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._pace = lru_cache(MAX_DESTINATIONS)(lambda _destination: _Pace())
+        self._paces = lru_cache(MAX_DESTINATIONS)(lambda _destination: _Pace())
 
     def is_slow(self, destination: str, now: float) -> bool:
-        pace = self._pace(destination)
+        pace = self._paces(destination)
         return now < max(pace.marked_until, pace.read_until)
 
-    def remember(self, destination: str, now: float, *, is_slow: bool) -> None:
+    def remember(self, target: Target, now: float, *, is_slow: bool) -> None:
         """Remember what was read of a subscription.
 
         A mark of the container's own stands for a while: what was read may be older than it.
         """
         with self._lock:
-            pace = self._pace(destination)
+            pace = self._pace(target)
             if is_slow:
-                if now >= pace.read_until:
+                if not pace.read_until:
                     pace.quick_deliveries = 0
                 pace.read_until = now + MEMORY_SECONDS
                 return
@@ -66,10 +68,10 @@ class Lanes:
             if now >= pace.marked_until - MARK_SECONDS + READ_AGE_SECONDS:
                 pace.marked_until = 0.0
 
-    def record(self, destination: str, started: float, now: float, result: PushResult) -> None:
+    def record(self, target: Target, started: float, now: float, result: PushResult) -> None:
         """Count a push that was made; mark the destination, or end the mark, when that is due."""
         with self._lock:
-            pace = self._pace(destination)
+            pace = self._pace(target)
             seconds = now - started
             if seconds >= SLOW_SECONDS or result.timed_out:
                 pace.quick_deliveries = 0
@@ -88,3 +90,9 @@ class Lanes:
                 pace.quick_deliveries = 0
                 pace.marked_until = 0.0
                 pace.read_until = 0.0
+
+    def _pace(self, target: Target) -> _Pace:
+        pace = self._paces(target.destination)
+        if pace.url != target.url:  # what is known is of another URL
+            vars(pace).update(vars(_Pace(target.url)))
+        return pace

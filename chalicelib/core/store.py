@@ -49,7 +49,8 @@ ABSENT = "attribute_not_exists(event_id) OR expires_at <= :now_seconds"
 COPY_ABSENT = f"{ABSENT} OR attribute_not_exists(status_shard)"
 # Not another event of the same key; copies are added to the list, never taken out of it.
 LISTS_SAME = "(attribute_not_exists(copies) OR copies = :copies)"
-AS_READ = f"{EXISTS} AND sort_key = :sort_key AND {LISTS_SAME}"
+SAME_STATUS = f"{EXISTS} AND #status = :status"
+AS_READ = f"{SAME_STATUS} AND sort_key = :sort_key AND {LISTS_SAME}"
 # Whoever held an expired claim has ended, or finds another `claim_id` when it records.
 UNCLAIMED = "(attribute_not_exists(claimed_until) OR claimed_until < :now)"
 # The optimistic lock of a record: nobody claimed or replayed the event since.
@@ -122,7 +123,7 @@ class EventStore(Table):
     def put_listed(self, copy: Event, original: Event) -> WriteResult:
         """Store a copy and list it in its event, both or neither: an erasure misses no copy.
 
-        The event is kept as long as the copy, or nobody could erase it by the event's id.
+        The event is kept as long as the copy, as by `renew`.
         Not applied, the result carries the copy that is there, if the event is as `original` says;
         without one, read the event again: it was changed, or another transaction is in the way.
         """
@@ -131,7 +132,8 @@ class EventStore(Table):
             ":sort_key": original.sort_key,
             ":copies": dumps(original.copies),
             ":listed": dumps([*listed]),
-            ":expires_at": copy.expires_at,
+            ":until": copy.expires_at,
+            **_kept_longer(original),
         }
         put = {
             "Item": serialize({**to_attributes(copy), "content": compressed(copy)}),
@@ -139,7 +141,7 @@ class EventStore(Table):
         }
         update = {
             "Key": serialize({"event_id": original.event_id}),
-            "UpdateExpression": "SET copies = :listed, expires_at = :expires_at",
+            "UpdateExpression": "SET copies = :listed, expires_at = :until, status_shard = :shard",
             "ConditionExpression": AS_READ,
         }
         reasons = self._transact(values, ("Put", put), ("Update", update))
@@ -151,6 +153,14 @@ class EventStore(Table):
         if current and current.claim_id == copy.claim_id:
             return WriteResult(True, copy)
         return WriteResult(False, current if of_update["Code"] == "None" else None)
+
+    def renew(self, event_id: str, expires_at: int) -> None:
+        """Keep the event of a copy as long as the copy, or nobody could erase that by its event."""
+        while event := self.get(event_id):
+            values = _kept_longer(event)
+            changes = {"expires_at": expires_at, "status_shard": values[":shard"]}
+            if self.change(event_id, SAME_STATUS, changes, values).applied:
+                return
 
     def claim(self, event_id: str, claim_id: str) -> WriteResult:
         """Take the exclusive right to push a due event for CLAIM_SECONDS, and count the attempt."""
@@ -286,6 +296,15 @@ def status_attributes(event_id: str, status: Status, *, replayed: bool = False) 
     elif replayed and status in UNSETTLED:
         key = f"{REPLAYED}{status}"  # few: one partition for each status is enough
     return {"status": status, "status_shard": key}
+
+
+def _kept_longer(event: Event) -> Values:
+    """Return the values of a write that keeps an event longer than the retention period.
+
+    In another partition it would not be listed any more.
+    """
+    attributes = status_attributes(event.event_id, event.status, replayed=True)
+    return {":status": event.status, ":shard": attributes["status_shard"]}
 
 
 def compressed(event: Event) -> bytes:

@@ -2,13 +2,15 @@
 
 https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-create-pattern-operators.html
 
-A customer's filter runs while the caller of POST /events waits, so that its work is bounded: each
-part of the payload is looked at by one member of the filter at most. Only the filter's scalars go
-into sets: to Python all multiples of 2^61 - 1 have one hash, and a set of a payload's integers
-would take the square of their number.
+A customer's filter runs while the caller of POST /events waits, so that its work is bounded: the
+payload is sorted once for all filters of an event, and what a filter looks for is found in that.
 """
 
+import json
 from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from functools import cached_property, lru_cache
+from itertools import chain
 from typing import Any
 
 from chalicelib.core.event import dumps
@@ -80,52 +82,80 @@ def _is_entry(entry: Any) -> bool:
     return False
 
 
-def mismatch(pattern: Json, payload: Json) -> str | None:
-    """Return the path of the first member of a filter that does not match a payload.
+class _Values:
+    """What a payload has for one member: looked at once, for all filters of an event.
 
-    None: the payload matches. The filter has no fault.
+    None is `given` if the member is absent, and several where the object around the member is in a
+    list: all objects of a list are taken together.
     """
-    return _mismatch(pattern, [payload], "")
+
+    def __init__(self, given: list[Any]) -> None:
+        elements = [*given]
+        # It grows meanwhile: a payload may be nested deeper than calls can be.
+        for element in elements:
+            elements += element if isinstance(element, list) else ()
+        scalars: list[Any] = [element for element in elements if isinstance(element, SCALARS)]
+        self.is_there = bool(given)
+        self.keys = set(map(_key, scalars))
+        self.numbers = sorted(scalar for scalar in scalars if type(scalar) in NUMBERS)
+        self.texts = sorted(scalar for scalar in scalars if isinstance(scalar, str))
+        self.reversed_texts = sorted(text[::-1] for text in self.texts)
+        self._objects = [element for element in elements if isinstance(element, dict)]
+
+    @cached_property
+    def members(self) -> dict[str, "_Values"]:
+        found = defaultdict[str, list[Any]](list)
+        for name, value in chain.from_iterable(map(dict.items, self._objects)):
+            found[name].append(value)
+        return {name: _Values(values) for name, values in found.items()}
 
 
-def _mismatch(pattern: Any, values: list[Any], path: str) -> str | None:
-    """Return the path of the first member that does not match, from the member at `path` on.
+@lru_cache(1)  # the filters of an event come one after another
+def _values(payload: str) -> _Values:
+    return _Values([json.loads(payload)])
 
-    `values` are the payload's for that member, none if it is absent. There are several where the
-    object around the member is in a list: all objects of a list are taken together.
+
+def mismatch(pattern: Json, payload: str) -> str | None:
+    """Return the path of the first member of a filter that does not match a payload (JSON).
+
+    None: the payload matches. The filter has no fault. Raises RecursionError if the payload is
+    nested too deep.
     """
-    elements = list(values)
-    for element in elements:  # grows meanwhile: a payload may be nested deeper than calls can be
-        elements += element if isinstance(element, list) else ()
+    return _mismatch(pattern, _values(payload), "")
+
+
+def _mismatch(pattern: Any, values: _Values, path: str) -> str | None:
+    """Return the path of the first member that does not match, from the member at `path` on."""
     if isinstance(pattern, list):
-        is_asked_for = bool(values) in _operands(pattern, "exists")
-        return None if is_asked_for or _has_scalar(pattern, elements) else path
-    members: dict[str, list[Any]] = {name: [] for name in pattern}
-    for element in elements:
-        if isinstance(element, dict):
-            for name in pattern.keys() & element.keys():  # as quick as the smaller one
-                members[name].append(element[name])
-    paths = (_mismatch(pattern[name], members[name], _join(path, name)) for name in pattern)
+        return None if any(_matches(entry, values) for entry in pattern) else path
+    found = values.members
+    paths = (
+        _mismatch(pattern[name], found.get(name, _Values([])), _join(path, name))
+        for name in pattern
+    )
     return next((path for path in paths if path is not None), None)
 
 
-def _has_scalar(entries: list[Any], elements: list[Any]) -> bool:
-    """Return whether one of the entries matches one of the scalars among the elements."""
-    keys = [_key(element) for element in elements if isinstance(element, SCALARS)]
-    equal = {_key(entry) for entry in entries if not isinstance(entry, dict)}
-    if any(key in equal for key in keys):
-        return True
-    # What one entry excludes another may take: no entry takes what all exclude.
-    excluded = [set(map(_key, operand)) for operand in _operands(entries, "anything-but")]
-    if excluded and not all(map(set.intersection(*excluded).__contains__, keys)):
-        return True
-    prefixes = tuple(_operands(entries, "prefix"))
-    suffixes = tuple(_operands(entries, "suffix"))
-    texts = [value for _, value in keys if isinstance(value, str)]
-    if any(text.startswith(prefixes) or text.endswith(suffixes) for text in texts):
-        return True
-    numbers = sorted(value for _, value in keys if type(value) in NUMBERS)
-    return any(_has_number(numbers, terms) for terms in _operands(entries, "numeric"))
+def _matches(entry: Any, values: _Values) -> bool:
+    """Return whether an entry of a list matches one of the scalars among the values."""
+    match entry:
+        case {"prefix": text}:
+            return _has_prefix(values.texts, text)
+        case {"suffix": text}:
+            return _has_prefix(values.reversed_texts, text[::-1])
+        case {"exists": is_there}:
+            return values.is_there is is_there
+        case {"anything-but": others}:
+            return not values.keys <= set(map(_key, others))
+        case {"numeric": terms}:
+            return _has_number(values.numbers, terms)
+    return _key(entry) in values.keys
+
+
+def _has_prefix(texts: list[str], prefix: str) -> bool:
+    """Return whether one of the sorted texts begins with a prefix."""
+    at = bisect_left(texts, prefix)
+    return at < len(texts) and texts[at].startswith(prefix)
 
 
 def _has_number(numbers: list[Any], terms: list[Any]) -> bool:
@@ -133,6 +163,8 @@ def _has_number(numbers: list[Any], terms: list[Any]) -> bool:
 
     `terms` are pairs of an operator and a bound.
     """
+    first = 0
+    end = len(numbers)
     for operator, bound in zip(terms[::2], terms[1::2], strict=True):
         left = bisect_left(numbers, bound)
         right = bisect_right(numbers, bound)
@@ -140,17 +172,20 @@ def _has_number(numbers: list[Any], terms: list[Any]) -> bool:
             "=": (left, right),
             "<": (0, left),
             "<=": (0, right),
-            ">": (right, None),
-            ">=": (left, None),
+            ">": (right, end),
+            ">=": (left, end),
         }
-        numbers = numbers[slice(*met[operator])]
-    return bool(numbers)
+        first = max(first, met[operator][0])
+        end = min(end, met[operator][1])
+    return first < end
 
 
-def _operands(entries: list[Any], operator: str) -> list[Any]:
-    return [entry[operator] for entry in entries if isinstance(entry, dict) and operator in entry]
+def _key(scalar: Any) -> str:
+    """Return what only equal scalars have in common: 1 equals 1.0, and neither True nor a text.
 
-
-def _key(scalar: Any) -> tuple[bool, Any]:
-    """Return what only equal scalars have in common: to Python, 1 equals 1.0, and True."""
-    return isinstance(scalar, bool), scalar
+    To Python all multiples of 2^61 - 1, 0 among them, have one hash: it is that of a text.
+    """
+    if isinstance(scalar, str):
+        return f'"{scalar}'
+    is_integral = isinstance(scalar, float) and scalar.is_integer()
+    return str(int(scalar) if is_integral else scalar)

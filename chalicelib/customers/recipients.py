@@ -1,6 +1,5 @@
 """Who got an event and who did not, and how it gets to a subscription later: send and recover."""
 
-import json
 from collections import Counter
 from dataclasses import replace
 from operator import attrgetter
@@ -112,7 +111,7 @@ def why_not_taken(subscription: Subscription, event: Event) -> Missed:
     if subscription.filter is None or event.is_report:
         return Missed()
     try:
-        member = filters.mismatch(subscription.filter, json.loads(event.payload))
+        member = filters.mismatch(subscription.filter, event.payload)
     except RecursionError:  # the payload is nested too deep for a filter
         return Missed("filter")
     return Missed() if member is None else Missed("filter", member)

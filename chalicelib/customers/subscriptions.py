@@ -1,7 +1,6 @@
 """Subscriptions (REST Hooks): who gets a copy of which events."""
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -350,16 +349,14 @@ class Subscriptions(Table):
         keys = dict.fromkeys((None, event.tenant))
         listed = [subscription for key in keys for subscription in self._allowed(key)]
         typed = [known for known in listed if known.matches(event.event_type)]
-        # A report has no payload of the caller's.
-        if event.is_report or not any(subscription.filter for subscription in typed):
+        if event.is_report:  # it has no payload of the caller's
             return typed
         try:
-            payload = json.loads(event.payload)
             return [
                 subscription
                 for subscription in typed
                 if subscription.filter is None
-                or filters.mismatch(subscription.filter, payload) is None
+                or filters.mismatch(subscription.filter, event.payload) is None
             ]
         except RecursionError:
             raise InvalidRequestError(FieldFault("payload", "is nested too deep")) from None

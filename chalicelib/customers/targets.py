@@ -109,17 +109,15 @@ class AllTargets:
 
     def of(self, subscription: Subscription) -> SubscriptionTarget:
         """Return the target of a subscription; the container remembers whether that is slow."""
-        services = self.services
-        is_slow = subscription.slow_since is not None
-        services.lanes.remember(subscription.subscription_id, services.clock(), is_slow=is_slow)
-        settings = services.settings
+        now = self.services.clock()
+        settings = self.services.settings
         hosts = settings.subscription_hosts
         url = subscription.target_url
-        secrets = subscription.secrets(settings.signing_secrets, self.services.clock())
-        return SubscriptionTarget(
+        secrets = subscription.secrets(settings.signing_secrets, now)
+        target = SubscriptionTarget(
             url=url,
             destination=subscription.subscription_id,
-            owner=f"tenant {subscription.tenant}",
+            owner=f"tenant {subscription.tenant or ''}",
             secrets=tuple(secrets),
             is_enabled=subscription.disabled_at is None,
             subscription_id=subscription.subscription_id,
@@ -129,6 +127,9 @@ class AllTargets:
             has_payload_alone=subscription.body == PAYLOAD,
             subscription=subscription,
         )
+        is_slow = subscription.slow_since is not None
+        self.services.lanes.remember(target, now, is_slow=is_slow)
+        return target
 
     def matching(self, event: Event) -> list[Target]:
         return [self.of(subscription) for subscription in self.subscriptions.matching(event)]

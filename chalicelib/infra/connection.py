@@ -36,7 +36,7 @@ class AddressNotAllowedError(OSError):
 
 
 # What a request raises if there is no response.
-PUSH_ERRORS = (OSError, http.client.HTTPException, HTTPError, UnicodeError)
+PUSH_ERRORS = (OSError, http.client.HTTPException, HTTPError, ValueError)
 
 
 ADDRESS_NOT_ALLOWED = "address not allowed"  # no push can succeed
@@ -55,6 +55,8 @@ ERROR_TEXTS: dict[Any, str] = {
     http.client.HTTPException: "response is not HTTP",
     OSError: "receiver cannot be reached",
     HTTPError: "response is not HTTP",
+    # urllib3 and http.client raise it for some headers and URLs
+    ValueError: "request cannot be made",
 }
 
 

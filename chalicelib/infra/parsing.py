@@ -24,7 +24,7 @@ def parser(pattern: str, expected: str, convert: Callable[[str], Any] = str) -> 
 
     def parse(text: Any) -> Any:
         with suppress(ValueError, OverflowError):
-            if isinstance(text, str) and re.fullmatch(pattern, text):
+            if isinstance(text, str) and re.fullmatch(pattern, text, re.ASCII):
                 return convert(text)
         raise InvalidValueError(f"must be {expected}")
 

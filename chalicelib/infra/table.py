@@ -191,7 +191,10 @@ class Table:
             for kind, given in writes
         ]
         response = self._call("transact_write_items", TransactItems=items)
-        return list(response.get("CancellationReasons", []))
+        reasons = response.get("CancellationReasons", [])
+        if "Error" in response and not reasons:
+            raise StorageUnavailableError
+        return list(reasons)
 
     def _call(
         self,

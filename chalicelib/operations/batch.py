@@ -30,7 +30,9 @@ def process(
     its claim ended.
     """
     deadline = services.clock() + remaining_seconds - JOIN_SECONDS
-    invocation = Invocation(services, deadline, is_slow_lane=is_slow_lane)
+    # Others of a batch would wait, too: it ends with its last message.
+    may_wait = len(batch) == 1 and not is_slow_lane
+    invocation = Invocation(services, deadline, is_slow_lane=is_slow_lane, may_wait=may_wait)
     succeeded = services.map(partial(_process_message, invocation), batch)
     if all(succeeded):
         return

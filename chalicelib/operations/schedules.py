@@ -12,7 +12,7 @@ from chalicelib.core import messages
 from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.outcome import TIMED_OUT
-from chalicelib.core.store import NOT_EXPIRED, PENDING, UNCLAIMED, from_item, partitions
+from chalicelib.core.store import COPY, NOT_EXPIRED, PENDING, UNCLAIMED, from_item, partitions
 from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.queue import BATCH_SIZE, Queue
 from chalicelib.infra.telemetry import logger
@@ -121,11 +121,15 @@ def _sweep_partition(
     for event in overdue:
         is_slow_lane = event.last_error == TIMED_OUT or is_marked(event.group_id)
         lanes[is_slow_lane].append(event)
+    # The webhook's mark is in containers of workers alone: what is overdue here may be waiting in
+    # the slow queue, and would come there once more through the fast lane.
+    may_be_slow = not partition.startswith(COPY)
     queued = 0
     for is_slow_lane, events in lanes.items():
         queue = services.queue_of(is_slow_lane=is_slow_lane)
         found = turns.total()
-        queued += _queue_overdue(services, queue, events, found, is_long=is_long[is_slow_lane])
+        is_lane_long = is_long[is_slow_lane] or (may_be_slow and is_long[True])
+        queued += _queue_overdue(services, queue, events, found, is_long=is_lane_long)
     return queued
 
 

@@ -35,7 +35,6 @@ KEPT = {
     "event_id",
     "event_type",
     "created_by",
-    "sort_key",
     "claim_id",
     "copies",
     "subscription_id",
@@ -55,7 +54,7 @@ def replay(event: Event, invocation: Invocation) -> Event:
     refusal = services.targets.replay_refusal(event)
     if refusal:
         raise refusal
-    return _push_again(event, REPLAYABLE, _as_replayed(event, services), services)
+    return _push_again(event, REPLAYABLE, _begin_replay(event, services), services)
 
 
 def push_now(copy: Event, services: CoreServices) -> None:
@@ -67,7 +66,7 @@ def push_now(copy: Event, services: CoreServices) -> None:
     # With a new `claim_id`, one of two that read the copy makes it due.
     changes = {**due_now(services), "claim_id": services.new_id()}
     if copy.status is Status.FAILED:
-        changes = _as_replayed(copy, services)
+        changes = _begin_replay(copy, services)
     _push_again(copy, SAME_STATE, changes, services)
 
 
@@ -101,7 +100,7 @@ def redrive(message: Message, event_id: str, invocation: Invocation) -> None:
             extra = {"event_id": event_id, "error": refusal.code}
             logger.warning("dead letter dropped", extra=extra)
             return
-        changes = _as_replayed(event, services)
+        changes = _begin_replay(event, services)
         event = services.store.change(event_id, REDRIVABLE, changes, ReturnValues="ALL_NEW").event
     # A failed event was claimed when it was not replayed, even if that claim has ended since.
     if event and (event.status is Status.FAILED or event.is_claimed(services.clock())):
@@ -111,8 +110,14 @@ def redrive(message: Message, event_id: str, invocation: Invocation) -> None:
         delivery.deliver(event_id, invocation)
 
 
-def _as_replayed(event: Event, services: CoreServices) -> Json:
-    """Return what makes an event pending, and due now if it is pushed at all."""
+def _begin_replay(event: Event, services: CoreServices) -> Json:
+    """Keep the event of a copy as long as the copy will be kept; return what makes an event
+    pending, and due now if it is pushed at all.
+    """
+    expires_at = services.expires_at()
+    if event.source_event_id:
+        # The event, then the copy: at no time does a copy outlive its event.
+        services.store.renew(event.source_event_id, expires_at)
     is_pushed = event.is_copy or services.settings.webhook_url is not None
     return {
         **dict.fromkeys(SETTLED_MEMBERS),
@@ -122,7 +127,7 @@ def _as_replayed(event: Event, services: CoreServices) -> Json:
         "claim_id": services.new_id(),
         "delivery_attempts": 0,
         "replayed_at": rfc3339(services.clock()),
-        "expires_at": services.expires_at(),
+        "expires_at": expires_at,
     }
 
 

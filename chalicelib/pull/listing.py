@@ -17,6 +17,9 @@ from chalicelib.infra.times import Clock
 PAGE_SECONDS = 5
 # As `response_bytes` counts: Lambda's responses are limited to 6 MB.
 MAX_PAGE_BYTES = 5 * 1024 * 1024
+# Before and after all events of one moment.
+FIRST_ID = f"cpy_{'0' * 32}"
+LAST_ID = f"evt_{'f' * 32}"
 
 
 @dataclass(frozen=True)
@@ -192,10 +195,23 @@ def _first_page(rows: Iterator[Row], query: Query) -> Page:
     size = 0
     for sort_key, event in rows:
         if event is None:
-            return Page(events, sort_key)
+            return Page(events, _cursor_of(sort_key, events, query))
         if query.includes_payload:
             size += event.response_bytes
         if len(events) == query.limit or size > MAX_PAGE_BYTES:
             return Page(events, events[-1].sort_key)
         events.append(event)
     return Page(events, None)
+
+
+def _cursor_of(sort_key: str, events: list[Event], query: Query) -> str:
+    """Return where the next page begins after a search that ended at a row.
+
+    The row may be one that the caller must not see: of its sort key only the time is kept. The rows
+    of that moment are looked at again, but for those that a page has shown.
+    """
+    moment, _ = sort_key.split("#")
+    shown = events[-1].sort_key if events else query.cursor
+    if query.order == "oldest":
+        return max(f"{moment}#{FIRST_ID}", shown)
+    return min(f"{moment}#{LAST_ID}", shown or HIGHEST)

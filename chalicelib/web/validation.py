@@ -40,7 +40,8 @@ RESERVED = (
 ).replace("-", "[-_]")
 # a token: RFC 9110, section 5.6.2
 HEADER_NAME = re.compile(rf"(?!(?i:{RESERVED})$)[\w!#$%&'*+.^`|~-]{{1,64}}", re.ASCII)
-HEADER_VALUE = re.compile(r"[ -~]{1,1024}")
+# To urllib3 one value is a mark, SKIP_HEADER.
+HEADER_VALUE = re.compile(r"(?!@@@SKIP_HEADER@@@$)[ -~]{1,1024}")
 
 
 class Body(NamedTuple):
@@ -252,9 +253,7 @@ def parse_new_event(body: bytes, idempotency_key: str | None = None) -> NewEvent
     document = parse_object(body, EVENT_MEMBERS, ("event_type", "payload"))
     body_hash = None
     if idempotency_key is not None:
-        # the members sorted: equal JSON has an equal hash
-        canonical = json.dumps(document, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-        body_hash = hashlib.sha256(canonical.encode()).hexdigest()
+        body_hash = hashlib.sha256(_canonical_json(document)).hexdigest()
     return NewEvent(
         event_type=document["event_type"],
         payload=dumps(document["payload"]),
@@ -264,6 +263,15 @@ def parse_new_event(body: bytes, idempotency_key: str | None = None) -> NewEvent
         idempotency_key=idempotency_key,
         body_hash=body_hash,
     )
+
+
+def _canonical_json(value: Json) -> bytes:
+    """Return compact JSON with members sorted: that of equal values is equal."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    except RecursionError:  # sorting takes one level more than parsing
+        raise InvalidRequestError(FieldFault("payload", "is nested too deep")) from None
+    return text.encode()
 
 
 def parse_test_event(body: bytes) -> NewEvent | None:

@@ -224,7 +224,9 @@ def disable(world: SimulatedWorld, container: Container) -> None:
 
 
 def know_that_the_webhook_is_slow(world: SimulatedWorld, container: Container) -> None:
-    container.services.lanes.remember("webhook", container.clock(), is_slow=True)
+    container.services.lanes.remember(
+        container.services.targets.webhook, container.clock(), is_slow=True
+    )
 
 
 def know(world: SimulatedWorld, container: Container) -> None:
@@ -295,7 +297,7 @@ WITH_WEBHOOK = {"ZAPIER_WEBHOOK_URL": ENVIRON["ZAPIER_WEBHOOK_URL"]}
 PULL_ONLY = {"ZAPIER_WEBHOOK_URL": "none"}
 COPIES_ONLY = {"ZAPIER_WEBHOOK_URL": "subscriptions"}
 UNPUSHED = {"pull only": PULL_ONLY, "copies only": COPIES_ONLY}
-NO_DELAY = {"BACKOFF_BASE_SECONDS": "0", "BREAKER_FAILURES": "1"}
+NO_DELAY = {"BACKOFF_BASE_SECONDS": "0"}
 AT_ONCE = {"IN_PROCESS_WAIT_SECONDS": "0"}
 LONG_DELAY = {"BACKOFF_BASE_SECONDS": "500"}
 COPY = each(subscribe(), post_async)
@@ -498,7 +500,7 @@ PATHS = {
     ),
     "worker, leased meanwhile": Path(work, first=post_async, meanwhile=(lease,)),
     "worker, another worker": Path(
-        work, first=post_async, answers=(503, 503), meanwhile=(each(say(), work),), environ=NO_DELAY
+        work, first=post_async, answers=(429, 429), meanwhile=(each(say(), work),), environ=NO_DELAY
     ),
     "lease that ends, leased and released by another": Path(
         each(lease, wait(100), lease, wait(1), acknowledge_leased),

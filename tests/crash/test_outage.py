@@ -7,10 +7,12 @@ import itertools
 import pytest
 
 from tests.simulator.outage import (
+    FLAKY,
     SLOW_TO_DELIVER,
     SLOW_TO_FAIL,
     SOMETIMES,
     TENANTS,
+    THROTTLES,
     TenantsWorld,
     for_some_slow,
     waits_beside,
@@ -20,6 +22,8 @@ TROUBLES = [
     ("answers 503", False),
     ("answers 429 after 9 s", False),
     (SLOW_TO_FAIL, False),
+    (THROTTLES, False),
+    (FLAKY, False),
     *itertools.product(("hangs", SLOW_TO_DELIVER), (False, True)),
     (SOMETIMES, True),
 ]

@@ -97,3 +97,13 @@ def test_a_test_takes_the_time_of_a_push_and_no_reserved_type(
     reserved = {"event_type": "triggers.event.failed", "payload": {}}
     refused = world.call("POST", f"{path}/test", reserved)
     assert (refused.status_code, refused.faults) == (400, ["event_type"])
+
+
+def test_a_tenant_named_none_does_not_rest_with_subscriptions_without_one(
+    world: World, target: Receiver
+) -> None:
+    for tenant in ("None", None):
+        subscribe(world, target.url, tenant=tenant)
+    listed = [*world.services.subscriptions.of_tenant("None")]
+    listed += world.services.subscriptions.of_tenant(None)
+    assert len({world.services.targets.of(known).owner for known in listed}) == 2

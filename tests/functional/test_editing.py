@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chalicelib import deps as services
-from chalicelib.infra.errors import ApiError
+from chalicelib.infra.errors import ApiError, InvalidRequestError
 from chalicelib.infra.times import rfc3339
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws
@@ -289,6 +289,11 @@ def test_a_payload_that_is_nested_deep_is_filtered_or_refused(
     refused = bisect_left(range(1, 20_000), 400, key=post) + 1
     subscribed(world, target, filter={"price": {"price": FILTER}})
     assert {post(levels) for levels in range(refused - 60, refused + 60)} == {202, 400}
+    stored = world.services.store.get(world.post()["event_id"])
+    assert stored
+    deeper = replace(stored, payload='{"price":' * 20_000 + "1" + "}" * 20_000)
+    with pytest.raises(InvalidRequestError):  # whatever Python's parser took before
+        world.services.subscriptions.matching(deeper)
 
 
 # Headers and secrets

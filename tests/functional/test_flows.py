@@ -96,7 +96,7 @@ def test_an_event_that_is_queued_has_a_line(
 def test_an_event_whose_push_fails_is_queued_for_the_worker(
     world: World, receiver: Receiver, output: Output
 ) -> None:
-    receiver.script(503, close_without_answer, 429, 201)
+    receiver.script(503, close_without_answer, 500, 201)
 
     event = world.post()
 
@@ -123,7 +123,7 @@ def test_an_event_whose_push_fails_is_queued_for_the_worker(
     event = world.event(event_id)
     assert_has(event, status="delivered", delivered_via="push", delivery_attempts=4)
     outcomes = [(attempt["outcome"], attempt["status_code"]) for attempt in event["attempts"]]
-    assert outcomes == [("retry", 503), ("retry", None), ("retry", 429), ("delivered", 201)]
+    assert outcomes == [("retry", 503), ("retry", None), ("retry", 500), ("delivered", 201)]
     assert_has(event, next_attempt_at=None, last_error=None, delivered_at=rfc3339(world.clock()))
     assert {request.headers["webhook-id"] for request in receiver.requests} == {event_id}
     assert world.messages() == []

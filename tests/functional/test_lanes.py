@@ -1,9 +1,12 @@
 """Slow destinations: their events go through a queue and a worker of their own."""
 
+from typing import Any
+
 import pytest
 
 import app
 from chalicelib.core.event import Event
+from chalicelib.core.messages import push_message
 from chalicelib.core.outcome import TIMED_OUT, Outcome, PushResult
 from chalicelib.core.target import Target
 from chalicelib.infra.times import rfc3339
@@ -89,7 +92,6 @@ def test_another_url_ends_the_mark_and_enabling_does_not(world: World, target: R
     assert world.call("POST", f"{path}/enable").json["slow_since"]
     assert world.call("PATCH", path, {"name": "CRM"}).json["slow_since"]
     assert world.call("PATCH", path, {"target_url": f"{target.url}&b"}).json["slow_since"] is None
-    world.clock.sleep(10)
     world.post()
     assert lengths(world) == (0, 0)
     assert slow_since(world, subscription_id) is None
@@ -191,7 +193,7 @@ def test_the_sweep_queues_each_event_in_its_own_lane(world: World, target: Recei
 def test_only_the_failed_messages_of_a_slow_batch_come_again(
     world: World, receiver: Receiver, aws: Aws
 ) -> None:
-    world.services.lanes.remember("webhook", world.clock(), is_slow=True)
+    world.services.lanes.remember(world.services.targets.webhook, world.clock(), is_slow=True)
     for _ in range(2):
         post_async(world)
     assert lengths(world) == (0, 2)
@@ -230,3 +232,58 @@ def test_without_a_slow_queue_there_is_one_lane_with_full_time_and_no_marks(
     world.empty_inbox()
     assert not world.services.lanes.is_slow("webhook", world.clock())
     assert len(receiver.requests) == 8
+
+
+@pytest.mark.usefixtures("copies")
+def test_test_pushes_count_for_no_mark_and_no_breaker(world: World, target: Receiver) -> None:
+    subscription_id = id_of_new(world, target)
+    target.script(*[after(world, 9, 503)] * 4)
+    for _ in range(4):
+        world.call("POST", f"/subscriptions/{subscription_id}/test")
+    world.post()
+    assert lengths(world) == (0, 0)
+    assert len(target.requests) == 5
+
+
+def test_an_early_message_of_the_slow_lane_stays_there(world: World, receiver: Receiver) -> None:
+    world.restart(PUSH_TIMEOUT_SECONDS="0.2")
+    receiver.script(hang, status(503, headers={"Retry-After": "60"}))
+    event_id = post_async(world)
+    for _ in range(2):
+        world.run_worker()
+        world.clock.sleep(5)
+    world.lose_messages()
+    event = world.services.store.get(event_id)
+    assert event
+    world.services.slow_queue.send(push_message(event))
+    assert world.run_worker() == 1
+    [message] = world.slow_messages()
+    assert message["delay_seconds"] == 55
+    assert lengths(world) == (0, 1)
+
+
+def test_a_mark_that_cannot_be_read_leaves_the_event_to_the_fast_lane(
+    world: World, target: Receiver, aws: Aws
+) -> None:
+    id_of_new(world, target)
+    post_async(world)
+    world.lose_messages()
+    world.clock.sleep(120)
+    aws.fail(Fault.REFUSED, "GetItem")
+    world.run_schedule(app.sweep)
+    assert lengths(world) == (2, 0)
+
+
+def test_a_post_pushes_no_longer_than_the_timeout_of_pushes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.restart(PUSH_TIMEOUT_SECONDS="2")
+    timeouts: list[float] = []
+
+    def send(*arguments: Any) -> PushResult:
+        timeouts.append(arguments[3])
+        return PushResult(Outcome.DELIVERED)
+
+    monkeypatch.setattr(world.services.push, "send", send)
+    world.post()
+    assert timeouts == [2.0]

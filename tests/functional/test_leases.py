@@ -141,6 +141,7 @@ def test_events_of_a_lease_are_acknowledged_in_one_call_which_can_be_repeated(
 def test_a_released_event_is_in_the_inbox_and_due_again(world: World, receiver: Receiver) -> None:
     receiver.script(503)
     [event_id] = post_undelivered(world)
+    world.lose_messages()
     [event] = lease(world, lease_seconds=3600)
 
     assert end(world, "release", event_id, NO_LEASE).status_code == 409

@@ -65,7 +65,7 @@ def use_the_api(world: World, receiver: Receiver) -> Iterator[None]:
 
 
 def take_webhook_for_slow(world: World) -> None:
-    world.services.lanes.remember("webhook", world.clock(), is_slow=True)
+    world.services.lanes.remember(world.services.targets.webhook, world.clock(), is_slow=True)
 
 
 def use_the_worker(world: World, receiver: Receiver) -> Iterator[None]:

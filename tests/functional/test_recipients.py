@@ -12,7 +12,7 @@ import pytest
 import app
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from chalicelib.operations.settled import ERASED_SECONDS
-from tests.conftest import During
+from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, status
 from tests.support.subscribing import copies, listed, make_token, subscribe
@@ -64,15 +64,33 @@ def missed(world: World, subscription_id: str, *, key: str = KEY, **query: Any) 
     return world.call("GET", path, key=key)
 
 
-def test_a_copy_that_is_sent_late_does_not_outlive_its_event(
-    world: World, target: Receiver
-) -> None:
+def send_late(world: World, target: Receiver) -> Any:
     event = post(world)
     subscription_id = subscribed(world, target.url)
     world.clock.sleep(29 * DAY_SECONDS)
-    copy = send(world, subscription_id, event["event_id"]).json
+    send(world, subscription_id, event["event_id"])
+    return event
+
+
+def replay_late(world: World, target: Receiver) -> Any:
+    subscribed(world, target.url)
+    world.clock.sleep(10)
+    event = post(world)
+    world.clock.sleep(29 * DAY_SECONDS)
+    world.replay(event["copies"][0])
+    return event
+
+
+@pytest.mark.parametrize("act", [send_late, replay_late])
+def test_a_copy_that_is_sent_or_replayed_late_does_not_outlive_its_event(
+    world: World, target: Receiver, act: Callable[[World, Receiver], Any]
+) -> None:
+    world.restart(ZAPIER_WEBHOOK_URL="none")
+    event = act(world, target)
     world.empty_inbox()
     world.clock.sleep(15 * DAY_SECONDS)
+    assert listed(world) == [event["event_id"]]
+    [copy_id] = world.event(event["event_id"])["copies"]
     # TTL deletes what has expired.
     is_there = "attribute_exists(event_id) AND expires_at > :now"
     world.dynamodb.update_item(
@@ -86,7 +104,7 @@ def test_a_copy_that_is_sent_late_does_not_outlive_its_event(
     erased = world.call("DELETE", f"/events/{event['event_id']}", key=KEY)
 
     assert erased.status_code == 204
-    assert world.call("GET", f"/events/{copy['event_id']}").status_code == 404
+    assert world.call("GET", f"/events/{copy_id}").status_code == 404
 
 
 # Recipients
@@ -193,7 +211,7 @@ def test_an_event_without_recipients_has_none_and_a_copy_is_no_event(
 
 
 def test_a_sent_copy_has_the_content_of_its_event_and_nothing_of_the_operators_webhook(
-    world: World, receiver: Receiver, target: Receiver
+    world: World, receiver: Receiver, target: Receiver, output: Output
 ) -> None:
     receiver.default = status(422, body=MARKED.encode())
     event = post(world, {"total": 80}, tenant=TENANT, subject="order-4711", metadata={"m": 1})
@@ -216,6 +234,7 @@ def test_a_sent_copy_has_the_content_of_its_event_and_nothing_of_the_operators_w
     assert "receiver responded" not in shown.text
     copy = shown.json
     assert (copy["status"], copy["delivery_attempts"], len(copy["attempts"])) == ("delivered", 1, 1)
+    assert output.metrics()[-1]["DeliveryLatency"] < 1000
     whole = world.event(event["event_id"])
     for name in ("event_type", "payload", "metadata", "tenant", "subject", "created_at"):
         assert copy[name] == whole[name], name
@@ -358,9 +377,14 @@ def test_a_lost_response_costs_no_copy(
     assert len(world.event(event["event_id"])["copies"]) == len(target.requests) == 1
 
 
-@pytest.mark.parametrize("conflicts", [1, 3, 100])
+CONFLICT = ("None", "TransactionConflict")
+
+
+@pytest.mark.parametrize(
+    ("conflicts", "codes"), [(1, CONFLICT), (3, CONFLICT), (100, CONFLICT), (100, ())]
+)
 def test_a_transaction_that_meets_another_is_tried_again_while_there_is_time(
-    world: World, target: Receiver, during: During, conflicts: int
+    world: World, target: Receiver, during: During, conflicts: int, codes: tuple[str, ...]
 ) -> None:
     event = post(world)
     subscription_id = subscribed(world, target.url)
@@ -370,7 +394,7 @@ def test_a_transaction_that_meets_another_is_tried_again_while_there_is_time(
         left[0] -= 1
         if left[0] < 0:
             return None
-        reasons = [{"Code": "None"}, {"Code": "TransactionConflict"}]
+        reasons = [{"Code": code} for code in codes]
         canceled = {"Code": "TransactionCanceledException", "Message": "put in by a test"}
         parsed = {"Error": canceled, "CancellationReasons": reasons}
         return type("Response", (), {"status_code": 400}), {"ResponseMetadata": {}, **parsed}
@@ -665,3 +689,41 @@ def test_an_erased_key_that_is_used_again_has_no_copy_of_before(
     world.settle()
 
     assert [request.json()["payload"] for request in target.requests] == [{"n": 1}]
+
+
+def test_a_subscription_that_no_list_has_yet_is_not_gone(
+    world: World, target: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscribed(world, target.url)
+    event = post(world)
+    monkeypatch.setattr(world.services.subscriptions, "of_tenant", lambda tenant: ())
+    [recipient] = world.get(f"/events/{event['event_id']}/recipients")["recipients"]
+    assert recipient["state"] == "active"
+
+
+def test_a_report_is_not_filtered_where_its_recipients_are_asked_for(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
+    subscribed(world, target.url, "triggers.*")
+    world.clock.sleep(10)
+    receiver.script(422)
+    post(world)
+    subscribed(world, f"{target.url}&later", "triggers.*", filter={"x": [1]})
+    [report] = world.get("/events?event_type=triggers.*&source=original")["events"]
+    recipients = world.get(f"/events/{report['event_id']}/recipients")["recipients"]
+    assert [recipient["reason"] for recipient in recipients] == [None, "later"]
+
+
+def test_a_send_that_another_one_overtakes_replays_its_copy(
+    world: World, target: Receiver, during: During
+) -> None:
+    event = post(world)
+    subscription_id = subscribed(world, target.url)
+    others = iter([send])
+
+    def send_meanwhile(**_: object) -> None:
+        for act in others:
+            act(world, subscription_id, event["event_id"])
+
+    during(world.dynamodb, "before-call.dynamodb.TransactWriteItems", send_meanwhile)
+    assert send(world, subscription_id, event["event_id"]).status_code == 202

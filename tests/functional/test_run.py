@@ -192,7 +192,7 @@ def test_what_is_set_is_used_and_secrets_are_not_printed(
     emulator: str, receiver: Receiver, capfd: pytest.CaptureFixture[str]
 ) -> None:
     own = {"AWS_ENDPOINT_URL": emulator, "STAGE": "own", "ZAPIER_WEBHOOK_URL": receiver.url}
-    own |= {"MAX_DELIVERY_ATTEMPTS": "7", "METRICS_NAMESPACE": "x"}
+    own |= {"MAX_DELIVERY_ATTEMPTS": "7", "BREAKER_FAILURES": "3"}
     with contextlib.closing(Run(RUN, **own, **OWN_KEY)) as system:
         system.key = KEY
         lines = lines_until_ready(system)
@@ -205,7 +205,7 @@ def test_what_is_set_is_used_and_secrets_are_not_printed(
 
     assert [request.headers["webhook-id"] for request in receiver.requests] == [event["event_id"]]
     assert subscribed == 201
-    assert capfd.readouterr().err == "no such settings, ignored: METRICS_NAMESPACE\n"
+    assert capfd.readouterr().err == "no such settings, ignored: BREAKER_FAILURES\n"
     [exported] = [line for line in lines if line.startswith("export AWS_ENDPOINT_URL=")]
     assert "STAGE=own" in exported.split()
     assert "MAX_DELIVERY_ATTEMPTS=7" in exported.split()

@@ -74,11 +74,21 @@ def lease_all(world: World) -> None:
     remove_marks(world)
 
 
+def fail_all(world: World) -> None:
+    """Record a retry of each event, due when the message that is under way comes."""
+    for item in world.items():
+        store = world.services.store
+        claim = store.claim(item["event_id"]["S"], "of another worker")
+        assert claim.event
+        store.record_retry(claim.event, delay_seconds=30)
+    remove_marks(world)
+
+
 def sweep(world: World) -> None:
     world.run_schedule(app.sweep)
 
 
-@pytest.mark.parametrize(("other", "count"), [(sweep, 1), (lease_all, 0)])
+@pytest.mark.parametrize(("other", "count"), [(sweep, 1), (lease_all, 0), (fail_all, 0)])
 def test_of_two_at_once_one_takes_an_overdue_event(
     world: World, during: During, other: Callable[[World], None], count: int
 ) -> None:
@@ -116,22 +126,25 @@ def test_the_sweep_of_version_0_6_finds_what_any_transition_leaves(
     world: World, receiver: Receiver
 ) -> None:
     receiver.default = 503
-    leased, _, replayed = (world.post()["event_id"] for _ in range(3))
-    world.post(prefer="respond-async")
+    event_ids = []
+    for _ in range(3):
+        event_ids.append(world.post()["event_id"])
+        world.clock.sleep(1)
+    released, leased, replayed = event_ids
+    lease = {"limit": 2, "lease_seconds": 3600}
+    [held, _] = world.call("POST", "/inbox/lease", lease).json["events"]
+    world.call("POST", f"/events/{released}/release?lease_id={held['lease_id']}")
     world.replay(replayed)
-    lease = {"limit": 4, "lease_seconds": 60}
-    events = world.call("POST", "/inbox/lease", lease).json["events"]
-    for event in events:
-        if event["event_id"] != leased:
-            lease_id = event["lease_id"]
-            world.call("POST", f"/events/{event['event_id']}/release?lease_id={lease_id}")
     world.post()
-    world.post(prefer="respond-async")
+    _, claimed = (world.post(prefer="respond-async")["event_id"] for _ in range(2))
+    world.services.store.claim(claimed, "of a worker that crashed")
 
     world.clock.sleep(70)
-    marks = [item["requeue_at"]["S"] for item in world.items()]  # it asked for nothing else
-    assert len(marks) == 6
-    assert max(marks) <= rfc3339(world.clock())
+    marks = {item["event_id"]["S"]: item["requeue_at"]["S"] for item in world.items()}
+    assert len(marks) == 6  # its sweep asks for nothing else
+    lease_end = unix_seconds(marks.pop(leased))
+    assert lease_end == pytest.approx(START + 3603, abs=1)
+    assert max(marks.values()) <= rfc3339(world.clock())
 
 
 def test_check_dlq_publishes_numbers_and_warns(

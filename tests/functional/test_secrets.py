@@ -121,9 +121,7 @@ def assert_silence(world: World, capfd: pytest.CaptureFixture[str], answers: lis
 def test_whatever_the_receiver_does(
     world: World, receiver: Receiver, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    world.restart(
-        LOG_LEVEL="DEBUG", WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET, BREAKER_FAILURES="1000"
-    )
+    world.restart(LOG_LEVEL="DEBUG", WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)
     world.restart(PUSH_TIMEOUT_SECONDS="0.3", MAX_DELIVERY_ATTEMPTS="2")
     answers = [world.call("POST", "/subscriptions", {"target_url": f"{receiver.url}&target"})]
     for behaviour in BEHAVIOURS:

@@ -17,7 +17,7 @@ from chalicelib.infra.times import rfc3339
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, Request, status
-from tests.support.subscribing import states, subscribe, subscribed, subscriptions
+from tests.support.subscribing import post_for, states, subscribe, subscribed, subscriptions
 from tests.support.world import SIGNING_SECRETS, START, Json, World, assert_has
 
 HOUR = 3600
@@ -121,7 +121,7 @@ def test_what_is_dead_for_so_long_is_disabled(
 def test_a_target_is_failing_from_the_tenth_failed_attempt_until_it_works(
     world: World, target: Receiver, cap_seconds: str
 ) -> None:
-    world.restart(BACKOFF_CAP_SECONDS=cap_seconds, BREAKER_FAILURES="100")
+    world.restart(BACKOFF_CAP_SECONDS=cap_seconds)
     subscribe(world, target.url)
     target.default = 503
     [copy_id] = world.post()["copies"]
@@ -362,7 +362,7 @@ def test_disabling_is_told_once_if_a_response_is_lost(
 def test_a_test_push_changes_nothing(
     world: World, target: Receiver, aws: Aws, code: int, outcome: str
 ) -> None:
-    world.restart(WEBHOOK_SIGNING_SECRETS=SIGNING_SECRETS[0], BREAKER_FAILURES="1")
+    world.restart(WEBHOOK_SIGNING_SECRETS=SIGNING_SECRETS[0])
     disable(world, target)  # it works for a disabled one, too
     before = subscriptions(world)
     test = f"{path(world)}/test"
@@ -386,3 +386,17 @@ def test_a_test_push_changes_nothing(
     assert is_signed(target.requests[-1], again.json["secret"])
     # no breaker has opened
     assert states(world, world.post()) == ["delivered"]
+
+
+def test_enabling_ends_a_pause_for_good(world: World, target: Receiver) -> None:
+    subscribe(world, target.url, tenant="corp")
+    [subscription] = subscriptions(world, "corp")
+    one = f"/subscriptions/{subscription['subscription_id']}"
+    for act in ("disable", "enable"):
+        world.call("POST", f"{one}/{act}")
+    world.clock.sleep(10)
+    target.script(410)
+    post_for(world, "corp")
+    world.empty_inbox()
+    assert world.get(one)["disabled_at"]
+    assert subscribe(world, target.url, tenant="corp").json["disabled_at"] is None

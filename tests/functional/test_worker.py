@@ -12,7 +12,7 @@ from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.operations.batch import BatchError
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
-from tests.support.receiver import Receiver, hang, in_turn, status, when_all_are_here
+from tests.support.receiver import Answers, Receiver, hang, status, when_all_are_here
 from tests.support.subscribing import listed
 from tests.support.world import START, UNKNOWN, World, assert_has
 
@@ -71,7 +71,6 @@ def test_the_delay_doubles_up_to_two_hours_in_45_attempts(
 
 def test_the_worker_waits_in_process_up_to_its_limit(world: World, receiver: Receiver) -> None:
     receiver.default = 503
-    world.restart(BREAKER_FAILURES="9")
     event_id = queued(world)
 
     world.run_worker()
@@ -83,19 +82,6 @@ def test_the_worker_waits_in_process_up_to_its_limit(world: World, receiver: Rec
     [message] = world.messages()
     assert message["attributes"] == {"EventId": event_id}
     assert rest <= message["delay_seconds"] < rest + 1.001
-
-
-def test_the_worker_does_not_wait_for_a_destination_whose_last_pushes_failed(
-    world: World, receiver: Receiver
-) -> None:
-    receiver.default = 503
-    world.restart(BREAKER_FAILURES="2")
-    queued(world)
-
-    world.run_worker()
-
-    assert len(receiver.requests) == 2
-    assert len(world.messages()) == 1
 
 
 @pytest.mark.parametrize(("timeout_seconds", "waits"), [(20, False), (31, False), (36, True)])
@@ -129,11 +115,12 @@ def test_the_worker_begins_no_push_that_it_cannot_record_in_time(
     assert world.event(event_id)["status"] == "delivered"
 
 
-def test_the_worker_does_not_wait_after_a_push_that_timed_out(
-    world: World, receiver: Receiver
+@pytest.mark.parametrize("response", [hang, 429])
+def test_the_worker_does_not_wait_after_a_push_that_timed_out_or_came_too_soon(
+    world: World, receiver: Receiver, response: Answers
 ) -> None:
     world.restart(PUSH_TIMEOUT_SECONDS="0.2")
-    receiver.script(hang)
+    receiver.script(response)
     event_id = queued(world)
 
     world.run_worker()
@@ -144,16 +131,17 @@ def test_the_worker_does_not_wait_after_a_push_that_timed_out(
     assert_has(message, attributes={"EventId": event_id}, delay_seconds=1)
 
 
-@pytest.mark.parametrize(("seconds", "pushes"), [(0.9, 2), (1.0, 1)])
-def test_the_worker_does_not_wait_after_a_push_that_took_a_second(
-    world: World, receiver: Receiver, seconds: float, pushes: int
+def test_no_message_of_a_batch_waits_for_the_retry_of_another(
+    world: World, receiver: Receiver
 ) -> None:
-    receiver.script(in_turn(lambda _: world.clock.sleep(seconds), status(503)))
-    queued(world)
+    receiver.script(503)
+    event_ids = [queued(world) for _ in range(2)]
 
     world.run_worker()
 
-    assert len(receiver.requests) == pushes
+    assert world.clock() == START
+    assert len(receiver.requests) == len(event_ids)
+    assert len(world.messages()) == 1
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,6 @@ def test_a_destination_opens_when_its_failures_wasted_too_much_time_and_no_other
 ) -> None:
     push(breaker, ONE, 100, seconds=14.9)
     assert breaker.acquire(ONE, 115) == 0
-    assert breaker.failures(ONE) == 1
 
     push(breaker, ONE, 115, seconds=0.1)
     assert breaker.acquire(ONE, 115.1) == pytest.approx(OPEN_SECONDS)
@@ -68,14 +67,12 @@ def test_a_final_response_begins_the_count_anew(breaker: Breaker, result: PushRe
     push(breaker, ONE, 114, seconds=1, result=result)
     push(breaker, ONE, 115, seconds=14)
     assert breaker.acquire(ONE, 129) == 0
-    assert breaker.failures(ONE) == 1
 
 
 def test_failures_that_began_before_the_latest_success_do_not_count(breaker: Breaker) -> None:
     push(breaker, ONE, 100, seconds=1, result=DELIVERED)
     open_at(breaker, ONE, 110)
     assert breaker.acquire(ONE, 110) == 0
-    assert breaker.failures(ONE) == 0
 
 
 @pytest.mark.parametrize(
@@ -101,7 +98,6 @@ def test_too_many_requests_count_as_nothing_unless_the_answer_took_a_second(
     push(breaker, ONE, 114, seconds=0.9, result=THROTTLED)
     push(breaker, ONE, 115, seconds=0.9, result=THROTTLED)
     assert breaker.acquire(ONE, 119) == 0
-    assert breaker.failures(ONE) == 1
     push(breaker, ONE, 119, seconds=1, result=THROTTLED)
     assert breaker.acquire(ONE, 120) > 0
 
@@ -146,20 +142,23 @@ def test_what_opens_lets_the_others_of_its_owner_rest_and_nobody_else(breaker: B
     assert breaker.acquire(OTHER, 165) == 0
 
 
+def fail_trials(breaker: Breaker, now: float, trials: int) -> list[float]:
+    """Return how long it rests before each of so many trials, which fail."""
+    rests = []
+    for _ in range(trials):
+        rests.append(breaker.acquire(ONE, now))
+        now += rests[-1]
+        push(breaker, ONE, now, seconds=10)
+        now += 10
+    return rests
+
+
 def test_an_owner_rests_longer_with_each_trial_up_to_twice_the_number_of_owners(
     breaker: Breaker,
 ) -> None:
     open_at(breaker, OTHER, 110)
     open_at(breaker, ONE, 110)
-    now = 110.0
-    rests = []
-    for _ in range(4):
-        rests.append(breaker.acquire(ONE, now))
-        now += rests[-1]
-        push(breaker, ONE, now, seconds=10)
-        now += 10
-
-    assert rests == [REST * 10 * turns for turns in (1, 2, 4, 4)]
+    assert fail_trials(breaker, 110, 4) == [REST * 10 * turns for turns in (1, 2, 4, 4)]
 
 
 def test_an_edit_does_not_keep_a_destination_closed(breaker: Breaker) -> None:
@@ -211,3 +210,38 @@ def test_the_destination_used_least_recently_is_forgotten(
     assert breaker.acquire(WEBHOOK, 110) == 0
     assert breaker.acquire(ONE, 110) > 0
     assert breaker.acquire(OTHER, 110) == 0
+
+
+def test_what_has_failed_waits_while_its_tenant_rests(breaker: Breaker) -> None:
+    push(breaker, SIBLING, 100, seconds=1)
+    open_at(breaker, ONE, 110)
+    rest_seconds = REST * 10
+    assert breaker.acquire(SIBLING, 110) == rest_seconds
+    assert breaker.acquire(SIBLING, 110 + rest_seconds) == 0
+    assert breaker.acquire(OTHER, 110) == 0
+    push(breaker, SIBLING, 111, seconds=1, result=DELIVERED)
+    assert breaker.acquire(SIBLING, 112) == 0
+
+
+def test_an_owner_rests_for_an_hour_at_most(breaker: Breaker) -> None:
+    for _ in range(2):
+        push(breaker, ONE, 0, seconds=1000)
+    assert breaker.acquire(ONE, 1000) == MAX_RETRY_AFTER_SECONDS
+
+
+def test_an_owner_is_in_trouble_for_ten_minutes_after_its_rest(breaker: Breaker) -> None:
+    open_at(breaker, OTHER, 110)
+    now = 110 + REST * 10 + module.TROUBLE_SECONDS + 100
+    open_at(breaker, ONE, now)
+    assert fail_trials(breaker, now, 3) == [REST * 10 * turns for turns in (1, 2, 2)]
+
+
+def test_a_container_rests_after_the_trial_of_a_url_that_was_edited_meanwhile(
+    breaker: Breaker,
+) -> None:
+    for target in (ONE, OTHER):
+        open_at(breaker, target, 110)
+    assert breaker.acquire(ONE, 300) == 0
+    assert breaker.acquire(EDITED, 301) > 0
+    push(breaker, ONE, 300, seconds=10)
+    assert breaker.acquire(OTHER, 310) == REST * 10

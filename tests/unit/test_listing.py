@@ -1,8 +1,9 @@
 import json
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from chalicelib.pull.listing import MAX_PAGE_BYTES, Page
 from chalicelib.settings import load
 from chalicelib.web.validation import PARAMETERS, encode_cursor, parse_query
 from tests.conftest import Output
-from tests.simulator.simulated_world import DLQ, ENVIRON, INBOX
+from tests.simulator.simulated_world import DLQ, ENVIRON, INBOX, SLOW
 from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS
 from tests.support.world import START, Clock
 
@@ -216,6 +217,30 @@ def test_a_listing_that_takes_long_ends_with_a_cursor(
     assert events[-1].event_id in ids(event for page, _ in pages for event in page)
 
 
+@pytest.mark.parametrize("limit", [1, 50])
+@pytest.mark.parametrize("order", ["newest", "oldest"])
+def test_a_search_that_takes_long_tells_nothing_of_other_tenants(
+    order: str, limit: int, services: Services, dynamodb: FakeDynamoDB, clock: Clock
+) -> None:
+    tenants = ["corp", *["inc"] * 6]
+    until = int(START) + DAY
+    events = store_all(
+        services,
+        (make_event(n, tenant=tenants[n % 7], expires_at=until) for n in range(200)),
+    )
+    own = [event for event in events if event.tenant == "corp"]
+    dynamodb.page_rows = 5
+    dynamodb.on_query = lambda rows: clock.sleep(2)
+
+    pages = walk(services, order=order, limit=limit, tenant="corp")
+
+    found = ids(event for events, _ in pages for event in events)
+    assert found == ids(own if order == "oldest" else reversed(own))
+    cursors = [str(page.next_cursor).split("#")[-1] for page in pages]
+    known = {*found, "None", f"cpy_{'0' * 32}", f"evt_{'f' * 32}"}
+    assert {*cursors} <= known
+
+
 def test_what_dynamodb_leaves_out_is_not_taken_for_absent(
     services: Services, dynamodb: FakeDynamoDB
 ) -> None:
@@ -244,7 +269,7 @@ def test_what_dynamodb_leaves_out_is_not_taken_for_absent(
 @pytest.fixture
 def sweeping(dynamodb: FakeDynamoDB, clock: Clock) -> Services:
     sqs = FakeSQS(clock)
-    for url in (INBOX, DLQ):
+    for url in (INBOX, SLOW, DLQ):
         sqs.queue(url)
     return Services(
         load(ENVIRON), make_client={"dynamodb": dynamodb, "sqs": sqs}.__getitem__, clock=clock
@@ -265,16 +290,20 @@ def copies_of(subscription: int, numbers: Iterable[int]) -> list[Event]:
     return [make_copy(3 * number, subscription, **OVERDUE) for number in numbers]
 
 
+def fill(sweeping: Services, queue_url: str, messages: int) -> None:
+    for _ in range(messages):
+        sweeping.make_client("sqs").send_message(
+            QueueUrl=queue_url, MessageBody='{"event_id": ""}', MessageAttributes={}
+        )
+
+
 @pytest.mark.parametrize(
     ("visible", "count"), [(999, 2040), (1000, SHARDS * schedules.MAX_SWEPT_WHILE_LONG)]
 )
 def test_few_overdue_copies_do_not_wait_for_many_and_beside_1000_messages_less_is_queued(
     sweeping: Services, visible: int, count: int
 ) -> None:
-    for _ in range(visible):
-        sweeping.make_client("sqs").send_message(
-            QueueUrl=INBOX, MessageBody='{"event_id": ""}', MessageAttributes={}
-        )
+    fill(sweeping, INBOX, visible)
     many = ids(store_all(sweeping, copies_of(1, range(2000))))
     few = ids(store_all(sweeping, copies_of(2, range(2000, 2040))))
 
@@ -285,6 +314,27 @@ def test_few_overdue_copies_do_not_wait_for_many_and_beside_1000_messages_less_i
     assert sent.issuperset(few)
     # each with its oldest
     assert visible < 1000 or sent <= {*few, *many[:500]}
+
+
+@pytest.mark.parametrize(
+    ("make", "full", "count"),
+    [
+        (make_event, SLOW, SHARDS * schedules.MAX_SWEPT_WHILE_LONG),
+        (partial(make_copy, subscription=1), SLOW, 600),
+        (partial(make_copy, subscription=1, last_error="timed out"), INBOX, 600),
+    ],
+)
+def test_of_what_may_wait_in_a_long_queue_less_is_queued(
+    make: Callable[..., Event], full: str, count: int, sweeping: Services
+) -> None:
+    fill(sweeping, full, schedules.LONG_QUEUE)
+    store_all(sweeping, (make(3 * number, **OVERDUE) for number in range(600)))
+
+    schedules.sweep(sweeping)
+
+    sqs = sweeping.make_client("sqs")
+    sent = len(sqs.messages(INBOX)) + len(sqs.messages(SLOW)) - schedules.LONG_QUEUE
+    assert sent == count
 
 
 def test_a_sweep_whose_search_takes_long_queues_some(

@@ -17,6 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+from urllib3.util import SKIP_HEADER
 
 from chalicelib.core.event import Event, Status
 from chalicelib.core.http_push import PushClient
@@ -649,6 +650,13 @@ def test_a_host_without_an_address_is_a_retry(
     resolve({}, error)
     result = send(push, "https://name.example/hook")
     assert result == PushResult(RETRY, result.duration_ms, error=text)
+
+
+def test_a_request_that_cannot_be_made_is_a_retry(receiver: Receiver, push: PushClient) -> None:
+    """Such a value was taken by earlier versions."""
+    result = send(push, receiver.url, headers={"X-Key": SKIP_HEADER})
+    assert result == PushResult(RETRY, result.duration_ms, error="request cannot be made")
+    assert receiver.requests == []
 
 
 @pytest.mark.parametrize("fault", ["unknown_authority", "wrong_host", "expired"])
