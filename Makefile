@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos outage mutants zapier api-key signing-secret package e2e bench \
+.PHONY: help run test check chaos outage mutants zapier api-key signing-secret package e2e ways bench \
   pictures resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
   send-to missed recover enable disable import-subscriptions
 
@@ -70,9 +70,12 @@ define say-python
   || echo 'warning: PYTHON=$(PYTHON) is another one; rm -r .venv, and make sets .venv up with it' >&2)
 endef
 
-package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev; BEFORE= that of an older version)
+package: $(SET_UP) ## make one CloudFormation template for everything (STAGE=dev)
 	$(say-python)
 	@exec $(PY) -m tools.package "$${STAGE:-dev}"
+
+ways: $(SET_UP_DEV) ## interrupt deployments to an emulated AWS, and complete them (ALL=1: after each write; FEW=1: six)
+	@exec $(PY) -m tests.e2e.ways
 
 e2e: $(SET_UP_DEV) ## deploy the package to an emulated AWS, and drive it
 	@E2E=1 $(PY) -m pytest -vv -n 0 tests/e2e

@@ -16,8 +16,7 @@ from chalicelib.infra.parsing import Json
 from tools.stage import find_apis, find_functions
 
 API_STAGE = "api"  # Chalice's default
-# Without START, END and REPORT of each invocation. `make resources` tells by it which version
-# deployed a function.
+# Without START, END and REPORT of each invocation.
 LOGGING = {"LogFormat": "JSON", "SystemLogLevel": "WARN"}
 # EventBridge invokes asynchronously: after a shortage of concurrency, hours of runs would come at
 # once.

@@ -173,10 +173,12 @@ def describe(message: Message) -> tuple[tuple[str, str, str], str, str]:
 
 def subscription_name(stage: str, subscription_id: str) -> str:
     """Return the name of a subscription, or "" if it has none, is gone or cannot be read."""
+    from tools.stage import table_in_use  # imports Chalice
+
     dynamodb = boto3.client("dynamodb", config=Config(connect_timeout=5, read_timeout=5))
     try:
         response = dynamodb.get_item(
-            TableName=f"triggers-api-{stage}-events", Key={"event_id": {"S": subscription_id}}
+            TableName=table_in_use(stage), Key={"event_id": {"S": subscription_id}}
         )
         return Subscription.from_item(response["Item"]).name or ""
     except (*AWS_ERRORS, KeyError):

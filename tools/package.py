@@ -14,23 +14,17 @@ from pathlib import Path
 import click
 
 from chalicelib.infra.parsing import Json
-from tools import gateway, upgrade
+from tools import gateway
 from tools.stage import FUNCTION_SUFFIXES, ROOT, own_runtime, read_config, read_template
 
 OUT = ROOT / "build" / "package"
 
 
 def package(stage: str, out: Path = OUT) -> None:
-    """Write sam.json and deployment.zip; raise ClickException or CalledProcessError.
-
-    With BEFORE, the file of an older version's template, its indexes are kept.
-    """
+    """Write sam.json and deployment.zip; raise ClickException or CalledProcessError."""
     own_runtime()
     read_config(stage)
     template = read_template(stage)
-    before = os.environ.get("BEFORE")
-    if before:
-        upgrade.keep_indexes(template, json.loads(Path(before).read_text()), are_read=True)
     template["Parameters"]["Stage"].update(Default=stage, AllowedValues=[stage])
     resources = template["Resources"]
     # A first creation that failed deletes its empty table, once someone has turned its protection

@@ -1,8 +1,6 @@
 """`make resources STAGE=dev`: create or update the stack of resources.json, with one change set.
 
-Parameters of an existing stack keep their values unless the environment has new ones. DynamoDB
-changes one index of a table at a time, and older functions read the index that goes: a stage of
-0.4.0 needs a second run after `make deploy`.
+Parameters of an existing stack keep their values unless the environment has new ones.
 """
 
 import itertools
@@ -19,7 +17,6 @@ from botocore.exceptions import ClientError, WaiterError
 from chalicelib import deps, settings
 from chalicelib.infra.errors import AWS_ERRORS, SettingsError
 from chalicelib.infra.parsing import Json
-from tools import upgrade
 from tools.export import export_subscriptions
 from tools.stage import (
     check_place,
@@ -61,18 +58,14 @@ Something has a name of this stage already: a queue, topic, secret or alarm made
 or by `make package`."""
 STILL_DEPLOYED = """\
 still deployed, and in need of queues and secret: {running}.
-`make deploy STAGE={stage}` completes .chalice/deployed/{stage}.json: then destroy again.
-What `make package` made goes with its own stack."""
+`make destroy STAGE={stage}` deletes them first. What `make package` made goes with its own
+stack."""
 CONFIRM = """\
 nothing was deleted. make destroy STAGE={stage} CONFIRM={stage} deletes all but table and log
 groups: for good the secret with webhook URL, API keys and signing secrets, from which those of
 subscribers derive. Store what this prints:
   aws secretsmanager get-secret-value --secret-id triggers-api-{stage}-settings \\
     --query SecretString --output text"""
-AGAIN = """\
-still to do: `make deploy STAGE={stage}`, unless it is running, and then
-`make resources STAGE={stage}` once more: older functions use an index that goes,
-and what they stored is not looked up before"""
 NOBODY = (
     "alarms reach nobody: no subscription of {topic} is confirmed (docs/runbook.md, Which alarm)"
 )
@@ -82,30 +75,22 @@ NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 WAIT: Any = {"Delay": 1, "MaxAttempts": 1800}
 
 
-def update_stage(stage: str, table: str, cloudformation: Any) -> None:
+def update_stage(stage: str, cloudformation: Any) -> None:
     """Update the stack, and what else `chalice deploy` and the functions need."""
-    has_more_to_do = update(stage, cloudformation)
+    update(stage, cloudformation)
     cloudformation.update_termination_protection(
         StackName=_stack_name(stage), EnableTerminationProtection=True
     )
     restore_record(stage)
-    if has_more_to_do:
-        print(AGAIN.format(stage=stage))
-    else:
-        upgrade.fill(table, once=True)
     check_alarms(stage, cloudformation)
 
 
-def update(stage: str, cloudformation: Any) -> bool:
-    """Create or update the stack; return whether an index is kept, or used, that the template does
-    not have.
-
-    Raise ClickException, SettingsError, or what boto3 raises.
-    """
+def update(stage: str, cloudformation: Any) -> None:
+    """Create or update the stack; raise ClickException, SettingsError, or what boto3 raises."""
     given = _given(stage)
     stack = _find_stack(stage, cloudformation)
     # by a run that was stopped
-    if stack and stack["StackStatus"] in ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS"):
+    if stack and stack["StackStatus"].endswith("_IN_PROGRESS") and _known_parameters(stack):
         print(f"waiting for stack {_stack_name(stage)}: {stack['StackStatus']}", flush=True)
         _wait(stack["StackId"], COMPLETE, cloudformation)
     known = _known_parameters(stack)
@@ -114,42 +99,51 @@ def update(stage: str, cloudformation: Any) -> bool:
         raise click.ClickException(FIRST_TIME.format(missing=" and ".join(missing)))
     template = read_template(stage)
     table_name = template["Resources"]["EventsTable"]["Properties"]["TableName"]
-    upgrade.await_indexes(table_name)
-    # Those of 0.4.0 read an index that goes.
-    has_older_functions = any(
-        function["LoggingConfig"]["LogFormat"] != "JSON"
-        for function in find_functions(stage).values()
-    )
-    keeps_index = False
-    if known:
-        before = cloudformation.get_template(StackName=_stack_name(stage))["TemplateBody"]
-        keeps_index = upgrade.keep_indexes(template, before, are_read=has_older_functions)
-    change_set = _create_change_set(
-        stage,
-        template,
-        given,
-        known,
-        cloudformation,
-    )
+    await_indexes(table_name)
+    change_set = _create_change_set(stage, template, given, known, cloudformation)
     if change_set is None:
         print(f"stack {_stack_name(stage)}: no changes")
     else:
         _print_changes(stage, change_set, given, cloudformation)
-        cloudformation.execute_change_set(ChangeSetName=change_set["Id"])
+        cloudformation.execute_change_set(**change_set)
         print(WAITING, flush=True)
-        _wait(change_set["StackId"], COMPLETE, cloudformation)
-        upgrade.await_indexes(table_name)
+        _wait(change_set["StackName"], COMPLETE, cloudformation)
+        await_indexes(table_name)
         print("done")
     if not known:
         print(BUDGET)
-    return has_older_functions or keeps_index
+
+
+def await_indexes(table_name: str) -> None:
+    """Wait until all indexes of the table can be read, and another one can be changed; print
+    progress each minute. There may be no table yet.
+
+    CloudFormation is done when DynamoDB begins to fill an index, which takes hours for a large
+    table. It changes one at a time.
+    """
+    dynamodb = boto3.client("dynamodb")
+    for seconds in itertools.count():
+        try:
+            table = dynamodb.describe_table(TableName=table_name)["Table"]
+        except dynamodb.exceptions.ResourceNotFoundException:
+            return
+        states = {"table": table["TableStatus"]}
+        for index in table.get("GlobalSecondaryIndexes", ()):
+            states[index["IndexName"]] = index.get("IndexStatus", "ACTIVE")  # of emulators
+        busy = [f"{name} {state}" for name, state in states.items() if state != "ACTIVE"]
+        if not busy:
+            return
+        if seconds % 60 == 0:
+            waited = f"{seconds // 60} min"
+            print(f"waiting for {table_name}, {waited}: {', '.join(busy)}", flush=True)
+        time.sleep(1)
 
 
 def _create_change_set(
     stage: str, template: Any, given: dict[str, str], known: set[str], cloudformation: Any
-) -> Any:
-    """Return a change set that can be executed, or None if nothing changes; raise ClickException
-    with CloudFormation's reason.
+) -> dict[str, str] | None:
+    """Return the ARNs of a change set that can be executed and of its stack, or None if nothing
+    changes; raise ClickException with CloudFormation's reason.
 
     A new stack imports the table and the log groups that a deleted one left.
     """
@@ -165,7 +159,7 @@ def _create_change_set(
     if not known:
         options = {"ChangeSetType": "CREATE", "OnStackFailure": "DELETE"}
     try:
-        change_set = cloudformation.create_change_set(
+        created = cloudformation.create_change_set(
             StackName=_stack_name(stage),
             ChangeSetName=f"resources-{time.time_ns()}",
             TemplateBody=json.dumps(template),
@@ -178,13 +172,17 @@ def _create_change_set(
             **options,
         )
     except ClientError as error:
-        return _explain(str(error))
+        _explain(str(error))
+        return None
+    # IAM looks at the stack, not at the change set.
+    change_set = {"StackName": created["StackId"], "ChangeSetName": created["Id"]}
     try:
         waiter = cloudformation.get_waiter("change_set_create_complete")
-        waiter.wait(ChangeSetName=change_set["Id"], WaiterConfig=WAIT)
+        waiter.wait(**change_set, WaiterConfig=WAIT)
     except WaiterError as error:
-        cloudformation.delete_change_set(ChangeSetName=change_set["Id"])
-        return _explain(error.last_response.get("StatusReason", str(error)))
+        cloudformation.delete_change_set(**change_set)
+        _explain(error.last_response.get("StatusReason", str(error)))
+        return None
     return change_set
 
 
@@ -197,14 +195,16 @@ def _explain(reason: str) -> None:
     raise click.ClickException(reason) from None
 
 
-def _print_changes(stage: str, change_set: Any, given: dict[str, str], cloudformation: Any) -> None:
+def _print_changes(
+    stage: str, change_set: dict[str, str], given: dict[str, str], cloudformation: Any
+) -> None:
     taken = [
         PARAMETERS[key] + ("" if given[key] else " (empty)") for key in PARAMETERS if key in given
     ]
     said = ", ".join(taken) or "none"
     print(f"stack {_stack_name(stage)}; settings taken from the environment: {said}")
     paginator = cloudformation.get_paginator("describe_change_set")
-    pages = paginator.paginate(ChangeSetName=change_set["Id"])
+    pages = paginator.paginate(**change_set)
     for change in pages.search("Changes[].ResourceChange"):
         print(f"  {change['Action']:<7} {change['LogicalResourceId']}  {change['ResourceType']}")
 
@@ -305,7 +305,7 @@ def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> None:
 @click.argument("stage")
 @click.argument(
     "act",
-    type=click.Choice(["update", "deploy", "check", "delete", "fill", "export"]),
+    type=click.Choice(["update", "deploy", "check", "delete", "export"]),
     default="update",
 )
 def main(stage: str, act: str) -> None:
@@ -313,19 +313,20 @@ def main(stage: str, act: str) -> None:
         raise click.ClickException(CONFIRM.format(stage=stage))
     try:
         cloudformation = boto3.client("cloudformation")
-        table = read_config(stage).get("EVENTS_TABLE_NAME", f"triggers-api-{stage}-events")
         if act != "export":  # that of `make run` is in no account
             check_place(stage)
         match act:
+            case "check":
+                # without a stack, what there is was made by `make package`
+                if _find_stack(stage, cloudformation):
+                    restore_record(stage, is_deleting=True)
             case "delete":
                 delete(stage, cloudformation)
             case "update":
-                update_stage(stage, table, cloudformation)
+                update_stage(stage, cloudformation)
             case "deploy":
                 check_runtime(stage)
-                update_stage(stage, table, cloudformation)
-            case "fill":
-                upgrade.fill(table)
+                update_stage(stage, cloudformation)
             case "export":
                 export_subscriptions(read_config(stage))
     except (SettingsError, *AWS_ERRORS) as error:

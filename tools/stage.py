@@ -3,11 +3,13 @@
 import json
 import os
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import click
+from botocore.exceptions import ClientError
 from chalice.config import Config
 
 from chalicelib.infra.parsing import Json
@@ -21,8 +23,12 @@ FUNCTION_SUFFIXES = {
     "Sweep": "-sweep",
     "CheckDlq": "-check_dlq",
 }
-WORKERS = ("-worker", "-slow_worker")  # what has an event source
-RUNTIMES = ("python3.11", "python3.12", "python3.13")  # that Lambda has and the tests run on
+RUNTIMES = (
+    "python3.11",
+    "python3.12",
+    "python3.13",
+    "python3.14",
+)  # Lambda's; the tests run on each
 UNLIKE = """\
 the functions of {stage} have, or RUNTIME names, {wanted}, and .venv has {own}. Type one of these:
   rm -r .venv && make deploy STAGE={stage} PYTHON={newest} RUNTIME={newest}
@@ -62,6 +68,15 @@ def read_config(stage: str) -> dict[str, str]:
     return configured  # type: ignore[no-any-return]
 
 
+def table_in_use(stage: str) -> str:
+    """Return the name of a stage's table: after a restore, it is not the stack's."""
+    try:
+        configured = read_config(stage)
+    except click.ClickException:  # a stage of `make run` alone
+        configured = {}
+    return configured.get("EVENTS_TABLE_NAME", f"triggers-api-{stage}-events")
+
+
 def find_functions(stage: str) -> Json:
     """Return the configurations of the stage's functions that are deployed, by the functions'
     names.
@@ -85,8 +100,8 @@ def own_runtime() -> str:
     own = Config().lambda_python_version
     if own not in RUNTIMES:
         raise click.ClickException(
-            f".venv has {own}, and functions may have {', '.join(RUNTIMES)}: rm -r .venv, and type "
-            f"PYTHON={RUNTIMES[-1]} behind the same command"
+            f".venv has {own}, and functions may have {', '.join(RUNTIMES)}: install one of these, "
+            f"rm -r .venv, and type PYTHON={RUNTIMES[-1]} behind the same command"
         )
     return own
 
@@ -124,40 +139,78 @@ def check_place(stage: str) -> None:
         )
 
 
-def restore_record(stage: str) -> None:
-    """Write Chalice's record of the event sources and the API if it is missing: a deployment was
-    interrupted.
+def restore_record(stage: str, *, is_deleting: bool = False) -> None:
+    """Write what AWS has of the stage into Chalice's record where that says otherwise: a deployment
+    was interrupted, or the record is another commit's.
 
-    Chalice finds everything else by name. It would fail at an event source, and then create a
-    second API.
+    When it deploys, Chalice finds functions, roles and rules by name; it would fail at an event
+    source that is not recorded, and create a second API. It deletes what is recorded, and fails at
+    what is gone: with `is_deleting` that leaves the record.
     """
     record = _record(stage)
-    recorded = json.loads(record.read_text())["resources"] if record.exists() else []
-    if {"sqs_event", "rest_api"} <= {resource["resource_type"] for resource in recorded}:
-        return
-    sources = boto3.client("lambda").get_paginator("list_event_source_mappings").paginate()
-    ours = f"EventSourceMappings[?contains(FunctionArn, ':triggers-api-{stage}-')]"
-    found = [
-        {
-            "name": f"{source['FunctionArn'].rpartition('-')[2]}-sqs-event-source",
-            "resource_type": "sqs_event",
-            "queue": source["EventSourceArn"].rpartition(":")[2],
-            "queue_arn": source["EventSourceArn"],
-            "event_uuid": source["UUID"],
-            "lambda_arn": source["FunctionArn"],
-        }
-        for source in sources.search(ours)
-        if source["FunctionArn"].endswith(WORKERS)
-    ]
-    found += [
-        {"name": "rest_api", "resource_type": "rest_api", "rest_api_id": api_id}
-        for api_id in find_apis(stage)
-    ]
-    if found:
-        content = {"resources": found, "schema_version": "2.0", "backend": "api"}
+    try:
+        content = json.loads(record.read_text())
+    except (FileNotFoundError, ValueError):  # there is none, or only its beginning
+        content = {"resources": [], "schema_version": "2.0", "backend": "api"}
+    recorded = {resource["name"]: resource for resource in content["resources"]}
+    resources = dict(recorded)
+    for name, is_there, values in _find_resources(stage, recorded):
+        if is_there:
+            resources[name] = recorded.get(name, {"name": name}) | values
+        elif is_deleting:
+            resources.pop(name, None)
+    if resources != recorded:
+        content["resources"] = list(resources.values())
         record.parent.mkdir(exist_ok=True)
         record.write_text(json.dumps(content, indent=2))
-        print(f"{record.relative_to(ROOT)}: restored after an interrupted deployment")
+        print(f"{record.relative_to(ROOT)}: corrected by what AWS has")
+
+
+def _find_resources(stage: str, recorded: Json) -> Iterator[tuple[str, bool, Json]]:
+    """Yield the name of each resource that Chalice may have made, whether it is there, and what the
+    record says of it then.
+    """
+    iam = boto3.client("iam")
+    events = boto3.client("events")
+    functions = find_functions(stage)
+    pages = boto3.client("lambda").get_paginator("list_event_source_mappings").paginate()
+    sources = {source["FunctionArn"]: source for source in pages.search("EventSourceMappings[]")}
+    for suffix in FUNCTION_SUFFIXES.values():
+        name = suffix[1:] or "api_handler"
+        prefix = f"triggers-api-{stage}-{name}"
+        role = _describe(iam.get_role, RoleName=prefix).get("Role", {})
+        role_values = {"role_name": prefix, "role_arn": role.get("Arn")}
+        yield f"{name}_role", bool(role), {"resource_type": "iam_role", **role_values}
+        function = functions.get(f"triggers-api-{stage}{suffix}", {})
+        arn = function.get("FunctionArn")
+        yield name, bool(function), {"resource_type": "lambda_function", "lambda_arn": arn}
+        rule = _describe(events.describe_rule, Name=f"{prefix}-event")
+        rule_values = {"resource_type": "cloudwatch_event", "rule_name": f"{prefix}-event"}
+        yield f"{name}-event", bool(rule), rule_values
+        source = sources.get(arn, {})
+        queue_arn = source.get("EventSourceArn", "")
+        source_values = {
+            "resource_type": "sqs_event",
+            "queue": queue_arn.rpartition(":")[2],
+            "queue_arn": queue_arn,
+            "event_uuid": source.get("UUID"),
+            "lambda_arn": arn,
+        }
+        yield f"{name}-sqs-event-source", bool(source), source_values
+    api_ids = find_apis(stage)
+    recorded_id = recorded.get("rest_api", {}).get("rest_api_id")
+    api_id = recorded_id if recorded_id in api_ids else "".join(api_ids[:1])
+    yield "rest_api", bool(api_id), {"resource_type": "rest_api", "rest_api_id": api_id}
+
+
+def _describe(call: Callable[..., Json], **name: str) -> Json:
+    """Return a response, which is empty if there is nothing of that name."""
+    try:
+        return call(**name)
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in ("NoSuchEntity", "ResourceNotFoundException"):
+            raise
+    return {}
 
 
 def _record(stage: str) -> Path:

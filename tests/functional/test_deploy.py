@@ -4,17 +4,11 @@ on ministack.
 
 import base64
 import hmac
-import io
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +16,15 @@ import pytest
 import urllib3
 from chalice.local import LambdaEventConverter, RouteMatcher
 
-from tests.support.ministack import (
-    ACCOUNT,
-    Ministack,
-    free_port,
-    index_names,
-    ministack,
-    without_metric_math,
-)
+from tests.support.checkout import Checkout, copy_repository
+from tests.support.iam import is_allowed, requests_of
+from tests.support.ministack import Ministack, ministack, without_metric_math
 from tests.support.world import ROOT, Json, assert_has
 from tools import api_key, gateway
-from tools.resources import NOBODY
 from tools.stage import read_template
 
 pytestmark = pytest.mark.timeout(300)
 
-CHALICE = str(Path(sys.executable).with_name("chalice"))
 KEY = api_key.new_key()
 NEW_KEY = api_key.new_key()
 SIGNING_SECRET = "whsec_" + "c2VjcmV0" * 4
@@ -53,86 +40,22 @@ FUNCTIONS = [
     "triggers-api-dev-sweep",
     "triggers-api-dev-worker",
 ]
-OURS = (
-    "PYTHONPYCACHEPREFIX|AWS_|API_KEYS|ZAPIER_|WEBHOOK_|ALARM_|STAGE|SETTINGS_|EVENTS_|"
-    "INBOX_|WORKER_|SLOW_|QUIET_"
-)
 TOPIC = "arn:aws:sns:us-east-1:000000000000:triggers-api-dev-dlq-alarm-topic"
 RUNTIME = f"python3.{sys.version_info.minor}"
 INBOX_ARN = "arn:aws:sqs:us-east-1:000000000000:triggers-api-dev-inbox-queue"
 SLOW_ARN = INBOX_ARN.replace("inbox", "slow")
 TABLE = "triggers-api-dev-events"
-SUBSCRIPTION = f"sub_{'0' * 32}"
+CREATED_AT = "2026-11-25T00:00:00.000000Z"
+SUBSCRIPTION = {
+    "event_id": f"sub_{'0' * 32}",
+    "status_shard": "subscription#acme",
+    "sort_key": f"{CREATED_AT}#sub_{'0' * 32}",
+    "created_by": "acme",
+    "target_url": "https://hooks.zapier.com/hooks/standard/1",
+    "event_types": '{"name": "CRM"}',
+    "tenant": "acme",
+}
 EVENT = {"event_type": "order.created", "payload": {"order_id": "12345"}}
-
-
-class Checkout:
-    """A clone of the repository."""
-
-    def __init__(self, path: Path, aws: Ministack) -> None:
-        self.path = path
-        self.aws = aws
-        self.account = {name.upper(): value for name, value in ACCOUNT.items()}
-
-    def make(self, *arguments: str, status: int = 0, **variables: str) -> str:
-        """Run make with the .venv of the repository."""
-        command = ["make", "--old-file=.venv/.set-up", *arguments, "STAGE=dev"]
-        return self.run(command, status, MAKEFLAGS="", **variables)
-
-    def resources(self, *arguments: str, status: int = 0, **variables: str) -> str:
-        command = [sys.executable, "-m", "tools.resources", "dev", *arguments]
-        return self.run(command, status, **variables)
-
-    def configure_api(self, status: int = 0) -> str:
-        return self.run([sys.executable, "-m", "tools.gateway", "dev"], status)
-
-    def chalice(self, command: str, status: int = 0) -> str:
-        return self.run([CHALICE, command, "--stage", "dev"], status)
-
-    @contextmanager
-    def local(self) -> Iterator[int]:
-        """Run `chalice local`; yield its port once it listens."""
-        port = free_port()
-        command = [CHALICE, "local", "--stage", "dev", "--port", str(port)]
-        with subprocess.Popen(
-            command, cwd=self.path, env=self.environ(), start_new_session=True
-        ) as process:
-            try:
-                tries = urllib3.Retry(connect=60, backoff_factor=0.1, backoff_max=1)
-                urllib3.request("GET", f"http://127.0.0.1:{port}/health", retries=tries, timeout=20)
-                yield port
-            finally:
-                os.killpg(process.pid, signal.SIGTERM)
-
-    def environ(self, **variables: str) -> dict[str, str]:
-        inherited = {name: value for name, value in os.environ.items() if not re.match(OURS, name)}
-        aws = {"AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": self.aws.url}
-        return {**inherited, **self.account, **aws, **variables}
-
-    def run(self, command: list[str], status: int, **variables: str) -> str:
-        """Return the output of a command, which must end with this status of make or a tool."""
-        with self.started(command, **variables) as process:
-            output, _ = process.communicate(timeout=120)
-        assert min(process.returncode, 1) == status, output
-        return output
-
-    def stop_after(self, operation: str, command: list[str]) -> None:
-        """Kill a command once a request was served."""
-        with self.started(command) as process:
-            self.aws.seen = lambda seen: process.kill() if seen.startswith(operation) else None
-            output, _ = process.communicate(timeout=120)
-        self.aws.seen = lambda seen: None
-        assert process.returncode == -signal.SIGKILL, output
-
-    @contextmanager
-    def started(self, command: list[str], **variables: str) -> Iterator[subprocess.Popen[str]]:
-        options: Any = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        environ = self.environ(**variables)
-        with subprocess.Popen(command, cwd=self.path, env=environ, **options) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -150,15 +73,7 @@ def aws(emulated: Ministack) -> Ministack:
 @pytest.fixture
 def checkout(tmp_path: Path, aws: Ministack) -> Checkout:
     path = tmp_path / "first"
-    path.mkdir()
-    # by other tests meanwhile, or by a user
-    written = shutil.ignore_patterns("__pycache__", "deployments", "deployed")
-    for name in ("app.py", "requirements.txt", "Makefile"):
-        shutil.copy(ROOT / name, path)
-    (path / "resources.json").write_text(without_metric_math((ROOT / "resources.json").read_text()))
-    (path / ".venv").symlink_to(sys.prefix)
-    for name in ("chalicelib", "tools", ".chalice"):
-        shutil.copytree(ROOT / name, path / name, ignore=written)
+    copy_repository(path)
     return Checkout(path, aws)
 
 
@@ -170,9 +85,6 @@ def test_a_stage_is_deployed_and_deleted_but_for_its_table(
     assert first_time in checkout.resources(status=1)
 
     checkout.resources(**GIVEN, WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)
-    for operation in ("POST /2015-03-31/event-source-mappings", "POST /restapis"):
-        checkout.stop_after(operation, [CHALICE, "deploy", "--stage", "dev"])
-        assert "stack triggers-api-dev-resources: no changes\n" in checkout.resources()
     checkout.chalice("deploy")
     deployed = what_is_deployed(aws)
     assert deployed["functions"] == FUNCTIONS
@@ -205,11 +117,6 @@ def test_a_stage_is_deployed_and_deleted_but_for_its_table(
     assert post(aws, KEY) == 401
     assert post(aws, NEW_KEY) == 202
 
-    record = second.path / ".chalice" / "deployed" / "dev.json"
-    kept = record.rename(tmp_path / "record")
-    second.chalice("delete")  # deletes nothing
-    kept.rename(record)
-
     second.chalice("delete")
     kept_table = "kept, for the next stack to adopt: the table triggers-api-dev-events"
     assert kept_table in second.resources("delete")
@@ -230,7 +137,6 @@ def test_a_stage_is_deployed_and_deleted_but_for_its_table(
 def test_make_deploys_although_api_gateway_makes_it_wait(
     checkout: Checkout, aws: Ministack
 ) -> None:
-    checkout.account = deployer(aws)
     aws.deployment_seconds = 5.5
     operations: list[str] = []
     aws.seen = operations.append
@@ -291,163 +197,72 @@ def test_make_deploys_although_api_gateway_makes_it_wait(
     assert checkout.configure_api(status=1).strip().startswith(absent)
 
 
-SUBSCRIPTION_INDEX = {
-    "IndexName": "subscription-index",
-    "KeySchema": [
-        {"AttributeName": name, "KeyType": kind}
-        for name, kind in (("subscription_id", "HASH"), ("sort_key", "RANGE"))
-    ],
-    "Projection": {
-        "ProjectionType": "INCLUDE",
-        "NonKeyAttributes": ["status_shard", "delivery_attempts"],
-    },
-}
-TARGET_URL = "https://hooks.zapier.com/hooks/standard/1"
-OLD_ITEMS = {
-    SUBSCRIPTION: {
-        "status_shard": "subscription#acme",
-        "target_url": TARGET_URL,
-        "event_types": "{}",
-        "tenant": "acme",
-    },
-    "cpy_new": {
-        "status_shard": "copy-failed#3",
-        "subscription_id": SUBSCRIPTION,
-        "lookup_key": "sub_new",
-    },
-    "evt_failed": {"status_shard": "failed#3"},
-}
-SHARDS = {"pending": "pending#1", "failed": "failed#2", "delivered": "delivered#2"}
-for name, shard in SHARDS.items():
-    OLD_ITEMS[f"cpy_{name}"] = {"status_shard": f"copy-{shard}", "subscription_id": SUBSCRIPTION}
-
-
-@pytest.mark.parametrize("old_indexes", [[], [SUBSCRIPTION_INDEX]], ids=["0.3.0", "0.4.0"])
-def test_a_table_of_an_older_version_is_updated_by_one_index_at_a_time_and_filled_once(
-    checkout: Checkout, aws: Ministack, old_indexes: list[Json]
+def test_an_index_that_is_added_can_be_read_when_resources_ends(
+    checkout: Checkout, aws: Ministack
 ) -> None:
-    # Given a stage of an older version: its stack, its items and its functions.
     template = read_template("dev")
     properties = template["Resources"]["EventsTable"]["Properties"]
-    properties["GlobalSecondaryIndexes"][1:] = old_indexes
-    properties["AttributeDefinitions"][2]["AttributeName"] = "subscription_id"
-    parameters = {"ZapierWebhookUrl": "none", "ApiKeys": ""}
-    parameters["WebhookSigningSecrets"] = SIGNING_SECRET
+    del properties["GlobalSecondaryIndexes"][1:]
+    del properties["AttributeDefinitions"][3:]
     text = without_metric_math(json.dumps(template))
+    parameters = {"ZapierWebhookUrl": "none", "ApiKeys": ""}
     aws.create_stack("triggers-api-dev-resources", text, parameters)
-    for key, texts in OLD_ITEMS.items():
-        item = {
-            "event_id": key,
-            "sort_key": f"2026-11-25T00:00:00.000000Z#{key}",
-            "created_by": "acme",
-            **texts,
-        }
-        typed = {name: {"S": text} for name, text in item.items()}
-        aws.client("dynamodb").put_item(TableName=TABLE, Item=typed)
-    functions = aws.client("lambda")
-    trusted = {
-        "Effect": "Allow",
-        "Principal": {"Service": "lambda.amazonaws.com"},
-        "Action": "sts:AssumeRole",
-    }
-    policy = json.dumps({"Version": "2012-10-17", "Statement": [trusted]})
-    role = aws.client("iam").create_role(
-        RoleName="triggers-api-dev", AssumeRolePolicyDocument=policy
-    )["Role"]
-    code = io.BytesIO()
-    with zipfile.ZipFile(code, "w") as archive:
-        archive.writestr("app.py", "")
-    given = {
-        "Role": role["Arn"],
-        "Runtime": RUNTIME,
-        "Handler": "app.app",
-        "Code": {"ZipFile": code.getvalue()},
-    }
-    functions.create_function(FunctionName="triggers-api-dev", **given)
     aws.index_looks = 2
 
-    # When it is run before the functions are deployed, and stopped, as often as one likes, nothing
-    # that they use goes, and it ends when all indexes can be read.
-    kept = {"status-index", "lookup-index", *(index["IndexName"] for index in old_indexes)}
-    command = [sys.executable, "-m", "tools.resources", "dev"]
-    checkout.stop_after("ExecuteChangeSet", command)
+    checkout.interrupt([sys.executable, "-m", "tools.resources", "dev"], "ExecuteChangeSet")
     aws.replaced = {b"<StackStatus>UPDATE_COMPLETE": b"<StackStatus>UPDATE_IN_PROGRESS"}
     aws.seen = lambda operation: (
         aws.replaced.clear() if operation.startswith("DescribeStacks") else None
     )
-    waiting = (
-        "waiting for stack triggers-api-dev-resources: UPDATE_IN_PROGRESS\n",
-        f"waiting for {TABLE}, 0 min: lookup-index CREATING",
-    )
-    for words in (waiting, ()):
-        output = checkout.resources()
-        for said in (*words, ": no changes\n", "still to do: `make deploy STAGE=dev`", NOBODY[:19]):
-            assert said in output
-        assert aws.looks_left == 0
-        assert indexes(aws) == kept
-        assert lookup_keys(aws) == {"cpy_new": "sub_new"}
+    output = checkout.resources()
 
-    # When it is run after that, and stopped, and run again.
-    functions.update_function_configuration(
-        FunctionName="triggers-api-dev", LoggingConfig=gateway.LOGGING
-    )
-    checkout.stop_after("UpdateItem / 200", command)
+    assert "waiting for stack triggers-api-dev-resources: UPDATE_IN_PROGRESS\n" in output
+    assert f"waiting for {TABLE}, 0 min: lookup-index CREATING" in output
+    assert ": no changes\n" in output
     assert aws.looks_left == 0
-    assert indexes(aws) == {"status-index", "lookup-index"}
-    assert f"lookup-index: {len(OLD_ITEMS):,} items read" in checkout.resources()
-
-    # Then what is listed by subscription is found.
-    copies = dict.fromkeys(("cpy_pending", "cpy_failed"), SUBSCRIPTION)
-    assert lookup_keys(aws) == {SUBSCRIPTION: "subscription", **copies, "cpy_new": "sub_new"}
-    operations: list[str] = []
-    aws.seen = operations.append
-    said = "stack triggers-api-dev-resources: no changes\n" + NOBODY.format(topic=TOPIC) + "\n"
-    assert checkout.resources() == said
-    assert "Scan / 200" not in operations
-
-    # And all subscriptions can be taken elsewhere.
-    exported = json.loads(checkout.resources("export"))
-    assert_has(exported, target_url=TARGET_URL, tenant="acme")
-    signing_key = base64.b64decode(SIGNING_SECRET.removeprefix("whsec_"))
-    derived = hmac.digest(
-        signing_key, f"{SUBSCRIPTION}.2026-11-25T00:00:00.000000Z".encode(), "sha256"
-    )
-    assert exported["secret"] == "whsec_" + base64.b64encode(derived).decode()
 
 
-def indexes(aws: Ministack) -> set[str]:
-    return index_names(aws.direct("dynamodb").describe_table(TableName=TABLE)["Table"])
-
-
-def lookup_keys(aws: Ministack) -> dict[str, str]:
-    items = aws.client("dynamodb").scan(TableName=TABLE)["Items"]
-    return {
-        item["event_id"]["S"]: item["lookup_key"]["S"] for item in items if "lookup_key" in item
-    }
-
-
-def deployer(aws: Ministack) -> dict[str, str]:
-    """Return the credentials of a user who may do what docs/deployer-policy.json allows, to any
-    resource.
-
-    ministack does not find the resources of all calls.
-    """
-    iam = aws.client("iam")
-    name = {"UserName": "deployer"}
+def test_the_policy_of_the_deployer_allows_what_commands_call(
+    checkout: Checkout, aws: Ministack
+) -> None:
     policy = json.loads((ROOT / "docs" / "deployer-policy.json").read_text())
-    policy["Statement"] = [
-        {**each, "Resource": "*", "Condition": {}} for each in policy["Statement"]
-    ]
-    iam.create_user(**name)
-    made = iam.create_policy(
-        PolicyName="deployer", PolicyDocument=json.dumps(policy, separators=(",", ":"))
+    assert len(json.dumps(policy, separators=(",", ":"))) <= 6144  # of a managed policy
+    for _ in range(2):
+        checkout.make("deploy", **GIVEN, WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)
+        checkout.record.write_text("{")  # as if it had been killed there
+    sources = aws.direct("lambda").list_event_source_mappings()["EventSourceMappings"]
+    functions = {source["UUID"]: source["FunctionArn"] for source in sources}
+    dynamodb = aws.direct("dynamodb")
+    item = {name: {"S": text} for name, text in SUBSCRIPTION.items()}
+    dynamodb.put_item(TableName=TABLE, Item=item)
+    restored = f"{TABLE}-restored"
+    dynamodb.restore_table_to_point_in_time(
+        SourceTableName=TABLE, TargetTableName=restored, UseLatestRestorableTime=True
     )
-    iam.attach_user_policy(**name, PolicyArn=made["Policy"]["Arn"])
-    key = iam.create_access_key(**name)["AccessKey"]
-    return {
-        "AWS_ACCESS_KEY_ID": key["AccessKeyId"],
-        "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"],
-    }
+    dynamodb.delete_item(TableName=TABLE, Key={"event_id": item["event_id"]})
+    config = checkout.path / ".chalice" / "config.json"
+    config.write_text(
+        config.read_text().replace(
+            '"STAGE": "dev"', f'"EVENTS_TABLE_NAME": "{restored}", "STAGE": "dev"'
+        )
+    )
+    sqs = aws.direct("sqs")
+    dlq = sqs.get_queue_url(QueueName="triggers-api-dev-inbox-dlq")["QueueUrl"]
+    letter = {"event_id": "cpy_1", "subscription_id": SUBSCRIPTION["event_id"]}
+    sqs.send_message(QueueUrl=dlq, MessageBody=json.dumps(letter))
+
+    assert "CRM" in checkout.make("dlq")
+    assert "moved" in checkout.make("redrive")
+    exported = json.loads(checkout.make("export-subscriptions"))
+    assert "stack deleted" in checkout.make("destroy", "CONFIRM=dev")
+
+    assert_has(exported, target_url=SUBSCRIPTION["target_url"], tenant="acme")
+    key = base64.b64decode(SIGNING_SECRET.removeprefix("whsec_"))
+    signed = f"{SUBSCRIPTION['event_id']}.{CREATED_AT}".encode()
+    derived = base64.b64encode(hmac.digest(key, signed, "sha256")).decode()
+    assert exported["secret"] == f"whsec_{derived}"
+    asked = [request for call in aws.calls for request in requests_of(call, functions)]
+    assert [request for request in asked if not is_allowed(policy, request)] == []
 
 
 def what_is_deployed(aws: Ministack) -> Json:

@@ -60,6 +60,12 @@ def use_the_api(world: World, receiver: Receiver) -> Iterator[None]:
     subscription = subscribe(world, receiver.url, "copied")
     world.post(event_type="copied", prefer="respond-async")
     assert world.call("DELETE", subscription.location).status_code == 204
+    later = subscribe(world, receiver.url).location
+    body = {"event_id": delivered["event_id"]}
+    assert world.call("POST", f"{later}/send", body).status_code == 202
+    since = delivered["created_at"]
+    assert world.call("GET", f"{later}/missed?since={since}").json["events"]
+    assert world.call("POST", f"{later}/recover", {"since": since}).json["sent"] > 0
     take_webhook_for_slow(world)
     world.post()
 
@@ -134,6 +140,9 @@ def test_a_policy_allows_what_its_function_does_and_nothing_else(
         )
         index = f"/index/{params['IndexName']}" if "IndexName" in params else ""
         queues = [params["QueueUrl"].rsplit("/", 1)[-1]] if "QueueUrl" in params else []
+        for item in params.get("TransactItems", ()):
+            [(name, write)] = item.items()
+            seen.add((f"dynamodb:{name}Item", write["TableName"]))
         seen.update(
             (action, resource) for resource in [*(table + index for table in tables), *queues]
         )

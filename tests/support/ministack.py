@@ -21,8 +21,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
-from urllib.parse import parse_qs
+from typing import Any, NamedTuple
 
 import boto3
 import urllib3
@@ -40,29 +39,39 @@ ACCOUNT = {
 MAPPINGS = "/2015-03-31/event-source-mappings"
 # Chalice's waiters poll every five seconds
 SETTLED = {b'"Pending"': b'"Active"', b'"InProgress"': b'"Successful"'}
-TWO_INDEXES = b"""<ErrorResponse><Error><Code>ValidationError</Code>
-<Message>only 1 index can be changed at a time</Message></Error></ErrorResponse>"""
 Response = tuple[int, dict[str, str], bytes]  # the status code, headers and the body
 
 
-class Ministack:
-    """`seen` is called with each operation and its status, such as `CreateRole / 200` or `POST
-    /restapis 201`.
+class Call(NamedTuple):
+    """A request: the service for which it is signed, its method, path, X-Amz-Target, and body."""
 
-    `replaced` has texts that do not reach the caller, and what does. CreateDeployment is refused
-    for `deployment_seconds` after each success. After a change set that changes an index,
-    `index_looks` calls of DescribeTable find it not active, and meanwhile no other can be changed.
+    service: str
+    method: str
+    path: str
+    target: str | None
+    body: bytes
+
+
+class Ministack:
+    """`calls` are all requests. `seen` is called with each operation and its status, such as
+    `CreateRole / 200` or `POST /restapis 201`.
+
+    While it `is_cut_off`, no response arrives, and no call takes effect. `replaced` has texts that
+    do not reach the caller, and what does. CreateDeployment is refused for `deployment_seconds`
+    after each success. After a change set, `index_looks` calls of DescribeTable find an index not
+    active.
     """
 
     def __init__(self, port: int) -> None:
         self.direct_url = f"http://127.0.0.1:{port}"
         self.seen: Callable[[str], None] = lambda operation: None
+        self.calls: list[Call] = []
+        self.is_cut_off = False
         self.replaced: dict[bytes, bytes] = {}
         self.deployment_seconds = 0.0
         self.deployed_at = -math.inf
         self.index_looks = 0
         self.looks_left = 0
-        self.changes_index = False
         handler = type("Handler", (Proxy,), {"ministack": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -96,6 +105,8 @@ class Ministack:
 
     def reset(self) -> None:
         self.seen = lambda operation: None
+        self.calls = []
+        self.is_cut_off = False
         self.replaced = {}
         self.deployment_seconds = 0.0
         self.index_looks = 0
@@ -109,14 +120,24 @@ class Proxy(BaseHTTPRequestHandler):
 
     def respond(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.ministack.is_cut_off:
+            self.close_connection = True
+            return
         status, headers, content = self._mended(body) or self._forward(body)
         if self._is_deployment() and status == 201:
             self.ministack.deployed_at = time.monotonic()
         for text, replacement in self.ministack.replaced.items():
             content = content.replace(text, replacement)
-        called = self.headers.get("X-Amz-Target") or body.decode("latin-1")
-        action = re.search(r"(?:Action=|DynamoDB_\d+\.)(\w+)", called)
-        self.ministack.seen(f"{action[1] if action else self.command} {self.path} {status}")
+        target = self.headers.get("X-Amz-Target")
+        [service] = re.findall(r"/([\w-]+)/aws4_request", self.headers["Authorization"])
+        self.ministack.calls.append(Call(service, self.command, self.path, target, body))
+        called = target or body.decode("latin-1")
+        action = re.search(r"(?:^|&)Action=(\w+)|^\w+\.(\w+)$", called)
+        operation = (action[1] or action[2]) if action else self.command
+        self.ministack.seen(f"{operation} {self.path} {status}")
+        if self.ministack.is_cut_off:
+            self.close_connection = True
+            return
         self.send_response(status)
         for name, value in headers.items():
             if name.lower().startswith(("content-type", "x-amz")):
@@ -137,12 +158,7 @@ class Proxy(BaseHTTPRequestHandler):
             return _error(429, "TooManyRequestsException")
         if (self.command, self.path) == ("POST", MAPPINGS):
             return self._refused_event_source(json.loads(body)["EventSourceArn"])
-        if b"Action=CreateChangeSet" in body:
-            changed = self._count_changed_indexes(body)
-            if changed > 1 or (changed and self.ministack.looks_left):
-                return 400, {}, TWO_INDEXES
-            self.ministack.changes_index = changed == 1
-        if b"Action=ExecuteChangeSet" in body and self.ministack.changes_index:
+        if b"Action=ExecuteChangeSet" in body:
             self.ministack.looks_left = self.ministack.index_looks
         if self.command == "PUT" and re.fullmatch(r"/restapis/\w+(\?.*)?", self.path):
             return 200, {}, b"{}"  # PutRestApi
@@ -176,17 +192,6 @@ class Proxy(BaseHTTPRequestHandler):
             content = re.sub(rb'("minimumCompressionSize": ?)""', rb"\1null", content)
         return response.status, dict(response.headers), content
 
-    def _count_changed_indexes(self, body: bytes) -> int:
-        """Return how many indexes of a stack's table a change set would create or delete."""
-        form = parse_qs(body.decode())
-        table = json.loads(form["TemplateBody"][0])["Resources"]["EventsTable"]["Properties"]
-        dynamodb = self.ministack.direct("dynamodb")
-        try:
-            current = dynamodb.describe_table(TableName=table["TableName"])["Table"]
-        except dynamodb.exceptions.ResourceNotFoundException:
-            return 0
-        return len(index_names(table) ^ index_names(current))
-
     def _refused_event_source(self, arn: str) -> Response | None:
         """Refuse an event source whose queue is missing, or that exists already."""
         sqs = self.ministack.direct("sqs")
@@ -201,10 +206,6 @@ class Proxy(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
-
-
-def index_names(table: Any) -> set[str]:
-    return {index["IndexName"] for index in table["GlobalSecondaryIndexes"]}
 
 
 def _error(status: int, name: str) -> Response:
@@ -249,7 +250,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def _running(log_file: Path) -> Iterator[int]:
+def _running(log_file: Path, state: Path | None) -> Iterator[int]:
     """Run ministack until the end of the block; yield its port."""
     port = free_port()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, log_file.open("w") as log:
@@ -257,6 +258,8 @@ def _running(log_file: Path) -> Iterator[int]:
         environ = {"PATH": os.environ["PATH"], "HOME": home, "TMPDIR": home, "AUTH": "true"}
         environ |= {"BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(port)}
         environ |= {"SFTP_ENABLED": "0", "IOT_MTLS_ENABLED": "0"}
+        if state:
+            environ |= {"PERSIST_STATE": "1", "STATE_DIR": str(state)}
         command = [str(_install()), "-m", "ministack"]
         process = subprocess.Popen(
             command, stdout=log, stderr=log, cwd=home, env=environ, start_new_session=True
@@ -266,6 +269,9 @@ def _running(log_file: Path) -> Iterator[int]:
             health = f"http://127.0.0.1:{port}/_ministack/health"
             urllib3.request("GET", health, retries=retries, timeout=5)
             yield port
+            if state:
+                process.terminate()  # it saves its state
+                process.wait(30)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # with the functions that run
@@ -273,9 +279,11 @@ def _running(log_file: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def ministack(log_file: Path) -> Iterator[Ministack]:
-    """Run ministack and its proxy until the end of the block."""
-    with _running(log_file) as port:
+def ministack(log_file: Path, state: Path | None = None) -> Iterator[Ministack]:
+    """Run ministack and its proxy until the end of the block; begin with, and keep, what is in the
+    folder `state`.
+    """
+    with _running(log_file, state) as port:
         served = Ministack(port)
         thread = Thread(target=served.server.serve_forever, daemon=True)
         thread.start()

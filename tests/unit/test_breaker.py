@@ -180,13 +180,6 @@ def test_an_edited_url_of_an_open_destination_waits_for_its_trial(breaker: Break
     assert [breaker.acquire(EDITED, 170) for _ in range(2)] == [0, 0]
 
 
-def test_an_edit_does_not_wipe_what_was_wasted(breaker: Breaker) -> None:
-    push(breaker, ONE, 100, seconds=14)
-    assert breaker.acquire(EDITED, 114) == 0
-    push(breaker, EDITED, 114, seconds=1)
-    assert breaker.acquire(EDITED, 115) > 0
-
-
 def test_pushes_that_were_under_way_when_it_opened_are_no_trials(breaker: Breaker) -> None:
     open_at(breaker, ONE, 110)
     for _ in range(8):

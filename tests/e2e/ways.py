@@ -1,0 +1,274 @@
+"""`make ways`: interrupt `make deploy` after its writes to an emulated AWS, and run it again.
+
+After a write the network is taken away, before the response arrives, and the command is killed. The
+second run must complete, and leave the stage as a first deployment that is not interrupted does;
+`make destroy` in its place must leave nothing. On each way each operation is the last one once;
+with ALL=1 each write is; with FEW=1 six are tried. The exit status is 1 if one fails.
+"""
+
+import difflib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jmespath
+from botocore.exceptions import ClientError
+from rich.progress import track
+
+from tests.support.checkout import MAKE, Checkout, copy_repository, is_write
+from tests.support.ministack import ministack
+from tools import api_key
+from tools.command_line import print_table
+
+AT_ONCE = 2
+COMMITS = {"now": "", "0.6.0": "82b9967", "0.5.0": "7ce67cb"}
+GIVEN: Any = {"ZAPIER_WEBHOOK_URL": "none", "API_KEYS": api_key.entry("acme", api_key.new_key())}
+ALL = bool(os.environ.get("ALL"))
+FEW = bool(os.environ.get("FEW"))
+
+
+def deploy(checkout: Checkout) -> None:
+    checkout.make("deploy", **GIVEN)
+
+
+def interrupt(checkout: Checkout, number: int) -> None:
+    checkout.interrupt([*MAKE, "deploy"], number=number, MAKEFLAGS="", **GIVEN)
+
+
+def undo(checkout: Checkout) -> None:
+    """Do what the runbook says, but for its checks."""
+    checkout.chalice("deploy")
+    checkout.configure_api()
+
+
+# What came before the deployment that is interrupted. An undo keeps the newer record of Chalice's,
+# as the runbook says, or brings its version's own back; the checkout that follows may have another.
+WAYS = (
+    "nothing",
+    "0.6.0",
+    "0.5.0",
+    "0.6.0, now, undo to 0.6.0",
+    "0.6.0, now, undo to 0.6.0 with the record of 0.6.0",
+    "0.5.0, now, undo to 0.5.0",
+    "0.5.0, now, undo to 0.5.0 with the record of 0.5.0",
+    "0.5.0, now, undo to 0.5.0, record of now",
+)
+SIX = (
+    ("nothing", "POST event-source-mappings"),
+    ("nothing", "POST restapis"),
+    ("0.5.0", "ExecuteChangeSet"),
+    ("0.5.0", "POST event-source-mappings"),
+    ("0.5.0, now, undo to 0.5.0 with the record of 0.5.0", "PUT functions/code"),
+    ("0.5.0, now, undo to 0.5.0 with the record of 0.5.0", "PUT event-source-mappings"),
+)
+# What a deployment makes and sets: a service, what lists names, and where, what tells of each, and
+# the parameters for its name.
+DESCRIBED = """
+lambda list_functions Functions[].FunctionName get_function FunctionName
+lambda list_functions Functions[].FunctionName get_function_event_invoke_config FunctionName
+lambda list_functions Functions[].FunctionName get_function_recursion_config FunctionName
+lambda list_functions Functions[].FunctionName get_policy FunctionName
+lambda list_event_source_mappings EventSourceMappings[].UUID get_event_source_mapping UUID
+iam list_roles Roles[].RoleName get_role RoleName
+iam list_roles Roles[].RoleName get_role_policy RoleName PolicyName
+events list_rules Rules[].Name describe_rule Name
+events list_rules Rules[].Name list_targets_by_rule Rule
+apigateway get_rest_apis items[].id get_rest_api restApiId
+apigateway get_rest_apis items[].id get_gateway_responses restApiId
+apigateway get_rest_apis items[].id get_stages restApiId
+cloudformation describe_stacks Stacks[].StackName describe_stacks StackName
+cloudformation describe_stacks Stacks[].StackName get_template StackName
+"""
+# Members that tell of the past, and what is given at random.
+OF_THE_PAST = (
+    r"ChangeSetId|CreateDate|CreationTime|LastModified|LastProcessingResult|LastUpdatedTime|"
+    r"Location|RoleId|StackId|StackStatus|StateReason\w*|createdDate|deploymentId|id|"
+    r"lastUpdatedDate|rootResourceId"
+)
+AT_RANDOM = r"localhost:\d+|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+
+def steps(way: str) -> list[str]:
+    return [] if way == "nothing" else way.split(", ")
+
+
+class Case(NamedTuple):
+    """A way, and the write after which it is interrupted, from 1."""
+
+    way: str
+    number: int
+    operation: str
+
+
+class Lab:
+    """A folder with the code of each version, and with the stage with which each way begins."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.reference = ""
+
+    def act(self, version: str, stage: Path, act: Callable[[Checkout], None]) -> None:
+        """Act in a checkout of a version, on the stage that is kept in a folder."""
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            ministack(stage / "log", stage / "state") as aws,
+        ):
+            path = Path(folder, "checkout")
+            shutil.copytree(self.folder / version, path, symlinks=True)
+            checkout = Checkout(path, aws)
+            checkout.record.parent.symlink_to(stage / "deployed")
+            act(checkout)
+
+    def begin(self, way: str) -> list[Case]:
+        """Keep the stage with which a way begins, and deploy once without an interruption; return
+        where to interrupt.
+        """
+        stage = self.folder / f"before {way}"
+        record = stage / "deployed"
+        record.mkdir(parents=True)
+        for step in steps(way):
+            version = step.split()[-1]
+            if "record" in step:
+                shutil.rmtree(record)
+                shutil.copytree(stage / version, record)
+            if not step.startswith("record"):
+                self.act(version, stage, undo if step.startswith("undo") else deploy)
+                shutil.copytree(record, stage / version, dirs_exist_ok=True)
+        writes: list[str] = []
+
+        def list_writes(checkout: Checkout) -> None:
+            checkout.aws.seen = writes.append
+            self.complete(checkout)
+
+        with self.copied(way) as uninterrupted:
+            self.act("now", uninterrupted, list_writes)
+        return list(choose(way, [operation_of(seen) for seen in writes if is_write(seen)]))
+
+    @contextmanager
+    def copied(self, way: str) -> Iterator[Path]:
+        before = self.folder / f"before {way}"
+        with tempfile.TemporaryDirectory() as folder:
+            yield shutil.copytree(before, Path(folder, "stage"))
+
+    def try_case(self, case: Case) -> list[str]:
+        """Interrupt a deployment; return what was wrong when it was completed, and when its stage
+        was destroyed instead.
+        """
+        faults = []
+        with self.copied(case.way) as interrupted:
+            self.act("now", interrupted, partial(interrupt, number=case.number))
+            for act in (self.complete, destroy):
+                stage = interrupted.with_name(act.__name__)
+                shutil.copytree(interrupted, stage)
+                try:
+                    self.act("now", stage, act)
+                    faults.append("")
+                except (AssertionError, subprocess.TimeoutExpired) as error:
+                    faults.append(str(error))
+        return faults
+
+    def complete(self, checkout: Checkout) -> None:
+        deploy(checkout)
+        stage = describe(checkout)
+        self.reference = self.reference or stage
+        lines = difflib.unified_diff(self.reference.splitlines(), stage.splitlines(), n=0)
+        assert stage == self.reference, "\n".join(lines)
+
+
+def choose(way: str, operations: list[str]) -> Iterator[Case]:
+    """Yield where to interrupt: after one of the writes of each operation, each time after another
+    one; after each; or after a few.
+    """
+    writes: dict[str, list[Case]] = {}
+    for number, operation in enumerate(operations, 1):
+        writes.setdefault(operation, []).append(Case(way, number, operation))
+    for turn, (operation, cases) in enumerate(writes.items()):
+        if ALL:
+            yield from cases
+        elif not FEW or (way, operation) in SIX:
+            yield cases[turn % len(cases)]
+
+
+def operation_of(seen: str) -> str:
+    """Return an operation without the names and ids of its path."""
+    name, path, _ = seen.split()
+    collections = re.sub(r"^/\d{4}-\d\d-\d\d|\?.*", "", path).strip("/").split("/")[::2]
+    return f"{name} {'/'.join(collections)}".strip()
+
+
+def destroy(checkout: Checkout) -> None:
+    checkout.make("destroy", "CONFIRM=dev")
+    left = describe(checkout)
+    assert not left, left
+
+
+def describe(checkout: Checkout) -> str:
+    """Return what a deployment makes and sets of a stage, and what Chalice recorded of it."""
+    parts: list[Any] = []
+    of_no_state = [rf'"({OF_THE_PAST})": .*', AT_RANDOM]
+    for line in DESCRIBED.split("\n")[1:-1]:
+        service, listing, path, call, *parameters = line.split()
+        client = checkout.aws.client(service)
+        names = jmespath.search(path, getattr(client, listing)())
+        if service == "apigateway":
+            of_no_state += names
+        for name in names:
+            asked = ask(getattr(client, call), **dict.fromkeys(parameters, name))
+            parts.append([call, name, asked])
+    if checkout.record.exists():
+        recorded = json.loads(checkout.record.read_text())["resources"]
+        parts += [["recorded", resource["name"]] for resource in recorded]
+    texts = [json.dumps(part, indent=1, sort_keys=True, default=str) for part in parts]
+    return "\n".join(sorted(re.sub("|".join(of_no_state), "", text) for text in texts))
+
+
+def ask(call: Callable[..., Any], **names: str) -> Any:
+    """Return a response, or the code of an error: of what there is none."""
+    try:
+        return {**call(**names), "ResponseMetadata": None}
+    except ClientError as error:
+        return error.response["Error"]["Code"]
+
+
+def main() -> int:
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(AT_ONCE) as pool:
+        lab = Lab(Path(folder))
+        missing = set()
+        for version, commit in COMMITS.items():
+            try:
+                copy_repository(lab.folder / version, commit)
+            except subprocess.CalledProcessError:
+                missing.add(version)
+                print(f"SKIPPED: what needs {version}: its commit {commit} is not in this clone")
+        wanted = dict(SIX) if FEW else WAYS
+        ways = [way for way in wanted if not any(version in way for version in missing)]
+        cases = lab.begin(ways[0])
+        for more in track(pool.map(lab.begin, ways[1:]), "ways", total=len(ways) - 1):
+            cases += more
+        tried = pool.map(lab.try_case, cases)
+        results = list(track(tried, "interruptions", total=len(cases)))
+    rows = [
+        (*case, *(fault or "done" for fault in faults))
+        for case, faults in zip(cases, results, strict=True)
+    ]
+    print_table(("after", "write", "interrupted after", "deployed again", "destroyed"), rows)
+    failed = sum(any(faults) for faults in results)
+    minutes = (time.monotonic() - started) / 60
+    print(f"{len(cases)} interruptions, {failed} failed, {minutes:.0f} min")
+    return int(failed > 0 or (bool(missing) and not FEW))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""Checkouts of the repository, whose commands deploy to an emulated AWS."""
+
+import contextlib
+import itertools
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import urllib3
+
+from tests.support.ministack import ACCOUNT, Ministack, free_port, without_metric_math
+from tests.support.world import ROOT
+
+CHALICE = str(Path(sys.executable).with_name("chalice"))
+OURS = (
+    "PYTHONPYCACHEPREFIX|AWS_|API_KEYS|ZAPIER_|WEBHOOK_|ALARM_|STAGE|SETTINGS_|EVENTS_|"
+    "INBOX_|WORKER_|SLOW_|QUIET_"
+)
+MAKE = ("make", "--old-file=.venv/.set-up", "STAGE=dev")
+# What commands need of the repository.
+PARTS = (
+    "app.py",
+    "requirements.txt",
+    "Makefile",
+    "resources.json",
+    "chalicelib",
+    "tools",
+    ".chalice",
+)
+
+
+def copy_repository(path: Path, commit: str | None = None) -> None:
+    """Make a folder of the repository as it is, or as it was at a commit, with the .venv of these
+    tests. Raise CalledProcessError if the commit is not in this clone.
+    """
+    path.mkdir(parents=True)
+    if commit:
+        archive = ["git", "archive", commit, *PARTS]
+        archived = subprocess.run(archive, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+        subprocess.run(["tar", "-x"], cwd=path, input=archived.stdout, check=True)
+    else:
+        # by other tests meanwhile, or by a user
+        written = shutil.ignore_patterns("__pycache__", "deployments", "deployed")
+        for part in PARTS:
+            if (ROOT / part).is_dir():
+                shutil.copytree(ROOT / part, path / part, ignore=written)
+            else:
+                shutil.copy(ROOT / part, path)
+    resources = path / "resources.json"
+    resources.write_text(without_metric_math(resources.read_text()))
+    (path / ".venv").symlink_to(sys.prefix)
+
+
+class Checkout:
+    """A clone of the repository."""
+
+    def __init__(self, path: Path, aws: Ministack) -> None:
+        self.path = path
+        self.aws = aws
+        self.account = {name.upper(): value for name, value in ACCOUNT.items()}
+        self.record = path / ".chalice" / "deployed" / "dev.json"
+
+    def make(self, *arguments: str, status: int = 0, **variables: str) -> str:
+        """Run make with the .venv of the repository."""
+        return self.run([*MAKE, *arguments], status, MAKEFLAGS="", **variables)
+
+    def resources(self, *arguments: str, status: int = 0, **variables: str) -> str:
+        command = [sys.executable, "-m", "tools.resources", "dev", *arguments]
+        return self.run(command, status, **variables)
+
+    def configure_api(self, status: int = 0) -> str:
+        return self.run([sys.executable, "-m", "tools.gateway", "dev"], status)
+
+    def chalice(self, command: str, status: int = 0) -> str:
+        return self.run([CHALICE, command, "--stage", "dev"], status)
+
+    @contextmanager
+    def local(self) -> Iterator[int]:
+        """Run `chalice local`; yield its port once it listens."""
+        port = free_port()
+        with self.started([CHALICE, "local", "--stage", "dev", "--port", str(port)]):
+            tries = urllib3.Retry(connect=60, backoff_factor=0.1, backoff_max=1)
+            urllib3.request("GET", f"http://127.0.0.1:{port}/health", retries=tries, timeout=20)
+            yield port
+
+    def environ(self, **variables: str) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if not re.match(OURS, name)}
+        aws = {"AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": self.aws.url}
+        return {**inherited, **self.account, **aws, **variables}
+
+    def run(self, command: list[str], status: int, **variables: str) -> str:
+        """Return the output of a command, which must end with this status of make or a tool."""
+        with self.started(command, **variables) as process:
+            output, _ = process.communicate(timeout=120)
+        assert min(process.returncode, 1) == status, output
+        return output
+
+    def interrupt(
+        self, command: Sequence[str], operation: str = "", number: int = 1, **variables: str
+    ) -> None:
+        """Take the network away from a command after a write, before the response arrives, and
+        kill it: after the write of that number, of those whose operation begins so.
+        """
+        numbers = itertools.count(1)
+        with self.started(command, **variables) as process:
+
+            def look(seen: str) -> None:
+                if is_write(seen) and seen.startswith(operation) and next(numbers) == number:
+                    self.aws.is_cut_off = True
+                    kill(process)
+
+            self.aws.seen = look
+            output, _ = process.communicate(timeout=120)
+        assert self.aws.is_cut_off, output
+        self.aws.seen = lambda operation: None
+        self.aws.is_cut_off = False
+
+    @contextmanager
+    def started(self, command: Sequence[str], **variables: str) -> Iterator[subprocess.Popen[str]]:
+        """Run a command, which is killed at the end of the block with all that it started."""
+        options: Any = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        environ = self.environ(**variables)
+        with subprocess.Popen(
+            command, cwd=self.path, env=environ, start_new_session=True, **options
+        ) as process:
+            try:
+                yield process
+            finally:
+                kill(process)
+
+
+def is_write(operation: str) -> bool:
+    return not operation.startswith(("Get", "Describe", "List", "GET", "HEAD"))
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kill a process with all that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

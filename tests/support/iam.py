@@ -1,0 +1,105 @@
+"""What IAM asks of a policy for a call: actions, resources and condition keys are those of AWS's
+Service Authorization Reference.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, unquote
+
+import botocore.session
+
+from tests.support.ministack import Call
+from tests.support.world import Json
+
+# IAM has no actions for batches of SQS.
+BATCHES = {"SendMessageBatch": "SendMessage", "DeleteMessageBatch": "DeleteMessage"}
+ARNS = {
+    "iam": "arn:aws:iam:::role/{RoleName}",
+    "secretsmanager": "arn:aws:secretsmanager:::secret:{SecretId}-AbCdEf",
+    "sns": "{TopicArn}",
+}
+OPERATORS: Any = {"ArnLike": fnmatchcase, "StringEquals": str.__eq__}
+LAMBDA = botocore.session.get_session().get_service_model("lambda")
+
+
+class Request(NamedTuple):
+    """An action on a resource, without one if the call does not name it, with condition keys."""
+
+    action: str
+    resource: str
+    context: Json
+
+
+def is_allowed(policy: Json, request: Request) -> bool:
+    return any(
+        statement["Effect"] == "Allow"
+        and any(fnmatchcase(request.action, action) for action in statement["Action"])
+        and any(fnmatchcase(request.resource, resource) for resource in statement["Resource"])
+        and all(
+            OPERATORS[operator](request.context.get(key, ""), value)
+            for operator, values in statement.get("Condition", {}).items()
+            for key, value in values.items()
+        )
+        for statement in policy["Statement"]
+    )
+
+
+def requests_of(call: Call, functions: Json) -> Iterator[Request]:
+    """Yield what IAM is asked for a call. `functions` are ARNs by the ids of event sources."""
+    action, members = _operation(call)
+    resource = _resource(call, members)
+    context = {}
+    if "EventSourceMapping" in action:
+        context["lambda:FunctionArn"] = functions.get(members.get("UUID", ""), resource)
+        resource = "*"  # or an ARN without a name
+    if call.service == "lambda" and "Role" in members:
+        passed_to = {"iam:PassedToService": "lambda.amazonaws.com"}
+        yield Request("iam:PassRole", members["Role"], passed_to)
+    if call.service != "sts":  # which needs no permission
+        yield Request(f"{call.service}:{BATCHES.get(action, action)}", resource, context)
+
+
+def _resource(call: Call, members: Json) -> str:
+    """Return the ARN of what a call is about, "*" if it lists, or "" if it does not say."""
+    match call.service:
+        case "apigateway":
+            return f"arn:aws:apigateway:::{call.path.split('?')[0]}"
+        case "cloudformation":
+            stack = members.get("StackName", "")
+            return stack if ":" in stack else f"arn:aws:cloudformation:::stack/{stack}/"
+        case "dynamodb":
+            index = f"/index/{members['IndexName']}" if "IndexName" in members else ""
+            return f"arn:aws:dynamodb:::table/{members['TableName']}{index}"
+        case "events":
+            return f"arn:aws:events:::rule/{members.get('Rule') or members['Name']}"
+        case "lambda":
+            function = members.get("FunctionName") or members.get("Resource", "*")
+            is_name = ":" not in function and function != "*"
+            return f"arn:aws:lambda:::function:{function}" if is_name else function
+        case "sqs":
+            name = members.get("QueueName") or members["QueueUrl"].rpartition("/")[2]
+            return f"arn:aws:sqs:::{name}"
+    return ARNS.get(call.service, "").format_map(members)
+
+
+def _operation(call: Call) -> tuple[str, Json]:
+    """Return action and members of a call of the JSON protocol, the query protocol, of Lambda,
+    or of API Gateway.
+    """
+    if call.target:
+        return call.target.rpartition(".")[2], json.loads(call.body)
+    path = call.path.split("?")[0].rstrip("/")
+    if not path:
+        members = dict(parse_qsl(call.body.decode()))
+        return members["Action"], members
+    for name in LAMBDA.operation_names:
+        http = LAMBDA.operation_model(name).http
+        pattern = re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", http["requestUri"].rstrip("/"))
+        found = re.fullmatch(pattern, path)
+        if found and http["method"] == call.method:
+            named = {key: unquote(value) for key, value in found.groupdict().items()}
+            return name, json.loads(call.body or b"{}") | named
+    return call.method, {}
