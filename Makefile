@@ -11,11 +11,11 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 .DEFAULT_GOAL := help
 .PHONY: help run test check chaos outage mutants zapier api-key signing-secret package e2e ways bench \
   pictures resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
-  send-to missed recover enable disable
+  send-to missed recover enable disable import-subscriptions
 
 # These take what their help names, and settings, which a test holds complete in docs/settings.md. A misspelt or empty filter would widen what is replayed or erased.
 STRICT := run api-key signing-secret package resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
-  send-to missed recover enable disable
+  send-to missed recover enable disable import-subscriptions
 SETTINGS := PY PYTHON AWS_% TRIGGERS_% ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS ALARM_EMAIL ALARM_URL QUIET_ALARM_HOURS \
   $(if $(filter run,$(MAKECMDGOALS)),$(shell sed -n 's/^| \(`[^|]*`\) |.*/\1/p' docs/settings.md | tr -d '`,'))
 GIVEN := $(foreach _name,$(.VARIABLES),$(if $(findstring command line,$(origin $(_name))),$(_name)))
@@ -137,6 +137,9 @@ enable: $(SET_UP) ## push to a subscription again (SUBSCRIPTION_ID=)
 
 disable: $(SET_UP) ## push nothing to a subscription until it is enabled (SUBSCRIPTION_ID=)
 	@exec $(PY) -m tools.ops disable
+
+import-subscriptions: $(SET_UP) ## check what export-subscriptions printed, or make it through the API: GO=1 (FILE=subscriptions.jsonl)
+	@exec $(PY) -m tools.ops import-subscriptions $(GO_FLAG)
 
 erase: $(SET_UP) ## count matching events and copies, or erase them: GO=1 (METADATA='user_id=42' TENANT= SINCE=30d UNTIL= RATE=20)
 	@exec $(PY) -m tools.ops erase $(GO_FLAG)

@@ -241,10 +241,12 @@ def get_secret(call: Call) -> Response:
 
 @route("POST", "/subscriptions/{subscription_id}/secret", *CUSTOMERS)
 def renew_secret(call: Call) -> Response:
+    secret = call.body(validation.NEW_SECRET).get("secret")
     subscription = call.subscription()
-    if not call.services.settings.signing_secrets:
+    if not (secret or call.services.settings.signing_secrets):
         raise NoSigningSecretError
-    return respond_secret(require(call.services.subscriptions.renew_secret(subscription)), call)
+    renewed = call.services.subscriptions.renew_secret(subscription, secret)
+    return respond_secret(require(renewed), call)
 
 
 @route("POST", "/subscriptions/{subscription_id}/disable", *CUSTOMERS)

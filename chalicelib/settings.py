@@ -58,10 +58,13 @@ class ApiKey:
     expires_at: str | None = None
 
 
+def decode_secret(text: str) -> bytes:
+    """Return the key that Standard Webhooks writes so; raise ValueError."""
+    return base64.b64decode(text.removeprefix("whsec_"), validate=True)
+
+
 def _signing_secrets(text: str) -> tuple[bytes, ...]:
-    return tuple(
-        base64.b64decode(entry.removeprefix("whsec_"), validate=True) for entry in text.split()
-    )
+    return tuple(map(decode_secret, text.split()))
 
 
 def _api_keys(text: str) -> tuple[ApiKey, ...]:
@@ -136,10 +139,11 @@ QUEUE_URL = parser(r"https?://\S+", "the URL of an SQS queue")
 WEBHOOK = f"{EXPECTED_URL}, none for pull-only, or subscriptions to push copies alone"
 _webhook = parser(f"{PULL_ONLY}|{COPIES_ONLY}|{PUSH_URL}", WEBHOOK, valid_port)
 # 24 to 64 bytes, by "Signature scheme" of Standard Webhooks
+WHSEC_FORM = "whsec_ and base64 of 24 to 64 bytes"
 WHSEC = r"whsec_[A-Za-z0-9+/]{32,86}={0,2}"
 SIGNING_SECRETS = parser(
     rf"{WHSEC}(\s+{WHSEC})*",
-    "whsec_ and base64 of 24 to 64 bytes, separated by spaces",
+    f"{WHSEC_FORM}, separated by spaces",
     _signing_secrets,
 )
 EVENT_TYPES = parser(

@@ -87,12 +87,8 @@ class Api:
     def call(self, method: str, path: str, **options: Any) -> tuple[Json, Mapping[str, str]]:
         """Return content and headers of a 2xx response; raise ApiCallError."""
         status, content, headers = self.request(method, path, **options)
-        if 200 <= status < 300:
-            return content, headers
-        message = f"{status}: {content.get('detail') or content.get('message')}"
-        if status in (401, 403):
-            message += " (check TRIGGERS_URL and TRIGGERS_API_KEY)"
-        raise ApiCallError(status, message)
+        check(status, content)
+        return content, headers
 
     def get(self, path: str, item_id: str) -> Json:
         item, _ = self.call("GET", f"{path}/{quote(item_id, safe='')}")
@@ -115,3 +111,13 @@ class Api:
                 if not page.get("next_cursor"):
                     return
                 fields["cursor"] = page["next_cursor"]
+
+
+def check(status: int, content: Json) -> None:
+    """Raise ApiCallError unless the status is 2xx."""
+    if 200 <= status < 300:
+        return
+    message = f"{status}: {content.get('detail') or content.get('message')}"
+    if status in (401, 403):
+        message += " (check TRIGGERS_URL and TRIGGERS_API_KEY)"
+    raise ApiCallError(status, message)

@@ -1,5 +1,6 @@
 """What the operator commands share: options, times, tables, and what is done to many items."""
 
+import codecs
 import json
 import os
 import re
@@ -9,7 +10,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import click
@@ -160,6 +163,12 @@ until_option = option(
     "--until", type=parse_time, metavar="TIME", default="0s", help="Created before; 0s is now."
 )
 tenant_option = option("--tenant", metavar="TENANT", help="Only events of this tenant.")
+file_option = partial(
+    option,
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file of JSON lines.",
+)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
@@ -186,6 +195,15 @@ def as_cell(value: object) -> str:
 def print_items(columns: Sequence[str], items: Iterable[Mapping[str, object]]) -> None:
     """Print a table of these members of events or subscriptions."""
     print_table(columns, ([item[name] for name in columns] for item in items))
+
+
+def numbered_lines(content: bytes) -> dict[str, bytes]:
+    """Return the lines that are not blank, by `line 1` and so on."""
+    lines = {}
+    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), 1):
+        if line.strip():
+            lines[f"line {number}"] = line.strip()
+    return lines
 
 
 def counted(count: int, what: str) -> str:

@@ -5,7 +5,6 @@ Results go to standard output, progress and errors to standard error. Payloads a
 `show --payload`.
 """
 
-import codecs
 import hashlib
 import json
 import logging
@@ -37,6 +36,8 @@ from tools.command_line import (
     act_on_each,
     command_line,
     counted,
+    file_option,
+    numbered_lines,
     option,
     parse_duration,
     parse_json,
@@ -49,6 +50,7 @@ from tools.command_line import (
     tenant_option,
     until_option,
 )
+from tools.import_subscriptions import import_subscriptions
 from tools.subscriptions import disable, enable, missed, recover, send_to
 
 EVENTS = {"order": "oldest", "limit": "100"}
@@ -532,11 +534,7 @@ def token(tenant: str, expires_in: int) -> None:
     metavar="SUBJECT",
     help="What one event is about, by which it is found: order-4711.",
 )
-@option(
-    "--file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A file of JSON lines.",
-)
+@file_option()
 def send(event_type: str | None, file: Path | None, **contents: Any) -> None:
     """Post one event (--type), or each line of a file (--file): {"event_type": "order.created",
     "payload": {}}.
@@ -564,10 +562,7 @@ def send_lines(api: Api, content: bytes, prefix: str) -> None:
     """Post each line that is not blank, MAX_CALLS at a time. Equal lines are different events: the
     key counts them.
     """
-    lines = {}
-    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), 1):
-        if line.strip():
-            lines[f"line {number}"] = line.strip()
+    lines = numbered_lines(content)
     occurrences = Counter[bytes]()
 
     def post(line: bytes, count: int) -> str:
@@ -601,7 +596,7 @@ def send_lines(api: Api, content: bytes, prefix: str) -> None:
         raise click.ClickException("some lines were refused")
 
 
-for command in (send_to, missed, recover, enable, disable):
+for command in (send_to, missed, recover, enable, disable, import_subscriptions):
     cli.add_command(command)
 
 

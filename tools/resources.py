@@ -15,7 +15,6 @@ import click
 from botocore.exceptions import ClientError, WaiterError
 
 from chalicelib import deps, settings
-from chalicelib.infra.clients import read_secret
 from chalicelib.infra.errors import AWS_ERRORS, SettingsError
 from chalicelib.infra.parsing import Json
 from tools.export import export_subscriptions
@@ -314,7 +313,8 @@ def main(stage: str, act: str) -> None:
         raise click.ClickException(CONFIRM.format(stage=stage))
     try:
         cloudformation = boto3.client("cloudformation")
-        check_place(stage)
+        if act != "export":  # that of `make run` is in no account
+            check_place(stage)
         match act:
             case "check":
                 # without a stack, what there is was made by `make package`
@@ -328,7 +328,7 @@ def main(stage: str, act: str) -> None:
                 check_runtime(stage)
                 update_stage(stage, cloudformation)
             case "export":
-                export_subscriptions(settings.load(read_config(stage), read_secret))
+                export_subscriptions(read_config(stage))
     except (SettingsError, *AWS_ERRORS) as error:
         raise click.ClickException(str(error)) from None
 

@@ -3,7 +3,6 @@
 No log line, error or result holds a URL, a payload, a secret or the text of an exception.
 """
 
-import base64
 import hmac
 import re
 import ssl
@@ -23,6 +22,7 @@ from chalicelib.core.event import Event
 from chalicelib.core.outcome import MAX_RETRY_AFTER_SECONDS, Outcome, PushResult
 from chalicelib.core.target import Target
 from chalicelib.infra.connection import ADDRESS_NOT_ALLOWED, PUSH_ERRORS, error_text, pool_manager
+from chalicelib.infra.parsing import to_base64
 from chalicelib.infra.times import Clock
 
 MAX_RESPONSE_BYTES = 1024
@@ -60,7 +60,7 @@ class PushClient:
         `timeout_seconds` bounds connecting, sending and reading together. A target that is
         `public_only` fails unless the address that is connected to is public.
         """
-        body = event.push_body()
+        body = event.payload.encode() if target.has_payload_alone else event.push_body()
         headers = urllib3.HTTPHeaderDict(target.headers)
         headers.update(_headers(event.event_id, timestamp, body, target.secrets))
         started = time.monotonic()
@@ -87,6 +87,7 @@ class PushClient:
             text = error_text(error)
             outcome = Outcome.FAILED if text == ADDRESS_NOT_ALLOWED else Outcome.RETRY
             return PushResult(outcome, _ms_since(started), error=text)
+        secrets = (uri, *target.headers.values(), *map(to_base64, target.secrets))
         response_body = _read_body(response)
         result = PushResult(Outcome.of(response.status), _ms_since(started), response.status)
         if result.outcome is Outcome.DELIVERED:
@@ -95,7 +96,7 @@ class PushClient:
             result,
             error=f"receiver responded {response.status}",
             retry_after_seconds=_retry_after_seconds(response),
-            response=_excerpt(response_body, (uri, *target.headers.values())),
+            response=_excerpt(response_body, secrets),
         )
 
     def close(self) -> None:
@@ -132,7 +133,7 @@ def signature(
     """
     signed = f"{message_id}.{timestamp}.".encode() + body
     digests = (hmac.digest(secret, signed, "sha256") for secret in secrets)
-    return " ".join("v1," + base64.b64encode(digest).decode() for digest in digests)
+    return " ".join(f"v1,{to_base64(digest)}" for digest in digests)
 
 
 def _read_body(response: urllib3.BaseHTTPResponse) -> bytes:

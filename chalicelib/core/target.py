@@ -16,7 +16,8 @@ class Target:
     `destination` names it to the breakers, whatever its URL, and `owner` whose it is: a tenant's,
     or the webhook alone. Pushes are signed with each of `secrets`. One that is not `is_enabled`,
     the webhook without URL or a disabled subscription, is left to the worker; one that has a
-    `fault` fails without a push.
+    `fault` fails without a push. Pushes to one that `has_payload_alone` tell nothing else of the
+    event in their body.
     """
 
     url: str = field(repr=False)
@@ -28,6 +29,7 @@ class Target:
     fault: str | None = None
     public_only: bool = False
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    has_payload_alone: bool = False
 
 
 class Targets(Protocol):

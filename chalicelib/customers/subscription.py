@@ -1,6 +1,5 @@
 """One subscription: whose copies of which events go where, signed with which secret."""
 
-import base64
 import hashlib
 import hmac
 import json
@@ -12,8 +11,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from chalicelib.core.event import RESERVED_PREFIX, dumps
-from chalicelib.infra.parsing import Json
+from chalicelib.infra.parsing import Json, to_base64
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
+from chalicelib.settings import decode_secret
 
 SUBSCRIPTION_ID = re.compile(r"sub_[0-9a-f]{32}")
 EventTypes = list[str] | None
@@ -26,12 +26,15 @@ DESCRIBED = (
     "name",
     "filter",
     "headers",
+    "body",
+    "given",
     "paused",
     "renewals",
     "renewed_at",
     "slow_since",
 )
 SHOWN = (
+    "body",
     "event_types",
     "tenant",
     "created_at",
@@ -44,19 +47,22 @@ SHOWN = (
 STATE = ("failing_since", "disabled_at", "last_error")
 ENABLE: Json = dict.fromkeys((*STATE, "paused"))
 PREVIOUS_SECONDS = DAY_SECONDS  # how long the secret before a renewal signs, too
+RENEWAL_SECONDS = 60  # a secret is renewed once in this time
+PAYLOAD = "payload"  # the `body` of pushes that have the payload alone
 
 
 @dataclass(frozen=True)
 class Subscription:
     """A target URL, which is a secret except for its host, and which events it gets.
 
-    `event_types`, `name`, `filter` and `headers` are what its owner describes; None of the first
-    stands for all; `described` is the text of DESCRIPTION_ATTRIBUTE, as it was read. The values of
-    `headers` are secrets. Times are RFC 3339; `Subscriptions.set_failing` and `disable` set
-    `failing_since`, `disabled_at` and `last_error`. One that is `paused` was disabled by hand. Its
-    secret was renewed so many times, the last time at `renewed_at`, and its pushes are slow since
-    `slow_since`. DESCRIPTION_ATTRIBUTE has these, too: the index shows it, and a write that changes
-    it finds them as they were read.
+    `event_types`, `name`, `filter`, `headers` and `body` are what its owner describes; None of the
+    first stands for all; `described` is the text of DESCRIPTION_ATTRIBUTE, as it was read. The
+    values of `headers` are secrets. Times are RFC 3339; `Subscriptions.set_failing` and `disable`
+    set `failing_since`, `disabled_at` and `last_error`. One that is `paused` was disabled by hand.
+    Its secret was renewed so many times, the last time at `renewed_at`; `given` has, by the numbers
+    of the present renewal and of that before, the secrets that were not derived. Its pushes are
+    slow since `slow_since`. DESCRIPTION_ATTRIBUTE has these, too: the index shows it, and a write
+    that changes it finds them as they were read.
     """
 
     subscription_id: str
@@ -65,6 +71,8 @@ class Subscription:
     name: str | None
     filter: Json | None
     headers: dict[str, str] | None = field(repr=False)
+    body: str | None
+    given: dict[str, str | None] = field(repr=False)
     tenant: str | None
     created_at: str
     created_by: str
@@ -79,7 +87,8 @@ class Subscription:
 
     @classmethod
     def from_item(cls, item: Mapping[str, Json]) -> "Subscription":
-        values: Json = {name: value["S"] for name, value in item.items()}
+        values: Json = {"given": {}}
+        values |= {name: value["S"] for name, value in item.items()}
         values["created_at"], values["subscription_id"] = values["sort_key"].split("#")
         values["described"] = values[DESCRIPTION_ATTRIBUTE]
         values |= json.loads(values["described"])
@@ -102,8 +111,12 @@ class Subscription:
         return "failing" if self.failing_since else "active"
 
     def description(self) -> str:
-        """Return the text to be stored in DESCRIPTION_ATTRIBUTE."""
-        return dumps({name: getattr(self, name) for name in DESCRIBED})
+        """Return the text to be stored in DESCRIPTION_ATTRIBUTE.
+
+        What a newer version described there stays.
+        """
+        known = {name: getattr(self, name) for name in DESCRIBED}
+        return dumps({**json.loads(self.described), **known})
 
     def matches(self, event_type: str) -> bool:
         """Return whether the subscription gets events of this type.
@@ -120,19 +133,40 @@ class Subscription:
     def secrets(self, signing_secrets: Sequence[bytes], now: float) -> list[bytes]:
         """Return the secrets that its copies are signed with at `now` (Unix seconds).
 
-        There is one of each signing secret and, for PREVIOUS_SECONDS after a renewal, one more of
-        each: that before. Nothing of them is stored but the number of renewals.
+        There is the one that was given, or one of each signing secret; for PREVIOUS_SECONDS after a
+        renewal, those before it, too. Nothing of the latter is stored but the number of renewals.
         """
-        renewals = self.renewals or 0
-        text = f"{self.subscription_id}.{self.created_at}"
-        texts = [f"{text}.{renewals}" if renewals else text]
+        number = self.renewals or 0
+        secrets = self._secrets_of(number, signing_secrets)
         if self.previous_until(now):
-            texts.append(f"{text}.{renewals - 1}" if renewals > 1 else text)
-        return [
-            hmac.digest(signing_secret, derived_from.encode(), hashlib.sha256)
-            for derived_from in texts
-            for signing_secret in signing_secrets
-        ]
+            secrets += self._secrets_of(number - 1, signing_secrets)
+        return secrets
+
+    def _secrets_of(self, number: int, signing_secrets: Sequence[bytes]) -> list[bytes]:
+        """Return the secrets after so many renewals."""
+        given = self.given.get(f"{number}")
+        if given:
+            return [decode_secret(given)]
+        text = f"{self.subscription_id}.{self.created_at}"
+        text += f".{number}" if number else ""
+        return [hmac.digest(key, text.encode(), hashlib.sha256) for key in signing_secrets]
+
+    def renewed(self, secret: str | None, now: float) -> Json:
+        """Return what changes when the secret is renewed at `now` (Unix seconds), or one is given.
+
+        Within RENEWAL_SECONDS of the last renewal nothing is renewed, because clients repeat calls;
+        another secret takes the place of the present one, which was mistyped.
+        """
+        number = self.renewals or 0
+        renewed_at = self.renewed_at or ""
+        if renewed_at <= rfc3339(now - RENEWAL_SECONDS):
+            number += 1
+            renewed_at = rfc3339(now)
+        elif secret is None:
+            return {}
+        previous = f"{number - 1}"
+        given = {previous: self.given.get(previous), f"{number}": secret}
+        return {"given": given, "renewals": number, "renewed_at": renewed_at}
 
     def secret(self, signing_secrets: Sequence[bytes]) -> str | None:
         """Return the secret that its owner is shown: that of the first signing secret, if any."""
@@ -161,4 +195,4 @@ class Subscription:
 
 def show_secret(secret: bytes) -> str:
     """Return a secret as Standard Webhooks writes it."""
-    return f"whsec_{base64.b64encode(secret).decode()}"
+    return f"whsec_{to_base64(secret)}"

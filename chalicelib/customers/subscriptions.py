@@ -1,9 +1,11 @@
 """Subscriptions (REST Hooks): who gets a copy of which events."""
 
 import hashlib
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -17,6 +19,7 @@ from chalicelib.customers.subscription import (
     STATE,
     EventTypes,
     Subscription,
+    show_secret,
 )
 from chalicelib.infra.errors import (
     ApiError,
@@ -32,13 +35,14 @@ from chalicelib.infra.times import DAY_SECONDS
 MAX_SUBSCRIPTIONS = 100  # of each tenant
 MAX_CACHED_CHARACTERS = 4_000_000  # as they are stored; they take some 20 MB of memory
 CACHE_SECONDS = 10
-RENEWAL_SECONDS = 60  # a secret is renewed once in this time
 BY_HAND = "disabled by hand"
 # The partition of all subscriptions in the index for lookups, and of those without a tenant in the
 # index of statuses.
 ALL = "subscription"
 
 Identity = tuple[str, str, str]  # who made it, target URL, and types in canonical order
+Renewal = Callable[[Subscription], Json]  # returns what changes in one that was just read
+unchanged: Renewal = lambda _: {}  # noqa: E731
 
 EDITED = "The URL was changed meanwhile: repeat the call, if its headers are for the new one."
 UNUSED_ID = "attribute_not_exists(event_id)"
@@ -72,13 +76,15 @@ class Subscriptions(Table):
         target_url: str,
         tenant: str | None,
         event_types: EventTypes = None,
+        secret: str | None = None,
         **described: Any,
     ) -> tuple[Subscription, bool]:
         """Store a subscription; return it, and whether it is new.
 
         The same key, URL, types and tenant make the same one, unless it was edited since; it is
-        enabled, and takes what is `described`: its name, filter and headers. Raises ApiError 409 if
-        there are MAX_SUBSCRIPTIONS of the tenant; concurrent calls may exceed that slightly.
+        enabled, and takes what is `described`, its name, filter, headers and body, and a `secret`
+        that does not sign yet. Raises ApiError 409 if there are MAX_SUBSCRIPTIONS of the tenant;
+        concurrent calls may exceed that slightly.
         """
         identity = (created_by, target_url, _canonical(event_types))
         listed = self.of_tenant(tenant)
@@ -87,32 +93,35 @@ class Subscriptions(Table):
         while existing := self.get(_id(seed)):
             found.append(existing)
             seed.append("edited")
-        same = self._find_same(found, identity, described)
+        renewal = partial(self._renew, secret, self._clock()) if secret else unchanged
+        same = self._find_same(found, identity, renewal, described)
         if same:
             return same, False
         if len(listed) >= MAX_SUBSCRIPTIONS:
             detail = f"There are {MAX_SUBSCRIPTIONS} subscriptions; delete one first."
             raise ApiError(409, "too_many_subscriptions", detail)
         description = {**dict.fromkeys(DESCRIBED), "event_types": event_types, **described}
+        description["given"] = {"0": secret}
         members = {"created_by": created_by, "target_url": target_url, "tenant": tenant}
         new = self._store_new(_id(seed), {**members, DESCRIPTION_ATTRIBUTE: dumps(description)})
         if new:
             return new, True
         # Another call stored it meanwhile, or this one, if the response of boto3's first try was
         # lost: now it is found.
-        return self.create(created_by, target_url, tenant, event_types, **described)
+        return self.create(created_by, target_url, tenant, event_types, secret, **described)
 
     def _find_same(
         self,
         found: Iterable[Subscription],
         identity: Identity,
+        renewal: Renewal,
         described: Json,
     ) -> Subscription | None:
         """Enable the first subscription that has this identity, and describe it; return it.
 
         One that is edited meanwhile is another: what is given for one URL never goes to another.
         """
-        edits = (self.edit(known, identity, **described) for known in found)
+        edits = (self.edit(known, identity, renewal, **described) for known in found)
         return next(filter(None, edits), None)
 
     def _store_new(self, subscription_id: str, members: Json) -> Subscription | None:
@@ -134,6 +143,7 @@ class Subscriptions(Table):
         self,
         subscription: Subscription,
         identity: Identity | None = None,
+        renewal: Renewal = unchanged,
         **changes: Any,
     ) -> Subscription | None:
         """Change a subscription that was just read; return it, or None if it is gone.
@@ -149,6 +159,7 @@ class Subscriptions(Table):
             if has_headers_alone and current.target_url != subscription.target_url:
                 raise ApiError(409, "edited_meanwhile", EDITED)
             wanted = changes if identity is None or current.paused else ENABLE | changes
+            wanted = wanted | renewal(current)
             edited = replace(current, **wanted)
             if edited.target_url != current.target_url:
                 edited = replace(current, **{"headers": None, "slow_since": None, **wanted})
@@ -175,17 +186,23 @@ class Subscriptions(Table):
             return subscription
         return self.edit(subscription, disabled_at=self._after(0), last_error=BY_HAND, paused=True)
 
-    def renew_secret(self, subscription: Subscription) -> Subscription | None:
-        """Renew the secret of a subscription that was just read; return it, or None if it is gone.
+    def renew_secret(
+        self, subscription: Subscription, secret: str | None = None
+    ) -> Subscription | None:
+        """Renew the secret of a subscription that was just read, or give it one; return it, or None
+        if it is gone.
 
-        Within RENEWAL_SECONDS of the last renewal nothing changes: clients repeat calls. Which
-        number is next is decided here alone: of two calls at once, both make the same secret.
+        Of two calls at once, the later one finds a renewal that has just been made: without a
+        secret it changes nothing, and another secret takes the place of that one's.
         """
-        renewed_at = subscription.renewed_at
-        if renewed_at and renewed_at > self._after(-RENEWAL_SECONDS):
-            return subscription
-        renewals = (subscription.renewals or 0) + 1
-        return self.edit(subscription, renewals=renewals, renewed_at=self._after(0))
+        return self.edit(subscription, renewal=partial(self._renew, secret, math.inf))
+
+    def _renew(self, secret: str | None, at: float, current: Subscription) -> Json:
+        """Return what changes, unless it is a secret that signs at a time (Unix seconds)."""
+        signing = current.secrets(self._services.settings.signing_secrets, at)
+        if secret in [*map(show_secret, signing)]:
+            return {}
+        return current.renewed(secret, self._clock())
 
     def delete(self, subscription_id: str) -> None:
         """Delete a subscription, if it exists."""

@@ -23,7 +23,7 @@ from chalicelib.core.outcome import (
     Unscheduled,
 )
 from chalicelib.core.target import Target
-from chalicelib.customers.subscription import Subscription
+from chalicelib.customers.subscription import PAYLOAD, Subscription
 from chalicelib.customers.subscriptions import FAILING_LONG, TARGET_ENABLED, Subscriptions
 from chalicelib.infra.errors import ApiError
 from chalicelib.infra.queue import DEFAULT_GROUP_ID
@@ -124,6 +124,7 @@ class AllTargets:
             fault=None if hosts.allows(url) else HOST_NOT_ALLOWED,
             public_only=not hosts.names(url),
             headers=subscription.headers or {},
+            has_payload_alone=subscription.body == PAYLOAD,
             subscription=subscription,
         )
         is_slow = subscription.slow_since is not None

@@ -1,5 +1,6 @@
-"""Parsers of settings, query parameters and members of bodies; the form of an event type."""
+"""Parsers of settings, query parameters and members of bodies; forms of texts."""
 
+import base64
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -43,3 +44,7 @@ def parse_all(
         except InvalidValueError as error:
             faults.append(FieldFault(name, str(error)))
     return values, faults
+
+
+def to_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

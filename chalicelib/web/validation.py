@@ -16,7 +16,7 @@ from chalicelib.core.event import (
     dumps,
 )
 from chalicelib.customers.filters import filter_fault
-from chalicelib.customers.subscription import SUBSCRIPTION_ID
+from chalicelib.customers.subscription import PAYLOAD, SUBSCRIPTION_ID, show_secret
 from chalicelib.infra.addresses import EXPECTED_URL, AllowedHosts, parse_push_url
 from chalicelib.infra.errors import (
     ApiError,
@@ -26,6 +26,7 @@ from chalicelib.infra.errors import (
 )
 from chalicelib.infra.parsing import EVENT_TYPE, Json, Parser, Parsers, parse_all, parser
 from chalicelib.infra.times import rfc3339_of
+from chalicelib.settings import WHSEC, WHSEC_FORM, decode_secret
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_LEASED_EVENTS = 100
@@ -178,7 +179,11 @@ DESCRIPTION_MEMBERS = {
     "name": parser(".{1,100}", "1 to 100 printable characters", _printable),
     "filter": without_fault(filter_fault),
     "headers": without_fault(headers_fault),
+    "body": parser(PAYLOAD, f"{PAYLOAD}, or null"),
 }
+SECRET_MEMBER = {"secret": parser(WHSEC, WHSEC_FORM, lambda text: show_secret(decode_secret(text)))}
+NEW_SECRET = Body(SECRET_MEMBER)
+SET_ELSEWHERE = "is set by POST /subscriptions/{subscription_id}/secret"
 
 
 # RFC 3339, section 5.6; an unescaped + of the offset arrives as a space.
@@ -313,10 +318,13 @@ def parse_subscription(
 
     members = {"target_url": without_fault(url_fault), **DESCRIPTION_MEMBERS}
     if is_new:
-        return parse_object(body, {**members, "tenant": parse_name}, ("target_url",))
-    changes = parse_object(body, members)
+        new_members = {**members, **SECRET_MEMBER, "tenant": parse_name}
+        return parse_object(body, new_members, ("target_url",))
+    changes = parse_object(body, {**members, "secret": lambda secret: secret})
     if changes.get("target_url", "") is None:
         raise InvalidRequestError(FieldFault("target_url", "must not be null"))
+    if "secret" in changes:
+        raise InvalidRequestError(FieldFault("secret", SET_ELSEWHERE))
     return changes
 
 

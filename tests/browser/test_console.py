@@ -25,6 +25,7 @@ HASTY = {
 }
 # the page refreshes every 3 s
 HURRY = "window.wait = setTimeout; setTimeout = (act, ms) => wait(act, ms / 10);"
+OWN, OTHER = (f"whsec_{letter * 32}" for letter in "ab")
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
 
 pytestmark = [
@@ -809,6 +810,44 @@ def test_a_page_that_ended_goes_on_with_what_was_typed(customer: Console) -> Non
 
     customer.heading("Webhooks of acme").to_be_visible()
     expect(page.get_by_label("URL")).to_have_value(url)
+
+
+def test_a_webhook_of_another_system_keeps_its_secret_and_the_form_of_its_bodies(
+    console: Console, receiver: Receiver, axe: str
+) -> None:
+    page, payload = console.page, '{"text":"a,\\"metadata\\":","cents":12345678901234567890}'
+    console.open(key=console.api("POST", "/tokens", tenant="acme")["token"])
+    secret = page.get_by_label("Your own secret")
+    page.get_by_label("URL").fill(receiver.url)
+    page.get_by_label("Body of each request").select_option("the payload alone")
+    secret.fill("whsec_short")
+    page.keyboard.press("Enter")
+    console.text("[data-fault=secret]").to_have_text(
+        "It must be whsec_ and base64 of 24 to 64 bytes."
+    )
+    secret.fill(OWN)
+    page.keyboard.press("Enter")
+    assert console.copied("secret") == OWN
+    page.keyboard.press("Escape")
+    card = page.locator("#subscriptions > li")
+    expect(card.locator("dl")).to_contain_text("Bodythe payload alone")
+
+    event = f'{{"event_type": "a", "tenant": "acme", "payload": {payload}}}'
+    posted = json.loads(console.system.call("POST", "/events", event)[2])
+    console.go(f"/events/{posted['copies'][0]}")
+    console.text("#body").to_have_text(payload)
+    assert payload.encode() in [request.body for request in receiver.requests]
+
+    console.go("/subscriptions")
+    card.get_by_text("Edit").click()
+    console.check_looks("own-secret", axe)
+    card.get_by_label("Your own secret").fill(OTHER)
+    console.button("Save").click()
+    console.text("#subscriptions li > p").to_contain_text("It is saved")
+    console.button("Show secret").click()
+    assert console.copied("secret") == OTHER
+    page.keyboard.press("Escape")
+    console.forgive("status of 400")
 
 
 # Keyboard and phone

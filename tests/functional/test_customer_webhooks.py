@@ -1,12 +1,9 @@
 """A customer's webhook over the years: a new secret, a pause, a test that tells."""
 
-from typing import Any
-
 import pytest
 
-from chalicelib.infra.times import DAY_SECONDS, rfc3339
+from chalicelib.infra.times import rfc3339
 from tests.conftest import Output
-from tests.functional.test_subscription_states import is_signed
 from tests.support.receiver import Receiver, hang
 from tests.support.subscribing import copies, make_token, post_for, states, subscribe, subscribed
 from tests.support.world import SIGNING_SECRETS, World, assert_has
@@ -18,64 +15,6 @@ DISABLED = ("failed", "not pushed: the subscription is disabled")
 def world(world: World) -> World:
     world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(SIGNING_SECRETS))
     return world
-
-
-def renew(world: World, path: str) -> Any:
-    return world.call("POST", f"{path}/secret").json
-
-
-def signers(world: World, target: Receiver, *secrets: str) -> list[bool]:
-    """Return which secrets sign the next push, of two signing secrets each."""
-    world.clock.sleep(10)
-    post_for(world, None)
-    push = target.requests[-1]
-    assert len(push.headers["webhook-signature"].split()) in (2, 4)
-    return [is_signed(push, secret) for secret in secrets]
-
-
-def test_a_renewed_secret_signs_at_once_and_the_one_before_for_a_day(
-    world: World, target: Receiver
-) -> None:
-    path = subscribed(world, target)
-    first = world.call("GET", f"{path}/secret").json
-    assert_has(first, previous_until=None, target_url=None)
-
-    second = renew(world, path)
-
-    day_later = rfc3339(world.clock() + DAY_SECONDS)
-    assert second == {**second, "previous_until": day_later, "target_url": None}
-    assert second["secret"] != first["secret"]
-    assert signers(world, target, second["secret"], first["secret"]) == [True, True]
-    assert renew(world, path) == second  # within a minute
-    world.clock.sleep(60)
-    third = renew(world, path)["secret"]
-    known = (third, second["secret"], first["secret"])
-    assert signers(world, target, *known) == [True, True, False]
-    world.clock.sleep(DAY_SECONDS)
-    assert signers(world, target, *known) == [True, False, False]
-    assert subscribe(world, target.url).json["secret"] == third
-    assert_has(world.call("GET", f"{path}/secret").json, secret=third, previous_until=None)
-
-
-def test_a_renewal_is_kept_by_edits(world: World, target: Receiver) -> None:
-    path = subscribed(world, target)
-    renewed = renew(world, path)
-
-    world.call("PATCH", path, {"name": "New"})
-
-    assert world.call("GET", f"{path}/secret").json == renewed
-
-
-def test_two_renewals_at_once_make_one_secret(world: World, target: Receiver) -> None:
-    subscribed(world, target)
-    subscriptions = world.services.subscriptions
-    [seen] = subscriptions.of_tenant(None)
-
-    renewed = [subscriptions.renew_secret(seen) for _ in range(2)]
-
-    [stored] = subscriptions.of_tenant(None)
-    assert {subscription and subscription.renewals for subscription in renewed} == {1}
-    assert stored.renewals == 1
 
 
 def test_a_secret_is_not_renewed_without_signing_secrets(world: World, target: Receiver) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import urllib3
 
 from tests.support.receiver import Receiver
 from tests.support.running import ROOT, Run, ended, running
-from tests.support.world import KEY, digest
+from tests.support.world import KEY, assert_has, digest
 from tools import local_aws
 
 EVENT = '{"event_type": "order.created", "payload": {"order_id": 7}}'
@@ -104,6 +105,24 @@ def test_what_is_printed_can_be_pasted_from_top_to_bottom_block_by_block(
     assert redriven.endswith("triggers-api-dev-inbox-dlq is empty\n")
     assert "AWS_ENDPOINT_URL" not in left  # which the next make run would use
     assert system.call("DELETE", f"/subscriptions/{subscription_id}")[0] == 204
+
+
+def test_subscriptions_are_exported_and_imported_with_what_is_printed(
+    system: Run, printed: list[str], tmp_path: Path
+) -> None:
+    target_url = found(printed, r'"target_url": "(http\S+?)"')
+    _, _, made = system.call("POST", "/subscriptions", json.dumps({"target_url": target_url}))
+    exports = "\n".join(line for line in printed if line.startswith("export "))
+    file = tmp_path / "lines.jsonl"
+
+    imported = shell(
+        f"{exports}\nmake export-subscriptions > {file}\nmake import-subscriptions FILE={file} GO=1"
+    )
+
+    assert imported == "1 of 1 line: 1 there before\n"
+    line = json.loads(file.read_text())
+    assert_has(line, **json.loads(made), target_url=target_url)
+    assert system.call("DELETE", f"/subscriptions/{line['subscription_id']}")[0] == 204
 
 
 def test_smoke_passes_and_leaves_nothing(system: Run, printed: list[str]) -> None:

@@ -201,15 +201,19 @@ LONG_PATH = "/" + "".join(map(str, range(400)))
         ("/hook", "no bearer h3ad3r"),
         ("/hook", "h3ad3r is revoked"),
         ("/hook", "unknown Bearer H"),
+        ("/hook", "Q/RzZWNyZXQtbX is unknown"),
     ],
 )  # fmt: skip
-def test_what_repeats_the_url_or_a_header_is_hidden(
+def test_what_repeats_the_url_a_header_or_a_secret_is_hidden(
     path: str, body: str, receiver: Receiver, push: PushClient
 ) -> None:
     receiver.default = behave.status(404, body=body.encode())
     url = receiver.url.replace(SECRET_PATH, path)
 
-    assert send(push, url, headers={"Authorization": "Bearer h3ad3r"}).response == ""
+    secrets = (b"C" * 24, b"C\xf4secret-my-own-secret")
+    result = send(push, url, headers={"Authorization": "Bearer h3ad3r"}, secrets=secrets)
+
+    assert result.response == ""
 
 
 @pytest.mark.parametrize(

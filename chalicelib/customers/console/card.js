@@ -36,6 +36,7 @@ function fillCardFacts(node, one) {
     ["Types", typesOf(one)],
     ["Filter", filter && span("mono", JSON.stringify(filter))],
     ["Headers", headers?.map((name) => `${name}: set`).join(", ")],
+    ["Body", one.body && "the payload alone"],
     ["Deliveries", some && tellDeliveries(id, some)],
     ["Last test", tested && `${utc(tested.at)}: ${tested.text}`],
     ["Last error", lastError && say(lastError)],

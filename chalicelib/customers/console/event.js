@@ -18,10 +18,24 @@ async function loadEvent() {
   await learn([event, ...(recipients ?? []).map((one) => one.copy ?? one)]);
   fillEvent();
 }
-// Return the body of the push: the API's answer begins with it, and ends with what is not sent.
-function bodyOf({ text, created_at, tenant, subject, source_event_id }) {
+// Return the body of the push, as it would be sent now: the API's answer begins with it, and ends
+// with what is not sent.
+function bodyOf({ text, subscription_id, created_at, tenant, subject, source_event_id }) {
+  if (subscriptions.get(subscription_id)?.body === "payload") return payloadOf(text);
   const rest = { created_at, tenant, source_event_id, ...(subject && { subject }) };
   return `${text.slice(0, text.lastIndexOf(',"status":'))},${JSON.stringify(rest).slice(1)}`;
+}
+// Return the payload as the API's answer has it: the first text that is JSON where it may end.
+function payloadOf(text) {
+  const from = text.indexOf('"payload":') + '"payload":'.length;
+  const end = ',"metadata":'; // which a payload may have, too
+  for (let to = text.indexOf(end); to > 0; to = text.indexOf(end, to + 1)) {
+    const payload = text.slice(from, to);
+    try {
+      return JSON.parse(payload) && payload;
+    } catch {}
+  }
+  return "";
 }
 const isOwnPushed = () => event.delivered_via !== "subscriptions";
 

@@ -3,7 +3,7 @@ const MOST_HEADERS = 5;
 
 function fillForm(form, one, answer) {
   form.replaceChildren($("fields").content.cloneNode(true));
-  const { target_url: url, name, tenant, filter, event_types: types } = form.elements;
+  const { target_url: url, name, tenant, filter, event_types: types, body } = form.elements;
   const parts = partsOf(form);
   url.required = !one;
   url.defaultValue = urls.get(one?.subscription_id)?.url ?? "";
@@ -12,6 +12,7 @@ function fillForm(form, one, answer) {
   tenant.parentNode.hidden = Boolean(one);
   tenant.defaultValue = seen.tenants.has(filters.text) ? filters.text : "";
   filter.defaultValue = one?.filter ? JSON.stringify(one.filter) : "";
+  body.value = one?.body ?? "";
   fillTypes(parts, types, one?.event_types ?? []);
   for (const header of one?.header_names ?? []) addHeader(parts.rows, header);
   parts.add.onclick = () => addHeader(parts.rows).querySelector("input").focus();
@@ -65,11 +66,13 @@ function readForm(form, one) {
       });
     }
   };
-  const { target_url: url, name, tenant, filter } = form.elements;
+  const { target_url: url, name, tenant, filter, body, secret } = form.elements;
   const changed = (input) => input.value !== (one ? input.defaultValue : "");
   const text = (input) => (changed(input) ? input.value.trim() || null : undefined);
   read("target_url", () => text(url) ?? undefined);
   read("name", () => text(name));
+  read("body", () => (body.value === (one?.body ?? "") ? undefined : body.value || null));
+  read("secret", () => secret.value.trim() || undefined);
   read("tenant", () => (one || me.tenant ? undefined : text(tenant)));
   read("event_types", () => readTypes(form, one));
   read("filter", () => {
@@ -122,10 +125,7 @@ function faultsOf(form, one, name) {
 async function save(form, one, answer) {
   const { given, faults } = readForm(form, one);
   if (explain(faults, form)) return;
-  const [method, path] = one
-    ? ["PATCH", `subscriptions/${one.subscription_id}`]
-    : ["POST", "subscriptions"];
-  const answered = await call(method, path, [], JSON.stringify(given)).catch((error) => error);
+  const answered = await submit(given, one).catch((error) => error);
   const { body } = answered;
   const isExplained = explain((answered.errors ?? []).map(asSentence), form);
   setText(partsOf(form).fault, isExplained || body ? "" : answered.message);
@@ -144,6 +144,14 @@ async function save(form, one, answer) {
   const was = answered.isNew ? " is added" : " was there already";
   await showSecret(body, body, was);
   $("subscriptions-title").focus();
+}
+// An edit takes no secret: a call of its own does, first, because it may be refused.
+async function submit(given, one) {
+  const { secret, ...changes } = given;
+  if (!one) return call("POST", "subscriptions", [], JSON.stringify(given));
+  const path = `subscriptions/${one.subscription_id}`;
+  if (secret) await call("POST", `${path}/secret`, [], JSON.stringify({ secret }));
+  return call("PATCH", path, [], JSON.stringify(changes));
 }
 // Return a fault that the API found as a sentence.
 function asSentence({ field, message }) {

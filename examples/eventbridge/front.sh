@@ -1,0 +1,50 @@
+#!/bin/sh
+# EventBridge in front: a rule posts events to Triggers API, and a pipe the messages of a queue. Needs the AWS CLI,
+# TRIGGERS_URL, TRIGGERS_API_KEY (scope produce), and the ARNs QUEUE_ARN and DLQ_ARN of two queues.
+set -eu
+# call SERVICE OPERATION QUERY: the input is JSON, and on no command line
+call() { aws "$1" "$2" --cli-input-json file:///dev/stdin --output text --query "$3"; }
+
+ROLE_ARN=$(call iam create-role Role.Arn <<END
+{"RoleName": "triggers-front", "AssumeRolePolicyDocument":
+ "{\"Version\": \"2012-10-17\", \"Statement\": [{\"Effect\": \"Allow\", \"Action\": \"sts:AssumeRole\", \"Principal\": {\"Service\": [\"events.amazonaws.com\", \"pipes.amazonaws.com\"]}}]}"}
+END
+)
+CONNECTION_ARN=$(call events create-connection ConnectionArn <<END
+{"Name": "triggers", "AuthorizationType": "BASIC",
+ "AuthParameters": {"BasicAuthParameters": {"Username": "eventbridge", "Password": "$TRIGGERS_API_KEY"}}}
+END
+)
+# API Gateway takes 200 calls a second.
+DESTINATION_ARN=$(call events create-api-destination ApiDestinationArn <<END
+{"Name": "triggers", "ConnectionArn": "$CONNECTION_ARN", "HttpMethod": "POST",
+ "InvocationEndpoint": "$TRIGGERS_URL/events", "InvocationRateLimitPerSecond": 100}
+END
+)
+call iam put-role-policy @ <<END
+{"RoleName": "triggers-front", "PolicyName": "post", "PolicyDocument":
+ "{\"Version\": \"2012-10-17\", \"Statement\": [{\"Effect\": \"Allow\", \"Action\": \"events:InvokeApiDestination\", \"Resource\": \"$DESTINATION_ARN\"}, {\"Effect\": \"Allow\", \"Action\": [\"sqs:ReceiveMessage\", \"sqs:DeleteMessage\", \"sqs:GetQueueAttributes\"], \"Resource\": \"$QUEUE_ARN\"}]}"}
+END
+
+# A rule for each event type, which is constant: a detail-type may have spaces. The id of an event makes its retries one
+# event. Without respond-async, a slow webhook would use up the 5 s after which EventBridge gives up and retries.
+call events put-rule RuleArn <<END
+{"Name": "orders-to-triggers", "EventPattern": "{\"source\": [\"shop\"], \"detail-type\": [\"Order Placed\"]}"}
+END
+call events put-targets FailedEntries <<END
+{"Rule": "orders-to-triggers", "Targets": [{"Id": "triggers", "Arn": "$DESTINATION_ARN", "RoleArn": "$ROLE_ARN",
+  "HttpParameters": {"HeaderParameters": {"Idempotency-Key": "$.id", "Prefer": "respond-async"}},
+  "InputTransformer": {"InputPathsMap": {"detail": "$.detail", "customer": "$.detail.customer"},
+    "InputTemplate": "{\"event_type\": \"order.placed\", \"tenant\": <customer>, \"payload\": <detail>}"},
+  "DeadLetterConfig": {"Arn": "$DLQ_ARN"}}]}
+END
+
+# The same for a queue. A DynamoDB stream takes "DynamoDBStreamParameters": {"StartingPosition": "LATEST", "BatchSize": 1},
+# "$.eventID", and each member by its type: <$.dynamodb.NewImage.order_id.S>.
+call pipes create-pipe Arn <<END
+{"Name": "orders-to-triggers", "RoleArn": "$ROLE_ARN", "Source": "$QUEUE_ARN", "Target": "$DESTINATION_ARN",
+ "SourceParameters": {"SqsQueueParameters": {"BatchSize": 1}},
+ "TargetParameters": {
+   "HttpParameters": {"HeaderParameters": {"Idempotency-Key": "$.messageId", "Prefer": "respond-async"}},
+   "InputTemplate": "{\"event_type\": \"order.placed\", \"payload\": <$.body>}"}}
+END

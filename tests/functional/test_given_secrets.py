@@ -1,0 +1,141 @@
+"""What a receiver has from the system that it was moved from: a secret, and the form of bodies."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from chalicelib.infra.times import DAY_SECONDS, rfc3339
+from tests.functional.test_subscription_states import is_signed
+from tests.support.receiver import Receiver
+from tests.support.subscribing import post_for, subscribe, subscribed
+from tests.support.world import SIGNING_SECRETS, World, assert_has
+
+# base64 of 24, 27 and 64 bytes
+FIRST, SECOND, THIRD = (f"whsec_{text}" for text in ("c2Vj" * 8, "c3R/" * 9, "a" * 85 + "Q=="))
+PAYLOAD = '{"text":"Order 4711 is paid","cents":123456789012345678901234567890,"é":[]}'
+
+
+@pytest.fixture
+def world(world: World) -> World:
+    world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(SIGNING_SECRETS))
+    return world
+
+
+def secret_of(world: World, path: str) -> Any:
+    return world.get(f"{path}/secret")["secret"]
+
+
+def set_secret(world: World, path: str, secret: str | None = None) -> Any:
+    """Set this secret, or renew it; return the present one."""
+    return world.call("POST", f"{path}/secret", {"secret": secret}).json["secret"]
+
+
+def signers(world: World, target: Receiver, *secrets: str) -> list[bool]:
+    """Return which secrets sign the next push."""
+    world.clock.sleep(10)
+    post_for(world, None)
+    return [is_signed(target.requests[-1], secret) for secret in secrets]
+
+
+def test_a_given_secret_signs_alone_whatever_becomes_of_url_and_signing_secrets(
+    world: World, target: Receiver
+) -> None:
+    made = subscribe(world, target.url, secret=FIRST)
+    assert made.json["secret"] == FIRST
+    world.call("PATCH", made.location, {"target_url": f"{target.url}&moved"})
+
+    for signing_secrets in ("", " ".join(SIGNING_SECRETS)):
+        world.restart(WEBHOOK_SIGNING_SECRETS=signing_secrets)
+        assert signers(world, target, FIRST) == [True]
+        assert " " not in target.requests[-1].headers["webhook-signature"]
+        assert secret_of(world, made.location) == FIRST
+
+
+def test_each_secret_signs_for_a_day_after_the_next_derived_or_given(
+    world: World, target: Receiver
+) -> None:
+    path = subscribed(world, target, secret=FIRST)
+    known = [FIRST]
+
+    for secret in (SECOND, SECOND, None, None, THIRD):
+        present = set_secret(world, path, secret)
+        assert present == (secret or present)
+        if present not in known:  # else nothing changes
+            known.append(present)
+        before = world.get(f"{path}/secret")["previous_until"]
+        world.call("PATCH", path, {"name": f"{secret}"})
+        signed = signers(world, target, *known)
+        assert signed == [False] * (len(known) - 2) + [True] * 2
+        world.clock.sleep(60)
+
+    assert len(known) == 5
+    assert before == rfc3339(world.clock() - 70 + DAY_SECONDS)
+    world.clock.sleep(DAY_SECONDS)
+    assert signers(world, target, *known) == [False] * 4 + [True]
+    assert_has(world.get(f"{path}/secret"), previous_until=None, target_url=None)
+
+
+def test_a_mistyped_secret_is_corrected_within_a_minute(world: World, target: Receiver) -> None:
+    path = subscribed(world, target)
+    derived = secret_of(world, path)
+
+    assert set_secret(world, path, FIRST) == FIRST
+    assert set_secret(world, path) == FIRST  # a client's retry
+    assert set_secret(world, path, SECOND) == SECOND
+
+    assert signers(world, target, SECOND, FIRST, derived) == [True, False, True]
+
+
+@pytest.mark.parametrize("secrets", [(FIRST, SECOND), (SECOND, None), (None, SECOND), (None, None)])
+def test_of_two_renewals_at_once_that_with_the_later_given_secret_counts(
+    world: World, target: Receiver, secrets: tuple[str | None]
+) -> None:
+    path = subscribed(world, target)
+    derived = secret_of(world, path)
+    [seen] = world.services.subscriptions.of_tenant(None)
+
+    renewed = [world.services.subscriptions.renew_secret(seen, secret) for secret in secrets]
+
+    assert {row and row.renewals for row in renewed} == {1}
+    present = secret_of(world, path)
+    assert (present == SECOND) is (SECOND in secrets)
+    assert signers(world, target, present, derived) == [True, True]
+
+
+def test_making_it_again_sets_a_secret_that_does_not_sign_yet(
+    world: World, target: Receiver
+) -> None:
+    derived = secret_of(world, subscribed(world, target))
+
+    # the second signs for a day
+    told = [subscribe(world, target.url, secret=secret) for secret in (FIRST, derived, None)]
+
+    assert [answer.json["secret"] for answer in told] == [FIRST] * 3
+    assert signers(world, target, FIRST, derived) == [True, True]
+
+
+def test_a_description_keeps_what_it_does_not_know(world: World, target: Receiver) -> None:
+    subscribed(world, target, secret=FIRST)
+    [seen] = world.services.subscriptions.of_tenant(None)
+    described = replace(seen, described='{"newer":[1],"name":"Old"}').description()
+
+    assert_has(json.loads(described), newer=[1], name=None, given={"0": FIRST})
+
+
+def test_the_payload_alone_is_pushed_and_signed_if_the_subscription_says_so(
+    world: World, target: Receiver
+) -> None:
+    made = subscribe(world, target.url, body="payload", secret=FIRST)
+
+    for path in ("/events", f"{made.location}/test"):
+        world.call("POST", path, f'{{"event_type": "a", "payload": {PAYLOAD}}}')
+
+    assert [push.body.decode() for push in target.requests] == [PAYLOAD] * 2
+    assert {is_signed(push, FIRST) for push in target.requests} == {True}
+    shown = [made, world.call("PATCH", made.location, {"body": None})]
+    assert [answer.json["body"] for answer in shown] == ["payload", None]
+    world.clock.sleep(10)
+    post_for(world, None)
+    assert target.requests[-1].json()["event_type"] == "order.created"
