@@ -75,9 +75,9 @@ def get_me(call: Call) -> Response:
 
 @route("POST", "/tokens", Scope.CONSUME)
 def create_token(call: Call) -> Response:
-    asked = call.body(validation.TOKEN)
-    tenant = asked["tenant"]
-    expires_at = int(call.services.clock()) + asked["expires_in_seconds"]
+    members = call.body(validation.TOKEN_BODY)
+    tenant = members["tenant"]
+    expires_at = int(call.services.clock()) + members["expires_in_seconds"]
     token = make_token(
         call.key,
         tenant,
@@ -155,14 +155,14 @@ def list_inbox(call: Call) -> Response:
 
 @route("POST", "/inbox/lease", Scope.CONSUME)
 def lease_events(call: Call) -> Response:
-    events = inbox.lease(call.services, **call.body(validation.LEASE))
+    events = inbox.lease(call.services, **call.body(validation.LEASE_BODY))
     return respond(f'{{"events":[{",".join(event.leased() for event in events)}]}}')
 
 
 @route("POST", "/inbox/acknowledge", Scope.CONSUME)
 def acknowledge_events(call: Call) -> Response:
-    asked = call.body(validation.ACKNOWLEDGEMENT)
-    return respond(dumps(inbox.acknowledge_many(call.services, **asked)))
+    members = call.body(validation.ACKNOWLEDGEMENT_BODY)
+    return respond(dumps(inbox.acknowledge_many(call.services, **members)))
 
 
 @route("DELETE", "/events/{event_id}", Scope.ERASE)
@@ -241,7 +241,7 @@ def get_secret(call: Call) -> Response:
 
 @route("POST", "/subscriptions/{subscription_id}/secret", *CUSTOMERS)
 def renew_secret(call: Call) -> Response:
-    secret = call.body(validation.NEW_SECRET).get("secret")
+    secret = call.body(validation.SECRET_BODY).get("secret")
     subscription = call.subscription()
     if not (secret or call.services.settings.signing_secrets):
         raise NoSigningSecretError
@@ -263,8 +263,8 @@ def enable_subscription(call: Call) -> Response:
 
 @route("POST", "/subscriptions/{subscription_id}/send", *CUSTOMERS)
 def send_event(call: Call) -> Response:
-    asked = call.body(validation.SEND)
-    copy = recipients.send(asked["event_id"], call.subscription(), call)
+    members = call.body(validation.SEND_BODY)
+    copy = recipients.send(members["event_id"], call.subscription(), call)
     return respond(copy.summary(), 202, Location=f"../../events/{copy.event_id}")
 
 
@@ -279,8 +279,8 @@ def list_missed(call: Call) -> Response:
 
 @route("POST", "/subscriptions/{subscription_id}/recover", *CUSTOMERS)
 def recover_events(call: Call) -> Response:
-    asked = call.body(validation.RECOVER)
-    recovered = recipients.recover(call.subscription(), call, **asked)
+    members = call.body(validation.RECOVER_BODY)
+    recovered = recipients.recover(call.subscription(), call, **members)
     next_cursor = encode_cursor(recovered.next_cursor)
     return respond(dumps({**recovered._asdict(), "next_cursor": next_cursor}))
 

@@ -198,11 +198,11 @@ class Settings:
         return MESSAGE_GRACE_SECONDS + self.worker_batch_window_seconds
 
 
-FIELDS = {row.metadata["name"] or row.name.upper(): row for row in fields(Settings)}
-PARSERS: Parsers = {name: row.metadata["parse"] for name, row in FIELDS.items()}
-DEFAULTS = {row.name: row.default for row in FIELDS.values() if row.default is not MISSING}
+BY_VARIABLE = {row.metadata["name"] or row.name.upper(): row for row in fields(Settings)}
+PARSERS: Parsers = {name: row.metadata["parse"] for name, row in BY_VARIABLE.items()}
+DEFAULTS = {row.name: row.default for row in BY_VARIABLE.values() if row.default is not MISSING}
 REQUIRED = {
-    name: row.metadata["expected"] for name, row in FIELDS.items() if row.default is MISSING
+    name: row.metadata["expected"] for name, row in BY_VARIABLE.items() if row.default is MISSING
 }
 
 
@@ -237,7 +237,7 @@ def load(environ: Variables, read_secret: SecretReader = lambda _: "") -> Settin
 def parse(environ: Variables) -> tuple[Json, list[str]]:
     """Return the settings that are set or have a default, by name, and the faults of the others."""
     values, faults = parse_all(_set_variables(environ), PARSERS)
-    given = {FIELDS[name].name: value for name, value in values.items()}
+    given = {BY_VARIABLE[name].name: value for name, value in values.items()}
     return DEFAULTS | given, [f"{fault.field} is unusable: it {fault.message}" for fault in faults]
 
 

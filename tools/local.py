@@ -56,7 +56,7 @@ ROOT = Path(__file__).parent.parent
 TOUR = ROOT / "tools" / "paste.sh"
 POLL_SECONDS = 0.2
 WORKER_TIMEOUT_SECONDS = 50.0  # as in .chalice/config.json
-SETTINGS = settings.FIELDS
+SETTINGS = settings.BY_VARIABLE
 # What another shell needs to use the same AWS with the same settings
 VARIABLES = (
     "AWS_ENDPOINT_URL",

@@ -42,7 +42,6 @@ ALL = "subscription"
 
 Identity = tuple[str, str, str]  # who made it, target URL, and types in canonical order
 Renewal = Callable[[Subscription], Json]  # returns what changes in one that was just read
-unchanged: Renewal = lambda _: {}  # noqa: E731
 
 EDITED = "The URL was changed meanwhile: repeat the call, if its headers are for the new one."
 UNUSED_ID = "attribute_not_exists(event_id)"
@@ -93,7 +92,7 @@ class Subscriptions(Table):
         while existing := self.get(_id(seed)):
             found.append(existing)
             seed.append("edited")
-        renewal = partial(self._renew, secret, self._clock()) if secret else unchanged
+        renewal = partial(self._renew, secret, self._clock()) if secret else None
         same = self._find_same(found, identity, renewal, described)
         if same:
             return same, False
@@ -114,7 +113,7 @@ class Subscriptions(Table):
         self,
         found: Iterable[Subscription],
         identity: Identity,
-        renewal: Renewal,
+        renewal: Renewal | None,
         described: Json,
     ) -> Subscription | None:
         """Enable the first subscription that has this identity, and describe it; return it.
@@ -143,7 +142,7 @@ class Subscriptions(Table):
         self,
         subscription: Subscription,
         identity: Identity | None = None,
-        renewal: Renewal = unchanged,
+        renewal: Renewal | None = None,
         **changes: Any,
     ) -> Subscription | None:
         """Change a subscription that was just read; return it, or None if it is gone.
@@ -159,7 +158,8 @@ class Subscriptions(Table):
             if has_headers_alone and current.target_url != subscription.target_url:
                 raise ApiError(409, "edited_meanwhile", EDITED)
             wanted = changes if identity is None or current.paused else ENABLE | changes
-            wanted = wanted | renewal(current)
+            if renewal:
+                wanted = wanted | renewal(current)
             edited = replace(current, **wanted)
             if edited.target_url != current.target_url:
                 edited = replace(current, **{"headers": None, "slow_since": None, **wanted})

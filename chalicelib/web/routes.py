@@ -16,7 +16,7 @@ from chalicelib.infra.errors import ApiError, EventNotFoundError
 from chalicelib.infra.parsing import Json, Parser, Parsers
 from chalicelib.settings import ApiKey, Scope
 from chalicelib.web.auth import authenticate
-from chalicelib.web.validation import Body, encode_cursor, parse_body, parse_query
+from chalicelib.web.validation import BodySchema, encode_cursor, parse_body, parse_query
 
 RESPOND_SECONDS = 3  # reserved: the function has 30 s, and API Gateway ends a request after 29 s
 JSON_BODIES = {("application/json", "identity"), ("", "identity")}  # content type and encoding
@@ -72,9 +72,9 @@ class Call(Invocation):
         # their copies for subscriptions without a tenant, name the tenant, too.
         return self.find_subscription(event.subscription_id) is not None
 
-    def body(self, form: Body) -> Json:
+    def body(self, schema: BodySchema) -> Json:
         """Return the members of the body; raise ApiError 400, 413 or 415."""
-        return parse_body(self.json_body(), form)
+        return parse_body(self.json_body(), schema)
 
     def json_body(self) -> bytes:
         """Return the body; raise ApiError 415 if it is not plain JSON."""

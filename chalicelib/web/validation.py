@@ -44,7 +44,7 @@ HEADER_NAME = re.compile(rf"(?!(?i:{RESERVED})$)[\w!#$%&'*+.^`|~-]{{1,64}}", re.
 HEADER_VALUE = re.compile(r"(?!@@@SKIP_HEADER@@@$)[ -~]{1,1024}")
 
 
-class Body(NamedTuple):
+class BodySchema(NamedTuple):
     """The JSON object of a call's body: its members, of which some are `required`."""
 
     members: Parsers
@@ -148,7 +148,7 @@ EVENT_MEMBERS = {
     "subject": parser(SUBJECT, SUBJECT_FORM, _printable),
 }
 TEST_MEMBERS = {name: EVENT_MEMBERS[name] for name in ("event_type", "payload")}
-LEASE = Body(
+LEASE_BODY = BodySchema(
     {
         "limit": integer(MAX_LEASED_EVENTS),
         "lease_seconds": integer(3600),
@@ -157,15 +157,15 @@ LEASE = Body(
     },
     defaults={"limit": 10, "lease_seconds": 300},
 )
-ACKNOWLEDGEMENT = Body(
+ACKNOWLEDGEMENT_BODY = BodySchema(
     {
         "lease_id": parser("lse_[0-9a-f]{32}", "a lease_id as it was returned"),
         "event_ids": list_of("ids", MAX_LEASED_EVENTS, "(?s).*"),
     },
     required=("lease_id", "event_ids"),
 )
-SEND = Body({"event_id": parser("(?s).*", "an event_id")}, required=("event_id",))
-TOKEN = Body(
+SEND_BODY = BodySchema({"event_id": parser("(?s).*", "an event_id")}, required=("event_id",))
+TOKEN_BODY = BodySchema(
     {"tenant": parse_name, "expires_in_seconds": integer(30 * 24 * 3600, 60)},
     required=("tenant",),
     defaults={"expires_in_seconds": 3600},
@@ -182,7 +182,7 @@ DESCRIPTION_MEMBERS = {
     "body": parser(PAYLOAD, f"{PAYLOAD}, or null"),
 }
 SECRET_MEMBER = {"secret": parser(WHSEC, WHSEC_FORM, lambda text: show_secret(decode_secret(text)))}
-NEW_SECRET = Body(SECRET_MEMBER)
+SECRET_BODY = BodySchema(SECRET_MEMBER)
 SET_ELSEWHERE = "is set by POST /subscriptions/{subscription_id}/secret"
 
 
@@ -236,7 +236,7 @@ SUBSCRIPTION_PARAMETERS = {
 MISSED_PARAMETERS = {
     name: PARAMETERS[name] for name in ("cursor", "limit", "since", "subject", "until")
 }
-RECOVER = Body(
+RECOVER_BODY = BodySchema(
     {name: PARAMETERS[name] for name in ("since", "until", "cursor")}, required=("since",)
 )
 INBOX_PARAMETERS = {
@@ -328,10 +328,10 @@ def parse_subscription(
     return changes
 
 
-def parse_body(body: bytes, form: Body) -> Json:
+def parse_body(body: bytes, schema: BodySchema) -> Json:
     """Return the members of `body`, which may be empty; raise what `parse_object` raises."""
-    document = parse_object(body.strip() or b"{}", form.members, form.required)
-    return {**form.defaults, **_without_nulls(document)}
+    document = parse_object(body.strip() or b"{}", schema.members, schema.required)
+    return {**schema.defaults, **_without_nulls(document)}
 
 
 def parse_object(

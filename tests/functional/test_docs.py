@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from standardwebhooks import WebhookVerificationError
 
-from chalicelib.settings import FIELDS
+from chalicelib.settings import BY_VARIABLE
 from tests.support.loopback import serve_app
 from tests.support.receiver import Receiver
 from tests.support.subscribing import post_for
@@ -70,7 +70,7 @@ def test_links_resolve_and_make_targets_and_modules_exist(document: Path) -> Non
 
 
 def test_the_table_of_settings_is_complete() -> None:
-    names = FIELDS.keys() | {"SETTINGS_SECRET"}
+    names = BY_VARIABLE.keys() | {"SETTINGS_SECRET"}
     tables = [
         row for text in TEXTS.values() for row in re.findall(r"^\|([^|]+)\|", text, re.MULTILINE)
     ]
