@@ -146,19 +146,29 @@ def without_digits(lines: list[str]) -> list[list[str]]:
     return [re.sub(r"_[0-9a-f]{32}|\d", "", line).split() for line in lines]
 
 
-def test_the_quick_start_of_the_readme_works_and_answers_what_it_shows(system: Run) -> None:
+def test_the_quick_start_of_the_readme_works_and_answers_what_it_shows(
+    system: Run, printed: list[str]
+) -> None:
     blocks = re.findall(
         r"^```(?:sh)?\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
     )
-    commands = "".join(blocks[1:3])
-    shown = blocks[3]
-    commands = commands.replace(":8000", f":{system.port}").replace("trk_…", system.key)
+    variables, commands, shown = blocks[1:4]
+    variables = variables.replace(":8000", f":{system.port}").replace("trk_…", system.key)
+    target_url = found(printed, r'"target_url": "(http\S+?)"')
+    commands = commands.replace("http://localhost:9000/", target_url)
     expected, end = json.JSONDecoder().raw_decode(shown)
 
-    posted, *lines = shell(commands).splitlines()
+    posted, *lines = shell(variables + commands).splitlines()
+    event = json.loads(posted)
+    subscription_id = found(lines, r"(sub_\w+)")
+    ids = f"SUBSCRIPTION_ID={subscription_id} EVENT_ID={event['event_id']}"
+    sent = shell(f"{variables}make send-to {ids}")
 
-    assert [*json.loads(posted)] == [*expected]
+    assert [*event] == [*expected]
     assert without_digits(lines) == without_digits(shown[end:].strip().splitlines())
+    copy_id = found([sent], r"(cpy_\w+)")
+    while b'"status":"delivered"' not in system.call("GET", f"/events/{copy_id}")[2]:
+        pass  # until the test's time is over
 
 
 def test_an_unknown_path_is_a_problem_document_that_does_not_repeat_the_key(system: Run) -> None:
