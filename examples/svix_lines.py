@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import urllib3
 
@@ -23,6 +24,11 @@ def listed(path, **after):
 for app in listed(""):
     for endpoint in listed(f"/{app['id']}/endpoint"):
         path = f"/{app['id']}/endpoint/{endpoint['id']}"
+        if endpoint.get("disabled"):
+            print(f"{path}: skipped, because it is disabled", file=sys.stderr)
+            continue
+        if endpoint.get("channels"):
+            print(f"{path}: gets its types of all channels: add a filter", file=sys.stderr)
         line = {
             "target_url": endpoint["url"],
             "event_types": endpoint["filterTypes"],

@@ -243,7 +243,7 @@ def act_on_each(
     """Call `act` for each item, at most `rate` a second, and count the outcomes, which it returns
     in a few words.
 
-    Returns how many were skipped: items that the API refuses are named; other errors concern every
+    Returns how many were refused: items that the API refuses are named; other errors concern every
     item. At the end, or when it is stopped, it prints the counts, and what `rest` returns for the
     number of items that were handled.
     """
@@ -265,7 +265,7 @@ def act_on_each(
                 if error.status not in (400, 404, 409, 413, 415, 422):
                     raise
                 click.echo(f"{item}: {error.message}", err=True)
-                outcomes["skipped"] += 1
+                outcomes["refused"] += 1
     finally:
         done = outcomes.total()
         told = [f"{count:,} {outcome}" for outcome, count in outcomes.items()]
@@ -273,4 +273,4 @@ def act_on_each(
         click.echo(f"{done:,} of {counted(total, unit)}: {summary}", err=done < total)
         if done < total:
             click.echo(rest(done), err=True)
-    return outcomes["skipped"]
+    return outcomes["refused"]

@@ -10,7 +10,13 @@ import click
 from chalicelib.customers.subscription import SHOWN
 from chalicelib.infra.errors import InvalidRequestError
 from chalicelib.infra.parsing import parser
-from chalicelib.web.validation import DESCRIPTION_MEMBERS, SECRET_MEMBER, parse_name, parse_object
+from chalicelib.web.validation import (
+    DESCRIPTION_MEMBERS,
+    SECRET_MEMBER,
+    must_be,
+    parse_name,
+    parse_object,
+)
 from tools.api import Api, ApiCallError, check
 from tools.command_line import act_on_each, command_line, file_option, numbered_lines
 from tools.subscriptions import path_of
@@ -21,8 +27,12 @@ TARGET_URL = parser(
     "a URL, and of no Zap: switch it off and on, because it unsubscribes by the id that it knows",
 )
 GIVEN = {"target_url": TARGET_URL, "tenant": parse_name, **DESCRIPTION_MEMBERS, **SECRET_MEMBER}
-TOLD = ("subscription_id", "target_host", "header_names", "signs_with", *SHOWN)
-MEMBERS = {**dict.fromkeys(TOLD, lambda value: value), **GIVEN}
+TOLD = ("subscription_id", "target_host", "header_names", *SHOWN)
+MEMBERS = {
+    **dict.fromkeys(TOLD, lambda value: value),
+    "signs_with": must_be("a list", lambda value: isinstance(value, list)),
+    **GIVEN,
+}
 NO_TOKEN = "made by the API key, not by the customer, because tokens need signing secrets"  # noqa: S105
 
 
@@ -72,6 +82,11 @@ def import_subscriptions(file: Path, *, go: bool) -> None:
             headers=authorization(tenant) if is_customers else {},
         )
         check(status, made)
+        # POST /subscriptions does not set the previous secret, which signs for a day.
+        secret = wanted.get("secret")
+        if secret not in (None, made["secret"]):
+            path = path_of(made["subscription_id"], "secret")
+            api.call("POST", path, json={"secret": secret})
         is_disabled = bool(wanted.get("disabled_at"))
         if is_disabled is not bool(made["disabled_at"]):
             verb = "disable" if is_disabled else "enable"

@@ -396,7 +396,7 @@ def replay(
         api.call("POST", f"/events/{quote(event_id, safe='')}/replay", read_retries=0)
         return "queued"
 
-    skipped = act_on_each(
+    refused = act_on_each(
         "event",
         event_ids,
         push,
@@ -405,8 +405,8 @@ def replay(
         rest=how_to_push_from,
     )
     print(f"To see what fails again: {command(0, status='failed')}")
-    if skipped:
-        raise click.ClickException("some events were skipped")
+    if refused:
+        raise click.ClickException("some events were refused")
 
 
 def find_matching(
@@ -484,7 +484,7 @@ def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: st
         return "erased"
 
     again = f"To complete it: {command}"
-    skipped = act_on_each(
+    refused = act_on_each(
         "item",
         items,
         remove,
@@ -492,7 +492,7 @@ def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: st
         rate=rate,
         rest=lambda _: again,
     )
-    if skipped:
+    if refused:
         raise click.ClickException(
             f"some events are claimed, for a minute or while a lease lasts. {again}"
         )
@@ -582,7 +582,7 @@ def send_lines(api: Api, content: bytes, prefix: str) -> None:
         return posts[name].result()
 
     try:
-        skipped = act_on_each(
+        refused = act_on_each(
             "line",
             posts,
             wait,
@@ -592,7 +592,7 @@ def send_lines(api: Api, content: bytes, prefix: str) -> None:
         )
     finally:
         pool.shutdown(cancel_futures=True)
-    if skipped:
+    if refused:
         raise click.ClickException("some lines were refused")
 
 

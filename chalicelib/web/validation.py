@@ -320,11 +320,9 @@ def parse_subscription(
     if is_new:
         new_members = {**members, **SECRET_MEMBER, "tenant": parse_name}
         return parse_object(body, new_members, ("target_url",))
-    changes = parse_object(body, {**members, "secret": lambda secret: secret})
+    changes = parse_object(body, members, elsewhere={"secret": SET_ELSEWHERE})
     if changes.get("target_url", "") is None:
         raise InvalidRequestError(FieldFault("target_url", "must not be null"))
-    if "secret" in changes:
-        raise InvalidRequestError(FieldFault("secret", SET_ELSEWHERE))
     return changes
 
 
@@ -338,12 +336,14 @@ def parse_object(
     body: bytes,
     members: Parsers,
     required: Collection[str] = (),
+    elsewhere: Mapping[str, str] = MappingProxyType({}),
 ) -> Json:
     """Return the JSON object in `body`, its members parsed. Optional members may be null.
 
     Raises ApiError 413 over MAX_BODY_BYTES, as sent or as compact JSON (250 KB of `1e15` would
     exceed DynamoDB's 400 KB), and InvalidRequestError with every fault: members that are not among
-    `members` or cannot be parsed, and those of `required` that are absent or null.
+    `members` or cannot be parsed, and those of `required` that are absent or null. `elsewhere` has
+    the faults of members that another call sets.
     """
     _check_size(body)
     try:
@@ -357,7 +357,8 @@ def parse_object(
     _check_size(compact)
     given = _without_nulls(document)
     unknown = sorted(document.keys() - members.keys())
-    faults = [FieldFault(name[:128], f"is not one of {', '.join(members)}") for name in unknown]
+    not_known = f"is not one of {', '.join(members)}"
+    faults = [FieldFault(name[:128], elsewhere.get(name, not_known)) for name in unknown]
     faults += [FieldFault(name, "is required") for name in required if name not in given]
     values, unusable = parse_all(given, members)
     _raise_if_any(faults + unusable)

@@ -1,6 +1,7 @@
 #!/bin/sh
 # EventBridge in front: a rule posts events to Triggers API, and a pipe the messages of a queue. Needs the AWS CLI,
-# TRIGGERS_URL, TRIGGERS_API_KEY (scope produce), and the ARNs QUEUE_ARN and DLQ_ARN of two queues.
+# TRIGGERS_URL, TRIGGERS_API_KEY (scope produce), and the ARNs of two queues: DLQ_ARN, whose policy lets
+# events.amazonaws.com send, and a redrive policy on QUEUE_ARN.
 set -eu
 # call SERVICE OPERATION QUERY: the input is JSON, and on no command line
 call() { aws "$1" "$2" --cli-input-json file:///dev/stdin --output text --query "$3"; }
@@ -39,8 +40,10 @@ call events put-targets FailedEntries <<END
   "DeadLetterConfig": {"Arn": "$DLQ_ARN"}}]}
 END
 
-# The same for a queue. A DynamoDB stream takes "DynamoDBStreamParameters": {"StartingPosition": "LATEST", "BatchSize": 1},
-# "$.eventID", and each member by its type: <$.dynamodb.NewImage.order_id.S>.
+# The same for a queue. A DynamoDB stream takes "DynamoDBStreamParameters": {"StartingPosition": "LATEST", "BatchSize": 1,
+# "MaximumRetryAttempts": 20, "DeadLetterConfig": {"Arn": "$DLQ_ARN"}} (else a bad record holds its shard for a day),
+# "$.eventID", and each member by its type: <$.dynamodb.NewImage.order_id.S>. Its role needs dynamodb:DescribeStream,
+# GetRecords, GetShardIterator, ListStreams, and sqs:SendMessage to DLQ_ARN.
 call pipes create-pipe Arn <<END
 {"Name": "orders-to-triggers", "RoleArn": "$ROLE_ARN", "Source": "$QUEUE_ARN", "Target": "$DESTINATION_ARN",
  "SourceParameters": {"SqsQueueParameters": {"BatchSize": 1}},

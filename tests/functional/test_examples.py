@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,17 @@ def test_the_calls_to_aws_are_as_its_models_say(script: str, calls: int, tmp_pat
 
 
 def test_the_endpoints_of_svix_are_printed_as_lines() -> None:
-    endpoint = {"id": "1", "url": "u", "filterTypes": ["a"], "description": "CRM"}
+    endpoint = {
+        "id": "1",
+        "url": "u",
+        "filterTypes": ["a"],
+        "description": "CRM",
+        "channels": ["c"],
+    }
     pages = {
         "/app": {"data": [{"id": "app_1", "uid": "acme"}], "done": True},
         "endpoint": {"data": [endpoint], "done": False, "iterator": "1"},
-        "endpoint&iterator=1": {"data": [], "done": True},
+        "endpoint&iterator=1": {"data": [{"id": "2", "disabled": True}], "done": True},
         "/headers": {"headers": {"X-Api-Key": "k"}, "sensitive": ["authorization"]},
         "/secret": {"key": SECRET},
     }
@@ -80,8 +87,9 @@ def test_the_endpoints_of_svix_are_printed_as_lines() -> None:
     with Receiver() as svix:
         svix.default = answer
         variables = {"SVIX_URL": f"http://127.0.0.1:{svix.port}", "SVIX_TOKEN": "t"}
-        _, output, _ = ended(sys.executable, str(EXAMPLES / "svix_lines.py"), **variables)
+        _, output, errors = ended(sys.executable, str(EXAMPLES / "svix_lines.py"), **variables)
 
     line = json.loads(output)
+    assert re.findall(r"endpoint/(\d): (\w+)", errors) == [("1", "gets"), ("2", "skipped")]
     assert_has(line, target_url="u", event_types=["a"], tenant="acme", secret=SECRET)
     assert_has(line, name="CRM", headers={"X-Api-Key": "k"}, body="payload")

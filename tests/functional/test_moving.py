@@ -76,10 +76,12 @@ def test_another_stage_has_the_same_subscriptions_with_the_secrets_of_their_rece
         assert_has(line, **same, signs_with=[was["secret"]])
     assert [line["last_error"] for line in after] == [None, None, "disabled by hand"]
 
-    write(file, *({**line, "disabled_at": None, "secret": GIVEN} for line in before))
-    assert import_file(file, "--go") == "3 of 3 lines: 3 there before\n"
-    set_by_file = [(line["disabled_at"], line["secret"]) for line in exported(world, capsys)]
-    assert set_by_file == [(None, GIVEN)] * 3
+    enabled = [{**line, "disabled_at": None} for line in before]
+    for lines in ([{**line, "secret": GIVEN} for line in enabled], enabled):
+        write(file, *lines)
+        assert import_file(file, "--go") == "3 of 3 lines: 3 there before\n"
+        set_by_file = [(line["disabled_at"], line["secret"]) for line in exported(world, capsys)]
+        assert set_by_file == [(None, line["secret"]) for line in lines]
 
 
 def test_lines_that_are_refused_or_set_otherwise_are_named_without_what_is_secret(
@@ -98,6 +100,7 @@ def test_lines_that_are_refused_or_set_otherwise_are_named_without_what_is_secre
         {**good, "headres": {"X-Api-Key": "secret-query"}},
         "{",
         {**good, "target_url": "https://elsewhere.example/secret-path"},
+        {**good, "signs_with": 1},
     )
     expected = {
         "line 1: several secrets sign its pushes; the present one is taken",
@@ -109,7 +112,8 @@ def test_lines_that_are_refused_or_set_otherwise_are_named_without_what_is_secre
         "line 7: headres: is not one of",
         "line 8: body: must be JSON",
         "line 9: 400: target_url: must be",  # says the API
-        "8 of 8 lines: 1 made, 7 skipped",
+        "line 10: signs_with: must be a list",
+        "9 of 9 lines: 1 made, 8 refused",
     }
 
     said = import_file(file, "--go", status=1)

@@ -294,8 +294,8 @@ def test_events_that_are_named_are_shown_then_replayed_unless_they_are_held(
         shown,
     )
     assert Ran("replay", free, "evt_1", status=1).errors == "Error: 404: There is no such event.\n"
-    assert ran.output.startswith("2 of 2 events: 1 skipped, 1 queued\n")
-    assert re.fullmatch(f"{leased}: 409: .*\nError: some events were skipped\n", ran.errors)
+    assert ran.output.startswith("2 of 2 events: 1 refused, 1 queued\n")
+    assert re.fullmatch(f"{leased}: 409: .*\nError: some events were refused\n", ran.errors)
 
 
 @pytest.fixture
