@@ -320,10 +320,8 @@ def parse_subscription(
     if is_new:
         new_members = {**members, **SECRET_MEMBER, "tenant": parse_name}
         return parse_object(body, new_members, ("target_url",))
-    changes = parse_object(body, members, elsewhere={"secret": SET_ELSEWHERE})
-    if changes.get("target_url", "") is None:
-        raise InvalidRequestError(FieldFault("target_url", "must not be null"))
-    return changes
+    elsewhere = {"secret": SET_ELSEWHERE}
+    return parse_object(body, members, never_null=("target_url",), elsewhere=elsewhere)
 
 
 def parse_body(body: bytes, schema: BodySchema) -> Json:
@@ -336,14 +334,16 @@ def parse_object(
     body: bytes,
     members: Parsers,
     required: Collection[str] = (),
+    *,
+    never_null: Collection[str] = (),
     elsewhere: Mapping[str, str] = MappingProxyType({}),
 ) -> Json:
     """Return the JSON object in `body`, its members parsed. Optional members may be null.
 
     Raises ApiError 413 over MAX_BODY_BYTES, as sent or as compact JSON (250 KB of `1e15` would
     exceed DynamoDB's 400 KB), and InvalidRequestError with every fault: members that are not among
-    `members` or cannot be parsed, and those of `required` that are absent or null. `elsewhere` has
-    the faults of members that another call sets.
+    `members` or cannot be parsed, those of `required` that are absent or null, and those of
+    `never_null` that are null. `elsewhere` has the faults of members that another call sets.
     """
     _check_size(body)
     try:
@@ -360,6 +360,8 @@ def parse_object(
     not_known = f"is not one of {', '.join(members)}"
     faults = [FieldFault(name[:128], elsewhere.get(name, not_known)) for name in unknown]
     faults += [FieldFault(name, "is required") for name in required if name not in given]
+    nulls = [name for name in never_null if document.get(name, "") is None]
+    faults += [FieldFault(name, "must not be null") for name in nulls]
     values, unusable = parse_all(given, members)
     _raise_if_any(faults + unusable)
     return {**document, **values}
