@@ -512,7 +512,7 @@ def test_those_in_trouble_come_first_and_what_they_missed_is_replayed(
     made = console.subscribe(
         receiver.url, tenant="acme", name="CRM", event_types=["ledger.*", "acme"]
     )
-    console.subscribe(receiver.url, tenant="other", name="Bank", event_types=["ledger.*"])
+    bank = console.subscribe(receiver.url, tenant="other", name="Bank", event_types=["ledger.*"])
     cards, clock = page.locator("#subscriptions > li"), r"\d\d:\d\d UTC"
     console.post("ledger.booked", tenant="other")
     receiver.default = status(503, headers={"Retry-After": "60"})
@@ -537,13 +537,19 @@ def test_those_in_trouble_come_first_and_what_they_missed_is_replayed(
         ]
     )
     console.check_looks("webhooks", axe)
+    begun = {"failing_since": "2026-01-20T22:00:00.000000Z"}  # before the newest deliveries
+    page.route(
+        f"**/subscriptions/{bank['subscription_id']}",
+        lambda route: route.fulfill(json={**route.fetch().json(), **begun}),
+    )
     page.get_by_role("link", name="Bank").click()
     expect(cards).to_contain_text(
         re.compile(
-            rf"retrying, failing since {clock}, 1 waits.*1 pending, 1 delivered; the last",
+            r"failing since 2026-01-20 22:00 UTC, 1 waits.*1 pending, 1 delivered; the last",
             re.DOTALL,
         )
     )
+    expect(cards.get_by_label("Since (UTC)")).to_have_value("2026-01-17T22:00")
     expect(console.button("Enable")).to_be_hidden()
     page.get_by_role("link", name="All webhooks").click()
     page.get_by_label("Find", exact=True).fill("disab")
