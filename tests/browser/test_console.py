@@ -256,6 +256,7 @@ def test_an_event_is_judged_by_the_webhooks_of_its_tenant(
     console: Console, receiver: Receiver
 ) -> None:
     dear = {"total": [{"numeric": [">=", 100]}]}
+    early = console.post("tone.judged", tenant="corp", payload={"total": 100})
     console.subscribe(receiver.url, name="Corp", tenant="corp", filter=dear)
     console.subscribe(receiver.url, name="Archive", event_types=["tone.*"])
 
@@ -273,14 +274,17 @@ def test_an_event_is_judged_by_the_webhooks_of_its_tenant(
     told = "not asked for by corp; 1 of yours got it"
     refused = "0 of 1 webhook got it, 1 failed; 0 of yours got it, 1 failed"
     for event, row in (
+        (early, r"^not sent\s.*\snot sent to corp; your own webhook got it"),
         (left_out, rf"^not asked for\s.*\s{told}"),
         (failed, rf"^failed\s.*for corp, {refused}"),
         (foreign, r"^delivered\s.*for stranger, 1 of 1 webhook got it"),
     ):
         expect(console.row(event)).to_contain_text(re.compile(row, re.DOTALL))
     console.text("#failed").to_contain_text(re.compile(r"1 event\s+2 copies"))
-    console.text("#delivered").to_contain_text(re.compile(r"1 event\s+2 copies, 1 not asked for"))
-    console.text("#legend").to_have_text("1 delivered at once1 not asked for1 failed")
+    console.text("#delivered").to_contain_text(
+        re.compile(r"1 event\s+2 copies, 1 not asked for, 1 not sent")
+    )
+    console.text("#legend").to_have_text("1 delivered at once1 not asked for1 not sent1 failed")
     console.button("delivered").click()
     console.text("#delivered").to_contain_text("2 events")
     # Its own push is what matches.
@@ -290,6 +294,9 @@ def test_an_event_is_judged_by_the_webhooks_of_its_tenant(
     console.text("#recipients a.type").to_have_text(["Corp", "Archive"])
     console.page.get_by_role("link", name="Webhook Archive").click()
     console.heading("Archive").to_be_visible()
+    console.find(early["event_id"])
+    console.text("#status").to_have_text("not sent")
+    console.text("#became").to_contain_text("not sent to corp")
 
 
 def test_what_is_old_says_so_and_older_pages_are_read_once(console: Console) -> None:
@@ -327,6 +334,7 @@ def test_a_search_opens_an_exact_hit_at_once_and_ignores_case_and_punctuation(
     console: Console,
 ) -> None:
     console.post("order.sought", subject="Order-815")
+    console.post("order.sought", subject="sub_4711")
     console.open("/nowhere")
     asked: list[str] = []
     console.page.on("request", lambda request: asked.append(request.url))
@@ -337,6 +345,8 @@ def test_a_search_opens_an_exact_hit_at_once_and_ignores_case_and_punctuation(
         console.heading("Nothing is here.").to_be_focused()
     assert "/events?limit=2&subject=Order-815" in asked[0]
     assert "/events/evt_" in asked[1]
+    console.find("sub_4711")  # could be the beginning of an id
+    console.heading("sub_4711").to_be_focused()
 
 
 # One event
