@@ -559,8 +559,11 @@ def test_those_in_trouble_come_first_and_what_they_missed_is_replayed(
             re.DOTALL,
         )
     )
-    expect(cards.get_by_label("Since (UTC)")).to_have_value("2026-01-17T22:00")
     expect(console.button("Enable")).to_be_hidden()
+    since = cards.get_by_label("Since (UTC)")
+    expect(since).to_have_value("2026-01-17T22:00")
+    begun["disabled_at"] = "2026-01-19T22:00:00.000000Z"
+    expect(since).to_have_value("2026-01-16T22:00")
     page.get_by_role("link", name="All webhooks").click()
     page.get_by_label("Find", exact=True).fill("disab")
     console.text("#overview tr").to_have_count(1)
@@ -666,7 +669,7 @@ def test_a_subscription_is_edited_and_its_headers_are_given_again(
     expect(card.get_by_role("heading")).to_have_text("ERP")
     edit.click()
     expect(name).to_have_value("ERP")
-    expect(card.get_by_label("Filter")).to_have_value("")
+    expect(card.get_by_label("Value of the header")).to_have_value("")
     assert console.api("GET", path) == {
         **made,
         "name": "ERP",
