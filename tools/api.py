@@ -103,14 +103,19 @@ class Api:
 
     def list_all(self, path: str, **query: str | None) -> Iterator[Json]:
         """Yield what all pages of GET /events or GET /subscriptions have."""
-        fields = {name: value for name, value in query.items() if value}
         with Console(stderr=True).status("listing"):
-            while True:
-                page, _ = self.call("GET", path, fields=fields)
+            for page in self.pages(path, **query):
                 yield from page[path.removeprefix("/")]
-                if not page.get("next_cursor"):
-                    return
-                fields["cursor"] = page["next_cursor"]
+
+    def pages(self, path: str, **query: str | None) -> Iterator[Json]:
+        """Yield all pages of a list."""
+        fields = {name: value for name, value in query.items() if value}
+        while True:
+            page, _ = self.call("GET", path, fields=fields)
+            yield page
+            if not page.get("next_cursor"):
+                return
+            fields["cursor"] = page["next_cursor"]
 
 
 def check(status: int, content: Json) -> None:

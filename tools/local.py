@@ -314,16 +314,11 @@ def _check_connections() -> None:
             ) from error
 
 
-def _log_polling_as_debug(record: logging.LogRecord) -> bool:
-    if record.levelno == logging.INFO and record.getMessage() == "sqs receive_message":
-        record.levelno = logging.DEBUG
-        record.levelname = "DEBUG"
-    return True
-
-
 def _start_workers() -> None:
     """Start the workers of both lanes; without SLOW_QUEUE_URL there is one."""
-    telemetry.logger.addFilter(_log_polling_as_debug)
+    telemetry.logger.addFilter(
+        lambda record: record.levelno > logging.INFO or record.getMessage() != "sqs receive_message"
+    )
     started = services.get().settings
     _start_worker("worker", started.inbox_queue_url, started.worker_max_concurrency)
     if started.slow_queue_url:

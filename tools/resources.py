@@ -71,6 +71,8 @@ NOBODY = (
 )
 WAITING = "waiting for CloudFormation, which goes on if this is stopped"
 COMPLETE = ("CREATE_COMPLETE", "UPDATE_COMPLETE", "IMPORT_COMPLETE")
+# How an interrupted run may have left the stack, which can then be created or updated again.
+USABLE = (*COMPLETE, "DELETE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")
 NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 WAIT: Any = {"Delay": 1, "MaxAttempts": 1800}
 
@@ -92,7 +94,8 @@ def update(stage: str, cloudformation: Any) -> None:
     # by a run that was stopped
     if stack and stack["StackStatus"].endswith("_IN_PROGRESS") and _known_parameters(stack):
         print(f"waiting for stack {_stack_name(stage)}: {stack['StackStatus']}", flush=True)
-        _wait(stack["StackId"], COMPLETE, cloudformation)
+        _wait(stack["StackId"], USABLE, cloudformation)
+        stack = _find_stack(stage, cloudformation)
     known = _known_parameters(stack)
     missing = [PARAMETERS[key] for key in REQUIRED if key not in given.keys() | known]
     if missing:
@@ -231,9 +234,10 @@ def delete(stage: str, cloudformation: Any) -> None:
     if stack is None:
         print(f"there is no stack {_stack_name(stage)} in {cloudformation.meta.region_name}")
         return
-    cloudformation.update_termination_protection(
-        StackName=stack["StackId"], EnableTerminationProtection=False
-    )
+    if stack.get("EnableTerminationProtection"):  # CloudFormation refuses while it deletes
+        cloudformation.update_termination_protection(
+            StackName=stack["StackId"], EnableTerminationProtection=False
+        )
     cloudformation.delete_stack(StackName=stack["StackId"])
     _wait(stack["StackId"], ("DELETE_COMPLETE",), cloudformation)
     print(

@@ -1,22 +1,19 @@
 """`make smoke`: check a deployed stage through its API, with nothing but TRIGGERS_URL and
 TRIGGERS_API_KEY.
 
-Each check is one call, whose response must have the status, members and types of the stage's own
-openapi.json. One event is posted, of a type and tenant of its own, and only that is leased, unless
-it was pushed before.
+Each check is one call, whose response must have a certain status and, for most, a certain text. One
+event is posted, of a type and tenant of its own, and only that is leased, unless it was pushed
+before.
 """
 
 import json
 import os
-import re
 import secrets
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import click
-from jsonschema import Draft202012Validator
 
 from tools.api import Api, printable
 
@@ -26,7 +23,6 @@ class Smoke:
 
     def __init__(self) -> None:
         self._api = Api()
-        self._openapi, _ = self._api.call("GET", "/openapi.json")
 
     def check(
         self, method: str, path: str, *statuses: int, expect: str = "", **options: Any
@@ -41,31 +37,13 @@ class Smoke:
             status, content, _ = self._api.request(method, path, **options)
             duration_ms = 1000 * (time.monotonic() - started)
             line = f"{status} {duration_ms:6,.0f} ms  {method} {path}"
-            faults = list(self._faults(method, path, status, content))
-            if status in statuses and not faults and expect in json.dumps(content):
+            if status in statuses and expect in json.dumps(content):
                 print(f"ok  {line}", flush=True)
                 return content
             if status not in (409, *statuses):
                 break
-        detail = content.get("detail") or f"{json.dumps(content)} lacks {expect}"
-        raise click.ClickException(printable(f"{line}: {', '.join(faults) or detail}"))
-
-    def _faults(self, method: str, path: str, status: int, content: Any) -> Iterator[str]:
-        route = re.sub("/evt_[^/]+", "/{event_id}", path)
-        route = re.sub("/sub_[^/]+", "/{subscription_id}", route)
-        components = self._openapi["components"]
-        try:
-            described = self._openapi["paths"][route][method.lower()]["responses"][str(status)]
-        except KeyError:
-            yield f"not described in openapi.json: {content}"
-            return
-        if "$ref" in described:
-            described = components["responses"][described["$ref"].rpartition("/")[2]]
-        for media in described.get("content", {}).values():
-            validator = Draft202012Validator({**media["schema"], "components": components})
-            for fault in validator.iter_errors(content):
-                # Without messages: they repeat the value, which may be a secret.
-                yield f"{fault.json_path} breaks {fault.validator}: {fault.validator_value}"
+        detail = content.get("detail") or json.dumps(content)
+        raise click.ClickException(printable(f"{line}, not {expect or statuses[0]}: {detail}"))
 
 
 @click.command()

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import boto3
 import click
@@ -33,6 +33,14 @@ UNLIKE = """\
 the functions of {stage} have, or RUNTIME names, {wanted}, and .venv has {own}. Type one of these:
   rm -r .venv && make deploy STAGE={stage} PYTHON={newest} RUNTIME={newest}
   make deploy STAGE={stage} RUNTIME={own}"""
+
+
+class Found(NamedTuple):
+    """A resource that Chalice may have made. `values` are those of its entry in the record."""
+
+    name: str
+    exists: bool
+    values: Json
 
 
 def read_template(stage: str) -> Any:
@@ -144,8 +152,9 @@ def restore_record(stage: str, *, is_deleting: bool = False) -> None:
     was interrupted, or the record is another commit's.
 
     When it deploys, Chalice finds functions, roles and rules by name; it would fail at an event
-    source that is not recorded, and create a second API. It deletes what is recorded, and fails at
-    what is gone: with `is_deleting` that leaves the record.
+    source that is not recorded, and create a second API. It deletes what is recorded, and fails
+    at a resource that does not exist. With `is_deleting`, entries of resources that do not exist
+    are removed.
     """
     record = _record(stage)
     try:
@@ -154,11 +163,11 @@ def restore_record(stage: str, *, is_deleting: bool = False) -> None:
         content = {"resources": [], "schema_version": "2.0", "backend": "api"}
     recorded = {resource["name"]: resource for resource in content["resources"]}
     resources = dict(recorded)
-    for name, is_there, values in _find_resources(stage, recorded):
-        if is_there:
-            resources[name] = recorded.get(name, {"name": name}) | values
+    for found in _find_resources(stage, recorded):
+        if found.exists:
+            resources[found.name] = recorded.get(found.name, {"name": found.name}) | found.values
         elif is_deleting:
-            resources.pop(name, None)
+            resources.pop(found.name, None)
     if resources != recorded:
         content["resources"] = list(resources.values())
         record.parent.mkdir(exist_ok=True)
@@ -166,10 +175,8 @@ def restore_record(stage: str, *, is_deleting: bool = False) -> None:
         print(f"{record.relative_to(ROOT)}: corrected by what AWS has")
 
 
-def _find_resources(stage: str, recorded: Json) -> Iterator[tuple[str, bool, Json]]:
-    """Yield the name of each resource that Chalice may have made, whether it is there, and what the
-    record says of it then.
-    """
+def _find_resources(stage: str, recorded: Json) -> Iterator[Found]:
+    """Yield each resource that Chalice may have made."""
     iam = boto3.client("iam")
     events = boto3.client("events")
     functions = find_functions(stage)
@@ -180,13 +187,14 @@ def _find_resources(stage: str, recorded: Json) -> Iterator[tuple[str, bool, Jso
         prefix = f"triggers-api-{stage}-{name}"
         role = _describe(iam.get_role, RoleName=prefix).get("Role", {})
         role_values = {"role_name": prefix, "role_arn": role.get("Arn")}
-        yield f"{name}_role", bool(role), {"resource_type": "iam_role", **role_values}
+        yield Found(f"{name}_role", bool(role), {"resource_type": "iam_role", **role_values})
         function = functions.get(f"triggers-api-{stage}{suffix}", {})
         arn = function.get("FunctionArn")
-        yield name, bool(function), {"resource_type": "lambda_function", "lambda_arn": arn}
+        function_values = {"resource_type": "lambda_function", "lambda_arn": arn}
+        yield Found(name, bool(function), function_values)
         rule = _describe(events.describe_rule, Name=f"{prefix}-event")
         rule_values = {"resource_type": "cloudwatch_event", "rule_name": f"{prefix}-event"}
-        yield f"{name}-event", bool(rule), rule_values
+        yield Found(f"{name}-event", bool(rule), rule_values)
         source = sources.get(arn, {})
         queue_arn = source.get("EventSourceArn", "")
         source_values = {
@@ -196,11 +204,12 @@ def _find_resources(stage: str, recorded: Json) -> Iterator[tuple[str, bool, Jso
             "event_uuid": source.get("UUID"),
             "lambda_arn": arn,
         }
-        yield f"{name}-sqs-event-source", bool(source), source_values
+        yield Found(f"{name}-sqs-event-source", bool(source), source_values)
     api_ids = find_apis(stage)
     recorded_id = recorded.get("rest_api", {}).get("rest_api_id")
     api_id = recorded_id if recorded_id in api_ids else "".join(api_ids[:1])
-    yield "rest_api", bool(api_id), {"resource_type": "rest_api", "rest_api_id": api_id}
+    api_values = {"resource_type": "rest_api", "rest_api_id": api_id}
+    yield Found("rest_api", bool(api_id), api_values)
 
 
 def _describe(call: Callable[..., Json], **name: str) -> Json:

@@ -127,19 +127,15 @@ def read_missed(
     api: Api, subscription_id: str, since: str | None, until: str, subject: str | None = None
 ) -> tuple[list[Json], int]:
     """Return what a subscription missed, and how many events were looked at."""
-    query = {"since": since, "until": until, "subject": subject}
-    fields = {name: value for name, value in query.items() if value}
+    path = path_of(subscription_id, "missed")
     events: list[Json] = []
     examined = 0
     with Console(stderr=True).status("counting") as progress:
-        while True:
-            page, _ = api.call("GET", path_of(subscription_id, "missed"), fields=fields)
+        for page in api.pages(path, since=since, until=until, subject=subject):
             events += page["events"]
             examined += page["examined"]
             progress.update(f"{len(events):,} of {counted(examined, 'event')}")
-            if page["next_cursor"] is None:
-                return events, examined
-            fields["cursor"] = page["next_cursor"]
+    return events, examined
 
 
 def by_reason(events: Iterable[Json]) -> str:

@@ -17,6 +17,7 @@ from chalicelib.core.target import Target
 
 WORKER_PATIENCE_SECONDS = 25.0
 INLINE_PATIENCE_SECONDS = 5.0
+DOUBTFUL_SECONDS = 2.0  # so long a destination may have failed before it rests with others
 SLOW_REFUSAL_SECONDS = 1.0  # a 429 that took so long held a thread like any failure
 TROUBLE_SECONDS = 600.0  # so long after its last rest a tenant counts as in trouble
 MAX_DESTINATIONS = 2000  # the one used least recently is forgotten
@@ -52,7 +53,7 @@ class Breaker:
     """Decides whether to push to a destination now.
 
     A container makes one trial at a time. After one that failed it rests, and the destinations of
-    the same owner rest, too, those that are open or have failed since their last success: as long,
+    the same owner rest, too, those that are open or have hung since their last success: as long,
     then twice, four times as long, up to twice the number of owners in trouble. So a tenant with a
     hundred dead URLs takes the place of one, and new trouble is tried before old.
 
@@ -81,9 +82,10 @@ class Breaker:
             state.url = target.url
             rest = self._rests.get(target.owner, _Rest())
             if not state.next_trial_at:
-                # One that has failed may be about to open: of a hundred dead URLs each would hold
-                # a thread until it does.
-                return max(0.0, rest.ends_at - now) if state.wasted_seconds else 0.0
+                # One that hung may be about to open: of a hundred dead URLs each would hold a
+                # thread until it does. One that fails quickly holds nobody up.
+                is_in_doubt = state.wasted_seconds >= DOUBTFUL_SECONDS
+                return max(0.0, rest.ends_at - now) if is_in_doubt else 0.0
             wait_seconds = max(state.next_trial_at, rest.ends_at, self._free_at) - now
             if wait_seconds > 0:
                 return wait_seconds

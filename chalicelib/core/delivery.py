@@ -113,7 +113,7 @@ def _attempt(
     """Make an attempt of the worker, whose breaker may be open; return what follows.
 
     The worker waits up to `budget_seconds` for the next attempt itself, where the invocation may
-    wait, and after no push that timed out or was answered 429: such a receiver asks for less.
+    wait, and never after a timeout or a 429, which need more time.
     """
     services = invocation.services
     settings = services.settings

@@ -24,7 +24,7 @@ from chalicelib.core.event import (
 from chalicelib.core.outcome import Outcome, Reason
 from chalicelib.infra.table import LOWEST, NO_VALUES, ItemResult, Table, Values, key_of, serialize
 from chalicelib.infra.telemetry import logger
-from chalicelib.infra.times import DAY_SECONDS
+from chalicelib.infra.times import DAY_SECONDS, unix_seconds
 from chalicelib.settings import Settings
 
 SHARDS = 4  # an index partition takes 1,000 writes a second; may be raised, never lowered
@@ -209,10 +209,10 @@ class EventStore(Table):
         taken by another.
         """
         event = replace(event, claimed_until=None, **changes)
-        is_replayed = event.replayed_at is not None
+        is_kept_longer = event.expires_at > unix_seconds(event.created_at) + self._retention_seconds
         outcome = {
             **changes,
-            **status_attributes(event.event_id, event.status, replayed=is_replayed),
+            **status_attributes(event.event_id, event.status, replayed=is_kept_longer),
             "claimed_until": None,
             "delivery_attempts": event.delivery_attempts,
             "attempts": _encode_attempts(event),

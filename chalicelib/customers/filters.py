@@ -85,8 +85,8 @@ def _is_entry(entry: Any) -> bool:
 class _Values:
     """What a payload has for one member: looked at once, for all filters of an event.
 
-    None is `given` if the member is absent, and several where the object around the member is in a
-    list: all objects of a list are taken together.
+    `given` is empty if the member is absent, and has several values where the object around the
+    member is in a list: all objects of a list are taken together.
     """
 
     def __init__(self, given: list[Any]) -> None:
@@ -130,8 +130,7 @@ def _mismatch(pattern: Any, values: _Values, path: str) -> str | None:
         return None if any(_matches(entry, values) for entry in pattern) else path
     found = values.members
     paths = (
-        _mismatch(pattern[name], found.get(name, _Values([])), _join(path, name))
-        for name in pattern
+        _mismatch(pattern[name], found.get(name, NOTHING), _join(path, name)) for name in pattern
     )
     return next((path for path in paths if path is not None), None)
 
@@ -189,3 +188,6 @@ def _key(scalar: Any) -> str:
         return f'"{scalar}'
     is_integral = isinstance(scalar, float) and scalar.is_integer()
     return str(int(scalar) if is_integral else scalar)
+
+
+NOTHING = _Values([])

@@ -38,7 +38,9 @@ NO_LONGER_ALLOWED = "The host of the target URL is no longer allowed."
 REPORT = "Reports go to the subscriptions that name them."
 IN_PROGRESS = "A POST that is in progress stored the copy; try again."
 
-ORIGINALS = replace(EVENTS, source="original", order="oldest", limit=100, include="payload")
+ORIGINALS = replace(
+    EVENTS, source="original", order="oldest", limit=100, include="payload", skips_reports=True
+)
 RECOVERABLE = ("later", "edited", "failed", "waiting")
 SOON_SECONDS = 60  # a copy whose next attempt is later waits
 
@@ -199,8 +201,9 @@ class Row(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What a subscription did not get of a page of events, how many those are, and the sort key to
-    go on after, if any.
+    """What a subscription did not get of a page of events; `examined` counts those of the page.
+
+    `next_cursor` is the sort key to go on after, if any.
     """
 
     rows: list[Row]
@@ -229,10 +232,10 @@ def find_missed(subscription: Subscription, services: CoreServices, **asked: Any
         elif copy.status is Status.FAILED:
             missed = Missed("failed")
         else:
-            is_waiting = (copy.next_attempt_at or soon) > soon
+            is_waiting = copy.next_attempt_at is not None and copy.next_attempt_at > soon
             missed = Missed("waiting" if is_waiting else None)
         is_listed = missed.reason in RECOVERABLE or query.subject
-        if is_listed and not event.is_report:
+        if is_listed:
             rows.append(Row(number, event, copy, missed))
     return Rows(rows, len(page.events), page.next_cursor)
 

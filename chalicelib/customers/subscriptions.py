@@ -1,7 +1,6 @@
 """Subscriptions (REST Hooks): who gets a copy of which events."""
 
 import hashlib
-import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -92,7 +91,7 @@ class Subscriptions(Table):
         while existing := self.get(_id(seed)):
             found.append(existing)
             seed.append("edited")
-        renewal = partial(self._renew, secret, self._clock()) if secret else None
+        renewal = partial(self._add_secret, secret) if secret else None
         same = self._find_same(found, identity, renewal, described)
         if same:
             return same, False
@@ -195,14 +194,19 @@ class Subscriptions(Table):
         Of two calls at once, the later one finds a renewal that has just been made: without a
         secret it changes nothing, and another secret takes the place of that one's.
         """
-        return self.edit(subscription, renewal=partial(self._renew, secret, math.inf))
+        return self.edit(subscription, renewal=partial(self._renew, secret))
 
-    def _renew(self, secret: str | None, at: float, current: Subscription) -> Json:
-        """Return what changes, unless it is a secret that signs at a time (Unix seconds)."""
-        signing = current.secrets(self._services.settings.signing_secrets, at)
-        if secret in [*map(show_secret, signing)]:
+    def _renew(self, secret: str | None, current: Subscription) -> Json:
+        """Return what changes, unless it is the present secret."""
+        if secret == current.secret(self._services.settings.signing_secrets):
             return {}
         return current.renewed(secret, self._clock())
+
+    def _add_secret(self, secret: str, current: Subscription) -> Json:
+        """Return what changes, unless it is a secret that signs now."""
+        now = self._clock()
+        signing = current.secrets(self._services.settings.signing_secrets, now)
+        return {} if secret in map(show_secret, signing) else current.renewed(secret, now)
 
     def delete(self, subscription_id: str) -> None:
         """Delete a subscription, if it exists."""

@@ -30,7 +30,7 @@ def process(
     its claim ended.
     """
     deadline = services.clock() + remaining_seconds - JOIN_SECONDS
-    # Others of a batch would wait, too: it ends with its last message.
+    # A batch ends with its last message, so that a wait delays the others.
     may_wait = len(batch) == 1 and not is_slow_lane
     invocation = Invocation(services, deadline, is_slow_lane=is_slow_lane, may_wait=may_wait)
     succeeded = services.map(partial(_process_message, invocation), batch)

@@ -123,7 +123,7 @@ def _sweep_partition(
         lanes[is_slow_lane].append(event)
     # The webhook's mark is in containers of workers alone: what is overdue here may be waiting in
     # the slow queue, and would come there once more through the fast lane.
-    may_be_slow = not partition.startswith(COPY)
+    may_be_slow = bool(lanes[True]) and not partition.startswith(COPY)
     queued = 0
     for is_slow_lane, events in lanes.items():
         queue = services.queue_of(is_slow_lane=is_slow_lane)

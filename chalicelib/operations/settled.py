@@ -94,7 +94,7 @@ def redrive(message: Message, event_id: str, invocation: Invocation) -> None:
     """
     services = invocation.services
     event = services.store.get(event_id)
-    if event:
+    if event and event.status is Status.FAILED:
         refusal = services.targets.replay_refusal(event)
         if refusal:
             extra = {"event_id": event_id, "error": refusal.code}
@@ -111,7 +111,7 @@ def redrive(message: Message, event_id: str, invocation: Invocation) -> None:
 
 
 def _begin_replay(event: Event, services: CoreServices) -> Json:
-    """Keep the event of a copy as long as the copy will be kept; return what makes an event
+    """Write how long the event of a copy is kept, as long as the copy; return what makes an event
     pending, and due now if it is pushed at all.
     """
     expires_at = services.expires_at()

@@ -7,7 +7,7 @@ from itertools import chain, islice
 from operator import attrgetter
 from typing import NamedTuple
 
-from chalicelib.core.event import Event, Status, lookup_key
+from chalicelib.core.event import RESERVED_PREFIX, Event, Status, lookup_key
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.store import NOT_EXPIRED, UNSETTLED, EventStore, from_item, partitions
 from chalicelib.infra.parsing import Json
@@ -43,6 +43,7 @@ class Query:
     tenant: str | None = None
     until: str = HIGHEST
     only_unclaimed: bool = False
+    skips_reports: bool = False
 
     @property
     def includes_payload(self) -> bool:
@@ -141,6 +142,7 @@ def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[Jso
         ":event_type": query.event_type.removesuffix("*"),
         ":tenant": query.tenant,
         ":subject": query.subject,
+        ":reserved": RESERVED_PREFIX,
     }
     if query.order == "newest":
         values[":high"] = min(query.until, query.cursor or HIGHEST)
@@ -152,6 +154,8 @@ def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[Jso
     conditions += [
         f"{name} = :{name}" for name in ("tenant", "subject") if getattr(query, name) is not None
     ]
+    if query.skips_reports:
+        conditions.append("NOT begins_with(event_type, :reserved)")
     index = BY_STATUS
     keys = partitions(*query.status)
     if query.source is None:

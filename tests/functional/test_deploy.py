@@ -40,6 +40,7 @@ FUNCTIONS = [
     "triggers-api-dev-sweep",
     "triggers-api-dev-worker",
 ]
+STACK = "triggers-api-dev-resources"
 TOPIC = "arn:aws:sns:us-east-1:000000000000:triggers-api-dev-dlq-alarm-topic"
 RUNTIME = f"python3.{sys.version_info.minor}"
 INBOX_ARN = "arn:aws:sqs:us-east-1:000000000000:triggers-api-dev-inbox-queue"
@@ -206,7 +207,7 @@ def test_an_index_that_is_added_can_be_read_when_resources_ends(
     del properties["AttributeDefinitions"][3:]
     text = without_metric_math(json.dumps(template))
     parameters = {"ZapierWebhookUrl": "none", "ApiKeys": ""}
-    aws.create_stack("triggers-api-dev-resources", text, parameters)
+    aws.create_stack(STACK, text, parameters)
     aws.index_looks = 2
 
     checkout.interrupt([sys.executable, "-m", "tools.resources", "dev"], "ExecuteChangeSet")
@@ -216,10 +217,45 @@ def test_an_index_that_is_added_can_be_read_when_resources_ends(
     )
     output = checkout.resources()
 
-    assert "waiting for stack triggers-api-dev-resources: UPDATE_IN_PROGRESS\n" in output
+    assert f"waiting for stack {STACK}: UPDATE_IN_PROGRESS\n" in output
     assert f"waiting for {TABLE}, 0 min: lookup-index CREATING" in output
     assert ": no changes\n" in output
     assert aws.looks_left == 0
+
+
+@pytest.mark.parametrize("status", ["DELETE", "UPDATE_ROLLBACK"])
+def test_resources_waits_for_what_an_interrupted_run_began_and_goes_on(
+    checkout: Checkout, aws: Ministack, status: str
+) -> None:
+    checkout.resources(**GIVEN)
+    cloudformation = aws.direct("cloudformation")
+    cloudformation.update_termination_protection(StackName=STACK, EnableTerminationProtection=False)
+    began = f"{status}_IN_PROGRESS"
+    aws.replaced = {b"CREATE_COMPLETE": began.encode()}
+
+    def complete(operation: str) -> None:
+        if operation.startswith("DescribeStacks") and aws.replaced:
+            aws.seen = lambda operation: None
+            aws.replaced = {b"CREATE_COMPLETE": b"UPDATE_ROLLBACK_COMPLETE"}
+            if status == "DELETE":
+                aws.replaced = {}
+                cloudformation.delete_stack(StackName=STACK)
+
+    aws.seen = complete
+    output = checkout.resources(**GIVEN)
+
+    assert f"waiting for stack {STACK}: {began}\n" in output
+    assert ("Import  EventsTable" if status == "DELETE" else ": no changes\n") in output
+
+
+def test_a_stack_without_protection_is_deleted_as_it_is(checkout: Checkout, aws: Ministack) -> None:
+    text = without_metric_math(json.dumps(read_template("dev")))
+    aws.create_stack(STACK, text, {"ZapierWebhookUrl": "none", "ApiKeys": ""})
+    operations: list[str] = []
+    aws.seen = operations.append
+
+    assert "stack deleted" in checkout.resources("delete")
+    assert not [name for name in operations if name.startswith("UpdateTerminationProtection")]
 
 
 def test_the_policy_of_the_deployer_allows_what_commands_call(

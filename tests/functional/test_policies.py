@@ -1,7 +1,9 @@
 """Each function may do what it does, and nothing else."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
@@ -170,3 +172,14 @@ def test_the_worker_of_the_slow_lane_may_do_the_same_with_its_own_queue() -> Non
     slow_worker = allowed("dev", "slow_worker")
     assert {pair for pair in worker - slow_worker if "log" not in pair[0]} == EVENT_SOURCE
     assert {pair for pair in slow_worker - worker if "log" not in pair[0]} == SLOW_EVENT_SOURCE
+
+
+@pytest.mark.parametrize("service", ["lambda", "logs", "secretsmanager", "sns", "sqs"])
+def test_the_deployer_may_do_what_the_runbook_tells(service: str) -> None:
+    policy = json.loads((ROOT / "docs" / "deployer-policy.json").read_text())
+    may = [action for statement in policy["Statement"] for action in statement["Action"]]
+    runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    commands = re.findall(rf"\baws\s+{service}\s+(?:\\\s+)?([a-z-]+)", runbook)
+    actions = [f"{service}:{command.title().replace('-', '')}" for command in commands]
+    assert actions
+    assert [name for name in actions if not any(fnmatchcase(name, one) for one in may)] == []

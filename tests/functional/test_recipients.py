@@ -107,6 +107,41 @@ def test_a_copy_that_is_sent_or_replayed_late_does_not_outlive_its_event(
     assert world.call("GET", f"/events/{copy_id}").status_code == 404
 
 
+def test_an_event_that_is_kept_longer_stays_listed_after_its_next_attempt(
+    world: World, receiver: Receiver, target: Receiver
+) -> None:
+    receiver.default = 503
+    event = post(world)
+    subscription_id = subscribed(world, target.url)
+    world.clock.sleep(2 * DAY_SECONDS)
+    send(world, subscription_id, event["event_id"])
+    world.empty_inbox()
+    assert len(world.event(event["event_id"])["attempts"]) > 1
+
+    world.clock.sleep(29 * DAY_SECONDS)
+
+    assert listed(world, "/inbox") == [event["event_id"]]
+
+
+def test_a_redrive_that_replays_nothing_keeps_no_event_longer(
+    world: World, target: Receiver
+) -> None:
+    target.default = 422
+    subscribed(world, target.url)
+    world.clock.sleep(10)
+    [copy_id] = post(world)["copies"]
+    target.default = 200
+    world.replay(copy_id)
+    world.empty_inbox()
+    world.clock.sleep(DAY_SECONDS)
+    kept = [item.get("expires_at") for item in world.items()]
+
+    world.move_back()
+    world.empty_inbox()
+
+    assert [item.get("expires_at") for item in world.items()] == kept
+
+
 # Recipients
 
 

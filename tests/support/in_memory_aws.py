@@ -286,6 +286,7 @@ def _condition(expression: str) -> Condition:
         (r"(\w+) = (:\w+)", r"(item.get('\1') == \2)"),
         (r"(\w+) ([<>]=?) (:\w+)", r"('\1' in item and item['\1'] \2 \3)"),
         (r"(:\w+)", r"values['\1']"),
+        (r"\bNOT\b", "not"),
         (r"\bAND\b", "and"),
         (r"\bOR\b", "or"),
     ):
