@@ -256,6 +256,7 @@ def test_an_event_is_judged_by_the_webhooks_of_its_tenant(
     console: Console, receiver: Receiver
 ) -> None:
     dear = {"total": [{"numeric": [">=", 100]}]}
+    early = console.post("tone.judged", tenant="corp", payload={"total": 100})
     console.subscribe(receiver.url, name="Corp", tenant="corp", filter=dear)
     console.subscribe(receiver.url, name="Archive", event_types=["tone.*"])
 
@@ -273,14 +274,17 @@ def test_an_event_is_judged_by_the_webhooks_of_its_tenant(
     told = "not asked for by corp; 1 of yours got it"
     refused = "0 of 1 webhook got it, 1 failed; 0 of yours got it, 1 failed"
     for event, row in (
+        (early, r"^not sent\s.*\snot sent to corp; your own webhook got it"),
         (left_out, rf"^not asked for\s.*\s{told}"),
         (failed, rf"^failed\s.*for corp, {refused}"),
         (foreign, r"^delivered\s.*for stranger, 1 of 1 webhook got it"),
     ):
         expect(console.row(event)).to_contain_text(re.compile(row, re.DOTALL))
     console.text("#failed").to_contain_text(re.compile(r"1 event\s+2 copies"))
-    console.text("#delivered").to_contain_text(re.compile(r"1 event\s+2 copies, 1 not asked for"))
-    console.text("#legend").to_have_text("1 delivered at once1 not asked for1 failed")
+    console.text("#delivered").to_contain_text(
+        re.compile(r"1 event\s+2 copies, 1 not asked for, 1 not sent")
+    )
+    console.text("#legend").to_have_text("1 delivered at once1 not asked for1 not sent1 failed")
     console.button("delivered").click()
     console.text("#delivered").to_contain_text("2 events")
     # Its own push is what matches.
@@ -290,6 +294,8 @@ def test_an_event_is_judged_by_the_webhooks_of_its_tenant(
     console.text("#recipients a.type").to_have_text(["Corp", "Archive"])
     console.page.get_by_role("link", name="Webhook Archive").click()
     console.heading("Archive").to_be_visible()
+    console.find(early["event_id"])
+    console.text("#status").to_have_text("not sent")
 
 
 def test_what_is_old_says_so_and_older_pages_are_read_once(console: Console) -> None:
@@ -327,6 +333,7 @@ def test_a_search_opens_an_exact_hit_at_once_and_ignores_case_and_punctuation(
     console: Console,
 ) -> None:
     console.post("order.sought", subject="Order-815")
+    console.post("order.sought", subject="sub_4711")
     console.open("/nowhere")
     asked: list[str] = []
     console.page.on("request", lambda request: asked.append(request.url))
@@ -337,6 +344,8 @@ def test_a_search_opens_an_exact_hit_at_once_and_ignores_case_and_punctuation(
         console.heading("Nothing is here.").to_be_focused()
     assert "/events?limit=2&subject=Order-815" in asked[0]
     assert "/events/evt_" in asked[1]
+    console.find("sub_4711")  # could be the beginning of an id
+    console.heading("sub_4711").to_be_focused()
 
 
 # One event
@@ -512,7 +521,7 @@ def test_those_in_trouble_come_first_and_what_they_missed_is_replayed(
     made = console.subscribe(
         receiver.url, tenant="acme", name="CRM", event_types=["ledger.*", "acme"]
     )
-    console.subscribe(receiver.url, tenant="other", name="Bank", event_types=["ledger.*"])
+    bank = console.subscribe(receiver.url, tenant="other", name="Bank", event_types=["ledger.*"])
     cards, clock = page.locator("#subscriptions > li"), r"\d\d:\d\d UTC"
     console.post("ledger.booked", tenant="other")
     receiver.default = status(503, headers={"Retry-After": "60"})
@@ -537,14 +546,23 @@ def test_those_in_trouble_come_first_and_what_they_missed_is_replayed(
         ]
     )
     console.check_looks("webhooks", axe)
+    begun = {"failing_since": "2026-01-20T22:00:00.000000Z"}  # before the newest deliveries
+    page.route(
+        f"**/subscriptions/{bank['subscription_id']}",
+        lambda route: route.fulfill(json={**route.fetch().json(), **begun}),
+    )
     page.get_by_role("link", name="Bank").click()
     expect(cards).to_contain_text(
         re.compile(
-            rf"retrying, failing since {clock}, 1 waits.*1 pending, 1 delivered; the last",
+            r"failing since 2026-01-20 22:00 UTC, 1 waits.*1 pending, 1 delivered; the last",
             re.DOTALL,
         )
     )
     expect(console.button("Enable")).to_be_hidden()
+    since = cards.get_by_label("Since (UTC)")
+    expect(since).to_have_value("2026-01-17T22:00")
+    begun["disabled_at"] = "2026-01-19T22:00:00.000000Z"
+    expect(since).to_have_value("2026-01-16T22:00")
     page.get_by_role("link", name="All webhooks").click()
     page.get_by_label("Find", exact=True).fill("disab")
     console.text("#overview tr").to_have_count(1)
@@ -621,7 +639,8 @@ def test_a_subscription_is_edited_and_its_headers_are_given_again(
     path = f"/subscriptions/{made['subscription_id']}"
     console.open(path)
     card = console.page.locator("#subscriptions > li")
-    card.get_by_text("Edit").click()
+    edit = card.get_by_text("Edit")
+    edit.click()
     console.check_looks("edit", axe)
     card.get_by_label("URL").fill(f"{receiver.url}/moved")
     card.get_by_role("button", name="Save").click()
@@ -639,12 +658,16 @@ def test_a_subscription_is_edited_and_its_headers_are_given_again(
     card.get_by_label("Value of the header").fill("a")
     card.get_by_label("Filter").fill("")
     card.get_by_label("Name", exact=True).fill("ERP")
+    edit.click()
+    edit.click()  # what was typed stays
 
     card.get_by_role("button", name="Save").click()
 
     expect(card.get_by_role("status")).to_contain_text("It is saved")
     expect(card).to_contain_text("HeadersX-Team: set")
     expect(card.get_by_role("heading")).to_have_text("ERP")
+    edit.click()
+    expect(card.get_by_label("Value of the header")).to_have_value("")
     assert console.api("GET", path) == {
         **made,
         "name": "ERP",
@@ -723,11 +746,18 @@ def test_a_webhook_is_tried_paused_renewed_and_recovers_what_it_missed(
     pattern = {"order": {"total": [{"numeric": [">=", 100]}]}}
     made = console.subscribe(receiver.url, name="CRM", tenant="acme", filter=pattern)
     console.open(key=console.api("POST", "/tokens", tenant="acme")["token"])
+    console.post("order.paid", tenant="acme", payload={"order": {"total": 120}})
     card = console.page.locator("#subscriptions > li")
+    payload = card.get_by_label("Payload")
     expect(card).to_contain_text(f"URL{receiver.url}")
-    card.get_by_text("Try it").click()
-    card.get_by_label("Type").fill("order.paid")
-    card.get_by_label("Payload").fill('{"order": {"total": 80}}')
+    trying = card.get_by_text("Try it")
+    trying.click()
+    expect(payload).to_have_value(re.compile("120"))
+    payload.fill('{"order": {"total": 80}}')
+    trying.click()
+    trying.click()  # what was typed stays
+    with console.page.expect_response(re.compile("event_type=order.paid")):
+        card.get_by_label("Type").dispatch_event("change")
     console.button("Send as a test").click()
     result = "would not be sent: CRM takes order.total ≥ 100; this has 80."
     expect(card.get_by_role("status").filter(visible=True)).to_contain_text(result)
@@ -761,7 +791,7 @@ def test_a_webhook_is_tried_paused_renewed_and_recovers_what_it_missed(
     expect(card).to_contain_text(re.compile(r"2 that it missed since .*: 1 never sent, 1 failed"))
     console.button("Recover", exact=True).click()
     console.text("#job-title").to_have_text("2 events queued for CRM")
-    receiver.wait_for(before + 5)  # three before: two events, and the test
+    receiver.wait_for(before + 7)  # five before: three events, a copy and the test
     pushed = [request.json() for request in receiver.requests[before:]]
     assert missed["event_id"] in [body.get("source_event_id") for body in pushed]
 

@@ -83,7 +83,7 @@ async function learn(some) {
 const isNamed = (id) => subscriptions.has(id);
 const lookedFor = new Set(); // ids of webhooks
 const loadedAt = new Map(); // of the webhooks of a tenant; "*": of all
-const owners = new Set(); // tenants that have webhooks
+const owners = new Map(); // tenants that have webhooks, and when the first was made
 let isAll = true; // all webhooks are known
 async function loadSubscriptions(tenant) {
   const { found, isMore } = await list("subscriptions", { tenant }, MOST_SHOWN, refreshing.signal);
@@ -95,7 +95,9 @@ async function loadSubscriptions(tenant) {
     if (one.tenant) seen.tenants.add(one.tenant);
   }
   owners.clear();
-  for (const one of subscriptions.values()) owners.add(one.tenant);
+  for (const { tenant: owner, created_at } of subscriptions.values()) {
+    if (!owners.has(owner)) owners.set(owner, created_at); // the oldest is listed first
+  }
   loadedAt.set(tenant, Date.now());
   return { found: [...found.values()], isMore };
 }

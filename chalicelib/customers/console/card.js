@@ -11,7 +11,8 @@ function fillCard(node, one) {
   fillCardButtons(parts, one);
   if (me.tenant) loadUrl(one);
   parts.edit.ontoggle = () => {
-    if (parts.edit.open) fillForm(parts.form, one, parts.answer);
+    const isEmpty = !parts.form.children.length; // else what was typed stays
+    if (parts.edit.open && isEmpty) fillForm(parts.form, one, parts.answer);
   };
   parts.try.ontoggle = () => {
     if (parts.try.open) fillTry(parts.try, one);

@@ -3,6 +3,7 @@ const COURSES = {
   delivered: "delivered at once",
   late: "delivered later",
   absent: "not asked for",
+  "absent unsent": "not sent",
   pending: "pending",
   retried: "retrying",
   failed: "failed",
@@ -57,11 +58,15 @@ function countsOf(status, judged) {
   if (isOfOne()) return [number(of.length, me.tenant ? "delivery" : "copy", isMore), waiting];
   const made = judged.flatMap(({ row }) => (isWithoutCopies() ? [] : copiesOf(row).read));
   const copyCount = made.filter((one) => one.status === status).length;
-  const others = judged.filter(({ state }) => state === "not asked for").length;
+  const tellOthers = (name) => {
+    const count = judged.filter(({ state }) => state === name).length;
+    return status === "delivered" && count && `${count.toLocaleString("en")} ${name}`;
+  };
   const more = [
     copyCount && number(copyCount, "copy", isMore),
     waiting,
-    status === "delivered" && others && `${others.toLocaleString("en")} not asked for`,
+    tellOthers("not asked for"),
+    tellOthers("not sent"),
   ];
   return [number(of.length, "event", isMore), more.filter(Boolean).join(", ")];
 }
@@ -70,9 +75,10 @@ function isAtOnce({ event_id, delivered_at, created_at, delivery_attempts }) {
   const took = Date.parse(delivered_at) - Date.parse(created_at);
   return delivery_attempts <= 1 && took < AT_ONCE_MS && !replayed.has(event_id);
 }
-function courseOf({ row, tone, judged }) {
-  const course = tone === "delivered" && !judged.every(isAtOnce) ? "late" : tone;
-  return { course, time: Date.parse((row.event ?? row.items[0]).created_at) };
+function courseOf({ row, state, tone, judged }) {
+  const isLate = tone === "delivered" && !judged.every(isAtOnce);
+  const course = state === "not sent" ? "absent unsent" : tone;
+  return { course: isLate ? "late" : course, time: createdAt(row.event ?? row.items[0]) };
 }
 function drawChart(judged) {
   const now = Math.floor(Date.now() / 60e3);

@@ -43,7 +43,7 @@ function fillEvent() {
   const { subject, event_type: type } = event;
   const isOne = isCopy(event.event_id);
   const isRead = isOne || recipients !== null;
-  const sides = isOne ? { yours: [event], own: [] } : sidesOfEvent();
+  const sides = isOne ? { operatorCopies: [event], ownPush: [] } : sidesOfEvent();
   const { state, tone } = judge(sides);
   const title = subject ?? type;
   document.title = isRead ? `${title}: ${state}` : title;

@@ -134,6 +134,7 @@ async function save(form, one, answer) {
   if (one) {
     form.closest("details").open = false;
     form.closest("details").firstElementChild.focus();
+    form.replaceChildren(); // it is filled with what was saved
     tell(answer, "It is saved, and counts within ten seconds.", "delivered");
     return refresh();
   }

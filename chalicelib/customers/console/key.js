@@ -29,6 +29,7 @@ function wipe() {
   rows = [];
   listed = [];
   orders = [];
+  areOrdersDue = true;
   resetList();
   for (const id of ["rows", "subscriptions", "overview", "recipients", "orders"]) {
     $(id).replaceChildren();

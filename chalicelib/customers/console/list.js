@@ -91,17 +91,20 @@ const idOf = (one) => one.event_id;
 // Return whose copies a row has, as `judge` takes them, and how many are not read yet.
 function sidesOf(row) {
   const { read, unread } = copiesOf(row);
-  if (isOfOne()) return { theirs: [], yours: [], own: [row.event], unread: 0 };
-  if (isWithoutCopies()) return { theirs: [], yours: [], own: pushedItself(row.event), unread: 0 };
-  const { tenant } = row.event ?? row.items[0];
+  const none = { tenantCopies: [], operatorCopies: [], unread: 0 };
+  if (isOfOne()) return { ...none, ownPush: [row.event] };
+  if (isWithoutCopies()) return { ...none, ownPush: pushedItself(row.event) };
+  const { tenant, created_at } = row.event ?? row.items[0];
   const isTheirs = (one) => subscriptions.get(one.subscription_id)?.tenant === tenant;
   const isOfTenants = Boolean(tenant) && owners.has(tenant);
   const isYours = (one) => !isTheirs(one) && isNamed(one.subscription_id);
   return {
-    theirs: isOfTenants ? read.filter(isTheirs) : [],
-    yours: isOfTenants ? read.filter(isYours) : read, // whose webhook is gone, nobody knows
-    own: pushedItself(row.event),
+    tenantCopies: isOfTenants ? read.filter(isTheirs) : [],
+    // whose webhook is gone, nobody knows
+    operatorCopies: isOfTenants ? read.filter(isYours) : read,
+    ownPush: pushedItself(row.event),
     isOfTenants,
+    isLate: created_at < owners.get(tenant),
     unread,
   };
 }
@@ -157,14 +160,14 @@ function toldOf(row, sides, deciding) {
   if (me.tenant) return [remark(own), old];
   const whose = tenant && `for ${tenant}`;
   if (isOfOne()) return [whose, `to ${label(own.subscription_id)}`, remark(own), old];
-  const { theirs, yours, isOfTenants, unread } = sides;
-  const isSent = theirs.length + yours.length + unread > 0;
+  const { tenantCopies, operatorCopies, ownPush, isOfTenants, unread } = sides;
+  const isSent = tenantCopies.length + operatorCopies.length + unread > 0;
   const none = isForNobody(deciding) ? "matched no webhook" : remark(deciding);
   if (!isSent && !isOfTenants) return [whose, none, old];
-  const notAsked = `not asked for by ${tenant}`;
-  const told = families.has(row.id) && tellBecame(sides, unread, notAsked);
-  const whom = told && told.startsWith(notAsked) ? "" : whose;
-  const trouble = [deciding, ...sides.own].filter(({ status }) => status !== "delivered");
+  const unsent = tellUnsent(sides, tenant);
+  const told = families.has(row.id) && tellBecame(sides, unread, unsent);
+  const whom = told && told.startsWith(unsent) ? "" : whose;
+  const trouble = [deciding, ...ownPush].filter(({ status }) => status !== "delivered");
   const reasons = [...new Set(trouble)].map((one) => `${nameOfItem(one)}: ${remark(one)}`);
   return [whom, told, ...reasons, old];
 }

@@ -49,6 +49,7 @@ const refreshAll = () => {
   stopCounting();
   recent.forEach((one) => (one.at = 0));
   countedAt = 0;
+  areOrdersDue = true;
   loaded.clear(); // older pages are read again, too
   return refresh();
 };
@@ -144,6 +145,7 @@ function enter(left) {
   setText($("answer"), "");
   document.title = me?.tenant ?? "Triggers API";
   pinned.clear();
+  areOrdersDue = true;
   foldFilters();
   shownAt = null;
   show();
@@ -195,7 +197,9 @@ function foldFilters() {
   $("fold").open = isWide.matches;
 }
 $("find").onsubmit = () => {
-  location.hash = address("/find", { text: $("find-text").value.trim() });
+  const next = address("/find", { text: $("find-text").value.trim() });
+  if (next === location.hash) refreshAll(); // it is sought once more
+  location.hash = next;
   $("find").reset();
 };
 $("skip").onclick = (click) => {

@@ -9,11 +9,13 @@ function sidesOfEvent() {
   const sent = all.filter(isSent);
   const others = sent.filter((one) => !isTheirs(one));
   const yours = isOfTenants ? others.filter(({ state }) => state !== "gone") : others;
+  const unasked = ["event_types", "filter"];
   return {
-    theirs: sent.filter(isTheirs).map(itemOf),
-    yours: yours.map(itemOf),
-    own: pushedItself(event),
+    tenantCopies: sent.filter(isTheirs).map(itemOf),
+    operatorCopies: yours.map(itemOf),
+    ownPush: pushedItself(event),
     isOfTenants,
+    isLate: all.some((one) => isTheirs(one) && !isSent(one) && !unasked.includes(one.reason)),
   };
 }
 // Say what became of an event; `sides` as `judge` takes them, `tone` as it says.
@@ -23,13 +25,9 @@ function fillBecame(sides, tone) {
   const none = others.length
     ? `It matched none of ${number(others.length, "webhook")}.`
     : "It matched no webhook: there is none that could have had it.";
-  const isNone = !sides.isOfTenants && !sides.yours.length;
-  const isLate = others.some(
-    ({ tenant, reason }) => tenant === event.tenant && !["event_types", "filter"].includes(reason),
-  );
-  const notAsked = `${isLate ? "not sent to" : "not asked for by"} ${event.tenant}`;
-  const became = tellBecame(sides, 0, notAsked);
-  const isCounted = sides.theirs.length || !sides.isOfTenants;
+  const isNone = !sides.isOfTenants && !sides.operatorCopies.length;
+  const became = tellBecame(sides, 0, tellUnsent(sides, event.tenant));
+  const isCounted = sides.tenantCopies.length || !sides.isOfTenants;
   const text = isNone ? none : `${became}${isCounted ? without : ""}`;
   tell($("became"), text, isNone ? "absent" : tone);
 }

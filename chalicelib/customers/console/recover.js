@@ -13,9 +13,10 @@ function fillRecover(node, one) {
   mend.onclick = () => recover(one);
   renderMissed(node, one);
 }
-// Return where to begin: three days before the trouble, because what failed then may be older.
+// Return where to begin: three days before the trouble, because what failed then may be older. What
+// is known of deliveries are the newest, so the webhook's own times may be older, too.
 function startOf(one) {
-  const begun = troubleOf(one)?.since ?? one.disabled_at ?? one.failing_since;
+  const begun = minimum([troubleOf(one)?.since, one.failing_since, one.disabled_at]);
   return new Date((begun ? Date.parse(begun) : Date.now()) - 3 * DAY).toISOString();
 }
 // Return all that is listed as missed. `tellSum` is told how many there are, of how many events.

@@ -11,8 +11,8 @@ function miss(text, sought = "") {
 async function search() {
   const { sought } = view;
   if (!sought || me.tenant) return;
+  if (await openSubject(sought)) return; // which may look like the beginning of an id
   if (ID.test(sought)) return searchId(sought);
-  if (await openSubject(sought)) return;
   await loadNewest();
   for (const spelling of spellings(sought)) if (await openSubject(spelling)) return;
   await loadSubscriptions("*");

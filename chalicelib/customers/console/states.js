@@ -39,19 +39,24 @@ const worstOf = (states) => WORST_FIRST.find((state) => states.includes(state));
 const rank = (one) => WORST_FIRST.indexOf(itemState(one));
 const worstItemOf = (items) => items.toSorted((a, b) => rank(a) - rank(b))[0];
 
-// Judge an event by its copies for webhooks of its own tenant (`theirs`), or, if that has none, by
-// those of the operator (`yours`) and, where it was pushed itself, by the event (`own`). Return
-// {state, tone, judged}; `isOfTenants`: the tenant has webhooks.
-function judge({ theirs, yours, own, isOfTenants }) {
-  const judged = isOfTenants ? theirs : [...yours, ...own];
+// Judge an event by its copies for webhooks of its own tenant (`tenantCopies`), or, if that has
+// none, by those of the operator (`operatorCopies`) and, where it was pushed itself, by the event
+// (`ownPush`). Return {state, tone, judged}; `isOfTenants`: the tenant has webhooks; `isLate`: not
+// types or filter alone kept the event from them.
+function judge({ tenantCopies, operatorCopies, ownPush, isOfTenants, isLate }) {
+  const judged = isOfTenants ? tenantCopies : [...operatorCopies, ...ownPush];
   const state = worstOf(judged.map(itemState));
   if (state) return { state, tone: toneOf(state), judged };
-  return { state: isOfTenants ? "not asked for" : "no webhook", tone: "absent", judged };
+  const unsent = isLate ? "not sent" : "not asked for";
+  return { state: isOfTenants ? unsent : "no webhook", tone: "absent", judged };
 }
-// Return what became of an event in words, of which some copies may not be read yet. `notAsked`
-// begins the sentence if nothing was sent to the tenant.
-function tellBecame({ theirs, yours, own, isOfTenants }, unread, notAsked) {
-  const judged = isOfTenants ? theirs : yours;
+// Return what begins the sentence of `tellBecame` if nothing was sent to the tenant.
+function tellUnsent({ isLate }, tenant) {
+  return `${isLate ? "not sent to" : "not asked for by"} ${tenant}`;
+}
+// Return what became of an event in words, of which some copies may not be read yet.
+function tellBecame({ tenantCopies, operatorCopies, ownPush, isOfTenants }, unread, unsent) {
+  const judged = isOfTenants ? tenantCopies : operatorCopies;
   const total = judged.length + unread;
   const count = (items, state) => items.filter((one) => itemState(one) === state).length;
   const rest = (items) =>
@@ -60,11 +65,12 @@ function tellBecame({ theirs, yours, own, isOfTenants }, unread, notAsked) {
     );
   const unknown = unread ? `, ${unread} not read yet` : "";
   const got = `${count(judged, "delivered")} of ${number(total, "webhook")} got it`;
-  const first = total ? [got, ...rest(judged), unknown].join("") : notAsked;
-  const isOwnDelivered = own.some(({ delivered_via }) => delivered_via === "push");
+  const first = total ? [got, ...rest(judged), unknown].join("") : unsent;
+  const isOwnDelivered = ownPush.some(({ delivered_via }) => delivered_via === "push");
   const alone = !total && isOwnDelivered ? "; your own webhook got it" : "";
-  if (!isOfTenants || !yours.length) return first + (isOfTenants ? alone : "");
-  return `${first}; ${count(yours, "delivered")} of yours got it${rest(yours).join("")}`;
+  if (!isOfTenants || !operatorCopies.length) return first + (isOfTenants ? alone : "");
+  const yours = `${count(operatorCopies, "delivered")} of yours got it`;
+  return `${first}; ${yours}${rest(operatorCopies).join("")}`;
 }
 // Return whether an event was for nobody: not pushed itself, and without copies.
 const isForNobody = (one) => one.delivered_via === "subscriptions" && !one.copies.length;

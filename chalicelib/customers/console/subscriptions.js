@@ -28,6 +28,7 @@ async function showSubscriptions() {
   });
 }
 const maximum = (values) => values.sort().at(-1);
+const minimum = (values) => values.filter(Boolean).sort()[0];
 function isVisible({ subscription_id: id }) {
   const node = document.querySelector(`:is(#overview, #subscriptions) > [data-id=${id}]`);
   if (!node) return false;
@@ -95,7 +96,8 @@ const isPaused = (one) => Boolean(one.disabled_at) && one.last_error === "disabl
 function troubleOf(one) {
   const some = recentOf(one);
   if (!one.failing_since && !some?.isFailing) return undefined;
-  return { since: some?.since ?? one.failing_since, pending: some?.pending, failed: some?.failed };
+  const since = minimum([some?.since, one.failing_since]); // that of the newest alone would slide
+  return { since, pending: some?.pending, failed: some?.failed };
 }
 // Return the state of a webhook: {text, word, since, tone, rank}. Trouble has a low rank.
 function stateOf(one) {

@@ -24,18 +24,24 @@ function fillTry(node, one) {
   const { type, payload, send, result } = partsOf(node);
   const { subscription_id } = one;
   offer($("offered"), me.event_types ?? seen.types);
+  // Fill in the last delivery, unless something is typed: the default is what was filled in.
   const fill = async (event_type) => {
+    const before = type.value;
     const given = { subscription_id, event_type, include: "payload" };
     const { found } = await listEvents(given, 1, AbortSignal.timeout(30e3));
     const [last] = found.values();
-    if (!last) return;
+    const isTyped = type.value !== before || payload.value !== payload.defaultValue;
+    if (!last || isTyped) return;
     type.value = last.event_type;
-    payload.value = JSON.stringify(last.payload, null, 2);
+    payload.defaultValue = JSON.stringify(last.payload, null, 2);
+    payload.value = payload.defaultValue;
   };
-  type.value ||=
-    one.event_types?.find((entry) => !entry.endsWith("*")) ?? me.event_types?.[0] ?? "";
-  payload.value ||= "{}";
-  fill("").catch(() => {});
+  if (!payload.defaultValue) {
+    const exact = one.event_types?.find((entry) => !entry.endsWith("*"));
+    type.value = exact ?? me.event_types?.[0] ?? "";
+    payload.defaultValue = "{}";
+    fill("").catch(() => {});
+  }
   type.onchange = () => fill(type.value).catch(() => {});
   send.onclick = () => {
     const sent = { event_type: type.value.trim() };
