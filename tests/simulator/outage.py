@@ -315,7 +315,7 @@ TENANTS: dict[str, Callable[..., list[float]]] = {
     f"{tenants} of {each} targets, and hung itself for a minute": partial(
         beside_tenants, tenants, each, prefer="respond-async"
     )
-    for tenants, each in ((1, 10), (1, 40), (1, 70), (20, 1))
+    for tenants, each in ((1, 10), (1, 40), (1, 70), (1, 100), (20, 1))
 }
 TENANTS["one that was edited 70 times, and hung itself for a minute"] = partial(
     beside_tenants, 1, 1, kind=EditedWorld, prefer="respond-async"
