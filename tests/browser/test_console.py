@@ -227,7 +227,7 @@ def test_all_that_match_are_listed_and_replayed(console: Console, receiver: Rece
     console.text("#rows li").to_have_count(31)
     # who counts at once counts pending events
     receiver.default = status(503, headers={"Retry-After": "5"})
-    before = len(receiver.requests)
+    before = receiver.count
     console.page.evaluate("void (setTimeout = wait)")  # four a second, as people see it
     console.press("Replay all that match", "Replay")
     console.text("#job-title").to_contain_text(
@@ -294,7 +294,7 @@ def test_an_event_is_judged_by_the_webhooks_of_its_tenant(
 
 def test_what_is_old_says_so_and_older_pages_are_read_once(console: Console) -> None:
     page, event = console.page, console.post("page.turned")
-    asked: list[int] = []
+    asked = []
 
     def fill(route: Route) -> None:
         page_number = int("cursor=" in route.request.url)
@@ -328,7 +328,7 @@ def test_a_search_opens_an_exact_hit_at_once_and_ignores_case_and_punctuation(
 ) -> None:
     console.post("order.sought", subject="Order-815")
     console.open("/nowhere")
-    asked: list[str] = []
+    asked = []
     console.page.on("request", lambda request: asked.append(request.url))
     for searched in ("Order-815", "#order 815"):
         console.find(searched)
@@ -449,7 +449,7 @@ def test_an_order_says_who_got_it_and_is_sent_to_who_did_not(
     )
     console.check_looks("order", axe)
     receiver.default = status(200)
-    before = len(receiver.requests)
+    before = receiver.count
     for name, became in (("Corp", "1 of 3"), ("Ledger", "2 of 3")):
         page.locator("#recipients li", has_text=name).get_by_role("button").click()
         page.get_by_role("dialog").get_by_role("button", name=re.compile("Send|Replay")).click()
@@ -551,7 +551,7 @@ def test_those_in_trouble_come_first_and_what_they_missed_is_replayed(
     page.locator("#overview tr").click()
     expect(cards).to_contain_text(re.compile("Last error.*To doMend the receiver", re.DOTALL))
     receiver.default = status(200)
-    before = len(receiver.requests)
+    before = receiver.count
     console.button("Enable").press("Enter")
     expect(cards.get_by_role("status")).to_contain_text("It is enabled.")
     expect(cards.get_by_role("button").filter(visible=True).first).to_have_text(
@@ -718,7 +718,7 @@ def test_a_token_opens_the_page_of_its_tenant(
 def test_a_webhook_is_tried_paused_renewed_and_recovers_what_it_missed(
     console: Console, receiver: Receiver, axe: str
 ) -> None:
-    before = len(receiver.requests)
+    before = receiver.count
     missed = console.post("order.created", tenant="acme", payload={"order": {"total": 120}})
     pattern = {"order": {"total": [{"numeric": [">=", 100]}]}}
     made = console.subscribe(receiver.url, name="CRM", tenant="acme", filter=pattern)

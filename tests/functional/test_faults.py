@@ -6,7 +6,6 @@ from contextlib import nullcontext, suppress
 
 import pytest
 
-import app
 from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.operations.batch import BatchError
 from tests.conftest import During, Output
@@ -85,7 +84,7 @@ def test_a_late_error_is_logged_with_its_traceback(
 def test_what_is_stored_too_late_is_left_to_the_worker(
     world: World, receiver: Receiver, during: During, output: Output
 ) -> None:
-    during(world.dynamodb, "after-call.dynamodb.PutItem", lambda **_: world.clock.sleep(18))
+    during(world.dynamodb, "after-call.dynamodb.PutItem", lambda **_: world.sleep(18))
 
     event = world.post()
 
@@ -106,15 +105,15 @@ def test_an_outage_of_reads_ends_no_copy_and_multiplies_no_message(
     event = world.post()
     aws.fail(Fault.REFUSED, "GetItem", "Query")
     for _ in range(60):
-        world.clock.sleep(60)
+        world.sleep(60)
         with suppress(StorageUnavailableError):
-            world.run_schedule(app.sweep)
+            world.sweep()
         with suppress(BatchError):
             world.run_worker()
     aws.heal()
     assert len(world.messages()) == 1
     assert aws.faults > 60
-    assert len(target.requests) == 1
+    assert target.count == 1
 
     world.settle(hours=1)
 

@@ -34,7 +34,7 @@ def set_secret(world: World, path: str, secret: str | None = None) -> Any:
 
 def signers(world: World, target: Receiver, *secrets: str) -> list[bool]:
     """Return which secrets sign the next push."""
-    world.clock.sleep(10)
+    world.sleep(10)
     post_for(world, None)
     return [is_signed(target.requests[-1], secret) for secret in secrets]
 
@@ -68,11 +68,11 @@ def test_each_secret_signs_for_a_day_after_the_next_derived_or_given(
         world.call("PATCH", path, {"name": f"{secret}"})
         signed = signers(world, target, *known)
         assert signed == [False] * (len(known) - 2) + [True] * 2
-        world.clock.sleep(60)
+        world.sleep(60)
 
     assert len(known) == 5
     assert before == rfc3339(world.clock() - 70 + DAY_SECONDS)
-    world.clock.sleep(DAY_SECONDS)
+    world.sleep(DAY_SECONDS)
     assert signers(world, target, *known) == [False] * 4 + [True]
     assert_has(world.get(f"{path}/secret"), previous_until=None, target_url=None)
 
@@ -136,6 +136,6 @@ def test_the_payload_alone_is_pushed_and_signed_if_the_subscription_says_so(
     assert {is_signed(push, FIRST) for push in target.requests} == {True}
     shown = [made, world.call("PATCH", made.location, {"body": None})]
     assert [answer.json["body"] for answer in shown] == ["payload", None]
-    world.clock.sleep(10)
+    world.sleep(10)
     post_for(world, None)
     assert target.requests[-1].json()["event_type"] == "order.created"

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-import app
 from chalicelib.core.event import Event
 from chalicelib.core.messages import push_message
 from chalicelib.core.outcome import TIMED_OUT, Outcome, PushResult
@@ -19,7 +18,7 @@ from tests.support.world import World
 
 def after(world: World, seconds: float, code: int = 200) -> Behaviour:
     """Respond after so many seconds of the world's time."""
-    return in_turn(lambda _: world.clock.sleep(seconds), status(code))
+    return in_turn(lambda _: world.sleep(seconds), status(code))
 
 
 def post_async(world: World, **options: str) -> str:
@@ -61,9 +60,9 @@ def test_three_slow_pushes_mark_a_subscription_and_its_events_are_queued_apart(
 
     world.post()
     assert lengths(world) == (0, 1)
-    assert len(target.requests) == 3
+    assert target.count == 3
     world.settle()
-    assert len(target.requests) == 4
+    assert target.count == 4
 
 
 @pytest.mark.usefixtures("copies")
@@ -74,7 +73,7 @@ def test_ten_quick_deliveries_end_the_mark_after_a_minute(world: World, target: 
         world.run_worker()
     assert slow_since(world, subscription_id)
 
-    world.clock.sleep(60)
+    world.sleep(60)
     target.script(after(world, 1.5))
     for _ in range(11):
         assert slow_since(world, subscription_id)
@@ -126,16 +125,16 @@ def test_the_events_of_a_slow_webhook_are_sent_on_without_a_claim(
     assert lengths(world) == (0, 2)
     assert world.event(event_id)["delivery_attempts"] == 0
 
-    world.clock.sleep(300)
+    world.sleep(300)
     world.post()
-    assert len(receiver.requests) == 4
+    assert receiver.count == 4
 
 
 def test_a_push_in_the_fast_lane_has_three_seconds_and_the_next_is_in_the_slow_lane(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = [PushResult(Outcome.RETRY, error=TIMED_OUT), PushResult(Outcome.DELIVERED)]
-    timeouts: list[float] = []
+    timeouts = []
 
     def send(
         event: Event, target: Target, now: int, timeout_seconds: float, _: float
@@ -160,7 +159,7 @@ def test_an_event_that_timed_out_is_moved_by_whoever_gets_it_and_the_attempt_giv
     event_id = post_async(world)
     for _ in range(2):
         world.run_worker()
-        world.clock.sleep(5)
+        world.sleep(5)
     assert lengths(world) == (0, 1)
     world.lose_messages()
     world.send(f'{{"event_id": "{event_id}"}}')
@@ -184,9 +183,9 @@ def test_the_sweep_queues_each_event_in_its_own_lane(world: World, target: Recei
     post_async(world)
     post_async(world, event_type="other")
     world.lose_messages()
-    world.clock.sleep(120)
+    world.sleep(120)
     world.restart()
-    world.run_schedule(app.sweep)
+    world.sweep()
     assert lengths(world) == (1, 2)
 
 
@@ -213,7 +212,7 @@ def test_in_one_lane_a_subscription_that_was_slow_is_pushed_to_at_once(
 
     world.post()
 
-    assert len(target.requests) == 4
+    assert target.count == 4
 
 
 def test_without_a_slow_queue_there_is_one_lane_with_full_time_and_no_marks(
@@ -224,14 +223,14 @@ def test_without_a_slow_queue_there_is_one_lane_with_full_time_and_no_marks(
     receiver.script(*[after(world, 2.5, 503)] * 3, hang)
     for _ in range(3):
         world.post()
-    world.clock.sleep(10)
+    world.sleep(10)
     world.empty_inbox()
     post_async(world)
     world.run_worker()
-    world.clock.sleep(2)
+    world.sleep(2)
     world.empty_inbox()
     assert not world.services.lanes.is_slow("webhook", world.clock())
-    assert len(receiver.requests) == 8
+    assert receiver.count == 8
 
 
 @pytest.mark.usefixtures("copies")
@@ -242,7 +241,7 @@ def test_test_pushes_count_for_no_mark_and_no_breaker(world: World, target: Rece
         world.call("POST", f"/subscriptions/{subscription_id}/test")
     world.post()
     assert lengths(world) == (0, 0)
-    assert len(target.requests) == 5
+    assert target.count == 5
 
 
 def test_an_early_message_of_the_slow_lane_stays_there(world: World, receiver: Receiver) -> None:
@@ -251,7 +250,7 @@ def test_an_early_message_of_the_slow_lane_stays_there(world: World, receiver: R
     event_id = post_async(world)
     for _ in range(2):
         world.run_worker()
-        world.clock.sleep(5)
+        world.sleep(5)
     world.lose_messages()
     event = world.services.store.get(event_id)
     assert event
@@ -268,9 +267,9 @@ def test_a_mark_that_cannot_be_read_leaves_the_event_to_the_fast_lane(
     id_of_new(world, target)
     post_async(world)
     world.lose_messages()
-    world.clock.sleep(120)
+    world.sleep(120)
     aws.fail(Fault.REFUSED, "GetItem")
-    world.run_schedule(app.sweep)
+    world.sweep()
     assert lengths(world) == (2, 0)
 
 
@@ -278,7 +277,7 @@ def test_a_post_pushes_no_longer_than_the_timeout_of_pushes(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.restart(PUSH_TIMEOUT_SECONDS="2")
-    timeouts: list[float] = []
+    timeouts = []
 
     def send(*arguments: Any) -> PushResult:
         timeouts.append(arguments[3])

@@ -52,7 +52,7 @@ def exported(world: World, capsys: pytest.CaptureFixture[str]) -> list[Json]:
 def test_another_stage_has_the_same_subscriptions_with_the_secrets_of_their_receivers(
     world: World, target: Receiver, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    described: Json = {"name": "CRM", "filter": {"a": [1]}, "headers": {"X-Api-Key": "k"}}
+    described = {"name": "CRM", "filter": {"a": [1]}, "headers": {"X-Api-Key": "k"}}
     made = [
         subscribe(world, target.url, "order.*", key=KEY, **described),
         subscribe(world, target.url, key=KEY, tenant="a", secret=GIVEN, body="payload"),

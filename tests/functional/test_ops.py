@@ -84,7 +84,7 @@ def fail(world: World, receiver: Receiver, count: int = 1) -> list[str]:
     event_ids = []
     for _ in range(count):
         event_ids.append(world.post({"card": "secret-payload"})["event_id"])
-        world.clock.sleep(1)
+        world.sleep(1)
     receiver.default = 200
     return event_ids
 
@@ -120,7 +120,7 @@ def test_dlq_groups_a_sample_without_removing_or_hiding_a_message(
     assert re.search(r"webhook  malformed  1 message, the latest:\n  message \S+\n", shown)
     assert shown.endswith("triggers-api-dev-inbox-dlq holds 4 messages; sample: 4\n")
     assert not re.search("secret|\x1b", shown)
-    world.clock.sleep(0.001)
+    world.sleep(0.001)
     assert len(Queue(world.outside, world.environ["INBOX_DLQ_URL"]).receive(wait_seconds=0)) == 4
     in_flight = "triggers-api-dev-inbox-dlq holds 4 messages, 4 of them in flight; sample: 0\n"
     assert Ran("dlq").output == in_flight
@@ -137,7 +137,7 @@ def test_a_stopped_redrive_loses_nothing_and_repeats_no_push(
 
     assert errors.startswith("10 of 15 messages: 10 moved ")
     assert [{**message, "id": ""} for message in world.messages()] == dead_letters[:11]
-    world.clock.sleep(31)  # what was received is visible again
+    world.sleep(31)  # what was received is visible again
     said = Ran(*command_in(errors, "To move the rest.*")).output
     assert said == (
         "5 of 5 messages: 5 moved from triggers-api-dev-inbox-dlq to triggers-api-dev-inbox-queue\n"
@@ -200,7 +200,7 @@ def test_what_a_subscription_missed_is_counted_then_sent(world: World, receiver:
         post_about(world, None)
     subscription_id = id_of_new(world, receiver, key=KEY)
 
-    world.clock.sleep(10)
+    world.sleep(10)
     receiver.default = 422
     Ran("send", "--type=a", "--subject=order-4711")
     receiver.default = 200
@@ -239,7 +239,7 @@ def test_an_event_is_found_by_its_subject_and_several_are_listed(world: World) -
     shown = Ran("show", "--subject=order-4711").output
     assert shown.startswith(f"{first}  a  delivered")
     assert "\nsubject: order-4711\n" in shown
-    world.clock.sleep(1)
+    world.sleep(1)
     second = Ran(*about).output.split(":")[0]
 
     listed = Ran("show", "--subject=order-4711").output
@@ -308,7 +308,7 @@ def eraser(world: World) -> World:
 def post_about(world: World, metadata: Json | None, tenant: str | None = None) -> Any:
     body = {"event_type": "order.created", "payload": {}, "metadata": metadata, "tenant": tenant}
     event = world.call("POST", "/events", body).json
-    world.clock.sleep(1)
+    world.sleep(1)
     return event
 
 
@@ -321,7 +321,7 @@ def exist(world: World, *event_ids: str) -> list[bool]:
 
 
 def test_a_persons_events_are_counted_then_erased(eraser: World) -> None:
-    about: Json = {"user_id": 42, "region": "eu"}
+    about = {"user_id": 42, "region": "eu"}
     others = (about, about | {"user_id": 4}, about | {"user_id": [42]}, {"user_id": 42}, None)
     kept = [post_about(eraser, metadata)["event_id"] for metadata in others]
     same = (about, about | {"user_id": "42"})

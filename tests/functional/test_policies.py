@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from chalice.config import Config
 
-import app
 from tests.conftest import During
 from tests.support.receiver import Receiver
 from tests.support.subscribing import id_of_new, subscribe
@@ -102,17 +101,17 @@ def use_the_worker(world: World, receiver: Receiver) -> Iterator[None]:
 def use_the_sweep(world: World, receiver: Receiver) -> Iterator[None]:
     subscribe(world, receiver.url)
     world.post(prefer="respond-async")
-    world.clock.sleep(120)
+    world.sleep(120)
     yield
-    world.run_schedule(app.sweep)
-    world.clock.sleep(120)
+    world.sweep()
+    world.sleep(120)
     take_webhook_for_slow(world)
-    world.run_schedule(app.sweep)
+    world.sweep()
 
 
 def use_check_dlq(world: World, receiver: Receiver) -> Iterator[None]:
     yield
-    world.run_schedule(app.check_dlq)
+    world.check_dlq()
 
 
 @pytest.mark.parametrize(
@@ -131,7 +130,7 @@ def test_a_policy_allows_what_its_function_does_and_nothing_else(
     receiver: Receiver,
     during: During,
 ) -> None:
-    seen: set[tuple[str, str]] = set()
+    seen = set()
 
     def note(params: Json, model: Any, **_: object) -> None:
         action = f"{model.service_model.service_name}:{ACTIONS.get(model.name, model.name)}"

@@ -9,7 +9,6 @@ from urllib.parse import urlencode
 
 import pytest
 
-import app
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from chalicelib.operations.settled import ERASED_SECONDS
 from tests.conftest import During, Output
@@ -31,14 +30,14 @@ def world(world: World) -> World:
 
 def subscribed(world: World, url: str, *event_types: str, **members: Any) -> str:
     """Subscribe a target a second later; return the id, when every container knows."""
-    world.clock.sleep(1)
+    world.sleep(1)
     return subscribe(world, url, *event_types, key=KEY, **members).location.rpartition("/")[2]
 
 
 def post(world: World, payload: Any = None, **members: Any) -> Any:
     body = {"event_type": "order.created", "payload": payload or {}, **members}
     event = world.call("POST", "/events", body).json
-    world.clock.sleep(1)
+    world.sleep(1)
     return event
 
 
@@ -67,16 +66,16 @@ def missed(world: World, subscription_id: str, *, key: str = KEY, **query: Any) 
 def send_late(world: World, target: Receiver) -> Any:
     event = post(world)
     subscription_id = subscribed(world, target.url)
-    world.clock.sleep(29 * DAY_SECONDS)
+    world.sleep(29 * DAY_SECONDS)
     send(world, subscription_id, event["event_id"])
     return event
 
 
 def replay_late(world: World, target: Receiver) -> Any:
     subscribed(world, target.url)
-    world.clock.sleep(10)
+    world.sleep(10)
     event = post(world)
-    world.clock.sleep(29 * DAY_SECONDS)
+    world.sleep(29 * DAY_SECONDS)
     world.replay(event["copies"][0])
     return event
 
@@ -88,7 +87,7 @@ def test_a_copy_that_is_sent_or_replayed_late_does_not_outlive_its_event(
     world.restart(ZAPIER_WEBHOOK_URL="none")
     event = act(world, target)
     world.empty_inbox()
-    world.clock.sleep(15 * DAY_SECONDS)
+    world.sleep(15 * DAY_SECONDS)
     assert listed(world) == [event["event_id"]]
     [copy_id] = world.event(event["event_id"])["copies"]
     # TTL deletes what has expired.
@@ -123,7 +122,7 @@ def test_recipients_are_told_with_their_copies_or_why_they_have_none(
     at("types", "invoice.created", filter={"total": [8]})
     at("filter", filter={"order": {"id": [1], "total": [5]}, "total": [7]})
     edited = at("edited", "invoice.created", tenant=TENANT)
-    world.clock.sleep(10)
+    world.sleep(10)
     event = post(world, {"total": 7, "order": {"id": 1, "total": 80}}, tenant=TENANT)
     by_subscription = {copy["subscription_id"]: copy for copy in copies(world, event)}
     world.call("DELETE", f"/events/{by_subscription[deleted]['event_id']}")
@@ -156,7 +155,7 @@ def test_a_copy_is_told_as_it_is_now_and_its_subscription_too(
 ) -> None:
     target.default = 422
     subscribed(world, target.url)
-    world.clock.sleep(10)
+    world.sleep(10)
     event = post(world, subject="order-4711")
     [row] = recipients(world, event)
 
@@ -218,7 +217,7 @@ def test_a_sent_copy_has_the_content_of_its_event_and_nothing_of_the_operators_w
     subscription_id = subscribed(
         world, target.url, "invoice.*", tenant=TENANT, filter={"total": [100]}
     )
-    world.clock.sleep(20 * DAY_SECONDS)
+    world.sleep(20 * DAY_SECONDS)
     token = make_token(world, TENANT)
 
     answer = send(world, subscription_id, event["event_id"], key=token)
@@ -227,7 +226,7 @@ def test_a_sent_copy_has_the_content_of_its_event_and_nothing_of_the_operators_w
     copy_id = answer.json["event_id"]
     assert answer.headers["location"] == f"../../events/{copy_id}"
     assert world.event(event["event_id"])["copies"] == [copy_id]
-    pushes = len(receiver.requests)
+    pushes = receiver.count
     world.empty_inbox()
     shown = world.call("GET", f"/events/{copy_id}", key=token)
     assert MARKED not in shown.text
@@ -239,9 +238,9 @@ def test_a_sent_copy_has_the_content_of_its_event_and_nothing_of_the_operators_w
     for name in ("event_type", "payload", "metadata", "tenant", "subject", "created_at"):
         assert copy[name] == whole[name], name
     assert whole["status"] == "failed"
-    assert len(receiver.requests) == pushes
-    assert len(target.requests) == 1
-    world.clock.sleep(15 * DAY_SECONDS)  # the event has expired, the copy is kept as a replayed one
+    assert receiver.count == pushes
+    assert target.count == 1
+    world.sleep(15 * DAY_SECONDS)  # the event has expired, the copy is kept as a replayed one
     assert world.event(copy_id)["status"] == "delivered"
     assert listed(world, f"/events?subscription_id={subscription_id}") == [copy_id]
 
@@ -256,22 +255,22 @@ def test_what_is_sent_again_is_replayed(world: World, target: Receiver) -> None:
 
     assert len(set(copy_ids)) == 1
     assert world.event(event["event_id"])["copies"] == copy_ids[:1]
-    assert len(target.requests) == 2
+    assert target.count == 2
 
 
 def test_a_copy_that_is_gone_is_made_again_and_listed_once(world: World, target: Receiver) -> None:
     subscription_id = subscribed(world, target.url)
-    world.clock.sleep(10)
+    world.sleep(10)
     event = post(world)
     world.call("DELETE", f"/events/{event['copies'][0]}")
-    world.run_schedule(app.sweep)
+    world.sweep()
 
     assert send(world, subscription_id, event["event_id"]).status_code == 202
 
     world.empty_inbox()
     assert world.event(event["event_id"])["copies"] == event["copies"]
     assert world.event(event["copies"][0])["status"] == "delivered"
-    assert len(target.requests) == 2
+    assert target.count == 2
 
 
 def test_what_cannot_be_sent_is_refused(world: World, target: Receiver, aws: Aws) -> None:
@@ -315,7 +314,7 @@ def test_a_report_is_not_sent(world: World, receiver: Receiver, target: Receiver
     receiver.default = target.default = 422
     subscribed(world, target.url, "triggers.*")
     other = subscribed(world, f"{target.url}&other", "a", "triggers.*")
-    world.clock.sleep(10)
+    world.sleep(10)
     post(world)
     [report] = world.get("/events?event_type=triggers.*&source=original")["events"]
 
@@ -350,7 +349,7 @@ def test_a_copy_that_is_pushed_or_that_no_event_lists_is_not_sent(
 
     target.script(claimed)
     subscription_id = subscribed(world, target.url)
-    world.clock.sleep(10)
+    world.sleep(10)
     event = post(world)
     change_item(world, event, "REMOVE copies")
     answers.append(send(world, subscription_id, event["event_id"]))
@@ -374,7 +373,7 @@ def test_a_lost_response_costs_no_copy(
     assert (answer.status_code, answer.json.get("sent")) == expected
     assert recover(world, subscription_id).json["sent"] == 0
     world.settle()
-    assert len(world.event(event["event_id"])["copies"]) == len(target.requests) == 1
+    assert len(world.event(event["event_id"])["copies"]) == target.count == 1
 
 
 CONFLICT = ("None", "TransactionConflict")
@@ -406,7 +405,7 @@ def test_a_transaction_that_meets_another_is_tried_again_while_there_is_time(
     assert answer.status_code == (503 if conflicts == 100 else 202)
     assert world.clock() - started < 13
     world.settle()
-    assert len(target.requests) == (0 if conflicts == 100 else 1)
+    assert target.count == (0 if conflicts == 100 else 1)
 
 
 # Missed
@@ -439,12 +438,12 @@ def miss(world: World, target: Receiver, **members: Any) -> tuple[str, Json]:
         }
         body |= {"subject": "order-4711", **members}
         events[way] = world.call("POST", "/events", body, idempotency_key=way).json
-        world.clock.sleep(1)
+        world.sleep(1)
         if way == "later":
             subscription_id = subscribed(
                 world, target.url, "order.*", filter={"total": [100]}, **members
             )
-            world.clock.sleep(10)
+            world.sleep(10)
     world.call("DELETE", f"/events/{events['deleted']['copies'][0]}", key=KEY)
     types = {"event_types": ["order.*", "invoice.created.edited"]}
     world.call("PATCH", f"/subscriptions/{subscription_id}", types, key=KEY)
@@ -481,7 +480,7 @@ def test_what_a_subscription_missed_is_listed_with_the_reasons(
     # Disabled or not, and a copy whose next attempt comes within a minute is under way.
     world.call("POST", f"/subscriptions/{subscription_id}/disable")
     [copy] = copies(world, events["waiting"])
-    world.clock.sleep(unix_seconds(copy["next_attempt_at"]) - world.clock() - 59)
+    world.sleep(unix_seconds(copy["next_attempt_at"]) - world.clock() - 59)
     left = [way for way in TO_RECOVER if way != "waiting"]
     assert [way for way, _ in reasons(missed(world, subscription_id))] == left
     world.restart(SUBSCRIPTION_HOSTS="hooks.zapier.com")
@@ -521,7 +520,7 @@ def test_what_is_missed_is_recovered_and_nothing_else(world: World, target: Rece
     for tenant in ("another", None):
         post(world, tenant=tenant)
     world.lose_messages()  # of what is queued
-    before = len(target.requests)
+    before = target.count
     token = make_token(world, TENANT)
 
     recovered = recover(world, subscription_id, key=token).json
@@ -543,21 +542,21 @@ def test_what_is_missed_is_recovered_and_nothing_else(world: World, target: Rece
 
 def test_a_pause_is_made_up_for(world: World, target: Receiver) -> None:
     subscription_id = subscribed(world, target.url)
-    world.clock.sleep(10)
+    world.sleep(10)
     target.script(WAIT)
     post(world)
     world.call("POST", f"/subscriptions/{subscription_id}/disable")
-    world.clock.sleep(10)
+    world.sleep(10)
     post(world)
     world.settle()
     assert [way for _, way in reasons(missed(world, subscription_id))] == ["failed"] * 2
     world.call("POST", f"/subscriptions/{subscription_id}/enable")
-    world.clock.sleep(10)
+    world.sleep(10)
 
     assert_has(recover(world, subscription_id).json, sent=0, replayed=2)
 
     world.settle()
-    assert len(target.requests) == 3
+    assert target.count == 3
     assert missed(world, subscription_id).json["events"] == []
 
 
@@ -582,7 +581,7 @@ def test_a_recovery_leaves_alone_what_somebody_changed_meanwhile(
 ) -> None:
     target.default = answer
     subscription_id = subscribed(world, target.url)
-    world.clock.sleep(10)
+    world.sleep(10)
     [copy_id] = post(world)["copies"]
     found: list[Json] = []
 
@@ -605,13 +604,13 @@ def test_a_dead_endpoint_that_is_recovered_each_minute_is_disabled_in_the_end(
     target.default = 503
     world.restart(MAX_DELIVERY_ATTEMPTS="12", SUBSCRIPTION_DISABLE_DAYS="0")
     subscription_id = subscribed(world, target.url)
-    world.clock.sleep(10)
+    world.sleep(10)
     [copy_id] = post(world)["copies"]
 
     minutes = 0
     while recover(world, subscription_id).status_code == 200:
         world.empty_inbox()
-        world.clock.sleep(60)
+        world.sleep(60)
         minutes += 1
         assert minutes < 30
 
@@ -640,7 +639,7 @@ def test_a_recovery_ends_in_time_and_goes_on_where_it_ended(
     subscription_id = subscribed(world, target.url)
 
     def slow(**_: object) -> None:
-        world.clock.sleep(1)
+        world.sleep(1)
 
     during(world.dynamodb, "before-call.dynamodb.TransactWriteItems", slow)
     answers: list[Any] = []
@@ -672,7 +671,7 @@ def test_an_erased_key_that_is_used_again_has_no_copy_of_before(
 ) -> None:
     """Between the read of an event and the transaction another event may take its id."""
     subscription_id = subscribed(world, target.url, "other")
-    world.clock.sleep(10)
+    world.sleep(10)
     bodies = [{"event_type": "a", "payload": {"n": number}} for number in range(2)]
     event = world.call("POST", "/events", bodies[0], idempotency_key="k").json
     once = [True]
@@ -680,9 +679,9 @@ def test_an_erased_key_that_is_used_again_has_no_copy_of_before(
     def post_another(**_: object) -> None:
         if once.pop() if once else False:
             world.call("DELETE", f"/events/{event['event_id']}")
-            world.clock.sleep(ERASED_SECONDS)
+            world.sleep(ERASED_SECONDS)
             world.call("POST", "/events", bodies[1], idempotency_key="k")
-            world.clock.sleep(-ERASED_SECONDS)
+            world.sleep(-ERASED_SECONDS)
 
     during(world.dynamodb, "before-call.dynamodb.TransactWriteItems", post_another)
     send(world, subscription_id, event["event_id"])
@@ -705,7 +704,7 @@ def test_a_report_is_not_filtered_where_its_recipients_are_asked_for(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
     subscribed(world, target.url, "triggers.*")
-    world.clock.sleep(10)
+    world.sleep(10)
     receiver.script(422)
     post(world)
     subscribed(world, f"{target.url}&later", "triggers.*", filter={"x": [1]})

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-import app
 from chalicelib.core.store import SHARDS
 from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.infra.times import rfc3339, unix_seconds
@@ -29,7 +28,7 @@ def test_the_sweep_waits_for_the_batch_window(
     counts = []
     for now in (114, 117, 230, 233):
         world.clock.now = START + now
-        world.run_schedule(app.sweep)
+        world.sweep()
         counts.append(len(world.messages()))
 
     assert counts == [0, 1, 1, 2]
@@ -44,16 +43,16 @@ def test_what_cannot_be_sent_waits(
         # the same ids each time: some in each shard
         world.post(prefer="respond-async", idempotency_key=f"{number}")
     world.lose_messages()
-    world.clock.sleep(61)
+    world.sleep(61)
     aws.fail(Fault.REFUSED, "SendMessageBatch")
     with pytest.raises(QueueUnavailableError):
-        world.run_schedule(app.sweep)
+        world.sweep()
     aws.heal()
 
     queued = []
     for _ in range(2):
-        world.clock.sleep(61)
-        world.run_schedule(app.sweep)
+        world.sleep(61)
+        world.sweep()
         queued.append(sorted(message["attributes"]["EventId"] for message in world.messages()))
 
     assert len(set(queued[1])) == len(queued[1]) > len(queued[0]) == SHARDS
@@ -85,7 +84,7 @@ def fail_all(world: World) -> None:
 
 
 def sweep(world: World) -> None:
-    world.run_schedule(app.sweep)
+    world.sweep()
 
 
 @pytest.mark.parametrize(("other", "count"), [(sweep, 1), (lease_all, 0), (fail_all, 0)])
@@ -94,7 +93,7 @@ def test_of_two_at_once_one_takes_an_overdue_event(
 ) -> None:
     world.post(prefer="respond-async")
     world.lose_messages()
-    world.clock.sleep(60)
+    world.sleep(60)
     others = iter([other])
 
     def act_meanwhile(parsed: Json, **_: object) -> None:
@@ -116,8 +115,8 @@ def test_what_was_never_marked_is_queued_once_and_not_while_it_is_held(world: Wo
     events.remove(held["event_id"])
     remove_marks(world)
     for seconds in (61, 1):
-        world.clock.sleep(seconds)
-        world.run_schedule(app.sweep)
+        world.sleep(seconds)
+        world.sweep()
 
     assert [message["attributes"]["EventId"] for message in world.messages()] == events
 
@@ -129,7 +128,7 @@ def test_the_sweep_of_version_0_6_finds_what_any_transition_leaves(
     event_ids = []
     for _ in range(3):
         event_ids.append(world.post()["event_id"])
-        world.clock.sleep(1)
+        world.sleep(1)
     released, leased, replayed = event_ids
     lease = {"limit": 2, "lease_seconds": 3600}
     [held, _] = world.call("POST", "/inbox/lease", lease).json["events"]
@@ -139,7 +138,7 @@ def test_the_sweep_of_version_0_6_finds_what_any_transition_leaves(
     _, claimed = (world.post(prefer="respond-async")["event_id"] for _ in range(2))
     world.services.store.claim(claimed, "of a worker that crashed")
 
-    world.clock.sleep(70)
+    world.sleep(70)
     marks = {item["event_id"]["S"]: item["requeue_at"]["S"] for item in world.items()}
     assert len(marks) == 6  # its sweep asks for nothing else
     lease_end = unix_seconds(marks.pop(leased))
@@ -153,10 +152,10 @@ def test_check_dlq_publishes_numbers_and_warns(
     receiver.script(422, 422)
     for prefer in ("", "", *["respond-async"] * 3):
         world.post(prefer=prefer)
-        world.clock.sleep(30.5)
+        world.sleep(30.5)
     output.lines()
 
-    world.run_schedule(app.check_dlq)
+    world.check_dlq()
 
     warning, metrics = (line for line in output.lines() if not line["message"].startswith("sqs "))
     assert_has(warning, level="WARNING", visible=2)
@@ -170,7 +169,7 @@ def test_check_dlq_publishes_numbers_and_warns(
     assert units == {**depths, "OldestPendingAge": "Seconds"}
     aws.fail(Fault.REFUSED, "Query")
     with pytest.raises(StorageUnavailableError):
-        world.run_schedule(app.check_dlq)
+        world.check_dlq()
     assert output.metrics() == [{"DLQDepth": 2, "InboxDepth": 3, "SlowDepth": 0}]
 
 
@@ -181,7 +180,7 @@ def test_check_dlq_searches_nothing_without_a_url(
     world.restart(ZAPIER_WEBHOOK_URL=webhook)
     aws.fail(Fault.REFUSED, "Query")
 
-    world.run_schedule(app.check_dlq)
+    world.check_dlq()
 
     [metrics] = output.metrics()
     assert_has(metrics, DLQDepth=0, InboxDepth=0, OldestPendingAge=0)

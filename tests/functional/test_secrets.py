@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import pytest
 
-import app
 from chalicelib.operations.batch import BatchError
 from tests.support import receiver as receivers
 from tests.support.aws_calls import Aws, Fault
@@ -101,10 +100,10 @@ def use_the_api(world: World) -> list[Answer]:
 
 
 def run_schedules(world: World) -> None:
-    world.clock.sleep(61)
-    for schedule in (app.sweep, app.check_dlq):
+    world.sleep(61)
+    for run in (world.sweep, world.check_dlq):
         with contextlib.suppress(Exception):
-            world.run_schedule(schedule)
+            run()
 
 
 def assert_silence(world: World, capfd: pytest.CaptureFixture[str], answers: list[Answer]) -> None:

@@ -12,7 +12,7 @@ from tests.support.world import Answer, Json, World
 
 def post_about(world: World, subject: object, **headers: str) -> Json:
     event: Json = post(world, subject, **headers).json
-    world.clock.sleep(1)
+    world.sleep(1)
     return event
 
 

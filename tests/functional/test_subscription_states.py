@@ -11,7 +11,6 @@ from itertools import count
 import pytest
 from standardwebhooks.webhooks import Webhook
 
-import app
 from chalicelib import deps as services
 from chalicelib.infra.times import rfc3339
 from tests.conftest import During, Output
@@ -69,7 +68,7 @@ def test_copies_are_signed_with_their_subscription_s_secret(
     assert again.status_code == 200
     assert len({one, other, again.json["secret"]}) == 3
     world.call("DELETE", again.location)
-    world.clock.sleep(1)
+    world.sleep(1)
     anew = subscribe(world, target.url).json
     assert anew["subscription_id"] == again.json["subscription_id"]
     assert anew["secret"] != again.json["secret"]
@@ -130,8 +129,8 @@ def test_a_target_is_failing_from_the_tenth_failed_attempt_until_it_works(
         """Let time pass until there were so many attempts of the copy; return them."""
         while len(made := world.event(copy_id)["attempts"]) < count:
             assert state(world) == (None, None)
-            world.clock.sleep(10)
-            world.run_schedule(app.sweep)
+            world.sleep(10)
+            world.sweep()
             world.empty_inbox()
         return list(made)
 
@@ -203,7 +202,7 @@ def disable(world: World, target: Receiver) -> None:
     target.script(422, 422)
     for _ in range(2):
         world.post()
-        world.clock.sleep(24 * HOUR)
+        world.sleep(24 * HOUR)
     assert state(world)[1]
 
 
@@ -235,7 +234,7 @@ def test_what_the_disabled_miss_is_failed_quietly(
             next_attempt_at=None,
         )
         assert "disabled" in copy["message"]
-    assert len(target.requests) == 3
+    assert target.count == 3
     assert len(world.dead_letters()) == letters
     assert not any(
         {"CopyFailure", "DeliveryFailure"} & metrics.keys() for metrics in output.metrics()
@@ -267,12 +266,12 @@ def test_a_copy_without_its_target_is_neither_replayed_nor_redriven(
     world.empty_inbox()
 
     assert [world.event(copy_id) for copy_id in (delivered, failed)] == before
-    assert (len(target.requests), world.messages(), world.dead_letters()) == (3, [], [])
+    assert (target.count, world.messages(), world.dead_letters()) == (3, [], [])
 
 
 def recreate(world: World, target: Receiver) -> None:
     delete(world, target)
-    world.clock.sleep(1)
+    world.sleep(1)
     subscribe(world, target.url)
 
 
@@ -286,12 +285,12 @@ def fail_anew(world: World, target: Receiver) -> None:
     target.script(200, 422)
     for _ in range(2):
         world.post()
-        world.clock.sleep(1)
+        world.sleep(1)
     services.use(world.services)
 
 
 def disable_by_another_container(world: World, target: Receiver) -> None:
-    world.clock.sleep(1)
+    world.sleep(1)
     services.use(replace(world.services))  # with a list of its own
     target.script(422)
     world.post()
@@ -322,7 +321,7 @@ def test_what_happens_before_the_first_or_second_write_after_a_push_stands(
     target.script(422, 422, code)
     for _ in range(2):
         world.post()
-        world.clock.sleep(12 * HOUR)
+        world.sleep(12 * HOUR)
     numbers = count(1)
     after = []
 
@@ -394,7 +393,7 @@ def test_enabling_ends_a_pause_for_good(world: World, target: Receiver) -> None:
     one = f"/subscriptions/{subscription['subscription_id']}"
     for act in ("disable", "enable"):
         world.call("POST", f"{one}/{act}")
-    world.clock.sleep(10)
+    world.sleep(10)
     target.script(410)
     post_for(world, "corp")
     world.empty_inbox()

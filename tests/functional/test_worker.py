@@ -7,7 +7,6 @@ import threading
 
 import pytest
 
-import app
 from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.operations.batch import BatchError
 from tests.conftest import During, Output
@@ -39,12 +38,12 @@ def test_the_delay_doubles_up_to_two_hours_in_45_attempts(
     while world.run_worker() and world.event(event_id)["status"] == "pending":
         delay = due_in(world, event_id)
         shares.append(delay / min(7200, 2 ** len(shares)))
-        world.clock.sleep(delay + 1)
+        world.sleep(delay + 1)
         if not world.messages():
-            world.clock.sleep(60)
-            world.run_schedule(app.sweep)
+            world.sleep(60)
+            world.sweep()
 
-    assert len(receiver.requests) == 45 == len(shares) + 1
+    assert receiver.count == 45 == len(shares) + 1
     assert all(0.499 <= share <= 1.001 for share in shares)
     assert max(shares) - min(shares) > 0.2
     assert world.clock() - START < 66 * 3600  # less than three days
@@ -78,7 +77,7 @@ def test_the_worker_waits_in_process_up_to_its_limit(world: World, receiver: Rec
     waited = world.clock() - START
     rest = due_in(world, event_id)
     assert waited <= 8 < waited + rest
-    assert len(receiver.requests) >= 3
+    assert receiver.count >= 3
     [message] = world.messages()
     assert message["attributes"] == {"EventId": event_id}
     assert rest <= message["delay_seconds"] < rest + 1.001
@@ -140,7 +139,7 @@ def test_no_message_of_a_batch_waits_for_the_retry_of_another(
     world.run_worker()
 
     assert world.clock() == START
-    assert len(receiver.requests) == len(event_ids)
+    assert receiver.count == len(event_ids)
     assert len(world.messages()) == 1
 
 
@@ -172,11 +171,11 @@ def test_an_early_message_is_sent_on_with_the_rest_of_the_delay_up_to_900_s(
     soon, much_later = [world.post()["event_id"] for _ in waits]
     for event_id in (soon, much_later):
         world.send(json.dumps({"event_id": event_id}))
-    world.clock.sleep(0.5)
+    world.sleep(0.5)
 
     assert world.run_worker() == 2
 
-    assert len(receiver.requests) == 2
+    assert receiver.count == 2
     assert [world.event(event_id)["status"] for event_id in (soon, much_later)] == ["pending"] * 2
     delays = sorted(
         message["delay_seconds"] for message in world.messages() if soon in message["body"]
@@ -191,7 +190,7 @@ def test_a_dead_letter_has_the_true_number_of_attempts_if_fewer_are_allowed(
     receiver.default = 503
     event_id = queued(world)
     world.run_worker()
-    made = len(receiver.requests)
+    made = receiver.count
     world.restart(MAX_DELIVERY_ATTEMPTS=str(made - 2))
 
     world.settle()
@@ -204,7 +203,7 @@ def test_a_dead_letter_has_the_true_number_of_attempts_if_fewer_are_allowed(
         made,
         made,
     )
-    assert json.loads(letter["body"])["delivery_attempts"] == len(receiver.requests) == made
+    assert json.loads(letter["body"])["delivery_attempts"] == receiver.count == made
 
 
 # Messages
@@ -232,7 +231,7 @@ def test_a_dead_letter_replays_a_failed_event_and_wakes_a_pending_one(
 ) -> None:
     receiver.script(422, 422)
     event_id = world.post()["event_id"]
-    world.clock.sleep(60)
+    world.sleep(60)
     world.replay(event_id)
     world.lose_messages()
 
@@ -241,10 +240,10 @@ def test_a_dead_letter_replays_a_failed_event_and_wakes_a_pending_one(
         world.move_back()
         world.empty_inbox()
         assert world.event(event_id)["status"] == state
-        assert len(receiver.requests) == pushes
+        assert receiver.count == pushes
         world.send(json.dumps({"event_id": event_id, "reason": "permanent"}))
         world.empty_inbox()
-        assert len(receiver.requests) == 3
+        assert receiver.count == 3
 
     assert world.messages() == []
 
@@ -271,10 +270,10 @@ def test_a_dead_letter_of_a_claimed_event_is_sent_on(
     assert world.dead_letters() == []
     [message] = world.messages()
     assert message["delay_seconds"] == 61
-    world.clock.sleep(61)
+    world.sleep(61)
     world.run_worker()
     assert world.event(event["event_id"])["status"] == "delivered"
-    assert (len(receiver.requests), world.messages(), world.dead_letters()) == (2, [], [])
+    assert (receiver.count, world.messages(), world.dead_letters()) == (2, [], [])
 
 
 def test_a_dead_letter_of_a_leased_event_is_sent_on_after_900_s_at_most(
@@ -296,8 +295,8 @@ def test_a_dead_letter_is_kept_if_its_lease_ends_meanwhile(
     receiver.script(422)
     event_id = world.post()["event_id"]
     world.call("POST", "/inbox/lease", '{"lease_seconds": 1}')
-    during(world.dynamodb, "after-call.dynamodb.UpdateItem", lambda **_: world.clock.sleep(5))
-    delays: list[int] = []
+    during(world.dynamodb, "after-call.dynamodb.UpdateItem", lambda **_: world.sleep(5))
+    delays = []
     during(
         world.sqs,
         "provide-client-params.sqs.SendMessage",
@@ -341,9 +340,9 @@ def test_a_fault_in_one_message_never_costs_another(
 
     aws.heal()
     assert len(world.messages()) == 1  # the others were deleted
-    assert len(receiver.requests) + len(world.dead_letters()) == 4
-    world.clock.sleep(301)
+    assert receiver.count + len(world.dead_letters()) == 4
+    world.sleep(301)
     assert world.run_worker() == 1
     assert {world.event(event_id)["status"] for event_id in event_ids} == {"delivered"}
-    assert len(receiver.requests) == 4
+    assert receiver.count == 4
     assert len(world.dead_letters()) == 1

@@ -279,7 +279,7 @@ class Container:
 
     def recover(self, subscription_id: str) -> None:
         """Recover what a subscription missed of all events; whoever is told 503 gives up."""
-        body: Json = {"since": rfc3339(0)}
+        body = {"since": rfc3339(0)}
         while True:
             answer = self.call("POST", f"/subscriptions/{subscription_id}/recover", body)
             body["cursor"] = answer.json.get("next_cursor")

@@ -293,9 +293,14 @@ class World:
         while self.run_worker():
             pass
 
-    def run_schedule(self, schedule: Any) -> None:
-        """Call `app.sweep` or `app.check_dlq` as EventBridge does."""
-        schedule(SCHEDULED, LambdaContext(self.clock, 60))
+    def sleep(self, seconds: float) -> None:
+        self.clock.sleep(seconds)
+
+    def sweep(self) -> None:
+        app.sweep(SCHEDULED, LambdaContext(self.clock, 60))
+
+    def check_dlq(self) -> None:
+        app.check_dlq(SCHEDULED, LambdaContext(self.clock, 60))
 
     def settle(self, *, hours: float = 24) -> None:
         """Let time pass, running the worker and the sweep, until nothing is pending and no message
@@ -308,7 +313,7 @@ class World:
             if not is_pending and not self.messages():
                 return
             self.clock.sleep(60)
-            self.run_schedule(app.sweep)
+            self.sweep()
         raise AssertionError("still not settled")
 
     def messages(self) -> list[Message]:

@@ -142,4 +142,4 @@ def test_a_function_alone_makes_clients_while_it_initializes_and_leaves_an_outag
         made_by_import,
         f"{made_by_import} {made_by_request}".strip(),
     ]
-    assert len(receiver.requests) == tries
+    assert receiver.count == tries

@@ -89,7 +89,7 @@ def make_copy(number: int, subscription: int, **changes: Any) -> Event:
 
 
 OF_ONE = {"subscription_id": f"sub_{1:032x}"}
-ASKED: list[Any] = [
+ASKED = [
     {},
     {"inbox": True},
     {"status": "pending"},

@@ -26,7 +26,6 @@ from chalicelib.core.target import Target
 from tests.support import receiver as behave
 from tests.support.receiver import (
     SECRET_PATH,
-    Behaviour,
     Exchange,
     Receiver,
     certificates,
@@ -120,7 +119,7 @@ def test_the_status_code_decides_and_redirects_are_not_followed(
     error = None if outcome is DELIVERED else f"receiver responded {code}"
     response = None if outcome is DELIVERED else "" if code == 304 else "ok"
     assert result == PushResult(outcome, result.duration_ms, code, error, 0.0, response)
-    assert len(receiver.requests) == 1
+    assert receiver.count == 1
 
 
 @pytest.mark.parametrize("code", [200, 503])
@@ -249,7 +248,7 @@ def test_a_compressed_response_is_not_decompressed(receiver: Receiver, push: Pus
 def test_headers_are_added_and_replace_none_of_the_push(
     secrets: list[bytes], push: PushClient
 ) -> None:
-    requests: list[bytes] = []
+    requests = []
     headers = {
         "Authorization": "Bearer a",
         "content-type": "text/plain",
@@ -273,7 +272,7 @@ def test_headers_are_added_and_replace_none_of_the_push(
 
 NOT_HTTP = "response is not HTTP"
 RESET = "connection reset"
-FAULTY: dict[str, tuple[Behaviour, str]] = {
+FAULTY = {
     "closed": (behave.close_without_answer, "connection closed without a response"),
     "reset": (behave.reset_before_answer, RESET),
     "reset in the headers": (behave.reset_mid_headers, RESET),
@@ -295,11 +294,11 @@ def test_no_http_response_is_a_retry_and_nothing_is_sent_twice(
         result = send_within(5, push, server.url)
         assert result == PushResult(RETRY, result.duration_ms, error=FAULTY[what][1])
     assert server.connections == 2
-    assert len(server.requests) == 3
+    assert server.count == 3
 
 
 OK_CHUNKED = head(200, {"Transfer-Encoding": "chunked"})
-BODIES: dict[str, Behaviour] = {
+BODIES = {
     "stalls": behave.in_turn(
         lambda exchange: exchange.send(head(200, {"Content-Length": "5"}) + b"ha"), behave.hang
     ),
@@ -334,7 +333,7 @@ def test_a_push_ends_at_its_timeout_whatever_becomes_of_the_body(
     assert send_within(3, push, server.url, timeout_seconds=0.3).outcome is DELIVERED
 
 
-SLOW: dict[str, Behaviour] = {
+SLOW = {
     "hangs": behave.hang,
     "trickles the status line": endless(b"HTTP/1.1 200 ", b"x", 0.02),
     "trickles headers": endless(b"HTTP/1.1 200 OK\r\nX: ", b"x", 0.02),
@@ -498,7 +497,7 @@ def test_retry_after_counts_up_to_an_hour(
 
 
 SURPLUS = head(200, {"Content-Length": "0"})  # would make a failed push a delivered one
-NOT_REUSED: dict[str, Behaviour] = {
+NOT_REUSED = {
     "asked to close": behave.status(200, headers={"Connection": "close"}),
     "more than 1 KiB": behave.status(200, body=b"x" * 1025),
     "unread after 8 KiB": behave.answer(
@@ -523,7 +522,7 @@ def test_a_connection_closed_or_with_unread_bytes_is_not_reused(
     assert done.wait(LONG)
     assert send(push, server.url).status_code == 503
     assert server.connections == 2
-    assert len(server.requests) == 2
+    assert server.count == 2
 
 
 def test_a_tls_record_beside_the_response_is_never_read_as_the_next_one(

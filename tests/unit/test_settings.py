@@ -165,7 +165,7 @@ def test_retries_must_end_a_day_before_the_event_expires(
 
 
 def test_the_secret_completes_the_environment_and_is_read_once_if_needed() -> None:
-    reads: list[str] = []
+    reads = []
 
     def read_secret(name: str) -> str:
         reads.append(name)
