@@ -402,7 +402,7 @@ def test_a_transaction_that_meets_another_is_tried_again_while_there_is_time(
 # Missed
 
 WAIT = status(503, headers={"retry-after": "600"})
-WAYS: dict[str, Any] = {  # to miss an event, or not, and how the target answers
+WAYS: Json = {  # to miss an event, or not, and how the target answers
     "later": None,
     "delivered": 200,
     "failed": 422,

@@ -12,7 +12,7 @@ import pytest
 
 from chalicelib.customers import console
 from chalicelib.infra.telemetry import UNITS
-from tests.support.world import ROOT, assert_has
+from tests.support.world import ROOT, Json, assert_has
 from tools import stage
 from tools.package import package
 from tools.stage import FUNCTION_SUFFIXES, read_template
@@ -48,7 +48,7 @@ ALARMS = sorted(
 )
 
 
-def of_queue(queue: str, metric: str) -> dict[str, Any]:
+def of_queue(queue: str, metric: str) -> Json:
     """Return what an alarm of the maximum of a queue's metric has."""
     dimensions = [{"Name": "QueueName", "Value": PROPERTIES[queue]["QueueName"]}]
     watched = {"Namespace": "AWS/SQS", "MetricName": metric, "Dimensions": dimensions}
@@ -62,7 +62,7 @@ QUEUE = {
     "ReceiveMessageWaitTimeSeconds": 20,
     "RedrivePolicy": {"deadLetterTargetArn": DLQ_ARN, "maxReceiveCount": 5},
 }
-EXPECTED: dict[str, Any] = {
+EXPECTED: Json = {
     "EventsTable": {
         "BillingMode": "PAY_PER_REQUEST",
         "SSESpecification": {"SSEEnabled": True},

@@ -22,7 +22,7 @@ NEVER = rfc3339(0)
 # acknowledged after its claim
 MAY_BE_PUSHED = ((Status.PENDING, None), (Status.DELIVERED, DeliveredVia.PULL))
 
-Item = Mapping[str, Any]
+Item = Json
 
 
 class ViolationError(AssertionError):
@@ -340,9 +340,7 @@ class History:
         return self.faults > 0 or copy.replayed_at is not None
 
 
-def check(
-    history: History, stored: Mapping[str, Event], dead_letters: Iterable[Mapping[str, Any]]
-) -> None:
+def check(history: History, stored: Mapping[str, Event], dead_letters: Iterable[Json]) -> None:
     """Raise ViolationError unless a settled world kept its promises."""
     told = {
         (dead_letter.get("event_id"), dead_letter.get("failed_at")) for dead_letter in dead_letters

@@ -364,7 +364,7 @@ class _Client:
         return make
 
 
-def _event_ids(parameters: Mapping[str, Any]) -> list[str]:
+def _event_ids(parameters: Json) -> list[str]:
     """Return the events that a call to AWS is about, as far as a fault of it can matter to them."""
     if item := parameters.get("Item") or parameters.get("Key"):
         key = item["event_id"]["S"]
@@ -470,7 +470,7 @@ class SimulatedWorld:
         response = self.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=max_messages)
         return list(response["Messages"])
 
-    def move_back(self, message: Mapping[str, Any]) -> None:
+    def move_back(self, message: Json) -> None:
         """Send a dead letter to the inbox queue, as SQS's own redrive does."""
         body = message["Body"]
         attributes = message["MessageAttributes"]

@@ -1,11 +1,13 @@
 """A tab with the console page, in Chromium."""
 
 import json
+import re
 from typing import Any
 
 from playwright.sync_api import BrowserContext, Locator, expect
 
 from tests.support.running import ROOT, Run
+from tests.support.world import Json
 
 FOCUSED = (
     "(node => [node.closest('label, a, button, summary')?.textContent, "
@@ -44,6 +46,11 @@ class Console:
     def text(self, selector: str) -> Any:
         return expect(self.page.locator(selector))
 
+    def matches(self, place: str | Locator, *patterns: str) -> None:
+        """Wait until each element at a place has the text of its pattern."""
+        found = self.page.locator(place) if isinstance(place, str) else place
+        expect(found).to_have_text([re.compile(pattern, re.DOTALL) for pattern in patterns])
+
     def heading(self, name: str) -> Any:
         return expect(self.page.get_by_role("heading", name=name))
 
@@ -65,7 +72,7 @@ class Console:
         ]
         return [text.partition("\n")[0] for text in visible]
 
-    def row(self, event: dict[str, Any]) -> Locator:
+    def row(self, event: Json) -> Locator:
         return self.page.locator(f"#rows a[href='#/events/{event['event_id']}']")
 
     def api(self, method: str, path: str, **body: Any) -> Any:
