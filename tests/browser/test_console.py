@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -13,7 +12,7 @@ from playwright.sync_api import Browser, Route, expect, sync_playwright
 
 from tests.support.console import Console
 from tests.support.receiver import Exchange, Receiver, status
-from tests.support.running import ROOT, Run, running
+from tests.support.running import Run, running
 from tests.support.world import digest
 
 CHROMIUM = shutil.which("chromium")
@@ -56,27 +55,14 @@ def browser() -> Iterator[Browser]:
         yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
 
 
-@pytest.fixture(scope="module")
-def axe() -> str:
-    """Return the script of axe-core, installed with npm if it is not there."""
-    folder = ROOT / "tests" / "browser"
-    script = folder / "node_modules" / "axe-core" / "axe.min.js"
-    if not script.exists():
-        if not shutil.which("npm"):
-            pytest.skip("no npm; on Debian and Ubuntu: apt-get install npm")
-        command = "npm ci --ignore-scripts --no-audit --no-fund --loglevel=error"
-        subprocess.run(command.split(), cwd=folder, check=True, timeout=100)
-    return script.read_text(encoding="utf-8")
-
-
 @pytest.fixture
 def console(browser: Browser, system: Run, receiver: Receiver) -> Iterator[Console]:
-    receiver.default = status(200)
+    receiver.default = 200
     permissions = ["clipboard-read", "clipboard-write"]
     context = browser.new_context(viewport={"width": 1100, "height": 800}, permissions=permissions)
     context.add_init_script(HURRY)
     expect.set_options(timeout=20_000)
-    console = Console(context, system)
+    console = Console(context, system, receiver.url)
     yield console
     assert console.page.evaluate("[window.hacked, document.images.length]") == [None, 0]
     console.page.goto("about:blank")  # a poll would miss the routes
@@ -157,7 +143,7 @@ def test_a_new_event_appears_by_itself_once_the_api_responds_again(console: Cons
 def test_counts_and_chart_never_claim_more_than_was_counted(
     console: Console, receiver: Receiver
 ) -> None:
-    console.subscribe(receiver.url, event_types=["order.counted"])
+    console.subscribe("Counted", event_types=["order.counted"])
     event = console.post("order.counted", subject="order-4711")
     moment = datetime.now(UTC) - timedelta(minutes=5)
 
@@ -187,7 +173,7 @@ def test_filters_are_in_the_address_and_a_refused_one_is_explained(
     console: Console, receiver: Receiver
 ) -> None:
     page = console.page
-    receiver.script(status(422))
+    receiver.script(422)
     failed = console.post("refund.made", tenant="acme")
     console.post("refund.made", tenant="other")
     console.post("refund.meant", tenant="acme")
@@ -219,7 +205,7 @@ def test_filters_are_in_the_address_and_a_refused_one_is_explained(
 
 
 def test_all_that_match_are_listed_and_replayed(console: Console, receiver: Receiver) -> None:
-    receiver.default = status(422)
+    receiver.default = 422
     events = [console.post("bulk.failed", tenant="acme")["event_id"] for _ in range(31)]
     console.open("/?event_type=bulk.failed&status=failed")
     console.text("#rows li").to_have_count(31)
@@ -233,7 +219,7 @@ def test_all_that_match_are_listed_and_replayed(console: Console, receiver: Rece
     console.button("Stop").click()
 
     console.matches("#job-title", r"^\d+ queued, then stopped")
-    receiver.default = status(200)
+    receiver.default = 200
     queued = int(console.page.locator("#job-title").inner_text().split()[0])
     console.page.reload()
     console.text("#rows li").to_have_count(31 - queued)
@@ -252,8 +238,8 @@ def test_an_event_is_judged_by_the_webhooks_of_its_tenant(
     console: Console, receiver: Receiver
 ) -> None:
     dear = {"total": [{"numeric": [">=", 100]}]}
-    console.subscribe(receiver.url, name="Corp", tenant="corp", filter=dear)
-    console.subscribe(receiver.url, name="Archive", event_types=["tone.*"])
+    console.subscribe("Corp", tenant="corp", filter=dear)
+    console.subscribe("Archive", event_types=["tone.*"])
 
     def refuse_dear_copies(exchange: Exchange) -> None:
         body = exchange.request.json()
@@ -339,7 +325,7 @@ def test_a_search_opens_an_exact_hit_at_once_and_ignores_case_and_punctuation(
 
 
 def test_a_failing_event_is_watched_to_its_end_and_replayed(
-    console: Console, receiver: Receiver, axe: str
+    console: Console, receiver: Receiver
 ) -> None:
     receiver.script(status(503, headers={"Retry-After": "4"}, body=b"database is down"))
     receiver.default = status(503, body=b"database is down")
@@ -358,9 +344,9 @@ def test_a_failing_event_is_watched_to_its_end_and_replayed(
     console.text("#announcement").to_contain_text("Not delivered: attempt 2")
     console.matches("#steps", attempt + "Attempt 2, after .*: retry, .*, same response")
     console.matches("#timeline", "1: 503.*2: 503.*dead letter")
-    console.check_looks("event", axe)
+    console.check_looks("event")
 
-    receiver.default = status(200)
+    receiver.default = 200
     console.press("Replay to your own webhook")
 
     console.text("#answer").to_contain_text("Queued.")
@@ -375,9 +361,7 @@ def test_a_leased_event_is_found_copied_and_erased(console: Console, receiver: R
     [leased] = console.api("POST", "/inbox/lease", event_type="order.leased", lease_seconds=60)[
         "events"
     ]
-    subscription_id = console.subscribe(receiver.url, name="Warehouse", tenant="acme")[
-        "subscription_id"
-    ]
+    subscription_id = console.subscribe("Warehouse", tenant="acme")["subscription_id"]
     console.open("/subscriptions")
     for searched, heading in (
         ("evt_" + "0" * 32, "There is no evt_"),
@@ -408,16 +392,14 @@ def test_a_leased_event_is_found_copied_and_erased(console: Console, receiver: R
 
 
 def test_an_order_says_who_got_it_and_is_sent_to_who_did_not(
-    console: Console, receiver: Receiver, axe: str
+    console: Console, receiver: Receiver
 ) -> None:
     page, answer = console.page, console.page.locator("#answer")
     pattern = {"order": {"total": [{"numeric": [">=", 100]}]}}
     for name, more in (("Ledger", {}), ("Warehouse", {}), ("Corp", {"filter": pattern})):
-        console.subscribe(
-            receiver.url, name=name, tenant="acme", event_types=["order.*", name], **more
-        )
-    console.subscribe(receiver.url, name="Audit", event_types=["invoice.*"])
-    receiver.default = status(422)
+        console.subscribe(name, tenant="acme", event_types=["order.*", name], **more)
+    console.subscribe("Audit", event_types=["invoice.*"])
+    receiver.default = 422
     members = {"tenant": "acme", "subject": "order 4711", "payload": {"order": {"total": 80}}}
     event = console.post("order.paid", **members)
     console.open()
@@ -441,8 +423,8 @@ def test_an_order_says_who_got_it_and_is_sent_to_who_did_not(
         r"Corp\s+for acme, takes order.total ≥ 100; this has 80\s+Send",
         r"no copy\s+Audit\s+takes invoice.\*; this is order.paid\s+Send",
     )
-    console.check_looks("order", axe)
-    receiver.default = status(200)
+    console.check_looks("order")
+    receiver.default = 200
     before = receiver.count
     for name, became in (("Corp", "1 of 3"), ("Ledger", "2 of 3")):
         page.locator("#recipients li", has_text=name).get_by_role("button").click()
@@ -471,7 +453,7 @@ def test_an_order_says_who_got_it_and_is_sent_to_who_did_not(
 def test_what_copies_carry_never_runs(console: Console, receiver: Receiver) -> None:
     page = console.page
     for event_types in (["javascript:*"], ["javascript:hacked"]):
-        console.subscribe(receiver.url, name=HOSTILE, event_types=event_types)
+        console.subscribe(HOSTILE, event_types=event_types)
 
     def refuse_copies(exchange: Exchange) -> None:
         is_copy = exchange.request.headers["webhook-id"].startswith("cpy_")
@@ -499,20 +481,18 @@ def test_what_copies_carry_never_runs(console: Console, receiver: Receiver) -> N
 
 
 def test_those_in_trouble_come_first_and_what_they_missed_is_replayed(
-    console: Console, receiver: Receiver, axe: str
+    console: Console, receiver: Receiver
 ) -> None:
     page = console.page
-    console.subscribe(receiver.url, name="Audit", event_types=["none"])
-    made = console.subscribe(
-        receiver.url, tenant="acme", name="CRM", event_types=["ledger.*", "acme"]
-    )
-    console.subscribe(receiver.url, tenant="other", name="Bank", event_types=["ledger.*"])
+    console.subscribe("Audit", event_types=["none"])
+    made = console.subscribe("CRM", tenant="acme", event_types=["ledger.*", "acme"])
+    console.subscribe("Bank", tenant="other", event_types=["ledger.*"])
     cards, clock = page.locator("#subscriptions > li"), r"\d\d:\d\d UTC"
     console.post("ledger.booked", tenant="other")
     receiver.default = status(503, headers={"Retry-After": "60"})
     console.post("ledger.booked", tenant="other")
     path = f"/subscriptions/{made['subscription_id']}"
-    receiver.default = status(422)
+    receiver.default = 422
     while not console.api("GET", path)["disabled_at"]:
         console.post("ledger.booked", tenant="acme")
         page.wait_for_timeout(200)
@@ -529,7 +509,7 @@ def test_those_in_trouble_come_first_and_what_they_missed_is_replayed(
         rf"Bank\s*other\s*retrying\s*{clock}\s*1\s*0\s*{clock}",
         r"Audit\s*active\s*0\s*0\s*none",
     )
-    console.check_looks("webhooks", axe)
+    console.check_looks("webhooks")
     page.get_by_role("link", name="Bank").click()
     console.matches(
         cards, rf"retrying, failing since {clock}, 1 waits.*1 pending, 1 delivered; the last"
@@ -540,7 +520,7 @@ def test_those_in_trouble_come_first_and_what_they_missed_is_replayed(
     console.text("#overview tr").to_have_count(1)
     page.locator("#overview tr").click()
     console.matches(cards, "Last error.*To doMend the receiver")
-    receiver.default = status(200)
+    receiver.default = 200
     before = receiver.count
     console.button("Enable").press("Enter")
     expect(cards.get_by_role("status")).to_contain_text("It is enabled.")
@@ -599,20 +579,20 @@ def test_a_subscription_is_made_and_its_secret_is_shown(
 
 
 def test_a_subscription_is_edited_and_its_headers_are_given_again(
-    console: Console, receiver: Receiver, axe: str
+    console: Console, receiver: Receiver
 ) -> None:
     members = {
         "filter": {"total": [{"numeric": [">", 100]}]},
         "headers": {"Authorization": "Bearer s3cret"},
         "event_types": ["order.*"],
     }
-    made = console.subscribe(receiver.url, name="CRM", tenant="acme", **members)
+    made = console.subscribe("CRM", tenant="acme", **members)
     del made["secret"]
     path = f"/subscriptions/{made['subscription_id']}"
     console.open(path)
     card = console.page.locator("#subscriptions > li")
     card.get_by_text("Edit").click()
-    console.check_looks("edit", axe)
+    console.check_looks("edit")
     card.get_by_label("URL").fill(f"{receiver.url}/moved")
     card.get_by_role("button", name="Save").click()
     expect(card.get_by_role("alert").filter(visible=True)).to_have_text(
@@ -654,9 +634,7 @@ def customer(console: Console) -> Console:
     return console
 
 
-def test_a_token_opens_the_page_of_its_tenant(
-    customer: Console, receiver: Receiver, axe: str
-) -> None:
+def test_a_token_opens_the_page_of_its_tenant(customer: Console, receiver: Receiver) -> None:
     page, press = customer.page, customer.page.keyboard.press
     receiver.default = status(422, body=b"no such account")
     assert page.title() == "acme"
@@ -694,8 +672,8 @@ def test_a_token_opens_the_page_of_its_tenant(
     assert customer.copied("body").encode() in [request.body for request in receiver.requests]
     said = page.locator("main").inner_text().replace("shop", "", 2)  # in metadata
     assert not re.search("shop|copies|claim|lease|dead letter", said, re.IGNORECASE)
-    customer.check_looks("customer-event", axe)
-    receiver.default = status(200)
+    customer.check_looks("customer-event")
+    receiver.default = 200
     customer.press("Replay")
     customer.text("#status").to_have_text("delivered")
     customer.go("/subscriptions")
@@ -704,63 +682,61 @@ def test_a_token_opens_the_page_of_its_tenant(
 
 
 def test_a_webhook_is_tried_paused_renewed_and_recovers_what_it_missed(
-    console: Console, receiver: Receiver, axe: str
+    customer: Console, receiver: Receiver
 ) -> None:
     before = receiver.count
-    missed = console.post("order.created", tenant="acme", payload={"order": {"total": 120}})
+    missed = customer.post("order.created", tenant="acme", payload={"order": {"total": 120}})
     pattern = {"order": {"total": [{"numeric": [">=", 100]}]}}
-    made = console.subscribe(receiver.url, name="CRM", tenant="acme", filter=pattern)
-    console.open(key=console.api("POST", "/tokens", tenant="acme")["token"])
-    card = console.page.locator("#subscriptions > li")
+    made = customer.subscribe("CRM", tenant="acme", filter=pattern)
+    card = customer.page.locator("#subscriptions > li")
     expect(card).to_contain_text(f"URL{receiver.url}")
     card.get_by_text("Try it").click()
     card.get_by_label("Type").fill("order.paid")
     card.get_by_label("Payload").fill('{"order": {"total": 80}}')
-    console.button("Send as a test").click()
+    customer.button("Send as a test").click()
     result = "would not be sent: CRM takes order.total ≥ 100; this has 80."
     expect(card.get_by_role("status").filter(visible=True)).to_contain_text(result)
-    console.matches(card, r"Last test[\d-]+ [\d:.]+ UTC: delivered, status 200")
+    customer.matches(card, r"Last test[\d-]+ [\d:.]+ UTC: delivered, status 200")
     assert receiver.requests[-1].json()["payload"] == {"order": {"total": 80}}
-    console.check_looks("webhook", axe)
+    customer.check_looks("webhook")
 
-    console.press("New secret")
-    console.text("#consequence").to_contain_text("The one before signs, too, until")
-    renewed = console.copied("secret")
-    console.button("Done").click()
+    customer.press("New secret")
+    customer.text("#consequence").to_contain_text("The one before signs, too, until")
+    renewed = customer.copied("secret")
+    customer.button("Done").click()
     path = f"/subscriptions/{made['subscription_id']}"
-    assert console.api("GET", f"{path}/secret")["secret"] == renewed != made["secret"]
-    console.press("Pause", "Cancel")
-    expect(console.button("Pause")).to_be_focused()
-    console.press("Pause")
-    console.matches(card, r"paused since \d\d:\d\d UTC")
-    expect(console.button("Enable")).to_be_focused()
-    [paused] = console.post("order.paid", tenant="acme", payload={"order": {"total": 120}})[
+    assert customer.api("GET", f"{path}/secret")["secret"] == renewed != made["secret"]
+    customer.press("Pause", "Cancel")
+    expect(customer.button("Pause")).to_be_focused()
+    customer.press("Pause")
+    customer.matches(card, r"paused since \d\d:\d\d UTC")
+    expect(customer.button("Enable")).to_be_focused()
+    [paused] = customer.post("order.paid", tenant="acme", payload={"order": {"total": 120}})[
         "copies"
     ]
-    while console.api("GET", f"/events/{paused}")["status"] != "failed":
+    while customer.api("GET", f"/events/{paused}")["status"] != "failed":
         pass
-    console.button("Enable").click()
-    expect(console.button("Pause")).to_be_focused()
-    console.page.reload()
+    customer.button("Enable").click()
+    expect(customer.button("Pause")).to_be_focused()
+    customer.page.reload()
     expect(card).to_contain_text("Last test")  # this tab remembers
 
     card.get_by_text("Recover what it missed").click()
-    console.button("Count what it missed").click()
-    console.matches(card, r"2 that it missed since .*: 1 never sent, 1 failed")
-    console.button("Recover", exact=True).click()
-    console.text("#job-title").to_have_text("2 events queued for CRM")
+    customer.button("Count what it missed").click()
+    customer.matches(card, r"2 that it missed since .*: 1 never sent, 1 failed")
+    customer.button("Recover", exact=True).click()
+    customer.text("#job-title").to_have_text("2 events queued for CRM")
     receiver.wait_for(before + 5)  # three before: two events, and the test
     pushed = [request.json() for request in receiver.requests[before:]]
     assert missed["event_id"] in [body.get("source_event_id") for body in pushed]
 
 
 def test_a_customer_finds_an_order_and_mends_what_refuses_it(
-    customer: Console, receiver: Receiver, axe: str
+    customer: Console, receiver: Receiver
 ) -> None:
     page, rows = customer.page, customer.page.locator("#orders li li")
     for name, types in (("Ledger", "order.*"), ("Mail", "mail.*"), ("Shop", "order.*")):
-        url = f"{receiver.url}/{name}"
-        made = customer.subscribe(url, name=name, tenant="acme", event_types=[types])
+        made = customer.subscribe(name, f"/{name}", tenant="acme", event_types=[types])
 
     def refuse_ledger(exchange: Exchange) -> None:
         status(422 if exchange.request.path.endswith("Ledger") else 200)(exchange)
@@ -778,7 +754,7 @@ def test_a_customer_finds_an_order_and_mends_what_refuses_it(
         r"failed\s+Shop\s+disabled, not pushed.*\s+Enable and replay",
         r"not sent\s+Mail\s+takes mail.\*; this is order.made\s+Send",
     )
-    customer.check_looks("order-of-a-customer", axe)
+    customer.check_looks("order-of-a-customer")
     for name, button in (("Shop", "Enable and replay"), ("Mail", "Send")):
         rows.filter(has_text=name).get_by_role("button").click()
         page.get_by_role("dialog").get_by_role("button", name=button).click()
@@ -800,41 +776,40 @@ def test_a_page_that_ended_goes_on_with_what_was_typed(customer: Console) -> Non
 
 
 def test_a_webhook_of_another_system_keeps_its_secret_and_the_form_of_its_bodies(
-    console: Console, receiver: Receiver, axe: str
+    customer: Console, receiver: Receiver
 ) -> None:
-    page, payload = console.page, '{"text":"a,\\"metadata\\":","cents":12345678901234567890}'
-    console.open(key=console.api("POST", "/tokens", tenant="acme")["token"])
+    page, payload = customer.page, '{"text":"a,\\"metadata\\":","cents":12345678901234567890}'
     secret = page.get_by_label("Your own secret")
     page.get_by_label("URL").fill(receiver.url)
     page.get_by_label("Body of each request").select_option("the payload alone")
     secret.fill("whsec_short")
     page.keyboard.press("Enter")
-    console.text("[data-fault=secret]").to_have_text(
+    customer.text("[data-fault=secret]").to_have_text(
         "It must be whsec_ and base64 of 24 to 64 bytes."
     )
     secret.fill(OWN)
     page.keyboard.press("Enter")
-    assert console.copied("secret") == OWN
+    assert customer.copied("secret") == OWN
     page.keyboard.press("Escape")
     card = page.locator("#subscriptions > li")
     expect(card.locator("dl")).to_contain_text("Bodythe payload alone")
 
     event = f'{{"event_type": "a", "tenant": "acme", "payload": {payload}}}'
-    posted = json.loads(console.system.call("POST", "/events", event)[2])
-    console.go(f"/events/{posted['copies'][0]}")
-    console.text("#body").to_have_text(payload)
+    posted = json.loads(customer.system.call("POST", "/events", event)[2])
+    customer.go(f"/events/{posted['copies'][0]}")
+    customer.text("#body").to_have_text(payload)
     assert payload.encode() in [request.body for request in receiver.requests]
 
-    console.go("/subscriptions")
+    customer.go("/subscriptions")
     card.get_by_text("Edit").click()
-    console.check_looks("own-secret", axe)
+    customer.check_looks("own-secret")
     card.get_by_label("Your own secret").fill(OTHER)
-    console.button("Save").click()
-    console.text("#subscriptions li > p").to_contain_text("It is saved")
-    console.button("Show secret").click()
-    assert console.copied("secret") == OTHER
+    customer.button("Save").click()
+    customer.text("#subscriptions li > p").to_contain_text("It is saved")
+    customer.button("Show secret").click()
+    assert customer.copied("secret") == OTHER
     page.keyboard.press("Escape")
-    console.forgive("status of 400")
+    customer.forgive("status of 400")
 
 
 # Keyboard and phone
@@ -842,8 +817,8 @@ def test_a_webhook_of_another_system_keeps_its_secret_and_the_form_of_its_bodies
 
 def test_every_action_is_reached_by_keyboard(console: Console, receiver: Receiver) -> None:
     press = console.page.keyboard.press
-    console.subscribe(receiver.url, name="Watch", event_types=["none"], tenant="acme")
-    receiver.default = status(422)
+    console.subscribe("Watch", event_types=["none"], tenant="acme")
+    receiver.default = 422
     console.post("keys.pressed")
     console.open("/?event_type=keys.pressed&status=failed")
     console.text("#rows li").to_have_count(1)
@@ -871,10 +846,10 @@ def test_every_action_is_reached_by_keyboard(console: Console, receiver: Receive
     )
 
 
-def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver, axe: str) -> None:
+def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver) -> None:
     receiver.default = status(422, body=b"x" * 200)
     tenant = "z" * 128
-    console.subscribe(receiver.url, name="w" * 100, tenant=tenant)
+    console.subscribe("w" * 100, tenant=tenant)
     event = console.post("x" * 128, payload={"long": "y" * 500}, tenant=tenant)
     token = console.api("POST", "/tokens", tenant=tenant)["token"]
     page = console.page
@@ -890,22 +865,22 @@ def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver
     box = console.row(event).bounding_box()
     assert box
     assert box["y"] < 600  # on the first screen
-    console.check_looks("phone-list", axe)
+    console.check_looks("phone-list")
 
     console.row(event).click()
 
     console.text("#status").to_have_text("failed")
-    console.check_looks("phone-event", axe)
+    console.check_looks("phone-event")
     page.evaluate("location.hash = '#/subscriptions'")
     page.get_by_role("link", name="w" * 100).wait_for()
-    console.check_looks("phone-webhooks", axe)
+    console.check_looks("phone-webhooks")
     page.get_by_role("link", name="w" * 100).click()
     page.locator("#subscriptions").get_by_text("Edit").click()
-    console.check_looks("phone-card", axe)
+    console.check_looks("phone-card")
     page.evaluate(f"location.hash = '#key={token}'")
     console.button("Use it").click()
     expect(page.get_by_role("link", name="Its deliveries")).to_be_visible()
-    console.check_looks("phone-customer", axe)
+    console.check_looks("phone-customer")
 
 
 # The pictures of the docs

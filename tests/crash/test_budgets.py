@@ -15,8 +15,12 @@ from tests.simulator.simulated_world import WORKER_SECONDS, Container, Simulated
 from tests.support.receiver import Receiver, status
 
 API_SECONDS = 28
-SLOWEST = {"INLINE_PUSH_TIMEOUT_SECONDS": "8", "PUSH_TIMEOUT_SECONDS": "20"}
-SLOWEST |= {"IN_PROCESS_WAIT_SECONDS": "900", "MAX_DELIVERY_ATTEMPTS": "20"}
+SLOWEST = {
+    "INLINE_PUSH_TIMEOUT_SECONDS": "8",
+    "PUSH_TIMEOUT_SECONDS": "20",
+    "IN_PROCESS_WAIT_SECONDS": "900",
+    "MAX_DELIVERY_ATTEMPTS": "20",
+}
 
 
 class SlowWorld(SimulatedWorld):

@@ -6,15 +6,9 @@ from chalicelib.infra.times import rfc3339
 from tests.conftest import Output
 from tests.support.receiver import Receiver, hang
 from tests.support.subscribing import copies, make_token, post_for, states, subscribe, subscribed
-from tests.support.world import SIGNING_SECRETS, World, assert_has
+from tests.support.world import World, assert_has
 
 DISABLED = ("failed", "not pushed: the subscription is disabled")
-
-
-@pytest.fixture
-def world(world: World) -> World:
-    world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(SIGNING_SECRETS))
-    return world
 
 
 def test_a_secret_is_not_renewed_without_signing_secrets(world: World, target: Receiver) -> None:

@@ -164,7 +164,6 @@ def test_the_lines_for_customers_tell_genuine_pushes_from_forged_ones(
 @pytest.mark.usefixtures("snippets")
 def test_a_product_gives_a_customer_the_page_of_its_webhooks(world: World) -> None:
     world.clock.now = time.time()
-    world.restart(WEBHOOK_SIGNING_SECRETS=SIGNING_SECRETS[0])
 
     product = runpy.run_path("customers.py")
 

@@ -16,7 +16,7 @@ from tests.conftest import During, Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, status
 from tests.support.subscribing import copies, post_for, states, subscribe, subscribed, subscriptions
-from tests.support.world import SIGNING_SECRETS, START, Answer, Json, World, assert_has
+from tests.support.world import START, Answer, Json, World, assert_has
 
 GIVEN = "whsec_s3cretsecrets3cretsecrets3cret24"
 HEADERS = {"Authorization": "Bearer s3cret-value", "x-other": "another s3cret"}
@@ -31,20 +31,10 @@ ZAPIER = "https://hooks.zapier.com/x"
 
 
 @pytest.fixture
-def world(world: World) -> World:
-    world.restart(WEBHOOK_SIGNING_SECRETS=SIGNING_SECRETS[0])
-    return world
-
-
-@pytest.fixture
 def other() -> Iterator[Receiver]:
     """Another receiver."""
     with Receiver() as other:
         yield other
-
-
-def shown(world: World, path: str) -> Any:
-    return world.get(path)
 
 
 def secret(world: World, path: str) -> Any:
@@ -85,7 +75,7 @@ def test_a_patch_is_partial(world: World, target: Receiver, changes: Json, expec
     for _ in range(2):
         post_for(world, "a")
         world.sleep(1)
-    before = shown(world, path)
+    before = world.get(path)
     before_secret = secret(world, path)
     assert before["failing_since"] < before["disabled_at"]
 
@@ -93,7 +83,7 @@ def test_a_patch_is_partial(world: World, target: Receiver, changes: Json, expec
 
     assert edited.status_code == 200
     assert edited.json == {**before, **expected}
-    assert shown(world, path) == edited.json
+    assert world.get(path) == edited.json
     assert secret(world, path) == before_secret
 
 
@@ -117,7 +107,7 @@ def test_a_fault_is_named_in_either_call(
     world: World, target: Receiver, members: Json, named: str
 ) -> None:
     path = subscribed(world, target)
-    before = shown(world, path)
+    before = world.get(path)
     made = world.call("POST", "/subscriptions", {"target_url": target.url, **members})
     for answer in (made, patch(world, path, **members)):
         assert answer.status_code == 400
@@ -130,7 +120,7 @@ def test_a_fault_is_named_in_either_call(
         answer = patch(world, path, **faulty)
         assert answer.faults == [*faulty]
     assert "POST /subscriptions/{subscription_id}/secret" in answer.text
-    assert [shown(world, path)] == [before] == subscriptions(world)
+    assert [world.get(path)] == [before] == subscriptions(world)
 
 
 def test_a_subscription_that_is_made_again_takes_what_the_call_names(
@@ -181,7 +171,7 @@ def test_what_is_given_for_one_url_never_goes_to_another(
 
     assert made.status_code == 201
     assert made.json["name"] == "New"
-    assert shown(world, path)["name"] is None
+    assert world.get(path)["name"] is None
 
 
 def test_a_subscription_is_found_though_the_edited_one_was_deleted(
@@ -243,20 +233,20 @@ def test_of_two_edits_at_once_neither_sends_headers_to_another_url(
     seen = world.services.subscriptions.get(path.rpartition("/")[2])
     assert seen
     patch(world, path, target_url=ZAPIER)
-    before = shown(world, path)
+    before = world.get(path)
 
     with pytest.raises(ApiError) as refused:
         edit(seen, headers=HEADERS)
 
     assert refused.value.status_code == 409
     assert refused.value.code == "edited_meanwhile"
-    assert shown(world, path) == before
+    assert world.get(path) == before
     edited = edit(seen, headers=HEADERS, target_url=target.url)
     assert edited
-    assert shown(world, path)["header_names"] == [*HEADERS]
+    assert world.get(path)["header_names"] == [*HEADERS]
     edit(edited, headers={"X-New": "1"})
     edit(edited, target_url=ZAPIER)
-    assert shown(world, path) == before
+    assert world.get(path) == before
 
 
 # Filters
@@ -342,7 +332,7 @@ def test_410_disables_the_subscription_of_a_tenant(
     output.lines()
     [copy] = copies(world, post_for(world, "a"))
     lines = output.lines()
-    disabled = shown(world, path)
+    disabled = world.get(path)
 
     assert_has(copy, status="failed", last_error="receiver responded 410")
     assert "its subscription was disabled" in copy["message"]
@@ -378,7 +368,7 @@ def test_of_two_410s_at_once_one_disables_the_subscription(
     assert [states(world, event) for event in events] == [["failed"]] * 2
     assert target.count == 2
     assert world.dead_letters() == []
-    assert shown(world, path)["disabled_at"]
+    assert world.get(path)["disabled_at"]
     assert len(output.lines(message="subscription disabled")) == 1
 
 
@@ -395,12 +385,12 @@ def test_410_if_edited_meanwhile_is_ignored(
     target.script(edit)
     event = post_for(world, tenant)
     [pending] = copies(world, event)
-    before = shown(world, path)
+    before = world.get(path)
     world.settle()
 
     assert pending["next_attempt_at"] == rfc3339(START + 1)
     assert states(world, event) == ["delivered"]
-    assert shown(world, path) == before
+    assert world.get(path) == before
     assert before["disabled_at"] is None
     assert target.count == 1
     assert other.count == 1
@@ -415,7 +405,7 @@ def test_the_last_error_is_that_of_the_latest_push_that_was_made(
     for code in (422, 200, 415):
         target.script(code)
         world.post()
-        told.append(shown(world, path)["last_error"])
+        told.append(world.get(path)["last_error"])
     [failing] = subscriptions.of_tenant(None)
     world.sleep(3 * 86_400)
     assert subscriptions.disable(
@@ -423,4 +413,4 @@ def test_the_last_error_is_that_of_the_latest_push_that_was_made(
     )  # of the copy, no attempt that was made is known any more
 
     assert told == ["receiver responded 422", None, "receiver responded 415"]
-    assert shown(world, path)["last_error"] == "receiver responded 415"
+    assert world.get(path)["last_error"] == "receiver responded 415"

@@ -9,7 +9,7 @@ from tests.conftest import Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Exchange, Receiver, in_turn, status
 from tests.support.subscribing import listed, states, subscribe, subscriptions
-from tests.support.world import KEY, UNKNOWN, Answer, Json, World, assert_has, digest
+from tests.support.world import UNKNOWN, Answer, Json, World, assert_has
 
 CONTENTS = ("payload-itself", "metadata-itself", "response-itself", "subject-itself")
 NAMES = {"event_type": "a", "tenant": "tenant-itself", "subject": CONTENTS[3]}
@@ -19,8 +19,6 @@ HOUR = 3600
 
 @pytest.fixture
 def world(world: World, target: Receiver) -> World:
-    keys = f"acme:{digest(KEY)}:produce+consume+erase,{world.environ['API_KEYS'].partition(',')[2]}"
-    world.restart(API_KEYS=keys)
     subscribe(world, target.url)
     return world
 

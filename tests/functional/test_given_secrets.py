@@ -17,12 +17,6 @@ FIRST, SECOND, THIRD = (f"whsec_{text}" for text in ("c2Vj" * 8, "c3R/" * 9, "a"
 PAYLOAD = '{"text":"Order 4711 is paid","cents":123456789012345678901234567890,"é":[]}'
 
 
-@pytest.fixture
-def world(world: World) -> World:
-    world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(SIGNING_SECRETS))
-    return world
-
-
 def secret_of(world: World, path: str) -> Any:
     return world.get(f"{path}/secret")["secret"]
 

@@ -14,18 +14,11 @@ from chalicelib.operations.settled import ERASED_SECONDS
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, status
-from tests.support.subscribing import copies, listed, make_token, subscribe
-from tests.support.world import KEY, UNKNOWN, Answer, Json, World, assert_has, digest
+from tests.support.subscribing import copies, listed, make_token, post_later, subscribe
+from tests.support.world import KEY, UNKNOWN, Answer, Json, World, assert_has
 
 TENANT = "customer-42"
 MARKED = "response-of-the-operator"
-
-
-@pytest.fixture
-def world(world: World) -> World:
-    keys = f"acme:{digest(KEY)}:produce+consume+erase,{world.environ['API_KEYS'].partition(',')[2]}"
-    world.restart(API_KEYS=keys, WEBHOOK_SIGNING_SECRETS=f"whsec_{'a' * 32}")
-    return world
 
 
 def subscribed(world: World, url: str, *event_types: str, **members: Any) -> str:
@@ -40,13 +33,6 @@ def subscription_id(world: World, target: Receiver) -> str:
     made = subscribed(world, target.url)
     world.sleep(10)
     return made
-
-
-def post(world: World, payload: Any = None, **members: Any) -> Any:
-    body = {"event_type": "order.created", "payload": payload or {}, **members}
-    event = world.call("POST", "/events", body).json
-    world.sleep(1)
-    return event
 
 
 def recipients(world: World, event: Json) -> Any:
@@ -72,7 +58,7 @@ def missed(world: World, subscription_id: str, *, key: str = KEY, **query: Any) 
 
 
 def send_late(world: World, target: Receiver) -> Any:
-    event = post(world)
+    event = post_later(world)
     subscription_id = subscribed(world, target.url)
     world.sleep(29 * DAY_SECONDS)
     send(world, subscription_id, event["event_id"])
@@ -82,7 +68,7 @@ def send_late(world: World, target: Receiver) -> Any:
 def replay_late(world: World, target: Receiver) -> Any:
     subscribed(world, target.url)
     world.sleep(10)
-    event = post(world)
+    event = post_later(world)
     world.sleep(29 * DAY_SECONDS)
     world.replay(event["copies"][0])
     return event
@@ -131,7 +117,7 @@ def test_recipients_are_told_with_their_copies_or_why_they_have_none(
     at("filter", filter={"order": {"id": [1], "total": [5]}, "total": [7]})
     edited = at("edited", "invoice.created", tenant=TENANT)
     world.sleep(10)
-    event = post(world, {"total": 7, "order": {"id": 1, "total": 80}}, tenant=TENANT)
+    event = post_later(world, {"total": 7, "order": {"id": 1, "total": 80}}, tenant=TENANT)
     by_subscription = {copy["subscription_id"]: copy for copy in copies(world, event)}
     world.call("DELETE", f"/events/{by_subscription[deleted]['event_id']}")
     world.call("DELETE", f"/subscriptions/{gone}")
@@ -163,7 +149,7 @@ def test_a_copy_is_told_as_it_is_now_and_its_subscription_too(
     world: World, target: Receiver
 ) -> None:
     target.default = 422
-    event = post(world, subject="order-4711")
+    event = post_later(world, subject="order-4711")
     [row] = recipients(world, event)
 
     assert row["state"] == "failing"
@@ -172,7 +158,7 @@ def test_a_copy_is_told_as_it_is_now_and_its_subscription_too(
     world.restart(SUBSCRIPTION_HOSTS="hooks.zapier.com")
     world.call("DELETE", f"/events/{row['copy']['event_id']}")
     assert recipients(world, event)[0]["reason"] == "deleted"
-    [other] = recipients(world, post(world))
+    [other] = recipients(world, post_later(world))
     assert_has(other, copy=None, reason="host")
 
 
@@ -190,7 +176,7 @@ def change_item(world: World, event: Json, update: str, **values: Any) -> None:
 def test_a_payload_that_is_nested_too_deep_for_a_filter_has_no_member_to_tell(
     world: World, target: Receiver
 ) -> None:
-    event = post(world)
+    event = post_later(world)
     nested = f"{'[' * 20_000}{']' * 20_000}"
     content = zlib.compress(f'{{"a":{nested}}}\nnull'.encode())
     change_item(world, event, "SET content = :content", content={"B": content})
@@ -206,9 +192,9 @@ def test_an_event_without_recipients_has_none_and_a_copy_is_no_event(
     world: World, target: Receiver
 ) -> None:
     subscribed(world, target.url, tenant=TENANT)
-    [copy_id] = post(world, tenant=TENANT)["copies"]
+    [copy_id] = post_later(world, tenant=TENANT)["copies"]
 
-    assert recipients(world, post(world)) == []
+    assert recipients(world, post_later(world)) == []
     assert world.call("GET", f"/events/{copy_id}/recipients").status_code == 404
     assert world.call("GET", f"/events/{UNKNOWN}/recipients").status_code == 404
 
@@ -220,7 +206,7 @@ def test_a_sent_copy_has_the_content_of_its_event_and_nothing_of_the_operators_w
     world: World, receiver: Receiver, target: Receiver, output: Output
 ) -> None:
     receiver.default = status(422, body=MARKED.encode())
-    event = post(world, {"total": 80}, tenant=TENANT, subject="order-4711", metadata={"m": 1})
+    event = post_later(world, {"total": 80}, tenant=TENANT, subject="order-4711", metadata={"m": 1})
     subscription_id = subscribed(
         world, target.url, "invoice.*", tenant=TENANT, filter={"total": [100]}
     )
@@ -259,7 +245,7 @@ def test_a_sent_copy_has_the_content_of_its_event_and_nothing_of_the_operators_w
 def test_a_copy_that_is_gone_is_made_again_and_listed_once(
     world: World, target: Receiver, subscription_id: str
 ) -> None:
-    event = post(world)
+    event = post_later(world)
     world.call("DELETE", f"/events/{event['copies'][0]}")
     world.sweep()
 
@@ -272,8 +258,8 @@ def test_a_copy_that_is_gone_is_made_again_and_listed_once(
 
 
 def test_what_cannot_be_sent_is_refused(world: World, target: Receiver, aws: Aws) -> None:
-    event = post(world, tenant=TENANT)
-    foreign = post(world, tenant="another")
+    event = post_later(world, tenant=TENANT)
+    foreign = post_later(world, tenant="another")
     subscription_id = subscribed(world, target.url, tenant=TENANT)
     for_all = subscribed(world, f"{target.url}&all")
     token = make_token(world, TENANT)
@@ -284,7 +270,7 @@ def test_what_cannot_be_sent_is_refused(world: World, target: Receiver, aws: Aws
 
     not_found = (404, "not_found")
     assert refused(UNKNOWN) == refused("evt_1") == refused(copy_id) == not_found
-    assert refused(foreign["event_id"]) == refused(post(world)["event_id"]) == not_found
+    assert refused(foreign["event_id"]) == refused(post_later(world)["event_id"]) == not_found
     assert refused(event["event_id"], f"sub_{'0' * 32}") == not_found
     assert send(world, for_all, event["event_id"], key=token).problem == not_found
     for body in ("{}", '{"event_id": 1}', '{"event_id": "evt_1", "x": 1}'):
@@ -307,7 +293,7 @@ def test_a_report_is_not_sent_nor_filtered_where_its_recipients_are_asked_for(
     subscribed(world, target.url, "triggers.*")
     other = subscribed(world, f"{target.url}&other", "a", "triggers.*")
     world.sleep(10)
-    post(world)
+    post_later(world)
     [report] = world.get("/events?event_type=triggers.*&source=original")["events"]
 
     assert send(world, other, report["event_id"]).problem == (409, "not_pushed")
@@ -318,7 +304,7 @@ def test_a_report_is_not_sent_nor_filtered_where_its_recipients_are_asked_for(
 
 
 def test_an_event_lists_at_most_500_copies(world: World, target: Receiver) -> None:
-    event = post(world)
+    event = post_later(world)
     listed = [f"cpy_{number:032x}" for number in range(499)]
     copies = json.dumps(listed, separators=(",", ":"))
     change_item(world, event, "SET copies = :copies", copies={"S": copies})
@@ -341,7 +327,7 @@ def test_a_copy_that_is_pushed_or_that_no_event_lists_is_not_sent(
         status(200)(push)
 
     target.script(claimed)
-    event = post(world)
+    event = post_later(world)
     change_item(world, event, "REMOVE copies")
     answers.append(send(world, subscription_id, event["event_id"]))
 
@@ -354,7 +340,7 @@ def test_a_copy_that_is_pushed_or_that_no_event_lists_is_not_sent(
 def test_a_lost_response_costs_no_copy(
     world: World, target: Receiver, aws: Aws, fault: Fault
 ) -> None:
-    event = post(world)
+    event = post_later(world)
     subscription_id = subscribed(world, target.url)
     aws.fail(fault, "TransactWriteItems")
     answer = recover(world, subscription_id)
@@ -376,7 +362,7 @@ CONFLICT = ("None", "TransactionConflict")
 def test_a_transaction_that_meets_another_is_tried_again_while_there_is_time(
     world: World, target: Receiver, during: During, conflicts: int, codes: tuple[str, ...]
 ) -> None:
-    event = post(world)
+    event = post_later(world)
     subscription_id = subscribed(world, target.url)
     left = [conflicts]
 
@@ -450,8 +436,8 @@ def test_what_a_subscription_missed_is_listed_with_the_reasons(
     world: World, target: Receiver
 ) -> None:
     subscription_id, events = miss(world, target, tenant=TENANT)
-    post(world, tenant="another", subject="order-4711")
-    post(world, subject="order-4711")
+    post_later(world, tenant="another", subject="order-4711")
+    post_later(world, subject="order-4711")
     token = make_token(world, TENANT)
 
     listed = missed(world, subscription_id, key=token)
@@ -481,7 +467,7 @@ def test_what_a_subscription_missed_is_listed_with_the_reasons(
 def test_missed_events_are_listed_in_pages_of_two_reads(
     world: World, target: Receiver, aws: Aws
 ) -> None:
-    events = [post(world, {"a": number}) for number in range(6)]
+    events = [post_later(world, {"a": number}) for number in range(6)]
     subscription_id = subscribed(world, target.url, filter={"a": [4, 5]})
     since, until = (events[number]["created_at"] for number in (1, 5))
 
@@ -509,7 +495,7 @@ def test_missed_events_are_listed_in_pages_of_two_reads(
 def test_what_is_missed_is_recovered_and_nothing_else(world: World, target: Receiver) -> None:
     subscription_id, events = miss(world, target, tenant=TENANT)
     for tenant in ("another", None):
-        post(world, tenant=tenant)
+        post_later(world, tenant=tenant)
     world.lose_messages()  # of what is queued
     before = target.count
     token = make_token(world, TENANT)
@@ -533,10 +519,10 @@ def test_what_is_missed_is_recovered_and_nothing_else(world: World, target: Rece
 
 def test_a_pause_is_made_up_for(world: World, target: Receiver, subscription_id: str) -> None:
     target.script(WAIT)
-    post(world)
+    post_later(world)
     world.call("POST", f"/subscriptions/{subscription_id}/disable")
     world.sleep(10)
-    post(world)
+    post_later(world)
     world.settle()
     assert [way for _, way in reasons(missed(world, subscription_id))] == ["failed"] * 2
     world.call("POST", f"/subscriptions/{subscription_id}/enable")
@@ -574,7 +560,7 @@ def test_a_recovery_leaves_alone_what_somebody_changed_meanwhile(
     act: Any,
 ) -> None:
     target.default = answer
-    [copy_id] = post(world)["copies"]
+    [copy_id] = post_later(world)["copies"]
     found: list[Json] = []
 
     def interrupt(**_: object) -> None:
@@ -597,7 +583,7 @@ def test_a_dead_endpoint_that_is_recovered_each_minute_is_disabled_in_the_end(
     world.restart(MAX_DELIVERY_ATTEMPTS="12", SUBSCRIPTION_DISABLE_DAYS="0")
     subscription_id = subscribed(world, target.url)
     world.sleep(10)
-    [copy_id] = post(world)["copies"]
+    [copy_id] = post_later(world)["copies"]
 
     minutes = 0
     while recover(world, subscription_id).status_code == 200:
@@ -612,7 +598,7 @@ def test_a_dead_endpoint_that_is_recovered_each_minute_is_disabled_in_the_end(
 
 
 def test_a_period_is_recovered_in_pages_the_oldest_first(world: World, target: Receiver) -> None:
-    events = [post(world) for _ in range(103)]
+    events = [post_later(world) for _ in range(103)]
     subscription_id = subscribed(world, target.url)
     since, until = (events[number]["created_at"] for number in (1, 4))
 
@@ -627,7 +613,7 @@ def test_a_recovery_ends_in_time_and_goes_on_where_it_ended(
     world: World, target: Receiver, during: During
 ) -> None:
     for _ in range(20):
-        post(world)
+        post_later(world)
     subscription_id = subscribed(world, target.url)
 
     def slow(**_: object) -> None:
@@ -686,7 +672,7 @@ def test_a_subscription_that_no_list_has_yet_is_not_gone(
     world: World, target: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subscribed(world, target.url)
-    event = post(world)
+    event = post_later(world)
     monkeypatch.setattr(world.services.subscriptions, "of_tenant", lambda tenant: ())
     [recipient] = recipients(world, event)
     assert recipient["state"] == "active"
@@ -695,7 +681,7 @@ def test_a_subscription_that_no_list_has_yet_is_not_gone(
 def test_a_send_that_another_one_overtakes_replays_its_copy(
     world: World, target: Receiver, during: During
 ) -> None:
-    event = post(world)
+    event = post_later(world)
     subscription_id = subscribed(world, target.url)
     others = iter([send])
 

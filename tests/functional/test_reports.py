@@ -47,7 +47,7 @@ def test_a_dead_letter_is_reported_with_its_failure(
     code: int,
     reason: str,
 ) -> None:
-    world.restart(MAX_DELIVERY_ATTEMPTS="1", WEBHOOK_SIGNING_SECRETS=f"whsec_{'a' * 32}")
+    world.restart(MAX_DELIVERY_ATTEMPTS="1")
     subscribe(world, listener.url, "triggers.event.failed")
     subscribe(world, target.url, "order.created")
     (target if is_copy else receiver).default = code
@@ -214,10 +214,7 @@ def test_a_report_is_not_replayed_but_its_copies_are(
     )
     world.empty_inbox()
 
-    assert (refused.status_code, refused.json["code"], replayed.status_code) == (
-        409,
-        "not_pushed",
-        202,
-    )
+    assert refused.problem == (409, "not_pushed")
+    assert replayed.status_code == 202
     assert receiver.count == 1
     assert listener.count == 2

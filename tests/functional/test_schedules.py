@@ -108,7 +108,7 @@ def test_of_two_at_once_one_takes_an_overdue_event(
 
 
 def test_what_was_never_marked_is_queued_once_and_not_while_it_is_held(world: World) -> None:
-    events = [world.post(prefer="respond-async")["event_id"] for _ in range(2)]
+    events = [world.queued() for _ in range(2)]
     world.lose_messages()
     lease = {"limit": 1, "lease_seconds": 3600}
     [held] = world.call("POST", "/inbox/lease", lease).json["events"]
@@ -135,7 +135,7 @@ def test_the_sweep_of_version_0_6_finds_what_any_transition_leaves(
     world.call("POST", f"/events/{released}/release?lease_id={held['lease_id']}")
     world.replay(replayed)
     world.post()
-    _, claimed = (world.post(prefer="respond-async")["event_id"] for _ in range(2))
+    _, claimed = (world.queued() for _ in range(2))
     world.services.store.claim(claimed, "of a worker that crashed")
 
     world.sleep(70)

@@ -31,12 +31,6 @@ OTHER = "customer-43"
 Foreign = tuple[list[str], list[str]]
 
 
-@pytest.fixture
-def world(world: World) -> World:
-    world.restart(WEBHOOK_SIGNING_SECRETS=SIGNING_SECRETS[0])
-    return world
-
-
 def me(world: World, token: str) -> Answer:
     return world.call("GET", "/me", key=token)
 
@@ -93,7 +87,6 @@ def test_a_request_for_a_token_is_validated(world: World) -> None:
 
 
 def test_a_token_lasts_through_a_rotation_and_ends_with_its_signing_secret(world: World) -> None:
-    world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(SIGNING_SECRETS))
     token = make_token(world, MINE)  # signed with the first
     statuses = []
     for secrets in (

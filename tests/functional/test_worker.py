@@ -16,11 +16,6 @@ from tests.support.subscribing import listed
 from tests.support.world import START, UNKNOWN, World, assert_has
 
 
-def queued(world: World) -> str:
-    """Post an event without a push, so that it waits in the queue."""
-    return str(world.post(prefer="respond-async")["event_id"])
-
-
 def due_in(world: World, event_id: str) -> float:
     return unix_seconds(world.event(event_id)["next_attempt_at"]) - world.clock()
 
@@ -33,7 +28,7 @@ def test_the_delay_doubles_up_to_two_hours_in_45_attempts(
 ) -> None:
     receiver.default = 503
     world.restart(IN_PROCESS_WAIT_SECONDS="0")
-    event_id = queued(world)
+    event_id = world.queued()
     shares = list[float]()
     while world.run_worker() and world.event(event_id)["status"] == "pending":
         delay = due_in(world, event_id)
@@ -70,7 +65,7 @@ def test_the_delay_doubles_up_to_two_hours_in_45_attempts(
 
 def test_the_worker_waits_in_process_up_to_its_limit(world: World, receiver: Receiver) -> None:
     receiver.default = 503
-    event_id = queued(world)
+    event_id = world.queued()
 
     world.run_worker()
 
@@ -89,7 +84,7 @@ def test_the_worker_waits_if_time_is_left(
 ) -> None:
     receiver.default = 503
     world.restart(IN_PROCESS_WAIT_SECONDS="900", BACKOFF_BASE_SECONDS="2")
-    queued(world)
+    world.queued()
 
     world.run_worker(timeout_seconds=timeout_seconds)
 
@@ -102,7 +97,7 @@ def test_the_worker_waits_if_time_is_left(
 def test_the_worker_begins_no_push_that_it_cannot_record_in_time(
     world: World, receiver: Receiver
 ) -> None:
-    event_id = queued(world)
+    event_id = world.queued()
 
     world.run_worker(timeout_seconds=11)  # 10 s for a record and a message, 1 s to return
 
@@ -120,7 +115,7 @@ def test_the_worker_does_not_wait_after_a_push_that_timed_out_or_came_too_soon(
 ) -> None:
     world.restart(PUSH_TIMEOUT_SECONDS="0.2")
     receiver.script(response)
-    event_id = queued(world)
+    event_id = world.queued()
 
     world.run_worker()
 
@@ -134,7 +129,7 @@ def test_no_message_of_a_batch_waits_for_the_retry_of_another(
     world: World, receiver: Receiver
 ) -> None:
     receiver.script(503)
-    event_ids = [queued(world) for _ in range(2)]
+    event_ids = [world.queued() for _ in range(2)]
 
     world.run_worker()
 
@@ -153,7 +148,7 @@ def test_the_next_attempt_is_not_earlier_than_the_receiver_and_the_schedule_say(
     world.restart(BACKOFF_BASE_SECONDS="10", IN_PROCESS_WAIT_SECONDS="0")
     receiver.script(status(code, headers={"Retry-After": retry_after}))
 
-    event_id = queued(world)
+    event_id = world.queued()
     world.run_worker()
 
     due = due_in(world, event_id)
@@ -188,7 +183,7 @@ def test_a_dead_letter_has_the_true_number_of_attempts_if_fewer_are_allowed(
     world: World, receiver: Receiver
 ) -> None:
     receiver.default = 503
-    event_id = queued(world)
+    event_id = world.queued()
     world.run_worker()
     made = receiver.count
     world.restart(MAX_DELIVERY_ATTEMPTS=str(made - 2))
@@ -318,7 +313,7 @@ def test_a_batch_is_processed_in_parallel_and_leaves_no_thread(
 ) -> None:
     receiver.default = when_all_are_here(10)
     for _ in range(10):
-        queued(world)
+        world.queued()
     assert world.run_worker() == 10
 
     assert not [
@@ -331,7 +326,7 @@ def test_a_batch_is_processed_in_parallel_and_leaves_no_thread(
 def test_a_fault_in_one_message_never_costs_another(
     world: World, receiver: Receiver, aws: Aws, fault: Fault
 ) -> None:
-    event_ids = [queued(world) for _ in range(4)]
+    event_ids = [world.queued() for _ in range(4)]
     world.send("malformed")
     aws.fail(fault, at=1)
 

@@ -56,9 +56,10 @@ ENVIRON = {
     "INBOX_DLQ_URL": DLQ,
     "SLOW_QUEUE_URL": SLOW,
     "LOG_LEVEL": "CRITICAL",
+    "API_KEYS": f"acme:{digest(KEY)}:produce+consume+erase",
+    "MAX_DELIVERY_ATTEMPTS": "4",
+    "ZAPIER_WEBHOOK_URL": "http://127.0.0.1:9/secret",
 }
-ENVIRON |= {"API_KEYS": f"acme:{digest(KEY)}:produce+consume+erase", "MAX_DELIVERY_ATTEMPTS": "4"}
-ENVIRON |= {"ZAPIER_WEBHOOK_URL": "http://127.0.0.1:9/secret"}
 # The timeouts of .chalice/config.json.
 API_SECONDS = 30.0
 WORKER_SECONDS = 50.0

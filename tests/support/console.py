@@ -2,8 +2,12 @@
 
 import json
 import re
+import shutil
+import subprocess
+from functools import cache
 from typing import Any
 
+import pytest
 from playwright.sync_api import BrowserContext, Locator, expect
 
 from tests.support.running import ROOT, Run
@@ -15,11 +19,25 @@ FOCUSED = (
 )
 
 
+@cache
+def axe() -> str:
+    """Return the script of axe-core, installed with npm if it is not there."""
+    folder = ROOT / "tests" / "browser"
+    script = folder / "node_modules" / "axe-core" / "axe.min.js"
+    if not script.exists():
+        if not shutil.which("npm"):
+            pytest.skip("no npm; on Debian and Ubuntu: apt-get install npm")
+        command = "npm ci --ignore-scripts --no-audit --no-fund --loglevel=error"
+        subprocess.run(command.split(), cwd=folder, check=True, timeout=100)
+    return script.read_text(encoding="utf-8")
+
+
 class Console:
     """A tab with the console. `faults` is what it should not do; it must be empty in the end."""
 
-    def __init__(self, context: BrowserContext, system: Run) -> None:
+    def __init__(self, context: BrowserContext, system: Run, webhook_url: str) -> None:
         self.system = system
+        self.webhook_url = webhook_url
         self.origin = f"http://127.0.0.1:{system.port}"
         self.faults: list[str] = []
         allowed = (f"{self.origin}/", "data:")
@@ -78,8 +96,10 @@ class Console:
     def api(self, method: str, path: str, **body: Any) -> Any:
         return json.loads(self.system.call(method, path, json.dumps(body))[2])
 
-    def subscribe(self, url: str, **members: Any) -> Any:
-        return self.api("POST", "/subscriptions", target_url=url, **members)
+    def subscribe(self, name: str, path: str = "", /, **members: Any) -> Any:
+        """Subscribe a path below the URL of the system's webhook."""
+        url = self.webhook_url + path
+        return self.api("POST", "/subscriptions", name=name, target_url=url, **members)
 
     def post(self, event_type: str, **members: Any) -> Any:
         given = {"payload": {"order_id": "12345"}, "metadata": {"source": "shop"}, **members}
@@ -98,10 +118,10 @@ class Console:
         assert {text in fault for fault in self.faults} == {True}
         self.faults.clear()
 
-    def check_looks(self, name: str, axe: str) -> None:
+    def check_looks(self, name: str) -> None:
         """Take screenshots, and look for faults of accessibility, light and dark."""
         assert self.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        self.page.evaluate(axe)
+        self.page.evaluate(axe())
         for scheme in ("light", "dark"):
             self.page.emulate_media(color_scheme=scheme)
             self.page.screenshot(

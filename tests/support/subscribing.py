@@ -43,6 +43,14 @@ def post_for(world: World, tenant: str | None) -> Any:
     return world.call("POST", "/events", body).json
 
 
+def post_later(world: World, payload: Json | None = None, **members: object) -> Any:
+    """Post an event with these members, and let a second pass; return it."""
+    body = {"event_type": "order.created", "payload": payload or {}, **members}
+    event = world.call("POST", "/events", body).json
+    world.sleep(1)
+    return event
+
+
 def copies(world: World, event: Json) -> list[Json]:
     return [world.event(event_id) for event_id in event["copies"]]
 

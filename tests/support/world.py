@@ -246,6 +246,10 @@ class World:
         assert answer.status_code == 202, answer.text
         return answer.json
 
+    def queued(self, **options: str) -> str:
+        """Post an event without a push, so that it waits in the queue; return its id."""
+        return str(self.post(prefer="respond-async", **options)["event_id"])
+
     def get(self, path: str, **headers: str) -> Any:
         return self.call("GET", path, **headers).json
 
@@ -427,11 +431,15 @@ def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Ite
             patch.delenv(name, raising=False)
         patch.setattr(boto3, "DEFAULT_SESSION", session)
         keys = (
-            f"acme:{digest(KEY)}",
+            f"acme:{digest(KEY)}:produce+consume+erase",
             f"shop:{digest(PRODUCER_KEY)}:produce",
             f"reader:{digest(CONSUMER_KEY)}:consume",
         )
-        defaults = {"API_KEYS": ",".join(keys), "SUBSCRIPTION_HOSTS": "127.0.0.1,hooks.zapier.com"}
+        defaults = {
+            "API_KEYS": ",".join(keys),
+            "SUBSCRIPTION_HOSTS": "127.0.0.1,hooks.zapier.com",
+            "WEBHOOK_SIGNING_SECRETS": " ".join(SIGNING_SECRETS),
+        }
         variables = {
             **local_aws.ensure("dev"),
             "ZAPIER_WEBHOOK_URL": webhook_url,

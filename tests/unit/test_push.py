@@ -99,6 +99,10 @@ def send_within(
     return result
 
 
+def assert_retry(result: PushResult, error: str) -> None:
+    assert result == PushResult(RETRY, result.duration_ms, error=error)
+
+
 CODES = {
     DELIVERED: "200 201 202 204 206 299",
     FAILED: "400 405 406 410 411 413 414 415 422 431",
@@ -291,8 +295,7 @@ def test_no_http_response_is_a_retry_and_nothing_is_sent_twice(
     server.script(200)
     assert send(push, server.url).outcome is DELIVERED
     for _ in range(2):  # on a connection that is reused, and a new one
-        result = send_within(5, push, server.url)
-        assert result == PushResult(RETRY, result.duration_ms, error=FAULTY[what][1])
+        assert_retry(send_within(5, push, server.url), FAULTY[what][1])
     assert server.connections == 2
     assert server.count == 3
 
@@ -351,7 +354,7 @@ def test_a_response_that_takes_too_long_times_out(
     server.default = SLOW[what]
     result = send_within(5, push, server.url, timeout_seconds=0.2)
     server.default = 200
-    assert result == PushResult(RETRY, result.duration_ms, error="timed out")
+    assert_retry(result, "timed out")
     assert result.duration_ms >= 200
     assert send(push, server.url).outcome is DELIVERED
     assert server.connections == 2
@@ -401,8 +404,7 @@ def test_endless_records_in_place_of_a_handshake_or_a_response_time_out(
     flood: Act, push: PushClient
 ) -> None:
     with Receiver(tls=certificates().valid(), on_accept=flood) as receiver:
-        result = send_within(1.5, push, receiver.url, timeout_seconds=0.5)
-    assert result == PushResult(RETRY, result.duration_ms, error="timed out")
+        assert_retry(send_within(1.5, push, receiver.url, timeout_seconds=0.5), "timed out")
 
 
 @pytest.mark.parametrize("timeout", ["connect_timeout_seconds", "timeout_seconds"])
@@ -647,14 +649,13 @@ def test_a_host_without_an_address_is_a_retry(
     error: Any, text: str, resolve: Resolve, push: PushClient
 ) -> None:
     resolve({}, error)
-    result = send(push, "https://name.example/hook")
-    assert result == PushResult(RETRY, result.duration_ms, error=text)
+    assert_retry(send(push, "https://name.example/hook"), text)
 
 
 def test_a_request_that_cannot_be_made_is_a_retry(receiver: Receiver, push: PushClient) -> None:
     """Such a value was taken by earlier versions."""
     result = send(push, receiver.url, headers={"X-Key": SKIP_HEADER})
-    assert result == PushResult(RETRY, result.duration_ms, error="request cannot be made")
+    assert_retry(result, "request cannot be made")
     assert receiver.requests == []
 
 
@@ -663,10 +664,9 @@ def test_a_certificate_that_does_not_verify_is_retried_and_nothing_is_sent(
     fault: str, push: PushClient
 ) -> None:
     with Receiver(tls=getattr(certificates(), fault)()) as receiver:
-        result = send(push, receiver.url)
+        assert_retry(send(push, receiver.url), "certificate does not verify")
         receiver.wait_until_left()
         assert receiver.requests == []
-    assert result == PushResult(RETRY, result.duration_ms, error="certificate does not verify")
 
 
 @pytest.mark.parametrize(
@@ -677,5 +677,4 @@ def test_a_handshake_that_breaks_off_is_a_retry(
     on_accept: Any, error: str, push: PushClient
 ) -> None:
     with Receiver(tls=certificates().valid(), on_accept=on_accept) as receiver:
-        result = send(push, receiver.url)
-        assert result == PushResult(RETRY, result.duration_ms, error=error)
+        assert_retry(send(push, receiver.url), error)

@@ -11,12 +11,13 @@ from chalicelib.settings import ApiKey, Scope, load
 
 DIGEST = hashlib.sha256(b"a key").hexdigest()
 OTHER_DIGEST = hashlib.sha256(b"another").hexdigest()
-REQUIRED = {"EVENTS_TABLE_NAME": "events", "API_KEYS": f"acme:{DIGEST}"}
-REQUIRED |= {
+REQUIRED = {
+    "EVENTS_TABLE_NAME": "events",
+    "API_KEYS": f"acme:{DIGEST}",
     "INBOX_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/1/inbox",
     "INBOX_DLQ_URL": "http://127.0.0.1:5000/1/dlq",
+    "ZAPIER_WEBHOOK_URL": "https://hooks.zapier.com/hooks/catch/1/2?x=y",
 }
-REQUIRED |= {"ZAPIER_WEBHOOK_URL": "https://hooks.zapier.com/hooks/catch/1/2?x=y"}
 
 
 def whsec(content: bytes) -> str:
