@@ -525,7 +525,7 @@ def test_events_are_listed_by_time_and_type(world: World, posted: list[str]) -> 
 # Acknowledging and replaying
 
 
-@pytest.mark.parametrize(("code", "via"), [(503, "pull"), (422, "pull"), (200, "push")])
+@pytest.mark.parametrize("code, via", [(503, "pull"), (422, "pull"), (200, "push")])
 def test_an_acknowledgement_counts_once_if_undelivered(
     world: World, receiver: Receiver, code: int, via: str
 ) -> None:

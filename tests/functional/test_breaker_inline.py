@@ -34,7 +34,7 @@ def test_a_timeout_opens_it_and_the_next_success_closes_it(
 
 
 @pytest.mark.parametrize(
-    ("code", "after_it"), [(200, [True, True]), (422, [True, True]), (503, [False, False])]
+    "code, after_it", [(200, [True, True]), (422, [True, True]), (503, [False, False])]
 )
 def test_one_event_is_tried_after_that_time(
     world: World, receiver: Receiver, code: int, after_it: list[bool]

@@ -37,7 +37,7 @@ def test_a_paused_subscription_waits_until_it_is_enabled(
     assert_has(paused, disabled_at=at, last_error="disabled by hand")
     world.sleep(10)
     assert world.call("POST", f"{path}/disable").json == paused
-    again = subscribe(world, target.url, tenant="a")
+    again = subscribe(world, target, tenant="a")
     assert_has(again.json, disabled_at=at, last_error="disabled by hand")
     event = post_for(world, "a")
     world.empty_inbox()
@@ -51,7 +51,7 @@ def test_a_paused_subscription_waits_until_it_is_enabled(
 
 
 @pytest.mark.parametrize(
-    ("event_type", "total", "reason", "member"),
+    "event_type, total, reason, member",
     [
         ("order.created", 120, None, None),
         ("order.created", 80, "filter", "order.total"),
@@ -90,14 +90,14 @@ def test_a_test_takes_the_time_of_a_push_and_no_reserved_type(
     assert slow["duration_ms"] >= 250
     reserved = {"event_type": "triggers.event.failed", "payload": {}}
     refused = world.call("POST", f"{path}/test", reserved)
-    assert (refused.status_code, refused.faults) == (400, ["event_type"])
+    assert refused.faults == ["event_type"]
 
 
 def test_a_tenant_named_none_does_not_rest_with_subscriptions_without_one(
     world: World, target: Receiver
 ) -> None:
     for tenant in ("None", None):
-        subscribe(world, target.url, tenant=tenant)
+        subscribe(world, target, tenant=tenant)
     listed = [*world.services.subscriptions.of_tenant("None")]
     listed += world.services.subscriptions.of_tenant(None)
     assert len({world.services.targets.of(known).owner for known in listed}) == 2

@@ -49,7 +49,7 @@ def patch(world: World, path: str, **changes: Any) -> Answer:
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    "changes, expected",
     [
         ({}, {}),
         ({"name": "New", "event_types": ["a"]}, {"name": "New", "event_types": ["a"]}),
@@ -88,7 +88,7 @@ def test_a_patch_is_partial(world: World, target: Receiver, changes: Json, expec
 
 
 @pytest.mark.parametrize(
-    ("members", "named"),
+    "members, named",
     [
         ({"target_url": "https://elsewhere.example/s3cret"}, "hooks.zapier.com"),
         ({"event_types": []}, ""),
@@ -110,7 +110,6 @@ def test_a_fault_is_named_in_either_call(
     before = world.get(path)
     made = world.call("POST", "/subscriptions", {"target_url": target.url, **members})
     for answer in (made, patch(world, path, **members)):
-        assert answer.status_code == 400
         assert answer.faults == [*members]
         assert named in answer.json["detail"]
         assert "s3cret" not in answer.text
@@ -126,9 +125,9 @@ def test_a_fault_is_named_in_either_call(
 def test_a_subscription_that_is_made_again_takes_what_the_call_names(
     world: World, target: Receiver
 ) -> None:
-    first = subscribe(world, target.url, **MEMBERS).json
+    first = subscribe(world, target, **MEMBERS).json
     for named in ({"name": "New"}, {"filter": None, "headers": {"x-new": "1"}}):
-        again = subscribe(world, target.url, *MEMBERS["event_types"], **named)
+        again = subscribe(world, target, *MEMBERS["event_types"], **named)
     changed = {"name": "New", "filter": None, "header_names": ["x-new"]}
     assert again.status_code == 200
     assert again.json == {**first, **changed}
@@ -141,7 +140,7 @@ def test_a_subscription_that_is_made_again_after_an_edit_is_another_one(
     for changes in ({"event_types": None}, {"target_url": ZAPIER}):
         patch(world, path, **changes)
         world.sleep(1)
-        made, again = (subscribe(world, target.url, **MEMBERS) for _ in range(2))
+        made, again = (subscribe(world, target, **MEMBERS) for _ in range(2))
         assert (made.status_code, again.status_code, again.json) == (201, 200, made.json)
         path = f"/{made.headers['location']}"
     hosts = [row["target_host"] for row in subscriptions(world)]
@@ -167,7 +166,7 @@ def test_what_is_given_for_one_url_never_goes_to_another(
             patch(world, path, target_url=edits.pop())
 
     during(world.dynamodb, "before-call.dynamodb.UpdateItem", edit_meanwhile)
-    made = subscribe(world, target.url, name="New")
+    made = subscribe(world, target, name="New")
 
     assert made.status_code == 201
     assert made.json["name"] == "New"
@@ -179,9 +178,9 @@ def test_a_subscription_is_found_though_the_edited_one_was_deleted(
 ) -> None:
     path = subscribed(world, target)
     patch(world, path, target_url=ZAPIER)
-    other = subscribe(world, target.url)
+    other = subscribe(world, target)
     world.call("DELETE", path)
-    again = subscribe(world, target.url)
+    again = subscribe(world, target)
     assert (other.status_code, again.status_code, again.json) == (201, 200, other.json)
 
 
@@ -297,8 +296,8 @@ def test_headers_and_a_given_secret_are_on_or_sign_every_push_and_are_nowhere_el
 
     target.default = echo
     world.restart(LOG_LEVEL="DEBUG", MAX_DELIVERY_ATTEMPTS="2", SUBSCRIPTION_DISABLE_DAYS="0")
-    subscribe(world, other.url, "triggers.*")
-    made = subscribe(world, target.url, "order.*", headers=HEADERS, secret=GIVEN)
+    subscribe(world, other, "triggers.*")
+    made = subscribe(world, target, "order.*", headers=HEADERS, secret=GIVEN)
     path = made.location
     events = [world.post()]
     world.settle()

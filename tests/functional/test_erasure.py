@@ -19,7 +19,7 @@ HOUR = 3600
 
 @pytest.fixture
 def world(world: World, target: Receiver) -> World:
-    subscribe(world, target.url)
+    subscribe(world, target)
     return world
 
 

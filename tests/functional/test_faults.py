@@ -50,7 +50,7 @@ def test_every_call_gets_503_while_dynamodb_fails(
 # Records
 
 
-@pytest.mark.parametrize(("prefer", "seconds"), [("", 17), ("respond-async", 39)])
+@pytest.mark.parametrize("prefer, seconds", [("", 17), ("respond-async", 39)])
 def test_a_record_is_retried_in_time(
     world: World, receiver: Receiver, aws: Aws, prefer: str, seconds: float
 ) -> None:
@@ -100,7 +100,7 @@ def test_an_outage_of_reads_ends_no_copy_and_multiplies_no_message(
     world: World, receiver: Receiver, target: Receiver, aws: Aws
 ) -> None:
     world.restart(MAX_DELIVERY_ATTEMPTS="9")
-    subscribe(world, target.url)
+    subscribe(world, target)
     target.script(503)
     event = world.post()
     aws.fail(Fault.REFUSED, "GetItem", "Query")
@@ -126,7 +126,7 @@ def test_a_failed_write_of_a_subscription_is_all(
     world: World, target: Receiver, aws: Aws, output: Output
 ) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
-    subscribe(world, target.url)
+    subscribe(world, target)
     target.script(422)
     aws.fail(Fault.REFUSED, "UpdateItem", at=2)  # after the record
 

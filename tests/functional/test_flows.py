@@ -79,9 +79,7 @@ def test_a_delivered_post_writes_two_lines_at_any_log_level(
     assert attempt.items() >= {**expected, **metrics}.items()
 
 
-@pytest.mark.parametrize(
-    ("level", "others"), [("INFO", ["sqs send_message_batch"]), ("WARNING", [])]
-)
+@pytest.mark.parametrize("level, others", [("INFO", ["sqs send_message_batch"]), ("WARNING", [])])
 def test_an_event_that_is_queued_has_a_line(
     world: World, output: Output, level: str, others: list[str]
 ) -> None:
@@ -152,7 +150,7 @@ CALLS: list[tuple[int, dict[str, str], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("code", "headers", "calls"), CALLS)
+@pytest.mark.parametrize("code, headers, calls", CALLS)
 def test_the_calls_of_a_post_and_of_the_worker(
     world: World, receiver: Receiver, aws: Aws, code: int, headers: dict[str, str], calls: list[str]
 ) -> None:

@@ -36,7 +36,7 @@ def signers(world: World, target: Receiver, *secrets: str) -> list[bool]:
 def test_a_given_secret_signs_alone_whatever_becomes_of_url_and_signing_secrets(
     world: World, target: Receiver
 ) -> None:
-    made = subscribe(world, target.url, secret=FIRST)
+    made = subscribe(world, target, secret=FIRST)
     assert made.json["secret"] == FIRST
     world.call("PATCH", made.location, {"target_url": f"{target.url}&moved"})
 
@@ -104,7 +104,7 @@ def test_making_it_again_sets_a_secret_that_does_not_sign_yet(
     derived = secret_of(world, subscribed(world, target))
 
     # the second signs for a day
-    told = [subscribe(world, target.url, secret=secret) for secret in (FIRST, derived, None)]
+    told = [subscribe(world, target, secret=secret) for secret in (FIRST, derived, None)]
 
     assert [answer.json["secret"] for answer in told] == [FIRST] * 3
     assert signers(world, target, FIRST, derived) == [True, True]
@@ -121,7 +121,7 @@ def test_a_description_keeps_what_it_does_not_know(world: World, target: Receive
 def test_the_payload_alone_is_pushed_and_signed_if_the_subscription_says_so(
     world: World, target: Receiver
 ) -> None:
-    made = subscribe(world, target.url, body="payload", secret=FIRST)
+    made = subscribe(world, target, body="payload", secret=FIRST)
 
     for path in ("/events", f"{made.location}/test"):
         world.call("POST", path, f'{{"event_type": "a", "payload": {PAYLOAD}}}')

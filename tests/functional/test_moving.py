@@ -54,9 +54,9 @@ def test_another_stage_has_the_same_subscriptions_with_the_secrets_of_their_rece
 ) -> None:
     described = {"name": "CRM", "filter": {"a": [1]}, "headers": {"X-Api-Key": "k"}}
     made = [
-        subscribe(world, target.url, "order.*", key=KEY, **described),
-        subscribe(world, target.url, key=KEY, tenant="a", secret=GIVEN, body="payload"),
-        subscribe(world, target.url, key=make_token(world, "b")),
+        subscribe(world, target, "order.*", key=KEY, **described),
+        subscribe(world, target, key=KEY, tenant="a", secret=GIVEN, body="payload"),
+        subscribe(world, target, key=make_token(world, "b")),
     ]
     world.call("POST", f"{made[2].location}/disable")
     before = exported(world, capsys)

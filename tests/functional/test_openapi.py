@@ -21,7 +21,7 @@ OPERATIONS = [
     (method.upper(), path, operation) for path, method, operation in ITEMS if method != "parameters"
 ]
 IDS = [operation["operationId"] for _, _, operation in OPERATIONS]
-for_each_operation = pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS, ids=IDS)
+for_each_operation = pytest.mark.parametrize("method, path, operation", OPERATIONS, ids=IDS)
 ERASER_KEY = "eraser-key"
 SCOPES = {PRODUCER_KEY: "produce", CONSUMER_KEY: "consume", ERASER_KEY: "erase"}
 

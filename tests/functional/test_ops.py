@@ -391,7 +391,7 @@ def test_no_call_is_made_without_a_safe_url_and_a_key(
 
 
 @pytest.mark.parametrize(
-    ("command", "names"),
+    "command, names",
     [
         ("show", ["EVENT_ID="]),
         ("replay", ["EVENT_ID=", "SINCE="]),

@@ -56,10 +56,10 @@ def use_the_api(world: World, receiver: Receiver) -> Iterator[None]:
     assert world.acknowledge(retried["event_id"]).status_code == 204
     assert world.replay(dead["event_id"]).status_code == 202
     assert world.call("POST", "/inbox/lease").status_code == 200
-    subscription = subscribe(world, receiver.url, "copied")
+    subscription = subscribe(world, receiver, "copied")
     world.post(event_type="copied", prefer="respond-async")
     assert world.call("DELETE", subscription.location).status_code == 204
-    later = subscribe(world, receiver.url).location
+    later = subscribe(world, receiver).location
     body = {"event_id": delivered["event_id"]}
     assert world.call("POST", f"{later}/send", body).status_code == 202
     since = delivered["created_at"]
@@ -74,7 +74,7 @@ def take_webhook_for_slow(world: World) -> None:
 
 
 def use_the_worker(world: World, receiver: Receiver) -> Iterator[None]:
-    subscription = subscribe(world, receiver.url, "copied")
+    subscription = subscribe(world, receiver, "copied")
     world.restart(IN_PROCESS_WAIT_SECONDS="0")
     world.post(event_type="copied", prefer="respond-async")
     world.call("DELETE", subscription.location)
@@ -99,7 +99,7 @@ def use_the_worker(world: World, receiver: Receiver) -> Iterator[None]:
 
 
 def use_the_sweep(world: World, receiver: Receiver) -> Iterator[None]:
-    subscribe(world, receiver.url)
+    subscribe(world, receiver)
     world.post(prefer="respond-async")
     world.sleep(120)
     yield
@@ -115,7 +115,7 @@ def use_check_dlq(world: World, receiver: Receiver) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("function", "use"),
+    "function, use",
     [
         ("api_handler", use_the_api),
         ("worker", use_the_worker),

@@ -147,7 +147,7 @@ def test_the_alarm_of_the_table_watches_its_indexes_and_ends_when_its_data_ends(
 
 
 @pytest.mark.parametrize(
-    ("errors", "calls", "rings"),
+    "errors, calls, rings",
     [(0, 9, False), (1, 1, True), (2, 3, False), (3, 100, True), (3, 3001, False)],
 )
 def test_the_alarm_of_the_api_rings_for_a_rate_of_errors_and_on_a_quiet_stage(

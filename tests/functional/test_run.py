@@ -224,7 +224,7 @@ ABSENT = ("EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL", "SETTINGS_SEC
 
 
 @pytest.mark.parametrize(
-    ("variables", "words"),
+    "variables, words",
     [
         (UNUSABLE, [f"{name} is unusable: it must" for name in UNUSABLE]),
         *(({name: "http://127.0.0.1/1/absent"}, [f"{name} is unusable: it"]) for name in ABSENT),
@@ -253,7 +253,7 @@ def test_what_keeps_it_from_starting_is_one_line(
 
 
 @pytest.mark.parametrize(
-    ("name", "code"), [("SETTINGS_SECRET", 0), ("BACKOFF_CAP_SECONDS", 0), ("WEBHOOK", 2)]
+    "name, code", [("SETTINGS_SECRET", 0), ("BACKOFF_CAP_SECONDS", 0), ("WEBHOOK", 2)]
 )
 def test_make_run_takes_settings_and_nothing_else(name: str, code: int) -> None:
     status, _, errors = ended("make", "-n", "run", f"{name}=1")

@@ -87,7 +87,7 @@ def sweep(world: World) -> None:
     world.sweep()
 
 
-@pytest.mark.parametrize(("other", "count"), [(sweep, 1), (lease_all, 0), (fail_all, 0)])
+@pytest.mark.parametrize("other, count", [(sweep, 1), (lease_all, 0), (fail_all, 0)])
 def test_of_two_at_once_one_takes_an_overdue_event(
     world: World, during: During, other: Callable[[World], None], count: int
 ) -> None:

@@ -57,7 +57,7 @@ def test_copies_are_signed_with_their_subscription_s_secret(
         subscribe(world, f"{target.url}{suffix}").json["secret"] for suffix in ("", "&other")
     )
     world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(reversed(SIGNING_SECRETS)))
-    again = subscribe(world, target.url)
+    again = subscribe(world, target)
 
     world.post()
 
@@ -69,7 +69,7 @@ def test_copies_are_signed_with_their_subscription_s_secret(
     assert len({one, other, again.json["secret"]}) == 3
     world.call("DELETE", again.location)
     world.sleep(1)
-    anew = subscribe(world, target.url).json
+    anew = subscribe(world, target).json
     assert anew["subscription_id"] == again.json["subscription_id"]
     assert anew["secret"] != again.json["secret"]
 
@@ -88,7 +88,7 @@ CASES: list[tuple[Pushes, int | None, bool]] = [
 ]
 
 
-@pytest.mark.parametrize(("pushes", "since", "is_disabled"), CASES)
+@pytest.mark.parametrize("pushes, since, is_disabled", CASES)
 def test_what_is_dead_for_so_long_is_disabled(
     world: World,
     target: Receiver,
@@ -120,7 +120,7 @@ def test_a_target_is_failing_from_the_tenth_failed_attempt_until_it_works(
     world: World, target: Receiver, cap_seconds: str
 ) -> None:
     world.restart(BACKOFF_CAP_SECONDS=cap_seconds)
-    subscribe(world, target.url)
+    subscribe(world, target)
     target.default = 503
     [copy_id] = world.post()["copies"]
 
@@ -153,17 +153,17 @@ def test_a_container_that_changes_a_subscription_knows_it_at_once(
     world: World, target: Receiver, aws: Aws
 ) -> None:
     assert post_and_count_copies(world) == 0
-    subscribe(world, target.url)
+    subscribe(world, target)
     assert post_and_count_copies(world) == 1
     delete(world, target)
     assert post_and_count_copies(world) == 0
-    subscribe(world, target.url)
+    subscribe(world, target)
     target.script(410)
     assert [post_and_count_copies(world) for _ in range(2)] == [1, 0]
     aws.fail(Fault.LOST, "PutItem")
-    assert subscribe(world, target.url).status_code == 503
+    assert subscribe(world, target).status_code == 503
     aws.heal()
-    assert subscribe(world, target.url).status_code == 200
+    assert subscribe(world, target).status_code == 200
     assert post_and_count_copies(world) == 1
 
 
@@ -177,7 +177,7 @@ def test_a_list_read_while_a_subscription_was_stored_is_dropped(
             counts.append(post_and_count_copies(world))
 
     during(world.dynamodb, "before-parameter-build.dynamodb.PutItem", post_meanwhile)
-    subscribe(world, target.url)
+    subscribe(world, target)
 
     assert [*counts, post_and_count_copies(world)] == [0, 1]
 
@@ -185,7 +185,7 @@ def test_a_list_read_while_a_subscription_was_stored_is_dropped(
 def test_a_target_that_works_again_is_recorded_once(
     world: World, target: Receiver, aws: Aws
 ) -> None:
-    subscribe(world, target.url)
+    subscribe(world, target)
     target.script(422)
     world.post()
 
@@ -197,7 +197,7 @@ def test_a_target_that_works_again_is_recorded_once(
 
 def disable(world: World, target: Receiver) -> None:
     """Let pushes to a new subscription fail for a day."""
-    subscribe(world, target.url)
+    subscribe(world, target)
     target.script(422, 422)
     for _ in range(2):
         world.post()
@@ -208,7 +208,7 @@ def disable(world: World, target: Receiver) -> None:
 def test_what_the_disabled_miss_is_failed_quietly(
     world: World, target: Receiver, output: Output
 ) -> None:
-    subscribe(world, target.url)
+    subscribe(world, target)
     target.script(503)
     pending = {
         world.post(prefer=prefer)["copies"][0]: attempts
@@ -249,7 +249,7 @@ def test_what_the_disabled_miss_is_failed_quietly(
 def test_a_copy_without_its_target_is_neither_replayed_nor_redriven(
     world: World, target: Receiver, why: str
 ) -> None:
-    subscribe(world, target.url)
+    subscribe(world, target)
     delivered = world.post()["copies"][0]
     disable(world, target)
     failed = json.loads(world.dead_letters()[-1]["body"])["event_id"]
@@ -271,7 +271,7 @@ def test_a_copy_without_its_target_is_neither_replayed_nor_redriven(
 def recreate(world: World, target: Receiver) -> None:
     delete(world, target)
     world.sleep(1)
-    subscribe(world, target.url)
+    subscribe(world, target)
 
 
 def enable(world: World, target: Receiver) -> None:
@@ -297,7 +297,7 @@ def disable_by_another_container(world: World, target: Receiver) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "at", "meanwhile"),
+    "code, at, meanwhile",
     [
         *((code, 1, meanwhile) for code in (200, 422, 410) for meanwhile in (recreate, delete)),
         (200, 1, fail_anew),
@@ -316,7 +316,7 @@ def test_what_happens_before_the_first_or_second_write_after_a_push_stands(
     at: int,
     meanwhile: Callable[..., None],
 ) -> None:
-    subscribe(world, target.url)
+    subscribe(world, target)
     target.script(422, 422, code)
     for _ in range(2):
         world.post()
@@ -355,7 +355,7 @@ def test_disabling_is_told_once_if_a_response_is_lost(
 
 
 @pytest.mark.parametrize(
-    ("code", "outcome"), [(200, "delivered"), (503, "retry"), (422, "failed"), (410, "failed")]
+    "code, outcome", [(200, "delivered"), (503, "retry"), (422, "failed"), (410, "failed")]
 )
 def test_a_test_push_changes_nothing(
     world: World, target: Receiver, aws: Aws, code: int, outcome: str
@@ -379,14 +379,14 @@ def test_a_test_push_changes_nothing(
     payload = {"subscription_id": before[0]["subscription_id"]}
     assert_has(push, event_type="test", payload=payload, tenant=None, source_event_id=None)
     assert push["event_id"].startswith("cpy_")
-    again = subscribe(world, target.url)  # which enables it
+    again = subscribe(world, target)  # which enables it
     assert is_signed(target.requests[-1], again.json["secret"])
     # no breaker has opened
     assert states(world, world.post()) == ["delivered"]
 
 
 def test_enabling_ends_a_pause_for_good(world: World, target: Receiver) -> None:
-    subscribe(world, target.url, tenant="corp")
+    subscribe(world, target, tenant="corp")
     [subscription] = subscriptions(world, "corp")
     one = f"/subscriptions/{subscription['subscription_id']}"
     for act in ("disable", "enable"):
@@ -396,4 +396,4 @@ def test_enabling_ends_a_pause_for_good(world: World, target: Receiver) -> None:
     post_for(world, "corp")
     world.empty_inbox()
     assert world.get(one)["disabled_at"]
-    assert subscribe(world, target.url, tenant="corp").json["disabled_at"] is None
+    assert subscribe(world, target, tenant="corp").json["disabled_at"] is None

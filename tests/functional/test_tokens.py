@@ -55,7 +55,7 @@ def foreign(world: World, target: Receiver) -> Foreign:
 # What a token is
 
 
-@pytest.mark.parametrize(("members", "seconds"), [({"expires_in_seconds": 60}, 60), ({}, 3600)])
+@pytest.mark.parametrize("members, seconds", [({"expires_in_seconds": 60}, 60), ({}, 3600)])
 def test_a_token_says_whose_it_is_and_ends_when_it_says(
     world: World, members: dict[str, int], seconds: int
 ) -> None:
@@ -82,7 +82,6 @@ def test_a_request_for_a_token_is_validated(world: World) -> None:
         ),
     ):
         answer = world.call("POST", "/tokens", body, key=CONSUMER_KEY)
-        assert answer.status_code == 400
         assert answer.faults == faults
 
 
@@ -141,8 +140,8 @@ def test_only_true_tokens_are_taken(world: World) -> None:
 
 def test_a_customer_manages_its_webhooks_with_a_token(world: World, target: Receiver) -> None:
     token = make_token(world, MINE)
-    made = subscribe(world, target.url, key=token)
-    again = subscribe(world, target.url, key=token, tenant=MINE)
+    made = subscribe(world, target, key=token)
+    again = subscribe(world, target, key=token, tenant=MINE)
     calls = (("GET", ""), ("PATCH", ""), ("GET", "/secret"), ("POST", "/test"), ("POST", "/enable"))
     answers = [world.call(verb, made.location + path, "{}", key=token) for verb, path in calls]
     listed = world.get("/subscriptions", key=token)["subscriptions"]
@@ -178,7 +177,7 @@ def test_a_token_sees_nothing_of_others(world: World, foreign: Foreign) -> None:
 def test_another_tenant_cannot_be_named_with_a_token(world: World, target: Receiver) -> None:
     token = make_token(world, MINE)
     mine = id_of_new(world, target.url, MINE)
-    posted = subscribe(world, target.url, key=token, tenant=OTHER)
+    posted = subscribe(world, target, key=token, tenant=OTHER)
     paths = ("/subscriptions?tenant=", f"/events?subscription_id={mine}&tenant=")
     refused, own = (
         [world.call("GET", path + tenant, key=token) for path in paths] for tenant in (OTHER, MINE)
@@ -196,7 +195,6 @@ def test_a_token_is_not_told_which_hosts_the_operator_allows(world: World) -> No
         answer = subscribe(world, url, key=token)
         operators = subscribe(world, url)
 
-        assert answer.status_code == operators.status_code == 400
         assert answer.faults == operators.faults == ["target_url"]
         assert ("hooks.zapier.com" in operators.text) == url.startswith("https:")
         assert not re.search(r"hooks.zapier.com|127.0.0.1|SUBSCRIPTION_HOSTS", answer.text)

@@ -78,7 +78,7 @@ def test_the_worker_waits_in_process_up_to_its_limit(world: World, receiver: Rec
     assert rest <= message["delay_seconds"] < rest + 1.001
 
 
-@pytest.mark.parametrize(("timeout_seconds", "waits"), [(20, False), (31, False), (36, True)])
+@pytest.mark.parametrize("timeout_seconds, waits", [(20, False), (31, False), (36, True)])
 def test_the_worker_waits_if_time_is_left(
     world: World, receiver: Receiver, timeout_seconds: int, waits: bool
 ) -> None:
@@ -139,7 +139,7 @@ def test_no_message_of_a_batch_waits_for_the_retry_of_another(
 
 
 @pytest.mark.parametrize(
-    ("code", "retry_after", "least", "most"),
+    "code, retry_after, least, most",
     [(503, "30", 30, 30), (429, "1", 5, 10), (503, "3601", 3600, 3600), (500, "30", 5, 10)],
 )
 def test_the_next_attempt_is_not_earlier_than_the_receiver_and_the_schedule_say(

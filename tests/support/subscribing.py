@@ -10,8 +10,13 @@ from tests.support.world import CONSUMER_KEY, Answer, Json, World
 
 
 def subscribe(
-    world: World, url: str, *event_types: str, key: str = CONSUMER_KEY, **members: Any
+    world: World,
+    target: str | Receiver,
+    *event_types: str,
+    key: str = CONSUMER_KEY,
+    **members: Any,
 ) -> Answer:
+    url = target if isinstance(target, str) else target.url
     body = {"target_url": url, "event_types": event_types or None, **members}
     return world.call("POST", "/subscriptions", body, key=key)
 
@@ -24,7 +29,7 @@ def make_token(world: World, tenant: str, *, key: str = CONSUMER_KEY, **members:
 
 def subscribed(world: World, target: Receiver, *event_types: str, **members: Any) -> str:
     """Make a subscription; return its path."""
-    return subscribe(world, target.url, *event_types, **members).location
+    return subscribe(world, target, *event_types, **members).location
 
 
 def id_of_new(world: World, target: Receiver, *event_types: str, **members: Any) -> str:

@@ -108,8 +108,9 @@ class Answer:
 
     @property
     def faults(self) -> list[str]:
-        """The fields at fault, in alphabetical order."""
-        return sorted(fault["field"] for fault in self.json.get("errors", []))
+        """The fields for which a call is refused with 400, in alphabetical order."""
+        errors = self.json["errors"] if self.status_code == 400 else ()
+        return sorted(fault["field"] for fault in errors)
 
 
 def assert_has(shown: Json, **members: object) -> None:

@@ -108,7 +108,7 @@ SECRET = status(
 
 
 @pytest.mark.parametrize(
-    ("variables", "response", "made_by_import", "made_by_request", "tries"),
+    "variables, response, made_by_import, made_by_request, tries",
     [
         ({}, SECRET, "", "secretsmanager", 1),
         ({"AWS_LAMBDA_FUNCTION_NAME": "f"}, SECRET, "secretsmanager dynamodb sqs", "", 1),

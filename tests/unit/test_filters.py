@@ -31,7 +31,7 @@ def test_all_members_must_match_also_those_of_objects_in_lists(payload: Any) -> 
 
 
 @pytest.mark.parametrize(
-    ("entries", "matching", "others"),
+    "entries, matching, others",
     [
         ([1], [1, 1.0, [0, 1], [[[1]]]], [True, "1", 2, None, [True], {}, [{}]]),
         ([None], [None], [0, False, "", "null", {}, []]),

@@ -26,7 +26,7 @@ def push(
         lanes.record(to, started, started + seconds, result)
 
 
-@pytest.mark.parametrize(("result", "seconds"), [(DELIVERED, 2.0), (FAILED, 2.0), (CUT_OFF, 0.1)])
+@pytest.mark.parametrize("result, seconds", [(DELIVERED, 2.0), (FAILED, 2.0), (CUT_OFF, 0.1)])
 def test_the_third_slow_push_in_a_row_makes_a_destination_slow_for_five_minutes(
     lanes: Lanes, result: PushResult, seconds: float
 ) -> None:

@@ -101,9 +101,7 @@ ASKED = [
 
 
 @pytest.mark.parametrize("asked", ASKED)
-@pytest.mark.parametrize(
-    ("limit", "page_rows"), [(1, sys.maxsize), (3, 5), (7, sys.maxsize), (100, 5)]
-)
+@pytest.mark.parametrize("limit, page_rows", [(1, sys.maxsize), (3, 5), (7, sys.maxsize), (100, 5)])
 @pytest.mark.parametrize("order", ["newest", "oldest"])
 def test_walking_the_pages_shows_everything_once_in_order(
     order: str,
@@ -298,7 +296,7 @@ def fill(sweeping: Services, queue_url: str, messages: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("visible", "count"), [(999, 2040), (1000, SHARDS * schedules.MAX_SWEPT_WHILE_LONG)]
+    "visible, count", [(999, 2040), (1000, SHARDS * schedules.MAX_SWEPT_WHILE_LONG)]
 )
 def test_few_overdue_copies_do_not_wait_for_many_and_beside_1000_messages_less_is_queued(
     sweeping: Services, visible: int, count: int
@@ -317,7 +315,7 @@ def test_few_overdue_copies_do_not_wait_for_many_and_beside_1000_messages_less_i
 
 
 @pytest.mark.parametrize(
-    ("make", "full", "count"),
+    "make, full, count",
     [
         (make_event, SLOW, SHARDS * schedules.MAX_SWEPT_WHILE_LONG),
         (partial(make_copy, subscription=1), SLOW, 600),

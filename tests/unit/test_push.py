@@ -112,7 +112,7 @@ CODES = {
 
 
 @pytest.mark.parametrize(
-    ("code", "outcome"),
+    "code, outcome",
     [(int(code), outcome) for outcome, codes in CODES.items() for code in codes.split()],
 )
 def test_the_status_code_decides_and_redirects_are_not_followed(
@@ -138,7 +138,7 @@ def test_informational_is_skipped(
 
 
 @pytest.mark.parametrize(
-    ("informational", "final", "expected"),
+    "informational, final, expected",
     [
         (1, 1, (200, None)),
         (3, 1, (None, "response is not HTTP")),
@@ -170,7 +170,7 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize(("body", "text"), TEXTS)
+@pytest.mark.parametrize("body, text", TEXTS)
 @pytest.mark.parametrize("code", [400, 503])
 def test_200_characters_are_kept(
     body: bytes, text: str, code: int, tls_server: Receiver, push: PushClient
@@ -186,7 +186,7 @@ LONG_PATH = "/" + "".join(map(str, range(400)))
 
 
 @pytest.mark.parametrize(
-    ("path", "body"),
+    "path, body",
     [
         *((SECRET_URL, f"Not found: {text}") for text in (
             "/hooks/catch/12345/Abc-%C3%A9t%C3%A9", "atch/123", "/HOOKS/CATCH/12345",
@@ -220,7 +220,7 @@ def test_what_repeats_the_url_a_header_or_a_secret_is_hidden(
 
 
 @pytest.mark.parametrize(
-    ("path", "body"),
+    "path, body",
     [
         (SECRET_URL, "No hooks to catch; the key and token of account 12345 are wrong."),
         (SECRET_URL, "\u2028" * 200 + "hooks/c"),
@@ -486,7 +486,7 @@ WAITS = [
 NO_WAITS = ("-5", "1.5", "1e3", "+5", "\xb2", "soon", "", "120, 240", "0" * 65_000 + "x")
 
 
-@pytest.mark.parametrize(("value", "seconds"), [*WAITS, *((value, 0) for value in NO_WAITS)])
+@pytest.mark.parametrize("value, seconds", [*WAITS, *((value, 0) for value in NO_WAITS)])
 def test_retry_after_counts_up_to_an_hour(
     value: str, seconds: float, receiver: Receiver, push: PushClient
 ) -> None:
@@ -540,7 +540,7 @@ def test_a_tls_record_beside_the_response_is_never_read_as_the_next_one(
     assert [send(push, tls_server.url).status_code for _ in range(2)] == [204, 503]
 
 
-@pytest.mark.parametrize(("idle_seconds", "connections"), [(4, 1), (4.1, 2)])
+@pytest.mark.parametrize("idle_seconds, connections", [(4, 1), (4.1, 2)])
 def test_a_connection_that_was_idle_for_four_seconds_is_not_reused(
     idle_seconds: float, connections: int, tls_server: Receiver, push: PushClient, clock: Clock
 ) -> None:
@@ -637,7 +637,7 @@ def test_the_address_connected_to_must_be_public(
 
 
 @pytest.mark.parametrize(
-    ("error", "text"),
+    "error, text",
     [
         (socket.gaierror(-2, "Name or service not known"), "host name does not resolve"),
         (UnicodeError("label too long"), "host name does not resolve"),
@@ -670,7 +670,7 @@ def test_a_certificate_that_does_not_verify_is_retried_and_nothing_is_sent(
 
 
 @pytest.mark.parametrize(
-    ("on_accept", "error"),
+    "on_accept, error",
     [(behave.tls_broken_off, "TLS failed"), (behave.reset_on_accept, "connection reset")],
 )
 def test_a_handshake_that_breaks_off_is_a_retry(

@@ -37,7 +37,7 @@ def faults(environ: dict[str, str]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "attribute", "expected"),
+    "name, value, attribute, expected",
     [
         ("BACKOFF_BASE_SECONDS", "0.25", "backoff_base_seconds", 0.25),
         ("INLINE_PUSH_TIMEOUT_SECONDS", "8", "inline_push_timeout_seconds", 8),
@@ -133,7 +133,7 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [(name, value) for name, values in UNUSABLE.items() for value in values]
+    "name, value", [(name, value) for name, values in UNUSABLE.items() for value in values]
 )
 def test_an_unusable_value_is_reported_with_what_it_should_be(name: str, value: str) -> None:
     (fault,) = faults(REQUIRED | {name: value})
@@ -154,7 +154,7 @@ def test_secrets_are_not_repeated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attempts", "cap", "days"), [("45", "1", 3), ("60", "3600", 4), ("20", "86400", 5)]
+    "attempts, cap, days", [("45", "1", 3), ("60", "3600", 4), ("20", "86400", 5)]
 )
 def test_retries_must_end_a_day_before_the_event_expires(
     attempts: str, cap: str, days: int
