@@ -152,5 +152,4 @@ def start(*, call_seconds: float = 0, push_seconds: float = 0) -> None:
 
 def meter() -> Any:
     """Return what was used since the last time, and the latest calls."""
-    url = f"{os.environ['AWS_ENDPOINT_URL']}/meter"
-    return decode(urllib3.request("POST", url).data)
+    return decode(urllib3.request("POST", f"{os.environ['AWS_ENDPOINT_URL']}/meter").data)

@@ -881,6 +881,3 @@ def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver
     console.button("Use it").click()
     expect(page.get_by_role("link", name="Its deliveries")).to_be_visible()
     console.check_looks("phone-customer")
-
-
-# The pictures of the docs

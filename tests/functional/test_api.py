@@ -50,8 +50,7 @@ def test_health_and_the_openapi_document_need_neither_a_key_nor_aws(world: World
 
     assert health.status_code == 200
     assert health.json == {"status": "ok", "version": __version__, "stage": "dev"}
-    written = (ROOT / "chalicelib" / "openapi.json").read_text(encoding="utf-8")
-    assert document.text == written
+    assert document.text == (ROOT / "chalicelib" / "openapi.json").read_text(encoding="utf-8")
     assert aws.calls == []
 
 
@@ -196,8 +195,7 @@ def test_every_fault_of_an_event_is_named(world: World, aws: Aws) -> None:
     bodies = [({member: value}, [member]) for member, values in faulty.items() for value in values]
     for body, fields in (*bodies, (dict.fromkeys(faulty, 1), list(faulty))):
         posted = json.dumps({"event_type": "a", "payload": {}, "metadata": {}, **body})
-        answer = world.call("POST", "/events", posted)
-        assert_problem(answer, 400, *fields)
+        assert_problem(world.call("POST", "/events", posted), 400, *fields)
     missing = world.call("POST", "/events", "{}")
     assert_problem(missing, 400, "event_type", "payload")
     assert {fault["message"] for fault in missing.json["errors"]} == {"is required"}

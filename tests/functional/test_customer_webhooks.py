@@ -45,8 +45,7 @@ def test_a_paused_subscription_waits_until_it_is_enabled(
     assert (copy["status"], copy["last_error"]) == DISABLED
     assert target.requests == []
     assert not any("SubscriptionsDisabled" in metrics for metrics in output.metrics())
-    enabled = world.call("POST", f"{path}/enable").json
-    assert_has(enabled, disabled_at=None, last_error=None)
+    assert_has(world.call("POST", f"{path}/enable").json, disabled_at=None, last_error=None)
     assert states(world, post_for(world, "a")) == ["delivered"]
 
 
@@ -89,8 +88,7 @@ def test_a_test_takes_the_time_of_a_push_and_no_reserved_type(
     assert slow["error"] == "timed out"
     assert slow["duration_ms"] >= 250
     reserved = {"event_type": "triggers.event.failed", "payload": {}}
-    refused = world.call("POST", f"{path}/test", reserved)
-    assert refused.faults == ["event_type"]
+    assert world.call("POST", f"{path}/test", reserved).faults == ["event_type"]
 
 
 def test_a_tenant_named_none_does_not_rest_with_subscriptions_without_one(

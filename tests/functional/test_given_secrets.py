@@ -60,8 +60,7 @@ def test_each_secret_signs_for_a_day_after_the_next_derived_or_given(
             known.append(present)
         before = world.get(f"{path}/secret")["previous_until"]
         world.call("PATCH", path, {"name": f"{secret}"})
-        signed = signers(world, target, *known)
-        assert signed == [False] * (len(known) - 2) + [True] * 2
+        assert signers(world, target, *known) == [False] * (len(known) - 2) + [True] * 2
         world.sleep(60)
 
     assert len(known) == 5

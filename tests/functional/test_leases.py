@@ -173,8 +173,7 @@ def test_every_fault_of_a_body_is_named(world: World) -> None:
         ),
         ("acknowledge", json.dumps({"event_ids": []}), ["event_ids", "lease_id"]),
     ):
-        answer = world.call("POST", f"/inbox/{path}", body)
-        assert answer.faults == fields
+        assert world.call("POST", f"/inbox/{path}", body).faults == fields
 
 
 def test_in_pull_only_mode_an_event_is_not_pushed_after_a_replay_or_a_release(

@@ -72,8 +72,7 @@ def test_another_stage_has_the_same_subscriptions_with_the_secrets_of_their_rece
     assert Ran(*shlex.split(command)[-3:]).output == "3 of 3 lines: 3 made\n"
     after = exported(world, capsys)
     for was, line in zip(before, after, strict=True):
-        same = {member: was[member] for member in SAME}
-        assert_has(line, **same, signs_with=[was["secret"]])
+        assert_has(line, **{member: was[member] for member in SAME}, signs_with=[was["secret"]])
     assert [line["last_error"] for line in after] == [None, None, "disabled by hand"]
 
     write(file, *({**line, "disabled_at": None, "secret": GIVEN} for line in before))

@@ -46,15 +46,13 @@ def send(world: World, subscription_id: str, event_id: Any, *, key: str = KEY) -
 
 def recover(world: World, subscription_id: str, *, key: str = KEY, **members: Any) -> Answer:
     body = {"since": rfc3339(0), **members}
-    path = f"/subscriptions/{subscription_id}/recover"
-    return world.call("POST", path, body, key=key)
+    return world.call("POST", f"/subscriptions/{subscription_id}/recover", body, key=key)
 
 
 def missed(world: World, subscription_id: str, *, key: str = KEY, **query: Any) -> Answer:
     if "subject" not in query:
         query.setdefault("since", rfc3339(0))
-    path = f"/subscriptions/{subscription_id}/missed?{urlencode(query)}"
-    return world.call("GET", path, key=key)
+    return world.call("GET", f"/subscriptions/{subscription_id}/missed?{urlencode(query)}", key=key)
 
 
 def send_late(world: World, target: Receiver) -> Any:
@@ -273,8 +271,7 @@ def test_what_cannot_be_sent_is_refused(world: World, target: Receiver, aws: Aws
     assert send(world, for_all, event["event_id"], key=token).problem == not_found
     for body in ("{}", '{"event_id": 1}', '{"event_id": "evt_1", "x": 1}'):
         assert world.call("POST", f"/subscriptions/{for_all}/send", body).status_code == 400
-    calls = aws.during(lambda: refused("evt_1"))
-    assert calls == ["GetItem"]  # of the subscription
+    assert aws.during(lambda: refused("evt_1")) == ["GetItem"]  # of the subscription
     world.restart(SUBSCRIPTION_HOSTS="hooks.zapier.com")
     assert refused(event["event_id"]) == (409, "host_not_allowed")
     assert recover(world, subscription_id).problem == (409, "host_not_allowed")
@@ -634,8 +631,7 @@ def test_a_request_to_recover_is_validated(world: World, target: Receiver) -> No
         ('{"only_count": true, "limit": 1}', ["limit", "only_count", "since"]),
         ('{"since": "2h", "until": "now", "cursor": "x"}', ["cursor", "since", "until"]),
     ):
-        answer = world.call("POST", path, body)
-        assert answer.faults == faults
+        assert world.call("POST", path, body).faults == faults
     nulls = '{"since": "2026-11-01T00:00:00Z", "until": null, "cursor": null}'
     assert world.call("POST", path, nulls).json["examined"] == 0
     assert recover(world, f"sub_{'0' * 32}").status_code == 404

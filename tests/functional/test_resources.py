@@ -142,8 +142,7 @@ def test_the_alarm_of_the_table_watches_its_indexes_and_ends_when_its_data_ends(
     assert names == ["WriteThrottleEvents"] * 3
     indexes = [metric["MetricStat"]["Metric"]["Dimensions"][1:] for metric in metrics]
     assert [each[0]["Value"] for each in indexes if each] == list(INDEXES)
-    filled = " + ".join(f"FILL({metric['Id']}, 0)" for metric in metrics)
-    assert expression["Expression"] == filled
+    assert expression["Expression"] == " + ".join(f"FILL({metric['Id']}, 0)" for metric in metrics)
 
 
 @pytest.mark.parametrize(
@@ -205,8 +204,7 @@ def test_the_files_that_the_console_is_joined_from_are_packaged(packaged: Path) 
     with ZipFile(packaged.with_name("deployment.zip")) as archive:
         names = set(archive.namelist())
 
-    files = {str(path.relative_to(ROOT)) for path in console.FOLDER.iterdir()}
-    assert files <= names
+    assert {str(path.relative_to(ROOT)) for path in console.FOLDER.iterdir()} <= names
 
 
 def test_cfn_lint_finds_no_fault_in_functions_and_resources(packaged: Path) -> None:

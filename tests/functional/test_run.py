@@ -137,8 +137,7 @@ def test_smoke_passes_and_leaves_nothing(system: Run, printed: list[str]) -> Non
     assert errors == ""
     assert re.fullmatch(r"(ok  20[0124] +[\d,]+ ms  (GET|POST|DELETE) /\S+\n){12}", output)
     for kind in ("evt", "sub"):
-        path = found([output], rf"DELETE (/\w+/{kind}_\w+)$")
-        assert system.call("GET", path)[0] == 404
+        assert system.call("GET", found([output], rf"DELETE (/\w+/{kind}_\w+)$"))[0] == 404
 
 
 def without_digits(lines: list[str]) -> list[list[str]]:

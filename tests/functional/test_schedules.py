@@ -110,8 +110,7 @@ def test_of_two_at_once_one_takes_an_overdue_event(
 def test_what_was_never_marked_is_queued_once_and_not_while_it_is_held(world: World) -> None:
     events = [world.queued() for _ in range(2)]
     world.lose_messages()
-    lease = {"limit": 1, "lease_seconds": 3600}
-    [held] = world.call("POST", "/inbox/lease", lease).json["events"]
+    [held] = world.call("POST", "/inbox/lease", {"limit": 1, "lease_seconds": 3600}).json["events"]
     events.remove(held["event_id"])
     remove_marks(world)
     for seconds in (61, 1):
@@ -141,8 +140,7 @@ def test_the_sweep_of_version_0_6_finds_what_any_transition_leaves(
     world.sleep(70)
     marks = {item["event_id"]["S"]: item["requeue_at"]["S"] for item in world.items()}
     assert len(marks) == 6  # its sweep asks for nothing else
-    lease_end = unix_seconds(marks.pop(leased))
-    assert lease_end == pytest.approx(START + 3603, abs=1)
+    assert unix_seconds(marks.pop(leased)) == pytest.approx(START + 3603, abs=1)
     assert max(marks.values()) <= rfc3339(world.clock())
 
 

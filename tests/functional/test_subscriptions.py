@@ -102,8 +102,7 @@ def test_all_subscriptions_are_listed_by_state_and_page(world: World, target: Re
         event = {"event_type": f"t-{number}", "payload": {}, "tenant": tenant}
         world.call("POST", "/events", event)
         world.sleep(1)
-    letter = json.loads(world.dead_letters()[0]["body"])
-    assert_has(letter, subscription_id=made[2], tenant="a")
+    assert_has(json.loads(world.dead_letters()[0]["body"]), subscription_id=made[2], tenant="a")
 
     for query, expected in {
         "tenant=*": made,
@@ -348,10 +347,8 @@ def test_in_subscriptions_mode_copies_alone_are_replayed(
     world.run_worker()
 
     for each, state in ((before, "pending"), (event, "delivered")):
-        refused = world.replay(each["event_id"])
-        assert refused.problem == (409, "not_pushed")
-        now = world.event(each["event_id"])
-        assert_has(now, status=state, next_attempt_at=None)
+        assert world.replay(each["event_id"]).problem == (409, "not_pushed")
+        assert_has(world.event(each["event_id"]), status=state, next_attempt_at=None)
     assert listed(world) == [before["event_id"]]
     assert world.replay(event["copies"][0]).json["next_attempt_at"]
     world.run_worker()
@@ -448,5 +445,4 @@ def test_of_any_hosts_only_public_ones_with_https_are_taken(world: World) -> Non
     ):
         assert subscribe(world, f"https://{host}/").status_code == 400
     for host in ("a.example", "127.0.0.1", "localhost"):
-        answer = subscribe(world, f"http://{host}/")
-        assert answer.faults == ["target_url"]
+        assert subscribe(world, f"http://{host}/").faults == ["target_url"]

@@ -81,8 +81,7 @@ def test_a_request_for_a_token_is_validated(world: World) -> None:
             ["expires_in_seconds", "scopes"],
         ),
     ):
-        answer = world.call("POST", "/tokens", body, key=CONSUMER_KEY)
-        assert answer.faults == faults
+        assert world.call("POST", "/tokens", body, key=CONSUMER_KEY).faults == faults
 
 
 def test_a_token_lasts_through_a_rotation_and_ends_with_its_signing_secret(world: World) -> None:
