@@ -47,6 +47,10 @@ def test_a_paused_subscription_waits_until_it_is_enabled(
     assert not any("SubscriptionsDisabled" in metrics for metrics in output.metrics())
     assert_has(world.call("POST", f"{path}/enable").json, disabled_at=None, last_error=None)
     assert states(world, post_for(world, "a")) == ["delivered"]
+    target.script(410)  # disables it, too
+    post_for(world, "a")
+    assert world.get(path)["disabled_at"]
+    assert subscribe(world, target, tenant="a").json["disabled_at"] is None
 
 
 @pytest.mark.parametrize(

@@ -137,22 +137,14 @@ def test_a_subscription_that_is_made_again_after_an_edit_is_another_one(
     world: World, target: Receiver
 ) -> None:
     path = subscribed(world, target, **MEMBERS)
-    for changes in ({"event_types": None}, {"target_url": ZAPIER}):
+    for changes in ({"event_types": None}, {"target_url": ZAPIER}, {"target_url": ZAPIER}):
         patch(world, path, **changes)
         world.sleep(1)
         made, again = (subscribe(world, target, **MEMBERS) for _ in range(2))
         assert (made.status_code, again.status_code, again.json) == (201, 200, made.json)
         path = f"/{made.headers['location']}"
     hosts = [row["target_host"] for row in subscriptions(world)]
-    assert hosts == ["127.0.0.1", "hooks.zapier.com", "127.0.0.1"]
-
-
-def test_after_each_edit_another_one_is_made(world: World, target: Receiver) -> None:
-    paths = []
-    for _ in range(3):
-        paths.append(subscribed(world, target))
-        patch(world, paths[-1], target_url=ZAPIER)
-    assert len(set(paths)) == 3
+    assert hosts == ["127.0.0.1", "hooks.zapier.com", "hooks.zapier.com", "127.0.0.1"]
 
 
 def test_what_is_given_for_one_url_never_goes_to_another(

@@ -156,24 +156,35 @@ def test_a_released_event_is_in_the_inbox_and_due_again(world: World, receiver: 
 
 
 def test_every_fault_of_a_body_is_named(world: World) -> None:
-    names = ["lease_seconds", "limit"]
+    too_many = json.dumps({"lease_id": NO_LEASE, "event_ids": [UNKNOWN] * 101})
     for path, body, fields in (
         (
-            "lease",
+            "/inbox/lease",
             '{"limit": 0, "lease_seconds": 3601, "event_type": "a b"}',
-            ["event_type", *names],
+            "event_type lease_seconds limit",
         ),
-        ("lease", '{"limit": true, "lease_seconds": 1.5, "tenant": 1}', [*names, "tenant"]),
-        ("lease", '{"limit": 101, "lease_seconds": 0, "colour": 1}', ["colour", *names]),
-        ("acknowledge", '{"lease_id": "lse_1", "event_ids": [1]}', ["event_ids", "lease_id"]),
         (
-            "acknowledge",
-            json.dumps({"lease_id": NO_LEASE, "event_ids": [UNKNOWN] * 101}),
-            ["event_ids"],
+            "/inbox/lease",
+            '{"limit": true, "lease_seconds": 1.5, "tenant": 1}',
+            "lease_seconds limit tenant",
         ),
-        ("acknowledge", json.dumps({"event_ids": []}), ["event_ids", "lease_id"]),
+        (
+            "/inbox/lease",
+            '{"limit": 101, "lease_seconds": 0, "colour": 1}',
+            "colour lease_seconds limit",
+        ),
+        ("/inbox/acknowledge", '{"lease_id": "lse_1", "event_ids": [1]}', "event_ids lease_id"),
+        ("/inbox/acknowledge", too_many, "event_ids"),
+        ("/inbox/acknowledge", '{"event_ids": []}', "event_ids lease_id"),
+        ("/tokens", '{"expires_in_seconds": true}', "expires_in_seconds tenant"),
+        ("/tokens", '{"tenant": "a b", "expires_in_seconds": 59}', "expires_in_seconds tenant"),
+        (
+            "/tokens",
+            '{"tenant": "a", "expires_in_seconds": 2592001, "scopes": []}',
+            "expires_in_seconds scopes",
+        ),
     ):
-        assert world.call("POST", f"/inbox/{path}", body).faults == fields
+        assert world.call("POST", path, body).faults == fields.split()
 
 
 def test_in_pull_only_mode_an_event_is_not_pushed_after_a_replay_or_a_release(

@@ -16,7 +16,7 @@ from chalicelib.infra.times import rfc3339
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, Request, status
-from tests.support.subscribing import post_for, states, subscribe, subscribed, subscriptions
+from tests.support.subscribing import states, subscribe, subscribed, subscriptions
 from tests.support.world import SIGNING_SECRETS, START, Json, World, assert_has
 
 HOUR = 3600
@@ -383,17 +383,3 @@ def test_a_test_push_changes_nothing(
     assert is_signed(target.requests[-1], again.json["secret"])
     # no breaker has opened
     assert states(world, world.post()) == ["delivered"]
-
-
-def test_enabling_ends_a_pause_for_good(world: World, target: Receiver) -> None:
-    subscribe(world, target, tenant="corp")
-    [subscription] = subscriptions(world, "corp")
-    one = f"/subscriptions/{subscription['subscription_id']}"
-    for act in ("disable", "enable"):
-        world.call("POST", f"{one}/{act}")
-    world.sleep(10)
-    target.script(410)
-    post_for(world, "corp")
-    world.empty_inbox()
-    assert world.get(one)["disabled_at"]
-    assert subscribe(world, target, tenant="corp").json["disabled_at"] is None
