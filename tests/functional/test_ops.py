@@ -420,14 +420,10 @@ def test_wrong_usage_is_refused_before_anything_is_called_and_make_names_its_var
     assert fake.requests == []
 
 
-def dry_run(*arguments: str, **variables: str) -> tuple[int, str, str]:
-    """Return status, commands and errors of make, which runs nothing."""
-    return ended("make", "--dry-run", "-o", ".venv/.set-up", *arguments, **variables)
-
-
 @pytest.mark.parametrize("command", ["replay", "erase"])
 def test_go_counts_on_the_command_line_of_make_alone(command: str) -> None:
-    asked = [" --go" in dry_run(command, *given, GO="1")[1] for given in (["GO=1"], ["GO=2"], [])]
+    make = ("make", "--dry-run", "-o", ".venv/.set-up", command)
+    asked = [" --go" in ended(*make, *given, GO="1")[1] for given in (["GO=1"], ["GO=2"], [])]
     assert asked == [True, False, False]
 
 

@@ -270,7 +270,9 @@ def hang_on_accept(connection: socket.socket) -> None:
 
 def tls_broken_off(connection: socket.socket) -> None:
     """Close in the middle of the ServerHello."""
-    _reply_and_close(connection, b"\x16\x03\x03\x00\x7a\x02\x00")
+    connection.recv(65536)
+    connection.sendall(b"\x16\x03\x03\x00\x7a\x02\x00")
+    connection.close()
 
 
 @cache
@@ -342,12 +344,6 @@ def _readable(connection: socket.socket, seconds: float) -> bool:
     poll = select.poll()
     poll.register(connection, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
-
-
-def _reply_and_close(connection: socket.socket, data: bytes) -> None:
-    connection.recv(65536)
-    connection.sendall(data)
-    connection.close()
 
 
 def _reset_at_close(connection: socket.socket) -> None:
