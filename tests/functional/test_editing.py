@@ -3,7 +3,6 @@ last error.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -28,13 +27,6 @@ MEMBERS: Json = {
     "headers": HEADERS,
 }
 ZAPIER = "https://hooks.zapier.com/x"
-
-
-@pytest.fixture
-def other() -> Iterator[Receiver]:
-    """Another receiver."""
-    with Receiver() as other:
-        yield other
 
 
 def secret(world: World, path: str) -> Any:
@@ -281,14 +273,14 @@ def test_a_payload_that_is_nested_deep_is_filtered_or_refused(
 
 
 def test_headers_and_a_given_secret_are_on_or_sign_every_push_and_are_nowhere_else(
-    world: World, target: Receiver, other: Receiver, capfd: pytest.CaptureFixture[str]
+    world: World, target: Receiver, listener: Receiver, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def echo(exchange: Exchange) -> None:
         status(503, body=str(exchange.request.headers).encode())(exchange)
 
     target.default = echo
     world.restart(LOG_LEVEL="DEBUG", MAX_DELIVERY_ATTEMPTS="2", SUBSCRIPTION_DISABLE_DAYS="0")
-    subscribe(world, other, "triggers.*")
+    subscribe(world, listener, "triggers.*")
     made = subscribe(world, target, "order.*", headers=HEADERS, secret=GIVEN)
     path = made.location
     events = [world.post()]
@@ -304,7 +296,7 @@ def test_headers_and_a_given_secret_are_on_or_sign_every_push_and_are_nowhere_el
     assert target.count == 5
     sent = {name.lower(): value for name, value in HEADERS.items()}
     assert all(sent.items() <= request.headers.items() for request in target.requests)
-    reports = [request.body.decode() for request in other.requests]
+    reports = [request.body.decode() for request in listener.requests]
     assert len(reports) > 2
     told = [answer.text for answer in answers[1:]] + reports
     told += map(repr, world.services.subscriptions.of_tenant(None))
@@ -364,12 +356,12 @@ def test_of_two_410s_at_once_one_disables_the_subscription(
 
 @pytest.mark.parametrize("tenant", [None, "a"])
 def test_410_if_edited_meanwhile_is_ignored(
-    world: World, target: Receiver, other: Receiver, tenant: str | None
+    world: World, target: Receiver, listener: Receiver, tenant: str | None
 ) -> None:
     path = subscribed(world, target, tenant=tenant)
 
     def edit(exchange: Exchange) -> None:
-        patch(world, path, target_url=other.url)
+        patch(world, path, target_url=listener.url)
         status(410)(exchange)
 
     target.script(edit)
@@ -383,7 +375,7 @@ def test_410_if_edited_meanwhile_is_ignored(
     assert world.get(path) == before
     assert before["disabled_at"] is None
     assert target.count == 1
-    assert other.count == 1
+    assert listener.count == 1
 
 
 def test_the_last_error_is_that_of_the_latest_push_that_was_made(

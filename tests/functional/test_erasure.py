@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Output
-from tests.support.aws_calls import Aws, Fault
+from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, in_turn, status
 from tests.support.subscribing import listed, states, subscribe, subscriptions
 from tests.support.world import UNKNOWN, Answer, Json, World, assert_has
@@ -131,7 +131,7 @@ def test_the_key_of_an_erased_event_can_be_used_again_after_an_hour(
     erase(world, event["event_id"])
     world.sleep(HOUR - 1)
     erase(world, event["event_id"])
-    aws.fail(Fault.REFUSED, "DeleteItem")  # so that a copy that is stored would stay
+    aws.fail("DeleteItem")  # so that a copy that is stored would stay
     for seconds, retry_after in ((0, HOUR), (HOUR - 1, 1)):
         world.sleep(seconds)
         refused = world.call("POST", "/events", BODY, idempotency_key="k")

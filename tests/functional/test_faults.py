@@ -29,7 +29,7 @@ def test_every_call_gets_503_while_dynamodb_fails(
 ) -> None:
     receiver.script(422)
     event_id = world.post()["event_id"]
-    aws.fail(fault)
+    aws.fail(fault=fault)
 
     assert_unavailable(world.call("POST", "/events", EVENT))
     for call in (
@@ -54,7 +54,7 @@ def test_every_call_gets_503_while_dynamodb_fails(
 def test_a_record_is_retried_in_time(
     world: World, receiver: Receiver, aws: Aws, prefer: str, seconds: float
 ) -> None:
-    receiver.script(in_turn(lambda _: aws.fail(Fault.REFUSED, "UpdateItem"), status(200)))
+    receiver.script(in_turn(lambda _: aws.fail("UpdateItem"), status(200)))
     event_id = world.post(prefer=prefer)["event_id"]
     with pytest.raises(BatchError) if prefer else nullcontext():
         world.run_worker()
@@ -70,7 +70,7 @@ def test_a_late_error_is_logged_with_its_traceback(
     world: World, receiver: Receiver, aws: Aws, output: Output
 ) -> None:
     receiver.script(503)
-    aws.fail(Fault.UNREACHED, "SendMessage")
+    aws.fail("SendMessage", fault=Fault.UNREACHED)
 
     event_id = world.post()["event_id"]
 
@@ -103,7 +103,7 @@ def test_an_outage_of_reads_ends_no_copy_and_multiplies_no_message(
     subscribe(world, target)
     target.script(503)
     event = world.post()
-    aws.fail(Fault.REFUSED, "GetItem", "Query")
+    aws.fail("GetItem", "Query")
     for _ in range(60):
         world.sleep(60)
         with suppress(StorageUnavailableError):
@@ -128,7 +128,7 @@ def test_a_failed_write_of_a_subscription_is_all(
     world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
     subscribe(world, target)
     target.script(422)
-    aws.fail(Fault.REFUSED, "UpdateItem", at=2)  # after the record
+    aws.fail("UpdateItem", at=2)  # after the record
 
     event = world.post()
 

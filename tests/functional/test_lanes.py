@@ -9,7 +9,7 @@ from chalicelib.core.messages import push_message
 from chalicelib.core.outcome import TIMED_OUT, Outcome, PushResult
 from chalicelib.infra.times import rfc3339
 from chalicelib.operations.batch import BatchError
-from tests.support.aws_calls import Aws, Fault
+from tests.support.aws_calls import Aws
 from tests.support.receiver import Behaviour, Receiver, hang, in_turn, status
 from tests.support.subscribing import id_of_new
 from tests.support.world import World
@@ -196,7 +196,7 @@ def test_only_the_failed_messages_of_a_slow_batch_come_again(
     for _ in range(2):
         world.queued()
     assert lengths(world) == (0, 2)
-    aws.fail(Fault.REFUSED, "UpdateItem", at=1)
+    aws.fail("UpdateItem", at=1)
     with pytest.raises(BatchError):
         world.run_worker()
     assert lengths(world) == (0, 1)
@@ -268,7 +268,7 @@ def test_a_mark_that_cannot_be_read_leaves_the_event_to_the_fast_lane(
     world.queued()
     world.lose_messages()
     world.sleep(120)
-    aws.fail(Fault.REFUSED, "GetItem")
+    aws.fail("GetItem")
     world.sweep()
     assert lengths(world) == (2, 0)
 

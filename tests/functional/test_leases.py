@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from chalicelib.infra.times import rfc3339
-from tests.support.aws_calls import Aws, Fault
+from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver
 from tests.support.subscribing import listed
 from tests.support.world import CONSUMER_KEY, START, UNKNOWN, Answer, World, assert_has
@@ -115,7 +115,7 @@ def test_events_of_a_lease_are_acknowledged_in_one_call_which_can_be_repeated(
     lease_id = lease(world, limit=3)[0]["lease_id"]
     [other] = lease(world)
     given = [*event_ids, UNKNOWN, "x", event_ids[0]]
-    aws.fail(Fault.REFUSED, "UpdateItem", at=2)
+    aws.fail("UpdateItem", at=2)
     assert acknowledge_many(world, lease_id, *given).status_code == 503
     aws.heal()
 

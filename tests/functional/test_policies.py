@@ -8,14 +8,13 @@ import pytest
 from chalice.config import Config
 
 from tests.conftest import During
+from tests.support.iam import BATCHES
 from tests.support.receiver import Receiver
 from tests.support.subscribing import id_of_new, subscribe
 from tests.support.world import ROOT, Json, World
 
 CONFIG = json.loads((ROOT / ".chalice" / "config.json").read_text())
 
-# IAM has no actions for batches of SQS.
-ACTIONS = {"SendMessageBatch": "SendMessage", "DeleteMessageBatch": "DeleteMessage"}
 # What Lambda does for the event source, with the role of the function.
 EVENT_SOURCE, SLOW_EVENT_SOURCE = (
     {
@@ -133,7 +132,7 @@ def test_a_policy_allows_what_its_function_does_and_nothing_else(
     seen = set()
 
     def note(params: Json, model: Any, **_: object) -> None:
-        action = f"{model.service_model.service_name}:{ACTIONS.get(model.name, model.name)}"
+        action = f"{model.service_model.service_name}:{BATCHES.get(model.name, model.name)}"
         tables = (
             [params["TableName"]] if "TableName" in params else list(params.get("RequestItems", ()))
         )

@@ -14,7 +14,7 @@ from chalicelib.operations.settled import ERASED_SECONDS
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, status
-from tests.support.subscribing import copies, listed, make_token, post_later, subscribe
+from tests.support.subscribing import copies, id_of_new, listed, make_token, post_later
 from tests.support.world import KEY, UNKNOWN, Answer, Json, World, assert_has
 
 TENANT = "customer-42"
@@ -24,7 +24,7 @@ MARKED = "response-of-the-operator"
 def subscribed(world: World, target: str | Receiver, *event_types: str, **members: Any) -> str:
     """Subscribe a target a second later; return the id, when every container knows."""
     world.sleep(1)
-    return subscribe(world, target, *event_types, key=KEY, **members).location.rpartition("/")[2]
+    return id_of_new(world, target, *event_types, **members)
 
 
 @pytest.fixture
@@ -337,7 +337,7 @@ def test_a_lost_response_costs_no_copy(
 ) -> None:
     event = post_later(world)
     subscription_id = subscribed(world, target)
-    aws.fail(fault, "TransactWriteItems")
+    aws.fail("TransactWriteItems", fault=fault)
     answer = recover(world, subscription_id)
     aws.heal()
 

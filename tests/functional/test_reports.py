@@ -1,24 +1,16 @@
 """Reports: events about events and subscriptions, for the subscriptions that name them."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.conftest import Output
-from tests.support.aws_calls import Aws, Fault
+from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver
 from tests.support.subscribing import ids, listed, post_for, subscribe, subscribed
 from tests.support.world import Json, World, assert_has
 
 DAY = 86_400
-
-
-@pytest.fixture
-def listener() -> Iterator[Receiver]:
-    """A receiver for reports."""
-    with Receiver() as listener:
-        yield listener
 
 
 def reports(world: World, listener: Receiver) -> list[Json]:
@@ -185,7 +177,7 @@ def test_a_report_that_cannot_be_stored_or_queued_costs_one_warning(
 ) -> None:
     subscribe(world, listener, "triggers.*")
     receiver.default = 422
-    aws.fail(Fault.REFUSED, operation, at=at)
+    aws.fail(operation, at=at)
     output.lines()
 
     event = world.post()

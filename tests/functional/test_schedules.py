@@ -11,7 +11,7 @@ from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableErr
 from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.operations import schedules
 from tests.conftest import During, Output
-from tests.support.aws_calls import Aws, Fault
+from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver
 from tests.support.world import START, Json, World, assert_has
 
@@ -44,7 +44,7 @@ def test_what_cannot_be_sent_waits(
         world.post(prefer="respond-async", idempotency_key=f"{number}")
     world.lose_messages()
     world.sleep(61)
-    aws.fail(Fault.REFUSED, "SendMessageBatch")
+    aws.fail("SendMessageBatch")
     with pytest.raises(QueueUnavailableError):
         world.sweep()
     aws.heal()
@@ -165,7 +165,7 @@ def test_check_dlq_publishes_numbers_and_warns(
     units = {metric["Name"]: metric["Unit"] for metric in directive["Metrics"]}
     depths = dict.fromkeys(("DLQDepth", "InboxDepth", "SlowDepth"), "Count")
     assert units == {**depths, "OldestPendingAge": "Seconds"}
-    aws.fail(Fault.REFUSED, "Query")
+    aws.fail("Query")
     with pytest.raises(StorageUnavailableError):
         world.check_dlq()
     assert output.metrics() == [{"DLQDepth": 2, "InboxDepth": 3, "SlowDepth": 0}]
@@ -176,7 +176,7 @@ def test_check_dlq_searches_nothing_without_a_url(
     world: World, output: Output, aws: Aws, webhook: str
 ) -> None:
     world.restart(ZAPIER_WEBHOOK_URL=webhook)
-    aws.fail(Fault.REFUSED, "Query")
+    aws.fail("Query")
 
     world.check_dlq()
 

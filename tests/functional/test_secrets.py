@@ -153,7 +153,7 @@ def test_whatever_aws_does(
 ) -> None:
     world.restart(LOG_LEVEL="DEBUG", WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)
     receiver.script(200, 422, 503)
-    aws.fail(fault, *operations)
+    aws.fail(*operations, fault=fault)
 
     answers = [*post_in_every_way(world), *post_in_every_way(world), *use_the_api(world)]
     run_schedules(world)

@@ -160,7 +160,7 @@ def test_a_container_that_changes_a_subscription_knows_it_at_once(
     subscribe(world, target)
     target.script(410)
     assert [post_and_count_copies(world) for _ in range(2)] == [1, 0]
-    aws.fail(Fault.LOST, "PutItem")
+    aws.fail("PutItem", fault=Fault.LOST)
     assert subscribe(world, target).status_code == 503
     aws.heal()
     assert subscribe(world, target).status_code == 200
@@ -343,7 +343,7 @@ def test_disabling_is_told_once_if_a_response_is_lost(
 ) -> None:
     # The record of a webhook's push would come before or after this write.
     world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
-    aws.fail(Fault.REPEATED, "UpdateItem", at=5)  # that disables
+    aws.fail("UpdateItem", at=5, fault=Fault.REPEATED)  # that disables
 
     disable(world, target)
 

@@ -12,7 +12,7 @@ import pytest
 from chalicelib import deps as services
 from chalicelib.core.outcome import Outcome, PushResult
 from tests.conftest import During, Output
-from tests.support.aws_calls import Aws, Fault
+from tests.support.aws_calls import Aws
 from tests.support.in_memory_aws import indexes
 from tests.support.receiver import Receiver, certificates, when_all_are_here
 from tests.support.subscribing import (
@@ -196,7 +196,7 @@ def test_a_repeated_post_completes_what_a_failed_one_began(
 ) -> None:
     for number in range(2):
         subscribe(world, f"{target.url}&n={number}")
-    aws.fail(Fault.REFUSED, "PutItem", at=at)
+    aws.fail("PutItem", at=at)
     assert world.call("POST", "/events", EVENT, idempotency_key="k").status_code == 503
     assert world.get("/inbox")["events"] == []  # the event is stored after its copies
     aws.heal()

@@ -3,13 +3,13 @@
 import base64
 import re
 from random import Random
-from typing import Any
 
 import pytest
 
 from chalicelib.infra.times import rfc3339
 from tests.support.receiver import Receiver
 from tests.support.subscribing import (
+    id_of_new,
     make_token,
     post_for,
     subscribe,
@@ -35,17 +35,13 @@ def me(world: World, token: str) -> Answer:
     return world.call("GET", "/me", key=token)
 
 
-def id_of_new(world: World, url: str, tenant: str | None) -> Any:
-    return subscribe(world, url, key=KEY, tenant=tenant).json["subscription_id"]
-
-
 @pytest.fixture
 def foreign(world: World, target: Receiver) -> Foreign:
     """Return ids of subscriptions and of events that a token of MINE must not see: another
     tenant's, and nobody's.
     """
-    other = id_of_new(world, f"{target.url}1", OTHER)
-    nobody = id_of_new(world, f"{target.url}2", None)
+    other = id_of_new(world, f"{target.url}1", tenant=OTHER)
+    nobody = id_of_new(world, f"{target.url}2")
     events = [post_for(world, tenant) for tenant in (OTHER, MINE, None)]
     event_ids = [each for event in events for each in (event["event_id"], *event["copies"])]
     assert len(event_ids) == 3 + 4
@@ -163,7 +159,7 @@ def test_a_token_sees_nothing_of_others(world: World, foreign: Foreign) -> None:
 
 def test_another_tenant_cannot_be_named_with_a_token(world: World, target: Receiver) -> None:
     token = make_token(world, MINE)
-    mine = id_of_new(world, target.url, MINE)
+    mine = id_of_new(world, target, tenant=MINE)
     posted = subscribe(world, target, key=token, tenant=OTHER)
     paths = ("/subscriptions?tenant=", f"/events?subscription_id={mine}&tenant=")
     refused, own = (

@@ -328,7 +328,7 @@ def test_a_fault_in_one_message_never_costs_another(
 ) -> None:
     event_ids = [world.queued() for _ in range(4)]
     world.send("malformed")
-    aws.fail(fault, at=1)
+    aws.fail(at=1, fault=fault)
 
     with pytest.raises(BatchError, match="1 of 5"):
         world.run_worker()

@@ -27,12 +27,12 @@ def make_token(world: World, tenant: str, *, key: str = CONSUMER_KEY, **members:
     return str(answer.json["token"])
 
 
-def subscribed(world: World, target: Receiver, *event_types: str, **members: Any) -> str:
+def subscribed(world: World, target: str | Receiver, *event_types: str, **members: Any) -> str:
     """Make a subscription; return its path."""
     return subscribe(world, target, *event_types, **members).location
 
 
-def id_of_new(world: World, target: Receiver, *event_types: str, **members: Any) -> str:
+def id_of_new(world: World, target: str | Receiver, *event_types: str, **members: Any) -> str:
     """Make a subscription; return its id."""
     return subscribed(world, target, *event_types, **members).rpartition("/")[2]
 
