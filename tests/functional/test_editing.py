@@ -105,8 +105,11 @@ def test_a_fault_is_named_in_either_call(
         assert answer.faults == [*members]
         assert named in answer.json["detail"]
         assert "s3cret" not in answer.text
-    refused: list[Json] = [{"tenant": "a"}, {"target_url": None}]
-    refused += [{"secret": secret} for secret in (GIVEN, None, "")]
+    refused: list[Json] = [
+        {"tenant": "a"},
+        {"target_url": None},
+        *({"secret": secret} for secret in (GIVEN, None, "")),
+    ]
     for faulty in refused:
         answer = patch(world, path, **faulty)
         assert answer.faults == [*faulty]
@@ -288,10 +291,17 @@ def test_headers_and_a_given_secret_are_on_or_sign_every_push_and_are_nowhere_el
     world.restart(WEBHOOK_SIGNING_SECRETS="")
     events.append(world.post())
     world.settle()
-    calls = [("GET", path), ("PATCH", path), ("GET", "/subscriptions")]
-    calls += [("POST", f"{path}/{verb}") for verb in ("test", "enable")]
-    answers = [made, *(world.call(*call, "{}") for call in calls)]
-    answers += [world.call("GET", f"/events/{event['copies'][0]}") for event in events]
+    calls = [
+        ("GET", path),
+        ("PATCH", path),
+        ("GET", "/subscriptions"),
+        *(("POST", f"{path}/{verb}") for verb in ("test", "enable")),
+    ]
+    answers = [
+        made,
+        *(world.call(*call, "{}") for call in calls),
+        *(world.call("GET", f"/events/{event['copies'][0]}") for event in events),
+    ]
 
     assert target.count == 5
     sent = {name.lower(): value for name, value in HEADERS.items()}

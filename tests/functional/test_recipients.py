@@ -407,8 +407,9 @@ def miss(world: World, target: Receiver, **members: Any) -> tuple[str, Json]:
         body = {
             "event_type": f"{event_type}.{way}",
             "payload": {"total": 80 + 20 * (way != "filter")},
+            "subject": "order-4711",
+            **members,
         }
-        body |= {"subject": "order-4711", **members}
         events[way] = world.call("POST", "/events", body, idempotency_key=way).json
         world.sleep(1)
         if way == "later":

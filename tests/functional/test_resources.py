@@ -171,17 +171,20 @@ def test_a_resource_is_tagged(resource: str) -> None:
 
 def test_the_dashboard_shows_every_metric_the_parts_of_the_system_and_the_alarms() -> None:
     widgets = json.dumps(read_template("qa")["Resources"]["DeliveryDashboard"])
-    shown = [*UNITS, "CopyFailure", "SubscriptionsDisabled"]
-    shown += ["triggers-api-${Stage}-inbox-queue", "triggers-api-${Stage}-inbox-dlq"]
-    shown += [
+    shown = [
+        *UNITS,
+        "CopyFailure",
+        "SubscriptionsDisabled",
+        "triggers-api-${Stage}-inbox-queue",
+        "triggers-api-${Stage}-inbox-dlq",
         "Errors",
         "Throttles",
         "ConcurrentExecutions",
         "ThrottledRequests",
         "4XXError",
         "Latency",
+        *(PROPERTIES[alarm]["AlarmName"]["Fn::Sub"] for alarm in ALARMS),
     ]
-    shown += [PROPERTIES[alarm]["AlarmName"]["Fn::Sub"] for alarm in ALARMS]
     assert [name for name in shown if name not in widgets] == []
 
 

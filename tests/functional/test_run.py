@@ -190,8 +190,13 @@ def test_a_signal_ends_make_and_the_system_within_five_seconds(
 def test_what_is_set_is_used_and_secrets_are_not_printed(
     emulator: str, receiver: Receiver, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    own = {"AWS_ENDPOINT_URL": emulator, "STAGE": "own", "ZAPIER_WEBHOOK_URL": receiver.url}
-    own |= {"MAX_DELIVERY_ATTEMPTS": "7", "BREAKER_FAILURES": "3"}
+    own = {
+        "AWS_ENDPOINT_URL": emulator,
+        "STAGE": "own",
+        "ZAPIER_WEBHOOK_URL": receiver.url,
+        "MAX_DELIVERY_ATTEMPTS": "7",
+        "BREAKER_FAILURES": "3",
+    }
     with contextlib.closing(Run(RUN, **own, **OWN_KEY)) as system:
         system.key = KEY
         lines = lines_until_ready(system)

@@ -104,8 +104,17 @@ def test_only_true_tokens_are_taken(world: World) -> None:
     token = make_token(world, MINE)
     other = make_token(world, OTHER)
     content, _, tag = token.removeprefix("trt_").partition(".")
-    forged = [f"trt_{content}.{other[-43:]}", f"{content}.{tag}", f"trt_.{tag}", "trt_", "trt_."]
-    forged += [f"{token}=", token.upper(), f"trt_{content}=.{tag}", f"trt_{content}\ud800.{tag}"]
+    forged = [
+        f"trt_{content}.{other[-43:]}",
+        f"{content}.{tag}",
+        f"trt_.{tag}",
+        "trt_",
+        "trt_.",
+        f"{token}=",
+        token.upper(),
+        f"trt_{content}=.{tag}",
+        f"trt_{content}\ud800.{tag}",
+    ]
     for place in range(len(token)):  # each character changed, left out and repeated
         changed = random.choice("ABCxyz019-_.=\0 é")
         forged += [token[:place] + changed * count + token[place + 1 :] for count in (0, 1, 2)]

@@ -205,9 +205,17 @@ def test_a_dead_letter_has_the_true_number_of_attempts_if_fewer_are_allowed(
 
 
 def test_messages_that_cannot_be_read_are_moved_to_the_dlq_unchanged(world: World) -> None:
-    bodies = ["hello", "{", "[]", "null", "1" * 5000, "[" * 9000, "NaN", '"evt"', "{}"]
-    bodies += [
-        f'{{"event_id": {bad}}}' for bad in ("null", '"x"', "1", f'"{UNKNOWN.upper()}"', "[]")
+    bodies = [
+        "hello",
+        "{",
+        "[]",
+        "null",
+        "1" * 5000,
+        "[" * 9000,
+        "NaN",
+        '"evt"',
+        "{}",
+        *(f'{{"event_id": {bad}}}' for bad in ("null", '"x"', "1", f'"{UNKNOWN.upper()}"', "[]")),
     ]
     for body in bodies:
         world.send(body, EventId="whatever")

@@ -252,9 +252,16 @@ def _running(log_file: Path, state: Path | None) -> Iterator[int]:
     port = free_port()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, log_file.open("w") as log:
         # Functions inherit this environment, so it has nothing that the template should set.
-        environ = {"PATH": os.environ["PATH"], "HOME": home, "TMPDIR": home, "AUTH": "true"}
-        environ |= {"BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(port)}
-        environ |= {"SFTP_ENABLED": "0", "IOT_MTLS_ENABLED": "0"}
+        environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": home,
+            "TMPDIR": home,
+            "AUTH": "true",
+            "BIND_HOST": "127.0.0.1",
+            "GATEWAY_PORT": str(port),
+            "SFTP_ENABLED": "0",
+            "IOT_MTLS_ENABLED": "0",
+        }
         if state:
             environ |= {"PERSIST_STATE": "1", "STATE_DIR": str(state)}
         command = [str(_install()), "-m", "ministack"]
