@@ -72,18 +72,18 @@ def test_an_unknown_key_is_refused_like_none(world: World, aws: Aws) -> None:
         "Basic ä",
     )
     headers = ("", KEY, f"Digest {KEY}", *bearers, *basics)
-    without = world.call("POST", "/events", EVENT, key=None)
+    without = world.offer(key=None)
 
     for answer in (
         without,
-        *(world.call("POST", "/events", EVENT, authorization=value) for value in headers),
+        *(world.offer(authorization=value) for value in headers),
     ):
         assert_problem(answer, 401)
         assert answer.headers["www-authenticate"]
         assert answer.text == without.text
     assert aws.calls == []
     world.restart(API_KEYS="")
-    assert world.call("POST", "/events", EVENT).status_code == 401
+    assert world.offer().status_code == 401
 
 
 def test_a_refused_key_is_logged_without_the_key(world: World, output: Output) -> None:
@@ -123,7 +123,7 @@ def test_missing_or_bad_settings_are_named_never_their_values(
         monkeypatch.setenv(name, value)
     services.use(None)
 
-    answer = world.call("POST", "/events", EVENT)
+    answer = world.offer()
 
     assert_problem(answer, 503)
     assert answer.headers["retry-after"]
@@ -140,7 +140,7 @@ def test_missing_or_bad_settings_are_named_never_their_values(
 
 
 def test_a_location_resolves_against_the_url_of_the_request(world: World) -> None:
-    answer = world.call("POST", "/events", EVENT)
+    answer = world.offer()
     again = world.replay(answer.json["event_id"])
 
     base = "https://abc.execute-api.us-east-1.amazonaws.com/api"
@@ -167,7 +167,7 @@ def test_an_unreadable_body_is_a_fault_of_the_body(world: World, aws: Aws) -> No
     surrogates = (b'{"n": "\\ud800"}', b'{"\\udfff": 1}')
     nested = (b"[" * 100_000, b'{"a":' * 40_000, b'{"a": %s1%s}' % (b"[" * 100_000, b"]" * 100_000))
     for body in (*not_objects, *not_json, *numbers, *surrogates, *nested):
-        answer = world.call("POST", "/events", body)
+        answer = world.offer(body)
         assert_problem(answer, 400, "body")
         assert ("object" if body in not_objects else "must be JSON: ") in answer.json["detail"]
     assert aws.calls == []
@@ -177,7 +177,7 @@ def test_a_body_that_is_nested_too_deep_to_be_sorted_is_refused(world: World) ->
     def post(levels: int) -> int:
         payload = '{"a":' * levels + '{"b":1,"a":2}' + "}" * levels
         body = f'{{"event_type": "a", "payload": {payload}}}'
-        return world.call("POST", "/events", body, idempotency_key=f"{levels}").status_code
+        return world.offer(body, idempotency_key=f"{levels}").status_code
 
     refused = bisect_left(range(1, 20_000), 400, key=post) + 1
     assert {post(levels) for levels in range(refused - 20, refused + 20)} == {202, 400}
@@ -195,8 +195,8 @@ def test_every_fault_of_an_event_is_named(world: World, aws: Aws) -> None:
     bodies = [({member: value}, [member]) for member, values in faulty.items() for value in values]
     for body, fields in (*bodies, (dict.fromkeys(faulty, 1), list(faulty))):
         posted = json.dumps({"event_type": "a", "payload": {}, "metadata": {}, **body})
-        assert_problem(world.call("POST", "/events", posted), 400, *fields)
-    missing = world.call("POST", "/events", "{}")
+        assert_problem(world.offer(posted), 400, *fields)
+    missing = world.offer("{}")
     assert_problem(missing, 400, "event_type", "payload")
     assert {fault["message"] for fault in missing.json["errors"]} == {"is required"}
     assert aws.calls == []
@@ -214,7 +214,7 @@ def test_payload_and_metadata_come_back_as_they_were_sent(world: World, receiver
         posted = f'{{"event_type":"a","payload":{payload}}}'
         assert len(posted.encode()) <= 256 * 1024
 
-        answer = world.call("POST", "/events", posted)
+        answer = world.offer(posted)
 
         assert answer.status_code == 202
         stored = world.call("GET", answer.location)
@@ -231,7 +231,7 @@ def test_a_body_over_256_kib_as_sent_or_as_compact_json_is_too_large(
         EVENT + " " * 256 * 1024,
         f'{{"event_type":"a","payload":{{"n":[{",".join(["1e15"] * 30_000)}]}}}}',
     ):
-        assert_problem(world.call("POST", "/events", body), 413)
+        assert_problem(world.offer(body), 413)
     assert aws.calls == []
 
 
@@ -242,23 +242,23 @@ def test_only_json_or_no_content_type_is_accepted(world: World) -> None:
         "application/json; charset=utf-8",
         "",
     ):
-        assert world.call("POST", "/events", EVENT, content_type=content_type).status_code == 202
+        assert world.offer(content_type=content_type).status_code == 202
     for content_type in (
         "text/plain",
         "application/x-www-form-urlencoded",
         "application/json5",
         "json",
     ):
-        assert_problem(world.call("POST", "/events", EVENT, content_type=content_type), 415)
-    assert world.call("POST", "/events", EVENT, content_encoding="identity").status_code == 202
-    assert_problem(world.call("POST", "/events", EVENT, content_encoding="gzip"), 415)
+        assert_problem(world.offer(content_type=content_type), 415)
+    assert world.offer(content_encoding="identity").status_code == 202
+    assert_problem(world.offer(content_encoding="gzip"), 415)
 
 
 @pytest.mark.parametrize("prefer", ["respond-async", "wait=5, Respond-Async;x=y"])
 def test_respond_async_queues_the_event_without_a_push(
     world: World, receiver: Receiver, prefer: str
 ) -> None:
-    answer = world.call("POST", "/events", EVENT, prefer=prefer)
+    answer = world.offer(prefer=prefer)
 
     assert answer.status_code == 202
     assert answer.headers["preference-applied"] == "respond-async"
@@ -266,9 +266,7 @@ def test_respond_async_queues_the_event_without_a_push(
     world.run_worker()
     assert world.event(answer.json["event_id"])["status"] == "delivered"
     for other in ("wait=5", "respond-asynchronously"):
-        assert (
-            "preference-applied" not in world.call("POST", "/events", EVENT, prefer=other).headers
-        )
+        assert "preference-applied" not in world.offer(prefer=other).headers
     assert receiver.count == 3
 
 
@@ -280,11 +278,11 @@ def test_the_same_key_gives_the_same_event_and_no_second_push(
 ) -> None:
     receiver.script(503)
     body = '{"event_type": "a", "payload": {"x": 1, "y": [2]}, "metadata": null}'
-    first = world.call("POST", "/events", body, idempotency_key="k")
+    first = world.offer(body, idempotency_key="k")
     world.settle()
     respelled = '{"metadata":null,"payload":{"y":[2],"x":1},"event_type":"\\u0061"}'
 
-    again = world.call("POST", "/events", respelled, idempotency_key="k")
+    again = world.offer(respelled, idempotency_key="k")
 
     assert "idempotency-replayed" not in first.headers
     assert again.status_code == 202
@@ -298,7 +296,7 @@ def test_the_same_key_gives_the_same_event_and_no_second_push(
 
 def test_the_same_key_with_another_body_is_refused(world: World, receiver: Receiver) -> None:
     body = '{"event_type": "a", "payload": {"x": 1}}'
-    world.call("POST", "/events", body, idempotency_key="k")
+    world.offer(body, idempotency_key="k")
 
     for this, other in (
         ('"a"', '"b"'),
@@ -307,9 +305,7 @@ def test_the_same_key_with_another_body_is_refused(world: World, receiver: Recei
         ("1", '"1"'),
         ("1}", '1}, "subject": "a"'),
     ):
-        assert_problem(
-            world.call("POST", "/events", body.replace(this, other), idempotency_key="k"), 422
-        )
+        assert_problem(world.offer(body.replace(this, other), idempotency_key="k"), 422)
     assert receiver.count == 1
 
 
@@ -320,18 +316,14 @@ def test_idempotency_keys_are_literal_and_belong_to_an_api_key(
     names = {"1": ["bk", '"bk"', "bk ", "BK", " ", "~" * 255], "2": ["k", "bk"]}
     pairs = [(key, name) for key, its_names in names.items() for name in its_names]
 
-    answers = [
-        world.call("POST", "/events", EVENT, key=key, idempotency_key=name) for key, name in pairs
-    ]
+    answers = [world.offer(key=key, idempotency_key=name) for key, name in pairs]
 
     assert len({answer.json["event_id"] for answer in answers}) == len(pairs) == receiver.count
 
 
 def test_an_unusable_idempotency_key_is_a_fault(world: World, aws: Aws) -> None:
     for key in ("", "k" * 256, "schlüssel", "a\tb", "a\x7f"):
-        assert_problem(
-            world.call("POST", "/events", EVENT, idempotency_key=key), 400, "Idempotency-Key"
-        )
+        assert_problem(world.offer(idempotency_key=key), 400, "Idempotency-Key")
     assert aws.calls == []
 
 
@@ -438,7 +430,7 @@ def test_a_page_with_payloads_fits_into_a_response_of_lambda(world: World, text:
     """Lambda quotes a response as JSON once more and, before Python 3.12, escapes all but ASCII."""
     body = json.dumps({"event_type": "a", "payload": {"text": text * 100_000}}, ensure_ascii=False)
     for _ in range(16):
-        assert world.call("POST", "/events", body, prefer="respond-async").status_code == 202
+        assert world.offer(body, prefer="respond-async").status_code == 202
 
     for path in ("/inbox?limit=100", "/events?limit=100&include=payload"):
         page = world.call("GET", path)

@@ -258,9 +258,7 @@ def test_a_payload_that_is_nested_deep_is_filtered_or_refused(
 ) -> None:
     def post(levels: int) -> int:
         payload = '{"price":' * levels + "1" + "}" * levels
-        return world.call(
-            "POST", "/events", f'{{"event_type": "a", "payload": {payload}}}'
-        ).status_code
+        return world.offer(f'{{"event_type": "a", "payload": {payload}}}').status_code
 
     refused = bisect_left(range(1, 20_000), 400, key=post) + 1
     subscribed(world, target, filter={"price": {"price": FILTER}})

@@ -24,7 +24,7 @@ def world(world: World, target: Receiver) -> World:
 
 
 def post(world: World, **headers: str) -> Any:
-    return world.call("POST", "/events", BODY, **headers).json
+    return world.offer(BODY, **headers).json
 
 
 def erase(world: World, event_id: str) -> Answer:
@@ -134,7 +134,7 @@ def test_the_key_of_an_erased_event_can_be_used_again_after_an_hour(
     aws.fail("DeleteItem")  # so that a copy that is stored would stay
     for seconds, retry_after in ((0, HOUR), (HOUR - 1, 1)):
         world.sleep(seconds)
-        refused = world.call("POST", "/events", BODY, idempotency_key="k")
+        refused = world.offer(BODY, idempotency_key="k")
         assert refused.problem == (409, "event_claimed")
         assert refused.headers["retry-after"] == str(retry_after)
     aws.heal()
@@ -143,7 +143,7 @@ def test_the_key_of_an_erased_event_can_be_used_again_after_an_hour(
     assert erase(world, event["event_id"]).status_code == 204
     assert stored(world) == []
 
-    again = world.call("POST", "/events", BODY, idempotency_key="k")
+    again = world.offer(BODY, idempotency_key="k")
 
     assert again.status_code == 202
     assert "idempotency-replayed" not in again.headers

@@ -12,7 +12,7 @@ from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, in_turn, status
 from tests.support.subscribing import subscribe
-from tests.support.world import EVENT, START, Answer, World, assert_has
+from tests.support.world import START, Answer, World, assert_has
 
 FAILED = "dynamodb failed"
 FAILURES = [Fault.REFUSED, Fault.UNREACHED, Fault.LOST]
@@ -31,7 +31,7 @@ def test_every_call_gets_503_while_dynamodb_fails(
     event_id = world.post()["event_id"]
     aws.fail(fault=fault)
 
-    assert_unavailable(world.call("POST", "/events", EVENT))
+    assert_unavailable(world.offer())
     for call in (
         "GET /events",
         "GET /inbox",

@@ -24,7 +24,7 @@ def test_an_event_is_pushed_at_once(world: World, receiver: Receiver) -> None:
         "metadata": {"source": "shop"},
     }
 
-    answer = world.call("POST", "/events", posted)
+    answer = world.offer(posted)
 
     event = answer.json
     assert answer.status_code == 202
@@ -158,9 +158,7 @@ def test_the_calls_of_a_post_and_of_the_worker(
     world.restart(IN_PROCESS_WAIT_SECONDS="0")
     read_lists(world.services)
 
-    made = aws.during(lambda: world.call("POST", "/events", EVENT, **headers)) + aws.during(
-        world.run_worker
-    )
+    made = aws.during(lambda: world.offer(**headers)) + aws.during(world.run_worker)
 
     assert made == calls
     assert receiver.count == 1
@@ -170,7 +168,7 @@ def test_a_post_reads_the_subscriptions_of_its_tenant_and_of_none_every_ten_seco
     world: World, aws: Aws
 ) -> None:
     def calls(body: str) -> list[str]:
-        return aws.during(lambda: world.call("POST", "/events", body))
+        return aws.during(lambda: world.offer(body))
 
     assert calls(EVENT) == calls(OF_TENANT) == [QUERY, PUT, UPDATE]
     assert calls(EVENT) == calls(OF_TENANT) == [PUT, UPDATE]

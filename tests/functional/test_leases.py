@@ -92,9 +92,7 @@ def test_a_lease_of_large_events_leaves_the_others_in_order(world: World) -> Non
     event_ids = []
     for size in [100_000] * 10 + [1]:
         body = json.dumps({"event_type": "a", "payload": {"text": "я" * size}}, ensure_ascii=False)
-        event_ids.append(
-            world.call("POST", "/events", body, prefer="respond-async").json["event_id"]
-        )
+        event_ids.append(world.offer(body, prefer="respond-async").json["event_id"])
         world.sleep(1)
 
     first, second = ([event["event_id"] for event in lease(world, limit=100)] for _ in range(2))

@@ -410,7 +410,7 @@ def miss(world: World, target: Receiver, **members: Any) -> tuple[str, Json]:
             "subject": "order-4711",
             **members,
         }
-        events[way] = world.call("POST", "/events", body, idempotency_key=way).json
+        events[way] = world.offer(body, idempotency_key=way).json
         world.sleep(1)
         if way == "later":
             subscription_id = subscribed(
@@ -645,14 +645,14 @@ def test_an_erased_key_that_is_used_again_has_no_copy_of_before(
     subscription_id = subscribed(world, target, "other")
     world.sleep(10)
     bodies = [{"event_type": "a", "payload": {"n": number}} for number in range(2)]
-    event = world.call("POST", "/events", bodies[0], idempotency_key="k").json
+    event = world.offer(bodies[0], idempotency_key="k").json
     once = [True]
 
     def post_another(**_: object) -> None:
         if once.pop() if once else False:
             world.call("DELETE", f"/events/{event['event_id']}")
             world.sleep(ERASED_SECONDS)
-            world.call("POST", "/events", bodies[1], idempotency_key="k")
+            world.offer(bodies[1], idempotency_key="k")
             world.sleep(-ERASED_SECONDS)
 
     during(world.dynamodb, "before-call.dynamodb.TransactWriteItems", post_another)

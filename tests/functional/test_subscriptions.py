@@ -27,7 +27,7 @@ from tests.support.subscribing import (
     subscribed,
     subscriptions,
 )
-from tests.support.world import EVENT, START, Json, World, assert_has
+from tests.support.world import START, Json, World, assert_has
 
 # Subscribing
 
@@ -100,7 +100,7 @@ def test_all_subscriptions_are_listed_by_state_and_page(world: World, target: Re
     target.default = 422
     for number, tenant in ((2, "a"), (3, "b"), (3, "b")):
         event = {"event_type": f"t-{number}", "payload": {}, "tenant": tenant}
-        world.call("POST", "/events", event)
+        world.offer(event)
         world.sleep(1)
     assert_has(json.loads(world.dead_letters()[0]["body"]), subscription_id=made[2], tenant="a")
 
@@ -197,11 +197,11 @@ def test_a_repeated_post_completes_what_a_failed_one_began(
     for number in range(2):
         subscribe(world, f"{target.url}&n={number}")
     aws.fail("PutItem", at=at)
-    assert world.call("POST", "/events", EVENT, idempotency_key="k").status_code == 503
+    assert world.offer(idempotency_key="k").status_code == 503
     assert world.get("/inbox")["events"] == []  # the event is stored after its copies
     aws.heal()
 
-    event = world.call("POST", "/events", EVENT, idempotency_key="k").json
+    event = world.offer(idempotency_key="k").json
 
     world.settle()
     assert {copy["status"] for copy in copies(world, event)} == {"delivered"}

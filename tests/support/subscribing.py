@@ -45,13 +45,13 @@ def subscriptions(world: World, tenant: str | None = None) -> Any:
 def post_for(world: World, tenant: str | None) -> Any:
     """Post an event of a tenant; return it."""
     body = {"event_type": "order.created", "payload": {"price": "12 €"}, "tenant": tenant}
-    return world.call("POST", "/events", body).json
+    return world.offer(body).json
 
 
 def post_later(world: World, payload: Json | None = None, **members: object) -> Any:
     """Post an event with these members, and let a second pass; return it."""
     body = {"event_type": "order.created", "payload": payload or {}, **members}
-    event = world.call("POST", "/events", body).json
+    event = world.offer(body).json
     world.sleep(1)
     return event
 

@@ -238,12 +238,18 @@ class World:
     ) -> Answer:
         return call(self.clock, method, path, body, key=key, **headers)
 
+    def offer(
+        self, body: bytes | str | Json = EVENT, *, key: str | None = KEY, **headers: str
+    ) -> Answer:
+        """Post a body, which may be refused."""
+        return self.call("POST", "/events", body, key=key, **headers)
+
     def post(
         self, payload: object = None, *, event_type: str = "order.created", **headers: str
     ) -> Any:
         """Post an event, which must be accepted; return it."""
         body = json.dumps({"event_type": event_type, "payload": {} if payload is None else payload})
-        answer = self.call("POST", "/events", body, **headers)
+        answer = self.offer(body, **headers)
         assert answer.status_code == 202, answer.text
         return answer.json
 
