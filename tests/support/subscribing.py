@@ -16,7 +16,7 @@ def subscribe(
     key: str = CONSUMER_KEY,
     **members: Any,
 ) -> Answer:
-    url = target if isinstance(target, str) else target.url
+    url = target.url if isinstance(target, Receiver) else target
     body = {"target_url": url, "event_types": event_types or None, **members}
     return world.call("POST", "/subscriptions", body, key=key)
 
