@@ -14,7 +14,15 @@ from chalicelib.infra.times import rfc3339
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, status
-from tests.support.subscribing import copies, post_for, states, subscribe, subscribed, subscriptions
+from tests.support.subscribing import (
+    copies,
+    post_for,
+    secret_of,
+    states,
+    subscribe,
+    subscribed,
+    subscriptions,
+)
 from tests.support.world import START, Answer, Json, World, assert_has
 
 GIVEN = "whsec_s3cretsecrets3cretsecrets3cret24"
@@ -27,10 +35,6 @@ MEMBERS: Json = {
     "headers": HEADERS,
 }
 ZAPIER = "https://hooks.zapier.com/x"
-
-
-def secret(world: World, path: str) -> Any:
-    return world.get(f"{path}/secret")["secret"]
 
 
 def patch(world: World, path: str, **changes: Any) -> Answer:
@@ -68,7 +72,7 @@ def test_a_patch_is_partial(world: World, target: Receiver, changes: Json, expec
         post_for(world, "a")
         world.sleep(1)
     before = world.get(path)
-    before_secret = secret(world, path)
+    before_secret = secret_of(world, path)
     assert before["failing_since"] < before["disabled_at"]
 
     edited = patch(world, path, **changes)
@@ -76,7 +80,7 @@ def test_a_patch_is_partial(world: World, target: Receiver, changes: Json, expec
     assert edited.status_code == 200
     assert edited.json == {**before, **expected}
     assert world.get(path) == edited.json
-    assert secret(world, path) == before_secret
+    assert secret_of(world, path) == before_secret
 
 
 @pytest.mark.parametrize(

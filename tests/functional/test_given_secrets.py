@@ -9,16 +9,12 @@ import pytest
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
 from tests.functional.test_subscription_states import is_signed
 from tests.support.receiver import Receiver
-from tests.support.subscribing import post_for, subscribe, subscribed
+from tests.support.subscribing import post_for, secret_of, subscribe, subscribed
 from tests.support.world import SIGNING_SECRETS, World, assert_has
 
 # base64 of 24, 27 and 64 bytes
 FIRST, SECOND, THIRD = (f"whsec_{text}" for text in ("c2Vj" * 8, "c3R/" * 9, "a" * 85 + "Q=="))
 PAYLOAD = '{"text":"Order 4711 is paid","cents":123456789012345678901234567890,"é":[]}'
-
-
-def secret_of(world: World, path: str) -> Any:
-    return world.get(f"{path}/secret")["secret"]
 
 
 def set_secret(world: World, path: str, secret: str | None = None) -> Any:

@@ -79,12 +79,8 @@ def use_the_worker(world: World, receiver: Receiver) -> Iterator[None]:
     world.call("DELETE", subscription.location)
     reported = id_of_new(world, receiver, "triggers.*")
     subscribe(world, f"{receiver.url}&other", "triggers.*")
-    now = {":now": {"S": "2026-11-27T00:00:00.000000Z"}}
-    key = {"event_id": {"S": reported}}
-    change = {"UpdateExpression": "SET disabled_at = :now", "ExpressionAttributeValues": now}
-    world.dynamodb.update_item(
-        TableName=world.services.settings.events_table_name, Key=key, **change
-    )
+    now = {"S": "2026-11-27T00:00:00.000000Z"}
+    world.change_item(reported, "SET disabled_at = :now", now=now)
     receiver.script(200, 503, 422)
     for _ in range(3):
         world.post(prefer="respond-async")

@@ -61,11 +61,7 @@ def test_what_cannot_be_sent_waits(
 def remove_marks(world: World) -> None:
     """Store events as the next version does: only the sweep sets `requeue_at`."""
     for item in world.items():
-        world.outside_dynamodb.update_item(
-            TableName=world.environ["EVENTS_TABLE_NAME"],
-            Key={"event_id": item["event_id"]},
-            UpdateExpression="REMOVE requeue_at",
-        )
+        world.change_item(item["event_id"]["S"], "REMOVE requeue_at")
 
 
 def lease_all(world: World) -> None:

@@ -48,6 +48,10 @@ def post_for(world: World, tenant: str | None) -> Any:
     return world.offer(body).json
 
 
+def secret_of(world: World, path: str) -> Any:
+    return world.get(f"{path}/secret")["secret"]
+
+
 def post_later(world: World, payload: Json | None = None, **members: object) -> Any:
     """Post an event with these members, and let a second pass; return it."""
     body = {"event_type": "order.created", "payload": payload or {}, **members}
