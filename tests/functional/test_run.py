@@ -15,8 +15,8 @@ import pytest
 import urllib3
 
 from tests.support.receiver import Receiver
-from tests.support.running import ROOT, Run, ended, running
-from tests.support.world import KEY, assert_has, digest
+from tests.support.running import Run, ended, running
+from tests.support.world import KEY, ROOT, assert_has, digest
 from tools import local_aws
 
 EVENT = '{"event_type": "order.created", "payload": {"order_id": 7}}'

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Locator, expect
 
-from tests.support.running import ROOT, Run
-from tests.support.world import Json
+from tests.support.running import Run
+from tests.support.world import ROOT, Json
 
 FOCUSED = (
     "(node => [node.closest('label, a, button, summary')?.textContent, "

@@ -6,7 +6,8 @@ import subprocess
 
 import pytest
 
-from tests.support.running import ROOT, running
+from tests.support.running import running
+from tests.support.world import ROOT
 
 INTEGRATION = ROOT / "examples" / "zapier"
 
