@@ -211,10 +211,6 @@ def test_a_sent_copy_has_the_content_of_its_event_and_nothing_of_the_operators_w
     assert whole["status"] == "failed"
     assert receiver.count == pushes
     assert target.count == 1
-    again = send(world, subscription_id, event["event_id"], key=token)  # is a replay
-    world.empty_inbox()
-    assert (again.json["event_id"], target.count) == (copy_id, 2)
-    assert world.event(event["event_id"])["copies"] == [copy_id]
     world.sleep(15 * DAY_SECONDS)  # the event has expired, the copy is kept as a replayed one
     assert world.event(copy_id)["status"] == "delivered"
     assert listed(world, f"/events?subscription_id={subscription_id}") == [copy_id]
@@ -666,4 +662,8 @@ def test_a_send_that_another_one_overtakes_replays_its_copy(
             act(world, subscription_id, event["event_id"])
 
     during(world.dynamodb, "before-call.dynamodb.TransactWriteItems", send_meanwhile)
-    assert send(world, subscription_id, event["event_id"]).status_code == 202
+    for number in (1, 2):  # a delivered copy is replayed, too
+        assert send(world, subscription_id, event["event_id"]).status_code == 202
+        world.empty_inbox()
+        assert target.count == number
+    assert len(world.event(event["event_id"])["copies"]) == 1
