@@ -74,7 +74,7 @@ def during() -> Iterator[During]:
     """Return a function that registers a handler at an event of a boto3 client until the test
     ends.
     """
-    hooks: list[Any] = []
+    hooks = []
 
     def hook(client: Any, event: str, handler: Callable[..., Any]) -> None:
         client.meta.events.register_first(event, handler)

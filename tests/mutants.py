@@ -73,7 +73,7 @@ class Mutant:
 
 
 def parse(text: str) -> list[Mutant]:
-    mutants: list[Mutant] = []
+    mutants = []
     for line in text.strip().splitlines():
         if line.startswith("@@ "):
             place, _, what = line[3:].partition(": ")

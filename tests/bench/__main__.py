@@ -12,7 +12,7 @@ from tests.bench import bench, cost
 
 def main() -> int:
     screen = sys.stdout
-    missed: list[str] = []
+    missed = []
     # the app's log
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         for module in (bench, cost):

@@ -104,8 +104,7 @@ def row(name: str, used: Counter[str], goal: float | None = None) -> Row:
     dollars = sum(price * used[each] for each, price in PRICES.items()) * 1_000_000
     metrics = METRIC_PRICE * used["metrics"]
     aim = (f"≤ {goal:.2f}", dollars <= goal) if goal else ("", None)
-    shown = [f"{used[each]:,.4g}" for each in SHOWN]
-    return name, *shown, f"{dollars:.2f}", f"{metrics:.2f}", *aim
+    return name, *[f"{used[each]:,.4g}" for each in SHOWN], f"{dollars:.2f}", f"{metrics:.2f}", *aim
 
 
 def measure() -> Iterator[Row]:

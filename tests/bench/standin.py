@@ -21,7 +21,7 @@ from botocore.exceptions import ClientError
 
 from chalicelib import deps
 from tests.bench.write_units import consumed
-from tests.support.in_memory_aws import FakeDynamoDB
+from tests.support.in_memory_aws import FakeDynamoDB, Json
 from tools import api_key, local_aws
 
 API_KEY = "bench-key"
@@ -32,7 +32,7 @@ class StandIn:
 
     def __init__(self) -> None:
         self._tables: dict[str, FakeDynamoDB] = {}
-        self._calls: deque[tuple[str, dict[str, Any]]] = deque(maxlen=20)
+        self._calls: deque[tuple[str, Json]] = deque(maxlen=20)
         self._used = Counter[str]()
         self._waiting = 0
         self._waits_since = 0.0
@@ -58,7 +58,7 @@ class StandIn:
         self._calls = deque(maxlen=20)
         return used, calls
 
-    def answer(self, operation: str, parameters: dict[str, Any]) -> tuple[int, Any]:
+    def answer(self, operation: str, parameters: Json) -> tuple[int, Any]:
         """Return the status code and the body of the response to a call."""
         self._calls.append((operation, parameters))
         table = parameters.get("TableName") or next(iter(parameters.get("RequestItems", ())), None)
@@ -152,5 +152,4 @@ def start(*, call_seconds: float = 0, push_seconds: float = 0) -> None:
 
 def meter() -> Any:
     """Return what was used since the last time, and the latest calls."""
-    url = f"{os.environ['AWS_ENDPOINT_URL']}/meter"
-    return decode(urllib3.request("POST", url).data)
+    return decode(urllib3.request("POST", f"{os.environ['AWS_ENDPOINT_URL']}/meter").data)

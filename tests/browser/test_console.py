@@ -13,8 +13,8 @@ from playwright.sync_api import Browser, Route, expect, sync_playwright
 
 from tests.support.console import Console
 from tests.support.receiver import Exchange, Receiver, status
-from tests.support.running import ROOT, Run, running
-from tests.support.world import digest
+from tests.support.running import Run, running
+from tests.support.world import ROOT, digest
 
 CHROMIUM = shutil.which("chromium")
 KEYS = {"shop": "produce+consume+erase", "desk": "consume", "till": "produce"}

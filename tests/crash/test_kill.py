@@ -43,7 +43,7 @@ def is_delivered(system: Run, event_id: str) -> bool:
 
 def test_nothing_that_was_accepted_is_lost_with_a_killed_system(receiver: Receiver) -> None:
     codes = cycle((200, 200, 503))
-    arrived: set[str] = set()
+    arrived = set()
 
     def respond(exchange: Exchange) -> None:
         code = next(codes)

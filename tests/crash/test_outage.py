@@ -29,7 +29,7 @@ TROUBLES = [
 ]
 
 
-@pytest.mark.parametrize(("trouble", "in_webhook"), TROUBLES)
+@pytest.mark.parametrize("trouble, in_webhook", TROUBLES)
 def test_a_destination_in_trouble_holds_up_no_other_from_the_first_second_on(
     trouble: str, in_webhook: bool
 ) -> None:

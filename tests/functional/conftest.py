@@ -48,3 +48,10 @@ def target() -> Iterator[Receiver]:
     """A receiver for subscriptions."""
     with Receiver() as target:
         yield target
+
+
+@pytest.fixture
+def listener() -> Iterator[Receiver]:
+    """Another one, such as for reports."""
+    with Receiver() as listener:
+        yield listener

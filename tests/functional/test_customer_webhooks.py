@@ -6,15 +6,9 @@ from chalicelib.infra.times import rfc3339
 from tests.conftest import Output
 from tests.support.receiver import Receiver, hang
 from tests.support.subscribing import copies, make_token, post_for, states, subscribe, subscribed
-from tests.support.world import SIGNING_SECRETS, World, assert_has
+from tests.support.world import World, assert_has
 
 DISABLED = ("failed", "not pushed: the subscription is disabled")
-
-
-@pytest.fixture
-def world(world: World) -> World:
-    world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(SIGNING_SECRETS))
-    return world
 
 
 def test_a_secret_is_not_renewed_without_signing_secrets(world: World, target: Receiver) -> None:
@@ -41,9 +35,9 @@ def test_a_paused_subscription_waits_until_it_is_enabled(
     paused = world.call("POST", f"{path}/disable").json
 
     assert_has(paused, disabled_at=at, last_error="disabled by hand")
-    world.clock.sleep(10)
+    world.sleep(10)
     assert world.call("POST", f"{path}/disable").json == paused
-    again = subscribe(world, target.url, tenant="a")
+    again = subscribe(world, target, tenant="a")
     assert_has(again.json, disabled_at=at, last_error="disabled by hand")
     event = post_for(world, "a")
     world.empty_inbox()
@@ -51,13 +45,16 @@ def test_a_paused_subscription_waits_until_it_is_enabled(
     assert (copy["status"], copy["last_error"]) == DISABLED
     assert target.requests == []
     assert not any("SubscriptionsDisabled" in metrics for metrics in output.metrics())
-    enabled = world.call("POST", f"{path}/enable").json
-    assert_has(enabled, disabled_at=None, last_error=None)
+    assert_has(world.call("POST", f"{path}/enable").json, disabled_at=None, last_error=None)
     assert states(world, post_for(world, "a")) == ["delivered"]
+    target.script(410)  # disables it, too
+    post_for(world, "a")
+    assert world.get(path)["disabled_at"]
+    assert subscribe(world, target, tenant="a").json["disabled_at"] is None
 
 
 @pytest.mark.parametrize(
-    ("event_type", "total", "reason", "member"),
+    "event_type, total, reason, member",
     [
         ("order.created", 120, None, None),
         ("order.created", 80, "filter", "order.total"),
@@ -95,15 +92,14 @@ def test_a_test_takes_the_time_of_a_push_and_no_reserved_type(
     assert slow["error"] == "timed out"
     assert slow["duration_ms"] >= 250
     reserved = {"event_type": "triggers.event.failed", "payload": {}}
-    refused = world.call("POST", f"{path}/test", reserved)
-    assert (refused.status_code, refused.faults) == (400, ["event_type"])
+    assert world.call("POST", f"{path}/test", reserved).faults == ["event_type"]
 
 
 def test_a_tenant_named_none_does_not_rest_with_subscriptions_without_one(
     world: World, target: Receiver
 ) -> None:
     for tenant in ("None", None):
-        subscribe(world, target.url, tenant=tenant)
+        subscribe(world, target, tenant=tenant)
     listed = [*world.services.subscriptions.of_tenant("None")]
     listed += world.services.subscriptions.of_tenant(None)
     assert len({world.services.targets.of(known).owner for known in listed}) == 2

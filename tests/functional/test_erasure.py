@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 
-import app
 from tests.conftest import Output
-from tests.support.aws_calls import Aws, Fault
+from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, in_turn, status
 from tests.support.subscribing import listed, states, subscribe, subscriptions
-from tests.support.world import KEY, UNKNOWN, Answer, Json, World, assert_has, digest
+from tests.support.world import UNKNOWN, Answer, Json, World, assert_has
 
 CONTENTS = ("payload-itself", "metadata-itself", "response-itself", "subject-itself")
 NAMES = {"event_type": "a", "tenant": "tenant-itself", "subject": CONTENTS[3]}
@@ -20,14 +19,12 @@ HOUR = 3600
 
 @pytest.fixture
 def world(world: World, target: Receiver) -> World:
-    keys = f"acme:{digest(KEY)}:produce+consume+erase,{world.environ['API_KEYS'].partition(',')[2]}"
-    world.restart(API_KEYS=keys)
-    subscribe(world, target.url)
+    subscribe(world, target)
     return world
 
 
 def post(world: World, **headers: str) -> Any:
-    return world.call("POST", "/events", BODY, **headers).json
+    return world.offer(BODY, **headers).json
 
 
 def erase(world: World, event_id: str) -> Answer:
@@ -52,7 +49,7 @@ def test_what_is_erased_is_gone(
     event = post(world)
     kept = world.post()
     gone = [event["event_id"], *event["copies"]]
-    pushes = len(receiver.requests) + len(target.requests)
+    pushes = receiver.count + target.count
 
     assert [erase(world, event["event_id"]).status_code for _ in range(2)] == [204, 204]
 
@@ -65,8 +62,8 @@ def test_what_is_erased_is_gone(
     erase(world, kept["event_id"])
     text = json.dumps(world.messages() + world.dead_letters())
     world.move_back()
-    world.clock.sleep(3)
-    world.run_schedule(app.sweep)
+    world.sleep(3)
+    world.sweep()
     world.empty_inbox()
     lines = output.lines()
     assert not [content for content in CONTENTS if content in text + json.dumps(lines)]
@@ -77,12 +74,12 @@ def test_what_is_erased_is_gone(
     assert mark.keys() <= {*kept.split()}
     dropped = {line["event_id"] for line in lines if "dropped" in line["message"]}
     assert dropped == (set() if code == 200 else {*gone, *there})
-    assert len(receiver.requests) + len(target.requests) == pushes
+    assert receiver.count + target.count == pushes
     assert (stored(world), world.messages(), world.dead_letters()) == ([], [], [])
 
 
 def test_a_claimed_event_is_not_erased(world: World, receiver: Receiver) -> None:
-    refused: list[Answer] = []
+    refused = []
     receiver.script(
         in_turn(
             lambda push: refused.append(erase(world, push.request.headers["webhook-id"])),
@@ -105,7 +102,7 @@ def test_a_claimed_event_is_not_erased(world: World, receiver: Receiver) -> None
 def test_an_erasure_that_has_begun_is_completed_by_repeating_it(
     world: World, target: Receiver
 ) -> None:
-    refused: list[Answer] = []
+    refused = []
 
     def erase_meanwhile(exchange: Exchange) -> None:
         event_id = exchange.request.json()["source_event_id"]
@@ -115,7 +112,7 @@ def test_an_erasure_that_has_begun_is_completed_by_repeating_it(
 
     target.script(503, erase_meanwhile)
     event = post(world)
-    world.clock.sleep(1)
+    world.sleep(1)
     world.run_worker()
 
     assert [answer.problem for answer in refused] == [(409, "event_claimed")]
@@ -129,24 +126,24 @@ def test_the_key_of_an_erased_event_can_be_used_again_after_an_hour(
 ) -> None:
     if not subscribed:
         world.call("DELETE", f"/subscriptions/{subscriptions(world)[0]['subscription_id']}")
-        world.clock.sleep(10)
+        world.sleep(10)
     event = post(world, idempotency_key="k")
     erase(world, event["event_id"])
-    world.clock.sleep(HOUR - 1)
+    world.sleep(HOUR - 1)
     erase(world, event["event_id"])
-    aws.fail(Fault.REFUSED, "DeleteItem")  # so that a copy that is stored would stay
+    aws.fail("DeleteItem")  # so that a copy that is stored would stay
     for seconds, retry_after in ((0, HOUR), (HOUR - 1, 1)):
-        world.clock.sleep(seconds)
-        refused = world.call("POST", "/events", BODY, idempotency_key="k")
+        world.sleep(seconds)
+        refused = world.offer(BODY, idempotency_key="k")
         assert refused.problem == (409, "event_claimed")
         assert refused.headers["retry-after"] == str(retry_after)
     aws.heal()
-    world.clock.sleep(1)
+    world.sleep(1)
     # what expired is not renewed
     assert erase(world, event["event_id"]).status_code == 204
     assert stored(world) == []
 
-    again = world.call("POST", "/events", BODY, idempotency_key="k")
+    again = world.offer(BODY, idempotency_key="k")
 
     assert again.status_code == 202
     assert "idempotency-replayed" not in again.headers
@@ -160,11 +157,11 @@ def test_a_copy_can_be_erased_alone_and_what_is_expired_or_not_there(world: Worl
 
     assert erase(world, event["copies"][0]).status_code == 204
 
-    world.clock.sleep(HOUR)
+    world.sleep(HOUR)
     post(world, idempotency_key="k")  # does not bring it back
     assert stored(world) == [event["event_id"]]
     assert world.event(event["event_id"])["copies"] == event["copies"]
-    world.clock.sleep(31 * 86_400)
+    world.sleep(31 * 86_400)
     assert [erase(world, event_id).status_code for event_id in (UNKNOWN, event["event_id"])] == [
         204,
         204,

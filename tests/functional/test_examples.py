@@ -35,7 +35,7 @@ def enum_faults(value: Any, shape: Any) -> list[str]:
     return [fault for part in parts for fault in enum_faults(*part)]
 
 
-@pytest.mark.parametrize(("script", "calls"), [("front.sh", 7), ("behind.sh", 5)])
+@pytest.mark.parametrize("script, calls", [("front.sh", 7), ("behind.sh", 5)])
 def test_the_calls_to_aws_are_as_its_models_say(script: str, calls: int, tmp_path: Path) -> None:
     notes = tmp_path / "notes"
     fake = tmp_path / "aws"

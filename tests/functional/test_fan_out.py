@@ -11,7 +11,7 @@ def test_an_event_with_200_copies_takes_at_most_32_threads() -> None:
     for number in range(100):
         for tenant in (None, TENANT):
             container.subscribe(f"https://hooks.zapier.com/{number}", tenant=tenant)
-    sizes: list[int] = []
+    sizes = []
 
     def make_pool(size: int) -> object:
         sizes.append(size)

@@ -6,14 +6,13 @@ from contextlib import nullcontext, suppress
 
 import pytest
 
-import app
 from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.operations.batch import BatchError
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, in_turn, status
 from tests.support.subscribing import subscribe
-from tests.support.world import EVENT, START, Answer, World, assert_has
+from tests.support.world import START, Answer, World, assert_has
 
 FAILED = "dynamodb failed"
 FAILURES = [Fault.REFUSED, Fault.UNREACHED, Fault.LOST]
@@ -30,9 +29,9 @@ def test_every_call_gets_503_while_dynamodb_fails(
 ) -> None:
     receiver.script(422)
     event_id = world.post()["event_id"]
-    aws.fail(fault)
+    aws.fail(fault=fault)
 
-    assert_unavailable(world.call("POST", "/events", EVENT))
+    assert_unavailable(world.offer())
     for call in (
         "GET /events",
         "GET /inbox",
@@ -51,11 +50,11 @@ def test_every_call_gets_503_while_dynamodb_fails(
 # Records
 
 
-@pytest.mark.parametrize(("prefer", "seconds"), [("", 17), ("respond-async", 39)])
+@pytest.mark.parametrize("prefer, seconds", [("", 17), ("respond-async", 39)])
 def test_a_record_is_retried_in_time(
     world: World, receiver: Receiver, aws: Aws, prefer: str, seconds: float
 ) -> None:
-    receiver.script(in_turn(lambda _: aws.fail(Fault.REFUSED, "UpdateItem"), status(200)))
+    receiver.script(in_turn(lambda _: aws.fail("UpdateItem"), status(200)))
     event_id = world.post(prefer=prefer)["event_id"]
     with pytest.raises(BatchError) if prefer else nullcontext():
         world.run_worker()
@@ -71,7 +70,7 @@ def test_a_late_error_is_logged_with_its_traceback(
     world: World, receiver: Receiver, aws: Aws, output: Output
 ) -> None:
     receiver.script(503)
-    aws.fail(Fault.UNREACHED, "SendMessage")
+    aws.fail("SendMessage", fault=Fault.UNREACHED)
 
     event_id = world.post()["event_id"]
 
@@ -85,7 +84,7 @@ def test_a_late_error_is_logged_with_its_traceback(
 def test_what_is_stored_too_late_is_left_to_the_worker(
     world: World, receiver: Receiver, during: During, output: Output
 ) -> None:
-    during(world.dynamodb, "after-call.dynamodb.PutItem", lambda **_: world.clock.sleep(18))
+    during(world.dynamodb, "after-call.dynamodb.PutItem", lambda **_: world.sleep(18))
 
     event = world.post()
 
@@ -101,20 +100,20 @@ def test_an_outage_of_reads_ends_no_copy_and_multiplies_no_message(
     world: World, receiver: Receiver, target: Receiver, aws: Aws
 ) -> None:
     world.restart(MAX_DELIVERY_ATTEMPTS="9")
-    subscribe(world, target.url)
+    subscribe(world, target)
     target.script(503)
     event = world.post()
-    aws.fail(Fault.REFUSED, "GetItem", "Query")
+    aws.fail("GetItem", "Query")
     for _ in range(60):
-        world.clock.sleep(60)
+        world.sleep(60)
         with suppress(StorageUnavailableError):
-            world.run_schedule(app.sweep)
+            world.sweep()
         with suppress(BatchError):
             world.run_worker()
     aws.heal()
     assert len(world.messages()) == 1
     assert aws.faults > 60
-    assert len(target.requests) == 1
+    assert target.count == 1
 
     world.settle(hours=1)
 
@@ -127,9 +126,9 @@ def test_a_failed_write_of_a_subscription_is_all(
     world: World, target: Receiver, aws: Aws, output: Output
 ) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
-    subscribe(world, target.url)
+    subscribe(world, target)
     target.script(422)
-    aws.fail(Fault.REFUSED, "UpdateItem", at=2)  # after the record
+    aws.fail("UpdateItem", at=2)  # after the record
 
     event = world.post()
 

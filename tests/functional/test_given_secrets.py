@@ -9,22 +9,12 @@ import pytest
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
 from tests.functional.test_subscription_states import is_signed
 from tests.support.receiver import Receiver
-from tests.support.subscribing import post_for, subscribe, subscribed
+from tests.support.subscribing import post_for, secret_of, subscribe, subscribed
 from tests.support.world import SIGNING_SECRETS, World, assert_has
 
 # base64 of 24, 27 and 64 bytes
 FIRST, SECOND, THIRD = (f"whsec_{text}" for text in ("c2Vj" * 8, "c3R/" * 9, "a" * 85 + "Q=="))
 PAYLOAD = '{"text":"Order 4711 is paid","cents":123456789012345678901234567890,"é":[]}'
-
-
-@pytest.fixture
-def world(world: World) -> World:
-    world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(SIGNING_SECRETS))
-    return world
-
-
-def secret_of(world: World, path: str) -> Any:
-    return world.get(f"{path}/secret")["secret"]
 
 
 def set_secret(world: World, path: str, secret: str | None = None) -> Any:
@@ -34,7 +24,7 @@ def set_secret(world: World, path: str, secret: str | None = None) -> Any:
 
 def signers(world: World, target: Receiver, *secrets: str) -> list[bool]:
     """Return which secrets sign the next push."""
-    world.clock.sleep(10)
+    world.sleep(10)
     post_for(world, None)
     return [is_signed(target.requests[-1], secret) for secret in secrets]
 
@@ -42,7 +32,7 @@ def signers(world: World, target: Receiver, *secrets: str) -> list[bool]:
 def test_a_given_secret_signs_alone_whatever_becomes_of_url_and_signing_secrets(
     world: World, target: Receiver
 ) -> None:
-    made = subscribe(world, target.url, secret=FIRST)
+    made = subscribe(world, target, secret=FIRST)
     assert made.json["secret"] == FIRST
     world.call("PATCH", made.location, {"target_url": f"{target.url}&moved"})
 
@@ -66,13 +56,12 @@ def test_each_secret_signs_for_a_day_after_the_next_derived_or_given(
             known.append(present)
         before = world.get(f"{path}/secret")["previous_until"]
         world.call("PATCH", path, {"name": f"{secret}"})
-        signed = signers(world, target, *known)
-        assert signed == [False] * (len(known) - 2) + [True] * 2
-        world.clock.sleep(60)
+        assert signers(world, target, *known) == [False] * (len(known) - 2) + [True] * 2
+        world.sleep(60)
 
     assert len(known) == 5
     assert before == rfc3339(world.clock() - 70 + DAY_SECONDS)
-    world.clock.sleep(DAY_SECONDS)
+    world.sleep(DAY_SECONDS)
     assert signers(world, target, *known) == [False] * 4 + [True]
     assert_has(world.get(f"{path}/secret"), previous_until=None, target_url=None)
 
@@ -110,7 +99,7 @@ def test_making_it_again_sets_a_secret_that_does_not_sign_yet(
     derived = secret_of(world, subscribed(world, target))
 
     # the second signs for a day
-    told = [subscribe(world, target.url, secret=secret) for secret in (FIRST, derived, None)]
+    told = [subscribe(world, target, secret=secret) for secret in (FIRST, derived, None)]
 
     assert [answer.json["secret"] for answer in told] == [FIRST] * 3
     assert signers(world, target, FIRST, derived) == [True, True]
@@ -127,7 +116,7 @@ def test_a_description_keeps_what_it_does_not_know(world: World, target: Receive
 def test_the_payload_alone_is_pushed_and_signed_if_the_subscription_says_so(
     world: World, target: Receiver
 ) -> None:
-    made = subscribe(world, target.url, body="payload", secret=FIRST)
+    made = subscribe(world, target, body="payload", secret=FIRST)
 
     for path in ("/events", f"{made.location}/test"):
         world.call("POST", path, f'{{"event_type": "a", "payload": {PAYLOAD}}}')
@@ -136,6 +125,6 @@ def test_the_payload_alone_is_pushed_and_signed_if_the_subscription_says_so(
     assert {is_signed(push, FIRST) for push in target.requests} == {True}
     shown = [made, world.call("PATCH", made.location, {"body": None})]
     assert [answer.json["body"] for answer in shown] == ["payload", None]
-    world.clock.sleep(10)
+    world.sleep(10)
     post_for(world, None)
     assert target.requests[-1].json()["event_type"] == "order.created"

@@ -4,26 +4,22 @@ from typing import Any
 
 import pytest
 
-import app
-from chalicelib.core.event import Event
+from chalicelib.core.http_push import PushClient
 from chalicelib.core.messages import push_message
 from chalicelib.core.outcome import TIMED_OUT, Outcome, PushResult
-from chalicelib.core.target import Target
 from chalicelib.infra.times import rfc3339
 from chalicelib.operations.batch import BatchError
-from tests.support.aws_calls import Aws, Fault
+from tests.support.aws_calls import Aws
 from tests.support.receiver import Behaviour, Receiver, hang, in_turn, status
 from tests.support.subscribing import id_of_new
 from tests.support.world import World
 
+CUT_OFF = PushResult(Outcome.RETRY, error=TIMED_OUT)
+
 
 def after(world: World, seconds: float, code: int = 200) -> Behaviour:
     """Respond after so many seconds of the world's time."""
-    return in_turn(lambda _: world.clock.sleep(seconds), status(code))
-
-
-def post_async(world: World, **options: str) -> str:
-    return str(world.post(prefer="respond-async", **options)["event_id"])
+    return in_turn(lambda _: world.sleep(seconds), status(code))
 
 
 def lengths(world: World) -> tuple[int, int]:
@@ -32,9 +28,8 @@ def lengths(world: World) -> tuple[int, int]:
     return len(world.messages()) - slow, slow
 
 
-def slow_since(world: World, subscription_id: str) -> str | None:
-    since: str | None = world.get(f"/subscriptions/{subscription_id}")["slow_since"]
-    return since
+def slow_since(world: World, subscription_id: str) -> Any:
+    return world.get(f"/subscriptions/{subscription_id}")["slow_since"]
 
 
 @pytest.fixture
@@ -61,27 +56,27 @@ def test_three_slow_pushes_mark_a_subscription_and_its_events_are_queued_apart(
 
     world.post()
     assert lengths(world) == (0, 1)
-    assert len(target.requests) == 3
+    assert target.count == 3
     world.settle()
-    assert len(target.requests) == 4
+    assert target.count == 4
 
 
 @pytest.mark.usefixtures("copies")
 def test_ten_quick_deliveries_end_the_mark_after_a_minute(world: World, target: Receiver) -> None:
     subscription_id = make_slow(world, target)
     for _ in range(10):
-        post_async(world)
+        world.queued()
         world.run_worker()
     assert slow_since(world, subscription_id)
 
-    world.clock.sleep(60)
+    world.sleep(60)
     target.script(after(world, 1.5))
     for _ in range(11):
         assert slow_since(world, subscription_id)
-        post_async(world)
+        world.queued()
         world.run_worker()
     assert slow_since(world, subscription_id) is None
-    post_async(world)
+    world.queued()
     assert lengths(world) == (1, 0)
 
 
@@ -120,31 +115,34 @@ def test_the_events_of_a_slow_webhook_are_sent_on_without_a_claim(
     for _ in range(3):
         world.post()
     world.send("?")
-    event_id = post_async(world)
+    event_id = world.queued()
     assert lengths(world) == (1, 1)
     world.run_worker()
     assert lengths(world) == (0, 2)
     assert world.event(event_id)["delivery_attempts"] == 0
 
-    world.clock.sleep(300)
+    world.sleep(300)
     world.post()
-    assert len(receiver.requests) == 4
+    assert receiver.count == 4
+
+
+@pytest.fixture
+def timeouts(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let the first push time out, and deliver the others; return how long each may take."""
+    given = list[float]()
+
+    def send(*arguments: Any) -> PushResult:
+        given.append(arguments[4])
+        return PushResult(Outcome.DELIVERED) if given[1:] else CUT_OFF
+
+    monkeypatch.setattr(PushClient, "send", send)
+    return given
 
 
 def test_a_push_in_the_fast_lane_has_three_seconds_and_the_next_is_in_the_slow_lane(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, timeouts: list[float]
 ) -> None:
-    results = [PushResult(Outcome.RETRY, error=TIMED_OUT), PushResult(Outcome.DELIVERED)]
-    timeouts: list[float] = []
-
-    def send(
-        event: Event, target: Target, now: int, timeout_seconds: float, _: float
-    ) -> PushResult:
-        timeouts.append(timeout_seconds)
-        return results.pop(0)
-
-    monkeypatch.setattr(world.services.push, "send", send)
-    event_id = post_async(world)
+    event_id = world.queued()
     world.run_worker()
     assert lengths(world) == (0, 1)
     assert world.event(event_id)["last_error"] == "timed out"
@@ -157,10 +155,10 @@ def test_an_event_that_timed_out_is_moved_by_whoever_gets_it_and_the_attempt_giv
 ) -> None:
     world.restart(PUSH_TIMEOUT_SECONDS="0.2")
     receiver.script(hang, status(503))
-    event_id = post_async(world)
+    event_id = world.queued()
     for _ in range(2):
         world.run_worker()
-        world.clock.sleep(5)
+        world.sleep(5)
     assert lengths(world) == (0, 1)
     world.lose_messages()
     world.send(f'{{"event_id": "{event_id}"}}')
@@ -181,12 +179,12 @@ def test_an_event_that_timed_out_is_moved_by_whoever_gets_it_and_the_attempt_giv
 def test_the_sweep_queues_each_event_in_its_own_lane(world: World, target: Receiver) -> None:
     make_slow(world, target)
     id_of_new(world, target, "other")
-    post_async(world)
-    post_async(world, event_type="other")
+    world.queued()
+    world.queued(event_type="other")
     world.lose_messages()
-    world.clock.sleep(120)
+    world.sleep(120)
     world.restart()
-    world.run_schedule(app.sweep)
+    world.sweep()
     assert lengths(world) == (1, 2)
 
 
@@ -195,9 +193,9 @@ def test_only_the_failed_messages_of_a_slow_batch_come_again(
 ) -> None:
     world.services.lanes.remember(world.services.targets.webhook, world.clock(), is_slow=True)
     for _ in range(2):
-        post_async(world)
+        world.queued()
     assert lengths(world) == (0, 2)
-    aws.fail(Fault.REFUSED, "UpdateItem", at=1)
+    aws.fail("UpdateItem", at=1)
     with pytest.raises(BatchError):
         world.run_worker()
     assert lengths(world) == (0, 1)
@@ -213,7 +211,7 @@ def test_in_one_lane_a_subscription_that_was_slow_is_pushed_to_at_once(
 
     world.post()
 
-    assert len(target.requests) == 4
+    assert target.count == 4
 
 
 def test_without_a_slow_queue_there_is_one_lane_with_full_time_and_no_marks(
@@ -224,14 +222,14 @@ def test_without_a_slow_queue_there_is_one_lane_with_full_time_and_no_marks(
     receiver.script(*[after(world, 2.5, 503)] * 3, hang)
     for _ in range(3):
         world.post()
-    world.clock.sleep(10)
+    world.sleep(10)
     world.empty_inbox()
-    post_async(world)
+    world.queued()
     world.run_worker()
-    world.clock.sleep(2)
+    world.sleep(2)
     world.empty_inbox()
     assert not world.services.lanes.is_slow("webhook", world.clock())
-    assert len(receiver.requests) == 8
+    assert receiver.count == 8
 
 
 @pytest.mark.usefixtures("copies")
@@ -242,16 +240,16 @@ def test_test_pushes_count_for_no_mark_and_no_breaker(world: World, target: Rece
         world.call("POST", f"/subscriptions/{subscription_id}/test")
     world.post()
     assert lengths(world) == (0, 0)
-    assert len(target.requests) == 5
+    assert target.count == 5
 
 
 def test_an_early_message_of_the_slow_lane_stays_there(world: World, receiver: Receiver) -> None:
     world.restart(PUSH_TIMEOUT_SECONDS="0.2")
     receiver.script(hang, status(503, headers={"Retry-After": "60"}))
-    event_id = post_async(world)
+    event_id = world.queued()
     for _ in range(2):
         world.run_worker()
-        world.clock.sleep(5)
+        world.sleep(5)
     world.lose_messages()
     event = world.services.store.get(event_id)
     assert event
@@ -266,24 +264,17 @@ def test_a_mark_that_cannot_be_read_leaves_the_event_to_the_fast_lane(
     world: World, target: Receiver, aws: Aws
 ) -> None:
     id_of_new(world, target)
-    post_async(world)
+    world.queued()
     world.lose_messages()
-    world.clock.sleep(120)
-    aws.fail(Fault.REFUSED, "GetItem")
-    world.run_schedule(app.sweep)
+    world.sleep(120)
+    aws.fail("GetItem")
+    world.sweep()
     assert lengths(world) == (2, 0)
 
 
 def test_a_post_pushes_no_longer_than_the_timeout_of_pushes(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, timeouts: list[float]
 ) -> None:
     world.restart(PUSH_TIMEOUT_SECONDS="2")
-    timeouts: list[float] = []
-
-    def send(*arguments: Any) -> PushResult:
-        timeouts.append(arguments[3])
-        return PushResult(Outcome.DELIVERED)
-
-    monkeypatch.setattr(world.services.push, "send", send)
     world.post()
     assert timeouts == [2.0]

@@ -5,14 +5,12 @@ import shlex
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from tests.functional.test_ops import Ran, _environment  # noqa: F401 - serves the app
 from tests.support.receiver import Receiver
 from tests.support.subscribing import make_token, subscribe, subscriptions
 from tests.support.world import KEY, SIGNING_SECRETS, Json, World, assert_has
 from tools.export import export_subscriptions
-from tools.ops import cli
 
 GIVEN = "whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"
 SAME = ("name", "tenant", "event_types", "filter", "body", "target_url", "headers", "created_by")
@@ -31,9 +29,8 @@ def world(world: World) -> World:
 
 def import_file(file: Path, *options: str, status: int = 0) -> str:
     """Return all that the import says."""
-    result = CliRunner().invoke(cli, ["import-subscriptions", "--file", str(file), *options])
-    assert result.exit_code == status, result.output
-    return "".join(line for line in result.output.splitlines(True) if not line.startswith('{"'))
+    ran = Ran("import-subscriptions", "--file", str(file), *options, status=status)
+    return ran.output + ran.errors
 
 
 def write(file: Path, *lines: Json | str) -> None:
@@ -52,11 +49,11 @@ def exported(world: World, capsys: pytest.CaptureFixture[str]) -> list[Json]:
 def test_another_stage_has_the_same_subscriptions_with_the_secrets_of_their_receivers(
     world: World, target: Receiver, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    described: Json = {"name": "CRM", "filter": {"a": [1]}, "headers": {"X-Api-Key": "k"}}
+    described = {"name": "CRM", "filter": {"a": [1]}, "headers": {"X-Api-Key": "k"}}
     made = [
-        subscribe(world, target.url, "order.*", key=KEY, **described),
-        subscribe(world, target.url, key=KEY, tenant="a", secret=GIVEN, body="payload"),
-        subscribe(world, target.url, key=make_token(world, "b")),
+        subscribe(world, target, "order.*", key=KEY, **described),
+        subscribe(world, target, key=KEY, tenant="a", secret=GIVEN, body="payload"),
+        subscribe(world, target, key=make_token(world, "b")),
     ]
     world.call("POST", f"{made[2].location}/disable")
     before = exported(world, capsys)
@@ -72,8 +69,7 @@ def test_another_stage_has_the_same_subscriptions_with_the_secrets_of_their_rece
     assert Ran(*shlex.split(command)[-3:]).output == "3 of 3 lines: 3 made\n"
     after = exported(world, capsys)
     for was, line in zip(before, after, strict=True):
-        same = {member: was[member] for member in SAME}
-        assert_has(line, **same, signs_with=[was["secret"]])
+        assert_has(line, **{member: was[member] for member in SAME}, signs_with=[was["secret"]])
     assert [line["last_error"] for line in after] == [None, None, "disabled by hand"]
 
     enabled = [{**line, "disabled_at": None} for line in before]

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import boto3
 import pytest
@@ -24,8 +23,8 @@ from tests.support import receiver as receivers
 from tests.support.loopback import serve_app
 from tests.support.receiver import Receiver
 from tests.support.running import ended
-from tests.support.subscribing import id_of_new, listed, subscribe
-from tests.support.world import KEY, Json, World, assert_has, digest
+from tests.support.subscribing import id_of_new, listed, post_later, subscribe
+from tests.support.world import KEY, World, assert_has
 from tools.ops import cli
 
 FAST = ("--rate", "10000")
@@ -84,7 +83,7 @@ def fail(world: World, receiver: Receiver, count: int = 1) -> list[str]:
     event_ids = []
     for _ in range(count):
         event_ids.append(world.post({"card": "secret-payload"})["event_id"])
-        world.clock.sleep(1)
+        world.sleep(1)
     receiver.default = 200
     return event_ids
 
@@ -120,7 +119,7 @@ def test_dlq_groups_a_sample_without_removing_or_hiding_a_message(
     assert re.search(r"webhook  malformed  1 message, the latest:\n  message \S+\n", shown)
     assert shown.endswith("triggers-api-dev-inbox-dlq holds 4 messages; sample: 4\n")
     assert not re.search("secret|\x1b", shown)
-    world.clock.sleep(0.001)
+    world.sleep(0.001)
     assert len(Queue(world.outside, world.environ["INBOX_DLQ_URL"]).receive(wait_seconds=0)) == 4
     in_flight = "triggers-api-dev-inbox-dlq holds 4 messages, 4 of them in flight; sample: 0\n"
     assert Ran("dlq").output == in_flight
@@ -137,7 +136,7 @@ def test_a_stopped_redrive_loses_nothing_and_repeats_no_push(
 
     assert errors.startswith("10 of 15 messages: 10 moved ")
     assert [{**message, "id": ""} for message in world.messages()] == dead_letters[:11]
-    world.clock.sleep(31)  # what was received is visible again
+    world.sleep(31)  # what was received is visible again
     said = Ran(*command_in(errors, "To move the rest.*")).output
     assert said == (
         "5 of 5 messages: 5 moved from triggers-api-dev-inbox-dlq to triggers-api-dev-inbox-queue\n"
@@ -172,7 +171,7 @@ def test_show_has_a_line_for_each_recipient_with_its_copy_or_the_reason(
     subscribe_tenant(world, receiver, "acme")
     filtered = {"order": {"total": [{"numeric": [">=", 100]}]}}
     subscribe(world, f"{receiver.url}&b", key=KEY, filter=filtered)
-    event = post_about(world, None, "acme")
+    event = post_later(world, tenant="acme")
 
     shown = Ran("show", event["event_id"]).output
 
@@ -184,7 +183,7 @@ def test_show_has_a_line_for_each_recipient_with_its_copy_or_the_reason(
 
 
 def test_an_event_is_sent_to_one_subscription(world: World, receiver: Receiver) -> None:
-    event_id = post_about(world, None, "acme")["event_id"]
+    event_id = post_later(world, tenant="acme")["event_id"]
     subscription_id = subscribe_tenant(world, receiver, "acme")
 
     said = Ran("send-to", "--subscription-id", subscription_id, "--event-id", event_id).output
@@ -197,10 +196,10 @@ def test_an_event_is_sent_to_one_subscription(world: World, receiver: Receiver) 
 
 def test_what_a_subscription_missed_is_counted_then_sent(world: World, receiver: Receiver) -> None:
     for _ in range(101):
-        post_about(world, None)
+        post_later(world)
     subscription_id = id_of_new(world, receiver, key=KEY)
 
-    world.clock.sleep(10)
+    world.sleep(10)
     receiver.default = 422
     Ran("send", "--type=a", "--subject=order-4711")
     receiver.default = 200
@@ -239,7 +238,7 @@ def test_an_event_is_found_by_its_subject_and_several_are_listed(world: World) -
     shown = Ran("show", "--subject=order-4711").output
     assert shown.startswith(f"{first}  a  delivered")
     assert "\nsubject: order-4711\n" in shown
-    world.clock.sleep(1)
+    world.sleep(1)
     second = Ran(*about).output.split(":")[0]
 
     listed = Ran("show", "--subject=order-4711").output
@@ -261,8 +260,7 @@ def test_a_replay_takes_events_of_a_period(world: World, receiver: Receiver) -> 
     queued = Ran(*command_in(ran.output, "To push them")).output
     assert queued.startswith("2 of 2 events: 2 queued\n")
     assert [message["attributes"]["EventId"] for message in world.messages()] == [first, second]
-    again = Ran(*command_in(queued, "To see what fails again")).output
-    assert "0 events" in again
+    assert "0 events" in Ran(*command_in(queued, "To see what fails again")).output
 
 
 def command_in(text: str, what: str) -> list[str]:
@@ -272,7 +270,7 @@ def command_in(text: str, what: str) -> list[str]:
 
 def test_the_copies_of_one_subscription_are_replayed(world: World, receiver: Receiver) -> None:
     subscription_id, _ = (subscribe_tenant(world, receiver, tenant) for tenant in ("acme", "other"))
-    copies, _ = (post_about(world, None, tenant)["copies"] for tenant in ("acme", "other"))
+    copies, _ = (post_later(world, tenant=tenant)["copies"] for tenant in ("acme", "other"))
     of_one = ("--since=2026-01-01", "--status=delivered", f"--subscription-id={subscription_id}")
 
     Ran("replay", *of_one, *GO)
@@ -298,20 +296,6 @@ def test_events_that_are_named_are_shown_then_replayed_unless_they_are_held(
     assert re.fullmatch(f"{leased}: 409: .*\nError: some events were refused\n", ran.errors)
 
 
-@pytest.fixture
-def eraser(world: World) -> World:
-    """The system, whose key may erase."""
-    world.restart(API_KEYS=f"acme:{digest(KEY)}:produce+consume+erase")
-    return world
-
-
-def post_about(world: World, metadata: Json | None, tenant: str | None = None) -> Any:
-    body = {"event_type": "order.created", "payload": {}, "metadata": metadata, "tenant": tenant}
-    event = world.call("POST", "/events", body).json
-    world.clock.sleep(1)
-    return event
-
-
 def subscribe_tenant(world: World, receiver: Receiver, tenant: str) -> str:
     return str(id_of_new(world, receiver, tenant=tenant, name="CRM", key=KEY))
 
@@ -320,32 +304,32 @@ def exist(world: World, *event_ids: str) -> list[bool]:
     return [world.call("GET", f"/events/{event_id}").status_code == 200 for event_id in event_ids]
 
 
-def test_a_persons_events_are_counted_then_erased(eraser: World) -> None:
-    about: Json = {"user_id": 42, "region": "eu"}
+def test_a_persons_events_are_counted_then_erased(world: World) -> None:
+    about = {"user_id": 42, "region": "eu"}
     others = (about, about | {"user_id": 4}, about | {"user_id": [42]}, {"user_id": 42}, None)
-    kept = [post_about(eraser, metadata)["event_id"] for metadata in others]
+    kept = [post_later(world, metadata=metadata)["event_id"] for metadata in others]
     same = (about, about | {"user_id": "42"})
-    matching = [post_about(eraser, metadata)["event_id"] for metadata in same]
-    since = eraser.event(kept[1])["created_at"]
+    matching = [post_later(world, metadata=metadata)["event_id"] for metadata in same]
+    since = world.event(kept[1])["created_at"]
 
     counted = Ran("erase", "--metadata", "user_id=42,region=eu", "--since", since, *FAST).output
 
     found = "\n".join([*matching, "matching: events 2, copies 0, subscriptions 0\nTo erase them: "])
     assert counted.startswith(found)
-    assert all(exist(eraser, *matching, *kept))
+    assert all(exist(world, *matching, *kept))
     erased = Ran(*command_in(counted, "To erase them"), *FAST).output
     assert erased.endswith("\n2 of 2 items: 2 erased\n")
-    assert exist(eraser, *matching) == [False] * 2
-    assert exist(eraser, *kept) == [True] * 5
+    assert exist(world, *matching) == [False] * 2
+    assert exist(world, *kept) == [True] * 5
 
 
 def test_a_tenants_events_copies_and_subscriptions_are_erased(
-    eraser: World, receiver: Receiver
+    world: World, receiver: Receiver
 ) -> None:
     subscription_id, other_id = (
-        subscribe_tenant(eraser, receiver, tenant) for tenant in ("acme", "other")
+        subscribe_tenant(world, receiver, tenant) for tenant in ("acme", "other")
     )
-    event, other = (post_about(eraser, None, tenant) for tenant in ("acme", "other"))
+    event, other = (post_later(world, tenant=tenant) for tenant in ("acme", "other"))
 
     counted = Ran("erase", "--tenant", "acme").output
 
@@ -356,9 +340,9 @@ def test_a_tenants_events_copies_and_subscriptions_are_erased(
     by_metadata = Ran("erase", "--tenant", "acme", "--metadata", "user_id=42").output
     assert by_metadata.startswith("matching: events 0, copies 0, subscriptions 0\n")
     Ran("erase", "--tenant", "acme", *GO)
-    assert exist(eraser, event["event_id"], *event["copies"]) == [False] * 2
-    assert exist(eraser, other["event_id"], *other["copies"]) == [True] * 2
-    left = eraser.get("/subscriptions?tenant=*", key=KEY)["subscriptions"]
+    assert exist(world, event["event_id"], *event["copies"]) == [False] * 2
+    assert exist(world, other["event_id"], *other["copies"]) == [True] * 2
+    left = world.get("/subscriptions?tenant=*", key=KEY)["subscriptions"]
     assert [subscription["subscription_id"] for subscription in left] == [other_id]
 
 
@@ -406,7 +390,7 @@ def test_no_call_is_made_without_a_safe_url_and_a_key(
 
 
 @pytest.mark.parametrize(
-    ("command", "names"),
+    "command, names",
     [
         ("show", ["EVENT_ID="]),
         ("replay", ["EVENT_ID=", "SINCE="]),
@@ -436,18 +420,14 @@ def test_wrong_usage_is_refused_before_anything_is_called_and_make_names_its_var
     assert fake.requests == []
 
 
-def dry_run(*arguments: str, **variables: str) -> tuple[int, str, str]:
-    """Return status, commands and errors of make, which runs nothing."""
-    return ended("make", "--dry-run", "-o", ".venv/.set-up", *arguments, **variables)
-
-
 @pytest.mark.parametrize("command", ["replay", "erase"])
 def test_go_counts_on_the_command_line_of_make_alone(command: str) -> None:
-    asked = [" --go" in dry_run(command, *given, GO="1")[1] for given in (["GO=1"], ["GO=2"], [])]
+    make = ("make", "--dry-run", "-o", ".venv/.set-up", command)
+    asked = [" --go" in ended(*make, *given, GO="1")[1] for given in (["GO=1"], ["GO=2"], [])]
     assert asked == [True, False, False]
 
 
-def test_make_gives_values_to_a_command_as_they_were_typed(eraser: World, tmp_path: Path) -> None:
+def test_make_gives_values_to_a_command_as_they_were_typed(world: World, tmp_path: Path) -> None:
     text = f"$5 $$ ${{HOME}} \\ # ' $(shell touch {tmp_path}/run)"
     value = json.dumps({"text": text})
 
@@ -457,7 +437,7 @@ def test_make_gives_values_to_a_command_as_they_were_typed(eraser: World, tmp_pa
         assert status == 0, errors
         return output
 
-    event = eraser.event(
+    event = world.event(
         make("send", "TYPE=a", f"PAYLOAD={value}", f"METADATA={value}").split(":")[0]
     )
     counted = make("erase", f"METADATA={value}", "SINCE=2026-01-01", "UNTIL=2027-01-01")
@@ -470,8 +450,6 @@ def test_make_gives_values_to_a_command_as_they_were_typed(eraser: World, tmp_pa
 
 
 def test_token_prints_a_token_its_end_and_its_link(world: World) -> None:
-    world.restart(WEBHOOK_SIGNING_SECRETS=f"whsec_{'a' * 32}")
-
     printed = Ran("token", "--tenant", "customer-42", "--expires-in", "7d").output
 
     token, end, link = printed.splitlines()

@@ -9,16 +9,14 @@ from typing import Any
 import pytest
 from chalice.config import Config
 
-import app
 from tests.conftest import During
+from tests.support.iam import BATCHES
 from tests.support.receiver import Receiver
 from tests.support.subscribing import id_of_new, subscribe
 from tests.support.world import ROOT, Json, World
 
 CONFIG = json.loads((ROOT / ".chalice" / "config.json").read_text())
 
-# IAM has no actions for batches of SQS.
-ACTIONS = {"SendMessageBatch": "SendMessage", "DeleteMessageBatch": "DeleteMessage"}
 # What Lambda does for the event source, with the role of the function.
 EVENT_SOURCE, SLOW_EVENT_SOURCE = (
     {
@@ -59,10 +57,10 @@ def use_the_api(world: World, receiver: Receiver) -> Iterator[None]:
     assert world.acknowledge(retried["event_id"]).status_code == 204
     assert world.replay(dead["event_id"]).status_code == 202
     assert world.call("POST", "/inbox/lease").status_code == 200
-    subscription = subscribe(world, receiver.url, "copied")
+    subscription = subscribe(world, receiver, "copied")
     world.post(event_type="copied", prefer="respond-async")
     assert world.call("DELETE", subscription.location).status_code == 204
-    later = subscribe(world, receiver.url).location
+    later = subscribe(world, receiver).location
     body = {"event_id": delivered["event_id"]}
     assert world.call("POST", f"{later}/send", body).status_code == 202
     since = delivered["created_at"]
@@ -77,18 +75,14 @@ def take_webhook_for_slow(world: World) -> None:
 
 
 def use_the_worker(world: World, receiver: Receiver) -> Iterator[None]:
-    subscription = subscribe(world, receiver.url, "copied")
+    subscription = subscribe(world, receiver, "copied")
     world.restart(IN_PROCESS_WAIT_SECONDS="0")
     world.post(event_type="copied", prefer="respond-async")
     world.call("DELETE", subscription.location)
     reported = id_of_new(world, receiver, "triggers.*")
     subscribe(world, f"{receiver.url}&other", "triggers.*")
-    now = {":now": {"S": "2026-11-27T00:00:00.000000Z"}}
-    key = {"event_id": {"S": reported}}
-    change = {"UpdateExpression": "SET disabled_at = :now", "ExpressionAttributeValues": now}
-    world.dynamodb.update_item(
-        TableName=world.services.settings.events_table_name, Key=key, **change
-    )
+    now = {"S": "2026-11-27T00:00:00.000000Z"}
+    world.change_item(reported, "SET disabled_at = :now", now=now)
     receiver.script(200, 503, 422)
     for _ in range(3):
         world.post(prefer="respond-async")
@@ -102,23 +96,23 @@ def use_the_worker(world: World, receiver: Receiver) -> Iterator[None]:
 
 
 def use_the_sweep(world: World, receiver: Receiver) -> Iterator[None]:
-    subscribe(world, receiver.url)
+    subscribe(world, receiver)
     world.post(prefer="respond-async")
-    world.clock.sleep(120)
+    world.sleep(120)
     yield
-    world.run_schedule(app.sweep)
-    world.clock.sleep(120)
+    world.sweep()
+    world.sleep(120)
     take_webhook_for_slow(world)
-    world.run_schedule(app.sweep)
+    world.sweep()
 
 
 def use_check_dlq(world: World, receiver: Receiver) -> Iterator[None]:
     yield
-    world.run_schedule(app.check_dlq)
+    world.check_dlq()
 
 
 @pytest.mark.parametrize(
-    ("function", "use"),
+    "function, use",
     [
         ("api_handler", use_the_api),
         ("worker", use_the_worker),
@@ -133,10 +127,10 @@ def test_a_policy_allows_what_its_function_does_and_nothing_else(
     receiver: Receiver,
     during: During,
 ) -> None:
-    seen: set[tuple[str, str]] = set()
+    seen = set()
 
     def note(params: Json, model: Any, **_: object) -> None:
-        action = f"{model.service_model.service_name}:{ACTIONS.get(model.name, model.name)}"
+        action = f"{model.service_model.service_name}:{BATCHES.get(model.name, model.name)}"
         tables = (
             [params["TableName"]] if "TableName" in params else list(params.get("RequestItems", ()))
         )

@@ -12,7 +12,7 @@ import pytest
 
 from chalicelib.customers import console
 from chalicelib.infra.telemetry import UNITS
-from tests.support.world import ROOT, assert_has
+from tests.support.world import ROOT, Json, assert_has
 from tools import stage
 from tools.package import package
 from tools.stage import FUNCTION_SUFFIXES, read_template
@@ -48,7 +48,7 @@ ALARMS = sorted(
 )
 
 
-def of_queue(queue: str, metric: str) -> dict[str, Any]:
+def of_queue(queue: str, metric: str) -> Json:
     """Return what an alarm of the maximum of a queue's metric has."""
     dimensions = [{"Name": "QueueName", "Value": PROPERTIES[queue]["QueueName"]}]
     watched = {"Namespace": "AWS/SQS", "MetricName": metric, "Dimensions": dimensions}
@@ -62,7 +62,7 @@ QUEUE = {
     "ReceiveMessageWaitTimeSeconds": 20,
     "RedrivePolicy": {"deadLetterTargetArn": DLQ_ARN, "maxReceiveCount": 5},
 }
-EXPECTED: dict[str, Any] = {
+EXPECTED: Json = {
     "EventsTable": {
         "BillingMode": "PAY_PER_REQUEST",
         "SSESpecification": {"SSEEnabled": True},
@@ -142,12 +142,11 @@ def test_the_alarm_of_the_table_watches_its_indexes_and_ends_when_its_data_ends(
     assert names == ["WriteThrottleEvents"] * 3
     indexes = [metric["MetricStat"]["Metric"]["Dimensions"][1:] for metric in metrics]
     assert [each[0]["Value"] for each in indexes if each] == list(INDEXES)
-    filled = " + ".join(f"FILL({metric['Id']}, 0)" for metric in metrics)
-    assert expression["Expression"] == filled
+    assert expression["Expression"] == " + ".join(f"FILL({metric['Id']}, 0)" for metric in metrics)
 
 
 @pytest.mark.parametrize(
-    ("errors", "calls", "rings"),
+    "errors, calls, rings",
     [(0, 9, False), (1, 1, True), (2, 3, False), (3, 100, True), (3, 3001, False)],
 )
 def test_the_alarm_of_the_api_rings_for_a_rate_of_errors_and_on_a_quiet_stage(
@@ -172,17 +171,20 @@ def test_a_resource_is_tagged(resource: str) -> None:
 
 def test_the_dashboard_shows_every_metric_the_parts_of_the_system_and_the_alarms() -> None:
     widgets = json.dumps(read_template("qa")["Resources"]["DeliveryDashboard"])
-    shown = [*UNITS, "CopyFailure", "SubscriptionsDisabled"]
-    shown += ["triggers-api-${Stage}-inbox-queue", "triggers-api-${Stage}-inbox-dlq"]
-    shown += [
+    shown = [
+        *UNITS,
+        "CopyFailure",
+        "SubscriptionsDisabled",
+        "triggers-api-${Stage}-inbox-queue",
+        "triggers-api-${Stage}-inbox-dlq",
         "Errors",
         "Throttles",
         "ConcurrentExecutions",
         "ThrottledRequests",
         "4XXError",
         "Latency",
+        *(PROPERTIES[alarm]["AlarmName"]["Fn::Sub"] for alarm in ALARMS),
     ]
-    shown += [PROPERTIES[alarm]["AlarmName"]["Fn::Sub"] for alarm in ALARMS]
     assert [name for name in shown if name not in widgets] == []
 
 
@@ -205,8 +207,7 @@ def test_the_files_that_the_console_is_joined_from_are_packaged(packaged: Path) 
     with ZipFile(packaged.with_name("deployment.zip")) as archive:
         names = set(archive.namelist())
 
-    files = {str(path.relative_to(ROOT)) for path in console.FOLDER.iterdir()}
-    assert files <= names
+    assert {str(path.relative_to(ROOT)) for path in console.FOLDER.iterdir()} <= names
 
 
 def test_cfn_lint_finds_no_fault_in_functions_and_resources(packaged: Path) -> None:

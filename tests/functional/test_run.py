@@ -15,8 +15,8 @@ import pytest
 import urllib3
 
 from tests.support.receiver import Receiver
-from tests.support.running import ROOT, Run, ended, running
-from tests.support.world import KEY, assert_has, digest
+from tests.support.running import Run, ended, running
+from tests.support.world import KEY, ROOT, assert_has, digest
 from tools import local_aws
 
 EVENT = '{"event_type": "order.created", "payload": {"order_id": 7}}'
@@ -137,8 +137,7 @@ def test_smoke_passes_and_leaves_nothing(system: Run, printed: list[str]) -> Non
     assert errors == ""
     assert re.fullmatch(r"(ok  20[0124] +[\d,]+ ms  (GET|POST|DELETE) /\S+\n){12}", output)
     for kind in ("evt", "sub"):
-        path = found([output], rf"DELETE (/\w+/{kind}_\w+)$")
-        assert system.call("GET", path)[0] == 404
+        assert system.call("GET", found([output], rf"DELETE (/\w+/{kind}_\w+)$"))[0] == 404
 
 
 def without_digits(lines: list[str]) -> list[list[str]]:
@@ -201,8 +200,13 @@ def test_a_signal_ends_make_and_the_system_within_five_seconds(
 def test_what_is_set_is_used_and_secrets_are_not_printed(
     emulator: str, receiver: Receiver, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    own = {"AWS_ENDPOINT_URL": emulator, "STAGE": "own", "ZAPIER_WEBHOOK_URL": receiver.url}
-    own |= {"MAX_DELIVERY_ATTEMPTS": "7", "BREAKER_FAILURES": "3"}
+    own = {
+        "AWS_ENDPOINT_URL": emulator,
+        "STAGE": "own",
+        "ZAPIER_WEBHOOK_URL": receiver.url,
+        "MAX_DELIVERY_ATTEMPTS": "7",
+        "BREAKER_FAILURES": "3",
+    }
     with contextlib.closing(Run(RUN, **own, **OWN_KEY)) as system:
         system.key = KEY
         lines = lines_until_ready(system)
@@ -234,7 +238,7 @@ ABSENT = ("EVENTS_TABLE_NAME", "INBOX_QUEUE_URL", "INBOX_DLQ_URL", "SETTINGS_SEC
 
 
 @pytest.mark.parametrize(
-    ("variables", "words"),
+    "variables, words",
     [
         (UNUSABLE, [f"{name} is unusable: it must" for name in UNUSABLE]),
         *(({name: "http://127.0.0.1/1/absent"}, [f"{name} is unusable: it"]) for name in ABSENT),
@@ -263,7 +267,7 @@ def test_what_keeps_it_from_starting_is_one_line(
 
 
 @pytest.mark.parametrize(
-    ("name", "code"), [("SETTINGS_SECRET", 0), ("BACKOFF_CAP_SECONDS", 0), ("WEBHOOK", 2)]
+    "name, code", [("SETTINGS_SECRET", 0), ("BACKOFF_CAP_SECONDS", 0), ("WEBHOOK", 2)]
 )
 def test_make_run_takes_settings_and_nothing_else(name: str, code: int) -> None:
     status, _, errors = ended("make", "-n", "run", f"{name}=1")

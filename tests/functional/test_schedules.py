@@ -6,13 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-import app
 from chalicelib.core.store import SHARDS
 from chalicelib.infra.errors import QueueUnavailableError, StorageUnavailableError
 from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.operations import schedules
 from tests.conftest import During, Output
-from tests.support.aws_calls import Aws, Fault
+from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver
 from tests.support.world import START, Json, World, assert_has
 
@@ -29,7 +28,7 @@ def test_the_sweep_waits_for_the_batch_window(
     counts = []
     for now in (114, 117, 230, 233):
         world.clock.now = START + now
-        world.run_schedule(app.sweep)
+        world.sweep()
         counts.append(len(world.messages()))
 
     assert counts == [0, 1, 1, 2]
@@ -44,16 +43,16 @@ def test_what_cannot_be_sent_waits(
         # the same ids each time: some in each shard
         world.post(prefer="respond-async", idempotency_key=f"{number}")
     world.lose_messages()
-    world.clock.sleep(61)
-    aws.fail(Fault.REFUSED, "SendMessageBatch")
+    world.sleep(61)
+    aws.fail("SendMessageBatch")
     with pytest.raises(QueueUnavailableError):
-        world.run_schedule(app.sweep)
+        world.sweep()
     aws.heal()
 
     queued = []
     for _ in range(2):
-        world.clock.sleep(61)
-        world.run_schedule(app.sweep)
+        world.sleep(61)
+        world.sweep()
         queued.append(sorted(message["attributes"]["EventId"] for message in world.messages()))
 
     assert len(set(queued[1])) == len(queued[1]) > len(queued[0]) == SHARDS
@@ -62,11 +61,7 @@ def test_what_cannot_be_sent_waits(
 def remove_marks(world: World) -> None:
     """Store events as the next version does: only the sweep sets `requeue_at`."""
     for item in world.items():
-        world.outside_dynamodb.update_item(
-            TableName=world.environ["EVENTS_TABLE_NAME"],
-            Key={"event_id": item["event_id"]},
-            UpdateExpression="REMOVE requeue_at",
-        )
+        world.change_item(item["event_id"]["S"], "REMOVE requeue_at")
 
 
 def lease_all(world: World) -> None:
@@ -85,16 +80,16 @@ def fail_all(world: World) -> None:
 
 
 def sweep(world: World) -> None:
-    world.run_schedule(app.sweep)
+    world.sweep()
 
 
-@pytest.mark.parametrize(("other", "count"), [(sweep, 1), (lease_all, 0), (fail_all, 0)])
+@pytest.mark.parametrize("other, count", [(sweep, 1), (lease_all, 0), (fail_all, 0)])
 def test_of_two_at_once_one_takes_an_overdue_event(
     world: World, during: During, other: Callable[[World], None], count: int
 ) -> None:
     world.post(prefer="respond-async")
     world.lose_messages()
-    world.clock.sleep(60)
+    world.sleep(60)
     others = iter([other])
 
     def act_meanwhile(parsed: Json, **_: object) -> None:
@@ -109,15 +104,14 @@ def test_of_two_at_once_one_takes_an_overdue_event(
 
 
 def test_what_was_never_marked_is_queued_once_and_not_while_it_is_held(world: World) -> None:
-    events = [world.post(prefer="respond-async")["event_id"] for _ in range(2)]
+    events = [world.queued() for _ in range(2)]
     world.lose_messages()
-    lease = {"limit": 1, "lease_seconds": 3600}
-    [held] = world.call("POST", "/inbox/lease", lease).json["events"]
+    [held] = world.call("POST", "/inbox/lease", {"limit": 1, "lease_seconds": 3600}).json["events"]
     events.remove(held["event_id"])
     remove_marks(world)
     for seconds in (61, 1):
-        world.clock.sleep(seconds)
-        world.run_schedule(app.sweep)
+        world.sleep(seconds)
+        world.sweep()
 
     assert [message["attributes"]["EventId"] for message in world.messages()] == events
 
@@ -129,21 +123,20 @@ def test_the_sweep_of_version_0_6_finds_what_any_transition_leaves(
     event_ids = []
     for _ in range(3):
         event_ids.append(world.post()["event_id"])
-        world.clock.sleep(1)
+        world.sleep(1)
     released, leased, replayed = event_ids
     lease = {"limit": 2, "lease_seconds": 3600}
     [held, _] = world.call("POST", "/inbox/lease", lease).json["events"]
     world.call("POST", f"/events/{released}/release?lease_id={held['lease_id']}")
     world.replay(replayed)
     world.post()
-    _, claimed = (world.post(prefer="respond-async")["event_id"] for _ in range(2))
+    _, claimed = (world.queued() for _ in range(2))
     world.services.store.claim(claimed, "of a worker that crashed")
 
-    world.clock.sleep(70)
+    world.sleep(70)
     marks = {item["event_id"]["S"]: item["requeue_at"]["S"] for item in world.items()}
     assert len(marks) == 6  # its sweep asks for nothing else
-    lease_end = unix_seconds(marks.pop(leased))
-    assert lease_end == pytest.approx(START + 3603, abs=1)
+    assert unix_seconds(marks.pop(leased)) == pytest.approx(START + 3603, abs=1)
     assert max(marks.values()) <= rfc3339(world.clock())
 
 
@@ -153,10 +146,10 @@ def test_check_dlq_publishes_numbers_and_warns(
     receiver.script(422, 422)
     for prefer in ("", "", *["respond-async"] * 3):
         world.post(prefer=prefer)
-        world.clock.sleep(30.5)
+        world.sleep(30.5)
     output.lines()
 
-    world.run_schedule(app.check_dlq)
+    world.check_dlq()
 
     warning, metrics = (line for line in output.lines() if not line["message"].startswith("sqs "))
     assert_has(warning, level="WARNING", visible=2)
@@ -168,9 +161,9 @@ def test_check_dlq_publishes_numbers_and_warns(
     units = {metric["Name"]: metric["Unit"] for metric in directive["Metrics"]}
     depths = dict.fromkeys(("DLQDepth", "InboxDepth", "SlowDepth"), "Count")
     assert units == {**depths, "OldestPendingAge": "Seconds"}
-    aws.fail(Fault.REFUSED, "Query")
+    aws.fail("Query")
     with pytest.raises(StorageUnavailableError):
-        world.run_schedule(app.check_dlq)
+        world.check_dlq()
     assert output.metrics() == [{"DLQDepth": 2, "InboxDepth": 3, "SlowDepth": 0}]
 
 
@@ -179,9 +172,9 @@ def test_check_dlq_searches_nothing_without_a_url(
     world: World, output: Output, aws: Aws, webhook: str
 ) -> None:
     world.restart(ZAPIER_WEBHOOK_URL=webhook)
-    aws.fail(Fault.REFUSED, "Query")
+    aws.fail("Query")
 
-    world.run_schedule(app.check_dlq)
+    world.check_dlq()
 
     [metrics] = output.metrics()
     assert_has(metrics, DLQDepth=0, InboxDepth=0, OldestPendingAge=0)

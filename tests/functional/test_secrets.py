@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import pytest
 
-import app
 from chalicelib.operations.batch import BatchError
 from tests.support import receiver as receivers
 from tests.support.aws_calls import Aws, Fault
@@ -67,8 +66,8 @@ def show_other_loggers(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
 
 def post_in_every_way(world: World) -> list[Answer]:
     posts = [
-        world.call("POST", "/events", BODY),
-        world.call("POST", "/events", BODY, prefer="respond-async"),
+        world.offer(BODY),
+        world.offer(BODY, prefer="respond-async"),
     ]
     with contextlib.suppress(BatchError):
         world.run_worker()
@@ -77,15 +76,15 @@ def post_in_every_way(world: World) -> list[Answer]:
 
 def use_the_api(world: World) -> list[Answer]:
     """Make every call, valid or not, whose response must not repeat what was posted."""
-    posted = world.call("POST", "/events", BODY, idempotency_key="k").json
+    posted = world.offer(BODY, idempotency_key="k").json
     event = f"/events/{posted.get('event_id', UNKNOWN)}"
     bodies = (
         BODY[:-1],
         BODY.replace('"payload"', '"load"'),
         BODY.replace('"a"', '"payload-itself "'),
     )
-    answers = [world.call("POST", "/events", body) for body in bodies]
-    answers += [world.call("POST", "/events", BODY, key=key) for key in (None, *KEYS[2:])]
+    answers = [world.offer(body) for body in bodies]
+    answers += [world.offer(BODY, key=key) for key in (None, *KEYS[2:])]
     answers += [world.call("GET", path, key=PRODUCER_KEY) for path in ("/inbox", event)]
     listed = ("/events", "/events?payload=1", "/inbox?cursor=x", "/subscriptions?tenant=a!")
     answers += [world.call("GET", path) for path in listed]
@@ -95,16 +94,16 @@ def use_the_api(world: World) -> list[Answer]:
     return [
         *answers,
         world.call("POST", "/subscriptions", target),
-        world.call("POST", "/events", BODY.replace("itself", "other"), idempotency_key="k"),
-        world.call("POST", "/events", BODY, content_type="payload-itself"),
+        world.offer(BODY.replace("itself", "other"), idempotency_key="k"),
+        world.offer(BODY, content_type="payload-itself"),
     ]
 
 
 def run_schedules(world: World) -> None:
-    world.clock.sleep(61)
-    for schedule in (app.sweep, app.check_dlq):
+    world.sleep(61)
+    for run in (world.sweep, world.check_dlq):
         with contextlib.suppress(Exception):
-            world.run_schedule(schedule)
+            run()
 
 
 def assert_silence(world: World, capfd: pytest.CaptureFixture[str], answers: list[Answer]) -> None:
@@ -154,7 +153,7 @@ def test_whatever_aws_does(
 ) -> None:
     world.restart(LOG_LEVEL="DEBUG", WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)
     receiver.script(200, 422, 503)
-    aws.fail(fault, *operations)
+    aws.fail(*operations, fault=fault)
 
     answers = [*post_in_every_way(world), *post_in_every_way(world), *use_the_api(world)]
     run_schedules(world)

@@ -6,23 +6,8 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.support.receiver import Receiver
-from tests.support.subscribing import copies, id_of_new, ids, subscribe
-from tests.support.world import Answer, Json, World
-
-
-def post_about(world: World, subject: object, **headers: str) -> Json:
-    event: Json = post(world, subject, **headers).json
-    world.clock.sleep(1)
-    return event
-
-
-def post(world: World, subject: object, **headers: str) -> Answer:
-    return world.call(
-        "POST",
-        "/events",
-        {"event_type": "a", "payload": {}, "subject": subject},
-        **headers,
-    )
+from tests.support.subscribing import copies, id_of_new, ids, post_later, subscribe
+from tests.support.world import Answer, World
 
 
 def find(world: World, **query: str) -> Answer:
@@ -32,9 +17,9 @@ def find(world: World, **query: str) -> Answer:
 def test_an_event_its_copies_and_pushes_have_the_subject(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
-    subscribe(world, target.url)
+    subscribe(world, target)
     for subject in ("Größe 4", None):
-        event = post_about(world, subject)
+        event = post_later(world, subject=subject)
         whole = [world.event(event["event_id"]), *copies(world, event)]
         assert [shown["subject"] for shown in (event, *whole)] == [subject] * 3
         for pushed in (receiver.requests.pop().json(), target.requests.pop().json()):
@@ -48,7 +33,7 @@ def test_events_and_copies_are_found_by_their_exact_subject(
     subscription_id = id_of_new(world, target)
     receiver.default = 503
     subjects = ("order-1", "order-11", "order-*", "*", "order-1")
-    events = [post_about(world, subject) for subject in subjects]
+    events = [post_later(world, subject=subject) for subject in subjects]
 
     for subject in subjects:
         about = [event for event in reversed(events) if event["subject"] == subject]
@@ -68,7 +53,7 @@ def test_lists_leave_subjects_out_unless_asked_for_them(
 ) -> None:
     receiver.default = 422
     subscription_id = id_of_new(world, target)
-    post_about(world, "order-1")
+    post_later(world, subject="order-1")
 
     for query, shown in (
         ({}, "left out"),
@@ -89,8 +74,7 @@ def test_lists_leave_subjects_out_unless_asked_for_them(
     "subject", ["", " a", "a ", "a" * 129, "a\n", "a\tb", "a\u2028b", "\x7f", 1, ["a"], {}]
 )
 def test_a_bad_subject_is_refused(world: World, subject: Any) -> None:
-    answer = post(world, subject)
-    assert answer.status_code == 400
+    answer = world.offer({"event_type": "a", "payload": {}, "subject": subject})
     assert answer.faults == ["subject"]
     if subject in ("", " a", "a ", "a" * 129):
         assert find(world, subject=subject).faults == ["subject"]

@@ -12,7 +12,7 @@ import pytest
 from chalicelib import deps as services
 from chalicelib.core.outcome import Outcome, PushResult
 from tests.conftest import During, Output
-from tests.support.aws_calls import Aws, Fault
+from tests.support.aws_calls import Aws
 from tests.support.in_memory_aws import indexes
 from tests.support.receiver import Receiver, certificates, when_all_are_here
 from tests.support.subscribing import (
@@ -27,16 +27,16 @@ from tests.support.subscribing import (
     subscribed,
     subscriptions,
 )
-from tests.support.world import EVENT, START, Json, World, assert_has
+from tests.support.world import START, Json, World, assert_has
 
 # Subscribing
 
 
 def test_a_subscription_is_created_once_listed_and_deleted(world: World, target: Receiver) -> None:
     types = ("order.created", "invoice.*")
-    first, again = (subscribe(world, target.url, *types) for _ in range(2))
-    world.clock.sleep(1)
-    others = [subscribe(world, target.url), subscribe(world, target.url, key="test-key")]
+    first, again = (subscribe(world, target, *types) for _ in range(2))
+    world.sleep(1)
+    others = [subscribe(world, target), subscribe(world, target, key="test-key")]
 
     assert [answer.status_code for answer in (first, again, *others)] == [201, 200, 201, 201]
     assert again.json == first.json
@@ -77,7 +77,6 @@ def test_a_target_is_on_an_allowed_host(world: World) -> None:
         assert subscribe(world, url, "*").status_code == 201
     for bad in BAD_URLS:
         answer = subscribe(world, bad)
-        assert answer.status_code == 400
         assert answer.faults == ["target_url"]
         assert "secret" not in answer.text
         allowed = (
@@ -97,14 +96,13 @@ def test_all_subscriptions_are_listed_by_state_and_page(world: World, target: Re
     for number, tenant in enumerate((None, "a", "a", "b", None)):
         url = f"{target.url}&{number}"
         made.append(subscribe(world, url, f"t-{number}", tenant=tenant).json["subscription_id"])
-        world.clock.sleep(1)
+        world.sleep(1)
     target.default = 422
     for number, tenant in ((2, "a"), (3, "b"), (3, "b")):
         event = {"event_type": f"t-{number}", "payload": {}, "tenant": tenant}
-        world.call("POST", "/events", event)
-        world.clock.sleep(1)
-    letter = json.loads(world.dead_letters()[0]["body"])
-    assert_has(letter, subscription_id=made[2], tenant="a")
+        world.offer(event)
+        world.sleep(1)
+    assert_has(json.loads(world.dead_letters()[0]["body"]), subscription_id=made[2], tenant="a")
 
     for query, expected in {
         "tenant=*": made,
@@ -136,8 +134,8 @@ def test_each_matching_subscription_gets_a_copy_of_its_own(
 ) -> None:
     for_all = id_of_new(world, target)
     orders_of_a = id_of_new(world, target, "order.*", "x", tenant="a")
-    subscribe(world, target.url, "order", "invoice.*", tenant="a")
-    subscribe(world, target.url, tenant="b")
+    subscribe(world, target, "order", "invoice.*", tenant="a")
+    subscribe(world, target, tenant="b")
 
     for tenant, expected in ((None, {for_all}), ("a", {for_all, orders_of_a}), ("c", {for_all})):
         del target.requests[:], receiver.requests[:]
@@ -176,19 +174,19 @@ def test_ten_destinations_are_pushed_at_once_others_queued(
 
     event = world.post()
 
-    assert len(target.requests) + len(receiver.requests) == 10
+    assert target.count + receiver.count == 10
     assert len(world.messages()) == 2
     target.default = receiver.default = 200
     world.settle()
     assert {each["status"] for each in (world.event(event["event_id"]), *copies(world, event))} == {
         "delivered"
     }
-    assert len(target.requests) == 11
-    assert len(receiver.requests) == 1
+    assert target.count == 11
+    assert receiver.count == 1
     world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
     target.default = when_all_are_here(10)
     world.post()
-    assert len(target.requests) == 11 + 10
+    assert target.count == 11 + 10
     assert len(world.messages()) == 1
 
 
@@ -198,16 +196,16 @@ def test_a_repeated_post_completes_what_a_failed_one_began(
 ) -> None:
     for number in range(2):
         subscribe(world, f"{target.url}&n={number}")
-    aws.fail(Fault.REFUSED, "PutItem", at=at)
-    assert world.call("POST", "/events", EVENT, idempotency_key="k").status_code == 503
+    aws.fail("PutItem", at=at)
+    assert world.offer(idempotency_key="k").status_code == 503
     assert world.get("/inbox")["events"] == []  # the event is stored after its copies
     aws.heal()
 
-    event = world.call("POST", "/events", EVENT, idempotency_key="k").json
+    event = world.offer(idempotency_key="k").json
 
     world.settle()
     assert {copy["status"] for copy in copies(world, event)} == {"delivered"}
-    assert len(target.requests) == 2
+    assert target.count == 2
 
 
 def test_a_post_deletes_copies_that_the_event_does_not_list(
@@ -239,10 +237,10 @@ def test_a_retry_changes_nothing_that_lookup_index_shows_of_a_copy(
     """Else a dead subscription would throttle its partition, and with it the table."""
     world.restart(IN_PROCESS_WAIT_SECONDS="0")
     target.default = 503
-    subscribe(world, target.url)
+    subscribe(world, target)
     [copy_id] = world.post()["copies"]
     before = world.item(copy_id)
-    world.clock.sleep(1)
+    world.sleep(1)
 
     world.run_worker()
 
@@ -266,11 +264,11 @@ def test_410_ends_a_subscription_without_a_dead_letter(
 
     assert [line["subscription_id"] for line in lines] == [subscription_id]
     assert subscriptions(world) == []
-    world.clock.sleep(1)
+    world.sleep(1)
     world.run_worker()  # the other copy is deleted when its turn comes
     for event in (retried, refused):
         assert world.call("GET", f"/events/{event['copies'][0]}").status_code == 404
-    assert (len(target.requests), world.messages(), world.dead_letters()) == (2, [], [])
+    assert (target.count, world.messages(), world.dead_letters()) == (2, [], [])
 
 
 def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(
@@ -288,7 +286,7 @@ def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(
     another = replace(denied, destination="another", owner="another")
     for open_target in (denied, another):
         breaker.record(open_target, START - 25, START, PushResult(Outcome.RETRY), 1)
-    world.clock.sleep(300)  # now both may be tried
+    world.sleep(300)  # now both may be tried
     world.run_worker()
     assert breaker.acquire(another, world.clock()) == 0
 
@@ -296,7 +294,7 @@ def test_a_host_that_is_no_longer_allowed_gets_nothing_any_more(
     copy = world.get(f"/events/{copy_id}")
     assert copy["status"] == "failed"
     assert copy["attempts"][-1]["error"] == "host not allowed"
-    assert len(target.requests) == len(world.dead_letters()) == 1
+    assert target.count == len(world.dead_letters()) == 1
 
 
 # Events that are not pushed themselves
@@ -306,7 +304,7 @@ def test_subscriptions_mode_stores_an_event_delivered(
     world: World, target: Receiver, aws: Aws, output: Output
 ) -> None:
     world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
-    subscribe(world, target.url, "order.created")
+    subscribe(world, target, "order.created")
     target.default = 422
     output.lines()
 
@@ -342,22 +340,20 @@ def test_in_subscriptions_mode_copies_alone_are_replayed(
 ) -> None:
     receiver.script(503)
     before = world.post()
-    world.clock.sleep(1)
+    world.sleep(1)
     world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
-    subscribe(world, target.url)
+    subscribe(world, target)
     event = world.post()
     world.run_worker()
 
     for each, state in ((before, "pending"), (event, "delivered")):
-        refused = world.replay(each["event_id"])
-        assert refused.problem == (409, "not_pushed")
-        now = world.event(each["event_id"])
-        assert_has(now, status=state, next_attempt_at=None)
+        assert world.replay(each["event_id"]).problem == (409, "not_pushed")
+        assert_has(world.event(each["event_id"]), status=state, next_attempt_at=None)
     assert listed(world) == [before["event_id"]]
     assert world.replay(event["copies"][0]).json["next_attempt_at"]
     world.run_worker()
-    assert len(receiver.requests) == 1
-    assert len(target.requests) == 2
+    assert receiver.count == 1
+    assert target.count == 2
 
 
 # Tenants
@@ -372,7 +368,7 @@ def test_subscriptions_of_a_tenant_are_counted_apart(world: World, target: Recei
 
     refused = subscribe(world, f"{target.url}&another", tenant="a")
     assert refused.problem == (409, "too_many_subscriptions")
-    assert subscribe(world, target.url, tenant="a").status_code == 200
+    assert subscribe(world, target, tenant="a").status_code == 200
     assert [
         subscribe(world, f"{target.url}&n", tenant=tenant).status_code for tenant in (None, "b")
     ] == [201, 201]
@@ -405,9 +401,9 @@ def test_lists_of_a_bounded_size_are_kept(
         return [len(calls) for calls in reads]
 
     assert count_reads("12131") == [2, 1, 0, 1, 2]
-    world.clock.sleep(10)
+    world.sleep(10)
     assert count_reads("121") == [2, 1, 0]
-    world.clock.sleep(10)
+    world.sleep(10)
     read_lists(world.services)
     # what the present period needs
     assert len(world.services.subscriptions._lists) == 1
@@ -421,7 +417,7 @@ def test_any_https_host_may_be_subscribed_to_but_only_public_addresses_are_pushe
 ) -> None:
     world.restart(SUBSCRIPTION_HOSTS="*")
     with Receiver(tls=certificates().valid()) as private:
-        target = subscribe(world, private.url, tenant="a")
+        target = subscribe(world, private, tenant="a")
         assert target.status_code == 201
         assert target.json["target_host"] == "localhost"
 
@@ -449,6 +445,4 @@ def test_of_any_hosts_only_public_ones_with_https_are_taken(world: World) -> Non
     ):
         assert subscribe(world, f"https://{host}/").status_code == 400
     for host in ("a.example", "127.0.0.1", "localhost"):
-        answer = subscribe(world, f"http://{host}/")
-        assert answer.status_code == 400
-        assert answer.faults == ["target_url"]
+        assert subscribe(world, f"http://{host}/").faults == ["target_url"]

@@ -3,13 +3,13 @@
 import base64
 import re
 from random import Random
-from typing import Any
 
 import pytest
 
 from chalicelib.infra.times import rfc3339
 from tests.support.receiver import Receiver
 from tests.support.subscribing import (
+    id_of_new,
     make_token,
     post_for,
     subscribe,
@@ -31,18 +31,8 @@ OTHER = "customer-43"
 Foreign = tuple[list[str], list[str]]
 
 
-@pytest.fixture
-def world(world: World) -> World:
-    world.restart(WEBHOOK_SIGNING_SECRETS=SIGNING_SECRETS[0])
-    return world
-
-
 def me(world: World, token: str) -> Answer:
     return world.call("GET", "/me", key=token)
-
-
-def id_of_new(world: World, url: str, tenant: str | None) -> Any:
-    return subscribe(world, url, key=KEY, tenant=tenant).json["subscription_id"]
 
 
 @pytest.fixture
@@ -50,8 +40,8 @@ def foreign(world: World, target: Receiver) -> Foreign:
     """Return ids of subscriptions and of events that a token of MINE must not see: another
     tenant's, and nobody's.
     """
-    other = id_of_new(world, f"{target.url}1", OTHER)
-    nobody = id_of_new(world, f"{target.url}2", None)
+    other = id_of_new(world, f"{target.url}1", tenant=OTHER)
+    nobody = id_of_new(world, f"{target.url}2")
     events = [post_for(world, tenant) for tenant in (OTHER, MINE, None)]
     event_ids = [each for event in events for each in (event["event_id"], *event["copies"])]
     assert len(event_ids) == 3 + 4
@@ -61,16 +51,16 @@ def foreign(world: World, target: Receiver) -> Foreign:
 # What a token is
 
 
-@pytest.mark.parametrize(("members", "seconds"), [({"expires_in_seconds": 60}, 60), ({}, 3600)])
+@pytest.mark.parametrize("members, seconds", [({"expires_in_seconds": 60}, 60), ({}, 3600)])
 def test_a_token_says_whose_it_is_and_ends_when_it_says(
     world: World, members: dict[str, int], seconds: int
 ) -> None:
     made = world.call("POST", "/tokens", {"tenant": MINE, **members}, key=CONSUMER_KEY).json
     credentials = base64.b64encode(f"anyone:{made['token']}".encode()).decode()
     told = world.get("/me", authorization=f"Basic {credentials}")
-    world.clock.sleep(seconds - 1)
+    world.sleep(seconds - 1)
     before = me(world, made["token"])
-    world.clock.sleep(1)
+    world.sleep(1)
 
     assert_has(made, tenant=MINE, expires_at=rfc3339(world.clock()))
     assert_has(told, name=MINE, tenant=MINE, scopes=[], expires_at=made["expires_at"])
@@ -78,22 +68,7 @@ def test_a_token_says_whose_it_is_and_ends_when_it_says(
     assert me(world, made["token"]).status_code == 401
 
 
-def test_a_request_for_a_token_is_validated(world: World) -> None:
-    for body, faults in (
-        ('{"expires_in_seconds": true}', ["expires_in_seconds", "tenant"]),
-        ('{"tenant": "a b", "expires_in_seconds": 59}', ["expires_in_seconds", "tenant"]),
-        (
-            '{"tenant": "a", "expires_in_seconds": 2592001, "scopes": []}',
-            ["expires_in_seconds", "scopes"],
-        ),
-    ):
-        answer = world.call("POST", "/tokens", body, key=CONSUMER_KEY)
-        assert answer.status_code == 400
-        assert answer.faults == faults
-
-
 def test_a_token_lasts_through_a_rotation_and_ends_with_its_signing_secret(world: World) -> None:
-    world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(SIGNING_SECRETS))
     token = make_token(world, MINE)  # signed with the first
     statuses = []
     for secrets in (
@@ -129,8 +104,17 @@ def test_only_true_tokens_are_taken(world: World) -> None:
     token = make_token(world, MINE)
     other = make_token(world, OTHER)
     content, _, tag = token.removeprefix("trt_").partition(".")
-    forged = [f"trt_{content}.{other[-43:]}", f"{content}.{tag}", f"trt_.{tag}", "trt_", "trt_."]
-    forged += [f"{token}=", token.upper(), f"trt_{content}=.{tag}", f"trt_{content}\ud800.{tag}"]
+    forged = [
+        f"trt_{content}.{other[-43:]}",
+        f"{content}.{tag}",
+        f"trt_.{tag}",
+        "trt_",
+        "trt_.",
+        f"{token}=",
+        token.upper(),
+        f"trt_{content}=.{tag}",
+        f"trt_{content}\ud800.{tag}",
+    ]
     for place in range(len(token)):  # each character changed, left out and repeated
         changed = random.choice("ABCxyz019-_.=\0 é")
         forged += [token[:place] + changed * count + token[place + 1 :] for count in (0, 1, 2)]
@@ -148,8 +132,8 @@ def test_only_true_tokens_are_taken(world: World) -> None:
 
 def test_a_customer_manages_its_webhooks_with_a_token(world: World, target: Receiver) -> None:
     token = make_token(world, MINE)
-    made = subscribe(world, target.url, key=token)
-    again = subscribe(world, target.url, key=token, tenant=MINE)
+    made = subscribe(world, target, key=token)
+    again = subscribe(world, target, key=token, tenant=MINE)
     calls = (("GET", ""), ("PATCH", ""), ("GET", "/secret"), ("POST", "/test"), ("POST", "/enable"))
     answers = [world.call(verb, made.location + path, "{}", key=token) for verb, path in calls]
     listed = world.get("/subscriptions", key=token)["subscriptions"]
@@ -184,8 +168,8 @@ def test_a_token_sees_nothing_of_others(world: World, foreign: Foreign) -> None:
 
 def test_another_tenant_cannot_be_named_with_a_token(world: World, target: Receiver) -> None:
     token = make_token(world, MINE)
-    mine = id_of_new(world, target.url, MINE)
-    posted = subscribe(world, target.url, key=token, tenant=OTHER)
+    mine = id_of_new(world, target, tenant=MINE)
+    posted = subscribe(world, target, key=token, tenant=OTHER)
     paths = ("/subscriptions?tenant=", f"/events?subscription_id={mine}&tenant=")
     refused, own = (
         [world.call("GET", path + tenant, key=token) for path in paths] for tenant in (OTHER, MINE)
@@ -203,7 +187,6 @@ def test_a_token_is_not_told_which_hosts_the_operator_allows(world: World) -> No
         answer = subscribe(world, url, key=token)
         operators = subscribe(world, url)
 
-        assert answer.status_code == operators.status_code == 400
         assert answer.faults == operators.faults == ["target_url"]
         assert ("hooks.zapier.com" in operators.text) == url.startswith("https:")
         assert not re.search(r"hooks.zapier.com|127.0.0.1|SUBSCRIPTION_HOSTS", answer.text)

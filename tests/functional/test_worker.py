@@ -7,7 +7,6 @@ import threading
 
 import pytest
 
-import app
 from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.operations.batch import BatchError
 from tests.conftest import During, Output
@@ -15,11 +14,6 @@ from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Answers, Receiver, hang, status, when_all_are_here
 from tests.support.subscribing import listed
 from tests.support.world import START, UNKNOWN, World, assert_has
-
-
-def queued(world: World) -> str:
-    """Post an event without a push, so that it waits in the queue."""
-    return str(world.post(prefer="respond-async")["event_id"])
 
 
 def due_in(world: World, event_id: str) -> float:
@@ -34,17 +28,17 @@ def test_the_delay_doubles_up_to_two_hours_in_45_attempts(
 ) -> None:
     receiver.default = 503
     world.restart(IN_PROCESS_WAIT_SECONDS="0")
-    event_id = queued(world)
+    event_id = world.queued()
     shares = list[float]()
     while world.run_worker() and world.event(event_id)["status"] == "pending":
         delay = due_in(world, event_id)
         shares.append(delay / min(7200, 2 ** len(shares)))
-        world.clock.sleep(delay + 1)
+        world.sleep(delay + 1)
         if not world.messages():
-            world.clock.sleep(60)
-            world.run_schedule(app.sweep)
+            world.sleep(60)
+            world.sweep()
 
-    assert len(receiver.requests) == 45 == len(shares) + 1
+    assert receiver.count == 45 == len(shares) + 1
     assert all(0.499 <= share <= 1.001 for share in shares)
     assert max(shares) - min(shares) > 0.2
     assert world.clock() - START < 66 * 3600  # less than three days
@@ -71,26 +65,26 @@ def test_the_delay_doubles_up_to_two_hours_in_45_attempts(
 
 def test_the_worker_waits_in_process_up_to_its_limit(world: World, receiver: Receiver) -> None:
     receiver.default = 503
-    event_id = queued(world)
+    event_id = world.queued()
 
     world.run_worker()
 
     waited = world.clock() - START
     rest = due_in(world, event_id)
     assert waited <= 8 < waited + rest
-    assert len(receiver.requests) >= 3
+    assert receiver.count >= 3
     [message] = world.messages()
     assert message["attributes"] == {"EventId": event_id}
     assert rest <= message["delay_seconds"] < rest + 1.001
 
 
-@pytest.mark.parametrize(("timeout_seconds", "waits"), [(20, False), (31, False), (36, True)])
+@pytest.mark.parametrize("timeout_seconds, waits", [(20, False), (31, False), (36, True)])
 def test_the_worker_waits_if_time_is_left(
     world: World, receiver: Receiver, timeout_seconds: int, waits: bool
 ) -> None:
     receiver.default = 503
     world.restart(IN_PROCESS_WAIT_SECONDS="900", BACKOFF_BASE_SECONDS="2")
-    queued(world)
+    world.queued()
 
     world.run_worker(timeout_seconds=timeout_seconds)
 
@@ -103,7 +97,7 @@ def test_the_worker_waits_if_time_is_left(
 def test_the_worker_begins_no_push_that_it_cannot_record_in_time(
     world: World, receiver: Receiver
 ) -> None:
-    event_id = queued(world)
+    event_id = world.queued()
 
     world.run_worker(timeout_seconds=11)  # 10 s for a record and a message, 1 s to return
 
@@ -121,7 +115,7 @@ def test_the_worker_does_not_wait_after_a_push_that_timed_out_or_came_too_soon(
 ) -> None:
     world.restart(PUSH_TIMEOUT_SECONDS="0.2")
     receiver.script(response)
-    event_id = queued(world)
+    event_id = world.queued()
 
     world.run_worker()
 
@@ -135,17 +129,17 @@ def test_no_message_of_a_batch_waits_for_the_retry_of_another(
     world: World, receiver: Receiver
 ) -> None:
     receiver.script(503)
-    event_ids = [queued(world) for _ in range(2)]
+    event_ids = [world.queued() for _ in range(2)]
 
     world.run_worker()
 
     assert world.clock() == START
-    assert len(receiver.requests) == len(event_ids)
+    assert receiver.count == len(event_ids)
     assert len(world.messages()) == 1
 
 
 @pytest.mark.parametrize(
-    ("code", "retry_after", "least", "most"),
+    "code, retry_after, least, most",
     [(503, "30", 30, 30), (429, "1", 5, 10), (503, "3601", 3600, 3600), (500, "30", 5, 10)],
 )
 def test_the_next_attempt_is_not_earlier_than_the_receiver_and_the_schedule_say(
@@ -154,7 +148,7 @@ def test_the_next_attempt_is_not_earlier_than_the_receiver_and_the_schedule_say(
     world.restart(BACKOFF_BASE_SECONDS="10", IN_PROCESS_WAIT_SECONDS="0")
     receiver.script(status(code, headers={"Retry-After": retry_after}))
 
-    event_id = queued(world)
+    event_id = world.queued()
     world.run_worker()
 
     due = due_in(world, event_id)
@@ -172,11 +166,11 @@ def test_an_early_message_is_sent_on_with_the_rest_of_the_delay_up_to_900_s(
     soon, much_later = [world.post()["event_id"] for _ in waits]
     for event_id in (soon, much_later):
         world.send(json.dumps({"event_id": event_id}))
-    world.clock.sleep(0.5)
+    world.sleep(0.5)
 
     assert world.run_worker() == 2
 
-    assert len(receiver.requests) == 2
+    assert receiver.count == 2
     assert [world.event(event_id)["status"] for event_id in (soon, much_later)] == ["pending"] * 2
     delays = sorted(
         message["delay_seconds"] for message in world.messages() if soon in message["body"]
@@ -189,9 +183,9 @@ def test_a_dead_letter_has_the_true_number_of_attempts_if_fewer_are_allowed(
     world: World, receiver: Receiver
 ) -> None:
     receiver.default = 503
-    event_id = queued(world)
+    event_id = world.queued()
     world.run_worker()
-    made = len(receiver.requests)
+    made = receiver.count
     world.restart(MAX_DELIVERY_ATTEMPTS=str(made - 2))
 
     world.settle()
@@ -204,16 +198,24 @@ def test_a_dead_letter_has_the_true_number_of_attempts_if_fewer_are_allowed(
         made,
         made,
     )
-    assert json.loads(letter["body"])["delivery_attempts"] == len(receiver.requests) == made
+    assert json.loads(letter["body"])["delivery_attempts"] == receiver.count == made
 
 
 # Messages
 
 
 def test_messages_that_cannot_be_read_are_moved_to_the_dlq_unchanged(world: World) -> None:
-    bodies = ["hello", "{", "[]", "null", "1" * 5000, "[" * 9000, "NaN", '"evt"', "{}"]
-    bodies += [
-        f'{{"event_id": {bad}}}' for bad in ("null", '"x"', "1", f'"{UNKNOWN.upper()}"', "[]")
+    bodies = [
+        "hello",
+        "{",
+        "[]",
+        "null",
+        "1" * 5000,
+        "[" * 9000,
+        "NaN",
+        '"evt"',
+        "{}",
+        *(f'{{"event_id": {bad}}}' for bad in ("null", '"x"', "1", f'"{UNKNOWN.upper()}"', "[]")),
     ]
     for body in bodies:
         world.send(body, EventId="whatever")
@@ -232,7 +234,7 @@ def test_a_dead_letter_replays_a_failed_event_and_wakes_a_pending_one(
 ) -> None:
     receiver.script(422, 422)
     event_id = world.post()["event_id"]
-    world.clock.sleep(60)
+    world.sleep(60)
     world.replay(event_id)
     world.lose_messages()
 
@@ -241,10 +243,10 @@ def test_a_dead_letter_replays_a_failed_event_and_wakes_a_pending_one(
         world.move_back()
         world.empty_inbox()
         assert world.event(event_id)["status"] == state
-        assert len(receiver.requests) == pushes
+        assert receiver.count == pushes
         world.send(json.dumps({"event_id": event_id, "reason": "permanent"}))
         world.empty_inbox()
-        assert len(receiver.requests) == 3
+        assert receiver.count == 3
 
     assert world.messages() == []
 
@@ -271,10 +273,10 @@ def test_a_dead_letter_of_a_claimed_event_is_sent_on(
     assert world.dead_letters() == []
     [message] = world.messages()
     assert message["delay_seconds"] == 61
-    world.clock.sleep(61)
+    world.sleep(61)
     world.run_worker()
     assert world.event(event["event_id"])["status"] == "delivered"
-    assert (len(receiver.requests), world.messages(), world.dead_letters()) == (2, [], [])
+    assert (receiver.count, world.messages(), world.dead_letters()) == (2, [], [])
 
 
 def test_a_dead_letter_of_a_leased_event_is_sent_on_after_900_s_at_most(
@@ -296,8 +298,8 @@ def test_a_dead_letter_is_kept_if_its_lease_ends_meanwhile(
     receiver.script(422)
     event_id = world.post()["event_id"]
     world.call("POST", "/inbox/lease", '{"lease_seconds": 1}')
-    during(world.dynamodb, "after-call.dynamodb.UpdateItem", lambda **_: world.clock.sleep(5))
-    delays: list[int] = []
+    during(world.dynamodb, "after-call.dynamodb.UpdateItem", lambda **_: world.sleep(5))
+    delays = []
     during(
         world.sqs,
         "provide-client-params.sqs.SendMessage",
@@ -319,7 +321,7 @@ def test_a_batch_is_processed_in_parallel_and_leaves_no_thread(
 ) -> None:
     receiver.default = when_all_are_here(10)
     for _ in range(10):
-        queued(world)
+        world.queued()
     assert world.run_worker() == 10
 
     assert not [
@@ -332,18 +334,18 @@ def test_a_batch_is_processed_in_parallel_and_leaves_no_thread(
 def test_a_fault_in_one_message_never_costs_another(
     world: World, receiver: Receiver, aws: Aws, fault: Fault
 ) -> None:
-    event_ids = [queued(world) for _ in range(4)]
+    event_ids = [world.queued() for _ in range(4)]
     world.send("malformed")
-    aws.fail(fault, at=1)
+    aws.fail(at=1, fault=fault)
 
     with pytest.raises(BatchError, match="1 of 5"):
         world.run_worker()
 
     aws.heal()
     assert len(world.messages()) == 1  # the others were deleted
-    assert len(receiver.requests) + len(world.dead_letters()) == 4
-    world.clock.sleep(301)
+    assert receiver.count + len(world.dead_letters()) == 4
+    world.sleep(301)
     assert world.run_worker() == 1
     assert {world.event(event_id)["status"] for event_id in event_ids} == {"delivered"}
-    assert len(receiver.requests) == 4
+    assert receiver.count == 4
     assert len(world.dead_letters()) == 1

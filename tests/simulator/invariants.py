@@ -8,7 +8,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from chalicelib.core.event import COPY_PREFIX, RESERVED_PREFIX, DeliveredVia, Event, Status
@@ -22,7 +22,7 @@ NEVER = rfc3339(0)
 # acknowledged after its claim
 MAY_BE_PUSHED = ((Status.PENDING, None), (Status.DELIVERED, DeliveredVia.PULL))
 
-Item = Mapping[str, Any]
+Item = Json
 
 
 class ViolationError(AssertionError):
@@ -50,47 +50,40 @@ class Push:
         return self.status_code is not None and 200 <= self.status_code < 300
 
 
-@dataclass
 class History:
     """What callers, consumers, the receiver and the table saw; `item` is what the table has of an
     event by now.
     """
 
-    item: Callable[[str], Json | None]
-    max_skew_seconds: float = 0.0  # how far the clock of a container may be off, either way
-    accepted: dict[str, float] = field(default_factory=dict)  # and when their POST began
-    acknowledged: set[str] = field(default_factory=set)
-    pushes: defaultdict[str, list[Push]] = field(default_factory=lambda: defaultdict(list))
-    running: set[str] = field(default_factory=set)
-    # of an event: how often it was stored or replayed
-    replays: Counter[str] = field(default_factory=Counter)
-    faults: int = 0
-    struck: set[object] = field(default_factory=set)  # invocations with a fault
-    not_made: Counter[tuple[str, int]] = field(default_factory=Counter)  # attempts without a push
-    repeated: int = 0  # pushes after a 2xx, because of a fault
-    violations: list[str] = field(default_factory=list)
-    # and their events, as the table took them
-    leases: set[tuple[str, str]] = field(default_factory=set)
-    # of the subscriptions that there are
-    subscribed_at: dict[str, float] = field(default_factory=dict)
-    # of subscriptions that were deleted, for the last time
-    ended_at: dict[str, float] = field(default_factory=dict)
-    # of subscriptions that were; infinity: they are
-    disabled_until: dict[str, float] = field(default_factory=dict)
-    stored_at: dict[str, float] = field(default_factory=dict)  # of events, for the last time
-    # of events: stored or replayed for the last time
-    pending_since: dict[str, float] = field(default_factory=dict)
-    pushes_copies_alone: bool = False  # by some container
-    moved_back: dict[tuple[str, str], float] = field(default_factory=dict)  # dead letters, and when
-    deleted: set[str] = field(default_factory=set)  # copies
-    messages: int = 0  # that were sent to a queue
-    sent: set[str] = field(default_factory=set)  # copies that were made after their event
-    # of events, when the latest erasure began
-    erased_at: dict[str, float] = field(default_factory=dict)
-    # their events and subscriptions
-    erased_copies: set[tuple[str, str]] = field(default_factory=set)
-    # and when their POST began
-    expected_copies: dict[tuple[str, str], float] = field(default_factory=dict)
+    def __init__(self, item: Callable[[str], Json | None]) -> None:
+        self.item = item
+        self.max_skew_seconds = 0.0  # how far the clock of a container may be off, either way
+        self.accepted = dict[str, float]()  # and when their POST began
+        self.acknowledged = set[str]()
+        self.pushes = defaultdict[str, list[Push]](list)
+        self.running = set[str]()
+        self.replays = Counter[str]()  # of an event: how often it was stored or replayed
+        self.faults = 0
+        self.struck = set[object]()  # invocations with a fault
+        self.not_made = Counter[tuple[str, int]]()  # attempts without a push
+        self.violations = list[str]()
+        self.leases = set[tuple[str, str]]()  # and their events, as the table took them
+        self.subscribed_at = dict[str, float]()  # of the subscriptions that there are
+        # of subscriptions that were deleted, for the last time
+        self.ended_at = dict[str, float]()
+        # of subscriptions that were; infinity: they are
+        self.disabled_until = dict[str, float]()
+        self.stored_at = dict[str, float]()  # of events, for the last time
+        # of events: stored or replayed for the last time
+        self.pending_since = dict[str, float]()
+        self.pushes_copies_alone = False  # by some container
+        self.moved_back = dict[tuple[str, str], float]()  # dead letters, and when
+        self.deleted = set[str]()  # copies
+        self.messages = 0  # that were sent to a queue
+        self.sent = set[str]()  # copies that were made after their event
+        self.erased_at = dict[str, float]()  # of events, when the latest erasure began
+        self.erased_copies = set[tuple[str, str]]()  # their events and subscriptions
+        self.expected_copies = dict[tuple[str, str], float]()  # and when their POST began
 
     def forbid(self, is_broken: bool, violation: str) -> None:
         """Note a violation; it is not raised, for the code under test catches exceptions."""
@@ -305,10 +298,8 @@ class History:
             self.violations.append("a push of a copy that its event does not list")
         for earlier in self.pushes[event.event_id]:
             if earlier.arrived and earlier.replay_number == push.replay_number:
-                if earlier.invocation in self.struck and not earlier.is_recorded:
-                    self.repeated += 1
-                else:
-                    self.violations.append("pushed again after a 2xx that could be recorded")
+                is_excused = earlier.invocation in self.struck and not earlier.is_recorded
+                self.forbid(not is_excused, "pushed again after a 2xx that could be recorded")
         self.running.add(event.event_id)
         self.pushes[event.event_id].append(push)
 
@@ -340,9 +331,7 @@ class History:
         return self.faults > 0 or copy.replayed_at is not None
 
 
-def check(
-    history: History, stored: Mapping[str, Event], dead_letters: Iterable[Mapping[str, Any]]
-) -> None:
+def check(history: History, stored: Mapping[str, Event], dead_letters: Iterable[Json]) -> None:
     """Raise ViolationError unless a settled world kept its promises."""
     told = {
         (dead_letter.get("event_id"), dead_letter.get("failed_at")) for dead_letter in dead_letters

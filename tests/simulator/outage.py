@@ -16,6 +16,7 @@ from chalicelib.core.event import Event, Status
 from chalicelib.core.outcome import PushResult
 from chalicelib.infra.times import rfc3339, unix_seconds
 from tests.simulator.simulated_world import NO_ENVIRON, WORKERS, Container, SimulatedWorld
+from tests.support.world import Json
 
 WORKERS_OF_LANE = 5
 TARGET = "https://hooks.zapier.com/1"
@@ -104,7 +105,7 @@ class OutageWorld(SimulatedWorld):
     def latency(self) -> tuple[float, float]:
         return 0.0, 0.01
 
-    def is_healthy(self, item: Mapping[str, Any]) -> bool:
+    def is_healthy(self, item: Json) -> bool:
         """Return whether nothing is wrong with the destination of an event, or at least was not
         with its pushes.
         """
@@ -197,7 +198,7 @@ class SomeSlowWorld(OutageWorld):
         is_slow = event.is_copy and not self.is_healthy({"event_id": event.event_id})
         return (200, 9.0) if is_slow else HEALTHY
 
-    def is_healthy(self, item: Mapping[str, Any]) -> bool:
+    def is_healthy(self, item: Json) -> bool:
         return str(item["event_id"])[-1] in "01234567"
 
 
@@ -234,7 +235,7 @@ class TenantsWorld(OutageWorld):
             self.pushes.setdefault(id(container), []).append(self.clock() - self.began)
         return super().respond(event, url, timeout_seconds, container)
 
-    def is_healthy(self, item: Mapping[str, Any]) -> bool:
+    def is_healthy(self, item: Json) -> bool:
         return "subscription_id" in item and item.get("tenant") == "other"
 
     def _callers(self, every_seconds: float, headers: dict[str, str]) -> None:
@@ -381,7 +382,7 @@ def figures() -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"{name}, {rate}/s", partial(told_of_waits, run, rate)
 
 
-def troubles() -> Iterator[tuple[str, str, float, dict[str, Any]]]:
+def troubles() -> Iterator[tuple[str, str, float, Json]]:
     """Yield a name, what is in trouble, how many events a second there are, and options."""
     for in_webhook, name in ((False, "subscription"), (True, "webhook")):
         for trouble in TROUBLES:
@@ -391,7 +392,7 @@ def troubles() -> Iterator[tuple[str, str, float, dict[str, Any]]]:
                 yield f"{name} {trouble}", trouble, rate, {"in_webhook": in_webhook}
     for count, rate in ((10, 5), (25, 1)):
         for when, bound in (("first 40 s", {"until": 40}), ("then", {"measured_from": 60})):
-            options: dict[str, Any] = {"subscriptions": count, "seconds": 150, **bound}
+            options: Json = {"subscriptions": count, "seconds": 150, **bound}
             yield f"{count} subscriptions hang, {when}", "hangs", rate, options
 
 

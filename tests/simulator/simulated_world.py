@@ -56,9 +56,10 @@ ENVIRON = {
     "INBOX_DLQ_URL": DLQ,
     "SLOW_QUEUE_URL": SLOW,
     "LOG_LEVEL": "CRITICAL",
+    "API_KEYS": f"acme:{digest(KEY)}:produce+consume+erase",
+    "MAX_DELIVERY_ATTEMPTS": "4",
+    "ZAPIER_WEBHOOK_URL": "http://127.0.0.1:9/secret",
 }
-ENVIRON |= {"API_KEYS": f"acme:{digest(KEY)}:produce+consume+erase", "MAX_DELIVERY_ATTEMPTS": "4"}
-ENVIRON |= {"ZAPIER_WEBHOOK_URL": "http://127.0.0.1:9/secret"}
 # The timeouts of .chalice/config.json.
 API_SECONDS = 30.0
 WORKER_SECONDS = 50.0
@@ -279,7 +280,7 @@ class Container:
 
     def recover(self, subscription_id: str) -> None:
         """Recover what a subscription missed of all events; whoever is told 503 gives up."""
-        body: Json = {"since": rfc3339(0)}
+        body = {"since": rfc3339(0)}
         while True:
             answer = self.call("POST", f"/subscriptions/{subscription_id}/recover", body)
             body["cursor"] = answer.json.get("next_cursor")
@@ -364,7 +365,7 @@ class _Client:
         return make
 
 
-def _event_ids(parameters: Mapping[str, Any]) -> list[str]:
+def _event_ids(parameters: Json) -> list[str]:
     """Return the events that a call to AWS is about, as far as a fault of it can matter to them."""
     if item := parameters.get("Item") or parameters.get("Key"):
         key = item["event_id"]["S"]
@@ -470,7 +471,7 @@ class SimulatedWorld:
         response = self.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=max_messages)
         return list(response["Messages"])
 
-    def move_back(self, message: Mapping[str, Any]) -> None:
+    def move_back(self, message: Json) -> None:
         """Send a dead letter to the inbox queue, as SQS's own redrive does."""
         body = message["Body"]
         attributes = message["MessageAttributes"]

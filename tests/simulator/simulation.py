@@ -14,7 +14,7 @@ ROUND_SECONDS = 450.0
 # of the second.
 PAUSE_SECONDS = ERASED_SECONDS - ROUND_SECONDS / 2
 # How a target responds; None is no response.
-BEHAVIOURS: dict[str, tuple[int | None, ...]] = {
+BEHAVIOURS = {
     "well": (200,),
     "flaky": (200, 503, 500, 429, None, 204),
     "down": (503,),

@@ -42,7 +42,7 @@ class Aws:
         for events, name, hook in self._hooks:
             events.unregister(name, hook)
 
-    def fail(self, fault: Fault, *operations: str, at: int | None = None) -> None:
+    def fail(self, *operations: str, fault: Fault = Fault.REFUSED, at: int | None = None) -> None:
         """Let calls fail: all, or those of `operations`, and of these only the call number `at`
         (from 1).
         """

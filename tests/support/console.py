@@ -5,7 +5,8 @@ from typing import Any
 
 from playwright.sync_api import BrowserContext, Locator, expect
 
-from tests.support.running import ROOT, Run
+from tests.support.running import Run
+from tests.support.world import ROOT
 
 FOCUSED = (
     "(node => [node.closest('label, a, button, summary')?.textContent, "

@@ -59,11 +59,11 @@ class FakeDynamoDB:
         self._tokens: set[str] = set()  # of the transactions that were made
         self._lock = Lock()
 
-    def put_item(self, **parameters: Any) -> dict[str, Any]:
+    def put_item(self, **parameters: Any) -> Json:
         self._store([self._put(**parameters)])
         return {}
 
-    def update_item(self, *, ReturnValues: str = "NONE", **parameters: Any) -> dict[str, Any]:
+    def update_item(self, *, ReturnValues: str = "NONE", **parameters: Any) -> Json:
         key, item = self._update(**parameters)
         self._store([(key, item)])
         return {"Attributes": typed(item)} if ReturnValues == "ALL_NEW" else {}
@@ -76,8 +76,8 @@ class FakeDynamoDB:
         return {}
 
     def transact_write_items(
-        self, *, TransactItems: Sequence[Mapping[str, Any]], ClientRequestToken: str = ""
-    ) -> dict[str, Any]:
+        self, *, TransactItems: Sequence[Json], ClientRequestToken: str = ""
+    ) -> Json:
         """Make all writes or none; those of a token that were made are not made again."""
         if ClientRequestToken in self._tokens:
             return {}
@@ -86,7 +86,7 @@ class FakeDynamoDB:
             "Update": self._update,
         }
         writes: list[tuple[str, Item]] = []
-        reasons: list[dict[str, Any]] = []
+        reasons: list[Json] = []
         for ((kind, parameters),) in map(Mapping.items, TransactItems):
             try:
                 writes.append(prepare[kind](**parameters))
@@ -106,7 +106,7 @@ class FakeDynamoDB:
         item = self.items.get(Key[KEY]["S"])
         return {} if item is None else {"Item": typed(item)}
 
-    def batch_get_item(self, *, RequestItems: Mapping[str, Mapping[str, Any]]) -> Json:
+    def batch_get_item(self, *, RequestItems: Mapping[str, Json]) -> Json:
         ((table_name, request),) = RequestItems.items()
         keys = [key[KEY]["S"] for key in request["Keys"]]
         found = [typed(self.items[key]) for key in keys if key in self.items]
@@ -368,7 +368,7 @@ class FakeSQS:
         self._queues[QueueUrl][message_id] = message
         return {"MessageId": message_id}
 
-    def send_message_batch(self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]) -> Json:
+    def send_message_batch(self, *, QueueUrl: str, Entries: Sequence[Json]) -> Json:
         return _batch(self.send_message, QueueUrl, Entries)
 
     def receive_message(self, *, QueueUrl: str, MaxNumberOfMessages: int, **shown: Any) -> Json:
@@ -403,7 +403,7 @@ class FakeSQS:
                 del queue[message_id]
         return {}
 
-    def delete_message_batch(self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]) -> Json:
+    def delete_message_batch(self, *, QueueUrl: str, Entries: Sequence[Json]) -> Json:
         return _batch(self.delete_message, QueueUrl, Entries)
 
     def get_queue_attributes(self, *, QueueUrl: str, AttributeNames: Sequence[str]) -> Json:
@@ -417,7 +417,7 @@ class FakeSQS:
         return True
 
 
-def _batch(act: Callable[..., Json], url: str, entries: Sequence[Mapping[str, Any]]) -> Json:
+def _batch(act: Callable[..., Json], url: str, entries: Sequence[Json]) -> Json:
     successful = []
     for entry in entries:
         parameters = {name: value for name, value in entry.items() if name != "Id"}

@@ -64,14 +64,7 @@ class Ministack:
 
     def __init__(self, port: int) -> None:
         self.direct_url = f"http://127.0.0.1:{port}"
-        self.seen: Callable[[str], None] = lambda operation: None
-        self.calls: list[Call] = []
-        self.is_cut_off = False
-        self.replaced: dict[bytes, bytes] = {}
-        self.deployment_seconds = 0.0
-        self.deployed_at = -math.inf
-        self.index_looks = 0
-        self.looks_left = 0
+        self._forget()
         handler = type("Handler", (Proxy,), {"ministack": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
@@ -103,14 +96,18 @@ class Ministack:
     def api_url(self, api_id: str) -> str:
         return f"{self.direct_url}/restapis/{api_id}/api/_user_request_"
 
-    def reset(self) -> None:
-        self.seen = lambda operation: None
-        self.calls = []
+    def _forget(self) -> None:
+        self.seen: Callable[[str], None] = lambda operation: None
+        self.calls = list[Call]()
         self.is_cut_off = False
-        self.replaced = {}
+        self.replaced = dict[bytes, bytes]()
         self.deployment_seconds = 0.0
+        self.deployed_at = -math.inf
         self.index_looks = 0
         self.looks_left = 0
+
+    def reset(self) -> None:
+        self._forget()
         urllib3.request("POST", f"{self.direct_url}/_ministack/reset", timeout=30)
 
 
@@ -255,9 +252,16 @@ def _running(log_file: Path, state: Path | None) -> Iterator[int]:
     port = free_port()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, log_file.open("w") as log:
         # Functions inherit this environment, so it has nothing that the template should set.
-        environ = {"PATH": os.environ["PATH"], "HOME": home, "TMPDIR": home, "AUTH": "true"}
-        environ |= {"BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(port)}
-        environ |= {"SFTP_ENABLED": "0", "IOT_MTLS_ENABLED": "0"}
+        environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": home,
+            "TMPDIR": home,
+            "AUTH": "true",
+            "BIND_HOST": "127.0.0.1",
+            "GATEWAY_PORT": str(port),
+            "SFTP_ENABLED": "0",
+            "IOT_MTLS_ENABLED": "0",
+        }
         if state:
             environ |= {"PERSIST_STATE": "1", "STATE_DIR": str(state)}
         command = [str(_install()), "-m", "ministack"]

@@ -9,14 +9,14 @@ from openapi_schema_validator import OAS31Validator, oas31_format_checker
 
 from tests.support.world import ROOT, Answer, Json
 
-DOCUMENT: Json = json.loads(Path(ROOT, "chalicelib", "openapi.json").read_text(encoding="utf-8"))
+DOCUMENT = json.loads(Path(ROOT, "chalicelib", "openapi.json").read_text(encoding="utf-8"))
 PROBLEM = "application/problem+json"
 
 
 def resolve(value: Json) -> Json:
     """Return what a reference refers to, or the value itself."""
     while "$ref" in value:
-        found: Any = DOCUMENT
+        found = DOCUMENT
         for name in value["$ref"].removeprefix("#/").split("/"):
             found = found[name]
         value = found

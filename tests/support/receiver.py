@@ -116,6 +116,11 @@ class Receiver(socketserver.ThreadingTCPServer):
         self.url = f"https://localhost:{self.port}{SECRET_PATH}" if tls else _plain_url(self.port)
         threading.Thread(target=self.serve_forever, name="receiver", daemon=True).start()
 
+    @property
+    def count(self) -> int:
+        """How many requests there were."""
+        return len(self.requests)
+
     def script(self, *behaviours: Answers) -> None:
         """Answer the next requests by these, one each, after those already scripted."""
         self._script.extend(behaviours)
@@ -123,8 +128,8 @@ class Receiver(socketserver.ThreadingTCPServer):
     def wait_for(self, number: int, timeout: float = 20) -> list[Request]:
         """Return the first `number` requests as soon as there are so many."""
         with self._changed:
-            in_time = self._changed.wait_for(lambda: len(self.requests) >= number, timeout)
-            assert in_time, f"{len(self.requests)} requests instead of {number} within {timeout} s"
+            in_time = self._changed.wait_for(lambda: self.count >= number, timeout)
+            assert in_time, f"{self.count} requests instead of {number} within {timeout} s"
             return self.requests[:number]
 
     def wait_until_left(self, timeout: float = 20) -> None:
@@ -241,9 +246,9 @@ def redirect(to: str, code: int = 302) -> Behaviour:
     return status(code, headers={"Location": to})
 
 
-hang: Behaviour = Exchange.wait_until_left
-close_without_answer: Behaviour = Exchange.close
-reset_before_answer: Behaviour = Exchange.reset
+hang = Exchange.wait_until_left
+close_without_answer = Exchange.close
+reset_before_answer = Exchange.reset
 reset_mid_headers = in_turn(
     lambda exchange: exchange.send(b"HTTP/1.1 200 OK\r\nContent-Le"), Exchange.reset
 )
@@ -265,7 +270,9 @@ def hang_on_accept(connection: socket.socket) -> None:
 
 def tls_broken_off(connection: socket.socket) -> None:
     """Close in the middle of the ServerHello."""
-    _reply_and_close(connection, b"\x16\x03\x03\x00\x7a\x02\x00")
+    connection.recv(65536)
+    connection.sendall(b"\x16\x03\x03\x00\x7a\x02\x00")
+    connection.close()
 
 
 @cache
@@ -275,7 +282,7 @@ def refused_url() -> str:
     """
     taken = socket.socket()
     taken.bind(("127.0.0.1", 0))
-    port: int = taken.getsockname()[1]
+    port = taken.getsockname()[1]
     taken.detach()
     return _plain_url(port)
 
@@ -337,12 +344,6 @@ def _readable(connection: socket.socket, seconds: float) -> bool:
     poll = select.poll()
     poll.register(connection, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
-
-
-def _reply_and_close(connection: socket.socket, data: bytes) -> None:
-    connection.recv(65536)
-    connection.sendall(data)
-    connection.close()
 
 
 def _reset_at_close(connection: socket.socket) -> None:

@@ -9,13 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.support.world import ROOT
+
 OURS = (
     "PORT|STAGE|LOG_LEVEL|AWS_.*|API_KEYS|.*_SECRETS?|ZAPIER_WEBHOOK_URL|SUBSCRIPTION_HOSTS|"
     "EVENTS_TABLE_NAME|INBOX_.*|WORKER_.*|MAKE.*|MFLAGS"

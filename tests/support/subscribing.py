@@ -10,8 +10,13 @@ from tests.support.world import CONSUMER_KEY, Answer, Json, World
 
 
 def subscribe(
-    world: World, url: str, *event_types: str, key: str = CONSUMER_KEY, **members: Any
+    world: World,
+    target: str | Receiver,
+    *event_types: str,
+    key: str = CONSUMER_KEY,
+    **members: Any,
 ) -> Answer:
+    url = target.url if isinstance(target, Receiver) else target
     body = {"target_url": url, "event_types": event_types or None, **members}
     return world.call("POST", "/subscriptions", body, key=key)
 
@@ -22,12 +27,12 @@ def make_token(world: World, tenant: str, *, key: str = CONSUMER_KEY, **members:
     return str(answer.json["token"])
 
 
-def subscribed(world: World, target: Receiver, *event_types: str, **members: Any) -> str:
+def subscribed(world: World, target: str | Receiver, *event_types: str, **members: Any) -> str:
     """Make a subscription; return its path."""
-    return subscribe(world, target.url, *event_types, **members).location
+    return subscribe(world, target, *event_types, **members).location
 
 
-def id_of_new(world: World, target: Receiver, *event_types: str, **members: Any) -> str:
+def id_of_new(world: World, target: str | Receiver, *event_types: str, **members: Any) -> str:
     """Make a subscription; return its id."""
     return subscribed(world, target, *event_types, **members).rpartition("/")[2]
 
@@ -40,7 +45,19 @@ def subscriptions(world: World, tenant: str | None = None) -> Any:
 def post_for(world: World, tenant: str | None) -> Any:
     """Post an event of a tenant; return it."""
     body = {"event_type": "order.created", "payload": {"price": "12 €"}, "tenant": tenant}
-    return world.call("POST", "/events", body).json
+    return world.offer(body).json
+
+
+def secret_of(world: World, path: str) -> Any:
+    return world.get(f"{path}/secret")["secret"]
+
+
+def post_later(world: World, payload: Json | None = None, **members: object) -> Any:
+    """Post an event with these members, and let a second pass; return it."""
+    body = {"event_type": "order.created", "payload": payload or {}, **members}
+    event = world.offer(body).json
+    world.sleep(1)
+    return event
 
 
 def copies(world: World, event: Json) -> list[Json]:

@@ -108,8 +108,9 @@ class Answer:
 
     @property
     def faults(self) -> list[str]:
-        """The fields at fault, in alphabetical order."""
-        return sorted(fault["field"] for fault in self.json.get("errors", []))
+        """The fields for which a call is refused with 400, in alphabetical order."""
+        errors = self.json["errors"] if self.status_code == 400 else ()
+        return sorted(fault["field"] for fault in errors)
 
 
 def assert_has(shown: Json, **members: object) -> None:
@@ -237,14 +238,24 @@ class World:
     ) -> Answer:
         return call(self.clock, method, path, body, key=key, **headers)
 
+    def offer(
+        self, body: bytes | str | Json = EVENT, *, key: str | None = KEY, **headers: str
+    ) -> Answer:
+        """Post a body, which may be refused."""
+        return self.call("POST", "/events", body, key=key, **headers)
+
     def post(
         self, payload: object = None, *, event_type: str = "order.created", **headers: str
     ) -> Any:
         """Post an event, which must be accepted; return it."""
         body = json.dumps({"event_type": event_type, "payload": {} if payload is None else payload})
-        answer = self.call("POST", "/events", body, **headers)
+        answer = self.offer(body, **headers)
         assert answer.status_code == 202, answer.text
         return answer.json
+
+    def queued(self, **options: str) -> str:
+        """Post an event without a push, so that it waits in the queue; return its id."""
+        return str(self.post(prefer="respond-async", **options)["event_id"])
 
     def get(self, path: str, **headers: str) -> Any:
         return self.call("GET", path, **headers).json
@@ -293,9 +304,14 @@ class World:
         while self.run_worker():
             pass
 
-    def run_schedule(self, schedule: Any) -> None:
-        """Call `app.sweep` or `app.check_dlq` as EventBridge does."""
-        schedule(SCHEDULED, LambdaContext(self.clock, 60))
+    def sleep(self, seconds: float) -> None:
+        self.clock.sleep(seconds)
+
+    def sweep(self) -> None:
+        app.sweep(SCHEDULED, LambdaContext(self.clock, 60))
+
+    def check_dlq(self) -> None:
+        app.check_dlq(SCHEDULED, LambdaContext(self.clock, 60))
 
     def settle(self, *, hours: float = 24) -> None:
         """Let time pass, running the worker and the sweep, until nothing is pending and no message
@@ -308,7 +324,7 @@ class World:
             if not is_pending and not self.messages():
                 return
             self.clock.sleep(60)
-            self.run_schedule(app.sweep)
+            self.sweep()
         raise AssertionError("still not settled")
 
     def messages(self) -> list[Message]:
@@ -347,6 +363,16 @@ class World:
         """Return an item of the table."""
         [item] = [item for item in self.items() if item["event_id"]["S"] == event_id]
         return item
+
+    def change_item(self, event_id: str, update: str, **values: Json) -> None:
+        """Change an item of the table, as no call does."""
+        given = {f":{name}": value for name, value in values.items()}
+        self.outside_dynamodb.update_item(
+            TableName=self.environ["EVENTS_TABLE_NAME"],
+            Key={"event_id": {"S": event_id}},
+            UpdateExpression=update,
+            **({"ExpressionAttributeValues": given} if given else {}),
+        )
 
     def send(self, body: str, **attributes: str) -> None:
         """Send a message to the inbox queue."""
@@ -422,11 +448,15 @@ def world(webhook_url: str, *, kind: type[World] = World, **environ: str) -> Ite
             patch.delenv(name, raising=False)
         patch.setattr(boto3, "DEFAULT_SESSION", session)
         keys = (
-            f"acme:{digest(KEY)}",
+            f"acme:{digest(KEY)}:produce+consume+erase",
             f"shop:{digest(PRODUCER_KEY)}:produce",
             f"reader:{digest(CONSUMER_KEY)}:consume",
         )
-        defaults = {"API_KEYS": ",".join(keys), "SUBSCRIPTION_HOSTS": "127.0.0.1,hooks.zapier.com"}
+        defaults = {
+            "API_KEYS": ",".join(keys),
+            "SUBSCRIPTION_HOSTS": "127.0.0.1,hooks.zapier.com",
+            "WEBHOOK_SIGNING_SECRETS": " ".join(SIGNING_SECRETS),
+        }
         variables = {
             **local_aws.ensure("dev"),
             "ZAPIER_WEBHOOK_URL": webhook_url,

@@ -108,7 +108,7 @@ SECRET = status(
 
 
 @pytest.mark.parametrize(
-    ("variables", "response", "made_by_import", "made_by_request", "tries"),
+    "variables, response, made_by_import, made_by_request, tries",
     [
         ({}, SECRET, "", "secretsmanager", 1),
         ({"AWS_LAMBDA_FUNCTION_NAME": "f"}, SECRET, "secretsmanager dynamodb sqs", "", 1),
@@ -142,4 +142,4 @@ def test_a_function_alone_makes_clients_while_it_initializes_and_leaves_an_outag
         made_by_import,
         f"{made_by_import} {made_by_request}".strip(),
     ]
-    assert len(receiver.requests) == tries
+    assert receiver.count == tries

@@ -75,9 +75,7 @@ def test_failures_that_began_before_the_latest_success_do_not_count(breaker: Bre
     assert breaker.acquire(ONE, 110) == 0
 
 
-@pytest.mark.parametrize(
-    ("result", "seconds"), [(DELIVERED, 2.0), (REFUSED, 2.0), (THROTTLED, 0.9)]
-)
+@pytest.mark.parametrize("result, seconds", [(DELIVERED, 2.0), (REFUSED, 2.0), (THROTTLED, 0.9)])
 def test_one_trial_is_made_after_the_rest_and_a_response_closes(
     breaker: Breaker, result: PushResult, seconds: float
 ) -> None:

@@ -24,8 +24,14 @@ def test_times_are_rfc_3339_of_one_width_and_sort_as_time_does() -> None:
 def test_a_value_that_a_later_version_stored_reads_as_null(name: str) -> None:
     attempt = {"at": "", "status_code": 503, "error": None, "duration_ms": 1, "outcome": "later"}
     attempt["region"] = "a member of a later version"
-    item: Json = {"sort_key": "2026-11-25T00:00:00Z#evt_1", "event_type": "a", "created_by": "b"}
-    item |= {"attempts": json.dumps([attempt]), "response_bytes": 4, "expires_at": 1}
+    item: Json = {
+        "sort_key": "2026-11-25T00:00:00Z#evt_1",
+        "event_type": "a",
+        "created_by": "b",
+        "attempts": json.dumps([attempt]),
+        "response_bytes": 4,
+        "expires_at": 1,
+    }
     known = {"status": "failed", "delivered_via": "push", "reason": "permanent"}
 
     shown = json.loads(from_item(typed({**item, **known, name: "later"})).whole())

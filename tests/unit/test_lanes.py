@@ -1,7 +1,5 @@
 """When a container takes a destination for slow, and for how long."""
 
-from dataclasses import replace
-
 import pytest
 
 from chalicelib.core.lanes import MARK_SECONDS, MEMORY_SECONDS, Lanes
@@ -26,7 +24,7 @@ def push(
         lanes.record(to, started, started + seconds, result)
 
 
-@pytest.mark.parametrize(("result", "seconds"), [(DELIVERED, 2.0), (FAILED, 2.0), (CUT_OFF, 0.1)])
+@pytest.mark.parametrize("result, seconds", [(DELIVERED, 2.0), (FAILED, 2.0), (CUT_OFF, 0.1)])
 def test_the_third_slow_push_in_a_row_makes_a_destination_slow_for_five_minutes(
     lanes: Lanes, result: PushResult, seconds: float
 ) -> None:
@@ -91,13 +89,3 @@ def test_deliveries_over_a_minute_apart_end_a_mark(lanes: Lanes) -> None:
         assert lanes.is_slow("sub_1", now)
         push(lanes, now, seconds=0.9)
     assert not lanes.is_slow("sub_1", now)
-
-
-def test_what_is_known_of_a_url_is_not_taken_for_that_of_another(lanes: Lanes) -> None:
-    push(lanes, 100, 101, seconds=2.5)
-    edited = replace(ONE, url="https://b.example")
-    push(lanes, 104, seconds=2.5, to=edited)
-    assert not lanes.is_slow("sub_1", 107)
-    push(lanes, 107, 108, seconds=2.5, to=edited)
-    lanes.remember(ONE, 111, is_slow=False)
-    assert not lanes.is_slow("sub_1", 111)

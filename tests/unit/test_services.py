@@ -1,10 +1,8 @@
-from typing import Any
-
 from chalicelib.infra import clients as aws
 
 
 def test_a_call_takes_at_most_call_seconds() -> None:
-    config: Any = aws.CONFIG
+    config = aws.CONFIG
     tries = config.retries["total_max_attempts"]
     assert config.retries["mode"] == "standard"
     assert tries * (config.connect_timeout + config.read_timeout) + 1 <= aws.CALL_SECONDS

@@ -11,12 +11,13 @@ from chalicelib.settings import ApiKey, Scope, load
 
 DIGEST = hashlib.sha256(b"a key").hexdigest()
 OTHER_DIGEST = hashlib.sha256(b"another").hexdigest()
-REQUIRED = {"EVENTS_TABLE_NAME": "events", "API_KEYS": f"acme:{DIGEST}"}
-REQUIRED |= {
+REQUIRED = {
+    "EVENTS_TABLE_NAME": "events",
+    "API_KEYS": f"acme:{DIGEST}",
     "INBOX_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/1/inbox",
     "INBOX_DLQ_URL": "http://127.0.0.1:5000/1/dlq",
+    "ZAPIER_WEBHOOK_URL": "https://hooks.zapier.com/hooks/catch/1/2?x=y",
 }
-REQUIRED |= {"ZAPIER_WEBHOOK_URL": "https://hooks.zapier.com/hooks/catch/1/2?x=y"}
 
 
 def whsec(content: bytes) -> str:
@@ -36,7 +37,7 @@ def faults(environ: dict[str, str]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "attribute", "expected"),
+    "name, value, attribute, expected",
     [
         ("BACKOFF_BASE_SECONDS", "0.25", "backoff_base_seconds", 0.25),
         ("INLINE_PUSH_TIMEOUT_SECONDS", "8", "inline_push_timeout_seconds", 8),
@@ -132,7 +133,7 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [(name, value) for name, values in UNUSABLE.items() for value in values]
+    "name, value", [(name, value) for name, values in UNUSABLE.items() for value in values]
 )
 def test_an_unusable_value_is_reported_with_what_it_should_be(name: str, value: str) -> None:
     (fault,) = faults(REQUIRED | {name: value})
@@ -153,7 +154,7 @@ def test_secrets_are_not_repeated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attempts", "cap", "days"), [("45", "1", 3), ("60", "3600", 4), ("20", "86400", 5)]
+    "attempts, cap, days", [("45", "1", 3), ("60", "3600", 4), ("20", "86400", 5)]
 )
 def test_retries_must_end_a_day_before_the_event_expires(
     attempts: str, cap: str, days: int
@@ -165,7 +166,7 @@ def test_retries_must_end_a_day_before_the_event_expires(
 
 
 def test_the_secret_completes_the_environment_and_is_read_once_if_needed() -> None:
-    reads: list[str] = []
+    reads = []
 
     def read_secret(name: str) -> str:
         reads.append(name)

@@ -3,11 +3,11 @@
 import os
 import shutil
 import subprocess
-from typing import Any
 
 import pytest
 
-from tests.support.running import ROOT, running
+from tests.support.running import running
+from tests.support.world import ROOT
 
 INTEGRATION = ROOT / "examples" / "zapier"
 
@@ -27,12 +27,13 @@ def test_the_integration_passes_in_zapiers_test_harness() -> None:
             "TRIGGERS_URL": f"http://127.0.0.1:{system.port}",
             "TRIGGERS_API_KEY": system.key,
         }
-        node: Any = {
-            "cwd": INTEGRATION,
-            "env": environ,
-            "capture_output": True,
-            "text": True,
-            "timeout": 120,
-        }
-        result = subprocess.run(["node", "--test"], **node, check=False)
+        result = subprocess.run(
+            ["node", "--test"],
+            cwd=INTEGRATION,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
     assert result.returncode == 0, result.stdout + result.stderr
