@@ -21,7 +21,7 @@ from tests.support.world import ROOT
 CHALICE = str(Path(sys.executable).with_name("chalice"))
 OURS = (
     "PYTHONPYCACHEPREFIX|AWS_|API_KEYS|ZAPIER_|WEBHOOK_|ALARM_|STAGE|SETTINGS_|EVENTS_|"
-    "INBOX_|WORKER_|SLOW_|QUIET_"
+    "INBOX_|WORKER_|SLOW_|QUIET_|MAKE"
 )
 MAKE = ("make", "--old-file=.venv/.set-up", "STAGE=dev")
 # What commands need of the repository.
