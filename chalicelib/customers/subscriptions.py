@@ -58,11 +58,8 @@ class Subscriptions(Table):
     """The subscriptions of a stage, in the table of events."""
 
     def __init__(self, services: CoreServices) -> None:
-        super().__init__(
-            services.make_client("dynamodb"),
-            services.settings.events_table_name,
-            clock=services.clock,
-        )
+        name = services.settings.events_table_name
+        super().__init__(services.make_client("dynamodb"), name, clock=services.clock)
         self._services = services
         self._lists: dict[str | None, list[Subscription]] = {}
         self._period = 0.0
@@ -167,12 +164,8 @@ class Subscriptions(Table):
                 DESCRIPTION_ATTRIBUTE: edited.description(),
             }
             attributes |= {name: wanted[name] for name in STATE if name in wanted}
-            applied, item = self._update(
-                current.subscription_id,
-                UNCHANGED,
-                attributes,
-                _seen(current),
-            )
+            key = current.subscription_id
+            applied, item = self._update(key, UNCHANGED, attributes, _seen(current))
             if applied:
                 self._lists.clear()
                 return edited
@@ -231,10 +224,7 @@ class Subscriptions(Table):
         return applied
 
     def disable(
-        self,
-        subscription: Subscription,
-        error: str | None,
-        condition: str,
+        self, subscription: Subscription, error: str | None, condition: str
     ) -> Subscription | None:
         """Disable this subscription; return it if this call did.
 
