@@ -251,6 +251,26 @@ def test_a_dead_letter_replays_a_failed_event_and_wakes_a_pending_one(
     assert world.messages() == []
 
 
+def test_a_dead_letter_replays_no_event_that_is_acknowledged_meanwhile(
+    world: World, receiver: Receiver, during: During
+) -> None:
+    receiver.script(422)
+    event_id = world.post()["event_id"]
+    world.move_back()
+    others = iter([world.acknowledge])
+
+    def act_meanwhile(**_: object) -> None:
+        for act in others:
+            act(event_id)
+
+    during(world.dynamodb, "after-call.dynamodb.GetItem", act_meanwhile)
+    world.empty_inbox()
+
+    assert next(others, None) is None
+    assert_has(world.event(event_id), status="delivered", delivered_via="pull")
+    assert len(receiver.requests) == 1
+
+
 def test_a_dead_letter_of_a_claimed_event_is_sent_on(
     world: World, receiver: Receiver, during: During
 ) -> None:
