@@ -63,10 +63,11 @@ def push_now(copy: Event, services: CoreServices) -> None:
     A pending one keeps its attempts: replayed each minute, it would never become a dead letter.
     Raises EventNotFoundError, or EventClaimedError: somebody was faster.
     """
-    # With a new `claim_id`, one of two that read the copy makes it due.
-    changes = {**due_now(services), "claim_id": services.new_id()}
     if copy.status is Status.FAILED:
         changes = _begin_replay(copy, services)
+    else:
+        # With a new `claim_id`, one of two that read the copy makes it due.
+        changes = {**due_now(services), "claim_id": services.new_id()}
     _push_again(copy, SAME_STATE, changes, services)
 
 
