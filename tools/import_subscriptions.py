@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from chalicelib.customers.subscription import SHOWN
+from chalicelib.customers.subscription import SHOWN, check_headers
 from chalicelib.infra.errors import InvalidRequestError
 from chalicelib.infra.parsing import parser
 from chalicelib.web.validation import (
@@ -63,6 +63,7 @@ def import_subscriptions(file: Path, *, go: bool) -> None:
     def import_line(name: str) -> str:
         try:
             wanted = parse_object(lines[name], MEMBERS, ("target_url",))
+            check_headers(wanted)
         except InvalidRequestError as error:
             raise ApiCallError(400, str(error)) from error
         if len(wanted.get("signs_with") or ()) > 1:

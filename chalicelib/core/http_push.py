@@ -62,7 +62,7 @@ class PushClient:
         """
         body = event.payload.encode() if target.has_payload_alone else event.push_body()
         headers = urllib3.HTTPHeaderDict(target.headers)
-        headers.update(_headers(event.event_id, timestamp, body, target.secrets))
+        headers.update(_headers(event.event_id, timestamp, body, target))
         started = time.monotonic()
         try:
             url = parse_url(target.url)
@@ -105,17 +105,16 @@ class PushClient:
             manager.clear()
 
 
-def _headers(
-    event_id: str, timestamp: int, body: bytes, secrets: Iterable[bytes]
-) -> dict[str, str]:
+def _headers(event_id: str, timestamp: int, body: bytes, target: Target) -> dict[str, str]:
+    signed = {"id": event_id, "timestamp": str(timestamp)}
+    if signatures := signature(target.secrets, event_id, timestamp, body):
+        signed["signature"] = signatures
     headers = {
         "Content-Type": "application/json",
         "User-Agent": f"triggers-api/{__version__}",
-        "webhook-id": event_id,
-        "webhook-timestamp": str(timestamp),
     }
-    if signatures := signature(secrets, event_id, timestamp, body):
-        headers["webhook-signature"] = signatures
+    for prefix in filter(None, ("webhook", target.header_prefix)):
+        headers |= {f"{prefix}-{name}": value for name, value in signed.items()}
     return headers
 
 

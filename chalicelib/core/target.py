@@ -17,7 +17,8 @@ class Target:
     or the webhook alone. Pushes are signed with each of `secrets`. One that is not `is_enabled`,
     the webhook without URL or a disabled subscription, is left to the worker; one that has a
     `fault` fails without a push. Pushes to one that `has_payload_alone` tell nothing else of the
-    event in their body.
+    event in their body. Those to one with a `header_prefix` have the `webhook-` headers a second
+    time, with that prefix.
     """
 
     url: str = field(repr=False)
@@ -30,6 +31,7 @@ class Target:
     public_only: bool = False
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     has_payload_alone: bool = False
+    header_prefix: str | None = None
 
 
 class Targets(Protocol):

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from chalicelib.core.event import RESERVED_PREFIX, dumps
+from chalicelib.infra.errors import FieldFault, InvalidRequestError
 from chalicelib.infra.parsing import Json, to_base64
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
 from chalicelib.settings import decode_secret
@@ -27,6 +28,7 @@ DESCRIBED = (
     "filter",
     "headers",
     "body",
+    "header_prefix",
     "given",
     "paused",
     "renewals",
@@ -35,6 +37,7 @@ DESCRIBED = (
 )
 SHOWN = (
     "body",
+    "header_prefix",
     "event_types",
     "tenant",
     "created_at",
@@ -49,20 +52,23 @@ ENABLE: Json = dict.fromkeys((*STATE, "paused"))
 PREVIOUS_SECONDS = DAY_SECONDS  # how long the secret before a renewal signs, too
 RENEWAL_SECONDS = 60  # a secret is renewed once in this time
 PAYLOAD = "payload"  # the `body` of pushes that have the payload alone
+SVIX = "svix"  # the `header_prefix` of pushes whose receiver picks Svix' headers by name
+# Some receivers read an underscore as a hyphen.
+SVIX_HEADER = re.compile("(?im)^svix[-_](id|timestamp|signature)$")
 
 
 @dataclass(frozen=True)
 class Subscription:
     """A target URL, which is a secret except for its host, and which events it gets.
 
-    `event_types`, `name`, `filter`, `headers` and `body` are what its owner describes; None of the
-    first stands for all; `described` is the text of DESCRIPTION_ATTRIBUTE, as it was read. The
-    values of `headers` are secrets. Times are RFC 3339; `Subscriptions.set_failing` and `disable`
-    set `failing_since`, `disabled_at` and `last_error`. One that is `paused` was disabled by hand.
-    Its secret was renewed so many times, the last time at `renewed_at`; `given` has, by the numbers
-    of the present renewal and of that before, the secrets that were not derived. Its pushes are
-    slow since `slow_since`. DESCRIPTION_ATTRIBUTE has these, too: the index shows it, and a write
-    that changes it finds them as they were read.
+    `event_types`, `name`, `filter`, `headers`, `body` and `header_prefix` are what its owner
+    describes; None of the first stands for all; `described` is the text of DESCRIPTION_ATTRIBUTE,
+    as it was read. The values of `headers` are secrets. Times are RFC 3339;
+    `Subscriptions.set_failing` and `disable` set `failing_since`, `disabled_at` and `last_error`.
+    One that is `paused` was disabled by hand. Its secret was renewed so many times, the last time
+    at `renewed_at`; `given` has, by the numbers of the present renewal and of that before, the
+    secrets that were not derived. Its pushes are slow since `slow_since`. DESCRIPTION_ATTRIBUTE has
+    these, too: the index shows it, and a write that changes it finds them as they were read.
     """
 
     subscription_id: str
@@ -72,6 +78,7 @@ class Subscription:
     filter: Json | None
     headers: dict[str, str] | None = field(repr=False)
     body: str | None
+    header_prefix: str | None
     given: dict[str, str | None] = field(repr=False)
     tenant: str | None
     created_at: str
@@ -191,6 +198,14 @@ class Subscription:
         }
         members |= {name: getattr(self, name) for name in SHOWN}
         return dumps(members | more)
+
+
+def check_headers(members: Mapping[str, Any]) -> None:
+    """Raise InvalidRequestError if a subscription with these members had a header twice."""
+    names = "\n".join(members.get("headers") or ())
+    if members.get("header_prefix") and SVIX_HEADER.search(names):
+        fault = "must have none of svix-id, svix-timestamp and svix-signature with header_prefix"
+        raise InvalidRequestError(FieldFault("headers", fault))
 
 
 def show_secret(secret: bytes) -> str:

@@ -18,6 +18,7 @@ from chalicelib.customers.subscription import (
     STATE,
     EventTypes,
     Subscription,
+    check_headers,
     show_secret,
 )
 from chalicelib.infra.errors import (
@@ -77,10 +78,11 @@ class Subscriptions(Table):
         """Store a subscription; return it, and whether it is new.
 
         The same key, URL, types and tenant make the same one, unless it was edited since; it is
-        enabled, and takes what is `described`, its name, filter, headers and body, and a `secret`
-        that does not sign yet. Raises ApiError 409 if there are MAX_SUBSCRIPTIONS of the tenant;
-        concurrent calls may exceed that slightly.
+        enabled, and takes what is `described`, its name, filter, headers and form of pushes, and a
+        `secret` that does not sign yet. Raises ApiError 409 if there are MAX_SUBSCRIPTIONS of the
+        tenant; concurrent calls may exceed that slightly. Raises what `check_headers` raises.
         """
+        check_headers(described)
         identity = (created_by, target_url, _canonical(event_types))
         listed = self.of_tenant(tenant)
         found = [*listed]  # the index may lag: the latest are found by their ids
@@ -146,7 +148,8 @@ class Subscriptions(Table):
         If somebody else changed it since, it is changed as it is by then. With an `identity` it is
         made again: only while it has that, and enabled unless it is paused. What headers say is for
         one URL: another `target_url` removes those that are not among the changes, and ApiError 409
-        is raised if headers alone are changed, and the URL meanwhile.
+        is raised if headers alone are changed, and the URL meanwhile. Raises what `check_headers`
+        raises.
         """
         current: Subscription | None = subscription
         has_headers_alone = changes.keys() & {"headers", "target_url"} == {"headers"}
@@ -159,6 +162,7 @@ class Subscriptions(Table):
             edited = replace(current, **wanted)
             if edited.target_url != current.target_url:
                 edited = replace(current, **{"headers": None, "slow_since": None, **wanted})
+            check_headers(vars(edited))
             attributes = {
                 "target_url": edited.target_url,
                 DESCRIPTION_ATTRIBUTE: edited.description(),

@@ -125,6 +125,7 @@ class AllTargets:
             public_only=not hosts.names(url),
             headers=subscription.headers or {},
             has_payload_alone=subscription.body == PAYLOAD,
+            header_prefix=subscription.header_prefix,
             subscription=subscription,
         )
         is_slow = subscription.slow_since is not None

@@ -16,7 +16,7 @@ from chalicelib.core.event import (
     dumps,
 )
 from chalicelib.customers.filters import filter_fault
-from chalicelib.customers.subscription import PAYLOAD, SUBSCRIPTION_ID, show_secret
+from chalicelib.customers.subscription import PAYLOAD, SUBSCRIPTION_ID, SVIX, show_secret
 from chalicelib.infra.addresses import EXPECTED_URL, AllowedHosts, parse_push_url
 from chalicelib.infra.errors import (
     ApiError,
@@ -180,6 +180,7 @@ DESCRIPTION_MEMBERS = {
     "filter": without_fault(filter_fault),
     "headers": without_fault(headers_fault),
     "body": parser(PAYLOAD, f"{PAYLOAD}, or null"),
+    "header_prefix": parser(SVIX, f"{SVIX}, or null"),
 }
 SECRET_MEMBER = {"secret": parser(WHSEC, WHSEC_FORM, lambda text: show_secret(decode_secret(text)))}
 SECRET_BODY = BodySchema(SECRET_MEMBER)

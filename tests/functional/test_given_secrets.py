@@ -10,7 +10,7 @@ from chalicelib.infra.times import DAY_SECONDS, rfc3339
 from tests.functional.test_subscription_states import is_signed
 from tests.support.receiver import Receiver
 from tests.support.subscribing import post_for, secret_of, subscribe, subscribed
-from tests.support.world import SIGNING_SECRETS, World, assert_has
+from tests.support.world import SIGNING_SECRETS, Json, World, assert_has
 
 # base64 of 24, 27 and 64 bytes
 FIRST, SECOND, THIRD = (f"whsec_{text}" for text in ("c2Vj" * 8, "c3R/" * 9, "a" * 85 + "Q=="))
@@ -128,3 +128,42 @@ def test_the_payload_alone_is_pushed_and_signed_if_the_subscription_says_so(
     world.sleep(10)
     post_for(world, None)
     assert target.requests[-1].json()["event_type"] == "order.created"
+
+
+def test_headers_come_a_second_time_with_the_names_that_a_receiver_picks(
+    world: World, target: Receiver
+) -> None:
+    made = subscribe(world, target, header_prefix="svix", headers={"Svix-Ids": "1"})
+    assert made.json["header_prefix"] == "svix"
+
+    post_for(world, None)
+    world.call("POST", f"{made.location}/test")
+
+    for push in target.requests:
+        signed = {
+            name: push.headers[f"webhook-{name}"] for name in ("id", "timestamp", "signature")
+        }
+        assert_has({**push.headers}, **{f"svix-{name}": value for name, value in signed.items()})
+    assert world.call("PATCH", made.location, {"header_prefix": None}).json["header_prefix"] is None
+    world.sleep(10)
+    post_for(world, None)
+    assert {name for name in target.requests[-1].headers if "svix" in name} == {"svix-ids"}
+
+
+@pytest.mark.parametrize(
+    "members, fault",
+    [
+        *(({"header_prefix": prefix}, "header_prefix") for prefix in ("Svix", "", "webhook", 1)),
+        ({"header_prefix": "svix", "headers": {"a": "1", "Svix_Id": "2"}}, "headers"),
+    ],
+)
+def test_another_prefix_is_refused_and_a_header_with_the_name_of_one_that_is_sent(
+    world: World, target: Receiver, members: Json, fault: str
+) -> None:
+    assert subscribe(world, target, **members).faults == [fault]
+
+    path = subscribed(world, target)
+    edits = [world.call("PATCH", path, {name: value}) for name, value in members.items()]
+
+    assert edits[-1].faults == [fault]
+    assert_has(world.get(path), header_names=[])

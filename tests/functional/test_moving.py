@@ -13,7 +13,10 @@ from tests.support.world import KEY, SIGNING_SECRETS, Json, World, assert_has
 from tools.export import export_subscriptions
 
 GIVEN = "whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"
-SAME = ("name", "tenant", "event_types", "filter", "body", "target_url", "headers", "created_by")
+SAME = (
+    *("name", "tenant", "event_types", "filter", "target_url", "headers", "created_by"),
+    *("body", "header_prefix"),
+)
 
 
 @pytest.fixture
@@ -52,7 +55,9 @@ def test_another_stage_has_the_same_subscriptions_with_the_secrets_of_their_rece
     described = {"name": "CRM", "filter": {"a": [1]}, "headers": {"X-Api-Key": "k"}}
     made = [
         subscribe(world, target, "order.*", key=KEY, **described),
-        subscribe(world, target, key=KEY, tenant="a", secret=GIVEN, body="payload"),
+        subscribe(
+            world, target, key=KEY, tenant="a", secret=GIVEN, body="payload", header_prefix="svix"
+        ),
         subscribe(world, target, key=make_token(world, "b")),
     ]
     world.call("POST", f"{made[2].location}/disable")
