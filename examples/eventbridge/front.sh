@@ -3,8 +3,14 @@
 # TRIGGERS_URL, TRIGGERS_API_KEY (scope produce), and the ARNs of two queues: DLQ_ARN, whose policy lets
 # events.amazonaws.com send, and a redrive policy on QUEUE_ARN.
 set -eu
-# call SERVICE OPERATION QUERY: the input is JSON, and on no command line
-call() { aws "$1" "$2" --cli-input-json file:///dev/stdin --output text --query "$3"; }
+# call SERVICE OPERATION QUERY: the input is JSON, in a file that others cannot read: the key is on no command line.
+# The AWS CLI reads the file more than once.
+INPUT=$(mktemp)
+trap 'rm -f "$INPUT"' EXIT
+call() {
+  cat > "$INPUT"
+  aws "$1" "$2" --cli-input-json "file://$INPUT" --output text --query "$3"
+}
 
 ROLE_ARN=$(call iam create-role Role.Arn <<END
 {"RoleName": "triggers-front", "AssumeRolePolicyDocument":
@@ -29,6 +35,8 @@ END
 
 # A rule for each event type, which is constant: a detail-type may have spaces. The id of an event makes its retries one
 # event. Without respond-async, a slow webhook would use up the 5 s after which EventBridge gives up and retries.
+# Every event must have detail.customer: without it, EventBridge leaves the tenant's value out, the body is not JSON, is
+# answered with 400, and ends in the queue of DLQ_ARN. Where events have no customer, take "tenant" out of both lines.
 call events put-rule RuleArn <<END
 {"Name": "orders-to-triggers", "EventPattern": "{\"source\": [\"shop\"], \"detail-type\": [\"Order Placed\"]}"}
 END

@@ -1,16 +1,8 @@
-"""The examples: AWS in front and behind, without a call to it, and moving in from other systems."""
+"""The examples: moving in from other systems."""
 
 import json
-import os
 import re
 import sys
-from pathlib import Path
-from typing import Any
-
-import botocore.session
-import pytest
-from botocore import xform_name
-from botocore.validate import ParamValidator
 
 from tests.support.receiver import Exchange, Receiver, status
 from tests.support.running import ended
@@ -18,49 +10,6 @@ from tests.support.world import ROOT, assert_has
 
 EXAMPLES = ROOT / "examples"
 SECRET = f"whsec_{'a' * 32}"
-FAKE_AWS = """#!/bin/sh
-{ echo "$1 $2"; tr -d "\\n"; echo; } >> NOTES
-echo arn:aws:made
-"""
-
-
-def enum_faults(value: Any, shape: Any) -> list[str]:
-    """Return the texts that are none of their shape's, which botocore's validator takes."""
-    if shape.type_name == "structure":
-        parts = [(value[name], shape.members[name]) for name in value]
-    elif shape.type_name == "list":
-        parts = [(item, shape.member) for item in value]
-    else:
-        return [value] if value not in (getattr(shape, "enum", None) or [value]) else []
-    return [fault for part in parts for fault in enum_faults(*part)]
-
-
-@pytest.mark.parametrize("script, calls", [("front.sh", 7), ("behind.sh", 5)])
-def test_the_calls_to_aws_are_as_its_models_say(script: str, calls: int, tmp_path: Path) -> None:
-    notes = tmp_path / "notes"
-    fake = tmp_path / "aws"
-    fake.write_text(FAKE_AWS.replace("NOTES", str(notes)))
-    fake.chmod(0o755)
-    names = ("QUEUE_ARN", "DLQ_ARN", "TRIGGERS_URL", "TRIGGERS_API_KEY")
-    variables = dict.fromkeys(names, "https://e.example")
-    variables |= {"SECRET": SECRET, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-
-    done, _, errors = ended("sh", str(EXAMPLES / "eventbridge" / script), **variables)
-
-    assert (done, errors) == (0, "")
-    session = botocore.session.get_session()
-    lines = notes.read_text().splitlines()
-    assert len(lines) == 2 * calls
-    for called, asked in zip(lines[::2], lines[1::2], strict=True):
-        service, operation = called.split()
-        if operation == "wait":
-            continue
-        model = session.get_service_model(service)
-        [name] = [name for name in model.operation_names if xform_name(name, "-") == operation]
-        shape = model.operation_model(name).input_shape
-        parameters = json.loads(asked)
-        assert ParamValidator().validate(parameters, shape).generate_report() == ""
-        assert enum_faults(parameters, shape) == []
 
 
 def test_the_endpoints_of_svix_are_printed_as_lines() -> None:

@@ -221,7 +221,7 @@ def without_metric_math(template: str) -> str:
     return json.dumps(parsed)
 
 
-def _install() -> Path:
+def install() -> Path:
     """Return the Python of a venv that has the packages of requirements/e2e.txt."""
     python = VENV / "bin" / "python"
     made_from = VENV / ".made-from"
@@ -264,7 +264,7 @@ def _running(log_file: Path, state: Path | None) -> Iterator[int]:
         }
         if state:
             environ |= {"PERSIST_STATE": "1", "STATE_DIR": str(state)}
-        command = [str(_install()), "-m", "ministack"]
+        command = [str(install()), "-m", "ministack"]
         process = subprocess.Popen(
             command, stdout=log, stderr=log, cwd=home, env=environ, start_new_session=True
         )
