@@ -14,7 +14,7 @@ from chalicelib.infra.times import rfc3339
 from tests.conftest import Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, in_turn, status
-from tests.support.subscribing import listed
+from tests.support.subscribing import listed, subscribed
 from tests.support.world import (
     CONSUMER_KEY,
     EVENT,
@@ -252,6 +252,15 @@ def test_only_json_or_no_content_type_is_accepted(world: World) -> None:
         assert_problem(world.offer(content_type=content_type), 415)
     assert world.offer(content_encoding="identity").status_code == 202
     assert_problem(world.offer(content_encoding="gzip"), 415)
+
+
+@pytest.mark.parametrize("path", ["secret", "test"])
+def test_a_call_without_a_body_may_have_the_content_type_of_a_form(
+    world: World, target: Receiver, path: str
+) -> None:
+    form = "application/x-www-form-urlencoded"
+    answer = world.call("POST", f"{subscribed(world, target)}/{path}", "", content_type=form)
+    assert answer.status_code == 200
 
 
 @pytest.mark.parametrize("prefer", ["respond-async", "wait=5, Respond-Async;x=y"])
