@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chaos outage mutants zapier api-key signing-secret package e2e ways bench \
+.PHONY: help run test check chaos outage mutants languages zapier api-key signing-secret package e2e ways bench \
   pictures resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
   send-to missed recover enable disable import-subscriptions
 
@@ -51,6 +51,9 @@ outage: $(SET_UP_DEV) ## simulate destinations in trouble, and print who waits h
 
 mutants: $(SET_UP_DEV) ## break the code in many ways and see a test fail for each
 	@exec $(PY) -m tests.mutants
+
+languages: $(SET_UP_DEV) ## run the receivers of docs/receiving.md (Go, Java, Node, PHP, Ruby with Rack and Puma)
+	@LANGUAGES=1 $(PY) -m pytest -n 0 -rs tests/functional/test_docs.py -k receivers_of_the_guide
 
 zapier: $(SET_UP_DEV) ## validate and test the Zapier integration (needs Node)
 	@cd examples/zapier && npm ci --no-audit --no-fund --silent && npm run --silent validate
