@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from chalice.app import Chalice, CloudWatchEvent, Rate, Response, SQSEvent
 
@@ -28,6 +29,7 @@ from chalicelib.infra.errors import (
     InvalidRequestError,
     NoSigningSecretError,
 )
+from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import Message
 from chalicelib.infra.times import rfc3339
 from chalicelib.operations import batch, schedules, settled
@@ -62,14 +64,18 @@ def get_health() -> Response:
 @route("GET", "/me", *Scope, TOKEN)
 def get_me(call: Call) -> Response:
     key = call.key
-    me = {
+    settings = call.services.settings
+    me: Json = {
         "name": key.tenant or key.name,
         "scopes": sorted(key.scopes - {TOKEN}),
         "stage": STAGE,
         "tenant": key.tenant,
         "expires_at": key.expires_at,
-        "event_types": call.services.settings.event_types,
+        "event_types": settings.event_types,
     }
+    if Scope.CONSUME in key.scopes:
+        url = settings.webhook_url
+        me["webhook"] = {"host": urlsplit(url).hostname} if url else None
     return respond(dumps(me))
 
 
@@ -124,7 +130,9 @@ def post_event(call: Call) -> Response:
 @route("GET", "/events/{event_id}", Scope.PRODUCE, *CUSTOMERS)
 def get_event(call: Call) -> Response:
     sees_responses = not call.key.scopes.isdisjoint(CUSTOMERS)
-    return respond(call.event().whole(include_responses=sees_responses))
+    event = call.event()
+    push_body = call.services.targets.push_body(event) if sees_responses else None
+    return respond(event.whole(include_responses=sees_responses, push_body=push_body))
 
 
 @route("GET", "/events/{event_id}/recipients", Scope.CONSUME)
@@ -291,9 +299,8 @@ def push_test_event(call: Call) -> Response:
     subscription = call.subscription()
     targets = call.services.targets
     event = targets.make_test_event(subscription, new_event)
-    attempt = targets.push_test_event(event, subscription, call)
     tried = {
-        **vars(attempt),
+        **targets.push_test_event(event, subscription, call),
         "matches": None,
         "reason": None,
         "member": None,

@@ -150,6 +150,11 @@ class Event:
         return self.event_id.startswith(COPY_PREFIX)
 
     @property
+    def is_pushed_itself(self) -> bool:
+        """Whether the event has a delivery of its own: of others, copies alone tell what became."""
+        return self.delivered_via is not DeliveredVia.SUBSCRIPTIONS
+
+    @property
     def is_report(self) -> bool:
         return self.event_type.startswith(RESERVED_PREFIX)
 
@@ -179,7 +184,7 @@ class Event:
         return replace(self, delivery_attempts=self.delivery_attempts - 1)
 
     def push_body(self) -> bytes:
-        """Return the body of a push: the bytes that are sent and signed."""
+        """Return the body of a push with all that receivers see of an event."""
         members: dict[str, str | None] = {"created_at": self.created_at}
         if self.is_copy:
             members["tenant"] = self.tenant

@@ -60,9 +60,12 @@ class PushClient:
         `timeout_seconds` bounds connecting, sending and reading together. A target that is
         `public_only` fails unless the address that is connected to is public.
         """
-        body = event.payload.encode() if target.has_payload_alone else event.push_body()
+        body = target.body_of(event)
+        own_headers = _headers(event.event_id, timestamp, body, target)
+        signed = {name: own_headers[name] for name in own_headers if name.startswith("webhook-")}
+        sent = {"headers": signed, "body": body.decode()}
         headers = urllib3.HTTPHeaderDict(target.headers)
-        headers.update(_headers(event.event_id, timestamp, body, target))
+        headers.update(own_headers)
         started = time.monotonic()
         try:
             url = parse_url(target.url)
@@ -85,11 +88,13 @@ class PushClient:
             )
         except PUSH_ERRORS as error:
             text = error_text(error)
-            outcome = Outcome.FAILED if text == ADDRESS_NOT_ALLOWED else Outcome.RETRY
-            return PushResult(outcome, _ms_since(started), error=text)
+            if text == ADDRESS_NOT_ALLOWED:
+                return PushResult(Outcome.FAILED, _ms_since(started), error=text)
+            return PushResult(Outcome.RETRY, _ms_since(started), error=text, sent=sent)
         secrets = (uri, *target.headers.values(), *map(to_base64, target.secrets))
         response_body = _read_body(response)
-        result = PushResult(Outcome.of(response.status), _ms_since(started), response.status)
+        outcome = Outcome.of(response.status)
+        result = PushResult(outcome, _ms_since(started), response.status, sent=sent)
         if result.outcome is Outcome.DELIVERED:
             return result
         return replace(

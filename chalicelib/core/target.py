@@ -33,6 +33,10 @@ class Target:
     has_payload_alone: bool = False
     header_prefix: str | None = None
 
+    def body_of(self, event: Event) -> bytes:
+        """Return the body of a push of an event: the bytes that are sent and signed."""
+        return event.payload.encode() if self.has_payload_alone else event.push_body()
+
 
 class Targets(Protocol):
     """Where events and their copies go.

@@ -38,6 +38,7 @@ DESCRIBED = (
 SHOWN = (
     "body",
     "header_prefix",
+    "state",
     "event_types",
     "tenant",
     "created_at",
@@ -112,10 +113,19 @@ class Subscription:
 
     @property
     def state(self) -> str:
-        """`disabled`, `failing` or `active`."""
+        """`paused` (disabled by hand), `disabled`, `failing` or `active`."""
         if self.disabled_at:
-            return "disabled"
+            return "paused" if self.paused else "disabled"
         return "failing" if self.failing_since else "active"
+
+    def is_in(self, state: str | None) -> bool:
+        """Return whether the subscription is in a state: a paused one is disabled, too.
+
+        Without a state, each is.
+        """
+        if state == "disabled":
+            return self.disabled_at is not None
+        return state in (None, self.state)
 
     def description(self) -> str:
         """Return the text to be stored in DESCRIPTION_ATTRIBUTE.

@@ -319,7 +319,7 @@ class Subscriptions(Table):
         response = next(pages)
         items = self._get_many([row["event_id"]["S"] for row in response["Items"]])
         found = sorted(map(Subscription.from_item, items), key=attrgetter("sort_key"))
-        shown = [subscription for subscription in found if state in (None, subscription.state)]
+        shown = [subscription for subscription in found if subscription.is_in(state)]
         last_key = response.get("LastEvaluatedKey")
         return shown, last_key["sort_key"]["S"] if last_key else None
 

@@ -26,6 +26,7 @@ from chalicelib.core.target import Target
 from chalicelib.customers.subscription import PAYLOAD, Subscription
 from chalicelib.customers.subscriptions import FAILING_LONG, TARGET_ENABLED, Subscriptions
 from chalicelib.infra.errors import ApiError
+from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import DEFAULT_GROUP_ID
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339
@@ -146,6 +147,19 @@ class AllTargets:
             return KeptFailed(DISABLED)
         return self.of(subscription)
 
+    def push_body(self, event: Event) -> str | None:
+        """Return the body of a push of an event as it would be made now.
+
+        None: it is not pushed, or its subscription is gone. A disabled one makes no difference.
+        """
+        target: Target | None = None
+        if event.subscription_id:
+            subscription = self.subscriptions.get(event.subscription_id)
+            target = self.of(subscription) if subscription else None
+        elif event.is_pushed_itself and self.webhook.is_enabled:
+            target = self.webhook
+        return target.body_of(event).decode() if target else None
+
     def is_slow(self, destination: str) -> bool:
         if destination == DEFAULT_GROUP_ID:
             return self.services.lanes.is_slow(destination, self.services.clock())
@@ -234,9 +248,11 @@ class AllTargets:
 
     def push_test_event(
         self, event: Event, subscription: Subscription, invocation: Invocation
-    ) -> Attempt:
-        """Push an event to a subscription alone; return the attempt, which changes nothing."""
+    ) -> Json:
+        """Push an event to a subscription alone, which changes nothing; return the attempt, and
+        what was `sent`.
+        """
         started = self.services.clock()
         timeout_seconds = self.services.settings.push_timeout_seconds
         result = delivery.push(event, self.of(subscription), timeout_seconds, invocation)
-        return Attempt.of(started, result)
+        return {**vars(Attempt.of(started, result)), "sent": result.sent}

@@ -231,7 +231,7 @@ PARAMETERS = {
 SUBSCRIPTION_PARAMETERS = {
     "cursor": PARAMETERS["cursor"],
     "limit": PARAMETERS["limit"],
-    "state": parser("active|failing|disabled", "active, failing or disabled"),
+    "state": parser("active|failing|paused|disabled", "active, failing, paused or disabled"),
     "tenant": parser(rf"\*|{EVENT_TYPE.pattern}", f"{NAME}, or * for all"),
 }
 MISSED_PARAMETERS = {

@@ -57,8 +57,9 @@ function fillRecipient(node, one, given, answer) {
   fillRecipientButton(parts.act, one, given, answer);
 }
 const CUSTOMERS_STATES = { "no copy": "not sent", pending: "waiting", retrying: "waiting" };
+const isOffState = (state) => ["disabled", "paused"].includes(state);
 function aboutOwner({ tenant, state }) {
-  const disabled = state === "disabled" ? "disabled, " : "";
+  const disabled = isOffState(state) ? `${state}, ` : "";
   return `${tenant && !me.tenant ? `for ${tenant}, ` : ""}${disabled}`;
 }
 function aboutCopy(one) {
@@ -71,7 +72,7 @@ function aboutCopy(one) {
 // refused there is no button.
 function fillRecipientButton(button, one, given, answer) {
   const { copy: made, state, reason } = one;
-  const isOff = state === "disabled";
+  const isOff = isOffState(state);
   const action = made ? "replay" : "send";
   const isRefused = state === "gone" || reason === "host";
   const name = isOff ? `Enable and ${action}` : made ? "Replay" : "Send";
