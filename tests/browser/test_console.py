@@ -29,7 +29,7 @@ OWN, OTHER = (f"whsec_{letter * 32}" for letter in "ab")
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
 
 pytestmark = [
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(400),
     pytest.mark.skipif(
         CHROMIUM is None, reason="no Chromium; on Debian and Ubuntu: apt-get install chromium"
     ),
@@ -75,7 +75,7 @@ def console(browser: Browser, system: Run, receiver: Receiver) -> Iterator[Conso
     permissions = ["clipboard-read", "clipboard-write"]
     context = browser.new_context(viewport={"width": 1100, "height": 800}, permissions=permissions)
     context.add_init_script(HURRY)
-    expect.set_options(timeout=20_000)
+    expect.set_options(timeout=60_000)
     console = Console(context, system)
     yield console
     assert console.page.evaluate("[window.hacked, document.images.length]") == [None, 0]

@@ -125,14 +125,14 @@ class Receiver(socketserver.ThreadingTCPServer):
         """Answer the next requests by these, one each, after those already scripted."""
         self._script.extend(behaviours)
 
-    def wait_for(self, number: int, timeout: float = 20) -> list[Request]:
+    def wait_for(self, number: int, timeout: float = 60) -> list[Request]:
         """Return the first `number` requests as soon as there are so many."""
         with self._changed:
             in_time = self._changed.wait_for(lambda: self.count >= number, timeout)
             assert in_time, f"{self.count} requests instead of {number} within {timeout} s"
             return self.requests[:number]
 
-    def wait_until_left(self, timeout: float = 20) -> None:
+    def wait_until_left(self, timeout: float = 60) -> None:
         """Return as soon as no connection is open, nor waiting to be accepted."""
         with self._changed:
             in_time = self._changed.wait_for(

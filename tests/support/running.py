@@ -63,7 +63,7 @@ class Run:
 
     def wait_for(self, pattern: str) -> str:
         """Return the group of `pattern` in the next line that begins with it."""
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 150
         while True:
             try:
                 line = self.lines.get(timeout=max(0, deadline - time.monotonic()))
@@ -79,7 +79,7 @@ class Run:
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
         authorization = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
         with contextlib.closing(
-            http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+            http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         ) as connection:
             connection.request(method, path, body, {**authorization, **headers})
             answer = connection.getresponse()
