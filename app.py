@@ -21,6 +21,7 @@ from chalicelib.core import posting
 from chalicelib.core.event import dumps
 from chalicelib.customers import console, recipients
 from chalicelib.customers.subscription import ENABLE, Subscription
+from chalicelib.customers.verdicts import judge
 from chalicelib.deps import Services
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import (
@@ -37,7 +38,14 @@ from chalicelib.pull import inbox, listing
 from chalicelib.settings import Scope
 from chalicelib.web import routes, validation
 from chalicelib.web.auth import TOKEN, make_token, visible_tenant
-from chalicelib.web.routes import Call, remaining_seconds, require, respond, respond_list
+from chalicelib.web.routes import (
+    Call,
+    remaining_seconds,
+    require,
+    respond,
+    respond_list,
+    respond_page,
+)
 from chalicelib.web.validation import encode_cursor
 
 deploy_settings, faults = environment.parse(os.environ)
@@ -139,7 +147,8 @@ def get_event(call: Call) -> Response:
 def list_recipients(call: Call) -> Response:
     event = call.event()
     found = recipients.find(event, call.services, call.services.subscriptions)
-    return respond(f'{{"recipients":[{",".join(found)}]}}')
+    rows = ",".join(map(recipients.show, found))
+    return respond(f'{{"recipients":[{rows}],"outcome":{dumps(judge(event, found))}}}')
 
 
 @route("GET", "/events", *CUSTOMERS, **validation.PARAMETERS)
@@ -147,6 +156,8 @@ def list_events(call: Call) -> Response:
     query = replace(listing.EVENTS, **call.query)
     if call.key.tenant is not None:
         visible_tenant(call.key, query.tenant)
+        if query.include == "outcome":
+            raise InvalidRequestError(FieldFault("include", "must be payload or subject"))
         if not call.find_subscription(query.subscription_id):
             raise ApiError(
                 403,
@@ -385,14 +396,6 @@ def respond_secret(subscription: Subscription, call: Call) -> Response:
         "target_url": subscription.target_url if call.key.tenant is not None else None,
     }
     return respond(dumps(secret))
-
-
-def respond_page(query: listing.Query, call: Call) -> Response:
-    page = listing.read_page(call.services, query)
-    without = "subject" if query.shows_index else ""
-    has_payload = query.includes_payload
-    events = [event.summary(include_payload=has_payload, without=without) for event in page.events]
-    return respond_list("events", events, page.next_cursor)
 
 
 if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:

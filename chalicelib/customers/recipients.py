@@ -1,6 +1,7 @@
 """Who got an event and who did not, and how it gets to a subscription later: send and recover."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from chalicelib.core.posting import Stored
 from chalicelib.customers import filters
 from chalicelib.customers.subscription import Subscription
 from chalicelib.customers.subscriptions import Subscriptions
+from chalicelib.customers.verdicts import Missed, Recipient
 from chalicelib.infra.clients import CALL_SECONDS
 from chalicelib.infra.errors import (
     ApiError,
@@ -45,47 +47,58 @@ RECOVERABLE = ("later", "edited", "failed", "waiting")
 SOON_SECONDS = 60  # a copy whose next attempt is later waits
 
 
-class Missed(NamedTuple):
-    """Why a subscription did not get an event; `reason` None: it did, should, or is about to.
-
-    `member` is the path of the first member of its filter that does not match.
-    """
-
-    reason: str | None = None
-    member: str | None = None
-
-
 SHOWN = ("event_id", "event_type", "subject", "created_at")
-KNOWN = ("subscription_id", "name", "tenant", "target_host", "state")
-NOTHING_KNOWN = dict.fromkeys((*KNOWN, *Missed._fields))
+KNOWN = ("name", "tenant", "target_host", "state")
 
 
-def find(event: Event, services: CoreServices, subscriptions: Subscriptions) -> list[str]:
-    """Return the recipients of an event as JSON, those of the oldest subscriptions first.
-
-    Raises EventNotFoundError for a copy.
-    """
+def find(event: Event, services: CoreServices, subscriptions: Subscriptions) -> list[Recipient]:
+    """Return the recipients of an event; raise EventNotFoundError for a copy."""
     if event.is_copy:
         raise EventNotFoundError
-    current = services.store.get_many(event.copies, with_content=False).values()
-    copies = {str(copy.subscription_id): copy for copy in current}
-    known = {
-        subscription.subscription_id: subscription
-        for tenant in dict.fromkeys((None, event.tenant))
-        for subscription in subscriptions.of_tenant(tenant)
-    }
+    return read_recipients([event], services, subscriptions)[event.event_id]
+
+
+def read_recipients(
+    events: Sequence[Event], services: CoreServices, subscriptions: Subscriptions
+) -> dict[str, list[Recipient]]:
+    """Return the recipients of events by the ids of these, those of the oldest subscriptions first.
+
+    Copies are read without content, by one call for a hundred.
+    """
+    copy_ids = [copy_id for event in events for copy_id in event.copies]
+    copies = services.store.get_many(copy_ids, with_content=False)
+    tenants = [*dict.fromkeys((None, *(event.tenant for event in events)))]
+    listed = dict(zip(tenants, services.map(subscriptions.of_tenant, tenants), strict=True))
     # An index may not have the latest yet.
-    known |= subscriptions.get_many(copies.keys() - known.keys())
-    found = []
-    for subscription in sorted(known.values(), key=attrgetter("sort_key")):
-        copy = copies.pop(subscription.subscription_id, None)
-        missed = Missed() if copy else _why_missed(subscription, event, services)
-        told = {name: getattr(subscription, name) for name in KNOWN}
-        found.append(_to_json(copy, told | missed._asdict()))
-    for subscription_id, copy in copies.items():
-        gone = {"subscription_id": subscription_id, "state": "gone"}
-        found.append(_to_json(copy, NOTHING_KNOWN | gone))
+    known_ids = {row.subscription_id for rows in listed.values() for row in rows}
+    copied_ids = {str(copy.subscription_id) for copy in copies.values()}
+    late = subscriptions.get_many(copied_ids - known_ids)
+    found = {}
+    for event in events:
+        own = [copies[copy_id] for copy_id in event.copies if copy_id in copies]
+        copy_of = {str(copy.subscription_id): copy for copy in own}
+        known = [late[row_id] for row_id in copy_of if row_id in late]
+        for tenant in dict.fromkeys((None, event.tenant)):
+            known += listed[tenant]
+        recipients = []
+        for subscription in sorted(known, key=attrgetter("sort_key")):
+            subscription_id = subscription.subscription_id
+            copy = copy_of.pop(subscription_id, None)
+            missed = Missed() if copy else _why_missed(subscription, event, services)
+            recipients.append(Recipient(subscription_id, subscription, copy, missed))
+        gone = [Recipient(row_id, None, copy, Missed()) for row_id, copy in copy_of.items()]
+        found[event.event_id] = recipients + gone
     return found
+
+
+def show(recipient: Recipient) -> str:
+    """Return a recipient as callers see it."""
+    subscription_id, subscription, copy, missed = recipient
+    told: Json = {"subscription_id": subscription_id}
+    told |= {name: getattr(subscription, name, None) for name in KNOWN}
+    if subscription is None:
+        told["state"] = "gone"
+    return _to_json(copy, told | missed._asdict())
 
 
 def _to_json(copy: Event | None, members: Json) -> str:

@@ -47,7 +47,8 @@ class Query:
 
     @property
     def includes_payload(self) -> bool:
-        return self.include == "payload"
+        """Whether events are read with their payloads, which filters need for an outcome."""
+        return self.include in ("payload", "outcome")
 
     @property
     def shows_index(self) -> bool:

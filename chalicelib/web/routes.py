@@ -1,6 +1,6 @@
 """Routes: what every call has in common, from the API key to the problem document."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -10,10 +10,12 @@ from chalice.app import Chalice, Request, Response
 from chalicelib import deps
 from chalicelib.core.event import EVENT_ID, Event, dumps
 from chalicelib.core.invocation import Invocation
+from chalicelib.customers.outcomes import read_outcomes
 from chalicelib.customers.subscription import SUBSCRIPTION_ID, Subscription
 from chalicelib.infra import telemetry
 from chalicelib.infra.errors import ApiError, EventNotFoundError
 from chalicelib.infra.parsing import Json, Parser, Parsers
+from chalicelib.pull.listing import Query, read_page
 from chalicelib.settings import ApiKey, Scope
 from chalicelib.web.auth import authenticate
 from chalicelib.web.validation import BodySchema, encode_cursor, parse_body, parse_query
@@ -208,3 +210,19 @@ def respond_list(name: str, members: list[str], last: str | None, **more: int) -
     """
     rest = dumps({**more, "next_cursor": encode_cursor(last)})
     return respond(f'{{"{name}":[{",".join(members)}],{rest[1:]}')
+
+
+def respond_page(query: Query, call: Call) -> Response:
+    """Return a page of events, with what became of each if the query includes that."""
+    page = read_page(call.services, query)
+    more: Sequence[Json] = [{}] * len(page.events)
+    if query.include == "outcome":
+        page, outcomes = read_outcomes(page, call.services, call.services.subscriptions)
+        more = [{"outcome": outcome} for outcome in outcomes]
+    without = "subject" if query.shows_index else ""
+    has_payload = query.include == "payload"
+    events = [
+        event.summary(include_payload=has_payload, without=without, **added)
+        for event, added in zip(page.events, more, strict=True)
+    ]
+    return respond_list("events", events, page.next_cursor)

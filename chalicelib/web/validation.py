@@ -213,7 +213,7 @@ PARAMETERS = {
         lambda cursor: cursor.replace("~", "#"),
     ),
     "event_type": parser(EVENT_TYPE_OR_PREFIX.pattern, "an event type, or a prefix followed by *"),
-    "include": parser("payload|subject", "payload or subject"),
+    "include": parser("payload|subject|outcome", "payload, subject or outcome"),
     "limit": parser("[1-9][0-9]?|100", "a whole number from 1 to 100", int),
     "order": parser("oldest|newest", "oldest or newest"),
     "since": _time,
