@@ -102,9 +102,7 @@ def state_of_new(services: CoreServices) -> State:
 
 def due_now(services: CoreServices) -> State:
     """Return the state of what is to be pushed at once."""
-    now = services.clock()
-    requeue_at = rfc3339(now + services.settings.message_grace_seconds)
-    return {"status": Status.PENDING, "next_attempt_at": rfc3339(now), "requeue_at": requeue_at}
+    return {"status": Status.PENDING, "next_attempt_at": rfc3339(services.clock())}
 
 
 def waiting() -> State:
@@ -217,7 +215,7 @@ def _choose_inline(plan: Plan, services: CoreServices) -> Plan:
         event = planned.event
         if is_inline:
             places -= 1
-            event = replace(event, delivery_attempts=1, claimed_until=until, requeue_at=until)
+            event = replace(event, delivery_attempts=1, claimed_until=until)
         chosen.append(Planned(event, target))
     return Plan(chosen[0], chosen[1:])
 

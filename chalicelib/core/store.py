@@ -95,7 +95,6 @@ class EventStore(Table):
     def __init__(self, client: Any, settings: Settings, *, clock: Callable[[], float]) -> None:
         super().__init__(client, settings.events_table_name, clock=clock)
         self._retention_seconds = settings.event_retention_days * DAY_SECONDS
-        self._grace_seconds = settings.message_grace_seconds
 
     def pages(
         self, partition: str, values: Values = NO_VALUES, **options: Any
@@ -165,7 +164,7 @@ class EventStore(Table):
     def claim(self, event_id: str, claim_id: str) -> WriteResult:
         """Take the exclusive right to push a due event for CLAIM_SECONDS, and count the attempt."""
         until = self._after(CLAIM_SECONDS)
-        changes = {"claim_id": claim_id, "claimed_until": until, "requeue_at": until}
+        changes = {"claim_id": claim_id, "claimed_until": until, "requeue_at": None}
         return self.change(
             event_id, CLAIMABLE, changes, counter="delivery_attempts", ReturnValues="ALL_NEW"
         )
@@ -182,11 +181,7 @@ class EventStore(Table):
 
     def record_retry(self, event: Event, *, delay_seconds: float) -> WriteResult:
         """Record that the push failed and the next is due after `delay_seconds`."""
-        return self._record(
-            event,
-            next_attempt_at=self._after(delay_seconds),
-            requeue_at=self._after(delay_seconds + self._grace_seconds),
-        )
+        return self._record(event, next_attempt_at=self._after(delay_seconds))
 
     def record_failed(self, event: Event) -> WriteResult:
         """Record a failure; the event carries `reason` and `failed_at`."""

@@ -28,9 +28,10 @@ PERIOD_SECONDS = 60  # of the sweep
 MAX_SWEPT = 3000  # of each partition in a run
 LONG_QUEUE = 1000  # visible messages; then most overdue events still have theirs, and are not lost
 MAX_SWEPT_WHILE_LONG = 100
+MAX_MARK_SECONDS = 900  # of what is queued again and again, and nobody pushes
 PARTITIONS = partitions(Status.PENDING) + partitions(Status.PENDING, of_copies=True)
-# `requeue_at` is the sweep's own mark: nothing is queued twice before it. Version 0.6 found events
-# by it alone, so that every transition still writes it.
+# The sweep queues nothing twice before its mark, `requeue_at`. Who takes an event removes the mark:
+# version 0.7 wrote it with each transition, up to hours ahead.
 UNMARKED = "(attribute_not_exists(requeue_at) OR requeue_at <= :now)"
 # Its message, if there is one, would have come by now.
 OVERDUE = f"{NOT_EXPIRED} AND next_attempt_at <= :late AND {UNCLAIMED} AND {UNMARKED}"
@@ -86,9 +87,10 @@ def sweep(services: CoreServices) -> None:
     Destinations take turns. The messages become visible at an even rate, MAX_SWEPT in
     PERIOD_SECONDS, so that new events need not wait for all.
 
-    While the queue is long, queue at most MAX_SWEPT_WHILE_LONG of each, and postpone `requeue_at`
-    so far that everything overdue is queued once before anything is queued twice. Raises
-    StorageUnavailableError and QueueUnavailableError after all partitions were tried.
+    What nobody pushes is queued again after one, two, four, eight minutes, then every
+    MAX_MARK_SECONDS. While the queue is long, queue at most MAX_SWEPT_WHILE_LONG of each, and
+    postpone `requeue_at` so far that everything overdue is queued once before anything is queued
+    twice. Raises StorageUnavailableError and QueueUnavailableError after all partitions were tried.
     """
 
     @cache  # one read for each subscription
@@ -140,7 +142,17 @@ def _queue_overdue(
     limit = MAX_SWEPT_WHILE_LONG if is_long else MAX_SWEPT
     grace_seconds = services.settings.message_grace_seconds
     # Twice the time in which a run a minute gets through all: more become overdue meanwhile.
-    postponed_seconds = max(grace_seconds, 2 * PERIOD_SECONDS * found / limit)
+    least_seconds = 2 * PERIOD_SECONDS * found / limit
+
+    def mark_longer(event: Event) -> None:
+        """Leave an event alone as long again as it is overdue; the first mark is long enough for
+        twice `grace_seconds`.
+        """
+        overdue_seconds = services.clock() - unix_seconds(str(event.next_attempt_at))
+        seconds = max(least_seconds, min(overdue_seconds, MAX_MARK_SECONDS))
+        if seconds > 2 * grace_seconds:
+            _mark(services, delay_seconds + seconds, event)
+
     overdue = overdue[:limit]
     queued = 0
     for start in range(0, len(overdue), BATCH_SIZE):
@@ -148,13 +160,14 @@ def _queue_overdue(
         delay_seconds = PERIOD_SECONDS * queued // MAX_SWEPT
         # Mark, then send: a crash in between costs a minute; the other way round, two sweeps would
         # both send.
-        marked = _postpone(batch, delay_seconds + grace_seconds, services)
+        mark = partial(_mark, services, delay_seconds + grace_seconds)
+        marked = [event for event in services.map(mark, batch) if event]
         if marked:
             sent = [messages.push_message(event) for event in marked]
             queue.send_many(sent, delay_seconds)
             queued += len(marked)
-        if is_long:  # after the messages were sent: else they would be missing so long
-            _postpone(marked, postponed_seconds, services)
+        # After the messages were sent: a queue that fails would hide the events for so long.
+        services.map(mark_longer, marked)
     return queued
 
 
@@ -176,13 +189,11 @@ def _search_overdue(
             return
 
 
-def _postpone(events: list[Event], seconds: float, services: CoreServices) -> list[Event]:
-    """Postpone `requeue_at` by `seconds` from now; return the events that nobody changed since."""
-    until = rfc3339(services.clock() + seconds)
-
-    def mark(event: Event) -> bool:
-        seen = {":due": event.next_attempt_at, ":seen": event.requeue_at or ""}
-        return services.store.change(event.event_id, MARKABLE, {"requeue_at": until}, seen).applied
-
-    marks = zip(events, services.map(mark, events), strict=True)
-    return [replace(event, requeue_at=until) for event, is_marked in marks if is_marked]
+def _mark(services: CoreServices, seconds: float, event: Event) -> Event | None:
+    """Queue an event no earlier than `seconds` from now; return it, None if it was changed since it
+    was read.
+    """
+    requeue_at = rfc3339(services.clock() + seconds)
+    seen = {":due": event.next_attempt_at, ":seen": event.requeue_at or ""}
+    result = services.store.change(event.event_id, MARKABLE, {"requeue_at": requeue_at}, seen)
+    return replace(event, requeue_at=requeue_at) if result.applied else None

@@ -67,7 +67,7 @@ def push_now(copy: Event, services: CoreServices) -> None:
         changes = _begin_replay(copy, services)
     else:
         # With a new `claim_id`, one of two that read the copy makes it due.
-        changes = {**due_now(services), "claim_id": services.new_id()}
+        changes = {**CLEAR_SCHEDULE, **due_now(services), "claim_id": services.new_id()}
     _push_again(copy, SAME_STATE, changes, services)
 
 

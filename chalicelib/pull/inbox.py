@@ -41,7 +41,7 @@ def lease(
         changes = {
             "claim_id": lease_id,
             "claimed_until": until,
-            "requeue_at": until,
+            "requeue_at": None,
         }
         result = services.store.change(
             event.event_id,
@@ -127,11 +127,10 @@ def release(event_id: str, lease_id: str, services: CoreServices) -> None:
 
     Raises EventNotFoundError, or LeaseLostError unless the lease holds the event.
     """
-    changes = {"claimed_until": None, "requeue_at": rfc3339(services.clock())}
     result = services.store.change(
         event_id,
         LEASED,
-        changes,
+        {"claimed_until": None, "requeue_at": None},
         {":lease_id": lease_id},
     )
     if not result.applied:

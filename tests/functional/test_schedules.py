@@ -13,6 +13,7 @@ from chalicelib.operations import schedules
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver
+from tests.support.subscribing import subscribe
 from tests.support.world import START, Json, World, assert_has
 
 
@@ -43,7 +44,7 @@ def test_what_cannot_be_sent_waits(
         # the same ids each time: some in each shard
         world.post(prefer="respond-async", idempotency_key=f"{number}")
     world.lose_messages()
-    world.sleep(61)
+    world.sleep(601)
     aws.fail("SendMessageBatch")
     with pytest.raises(QueueUnavailableError):
         world.sweep()
@@ -58,15 +59,8 @@ def test_what_cannot_be_sent_waits(
     assert len(set(queued[1])) == len(queued[1]) > len(queued[0]) == SHARDS
 
 
-def remove_marks(world: World) -> None:
-    """Store events as the next version does: only the sweep sets `requeue_at`."""
-    for item in world.items():
-        world.change_item(item["event_id"]["S"], "REMOVE requeue_at")
-
-
 def lease_all(world: World) -> None:
     world.call("POST", "/inbox/lease", "{}")
-    remove_marks(world)
 
 
 def fail_all(world: World) -> None:
@@ -76,7 +70,6 @@ def fail_all(world: World) -> None:
         claim = store.claim(item["event_id"]["S"], "of another worker")
         assert claim.event
         store.record_retry(claim.event, delay_seconds=30)
-    remove_marks(world)
 
 
 def sweep(world: World) -> None:
@@ -103,12 +96,11 @@ def test_of_two_at_once_one_takes_an_overdue_event(
     assert len(world.messages()) == count
 
 
-def test_what_was_never_marked_is_queued_once_and_not_while_it_is_held(world: World) -> None:
+def test_what_is_not_held_is_queued_once(world: World) -> None:
     events = [world.queued() for _ in range(2)]
     world.lose_messages()
     [held] = world.call("POST", "/inbox/lease", {"limit": 1, "lease_seconds": 3600}).json["events"]
     events.remove(held["event_id"])
-    remove_marks(world)
     world.sleep(30)
     world.sweep()
     assert world.messages() == []  # theirs may be under way
@@ -119,28 +111,56 @@ def test_what_was_never_marked_is_queued_once_and_not_while_it_is_held(world: Wo
     assert [message["attributes"]["EventId"] for message in world.messages()] == events
 
 
-def test_the_sweep_of_version_0_6_finds_what_any_transition_leaves(
+def test_what_nobody_pushes_is_queued_more_and_more_rarely(world: World) -> None:
+    world.queued()
+    world.lose_messages()
+    queued_after = []
+    for minute in range(1, 70):
+        world.sleep(61)
+        world.sweep()
+        if world.messages():
+            queued_after.append(minute)
+            world.lose_messages()
+
+    assert queued_after == [1, 2, 4, 8, 16, 31, 46, 61]
+
+
+def test_what_version_0_7_marked_hours_ahead_is_found_once_it_was_taken(
     world: World, receiver: Receiver
 ) -> None:
     receiver.default = 503
-    event_ids = []
+    world.restart(BACKOFF_BASE_SECONDS="300")
+    location = subscribe(world, receiver, "copied").location
+    hastened = world.post(event_type="copied")
+    event_ids = [hastened["event_id"]]
     for _ in range(3):
-        event_ids.append(world.post()["event_id"])
         world.sleep(1)
-    released, leased, replayed = event_ids
-    lease = {"limit": 2, "lease_seconds": 3600}
-    [held, _] = world.call("POST", "/inbox/lease", lease).json["events"]
-    world.call("POST", f"/events/{released}/release?lease_id={held['lease_id']}")
-    world.replay(replayed)
-    world.post()
-    _, claimed = (world.queued() for _ in range(2))
-    world.services.store.claim(claimed, "of a worker that crashed")
+        event_ids.append(world.post()["event_id"])
+    untouched, released, leased, replayed = event_ids
+    claimed = world.queued()
+    event_ids += [claimed, *hastened["copies"]]
 
-    world.sleep(70)
-    marks = {item["event_id"]["S"]: item["requeue_at"]["S"] for item in world.items()}
-    assert len(marks) == 6  # its sweep asks for nothing else
-    assert unix_seconds(marks.pop(leased)) == pytest.approx(START + 3603, abs=1)
-    assert max(marks.values()) <= rfc3339(world.clock())
+    def mark(*marked: str) -> None:
+        for event_id in marked:
+            ahead = {"S": rfc3339(START + 7200)}
+            world.change_item(event_id, "SET requeue_at = :ahead", ahead=ahead)
+
+    mark(*event_ids)
+    lease = {"limit": 3, "lease_seconds": 300}
+    lease_id = world.call("POST", "/inbox/lease", lease).json["events"][0]["lease_id"]
+    mark(untouched, released)
+    world.call("POST", f"/events/{released}/release?lease_id={lease_id}")
+    world.replay(replayed)
+    world.services.store.claim(claimed, "of a worker that crashed")
+    since = hastened["created_at"]
+    assert world.call("POST", f"{location}/recover", {"since": since}).json["replayed"] == 1
+    world.lose_messages()
+
+    world.sleep(361)
+    world.sweep()
+
+    found = {released, leased, replayed, claimed, *hastened["copies"]}
+    assert {message["attributes"]["EventId"] for message in world.messages()} == found
 
 
 def test_check_dlq_publishes_numbers_and_warns(
