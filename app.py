@@ -28,7 +28,6 @@ from chalicelib.infra.errors import (
     ApiError,
     FieldFault,
     InvalidRequestError,
-    NoSigningSecretError,
 )
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import Message
@@ -261,10 +260,7 @@ def get_secret(call: Call) -> Response:
 @route("POST", "/subscriptions/{subscription_id}/secret", *CUSTOMERS)
 def renew_secret(call: Call) -> Response:
     secret = call.body(validation.SECRET_BODY).get("secret")
-    subscription = call.subscription()
-    if not (secret or call.services.settings.signing_secrets):
-        raise NoSigningSecretError
-    renewed = call.services.subscriptions.renew_secret(subscription, secret)
+    renewed = call.services.subscriptions.renew_secret(call.subscription(), secret)
     return respond_secret(require(renewed), call)
 
 

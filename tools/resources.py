@@ -15,7 +15,7 @@ import click
 from botocore.exceptions import ClientError, WaiterError
 
 from chalicelib import deps, settings
-from chalicelib.infra.errors import AWS_ERRORS, SettingsError
+from chalicelib.infra.errors import AWS_ERRORS, ApiError
 from chalicelib.infra.parsing import Json
 from tools.export import export_subscriptions
 from tools.stage import (
@@ -26,6 +26,7 @@ from tools.stage import (
     read_template,
     restore_record,
 )
+from tools.write_secrets import write_secrets
 
 # The variable that sets each parameter of the template.
 PARAMETERS = {
@@ -45,7 +46,7 @@ FIRST_TIME = """\
                            or subscriptions (to those alone)
   API_KEYS                 what `make api-key NAME=acme` prints, separated by commas
   WEBHOOK_SIGNING_SECRETS  optional: what `make signing-secret` prints; without it,
-                           no signatures and no tokens
+                           your webhook's pushes are not signed, and no tokens
   ALARM_EMAIL              optional: the address that alarms are mailed to
   ALARM_URL                optional: an https URL that alarms are posted to
   QUIET_ALARM_HOURS        optional: alarm when no event came for so many hours"""
@@ -62,8 +63,8 @@ still deployed, and in need of queues and secret: {running}.
 stack."""
 CONFIRM = """\
 nothing was deleted. make destroy STAGE={stage} CONFIRM={stage} deletes all but table and log
-groups: for good the secret with webhook URL, API keys and signing secrets, from which those of
-subscribers derive. Store what this prints:
+groups: for good the secret with webhook URL, API keys and signing secrets. Store what this
+prints:
   aws secretsmanager get-secret-value --secret-id triggers-api-{stage}-settings \\
     --query SecretString --output text"""
 NOBODY = (
@@ -309,7 +310,7 @@ def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> None:
 @click.argument("stage")
 @click.argument(
     "act",
-    type=click.Choice(["update", "deploy", "check", "delete", "export"]),
+    type=click.Choice(["update", "deploy", "check", "delete", "export", "secrets"]),
     default="update",
 )
 def main(stage: str, act: str) -> None:
@@ -333,7 +334,10 @@ def main(stage: str, act: str) -> None:
                 update_stage(stage, cloudformation)
             case "export":
                 export_subscriptions(read_config(stage))
-    except (SettingsError, *AWS_ERRORS) as error:
+            case "secrets":
+                loaded = deps.load_checked(read_config(stage))
+                write_secrets(stage, deps.Services(loaded, make_client=boto3.client))
+    except (ApiError, *AWS_ERRORS) as error:
         raise click.ClickException(str(error)) from None
 
 

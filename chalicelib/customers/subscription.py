@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -67,9 +68,10 @@ class Subscription:
     as it was read. The values of `headers` are secrets. Times are RFC 3339;
     `Subscriptions.set_failing` and `disable` set `failing_since`, `disabled_at` and `last_error`.
     One that is `paused` was disabled by hand. Its secret was renewed so many times, the last time
-    at `renewed_at`; `given` has, by the numbers of the present renewal and of that before, the
-    secrets that were not derived. Its pushes are slow since `slow_since`. DESCRIPTION_ATTRIBUTE has
-    these, too: the index shows it, and a write that changes it finds them as they were read.
+    at `renewed_at`; `given` has the secrets by the numbers of the present renewal and of that
+    before, but for those that 0.7 derived, until `tools.write_secrets` writes them there. Its
+    pushes are slow since `slow_since`. DESCRIPTION_ATTRIBUTE has these, too: the index shows it,
+    and a write that changes it finds them as they were read.
     """
 
     subscription_id: str
@@ -150,8 +152,8 @@ class Subscription:
     def secrets(self, signing_secrets: Sequence[bytes], now: float) -> list[bytes]:
         """Return the secrets that its copies are signed with at `now` (Unix seconds).
 
-        There is the one that was given, or one of each signing secret; for PREVIOUS_SECONDS after a
-        renewal, those before it, too. Nothing of the latter is stored but the number of renewals.
+        There is the one that is stored, or, of 0.7, one of each signing secret; for
+        PREVIOUS_SECONDS after a renewal, those before it, too.
         """
         number = self.renewals or 0
         secrets = self._secrets_of(number, signing_secrets)
@@ -171,8 +173,9 @@ class Subscription:
     def renewed(self, secret: str | None, now: float) -> Json:
         """Return what changes when the secret is renewed at `now` (Unix seconds), or one is given.
 
-        Within RENEWAL_SECONDS of the last renewal nothing is renewed, because clients repeat calls;
-        another secret takes the place of the present one, which was mistyped.
+        Functions of 0.7 read it, too. Within RENEWAL_SECONDS of the last renewal nothing is
+        renewed, because clients repeat calls; another secret takes the place of the present one,
+        which was mistyped.
         """
         number = self.renewals or 0
         renewed_at = self.renewed_at or ""
@@ -182,11 +185,11 @@ class Subscription:
         elif secret is None:
             return {}
         previous = f"{number - 1}"
-        given = {previous: self.given.get(previous), f"{number}": secret}
+        given = {previous: self.given.get(previous), f"{number}": secret or new_secret()}
         return {"given": given, "renewals": number, "renewed_at": renewed_at}
 
     def secret(self, signing_secrets: Sequence[bytes]) -> str | None:
-        """Return the secret that its owner is shown: that of the first signing secret, if any."""
+        """Return the secret that its owner is shown; of 0.7 there may be none."""
         present = self.secrets(signing_secrets[:1], math.inf)
         return show_secret(present[0]) if present else None
 
@@ -221,3 +224,8 @@ def check_headers(members: Mapping[str, Any]) -> None:
 def show_secret(secret: bytes) -> str:
     """Return a secret as Standard Webhooks writes it."""
     return f"whsec_{to_base64(secret)}"
+
+
+def new_secret() -> str:
+    """Return a random secret."""
+    return show_secret(os.urandom(32))

@@ -19,6 +19,7 @@ from chalicelib.customers.subscription import (
     EventTypes,
     Subscription,
     check_headers,
+    new_secret,
     show_secret,
 )
 from chalicelib.infra.errors import (
@@ -98,7 +99,7 @@ class Subscriptions(Table):
             detail = f"There are {MAX_SUBSCRIPTIONS} subscriptions; delete one first."
             raise ApiError(409, "too_many_subscriptions", detail)
         description = {**dict.fromkeys(DESCRIBED), "event_types": event_types, **described}
-        description["given"] = {"0": secret}
+        description["given"] = {"0": secret or new_secret()}
         members = {"created_by": created_by, "target_url": target_url, "tenant": tenant}
         new = self._store_new(_id(seed), {**members, DESCRIPTION_ATTRIBUTE: dumps(description)})
         if new:
@@ -166,6 +167,7 @@ class Subscriptions(Table):
             attributes = {
                 "target_url": edited.target_url,
                 DESCRIPTION_ATTRIBUTE: edited.description(),
+                "lookup_key": ALL,  # which some of 0.4 may not have
             }
             attributes |= {name: wanted[name] for name in STATE if name in wanted}
             key = current.subscription_id

@@ -11,12 +11,6 @@ from tests.support.world import World, assert_has
 DISABLED = ("failed", "not pushed: the subscription is disabled")
 
 
-def test_a_secret_is_not_renewed_without_signing_secrets(world: World, target: Receiver) -> None:
-    world.restart(WEBHOOK_SIGNING_SECRETS="")
-    answer = world.call("POST", f"{subscribed(world, target)}/secret")
-    assert answer.problem == (409, "no_signing_secret")
-
-
 def test_the_owner_alone_is_told_the_whole_url(world: World, target: Receiver) -> None:
     path = f"{subscribed(world, target, tenant='a')}/secret"
     for tenant, status_code, url in (("a", 200, target.url), ("b", 404, None)):

@@ -55,6 +55,7 @@ SUBSCRIPTION = {
     "target_url": "https://hooks.zapier.com/hooks/standard/1",
     "event_types": '{"name": "CRM"}',
     "tenant": "acme",
+    "lookup_key": "subscription",
 }
 EVENT = {"event_type": "order.created", "payload": {"order_id": "12345"}}
 
@@ -263,14 +264,15 @@ def test_the_policy_of_the_deployer_allows_what_commands_call(
 ) -> None:
     policy = json.loads((ROOT / "docs" / "deployer-policy.json").read_text())
     assert len(json.dumps(policy, separators=(",", ":"))) <= 6144  # of a managed policy
-    for _ in range(2):
-        checkout.make("deploy", **GIVEN, WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)
+    dynamodb = aws.direct("dynamodb")
+    item = {name: {"S": text} for name, text in SUBSCRIPTION.items()}
+    for stored in range(2):
+        said = checkout.make("deploy", **GIVEN, WEBHOOK_SIGNING_SECRETS=SIGNING_SECRET)
+        assert f"secrets of subscriptions stored: {stored}\n" in said
+        dynamodb.put_item(TableName=TABLE, Item=item)
         checkout.record.write_text("{")  # as if it had been killed there
     sources = aws.direct("lambda").list_event_source_mappings()["EventSourceMappings"]
     functions = {source["UUID"]: source["FunctionArn"] for source in sources}
-    dynamodb = aws.direct("dynamodb")
-    item = {name: {"S": text} for name, text in SUBSCRIPTION.items()}
-    dynamodb.put_item(TableName=TABLE, Item=item)
     restored = f"{TABLE}-restored"
     dynamodb.restore_table_to_point_in_time(
         SourceTableName=TABLE, TargetTableName=restored, UseLatestRestorableTime=True

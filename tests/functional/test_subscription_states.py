@@ -52,21 +52,20 @@ def is_signed(request: Request, secret: str) -> bool:
 def test_copies_are_signed_with_their_subscription_s_secret(
     world: World, receiver: Receiver, target: Receiver
 ) -> None:
-    world.restart(WEBHOOK_SIGNING_SECRETS=SIGNING_SECRETS[0])
+    world.restart(WEBHOOK_SIGNING_SECRETS="")
     one, other = (
         subscribe(world, f"{target.url}{suffix}").json["secret"] for suffix in ("", "&other")
     )
-    world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(reversed(SIGNING_SECRETS)))
+    world.restart(WEBHOOK_SIGNING_SECRETS=" ".join(SIGNING_SECRETS))
     again = subscribe(world, target)
 
     world.post()
 
     [signed] = [request for request in target.requests if not request.path.endswith("&other")]
-    assert all(is_signed(signed, secret) for secret in (one, again.json["secret"]))
+    assert is_signed(signed, one)
     assert not any(is_signed(signed, secret) for secret in (other, *SIGNING_SECRETS))
     assert all(is_signed(receiver.requests[-1], secret) for secret in SIGNING_SECRETS)
-    assert again.status_code == 200
-    assert len({one, other, again.json["secret"]}) == 3
+    assert (again.status_code, again.json["secret"]) == (200, one)
     world.call("DELETE", again.location)
     world.sleep(1)
     anew = subscribe(world, target).json

@@ -392,7 +392,7 @@ def test_listings_inbox_and_leases_can_be_of_one_tenant(
 def test_lists_of_a_bounded_size_are_kept(
     world: World, target: Receiver, aws: Aws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chalicelib.customers.subscriptions.MAX_CACHED_CHARACTERS", 700)
+    monkeypatch.setattr("chalicelib.customers.subscriptions.MAX_CACHED_CHARACTERS", 900)
     for tenant in "123":
         subscribed(world, target, tenant=tenant, name="x" * 100)
 

@@ -72,7 +72,8 @@ def _resource(call: Call, members: Json) -> str:
             return stack if ":" in stack else f"arn:aws:cloudformation:::stack/{stack}/"
         case "dynamodb":
             index = f"/index/{members['IndexName']}" if "IndexName" in members else ""
-            return f"arn:aws:dynamodb:::table/{members['TableName']}{index}"
+            [table, *_] = members.get("RequestItems") or [members["TableName"]]
+            return f"arn:aws:dynamodb:::table/{table}{index}"
         case "events":
             return f"arn:aws:events:::rule/{members.get('Rule') or members['Name']}"
         case "lambda":
