@@ -103,10 +103,11 @@ class EventStore(Table):
 
         Of pending and failed events only those created within the retention period are read:
         DynamoDB deletes expired rows up to days late, and each query would read them. Copies and
-        replayed events have other partitions, which are read whole.
+        replayed events have other partitions, which are read whole, and so has a tenant, in whose
+        name there is no #.
         """
         values = {":low": LOWEST, **values}
-        if partition.startswith(UNSETTLED):
+        if partition.startswith(("pending#", "failed#")):
             values[":low"] = max(str(values[":low"]), self._after(-self._retention_seconds))
         return super().pages(partition, values, **options)
 

@@ -1,6 +1,6 @@
 """Pages of events in order of creation, merged from the partitions of an index."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from heapq import merge
 from itertools import chain, islice
@@ -11,7 +11,15 @@ from chalicelib.core.event import RESERVED_PREFIX, Event, Status, lookup_key
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.store import NOT_EXPIRED, UNSETTLED, EventStore, from_item, partitions
 from chalicelib.infra.parsing import Json
-from chalicelib.infra.table import BY_LOOKUP, BY_STATUS, HIGHEST, LOWEST
+from chalicelib.infra.table import (
+    BY_LOOKUP,
+    BY_STATUS,
+    BY_TENANT,
+    HIGHEST,
+    LOWEST,
+    PARTITION_KEYS,
+    serialize,
+)
 from chalicelib.infra.times import Clock
 
 PAGE_SECONDS = 5
@@ -20,6 +28,16 @@ MAX_PAGE_BYTES = 5 * 1024 * 1024
 # Before and after all events of one moment.
 FIRST_ID = f"cpy_{'0' * 32}"
 LAST_ID = f"evt_{'f' * 32}"
+# What narrows a query down, by the field that asks for it.
+FILTERS = {
+    "tenant": "tenant = :tenant",
+    "subject": "subject = :subject",
+    "source": "attribute_not_exists(source_event_id)",
+    "skips_reports": "NOT begins_with(event_type, :reserved)",
+}
+# The index of tenants shows neither status nor size. Until an event is read, its row counts as a
+# delivered one, which every list from that index may have.
+NOT_SHOWN = serialize({"status_shard": Status.DELIVERED, "created_by": "", "response_bytes": 0})
 
 
 @dataclass(frozen=True)
@@ -51,14 +69,24 @@ class Query:
         return self.include in ("payload", "outcome")
 
     @property
-    def shows_index(self) -> bool:
-        """Whether events are shown as the index of statuses has them."""
-        return self.include is None and self.lookup_key is None
+    def partitions(self) -> tuple[str, list[str]]:
+        """The index that is read, and the keys of its partitions that have the events.
+
+        A tenant's events that are pending or failed are found by status: they may be few of many.
+        """
+        looked_up = lookup_key(self.subscription_id, self.subject)
+        if looked_up:
+            return BY_LOOKUP, [looked_up]
+        if self.tenant and Status.DELIVERED in self.status:
+            return BY_TENANT, [self.tenant]
+        keys = partitions(*self.status)
+        if self.source is None:
+            keys += partitions(*self.status, of_copies=True)
+        return BY_STATUS, keys
 
     @property
-    def lookup_key(self) -> str | None:
-        """The partition of the index for lookups, or None: the index of statuses has the events."""
-        return lookup_key(self.subscription_id, self.subject)
+    def index(self) -> str:
+        return self.partitions[0]
 
     def has(self, event: Event, now: float) -> bool:
         """Return whether the query has an event with this state at `now` (Unix seconds)."""
@@ -87,19 +115,24 @@ class Page(NamedTuple):
 
 
 def read_page(services: CoreServices, query: Query) -> Page:
-    """Return a page of events as the index shows them or, looked up or with `include`, as they are.
+    """Return a page of events as they are or, without `include`, as the index of statuses has them.
 
-    The index is eventually consistent: what it shows may have been pushed or acknowledged a moment
+    An index is eventually consistent: what it shows may have been pushed or acknowledged a moment
     ago.
     """
-    page = _first_page(search(services, query), query)
-    if query.shows_index:
-        return page
-    event_ids = [event.event_id for event in page.events]
+    found = _first_page(search(services, query), query)
+    if query.index == BY_STATUS and not query.include:
+        return found
+    event_ids = [event.event_id for event in found.events]
     current = services.store.get_many(event_ids, with_content=query.includes_payload)
     now = services.clock()
-    events = [event for event in map(current.get, event_ids) if event and query.has(event, now)]
-    return Page(events, page.next_cursor)
+    rows = [
+        Row(event.sort_key, event)
+        for event in map(current.get, event_ids)
+        if event and query.has(event, now)
+    ]
+    page = _first_page(rows, query)  # again: an index may not have their sizes
+    return Page(page.events, page.next_cursor or found.next_cursor)
 
 
 def search(services: CoreServices, query: Query) -> Iterator[Row]:
@@ -152,20 +185,10 @@ def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[Jso
     if query.event_type != "*":
         begins = "begins_with(event_type, :event_type)"
         conditions.append(begins if query.event_type.endswith("*") else "event_type = :event_type")
-    conditions += [
-        f"{name} = :{name}" for name in ("tenant", "subject") if getattr(query, name) is not None
-    ]
-    if query.skips_reports:
-        conditions.append("NOT begins_with(event_type, :reserved)")
-    index = BY_STATUS
-    keys = partitions(*query.status)
-    if query.source is None:
-        keys += partitions(*query.status, of_copies=True)
-    else:
-        conditions.append("attribute_not_exists(source_event_id)")
-    if query.lookup_key is not None:
-        index = BY_LOOKUP
-        keys = [query.lookup_key]
+    filters = {name: text for name, text in FILTERS.items() if getattr(query, name)}
+    index, keys = query.partitions
+    filters.pop(PARTITION_KEYS[index], None)  # DynamoDB refuses to filter by a key
+    conditions += filters.values()
     options = {
         "IndexName": index,
         "Limit": page_rows,
@@ -186,7 +209,8 @@ def _rows(
     They are the events of the query and, after the deadline, the place that was read to.
     """
     for page in pages:
-        for event in map(from_item, page["Items"]):
+        for item in page["Items"]:
+            event = from_item(NOT_SHOWN | item)
             if query.has(event, clock()):
                 yield Row(event.sort_key, event)
         if "LastEvaluatedKey" in page and clock() > deadline:
@@ -194,7 +218,7 @@ def _rows(
             return
 
 
-def _first_page(rows: Iterator[Row], query: Query) -> Page:
+def _first_page(rows: Iterable[Row], query: Query) -> Page:
     """Return up to `limit` events, whose payloads, if included, fit into a response together."""
     events: list[Event] = []
     size = 0

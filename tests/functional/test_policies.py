@@ -52,7 +52,8 @@ def use_the_api(world: World, receiver: Receiver) -> Iterator[None]:
     retried = world.post()
     dead = world.post()
     listed = f"/events?subscription_id=sub_{'0' * 32}"
-    for path in (f"/events/{delivered['event_id']}", "/events", listed, "/inbox", "/subscriptions"):
+    event = f"/events/{delivered['event_id']}"
+    for path in (event, "/events", "/events?tenant=a", listed, "/inbox", "/subscriptions"):
         assert world.call("GET", path).status_code == 200
     assert world.acknowledge(retried["event_id"]).status_code == 204
     assert world.replay(dead["event_id"]).status_code == 202

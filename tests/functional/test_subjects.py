@@ -53,11 +53,13 @@ def test_lists_leave_subjects_out_unless_asked_for_them(
 ) -> None:
     receiver.default = 422
     subscription_id = id_of_new(world, target)
-    post_later(world, subject="order-1")
+    post_later(world, subject="order-1", tenant="a")
 
     for query, shown in (
         ({}, "left out"),
         ({"status": "failed"}, "left out"),
+        ({"tenant": "a"}, "left out"),
+        ({"tenant": "a", "include": "subject"}, "order-1"),
         ({"subject": "order-1"}, "order-1"),
         ({"subscription_id": subscription_id}, "order-1"),
         ({"include": "payload"}, "order-1"),

@@ -47,6 +47,7 @@ def make_event(number: int, **changes: Any) -> Event:
         status=list(Status)[number % 3],
         created_at=rfc3339(START - 1000 + number // 3),
         created_by="acme",
+        tenant="corp" if number % 5 else "failed",
         expires_at=int(START) + 1000,
         response_bytes=10,
         claim_id="c" * 32,
@@ -97,6 +98,10 @@ ASKED = [
     OF_ONE,
     {**OF_ONE, "status": "failed"},
     {**OF_ONE, "event_type": "rar*", "since": rfc3339(START - 990)},
+    {"tenant": "corp", "event_type": "rar*", "since": rfc3339(START - 990)},
+    {"tenant": "failed", "include": "subject"},
+    {"tenant": "failed", "status": "delivered"},
+    {"tenant": "failed", "status": "failed"},
 ]
 
 
@@ -125,6 +130,7 @@ def test_walking_the_pages_shows_everything_once_in_order(
         event
         for event in stored
         if event.subscription_id == asked.get("subscription_id", event.subscription_id)
+        and event.tenant == asked.get("tenant", event.tenant)
         and event.status == asked.get("status", event.status)
         and event.event_type.startswith(asked.get("event_type", "").rstrip("*"))
         and event.created_at >= asked.get("since", "")
@@ -133,6 +139,18 @@ def test_walking_the_pages_shows_everything_once_in_order(
     assert expected
     in_order = expected if order == "oldest" else reversed(expected)
     assert ids(event for found, _ in pages for event in found) == ids(in_order)
+
+
+def test_a_page_with_payloads_of_a_tenant_fits_into_a_response(services: Services) -> None:
+    """The index does not have their sizes."""
+    events = [make_event(number, response_bytes=MAX_PAGE_BYTES // 2) for number in range(5, 30, 5)]
+    stored = store_all(services, events)
+
+    pages = walk(services, tenant="failed", include="payload", order="oldest")
+
+    assert [ids(page.events) for page in pages] == [
+        ids(stored[start : start + 2]) for start in range(0, 5, 2)
+    ]
 
 
 @pytest.mark.parametrize("change", ["acknowledge", "claim"])
@@ -156,7 +174,7 @@ def test_what_the_index_shows_too_late_is_left_out(
 def test_expired_events_are_skipped_unless_replayed(
     services: Services, dynamodb: FakeDynamoDB, clock: Clock
 ) -> None:
-    replayed = make_event(1, status=Status.FAILED, expires_at=int(START) + DAY)
+    replayed = make_event(5, status=Status.FAILED, expires_at=int(START) + DAY)
     expired = [make_event(3 * number, expires_at=int(START) + DAY) for number in range(1, 300)]
     store_all(services, [replayed, *expired])
     clock.sleep(DAY - 1000)
@@ -171,6 +189,9 @@ def test_expired_events_are_skipped_unless_replayed(
     dynamodb.on_query = reads.append
 
     assert services.store.get_many(ids([make_event(3), replayed])).keys() == {replayed.event_id}
+    of_tenant = replace(listing.EVENTS, tenant="failed", order="oldest")
+    assert ids(listing.read_page(services, of_tenant).events) == ids([replayed, live])
+    reads.clear()
     assert ids(listing.read_page(services, listing.INBOX).events) == ids([replayed, live])
     assert len(reads) == len(partitions(*listing.INBOX.status))
 
