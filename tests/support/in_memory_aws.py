@@ -122,12 +122,15 @@ class FakeDynamoDB:
     ) -> Json:
         values = _plain(ExpressionAttributeValues)
         in_range = _condition(KeyConditionExpression)
-        keep = _condition(options.get("FilterExpression", ""))
+        kept_if = options.get("FilterExpression", "")
+        keep = _condition(kept_if)
         start = (
             _place(_plain(options["ExclusiveStartKey"])) if "ExclusiveStartKey" in options else None
         )
         most = min(options.get("Limit", sys.maxsize), self.page_rows)
         index = self._indexes[IndexName]
+        # as DynamoDB does, and moto does not
+        assert not {index.partition, SORT} & {*re.findall(r"\w+", kept_if)}, "filter by a key"
         with self._lock:
             self._show_pending()
             rows = index.rows(
