@@ -1,6 +1,5 @@
 """`make import-subscriptions`: make the subscriptions that another stage or system had."""
 
-import json
 import math
 from functools import cache
 from pathlib import Path
@@ -8,8 +7,10 @@ from pathlib import Path
 import click
 
 from chalicelib.customers.subscription import SHOWN, check_headers
+from chalicelib.customers.subscriptions import make_id, seed_of
+from chalicelib.infra.addresses import EXPECTED_URL, PUSH_URL, valid_port
 from chalicelib.infra.errors import InvalidRequestError
-from chalicelib.infra.parsing import parser
+from chalicelib.infra.parsing import Json, parser
 from chalicelib.web.validation import (
     DESCRIPTION_MEMBERS,
     SECRET_MEMBER,
@@ -17,23 +18,60 @@ from chalicelib.web.validation import (
     parse_name,
     parse_object,
 )
-from tools.api import Api, ApiCallError, check
+from tools.api import Api, ApiCallError, check, printable
 from tools.command_line import act_on_each, command_line, file_option, numbered_lines
 from tools.subscriptions import path_of
 
 # The API alone knows which hosts are allowed.
 TARGET_URL = parser(
-    r"(?i)https?://(?!hooks\.zapier\.com[/:])\S+",
-    "a URL, and of no Zap: switch it off and on, because it unsubscribes by the id that it knows",
+    rf"(?!(?i:https?://hooks\.zapier\.com\.?([/:?]|$))){PUSH_URL}",
+    f"{EXPECTED_URL}, and of no Zap: switch it off and on, because it unsubscribes by its id",
+    valid_port,
 )
 GIVEN = {"target_url": TARGET_URL, "tenant": parse_name, **DESCRIPTION_MEMBERS, **SECRET_MEMBER}
-TOLD = ("subscription_id", "target_host", "header_names", *SHOWN)
+TOLD = ("subscription_id", "target_host", "header_names", "state", *SHOWN)
 MEMBERS = {
     **dict.fromkeys(TOLD, lambda value: value),
     "signs_with": must_be("a list", lambda value: isinstance(value, list)),
     **GIVEN,
 }
+COMPARED = ("name", "filter", "header_names", "body", "header_prefix")
 NO_TOKEN = "made by the API key, not by the customer, because tokens need signing secrets"  # noqa: S105
+DISABLED = "is disabled, because it failed: enable or delete it, and import the line again"
+
+
+def parse_line(line: bytes) -> Json:
+    """Return the members of a line; raise ApiCallError if the API would refuse it."""
+    try:
+        wanted = parse_object(line, MEMBERS, ("target_url",))
+        check_headers(wanted)
+    except InvalidRequestError as error:
+        raise ApiCallError(400, str(error)) from error
+    return wanted
+
+
+def make(api: Api, wanted: Json, before: Json, headers: dict[str, str]) -> tuple[Json, str]:
+    """Make the subscription of a line; return it, and what came of it.
+
+    :param before: The subscription as it is, if it is known; it keeps its state.
+    :param headers: Who makes it, unless that is the key.
+    """
+    body = {member: wanted[member] for member in GIVEN if member in wanted}
+    if before:
+        body["secret"] = None  # so that the answer has the one before
+    status, made, _ = api.request("POST", "/subscriptions", json=body, headers=headers)
+    check(status, made)
+    is_same = [before.get(member) for member in COMPARED] == [made[name] for name in COMPARED]
+    secret = wanted.get("secret")
+    # POST /subscriptions does not set the previous secret, either, which signs for a day.
+    if secret not in (None, made["secret"]):
+        api.call("POST", path_of(made["subscription_id"], "secret"), json={"secret": secret})
+        is_same = False
+    if status == 200:
+        return made, "unchanged" if is_same else "changed"
+    if wanted.get("disabled_at"):
+        made, _ = api.call("POST", path_of(made["subscription_id"], "disable"))
+    return made, "made"
 
 
 @click.command("import-subscriptions", short_help="Check a file of subscriptions, or make them.")
@@ -42,13 +80,19 @@ NO_TOKEN = "made by the API key, not by the customer, because tokens need signin
 def import_subscriptions(file: Path, *, go: bool) -> None:
     """Make a subscription of each line of a file, as `make export-subscriptions` prints it.
 
-    A line with `disabled_at` is disabled by hand, others are enabled; one that a customer made is
-    the customer's again. Repeating the command sets what the file says. Lines that are refused are
-    named, and the exit code is 1.
+    A line with `disabled_at` is disabled by hand, if this makes it: one that is there keeps its
+    state. One that a customer made is the customer's again. Repeating the command sets what else
+    the file says. Lines that are refused are named, and the exit code is 1.
     """
     api = Api()
     lines = numbered_lines(file.read_bytes())
-    known: dict[str, str] = {}
+    if not lines:
+        raise click.ClickException(f"{file} has no lines")
+    names: dict[str, str] = {}
+    known: Json = {}
+    if go:
+        me, _ = api.call("GET", "/me")
+        known = {one["subscription_id"]: one for one in api.list_all("/subscriptions", tenant="*")}
 
     @cache
     def authorization(tenant: str) -> dict[str, str]:
@@ -61,38 +105,27 @@ def import_subscriptions(file: Path, *, go: bool) -> None:
         return {"Authorization": f"Bearer {made['token']}"}
 
     def import_line(name: str) -> str:
-        try:
-            wanted = parse_object(lines[name], MEMBERS, ("target_url",))
-            check_headers(wanted)
-        except InvalidRequestError as error:
-            raise ApiCallError(400, str(error)) from error
+        wanted = parse_line(lines[name])
         if len(wanted.get("signs_with") or ()) > 1:
             click.echo(f"{name}: several secrets sign its pushes; the present one is taken")
-        types = wanted.get("event_types")
         tenant = wanted.get("tenant")
-        identity = json.dumps([wanted["target_url"], types and sorted(set(types)), tenant])
-        if known.setdefault(identity, name) != name:
-            raise ApiCallError(400, f"has the URL, types and tenant of {known[identity]}")
+        identity = (wanted["target_url"], tenant, wanted.get("event_types"))
+        first = names.setdefault(make_id(seed_of("", *identity)), name)
+        if first != name:
+            raise ApiCallError(400, f"has the URL, types and tenant of {first}")
         if not go:
             return "can be imported"
-        is_customers = wanted.get("created_by") == f"tenant:{tenant}"
-        status, made, _ = api.request(
-            "POST",
-            "/subscriptions",
-            json={member: wanted[member] for member in GIVEN if member in wanted},
-            headers=authorization(tenant) if is_customers else {},
-        )
-        check(status, made)
-        # POST /subscriptions does not set the previous secret, which signs for a day.
-        secret = wanted.get("secret")
-        if secret not in (None, made["secret"]):
-            path = path_of(made["subscription_id"], "secret")
-            api.call("POST", path, json={"secret": secret})
-        is_disabled = bool(wanted.get("disabled_at"))
-        if is_disabled is not bool(made["disabled_at"]):
-            verb = "disable" if is_disabled else "enable"
-            api.call("POST", path_of(made["subscription_id"], verb))
-        return "made" if status == 201 else "there before"
+        customer = f"tenant:{tenant}"
+        headers = authorization(tenant) if wanted.get("created_by") == customer else {}
+        seed = seed_of(customer if headers else me["name"], *identity)
+        before = known.get(make_id(seed), {})
+        if before.get("state") == "disabled":  # POST would enable it
+            raise ApiCallError(409, f"{before['subscription_id']} {DISABLED}")
+        made, what = make(api, wanted, before, headers)
+        outcome = f"{what} ({made['state']})"
+        former_id = wanted.get("subscription_id") or "no id"
+        click.echo(printable(f"{name}, {former_id}: {made['subscription_id']} {outcome}"))
+        return outcome
 
     command = command_line("import-subscriptions", {"file": str(file), "go": "1"})
     again = f"To import all: {command}"

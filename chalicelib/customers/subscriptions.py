@@ -87,8 +87,8 @@ class Subscriptions(Table):
         identity = (created_by, target_url, _canonical(event_types))
         listed = self.of_tenant(tenant)
         found = [*listed]  # the index may lag: the latest are found by their ids
-        seed = [created_by, tenant or "", *identity[1:]]
-        while existing := self.get(_id(seed)):
+        seed = seed_of(created_by, target_url, tenant, event_types)
+        while existing := self.get(make_id(seed)):
             found.append(existing)
             seed.append("edited")
         renewal = partial(self._add_secret, secret) if secret else None
@@ -101,7 +101,7 @@ class Subscriptions(Table):
         description = {**dict.fromkeys(DESCRIBED), "event_types": event_types, **described}
         description["given"] = {"0": secret or new_secret()}
         members = {"created_by": created_by, "target_url": target_url, "tenant": tenant}
-        new = self._store_new(_id(seed), {**members, DESCRIPTION_ATTRIBUTE: dumps(description)})
+        new = self._store_new(make_id(seed), {**members, DESCRIPTION_ATTRIBUTE: dumps(description)})
         if new:
             return new, True
         # Another call stored it meanwhile, or this one, if the response of boto3's first try was
@@ -400,5 +400,15 @@ def _canonical(event_types: EventTypes) -> str:
     return "None" if event_types is None else dumps(sorted(set(event_types)))
 
 
-def _id(seed: Iterable[str]) -> str:
+def seed_of(
+    created_by: str,
+    target_url: str,
+    tenant: str | None,
+    event_types: EventTypes,
+) -> list[str]:
+    """Return what the id of a subscription is made of, unless one that was edited has that id."""
+    return [created_by, tenant or "", target_url, _canonical(event_types)]
+
+
+def make_id(seed: Iterable[str]) -> str:
     return "sub_" + hashlib.sha256("\0".join(seed).encode()).hexdigest()[:32]

@@ -8,7 +8,7 @@ import pytest
 
 from tests.functional.test_ops import Ran, _environment  # noqa: F401 - serves the app
 from tests.support.receiver import Receiver
-from tests.support.subscribing import make_token, subscribe, subscriptions
+from tests.support.subscribing import make_token, post_for, subscribe, subscriptions
 from tests.support.world import KEY, SIGNING_SECRETS, Json, World, assert_has
 from tools.export import export_subscriptions
 
@@ -17,6 +17,7 @@ SAME = (
     *("name", "tenant", "event_types", "filter", "target_url", "headers", "created_by"),
     *("body", "header_prefix"),
 )
+NOT_TAKEN = ("http://crm.example", "https://me@crm.example", "https://crm.example/#a")
 
 
 @pytest.fixture
@@ -71,18 +72,44 @@ def test_another_stage_has_the_same_subscriptions_with_the_secrets_of_their_rece
 
     assert checked == "3 of 3 lines: 3 can be imported"
     assert subscriptions(world, "*") == []
-    assert Ran(*shlex.split(command)[-3:]).output == "3 of 3 lines: 3 made\n"
+    *told, summary = Ran(*shlex.split(command)[-3:]).output.splitlines()
+    assert summary == "3 of 3 lines: 2 made (active), 1 made (paused)"
+    made_ids = {line["subscription_id"] for line in exported(world, capsys)}
+    assert {line.partition(": ")[2].split()[0] for line in told} == made_ids
     after = exported(world, capsys)
     for was, line in zip(before, after, strict=True):
         assert_has(line, **{member: was[member] for member in SAME}, signs_with=[was["secret"]])
     assert [line["last_error"] for line in after] == [None, None, "disabled by hand"]
 
-    enabled = [{**line, "disabled_at": None} for line in before]
-    for lines in ([{**line, "secret": GIVEN} for line in enabled], enabled):
-        write(file, *lines)
-        assert import_file(file, "--go") == "3 of 3 lines: 3 there before\n"
-        set_by_file = [(line["disabled_at"], line["secret"]) for line in exported(world, capsys)]
-        assert set_by_file == [(None, line["secret"]) for line in lines]
+
+def test_importing_again_sets_what_the_file_says_but_for_the_state(
+    world: World, target: Receiver, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [
+        {"target_url": target.url, "tenant": tenant, "secret": GIVEN, "disabled_at": "until"}
+        for tenant in "abcd"
+    ]
+    write(file, *lines)
+    assert "4 made (paused)" in import_file(file, "--go")
+    path_of = {
+        row["tenant"]: f"/subscriptions/{row['subscription_id']}" for row in exported(world, capsys)
+    }
+    for tenant in "bcd":
+        world.call("POST", f"{path_of[tenant]}/enable")
+    world.call("POST", f"{path_of['c']}/secret")
+    target.script(410)
+    post_for(world, "d")  # which disables it
+
+    again = import_file(file, "--go", status=1)
+
+    expected = "1 unchanged (paused), 1 unchanged (active), 1 changed (active), 1 refused"
+    assert f"4 of 4 lines: {expected}" in again
+    assert "line 4: sub_" in again
+    after = exported(world, capsys)
+    assert [line["state"] for line in after] == ["paused", "active", "active", "disabled"]
+    assert {line["secret"] for line in after} == {GIVEN}
+    write(file, {**lines[1], "name": "New"})
+    assert "1 changed (active)" in import_file(file, "--go")
 
 
 def test_lines_that_are_refused_or_set_otherwise_are_named_without_what_is_secret(
@@ -102,24 +129,31 @@ def test_lines_that_are_refused_or_set_otherwise_are_named_without_what_is_secre
         "{",
         {**good, "target_url": "https://elsewhere.example/secret-path"},
         {**good, "signs_with": 1},
+        *({**good, "target_url": f"{url}/secret-path"} for url in NOT_TAKEN),
     )
     expected = {
         "line 1: several secrets sign its pushes; the present one is taken",
         "b: made by the API key, not by the customer",
         "line 3: has the URL, types and tenant of line 1",
-        "line 4: target_url: must be a URL, and of no Zap: ",
+        "line 4: target_url: must be an https URL of at most",
         "line 5: target_url: is required",
         "line 6: secret: must be whsec_ and base64",
         "line 7: headres: is not one of",
         "line 8: body: must be JSON",
         "line 9: 400: target_url: must be",  # says the API
         "line 10: signs_with: must be a list",
-        "9 of 9 lines: 1 made, 8 refused",
+        "12 of 12 lines: 1 made (active), 11 refused",
     }
 
     said = import_file(file, "--go", status=1)
 
+    assert "12 of 12 lines: 2 can be imported, 10 refused" in import_file(file, status=1)
     assert {text for text in expected if text not in said} == set()
     for secret in (GIVEN[6:], "secret-path", "secret-query"):
         assert secret not in said
     assert [row["created_by"] for row in subscriptions(world, "*")] == ["acme"]
+
+
+def test_a_file_without_lines_is_a_fault(file: Path) -> None:
+    write(file, " ")
+    assert "has no lines" in import_file(file, status=1)
