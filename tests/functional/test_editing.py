@@ -334,7 +334,7 @@ def test_410_disables_the_subscription_of_a_tenant(
     assert world.dead_letters() == []
     at = copy["attempts"][0]["at"]
     assert_has(disabled, disabled_at=at, failing_since=None, last_error="receiver responded 410")
-    enabled = {**disabled, "disabled_at": None, "last_error": None}
+    enabled = {**disabled, "state": "active", "disabled_at": None, "last_error": None}
     assert world.call("POST", f"{path}/enable").json == enabled
     assert world.replay(copy["event_id"]).status_code == 202
 
