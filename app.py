@@ -44,6 +44,7 @@ from chalicelib.web.routes import (
     respond,
     respond_list,
     respond_page,
+    show_subscriptions,
 )
 from chalicelib.web.validation import encode_cursor
 
@@ -54,6 +55,7 @@ app = Chalice(app_name=f"triggers-api-{STAGE}", configure_logs=False)  # the nam
 route = partial(routes.route, app)
 # who has subscriptions: operators and, with a token, customers
 CUSTOMERS = (Scope.CONSUME, TOKEN)
+MOST_WITH_DELIVERIES = 25  # subscriptions of a page
 # Chalice would answer 415 for other content types
 public = partial(app.route, methods=["GET"], content_types=[])
 
@@ -232,13 +234,21 @@ def create_subscription(call: Call) -> Response:
 @route("GET", "/subscriptions", *CUSTOMERS, **validation.SUBSCRIPTION_PARAMETERS)
 def list_subscriptions(call: Call) -> Response:
     query = {**call.query, "tenant": visible_tenant(call.key, call.query.get("tenant"))}
+    if query.pop("include", None):
+        query["limit"] = min(MOST_WITH_DELIVERIES, query.get("limit", MOST_WITH_DELIVERIES))
     found, last = call.services.subscriptions.page(**query)
-    return respond_list("subscriptions", [subscription.to_json() for subscription in found], last)
+    return respond_list("subscriptions", show_subscriptions(found, call), last)
 
 
-@route("GET", "/subscriptions/{subscription_id}", *CUSTOMERS)
+@route(
+    "GET",
+    "/subscriptions/{subscription_id}",
+    *CUSTOMERS,
+    include=validation.INCLUDE_DELIVERIES,
+)
 def get_subscription(call: Call) -> Response:
-    return respond(call.subscription().to_json())
+    [shown] = show_subscriptions([call.subscription()], call)
+    return respond(shown)
 
 
 @route("PATCH", "/subscriptions/{subscription_id}", *CUSTOMERS)

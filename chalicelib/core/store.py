@@ -237,12 +237,15 @@ class EventStore(Table):
         """Read an event consistently; return what a write would whose condition failed."""
         return self._result(ItemResult(False, self._get(event_id)))
 
-    def get_many(self, event_ids: Sequence[str], *, with_content: bool = True) -> dict[str, Event]:
+    def get_many(
+        self, event_ids: Sequence[str], *, with_content: bool = True, more: Sequence[str] = ()
+    ) -> dict[str, Event]:
         """Return those events that exist, by id, read consistently.
 
-        Without `with_content` they have neither payload and metadata nor attempts.
+        Without `with_content` they have neither payload and metadata nor attempts, unless `more`
+        names these.
         """
-        names = () if with_content else SUMMARY
+        names = () if with_content else (*SUMMARY, *more)
         events = map(self._unexpired, self._get_many(event_ids, names))
         present = [event for event in events if event and event.status is not Status.ERASED]
         return {event.event_id: event for event in present}

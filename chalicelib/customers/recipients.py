@@ -14,7 +14,7 @@ from chalicelib.core.posting import Stored
 from chalicelib.customers import filters
 from chalicelib.customers.subscription import Subscription
 from chalicelib.customers.subscriptions import Subscriptions
-from chalicelib.customers.verdicts import Missed, Recipient
+from chalicelib.customers.verdicts import Missed, Recipient, is_waiting
 from chalicelib.infra.clients import CALL_SECONDS
 from chalicelib.infra.errors import (
     ApiError,
@@ -44,7 +44,6 @@ ORIGINALS = replace(
     EVENTS, source="original", order="oldest", limit=100, include="payload", skips_reports=True
 )
 RECOVERABLE = ("later", "edited", "failed", "waiting")
-SOON_SECONDS = 60  # a copy whose next attempt is later waits
 
 
 SHOWN = ("event_id", "event_type", "subject", "created_at")
@@ -235,8 +234,7 @@ def find_missed(subscription: Subscription, services: CoreServices, **asked: Any
     page = read_page(services, query)
     copy_ids = [posting.copy_id(event, subscription.subscription_id) for event in page.events]
     copies = services.store.get_many(copy_ids, with_content=False)
-    # An attempt that is later follows one that failed, and nobody holds the copy.
-    soon = rfc3339(services.clock() + SOON_SECONDS)
+    now = services.clock()
     rows = []
     for number, event in enumerate(page.events, 1):
         copy = copies.get(copy_ids[number - 1])
@@ -245,8 +243,7 @@ def find_missed(subscription: Subscription, services: CoreServices, **asked: Any
         elif copy.status is Status.FAILED:
             missed = Missed("failed")
         else:
-            is_waiting = copy.next_attempt_at is not None and copy.next_attempt_at > soon
-            missed = Missed("waiting" if is_waiting else None)
+            missed = Missed("waiting" if is_waiting(copy, now) else None)
         is_listed = missed.reason in RECOVERABLE or query.subject
         if is_listed:
             rows.append(Row(number, event, copy, missed))

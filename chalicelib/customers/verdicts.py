@@ -1,13 +1,17 @@
-"""What became of an event, judged from its copies: lists, the page and commands say the same."""
+"""What became of events and how deliveries go, judged once: the page and commands say the same."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from math import ceil
+from operator import attrgetter
+from statistics import median
 from typing import NamedTuple
 
 from chalicelib.core.event import Event, Status
 from chalicelib.customers.subscription import Subscription
 from chalicelib.infra.parsing import Json
+from chalicelib.infra.times import rfc3339, unix_seconds
 
 
 class State(StrEnum):
@@ -22,6 +26,7 @@ class State(StrEnum):
     NO_WEBHOOK = "no_webhook"
 
 
+SOON_SECONDS = 60  # a copy whose next attempt is later waits
 COUNTED = ("delivered", "failed", "retrying", "pending", "not_asked", "not_sent")
 NOT_SENT = ("later", "edited")  # the reasons for which a copy is missing that can be sent
 WORST_FIRST = list(State)
@@ -107,3 +112,45 @@ def _judge_one(recipient: Recipient) -> Verdict:
 def _count(verdicts: Iterable[Verdict]) -> Json:
     counts = Counter(verdict.state for verdict in verdicts)
     return {name: counts[State(name)] for name in COUNTED}
+
+
+def is_waiting(copy: Event, now: float) -> bool:
+    """Return whether a copy failed, and its next attempt is more than SOON_SECONDS ahead at `now`.
+
+    An attempt that is later follows one that failed, and nobody holds the copy.
+    """
+    due_at = copy.next_attempt_at
+    return due_at is not None and due_at > rfc3339(now + SOON_SECONDS)
+
+
+def summarize(copies: Sequence[Event], now: float) -> Json:
+    """Return how the deliveries of a subscription go, from copies of it, the newest first.
+
+    Copies that are delivered may be known by their status alone. Times are of the others.
+    """
+    counts = Counter(copy.status for copy in copies)
+    waiting = [copy for copy in copies if is_waiting(copy, now) and not copy.is_report]
+    missed = [copy for copy in copies if copy.status is Status.FAILED]
+    attempts = [copy.attempts[-1] for copy in copies if copy.attempts]
+    newest = max(attempts, key=attrgetter("at"), default=None)
+    delivered = [copy for copy in copies if copy.delivered_at]
+    seconds = sorted(map(_delivery_seconds, delivered))
+    return {
+        "delivered": counts[Status.DELIVERED],
+        "failed": counts[Status.FAILED],
+        "pending": counts[Status.PENDING],
+        "waiting": len(waiting),
+        "oldest_missed_at": min((copy.created_at for copy in missed + waiting), default=None),
+        "last_at": copies[0].created_at if copies else None,
+        "last_delivered_at": max((copy.delivered_at or "" for copy in delivered), default=None),
+        "last_error": newest and newest.error,
+        "median_seconds": round(median(seconds), 3) if seconds else None,
+        "p95_seconds": seconds[ceil(0.95 * len(seconds)) - 1] if seconds else None,
+    }
+
+
+def _delivery_seconds(copy: Event) -> float:
+    """Return the seconds from creation, or the last replay, to delivery; clocks may differ."""
+    begun_at = copy.replayed_at or copy.created_at
+    seconds = unix_seconds(copy.delivered_at or begun_at) - unix_seconds(begun_at)
+    return round(max(seconds, 0.0), 3)

@@ -10,6 +10,7 @@ from chalice.app import Chalice, Request, Response
 from chalicelib import deps
 from chalicelib.core.event import EVENT_ID, Event, dumps
 from chalicelib.core.invocation import Invocation
+from chalicelib.customers.deliveries import read_deliveries
 from chalicelib.customers.outcomes import read_outcomes
 from chalicelib.customers.subscription import SUBSCRIPTION_ID, Subscription
 from chalicelib.infra import telemetry
@@ -227,3 +228,11 @@ def respond_page(query: Query, call: Call) -> Response:
         for event, added in zip(page.events, more, strict=True)
     ]
     return respond_list("events", events, page.next_cursor)
+
+
+def show_subscriptions(found: Sequence[Subscription], call: Call) -> list[str]:
+    """Return subscriptions as callers see them, with `deliveries` if the query includes these."""
+    if "include" not in call.query:
+        return [subscription.to_json() for subscription in found]
+    summaries = call.services.map(lambda row: read_deliveries(row, call.services), found)
+    return [row.to_json(deliveries=told) for row, told in zip(found, summaries, strict=True)]

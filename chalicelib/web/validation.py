@@ -228,8 +228,10 @@ PARAMETERS = {
     "tenant": parse_name,
     "until": _time,
 }
+INCLUDE_DELIVERIES = parser("deliveries", "deliveries")
 SUBSCRIPTION_PARAMETERS = {
     "cursor": PARAMETERS["cursor"],
+    "include": INCLUDE_DELIVERIES,
     "limit": PARAMETERS["limit"],
     "state": parser("active|failing|paused|disabled", "active, failing, paused or disabled"),
     "tenant": parser(rf"\*|{EVENT_TYPE.pattern}", f"{NAME}, or * for all"),

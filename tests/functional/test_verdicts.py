@@ -7,6 +7,10 @@ from urllib.parse import urlencode
 
 import pytest
 
+from chalicelib.core.event import Event, Status
+from chalicelib.core.store import compressed
+from chalicelib.infra.times import rfc3339
+from tests.conftest import During
 from tests.support.aws_calls import Aws
 from tests.support.receiver import Exchange, Receiver, status
 from tests.support.subscribing import (
@@ -17,7 +21,7 @@ from tests.support.subscribing import (
     subscribe,
     subscribed,
 )
-from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, Json, World, assert_has
+from tests.support.world import CONSUMER_KEY, KEY, PRODUCER_KEY, START, Json, World, assert_has
 
 
 def test_a_key_that_consumes_is_told_the_host_of_your_own_webhook(
@@ -215,3 +219,114 @@ def test_no_token_is_told_an_outcome(world: World, target: Receiver) -> None:
     subscription_id = make(world, target, "200", "a")
     path = f"/events?include=outcome&subscription_id={subscription_id}"
     assert world.call("GET", path, key=make_token(world, "a")).faults == ["include"]
+
+
+# How the deliveries of a subscription go
+
+
+def deliveries(world: World, subscription_id: str) -> Any:
+    return world.get(f"/subscriptions/{subscription_id}?include=deliveries")["deliveries"]
+
+
+def store_copy(world: World, subscription_id: str, number: int, state: Status, **more: Any) -> None:
+    """Store a copy that was made `number` seconds after the start."""
+    copy = Event(
+        event_id=f"cpy_{world.services.new_id()}",
+        event_type="a",
+        created_at=rfc3339(START + number),
+        created_by="acme",
+        status=state,
+        subscription_id=subscription_id,
+        response_bytes=2,
+        expires_at=int(START) + 86400,
+        **more,
+    )
+    world.services.store.put(copy, compressed(copy))
+
+
+def test_deliveries_are_counted_as_missed_lists_them_and_tell_the_newest_error(
+    world: World, target: Receiver
+) -> None:
+    subscription_id = id_of_new(world, target, tenant="a")
+    assert deliveries(world, subscription_id) == {
+        **dict.fromkeys(("delivered", "failed", "pending", "waiting"), 0),
+        **dict.fromkeys(("oldest_missed_at", "last_at", "last_delivered_at", "last_error")),
+        **dict.fromkeys(("median_seconds", "p95_seconds")),
+        "has_more": False,
+    }
+    target.script(200, 422, 503, 503)
+    events = [post_later(world, tenant="a") for _ in range(4)]
+    [waiting] = events[2]["copies"]
+    due_at = {"S": rfc3339(world.clock() + 90)}
+    world.change_item(waiting, "SET next_attempt_at = :due_at", due_at=due_at)
+    world.call("DELETE", f"/events/{post_later(world, tenant='a')['event_id']}")
+
+    told = deliveries(world, subscription_id)
+
+    assert_has(told, delivered=1, failed=1, pending=2, waiting=1, has_more=False)
+    path = f"/subscriptions/{subscription_id}/missed?since=2026-01-01T00:00:00Z"
+    assert [row["reason"] for row in world.get(path)["events"]] == ["failed", "waiting"]
+    assert_has(
+        told,
+        oldest_missed_at=events[1]["created_at"],
+        last_at=events[3]["created_at"],
+        last_error="receiver responded 503",
+    )
+    assert told["last_delivered_at"] >= events[0]["created_at"]
+    world.replay(*events[1]["copies"])  # of all attempts the newest, and it delivers
+    world.run_worker()
+    assert_has(deliveries(world, subscription_id), delivered=3, failed=0, last_error=None)
+
+
+@pytest.mark.parametrize("older, has_more", [("failed", False), ("delivered failed", True)])
+def test_of_older_copies_those_that_did_not_arrive_are_counted(
+    world: World, older: str, has_more: bool
+) -> None:
+    subscription_id = id_of_new(world, "http://127.0.0.1:9/")
+    for number, name in enumerate([*older.split(), "failed", "pending"]):
+        store_copy(world, subscription_id, number, Status(name))
+    for number in range(100):
+        at = START + 100 + number
+        store_copy(
+            world,
+            subscription_id,
+            100 + number,
+            Status.DELIVERED,
+            delivered_at=rfc3339(at + number),
+        )
+
+    told = deliveries(world, subscription_id)
+
+    assert_has(told, delivered=100, failed=2, pending=1, has_more=has_more)
+    assert told["oldest_missed_at"] == rfc3339(START + len(older.split()) - 1)
+    # of the newest twenty
+    assert_has(told, median_seconds=89.5, p95_seconds=98.0)
+
+
+def test_a_page_with_deliveries_has_25_subscriptions_and_reads_little(
+    world: World, during: During
+) -> None:
+    found = [id_of_new(world, f"http://127.0.0.1:9/{number}", tenant="a") for number in range(26)]
+    for subscription_id in found[:2]:
+        for number in range(120):
+            state = Status.DELIVERED if number % 10 else Status.FAILED
+            store_copy(world, subscription_id, number, state)
+    read = Counter[str]()
+
+    def count(parsed: Json, **_: object) -> None:
+        read["rows"] += parsed.get("ScannedCount", 0)
+        read["items"] += sum(map(len, parsed.get("Responses", {}).values()))
+
+    during(world.dynamodb, "after-call.dynamodb", count)
+
+    page = world.get(
+        "/subscriptions?tenant=a&include=deliveries&limit=100", key=make_token(world, "a")
+    )
+
+    told = [row["deliveries"] for row in page["subscriptions"]]
+    assert len(told) == 25
+    assert page["next_cursor"]
+    assert {row["failed"] for row in told} == {0, 12}
+    # rows of 300 bytes: an eventually consistent read unit has 27. Of each item a consistent one.
+    assert read["rows"] <= 26 + 2 * 121
+    assert read["items"] <= 25 + 2 * (12 + 20)
