@@ -103,10 +103,8 @@ def recover(subscription_id: str, since: str | None, until: str, *, go: bool) ->
             answer, _ = api.call("POST", path_of(subscription_id, "recover"), json=body)
             body["cursor"] = answer.pop("next_cursor")
             total.update(answer)
-            told = (
-                f"{total['sent']:,} sent, {total['replayed']:,} replayed of "
-                f"{counted(total['examined'], 'event')}"
-            )
+            done = ", ".join(f"{total[name]:,} {name}" for name in ("sent", "replayed", "left"))
+            told = f"{done} of {counted(total['examined'], 'event')}"
             progress.update(told)
             if body["cursor"] is None:
                 break

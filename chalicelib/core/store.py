@@ -65,6 +65,7 @@ COPY = "copy-"  # partitions of their own: copies never hide the inbox
 REPLAYED = "replayed-"  # and these are kept longer than the retention period after their creation
 UNSETTLED = (Status.PENDING, Status.FAILED)
 CLEAR_SCHEDULE: dict[str, None] = {"next_attempt_at": None, "requeue_at": None}
+MAX_MARK_SECONDS = 900  # the longest mark of the sweep
 
 EVENT_FIELDS = tuple(field.name for field in fields(Event))
 NOT_STORED = ("created_at", "payload", "metadata")  # they are in `sort_key` and `content`

@@ -6,10 +6,10 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from chalicelib.core import messages, posting
-from chalicelib.core.delivery import errors_left_to_sweep
+from chalicelib.core import posting
 from chalicelib.core.event import EVENT_ID, Event, Status, dumps
 from chalicelib.core.invocation import CoreServices, Invocation
+from chalicelib.core.outcome import Reason
 from chalicelib.core.posting import Stored
 from chalicelib.customers import filters
 from chalicelib.customers.subscription import Subscription
@@ -44,6 +44,7 @@ ORIGINALS = replace(
     EVENTS, source="original", order="oldest", limit=100, include="payload", skips_reports=True
 )
 RECOVERABLE = ("later", "edited", "failed", "waiting")
+LEFT_SECONDS = 60  # what a push failed so recently is not pushed again: a loop would be a flood
 
 
 SHOWN = ("event_id", "event_type", "subject", "created_at")
@@ -164,9 +165,16 @@ def _find_original(event_id: str, subscription: Subscription, services: CoreServ
     return event
 
 
-def _make_copy(event: Event, subscription: Subscription, invocation: Invocation) -> Stored:
+def _make_copy(
+    event: Event,
+    subscription: Subscription,
+    invocation: Invocation,
+    *,
+    requeue_at: str | None = None,
+) -> Stored:
     """Store the copy of an event for a subscription and queue it, or return the one that is there.
 
+    `requeue_at` is the `settled.bulk_mark` of one of many, None that of a single copy.
     Each time that others list copies in the event, or a transaction of others holds it, it is read
     again, while there is time. Raises what `_find_original` raises; ApiError 409 for a copy that is
     there and not listed, and for an event with MAX_COPIES; StorageUnavailableError.
@@ -176,15 +184,14 @@ def _make_copy(event: Event, subscription: Subscription, invocation: Invocation)
     while True:
         copy = posting.make_copy(event, subscription.subscription_id, services)
         # As after a replay: it is kept long enough for its retries, and its latency begins now.
-        copy = replace(copy, replayed_at=rfc3339(services.clock()))
+        copy = replace(copy, replayed_at=rfc3339(services.clock()), requeue_at=requeue_at)
         is_listed = copy.event_id in event.copies
         if len(event.copies) >= MAX_COPIES and not is_listed:
             raise ApiError(409, "too_many_copies", f"The event has {MAX_COPIES} copies.")
         result = services.store.put_listed(copy, event)
         if result.applied:
             logger.info("sent", extra={"event_id": copy.event_id})
-            with errors_left_to_sweep(copy):
-                services.queue_for(copy).send(messages.push_message(copy))
+            settled.queue(copy, services)
         elif result.event and not is_listed:
             raise EventClaimedError(IN_PROGRESS)
         if result.event:
@@ -251,43 +258,56 @@ def find_missed(subscription: Subscription, services: CoreServices, **asked: Any
 
 
 class Recovered(NamedTuple):
-    """How many events were looked at, how many copies were made and how many are pushed again, and
-    the sort key to go on after, if any.
+    """How many events were looked at, how many copies were made, are pushed again, and are left,
+    and the sort key to go on after, if any.
     """
 
     examined: int
     sent: int
     replayed: int
+    left: int
     next_cursor: str | None
 
 
 def recover(subscription: Subscription, invocation: Invocation, **period: Any) -> Recovered:
     """Get a subscription what it missed of up to 100 events, the oldest first.
 
-    Makes the copies that are missing, and pushes again those that failed or wait. `period` has
-    `since`, and perhaps `until` and `cursor`. Raises ApiError 409, and StorageUnavailableError:
-    then a repeated call completes what this one began.
+    Makes the copies that are missing, and pushes again those that failed or wait, all in the slow
+    lane: thousands in the fast lane would make everybody else wait. Leaves those that a push failed
+    within LEFT_SECONDS. `period` has `since`, and perhaps `until` and `cursor`. Raises ApiError
+    409, and StorageUnavailableError: then a repeated call completes what this one began.
     """
     services = invocation.services
     _require_usable(subscription, services)
     missed = find_missed(subscription, services, **period)
+    just_now = rfc3339(services.clock() - LEFT_SECONDS)
+    mark = settled.bulk_mark(services)
 
     def recover_one(row: Row) -> str | None:
-        """Return what was done: `sent`, `replayed`, or nothing."""
+        """Return what was done: `sent`, `replayed`, `left`, or nothing."""
+        copy = row.copy
         try:
-            if row.copy:
-                settled.push_now(row.copy, services)
-                return "replayed"
-            return "sent" if _make_copy(row.event, subscription, invocation).is_new else None
+            if copy is None:
+                stored = _make_copy(row.event, subscription, invocation, requeue_at=mark)
+                return "sent" if stored.is_new else None
+            # What failed because the subscription was disabled was not pushed.
+            if copy.reason is not Reason.DISABLED and (copy.failed_at or "") > just_now:
+                return "left"
+            settled.push_now(copy, services)
+            return "replayed"
         except StorageUnavailableError:
             raise
         except ApiError:  # others were faster, too many copies, or a POST is in progress
             return None
 
     done = Counter[str | None]()
+    examined = missed.examined
+    next_cursor = missed.next_cursor
     for start in range(0, len(missed.rows), AT_ONCE):
         if start and invocation.seconds_left() < LAST_BATCH_SECONDS:
             last = missed.rows[start - 1]
-            return Recovered(last.number, done["sent"], done["replayed"], last.event.sort_key)
+            examined = last.number
+            next_cursor = last.event.sort_key
+            break
         done.update(services.map(recover_one, missed.rows[start : start + AT_ONCE]))
-    return Recovered(missed.examined, done["sent"], done["replayed"], missed.next_cursor)
+    return Recovered(examined, done["sent"], done["replayed"], done["left"], next_cursor)

@@ -12,7 +12,15 @@ from chalicelib.core import messages
 from chalicelib.core.event import Event, Status
 from chalicelib.core.invocation import CoreServices
 from chalicelib.core.outcome import TIMED_OUT
-from chalicelib.core.store import COPY, NOT_EXPIRED, PENDING, UNCLAIMED, from_item, partitions
+from chalicelib.core.store import (
+    COPY,
+    MAX_MARK_SECONDS,
+    NOT_EXPIRED,
+    PENDING,
+    UNCLAIMED,
+    from_item,
+    partitions,
+)
 from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.queue import BATCH_SIZE, Queue
 from chalicelib.infra.telemetry import logger
@@ -28,7 +36,6 @@ PERIOD_SECONDS = 60  # of the sweep
 MAX_SWEPT = 3000  # of each partition in a run
 LONG_QUEUE = 1000  # visible messages; then most overdue events still have theirs, and are not lost
 MAX_SWEPT_WHILE_LONG = 100
-MAX_MARK_SECONDS = 900  # of what is queued again and again, and nobody pushes
 PARTITIONS = partitions(Status.PENDING) + partitions(Status.PENDING, of_copies=True)
 # The sweep queues nothing twice before its mark, `requeue_at`. Who takes an event removes the mark:
 # version 0.7 wrote it with each transition, up to hours ahead.

@@ -10,6 +10,7 @@ from chalicelib.core.store import (
     CLEAR_SCHEDULE,
     EVENT_FIELDS,
     EXISTS,
+    MAX_MARK_SECONDS,
     UNCLAIMED,
     status_attributes,
 )
@@ -25,7 +26,7 @@ REPLAYABLE = f"{EXISTS} AND {UNCLAIMED}"
 REDRIVABLE = f"{REPLAYABLE} AND #status = :failed"
 # Nobody claimed, replayed, delivered or acknowledged it since it was read: an acknowledgement
 # leaves the `claim_id`, and a claim the status.
-SAME_STATE = f"{REPLAYABLE} AND #status = :seen AND claim_id = :holder"
+SAME_STATE = f"{EXISTS} AND #status = :seen AND claim_id = :holder"
 # An event, even an expired one, or the mark of its erasure until that expires.
 ERASABLE = f"(attribute_exists(status_shard) OR expires_at > :now_seconds) AND {UNCLAIMED}"
 SETTLED_MEMBERS = ("claimed_until", "delivered_at", "delivered_via", "failed_at", "reason")
@@ -67,8 +68,22 @@ def push_now(copy: Event, services: CoreServices) -> None:
         changes = _begin_replay(copy, services)
     else:
         # With a new `claim_id`, one of two that read the copy makes it due.
-        changes = {**CLEAR_SCHEDULE, **due_now(services), "claim_id": services.new_id()}
-    _push_again(copy, SAME_STATE, changes, services)
+        changes = {**due_now(services), "claim_id": services.new_id()}
+    _push_again(copy, SAME_STATE, {**changes, "requeue_at": bulk_mark(services)}, services)
+
+
+def bulk_mark(services: CoreServices) -> str:
+    """Return the sweep's mark of a copy that is queued with many others, in the slow lane: without
+    it, the sweep would queue in the fast lane what waits there.
+    """
+    return rfc3339(services.clock() + MAX_MARK_SECONDS)
+
+
+def queue(event: Event, services: CoreServices) -> None:
+    """Queue an event that is due, in the slow lane if it has a `bulk_mark`."""
+    with errors_left_to_sweep(event):
+        lane = services.slow_queue if event.requeue_at else services.queue_for(event)
+        lane.send(messages.push_message(event))
 
 
 def _push_again(event: Event, condition: str, changes: Json, services: CoreServices) -> Event:
@@ -81,8 +96,7 @@ def _push_again(event: Event, condition: str, changes: Json, services: CoreServi
         raise EventClaimedError(CLAIMED, _claim_seconds_left(result.event, services))
     logger.info("replayed", extra={"event_id": event.event_id})
     if result.event.next_attempt_at:
-        with errors_left_to_sweep(event):
-            services.queue_for(result.event).send(messages.push_message(result.event))
+        queue(result.event, services)
     return result.event
 
 

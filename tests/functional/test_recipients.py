@@ -506,17 +506,22 @@ def test_what_is_missed_is_recovered_and_nothing_else(world: World, target: Rece
     for tenant in ("another", None):
         post_later(world, tenant=tenant)
     world.lose_messages()  # of what is queued
+    world.sleep(60)
     before = target.count
     token = make_token(world, TENANT)
 
     recovered = recover(world, subscription_id, key=token).json
     again = recover(world, subscription_id, key=token).json
 
-    assert recovered == {"examined": len(WAYS), "sent": 2, "replayed": 2, "next_cursor": None}
+    done = {"sent": 2, "replayed": 2, "left": 0}
+    assert recovered == {"examined": len(WAYS), **done, "next_cursor": None}
     assert again == {**recovered, "sent": 0, "replayed": 0}
+    world.sleep(61)
+    world.sweep()  # finds what was queued, and leaves what waits in the slow lane
+    assert (len(world.slow_messages()), len(world.messages())) == (4, 5)
     world.empty_inbox()
     received = [request.json()["event_type"] for request in target.requests[before:]]
-    assert sorted(way.rpartition(".")[2] for way in received) == sorted(TO_RECOVER)
+    assert sorted(way.rpartition(".")[2] for way in received) == sorted([*TO_RECOVER, "queued"])
     attempts = [copies(world, events[way])[0]["delivery_attempts"] for way in ("failed", "waiting")]
     assert attempts == [1, 2]  # what waited keeps its attempts
     assert missed(world, subscription_id).json["events"] == []
@@ -542,6 +547,19 @@ def test_a_pause_is_made_up_for(world: World, target: Receiver, subscription_id:
     world.settle()
     assert target.count == 3
     assert missed(world, subscription_id).json["events"] == []
+
+
+def test_what_a_push_failed_within_the_last_minute_is_left(
+    world: World, target: Receiver, subscription_id: str
+) -> None:
+    target.default = 405
+    post_later(world)
+    for _ in range(3):
+        assert_has(recover(world, subscription_id).json, replayed=0, left=1)
+        world.empty_inbox()
+    assert target.count == 1
+    world.sleep(60)
+    assert_has(recover(world, subscription_id).json, replayed=1, left=0)
 
 
 def replay_and_push(world: World, copy_id: str, subscription_id: str) -> None:
@@ -570,6 +588,7 @@ def test_a_recovery_leaves_alone_what_somebody_changed_meanwhile(
 ) -> None:
     target.default = answer
     [copy_id] = post_later(world)["copies"]
+    world.sleep(60)
     found: list[Json] = []
 
     def interrupt(**_: object) -> None:
