@@ -50,6 +50,15 @@ def exported(world: World, capsys: pytest.CaptureFixture[str]) -> list[Json]:
     return sorted(shown, key=lambda line: line["tenant"] or "")
 
 
+def test_an_export_has_more_than_a_page(
+    world: World, target: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(101):
+        subscribe(world, target, tenant=f"{number}")
+
+    assert len(exported(world, capsys)) == 101
+
+
 def test_another_stage_has_the_same_subscriptions_with_the_secrets_of_their_receivers(
     world: World, target: Receiver, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
