@@ -258,7 +258,7 @@ def edit_subscription(call: Call) -> Response:
         call.json_body(), hosts, names_hosts=call.key.tenant is None, is_new=False
     )
     subscription = call.subscription()
-    edited = call.services.subscriptions.edit(subscription, **changes)
+    edited = call.services.subscriptions.describe(subscription, **changes)
     return respond(require(edited).to_json())
 
 

@@ -178,6 +178,17 @@ class Subscriptions(Table):
             current = Subscription.from_item(item) if item else None
         return None
 
+    def describe(
+        self, subscription: Subscription, secret: str | None = None, **described: Any
+    ) -> Subscription | None:
+        """Change what is `described` of a subscription, and in the same write its secret, if there
+        is one; return it, or None if it is gone.
+
+        Raises what `edit` raises: then nothing has changed.
+        """
+        renewal = partial(self._renew, secret) if secret else None
+        return self.edit(subscription, renewal=renewal, **described)
+
     def pause(self, subscription: Subscription) -> Subscription | None:
         """Disable a subscription by hand, if it is enabled; return it, or None if it is gone."""
         if subscription.disabled_at:

@@ -184,7 +184,6 @@ DESCRIPTION_MEMBERS = {
 }
 SECRET_MEMBER = {"secret": parser(WHSEC, WHSEC_FORM, lambda text: show_secret(decode_secret(text)))}
 SECRET_BODY = BodySchema(SECRET_MEMBER)
-SET_ELSEWHERE = "is set by POST /subscriptions/{subscription_id}/secret"
 
 
 # RFC 3339, section 5.6; an unescaped + of the offset arrives as a space.
@@ -319,12 +318,14 @@ def parse_subscription(
             return f"must be {EXPECTED_URL}, {host}"
         return f"must be {host}"
 
-    members = {"target_url": without_fault(url_fault), **DESCRIPTION_MEMBERS}
+    members = {
+        "target_url": without_fault(url_fault),
+        **DESCRIPTION_MEMBERS,
+        **SECRET_MEMBER,
+    }
     if is_new:
-        new_members = {**members, **SECRET_MEMBER, "tenant": parse_name}
-        return parse_object(body, new_members, ("target_url",))
-    elsewhere = {"secret": SET_ELSEWHERE}
-    return parse_object(body, members, never_null=("target_url",), elsewhere=elsewhere)
+        return parse_object(body, {**members, "tenant": parse_name}, ("target_url",))
+    return parse_object(body, members, never_null=("target_url", "secret"))
 
 
 def parse_body(body: bytes, schema: BodySchema) -> Json:
@@ -339,14 +340,13 @@ def parse_object(
     required: Collection[str] = (),
     *,
     never_null: Collection[str] = (),
-    elsewhere: Mapping[str, str] = MappingProxyType({}),
 ) -> Json:
     """Return the JSON object in `body`, its members parsed. Optional members may be null.
 
     Raises ApiError 413 over MAX_BODY_BYTES, as sent or as compact JSON (250 KB of `1e15` would
     exceed DynamoDB's 400 KB), and InvalidRequestError with every fault: members that are not among
     `members` or cannot be parsed, those of `required` that are absent or null, and those of
-    `never_null` that are null. `elsewhere` has the faults of members that another call sets.
+    `never_null` that are null.
     """
     _check_size(body)
     try:
@@ -359,9 +359,9 @@ def parse_object(
         raise InvalidRequestError(FieldFault("body", "must be a JSON object"))
     _check_size(compact)
     given = _without_nulls(document)
-    unknown = sorted(document.keys() - members.keys())
     not_known = f"is not one of {', '.join(members)}"
-    faults = [FieldFault(name[:128], elsewhere.get(name, not_known)) for name in unknown]
+    unknown = sorted(document.keys() - members.keys())
+    faults = [FieldFault(name[:128], not_known) for name in unknown]
     faults += [FieldFault(name, "is required") for name in required if name not in given]
     nulls = [name for name in never_null if document.get(name, "") is None]
     faults += [FieldFault(name, "must not be null") for name in nulls]

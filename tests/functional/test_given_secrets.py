@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from chalicelib.infra.errors import ApiError
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
 from tests.functional.test_subscription_states import is_signed
+from tests.support.aws_calls import Aws
 from tests.support.receiver import Receiver
 from tests.support.subscribing import post_for, secret_of, subscribe, subscribed
 from tests.support.world import SIGNING_SECRETS, Json, World, assert_has
@@ -76,6 +78,29 @@ def test_a_mistyped_secret_is_corrected_within_a_minute(world: World, target: Re
     assert set_secret(world, path, SECOND) == SECOND
 
     assert signers(world, target, SECOND, FIRST, original) == [True, False, True]
+
+
+def test_an_edit_sets_a_secret_in_the_same_write_or_changes_nothing(
+    world: World, target: Receiver, aws: Aws
+) -> None:
+    path = subscribed(world, target, secret=FIRST)
+    seen = world.services.subscriptions.get(path.rpartition("/")[2])
+    assert seen
+    world.sleep(60)
+
+    refused = world.call("PATCH", path, {"secret": SECOND, "name": ""})
+    secrets = [secret_of(world, path)]
+    edit: Json = {"secret": SECOND, "name": "New", "target_url": f"{target.url}&new"}
+    calls = aws.during(lambda: world.call("PATCH", path, edit))
+    secrets.append(secret_of(world, path))
+    with pytest.raises(ApiError):  # its URL was changed meanwhile
+        world.services.subscriptions.describe(seen, secret=THIRD, headers={"X-A": "1"})
+    world.call("PATCH", path, {"name": "Newer"})
+
+    assert refused.faults == ["name"]
+    assert calls == ["GetItem", "UpdateItem"]
+    assert [*secrets, secret_of(world, path)] == [FIRST, SECOND, SECOND]
+    assert signers(world, target, FIRST, SECOND) == [True, True]
 
 
 @pytest.mark.parametrize("secrets", [(FIRST, SECOND), (SECOND, None), (None, SECOND), (None, None)])
