@@ -1,9 +1,10 @@
-"""`make ways`: interrupt `make deploy` after its writes to an emulated AWS, and run it again.
+"""`make ways`: interrupt `make deploy` and `make destroy` after their writes to an emulated AWS.
 
-After a write the network is taken away, before the response arrives, and the command is killed. The
-second run must complete, and leave the stage as a first deployment that is not interrupted does;
-`make destroy` in its place must leave nothing. On each way each operation is the last one once;
-with ALL=1 each write is; with FEW=1 six are tried. The exit status is 1 if one fails.
+After a write the network is taken away, before the response arrives, and the command is killed;
+Lambda has not finished with any function yet. `make deploy` must then complete, and leave the stage
+as a first deployment that is not interrupted does; `make destroy` must leave nothing. On each way
+each operation is the last one once; with ALL=1 each write is; with FEW=1 six are tried. The exit
+status is 1 if one fails.
 """
 
 import difflib
@@ -32,7 +33,7 @@ from tools import api_key
 from tools.command_line import print_table
 
 AT_ONCE = 2
-COMMITS = {"now": "", "0.6.0": "82b9967", "0.5.0": "7ce67cb"}
+COMMITS = {"now": "", "0.7.0": "abfc0e4"}
 GIVEN: Any = {"ZAPIER_WEBHOOK_URL": "none", "API_KEYS": api_key.entry("acme", api_key.new_key())}
 ALL = bool(os.environ.get("ALL"))
 FEW = bool(os.environ.get("FEW"))
@@ -42,8 +43,9 @@ def deploy(checkout: Checkout) -> None:
     checkout.make("deploy", **GIVEN)
 
 
-def interrupt(checkout: Checkout, number: int) -> None:
-    checkout.interrupt([*MAKE, "deploy"], number=number, MAKEFLAGS="", **GIVEN)
+def interrupt(checkout: Checkout, case: "Case") -> None:
+    command = DESTROY if case.way == DESTROYED else ("deploy",)
+    checkout.interrupt([*MAKE, *command], number=case.number, MAKEFLAGS="", **GIVEN)
 
 
 def undo(checkout: Checkout) -> None:
@@ -52,25 +54,24 @@ def undo(checkout: Checkout) -> None:
     checkout.configure_api()
 
 
-# What came before the deployment that is interrupted. An undo keeps the newer record of Chalice's,
-# as the runbook says, or brings its version's own back; the checkout that follows may have another.
+# What came before what is interrupted: a deployment, or on the last way `make destroy`. An undo
+# keeps the newer record of Chalice's, as the runbook says, or brings its version's own back.
+DESTROY = ("destroy", "CONFIRM=dev")
+DESTROYED = "now"
 WAYS = (
     "nothing",
-    "0.6.0",
-    "0.5.0",
-    "0.6.0, now, undo to 0.6.0",
-    "0.6.0, now, undo to 0.6.0 with the record of 0.6.0",
-    "0.5.0, now, undo to 0.5.0",
-    "0.5.0, now, undo to 0.5.0 with the record of 0.5.0",
-    "0.5.0, now, undo to 0.5.0, record of now",
+    "0.7.0",
+    "0.7.0, now, undo to 0.7.0",
+    "0.7.0, now, undo to 0.7.0 with the record of 0.7.0",
+    DESTROYED,
 )
 SIX = (
     ("nothing", "POST event-source-mappings"),
-    ("nothing", "POST restapis"),
-    ("0.5.0", "ExecuteChangeSet"),
-    ("0.5.0", "POST event-source-mappings"),
-    ("0.5.0, now, undo to 0.5.0 with the record of 0.5.0", "PUT functions/code"),
-    ("0.5.0, now, undo to 0.5.0 with the record of 0.5.0", "PUT event-source-mappings"),
+    ("nothing", "POST functions"),
+    ("0.7.0", "ExecuteChangeSet"),
+    ("0.7.0, now, undo to 0.7.0 with the record of 0.7.0", "PUT functions/code"),
+    (DESTROYED, "DELETE restapis"),
+    (DESTROYED, "DeleteRole"),
 )
 # What a deployment makes and sets: a service, what lists names, and where, what tells of each, and
 # the parameters for its name.
@@ -149,7 +150,8 @@ class Lab:
 
         def list_writes(checkout: Checkout) -> None:
             checkout.aws.seen = writes.append
-            self.complete(checkout)
+            act = destroy if way == DESTROYED else self.complete
+            act(checkout)
 
         with self.copied(way) as uninterrupted:
             self.act("now", uninterrupted, list_writes)
@@ -162,17 +164,17 @@ class Lab:
             yield shutil.copytree(before, Path(folder, "stage"))
 
     def try_case(self, case: Case) -> list[str]:
-        """Interrupt a deployment; return what was wrong when it was completed, and when its stage
-        was destroyed instead.
+        """Interrupt what a way ends with; return what was wrong when the stage was deployed then,
+        and when it was destroyed instead.
         """
         faults = []
         with self.copied(case.way) as interrupted:
-            self.act("now", interrupted, partial(interrupt, number=case.number))
+            self.act("now", interrupted, partial(interrupt, case=case))
             for act in (self.complete, destroy):
                 stage = interrupted.with_name(act.__name__)
                 shutil.copytree(interrupted, stage)
                 try:
-                    self.act("now", stage, act)
+                    self.act("now", stage, partial(resume, act=act))
                     faults.append("")
                 except (AssertionError, subprocess.TimeoutExpired) as error:
                     faults.append(str(error))
@@ -207,8 +209,15 @@ def operation_of(seen: str) -> str:
     return f"{name} {'/'.join(collections)}".strip()
 
 
+def resume(checkout: Checkout, act: Callable[[Checkout], None]) -> None:
+    """Act while Lambda has not finished with any function."""
+    functions = checkout.aws.direct("lambda").list_functions()["Functions"]
+    checkout.aws.unfinished = {function["FunctionName"] for function in functions}
+    act(checkout)
+
+
 def destroy(checkout: Checkout) -> None:
-    checkout.make("destroy", "CONFIRM=dev")
+    checkout.make(*DESTROY)
     left = describe(checkout)
     assert not left, left
 
