@@ -16,7 +16,7 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 # These take what their help names, and settings, which a test holds complete in docs/settings.md. A misspelt or empty filter would widen what is replayed or erased.
 STRICT := run api-key signing-secret package resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
   send-to missed recover enable disable import-subscriptions write-secrets
-SETTINGS := PY PYTHON AWS_% TRIGGERS_% ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS ALARM_EMAIL ALARM_URL QUIET_ALARM_HOURS \
+SETTINGS := PY PYTHON AWS_% TRIGGERS_% ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS ALARM_EMAIL ALARM_URL QUIET_ALARM_HOURS DASHBOARD \
   $(if $(filter run,$(MAKECMDGOALS)),$(shell sed -n 's/^| \(`[^|]*`\) |.*/\1/p' docs/settings.md | tr -d '`,'))
 GIVEN := $(foreach _name,$(.VARIABLES),$(if $(findstring command line,$(origin $(_name))),$(_name)))
 # What is given reaches the programs as it was typed: make would expand a $ in it.
@@ -91,12 +91,12 @@ pictures: $(SET_UP_DEV) ## draw the pictures of the docs from the page of today 
 bench: $(SET_UP_DEV) ## measure the performance goals
 	@exec $(PY) -m tests.bench
 
-resources: $(SET_UP) ## create or update the stack of a stage's resources and settings (STAGE=dev)
-	@exec $(PY) -m tools.resources "$${STAGE:-dev}"
+resources: $(SET_UP) ## create or update the stack of a stage's resources and settings (STAGE=dev); other settings than it has: GO=1
+	@exec $(PY) -m tools.resources "$${STAGE:-dev}" $(GO_FLAG)
 
-deploy: $(SET_UP) ## the same, then deploy the functions and the API (STAGE=dev; RUNTIME=python3.13 changes their Python)
+deploy: $(SET_UP) ## the same, then deploy the functions and the API (STAGE=dev, GO=1; RUNTIME=python3.13 changes their Python)
 	$(say-python)
-	@$(PY) -m tools.resources "$${STAGE:-dev}" deploy
+	@$(PY) -m tools.resources "$${STAGE:-dev}" deploy $(GO_FLAG)
 	@AWS_RETRY_MODE=standard AWS_MAX_ATTEMPTS=10 .venv/bin/chalice deploy --stage "$${STAGE:-dev}"
 	@$(PY) -m tools.gateway "$${STAGE:-dev}"
 	@exec $(PY) -m tools.resources "$${STAGE:-dev}" secrets
@@ -116,7 +116,7 @@ destroy: $(SET_UP) ## delete functions, API and stack of a stage; its table stay
 	@exec $(PY) -m tools.resources "$$STAGE" delete
 
 # These read the variables named here from the environment, into which make puts what is given on its command line.
-# Only there does GO count: one that a shell exported would push or erase what was to be counted.
+# Only there does GO count: one that a shell exported would push, erase or change what was to be counted or shown.
 GO_FLAG := $(if $(filter GO,$(GIVEN)),$(if $(filter 1,$(GO)),--go))
 dlq: $(SET_UP) ## show the dead letter queue (STAGE=dev LIMIT=100)
 	@exec $(PY) -m tools.ops dlq

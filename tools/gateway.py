@@ -13,7 +13,7 @@ from botocore.config import Config
 
 from chalicelib.infra.errors import AWS_ERRORS
 from chalicelib.infra.parsing import Json
-from tools.stage import find_apis, find_functions
+from tools.stage import await_functions, find_apis, find_functions, tags_of
 
 API_STAGE = "api"  # Chalice's default
 # Without START, END and REPORT of each invocation.
@@ -42,9 +42,13 @@ DEPLOYING = (
 )
 
 
-def _response(status: int | None, title: str, detail: str, code: str) -> Json:
+def _response(
+    status: int | None, title: str, detail: str, code: str, *, retry_after: str = ""
+) -> Json:
     """Return a gateway response, as OpenAPI and boto3 spell it. Without a status, each error keeps
     its own.
+
+    :param retry_after: The seconds of the header; empty: there is none.
     """
     document: Json = {
         "type": "about:blank",
@@ -55,6 +59,8 @@ def _response(status: int | None, title: str, detail: str, code: str) -> Json:
     response: Json = {
         "responseParameters": {"gatewayresponse.header.Content-Type": "'application/problem+json'"}
     }
+    if retry_after:
+        response["responseParameters"]["gatewayresponse.header.Retry-After"] = f"'{retry_after}'"
     if status:
         document["status"] = status
         response["statusCode"] = str(status)
@@ -71,6 +77,15 @@ RESPONSES = {
     "INVALID_SIGNATURE": NOT_FOUND,
     "THROTTLED": _response(
         429, "Too Many Requests", "Too many calls. Retry in a second.", "too_many_requests"
+    ),
+    # Lambda has no concurrency left for the call, which API Gateway answers with 500. Of a function
+    # that takes too long it says INTEGRATION_TIMEOUT.
+    "INTEGRATION_FAILURE": _response(
+        503,
+        "Unavailable",
+        "Lambda did not take the call. Retry in a second.",
+        "unavailable",
+        retry_after="1",
     ),
     "DEFAULT_4XX": _response(None, "Request refused", GATEWAY_SAYS, "invalid_request"),
     "DEFAULT_5XX": _response(None, "Unavailable", GATEWAY_SAYS, "unavailable"),
@@ -89,6 +104,7 @@ def main(stage: str) -> None:
         for name, value in zip(("rateLimit", "burstLimit"), limits, strict=True)
     ]
     try:
+        await_functions(stage)
         functions = boto3.client("lambda")
         gateway = boto3.client("apigateway", config=RETRIES)
         for function in find_functions(stage):
@@ -96,6 +112,7 @@ def main(stage: str) -> None:
             functions.put_function_event_invoke_config(FunctionName=function, **ONCE)
             functions.update_function_configuration(FunctionName=function, LoggingConfig=LOGGING)
         region = gateway.meta.region_name
+        partition = gateway.meta.partition
         api_ids = find_apis(stage)
         if not api_ids:
             raise click.ClickException(
@@ -108,6 +125,9 @@ def main(stage: str) -> None:
                 gateway.put_gateway_response(
                     restApiId=api_id, responseType=response_type, **response
                 )
+            arn = f"arn:{partition}:apigateway:{region}::/restapis/{api_id}"
+            for tagged in (arn, f"{arn}/stages/{API_STAGE}"):
+                gateway.tag_resource(resourceArn=tagged, tags=tags_of(stage))
             gateway.create_deployment(restApiId=api_id, stageName=API_STAGE)
             host = f"{api_id}.execute-api.{region}.amazonaws.com"
             print(f"export TRIGGERS_URL=https://{host}/{API_STAGE}")

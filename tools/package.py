@@ -15,7 +15,14 @@ import click
 
 from chalicelib.infra.parsing import Json
 from tools import gateway
-from tools.stage import FUNCTION_SUFFIXES, ROOT, own_runtime, read_config, read_template
+from tools.stage import (
+    FUNCTION_SUFFIXES,
+    ROOT,
+    own_runtime,
+    read_config,
+    read_template,
+    tags_of,
+)
 
 OUT = ROOT / "build" / "package"
 
@@ -61,6 +68,8 @@ def package(stage: str, out: Path = OUT) -> None:
         # Not resources of their own, which each update of the definition would undo.
         "DefinitionBody": {"x-amazon-apigateway-gateway-responses": gateway.RESPONSES},
         "MethodSettings": limits,
+        "Tags": tags_of(stage),
+        "PropagateTags": True,  # from the stage of the API to the API
     }
     resources["RestAPI"] = {"Properties": api}
     chalice = Path(sys.executable).with_name("chalice")

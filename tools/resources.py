@@ -1,6 +1,7 @@
 """`make resources STAGE=dev`: create or update the stack of resources.json, with one change set.
 
-Parameters of an existing stack keep their values unless the environment has new ones.
+Parameters of an existing stack keep their values unless the environment has others, and GO=1 is on
+the command line.
 """
 
 import itertools
@@ -14,9 +15,10 @@ import boto3
 import click
 from botocore.exceptions import ClientError, WaiterError
 
-from chalicelib import deps, settings
+from chalicelib import __version__, deps, settings
 from chalicelib.infra.errors import AWS_ERRORS, ApiError
 from chalicelib.infra.parsing import Json
+from tools.changes import OF_EVENT_SOURCES, PARAMETERS, find_changes, outputs_of
 from tools.export import export_subscriptions
 from tools.stage import (
     check_place,
@@ -25,20 +27,14 @@ from tools.stage import (
     read_config,
     read_template,
     restore_record,
+    stack_name,
+    tags_of,
 )
 from tools.write_secrets import write_secrets
 
-# The variable that sets each parameter of the template.
-PARAMETERS = {
-    "ZapierWebhookUrl": "ZAPIER_WEBHOOK_URL",
-    "ApiKeys": "API_KEYS",
-    "WebhookSigningSecrets": "WEBHOOK_SIGNING_SECRETS",
-    "AlarmEmail": "ALARM_EMAIL",
-    "AlarmUrl": "ALARM_URL",
-    "QuietAlarmHours": "QUIET_ALARM_HOURS",
-}
-REQUIRED = ("ZapierWebhookUrl", "ApiKeys")
-NEVER_EMPTY = ("ZapierWebhookUrl", "QuietAlarmHours")  # the others: no keys, signatures, alarms
+REQUIRED = ("ZAPIER_WEBHOOK_URL", "API_KEYS")
+# the others: no keys, signatures, alarms
+NEVER_EMPTY = ("ZAPIER_WEBHOOK_URL", "QUIET_ALARM_HOURS", "DASHBOARD", *OF_EVENT_SOURCES)
 STAND_INS = {**dict.fromkeys(settings.REQUIRED, "https://stand-in"), "API_KEYS": ""}
 FIRST_TIME = """\
 {missing} must be set, the first time only:
@@ -49,10 +45,20 @@ FIRST_TIME = """\
                            your webhook's pushes are not signed, and no tokens
   ALARM_EMAIL              optional: the address that alarms are mailed to
   ALARM_URL                optional: an https URL that alarms are posted to
-  QUIET_ALARM_HOURS        optional: alarm when no event came for so many hours"""
+  QUIET_ALARM_HOURS        optional: alarm when no event came for so many hours
+  DASHBOARD                optional: none leaves the dashboard out, $3 a month beyond three"""
 BUDGET = """\
 nothing but a budget stops the bill of a destination that stays dead: make one
 (docs/runbook.md, A budget)"""
+UNCONFIRMED = """\
+nothing was changed. The environment has other settings than {changes}
+Leave them as they are: unset these variables. Or apply them: GO=1 behind the same command."""
+NEWER = """\
+{stage} was deployed by version {newer}, and this checkout has {own}, which would remove what that
+version made. Update the checkout. To go back to older code (docs/runbook.md, A bad deploy must be
+undone), in a checkout of version {newer}:
+  git checkout GOOD_COMMIT && git checkout @{{-1}} -- .chalice/deployed
+  chalice deploy --stage {stage} && python -m tools.gateway {stage} && make smoke"""
 NAME_IS_TAKEN = """\
 {reason}
 Something has a name of this stage already: a queue, topic, secret or alarm made by hand,
@@ -78,37 +84,65 @@ NO_CHANGES = ("didn't contain changes", "No updates are to be performed")
 WAIT: Any = {"Delay": 1, "MaxAttempts": 1800}
 
 
-def update_stage(stage: str, cloudformation: Any) -> None:
+class UnconfirmedError(click.ClickException):
+    """What the environment has differs from the stage, and was not confirmed."""
+
+    exit_code = 2
+
+
+def find_own_stack(stage: str, *, is_deleting: bool, cloudformation: Any) -> Json | None:
+    """Return the stage's stack, or None; raise ClickException unless the stage is to be changed
+    from here. A stack in review, which was never created, is deleted.
+    """
+    stack = _find_stack(stage, cloudformation)
+    if stack and stack["StackStatus"] == "REVIEW_IN_PROGRESS":
+        cloudformation.delete_stack(StackName=stack["StackId"])
+        _wait(stack["StackId"], ("DELETE_COMPLETE",), cloudformation)
+        stack = None
+    check_place(stage, has_stack=stack is not None, is_deleting=is_deleting)
+    return stack
+
+
+def update_stage(
+    stage: str, stack: Json | None, *, is_confirmed: bool, cloudformation: Any
+) -> None:
     """Update the stack, and what else `chalice deploy` and the functions need."""
-    update(stage, cloudformation)
+    update(stage, stack, is_confirmed=is_confirmed, cloudformation=cloudformation)
     cloudformation.update_termination_protection(
-        StackName=_stack_name(stage), EnableTerminationProtection=True
+        StackName=stack_name(stage), EnableTerminationProtection=True
     )
     restore_record(stage)
     check_alarms(stage, cloudformation)
 
 
-def update(stage: str, cloudformation: Any) -> None:
-    """Create or update the stack; raise ClickException, SettingsError, or what boto3 raises."""
+def update(stage: str, stack: Json | None, *, is_confirmed: bool, cloudformation: Any) -> None:
+    """Create or update the stack; raise ClickException, SettingsError, or what boto3 raises.
+
+    :param is_confirmed: Whether settings that differ from those of the stage are applied.
+    """
     given = _given(stage)
-    stack = _find_stack(stage, cloudformation)
-    # by a run that was stopped
-    if stack and stack["StackStatus"].endswith("_IN_PROGRESS") and _known_parameters(stack):
-        print(f"waiting for stack {_stack_name(stage)}: {stack['StackStatus']}", flush=True)
+    if stack and stack["StackStatus"].endswith("_IN_PROGRESS"):  # by a run that was stopped
+        print(f"waiting for stack {stack_name(stage)}: {stack['StackStatus']}", flush=True)
         _wait(stack["StackId"], USABLE, cloudformation)
         stack = _find_stack(stage, cloudformation)
-    known = _known_parameters(stack)
-    missing = [PARAMETERS[key] for key in REQUIRED if key not in given.keys() | known]
+    parameters = stack["Parameters"] if stack else ()
+    known = {PARAMETERS.get(parameter["ParameterKey"], "") for parameter in parameters}
+    missing = [variable for variable in REQUIRED if variable not in given.keys() | known]
     if missing:
         raise click.ClickException(FIRST_TIME.format(missing=" and ".join(missing)))
+    changes = find_changes(stage, given, stack) if stack else []
+    told = "\n  ".join([f"stack {stack_name(stage)}", *changes])
+    if changes and not is_confirmed:
+        raise UnconfirmedError(UNCONFIRMED.format(changes=told))
     template = read_template(stage)
     table_name = template["Resources"]["EventsTable"]["Properties"]["TableName"]
     await_indexes(table_name)
     change_set = _create_change_set(stage, template, given, known, cloudformation)
     if change_set is None:
-        print(f"stack {_stack_name(stage)}: no changes")
+        print(f"stack {stack_name(stage)}: no changes")
     else:
-        _print_changes(stage, change_set, given, cloudformation)
+        print(told)
+        _print_changes(change_set, cloudformation)
         cloudformation.execute_change_set(**change_set)
         print(WAITING, flush=True)
         _wait(change_set["StackName"], COMPLETE, cloudformation)
@@ -151,27 +185,22 @@ def _create_change_set(
 
     A new stack imports the table and the log groups that a deleted one left.
     """
-    parameters: list[Json] = [
-        {"ParameterKey": key, "ParameterValue": value} for key, value in given.items()
-    ]
-    parameters += [
-        {"ParameterKey": key, "UsePreviousValue": True}
-        for key in PARAMETERS
-        if key in known and key not in given
-    ]
+    parameters: list[Json] = [{"ParameterKey": "Stage", "ParameterValue": stage}]
+    for key, variable in PARAMETERS.items():
+        if variable in given:
+            parameters.append({"ParameterKey": key, "ParameterValue": given[variable]})
+        elif variable in known:
+            parameters.append({"ParameterKey": key, "UsePreviousValue": True})
     options: Json = {"ChangeSetType": "UPDATE"}
     if not known:
         options = {"ChangeSetType": "CREATE", "OnStackFailure": "DELETE"}
     try:
         created = cloudformation.create_change_set(
-            StackName=_stack_name(stage),
+            StackName=stack_name(stage),
             ChangeSetName=f"resources-{time.time_ns()}",
             TemplateBody=json.dumps(template),
             Parameters=parameters,
-            Tags=[
-                {"Key": "Service", "Value": "triggers-api"},
-                {"Key": "Environment", "Value": stage},
-            ],
+            Tags=[{"Key": key, "Value": value} for key, value in tags_of(stage).items()],
             ImportExistingResources=True,
             **options,
         )
@@ -184,7 +213,10 @@ def _create_change_set(
         waiter = cloudformation.get_waiter("change_set_create_complete")
         waiter.wait(**change_set, WaiterConfig=WAIT)
     except WaiterError as error:
-        cloudformation.delete_change_set(**change_set)
+        if known:
+            cloudformation.delete_change_set(**change_set)
+        else:  # the stack stays in review, with nothing in it
+            cloudformation.delete_stack(StackName=created["StackId"])
         _explain(error.last_response.get("StatusReason", str(error)))
         return None
     return change_set
@@ -199,14 +231,7 @@ def _explain(reason: str) -> None:
     raise click.ClickException(reason) from None
 
 
-def _print_changes(
-    stage: str, change_set: dict[str, str], given: dict[str, str], cloudformation: Any
-) -> None:
-    taken = [
-        PARAMETERS[key] + ("" if given[key] else " (empty)") for key in PARAMETERS if key in given
-    ]
-    said = ", ".join(taken) or "none"
-    print(f"stack {_stack_name(stage)}; settings taken from the environment: {said}")
+def _print_changes(change_set: dict[str, str], cloudformation: Any) -> None:
     paginator = cloudformation.get_paginator("describe_change_set")
     pages = paginator.paginate(**change_set)
     for change in pages.search("Changes[].ResourceChange"):
@@ -215,15 +240,14 @@ def _print_changes(
 
 def check_alarms(stage: str, cloudformation: Any) -> None:
     """Print a line if alarms reach nobody."""
-    [stack] = cloudformation.describe_stacks(StackName=_stack_name(stage))["Stacks"]
-    outputs = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
-    topic = outputs["DLQAlarmTopicArn"]
+    [stack] = cloudformation.describe_stacks(StackName=stack_name(stage))["Stacks"]
+    topic = outputs_of(stack)["DLQAlarmTopicArn"]
     attributes = boto3.client("sns").get_topic_attributes(TopicArn=topic)["Attributes"]
     if attributes["SubscriptionsConfirmed"] == "0":
         print(NOBODY.format(topic=topic))
 
 
-def delete(stage: str, cloudformation: Any) -> None:
+def delete(stage: str, stack: Json | None, cloudformation: Any) -> None:
     """Delete the stack, if it exists; the table and the log groups stay.
 
     Raise ClickException while functions are deployed: they would run without queues and secret.
@@ -231,9 +255,8 @@ def delete(stage: str, cloudformation: Any) -> None:
     running = sorted(find_functions(stage))
     if running:
         raise click.ClickException(STILL_DEPLOYED.format(running=", ".join(running), stage=stage))
-    stack = _find_stack(stage, cloudformation)
     if stack is None:
-        print(f"there is no stack {_stack_name(stage)} in {cloudformation.meta.region_name}")
+        print(f"there is no stack {stack_name(stage)} in {cloudformation.meta.region_name}")
         return
     if stack.get("EnableTerminationProtection"):  # CloudFormation refuses while it deletes
         cloudformation.update_termination_protection(
@@ -248,39 +271,35 @@ def delete(stage: str, cloudformation: Any) -> None:
 
 
 def _given(stage: str) -> dict[str, str]:
-    """Return the parameters that the environment sets; raise SettingsError if one is unusable, or
-    config.json is.
+    """Return what the environment sets of the template's parameters, by variable; raise
+    SettingsError if one is unusable, or config.json is.
     """
     given = {}
-    for key, variable in PARAMETERS.items():
+    config = read_config(stage)  # takes precedence when Chalice reads the variables of sources
+    for variable in (*PARAMETERS.values(), *(OF_EVENT_SOURCES.keys() - config.keys())):
         value = " ".join(os.environ.get(variable, "").split())
-        if value or (variable in os.environ and key not in NEVER_EMPTY):
-            given[key] = value
-    variables = {PARAMETERS[key]: value for key, value in given.items()}
-    deps.load_checked({**STAND_INS, **read_config(stage), **variables})
-    return {"Stage": stage, **given}
+        if value or (variable in os.environ and variable not in NEVER_EMPTY):
+            given[variable] = value
+    deps.load_checked({**STAND_INS, **config, **given})
+    return given
 
 
 def _find_stack(stage: str, cloudformation: Any) -> Json | None:
+    """Return the stage's stack, or None; raise ClickException if a newer version deployed it."""
     try:
-        [stack] = cloudformation.describe_stacks(StackName=_stack_name(stage))["Stacks"]
+        [stack] = cloudformation.describe_stacks(StackName=stack_name(stage))["Stacks"]
     except ClientError as error:
         if error.response["Error"]["Code"] != "ValidationError":
             raise
         return None
+    newer = outputs_of(stack).get("Version", "0")
+    if _numbers(newer) > _numbers(__version__):
+        raise click.ClickException(NEWER.format(stage=stage, newer=newer, own=__version__))
     return stack  # type: ignore[no-any-return]
 
 
-def _known_parameters(stack: Json | None) -> set[str]:
-    """Return the parameters whose values the stack has: none if it does not exist."""
-    # In review: interrupted before its first change set was executed.
-    if stack is None or stack["StackStatus"] == "REVIEW_IN_PROGRESS":
-        return set()
-    return {parameter["ParameterKey"] for parameter in stack.get("Parameters", ())}
-
-
-def _stack_name(stage: str) -> str:
-    return f"triggers-api-{stage}-resources"
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in version.split(".")]
 
 
 def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> None:
@@ -313,30 +332,31 @@ def _wait(stack_id: str, wanted: Collection[str], cloudformation: Any) -> None:
     type=click.Choice(["update", "deploy", "check", "delete", "export", "secrets"]),
     default="update",
 )
-def main(stage: str, act: str) -> None:
+@click.option("--go", is_flag=True)
+def main(stage: str, act: str, go: bool) -> None:
     if act == "check" and os.environ.get("CONFIRM") != stage:
         raise click.ClickException(CONFIRM.format(stage=stage))
     try:
         cloudformation = boto3.client("cloudformation")
-        if act != "export":  # that of `make run` is in no account
-            check_place(stage)
         match act:
-            case "check":
-                # without a stack, what there is was made by `make package`
-                if _find_stack(stage, cloudformation):
-                    restore_record(stage, is_deleting=True)
-            case "delete":
-                delete(stage, cloudformation)
-            case "update":
-                update_stage(stage, cloudformation)
-            case "deploy":
-                check_runtime(stage)
-                update_stage(stage, cloudformation)
             case "export":
                 export_subscriptions(read_config(stage))
+                return
             case "secrets":
                 loaded = deps.load_checked(read_config(stage))
                 write_secrets(stage, deps.Services(loaded, make_client=boto3.client))
+                return
+        is_deleting = act in ("check", "delete")
+        stack = find_own_stack(stage, is_deleting=is_deleting, cloudformation=cloudformation)
+        match act:
+            case "check":
+                restore_record(stage, is_deleting=True)
+            case "delete":
+                delete(stage, stack, cloudformation)
+            case _:
+                if act == "deploy":
+                    check_runtime(stage)
+                update_stage(stage, stack, is_confirmed=go, cloudformation=cloudformation)
     except (ApiError, *AWS_ERRORS) as error:
         raise click.ClickException(str(error)) from None
 

@@ -3,15 +3,18 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import boto3
 import click
+import jmespath
 from botocore.exceptions import ClientError
 from chalice.config import Config
 
+from chalicelib import __version__
 from chalicelib.infra.parsing import Json
 
 ROOT = Path(__file__).parent.parent
@@ -23,6 +26,7 @@ FUNCTION_SUFFIXES = {
     "Sweep": "-sweep",
     "CheckDlq": "-check_dlq",
 }
+STACK_TAG = "aws:cloudformation:stack-name"
 RUNTIMES = (
     "python3.11",
     "python3.12",
@@ -34,13 +38,14 @@ the functions of {stage} have, or RUNTIME names, {wanted}, and .venv has {own}. 
   rm -r .venv && make deploy STAGE={stage} PYTHON={newest} RUNTIME={newest}
   make deploy STAGE={stage} RUNTIME={own}"""
 
-
-class Found(NamedTuple):
-    """A resource that Chalice may have made. `values` are those of its entry in the record."""
-
-    name: str
-    exists: bool
-    values: Json
+NOT_OWN = """\
+nothing was changed: {names} were not made by `make deploy` in {here}.
+  stack that they belong to: {owners}
+  regions in which the roles were used last: {used_in}
+  place that .chalice/deployed/{stage}.json tells: {recorded}
+Roles have no region: what is done to them here is done to the stage {stage} wherever it is. Set
+AWS_REGION to its region, or choose another name for a stage here. A stack of `make package` is
+updated and deleted as docs/runbook.md tells, One stack for everything."""
 
 
 def read_template(stage: str) -> Any:
@@ -52,7 +57,19 @@ def read_template(stage: str) -> Any:
         name = str(part.get("Fn::Sub", "${")).replace("${Stage}", stage)
         return part if "${" in name else name
 
-    return json.loads((ROOT / "resources.json").read_text(), object_hook=spell_out)
+    template = json.loads((ROOT / "resources.json").read_text(), object_hook=spell_out)
+    template["Outputs"]["Version"] = {"Value": __version__}
+    return template
+
+
+def tags_of(stage: str) -> dict[str, str]:
+    """Return the tags that all resources of a stage have, by which the bill can be split."""
+    return {"Service": "triggers-api", "Environment": stage}
+
+
+def stack_name(stage: str) -> str:
+    """Return the name of the stack of `make resources`."""
+    return f"triggers-api-{stage}-resources"
 
 
 def read_config(stage: str) -> dict[str, str]:
@@ -85,14 +102,40 @@ def table_in_use(stage: str) -> str:
     return configured.get("EVENTS_TABLE_NAME", f"triggers-api-{stage}-events")
 
 
-def find_functions(stage: str) -> Json:
+def find_functions(stage: str, region: str | None = None) -> Json:
     """Return the configurations of the stage's functions that are deployed, by the functions'
-    names.
+    names. Without a region, in that of the environment.
     """
     names = {f"triggers-api-{stage}{suffix}" for suffix in FUNCTION_SUFFIXES.values()}
-    pages = boto3.client("lambda").get_paginator("list_functions").paginate()
+    client = boto3.client("lambda", region_name=region)
+    pages = client.get_paginator("list_functions").paginate()
     functions = {function["FunctionName"]: function for function in pages.search("Functions[]")}
     return {name: functions[name] for name in names & functions.keys()}
+
+
+def await_functions(stage: str) -> None:
+    """Wait until Lambda has made and updated the stage's functions, and tell of it. It refuses
+    changes meanwhile (ResourceConflictException), for about a minute in a VPC.
+    """
+    client = boto3.client("lambda")
+    for name in find_functions(stage):
+        while _is_busy(client.get_function_configuration(FunctionName=name)):
+            print(f"waiting for {name}, which Lambda has not finished", flush=True)
+            time.sleep(1)
+
+
+def _is_busy(function: Json) -> bool:
+    return function.get("State") == "Pending" or function.get("LastUpdateStatus") == "InProgress"
+
+
+def find_roles(stage: str) -> Json:
+    """Return the roles that Chalice made for the stage's functions, by their names. They have no
+    region.
+    """
+    get_role = boto3.client("iam").get_role
+    names = [_prefix(stage, suffix) for suffix in FUNCTION_SUFFIXES.values()]
+    roles = {name: _describe(get_role, RoleName=name).get("Role") for name in names}
+    return {name: role for name, role in roles.items() if role}
 
 
 def find_apis(stage: str) -> list[str]:
@@ -128,22 +171,37 @@ def check_runtime(stage: str) -> None:
         )
 
 
-def check_place(stage: str) -> None:
-    """Raise ClickException if Chalice's record says that the stage is in another region or
-    account.
+def check_place(stage: str, *, has_stack: bool, is_deleting: bool) -> None:
+    """Raise ClickException unless what has the stage's names was made here, and by `make deploy`.
+
+    :param has_stack: Whether the stack of `make resources` is here: it is made first, and deleted
+        last.
     """
+    client = boto3.client("lambda")
+    region = client.meta.region_name
+    here = f"{region}:{boto3.client('sts').get_caller_identity()['Account']}"
     record = _record(stage)
-    if not record.exists():
-        return
-    sts = boto3.client("sts")
-    here = f"{sts.meta.region_name}:{sts.get_caller_identity()['Account']}"
-    recorded = re.findall(r"arn:[\w-]+:(?:lambda|sqs):([\w-]+:\d+):", record.read_text())
-    elsewhere = set(recorded) - {here}
-    if elsewhere:
+    text = record.read_text() if record.exists() else ""
+    recorded = set(re.findall(r":lambda:([\w-]+:\d+):", text)) - {here}
+    functions = find_functions(stage)
+    tags = [client.list_tags(Resource=each["FunctionArn"])["Tags"] for each in functions.values()]
+    owners = {tag[STACK_TAG] for tag in tags if STACK_TAG in tag}
+    roles = find_roles(stage)
+    used_in = set(jmespath.search("*.RoleLastUsed.Region", roles)) - {region}
+    is_elsewhere = any(find_functions(stage, used) for used in used_in)
+    # Plain `chalice deploy` makes functions before there is a stack.
+    is_made_here = has_stack or (functions and (text or not is_deleting))
+    is_own = is_made_here or not (functions or roles)
+    if recorded or owners or is_elsewhere or not is_own:
         raise click.ClickException(
-            f"{stage} is deployed in {' and '.join(sorted(elsewhere))}, not in {here}: "
-            f"{record.relative_to(ROOT)} says so. Roles and that file are named after the stage: "
-            "choose another name for another region or account."
+            NOT_OWN.format(
+                names=", ".join(sorted(functions | roles)),
+                here=here,
+                owners=", ".join(owners),
+                used_in=", ".join(used_in),
+                stage=stage,
+                recorded=", ".join(recorded),
+            )
         )
 
 
@@ -156,6 +214,7 @@ def restore_record(stage: str, *, is_deleting: bool = False) -> None:
     at a resource that does not exist. With `is_deleting`, entries of resources that do not exist
     are removed.
     """
+    await_functions(stage)
     record = _record(stage)
     try:
         content = json.loads(record.read_text())
@@ -163,11 +222,11 @@ def restore_record(stage: str, *, is_deleting: bool = False) -> None:
         content = {"resources": [], "schema_version": "2.0", "backend": "api"}
     recorded = {resource["name"]: resource for resource in content["resources"]}
     resources = dict(recorded)
-    for found in _find_resources(stage, recorded):
-        if found.exists:
-            resources[found.name] = recorded.get(found.name, {"name": found.name}) | found.values
+    for name, found in _find_resources(stage, recorded).items():
+        if found:
+            resources[name] = recorded.get(name, {"name": name}) | found
         elif is_deleting:
-            resources.pop(found.name, None)
+            resources.pop(name, None)
     if resources != recorded:
         content["resources"] = list(resources.values())
         record.parent.mkdir(exist_ok=True)
@@ -175,41 +234,64 @@ def restore_record(stage: str, *, is_deleting: bool = False) -> None:
         print(f"{record.relative_to(ROOT)}: corrected by what AWS has")
 
 
-def _find_resources(stage: str, recorded: Json) -> Iterator[Found]:
-    """Yield each resource that Chalice may have made."""
-    iam = boto3.client("iam")
+def _find_resources(stage: str, recorded: Json) -> dict[str, Any]:
+    """Return what the record should have of each resource that Chalice may have made, or None if it
+    does not exist.
+    """
+    found: dict[str, Any] = {}
     events = boto3.client("events")
     functions = find_functions(stage)
+    roles = find_roles(stage)
     pages = boto3.client("lambda").get_paginator("list_event_source_mappings").paginate()
     sources = {source["FunctionArn"]: source for source in pages.search("EventSourceMappings[]")}
     for suffix in FUNCTION_SUFFIXES.values():
         name = suffix[1:] or "api_handler"
-        prefix = f"triggers-api-{stage}-{name}"
-        role = _describe(iam.get_role, RoleName=prefix).get("Role", {})
-        role_values = {"role_name": prefix, "role_arn": role.get("Arn")}
-        yield Found(f"{name}_role", bool(role), {"resource_type": "iam_role", **role_values})
-        function = functions.get(f"triggers-api-{stage}{suffix}", {})
-        arn = function.get("FunctionArn")
-        function_values = {"resource_type": "lambda_function", "lambda_arn": arn}
-        yield Found(name, bool(function), function_values)
+        prefix = _prefix(stage, suffix)
+        role = roles.get(prefix)
+        found[f"{name}_role"] = role and {
+            "resource_type": "iam_role",
+            "role_name": prefix,
+            "role_arn": role["Arn"],
+        }
+        arn = functions.get(f"triggers-api-{stage}{suffix}", {}).get("FunctionArn")
+        found[name] = arn and {"resource_type": "lambda_function", "lambda_arn": arn}
         rule = _describe(events.describe_rule, Name=f"{prefix}-event")
-        rule_values = {"resource_type": "cloudwatch_event", "rule_name": f"{prefix}-event"}
-        yield Found(f"{name}-event", bool(rule), rule_values)
-        source = sources.get(arn, {})
-        queue_arn = source.get("EventSourceArn", "")
-        source_values = {
+        found[f"{name}-event"] = rule and {
+            "resource_type": "cloudwatch_event",
+            "rule_name": f"{prefix}-event",
+        }
+        source = sources.get(arn)
+        found[f"{name}-sqs-event-source"] = source and {
             "resource_type": "sqs_event",
-            "queue": queue_arn.rpartition(":")[2],
-            "queue_arn": queue_arn,
-            "event_uuid": source.get("UUID"),
+            "queue": source["EventSourceArn"].rpartition(":")[2],
+            "queue_arn": source["EventSourceArn"],
+            "event_uuid": source["UUID"],
             "lambda_arn": arn,
         }
-        yield Found(f"{name}-sqs-event-source", bool(source), source_values)
     api_ids = find_apis(stage)
     recorded_id = recorded.get("rest_api", {}).get("rest_api_id")
-    api_id = recorded_id if recorded_id in api_ids else "".join(api_ids[:1])
-    api_values = {"resource_type": "rest_api", "rest_api_id": api_id}
-    yield Found("rest_api", bool(api_id), api_values)
+    if recorded_id and recorded_id not in api_ids:
+        _revoke_permission(stage, recorded_id)
+    api_id = recorded_id if recorded_id in api_ids else next(iter(api_ids), None)
+    found["rest_api"] = api_id and {"resource_type": "rest_api", "rest_api_id": api_id}
+    return found
+
+
+def _revoke_permission(stage: str, api_id: str) -> None:
+    """Take the permission to call the API's function from an API that is gone: Chalice adds that of
+    a new one beside it.
+    """
+    client = boto3.client("lambda")
+    function = {"FunctionName": f"triggers-api-{stage}"}
+    policy = _describe(client.get_policy, **function).get("Policy", "{}")
+    path = f"Statement[?contains(to_string(@), ':{api_id}/')].Sid"
+    for statement_id in jmespath.search(path, json.loads(policy)) or ():
+        client.remove_permission(StatementId=statement_id, **function)
+
+
+def _prefix(stage: str, suffix: str) -> str:
+    """Return what the names of a function's role and rule begin with."""
+    return f"triggers-api-{stage}-{suffix[1:] or 'api_handler'}"
 
 
 def _describe(call: Callable[..., Json], **name: str) -> Json:

@@ -16,7 +16,7 @@ import pytest
 import urllib3
 from chalice.local import LambdaEventConverter, RouteMatcher
 
-from tests.support.checkout import Checkout, copy_repository
+from tests.support.checkout import Checkout, copy_repository, is_write
 from tests.support.iam import is_allowed, requests_of
 from tests.support.ministack import Ministack, ministack, without_metric_math
 from tests.support.world import ROOT, Json, assert_has
@@ -57,6 +57,14 @@ SUBSCRIPTION = {
     "tenant": "acme",
     "lookup_key": "subscription",
 }
+EMPTY_ZIP = b"PK\5\6" + bytes(18)
+REFUSED = """\
+Error: nothing was changed. The environment has other settings than stack triggers-api-dev-resources
+  API_KEYS: + acme, \N{MINUS SIGN} acme
+  WEBHOOK_SIGNING_SECRETS: removed
+  WORKER_MAX_CONCURRENCY: another value
+Leave them as they are: unset these variables. Or apply them: GO=1 behind the same command.
+"""
 EVENT = {"event_type": "order.created", "payload": {"order_id": "12345"}}
 
 
@@ -111,8 +119,14 @@ def test_a_stage_is_deployed_and_deleted_but_for_its_table(
 
     # the record of the stage was committed
     second = Checkout(shutil.copytree(checkout.path, tmp_path / "second"), aws)
-    output = second.resources(API_KEYS=api_key.entry("acme", NEW_KEY), WEBHOOK_SIGNING_SECRETS="")
-    assert "taken from the environment: API_KEYS, WEBHOOK_SIGNING_SECRETS (empty)\n" in output
+    others: Any = {"API_KEYS": api_key.entry("acme", NEW_KEY), "WEBHOOK_SIGNING_SECRETS": ""}
+    operations: list[str] = []
+    aws.seen = operations.append
+    # GO counts on the command line alone
+    output = second.make("deploy", GO="1", WORKER_MAX_CONCURRENCY="7", **others, status=1)
+    assert REFUSED in output
+    assert not any(map(is_write, operations))
+    output = second.make("resources", "GO=1", **others)
     assert re.findall(r"^  (\w+) +(\w+)", output, re.MULTILINE) == [("Modify", "Settings")]
     second.chalice("deploy")
     assert what_is_deployed(aws) == deployed
@@ -150,23 +164,21 @@ def test_make_deploys_although_api_gateway_makes_it_wait(
     assert "nothing but a budget" in output
     subscribed = aws.client("sns").list_subscriptions_by_topic(TopicArn=TOPIC)["Subscriptions"]
     assert {each["Protocol"] for each in subscribed} == {"email", "https"}
-    quiet = {"AlarmNames": ["triggers-api-dev-quiet-alarm"]}
-    [alarm] = aws.client("cloudwatch").describe_alarms(**quiet)["MetricAlarms"]
+    [alarm] = aws.client("cloudwatch").describe_alarms(AlarmNames=["triggers-api-dev-quiet-alarm"])[
+        "MetricAlarms"
+    ]
     assert alarm["EvaluationPeriods"] == 24
     assert f"the functions run on {RUNTIME}" in output
     [api_id] = what_is_deployed(aws)["apis"]
     stage = f"PATCH /restapis/{api_id}/stages/api 200"
     deployment = f"POST /restapis/{api_id}/deployments 201"
-    in_order = [operation for operation in operations if operation in (stage, deployment)]
-    assert in_order == [deployment, stage, deployment]
+    assert [seen for seen in operations if seen in (stage, deployment)] == [
+        deployment,
+        stage,
+        deployment,
+    ]
     assert "API Gateway takes one deployment in 5 seconds" in output
-    unknown = urllib3.request(
-        "GET", f"{aws.api_url(api_id)}/nothing", headers=headers(KEY), retries=False
-    )
-    assert unknown.status == 404
-    assert unknown.headers["Content-Type"] == "application/problem+json"
-    assert unknown.json()["code"] == "not_found"
-    assert KEY not in unknown.data.decode()
+    assert_is_configured(aws, api_id)
     client = aws.client("lambda")
     for name in FUNCTIONS:
         assert client.get_function_recursion_config(FunctionName=name)["RecursiveLoop"] == "Allow"
@@ -174,8 +186,8 @@ def test_make_deploys_although_api_gateway_makes_it_wait(
         assert logging.items() >= gateway.LOGGING.items()
         invoked = client.get_function_event_invoke_config(FunctionName=name)
         assert invoked.items() >= gateway.ONCE.items()
-    [stack] = aws.client("cloudformation").describe_stacks()["Stacks"]
-    assert stack["EnableTerminationProtection"]
+    stacks = aws.client("cloudformation").describe_stacks()["Stacks"]
+    assert [stack["EnableTerminationProtection"] for stack in stacks] == [True]
 
     # The Python of deployed functions changes on request alone.
     client.update_function_configuration(FunctionName=FUNCTIONS[0], Runtime="python3.10")
@@ -183,8 +195,18 @@ def test_make_deploys_although_api_gateway_makes_it_wait(
     output = checkout.make("deploy", status=1)
     assert f"RUNTIME names, python3.10 and {RUNTIME}, and .venv has {RUNTIME}" in output
     assert f"make deploy STAGE=dev RUNTIME={RUNTIME}" in output
-    assert {operation.split()[0] for operation in operations} == {"GET", "GetCallerIdentity"}
-    checkout.make("deploy", f"RUNTIME={RUNTIME}")
+    assert not any(map(is_write, operations))
+
+    # The API is gone, as after a `make destroy` that was cut off, and Lambda has not done yet.
+    aws.direct("apigateway").delete_rest_api(restApiId=api_id)
+    aws.deployment_seconds = 0
+    aws.unfinished = set(FUNCTIONS)
+    output = checkout.make("deploy", f"RUNTIME={RUNTIME}")
+    assert output.count("which Lambda has not finished") == len(FUNCTIONS)
+    [api_id] = what_is_deployed(aws)["apis"]
+    policy = json.loads(client.get_policy(FunctionName=FUNCTIONS[0])["Policy"])
+    assert [api_id in json.dumps(statement) for statement in policy["Statement"]] == [True]
+    assert_is_configured(aws, api_id)
     assert client.get_function_configuration(FunctionName=FUNCTIONS[0])["Runtime"] == RUNTIME
 
     # It is destroyed on confirmation alone.
@@ -195,8 +217,8 @@ def test_make_deploys_although_api_gateway_makes_it_wait(
     assert what_is_deployed(aws)["functions"] == FUNCTIONS
     checkout.make("destroy", "CONFIRM=dev")
     assert aws.client("cloudformation").describe_stacks()["Stacks"] == []
-    absent = "Error: there is no API triggers-api-dev in us-east-1"
-    assert checkout.configure_api(status=1).strip().startswith(absent)
+    absent = checkout.configure_api(status=1)
+    assert "Error: there is no API triggers-api-dev in us-east-1" in absent
 
 
 def test_an_index_that_is_added_can_be_read_when_resources_ends(
@@ -222,6 +244,98 @@ def test_an_index_that_is_added_can_be_read_when_resources_ends(
     assert f"waiting for {TABLE}, 0 min: tenant-index CREATING" in output
     assert ": no changes\n" in output
     assert aws.looks_left == 0
+
+
+@pytest.mark.parametrize(
+    "place, tags, has_record, reason",
+    [
+        ("us-east-1", {"aws:cloudformation:stack-name": "one"}, True, "belong to: one"),
+        ("us-east-1", {}, False, "triggers-api-dev-worker were not made by"),
+        ("eu-west-1", {}, True, "used last: eu-west-1"),
+        ("eu-west-1", {}, False, "used last: eu-west-1"),
+    ],
+)
+def test_what_another_stack_or_region_has_is_left_alone(
+    checkout: Checkout, aws: Ministack, place: str, tags: Json, has_record: bool, reason: str
+) -> None:
+    role = aws.direct("iam").create_role(
+        RoleName="triggers-api-dev-worker", AssumeRolePolicyDocument="{}"
+    )["Role"]["Arn"]
+    aws.direct("lambda", place).create_function(
+        FunctionName="triggers-api-dev-worker",
+        Runtime=RUNTIME,
+        Handler="app.worker",
+        Role=role,
+        Code={"ZipFile": EMPTY_ZIP},
+        Tags=tags,
+    )
+    used = f"<RoleLastUsed><Region>{place}</Region></RoleLastUsed></Role>"
+    aws.replaced = {b"</Role>": used.encode()}
+    review = {"StackName": STACK, "ChangeSetName": "first", "ChangeSetType": "CREATE"}
+    template = '{"Resources": {"Topic": {"Type": "AWS::SNS::Topic"}}}'
+    aws.direct("cloudformation").create_change_set(**review, TemplateBody=template)
+    if has_record:
+        checkout.record.parent.mkdir()
+        checkout.record.write_text('{"resources": [], "schema_version": "2.0"}')
+    operations: list[str] = []
+    aws.seen = operations.append
+
+    assert reason in checkout.make("destroy", "CONFIRM=dev", status=1)
+    if tags or place == "eu-west-1":
+        assert reason in checkout.make("deploy", **GIVEN, status=1)
+
+    assert [operation.split()[0] for operation in operations if is_write(operation)] == [
+        "DeleteStack"
+    ]
+    assert not aws.direct("cloudformation").describe_stacks()["Stacks"]
+
+
+def test_a_difference_is_named_without_its_values(checkout: Checkout, aws: Ministack) -> None:
+    alarms: Any = {"ALARM_URL": "https://alarms.example.com/s3cr3t", "QUIET_ALARM_HOURS": "24"}
+    webhook = "https://hooks.zapier.com/hooks/catch/s3cr3t"
+    secret, other_secret = (f"whsec_{character * 32}" for character in "ab")
+    given = {**GIVEN, **alarms, "ZAPIER_WEBHOOK_URL": webhook, "WEBHOOK_SIGNING_SECRETS": secret}
+    checkout.resources(**given, DASHBOARD="none")
+
+    assert aws.client("cloudwatch").list_dashboards()["DashboardEntries"] == []
+    assert "no changes" in checkout.resources(**given)
+    entries = f"{api_key.entry('oncall', NEW_KEY)}, {GIVEN['API_KEYS']}"
+    assert refused(checkout, ZAPIER_WEBHOOK_URL=f"{webhook}/2", API_KEYS=entries) == [
+        "ZAPIER_WEBHOOK_URL: another value",
+        "API_KEYS: + oncall",
+    ]
+    others = {"ZAPIER_WEBHOOK_URL": webhook.replace("hooks.", ""), "ALARM_URL": ""}
+    secrets = {"WEBHOOK_SIGNING_SECRETS": other_secret, "QUIET_ALARM_HOURS": "0"}
+    assert refused(checkout, **others, **secrets, API_KEYS="", ALARM_EMAIL="a@example.com") == [
+        "ZAPIER_WEBHOOK_URL: another host",
+        "API_KEYS: \N{MINUS SIGN} acme",
+        "WEBHOOK_SIGNING_SECRETS: another value",
+        "ALARM_EMAIL: another value",
+        "ALARM_URL: removed",
+        "QUIET_ALARM_HOURS: another value",
+    ]
+    assert checkout.status == 2
+    assert refused(checkout, ZAPIER_WEBHOOK_URL="none", DASHBOARD="default") == [
+        "ZAPIER_WEBHOOK_URL: none",
+        "DASHBOARD: another value",
+    ]
+
+
+def test_an_older_checkout_does_not_change_what_a_newer_one_deployed(
+    checkout: Checkout, aws: Ministack, tmp_path: Path
+) -> None:
+    newer = Checkout(shutil.copytree(checkout.path, tmp_path / "newer", symlinks=True), aws)
+    (newer.path / "chalicelib" / "__init__.py").write_text('__version__ = "1.10.0"')
+    newer.resources(**GIVEN)
+    operations: list[str] = []
+    aws.seen = operations.append
+
+    for command in (["deploy"], ["resources"], ["destroy", "CONFIRM=dev"]):
+        output = checkout.make(*command, status=1)
+        assert "dev was deployed by version 1.10.0" in output
+        assert "git checkout GOOD_COMMIT && git checkout @{-1} -- .chalice/deployed\n" in output
+    assert not any(map(is_write, operations))
+    newer.resources()
 
 
 @pytest.mark.parametrize("status", ["DELETE", "UPDATE_ROLLBACK"])
@@ -301,6 +415,33 @@ def test_the_policy_of_the_deployer_allows_what_commands_call(
     assert exported["secret"] == f"whsec_{derived}"
     asked = [request for call in aws.calls for request in requests_of(call, functions)]
     assert [request for request in asked if not is_allowed(policy, request)] == []
+
+
+def refused(checkout: Checkout, **variables: str) -> list[str]:
+    """Return the differences for which `make resources` changes nothing."""
+    output = checkout.resources(status=1, **variables)
+    assert "s3cr3t" not in output
+    return re.findall(r"^  ([A-Z_]+: .*)", output, re.MULTILINE)
+
+
+def assert_is_configured(aws: Ministack, api_id: str) -> None:
+    """Check what API Gateway says itself, and how the bill of the API can be found."""
+    unknown = urllib3.request(
+        "GET", f"{aws.api_url(api_id)}/nothing", headers=headers(KEY), retries=False
+    )
+    assert unknown.status == 404
+    assert unknown.headers["Content-Type"] == "application/problem+json"
+    assert unknown.json()["code"] == "not_found"
+    assert KEY not in unknown.data.decode()
+    client = aws.client("apigateway")
+    api = {"restApiId": api_id, "responseType": "INTEGRATION_FAILURE"}
+    throttled = client.get_gateway_response(**api)
+    assert throttled["statusCode"] == "503"
+    assert throttled["responseParameters"]["gatewayresponse.header.Retry-After"] == "'1'"
+    for path in ("", "/stages/api"):
+        arn = f"arn:aws:apigateway:us-east-1::/restapis/{api_id}{path}"
+        tags = client.get_tags(resourceArn=arn)["tags"]
+        assert tags == {"Service": "triggers-api", "Environment": "dev"}
 
 
 def what_is_deployed(aws: Ministack) -> Json:

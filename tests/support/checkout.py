@@ -21,7 +21,7 @@ from tests.support.world import ROOT
 CHALICE = str(Path(sys.executable).with_name("chalice"))
 OURS = (
     "PYTHONPYCACHEPREFIX|AWS_|API_KEYS|ZAPIER_|WEBHOOK_|ALARM_|STAGE|SETTINGS_|EVENTS_|"
-    "INBOX_|WORKER_|SLOW_|QUIET_|MAKE"
+    "INBOX_|WORKER_|SLOW_|QUIET_|DASHBOARD|MAKE"
 )
 MAKE = ("make", "--old-file=.venv/.set-up", "STAGE=dev")
 # What commands need of the repository.
@@ -65,6 +65,7 @@ class Checkout:
         self.path = path
         self.aws = aws
         self.account = {name.upper(): value for name, value in ACCOUNT.items()}
+        self.status = 0  # of the latest command
         self.record = path / ".chalice" / "deployed" / "dev.json"
 
     def make(self, *arguments: str, status: int = 0, **variables: str) -> str:
@@ -99,6 +100,7 @@ class Checkout:
         """Return the output of a command, which must end with this status of make or a tool."""
         with self.started(command, **variables) as process:
             output, _ = process.communicate(timeout=120)
+        self.status = process.returncode
         assert min(process.returncode, 1) == status, output
         return output
 

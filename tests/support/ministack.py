@@ -59,7 +59,7 @@ class Ministack:
     While it `is_cut_off`, no response arrives, and no call takes effect. `replaced` has texts that
     do not reach the caller, and what does. CreateDeployment is refused for `deployment_seconds`
     after each success. After a change set, `index_looks` calls of DescribeTable find an index not
-    active.
+    active. Each of the functions `unfinished` is being updated until it has been looked at.
     """
 
     def __init__(self, port: int) -> None:
@@ -72,9 +72,10 @@ class Ministack:
     def client(self, service: str) -> Any:
         return boto3.client(service, endpoint_url=self.url, **ACCOUNT)
 
-    def direct(self, service: str) -> Any:
+    def direct(self, service: str, region: str = ACCOUNT["region_name"]) -> Any:
         """Return a client that is not seen."""
-        return boto3.client(service, endpoint_url=self.direct_url, **ACCOUNT)
+        account = {**ACCOUNT, "region_name": region}
+        return boto3.client(service, endpoint_url=self.direct_url, **account)
 
     def create_stack(self, name: str, template: str, parameters: dict[str, str]) -> None:
         s3 = self.direct("s3")
@@ -105,6 +106,7 @@ class Ministack:
         self.deployed_at = -math.inf
         self.index_looks = 0
         self.looks_left = 0
+        self.unfinished = set[str]()
 
     def reset(self) -> None:
         self._forget()
@@ -155,6 +157,9 @@ class Proxy(BaseHTTPRequestHandler):
             return _error(429, "TooManyRequestsException")
         if (self.command, self.path) == ("POST", MAPPINGS):
             return self._refused_event_source(json.loads(body)["EventSourceArn"])
+        function = re.match(r"/2015-03-31/functions/([^/?]+)", self.path)
+        if function and function[1] in self.ministack.unfinished and self.command != "GET":
+            return _error(409, "ResourceConflictException")
         if b"Action=ExecuteChangeSet" in body:
             self.ministack.looks_left = self.ministack.index_looks
         if self.command == "PUT" and re.fullmatch(r"/restapis/\w+(\?.*)?", self.path):
@@ -178,6 +183,10 @@ class Proxy(BaseHTTPRequestHandler):
         if self.path.startswith("/2015-03-31/functions"):
             for word, settled in SETTLED.items():
                 content = content.replace(word, settled)
+            looked_at = re.fullmatch(r"/2015-03-31/functions/([^/]+)/configuration", self.path)
+            if looked_at and self.command == "GET" and looked_at[1] in self.ministack.unfinished:
+                self.ministack.unfinished.remove(looked_at[1])
+                content = content.replace(b'"Successful"', b'"InProgress"')
         elif self.headers.get("X-Amz-Target", "").endswith(".DescribeTable"):
             if self.ministack.looks_left:
                 self.ministack.looks_left -= 1

@@ -1,0 +1,81 @@
+"""What the environment would change of a stage's settings, told without the values."""
+
+import re
+
+import boto3
+
+from chalicelib.infra.clients import read_secret
+from chalicelib.infra.parsing import Json
+from chalicelib.settings import COPIES_ONLY, PULL_ONLY
+
+# The variable that sets each parameter of the template.
+PARAMETERS = {
+    "ZapierWebhookUrl": "ZAPIER_WEBHOOK_URL",
+    "ApiKeys": "API_KEYS",
+    "WebhookSigningSecrets": "WEBHOOK_SIGNING_SECRETS",
+    "AlarmEmail": "ALARM_EMAIL",
+    "AlarmUrl": "ALARM_URL",
+    "QuietAlarmHours": "QUIET_ALARM_HOURS",
+    "Dashboard": "DASHBOARD",
+}
+# What `chalice deploy` reads: the function whose event source has it, and the member there.
+OF_EVENT_SOURCES = {
+    "WORKER_BATCH_WINDOW_SECONDS": ("worker", "MaximumBatchingWindowInSeconds"),
+    "WORKER_MAX_CONCURRENCY": ("worker", "ScalingConfig.MaximumConcurrency"),
+    "SLOW_MAX_CONCURRENCY": ("slow_worker", "ScalingConfig.MaximumConcurrency"),
+}
+
+
+def find_changes(stage: str, given: dict[str, str], stack: Json) -> list[str]:
+    """Return a line for each variable whose value is not that of the stage, without the values.
+
+    :param given: What the environment sets, by variable.
+    """
+    values = _read_values(stage, stack) if given else {}
+    return [
+        f"{name}: {_difference(name, value, values[name])}"
+        for name, value in given.items()
+        if value != values.get(name, value)  # no event source is there yet
+    ]
+
+
+def _read_values(stage: str, stack: Json) -> dict[str, str]:
+    """Return the settings of a stage, by variable. CloudFormation does not show those that are
+    secret: they are in the secret and in the topic.
+    """
+    values = dict.fromkeys(PARAMETERS.values(), "")
+    for parameter in stack["Parameters"]:
+        values[PARAMETERS.get(parameter["ParameterKey"], "")] = parameter["ParameterValue"]
+    text = read_secret(f"triggers-api-{stage}-settings")
+    values |= re.findall(r"^ *([A-Z_]+) *= *(.*?) *$", text, re.MULTILINE)
+    topic = outputs_of(stack)["DLQAlarmTopicArn"]
+    topics = boto3.client("sns").get_paginator("list_subscriptions_by_topic")
+    endpoints = topics.paginate(TopicArn=topic).search("Subscriptions[?Protocol=='https'].Endpoint")
+    values["ALARM_URL"] = " ".join(endpoints)
+    sources = boto3.client("lambda").get_paginator("list_event_source_mappings").paginate()
+    for variable, (function, member) in OF_EVENT_SOURCES.items():
+        name = f":triggers-api-{stage}-{function}"
+        path = f"EventSourceMappings[?ends_with(FunctionArn, '{name}')].{member}"
+        values |= [(variable, str(value)) for value in sources.search(path)]
+    return values
+
+
+def outputs_of(stack: Json) -> dict[str, str]:
+    """Return the outputs of a stack, which has none before it is complete."""
+    return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", ())}
+
+
+def _difference(name: str, new: str, old: str) -> str:
+    """Return how a value differs from the one before, without showing either."""
+    if name == "API_KEYS":
+        new_keys, old_keys = (
+            set(re.findall(r"([^,:\s][^,:]*):([^,]+)", entries)) for entries in (new, old)
+        )
+        names = [f"+ {key}" for key, _ in sorted(new_keys - old_keys)]
+        names += [f"\N{MINUS SIGN} {key}" for key, _ in sorted(old_keys - new_keys)]
+        return ", ".join(names) or "another order"
+    if not new:
+        return "removed"
+    if name == "ZAPIER_WEBHOOK_URL" and new.split("/")[:3] != old.split("/")[:3]:
+        return new if new in (PULL_ONLY, COPIES_ONLY) else "another host"
+    return "another value"
