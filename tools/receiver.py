@@ -12,9 +12,8 @@ import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from threading import Thread
-from typing import Any
 
 from werkzeug import Request, Response
 from werkzeug.datastructures import Headers
@@ -22,28 +21,31 @@ from werkzeug.serving import make_server
 
 from chalicelib import deps as services
 from chalicelib.core.http_push import signature
+from chalicelib.customers.subscription import Subscription
+from tools.write_secrets import read_all
 
 
-def signature_verdict(headers: Headers, event: Any, body: bytes) -> str:
-    """Return what to show about the signature of a push; raise KeyError, TypeError or ValueError if
-    it is malformed.
+def signature_verdict(headers: Headers, body: bytes) -> str:
+    """Return what to show about the signature of a push; raise KeyError or ValueError if it is
+    malformed.
     """
     if "webhook-signature" not in headers:
         return "not signed"
     current = services.get()
     secrets = [*current.settings.signing_secrets]
-    if str(event["event_id"]).startswith("cpy_"):
+    event_id = headers["webhook-id"]
+    if event_id.startswith("cpy_"):
         # The push of POST /subscriptions/{id}/test is stored nowhere: any subscription's will do.
-        stored = current.store.get(event["event_id"])
-        subscriptions, _ = current.subscriptions.page("*")
+        found: Iterable[Subscription] = read_all(current.subscriptions)
+        if stored := current.store.get(event_id):
+            found = current.subscriptions.get_many([str(stored.subscription_id)]).values()
         secrets = [
             secret
-            for subscription in subscriptions
-            if stored is None or subscription.subscription_id == stored.subscription_id
+            for subscription in found
             for secret in subscription.secrets(current.settings.signing_secrets, current.clock())
         ]
     timestamp = int(headers["webhook-timestamp"])
-    expected = [signature([secret], headers["webhook-id"], timestamp, body) for secret in secrets]
+    expected = [signature([secret], event_id, timestamp, body) for secret in secrets]
     signatures = headers["webhook-signature"].split()
     is_genuine = any(hmac.compare_digest(one, other) for one in expected for other in signatures)
     return f"signature {'ok' if is_genuine else 'wrong'}"
@@ -89,7 +91,7 @@ class Receiver:
                 status = int(request.args.get("status", 503))
                 times = int(request.args.get("times", 1))
                 return Response(self._fail(status, times))
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, AttributeError, KeyError, RecursionError) as error:
             return Response(f"not understood: {error!r}\n", 400)
         return Response("post to the webhook URL, or to /fail?status=503&times=2\n", 404)
 
@@ -97,14 +99,17 @@ class Receiver:
         """Show a push and return the status to respond with; raise as `signature_verdict` does if
         it is malformed.
         """
-        event = json.loads(body)
-        payload = json.dumps(event["payload"], ensure_ascii=False)
-        verdict = signature_verdict(headers, event, body)
+        event_id = headers["webhook-id"]
+        payload = json.loads(body)
+        if payload.get("event_id") == event_id:  # else the body is the payload alone
+            payload = payload["payload"]
+        payload = json.dumps(payload, ensure_ascii=False)
+        verdict = signature_verdict(headers, body)
         status = self._failures.pop() if self._failures else 200
         text = f"responded {status}, {verdict}: {payload}"
-        self._show(str(event["event_id"]), f"received     {text}")
+        self._show(event_id, f"received     {text}")
         at = time.strftime("%H:%M:%S")
-        self._deliveries.append(f"{at}  {event['event_id']}  {text}")
+        self._deliveries.append(f"{at}  {event_id}  {text}")
         return status
 
     def _fail(self, status: int, times: int) -> str:

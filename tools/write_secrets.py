@@ -5,9 +5,11 @@ Up to 0.7 secrets derived, unless they were given: without this, customers would
 the signing secret changes. They are stored as 0.7 stores given ones, which it goes on to use.
 """
 
+from collections.abc import Iterator
 from functools import partial
 
 from chalicelib.customers.subscription import Subscription, new_secret, show_secret
+from chalicelib.customers.subscriptions import Subscriptions
 from chalicelib.deps import Services
 from chalicelib.infra.parsing import Json
 
@@ -35,15 +37,19 @@ def write_secrets(stage: str, services: Services) -> None:
     """Store what derives; print how many. Each write is for the description as it was read, so that
     this can be stopped, repeated, and done by two.
     """
+    found = read_all(services.subscriptions)
+    deriving = [known for known in found if with_secrets(services, known)["given"] != known.given]
+    if deriving and len(services.settings.signing_secrets) > 1:
+        print(SEVERAL.format(stage=stage))
+        return
+    for subscription in deriving:
+        services.subscriptions.edit(subscription, renewal=partial(with_secrets, services))
+    print(f"secrets of subscriptions stored: {len(deriving):,}")
+
+
+def read_all(subscriptions: Subscriptions) -> Iterator[Subscription]:
+    """Yield all subscriptions, the oldest first."""
     cursor: str | None = ""
-    count = 0
     while cursor is not None:
-        page, cursor = services.subscriptions.page("*", cursor=cursor)
-        deriving = [one for one in page if with_secrets(services, one)["given"] != one.given]
-        if deriving and len(services.settings.signing_secrets) > 1:
-            print(SEVERAL.format(stage=stage))
-            return
-        for subscription in deriving:
-            services.subscriptions.edit(subscription, renewal=partial(with_secrets, services))
-        count += len(deriving)
-    print(f"secrets of subscriptions stored: {count:,}")
+        page, cursor = subscriptions.page("*", cursor=cursor)
+        yield from page

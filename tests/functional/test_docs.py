@@ -2,7 +2,9 @@
 runs.
 """
 
+import base64
 import contextlib
+import hmac
 import os
 import re
 import runpy
@@ -18,7 +20,7 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from chalicelib.settings import BY_VARIABLE
+from chalicelib.settings import BY_VARIABLE, decode_secret
 from tests.support.loopback import serve_app
 from tests.support.ministack import free_port
 from tests.support.receiver import Receiver
@@ -27,7 +29,10 @@ from tests.support.world import CONSUMER_KEY, ROOT, SIGNING_SECRETS, World, dige
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 TEXTS = {document: document.read_text(encoding="utf-8") for document in DOCUMENTS}
-GUIDES = [TEXTS[ROOT / "docs" / f"{name}.md"] for name in ("receiving", "consuming", "customers")]
+GUIDES = [
+    TEXTS[ROOT / "docs" / f"{name}.md"]
+    for name in ("receiving", "consuming", "customers", "moving")
+]
 SNIPPET = re.compile(
     r"^```\w+\n((?:<\?php\n)?(?:#|//) ([\w.]+)\n.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -179,6 +184,22 @@ def test_the_receivers_of_the_guide_take_genuine_pushes_and_refuse_forged_ones(
 
     assert genuine[3][1] == '{"price":"12 €"}'.encode()
     assert statuses == [204] * len(genuine) + [401] * len(forged)
+
+
+@pytest.mark.parametrize("length", [8, 24, 50, 64, 65, 200])
+@pytest.mark.usefixtures("snippets")
+def test_a_secret_of_any_form_becomes_one_that_signs_alike(length: int) -> None:
+    own = b"s" * length
+    key = decode_secret(runpy.run_path("whsec.py")["whsec"](own))
+    assert hmac.digest(key, b"body", "sha256") == hmac.digest(own, b"body", "sha256")
+
+
+@pytest.mark.usefixtures("snippets")
+def test_the_content_of_an_exported_item_is_decoded(world: World) -> None:
+    event = world.post({"price": "12 €"})
+    content = world.item(event["event_id"])["content"]["B"]
+    exported = {"content": {"B": base64.b64encode(content).decode()}}
+    assert runpy.run_path("export.py")["decode"](exported) == ({"price": "12 €"}, None)
 
 
 @pytest.mark.usefixtures("snippets")

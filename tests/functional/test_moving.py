@@ -5,12 +5,14 @@ import shlex
 from pathlib import Path
 
 import pytest
+from werkzeug.datastructures import Headers
 
 from tests.functional.test_ops import Ran, _environment  # noqa: F401 - serves the app
 from tests.support.receiver import Receiver
 from tests.support.subscribing import make_token, post_for, subscribe, subscriptions
 from tests.support.world import KEY, SIGNING_SECRETS, Json, World, assert_has
 from tools.export import export_subscriptions
+from tools.receiver import signature_verdict
 
 GIVEN = "whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"
 SAME = (
@@ -166,3 +168,14 @@ def test_lines_that_are_refused_or_set_otherwise_are_named_without_what_is_secre
 def test_a_file_without_lines_is_a_fault(file: Path) -> None:
     write(file, " ")
     assert "has no lines" in import_file(file, status=1)
+
+
+def test_the_receiver_of_make_run_knows_more_than_a_hundred_subscriptions(
+    world: World, target: Receiver
+) -> None:
+    made = [subscribe(world, target, tenant=f"{number}", body="payload") for number in range(101)]
+
+    world.call("POST", f"{made[-1].location}/test")
+
+    push = target.requests[-1]
+    assert signature_verdict(Headers({**push.headers}), push.body) == "signature ok"

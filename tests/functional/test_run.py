@@ -14,14 +14,20 @@ from typing import Any
 import pytest
 import urllib3
 
-from tests.support.receiver import Receiver
+from tests.support.checkout import copy_repository
+from tests.support.receiver import Exchange, Receiver, status
 from tests.support.running import Run, ended, running
-from tests.support.world import KEY, ROOT, assert_has, digest
+from tests.support.world import KEY, ROOT, digest
 from tools import local_aws
 
 EVENT = '{"event_type": "order.created", "payload": {"order_id": 7}}'
 OWN_KEY = {"API_KEYS": f"acme:{digest(KEY)}"}
 RUN = (sys.executable, "-m", "tools.run")
+# what the first endpoint of the stand-in for Svix loses
+LOST = [
+    *("channels ", "throttleRate 5", "metadata ", "the header", "its transformation"),
+    "its description",
+]
 
 
 @pytest.fixture(scope="module")
@@ -107,22 +113,64 @@ def test_what_is_printed_can_be_pasted_from_top_to_bottom_block_by_block(
     assert system.call("DELETE", f"/subscriptions/{subscription_id}")[0] == 204
 
 
-def test_subscriptions_are_exported_and_imported_with_what_is_printed(
+def svix(target_url: str) -> Receiver:
+    """Return a stand-in for Svix with an endpoint that loses what can be lost, and two others."""
+    endpoint = {
+        "id": "ep_2abc",
+        "url": target_url,
+        "filterTypes": ["order.paid"],
+        "description": "CRM\n" + "x" * 100,
+        "channels": ["c"],
+        "throttleRate": 5,
+        "metadata": {"a": "b"},
+    }
+    other = {"id": "ep_2", "url": f"{target_url}?2", "description": ""}
+    pages: dict[str, Any] = {
+        "app": {"data": [{"id": "app_1", "uid": "customer-42"}], "done": True},
+        "endpoint": {"data": [endpoint], "done": False, "iterator": "1"},
+        "1": {"data": [other, {"id": "ep_3", "disabled": True}], "done": True},
+        "headers": {"headers": {"x-api-key": "k"}, "sensitive": ["authorization"]},
+        "ep_2abc/secret": {"key": f"whsec_{'a' * 32}"},
+        "ep_2/secret": {"key": "whsk_1"},
+        "ep_2abc/transformation": {"enabled": True},
+        "ep_2abc": {},
+    }
+    stand_in = Receiver()
+    stand_in.script(status(429, headers={"Retry-After": "0"}))
+
+    def answer(exchange: Exchange) -> None:
+        asked = exchange.request.path.replace("?limit=250", "")
+        found = [pages[page] for page in pages if re.search(f"[/=]{page}$", asked)]
+        status(200 if found else 404, body=json.dumps(found[-1:]).encode()[1:-1])(exchange)
+
+    stand_in.default = answer
+    return stand_in
+
+
+def test_the_guide_to_moving_in_can_be_pasted_from_top_to_bottom(
     system: Run, printed: list[str], tmp_path: Path
 ) -> None:
+    guide = (ROOT / "docs" / "moving.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^ *```bash\n(.*?)^ *```$", guide, re.MULTILINE | re.DOTALL)
+    clone = tmp_path / "clone"
+    copy_repository(clone)
+    (clone / "examples").symlink_to(ROOT / "examples")
     target_url = found(printed, r'"target_url": "(http\S+?)"')
-    _, _, made = system.call("POST", "/subscriptions", json.dumps({"target_url": target_url}))
-    exports = "\n".join(line for line in printed if line.startswith("export "))
-    file = tmp_path / "lines.jsonl"
 
-    imported = shell(
-        f"{exports}\nmake export-subscriptions > {file}\nmake import-subscriptions FILE={file} GO=1"
-    )
+    with svix(target_url) as stand_in:
+        exports = [line for line in printed if line.startswith("export ")]
+        exports.append(f"export SVIX_URL=http://127.0.0.1:{stand_in.port} SVIX_TOKEN=t")
+        output = shell("\n".join([f"cd {clone}", *exports, *blocks]))
+        patched = [request.json() for request in stand_in.requests if request.method == "PATCH"]
 
-    assert imported == "1 of 1 line: 1 there before\n"
-    line = json.loads(file.read_text())
-    assert_has(line, **json.loads(made), target_url=target_url)
-    assert system.call("DELETE", f"/subscriptions/{line['subscription_id']}")[0] == 204
+    lost = re.findall(r"^(ep_\w+) \(\S+\) loses (\w+ ?\w*)", output, re.MULTILINE)
+    assert [what for one, what in lost if one == "ep_2abc"] == LOST
+    assert ("ep_2", "its secret") in lost
+    assert "2 of 2 lines: 2 made (paused)\n" in output
+    assert "2 of 2 lines: 2 unchanged (paused)\n" in output
+    shown = urllib3.request("GET", target_url).data.decode()
+    assert 'responded 200, signature ok: {"subscription_id": "sub_' in shown
+    assert patched == [{"disabled": True}, {"disabled": False}]
 
 
 def test_smoke_passes_and_leaves_nothing(system: Run, printed: list[str]) -> None:
