@@ -8,9 +8,10 @@ import io
 import socket
 import ssl
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import urllib3
 from urllib3.connection import HTTPSConnection
@@ -28,6 +29,9 @@ IDLE_SECONDS = 4.0
 MAX_HEAD_BYTES = 128 * 1024  # http.client alone takes 100 lines of 64 KiB for each response
 # A host each for the webhook and subscriptions; the pool used least recently is closed.
 MAX_POOLS = 101
+# Connections of all pools that no push uses. The limit of a pool must be as high as the number of
+# threads, and a hundred such pools hold more files than Lambda allows, 1,024.
+MAX_IDLE = 250
 TlsContext = Callable[[], ssl.SSLContext]
 
 
@@ -146,6 +150,8 @@ class Connection(HTTPSConnection):
     """
 
     response_class = FinalResponse
+    # The idle sockets of the process, the longest idle first, and since when.
+    idle: ClassVar[Any] = OrderedDict()
     sock: Any
     timeout: float
 
@@ -162,12 +168,12 @@ class Connection(HTTPSConnection):
         self._public_only = public_only
         self._tls_context = tls_context
         self._connect_timeout_seconds = self.timeout  # each request sets its own
-        self._idle_since = 0.0
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection can be reused."""
-        if not super().is_connected or self._clock() - self._idle_since > IDLE_SECONDS:
+        """Whether the connection can be reused. A pool asks when it takes it for a request."""
+        idle_since = self.idle.pop(self.sock, 0.0)  # from now on no other thread closes it
+        if self._clock() - idle_since > IDLE_SECONDS or not super().is_connected:
             return False
         # Bytes that TLS holds came after the response: the next push must not take them for its.
         unread = self.sock.sslobj.pending() + self.sock.incoming.pending if self._tls_context else 0
@@ -219,7 +225,10 @@ class Connection(HTTPSConnection):
         sock = self.sock  # http.client may forget it
         deadline = time.monotonic() + self.timeout
         response = super().getresponse()
-        self._idle_since = self._clock()
+        self.idle[sock] = self._clock()
+        if len(self.idle) > MAX_IDLE:
+            # The connection is in its pool still: the next request that takes it connects anew.
+            self.idle.popitem(last=False)[0].close()
         sock.settimeout(min(BODY_SECONDS, deadline - time.monotonic()))
         return response
 

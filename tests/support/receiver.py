@@ -132,11 +132,11 @@ class Receiver(socketserver.ThreadingTCPServer):
             assert in_time, f"{self.count} requests instead of {number} within {timeout} s"
             return self.requests[:number]
 
-    def wait_until_left(self, timeout: float = 60) -> None:
-        """Return as soon as no connection is open, nor waiting to be accepted."""
+    def wait_until_left(self, timeout: float = 60, *, most: int = 0) -> None:
+        """Return as soon as at most so many connections are open, and none waits to be accepted."""
         with self._changed:
             in_time = self._changed.wait_for(
-                lambda: not self._open and not _readable(self.socket, 0), timeout
+                lambda: len(self._open) <= most and not _readable(self.socket, 0), timeout
             )
             assert in_time, f"{len(self._open)} connections still open after {timeout} s"
 

@@ -529,6 +529,16 @@ def test_a_connection_that_was_idle_for_four_seconds_is_not_reused(
     assert tls_server.connections == connections
 
 
+def test_threads_that_push_to_one_host_reuse_their_connections(
+    tls_server: Receiver, push: PushClient
+) -> None:
+    tls_server.default = behave.when_all_are_here(25)
+    with ThreadPoolExecutor(25) as pool:
+        for _ in range(3):
+            list(pool.map(lambda _: send(push, tls_server.url), range(25)))
+    assert tls_server.connections == 25
+
+
 @pytest.fixture
 def resolve(monkeypatch: pytest.MonkeyPatch) -> Resolve:
     """Return a function that lets names resolve to addresses, or fail with an error.
@@ -573,6 +583,25 @@ def test_addresses_are_tried_in_turn_and_share_the_time(
         # as IPv6, which Lambda does not have, after IPv4
         resolve({"8.8.8.1": dead, "8.8.8.2": refused})
         assert send(push, "http://third.example/hook", connect_timeout_seconds=0.2).timed_out
+
+
+@pytest.mark.parametrize("public_only", [True, False])
+def test_ten_pushes_at_once_to_each_of_many_hosts_leave_few_connections_open(
+    public_only: bool, resolve: Resolve, receiver: Receiver, push: PushClient
+) -> None:
+    resolve({"8.8.8.8": receiver.port})
+    receiver.default = behave.when_all_are_here(10)
+    with ThreadPoolExecutor(10) as pool:
+        for number in range(50):
+            urls = [f"http://{number}.example/hook"] * 10
+            results = list(pool.map(lambda url: send(push, url, public_only=public_only), urls))
+            assert {result.outcome for result in results} == {DELIVERED}
+    receiver.wait_until_left(most=250)
+    receiver.default = 200
+    for number, connections in ((49, 500), (0, 501)):  # the latest are reused
+        url = f"http://{number}.example/hook"
+        assert send(push, url, public_only=public_only).outcome is DELIVERED
+        assert receiver.connections == connections
 
 
 NOT_PUBLIC = (
