@@ -6,7 +6,6 @@ seconds.
 """
 
 import random
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -20,7 +19,7 @@ INLINE_PATIENCE_SECONDS = 5.0
 DOUBTFUL_SECONDS = 2.0  # so long a destination may have failed before it rests with others
 SLOW_REFUSAL_SECONDS = 1.0  # a 429 that took so long held a thread like any failure
 TROUBLE_SECONDS = 600.0  # so long after its last rest a tenant counts as in trouble
-MAX_DESTINATIONS = 2000  # the one used least recently is forgotten
+MAX_DESTINATIONS = 20_000
 # longer than any push; a trial whose result is never recorded ends by then
 MAX_TRIAL_SECONDS = 20.0
 
@@ -67,7 +66,7 @@ class Breaker:
         self._patience_seconds = patience_seconds
         self._random = random
         self._lock = Lock()
-        self._states: OrderedDict[str, _State] = OrderedDict()
+        self._states: dict[str, _State] = {}
         self._rests: dict[str, _Rest] = {}  # by owner
         self._free_at = 0.0  # no trial before: another is being made, or has failed
 
@@ -143,7 +142,7 @@ class Breaker:
 
     def _state(self, target: Target) -> _State:
         state = self._states.setdefault(target.destination, _State(target.url))
-        self._states.move_to_end(target.destination)
-        if len(self._states) > MAX_DESTINATIONS:
-            self._states.popitem(last=False)
+        if len(self._states) > MAX_DESTINATIONS:  # forget a closed one: there is `state`, at least
+            states = self._states.items()
+            del self._states[next(name for name, known in states if not known.next_trial_at)]
         return state

@@ -191,16 +191,16 @@ def test_a_trial_comes_in_an_hour_whatever_the_setting(breaker: Breaker) -> None
     assert breaker.acquire(ONE, 110) == MAX_RETRY_AFTER_SECONDS
 
 
-def test_the_destination_used_least_recently_is_forgotten(
-    breaker: Breaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MAX_DESTINATIONS", 2)
-    for target in (ONE, OTHER):
-        open_at(breaker, target, 110)
-    assert breaker.acquire(ONE, 110) > 0
-    assert breaker.acquire(WEBHOOK, 110) == 0
-    assert breaker.acquire(ONE, 110) > 0
-    assert breaker.acquire(OTHER, 110) == 0
+def test_of_20000_destinations_those_that_are_closed_are_forgotten_first(breaker: Breaker) -> None:
+    push(breaker, ONE, 0, seconds=14)
+    hung = [target_of("tenant hung", f"hung_{number}") for number in range(20_000)]
+    for target in hung:
+        push(breaker, target, 100, seconds=15)
+    push(breaker, OTHER, 100, seconds=15)
+    assert all(breaker.acquire(target, 115) for target in hung)
+    assert breaker.acquire(OTHER, 115) == 0
+    push(breaker, ONE, 115, seconds=14)
+    assert breaker.acquire(ONE, 129) == 0
 
 
 def test_what_has_hung_waits_while_its_tenant_rests(breaker: Breaker) -> None:
