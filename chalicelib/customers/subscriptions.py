@@ -8,8 +8,9 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
-from chalicelib.core.event import Event, dumps
+from chalicelib.core.event import Event, Status, dumps
 from chalicelib.core.invocation import CoreServices
+from chalicelib.core.store import COPY
 from chalicelib.customers import filters
 from chalicelib.customers.subscription import (
     DESCRIBED,
@@ -29,13 +30,15 @@ from chalicelib.infra.errors import (
     StorageUnavailableError,
 )
 from chalicelib.infra.parsing import Json
-from chalicelib.infra.table import BY_LOOKUP, LOWEST, Table, Values, key_of, serialize
+from chalicelib.infra.table import BY_LOOKUP, HIGHEST, LOWEST, Table, Values, key_of, serialize
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS
 
 MAX_SUBSCRIPTIONS = 100  # of each tenant
 MAX_CACHED_CHARACTERS = 4_000_000  # as they are stored; they take some 20 MB of memory
 CACHE_SECONDS = 10
+TELLING_COPIES = 5  # the newest; while one of them was delivered, a subscription is not disabled
+DELIVERED = "begins_with(status_shard, :delivered)"
 BY_HAND = "disabled by hand"
 # The partition of all subscriptions in the index for lookups, and of those without a tenant in the
 # index of statuses.
@@ -53,7 +56,6 @@ ENABLED = f"{SAME} AND attribute_not_exists(disabled_at)"
 NOT_FAILING = f"{ENABLED} AND attribute_not_exists(failing_since)"
 FAILING = f"{ENABLED} AND failing_since = :failing_since"
 TARGET_ENABLED = f"{ENABLED} AND {SAME_TARGET}"
-FAILING_LONG = f"{ENABLED} AND failing_since <= :long_ago"
 
 
 class Subscriptions(Table):
@@ -245,7 +247,7 @@ class Subscriptions(Table):
     ) -> Subscription | None:
         """Disable this subscription; return it if this call did.
 
-        :param condition: TARGET_ENABLED or FAILING_LONG.
+        :param condition: TARGET_ENABLED or FAILING.
         """
         changes = {"disabled_at": self._after(0), "last_error": error or subscription.last_error}
         disabled = self._change(subscription, condition, changes)
@@ -256,6 +258,24 @@ class Subscriptions(Table):
             }
             logger.warning("subscription disabled", extra=extra)
         return disabled
+
+    def disable_broken(self, subscription: Subscription, error: str | None) -> Subscription | None:
+        """Disable a subscription that has been failing for days, unless one of its newest copies
+        was delivered; return it if this call did.
+
+        Two events a week apart that are refused do not make it one that is broken.
+        """
+        days = self._services.settings.subscription_disable_days
+        if (subscription.failing_since or HIGHEST) > self._after(-days * DAY_SECONDS):
+            return None
+        newest = {"IndexName": BY_LOOKUP, "ScanIndexForward": False, "Limit": TELLING_COPIES}
+        key = subscription.subscription_id
+        values = {":delivered": f"{COPY}{Status.DELIVERED}"}
+        delivered = self.pages(key, values, FilterExpression=DELIVERED, **newest)
+        with suppress(StorageUnavailableError):  # the next dead letter tells
+            if not next(delivered)["Items"]:
+                return self.disable(subscription, error, FAILING)
+        return None
 
     def set_failing(self, subscription: Subscription, error: str | None) -> Subscription | None:
         """Set `failing_since` unless it is set; return the subscription if this call set it."""
@@ -283,14 +303,12 @@ class Subscriptions(Table):
         If DynamoDB fails, nothing is changed: what is told of an attempt must not cost its record
         or message.
         """
-        long_ago = self._after(-self._services.settings.subscription_disable_days * DAY_SECONDS)
-        seen = {**_seen(subscription), ":long_ago": long_ago}
         try:
             applied, item = self._update(
                 subscription.subscription_id,
                 condition,
                 changes,
-                seen,
+                _seen(subscription),
                 ReturnValues="ALL_NEW",
             )
         except StorageUnavailableError:

@@ -11,7 +11,7 @@ from chalice.config import Config
 
 from tests.conftest import During
 from tests.support.iam import BATCHES
-from tests.support.receiver import Receiver
+from tests.support.receiver import Exchange, Receiver, status
 from tests.support.subscribing import id_of_new, subscribe
 from tests.support.world import ROOT, Json, World
 
@@ -72,7 +72,7 @@ def use_the_api(world: World, receiver: Receiver) -> Iterator[None]:
 
 
 def take_webhook_for_slow(world: World) -> None:
-    world.services.lanes.remember(world.services.targets.webhook, world.clock(), is_slow=True)
+    world.services.lanes.remember(world.services.targets.webhook, world.clock(), world.clock())
 
 
 def use_the_worker(world: World, receiver: Receiver) -> Iterator[None]:
@@ -84,9 +84,17 @@ def use_the_worker(world: World, receiver: Receiver) -> Iterator[None]:
     subscribe(world, f"{receiver.url}&other", "triggers.*")
     now = {"S": "2026-11-27T00:00:00.000000Z"}
     world.change_item(reported, "SET disabled_at = :now", now=now)
-    receiver.script(200, 503, 422)
-    for _ in range(3):
-        world.post(prefer="respond-async")
+    failing = id_of_new(world, f"{receiver.url}&failing", "failing")
+    world.change_item(failing, "SET failing_since = :ago", ago={"S": "2026-01-01T00:00:00Z"})
+    codes = iter((200, 503, 422))
+
+    def respond(exchange: Exchange) -> None:
+        is_failing = exchange.request.path.endswith("&failing")
+        status(422 if is_failing else next(codes, 200))(exchange)
+
+    receiver.default = respond
+    for event_type in ("failing", "other", "other"):
+        world.post(event_type=event_type, prefer="respond-async")
     world.send("malformed")
     world.restart()  # a container that has not read the subscriptions
     yield
