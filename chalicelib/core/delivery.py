@@ -183,7 +183,13 @@ def push(
         open_seconds = settings.breaker_open_seconds
         breaker.record(target, started, services.clock(), result, open_seconds)
         if settings.slow_queue_url and not target.fault:
-            services.lanes.record(target, started, services.clock(), result)
+            services.lanes.record(
+                target,
+                started,
+                services.clock(),
+                result,
+                in_fast_lane=invocation.is_fast_lane,
+            )
     return result
 
 

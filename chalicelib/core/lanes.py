@@ -9,10 +9,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import Lock
 
+from chalicelib.core.breaker import MAX_DESTINATIONS
 from chalicelib.core.outcome import Outcome, PushResult
 from chalicelib.core.target import Target
 
 FAST_PUSH_SECONDS = 3.0  # the timeout of a push in the fast lane
+# Pushes crowd a container that keep two of its ten threads busy all the time. Busy seconds that
+# are halved every five seconds come to 14.4 then: 2 * 5 / ln 2.
+HALF_LIFE_SECONDS = 5.0
+CROWDING_SECONDS = 14.4
 SLOW_SECONDS = 2.0  # a push that took so long was slow
 SLOW_PUSHES = 3  # in a row make a destination slow
 QUICK_SECONDS = 1.0  # a delivery that took less was quick
@@ -22,7 +27,7 @@ MARK_SECONDS = 300
 # How long it knows what it read of a subscription: longer than an attempt takes.
 MEMORY_SECONDS = 60
 READ_AGE_SECONDS = 10  # how old what it read may be
-MAX_DESTINATIONS = 2000  # the one used least recently is forgotten
+OLD_MARK_SECONDS = 3600  # the next quick delivery ends a stored mark that is older
 
 
 @dataclass
@@ -32,9 +37,18 @@ class _Pace:
     url: str = field(default="", repr=False)
     last_quick_at: float = 0.0
     slow_pushes: int = 0
+    busy_seconds: float = 0.0  # of threads; what is past counts ever less
+    counted_at: float = 0.0
     quick_deliveries: int = 0
     marked_until: float = 0.0  # by its own pushes
     read_until: float = 0.0  # by what is stored
+
+    def crowds(self, seconds: float, now: float) -> bool:
+        """Count a push that ended now; return whether such pushes keep two threads busy."""
+        half_lives = max(0.0, now - self.counted_at) / HALF_LIFE_SECONDS
+        self.busy_seconds = seconds + self.busy_seconds * 0.5**half_lives
+        self.counted_at = now
+        return self.busy_seconds >= CROWDING_SECONDS
 
 
 class Lanes:
@@ -46,44 +60,66 @@ class Lanes:
 
     def __init__(self) -> None:
         self._lock = Lock()
+        self._slow = _Pace()  # of all destinations together, with their slow pushes alone
         self._paces = lru_cache(MAX_DESTINATIONS)(lambda _destination: _Pace())
 
     def is_slow(self, destination: str, now: float) -> bool:
         pace = self._paces(destination)
         return now < max(pace.marked_until, pace.read_until)
 
-    def remember(self, target: Target, now: float, *, is_slow: bool) -> None:
+    def remember(self, target: Target, now: float, slow_since: float | None) -> None:
         """Remember what was read of a subscription.
 
         A mark of the container's own stands for a while: what was read may be older than it.
+
+        :param slow_since: Since when it is slow; None: it is not.
         """
         with self._lock:
             pace = self._pace(target)
-            if is_slow:
-                if not pace.read_until:
-                    pace.quick_deliveries = 0
+            if slow_since is not None:
+                # Of one delivery an hour no container lives to see ten.
+                if now - slow_since > OLD_MARK_SECONDS:
+                    pace.quick_deliveries = QUICK_DELIVERIES - 1
                 pace.read_until = now + MEMORY_SECONDS
                 return
             pace.read_until = 0.0
             if now >= pace.marked_until - MARK_SECONDS + READ_AGE_SECONDS:
                 pace.marked_until = 0.0
 
-    def record(self, target: Target, started: float, now: float, result: PushResult) -> None:
-        """Count a push that was made; mark the destination, or end the mark, when that is due."""
+    def record(
+        self,
+        target: Target,
+        started: float,
+        now: float,
+        result: PushResult,
+        *,
+        in_fast_lane: bool,
+    ) -> None:
+        """Count a push that was made; mark the destination, or end the mark, when that is due.
+
+        In the slow lane nothing is crowded: what a subscription recovers there, at a second each,
+        must not put its new events there, too.
+        """
         with self._lock:
             pace = self._pace(target)
             seconds = now - started
+            busy_seconds = seconds if in_fast_lane else 0.0
             if seconds >= SLOW_SECONDS or result.timed_out:
                 pace.quick_deliveries = 0
                 # Slow pushes that began before the latest other one tell nothing: 5 % that hang
                 # make no destination slow.
                 pace.slow_pushes += started >= pace.last_quick_at
-                if pace.slow_pushes >= SLOW_PUSHES:
+                # Many that begin to hang at once are marked at their first.
+                is_crowded = self._slow.crowds(busy_seconds, now)
+                if pace.slow_pushes >= (1 if is_crowded else SLOW_PUSHES):
                     pace.slow_pushes = 0
                     pace.marked_until = now + MARK_SECONDS
                 return
+            is_crowding = pace.crowds(busy_seconds, now)
             pace.last_quick_at = now
             pace.slow_pushes = 0
+            if is_crowding and seconds >= QUICK_SECONDS:
+                pace.marked_until = now + MARK_SECONDS
             is_quick = seconds < QUICK_SECONDS and result.outcome is Outcome.DELIVERED
             pace.quick_deliveries = pace.quick_deliveries + 1 if is_quick else 0
             if pace.quick_deliveries >= QUICK_DELIVERIES:

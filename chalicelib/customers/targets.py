@@ -24,12 +24,12 @@ from chalicelib.core.outcome import (
 )
 from chalicelib.core.target import Target
 from chalicelib.customers.subscription import PAYLOAD, Subscription
-from chalicelib.customers.subscriptions import FAILING_LONG, TARGET_ENABLED, Subscriptions
+from chalicelib.customers.subscriptions import TARGET_ENABLED, Subscriptions
 from chalicelib.infra.errors import ApiError
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.queue import DEFAULT_GROUP_ID
 from chalicelib.infra.telemetry import logger
-from chalicelib.infra.times import rfc3339
+from chalicelib.infra.times import rfc3339, unix_seconds
 from chalicelib.settings import COPIES_ONLY
 
 CREATED_BY = "triggers:reports"  # no API key is named so: a name has no colon
@@ -129,8 +129,9 @@ class AllTargets:
             header_prefix=subscription.header_prefix,
             subscription=subscription,
         )
-        is_slow = subscription.slow_since is not None
-        self.services.lanes.remember(target, now, is_slow=is_slow)
+        slow_since = subscription.slow_since
+        since = unix_seconds(slow_since) if slow_since else None
+        self.services.lanes.remember(target, now, since)
         return target
 
     def matching(self, event: Event) -> list[Target]:
@@ -216,7 +217,7 @@ class AllTargets:
                 error = event.last_push_error
                 changed = self.subscriptions.set_failing(subscription, error)
                 if changed is None:
-                    changed = self.subscriptions.disable(subscription, error, FAILING_LONG)
+                    changed = self.subscriptions.disable_broken(subscription, error)
                 event_failed(event, subscription.tenant, self.services)
         self._note_pace(subscription)
         if changed:

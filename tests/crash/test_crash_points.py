@@ -225,7 +225,7 @@ def disable(world: SimulatedWorld, container: Container) -> None:
 
 def know_that_the_webhook_is_slow(world: SimulatedWorld, container: Container) -> None:
     container.services.lanes.remember(
-        container.services.targets.webhook, container.clock(), is_slow=True
+        container.services.targets.webhook, container.clock(), container.clock()
     )
 
 

@@ -81,6 +81,21 @@ def test_ten_quick_deliveries_end_the_mark_after_a_minute(world: World, target: 
 
 
 @pytest.mark.usefixtures("copies")
+def test_one_quick_delivery_ends_a_mark_that_is_older_than_an_hour(
+    world: World, target: Receiver
+) -> None:
+    subscription_id = make_slow(world, target)
+    world.sleep(3590)
+    target.script(200, after(world, 1.5))
+    for is_slow in (True, True, False):
+        world.restart()  # containers do not live so long
+        world.queued()
+        world.run_worker()
+        assert bool(slow_since(world, subscription_id)) is is_slow
+        world.sleep(10)
+
+
+@pytest.mark.usefixtures("copies")
 def test_another_url_ends_the_mark_and_enabling_does_not(world: World, target: Receiver) -> None:
     subscription_id = make_slow(world, target)
     path = f"/subscriptions/{subscription_id}"
@@ -191,7 +206,7 @@ def test_the_sweep_queues_each_event_in_its_own_lane(world: World, target: Recei
 def test_only_the_failed_messages_of_a_slow_batch_come_again(
     world: World, receiver: Receiver, aws: Aws
 ) -> None:
-    world.services.lanes.remember(world.services.targets.webhook, world.clock(), is_slow=True)
+    world.services.lanes.remember(world.services.targets.webhook, world.clock(), world.clock())
     for _ in range(2):
         world.queued()
     assert lengths(world) == (0, 2)

@@ -1,5 +1,8 @@
 """When a container takes a destination for slow, and for how long."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from chalicelib.core.lanes import MARK_SECONDS, MEMORY_SECONDS, Lanes
@@ -18,10 +21,15 @@ def lanes() -> Lanes:
 
 
 def push(
-    lanes: Lanes, *at: float, seconds: float, result: PushResult = DELIVERED, to: Target = ONE
+    lanes: Lanes,
+    *at: float,
+    seconds: float,
+    result: PushResult = DELIVERED,
+    to: Target = ONE,
+    in_fast_lane: bool = True,
 ) -> None:
     for started in at:
-        lanes.record(to, started, started + seconds, result)
+        lanes.record(to, started, started + seconds, result, in_fast_lane=in_fast_lane)
 
 
 @pytest.mark.parametrize("result, seconds", [(DELIVERED, 2.0), (FAILED, 2.0), (CUT_OFF, 0.1)])
@@ -46,7 +54,7 @@ def test_slow_pushes_that_began_before_the_latest_other_one_do_not_count(lanes: 
 
 
 def test_ten_quick_deliveries_in_a_row_end_it(lanes: Lanes) -> None:
-    lanes.remember(ONE, 100, is_slow=True)
+    lanes.remember(ONE, 100, 100)
     push(lanes, *range(100, 109), seconds=0.9)
     push(lanes, 110, seconds=0.9, result=FAILED)
     push(lanes, *range(111, 120), seconds=0.9)
@@ -60,32 +68,51 @@ def test_ten_quick_deliveries_in_a_row_end_it(lanes: Lanes) -> None:
 
 
 def test_what_was_read_is_known_for_a_minute(lanes: Lanes) -> None:
-    lanes.remember(ONE, 100, is_slow=True)
+    lanes.remember(ONE, 100, 100)
     assert lanes.is_slow("sub_1", 100 + MEMORY_SECONDS - 1)
     assert not lanes.is_slow("sub_1", 100 + MEMORY_SECONDS)
-    lanes.remember(ONE, 200, is_slow=True)
-    lanes.remember(ONE, 201, is_slow=False)
+    lanes.remember(ONE, 200, 200)
+    lanes.remember(ONE, 201, None)
     assert not lanes.is_slow("sub_1", 202)
 
 
 def test_a_mark_is_not_ended_by_what_was_read_that_is_older(lanes: Lanes) -> None:
     push(lanes, 100, 101, 102, seconds=2.5)
-    lanes.remember(ONE, 114, is_slow=False)
+    lanes.remember(ONE, 114, None)
     assert lanes.is_slow("sub_1", 114)
-    lanes.remember(ONE, 115, is_slow=False)
+    lanes.remember(ONE, 115, None)
     assert not lanes.is_slow("sub_1", 115)
 
 
-def test_deliveries_before_it_was_marked_do_not_end_a_mark(lanes: Lanes) -> None:
-    push(lanes, *range(100, 109), seconds=0.9)
-    lanes.remember(ONE, 110, is_slow=True)
-    push(lanes, 111, seconds=0.9)
-    assert lanes.is_slow("sub_1", 112)
+def crowd(lanes: Lanes, *, threads: float, seconds: float, **options: Any) -> bool:
+    """Push for a minute from so many threads; return whether the destination is slow then."""
+    for number in range(round(60 * threads / seconds)):
+        push(lanes, 100 + number * seconds / threads, seconds=seconds, **options)
+    return lanes.is_slow("sub_1", 160)
 
 
-def test_deliveries_over_a_minute_apart_end_a_mark(lanes: Lanes) -> None:
-    for now in range(0, 700, 70):
-        lanes.remember(ONE, now, is_slow=True)
-        assert lanes.is_slow("sub_1", now)
-        push(lanes, now, seconds=0.9)
-    assert not lanes.is_slow("sub_1", now)
+@pytest.mark.parametrize(
+    "threads, seconds, is_slow",
+    [(2.2, 1.9, True), (2.2, 1.0, True), (1.8, 1.9, False), (10, 0.9, False)],
+)
+def test_pushes_of_a_second_that_keep_two_threads_busy_make_a_destination_slow(
+    lanes: Lanes, threads: float, seconds: float, is_slow: bool
+) -> None:
+    assert crowd(lanes, threads=threads, seconds=seconds) is is_slow
+
+
+def test_nothing_crowds_the_slow_lane(lanes: Lanes) -> None:
+    assert not crowd(lanes, threads=10, seconds=1.9, in_fast_lane=False)
+    push(lanes, 160, seconds=10, result=CUT_OFF, in_fast_lane=False)
+    assert not lanes.is_slow("sub_1", 171)
+
+
+def test_while_slow_pushes_keep_two_threads_busy_one_makes_a_destination_slow(
+    lanes: Lanes,
+) -> None:
+    for number in range(6):
+        other = replace(ONE, destination=f"sub_{number}")
+        push(lanes, 100, seconds=3, result=CUT_OFF, to=other)
+        assert lanes.is_slow(f"sub_{number}", 103) is (number >= 4)
+    push(lanes, 130, seconds=3, result=CUT_OFF)
+    assert not lanes.is_slow("sub_1", 133)
