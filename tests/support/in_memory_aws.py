@@ -41,7 +41,8 @@ class FakeDynamoDB:
     `items` is the table by key. `page_rows` ends a page of a query after so many rows, as 1 MB
     does. `index_lag_seconds` is how long a write takes to show in the indexes. `on_write`
     is called with the item before and after each write; None stands for absent. `on_query` is
-    called with the rows that a query read, before its filter.
+    called with the rows that a query read, before its filter, `on_get` with the items that others
+    read.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -50,6 +51,7 @@ class FakeDynamoDB:
         self.index_lag_seconds = 0.0
         self.on_write: Callable[[Item | None, Item | None], None] = lambda before, after: None
         self.on_query: Callable[[list[Item]], None] = lambda rows: None
+        self.on_get: Callable[[list[Item]], None] = lambda items: None
         self._clock = clock
         self._indexes = {
             name: _Index(partition, shown) for name, (partition, shown) in indexes().items()
@@ -104,13 +106,15 @@ class FakeDynamoDB:
 
     def get_item(self, *, TableName: str, Key: Typed, ConsistentRead: bool) -> Json:
         item = self.items.get(Key[KEY]["S"])
+        self.on_get([item] if item else [])
         return {} if item is None else {"Item": typed(item)}
 
     def batch_get_item(self, *, RequestItems: Mapping[str, Json]) -> Json:
         ((table_name, request),) = RequestItems.items()
         keys = [key[KEY]["S"] for key in request["Keys"]]
-        found = [typed(self.items[key]) for key in keys if key in self.items]
-        return {"Responses": {table_name: found}, "UnprocessedKeys": {}}
+        found = [self.items[key] for key in keys if key in self.items]
+        self.on_get(found)
+        return {"Responses": {table_name: [*map(typed, found)]}, "UnprocessedKeys": {}}
 
     def query(
         self,

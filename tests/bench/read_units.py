@@ -1,0 +1,121 @@
+"""`python -m tests.bench.read_units`: count what calls read of 20,002 events, each with a copy: of
+a tenant that has two, of one that has the others, and of a subscription without a tenant. It is
+the table of docs/scaling.md.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+
+from chalicelib import deps
+from chalicelib.core.event import Event, Status
+from chalicelib.core.posting import copy_id
+from chalicelib.core.store import compressed
+from chalicelib.deps import Services
+from chalicelib.infra.parsing import Json
+from chalicelib.infra.times import DAY_SECONDS, rfc3339
+from chalicelib.settings import load
+from tests.bench.write_units import size
+from tests.simulator.simulated_world import ENVIRON, INBOX
+from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS, Item
+from tests.support.world import START, Clock, call
+
+READ_UNIT_BYTES = 4096
+PAGE_ROWS = 4_000  # of an index: about 1 MB
+EVENTS = {"few": 2, "many": 20_000}
+FAILED = 3  # copies of each tenant, the newest
+SINCE = rfc3339(START - DAY_SECONDS)
+LISTS = {
+    "`GET /events?tenant=`": "",
+    "`GET /events?tenant=&status=failed`": "&status=failed",
+    "a page of `make erase TENANT=`": "&include=payload&limit=100&order=oldest",
+}
+LINE = "| {:<35} | {:<6} | {:>6} | {:>10} | {:>10} |"
+COLUMNS = ("call", "tenant", "events", "index rows", "read units")
+
+Row = tuple[str, str, int, int, float]
+
+
+def fill(services: Services, tenant: str, subscription_id: str) -> None:
+    """Store the events of a tenant and their copies."""
+    for number in range(EVENTS[tenant]):
+        event = Event(
+            event_id=f"evt_{EVENTS[tenant] + number:032x}",
+            event_type="order.created",
+            payload='{"order_id":"4711","total":"9.90"}',
+            tenant=tenant,
+            created_at=rfc3339(START - number),
+            created_by="acme",
+            claim_id="0" * 32,
+            status=Status.DELIVERED,
+            expires_at=int(START) + DAY_SECONDS,
+            response_bytes=100,
+        )
+        copied = copy_id(event, subscription_id)
+        copy = replace(
+            event,
+            event_id=copied,
+            source_event_id=event.event_id,
+            subscription_id=subscription_id,
+            status=Status.FAILED if number < FAILED else Status.DELIVERED,
+        )
+        for stored in (copy, replace(event, copies=(copied,))):
+            services.store.put(stored, compressed(stored))
+
+
+def measure() -> Iterator[Row]:
+    """Yield for each call the events that it tells of, the rows of indexes and the units."""
+    clock = Clock()
+    dynamodb = FakeDynamoDB(clock)
+    dynamodb.page_rows = PAGE_ROWS
+    sqs = FakeSQS(clock)
+    sqs.queue(INBOX)
+    clients = {"dynamodb": dynamodb, "sqs": sqs}
+    services = Services(
+        load({**ENVIRON, "SUBSCRIPTION_HOSTS": "*"}),
+        make_client=clients.__getitem__,
+        clock=clock,
+    )
+    deps.use(services)
+    paths = {}
+    for tenant in (*EVENTS, "none"):
+        body = {
+            "target_url": "https://example.com/",
+            "tenant": None if tenant == "none" else tenant,
+        }
+        made = call(clock, "POST", "/subscriptions", body)
+        paths[tenant] = made.location
+        if tenant in EVENTS:
+            fill(services, tenant, made.json["subscription_id"])
+    used: defaultdict[str, float] = defaultdict(float)
+
+    def count_rows(rows: list[Item]) -> None:
+        # eventually consistent: that costs half
+        used["units"] += math.ceil(sum(map(size, rows)) / READ_UNIT_BYTES) / 2
+        used["rows"] += len(rows)
+
+    def count_items(items: list[Item]) -> None:
+        used["units"] += sum(math.ceil(size(item) / READ_UNIT_BYTES) for item in items)
+
+    dynamodb.on_query = count_rows
+    dynamodb.on_get = count_items
+
+    def read(what: str, tenant: str, path: str, body: Json | None = None) -> Row:
+        used.clear()
+        answer = call(clock, "POST" if body else "GET", path, body).json
+        events = answer["examined"] if "examined" in answer else len(answer["events"])
+        return what, tenant, events, int(used["rows"]), used["units"]
+
+    for tenant in EVENTS:
+        for what, query in LISTS.items():
+            yield read(what, tenant, f"/events?tenant={tenant}{query}")
+    for tenant, path in paths.items():
+        yield read("`missed`", tenant, f"{path}/missed?since={SINCE}")
+        yield read("`recover`", tenant, f"{path}/recover", {"since": SINCE})
+
+
+if __name__ == "__main__":
+    print(LINE.format(*COLUMNS), LINE.format(*["---"] * 5), sep="\n")
+    for row in measure():
+        print(LINE.format(*row))
