@@ -11,11 +11,11 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 .DEFAULT_GOAL := help
 .PHONY: help run test check chaos outage mutants languages zapier api-key signing-secret package e2e ways bench \
   pictures resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
-  send-to missed recover enable disable import-subscriptions write-secrets
+  send-to missed recover subscriptions enable disable import-subscriptions write-secrets
 
 # These take what their help names, and settings, which a test holds complete in docs/settings.md. A misspelt or empty filter would widen what is replayed or erased.
 STRICT := run api-key signing-secret package resources deploy destroy export-subscriptions smoke dlq redrive show replay erase send token \
-  send-to missed recover enable disable import-subscriptions write-secrets
+  send-to missed recover subscriptions enable disable import-subscriptions write-secrets
 SETTINGS := PY PYTHON AWS_% TRIGGERS_% ZAPIER_WEBHOOK_URL API_KEYS WEBHOOK_SIGNING_SECRETS ALARM_EMAIL ALARM_URL QUIET_ALARM_HOURS DASHBOARD \
   $(if $(filter run,$(MAKECMDGOALS)),$(shell sed -n 's/^| \(`[^|]*`\) |.*/\1/p' docs/settings.md | tr -d '`,'))
 GIVEN := $(foreach _name,$(.VARIABLES),$(if $(findstring command line,$(origin $(_name))),$(_name)))
@@ -139,11 +139,14 @@ missed: $(SET_UP) ## list what a subscription did not get, and why (SUBSCRIPTION
 recover: $(SET_UP) ## count what a subscription missed, by reason, or get it there: GO=1 (SUBSCRIPTION_ID= SINCE=2h UNTIL=)
 	@exec $(PY) -m tools.ops recover $(GO_FLAG)
 
-enable: $(SET_UP) ## push to a subscription again (SUBSCRIPTION_ID=)
-	@exec $(PY) -m tools.ops enable
+subscriptions: $(SET_UP) ## list subscriptions with their states (TENANT= STATE=)
+	@exec $(PY) -m tools.ops subscriptions
 
-disable: $(SET_UP) ## push nothing to a subscription until it is enabled (SUBSCRIPTION_ID=)
-	@exec $(PY) -m tools.ops disable
+enable: $(SET_UP) ## push to a subscription again (SUBSCRIPTION_ID=), or count a tenant's or enable them: GO=1 (TENANT=)
+	@exec $(PY) -m tools.ops enable $(GO_FLAG)
+
+disable: $(SET_UP) ## push nothing to a subscription until it is enabled (SUBSCRIPTION_ID=), or count a tenant's or disable them: GO=1 (TENANT=)
+	@exec $(PY) -m tools.ops disable $(GO_FLAG)
 
 import-subscriptions: $(SET_UP) ## check what export-subscriptions printed, or make it through the API: GO=1 (FILE=subscriptions.jsonl)
 	@exec $(PY) -m tools.ops import-subscriptions $(GO_FLAG)

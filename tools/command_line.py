@@ -198,11 +198,15 @@ def print_items(columns: Sequence[str], items: Iterable[Mapping[str, object]]) -
 
 
 def numbered_lines(content: bytes) -> dict[str, bytes]:
-    """Return the lines that are not blank, by `line 1` and so on."""
+    """Return the lines that are not blank, by `line 1` and so on; without one, raise
+    ClickException.
+    """
     lines = {}
     for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), 1):
         if line.strip():
             lines[f"line {number}"] = line.strip()
+    if not lines:
+        raise click.ClickException("the file has no lines")
     return lines
 
 

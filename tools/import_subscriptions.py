@@ -86,8 +86,6 @@ def import_subscriptions(file: Path, *, go: bool) -> None:
     """
     api = Api()
     lines = numbered_lines(file.read_bytes())
-    if not lines:
-        raise click.ClickException(f"{file} has no lines")
     names: dict[str, str] = {}
     known: Json = {}
     if go:

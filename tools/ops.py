@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,12 +52,12 @@ from tools.command_line import (
     until_option,
 )
 from tools.import_subscriptions import import_subscriptions
-from tools.subscriptions import disable, enable, missed, recover, send_to
+from tools.subscriptions import COLUMNS, disable, enable, missed, recover, send_to, subscriptions
 
 EVENTS = {"order": "oldest", "limit": "100"}
 EVENT_COLUMNS = ("event_id", "created_at", "event_type", "status", "last_error")
-SUBSCRIPTION_COLUMNS = ("subscription_id", "name", "tenant", "target_host")
 SEARCHED = 1000  # the newest events and copies are searched for those whose id begins as was given
+ID_BEGINNING = re.compile("(evt|cpy|sub)_[0-9a-f]*")
 WAIT_SECONDS = 2  # a long poll asks all of SQS's servers, a short one only some
 
 
@@ -69,7 +70,8 @@ def cli() -> None:
     dlq and redrive use the AWS credentials, region and AWS_ENDPOINT_URL that boto3 finds. The
     others call the API at TRIGGERS_URL with the key in TRIGGERS_API_KEY.
 
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C. make returns 2 where a
+    command returns 1 or 2, and counts without GO=1 as done.
     """
 
 
@@ -244,6 +246,10 @@ def show(event_id: str, subject: str | None, stage: str | None, *, payload: bool
     """
     if bool(event_id) == bool(subject):
         raise click.UsageError("give either EVENT_ID or --subject")
+    if event_id and not ID_BEGINNING.fullmatch(event_id):
+        raise click.UsageError(
+            f"{event_id!r} is not the beginning of an id (evt_, cpy_ or sub_): is it a --subject?"
+        )
     api = Api()
     if stage:
         called, _ = api.call("GET", "/me")
@@ -251,9 +257,11 @@ def show(event_id: str, subject: str | None, stage: str | None, *, payload: bool
             raise click.ClickException(f"TRIGGERS_URL is the API of the stage {called['stage']}")
     is_subscription = event_id.startswith("sub_")
     columns: Sequence[str] = (*EVENT_COLUMNS, "tenant")
-    items = islice(api.list_all("/events", limit="100", subject=subject), SEARCHED)
+    include = "outcome" if subject else None
+    events = api.list_all("/events", limit="100", subject=subject, include=include)
+    items = islice(map(judged, events), SEARCHED)
     if is_subscription:
-        columns = SUBSCRIPTION_COLUMNS
+        columns = COLUMNS
         items = islice(api.list_all("/subscriptions", tenant="*"), None)
     id_name = columns[0]
     found: list[Json] = [{id_name: event_id}]
@@ -271,13 +279,26 @@ def show(event_id: str, subject: str | None, stage: str | None, *, payload: bool
             print_items(columns, found)
 
 
+def judged(event: Json) -> Json:
+    """Return an event with what became of it for its customers, where that is known, as status."""
+    outcome = event.get("outcome")
+    if not outcome:
+        return event
+    state = outcome["state"].replace("_", " ")
+    return {**event, "status": state, "last_error": outcome["error"]}
+
+
 def print_event(api: Api, event: Json, *, payload: bool) -> None:
     """Print the timeline of an event, and a line for each recipient."""
+    # Not of a copy, nor with a key that may not ask.
+    _, content, _ = api.request("GET", f"/events/{event['event_id']}/recipients")
+    recipients = content.get("recipients")
+    event = judged({**event, "outcome": content.get("outcome")})
     print(
         f"{event['event_id']}  {event['event_type']}  {event['status']}  posted by "
         f"{event['created_by']}"
     )
-    print(event["message"])
+    print(f"{'Your own webhook: ' if recipients else ''}{event['message']}")
     for name in (
         "tenant",
         "subject",
@@ -301,32 +322,25 @@ def print_event(api: Api, event: Json, *, payload: bool) -> None:
         rows.append((event["delivered_at"], f"delivered by {event['delivered_via']}"))
     print()
     print_table(("time", "what", "took", "answer", "response"), rows)
-    recipients = list_recipients(api, event)
     if recipients:
         print()
-        print_table(("recipient", "subscription", "copy"), recipients)
+        print_table(("recipient", "subscription", "copy"), map(recipient_row, recipients))
     if payload:
         contents = {"payload": event["payload"], "metadata": event["metadata"]}
         print(json.dumps(contents, indent=2))
 
 
-def list_recipients(api: Api, event: Json) -> list[tuple[object, ...]]:
-    """Return a row for each recipient of an event: none of a copy, nor with a key that may not
-    ask.
-    """
-    _, content, _ = api.request("GET", f"/events/{event['event_id']}/recipients")
-    rows: list[tuple[object, ...]] = []
-    for recipient in content.get("recipients", ()):
-        who = recipient["name"] or recipient["target_host"] or recipient["state"]
-        if recipient["tenant"]:
-            who += f" ({recipient['tenant']})"
-        copy = recipient["copy"]
-        why = [copy["status"], copy["last_error"]] if copy else ["no copy", recipient["reason"]]
-        text = ": ".join([who, *filter(None, why)])
-        if recipient["member"]:
-            text += f", {recipient['member']}"
-        rows.append((text, recipient["subscription_id"], copy and copy["event_id"]))
-    return rows
+def recipient_row(recipient: Json) -> tuple[object, ...]:
+    """Return who a recipient is, what became of its copy, or why there is none, and both ids."""
+    who = recipient["name"] or recipient["target_host"] or recipient["state"]
+    if recipient["tenant"]:
+        who += f" ({recipient['tenant']})"
+    copy = recipient["copy"]
+    why = [copy["status"], copy["last_error"]] if copy else ["no copy", recipient["reason"]]
+    text = ": ".join([who, *filter(None, why)])
+    if recipient["member"]:
+        text += f", {recipient['member']}"
+    return text, recipient["subscription_id"], copy and copy["event_id"]
 
 
 @cli.command(short_help="Count events, or push them again (--go).")
@@ -452,7 +466,7 @@ def erase(*, rate: float, go: bool, metadata: dict[str, str] | None, **query: st
     found = find_matching(api, metadata or {}, query)
     subscriptions = [] if metadata else list(api.list_all("/subscriptions", tenant=tenant))
     if subscriptions:
-        print_items(SUBSCRIPTION_COLUMNS, subscriptions)
+        print_items(COLUMNS, subscriptions)
     event_ids = list(chain.from_iterable(found.values()))
     for event_id in event_ids:
         print(event_id)
@@ -517,6 +531,8 @@ def token(tenant: str, expires_in: int) -> None:
     print(made["token"])
     print(f"valid until {made['expires_at']}")
     print(f"{api.url.rstrip('/')}/#key={made['token']}")
+    count = sum(1 for _ in api.list_all("/subscriptions", tenant=tenant))
+    print(f"{tenant} has {counted(count, 'webhook')}")
 
 
 @cli.command(short_help="Post one event, or a file of JSON lines.")
@@ -596,7 +612,15 @@ def send_lines(api: Api, content: bytes, prefix: str) -> None:
         raise click.ClickException("some lines were refused")
 
 
-for command in (send_to, missed, recover, enable, disable, import_subscriptions):
+for command in (
+    subscriptions,
+    send_to,
+    missed,
+    recover,
+    enable,
+    disable,
+    import_subscriptions,
+):
     cli.add_command(command)
 
 

@@ -1,9 +1,11 @@
-"""Commands about one subscription: send it an event, list and recover what it missed, enable and
-disable it.
+"""Commands about subscriptions: list, enable and disable them; send one an event, list and recover
+what it missed.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 from urllib.parse import quote
 
 import click
@@ -11,17 +13,21 @@ from rich.console import Console
 
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.times import rfc3339, unix_seconds
-from tools.api import Api, printable
+from tools.api import Api, ApiCallError, printable
 from tools.command_line import (
+    act_on_each,
     command_line,
     counted,
     option,
     parse_time,
+    print_items,
     print_table,
     since_option,
     until_option,
 )
 
+COLUMNS = ("subscription_id", "name", "tenant", "target_host")
+STATE_COLUMNS = (*COLUMNS, "state")
 MOST_SECONDS = 3 * 86400  # that the attempts of an event last
 
 subscription_option = option(
@@ -38,10 +44,33 @@ def send_to(subscription_id: str, event_id: str) -> None:
 
     A copy that is there is pushed again. The event itself is not pushed.
     """
-    # Not repeated when the response is lost: that would push again what is delivered meanwhile.
+    api = Api()
     path = path_of(subscription_id, "send")
-    copy, _ = Api().call("POST", path, json={"event_id": event_id}, read_retries=0)
+    try:
+        # Not repeated when the response is lost: that would push again what is delivered meanwhile.
+        copy, _ = api.call("POST", path, json={"event_id": event_id}, read_retries=0)
+    except ApiCallError as error:
+        if error.status == 404:
+            explain_absence(api, subscription_id, event_id)
+        raise
     print(printable(f"{copy['event_id']}: {copy['message']}"))
+
+
+def explain_absence(api: Api, subscription_id: str, event_id: str) -> None:
+    """Raise ClickException for a subscription and an event that are there, but not for each other.
+
+    Raises ApiCallError 404 if one of them is not there.
+    """
+    subscription = api.get("/subscriptions", subscription_id)
+    event = api.get("/events", event_id)
+    if event["source_event_id"]:
+        raise click.ClickException(f"{event_id} is a copy: send {event['source_event_id']}")
+    of_event, of_subscription = (
+        f"the tenant {found['tenant']}" if found["tenant"] else "no tenant"
+        for found in (event, subscription)
+    )
+    message = f"the event is of {of_event}, the subscription of {of_subscription} alone"
+    raise click.ClickException(printable(message))
 
 
 @click.command(short_help="List what a subscription did not get, and why.")
@@ -53,19 +82,18 @@ def missed(subscription_id: str, since: str | None, until: str, subject: str | N
     """List the events that a subscription did not get: never sent, failed, or waiting for a next
     attempt that is more than a minute ahead.
 
-    Without --since from three days before it began to fail or was disabled, or before now: what
-    failed since may have been created earlier.
+    Without --since from three days before it began to fail or was disabled, or before now, but not
+    from before it was made: what failed since may have been created earlier.
     """
     api = Api()
-    since = since or (None if subject else begin_of_trouble(api, subscription_id))
+    if not (since or subject):
+        since = begin_of_trouble(api.get("/subscriptions", subscription_id))
     events, examined = read_missed(api, subscription_id, since, until, subject)
-    rows = []
-    for event in events:
-        copy = event["copy"]
-        told = [event["reason"] or copy["status"], event["member"], copy and copy["last_error"]]
-        why = ", ".join(filter(None, told))
-        rows.append((event["event_id"], event["created_at"], event["subject"], why))
-    if rows:
+    if events:
+        rows = [
+            (event["event_id"], event["created_at"], event["subject"], tell_why(event))
+            for event in events
+        ]
         print_table(("event_id", "created_at", "subject", "why"), rows)
     print(f"{by_reason(events)} of {counted(examined, 'event')}")
 
@@ -83,7 +111,12 @@ def recover(subscription_id: str, since: str | None, until: str, *, go: bool) ->
     can be given again.
     """
     api = Api()
-    since = since or begin_of_trouble(api, subscription_id)
+    subscription = api.get("/subscriptions", subscription_id)
+    since = since or begin_of_trouble(subscription)
+    enable_first = ""
+    if subscription["disabled_at"]:
+        enabling = command_line("enable", {"subscription_id": subscription_id})
+        enable_first = f"it is {subscription['state']}; to enable it first: {enabling}"
     if not go:
         events, examined = read_missed(api, subscription_id, since, until)
         print(f"{by_reason(events)} of {counted(examined, 'event')} since {since}")
@@ -95,7 +128,11 @@ def recover(subscription_id: str, since: str | None, until: str, *, go: bool) ->
                 "go": "1",
             }
             print(f"To recover them: {command_line('recover', options)}")
+        if enable_first:
+            print(enable_first)
         return
+    if enable_first:
+        raise click.ClickException(enable_first)
     body: Json = {"since": since, "until": until}
     total = Counter[str]()
     with Console(stderr=True).status("recovering") as progress:
@@ -111,14 +148,33 @@ def recover(subscription_id: str, since: str | None, until: str, *, go: bool) ->
     print(told)
 
 
-def begin_of_trouble(api: Api, subscription_id: str) -> str:
-    """Return three days before a subscription began to fail, or before now: attempts last so
-    long.
+def begin_of_trouble(subscription: Json) -> str:
+    """Return three days before a subscription began to fail, or before now: attempts last so long.
+
+    It is not before the subscription was made: what is older went to another one, or to nobody.
     """
-    subscription = api.get("/subscriptions", subscription_id)
     known = [subscription[name] for name in ("failing_since", "disabled_at")]
-    since = min(filter(None, known), default=parse_time("0s"))
-    return rfc3339(unix_seconds(since) - MOST_SECONDS)
+    trouble_at = min(filter(None, known), default=parse_time("0s"))
+    return max(rfc3339(unix_seconds(trouble_at) - MOST_SECONDS), str(subscription["created_at"]))
+
+
+WHY = {
+    "event_types": "not asked for: event_types",
+    "filter": "not asked for: filter",
+    "host": "not sent: its host is no longer allowed",
+    "deleted": "not sent: its copy was erased",
+    "later": "not sent: the subscription was made later",
+    "edited": "not sent: the subscription was edited later",
+    "waiting": "waits for its next attempt",
+}
+
+
+def tell_why(event: Json) -> str:
+    """Return why a subscription did not get an event, or what became of its copy."""
+    copy = event["copy"] or {}
+    reason = event["reason"] or copy["status"]
+    told = [WHY.get(reason, reason), event["member"], copy.get("last_error")]
+    return ", ".join(filter(None, told))
 
 
 def read_missed(
@@ -142,25 +198,87 @@ def by_reason(events: Iterable[Json]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in counts.items()) or "0 missed"
 
 
-@click.command(short_help="Enable a subscription.")
-@subscription_option
-def enable(subscription_id: str) -> None:
-    """Push to a subscription again. What failed meanwhile stays failed: recover pushes that."""
-    change(subscription_id, "enable")
+one_option = option("--subscription-id", metavar="SUBSCRIPTION_ID", help="Which subscription.")
+all_option = option("--tenant", metavar="TENANT", help="All subscriptions of this tenant.")
+go_option = click.option(
+    "--go", is_flag=True, help="Change those of a tenant. Without it they are listed and counted."
+)
 
 
-@click.command(short_help="Disable a subscription: no push until it is enabled.")
-@subscription_option
-def disable(subscription_id: str) -> None:
+@click.command(short_help="Enable a subscription, or all of a tenant (--go).")
+@one_option
+@all_option
+@go_option
+def enable(**asked: Any) -> None:
+    """Push to a subscription again. What failed meanwhile stays failed: recover pushes that.
+
+    With --tenant it enables those that were disabled for failing and those that were paused.
+    """
+    change("enable", **asked)
+
+
+@click.command(short_help="Disable a subscription, or all of a tenant (--go): no push.")
+@one_option
+@all_option
+@go_option
+def disable(**asked: Any) -> None:
     """Push nothing to a subscription until it is enabled. Its copies fail and are kept."""
-    change(subscription_id, "disable")
+    change("disable", **asked)
 
 
-def change(subscription_id: str, verb: str) -> None:
-    """Enable or disable a subscription, and say how it is now."""
-    subscription, _ = Api().call("POST", path_of(subscription_id, verb))
+def change(verb: str, subscription_id: str | None, tenant: str | None, *, go: bool) -> None:
+    """Enable or disable a subscription, and say how it is now, or those of a tenant."""
+    if bool(subscription_id) == bool(tenant):
+        raise click.UsageError("give either --subscription-id or --tenant")
+    api = Api()
+    if tenant:
+        change_all(api, verb, tenant, go=go)
+        return
+    subscription, _ = api.call("POST", path_of(str(subscription_id), verb))
     name = subscription["name"] or subscription["target_host"]
     print(printable(f"{subscription_id} ({name}): {verb}d"))
+
+
+def change_all(api: Api, verb: str, tenant: str, *, go: bool) -> None:
+    """Count the subscriptions of a tenant that can be enabled or disabled or, with `go`, do it."""
+    found = [
+        subscription
+        for subscription in api.list_all("/subscriptions", tenant=tenant)
+        if bool(subscription["disabled_at"]) is (verb == "enable")
+    ]
+    again = f"To {verb} them: {command_line(verb, {'tenant': tenant, 'go': '1'})}"
+    if not go:
+        print_items(STATE_COLUMNS, found)
+        print(f"{counted(len(found), 'subscription')} would be {verb}d. {again}")
+        return
+
+    def change_one(subscription_id: str) -> str:
+        api.call("POST", path_of(subscription_id, verb))
+        return f"{verb}d"
+
+    refused = act_on_each(
+        "subscription",
+        [subscription["subscription_id"] for subscription in found],
+        change_one,
+        total=len(found),
+        rate=math.inf,
+        rest=lambda _: again,
+    )
+    if refused:
+        raise click.ClickException("some subscriptions were refused")
+
+
+@click.command(short_help="List subscriptions.")
+@option("--tenant", metavar="TENANT", default="*", help="Those of this tenant; * is all.")
+@option("--state", type=click.Choice(["active", "failing", "paused", "disabled"]))
+def subscriptions(**query: str) -> None:
+    """List subscriptions, the oldest first: those of a tenant, and those in a state; disabled has
+    those that are paused, too.
+    """
+    found = list(Api().list_all("/subscriptions", **query))
+    if found:
+        print_items(STATE_COLUMNS, found)
+    print(counted(len(found), "subscription"))
 
 
 def path_of(subscription_id: str, verb: str) -> str:

@@ -190,8 +190,15 @@ def test_an_event_is_sent_to_one_subscription(world: World, receiver: Receiver) 
 
     [copy_id] = world.event(event_id)["copies"]
     assert said.startswith(f"{copy_id}: Stored; the first attempt is due at ")
-    refused = Ran("send-to", "--subscription-id", "sub_1/", "--event-id", "evt_1", status=1)
-    assert "404: There is no such subscription." in refused.errors
+    other = subscribe_tenant(world, receiver, "other")
+    for asked, sent, error in (
+        ("sub_1/", "evt_1", "404: There is no such subscription."),
+        (other, "evt_1", "404: There is no such event."),
+        (other, event_id, "the event is of the tenant acme, the subscription of the tenant other"),
+        (subscription_id, copy_id, f"{copy_id} is a copy: send {event_id}"),
+    ):
+        refused = Ran("send-to", "--subscription-id", asked, "--event-id", sent, status=1)
+        assert error in refused.errors
 
 
 def test_what_a_subscription_missed_is_counted_then_sent(world: World, receiver: Receiver) -> None:
@@ -205,8 +212,10 @@ def test_what_a_subscription_missed_is_counted_then_sent(world: World, receiver:
     receiver.default = 200
     asked = ("--subscription-id", subscription_id)
 
-    # From three days before it failed.
-    counted = Ran("recover", *asked).output
+    # From three days before it failed, but not from before it was made.
+    assert Ran("recover", *asked).output.startswith("1 failed of 1 event since ")
+    assert Ran("missed", *asked).output.endswith("\n1 failed of 1 event\n")
+    counted = Ran("recover", *asked, "--since", rfc3339(0)).output
     shown = Ran("missed", *asked, "--since", rfc3339(0)).output
     about = Ran("missed", *asked, "--subject=order-4711").output
 
@@ -233,7 +242,32 @@ def test_a_subscription_is_paused_and_enabled(world: World, receiver: Receiver) 
         assert bool(shown["disabled_at"]) == is_disabled
 
 
-def test_an_event_is_found_by_its_subject_and_several_are_listed(world: World) -> None:
+def test_a_tenant_s_subscriptions_are_counted_then_enabled_or_disabled_and_listed(
+    world: World, receiver: Receiver
+) -> None:
+    mine = [subscribe_tenant(world, f"{receiver.url}{number}", "acme") for number in range(2)]
+    subscribe_tenant(world, receiver, "other")
+    world.call("POST", f"/subscriptions/{mine[0]}/disable")
+
+    counted = Ran("disable", "--tenant=acme").output
+
+    assert re.search(rf"\n{mine[1]} +CRM +acme +127\.0\.0\.1 +active *\n1 subscription ", counted)
+    assert mine[0] not in counted
+    assert Ran(*command_in(counted, "To disable them")).output == (
+        "1 of 1 subscription: 1 disabled\n"
+    )
+    paused = Ran("subscriptions", "--tenant=acme", "--state=paused").output
+    assert sorted(re.findall(r"\n(sub_\w+) .* paused", paused)) == sorted(mine)
+    assert Ran("subscriptions").output.endswith("\n3 subscriptions\n")
+    refused = Ran("recover", "--subscription-id", mine[0], "--go", status=1).errors
+    Ran(*command_in(refused, "it is paused; to enable it first"))
+    Ran("enable", "--tenant=acme", "--go")
+    assert Ran("subscriptions", "--state=disabled").output == "0 subscriptions\n"
+
+
+def test_an_event_is_found_by_its_subject_and_several_are_judged_in_a_list(
+    world: World, receiver: Receiver
+) -> None:
     about = ("send", "--type=a", "--subject=order-4711", "--tenant=corp-inc")
     first = Ran(*about).output.split(":")[0]
     shown = Ran("show", "--subject=order-4711").output
@@ -245,6 +279,17 @@ def test_an_event_is_found_by_its_subject_and_several_are_listed(world: World) -
     listed = Ran("show", "--subject=order-4711").output
 
     assert re.search(rf"\n{second} .* corp-inc *\n{first} ", listed)
+    # A webhook of its tenant decides what became of it.
+    receiver.default = 422
+    subscribe_tenant(world, f"{receiver.url}&copies", "corp-inc")
+    third = Ran(*about, "--payload={}").output.split(":")[0]
+    listed = Ran("show", "--subject=order-4711").output
+    assert re.search(rf"\n{third} .* failed +receiver responded 422 +corp-inc *\n", listed)
+    assert re.search(rf"\n{first} .* not sent +corp-inc *\n", listed)
+    shown = Ran("show", first).output
+    assert shown.startswith(
+        f"{first}  a  not sent  posted by acme\nYour own webhook: Delivered by attempt 1.\n"
+    )
 
 
 def test_a_replay_takes_events_of_a_period(world: World, receiver: Receiver) -> None:
@@ -297,7 +342,7 @@ def test_events_that_are_named_are_shown_then_replayed_unless_they_are_held(
     assert re.fullmatch(f"{leased}: 409: .*\nError: some events were refused\n", ran.errors)
 
 
-def subscribe_tenant(world: World, receiver: Receiver, tenant: str) -> str:
+def subscribe_tenant(world: World, receiver: str | Receiver, tenant: str) -> str:
     return str(id_of_new(world, receiver, tenant=tenant, name="CRM", key=KEY))
 
 
@@ -355,6 +400,8 @@ def test_a_file_is_queued_once(world: World, receiver: Receiver, tmp_path: Path)
     told = [Ran("send", "--file", str(file)).output for _ in range(2)]
 
     assert told[1] == "40 of 40 lines: 40 sent before\n"
+    file.write_text("\n")
+    assert Ran("send", "--file", str(file), status=1).errors == "Error: the file has no lines\n"
     assert len(listed(world, "/events")) == 40
     assert pushes(receiver) == {}
 
@@ -394,6 +441,8 @@ def test_no_call_is_made_without_a_safe_url_and_a_key(
     "command, names",
     [
         ("show", ["EVENT_ID="]),
+        ("show 4711", ["SUBJECT="]),
+        ("enable", ["SUBSCRIPTION_ID=", "TENANT="]),
         ("replay", ["EVENT_ID=", "SINCE="]),
         ("replay a --since 2h", ["EVENT_ID=", "SINCE="]),
         ("replay --since a", ["SINCE="]),
@@ -450,11 +499,15 @@ def test_make_gives_values_to_a_command_as_they_were_typed(world: World, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_token_prints_a_token_its_end_and_its_link(world: World) -> None:
+def test_token_prints_a_token_its_end_its_link_and_how_many_webhooks_its_tenant_has(
+    world: World, receiver: Receiver
+) -> None:
+    subscribe_tenant(world, receiver, "customer-42")
     printed = Ran("token", "--tenant", "customer-42", "--expires-in", "7d").output
 
-    token, end, link = printed.splitlines()
+    token, end, link, count = printed.splitlines()
     expires_at = rfc3339(world.clock() + 7 * 86_400)
     assert_has(world.get("/me", key=token), tenant="customer-42", expires_at=expires_at)
     assert end == f"valid until {expires_at}"
     assert link == f"{os.environ['TRIGGERS_URL']}#key={token}"
+    assert count == "customer-42 has 1 webhook"
