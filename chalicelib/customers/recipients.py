@@ -234,8 +234,8 @@ def find_missed(subscription: Subscription, services: CoreServices, **asked: Any
     """Return what a subscription did not get and may recover, the oldest first.
 
     With a subject, all events that have it, also what it got or did not ask for. `asked` has fields
-    of `listing.Query`. Events and copies are read as they are now, by two reads for a hundred: what
-    the id of a copy derives from is in no index. Reports are left out.
+    of `listing.Query`. Events and copies are read as they are now: what the id of a copy derives
+    from is in no index. Reports are left out.
     """
     query = replace(ORIGINALS, tenant=subscription.tenant, **asked)
     page = read_page(services, query)

@@ -1,6 +1,6 @@
 """Pages of events in order of creation, merged from the partitions of an index."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import merge
 from itertools import chain, islice
@@ -25,6 +25,7 @@ from chalicelib.infra.times import Clock
 PAGE_SECONDS = 5
 # As `response_bytes` counts: Lambda's responses are limited to 6 MB.
 MAX_PAGE_BYTES = 5 * 1024 * 1024
+READ_AT_ONCE = 25  # events: what does not fit into a page is read in vain
 # Before and after all events of one moment.
 FIRST_ID = f"cpy_{'0' * 32}"
 LAST_ID = f"evt_{'f' * 32}"
@@ -123,16 +124,20 @@ def read_page(services: CoreServices, query: Query) -> Page:
     found = _first_page(search(services, query), query)
     if query.index == BY_STATUS and not query.include:
         return found
-    event_ids = [event.event_id for event in found.events]
-    current = services.store.get_many(event_ids, with_content=query.includes_payload)
-    now = services.clock()
-    rows = [
-        Row(event.sort_key, event)
-        for event in map(current.get, event_ids)
-        if event and query.has(event, now)
-    ]
-    page = _first_page(rows, query)  # again: an index may not have their sizes
+    # Cut once more: the index may not have had their sizes.
+    page = _first_page(_read(services, query, found.events), query)
     return Page(page.events, page.next_cursor or found.next_cursor)
+
+
+def _read(services: CoreServices, query: Query, found: list[Event]) -> Iterator[Row]:
+    """Yield those events that the query still has, as they are now."""
+    for start in range(0, len(found), READ_AT_ONCE):
+        event_ids = [event.event_id for event in found[start : start + READ_AT_ONCE]]
+        current = services.store.get_many(event_ids, with_content=query.includes_payload)
+        now = services.clock()
+        for event in map(current.get, event_ids):
+            if event and query.has(event, now):
+                yield Row(event.sort_key, event)
 
 
 def search(services: CoreServices, query: Query) -> Iterator[Row]:
@@ -218,7 +223,7 @@ def _rows(
             return
 
 
-def _first_page(rows: Iterable[Row], query: Query) -> Page:
+def _first_page(rows: Iterator[Row], query: Query) -> Page:
     """Return up to `limit` events, whose payloads, if included, fit into a response together."""
     events: list[Event] = []
     size = 0
