@@ -1,0 +1,220 @@
+"""The blocks of the runbook, pasted into bash, each twice.
+
+A `read` takes the next line that is pasted, as it does in a terminal. aws, make, chalice, git and
+others only note how they are called; the calls of aws must be those of botocore's models.
+"""
+
+import configparser
+import json
+import os
+import re
+import subprocess
+import textwrap
+from pathlib import Path
+
+import botocore.session
+import pytest
+from botocore import xform_name
+
+from tests.support.checkout import Checkout, copy_repository
+from tests.support.ministack import install, ministack
+from tests.support.world import ROOT, Json
+from tools import api_key
+
+SECTIONS = re.split(
+    r"^##+ (.*)\n", (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+)
+BLOCK = re.compile(r"^ *```console\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+BLOCKS = {
+    heading: [textwrap.dedent(block) for block in BLOCK.findall(text)]
+    for heading, text in zip(["", *SECTIONS[1::2]], SECTIONS[::2], strict=True)
+    if BLOCK.search(text)
+}
+WEBHOOK = "https://hooks.zapier.com/hooks/catch/1"
+SECRET = f"whsec_{'a' * 32}"
+ACME = f"acme:{'0' * 64}"
+ONCALL = f"oncall:{'1' * 64}"
+# What stands there for what a person puts in.
+FILLED_IN = {
+    "https://hooks.zapier.com/hooks/catch/…": WEBHOOK,
+    "acme:…": ACME,
+    "oncall:…": ONCALL,
+    "whsec_…": SECRET,
+    "…": "x",
+}
+SETTINGS = f"ZAPIER_WEBHOOK_URL={WEBHOOK}\nAPI_KEYS={ACME}\nWEBHOOK_SIGNING_SECRETS={SECRET}\n"
+NOTING = """\
+#!/bin/sh
+{
+  printf '%s\\037' "$(basename "$0")" "$@"
+  printf '\\036%s' "${ZAPIER_WEBHOOK_URL:-}" "${API_KEYS:-}" "${WEBHOOK_SIGNING_SECRETS:-}"
+  printf '\\035'
+} >> NOTES
+case "$*" in *get-secret-value*) cat SETTINGS;; *) echo made;; esac
+"""
+TYPED = (f"{WEBHOOK}\n", f"{SECRET}\n")
+OF_THE_CLI = {"query", "output", "template-file", "s3-bucket", "parameter-overrides"}
+COMMANDS_OF_THE_CLI = ("configure set", "cloudformation package", "cloudformation deploy", "s3 cp")
+MODELS = botocore.session.get_session()
+
+
+class Call:
+    """How a program was called: its words, and the settings that were in the environment."""
+
+    def __init__(self, note: str) -> None:
+        words, *self.settings = note.split("\036")
+        self.words = words.rstrip("\037").split("\037")
+
+
+class Shell:
+    """A terminal in a checkout."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "checkout"
+        copy_repository(self.path)
+        (self.path / "settings").write_text(SETTINGS)
+        self.notes = folder / "notes"
+        self.programs = folder / "bin"
+        self.programs.mkdir()
+        text = NOTING.replace("NOTES", str(self.notes))
+        for name in ("aws", "make", "chalice", "git", "curl", "sleep", "python"):
+            program = self.programs / name
+            program.write_text(text.replace("SETTINGS", str(self.path / "settings")))
+            program.chmod(0o755)
+        self.environ = {"HOME": str(folder), "PATH": f"{self.programs}:{os.environ['PATH']}"}
+
+    def paste(self, *blocks: str) -> list[Call]:
+        """Paste blocks, each twice, and type what they read; return the calls."""
+        self.notes.write_text("")
+        pasted = []
+        for block in blocks:
+            filled_in = re.sub("|".join(FILLED_IN), lambda found: FILLED_IN[found[0]], block)
+            pasted += [filled_in + "".join(TYPED[: block.count("read -rs")])] * 2
+        bash = ["bash", "--noprofile", "--norc"]
+        options: Json = {"cwd": self.path, "env": self.environ, "timeout": 240}
+        done = subprocess.run(
+            bash, input="".join(pasted), capture_output=True, text=True, check=False, **options
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return [Call(note) for note in self.notes.read_text().split("\035")[:-1]]
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+def faults(words: list[str]) -> set[str]:
+    """Return what botocore's models do not know of a call of the AWS CLI, or what they miss."""
+    service, command, *rest = words
+    if f"{service} {command}" in COMMANDS_OF_THE_CLI:
+        return set()
+    model = MODELS.get_service_model(service)
+    if command == "wait":
+        waiters = MODELS.get_waiter_model(service).waiter_names
+        return {rest[0]} - {xform_name(name, "-") for name in waiters}
+    names = {xform_name(name, "-"): name for name in model.operation_names}
+    if command not in names:
+        return {command}
+    shape = model.operation_model(names[command]).input_shape
+    known = {xform_name(name, "-") for name in shape.members} if shape else set()
+    required = {xform_name(name, "-") for name in shape.required_members} if shape else set()
+    given = {word.removeprefix("--").replace("no-", "", 1) for word in rest if word[:2] == "--"}
+    return (given - known - OF_THE_CLI) | (required - given)
+
+
+@pytest.mark.parametrize("heading", BLOCKS)
+def test_each_block_can_be_pasted_twice(heading: str, shell: Shell) -> None:
+    calls = shell.paste(*BLOCKS[heading])
+
+    assert calls
+    called = [call.words[1:] for call in calls if call.words[0] == "aws"]
+    assert [(words, faults(words)) for words in called if faults(words)] == []
+
+
+def settings_of(calls: list[Call], *words: str) -> list[str]:
+    """Return the settings that the environment had in the first call of these words."""
+    return next(call.settings for call in calls if call.words == list(words))
+
+
+def test_the_first_deployment_takes_what_is_typed(shell: Shell) -> None:
+    calls = shell.paste(*BLOCKS["Deploy"][:3])
+
+    assert settings_of(calls, "make", "deploy", "STAGE=dev") == [WEBHOOK, ACME, SECRET]
+
+
+def test_the_way_back_from_one_stack_saves_the_values_once(shell: Shell) -> None:
+    blocks = BLOCKS["One stack for everything"]
+    shell.paste(blocks[0])
+    calls = shell.paste(*blocks[-2:])
+
+    parameters = json.loads((shell.path / "parameters.json").read_text())
+    assert parameters[0] == {"ParameterKey": "ZapierWebhookUrl", "ParameterValue": WEBHOOK}
+    read = [call for call in calls if "get-secret-value" in call.words]
+    assert len(read) == 1
+    assert settings_of(calls, "make", "deploy", "STAGE=prod") == [WEBHOOK, ACME, SECRET]
+
+
+def test_a_restored_table_is_pointed_to_and_so_is_the_stacks_own_again(shell: Shell) -> None:
+    point = BLOCKS["The table"][-1]
+    policies = shell.path / ".chalice" / "policies" / "prod"
+    before = {path.name: path.read_text() for path in policies.iterdir()}
+    name = "triggers-api-prod-events"
+
+    for table in (f"{name}-2", f"{name}-3", name):
+        shell.paste(f"export NEW={table}\n", point)
+        after = {path.name: path.read_text() for path in policies.iterdir()}
+        pointed = {
+            file: text.replace(f"table/{name}", f"table/{table}") for file, text in before.items()
+        }
+        assert after == pointed
+        config = json.loads((shell.path / ".chalice" / "config.json").read_text())
+        variables = config["stages"]["prod"]["environment_variables"]
+        assert variables["EVENTS_TABLE_NAME"] == table
+
+
+def test_the_key_of_the_person_on_call_stands_beside_those_in_use(shell: Shell) -> None:
+    [block] = BLOCKS["A key for the person on call"]
+    calls = shell.paste(block)
+
+    _, keys, _ = settings_of(calls, "make", "resources", "STAGE=prod")
+    assert keys == f"{ACME},{ONCALL}"
+
+
+@pytest.mark.timeout(300)
+def test_the_settings_before_come_back(shell: Shell, tmp_path: Path) -> None:
+    """By the AWS CLI and make themselves."""
+    entry = api_key.entry("acme", api_key.new_key())
+    good: Json = {
+        "ZAPIER_WEBHOOK_URL": WEBHOOK,
+        "API_KEYS": entry,
+        "WEBHOOK_SIGNING_SECRETS": SECRET,
+    }
+    for name in ("aws", "make"):
+        (shell.programs / name).unlink()
+    (shell.programs / "aws").symlink_to(install().with_name("aws"))
+    look, apply = (block.replace("prod", "dev") for block in BLOCKS["The settings before"])
+    with ministack(tmp_path / "log") as aws:
+        checkout = Checkout(shell.path, aws)
+        shell.environ |= checkout.environ(PATH=shell.environ["PATH"], MAKEFLAGS="-o .venv/.set-up")
+        checkout.resources(**good)
+        bad = {**good, "ZAPIER_WEBHOOK_URL": "none", "WEBHOOK_SIGNING_SECRETS": ""}
+        checkout.resources("--go", **bad)
+        shell.paste(look.replace("STAGE=dev", "STAGE=dev 2> /dev/null || true"), apply)
+        secret = aws.client("secretsmanager").get_secret_value(SecretId="triggers-api-dev-settings")
+        no_changes = checkout.resources(**good)
+
+    assert set(secret["SecretString"].splitlines()) >= {f"{name}={good[name]}" for name in good}
+    assert "no changes" in no_changes
+
+
+def test_the_profile_can_be_made_again(shell: Shell, tmp_path: Path) -> None:
+    (shell.programs / "aws").unlink()
+    (shell.programs / "aws").symlink_to(install().with_name("aws"))
+    shell.paste(*BLOCKS[""])
+
+    parser = configparser.ConfigParser()
+    parser.read(tmp_path / ".aws" / "config")
+    profile = parser["profile triggers"]
+    assert profile["region"] == "us-east-1"
+    assert profile["credential_process"].endswith("--profile default --format process")
