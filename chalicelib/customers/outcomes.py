@@ -1,6 +1,7 @@
 """Lists of events with what became of each."""
 
-from chalicelib.core.event import Event
+from itertools import accumulate
+
 from chalicelib.core.invocation import CoreServices
 from chalicelib.customers import recipients
 from chalicelib.customers.subscriptions import Subscriptions
@@ -13,27 +14,21 @@ MAX_COPIES = 1000  # of the events of a page: it ends before
 
 def read_outcomes(
     page: Page, services: CoreServices, subscriptions: Subscriptions
-) -> tuple[Page, list[Json | None]]:
-    """Return a page, which may end earlier, and what became of each of its events.
+) -> tuple[Page, list[Json]]:
+    """Return a page, which may end earlier, and for each of its events what became of it.
 
     A copy has the outcome of its event; None: that was erased a moment ago.
     """
-    events = {event.event_id: event for event in page.events if not event.is_copy}
-    source_ids = [event.source_event_id for event in page.events if event.source_event_id]
-    missing = [source_id for source_id in dict.fromkeys(source_ids) if source_id not in events]
-    events |= services.store.get_many(missing)
-    judged: dict[str, Event] = {}
-    copies = 0
-    for number, event in enumerate(page.events):
-        source = events.get(event.source_event_id or event.event_id)
-        if source is None or source.event_id in judged:
-            continue
-        copies += len(source.copies)
-        if judged and copies >= MAX_COPIES:
-            shown = page.events[:number]
-            page = Page(shown, shown[-1].sort_key)
-            break
-        judged[source.event_id] = source
-    found = recipients.read_recipients([*judged.values()], services, subscriptions)
-    outcomes = {source_id: judge(judged[source_id], rows) for source_id, rows in found.items()}
-    return page, [outcomes.get(row.source_event_id or row.event_id) for row in page.events]
+    source_ids = [event.source_event_id or event.event_id for event in page.events]
+    known = {event.event_id: event for event in page.events}
+    known |= services.store.get_many([*({*source_ids} - known.keys())])
+    sources = [known[source_id] for source_id in dict.fromkeys(source_ids) if source_id in known]
+    totals = accumulate(len(source.copies) for source in sources)
+    kept = max(1, sum(total < MAX_COPIES for total in totals))
+    if sources[kept:]:
+        end = source_ids.index(sources[kept].event_id)
+        page = Page(page.events[:end], page.events[end - 1].sort_key)
+    found = recipients.read_recipients(sources[:kept], services, subscriptions)
+    outcomes = {source_id: judge(known[source_id], rows) for source_id, rows in found.items()}
+    shown_ids = source_ids[: len(page.events)]
+    return page, [{"outcome": outcomes.get(source_id)} for source_id in shown_ids]

@@ -120,15 +120,6 @@ class Subscription:
             return "paused" if self.paused else "disabled"
         return "failing" if self.failing_since else "active"
 
-    def is_in(self, state: str | None) -> bool:
-        """Return whether the subscription is in a state: a paused one is disabled, too.
-
-        Without a state, each is.
-        """
-        if state == "disabled":
-            return self.disabled_at is not None
-        return state in (None, self.state)
-
     def description(self) -> str:
         """Return the text to be stored in DESCRIPTION_ATTRIBUTE.
 

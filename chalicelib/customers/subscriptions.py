@@ -350,7 +350,9 @@ class Subscriptions(Table):
         response = next(pages)
         items = self._get_many([row["event_id"]["S"] for row in response["Items"]])
         found = sorted(map(Subscription.from_item, items), key=attrgetter("sort_key"))
-        shown = [subscription for subscription in found if subscription.is_in(state)]
+        # a paused one is disabled, too
+        states = ("paused", "disabled") if state == "disabled" else (state,)
+        shown = [row for row in found if state is None or row.state in states]
         last_key = response.get("LastEvaluatedKey")
         return shown, last_key["sort_key"]["S"] if last_key else None
 

@@ -219,8 +219,7 @@ def respond_page(query: Query, call: Call) -> Response:
     page = read_page(call.services, query)
     more: Sequence[Json] = [{}] * len(page.events)
     if query.include == "outcome":
-        page, outcomes = read_outcomes(page, call.services, call.services.subscriptions)
-        more = [{"outcome": outcome} for outcome in outcomes]
+        page, more = read_outcomes(page, call.services, call.services.subscriptions)
     without = "" if query.include or query.index == BY_LOOKUP else "subject"
     has_payload = query.include == "payload"
     events = [

@@ -470,7 +470,7 @@ def test_wrong_usage_is_refused_before_anything_is_called_and_make_names_its_var
     assert fake.requests == []
 
 
-@pytest.mark.parametrize("command", ["replay", "erase"])
+@pytest.mark.parametrize("command", ["replay", "erase", "disable"])
 def test_go_counts_on_the_command_line_of_make_alone(command: str) -> None:
     make = ("make", "--dry-run", "-o", ".venv/.set-up", command)
     asked = [" --go" in ended(*make, *given, GO="1")[1] for given in (["GO=1"], ["GO=2"], [])]
