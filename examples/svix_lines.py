@@ -42,7 +42,7 @@ def listed(path):
 
 def print_line(app, endpoint):
     path = f"/{app['id']}/endpoint/{endpoint['id']}"
-    tenant = app["uid"] or app["id"]
+    tenant = app.get("uid") or app["id"]
     headers = get(f"{path}/headers")
     secret = get(f"{path}/secret")["key"]
     # Svix' own server, which you can run yourself, has no transformations.

@@ -3,11 +3,13 @@ subscriptions over.
 """
 
 import os
+from collections.abc import Iterator
 
 import boto3
 
 from chalicelib import settings as stage_settings
-from chalicelib.customers.subscription import show_secret
+from chalicelib.customers.subscription import Subscription, show_secret
+from chalicelib.customers.subscriptions import Subscriptions
 from chalicelib.deps import Services
 from chalicelib.infra.clients import read_secret
 from chalicelib.settings import Variables
@@ -22,15 +24,20 @@ def export_subscriptions(variables: Variables) -> None:
         variables = {**variables, **os.environ}
     settings = stage_settings.load(variables, read_secret)
     services = Services(settings, make_client=boto3.client)
+    for subscription in read_all(services.subscriptions):
+        secrets = subscription.secrets(settings.signing_secrets, services.clock())
+        members = {
+            "target_url": subscription.target_url,
+            "headers": subscription.headers,
+            "secret": subscription.secret(settings.signing_secrets),
+            "signs_with": [show_secret(secret) for secret in secrets],
+        }
+        print(subscription.to_json(**members))
+
+
+def read_all(subscriptions: Subscriptions) -> Iterator[Subscription]:
+    """Yield all subscriptions, the oldest first."""
     cursor: str | None = ""
     while cursor is not None:
-        page, cursor = services.subscriptions.page("*", cursor=cursor)
-        for subscription in page:
-            secrets = subscription.secrets(settings.signing_secrets, services.clock())
-            members = {
-                "target_url": subscription.target_url,
-                "headers": subscription.headers,
-                "secret": subscription.secret(settings.signing_secrets),
-                "signs_with": [show_secret(secret) for secret in secrets],
-            }
-            print(subscription.to_json(**members))
+        page, cursor = subscriptions.page("*", cursor=cursor)
+        yield from page

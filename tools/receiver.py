@@ -22,7 +22,7 @@ from werkzeug.serving import make_server
 from chalicelib import deps as services
 from chalicelib.core.http_push import signature
 from chalicelib.customers.subscription import Subscription
-from tools.write_secrets import read_all
+from tools.export import read_all
 
 
 def signature_verdict(headers: Headers, body: bytes) -> str:

@@ -5,13 +5,12 @@ Up to 0.7 secrets derived, unless they were given: without this, customers would
 the signing secret changes. They are stored as 0.7 stores given ones, which it goes on to use.
 """
 
-from collections.abc import Iterator
 from functools import partial
 
 from chalicelib.customers.subscription import Subscription, new_secret, show_secret
-from chalicelib.customers.subscriptions import Subscriptions
 from chalicelib.deps import Services
 from chalicelib.infra.parsing import Json
+from tools.export import read_all
 
 SEVERAL = """\
 secrets of subscriptions derive from WEBHOOK_SIGNING_SECRETS, which has more than one: nothing is
@@ -45,11 +44,3 @@ def write_secrets(stage: str, services: Services) -> None:
     for subscription in deriving:
         services.subscriptions.edit(subscription, renewal=partial(with_secrets, services))
     print(f"secrets of subscriptions stored: {len(deriving):,}")
-
-
-def read_all(subscriptions: Subscriptions) -> Iterator[Subscription]:
-    """Yield all subscriptions, the oldest first."""
-    cursor: str | None = ""
-    while cursor is not None:
-        page, cursor = subscriptions.page("*", cursor=cursor)
-        yield from page

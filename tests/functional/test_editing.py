@@ -97,6 +97,7 @@ def test_a_patch_is_partial(world: World, target: Receiver, changes: Json, expec
         ({"headers": {"x-a": "s3cret\n"}}, "x-a"),
         ({"secret": "whsec_s3cret"}, ""),
         ({"body": "envelope"}, "payload"),
+        ({"header_prefix": "webhook"}, "svix"),
     ],
 )
 def test_a_fault_is_named_in_either_call(

@@ -9,8 +9,8 @@ from werkzeug.datastructures import Headers
 
 from tests.functional.test_ops import Ran, _environment  # noqa: F401 - serves the app
 from tests.support.receiver import Receiver
-from tests.support.subscribing import make_token, post_for, subscribe, subscriptions
-from tests.support.world import KEY, SIGNING_SECRETS, Json, World, assert_has
+from tests.support.subscribing import make_token, post_for, subscribe, subscribed, subscriptions
+from tests.support.world import KEY, Json, World, assert_has
 from tools.export import export_subscriptions
 from tools.receiver import signature_verdict
 
@@ -25,12 +25,6 @@ NOT_TAKEN = ("http://crm.example", "https://me@crm.example", "https://crm.exampl
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "lines.jsonl"
-
-
-@pytest.fixture
-def world(world: World) -> World:
-    world.restart(WEBHOOK_SIGNING_SECRETS=SIGNING_SECRETS[0])
-    return world
 
 
 def import_file(file: Path, *options: str, status: int = 0) -> str:
@@ -52,13 +46,15 @@ def exported(world: World, capsys: pytest.CaptureFixture[str]) -> list[Json]:
     return sorted(shown, key=lambda line: line["tenant"] or "")
 
 
-def test_an_export_has_more_than_a_page(
+def test_more_than_a_page_is_exported_and_known_to_the_receiver_of_make_run(
     world: World, target: Receiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for number in range(101):
-        subscribe(world, target, tenant=f"{number}")
+    paths = [subscribed(world, target, tenant=f"{number}") for number in range(101)]
 
     assert len(exported(world, capsys)) == 101
+    world.call("POST", f"{paths[-1]}/test")
+    [push] = target.requests
+    assert signature_verdict(Headers({**push.headers}), push.body) == "signature ok"
 
 
 def test_another_stage_has_the_same_subscriptions_with_the_secrets_of_their_receivers(
@@ -77,7 +73,6 @@ def test_another_stage_has_the_same_subscriptions_with_the_secrets_of_their_rece
     write(file, *before)
     for answer in made:
         world.call("DELETE", answer.location)
-    world.restart(WEBHOOK_SIGNING_SECRETS=SIGNING_SECRETS[1])
 
     checked, command = import_file(file).splitlines()
 
@@ -168,14 +163,3 @@ def test_lines_that_are_refused_or_set_otherwise_are_named_without_what_is_secre
 def test_a_file_without_lines_is_a_fault(file: Path) -> None:
     write(file, " ")
     assert "has no lines" in import_file(file, status=1)
-
-
-def test_the_receiver_of_make_run_knows_more_than_a_hundred_subscriptions(
-    world: World, target: Receiver
-) -> None:
-    made = [subscribe(world, target, tenant=f"{number}", body="payload") for number in range(101)]
-
-    world.call("POST", f"{made[-1].location}/test")
-
-    push = target.requests[-1]
-    assert signature_verdict(Headers({**push.headers}), push.body) == "signature ok"
