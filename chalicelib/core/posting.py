@@ -20,7 +20,7 @@ from chalicelib.core import delivery, messages
 from chalicelib.core.delivery import errors_left_to_sweep
 from chalicelib.core.event import DeliveredVia, Event, NewEvent, Status, response_bytes
 from chalicelib.core.invocation import CoreServices, Invocation
-from chalicelib.core.store import CLAIM_SECONDS, WriteResult, compressed
+from chalicelib.core.store import CLAIM_SECONDS, ERASED_SECONDS, WriteResult, compressed
 from chalicelib.core.target import Target
 from chalicelib.infra.errors import ApiError, EventClaimedError, StorageUnavailableError
 from chalicelib.infra.queue import BATCH_SIZE, Message
@@ -158,7 +158,7 @@ def make_copy(event: Event, subscription_id: str | None, services: CoreServices)
         subject=event.subject,
         created_at=event.created_at,
         created_by=event.created_by,
-        expires_at=services.expires_at(),
+        expires_at=event.expires_at,
         response_bytes=event.response_bytes,
         claim_id=services.new_id(),
         subscription_id=subscription_id,
@@ -258,7 +258,7 @@ def _require_same_body(result: WriteResult, event: Event, services: CoreServices
     """
     if result.erased_until:
         detail = "The event of this Idempotency-Key was erased; use the key again after an hour."
-        raise EventClaimedError(detail, result.erased_until - services.clock())
+        raise EventClaimedError(detail, min(result.erased_until - services.clock(), ERASED_SECONDS))
     if result.event is None:  # it expired between the failed condition and now
         raise StorageUnavailableError
     if result.event.body_hash != event.body_hash:

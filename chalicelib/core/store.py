@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 from chalicelib.core.event import (
@@ -50,7 +51,9 @@ COPY_ABSENT = f"{ABSENT} OR attribute_not_exists(status_shard)"
 # Not another event of the same key; copies are added to the list, never taken out of it.
 LISTS_SAME = "(attribute_not_exists(copies) OR copies = :copies)"
 SAME_STATUS = f"{EXISTS} AND #status = :status"
-AS_READ = f"{SAME_STATUS} AND sort_key = :sort_key AND {LISTS_SAME}"
+# Nothing ends earlier than it would have: EVENT_RETENTION_DAYS may have been lowered since.
+KEPT_LONGER = f"{SAME_STATUS} AND expires_at < :new_expires_at"
+AS_READ = f"{SAME_STATUS} AND sort_key = :sort_key AND {LISTS_SAME} AND expires_at <= :until"
 # Whoever held an expired claim has ended, or finds another `claim_id` when it records.
 UNCLAIMED = "(attribute_not_exists(claimed_until) OR claimed_until < :now)"
 # The optimistic lock of a record: nobody claimed or replayed the event since.
@@ -66,6 +69,9 @@ REPLAYED = "replayed-"  # and these are kept longer than the retention period af
 UNSETTLED = (Status.PENDING, Status.FAILED)
 CLEAR_SCHEDULE: dict[str, None] = {"next_attempt_at": None, "requeue_at": None}
 MAX_MARK_SECONDS = 900  # the longest mark of the sweep
+# How long the mark of an erasure stays once the copies are gone: whoever still writes or deletes
+# one has ended by then.
+ERASED_SECONDS = 3600
 
 EVENT_FIELDS = tuple(field.name for field in fields(Event))
 NOT_STORED = ("created_at", "payload", "metadata")  # they are in `sort_key` and `content`
@@ -96,21 +102,31 @@ class EventStore(Table):
     def __init__(self, client: Any, settings: Settings, *, clock: Callable[[], float]) -> None:
         super().__init__(client, settings.events_table_name, clock=clock)
         self._retention_seconds = settings.event_retention_days * DAY_SECONDS
+        self._kept_seconds = cache(self._find_kept_seconds)
 
     def pages(
         self, partition: str, values: Values = NO_VALUES, **options: Any
     ) -> Iterator[dict[str, Any]]:
         """Yield pages of a partition; see `Table.pages`.
 
-        Of pending and failed events only those created within the retention period are read:
-        DynamoDB deletes expired rows up to days late, and each query would read them. Copies and
-        replayed events have other partitions, which are read whole, and so has a tenant, in whose
-        name there is no #.
+        Of pending and failed events only those are read that were created within the time for which
+        they are kept: DynamoDB deletes expired rows up to days late, and each query would read
+        them. Copies and replayed events have other partitions, which are read whole, and so has a
+        tenant, in whose name there is no #.
         """
         values = {":low": LOWEST, **values}
         if partition.startswith(("pending#", "failed#")):
-            values[":low"] = max(str(values[":low"]), self._after(-self._retention_seconds))
-        return super().pages(partition, values, **options)
+            oldest = self._after(-self._kept_seconds(partition))
+            values[":low"] = max(str(values[":low"]), oldest)
+        yield from super().pages(partition, values, **options)
+
+    def _find_kept_seconds(self, partition: str) -> float:
+        """Return for how long the events of a partition are kept at most: for the retention period
+        or, if that was lowered since, for as long as the oldest event.
+        """
+        oldest = map(from_item, next(super().pages(partition, Limit=1))["Items"])
+        kept_seconds = [event.expires_at - unix_seconds(event.created_at) for event in oldest]
+        return max([self._retention_seconds, *kept_seconds])
 
     def put(self, event: Event, content: bytes) -> WriteResult:
         """Store a new event, claimed or not, with its `compressed` content.
@@ -133,7 +149,7 @@ class EventStore(Table):
             ":sort_key": original.sort_key,
             ":copies": dumps(original.copies),
             ":listed": dumps([*listed]),
-            ":until": copy.expires_at,
+            ":until": max(copy.expires_at, original.expires_at),
             **_kept_longer(original),
         }
         put = {
@@ -157,10 +173,10 @@ class EventStore(Table):
 
     def renew(self, event_id: str, expires_at: int) -> None:
         """Keep the event of a copy as long as the copy, or nobody could erase that by its event."""
-        while event := self.get(event_id):
+        while (event := self.get(event_id)) and event.expires_at < expires_at:
             values = _kept_longer(event)
             changes = {"expires_at": expires_at, "status_shard": values[":shard"]}
-            if self.change(event_id, SAME_STATUS, changes, values).applied:
+            if self.change(event_id, KEPT_LONGER, changes, values).applied:
                 return
 
     def claim(self, event_id: str, claim_id: str) -> WriteResult:

@@ -184,7 +184,12 @@ def _make_copy(
     while True:
         copy = posting.make_copy(event, subscription.subscription_id, services)
         # As after a replay: it is kept long enough for its retries, and its latency begins now.
-        copy = replace(copy, replayed_at=rfc3339(services.clock()), requeue_at=requeue_at)
+        copy = replace(
+            copy,
+            replayed_at=rfc3339(services.clock()),
+            expires_at=services.expires_at(),
+            requeue_at=requeue_at,
+        )
         is_listed = copy.event_id in event.copies
         if len(event.copies) >= MAX_COPIES and not is_listed:
             raise ApiError(409, "too_many_copies", f"The event has {MAX_COPIES} copies.")

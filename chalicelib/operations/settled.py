@@ -8,6 +8,7 @@ from chalicelib.core.posting import due_now
 from chalicelib.core.store import (
     CLAIM_SECONDS,
     CLEAR_SCHEDULE,
+    ERASED_SECONDS,
     EVENT_FIELDS,
     EXISTS,
     MAX_MARK_SECONDS,
@@ -20,15 +21,14 @@ from chalicelib.infra.queue import MAX_DELAY_SECONDS, Message
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import rfc3339, unix_seconds
 
-# how long the mark of an erasure stays: whoever still writes or deletes a copy has ended by then
-ERASED_SECONDS = 3600
-REPLAYABLE = f"{EXISTS} AND {UNCLAIMED}"
+REPLAYABLE = f"{EXISTS} AND {UNCLAIMED} AND expires_at <= :new_expires_at"
 REDRIVABLE = f"{REPLAYABLE} AND #status = :failed"
 # Nobody claimed, replayed, delivered or acknowledged it since it was read: an acknowledgement
 # leaves the `claim_id`, and a claim the status.
 SAME_STATE = f"{EXISTS} AND #status = :seen AND claim_id = :holder"
 # An event, even an expired one, or the mark of its erasure until that expires.
 ERASABLE = f"(attribute_exists(status_shard) OR expires_at > :now_seconds) AND {UNCLAIMED}"
+IS_MARK = "#status = :erased"
 SETTLED_MEMBERS = ("claimed_until", "delivered_at", "delivered_via", "failed_at", "reason")
 CLAIMED = "The event is claimed; try again when the claim ends."
 # What a mark of an erasure keeps of an event; a member that is added to events goes.
@@ -38,6 +38,7 @@ KEPT_OF_ERASED = {
     "created_by",
     "claim_id",
     "copies",
+    "expires_at",
     "subscription_id",
     "source_event_id",
     "response_bytes",
@@ -129,7 +130,7 @@ def _begin_replay(event: Event, services: CoreServices) -> Json:
     """Write how long the event of a copy is kept, as long as the copy; return what makes an event
     pending, and due now if it is pushed at all.
     """
-    expires_at = services.expires_at()
+    expires_at = max(event.expires_at, services.expires_at())
     if event.source_event_id:
         # The event, then the copy: at no time does a copy outlive its event.
         services.store.renew(event.source_event_id, expires_at)
@@ -151,24 +152,32 @@ def erase(event_id: str, services: CoreServices) -> None:
 
     Raises ApiError 409 while the event or a copy is claimed. Repeated, it completes what a failed
     call began: first the event is replaced by a mark, which makes it absent for everybody but an
-    eraser, then the copies that the mark lists are deleted. The mark stays for ERASED_SECONDS:
-    copies of a new event of its key have the same ids.
+    eraser, then the copies that the mark lists are deleted. The mark stays as long as the event
+    would have, which no copy outlives, and once the copies are gone for ERASED_SECONDS: copies of a
+    new event of its key have the same ids.
     """
-    expires_at = int(services.clock()) + ERASED_SECONDS
-    changes = {**dict.fromkeys(ERASED), "status": Status.ERASED, "expires_at": expires_at}
-    marked = services.store.change(event_id, ERASABLE, changes, ReturnValues="ALL_NEW")
+    store = services.store
+    changes = {**dict.fromkeys(ERASED), "status": Status.ERASED}
+    marked = store.change(event_id, ERASABLE, changes, ReturnValues="ALL_NEW")
     event = marked.event
     if event is None:
         return
     if not marked.applied:
         raise EventClaimedError(CLAIMED, _claim_seconds_left(event, services))
 
-    def delete(copy_id: str) -> bool:
-        return services.store.delete(copy_id, UNCLAIMED).applied
+    def keep_mark(condition: str) -> None:
+        expires_at = int(services.clock()) + ERASED_SECONDS
+        store.change(event_id, condition, {"expires_at": expires_at}, {":erased": Status.ERASED})
 
+    def delete(copy_id: str) -> bool:
+        return store.delete(copy_id, UNCLAIMED).applied
+
+    # An event that is about to expire may have copies that version 0.7 kept longer.
+    keep_mark(f"{IS_MARK} AND expires_at < :new_expires_at")
     if not all(services.map(delete, event.copies)):
         detail = "A copy is claimed: repeat the call to complete the erasure."
         raise EventClaimedError(detail, CLAIM_SECONDS)
+    keep_mark(IS_MARK)
     logger.info("erased", extra={"event_id": event_id, "copies": len(event.copies)})
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from chalicelib.core.event import Status
+from chalicelib.core.store import ERASED_SECONDS
 from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.times import DAY_SECONDS, rfc3339
-from chalicelib.operations.settled import ERASED_SECONDS
 from tests.simulator.simulated_world import (
     DLQ,
     ENVIRON,

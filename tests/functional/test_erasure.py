@@ -15,6 +15,7 @@ CONTENTS = ("payload-itself", "metadata-itself", "response-itself", "subject-its
 NAMES = {"event_type": "a", "tenant": "tenant-itself", "subject": CONTENTS[3]}
 BODY = json.dumps({**NAMES, "payload": {"p": CONTENTS[0]}, "metadata": {"m": CONTENTS[1]}})
 HOUR = 3600
+DAY = 24 * HOUR
 
 
 @pytest.fixture
@@ -118,6 +119,33 @@ def test_an_erasure_that_has_begun_is_completed_by_repeating_it(
     assert [answer.problem for answer in refused] == [(409, "event_claimed")]
     assert erase(world, event["event_id"]).status_code == 204
     assert stored(world) == []
+
+
+@pytest.mark.parametrize("days, hours", [(0, (5, 5)), (29.99, (0.5,))])
+def test_the_mark_of_an_erasure_stays_until_the_copies_are_gone(
+    world: World, target: Receiver, days: float, hours: tuple[float, ...]
+) -> None:
+    target.script(503)
+    event = post(world, idempotency_key="k")
+    [copy_id] = event["copies"]
+    later = str(int(world.clock()) + 60 * DAY)  # as version 0.7 may have left it
+    world.change_item(copy_id, "SET expires_at = :later", later={"N": later})
+    world.sleep(days * DAY + 5)
+    assert world.services.store.claim(copy_id, "of a worker").applied
+    for seconds in (0, 59):
+        world.sleep(seconds)
+        assert erase(world, event["event_id"]).problem == (409, "event_claimed")
+    for pause in hours:
+        world.sleep(pause * HOUR)
+        refused = world.offer(BODY, idempotency_key="k")
+        assert refused.problem == (409, "event_claimed")
+        assert int(refused.headers["retry-after"]) <= HOUR
+
+    assert erase(world, event["event_id"]).status_code == 204
+
+    assert stored(world) == []
+    world.sleep(HOUR)
+    assert world.offer(BODY, idempotency_key="k").status_code == 202
 
 
 @pytest.mark.parametrize("subscribed", [True, False])

@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 
 import pytest
 
+from chalicelib.core.store import ERASED_SECONDS
 from chalicelib.infra.times import DAY_SECONDS, rfc3339, unix_seconds
-from chalicelib.operations.settled import ERASED_SECONDS
 from tests.conftest import During, Output
 from tests.support.aws_calls import Aws, Fault
 from tests.support.receiver import Receiver, status
@@ -89,6 +89,36 @@ def test_a_copy_that_is_sent_or_replayed_late_does_not_outlive_its_event(
 
     assert erased.status_code == 204
     assert world.call("GET", f"/events/{copy_id}").status_code == 404
+
+
+@pytest.mark.parametrize("days", [0, 28])
+def test_nothing_ends_earlier_once_the_retention_period_was_lowered(
+    world: World, target: Receiver, days: int
+) -> None:
+    target.default = 422
+    subscribed(world, target)
+    world.sleep(10)
+    event = post_later(world)
+    later = subscribed(world, f"{target.url}&later")
+    world.restart(EVENT_RETENTION_DAYS="7")
+    world.sleep(60 + days * DAY_SECONDS)
+
+    def ends() -> dict[str, int]:
+        return {
+            item["event_id"]["S"]: int(item["expires_at"]["N"])
+            for item in world.items()
+            if "expires_at" in item
+        }
+
+    before = ends()
+    for again in (later, event["copies"][0], event["event_id"]):
+        answer = send(world, again, event["event_id"]) if again is later else world.replay(again)
+        assert answer.status_code == 202
+        world.empty_inbox()
+        after = ends()
+        assert [event_id for event_id, end in before.items() if after[event_id] < end] == []
+        assert max(after.values()) == after[event["event_id"]]
+        before = after
 
 
 def test_an_event_that_is_kept_longer_stays_listed_after_its_next_attempt(

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from chalicelib.core.event import Event
-from chalicelib.operations.settled import ERASED_SECONDS
+from chalicelib.core.store import ERASED_SECONDS
 from chalicelib.settings import COPIES_ONLY, PULL_ONLY
 from tests.simulator.simulated_world import DLQ, ENVIRON, Container, Fault, SimulatedWorld
 
