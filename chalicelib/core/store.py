@@ -8,6 +8,7 @@ in `operations.schedules`.
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from functools import cache
@@ -23,6 +24,7 @@ from chalicelib.core.event import (
     lookup_key,
 )
 from chalicelib.core.outcome import Outcome, Reason
+from chalicelib.infra.errors import StorageUnavailableError
 from chalicelib.infra.table import LOWEST, NO_VALUES, ItemResult, Table, Values, key_of, serialize
 from chalicelib.infra.telemetry import logger
 from chalicelib.infra.times import DAY_SECONDS, unix_seconds
@@ -44,8 +46,9 @@ CLAIM_SECONDS = (
 NOT_EXPIRED = "expires_at > :now_seconds"
 # The mark of an erasure has no `status_shard`: it exists only for whoever erases again.
 EXISTS = f"attribute_exists(status_shard) AND {NOT_EXPIRED}"
+EXPIRED = "expires_at <= :now_seconds"
 # A new event takes the place of an expired one, which DynamoDB may still hold.
-ABSENT = "attribute_not_exists(event_id) OR expires_at <= :now_seconds"
+ABSENT = f"attribute_not_exists(event_id) OR {EXPIRED}"
 # A copy that was erased alone may be made again: only the mark of its event forbids that.
 COPY_ABSENT = f"{ABSENT} OR attribute_not_exists(status_shard)"
 # Not another event of the same key; copies are added to the list, never taken out of it.
@@ -69,6 +72,7 @@ REPLAYED = "replayed-"  # and these are kept longer than the retention period af
 UNSETTLED = (Status.PENDING, Status.FAILED)
 CLEAR_SCHEDULE: dict[str, None] = {"next_attempt_at": None, "requeue_at": None}
 MAX_MARK_SECONDS = 900  # the longest mark of the sweep
+MAX_EXPIRED = 25  # rows that a search deletes
 # How long the mark of an erasure stays once the copies are gone: whoever still writes or deletes
 # one has ended by then.
 ERASED_SECONDS = 3600
@@ -246,6 +250,13 @@ class EventStore(Table):
         """Delete an event if `condition` holds, of an absent one, too, if it says so."""
         return self._result(self._write("delete_item", condition, values, Key=key_of(event_id)))
 
+    def delete_expired(self, event_id: str) -> None:
+        """Delete a row that has expired, or every search passes it until DynamoDB does, up to days
+        late.
+        """
+        with suppress(StorageUnavailableError):
+            self.delete(event_id, EXPIRED)
+
     def get(self, event_id: str) -> Event | None:
         """Return the event, read consistently, or None."""
         return self.read(event_id).event
@@ -352,6 +363,8 @@ def from_item(item: Mapping[str, Mapping[str, Any]]) -> Event:
     """Return the event of an item of the table or, with the projected attributes, of an index."""
     values = {name: _plain(value) for name, value in item.items()}
     values["created_at"], values["event_id"] = values["sort_key"].split("#")
+    if "delivered_at" in values:  # by another clock
+        values["delivered_at"] = max(values["delivered_at"], values["created_at"])
     if "status_shard" in values:
         values["status"] = values["status_shard"].split("#")[0].rpartition("-")[2]
     if "content" in values:

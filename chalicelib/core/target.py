@@ -1,6 +1,6 @@
 """Where events are pushed to, and what its answers mean: the core knows no subscription."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -56,8 +56,8 @@ class Targets(Protocol):
         an event that is not pushed.
         """
 
-    def is_slow(self, destination: str) -> bool:
-        """Return whether a destination is slow, of a subscription by a consistent read."""
+    def slow_among(self, destinations: Set[str]) -> set[str]:
+        """Return those destinations that are slow, of subscriptions by a consistent read."""
 
     def replay_refusal(self, event: Event) -> ApiError | None:
         """Return why an event cannot be replayed, of a copy by a consistent read; None: it can."""

@@ -1,10 +1,10 @@
 """The schedules: sweep every minute for events that nobody will push; publish depths and ages."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from heapq import nsmallest
 from operator import itemgetter
 
@@ -14,6 +14,8 @@ from chalicelib.core.invocation import CoreServices
 from chalicelib.core.outcome import TIMED_OUT
 from chalicelib.core.store import (
     COPY,
+    EXPIRED,
+    MAX_EXPIRED,
     MAX_MARK_SECONDS,
     NOT_EXPIRED,
     PENDING,
@@ -36,12 +38,11 @@ PERIOD_SECONDS = 60  # of the sweep
 MAX_SWEPT = 3000  # of each partition in a run
 LONG_QUEUE = 1000  # visible messages; then most overdue events still have theirs, and are not lost
 MAX_SWEPT_WHILE_LONG = 100
-PARTITIONS = partitions(Status.PENDING) + partitions(Status.PENDING, of_copies=True)
 # The sweep queues nothing twice before its mark, `requeue_at`. Who takes an event removes the mark:
 # version 0.7 wrote it with each transition, up to hours ahead.
 UNMARKED = "(attribute_not_exists(requeue_at) OR requeue_at <= :now)"
-# Its message, if there is one, would have come by now.
-OVERDUE = f"{NOT_EXPIRED} AND next_attempt_at <= :late AND {UNCLAIMED} AND {UNMARKED}"
+# Its message, if there is one, would have come by now. What has expired is shown to be deleted.
+OVERDUE = f"{EXPIRED} OR (next_attempt_at <= :late AND {UNCLAIMED} AND {UNMARKED})"
 # No other sweep marked the event, and no push claimed or recorded it, since it was read.
 SAME_MARK = "(attribute_not_exists(requeue_at) OR requeue_at = :seen)"
 MARKABLE = f"{PENDING} AND next_attempt_at = :due AND {UNCLAIMED} AND {SAME_MARK}"
@@ -92,43 +93,48 @@ def sweep(services: CoreServices) -> None:
     """Queue pending events that nobody will push, at most MAX_SWEPT of each partition.
 
     Destinations take turns. The messages become visible at an even rate, MAX_SWEPT in
-    PERIOD_SECONDS, so that new events need not wait for all.
+    PERIOD_SECONDS, so that new events need not wait for all. Without a URL to push to, only copies
+    are looked for.
 
     What nobody pushes is queued again after one, two, four, eight minutes, then every
     MAX_MARK_SECONDS. While the queue is long, queue at most MAX_SWEPT_WHILE_LONG of each, and
     postpone `requeue_at` so far that everything overdue is queued once before anything is queued
     twice. Raises StorageUnavailableError and QueueUnavailableError after all partitions were tried.
     """
-
-    @cache  # one read for each subscription
-    def is_marked(destination: str) -> bool:
-        with suppress(StorageUnavailableError):  # the fast lane sends on what it should not have
-            return services.targets.is_slow(destination)
-        return False
-
+    searched = partitions(Status.PENDING, of_copies=True)
+    if services.settings.webhook_url:
+        searched += partitions(Status.PENDING)
     is_long = {
         lane: services.queue_of(is_slow_lane=lane).depth() >= LONG_QUEUE for lane in (False, True)
     }
-    counts = services.map(partial(_sweep_partition, services, is_marked, is_long), PARTITIONS)
+    counts = services.map(partial(_sweep_partition, services, is_long), searched)
     logger.info("swept", extra={"queued": sum(counts), "queue_is_long": any(is_long.values())})
 
 
-def _sweep_partition(
-    services: CoreServices,
-    is_marked: Callable[[str], bool],
-    is_long: Mapping[bool, bool],
-    partition: str,
-) -> int:
+def _sweep_partition(services: CoreServices, is_long: Mapping[bool, bool], partition: str) -> int:
     """Queue overdue events of a partition, each in its own lane; return how many.
 
-    The rows of the index do not show attempts, only the error of the latest.
+    The rows of the index do not show attempts, only the error of the latest. Of the webhook, whose
+    mark is in containers of workers alone, they are read.
     """
     turns: Counter[str] = Counter()  # the events of each destination that were found
-    search = _search_overdue(services, partition, turns)
+    expired: list[str] = []
+    search = _search_overdue(services, partition, turns, expired)
     overdue = [event for _, event in nsmallest(MAX_SWEPT, search, key=itemgetter(0))]
+    services.map(services.store.delete_expired, expired[:MAX_EXPIRED])
+    slow: set[str] = set()
+    with_attempts: dict[str, Event] = {}
+    with suppress(StorageUnavailableError):  # the fast lane sends on what it should not have
+        slow = services.targets.slow_among({event.group_id for event in overdue})
+        if not partition.startswith(COPY):
+            tried = [event.event_id for event in overdue if event.last_error]
+            more = ("attempts",)
+            with_attempts = services.store.get_many(tried, with_content=False, more=more)
     lanes: dict[bool, list[Event]] = {False: [], True: []}
     for event in overdue:
-        is_slow_lane = event.last_error == TIMED_OUT or is_marked(event.group_id)
+        has_timed_out = with_attempts.get(event.event_id, event).has_timed_out
+        has_timed_out = has_timed_out or event.last_error == TIMED_OUT
+        is_slow_lane = has_timed_out or event.group_id in slow
         lanes[is_slow_lane].append(event)
     # The webhook's mark is in containers of workers alone: what is overdue here may be waiting in
     # the slow queue, and would come there once more through the fast lane.
@@ -179,17 +185,21 @@ def _queue_overdue(
 
 
 def _search_overdue(
-    services: CoreServices, partition: str, turns: Counter[str]
+    services: CoreServices, partition: str, turns: Counter[str], expired: list[str]
 ) -> Iterator[tuple[int, Event]]:
     """Yield overdue events for SEARCH_SECONDS, the oldest first.
 
-    Each comes with its number among its destination's, by which destinations take turns.
+    Each comes with its number among its destination's, by which destinations take turns. The ids of
+    events that have expired are added to `expired`.
     """
     now = services.clock()
     deadline = now + SEARCH_SECONDS
     late = {":late": rfc3339(now - services.settings.message_grace_seconds)}
     for page in services.store.pages(partition, late, FilterExpression=OVERDUE):
         for event in map(from_item, page["Items"]):
+            if event.expires_at <= now:
+                expired.append(event.event_id)
+                continue
             turns[event.group_id] += 1
             yield turns[event.group_id], event
         if services.clock() > deadline:

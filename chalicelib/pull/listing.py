@@ -9,7 +9,14 @@ from typing import NamedTuple
 
 from chalicelib.core.event import RESERVED_PREFIX, Event, Status, lookup_key
 from chalicelib.core.invocation import CoreServices
-from chalicelib.core.store import NOT_EXPIRED, UNSETTLED, EventStore, from_item, partitions
+from chalicelib.core.store import (
+    MAX_EXPIRED,
+    NOT_EXPIRED,
+    UNSETTLED,
+    EventStore,
+    from_item,
+    partitions,
+)
 from chalicelib.infra.parsing import Json
 from chalicelib.infra.table import (
     BY_LOOKUP,
@@ -148,11 +155,13 @@ def search(services: CoreServices, query: Query) -> Iterator[Row]:
     """
     deadline = services.clock() + PAGE_SECONDS
     page_rows = query.limit + 2  # that of the cursor, and one that tells whether there are more
+    expired: list[str] = []
     partitions = [
-        _rows(pages, query, services.clock, deadline)
+        _rows(pages, query, services.clock, deadline, expired)
         for pages in _pages(services.store, query, page_rows)
     ]
     first_rows = services.map(lambda rows: list(islice(rows, page_rows)), partitions)
+    services.map(services.store.delete_expired, expired[:MAX_EXPIRED])
     in_order = merge(
         *map(chain, first_rows, partitions),
         key=attrgetter("sort_key"),
@@ -174,7 +183,8 @@ def _pages(store: EventStore, query: Query, page_rows: int) -> list[Iterator[Jso
 
     The first page of each has up to `page_rows` rows.
     """
-    conditions = [NOT_EXPIRED]
+    # The inbox is read again and again: what has expired is shown to be deleted.
+    conditions = [] if query.only_unclaimed else [NOT_EXPIRED]
     values = {
         ":low": query.since,
         ":high": query.until,
@@ -208,15 +218,19 @@ def _rows(
     query: Query,
     clock: Clock,
     deadline: float,
+    expired: list[str],
 ) -> Iterator[Row]:
     """Yield the rows of a partition.
 
-    They are the events of the query and, after the deadline, the place that was read to.
+    They are the events of the query and, after the deadline, the place that was read to. The ids of
+    events that have expired are added to `expired`.
     """
     for page in pages:
         for item in page["Items"]:
             event = from_item(NOT_SHOWN | item)
-            if query.has(event, clock()):
+            if event.expires_at <= clock():
+                expired.append(event.event_id)
+            elif query.has(event, clock()):
                 yield Row(event.sort_key, event)
         if "LastEvaluatedKey" in page and clock() > deadline:
             yield Row(page["LastEvaluatedKey"]["sort_key"]["S"], None)

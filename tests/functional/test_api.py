@@ -3,6 +3,8 @@
 import base64
 import json
 from bisect import bisect_left
+from functools import partial
+from itertools import count
 from typing import Any
 from urllib.parse import urljoin
 
@@ -540,6 +542,19 @@ def test_an_acknowledgement_counts_once_if_undelivered(
     assert [(answer.status_code, answer.text) for answer in (first, again)] == [(204, "")] * 2
     assert_has(after_it, status="delivered", delivered_via=via)
     assert world.event(event_id) == after_it
+
+
+def test_no_event_is_delivered_before_it_is_created(world: World) -> None:
+    world.restart(ZAPIER_WEBHOOK_URL="subscriptions")
+    world.services.clock = partial(next, count(START, 0.001))
+    made = world.post()
+    assert made["delivered_at"] == made["created_at"]
+    world.restart(ZAPIER_WEBHOOK_URL="none")
+    event_id = world.post()["event_id"]
+    world.sleep(-2)  # the clock of another container
+    world.acknowledge(event_id)
+    event = world.event(event_id)
+    assert event["delivered_at"] == event["created_at"]
 
 
 @pytest.mark.parametrize("code", [200, 503, 422])

@@ -282,7 +282,7 @@ def test_a_mark_that_cannot_be_read_leaves_the_event_to_the_fast_lane(
     world.queued()
     world.lose_messages()
     world.sleep(120)
-    aws.fail("GetItem")
+    aws.fail("BatchGetItem")
     world.sweep()
     assert lengths(world) == (2, 0)
 

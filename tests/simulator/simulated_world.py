@@ -500,7 +500,8 @@ class SimulatedWorld:
                 break
             self.clock.sleep(60)
             Container(self).sweep()
-            if not any("next_attempt_at" in item for item in pending):  # pull-only
+            is_scheduled = any("next_attempt_at" in item for item in pending)
+            if not (is_scheduled and self.settings.webhook_url):  # pull-only
                 consumer = Container(self)
                 for event_id, lease_id in consumer.lease(limit=100):
                     consumer.acknowledge(event_id, lease_id)

@@ -7,9 +7,11 @@ from functools import partial
 from typing import Any
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
-from chalicelib.core.event import Event, Status
+from chalicelib.core.event import Attempt, Event, Status
 from chalicelib.core.invocation import Invocation
+from chalicelib.core.outcome import Outcome
 from chalicelib.core.store import SHARDS, compressed, partitions
 from chalicelib.deps import Services
 from chalicelib.infra.errors import StorageUnavailableError
@@ -22,7 +24,7 @@ from chalicelib.web.validation import PARAMETERS, encode_cursor, parse_query
 from tests.conftest import Output
 from tests.simulator.simulated_world import DLQ, ENVIRON, INBOX, SLOW
 from tests.support.in_memory_aws import FakeDynamoDB, FakeSQS
-from tests.support.world import START, Clock
+from tests.support.world import START, Clock, Json
 
 DAY = 86_400
 
@@ -195,6 +197,98 @@ def test_expired_events_are_skipped_unless_replayed(
         reads.clear()
         assert ids(listing.read_page(services, listing.INBOX).events) == ids([replayed, live])
     assert len(reads) == len(partitions(*listing.INBOX.status))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_who_passes_expired_rows_deletes_some(
+    sweeping: Services, dynamodb: FakeDynamoDB, clock: Clock, fails: bool
+) -> None:
+    """Replayed events are in a partition that is read whole."""
+    settings = replace(sweeping.settings, event_retention_days=1, webhook="none")
+    services = replace(sweeping, settings=settings)
+    for number in range(0, 180, 3):
+        event = make_event(number, expires_at=int(START) + DAY)
+        store_all(services, [event])
+        settled.replay(event, Invocation(services, clock()))
+    clock.sleep(2 * DAY)
+    live = make_event(900, created_at=rfc3339(clock()), expires_at=int(clock()) + DAY)
+    store_all(services, [live])
+
+    def fail(**parameters: Any) -> Any:
+        raise EndpointConnectionError(endpoint_url="https://aws.test")
+
+    if fails:
+        dynamodb.delete_item = fail  # type: ignore[method-assign]
+    read: list[Json] = []
+    dynamodb.on_query = read.extend
+    counts = []
+    for _ in range(4):
+        read.clear()
+        assert ids(listing.read_page(services, listing.INBOX).events) == [live.event_id]
+        counts.append(len([row for row in read if row["event_id"] != live.event_id]))
+
+    assert counts == ([60] * 4 if fails else [60, 35, 10, 0])
+
+
+def test_a_sweep_deletes_expired_rows_that_it_passes(
+    sweeping: Services, dynamodb: FakeDynamoDB, clock: Clock
+) -> None:
+    expired = store_all(sweeping, [make_copy(3 * number, 1, **OVERDUE) for number in range(400)])
+    clock.sleep(2000)
+    left = []
+    for _ in range(2):
+        schedules.sweep(sweeping)
+        left.append(len(dynamodb.items))
+
+    assert queued(sweeping) == []
+    assert left == [len(expired) - SHARDS * 25 * runs for runs in (1, 2)]
+
+
+def test_a_sweep_in_pull_only_mode_reads_no_events(
+    sweeping: Services, dynamodb: FakeDynamoDB
+) -> None:
+    store_all(sweeping, [make_event(0, **OVERDUE), *(lost := copies_of(1, [1]))])
+    read: list[Json] = []
+    dynamodb.on_query = read.extend
+
+    schedules.sweep(replace(sweeping, settings=replace(sweeping.settings, webhook="none")))
+
+    assert [row["event_id"] for row in read] == queued(sweeping) == ids(lost)
+
+
+def test_a_sweep_reads_the_marks_of_subscriptions_a_hundred_at_a_time(
+    sweeping: Services, dynamodb: FakeDynamoDB
+) -> None:
+    store_all(sweeping, [make_copy(3 * number, number, **OVERDUE) for number in range(1000)])
+    read = dynamodb.batch_get_item
+    calls = []
+
+    def count(**parameters: Any) -> Any:
+        calls.append(parameters)
+        return read(**parameters)
+
+    dynamodb.batch_get_item = count  # type: ignore[method-assign]
+
+    schedules.sweep(sweeping)
+
+    assert len(queued(sweeping)) == 1000
+    assert len(calls) <= 10 + SHARDS
+
+
+def test_a_sweep_queues_an_event_in_the_slow_lane_that_timed_out_before_it_failed(
+    sweeping: Services,
+) -> None:
+    attempts = tuple(
+        Attempt(rfc3339(START - 500), Outcome.RETRY, None, error, 3000)
+        for error in ("timed out", "receiver responded 503")
+    )
+    failed = {"last_error": "receiver responded 503", "delivery_attempts": 2}
+    store_all(sweeping, [make_event(0, attempts=attempts, **failed, **OVERDUE)])
+
+    schedules.sweep(sweeping)
+
+    sqs = sweeping.make_client("sqs")
+    assert (len(sqs.messages(INBOX)), len(sqs.messages(SLOW))) == (0, 1)
 
 
 def test_an_event_in_two_partitions_for_a_moment_is_listed_once(
