@@ -5,8 +5,6 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from uuid import uuid4
 
 import pytest
 from playwright.sync_api import Browser, Route, expect, sync_playwright
@@ -25,6 +23,7 @@ HASTY = {
 }
 # the page refreshes every 3 s
 HURRY = "window.wait = setTimeout; setTimeout = (act, ms) => wait(act, ms / 10);"
+ELSEWHERE = "Asia/Kolkata"  # +05:30
 OWN, OTHER = (f"whsec_{letter * 32}" for letter in "ab")
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
 
@@ -73,7 +72,9 @@ def axe() -> str:
 def console(browser: Browser, system: Run, receiver: Receiver) -> Iterator[Console]:
     receiver.default = status(200)
     permissions = ["clipboard-read", "clipboard-write"]
-    context = browser.new_context(viewport={"width": 1100, "height": 800}, permissions=permissions)
+    context = browser.new_context(
+        viewport={"width": 1100, "height": 800}, permissions=permissions, timezone_id=ELSEWHERE
+    )
     context.add_init_script(HURRY)
     expect.set_options(timeout=60_000)
     console = Console(context, system)
@@ -139,7 +140,7 @@ def test_a_new_event_appears_by_itself_once_the_api_responds_again(console: Cons
     console.row(first).focus()
     console.page.route("**/events?*", lambda route: route.abort())
     console.text("#banner").to_contain_text(
-        re.compile(r"The API does not respond .* What is shown is of [\d-]+ [\d:.]+ UTC")
+        re.compile(r"The API does not respond .* What is shown is of \d\d:\d\d")
     )
     console.row(first).wait_for()
 
@@ -154,37 +155,6 @@ def test_a_new_event_appears_by_itself_once_the_api_responds_again(console: Cons
     console.forgive("ERR_FAILED")
 
 
-def test_counts_and_chart_never_claim_more_than_was_counted(
-    console: Console, receiver: Receiver
-) -> None:
-    console.subscribe(receiver.url, event_types=["order.counted"])
-    event = console.post("order.counted", subject="order-4711")
-    moment = datetime.now(UTC) - timedelta(minutes=5)
-
-    def fill(route: Route) -> None:
-        many = {
-            **event,
-            "status": "failed",
-            "created_at": moment.isoformat(),
-            "source_event_id": None,
-            "copies": [],
-        }
-        events = [{**many, "event_id": f"evt_{uuid4().hex}"} for _ in range(100)]
-        route.fulfill(json={"events": events, "next_cursor": "more"})
-
-    console.page.route(re.compile("/events.*status=failed"), fill)
-    console.open("/?event_type=order.counted")
-
-    console.text("#failed").to_contain_text("500+ events")
-    console.text("#rows li").to_have_count(1)
-    console.text("#delivered").to_contain_text(re.compile(r"1 event\s+1 copy"))
-    console.text("#cut").to_have_text(f"counted from {moment:%H:%M} UTC on")
-    console.text("#legend").to_have_text("1 delivered at once500 failed")
-    expect(console.row(event)).to_contain_text(
-        re.compile(r"order-4711\s.*1 of 1 webhook got it", re.DOTALL)
-    )
-
-
 def test_filters_are_in_the_address_and_a_refused_one_is_explained(
     console: Console, receiver: Receiver
 ) -> None:
@@ -193,9 +163,10 @@ def test_filters_are_in_the_address_and_a_refused_one_is_explained(
     failed = console.post("refund.made", tenant="acme")
     console.post("refund.made", tenant="other")
     console.post("refund.meant", tenant="acme")
-    event_type, until = page.get_by_label("Event type"), page.get_by_label("Until")
+    event_type = page.get_by_label("Event type")
     console.open()
     console.row(failed).wait_for()
+    page.get_by_text("Filters", exact=True).click()
     page.get_by_label("Tenant", exact=True).fill("acme")
     event_type.fill("refund m")
     expect(page.get_by_role("alert")).to_contain_text(
@@ -203,13 +174,14 @@ def test_filters_are_in_the_address_and_a_refused_one_is_explained(
     )
     expect(event_type).to_have_attribute("aria-invalid", "true")
     event_type.fill("refund.m")  # a partial word is the beginning of a type
-    until.fill("2099-01-01T00:00")
+    page.get_by_label("Until").fill("2099-01-01T00:00")
     console.text("#rows li").to_have_count(2)
-    console.button("failed").click()
+    page.get_by_role("link", name="1 failed").click()
     console.text("#rows li").to_have_count(1)
     expect(console.row(failed)).to_contain_text("receiver responded 422")
     address = page.evaluate("location.hash")
-    assert address == "#/?event_type=refund.m*&status=failed&tenant=acme&until=2099-01-01T00%3A00"
+    until = "until=2098-12-31T18%3A30%3A00.000Z"
+    assert address == f"#/?event_type=refund.m*&status=failed&tenant=acme&{until}"
 
     page.reload()
 
@@ -243,9 +215,9 @@ def test_all_that_match_are_listed_and_replayed(console: Console, receiver: Rece
     console.text("#rows li").to_have_count(31 - queued)
     console.press("Replay all that match", "Replay")
     console.text("#job-title").to_have_text(f"{31 - queued} queued; 0 left as failed")
-    console.text("#empty").to_contain_text("No event matches.")
+    console.text("#empty").to_be_visible()
     console.open("/?event_type=bulk.failed&status=pending")
-    console.text("#empty").to_contain_text("No event matches.")
+    console.text("#empty").to_be_visible()
     assert {request.json()["event_id"] for request in receiver.requests[before:]} == set(events)
 
 
@@ -280,15 +252,9 @@ def test_an_event_is_judged_by_the_webhooks_of_its_tenant(
         (foreign, r"^delivered\s.*for stranger, 1 of 1 webhook got it"),
     ):
         expect(console.row(event)).to_contain_text(re.compile(row, re.DOTALL))
-    console.text("#failed").to_contain_text(re.compile(r"1 event\s+2 copies"))
-    console.text("#delivered").to_contain_text(
-        re.compile(r"1 event\s+2 copies, 1 not asked for, 1 not sent")
-    )
-    console.text("#legend").to_have_text("1 delivered at once1 not asked for1 not sent1 failed")
-    console.button("delivered").click()
-    console.text("#delivered").to_contain_text("2 events")
-    # Its own push is what matches.
-    expect(console.row(failed)).to_contain_text(re.compile(rf"^delivered\s.*{refused}", re.DOTALL))
+    console.text("#counted").to_have_text("4 events:1 failed1 not sent1 delivered1 not asked for")
+    console.page.get_by_role("link", name="1 delivered").click()
+    console.text("#rows li").to_have_count(4)  # of each its own push, or a copy, was
     console.row(left_out).click()
     console.text("#became").to_have_text(told)
     console.text("#recipients a.type").to_have_text(["Corp", "Archive"])
@@ -298,21 +264,32 @@ def test_an_event_is_judged_by_the_webhooks_of_its_tenant(
     console.text("#status").to_have_text("not sent")
 
 
-def test_what_is_old_says_so_and_older_pages_are_read_once(console: Console) -> None:
-    page, event = console.page, console.post("page.turned")
+def test_what_is_old_says_so_older_pages_are_read_once_and_one_bad_row_spoils_no_other(
+    console: Console,
+) -> None:
+    page = console.page
+    console.post("page.turned")
     asked: list[int] = []
 
     def fill(route: Route) -> None:
         page_number = int("cursor=" in route.request.url)
         asked.append(page_number)
-        own = {**event, "created_at": f"2026-01-0{2 - page_number}T00:00:00.000000Z"}
+        [own] = route.fetch(url=route.request.url.replace("cursor=more&", "")).json()["events"]
+        own["created_at"] = f"2026-01-0{2 - page_number}T00:00:00.000000Z"
+        own["delivered_at"] = "2025-12-01T00:00:00.000000Z"  # by another clock
         ids = [f"evt_{page_number}{number:031x}" for number in range(100)]
         events = [{**own, "event_id": event_id} for event_id in ids]
+        events[7] = {**events[7], "outcome": {"state": "failed"}}
         route.fulfill(json={"events": events, "next_cursor": ["more", None][page_number]})
 
-    page.route(re.compile("/events.*include=subject"), fill)
+    page.route(re.compile("/events.*include=outcome"), fill)
     console.open("/?event_type=page.turned")
     console.text("#rows li").to_have_count(100)
+    console.text("#counted").to_have_text(
+        "100 events:1 failed99 deliveredolder ones are not counted"
+    )
+    console.text("#rows li >> nth=7").to_contain_text("Cannot be drawn")
+    console.text("#rows li >> nth=8").to_contain_text("after 0 ms")
 
     console.button("Load older events").click()
 
@@ -320,7 +297,7 @@ def test_what_is_old_says_so_and_older_pages_are_read_once(console: Console) -> 
     while asked[-3:] != [0, 0, 0]:
         page.wait_for_timeout(100)
     assert sum(asked) == 1
-    old, later = re.compile(r"as of \d\d:\d\d:\d\d UTC"), "Date.now = () => new Date().getTime() + "
+    old, later = re.compile(r"as of \d\d:\d\d:\d\d"), "Date.now = () => new Date().getTime() + "
     page.evaluate(f"{later} 2e4")
     console.text("#rows li:last-child").to_contain_text(old)
     console.text("#rows li:first-child").not_to_contain_text(old)
@@ -342,7 +319,7 @@ def test_a_search_opens_an_exact_hit_at_once_and_ignores_case_and_punctuation(
         console.heading("Order-815").to_be_focused()
         console.go("/nowhere")
         console.heading("Nothing is here.").to_be_focused()
-    assert "/events?limit=2&subject=Order-815" in asked[0]
+    assert "/events?limit=2&source=original&subject=Order-815" in asked[0]
     assert "/events/evt_" in asked[1]
     console.find("sub_4711")  # could be the beginning of an id
     console.heading("sub_4711").to_be_focused()
@@ -363,10 +340,7 @@ def test_a_failing_event_is_watched_to_its_end_and_replayed(
     console.row(event).press("Enter")
 
     console.heading("order.created").to_be_focused()
-    attempt = (
-        r"1: retry, receiver responded 503, took [\d.]+ ms [0-9-]+ [0-9:.]+ "
-        r"UTC\s*database is down.*"
-    )
+    attempt = r"1: retry, receiver responded 503, took [\d.]+ ms [\d:]+\.\d{3}\s*database is down.*"
     console.text("#steps").to_contain_text(re.compile(attempt + r"Next attempt in \d s"))
     console.text("#announcement").to_contain_text("Not delivered: attempt 2")
     console.text("#steps").to_contain_text(
@@ -378,9 +352,9 @@ def test_a_failing_event_is_watched_to_its_end_and_replayed(
     receiver.default = status(200)
     console.press("Replay to your own webhook")
 
-    console.text("#answer").to_contain_text("Queued.")
     console.text("#steps").to_contain_text("Attempt 3, replayed after")
     console.text("#message").to_have_text("Delivered by attempt 3 (replayed).")
+    console.text("#answer").to_be_hidden()  # it said "Queued"
 
 
 def test_a_leased_event_is_found_copied_and_erased(console: Console, receiver: Receiver) -> None:
@@ -425,7 +399,7 @@ def test_a_leased_event_is_found_copied_and_erased(console: Console, receiver: R
 def test_an_order_says_who_got_it_and_is_sent_to_who_did_not(
     console: Console, receiver: Receiver, axe: str
 ) -> None:
-    page, answer = console.page, console.page.locator("#answer")
+    page = console.page
     pattern = {"order": {"total": [{"numeric": [">=", 100]}]}}
     for name, more in (("Ledger", {}), ("Warehouse", {}), ("Corp", {"filter": pattern})):
         console.subscribe(
@@ -462,8 +436,8 @@ def test_an_order_says_who_got_it_and_is_sent_to_who_did_not(
     for name, became in (("Corp", "1 of 3"), ("Ledger", "2 of 3")):
         page.locator("#recipients li", has_text=name).get_by_role("button").click()
         page.get_by_role("dialog").get_by_role("button", name=re.compile("Send|Replay")).click()
-        expect(answer).to_contain_text("Queued")
         console.text("#became").to_contain_text(f"{became} webhooks got it")
+        expect(page.locator("#recipients li", has_text=name).get_by_role("button")).to_be_focused()
     console.press("Replay copies", "Replay")
     console.text("#job-title").to_have_text("1 queued")
     console.text("#became").to_have_text("3 of 3 webhooks got it; 1 other got no copy")
@@ -479,7 +453,6 @@ def test_an_order_says_who_got_it_and_is_sent_to_who_did_not(
     )
     console.find(unmatched)
     console.text("#became").to_have_text("It matched none of 1 webhook.")
-    console.text("#status").to_have_text("no webhook")
     assert console.buttons()[2:] == ["Send", "Erase", "Copy id", "Copy curl", "Copy payload"]
 
 
@@ -499,8 +472,6 @@ def test_what_copies_carry_never_runs(console: Console, receiver: Receiver) -> N
 
     expect(console.row(event)).to_contain_text(f"2 failed, {HOSTILE}: receiver responded 422")
     expect(console.row(event)).to_contain_text(re.compile(r"^failed\s+</script>"))
-    page.locator("[name=copies]").select_option("left out")
-    console.text("#failed").to_contain_text("0 events")
     console.row(event).click()
     console.text("#payload").to_have_text(json.dumps(payload, indent=2))
     page.locator("#recipients a", has_text=HOSTILE).first.click()
@@ -513,7 +484,7 @@ def test_what_copies_carry_never_runs(console: Console, receiver: Receiver) -> N
     console.forgive("Content Security Policy")
 
 
-def test_those_in_trouble_come_first_and_what_they_missed_is_replayed(
+def test_those_in_trouble_come_first_and_tell_what_they_missed(
     console: Console, receiver: Receiver, axe: str
 ) -> None:
     page = console.page
@@ -522,7 +493,7 @@ def test_those_in_trouble_come_first_and_what_they_missed_is_replayed(
         receiver.url, tenant="acme", name="CRM", event_types=["ledger.*", "acme"]
     )
     bank = console.subscribe(receiver.url, tenant="other", name="Bank", event_types=["ledger.*"])
-    cards, clock = page.locator("#subscriptions > li"), r"\d\d:\d\d UTC"
+    cards, clock = page.locator("#subscriptions > li"), r"\d\d:\d\d"
     console.post("ledger.booked", tenant="other")
     receiver.default = status(503, headers={"Retry-After": "60"})
     console.post("ledger.booked", tenant="other")
@@ -537,49 +508,51 @@ def test_those_in_trouble_come_first_and_what_they_missed_is_replayed(
     failed = {event["event_id"] for event in console.api("GET", f"{copies}failed")["events"]}
     console.open("/subscriptions")
 
-    console.text("#troubled").to_have_text("2 of 3 webhooks in trouble")
+    console.text("#troubled").to_have_text("3 of 4 webhooks in trouble")
     console.text("#overview tr").to_have_text(
         [
+            re.compile(rf"Your own webhook\s*dead letters\s*{clock}\s*\d+\s*\d+\+?\s*{clock}"),
             re.compile(rf"CRM\s*acme\s*disabled\s*{clock}\s*0\s*{len(failed)}\s*none"),
-            re.compile(rf"Bank\s*other\s*retrying\s*{clock}\s*1\s*0\s*{clock}"),
+            re.compile(rf"Bank\s*other\s*retrying\s*1\s*0\s*[\d.]+ m?s, .*{clock}"),
             re.compile(r"Audit\s*active\s*0\s*0\s*none"),
         ]
     )
     console.check_looks("webhooks", axe)
-    begun = {"failing_since": "2026-01-20T22:00:00.000000Z"}  # before the newest deliveries
+    begun = {  # before the newest deliveries
+        "state": "failing",
+        "failing_since": "2026-01-20T22:00:00.000000Z",
+        "created_at": "2026-01-01T22:00:00.000000Z",
+    }
     page.route(
-        f"**/subscriptions/{bank['subscription_id']}",
+        f"**/subscriptions/{bank['subscription_id']}?*",
         lambda route: route.fulfill(json={**route.fetch().json(), **begun}),
     )
     page.get_by_role("link", name="Bank").click()
     expect(cards).to_contain_text(
         re.compile(
-            r"failing since 2026-01-20 22:00 UTC, 1 waits.*1 pending, 1 delivered; the last",
-            re.DOTALL,
+            r"failing since 2026-01-21 03:30, 1 waits.*1 pending, 1 delivered, the last", re.DOTALL
         )
     )
     expect(console.button("Enable")).to_be_hidden()
-    since = cards.get_by_label("Since (UTC)")
-    expect(since).to_have_value("2026-01-17T22:00")
-    begun["disabled_at"] = "2026-01-19T22:00:00.000000Z"
-    expect(since).to_have_value("2026-01-16T22:00")
+    since = cards.get_by_label("What it missed since")
+    cards.get_by_text("Recover", exact=True).first.click()
+    expect(since).to_have_value("2026-01-18T03:30")
+    begun["created_at"] = "2026-01-20T21:00:00.000000Z"  # older events were never meant for it
+    expect(since).to_have_value("2026-01-21T02:30")
     page.get_by_role("link", name="All webhooks").click()
     page.get_by_label("Find", exact=True).fill("disab")
     console.text("#overview tr").to_have_count(1)
     page.locator("#overview tr").click()
     expect(cards).to_contain_text(re.compile("Last error.*To doMend the receiver", re.DOTALL))
     receiver.default = status(200)
-    before = len(receiver.requests)
     console.button("Enable").press("Enter")
     expect(cards.get_by_role("status")).to_contain_text("It is enabled.")
-    expect(cards.get_by_role("button").filter(visible=True).first).to_have_text(
-        f"Replay {len(failed)} that failed"
-    )
-    console.press(f"Replay {len(failed)} that failed", "Replay")
-    console.text("#job-title").to_have_text(f"{len(failed)} queued; 0 left as failed")
+    page.locator("summary.primary").click()
+    expect(cards).to_contain_text(f"{len(failed)} that it missed since")
+    cards.get_by_role("button", name="Recover").click()
+    told = f"0 events queued for CRM; {len(failed)} failed less than a minute ago"
+    console.text("#job-title").to_contain_text(told)  # a loop of this would be a flood
     expect(cards.get_by_text("active")).to_be_visible()
-    receiver.wait_for(before + len(failed))
-    assert {request.json()["event_id"] for request in receiver.requests[before:]} == failed
 
 
 def test_a_subscription_is_made_and_its_secret_is_shown(
@@ -590,13 +563,12 @@ def test_a_subscription_is_made_and_its_secret_is_shown(
         "**/me", lambda route: route.fulfill(json={**route.fetch().json(), "event_types": offered})
     )
     console.open("/subscriptions")
+    page.get_by_text("Add a webhook").click()
     url, types = page.get_by_label("URL"), page.get_by_label("Other types")
     fault = page.get_by_role("alert").filter(visible=True)
-    pattern = page.locator("#add [name=filter]")
     url.fill("http://evil.example/")
     page.get_by_label("order.paid", exact=True).check()
     types.fill("order.made")
-    pattern.fill('{"total": [{"numric": [">", 100]}]}')
     console.button("Add").last.click()
     expect(fault).to_have_text("order.made is no event type here.")
     types.fill("order.*")
@@ -606,10 +578,7 @@ def test_a_subscription_is_made_and_its_secret_is_shown(
     page.keyboard.type("Authorization")
     page.get_by_label("Value of the header").fill("Bearer s3cret")
     page.keyboard.press("Enter")
-    expect(fault).to_have_text(
-        ["It must begin with https://.", re.compile("^total: numric is no operator; there are")]
-    )
-    pattern.fill('{"total": [{"numeric": [">", 100]}]}')
+    expect(fault).to_have_text("It must begin with https://.")
     expect(url).to_have_attribute("aria-invalid", "true")
     url.fill(receiver.url)
 
@@ -621,8 +590,10 @@ def test_a_subscription_is_made_and_its_secret_is_shown(
     secret = console.api("GET", f"/subscriptions/{made['subscription_id']}/secret")["secret"]
     assert console.copied("secret") == secret
     console.button("Done").click()
+    console.text("#secret").to_have_text("")
     assert secret not in page.content()
     console.text("#subscriptions h2").to_have_text([HOSTILE])
+    expect(page.locator("#subscriptions h2 a")).to_be_focused()
     console.forgive("status of 400")
 
 
@@ -637,24 +608,34 @@ def test_a_subscription_is_edited_and_its_headers_are_given_again(
     made = console.subscribe(receiver.url, name="CRM", tenant="acme", **members)
     del made["secret"]
     path = f"/subscriptions/{made['subscription_id']}"
+    signed = console.api("GET", f"{path}/secret")
     console.open(path)
     card = console.page.locator("#subscriptions > li")
     edit = card.get_by_text("Edit")
     edit.click()
     console.check_looks("edit", axe)
-    card.get_by_label("URL").fill(f"{receiver.url}/moved")
+    card.get_by_label("Your own secret").fill(OWN)
+    card.get_by_label("Filter").fill('{"total": [{"numric": [">", 100]}]}')
     card.get_by_role("button", name="Save").click()
-    expect(card.get_by_role("alert").filter(visible=True)).to_have_text(
-        "Give the value of Authorization again, or remove it."
-    )
-    card.get_by_label("URL").fill("")
-    console.button("Add a header").last.click()
-    console.page.keyboard.type("X-Team")
+    expect(card.get_by_role("alert").filter(visible=True)).to_contain_text("is no operator")
+    assert console.api("GET", f"{path}/secret") == signed  # a refused edit changes nothing
+    card.get_by_label("Filter").fill("")
+    card.get_by_label("Your own secret").fill("")
+    types = card.get_by_label("Types, none for all").last
+    types.fill("")
+    console.forgive("status of 400")
+    console.press("Save", "Cancel")
+    console.text("#question").to_have_text("Send all types to CRM?")
+    types.fill("order.*")
+    card.get_by_label("URL").fill(f"{receiver.url}/moved")
     card.get_by_label("Filter").fill('{"total": ')
     card.get_by_role("button", name="Save").click()
-    for told in ("It must be JSON", "Give the value of Authorization again"):
+    for told in ("It must be JSON", "Give the value of Authorization again, or remove it."):
         expect(card.get_by_role("alert").filter(has_text=told)).to_be_visible()
+    card.get_by_label("URL").fill("")
     card.get_by_role("button", name="Remove").first.click()
+    console.button("Add a header").last.click()
+    console.page.keyboard.type("X-Team")
     card.get_by_label("Value of the header").fill("a")
     card.get_by_label("Filter").fill("")
     card.get_by_label("Name", exact=True).fill("ERP")
@@ -666,14 +647,11 @@ def test_a_subscription_is_edited_and_its_headers_are_given_again(
     expect(card.get_by_role("status")).to_contain_text("It is saved")
     expect(card).to_contain_text("HeadersX-Team: set")
     expect(card.get_by_role("heading")).to_have_text("ERP")
+    expect(edit).to_be_focused()
     edit.click()
     expect(card.get_by_label("Value of the header")).to_have_value("")
-    assert console.api("GET", path) == {
-        **made,
-        "name": "ERP",
-        "filter": None,
-        "header_names": ["X-Team"],
-    }
+    edited = {"name": "ERP", "filter": None, "header_names": ["X-Team"]}
+    assert console.api("GET", path) == {**made, **edited}
 
 
 # A customer's page
@@ -700,26 +678,25 @@ def test_a_token_opens_the_page_of_its_tenant(
     press("Enter")
     expect(customer.button("Copy secret")).to_be_focused()
     press("Escape")
-    customer.button("Send test").click()
-    customer.text("#subscriptions li > p").to_contain_text("UTC: failed, receiver responded 422")
-    named = ["Send test", "Pause", "Show secret", "New secret", "Delete"]
+    expect(page.get_by_role("link", name="Ledger")).to_be_focused()
+    page.get_by_text("Try it").click()
+    customer.button("Send as a test").click()
+    customer.text("#subscriptions [data-part=result]").to_contain_text("receiver responded 422")
+    customer.text("#subscriptions [data-part=sent]").to_contain_text(
+        receiver.requests[-1].headers["webhook-signature"]
+    )
+    named = ["Send as a test", "Pause", "Show secret", "New secret"]
     assert customer.buttons() == ["Sign out", *named]
     event = customer.post("order.created", tenant="acme")
     customer.post("order.created")
 
-    page.get_by_role("link", name="Its deliveries").click()
+    page.get_by_role("link", name="Ledger").click()
 
     customer.heading("Deliveries to Ledger").to_be_focused()
     customer.text("#rows li").to_have_text(
         re.compile(r"failed\s+cpy_\w{8}…\s+order.created\s+receiver responded 422\s+1 att")
     )
-    assert customer.buttons() == [
-        "Sign out",
-        "pending",
-        "delivered",
-        "failed",
-        "Replay all that match",
-    ]
+    assert customer.buttons() == ["Sign out", "Replay all that match"]
     page.locator("#rows a").press("Enter")
     customer.text("#steps").to_contain_text(
         re.compile("Attempt 1: failed, receiver responded 422.*no such account")
@@ -734,6 +711,7 @@ def test_a_token_opens_the_page_of_its_tenant(
     customer.press("Replay")
     customer.text("#status").to_have_text("delivered")
     customer.go("/subscriptions")
+    page.locator("#subscriptions").get_by_text("Edit").click()
     customer.press("Delete")
     customer.text("#nobody").to_contain_text("There are no webhooks yet.")
 
@@ -750,18 +728,13 @@ def test_a_webhook_is_tried_paused_renewed_and_recovers_what_it_missed(
     card = console.page.locator("#subscriptions > li")
     payload = card.get_by_label("Payload")
     expect(card).to_contain_text(f"URL{receiver.url}")
-    trying = card.get_by_text("Try it")
-    trying.click()
+    card.get_by_text("Try it").click()
     expect(payload).to_have_value(re.compile("120"))
     payload.fill('{"order": {"total": 80}}')
-    trying.click()
-    trying.click()  # what was typed stays
-    with console.page.expect_response(re.compile("event_type=order.paid")):
-        card.get_by_label("Type").dispatch_event("change")
     console.button("Send as a test").click()
     result = "would not be sent: CRM takes order.total ≥ 100; this has 80."
     expect(card.get_by_role("status").filter(visible=True)).to_contain_text(result)
-    expect(card).to_contain_text(re.compile(r"Last test[\d-]+ [\d:.]+ UTC: delivered, status 200"))
+    expect(card).to_contain_text(re.compile(r"Last test\d\d:\d\d: delivered, status 200"))
     assert receiver.requests[-1].json()["payload"] == {"order": {"total": 80}}
     console.check_looks("webhook", axe)
 
@@ -774,7 +747,7 @@ def test_a_webhook_is_tried_paused_renewed_and_recovers_what_it_missed(
     console.press("Pause", "Cancel")
     expect(console.button("Pause")).to_be_focused()
     console.press("Pause")
-    expect(card).to_contain_text(re.compile(r"paused since \d\d:\d\d UTC"))
+    expect(card).to_contain_text(re.compile(r"paused since \d\d:\d\d"))
     expect(console.button("Enable")).to_be_focused()
     [paused] = console.post("order.paid", tenant="acme", payload={"order": {"total": 120}})[
         "copies"
@@ -782,12 +755,14 @@ def test_a_webhook_is_tried_paused_renewed_and_recovers_what_it_missed(
     while console.api("GET", f"/events/{paused}")["status"] != "failed":
         pass
     console.button("Enable").click()
-    expect(console.button("Pause")).to_be_focused()
+    expect(card.get_by_text("Recover", exact=True)).to_be_focused()
     console.page.reload()
     expect(card).to_contain_text("Last test")  # this tab remembers
 
-    card.get_by_text("Recover what it missed").click()
-    console.button("Count what it missed").click()
+    card.get_by_text("Recover", exact=True).click()
+    # from when it was made
+    expect(card).to_contain_text(re.compile(r"1 that it missed since .*: 1 failed"))
+    card.get_by_label("What it missed since").fill("2026-01-01T00:00")
     expect(card).to_contain_text(re.compile(r"2 that it missed since .*: 1 never sent, 1 failed"))
     console.button("Recover", exact=True).click()
     console.text("#job-title").to_have_text("2 events queued for CRM")
@@ -809,7 +784,14 @@ def test_a_customer_finds_an_order_and_mends_what_refuses_it(
 
     receiver.default = refuse_ledger
     customer.api("POST", f"/subscriptions/{made['subscription_id']}/disable")
-    customer.post("order.made", tenant="acme", subject="order-99")
+    event = customer.post("order.made", tenant="acme", subject="order-99")
+    customer.find(event["event_id"])  # which a token may not read: its own delivery opens
+    customer.heading("order-99").to_be_visible()
+    customer.text("#facts").to_contain_text("Idcpy_")
+    customer.find("99")
+    page.get_by_role("link", name="Subject order-99").click()
+    customer.heading("order-99").to_be_focused()
+    customer.go("/")
 
     customer.find("ORDER 99")
 
@@ -817,7 +799,7 @@ def test_a_customer_finds_an_order_and_mends_what_refuses_it(
     expect(rows).to_have_text(
         [
             re.compile(r"failed\s+Ledger\s+receiver responded 422, 1 attempt\s+Replay"),
-            re.compile(r"failed\s+Shop\s+disabled, not pushed.*\s+Enable and replay"),
+            re.compile(r"failed\s+Shop\s+paused, not pushed.*\s+Enable and replay"),
             re.compile(r"not sent\s+Mail\s+takes mail.\*; this is order.made\s+Send"),
         ]
     )
@@ -840,6 +822,11 @@ def test_a_page_that_ended_goes_on_with_what_was_typed(customer: Console) -> Non
 
     customer.heading("Webhooks of acme").to_be_visible()
     expect(page.get_by_label("URL")).to_have_value(url)
+    customer.button("Sign out").click()
+    customer.heading("You are signed out").to_be_visible()
+    customer.go("key=trt_cut")
+    customer.heading("This link opens no page").to_be_visible()
+    customer.forgive("status of 401")
 
 
 def test_a_webhook_of_another_system_keeps_its_secret_and_the_form_of_its_bodies(
@@ -852,7 +839,7 @@ def test_a_webhook_of_another_system_keeps_its_secret_and_the_form_of_its_bodies
     page.get_by_label("Body of each request").select_option("the payload alone")
     secret.fill("whsec_short")
     page.keyboard.press("Enter")
-    console.text("[data-fault=secret]").to_have_text(
+    expect(page.get_by_role("alert").filter(visible=True)).to_have_text(
         "It must be whsec_ and base64 of 24 to 64 bytes."
     )
     secret.fill(OWN)
@@ -890,11 +877,9 @@ def test_every_action_is_reached_by_keyboard(console: Console, receiver: Receive
     console.post("keys.pressed")
     console.open("/?event_type=keys.pressed&status=failed")
     console.text("#rows li").to_have_count(1)
-    names = (
-        "Events,Find,Forget,pending,type,Subject,Tenant,From,Until,Webhook,Copies,Clear,"
-        "keys.pressed"
-    )
-    console.tab_through(names)
+    console.tab_through("Events,Find,Forget,1 failed,Replay all,Clear,Filters")
+    press("Enter")
+    console.tab_through("Status,type,Subject,Tenant,From,Until,Webhook,keys.pressed")
     press("Enter")
     console.heading("keys.pressed").to_be_focused()
     console.tab_through("Replay to your own webhook,Acknowledge")
@@ -907,11 +892,41 @@ def test_every_action_is_reached_by_keyboard(console: Console, receiver: Receive
     console.open("/subscriptions")
     console.tab_through("Find,Add a webhook,Watch,Skip to the list")
     press("Enter")
-    expect(console.page.get_by_role("link", name="Watch")).to_be_focused()
+    expect(console.page.get_by_role("link", name="Your own webhook")).to_be_focused()
+    console.tab_through("Watch")
     press("Enter")
-    console.tab_through(
-        "Send test,Pause,Show secret,New secret,Delete,Its deliveries,Edit,Try it,Recover"
-    )
+    expect(console.page.get_by_role("link", name="Watch")).to_be_focused()
+    console.tab_through("Recover,Try it,Edit,Pause,Show secret,New secret")
+
+
+def test_lists_show_eight_rows_ask_twenty_times_a_minute_and_keep_a_selection(
+    console: Console, receiver: Receiver
+) -> None:
+    page, asked = console.page, []
+    for number in range(60):
+        url = f"{receiver.url}/{number}"
+        console.subscribe(url, name=f"Watch {number}", event_types=["none"])
+    for number in range(12):
+        console.post("list.shown", subject=f"order-{number}")
+    page.on("request", lambda request: asked.append(request.url))
+    for place, rows in (
+        ("/?event_type=list.shown", "#rows li"),
+        ("/subscriptions", "#overview tr"),
+    ):
+        page.set_viewport_size({"width": 1280, "height": 720})
+        console.open(place)
+        row = page.locator(f"{rows} >> nth=7")
+        row.wait_for()
+        assert row.evaluate("row => row.getBoundingClientRect().bottom") <= 720
+        assert page.locator(rows).first.evaluate("row => row.getBoundingClientRect().y") <= 300
+        chosen = row.locator("[data-part=subject], [data-part=name]")
+        chosen.evaluate("node => getSelection().selectAllChildren(node)")
+        asked.clear()
+        page.wait_for_timeout(6000)  # a tenth of a minute, at ten times the speed
+        assert 3 < len(asked) <= 21
+        assert page.evaluate("String(getSelection())") == chosen.inner_text()
+        page.set_viewport_size({"width": 720, "height": 450})  # 1440 x 900 at 200 %
+        assert page.locator(rows).first.evaluate("row => row.getBoundingClientRect().bottom") < 450
 
 
 def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver, axe: str) -> None:
@@ -919,7 +934,6 @@ def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver
     tenant = "z" * 128
     console.subscribe(receiver.url, name="w" * 100, tenant=tenant)
     event = console.post("x" * 128, payload={"long": "y" * 500}, tenant=tenant)
-    token = console.api("POST", "/tokens", tenant=tenant)["token"]
     page = console.page
     page.set_viewport_size({"width": 390, "height": 800})
     # As API Gateway does with the stage `api`; the page is opened without a slash at its end.
@@ -945,10 +959,6 @@ def test_it_fits_a_phone_under_a_stage_path(console: Console, receiver: Receiver
     page.get_by_role("link", name="w" * 100).click()
     page.locator("#subscriptions").get_by_text("Edit").click()
     console.check_looks("phone-card", axe)
-    page.evaluate(f"location.hash = '#key={token}'")
-    console.button("Use it").click()
-    expect(page.get_by_role("link", name="Its deliveries")).to_be_visible()
-    console.check_looks("phone-customer", axe)
 
 
 # The pictures of the docs

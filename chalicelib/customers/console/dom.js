@@ -1,5 +1,5 @@
 // Elements. Whatever comes from the API becomes a text node: no markup is ever parsed.
-const SVG = /^(g|line|rect|circle|text|title)$/;
+const SVG = /^(g|line|rect|text|title)$/;
 function make(name, attributes = {}, ...children) {
   const namespace = SVG.test(name) ? "2000/svg" : "1999/xhtml";
   const node = document.createElementNS(`http://www.w3.org/${namespace}`, name);
@@ -9,16 +9,44 @@ function make(name, attributes = {}, ...children) {
 }
 const span = (name, ...text) => make("span", { class: name }, ...text);
 const link = (path, values, text) => make("a", { href: address(path, values) }, text);
+// Return a local time, with UTC in the title.
+function moment(time, inWords = clock) {
+  return make("time", { title: utc(time), datetime: time }, inWords(time));
+}
+const exactMoment = (time) => moment(time, inMilliseconds);
+// Return a sentence as nodes, with its times.
+function sentence(text) {
+  const parts = say(text).split(TIMES);
+  return parts.map((part, index) => (index % 2 ? moment(part) : part));
+}
 function makeFacts(facts) {
   const shown = facts.filter(([, value]) => value);
-  return shown.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]);
+  const asNodes = (value) => (typeof value === "string" ? sentence(value) : [value]);
+  const asPair = ([name, value]) => [make("dt", {}, name), make("dd", {}, ...asNodes(value))];
+  return shown.flatMap(asPair);
+}
+// Change only what differs: else a selection would be lost.
+function showText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
 }
 function setText(node, text) {
   node.hidden = text === "";
-  if (node.textContent !== text) node.textContent = text; // else a selection would be lost
+  showText(node, text);
+}
+function showSentence(node, text) {
+  const isSame = node.textContent === say(text).replace(TIMES, (time) => clock(time));
+  if (!isSame) node.replaceChildren(...sentence(text));
+}
+function setSentence(node, text) {
+  node.hidden = text === "";
+  showSentence(node, text);
 }
 function setTone(node, kind, tone) {
-  node.className = `${kind} ${tone}`;
+  const name = `${kind} ${tone}`;
+  if (node.className !== name) node.className = name;
+}
+function setLink(node, hash) {
+  if (node.getAttribute("href") !== hash) node.href = hash;
 }
 // Replace the children of a node if `data` changed: what is open or pointed at stays.
 function redraw(node, data, children) {
@@ -26,18 +54,27 @@ function redraw(node, data, children) {
   if (node.dataset.shown !== text) node.replaceChildren(...children());
   node.dataset.shown = text;
 }
-// Show a child for each item, in order. An item keeps its node, and with it focus and selection.
+// Show a child for each item, in order. An item keeps its node, with focus and selection. One that
+// cannot be drawn says so, and the others stand.
 function showItems(list, items, id, template, fill) {
   const old = new Map([...list.children].map((node) => [node.dataset.id, node]));
-  const nodes = items.map(
-    (item) => old.get(item[id]) ?? $(template).content.firstElementChild.cloneNode(true),
-  );
+  const focused = list.contains(document.activeElement) ? document.activeElement : null;
+  const blank = () => $(template).content.firstElementChild.cloneNode(true);
+  const nodes = items.map((item) => old.get(item[id]) ?? blank());
   for (const node of old.values()) if (!nodes.includes(node)) node.remove();
   nodes.forEach((node, index) => {
     node.dataset.id = items[index][id];
     if (list.children[index] !== node) list.insertBefore(node, list.children[index] ?? null);
-    fill(node, items[index]);
+    try {
+      fill(node, items[index]);
+      node.title = "";
+    } catch ({ message }) {
+      const first = node.querySelector("[data-part]");
+      showText(first, `Cannot be drawn: ${message}`);
+      node.title = items[index][id];
+    }
   });
+  if (document.activeElement !== focused) focused?.focus({ preventScroll: true }); // it was moved
 }
 // Return the parts of a node from a template, by their `data-part`.
 function partsOf(node) {
@@ -48,61 +85,23 @@ function offer(options, values, before = "") {
   const texts = [...values].sort().map((value) => before + value);
   redraw(options, texts, () => texts.map((value) => make("option", { value })));
 }
-
-async function confirm(question, consequence, yes, no = "Cancel", tone = "primary") {
-  const dialog = $("confirm");
-  while (dialog.open) await sleep(100); // another question is asked
-  const texts = { question, consequence, yes, no, secret: "" };
-  for (const [part, text] of Object.entries(texts)) setText($(part), text);
-  $("yes").className = tone;
-  dialog.showModal();
-  return new Promise((resolve) => {
-    $("yes").onclick = () => resolve(true);
-    $("no").onclick = dialog.oncancel = () => resolve(false);
+// Show faults, which are sentences, beside their fields; return whether there are any.
+function explain(errors, form) {
+  const fields = [...form.elements].filter(({ name }) => name && name !== "ticked");
+  const faults = fields.map((field) => {
+    const fault = errors.find((error) => error.field.split(".")[0] === field.name);
+    const around = field.closest("fieldset, label");
+    if (fault && !around.querySelector(".fault"))
+      around.append(make("span", { class: "fault", role: "alert" }));
+    const node = around.querySelector(".fault");
+    if (node) setText(node, fault?.message ?? "");
+    if (field.type !== "fieldset") field.ariaInvalid = String(Boolean(fault));
+    return fault;
   });
+  return faults.some(Boolean);
 }
-// Make the call of a button, after a confirmation if there is a `consequence`, and after the calls
-// `before`. Show in `answer` the text and tone that `describe` makes of the result.
-async function act(button, answer, given) {
-  const { method, path, body, before = [], describe, consequence, question, tone } = given;
-  const { id } = view;
-  const action = button.textContent;
-  const asked = [question ?? `${action}?`, consequence, action, "Cancel", tone];
-  if (consequence && !(await confirm(...asked))) return;
-  tell(answer, "Waiting for the answer…");
-  clearTimeout(timer);
-  refreshing.abort(); // it would ask for what is deleted meanwhile
-  const run = async () => {
-    for (const first of before) await call("POST", first);
-    return describe(await call(method, path, [], body));
-  };
-  const [text, kind] = await run().catch(async (error) => {
-    loadedAt.clear(); // who is disabled has another button
-    return [error.message, "failed"];
-  });
-  if (view.id === id) tell(answer, text, kind);
-  await refreshAll();
-  if (!button.offsetParent) focusNear(button);
-}
-function tell(answer, text, tone = "") {
-  setText(answer, text);
-  setTone(answer, "note", tone);
-}
-// Focus what can be pressed nearest to a button that went, or the heading.
-function focusNear(button) {
-  const around = [button.parentNode, button.closest(".buttons"), button.closest("li, section")];
-  const all = around.flatMap((node) => [...(node?.querySelectorAll("button, a, summary") ?? [])]);
-  const nearest = all.find((one) => one.offsetParent);
-  (nearest ?? $(HEADINGS[view.name])).focus({ preventScroll: true });
-}
-async function copy({ target }, name, text) {
-  const written = navigator.clipboard?.writeText(text) ?? Promise.reject(new Error("needs https"));
-  const told = await written.then(
-    () => "Copied",
-    () => "Not copied",
-  );
-  setText(target, told);
-  setText($("announcement"), told);
-  await sleep(1500);
-  if (target.textContent === told) setText(target, name); // else it asks something else by now
+// Return a fault that the API found as a sentence.
+function asSentence({ field, message }) {
+  const isAboutField = /^(must|is|has) /.test(message);
+  return { field, message: isAboutField ? `It ${message}.` : `${message}.` };
 }

@@ -1,143 +1,129 @@
 // One event, or one delivery: what became of it first.
-let event = null;
-let recipients = null; // of an event; null: not read yet
-
 async function loadEvent() {
-  const { body, text } = await call("GET", `events/${view.id}`, [refreshing.signal]);
-  const isOpened = event?.event_id !== view.id;
-  if (isOpened) recipients = null;
-  else if (event.status !== body.status) setText($("announcement"), say(body.message));
-  event = { ...body, text };
-  remember([event]);
+  const event = await get(`events/${page.view.id}`);
+  const isOpened = page.event?.event_id !== event.event_id;
+  if (isOpened) page.recipients = page.outcome = null;
+  else if (page.event.status !== event.status) setText($("announcement"), say(event.message));
+  page.event = event;
   fillEvent();
   show();
   markShown();
   drawTimeline();
-  if (isOpened) $("type").focus();
-  if (!isCopy(event.event_id)) recipients = await loadRecipients(event.event_id);
-  await learn([event, ...(recipients ?? []).map((one) => one.copy ?? one)]);
+  await learn();
+  const { event_id: id } = event;
+  if (!isCopy(id)) Object.assign(page, await get(`events/${id}/recipients`)); // and its outcome
   fillEvent();
 }
-// Return the body of the push, as it would be sent now: the API's answer begins with it, and ends
-// with what is not sent.
-function bodyOf({ text, subscription_id, created_at, tenant, subject, source_event_id }) {
-  if (subscriptions.get(subscription_id)?.body === "payload") return payloadOf(text);
-  const rest = { created_at, tenant, source_event_id, ...(subject && { subject }) };
-  return `${text.slice(0, text.lastIndexOf(',"status":'))},${JSON.stringify(rest).slice(1)}`;
+// Return what became of the event or copy: {state, tone, text}.
+function becameOf({ event, recipients, outcome }) {
+  const own = stateOfPush(event);
+  if (isCopy(event.event_id)) return { state: own, tone: toneOf(own), text: event.message };
+  if (!outcome) return { state: "…", tone: "", text: "Looking who got it…" };
+  const others = recipients.filter((one) => !one.copy && one.reason !== "deleted").length;
+  const none = others
+    ? `It matched none of ${number(others, "webhook")}.`
+    : "It matched no webhook: there is none that could have had it.";
+  const state = wordOf(outcome.state);
+  if (isOwnAlone({ outcome })) return { state, tone: toneOf(outcome.state), text: none };
+  const became = tellBecame(outcome, event.tenant);
+  const without = others && /^\d/.test(became) ? `; ${number(others, "other")} got no copy` : "";
+  return { state, tone: toneOf(outcome.state), text: `${became}${without}` };
 }
-// Return the payload as the API's answer has it: the first text that is JSON where it may end.
-function payloadOf(text) {
-  const from = text.indexOf('"payload":') + '"payload":'.length;
-  const end = ',"metadata":'; // which a payload may have, too
-  for (let to = text.indexOf(end); to > 0; to = text.indexOf(end, to + 1)) {
-    const payload = text.slice(from, to);
-    try {
-      return JSON.parse(payload) && payload;
-    } catch {}
-  }
-  return "";
-}
-const isOwnPushed = () => event.delivered_via !== "subscriptions";
-
 function fillEvent() {
-  const { subject, event_type: type } = event;
+  const { event, recipients, me, webhooks } = page;
+  const { subject, event_type: type, status, delivered_via } = event;
   const isOne = isCopy(event.event_id);
-  const isRead = isOne || recipients !== null;
-  const sides = isOne ? { operatorCopies: [event], ownPush: [] } : sidesOfEvent();
-  const { state, tone } = judge(sides);
-  const title = subject ?? type;
-  document.title = isRead ? `${title}: ${state}` : title;
-  setText($("type"), title);
+  const { state, tone, text } = becameOf(page);
+  document.title = `${subject ?? type}: ${state}`;
+  setText($("type"), subject ?? type);
   setText($("kind"), subject ? type : "");
-  setText($("status"), isRead ? state : "…");
-  setTone($("status"), "badge", isRead ? tone : "");
+  setText($("status"), state);
+  setTone($("status"), "badge", tone);
   fillFacts(isOne);
-  if (isOne) tell($("became"), say(event.message), tone);
-  else if (isRead) fillBecame(sides, tone);
-  else tell($("became"), "Looking who got it…");
-  fillRecipients(isOne);
+  tell($("became"), text, tone);
+  const isOthers = (one) => one.tenant !== event.tenant;
+  const all = isOne ? [] : inOrder(recipients ?? []);
+  showRecipients($("recipients"), all.sort((a, b) => isOthers(a) - isOthers(b)), event);
   fillContent();
-  const ownState = itemState(event);
   setText($("own-title"), isOne ? "Timeline" : "Your own webhook");
-  setText($("own-status"), isOne ? "" : ownState);
-  setTone($("own-status"), "badge", toneOf(ownState));
-  setText($("message"), isOne ? "" : say(event.message));
-  $("own").hidden = !isOne && !isOwnPushed();
-  const isOff = isOne && Boolean(subscriptions.get(event.subscription_id)?.disabled_at);
-  const name = isOff ? "Enable and replay" : isOne ? "Replay" : "Replay to your own webhook";
-  setText($("replay"), name);
-  $("replay").hidden = $("own").hidden;
+  setText($("own-status"), isOne ? "" : stateOfPush(event));
+  setTone($("own-status"), "badge", toneOf(stateOfPush(event)));
+  setSentence($("message"), isOne ? "" : event.message);
+  const owner = webhooks.get(event.subscription_id);
+  const name = owner && isOff(owner) ? "Enable and replay" : "Replay";
+  setText($("replay"), isOne ? name : "Replay to your own webhook");
+  $("own").hidden = $("replay").hidden = !isOne && delivered_via === "subscriptions";
   setTone($("replay"), "", isOne ? "primary" : "");
-  $("replay-copies").hidden = isOne || !(recipients ?? []).some(isSent);
-  $("acknowledge").hidden = event.status === "delivered";
+  $("replay-copies").hidden = isOne || !recipients?.some((one) => one.copy);
+  $("acknowledge").hidden = status === "delivered";
   $("erase").hidden = !me.scopes.includes("erase");
 }
 function fillFacts(isOne) {
-  const { event_id: id, tenant, subject, subscription_id, source_event_id: source } = event;
-  const own = me.tenant ? { subscription_id } : {};
+  const { event_id: id, tenant, subject, subscription_id, source_event_id: source } = page.event;
+  const isCustomers = Boolean(page.me.tenant);
+  const own = isCustomers ? { subscription_id } : {};
   const to = isOne && link(`/subscriptions/${subscription_id}`, {}, label(subscription_id));
   const facts = [
     ["Id", span("mono", id)],
-    ["Created", `${utc(event.created_at)}${by(event)}`],
+    ["Created", `${page.event.created_at}${by(page.event)}`],
     ["Subject", subject && link("/", { subject, ...own }, subject)],
-    ["Tenant", !me.tenant && tenant && link("/", { tenant }, tenant)],
+    ["Tenant", !isCustomers && tenant && link("/", { tenant }, tenant)],
     ["To", to],
-    ["Copy of", !me.tenant && isOne && link(`/events/${source}`, {}, source)],
+    ["Copy of", !isCustomers && isOne && link(`/events/${source}`, {}, source)],
   ];
   redraw($("facts"), [id, to && to.textContent], () => makeFacts(facts));
-  const isElsewhere = me.tenant && !$("back").hash.includes(subscription_id);
-  if (isElsewhere) $("back").href = address("/", { subscription_id });
+  const isElsewhere = isCustomers && !$("back").hash.includes(subscription_id);
+  if (isElsewhere) setLink($("back"), address("/", { subscription_id }));
 }
 function fillContent() {
+  const { push_body: body, subscription_id, payload, metadata } = page.event;
+  const owner = page.webhooks.get(subscription_id);
   const names = ["Content-Type", "User-Agent", "webhook-id", "webhook-timestamp"];
-  const more = subscriptions.get(event.subscription_id)?.header_names ?? [];
-  setText($("sent"), `With the headers ${[...names, "webhook-signature", ...more].join(", ")}.`);
-  setText($("body"), bodyOf(event));
-  setText($("payload"), JSON.stringify(event.payload, null, 2));
-  setText($("metadata"), JSON.stringify(event.metadata, null, 2));
-  $("metadata").parentNode.hidden = event.metadata === null;
+  const svix = owner?.header_prefix ? ["svix-id", "svix-timestamp", "svix-signature"] : [];
+  const all = [...names, "webhook-signature", ...svix, ...(owner?.header_names ?? [])];
+  $("sending").hidden = !body;
+  setText($("sent"), `As it would be sent now, with the headers ${all.join(", ")}.`);
+  setText($("body"), body ?? "");
+  setText($("payload"), JSON.stringify(payload, null, 2));
+  setText($("metadata"), JSON.stringify(metadata, null, 2));
+  $("metadata").parentNode.hidden = metadata === null;
 }
 
-const queued = ({ body }) => [`Queued. ${say(body.message)}`, "pending"];
-const ENABLED_FIRST = "The webhook is enabled: what comes is sent to it again.";
-const REPLAYED = "It is queued to be sent again, with all its attempts and the same webhook-id.";
-const actOnEvent = (button, more) =>
-  act(button, $("answer"), { path: `events/${view.id}`, ...more });
-// Replay an event or copy; `owner`: its webhook, which is enabled first.
-function replay(button, id, answer = $("answer"), owner = null) {
-  return act(button, answer, {
-    method: "POST",
-    path: `events/${id}/replay`,
-    before: owner ? [`subscriptions/${owner.subscription_id}/enable`] : [],
-    describe: queued,
-    consequence: owner ? `${ENABLED_FIRST} ${REPLAYED}` : REPLAYED,
-  });
-}
 $("replay").onclick = () => {
-  const owner = subscriptions.get(event.subscription_id);
-  return replay($("replay"), view.id, $("answer"), owner?.disabled_at && owner);
+  const { event, view, webhooks } = page;
+  return replayOne($("replay"), view.id, $("answer"), webhooks.get(event.subscription_id));
 };
-$("replay-copies").onclick = () => replayCopies();
+// Replay the copies that failed or, if none did, all.
+$("replay-copies").onclick = async () => {
+  const made = page.recipients.map((one) => one.copy).filter(Boolean);
+  const failed = made.filter(({ status }) => status === "failed");
+  const some = failed.length ? failed : made;
+  const which = failed.length ? "that failed" : "none of which failed";
+  const question = `Replay ${number(some.length, "copy")}, ${which}?`;
+  const consequence = "Each is queued to be sent again, with the same webhook-id. Your own webhook \
+gets nothing.";
+  if (await confirm(question, consequence, "Replay")) await replayMany(some.map(idOf));
+};
 $("acknowledge").onclick = () =>
-  actOnEvent($("acknowledge"), {
-    method: "POST",
-    path: `events/${view.id}/acknowledge`,
-    describe: () => ["Acknowledged.", "delivered"],
+  act($("acknowledge"), $("answer"), {
+    path: `events/${page.view.id}/acknowledge`,
+    describe: () => ["Acknowledged.", "delivered", () => page.event?.status === "delivered"],
     consequence: "The event counts as delivered and is not pushed again.",
   });
 $("erase").onclick = () =>
-  actOnEvent($("erase"), {
+  act($("erase"), $("answer"), {
     method: "DELETE",
-    describe: () => [miss(`Erased: ${view.id}`), ""],
+    path: `events/${page.view.id}`,
+    describe: () => [miss(`Erased: ${page.view.id}`) ?? "", ""],
     consequence: "The event, its copies, payload and attempts are deleted for good.",
     tone: "danger",
   });
-const texts = {
-  id: () => event.event_id,
-  curl: () => curl(`events/${event.event_id}`),
-  body: () => bodyOf(event),
+const COPIED = {
+  id: () => page.event.event_id,
+  curl: () => curl(`events/${page.event.event_id}`),
+  body: () => page.event.push_body,
   payload: () => $("payload").textContent,
 };
-for (const [name, read] of Object.entries(texts)) {
+for (const [name, read] of Object.entries(COPIED)) {
   $(`copy-${name}`).onclick = (click) => copy(click, `Copy ${name}`, read());
 }

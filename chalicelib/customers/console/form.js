@@ -1,28 +1,29 @@
 // The form that makes a subscription, or edits one: what is not changed stays.
 const MOST_HEADERS = 5;
-
+const SAVED_MS = 10e3; // an edit counts everywhere after that
 function fillForm(form, one, answer) {
   form.replaceChildren($("fields").content.cloneNode(true));
-  const { target_url: url, name, tenant, filter, event_types: types, body } = form.elements;
+  const { target_url: url, name, tenant, filter, types } = form.elements;
   const parts = partsOf(form);
   url.required = !one;
-  url.defaultValue = urls.get(one?.subscription_id)?.url ?? "";
+  url.defaultValue = page.urls.get(one?.subscription_id) ?? "";
   if (one) url.placeholder = `as it is, at ${one.target_host}`;
   name.defaultValue = one?.name ?? "";
   tenant.parentNode.hidden = Boolean(one);
-  tenant.defaultValue = seen.tenants.has(filters.text) ? filters.text : "";
+  tenant.defaultValue = page.seen.tenants.has(page.filters.text) ? page.filters.text : "";
   filter.defaultValue = one?.filter ? JSON.stringify(one.filter) : "";
-  body.value = one?.body ?? "";
+  for (const choice of ["body", "header_prefix"]) form.elements[choice].value = one?.[choice] ?? "";
   fillTypes(parts, types, one?.event_types ?? []);
   for (const header of one?.header_names ?? []) addHeader(parts.rows, header);
   parts.add.onclick = () => addHeader(parts.rows).querySelector("input").focus();
-  url.oninput = () => explain(faultsOf(form, one, "headers"), form);
+  const isOfHeaders = ({ field }) => field === "headers";
+  url.oninput = () => explain(readForm(form, one).faults.filter(isOfHeaders), form);
   setText(parts.save, one ? "Save" : "Add");
   form.onsubmit = () => save(form, one, answer);
 }
 // Types to tick, if there are some to choose from; else they are typed.
 function fillTypes({ ticks, others }, input, chosen) {
-  const offered = me.event_types ?? [];
+  const offered = page.me.event_types ?? [];
   const ticked = offered.length ? [...new Set([...offered, ...chosen, "triggers.*"])] : [];
   ticks.hidden = !ticked.length;
   setText(others, offered.length ? "Other types, or beginnings such as order.*" : "");
@@ -37,7 +38,7 @@ function fillTypes({ ticks, others }, input, chosen) {
   input.onfocus = input.oninput = () => {
     // after those that were typed already
     const before = input.value.replace(/[^,]*$/, "").replace(/,$/, ", ");
-    offer($("offered"), me.event_types ?? seen.types, before);
+    offer($("offered"), page.me.event_types ?? page.seen.types, before);
   };
 }
 // Add a row for a header; of one that is set only the name is known.
@@ -53,49 +54,42 @@ function addHeader(rows, name = "") {
 
 // Return {given, faults}: what a form says that differs from `one`, and what cannot be read.
 function readForm(form, one) {
-  const faults = [];
-  const given = {};
-  const read = (field, parser) => {
-    try {
-      const value = parser();
-      if (value !== undefined) given[field] = value;
-    } catch ({ name, message }) {
-      faults.push({
-        field,
-        message: name === "SyntaxError" ? `It must be JSON: ${message}.` : message,
-      });
-    }
-  };
-  const { target_url: url, name, tenant, filter, body, secret } = form.elements;
+  const { target_url: url, name, tenant, filter, secret } = form.elements;
   const changed = (input) => input.value !== (one ? input.defaultValue : "");
   const text = (input) => (changed(input) ? input.value.trim() || null : undefined);
-  read("target_url", () => text(url) ?? undefined);
-  read("name", () => text(name));
-  read("body", () => (body.value === (one?.body ?? "") ? undefined : body.value || null));
-  read("secret", () => secret.value.trim() || undefined);
-  read("tenant", () => (one || me.tenant ? undefined : text(tenant)));
-  read("event_types", () => readTypes(form, one));
-  read("filter", () => {
-    const typed = text(filter);
-    return typed ? JSON.parse(typed, exactly) : typed;
-  });
-  read("headers", () => readHeaders(form, one));
+  const chosen = (choice) => {
+    const { value } = form.elements[choice];
+    return value === (one?.[choice] ?? "") ? undefined : value || null;
+  };
+  const readers = {
+    target_url: () => text(url) ?? undefined,
+    name: () => text(name),
+    body: () => chosen("body"),
+    header_prefix: () => chosen("header_prefix"),
+    secret: () => secret.value.trim() || undefined,
+    tenant: () => (one || page.me.tenant ? undefined : text(tenant)),
+    event_types: () => readTypes(form, one?.event_types ?? []),
+    filter: () => text(filter) && JSON.parse(text(filter), exactly),
+    headers: () => readHeaders(form, one),
+  };
+  const faults = [];
+  const given = {};
+  for (const [field, read] of Object.entries(readers)) {
+    try {
+      given[field] = read();
+    } catch ({ name: kind, message }) {
+      const isSyntax = kind === "SyntaxError";
+      faults.push({ field, message: isSyntax ? `It must be JSON: ${message}.` : message });
+    }
+  }
   return { given, faults };
 }
-function readTypes(form, one) {
+function readTypes(form, known) {
   const data = new FormData(form);
-  const typed = data
-    .get("event_types")
-    .split(",")
-    .map((entry) => entry.trim())
-    .filter(Boolean);
-  const entries = [...new Set([...data.getAll("ticked"), ...typed])];
-  const offered = me.event_types ?? entries;
-  const matches = (entry, type) =>
-    entry.endsWith("*") ? type.startsWith(entry.slice(0, -1)) : type === entry;
-  const isOffered = (entry) =>
-    entry.startsWith("triggers.") || offered.some((type) => matches(entry, type));
-  const known = one?.event_types ?? [];
+  const typed = data.get("types").split(",").map((entry) => entry.trim());
+  const entries = [...new Set([...data.getAll("ticked"), ...typed.filter(Boolean)])];
+  const offered = page.me.event_types ?? entries;
+  const isOffered = (entry) => /^triggers\.|\*$/.test(entry) || offered.includes(entry);
   const wrong = entries.find((entry) => !isOffered(entry) && !known.includes(entry));
   if (wrong) throw new Error(`${wrong} is no event type here.`);
   const isSame = entries.length === known.length && entries.every((entry) => known.includes(entry));
@@ -109,64 +103,40 @@ function readHeaders(form, one) {
   const known = one?.header_names ?? [];
   const { target_url: url } = form.elements;
   const isElsewhere = known.length > 0 && url.value && url.value !== url.defaultValue;
-  const isSame =
-    filled.length === known.length &&
-    filled.every(([name, value]) => !value && known.includes(name));
+  const isKept = ([name, value]) => !value && known.includes(name);
+  const isSame = filled.length === known.length && filled.every(isKept);
   if (isSame && !isElsewhere) return undefined;
   const [without] = filled.filter(([, value]) => !value);
   if (without) throw new Error(`Give the value of ${without[0]} again, or remove it.`);
   return filled.length ? Object.fromEntries(filled) : null;
 }
 
-// Return the faults of one field.
-function faultsOf(form, one, name) {
-  return readForm(form, one).faults.filter(({ field }) => field === name);
-}
 async function save(form, one, answer) {
   const { given, faults } = readForm(form, one);
   if (explain(faults, form)) return;
-  const answered = await submit(given, one).catch((error) => error);
+  const isWidened = one?.event_types && given.event_types === null;
+  const question = [`Send all types to ${isWidened && nameOf(one)}?`, "No type is chosen."];
+  if (isWidened && !(await confirm(...question, "Send all types"))) return;
+  const path = one ? `subscriptions/${one.subscription_id}` : "subscriptions";
+  const answered = await call(one ? "PATCH" : "POST", path, [], given).catch((error) => error);
   const { body } = answered;
   const isExplained = explain((answered.errors ?? []).map(asSentence), form);
   setText(partsOf(form).fault, isExplained || body ? "" : answered.message);
   if (!body) return;
-  urls.clear();
+  const fold = form.closest("details");
+  fold.open = false;
   if (one) {
-    form.closest("details").open = false;
-    form.closest("details").firstElementChild.focus();
+    page.urls.delete(one.subscription_id);
+    fold.firstElementChild.focus();
     form.replaceChildren(); // it is filled with what was saved
-    tell(answer, "It is saved, and counts within ten seconds.", "delivered");
-    return refresh();
+    const end = Date.now() + SAVED_MS;
+    const isRecent = () => Date.now() < end;
+    tell(answer, "It is saved, and counts within ten seconds.", "delivered", isRecent);
+    return hooks.refresh();
   }
   fillForm(form);
-  if (me.tenant) seek("");
-  else location.hash = `#/subscriptions/${body.subscription_id}`;
-  refresh();
+  location.hash = `#/subscriptions/${body.subscription_id}`;
   const was = answered.isNew ? " is added" : " was there already";
   await showSecret(body, body, was);
-  $("subscriptions-title").focus();
-}
-// An edit takes no secret: a call of its own does, first, because it may be refused.
-async function submit(given, one) {
-  const { secret, ...changes } = given;
-  if (!one) return call("POST", "subscriptions", [], JSON.stringify(given));
-  const path = `subscriptions/${one.subscription_id}`;
-  if (secret) await call("POST", `${path}/secret`, [], JSON.stringify({ secret }));
-  return call("PATCH", path, [], JSON.stringify(changes));
-}
-// Return a fault that the API found as a sentence.
-function asSentence({ field, message }) {
-  const isAboutField = /^(must|is|has) /.test(message);
-  return { field, message: isAboutField ? `It ${message}.` : `${message}.` };
-}
-// Show faults, which are sentences, beside their fields; return whether there are any.
-function explain(errors, form) {
-  const faults = [...form.querySelectorAll("[data-fault]")].map((node) => {
-    const fault = errors.find(({ field }) => field.split(".")[0] === node.dataset.fault);
-    const field = form.elements[node.dataset.fault];
-    setText(node, fault?.message ?? "");
-    if (field) field.ariaInvalid = String(Boolean(fault));
-    return fault;
-  });
-  return faults.some(Boolean);
+  focusFirst();
 }

@@ -1,94 +1,79 @@
 // The key: in sessionStorage, and handed within the browser to a tab of this page that asks.
 const channel = new BroadcastChannel(API);
-const asked = Math.random();
-let former = null; // whose page this was: of a token that ended nothing is wiped that was typed
+const tabId = Math.random();
+let former = null; // whose page this was: what was typed is kept for who opens it again
 channel.onmessage = ({ data }) => {
+  const { key, me } = page;
   if (data.asked && me) channel.postMessage({ to: data.asked, key });
-  else if (data.to === asked && !key) setKey(data.key);
-  else if (data.opened && !key && former) channel.postMessage({ asked });
+  else if (data.to === tabId && !key) setKey(data.key);
+  else if (data.opened && !key && former) askTabs();
   else if (data.forgotten && data.forgotten === key) forget();
 };
+const askTabs = () => channel.postMessage({ asked: tabId });
 function setKey(value, refusal = "") {
   sessionStorage.clear();
   if (value) sessionStorage.setItem("key", value);
-  former = me ?? former;
-  key = value;
-  me = null;
-  stopCounting();
-  job?.abort();
+  former = page.me ?? former;
+  page.key = value;
+  page.me = null;
+  page.job?.abort();
+  page.counting?.abort();
   setText($("refusal"), refusal);
-  refresh();
+  hooks.refresh();
 }
 // Forget what was loaded and typed.
-function wipe() {
-  const known = [copies, families, replayed, subscriptions, loadedAt, owners, lookedFor];
-  const ofCards = [recent, pinned, lastTests, urls, missedBy];
-  for (const one of [...known, ...ofCards, ...Object.values(seen)]) one.clear();
+function forgetAll() {
+  wipe();
   former = null;
-  event = null;
-  rows = [];
-  listed = [];
-  orders = [];
-  areOrdersDue = true;
-  resetList();
-  for (const id of ["rows", "subscriptions", "overview", "recipients", "orders"]) {
-    $(id).replaceChildren();
-  }
-  setText($("nobody"), "");
+  const lists = ["rows", "subscriptions", "overview", "recipients", "orders", "nobody"];
+  for (const id of lists) $(id).replaceChildren();
 }
 async function takeKey(linked) {
-  const isOther = key && key !== linked;
+  const isOther = page.key && page.key !== linked;
   const question = ["Use the key of this link?", "This tab uses another one.", "Use it"];
   if (isOther && !(await confirm(...question))) return;
-  if (key !== linked) setKey(linked);
+  if (page.key !== linked) setKey(linked);
 }
-const REFUSED_KEYS = {
-  401: "This key is not accepted.",
-  403: "This key lacks the scope consume.",
+const REFUSED_KEYS = { 401: "This key is not accepted.", 403: "This key lacks the scope consume." };
+const ENDS = {
+  signedOut: ["You are signed out", "To come back, open the link again where you got it."],
+  ended: ["This page has ended", "Open it again where you got its link."],
+  refused: ["This link opens no page", "It is not whole, or has ended: open it where you got it."],
 };
+// Forget the key, which the API refused with `status`, or which its owner does not want any more.
 function forget(status) {
-  const isCustomer = key?.startsWith("trt_");
+  const isCustomer = page.key?.startsWith("trt_");
+  const end = (page.me ?? former) ? "ended" : "refused";
+  const [title, text] = ENDS[status ? end : "signedOut"];
   document.body.className = isCustomer ? "customer" : "";
+  setText($("end-title"), title);
+  setText($("end-text"), text);
+  if (isCustomer) document.title = title;
   setKey(null, REFUSED_KEYS[status]);
-  if (!(isCustomer && status)) wipe();
+  if (!(isCustomer && status)) forgetAll();
   $("key").focus();
 }
 // Show the page to the owner of a key, or of a token: then it is a customer's.
-const WORDS = {
-  operator: {
-    home: "← All events",
-    back: "← All events",
-    "subscriptions-title": "Webhooks",
-    "add-title": "Add a webhook",
-    forget: "Forget key",
-  },
-  customer: {
-    home: "← All webhooks",
-    back: "← All deliveries",
-    "subscriptions-title": "Webhooks",
-    "add-title": "Add a webhook",
-    forget: "Sign out",
-  },
-};
 function welcome(owner) {
-  if (!owner.tenant && !owner.scopes.includes("consume")) return forget(403);
-  const isSame = Boolean(owner.tenant) && former?.tenant === owner.tenant;
-  if (!isSame) wipe();
-  me = owner;
+  const { tenant } = owner;
+  if (!tenant && !owner.scopes.includes("consume")) return forget(403);
+  const isSame = Boolean(tenant) && former?.tenant === tenant;
+  if (!isSame) forgetAll();
+  page.me = owner;
   readTests();
-  const audience = me.tenant ? "customer" : "operator";
-  document.body.className = me.tenant ? "customer" : "";
-  $("list-title").className = me.tenant ? "" : "unseen";
-  document.title = $("owner").textContent = me.tenant ?? "Triggers API";
-  for (const [id, text] of Object.entries(WORDS[audience])) $(id).textContent = text;
-  if (me.tenant) $("subscriptions-title").textContent = `Webhooks of ${me.tenant}`;
-  $("find-text").placeholder = me.tenant ? "Subject ( / )" : "Id or subject ( / )";
+  document.body.className = tenant ? "customer" : "";
+  document.title = $("owner").textContent = tenant ?? "Triggers API";
+  $("home").textContent = tenant ? "← All webhooks" : "← All events";
+  $("back").textContent = tenant ? "← All deliveries" : "← All events";
+  $("forget").textContent = tenant ? "Sign out" : "Forget key";
+  $("subscriptions-title").textContent = tenant ? `Webhooks of ${tenant}` : "Webhooks";
+  $("find-text").placeholder = tenant ? "Subject ( / )" : "Id or subject ( / )";
   if (!isSame) fillForm($("add"));
   channel.postMessage({ opened: true });
-  route();
+  hooks.route();
 }
 $("forget").onclick = () => {
-  channel.postMessage({ forgotten: key });
+  channel.postMessage({ forgotten: page.key });
   forget();
 };
 $("login").onsubmit = () => {

@@ -2,107 +2,66 @@
 const LOADERS = {
   list: loadList,
   event: loadEvent,
-  subscriptions: showSubscriptions,
+  subscriptions: loadSubscriptions,
   missing: search,
   orders: loadOrders,
 };
-const FIELDS = [...$("filters").querySelectorAll("[name]")];
-let timer;
 let typing;
-let shownAt; // when the main part of the view was loaded last
-function markShown() {
-  shownAt = Date.now();
-  tellAge();
-}
-function tellAge() {
-  const isOld = key && shownAt && Date.now() - shownAt > OLD_MS;
-  setText($("as-of"), isOld ? asOf(shownAt) : "");
-}
-
+let scrolledTo = 0;
 async function refresh() {
-  clearTimeout(timer);
-  refreshing.abort();
-  refreshing = new AbortController();
-  const { signal } = refreshing;
-  const startedAt = performance.now();
+  clearTimeout(page.timer);
+  page.refreshing.abort();
+  page.refreshing = new AbortController();
+  page.calls = 0;
+  const { signal } = page.refreshing;
   show();
-  if (!key) return;
+  if (!page.key) return;
   try {
-    if (!me) return welcome(await get("me"));
-    setText(
-      $("who"),
-      me.tenant ? `Page ends ${relative(me.expires_at)}` : `${me.name} on ${me.stage}`,
-    );
-    show();
-    await LOADERS[view.name]();
+    if (!page.me) return welcome(await get("me"));
+    const { tenant, name, stage, expires_at } = page.me;
+    setText($("who"), tenant ? `Page ends ${relative(expires_at)}` : `${name} on ${stage}`);
+    await LOADERS[page.view.name]();
     explain([], $("filters"));
     setText($("banner"), "");
+    show();
   } catch (error) {
     if (signal.aborted || !showFailure(error)) return;
   }
-  // what reads much is read less often, but before it is too old
-  const took = performance.now() - startedAt;
-  const wait = Math.max(REFRESH_MS, Math.min(10 * took, OLD_MS - 1e3 - took));
-  timer = setTimeout(() => document.hidden || refresh(), wait);
+  if (signal.aborted) return;
+  dropPassed();
+  const isList = ["list", "subscriptions"].includes(page.view.name);
+  const wait = CALL_MS * (isList ? Math.max(page.calls, 1) : 1);
+  page.timer = setTimeout(() => document.hidden || refresh(), wait);
 }
-const refreshAll = () => {
-  stopCounting();
-  recent.forEach((one) => (one.at = 0));
-  countedAt = 0;
-  areOrdersDue = true;
-  loaded.clear(); // older pages are read again, too
+function refreshAll() {
+  page.namesAt = 0;
+  page.areOrdersDue = true;
+  page.loaded.clear(); // older pages are read again, too
   return refresh();
-};
-// Do what completes the rows beside them: a refresh neither waits for it nor ends it.
-async function besides(work) {
-  if (counting) return;
-  const own = new AbortController();
-  counting = own;
-  await work(own.signal).catch((error) => own.signal.aborted || showFailure(error));
-  if (counting === own) counting = null;
 }
-function stopCounting() {
-  counting?.abort();
-  counting = null;
-}
+Object.assign(hooks, { refresh, refreshAll, go, route });
 // Say what failed, above what was shown before; return whether to try again.
 function showFailure(error) {
   const { status, message } = error;
-  if (status === 403 && me?.tenant) return miss("This webhook was deleted.");
+  const { me, view, shownAt } = page;
+  if (status === 403 && me?.tenant) return miss("There is no such webhook: it was deleted.");
   if (status === 401 || status === 403) return forget(status);
   if (status === 404 && view.id) return miss(`There is no ${view.id}: it expired or was deleted.`);
   const isExplained = explain((error.errors ?? []).map(asSentence), $("filters"));
   if (isExplained) $("fold").open = true;
-  const trouble = status ? message : `The API does not respond (${message}). Trying again.`;
-  const since = shownAt ? ` What is shown is of ${utc(shownAt)}.` : "";
-  setText($("banner"), isExplained ? "" : `${trouble}${since}`);
-  isRefused = isRefused || status === 400;
-  if (isRefused && view.name === "list") {
-    rows = [];
+  const faults = {
+    0: `The API does not respond (${message}). Trying again.`,
+    undefined: `This page has a fault and cannot draw all of it (${message}). The API responds.`,
+  };
+  const since = shownAt ? ` What is shown is of ${new Date(shownAt).toISOString()}.` : "";
+  setSentence($("banner"), isExplained ? "" : `${faults[status] ?? message}${since}`);
+  if (status === undefined) console.error(error);
+  page.isRefused ||= status === 400;
+  if (page.isRefused && view.name === "list") {
+    resetList();
     renderList();
   }
-  return !isRefused; // until the filters change
-}
-function show() {
-  const isLoading = !me || (view.name === "event" && event?.event_id !== view.id);
-  const shown = isLoading ? "-" : view.name;
-  for (const node of document.querySelectorAll("[data-view]")) {
-    node.hidden = !node.dataset.view.includes(shown);
-  }
-  $("top").hidden = !me;
-  $("subscriptions-title").className = view.id ? "unseen" : ""; // the card has a heading
-  for (const id of ["all-webhooks", "finding"]) {
-    $(id).hidden = shown !== "subscriptions" || Boolean(view.id) === (id === "finding");
-  }
-  $("login").hidden = Boolean(key);
-  for (const node of $("nav").children) {
-    node.ariaCurrent = VIEWS[node.hash.slice(1)] === shown ? "page" : null;
-  }
-  $("clear").hidden = !isFiltered();
-  const set = FIELDS.filter(({ name }) => filters[name] && !kept()[name]);
-  const names = set.map((field) => field.closest("label").firstChild.textContent.trim());
-  setText($("folded"), ["Filters", names.join(", ")].filter(Boolean).join(": "));
-  for (const id of ["types", "tenants"]) offer($(id), seen[id]);
+  return !page.isRefused; // until the filters change
 }
 
 function route(isTyped = false) {
@@ -111,23 +70,23 @@ function route(isTyped = false) {
   const values = Object.fromEntries(new URLSearchParams(text.replaceAll("+", "%2B")));
   const { key: linked, ...given } = values;
   if (linked !== undefined) history.replaceState(null, "", address(path || "/", given));
-  const left = view;
-  stopCounting();
-  const sought =
-    path === "/find" ? given.text : path.match(/^\/(?:events|subscriptions)\/(.+)$/)?.[1];
-  view = viewOf(path, sought ?? "");
-  isRefused = false;
+  const { view: left, me } = page;
+  page.counting?.abort();
+  const found = path.match(/^\/(?:events|subscriptions)\/(.+)$/);
+  const sought = (path === "/find" ? given.text : found?.[1]) ?? "";
+  const view = { ...viewOf(path, sought), from: left.id };
+  page.view = view;
+  page.isRefused = false;
   if (me?.tenant) delete given.tenant; // its own is known
   if (me?.tenant && view.name === "list" && !given.subscription_id) view.name = "subscriptions";
   if (left.name === "list" && view.name !== "list") scrolledTo = scrollY;
   if (view.name === "list") {
     $("back").href = location.hash || "#/";
-    const isOther = FIELDS.some(({ name }) => filters[name] !== given[name]);
-    if (isOther) resetList();
+    if (FIELDS.some(({ name }) => page.filters[name] !== given[name])) resetList();
   }
-  if (VIEWS[path]) filters = given;
+  if (VIEWS[path]) page.filters = given;
   if (!isTyped) fillFields();
-  const isSearch = !me?.tenant && (path === "/find" || ID.test(sought ?? ""));
+  const isSearch = !me?.tenant && (path === "/find" || ID.test(sought));
   if (view.name === "missing")
     miss(isSearch ? "Searching…" : "Nothing is here.", isSearch ? sought : "");
   else if (["name", "id", "sought"].some((part) => left[part] !== view[part])) enter(left);
@@ -136,42 +95,49 @@ function route(isTyped = false) {
 }
 function viewOf(path, sought) {
   const isWhole = ID.test(sought) && sought.length === 36;
-  if (!isWhole && me?.tenant && path === "/find" && sought) return { name: "orders", sought };
+  const isOthers = sought.startsWith("evt_"); // which a token may not read
+  const isCustomers = page.me?.tenant && sought;
+  if (isCustomers && (isWhole ? isOthers : path === "/find")) return { name: "orders", sought };
   if (!isWhole) return { name: VIEWS[path] ?? "missing" };
   return { name: sought.startsWith("sub") ? "subscriptions" : "event", id: sought };
 }
 function enter(left) {
   explain([], $("filters"));
   setText($("answer"), "");
-  document.title = me?.tenant ?? "Triggers API";
-  pinned.clear();
-  areOrdersDue = true;
-  foldFilters();
-  shownAt = null;
+  document.title = page.me?.tenant ?? "Triggers API";
+  page.areOrdersDue = true;
+  page.listed = null;
+  page.shownAt = null;
+  $("fold").open = false;
+  if (left.name) askFocus();
   show();
-  scrollTo(0, view.name === "list" ? scrolledTo : 0);
-  const row = [...$("rows").children].find((item) => item.dataset.id === left.id);
-  const isBack = view.name === "list" && row;
-  const focused = isBack ? row.firstElementChild : $(HEADINGS[view.name]);
-  if (left.name) focused.focus({ preventScroll: true });
+  scrollTo(0, page.view.name === "list" ? scrolledTo : 0);
 }
 function fillFields() {
-  drawSubscriptionOptions();
-  for (const field of FIELDS) field.value = filters[field.name] ?? "";
-  $("sought").elements.text.value = filters.text ?? "";
+  drawWebhookOptions();
+  for (const field of FIELDS) {
+    const value = page.filters[field.name] ?? "";
+    field.value = field.type === "datetime-local" ? asInput(value) : value;
+  }
+  $("sought").elements.text.value = page.filters.text ?? "";
 }
 function readFields() {
   const given = Object.fromEntries(new FormData($("filters")));
   const { event_type: type } = given;
-  const isWhole = !type || type.endsWith("*") || seen.types.has(type);
-  return { ...given, event_type: isWhole ? type : `${type}*` }; // what is typed is a beginning
+  const isWhole = !type || type.endsWith("*") || page.seen.types.has(type);
+  const timeOf = (name) => {
+    const before = page.filters[name] ?? "";
+    return asInput(before) === given[name] ? before : fromInput(given[name]);
+  };
+  const event_type = isWhole ? type : `${type}*`; // what is typed is a beginning
+  return { ...given, event_type, since: timeOf("since"), until: timeOf("until") };
 }
 // Put filters into the address and show what they match; `isTyped`: while someone types, without a
 // step for "back".
 function go(changes, isTyped = false) {
   clearTimeout(typing);
-  const base = view.name === "list" ? "/" : "/subscriptions";
-  const next = address(base, { ...filters, rows: "", ...changes });
+  const base = page.view.name === "list" ? "/" : "/subscriptions";
+  const next = address(base, { ...page.filters, rows: "", ...changes });
   if (next === (location.hash || "#/")) return fillFields();
   history[isTyped ? "replaceState" : "pushState"](null, "", next);
   route(isTyped);
@@ -181,21 +147,12 @@ $("filters").oninput = () => {
   typing = setTimeout(() => go(readFields(), true), TYPING_MS);
 };
 $("filters").onchange = () => go(readFields());
-for (const status of STATUSES) {
-  $(status).onclick = () => go({ status: filters.status === status ? "" : status });
-}
 $("older").onclick = () => go({ rows: shownItems() + PAGE });
 $("clear").onclick = () => {
   location.hash = address("/", kept());
-  $(HEADINGS[view.name]).focus();
+  $(HEADINGS[page.view.name]).focus();
 };
-$("replay-all").onclick = () => replayAll(filters);
-// On a narrow screen the filters are folded.
-const isWide = matchMedia("(min-width: 641px)");
-isWide.onchange = foldFilters;
-function foldFilters() {
-  $("fold").open = isWide.matches;
-}
+$("replay-all").onclick = () => replayAll(page.filters);
 $("find").onsubmit = () => {
   const next = address("/find", { text: $("find-text").value.trim() });
   if (next === location.hash) refreshAll(); // it is sought once more
@@ -204,10 +161,8 @@ $("find").onsubmit = () => {
 };
 $("skip").onclick = (click) => {
   click.preventDefault();
-  const lists = { list: ["rows"], subscriptions: ["overview", "subscriptions"] }[view.name] ?? [];
-  const all = lists.flatMap((id) => [...$(id).querySelectorAll("a, button")]);
-  const first = all.find((one) => one.offsetParent);
-  (first ?? $(HEADINGS[view.name])).focus();
+  const all = [...document.querySelectorAll(":is(#rows, #overview, #subscriptions) a")];
+  (all.find((one) => one.offsetParent) ?? $(HEADINGS[page.view.name])).focus();
 };
 onkeydown = (press) => {
   const isTyping = press.target.closest("input, textarea, select, dialog");
@@ -215,15 +170,13 @@ onkeydown = (press) => {
   press.preventDefault();
   $("find-text").focus();
 };
-$("example").textContent = `${curl("events")} \\
-  -H 'Content-Type: application/json' \\
-  -d '{"event_type": "order.created", "payload": {"order_id": "12345"}}'`;
 onhashchange = () => route();
 document.onvisibilitychange = () => document.hidden || refresh();
 setInterval(() => {
+  const { me, view, event } = page;
   tellAge();
   if (me && view.name === "list") renderList();
   else if (event && event.event_id === view.id) drawTimeline();
 }, 1000);
 route();
-if (!key) channel.postMessage({ asked });
+if (!page.key) askTabs();

@@ -1,68 +1,72 @@
 // A customer's search: what became of the events with one subject at all of its webhooks.
-const AT_ONCE = 4; // webhooks that are asked at a time
-let orders = []; // by event: {event_id, event_type, subject, created_at, webhooks}
-let areOrdersDue = true; // each webhook is asked once for a search, and after an action
-
+const MOST_READ = 10; // webhooks whose deliveries are looked through
 async function loadOrders() {
-  if (!areOrdersDue) return;
-  const { found } = await loadSubscriptions(me.tenant);
-  const isOther = $("orders").dataset.sought !== view.sought;
-  if (isOther) orders = [];
-  $("orders").dataset.sought = view.sought;
-  renderOrders(true);
-  const rowsOfAll = await findSubject(found, orders[0]?.subject ?? view.sought);
+  const { sought } = page.view;
+  const isOther = $("orders").dataset.sought !== sought;
+  if (!page.areOrdersDue && !isOther) return;
+  if (isOther) page.orders = [];
+  $("orders").dataset.sought = sought;
+  await learn();
+  renderOrders("Looking at each webhook…");
+  const webhooks = [...page.webhooks.values()];
+  const isId = sought.startsWith("evt_");
+  const found = isId ? [] : await findSubject(webhooks, page.orders[0]?.subject ?? sought);
+  if (!found.length) return lookFurther(webhooks, sought, isId);
   const byEvent = new Map();
-  for (const { one, row } of rowsOfAll) {
+  for (const row of found) {
     const order = byEvent.get(row.event_id) ?? { ...row, webhooks: [] };
-    order.webhooks.push({ ...one, ...row, state: one.disabled_at ? "disabled" : "" });
+    order.webhooks.push(row);
     byEvent.set(row.event_id, order);
   }
-  orders = [...byEvent.values()].sort((a, b) => (a.created_at < b.created_at ? 1 : -1));
-  areOrdersDue = rowsOfAll.some(({ row }) => isUnderWay(row));
+  page.orders = [...byEvent.values()].sort((a, b) => (a.created_at < b.created_at ? 1 : -1));
+  page.areOrdersDue = found.some(isUnderWay);
   markShown();
-  renderOrders(false);
+  renderOrders("");
 }
 // Return whether a refresh may tell more: what was just queued, or is tried again in a moment.
-const isUnderWay = ({ copy: made }) => made?.status === "pending" && !isWaiting(made);
+function isUnderWay({ copy: made }) {
+  if (made?.status !== "pending") return false;
+  return !made.next_attempt_at || Date.parse(made.next_attempt_at) < Date.now() + 60e3;
+}
 // Return what each webhook tells of the events with a subject, however that is written.
 async function findSubject(webhooks, sought) {
-  const { signal } = refreshing;
-  const [first] = webhooks;
-  if (!first) return [];
-  let subject = "";
-  for (const spelling of [sought, ...spellings(sought)]) {
-    const some = await listMissed(first, { subject: spelling, limit: PAGE }, signal);
-    if (some.length) subject = spelling;
-    if (some.length) break;
+  const ask = async (one, subject) => {
+    const rows = await listMissed(one.subscription_id, { subject });
+    return rows.map((row) => ({ ...one, ...row }));
+  };
+  const [first, ...others] = webhooks;
+  for (const spelling of first ? [sought, ...spellings(sought)] : []) {
+    const found = await ask(first, spelling);
+    if (!found.length) continue; // each tells of every event of its tenant
+    for (const one of others) found.push(...(await ask(one, spelling)));
+    return found;
   }
-  if (!subject) return [];
-  const found = [];
-  for (let start = 0; start < webhooks.length; start += AT_ONCE) {
-    const some = webhooks.slice(start, start + AT_ONCE);
-    const told = some.map(async (one) => {
-      const missed = await listMissed(one, { subject }, signal);
-      return missed.map((row) => ({ one, row }));
-    });
-    found.push(...(await Promise.all(told)).flat());
-  }
-  return found;
+  return [];
 }
-function renderOrders(isLooking) {
-  const subject = orders[0]?.subject ?? view.sought;
-  document.title = `${subject}: ${me.tenant}`;
+// Look among the newest deliveries of the first webhooks for that of an event, or for subjects.
+async function lookFurther(webhooks, sought, isId) {
+  for (const { subscription_id } of webhooks.slice(0, MOST_READ)) {
+    const given = { subscription_id, include: "subject" };
+    const { found } = await listEvents(given, { enough: PAGE, least: 1 });
+    const made = [...found.values()].find((one) => isId && one.source_event_id === sought);
+    if (made) return location.replace(`#/events/${made.event_id}`);
+  }
+  if (isId) return miss(`None of the newest deliveries to your webhooks is of ${sought}.`);
+  const other = spellings(sought).find((spelling) => page.seen.subjects.has(spelling));
+  if (other) return location.replace(address("/find", { text: other }));
+  miss(`No event has the subject ${sought}.`);
+  propose(sought, "A subject is found by all of its letters and digits.");
+}
+function renderOrders(looking) {
+  const subject = page.orders[0]?.subject ?? page.view.sought;
+  document.title = `${subject}: ${page.me.tenant}`;
   setText($("orders-title"), subject);
-  const none = `No event has the subject ${subject}. It is found by all of its letters and digits.`;
-  const text = orders.length ? "" : isLooking ? "Looking at each webhook…" : none;
-  setText($("orders-none"), text);
-  showItems($("orders"), orders, "event_id", "order", fillOrder);
+  setText($("orders-none"), page.orders.length ? "" : looking);
+  showItems($("orders"), page.orders, "event_id", "order", fillOrder);
 }
 function fillOrder(node, order) {
   const { type, created, webhooks } = partsOf(node);
   setText(type, order.event_type);
-  setText(created, utc(order.created_at));
-  const rankOf = ({ copy }) => (copy ? rank(copy) : WORST_FIRST.length);
-  const sorted = order.webhooks.toSorted((a, b) => rankOf(a) - rankOf(b));
-  showItems(webhooks, sorted, "subscription_id", "recipient", (item, one) =>
-    fillRecipient(item, one, order, $("orders-answer")),
-  );
+  setSentence(created, order.created_at);
+  showRecipients(webhooks, inOrder(order.webhooks), order);
 }

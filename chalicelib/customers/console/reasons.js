@@ -1,13 +1,13 @@
 // Why an event is not sent to a subscription, in a sentence about its name: `takes order.total
 // ≥ 100; this has 80`.
 function whyNot({ subscription_id: id, reason, member }, { event_type, payload }) {
-  const one = subscriptions.get(id);
+  const one = page.webhooks.get(id);
   const told = {
-    deleted: () => `its ${me.tenant ? "delivery" : "copy"} was deleted`,
+    deleted: () => `its ${page.me.tenant ? "delivery" : "copy"} was deleted`,
     host: () => "its host is not allowed any more",
     event_types: () => `takes ${one ? typesOf(one) : "other types"}; this is ${event_type}`,
     filter: () => whyFiltered(one?.filter, member, payload),
-    later: () => `was made after the event${one ? `, ${utc(one.created_at)}` : ""}`,
+    later: () => `was made after the event${one ? `, ${one.created_at}` : ""}`,
     edited: () => "would take it now: it was edited since",
   };
   return told[reason]?.() ?? reason;
@@ -40,8 +40,8 @@ function tellFilter(wanted) {
   return short(wanted.map(tellEntry).join(" or "), 120);
 }
 function tellEntry(entry) {
-  if (entry === null || typeof entry !== "object" || JSON.isRawJSON?.(entry))
-    return tellValue(entry);
+  const isScalar = entry === null || typeof entry !== "object" || JSON.isRawJSON?.(entry);
+  if (isScalar) return tellValue(entry);
   const [[operator, operand]] = Object.entries(entry);
   if (operator === "numeric") {
     const terms = operand.map((term) => SIGNS[term] ?? tellValue(term));

@@ -1,81 +1,85 @@
-// What a webhook missed since a time: counted with the reasons, then recovered.
-const missedBy = new Map(); // what was counted of each, by id: {since, until, examined, rows}
+// What a webhook missed since a time: counted with the reasons while one looks, then recovered.
 const SHOWN = 10; // of what was missed
-// What a reason is called, of one and of more; of the others: never sent.
-const GROUPS = { failed: ["failed", "failed"], waiting: ["waits", "wait"] };
-
+// The groups in which it is told, and what they are called; of other reasons: never sent.
+const GROUPS = ["failed", "", "waiting"];
+const groupOf = ({ reason }) => (GROUPS.includes(reason) ? reason : "");
+const inGroups = (a, b) => GROUPS.indexOf(groupOf(a)) - GROUPS.indexOf(groupOf(b));
 function fillRecover(node, one) {
-  const { since, count, mend } = partsOf(node);
-  since.defaultValue = startOf(one).slice(0, 16); // what was typed stays
-  count.onclick = () => {
-    if (since.value) return countMissed(one, asTime(since.value), mend);
+  const { since, halt, mend } = partsOf(node);
+  const { subscription_id: id } = one;
+  since.defaultValue = asInput(recoverFrom(one)); // what was typed stays
+  const begin = () => since.value && countMissed(node, one, sinceOf(since, one));
+  node.ontoggle = () => {
+    if (!node.open) return page.counting?.abort();
+    if (page.missed.get(id)?.end !== "counted") begin();
   };
+  since.onchange = begin;
+  halt.onclick = () => page.counting?.abort();
   mend.onclick = () => recover(one);
   renderMissed(node, one);
 }
-// Return where to begin: three days before the trouble, because what failed then may be older. What
-// is known of deliveries are the newest, so the webhook's own times may be older, too.
-function startOf(one) {
-  const begun = minimum([troubleOf(one)?.since, one.failing_since, one.disabled_at]);
-  return new Date((begun ? Date.parse(begun) : Date.now()) - 3 * DAY).toISOString();
+// Return where to begin: three days before the trouble, because what failed then may be older, but
+// not before the webhook was made.
+function recoverFrom({ failing_since, disabled_at, created_at, deliveries }) {
+  const times = [deliveries.oldest_missed_at, failing_since, disabled_at].filter(Boolean);
+  const begun = times.length ? Date.parse(times.sort()[0]) : Date.now();
+  return Math.max(begun - 3 * DAY, Date.parse(created_at));
 }
-// Return all that is listed as missed. `tellSum` is told how many there are, of how many events.
-async function listMissed({ subscription_id: id }, given, signal, tellSum = () => {}) {
-  const until = new Date().toISOString();
-  const rows = [];
-  let examined = 0;
-  let cursor = null;
-  do {
-    const path = `subscriptions/${id}/missed?${query({ until, ...given, cursor })}`;
-    const { body } = await call("GET", path, [signal]);
-    rows.push(...body.events);
-    examined += body.examined;
-    cursor = body.next_cursor;
-    tellSum(rows.length, examined);
-  } while (cursor);
-  return Object.assign(rows, { examined, until });
+// Return the time that an input shows, exactly if it was not changed.
+function sinceOf({ value, defaultValue }, one) {
+  const isTyped = value !== defaultValue;
+  return isTyped ? fromInput(value) : new Date(recoverFrom(one)).toISOString();
 }
-function countMissed(one, since, mend) {
-  missedBy.delete(one.subscription_id);
-  return runJob(async (signal) => {
-    const until = new Date().toISOString();
-    const rows = await listMissed(one, { since, until }, signal, (sum, examined) =>
-      tellJob(`Counting: ${sum} missed of ${number(examined, "event")} so far`),
-    );
-    const missed = { since, until, examined: rows.examined, rows };
-    missedBy.set(one.subscription_id, missed);
-    setText($("announcement"), tellMissed(missed));
-    renderSubscriptions();
-    mend.scrollIntoView({ block: "nearest" });
-    return null; // the card tells it
-  });
-}
-// Return how much was missed, in the words of *Pause* and *Enable*.
-function tellMissed({ since, examined, rows }) {
-  const from = `since ${clock(since)}`;
-  if (!rows.length) return `it missed nothing of ${number(examined, "event")} ${from}`;
-  const tell = (words, isOne) => {
-    const count = rows.filter(isOne).length;
-    return count ? [`${count.toLocaleString("en")} ${words[count === 1 ? 0 : 1]}`] : [];
+async function countMissed(node, one, since) {
+  page.counting?.abort();
+  page.counting = new AbortController();
+  const { signal } = page.counting;
+  const missed = { since, until: new Date().toISOString(), rows: [], examined: 0, end: "" };
+  page.missed.set(one.subscription_id, missed);
+  const tellRows = (rows, examined) => {
+    Object.assign(missed, { rows: rows.toSorted(inGroups), examined });
+    renderMissed(node, one);
   };
+  renderMissed(node, one);
+  const given = { since, until: missed.until };
+  missed.end = await listMissed(one.subscription_id, given, signal, tellRows).then(
+    () => "counted",
+    ({ message }) => (signal.aborted ? "It was stopped: there may be more." : message),
+  );
+  renderMissed(node, one);
+  if (missed.end === "counted") setSentence($("announcement"), tellMissed(missed, one));
+}
+// Say how much was missed, and while it is counted what is known of the deliveries already.
+function tellMissed({ rows, examined, since, end }, { deliveries }) {
+  const isCounted = end === "counted";
+  const count = (group) => rows.filter((row) => groupOf(row) === group).length;
+  const counted = { failed: count("failed"), waiting: count("waiting") };
+  const { failed, waiting } = isCounted ? counted : deliveries;
   const amounts = [
-    ...tell(["never sent", "never sent"], ({ reason }) => !GROUPS[reason]),
-    ...tell(GROUPS.failed, ({ reason }) => reason === "failed"),
-    ...tell(GROUPS.waiting, ({ reason }) => reason === "waiting"),
-  ];
-  return `${rows.length.toLocaleString("en")} that it missed ${from}: ${amounts.join(", ")}`;
+    [count(""), "never sent"],
+    [failed, "failed"],
+    [waiting, waiting === 1 ? "waits" : "wait"],
+  ].filter(([amount]) => amount);
+  const total = amounts.reduce((sum, [amount]) => sum + amount, 0).toLocaleString("en");
+  const parts = amounts.map(([amount, words]) => `${amount.toLocaleString("en")} ${words}`);
+  const looked = `${number(examined, "event")} since ${since}`;
+  const told = parts.length
+    ? `${total} that it missed since ${since}: ${parts.join(", ")}`
+    : `It missed nothing of ${looked}`;
+  if (isCounted) return told;
+  return end ? `${told}. ${end}` : `${told}. Looking for what was never sent, at ${looked} …`;
 }
 function renderMissed(node, one) {
-  const { missed: told, reasons, mend } = partsOf(node);
-  const missed = missedBy.get(one.subscription_id);
-  const text = missed ? tellMissed(missed) : "";
-  setText(told, text && text[0].toUpperCase() + text.slice(1));
+  const { missed: told, reasons, mend, halt } = partsOf(node);
+  const missed = page.missed.get(one.subscription_id);
+  setSentence(told, missed ? tellMissed(missed, one) : "");
+  halt.hidden = !missed || missed.end !== "";
   const rows = missed?.rows ?? [];
   mend.hidden = !rows.length;
-  setText(mend, mend.hidden ? "" : one.disabled_at ? "Enable and recover" : "Recover");
+  setText(mend, mend.hidden ? "" : isOff(one) ? "Enable and recover" : "Recover");
   const shown = rows.slice(0, SHOWN);
   const more = rows.length - shown.length;
-  redraw(reasons, [missed?.until, shown.length], () => [
+  redraw(reasons, [missed?.until, shown, more], () => [
     ...shown.map((row) => make("li", {}, tellRow(row, one))),
     ...(more ? [make("li", { class: "muted" }, `and ${more.toLocaleString("en")} more`)] : []),
   ]);
@@ -83,30 +87,40 @@ function renderMissed(node, one) {
 function tellRow(row, one) {
   const { subject, event_type, event_id, created_at, copy: made } = row;
   const name = subject ?? event_type;
-  const shown = me.tenant && !made ? name : link(`/events/${made?.event_id ?? event_id}`, {}, name);
+  const isOpen = made || !page.me.tenant;
+  const shown = isOpen ? link(`/events/${made?.event_id ?? event_id}`, {}, name) : name;
   const why = made
-    ? `${GROUPS[row.reason][0]}: ${remark(made)}`
+    ? `${row.reason === "waiting" ? "waits" : "failed"}: ${remark(made)}`
     : `never sent: ${nameOf(one)} ${whyNot({ ...one, ...row }, row)}`;
-  return span("", make("bdi", {}, shown), span("muted", ` ${clock(created_at)}, ${why}`));
+  return span("", make("bdi", {}, shown), span("muted", ...sentence(` ${created_at}, ${why}`)));
 }
-// Recover what was counted, up to the time at which it was.
-function recover(one) {
+// Recover what was counted, up to the time at which it was; more than is shown is asked for first.
+async function recover(one) {
   const { subscription_id: id } = one;
-  const { since, until, rows } = missedBy.get(id);
+  const missed = page.missed.get(id);
+  const { since, until, rows, end } = missed;
+  const least = end === "counted" ? "" : "at least ";
+  const amount = `${least}${number(rows.length, "event")}`;
+  const question = [`Recover ${amount} for ${nameOf(one)}?`, tellMissed(missed, one), "Recover"];
+  if ((rows.length > SHOWN || least) && !(await confirm(...question))) return;
   return runJob(async (signal) => {
+    page.counting?.abort();
     tellJob("Recovering");
-    if (one.disabled_at) await call("POST", `subscriptions/${id}/enable`, [signal]);
+    if (isOff(one)) await insist("POST", `subscriptions/${id}/enable`, signal);
     let done = 0;
+    let left = 0;
     let cursor = null;
     do {
-      const body = JSON.stringify({ since, until, cursor });
-      const answer = await call("POST", `subscriptions/${id}/recover`, [signal], body);
-      done += answer.body.sent + answer.body.replayed;
-      cursor = answer.body.next_cursor;
-      tellJob(`Recovering: ${done} of ${number(rows.length, "event")} queued`);
-      showProgress(done, rows.length);
+      const given = { since, until, cursor };
+      const { body } = await insist("POST", `subscriptions/${id}/recover`, signal, given);
+      done += body.sent + body.replayed;
+      left += body.left ?? 0;
+      cursor = body.next_cursor;
+      tellJob(`Recovering: ${done} of ${amount} queued`);
+      showProgress(done, Math.max(done, rows.length));
     } while (cursor);
-    missedBy.delete(id);
-    return `${number(done, "event")} queued for ${nameOf(one)}`;
+    page.missed.delete(id);
+    const again = left ? `; ${left} failed less than a minute ago: recover these again then` : "";
+    return `${number(done, "event")} queued for ${nameOf(one)}${again}`;
   });
 }

@@ -1,6 +1,6 @@
 // The search: by an id or its beginning, or by a subject.
 function miss(text, sought = "") {
-  view = { name: "missing", sought };
+  page.view = { name: "missing", sought };
   document.title = $("missing").textContent = text;
   setText($("looked"), "");
   $("proposals").replaceChildren();
@@ -9,19 +9,19 @@ function miss(text, sought = "") {
 }
 // Open what has an id that begins as the address says, or that subject, if that is one alone.
 async function search() {
-  const { sought } = view;
-  if (!sought || me.tenant) return;
+  const { sought } = page.view;
+  if (!sought || page.me.tenant) return;
   if (await openSubject(sought)) return; // which may look like the beginning of an id
   if (ID.test(sought)) return searchId(sought);
-  await loadNewest();
+  await listEvents({ include: "subject" }, { enough: PAGE });
   for (const spelling of spellings(sought)) if (await openSubject(spelling)) return;
-  await loadSubscriptions("*");
+  await loadWebhooks();
   miss(`No event has the id or subject ${sought}.`);
   propose(sought, "A subject is found by all of its letters and digits.");
 }
 // Open the event with a subject, or the list of those; return whether there are any.
 async function openSubject(subject) {
-  const { found } = await listEvents({ subject }, 2, refreshing.signal);
+  const { found } = await listEvents({ subject, source: "original" }, { enough: 2 });
   const [id] = found.keys();
   if (found.size === 1) location.replace(address("/find", { text: id }));
   if (found.size > 1) location.replace(address("/", { subject }));
@@ -30,45 +30,38 @@ async function openSubject(subject) {
 // Return other ways to write what is sought: subjects that were seen and differ from it in case and
 // punctuation alone, then what people write as `#4711` or `Order 4711`.
 function spellings(sought) {
-  const known = [...seen.subjects].filter((subject) => plain(subject) === plain(sought));
+  const known = [...page.seen.subjects].filter((subject) => plain(subject) === plain(sought));
   const words = sought.match(/[\p{L}\p{N}]+/gu) ?? [];
   const guesses = ["-", "_", ""].map((sign) => words.join(sign));
   const others = [...known, ...guesses, ...guesses.map((guess) => guess.toLowerCase())];
   return [...new Set(others)].filter((other) => other && other !== sought).slice(0, 8);
 }
+const NEWEST = 500; // events that are looked at
 async function searchId(sought) {
-  const { found } = await listEvents({}, COUNTED, refreshing.signal);
-  await loadSubscriptions("*");
-  if (!seen.types.size) await loadNewest();
-  const all = [...found.keys(), ...subscriptions.keys()];
+  const { found } = await listEvents({ include: "subject" }, { enough: NEWEST });
+  await loadWebhooks();
+  const all = [...found.keys(), ...page.webhooks.keys()];
   const ids = all.filter((id) => id.startsWith(sought));
   if (ids.length === 1) return location.replace(address("/find", { text: ids[0] }));
   const some = ids.length || "None";
-  miss(`${some} of the newest ${COUNTED} events and of the webhooks begin with ${sought}.`);
+  miss(`${some} of the newest ${NEWEST} events and of the webhooks begin with ${sought}.`);
   propose(sought, "Give more of its characters.");
-}
-async function loadNewest() {
-  const { found } = await listEvents({ include: "subject" }, PAGE, refreshing.signal);
-  remember([...found.values()]);
 }
 // Offer what contains the text, among what this page has seen.
 function propose(sought, looked) {
+  const { seen, webhooks, me } = page;
   const wanted = plain(sought) || sought;
   const has = (text) => Boolean(text) && plain(text).includes(wanted);
-  const of = (values, name, member) =>
-    [...values].filter(has).map((text) => [`${name} ${text}`, "/", { [member]: text }]);
-  const webhooks = [...subscriptions.values()].filter(
+  const placeOf = (text) => (me.tenant ? ["/find", { text }] : ["/", { subject: text }]);
+  const subjects = [...seen.subjects].filter(has);
+  const tenants = me.tenant ? [] : [...seen.tenants].filter(has);
+  const found = [...webhooks.values()].filter(
     ({ name, target_host, tenant }) => has(name) || has(target_host) || has(tenant),
   );
   const proposals = [
-    ...of(seen.subjects, "Subject", "subject"),
-    ...of(seen.tenants, "Events of tenant", "tenant"),
-    ...of(seen.types, "Events of type", "event_type"),
-    ...webhooks.map((one) => [
-      `Webhook ${label(one.subscription_id)}${one.tenant ? ` of ${one.tenant}` : ""}`,
-      `/subscriptions/${one.subscription_id}`,
-      {},
-    ]),
+    ...subjects.map((text) => [`Subject ${text}`, ...placeOf(text)]),
+    ...tenants.map((tenant) => [`Events of tenant ${tenant}`, "/", { tenant }]),
+    ...found.map(({ subscription_id: id }) => [`Webhook ${label(id)}`, `/subscriptions/${id}`, {}]),
   ].slice(0, 20);
   const end = proposals.length ? "It is contained in:" : "Nothing that was seen here contains it.";
   setText($("looked"), `${looked} ${end}`);

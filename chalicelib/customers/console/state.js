@@ -1,46 +1,58 @@
-// What the files that follow share: limits, the key, what the address says, and what was loaded.
+// Limits, and what the page knows: all that more than one file reads and changes is in `page`.
 const $ = (id) => document.getElementById(id);
 // A stage may be opened without the slash at its end.
 const API = location.origin + location.pathname.replace(/\/*$/, "/");
 const PAGE = 100; // the most that a page of a list has, and what the list begins with
 const MOST_SHOWN = 1000; // events and copies
-const COUNTED = 500; // of each status, at most
-const NEWEST = 50; // deliveries of each webhook that its card counts
-const REFRESH_MS = 3e3;
+const CALL_MS = 3e3; // a list waits so long for each call of a refresh: twenty a minute
 const OLD_MS = 15e3; // what is older says so
-const COUNT_MS = 12e3; // between two counts, at least
-const LEARN_MS = 30e3; // between two reads of all webhooks
-const REPLAY_MS = 250; // between two replays of many
-const TYPING_MS = 300;
+const NAMES_MS = 30e3; // between two reads of a page of webhooks, for their names
+const TYPING_MS = 300; // after the last key
 const HOUR = 3600e3;
 const DAY = 24 * HOUR;
-const STATUSES = ["pending", "delivered", "failed"];
-const WORST_FIRST = ["failed", "retrying", "pending", "delivered", "deleted"];
 const ID = /^(evt|cpy|sub)_[0-9a-f]{0,32}$/;
-const VIEWS = { "": "list", "/": "list", "/subscriptions": "subscriptions" };
-const HEADINGS = {
-  list: "list-title",
-  event: "type",
-  subscriptions: "subscriptions-title",
-  missing: "missing",
-  orders: "orders-title",
-};
+const OWN = "own"; // stands for the webhook of the operator where others have an id
+const HEADINGS = { list: "list-title", event: "type", missing: "missing", orders: "orders-title" };
+HEADINGS.subscriptions = "subscriptions-title";
 
-let key = sessionStorage.getItem("key");
-let me = null; // the answer of GET /me
-let view = {}; // what the address says: {name, id, sought}
-let filters = {};
-let refreshing = new AbortController(); // the next refresh ends the calls of this one
-let counting = null; // what counts beside the rows, {signal}: it ends with what it counts for
-const copies = new Map(); // by id, as they were last read, with `loadedAt`
-const families = new Map(); // ids of the copies of an event, by its id
-const replayed = new Set(); // ids of what was delivered after a replay
-const subscriptions = new Map(); // by id
-const seen = { types: new Set(), tenants: new Set(), subjects: new Set() };
+const nothingKnown = () => ({
+  loaded: new Map(), // events and copies of the list, by id, the newest first
+  olderCursor: null, // of what is older than those
+  isListed: false,
+  event: null,
+  recipients: null, // of an event; null: not read yet
+  outcome: null, // of an event
+  webhooks: new Map(), // by id, as they were last read
+  namesAt: 0, // when all of them were read
+  listed: null, // those of the table or the card; null: not read yet
+  urls: new Map(), // in full, for a customer, by id
+  tests: new Map(), // the last one of each webhook, by id: {at, text, sent}
+  missed: new Map(), // what was counted of each webhook, by id
+  orders: [], // what a customer's search found
+  areOrdersDue: true, // each webhook is asked once for a search, and after an action
+  seen: { types: new Set(), tenants: new Set(), subjects: new Set() },
+});
+const page = {
+  key: sessionStorage.getItem("key"),
+  me: null, // the answer of GET /me
+  view: {}, // what the address says: {name, id, sought}
+  filters: {},
+  refreshing: new AbortController(), // the next refresh ends the calls of this one
+  calls: 0, // that were made since the last refresh began
+  timer: 0,
+  shownAt: null, // when the main part of the view was read last
+  isRefused: false, // the filters are, until they change
+  job: null, // an AbortController
+  counting: null, // of what a webhook missed: an AbortController
+  ...nothingKnown(),
+};
+const wipe = () => Object.assign(page, nothingKnown());
+const hooks = {}; // what main.js does for files above it: refresh, refreshAll, route, go
 
 const isCopy = (id) => id.startsWith("cpy_");
+const idOf = (one) => one.event_id;
 // What of the filters stays when a customer clears them: whose deliveries these are.
-const kept = () => (me?.tenant ? { subscription_id: filters.subscription_id } : {});
-function isFiltered() {
-  return Object.keys(filters).some((name) => name !== "rows" && !kept()[name]);
-}
+const kept = () => (page.me?.tenant ? { subscription_id: page.filters.subscription_id } : {});
+const isFiltered = () =>
+  Object.keys(page.filters).some((name) => name !== "rows" && !kept()[name]);
+const markShown = () => (page.shownAt = Date.now());

@@ -6,8 +6,9 @@ const UNITS = [
   [1e3, 1e3, "s"],
   [0, 1, "ms"],
 ];
-function duration(ms, digits = 1) {
-  const [, unit, name] = UNITS.find(([from]) => ms >= from);
+function duration(given, digits = 1) {
+  const ms = Math.max(given, 0); // two clocks may disagree
+  const [, unit, name] = UNITS.find(([from]) => ms >= from) ?? UNITS.at(-1);
   return `${(ms / unit).toFixed(name === "ms" ? 0 : digits)} ${name}`;
 }
 function relative(timestamp) {
@@ -18,36 +19,45 @@ function relative(timestamp) {
 function due(timestamp) {
   return Date.parse(timestamp) < Date.now() + 1000 ? "due now" : relative(timestamp);
 }
-const utc = (time) => new Date(time).toISOString().replace("T", " ").replace("Z", " UTC");
-// Return a time as 01:18, with its date unless it is of the last day.
-function clock(time) {
-  const text = new Date(time).toISOString();
-  const isRecent = Date.now() - Date.parse(text) < DAY;
-  return `${isRecent ? "" : `${text.slice(0, 10)} `}${text.slice(11, 16)} UTC`;
+// Times of the API, which stand in sentences until they are shown.
+const TIMES = /(\d{4}-\d\d-\d\dT[\d:.]+Z)/g;
+const utc = (time) => `${new Date(time).toISOString().slice(0, 19).replace("T", " ")} UTC`;
+const local = (time) => new Date(time).toLocaleString("sv"); // 2026-01-20 22:00:05
+// Return a local time as 01:18, with its date unless that is today's.
+function clock(time, end = 16) {
+  const text = local(time);
+  const isToday = text.slice(0, 10) === local(Date.now()).slice(0, 10);
+  return text.slice(isToday ? 11 : 0, end);
 }
-const asOf = (time) => `as of ${new Date(time).toISOString().slice(11, 19)} UTC`;
-// Return a text of the API with times as people read them, in the words of this page.
+const inMilliseconds = (time) =>
+  `${clock(time, 19)}.${String(new Date(time).getMilliseconds()).padStart(3, "0")}`;
+const asOf = (time) => `as of ${clock(time, 19)}`;
+// The value of an input for a local time, and back.
+const asInput = (time) => (time ? local(time).slice(0, 16).replace(" ", "T") : "");
+const fromInput = (value) => (value ? new Date(value).toISOString() : "");
+
+// Return a text of the API in the words of this page.
 function say(text) {
-  const readable = text
-    .replace(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, utc)
-    .replace(/subscription(?=s?\b)/g, "webhook");
-  return me?.tenant ? readable.replace(/Claimed by a push or a lease/, "Being sent") : readable;
+  const readable = text.replace(/subscription(?=s?\b)/g, "webhook");
+  if (!page.me?.tenant) return readable;
+  return readable.replace(/Claimed by a push or a lease/, "Being sent");
 }
 // What to do when a call is refused, by the code of the answer.
 const REFUSALS = {
   subscription_disabled: () => "This webhook is disabled: enable it first.",
   subscription_gone: () => "This webhook was deleted: nothing can be sent to it.",
-  event_claimed: () => me?.tenant && "It is being sent at this moment.",
+  event_claimed: () => page.me?.tenant && "It is being sent at this moment.",
   edited_meanwhile: () => "It was edited by somebody else meanwhile: look at it and save again.",
-  no_signing_secret: () => "Nothing is signed here: there is no secret to renew.",
 };
 function number(count, name, isMore = false) {
   const amount = count.toLocaleString("en") + (isMore ? "+" : "");
   return amount === "1" ? `1 ${name}` : `${amount} ${name.replace(/y$/, "ie")}s`;
 }
+const upper = (text) => text && text[0].toUpperCase() + text.slice(1);
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-const by = (one) => (me.tenant ? "" : ` by ${one.created_by}`);
-const curl = (path) => `curl -sS '${API}${path}' -H "Authorization: Bearer $TRIGGERS_API_KEY"`;
+const by = (one) => (page.me.tenant ? "" : ` by ${one.created_by}`);
+const curl = (path) =>
+  `curl -sS '${API}${path}' -H "Authorization: Bearer $TRIGGERS_API_KEY"`;
 // Return a text without case and punctuation, by which a search compares.
 const plain = (text) => text.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "");
 // Return a text as short as it can be shown in a line.

@@ -1,11 +1,7 @@
 // The life of one event as a drawing to scale and as a list.
-const TICKS = [
-  ...[1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 10e3, 30e3, 60e3, 120e3, 300e3, 600e3],
-  ...[1800e3, HOUR, 2 * HOUR, 4 * HOUR, 12 * HOUR, DAY, 2 * DAY, 7 * DAY, 30 * DAY],
-];
 const LEFT = 112; // of the drawing, for names
 const LINE = 26; // its height
-
+const PARTS = 4; // of its time
 function brief({ outcome, error, status_code, duration_ms }) {
   return `${outcome}, ${error ?? `status ${status_code}`}, took ${duration(duration_ms)}`;
 }
@@ -29,12 +25,13 @@ function step(from, ms, tone, name, text, response) {
   return { from, to: from + ms, tone, name, text, response };
 }
 function attemptStep(attempt, count, before, isReplay) {
-  const { at, outcome, status_code, duration_ms, response } = attempt;
+  const { at, outcome, status_code, error, duration_ms, response } = attempt;
   const from = Date.parse(at);
-  const wait = duration(Math.max(from - before.to, 0));
+  const wait = duration(from - before.to);
   const after = count > 1 ? `, ${isReplay ? "replayed " : ""}after ${wait}` : "";
   const text = `Attempt ${count}${after}: ${brief(attempt)}`;
-  const name = `${count}: ${status_code ?? "no response"}`;
+  const unanswered = error?.startsWith("not pushed") ? "not pushed" : "no response";
+  const name = `${count}: ${status_code ?? unanswered}`;
   return step(from, Math.max(duration_ms, 1), outcome, name, text, response);
 }
 function lastStep(one, before, claimedUntil) {
@@ -45,7 +42,7 @@ function lastStep(one, before, claimedUntil) {
   }
   if (status === "failed") {
     const isOff = message.includes("disabled"); // then no dead letter tells of it
-    const name = isOff ? "not sent" : me.tenant ? "given up" : "dead letter";
+    const name = isOff ? "not sent" : page.me.tenant ? "given up" : "dead letter";
     return step(before.to, 0, status, name, message);
   }
   if (claimedUntil) {
@@ -57,7 +54,7 @@ function lastStep(one, before, claimedUntil) {
 }
 
 function drawTimeline() {
-  const steps = stepsOf(event);
+  const steps = stepsOf(page.event);
   const start = steps[0].from;
   const end = Math.max(...steps.map(({ to }) => to), start + 10);
   const width = $("timeline").clientWidth - LEFT - 10;
@@ -66,9 +63,9 @@ function drawTimeline() {
   const vertical = (time, name) =>
     make("line", { class: name, x1: x(time), x2: x(time), y1: 20, y2: bottom });
   const drawn = [];
-  const tick = TICKS.find((ms) => (end - start) / ms <= width / 70) ?? TICKS.at(-1);
-  for (let ms = 0; ms <= end - start; ms += tick) {
-    const middle = Math.min(x(start + ms), LEFT + width - 16);
+  for (let part = 0; part <= PARTS; part += 1) {
+    const ms = ((end - start) * part) / PARTS;
+    const middle = Math.min(x(start + ms), LEFT + width - 24);
     drawn.push(vertical(start + ms, "grid"));
     drawn.push(make("text", { x: middle, y: 13, "text-anchor": "middle" }, duration(ms)));
   }
@@ -82,35 +79,23 @@ function drawTimeline() {
 }
 function drawStep({ from, to, name, tone }, before, x, y) {
   const drawn = [make("text", { class: `name ${tone}`, y: y + 4 }, name)];
-  if (before) {
-    drawn.push(make("line", { class: "wait", x1: x(before.to), x2: x(from), y1: y, y2: y }));
-  }
-  if (from < to) {
-    const width = Math.max(x(to) - x(from), 3);
-    const bar = { class: tone, x: x(from), y: y - 6, width, height: 12, rx: 2 };
-    return [...drawn, make("rect", bar)];
-  }
-  const square = { class: tone, x: x(from) - 4, y: y - 4, width: 8, height: 8 };
-  const point = { class: tone, cx: x(from), cy: y, r: 5 };
-  return [...drawn, tone === "failed" ? make("rect", square) : make("circle", point)];
+  const wait = before && { class: "wait", x1: x(before.to), x2: x(from), y1: y, y2: y };
+  if (wait) drawn.push(make("line", wait));
+  const width = Math.max(x(to) - x(from), 8);
+  const rx = tone === "failed" ? 0 : 4;
+  return [...drawn, make("rect", { class: tone, x: x(from) - 4, y: y - 4, width, height: 8, rx })];
 }
 function listSteps(steps, start) {
   const shown = steps.map(({ from, text, response }, index) => {
     const isRepeated = response && response === steps[index - 1]?.response;
-    const said = `${say(text)}${isRepeated ? ", same response" : ""}`;
-    const at = `+${duration(Math.max(from - start, 0))}`;
-    return [at, said, utc(from), isRepeated ? "" : response];
+    const said = `${text}${isRepeated ? ", same response" : ""}`;
+    return [`+${duration(from - start)}`, said, from, isRepeated ? "" : response];
   });
   redraw($("steps"), shown, () =>
-    shown.map(([at, text, time, response]) => {
-      const said = span("", `${text} `, span("muted", time));
-      return make(
-        "li",
-        {},
-        span("at", at),
-        said,
-        ...(response ? [span("response", response)] : []),
-      );
+    shown.map(([at, text, from, response]) => {
+      const time = span("muted", exactMoment(new Date(from).toISOString()));
+      const more = response ? [span("response", response)] : [];
+      return make("li", {}, span("at", at), span("", ...sentence(text), " ", time), ...more);
     }),
   );
 }

@@ -1,0 +1,80 @@
+// What a button does: a question, a call, and what came of it.
+async function confirm(question, consequence, yes, no = "Cancel", tone = "primary") {
+  const dialog = $("confirm");
+  while (dialog.open) await sleep(100); // another question is asked
+  setText($("question"), question);
+  setSentence($("consequence"), consequence);
+  for (const [part, text] of Object.entries({ yes, no, secret: "" })) setText($(part), text);
+  $("yes").className = tone;
+  $("yes").onclick = null;
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.onclose = () => resolve(dialog.returnValue === "yes");
+  });
+}
+// What actions said, and as long as what is so. It goes when that has passed.
+const answers = new Map(); // by the node that says it
+function dropPassed() {
+  for (const [answer, isSo] of answers) {
+    if (!answer.isConnected || !isSo()) tell(answer, "");
+  }
+}
+function tell(answer, text, tone = "", isSo = null) {
+  setSentence(answer, text);
+  setTone(answer, "note", tone);
+  if (isSo) answers.set(answer, isSo);
+  else answers.delete(answer);
+}
+// Make the call of a button, after a confirmation if there is a `consequence`, and after the calls
+// `before`. Show in `answer` what `describe` makes of the result: [text, tone, isSo].
+async function act(button, answer, given) {
+  const { method = "POST", path, body, before = [], describe, consequence, question, tone } = given;
+  const { id } = page.view;
+  const action = button.textContent;
+  const asked = [question ?? `${action}?`, consequence, action, "Cancel", tone];
+  if (consequence && !(await confirm(...asked))) return;
+  tell(answer, "Waiting for the answer…");
+  clearTimeout(page.timer);
+  page.refreshing.abort(); // it would ask for what is deleted meanwhile
+  const run = async () => {
+    for (const first of before) await call("POST", first);
+    return describe(await call(method, path, [], body));
+  };
+  const said = await run().catch((error) => [error.message, "failed"]);
+  if (page.view.id === id) tell(answer, ...said);
+  await hooks.refreshAll();
+  focusNear(button);
+}
+// Give the focus back to a button or, if it went, to what can be pressed nearest, or the heading.
+function focusNear(button) {
+  const { activeElement: focused } = document;
+  if (focused && focused !== document.body && focused.offsetParent) return; // elsewhere by now
+  const around = [button.parentNode, button.closest(".buttons"), button.closest("li, section")];
+  const all = around.flatMap((node) => [...(node?.querySelectorAll("button, a, summary") ?? [])]);
+  const nearest = [button, ...all].find((one) => one.offsetParent);
+  (nearest ?? $(HEADINGS[page.view.name])).focus({ preventScroll: true });
+}
+async function copy({ target }, name, text) {
+  const written = navigator.clipboard?.writeText(text) ?? Promise.reject(new Error("needs https"));
+  const said = await written.then(() => "Copied", () => "Not copied");
+  setText(target, said);
+  setText($("announcement"), said);
+  await sleep(1500);
+  if (target.textContent === said) setText(target, name); // else it asks something else by now
+}
+// Show the secret of a webhook until it is closed.
+async function showSecret(one, { secret, previous_until: until }, added = "") {
+  const before = until ? ` The one before signs, too, until ${until}.` : "";
+  const note = `Check signatures with this secret.${before}`;
+  const closed = confirm(`${nameOf(one)}${added}`, note, "Copy secret", "Done");
+  setText($("secret"), secret);
+  $("yes").onclick = (click) => {
+    click.preventDefault();
+    copy(click, "Copy secret", secret);
+  };
+  $("yes").focus();
+  await closed;
+  setText($("secret"), "");
+  return ["", ""];
+}

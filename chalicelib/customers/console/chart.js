@@ -1,0 +1,61 @@
+// What the list has loaded, in a line by state, and as a strip of the last hour.
+const ORDER = ["failed", "retrying", "not_sent", "pending", "delivered", "not_asked", "no_webhook"];
+const MINUTES = 60;
+function sumsOf(states) {
+  const counts = ORDER.map((state) => [state, states.filter((one) => one === state).length]);
+  return counts.filter(([, count]) => count);
+}
+// Say how many of the loaded `items`, {state, time}, are in which state; each state is a filter.
+function drawCounts(items, name) {
+  const { status } = page.filters;
+  const sums = sumsOf(items.map(({ state }) => state));
+  const older = page.olderCursor ? "older ones are not counted" : "";
+  const total = `${number(items.length, name)}${sums.length ? ":" : ""}`;
+  redraw($("counted"), [total, sums, older, page.filters], () => [
+    total,
+    ...sums.map(([state, count]) => countLink(state, count, status)),
+    ...(older ? [span("muted", older)] : []),
+  ]);
+}
+function countLink(state, count, status) {
+  const text = `${count.toLocaleString("en")} ${wordOf(state)}`;
+  const filter = state === "retrying" ? "pending" : state;
+  const name = `badge ${toneOf(state)}`;
+  if (!WORST_FIRST.includes(filter)) return span(name, text);
+  const isOn = filter === status;
+  const href = address("/", { ...page.filters, rows: "", status: isOn ? "" : filter });
+  return make("a", { class: name, href, ...(isOn && { "aria-current": "true" }) }, text);
+}
+function drawChart(items) {
+  const now = Math.floor(Date.now() / 60e3);
+  const first = now - MINUTES + 1;
+  const oldest = Math.min(...items.map(({ time }) => time));
+  const cut = page.olderCursor ? oldest : 0;
+  const minutes = Array.from({ length: MINUTES }, () => []);
+  for (const { state, time } of items) minutes[Math.floor(time / 60e3) - first]?.push(state);
+  const peak = Math.max(4, ...minutes.map(({ length }) => length));
+  redraw($("chart"), [first, minutes, cut], () => [
+    ...(cut > first * 60e3 ? [notCounted(cut, first)] : []),
+    ...minutes.map((states, index) => column(sumsOf(states), index, first, peak)),
+  ]);
+  const sums = sumsOf(minutes.flat()).map(tellState);
+  $("chart").ariaLabel = `Events created in the last hour: ${sums.join(", ") || "none"}`;
+}
+const tellState = ([state, count]) => `${count} ${wordOf(state)}`;
+// The part of the hour that is not loaded.
+function notCounted(cut, first) {
+  const width = Math.min((cut / 60e3 - first) * 10, 10 * MINUTES);
+  const title = make("title", {}, `Not counted before ${utc(cut)}`);
+  return make("g", {}, title, make("rect", { class: "beyond", x: 0, y: 0, width, height: 100 }));
+}
+function column(sums, index, first, peak) {
+  const texts = [utc((first + index) * 60e3), ...sums.map(tellState)];
+  const group = make("g", {}, make("title", {}, texts.join(", ")));
+  let y = 100;
+  for (const [state, count] of sums) {
+    const height = (count / peak) * 100;
+    y -= height;
+    group.append(make("rect", { class: toneOf(state), x: index * 10 + 1, y, width: 8, height }));
+  }
+  return group;
+}

@@ -1,0 +1,45 @@
+// Which view is shown, with its filters and the focus.
+const VIEWS = { "": "list", "/": "list", "/subscriptions": "subscriptions" };
+const FIELDS = [...$("filters").querySelectorAll("[name]")];
+let isFocusDue = false; // the heading of a view has the focus once it is there
+const askFocus = () => (isFocusDue = true);
+function isBlank() {
+  const { me, view, event, listed } = page;
+  if (view.name === "event") return event?.event_id !== view.id;
+  return !me || (view.name === "subscriptions" && !listed);
+}
+function show() {
+  const { me, view, key } = page;
+  const shown = me && !isBlank() ? view.name : "-";
+  for (const node of document.querySelectorAll("[data-view]")) {
+    node.hidden = node.dataset.view !== shown;
+  }
+  $("loading").hidden = !key || shown !== "-";
+  $("top").hidden = !me;
+  $("login").hidden = Boolean(key);
+  for (const node of $("nav").children) {
+    node.ariaCurrent = VIEWS[node.hash.slice(1)] === view.name && !view.id ? "page" : null;
+  }
+  $("clear").hidden = !isFiltered();
+  const set = FIELDS.filter(({ name }) => page.filters[name] && !kept()[name]);
+  const names = set.map((field) => field.closest("label").firstChild.textContent.trim());
+  setText($("folded"), ["Filters", names.join(", ")].filter(Boolean).join(": "));
+  for (const id of ["types", "tenants"]) offer($(id), page.seen[id]);
+  if (!isFocusDue || shown === "-") return;
+  isFocusDue = false;
+  focusFirst();
+}
+// Focus the row that was opened last, if it is there, or a card, or else the heading.
+function focusFirst() {
+  const { name, from } = page.view;
+  const places = {
+    list: [...$("rows").children].find((row) => row.dataset.id === from)?.firstElementChild,
+    subscriptions: $("subscriptions").querySelector("h2 a"),
+  };
+  (places[name] ?? $(HEADINGS[name])).focus({ preventScroll: true });
+}
+function tellAge() {
+  const { key, shownAt } = page;
+  const isOld = key && shownAt && Date.now() - shownAt > OLD_MS;
+  setText($("as-of"), isOld ? asOf(shownAt) : "");
+}

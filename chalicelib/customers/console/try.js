@@ -1,0 +1,68 @@
+// A test of one's own, and what came of the last one, which this tab remembers.
+function readTests() {
+  const tests = JSON.parse(sessionStorage.getItem("tests") ?? "[]");
+  for (const [id, test] of tests) page.tests.set(id, test);
+}
+function describeTest({ body }, one, given, sent) {
+  const told = brief(body).replace(/^retry/, "would be retried");
+  page.tests.set(one.subscription_id, { at: body.at, text: told });
+  sessionStorage.setItem("tests", JSON.stringify([...page.tests]));
+  const headers = Object.entries(body.sent?.headers ?? {}).map((pair) => pair.join(": "));
+  setText(sent, body.sent ? [...headers, "", body.sent.body].join("\n") : "");
+  const texts = [`Test at ${body.at}: ${told}`, body.response, tellMatch(body, one, given)];
+  return [texts.filter(Boolean).join(". "), body.outcome];
+}
+// Say whether an event like that of a test would have been sent.
+function tellMatch({ matches, reason, member }, one, given) {
+  if (matches) return "An event like this would be sent.";
+  const why = whyNot({ subscription_id: one.subscription_id, reason, member }, given);
+  return `An event like this would not be sent: ${nameOf(one)} ${why}.`;
+}
+// Return the last event of a type, or of any, that a webhook of its tenant got.
+async function findLast({ tenant, subscription_id: own }, event_type) {
+  const ids = [own, ...page.webhooks.keys()].slice(0, MOST_READ);
+  const places = page.me.tenant ? ids.map((id) => ({ subscription_id: id })) : [{ tenant }];
+  for (const place of places) {
+    const given = { event_type, include: "payload", ...place };
+    const { found } = await listEvents(given, { enough: 1, signal: AbortSignal.timeout(30e3) });
+    const [last] = found.values();
+    if (last && !last.event_type.startsWith("triggers.")) return last;
+  }
+  return null;
+}
+// A test with a type and a payload, at first those of the last event.
+function fillTry(node, one) {
+  const { type, payload, send, result, sent } = partsOf(node);
+  offer($("offered"), page.me.event_types ?? page.seen.types);
+  // Fill in the last event, unless something is typed: the default is what was filled in.
+  const fill = async (event_type) => {
+    const before = type.value;
+    const last = await findLast(one, event_type);
+    const isTyped = type.value !== before || payload.value !== payload.defaultValue;
+    if (!last || isTyped) return;
+    type.value = last.event_type;
+    payload.defaultValue = JSON.stringify(last.payload, null, 2);
+    payload.value = payload.defaultValue;
+  };
+  if (!payload.defaultValue) {
+    const exact = one.event_types?.find((entry) => !entry.endsWith("*"));
+    type.value = exact ?? page.me.event_types?.[0] ?? "test";
+    payload.defaultValue = "{}";
+    fill("").catch(() => {});
+  }
+  type.onchange = () => fill(type.value).catch(() => {});
+  send.onclick = () => {
+    const given = { event_type: type.value.trim() };
+    try {
+      given.payload = JSON.parse(payload.value, exactly);
+    } catch ({ message }) {
+      return tell(result, `The payload must be JSON: ${message}`, "failed");
+    }
+    setText(sent, "");
+    return act(send, result, {
+      path: `subscriptions/${one.subscription_id}/test`,
+      body: given,
+      describe: (answer) => describeTest(answer, one, given, sent),
+    });
+  };
+}
